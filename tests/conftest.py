@@ -1,0 +1,71 @@
+"""The servers that integration tests run against are chosen here, by `--server`."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import servers
+from servers import Cluster, Server
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--server",
+        action="append",
+        choices=servers.KINDS,
+        help="the server under the integration tests; may be given several times (default: bao)",
+    )
+    parser.addoption("--vault-binary", type=Path, help="HashiCorp Vault's binary, for --server vault")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "server_kind" in metafunc.fixturenames:
+        contained = metafunc.definition.get_closest_marker("container") is not None
+        kinds = metafunc.config.getoption("--server") or (["bao", "bao-container"] if contained else ["bao"])
+        metafunc.parametrize("server_kind", kinds, scope="session")
+
+
+@pytest.fixture(scope="session")
+def vault_binary(request: pytest.FixtureRequest) -> Path | None:
+    binary: Path | None = request.config.getoption("--vault-binary")
+    return binary
+
+
+@pytest.fixture(scope="session")
+def server(server_kind: str, tmp_path_factory: pytest.TempPathFactory, vault_binary: Path | None) -> Iterator[Server]:
+    """One server for the whole run: do not stop, seal or freeze it, and keep to a `prefix` of your own."""
+    with servers.running(server_kind, tmp_path_factory.mktemp(server_kind), vault_binary) as one:
+        yield one
+
+
+@pytest.fixture
+def own_server(server_kind: str, tmp_path: Path, vault_binary: Path | None) -> Iterator[Server]:
+    """A server for one test, which may do with it as it likes."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    with servers.running(server_kind, folder, vault_binary) as one:
+        yield one
+
+
+@pytest.fixture
+def cluster3(server_kind: str, tmp_path: Path, vault_binary: Path | None) -> Iterator[Cluster]:
+    """Three voting raft nodes for one test, which may kill one of them."""
+    folder = tmp_path / "raft"
+    folder.mkdir()
+    with servers.running_cluster(server_kind, folder, vault_binary) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster_name() -> str:
+    """A cluster name no other test has, so that one server serves them all."""
+    return f"t{secrets.token_hex(5)}"
+
+
+@pytest.fixture
+def prefix(cluster_name: str) -> str:
+    """The default prefix of `cluster_name`."""
+    return f"vaultpki/{cluster_name}"

@@ -1,0 +1,28 @@
+"""One install of a pair, as a process small enough to be killed at each of its system calls.
+
+`install_driver.py DIR SOURCE` lays SOURCE/pair.{crt,key,pem} down in DIR as the unit `pair`, and prints `done` once that
+is told to be a success.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from vaultpki.store import Directory, File
+
+
+def main(target: str, source: str) -> None:
+    wanted = {}
+    for name, mode in (("pair.crt", 0o644), ("pair.key", 0o600), ("pair.pem", 0o600)):
+        with open(os.path.join(source, name), "rb") as file:
+            wanted[name] = File(file.read(), mode)
+    with Directory.open(target) as directory:
+        directory.sweep()
+        directory.install("pair", wanted)
+        directory.settle(0.0)
+    print("done")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

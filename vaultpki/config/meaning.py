@@ -1,0 +1,284 @@
+"""What the parts of cluster.yaml must be to each other: lives, names, identities, files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from vaultpki import certificates
+from vaultpki.config import words
+from vaultpki.config.durations import format_duration
+from vaultpki.config.shape import Found
+from vaultpki.config.words import quoted
+from vaultpki.errors import SpecError
+from vaultpki.model import NODE, Cluster, Node, NodeRole, Pool, Row
+
+SHORTEST_CA: Final = 60
+SHORTEST_LEAF: Final = 30
+
+_MAX_CN = 64  # RFC 5280 appendix A, ub-common-name
+_NODE_IDENTITY = f"system:node:{NODE}"
+_NODES = "system:nodes"
+# A group Kubernetes binds by itself, to reading metrics and health only (rbac/bootstrappolicy).
+_HARMLESS = "system:monitoring"
+
+
+def check(cluster: Cluster, spec: Found) -> None:
+    """Raises SpecError for the first contradiction; `spec` tells where each value of `cluster` stands."""
+    _node_names(cluster, spec)
+    _endpoint(cluster, spec)
+    _authority(cluster, spec)
+    _ttls(cluster, spec)
+    for row in cluster.rows:
+        _own_row(row, cluster, spec["certificates"][row.name])
+    _row_names(cluster, spec)
+    _lengths(cluster, spec)
+    _files(cluster, spec)
+
+
+def _api_names(cluster: Cluster) -> tuple[str, ...]:
+    domain = cluster.api_server.dns_domain
+    (row,) = (row for row in certificates.TABLE if row.name == "kube-apiserver")
+    return tuple(name.replace("{domain}", domain) for name in row.dns if name not in (NODE, certificates.API_NAMES))
+
+
+def _node_names(cluster: Cluster, spec: Found) -> None:
+    reserved = {"localhost", *_api_names(cluster)}
+    names, addresses = set(cluster.api_server.names), set(cluster.api_server.addresses)
+    service = {ip for ip in _service_addresses(cluster)}
+    for node, found in zip(cluster.nodes, spec.items("nodes"), strict=True):
+        if node.name in reserved:
+            raise found["name"].refuse(
+                f"{node.name} means another machine or service in every cluster: rename the node"
+            )
+        for item in found.items("addresses"):
+            if item.value in service:
+                raise item.refuse(
+                    f"{item.value} is the API server's service address (service_cidr): write the node's own"
+                )
+        if NodeRole.CONTROL_PLANE in node.roles:
+            continue
+        if node.name in names:
+            raise found["name"].refuse(
+                f"{node.name} is also in api_server.names: no other node may carry the API's name"
+            )
+        for item in found.items("addresses"):
+            if item.value in addresses:
+                raise item.refuse(
+                    f"{item.value} is also in api_server.addresses: no node but a control-plane one may carry it"
+                )
+
+
+def _service_addresses(cluster: Cluster) -> tuple[str, ...]:
+    row = next(row for row in certificates.TABLE if certificates.SERVICE_IPS in row.ips)
+    from dataclasses import replace
+
+    return certificates.resolve(replace(row, dns=(), ips=(certificates.SERVICE_IPS,)), cluster, None).subject.ips
+
+
+def _endpoint(cluster: Cluster, spec: Found) -> None:
+    endpoint = cluster.api_server.endpoint or ""
+    host = words.url_host(endpoint)
+    row = certificates.row_named(cluster, "kube-apiserver")
+    holders = [node for node in cluster.nodes if NodeRole.CONTROL_PLANE in node.roles] or [Node("-", frozenset())]
+    for node in holders:
+        subject = certificates.resolve(row, cluster, node).subject
+        if host in subject.dns + subject.ips:
+            return
+    api = spec["api_server"]
+    place = api["endpoint"] if api.has("endpoint") else api
+    where = "addresses" if words.is_address(host) else "names"
+    raise place.refuse(
+        f"{quoted(host)} is in no certificate of the API server, so clients would not trust it there: add it to "
+        f"api_server.{where}"
+    )
+
+
+def _authority(cluster: Cluster, spec: Found) -> None:
+    root, issuing = cluster.authority.root_ttl, cluster.authority.issuing_ttl
+    for key, seconds in (("root_ttl", root), ("issuing_ttl", issuing)):
+        if seconds < SHORTEST_CA:
+            raise spec["ca"][key].refuse(
+                f"{format_duration(seconds)} is too short for a CA: write at least {format_duration(SHORTEST_CA)}"
+            )
+    if issuing >= root:
+        key = "issuing_ttl" if spec["ca"]["issuing_ttl"].given else "root_ttl"
+        raise spec["ca"][key].refuse(
+            f"an issuing CA must end before the root does, and {format_duration(issuing)} is not shorter than "
+            f"{format_duration(root)}: make issuing_ttl shorter than root_ttl"
+        )
+
+
+def _ttls(cluster: Cluster, spec: Found) -> None:
+    issuing = cluster.authority.issuing_ttl
+    for row in certificates.rows(cluster):
+        own = spec["certificates"].value.get(row.name)
+        default = spec["defaults"]["ttl"]
+        if own is not None and own.has("ttl"):
+            place, ttl = own["ttl"], row.ttl or 0
+        elif row.ttl is not None:
+            place, ttl = spec["ca"]["issuing_ttl"], row.ttl
+        else:
+            place, ttl = default, cluster.ttl
+        if ttl < SHORTEST_LEAF:
+            raise place.refuse(f"{format_duration(ttl)} is too short for anyone to renew in time: write at least 30s")
+        if ttl >= issuing:
+            life = f"{row.name} would live {format_duration(ttl)}, and its CA only {format_duration(issuing)}"
+            if not place.given and spec["ca"]["issuing_ttl"].given:
+                place = spec["ca"]["issuing_ttl"]
+            raise place.refuse(f"{life}: make the certificate's ttl shorter than ca.issuing_ttl")
+        allowed = spec.get("allow_short_ttl") or (own is not None and own.get("allow_short_ttl"))
+        allowed = allowed or (place is default and spec["defaults"].get("allow_short_ttl"))
+        shortest = certificates.shortest_ttl(row)
+        if ttl < shortest and not allowed:
+            how = (
+                f"its consumer looks for a new pair only every {format_duration(row.reload)}"
+                if row.reload
+                else f"clocks differ by up to {format_duration(certificates.SKEW)}"
+            )
+            raise place.refuse(
+                f"{format_duration(ttl)} is too short for {row.name}, since {how}: write at least "
+                f"{format_duration(shortest)}, or allow_short_ttl: true where failed requests do not matter"
+            )
+
+
+def _own_row(row: Row, cluster: Cluster, found: Found) -> None:
+    sans = [*found.items("names"), *found.items("addresses")]
+    if not row.usage.server and sans:
+        key = "names" if found.items("names") else "addresses"
+        raise found[key].refuse(
+            f"a client is known by its common name alone, so kind client carries no {key}: leave it out"
+        )
+    if row.usage.server and not sans:
+        raise found.refuse(
+            "clients look for a server's names and addresses, not its common name: add names or addresses"
+        )
+    if row.kubeconfig and not row.usage.client:
+        raise found["kubeconfig"].refuse(
+            "a kubeconfig is a client's, and this is kind server: write kind client or both"
+        )
+    if row.kubeconfig and row.ca != "kubernetes":
+        raise found["kubeconfig"].refuse(f"kube-apiserver lets no client of CA {row.ca} in: write ca: kubernetes")
+    _own_subject(row, cluster, found)
+    if row.usage.server and row.ca == "kubernetes" and row.node_roles != {NodeRole.CONTROL_PLANE}:
+        taken = {*_api_names(cluster), *cluster.api_server.names, *cluster.api_server.addresses}
+        for item in sans:
+            mine = item.value.replace("{domain}", cluster.api_server.dns_domain)
+            for other in {*taken, *_service_addresses(cluster)}:
+                if _could_be(mine, other, row, cluster):
+                    raise item.refuse(
+                        f"with {other} this certificate could pass for the API server's, on nodes that are not of the "
+                        "control plane: take another name, or another ca"
+                    )
+
+
+def _own_subject(row: Row, cluster: Cluster, found: Found) -> None:
+    groups = {group.lower(): built_in for built_in in certificates.TABLE for group in built_in.organization}
+    for item in found.items("organization"):
+        group = item.value.lower()
+        if group == "system:masters":
+            raise item.refuse(
+                "system:masters bypasses every RBAC rule for good: use super-admin, which is there for that"
+            )
+        if group == _NODES:
+            if row.common_name != _NODE_IDENTITY:
+                raise item.refuse(
+                    f"{_NODES} are the nodes themselves: write common_name: {quoted(_NODE_IDENTITY)} with it"
+                )
+        elif group in groups:
+            raise item.refuse(f"{group} is the group of {groups[group].name}: choose a group of your own")
+        elif group.startswith("system:") and group != _HARMLESS:
+            raise item.refuse(
+                f"{quoted(item.value)} is Kubernetes' own, as all of system: is: choose a group of your own"
+            )
+    name = found["common_name"]
+    for built_in in certificates.TABLE:
+        if built_in.ca == row.ca and _could_be(row.common_name, built_in.common_name, row, cluster):
+            raise name.refuse(f"{built_in.common_name} is who {built_in.name} is: choose a common name of your own")
+    if row.common_name.lower().startswith("system:") and row.common_name != _NODE_IDENTITY:
+        raise name.refuse(
+            f"{quoted(row.common_name)} is Kubernetes' own, as all of system: is but a node's own "
+            f"{_NODE_IDENTITY}: choose a common name of your own"
+        )
+
+
+def _could_be(text: str, other: str, row: Row, cluster: Cluster) -> bool:
+    """Whether `text`, for some node that gets the row, reads as the literal `other`; Vault folds case."""
+    text, other = text.lower(), other.lower()
+    if NODE in other:
+        return False
+    if NODE not in text:
+        return text == other
+    if any(text.replace(NODE, node.name) == other for node in cluster.nodes if node.roles & row.node_roles):
+        return True
+    before, _, after = text.partition(NODE)
+    if NODE in after:
+        return False
+    fits = len(other) > len(before) + len(after) and other.startswith(before) and other.endswith(after)
+    middle = other[len(before) : len(other) - len(after)]
+    return fits and any(
+        middle.startswith(pool.node_names[:-1]) for pool in cluster.pools if pool.roles & row.node_roles
+    )
+
+
+def _row_names(cluster: Cluster, spec: Found) -> None:
+    every = {row.name: row for row in certificates.rows(cluster)}
+    for index, pool in enumerate(cluster.pools):
+        for row in certificates.node_rows(cluster, pool):
+            role = certificates.pool_role(row, pool)
+            if role == row.name or role not in every:
+                continue
+            own = spec["certificates"].value.get(role)
+            place = own if own is not None and not every[role].built_in else spec.items("pools")[index]["name"]
+            raise place.refuse(f"{role} is also the role of {row.name} for pool {pool.name}: rename one of the two")
+
+
+def _lengths(cluster: Cluster, spec: Found) -> None:
+    rows = certificates.rows(cluster)
+    for holder, found in _holders(cluster, spec):
+        name = holder.name if isinstance(holder, Node) else holder.node_names[:-1] + "x"
+        for row in rows:
+            if not row.node_roles & holder.roles:
+                continue
+            common_name = row.common_name.replace(NODE, name)
+            if len(common_name) > _MAX_CN:
+                place = found if NODE in row.common_name else spec["certificates"][row.name]["common_name"]
+                raise place.refuse(
+                    f"{quoted(common_name)}, the common name of {row.name}, has {len(common_name)} characters, and at "
+                    f"most {_MAX_CN} are allowed (RFC 5280): choose a node name of at most "
+                    f"{_MAX_CN - len(row.common_name.replace(NODE, ''))} characters"
+                )
+            for dns in row.dns if row.name in spec["certificates"].value else ():
+                try:
+                    if not dns.startswith(certificates.API_NAMES):
+                        words.dns_name(dns.replace(NODE, name).replace("{domain}", cluster.api_server.dns_domain))
+                except SpecError as error:
+                    raise spec["certificates"][row.name].refuse(f"for {name}: {error.problem}") from None
+
+
+def _holders(cluster: Cluster, spec: Found) -> Iterator[tuple[Node | Pool, Found]]:
+    for node, found in zip(cluster.nodes, spec.items("nodes"), strict=True):
+        yield node, found["name"]
+    for pool, found in zip(cluster.pools, spec.items("pools"), strict=True):
+        yield pool, found["node_names"]
+
+
+def _files(cluster: Cluster, spec: Found) -> None:
+    taken: dict[str, str] = {}
+    for ca in certificates.ISSUING_CAS:
+        for bundle in (certificates.bundle(ca), certificates.chain_bundle(ca)):
+            taken[bundle] = f"the bundle of CA {ca}"
+    claims: list[tuple[str, str, Found | None]] = []
+    # The table's unchanged names first, so that a clash is told where a person wrote something.
+    rows = sorted(certificates.rows(cluster), key=lambda row: row.name in spec["certificates"].value)
+    for row in rows:
+        found = spec["certificates"].value.get(row.name)
+        at = found["file"] if found is not None and found.has("file") else found
+        claims += [(file, row.name, at) for file in certificates.pair_files(row.stem)]
+        if row.kubeconfig:
+            claims.append((row.kubeconfig, row.name, found["kubeconfig"] if found and found.has("kubeconfig") else at))
+    claims += [(t.file, f"template {t.name}", spec["templates"][t.name]["file"]) for t in cluster.templates]
+    for file, whose, at in claims:
+        other = taken.setdefault(file.lower(), whose)
+        if other is not whose and at is not None:
+            raise at.refuse(f"{quoted(file)} is also the file of {other}: choose another file name")

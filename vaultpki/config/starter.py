@@ -1,0 +1,82 @@
+"""The cluster.yaml that `vaultpki init` writes."""
+
+from __future__ import annotations
+
+_TEXT = """\
+# cluster.yaml: what the cluster is. `vaultpki plan` shows what it would change in Vault, `vaultpki apply` makes it so.
+# A line behind #: is a default or an example; take the #: away to change it.
+#: version: 1                       # of this file's form
+
+cluster: prod                       # lower-case letters, digits and hyphens, at most 40
+
+#: prefix: vaultpki/prod            # where in Vault everything lies
+
+#: vault:                           # default: VAULT_ADDR and VAULT_CACERT of the first apply, kept from then on
+#:   addresses: [https://vault.example.com:8200]
+#:   ca_file: vault-ca.crt          # CA of Vault's own TLS certificate, beside this file
+
+api_server:
+  endpoint: https://api.example.com:6443   # what kubeconfigs say; default: port 6443 on the first of addresses,
+                                    # else on the first control-plane node's first address
+  names: [api.example.com]          # further DNS names of the API server; default: none
+  addresses: [10.0.0.10]            # load balancer, VIP; default: none
+  service_cidr: 10.96.0.0/12        # the default; a list of two for dual stack
+  dns_domain: cluster.local         # the default
+
+nodes:                              # listed nodes: names and addresses are fixed here
+  - {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}
+  - {name: worker-1, roles: [worker], addresses: [10.0.0.21]}
+
+#: pools:                           # nodes that come and go: no addresses in their certificates
+#:   - {name: autoscaled, roles: [worker], node_names: "w-*"}
+
+# Durations are written 90s, 15m, 12h, 30d, 10y; keys ec-p256, ec-p384, rsa-2048, rsa-3072, rsa-4096, and ed25519 for
+# certificates that are no CA's.
+ca:
+  root_ttl: 10y                     # the default; longer than issuing_ttl
+  issuing_ttl: 5y                   # the default; longer than every certificate's ttl
+  key: ec-p256                      # the default
+
+defaults:
+  ttl: 30d                          # the default
+  key: ec-p256                      # the default
+  allow_short_ttl: false            # the default; true allows down to 30s what takes its default from here
+
+allow_short_ttl: false              # the default; true allows a ttl down to 30s everywhere, for trying things out
+
+#: certificates:
+#:   kube-apiserver:                # a certificate of the table: every key is optional
+#:     ttl: 7d
+#:     key: ec-p384
+#:     extra_names: [api.internal]  # servers only
+#:     extra_addresses: [192.0.2.10]
+#:     file: kube-apiserver         # without extension
+#:     allow_short_ttl: false
+#:   monitoring:                    # one of your own
+#:     kind: client                 # client, server or both
+#:     common_name: monitoring      # {node} and {domain} may stand in it
+#:     ca: kubernetes               # kubernetes, kubelet, etcd or front-proxy
+#:     roles: [worker]              # the nodes that get it
+#:     organization: ["system:monitoring"]
+#:     kubeconfig: monitoring.conf  # clients of kube-apiserver only
+#:     from: prometheus             # for people
+#:     to: kube-apiserver
+#:   registry:
+#:     kind: server
+#:     common_name: registry
+#:     ca: kubelet
+#:     roles: [worker]
+#:     names: ["{node}", registry.example.com]
+#:     addresses: ["{node_addresses}"]
+
+#: templates:                       # further files that nodes render into their directory
+#:   audit:
+#:     file: audit.yaml
+#:     template: audit.yaml.j2      # beside this file
+#:     roles: [control-plane]
+"""
+
+
+def starter() -> str:
+    """A commented cluster.yaml that loads as it is and shows every key with its default or an example."""
+    return _TEXT

@@ -1,0 +1,288 @@
+"""Every Vault object that a cluster should have, computed purely from the table, the spec and what only Vault knows.
+
+An object is its kind, its name and the fields we manage, in the normal form of `plan.py`: TTLs as seconds, lists as
+tuples turned lists, policies as parsed JSON. What Vault itself decides (accessors, the root's fingerprint) comes in as
+`Known`; before it exists, UNKNOWN stands in its place.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from vaultpki import assets, records
+from vaultpki.certificates import (
+    ISSUING_CAS,
+    LEAF_BACKDATE,
+    ROOT,
+    node_rows,
+    pool_role,
+    resolve,
+    rows,
+)
+from vaultpki.model import NODE, Certificate, Cluster, Node, Pool, Row
+
+UNKNOWN: Final = "(known after apply)"
+
+_DAY = 86400
+_HOUR = 3600
+# A node's token serves one pass of its agent; a batch token cannot be taken back, so it is short.
+TOKEN_TTL: Final = 20 * 60
+# An outage shorter than this needs no person on any node (the secret id outlives it).
+_SECRET_ID_FLOOR = 7 * _DAY
+
+Fields = dict[str, Any]
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What only the server knows: accessors of the auth mounts by their last part, the root's SHA-256, role ids.
+
+    `addresses` and `ca_pem` are where nodes find Vault. `bounds_dates` is the server's capability of that name.
+    """
+
+    addresses: tuple[str, ...] = ()
+    ca_pem: str | None = None
+    accessors: Mapping[str, str] = field(default_factory=dict)
+    root_sha256: str = UNKNOWN
+    role_ids: Mapping[str, str] = field(default_factory=dict)
+    bounds_dates: bool = False
+
+    def accessor(self, mount: str) -> str:
+        return self.accessors.get(mount, UNKNOWN)
+
+
+def desired(cluster: Cluster, known: Known) -> dict[Key, Fields]:
+    """Every object by (kind, name), in an order in which each stands behind what it needs."""
+    wanted: dict[Key, Fields] = {}
+    for ca in (ROOT, *ISSUING_CAS):
+        wanted["mount", cluster.mount(ca)] = _pki_mount(cluster, ca)
+    wanted["mount", cluster.mount("config")] = {"type": "kv", "version": "2"}
+    for mount in ("listed", "pooled"):
+        wanted["auth", f"{cluster.prefix}/{mount}"] = {"type": "approle"}
+    for ca in (ROOT, *ISSUING_CAS):
+        wanted["issuer", cluster.mount(ca)] = _issuer(cluster, ca)
+        for name, fields in _engine_config(cluster, ca, known).items():
+            wanted["config", f"{cluster.mount(ca)}/config/{name}"] = fields
+    for role, fields in _roles(cluster, known).items():
+        wanted["role", role] = fields
+    for policy, rules in policies(cluster, known).items():
+        wanted["policy", policy] = rules
+    for node in cluster.nodes:
+        wanted["approle", f"{cluster.prefix}/listed/{node.name}"] = _approle(cluster, node)
+    for record, value in _records(cluster, known).items():
+        wanted["config", f"{cluster.mount('config')}/{record}"] = value
+    return wanted
+
+
+def marker(cluster: Cluster) -> str:
+    """The description by which a mount is known as ours."""
+    return f"made by vaultpki for cluster {cluster.name}"
+
+
+def ca_subject(cluster: Cluster, ca: str) -> str:
+    """The common name of a CA's certificate."""
+    return f"{cluster.name} {ca} CA"
+
+
+def secret_id_ttl(certificates: tuple[Certificate, ...]) -> int:
+    """How long, in seconds, a node's secret id lives: twice its longest leaf, and never under a week."""
+    return max(_SECRET_ID_FLOOR, 2 * max((c.ttl for c in certificates), default=0))
+
+
+def node_certificates(cluster: Cluster, holder: Node | Pool) -> tuple[Certificate, ...]:
+    return tuple(resolve(row, cluster, holder) for row in node_rows(cluster, holder))
+
+
+def policies(cluster: Cluster, known: Known) -> dict[str, Fields]:
+    """The rules of every policy that apply writes, by the policy's name."""
+    written = {f"{cluster.prefix}/operator": operator_policy(cluster)}
+    for node in cluster.nodes:
+        rules = policy("node.json", {"prefix": cluster.prefix, "node": node.name})
+        for certificate in node_certificates(cluster, node):
+            rules[f"{certificate.mount}/sign/{certificate.role}"] = _sign_rule(certificate, exact=True)
+        written[f"{cluster.prefix}/node/{node.name}"] = rules
+    for pool in cluster.pools:
+        values = {"prefix": cluster.prefix, "pool": pool.name, "accessor": known.accessor("pooled")}
+        rules = policy("pool.json", values)
+        for certificate in node_certificates(cluster, pool):
+            rules[f"{certificate.mount}/sign/{certificate.role}"] = _sign_rule(
+                certificate, exact=False, pattern=pool.node_names
+            )
+        written[f"{cluster.prefix}/pool/{pool.name}"] = rules
+    return written
+
+
+def operator_policy(cluster: Cluster) -> Fields:
+    """What a person needs to issue the operator's rows, and no more."""
+    rules = policy("operator.json", {"prefix": cluster.prefix})
+    for row in rows(cluster):
+        if row.operator:
+            certificate = resolve(row, cluster, None)
+            rules[f"{certificate.mount}/sign/{certificate.role}"] = _sign_rule(certificate, exact=True)
+    return rules
+
+
+def policy(name: str, values: Mapping[str, str]) -> Fields:
+    """The rules of a policy in `policies/`, path by path."""
+    rules: Fields = json.loads(assets.render(assets.text("policies", name), values, name=name))["path"]
+    return rules
+
+
+def _pki_mount(cluster: Cluster, ca: str) -> Fields:
+    authority = cluster.authority
+    if ca == ROOT:
+        return {"type": "pki", "default_ttl": authority.issuing_ttl, "max_ttl": authority.root_ttl}
+    return {"type": "pki", "default_ttl": min(cluster.ttl, authority.issuing_ttl), "max_ttl": authority.issuing_ttl}
+
+
+def _issuer(cluster: Cluster, ca: str) -> Fields:
+    return {
+        "common_name": ca_subject(cluster, ca),
+        "key": cluster.authority.key.value,
+        "ttl": cluster.authority.root_ttl if ca == ROOT else cluster.authority.issuing_ttl,
+        "issuer_name": f"{ca}-1",
+        "leaf_not_after_behavior": "err",
+    }
+
+
+def _engine_config(cluster: Cluster, ca: str, known: Known) -> dict[str, Fields]:
+    base = [f"{address}/v1/{cluster.mount(ca)}" for address in known.addresses]
+    return {
+        # By issuer id, so that a leaf points at its own issuer's CRL when a mount has two.
+        "urls": {
+            "issuing_certificates": [f"{url}/issuer/{{{{issuer_id}}}}/der" for url in base],
+            "crl_distribution_points": [f"{url}/issuer/{{{{issuer_id}}}}/crl/der" for url in base],
+            "ocsp_servers": [f"{url}/ocsp" for url in base],
+            "enable_templating": True,
+        },
+        "crl": {
+            "disable": False,
+            "expiry": "72h",
+            "auto_rebuild": True,
+            "auto_rebuild_grace_period": "12h",
+            "ocsp_disable": False,
+        },
+        "auto-tidy": {
+            "enabled": True,
+            "interval_duration": 12 * _HOUR,
+            "tidy_cert_store": True,
+            "tidy_revoked_certs": True,
+            "safety_buffer": 3 * _DAY,
+        },
+    }
+
+
+def _roles(cluster: Cluster, known: Known) -> dict[str, Fields]:
+    made: dict[str, Fields] = {}
+    for row in rows(cluster):
+        pools = [pool for pool in cluster.pools if row.node_roles & pool.roles]
+        shared = [pool for pool in pools if pool_role(row, pool) == row.name]
+        mounts = ["listed", *(["pooled"] if shared else [])]
+        made[f"{cluster.mount(row.ca)}/{row.name}"] = _role(cluster, row, None, mounts, known)
+        for pool in pools:
+            if pool not in shared:
+                name = f"{cluster.mount(row.ca)}/{pool_role(row, pool)}"
+                made[name] = _role(cluster, row, pool, ["pooled"], known)
+    return made
+
+
+def _role(cluster: Cluster, row: Row, pool: Pool | None, mounts: list[str], known: Known) -> Fields:
+    sample = resolve(row, cluster, pool or Pool("any", row.node_roles, "*"))
+    names = dict.fromkeys((sample.subject.common_name, *sample.subject.dns))
+    own = [f"{{{{identity.entity.aliases.{known.accessor(mount)}.metadata.role_name}}}}" for mount in mounts]
+    domains = [name.replace(NODE, who) for name in names for who in (own if NODE in name else [""])]
+    fields: Fields = {
+        "key_type": sample.key.vault_type,
+        "key_bits": sample.key.vault_bits,
+        "server_flag": row.usage.server,
+        "client_flag": row.usage.client,
+        "code_signing_flag": False,
+        "email_protection_flag": False,
+        "key_usage": ["DigitalSignature", *(["KeyEncipherment"] if sample.key.rsa else [])],
+        "ext_key_usage": [],
+        "ext_key_usage_oids": [],
+        "allowed_domains": domains,
+        "allowed_domains_template": any(NODE in name for name in names),
+        "allow_bare_domains": True,
+        "allow_subdomains": False,
+        "allow_glob_domains": False,
+        "allow_any_name": False,
+        "allow_localhost": False,
+        "allow_wildcard_certificates": False,
+        # Not "email", which would let `x@NAME` pass; not "disabled", which skips allowed_domains altogether.
+        "cn_validations": ["hostname"],
+        "enforce_hostnames": False,
+        "require_cn": True,
+        "allow_ip_sans": row.addressed and pool is None,
+        "allowed_uri_sans": [],
+        "allowed_other_sans": [],
+        "allowed_user_ids": [],
+        "allowed_serial_numbers": [],
+        "use_csr_common_name": False,
+        "use_csr_sans": False,
+        "organization": list(row.organization),
+        **{name: [] for name in ("ou", "country", "locality", "province", "street_address", "postal_code")},
+        "policy_identifiers": [],
+        "basic_constraints_valid_for_non_ca": False,
+        "not_before_duration": LEAF_BACKDATE,
+        "ttl": sample.ttl,
+        "max_ttl": sample.ttl,
+        "generate_lease": False,
+        "no_store": False,
+        "issuer_ref": "default",
+    }
+    if known.bounds_dates:
+        fields |= {"not_before_bound": "forbid", "not_after_bound": "forbid"}
+    return fields
+
+
+def _sign_rule(certificate: Certificate, *, exact: bool, pattern: str = "") -> Fields:
+    """The only parameters a holder may send to `sign`, each with the only values it may have."""
+    subject = certificate.subject
+    parameters: dict[str, list[Any]] = {
+        "csr": [],
+        "format": ["pem"],
+        "exclude_cn_from_sans": [True],
+        "common_name": [subject.common_name if exact else subject.common_name.replace(NODE, pattern)],
+    }
+    if subject.dns:
+        # A list of values is one string here. Of a pool's nodes the first name is its own; the role holds them all.
+        parameters["alt_names"] = [",".join(subject.dns) if exact else _pooled_names(subject.dns, pattern)]
+    if subject.ips:
+        parameters["ip_sans"] = [",".join(subject.ips)]
+    return {"capabilities": ["update"], "allowed_parameters": parameters}
+
+
+def _pooled_names(names: tuple[str, ...], pattern: str) -> str:
+    text = ",".join(names)
+    before, found, _ = text.partition(NODE)
+    # Vault's globs have one `*`, at the end.
+    return before + pattern if found else text
+
+
+def _approle(cluster: Cluster, node: Node) -> Fields:
+    return {
+        "token_policies": [f"{cluster.prefix}/node/{node.name}"],
+        "token_no_default_policy": True,
+        "token_type": "batch",
+        "token_ttl": TOKEN_TTL,
+        "token_max_ttl": TOKEN_TTL,
+        "bind_secret_id": True,
+        "secret_id_num_uses": 0,
+        "secret_id_ttl": secret_id_ttl(node_certificates(cluster, node)),
+    }
+
+
+def _records(cluster: Cluster, known: Known) -> dict[str, Fields]:
+    made = {"cluster": records.cluster_record(cluster, known.addresses, known.ca_pem, known.root_sha256)}
+    for pool in cluster.pools:
+        made[f"pools/{pool.name}"] = records.pool_record(pool, node_certificates(cluster, pool))
+    for node in cluster.nodes:
+        made[f"nodes/{node.name}"] = records.node_record(
+            node, node_certificates(cluster, node), known.role_ids.get(node.name, UNKNOWN)
+        )
+    return made

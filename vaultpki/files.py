@@ -1,0 +1,252 @@
+"""Writing and reading single files so that no kill, crash, power cut, symlink or odd umask harms them.
+
+Everything works on descriptors of folders that were reached without a symbolic link, so nobody who swaps a folder
+afterwards can redirect a write. Every OSError ends here as a StoreError that says what to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import grp
+import os
+import pwd
+import re
+import secrets
+import stat
+from collections.abc import Collection, Iterator
+from typing import Final
+
+from vaultpki.errors import StoreError
+
+LARGEST: Final = 1024 * 1024
+"""The most bytes that are read from any file."""
+
+# O_PATH: a folder on the way may let others pass without letting them list it.
+PASSING = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# O_NONBLOCK: opening a FIFO that somebody put in a file's place must not wait for a writer.
+OLD_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+_ADVICE = {
+    errno.ENOSPC: "the disk is full; free some space and run again",
+    errno.EDQUOT: "the disk quota is used up; free some space and run again",
+    errno.EROFS: "the file system is mounted read-only; remount it or choose another directory",
+    errno.EACCES: "permission denied; run as its owner or as root",
+    errno.EPERM: "not permitted; run as root, or take `owner` out of agent.yaml",
+    errno.EIO: "the disk reports an input/output error; check it before running again",
+    errno.ELOOP: "a symbolic link is in its place; name the folder or file itself",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+    errno.ENOTDIR: "a part of the path is a file or a symbolic link; name the real folder",
+    errno.EISDIR: "a folder is in its place; move it away",
+    errno.ENOENT: "it does not exist; create it or check the path",
+    errno.EEXIST: "something is there already; move it away",
+    errno.EFBIG: "the file would be larger than the limit of this process; raise `ulimit -f`",
+    errno.EMFILE: "this process has too many files open; raise `ulimit -n`",
+    errno.ENFILE: "the system has too many files open; find out who holds them",
+    errno.ENOTEMPTY: "the folder holds files of someone else; move them away",
+    errno.ESTALE: "the network file system lost it; mount it again",
+}
+
+_RANDOM = 8
+
+
+@contextlib.contextmanager
+def told(path: str) -> Iterator[None]:
+    """Turns an OSError inside into a StoreError about `path`."""
+    try:
+        yield
+    except OSError as error:
+        what = _ADVICE.get(error.errno or 0) or os.strerror(error.errno or errno.EIO)
+        raise StoreError(f"{path}: {what}") from None
+
+
+def random_suffix() -> str:
+    """16 hex digits that nobody guesses and no earlier run has used."""
+    return secrets.token_hex(_RANDOM)
+
+
+def open_folder(path: str, *, create: bool, trusted: Collection[int] = ()) -> int:
+    """A descriptor of the folder `path`, reached without following any symbolic link.
+
+    Refuses the path where root, this user or one of `trusted` (user ids) is not the owner of each folder on the way,
+    or others may write to one: they could put their own files in place of ours. A sticky folder such as /tmp is
+    passable, but not as the last one. `create` makes what is missing, with mode 0755 under any umask.
+    """
+    absolute = os.path.abspath(path)
+    parts = [part for part in absolute.split("/") if part]
+    at = ""
+    with told("/"):
+        fd = os.open("/", PASSING)
+    try:
+        for index, part in enumerate(parts):
+            at = f"{at}/{part}"
+            with told(at):
+                try:
+                    below = os.open(part, FOLDER if index == len(parts) - 1 else PASSING, dir_fd=fd)
+                except FileNotFoundError:
+                    if not create:
+                        raise
+                    below = make_folder(part, fd, 0o755)
+            os.close(fd)
+            fd = below
+            with told(at):
+                _refuse_open_folder(at, os.fstat(fd), trusted, last=index == len(parts) - 1)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def make_folder(name: str, parent: int, mode: int) -> int:
+    """A descriptor of the folder `name` in `parent`, made with exactly `mode` if it is not there, and lasting."""
+    try:
+        os.mkdir(name, mode, dir_fd=parent)
+    except FileExistsError:
+        return os.open(name, FOLDER, dir_fd=parent)
+    # By name, since a folder born under umask 0777 cannot be opened; safe, as nobody else may write to `parent`.
+    os.chmod(name, mode, dir_fd=parent)
+    fd = os.open(name, FOLDER, dir_fd=parent)
+    try:
+        listed = os.open(".", FOLDER, dir_fd=parent)
+        try:
+            os.fsync(listed)
+        finally:
+            os.close(listed)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def write_new(name: str, folder: int, data: bytes, mode: int, uid: int | None = None, gid: int | None = None) -> None:
+    """Writes the new file `name` in `folder` with exactly this mode and owner, to the disk, and reads it back.
+
+    None as `uid` or `gid` is this process's own. OSError where anything of it fails.
+    """
+    fd = os.open(name, NEW_FILE, 0o600, dir_fd=folder)
+    try:
+        view = memoryview(data)
+        while view:
+            written = os.write(fd, view)
+            if not written:
+                raise OSError(errno.EIO, "nothing written")
+            view = view[written:]
+        own(fd, mode, uid, gid)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    if read_at(name, folder)[0] != data:
+        raise OSError(errno.EIO, "another content read than written")
+
+
+def own(fd: int, mode: int, uid: int | None, gid: int | None) -> None:
+    """Gives an open file exactly this mode and owner; at no moment may more people read it than before or after."""
+    owner = (os.geteuid() if uid is None else uid, os.getegid() if gid is None else gid)
+    now = os.fstat(fd)
+    if (now.st_uid, now.st_gid) != owner:
+        if stat.S_IMODE(now.st_mode) & ~mode:
+            os.fchmod(fd, stat.S_IMODE(now.st_mode) & mode)
+        os.fchown(fd, *owner)
+        now = os.fstat(fd)
+    if stat.S_IMODE(now.st_mode) != mode:
+        os.fchmod(fd, mode)
+
+
+def read_at(name: str, folder: int) -> tuple[bytes, os.stat_result]:
+    """The content of the regular file `name` in `folder`, and what `fstat` says; OSError for anything else."""
+    fd = os.open(name, OLD_FILE, dir_fd=folder)
+    try:
+        about = os.fstat(fd)
+        if not stat.S_ISREG(about.st_mode):
+            raise OSError(errno.EISDIR if stat.S_ISDIR(about.st_mode) else errno.EEXIST, "no regular file")
+        data = b""
+        while len(data) <= LARGEST and (more := os.read(fd, LARGEST + 1 - len(data))):
+            data += more
+        if len(data) > LARGEST:
+            raise OSError(errno.EFBIG, "too large")
+        return data, about
+    finally:
+        os.close(fd)
+
+
+def write_private(path: str, data: bytes, mode: int = 0o600, *, trusted: Collection[int] = ()) -> None:
+    """Puts `data` in place of the file `path` in one step that lasts; whoever reads sees the old or the new content.
+
+    The folder must be there. One writer of a file at a time: what an earlier one left behind is removed first.
+    """
+    folder_path, name = os.path.split(os.path.abspath(path))
+    folder = open_folder(folder_path, create=False, trusted=trusted)
+    temporary = f".{name}.{random_suffix()}"
+    leftover = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{{2 * _RANDOM}}}")
+    try:
+        with told(path):
+            for entry in os.listdir(folder):
+                if leftover.fullmatch(entry):
+                    os.unlink(entry, dir_fd=folder)
+            try:
+                write_new(temporary, folder, data, mode)
+                os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary, dir_fd=folder)
+                raise
+            os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read_private(path: str, *, trusted: Collection[int] = ()) -> bytes | None:
+    """The content of a file that only its owner may read; None where there is no such file.
+
+    StoreError for a symbolic link, a file that belongs to neither root nor this user, or one that others may read.
+    """
+    folder_path, name = os.path.split(os.path.abspath(path))
+    if not os.path.lexists(path):
+        return None
+    folder = open_folder(folder_path, create=False, trusted=trusted)
+    try:
+        with told(path):
+            try:
+                data, about = read_at(name, folder)
+            except FileNotFoundError:
+                return None
+    finally:
+        os.close(folder)
+    if about.st_uid not in {0, os.geteuid(), *trusted}:
+        raise StoreError(
+            f"{path}: it belongs to the user {about.st_uid}; give it to {_user()} with chown, or remove it"
+        )
+    if about.st_mode & 0o077:
+        raise StoreError(f"{path}: others may read it; `chmod 600` it, and replace the secret if they did")
+    return data
+
+
+def _user() -> str:
+    with contextlib.suppress(KeyError):
+        return pwd.getpwuid(os.geteuid()).pw_name
+    return str(os.geteuid())
+
+
+def _refuse_open_folder(path: str, about: os.stat_result, trusted: Collection[int], *, last: bool) -> None:
+    if about.st_uid not in {0, os.geteuid(), *trusted}:
+        raise StoreError(
+            f"{path}: the folder belongs to the user {about.st_uid}, who could swap files in it; "
+            f"give it to {_user()} or choose another directory"
+        )
+    others = about.st_mode & stat.S_IWOTH or (about.st_mode & stat.S_IWGRP and not _own_group(about.st_gid))
+    if others and (last or not about.st_mode & stat.S_ISVTX):
+        raise StoreError(f"{path}: others may write to the folder; `chmod go-w` it or choose another directory")
+
+
+def _own_group(gid: int) -> bool:
+    # Ubuntu and Fedora give each user a group of their own and umask 002: nobody else is in it. Debian's OpenSSH makes
+    # the same exception (user-group-modes.patch).
+    if gid == 0:
+        return True
+    try:
+        group = grp.getgrgid(gid)
+    except KeyError:
+        return False
+    return gid == os.getegid() and group.gr_name == _user() and set(group.gr_mem) <= {_user()}

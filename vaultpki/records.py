@@ -1,0 +1,225 @@
+"""The records of the config store: what apply publishes, and what an agent takes from it, strictly read.
+
+A record tells a node which certificates, bundles and kubeconfigs it holds, and nothing else: every name in it must be a
+plain one, so that whoever can write the store still cannot make a node write or run anything of theirs.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vaultpki.certificates import ISSUING_CAS
+from vaultpki.errors import SpecError
+from vaultpki.model import (
+    NODE,
+    VERSION,
+    Certificate,
+    Cluster,
+    KeyType,
+    Node,
+    NodeRole,
+    Pool,
+    Subject,
+    Usage,
+    UserTemplate,
+)
+
+Json = dict[str, Any]
+
+_PLAIN = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+_ROLE = re.compile(r"[a-z0-9][a-z0-9.-]{0,127}")
+_DNS = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_COMMON_NAME = re.compile(r"[\x21-\x7e]{1,64}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterRecord:
+    """What every node is told of its cluster."""
+
+    cluster: str
+    endpoint: str
+    root_sha256: str
+    templates: tuple[UserTemplate, ...] = ()
+
+
+def cluster_record(cluster: Cluster, addresses: tuple[str, ...], ca_pem: str | None, root_sha256: str) -> Json:
+    """The record `cluster`, also the memory of where the first apply found Vault."""
+    return {
+        "version": VERSION,
+        "cluster": cluster.name,
+        "endpoint": cluster.api_server.endpoint,
+        "root_sha256": root_sha256,
+        "vault": {"addresses": list(addresses), "ca_pem": ca_pem or ""},
+        "templates": {
+            t.name: {"file": t.file, "text": t.text, "roles": sorted(role.value for role in t.roles)}
+            for t in cluster.templates
+        },
+    }
+
+
+def node_record(node: Node, certificates: tuple[Certificate, ...], role_id: str) -> Json:
+    """The record `nodes/NODE`. `role_id` is the AppRole's, written before the AppRole is made: proof that it is ours."""
+    return {
+        "version": VERSION,
+        "node": node.name,
+        "roles": sorted(role.value for role in node.roles),
+        "role_id": role_id,
+        "certificates": [_certificate(c) for c in certificates],
+    }
+
+
+def pool_record(pool: Pool, certificates: tuple[Certificate, ...]) -> Json:
+    """The record `pools/POOL`; the node's own name stands in it as `{node}`."""
+    return {
+        "version": VERSION,
+        "pool": pool.name,
+        "roles": sorted(role.value for role in pool.roles),
+        "node_names": pool.node_names,
+        "certificates": [_certificate(c) for c in certificates],
+    }
+
+
+def read_cluster(record: Mapping[str, Any], *, where: str) -> ClusterRecord:
+    """A cluster record as a value; SpecError names the record and the field that no vaultpki writes."""
+    reading = _Reading(record, where)
+    templates = []
+    for name, value in reading.mapping("templates").items():
+        entry = _Reading(value, f"{where}: templates.{name}", versioned=False)
+        text = entry.text("text", None)
+        if len(text) > 1 << 16:
+            raise entry.wrong("text")
+        templates.append(UserTemplate(str(name), entry.text("file", _PLAIN), text, entry.roles()))
+    return ClusterRecord(
+        cluster=reading.text("cluster", _ROLE),
+        endpoint=reading.text("endpoint", re.compile(r"https://[\x21-\x7e]{1,300}")),
+        root_sha256=reading.text("root_sha256", _SHA256),
+        templates=tuple(templates),
+    )
+
+
+def read_certificates(
+    record: Mapping[str, Any], *, node: str, prefix: str, where: str
+) -> tuple[frozenset[NodeRole], tuple[Certificate, ...]]:
+    """The roles and certificates that a node's or a pool's record gives to `node`; SpecError as for read_cluster."""
+    reading = _Reading(record, where)
+    entries = reading.value("certificates")
+    if not isinstance(entries, list) or len(entries) > 100:
+        raise reading.wrong("certificates")
+    certificates = []
+    for index, value in enumerate(entries):
+        entry = _Reading(value, f"{where}: certificates[{index}]", versioned=False)
+        certificates.append(entry.certificate(node, prefix))
+    files = [c.stem for c in certificates] + [c.kubeconfig for c in certificates if c.kubeconfig]
+    if len(set(files)) != len(files):
+        raise reading.wrong("certificates")
+    return reading.roles(), tuple(certificates)
+
+
+def _certificate(certificate: Certificate) -> Json:
+    subject = certificate.subject
+    return {
+        "name": certificate.name,
+        "usage": certificate.usage.value,
+        "common_name": subject.common_name,
+        "organization": list(subject.organization),
+        "dns": list(subject.dns),
+        "ips": list(subject.ips),
+        "ca": certificate.ca,
+        "role": certificate.role,
+        "ttl": certificate.ttl,
+        "key": certificate.key.value,
+        "file": certificate.stem,
+        "kubeconfig": certificate.kubeconfig or "",
+        "reload": certificate.reload,
+    }
+
+
+class _Reading:
+    """One JSON object being read; every getter either gives a value that is what it should be or raises."""
+
+    def __init__(self, record: object, where: str, *, versioned: bool = True) -> None:
+        self._where = where
+        if not isinstance(record, Mapping):
+            raise SpecError("is no record of vaultpki; apply the cluster again", file=where)
+        self._record = record
+        version = record.get("version")
+        if versioned and version != VERSION:
+            if isinstance(version, int) and version > VERSION:
+                raise SpecError(
+                    f"has version {version} and this vaultpki speaks {VERSION}; install the newer vaultpki here",
+                    file=where,
+                    field="version",
+                )
+            raise self.wrong("version")
+
+    def wrong(self, key: str) -> SpecError:
+        return SpecError("holds what no vaultpki writes; apply the cluster again", file=self._where, field=key)
+
+    def value(self, key: str) -> Any:
+        return self._record.get(key)
+
+    def text(self, key: str, pattern: re.Pattern[str] | None) -> str:
+        value = self.value(key)
+        if not isinstance(value, str) or (pattern is not None and not pattern.fullmatch(value)):
+            raise self.wrong(key)
+        return value
+
+    def texts(self, key: str, pattern: re.Pattern[str]) -> tuple[str, ...]:
+        value = self.value(key)
+        if not isinstance(value, list) or not all(isinstance(v, str) and pattern.fullmatch(v) for v in value):
+            raise self.wrong(key)
+        return tuple(value)
+
+    def mapping(self, key: str) -> Mapping[str, Any]:
+        value = self.value(key) or {}
+        if not isinstance(value, Mapping) or not all(isinstance(v, Mapping) for v in value.values()):
+            raise self.wrong(key)
+        return value
+
+    def seconds(self, key: str) -> int:
+        value = self.value(key)
+        # KV gives numbers back as JSON numbers; a bool is one to Python.
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 100 * 365 * 86400:
+            raise self.wrong(key)
+        return value
+
+    def roles(self) -> frozenset[NodeRole]:
+        try:
+            return frozenset(NodeRole(value) for value in self.texts("roles", _ROLE))
+        except ValueError:
+            raise self.wrong("roles") from None
+
+    def certificate(self, node: str, prefix: str) -> Certificate:
+        ca = self.text("ca", _ROLE)
+        if ca not in ISSUING_CAS:
+            raise self.wrong("ca")
+        try:
+            usage, key = Usage(self.value("usage")), KeyType(self.value("key"))
+            ips = tuple(str(ipaddress.ip_address(ip)) for ip in self.texts("ips", re.compile(r"[0-9a-f.:]{2,45}")))
+        except ValueError:
+            raise self.wrong("usage, key or ips") from None
+        dns = tuple(name.replace(NODE, node) for name in self.texts("dns", re.compile(r"[\x21-\x7e]{1,253}")))
+        common_name = self.text("common_name", None).replace(NODE, node)
+        if not _COMMON_NAME.fullmatch(common_name) or not all(_DNS.fullmatch(name) for name in dns):
+            raise self.wrong("common_name or dns")
+        kubeconfig = self.text("kubeconfig", None) or None
+        if kubeconfig is not None and not _PLAIN.fullmatch(kubeconfig):
+            raise self.wrong("kubeconfig")
+        return Certificate(
+            name=self.text("name", _ROLE),
+            usage=usage,
+            subject=Subject(common_name, self.texts("organization", re.compile(r"[\x20-\x7e]{1,64}")), dns, ips),
+            ca=ca,
+            mount=f"{prefix}/{ca}",
+            role=self.text("role", _ROLE),
+            ttl=self.seconds("ttl"),
+            key=key,
+            stem=self.text("file", _PLAIN),
+            kubeconfig=kubeconfig,
+            reload=self.seconds("reload"),
+        )

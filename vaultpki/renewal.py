@@ -1,0 +1,209 @@
+"""What a pair on disk needs, and when: pure checks, each with a name. No clock is read and no file opened here."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from hashlib import sha256
+from typing import Final
+
+from vaultpki.certificates import LEAF_BACKDATE, SKEW
+from vaultpki.facts import Pair, same_names
+from vaultpki.model import Certificate
+
+_EARLIEST: Final = 1 / 2
+_LATEST: Final = 2 / 3
+
+
+class Reason(enum.Enum):
+    """Why a pair is not simply left alone; the values are what `status --json` says."""
+
+    MISSING = "missing"
+    UNREADABLE = "unreadable"
+    KEY_MISMATCH = "key-mismatch"
+    NAMES_CHANGED = "names-changed"
+    USAGE_CHANGED = "usage-changed"
+    KEY_TYPE_CHANGED = "key-type-changed"
+    ISSUER_CHANGED = "issuer-changed"
+    NOT_YET_VALID = "not-yet-valid"
+    EXPIRED = "expired"
+    DUE = "due"
+    WRONG_MODE = "wrong-mode"
+    WRONG_OWNER = "wrong-owner"
+
+
+class State(enum.Enum):
+    """One word for a pair, as `status --json` has it."""
+
+    OK = "ok"
+    DUE = "due"
+    EXPIRED = "expired"
+    MISSING = "missing"
+    BROKEN = "broken"
+
+
+MENDABLE: Final = frozenset({Reason.WRONG_MODE, Reason.WRONG_OWNER})
+"""What is put right on the file itself, with no new certificate."""
+
+_STATE = {
+    Reason.MISSING: State.MISSING,
+    Reason.EXPIRED: State.EXPIRED,
+    Reason.DUE: State.DUE,
+    # The pair still works as it is; what was asked for has moved on.
+    Reason.NAMES_CHANGED: State.DUE,
+    Reason.USAGE_CHANGED: State.DUE,
+    Reason.KEY_TYPE_CHANGED: State.DUE,
+}
+
+_WORST = (State.MISSING, State.BROKEN, State.EXPIRED, State.DUE)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a pair needs: all reasons in the order of the checks, and when the next renewal is due.
+
+    `renew_after` is None where there is no certificate to count from.
+    """
+
+    reasons: tuple[Reason, ...]
+    renew_after: datetime | None
+
+    @property
+    def state(self) -> State:
+        states = {_STATE.get(reason, State.BROKEN) for reason in self.reasons}
+        return next((state for state in _WORST if state in states), State.OK)
+
+    @property
+    def sign(self) -> bool:
+        """Whether a new certificate is needed."""
+        return any(reason not in MENDABLE for reason in self.reasons)
+
+    @property
+    def mend(self) -> bool:
+        """Whether mode or owner must be put right; a new certificate brings its own."""
+        return not self.sign and bool(self.reasons)
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    pair: Pair
+    want: Certificate
+    now: datetime
+    renew_after: datetime | None
+    wrong_mode: bool
+    wrong_owner: bool
+
+
+def assess(
+    pair: Pair,
+    want: Certificate,
+    now: datetime,
+    jitter: float,
+    *,
+    signed: datetime | None = None,
+    wrong_mode: bool = False,
+    wrong_owner: bool = False,
+) -> Verdict:
+    """What `pair` needs to be `want` at the time `now`.
+
+    `jitter` lies in [0, 1) and stays the same for one certificate (see `jitter`). `signed` is the moment of signing
+    where it is remembered; otherwise it is taken from the certificate.
+    """
+    leaf = pair.leaf
+    at = None
+    if leaf is not None:
+        start = signed if signed is not None else signed_at(leaf.not_before, leaf.not_after)
+        at = renew_at(start, leaf.not_after, jitter, want.reload)
+    case = _Case(pair, want, now, at, wrong_mode, wrong_owner)
+    return Verdict(tuple(reason for reason, check in _CHECKS if check(case)), at)
+
+
+def signed_at(not_before: datetime, not_after: datetime) -> datetime:
+    """When a leaf was signed: not_before without the backdating of our roles, never later than not_after."""
+    return min(not_before + timedelta(seconds=LEAF_BACKDATE), not_after)
+
+
+def renew_at(signed: datetime, not_after: datetime, jitter: float, reload: int) -> datetime:
+    """When to renew: after 50 to 67 % of the life that counts, which runs from `signed` to `not_after`.
+
+    `jitter` in [0, 1] spreads nodes over that window. `reload` is the seconds that the consumer may go on with the old
+    pair; these and the clocks' skew are left over where half of the life is long enough.
+    """
+    life = max(not_after - signed, timedelta())
+    share = _EARLIEST + (_LATEST - _EARLIEST) * min(max(jitter, 0.0), 1.0)
+    latest = not_after - timedelta(seconds=reload + SKEW)
+    return max(min(signed + life * share, latest), signed + life * _EARLIEST)
+
+
+def jitter(node: str, name: str, serial: int) -> float:
+    """A number in [0, 1) that differs between nodes, rows and renewals and is the same at each look at one leaf."""
+    digest = sha256("\0".join((node, name, str(serial))).encode()).digest()
+    return (int.from_bytes(digest[:8], "big") >> 11) / (1 << 53)
+
+
+def _missing(case: _Case) -> bool:
+    return bool(case.pair.missing)
+
+
+def _unreadable(case: _Case) -> bool:
+    return bool(case.pair.unreadable)
+
+
+def _key_mismatch(case: _Case) -> bool:
+    whole = not case.pair.missing and not case.pair.unreadable
+    return whole and not case.pair.matches
+
+
+def _names_changed(case: _Case) -> bool:
+    leaf = case.pair.leaf
+    return leaf is not None and (bool(leaf.further_names) or not same_names(leaf.subject, case.want.subject))
+
+
+def _usage_changed(case: _Case) -> bool:
+    return case.pair.leaf is not None and case.pair.leaf.usage is not case.want.usage
+
+
+def _key_type_changed(case: _Case) -> bool:
+    return case.pair.leaf is not None and case.pair.leaf.key is not case.want.key
+
+
+def _issuer_changed(case: _Case) -> bool:
+    return case.pair.leaf is not None and case.pair.issuer_live is False
+
+
+def _not_yet_valid(case: _Case) -> bool:
+    return case.pair.leaf is not None and case.pair.leaf.not_before > case.now + timedelta(seconds=SKEW)
+
+
+def _expired(case: _Case) -> bool:
+    return case.pair.leaf is not None and case.pair.leaf.not_after <= case.now
+
+
+def _due(case: _Case) -> bool:
+    return case.renew_after is not None and case.renew_after <= case.now and not _expired(case)
+
+
+def _wrong_mode(case: _Case) -> bool:
+    return case.wrong_mode
+
+
+def _wrong_owner(case: _Case) -> bool:
+    return case.wrong_owner
+
+
+_CHECKS: Final[tuple[tuple[Reason, Callable[[_Case], bool]], ...]] = (
+    (Reason.MISSING, _missing),
+    (Reason.UNREADABLE, _unreadable),
+    (Reason.KEY_MISMATCH, _key_mismatch),
+    (Reason.NAMES_CHANGED, _names_changed),
+    (Reason.USAGE_CHANGED, _usage_changed),
+    (Reason.KEY_TYPE_CHANGED, _key_type_changed),
+    (Reason.ISSUER_CHANGED, _issuer_changed),
+    (Reason.NOT_YET_VALID, _not_yet_valid),
+    (Reason.EXPIRED, _expired),
+    (Reason.DUE, _due),
+    (Reason.WRONG_MODE, _wrong_mode),
+    (Reason.WRONG_OWNER, _wrong_owner),
+)

@@ -1,0 +1,465 @@
+"""The only writer of certificate files: whole sets of files, swapped in one step that survives a kill and a power cut.
+
+    DIR/kubelet.crt -> .vaultpki/kubelet/kubelet.crt              one stable link for each file
+    DIR/.vaultpki/kubelet -> kubelet.5f0c9a1b2c3d4e5f             the one link that a swap renames
+    DIR/.vaultpki/kubelet.5f0c9a1b2c3d4e5f/kubelet.{crt,key,pem}  a generation: written once, then only read
+    DIR/.vaultpki/lock                                            held while a process writes
+
+A set that changes together is a unit: a pair, or all bundles and kubeconfigs. inotify watches sit on the inode, and a
+swap of links gives them no event: the removal of the old generation does. It follows some seconds later, so that who
+opened a key through the path still finds its certificate there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import stat
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final
+
+from vaultpki import files
+from vaultpki.errors import Busy, StoreError
+from vaultpki.files import read_private, told, write_private
+
+__all__ = ["GRACE", "HIDDEN", "Directory", "File", "Stored", "read_private", "write_private"]
+
+HIDDEN: Final = ".vaultpki"
+GRACE: Final = 5.0
+"""Seconds between a swap and the removal of the old generation."""
+
+_LOCK = "lock"
+_UNIT = r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}"
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,199}"
+_GENERATION = re.compile(rf"({_UNIT})\.[0-9a-f]{{16}}")
+_TEMPORARY = re.compile(rf"{_UNIT}\.[0-9a-f]{{16}}\.link")
+_STABLE = re.compile(rf"{re.escape(HIDDEN)}/({_UNIT})/({_NAME})")
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """What a file shall be. None as `uid` or `gid` is the writing process's own."""
+
+    data: bytes
+    mode: int = 0o644
+    uid: int | None = None
+    gid: int | None = None
+
+    def __repr__(self) -> str:
+        # The data may be a private key, and tracebacks with locals print this.
+        return f"File({len(self.data)} bytes, {self.mode:04o})"
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a file is.
+
+    `problem` is empty, or missing, foreign, not-a-file, too-large or unreadable; `data` is then None.
+    """
+
+    data: bytes | None
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    problem: str = ""
+
+    def __repr__(self) -> str:
+        return f"Stored({self.problem or len(self.data or b'')}, {self.mode:04o})"
+
+    def same_owner(self, wanted: File) -> bool:
+        """Whether the file belongs to whom `wanted` says."""
+        return self.uid == (os.geteuid() if wanted.uid is None else wanted.uid) and self.gid == (
+            os.getegid() if wanted.gid is None else wanted.gid
+        )
+
+
+Check = Callable[[Mapping[str, bytes]], None]
+
+
+class Directory:
+    """A directory of certificate files, held open; made by `Directory.open`, closed by leaving the `with` block."""
+
+    def __init__(self, path: str, fd: int, hidden: int | None, lock: int | None) -> None:
+        self.path = path
+        self._fd = fd
+        self._hidden = hidden
+        self._lock = lock
+        self._retired: list[tuple[float, str]] = []
+
+    @classmethod
+    def open(cls, path: str, *, create: bool = True, write: bool = True, trusted: Collection[int] = ()) -> Directory:
+        """The directory at `path`, locked for this process where `write` is true.
+
+        Without `write` nothing is made, changed or locked. StoreError where the way there is unsafe (see
+        `files.open_folder`), Busy where another process holds it.
+        """
+        path = os.path.abspath(path)
+        fd = files.open_folder(path, create=create and write, trusted=trusted)
+        directory = cls(path, fd, None, None)
+        try:
+            with told(f"{path}/{HIDDEN}"):
+                directory._enter(write)
+        except BaseException:
+            directory.close()
+            raise
+        return directory
+
+    def _enter(self, write: bool) -> None:
+        if not write:
+            with contextlib.suppress(FileNotFoundError):
+                self._hidden = os.open(HIDDEN, files.FOLDER, dir_fd=self._fd)
+            return
+        self._hidden = files.make_folder(HIDDEN, self._fd, 0o755)
+        about = os.fstat(self._hidden)
+        if about.st_uid not in (0, os.geteuid()):
+            raise StoreError(
+                f"{self.path}/{HIDDEN}: it belongs to the user {about.st_uid}; run as that user or as root"
+            )
+        if stat.S_IMODE(about.st_mode) != 0o755:
+            os.fchmod(self._hidden, 0o755)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._lock = os.open(_LOCK, flags, 0o600, dir_fd=self._hidden)
+        try:
+            # Not lockf: POSIX locks are dropped when any other descriptor of the file closes.
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy(
+                f"{self.path}: another vaultpki process is writing here; wait for it to end, or stop it, and run again"
+            ) from None
+
+    def __enter__(self) -> Directory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Gives the lock back; old generations not yet removed are left to the next `sweep`."""
+        for fd in (self._lock, self._hidden, self._fd):
+            if fd is not None:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+        self._lock = self._hidden = None
+        self._fd = -1
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def units(self) -> dict[str, tuple[str, ...]]:
+        """The units laid down here, each with the names of its files."""
+        if self._hidden is None:
+            return {}
+        found = {}
+        with told(f"{self.path}/{HIDDEN}"):
+            for unit in sorted(os.listdir(self._hidden)):
+                if self._is_unit(unit):
+                    with self._opened(unit) as generation:
+                        found[unit] = tuple(sorted(os.listdir(generation)) if generation is not None else ())
+        return found
+
+    def read(self, unit: str, names: Iterable[str]) -> dict[str, Stored]:
+        """The files `names` of a unit, all of one generation; what is wrong with one is told in its `problem`."""
+        _valid(unit, names := tuple(names))
+        with told(f"{self.path}/{HIDDEN}/{unit}"), self._opened(unit) as generation:
+            return {name: self._stored(unit, name, generation) for name in names}
+
+    def _stored(self, unit: str, name: str, generation: int | None) -> Stored:
+        owner = self._owner_of(name)
+        if owner != unit:
+            return Stored(None, problem="foreign" if owner == "" else "missing")
+        if generation is None:
+            return Stored(None, problem="missing")
+        try:
+            data, about = files.read_at(name, generation)
+        except OSError as error:
+            kinds = {errno.ENOENT: "missing", errno.EFBIG: "too-large"}
+            kinds |= dict.fromkeys((errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENXIO), "not-a-file")
+            return Stored(None, problem=kinds.get(error.errno or 0, "unreadable"))
+        return Stored(data, stat.S_IMODE(about.st_mode), about.st_uid, about.st_gid)
+
+    def _owner_of(self, name: str) -> str | None:
+        """The unit whose stable link `name` is; None where there is nothing, "" where it is not ours."""
+        try:
+            target = os.readlink(name, dir_fd=self._fd)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return ""
+        link = _STABLE.fullmatch(target)
+        return link[1] if link and link[2] == name else ""
+
+    def _generation(self, unit: str) -> str | None:
+        """The name of the unit's live generation."""
+        assert self._hidden is not None
+        try:
+            target = os.readlink(unit, dir_fd=self._hidden)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise StoreError(f"{self.path}/{HIDDEN}/{unit}: it was not made by vaultpki; move it away") from None
+        match = _GENERATION.fullmatch(target)
+        if match is None or match[1] != unit:
+            raise StoreError(f"{self.path}/{HIDDEN}/{unit}: the link was not made by vaultpki; move it away")
+        return target
+
+    def _is_unit(self, entry: str) -> bool:
+        with contextlib.suppress(StoreError):
+            return bool(re.fullmatch(_UNIT, entry)) and self._generation(entry) is not None
+        return False
+
+    @contextlib.contextmanager
+    def _opened(self, unit: str) -> Iterator[int | None]:
+        fd = None
+        # A reader without the lock may lose the generation between readlink and open: a swap took place, so look again.
+        for _ in range(100):
+            if self._hidden is None or (generation := self._generation(unit)) is None:
+                break
+            with contextlib.suppress(FileNotFoundError):
+                fd = os.open(generation, files.FOLDER, dir_fd=self._hidden)
+                break
+        try:
+            yield fd
+        finally:
+            if fd is not None:
+                os.close(fd)
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    def install(self, unit: str, wanted: Mapping[str, File], *, check: Check | None = None) -> bool:
+        """Makes the unit's files exactly `wanted`, all in one step; True where their content changed.
+
+        Nothing is touched where all is so already, and only modes, owners or links where only these differ. `check`
+        gets the contents as read back from the disk, and an exception of it stops the swap. StoreError where something
+        fails or a name is taken by a file that is not ours: what was live then stays live.
+        """
+        _valid(unit, wanted)
+        if not wanted:
+            raise ValueError(f"unit {unit} has no files; remove it instead")
+        hidden = self._writable()
+        for name in wanted:
+            with told(f"{self.path}/{name}"):
+                if self._owner_of(name) == "":
+                    raise StoreError(
+                        f"{self.path}/{name}: this file was not made by vaultpki; move it away and run again"
+                    )
+        with told(f"{self.path}/{HIDDEN}/{unit}"):
+            if self._same(unit, wanted):
+                self._mend(unit, wanted)
+                return False
+        generation = f"{unit}.{files.random_suffix()}"
+        linked: list[str] = []
+        try:
+            self._write(hidden, unit, generation, wanted, check)
+            with told(self.path):
+                self._link(unit, wanted, linked)
+            with told(f"{self.path}/{HIDDEN}/{unit}"):
+                old = self._flip(hidden, unit, generation)
+        except BaseException:
+            self._forget(hidden, unit, generation, linked)
+            raise
+        if old is not None:
+            self._retired.append((time.monotonic(), old))
+        # The swap is done and lasts: what is left is links that lead nowhere, and the next sweep has them.
+        with contextlib.suppress(OSError):
+            self._unlink_obsolete(unit, wanted)
+        return True
+
+    def _same(self, unit: str, wanted: Mapping[str, File]) -> bool:
+        with self._opened(unit) as generation:
+            if generation is None or set(os.listdir(generation)) != set(wanted):
+                return False
+            try:
+                return all(files.read_at(name, generation)[0] == file.data for name, file in wanted.items())
+            except OSError:
+                return False
+
+    def _mend(self, unit: str, wanted: Mapping[str, File]) -> None:
+        with self._opened(unit) as generation:
+            for name, file in wanted.items():
+                fd = os.open(name, files.OLD_FILE, dir_fd=generation)
+                try:
+                    about = os.fstat(fd)
+                    stored = Stored(None, stat.S_IMODE(about.st_mode), about.st_uid, about.st_gid)
+                    if stored.mode != file.mode or not stored.same_owner(file):
+                        files.own(fd, file.mode, file.uid, file.gid)
+                        os.fsync(fd)
+                finally:
+                    os.close(fd)
+        self._link(unit, wanted, [])
+        self._unlink_obsolete(unit, wanted)
+
+    def _write(self, hidden: int, unit: str, generation: str, wanted: Mapping[str, File], check: Check | None) -> None:
+        path = f"{self.path}/{HIDDEN}/{generation}"
+        with told(path):
+            os.mkdir(generation, 0o700, dir_fd=hidden)
+            os.chmod(generation, 0o755, dir_fd=hidden)
+            folder = os.open(generation, files.FOLDER, dir_fd=hidden)
+        try:
+            for name, file in wanted.items():
+                with told(f"{path}/{name}"):
+                    files.write_new(name, folder, file.data, file.mode, file.uid, file.gid)
+            if check is not None:
+                with told(path):
+                    back = {name: files.read_at(name, folder)[0] for name in wanted}
+                check(back)
+            with told(path):
+                os.fsync(folder)
+                os.fsync(hidden)
+        finally:
+            os.close(folder)
+
+    def _link(self, unit: str, names: Collection[str], linked: list[str]) -> None:
+        owners = {name: self._owner_of(name) for name in names}
+        # A name another unit gives up goes before any new one comes, lest its new certificate stand by its old key.
+        for name, owner in owners.items():
+            if owner is not None and owner != unit:
+                os.unlink(name, dir_fd=self._fd)
+        for name, owner in owners.items():
+            if owner != unit:
+                os.symlink(f"{HIDDEN}/{unit}/{name}", name, dir_fd=self._fd)
+                linked.append(name)
+        if any(owner != unit for owner in owners.values()):
+            os.fsync(self._fd)
+
+    def _flip(self, hidden: int, unit: str, generation: str) -> str | None:
+        old = self._generation(unit)
+        self._point(hidden, unit, generation)
+        try:
+            os.fsync(hidden)
+        except OSError:
+            # Not lasting, so not done: the caller will hear of a failure, and what was live must be live again.
+            with contextlib.suppress(OSError):
+                if old is None:
+                    os.unlink(unit, dir_fd=hidden)
+                else:
+                    self._point(hidden, unit, old)
+            raise
+        return old
+
+    def _point(self, hidden: int, unit: str, generation: str) -> None:
+        temporary = f"{generation}.link"
+        os.symlink(generation, temporary, dir_fd=hidden)
+        os.rename(temporary, unit, src_dir_fd=hidden, dst_dir_fd=hidden)
+
+    def _forget(self, hidden: int, unit: str, generation: str, linked: Iterable[str]) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(f"{generation}.link", dir_fd=hidden)
+        with contextlib.suppress(OSError, StoreError):
+            if self._generation(unit) == generation:
+                return
+            self._remove_generation(hidden, generation)
+        for name in linked:
+            with contextlib.suppress(OSError):
+                os.unlink(name, dir_fd=self._fd)
+
+    def _unlink_obsolete(self, unit: str, names: Collection[str]) -> None:
+        gone = [name for name in os.listdir(self._fd) if name not in names and self._owner_of(name) == unit]
+        for name in gone:
+            os.unlink(name, dir_fd=self._fd)
+        if gone:
+            os.fsync(self._fd)
+
+    def remove(self, unit: str) -> bool:
+        """Takes the unit's files away, all in one step; False where there are none."""
+        _valid(unit, ())
+        hidden = self._writable()
+        with told(f"{self.path}/{HIDDEN}/{unit}"):
+            old = self._generation(unit)
+            if old is not None:
+                os.unlink(unit, dir_fd=hidden)
+                os.fsync(hidden)
+                self._retired.append((time.monotonic(), old))
+            self._unlink_obsolete(unit, ())
+        return old is not None
+
+    # -- cleaning up -------------------------------------------------------------------------------------------------
+
+    def retire(self, grace: float = GRACE) -> float:
+        """Removes the generations replaced more than `grace` seconds ago; the seconds until more can be, or 0.0."""
+        hidden = self._writable()
+        now = time.monotonic()
+        while self._retired and self._retired[0][0] + grace <= now:
+            with told(f"{self.path}/{HIDDEN}/{self._retired[0][1]}"):
+                self._remove_generation(hidden, self._retired[0][1])
+            self._retired.pop(0)
+        return self._retired[0][0] + grace - now if self._retired else 0.0
+
+    def settle(self, grace: float = GRACE) -> None:
+        """Waits until every replaced generation is `grace` seconds old, and removes it."""
+        while left := self.retire(grace):
+            time.sleep(left)
+
+    def sweep(self) -> int:
+        """Removes what a killed or failed run left behind, and never anything live; how many things that were."""
+        hidden = self._writable()
+        swept = 0
+        with told(f"{self.path}/{HIDDEN}"):
+            kept = {name for _, name in self._retired}
+            live: dict[str, set[str]] = {}
+            entries = os.listdir(hidden)
+            for unit in entries:
+                if self._is_unit(unit):
+                    generation = self._generation(unit)
+                    with self._opened(unit) as folder:
+                        if folder is not None and generation is not None:
+                            live[unit] = set(os.listdir(folder))
+                            kept.add(generation)
+                        else:
+                            os.unlink(unit, dir_fd=hidden)
+                            swept += 1
+            for entry in entries:
+                if _TEMPORARY.fullmatch(entry):
+                    os.unlink(entry, dir_fd=hidden)
+                    swept += 1
+                elif _GENERATION.fullmatch(entry) and entry not in kept:
+                    self._remove_generation(hidden, entry)
+                    swept += 1
+            for name in os.listdir(self._fd):
+                owner = self._owner_of(name) if re.fullmatch(_NAME, name) else None
+                if owner and name not in live.get(owner, ()):
+                    os.unlink(name, dir_fd=self._fd)
+                    swept += 1
+            # A run killed between the swap and its fsync left a live link that would not survive a power cut.
+            os.fsync(hidden)
+            if swept:
+                os.fsync(self._fd)
+        return swept
+
+    def _remove_generation(self, hidden: int, generation: str) -> None:
+        try:
+            folder = os.open(generation, files.FOLDER, dir_fd=hidden)
+        except FileNotFoundError:
+            return
+        try:
+            for name in os.listdir(folder):
+                os.unlink(name, dir_fd=folder)
+        finally:
+            os.close(folder)
+        os.rmdir(generation, dir_fd=hidden)
+
+    def _writable(self) -> int:
+        if self._hidden is None or self._lock is None:
+            raise StoreError(f"{self.path}: the directory was opened for reading only")
+        return self._hidden
+
+
+def _valid(unit: str, names: Iterable[str]) -> None:
+    if not re.fullmatch(_UNIT, unit) or unit == _LOCK:
+        raise StoreError(f"{unit!r} cannot name a set of files: letters, digits, - and _ are possible; rename it")
+    for name in names:
+        if not re.fullmatch(_NAME, name):
+            raise StoreError(
+                f"{name!r} cannot be a file of the certificate directory: "
+                "letters, digits, dots, @, - and _ are possible; rename it"
+            )

@@ -1,0 +1,7 @@
+"""The only road to a Vault or OpenBao server, and the only importer of hvac."""
+
+from vaultpki.vault.client import Vault, explained
+from vaultpki.vault.settings import Settings, from_environment
+from vaultpki.vault.wire import Answer, Capabilities, Json, Request
+
+__all__ = ["Answer", "Capabilities", "Json", "Request", "Settings", "Vault", "explained", "from_environment"]

@@ -1,0 +1,97 @@
+"""hvac's calls on our own road: its adapter hands every request to `Vault.call`, so the same limits and errors hold."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import hvac
+import hvac.adapters
+import hvac.exceptions
+
+from vaultpki.errors import BadAnswer, Denied, Refused, Sealed, Unavailable, VaultError
+from vaultpki.vault.wire import Request
+
+if TYPE_CHECKING:
+    from vaultpki.vault.client import Vault
+
+
+class _Adapter(hvac.adapters.Adapter):  # type: ignore[misc]
+    """What hvac sends is sent by `vault`; what its raw adapters would leave to `requests` never happens."""
+
+    def __init__(self, vault: Vault) -> None:
+        # requests.Session would read .netrc and proxy variables; hvac's base class makes one unless it is given.
+        super().__init__(base_uri=vault.address, token=None, session=_NoSession())
+        self._vault = vault
+
+    def get_login_token(self, response: dict[str, Any]) -> Any:
+        return response["auth"]["client_token"]
+
+    def request(self, method: str, url: str, headers: Any = None, raise_exception: bool = True, **kwargs: Any) -> Any:
+        path = url.removeprefix("/v1/")
+        method = method.upper()
+        body = kwargs.get("json")
+        answer = self._vault.call(
+            Request(
+                method,
+                path,
+                None if method in ("GET", "LIST") else body or {},
+                wrap_ttl=kwargs.get("wrap_ttl"),
+            )
+        )
+        return answer.body if answer.found else None
+
+
+class _NoSession:
+    """Stands where hvac wants a session; anything hvac tried with it would be a fault."""
+
+    cookies: tuple[()] = ()
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def client(vault: Vault) -> hvac.Client:
+    """An hvac client of the same server and token as `vault`."""
+    made = hvac.Client(url=vault.address, adapter=lambda **_: _Adapter(vault))
+    return made
+
+
+def translate(error: hvac.exceptions.VaultError) -> VaultError:
+    """The error of our tree for one that hvac raised itself; its text is left out, since it may carry an answer."""
+    for kind, ours in _TREE:
+        if isinstance(error, kind):
+            return ours(type(error).__name__)
+    raise TypeError(f"hvac has an error that is not mapped: {type(error).__name__}") from None
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Lets no hvac exception out of the block."""
+    try:
+        yield
+    except hvac.exceptions.VaultError as error:
+        raise translate(error) from None
+
+
+def _refused(status: int) -> Any:
+    return lambda name: Refused(f"Vault refuses the call ({name})", status=status)
+
+
+_TREE: tuple[tuple[type[Exception], Any], ...] = (
+    (hvac.exceptions.VaultNotInitialized, lambda name: Sealed(f"the Vault is not initialised ({name})")),
+    (hvac.exceptions.VaultDown, lambda name: Sealed(f"the Vault is sealed ({name})")),
+    (hvac.exceptions.RateLimitExceeded, lambda name: Unavailable(f"the Vault is overloaded ({name})")),
+    (hvac.exceptions.InternalServerError, lambda name: Unavailable(f"the Vault cannot answer now ({name})")),
+    (hvac.exceptions.BadGateway, lambda name: Unavailable(f"the Vault cannot answer now ({name})")),
+    (hvac.exceptions.Forbidden, lambda name: Denied(f"Vault refuses the call ({name})")),
+    (hvac.exceptions.Unauthorized, lambda name: Denied(f"Vault refuses the call ({name})")),
+    (hvac.exceptions.InvalidRequest, _refused(400)),
+    (hvac.exceptions.InvalidPath, _refused(404)),
+    (hvac.exceptions.UnsupportedOperation, _refused(405)),
+    (hvac.exceptions.PreconditionFailed, _refused(412)),
+    (hvac.exceptions.ParamValidationError, lambda name: BadAnswer(f"hvac finds a parameter wrong ({name})")),
+    (hvac.exceptions.UnexpectedError, lambda name: BadAnswer(f"hvac did not understand the server ({name})")),
+    (hvac.exceptions.VaultError, lambda name: BadAnswer(f"hvac failed ({name})")),
+)

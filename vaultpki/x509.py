@@ -1,0 +1,429 @@
+"""Keys, certificate requests, and reading and judging certificates: the only importer of `cryptography`.
+
+Importing it costs about 50 ms, so other modules import this one inside the functions that need it.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from hashlib import sha256
+from ipaddress import ip_address
+from typing import Final, TypeVar
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.x509.oid import ExtensionOID, NameOID, SignatureAlgorithmOID
+
+from vaultpki.certificates import LEAF_BACKDATE, SKEW
+from vaultpki.errors import CertificateRefused, CertificateUnreadable, SpecError
+from vaultpki.facts import EKU, Facts, Pair, Trust, same_names
+from vaultpki.model import Certificate, KeyType, Subject
+
+_E = TypeVar("_E", bound=x509.ExtensionType)
+
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
+
+LARGEST: Final = 64 * 1024
+"""The most bytes of PEM that are looked at; a chain of four RSA-4096 certificates has 9 KiB."""
+
+_BLOCK = re.compile(
+    rb"\s*-----BEGIN CERTIFICATE-----\r?\n([A-Za-z0-9+/=\r\n]+)-----END CERTIFICATE-----[ \t]*(?:\r?\n|\Z)"
+)
+
+_KEY_USAGES = (
+    "digital_signature",
+    "content_commitment",
+    "key_encipherment",
+    "data_encipherment",
+    "key_agreement",
+    "key_cert_sign",
+    "crl_sign",
+)
+
+_SANE_SIGNATURES = frozenset({"sha256", "sha384", "sha512", "ed25519"})
+
+# The extensions a leaf of ours may mark critical; RFC 5280 section 4.2 lets anybody reject the rest.
+_CRITICAL = frozenset(
+    oid.dotted_string
+    for oid in (
+        ExtensionOID.BASIC_CONSTRAINTS,
+        ExtensionOID.KEY_USAGE,
+        ExtensionOID.EXTENDED_KEY_USAGE,
+        ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
+    )
+)
+
+
+def generate_key(kind: KeyType) -> PrivateKey:
+    """A new private key of that kind."""
+    if kind is KeyType.ED25519:
+        return ed25519.Ed25519PrivateKey.generate()
+    if kind.rsa:
+        return rsa.generate_private_key(public_exponent=65537, key_size=kind.vault_bits)
+    return ec.generate_private_key(ec.SECP384R1() if kind is KeyType.EC_P384 else ec.SECP256R1())
+
+
+def key_pem(key: PrivateKey) -> bytes:
+    """The key as unencrypted PKCS#8 PEM, which every TLS library reads."""
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def read_key(pem: bytes) -> PrivateKey:
+    """The private key in an unencrypted PEM; CertificateUnreadable for anything else."""
+    with _reading("a private key"):
+        if len(pem) > LARGEST:
+            raise ValueError("too large")
+        key = serialization.load_pem_private_key(pem, password=None)
+    if not isinstance(key, PrivateKey):
+        raise CertificateUnreadable("this is a private key of a kind that vaultpki never makes; renew the pair")
+    return key
+
+
+def request(key: PrivateKey, subject: Subject) -> str:
+    """A certificate request in PEM that names exactly `subject`, signed with `key`.
+
+    SpecError where a name cannot stand in a certificate (RFC 5280 appendix A.1: a CN has at most 64 characters).
+    """
+    try:
+        names: list[x509.GeneralName] = [x509.DNSName(name) for name in subject.dns]
+        names += [x509.IPAddress(ip_address(address)) for address in subject.ips]
+        attributes = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, value) for value in subject.organization]
+        attributes.append(x509.NameAttribute(NameOID.COMMON_NAME, subject.common_name))
+        builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name(attributes))
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        hashed = hashes.SHA384() if _kind(key.public_key()) is KeyType.EC_P384 else hashes.SHA256()
+        signed = builder.sign(key, None if isinstance(key, ed25519.Ed25519PrivateKey) else hashed)
+    except ValueError:
+        raise SpecError(
+            f"{subject.common_name!r} or a name beside it cannot stand in a certificate: a common name has "
+            "1 to 64 characters, a DNS name is ASCII; change the name"
+        ) from None
+    return signed.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def read_certificates(pem: bytes) -> tuple[Facts, ...]:
+    """The certificates of a PEM in their order: at least one, and nothing beside them.
+
+    CertificateUnreadable for more than 64 KiB, text between the blocks, or a block that is no certificate.
+    """
+    if len(pem) > LARGEST:
+        raise CertificateUnreadable(f"this is longer than the {LARGEST // 1024} KiB that certificates may have")
+    found, at = [], 0
+    while match := _BLOCK.match(pem, at):
+        with _reading("a certificate"):
+            found.append(_facts(base64.b64decode(b"".join(match[1].split()), validate=True)))
+        at = match.end()
+    if not found or pem[at:].strip():
+        raise CertificateUnreadable("this is not a PEM file of certificates and nothing else; renew it")
+    return tuple(found)
+
+
+def fingerprint(pem: bytes) -> str:
+    """The SHA-256 of the first certificate's DER in lower-case hex, which is what `root_sha256` pins."""
+    return read_certificates(pem)[0].fingerprint
+
+
+def matches(pem: bytes, leaf: Facts) -> bool:
+    """Whether the private key in `pem` is the certificate's; CertificateUnreadable where `pem` is no private key."""
+    return _public(read_key(pem)) == leaf.public_key
+
+
+def issuer_of(leaf: Facts, issuers: Sequence[Facts]) -> Facts | None:
+    """The first of `issuers` whose key made the leaf's signature; None where none did."""
+    return next((issuer for issuer in issuers if _signed_by(leaf, issuer)), None)
+
+
+def outlives(new: Facts, old: Facts | None) -> bool:
+    """Whether `new` lives longer than `old`: one that does not must never replace a good one."""
+    return old is None or new.not_after > old.not_after
+
+
+def read_pair(crt: bytes | None, key: bytes | None, pem: bytes | None, issuers: Sequence[Facts] | None) -> Pair:
+    """What the three files of one pair amount to; None stands for a file that is not there.
+
+    `issuers` are the live issuing certificates of its CA, or None where they are not known.
+    """
+    missing = tuple(name for name, data in (("crt", crt), ("key", key), ("pem", pem)) if data is None)
+    unreadable: list[str] = []
+    chain: tuple[Facts, ...] = ()
+    same = False
+    try:
+        chain = read_certificates(crt) if crt is not None else ()
+    except CertificateUnreadable:
+        unreadable.append("crt")
+    try:
+        same = bool(key is not None and chain and matches(key, chain[0]))
+        if key is not None and not chain:
+            read_key(key)
+    except CertificateUnreadable:
+        unreadable.append("key")
+    if crt is not None and key is not None and pem is not None:
+        same = same and pem == key + crt
+    issuer = issuer_of(chain[0], issuers) if chain and issuers is not None else None
+    live = None if issuers is None else issuer is not None and chain[1:2] == (issuer,)
+    return Pair(missing, tuple(unreadable), chain[0] if chain else None, same, live)
+
+
+def trust(issuing_pems: Sequence[bytes], root_pem: bytes, root_sha256: str, now: datetime) -> Trust:
+    """The CA these certificates make, once the root is the pinned one and has signed every other.
+
+    `root_sha256` is the pin in hex. CertificateRefused with the reason `root-differs`, `root-unfit`, `issuing-unfit` or
+    `nothing-live`; CertificateUnreadable for what is no certificate.
+    """
+    root = read_certificates(root_pem)[0]
+    if root.fingerprint != root_sha256.replace(":", "").lower():
+        raise CertificateRefused(
+            f"the root CA that Vault shows has the fingerprint {root.fingerprint}, not the pinned {root_sha256}; "
+            "find out who changed it before anything is trusted again",
+            reason="root-differs",
+        )
+    if not (_may_sign(root) and _signed_by(root, root) and _in_date(root, now)):
+        raise CertificateRefused(
+            f"the root CA {root.subject_text} is no self-signed CA, or is past its date {root.not_after:%Y-%m-%d}",
+            reason="root-unfit",
+        )
+    issuing = {facts.fingerprint: facts for pem in issuing_pems for facts in read_certificates(pem)}
+    issuing.pop(root.fingerprint, None)
+    for facts in issuing.values():
+        if not (_may_sign(facts) and facts.path_length == 0 and _signed_by(facts, root)):
+            raise CertificateRefused(
+                f"{facts.subject_text} is no issuing CA signed by the pinned root; take it off the mount",
+                reason="issuing-unfit",
+            )
+    ordered = tuple(sorted(issuing.values(), key=lambda facts: (facts.not_before, facts.serial), reverse=True))
+    live = tuple(facts for facts in ordered if _in_date(facts, now))
+    if not live:
+        raise CertificateRefused(
+            "no issuing CA is in date; check this machine's clock, then the CA", reason="nothing-live"
+        )
+    return Trust(root, ordered, live)
+
+
+def check_signed(
+    chain_pem: bytes,
+    key: PrivateKey,
+    want: Certificate,
+    issuers: Sequence[Facts],
+    root: Facts,
+    now: datetime,
+    *,
+    slack: int = SKEW,
+) -> Facts:
+    """The leaf at the head of `chain_pem`, once it is exactly what was asked for.
+
+    `issuers` are the live issuing certificates of its CA, `root` the pinned root; further certificates in `chain_pem`
+    must be among these. `slack` is the seconds by which clocks may differ. A shorter life than asked passes: the
+    caller compares. CertificateRefused names the first check that fails, CertificateUnreadable says it is no chain.
+    """
+    leaf, *others = read_certificates(chain_pem)
+    for reason, check in _CHECKS:
+        if problem := check(leaf, key, want, now, timedelta(seconds=slack)):
+            raise _refused(want, reason, problem)
+    issuer = issuer_of(leaf, issuers)
+    if issuer is None:
+        raise _refused(want, "not-our-ca", f"was not signed by a live issuing CA of {want.ca}")
+    if not (_may_sign(issuer) and _in_date(issuer, now) and _may_sign(root) and _signed_by(issuer, root)):
+        raise _refused(want, "not-our-ca", "was signed by a CA that is out of date or not the pinned root's")
+    if leaf.not_after > issuer.not_after:
+        raise _refused(want, "outlives-issuer", "would live longer than the CA that signed it")
+    if any(other != root and other not in issuers for other in others):
+        raise _refused(want, "foreign-chain", "came with a CA that is not the cluster's")
+    return leaf
+
+
+_Check = Callable[[Facts, PrivateKey, Certificate, datetime, timedelta], str | None]
+
+
+def _refused(want: Certificate, reason: str, problem: str) -> CertificateRefused:
+    return CertificateRefused(
+        f"{want.name}: the certificate Vault signed {problem}; it was not installed", reason=reason
+    )
+
+
+def _key_mismatch(leaf: Facts, key: PrivateKey, *_: object) -> str | None:
+    return None if leaf.public_key == _public(key) else "is for another key than the one sent"
+
+
+def _names(leaf: Facts, key: PrivateKey, want: Certificate, *_: object) -> str | None:
+    if leaf.further_names:
+        return f"carries names nobody asked for ({', '.join(leaf.further_names[:3])!r})"
+    return None if same_names(leaf.subject, want.subject) else "does not carry exactly the names asked for"
+
+
+def _not_a_ca(leaf: Facts, *_: object) -> str | None:
+    return "is a CA" if leaf.is_ca else None
+
+
+def _usage(leaf: Facts, key: PrivateKey, want: Certificate, *_: object) -> str | None:
+    return None if leaf.usages == EKU[want.usage] else f"is not for the use {want.usage.value!r} alone"
+
+
+def _key_usage(leaf: Facts, key: PrivateKey, *_: object) -> str | None:
+    allowed = [{"digital_signature"}]
+    if isinstance(key, rsa.RSAPrivateKey):
+        # TLS 1.2's RSA key exchange is the one thing key encipherment is for (RFC 8446 has none).
+        allowed.append({"digital_signature", "key_encipherment"})
+    if leaf.key_usage in allowed and ExtensionOID.KEY_USAGE.dotted_string in leaf.critical:
+        return None
+    return "has another key usage than digitalSignature, marked critical"
+
+
+def _extensions(leaf: Facts, *_: object) -> str | None:
+    return "has critical extensions nobody asked for" if leaf.critical - _CRITICAL else None
+
+
+def _signature(leaf: Facts, *_: object) -> str | None:
+    return None if leaf.signature in _SANE_SIGNATURES else f"has a weak signature ({leaf.signature})"
+
+
+def _begun(leaf: Facts, key: PrivateKey, want: Certificate, now: datetime, slack: timedelta) -> str | None:
+    return "is not valid yet: compare this node's clock with Vault's" if leaf.not_before > now + slack else None
+
+
+def _left(leaf: Facts, key: PrivateKey, want: Certificate, now: datetime, slack: timedelta) -> str | None:
+    return "has expired already: compare this node's clock with Vault's" if leaf.not_after <= now else None
+
+
+def _not_too_long(leaf: Facts, key: PrivateKey, want: Certificate, now: datetime, slack: timedelta) -> str | None:
+    return "lives longer than asked" if leaf.not_after > now + timedelta(seconds=want.ttl) + slack else None
+
+
+def _fresh(leaf: Facts, key: PrivateKey, want: Certificate, now: datetime, slack: timedelta) -> str | None:
+    # Renewal is due from half of the life on: one that comes older than that would be renewed in a loop.
+    signed = min(leaf.not_before + timedelta(seconds=LEAF_BACKDATE), leaf.not_after)
+    stale = leaf.not_after - now + slack < (leaf.not_after - signed) / 2
+    return "has spent half of its life already: compare this node's clock with Vault's" if stale else None
+
+
+_CHECKS: Final[tuple[tuple[str, _Check], ...]] = (
+    ("key-mismatch", _key_mismatch),
+    ("names-differ", _names),
+    ("is-ca", _not_a_ca),
+    ("usage-differs", _usage),
+    ("key-usage-differs", _key_usage),
+    ("extensions-differ", _extensions),
+    ("weak-signature", _signature),
+    ("not-yet-valid", _begun),
+    ("expired", _left),
+    ("too-long", _not_too_long),
+    ("stale", _fresh),
+)
+
+
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    try:
+        yield
+    # cryptography documents no closed list of what its parsers raise for bytes from outside: ValueError, TypeError,
+    # UnsupportedAlgorithm, InvalidVersion, DuplicateExtension, OverflowError ...
+    except Exception:
+        raise CertificateUnreadable(f"this is not {what} that can be read; renew the pair") from None
+
+
+def _facts(der: bytes) -> Facts:
+    certificate = x509.load_der_x509_certificate(der)
+    subject, further = _read_names(certificate)
+    constraints = _extension(certificate, x509.BasicConstraints)
+    usage = _extension(certificate, x509.KeyUsage)
+    extended = _extension(certificate, x509.ExtendedKeyUsage)
+    own_id = _extension(certificate, x509.SubjectKeyIdentifier)
+    signer_id = _extension(certificate, x509.AuthorityKeyIdentifier)
+    public = certificate.public_key()
+    return Facts(
+        subject=subject,
+        further_names=further,
+        subject_text=certificate.subject.rfc4514_string(),
+        issuer_text=certificate.issuer.rfc4514_string(),
+        serial=certificate.serial_number,
+        not_before=certificate.not_valid_before_utc,
+        not_after=certificate.not_valid_after_utc,
+        usages=frozenset(oid.dotted_string for oid in extended or ()),
+        key_usage=frozenset(bit for bit in _KEY_USAGES if getattr(usage, bit)) if usage else frozenset(),
+        critical=frozenset(item.oid.dotted_string for item in certificate.extensions if item.critical),
+        is_ca=bool(constraints and constraints.ca),
+        path_length=constraints.path_length if constraints else None,
+        public_key=public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo),
+        key=_kind(public),
+        signature=_signature_name(certificate),
+        subject_key_id=own_id.digest.hex() if own_id else None,
+        authority_key_id=signer_id.key_identifier.hex() if signer_id and signer_id.key_identifier else None,
+        fingerprint=sha256(der).hexdigest(),
+        der=der,
+    )
+
+
+def _read_names(certificate: x509.Certificate) -> tuple[Subject, tuple[str, ...]]:
+    common: list[str] = []
+    organization: list[str] = []
+    further: list[str] = []
+    for attribute in certificate.subject:
+        if attribute.oid == NameOID.COMMON_NAME and not common:
+            common.append(str(attribute.value))
+        elif attribute.oid == NameOID.ORGANIZATION_NAME:
+            organization.append(str(attribute.value))
+        else:
+            further.append(attribute.rfc4514_string())
+    dns: list[str] = []
+    ips: list[str] = []
+    for name in _extension(certificate, x509.SubjectAlternativeName) or ():
+        if isinstance(name, x509.DNSName):
+            dns.append(name.value)
+        elif isinstance(name, x509.IPAddress):
+            ips.append(str(name.value))
+        else:
+            further.append(f"{type(name).__name__}:{name.value}")
+    return Subject("".join(common), tuple(organization), tuple(dns), tuple(ips)), tuple(further)
+
+
+def _extension(certificate: x509.Certificate, kind: type[_E]) -> _E | None:
+    try:
+        return certificate.extensions.get_extension_for_class(kind).value
+    except x509.ExtensionNotFound:
+        return None
+
+
+def _signature_name(certificate: x509.Certificate) -> str:
+    if certificate.signature_algorithm_oid == SignatureAlgorithmOID.ED25519:
+        return "ed25519"
+    algorithm = certificate.signature_hash_algorithm
+    return algorithm.name if algorithm else certificate.signature_algorithm_oid.dotted_string
+
+
+def _kind(key: object) -> KeyType | None:
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return KeyType.ED25519
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return {"secp256r1": KeyType.EC_P256, "secp384r1": KeyType.EC_P384}.get(key.curve.name)
+    if isinstance(key, rsa.RSAPublicKey):
+        return next((kind for kind in KeyType if kind.rsa and kind.vault_bits == key.key_size), None)
+    return None
+
+
+def _public(key: PrivateKey) -> bytes:
+    return key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def _may_sign(facts: Facts) -> bool:
+    return facts.is_ca and "key_cert_sign" in facts.key_usage and facts.signature in _SANE_SIGNATURES
+
+
+def _in_date(facts: Facts, now: datetime) -> bool:
+    return facts.not_before <= now + timedelta(seconds=SKEW) and now < facts.not_after
+
+
+def _signed_by(facts: Facts, issuer: Facts) -> bool:
+    try:
+        signer = x509.load_der_x509_certificate(issuer.der)
+        x509.load_der_x509_certificate(facts.der).verify_directly_issued_by(signer)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
