@@ -426,26 +426,23 @@ def running_cluster(kind: str, folder: Path, vault_binary: Path | None = None) -
     """Three nodes of this kind on loopback, all of them voters, without audit log, ended on the way out."""
     product = product_of(kind)
     ports = free_ports(6)
-    ca_file = write_tls(folder)
+    write_tls(folder)
     nodes = []
     for index in range(3):
         place = folder / f"node{index}"
         (place / "data").mkdir(parents=True)
         for name in ("server.crt", "server.key", "ca.crt"):
             (place / name).write_bytes((folder / name).read_bytes())
-        join = "".join(
-            f'  retry_join {{\n    leader_api_addr = "https://127.0.0.1:{port}"\n'
-            f'    leader_ca_cert_file = "{ca_file}"\n  }}\n'
-            for port in ports[:1]
-            if index
+        join = (
+            f'  retry_join {{\n    leader_api_addr = "https://127.0.0.1:{ports[0]}"\n'
+            f'    leader_ca_cert_file = "{place}/ca.crt"\n  }}\n'
         )
-        storage = f'storage "raft" {{\n  path = "{place}/data"\n  node_id = "node{index}"\n{join}}}'
+        storage = f'storage "raft" {{\n  path = "{place}/data"\n  node_id = "node{index}"\n{join if index else ""}}}'
         text = configuration(product, place, ports[index], ports[index + 3], storage, audit=False)
         (place / "server.hcl").write_text(text)
         address = f"https://127.0.0.1:{ports[index]}"
-        nodes.append(
-            Server(kind, product, address, ca_file, place, runner_of(kind, place, vault_binary), clustered=True)
-        )
+        runner = runner_of(kind, place, vault_binary)
+        nodes.append(Server(kind, product, address, place / "ca.crt", place, runner, clustered=True))
     first, second, third = nodes
     try:
         first.initialise()
@@ -453,6 +450,7 @@ def running_cluster(kind: str, folder: Path, vault_binary: Path | None = None) -
         for node in (second, third):
             node.token, node.unseal_keys = first.token, first.unseal_keys
             node.runner.start()
+        for node in (second, third):
             join_cluster(node)
         cluster = Cluster((first, second, third))
         cluster.await_voters()

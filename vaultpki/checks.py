@@ -318,11 +318,16 @@ def _read(path: Path, mode: int | None) -> tuple[bytes | None, list[str]]:
         return None, ["is missing"]
     except OSError as error:
         return None, [f"cannot be read: {error.strerror}"]
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             return None, ["is not a file"]
-        data = file.read(_LARGEST + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(_LARGEST + 1)
+    except OSError as error:
+        return None, [f"cannot be read: {error.strerror}"]
+    finally:
+        os.close(descriptor)
     if len(data) > _LARGEST:
         return None, [f"is longer than {_LARGEST // 1024} KiB"]
     has = stat.S_IMODE(status.st_mode)

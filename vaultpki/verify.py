@@ -281,6 +281,10 @@ class _Contexts:
 
         key = (server, pair.label if pair else "", trusted, names)
         if key not in self._made:
+            # OpenSSL would wait for ever on a FIFO in the key's place.
+            if pair and not pair.key.is_file():
+                self._made[key] = f"there is no key file of {pair.label}"
+                return self._made[key]
             try:
                 files = (pair.crt, pair.key) if pair else None
                 self._made[key] = handshake.context(server=server, pair=files, trusted=trusted, names=names)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import servers
 import trustme
-from servers import Cluster, Server
+from servers import Server
 
 pytestmark = pytest.mark.container
 
@@ -58,16 +58,3 @@ def test_a_frozen_server_does_not_answer_until_thawed(own_server: Server) -> Non
         own_server.api("GET", "sys/health", timeout=0.5)
     own_server.thaw()
     assert own_server.api("GET", "sys/health").status == 200
-
-
-class TestCluster:
-    pytestmark = pytest.mark.container
-
-    def test_it_outlives_its_leader(self, cluster3: Cluster) -> None:
-        leader = cluster3.leader()
-        assert leader.api("POST", "sys/mounts/kept", {"type": "pki"}).status == 204
-        assert len(cluster3.standbys()) == 2
-        leader.stop()
-        successor = cluster3.leader()
-        assert successor is not leader
-        assert "kept/" in successor.api("GET", "sys/mounts").data

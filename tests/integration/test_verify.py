@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -25,7 +25,7 @@ from vaultpki.cli.verify import verify_command
 from vaultpki.config import load_cluster
 from vaultpki.errors import Attention, SpecError, ToolMissing
 from vaultpki.model import Certificate, Cluster, Row, Usage
-from vaultpki.verify import Check, Holder, to_json, verify
+from vaultpki.verify import Check, to_json, verify
 
 # TLS goes by the machine's clock, so the certificates have to live now.
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -192,11 +192,11 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.fixture
-def world(template: World, tmp_path: Path) -> Iterator[World]:
+def world(template: World, tmp_path: Path) -> World:
     """A copy of the good world that a test may spoil."""
     folder = tmp_path / "world"
     shutil.copytree(template.folder, folder)
-    yield replace(template, folder=folder, file=folder / "cluster.yaml")
+    return replace(template, folder=folder, file=folder / "cluster.yaml")
 
 
 def failed(checks: Sequence[Check]) -> list[Check]:
@@ -246,10 +246,10 @@ def test_the_matrix_is_the_tables(template: World) -> None:
 
 
 def test_refusals_are_the_servers_and_for_the_right_reason(template: World) -> None:
-    refused = {}
+    refused: dict[str, set[str]] = {}
     for check in template.verify():
         if check.kind == "handshake" and check.got == "refuse":
-            refused.setdefault(check.name, set()).add(check.detail) if isinstance(refused, dict) else None
+            refused.setdefault(check.name, set()).add(check.detail)
     assert refused["kube-apiserver to kube-apiserver"] == {"the server refuses: unsuitable certificate purpose"}
     assert refused["kubelet-client to etcd-server"] == {"the server refuses: unable to get local issuer certificate"}
     assert refused["front-proxy-client to kube-apiserver"] == {
@@ -302,11 +302,7 @@ def test_a_client_of_another_ca_is_refused_and_reported(world: World) -> None:
 
 def test_a_swapped_key_is_found(world: World) -> None:
     pki = world.pki("cp-1")
-    put(
-        pki / "kube-scheduler.key",
-        (pki / "kube-proxy.key" if False else pki / "controller-manager.key").read_bytes(),
-        0o600,
-    )
+    put(pki / "kube-scheduler.key", (pki / "controller-manager.key").read_bytes(), 0o600)
     checks = world.verify()
     assert "kube-scheduler.key: is not the key of kube-scheduler.crt" in details(checks, "file")
     assert "kube-scheduler.pem: is not kube-scheduler.key followed by" in details(checks, "file")
@@ -315,8 +311,14 @@ def test_a_swapped_key_is_found(world: World) -> None:
 
 @pytest.mark.parametrize(
     ("name", "mode"),
-    [("kubelet.key", 0o640), ("kubelet.pem", 0o644), ("kubelet.crt", 0o600), ("kubelet.conf", 0o644)]
-    + [("kubelet-ca.crt", 0o666), ("kubernetes-ca-chain.crt", 0o640)],
+    [
+        ("kubelet.key", 0o640),
+        ("kubelet.pem", 0o644),
+        ("kubelet.crt", 0o600),
+        ("kubelet.conf", 0o644),
+        ("kubelet-ca.crt", 0o666),
+        ("kubernetes-ca-chain.crt", 0o640),
+    ],
 )
 def test_a_wrong_mode_is_found(world: World, name: str, mode: int) -> None:
     (world.pki("worker-1") / name).chmod(mode)
@@ -409,7 +411,6 @@ def test_the_root_in_a_bundle_that_servers_check_clients_by_is_found(world: Worl
 
 def test_another_ca_in_a_bundle_is_found(world: World) -> None:
     put(world.pki("cp-1") / "etcd-ca.crt", world.issuing["etcd"].pem + world.issuing["kubelet"].pem, 0o644)
-    checks = world.verify()
     # The kubelet CA's leaves are for servers only, so it is the chain that tells.
     put(world.pki("worker-1") / "etcd-ca.crt", world.issuing["etcd"].pem + world.issuing["kubelet"].pem, 0o644)
     assert ("worker-1/kubelet", "etcd-ca.crt", "accept") in {
@@ -555,7 +556,3 @@ def test_nothing_is_left_behind_and_no_key_is_told(
     assert "PRIVATE" not in told
     assert list(temporary.iterdir()) == []
     assert {path: path.stat().st_mtime_ns for path in world.folder.rglob("*")} == before
-
-
-def test_holders_are_values() -> None:
-    assert Holder("a", Path("/x"), ()) == Holder("a", Path("/x"), ())

@@ -12,6 +12,7 @@ from vaultpki.errors import SpecError
 CP = "- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}"
 W = "- {name: w-1, roles: [worker], addresses: [10.0.0.21]}"
 BASE = f"cluster: prod\nnodes:\n{CP}\n{W}\n"  # four lines: what is put behind begins in line 5
+CERT = BASE + "certificates: "
 CN53 = "a" * 53
 
 
@@ -147,8 +148,11 @@ REFUSED: dict[str, tuple[str, int | None, str, str]] = {
     "cidr twice": (api("service_cidr: [10.96.0.0/12, 10.96.0.0/12]"), 6, "api_server.service_cidr[1]", "twice"),
     "cidr one family": (api("service_cidr: [10.96.0.0/16, 10.97.0.0/16]"), 6, "api_server.service_cidr", "IPv6"),
     "three cidrs": (
-        api("service_cidr: [10.96.0.0/16, 10.97.0.0/16, 'fd00::/108']"), 6, "api_server.service_cidr", "at most 2",
-    ),  # fmt: skip
+        api("service_cidr: [10.96.0.0/16, 10.97.0.0/16, 'fd00::/108']"),
+        6,
+        "api_server.service_cidr",
+        "at most 2",
+    ),
     # the API server
     "wildcard": (api('names: ["*.example.com"]'), 6, "api_server.names[0]", "wildcard"),
     "comma": (api('names: ["a.com,b.com"]'), 6, "api_server.names[0]", "comma"),
@@ -194,11 +198,17 @@ REFUSED: dict[str, tuple[str, int | None, str, str]] = {
     "pool takes a node": (pool(node_names='"w-*"'), 6, "pools[0].node_names", "w-1"),
     "pool CN": (pool(node_names=f'"{CN53}*"'), 6, "pools[0].node_names", "at most 52"),
     "two pools of one name": (
-        pool() + "- {name: p, roles: [worker], node_names: \"q-*\"}\n", 7, "pools[1].name", "already",
-    ),  # fmt: skip
+        pool() + '- {name: p, roles: [worker], node_names: "q-*"}\n',
+        7,
+        "pools[1].name",
+        "already",
+    ),
     "pools overlap": (
-        pool() + "- {name: q, roles: [worker], node_names: \"p-a*\"}\n", 7, "pools[1].node_names", "same names",
-    ),  # fmt: skip
+        pool() + '- {name: q, roles: [worker], node_names: "p-a*"}\n',
+        7,
+        "pools[1].node_names",
+        "same names",
+    ),
     "role name of a pool": (pool(name="client"), 6, "pools[0].name", "kubelet-client"),
     # lives
     "no unit": (BASE + "defaults: {ttl: 30}\n", 5, "defaults.ttl", "no unit: write 30s"),
@@ -215,37 +225,48 @@ REFUSED: dict[str, tuple[str, int | None, str, str]] = {
     "unknown key type": (BASE + "ca: {key: rsa-1024}\n", 5, "ca.key", "rsa-"),
     "default beyond CA": (BASE + "defaults: {ttl: 6y}\n", 5, "defaults.ttl", "ca.issuing_ttl"),
     "CA below default": (BASE + "ca: {issuing_ttl: 20d}\n", 5, "ca.issuing_ttl", "ca.issuing_ttl"),
-    "leaf beyond CA": (BASE + "certificates:\n  kubelet:\n    ttl: 6y\n", 7, "certificates.kubelet.ttl", "its CA only 5y"),
-    "leaf as CA": (BASE + "certificates: {kubelet: {ttl: 5y}}\n", 5, "certificates.kubelet.ttl", "shorter"),
+    "leaf beyond CA": (
+        BASE + "certificates:\n  kubelet:\n    ttl: 6y\n",
+        7,
+        "certificates.kubelet.ttl",
+        "its CA only 5y",
+    ),
+    "leaf as CA": (CERT + "{kubelet: {ttl: 5y}}\n", 5, "certificates.kubelet.ttl", "shorter"),
     "default short": (BASE + "defaults: {ttl: 20m}\n", 5, "defaults.ttl", "allow_short_ttl"),
-    "leaf short": (BASE + "certificates: {admin: {ttl: 29m}}\n", 5, "certificates.admin.ttl", "every 5m: write at least 30m"),
-    "server short": (BASE + "certificates: {kubelet: {ttl: 5m}}\n", 5, "certificates.kubelet.ttl", "at least 15m"),
+    "leaf short": (CERT + "{admin: {ttl: 29m}}\n", 5, "certificates.admin.ttl", "every 5m: write at least 30m"),
+    "server short": (CERT + "{kubelet: {ttl: 5m}}\n", 5, "certificates.kubelet.ttl", "at least 15m"),
     "too short ever": (BASE + "allow_short_ttl: true\ndefaults: {ttl: 29s}\n", 6, "defaults.ttl", "at least 30s"),
     "short elsewhere": (
-        BASE + "defaults: {allow_short_ttl: true}\ncertificates: {admin: {ttl: 1m}}\n", 6, "certificates.admin.ttl", "short",
-    ),  # fmt: skip
+        BASE + "defaults: {allow_short_ttl: true}\ncertificates: {admin: {ttl: 1m}}\n",
+        6,
+        "certificates.admin.ttl",
+        "short",
+    ),
     # the table's certificates
     "misspelt certificate": (
-        BASE + "certificates: {kube-api-server: {ttl: 7d}}\n", 5, "certificates.kube-api-server", "mean kube-apiserver?",
-    ),  # fmt: skip
+        CERT + "{kube-api-server: {ttl: 7d}}\n",
+        5,
+        "certificates.kube-api-server",
+        "mean kube-apiserver?",
+    ),
     "names of a client": (
-        BASE + "certificates: {admin: {extra_names: [a.b]}}\n", 5, "certificates.admin.extra_names", "common name alone",
-    ),  # fmt: skip
+        CERT + "{admin: {extra_names: [a.b]}}\n",
+        5,
+        "certificates.admin.extra_names",
+        "common name alone",
+    ),
     "addresses of a client": (
-        BASE + "certificates: {admin: {extra_addresses: [10.0.0.1]}}\n", 5, "certificates.admin.extra_addresses", "client's",
-    ),  # fmt: skip
-    "extra name": (
-        BASE + "certificates: {kubelet: {extra_names: ['*.x']}}\n", 5, "certificates.kubelet.extra_names[0]", "wildcard",
-    ),  # fmt: skip
-    "file with folder": (BASE + "certificates: {admin: {file: ../x}}\n", 5, "certificates.admin.file", "plain file name"),
-    "hidden file": (BASE + "certificates: {admin: {file: .x}}\n", 5, "certificates.admin.file", "plain file name"),
-    "file with extension": (BASE + "certificates: {admin: {file: x.crt}}\n", 5, "certificates.admin.file", "write x"),
-    "file of another": (
-        BASE + "certificates: {admin: {file: kubelet}}\n", 5, "certificates.admin.file", "also the file of kubelet",
-    ),  # fmt: skip
-    "file of a bundle": (
-        BASE + "certificates: {admin: {file: etcd-ca-chain}}\n", 5, "certificates.admin.file", "bundle of CA etcd",
-    ),  # fmt: skip
+        CERT + "{admin: {extra_addresses: [10.0.0.1]}}\n",
+        5,
+        "certificates.admin.extra_addresses",
+        "client's",
+    ),
+    "extra name": (CERT + "{kubelet: {extra_names: ['*.x']}}\n", 5, "certificates.kubelet.extra_names[0]", "wildcard"),
+    "file with folder": (CERT + "{admin: {file: ../x}}\n", 5, "certificates.admin.file", "plain file name"),
+    "hidden file": (CERT + "{admin: {file: .x}}\n", 5, "certificates.admin.file", "plain file name"),
+    "file with extension": (CERT + "{admin: {file: x.crt}}\n", 5, "certificates.admin.file", "write x"),
+    "file of another": (CERT + "{admin: {file: kubelet}}\n", 5, "certificates.admin.file", "also the file of kubelet"),
+    "file of a bundle": (CERT + "{admin: {file: etcd-ca-chain}}\n", 5, "certificates.admin.file", "bundle of CA etcd"),
     # a user's own certificates
     "own without CN": (certificate("app", common_name=""), 6, "certificates.app.common_name", "is missing"),
     "own upper-case": (certificate("App"), 6, "certificates.App", "write app"),
@@ -258,70 +279,135 @@ REFUSED: dict[str, tuple[str, int | None, str, str]] = {
     "CN glob": (certificate("app", common_name='"a*"'), 8, "certificates.app.common_name", "ASCII"),
     "CN mail": (certificate("app", common_name='"a@b"'), 8, "certificates.app.common_name", "ASCII"),
     "CN non-ASCII": (certificate("app", common_name="ä"), 8, "certificates.app.common_name", "ASCII"),
-    "CN Vault's template": (certificate("app", common_name='"{{identity.x}}"'), 8, "certificates.app.common_name", "{node}"),
+    "CN Vault's template": (
+        certificate("app", common_name='"{{identity.x}}"'),
+        8,
+        "certificates.app.common_name",
+        "{node}",
+    ),
     "CN long": (certificate("app", common_name="a" * 65), 8, "certificates.app.common_name", "at most 64"),
-    "CN long when filled": (certificate("app", common_name="'" + "a" * 61 + "{node}'"), 4, "nodes[1].name", "CN"),
+    "CN long when filled": (
+        certificate("app", common_name="'" + "a" * 62 + "{node}'"),
+        8,
+        "certificates.app.common_name",
+        "65 char",
+    ),
     "CN of another": (
-        certificate("app", common_name='"system:kube-scheduler"'), 8, "certificates.app.common_name", "kube-scheduler",
-    ),  # fmt: skip
+        certificate("app", common_name='"system:kube-scheduler"'),
+        8,
+        "certificates.app.common_name",
+        "kube-scheduler",
+    ),
     "CN of another in other case": (
-        certificate("app", common_name="Kubernetes-Admin"), 8, "certificates.app.common_name", "who admin is",
-    ),  # fmt: skip
+        certificate("app", common_name="Kubernetes-Admin"),
+        8,
+        "certificates.app.common_name",
+        "who admin is",
+    ),
     "CN of another by a pool": (
         certificate("app", common_name="'{node}'") + "pools: [{name: p, roles: [worker], node_names: 'kube-*'}]\n",
-        8, "certificates.app.common_name", "who kube-apiserver-kubelet is",
-    ),  # fmt: skip
-    "CN of a node": (certificate("app", common_name='"system:node:cp-1"'), 8, "certificates.app.common_name", "system:"),
+        8,
+        "certificates.app.common_name",
+        "who kube-apiserver-kubelet is",
+    ),
+    "CN of a node": (
+        certificate("app", common_name='"system:node:cp-1"'),
+        8,
+        "certificates.app.common_name",
+        "system:",
+    ),
     "CN of a service account": (
-        certificate("app", common_name='"system:serviceaccount:kube-system:x"'), 8, "certificates.app.common_name", "own",
-    ),  # fmt: skip
+        certificate("app", common_name='"system:serviceaccount:kube-system:x"'),
+        8,
+        "certificates.app.common_name",
+        "own",
+    ),
     "masters": (
-        certificate("app", organization='["system:masters"]'), 11, "certificates.app.organization[0]", "super-admin",
-    ),  # fmt: skip
+        certificate("app", organization='["system:masters"]'),
+        11,
+        "certificates.app.organization[0]",
+        "super-admin",
+    ),
     "masters in other case": (
-        certificate("app", organization='["System:Masters"]'), 11, "certificates.app.organization[0]", "super-admin",
-    ),  # fmt: skip
+        certificate("app", organization='["System:Masters"]'),
+        11,
+        "certificates.app.organization[0]",
+        "super-admin",
+    ),
     "admins": (
-        certificate("app", organization='["kubeadm:cluster-admins"]'), 11, "certificates.app.organization[0]", "of admin",
-    ),  # fmt: skip
-    "nodes": (certificate("app", organization='["system:nodes"]'), 11, "certificates.app.organization[0]", "common_name"),
+        certificate("app", organization='["kubeadm:cluster-admins"]'),
+        11,
+        "certificates.app.organization[0]",
+        "of admin",
+    ),
+    "nodes": (
+        certificate("app", organization='["system:nodes"]'),
+        11,
+        "certificates.app.organization[0]",
+        "common_name",
+    ),
     "client with names": (certificate("app", names="[a.b]"), 11, "certificates.app.names", "kind client"),
     "server without names": (certificate("app", kind="server"), 6, "certificates.app", "add names or addresses"),
     "placeholder": (
-        certificate("app", kind="server", names="['{pod}.x']"), 11, "certificates.app.names[0]", "{node} and {domain}",
-    ),  # fmt: skip
+        certificate("app", kind="server", names="['{pod}.x']"),
+        11,
+        "certificates.app.names[0]",
+        "{node} and {domain}",
+    ),
     "address placeholder": (
-        certificate("app", kind="server", addresses="['{node}']"), 11, "certificates.app.addresses[0]", "{node_addresses}",
-    ),  # fmt: skip
+        certificate("app", kind="server", addresses="['{node}']"),
+        11,
+        "certificates.app.addresses[0]",
+        "{node_addresses}",
+    ),
     "API's name": (
-        certificate("app", kind="server", names="[kubernetes.default.svc]"), 11, "certificates.app.names[0]", "API server's",
-    ),  # fmt: skip
+        certificate("app", kind="server", names="[kubernetes.default.svc]"),
+        11,
+        "certificates.app.names[0]",
+        "API server's",
+    ),
     "API's service address": (
-        certificate("app", kind="server", addresses="[10.96.0.1]"), 11, "certificates.app.addresses[0]", "API server's",
-    ),  # fmt: skip
+        certificate("app", kind="server", addresses="[10.96.0.1]"),
+        11,
+        "certificates.app.addresses[0]",
+        "API server's",
+    ),
     "kubeconfig name": (certificate("app", kubeconfig="app.yaml"), 11, "certificates.app.kubeconfig", ".conf"),
     "kubeconfig of a server": (
         certificate("app", kind="server", names="[a.b]", kubeconfig="app.conf"),
-        12, "certificates.app.kubeconfig", "kind client",
-    ),  # fmt: skip
+        12,
+        "certificates.app.kubeconfig",
+        "kind client",
+    ),
     "kubeconfig of etcd": (
-        certificate("app", ca="etcd", kubeconfig="app.conf"), 11, "certificates.app.kubeconfig", "ca: kubernetes",
-    ),  # fmt: skip
+        certificate("app", ca="etcd", kubeconfig="app.conf"),
+        11,
+        "certificates.app.kubeconfig",
+        "ca: kubernetes",
+    ),
     "kubeconfig of another": (
-        certificate("app", kubeconfig="scheduler.conf"), 11, "certificates.app.kubeconfig", "kube-scheduler",
-    ),  # fmt: skip
+        certificate("app", kubeconfig="scheduler.conf"),
+        11,
+        "certificates.app.kubeconfig",
+        "kube-scheduler",
+    ),
     "own file of another": (certificate("app", file="kubelet"), 11, "certificates.app.file", "kubelet"),
     "own name of a file": (certificate("etcdserver"), 6, "certificates.etcdserver", "etcd-server"),
     "own short": (certificate("app", ttl="1m"), 11, "certificates.app.ttl", "at least 15m"),
     "own name of a role": (
         certificate("kubelet-p") + "pools: [{name: p, roles: [worker], node_names: 'p-*'}]\n",
-        6, "certificates.kubelet-p", "rename",
-    ),  # fmt: skip
+        6,
+        "certificates.kubelet-p",
+        "rename",
+    ),
     # templates
     "template nowhere": (
-        BASE + "templates: {a: {file: a.txt, template: nowhere.j2, roles: [worker]}}\n", 5, "templates.a.template", "no such",
-    ),  # fmt: skip
-}  # fmt: skip
+        BASE + "templates: {a: {file: a.txt, template: nowhere.j2, roles: [worker]}}\n",
+        5,
+        "templates.a.template",
+        "no such",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)

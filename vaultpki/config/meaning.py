@@ -242,11 +242,12 @@ def _lengths(cluster: Cluster, spec: Found) -> None:
                 continue
             common_name = row.common_name.replace(NODE, name)
             if len(common_name) > _MAX_CN:
-                place = found if NODE in row.common_name else spec["certificates"][row.name]["common_name"]
+                place = found if row.built_in else spec["certificates"][row.name]["common_name"]
+                room = _MAX_CN - len(row.common_name.replace(NODE, ""))
+                hint = f"choose a node name of at most {room} characters" if row.built_in else "shorten it"
                 raise place.refuse(
                     f"{quoted(common_name)}, the common name of {row.name}, has {len(common_name)} characters, and at "
-                    f"most {_MAX_CN} are allowed (RFC 5280): choose a node name of at most "
-                    f"{_MAX_CN - len(row.common_name.replace(NODE, ''))} characters"
+                    f"most {_MAX_CN} are allowed (RFC 5280): {hint}"
                 )
             for dns in row.dns if row.name in spec["certificates"].value else ():
                 try:

@@ -1,0 +1,319 @@
+"""Makes a server the cluster's certificate authority: observe, plan, act, and again until nothing is left to do."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from vaultpki.certificates import ISSUING_BACKDATE, ISSUING_CAS, ROOT, ROOT_BACKDATE
+from vaultpki.desired import UNKNOWN, Fields, Key, Known, ca_subject, desired, marker
+from vaultpki.errors import BadAnswer, Refused, Sealed, Unavailable
+from vaultpki.model import Cluster
+from vaultpki.observe import APPLIED, Sight, fingerprint, observe
+from vaultpki.plan import STAGES, Change, Plan, plan, stage
+from vaultpki.vault import Json, Request, Vault
+
+# Long enough for an election (8 to 14 s by default) and a slow one after it.
+_AWAY_SECONDS = 90.0
+# More than the signing itself can take, and far less than any TTL a CA may have.
+_CLOCK_SLACK = 3600
+
+# Vault warns of these at every CA; each is what we want.
+_NO_AIA = ("authority information access", "AIA configuration")
+_PATHLEN = ("Max path length of the signed certificate is zero",)
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where nodes find Vault when neither cluster.yaml nor an earlier apply says it: as the applier does."""
+
+    addresses: tuple[str, ...]
+    ca_pem: str | None
+
+
+Progress = Callable[[Change], None]
+
+
+def look(cluster: Cluster, vault: Vault, where: Where) -> tuple[Sight, Plan]:
+    """What is there, and what an apply would change; writes nothing."""
+    vault.pin_to_leader()
+    known = Known(
+        addresses=cluster.vault.addresses,
+        ca_pem=cluster.vault.ca_pem,
+        bounds_dates=vault.capabilities().bounds_dates,
+    )
+    sight = observe(cluster, vault, known)
+    if not sight.known.addresses:
+        sight = replace(sight, known=replace(sight.known, addresses=where.addresses, ca_pem=where.ca_pem))
+    return sight, plan(desired(cluster, sight.known), sight.observed)
+
+
+def apply(cluster: Cluster, vault: Vault, where: Where, *, first: Plan | None, progress: Progress) -> Plan:
+    """Carries out what `look` shows, and gives every change made.
+
+    `first` is the plan a person agreed to; a server that has changed since is looked at again, not written over. A
+    server that goes away in the middle is waited for, and the work goes on from what is there then.
+    """
+    done: list[Change] = []
+    give_up = time.monotonic() + _AWAY_SECONDS
+    rounds = 0
+    while True:
+        try:
+            sight, todo = look(cluster, vault, where)
+            if first is not None and rounds == 0 and todo.changes != first.changes:
+                raise Refused(
+                    "the server has changed since the plan was shown; nothing was written, look at the plan again",
+                    status=409,
+                )
+            if not todo.changes and _applied_list(cluster, sight) is None:
+                return Plan(tuple(done), todo.unmanaged)
+            rounds += 1
+            if rounds > 8:
+                raise BadAnswer(
+                    f"{len(todo.changes)} changes come back after every apply, the first in {todo.changes[0].kind} "
+                    f"{todo.changes[0].name}: something else writes here too"
+                )
+            for change in _Run(cluster, vault, sight, todo).act():
+                done.append(change)
+                progress(change)
+        except Sealed:
+            raise
+        except Unavailable:
+            if rounds == 0 or time.monotonic() >= give_up:
+                raise
+            time.sleep(0.5)
+
+
+def destroy(cluster: Cluster, vault: Vault, where: Where, *, progress: Callable[[str], None]) -> None:
+    """Removes everything that apply made; what is not ours stays. A run cut off anywhere goes on when repeated."""
+    sight, _ = look(cluster, vault, where)
+    objects = sight.observed.objects
+    for node in sorted(sight.known.role_ids):
+        end_entity(vault, sight.known, node)
+    for kind, path in objects:
+        if kind == "auth":
+            _remove(vault, f"sys/auth/{path}", progress)
+    mine = desired(cluster, sight.known).keys() | sight.observed.applied
+    for kind, name in objects:
+        if kind == "policy" and (kind, name) in mine:
+            _remove(vault, f"sys/policies/acl/{name}", progress)
+    # The store goes last: it remembers what is ours.
+    for kind, path in sorted(objects, key=lambda key: key[1] == cluster.mount("config")):
+        if kind == "mount":
+            _remove(vault, f"sys/mounts/{path}", progress)
+
+
+def end_entity(vault: Vault, known: Known, node: str) -> None:
+    """Deletes the entity Vault made when the node logged in, which ends its tokens at once."""
+    accessor, role_id = known.accessors.get("listed"), known.role_ids.get(node)
+    if not accessor or not role_id:
+        return
+    found = vault.write("identity/lookup/entity", {"alias_name": role_id, "alias_mount_accessor": accessor})
+    entity = (found.get("data") or {}).get("id")
+    if entity:
+        vault.call(Request("DELETE", f"identity/entity/id/{entity}"))
+
+
+def _remove(vault: Vault, path: str, progress: Callable[[str], None]) -> None:
+    vault.call(Request("DELETE", path))
+    progress(path)
+
+
+def _applied_list(cluster: Cluster, sight: Sight) -> list[str] | None:
+    """The memory of what is ours as it should be, or None where it already is so."""
+    wanted = [f"{kind} {name}" for kind, name in desired(cluster, sight.known) if _removable(cluster, (kind, name))]
+    return None if sorted(wanted) == sorted(sight.applied_names) else wanted
+
+
+def _removable(cluster: Cluster, key: Key) -> bool:
+    kind, name = key
+    return kind in ("role", "policy", "approle") or (
+        kind == "config" and name.startswith(f"{cluster.mount('config')}/")
+    )
+
+
+class _Run:
+    """One plan being carried out: stage by stage, within a stage in parallel, each object by its own requests."""
+
+    def __init__(self, cluster: Cluster, vault: Vault, sight: Sight, todo: Plan) -> None:
+        self._cluster, self._vault, self._sight, self._todo = cluster, vault, sight, todo
+        ids = {n.name: sight.known.role_ids.get(n.name) or str(uuid.uuid4()) for n in cluster.nodes}
+        self._known = replace(sight.known, role_ids=ids)
+
+    def act(self) -> Iterator[Change]:
+        for name in STAGES:
+            changes = [change for change in self._todo.changes if stage(change) == name]
+            if name == "rules":
+                self._learn_accessors()
+                self._remember(before=True)
+            wanted = desired(self._cluster, self._known)
+            self._vault.map(lambda change: self._carry_out(change, wanted.get(change.key, {})), changes)  # noqa: B023
+            yield from changes
+        self._remember(before=False)
+
+    def _learn_accessors(self) -> None:
+        if len(self._known.accessors) < 2:
+            found = self._vault.read("sys/auth") or {}
+            accessors = {m: str(found[f"{self._cluster.prefix}/{m}/"]["accessor"]) for m in ("listed", "pooled")}
+            self._known = replace(self._known, accessors=accessors)
+
+    def _remember(self, *, before: bool) -> None:
+        """Writes down what is ours before it is made, and forgets it after it is removed: no crash leaves an orphan."""
+        names = _applied_list(self._cluster, replace(self._sight, known=self._known))
+        if names is None:
+            return
+        if before:
+            names = list(dict.fromkeys([*self._sight.applied_names, *names]))
+            if sorted(names) == sorted(self._sight.applied_names):
+                return
+        elif sorted(names) == sorted(self._remembered):
+            return
+        path = f"{self._cluster.mount('config')}/data/{APPLIED}"
+        self._vault.write(path, {"data": {"version": 1, "objects": names}})
+        self._remembered = names
+
+    _remembered: list[str] = []  # noqa: RUF012 -- replaced, never changed
+
+    def _carry_out(self, change: Change, wanted: Fields) -> None:
+        kind, name, create = change.kind, change.name, change.action == "create"
+        if change.action == "delete":
+            self._delete(kind, name)
+        elif kind in ("mount", "auth"):
+            self._mount(kind, name, wanted, create=create)
+        elif kind == "issuer" and create:
+            if name == self._cluster.mount(ROOT):
+                self._make_root(name, wanted)
+            else:
+                self._make_issuing(name, wanted)
+        elif kind == "issuer":
+            self._name_issuer(name, self._sight.issuers[name], wanted)
+        elif kind == "policy":
+            # JSON, not HCL: a name cannot break out of it.
+            self._vault.write(f"sys/policies/acl/{name}", {"policy": json.dumps({"path": wanted}, indent=1)})
+        elif kind == "role":
+            mount, _, role = name.rpartition("/")
+            self._vault.write(f"{mount}/roles/{role}", wanted)
+        elif kind == "approle":
+            mount, _, node = name.rpartition("/")
+            own = {"role_id": self._known.role_ids[node]} if create else {}
+            self._vault.write(f"auth/{mount}/role/{node}", {**wanted, **own})
+        elif stage(change) == "engines":
+            self._vault.write(name, wanted)
+        else:
+            store = self._cluster.mount("config")
+            self._vault.write(f"{store}/data/{name.removeprefix(store + '/')}", {"data": wanted})
+
+    def _delete(self, kind: str, name: str) -> None:
+        mount, _, last = name.rpartition("/")
+        if kind == "approle":
+            self._vault.call(Request("DELETE", f"auth/{mount}/role/{last}"))
+            end_entity(self._vault, self._sight.known, last)
+        elif kind == "policy":
+            self._vault.call(Request("DELETE", f"sys/policies/acl/{name}"))
+        elif kind == "role":
+            self._vault.call(Request("DELETE", f"{mount}/roles/{last}"))
+        else:
+            store = self._cluster.mount("config")
+            self._vault.call(Request("DELETE", f"{store}/metadata/{name.removeprefix(store + '/')}"))
+
+    def _mount(self, kind: str, path: str, wanted: Fields, *, create: bool) -> None:
+        root = "sys/mounts" if kind == "mount" else "sys/auth"
+        config = {}
+        if "max_ttl" in wanted:
+            config = {"default_lease_ttl": wanted["default_ttl"], "max_lease_ttl": wanted["max_ttl"]}
+        if not create:
+            self._vault.write(f"{root}/{path}/tune", config)
+            return
+        body: Json = {"type": wanted["type"], "description": marker(self._cluster), "config": config}
+        if "version" in wanted:
+            body["options"] = {"version": wanted["version"]}
+        try:
+            # Not twice: the second would be told that the path is in use.
+            self._vault.write(f"{root}/{path}", body, once=True)
+        except Refused as error:
+            if "plugin" in str(error) or "unsupported" in str(error):
+                raise Refused(
+                    f"the server has no {wanted['type']} engine, which {path} needs; enable the plugin and apply again",
+                    status=error.status,
+                ) from None
+            raise
+
+    def _make_root(self, mount: str, wanted: Fields) -> None:
+        answer = self._vault.write(
+            f"{mount}/root/generate/internal",
+            {
+                **self._key_of(mount),
+                "common_name": ca_subject(self._cluster, ROOT),
+                "issuer_name": wanted["issuer_name"],
+                "ttl": wanted["ttl"],
+                "not_before_duration": ROOT_BACKDATE,
+                "exclude_cn_from_sans": True,
+                "format": "pem",
+            },
+            once=True,
+            warnings=_NO_AIA,
+        )
+        data = answer["data"]
+        _full_term(mount, data, wanted)
+        self._known = replace(self._known, root_sha256=fingerprint(data["certificate"]))
+
+    def _make_issuing(self, mount: str, wanted: Fields) -> None:
+        ca = mount.rpartition("/")[2]
+        key = self._key_of(mount)
+        names = (self._vault.call(Request("LIST", f"{mount}/keys")).data.get("key_info") or {}).values()
+        if any(info.get("key_name") == key["key_name"] for info in names):
+            # A run that ended after the key was made: a second key would be left over for ever.
+            source: Json = {"key_ref": key["key_name"]}
+            path = f"{mount}/intermediate/generate/existing"
+        else:
+            source, path = key, f"{mount}/intermediate/generate/internal"
+        subject = {"common_name": ca_subject(self._cluster, ca), "exclude_cn_from_sans": True}
+        csr = self._vault.write(path, {**source, **subject}, once=True, warnings=_NO_AIA)["data"]["csr"]
+        signed = self._vault.write(
+            f"{self._cluster.mount(ROOT)}/root/sign-intermediate",
+            {
+                **subject,
+                "csr": csr,
+                "ttl": wanted["ttl"],
+                "max_path_length": 0,
+                "not_before_duration": ISSUING_BACKDATE,
+                "use_csr_values": False,
+                "format": "pem",
+            },
+            once=True,
+            warnings=_PATHLEN,
+        )["data"]
+        _full_term(mount, signed, wanted)
+        # Only the CA itself: a chain would bring the root in as a second issuer of this mount.
+        taken = self._vault.write(
+            f"{mount}/intermediate/set-signed", {"certificate": signed["certificate"]}, once=True, warnings=_NO_AIA
+        )["data"]
+        issuer = (taken.get("imported_issuers") or taken.get("existing_issuers") or [None])[0]
+        if not issuer:
+            raise BadAnswer(f"{mount} took its signed CA, but names no issuer; apply again")
+        self._name_issuer(mount, str(issuer), wanted)
+
+    def _name_issuer(self, mount: str, issuer: str, wanted: Fields) -> None:
+        fields = {name: wanted[name] for name in ("issuer_name", "leaf_not_after_behavior")}
+        self._vault.call(Request("PATCH", f"{mount}/issuer/{issuer}", fields, merge_patch=True))
+
+    def _key_of(self, mount: str) -> Json:
+        key = self._cluster.authority.key
+        return {"key_name": f"{mount.rpartition('/')[2]}-1", "key_type": key.vault_type, "key_bits": key.vault_bits}
+
+
+def _full_term(mount: str, data: Json, wanted: Fields) -> None:
+    """Raises where a CA got less life than asked: a mount's maximum caps it in silence (32 days by default)."""
+    expiration = data.get("expiration")
+    asked = int(wanted["ttl"])
+    if not isinstance(expiration, int) or abs(expiration - time.time() - asked) > _CLOCK_SLACK:
+        left = (
+            "an unknown time" if not isinstance(expiration, int) else f"{int(expiration - time.time()) // 86400} days"
+        )
+        raise BadAnswer(
+            f"the CA of {mount} was asked for {asked // 86400} days and got {left}; look at the mount's max_lease_ttl and "
+            "at this machine's clock, then `vaultpki destroy` and apply again"
+        )

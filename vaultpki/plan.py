@@ -1,0 +1,121 @@
+"""Desired beside observed gives the changes, field by field, in an order that can be carried out; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from vaultpki.desired import UNKNOWN, Fields, Key
+
+Action = Literal["create", "update", "delete"]
+
+# Where an object of each kind stands in a run: nothing is written before what it needs, and what takes rights away or
+# leaves nothing to point at comes last.
+STAGES: Final = ("mounts", "root", "engines", "issuers", "rules", "nodes", "removals")
+
+# Said once, when the CA is made; a later change of them is a rotation, not an edit.
+_AT_BIRTH: Final = frozenset({"common_name", "key", "ttl"})
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What the server holds of ours, in the normal form of `desired`.
+
+    `objects` has only fields that we manage. `applied` names what earlier runs made and may therefore remove.
+    """
+
+    objects: Mapping[Key, Fields] = field(default_factory=dict)
+    applied: frozenset[Key] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One object that is to be made, mended or removed. `fields` maps a field to what it is and what it becomes."""
+
+    action: Action
+    kind: str
+    name: str
+    fields: Mapping[str, tuple[Any, Any]]
+
+    @property
+    def key(self) -> Key:
+        return self.kind, self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The changes in the order they are carried out, and what lies on our mounts that we did not make."""
+
+    changes: tuple[Change, ...]
+    unmanaged: tuple[Key, ...] = ()
+
+
+def plan(desired: Mapping[Key, Fields], observed: Observed) -> Plan:
+    """What would turn `observed` into `desired`."""
+    changes = []
+    for key, wanted in desired.items():
+        fields = _difference(key, wanted, observed.objects.get(key))
+        if fields:
+            action: Action = "update" if key in observed.objects else "create"
+            changes.append(Change(action, *key, fields))
+    surplus = [key for key in observed.objects if key not in desired]
+    for key in surplus:
+        if key in observed.applied:
+            changes.append(Change("delete", *key, {name: (v, None) for name, v in observed.objects[key].items()}))
+    changes.sort(key=lambda change: STAGES.index(stage(change)))
+    return Plan(tuple(changes), tuple(sorted(key for key in surplus if key not in observed.applied)))
+
+
+def stage(change: Change) -> str:
+    """The part of a run, one of STAGES, in which a change is carried out."""
+    if change.action == "delete":
+        return "removals"
+    if change.kind in ("mount", "auth"):
+        return "mounts"
+    if change.kind == "issuer":
+        return "root" if change.name.endswith("/root") else "issuers"
+    if change.kind == "config" and change.name.rpartition("/")[0].endswith("/config") and _engine(change.name):
+        return "engines"
+    if change.kind == "approle":
+        return "nodes"
+    return "rules"
+
+
+def _engine(name: str) -> bool:
+    return name.rpartition("/")[2] in ("urls", "crl", "auto-tidy")
+
+
+def to_json(plan: Plan, *, reads: int, writes: int) -> dict[str, Any]:
+    """The form in which programs read a plan (`plan --json`, `apply --json`)."""
+    return {
+        "changes": [
+            {
+                "action": change.action,
+                "kind": change.kind,
+                "name": change.name,
+                "fields": {name: {"from": old, "to": new} for name, (old, new) in change.fields.items()},
+            }
+            for change in plan.changes
+        ],
+        "unmanaged": [f"{kind} {name}" for kind, name in plan.unmanaged],
+        "requests": {"reads": reads, "writes": writes},
+    }
+
+
+def _difference(key: Key, wanted: Fields, found: Fields | None) -> dict[str, tuple[Any, Any]]:
+    if found is None:
+        return {name: (None, value) for name, value in wanted.items()}
+    names = dict.fromkeys([*wanted, *(found if key[0] in ("policy", "config") else ())])
+    if key[0] == "issuer":
+        names = dict.fromkeys(name for name in names if name not in _AT_BIRTH)
+    return {name: (found.get(name), wanted.get(name)) for name in names if not _same(found.get(name), wanted.get(name))}
+
+
+def _same(found: Any, wanted: Any) -> bool:
+    if wanted == UNKNOWN:
+        return found is not None
+    # None of our lists has an order that matters, and Vault sorts some of them.
+    if isinstance(found, list) and isinstance(wanted, list) and all(isinstance(v, str) for v in found + wanted):
+        return sorted(found) == sorted(wanted)
+    return bool(found == wanted)
