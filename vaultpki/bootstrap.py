@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from vaultpki.certificates import ISSUING_BACKDATE, ISSUING_CAS, ROOT, ROOT_BACKDATE
-from vaultpki.desired import UNKNOWN, Fields, Key, Known, ca_subject, desired, marker
+from vaultpki.desired import Fields, Key, Known, ca_subject, desired, marker
 from vaultpki.errors import BadAnswer, Refused, Sealed, Unavailable
 from vaultpki.model import Cluster
 from vaultpki.observe import APPLIED, Sight, fingerprint, observe
@@ -142,6 +142,7 @@ class _Run:
         self._cluster, self._vault, self._sight, self._todo = cluster, vault, sight, todo
         ids = {n.name: sight.known.role_ids.get(n.name) or str(uuid.uuid4()) for n in cluster.nodes}
         self._known = replace(sight.known, role_ids=ids)
+        self._remembered = sight.applied_names
 
     def act(self) -> Iterator[Change]:
         for name in STAGES:
@@ -162,20 +163,15 @@ class _Run:
 
     def _remember(self, *, before: bool) -> None:
         """Writes down what is ours before it is made, and forgets it after it is removed: no crash leaves an orphan."""
-        names = _applied_list(self._cluster, replace(self._sight, known=self._known))
+        names = _applied_list(self._cluster, replace(self._sight, known=self._known, applied_names=self._remembered))
         if names is None:
             return
         if before:
-            names = list(dict.fromkeys([*self._sight.applied_names, *names]))
-            if sorted(names) == sorted(self._sight.applied_names):
-                return
-        elif sorted(names) == sorted(self._remembered):
-            return
-        path = f"{self._cluster.mount('config')}/data/{APPLIED}"
-        self._vault.write(path, {"data": {"version": 1, "objects": names}})
-        self._remembered = names
-
-    _remembered: list[str] = []  # noqa: RUF012 -- replaced, never changed
+            names = list(dict.fromkeys([*self._remembered, *names]))
+        if set(names) != set(self._remembered):
+            path = f"{self._cluster.mount('config')}/data/{APPLIED}"
+            self._vault.write(path, {"data": {"version": 1, "objects": names}})
+            self._remembered = tuple(names)
 
     def _carry_out(self, change: Change, wanted: Fields) -> None:
         kind, name, create = change.kind, change.name, change.action == "create"

@@ -12,6 +12,7 @@ from vaultpki.certificates import ISSUING_CAS, TABLE, bundle, chain_bundle, pair
 from vaultpki.model import (
     ApiServer,
     Authority,
+    Certificate,
     Cluster,
     KeyType,
     Node,

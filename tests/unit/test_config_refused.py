@@ -12,13 +12,7 @@ from vaultpki.errors import SpecError
 CP = "- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}"
 W = "- {name: w-1, roles: [worker], addresses: [10.0.0.21]}"
 BASE = f"cluster: prod\nnodes:\n{CP}\n{W}\n"  # four lines: what is put behind begins in line 5
-CERT = BASE + "certificates: "
 CN53 = "a" * 53
-
-
-def certificate(name: str, **keys: str) -> str:
-    own = {"kind": "client", "common_name": "app", "ca": "kubernetes", "roles": "[worker]", **keys}
-    return BASE + f"certificates:\n  {name}:\n" + "".join(f"    {k}: {v}\n" for k, v in own.items() if v)
 
 
 def node(**keys: str) -> str:
@@ -231,181 +225,21 @@ REFUSED: dict[str, tuple[str, int | None, str, str]] = {
         "certificates.kubelet.ttl",
         "its CA only 5y",
     ),
-    "leaf as CA": (CERT + "{kubelet: {ttl: 5y}}\n", 5, "certificates.kubelet.ttl", "shorter"),
+    "leaf as CA": (BASE + "certificates: {kubelet: {ttl: 5y}}\n", 5, "certificates.kubelet.ttl", "shorter"),
     "default short": (BASE + "defaults: {ttl: 20m}\n", 5, "defaults.ttl", "allow_short_ttl"),
-    "leaf short": (CERT + "{admin: {ttl: 29m}}\n", 5, "certificates.admin.ttl", "every 5m: write at least 30m"),
-    "server short": (CERT + "{kubelet: {ttl: 5m}}\n", 5, "certificates.kubelet.ttl", "at least 15m"),
+    "leaf short": (
+        BASE + "certificates: {admin: {ttl: 29m}}\n",
+        5,
+        "certificates.admin.ttl",
+        "every 5m: write at least 30m",
+    ),
+    "server short": (BASE + "certificates: {kubelet: {ttl: 5m}}\n", 5, "certificates.kubelet.ttl", "at least 15m"),
     "too short ever": (BASE + "allow_short_ttl: true\ndefaults: {ttl: 29s}\n", 6, "defaults.ttl", "at least 30s"),
     "short elsewhere": (
         BASE + "defaults: {allow_short_ttl: true}\ncertificates: {admin: {ttl: 1m}}\n",
         6,
         "certificates.admin.ttl",
         "short",
-    ),
-    # the table's certificates
-    "misspelt certificate": (
-        CERT + "{kube-api-server: {ttl: 7d}}\n",
-        5,
-        "certificates.kube-api-server",
-        "mean kube-apiserver?",
-    ),
-    "names of a client": (
-        CERT + "{admin: {extra_names: [a.b]}}\n",
-        5,
-        "certificates.admin.extra_names",
-        "common name alone",
-    ),
-    "addresses of a client": (
-        CERT + "{admin: {extra_addresses: [10.0.0.1]}}\n",
-        5,
-        "certificates.admin.extra_addresses",
-        "client's",
-    ),
-    "extra name": (CERT + "{kubelet: {extra_names: ['*.x']}}\n", 5, "certificates.kubelet.extra_names[0]", "wildcard"),
-    "file with folder": (CERT + "{admin: {file: ../x}}\n", 5, "certificates.admin.file", "plain file name"),
-    "hidden file": (CERT + "{admin: {file: .x}}\n", 5, "certificates.admin.file", "plain file name"),
-    "file with extension": (CERT + "{admin: {file: x.crt}}\n", 5, "certificates.admin.file", "write x"),
-    "file of another": (CERT + "{admin: {file: kubelet}}\n", 5, "certificates.admin.file", "also the file of kubelet"),
-    "file of a bundle": (CERT + "{admin: {file: etcd-ca-chain}}\n", 5, "certificates.admin.file", "bundle of CA etcd"),
-    # a user's own certificates
-    "own without CN": (certificate("app", common_name=""), 6, "certificates.app.common_name", "is missing"),
-    "own upper-case": (certificate("App"), 6, "certificates.App", "write app"),
-    "own with glob": (certificate('"a*"'), 6, "certificates['a*']", "no name"),
-    "own kind": (certificate("app", kind="peer"), 7, "certificates.app.kind", "client, server, both"),
-    "own CA": (certificate("app", ca="root"), 9, "certificates.app.ca", "kubernetes, kubelet, etcd, front-proxy"),
-    "own no roles": (certificate("app", roles="[]"), 10, "certificates.app.roles", "at least 1"),
-    "CN comma": (certificate("app", common_name='"a,b"'), 8, "certificates.app.common_name", "ASCII"),
-    "CN newline": (certificate("app", common_name='"a\\nb"'), 8, "certificates.app.common_name", "ASCII"),
-    "CN glob": (certificate("app", common_name='"a*"'), 8, "certificates.app.common_name", "ASCII"),
-    "CN mail": (certificate("app", common_name='"a@b"'), 8, "certificates.app.common_name", "ASCII"),
-    "CN non-ASCII": (certificate("app", common_name="ä"), 8, "certificates.app.common_name", "ASCII"),
-    "CN Vault's template": (
-        certificate("app", common_name='"{{identity.x}}"'),
-        8,
-        "certificates.app.common_name",
-        "{node}",
-    ),
-    "CN long": (certificate("app", common_name="a" * 65), 8, "certificates.app.common_name", "at most 64"),
-    "CN long when filled": (
-        certificate("app", common_name="'" + "a" * 62 + "{node}'"),
-        8,
-        "certificates.app.common_name",
-        "65 char",
-    ),
-    "CN of another": (
-        certificate("app", common_name='"system:kube-scheduler"'),
-        8,
-        "certificates.app.common_name",
-        "kube-scheduler",
-    ),
-    "CN of another in other case": (
-        certificate("app", common_name="Kubernetes-Admin"),
-        8,
-        "certificates.app.common_name",
-        "who admin is",
-    ),
-    "CN of another by a pool": (
-        certificate("app", common_name="'{node}'") + "pools: [{name: p, roles: [worker], node_names: 'kube-*'}]\n",
-        8,
-        "certificates.app.common_name",
-        "who kube-apiserver-kubelet is",
-    ),
-    "CN of a node": (
-        certificate("app", common_name='"system:node:cp-1"'),
-        8,
-        "certificates.app.common_name",
-        "system:",
-    ),
-    "CN of a service account": (
-        certificate("app", common_name='"system:serviceaccount:kube-system:x"'),
-        8,
-        "certificates.app.common_name",
-        "own",
-    ),
-    "masters": (
-        certificate("app", organization='["system:masters"]'),
-        11,
-        "certificates.app.organization[0]",
-        "super-admin",
-    ),
-    "masters in other case": (
-        certificate("app", organization='["System:Masters"]'),
-        11,
-        "certificates.app.organization[0]",
-        "super-admin",
-    ),
-    "admins": (
-        certificate("app", organization='["kubeadm:cluster-admins"]'),
-        11,
-        "certificates.app.organization[0]",
-        "of admin",
-    ),
-    "nodes": (
-        certificate("app", organization='["system:nodes"]'),
-        11,
-        "certificates.app.organization[0]",
-        "common_name",
-    ),
-    "client with names": (certificate("app", names="[a.b]"), 11, "certificates.app.names", "kind client"),
-    "server without names": (certificate("app", kind="server"), 6, "certificates.app", "add names or addresses"),
-    "placeholder": (
-        certificate("app", kind="server", names="['{pod}.x']"),
-        11,
-        "certificates.app.names[0]",
-        "{node} and {domain}",
-    ),
-    "address placeholder": (
-        certificate("app", kind="server", addresses="['{node}']"),
-        11,
-        "certificates.app.addresses[0]",
-        "{node_addresses}",
-    ),
-    "API's name": (
-        certificate("app", kind="server", names="[kubernetes.default.svc]"),
-        11,
-        "certificates.app.names[0]",
-        "API server's",
-    ),
-    "API's service address": (
-        certificate("app", kind="server", addresses="[10.96.0.1]"),
-        11,
-        "certificates.app.addresses[0]",
-        "API server's",
-    ),
-    "kubeconfig name": (certificate("app", kubeconfig="app.yaml"), 11, "certificates.app.kubeconfig", ".conf"),
-    "kubeconfig of a server": (
-        certificate("app", kind="server", names="[a.b]", kubeconfig="app.conf"),
-        12,
-        "certificates.app.kubeconfig",
-        "kind client",
-    ),
-    "kubeconfig of etcd": (
-        certificate("app", ca="etcd", kubeconfig="app.conf"),
-        11,
-        "certificates.app.kubeconfig",
-        "ca: kubernetes",
-    ),
-    "kubeconfig of another": (
-        certificate("app", kubeconfig="scheduler.conf"),
-        11,
-        "certificates.app.kubeconfig",
-        "kube-scheduler",
-    ),
-    "own file of another": (certificate("app", file="kubelet"), 11, "certificates.app.file", "kubelet"),
-    "own name of a file": (certificate("etcdserver"), 6, "certificates.etcdserver", "etcd-server"),
-    "own short": (certificate("app", ttl="1m"), 11, "certificates.app.ttl", "at least 15m"),
-    "own name of a role": (
-        certificate("kubelet-p") + "pools: [{name: p, roles: [worker], node_names: 'p-*'}]\n",
-        6,
-        "certificates.kubelet-p",
-        "rename",
-    ),
-    # templates
-    "template nowhere": (
-        BASE + "templates: {a: {file: a.txt, template: nowhere.j2, roles: [worker]}}\n",
-        5,
-        "templates.a.template",
-        "no such",
     ),
 }
 
@@ -473,26 +307,3 @@ def test_ca_file_refused(content: bytes, hint: str, tmp_path: Path) -> None:
         load_cluster(path)
     assert (caught.value.line, caught.value.field) == (5, "vault.ca_file")
     assert "MAo=" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("file", "content", "field", "hint"),
-    [
-        ("a.txt", b"x" * (64 * 1024 + 1), "template", "larger than 64 KiB"),
-        ("a.txt", b"a\0b", "template", "NUL"),
-        ("a.txt", b"\xff", "template", "not UTF-8"),
-        ("sub/a.txt", b"x", "file", "plain file name"),
-        (".a", b"x", "file", "plain file name"),
-        ("kubelet.crt", b"x", "file", "kubelet"),
-        ("KUBELET.crt", b"x", "file", "kubelet"),
-        ("kubelet.conf", b"x", "file", "kubelet-client"),
-        ("etcd-ca.crt", b"x", "file", "bundle"),
-    ],
-)
-def test_template_refused(file: str, content: bytes, field: str, hint: str, tmp_path: Path) -> None:
-    (tmp_path / "a.j2").write_bytes(content)
-    path = tmp_path / "cluster.yaml"
-    path.write_text(BASE + f"templates:\n  a:\n    template: a.j2\n    file: {file}\n    roles: [worker]\n")
-    with pytest.raises(SpecError, match=hint) as caught:
-        load_cluster(path)
-    assert (caught.value.line, caught.value.field) == (7 if field == "template" else 8, f"templates.a.{field}")

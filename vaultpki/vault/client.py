@@ -328,13 +328,13 @@ class Vault:
             if request.method not in ("GET", "LIST"):
                 no_surprise(where, body, request.warnings)
             return Answer(status, body)
-        reasons = reasons(body)
+        said_by_server = reasons(body)
         if status == 404 and request.method in ("GET", "LIST", "DELETE") and body is not None:
             return Answer(404, body if request.method != "LIST" else {})
-        said = "; ".join(reasons) or http.client.responses.get(status, "no reason given")
-        if status == 503 and any("sealed" in reason for reason in reasons):
+        said = "; ".join(said_by_server) or http.client.responses.get(status, "no reason given")
+        if status == 503 and any("sealed" in reason for reason in said_by_server):
             raise Sealed(f"the Vault at {origin} is sealed; unseal it and try again")
-        if any("not initialized" in reason for reason in reasons):
+        if any("not initialized" in reason for reason in said_by_server):
             raise Sealed(f"the Vault at {origin} is not initialised; run `operator init` on it first")
         if status in _PASSING or (status == 400 and _SETTLING.search(said)):
             raise Unavailable(
@@ -344,7 +344,7 @@ class Vault:
             )
         if status == 403:
             raise Denied(f"Vault refuses {where}: {said}")
-        raise Refused(f"Vault refuses {where}: {said}", status=status, reasons=reasons)
+        raise Refused(f"Vault refuses {where}: {said}", status=status, reasons=said_by_server)
 
     def _connection(self, origin: str, deadline: float, *, fresh: bool) -> tuple[http.client.HTTPConnection, bool]:
         """This thread's connection to `origin`, and whether it was kept from an earlier request."""

@@ -54,15 +54,15 @@ class _NoSession:
 
 def client(vault: Vault) -> hvac.Client:
     """An hvac client of the same server and token as `vault`."""
-    made = hvac.Client(url=vault.address, adapter=lambda **_: _Adapter(vault))
-    return made
+    return hvac.Client(url=vault.address, adapter=lambda **_: _Adapter(vault))
 
 
 def translate(error: hvac.exceptions.VaultError) -> VaultError:
     """The error of our tree for one that hvac raised itself; its text is left out, since it may carry an answer."""
     for kind, ours in _TREE:
         if isinstance(error, kind):
-            return ours(type(error).__name__)
+            made: VaultError = ours(type(error).__name__)
+            return made
     raise TypeError(f"hvac has an error that is not mapped: {type(error).__name__}") from None
 
 
