@@ -12,7 +12,6 @@ import grp
 import os
 import pwd
 import re
-import secrets
 import stat
 from collections.abc import Collection, Iterator
 from typing import Final
@@ -64,7 +63,7 @@ def told(path: str) -> Iterator[None]:
 
 def random_suffix() -> str:
     """16 hex digits that nobody guesses and no earlier run has used."""
-    return secrets.token_hex(_RANDOM)
+    return os.urandom(_RANDOM).hex()
 
 
 def open_folder(path: str, *, create: bool, trusted: Collection[int] = ()) -> int:

@@ -123,7 +123,7 @@ class Directory:
             )
         if stat.S_IMODE(about.st_mode) != 0o755:
             os.fchmod(self._hidden, 0o755)
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self._lock = os.open(_LOCK, flags, 0o600, dir_fd=self._hidden)
         try:
             # Not lockf: POSIX locks are dropped when any other descriptor of the file closes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 from vaultpki import certificates
@@ -45,7 +46,7 @@ def _api_names(cluster: Cluster) -> tuple[str, ...]:
 def _node_names(cluster: Cluster, spec: Found) -> None:
     reserved = {"localhost", *_api_names(cluster)}
     names, addresses = set(cluster.api_server.names), set(cluster.api_server.addresses)
-    service = {ip for ip in _service_addresses(cluster)}
+    service = set(_service_addresses(cluster))
     for node, found in zip(cluster.nodes, spec.items("nodes"), strict=True):
         if node.name in reserved:
             raise found["name"].refuse(
@@ -71,8 +72,6 @@ def _node_names(cluster: Cluster, spec: Found) -> None:
 
 def _service_addresses(cluster: Cluster) -> tuple[str, ...]:
     row = next(row for row in certificates.TABLE if certificates.SERVICE_IPS in row.ips)
-    from dataclasses import replace
-
     return certificates.resolve(replace(row, dns=(), ips=(certificates.SERVICE_IPS,)), cluster, None).subject.ips
 
 

@@ -193,8 +193,7 @@ class _Builder:
         top = self.stack[-1]
         if not top.mapping:
             top.items.append(node)
-        elif top.key is None:
-            assert isinstance(node, Scalar)
+        elif top.key is None and isinstance(node, Scalar):
             if node.value in top.pairs:
                 first = top.pairs[node.value][0].line
                 raise self._refuse(
@@ -203,7 +202,7 @@ class _Builder:
                     node.value,
                 )
             top.key = node
-        else:
+        elif top.key is not None:
             top.pairs[top.key.value] = (top.key, node)
             top.key = None
 

@@ -1,0 +1,186 @@
+"""From a wanted certificate to the files of a pair: key made here, request signed by Vault, answer judged, nothing kept.
+
+Also the files that go with pairs: trust bundles, kubeconfigs, the user's own templates. Nodes and operators share this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from vaultpki import assets
+from vaultpki.certificates import ISSUING_CAS, ROOT, bundle, chain_bundle, pair_files
+from vaultpki.errors import BadAnswer, CertificateUnreadable, TemplateError
+from vaultpki.facts import Facts, Trust
+from vaultpki.model import Certificate, UserTemplate
+from vaultpki.store import File
+from vaultpki.vault import Request, Vault
+
+BUNDLES: Final = "bundles"
+"""The unit of the store that holds bundles, kubeconfigs and the user's own files."""
+
+KEY_MODE: Final = 0o600
+CERTIFICATE_MODE: Final = 0o644
+
+# More than a rotation ever needs, and few enough that a lying server cannot keep a node busy.
+_MOST_ISSUERS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Issuers:
+    """The certificates that the CA mounts show, as PEM: of each issuing CA all live ones, and the root's."""
+
+    issuing: Mapping[str, tuple[str, ...]]
+    roots: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose files are laid down; None is the user this runs as."""
+
+    uid: int | None = None
+    gid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A new pair, checked: its facts, and the contents of its three files by name."""
+
+    certificate: Certificate
+    facts: Facts
+    contents: Mapping[str, bytes]
+
+    def __repr__(self) -> str:
+        return f"Signed({self.certificate.name})"
+
+
+def fetch_issuers(vault: Vault, prefix: str) -> Issuers:
+    """Every issuer of the cluster's CA mounts; the engine shows them to anybody."""
+    mounts = [f"{prefix}/{ca}" for ca in (ROOT, *ISSUING_CAS)]
+    listed = vault.many([Request("LIST", f"{mount}/issuers") for mount in mounts])
+    wanted = []
+    for mount, answer in zip(mounts, listed, strict=True):
+        if not answer.keys or len(answer.keys) > _MOST_ISSUERS:
+            raise BadAnswer(
+                f"{mount} shows {len(answer.keys)} issuers, and a CA has one to {_MOST_ISSUERS}; "
+                "run `vaultpki plan` where the cluster is applied"
+            )
+        wanted += [(mount, f"{mount}/issuer/{name}/json") for name in answer.keys]
+    found: dict[str, list[str]] = {mount: [] for mount in mounts}
+    answers = vault.many([Request("GET", path) for _, path in wanted])
+    for (mount, path), answer in zip(wanted, answers, strict=True):
+        pem = answer.data.get("certificate")
+        if not isinstance(pem, str):
+            raise BadAnswer(f"{path} shows no certificate; is this address really a Vault?")
+        found[mount].append(pem)
+    root, *issuing = (tuple(found[mount]) for mount in mounts)
+    return Issuers(dict(zip(ISSUING_CAS, issuing, strict=True)), root)
+
+
+def trusts(issuers: Issuers, root_sha256: str, now: datetime) -> dict[str, Trust]:
+    """Each CA's trust, held to the pinned root; CertificateRefused where Vault shows another root or a foreign CA."""
+    from vaultpki import x509
+
+    root = issuers.roots[0]
+    for pem in issuers.roots:
+        if x509.fingerprint(pem.encode()) == root_sha256:
+            root = pem
+    return {
+        ca: x509.trust([pem.encode() for pem in issuers.issuing[ca]], root.encode(), root_sha256, now)
+        for ca in ISSUING_CAS
+    }
+
+
+def sign(vault: Vault, want: Certificate, trust: Trust, now: datetime) -> Signed:
+    """A new pair for `want`: made here, signed by Vault, and given back only if it is exactly what was asked."""
+    from vaultpki import x509
+
+    key = x509.generate_key(want.key)
+    subject = want.subject
+    # Every parameter is named in the holder's policy; one more, and Vault refuses the request.
+    parameters = {
+        "csr": x509.request(key, subject),
+        "common_name": subject.common_name,
+        "exclude_cn_from_sans": True,
+        "format": "pem",
+    }
+    if subject.dns:
+        parameters["alt_names"] = ",".join(subject.dns)
+    if subject.ips:
+        parameters["ip_sans"] = ",".join(subject.ips)
+    answer = vault.write(f"{want.mount}/sign/{want.role}", parameters, once=True)
+    pem = (answer.get("data") or {}).get("certificate")
+    if not isinstance(pem, str):
+        raise BadAnswer(f"Vault signed nothing for {want.name}; is this address really a Vault?")
+    leaf = x509.check_signed(pem.encode(), key, want, trust.live, trust.root, now)
+    issuer = x509.issuer_of(leaf, trust.live)
+    assert issuer is not None
+    key_pem, chain = x509.key_pem(key), (leaf.pem + issuer.pem).encode()
+    crt_name, key_name, pem_name = pair_files(want.stem)
+    return Signed(want, leaf, {crt_name: chain, key_name: key_pem, pem_name: key_pem + chain})
+
+
+def pair(contents: Mapping[str, bytes], owner: Owner, key_mode: int = KEY_MODE) -> dict[str, File]:
+    """The files of a pair as they shall lie on disk; everything but the .crt holds the key."""
+    return {
+        name: File(data, CERTIFICATE_MODE if name.endswith(".crt") else key_mode, owner.uid, owner.gid)
+        for name, data in contents.items()
+    }
+
+
+def whole(contents: Mapping[str, bytes], want: Certificate) -> None:
+    """Raises unless the bytes read back from the disk are a pair that belongs together."""
+    from vaultpki import x509
+
+    read = x509.read_pair(*(contents.get(name) for name in pair_files(want.stem)), None)
+    if read.missing or read.unreadable or not read.matches:
+        raise CertificateUnreadable(f"{want.name}: what was written is not what the disk gives back; check the disk")
+
+
+def companions(
+    trust: Mapping[str, Trust],
+    certificates: Iterable[Certificate],
+    *,
+    cluster: str,
+    endpoint: str,
+    directory: str,
+    node: str,
+    owner: Owner,
+    chain: bool,
+    templates: Iterable[UserTemplate] = (),
+) -> dict[str, File]:
+    """The unit BUNDLES: all bundles, the kubeconfigs of `certificates`, and `templates` rendered.
+
+    `chain` makes kubeconfigs name the bundle with the root, which a person's OpenSSL-based tools need; the components
+    are Go and do with less.
+    """
+    made: dict[str, File] = {}
+    for ca, known in trust.items():
+        made[bundle(ca)] = File(known.bundle.encode(), CERTIFICATE_MODE, owner.uid, owner.gid)
+        made[chain_bundle(ca)] = File(known.chain_bundle.encode(), CERTIFICATE_MODE, owner.uid, owner.gid)
+    held = tuple(certificates)
+    for certificate in held:
+        if certificate.kubeconfig:
+            crt, key, _ = pair_files(certificate.stem)
+            text = assets.kubeconfig(
+                cluster=cluster,
+                server=endpoint,
+                ca_file=f"{directory}/{(chain_bundle if chain else bundle)(certificate.ca)}",
+                user=certificate.subject.common_name,
+                certificate=f"{directory}/{crt}",
+                key=f"{directory}/{key}",
+            )
+            made[certificate.kubeconfig] = File(text.encode(), KEY_MODE, owner.uid, owner.gid)
+    values = {"cluster": cluster, "endpoint": endpoint, "directory": directory, "node": node}
+    for template in templates:
+        if not assets.plain_file_name(template.file) or template.file in made or template.file in _taken(held):
+            raise TemplateError(f"template {template.name}: {template.file!r} cannot be its file; choose another name")
+        text = assets.render(template.text, values, name=template.name)
+        made[template.file] = File(text.encode(), KEY_MODE, owner.uid, owner.gid)
+    return made
+
+
+def _taken(certificates: Iterable[Certificate]) -> set[str]:
+    return {name for certificate in certificates for name in pair_files(certificate.stem)}
