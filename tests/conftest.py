@@ -6,9 +6,11 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+import clusters
 import pytest
 import servers
-from servers import Cluster, Server
+from clusters import Cluster
+from servers import Server
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -55,7 +57,7 @@ def cluster3(server_kind: str, tmp_path: Path, vault_binary: Path | None) -> Ite
     """Three voting raft nodes for one test, which may kill one of them."""
     folder = tmp_path / "raft"
     folder.mkdir()
-    with servers.running_cluster(server_kind, folder, vault_binary) as cluster:
+    with clusters.running_cluster(server_kind, folder, vault_binary) as cluster:
         yield cluster
 
 

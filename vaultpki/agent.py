@@ -10,8 +10,9 @@ from __future__ import annotations
 import grp
 import json
 import pwd
+import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -28,6 +29,7 @@ from vaultpki.vault import Request, Settings, Vault, from_environment
 
 SECRET_ID: Final = "secret-id"
 _COPY: Final = "spec.json"
+_FIRST_RETRY = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +201,8 @@ class _Pass:
 
         names = pair_files(want.stem)
         stored = self._directory.read(want.stem.replace(".", "_"), names)
-        pair = x509.read_pair(*(stored[name].data for name in names), trust[want.ca].live)
+        crt, key, pem = (stored[name].data for name in names)
+        pair = x509.read_pair(crt, key, pem, trust[want.ca].live)
         wanted = issuance.pair({name: b"" for name in names}, *self._options(want))
         present = [name for name in names if not stored[name].problem]
         leaf = pair.leaf
@@ -345,3 +348,33 @@ def _login_by_file(config: AgentConfig, vault: Vault) -> Vault:
     if config.auth.method == "token_file":
         return vault.as_token(text)
     return vault.login(f"auth/{config.prefix}/jwt/login", {"role": config.pool, "jwt": text})
+
+
+def stay(
+    config: AgentConfig,
+    *,
+    tell: Callable[[Outcome], None],
+    complain: Callable[[VaultpkiError], None],
+    allow_http: bool = False,
+) -> None:
+    """Pass after pass, until the process is ended; a failed one is told and tried again, with growing pauses.
+
+    Every pass begins from what lies on the disk, so the process may be killed at any instant.
+    """
+    failed = 0
+    while True:
+        wait: float = config.poll
+        try:
+            outcome = run(config, allow_http=allow_http)
+        except VaultpkiError as error:
+            complain(error)
+            failed += 1
+        else:
+            if outcome.renewed or outcome.companions or outcome.failures:
+                tell(outcome)
+            failed = failed + 1 if outcome.failures else 0
+            if outcome.due is not None:
+                wait = min(wait, max(outcome.due.timestamp() - time.time(), 0.0) + 1.0)
+        if failed:
+            wait = min(config.poll, _FIRST_RETRY * 2 ** min(failed - 1, 10)) * random.uniform(0.8, 1.2)  # noqa: S311
+        time.sleep(wait)

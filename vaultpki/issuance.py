@@ -134,7 +134,8 @@ def whole(contents: Mapping[str, bytes], want: Certificate) -> None:
     """Raises unless the bytes read back from the disk are a pair that belongs together."""
     from vaultpki import x509
 
-    read = x509.read_pair(*(contents.get(name) for name in pair_files(want.stem)), None)
+    crt, key, pem = (contents.get(name) for name in pair_files(want.stem))
+    read = x509.read_pair(crt, key, pem, None)
     if read.missing or read.unreadable or not read.matches:
         raise CertificateUnreadable(f"{want.name}: what was written is not what the disk gives back; check the disk")
 

@@ -1,7 +1,7 @@
 """One install of a pair, as a process small enough to be killed at each of its system calls.
 
-`install_driver.py DIR SOURCE` lays SOURCE/pair.{crt,key,pem} down in DIR as the unit `pair`, and prints `done` once that
-is told to be a success.
+`install_driver.py DIR SOURCE` lays SOURCE/pair.{crt,key,pem} down in DIR as the unit `pair`, and prints `done` once
+that is told to be a success.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def record(target: Path, source: Path, log: Path) -> list[Point]:
             continue
         name = match[1]
         counted[name] += 1
-        begun = begun or str(target.parent) in line and "install_driver" not in line and str(source) not in line
+        begun = begun or (str(target.parent) in line and str(source) not in line)
         if begun and (name != "openat" or "O_CREAT" in line):
             points.append((name, counted[name]))
     return points
@@ -192,7 +192,7 @@ def test_every_failing_call_leaves_what_was_there(first: bool, pairs: tuple[Path
     if base is not None:
         shutil.copytree(base, trial, symlinks=True)
     points = record(trial, new, tmp_path / "log")
-    # The last calls come after the swap has been told a success inside: the old generation's removal, and `done` itself.
+    # What comes after the swap's own fsync is the old generation's removal, and `done` itself.
     flip = max(index for index, (name, _) in enumerate(points) if name.startswith("rename"))
     failing = [(point, fault) for index, point in enumerate(points[: flip + 2]) for fault in _faults(point[0], index)]
     in_parallel(failing, base, new, old, tmp_path)

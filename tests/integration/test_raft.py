@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from servers import Cluster
+from clusters import Cluster
 
 
 def test_it_outlives_its_leader(cluster3: Cluster) -> None:

@@ -46,7 +46,7 @@ class _Adapter(hvac.adapters.Adapter):  # type: ignore[misc]
 class _NoSession:
     """Stands where hvac wants a session; anything hvac tried with it would be a fault."""
 
-    cookies: tuple[()] = ()
+    verify = cert = proxies = None
 
     def close(self) -> None:
         """Nothing is open."""

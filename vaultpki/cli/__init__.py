@@ -1,0 +1,93 @@
+"""The command line: one file for each command, imported only when that command is asked for."""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+import click
+
+from vaultpki import __version__
+from vaultpki.errors import VaultpkiError
+
+# name -> (module, attribute, what `vaultpki --help` says); so that --help imports no command.
+_COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
+    "demo": ("demo", "demo_command", "Show it all: an embedded OpenBao, an example cluster, every certificate."),
+    "init": ("spec", "init_command", "Write a commented starter cluster.yaml."),
+    "schema": ("spec", "schema_command", "Print the JSON Schema of cluster.yaml, for editors."),
+    "plan": ("apply", "plan_command", "Show what apply would change in Vault; writes nothing."),
+    "apply": ("apply", "apply_command", "Make Vault the certificate authority of the cluster."),
+    "destroy": ("apply", "destroy_command", "Remove from Vault what apply made."),
+    "policy": ("policy", "policy_command", "Print the Vault policy of an applier or an operator."),
+    "issue": ("issue", "issue_command", "Issue an operator's certificate, kubeconfig and manifests."),
+    "agent": ("agent", "agent_command", "On a node: issue, install and renew its certificates."),
+    "verify": ("verify", "verify_command", "Check files and make the live handshakes, allowed and forbidden."),
+}
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        from importlib import import_module
+
+        module, attribute, _ = _COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(f"vaultpki.cli.{module}"), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, said) for name, (_, _, said) in _COMMANDS.items()])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="vaultpki")
+def vaultpki() -> None:
+    """Every certificate of a Kubernetes cluster from Vault or OpenBao, issued, installed and renewed.
+
+    \b
+    Example:
+      vaultpki demo                     see it work on this machine
+      vaultpki init                     write cluster.yaml
+      vaultpki plan -f cluster.yaml     see what Vault would get
+      vaultpki apply -f cluster.yaml    and make it so
+    """
+
+
+def main() -> None:
+    """The entry point: runs a command and ends with its exit code, an error told in one sentence."""
+    try:
+        code = vaultpki.main(prog_name="vaultpki", standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("vaultpki: interrupted", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except VaultpkiError as error:
+        click.echo(f"vaultpki: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # Whoever read our output has gone; a second failure while Python flushes at exit would say so again.
+        sys.stdout = None
+        sys.exit(1)
+    except Exception as error:
+        # A traceback's lines may quote what a server or a file said, so only its place is shown.
+        place = _innermost(error)
+        click.echo(
+            f"vaultpki: a fault of vaultpki itself ({type(error).__name__} in {place}); please report it", err=True
+        )
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _innermost(error: Exception) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return "an unknown place"
+    return f"{trace.tb_frame.f_globals.get('__name__', '?')}, line {trace.tb_lineno}"

@@ -1,0 +1,97 @@
+"""What commands share: the spec option, the way to the server, and how changes look to a person."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from vaultpki.bootstrap import Where
+    from vaultpki.model import Cluster
+    from vaultpki.plan import Change, Plan
+    from vaultpki.vault import Vault
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def spec_option(function: _F) -> _F:
+    """`-f cluster.yaml` and `--allow-http`."""
+    function = click.option(
+        "--allow-http",
+        is_flag=True,
+        help="Talk plain http to a Vault that is not on this machine. Tokens are seen by all.",
+    )(function)
+    return click.option(
+        "-f",
+        "--file",
+        type=click.Path(path_type=Path),
+        default="cluster.yaml",
+        show_default=True,
+        help="The cluster's spec.",
+    )(function)
+
+
+def json_option(function: _F) -> _F:
+    return click.option("--json", "as_json", is_flag=True, help="For programs.")(function)
+
+
+def open_vault(cluster: Cluster, *, allow_http: bool) -> tuple[Vault, Where]:
+    """The server of a person's environment (as with `bao` and `vault`), else of the spec; and what nodes are told."""
+    from vaultpki.bootstrap import Where
+    from vaultpki.errors import SpecError
+    from vaultpki.vault import Vault, from_environment
+
+    settings = from_environment(allow_http=allow_http)
+    if not settings.addresses:
+        settings = from_environment(
+            addresses=cluster.vault.addresses, ca_pem=cluster.vault.ca_pem, allow_http=allow_http
+        )
+    ca_pem = settings.ca_pem
+    if settings.ca_file:
+        try:
+            ca_pem = Path(settings.ca_file).read_text(encoding="ascii")
+        except (OSError, UnicodeDecodeError):
+            raise SpecError(
+                f"{settings.ca_file} (VAULT_CACERT) cannot be read; it must hold PEM certificates"
+            ) from None
+    elif cluster.vault.ca_pem and settings.ca_pem is None:
+        from dataclasses import replace
+
+        settings = replace(settings, ca_pem=cluster.vault.ca_pem)
+    return Vault(settings), Where(settings.addresses, ca_pem)
+
+
+def show_plan(plan: Plan) -> None:
+    """The changes, field by field; colour on a terminal only."""
+    for change in plan.changes:
+        show_change(change, fields=True)
+    for kind, name in plan.unmanaged:
+        click.secho(f"? {kind} {name}  (not made by vaultpki; left alone)", fg="yellow")
+    if not plan.changes:
+        click.echo("Nothing to change.")
+    else:
+        counts = {word: sum(c.action == word for c in plan.changes) for word in ("create", "update", "delete")}
+        click.echo(f"Plan: {counts['create']} to create, {counts['update']} to update, {counts['delete']} to delete.")
+
+
+def show_change(change: Change, *, fields: bool) -> None:
+    sign, colour = {"create": ("+", "green"), "update": ("~", "yellow"), "delete": ("-", "red")}[change.action]
+    click.secho(f"{sign} {change.kind} {change.name}", fg=colour)
+    if fields and change.action == "update":
+        for name, (old, new) in change.fields.items():
+            click.echo(f"    {name}: {_shown(old)} -> {_shown(new)}")
+
+
+def terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _shown(value: object) -> str:
+    import json
+
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 200 else text[:197] + "..."

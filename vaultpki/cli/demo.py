@@ -1,0 +1,102 @@
+"""`vaultpki demo`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from vaultpki.demo import Shown
+
+
+@click.command("demo")
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path),
+    default="vaultpki-demo",
+    show_default=True,
+    help="Where everything goes; an empty folder, or an earlier demo's.",
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="The server's port; a free one by default.")
+@click.option("--serve", is_flag=True, help="Keep the server until Ctrl-C, and say how to reach it.")
+def demo_command(directory: Path, port: int, serve: bool) -> int:
+    """Start an embedded OpenBao, apply an example cluster, and issue and verify every certificate of the tables.
+
+    \b
+    Example:
+      vaultpki demo --dir /tmp/demo --serve
+    """
+    import signal
+    import time
+
+    from vaultpki import demo
+
+    def leave(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    # SIGTERM takes the same way out as Ctrl-C, so that the server's folder goes with the server.
+    signal.signal(signal.SIGTERM, leave)
+    began = time.monotonic()
+    with demo.demo(directory.absolute(), port=port) as shown:
+        bad = _tell(shown, time.monotonic() - began)
+        if serve:
+            server = shown.server
+            click.echo(f"\nOpenBao serves at {server.address} until Ctrl-C. In another terminal:")
+            click.echo(f"  export VAULT_ADDR={server.address} VAULT_CACERT={shown.directory}/vault-ca.crt")
+            click.echo(f"  export VAULT_TOKEN=$(cat {shown.token_file})")
+            click.echo(f"  vaultpki plan -f {shown.directory}/cluster.yaml")
+            try:
+                server.process.wait()
+            except KeyboardInterrupt:
+                click.echo("\nThe server is stopped.")
+                return 3 if bad else 0
+            click.echo("vaultpki: the server ended by itself", err=True)
+            return 1
+    return 3 if bad else 0
+
+
+def _tell(shown: Shown, seconds: float) -> int:
+    from vaultpki.certificates import pair_files, rows
+    from vaultpki.holders import find
+    from vaultpki.x509 import read_certificates
+
+    table = rows(shown.cluster)
+    clients, servers = [], []
+    for holder in find(shown.cluster, shown.directory):
+        for certificate in holder.certificates:
+            row = next(row for row in table if row.name == certificate.name)
+            crt = holder.folder / pair_files(certificate.stem)[0]
+            leaf = read_certificates(crt.read_bytes())[0]
+            ends = f"{leaf.not_after:%Y-%m-%d %H:%M}"
+            where = str(crt.relative_to(shown.directory))
+            if row.target == "-":
+                servers.append((row.source, leaf.subject_text, ends, where))
+            else:
+                clients.append((row.source, row.target, leaf.subject_text, ends, where))
+    click.secho("Client certificates for clients", bold=True)
+    _table(("From", "To", "Subject", "Until (UTC)", "Certificate"), clients)
+    click.secho("\nServer certificates for servers", bold=True)
+    _table(("Server", "Subject", "Until (UTC)", "Certificate"), servers)
+    bad = [check for check in shown.checks if not check.ok]
+    for check in bad:
+        click.secho(f"wrong: {check.kind} {check.name}: {check.detail}", fg="red")
+    accepted = sum(check.ok and check.expect == "accept" for check in shown.checks)
+    refused = sum(check.ok and check.expect == "refuse" for check in shown.checks)
+    click.echo(
+        f"\n{shown.changes} objects made in OpenBao, {shown.renewed} certificates issued, "
+        f"{len(shown.checks)} checks: {accepted} let in and {refused} kept out as they should be, {len(bad)} wrong "
+        f"({seconds:.1f} s)."
+    )
+    click.echo(f"Everything is in {shown.directory}: cluster.yaml, nodes/NODE/pki, operator/admin.conf.")
+    return len(bad)
+
+
+def _table(head: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
+    for number, line in enumerate([head, *lines]):
+        text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        click.secho(text, underline=False, dim=number == 0)

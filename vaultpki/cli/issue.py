@@ -1,0 +1,40 @@
+"""`vaultpki issue`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from vaultpki.cli.common import open_vault, spec_option
+
+
+@click.command("issue")
+@click.argument("name", metavar="admin|super-admin")
+@spec_option
+@click.option("--dir", "directory", required=True, type=click.Path(path_type=Path), help="The operator's own folder.")
+def issue_command(name: str, file: Path, allow_http: bool, directory: Path) -> None:
+    """Issue an operator's certificate, with its kubeconfig and the cluster-wide manifests, into a folder.
+
+    super-admin bypasses RBAC and ends by itself after eight hours: it is there to apply the manifests to a new cluster,
+    and to break the glass.
+
+    \b
+    Example:
+      vaultpki issue -f cluster.yaml admin --dir ~/prod
+    """
+    from datetime import UTC, datetime
+
+    from vaultpki import operator
+    from vaultpki.config import load_cluster
+    from vaultpki.vault import explained
+
+    cluster = load_cluster(file, allow_http=allow_http)
+    vault, _ = open_vault(cluster, allow_http=allow_http)
+    with explained(vault):
+        issued = operator.issue(cluster, vault, name, str(directory), datetime.now(UTC))
+    click.echo(f"{issued.facts.subject_text} until {issued.facts.not_after:%Y-%m-%dT%H:%M:%SZ}")
+    if issued.kubeconfig:
+        click.echo(f"kubeconfig: {issued.kubeconfig}")
+    for path in issued.manifests:
+        click.echo(f"manifest: {path}")

@@ -1,0 +1,32 @@
+"""`vaultpki policy`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from vaultpki.cli.common import spec_option
+
+
+@click.command("policy")
+@click.argument("who", type=click.Choice(["applier", "operator"]))
+@spec_option
+def policy_command(who: str, file: Path, allow_http: bool) -> None:
+    """Print the Vault policy that is enough for an applier or an operator of the cluster.
+
+    \b
+    Example:
+      vaultpki policy -f cluster.yaml applier | bao policy write prod-applier -
+    """
+    import json
+
+    from vaultpki import desired
+    from vaultpki.config import load_cluster
+
+    cluster = load_cluster(file, allow_http=allow_http)
+    if who == "operator":
+        rules = desired.operator_policy(cluster)
+    else:
+        rules = desired.policy("applier.json", {"prefix": cluster.prefix})
+    click.echo(json.dumps({"path": rules}, indent=2))

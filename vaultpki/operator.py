@@ -1,0 +1,91 @@
+"""The operator's part: a person's own certificate and kubeconfig, and the manifests that a cluster must be told."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from vaultpki import assets, issuance, records
+from vaultpki.certificates import resolve, row_named, rows
+from vaultpki.errors import SpecError
+from vaultpki.facts import Facts
+from vaultpki.files import write_private
+from vaultpki.issuance import BUNDLES, Owner
+from vaultpki.model import Cluster
+from vaultpki.store import Directory
+from vaultpki.vault import Vault
+
+MANIFESTS: Final = "manifests"
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A certificate that lies in a folder now: what it says, and the files a person uses."""
+
+    facts: Facts
+    kubeconfig: str | None
+    manifests: tuple[str, ...]
+
+
+def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: datetime, *, settle: bool = True) -> Issued:
+    """Issues an operator's row into `directory`, beside what other rows of the operator's lie there.
+
+    SpecError where the row is a node's or the cluster was not applied; the errors of `issuance.sign` and the store.
+    """
+    try:
+        row = row_named(cluster, name)
+    except KeyError:
+        row = None
+    if row is None or not row.operator:
+        known = ", ".join(row.name for row in rows(cluster) if row.operator)
+        raise SpecError(f"{name!r} is no certificate of an operator's; these are: {known}")
+    record = vault.read(f"{cluster.mount('config')}/data/cluster")
+    if record is None:
+        raise SpecError(f"cluster {cluster.name} is not in this Vault; run `vaultpki apply -f {cluster.file}` first")
+    told = records.read_cluster(record.get("data") or {}, where=f"{cluster.mount('config')}/data/cluster")
+    trust = issuance.trusts(issuance.fetch_issuers(vault, cluster.prefix), told.root_sha256, now)
+    want = resolve(row, cluster, None)
+    with Directory.open(directory) as store:
+        store.sweep()
+        signed = issuance.sign(vault, want, trust[want.ca], now)
+        held = [r for r in rows(cluster) if r.operator and (r.name == name or _unit(r.stem) in store.units())]
+        files = issuance.companions(
+            trust,
+            [resolve(r, cluster, None) for r in held],
+            cluster=cluster.name,
+            endpoint=told.endpoint,
+            directory=store.path,
+            node="",
+            owner=Owner(),
+            chain=True,
+        )
+        store.install(BUNDLES, files)
+        store.install(
+            _unit(want.stem),
+            issuance.pair(signed.contents, Owner()),
+            check=lambda back: issuance.whole(back, want),
+        )
+        manifests = tuple(_write_manifests(cluster, store.path))
+        if settle:
+            store.settle()
+    kubeconfig = f"{store.path}/{want.kubeconfig}" if want.kubeconfig else None
+    return Issued(signed.facts, kubeconfig, manifests)
+
+
+def _unit(stem: str) -> str:
+    return stem.replace(".", "_")
+
+
+def _write_manifests(cluster: Cluster, directory: str) -> list[str]:
+    folder = f"{directory}/{MANIFESTS}"
+    os.makedirs(folder, mode=0o755, exist_ok=True)
+    written = []
+    for row in rows(cluster):
+        if row.manifest:
+            group = row.organization[0] if row.organization else ""
+            text = assets.manifest(row.manifest, user=row.common_name, group=group)
+            write_private(f"{folder}/{row.manifest}", text.encode(), 0o644)
+            written.append(f"{folder}/{row.manifest}")
+    return written
