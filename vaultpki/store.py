@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final
+from typing import Final, Self
 
 from vaultpki import files
 from vaultpki.errors import Busy, StoreError
@@ -133,7 +133,7 @@ class Directory:
                 f"{self.path}: another vaultpki process is writing here; wait for it to end, or stop it, and run again"
             ) from None
 
-    def __enter__(self) -> Directory:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -199,7 +199,8 @@ class Directory:
 
     def _generation(self, unit: str) -> str | None:
         """The name of the unit's live generation."""
-        assert self._hidden is not None
+        if self._hidden is None:
+            return None
         try:
             target = os.readlink(unit, dir_fd=self._hidden)
         except FileNotFoundError:
@@ -223,7 +224,8 @@ class Directory:
         fd = None
         # A reader without the lock may lose the generation between readlink and open: a swap took place, so look again.
         for _ in range(100):
-            if self._hidden is None or (generation := self._generation(unit)) is None:
+            generation = self._generation(unit)
+            if self._hidden is None or generation is None:
                 break
             with contextlib.suppress(FileNotFoundError):
                 fd = os.open(generation, files.FOLDER, dir_fd=self._hidden)
@@ -302,9 +304,7 @@ class Directory:
     def _write(self, hidden: int, unit: str, generation: str, wanted: Mapping[str, File], check: Check | None) -> None:
         path = f"{self.path}/{HIDDEN}/{generation}"
         with told(path):
-            os.mkdir(generation, 0o700, dir_fd=hidden)
-            os.chmod(generation, 0o755, dir_fd=hidden)
-            folder = os.open(generation, files.FOLDER, dir_fd=hidden)
+            folder = files.make_folder(generation, hidden, 0o755)
         try:
             for name, file in wanted.items():
                 with told(f"{path}/{name}"):
@@ -315,7 +315,6 @@ class Directory:
                 check(back)
             with told(path):
                 os.fsync(folder)
-                os.fsync(hidden)
         finally:
             os.close(folder)
 

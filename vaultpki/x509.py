@@ -82,7 +82,7 @@ def read_key(pem: bytes) -> PrivateKey:
         if len(pem) > LARGEST:
             raise ValueError("too large")
         key = serialization.load_pem_private_key(pem, password=None)
-    if not isinstance(key, PrivateKey):
+    if not isinstance(key, PrivateKey) or _kind(key.public_key()) is None:
         raise CertificateUnreadable("this is a private key of a kind that vaultpki never makes; renew the pair")
     return key
 
@@ -325,7 +325,7 @@ def _reading(what: str) -> Iterator[None]:
         yield
     # cryptography documents no closed list of what its parsers raise for bytes from outside: ValueError, TypeError,
     # UnsupportedAlgorithm, InvalidVersion, DuplicateExtension, OverflowError ...
-    except Exception:
+    except Exception:  # noqa: BLE001 - the facts just above
         raise CertificateUnreadable(f"this is not {what} that can be read; renew the pair") from None
 
 

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -112,11 +111,11 @@ def matching(found: dict[str, bytes]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("pairs")
     pair = make_pair(folder / "old"), make_pair(folder / "new")
     assert run(folder / "warm-up", pair[0]).stdout == "done\n"
-    yield pair
+    return pair
 
 
 def in_parallel(points: list[tuple[Point, str]], base: Path | None, new: Path, old: Path, tmp: Path) -> None:

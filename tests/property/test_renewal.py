@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from vaultpki.certificates import SKEW
 from vaultpki.renewal import jitter, renew_at, signed_at
 
-MOMENTS = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1)).map(lambda moment: moment.replace(tzinfo=UTC))
+BEGIN = datetime(2000, 1, 1, tzinfo=UTC)
+MOMENTS = st.timedeltas(timedelta(), timedelta(days=36525)).map(lambda since: BEGIN + since)
 LIVES = st.integers(1, 10 * 365 * 24 * 3600).map(lambda seconds: timedelta(seconds=seconds))
 SHARES = st.floats(0, 1)
 RELOADS = st.integers(0, 24 * 3600)

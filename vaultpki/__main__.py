@@ -1,0 +1,5 @@
+"""`python -m vaultpki`."""
+
+from vaultpki.cli import main
+
+main()
