@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from vaultpki.certificates import ISSUING_BACKDATE, ISSUING_CAS, ROOT, ROOT_BACKDATE
@@ -18,6 +18,8 @@ from vaultpki.vault import Json, Request, Vault
 
 # Long enough for an election (8 to 14 s by default) and a slow one after it.
 _AWAY_SECONDS = 90.0
+# A login that was under way when its AppRole went may still make an entity; after this it is through.
+LOGIN_IN_FLIGHT = 10.0
 # More than the signing itself can take, and far less than any TTL a CA may have.
 _CLOCK_SLACK = 3600
 
@@ -91,10 +93,9 @@ def destroy(cluster: Cluster, vault: Vault, where: Where, *, progress: Callable[
     """Removes everything that apply made; what is not ours stays. A run cut off anywhere goes on when repeated."""
     sight, _ = look(cluster, vault, where)
     objects = sight.observed.objects
-    for node in sorted(sight.known.role_ids):
-        end_entity(vault, sight.known, node)
     for kind, path in objects:
         if kind == "auth":
+            _end_nodes(vault, sight.known, path)
             _remove(vault, f"sys/auth/{path}", progress)
     mine = desired(cluster, sight.known).keys() | sight.observed.applied
     for kind, name in objects:
@@ -106,15 +107,34 @@ def destroy(cluster: Cluster, vault: Vault, where: Where, *, progress: Callable[
             _remove(vault, f"sys/mounts/{path}", progress)
 
 
-def end_entity(vault: Vault, known: Known, node: str) -> None:
-    """Deletes the entity Vault made when the node logged in, which ends its tokens at once."""
-    accessor, role_id = known.accessors.get("listed"), known.role_ids.get(node)
-    if not accessor or not role_id:
+def _end_nodes(vault: Vault, known: Known, path: str) -> None:
+    """Ends the entities of every AppRole of a mount that is about to go."""
+    names = vault.names(f"auth/{path}/role")
+    found = vault.many([Request("GET", f"auth/{path}/role/{name}/role-id") for name in names])
+    ids = {str(answer.data.get("role_id")) for answer in found if answer.found} | set(known.role_ids.values())
+    # No second look: without its mount no login is left that could be in flight.
+    end_entities(vault, known.accessors.get(path.rpartition("/")[2], ""), sorted(ids), wait=0)
+
+
+def end_entities(vault: Vault, accessor: str, role_ids: Sequence[str], *, wait: float = LOGIN_IN_FLIGHT) -> None:
+    """Deletes the entities Vault made when these AppRoles logged in, which ends their tokens at once.
+
+    Looks a second time after `wait` seconds, for a login that was in flight when its AppRole was deleted.
+    """
+    ids = [role_id for role_id in role_ids if role_id]
+    if not accessor or not ids:
         return
-    found = vault.write("identity/lookup/entity", {"alias_name": role_id, "alias_mount_accessor": accessor})
-    entity = (found.get("data") or {}).get("id")
-    if entity:
-        vault.call(Request("DELETE", f"identity/entity/id/{entity}"))
+
+    def end(role_id: str) -> None:
+        found = vault.write("identity/lookup/entity", {"alias_name": role_id, "alias_mount_accessor": accessor})
+        entity = (found.get("data") or {}).get("id")
+        if entity:
+            vault.call(Request("DELETE", f"identity/entity/id/{entity}"))
+
+    vault.map(end, ids)
+    if wait:
+        time.sleep(wait)
+        vault.map(end, ids)
 
 
 def _remove(vault: Vault, path: str, progress: Callable[[str], None]) -> None:
@@ -150,6 +170,8 @@ class _Run:
             if name == "rules":
                 self._learn_accessors()
                 self._remember(before=True)
+            if name == "farewells":
+                self._end_entities(changes)
             wanted = desired(self._cluster, self._known)
             self._vault.map(lambda change: self._carry_out(change, wanted.get(change.key, {})), changes)  # noqa: B023
             yield from changes
@@ -172,6 +194,14 @@ class _Run:
             path = f"{self._cluster.mount('config')}/data/{APPLIED}"
             self._vault.write(path, {"data": {"version": 1, "objects": names}})
             self._remembered = tuple(names)
+
+    def _end_entities(self, changes: list[Change]) -> None:
+        """Ends the tokens of nodes taken off the list, whose AppRoles are gone by now."""
+        head = f"{self._cluster.mount('config')}/nodes/"
+        gone = [c.name.removeprefix(head) for c in changes if c.kind == "config" and c.name.startswith(head)]
+        if gone:
+            known = self._sight.known
+            end_entities(self._vault, known.accessors.get("listed", ""), [known.role_ids.get(n, "") for n in gone])
 
     def _carry_out(self, change: Change, wanted: Fields) -> None:
         kind, name, create = change.kind, change.name, change.action == "create"
@@ -206,7 +236,6 @@ class _Run:
         mount, _, last = name.rpartition("/")
         if kind == "approle":
             self._vault.call(Request("DELETE", f"auth/{mount}/role/{last}"))
-            end_entity(self._vault, self._sight.known, last)
         elif kind == "policy":
             self._vault.call(Request("DELETE", f"sys/policies/acl/{name}"))
         elif kind == "role":

@@ -99,7 +99,10 @@ def node_certificates(cluster: Cluster, holder: Node | Pool) -> tuple[Certificat
 
 def policies(cluster: Cluster, known: Known) -> dict[str, Fields]:
     """The rules of every policy that apply writes, by the policy's name."""
-    written = {f"{cluster.prefix}/operator": operator_policy(cluster)}
+    written = {
+        f"{cluster.prefix}/operator": operator_policy(cluster),
+        f"{cluster.prefix}/enroller": enroller_policy(cluster),
+    }
     for node in cluster.nodes:
         rules = policy("node.json", {"prefix": cluster.prefix, "node": node.name})
         for certificate in node_certificates(cluster, node):
@@ -124,6 +127,36 @@ def operator_policy(cluster: Cluster) -> Fields:
             certificate = resolve(row, cluster, None)
             rules[f"{certificate.mount}/sign/{certificate.role}"] = _sign_rule(certificate, exact=True)
     return rules
+
+
+def enroller_policy(cluster: Cluster) -> Fields:
+    """What whoever enrols pooled nodes needs: make an AppRole as we would, once, and mint its secret id wrapped."""
+    rules = policy("enroller.json", {"prefix": cluster.prefix})
+    made = [pooled_approle(cluster, pool) for pool in cluster.pools]
+    values = {name: sorted({fields[name] for fields in made}) for name in (made[0] if made else ())}
+    rule = rules[f"auth/{cluster.prefix}/pooled/role/+"]
+    if values:
+        rule |= {"allowed_parameters": values, "required_parameters": sorted(values)}
+    else:
+        del rules[f"auth/{cluster.prefix}/pooled/role/+"]
+    return rules
+
+
+def pooled_approle(cluster: Cluster, pool: Pool) -> dict[str, str]:
+    """The parameters with which a pooled node's AppRole is made.
+
+    Each is text: a policy's `allowed_parameters` hold text alike on both servers, and lists and numbers not.
+    """
+    return {
+        "token_policies": f"{cluster.prefix}/pool/{pool.name}",
+        "token_no_default_policy": "true",
+        "token_type": "batch",
+        "token_ttl": str(TOKEN_TTL),
+        "token_max_ttl": str(TOKEN_TTL),
+        "bind_secret_id": "true",
+        "secret_id_num_uses": "0",
+        "secret_id_ttl": str(secret_id_ttl(node_certificates(cluster, pool))),
+    }
 
 
 def policy(name: str, values: Mapping[str, str]) -> Fields:

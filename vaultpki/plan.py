@@ -12,7 +12,7 @@ Action = Literal["create", "update", "delete"]
 
 # Where an object of each kind stands in a run: nothing is written before what it needs, and what takes rights away or
 # leaves nothing to point at comes last.
-STAGES: Final = ("mounts", "root", "engines", "issuers", "rules", "nodes", "removals")
+STAGES: Final = ("mounts", "root", "engines", "issuers", "rules", "nodes", "removals", "farewells")
 
 # Said once, when the CA is made; a later change of them is a rotation, not an edit.
 _AT_BIRTH: Final = frozenset({"common_name", "key", "ttl"})
@@ -70,7 +70,9 @@ def plan(desired: Mapping[Key, Fields], observed: Observed) -> Plan:
 def stage(change: Change) -> str:
     """The part of a run, one of STAGES, in which a change is carried out."""
     if change.action == "delete":
-        return "removals"
+        # A node's record names its role id, by which its entity is found: it goes after the AppRole, so that a run cut
+        # off in between still knows whose tokens must end.
+        return "farewells" if change.kind in ("config", "policy") else "removals"
     if change.kind in ("mount", "auth"):
         return "mounts"
     if change.kind == "issuer":

@@ -10,10 +10,10 @@ from vaultpki.cli.common import spec_option
 
 
 @click.command("policy")
-@click.argument("who", type=click.Choice(["applier", "operator"]))
+@click.argument("who", type=click.Choice(["applier", "enroller", "operator"]))
 @spec_option
 def policy_command(who: str, file: Path, allow_http: bool) -> None:
-    """Print the Vault policy that is enough for an applier or an operator of the cluster.
+    """Print the Vault policy that is enough for an applier, an enroller or an operator of the cluster.
 
     \b
     Example:
@@ -27,6 +27,8 @@ def policy_command(who: str, file: Path, allow_http: bool) -> None:
     cluster = load_cluster(file, allow_http=allow_http)
     if who == "operator":
         rules = desired.operator_policy(cluster)
+    elif who == "enroller":
+        rules = desired.enroller_policy(cluster)
     else:
         rules = desired.policy("applier.json", {"prefix": cluster.prefix})
     click.echo(json.dumps({"path": rules}, indent=2))
