@@ -7,6 +7,7 @@ serves.
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import json
 import pwd
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from vaultpki import issuance, records, renewal
+from vaultpki import credential, issuance, records, renewal
 from vaultpki.certificates import ISSUING_CAS, SKEW, pair_files
 from vaultpki.errors import CertificateRefused, SpecError, StoreError, Unavailable, VaultpkiError
 from vaultpki.facts import Trust
@@ -25,9 +26,8 @@ from vaultpki.issuance import BUNDLES, Issuers, Owner
 from vaultpki.model import AgentConfig, Certificate, UserTemplate
 from vaultpki.renewal import Verdict
 from vaultpki.store import Directory, Stored, read_private, write_private
-from vaultpki.vault import Request, Settings, Vault, from_environment
+from vaultpki.vault import Request, Vault
 
-SECRET_ID: Final = "secret-id"
 _COPY: Final = "spec.json"
 _FIRST_RETRY = 5.0
 
@@ -127,17 +127,44 @@ class _Pass:
         renewed, short = self._renew(items, trust, failures, away)
         self._remove_surplus(spec)
         items = self._look(spec, trust)
+        if self._vault is not None:
+            self._after(self._vault, items, failures)
         if away is not None and not failures:
             failures["vault"] = away
         ends = [item.not_after for item in items if item.not_after is not None]
         dues = [item.verdict.renew_after for item in items if item.verdict.renew_after is not None]
         return Outcome(tuple(renewed), changed, failures, min(dues, default=None), min(ends, default=None), short)
 
+    def _after(self, vault: Vault, items: tuple[Item, ...], failures: dict[str, VaultpkiError]) -> None:
+        """What can wait until the certificates lie: the credential's own renewal, and a report for people to read."""
+        try:
+            credential.roll(self._config, vault, self._clock)
+        except VaultpkiError as error:
+            failures["credential"] = error
+        report = {
+            "version": 1,
+            "time": self._stamp(self._now),
+            "certificates": {
+                item.want.name: {
+                    "state": item.verdict.state.value,
+                    "not_after": None if item.not_after is None else self._stamp(item.not_after),
+                }
+                for item in items
+            },
+            "failures": sorted(failures),
+        }
+        # Nobody trusts it and nothing depends on it, so neither does this pass.
+        with contextlib.suppress(VaultpkiError):
+            vault.write(f"{self._config.prefix}/config/data/reports/{self._config.node}", {"data": report})
+
+    def _stamp(self, when: datetime) -> str:
+        return f"{when.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
     # What Vault says
 
     def _login(self) -> Vault:
         if self._vault is None:
-            self._vault = login(self._config, allow_http=self._allow_http)
+            self._vault = credential.login(self._config, allow_http=self._allow_http)
         return self._vault
 
     def _fetch(self) -> Spec:
@@ -309,45 +336,6 @@ class _Pass:
         for unit in self._directory.units():
             if unit not in wanted:
                 self._directory.remove(unit)
-
-
-def login(config: AgentConfig, *, allow_http: bool = False) -> Vault:
-    """Vault, as this node."""
-    ca_pem = None
-    if config.ca_file is not None:
-        try:
-            with open(config.ca_file, encoding="ascii") as stream:
-                ca_pem = stream.read(1 << 20)
-        except (OSError, UnicodeDecodeError):
-            raise SpecError(
-                f"{config.ca_file} cannot be read; it must hold Vault's CA as PEM", file=config.file
-            ) from None
-    settings: Settings = from_environment(
-        addresses=config.addresses, ca_pem=ca_pem, allow_http=allow_http, with_token=False
-    )
-    vault = Vault(settings, patience=15.0)
-    if config.auth.method != "approle":
-        return _login_by_file(config, vault)
-    secret = read_private(f"{config.state}/{SECRET_ID}")
-    if secret is None:
-        raise SpecError(
-            f"{config.state}/{SECRET_ID} is missing, so this node cannot prove who it is; enrol it again",
-            file=config.file,
-        )
-    mount = "pooled" if config.pool else "listed"
-    body = {"role_id": config.auth.role_id, "secret_id": secret.decode("ascii", "replace").strip()}
-    return vault.login(f"auth/{config.prefix}/{mount}/login", body)
-
-
-def _login_by_file(config: AgentConfig, vault: Vault) -> Vault:
-    path = config.auth.path or ""
-    raw = read_private(path)
-    if raw is None:
-        raise SpecError(f"{path} is missing, so this node cannot prove who it is", file=config.file, field="auth.path")
-    text = raw.decode("ascii", "replace").strip()
-    if config.auth.method == "token_file":
-        return vault.as_token(text)
-    return vault.login(f"auth/{config.prefix}/jwt/login", {"role": config.pool, "jwt": text})
 
 
 def stay(

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from vaultpki import agent, bootstrap, embedded, operator
+from vaultpki import agent, bootstrap, credential, embedded, operator
 from vaultpki.certificates import rows
 from vaultpki.checks import Check
 from vaultpki.config import dump_agent, load_agent, load_cluster
@@ -109,7 +109,7 @@ def _equip(folder: Path, cluster: Cluster, node: Node, vault: Vault, pin: str) -
     with told(str(state)):
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         state.chmod(0o700)
-    write_private(f"{state}/{agent.SECRET_ID}", minted["data"]["secret_id"].encode())
+    write_private(f"{state}/{credential.SECRET_ID}", minted["data"]["secret_id"].encode())
     ca_file = folder / "vault-ca.pem"
     _write(ca_file, cluster.vault.ca_pem or "", 0o644)
     config = AgentConfig(

@@ -62,7 +62,9 @@ def holder(cluster: Cluster, name: str, pool: str | None) -> Node | Pool:
             if longest - len("{node}") + len(name) > 64:
                 raise SpecError(f"{name!r} is too long: a common name has at most 64 characters")
             return found
-    raise SpecError(f"{cluster.file} has no pool {pool!r}; it has: {', '.join(p.name for p in cluster.pools) or 'none'}")
+    raise SpecError(
+        f"{cluster.file} has no pool {pool!r}; it has: {', '.join(p.name for p in cluster.pools) or 'none'}"
+    )
 
 
 def enroll(cluster: Cluster, vault: Vault, name: str, who: Node | Pool, where: Place, *, wrap_ttl: int) -> Join:
@@ -129,8 +131,10 @@ def enroll_many(
     return len(written)
 
 
-def drift(cluster: Cluster, vault: Vault, node: Node) -> bool:
+def drift(cluster: Cluster, vault: Vault, node: Node | Pool) -> bool:
     """Whether Vault's record of a listed node says otherwise than cluster.yaml, which is apply's work to mend."""
+    if isinstance(node, Pool):
+        return False
     found = (vault.read(f"{cluster.mount('config')}/data/nodes/{node.name}") or {}).get("data") or {}
     wanted = records.node_record(node, node_certificates(cluster, node), str(found.get("role_id")))
     return bool(found != wanted)
@@ -152,10 +156,10 @@ def unenroll(cluster: Cluster, vault: Vault, name: str) -> bool:
     note = f"{store}/data/{_LEAVING}/{name}"
     found = vault.read(f"{mount}/role/{name}/role-id")
     noted = (vault.read(note) or {}).get("data") or {}
-    ids = {str(entry["role_id"]) for entry in (found or {}, noted) if entry.get("role_id")}
+    ids = {str(role_id) for role_id in noted.get("role_ids") or ()}
     if found is not None:
-        ids |= {*noted.get("role_ids", ())}
-        vault.write(note, {"data": {"version": 1, "role_id": str(found["role_id"]), "role_ids": sorted(ids)}})
+        ids.add(str(found.get("role_id")))
+        vault.write(note, {"data": {"version": 1, "role_ids": sorted(ids)}})
         vault.call(Request("DELETE", f"{mount}/role/{name}"))
     if not ids:
         return False

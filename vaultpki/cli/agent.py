@@ -9,6 +9,9 @@ import click
 
 if TYPE_CHECKING:
     from vaultpki.agent import Outcome
+    from vaultpki.model import AgentConfig
+
+DEFAULT = Path("/etc/vaultpki/agent.yaml")
 
 
 @click.command("agent")
@@ -17,23 +20,42 @@ if TYPE_CHECKING:
     "--config",
     "file",
     type=click.Path(path_type=Path),
-    default="/etc/vaultpki/agent.yaml",
+    default=DEFAULT,
     show_default=True,
     help="The node's agent.yaml.",
 )
 @click.option("--once", is_flag=True, help="One pass, then end; without it the agent stays and renews.")
+@click.option(
+    "--join",
+    "join_file",
+    type=click.Path(path_type=Path),
+    help="Take part in the cluster by this join file first; writes agent.yaml where -c points.",
+)
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path),
+    help="With --join: where the certificates go.  [default: /etc/kubernetes/pki]",
+)
 @click.option("--allow-http", is_flag=True, help="Talk plain http to a Vault that is not on this machine.")
-def agent_command(file: Path, once: bool, allow_http: bool) -> int:
+def agent_command(file: Path, once: bool, join_file: Path | None, directory: Path | None, allow_http: bool) -> int:
     """Issue what is missing or due on this node, install it in one step, and renew it for as long as the node lives.
 
     \b
     Example:
-      vaultpki agent -c /etc/vaultpki/agent.yaml --once
+      vaultpki agent --join join.json --once
+      vaultpki agent -c /etc/vaultpki/agent.yaml
     """
     from vaultpki import agent
     from vaultpki.config import load_agent
 
-    config = load_agent(file, allow_http=allow_http)
+    if join_file is not None:
+        config = _join(file, join_file, directory, allow_http=allow_http)
+        click.echo(f"{config.node} has joined {config.cluster}; its configuration is {file}")
+    elif directory is not None:
+        raise click.UsageError("--dir goes with --join; afterwards `directory` in agent.yaml says where files go")
+    else:
+        config = load_agent(file, allow_http=allow_http)
     if once:
         outcome = agent.run(config, allow_http=allow_http)
         _tell(outcome)
@@ -42,6 +64,32 @@ def agent_command(file: Path, once: bool, allow_http: bool) -> int:
         config, tell=_tell, complain=lambda error: click.echo(f"vaultpki: {error}", err=True), allow_http=allow_http
     )
     return 0
+
+
+def _join(file: Path, join_file: Path, directory: Path | None, *, allow_http: bool) -> AgentConfig:
+    from datetime import UTC, datetime
+
+    from vaultpki import credential
+    from vaultpki.config import load_agent
+    from vaultpki.errors import SpecError
+    from vaultpki.join import load_join
+
+    join = load_join(join_file)
+    file = file.absolute()
+    target = str(directory.absolute()) if directory is not None else "/etc/kubernetes/pki"
+    # Beside agent.yaml where that lies elsewhere, so that a test or a second cluster needs no root.
+    state = "/var/lib/vaultpki" if file == DEFAULT else str(file.parent / "state")
+    old = load_agent(file, allow_http=allow_http) if file.exists() else None
+    if old is not None:
+        if (old.cluster, old.prefix, old.node) != (join.cluster, join.prefix, join.node):
+            raise SpecError(
+                f"the join file is for node {join.node} of {join.cluster}, and {file} is of node {old.node} of "
+                f"{old.cluster}; name another agent.yaml with -c"
+            )
+        target, state = (str(directory.absolute()) if directory is not None else old.directory), old.state
+    return credential.join(
+        join, old, file=str(file), directory=target, state=state, now=datetime.now(UTC), allow_http=allow_http
+    )
 
 
 def _tell(outcome: Outcome) -> None:

@@ -1,0 +1,1 @@
+"""What vaultpki costs beside its peers, each a whole process, in turn, on one machine (`make bench`)."""

@@ -1,0 +1,148 @@
+"""What the measures stand on: a real server, a network of 5 ms before it, a cluster, and the programs to be timed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from benchmarks import peers
+from benchmarks.timing import Contender, Measure
+from vaultpki import bootstrap, embedded
+from vaultpki.config import load_cluster
+from vaultpki.model import Cluster
+from vaultpki.vault import Settings
+
+NETWORK_SECONDS: Final = 0.005
+
+_SPEC: Final = """\
+cluster: bench
+vault: {{addresses: ["{address}"], ca_file: server/ca.crt}}
+api_server: {{endpoint: "https://api.bench.example:6443", names: [api.bench.example], addresses: [10.0.0.10]}}
+nodes:
+  - {{name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}}
+  - {{name: worker-1, roles: [worker], addresses: [10.0.0.21]}}
+  - {{name: worker-2, roles: [worker], addresses: [10.0.0.22]}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """A running server with nothing on it, and how to reach it: straight, and over the slow network."""
+
+    folder: Path
+    cluster: Cluster
+    settings: Settings = field(repr=False)
+    where: bootstrap.Where
+    straight: dict[str, str] = field(repr=False)
+    far: dict[str, str] = field(repr=False)
+
+    def ours(self, *words: str, far: bool = False, **hooks: object) -> Contender:
+        """`vaultpki` as a user runs it: the console script of this environment."""
+        script = Path(sys.executable).parent / "vaultpki"
+        if not script.exists():
+            sys.exit(f"there is no {script.name} beside this Python; run `make bench`, which installs it")
+        return Contender("vaultpki", (str(script), *words), self.far if far else self.straight, **hooks)  # type: ignore[arg-type]
+
+    def configure(self) -> None:
+        vault = peers.Vault(self.settings)
+        bootstrap.apply(self.cluster, vault, self.where, first=None, progress=lambda change: None)
+
+    def clear(self) -> None:
+        vault = peers.Vault(self.settings)
+        bootstrap.destroy(self.cluster, vault, self.where, progress=lambda path: None)
+
+    def configured(self) -> None:
+        """Ends the benchmark where the run just timed did not leave the whole cluster behind."""
+        _, plan = bootstrap.look(self.cluster, peers.Vault(self.settings), self.where)
+        if any(change.action == "create" for change in plan.changes):
+            sys.exit(f"a run left {plan.changes[0].kind} {plan.changes[0].name} out, so its time means nothing")
+
+    def file(self, name: str, text: str) -> str:
+        path = self.folder / name
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+
+@contextlib.contextmanager
+def ground(folder: Path) -> Iterator[Ground]:
+    """The server and the proxy, both ended with the block."""
+    with embedded.start(folder / "server") as server, _network(int(server.address.rpartition(":")[2])) as port:
+        spec = folder / "cluster.yaml"
+        spec.write_text(_SPEC.format(address=server.address), encoding="utf-8")
+        cluster = load_cluster(spec)
+        environment = {
+            "PATH": os.defpath,
+            "HOME": str(folder),
+            "VAULT_ADDR": server.address,
+            "VAULT_CACERT": str(server.ca_file),
+            "VAULT_TOKEN": server.token,
+        }
+        yield Ground(
+            folder,
+            cluster,
+            Settings((server.address,), ca_file=str(server.ca_file), token=server.token),
+            bootstrap.Where((server.address,), cluster.vault.ca_pem),
+            environment,
+            {**environment, "VAULT_ADDR": f"https://127.0.0.1:{port}"},
+        )
+
+
+@contextlib.contextmanager
+def _network(port: int) -> Iterator[int]:
+    command = [sys.executable, "-m", "benchmarks.proxy", str(port), str(NETWORK_SECONDS)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield int(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+def measures(there: Ground) -> list[Measure]:
+    """Every measure, in the order of the issue's goals; the server is empty before and after each."""
+    spec = str(there.folder / "cluster.yaml")
+    work = there.folder / "work"
+    work.mkdir()
+    writes = peers.writes_of_apply(there.cluster, there.settings, there.where)
+    reads = peers.reads_of_plan(there.cluster, there.settings, there.where)
+    there.clear()
+    shell = shutil.which("sh") or "/bin/sh"
+    script = there.file("configure.sh", peers.shell_script(writes, embedded._binary(), work))
+    hvac = (sys.executable, str(Path(__file__).with_name("hvac_peer.py")))
+    writing = (*hvac, there.file("writes.json", peers.to_json(writes)))
+    reading = (*hvac, there.file("reads.json", peers.to_json(reads)))
+    empty = {"before": there.clear, "after": there.configured}
+    full = {"before": there.configure}
+    return [
+        Measure(
+            f"configure an empty server ({len(writes)} writes)",
+            there.ours("apply", "-f", spec, "--yes", **empty),
+            Contender("shell of bao calls", (shell, script), there.straight, **empty),
+            1 / 15,
+        ),
+        Measure(
+            "configure an empty server, +5 ms network",
+            there.ours("apply", "-f", spec, "--yes", far=True, **empty),
+            Contender("hvac in sequence", writing, there.far, **empty),
+            0.35,
+        ),
+        Measure(
+            f"plan with nothing to do ({len(reads)} reads), +5 ms network",
+            there.ours("plan", "-f", spec, "--detailed-exitcode", far=True, **full),
+            Contender("hvac in sequence", reading, there.far, **full),
+            0.2,
+        ),
+        Measure(
+            "--help",
+            there.ours("--help"),
+            Contender("import click", (sys.executable, "-c", "import click"), there.straight),
+            1.6,
+        ),
+    ]

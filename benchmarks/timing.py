@@ -1,0 +1,116 @@
+"""Whole processes against the clock: ours and the peer in turn, so that a slow minute of the machine falls on both."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Final
+
+# A child starts its peak memory from that of the process it was forked from (Linux keeps it over exec), so a bare
+# interpreter starts it, not this one. posix_spawn with the output dropped: nobody waits for a reader.
+_LAUNCH: Final = """
+import json, os, sys, time
+null = os.open(os.devnull, os.O_RDWR)
+actions = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, null, 1)]
+begin = time.perf_counter()
+pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=actions)
+_, status, usage = os.wait4(pid, 0)
+print(json.dumps([time.perf_counter() - begin, usage.ru_maxrss, os.waitstatus_to_exitcode(status)]))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One process to time: `argv` with an absolute program; `before` readies the ground and is not timed."""
+
+    name: str
+    argv: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    before: Callable[[], None] = lambda: None
+    after: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """Ours beside the peer, and the ratio (ours to the peer's) that is the goal; `memory` has a goal of its own."""
+
+    name: str
+    ours: Contender
+    peer: Contender
+    goal: float
+    memory_goal: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """What the runs of one contender took: seconds and KiB of peak memory, in the order of the runs."""
+
+    name: str
+    seconds: tuple[float, ...]
+    memory: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A ratio of medians beside its goal. `unit` is ms or MiB; `ours` and `peer` are in that unit."""
+
+    name: str
+    unit: str
+    ours_name: str
+    peer_name: str
+    ours: tuple[float, ...]
+    peer: tuple[float, ...]
+    goal: float
+
+    @property
+    def ratio(self) -> float:
+        return median(self.ours) / median(self.peer)
+
+    @property
+    def met(self) -> bool:
+        return self.ratio <= self.goal
+
+
+def compare(measure: Measure, rounds: int) -> list[Result]:
+    """Runs both `rounds` times in turn, after one run of each that is thrown away (cold caches of the disk)."""
+    taken: dict[str, list[tuple[float, int]]] = {measure.ours.name: [], measure.peer.name: []}
+    for number in range(rounds + 1):
+        for contender in (measure.ours, measure.peer):
+            run = once(contender)
+            if number:
+                taken[contender.name].append(run)
+    ours, peer = taken[measure.ours.name], taken[measure.peer.name]
+    names = (measure.ours.name, measure.peer.name)
+    results = [
+        Result(
+            measure.name, "ms", *names, tuple(s * 1000 for s, _ in ours), tuple(s * 1000 for s, _ in peer), measure.goal
+        )
+    ]
+    if measure.memory_goal is not None:
+        mib = [tuple(kib / 1024 for _, kib in runs) for runs in (ours, peer)]
+        results.append(Result(f"{measure.name}, memory", "MiB", *names, mib[0], mib[1], measure.memory_goal))
+    return results
+
+
+def once(contender: Contender) -> tuple[float, int]:
+    """Seconds and peak memory in KiB of one run; a run that fails ends the benchmark with what it said."""
+    contender.before()
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", _LAUNCH, *contender.argv],
+        env=dict(contender.environment),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        sys.exit(f"{contender.name} could not be started: {done.stderr[-500:]}")
+    seconds, memory, code = json.loads(done.stdout)
+    if code != 0:
+        sys.exit(f"{contender.name} ended with {code}, so its time means nothing: {done.stderr[-500:]}")
+    contender.after()
+    return seconds, memory

@@ -1,0 +1,166 @@
+"""`vaultpki enroll`, `vaultpki unenroll` and `vaultpki nodes`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from vaultpki.cli.common import json_option, open_vault, spec_option
+from vaultpki.errors import SpecError
+
+if TYPE_CHECKING:
+    from vaultpki.enrolment import Seen
+    from vaultpki.model import Cluster, Node, Pool
+
+_LONGEST_WRAP = 86400
+
+
+@click.command("enroll")
+@click.argument("node", required=False)
+@spec_option
+@click.option("--pool", metavar="NAME", help="The pool that a new node belongs to.")
+@click.option("--wrap-ttl", default="30m", show_default=True, help="For how long the join file is worth anything.")
+@click.option("--all", "everyone", is_flag=True, help="All listed nodes; -o names a folder then.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="The file to write; with several nodes the folder for NODE.json.  [default: join.json]",
+)
+def enroll_command(
+    node: str | None,
+    file: Path,
+    allow_http: bool,
+    pool: str | None,
+    wrap_ttl: str,
+    everyone: bool,
+    output: Path | None,
+) -> None:
+    """Give a node its identity: a single-use join file that `vaultpki agent --join` takes on the node.
+
+    NODE is a listed node, or with --pool a new one whose name fits the pool. `-` reads many names, one a line.
+
+    \b
+    Example:
+      vaultpki enroll -f cluster.yaml cp-1 -o join.json
+      vaultpki enroll -f cluster.yaml w-17 --pool autoscaled -o join.json
+      vaultpki enroll -f cluster.yaml --all -o joins/
+    """
+    from vaultpki import enrolment
+    from vaultpki.config import load_cluster, parse_duration
+    from vaultpki.files import told, write_private
+    from vaultpki.join import dump_join
+    from vaultpki.vault import explained
+
+    if (node is None) == (not everyone):
+        raise click.UsageError("name one node, or -, or pass --all")
+    seconds = parse_duration(wrap_ttl)
+    if seconds > _LONGEST_WRAP:
+        raise click.UsageError("--wrap-ttl is at most 24h: a join file is a secret as long as it lives")
+    cluster = load_cluster(file, allow_http=allow_http)
+    vault, _ = open_vault(cluster, allow_http=allow_http)
+    with explained(vault):
+        if node is not None and node != "-":
+            who = enrolment.holder(cluster, node, pool)
+            if enrolment.drift(cluster, vault, who):
+                said = f"{cluster.file} says otherwise of {node} than Vault; run `vaultpki apply` to bring it there"
+                click.echo(said, err=True)
+            join = enrolment.enroll(cluster, vault, node, who, enrolment.place(cluster, vault), wrap_ttl=seconds)
+            target = output or Path("join.json")
+            write_private(str(target.absolute()), dump_join(join).encode())
+            click.echo(f"wrote {target}: take it to {node} within {wrap_ttl} and run `vaultpki agent --join` there")
+            return
+        if output is None:
+            raise click.UsageError("several nodes need -o FOLDER")
+        wanted = _wanted(cluster, pool, everyone=everyone)
+        with told(str(output)):
+            output.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with click.progressbar(length=len(wanted), label="Enrolling", file=sys.stderr) as bar:
+            written = enrolment.enroll_many(
+                cluster, vault, wanted, output, wrap_ttl=seconds, done=lambda: bar.update(1)
+            )
+    kept = len(wanted) - written
+    more = f", {kept} from an earlier run are still good" if kept else ""
+    click.echo(f"wrote {written} join files to {output}{more}")
+
+
+@click.command("unenroll")
+@click.argument("node")
+@spec_option
+def unenroll_command(node: str, file: Path, allow_http: bool) -> None:
+    """Take a pooled node's identity away: its AppRole goes, and its tokens end at once.
+
+    A listed node is taken off `nodes` in cluster.yaml instead, and `vaultpki apply` ends it the same way.
+
+    \b
+    Example:
+      vaultpki unenroll -f cluster.yaml w-17
+    """
+    from vaultpki import enrolment
+    from vaultpki.config import load_cluster
+    from vaultpki.vault import explained
+
+    cluster = load_cluster(file, allow_http=allow_http)
+    vault, _ = open_vault(cluster, allow_http=allow_http)
+    with explained(vault):
+        ended = enrolment.unenroll(cluster, vault, node)
+    if ended:
+        click.echo(f"{node} has no identity any more; its certificates end by themselves, at their not_after")
+    else:
+        click.echo(f"{node} had no identity in this Vault")
+
+
+@click.command("nodes")
+@spec_option
+@json_option
+def nodes_command(file: Path, allow_http: bool, as_json: bool) -> None:
+    """List the nodes, listed and pooled, with what each last reported of itself.
+
+    \b
+    Example:
+      vaultpki nodes -f cluster.yaml
+    """
+    import json
+
+    from vaultpki import enrolment
+    from vaultpki.config import load_cluster
+    from vaultpki.vault import explained
+
+    cluster = load_cluster(file, allow_http=allow_http)
+    vault, _ = open_vault(cluster, allow_http=allow_http)
+    with explained(vault):
+        seen = enrolment.nodes(cluster, vault)
+    if as_json:
+        nodes = [{"node": s.node, "pool": s.pool, "roles": list(s.roles), "report": s.report or None} for s in seen]
+        click.echo(json.dumps({"nodes": nodes}, indent=2))
+        return
+    for entry in seen:
+        click.echo(_line(entry))
+
+
+def _line(seen: Seen) -> str:
+    # A node writes its own report, so nothing of it reaches the terminal unlooked at.
+    report = seen.report
+    said = str(report.get("time") or "never reported")[:40]
+    certificates = report.get("certificates")
+    states = [str(c.get("state")) for c in certificates.values()] if isinstance(certificates, dict) else []
+    bad = sum(state != "ok" for state in states)
+    detail = f"{len(states)} certificates, {bad} not ok" if states else ""
+    line = f"{seen.node:<30} {seen.pool or 'listed':<16} {'+'.join(seen.roles):<24} {said:<22} {detail}"
+    return "".join(c if c.isprintable() else "?" for c in line).rstrip()
+
+
+def _wanted(cluster: Cluster, pool: str | None, *, everyone: bool) -> list[tuple[str, Node | Pool]]:
+    from vaultpki import enrolment
+
+    if everyone:
+        if pool is not None:
+            raise click.UsageError("--all is for listed nodes; give a pool's names on standard input with -")
+        return [(node.name, node) for node in cluster.nodes]
+    names = list(dict.fromkeys(line.strip() for line in sys.stdin if line.strip()))
+    if not names:
+        raise SpecError("no names came on standard input; give one a line")
+    return [(name, enrolment.holder(cluster, name, pool)) for name in names]

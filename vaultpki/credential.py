@@ -1,0 +1,240 @@
+"""A node's own credential: taken out of a join file, kept in the state folder, rolled long before it ends.
+
+    STATE/secret-id        the secret id in use, 0600
+    STATE/secret-id.json   when it was minted and for how long, and its digest, so that one put there by hand is known
+    STATE/secret-id.old    the one before, until Vault has destroyed it
+    STATE/joined           the digest of the join file's token, written before that is used
+
+Every step leaves a secret id that Vault takes: the new one is on disk before the old one is destroyed. Only a cut within
+the unwrapping itself loses it, and then a new join file is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import replace
+from datetime import datetime
+from typing import Final
+
+from vaultpki import issuance
+from vaultpki.errors import BadAnswer, Denied, Refused, SpecError
+from vaultpki.files import read_private, told, write_private
+from vaultpki.join import Join
+from vaultpki.model import AgentConfig, Auth
+from vaultpki.vault import Request, Settings, Vault, from_environment
+
+SECRET_ID: Final = "secret-id"
+CA_FILE: Final = "vault-ca.pem"
+_OLD = f"{SECRET_ID}.old"
+_JOINED = "joined"
+_PATIENCE = 15.0
+
+_DAY = 86400
+# Of a secret id that somebody else put here nothing is known; apply never grants less.
+_UNKNOWN_TTL: Final = 7 * _DAY
+_TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
+
+
+def mount(config: AgentConfig) -> str:
+    """The AppRole mount of this node's kind."""
+    return f"auth/{config.prefix}/{'pooled' if config.pool else 'listed'}"
+
+
+def login(config: AgentConfig, *, allow_http: bool = False) -> Vault:
+    """Vault, as this node. SpecError where its credential is missing, Denied where Vault refuses it."""
+    ca_pem = None
+    if config.ca_file is not None:
+        try:
+            with open(config.ca_file, encoding="ascii") as stream:
+                ca_pem = stream.read(1 << 20)
+        except (OSError, UnicodeDecodeError):
+            raise SpecError(
+                f"{config.ca_file} cannot be read; it must hold Vault's CA as PEM",
+                file=config.file,
+                field="vault.ca_file",
+            ) from None
+    vault = Vault(
+        from_environment(addresses=config.addresses, ca_pem=ca_pem, allow_http=allow_http, with_token=False),
+        patience=_PATIENCE,
+    )
+    if config.auth.method == "approle":
+        return _login_by_approle(config, vault)
+    path = config.auth.path or ""
+    raw = read_private(path)
+    if raw is None:
+        raise SpecError(f"{path} is missing, so this node cannot prove who it is", file=config.file, field="auth.path")
+    text = raw.decode("ascii", "replace").strip()
+    if config.auth.method == "token_file":
+        return vault.as_token(text)
+    return vault.login(f"auth/{config.prefix}/jwt/login", {"role": config.pool, "jwt": text})
+
+
+def _login_by_approle(config: AgentConfig, vault: Vault) -> Vault:
+    secret = _read(config, SECRET_ID)
+    if secret is None:
+        raise SpecError(
+            f"{config.state}/{SECRET_ID} is missing, so this node cannot prove who it is; join with a new join file "
+            f"(`vaultpki enroll {config.node}`)",
+            file=config.file,
+        )
+    try:
+        return vault.login(f"{mount(config)}/login", {"role_id": config.auth.role_id, "secret_id": secret})
+    except Refused as error:
+        # Both servers answer 400 to a role id or secret id that they do not know (any more).
+        if error.status != 400:
+            raise
+        raise Denied(
+            f"Vault does not take this node's credential; join with a new join file (`vaultpki enroll {config.node}`, "
+            "then `vaultpki agent --join`)"
+        ) from None
+
+
+def roll(config: AgentConfig, vault: Vault, now: float) -> bool:
+    """Replaces the secret id once a third of its life is over, and the one of a join file at once; True where it did.
+
+    `vault` is logged in as the node; `now` is Unix time in seconds.
+    """
+    current = _read(config, SECRET_ID) if config.auth.method == "approle" else None
+    if current is None:
+        return False
+    _destroy_old(config, vault, current)
+    memory = _memory(config, current)
+    # Whoever carried the join file may have seen what was in it.
+    from_join = memory is None and _read(config, _JOINED) is not None
+    minted, ttl = memory or (_written(config), float(_UNKNOWN_TTL))
+    if not from_join and 0 <= now - minted < ttl / 3:
+        return False
+    role = f"{mount(config)}/role/{config.node}"
+    data = vault.write(f"{role}/secret-id", {}, once=True).get("data") or {}
+    new, lives = data.get("secret_id"), data.get("secret_id_ttl")
+    if not isinstance(new, str) or not _TOKEN.fullmatch(new) or not isinstance(lives, int) or isinstance(lives, bool):
+        raise BadAnswer(f"{role}/secret-id brought no secret id; is this address really a Vault?")
+    write_private(f"{config.state}/{_OLD}", current.encode())
+    _keep(config, new, now, lives or _UNKNOWN_TTL)
+    _destroy_old(config, vault, new)
+    return True
+
+
+def join(config_file: str, join: Join, *, directory: str, state: str, now: datetime, allow_http: bool) -> AgentConfig:
+    """The configuration of a node that takes part from now on; its secret id lies in `state` when this returns.
+
+    The root CA that Vault shows is held to the join file's pin before the wrapping token is used, so a join file for
+    another cluster is not spent. Raises SpecError with what to do for a file that is spent, late or not Vault's.
+    """
+    from vaultpki.config import dump_agent
+
+    config = AgentConfig(
+        cluster=join.cluster,
+        prefix=join.prefix,
+        node=join.node,
+        pool=join.pool,
+        addresses=join.addresses,
+        ca_file=f"{state}/{CA_FILE}" if join.ca_pem else None,
+        root_sha256=join.root_sha256,
+        auth=Auth("approle", role_id=join.role_id),
+        directory=directory,
+        state=state,
+        file=config_file,
+    )
+    settings = from_environment(addresses=join.addresses, ca_pem=join.ca_pem, allow_http=allow_http, with_token=False)
+    issuance.trusts(issuance.fetch_issuers(Vault(settings), join.prefix), join.root_sha256, now)
+    with told(state):
+        os.makedirs(state, mode=0o700, exist_ok=True)
+        os.chmod(state, 0o700)
+    if join.ca_pem:
+        write_private(f"{state}/{CA_FILE}", join.ca_pem.encode(), 0o644)
+    with told(config_file):
+        os.makedirs(os.path.dirname(config_file), mode=0o755, exist_ok=True)
+    write_private(config_file, dump_agent(config).encode(), 0o644)
+    digest = _digest(join.wrap_token)
+    if _read(config, _JOINED) == digest and _written(config) >= os.stat(f"{state}/{_JOINED}").st_mtime:
+        # A run that was cut off after it had unwrapped: the file is spent, and what was in it is here.
+        return config
+    write_private(f"{state}/{_JOINED}", digest.encode())
+    write_private(f"{state}/{SECRET_ID}", _unwrap(join, settings, now).encode())
+    return config
+
+
+def _unwrap(join: Join, settings: Settings, now: datetime) -> str:
+    vault = Vault(replace(settings, token=join.wrap_token))
+    new = f"ask for a new one (`vaultpki enroll {join.node}`)"
+    try:
+        # The wrapping token alone, as the client's own: no other token is in the request.
+        origin = vault.write("sys/wrapping/lookup", {"token": join.wrap_token}).get("data") or {}
+    except (Refused, Denied):
+        if now >= join.expires:
+            raise SpecError(f"the join file ended at {join.expires:%Y-%m-%dT%H:%M:%SZ}; {new}") from None
+        raise SpecError(
+            "the join file has been used already. If this node did not use it (a join that was cut off counts), somebody "
+            f"may have intercepted it: run `vaultpki unenroll {join.node}`, find out who had the file, and {new}"
+        ) from None
+    kind = "pooled" if join.pool else "listed"
+    expected = f"auth/{join.prefix}/{kind}/role/{join.node}/secret-id"
+    if origin.get("creation_path") != expected:
+        raise SpecError(
+            "the join file's token was not made for this node's secret id: the file was tampered with or mixed up; "
+            f"tell whoever enrolled the node, and {new}"
+        )
+    try:
+        data = vault.call(Request("POST", "sys/wrapping/unwrap", {}, once=True)).body.get("data") or {}
+    except (Refused, Denied):
+        raise SpecError(
+            f"the join file was used by somebody else in this very moment: it may be intercepted; unenroll {join.node}, "
+            f"and {new}"
+        ) from None
+    secret = data.get("secret_id")
+    if not isinstance(secret, str) or not _TOKEN.fullmatch(secret):
+        raise BadAnswer(f"the join file held no secret id; {new}")
+    return secret
+
+
+def _destroy_old(config: AgentConfig, vault: Vault, current: str) -> None:
+    old = _read(config, _OLD)
+    if old is None:
+        return
+    if old != current:
+        try:
+            vault.write(f"{mount(config)}/role/{config.node}/secret-id/destroy", {"secret_id": old})
+        except Refused:
+            # Vault does not know it any more, which is what was wanted.
+            pass
+    with told(f"{config.state}/{_OLD}"):
+        os.unlink(f"{config.state}/{_OLD}")
+
+
+def _keep(config: AgentConfig, secret: str, now: float, ttl: int) -> None:
+    write_private(f"{config.state}/{SECRET_ID}", secret.encode())
+    memory = {"version": 1, "minted": int(now), "ttl": ttl, "sha256": _digest(secret)}
+    write_private(f"{config.state}/{SECRET_ID}.json", json.dumps(memory).encode())
+
+
+def _memory(config: AgentConfig, secret: str) -> tuple[float, float] | None:
+    """When the secret id was minted and for how many seconds; None for one that this node did not mint itself."""
+    raw = read_private(f"{config.state}/{SECRET_ID}.json")
+    try:
+        value = json.loads(raw or b"{}")
+        if value["sha256"] == _digest(secret):
+            return float(value["minted"]), float(value["ttl"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    return None
+
+
+def _written(config: AgentConfig) -> float:
+    """When the secret id was last written, as Unix time; 0.0 where there is none."""
+    try:
+        return os.stat(f"{config.state}/{SECRET_ID}").st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _read(config: AgentConfig, name: str) -> str | None:
+    raw = read_private(f"{config.state}/{name}")
+    return None if raw is None else raw.decode("ascii", "replace").strip()
