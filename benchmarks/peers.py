@@ -74,7 +74,13 @@ def reads_of_plan(cluster: Cluster, settings: Settings, where: bootstrap.Where) 
     _, plan = bootstrap.look(cluster, recorder, where)
     if plan.changes:
         raise AssertionError(f"the plan is not empty: {plan.changes[0]}")
-    return [Step(request.method, request.path, {}) for request, _ in recorder.taken]
+    return [Step(request.method, _lasting(request.path), {}) for request, _ in recorder.taken]
+
+
+def _lasting(path: str) -> str:
+    """The path with the issuer's id, which is new at every apply, by the name that stays: it is the mount's only one."""
+    before, found, _ = path.partition("/issuer/")
+    return f"{before}/issuer/default" if found else path
 
 
 def _step(request: Request, givers: dict[str, tuple[int, str]], gives: str | None) -> Step:
@@ -82,11 +88,7 @@ def _step(request: Request, givers: dict[str, tuple[int, str]], gives: str | Non
     takes = next(((field, givers[body[field]][0]) for field in _HANDED_ON if body.get(field) in givers), None)
     if takes:
         del body[takes[0]]
-    path = request.path
-    if request.method == "PATCH":
-        # The issuer's id is new each time; it is the mount's only one.
-        path = path.rpartition("/")[0] + "/default"
-    return Step(request.method, path, body, takes, gives)
+    return Step(request.method, _lasting(request.path), body, takes, gives)
 
 
 def shell_script(steps: Sequence[Step], bao: str, work: Path) -> str:

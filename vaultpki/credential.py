@@ -118,15 +118,25 @@ def roll(config: AgentConfig, vault: Vault, now: float) -> bool:
     return True
 
 
-def join(config_file: str, join: Join, *, directory: str, state: str, now: datetime, allow_http: bool) -> AgentConfig:
+def join(
+    join: Join,
+    old: AgentConfig | None,
+    *,
+    file: str,
+    directory: str,
+    state: str,
+    now: datetime,
+    allow_http: bool,
+) -> AgentConfig:
     """The configuration of a node that takes part from now on; its secret id lies in `state` when this returns.
 
-    The root CA that Vault shows is held to the join file's pin before the wrapping token is used, so a join file for
-    another cluster is not spent. Raises SpecError with what to do for a file that is spent, late or not Vault's.
+    What a person changed in an `old` agent.yaml stays. The root CA that Vault shows is held to the join file's pin
+    before the wrapping token is used, so a join file for another cluster is not spent. SpecError with what to do for a
+    file that is spent, late or not what Vault wrapped.
     """
     from vaultpki.config import dump_agent
 
-    config = AgentConfig(
+    fresh = AgentConfig(
         cluster=join.cluster,
         prefix=join.prefix,
         node=join.node,
@@ -137,8 +147,18 @@ def join(config_file: str, join: Join, *, directory: str, state: str, now: datet
         auth=Auth("approle", role_id=join.role_id),
         directory=directory,
         state=state,
-        file=config_file,
+        file=file,
     )
+    config = fresh
+    if old is not None:
+        config = replace(
+            fresh,
+            owner=old.owner,
+            certificates=old.certificates,
+            hooks=old.hooks,
+            poll=old.poll,
+            metrics=old.metrics,
+        )
     settings = from_environment(addresses=join.addresses, ca_pem=join.ca_pem, allow_http=allow_http, with_token=False)
     issuance.trusts(issuance.fetch_issuers(Vault(settings), join.prefix), join.root_sha256, now)
     with told(state):
@@ -146,9 +166,9 @@ def join(config_file: str, join: Join, *, directory: str, state: str, now: datet
         os.chmod(state, 0o700)
     if join.ca_pem:
         write_private(f"{state}/{CA_FILE}", join.ca_pem.encode(), 0o644)
-    with told(config_file):
-        os.makedirs(os.path.dirname(config_file), mode=0o755, exist_ok=True)
-    write_private(config_file, dump_agent(config).encode(), 0o644)
+    with told(file):
+        os.makedirs(os.path.dirname(file), mode=0o755, exist_ok=True)
+    write_private(file, dump_agent(config).encode(), 0o644)
     digest = _digest(join.wrap_token)
     if _read(config, _JOINED) == digest and _written(config) >= os.stat(f"{state}/{_JOINED}").st_mtime:
         # A run that was cut off after it had unwrapped: the file is spent, and what was in it is here.
