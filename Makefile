@@ -17,6 +17,7 @@ $(VENV)/.dev: pyproject.toml $(SETUP)/venv
 	touch $(VENV)/.embedded $@
 
 demo: $(VENV)/.embedded
+	$(SETUP)/packages openssl
 	$(BIN)/vaultpki demo $(DEMO)
 
 test: $(VENV)/.dev

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--rounds N] [--only WORDS] [--json]`: ours beside the peers, with the noise of this machine."""
+"""`python -m benchmarks [--rounds N] [--only WORDS] [--json]`: ours beside the peers, with this machine's noise."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def main() -> None:
         print(json.dumps([_as_json(result) for result in results], indent=2))
     missed = [result for result in results if not result.met]
     if not arguments.json:
-        print(f"\n{len(results) - len(missed)} of {len(results)} goals met; medians of {arguments.rounds} runs in turn.")
+        met = len(results) - len(missed)
+        print(f"\n{met} of {len(results)} goals met; medians of {arguments.rounds} runs in turn.")
     sys.exit(1 if missed else 0)
 
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -17,7 +17,7 @@ from benchmarks.timing import Contender, Measure
 from vaultpki import bootstrap, embedded
 from vaultpki.config import load_cluster
 from vaultpki.model import Cluster
-from vaultpki.vault import Settings
+from vaultpki.vault import Settings, Vault
 
 NETWORK_SECONDS: Final = 0.005
 
@@ -27,8 +27,14 @@ vault: {{addresses: ["{address}"], ca_file: server/ca.crt}}
 api_server: {{endpoint: "https://api.bench.example:6443", names: [api.bench.example], addresses: [10.0.0.10]}}
 nodes:
   - {{name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}}
+  - {{name: cp-2, roles: [control-plane, etcd], addresses: [10.0.0.12]}}
+  - {{name: cp-3, roles: [control-plane, etcd], addresses: [10.0.0.13]}}
   - {{name: worker-1, roles: [worker], addresses: [10.0.0.21]}}
   - {{name: worker-2, roles: [worker], addresses: [10.0.0.22]}}
+  - {{name: worker-3, roles: [worker], addresses: [10.0.0.23]}}
+  - {{name: worker-4, roles: [worker], addresses: [10.0.0.24]}}
+  - {{name: worker-5, roles: [worker], addresses: [10.0.0.25]}}
+  - {{name: worker-6, roles: [worker], addresses: [10.0.0.26]}}
 """
 
 
@@ -43,24 +49,22 @@ class Ground:
     straight: dict[str, str] = field(repr=False)
     far: dict[str, str] = field(repr=False)
 
-    def ours(self, *words: str, far: bool = False, **hooks: object) -> Contender:
+    def ours(self, *words: str, far: bool = False, **hooks: Callable[[], None]) -> Contender:
         """`vaultpki` as a user runs it: the console script of this environment."""
         script = Path(sys.executable).parent / "vaultpki"
         if not script.exists():
             sys.exit(f"there is no {script.name} beside this Python; run `make bench`, which installs it")
-        return Contender("vaultpki", (str(script), *words), self.far if far else self.straight, **hooks)  # type: ignore[arg-type]
+        return Contender("vaultpki", (str(script), *words), self.far if far else self.straight, **hooks)
 
     def configure(self) -> None:
-        vault = peers.Vault(self.settings)
-        bootstrap.apply(self.cluster, vault, self.where, first=None, progress=lambda change: None)
+        bootstrap.apply(self.cluster, Vault(self.settings), self.where, first=None, progress=lambda change: None)
 
     def clear(self) -> None:
-        vault = peers.Vault(self.settings)
-        bootstrap.destroy(self.cluster, vault, self.where, progress=lambda path: None)
+        bootstrap.destroy(self.cluster, Vault(self.settings), self.where, progress=lambda path: None)
 
     def configured(self) -> None:
         """Ends the benchmark where the run just timed did not leave the whole cluster behind."""
-        _, plan = bootstrap.look(self.cluster, peers.Vault(self.settings), self.where)
+        _, plan = bootstrap.look(self.cluster, Vault(self.settings), self.where)
         if any(change.action == "create" for change in plan.changes):
             sys.exit(f"a run left {plan.changes[0].kind} {plan.changes[0].name} out, so its time means nothing")
 
@@ -99,7 +103,7 @@ def _network(port: int) -> Iterator[int]:
     command = [sys.executable, "-m", "benchmarks.proxy", str(port), str(NETWORK_SECONDS)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            assert process.stdout is not None
+            assert process.stdout is not None  # noqa: S101 -- for mypy: it was asked for above
             yield int(process.stdout.readline())
         finally:
             process.kill()
@@ -118,8 +122,8 @@ def measures(there: Ground) -> list[Measure]:
     hvac = (sys.executable, str(Path(__file__).with_name("hvac_peer.py")))
     writing = (*hvac, there.file("writes.json", peers.to_json(writes)))
     reading = (*hvac, there.file("reads.json", peers.to_json(reads)))
-    empty = {"before": there.clear, "after": there.configured}
-    full = {"before": there.configure}
+    empty: dict[str, Callable[[], None]] = {"before": there.clear, "after": there.configured}
+    full: dict[str, Callable[[], None]] = {"before": there.configure}
     return [
         Measure(
             f"configure an empty server ({len(writes)} writes)",

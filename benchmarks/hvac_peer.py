@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from typing import Any
 
 import hvac
 
@@ -13,7 +14,7 @@ def main() -> None:
     with open(sys.argv[1], encoding="utf-8") as stream:
         steps = json.load(stream)
     client = hvac.Client(os.environ["VAULT_ADDR"], os.environ["VAULT_TOKEN"], verify=os.environ["VAULT_CACERT"])
-    answers = []
+    answers: list[dict[str, Any]] = []
     for method, path, body, takes in steps:
         if takes:
             field, giver = takes

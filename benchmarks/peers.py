@@ -73,12 +73,12 @@ def reads_of_plan(cluster: Cluster, settings: Settings, where: bootstrap.Where) 
     recorder = _Recorder(settings)
     _, plan = bootstrap.look(cluster, recorder, where)
     if plan.changes:
-        raise AssertionError(f"the plan is not empty: {plan.changes[0]}")
+        raise RuntimeError(f"the plan is not empty: {plan.changes[0]}")
     return [Step(request.method, _lasting(request.path), {}) for request, _ in recorder.taken]
 
 
 def _lasting(path: str) -> str:
-    """The path with the issuer's id, which is new at every apply, by the name that stays: it is the mount's only one."""
+    """The path with an issuer's id, which is new at every apply, by `default`: it is the mount's only issuer."""
     before, found, _ = path.partition("/issuer/")
     return f"{before}/issuer/default" if found else path
 

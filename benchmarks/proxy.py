@@ -1,14 +1,15 @@
 """A TCP proxy on loopback that adds the delay of a network to every round trip; run as a process of its own.
 
-`python -m benchmarks.proxy PORT SECONDS` listens on a free port, prints its number, and passes all bytes on to PORT. What
-a client sends is held for SECONDS, what comes back is not, so one round trip takes SECONDS longer. A new connection waits
-as long before its first byte, as it would for the SYN.
+`python -m benchmarks.proxy PORT SECONDS` listens on a free port, prints its number, and passes all bytes on to PORT.
+What a client sends is held for SECONDS, what comes back is not, so one round trip takes SECONDS longer. A new
+connection waits as long before its first byte, as it would for the SYN.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from typing import cast
 
 
 class _Server(asyncio.Protocol):
@@ -18,9 +19,8 @@ class _Server(asyncio.Protocol):
         self._client = client
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        self._client.reached(transport)
+        self.transport = cast(asyncio.Transport, transport)
+        self._client.reached(self.transport)
 
     def data_received(self, data: bytes) -> None:
         self._client.transport.write(data)
@@ -40,8 +40,7 @@ class _Client(asyncio.Protocol):
         self._dial: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
         self._opened = self._loop.time()
         self._dial = self._loop.create_task(self._connect())
 

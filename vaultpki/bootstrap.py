@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from vaultpki.certificates import ISSUING_BACKDATE, ISSUING_CAS, ROOT, ROOT_BACKDATE
-from vaultpki.desired import Fields, Key, Known, ca_subject, desired, marker
-from vaultpki.errors import BadAnswer, Refused, Sealed, Unavailable
+from vaultpki.certificates import ISSUING_BACKDATE, ROOT, ROOT_BACKDATE
+from vaultpki.desired import Fields, Known, ca_subject, desired, marker
+from vaultpki.errors import BadAnswer, Denied, Refused, Sealed, Unavailable
 from vaultpki.model import Cluster
-from vaultpki.observe import APPLIED, Sight, fingerprint, observe
+from vaultpki.observe import APPLIED, Memory, Sight, fingerprint, observe, refuse_foreign
 from vaultpki.plan import STAGES, Change, Plan, plan, stage
 from vaultpki.vault import Json, Request, Vault
 
@@ -26,6 +26,10 @@ _CLOCK_SLACK = 3600
 # Vault warns of these at every CA; each is what we want.
 _NO_AIA = ("authority information access", "AIA configuration")
 _PATHLEN = ("Max path length of the signed certificate is zero",)
+# That a mount's maximum cuts a CA's life short, OpenBao says and Vault does not; we look at what was granted.
+_CUT_SHORT = ("is longer than permitted maxTTL",)
+_NO_DEFAULT = ("this was configured as the default issuer", "this was configured as the default key")
+_KV_UPGRADE = ("Upgrading mount from version",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +42,28 @@ class Where:
 
 Progress = Callable[[Change], None]
 
+# What a PATCH of an issuer says; the rest is said at its making, or by its mount.
+_SAID_OF_ISSUER = (
+    "issuer_name",
+    "leaf_not_after_behavior",
+    "usage",
+    "issuing_certificates",
+    "crl_distribution_points",
+    "ocsp_servers",
+)
+
 
 def look(cluster: Cluster, vault: Vault, where: Where) -> tuple[Sight, Plan]:
-    """What is there, and what an apply would change; writes nothing."""
+    """What is there, and what an apply would change; writes nothing.
+
+    Raises ForeignObject where something of others stands where ours belongs.
+    """
+    sight = _see(cluster, vault, where)
+    refuse_foreign(cluster, sight)
+    return sight, plan(desired(cluster, sight.known), sight.observed)
+
+
+def _see(cluster: Cluster, vault: Vault, where: Where) -> Sight:
     vault.pin_to_leader()
     known = Known(
         addresses=cluster.vault.addresses,
@@ -50,7 +73,7 @@ def look(cluster: Cluster, vault: Vault, where: Where) -> tuple[Sight, Plan]:
     sight = observe(cluster, vault, known)
     if not sight.known.addresses:
         sight = replace(sight, known=replace(sight.known, addresses=where.addresses, ca_pem=where.ca_pem))
-    return sight, plan(desired(cluster, sight.known), sight.observed)
+    return sight
 
 
 def apply(cluster: Cluster, vault: Vault, where: Where, *, first: Plan | None, progress: Progress) -> Plan:
@@ -70,13 +93,16 @@ def apply(cluster: Cluster, vault: Vault, where: Where, *, first: Plan | None, p
                     "the server has changed since the plan was shown; nothing was written, look at the plan again",
                     status=409,
                 )
-            if not todo.changes and _applied_list(cluster, sight) is None:
+            if not todo.changes and sight.memory == _memory(cluster, sight.known):
                 return Plan(tuple(done), todo.unmanaged)
+            if rounds == 0:
+                _refuse_weak_token(cluster, vault, sight, todo)
             rounds += 1
             if rounds > 8:
                 raise BadAnswer(
-                    f"{len(todo.changes)} changes come back after every apply, the first in {todo.changes[0].kind} "
-                    f"{todo.changes[0].name}: something else writes here too"
+                    "changes come back after every apply"
+                    + "".join(f", such as that of {change.kind} {change.name}" for change in todo.changes[:1])
+                    + ": something else writes here too"
                 )
             for change in _Run(cluster, vault, sight, todo).act():
                 done.append(change)
@@ -91,13 +117,17 @@ def apply(cluster: Cluster, vault: Vault, where: Where, *, first: Plan | None, p
 
 def destroy(cluster: Cluster, vault: Vault, where: Where, *, progress: Callable[[str], None]) -> None:
     """Removes everything that apply made; what is not ours stays. A run cut off anywhere goes on when repeated."""
-    sight, _ = look(cluster, vault, where)
+    sight = _see(cluster, vault, where)
     objects = sight.observed.objects
     for kind, path in objects:
         if kind == "auth":
-            _end_nodes(vault, sight.known, path)
+            accessor = sight.known.accessors[path.rpartition("/")[2]]
+            ids = _role_ids(vault, sight, path)
+            end_entities(vault, accessor, ids, wait=0)
             _remove(vault, f"sys/auth/{path}", progress)
-    mine = desired(cluster, sight.known).keys() | sight.observed.applied
+            # A login in between made one more; none can follow, for want of a mount.
+            end_entities(vault, accessor, ids, wait=0)
+    mine = desired(cluster, sight.known).keys() | sight.memory.objects
     for kind, name in objects:
         if kind == "policy" and (kind, name) in mine:
             _remove(vault, f"sys/policies/acl/{name}", progress)
@@ -107,13 +137,12 @@ def destroy(cluster: Cluster, vault: Vault, where: Where, *, progress: Callable[
             _remove(vault, f"sys/mounts/{path}", progress)
 
 
-def _end_nodes(vault: Vault, known: Known, path: str) -> None:
-    """Ends the entities of every AppRole of a mount that is about to go."""
+def _role_ids(vault: Vault, sight: Sight, path: str) -> list[str]:
+    """The role ids of every AppRole of a mount, and of those it once had as far as they are remembered."""
     names = vault.names(f"auth/{path}/role")
     found = vault.many([Request("GET", f"auth/{path}/role/{name}/role-id") for name in names])
-    ids = {str(answer.data.get("role_id")) for answer in found if answer.found} | set(known.role_ids.values())
-    # No second look: without its mount no login is left that could be in flight.
-    end_entities(vault, known.accessors.get(path.rpartition("/")[2], ""), sorted(ids), wait=0)
+    there = {str(answer.data.get("role_id")) for answer in found if answer.found}
+    return sorted(there.union(sight.known.role_ids.values()))
 
 
 def end_entities(vault: Vault, accessor: str, role_ids: Sequence[str], *, wait: float = LOGIN_IN_FLIGHT) -> None:
@@ -142,17 +171,59 @@ def _remove(vault: Vault, path: str, progress: Callable[[str], None]) -> None:
     progress(path)
 
 
-def _applied_list(cluster: Cluster, sight: Sight) -> list[str] | None:
-    """The memory of what is ours as it should be, or None where it already is so."""
-    wanted = [f"{kind} {name}" for kind, name in desired(cluster, sight.known) if _removable(cluster, (kind, name))]
-    return None if sorted(wanted) == sorted(sight.applied_names) else wanted
-
-
-def _removable(cluster: Cluster, key: Key) -> bool:
-    kind, name = key
-    return kind in ("role", "policy", "approle") or (
-        kind == "config" and name.startswith(f"{cluster.mount('config')}/")
+def _memory(cluster: Cluster, known: Known) -> Memory:
+    """What is to be remembered of a cluster once all of it is as it should be."""
+    store = f"{cluster.mount('config')}/"
+    return Memory(
+        frozenset(
+            (kind, name)
+            for kind, name in desired(cluster, known)
+            if kind in ("role", "policy", "approle") or (kind == "config" and name.startswith(store))
+        ),
+        {node.name: known.role_ids[node.name] for node in cluster.nodes if node.name in known.role_ids},
     )
+
+
+def _refuse_weak_token(cluster: Cluster, vault: Vault, sight: Sight, todo: Plan) -> None:
+    """Raises Denied before the first write where the token may not carry out all of the plan."""
+    needs: dict[str, str] = {}
+    for change in todo.changes:
+        path = _path(cluster, change, sight.issuers)
+        needs[path] = "delete" if change.action == "delete" else "patch" if "/issuer/" in path else "update"
+    try:
+        granted = vault.write("sys/capabilities-self", {"paths": ",".join(sorted(needs))}).get("data") or {}
+    except Denied:
+        # A token without the default policy may not ask; it is told at the first write.
+        return
+    for path, need in needs.items():
+        may = granted.get(path)
+        # Whether a write is a create is Vault's to say, path by path.
+        enough = {"root", need} | ({"create"} if need == "update" else set())
+        if isinstance(may, list) and not enough & {*may}:
+            raise Denied(f"it may not {need} {path}; `vaultpki policy -f {cluster.file} applier` prints what it needs")
+
+
+def _path(cluster: Cluster, change: Change, issuers: Mapping[str, str]) -> str:
+    """The path in Vault's API at which a change is carried out; of several, the one that makes the object."""
+    kind, name = change.key
+    mount, _, last = name.rpartition("/")
+    store = cluster.mount("config")
+    if kind in ("mount", "auth"):
+        return f"sys/{kind}{'s' if kind == 'mount' else ''}/{name}{'/tune' if change.action == 'update' else ''}"
+    if kind == "issuer" and change.action == "create":
+        return f"{name}/root/generate/internal" if last == ROOT else f"{name}/intermediate/set-signed"
+    if kind == "issuer":
+        return f"{name}/issuer/{issuers[name]}"
+    if kind == "policy":
+        return f"sys/policies/acl/{name}"
+    if kind == "role":
+        return f"{mount}/roles/{last}"
+    if kind == "approle":
+        return f"auth/{mount}/role/{last}"
+    if stage(change) == "engines":
+        return name
+    # All versions of a record go with its metadata only.
+    return f"{store}/{'metadata' if change.action == 'delete' else 'data'}/{name.removeprefix(store + '/')}"
 
 
 class _Run:
@@ -162,7 +233,7 @@ class _Run:
         self._cluster, self._vault, self._sight, self._todo = cluster, vault, sight, todo
         ids = {n.name: sight.known.role_ids.get(n.name) or str(uuid.uuid4()) for n in cluster.nodes}
         self._known = replace(sight.known, role_ids=ids)
-        self._remembered = sight.applied_names
+        self._remembered = sight.memory
 
     def act(self) -> Iterator[Change]:
         for name in STAGES:
@@ -185,15 +256,12 @@ class _Run:
 
     def _remember(self, *, before: bool) -> None:
         """Writes down what is ours before it is made, and forgets it after it is removed: no crash leaves an orphan."""
-        names = _applied_list(self._cluster, replace(self._sight, known=self._known, applied_names=self._remembered))
-        if names is None:
-            return
+        wanted = _memory(self._cluster, self._known)
         if before:
-            names = list(dict.fromkeys([*self._remembered, *names]))
-        if set(names) != set(self._remembered):
-            path = f"{self._cluster.mount('config')}/data/{APPLIED}"
-            self._vault.write(path, {"data": {"version": 1, "objects": names}})
-            self._remembered = tuple(names)
+            wanted = Memory(wanted.objects | self._remembered.objects, {**self._remembered.role_ids, **wanted.role_ids})
+        if wanted != self._remembered:
+            self._vault.write(f"{self._cluster.mount('config')}/data/{APPLIED}", {"data": wanted.record()})
+            self._remembered = wanted
 
     def _end_entities(self, changes: list[Change]) -> None:
         """Ends the tokens of nodes taken off the list, whose AppRoles are gone by now."""
@@ -205,59 +273,41 @@ class _Run:
 
     def _carry_out(self, change: Change, wanted: Fields) -> None:
         kind, name, create = change.kind, change.name, change.action == "create"
+        path = _path(self._cluster, change, self._sight.issuers)
         if change.action == "delete":
-            self._delete(kind, name)
+            self._vault.call(Request("DELETE", path))
         elif kind in ("mount", "auth"):
-            self._mount(kind, name, wanted, create=create)
+            self._mount(path, wanted, create=create)
         elif kind == "issuer" and create:
             if name == self._cluster.mount(ROOT):
                 self._make_root(name, wanted)
             else:
                 self._make_issuing(name, wanted)
         elif kind == "issuer":
-            self._name_issuer(name, self._sight.issuers[name], wanted)
+            self._mend_issuer(name, {field: wanted[field] for field in change.fields})
         elif kind == "policy":
             # JSON, not HCL: a name cannot break out of it.
-            self._vault.write(f"sys/policies/acl/{name}", {"policy": json.dumps({"path": wanted}, indent=1)})
-        elif kind == "role":
-            mount, _, role = name.rpartition("/")
-            self._vault.write(f"{mount}/roles/{role}", wanted)
+            self._vault.write(path, {"policy": json.dumps({"path": wanted}, indent=1)})
         elif kind == "approle":
-            mount, _, node = name.rpartition("/")
-            own = {"role_id": self._known.role_ids[node]} if create else {}
-            self._vault.write(f"auth/{mount}/role/{node}", {**wanted, **own})
-        elif stage(change) == "engines":
-            self._vault.write(name, wanted)
+            own = {"role_id": self._known.role_ids[name.rpartition("/")[2]]} if create else {}
+            self._vault.write(path, {**wanted, **own})
+        elif kind == "config" and stage(change) != "engines":
+            self._vault.write(path, {"data": wanted})
         else:
-            store = self._cluster.mount("config")
-            self._vault.write(f"{store}/data/{name.removeprefix(store + '/')}", {"data": wanted})
+            self._vault.write(path, wanted)
 
-    def _delete(self, kind: str, name: str) -> None:
-        mount, _, last = name.rpartition("/")
-        if kind == "approle":
-            self._vault.call(Request("DELETE", f"auth/{mount}/role/{last}"))
-        elif kind == "policy":
-            self._vault.call(Request("DELETE", f"sys/policies/acl/{name}"))
-        elif kind == "role":
-            self._vault.call(Request("DELETE", f"{mount}/roles/{last}"))
-        else:
-            store = self._cluster.mount("config")
-            self._vault.call(Request("DELETE", f"{store}/metadata/{name.removeprefix(store + '/')}"))
-
-    def _mount(self, kind: str, path: str, wanted: Fields, *, create: bool) -> None:
-        root = "sys/mounts" if kind == "mount" else "sys/auth"
+    def _mount(self, path: str, wanted: Fields, *, create: bool) -> None:
         config = {}
         if "max_ttl" in wanted:
             config = {"default_lease_ttl": wanted["default_ttl"], "max_lease_ttl": wanted["max_ttl"]}
+        options = {"options": {"version": wanted["version"]}} if "version" in wanted else {}
         if not create:
-            self._vault.write(f"{root}/{path}/tune", config)
+            self._vault.write(path, {**config, **options}, warnings=_KV_UPGRADE)
             return
-        body: Json = {"type": wanted["type"], "description": marker(self._cluster), "config": config}
-        if "version" in wanted:
-            body["options"] = {"version": wanted["version"]}
+        body: Json = {"type": wanted["type"], "description": marker(self._cluster), "config": config, **options}
         try:
             # Not twice: the second would be told that the path is in use.
-            self._vault.write(f"{root}/{path}", body, once=True)
+            self._vault.write(path, body, once=True)
         except Refused as error:
             if "plugin" in str(error) or "unsupported" in str(error):
                 raise Refused(
@@ -279,10 +329,16 @@ class _Run:
                 "format": "pem",
             },
             once=True,
-            warnings=_NO_AIA,
+            warnings=_NO_AIA + _CUT_SHORT,
         )
         data = answer["data"]
-        _full_term(mount, data, wanted)
+        try:
+            _full_term(mount, data, wanted)
+        except BadAnswer:
+            # Left there, it would pass for the cluster's root from the next apply on.
+            for path in (f"{mount}/issuer/{data['issuer_id']}", f"{mount}/key/{data['key_id']}"):
+                self._vault.call(Request("DELETE", path, warnings=_NO_DEFAULT))
+            raise
         self._known = replace(self._known, root_sha256=fingerprint(data["certificate"]))
 
     def _make_issuing(self, mount: str, wanted: Fields) -> None:
@@ -309,7 +365,7 @@ class _Run:
                 "format": "pem",
             },
             once=True,
-            warnings=_PATHLEN,
+            warnings=_PATHLEN + _CUT_SHORT,
         )["data"]
         _full_term(mount, signed, wanted)
         # Only the CA itself: a chain would bring the root in as a second issuer of this mount.
@@ -319,10 +375,17 @@ class _Run:
         issuer = (taken.get("imported_issuers") or taken.get("existing_issuers") or [None])[0]
         if not issuer:
             raise BadAnswer(f"{mount} took its signed CA, but names no issuer; apply again")
-        self._name_issuer(mount, str(issuer), wanted)
+        self._patch_issuer(mount, str(issuer), {name: wanted[name] for name in _SAID_OF_ISSUER})
 
-    def _name_issuer(self, mount: str, issuer: str, wanted: Fields) -> None:
-        fields = {name: wanted[name] for name in ("issuer_name", "leaf_not_after_behavior")}
+    def _mend_issuer(self, mount: str, fields: Fields) -> None:
+        issuer = self._sight.issuers[mount]
+        patch = {name: value for name, value in fields.items() if name in _SAID_OF_ISSUER}
+        if patch:
+            self._patch_issuer(mount, issuer, patch)
+        if "default" in fields:
+            self._vault.write(f"{mount}/config/issuers", {"default": issuer})
+
+    def _patch_issuer(self, mount: str, issuer: str, fields: Fields) -> None:
         self._vault.call(Request("PATCH", f"{mount}/issuer/{issuer}", fields, merge_patch=True))
 
     def _key_of(self, mount: str) -> Json:
@@ -339,6 +402,6 @@ def _full_term(mount: str, data: Json, wanted: Fields) -> None:
             "an unknown time" if not isinstance(expiration, int) else f"{int(expiration - time.time()) // 86400} days"
         )
         raise BadAnswer(
-            f"the CA of {mount} was asked for {asked // 86400} days and got {left}; look at the mount's max_lease_ttl and "
-            "at this machine's clock, then `vaultpki destroy` and apply again"
+            f"the CA of {mount} was asked for {asked // 86400} days and got {left}, and was not kept; look at the "
+            "mount's max_lease_ttl and at this machine's clock, and apply again"
         )

@@ -104,7 +104,8 @@ def _equip(folder: Path, cluster: Cluster, node: Node, vault: Vault, pin: str) -
     """Gives a node its agent.yaml and its first secret id, as whoever applied the cluster may."""
     mount = f"{cluster.prefix}/listed"
     role_id = vault.read(f"auth/{mount}/role/{node.name}/role-id") or {}
-    minted = vault.hvac().auth.approle.generate_secret_id(node.name, mount_point=mount)
+    with vault.hvac() as client:
+        minted = client.auth.approle.generate_secret_id(node.name, mount_point=mount)
     state = folder / "state"
     with told(str(state)):
         state.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -33,6 +33,9 @@ TOKEN_TTL: Final = 20 * 60
 # An outage shorter than this needs no person on any node (the secret id outlives it).
 _SECRET_ID_FLOOR = 7 * _DAY
 
+# Below `config/` of every CA's mount.
+ENGINE_CONFIG: Final = ("urls", "crl", "auto-tidy", "acme")
+
 Fields = dict[str, Any]
 Key = tuple[str, str]
 
@@ -179,6 +182,13 @@ def _issuer(cluster: Cluster, ca: str) -> Fields:
         "ttl": cluster.authority.root_ttl if ca == ROOT else cluster.authority.issuing_ttl,
         "issuer_name": f"{ca}-1",
         "leaf_not_after_behavior": "err",
+        "usage": "crl-signing,issuing-certificates,ocsp-signing,read-only",
+        # An issuer's own URLs, where it has any, go before the mount's.
+        "issuing_certificates": [],
+        "crl_distribution_points": [],
+        "ocsp_servers": [],
+        # Roles sign with the mount's default issuer.
+        "default": True,
     }
 
 
@@ -206,6 +216,8 @@ def _engine_config(cluster: Cluster, ca: str, known: Known) -> dict[str, Fields]
             "tidy_revoked_certs": True,
             "safety_buffer": 3 * _DAY,
         },
+        # It would sign whatever name a client proves to own, past every role.
+        "acme": {"enabled": False},
     }
 
 
@@ -252,6 +264,7 @@ def _role(cluster: Cluster, row: Row, pool: Pool | None, mounts: list[str], know
         "require_cn": True,
         "allow_ip_sans": row.addressed and pool is None,
         "allowed_uri_sans": [],
+        "allowed_uri_sans_template": False,
         "allowed_other_sans": [],
         "allowed_user_ids": [],
         "allowed_serial_numbers": [],
@@ -264,12 +277,15 @@ def _role(cluster: Cluster, row: Row, pool: Pool | None, mounts: list[str], know
         "not_before_duration": LEAF_BACKDATE,
         "ttl": sample.ttl,
         "max_ttl": sample.ttl,
+        # A date here would go before both.
+        "not_after": "",
+        "use_pss": False,
         "generate_lease": False,
         "no_store": False,
         "issuer_ref": "default",
     }
     if known.bounds_dates:
-        fields |= {"not_before_bound": "forbid", "not_after_bound": "forbid"}
+        fields |= {"not_before": "", "not_before_bound": "forbid", "not_after_bound": "forbid"}
     return fields
 
 

@@ -3,36 +3,76 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS, ROOT
-from vaultpki.desired import Fields, Key, Known, desired, marker
+from vaultpki.desired import ENGINE_CONFIG, Fields, Key, Known, desired, marker
 from vaultpki.errors import ForeignObject
-from vaultpki.model import Cluster
+from vaultpki.model import VERSION, Cluster
 from vaultpki.plan import Observed
-from vaultpki.vault import Json, Request, Vault
+from vaultpki.vault import Answer, Json, Request, Vault
 
-# A mount's description is written in the same request that makes it, so it is the one mark no crash can leave out.
-APPLIED = "applied"
+# Written before what it names is made, so that no crash leaves an object that nobody knows as ours.
+APPLIED: Final = "applied"
+
+# Where records lie that are no part of the plan, or are listed folder by folder.
+_FOLDERS: Final = ("nodes", "pools")
+_NO_PLAN: Final = frozenset({APPLIED, "cluster", "reports/", "leaving/", *(f"{folder}/" for folder in _FOLDERS)})
+
+# Every name we give is one of these; a name that is not was given by others, and may not even fit into a path.
+_OURS = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)*")
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What the record `applied` says: every object that an apply made or was about to make, and role ids by node."""
+
+    objects: frozenset[Key] = frozenset()
+    role_ids: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, record: Mapping[str, object]) -> Memory:
+        """What a record says; what is no line of ours in it is passed over."""
+
+        def pairs(name: str) -> list[tuple[str, str]]:
+            lines = (line.partition(" ") for line in str(record.get(name) or "").splitlines())
+            return [(first, second) for first, _, second in lines if second]
+
+        return cls(frozenset(pairs("objects")), dict(pairs("role_ids")))
+
+    def record(self) -> Json:
+        """The record that says so."""
+        # Lines in one string: both servers refuse a request of more than a thousand strings, or 500 in a list.
+        return {
+            "version": VERSION,
+            "objects": "\n".join(sorted(f"{kind} {name}" for kind, name in self.objects)),
+            "role_ids": "\n".join(sorted(f"{node} {role_id}" for node, role_id in self.role_ids.items())),
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What was seen: the objects, what only the server knows, and where each mount's own issuer lies."""
+    """What was seen: the objects, what only the server knows, where each mount's own issuer lies, what is remembered.
+
+    `approles` are the role ids that the listed AppRoles really have, by name.
+    """
 
     observed: Observed
     known: Known
     issuers: Mapping[str, str] = field(default_factory=dict)
-    applied_names: tuple[str, ...] = ()
+    memory: Memory = field(default_factory=Memory)
+    approles: Mapping[str, str] = field(default_factory=dict)
 
 
 def observe(cluster: Cluster, vault: Vault, known: Known) -> Sight:
     """Everything of this cluster on the server.
 
     `known` carries the spec's Vault addresses and the server's capabilities; the rest of it is filled in here.
-    Raises ForeignObject where a path of ours holds something else, before anything was written.
+    Raises ForeignObject where a mount of ours cannot be, since something else is there.
     """
     mounts, auths, policies = vault.many(
         [Request("GET", "sys/mounts"), Request("GET", "sys/auth"), Request("LIST", "sys/policies/acl")]
@@ -40,39 +80,55 @@ def observe(cluster: Cluster, vault: Vault, known: Known) -> Sight:
     objects: dict[Key, Fields] = {}
     present = _mounts(cluster, mounts.data, objects)
     accessors = _auths(cluster, auths.data, objects)
-    reading = _Reading(cluster, vault, present, accessors)
-    prefix = f"{cluster.prefix}/"
-    reading.ask_policies([name for name in policies.keys if name.startswith(prefix)])
-    reading.run()
+    reading = _Reading(cluster, vault)
+    reading.run(present, accessors, [name for name in policies.keys if name.startswith(f"{cluster.prefix}/")])
     objects |= reading.objects
-    applied = reading.applied
-    role_ids = reading.role_ids()
-    reading.refuse_foreign_approles(role_ids)
-    stored = reading.cluster_record.get("vault") or {}
+    stored = objects.get(("config", f"{cluster.mount('config')}/cluster"), {}).get("vault") or {}
     filled = Known(
         addresses=known.addresses or tuple(stored.get("addresses") or ()),
         ca_pem=known.ca_pem or stored.get("ca_pem") or None,
         accessors=accessors,
         root_sha256=reading.root_sha256 or known.root_sha256,
-        role_ids=role_ids,
+        # The memory before the records: a record is what somebody may have changed by hand.
+        role_ids=reading.recorded_role_ids() | dict(reading.memory.role_ids),
         bounds_dates=known.bounds_dates,
     )
-    managed = frozenset(_key(name) for name in applied)
     wanted = desired(cluster, filled)
     # Only fields that we manage take part; Vault adds others from one version to the next.
     for key, fields in objects.items():
         if key in wanted and key[0] != "policy" and not _record(cluster, key):
             objects[key] = {name: value for name, value in fields.items() if name in wanted[key]}
-    return Sight(Observed(objects, managed), filled, reading.issuers, applied)
+    observed = Observed(objects, reading.memory.objects)
+    return Sight(observed, filled, reading.issuers, reading.memory, reading.approles)
+
+
+def refuse_foreign(cluster: Cluster, sight: Sight) -> None:
+    """Raises ForeignObject where what is seen was put there by others and must not be taken for ours."""
+    objects = sight.observed.objects
+    for node in cluster.nodes:
+        if node.name in sight.approles and sight.known.role_ids.get(node.name) != sight.approles[node.name]:
+            path = f"auth/{cluster.prefix}/listed/role/{node.name}"
+            raise ForeignObject(
+                f"{path} was not made by vaultpki, and whoever made it may hold a secret id of it; "
+                f"delete it (`bao delete {path}`) and apply again"
+            )
+    for key, rules in desired(cluster, sight.known).items():
+        if key[0] == "policy" and key not in sight.memory.objects and objects.get(key, rules) != rules:
+            raise ForeignObject(
+                f"the policy {key[1]} was not made by vaultpki, and somebody may hold it; "
+                f"delete it (`bao policy delete {key[1]}`) and apply again"
+            )
+    root = cluster.mount(ROOT)
+    pinned = objects.get(("config", f"{cluster.mount('config')}/cluster"), {}).get("root_sha256")
+    if pinned and ("issuer", root) not in objects:
+        raise ForeignObject(
+            f"the root CA of {root} is gone, and every node of {cluster.name} is pinned to it; bring it back from a "
+            "backup, or give the cluster up with `vaultpki destroy` and apply again"
+        )
 
 
 def _record(cluster: Cluster, key: Key) -> bool:
     return key[0] == "config" and key[1].startswith(f"{cluster.mount('config')}/")
-
-
-def _key(text: str) -> Key:
-    kind, _, name = text.partition(" ")
-    return kind, name
 
 
 def _mounts(cluster: Cluster, found: Json, objects: dict[Key, Fields]) -> frozenset[str]:
@@ -111,8 +167,8 @@ def _auths(cluster: Cluster, found: Json, objects: dict[Key, Fields]) -> dict[st
 def _is_ours(cluster: Cluster, path: str, kind: str, entry: Json) -> None:
     if entry.get("type") != kind or entry.get("description") != marker(cluster):
         raise ForeignObject(
-            f"{path} already exists in Vault ({entry.get('type')}, {entry.get('description') or 'no description'!r}) and "
-            f"was not made by vaultpki for cluster {cluster.name}; choose another `prefix` in {cluster.file}"
+            f"{path} already exists in Vault ({entry.get('type')}, {entry.get('description') or 'no description'!r}) "
+            f"and was not made by vaultpki for cluster {cluster.name}; choose another `prefix` in {cluster.file}"
         )
 
 
@@ -127,46 +183,48 @@ def _no_overlap(cluster: Cluster, found: Json, ours: Mapping[str, str], kind: st
                 )
 
 
-class _Reading:
-    """The second round of reads, all of them under way at once, each with what is to be done with its answer."""
+# A request, and what is made of its answer: that may ask for more.
+_Ask = tuple[Request, Callable[[Answer], "Iterable[_Ask]"]]
 
-    def __init__(self, cluster: Cluster, vault: Vault, present: frozenset[str], accessors: Mapping[str, str]) -> None:
+
+class _Reading:
+    """What lies behind the lists of mounts and policies, read in rounds, all requests of a round under way at once."""
+
+    def __init__(self, cluster: Cluster, vault: Vault) -> None:
         self._cluster, self._vault = cluster, vault
         self._config = cluster.mount("config")
-        self._present = present
-        self._listed = "listed" in accessors
-        self._policies: list[str] = []
+        self._named_issuers: dict[str, Json] = {}
         self.objects: dict[Key, Fields] = {}
         self.issuers: dict[str, str] = {}
-        self.applied: tuple[str, ...] = ()
-        self.cluster_record: Json = {}
+        self.memory = Memory()
         self.root_sha256 = ""
-        self._approles: dict[str, str] = {}
+        self.approles: dict[str, str] = {}
 
-    def ask_policies(self, names: list[str]) -> None:
-        self._policies = names
+    def run(self, mounts: frozenset[str], auths: Mapping[str, str], policies: Iterable[str]) -> None:
+        asks = [*self._each(policies, "policy", "", "sys/policies/acl/", self._policy)]
+        for mount in (mount for mount in map(self._cluster.mount, (ROOT, *ISSUING_CAS)) if mount in mounts):
+            # In this order: who an issuer is, its key's name tells.
+            asks.append((Request("LIST", f"{mount}/issuers"), partial(self._issuer_names, mount)))
+            asks.append((Request("LIST", f"{mount}/keys"), partial(self._key_names, mount)))
+            asks.append((Request("LIST", f"{mount}/roles"), partial(self._roles, mount)))
+            asks += self._each(ENGINE_CONFIG, "config", f"{mount}/config/", f"{mount}/config/", self._object)
+        if self._config in mounts:
+            asks.append((Request("GET", f"{self._config}/data/{APPLIED}"), self._applied))
+            record = ("config", f"{self._config}/cluster")
+            asks.append((Request("GET", f"{self._config}/data/cluster"), partial(self._stored, record)))
+            asks.append((Request("LIST", f"{self._config}/metadata"), self._other_records))
+            asks += [
+                (Request("LIST", f"{self._config}/metadata/{folder}"), partial(self._records, folder))
+                for folder in _FOLDERS
+            ]
+        if "listed" in auths:
+            asks.append((Request("LIST", f"auth/{self._cluster.prefix}/listed/role"), self._approle_names))
+        while asks:
+            answers = self._vault.many([request for request, _ in asks])
+            asks = [more for (_, take), answer in zip(asks, answers, strict=True) for more in take(answer)]
 
-    def run(self) -> None:
-        first = [Request("GET", f"sys/policies/acl/{name}") for name in self._policies]
-        pki = [mount for mount in map(self._cluster.mount, (ROOT, *ISSUING_CAS)) if mount in self._present]
-        for mount in pki:
-            first += [Request("LIST", f"{mount}/issuers"), Request("LIST", f"{mount}/roles")]
-            first += [Request("GET", f"{mount}/config/{name}") for name in ("urls", "crl", "auto-tidy")]
-        if self._config in self._present:
-            first += [Request("GET", f"{self._config}/data/{name}") for name in ("cluster", APPLIED)]
-            first += [Request("LIST", f"{self._config}/metadata/{name}") for name in ("nodes", "pools")]
-        if self._listed:
-            first.append(Request("LIST", f"auth/{self._cluster.prefix}/listed/role"))
-        second: list[Request] = []
-        for request, answer in zip(first, self._vault.many(first), strict=True):
-            if answer.found:
-                second += self._take(request, answer.data, answer.keys if request.method == "LIST" else ())
-        for request, answer in zip(second, self._vault.many(second), strict=True):
-            if answer.found:
-                self._take(request, answer.data, ())
-
-    def role_ids(self) -> dict[str, str]:
-        """The role ids that our own records name, by node."""
+    def recorded_role_ids(self) -> dict[str, str]:
+        """The role ids that the nodes' records name, by node."""
         head = f"{self._config}/nodes/"
         return {
             name.removeprefix(head): str(fields["role_id"])
@@ -174,74 +232,84 @@ class _Reading:
             if kind == "config" and name.startswith(head) and fields.get("role_id")
         }
 
-    def refuse_foreign_approles(self, role_ids: Mapping[str, str]) -> None:
-        wanted = {node.name for node in self._cluster.nodes}
-        for node, role_id in self._approles.items():
-            if node in wanted and role_ids.get(node) != role_id:
-                path = f"auth/{self._cluster.prefix}/listed/role/{node}"
-                raise ForeignObject(
-                    f"{path} was not made by vaultpki, and whoever made it may hold a secret id of it; "
-                    f"delete it (`bao delete {path}`) and apply again"
-                )
-
-    def _take(self, request: Request, data: Json, names: tuple[str, ...]) -> list[Request]:
-        path = request.path
-        mount, _, last = path.rpartition("/")
-        if path.startswith("sys/policies/acl/"):
-            self.objects["policy", path.removeprefix("sys/policies/acl/")] = _policy_rules(data)
-        elif path == f"auth/{self._cluster.prefix}/listed/role":
-            return [Request("GET", f"{path}/{n}{more}") for n in names for more in ("", "/role-id")]
-        elif path.startswith(f"auth/{self._cluster.prefix}/listed/role/"):
-            if last == "role-id":
-                self._approles[mount.rpartition("/")[2]] = str(data.get("role_id"))
+    def _each(
+        self, names: Iterable[str], kind: str, head: str, path: str, take: Callable[[Key, Answer], Iterable[_Ask]]
+    ) -> Iterable[_Ask]:
+        for name in names:
+            if _OURS.fullmatch(name):
+                yield Request("GET", f"{path}{name}"), partial(take, (kind, f"{head}{name}"))
             else:
-                self.objects["approle", f"{self._cluster.prefix}/listed/{last}"] = data
-        elif path.startswith(f"{self._config}/metadata/"):
-            return [Request("GET", f"{self._config}/data/{last}/{name}") for name in names]
-        elif path.startswith(f"{self._config}/data/"):
-            self._take_record(path.removeprefix(f"{self._config}/data/"), data.get("data"))
-        elif last == "roles":
-            return [Request("GET", f"{path}/{name}") for name in names]
-        elif mount.endswith("/roles"):
-            self.objects["role", f"{mount.removesuffix('/roles')}/{last}"] = data
-        elif last == "issuers":
-            return self._take_issuers(mount, data.get("key_info") or {})
-        elif mount.endswith("/issuer"):
-            self._take_issuer(mount.removesuffix("/issuer"), data)
-        else:
-            self.objects["config", path] = data
-        return []
+                self.objects[kind, f"{head}{name}"] = {}
 
-    def _take_record(self, name: str, value: object) -> None:
-        if not isinstance(value, dict):
-            return
-        if name == APPLIED:
-            self.applied = tuple(str(entry) for entry in value.get("objects") or ())
-            return
-        if name == "cluster":
-            self.cluster_record = value
-        self.objects["config", f"{self._config}/{name}"] = value
+    def _object(self, key: Key, answer: Answer) -> Iterable[_Ask]:
+        if answer.found:
+            self.objects[key] = answer.data
+        return ()
 
-    def _take_issuers(self, mount: str, found: Mapping[str, Any]) -> list[Request]:
+    def _policy(self, key: Key, answer: Answer) -> Iterable[_Ask]:
+        if answer.found:
+            self.objects[key] = _policy_rules(str(answer.data.get("policy", "")))
+        return ()
+
+    def _roles(self, mount: str, answer: Answer) -> Iterable[_Ask]:
+        return self._each(answer.keys, "role", f"{mount}/", f"{mount}/roles/", self._object)
+
+    def _approle_names(self, answer: Answer) -> Iterable[_Ask]:
+        mount = f"{self._cluster.prefix}/listed"
+        yield from self._each(answer.keys, "approle", f"{mount}/", f"auth/{mount}/role/", self._object)
+        for name in filter(_OURS.fullmatch, answer.keys):
+            yield Request("GET", f"auth/{mount}/role/{name}/role-id"), partial(self._role_id, name)
+
+    def _role_id(self, name: str, answer: Answer) -> Iterable[_Ask]:
+        if answer.found:
+            self.approles[name] = str(answer.data.get("role_id"))
+        return ()
+
+    def _other_records(self, answer: Answer) -> Iterable[_Ask]:
+        self.objects |= {("config", f"{self._config}/{name}"): {} for name in answer.keys if name not in _NO_PLAN}
+        return ()
+
+    def _records(self, folder: str, answer: Answer) -> Iterable[_Ask]:
+        head, path = f"{self._config}/{folder}/", f"{self._config}/data/{folder}/"
+        return self._each(answer.keys, "config", head, path, self._stored)
+
+    def _stored(self, key: Key, answer: Answer) -> Iterable[_Ask]:
+        # 404 also where every version was deleted but the record's metadata is still there.
+        value = answer.data.get("data") if answer.found else None
+        if isinstance(value, dict):
+            self.objects[key] = value
+        return ()
+
+    def _applied(self, answer: Answer) -> Iterable[_Ask]:
+        value = answer.data.get("data") if answer.found else None
+        if isinstance(value, dict):
+            self.memory = Memory.read(value)
+        return ()
+
+    def _issuer_names(self, mount: str, answer: Answer) -> Iterable[_Ask]:
+        self._named_issuers[mount] = answer.data.get("key_info") or {}
+        return ()
+
+    def _key_names(self, mount: str, answer: Answer) -> Iterable[_Ask]:
+        """Tells the mount's own issuer by its name, else by its key's: it may be unnamed yet, or renamed by hand."""
         ours = f"{mount.rpartition('/')[2]}-1"
-        named = {id_: info.get("issuer_name") for id_, info in found.items()}
-        mine = next((id_ for id_, name in named.items() if name == ours), None)
-        if mine is None:
-            # A run that ended between taking the signed CA in and naming it.
-            mine = next((id_ for id_, name in named.items() if not name and len(named) == 1), None)
-        for id_, name in named.items():
-            if id_ != mine:
-                self.objects["issuer", f"{mount}/issuer/{name or id_}"] = {}
-        return [] if mine is None else [Request("GET", f"{mount}/issuer/{mine}")]
+        keys = {id_ for id_, key in (answer.data.get("key_info") or {}).items() if key.get("key_name") == ours}
+        issuers = self._named_issuers[mount]
+        candidates = [id_ for id_, issuer in issuers.items() if issuer.get("issuer_name") == ours]
+        candidates += [id_ for id_, issuer in issuers.items() if issuer.get("key_id") in keys]
+        for id_, issuer in issuers.items():
+            if id_ not in candidates[:1]:
+                self.objects["issuer", f"{mount}/issuer/{issuer.get('issuer_name') or id_}"] = {}
+        for id_ in candidates[:1]:
+            default = bool(issuers[id_].get("is_default"))
+            yield Request("GET", f"{mount}/issuer/{id_}"), partial(self._issuer, mount, default)
 
-    def _take_issuer(self, mount: str, data: Json) -> None:
-        self.issuers[mount] = str(data.get("issuer_id"))
-        self.objects["issuer", mount] = {
-            "issuer_name": data.get("issuer_name"),
-            "leaf_not_after_behavior": data.get("leaf_not_after_behavior"),
-        }
+    def _issuer(self, mount: str, default: bool, answer: Answer) -> Iterable[_Ask]:
+        self.issuers[mount] = str(answer.data.get("issuer_id"))
+        self.objects["issuer", mount] = {**answer.data, "default": default}
         if mount == self._cluster.mount(ROOT):
-            self.root_sha256 = fingerprint(str(data.get("certificate")))
+            self.root_sha256 = fingerprint(str(answer.data.get("certificate")))
+        return ()
 
 
 def fingerprint(pem: str) -> str:
@@ -253,10 +321,12 @@ def fingerprint(pem: str) -> str:
     return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.strip() + "\n")).hexdigest()
 
 
-def _policy_rules(data: Json) -> Fields:
-    text = str(data.get("policy", ""))
+def _policy_rules(text: str) -> Fields:
+    """The rules path by path, where the policy is written as we write it; else its text, which we never want."""
     try:
-        rules = json.loads(text)["path"]
-    except (ValueError, KeyError, TypeError):
+        parsed = json.loads(text)
+    except ValueError:
         return {"policy": text}
-    return dict(rules) if isinstance(rules, dict) else {"policy": text}
+    if isinstance(parsed, dict) and parsed.keys() == {"path"} and isinstance(parsed["path"], dict):
+        return dict(parsed["path"])
+    return {"policy": text}

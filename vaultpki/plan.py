@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from vaultpki.desired import UNKNOWN, Fields, Key
+from vaultpki.desired import ENGINE_CONFIG, UNKNOWN, Fields, Key
 
 Action = Literal["create", "update", "delete"]
 
 # Where an object of each kind stands in a run: nothing is written before what it needs, and what takes rights away or
 # leaves nothing to point at comes last.
-STAGES: Final = ("mounts", "root", "engines", "issuers", "rules", "nodes", "removals", "farewells")
+STAGES: Final = ("first", "mounts", "root", "engines", "issuers", "rules", "nodes", "removals", "farewells")
 
 # Said once, when the CA is made; a later change of them is a rotation, not an edit.
 _AT_BIRTH: Final = frozenset({"common_name", "key", "ttl"})
@@ -60,9 +60,11 @@ def plan(desired: Mapping[Key, Fields], observed: Observed) -> Plan:
             action: Action = "update" if key in observed.objects else "create"
             changes.append(Change(action, *key, fields))
     surplus = [key for key in observed.objects if key not in desired]
-    for key in surplus:
-        if key in observed.applied:
-            changes.append(Change("delete", *key, {name: (v, None) for name, v in observed.objects[key].items()}))
+    changes += [
+        Change("delete", *key, {name: (value, None) for name, value in observed.objects[key].items()})
+        for key in surplus
+        if key in observed.applied
+    ]
     changes.sort(key=lambda change: STAGES.index(stage(change)))
     return Plan(tuple(changes), tuple(sorted(key for key in surplus if key not in observed.applied)))
 
@@ -74,7 +76,8 @@ def stage(change: Change) -> str:
         # off in between still knows whose tokens must end.
         return "farewells" if change.kind in ("config", "policy") else "removals"
     if change.kind in ("mount", "auth"):
-        return "mounts"
+        # Alone: a server without the PKI engine refuses it, and then nothing else was made.
+        return "first" if change.name.endswith("/root") else "mounts"
     if change.kind == "issuer":
         return "root" if change.name.endswith("/root") else "issuers"
     if change.kind == "config" and change.name.rpartition("/")[0].endswith("/config") and _engine(change.name):
@@ -85,7 +88,7 @@ def stage(change: Change) -> str:
 
 
 def _engine(name: str) -> bool:
-    return name.rpartition("/")[2] in ("urls", "crl", "auto-tidy")
+    return name.rpartition("/")[2] in ENGINE_CONFIG
 
 
 def to_json(plan: Plan, *, reads: int, writes: int) -> dict[str, Any]:

@@ -1,40 +1,25 @@
 """A Vault or OpenBao server, or a cluster of them, asked in a way that is bounded under any server, honest or not.
 
-One HTTP/1.1 connection for each thread, over the standard library: hvac's `requests` costs more to import than a whole
-plan may take. hvac's calls, for commands where that start-up does not count, ride on the same road (`Vault.hvac`).
+Over the standard library: hvac's `requests` costs more to import than a whole plan may take. hvac's calls, for commands
+where that start-up does not count, ride on the same road (`Vault.hvac`).
 """
 
 from __future__ import annotations
 
-import http.client
-import json
+import copy
 import random
 import re
-import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
-from vaultpki.errors import BadAnswer, Denied, Refused, Sealed, SpecError, Unavailable, Untrusted, VaultError
-from vaultpki.vault.settings import Settings, parse_origin, tls_context
-from vaultpki.vault.wire import (
-    Answer,
-    Bounded,
-    Capabilities,
-    Json,
-    Request,
-    cause,
-    json_object,
-    no_surprise,
-    printable,
-    read_all,
-    reasons,
-)
+from vaultpki.errors import Denied, Sealed, SpecError, Unavailable, Untrusted, VaultError
+from vaultpki.vault.exchange import Exchange
+from vaultpki.vault.settings import Settings, parse_origin
+from vaultpki.vault.wire import Answer, Capabilities, Json, Request, judge, login_token, quoted
 
 if TYPE_CHECKING:
     import hvac
@@ -44,14 +29,32 @@ PATIENCE_SECONDS: Final = 45.0
 FIRST_CONTACT_SECONDS: Final = 4.0
 WIDTH: Final = 8
 _REDIRECTS = 3
+# A leader that does not say so within this is none: an election alone takes longer.
+_LEADER_SECONDS = 2.0
 
-_PATH = re.compile(r"[A-Za-z0-9_.:+/-]+(\?[a-z=&]+)?")
+_PATH = re.compile(r"[A-Za-z0-9_.:+/-]+(\?[A-Za-z0-9_=&.-]+)?")
 
-# Answers of a server that may be well again in a moment: overload, failover, standby (Vault: /sys/health codes), or a
-# gateway before it.
-_PASSING = frozenset({412, 429, 472, 473, 500, 502, 503, 504})
-# A KV v2 mount, and a PKI mount on OpenBao, answer 400 until their own upgrade after mounting is through.
-_SETTLING = re.compile(r"migration has completed|[Uu]pgrading from non-versioned|Waiting for the primary", re.ASCII)
+
+@dataclass(slots=True)
+class _Route:
+    """Where requests go, learnt on the way and shared by every token of one server.
+
+    `origins` are the addresses given, `trusted` those and the leader they named, `preferred` the one to ask first,
+    `pinned` that no other may be asked, `met` that some address has answered before.
+    """
+
+    origins: tuple[str, ...]
+    trusted: set[str]
+    preferred: str
+    pinned: bool = False
+    met: bool = False
+
+
+class _Thread(threading.local):
+    """What a thread of `Vault.map` goes by: `ended` is set when its work is no longer wanted."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
 
 
 class Vault:
@@ -67,32 +70,28 @@ class Vault:
         if not settings.addresses:
             raise SpecError("no Vault address is known; set VAULT_ADDR, or vault.addresses in cluster.yaml")
         self._settings = settings
-        self._origins = tuple(parse_origin(address, allow_http=settings.allow_http) for address in settings.addresses)
-        self._preferred = self._origins[0]
-        self._trusted_origins = set(self._origins)
-        self._tls = tls_context(settings) if any(origin.startswith("https:") for origin in self._origins) else None
+        origins = tuple(parse_origin(address, allow_http=settings.allow_http) for address in settings.addresses)
+        self._route = _Route(origins, set(origins), origins[0])
+        self._exchange = Exchange(settings)
         self._patience = patience
         self._request_seconds = request_seconds
-        self._local = threading.local()
+        self._thread = _Thread()
         self._count_lock = threading.Lock()
-        self._met = False
         self.reads = 0
         self.writes = 0
 
     def __repr__(self) -> str:
-        return f"Vault({self._preferred!r})"
+        return f"Vault({self.address!r})"
 
     @property
     def address(self) -> str:
-        return self._preferred
+        return self._route.preferred
 
     def as_token(self, token: str) -> Vault:
-        """The same server for another token, with connections of its own."""
-        other = Vault(
-            replace(self._settings, token=token), patience=self._patience, request_seconds=self._request_seconds
-        )
-        other._preferred, other._met = self._preferred, self._met
-        other._trusted_origins = set(self._trusted_origins)
+        """The same server for another token, over the same connections; it counts its own requests."""
+        other = copy.copy(self)
+        other._settings = replace(self._settings, token=token)
+        other.reads = other.writes = 0
         return other
 
     # Calls
@@ -112,19 +111,17 @@ class Vault:
 
     def login(self, path: str, body: Mapping[str, Any]) -> Vault:
         """Logs in at an auth mount's `login` path and gives the same server as the one who logged in."""
-        answer = self.write(path, body)
-        auth = answer.get("auth")
-        token = auth.get("client_token") if isinstance(auth, dict) else None
-        if not isinstance(token, str) or not re.fullmatch(r"[\x21-\x7e]{1,4096}", token):
-            raise BadAnswer(f"the login at {path} brought no token; is this address really a Vault?")
-        return self.as_token(token)
+        return self.as_token(login_token(self.write(path, body), path))
 
     def many(self, requests: Sequence[Request], *, width: int = WIDTH) -> list[Answer]:
         """The answers in the order of the requests, `width` of them under way at once; the first error ends all."""
         return list(self.map(self.call, requests, width=width))
 
     def map(self, work: Callable[[Any], Any], items: Iterable[Any], *, width: int = WIDTH) -> list[Any]:
-        """`work` of each item, in order, with at most `width` threads; after an error nothing new begins."""
+        """`work` of each item, in order, with at most `width` threads.
+
+        After an error nothing new begins, and what is waiting for the server waits no longer.
+        """
         items = list(items)
         if len(items) < 2:
             return [work(item) for item in items]
@@ -132,24 +129,34 @@ class Vault:
         failures: list[BaseException] = []
         pending: Iterator[int] = iter(range(len(items)))
         lock = threading.Lock()
+        ended = threading.Event()
 
         def run() -> None:
-            while not failures:
+            self._thread.ended = ended
+            while not ended.is_set():
                 with lock:
                     index = next(pending, None)
                 if index is None:
                     return
                 try:
                     results[index] = work(items[index])
-                except BaseException as error:
+                except BaseException as error:  # noqa: BLE001 -- raised again by the thread that called
                     failures.append(error)
+                    ended.set()
 
+        outer = self._thread.ended
         threads = [threading.Thread(target=run, daemon=True) for _ in range(min(width, len(items)) - 1)]
-        for thread in threads:
-            thread.start()
-        run()
-        for thread in threads:
-            thread.join()
+        try:
+            for thread in threads:
+                thread.start()
+            run()
+            # Ctrl-C is not kept waiting for answers.
+            if not failures or isinstance(failures[0], Exception):
+                for thread in threads:
+                    thread.join()
+        finally:
+            ended.set()
+            self._thread.ended = outer
         if failures:
             raise failures[0]
         return results
@@ -163,12 +170,12 @@ class Vault:
         if not _PATH.fullmatch(request.path) or ".." in request.path or "//" in request.path:
             raise ValueError(f"not a path of Vault: {request.path!r}")
         with self._count_lock:
-            if request.method in ("GET", "LIST"):
+            if request.reads:
                 self.reads += 1
             else:
                 self.writes += 1
-        now = time.monotonic()
-        give_up = now + (self._patience if self._met else min(self._patience, FIRST_CONTACT_SECONDS))
+        patience = self._patience if self._route.met else min(self._patience, FIRST_CONTACT_SECONDS)
+        give_up = time.monotonic() + patience
         attempt = 0
         while True:
             try:
@@ -178,37 +185,30 @@ class Vault:
             except Unavailable as error:
                 wait = _pause(attempt, error)
                 attempt += 1
-                if request.once or time.monotonic() + wait >= give_up:
+                if (request.once and error.sent) or time.monotonic() + wait >= give_up:
                     raise
-                time.sleep(wait)
+                if self._thread.ended.wait(wait):
+                    raise
+            if self._route.pinned:
+                self._find_leader_again()
 
     def pin_to_leader(self) -> None:
         """Sends what follows to the cluster's active node: a standby answers reads from a copy some 100 ms old.
 
-        Waits while no leader is known. A leader address that is not TLS is used only where it was configured.
+        Waits while no leader is known. An address that was not given is used only over TLS, and only where it answers
+        as the leader of the same cluster; else the ones given are, and Vault forwards.
         """
-        give_up = time.monotonic() + (self._patience if self._met else FIRST_CONTACT_SECONDS)
-        while True:
-            body = self.call(Request("GET", "sys/leader")).body
-            if not body.get("ha_enabled") or body.get("is_self") is True:
-                return
-            leader = body.get("leader_address")
-            if isinstance(leader, str) and leader:
-                try:
-                    origin = parse_origin(leader, allow_http=False)
-                except SpecError:
-                    return
-                if origin in self._origins or origin.startswith("https:"):
-                    self._trusted_origins.add(origin)
-                    self._preferred = origin
-                    self._forget()
-                return
+        self._route.pinned = False
+        said = self.call(Request("GET", "sys/leader")).body
+        give_up = time.monotonic() + self._patience
+        while not self._pin(said, self.address):
             if time.monotonic() >= give_up:
                 raise Unavailable(
-                    f"the cluster at {self._preferred} has no leader; look at `bao operator raft list-peers`, "
+                    f"the cluster at {self.address} has no leader; look at `bao operator raft list-peers`, "
                     "and try again"
                 )
             time.sleep(0.25)
+            said = self.call(Request("GET", "sys/leader")).body
 
     def capabilities(self) -> Capabilities:
         """What this server offers (one unauthenticated request)."""
@@ -223,8 +223,8 @@ class Vault:
             audit_by_api=vault,
         )
 
-    def hvac(self) -> hvac.Client:
-        """An hvac client on this road: the same limits, addresses, token and errors."""
+    def hvac(self) -> AbstractContextManager[hvac.Client]:
+        """An hvac client on this road, as a context manager: the same limits, addresses, token and errors."""
         from vaultpki.vault.hvac_client import client
 
         return client(self)
@@ -232,163 +232,102 @@ class Vault:
     # The road itself
 
     def _round(self, request: Request, give_up: float) -> Answer:
-        """One try at each address, the one that answered last first."""
-        last: VaultError | None = None
-        sealed = 0
-        origins = [self._preferred, *(o for o in self._origins if o != self._preferred)]
-        for origin in origins:
+        """One try at each address, the one that answered last first; at the leader only, where we are pinned to it."""
+        route = self._route
+        preferred = route.preferred
+        known = list(dict.fromkeys((preferred, *route.origins)))
+        errors: list[VaultError] = []
+        for origin in known[:1] if route.pinned else known:
             try:
                 answer = self._follow(origin, request, give_up)
-            except Sealed as error:
-                sealed += 1
-                last = error
             except Unavailable as error:
-                last = error
                 if request.once and error.sent:
                     raise
+                errors.append(error)
+            except Untrusted as error:
+                errors.append(error)
             else:
-                self._preferred, self._met = origin if origin in self._trusted_origins else self._preferred, True
+                route.met = True
+                if not route.pinned:
+                    route.preferred = origin
                 return answer
-        if last is not None and isinstance(last, Sealed) and sealed < len(origins):
-            raise Unavailable(str(last))
-        assert last is not None
-        raise last
+        away = [error for error in errors if isinstance(error, Unavailable)]
+        if not away:
+            raise errors[0]
+        if isinstance(away[-1], Sealed) and sum(isinstance(error, Sealed) for error in away) < len(known):
+            raise Unavailable(str(away[-1]))
+        raise away[-1]
 
     def _follow(self, origin: str, request: Request, give_up: float) -> Answer:
+        token = self._settings.token
         for _ in range(_REDIRECTS):
-            status, headers, raw = self._send(origin, request, give_up)
-            if status not in (301, 302, 303, 307, 308):
-                return self._judge(origin, request, status, headers, raw)
-            location = urlsplit(headers.get("Location") or "")
-            target = f"{location.scheme}://{location.netloc}"
-            if target not in self._trusted_origins:
+            now = time.monotonic()
+            deadline = min(now + self._request_seconds, max(give_up, now + 1.0))
+            raw = self._exchange.send(origin, request, token, deadline)
+            if raw.status not in (301, 302, 303, 307, 308):
+                return judge(origin, request, raw, token)
+            location = raw.headers.get("Location") or ""
+            try:
+                target = parse_origin("/".join(location.split("/", 3)[:3]), allow_http=True)
+            except SpecError:
+                target = ""
+            if target not in self._route.trusted:
                 raise Unavailable(
-                    f"{origin} sends us on to {printable(target)}, which is none of the addresses given; "
-                    "name it in vault.addresses if it is yours"
+                    f"{origin} sends us on to {quoted(target or location, request, token) or 'nowhere'}, which is none "
+                    "of the addresses given; name it in vault.addresses if it is yours"
                 )
             origin = target
         raise Unavailable(f"{origin} sends us round in circles; the cluster is choosing a leader, try again")
 
-    def _send(self, origin: str, request: Request, give_up: float) -> tuple[int, http.client.HTTPMessage, bytes]:
-        deadline = min(time.monotonic() + self._request_seconds, max(give_up, time.monotonic() + 1.0))
-        headers = {"Accept": "application/json", "Accept-Encoding": "identity", "X-Vault-Request": "true"}
-        if self._settings.token:
-            headers["X-Vault-Token"] = self._settings.token
-        if self._settings.namespace:
-            headers["X-Vault-Namespace"] = self._settings.namespace
-        if request.wrap_ttl:
-            headers["X-Vault-Wrap-TTL"] = request.wrap_ttl
-        body = None
-        if request.body is not None:
-            body = json.dumps(request.body, separators=(",", ":")).encode()
-            headers["Content-Type"] = "application/merge-patch+json" if request.merge_patch else "application/json"
-        for fresh in (False, True):
-            connection, reused = self._connection(origin, deadline, fresh=fresh)
-            sent = False
-            try:
-                connection.request(request.method, f"/v1/{request.path}", body=body, headers=headers)
-                sent = True
-                response = connection.getresponse()
-                raw = read_all(response)
-                if response.will_close:
-                    self._drop(origin)
-                return response.status, response.headers, raw
-            except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
-                self._drop(origin)
-                # A kept connection that the server has closed meanwhile: RFC 9112 section 9.3.1 lets one try again
-                # what may be repeated.
-                if reused and not request.once:
-                    continue
-                raise Unavailable(f"{origin} closed the connection without an answer", sent=sent) from None
-            except TimeoutError:
-                self._drop(origin)
-                raise Unavailable(f"{origin} gave no whole answer in time", sent=sent) from None
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                self._drop(origin)
-                raise Unavailable(f"the answer of {origin} broke off ({cause(error)})", sent=sent) from None
-            except BaseException:
-                self._drop(origin)
-                raise
-        raise Unavailable(f"{origin} closed the connection without an answer", sent=False)
-
-    def _judge(
-        self, origin: str, request: Request, status: int, headers: http.client.HTTPMessage, raw: bytes
-    ) -> Answer:
-        if headers.get("Content-Encoding", "identity") != "identity":
-            raise BadAnswer(f"{origin} sent a compressed answer that nobody asked for; look at what stands before it")
-        if status == 204:
-            return Answer(204, {})
-        where = f"{request.method} {request.path}"
-        body = json_object(raw)
-        if 200 <= status < 300:
-            if body is None:
-                raise BadAnswer(
-                    f"the answer of {origin} to {where} is not what a Vault says; look at what stands there"
-                )
-            if request.method not in ("GET", "LIST"):
-                no_surprise(where, body, request.warnings)
-            return Answer(status, body)
-        said_by_server = reasons(body)
-        if status == 404 and request.method in ("GET", "LIST", "DELETE") and body is not None:
-            return Answer(404, body if request.method != "LIST" else {})
-        said = "; ".join(said_by_server) or http.client.responses.get(status, "no reason given")
-        if status == 503 and any("sealed" in reason for reason in said_by_server):
-            raise Sealed(f"the Vault at {origin} is sealed; unseal it and try again")
-        if any("not initialized" in reason for reason in said_by_server):
-            raise Sealed(f"the Vault at {origin} is not initialised; run `operator init` on it first")
-        if status in _PASSING or (status == 400 and _SETTLING.search(said)):
-            raise Unavailable(
-                f"{origin} cannot answer now ({status}: {said})",
-                sent=status >= 500,
-                retry_after=_seconds(headers.get("Retry-After")),
-            )
-        if status == 403:
-            raise Denied(f"Vault refuses {where}: {said}")
-        raise Refused(f"Vault refuses {where}: {said}", status=status, reasons=said_by_server)
-
-    def _connection(self, origin: str, deadline: float, *, fresh: bool) -> tuple[http.client.HTTPConnection, bool]:
-        """This thread's connection to `origin`, and whether it was kept from an earlier request."""
-        kept: dict[str, http.client.HTTPConnection] = self._local.__dict__.setdefault("kept", {})
-        connection = kept.get(origin)
-        if connection is not None and not fresh and isinstance(connection.sock, Bounded):
-            connection.sock.deadline = deadline
-            return connection, True
-        self._drop(origin)
-        parts = urlsplit(origin)
-        host, port = parts.hostname or "", parts.port or 8200
-        connection = http.client.HTTPConnection(host, port)
+    def _pin(self, said: Json, origin: str) -> bool:
+        """Pins to the leader that `origin` names when asked for sys/leader; False where the cluster has none now."""
+        route = self._route
+        if not said.get("ha_enabled"):
+            return True
+        if said.get("is_self") is True:
+            route.preferred, route.pinned = origin, True
+            return True
+        named = said.get("leader_address")
+        if not isinstance(named, str) or not named:
+            return False
         try:
-            plain = socket.create_connection((host, port), timeout=max(0.01, deadline - time.monotonic()))
+            leader = parse_origin(named, allow_http=True)
+        except SpecError:
+            return True
+        secure = [leader] if leader.startswith("https:") else []
+        for candidate in dict.fromkeys((*secure, *route.origins)):
             try:
-                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                if parts.scheme == "https":
-                    assert self._tls is not None
-                    plain = self._tls.wrap_socket(plain, server_hostname=self._settings.server_name or host)
-            except BaseException:
-                plain.close()
-                raise
-        except ssl.SSLCertVerificationError as error:
-            raise Untrusted(
-                f"the TLS certificate of {origin} does not verify ({error.verify_message}); give its CA as "
-                "vault.ca_file or VAULT_CACERT"
-            ) from None
-        except TimeoutError:
-            raise Unavailable(f"{origin} does not answer", sent=False) from None
-        except OSError as error:
-            raise Unavailable(f"{origin} cannot be reached ({cause(error)})", sent=False) from None
-        connection.sock = Bounded(plain, deadline)
-        kept[origin] = connection
-        return connection, False
+                seen = self._leader_as_told_by(candidate)
+            except VaultError:
+                continue
+            if seen.get("is_self") is True and seen.get("leader_cluster_address") == said.get("leader_cluster_address"):
+                route.trusted.add(candidate)
+                route.preferred, route.pinned = candidate, True
+                return True
+        # A leader that only a load balancer reaches stays behind it; one that was given to us is coming or going.
+        return leader not in route.origins
 
-    def _drop(self, origin: str) -> None:
-        connection = self._local.__dict__.setdefault("kept", {}).pop(origin, None)
-        if connection is not None:
-            connection.close()
+    def _leader_as_told_by(self, origin: str) -> Json:
+        request = Request("GET", "sys/leader")
+        raw = self._exchange.send(origin, request, "", time.monotonic() + _LEADER_SECONDS)
+        return judge(origin, request, raw, "").body
 
-    def _forget(self) -> None:
-        for origin in list(self._local.__dict__.setdefault("kept", {})):
-            if origin != self._preferred:
-                self._drop(origin)
+    def _find_leader_again(self) -> None:
+        """Looks round once; a leader found nowhere is looked for again after the next try."""
+        asked = dict.fromkeys((self._route.preferred, *self._route.origins))
+        sealed = 0
+        for origin in asked:
+            try:
+                said = self._leader_as_told_by(origin)
+            except Sealed:
+                sealed += 1
+                if sealed == len(asked):
+                    raise
+            except VaultError:
+                continue
+            else:
+                if self._pin(said, origin):
+                    return
 
 
 @contextmanager
@@ -408,10 +347,6 @@ def explained(vault: Vault) -> Iterator[None]:
         except VaultError:
             raise error from None
         raise Denied(f"the Vault token is too weak: {error}") from None
-
-
-def _seconds(text: str | None) -> float | None:
-    return float(text) if text is not None and re.fullmatch(r"[0-9]{1,4}", text) else None
 
 
 def _pause(attempt: int, error: Unavailable) -> float:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 import hvac
 import hvac.adapters
 import hvac.exceptions
 
 from vaultpki.errors import BadAnswer, Denied, Refused, Sealed, Unavailable, VaultError
-from vaultpki.vault.wire import Request
+from vaultpki.vault.wire import Request, login_token
 
 if TYPE_CHECKING:
     from vaultpki.vault.client import Vault
@@ -25,21 +26,22 @@ class _Adapter(hvac.adapters.Adapter):  # type: ignore[misc]
         super().__init__(base_uri=vault.address, token=None, session=_NoSession())
         self._vault = vault
 
-    def get_login_token(self, response: dict[str, Any]) -> Any:
-        return response["auth"]["client_token"]
+    def get_login_token(self, response: dict[str, Any]) -> str:
+        return login_token(response, "the auth mount")
 
     def request(self, method: str, url: str, headers: Any = None, raise_exception: bool = True, **kwargs: Any) -> Any:
-        path = url.removeprefix("/v1/")
         method = method.upper()
-        body = kwargs.get("json")
-        answer = self._vault.call(
-            Request(
-                method,
-                path,
-                None if method in ("GET", "LIST") else body or {},
-                wrap_ttl=kwargs.get("wrap_ttl"),
-            )
+        parameters = urlencode(kwargs.get("params") or {})
+        request = Request(
+            method,
+            url.removeprefix("/v1/") + (f"?{parameters}" if parameters else ""),
+            None if method in ("GET", "LIST", "DELETE") else kwargs.get("json") or {},
+            wrap_ttl=kwargs.get("wrap_ttl"),
+            merge_patch=method == "PATCH",
         )
+        # hvac keeps here the token of whoever logged in through it.
+        vault = self._vault.as_token(self.token) if self.token else self._vault
+        answer = vault.call(request)
         return answer.body if answer.found else None
 
 
@@ -52,9 +54,13 @@ class _NoSession:
         """Nothing is open."""
 
 
-def client(vault: Vault) -> hvac.Client:
-    """An hvac client of the same server and token as `vault`."""
-    return hvac.Client(url=vault.address, adapter=lambda **_: _Adapter(vault))
+@contextmanager
+def client(vault: Vault) -> Iterator[hvac.Client]:
+    """An hvac client of the same server and token as `vault`; no hvac exception gets out of the block."""
+    try:
+        yield hvac.Client(url=vault.address, adapter=lambda **_: _Adapter(vault))
+    except hvac.exceptions.VaultError as error:
+        raise translate(error) from None
 
 
 def translate(error: hvac.exceptions.VaultError) -> VaultError:
@@ -64,15 +70,6 @@ def translate(error: hvac.exceptions.VaultError) -> VaultError:
             made: VaultError = ours(type(error).__name__)
             return made
     raise TypeError(f"hvac has an error that is not mapped: {type(error).__name__}") from None
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """Lets no hvac exception out of the block."""
-    try:
-        yield
-    except hvac.exceptions.VaultError as error:
-        raise translate(error) from None
 
 
 def _refused(status: int) -> Any:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Final
 
 from vaultpki.errors import SpecError
 from vaultpki.vault.wire import printable
+
+# Labels as RFC 1035 has them and underscores, which internal names do have; others in their xn-- form (RFC 5890).
+_LABEL: Final = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+_ADDRESS: Final = re.compile(
+    rf"(?P<scheme>https?)://(?P<host>{_LABEL}(\.{_LABEL})*|\[[0-9a-f:.]+\])(:(?P<port>[0-9]{{1,5}}))?/?",
+    re.IGNORECASE | re.ASCII,
+)
+_PORTS: Final = {"https": 443, "http": 80}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +36,13 @@ class Settings:
     client_key: str | None = None
     server_name: str | None = None
     allow_http: bool = False
+
+    def __post_init__(self) -> None:
+        # Both become header lines.
+        if not re.fullmatch(r"[\x21-\x7e]{0,4096}", self.token):
+            raise SpecError("the Vault token holds characters that no token has; look at VAULT_TOKEN or ~/.vault-token")
+        if self.namespace is not None and not re.fullmatch(r"[\x21-\x7e]{1,1024}", self.namespace):
+            raise SpecError("the Vault namespace holds characters that no namespace has; look at VAULT_NAMESPACE")
 
 
 def from_environment(
@@ -49,8 +65,6 @@ def from_environment(
     token = ""
     if with_token:
         token = setting("TOKEN") or _token_file(environment)
-        if not re.fullmatch(r"[\x21-\x7e]{0,4096}", token):
-            raise SpecError("the Vault token holds characters that no token has; look at VAULT_TOKEN or ~/.vault-token")
     return Settings(
         addresses=addresses or ((found,) if found else ()),
         ca_file=None if ca_pem else setting("CACERT"),
@@ -75,42 +89,63 @@ def _token_file(environment: Mapping[str, str]) -> str:
 
 
 def parse_origin(address: str, *, allow_http: bool) -> str:
-    """`scheme://host:port` of an address a person wrote; SpecError where it is none, or open http off loopback."""
+    """`scheme://host:port` of an address a person wrote; SpecError where it is none, or open http off loopback.
+
+    Without a port it is the scheme's own (443, 80), as in Vault's CLI, whose Go client takes the URL's.
+    """
+    # What is refused is not repeated: it may hold a password before an @.
+    wrong = SpecError("a Vault address must be https://HOST:PORT and no more; look at VAULT_ADDR or vault.addresses")
+    matched = _ADDRESS.fullmatch(address)
+    if matched is None:
+        raise wrong
+    scheme, host = matched["scheme"].lower(), matched["host"].lower()
+    port = int(matched["port"] or _PORTS[scheme])
+    loopback = host == "localhost"
     try:
-        parts = urlsplit(address)
-        port = parts.port
+        number = ipaddress.ip_address(host.strip("[]"))
     except ValueError:
-        raise SpecError(f"{address!r} is no Vault address; write https://HOST:PORT") from None
-    host = parts.hostname
-    if parts.scheme not in ("http", "https") or not host or parts.username is not None or parts.path not in ("", "/"):
-        raise SpecError(f"{printable(address)!r} is no Vault address; write https://HOST:PORT")
-    loopback = host in ("localhost", "::1") or host.startswith("127.")
-    if parts.scheme == "http" and not loopback and not allow_http:
+        # A name that ends in a number is an IPv4 address to some resolvers (127.1), and none to others.
+        if host.startswith("[") or host.rpartition(".")[2].isdigit():
+            raise wrong from None
+    else:
+        loopback = number.is_loopback
+        host = f"[{number}]" if number.version == 6 else str(number)
+    if not 0 < port < 65536:
+        raise wrong
+    if scheme == "http" and not loopback and not allow_http:
         raise SpecError(
             f"{address} is plain http: tokens would cross the network in the open; use https, or --allow-http"
         )
-    shown = f"[{host}]" if ":" in host else host
-    return f"{parts.scheme}://{shown}:{port or (443 if parts.scheme == 'https' else 80)}"
+    return f"{scheme}://{host}:{port}"
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext:
-    """TLS 1.2 or newer, verifying against the CA given; SpecError where a file named cannot be used."""
+    """TLS 1.2 or newer, verifying against the CA given; SpecError where a file named cannot be used.
+
+    Without one the system's CAs are taken, and SSL_CERT_FILE and SSL_CERT_DIR have their say, as with Vault's CLI.
+    """
+    # Not ssl.create_default_context: it writes the keys of every connection where SSLKEYLOGFILE says.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # As Vault's CLI: an intermediate in the CA file is enough.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
         if settings.ca_pem:
-            context = ssl.create_default_context(cadata=settings.ca_pem)
+            context.load_verify_locations(cadata=settings.ca_pem)
         elif settings.ca_file:
-            context = ssl.create_default_context(cafile=settings.ca_file)
+            context.load_verify_locations(cafile=settings.ca_file)
         else:
-            context = ssl.create_default_context()
-    except (OSError, ssl.SSLError, ValueError):
+            context.load_default_certs()
+    except (OSError, ValueError):
         where = settings.ca_file or "the CA in vault.ca_file"
-        raise SpecError(f"{where} cannot be used as a CA file; it must hold PEM certificates") from None
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+        raise SpecError(f"{printable(where)} cannot be used as a CA file; it must hold PEM certificates") from None
     if settings.client_certificate:
         try:
-            context.load_cert_chain(settings.client_certificate, settings.client_key)
-        except (OSError, ssl.SSLError):
+            # The empty password keeps OpenSSL from asking for one on the terminal.
+            context.load_cert_chain(settings.client_certificate, settings.client_key, password="")
+        except (OSError, ValueError):
             raise SpecError(
-                f"{settings.client_certificate} cannot be used as a client certificate; it and its key must be PEM files"
+                f"{printable(settings.client_certificate)} cannot be used as a client certificate; it and its key must "
+                "be PEM files, and the key not encrypted"
             ) from None
     return context

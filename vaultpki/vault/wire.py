@@ -1,21 +1,34 @@
-"""One HTTP answer, bounded in time and size and read strictly: no http.client exception or odd shape gets past here."""
+"""One HTTP answer read strictly: no odd shape of it gets past here, and no secret gets into what people read."""
 
 from __future__ import annotations
 
 import http.client
-import io
 import json
-import socket
-import time
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from vaultpki.errors import BadAnswer
+from vaultpki.errors import BadAnswer, Denied, Refused, Sealed, Unavailable
 
 Json = dict[str, Any]
 
-BODY_LIMIT: Final = 1 << 20
+_SAID_LENGTH: Final = 300
+
+# Answers of a server that may be well again in a moment: overload, failover, standby (Vault: /sys/health codes); so is
+# every 5xx, whether of Vault or of a gateway before it.
+_PASSING = frozenset({412, 429, 472, 473})
+# A KV v2 mount, and a PKI mount on OpenBao, answer 400 until their own upgrade after mounting is through.
+_SETTLING = re.compile(r"migration has completed|[Uu]pgrading from non-versioned|Waiting for the primary", re.ASCII)
+
+# What requests carry that no message may repeat, should a server send it back to us in an error.
+_SECRET_FIELDS = frozenset({"secret_id", "token", "jwt", "password", "private_key", "pem_bundle"})
+# Tokens of Vault (hvs., hvb., hvr.) and OpenBao (s., b., r.), and private keys, whosever they are.
+_SECRET = re.compile(
+    r"\b(?:hv[sbr]|[sbr])\.[A-Za-z0-9_-]{20,}|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*KEY-----|\Z)",
+    re.DOTALL,
+)
+_HIDDEN: Final = "(hidden)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +45,22 @@ class Request:
     warnings: tuple[str, ...] = ()
     wrap_ttl: str | None = None
     merge_patch: bool = False
+
+    @property
+    def reads(self) -> bool:
+        return self.method in ("GET", "LIST")
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """An answer as it came: status, headers and the bytes of the body."""
+
+    status: int
+    headers: http.client.HTTPMessage = field(repr=False)
+    body: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,47 +108,80 @@ class Capabilities:
     audit_by_api: bool
 
 
-class Bounded:
-    """A socket whose every operation ends at `deadline` (monotonic seconds), however slowly bytes drip.
+def judge(origin: str, request: Request, raw: Raw, token: str) -> Answer:
+    """The answer where it is one (2xx, or 404 for what may be missing), else the error that it means.
 
-    `http.client` uses just these methods of its socket; a timeout of its own would be for each read.
+    `token` is what the request carried, which no message may repeat.
     """
-
-    def __init__(self, plain: socket.socket, deadline: float) -> None:
-        self._plain = plain
-        self.deadline = deadline
-
-    def _arm(self) -> None:
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        self._plain.settimeout(left)
-
-    def sendall(self, data: Any) -> None:
-        self._arm()
-        self._plain.sendall(data)
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        assert mode == "rb"
-        return io.BufferedReader(_Reading(self))
-
-    def recv_into(self, buffer: Any) -> int:
-        self._arm()
-        return self._plain.recv_into(buffer)
-
-    def close(self) -> None:
-        self._plain.close()
+    if raw.status == 204:
+        return Answer(204, {})
+    compressed = raw.headers.get("Content-Encoding", "identity") != "identity"
+    body = None if compressed else json_object(raw.body)
+    if 200 <= raw.status < 300:
+        if compressed:
+            raise BadAnswer(f"{origin} sent a compressed answer that nobody asked for; look at what stands before it")
+        if body is None:
+            raise _no_vault(origin, request)
+        if not request.reads:
+            _no_surprise(request, body, token)
+        return Answer(raw.status, body)
+    if raw.status == 404 and body is not None and (request.reads or request.method == "DELETE"):
+        return Answer(404, {} if request.method == "LIST" else body)
+    raise _trouble(origin, request, raw, body, token)
 
 
-class _Reading(io.RawIOBase):
-    def __init__(self, source: Bounded) -> None:
-        self._source = source
+def _trouble(origin: str, request: Request, raw: Raw, body: Json | None, token: str) -> Exception:
+    status = raw.status
+    reasons = _reasons(body, request, token)
+    said = "; ".join(reasons) or http.client.responses.get(status, "no reason given")
+    # sys/health says it in fields, everything else in words.
+    known = body or {}
+    if status >= 400 and (known.get("initialized") is False or any("not initialized" in reason for reason in reasons)):
+        return Sealed(f"the Vault at {origin} is not initialised; run `operator init` on it first")
+    if status == 503 and (known.get("sealed") is True or any("sealed" in reason for reason in reasons)):
+        return Sealed(f"the Vault at {origin} is sealed; unseal it and try again")
+    if status in _PASSING or status >= 500 or (status == 400 and _SETTLING.search(said)):
+        return Unavailable(
+            f"{origin} cannot answer now ({status}: {said})",
+            sent=status >= 500,
+            retry_after=_seconds(raw.headers.get("Retry-After")),
+        )
+    if body is None or status < 400:
+        return _no_vault(origin, request)
+    if status in (401, 403):
+        return Denied(f"Vault refuses {request}: {said}")
+    return Refused(f"Vault refuses {request}: {said}", status=status, reasons=reasons)
 
-    def readable(self) -> bool:
-        return True
 
-    def readinto(self, buffer: Any) -> int:
-        return self._source.recv_into(buffer)
+def _no_vault(origin: str, request: Request) -> BadAnswer:
+    return BadAnswer(f"the answer of {origin} to {request} is not what a Vault says; look at what stands there")
+
+
+def _no_surprise(request: Request, body: Json, token: str) -> None:
+    """Raises BadAnswer where a write brought a warning nobody expected: Vault only warns where it ignored a field."""
+    warnings = body.get("warnings") or []
+    if not isinstance(warnings, list):
+        warnings = [warnings]
+    for warning in warnings:
+        if not any(fragment in str(warning) for fragment in request.warnings):
+            raise BadAnswer(f"Vault took {request}, but warns: {quoted(str(warning), request, token)}")
+
+
+def _reasons(body: Json | None, request: Request, token: str) -> tuple[str, ...]:
+    errors = (body or {}).get("errors")
+    if not isinstance(errors, list):
+        return ()
+    words = (quoted(str(error), request, token) for error in errors[:5])
+    return tuple(word for word in words if word)
+
+
+def quoted(text: str, request: Request, token: str) -> str:
+    """A server's own words, fit for a terminal and cut short, without the token or any other secret in them."""
+    carried = [value for name, value in (request.body or {}).items() if name in _SECRET_FIELDS]
+    for secret in (token, *carried):
+        if isinstance(secret, str) and secret:
+            text = text.replace(secret, _HIDDEN)
+    return printable(" ".join(_SECRET.sub(_HIDDEN, text).split()))[:_SAID_LENGTH]
 
 
 def printable(text: str) -> str:
@@ -127,50 +189,30 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
-def read_all(response: http.client.HTTPResponse) -> bytes:
-    """The whole body, at most BODY_LIMIT bytes; BadAnswer where there is more, IncompleteRead where it broke off."""
-    # http.client's own length check comes first, so that a server which announces too much is not even read.
-    if response.length is not None and response.length > BODY_LIMIT:
-        raise BadAnswer(f"an answer of {response.length} bytes is larger than any answer may be ({BODY_LIMIT})")
-    raw = response.read(BODY_LIMIT + 1)
-    if len(raw) > BODY_LIMIT:
-        raise BadAnswer(f"an answer is larger than any answer may be ({BODY_LIMIT} bytes)")
-    if response.length:
-        raise http.client.IncompleteRead(b"")
-    # Reads the end of a chunked body, without which the connection cannot be used again.
-    if response.read(1):
-        raise BadAnswer(f"an answer is larger than any answer may be ({BODY_LIMIT} bytes)")
-    return raw
-
-
 def json_object(raw: bytes) -> Json | None:
-    """The JSON object in the bytes; None where they hold anything else, however deep."""
+    """The JSON object in the bytes; None where they hold anything else, however deep, or text that is no Unicode."""
     try:
-        value = json.loads(raw)
+        value = json.loads(raw, parse_constant=_no_number)
+        # RFC 8259 section 8.2: an escape may spell half of a surrogate pair, which no file or terminal takes.
+        if rb"\ud" in raw.lower():
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
 
-def reasons(body: Json | None) -> tuple[str, ...]:
-    """The server's own words for a refusal, cut short and fit for a terminal."""
-    errors = (body or {}).get("errors")
-    if not isinstance(errors, list):
-        return ()
-    words = (" ".join(str(error).split()) for error in errors[:5])
-    return tuple(printable(word)[:300] for word in words if word)
+def login_token(answer: Json, path: str) -> str:
+    """The token that a login brought; BadAnswer where there is none that could be one."""
+    auth = answer.get("auth")
+    token = auth.get("client_token") if isinstance(auth, dict) else None
+    if not isinstance(token, str) or not re.fullmatch(r"[\x21-\x7e]{1,4096}", token):
+        raise BadAnswer(f"the login at {path} brought no token; is this address really a Vault?")
+    return token
 
 
-def no_surprise(where: str, body: Json, expected: tuple[str, ...]) -> None:
-    """Raises BadAnswer where a write brought a warning nobody expected: Vault only warns where it ignored a field."""
-    warnings = body.get("warnings") or []
-    if not isinstance(warnings, list):
-        warnings = [warnings]
-    for warning in warnings:
-        if not any(fragment in str(warning) for fragment in expected):
-            raise BadAnswer(f"Vault took {where}, but warns: {printable(str(warning))[:300]}")
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
-def cause(error: Exception) -> str:
-    """A few words for why the network failed."""
-    return printable(getattr(error, "strerror", None) or type(error).__name__)
+def _seconds(text: str | None) -> float | None:
+    return float(text) if text is not None and re.fullmatch(r"[0-9]{1,9}", text) else None

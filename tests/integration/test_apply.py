@@ -1,0 +1,415 @@
+"""plan and apply against a real server: it becomes the cluster's CA, twice is once, and what is refused is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import servers
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from plans import SPEC, Watched, changes, environment, fails, vaultpki
+from servers import Server
+
+from vaultpki import bootstrap
+from vaultpki.certificates import ISSUING_CAS, ROOT
+from vaultpki.config import load_cluster
+from vaultpki.desired import Known, desired
+from vaultpki.errors import BadAnswer, Refused
+from vaultpki.observe import Sight
+from vaultpki.plan import Observed, Plan, plan
+from vaultpki.vault import Settings, Vault
+
+DAY = 86400
+KINDS = {"mount", "issuer", "role", "policy", "auth", "approle", "config"}
+
+# Fields of a PKI role that we leave to the server, each with why it widens nothing.
+LEFT_ALONE = {
+    "allow_token_displayname": "neither server lets anybody set it",
+    "allow_globs_in_identity_templates": "without effect where allow_glob_domains is off",
+    "allowed_ip_sans_cidr": "can only narrow",
+    "serial_number_source": "allowed_serial_numbers is empty",
+    "signature_bits": "no value of it is weaker than SHA-256",
+}
+
+
+@pytest.fixture
+def site(server: Server, tmp_path: Path, cluster_name: str) -> Watched:
+    site = Watched(server, tmp_path, cluster_name)
+    site.write(SPEC)
+    return site
+
+
+def vault_of(server: Server) -> tuple[Vault, bootstrap.Where]:
+    ca_pem = server.ca_file.read_text()
+    return Vault(Settings((server.address,), ca_pem=ca_pem, token=server.token)), bootstrap.Where(
+        (server.address,), ca_pem
+    )
+
+
+def certificate(site: Watched, ca: str) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(site.read(f"{site.prefix}/{ca}/issuer/default")["certificate"].encode())
+
+
+def test_an_empty_server_becomes_the_ca_and_a_second_apply_writes_nothing(site: Watched) -> None:
+    shown = site.plan()
+    assert shown.keys() == {"changes", "unmanaged", "requests"}
+    assert shown["unmanaged"] == [] and shown["requests"]["writes"] == 0 < shown["requests"]["reads"]
+    for change in shown["changes"]:
+        assert change.keys() == {"action", "kind", "name", "fields"} and change["action"] == "create"
+        assert change["kind"] in KINDS
+        assert all(field.keys() == {"from", "to"} and field["from"] is None for field in change["fields"].values())
+    wanted = desired(site.cluster, Known(addresses=(site.server.address,)))
+    assert {(change["kind"], change["name"]) for change in shown["changes"]} == wanted.keys()
+
+    document, writes = site.applied()
+    assert changes(document).keys() == wanted.keys() and document["unmanaged"] == []
+    # Counted by the server: we also ask once what the token may do.
+    assert document["requests"]["writes"] == len(writes) + 1
+    site.settled()
+    told = vaultpki("plan", "-f", site.file, env=site.server.environment())
+    assert told.stdout == "Nothing to change.\n"
+
+
+def test_it_is_all_there(site: Watched) -> None:
+    site.apply()
+    mounts, auths = site.read("sys/mounts"), site.read("sys/auth")
+    for ca in (ROOT, *ISSUING_CAS):
+        config = mounts[f"{site.prefix}/{ca}/"]["config"]
+        assert config["max_lease_ttl"] == (3650 if ca == ROOT else 1825) * DAY, ca
+        issuers = site.read_names(f"{site.prefix}/{ca}/issuers")
+        assert len(issuers) == 1, ca
+        urls = site.read(f"{site.prefix}/{ca}/config/urls")
+        assert urls["crl_distribution_points"] == [
+            f"{site.server.address}/v1/{site.prefix}/{ca}/issuer/{{{{issuer_id}}}}/crl/der"
+        ]
+    assert {f"{site.prefix}/listed/", f"{site.prefix}/pooled/"} <= auths.keys()
+    assert site.read_names(f"{site.prefix}/root/roles") == []
+    assert "kubelet-autoscaled" in site.read_names(f"{site.prefix}/kubelet/roles")
+    assert site.read_names(f"auth/{site.prefix}/listed/role") == ["cp-1", "worker-1"]
+
+
+@pytest.mark.parametrize("key", ["ec-p256", "rsa-2048"])
+def test_the_cas_are_what_was_asked_for(site: Watched, key: str) -> None:
+    site.write(SPEC + f"ca: {{root_ttl: 8y, issuing_ttl: 3y, key: {key}}}\n" if key != "ec-p256" else SPEC)
+    years = (8, 3) if key != "ec-p256" else (10, 5)
+    site.apply()
+    root = certificate(site, ROOT)
+    for ca in (ROOT, *ISSUING_CAS):
+        cert = certificate(site, ca)
+        public = cert.public_key()
+        if key == "ec-p256":
+            assert isinstance(public, ec.EllipticCurvePublicKey) and public.curve.name == "secp256r1"
+        else:
+            assert isinstance(public, rsa.RSAPublicKey) and public.key_size == 2048
+        assert cert.subject.rfc4514_string() == f"CN={site.name} {ca} CA"
+        assert cert.issuer == root.subject
+        cert.verify_directly_issued_by(root)
+        constraints = cert.extensions.get_extension_for_class(x509.BasicConstraints)
+        assert constraints.critical and constraints.value == x509.BasicConstraints(True, None if ca == ROOT else 0)
+        usage = cert.extensions.get_extension_for_class(x509.KeyUsage)
+        bits = {name.strip("_") for name, set_ in vars(usage.value).items() if set_}
+        assert usage.critical and bits == {"key_cert_sign", "crl_sign"}
+        present = {extension.oid for extension in cert.extensions}
+        assert x509.ExtensionOID.EXTENDED_KEY_USAGE not in present
+        assert x509.ExtensionOID.SUBJECT_ALTERNATIVE_NAME not in present
+        assert x509.ExtensionOID.NAME_CONSTRAINTS not in present
+        backdate = (15 if ca == ROOT else 10) * 60
+        life = (cert.not_valid_after_utc - cert.not_valid_before_utc).total_seconds()
+        assert abs(life - years[ca != ROOT] * 365 * DAY - backdate) <= 2, ca
+        assert abs(cert.not_valid_before_utc.timestamp() + backdate - time.time()) < 60
+    site.settled()
+
+
+def test_a_mount_with_a_short_maximum_is_tuned_before_its_ca_is_made(site: Watched) -> None:
+    made = {"type": "pki", "description": f"made by vaultpki for cluster {site.name}", "config": {"max_lease_ttl": DAY}}
+    assert site.server.api("POST", f"sys/mounts/{site.prefix}/root", made).status == 204
+    assert changes(site.plan())["mount", f"{site.prefix}/root"] == (
+        "update",
+        {"max_ttl": (DAY, 3650 * DAY), "default_ttl": (0, 1825 * DAY)},
+    )
+    site.apply()
+    assert (certificate(site, ROOT).not_valid_after_utc.timestamp() - time.time()) > 3649 * DAY
+
+
+def test_a_ca_that_got_less_life_than_asked_is_not_kept(site: Watched) -> None:
+    made = {"type": "pki", "description": "", "config": {"max_lease_ttl": 768 * 3600}}
+    mount = f"{site.prefix}/root"
+    assert site.server.api("POST", f"sys/mounts/{mount}", made).status == 204
+    vault, _ = vault_of(site.server)
+    run = bootstrap._Run(site.cluster, vault, Sight(Observed(), Known()), Plan(()))
+    wanted = desired(site.cluster, Known())["issuer", mount]
+    with pytest.raises(BadAnswer, match="was asked for 3650 days and got 3[12] days, and was not kept"):
+        run._make_root(mount, wanted)
+    assert site.read_names(f"{mount}/issuers") == site.read_names(f"{mount}/keys") == []
+
+
+def test_a_missing_engine_is_told_in_one_sentence(site: Watched) -> None:
+    # Both servers have PKI built in, and deregistering a built-in plugin changes nothing; so another engine is missing.
+    vault, _ = vault_of(site.server)
+    run = bootstrap._Run(site.cluster, vault, Sight(Observed(), Known()), Plan(()))
+    path = f"sys/mounts/{site.prefix}/root"
+    with pytest.raises(Refused, match=f"has no pki-of-nobody engine, which {path} needs"):
+        run._mount(path, {"type": "pki-of-nobody"}, create=True)
+    # Where the root's mount is refused, nothing else was begun.
+    first = plan(desired(site.cluster, Known()), Observed()).changes
+    assert (first[0].kind, first[0].name) == ("mount", f"{site.prefix}/root")
+
+
+def test_every_field_of_a_role_that_could_widen_it_is_ours(site: Watched) -> None:
+    site.apply()
+    wanted = desired(site.cluster, Known(bounds_dates=site.server.product == "openbao"))
+    for role in ("kubernetes/kubelet-client", "etcd/etcd-server"):
+        mount, _, name = role.partition("/")
+        there = site.read(f"{site.prefix}/{mount}/roles/{name}")
+        assert there.keys() - wanted["role", f"{site.prefix}/{role}"].keys() <= LEFT_ALONE.keys()
+
+
+# What stands in the way
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "fragment"),
+    [
+        ("sys/mounts/{p}/kubelet", {"type": "kv"}, "{p}/kubelet already exists in Vault (kv, 'no description')"),
+        ("sys/mounts/{p}/etcd", {"type": "pki"}, "{p}/etcd already exists in Vault (pki, 'no description')"),
+        ("sys/mounts/{p}", {"type": "pki"}, "{p}/root cannot be mounted, since {p}/ exists"),
+        ("sys/mounts/{p}/etcd/below", {"type": "kv"}, "{p}/etcd cannot be mounted, since {p}/etcd/below/ exists"),
+        ("sys/auth/{p}/listed", {"type": "approle"}, "auth/{p}/listed already exists in Vault (approle"),
+        ("sys/auth/{p}/pooled", {"type": "userpass"}, "auth/{p}/pooled already exists in Vault (userpass"),
+        ("sys/auth/{p}", {"type": "approle"}, "auth/{p}/listed cannot be mounted, since auth/{p}/ exists"),
+        ("sys/policies/acl/{p}/node/cp-1", {"policy": '{"path": {}}'}, "the policy {p}/node/cp-1 was not made by"),
+    ],
+)
+def test_what_is_not_ours_is_refused(site: Watched, path: str, body: dict[str, Any], fragment: str) -> None:
+    path = path.format(p=site.prefix)
+    assert site.server.api("POST", path, body).status == 204
+    site.refused(fragment.format(p=site.prefix))
+    site.refused(fragment.format(p=site.prefix), command="plan")
+    assert site.server.api("DELETE", path).status == 204
+
+
+def test_another_clusters_mounts_are_not_taken_over(site: Watched, tmp_path: Path, cluster_name: str) -> None:
+    site.apply()
+    other = Watched(site.server, tmp_path / "other", f"{cluster_name}b")
+    other.write(SPEC + f"prefix: {site.prefix}\n")
+    other.refused(f"made by vaultpki for cluster {site.name}", f"was not made by vaultpki for cluster {other.name}")
+
+
+def test_an_approle_planted_for_a_node_to_come_is_refused(site: Watched) -> None:
+    site.apply()
+    planted = f"auth/{site.prefix}/listed/role/worker-2"
+    assert site.server.api("POST", planted, {"token_policies": f"{site.prefix}/node/worker-2"}).status == 204
+    assert site.plan()["unmanaged"] == [f"approle {site.prefix}/listed/worker-2"]
+    site.write(SPEC.replace("pools:", "- {name: worker-2, roles: [worker], addresses: [10.0.0.22]}\npools:"))
+    site.refused(f"{planted} was not made by vaultpki", "secret id")
+    assert site.server.api("DELETE", planted).status == 204
+    site.apply()
+    site.settled()
+
+
+def test_a_lost_root_is_not_replaced_behind_the_nodes_backs(site: Watched) -> None:
+    site.apply()
+    assert site.server.api("DELETE", f"{site.prefix}/root/issuer/root-1").status == 204
+    site.refused(f"the root CA of {site.prefix}/root is gone")
+    site.destroy()
+    site.apply()
+    site.settled()
+
+
+# Servers and tokens
+
+
+def test_a_sealed_server(own_server: Server, tmp_path: Path) -> None:
+    site = Watched(own_server, tmp_path, "prod")
+    site.write(SPEC)
+    own_server.seal()
+    for command in ("plan", "apply", "destroy"):
+        further = {"apply": ["--yes"], "destroy": ["--confirm", "prod"]}.get(command, [])
+        ran = vaultpki(command, "-f", site.file, *further, env=own_server.environment(), expect=1)
+        fails(ran, f"the Vault at {own_server.address} is sealed; unseal it")
+    own_server.unseal()
+    site.apply()
+    site.settled()
+
+
+def test_nobody_is_there(site: Watched, tmp_path: Path) -> None:
+    address = f"https://127.0.0.1:{servers.free_ports(1)[0]}"
+    start = time.monotonic()
+    ran = vaultpki("apply", "-f", site.file, "--yes", env=site.server.environment() | {"VAULT_ADDR": address}, expect=1)
+    fails(ran, f"{address} cannot be reached (Connection refused)")
+    assert time.monotonic() - start < 10
+
+
+def test_another_ca(site: Watched, tmp_path: Path) -> None:
+    trustme.CA().cert_pem.write_to_path(tmp_path / "other.crt")
+    start = site.server.audit_position()
+    env = site.server.environment() | {"VAULT_CACERT": str(tmp_path / "other.crt")}
+    fails(vaultpki("apply", "-f", site.file, "--yes", env=env, expect=1), "does not verify", "VAULT_CACERT")
+    env["VAULT_CACERT"] = str(tmp_path / "none.crt")
+    fails(vaultpki("apply", "-f", site.file, "--yes", env=env, expect=1), "none.crt")
+    assert site.server.requests(start) == []
+
+
+def test_plain_http_beyond_loopback(site: Watched) -> None:
+    env = site.server.environment() | {"VAULT_ADDR": "http://192.0.2.1:8200"}
+    ran = vaultpki("apply", "-f", site.file, "--yes", env=env, expect=1)
+    fails(ran, "http://192.0.2.1:8200 is plain http", "--allow-http")
+
+
+def test_tokens_that_are_not_enough(site: Watched) -> None:
+    make = lambda **body: site.server.api("POST", "auth/token/create", body).body["auth"]["client_token"]  # noqa: E731
+    site.refused("there is no Vault token; set VAULT_TOKEN", token="")
+    site.refused("the Vault token is not valid, has expired", token="s.nosuchtoken")
+    short = make(ttl="1s")
+    time.sleep(1.5)
+    site.refused("the Vault token is not valid, has expired", token=short)
+    site.refused("the Vault token is too weak", "sys/", token=make(policies=["default"]))
+    # It may read everything and make mounts, and only then would it be stopped.
+    half = {
+        "path": {
+            "*": {"capabilities": ["read", "list"]},
+            "sys/mounts/*": {"capabilities": ["create", "update", "delete"]},
+            "sys/auth/*": {"capabilities": ["create", "update", "delete", "sudo"]},
+        }
+    }
+    name = f"half-{site.name}"
+    assert site.server.api("POST", f"sys/policies/acl/{name}", {"policy": json.dumps(half)}).status == 204
+    token = make(policies=[name])
+    site.refused("the Vault token is too weak: it may not update", "vaultpki policy -f", token=token)
+    site.refused("too weak", command="apply", token=token)
+    assert f"{site.prefix}/root/" not in site.read("sys/mounts")
+
+
+def test_the_applier_policy_is_enough(site: Watched) -> None:
+    printed = vaultpki("policy", "-f", site.file, "applier", env={}).stdout
+    name = f"applier-{site.name}"
+    assert site.server.api("POST", f"sys/policies/acl/{name}", {"policy": printed}).status == 204
+    made = site.server.api("POST", "auth/token/create", {"policies": [name], "no_default_policy": True, "ttl": "10m"})
+    token = made.body["auth"]["client_token"]
+    site.applied(token=token)
+    document, writes = site.applied(token=token)
+    assert (document["changes"], writes) == ([], [])
+    prefix = site.prefix
+    for path, body in (
+        (f"{prefix}/etcd/config/urls", {"ocsp_servers": ["https://elsewhere.example.com"]}),
+        (f"sys/mounts/{prefix}/etcd/tune", {"max_lease_ttl": "1h"}),
+        (f"{prefix}/etcd/issuer/etcd-1", {"leaf_not_after_behavior": "truncate", "issuer_name": "etcd-1"}),
+        (f"auth/{prefix}/listed/role/cp-1", {"token_ttl": "1h"}),
+    ):
+        assert site.server.api("POST", path, body).status in (200, 204), path
+    # It can do nothing beside its cluster.
+    for path in (f"sys/mounts/{prefix}x/root", "sys/policies/acl/mine", f"sys/mounts/{prefix}", "sys/audit/x"):
+        assert site.server.api("POST", path, {"type": "pki", "policy": ""}, token=token).status == 403, path
+    document, _ = site.applied(token=token)
+    assert len(document["changes"]) == 4
+    site.settled()
+    # A node logs in, so that there is an entity to end.
+    site.equip("worker-1").run()
+    site.destroy(token=token)
+    assert not [path for path in site.read("sys/mounts") if path.startswith(prefix)]
+
+
+# People
+
+
+def test_without_a_terminal_apply_wants_yes(site: Watched) -> None:
+    start = site.server.audit_position()
+    ran = vaultpki("apply", "-f", site.file, env=site.server.environment(), expect=1)
+    fails(ran, "there is no terminal to ask on; pass --yes")
+    assert site.server.requests(start) == []
+    ran = vaultpki("apply", "--no-such-option", env=site.server.environment(), expect=2)
+    assert "No such option" in ran.stderr
+
+
+def at_a_terminal(site: Watched, answer: str, between: Any = None) -> tuple[int, str]:
+    """`apply` on a pseudo-terminal; `between` is called when it asks, before `answer` is typed."""
+    leader, follower = pty.openpty()
+    running = subprocess.Popen(
+        [sys.executable, "-m", "vaultpki", "apply", "-f", str(site.file)],
+        env=environment(site.server.environment()),
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        start_new_session=True,
+    )
+    os.close(follower)
+    said = b""
+    try:
+        while True:
+            assert select.select([leader], [], [], 60)[0], said
+            try:
+                read = os.read(leader, 65536)
+            except OSError:  # EIO: the other end was closed
+                break
+            if not read:
+                break
+            said += read
+            if b"[y/N]:" in said and answer:
+                if between is not None:
+                    between()
+                os.write(leader, f"{answer}\n".encode())
+                answer = ""
+    finally:
+        os.close(leader)
+        code = running.wait(60)
+    return code, re.sub(r"\x1b\[[0-9;]*m", "", said.decode())
+
+
+def test_at_a_terminal_apply_shows_and_asks(site: Watched) -> None:
+    start = site.server.audit_position()
+    code, said = at_a_terminal(site, "n")
+    assert code == 1 and "vaultpki: nothing was changed" in said and "to create, 0 to update, 0 to delete." in said
+    assert f"+ mount {site.prefix}/root" in said
+    assert site.server.writes(start) == []
+    code, said = at_a_terminal(site, "y")
+    assert code == 0 and "Done: " in said, said
+    site.settled()
+
+
+def test_a_server_that_changed_since_the_plan_was_agreed_to_is_not_written(site: Watched) -> None:
+    site.apply()
+    site.write(SPEC.replace("w-*", "v-*"))
+    since = []
+
+    def meddle() -> None:
+        assert site.server.api("DELETE", f"{site.prefix}/etcd/roles/etcd-peer").status == 204
+        since.append(site.server.audit_position())
+
+    code, said = at_a_terminal(site, "y", meddle)
+    assert code == 1 and "the server has changed since the plan was shown" in said, said
+    assert site.server.writes(since[0]) == []
+
+
+def test_where_nodes_find_vault_is_kept_from_the_first_apply(site: Watched) -> None:
+    text = f"cluster: {site.name}\n{SPEC}"
+    site.file.write_text(text)
+    site.apply()
+    stored = site.read(f"{site.prefix}/config/data/cluster")["data"]["vault"]
+    assert stored == {"addresses": [site.server.address], "ca_pem": site.server.ca_file.read_text()}
+    # Another way to the same server, as another applier may have it.
+    env = site.server.environment() | {"VAULT_ADDR": site.server.address.replace("127.0.0.1", "localhost")}
+    ran = vaultpki("plan", "-f", site.file, "--json", env=env)
+    assert json.loads(ran.stdout)["changes"] == []
+
+
+def test_three_hundred_nodes(site: Watched) -> None:
+    nodes = "".join(
+        f"- {{name: n-{i}, roles: [worker], addresses: [10.1.{i // 200}.{i % 200 + 1}]}}\n" for i in range(300)
+    )
+    site.write("api_server: {endpoint: 'https://api.example.com:6443', names: [api.example.com]}\nnodes:\n" + nodes)
+    document, _ = site.applied()
+    assert len(document["changes"]) > 900
+    site.settled()
+    assert load_cluster(site.file) == site.cluster
+    site.destroy()

@@ -1,0 +1,136 @@
+"""`plan`, `apply` and `destroy` on a test server as whole processes, and what the server's own audit log saw of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from applied import ROOT, Ran, Site, environment, vaultpki
+from servers import Server
+
+__all__ = ["ROOT", "SPEC", "Ran", "Watched", "changes", "environment", "everything", "fails", "vaultpki"]
+
+SPEC = """\
+api_server: {names: [api.example.com]}
+nodes:
+- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}
+- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}
+pools:
+- {name: autoscaled, roles: [worker], node_names: "w-*"}
+"""
+
+Changes = dict[tuple[str, str], tuple[str, dict[str, tuple[Any, Any]]]]
+
+
+def changes(document: dict[str, Any]) -> Changes:
+    """(kind, name) -> (action, field -> (from, to)) of what `--json` printed."""
+    return {
+        (change["kind"], change["name"]): (
+            change["action"],
+            {name: (field["from"], field["to"]) for name, field in change["fields"].items()},
+        )
+        for change in document["changes"]
+    }
+
+
+def fails(ran: Ran, *fragments: str) -> None:
+    """One sentence on standard error that holds all of `fragments`, and nothing of a traceback."""
+    lines = ran.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("vaultpki: "), ran.stderr
+    assert "a fault of vaultpki itself" not in ran.stderr and "Traceback" not in ran.stdout, ran.stderr
+    for fragment in fragments:
+        assert fragment in ran.stderr, ran.stderr
+
+
+@dataclass(frozen=True, slots=True)
+class Watched(Site):
+    """A cluster's spec beside a server; every command also says what the audit log saw."""
+
+    def plan(self, *, token: str | None = None) -> dict[str, Any]:
+        """`plan --json`. Fails where it wrote anything, or its exit code does not tell whether there are changes."""
+        start = self.server.audit_position()
+        ran = subprocess.run(
+            [sys.executable, "-m", "vaultpki", "plan", "-f", str(self.file), "--json", "--detailed-exitcode"],
+            env=environment(self.server.environment(token)),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=90,
+        )
+        assert self.server.writes(start) == []
+        assert ran.returncode in (0, 4) and ran.stderr == "", ran.stderr
+        document: dict[str, Any] = json.loads(ran.stdout)
+        assert ran.returncode == (4 if document["changes"] else 0)
+        return document
+
+    def applied(self, *, token: str | None = None) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+        """`apply --yes --json`, and its writes by the audit log."""
+        start = self.server.audit_position()
+        ran = vaultpki("apply", "-f", self.file, "--yes", "--json", env=self.server.environment(token))
+        # The question what a token may do is a POST, and changes nothing.
+        writes = [write for write in self.server.writes(start) if write[1] != "sys/capabilities-self"]
+        document: dict[str, Any] = json.loads(ran.stdout)
+        return document, writes
+
+    def settled(self) -> None:
+        """Fails where another apply has anything to write, or a plan anything to show."""
+        document, writes = self.applied()
+        assert (document["changes"], writes) == ([], [])
+        assert document["requests"]["writes"] == 0
+        assert self.plan()["changes"] == []
+
+    def refused(self, *fragments: str, token: str | None = None, command: str = "apply") -> None:
+        """`apply` (or another command) ends with 1 and one sentence, and the audit log has no write of it."""
+        start = self.server.audit_position()
+        further = {"apply": ["--yes"], "destroy": ["--confirm", self.name]}.get(command, [])
+        ran = vaultpki(command, "-f", self.file, *further, env=self.server.environment(token), expect=1)
+        fails(ran, *fragments)
+        assert [write for write in self.server.writes(start) if write[1] != "sys/capabilities-self"] == []
+
+    def read_names(self, path: str) -> list[str]:
+        keys: list[str] = (self.server.api("LIST", path).body.get("data") or {}).get("keys") or []
+        return keys
+
+    def destroy(self, *, token: str | None = None) -> Ran:
+        return vaultpki(
+            *("destroy", "-f", self.file, "--confirm", self.name), env=self.server.environment(token), timeout=60
+        )
+
+
+def everything(server: Server) -> dict[str, Any]:
+    """All that anybody has on a server, as far as it lists it: mounts, auth mounts, policies, entities, and below."""
+    found: dict[str, Any] = {}
+
+    def read(path: str) -> dict[str, Any]:
+        data = server.api("GET", path).body.get("data") or {}
+        found[path] = data
+        return data
+
+    def names(path: str) -> list[str]:
+        keys: list[str] = (server.api("LIST", path).body.get("data") or {}).get("keys") or []
+        found[f"{path}/"] = keys
+        return keys
+
+    mounts, auths = read("sys/mounts"), read("sys/auth")
+    for policy in names("sys/policies/acl"):
+        read(f"sys/policies/acl/{policy}")
+    for entity in names("identity/entity/id"):
+        found[f"identity/entity/id/{entity}"] = True
+    for path, mount in mounts.items():
+        if mount["type"] == "pki":
+            for role in names(f"{path}roles"):
+                read(f"{path}roles/{role}")
+            for issuer in names(f"{path}issuers"):
+                read(f"{path}issuer/{issuer}")
+        if mount["type"] == "kv":
+            for folder in ("", "/nodes", "/pools", "/reports"):
+                for record in names(f"{path}metadata{folder}"):
+                    read(f"{path}data{folder}/{record}")
+    for path, mount in auths.items():
+        if mount["type"] == "approle":
+            for role in names(f"auth/{path}role"):
+                read(f"auth/{path}role/{role}")
+    return found

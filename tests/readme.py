@@ -1,0 +1,112 @@
+"""README.md as data: its table, its fenced blocks, its commands. `python tests/readme.py` writes the table into it anew."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from vaultpki.certificates import API_ADDRESSES, API_NAMES, NODE_ADDRESSES, SERVICE_IPS, TABLE, pair_files
+from vaultpki.model import NodeRole, Row
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+README = CHECKOUT / "README.md"
+
+BEGIN, END = "<!-- table: written by tests/readme.py -->", "<!-- end of table -->"
+_HEAD = ("Certificate", "From", "To", "Use", "CN", "O", "Names and addresses", "CA", "Files", "On")
+_WORDS = {
+    "{node}": "NODE",
+    "{domain}": "DOMAIN",
+    API_NAMES: "extra names",
+    API_ADDRESSES: "extra addresses",
+    NODE_ADDRESSES: "node addresses",
+    SERVICE_IPS: "first service address",
+}
+# A node's own machine is told from the operator's by the prompt: `cp-1# `.
+_PROMPT = re.compile(r"(?:\$|(?P<node>[a-z0-9-]+)#) (?P<command>.+)")
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command of a console block, the machine it is for (None: the operator's), and the output shown below it."""
+
+    text: str
+    node: str | None
+    shown: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A fenced block: its language and what stands in it."""
+
+    language: str
+    text: str
+
+    def commands(self) -> tuple[Command, ...]:
+        """The commands of a console block, in order."""
+        found: list[Command] = []
+        for line in self.text.splitlines():
+            if match := _PROMPT.fullmatch(line):
+                found.append(Command(match["command"], match["node"], ()))
+            else:
+                assert found, f"README.md: a console block begins with a prompt, not with {line!r}"
+                last = found[-1]
+                found[-1] = Command(last.text, last.node, (*last.shown, line))
+        return tuple(found)
+
+
+def text() -> str:
+    return README.read_text(encoding="utf-8")
+
+
+def blocks() -> tuple[Block, ...]:
+    """Every fenced block, in order."""
+    return tuple(Block(match[1], match[2]) for match in _FENCE.finditer(text()))
+
+
+def code_spans() -> tuple[str, ...]:
+    """What stands between single backticks in the prose."""
+    return tuple(re.findall(r"`([^`\n]+)`", _FENCE.sub("", text())))
+
+
+def table() -> str:
+    """The certificates of `vaultpki.certificates.TABLE` as Markdown."""
+    lines = [_HEAD, tuple("---" for _ in _HEAD), *(_cells(row) for row in TABLE)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def with_table(readme: str) -> str:
+    """The README with the table between its two marks written anew."""
+    before, _, rest = readme.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    crt, key, _ = pair_files(row.stem)
+    files = f"{crt} {key}" + (f" {row.kubeconfig}" if row.kubeconfig else "")
+    # In the order the words are declared, since a set has none.
+    roles = [role.value for role in NodeRole if role in row.node_roles]
+    return (
+        row.name,
+        row.source,
+        row.target,
+        {"both": "server and client"}.get(row.usage.value, row.usage.value),
+        _named(row.common_name),
+        ", ".join(row.organization) or "-",
+        "; ".join(", ".join(map(_named, names)) for names in (row.dns, row.ips) if names) or "-",
+        row.ca,
+        files,
+        ", ".join(roles) or "operator",
+    )
+
+
+def _named(value: str) -> str:
+    for placeholder, word in _WORDS.items():
+        value = value.replace(placeholder, word)
+    return value
+
+
+if __name__ == "__main__":
+    README.write_text(with_table(text()), encoding="utf-8")
