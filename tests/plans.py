@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from applied import ROOT, Ran, Site, environment, vaultpki
 from servers import Server
@@ -105,12 +106,12 @@ def everything(server: Server) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def read(path: str) -> dict[str, Any]:
-        data = server.api("GET", path).body.get("data") or {}
+        data = server.api("GET", quote(path)).body.get("data") or {}
         found[path] = data
         return data
 
     def names(path: str) -> list[str]:
-        keys: list[str] = (server.api("LIST", path).body.get("data") or {}).get("keys") or []
+        keys: list[str] = (server.api("LIST", quote(path)).body.get("data") or {}).get("keys") or []
         found[f"{path}/"] = keys
         return keys
 

@@ -1,4 +1,7 @@
-"""README.md as data: its table, its fenced blocks, its commands. `python tests/readme.py` writes the table into it anew."""
+"""README.md as data: its table, its fenced blocks, its commands.
+
+Run as a program it writes the table into README.md anew: `.venv/bin/python tests/readme.py`.
+"""
 
 from __future__ import annotations
 

@@ -231,7 +231,8 @@ class Server:
         """(operation, path) of every request since `since`, in order, in the server's own words."""
         with self.audit_log.open("rb") as file:
             file.seek(since)
-            entries = [json.loads(line) for line in file]
+            # The last line may still be on its way to the disk.
+            entries = [json.loads(line) for line in file if line.endswith(b"\n")]
         return [
             (entry["request"]["operation"], entry["request"]["path"])
             for entry in entries

@@ -170,7 +170,7 @@ class _Pass:
     def _fetch(self) -> Spec:
         config = self._config
         vault = self._login()
-        own = f"pools/{config.pool}" if config.pool else f"nodes/{config.node}"
+        own = credential.own_record(config)
         store = f"{config.prefix}/config/data"
         cluster, node = vault.many([Request("GET", f"{store}/cluster"), Request("GET", f"{store}/{own}")])
         if not cluster.found or not node.found:

@@ -125,6 +125,12 @@ def manifest(template: str, *, user: str, group: str) -> str:
     return render(text("templates", template), {"user": user, "group": group}, name=template)
 
 
+def user_file(template_text: str, *, name: str, cluster: str, endpoint: str, directory: str, node: str) -> str:
+    """A template of the user's own, filled in; these four values are all that it may name."""
+    values = {"cluster": cluster, "endpoint": endpoint, "directory": directory, "node": node}
+    return render(template_text, values, name=name)
+
+
 def _folder(kind: str) -> Path:
     # A wheel holds both folders inside the package; in a checkout they lie beside it. `importlib.resources` would cost
     # more than 10 ms of every start for the same answer.

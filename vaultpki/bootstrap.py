@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vaultpki.certificates import ISSUING_BACKDATE, ROOT, ROOT_BACKDATE
-from vaultpki.desired import Fields, Known, ca_subject, desired, marker
+from vaultpki.desired import Fields, Known, auth_mounts, ca_subject, desired, jwt_roles, marker
 from vaultpki.errors import BadAnswer, Denied, Refused, Sealed, Unavailable
 from vaultpki.model import Cluster
 from vaultpki.observe import APPLIED, Memory, Sight, fingerprint, observe, refuse_foreign
@@ -59,18 +59,14 @@ def look(cluster: Cluster, vault: Vault, where: Where) -> tuple[Sight, Plan]:
     Raises ForeignObject where something of others stands where ours belongs.
     """
     sight = _see(cluster, vault, where)
-    refuse_foreign(cluster, sight)
-    return sight, plan(desired(cluster, sight.known), sight.observed)
+    wanted = desired(cluster, sight.known)
+    refuse_foreign(cluster, sight, wanted)
+    return sight, plan(wanted, sight.observed)
 
 
 def _see(cluster: Cluster, vault: Vault, where: Where) -> Sight:
     vault.pin_to_leader()
-    known = Known(
-        addresses=cluster.vault.addresses,
-        ca_pem=cluster.vault.ca_pem,
-        bounds_dates=vault.capabilities().bounds_dates,
-    )
-    sight = observe(cluster, vault, known)
+    sight = observe(cluster, vault, Known(addresses=cluster.vault.addresses, ca_pem=cluster.vault.ca_pem))
     if not sight.known.addresses:
         sight = replace(sight, known=replace(sight.known, addresses=where.addresses, ca_pem=where.ca_pem))
     return sight
@@ -122,7 +118,7 @@ def destroy(cluster: Cluster, vault: Vault, where: Where, *, progress: Callable[
     for kind, path in objects:
         if kind == "auth":
             accessor = sight.known.accessors[path.rpartition("/")[2]]
-            ids = _role_ids(vault, sight, path)
+            ids = _aliases(cluster, vault, sight, path)
             end_entities(vault, accessor, ids, wait=0)
             _remove(vault, f"sys/auth/{path}", progress)
             # A login in between made one more; none can follow, for want of a mount.
@@ -137,25 +133,32 @@ def destroy(cluster: Cluster, vault: Vault, where: Where, *, progress: Callable[
             _remove(vault, f"sys/mounts/{path}", progress)
 
 
-def _role_ids(vault: Vault, sight: Sight, path: str) -> list[str]:
-    """The role ids of every AppRole of a mount, and of those it once had as far as they are remembered."""
+def _aliases(cluster: Cluster, vault: Vault, sight: Sight, path: str) -> list[str]:
+    """By what names Vault knows who logged in at an auth mount, as far as anything tells.
+
+    They are the role ids of every AppRole, also of those it once had; for the tokens of an issuer, the nodes that
+    reported.
+    """
+    if path == f"{cluster.prefix}/jwt":
+        return list(vault.names(f"{cluster.mount('config')}/metadata/reports"))
     names = vault.names(f"auth/{path}/role")
     found = vault.many([Request("GET", f"auth/{path}/role/{name}/role-id") for name in names])
     there = {str(answer.data.get("role_id")) for answer in found if answer.found}
     return sorted(there.union(sight.known.role_ids.values()))
 
 
-def end_entities(vault: Vault, accessor: str, role_ids: Sequence[str], *, wait: float = LOGIN_IN_FLIGHT) -> None:
-    """Deletes the entities Vault made when these AppRoles logged in, which ends their tokens at once.
+def end_entities(vault: Vault, accessor: str, aliases: Sequence[str], *, wait: float = LOGIN_IN_FLIGHT) -> None:
+    """Deletes the entities Vault made when these logged in, which ends their tokens at once.
 
-    Looks a second time after `wait` seconds, for a login that was in flight when its AppRole was deleted.
+    An AppRole's alias is its role id. Looks a second time after `wait` seconds, for a login that was in flight when its
+    AppRole was deleted.
     """
-    ids = [role_id for role_id in role_ids if role_id]
+    ids = [alias for alias in aliases if alias]
     if not accessor or not ids:
         return
 
-    def end(role_id: str) -> None:
-        found = vault.write("identity/lookup/entity", {"alias_name": role_id, "alias_mount_accessor": accessor})
+    def end(alias: str) -> None:
+        found = vault.write("identity/lookup/entity", {"alias_name": alias, "alias_mount_accessor": accessor})
         entity = (found.get("data") or {}).get("id")
         if entity:
             vault.call(Request("DELETE", f"identity/entity/id/{entity}"))
@@ -173,12 +176,12 @@ def _remove(vault: Vault, path: str, progress: Callable[[str], None]) -> None:
 
 def _memory(cluster: Cluster, known: Known) -> Memory:
     """What is to be remembered of a cluster once all of it is as it should be."""
-    store = f"{cluster.mount('config')}/"
+    paths = (f"{cluster.mount('config')}/", f"{jwt_roles(cluster)}/")
     return Memory(
         frozenset(
             (kind, name)
             for kind, name in desired(cluster, known)
-            if kind in ("role", "policy", "approle") or (kind == "config" and name.startswith(store))
+            if kind in ("role", "policy", "approle") or (kind == "config" and name.startswith(paths))
         ),
         {node.name: known.role_ids[node.name] for node in cluster.nodes if node.name in known.role_ids},
     )
@@ -186,7 +189,7 @@ def _memory(cluster: Cluster, known: Known) -> Memory:
 
 def _refuse_weak_token(cluster: Cluster, vault: Vault, sight: Sight, todo: Plan) -> None:
     """Raises Denied before the first write where the token may not carry out all of the plan."""
-    needs: dict[str, str] = {}
+    needs = {f"{cluster.mount('config')}/data/{APPLIED}": "update"}
     for change in todo.changes:
         path = _path(cluster, change, sight.issuers)
         needs[path] = "delete" if change.action == "delete" else "patch" if "/issuer/" in path else "update"
@@ -220,7 +223,7 @@ def _path(cluster: Cluster, change: Change, issuers: Mapping[str, str]) -> str:
         return f"{mount}/roles/{last}"
     if kind == "approle":
         return f"auth/{mount}/role/{last}"
-    if stage(change) == "engines":
+    if stage(change) == "engines" or name.startswith("auth/"):
         return name
     # All versions of a record go with its metadata only.
     return f"{store}/{'metadata' if change.action == 'delete' else 'data'}/{name.removeprefix(store + '/')}"
@@ -249,9 +252,10 @@ class _Run:
         self._remember(before=False)
 
     def _learn_accessors(self) -> None:
-        if len(self._known.accessors) < 2:
+        mounts = auth_mounts(self._cluster)
+        if mounts.keys() - self._known.accessors.keys():
             found = self._vault.read("sys/auth") or {}
-            accessors = {m: str(found[f"{self._cluster.prefix}/{m}/"]["accessor"]) for m in ("listed", "pooled")}
+            accessors = {m: str(found[f"{self._cluster.prefix}/{m}/"]["accessor"]) for m in mounts}
             self._known = replace(self._known, accessors=accessors)
 
     def _remember(self, *, before: bool) -> None:
@@ -274,7 +278,11 @@ class _Run:
     def _carry_out(self, change: Change, wanted: Fields) -> None:
         kind, name, create = change.kind, change.name, change.action == "create"
         path = _path(self._cluster, change, self._sight.issuers)
-        if change.action == "delete":
+        if change.action == "delete" and kind == "auth":
+            aliases = _aliases(self._cluster, self._vault, self._sight, name)
+            self._vault.call(Request("DELETE", path))
+            end_entities(self._vault, self._sight.known.accessors[name.rpartition("/")[2]], aliases, wait=0)
+        elif change.action == "delete":
             self._vault.call(Request("DELETE", path))
         elif kind in ("mount", "auth"):
             self._mount(path, wanted, create=create)
@@ -291,7 +299,7 @@ class _Run:
         elif kind == "approle":
             own = {"role_id": self._known.role_ids[name.rpartition("/")[2]]} if create else {}
             self._vault.write(path, {**wanted, **own})
-        elif kind == "config" and stage(change) != "engines":
+        elif kind == "config" and name.startswith(f"{self._cluster.mount('config')}/"):
             self._vault.write(path, {"data": wanted})
         else:
             self._vault.write(path, wanted)
@@ -321,7 +329,7 @@ class _Run:
             f"{mount}/root/generate/internal",
             {
                 **self._key_of(mount),
-                "common_name": ca_subject(self._cluster, ROOT),
+                "common_name": ca_subject(self._cluster.name, ROOT),
                 "issuer_name": wanted["issuer_name"],
                 "ttl": wanted["ttl"],
                 "not_before_duration": ROOT_BACKDATE,
@@ -351,7 +359,7 @@ class _Run:
             path = f"{mount}/intermediate/generate/existing"
         else:
             source, path = key, f"{mount}/intermediate/generate/internal"
-        subject = {"common_name": ca_subject(self._cluster, ca), "exclude_cn_from_sans": True}
+        subject = {"common_name": ca_subject(self._cluster.name, ca), "exclude_cn_from_sans": True}
         csr = self._vault.write(path, {**source, **subject}, once=True, warnings=_NO_AIA)["data"]["csr"]
         signed = self._vault.write(
             f"{self._cluster.mount(ROOT)}/root/sign-intermediate",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import replace
+from functools import cache
 from typing import Final
 
 from vaultpki.model import NODE, Certificate, Cluster, Node, NodeRole, Pool, Row, Subject, Usage
@@ -347,6 +348,22 @@ def resolve(row: Row, cluster: Cluster, holder: Node | Pool | None) -> Certifica
     )
 
 
+def sign_parameters(certificate: Certificate, csr: str) -> dict[str, str]:
+    """What is asked of the certificate's role at `sign`: these are all the parameters a holder's policy lets pass.
+
+    `csr` is the request in PEM. A list of names is one text, joined by commas, which is what a policy can hold.
+    """
+    subject = certificate.subject
+    # "true" as text: both servers drop a boolean from a policy's list of values, and an empty list lets all pass.
+    parameters = {"csr": csr, "common_name": subject.common_name, "exclude_cn_from_sans": "true", "format": "pem"}
+    if subject.dns:
+        parameters["alt_names"] = ",".join(subject.dns)
+    if subject.ips:
+        parameters["ip_sans"] = ",".join(subject.ips)
+    return parameters
+
+
+@cache
 def _first_host(cidr: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     # kube-apiserver gives the `kubernetes` service the range's first address (kubernetes pkg/controlplane/services.go).
     return ipaddress.ip_network(cidr).network_address + 1

@@ -3,7 +3,8 @@
     STATE/secret-id        the secret id in use, 0600
     STATE/secret-id.json   when it was minted and for how long, and its digest, so that one put there by hand is known
     STATE/secret-id.old    the one before, until Vault has destroyed it
-    STATE/joined           the digest of the join file's token, written before that is used
+    STATE/joined           how far the last join came: the digest of its wrapping token, and what that held until it is
+                           in its place, 0600
 
 Every step leaves a secret id that Vault takes: the new one is on disk before the old one is destroyed. Only a cut within
 the unwrapping itself loses it, and then a new join file is needed.
@@ -15,13 +16,17 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
 from vaultpki import issuance
+from vaultpki.certificates import ROOT
+from vaultpki.desired import ca_subject
 from vaultpki.errors import BadAnswer, Denied, Refused, SpecError
-from vaultpki.files import read_private, told, write_private
+from vaultpki.facts import Trust
+from vaultpki.files import open_folder, read_private, read_swapped, told, write_private
 from vaultpki.join import Join
 from vaultpki.model import AgentConfig, Auth
 from vaultpki.vault import Request, Settings, Vault, from_environment
@@ -36,6 +41,8 @@ _DAY = 86400
 # Of a secret id that somebody else put here nothing is known; apply never grants less.
 _UNKNOWN_TTL: Final = 7 * _DAY
 _TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
+# RFC 7519 section 3: three parts in base64url. Nothing else that a file may hold is ever sent.
+_JWT = re.compile(r"[A-Za-z0-9_-]{1,16384}\.[A-Za-z0-9_-]{1,16384}\.[A-Za-z0-9_-]{0,16384}")
 
 
 def mount(config: AgentConfig) -> str:
@@ -63,13 +70,26 @@ def login(config: AgentConfig, *, allow_http: bool = False) -> Vault:
     if config.auth.method == "approle":
         return _login_by_approle(config, vault)
     path = config.auth.path or ""
-    raw = read_private(path)
+    jwt = config.auth.method == "jwt"
+    raw = read_swapped(path) if jwt else read_private(path)
     if raw is None:
         raise SpecError(f"{path} is missing, so this node cannot prove who it is", file=config.file, field="auth.path")
     text = raw.decode("ascii", "replace").strip()
-    if config.auth.method == "token_file":
-        return vault.as_token(text)
-    return vault.login(f"auth/{config.prefix}/jwt/login", {"role": config.pool, "jwt": text})
+    if not (_JWT if jwt else _TOKEN).fullmatch(text):
+        raise SpecError(f"{path} holds no token; write one there, on one line", file=config.file, field="auth.path")
+    return _login_by_jwt(config, vault, text) if jwt else vault.as_token(text)
+
+
+def _login_by_jwt(config: AgentConfig, vault: Vault, jwt: str) -> Vault:
+    try:
+        return vault.login(f"auth/{config.prefix}/jwt/login", {"role": config.pool, "jwt": jwt})
+    except Refused as error:
+        if error.status != 400:
+            raise
+        raise Denied(
+            f"Vault does not take the token in {config.auth.path} ({'; '.join(error.reasons) or 'no reason given'}); "
+            f"see what its issuer puts into it, and what pool {config.pool} takes by `jwt` in cluster.yaml"
+        ) from None
 
 
 def _login_by_approle(config: AgentConfig, vault: Vault) -> Vault:
@@ -92,6 +112,11 @@ def _login_by_approle(config: AgentConfig, vault: Vault) -> Vault:
         ) from None
 
 
+def own_record(config: AgentConfig) -> str:
+    """The record of the config store that says what this node holds, as a path below the store's `data`."""
+    return f"pools/{config.pool}" if config.pool else f"nodes/{config.node}"
+
+
 def roll(config: AgentConfig, vault: Vault, now: float) -> bool:
     """Replaces the secret id once a third of its life is over, and the one of a join file at once; True where it did.
 
@@ -100,10 +125,13 @@ def roll(config: AgentConfig, vault: Vault, now: float) -> bool:
     current = _read(config, SECRET_ID) if config.auth.method == "approle" else None
     if current is None:
         return False
+    joined = _joined(config)
+    if joined is not None and joined.secret == current:
+        _write_joined(config, _Joined(joined.token, "done"))
     _destroy_old(config, vault, current)
     memory = _memory(config, current)
     # Whoever carried the join file may have seen what was in it.
-    from_join = memory is None and _read(config, _JOINED) is not None
+    from_join = memory is None and joined is not None
     minted, ttl = memory or (_written(config), float(_UNKNOWN_TTL))
     if not from_join and 0 <= now - minted < ttl / 3:
         return False
@@ -160,36 +188,61 @@ def join(
             metrics=old.metrics,
         )
     settings = from_environment(addresses=join.addresses, ca_pem=join.ca_pem, allow_http=allow_http, with_token=False)
-    issuance.trusts(issuance.fetch_issuers(Vault(settings), join.prefix), join.root_sha256, now)
+    trusts = issuance.trusts(issuance.fetch_issuers(Vault(settings), join.prefix), join.root_sha256, now)
+    _refuse_other_cluster(join, trusts)
+    os.close(open_folder(state, create=True))
     with told(state):
-        os.makedirs(state, mode=0o700, exist_ok=True)
         os.chmod(state, 0o700)
+    token = _digest(join.wrap_token)
+    joined = _joined(config)
+    if joined is None or joined.token != token:
+        joined = _Joined(token, "new")
+    secret = joined.secret
+    if joined.stage in ("new", "opening"):
+        secret = _unwrap(config, join, joined, settings, now)
+        _write_joined(config, _Joined(token, "opened", secret))
+    if secret is not None:
+        _prove(config, join, Vault(settings), secret)
     if join.ca_pem:
         write_private(f"{state}/{CA_FILE}", join.ca_pem.encode(), 0o644)
-    with told(file):
-        os.makedirs(os.path.dirname(file), mode=0o755, exist_ok=True)
+    os.close(open_folder(os.path.dirname(file), create=True))
     write_private(file, dump_agent(config).encode(), 0o644)
-    digest = _digest(join.wrap_token)
-    if _read(config, _JOINED) == digest and _written(config) >= os.stat(f"{state}/{_JOINED}").st_mtime:
-        # A run that was cut off after it had unwrapped: the file is spent, and what was in it is here.
-        return config
-    write_private(f"{state}/{_JOINED}", digest.encode())
-    write_private(f"{state}/{SECRET_ID}", _unwrap(join, settings, now).encode())
+    if secret is not None:
+        before = _read(config, SECRET_ID)
+        if before is not None:
+            write_private(f"{state}/{_OLD}", before.encode())
+        write_private(f"{state}/{SECRET_ID}", secret.encode())
+        _write_joined(config, _Joined(token, "done"))
     return config
 
 
-def _unwrap(join: Join, settings: Settings, now: datetime) -> str:
+def _refuse_other_cluster(join: Join, trusts: Mapping[str, Trust]) -> None:
+    name = next(iter(trusts.values())).root.subject.common_name
+    if name != ca_subject(join.cluster, ROOT):
+        raise SpecError(
+            f"the join file is for cluster {join.cluster}, and what Vault has at {join.prefix} is {name!r}: the file was "
+            f"changed or mixed up; tell whoever enrolled {join.node}, and ask for a new one"
+        )
+
+
+def _unwrap(config: AgentConfig, join: Join, joined: _Joined, settings: Settings, now: datetime) -> str:
     vault = Vault(replace(settings, token=join.wrap_token))
     new = f"ask for a new one (`vaultpki enroll {join.node}`)"
     try:
         # The wrapping token alone, as the client's own: no other token is in the request.
         origin = vault.write("sys/wrapping/lookup", {"token": join.wrap_token}).get("data") or {}
     except (Refused, Denied):
+        if joined.stage == "opening":
+            raise SpecError(
+                "a join on this node was cut off in the very moment when it took its credential out of the join file, and "
+                f"what was in it is lost (or somebody else was faster); run `vaultpki unenroll {join.node}` if you doubt "
+                f"it, and {new}"
+            ) from None
         if now >= join.expires:
             raise SpecError(f"the join file ended at {join.expires:%Y-%m-%dT%H:%M:%SZ}; {new}") from None
         raise SpecError(
-            "the join file has been used already. If this node did not use it (a join that was cut off counts), somebody "
-            f"may have intercepted it: run `vaultpki unenroll {join.node}`, find out who had the file, and {new}"
+            "the join file has been used already, and not by this node: somebody may have intercepted it; run "
+            f"`vaultpki unenroll {join.node}`, find out who had the file, and {new}"
         ) from None
     kind = "pooled" if join.pool else "listed"
     expected = f"auth/{join.prefix}/{kind}/role/{join.node}/secret-id"
@@ -198,6 +251,7 @@ def _unwrap(join: Join, settings: Settings, now: datetime) -> str:
             "the join file's token was not made for this node's secret id: the file was tampered with or mixed up; "
             f"tell whoever enrolled the node, and {new}"
         )
+    _write_joined(config, _Joined(joined.token, "opening"))
     try:
         data = vault.call(Request("POST", "sys/wrapping/unwrap", {}, once=True)).body.get("data") or {}
     except (Refused, Denied):
@@ -209,6 +263,44 @@ def _unwrap(join: Join, settings: Settings, now: datetime) -> str:
     if not isinstance(secret, str) or not _TOKEN.fullmatch(secret):
         raise BadAnswer(f"the join file held no secret id; {new}")
     return secret
+
+
+def _prove(config: AgentConfig, join: Join, vault: Vault, secret: str) -> None:
+    """Raises SpecError unless Vault takes the credential for the node that the join file says; nothing is replaced yet."""
+    try:
+        node = vault.login(f"{mount(config)}/login", {"role_id": join.role_id, "secret_id": secret})
+        node.read(f"{config.prefix}/config/data/{own_record(config)}")
+    except (Refused, Denied):
+        raise SpecError(
+            f"Vault does not take what the join file holds for {join.node}: the node was unenrolled since, or the file's "
+            "role_id or pool was changed on its way; tell whoever enrolled it, and ask for a new one "
+            f"(`vaultpki enroll {join.node}`)"
+        ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Joined:
+    """How far a join came. `token` is the digest of its wrapping token, `secret` what that held, while "opened"."""
+
+    token: str
+    stage: str
+    secret: str | None = field(default=None, repr=False)
+
+
+def _joined(config: AgentConfig) -> _Joined | None:
+    raw = _read(config, _JOINED)
+    if raw is None:
+        return None
+    try:
+        value = json.loads(raw)
+        return _Joined(str(value["token"]), str(value["stage"]), value["secret_id"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _write_joined(config: AgentConfig, joined: _Joined) -> None:
+    value = {"version": 1, "token": joined.token, "stage": joined.stage, "secret_id": joined.secret}
+    write_private(f"{config.state}/{_JOINED}", json.dumps(value).encode())
 
 
 def _destroy_old(config: AgentConfig, vault: Vault, current: str) -> None:

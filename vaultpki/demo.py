@@ -1,4 +1,4 @@
-"""The whole job on one machine: an embedded OpenBao, an example cluster, every node's pass, the operator's certificates.
+"""The whole job on one machine: an embedded OpenBao, an example cluster, every node's pass, the operator's part.
 
 It has no road of its own: it calls what `apply`, `agent --once`, `issue` and `verify` call.
 """
@@ -94,7 +94,7 @@ def _run(directory: Path, server: embedded.Embedded) -> Shown:
         renewed += len(outcome.renewed)
     for row in rows(cluster):
         if row.operator:
-            operator.issue(cluster, vault, row.name, str(directory / "operator"), datetime.now(UTC), settle=False)
+            operator.issue(cluster, vault, row.name, str(directory / "operator"), datetime.now(UTC), grace=0.0)
             renewed += 1
     checks = verify(find(cluster, directory), now=datetime.now(UTC), rows=rows(cluster))
     return Shown(cluster, directory, server, token_file, len(done.changes), checks, renewed)

@@ -22,7 +22,7 @@ from vaultpki.certificates import (
     resolve,
     rows,
 )
-from vaultpki.model import NODE, Certificate, Cluster, Node, Pool, Row
+from vaultpki.model import NODE, Certificate, Cluster, Jwt, Node, Pool, Row
 
 UNKNOWN: Final = "(known after apply)"
 
@@ -32,6 +32,14 @@ _HOUR = 3600
 TOKEN_TTL: Final = 20 * 60
 # An outage shorter than this needs no person on any node (the secret id outlives it).
 _SECRET_ID_FLOOR = 7 * _DAY
+
+# All that a public key can verify: one of them taken for the secret of an HMAC would let anybody sign.
+_SIGNATURES: Final = ("RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256", "PS384", "PS512", "EdDSA")
+# How far, in seconds, the clocks of Vault and the issuer may differ.
+_JWT_SKEW: Final = 10
+
+# Where a login's alias says who the node is, by auth mount.
+_ALIAS_OF: Final = {"listed": "metadata.role_name", "pooled": "metadata.role_name", "jwt": "name"}
 
 # Below `config/` of every CA's mount.
 ENGINE_CONFIG: Final = ("urls", "crl", "auto-tidy", "acme")
@@ -64,8 +72,8 @@ def desired(cluster: Cluster, known: Known) -> dict[Key, Fields]:
     for ca in (ROOT, *ISSUING_CAS):
         wanted["mount", cluster.mount(ca)] = _pki_mount(cluster, ca)
     wanted["mount", cluster.mount("config")] = {"type": "kv", "version": "2"}
-    for mount in ("listed", "pooled"):
-        wanted["auth", f"{cluster.prefix}/{mount}"] = {"type": "approle"}
+    for mount, kind in auth_mounts(cluster).items():
+        wanted["auth", f"{cluster.prefix}/{mount}"] = {"type": kind}
     for ca in (ROOT, *ISSUING_CAS):
         wanted["issuer", cluster.mount(ca)] = _issuer(cluster, ca)
         for name, fields in _engine_config(cluster, ca, known).items():
@@ -76,9 +84,24 @@ def desired(cluster: Cluster, known: Known) -> dict[Key, Fields]:
         wanted["policy", policy] = rules
     for node in cluster.nodes:
         wanted["approle", f"{cluster.prefix}/listed/{node.name}"] = _approle(cluster, node)
+    for pool in cluster.pools:
+        if pool.jwt:
+            wanted["config", f"auth/{cluster.prefix}/jwt/config"] = _jwt_config(pool.jwt)
+            wanted["config", f"{jwt_roles(cluster)}/{pool.name}"] = _jwt_role(cluster, pool, pool.jwt)
     for record, value in _records(cluster, known).items():
         wanted["config", f"{cluster.mount('config')}/{record}"] = value
     return wanted
+
+
+def auth_mounts(cluster: Cluster) -> dict[str, str]:
+    """The type of each auth mount that the cluster needs, by the last part of its path."""
+    jwt = {"jwt": "jwt"} if any(pool.jwt for pool in cluster.pools) else {}
+    return {"listed": "approle", "pooled": "approle", **jwt}
+
+
+def jwt_roles(cluster: Cluster) -> str:
+    """The path below which the auth roles of pools with `jwt` lie."""
+    return f"auth/{cluster.prefix}/jwt/role"
 
 
 def marker(cluster: Cluster) -> str:
@@ -86,9 +109,9 @@ def marker(cluster: Cluster) -> str:
     return f"made by vaultpki for cluster {cluster.name}"
 
 
-def ca_subject(cluster: Cluster, ca: str) -> str:
+def ca_subject(cluster: str, ca: str) -> str:
     """The common name of a CA's certificate."""
-    return f"{cluster.name} {ca} CA"
+    return f"{cluster} {ca} CA"
 
 
 def secret_id_ttl(certificates: tuple[Certificate, ...]) -> int:
@@ -112,8 +135,8 @@ def policies(cluster: Cluster, known: Known) -> dict[str, Fields]:
             rules[f"{certificate.mount}/sign/{certificate.role}"] = _sign_rule(certificate, exact=True)
         written[f"{cluster.prefix}/node/{node.name}"] = rules
     for pool in cluster.pools:
-        values = {"prefix": cluster.prefix, "pool": pool.name, "accessor": known.accessor("pooled")}
-        rules = policy("pool.json", values)
+        values = {"prefix": cluster.prefix, "pool": pool.name, "accessor": known.accessor(pool.auth_mount)}
+        rules = policy("pool-jwt.json" if pool.jwt else "pool.json", values)
         for certificate in node_certificates(cluster, pool):
             rules[f"{certificate.mount}/sign/{certificate.role}"] = _sign_rule(
                 certificate, exact=False, pattern=pool.node_names
@@ -135,7 +158,7 @@ def operator_policy(cluster: Cluster) -> Fields:
 def enroller_policy(cluster: Cluster) -> Fields:
     """What whoever enrols pooled nodes needs: make an AppRole as we would, once, and mint its secret id wrapped."""
     rules = policy("enroller.json", {"prefix": cluster.prefix})
-    made = [pooled_approle(cluster, pool) for pool in cluster.pools]
+    made = [pooled_approle(cluster, pool) for pool in cluster.pools if not pool.jwt]
     values = {name: sorted({fields[name] for fields in made}) for name in (made[0] if made else ())}
     rule = rules[f"auth/{cluster.prefix}/pooled/role/+"]
     if values:
@@ -177,7 +200,7 @@ def _pki_mount(cluster: Cluster, ca: str) -> Fields:
 
 def _issuer(cluster: Cluster, ca: str) -> Fields:
     return {
-        "common_name": ca_subject(cluster, ca),
+        "common_name": ca_subject(cluster.name, ca),
         "key": cluster.authority.key.value,
         "ttl": cluster.authority.root_ttl if ca == ROOT else cluster.authority.issuing_ttl,
         "issuer_name": f"{ca}-1",
@@ -226,19 +249,19 @@ def _roles(cluster: Cluster, known: Known) -> dict[str, Fields]:
     for row in rows(cluster):
         pools = [pool for pool in cluster.pools if row.node_roles & pool.roles]
         shared = [pool for pool in pools if pool_role(row, pool) == row.name]
-        mounts = ["listed", *(["pooled"] if shared else [])]
+        mounts = ["listed", *sorted({pool.auth_mount for pool in shared})]
         made[f"{cluster.mount(row.ca)}/{row.name}"] = _role(cluster, row, None, mounts, known)
         for pool in pools:
             if pool not in shared:
                 name = f"{cluster.mount(row.ca)}/{pool_role(row, pool)}"
-                made[name] = _role(cluster, row, pool, ["pooled"], known)
+                made[name] = _role(cluster, row, pool, [pool.auth_mount], known)
     return made
 
 
 def _role(cluster: Cluster, row: Row, pool: Pool | None, mounts: list[str], known: Known) -> Fields:
     sample = resolve(row, cluster, pool or Pool("any", row.node_roles, "*"))
     names = dict.fromkeys((sample.subject.common_name, *sample.subject.dns))
-    own = [f"{{{{identity.entity.aliases.{known.accessor(mount)}.metadata.role_name}}}}" for mount in mounts]
+    own = [f"{{{{identity.entity.aliases.{known.accessor(mount)}.{_ALIAS_OF[mount]}}}}}" for mount in mounts]
     domains = [name.replace(NODE, who) for name in names for who in (own if NODE in name else [""])]
     fields: Fields = {
         "key_type": sample.key.vault_type,
@@ -295,7 +318,7 @@ def _sign_rule(certificate: Certificate, *, exact: bool, pattern: str = "") -> F
     parameters: dict[str, list[Any]] = {
         "csr": [],
         "format": ["pem"],
-        "exclude_cn_from_sans": [True],
+        "exclude_cn_from_sans": ["true"],
         "common_name": [subject.common_name if exact else subject.common_name.replace(NODE, pattern)],
     }
     if subject.dns:
@@ -303,7 +326,12 @@ def _sign_rule(certificate: Certificate, *, exact: bool, pattern: str = "") -> F
         parameters["alt_names"] = [",".join(subject.dns) if exact else _pooled_names(subject.dns, pattern)]
     if subject.ips:
         parameters["ip_sans"] = [",".join(subject.ips)]
-    return {"capabilities": ["update"], "allowed_parameters": parameters}
+    rule: Fields = {"capabilities": ["update"], "allowed_parameters": parameters}
+    if subject.dns and not exact:
+        # The glob holds how the text begins. An address of mail at an allowed name passes the role, and a further name
+        # that is no host's is dropped without a word.
+        rule["denied_parameters"] = {"alt_names": ["*@*", *(["*,*"] if len(subject.dns) == 1 else [])]}
+    return rule
 
 
 def _pooled_names(names: tuple[str, ...], pattern: str) -> str:
@@ -311,6 +339,48 @@ def _pooled_names(names: tuple[str, ...], pattern: str) -> str:
     before, found, _ = text.partition(NODE)
     # Vault's globs have one `*`, at the end.
     return before + pattern if found else text
+
+
+def _jwt_config(jwt: Jwt) -> Fields:
+    return {
+        "bound_issuer": jwt.issuer,
+        "jwt_validation_pubkeys": list(jwt.public_keys),
+        "jwks_url": jwt.jwks_url or "",
+        "jwks_ca_pem": jwt.jwks_ca_pem or "",
+        "jwt_supported_algs": list(_SIGNATURES),
+        "default_role": "",
+        "oidc_discovery_url": "",
+        "oidc_discovery_ca_pem": "",
+    }
+
+
+def _jwt_role(cluster: Cluster, pool: Pool, jwt: Jwt) -> Fields:
+    return {
+        "role_type": "jwt",
+        # The alias gets its name from it: a claim that two nodes share would make one of them the other.
+        "user_claim": jwt.node_claim,
+        "user_claim_json_pointer": jwt.node_claim.startswith("/"),
+        "bound_claims": {jwt.node_claim: [pool.node_names]},
+        "bound_claims_type": "glob",
+        "bound_audiences": list(jwt.audiences),
+        "bound_subject": "",
+        "claim_mappings": {},
+        "groups_claim": "",
+        # Less than zero is none; zero would be Vault's own 150 s. A token that names no end has none but the skew.
+        "expiration_leeway": -1,
+        "not_before_leeway": -1,
+        "clock_skew_leeway": _JWT_SKEW,
+        "max_age": 0,
+        "token_policies": [f"{cluster.prefix}/pool/{pool.name}"],
+        "token_no_default_policy": True,
+        "token_type": "batch",
+        "token_ttl": TOKEN_TTL,
+        "token_max_ttl": TOKEN_TTL,
+        "token_explicit_max_ttl": 0,
+        "token_period": 0,
+        "token_num_uses": 0,
+        "token_bound_cidrs": [],
+    }
 
 
 def _approle(cluster: Cluster, node: Node) -> Fields:

@@ -10,19 +10,24 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 from vaultpki import bootstrap, records
 from vaultpki.desired import node_certificates, pooled_approle
-from vaultpki.errors import BadAnswer, SpecError
+from vaultpki.errors import BadAnswer, Denied, Refused, SpecError
 from vaultpki.files import write_private
 from vaultpki.join import Join, dump_join, load_join
 from vaultpki.model import Cluster, Node, Pool
 from vaultpki.vault import Request, Vault
+from vaultpki.vault.wire import printable
 
 _NODE_NAME = re.compile(r"(?=.{1,63}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 _LEAVING: Final = "leaving"
+# Of a report: no more entries, and no longer texts, than any node of ours writes.
+_MOST: Final = 64
+_LONGEST: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +56,15 @@ def holder(cluster: Cluster, name: str, pool: str | None) -> Node | Pool:
         for node in cluster.nodes:
             if node.name == name:
                 return node
-        fits = [p.name for p in cluster.pools if _takes(p, name)]
-        hint = f"pass --pool {fits[0]}" if fits else f"add it to `nodes` in {cluster.file} and apply"
+        fits = next((p for p in cluster.pools if _takes(p, name)), None)
+        if fits and fits.jwt:
+            raise _by_token(fits)
+        hint = f"pass --pool {fits.name}" if fits else f"add it to `nodes` in {cluster.file} and apply"
         raise SpecError(f"{name!r} is no listed node of {cluster.name}; {hint}")
     for found in cluster.pools:
         if found.name == pool:
+            if found.jwt:
+                raise _by_token(found)
             if not _takes(found, name):
                 raise SpecError(f"{name!r} cannot be a node of pool {pool}, whose names are {found.node_names}")
             longest = max((len(c.subject.common_name) for c in node_certificates(cluster, found)), default=0)
@@ -121,7 +130,7 @@ def enroll_many(
     def one(entry: tuple[str, Node | Pool]) -> None:
         name, who = entry
         path = folder / f"{name}.json"
-        if not _lives(path, cluster, name, where, soon):
+        if not _lives(path, vault, name, who, where, soon):
             join = enroll(cluster, vault, name, who, where, wrap_ttl=wrap_ttl)
             write_private(str(path.absolute()), dump_join(join).encode())
             written.append(name)
@@ -135,16 +144,18 @@ def drift(cluster: Cluster, vault: Vault, node: Node | Pool) -> bool:
     """Whether Vault's record of a listed node says otherwise than cluster.yaml, which is apply's work to mend."""
     if isinstance(node, Pool):
         return False
-    found = (vault.read(f"{cluster.mount('config')}/data/nodes/{node.name}") or {}).get("data") or {}
-    wanted = records.node_record(node, node_certificates(cluster, node), str(found.get("role_id")))
-    return bool(found != wanted)
+    found = (vault.read(f"{cluster.mount('config')}/data/nodes/{node.name}") or {}).get("data")
+    # Not applied at all is told in other words.
+    if not found:
+        return False
+    return bool(found != records.node_record(node, node_certificates(cluster, node), str(found.get("role_id"))))
 
 
-def unenroll(cluster: Cluster, vault: Vault, name: str) -> bool:
+def unenroll(cluster: Cluster, vault: Vault, name: str, *, wait: float = bootstrap.LOGIN_IN_FLIGHT) -> bool:
     """Takes a pooled node's identity away: its AppRole, its tokens at once, its report; False where it had none.
 
     What is to be ended is written down first, so a run cut off anywhere goes on when it is repeated. A node still
-    listed is refused: apply ends it once it is taken off the list.
+    listed is refused: apply ends it once it is taken off the list. `wait` is as for `bootstrap.end_entities`.
     """
     if any(node.name == name for node in cluster.nodes):
         raise SpecError(
@@ -162,9 +173,12 @@ def unenroll(cluster: Cluster, vault: Vault, name: str) -> bool:
         vault.write(note, {"data": {"version": 1, "role_ids": sorted(ids)}})
         vault.call(Request("DELETE", f"{mount}/role/{name}"))
     if not ids:
+        jwt = next((p.jwt for p in cluster.pools if p.jwt and _takes(p, name)), None)
+        if jwt:
+            raise SpecError(f"{name} gets in by a token of {jwt.issuer}; block it there, Vault holds nothing of it")
         return False
     accessor = str(((vault.read("sys/auth") or {}).get(f"{cluster.prefix}/pooled/") or {}).get("accessor"))
-    bootstrap.end_entities(vault, accessor, sorted(ids))
+    bootstrap.end_entities(vault, accessor, sorted(ids), wait=wait)
     vault.call(Request("DELETE", f"{store}/metadata/reports/{name}"))
     vault.call(Request("DELETE", f"{store}/metadata/{_LEAVING}/{name}"))
     return True
@@ -172,7 +186,7 @@ def unenroll(cluster: Cluster, vault: Vault, name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One node as Vault knows it; `report` is what it last said of itself, for display only."""
+    """One node as Vault knows it. `report` is what it last said of itself: for display only, and held to a size."""
 
     node: str
     pool: str | None
@@ -181,21 +195,54 @@ class Seen:
 
 
 def nodes(cluster: Cluster, vault: Vault) -> tuple[Seen, ...]:
-    """The listed nodes and the pooled ones that were enrolled, each with its last report."""
-    store = cluster.mount("config")
-    pooled = vault.names(f"auth/{cluster.prefix}/pooled/role")
-    reports = vault.names(f"{store}/metadata/reports")
-    answers = vault.many([Request("GET", f"{store}/data/reports/{name}") for name in reports])
-    told = {name: a.data.get("data") or {} for name, a in zip(reports, answers, strict=True) if a.found}
-    seen = [
-        Seen(node.name, None, tuple(sorted(r.value for r in node.roles)), told.get(node.name, {}))
-        for node in cluster.nodes
-    ]
+    """The listed nodes, the pooled ones that were enrolled or have reported, each with its last report."""
+    listed = {node.name: node for node in cluster.nodes}
+    pooled = [name for name in vault.names(f"auth/{cluster.prefix}/pooled/role") if _NODE_NAME.fullmatch(name)]
+    by_token = [pool for pool in cluster.pools if pool.jwt]
+    if by_token:
+        # Nobody enrolled these: what they report is all there is of them.
+        reported = vault.names(f"{cluster.mount('config')}/metadata/reports")
+        pooled += [name for name in reported if any(_takes(pool, name) for pool in by_token) and name not in pooled]
+    names = list(dict.fromkeys([*listed, *sorted(pooled)]))
+    reports = dict(zip(names, vault.map(lambda name: _report(cluster, vault, name), names), strict=True))
+    seen = [Seen(name, None, _roles(node), reports[name]) for name, node in listed.items()]
     for name in sorted(pooled):
         pool = next((p for p in cluster.pools if _takes(p, name)), None)
-        roles = tuple(sorted(r.value for r in pool.roles)) if pool else ()
-        seen.append(Seen(name, pool.name if pool else "-", roles, told.get(name, {})))
+        seen.append(Seen(name, pool.name if pool else "-", _roles(pool), reports[name]))
     return tuple(seen)
+
+
+def _by_token(pool: Pool) -> SpecError:
+    return SpecError(
+        f"nodes of pool {pool.name} join by their issuer's token and need no join file; write "
+        "`auth: {method: jwt, path: ...}` into their agent.yaml"
+    )
+
+
+def _roles(who: Node | Pool | None) -> tuple[str, ...]:
+    return tuple(sorted(role.value for role in who.roles)) if who else ()
+
+
+def _report(cluster: Cluster, vault: Vault, name: str) -> dict[str, Any]:
+    try:
+        found = vault.read(f"{cluster.mount('config')}/data/reports/{name}") or {}
+    except BadAnswer:
+        # Larger than any answer may be: that node's doing, and no reason to show nothing of the others.
+        return {"time": "a report too large to read"}
+    shown = _shown(found.get("data"))
+    return shown if isinstance(shown, dict) else {}
+
+
+def _shown(value: Any, depth: int = 4) -> Any:
+    """What may be shown of a value that its writer may have made to do harm: little of it, and no control characters."""
+    if isinstance(value, str):
+        return printable(value[:_LONGEST])
+    if isinstance(value, dict) and depth:
+        return {printable(key[:_LONGEST]): _shown(each, depth - 1) for key, each in islice(value.items(), _MOST)}
+    if isinstance(value, list) and depth:
+        return [_shown(each, depth - 1) for each in value[:_MOST]]
+    plain = value is None or (isinstance(value, int | float) and abs(value) < 1 << 53)
+    return value if plain else "..."
 
 
 def _takes(pool: Pool, name: str) -> bool:
@@ -203,15 +250,17 @@ def _takes(pool: Pool, name: str) -> bool:
     return bool(_NODE_NAME.fullmatch(name)) and name.startswith(start) and len(name) > len(start)
 
 
-def _lives(path: Path, cluster: Cluster, name: str, where: Place, soon: datetime) -> bool:
+def _lives(path: Path, vault: Vault, name: str, who: Node | Pool, where: Place, soon: datetime) -> bool:
+    """Whether a join file from an earlier run is for this node, and nobody has used it yet."""
     try:
         join = load_join(path)
     except SpecError:
         return False
-    same = (join.cluster, join.prefix, join.node, join.root_sha256) == (
-        cluster.name,
-        cluster.prefix,
-        name,
-        where.root_sha256,
-    )
-    return same and join.expires > soon
+    pool = who.name if isinstance(who, Pool) else None
+    if (join.node, join.pool, join.root_sha256) != (name, pool, where.root_sha256) or join.expires <= soon:
+        return False
+    try:
+        vault.write("sys/wrapping/lookup", {"token": join.wrap_token})
+    except (Refused, Denied):
+        return False
+    return True

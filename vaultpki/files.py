@@ -157,17 +157,21 @@ def read_at(name: str, folder: int) -> tuple[bytes, os.stat_result]:
     """The content of the regular file `name` in `folder`, and what `fstat` says; OSError for anything else."""
     fd = os.open(name, OLD_FILE, dir_fd=folder)
     try:
-        about = os.fstat(fd)
-        if not stat.S_ISREG(about.st_mode):
-            raise OSError(errno.EISDIR if stat.S_ISDIR(about.st_mode) else errno.EEXIST, "no regular file")
-        data = b""
-        while len(data) <= LARGEST and (more := os.read(fd, LARGEST + 1 - len(data))):
-            data += more
-        if len(data) > LARGEST:
-            raise OSError(errno.EFBIG, "too large")
-        return data, about
+        return _content(fd)
     finally:
         os.close(fd)
+
+
+def _content(fd: int) -> tuple[bytes, os.stat_result]:
+    about = os.fstat(fd)
+    if not stat.S_ISREG(about.st_mode):
+        raise OSError(errno.EISDIR if stat.S_ISDIR(about.st_mode) else errno.EEXIST, "no regular file")
+    data = b""
+    while len(data) <= LARGEST and (more := os.read(fd, LARGEST + 1 - len(data))):
+        data += more
+    if len(data) > LARGEST:
+        raise OSError(errno.EFBIG, "too large")
+    return data, about
 
 
 def write_private(path: str, data: bytes, mode: int = 0o600, *, trusted: Collection[int] = ()) -> None:
@@ -219,6 +223,34 @@ def read_private(path: str, *, trusted: Collection[int] = ()) -> bytes | None:
         )
     if about.st_mode & 0o077:
         raise StoreError(f"{path}: others may read it; `chmod 600` it, and replace the secret if they did")
+    return data
+
+
+def read_swapped(path: str) -> bytes | None:
+    """The content of a secret that another program keeps fresh; None where there is no such file.
+
+    Links are followed: that is how such programs swap files (the token of a Kubernetes projected volume is a link to a
+    link). StoreError where others may read it: by its own mode, and by that of every folder on its way.
+    """
+    with told(path):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            data, about = _content(fd)
+            # Where it really lies, whatever the links say by now (proc(5)).
+            folder = os.path.dirname(os.readlink(f"/proc/self/fd/{fd}"))
+        finally:
+            os.close(fd)
+        exposed = about.st_mode & 0o044
+        while exposed and os.stat(folder).st_mode & 0o011:
+            if folder == "/":
+                raise StoreError(
+                    f"{path}: others may read it; `chmod 600` it, keep it in a folder of mode 0700, or set "
+                    "defaultMode: 0400 where it is a projected volume"
+                )
+            folder = os.path.dirname(folder)
     return data
 
 

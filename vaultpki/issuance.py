@@ -1,4 +1,4 @@
-"""From a wanted certificate to the files of a pair: key made here, request signed by Vault, answer judged, nothing kept.
+"""From a wanted certificate to the files of a pair: key made here, request signed by Vault, answer judged, none kept.
 
 Also the files that go with pairs: trust bundles, kubeconfigs, the user's own templates. Nodes and operators share this.
 """
@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Final
 
 from vaultpki import assets
-from vaultpki.certificates import ISSUING_CAS, ROOT, bundle, chain_bundle, pair_files
+from vaultpki.certificates import ISSUING_CAS, ROOT, bundle, chain_bundle, pair_files, sign_parameters
 from vaultpki.errors import BadAnswer, CertificateUnreadable, TemplateError
 from vaultpki.facts import Facts, Trust
 from vaultpki.model import Certificate, UserTemplate
@@ -98,25 +98,14 @@ def sign(vault: Vault, want: Certificate, trust: Trust, now: datetime) -> Signed
     from vaultpki import x509
 
     key = x509.generate_key(want.key)
-    subject = want.subject
-    # Every parameter is named in the holder's policy; one more, and Vault refuses the request.
-    parameters = {
-        "csr": x509.request(key, subject),
-        "common_name": subject.common_name,
-        "exclude_cn_from_sans": True,
-        "format": "pem",
-    }
-    if subject.dns:
-        parameters["alt_names"] = ",".join(subject.dns)
-    if subject.ips:
-        parameters["ip_sans"] = ",".join(subject.ips)
+    parameters = sign_parameters(want, x509.request(key, want.subject))
     answer = vault.write(f"{want.mount}/sign/{want.role}", parameters, once=True)
     pem = (answer.get("data") or {}).get("certificate")
     if not isinstance(pem, str):
         raise BadAnswer(f"Vault signed nothing for {want.name}; is this address really a Vault?")
     leaf = x509.check_signed(pem.encode(), key, want, trust.live, trust.root, now)
     issuer = x509.issuer_of(leaf, trust.live)
-    assert issuer is not None
+    assert issuer is not None  # noqa: S101 - for mypy: check_signed has found it
     key_pem, chain = x509.key_pem(key), (leaf.pem + issuer.pem).encode()
     crt_name, key_name, pem_name = pair_files(want.stem)
     return Signed(want, leaf, {crt_name: chain, key_name: key_pem, pem_name: key_pem + chain})
@@ -174,11 +163,12 @@ def companions(
                 key=f"{directory}/{key}",
             )
             made[certificate.kubeconfig] = File(text.encode(), KEY_MODE, owner.uid, owner.gid)
-    values = {"cluster": cluster, "endpoint": endpoint, "directory": directory, "node": node}
     for template in templates:
         if not assets.plain_file_name(template.file) or template.file in made or template.file in _taken(held):
             raise TemplateError(f"template {template.name}: {template.file!r} cannot be its file; choose another name")
-        text = assets.render(template.text, values, name=template.name)
+        text = assets.user_file(
+            template.text, name=template.name, cluster=cluster, endpoint=endpoint, directory=directory, node=node
+        )
         made[template.file] = File(text.encode(), KEY_MODE, owner.uid, owner.gid)
     return made
 

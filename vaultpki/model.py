@@ -149,12 +149,43 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class Jwt:
+    """Who vouches for a pool's nodes, and in which claim of its tokens a node's name stands.
+
+    `node_claim` is a claim, or a JSON pointer (RFC 6901) to one below another. The issuer's keys are either
+    `public_keys`, each PEM without a newline at its end, or what `jwks_url` gives, trusted by `jwks_ca_pem` or the
+    server's own roots.
+    """
+
+    issuer: str
+    audiences: tuple[str, ...]
+    node_claim: str
+    public_keys: tuple[str, ...] = ()
+    jwks_url: str | None = None
+    jwks_ca_pem: str | None = None
+
+    @property
+    def trust(self) -> tuple[object, ...]:
+        """What the server's one configuration holds; all pools of a cluster have it alike."""
+        return self.issuer, self.public_keys, self.jwks_url, self.jwks_ca_pem
+
+
+@dataclass(frozen=True, slots=True)
 class Pool:
-    """Nodes that come and go; `node_names` is a non-empty prefix followed by `*`."""
+    """Nodes that come and go; `node_names` is a non-empty prefix followed by `*`.
+
+    With `jwt` a node proves who it is by its issuer's token; without, by an AppRole of its own.
+    """
 
     name: str
     roles: frozenset[NodeRole]
     node_names: str
+    jwt: Jwt | None = None
+
+    @property
+    def auth_mount(self) -> str:
+        """The last part of the auth mount at which the pool's nodes log in."""
+        return "jwt" if self.jwt else "pooled"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,11 @@ from functools import partial
 from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS, ROOT
-from vaultpki.desired import ENGINE_CONFIG, Fields, Key, Known, desired, marker
+from vaultpki.desired import ENGINE_CONFIG, Fields, Key, Known, auth_mounts, desired, jwt_roles, marker
 from vaultpki.errors import ForeignObject
 from vaultpki.model import VERSION, Cluster
 from vaultpki.plan import Observed
-from vaultpki.vault import Answer, Json, Request, Vault
+from vaultpki.vault import HEALTH, Answer, Capabilities, Json, Request, Vault
 
 # Written before what it names is made, so that no crash leaves an object that nobody knows as ours.
 APPLIED: Final = "applied"
@@ -71,11 +71,11 @@ class Sight:
 def observe(cluster: Cluster, vault: Vault, known: Known) -> Sight:
     """Everything of this cluster on the server.
 
-    `known` carries the spec's Vault addresses and the server's capabilities; the rest of it is filled in here.
+    `known` carries the spec's Vault addresses; the rest of it is filled in here.
     Raises ForeignObject where a mount of ours cannot be, since something else is there.
     """
-    mounts, auths, policies = vault.many(
-        [Request("GET", "sys/mounts"), Request("GET", "sys/auth"), Request("LIST", "sys/policies/acl")]
+    health, mounts, auths, policies = vault.many(
+        [HEALTH, Request("GET", "sys/mounts"), Request("GET", "sys/auth"), Request("LIST", "sys/policies/acl")]
     )
     objects: dict[Key, Fields] = {}
     present = _mounts(cluster, mounts.data, objects)
@@ -91,19 +91,21 @@ def observe(cluster: Cluster, vault: Vault, known: Known) -> Sight:
         root_sha256=reading.root_sha256 or known.root_sha256,
         # The memory before the records: a record is what somebody may have changed by hand.
         role_ids=reading.recorded_role_ids() | dict(reading.memory.role_ids),
-        bounds_dates=known.bounds_dates,
+        bounds_dates=Capabilities.of(health).bounds_dates,
     )
     wanted = desired(cluster, filled)
     # Only fields that we manage take part; Vault adds others from one version to the next.
     for key, fields in objects.items():
         if key in wanted and key[0] != "policy" and not _record(cluster, key):
             objects[key] = {name: value for name, value in fields.items() if name in wanted[key]}
-    observed = Observed(objects, reading.memory.objects)
+    # An auth mount among them has our mark, and needs no memory.
+    marked = {key for key in objects if key[0] == "auth"}
+    observed = Observed(objects, reading.memory.objects | marked)
     return Sight(observed, filled, reading.issuers, reading.memory, reading.approles)
 
 
-def refuse_foreign(cluster: Cluster, sight: Sight) -> None:
-    """Raises ForeignObject where what is seen was put there by others and must not be taken for ours."""
+def refuse_foreign(cluster: Cluster, sight: Sight, wanted: Mapping[Key, Fields]) -> None:
+    """Raises ForeignObject where what is seen was put there by others and must not be taken for what is wanted."""
     objects = sight.observed.objects
     for node in cluster.nodes:
         if node.name in sight.approles and sight.known.role_ids.get(node.name) != sight.approles[node.name]:
@@ -112,7 +114,7 @@ def refuse_foreign(cluster: Cluster, sight: Sight) -> None:
                 f"{path} was not made by vaultpki, and whoever made it may hold a secret id of it; "
                 f"delete it (`bao delete {path}`) and apply again"
             )
-    for key, rules in desired(cluster, sight.known).items():
+    for key, rules in wanted.items():
         if key[0] == "policy" and key not in sight.memory.objects and objects.get(key, rules) != rules:
             raise ForeignObject(
                 f"the policy {key[1]} was not made by vaultpki, and somebody may hold it; "
@@ -152,8 +154,11 @@ def _mounts(cluster: Cluster, found: Json, objects: dict[Key, Fields]) -> frozen
 
 
 def _auths(cluster: Cluster, found: Json, objects: dict[Key, Fields]) -> dict[str, str]:
-    ours = {f"{cluster.prefix}/{mount}": "approle" for mount in ("listed", "pooled")}
+    ours = {f"{cluster.prefix}/{mount}": kind for mount, kind in auth_mounts(cluster).items()}
     _no_overlap(cluster, found, ours, "auth/")
+    jwt = f"{cluster.prefix}/jwt"
+    if (found.get(f"{jwt}/") or {}).get("description") == marker(cluster):
+        ours[jwt] = "jwt"
     accessors = {}
     for path, kind in ours.items():
         entry = found.get(f"{path}/")
@@ -219,6 +224,10 @@ class _Reading:
             ]
         if "listed" in auths:
             asks.append((Request("LIST", f"auth/{self._cluster.prefix}/listed/role"), self._approle_names))
+        if "jwt" in auths:
+            config = f"auth/{self._cluster.prefix}/jwt/config"
+            asks.append((Request("GET", config), partial(self._object, ("config", config))))
+            asks.append((Request("LIST", jwt_roles(self._cluster)), self._jwt_roles))
         while asks:
             answers = self._vault.many([request for request, _ in asks])
             asks = [more for (_, take), answer in zip(asks, answers, strict=True) for more in take(answer)]
@@ -259,6 +268,10 @@ class _Reading:
         yield from self._each(answer.keys, "approle", f"{mount}/", f"auth/{mount}/role/", self._object)
         for name in filter(_OURS.fullmatch, answer.keys):
             yield Request("GET", f"auth/{mount}/role/{name}/role-id"), partial(self._role_id, name)
+
+    def _jwt_roles(self, answer: Answer) -> Iterable[_Ask]:
+        head = f"{jwt_roles(self._cluster)}/"
+        return self._each(answer.keys, "config", head, head, self._object)
 
     def _role_id(self, name: str, answer: Answer) -> Iterable[_Ask]:
         if answer.found:
@@ -306,7 +319,9 @@ class _Reading:
 
     def _issuer(self, mount: str, default: bool, answer: Answer) -> Iterable[_Ask]:
         self.issuers[mount] = str(answer.data.get("issuer_id"))
-        self.objects["issuer", mount] = {**answer.data, "default": default}
+        # Once one of its URLs was ever set, the empty ones read as null.
+        fields = {name: [] if value is None else value for name, value in answer.data.items()}
+        self.objects["issuer", mount] = {**fields, "default": default}
         if mount == self._cluster.mount(ROOT):
             self.root_sha256 = fingerprint(str(answer.data.get("certificate")))
         return ()

@@ -11,10 +11,10 @@ from vaultpki import assets, issuance, records
 from vaultpki.certificates import resolve, row_named, rows
 from vaultpki.errors import SpecError
 from vaultpki.facts import Facts
-from vaultpki.files import write_private
+from vaultpki.files import open_folder, write_private
 from vaultpki.issuance import BUNDLES, Owner
 from vaultpki.model import Cluster
-from vaultpki.store import Directory
+from vaultpki.store import GRACE, Directory
 from vaultpki.vault import Vault
 
 MANIFESTS: Final = "manifests"
@@ -29,10 +29,10 @@ class Issued:
     manifests: tuple[str, ...]
 
 
-def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: datetime, *, settle: bool = True) -> Issued:
+def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: datetime, *, grace: float = GRACE) -> Issued:
     """Issues an operator's row into `directory`, beside what other rows of the operator's lie there.
 
-    SpecError where the row is a node's or the cluster was not applied; the errors of `issuance.sign` and the store.
+    What it replaces is gone `grace` seconds later, for which it waits. SpecError where the row is a node's or the cluster was not applied; the errors of `issuance.sign` and the store.
     """
     try:
         row = row_named(cluster, name)
@@ -68,8 +68,7 @@ def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: dateti
             check=lambda back: issuance.whole(back, want),
         )
         manifests = tuple(_write_manifests(cluster, store.path))
-        if settle:
-            store.settle()
+        store.settle(grace)
     kubeconfig = f"{store.path}/{want.kubeconfig}" if want.kubeconfig else None
     return Issued(signed.facts, kubeconfig, manifests)
 
@@ -80,7 +79,7 @@ def _unit(stem: str) -> str:
 
 def _write_manifests(cluster: Cluster, directory: str) -> list[str]:
     folder = f"{directory}/{MANIFESTS}"
-    os.makedirs(folder, mode=0o755, exist_ok=True)
+    os.close(open_folder(folder, create=True))
     written = []
     for row in rows(cluster):
         if row.manifest:

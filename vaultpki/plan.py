@@ -60,6 +60,9 @@ def plan(desired: Mapping[Key, Fields], observed: Observed) -> Plan:
             action: Action = "update" if key in observed.objects else "create"
             changes.append(Change(action, *key, fields))
     surplus = [key for key in observed.objects if key not in desired]
+    # An auth mount takes with it what lies on it.
+    going = tuple(f"auth/{name}/" for kind, name in surplus if kind == "auth")
+    surplus = [(kind, name) for kind, name in surplus if not (going and name.startswith(going))]
     changes += [
         Change("delete", *key, {name: (value, None) for name, value in observed.objects[key].items()})
         for key in surplus

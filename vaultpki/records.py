@@ -63,7 +63,7 @@ def cluster_record(cluster: Cluster, addresses: tuple[str, ...], ca_pem: str | N
 
 
 def node_record(node: Node, certificates: tuple[Certificate, ...], role_id: str) -> Json:
-    """The record `nodes/NODE`. `role_id` is the AppRole's, written before the AppRole is made: proof that it is ours."""
+    """The record `nodes/NODE`. `role_id` is the AppRole's, written before the AppRole is: proof that it is ours."""
     return {
         "version": VERSION,
         "node": node.name,

@@ -123,16 +123,12 @@ def worker(node: str, *addresses: str) -> dict[str, Row]:
             ips=addresses,
             key=("rsaEncryption", 2048),
         ),
-        "kubelet-client": client(
-            "kubernetes", f"O=system:nodes,CN=system:node:{node}", kubeconfig="kubelet.conf"
-        ),
+        "kubelet-client": client("kubernetes", f"O=system:nodes,CN=system:node:{node}", kubeconfig="kubelet.conf"),
         "proxy": client(
             "kubernetes", "CN=system:kube-proxy", key=("rsaEncryption", 3072), kubeconfig="kube-proxy.conf"
         ),
         "metrics": both("kubelet", "CN=metrics", dns=(node, "metrics.example.com"), ips=addresses, days=2),
-        "scraper": client(
-            "kubernetes", f"O=monitoring:scrapers,CN=scraper:{node}", kubeconfig="scraper.conf"
-        ),
+        "scraper": client("kubernetes", f"O=monitoring:scrapers,CN=scraper:{node}", kubeconfig="scraper.conf"),
     }
 
 
@@ -160,11 +156,11 @@ def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
 @pytest.fixture(scope="module")
 def seats(site: Site) -> dict[str, Seat]:
     made = {}
-    for name in NODES:
+    for name, held in NODES.items():
         seat = site.equip(name, pool="autoscaled" if name == "w-7" else None)
         ran = seat.run(umask=UMASKS[name])
         assert ran.stderr == "", ran.stderr
-        assert ran.stdout.count("issued ") == len(NODES[name]), ran.stdout
+        assert ran.stdout.count("issued ") == len(held), ran.stdout
         made[name] = seat
     return made
 
@@ -259,7 +255,8 @@ def test_every_pair_is_what_the_table_says(node: str, site: Site, seats: dict[st
 @pytest.mark.parametrize("node", NODES)
 def test_the_folder_holds_just_these_files_with_their_modes(node: str, seats: dict[str, Seat]) -> None:
     pki = seats[node].pki
-    modes = {f"{stem}.{kind}": mode for stem in NODES[node] for kind, mode in (("crt", 0o644), ("key", 0o600), ("pem", 0o600))}
+    kinds = (("crt", 0o644), ("key", 0o600), ("pem", 0o600))
+    modes = {f"{stem}.{kind}": mode for stem in NODES[node] for kind, mode in kinds}
     modes |= {f"{ca}-ca{chain}.crt": 0o644 for ca in CAS for chain in ("", "-chain")}
     modes |= {row.kubeconfig: 0o600 for row in NODES[node].values() if row.kubeconfig}
     if "kubelet" in NODES[node]:
@@ -298,9 +295,12 @@ def test_openssl_accepts_each_for_its_purpose_and_refuses_the_other(
     (tmp_path / "root.pem").write_bytes(blocks((pki / "etcd-ca-chain.crt").read_bytes())[1])
     for stem, row in NODES[node].items():
         for purpose, usage in (("sslclient", CLIENT), ("sslserver", SERVER)):
-            for trusted in (["-CAfile", tmp_path / "root.pem", "-untrusted", pki / f"{row.ca}-ca.crt"],
-                            ["-CAfile", pki / f"{row.ca}-ca-chain.crt"],
-                            ["-partial_chain", "-CAfile", pki / f"{row.ca}-ca.crt"]):  # fmt: skip
+            ways: tuple[tuple[str | Path, ...], ...] = (
+                ("-CAfile", tmp_path / "root.pem", "-untrusted", pki / f"{row.ca}-ca.crt"),
+                ("-CAfile", pki / f"{row.ca}-ca-chain.crt"),
+                ("-partial_chain", "-CAfile", pki / f"{row.ca}-ca.crt"),
+            )
+            for trusted in ways:
                 accepted = verifies(pki / f"{stem}.crt", "-purpose", purpose, *trusted)
                 assert accepted == (usage in row.usage), (stem, purpose, trusted)
         other = "etcd" if row.ca != "etcd" else "kubernetes"

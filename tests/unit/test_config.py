@@ -205,7 +205,7 @@ def test_schema_says_what_the_loader_reads() -> None:
         assert part["additionalProperties"] is False
         assert part.get("required", []) == [key for key, declared in record.fields.items() if declared.required]
         assert all(part["properties"][key]["description"] for key in record.fields)
-    assert seen == 9 + len(TABLE)
+    assert seen == 10 + len(TABLE)
     assert list(made["properties"]["certificates"]["properties"]) == [row.name for row in TABLE]
 
 
@@ -239,10 +239,11 @@ def test_starter_loads_and_uncommented_too(tmp_path: Path) -> None:
     cluster = load(starter(), tmp_path)
     assert cluster.name == "prod"
     (tmp_path / "vault-ca.crt").write_text(PEM)
+    (tmp_path / "issuer-ca.crt").write_text(PEM)
     (tmp_path / "audit.yaml.j2").write_text("x\n")
     whole = re.sub(r"^#: ?", "", starter(), flags=re.MULTILINE)
     full = load(whole, tmp_path)
-    assert (len(full.pools), len(full.rows), len(full.templates), len(full.overrides)) == (1, 2, 1, 1)
+    assert (len(full.pools), len(full.rows), len(full.templates), len(full.overrides)) == (2, 2, 1, 1)
     for record, _ in walk(CLUSTER, schema()):
         for key in record.fields:
             assert re.search(rf"(?m)[\s{{]{key}:", whole), key

@@ -104,6 +104,7 @@ def test_dumped_and_read_back(change: dict[str, object], tmp_path: Path) -> None
         ("auth", "{method: approle}", "auth.role_id", "needs role_id"),
         ("auth", "{method: jwt}", "auth.path", "needs path"),
         ("auth", "{method: jwt, path: /a, role_id: x}", "auth.role_id", "leave it out"),
+        ("auth", "{method: jwt, path: a}", "auth.path", "from / on"),
         ("auth", "{method: ldap}", "auth.method", "approle, jwt, token_file"),
         ("auth", "{method: approle, role_id: 'a/b'}", "auth.role_id", "no role id"),
         ("directory", "pki", "directory", "from / on"),
@@ -153,3 +154,10 @@ def test_refused(key: str, value: str, field: str, hint: str, tmp_path: Path) ->
     assert (error.file, error.line, error.field) == (str(tmp_path / "agent.yaml"), line, field), str(error)
     assert hint in error.problem, error.problem
     assert str(error).isprintable()
+
+
+def test_a_token_of_an_issuer_is_for_nodes_of_a_pool(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="method jwt is for nodes of a pool") as caught:
+        load(tmp_path, auth="{method: jwt, path: /run/token}")
+    assert caught.value.field == "pool"
+    assert load(tmp_path, auth="{method: jwt, path: /run/token}", pool="cloud").auth == Auth("jwt", path="/run/token")

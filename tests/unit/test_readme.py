@@ -79,7 +79,9 @@ def test_every_option_exists(text: str) -> None:
 
 def test_options_named_alone_exist() -> None:
     ours = set().union(*map(options, COMMANDS))
-    foreign = {flag.partition("=")[0] for block in readme.blocks() if block.language == "text" for flag in block.text.split()}
+    foreign = {
+        flag.partition("=")[0] for block in readme.blocks() if block.language == "text" for flag in block.text.split()
+    }
     # Kubernetes' and etcd's own, which the prose names and the flags above it do not show.
     foreign |= {
         "--client-crl-file",
@@ -115,7 +117,9 @@ def test_every_target_exists(span: str) -> None:
 
 
 def test_files_named_in_flags_are_those_of_the_table() -> None:
-    known = {bundle(ca) for ca in certificates.ISSUING_CAS for bundle in (certificates.bundle, certificates.chain_bundle)}
+    known = {
+        bundle(ca) for ca in certificates.ISSUING_CAS for bundle in (certificates.bundle, certificates.chain_bundle)
+    }
     for row in certificates.TABLE:
         known |= {*certificates.pair_files(row.stem), row.kubeconfig or ""}
     named = set(re.findall(r"/etc/kubernetes/pki/([\w.-]+)", readme.text()))

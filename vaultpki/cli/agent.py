@@ -87,6 +87,11 @@ def _join(file: Path, join_file: Path, directory: Path | None, *, allow_http: bo
                 f"{old.cluster}; name another agent.yaml with -c"
             )
         target, state = (str(directory.absolute()) if directory is not None else old.directory), old.state
+    if f"{state}/".startswith(f"{target}/"):
+        raise SpecError(
+            f"the agent's own folder {state} would lie in {target}, which static pods mount; "
+            "name another place for agent.yaml with -c, or another --dir"
+        )
     return credential.join(
         join, old, file=str(file), directory=target, state=state, now=datetime.now(UTC), allow_http=allow_http
     )
@@ -100,7 +105,8 @@ def _tell(outcome: Outcome) -> None:
     if outcome.companions:
         click.echo("wrote bundles and kubeconfigs")
     for name, error in outcome.failures.items():
-        click.echo(f"vaultpki: {name}: {error}", err=True)
+        said = str(error)
+        click.echo(f"vaultpki: {said if said.startswith(f'{name}: ') else f'{name}: {said}'}", err=True)
     if outcome.failures and outcome.dies is not None:
         click.echo(f"vaultpki: the first certificate here ends at {outcome.dies:%Y-%m-%dT%H:%M:%SZ}", err=True)
     elif not outcome.renewed and not outcome.companions and outcome.due is not None:

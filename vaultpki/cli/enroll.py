@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import click
@@ -14,6 +17,7 @@ from vaultpki.errors import SpecError
 if TYPE_CHECKING:
     from vaultpki.enrolment import Seen
     from vaultpki.model import Cluster, Node, Pool
+    from vaultpki.vault import Vault
 
 _LONGEST_WRAP = 86400
 
@@ -65,9 +69,7 @@ def enroll_command(
     with explained(vault):
         if node is not None and node != "-":
             who = enrolment.holder(cluster, node, pool)
-            if enrolment.drift(cluster, vault, who):
-                said = f"{cluster.file} says otherwise of {node} than Vault; run `vaultpki apply` to bring it there"
-                click.echo(said, err=True)
+            _tell_drift(cluster, vault, [(node, who)])
             join = enrolment.enroll(cluster, vault, node, who, enrolment.place(cluster, vault), wrap_ttl=seconds)
             target = output or Path("join.json")
             write_private(str(target.absolute()), dump_join(join).encode())
@@ -76,12 +78,13 @@ def enroll_command(
         if output is None:
             raise click.UsageError("several nodes need -o FOLDER")
         wanted = _wanted(cluster, pool, everyone=everyone)
+        _tell_drift(cluster, vault, wanted)
         with told(str(output)):
-            output.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with click.progressbar(length=len(wanted), label="Enrolling", file=sys.stderr) as bar:
-            written = enrolment.enroll_many(
-                cluster, vault, wanted, output, wrap_ttl=seconds, done=lambda: bar.update(1)
-            )
+            if not output.exists():
+                output.mkdir(parents=True)
+                output.chmod(0o700)
+        with _counted(len(wanted)) as done:
+            written = enrolment.enroll_many(cluster, vault, wanted, output, wrap_ttl=seconds, done=done)
     kept = len(wanted) - written
     more = f", {kept} from an earlier run are still good" if kept else ""
     click.echo(f"wrote {written} join files to {output}{more}")
@@ -146,11 +149,40 @@ def _line(seen: Seen) -> str:
     report = seen.report
     said = str(report.get("time") or "never reported")[:40]
     certificates = report.get("certificates")
-    states = [str(c.get("state")) for c in certificates.values()] if isinstance(certificates, dict) else []
+    known = certificates.values() if isinstance(certificates, dict) else ()
+    states = [str(c.get("state")) for c in known if isinstance(c, dict)]
     bad = sum(state != "ok" for state in states)
     detail = f"{len(states)} certificates, {bad} not ok" if states else ""
     line = f"{seen.node:<30} {seen.pool or 'listed':<16} {'+'.join(seen.roles):<24} {said:<22} {detail}"
     return "".join(c if c.isprintable() else "?" for c in line).rstrip()
+
+
+def _tell_drift(cluster: Cluster, vault: Vault, wanted: list[tuple[str, Node | Pool]]) -> None:
+    from vaultpki import enrolment
+
+    drifts = vault.map(lambda entry: enrolment.drift(cluster, vault, entry[1]), wanted)
+    names = [name for (name, _), drifted in zip(wanted, drifts, strict=True) if drifted]
+    if names:
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        click.echo(
+            f"{cluster.file} says otherwise of {shown} than Vault; run `vaultpki apply` to bring it there", err=True
+        )
+
+
+@contextmanager
+def _counted(length: int) -> Iterator[Callable[[], None]]:
+    """A progress bar, on a terminal only; gives what counts one more, from any thread."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    lock = Lock()
+    with click.progressbar(length=length, label="Enrolling", file=sys.stderr) as bar:
+
+        def one_more() -> None:
+            with lock:
+                bar.update(1)
+
+        yield one_more
 
 
 def _wanted(cluster: Cluster, pool: str | None, *, everyone: bool) -> list[tuple[str, Node | Pool]]:

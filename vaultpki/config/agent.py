@@ -162,6 +162,11 @@ def load_agent(path: Path, *, allow_http: bool = False) -> AgentConfig:
             f"state {quoted(state)} lies in directory {quoted(directory)}, which static pods mount: keep the node's "
             "credential elsewhere, such as /var/lib/vaultpki"
         )
+    auth = _auth(spec["auth"])
+    if auth.method == "jwt" and not spec.has("pool"):
+        raise spec.place.under("pool").refuse(
+            "method jwt is for nodes of a pool: write the pool's name, as cluster.yaml has it"
+        )
     poll = spec.get("poll")
     if not _POLL_LEAST <= poll <= _POLL_MOST:
         raise spec["poll"].refuse(f"{format_duration(poll)} is out of bounds: write 10s to 24h")
@@ -173,7 +178,7 @@ def load_agent(path: Path, *, allow_http: bool = False) -> AgentConfig:
         addresses=spec["vault"].get("addresses"),
         ca_file=spec["vault"].get("ca_file"),
         root_sha256=spec.get("root_sha256"),
-        auth=_auth(spec["auth"]),
+        auth=auth,
         directory=directory,
         state=state,
         owner=spec.get("owner"),

@@ -6,13 +6,12 @@ import ipaddress
 from collections.abc import Iterable
 from pathlib import Path
 
-from vaultpki import certificates
-from vaultpki.config import meaning, tree, words
+from vaultpki import assets, certificates
+from vaultpki.config import jwt, meaning, tree, words
 from vaultpki.config.declared import CLUSTER
 from vaultpki.config.shape import Found
 from vaultpki.config.tree import Place
-from vaultpki.config.words import quoted
-from vaultpki.errors import SpecError
+from vaultpki.errors import SpecError, TemplateError
 from vaultpki.model import (
     ApiServer,
     Authority,
@@ -39,7 +38,7 @@ def load_cluster(path: Path, *, allow_http: bool = False) -> Cluster:
     file = tree.shown(path)
     spec = CLUSTER.read(tree.parse(tree.read_text(path), file), Place(file, 1, ""))
     nodes = _nodes(spec)
-    pools = _pools(spec, nodes)
+    pools = _pools(spec, nodes, path)
     named = spec["certificates"].value
     built_in = {row.name for row in certificates.TABLE}
     cluster = Cluster(
@@ -116,10 +115,17 @@ def _nodes(spec: Found) -> tuple[Node, ...]:
     )
 
 
-def _pools(spec: Found, nodes: Iterable[Node]) -> tuple[Pool, ...]:
+def _pools(spec: Found, nodes: Iterable[Node], path: Path) -> tuple[Pool, ...]:
     pools = [
-        Pool(each.get("name"), frozenset(each.get("roles")), each.get("node_names")) for each in spec.items("pools")
+        Pool(
+            each.get("name"),
+            frozenset(each.get("roles")),
+            each.get("node_names"),
+            jwt.read(each["jwt"], lambda found: _beside(found, path, tree.MAX_BYTES)) if each.has("jwt") else None,
+        )
+        for each in spec.items("pools")
     ]
+    jwt.refuse_second_issuer(zip(pools, spec.items("pools"), strict=True))
     for index, (pool, found) in enumerate(zip(pools, spec.items("pools"), strict=True)):
         for other in pools[:index]:
             if other.name == pool.name:
@@ -195,6 +201,8 @@ def _row(name: str, found: Found, spec: Found) -> Row:
 
 def _template(name: str, found: Found, path: Path) -> UserTemplate:
     text = _beside(found["template"], path, _MAX_TEMPLATE)
-    if "\0" in text:
-        raise found["template"].refuse(f"{quoted(found.get('template'))} holds a NUL: name a text file")
+    try:
+        assets.user_file(text, name=name, cluster="", endpoint="", directory="", node="")
+    except TemplateError as error:
+        raise found["template"].refuse(str(error)) from None
     return UserTemplate(name, found.get("file"), text, frozenset(found.get("roles")))

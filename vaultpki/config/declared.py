@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS, TABLE
-from vaultpki.config import tree, words
+from vaultpki.config import jwt, tree, words
 from vaultpki.config.shape import Choice, Field, Flag, ListOf, MapOf, Record, Schema, Text, Version, duration
 from vaultpki.model import KeyType, NodeRole, Row, Usage
 
@@ -108,6 +108,7 @@ POOL: Final = Record(
             "The beginning of its nodes' names, and a *",
             required=True,
         ),
+        "jwt": Field(jwt.JWT, "Its nodes prove who they are by a token of this issuer; left out: by a join file"),
     }
 )
 

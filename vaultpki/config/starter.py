@@ -29,6 +29,16 @@ nodes:                              # listed nodes: names and addresses are fixe
 
 #: pools:                           # nodes that come and go: no addresses in their certificates
 #:   - {name: autoscaled, roles: [worker], node_names: "w-*"}
+#:   - name: cloud                    # one whose nodes prove who they are by a token of an issuer, with no join file
+#:     roles: [worker]
+#:     node_names: "c-*"
+#:     jwt:
+#:       issuer: https://issuer.example.com  # exactly as the tokens' claim iss says it; one for all pools
+#:       audiences: [vaultpki]        # a token names one of them
+#:       node_claim: node             # holds the node's name; may be a JSON pointer: /kubernetes.io/node/name
+#:       jwks_url: https://issuer.example.com/jwks  # where Vault fetches the issuer's keys
+#:       jwks_ca_file: issuer-ca.crt  # default: the roots of Vault's machine
+#:       # public_keys_file: keys.pem # instead of these two: the keys themselves, beside this file
 
 # Durations are written 90s, 15m, 12h, 30d, 10y; keys ec-p256, ec-p384, rsa-2048, rsa-3072, rsa-4096, and ed25519 for
 # certificates that are no CA's.

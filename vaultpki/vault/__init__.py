@@ -2,6 +2,6 @@
 
 from vaultpki.vault.client import Vault, explained
 from vaultpki.vault.settings import Settings, from_environment
-from vaultpki.vault.wire import Answer, Capabilities, Json, Request
+from vaultpki.vault.wire import HEALTH, Answer, Capabilities, Json, Request
 
-__all__ = ["Answer", "Capabilities", "Json", "Request", "Settings", "Vault", "explained", "from_environment"]
+__all__ = ["HEALTH", "Answer", "Capabilities", "Json", "Request", "Settings", "Vault", "explained", "from_environment"]

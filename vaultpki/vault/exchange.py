@@ -6,15 +6,15 @@ import contextlib
 import http.client
 import io
 import json
-import select
 import socket
 import ssl
 import time
+import weakref
 from collections import defaultdict
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from vaultpki.errors import BadAnswer, Unavailable, Untrusted
+from vaultpki.errors import BadAnswer, Unavailable, Untrusted, VaultError
 from vaultpki.vault.settings import Settings, tls_context
 from vaultpki.vault.wire import Raw, Request, printable
 
@@ -34,9 +34,8 @@ class _Bounded:
         self._plain = plain
         self.deadline = 0.0
         self.budget = 0
-
-    def __del__(self) -> None:
-        self._plain.close()
+        # A connection that is still kept ends with whoever keeps it.
+        self.end = weakref.finalize(self, plain.close)
 
     def _arm(self) -> None:
         left = self.deadline - time.monotonic()
@@ -63,12 +62,18 @@ class _Bounded:
 
     def quiet(self) -> bool:
         """Whether nothing came since the last answer: not the server's farewell, nor bytes that nobody asked for."""
-        poll = select.poll()
-        poll.register(self._plain, select.POLLIN)
-        return not poll.poll(0)
+        self._plain.settimeout(0)
+        try:
+            # Not poll(): what lies there may be tickets for later sessions, which TLS keeps to itself (RFC 8446 4.6.1).
+            self._plain.recv(1)
+        except (ssl.SSLWantReadError, BlockingIOError):
+            return True
+        except OSError:
+            pass
+        return False
 
     def close(self) -> None:
-        self._plain.close()
+        """Nothing: http.client closes before it has read an answer that is the last of its connection; see `end`."""
 
 
 class _Reading(io.RawIOBase):
@@ -93,6 +98,10 @@ class _Connection(http.client.HTTPConnection):
         self.bounded = bounded
         self.sock = bounded
 
+    def end(self) -> None:
+        self.close()
+        self.bounded.end()
+
 
 class Exchange:
     """Requests to servers that share one TLS setting, over connections that are kept and lent to one thread at a time.
@@ -115,7 +124,7 @@ class Exchange:
         headers = {"Accept": "application/json", "Accept-Encoding": "identity", "X-Vault-Request": "true"}
         if token:
             headers["X-Vault-Token"] = token
-        if self._namespace:
+        if self._namespace and not request.whole_server:
             headers["X-Vault-Namespace"] = self._namespace
         if request.wrap_ttl:
             headers["X-Vault-Wrap-TTL"] = request.wrap_ttl
@@ -132,7 +141,7 @@ class Exchange:
                 response = connection.getresponse()
                 raw = Raw(response.status, response.headers, _whole(response))
             except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
-                connection.close()
+                connection.end()
                 # A kept connection that the server has closed meanwhile: RFC 9112 section 9.3.1 lets one try again
                 # what may be repeated.
                 if kept is not None and not request.once:
@@ -140,19 +149,24 @@ class Exchange:
                     continue
                 raise Unavailable(f"{origin} closed the connection without an answer", sent=True) from None
             except TimeoutError:
-                connection.close()
+                connection.end()
                 raise Unavailable(f"{origin} gave no whole answer in time", sent=True) from None
             except (OSError, http.client.HTTPException, ValueError) as error:
-                connection.close()
+                connection.end()
                 raise Unavailable(f"the answer of {origin} broke off ({_cause(error)})", sent=True) from None
             except BaseException:
-                connection.close()
+                connection.end()
                 raise
             if response.will_close:
-                connection.close()
+                connection.end()
             else:
                 self._idle[origin].append(connection)
             return raw
+
+    def open(self, origin: str, deadline: float) -> None:
+        """Opens one connection more and keeps it; does nothing where that fails."""
+        with contextlib.suppress(VaultError):
+            self._idle[origin].append(self._connect(origin, deadline))
 
     def _kept(self, origin: str) -> _Connection | None:
         idle = self._idle[origin]
@@ -161,7 +175,7 @@ class Exchange:
                 connection = idle.pop()
                 if connection.bounded.quiet():
                     return connection
-                connection.close()
+                connection.end()
         return None
 
     def _connect(self, origin: str, deadline: float) -> _Connection:

@@ -47,6 +47,11 @@ class Request:
     merge_patch: bool = False
 
     @property
+    def whole_server(self) -> bool:
+        """Whether it asks about the server itself, which no namespace answers (api-docs/system/namespaces)."""
+        return self.path.partition("?")[0] in ("sys/health", "sys/leader")
+
+    @property
     def reads(self) -> bool:
         return self.method in ("GET", "LIST")
 
@@ -93,6 +98,9 @@ class Answer:
         return tuple(keys)
 
 
+HEALTH: Final = Request("GET", "sys/health?standbyok=true&perfstandbyok=true")
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """Where Vault and OpenBao differ in what they offer, each difference by name.
@@ -106,6 +114,19 @@ class Capabilities:
     bounds_dates: bool
     bounds_addresses: bool
     audit_by_api: bool
+
+    @classmethod
+    def of(cls, health: Answer) -> Capabilities:
+        """What the server that gave this answer to HEALTH offers."""
+        # Only HashiCorp's server says which edition it is (sys/health, api-docs/system/health).
+        vault = "enterprise" in health.body
+        return cls(
+            product="vault" if vault else "openbao",
+            version=str(health.body.get("version", "")),
+            bounds_dates=not vault,
+            bounds_addresses=not vault,
+            audit_by_api=vault,
+        )
 
 
 def judge(origin: str, request: Request, raw: Raw, token: str) -> Answer:

@@ -1,0 +1,222 @@
+"""`apply` cut off after any of its writes: the next one converges to what an uncut one makes, nothing doubled."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import secrets
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import trustme
+from applied import environment
+from listing import Listing, listing
+from servers import Server
+
+from vaultpki import bootstrap
+from vaultpki.bootstrap import Where
+from vaultpki.config import load_cluster
+from vaultpki.errors import Sealed
+from vaultpki.model import Cluster
+from vaultpki.vault import Settings, Vault
+
+SPEC = """
+cluster: {name}
+vault: {{addresses: ["{address}"]}}
+api_server: {{endpoint: "https://10.0.0.11:6443"}}
+nodes:
+  - {{name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}}
+  - {{name: worker-1, roles: [worker], addresses: [10.0.0.21]}}
+pools:
+  - {{name: autoscaled, roles: [worker], node_names: "w-*"}}
+"""
+READS = ("GET", "LIST", "HEAD")
+SEALED = b'HTTP/1.1 503 x\r\nContent-Length: 30\r\n\r\n{"errors":["Vault is sealed"]}'
+
+
+@dataclass(slots=True)
+class Proxy:
+    """Stands before a server, with TLS of its own, and swallows the server's answer to write number `cut`.
+
+    After that it answers every request as a sealed server would, so that the client gives up; with `reopens` it goes on
+    as if nothing had been.
+    """
+
+    server: Server
+    address: str
+    ca_pem: str
+    reopens: bool = False
+    cut: int | None = None
+    writes: int = 0
+    closed: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def arm(self, cut: int | None, *, reopens: bool) -> None:
+        with self.lock:
+            self.cut, self.reopens, self.writes, self.closed = cut, reopens, 0, False
+
+    def serve(self, client: ssl.SSLSocket) -> None:
+        url = urlsplit(self.server.address)
+        context = ssl.create_default_context(cafile=self.server.ca_file)
+        upstream = http.client.HTTPSConnection(url.hostname or "", url.port, context=context)
+        incoming = client.makefile("rb")
+        try:
+            while line := incoming.readline():
+                method, path, _ = line.decode().split(" ")
+                headers = http.client.parse_headers(incoming)
+                body = incoming.read(int(headers.get("Content-Length") or 0))
+                with self.lock:
+                    self.writes += method not in READS
+                    last = method not in READS and self.writes == self.cut
+                    if self.closed and not last:
+                        client.sendall(SEALED)
+                        continue
+                    # Before the write arrives, so that whatever other threads send afterwards is cut off too.
+                    self.closed = self.closed or (last and not self.reopens)
+                upstream.request(method, path, body, dict(headers.items()))
+                answer = upstream.getresponse()
+                raw = answer.read()
+                if last:
+                    return
+                kept = [f"{name}: {value}" for name, value in answer.getheaders() if name != "Transfer-Encoding"]
+                kept = [line for line in kept if not line.lower().startswith("content-length")]
+                length = "" if answer.status == 204 else f"Content-Length: {len(raw)}\r\n"
+                head = f"HTTP/1.1 {answer.status} x\r\n{length}" + "".join(f"{line}\r\n" for line in kept) + "\r\n"
+                client.sendall(head.encode() + raw)
+        finally:
+            incoming.close()
+            upstream.close()
+
+
+@contextlib.contextmanager
+def proxied(server: Server) -> Iterator[Proxy]:
+    ca = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("127.0.0.1").configure_cert(context)
+    ended = threading.Event()
+    threads = []
+
+    def meet(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), context.wrap_socket(connection, server_side=True) as client:
+            proxy.serve(client)
+
+    def listen() -> None:
+        while not ended.is_set():
+            with contextlib.suppress(TimeoutError):
+                connection, _ = listener.accept()
+                connection.settimeout(60)
+                threads.append(threading.Thread(target=meet, args=(connection,), daemon=True))
+                threads[-1].start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.05)
+        pem = ca.cert_pem.bytes().decode()
+        proxy = Proxy(server, f"https://127.0.0.1:{listener.getsockname()[1]}", pem)
+        accepting = threading.Thread(target=listen, daemon=True)
+        accepting.start()
+        yield proxy
+        ended.set()
+        accepting.join()
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
+    with proxied(server) as one:
+        yield one
+
+
+def spec(folder: Path, server: Server, name: str) -> Cluster:
+    path = folder / f"{name}.yaml"
+    path.write_text(SPEC.format(name=name, address=server.address))
+    return load_cluster(path)
+
+
+def apply(cluster: Cluster, vault: Vault) -> int:
+    """Applies, and gives how many changes it made."""
+    done = bootstrap.apply(cluster, vault, Where((), None), first=None, progress=lambda change: None)
+    return len(done.changes)
+
+
+def straight(server: Server) -> Vault:
+    return Vault(Settings((server.address,), ca_file=str(server.ca_file), token=server.token))
+
+
+def uncut(folder: Path, server: Server) -> tuple[Listing, int]:
+    """What one undisturbed apply makes, and with how many writes."""
+    cluster = spec(folder, server, f"t{secrets.token_hex(5)}")
+    since = server.audit_position()
+    apply(cluster, straight(server))
+    return listing(server, cluster.name), len(server.writes(since))
+
+
+def whole(server: Server, cluster: Cluster, expected: Listing, when: str) -> None:
+    """The cluster is what an uncut apply makes, and a further apply writes nothing."""
+    assert listing(server, cluster.name) == expected, when
+    since = server.audit_position()
+    assert apply(cluster, straight(server)) == 0, when
+    assert server.writes(since) == [], when
+
+
+def test_an_uncut_apply_is_one_of_each(server: Server, tmp_path: Path) -> None:
+    made, writes = uncut(tmp_path, server)
+    for name in ("root", "kubernetes", "kubelet", "etcd", "front-proxy"):
+        assert len(made[f"vaultpki/CLUSTER/{name}/keys"]) == 1
+        assert len(made[f"vaultpki/CLUSTER/{name}/issuers"]) == 1
+    assert made["vaultpki/CLUSTER/root/roles"] == {}
+    assert set(made["auth/vaultpki/CLUSTER/listed/role"]) == {"cp-1", "worker-1"}
+    assert writes > 50
+
+
+@pytest.mark.parametrize("reopens", [False, True], ids=["client gives up", "client goes on"])
+def test_cut_after_every_write(server: Server, proxy: Proxy, tmp_path: Path, reopens: bool) -> None:
+    expected, writes = uncut(tmp_path, server)
+    for cut in range(1, writes + 1):
+        cluster = spec(tmp_path, server, f"t{secrets.token_hex(5)}")
+        proxy.arm(cut, reopens=reopens)
+        vault = Vault(Settings((proxy.address,), ca_pem=proxy.ca_pem, token=server.token))
+        if reopens:
+            apply(cluster, vault)
+        else:
+            with pytest.raises(Sealed):
+                apply(cluster, vault)
+            apply(cluster, straight(server))
+        assert proxy.writes >= cut
+        whole(server, cluster, expected, f"cut after write {cut} of {writes}")
+
+
+def _killed(server: Server, folder: Path, moment: Callable[[subprocess.Popen[bytes], int], bool]) -> Cluster:
+    """A process that applies, killed as soon as `moment` says so of it and of the audit log's position before it."""
+    cluster = spec(folder, server, f"t{secrets.token_hex(5)}")
+    since = server.audit_position()
+    command = [sys.executable, "-m", "vaultpki", "apply", "-f", cluster.file, "--yes"]
+    child = subprocess.Popen(
+        command, env=environment(server.environment()), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        while not moment(child, since):
+            assert child.poll() is None or child.returncode == 0
+            if child.poll() == 0:
+                break
+            time.sleep(0.001)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    return cluster
+
+
+@pytest.mark.parametrize("writes", [1, 5, 9, 14, 20, 30, 45, 60])
+def test_a_killed_process_is_followed_by_one_that_ends_well(server: Server, tmp_path: Path, writes: int) -> None:
+    expected, _ = uncut(tmp_path, server)
+    cluster = _killed(server, tmp_path, lambda child, since: len(server.writes(since)) >= writes)
+    apply(cluster, straight(server))
+    whole(server, cluster, expected, f"killed after write {writes}")

@@ -1,0 +1,172 @@
+"""destroy takes away everything of one cluster, asks first, and goes on after a cut; two clusters do not see each other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from plans import SPEC, Watched, everything, fails, vaultpki
+from servers import Server
+
+from vaultpki import bootstrap
+from vaultpki.errors import Unavailable
+from vaultpki.vault import Answer, Request, Settings, Vault
+
+
+@pytest.fixture
+def site(server: Server, tmp_path: Path, cluster_name: str) -> Watched:
+    site = Watched(server, tmp_path, cluster_name)
+    site.write(SPEC)
+    return site
+
+
+def traces(site: Watched) -> list[str]:
+    """What of a cluster is left on its server."""
+    found = everything(site.server)
+    return [path for path in found if f"{site.prefix}/" in path] + [
+        path
+        for path, data in found.items()
+        if path in ("sys/mounts", "sys/auth", "sys/policies/acl/") and f"{site.prefix}/" in json.dumps(data)
+    ]
+
+
+def log_in(site: Watched, mount: str, node: str) -> str:
+    """Logs a node in; answers the entity that Vault made for it."""
+    api = site.server.api
+    role = f"auth/{site.prefix}/{mount}/role/{node}"
+    pair = {
+        "role_id": api("GET", f"{role}/role-id").data["role_id"],
+        "secret_id": api("POST", f"{role}/secret-id").data["secret_id"],
+    }
+    answer = api("POST", f"auth/{site.prefix}/{mount}/login", pair, token="")
+    entity: str = answer.body["auth"]["entity_id"]
+    return entity
+
+
+def test_one_of_two_clusters_goes_and_everything_else_stays(site: Watched, tmp_path: Path) -> None:
+    server = site.server
+    # Its prefix begins with the other's, and lies below it, as far as names go.
+    longer = Watched(server, tmp_path / "longer", f"{site.name}-b")
+    longer.write(SPEC)
+    below = Watched(server, tmp_path / "below", f"{site.name}-c")
+    below.write(SPEC + f"prefix: {site.prefix}/more\n")
+    for path, body in {
+        f"sys/mounts/{site.name}-theirs": {"type": "pki"},
+        f"{site.name}-theirs/root/generate/internal": {"common_name": "theirs", "ttl": "24h"},
+        f"{site.name}-theirs/roles/kubelet": {"allowed_domains": "theirs"},
+        f"sys/policies/acl/{site.prefix}": {"policy": '{"path": {}}'},
+        f"sys/policies/acl/{site.prefix}/theirs": {"policy": '{"path": {}}'},
+        f"sys/policies/acl/{site.prefix}b/theirs": {"policy": '{"path": {}}'},
+        f"sys/auth/{site.name}-theirs": {"type": "approle"},
+        f"auth/{site.name}-theirs/role/worker-1": {"token_policies": "theirs"},
+        f"identity/entity/name/{site.name}-theirs": {},
+    }.items():
+        assert server.api("POST", path, body).status in (200, 204), path
+    longer.apply()
+    below.apply()
+    kept = log_in(longer, "listed", "worker-1")
+    before = everything(server)
+
+    site.apply()
+    longer.settled()
+    below.settled()
+    site.settled()
+    assert site.plan()["unmanaged"] == [
+        *(f"policy {site.prefix}/more/{name}" for name in ("enroller", "node/cp-1", "node/worker-1", "operator",
+                                                             "pool/autoscaled")),
+        f"policy {site.prefix}/theirs",
+    ]  # fmt: skip
+    pooled = f"auth/{site.prefix}/pooled/role/w-1"
+    assert server.api("POST", pooled, {"token_policies": f"{site.prefix}/pool/autoscaled"}).status == 204
+    ended = [log_in(site, "listed", "cp-1"), log_in(site, "pooled", "w-1")]
+
+    ran = site.destroy()
+    assert ran.stdout.endswith(f"Done: nothing of {site.name} is left at {server.address}.\n")
+    for entity in ended:
+        assert server.api("GET", f"identity/entity/id/{entity}").status == 404
+    assert server.api("GET", f"identity/entity/id/{kept}").status == 200
+    assert everything(server) == before
+    longer.settled()
+    below.settled()
+    # Nothing is there, which is as it should be.
+    start = server.audit_position()
+    site.destroy()
+    assert server.writes(start) == []
+    longer.destroy()
+    below.destroy()
+
+
+def test_destroy_asks(site: Watched) -> None:
+    site.apply()
+    before, start = everything(site.server), site.server.audit_position()
+    env = site.server.environment()
+    ran = vaultpki("destroy", "-f", site.file, env=env, expect=1)
+    fails(ran, f"destroy removes the CAs of {site.name} for good; pass --confirm {site.name}")
+    ran = vaultpki("destroy", "-f", site.file, "--confirm", "other", env=env, expect=1)
+    fails(ran, f"that is not the cluster's name ({site.name}); nothing was removed")
+    assert site.server.writes(start) == [] and everything(site.server) == before
+    weak = site.server.api("POST", "auth/token/create", {"policies": ["default"]}).body["auth"]["client_token"]
+    site.refused("the Vault token is too weak", token=weak, command="destroy")
+
+
+def test_a_destroy_cut_off_anywhere_goes_on_when_repeated(site: Watched) -> None:
+    vault = Vault(Settings((site.server.address,), ca_pem=site.server.ca_file.read_text(), token=site.server.token))
+    where = bootstrap.Where((site.server.address,), None)
+
+    class Cut(Vault):
+        """The same server, which is gone after so many removals."""
+
+        left = 0
+
+        def call(self, request: Request) -> Answer:
+            if request.method == "DELETE":
+                if self.left == 0:
+                    raise Unavailable("cut off")
+                self.left -= 1
+            return super().call(request)
+
+    site.apply()
+    entity = log_in(site, "listed", "cp-1")
+    cut = Cut(vault._settings)
+    rounds = 0
+    while True:
+        cut.left, rounds = 1, rounds + 1
+        try:
+            bootstrap.destroy(site.cluster, cut, where, progress=lambda path: None)
+            break
+        except Unavailable:
+            assert rounds < 40
+    # One entity, two auth mounts, five policies, six mounts, one at a time.
+    assert rounds >= 14
+    assert traces(site) == []
+    assert site.server.api("GET", f"identity/entity/id/{entity}").status == 404
+    site.apply()
+    site.settled()
+
+
+def test_an_apply_in_the_middle_of_a_destroy_makes_it_whole(site: Watched) -> None:
+    site.apply()
+    for path in (f"sys/auth/{site.prefix}/listed", f"sys/policies/acl/{site.prefix}/operator"):
+        assert site.server.api("DELETE", path).status == 204
+    site.apply()
+    site.settled()
+
+
+@pytest.mark.parametrize("damage", ["approle", "policy", "record"])
+def test_what_apply_refuses_destroy_still_removes(site: Watched, damage: str) -> None:
+    site.apply()
+    p, api = site.prefix, site.server.api
+    bodies: dict[str, tuple[str, dict[str, Any]]] = {
+        "approle": (f"auth/{p}/listed/role/cp-1", {"token_policies": "theirs"}),
+        "policy": (f"sys/policies/acl/{p}/node/cp-1", {"policy": '{"path": {}}'}),
+        "record": (f"{p}/config/data/nodes/cp-1", {"data": {"role_id": "other"}}),
+    }
+    path, body = bodies[damage]
+    api("DELETE", path)
+    assert api("POST", path, body).status in (200, 204)
+    assert api("DELETE", f"{p}/config/metadata/applied").status == 204
+    site.refused("was not made by vaultpki")
+    site.destroy()
+    assert traces(site) == []

@@ -1,0 +1,280 @@
+"""Enrolling by an applier and by an enroller, and what people see of the nodes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import enrolled
+import pytest
+from applied import Seat, Site
+from cut import command, died
+from enrolled import Desk
+from servers import Server, wait_for
+
+NODES = 1000
+
+
+@pytest.fixture(scope="module")
+def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    folder = tmp_path_factory.mktemp("enroll")
+    return enrolled.site(server, folder, f"e{os.urandom(4).hex()}")
+
+
+@pytest.fixture
+def desk(site: Site) -> Desk:
+    """An enroller's: a token that may do nothing but enrol nodes of pools."""
+    return Desk(site, enrolled.enroller(site))
+
+
+@pytest.fixture
+def applier(site: Site) -> Desk:
+    return Desk(site, site.server.token)
+
+
+def test_a_listed_node_is_enrolled_by_the_applier(site: Site, applier: Desk, tmp_path: Path) -> None:
+    before = site.read(f"auth/{site.prefix}/listed/role/worker-1")
+    first = applier.join_file("worker-1", tmp_path / "1.json")
+    mark = site.server.audit_position()
+    second = applier.join_file("worker-1", tmp_path / "2.json")
+    assert [path for _, path in site.server.writes(mark)] == [f"auth/{site.prefix}/listed/role/worker-1/secret-id"]
+    assert site.read(f"auth/{site.prefix}/listed/role/worker-1") == before
+    said = [json.loads(file.read_text()) for file in (first, second)]
+    assert said[0]["wrap_token"] != said[1]["wrap_token"]
+    for value in said:
+        assert (value["version"], value["cluster"], value["node"], value["pool"]) == (1, site.name, "worker-1", None)
+        assert value["prefix"] == site.prefix and value["addresses"] == [site.server.address]
+        assert value["root_sha256"] == site.root_sha256 and value["ca_pem"] == site.server.ca_file.read_text()
+    for number, file in enumerate((first, second)):
+        enrolled.join(Seat("worker-1", tmp_path / f"node-{number}"), file)
+
+
+def test_what_apply_has_not_done_yet_is_told(server: Server, cluster_name: str, tmp_path: Path) -> None:
+    site = Site(server, tmp_path, cluster_name)
+    site.write(enrolled.SPEC)
+    applier = Desk(site, server.token)
+    said = applier.enroll("worker-1", expect=1).stderr
+    assert said == f"vaultpki: cluster {cluster_name} is not in this Vault; run `vaultpki apply -f {site.file}` first\n"
+    site.apply()
+    site.write(enrolled.SPEC.replace("10.0.0.21", "10.0.0.99") + "# later\n")
+    said = applier.enroll("worker-1", "-o", tmp_path / "join.json").stderr
+    assert said == f"{site.file} says otherwise of worker-1 than Vault; run `vaultpki apply` to bring it there\n"
+    site.write(enrolled.SPEC.replace("worker-1, roles: [worker]", "worker-1, roles: [worker, etcd]"))
+    assert "says otherwise of worker-1" in applier.enroll("--all", "-o", tmp_path / "joins").stderr
+    site.write(enrolled.SPEC.replace("name: worker-1", "name: worker-2"))
+    said = applier.enroll("worker-2", "-o", tmp_path / "join.json", expect=1).stderr.splitlines()[-1]
+    assert said == f"vaultpki: worker-2 has no AppRole yet; run `vaultpki apply -f {site.file}` first"
+
+
+def test_a_pooled_node_is_enrolled_by_an_enroller(site: Site, desk: Desk, tmp_path: Path) -> None:
+    first = desk.join_file("w-1", tmp_path / "1.json", pool="autoscaled")
+    role = site.read(f"auth/{site.prefix}/pooled/role/w-1")
+    assert role["token_policies"] == [f"{site.prefix}/pool/autoscaled"] and role["token_no_default_policy"] is True
+    assert role["token_type"] == "batch" and role["bind_secret_id"] is True
+    mark = site.server.audit_position()
+    second = desk.join_file("w-1", tmp_path / "2.json", pool="autoscaled")
+    assert [path for _, path in site.server.writes(mark)] == [f"auth/{site.prefix}/pooled/role/w-1/secret-id"]
+    assert site.read(f"auth/{site.prefix}/pooled/role/w-1") == role
+    seat = Seat("w-1", tmp_path / "node")
+    enrolled.join(seat, second)
+    assert sorted(path.suffix for path in seat.pki.glob("kubelet.*")) == [".conf", ".crt", ".key", ".pem"]
+    enrolled.join(Seat("w-1", tmp_path / "again"), first)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["x-1", "--pool", "autoscaled"], "'x-1' cannot be a node of pool autoscaled, whose names are w-*"),
+        (["w-", "--pool", "autoscaled"], "'w-' cannot be a node of pool autoscaled, whose names are w-*"),
+        (["W-1", "--pool", "autoscaled"], "'W-1' cannot be a node of pool autoscaled, whose names are w-*"),
+        (["w-1/../x", "--pool", "autoscaled"], "'w-1/../x' cannot be a node of pool autoscaled, whose names are w-*"),
+        (["w-1", "--pool", "batch"], "'w-1' cannot be a node of pool batch, whose names are batch-*"),
+        (["w-1", "--pool", "none"], "has no pool 'none'; it has: autoscaled, batch"),
+        (["w-1"], "; pass --pool autoscaled"),
+        (["worker-1", "--pool", "autoscaled"], "'worker-1' cannot be a node of pool autoscaled"),
+        (["stranger"], "; add it to `nodes` in "),
+        (["w-" + "x" * 60, "--pool", "autoscaled"], "is too long: a common name has at most 64 characters"),
+    ],
+)
+def test_names_that_cannot_be_enrolled(site: Site, desk: Desk, arguments: list[str], said: str) -> None:
+    mark = site.server.audit_position()
+    ran = desk.enroll(*arguments, expect=1)
+    assert said in ran.stderr and ran.stderr.count("\n") == 1, ran.stderr
+    assert site.server.writes(mark) == []
+
+
+def test_the_longest_name_that_fits_is_a_node(desk: Desk, tmp_path: Path) -> None:
+    name = "w-" + "x" * (64 - len("system:node:w-"))
+    enrolled.join(Seat(name, tmp_path / "node"), desk.join_file(name, tmp_path / "join.json", pool="autoscaled"))
+    desk.enroll(f"{name}x", "--pool", "autoscaled", "-o", tmp_path / "no.json", expect=1)
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o277, 0o777])
+def test_join_files_are_the_owners_alone(applier: Desk, tmp_path: Path, umask: int) -> None:
+    (tmp_path / "join.json").touch(0o666)
+    applier.enroll("worker-1", "-o", tmp_path / "join.json", umask=umask)
+    assert enrolled.mode(tmp_path / "join.json") == 0o600
+    applier.enroll("--all", "-o", tmp_path / "joins", umask=umask)
+    assert enrolled.mode(tmp_path / "joins") == 0o700
+    assert {path.name: enrolled.mode(path) for path in (tmp_path / "joins").iterdir()} == {
+        "cp-1.json": 0o600,
+        "worker-1.json": 0o600,
+    }
+
+
+def test_a_used_join_file_is_not_kept(applier: Desk, tmp_path: Path) -> None:
+    applier.enroll("--all", "-o", tmp_path)
+    enrolled.join(Seat("worker-1", tmp_path / "node"), tmp_path / "worker-1.json")
+    ran = applier.enroll("--all", "-o", tmp_path)
+    assert ran.stdout == f"wrote 1 join files to {tmp_path}, 1 from an earlier run are still good\n"
+    enrolled.join(Seat("worker-1", tmp_path / "again"), tmp_path / "worker-1.json")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "name one node, or -, or pass --all"),
+        (["worker-1", "--all"], "name one node, or -, or pass --all"),
+        (["--all"], "several nodes need -o FOLDER"),
+        (["--all", "--pool", "autoscaled", "-o", "."], "--all is for listed nodes"),
+        (["worker-1", "--wrap-ttl", "25h"], "--wrap-ttl is at most 24h"),
+    ],
+)
+def test_usage(applier: Desk, arguments: list[str], said: str) -> None:
+    assert said in applier.enroll(*arguments, expect=2).stderr
+
+
+def test_a_thousand_nodes_cut_twice(desk: Desk, tmp_path: Path) -> None:
+    names = "".join(f"w-{number}\n" for number in range(NODES))
+    (tmp_path / "names").write_text(names)
+    joins = tmp_path / "joins"
+
+    def begin() -> subprocess.Popen[str]:
+        with (tmp_path / "names").open() as stream:
+            return subprocess.Popen(
+                [*desk.command, "-", "--pool", "autoscaled", "-o", str(joins)],
+                env=desk.environment,
+                stdin=stream,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+
+    def written() -> set[Path]:
+        return {path for path in joins.glob("w-*.json") if path.stat().st_size} if joins.exists() else set()
+
+    kept: dict[Path, tuple[int, bytes]] = {}
+    begun = time.monotonic()
+    for least, number, code in ((150, signal.SIGKILL, -9), (400, signal.SIGINT, 130)):
+        running = begin()
+        wait_for(lambda least=least: len(written()) > least, 60, lambda: "too few are written")  # type: ignore[misc]
+        running.send_signal(number)
+        _, said = running.communicate(timeout=30)
+        assert running.returncode == code and len(written()) < NODES, said
+        assert said == ("" if code < 0 else "vaultpki: interrupted\n")
+        assert all(kept[path] == (path.stat().st_ino, path.read_bytes()) for path in kept)
+        kept = {path: (path.stat().st_ino, path.read_bytes()) for path in written()}
+    finishing = begin()
+    told, said = finishing.communicate(timeout=120)
+    assert finishing.returncode == 0 and said == "", said
+    took = time.monotonic() - begun
+    match = re.fullmatch(r"wrote (\d+) join files to .*, (\d+) from an earlier run are still good\n", told)
+    assert match is not None and int(match[1]) + int(match[2]) == NODES and int(match[2]) == len(kept), told
+    assert all(kept[path] == (path.stat().st_ino, path.read_bytes()) for path in kept)
+    assert {path.name for path in joins.iterdir()} == {f"w-{number}.json" for number in range(NODES)}
+    assert len({json.loads(path.read_text())["wrap_token"] for path in joins.iterdir()}) == NODES
+    print(f"{NODES} nodes enrolled, cut twice: {took:.1f} s")
+    assert took < 60
+    for node in ("w-0", f"w-{NODES - 1}"):
+        enrolled.join(Seat(node, tmp_path / node), joins / f"{node}.json")
+
+
+def test_a_progress_bar_on_a_terminal_only(applier: Desk, tmp_path: Path) -> None:
+    command_line = [*applier.command, "--all", "-o", str(tmp_path / "joins")]
+    ours, theirs = pty.openpty()
+    ran = subprocess.run(command_line, env=applier.environment, stderr=theirs, stdout=subprocess.PIPE, check=True)
+    os.close(theirs)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert "Enrolling" in shown and "100%" in shown and b"wrote 2 join files" in ran.stdout
+    assert applier.enroll("--all", "-o", tmp_path / "others").stderr == ""
+
+
+def test_a_single_enrolment_cut_anywhere_goes_on(site: Site, desk: Desk, tmp_path: Path) -> None:
+    at = 0
+    with enrolled.variables(site.server.environment(desk.token)):
+        while True:
+            file, node = tmp_path / f"{at}.json", f"w-cut-{at}"
+            work = command("enroll", "-f", site.file, node, "--pool", "autoscaled", "-o", file)
+            cut = died(work, at, files=r"\.json$", methods=("GET", "POST"))
+            if not cut:
+                break
+            desk.join_file(node, file, pool="autoscaled")
+            seat = Seat(node, tmp_path / node)
+            enrolled.join(seat, file)
+            assert len(enrolled.accessors(site, node, "pooled")) <= 3
+            at += 1
+    # The record, two looks for the AppRole, its making, the secret id, and the file: before and after each.
+    assert at == 2 * 6
+
+
+def test_nodes_shows_listed_and_pooled_with_their_reports(site: Site, applier: Desk, desk: Desk, tmp_path: Path) -> None:
+    enrolled.join(Seat("cp-1", tmp_path / "cp-1"), applier.join_file("cp-1", tmp_path / "1.json"))
+    enrolled.join(
+        Seat("batch-1", tmp_path / "batch-1"), desk.join_file("batch-1", tmp_path / "2.json", pool="batch")
+    )
+    desk.join_file("batch-2", tmp_path / "3.json", pool="batch")
+    lines = applier.run("nodes", "-f", site.file).stdout.splitlines()
+    first = next(line for line in lines if line.startswith("cp-1 "))
+    assert re.fullmatch(r"cp-1 +listed +control-plane\+etcd +20\S+Z +9 certificates, 0 not ok", first), first
+    second = next(line for line in lines if line.startswith("batch-1 "))
+    assert re.fullmatch(r"batch-1 +batch +worker +20\S+Z +3 certificates, 0 not ok", second), second
+    third = next(line for line in lines if line.startswith("batch-2 "))
+    assert re.fullmatch(r"batch-2 +batch +worker +never reported", third), third
+    told = {entry["node"]: entry for entry in json.loads(applier.run("nodes", "-f", site.file, "--json").stdout)["nodes"]}
+    assert told["batch-2"] == {"node": "batch-2", "pool": "batch", "roles": ["worker"], "report": None}
+    assert told["batch-1"]["report"]["certificates"]["kubelet"]["state"] == "ok"
+    assert told["cp-1"]["pool"] is None and told["cp-1"]["roles"] == ["control-plane", "etcd"]
+
+
+HOSTILE: dict[str, object] = {
+    "escapes": {"time": "\x1b]0;owned\x07\x1b[2J\u202e\r\n\n", "certificates": {"\x1b[31mred": {"state": "\x1b[5m"}}},
+    "types": {"time": {"a": [1]}, "certificates": ["ok"], "version": "x", "failures": 7},
+    "inner": {"time": 10**400, "certificates": {"kubelet": "ok", "x": None, "y": ["z"], "z": {"state": {"q": 1}}}},
+    "deep": {"time": None, "a": [[[[[[[[[["x"]]]]]]]]]]},
+    "many": {"time": "x" * 10000, "certificates": {f"c{number}": {"state": "ok"} for number in range(5000)}},
+    "empty": {},
+    # More than the client reads of any answer.
+    "huge": {"time": "y" * (3 << 19)},
+}
+
+
+def test_a_hostile_report_does_no_harm(site: Site, applier: Desk, desk: Desk, tmp_path: Path) -> None:
+    for what, report in HOSTILE.items():
+        node = f"batch-{what}"
+        value = json.loads(desk.join_file(node, tmp_path / "join.json", pool="batch").read_text())
+        minted = site.server.api("POST", f"auth/{site.prefix}/pooled/role/{node}/secret-id").data["secret_id"]
+        own = enrolled.login(site, "pooled", value["role_id"], minted)
+        assert own is not None
+        said = site.server.api("POST", f"{site.prefix}/config/data/reports/{node}", {"data": report}, token=own)
+        assert said.status == 200, said
+    shown = applier.run("nodes", "-f", site.file).stdout
+    assert all(c.isprintable() or c == "\n" for c in shown)
+    for what in HOSTILE:
+        lines = [line for line in shown.splitlines() if line.startswith(f"batch-{what} ")]
+        assert len(lines) == 1 and len(lines[0]) < 160, lines
+    ran = applier.run("nodes", "-f", site.file, "--json")
+    told = {entry["node"]: entry["report"] for entry in json.loads(ran.stdout)["nodes"]}
+    assert all(c.isprintable() or c == "\n" for c in ran.stdout)
+    for what in HOSTILE:
+        text = json.dumps(told[f"batch-{what}"], allow_nan=False)
+        assert len(text) < 10000 and "\\u" not in text, text
+    assert told["batch-huge"] == {"time": "a report too large to read"}
+    assert told["batch-inner"]["certificates"]["kubelet"] == "ok"

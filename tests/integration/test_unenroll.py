@@ -1,0 +1,200 @@
+"""The end of a node's identity: at once, against a login in flight, and whatever cuts it short."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import enrolled
+import pytest
+from applied import Site
+from cut import died
+from enrolled import Desk
+from servers import Server
+
+from vaultpki import bootstrap, enrolment
+from vaultpki.bootstrap import Where
+
+
+@pytest.fixture(scope="module")
+def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return enrolled.site(server, tmp_path_factory.mktemp("unenroll"), f"u{os.urandom(4).hex()}")
+
+
+@pytest.fixture
+def applier(site: Site) -> Desk:
+    return Desk(site, site.server.token)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a node holds, and somebody who stole it all."""
+
+    site: Site
+    kind: str
+    node: str
+    role_id: str
+    secret_id: str
+    token: str
+
+    def login(self) -> str | None:
+        return enrolled.login(self.site, self.kind, self.role_id, self.secret_id)
+
+    def has_ended(self) -> bool:
+        site = self.site
+        gone = site.server.api("GET", f"auth/{site.prefix}/{self.kind}/role/{self.node}").status == 404
+        gone = gone and enrolled.entity(site, self.kind, self.role_id) is None
+        return gone and self.login() is None and not enrolled.works(site, self.token)
+
+    def leaves_nothing(self) -> None:
+        store = f"{self.site.prefix}/config/metadata"
+        for path in (f"reports/{self.node}", f"leaving/{self.node}", f"nodes/{self.node}"):
+            assert self.site.server.api("GET", f"{store}/{path}").status == 404, path
+        name = f"{self.site.prefix}/node/{self.node}"
+        assert self.site.server.api("GET", f"sys/policies/acl/{name}").status == 404
+
+
+def identity(site: Site, node: str, pool: str | None = "autoscaled") -> Identity:
+    """A node that is enrolled, has logged in and has reported."""
+    vault, cluster = enrolled.client(site.server), site.cluster
+    who = enrolment.holder(cluster, node, pool)
+    join = enrolment.enroll(cluster, vault, node, who, enrolment.place(cluster, vault), wrap_ttl=300)
+    kind = "pooled" if pool else "listed"
+    secret_id = site.server.api("POST", "sys/wrapping/unwrap", token=join.wrap_token).data["secret_id"]
+    token = enrolled.login(site, kind, join.role_id, secret_id)
+    assert token is not None and token.startswith(("b.", "hvb.")) and enrolled.works(site, token)
+    report = {"data": {"time": "now"}}
+    assert site.server.api("POST", f"{site.prefix}/config/data/reports/{node}", report, token=token).status == 200
+    return Identity(site, kind, node, join.role_id, secret_id, token)
+
+
+def test_it_ends_the_tokens_of_a_pooled_node_and_no_others(site: Site, applier: Desk) -> None:
+    gone, stays = identity(site, "w-1"), identity(site, "w-2")
+    began = time.monotonic()
+    ran = applier.run("unenroll", "-f", site.file, "w-1")
+    assert ran.stdout.startswith("w-1 has no identity any more") and time.monotonic() - began > 10
+    assert gone.has_ended() and enrolled.works(site, stays.token)
+    gone.leaves_nothing()
+    assert applier.run("unenroll", "-f", site.file, "w-1").stdout == "w-1 had no identity in this Vault\n"
+    # The name is free again, for another machine.
+    again = identity(site, "w-1")
+    assert again.role_id != gone.role_id and not enrolled.works(site, gone.token)
+
+
+def test_a_node_still_listed_is_refused(site: Site, applier: Desk) -> None:
+    listed = identity(site, "worker-1", None)
+    mark = site.server.audit_position()
+    said = applier.run("unenroll", "-f", site.file, "worker-1", expect=1).stderr
+    assert said == (
+        f"vaultpki: worker-1 is listed in {site.file}; take it off the list and run `vaultpki apply`, which ends it\n"
+    )
+    assert site.server.writes(mark) == [] and enrolled.works(site, listed.token)
+    for name in ("W-1", "w-1/secret-id", "../listed/role/worker-1", "x" * 300):
+        assert "is no node name" in applier.run("unenroll", "-f", site.file, name, expect=1).stderr
+    assert site.server.writes(mark) == []
+
+
+def test_it_wins_against_a_login_in_flight(site: Site) -> None:
+    """Logins go on all through it, four at a time: afterwards no token of any of them works, and no entity is left."""
+    node = identity(site, "w-racing")
+    ended = threading.Event()
+
+    def hammer() -> list[str]:
+        tokens = []
+        while not ended.is_set():
+            token = node.login()
+            if token is None:
+                time.sleep(0.02)
+            else:
+                tokens.append(token)
+        return tokens
+
+    with ThreadPoolExecutor(4) as pool:
+        hammers = [pool.submit(hammer) for _ in range(4)]
+        try:
+            time.sleep(0.3)
+            # In full, with the ten seconds of its second look.
+            assert enrolment.unenroll(site.cluster, enrolled.client(site.server), node.node)
+        finally:
+            ended.set()
+        tokens = {token for each in hammers for token in each.result()}
+    assert len(tokens) > 20 and node.has_ended()
+    assert not any(enrolled.works(site, token) for token in tokens)
+
+
+def test_the_second_look_ends_what_came_after_the_first(site: Site) -> None:
+    """A login that was through only after the first look: made here by giving the AppRole back in between."""
+    node = identity(site, "w-late")
+    vault = enrolled.client(site.server)
+    mounts = site.read("sys/auth")
+    accessor = mounts[f"{site.prefix}/pooled/"]["accessor"]
+    late: list[str | None] = []
+    timer = threading.Timer(0.5, lambda: late.append(node.login()))
+    timer.start()
+    bootstrap.end_entities(vault, accessor, [node.role_id], wait=2)
+    timer.join()
+    assert late[0] is not None and not enrolled.works(site, late[0]) and not enrolled.works(site, node.token)
+
+
+def test_cut_anywhere_it_goes_on(site: Site) -> None:
+    at = 0
+    while True:
+        node = identity(site, f"w-cut-{at}")
+        # The second look comes at once here; in full it is looked at above.
+        work = lambda: enrolment.unenroll(site.cluster, enrolled.client(site.server), node.node, wait=0.01)  # noqa: B023, E731
+        cut = died(work, at, methods=("GET", "POST", "DELETE"))
+        assert enrolment.unenroll(site.cluster, enrolled.client(site.server), node.node, wait=0) or node.has_ended()
+        assert node.has_ended(), at
+        node.leaves_nothing()
+        if not cut:
+            break
+        at += 1
+    assert at == 2 * 10
+
+
+def test_enrolled_again_between_a_cut_and_its_rerun(site: Site) -> None:
+    """The machine's successor under the same name; ending that one ends the old one's tokens too."""
+    old = identity(site, "w-again")
+    work = lambda: enrolment.unenroll(site.cluster, enrolled.client(site.server), "w-again", wait=0)  # noqa: E731
+    # Through the note and the AppRole's end.
+    assert died(work, 4, methods=("POST", "DELETE"))
+    assert enrolled.works(site, old.token) and old.login() is None
+    new = identity(site, "w-again")
+    assert enrolment.unenroll(site.cluster, enrolled.client(site.server), "w-again", wait=0)
+    assert old.has_ended() and new.has_ended()
+
+
+def test_apply_ends_a_node_taken_off_the_list_cut_or_not(server: Server, tmp_path: Path) -> None:
+    """Each cut on a cluster of its own, all at once: a rerun looks twice with ten seconds between, like any."""
+
+    def site_with_node(number: int) -> Identity:
+        made = Site(server, tmp_path / str(number), f"a{number}{os.urandom(4).hex()}")
+        made.write(enrolled.SPEC)
+        bootstrap.apply(made.cluster, enrolled.client(server), WHERE, first=None, progress=lambda change: None)
+        node = identity(made, "worker-1", None)
+        made.write(enrolled.SPEC.replace("- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}\n", ""))
+        return node
+
+    def apply(site: Site) -> None:
+        bootstrap.apply(site.cluster, enrolled.client(server), WHERE, first=None, progress=lambda change: None)
+
+    nodes = [site_with_node(number) for number in range(8)]
+    # What is remembered, the AppRole's end, the look-up and the entity's end, each before and after; the last is whole.
+    for at, node in enumerate(nodes[:-1]):
+        assert died(lambda: apply(node.site), at), at  # noqa: B023
+    assert not all(node.has_ended() for node in nodes[:-1])
+    with ThreadPoolExecutor(len(nodes)) as pool:
+        list(pool.map(lambda node: apply(node.site), nodes))
+    for node in nodes:
+        assert node.has_ended(), node.site.name
+        node.leaves_nothing()
+        applied = node.site.read(f"{node.site.prefix}/config/data/applied")["data"]
+        assert "worker-1" not in json.dumps(applied)
+
+
+WHERE = Where((), None)
