@@ -7,13 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from benchmarks import peers
-from benchmarks.timing import Contender, Measure
+from benchmarks.timing import Contender, Hook, Hooks, Measure, nothing
 from vaultpki import bootstrap, embedded
 from vaultpki.config import load_cluster
 from vaultpki.model import Cluster
@@ -49,12 +49,12 @@ class Ground:
     straight: dict[str, str] = field(repr=False)
     far: dict[str, str] = field(repr=False)
 
-    def ours(self, *words: str, far: bool = False, **hooks: Callable[[], None]) -> Contender:
+    def ours(self, *words: str, far: bool = False, before: Hook = nothing, after: Hook = nothing) -> Contender:
         """`vaultpki` as a user runs it: the console script of this environment."""
         script = Path(sys.executable).parent / "vaultpki"
         if not script.exists():
             sys.exit(f"there is no {script.name} beside this Python; run `make bench`, which installs it")
-        return Contender("vaultpki", (str(script), *words), self.far if far else self.straight, **hooks)
+        return Contender("vaultpki", (str(script), *words), self.far if far else self.straight, before, after)
 
     def configure(self) -> None:
         bootstrap.apply(self.cluster, Vault(self.settings), self.where, first=None, progress=lambda change: None)
@@ -122,8 +122,8 @@ def measures(there: Ground) -> list[Measure]:
     hvac = (sys.executable, str(Path(__file__).with_name("hvac_peer.py")))
     writing = (*hvac, there.file("writes.json", peers.to_json(writes)))
     reading = (*hvac, there.file("reads.json", peers.to_json(reads)))
-    empty: dict[str, Callable[[], None]] = {"before": there.clear, "after": there.configured}
-    full: dict[str, Callable[[], None]] = {"before": there.configure}
+    empty: Hooks = {"before": there.clear, "after": there.configured}
+    full: Hooks = {"before": there.configure}
     return [
         Measure(
             f"configure an empty server ({len(writes)} writes)",

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Final
+from typing import Final, TypedDict
 
 # A child starts its peak memory from that of the process it was forked from (Linux keeps it over exec), so a bare
 # interpreter starts it, not this one. posix_spawn with the output dropped: nobody waits for a reader.
@@ -23,15 +23,32 @@ print(json.dumps([time.perf_counter() - begin, usage.ru_maxrss, os.waitstatus_to
 """
 
 
+Hook = Callable[[], None]
+
+
+class Hooks(TypedDict, total=False):
+    """What is done around each run of a contender."""
+
+    before: Hook
+    after: Hook
+
+
+def nothing() -> None:
+    """The hook where there is nothing to do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One process to time: `argv` with an absolute program; `before` readies the ground and is not timed."""
+    """One process to time: `argv` with an absolute program; `before` readies the ground, `after` looks at what is left.
+
+    Neither is timed.
+    """
 
     name: str
     argv: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
-    before: Callable[[], None] = lambda: None
-    after: Callable[[], None] = lambda: None
+    before: Hook = nothing
+    after: Hook = nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +60,6 @@ class Measure:
     peer: Contender
     goal: float
     memory_goal: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Runs:
-    """What the runs of one contender took: seconds and KiB of peak memory, in the order of the runs."""
-
-    name: str
-    seconds: tuple[float, ...]
-    memory: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="the server under the integration tests; may be given several times (default: bao)",
     )
     parser.addoption("--vault-binary", type=Path, help="HashiCorp Vault's binary, for --server vault")
+    parser.addoption("--zlint", type=Path, help="zlint's binary, for the conformance tests")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -33,6 +34,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def vault_binary(request: pytest.FixtureRequest) -> Path | None:
     binary: Path | None = request.config.getoption("--vault-binary")
+    return binary
+
+
+@pytest.fixture(scope="session")
+def zlint(request: pytest.FixtureRequest) -> Path:
+    binary: Path | None = request.config.getoption("--zlint")
+    assert binary is not None, "this test needs --zlint; `make conformance` builds it"
     return binary
 
 

@@ -32,6 +32,11 @@ def died(work: Callable[[], object], at: int, *, files: str = "", methods: Seque
     Events are: right before and right after each request of one of `methods`, and each rename and removal of a file
     whose name matches `files`.
     """
+    return ended(begun(work, at, files=files, methods=methods))
+
+
+def begun(work: Callable[[], object], at: int, *, files: str = "", methods: Sequence[str] = ("POST", "DELETE")) -> int:
+    """The process of such a work, for `ended`."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -43,8 +48,13 @@ def died(work: Callable[[], object], at: int, *, files: str = "", methods: Seque
         except BaseException:
             traceback.print_exc()
             os._exit(1)
+    return pid
+
+
+def ended(pid: int) -> bool:
+    """Waits for the process; whether it died at its event."""
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    assert code in (0, KILLED), f"at event {at} the work neither died nor ended well: exit {code}"
+    assert code in (0, KILLED), f"the work neither died nor ended well: exit {code}"
     return code == KILLED
 
 

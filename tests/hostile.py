@@ -95,6 +95,7 @@ class Hostile:
 @contextlib.contextmanager
 def serving(behaviour: Behaviour, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> Iterator[Hostile]:
     """Gives every connection to `behaviour`, in a thread of its own, and closes it afterwards."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     ending = threading.Event()
     threads: list[threading.Thread] = []
     failures: list[BaseException] = []
@@ -124,10 +125,11 @@ def serving(behaviour: Behaviour, *, tls: ssl.SSLContext | None = None, host: st
             threads.append(thread)
             thread.start()
 
-    with socket.create_server((host, 0)) as listener:
+    with socket.create_server((host, 0), family=family) as listener:
         listener.settimeout(0.05)
         scheme = "http" if tls is None else "https"
-        hostile = Hostile(f"{scheme}://{host}:{listener.getsockname()[1]}")
+        shown = f"[{host}]" if ":" in host else host
+        hostile = Hostile(f"{scheme}://{shown}:{listener.getsockname()[1]}")
         accepting = threading.Thread(target=listen, daemon=True)
         accepting.start()
         try:

@@ -96,7 +96,7 @@ class Issuer:
 
 @contextmanager
 def showing(issuer: Issuer, folder: Path) -> Iterator[str]:
-    """An https server on loopback whose URL is given, with its CA in `folder`/jwks-ca.pem; it shows the issuer's key."""
+    """An https server on loopback that shows the issuer's key: its URL is given, its CA is `folder`/jwks-ca.pem."""
     ca = trustme.CA()
     ca.cert_pem.write_to_path(folder / "jwks-ca.pem")
 

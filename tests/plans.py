@@ -1,4 +1,4 @@
-"""`plan`, `apply` and `destroy` on a test server as whole processes, and what the server's own audit log saw of them."""
+"""`plan`, `apply` and `destroy` as whole processes, and what the server's own audit log saw of them."""
 
 from __future__ import annotations
 
@@ -116,22 +116,14 @@ def everything(server: Server) -> dict[str, Any]:
         return keys
 
     mounts, auths = read("sys/mounts"), read("sys/auth")
-    for policy in names("sys/policies/acl"):
-        read(f"sys/policies/acl/{policy}")
-    for entity in names("identity/entity/id"):
-        found[f"identity/entity/id/{entity}"] = True
-    for path, mount in mounts.items():
-        if mount["type"] == "pki":
-            for role in names(f"{path}roles"):
-                read(f"{path}roles/{role}")
-            for issuer in names(f"{path}issuers"):
-                read(f"{path}issuer/{issuer}")
-        if mount["type"] == "kv":
-            for folder in ("", "/nodes", "/pools", "/reports"):
-                for record in names(f"{path}metadata{folder}"):
-                    read(f"{path}data{folder}/{record}")
-    for path, mount in auths.items():
-        if mount["type"] == "approle":
-            for role in names(f"auth/{path}role"):
-                read(f"auth/{path}role/{role}")
+    # What lists names, and where each of them is read.
+    lists = [("sys/policies/acl", "sys/policies/acl"), ("identity/entity/id", "identity/entity/id")]
+    for path in (path for path, mount in mounts.items() if mount["type"] == "pki"):
+        lists += [(f"{path}roles", f"{path}roles"), (f"{path}issuers", f"{path}issuer")]
+    for path in (path for path, mount in mounts.items() if mount["type"] == "kv"):
+        lists += [(f"{path}metadata{folder}", f"{path}data{folder}") for folder in ("", "/nodes", "/pools", "/reports")]
+    lists += [(f"auth/{path}role", f"auth/{path}role") for path, mount in auths.items() if mount["type"] == "approle"]
+    for listed, below in lists:
+        for name in names(listed):
+            read(f"{below}/{name}")
     return found

@@ -22,6 +22,7 @@ from vaultpki import credential, issuance, records, renewal
 from vaultpki.certificates import ISSUING_CAS, SKEW, pair_files
 from vaultpki.errors import CertificateRefused, SpecError, StoreError, Unavailable, VaultpkiError
 from vaultpki.facts import Trust
+from vaultpki.files import private_folder
 from vaultpki.issuance import BUNDLES, Issuers, Owner
 from vaultpki.model import AgentConfig, Certificate, UserTemplate
 from vaultpki.renewal import Verdict
@@ -189,6 +190,8 @@ class _Pass:
         spec = self._spec(json.loads(text), f"the records of {store}")
         # What is not held to the pin is not kept either.
         issuance.trusts(issuers, config.root_sha256, self._now)
+        # An image brings agent.yaml and the issuer's token alone.
+        private_folder(config.state)
         write_private(f"{config.state}/{_COPY}", text.encode())
         return spec
 

@@ -274,6 +274,8 @@ class _Run:
         if gone:
             known = self._sight.known
             end_entities(self._vault, known.accessors.get("listed", ""), [known.role_ids.get(n, "") for n in gone])
+            store = self._cluster.mount("config")
+            self._vault.many([Request("DELETE", f"{store}/metadata/reports/{n}") for n in gone])
 
     def _carry_out(self, change: Change, wanted: Fields) -> None:
         kind, name, create = change.kind, change.name, change.action == "create"

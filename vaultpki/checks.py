@@ -17,6 +17,7 @@ from vaultpki.facts import EKU, Facts, same_names
 from vaultpki.model import Certificate, Row
 
 Verdict = Literal["accept", "refuse"]
+Kind = Literal["file", "chain", "handshake", "vault"]
 
 _LARGEST: Final = 256 * 1024
 _SECRET: Final = 0o600
@@ -29,11 +30,11 @@ class Check:
     """One thing that was tried: what should have come of it, and what did.
 
     `source` and `target` are who presents and who judges: NODE/PAIR for the ends of a handshake, a file's name for
-    what is read. `detail` says why something was refused, in words for a person.
+    what is read, a request for what a node asked of Vault. `detail` says why something was refused, in words for a person.
     """
 
     name: str
-    kind: Literal["file", "chain", "handshake"]
+    kind: Kind
     source: str
     target: str
     expect: Verdict
@@ -79,7 +80,7 @@ class Laid:
 
 def tried(
     name: str,
-    kind: Literal["file", "chain", "handshake"],
+    kind: Kind,
     source: str,
     target: str,
     *,

@@ -26,7 +26,7 @@ from vaultpki.certificates import ROOT
 from vaultpki.desired import ca_subject
 from vaultpki.errors import BadAnswer, Denied, Refused, SpecError
 from vaultpki.facts import Trust
-from vaultpki.files import open_folder, read_private, read_swapped, told, write_private
+from vaultpki.files import open_folder, private_folder, read_private, read_swapped, told, write_private
 from vaultpki.join import Join
 from vaultpki.model import AgentConfig, Auth
 from vaultpki.vault import Request, Settings, Vault, from_environment
@@ -190,9 +190,7 @@ def join(
     settings = from_environment(addresses=join.addresses, ca_pem=join.ca_pem, allow_http=allow_http, with_token=False)
     trusts = issuance.trusts(issuance.fetch_issuers(Vault(settings), join.prefix), join.root_sha256, now)
     _refuse_other_cluster(join, trusts)
-    os.close(open_folder(state, create=True))
-    with told(state):
-        os.chmod(state, 0o700)
+    private_folder(state)
     token = _digest(join.wrap_token)
     joined = _joined(config)
     if joined is None or joined.token != token:

@@ -119,6 +119,17 @@ def make_folder(name: str, parent: int, mode: int) -> int:
     return fd
 
 
+def private_folder(path: str) -> None:
+    """Makes the folder where it is missing; nobody but its owner may enter it from then on."""
+    fd = open_folder(path, create=True)
+    try:
+        with told(path):
+            if os.fstat(fd).st_mode & 0o077:
+                os.fchmod(fd, 0o700)
+    finally:
+        os.close(fd)
+
+
 def write_new(name: str, folder: int, data: bytes, mode: int, uid: int | None = None, gid: int | None = None) -> None:
     """Writes the new file `name` in `folder` with exactly this mode and owner, to the disk, and reads it back.
 

@@ -146,8 +146,7 @@ def _others_roles(cluster: Cluster, kind: str, name: str, others: tuple[str, ...
     auth = f"auth/{cluster.prefix}"
     wide = {"token_policies": "root", "secret_id_ttl": "8760h"}
     for mount in ("listed", "pooled"):
-        for verb in ("GET", "LIST"):
-            yield verb, f"{auth}/{mount}/role", None
+        yield "LIST", f"{auth}/{mount}/role", None
         yield "POST", f"{auth}/{mount}/tidy/secret-id", {}
         yield "POST", f"{auth}/{mount}/role/of-my-own", wide
         # Its own name on the other mount is another node.
@@ -212,7 +211,7 @@ def _policies(cluster: Cluster, name: str, kind: str) -> Iterator[_Entry]:
             yield "GET", f"{base}/{policy}", None
             yield "POST", f"{base}/{policy}", body
             yield "DELETE", f"{base}/{policy}", None
-    for base in ("sys/policies/acl", "sys/policy", f"sys/policies/acl/{cluster.prefix}"):
+    for base in ("sys/policies/acl", "sys/policy"):
         yield "LIST", base, None
     yield "GET", f"sys/policies/password/{kind}", None
 

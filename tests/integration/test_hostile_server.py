@@ -679,3 +679,58 @@ def test_nothing_stays_behind() -> None:
     with hostile.serving(closes) as server, pytest.raises(Unavailable):
         client(server.address).many([READ] * 20)
     assert threading.active_count() <= before
+
+
+def test_who_we_are_goes_with_every_request(tmp_path: Path) -> None:
+    """Client certificate, namespace and token; and the certificate is asked of us by the server."""
+    ca = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.verify_mode = ssl.CERT_REQUIRED
+    ca.issue_cert("127.0.0.1").configure_cert(context)
+    ca.configure_trust(context)
+    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
+    pair = ca.issue_cert("applier.example.com")
+    pair.cert_chain_pems[0].write_to_path(tmp_path / "client.crt")
+    pair.private_key_pem.write_to_path(tmp_path / "client.key")
+    seen = []
+
+    def behave(guest: Guest) -> None:
+        assert isinstance(guest.socket, ssl.SSLSocket)
+        peer = guest.socket.getpeercert() or {}
+        seen.append(dict(peer)["subjectAltName"])
+        always(200, {"data": {}})(guest)
+
+    with hostile.serving(behave, tls=context) as server:
+        told = {"ca_file": str(tmp_path / "ca.pem"), "namespace": "teams/platform"}
+        with pytest.raises(Unavailable):
+            client(server.address, **told).call(READ)
+        known = {"client_certificate": str(tmp_path / "client.crt"), "client_key": str(tmp_path / "client.key")}
+        client(server.address, **told, **known).call(READ)
+    assert seen == [(("DNS", "applier.example.com"),)]
+    assert b"X-Vault-Namespace: teams/platform\r\n" in server.heard
+    assert b"X-Vault-Request: true\r\n" in server.heard
+
+
+def test_ipv6_is_an_address_like_another() -> None:
+    with hostile.serving(always(200, {"data": {"x": 6}}), host="::1") as server:
+        assert client(server.address).call(READ).data == {"x": 6}
+    assert f"Host: {server.address.removeprefix('http://')}\r\n".encode() in server.heard
+
+
+def test_hvac_logs_in_with_a_token_of_its_own() -> None:
+    """What hvac was given by a login is what hvac sends, and what is no token never becomes one."""
+    answers = iter([{"auth": {"client_token": "hvs.second"}}, {"data": {}}, {"auth": {"client_token": "a\nb"}}])
+
+    def behave(guest: Guest) -> None:
+        while True:
+            guest.request()
+            guest.answer(200, next(answers))
+
+    with hostile.serving(behave) as server:
+        with client(server.address).hvac() as road:
+            road.auth.approle.login(role_id="r", secret_id=SECRET_ID)
+            road.secrets.kv.v2.read_secret_version("x", version=3, raise_on_deleted_version=False)
+            with pytest.raises(BadAnswer):
+                road.auth.approle.login(role_id="r", secret_id=SECRET_ID)
+    assert server.heard.count(b"X-Vault-Token: hvs.second\r\n") == 2
+    assert b"GET /v1/secret/data/x?version=3 HTTP/1.1\r\n" in server.heard

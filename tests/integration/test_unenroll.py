@@ -13,7 +13,7 @@ from pathlib import Path
 import enrolled
 import pytest
 from applied import Site
-from cut import died
+from cut import begun, died, ended
 from enrolled import Desk
 from servers import Server
 
@@ -183,11 +183,13 @@ def test_apply_ends_a_node_taken_off_the_list_cut_or_not(server: Server, tmp_pat
     def apply(site: Site) -> None:
         bootstrap.apply(site.cluster, enrolled.client(server), WHERE, first=None, progress=lambda change: None)
 
-    nodes = [site_with_node(number) for number in range(8)]
-    # What is remembered, the AppRole's end, the look-up and the entity's end, each before and after; the last is whole.
-    for at, node in enumerate(nodes[:-1]):
-        assert died(lambda: apply(node.site), at), at  # noqa: B023
-    assert not all(node.has_ended() for node in nodes[:-1])
+    # After the AppRole's end, after the entity's, and after the second look: at the report's end, and the record's.
+    points = (3, 7, 10, 13)
+    nodes = [site_with_node(number) for number in range(len(points) + 1)]
+    children = [begun(lambda: apply(node.site), at) for at, node in zip(points, nodes[1:], strict=True)]  # noqa: B023
+    assert all([ended(child) for child in children])
+    assert not any(enrolled.works(node.site, node.token) for node in nodes[2:]) and nodes[1].login() is None
+    assert not nodes[0].has_ended() and not nodes[1].has_ended()
     with ThreadPoolExecutor(len(nodes)) as pool:
         list(pool.map(lambda node: apply(node.site), nodes))
     for node in nodes:

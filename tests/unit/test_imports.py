@@ -52,6 +52,7 @@ ORDER: Final = (
     "forbidden_paths",
     "forbidden",
     "verify",
+    "trespass",
     "demo",
     # commands
     "cli",

@@ -64,8 +64,8 @@ def vaultpki() -> None:
 
 def main() -> None:
     """The entry point: runs a command and ends with its exit code, an error told in one sentence."""
-    # What a command loads it keeps to its end: to look for rubbish at every 700 new objects, and through all of them once
-    # more while Python ends, takes a tenth of a short command's time.
+    # What a command loads it keeps to its end: to look for rubbish at every 700 new objects, and through all of them
+    # once more while Python ends, takes a tenth of a short command's time.
     gc.set_threshold(10_000)
     atexit.register(gc.freeze)
     _leave_no_core()

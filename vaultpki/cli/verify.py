@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from vaultpki.checks import Check
+    from vaultpki.model import Cluster
+
+# Of a thousand failures for one reason, the first few say it.
+_SHOWN = 3
 
 
 @click.command("verify")
@@ -18,17 +24,24 @@ if TYPE_CHECKING:
 @click.option(
     "--dir",
     "directory",
-    required=True,
     type=click.Path(path_type=Path),
     help="A node's or an operator's folder of files, or a folder of nodes.",
 )
+@click.option(
+    "--vault", "ask_vault", is_flag=True, help="Ask Vault, as a throwaway node, for all that nodes must not have."
+)
+@click.option("--allow-http", is_flag=True, help="Talk plain http to a Vault that is not on this machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print every check as JSON.")
-def verify_command(file: Path, directory: Path, as_json: bool) -> None:
+def verify_command(file: Path, directory: Path | None, ask_vault: bool, allow_http: bool, as_json: bool) -> None:
     """Check every file and make the live handshakes, allowed and forbidden. Exit 3 where anything is wrong.
+
+    With --vault a throwaway node of the cluster's first pool is made with your token (the applier's), asks Vault for
+    everything that no node may have, and is removed. Nothing is asked that could change anything if it were allowed.
 
     \b
     Example:
       vaultpki verify -f cluster.yaml --dir /etc/kubernetes/pki
+      vaultpki verify -f cluster.yaml --vault
     """
     import json
     from datetime import UTC, datetime
@@ -37,15 +50,52 @@ def verify_command(file: Path, directory: Path, as_json: bool) -> None:
     from vaultpki.config import load_cluster
     from vaultpki.errors import Attention
 
-    cluster = load_cluster(file, allow_http=True)
-    found = holders.find(cluster, directory)
-    checks = verify.verify(found, now=datetime.now(UTC), rows=certificates.rows(cluster))
-    if as_json:
-        click.echo(json.dumps(verify.to_json(checks), indent=2))
-    else:
-        click.echo(_told(checks, len(found)))
+    if directory is None and not ask_vault:
+        raise click.UsageError("say what to verify: --dir DIR for files, --vault for the server, or both")
+    cluster = load_cluster(file, allow_http=allow_http or not ask_vault)
+    now = datetime.now(UTC)
+    checks: tuple[Check, ...] = ()
+    told: list[str] = []
+    if directory is not None:
+        found = holders.find(cluster, directory)
+        checks = verify.verify(found, now=now, rows=certificates.rows(cluster))
+        told.append(_told(checks, len(found)))
+    if ask_vault:
+        asked = _asked(cluster, now, allow_http=allow_http)
+        checks += asked
+        told.append(_told_of_vault(asked))
+    click.echo(json.dumps(verify.to_json(checks), indent=2) if as_json else "\n".join(told))
     if wrong := sum(not check.ok for check in checks):
         raise Attention(f"{wrong} of {len(checks)} checks failed; mend what they name and run again")
+
+
+def _asked(cluster: Cluster, now: datetime, *, allow_http: bool) -> tuple[Check, ...]:
+    from vaultpki import trespass
+    from vaultpki.cli.common import open_vault
+    from vaultpki.vault import explained
+
+    vault, _ = open_vault(cluster, allow_http=allow_http)
+    with explained(vault):
+        return trespass.verify_vault(cluster, vault, now=now)
+
+
+def _told_of_vault(checks: tuple[Check, ...]) -> str:
+    """What went through, the first of each group, and one line of counts."""
+    failed = [check for check in checks if not check.ok]
+    shown: dict[str, list[Check]] = {}
+    for check in failed:
+        shown.setdefault(check.name, []).append(check)
+    lines = []
+    for name, some in shown.items():
+        lines += [f"{name}: {check.target} {check.detail}" for check in some[:_SHOWN]]
+        if len(some) > _SHOWN:
+            lines.append(f"{name}: and {len(some) - _SHOWN} more")
+    own = sum(check.expect == "accept" for check in checks)
+    lines.append(
+        f"{len(checks) - own} forbidden requests of the throwaway node {checks[0].source}, and {own} of its own: "
+        + (f"{len(failed)} not as they should be." if failed else "all as they should be.")
+    )
+    return "\n".join(lines)
 
 
 def _told(checks: tuple[Check, ...], holders: int) -> str:

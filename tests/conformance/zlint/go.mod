@@ -1,4 +1,4 @@
-module vaultpki/conformance/zlint
+module vaultpki.test/conformance/zlint
 
 go 1.25.3
 

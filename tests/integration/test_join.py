@@ -1,0 +1,266 @@
+"""Join files on the node: used twice, late, wrong, tampered with or broken, each told in a sentence of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import enrolled
+import pytest
+from applied import Seat, Site
+from enrolled import Desk
+from servers import Server, write_tls
+
+from vaultpki.config import load_agent
+
+
+@pytest.fixture(scope="module")
+def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return enrolled.site(server, tmp_path_factory.mktemp("join"), f"j{os.urandom(4).hex()}")
+
+
+@pytest.fixture(scope="module")
+def other(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """Another cluster on the same server."""
+    return enrolled.site(server, tmp_path_factory.mktemp("other"), f"o{os.urandom(4).hex()}")
+
+
+@pytest.fixture
+def desk(site: Site) -> Desk:
+    return Desk(site, site.server.token)
+
+
+@pytest.fixture
+def file(desk: Desk, tmp_path: Path) -> Path:
+    """A join file of the pooled node w-1."""
+    return desk.join_file("w-1", tmp_path / "join.json", pool="autoscaled")
+
+
+@pytest.fixture
+def seat(tmp_path: Path) -> Seat:
+    return Seat("w-1", tmp_path / "node")
+
+
+def refused(seat: Seat, file: Path) -> str:
+    """What a join is told that must fail; it says it in one sentence, and leaves no configuration behind."""
+    there = seat.config.read_bytes() if seat.config.exists() else None
+    ran = enrolled.join(seat, file, expect=1)
+    assert ran.stdout == "" and ran.stderr.startswith("vaultpki: ") and ran.stderr.count("\n") == 1, ran
+    assert (seat.config.read_bytes() if seat.config.exists() else None) == there
+    wrap_token = json.loads(file.read_text()).get("wrap_token") if file.suffix == ".json" else None
+    assert not wrap_token or wrap_token not in ran.stderr
+    return ran.stderr.removeprefix("vaultpki: ").rstrip("\n")
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o777])
+def test_what_a_join_leaves(site: Site, seat: Seat, file: Path, umask: int) -> None:
+    ran = enrolled.join(seat, file, umask=umask)
+    assert ran.stdout.startswith(f"w-1 has joined {site.name}; its configuration is {seat.config}\n")
+    assert {path.name: enrolled.mode(path) for path in seat.state.iterdir()} == {
+        "secret-id": 0o600,
+        "secret-id.json": 0o600,
+        "joined": 0o600,
+        "spec.json": 0o600,
+        "vault-ca.pem": 0o644,
+    }
+    assert enrolled.mode(seat.state) == 0o700 and enrolled.mode(seat.config) == 0o644
+    config = load_agent(seat.config)
+    assert (config.cluster, config.prefix, config.node, config.pool) == (site.name, site.prefix, "w-1", "autoscaled")
+    assert config.root_sha256 == site.root_sha256 and config.state == str(seat.state)
+    seat.run()
+
+
+def test_used_twice(desk: Desk, seat: Seat, file: Path, tmp_path: Path) -> None:
+    enrolled.join(seat, file)
+    # On the node that used it, it is done already.
+    assert "has joined" in enrolled.join(seat, file).stdout
+    said = refused(Seat("w-1", tmp_path / "thief"), file)
+    assert said == (
+        "the join file has been used already, and not by this node: somebody may have intercepted it; run "
+        "`vaultpki unenroll w-1`, find out who had the file, and ask for a new one (`vaultpki enroll w-1`)"
+    )
+
+
+def test_late(desk: Desk, seat: Seat, tmp_path: Path) -> None:
+    file = desk.join_file("w-1", tmp_path / "join.json", pool="autoscaled", wrap_ttl="1s")
+    time.sleep(2.5)
+    ended = json.loads(file.read_text())["expires"]
+    assert refused(seat, file) == f"the join file ended at {ended}; ask for a new one (`vaultpki enroll w-1`)"
+
+
+def test_of_another_cluster_or_node(desk: Desk, other: Site, seat: Seat, file: Path, tmp_path: Path) -> None:
+    enrolled.join(seat, file)
+    theirs = Desk(other, other.server.token).join_file("w-1", tmp_path / "theirs.json", pool="autoscaled")
+    said = refused(seat, theirs)
+    assert said == (
+        f"the join file is for node w-1 of {other.name}, and {seat.config} is of node w-1 of {desk.site.name}; "
+        "name another agent.yaml with -c"
+    )
+    second = desk.join_file("w-2", tmp_path / "w-2.json", pool="autoscaled")
+    assert "is for node w-2 of" in refused(seat, second)
+    enrolled.join(Seat("w-1", tmp_path / "theirs"), theirs)
+    enrolled.join(Seat("w-2", tmp_path / "second"), second)
+
+
+def test_the_pin_is_looked_at_before_the_token_is_spent(
+    site: Site, other: Site, seat: Seat, file: Path, tmp_path: Path
+) -> None:
+    mark = site.server.audit_position()
+    pinned = enrolled.edited(file, tmp_path / "pinned.json", root_sha256=other.root_sha256)
+    assert "is not the one pinned" in refused(seat, pinned) or "pin" in refused(seat, pinned)
+    renamed = enrolled.edited(file, tmp_path / "renamed.json", cluster=other.name)
+    said = refused(seat, renamed)
+    assert said == (
+        f"the join file is for cluster {other.name}, and what Vault has at {site.prefix} is '{site.name} root CA': the "
+        "file was changed or mixed up; tell whoever enrolled w-1, and ask for a new one"
+    )
+    assert "sys/wrapping/unwrap" not in [path for _, path in site.server.requests(mark)]
+    assert not seat.state.exists()
+    enrolled.join(seat, file)
+
+
+CHANGED: dict[str, tuple[dict[str, Any], str]] = {
+    "version": ({"version": 0}, "version: is not as `vaultpki enroll` writes it"),
+    "version-text": ({"version": "1"}, "version: is not as `vaultpki enroll` writes it"),
+    "version-true": ({"version": True}, "version: is not as `vaultpki enroll` writes it"),
+    "newer": ({"version": 2, "more": 1}, "is of version 2 and this vaultpki speaks 1; install the newer vaultpki"),
+    "more": ({"more": 1}, "more: is not as `vaultpki enroll` writes it; do not use this file, and ask for a new one"),
+    "prefix": ({"prefix": "vaultpki/none"}, "vaultpki/none/"),
+    "prefix-climbs": ({"prefix": "a/../b"}, "prefix: is not as"),
+    "node": ({"node": "w-2"}, "was not made for this node's secret id: the file was tampered with or mixed up"),
+    "node-listed": ({"node": "cp-1", "pool": None}, "was not made for this node's secret id"),
+    "pool": ({"pool": "batch"}, "Vault does not take what the join file holds for w-1"),
+    "pool-none": ({"pool": None}, "was not made for this node's secret id"),
+    "pool-odd": ({"pool": "../x"}, "pool: is not as"),
+    "addresses": ({"addresses": ["https://127.0.0.1:1"]}, "cannot be reached"),
+    "addresses-http": ({"addresses": ["http://192.0.2.1:8200"]}, "is plain http"),
+    "addresses-none": ({"addresses": []}, "addresses: is not as"),
+    "addresses-odd": ({"addresses": ["https://[::1"]}, "is no Vault address"),
+    "ca_pem": ({"ca_pem": "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n"}, "cannot be used as a CA file"),
+    "ca_pem-none": ({"ca_pem": None}, "does not verify"),
+    "root_sha256": ({"root_sha256": "0" * 64}, "pin"),
+    "role_id": ({"role_id": "00000000-0000-0000-0000-000000000000"}, "role_id or pool was changed on its way"),
+    "role_id-odd": ({"role_id": 7}, "role_id: is not as"),
+    "wrap_token": ({"wrap_token": "s.AAAAAAAAAAAAAAAAAAAAAAAA"}, "has been used already, and not by this node"),
+    "wrap_token-odd": ({"wrap_token": "s.a\r\nX-Vault-Token: b"}, "wrap_token: is not as"),
+    "expires": ({"expires": "2020-01-01"}, "expires: is not as"),
+    "expires-never": ({"expires": "2020-13-01T00:00:00Z"}, "expires: is not as"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGED)
+def test_tampered(seat: Seat, file: Path, tmp_path: Path, what: str) -> None:
+    fields, said = CHANGED[what]
+    assert said in refused(seat, enrolled.edited(file, tmp_path / "changed.json", **fields))
+
+
+def test_every_field_is_tampered_with(file: Path) -> None:
+    assert json.loads(file.read_text()).keys() <= {name.partition("-")[0] for name in CHANGED} | {"cluster"}
+
+
+def test_a_tampered_file_does_not_harm_a_node_that_works(desk: Desk, seat: Seat, file: Path, tmp_path: Path) -> None:
+    enrolled.join(seat, file)
+    fresh = desk.join_file("w-1", tmp_path / "fresh.json", pool="autoscaled")
+    bad = enrolled.edited(fresh, tmp_path / "bad.json", role_id="00000000-0000-0000-0000-000000000000")
+    refused(seat, bad)
+    seat.age()
+    seat.run()
+
+
+def test_another_ca_stands_at_the_address(seat: Seat, file: Path, tmp_path: Path) -> None:
+    (tmp_path / "tls").mkdir()
+    ca_pem = write_tls(tmp_path / "tls").read_text()
+    said = refused(seat, enrolled.edited(file, tmp_path / "changed.json", ca_pem=ca_pem))
+    assert "does not verify" in said
+    enrolled.join(seat, file)
+
+
+def test_a_token_that_wraps_something_else(site: Site, seat: Seat, file: Path, tmp_path: Path) -> None:
+    """Such as a secret id of another node, a token, or whatever an attacker may have had wrapped."""
+    role = f"auth/{site.prefix}/pooled/role/w-9"
+    made = site.server.api("POST", role, {"token_policies": f"{site.prefix}/pool/autoscaled"})
+    assert made.status == 204
+    for path, body in ((f"{role}/secret-id", {}), ("sys/wrapping/wrap", {"secret_id": "mine"})):
+        token = wrapped(site, path, body)
+        said = refused(seat, enrolled.edited(file, tmp_path / "changed.json", wrap_token=token))
+        assert said.startswith("the join file's token was not made for this node's secret id"), said
+        # It was only looked at.
+        assert site.server.api("POST", "sys/wrapping/unwrap", token=token).status == 200
+
+
+def wrapped(site: Site, path: str, body: dict[str, str]) -> str:
+    import http.client
+    import ssl
+    from urllib.parse import urlsplit
+
+    url = urlsplit(site.server.address)
+    context = ssl.create_default_context(cafile=site.server.ca_file)
+    connection = http.client.HTTPSConnection(str(url.hostname), url.port, context=context, timeout=30)
+    headers = {"X-Vault-Token": site.server.token, "X-Vault-Wrap-TTL": "5m"}
+    connection.request("POST", f"/v1/{path}", json.dumps(body), headers)
+    token: str = json.loads(connection.getresponse().read())["wrap_info"]["token"]
+    connection.close()
+    return token
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is no join file; ask for a new one (`vaultpki enroll`)"),
+        (b"{", "is no join file; ask for a new one (`vaultpki enroll`)"),
+        (b"[]", "is no join file"),
+        (b"null", "is no join file"),
+        (b"version: 1\n", "is no join file"),
+        (b"[" * 200_000, "is no join file"),
+        (b"\xff\xfe{}", "is no join file"),
+        (b'{"version": 1}' + b" " * (1 << 20), "is no join file"),
+        (b'{"version": 1}', "addresses: is not as `vaultpki enroll` writes it"),
+        (b'{"version": 1e999}', "version: is not as `vaultpki enroll` writes it"),
+        (None, "cannot be read (No such file or directory); name the join file you were given"),
+    ],
+)
+def test_broken(seat: Seat, tmp_path: Path, content: bytes | None, said: str) -> None:
+    broken = tmp_path / "broken.txt"
+    if content is not None:
+        broken.write_bytes(content)
+    found = refused(seat, broken)
+    assert found.startswith(f"{broken}: {said}"), found
+
+
+def test_every_truncation_is_told(seat: Seat, file: Path, tmp_path: Path) -> None:
+    from vaultpki.errors import SpecError
+    from vaultpki.join import load_join
+
+    whole = file.read_bytes()
+    short = tmp_path / "short"
+    for length in range(0, len(whole.rstrip()), 7):
+        short.write_bytes(whole[:length])
+        with pytest.raises(SpecError, match="is no join file"):
+            load_join(short)
+
+
+def test_the_agents_folder_never_lies_in_the_directory(seat: Seat, file: Path) -> None:
+    ran = enrolled.join(Seat("w-1", seat.folder), file)
+    assert ran.returncode == 0
+    again = Seat("w-1", seat.folder / "inside")
+    from applied import vaultpki
+
+    said = vaultpki("agent", "-c", again.config, "--join", file, "--dir", again.folder, "--once", expect=1).stderr
+    assert "would lie in" in said and not again.state.exists()
+
+
+def test_a_node_that_joins_again_keeps_what_its_people_changed(desk: Desk, seat: Seat, file: Path, tmp_path: Path) -> None:
+    enrolled.join(seat, file)
+    with seat.config.open("a") as stream:
+        stream.write('certificates: {kubelet: {mode: "0640"}}\npoll: 7m\nhooks: {kubelet: [["true"]]}\n')
+    enrolled.join(seat, desk.join_file("w-1", tmp_path / "fresh.json", pool="autoscaled"))
+    config = load_agent(seat.config)
+    assert config.poll == 420 and config.hooks and config.certificates["kubelet"].mode == 0o640
+    # The credential it had before is destroyed, the join file's too.
+    assert len(enrolled.accessors(desk.site, "w-1", "pooled")) <= 1 + len(STRAY)
+
+
+STRAY: tuple[str, ...] = ()
