@@ -29,11 +29,14 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The real HashiCorp Vault, built from the Go module proxy; the whole integration suite runs on it.
+# The real HashiCorp Vault, built from the Go module proxy; the whole integration suite runs on it. Then the files of
+# both servers go before independent checkers.
 conformance: $(VENV)/.dev
 	$(SETUP)/packages
 	vault=$$($(SETUP)/go-build tests/conformance/vault vault 6 github.com/hashicorp/vault) && \
-	$(BIN)/python -m pytest tests/integration --server vault --vault-binary "$$vault" $(PYTEST)
+	zlint=$$($(SETUP)/go-build tests/conformance/zlint zlint 1 github.com/zmap/zlint/v3/cmd/zlint) && \
+	$(BIN)/python -m pytest tests/integration --server vault --vault-binary "$$vault" $(PYTEST) && \
+	$(BIN)/python -m pytest tests/conformance --server bao --server vault --vault-binary "$$vault" --zlint "$$zlint" $(PYTEST)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(BENCH)

@@ -107,7 +107,7 @@ def serving(behaviour: Behaviour, *, tls: ssl.SSLContext | None = None, host: st
             behaviour(guest)
         except (Gone, OSError):
             pass
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 -- told at the end of the test
             failures.append(error)
         finally:
             guest.socket.close()

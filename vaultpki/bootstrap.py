@@ -14,7 +14,7 @@ from vaultpki.errors import BadAnswer, Denied, Refused, Sealed, Unavailable
 from vaultpki.model import Cluster
 from vaultpki.observe import APPLIED, Memory, Sight, fingerprint, observe, refuse_foreign
 from vaultpki.plan import STAGES, Change, Plan, plan, stage
-from vaultpki.vault import Json, Request, Vault
+from vaultpki.vault import Json, Request, Vault, member, text
 
 # Long enough for an election (8 to 14 s by default) and a slow one after it.
 _AWAY_SECONDS = 90.0
@@ -92,7 +92,7 @@ def apply(cluster: Cluster, vault: Vault, where: Where, *, first: Plan | None, p
             if not todo.changes and sight.memory == _memory(cluster, sight.known):
                 return Plan(tuple(done), todo.unmanaged)
             if rounds == 0:
-                _refuse_weak_token(cluster, vault, sight, todo)
+                _refuse_weak_token(cluster, vault, _rights(cluster, sight, todo))
             rounds += 1
             if rounds > 8:
                 raise BadAnswer(
@@ -114,23 +114,23 @@ def apply(cluster: Cluster, vault: Vault, where: Where, *, first: Plan | None, p
 def destroy(cluster: Cluster, vault: Vault, where: Where, *, progress: Callable[[str], None]) -> None:
     """Removes everything that apply made; what is not ours stays. A run cut off anywhere goes on when repeated."""
     sight = _see(cluster, vault, where)
-    objects = sight.observed.objects
-    for kind, path in objects:
-        if kind == "auth":
-            accessor = sight.known.accessors[path.rpartition("/")[2]]
-            ids = _aliases(cluster, vault, sight, path)
-            end_entities(vault, accessor, ids, wait=0)
-            _remove(vault, f"sys/auth/{path}", progress)
-            # A login in between made one more; none can follow, for want of a mount.
-            end_entities(vault, accessor, ids, wait=0)
     mine = desired(cluster, sight.known).keys() | sight.memory.objects
-    for kind, name in objects:
-        if kind == "policy" and (kind, name) in mine:
-            _remove(vault, f"sys/policies/acl/{name}", progress)
+    doomed = [
+        key for key in sight.observed.objects if key[0] in ("auth", "mount") or (key[0] == "policy" and key in mine)
+    ]
     # The store goes last: it remembers what is ours.
-    for kind, path in sorted(objects, key=lambda key: key[1] == cluster.mount("config")):
-        if kind == "mount":
-            _remove(vault, f"sys/mounts/{path}", progress)
+    doomed.sort(key=lambda key: (("auth", "policy", "mount").index(key[0]), key[1] == cluster.mount("config")))
+    removals = {key: _path(cluster, Change("delete", *key, {}), {}) for key in doomed}
+    if removals:
+        _refuse_weak_token(cluster, vault, dict.fromkeys(removals.values(), "delete"))
+    for (kind, name), path in removals.items():
+        accessor = sight.known.accessors[name.rpartition("/")[2]] if kind == "auth" else ""
+        aliases = _aliases(cluster, vault, sight, name) if kind == "auth" else []
+        end_entities(vault, accessor, aliases, wait=0)
+        vault.call(Request("DELETE", path))
+        progress(path)
+        # A login in between made one more; none can follow, for want of a mount.
+        end_entities(vault, accessor, aliases, wait=0)
 
 
 def _aliases(cluster: Cluster, vault: Vault, sight: Sight, path: str) -> list[str]:
@@ -159,7 +159,7 @@ def end_entities(vault: Vault, accessor: str, aliases: Sequence[str], *, wait: f
 
     def end(alias: str) -> None:
         found = vault.write("identity/lookup/entity", {"alias_name": alias, "alias_mount_accessor": accessor})
-        entity = (found.get("data") or {}).get("id")
+        entity = member(found, "data").get("id")
         if entity:
             vault.call(Request("DELETE", f"identity/entity/id/{entity}"))
 
@@ -167,11 +167,6 @@ def end_entities(vault: Vault, accessor: str, aliases: Sequence[str], *, wait: f
     if wait:
         time.sleep(wait)
         vault.map(end, ids)
-
-
-def _remove(vault: Vault, path: str, progress: Callable[[str], None]) -> None:
-    vault.call(Request("DELETE", path))
-    progress(path)
 
 
 def _memory(cluster: Cluster, known: Known) -> Memory:
@@ -187,17 +182,25 @@ def _memory(cluster: Cluster, known: Known) -> Memory:
     )
 
 
-def _refuse_weak_token(cluster: Cluster, vault: Vault, sight: Sight, todo: Plan) -> None:
-    """Raises Denied before the first write where the token may not carry out all of the plan."""
+def _rights(cluster: Cluster, sight: Sight, todo: Plan) -> dict[str, str]:
+    """The capability that each path of a plan needs."""
     needs = {f"{cluster.mount('config')}/data/{APPLIED}": "update"}
     for change in todo.changes:
-        path = _path(cluster, change, sight.issuers)
-        needs[path] = "delete" if change.action == "delete" else "patch" if "/issuer/" in path else "update"
+        mended = change.kind == "issuer" and change.action == "update"
+        needs[_path(cluster, change, sight.issuers)] = (
+            "delete" if change.action == "delete" else "patch" if mended else "update"
+        )
+    return needs
+
+
+def _refuse_weak_token(cluster: Cluster, vault: Vault, needs: Mapping[str, str]) -> None:
+    """Raises Denied before the first write where the token lacks a capability, path by path."""
     try:
-        granted = vault.write("sys/capabilities-self", {"paths": ",".join(sorted(needs))}).get("data") or {}
+        answer = vault.write("sys/capabilities-self", {"paths": ",".join(sorted(needs))})
     except Denied:
         # A token without the default policy may not ask; it is told at the first write.
         return
+    granted = member(answer, "data")
     for path, need in needs.items():
         may = granted.get(path)
         # Whether a write is a create is Vault's to say, path by path.
@@ -245,7 +248,7 @@ class _Run:
                 self._learn_accessors()
                 self._remember(before=True)
             if name == "farewells":
-                self._end_entities(changes)
+                self._end_entities()
             wanted = desired(self._cluster, self._known)
             self._vault.map(lambda change: self._carry_out(change, wanted.get(change.key, {})), changes)  # noqa: B023
             yield from changes
@@ -255,7 +258,7 @@ class _Run:
         mounts = auth_mounts(self._cluster)
         if mounts.keys() - self._known.accessors.keys():
             found = self._vault.read("sys/auth") or {}
-            accessors = {m: str(found[f"{self._cluster.prefix}/{m}/"]["accessor"]) for m in mounts}
+            accessors = {m: text(member(found, f"{self._cluster.prefix}/{m}/"), "accessor") for m in mounts}
             self._known = replace(self._known, accessors=accessors)
 
     def _remember(self, *, before: bool) -> None:
@@ -267,10 +270,9 @@ class _Run:
             self._vault.write(f"{self._cluster.mount('config')}/data/{APPLIED}", {"data": wanted.record()})
             self._remembered = wanted
 
-    def _end_entities(self, changes: list[Change]) -> None:
+    def _end_entities(self) -> None:
         """Ends the tokens of nodes taken off the list, whose AppRoles are gone by now."""
-        head = f"{self._cluster.mount('config')}/nodes/"
-        gone = [c.name.removeprefix(head) for c in changes if c.kind == "config" and c.name.startswith(head)]
+        gone = sorted(self._sight.memory.role_ids.keys() - {node.name for node in self._cluster.nodes})
         if gone:
             known = self._sight.known
             end_entities(self._vault, known.accessors.get("listed", ""), [known.role_ids.get(n, "") for n in gone])
@@ -319,7 +321,7 @@ class _Run:
             # Not twice: the second would be told that the path is in use.
             self._vault.write(path, body, once=True)
         except Refused as error:
-            if "plugin" in str(error) or "unsupported" in str(error):
+            if any("not found in the catalog" in reason for reason in error.reasons):
                 raise Refused(
                     f"the server has no {wanted['type']} engine, which {path} needs; enable the plugin and apply again",
                     status=error.status,
@@ -341,20 +343,21 @@ class _Run:
             once=True,
             warnings=_NO_AIA + _CUT_SHORT,
         )
-        data = answer["data"]
+        data = member(answer, "data")
+        certificate = text(data, "certificate")
         try:
             _full_term(mount, data, wanted)
         except BadAnswer:
             # Left there, it would pass for the cluster's root from the next apply on.
-            for path in (f"{mount}/issuer/{data['issuer_id']}", f"{mount}/key/{data['key_id']}"):
+            for path in (f"{mount}/issuer/{text(data, 'issuer_id')}", f"{mount}/key/{text(data, 'key_id')}"):
                 self._vault.call(Request("DELETE", path, warnings=_NO_DEFAULT))
             raise
-        self._known = replace(self._known, root_sha256=fingerprint(data["certificate"]))
+        self._known = replace(self._known, root_sha256=fingerprint(certificate))
 
     def _make_issuing(self, mount: str, wanted: Fields) -> None:
         ca = mount.rpartition("/")[2]
         key = self._key_of(mount)
-        names = (self._vault.call(Request("LIST", f"{mount}/keys")).data.get("key_info") or {}).values()
+        names = self._vault.call(Request("LIST", f"{mount}/keys")).key_info.values()
         if any(info.get("key_name") == key["key_name"] for info in names):
             # A run that ended after the key was made: a second key would be left over for ever.
             source: Json = {"key_ref": key["key_name"]}
@@ -362,12 +365,12 @@ class _Run:
         else:
             source, path = key, f"{mount}/intermediate/generate/internal"
         subject = {"common_name": ca_subject(self._cluster.name, ca), "exclude_cn_from_sans": True}
-        csr = self._vault.write(path, {**source, **subject}, once=True, warnings=_NO_AIA)["data"]["csr"]
-        signed = self._vault.write(
+        made = self._vault.write(path, {**source, **subject}, once=True, warnings=_NO_AIA)
+        answer = self._vault.write(
             f"{self._cluster.mount(ROOT)}/root/sign-intermediate",
             {
                 **subject,
-                "csr": csr,
+                "csr": text(member(made, "data"), "csr"),
                 "ttl": wanted["ttl"],
                 "max_path_length": 0,
                 "not_before_duration": ISSUING_BACKDATE,
@@ -376,16 +379,21 @@ class _Run:
             },
             once=True,
             warnings=_PATHLEN + _CUT_SHORT,
-        )["data"]
+        )
+        signed = member(answer, "data")
         _full_term(mount, signed, wanted)
         # Only the CA itself: a chain would bring the root in as a second issuer of this mount.
-        taken = self._vault.write(
-            f"{mount}/intermediate/set-signed", {"certificate": signed["certificate"]}, once=True, warnings=_NO_AIA
-        )["data"]
-        issuer = (taken.get("imported_issuers") or taken.get("existing_issuers") or [None])[0]
-        if not issuer:
+        answer = self._vault.write(
+            f"{mount}/intermediate/set-signed",
+            {"certificate": text(signed, "certificate")},
+            once=True,
+            warnings=_NO_AIA,
+        )
+        taken = member(answer, "data")
+        issuers = taken.get("imported_issuers") or taken.get("existing_issuers")
+        if not isinstance(issuers, list) or not issuers:
             raise BadAnswer(f"{mount} took its signed CA, but names no issuer; apply again")
-        self._patch_issuer(mount, str(issuer), {name: wanted[name] for name in _SAID_OF_ISSUER})
+        self._patch_issuer(mount, str(issuers[0]), {name: wanted[name] for name in _SAID_OF_ISSUER})
 
     def _mend_issuer(self, mount: str, fields: Fields) -> None:
         issuer = self._sight.issuers[mount]

@@ -30,7 +30,8 @@ class Check:
     """One thing that was tried: what should have come of it, and what did.
 
     `source` and `target` are who presents and who judges: NODE/PAIR for the ends of a handshake, a file's name for
-    what is read, a request for what a node asked of Vault. `detail` says why something was refused, in words for a person.
+    what is read, a request for what a node asked of Vault. `detail` says why something was refused, in words for a
+    person.
     """
 
     name: str
@@ -226,10 +227,9 @@ def _leaf_problems(leaf: Facts, want: Certificate, now: datetime) -> Iterator[st
                 yield f"{_WORDS[what]} is {_listed(has)}, should be {_listed(should)}"
     if leaf.usages != EKU[want.usage]:
         yield f"extended key usage is {_usage_words(leaf)}, should be {_USAGE_WORDS[want.usage.value]}"
-    # Facts, RFC 5280 4.2.1.3: key encipherment is for RSA key exchange only, so no other key may carry it.
-    allowed = (
-        {"digital_signature", "key_encipherment"} if leaf.key is not None and leaf.key.rsa else {"digital_signature"}
-    )
+    # RFC 5280, 4.2.1.3 and 4.2.1.12: key encipherment is for an RSA key's exchange, and so for servers only.
+    rsa_server = want.usage.server and leaf.key is not None and leaf.key.rsa
+    allowed = {"digital_signature", "key_encipherment"} if rsa_server else {"digital_signature"}
     if not {"digital_signature"} <= leaf.key_usage <= allowed or _KEY_USAGE_OID not in leaf.critical:
         yield "key usage is not digitalSignature, marked critical"
     yield from (problem for problem, good in _LEAF if not good(leaf, want, now))

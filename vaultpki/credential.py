@@ -199,8 +199,7 @@ def join(
     if joined.stage in ("new", "opening"):
         secret = _unwrap(config, join, joined, settings, now)
         _write_joined(config, _Joined(token, "opened", secret))
-    if secret is not None:
-        _prove(config, join, Vault(settings), secret)
+    node = None if secret is None else _prove(config, join, Vault(settings), secret)
     if join.ca_pem:
         write_private(f"{state}/{CA_FILE}", join.ca_pem.encode(), 0o644)
     os.close(open_folder(os.path.dirname(file), create=True))
@@ -211,6 +210,8 @@ def join(
             write_private(f"{state}/{_OLD}", before.encode())
         write_private(f"{state}/{SECRET_ID}", secret.encode())
         _write_joined(config, _Joined(token, "done"))
+    if node is not None:
+        roll(config, node, now.timestamp())
     return config
 
 
@@ -263,11 +264,12 @@ def _unwrap(config: AgentConfig, join: Join, joined: _Joined, settings: Settings
     return secret
 
 
-def _prove(config: AgentConfig, join: Join, vault: Vault, secret: str) -> None:
-    """Raises SpecError unless Vault takes the credential for the node that the join file says; nothing is replaced yet."""
+def _prove(config: AgentConfig, join: Join, vault: Vault, secret: str) -> Vault:
+    """Vault as the node that the join file says, before anything of an earlier join is replaced; else SpecError."""
     try:
         node = vault.login(f"{mount(config)}/login", {"role_id": join.role_id, "secret_id": secret})
         node.read(f"{config.prefix}/config/data/{own_record(config)}")
+        return node
     except (Refused, Denied):
         raise SpecError(
             f"Vault does not take what the join file holds for {join.node}: the node was unenrolled since, or the file's "

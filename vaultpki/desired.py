@@ -73,7 +73,7 @@ def desired(cluster: Cluster, known: Known) -> dict[Key, Fields]:
         wanted["mount", cluster.mount(ca)] = _pki_mount(cluster, ca)
     wanted["mount", cluster.mount("config")] = {"type": "kv", "version": "2"}
     for mount, kind in auth_mounts(cluster).items():
-        wanted["auth", f"{cluster.prefix}/{mount}"] = {"type": kind}
+        wanted["auth", f"{cluster.prefix}/{mount}"] = {"type": kind, **(_auth_ttls(cluster) if kind == "approle" else {})}
     for ca in (ROOT, *ISSUING_CAS):
         wanted["issuer", cluster.mount(ca)] = _issuer(cluster, ca)
         for name, fields in _engine_config(cluster, ca, known).items():
@@ -191,6 +191,12 @@ def policy(name: str, values: Mapping[str, str]) -> Fields:
     return rules
 
 
+def _auth_ttls(cluster: Cluster) -> Fields:
+    # A mount's maximum, by default 32 days, cuts a secret id's life short, and Vault does not say so.
+    longest = max([secret_id_ttl(node_certificates(cluster, who)) for who in (*cluster.nodes, *cluster.pools)], default=0)
+    return {"default_ttl": TOKEN_TTL, "max_ttl": max(longest, _SECRET_ID_FLOOR)}
+
+
 def _pki_mount(cluster: Cluster, ca: str) -> Fields:
     authority = cluster.authority
     if ca == ROOT:
@@ -270,7 +276,8 @@ def _role(cluster: Cluster, row: Row, pool: Pool | None, mounts: list[str], know
         "client_flag": row.usage.client,
         "code_signing_flag": False,
         "email_protection_flag": False,
-        "key_usage": ["DigitalSignature", *(["KeyEncipherment"] if sample.key.rsa else [])],
+        # RFC 5280, 4.2.1.12: key encipherment goes with serverAuth, and not with clientAuth alone.
+        "key_usage": ["DigitalSignature", *(["KeyEncipherment"] if sample.key.rsa and row.usage.server else [])],
         "ext_key_usage": [],
         "ext_key_usage_oids": [],
         "allowed_domains": domains,
@@ -328,10 +335,13 @@ def _sign_rule(certificate: Certificate, *, exact: bool, pattern: str = "") -> F
         parameters["ip_sans"] = [",".join(subject.ips)]
     rule: Fields = {"capabilities": ["update"], "allowed_parameters": parameters}
     if subject.dns and not exact:
-        # The glob holds how the text begins. An address of mail at an allowed name passes the role, and a further name
-        # that is no host's is dropped without a word.
-        rule["denied_parameters"] = {"alt_names": ["*@*", *(["*,*"] if len(subject.dns) == 1 else [])]}
+        rule["denied_parameters"] = {"alt_names": [*_NO_HOST_NAMES, *(["*,*"] if len(subject.dns) == 1 else [])]}
     return rule
+
+
+# A glob holds only how a text begins. Of what may follow, the role lets an address of mail at an allowed name through,
+# and the engine drops what is no host's name without a word. (Between two `*` stands what is looked for.)
+_NO_HOST_NAMES: Final = ("*@*", "* *", "*:*", "***")
 
 
 def _pooled_names(names: tuple[str, ...], pattern: str) -> str:

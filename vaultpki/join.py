@@ -12,13 +12,13 @@ from typing import Any, Final
 
 from vaultpki.errors import SpecError
 from vaultpki.model import VERSION
+from vaultpki.vault.settings import parse_origin
 
 _LARGEST: Final = 1 << 18
 _NAME = re.compile(r"(?=.{1,63}$)[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _PREFIX = re.compile(r"[a-z0-9][a-z0-9.-]*(/[a-z0-9][a-z0-9.-]*)+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
-_ADDRESS = re.compile(r"https?://[\x21-\x7e]{1,300}")
 _STAMP = "%Y-%m-%dT%H:%M:%SZ"
 _KEYS: Final = (
     "version cluster prefix node pool addresses ca_pem root_sha256 role_id wrap_token expires".split()  # noqa: SIM905
@@ -92,13 +92,14 @@ class _Reading:
         for key in self._value:
             if key not in _KEYS:
                 raise self._wrong(str(key)[:40])
-        if self._value.get("version") != VERSION:
+        version = self._value.get("version")
+        if isinstance(version, bool) or version != VERSION:
             raise self._wrong("version")
         addresses = self._value.get("addresses")
         if not isinstance(addresses, list) or not addresses or len(addresses) > 20:
             raise self._wrong("addresses")
         for address in addresses:
-            if not isinstance(address, str) or not _ADDRESS.fullmatch(address):
+            if not isinstance(address, str) or not _origin(address):
                 raise self._wrong("addresses")
         ca_pem = self._value.get("ca_pem")
         if ca_pem is not None and (not isinstance(ca_pem, str) or "BEGIN CERTIFICATE" not in ca_pem):
@@ -132,3 +133,12 @@ class _Reading:
             file=self._file,
             field=key,
         )
+
+
+def _origin(address: str) -> bool:
+    try:
+        # Whether plain http may be spoken is said where the file is used.
+        parse_origin(address, allow_http=True)
+    except SpecError:
+        return False
+    return True

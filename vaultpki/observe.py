@@ -11,10 +11,10 @@ from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS, ROOT
 from vaultpki.desired import ENGINE_CONFIG, Fields, Key, Known, auth_mounts, desired, jwt_roles, marker
-from vaultpki.errors import ForeignObject
+from vaultpki.errors import CertificateUnreadable, ForeignObject
 from vaultpki.model import VERSION, Cluster
 from vaultpki.plan import Observed
-from vaultpki.vault import HEALTH, Answer, Capabilities, Json, Request, Vault
+from vaultpki.vault import HEALTH, Answer, Capabilities, Json, Request, Vault, member, text
 
 # Written before what it names is made, so that no crash leaves an object that nobody knows as ours.
 APPLIED: Final = "applied"
@@ -78,8 +78,8 @@ def observe(cluster: Cluster, vault: Vault, known: Known) -> Sight:
         [HEALTH, Request("GET", "sys/mounts"), Request("GET", "sys/auth"), Request("LIST", "sys/policies/acl")]
     )
     objects: dict[Key, Fields] = {}
-    present = _mounts(cluster, mounts.data, objects)
-    accessors = _auths(cluster, auths.data, objects)
+    present = _mounts(cluster, mounts.entries, objects)
+    accessors = _auths(cluster, auths.entries, objects)
     reading = _Reading(cluster, vault)
     reading.run(present, accessors, [name for name in policies.keys if name.startswith(f"{cluster.prefix}/")])
     objects |= reading.objects
@@ -143,13 +143,8 @@ def _mounts(cluster: Cluster, found: Json, objects: dict[Key, Fields]) -> frozen
             continue
         _is_ours(cluster, path, kind, entry)
         present.add(path)
-        config = entry.get("config") or {}
-        objects["mount", path] = {
-            "type": entry["type"],
-            "default_ttl": config.get("default_lease_ttl"),
-            "max_ttl": config.get("max_lease_ttl"),
-            "version": (entry.get("options") or {}).get("version"),
-        }
+        version = member(entry, "options").get("version")
+        objects["mount", path] = {"type": entry["type"], **_ttls(entry), "version": version}
     return frozenset(present)
 
 
@@ -164,9 +159,14 @@ def _auths(cluster: Cluster, found: Json, objects: dict[Key, Fields]) -> dict[st
         entry = found.get(f"{path}/")
         if entry is not None:
             _is_ours(cluster, f"auth/{path}", kind, entry)
-            objects["auth", path] = {"type": entry["type"]}
+            objects["auth", path] = {"type": entry["type"], **_ttls(entry)}
             accessors[path.rpartition("/")[2]] = str(entry.get("accessor"))
     return accessors
+
+
+def _ttls(entry: Json) -> Fields:
+    config = member(entry, "config")
+    return {"default_ttl": config.get("default_lease_ttl"), "max_ttl": config.get("max_lease_ttl")}
 
 
 def _is_ours(cluster: Cluster, path: str, kind: str, entry: Json) -> None:
@@ -198,7 +198,7 @@ class _Reading:
     def __init__(self, cluster: Cluster, vault: Vault) -> None:
         self._cluster, self._vault = cluster, vault
         self._config = cluster.mount("config")
-        self._named_issuers: dict[str, Json] = {}
+        self._named_issuers: dict[str, dict[str, Json]] = {}
         self.objects: dict[Key, Fields] = {}
         self.issuers: dict[str, str] = {}
         self.memory = Memory()
@@ -300,13 +300,13 @@ class _Reading:
         return ()
 
     def _issuer_names(self, mount: str, answer: Answer) -> Iterable[_Ask]:
-        self._named_issuers[mount] = answer.data.get("key_info") or {}
+        self._named_issuers[mount] = answer.key_info
         return ()
 
     def _key_names(self, mount: str, answer: Answer) -> Iterable[_Ask]:
         """Tells the mount's own issuer by its name, else by its key's: it may be unnamed yet, or renamed by hand."""
         ours = f"{mount.rpartition('/')[2]}-1"
-        keys = {id_ for id_, key in (answer.data.get("key_info") or {}).items() if key.get("key_name") == ours}
+        keys = {id_ for id_, key in answer.key_info.items() if key.get("key_name") == ours}
         issuers = self._named_issuers[mount]
         candidates = [id_ for id_, issuer in issuers.items() if issuer.get("issuer_name") == ours]
         candidates += [id_ for id_, issuer in issuers.items() if issuer.get("key_id") in keys]
@@ -323,7 +323,7 @@ class _Reading:
         fields = {name: [] if value is None else value for name, value in answer.data.items()}
         self.objects["issuer", mount] = {**fields, "default": default}
         if mount == self._cluster.mount(ROOT):
-            self.root_sha256 = fingerprint(str(answer.data.get("certificate")))
+            self.root_sha256 = fingerprint(text(answer.data, "certificate"))
         return ()
 
 
@@ -333,7 +333,10 @@ def fingerprint(pem: str) -> str:
     import hashlib
     import ssl
 
-    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.strip() + "\n")).hexdigest()
+    try:
+        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.strip() + "\n")).hexdigest()
+    except ValueError:
+        raise CertificateUnreadable("what the server gives as its root CA is no certificate in PEM") from None
 
 
 def _policy_rules(text: str) -> Fields:

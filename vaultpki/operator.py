@@ -32,7 +32,8 @@ class Issued:
 def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: datetime, *, grace: float = GRACE) -> Issued:
     """Issues an operator's row into `directory`, beside what other rows of the operator's lie there.
 
-    What it replaces is gone `grace` seconds later, for which it waits. SpecError where the row is a node's or the cluster was not applied; the errors of `issuance.sign` and the store.
+    What it replaces is gone `grace` seconds later, for which it waits. SpecError where the row is a node's or the
+    cluster was not applied; the errors of `issuance.sign` and the store.
     """
     try:
         row = row_named(cluster, name)

@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any, Final
 from vaultpki import bootstrap, enrolment, forbidden, issuance
 from vaultpki.checks import Check, tried
 from vaultpki.desired import pooled_approle
-from vaultpki.errors import BadAnswer, CertificateRefused, Denied, Refused, SpecError
+from vaultpki.errors import (
+    BadAnswer,
+    CertificateRefused,
+    CertificateUnreadable,
+    Denied,
+    Refused,
+    SpecError,
+    Unavailable,
+)
 from vaultpki.forbidden import Allowed, Forbidden
 from vaultpki.model import Certificate, Cluster, KeyType, Pool, Subject
 from vaultpki.vault import Request, Vault
@@ -83,8 +91,11 @@ def verify_vault(cluster: Cluster, vault: Vault, *, now: datetime) -> tuple[Chec
     enrolment.holder(cluster, name, pool.name)
     where = enrolment.place(cluster, vault)
     role = f"auth/{cluster.prefix}/pooled/role/{name}"
-    # Before anything is made: who may not take the node away shall not make it either.
-    vault.call(Request("DELETE", role))
+    try:
+        # Before anything is made: who may not take the node away shall not make it either.
+        vault.call(Request("DELETE", role))
+    except Denied as error:
+        raise Denied(f"`verify --vault` makes a node and takes it away again, as the applier may: {error}") from None
     vault.write(role, pooled_approle(cluster, pool), once=True)
     role_id = ""
     try:
@@ -115,6 +126,8 @@ def hole(request: Forbidden, data: Mapping[str, Any], judge: Judge) -> str:
         return "Vault allowed it"
     try:
         judge(pem, request.own)
+    except CertificateUnreadable:
+        return "Vault signed it in another form than a node takes"
     except CertificateRefused as error:
         if request.held_by == "check" or _narrower(pem, request.own, judge):
             return ""
@@ -177,6 +190,12 @@ class _Trial:
             return self._told(request, f"its policy let it pass (HTTP {error.status})")
         except BadAnswer:
             return self._told(request, "Vault allowed it")
+        except Unavailable as error:
+            if not error.sent:
+                raise
+            # Where the server is away this raises again; else it failed over this request, behind the policy.
+            self.node.call(Request("GET", "sys/leader"))
+            return self._told(request, "its policy let it pass, and Vault failed over it")
         data = answer.body.get("data")
         return self._told(request, hole(request, data if isinstance(data, dict) else {}, self.judge))
 

@@ -267,10 +267,10 @@ def _usage(leaf: Facts, key: PrivateKey, want: Certificate, *_: object) -> str |
     return None if leaf.usages == EKU[want.usage] else f"is not for the use {want.usage.value!r} alone"
 
 
-def _key_usage(leaf: Facts, key: PrivateKey, *_: object) -> str | None:
+def _key_usage(leaf: Facts, key: PrivateKey, want: Certificate, *_: object) -> str | None:
     allowed = [{"digital_signature"}]
-    if isinstance(key, rsa.RSAPrivateKey):
-        # TLS 1.2's RSA key exchange is the one thing key encipherment is for (RFC 8446 has none).
+    if isinstance(key, rsa.RSAPrivateKey) and want.usage.server:
+        # A server's key in TLS 1.2's RSA key exchange is the one thing key encipherment is for (RFC 8446 has none).
         allowed.append({"digital_signature", "key_encipherment"})
     if leaf.key_usage in allowed and ExtensionOID.KEY_USAGE.dotted_string in leaf.critical:
         return None

@@ -21,7 +21,7 @@ from servers import Server
 
 from vaultpki.certificates import ISSUING_CAS, bundle, chain_bundle, pair_files
 from vaultpki.holders import find
-from vaultpki.model import Certificate
+from vaultpki.model import Certificate, KeyType
 
 pytestmark = pytest.mark.conformance
 
@@ -188,6 +188,8 @@ def test_nss(laid: tuple[Laid, ...], tmp_path: Path) -> None:
     """NSS keeps one nickname for a subject, so each certificate gets a database of its own."""
     for number, each in enumerate(laid):
         usage = each.certificate.usage
+        if each.certificate.key is KeyType.ED25519:
+            continue  # NSS 3.87 (Debian 12) takes no Ed25519 certificate into a database.
         folder = tmp_path / str(number)
         folder.mkdir()
         base = ("certutil", "-d", f"sql:{folder}")

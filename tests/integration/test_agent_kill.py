@@ -37,7 +37,7 @@ CHANGING = (
     "fsync,fdatasync,sync,mkdir,mkdirat,symlink,symlinkat,link,linkat,rename,renameat,renameat2,unlink,unlinkat,rmdir"
 )
 # Kills in an ordinary run: evenly spread, and each kind of call at its first and last; `conformance` takes all.
-SAMPLE = 36
+SAMPLE = 24
 Point = tuple[str, int]
 Files = dict[str, bytes]
 
@@ -74,7 +74,19 @@ class Trials:
         # Not --seccomp-bpf: strace 6.1 then traces, and injects nothing. The calls are counted, so start-up must
         # always make the same: a cache of its own, filled before.
         return subprocess.run(
-            ["strace", "-f", "-y", *strace, sys.executable, "-m", "vaultpki", "agent", "-c", str(seat.config), "--once"],
+            [
+                "strace",
+                "-f",
+                "-y",
+                *strace,
+                sys.executable,
+                "-m",
+                "vaultpki",
+                "agent",
+                "-c",
+                str(seat.config),
+                "--once",
+            ],
             env=environment({"PYTHONPYCACHEPREFIX": str(self.cache), "PYTHONHASHSEED": "0"}),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -176,7 +188,7 @@ def killed_everywhere(trials: Trials, points: list[Point], due: tuple[str, ...])
         shutil.rmtree(seat.folder)
 
     # More than there are processors: a run that replaced something waits some seconds for watchers.
-    with ThreadPoolExecutor(max_workers=8) as pool:
+    with ThreadPoolExecutor(max_workers=16) as pool:
         for _ in pool.map(one, range(len(points))):
             pass
 

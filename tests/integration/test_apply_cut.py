@@ -55,6 +55,7 @@ class Proxy:
     server: Server
     address: str
     ca_pem: str
+    trust: ssl.SSLContext
     reopens: bool = False
     cut: int | None = None
     writes: int = 0
@@ -67,8 +68,7 @@ class Proxy:
 
     def serve(self, client: ssl.SSLSocket) -> None:
         url = urlsplit(self.server.address)
-        context = ssl.create_default_context(cafile=self.server.ca_file)
-        upstream = http.client.HTTPSConnection(url.hostname or "", url.port, context=context)
+        upstream = http.client.HTTPSConnection(url.hostname or "", url.port, context=self.trust)
         incoming = client.makefile("rb")
         try:
             while line := incoming.readline():
@@ -104,7 +104,7 @@ def proxied(server: Server) -> Iterator[Proxy]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ca.issue_cert("127.0.0.1").configure_cert(context)
     ended = threading.Event()
-    threads = []
+    threads: list[threading.Thread] = []
 
     def meet(connection: socket.socket) -> None:
         with contextlib.suppress(OSError), context.wrap_socket(connection, server_side=True) as client:
@@ -121,7 +121,8 @@ def proxied(server: Server) -> Iterator[Proxy]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0.05)
         pem = ca.cert_pem.bytes().decode()
-        proxy = Proxy(server, f"https://127.0.0.1:{listener.getsockname()[1]}", pem)
+        trust = ssl.create_default_context(cafile=server.ca_file)
+        proxy = Proxy(server, f"https://127.0.0.1:{listener.getsockname()[1]}", pem, trust)
         accepting = threading.Thread(target=listen, daemon=True)
         accepting.start()
         yield proxy
@@ -159,11 +160,11 @@ def uncut(folder: Path, server: Server) -> tuple[Listing, int]:
     return listing(server, cluster.name), len(server.writes(since))
 
 
-def whole(server: Server, cluster: Cluster, expected: Listing, when: str) -> None:
+def whole(server: Server, direct: Vault, cluster: Cluster, expected: Listing, when: str) -> None:
     """The cluster is what an uncut apply makes, and a further apply writes nothing."""
     assert listing(server, cluster.name) == expected, when
     since = server.audit_position()
-    assert apply(cluster, straight(server)) == 0, when
+    assert apply(cluster, direct) == 0, when
     assert server.writes(since) == [], when
 
 
@@ -180,18 +181,19 @@ def test_an_uncut_apply_is_one_of_each(server: Server, tmp_path: Path) -> None:
 @pytest.mark.parametrize("reopens", [False, True], ids=["client gives up", "client goes on"])
 def test_cut_after_every_write(server: Server, proxy: Proxy, tmp_path: Path, reopens: bool) -> None:
     expected, writes = uncut(tmp_path, server)
+    direct = straight(server)
+    through = Vault(Settings((proxy.address,), ca_pem=proxy.ca_pem, token=server.token))
     for cut in range(1, writes + 1):
         cluster = spec(tmp_path, server, f"t{secrets.token_hex(5)}")
         proxy.arm(cut, reopens=reopens)
-        vault = Vault(Settings((proxy.address,), ca_pem=proxy.ca_pem, token=server.token))
         if reopens:
-            apply(cluster, vault)
+            apply(cluster, through)
         else:
             with pytest.raises(Sealed):
-                apply(cluster, vault)
-            apply(cluster, straight(server))
+                apply(cluster, through)
+            apply(cluster, direct)
         assert proxy.writes >= cut
-        whole(server, cluster, expected, f"cut after write {cut} of {writes}")
+        whole(server, direct, cluster, expected, f"cut after write {cut} of {writes}")
 
 
 def _killed(server: Server, folder: Path, moment: Callable[[subprocess.Popen[bytes], int], bool]) -> Cluster:
@@ -218,5 +220,6 @@ def _killed(server: Server, folder: Path, moment: Callable[[subprocess.Popen[byt
 def test_a_killed_process_is_followed_by_one_that_ends_well(server: Server, tmp_path: Path, writes: int) -> None:
     expected, _ = uncut(tmp_path, server)
     cluster = _killed(server, tmp_path, lambda child, since: len(server.writes(since)) >= writes)
-    apply(cluster, straight(server))
-    whole(server, cluster, expected, f"killed after write {writes}")
+    direct = straight(server)
+    apply(cluster, direct)
+    whole(server, direct, cluster, expected, f"killed after write {writes}")

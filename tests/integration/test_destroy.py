@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,13 @@ def test_destroy_asks(site: Watched) -> None:
     assert site.server.writes(start) == []
     weak = site.server.api("POST", "auth/token/create", {"policies": ["default"]}).body["auth"]["client_token"]
     site.refused("the Vault token is too weak", token=weak, command="destroy")
+    rules = {"path": {"*": {"capabilities": ["read", "list"]}, "sys/auth/*": {"capabilities": ["delete", "sudo"]}}}
+    policy = {"policy": json.dumps(rules)}
+    assert site.server.api("POST", f"sys/policies/acl/{site.name}-half", policy).status == 204
+    weak = site.server.api("POST", "auth/token/create", {"policies": [f"{site.name}-half"]}).body["auth"][
+        "client_token"
+    ]
+    site.refused("the Vault token is too weak: it may not delete", token=weak, command="destroy")
 
 
 def test_a_destroy_cut_off_anywhere_goes_on_when_repeated(site: Watched) -> None:

@@ -65,7 +65,7 @@ def middle(site: Site, seat: Seat, swap: Swap) -> Iterator[None]:
             self.end_headers()
             self.wfile.write(content)
 
-        do_GET = do_POST = do_PUT = do_LIST = pass_on
+        do_GET = do_POST = do_PUT = do_LIST = pass_on  # noqa: N815 - the names http.server calls
 
     ca = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

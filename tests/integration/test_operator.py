@@ -45,7 +45,7 @@ def listing(folder: Path) -> dict[str, int]:
 
 
 def expected(*names: str) -> dict[str, int]:
-    files = {name: 0o644 for name in BUNDLES} | {"manifests": 0o755}
+    files = dict.fromkeys(BUNDLES, 0o644) | {"manifests": 0o755}
     files |= dict.fromkeys(("cluster-admins.yaml", "kubelet-api-admin.yaml"), 0o644)
     for name in names:
         files |= {f"{name}.crt": 0o644} | dict.fromkeys((f"{name}.key", f"{name}.pem", f"{name}.conf"), 0o600)

@@ -227,12 +227,15 @@ def test_another_key_is_refused() -> None:
     assert error.value.reason == "key-mismatch"
 
 
-def test_key_encipherment_is_for_rsa() -> None:
+def test_key_encipherment_is_for_rsa_servers() -> None:
     both = usage(digital_signature=True, key_encipherment=True)
     judged(ISSUING.sign(RSA.public_key(), usage=both), RSA)
     judged(ISSUING.sign(RSA.public_key()), RSA)
     with pytest.raises(CertificateRefused):
         judged(ISSUING.sign(RSA.public_key(), usage=usage(key_encipherment=True)), RSA)
+    want = dataclasses.replace(WANT, usage=Usage.CLIENT)
+    with pytest.raises(CertificateRefused):
+        judged(ISSUING.sign(RSA.public_key(), usage=both, eku=CLIENT), RSA, want)
 
 
 def test_each_usage_is_that_usage_and_no_other() -> None:

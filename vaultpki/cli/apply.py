@@ -48,7 +48,7 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool) -> Non
     Example:
       vaultpki apply -f cluster.yaml --yes
     """
-    from vaultpki import bootstrap
+    from vaultpki import bootstrap, enrolment
     from vaultpki.config import load_cluster
     from vaultpki.vault import explained
 
@@ -74,6 +74,10 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool) -> Non
     if as_json:
         _tell(done, vault.reads, vault.writes, as_json=True)
     else:
+        if any(pool.jwt for pool in cluster.pools):
+            # No join file brings it to these nodes.
+            pin = enrolment.place(cluster, vault).root_sha256
+            click.echo(f"For agent.yaml of nodes that join by a token: root_sha256: {pin}")
         click.echo(f"Done: {len(done.changes)} changes, {vault.writes} writes to {vault.address}.")
 
 

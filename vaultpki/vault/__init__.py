@@ -2,6 +2,18 @@
 
 from vaultpki.vault.client import Vault, explained
 from vaultpki.vault.settings import Settings, from_environment
-from vaultpki.vault.wire import HEALTH, Answer, Capabilities, Json, Request
+from vaultpki.vault.wire import HEALTH, Answer, Capabilities, Json, Request, member, text
 
-__all__ = ["HEALTH", "Answer", "Capabilities", "Json", "Request", "Settings", "Vault", "explained", "from_environment"]
+__all__ = [
+    "HEALTH",
+    "Answer",
+    "Capabilities",
+    "Json",
+    "Request",
+    "Settings",
+    "Vault",
+    "explained",
+    "from_environment",
+    "member",
+    "text",
+]

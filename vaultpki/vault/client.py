@@ -16,10 +16,10 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from vaultpki.errors import Denied, Sealed, SpecError, Unavailable, Untrusted, VaultError
+from vaultpki.errors import BadAnswer, Denied, Sealed, SpecError, Unavailable, Untrusted, VaultError
 from vaultpki.vault.exchange import Exchange
 from vaultpki.vault.settings import Settings, parse_origin
-from vaultpki.vault.wire import Answer, Json, Request, judge, login_token, quoted
+from vaultpki.vault.wire import Answer, Json, Request, judge, login_token, printable, quoted
 
 if TYPE_CHECKING:
     import hvac
@@ -177,7 +177,7 @@ class Vault:
         so, Untrusted, Denied (403), Refused (another 4xx) and BadAnswer. Nothing of a secret is in their words.
         """
         if not _PATH.fullmatch(request.path) or ".." in request.path or "//" in request.path:
-            raise ValueError(f"not a path of Vault: {request.path!r}")
+            raise BadAnswer(f"{printable(request.path)} is no path that any of ours has; who gave it that name?")
         with self._count_lock:
             if request.reads:
                 self.reads += 1

@@ -82,12 +82,18 @@ class Answer:
     @property
     def data(self) -> Json:
         """The `data` member; empty where there is none. Raises BadAnswer where it is no object."""
-        data = self.body.get("data")
-        if data is None:
-            return {}
-        if not isinstance(data, dict):
-            raise BadAnswer("the server's answer holds no object under `data`; is this address really a Vault?")
-        return data
+        return member(self.body, "data")
+
+    @property
+    def entries(self) -> dict[str, Json]:
+        """`data` where it is a table of objects, such as that of all mounts."""
+        return {name: member(self.data, name) for name in self.data}
+
+    @property
+    def key_info(self) -> dict[str, Json]:
+        """What a LIST says of each name that it gave, where it does; empty where it does not."""
+        told = member(self.data, "key_info")
+        return {name: member(told, name) for name in told}
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -220,6 +226,26 @@ def json_object(raw: bytes) -> Json | None:
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def member(body: Mapping[str, Any], name: str) -> Json:
+    """The object under `name`; empty where there is none. Raises BadAnswer where it is something else."""
+    found = body.get(name)
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise BadAnswer(
+            f"the server's answer holds no object under `{printable(name)}`; is this address really a Vault?"
+        )
+    return found
+
+
+def text(body: Mapping[str, Any], name: str) -> str:
+    """The text under `name`; BadAnswer where there is none."""
+    found = body.get(name)
+    if not isinstance(found, str) or not found:
+        raise BadAnswer(f"the server's answer holds no `{printable(name)}`; is this address really a Vault?")
+    return found
 
 
 def login_token(answer: Json, path: str) -> str:

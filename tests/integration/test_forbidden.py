@@ -1,0 +1,536 @@
+"""A node's token is refused all that is not the node's, by the server itself; and the suite finds a lock left open.
+
+Requests go raw over the wire: nothing of the client under test could turn one down before Vault does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import re
+import secrets
+import ssl
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from applied import Ran, Site, vaultpki
+from servers import Answer, Server
+
+from vaultpki import forbidden, issuance, trespass
+from vaultpki.desired import pooled_approle
+from vaultpki.errors import CertificateRefused
+from vaultpki.forbidden import Forbidden
+from vaultpki.model import Cluster, Node, Pool
+from vaultpki.vault import Settings, Vault
+
+# Rows of the user's own, one of them with addresses and two names: the list has to follow the table.
+SPEC = """\
+api_server:
+  endpoint: https://api.example.com:6443
+  names: [api.example.com]
+  addresses: [10.0.0.10, "fd00::10"]
+nodes:
+- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11, "fd00::11"]}
+- {name: cp-2, roles: [control-plane, etcd], addresses: [10.0.0.12]}
+- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}
+- {name: worker-2, roles: [worker], addresses: [10.0.0.22]}
+pools:
+- {name: autoscaled, roles: [worker], node_names: "w-*"}
+- {name: gpu, roles: [worker], node_names: "gpu-*"}
+certificates:
+  metrics:
+    kind: both
+    common_name: metrics
+    ca: kubelet
+    roles: [worker]
+    names: ["{node}", metrics.example.com]
+    addresses: ["{node_addresses}"]
+"""
+
+# With k and s, which Unicode has twice.
+POOLED = "w-desk-1"
+NODES = ("worker-1", "cp-1", POOLED)
+FEWEST = 300
+
+LOOSE = {
+    "allow_any_name": True,
+    "allow_ip_sans": True,
+    "allow_wildcard_certificates": True,
+    "allowed_uri_sans": ["*"],
+    "cn_validations": ["disabled"],
+    "enforce_hostnames": False,
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one request; `hole` says what it gave away, empty where nothing."""
+
+    request: Forbidden
+    status: int
+    hole: str
+
+
+@dataclass(frozen=True)
+class Intruder:
+    """A node with a real token, who asks for all it must not have."""
+
+    site: Site
+    name: str
+    holder: Node | Pool
+    token: str
+    keys: trespass.Keys
+
+    @property
+    def cluster(self) -> Cluster:
+        return self.site.cluster
+
+    def judge(self) -> trespass.Judge:
+        server = self.site.server
+        settings = Settings((server.address,), ca_file=str(server.ca_file))
+        now = datetime.now(UTC)
+        issuers = issuance.fetch_issuers(Vault(settings), self.site.prefix)
+        return self.keys.judge(issuance.trusts(issuers, self.site.root_sha256, now), now)
+
+    def own(self) -> None:
+        """The positive control: each of its own certificates is signed, exactly as it should be."""
+        judge = self.judge()
+        requests = forbidden.allowed(self.cluster, self.name, self.holder, self.keys.request)
+        assert requests
+        for request in requests:
+            answer = self.site.server.api("POST", request.path, request.body, token=self.token)
+            assert answer.status == 200, (request.path, answer)
+            judge(answer.data["certificate"], request.certificate)
+
+    def requests(self) -> tuple[Forbidden, ...]:
+        return forbidden.forbidden(self.cluster, self.name, self.holder, self.keys.request)
+
+    def tries(self, *groups: str) -> list[Outcome]:
+        """Sends every request (of these groups), and judges what comes."""
+        judge = self.judge()
+        outcomes = []
+        with wire(self.site.server, self.token) as send:
+            for request in self.requests():
+                if groups and request.group not in groups:
+                    continue
+                answer = send(request)
+                hole = ""
+                if 200 <= answer.status < 300:
+                    data = answer.body.get("data")
+                    hole = trespass.hole(request, data if isinstance(data, dict) else {}, judge)
+                elif not (trespass.refused(request, answer.status) or before_any_policy(request, answer)):
+                    hole = f"let pass by the policy: {answer.status} {answer.body}"
+                outcomes.append(Outcome(request, answer.status, hole))
+        return outcomes
+
+
+@contextlib.contextmanager
+def wire(server: Server, token: str) -> Iterator[Any]:
+    """Sends requests over one connection, as they are: no client of ours looks at them."""
+    url = urlsplit(server.address)
+    context = ssl.create_default_context(cafile=server.ca_file)
+    connection = http.client.HTTPSConnection(url.hostname or "", url.port, context=context, timeout=30)
+
+    def send(request: Forbidden) -> Answer:
+        headers = {"X-Vault-Request": "true", "X-Vault-Token": token}
+        if request.method == "PATCH":
+            headers["Content-Type"] = "application/merge-patch+json"
+        body = None if request.body is None else json.dumps(request.body)
+        connection.request(request.method, f"/v1/{request.path}", body, headers)
+        response = connection.getresponse()
+        content = response.read()
+        return Answer(response.status, json.loads(content) if content else {})
+
+    with contextlib.closing(connection):
+        yield send
+
+
+def before_any_policy(request: Forbidden, answer: Answer) -> bool:
+    """Both servers turn down a path that is none, and a batch token's cubbyhole, before they look at policies."""
+    strange = request.group == "paths bent" or request.path.startswith("cubbyhole/")
+    return strange and answer.status in (400, 404, 405)
+
+
+def applied(server: Server, folder: Path) -> Site:
+    site = Site(server, folder, f"t{secrets.token_hex(5)}")
+    site.write(SPEC)
+    site.apply()
+    return site
+
+
+@pytest.fixture(scope="module")
+def good(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A cluster as apply makes it."""
+    return applied(server, tmp_path_factory.mktemp("forbidden"))
+
+
+@pytest.fixture
+def site(server: Server, tmp_path: Path) -> Site:
+    """A cluster whose locks a test may open."""
+    return applied(server, tmp_path)
+
+
+def intruder(site: Site, name: str, pool: str | None = None) -> Intruder:
+    """Logs in as the node does, through its own AppRole; one in w- is of the pool of that pattern."""
+    cluster, server = site.cluster, site.server
+    if pool is None and name.startswith("w-"):
+        pool = "autoscaled"
+    role = f"auth/{site.prefix}/{'pooled' if pool else 'listed'}/role/{name}"
+    holder: Node | Pool
+    if pool:
+        holder = next(each for each in cluster.pools if each.name == pool)
+        assert server.api("POST", role, pooled_approle(cluster, holder)).status == 204
+    else:
+        holder = next(each for each in cluster.nodes if each.name == name)
+    body = {
+        "role_id": server.api("GET", f"{role}/role-id").data["role_id"],
+        "secret_id": server.api("POST", f"{role}/secret-id").data["secret_id"],
+    }
+    answer = server.api("POST", f"{role.partition('/role/')[0]}/login", body, token="")
+    return Intruder(site, name, holder, answer.body["auth"]["client_token"], trespass.Keys())
+
+
+def loosen_role(site: Site, *roles: str) -> None:
+    for path in roles:
+        fields = site.read(path)
+        answer = site.server.api("POST", path, {**fields, **LOOSE})
+        assert answer.status in (200, 204), answer
+
+
+def loosen_policy(site: Site, name: str, *paths: str) -> None:
+    """Takes the bounds on parameters out of a policy; of the paths that begin so, or of all."""
+    where = f"sys/policies/acl/{site.prefix}/{name}"
+    policy = json.loads(site.read(where)["policy"])
+    for path, rule in policy["path"].items():
+        if not paths or path.startswith(paths):
+            for bound in ("allowed_parameters", "denied_parameters", "required_parameters"):
+                rule.pop(bound, None)
+    assert site.server.api("POST", where, {"policy": json.dumps(policy)}).status == 204
+
+
+def widen_policy(site: Site, name: str, path: str, *capabilities: str) -> None:
+    where = f"sys/policies/acl/{site.prefix}/{name}"
+    policy = json.loads(site.read(where)["policy"])
+    policy["path"][path] = {"capabilities": list(capabilities)}
+    assert site.server.api("POST", where, {"policy": json.dumps(policy)}).status == 204
+
+
+def holes(outcomes: Sequence[Outcome]) -> list[str]:
+    return [
+        f"{o.request.group}: {o.request.method} {o.request.path} {sent(o.request)}: {o.hole}" for o in found(outcomes)
+    ]
+
+
+def found(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    return [outcome for outcome in outcomes if outcome.hole]
+
+
+def sent(request: Forbidden) -> dict[str, Any]:
+    return {name: value for name, value in (request.body or {}).items() if name != "csr"}
+
+
+NAMES = ("names of others", "its own name in other spelling", "names in the certificate request")
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_vault_refuses_a_node_all_that_is_not_its_own(
+    good: Site, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = intruder(good, name)
+    node.own()
+    outcomes = node.tries()
+    assert not holes(outcomes), "\n".join(holes(outcomes)[:20])
+    turned_down = [o for o in outcomes if o.status >= 400]
+    statuses = Counter(o.status for o in outcomes)
+    with capsys.disabled():
+        print(f"\n{good.server.kind} {name}: {len(turned_down)} forbidden requests refused by the server ({statuses})")
+    assert len(turned_down) >= FEWEST
+    # What is answered is its own name as Vault folds it, or its own certificate whatever else the request named.
+    for outcome in outcomes:
+        assert outcome.status >= 400 or outcome.request.held_by != "refusal" or dropped(outcome.request), outcome
+    # Its own are signed still: no refusal came of a token that had ended, or of a request that nobody may make.
+    node.own()
+
+
+def dropped(request: Forbidden) -> bool:
+    """Whether it asks a pool's node for a name that is no host's, which Vault leaves out without a word."""
+    body = request.body or {}
+    entries = str(body.get("alt_names", "")).split(",")
+    return "ALT_NAMES" in body or any(not re.fullmatch(r"[A-Za-z0-9.-]+", entry) for entry in entries)
+
+
+def test_where_vault_folds_case_our_check_of_the_answer_refuses(good: Site) -> None:
+    node = intruder(good, "w-desk-2")
+    outcomes = node.tries("its own name in other spelling")
+    folded = [o for o in outcomes if o.status == 200]
+    assert folded and all(o.request.held_by == "check" for o in folded)
+    assert any("W-DESK-2".removeprefix("W") in str(sent(o.request)) for o in folded)
+    judge = node.judge()
+    with wire(good.server, node.token) as send:
+        for outcome in folded:
+            assert outcome.request.own is not None
+            with pytest.raises(CertificateRefused, match="name") as refusal:
+                judge(send(outcome.request).data["certificate"], outcome.request.own)
+            assert refusal.value.reason == "names-differ"
+
+
+def test_a_listed_nodes_names_are_held_by_its_policy_where_the_role_is_loose(site: Site) -> None:
+    loosen_role(
+        site, *(f"{site.prefix}/{role}" for role in ("kubernetes/roles/kubelet-client", "kubelet/roles/kubelet"))
+    )
+    node = intruder(site, "worker-1")
+    node.own()
+    outcomes = node.tries()
+    assert not holes(outcomes), "\n".join(holes(outcomes)[:20])
+
+
+def test_a_listed_nodes_names_are_held_by_the_role_where_the_policy_is_loose(site: Site) -> None:
+    loosen_policy(site, "node/worker-1", site.prefix)
+    node = intruder(site, "worker-1")
+    node.own()
+    outcomes = node.tries(*NAMES, "addresses")
+    names = [o for o in found(outcomes) if o.request.group in NAMES]
+    # An address of mail at the node's own name is the one thing that the role lets through.
+    left = [o for o in names if f"@{node.name}" not in str(sent(o.request))]
+    assert not holes(left), "\n".join(holes(left)[:20])
+    # One lock: the addresses of a listed node are its policy's alone.
+    assert found([o for o in outcomes if o.request.group == "addresses" and o.request.path.endswith("/kubelet")])
+
+
+def test_with_both_locks_of_a_name_open_the_hole_is_found(site: Site) -> None:
+    loosen_policy(site, "node/worker-1", site.prefix)
+    loosen_role(site, f"{site.prefix}/kubernetes/roles/kubelet-client")
+    outcomes = intruder(site, "worker-1").tries("names of others")
+    stolen = {sent(o.request)["common_name"] for o in found(outcomes) if o.request.path.endswith("/kubelet-client")}
+    assert {"system:node:worker-2", "system:node:cp-1", "system:node:w-other", "kubernetes-admin"} <= {
+        name for name in stolen if isinstance(name, str)
+    }
+
+
+def test_a_pools_names_are_held_by_the_role_where_the_policy_is_loose(site: Site) -> None:
+    loosen_policy(site, "pool/autoscaled", site.prefix)
+    node = intruder(site, POOLED)
+    node.own()
+    outcomes = node.tries(*NAMES, "addresses")
+    left = [o for o in found(outcomes) if f"@{node.name}" not in str(sent(o.request))]
+    assert not holes(left), "\n".join(holes(left)[:20])
+
+
+def test_a_pools_addresses_and_foreign_names_are_held_by_its_policy_where_the_role_is_loose(site: Site) -> None:
+    loosen_role(
+        site, f"{site.prefix}/kubernetes/roles/kubelet-client", f"{site.prefix}/kubelet/roles/kubelet-autoscaled"
+    )
+    node = intruder(site, POOLED)
+    node.own()
+    outcomes = node.tries(*NAMES, "addresses")
+    names = {str(sent(o.request)) for o in found(outcomes)}
+    # One lock: within the pattern it is the role alone that tells one node of the pool from another.
+    assert any("system:node:w-other" in name for name in names)
+    for foreign in ("worker-1", "worker-2", "cp-1", "gpu-other", "stranger", "kubernetes.default"):
+        assert not [name for name in names if f"system:node:{foreign}'" in name], foreign
+    assert not [name for name in names if "ip_sans" in name]
+
+
+def test_with_both_locks_of_a_pools_name_open_the_hole_is_found(site: Site) -> None:
+    loosen_policy(site, "pool/autoscaled", site.prefix)
+    loosen_role(site, f"{site.prefix}/kubelet/roles/kubelet-autoscaled")
+    outcomes = intruder(site, POOLED).tries("names of others", "addresses")
+    assert any("worker-1" in str(sent(o.request)) for o in found(outcomes))
+    assert any("10.0.0.11" in str(sent(o.request).get("ip_sans")) for o in found(outcomes))
+
+
+def test_a_pools_pattern_is_held_by_its_policy_alone_and_loosening_it_is_found(site: Site) -> None:
+    """An AppRole of a listed node's name on the pools' mount is what a stolen enroller can make at most."""
+    assert by_another_name(site, "worker-1") == []
+    loosen_policy(site, "pool/autoscaled", site.prefix)
+    assert "system:node:worker-1" in by_another_name(site, "worker-1")
+
+
+def by_another_name(site: Site, name: str) -> list[str]:
+    """The names with its own name in them that an AppRole outside the pool's pattern gets signed."""
+    rogue = intruder(site, name, pool="autoscaled")
+    signed = []
+    for request in forbidden.allowed(rogue.cluster, name, rogue.holder, rogue.keys.request):
+        answer = site.server.api("POST", request.path, request.body, token=rogue.token)
+        subject = request.certificate.subject
+        if answer.status == 200 and name in (subject.common_name + "".join(subject.dns)):
+            signed.append(subject.common_name)
+    return signed
+
+
+@pytest.mark.parametrize(
+    ("path", "capability", "group"),
+    [
+        ("{prefix}/kubernetes/sign/*", "update", "rows of others"),
+        ("{prefix}/kubernetes/issue/+", "update", "other ways to sign"),
+        ("{prefix}/kubelet/sign-verbatim/*", "update", "other ways to sign"),
+        ("{prefix}/etcd/issuer/+/sign/*", "update", "other ways to sign"),
+        ("{prefix}/config/data/nodes/+", "read", "records"),
+        ("auth/{prefix}/listed/role/+/secret-id", "update", "AppRoles of others"),
+        ("auth/{prefix}/pooled/role/+/role-id", "read", "AppRoles of others"),
+        ("sys/policies/acl/*", "read", "policies"),
+        ("identity/entity/id", "list", "tokens and entities"),
+        ("sys/mounts", "read", "the server"),
+        ("secret/*", "read", "other mounts"),
+    ],
+)
+def test_a_path_too_many_is_found(good: Site, path: str, capability: str, group: str) -> None:
+    before = good.read(f"sys/policies/acl/{good.prefix}/node/worker-2")["policy"]
+    widen_policy(good, "node/worker-2", path.format(prefix=good.prefix), capability)
+    try:
+        assert found(intruder(good, "worker-2").tries(group))
+    finally:
+        good.server.api("POST", f"sys/policies/acl/{good.prefix}/node/worker-2", {"policy": before})
+
+
+def test_a_boolean_in_a_policy_bounds_nothing_so_ours_is_text(good: Site) -> None:
+    """Both servers drop it, and an empty list lets all values pass: `exclude_cn_from_sans` was open that way."""
+    node = intruder(good, "cp-2")
+    (own,) = (
+        a
+        for a in forbidden.allowed(node.cluster, node.name, node.holder, node.keys.request)
+        if a.certificate.name == "kube-apiserver-etcd"
+    )
+    for value in (False, True, "false", 0, None):
+        answer = good.server.api("POST", own.path, {**own.body, "exclude_cn_from_sans": value}, token=node.token)
+        assert answer.status == 403, (value, answer)
+
+
+# verify --vault
+
+
+def verify(site: Site, *further: str | Path, token: str | None = None, expect: int = 0) -> Ran:
+    return vaultpki("verify", "-f", site.file, *further, env=site.server.environment(token), expect=expect)
+
+
+def applier(site: Site, which: str = "applier") -> str:
+    """A token with the policy that `vaultpki policy` prints, and nothing else but what every token has."""
+    text = vaultpki("policy", "-f", site.file, which).stdout
+    name = f"{site.name}-{which}"
+    assert site.server.api("POST", f"sys/policies/acl/{name}", {"policy": text}).status == 204
+    made = site.server.api("POST", "auth/token/create", {"policies": [name], "no_default_policy": True})
+    token: str = made.body["auth"]["client_token"]
+    return token
+
+
+def left_over(site: Site) -> list[str]:
+    answer = site.server.api("LIST", f"auth/{site.prefix}/pooled/role")
+    roles = answer.data["keys"] if answer.status == 200 else []
+    return [role for role in roles if "verify" in role]
+
+
+def entities(site: Site) -> set[str]:
+    answer = site.server.api("LIST", "identity/entity/id")
+    return set(answer.data["keys"]) if answer.status == 200 else set()
+
+
+def test_verify_vault_passes_a_good_cluster_and_leaves_nothing_behind(site: Site) -> None:
+    token = applier(site)
+    before = entities(site)
+    position = site.server.audit_position()
+    told = json.loads(verify(site, "--vault", "--json", token=token).stdout)
+    assert told["ok"] and {check["kind"] for check in told["checks"]} == {"vault"}
+    refused = [check for check in told["checks"] if check["expect"] == "refuse"]
+    own = [check for check in told["checks"] if check["expect"] == "accept"]
+    assert len(refused) >= FEWEST and len(own) == 4 and all(check["ok"] for check in told["checks"])
+    assert all(check["from"].startswith("w-verify-") for check in told["checks"])
+    assert not left_over(site) and entities(site) == before
+    assert vaultpki("plan", "-f", site.file, "--detailed-exitcode", env=site.server.environment()).returncode == 0
+    # Whatever it wrote, or asked to write, was its own AppRole and entity, or something to be signed.
+    name = refused[0]["from"]
+    for operation, path in site.server.writes(position):
+        assert (
+            f"/pooled/role/{name}" in path
+            or path.startswith(("identity/", "sys/capabilities"))
+            or path.endswith("/pooled/login")
+            or any(f"/{verb}" in path for verb in ("sign", "issue", "sign-verbatim"))
+        ), (operation, path)
+
+
+def test_verify_vault_is_told_in_words(site: Site) -> None:
+    said = verify(site, "--vault").stdout
+    assert "all as they should be" in said and "throwaway node w-verify-" in said
+
+
+def test_verify_vault_goes_with_verify_dir(site: Site) -> None:
+    seat = site.equip("w-7", pool="autoscaled")
+    seat.run()
+    told = json.loads(verify(site, "--dir", seat.pki, "--vault", "--json").stdout)
+    assert {check["kind"] for check in told["checks"]} >= {"file", "vault"}
+
+
+def test_verify_vault_finds_what_is_loose(site: Site) -> None:
+    policy = "pool/autoscaled"
+    loosen_policy(site, policy, f"{site.prefix}/kubelet", f"auth/{site.prefix}/pooled")
+    loosen_role(site, f"{site.prefix}/kubelet/roles/kubelet-autoscaled")
+    widen_policy(site, policy, f"{site.prefix}/etcd/sign/+", "update")
+    widen_policy(site, policy, f"{site.prefix}/config/data/nodes/+", "read")
+    widen_policy(site, policy, f"{site.prefix}/kubernetes/roles/+", "update")
+    widen_policy(site, policy, "sys/policies/acl/*", "create", "update")
+    before = site.read(f"{site.prefix}/kubernetes/roles/kube-proxy")
+    ran = verify(site, "--vault", "--json", token=applier(site), expect=3)
+    told = json.loads(ran.stdout)
+    wrong = {check["name"] for check in told["checks"] if not check["ok"]}
+    assert not told["ok"] and wrong >= {
+        "names of others",
+        "addresses",
+        "rows of others",
+        "records",
+        "the CAs' own settings",
+        "policies",
+        "its own AppRole",
+    }
+    assert all(check["got"] == "accept" for check in told["checks"] if not check["ok"])
+    assert "checks failed" in ran.stderr
+    # Nothing came of what was open.
+    assert site.read(f"{site.prefix}/kubernetes/roles/kube-proxy") == before
+    assert site.server.api("GET", "sys/policies/acl/of-my-own").status == 404
+    assert not left_over(site)
+    words = verify(site, "--vault", expect=3).stdout
+    assert "records: GET" in words and "more" in words and "BEGIN CERTIFICATE" not in words
+
+
+def test_verify_vault_with_a_node_that_gets_nothing_is_no_proof(site: Site) -> None:
+    where = f"sys/policies/acl/{site.prefix}/pool/autoscaled"
+    assert site.server.api("POST", where, {"policy": '{"path": {}}'}).status == 204
+    told = json.loads(verify(site, "--vault", "--json", expect=3).stdout)
+    assert {check["expect"] for check in told["checks"] if not check["ok"]} == {"accept"}
+    assert not left_over(site)
+
+
+def test_verify_vault_by_the_enroller_makes_nothing(site: Site) -> None:
+    ran = verify(site, "--vault", token=applier(site, "enroller"), expect=1)
+    assert ran.stderr.count("\n") == 1 and "as the applier may" in ran.stderr
+    assert not left_over(site)
+
+
+def test_verify_vault_needs_a_pool(server: Server, tmp_path: Path) -> None:
+    site = Site(server, tmp_path, f"t{secrets.token_hex(5)}")
+    site.write("nodes:\n- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}\n")
+    ran = verify(site, "--vault", expect=1)
+    assert ran.stderr.count("\n") == 1 and "pools" in ran.stderr and "apply" in ran.stderr
+
+
+def test_verify_needs_something_to_verify(good: Site) -> None:
+    assert "--vault" in verify(good, expect=2).stderr
+
+
+def test_a_request_is_one_that_succeeds_with_one_thing_changed(good: Site) -> None:
+    """Else a refusal could be of something else than of what the request is there for."""
+    for name in NODES[:2]:
+        node = next(each for each in good.cluster.nodes if each.name == name)
+        keys = trespass.Keys()
+        own = {a.path: a for a in forbidden.allowed(good.cluster, name, node, keys.request)}
+        for request in forbidden.forbidden(good.cluster, name, node, keys.request):
+            if request.own is not None and request.group != "names in the certificate request":
+                base, body = own[request.path].body, request.body or {}
+                changed = {key for key in {*base, *body} - {"csr"} if base.get(key) != body.get(key)}
+                assert len(changed) == 1, (request.path, changed)
+                assert replace(request.own) == own[request.path].certificate
