@@ -73,7 +73,10 @@ def desired(cluster: Cluster, known: Known) -> dict[Key, Fields]:
         wanted["mount", cluster.mount(ca)] = _pki_mount(cluster, ca)
     wanted["mount", cluster.mount("config")] = {"type": "kv", "version": "2"}
     for mount, kind in auth_mounts(cluster).items():
-        wanted["auth", f"{cluster.prefix}/{mount}"] = {"type": kind, **(_auth_ttls(cluster) if kind == "approle" else {})}
+        wanted["auth", f"{cluster.prefix}/{mount}"] = {
+            "type": kind,
+            **(_auth_ttls(cluster) if kind == "approle" else {}),
+        }
     for ca in (ROOT, *ISSUING_CAS):
         wanted["issuer", cluster.mount(ca)] = _issuer(cluster, ca)
         for name, fields in _engine_config(cluster, ca, known).items():
@@ -193,7 +196,9 @@ def policy(name: str, values: Mapping[str, str]) -> Fields:
 
 def _auth_ttls(cluster: Cluster) -> Fields:
     # A mount's maximum, by default 32 days, cuts a secret id's life short, and Vault does not say so.
-    longest = max([secret_id_ttl(node_certificates(cluster, who)) for who in (*cluster.nodes, *cluster.pools)], default=0)
+    longest = max(
+        [secret_id_ttl(node_certificates(cluster, who)) for who in (*cluster.nodes, *cluster.pools)], default=0
+    )
     return {"default_ttl": TOKEN_TTL, "max_ttl": max(longest, _SECRET_ID_FLOOR)}
 
 
@@ -333,10 +338,16 @@ def _sign_rule(certificate: Certificate, *, exact: bool, pattern: str = "") -> F
         parameters["alt_names"] = [",".join(subject.dns) if exact else _pooled_names(subject.dns, pattern)]
     if subject.ips:
         parameters["ip_sans"] = [",".join(subject.ips)]
-    rule: Fields = {"capabilities": ["update"], "allowed_parameters": parameters}
+    # Left out, the CN would be a DNS SAN too; and Vault takes an empty text for any value allowed (OpenBao does not).
+    denied: dict[str, list[Any]] = {"exclude_cn_from_sans": [""]}
     if subject.dns and not exact:
-        rule["denied_parameters"] = {"alt_names": [*_NO_HOST_NAMES, *(["*,*"] if len(subject.dns) == 1 else [])]}
-    return rule
+        denied["alt_names"] = [*_NO_HOST_NAMES, *(["*,*"] if len(subject.dns) == 1 else [])]
+    return {
+        "capabilities": ["update"],
+        "allowed_parameters": parameters,
+        "denied_parameters": denied,
+        "required_parameters": ["exclude_cn_from_sans"],
+    }
 
 
 # A glob holds only how a text begins. Of what may follow, the role lets an address of mail at an allowed name through,

@@ -34,7 +34,7 @@ class Forbidden:
 
     `own` is the node's certificate whose request this is but for one thing. `held_by` says what must come of it:
     Vault's refusal; or, where Vault folds case, `x509.check_signed` turning the answer down; or Vault's indifference,
-    where the answer may hold exactly `own` and nothing else. `spent` marks what only its parameters forbid, at the
+    where the answer may hold `own`, or less, and nothing else. `spent` marks what only its parameters forbid, at the
     node's own AppRole: once that is gone, it can be tried without a trace, and only a 403 is a refusal.
     """
 
@@ -176,6 +176,13 @@ def _changed(cluster: Cluster, name: str, mine: Allowed, others: tuple[str, ...]
     yield from _in_request(but, mine, others[0], csr)
     for parameter, value in _PARAMETERS_SENT:
         yield but(_PARAMETERS, f"{parameter} is not the node's to choose", **{parameter: value})
+    for parameter in mine.body:
+        # What a certificate may lack it may lack here; what bounds it may not be left out.
+        held_by: HeldBy = "indifference" if parameter in ("alt_names", "ip_sans", "format") else "refusal"
+        without = _without(mine.body, parameter)
+        yield Forbidden(_PARAMETERS, "POST", mine.path, without, f"without {parameter}", own, held_by)
+        for empty in ("", []):
+            yield but(_PARAMETERS, f"an empty {parameter}", held_by, **{parameter: empty})
     if subject.dns:
         yield but(_PARAMETERS, "a parameter in other case", ALT_NAMES=f"{mine.body['alt_names']},{others[0]}")
     yield but(_PARAMETERS, "a parameter in other case", Common_Name=others[0])
@@ -345,7 +352,6 @@ _PARAMETERS_SENT: Final[tuple[tuple[str, Any], ...]] = (
     ("exclude_cn_from_sans", False),
     ("exclude_cn_from_sans", "false"),
     ("exclude_cn_from_sans", 0),
-    ("exclude_cn_from_sans", ""),
     ("serial_number", "1234"),
     ("user_ids", "root"),
     ("remove_roots_from_chain", True),

@@ -252,7 +252,7 @@ HOSTILE: dict[str, object] = {
     "many": {"time": "x" * 10000, "certificates": {f"c{number}": {"state": "ok"} for number in range(5000)}},
     "empty": {},
     # More than the client reads of any answer.
-    "huge": {"time": "y" * (3 << 19)},
+    "huge": {"time": "now", "more": ["y" * 1000] * 1500},
 }
 
 

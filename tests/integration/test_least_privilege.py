@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import shutil
+import ssl
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import enrolled
 import pytest
 from applied import Seat, Site
-from enrolled import Desk
 from servers import Server
 
-from vaultpki import agent, bootstrap, credential, desired, enrolment, operator, trespass
+from vaultpki import agent, bootstrap, desired, enrolment, operator, trespass, x509
 from vaultpki.bootstrap import Where
+from vaultpki.certificates import resolve, row_named
 from vaultpki.config import load_agent
 from vaultpki.errors import Denied
+from vaultpki.files import write_private
+from vaultpki.issuance import sign_parameters
+from vaultpki.join import dump_join
+from vaultpki.model import Certificate
 from vaultpki.vault import Vault
 
 Rules = dict[str, Any]
@@ -61,8 +69,8 @@ def first_refused(steps: Sequence[Step]) -> str | None:
     for name, step in steps:
         try:
             step()
-        except Denied:
-            return name
+        except Denied as error:
+            return f"{name} ({str(error)[:60]})"
     return None
 
 
@@ -84,51 +92,296 @@ CHANGED = (
 )
 
 
-def applying(site: Site, vault: Vault) -> list[Step]:
-    """The applier's whole job on a cluster of its own."""
+def apply(site: Site, vault: Vault, text: str) -> None:
+    site.write(text)
+    bootstrap.apply(site.cluster, vault, Where((), None), first=None, progress=lambda change: None)
 
-    def apply(text: str) -> None:
-        site.write(text)
-        bootstrap.apply(site.cluster, vault, Where((), None), first=None, progress=lambda change: None)
+
+def applying(site: Site, vault: Vault) -> list[Step]:
+    """The applier's whole job on a cluster that is there already; at its end it is there again, and new."""
 
     def enroll(node: str, pool: str | None) -> None:
         cluster = site.cluster
         who = enrolment.holder(cluster, node, pool)
-        place = enrolment.place(cluster, vault)
-        join = enrolment.enroll(cluster, vault, node, who, place, wrap_ttl=60)
+        join = enrolment.enroll(cluster, vault, node, who, enrolment.place(cluster, vault), wrap_ttl=60)
         secret = site.server.api("POST", "sys/wrapping/unwrap", token=join.wrap_token).data["secret_id"]
-        token = enrolled.login(site, "pooled" if pool else "listed", join.role_id, secret)
-        report = {"data": {"time": "now"}}
-        path = f"{site.prefix}/config/data/reports/{node}"
-        assert site.server.api("POST", path, report, token=str(token)).status == 200
+        assert enrolled.login(site, "pooled" if pool else "listed", join.role_id, secret) is not None
 
     def visit() -> None:
         checks = trespass.verify_vault(site.cluster, vault, now=datetime.now(UTC))
         assert checks and all(check.ok for check in checks)
 
     return [
-        ("apply", lambda: apply(enrolled.SPEC)),
-        ("apply of a change", lambda: apply(CHANGED)),
         ("enroll", lambda: enroll("worker-1", None)),
         ("enroll of a pool's node", lambda: enroll("w-1", "autoscaled")),
         ("nodes", lambda: enrolment.nodes(site.cluster, vault)),
         ("unenroll", lambda: enrolment.unenroll(site.cluster, vault, "w-1", wait=0)),
-        ("verify --vault", visit),
+        ("apply of a change", lambda: apply(site, vault, CHANGED)),
         ("destroy", lambda: bootstrap.destroy(site.cluster, vault, Where((), None), progress=lambda path: None)),
+        ("apply", lambda: apply(site, vault, enrolled.SPEC)),
+        ("verify --vault", visit),
     ]
 
 
-def test_the_applier(server: Server, tmp_path: Path) -> None:
+def test_the_applier(site: Site) -> None:
+    root = enrolled.client(site.server)
+
+    def refused(rules: Rules) -> str | None:
+        found = first_refused(applying(site, holder(site.server, rules)))
+        if found is not None:
+            enrolment.unenroll(site.cluster, root, "w-1", wait=0)
+            apply(site, root, enrolled.SPEC)
+        return found
+
+    each_grant_is_needed(desired.policy("applier.json", {"prefix": site.prefix}), refused)
+
+
+def test_the_applier_is_root_in_all_but_name(site: Site) -> None:
+    """It writes policies and hands them to nodes, so it can make itself any token that there can be."""
+    applier = holder(site.server, desired.policy("applier.json", {"prefix": site.prefix}))
+    applier.write(f"sys/policies/acl/{site.prefix}/node/worker-1", {"policy": json.dumps({"path": ANYTHING})})
+    mount = f"auth/{site.prefix}/listed"
+    role_id = (applier.read(f"{mount}/role/worker-1/role-id") or {})["role_id"]
+    secret_id = applier.write(f"{mount}/role/worker-1/secret-id", {})["data"]["secret_id"]
+    root = applier.login(f"{mount}/login", {"role_id": role_id, "secret_id": secret_id})
+    assert root.write("sys/policies/acl/anything-at-all", {"policy": json.dumps({"path": ANYTHING})}) == {}
+    assert site.server.api("DELETE", "sys/policies/acl/anything-at-all").status == 204
+    apply(site, enrolled.client(site.server), enrolled.SPEC)
+    # Its own policy alone reaches nothing that is not the cluster's.
+    for path in ("sys/policies/acl/other", "secret/data/x", "auth/token/create", "sys/audit", "vaultpki/other/root"):
+        with pytest.raises(Denied):
+            applier.write(path, {"policy": ""})
+
+
+ANYTHING = {"*": {"capabilities": ["create", "read", "update", "delete", "list", "sudo"]}}
+
+
+def enrolling(site: Site, vault: Vault) -> list[Step]:
+    cluster, node = site.cluster, f"w-{os.urandom(4).hex()}"
+    who = enrolment.holder(cluster, node, "autoscaled")
+
+    def enroll() -> None:
+        join = enrolment.enroll(cluster, vault, node, who, enrolment.place(cluster, vault), wrap_ttl=60)
+        secret = site.server.api("POST", "sys/wrapping/unwrap", token=join.wrap_token).data["secret_id"]
+        assert enrolled.login(site, "pooled", join.role_id, secret) is not None
+
+    return [("enroll", enroll), ("enroll again", enroll)]
+
+
+def test_the_enroller(site: Site) -> None:
+    each_grant_is_needed(
+        desired.enroller_policy(site.cluster),
+        lambda rules: first_refused(enrolling(site, holder(site.server, rules))),
+    )
+
+
+def made(server: Server, vault: Vault) -> Callable[..., Any]:
+    """Raw requests with the token of `vault`, wrapped where `wrap` says so."""
+
+    def ask(method: str, path: str, body: object = None, wrap: str = "") -> int:
+        return status(server, vault, method, path, body, wrap)
+
+    return ask
+
+
+def status(server: Server, vault: Vault, method: str, path: str, body: object, wrap: str) -> int:
+    url = urlsplit(server.address)
+    context = ssl.create_default_context(cafile=server.ca_file)
+    connection = http.client.HTTPSConnection(str(url.hostname), url.port, context=context, timeout=30)
+    headers = {"X-Vault-Token": vault._settings.token, "X-Vault-Request": "true"}
+    if wrap:
+        headers["X-Vault-Wrap-TTL"] = wrap
+    connection.request(method, f"/v1/{path}", None if body is None else json.dumps(body), headers)
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    return answer.status
+
+
+def test_a_stolen_enroller(site: Site) -> None:
+    """It can be any node of a pool, and nothing else."""
+    server, cluster = site.server, site.cluster
+    enroller = holder(server, desired.enroller_policy(cluster))
+    ask = made(server, enroller)
+    good = desired.pooled_approle(cluster, cluster.pools[0])
+    pooled, listed = f"auth/{site.prefix}/pooled/role", f"auth/{site.prefix}/listed/role"
+    # What it may, so that the refusals below have a counterpart that passes.
+    assert ask("POST", f"{pooled}/w-7", good) == 204
+    assert ask("POST", f"{pooled}/w-7/secret-id", {}, "60s") == 200
+    # No other policy, and no more than what an AppRole of ours has.
+    assert ask("PUT", f"sys/policies/acl/{site.prefix}/pool/autoscaled", {"policy": json.dumps({"path": ANYTHING})}) == 403
+    assert ask("PUT", f"sys/policies/acl/{site.prefix}/more", {"policy": ""}) == 403
+    for changed in (
+        {"token_policies": "root"},
+        {"token_policies": f"{site.prefix}/node/cp-1"},
+        {"token_policies": f"{site.prefix}/pool/autoscaled,{site.prefix}/node/cp-1"},
+        {"token_policies": [f"{site.prefix}/pool/autoscaled", "root"]},
+        {"policies": "root"},
+        {"role_id": "mine"},
+        {"token_type": "service"},
+        {"token_type": "default"},
+        {"token_no_default_policy": "false"},
+        {"token_ttl": "86400"},
+        {"token_max_ttl": "0"},
+        {"token_period": "60"},
+        {"bind_secret_id": "false", "token_bound_cidrs": "0.0.0.0/0"},
+        {"bind_secret_id": "false"},
+        {"secret_id_ttl": "0"},
+        {"local_secret_ids": "true"},
+    ):
+        assert ask("POST", f"{pooled}/w-8", good | changed) == 403, changed
+    for name in good:
+        assert ask("POST", f"{pooled}/w-8", {key: value for key, value in good.items() if key != name}) == 403, name
+    assert site.server.api("GET", f"{pooled}/w-8").status == 404
+    # An AppRole that is there is not bent, not even by one of its own sub-paths.
+    for body in (good, good | {"token_policies": f"{site.prefix}/pool/batch"}):
+        assert ask("POST", f"{pooled}/w-7", body) == 403
+        assert ask("PUT", f"{pooled}/w-7", body) == 403
+    for part in (
+        *("policies", "token-policies", "secret-id-num-uses", "secret-id-ttl", "token-ttl", "token-max-ttl", "period"),
+        *("bind-secret-id", "secret-id-bound-cidrs", "token-bound-cidrs", "bound-cidr-list", "role-id", "custom-secret-id"),
+        *("secret-id/destroy", "secret-id/lookup", "secret-id-accessor/destroy", "secret-id-accessor/lookup"),
+    ):
+        for method in ("POST", "DELETE"):
+            assert ask(method, f"{pooled}/w-7/{part}", {part.replace("-", "_"): "x", "secret_id": "x"}, "60s") == 403, part
+    for method, path in (("DELETE", f"{pooled}/w-7"), ("LIST", pooled), ("GET", f"{pooled}/w-7")):
+        assert ask(method, path) == 403, path
+    assert ask("LIST", f"{pooled}/w-7/secret-id") == 403
+    # A secret id only wrapped, and with nothing of its own choice.
+    assert ask("POST", f"{pooled}/w-7/secret-id", {}) in (400, 403)
+    for body in ({"metadata": '{"a": "b"}'}, {"ttl": "1h"}, {"num_uses": "1"}, {"cidr_list": "127.0.0.1/32"}):
+        assert ask("POST", f"{pooled}/w-7/secret-id", body, "60s") == 403, body
+    assert ask("POST", f"{pooled}/w-7/secret-id", {}, "48h") in (400, 403)
+    # Nothing of listed nodes, nor of the cluster.
+    for method, path in (
+        ("GET", f"{listed}/cp-1/role-id"),
+        ("POST", f"{listed}/cp-1/secret-id"),
+        ("POST", f"{listed}/cp-2"),
+        ("GET", f"{site.prefix}/config/data/nodes/cp-1"),
+        ("POST", f"{site.prefix}/config/data/cluster"),
+        ("POST", f"{site.prefix}/kubernetes/sign/kubelet-client"),
+        ("POST", f"{site.prefix}/kubernetes/sign/admin"),
+        ("POST", "auth/token/create"),
+        ("POST", "identity/entity"),
+        ("POST", "identity/entity-alias"),
+    ):
+        assert ask(method, path, good, "60s") == 403, path
+    assert ask("POST", f"{pooled}/../../listed/role/cp-1/secret-id", {}, "60s") in (307, 400, 403, 404)
+
+
+def ask_to_sign(server: Server, want: Certificate, token: str) -> int:
+    """What Vault answers to the request that the agent would make for this certificate."""
+    parameters = sign_parameters(want, x509.request(x509.generate_key(want.key), want.subject))
+    return server.api("POST", f"{want.mount}/sign/{want.role}", parameters, token=token).status
+
+
+def test_a_name_outside_its_pool_gets_the_enroller_nothing(site: Site) -> None:
+    """The AppRole can be made (no policy knows names that begin so and so), and its token gets no certificate."""
+    server, cluster = site.server, site.cluster
+    enroller = holder(server, desired.enroller_policy(cluster))
+    good = desired.pooled_approle(cluster, cluster.pools[0])
+    for name in ("cp-1", "x-1", "batch-1", "admin"):
+        role = f"auth/{site.prefix}/pooled/role/{name}"
+        assert status(server, enroller, "POST", role, good, "") == 204
+        role_id = site.read(f"{role}/role-id")["role_id"]
+        secret_id = server.api("POST", f"{role}/secret-id", {}).data["secret_id"]
+        token = enrolled.login(site, "pooled", role_id, secret_id)
+        for row in desired.node_certificates(cluster, cluster.pools[0]):
+            subject = replace(
+                row.subject,
+                common_name=row.subject.common_name.replace("{node}", name),
+                dns=tuple(each.replace("{node}", name) for each in row.subject.dns),
+            )
+            answer = ask_to_sign(server, replace(row, subject=subject), str(token))
+            # A certificate that names no node, kube-proxy's, is any pool's.
+            assert answer == (403 if "{node}" in row.subject.common_name else 200), (name, row.name)
+        assert server.api("DELETE", role).status == 204
+
+
+def test_the_operator(site: Site, tmp_path: Path) -> None:
     count = iter(range(1000))
 
     def refused(rules: Rules) -> str | None:
-        one = Site(server, tmp_path / str(next(count)), NAME)
-        found = first_refused(applying(one, holder(server, rules)))
-        root = enrolled.client(server)
-        bootstrap.destroy(one.cluster, root, Where((), None), progress=lambda path: None)
-        return found
+        vault = holder(site.server, rules)
+        folder = tmp_path / str(next(count))
 
-    each_grant_is_needed(desired.policy("applier.json", {"prefix": f"vaultpki/{NAME}"}), refused)
+        def issue(name: str) -> object:
+            return operator.issue(site.cluster, vault, name, str(folder), datetime.now(UTC), grace=0)
+
+        return first_refused([("issue admin", lambda: issue("admin")), ("issue super-admin", lambda: issue("super-admin"))])
+
+    each_grant_is_needed(desired.operator_policy(site.cluster), refused)
 
 
-NAME = f"p{os.urandom(4).hex()}"
+def test_a_stolen_operator(site: Site) -> None:
+    """It is the two certificates of its own, and no other."""
+    token = holder(site.server, desired.operator_policy(site.cluster))
+    ask = made(site.server, token)
+    for path in ("kubernetes/sign/kube-scheduler", "kubernetes/sign/kubelet-client", "etcd/sign/etcd-server"):
+        assert ask("POST", f"{site.prefix}/{path}", {"common_name": "x"}) == 403
+    row = resolve(row_named(site.cluster, "admin"), site.cluster, None)
+    asked = sign_parameters(row, x509.request(x509.generate_key(row.key), row.subject))
+    admin = f"{row.mount}/sign/{row.role}"
+    assert ask("POST", admin, asked) == 200
+    for more in ({"common_name": "kubernetes-super-admin"}, {"common_name": "system:node:cp-1"}, {"ttl": "100d"}):
+        assert ask("POST", admin, asked | more) == 403, more
+    for method, path in (
+        ("GET", f"{site.prefix}/config/data/nodes/cp-1"),
+        ("LIST", f"{site.prefix}/config/metadata"),
+        ("POST", f"auth/{site.prefix}/pooled/role/w-1/secret-id"),
+        ("POST", f"{site.prefix}/kubernetes/issue/admin"),
+        ("PUT", f"sys/policies/acl/{site.prefix}/operator"),
+    ):
+        assert ask(method, path, {}, "60s") == 403, path
+
+
+def working(seat: Seat, site: Site) -> list[Step]:
+    """A node's whole job: learn, sign each of its certificates, roll and destroy its credential, report."""
+
+    report = f"{site.prefix}/config/data/reports/{seat.name}"
+
+    def work() -> None:
+        shutil.rmtree(seat.pki, ignore_errors=True)
+        (seat.state / "spec.json").unlink(missing_ok=True)
+        # Not known to be its own, so it is replaced.
+        (seat.state / "secret-id.json").write_text("{}")
+        outcome = agent.run(load_agent(seat.config), settle=False)
+        for name, failure in outcome.failures.items():
+            raise Denied(f"{name}: {failure}")
+
+    def reported(times: int) -> None:
+        found = site.server.api("GET", report)
+        if (found.data["metadata"]["version"] if found.status == 200 else 0) < times:
+            raise Denied("the report was not written")
+
+    return [
+        ("a pass", work),
+        ("its report", lambda: reported(1)),
+        ("the next pass", work),
+        ("its report", lambda: reported(2)),
+    ]
+
+
+@pytest.mark.parametrize(("name", "pool"), [("cp-1", None), ("w-priv", "autoscaled")])
+def test_a_node(site: Site, tmp_path: Path, name: str, pool: str | None) -> None:
+    root = enrolled.client(site.server)
+    seat = Seat(name, tmp_path / "node")
+    who = enrolment.holder(site.cluster, name, pool)
+    place = enrolment.place(site.cluster, root)
+    join = enrolment.enroll(site.cluster, root, name, who, place, wrap_ttl=300)
+    write_private(str(tmp_path / "join.json"), dump_join(join).encode())
+    enrolled.join(seat, tmp_path / "join.json")
+    policy = f"{site.prefix}/pool/{pool}" if pool else f"{site.prefix}/node/{name}"
+    whole = json.loads(site.read(f"sys/policies/acl/{policy}")["policy"])["path"]
+    assert len(whole) > 7
+
+    def refused(rules: Rules) -> str | None:
+        write(site.server, policy, rules)
+        # Made anew and written again, by turns.
+        site.server.api("DELETE", f"{site.prefix}/config/metadata/reports/{name}")
+        return first_refused(working(seat, site))
+
+    try:
+        each_grant_is_needed(whole, refused)
+    finally:
+        write(site.server, policy, whole)

@@ -57,7 +57,9 @@ def test_the_mounts(wanted: dict[Key, Fields]) -> None:
         **{f"{P}/{ca}": {"type": "pki", "default_ttl": 30 * DAY, "max_ttl": 1825 * DAY} for ca in ISSUING_CAS},
         f"{P}/config": {"type": "kv", "version": "2"},
     }
-    assert of_kind(wanted, "auth") == {f"{P}/listed": {"type": "approle"}, f"{P}/pooled": {"type": "approle"}}
+    # A secret id lives no longer than its mount lets it.
+    auth = {"type": "approle", "default_ttl": 1200, "max_ttl": 60 * DAY}
+    assert of_kind(wanted, "auth") == {f"{P}/listed": auth, f"{P}/pooled": auth}
 
 
 def test_each_row_has_one_role_on_its_cas_mount_and_the_root_none(wanted: dict[Key, Fields]) -> None:

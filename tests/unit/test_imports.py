@@ -30,12 +30,12 @@ ORDER: Final = (
     "desired",
     "plan",
     "renewal",
-    "join",
     # one module for each thing outside
     "files",
     "store",
     "x509",
     "vault",
+    "join",
     "openssl",
     "handshake",
     "embedded",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import gc
+import os
 import sys
 from typing import Final
 
@@ -64,34 +64,47 @@ def vaultpki() -> None:
 
 def main() -> None:
     """The entry point: runs a command and ends with its exit code, an error told in one sentence."""
-    # What a command loads it keeps to its end: to look for rubbish at every 700 new objects, and through all of them
-    # once more while Python ends, takes a tenth of a short command's time.
+    # What a command loads it keeps to its end; to look for rubbish at every 700 new objects takes a tenth of its time.
     gc.set_threshold(10_000)
-    atexit.register(gc.freeze)
     _leave_no_core()
+    code = _run()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        code = code or 1
+    # At once, without taking the interpreter down: a thread that waits for a server inside OpenSSL would crash there,
+    # and every block that must end something has ended it by now.
+    os._exit(code)
+
+
+def _run() -> int:
     try:
         code = vaultpki.main(prog_name="vaultpki", standalone_mode=False)
     except click.exceptions.Abort:
         click.echo("vaultpki: interrupted", err=True)
-        sys.exit(130)
+        return 130
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except VaultpkiError as error:
         click.echo(f"vaultpki: {error}", err=True)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except BrokenPipeError:
-        # Whoever read our output has gone; a second failure while Python flushes at exit would say so again.
-        sys.stdout = None
-        sys.exit(1)
+        # Whoever read our output has gone.
+        return 1
     except Exception as error:  # noqa: BLE001 - the last place before a person; told, and exit 1
+        # Ctrl-C at the wrong moment in threading's Condition.wait makes it release a lock that it does not hold.
+        if isinstance(error, RuntimeError) and isinstance(error.__context__, KeyboardInterrupt):
+            click.echo("vaultpki: interrupted", err=True)
+            return 130
         # A traceback's lines may quote what a server or a file said, so only its place is shown.
         place = _innermost(error)
         click.echo(
             f"vaultpki: a fault of vaultpki itself ({type(error).__name__} in {place}); please report it", err=True
         )
-        sys.exit(1)
-    sys.exit(code if isinstance(code, int) else 0)
+        return 1
+    return code if isinstance(code, int) else 0
 
 
 def _leave_no_core() -> None:
