@@ -31,6 +31,7 @@ def plan_command(file: Path, allow_http: bool, as_json: bool, detailed_exitcode:
 
     cluster = load_cluster(file, allow_http=allow_http)
     vault, where = open_vault(cluster, allow_http=allow_http)
+    vault.warm()
     with explained(vault):
         _, plan = bootstrap.look(cluster, vault, where)
     _tell(plan, vault.reads, vault.writes, as_json=as_json)
@@ -54,6 +55,7 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool) -> Non
 
     cluster = load_cluster(file, allow_http=allow_http)
     vault, where = open_vault(cluster, allow_http=allow_http)
+    vault.warm()
     first = None
     with explained(vault):
         if not yes:

@@ -62,9 +62,7 @@ def open_vault(cluster: Cluster, *, allow_http: bool) -> tuple[Vault, Where]:
         from dataclasses import replace
 
         settings = replace(settings, ca_pem=cluster.vault.ca_pem)
-    vault = Vault(settings)
-    vault.warm()
-    return vault, Where(settings.addresses, ca_pem)
+    return Vault(settings), Where(settings.addresses, ca_pem)
 
 
 def show_plan(plan: Plan) -> None:
