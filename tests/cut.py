@@ -45,7 +45,7 @@ def begun(work: Callable[[], object], at: int, *, files: str = "", methods: Sequ
             os._exit(0)
         except SystemExit as ending:
             os._exit(int(ending.code or 0))
-        except BaseException:
+        except BaseException:  # noqa: BLE001 -- a forked pytest must not go on
             traceback.print_exc()
             os._exit(1)
     return pid

@@ -18,15 +18,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from vaultpki import credential, issuance, records, renewal
+from vaultpki import assets, credential, issuance, records, renewal
 from vaultpki.certificates import ISSUING_CAS, SKEW, pair_files
-from vaultpki.errors import CertificateRefused, SpecError, StoreError, Unavailable, VaultpkiError
+from vaultpki.errors import CertificateRefused, SpecError, StoreError, TemplateError, Unavailable, VaultpkiError
 from vaultpki.facts import Trust
 from vaultpki.files import private_folder
 from vaultpki.issuance import BUNDLES, Issuers, Owner
 from vaultpki.model import AgentConfig, Certificate, UserTemplate
 from vaultpki.renewal import Verdict
-from vaultpki.store import Directory, Stored, read_private, write_private
+from vaultpki.store import Directory, File, Stored, read_private, write_private
 from vaultpki.vault import Request, Vault
 
 _COPY: Final = "spec.json"
@@ -123,7 +123,7 @@ class _Pass:
         trust = issuance.trusts(spec.issuers, self._config.root_sha256, self._now)
         failures: dict[str, VaultpkiError] = {}
         # New trust first: a leaf of a new issuing CA must not come before those who check it know the CA.
-        changed = self._lay_companions(spec, trust)
+        changed = self._lay_companions(spec, trust, failures)
         items = self._look(spec, trust)
         renewed, short = self._renew(items, trust, failures, away)
         self._remove_surplus(spec)
@@ -320,18 +320,38 @@ class _Pass:
             check=lambda back: issuance.whole(back, want),
         )
 
-    def _lay_companions(self, spec: Spec, trust: Mapping[str, Trust]) -> bool:
+    def _lay_companions(self, spec: Spec, trust: Mapping[str, Trust], failures: dict[str, VaultpkiError]) -> bool:
+        config, owner = self._config, owner_of(self._config.owner)
         files = issuance.companions(
             trust,
             spec.certificates,
-            cluster=self._config.cluster,
+            cluster=config.cluster,
             endpoint=spec.endpoint,
-            directory=self._config.directory,
-            node=self._config.node,
-            owner=owner_of(self._config.owner),
+            directory=config.directory,
+            owner=owner,
             chain=False,
-            templates=spec.templates,
         )
+        taken = {*files, *(name for want in spec.certificates for name in pair_files(want.stem))}
+        for template in spec.templates:
+            try:
+                files[template.file] = issuance.user_file(
+                    template,
+                    taken,
+                    cluster=config.cluster,
+                    endpoint=spec.endpoint,
+                    directory=config.directory,
+                    node=config.node,
+                    owner=owner,
+                )
+            except TemplateError as error:
+                # A template that went bad takes neither the file it made before nor anybody's certificate with it.
+                failures[f"template {template.name}"] = error
+                if template.file not in taken and assets.plain_file_name(template.file):
+                    old = self._directory.read(BUNDLES, [template.file])[template.file].data
+                    if old is not None:
+                        files[template.file] = File(old, issuance.KEY_MODE, owner.uid, owner.gid)
+            else:
+                taken.add(template.file)
         return self._directory.install(BUNDLES, files)
 
     def _remove_surplus(self, spec: Spec) -> None:

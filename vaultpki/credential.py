@@ -6,12 +6,13 @@
     STATE/joined           how far the last join came: the digest of its wrapping token, and what that held until it is
                            in its place, 0600
 
-Every step leaves a secret id that Vault takes: the new one is on disk before the old one is destroyed. Only a cut within
-the unwrapping itself loses it, and then a new join file is needed.
+Every step leaves a secret id that Vault takes: the new one is on disk before the old one is destroyed. Only a cut
+within the unwrapping itself loses it, and then a new join file is needed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -31,7 +32,7 @@ from vaultpki.join import Join
 from vaultpki.model import AgentConfig, Auth
 from vaultpki.vault import Request, Settings, Vault, from_environment
 
-SECRET_ID: Final = "secret-id"
+SECRET_ID: Final = "secret-id"  # noqa: S105 -- a file's name
 CA_FILE: Final = "vault-ca.pem"
 _OLD = f"{SECRET_ID}.old"
 _JOINED = "joined"
@@ -219,8 +220,8 @@ def _refuse_other_cluster(join: Join, trusts: Mapping[str, Trust]) -> None:
     name = next(iter(trusts.values())).root.subject.common_name
     if name != ca_subject(join.cluster, ROOT):
         raise SpecError(
-            f"the join file is for cluster {join.cluster}, and what Vault has at {join.prefix} is {name!r}: the file was "
-            f"changed or mixed up; tell whoever enrolled {join.node}, and ask for a new one"
+            f"the join file is for cluster {join.cluster}, and what Vault has at {join.prefix} is {name!r}: the file "
+            f"was changed or mixed up; tell whoever enrolled {join.node}, and ask for a new one"
         )
 
 
@@ -233,9 +234,9 @@ def _unwrap(config: AgentConfig, join: Join, joined: _Joined, settings: Settings
     except (Refused, Denied):
         if joined.stage == "opening":
             raise SpecError(
-                "a join on this node was cut off in the very moment when it took its credential out of the join file, and "
-                f"what was in it is lost (or somebody else was faster); run `vaultpki unenroll {join.node}` if you doubt "
-                f"it, and {new}"
+                "a join on this node was cut off in the very moment when it took its credential out of the join file, "
+                "and what was in it is lost (or somebody else was faster: then `vaultpki unenroll` the node); "
+                f"{new}"
             ) from None
         if now >= join.expires:
             raise SpecError(f"the join file ended at {join.expires:%Y-%m-%dT%H:%M:%SZ}; {new}") from None
@@ -255,8 +256,8 @@ def _unwrap(config: AgentConfig, join: Join, joined: _Joined, settings: Settings
         data = vault.call(Request("POST", "sys/wrapping/unwrap", {}, once=True)).body.get("data") or {}
     except (Refused, Denied):
         raise SpecError(
-            f"the join file was used by somebody else in this very moment: it may be intercepted; unenroll {join.node}, "
-            f"and {new}"
+            "the join file was used by somebody else in this very moment: it may be intercepted; run "
+            f"`vaultpki unenroll {join.node}`, and {new}"
         ) from None
     secret = data.get("secret_id")
     if not isinstance(secret, str) or not _TOKEN.fullmatch(secret):
@@ -272,8 +273,8 @@ def _prove(config: AgentConfig, join: Join, vault: Vault, secret: str) -> Vault:
         return node
     except (Refused, Denied):
         raise SpecError(
-            f"Vault does not take what the join file holds for {join.node}: the node was unenrolled since, or the file's "
-            "role_id or pool was changed on its way; tell whoever enrolled it, and ask for a new one "
+            f"Vault does not take what the join file holds for {join.node}: the node was unenrolled since, or the "
+            "file's role_id or pool was changed on its way; tell whoever enrolled it, and ask for a new one "
             f"(`vaultpki enroll {join.node}`)"
         ) from None
 
@@ -308,11 +309,9 @@ def _destroy_old(config: AgentConfig, vault: Vault, current: str) -> None:
     if old is None:
         return
     if old != current:
-        try:
+        # Refused where Vault does not know it any more, which is what was wanted.
+        with contextlib.suppress(Refused):
             vault.write(f"{mount(config)}/role/{config.node}/secret-id/destroy", {"secret_id": old})
-        except Refused:
-            # Vault does not know it any more, which is what was wanted.
-            pass
     with told(f"{config.state}/{_OLD}"):
         os.unlink(f"{config.state}/{_OLD}")
 

@@ -165,7 +165,9 @@ def enroller_policy(cluster: Cluster) -> Fields:
     values = {name: sorted({fields[name] for fields in made}) for name in (made[0] if made else ())}
     rule = rules[f"auth/{cluster.prefix}/pooled/role/+"]
     if values:
-        rule |= {"allowed_parameters": values, "required_parameters": sorted(values)}
+        # Vault takes an empty text for any value allowed, and an empty TTL or type is the mount's.
+        empty = {name: [""] for name in values}
+        rule |= {"allowed_parameters": values, "denied_parameters": empty, "required_parameters": sorted(values)}
     else:
         del rules[f"auth/{cluster.prefix}/pooled/role/+"]
     return rules
@@ -196,9 +198,8 @@ def policy(name: str, values: Mapping[str, str]) -> Fields:
 
 def _auth_ttls(cluster: Cluster) -> Fields:
     # A mount's maximum, by default 32 days, cuts a secret id's life short, and Vault does not say so.
-    longest = max(
-        [secret_id_ttl(node_certificates(cluster, who)) for who in (*cluster.nodes, *cluster.pools)], default=0
-    )
+    holders: tuple[Node | Pool, ...] = (*cluster.nodes, *cluster.pools)
+    longest = max([secret_id_ttl(node_certificates(cluster, who)) for who in holders], default=0)
     return {"default_ttl": TOKEN_TTL, "max_ttl": max(longest, _SECRET_ID_FLOOR)}
 
 

@@ -234,7 +234,7 @@ def _report(cluster: Cluster, vault: Vault, name: str) -> dict[str, Any]:
 
 
 def _shown(value: Any, depth: int = 4) -> Any:
-    """What may be shown of a value that its writer may have made to do harm: little of it, and no control characters."""
+    """What may be shown of a value that was perhaps made to do harm: little of it, and no control characters."""
     if isinstance(value, str):
         return printable(value[:_LONGEST])
     if isinstance(value, dict) and depth:

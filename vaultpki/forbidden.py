@@ -181,8 +181,8 @@ def _changed(cluster: Cluster, name: str, mine: Allowed, others: tuple[str, ...]
         held_by: HeldBy = "indifference" if parameter in ("alt_names", "ip_sans", "format") else "refusal"
         without = _without(mine.body, parameter)
         yield Forbidden(_PARAMETERS, "POST", mine.path, without, f"without {parameter}", own, held_by)
-        for empty in ("", []):
-            yield but(_PARAMETERS, f"an empty {parameter}", held_by, **{parameter: empty})
+        yield but(_PARAMETERS, f"an empty {parameter}", held_by, **{parameter: ""})
+        yield but(_PARAMETERS, f"an empty list for {parameter}", held_by, **{parameter: []})
     if subject.dns:
         yield but(_PARAMETERS, "a parameter in other case", ALT_NAMES=f"{mine.body['alt_names']},{others[0]}")
     yield but(_PARAMETERS, "a parameter in other case", Common_Name=others[0])

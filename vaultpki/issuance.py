@@ -5,7 +5,7 @@ Also the files that go with pairs: trust bundles, kubeconfigs, the user's own te
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -136,12 +136,10 @@ def companions(
     cluster: str,
     endpoint: str,
     directory: str,
-    node: str,
     owner: Owner,
     chain: bool,
-    templates: Iterable[UserTemplate] = (),
 ) -> dict[str, File]:
-    """The unit BUNDLES: all bundles, the kubeconfigs of `certificates`, and `templates` rendered.
+    """The unit BUNDLES, but for the user's own files: all bundles, and the kubeconfigs of `certificates`.
 
     `chain` makes kubeconfigs name the bundle with the root, which a person's OpenSSL-based tools need; the components
     are Go and do with less.
@@ -150,8 +148,7 @@ def companions(
     for ca, known in trust.items():
         made[bundle(ca)] = File(known.bundle.encode(), CERTIFICATE_MODE, owner.uid, owner.gid)
         made[chain_bundle(ca)] = File(known.chain_bundle.encode(), CERTIFICATE_MODE, owner.uid, owner.gid)
-    held = tuple(certificates)
-    for certificate in held:
+    for certificate in certificates:
         if certificate.kubeconfig:
             crt, key, _ = pair_files(certificate.stem)
             text = assets.kubeconfig(
@@ -163,15 +160,23 @@ def companions(
                 key=f"{directory}/{key}",
             )
             made[certificate.kubeconfig] = File(text.encode(), KEY_MODE, owner.uid, owner.gid)
-    for template in templates:
-        if not assets.plain_file_name(template.file) or template.file in made or template.file in _taken(held):
-            raise TemplateError(f"template {template.name}: {template.file!r} cannot be its file; choose another name")
-        text = assets.user_file(
-            template.text, name=template.name, cluster=cluster, endpoint=endpoint, directory=directory, node=node
-        )
-        made[template.file] = File(text.encode(), KEY_MODE, owner.uid, owner.gid)
     return made
 
 
-def _taken(certificates: Iterable[Certificate]) -> set[str]:
-    return {name for certificate in certificates for name in pair_files(certificate.stem)}
+def user_file(
+    template: UserTemplate,
+    taken: Collection[str],
+    *,
+    cluster: str,
+    endpoint: str,
+    directory: str,
+    node: str,
+    owner: Owner,
+) -> File:
+    """A file of the user's own; TemplateError where its name is one of `taken` or leaves the directory."""
+    if not assets.plain_file_name(template.file) or template.file in taken:
+        raise TemplateError(f"template {template.name}: {template.file!r} cannot be its file; choose another name")
+    text = assets.user_file(
+        template.text, name=template.name, cluster=cluster, endpoint=endpoint, directory=directory, node=node
+    )
+    return File(text.encode(), KEY_MODE, owner.uid, owner.gid)

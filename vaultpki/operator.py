@@ -58,7 +58,6 @@ def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: dateti
             cluster=cluster.name,
             endpoint=told.endpoint,
             directory=store.path,
-            node="",
             owner=Owner(),
             chain=True,
         )

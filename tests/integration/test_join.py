@@ -144,7 +144,10 @@ CHANGED: dict[str, tuple[dict[str, Any], str]] = {
     "addresses-http": ({"addresses": ["http://192.0.2.1:8200"]}, "is plain http"),
     "addresses-none": ({"addresses": []}, "addresses: is not as"),
     "addresses-odd": ({"addresses": ["https://[::1"]}, "addresses: is not as"),
-    "ca_pem": ({"ca_pem": "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n"}, "cannot be used as a CA file"),
+    "ca_pem": (
+        {"ca_pem": "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n"},
+        "cannot be used as a CA file",
+    ),
     "ca_pem-none": ({"ca_pem": None}, "does not verify"),
     "root_sha256": ({"root_sha256": "0" * 64}, "pin"),
     "role_id": ({"role_id": "00000000-0000-0000-0000-000000000000"}, "role_id or pool was changed on its way"),

@@ -21,11 +21,10 @@ from servers import Server
 
 from vaultpki import agent, bootstrap, desired, enrolment, operator, trespass, x509
 from vaultpki.bootstrap import Where
-from vaultpki.certificates import resolve, row_named
+from vaultpki.certificates import resolve, row_named, sign_parameters
 from vaultpki.config import load_agent
 from vaultpki.errors import Denied
 from vaultpki.files import write_private
-from vaultpki.issuance import sign_parameters
 from vaultpki.join import dump_join
 from vaultpki.model import Certificate
 from vaultpki.vault import Vault
@@ -87,7 +86,9 @@ def each_grant_is_needed(rules: Rules, refused: Callable[[Rules], str | None]) -
 
 
 CHANGED = (
-    enrolled.SPEC.replace("10.0.0.21", "10.0.0.22").replace('- {name: batch, roles: [worker], node_names: "batch-*"}\n', "")
+    enrolled.SPEC.replace("10.0.0.21", "10.0.0.22").replace(
+        '- {name: batch, roles: [worker], node_names: "batch-*"}\n', ""
+    )
     + "defaults: {ttl: 40d}\n"
 )
 
@@ -209,7 +210,9 @@ def test_a_stolen_enroller(site: Site) -> None:
     assert ask("POST", f"{pooled}/w-7", good) == 204
     assert ask("POST", f"{pooled}/w-7/secret-id", {}, "60s") == 200
     # No other policy, and no more than what an AppRole of ours has.
-    assert ask("PUT", f"sys/policies/acl/{site.prefix}/pool/autoscaled", {"policy": json.dumps({"path": ANYTHING})}) == 403
+    assert (
+        ask("PUT", f"sys/policies/acl/{site.prefix}/pool/autoscaled", {"policy": json.dumps({"path": ANYTHING})}) == 403
+    )
     assert ask("PUT", f"sys/policies/acl/{site.prefix}/more", {"policy": ""}) == 403
     for changed in (
         {"token_policies": "root"},
@@ -239,11 +242,20 @@ def test_a_stolen_enroller(site: Site) -> None:
         assert ask("PUT", f"{pooled}/w-7", body) == 403
     for part in (
         *("policies", "token-policies", "secret-id-num-uses", "secret-id-ttl", "token-ttl", "token-max-ttl", "period"),
-        *("bind-secret-id", "secret-id-bound-cidrs", "token-bound-cidrs", "bound-cidr-list", "role-id", "custom-secret-id"),
+        *(
+            "bind-secret-id",
+            "secret-id-bound-cidrs",
+            "token-bound-cidrs",
+            "bound-cidr-list",
+            "role-id",
+            "custom-secret-id",
+        ),
         *("secret-id/destroy", "secret-id/lookup", "secret-id-accessor/destroy", "secret-id-accessor/lookup"),
     ):
         for method in ("POST", "DELETE"):
-            assert ask(method, f"{pooled}/w-7/{part}", {part.replace("-", "_"): "x", "secret_id": "x"}, "60s") == 403, part
+            assert ask(method, f"{pooled}/w-7/{part}", {part.replace("-", "_"): "x", "secret_id": "x"}, "60s") == 403, (
+                part
+            )
     for method, path in (("DELETE", f"{pooled}/w-7"), ("LIST", pooled), ("GET", f"{pooled}/w-7")):
         assert ask(method, path) == 403, path
     assert ask("LIST", f"{pooled}/w-7/secret-id") == 403
@@ -308,7 +320,9 @@ def test_the_operator(site: Site, tmp_path: Path) -> None:
         def issue(name: str) -> object:
             return operator.issue(site.cluster, vault, name, str(folder), datetime.now(UTC), grace=0)
 
-        return first_refused([("issue admin", lambda: issue("admin")), ("issue super-admin", lambda: issue("super-admin"))])
+        return first_refused(
+            [("issue admin", lambda: issue("admin")), ("issue super-admin", lambda: issue("super-admin"))]
+        )
 
     each_grant_is_needed(desired.operator_policy(site.cluster), refused)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import enrolled
 import pytest
 from applied import ROOT, Seat, Site, environment
-from servers import Server, wait_for
+from servers import Server
 
 # Tokens of OpenBao and of HashiCorp's Vault, whosever they are.
 TOKEN = re.compile(rb"\b(?:hv[sbr]|[sbr])\.[A-Za-z0-9_-]{20,}")
@@ -63,7 +63,9 @@ def credential(seat: Seat) -> str:
 
 def carried(told: Told) -> bytes:
     """The secret id that was in a join file: the node keeps it for a moment only, and this is where it is seen."""
-    found = {match[1] for place, call in told.writes() if (match := re.search(rb'secret_id\\": \\"([0-9a-f-]{36})', call))}
+    found = {
+        match[1] for place, call in told.writes() if (match := re.search(rb'secret_id\\": \\"([0-9a-f-]{36})', call))
+    }
     assert len(found) == 1
     return found.pop()
 
@@ -97,7 +99,20 @@ def traced(
     log = folder / f"strace-{os.urandom(4).hex()}"
     command = [sys.executable, "-m", "vaultpki", *map(str, arguments)]
     ran = subprocess.run(
-        ["strace", "--seccomp-bpf", "-f", "-y", "-v", "-s", "1000000", "-o", str(log), "-e", f"trace={calls}", *command],
+        [
+            "strace",
+            "--seccomp-bpf",
+            "-f",
+            "-y",
+            "-v",
+            "-s",
+            "1000000",
+            "-o",
+            str(log),
+            "-e",
+            f"trace={calls}",
+            *command,
+        ],
         env=environment({"PYTHONPATH": f"{folder / 'log'}:{ROOT}", "TMPDIR": str(folder / "tmp"), **(env or {})}),
         cwd=folder,
         stdin=subprocess.DEVNULL,
@@ -193,7 +208,9 @@ def test_of_all_commands(server: Server, site: Site, tmp_path: Path) -> None:
         log.seek(mark)
         assert canaries.escaped(log.read(), "audit log") == []
     # The search finds what it should: each secret was written where it belongs, and each command wrote something.
-    written = [place for each in told.values() for place, call in each.writes() if any(raw in call for raw in canaries.known)]
+    written = [
+        place for each in told.values() for place, call in each.writes() if any(raw in call for raw in canaries.known)
+    ]
     assert {Path(place).name.strip(".").split(".")[0] for place in written} >= {"secret-id", "joined", "kubelet", "w-1"}
 
 
@@ -222,7 +239,7 @@ def test_of_the_demo_and_the_programs_it_starts(tmp_path: Path) -> None:
 
 def test_a_fault_of_ours_tells_no_secret(tmp_path: Path) -> None:
     """An exception may carry whatever was at hand; of a fault only its kind and its place are told."""
-    secret = "s.CANARYCANARYCANARYCANARY"  # noqa: S105
+    secret = "s.CANARYCANARYCANARYCANARY"
     code = (
         "import vaultpki.config, vaultpki.cli, sys\n"
         "def load(*_, **__):\n"

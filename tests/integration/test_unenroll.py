@@ -187,7 +187,8 @@ def test_apply_ends_a_node_taken_off_the_list_cut_or_not(server: Server, tmp_pat
     points = (3, 7, 10, 13)
     nodes = [site_with_node(number) for number in range(len(points) + 1)]
     children = [begun(lambda: apply(node.site), at) for at, node in zip(points, nodes[1:], strict=True)]  # noqa: B023
-    assert all([ended(child) for child in children])
+    died_at = [ended(child) for child in children]
+    assert all(died_at)
     assert not any(enrolled.works(node.site, node.token) for node in nodes[2:]) and nodes[1].login() is None
     assert not nodes[0].has_ended() and not nodes[1].has_ended()
     with ThreadPoolExecutor(len(nodes)) as pool:

@@ -128,6 +128,8 @@ def test_a_listed_nodes_policy_spells_out_every_name_and_address(wanted: dict[Ke
             "alt_names": ["worker-1"],
             "ip_sans": ["10.0.0.21,fd00::21"],
         },
+        "denied_parameters": {"exclude_cn_from_sans": [""]},
+        "required_parameters": ["exclude_cn_from_sans"],
     }
 
 

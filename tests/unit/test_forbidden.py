@@ -70,6 +70,19 @@ def test_nothing_of_its_own_is_forbidden(cluster: Cluster, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_request_to_sign_is_one_that_succeeds_with_one_thing_changed(cluster: Cluster, name: str) -> None:
+    """Else a refusal could be of something else than of what the request is there for."""
+    own = {each.path: each for each in allowed(cluster, name, holder(cluster, name), csr)}
+    for request in listed(cluster, name):
+        if request.own is not None:
+            base, body = own[request.path].body, request.body or {}
+            assert request.own == own[request.path].certificate
+            changed = {key for key in {*base, *body} if base.get(key, ...) != body.get(key, ...)}
+            # A request for a certificate with no parameters is the one that differs in more.
+            assert len(changed) == 1 or body.keys() == {"csr", "format"}, (request.path, changed)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_row_of_another_is_asked_for(cluster: Cluster, name: str) -> None:
     own = {each.path for each in allowed(cluster, name, holder(cluster, name), csr)}
     asked = {each.path for each in listed(cluster, name) if each.group == "rows of others"}
