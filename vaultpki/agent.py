@@ -1,8 +1,8 @@
 """A node's part: look at the disk, ask Vault for what is missing or due, lay it down, and say how it stands.
 
-One pass (`run`) works on one locked directory. What Vault told last (the node's record and the CAs) is kept in the state
-folder: within the poll interval a node on which nothing is due asks Vault for nothing, and when Vault is away the copy
-serves.
+One pass (`run`) works on one locked directory. What Vault told last (the node's record and the CAs) is kept in the
+state folder: within the poll interval a node on which nothing is due asks Vault for nothing, and when Vault is away the
+copy serves.
 """
 
 from __future__ import annotations
@@ -233,7 +233,7 @@ class _Pass:
         stored = self._directory.read(want.stem.replace(".", "_"), names)
         crt, key, pem = (stored[name].data for name in names)
         pair = x509.read_pair(crt, key, pem, trust[want.ca].live)
-        wanted = issuance.pair({name: b"" for name in names}, *self._options(want))
+        wanted = issuance.pair(dict.fromkeys(names, b""), *self._options(want))
         present = [name for name in names if not stored[name].problem]
         leaf = pair.leaf
         verdict = renewal.assess(
