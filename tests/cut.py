@@ -14,6 +14,7 @@ from vaultpki import cli
 from vaultpki.vault.exchange import Exchange
 
 KILLED = 77
+NEVER = 1 << 20
 
 
 def command(*arguments: object) -> Callable[[], None]:
@@ -59,7 +60,7 @@ def ended(pid: int) -> bool:
 
 
 def _die_at(at: int, files: str, methods: Sequence[str]) -> None:
-    count = iter(range(1 << 20))
+    count = iter(range(NEVER))
     lock = threading.Lock()
 
     def event() -> None:

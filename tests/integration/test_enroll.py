@@ -14,7 +14,7 @@ from pathlib import Path
 import enrolled
 import pytest
 from applied import Seat, Site
-from cut import command, died
+from cut import NEVER, command, died
 from enrolled import Desk
 from servers import Server, wait_for
 
@@ -216,9 +216,9 @@ def test_a_single_enrolment_cut_anywhere_goes_on(site: Site, desk: Desk, tmp_pat
             cut = died(work, at, files=r"\.json$", methods=("POST",))
             if not cut:
                 break
-            desk.join_file(node, file, pool="autoscaled")
-            seat = Seat(node, tmp_path / node)
-            enrolled.join(seat, file)
+            assert not died(work, NEVER)
+            with enrolled.variables({}):
+                assert not died(command(*enrolled.joining(Seat(node, tmp_path / node), file)), NEVER)
             assert len(enrolled.accessors(site, node, "pooled")) <= 3
             at += 1
     # The AppRole's making, the secret id, and the file: before and after each.
@@ -251,7 +251,7 @@ HOSTILE: dict[str, object] = {
     "types": {"time": {"a": [1]}, "certificates": ["ok"], "version": "x", "failures": 7},
     "inner": {"time": 10**300, "certificates": {"kubelet": "ok", "x": None, "y": ["z"], "z": {"state": {"q": 1}}}},
     "deep": {"time": None, "a": [[[[[[[[[["x"]]]]]]]]]]},
-    "many": {"time": "x" * 10000, "certificates": {f"c{number}": {"state": "ok"} for number in range(5000)}},
+    "many": {"time": "x" * 10000, "certificates": {f"c{number}": {"state": "ok"} for number in range(300)}},
     "empty": {},
     # More than the client reads of any answer.
     "huge": {"time": "now", "more": ["y" * (1 << 19)] * 3},

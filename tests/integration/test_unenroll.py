@@ -13,7 +13,7 @@ from pathlib import Path
 import enrolled
 import pytest
 from applied import Site
-from cut import begun, died, ended
+from cut import NEVER, begun, died, ended
 from enrolled import Desk
 from servers import Server
 
@@ -75,9 +75,7 @@ def identity(site: Site, node: str, pool: str | None = "autoscaled") -> Identity
 
 def test_it_ends_the_tokens_of_a_pooled_node_and_no_others(site: Site, applier: Desk) -> None:
     gone, stays = identity(site, "w-1"), identity(site, "w-2")
-    began = time.monotonic()
-    ran = applier.run("unenroll", "-f", site.file, "w-1")
-    assert ran.stdout.startswith("w-1 has no identity any more") and time.monotonic() - began > 10
+    assert enrolment.unenroll(site.cluster, enrolled.client(site.server), "w-1", wait=0)
     assert gone.has_ended() and enrolled.works(site, stays.token)
     gone.leaves_nothing()
     assert applier.run("unenroll", "-f", site.file, "w-1").stdout == "w-1 had no identity in this Vault\n"
@@ -99,7 +97,7 @@ def test_a_node_still_listed_is_refused(site: Site, applier: Desk) -> None:
     assert site.server.writes(mark) == []
 
 
-def test_it_wins_against_a_login_in_flight(site: Site) -> None:
+def test_it_wins_against_a_login_in_flight(site: Site, applier: Desk) -> None:
     """Logins go on all through it, four at a time: afterwards no token of any of them works, and no entity is left."""
     node = identity(site, "w-racing")
     ended = threading.Event()
@@ -118,8 +116,10 @@ def test_it_wins_against_a_login_in_flight(site: Site) -> None:
         hammers = [pool.submit(hammer) for _ in range(4)]
         try:
             time.sleep(0.3)
-            # In full, with the ten seconds of its second look.
-            assert enrolment.unenroll(site.cluster, enrolled.client(site.server), node.node)
+            began = time.monotonic()
+            ran = applier.run("unenroll", "-f", site.file, node.node)
+            # In full, with the ten seconds to its second look.
+            assert ran.stdout.startswith("w-racing has no identity any more") and time.monotonic() - began > 10
         finally:
             ended.set()
         tokens = {token for each in hammers for token in each.result()}
@@ -183,16 +183,16 @@ def test_apply_ends_a_node_taken_off_the_list_cut_or_not(server: Server, tmp_pat
     def apply(site: Site) -> None:
         bootstrap.apply(site.cluster, enrolled.client(server), WHERE, first=None, progress=lambda change: None)
 
-    # After the AppRole's end, after the entity's, and after the second look: at the report's end, and the record's.
-    points = (3, 7, 10, 13)
-    nodes = [site_with_node(number) for number in range(len(points) + 1)]
-    children = [begun(lambda: apply(node.site), at) for at, node in zip(points, nodes[1:], strict=True)]  # noqa: B023
-    died_at = [ended(child) for child in children]
-    assert all(died_at)
-    assert not any(enrolled.works(node.site, node.token) for node in nodes[2:]) and nodes[1].login() is None
-    assert not nodes[0].has_ended() and not nodes[1].has_ended()
-    with ThreadPoolExecutor(len(nodes)) as pool:
-        list(pool.map(lambda node: apply(node.site), nodes))
+    # Not at all, after the AppRole's end, after the entity's, and after the second look, where records go.
+    points = (NEVER, 3, 7, 14)
+    nodes = [site_with_node(number) for number in range(len(points))]
+    children = [begun(lambda: apply(node.site), at) for at, node in zip(points, nodes, strict=True)]  # noqa: B023
+    assert ended(children[1]) and nodes[1].login() is None and not nodes[1].has_ended()
+    assert ended(children[2]) and nodes[2].has_ended()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda node: apply(node.site), nodes[1:3]))
+    assert ended(children[3]) and not ended(children[0])
+    apply(nodes[3].site)
     for node in nodes:
         assert node.has_ended(), node.site.name
         node.leaves_nothing()
