@@ -131,8 +131,8 @@ def proxied(server: Server) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def proxy(server: Server) -> Iterator[Proxy]:
-    with proxied(server) as one:
+def proxy(own_server: Server) -> Iterator[Proxy]:
+    with proxied(own_server) as one:
         yield one
 
 
@@ -178,8 +178,17 @@ def test_an_uncut_apply_is_one_of_each(server: Server, tmp_path: Path) -> None:
     assert writes > 50
 
 
-@pytest.mark.parametrize("reopens", [False, True], ids=["client gives up", "client goes on"])
-def test_cut_after_every_write(server: Server, proxy: Proxy, tmp_path: Path, reopens: bool) -> None:
+@pytest.mark.parametrize(
+    "reopens",
+    [
+        pytest.param(False, id="client gives up"),
+        # A minute and a half of waiting for a server that comes back; the run before has the same cuts.
+        pytest.param(True, id="client goes on", marks=pytest.mark.conformance),
+    ],
+)
+def test_cut_after_every_write(own_server: Server, proxy: Proxy, tmp_path: Path, reopens: bool) -> None:
+    # A server of its own: some seventy clusters would make every later test's lists long.
+    server = own_server
     expected, writes = uncut(tmp_path, server)
     direct = straight(server)
     through = Vault(Settings((proxy.address,), ca_pem=proxy.ca_pem, token=server.token))
@@ -216,7 +225,7 @@ def _killed(server: Server, folder: Path, moment: Callable[[subprocess.Popen[byt
     return cluster
 
 
-@pytest.mark.parametrize("writes", [1, 5, 9, 14, 20, 30, 45, 60])
+@pytest.mark.parametrize("writes", [1, 9, 20, 45])
 def test_a_killed_process_is_followed_by_one_that_ends_well(server: Server, tmp_path: Path, writes: int) -> None:
     expected, _ = uncut(tmp_path, server)
     cluster = _killed(server, tmp_path, lambda child, since: len(server.writes(since)) >= writes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from clusters import Cluster
 
 
+@pytest.mark.conformance
 def test_it_outlives_its_leader(cluster3: Cluster) -> None:
     leader = cluster3.leader()
     assert leader.api("POST", "sys/mounts/kept", {"type": "pki"}).status == 204

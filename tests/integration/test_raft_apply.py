@@ -86,6 +86,7 @@ def test_through_a_standby(cluster3: Cluster, tmp_path: Path) -> None:
         assert (second["changes"], second["writes"]) == (0, 0)
 
 
+@pytest.mark.conformance
 def test_every_request_goes_to_the_leader(cluster3: Cluster) -> None:
     leader, standby = cluster3.leader(), cluster3.standbys()[0]
     vault = Vault(Settings((standby.address,), ca_file=str(cluster3.ca_file), token=cluster3.token))
@@ -124,7 +125,15 @@ def _has_role(made: str, role: str) -> Callable[[Server], bool]:
     return lambda leader: leader.api("GET", f"vaultpki/{made}/{role}").status == 200
 
 
-@pytest.mark.parametrize("moment", ["mounts", "issuers", "roles"])
+@pytest.mark.parametrize(
+    "moment",
+    # Half a minute each, for the nodes to become voters: one of them is enough for every day.
+    [
+        pytest.param("mounts", marks=pytest.mark.conformance),
+        "issuers",
+        pytest.param("roles", marks=pytest.mark.conformance),
+    ],
+)
 def test_the_leader_dies_in_the_middle(
     cluster3: Cluster, tmp_path: Path, child: list[subprocess.Popen[str]], moment: str
 ) -> None:
@@ -146,6 +155,7 @@ def test_the_leader_dies_in_the_middle(
     assert (second["changes"], second["writes"]) == (0, 0)
 
 
+@pytest.mark.conformance
 def test_a_pinned_client_finds_the_next_leader(cluster3: Cluster) -> None:
     """One address is enough to find the leader, not to find the next one: that one must be among the living."""
     leader, standby = cluster3.leader(), cluster3.standbys()[0]
@@ -164,6 +174,7 @@ def pinned_read(vault: Vault) -> None:
     vault.read("sys/mounts")
 
 
+@pytest.mark.conformance
 def test_without_a_majority_it_is_told_in_time(cluster3: Cluster) -> None:
     for node in cluster3.standbys():
         node.stop()

@@ -18,9 +18,8 @@ from vaultpki.errors import BadAnswer, Unavailable, Untrusted, VaultError
 from vaultpki.vault.settings import Settings, tls_context
 from vaultpki.vault.wire import Raw, Request, printable
 
-BODY_LIMIT: Final = 1 << 20
 # Beside the body: headers, and what a chunked body is wrapped in.
-_READ_LIMIT: Final = 2 * BODY_LIMIT
+_WRAPPING: Final = 1 << 20
 
 
 class _Bounded:
@@ -119,7 +118,7 @@ class Exchange:
     def send(self, origin: str, request: Request, token: str, deadline: float) -> Raw:
         """Sends the request to `origin` and reads the whole answer, by `deadline` (monotonic seconds).
 
-        Raises Unavailable, Untrusted, and BadAnswer for an answer over BODY_LIMIT.
+        Raises Unavailable, Untrusted, and BadAnswer for an answer larger than `request.most`.
         """
         headers = {"Accept": "application/json", "Accept-Encoding": "identity", "X-Vault-Request": "true"}
         if token:
@@ -135,11 +134,11 @@ class Exchange:
         kept = self._kept(origin)
         while True:
             connection = kept or self._connect(origin, deadline)
-            connection.bounded.deadline, connection.bounded.budget = deadline, _READ_LIMIT
+            connection.bounded.deadline, connection.bounded.budget = deadline, request.most + _WRAPPING
             try:
                 connection.request(request.method, f"/v1/{request.path}", body=body, headers=headers)
                 response = connection.getresponse()
-                raw = Raw(response.status, response.headers, _whole(response))
+                raw = Raw(response.status, response.headers, _whole(response, request.most))
             except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
                 connection.end()
                 # A kept connection that the server has closed meanwhile: RFC 9112 section 9.3.1 lets one try again
@@ -224,14 +223,14 @@ def _reach(host: str, port: int, deadline: float) -> socket.socket:
     raise last
 
 
-def _whole(response: http.client.HTTPResponse) -> bytes:
-    """The whole body, at most BODY_LIMIT bytes; BadAnswer where there is more, IncompleteRead where it broke off."""
+def _whole(response: http.client.HTTPResponse, most: int) -> bytes:
+    """The whole body, at most `most` bytes; BadAnswer where there is more, IncompleteRead where it broke off."""
     # A server which announces too much is not even read.
-    if response.length is not None and response.length > BODY_LIMIT:
+    if response.length is not None and response.length > most:
         raise _too_large()
-    raw = response.read(BODY_LIMIT + 1)
+    raw = response.read(most + 1)
     # The second read is for the end of a chunked body, without which the connection cannot be used again.
-    if len(raw) > BODY_LIMIT or (not response.length and response.read(1)):
+    if len(raw) > most or (not response.length and response.read(1)):
         raise _too_large()
     if response.length:
         raise http.client.IncompleteRead(b"")
@@ -239,7 +238,7 @@ def _whole(response: http.client.HTTPResponse) -> bytes:
 
 
 def _too_large() -> BadAnswer:
-    return BadAnswer(f"an answer is larger than any answer may be ({BODY_LIMIT} bytes); look at what stands there")
+    return BadAnswer("an answer is larger than any answer may be; look at what stands there")
 
 
 def _cause(error: Exception) -> str:

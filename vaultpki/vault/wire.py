@@ -31,6 +31,12 @@ _SECRET = re.compile(
 _HIDDEN: Final = "(hidden)"
 
 
+BODY_LIMIT: Final = 1 << 20
+LIST_LIMIT: Final = 32 << 20
+# Every mount is told twice, in some 600 bytes each: a thousand mounts pass 1 MiB.
+_WHOLE_LISTS: Final = frozenset({"sys/mounts", "sys/auth", "sys/policies/acl"})
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One call. `once` marks what must not be sent twice (it makes a key or a certificate each time).
@@ -50,6 +56,11 @@ class Request:
     def whole_server(self) -> bool:
         """Whether it asks about the server itself, which no namespace answers (api-docs/system/namespaces)."""
         return self.path.partition("?")[0] in ("sys/health", "sys/leader")
+
+    @property
+    def most(self) -> int:
+        """The most bytes its answer may have: what lists a whole server grows with all who use it."""
+        return LIST_LIMIT if self.path in _WHOLE_LISTS else BODY_LIMIT
 
     @property
     def reads(self) -> bool:
