@@ -147,7 +147,7 @@ def test_what_was_asked_for_is_taken_with_every_fact_read() -> None:
         {"extensions": [(c.BasicConstraints(False, None), True)]},
         {"hash": hashes.SHA512()},
     ],
-    ids=str,
+    ids=lambda options: next(iter(options)),
 )
 def test_what_makes_no_difference_passes(options: dict[str, Any]) -> None:
     judged(ISSUING.sign(KEY.public_key(), **options))
