@@ -35,7 +35,7 @@ REQUEST_SECONDS = 0.8
 BOUND = PATIENCE + max(REQUEST_SECONDS, 1.0) + 1.0
 MEMORY = 12 << 20
 
-READ = Request("GET", "sys/mounts")
+READ = Request("GET", "sys/seal-status")
 WRITE = Request("POST", "vaultpki/x/root/root/generate/internal", {"secret_id": SECRET_ID}, once=True)
 
 

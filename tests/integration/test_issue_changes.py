@@ -224,7 +224,10 @@ def test_a_store_that_says_so_still_writes_no_file_elsewhere(site: Site, worker:
         worker.age()
         aged = worker.snapshot()
         ran = worker.run(expect=1)
-        assert ran.stderr.count("\n") == 1 and "Traceback" not in ran.stderr, ran.stderr
+        # A name that no record has is refused with the record; a template that goes too far fails by itself.
+        lines = ran.stderr.splitlines()
+        assert len(lines) == 1 or (len(lines) == 2 and "template bad" in lines[0]), ran.stderr
+        assert "Traceback" not in ran.stderr, ran.stderr
         after = worker.snapshot()
         assert {k: v for k, v in after.items() if k.startswith("pki")} == {
             k: v for k, v in aged.items() if k.startswith("pki")
