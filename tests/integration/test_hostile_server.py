@@ -309,7 +309,7 @@ def test_a_redirect_to_an_address_given_is_followed() -> None:
         hostile.serving(always(307, "", f"Location: {other.address}/v1/elsewhere?x=y")) as server,
     ):
         assert client(server.address, other.address).call(READ).data == {"x": 1}
-    assert other.heard.startswith(b"GET /v1/sys/mounts HTTP/1.1\r\n")
+    assert other.heard.startswith(b"GET /v1/sys/seal-status HTTP/1.1\r\n")
 
 
 def test_redirects_in_a_circle_end(caplog: pytest.LogCaptureFixture) -> None:
