@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from vaultpki import assets, credential, issuance, records, renewal
-from vaultpki.certificates import ISSUING_CAS, SKEW, pair_files
+from vaultpki.certificates import ISSUING_CAS, SKEW, pair_files, unit
 from vaultpki.errors import CertificateRefused, SpecError, StoreError, TemplateError, Unavailable, VaultpkiError
 from vaultpki.facts import Trust
 from vaultpki.files import private_folder
@@ -230,7 +230,7 @@ class _Pass:
         from vaultpki import x509
 
         names = pair_files(want.stem)
-        stored = self._directory.read(want.stem.replace(".", "_"), names)
+        stored = self._directory.read(unit(want.stem), names)
         crt, key, pem = (stored[name].data for name in names)
         pair = x509.read_pair(crt, key, pem, trust[want.ca].live)
         wanted = issuance.pair(dict.fromkeys(names, b""), *self._options(want))
@@ -315,7 +315,7 @@ class _Pass:
 
     def _install(self, want: Certificate, contents: Mapping[str, bytes]) -> None:
         self._directory.install(
-            want.stem.replace(".", "_"),
+            unit(want.stem),
             issuance.pair(contents, *self._options(want)),
             check=lambda back: issuance.whole(back, want),
         )
@@ -355,10 +355,10 @@ class _Pass:
         return self._directory.install(BUNDLES, files)
 
     def _remove_surplus(self, spec: Spec) -> None:
-        wanted = {BUNDLES, *(want.stem.replace(".", "_") for want in spec.certificates)}
-        for unit in self._directory.units():
-            if unit not in wanted:
-                self._directory.remove(unit)
+        wanted = {BUNDLES, *(unit(want.stem) for want in spec.certificates)}
+        for name in self._directory.units():
+            if name not in wanted:
+                self._directory.remove(name)
 
 
 def stay(

@@ -286,6 +286,11 @@ def pair_files(stem: str) -> tuple[str, str, str]:
     return f"{stem}.crt", f"{stem}.key", f"{stem}.pem"
 
 
+def unit(stem: str) -> str:
+    """The name of the set in the store that a pair's files are."""
+    return stem.replace(".", "_")
+
+
 def rows(cluster: Cluster) -> tuple[Row, ...]:
     """The table as this cluster has it: overrides applied as new rows, the user's own rows behind."""
     return tuple(_overridden(row, cluster) for row in TABLE + cluster.rows)

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from vaultpki import assets, issuance, records
-from vaultpki.certificates import resolve, row_named, rows
+from vaultpki.certificates import resolve, row_named, rows, unit
 from vaultpki.errors import SpecError
 from vaultpki.facts import Facts
 from vaultpki.files import open_folder, write_private
@@ -51,7 +51,7 @@ def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: dateti
     with Directory.open(directory) as store:
         store.sweep()
         signed = issuance.sign(vault, want, trust[want.ca], now)
-        held = [r for r in rows(cluster) if r.operator and (r.name == name or _unit(r.stem) in store.units())]
+        held = [r for r in rows(cluster) if r.operator and (r.name == name or unit(r.stem) in store.units())]
         files = issuance.companions(
             trust,
             [resolve(r, cluster, None) for r in held],
@@ -63,7 +63,7 @@ def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: dateti
         )
         store.install(BUNDLES, files)
         store.install(
-            _unit(want.stem),
+            unit(want.stem),
             issuance.pair(signed.contents, Owner()),
             check=lambda back: issuance.whole(back, want),
         )
@@ -71,10 +71,6 @@ def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: dateti
         store.settle(grace)
     kubeconfig = f"{store.path}/{want.kubeconfig}" if want.kubeconfig else None
     return Issued(signed.facts, kubeconfig, manifests)
-
-
-def _unit(stem: str) -> str:
-    return stem.replace(".", "_")
 
 
 def _write_manifests(cluster: Cluster, directory: str) -> list[str]:
