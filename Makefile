@@ -29,14 +29,24 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The real HashiCorp Vault, built from the Go module proxy; the whole integration suite runs on it. Then the files of
-# both servers go before independent checkers.
+# The real HashiCorp Vault, etcd and Kubernetes, built from the Go module proxy. The whole integration suite runs on that
+# Vault; then the files of both servers go before independent checkers and under real clusters, which only root can make.
+K := k8s.io/kubernetes/cmd
+KUBERNETES := $(foreach name,kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl,$(name)=$(K)/$(name))
+# kubectl parses the version it was built as.
+KUBERNETES_VERSION := -X k8s.io/component-base/version.gitVersion=v1.36.3 \
+	-X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36
+
 conformance: $(VENV)/.dev
-	$(SETUP)/packages
-	vault=$$($(SETUP)/go-build tests/conformance/vault vault 6 github.com/hashicorp/vault) && \
-	zlint=$$($(SETUP)/go-build tests/conformance/zlint zlint 1 github.com/zmap/zlint/v3/cmd/zlint) && \
-	$(BIN)/python -m pytest tests/integration --server vault --vault-binary "$$vault" $(PYTEST) && \
-	$(BIN)/python -m pytest tests/conformance --server bao --server vault --vault-binary "$$vault" --zlint "$$zlint" $(PYTEST)
+	$(SETUP)/packages conformance
+	vault=$$($(SETUP)/go-build tests/conformance/vault 6 vault=github.com/hashicorp/vault) && \
+	zlint=$$($(SETUP)/go-build tests/conformance/zlint 1 zlint=github.com/zmap/zlint/v3/cmd/zlint) && \
+	etcd=$$($(SETUP)/go-build tests/conformance/etcd 1 \
+		etcd=go.etcd.io/etcd/server/v3 etcdctl=go.etcd.io/etcd/etcdctl/v3) && \
+	kubernetes=$$($(SETUP)/go-build tests/conformance/kubernetes 6 $(KUBERNETES) -ldflags "-s -w $(KUBERNETES_VERSION)") && \
+	$(BIN)/python -m pytest tests/integration --server vault --vault-binary "$$vault/vault" $(PYTEST) && \
+	$(BIN)/python -m pytest tests/conformance --server bao --server vault --vault-binary "$$vault/vault" \
+		--zlint "$$zlint/zlint" --etcd "$$etcd" --kubernetes "$$kubernetes" $(PYTEST)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(BENCH)

@@ -28,6 +28,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--vault-binary", type=Path, help="HashiCorp Vault's binary, for --server vault")
     parser.addoption("--zlint", type=Path, help="zlint's binary, for the conformance tests")
+    parser.addoption("--kubernetes", type=Path, help="the folder with kube-apiserver and the like, for the same")
+    parser.addoption("--etcd", type=Path, help="the folder with etcd and etcdctl, for the same")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -8,12 +8,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from vaultpki.certificates import API_ADDRESSES, API_NAMES, NODE_ADDRESSES, SERVICE_IPS, TABLE, pair_files
 from vaultpki.model import NodeRole, Row
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 README = CHECKOUT / "README.md"
+DIRECTORY = "/etc/kubernetes/pki"
 
 BEGIN, END = "<!-- table: written by tests/readme.py -->", "<!-- end of table -->"
 _HEAD = ("Certificate", "From", "To", "Use", "CN", "O", "Names and addresses", "CA", "Files", "On")
@@ -66,6 +70,33 @@ def text() -> str:
 def blocks() -> tuple[Block, ...]:
     """Every fenced block, in order."""
     return tuple(Block(match[1], match[2]) for match in _FENCE.finditer(text()))
+
+
+def flags(component: str, directory: str | Path) -> tuple[str, ...]:
+    """The flags of "Point your components at the files" for a component, with files in `directory`."""
+    found = [lines[1:] for lines in _listings() if lines[0] == component]
+    assert len(found) == 1, f"README.md has {len(found)} lists of flags for {component}"
+    return tuple(line.strip().replace(DIRECTORY, str(directory)) for line in found[0])
+
+
+def components() -> tuple[str, ...]:
+    """The programs that the same page has flags for."""
+    return tuple(lines[0] for lines in _listings())
+
+
+def configuration(component: str, directory: str | Path) -> dict[str, Any]:
+    """What the same page puts into a component's `--config`, with files in `directory`."""
+    head = f"# {component}'s --config\n"
+    found = [block.text for block in blocks() if block.language == "yaml" and block.text.startswith(head)]
+    assert len(found) == 1, f"README.md has {len(found)} configurations for {component}"
+    loaded: dict[str, Any] = yaml.safe_load(found[0].replace(DIRECTORY, str(directory)))
+    return loaded
+
+
+def _listings() -> list[list[str]]:
+    """The text blocks that are a program's name and below it, indented, its flags."""
+    texts = [block.text.splitlines() for block in blocks() if block.language == "text"]
+    return [lines for lines in texts if len(lines) > 1 and all(line.startswith("  --") for line in lines[1:])]
 
 
 def code_spans() -> tuple[str, ...]:

@@ -1,65 +1,47 @@
 """A node's part: look at the disk, ask Vault for what is missing or due, lay it down, and say how it stands.
 
-One pass (`run`) works on one locked directory. What Vault told last (the node's record and the CAs) is kept in the
-state folder: within the poll interval a node on which nothing is due asks Vault for nothing, and when Vault is away the
-copy serves.
+One pass (`run`) works on one locked directory. Where nothing changed since the last pass found nothing to do, and
+nothing is due, it touches nothing and asks nobody.
 """
 
 from __future__ import annotations
 
 import contextlib
-import grp
-import json
-import pwd
 import random
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
-from vaultpki import assets, credential, issuance, records, renewal
-from vaultpki.certificates import ISSUING_CAS, SKEW, pair_files, unit
-from vaultpki.errors import CertificateRefused, SpecError, StoreError, TemplateError, Unavailable, VaultpkiError
-from vaultpki.facts import Trust
-from vaultpki.files import private_folder
-from vaultpki.issuance import BUNDLES, Issuers, Owner
-from vaultpki.model import AgentConfig, Certificate, UserTemplate
-from vaultpki.renewal import Verdict
-from vaultpki.store import Directory, File, Stored, read_private, write_private
-from vaultpki.vault import Request, Vault
+from vaultpki import __version__, holding, hooks, memory
+from vaultpki.certificates import BUNDLES, ISSUING_CAS, SKEW, bundle, chain_bundle, pair_files, unit
+from vaultpki.errors import CertificateRefused, Held, StoreError, TemplateError, Unavailable, Untrusted, VaultpkiError
+from vaultpki.files import probe_folder
+from vaultpki.holding import Holding
+from vaultpki.log import Event, Value
+from vaultpki.memory import Memory
+from vaultpki.model import AgentConfig
+from vaultpki.store import Directory, File
 
-_COPY: Final = "spec.json"
-_FIRST_RETRY = 5.0
+if TYPE_CHECKING:
+    from vaultpki.facts import Trust
+    from vaultpki.pairs import Item
+    from vaultpki.vault import Vault
 
-
-@dataclass(frozen=True, slots=True)
-class Spec:
-    """What Vault says this node holds. `fetched` is Unix time in seconds."""
-
-    fetched: float
-    endpoint: str
-    certificates: tuple[Certificate, ...]
-    templates: tuple[UserTemplate, ...]
-    issuers: Issuers
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One certificate as a pass found it."""
-
-    want: Certificate
-    stored: Mapping[str, Stored]
-    verdict: Verdict
-    not_after: datetime | None
+RESIDENT_SHARE: Final = 0.8
+"""The part of the poll interval after which an agent that stays asks again, so that it never comes late."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one pass did: names of the certificates laid down, whether bundles or kubeconfigs changed, what failed.
+    """What one pass did and how it left the node.
 
-    `due` is when the next certificate wants renewing, `dies` when the first one expires; None where none is there.
-    `short` names certificates that Vault granted less time than asked, with the seconds granted.
+    `renewed` are the names of the certificates laid down, `companions` whether bundles or kubeconfigs changed,
+    `failures` what failed, by name. `due` is when the next certificate wants renewing, `dies` when the first one
+    expires; None where none is there. `short` names certificates that Vault granted less time than asked, with the
+    seconds granted. `again` is when something held back may be tried, as Unix time. `reached` tells whether Vault
+    answered; None where nobody asked. `items` is empty where the pass found at once that nothing had changed.
     """
 
     renewed: tuple[str, ...] = ()
@@ -68,259 +50,256 @@ class Outcome:
     due: datetime | None = None
     dies: datetime | None = None
     short: Mapping[str, int] = field(default_factory=dict)
+    again: float | None = None
+    reached: bool | None = None
+    events: tuple[Event, ...] = ()
+    items: tuple[Item, ...] = ()
+    memory: Memory = field(default_factory=Memory)
 
 
-def run(config: AgentConfig, *, clock: float | None = None, settle: bool = True, allow_http: bool = False) -> Outcome:
+def run(
+    config: AgentConfig,
+    *,
+    clock: float | None = None,
+    settle: bool = True,
+    allow_http: bool = False,
+    force: Collection[str] = (),
+    runner: hooks.Runner | None = None,
+    wait: float = 0.0,
+    share: float = 1.0,
+) -> Outcome:
     """One pass over this node. `clock` is Unix time in seconds; the machine's own where it is None.
 
     `settle` waits some seconds after a replacement, until the old files are gone and every watcher has seen it.
+    `force` names certificates to renew though they are not due (`pairs.EVERY`: all). Hooks are left to `runner`, or
+    run before this returns where there is none. `wait` is how many seconds another process may hold the directory,
+    `share` the part of the poll interval for which what Vault said last is not asked for again.
     Raises where nothing could be done at all; a certificate that failed by itself is told in the outcome.
     """
     now = time.time() if clock is None else clock
-    with Directory.open(config.directory) as directory:
-        directory.sweep()
-        outcome = _Pass(config, directory, now, allow_http=allow_http).run()
-        if settle:
-            directory.settle()
-    return outcome
-
-
-def owner_of(text: str | None) -> Owner:
-    """User and group ids of `user:group`; StoreError where this machine has no such user or group."""
-    if text is None:
-        return Owner()
-    user, _, group = text.partition(":")
+    age = config.poll * share
+    known = memory.load(config.state)
+    if not force and (quiet := _nothing_to_do(config, known, now, age)):
+        return quiet
     try:
-        uid = int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
-        gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
-    except KeyError:
-        raise StoreError(
-            f"owner {text}: this machine has no such user or group; create it or change agent.yaml"
-        ) from None
-    return Owner(uid, gid)
+        with Directory.open(config.directory, wait=wait) as directory:
+            directory.sweep()
+            # Whoever held the directory until now may have written it.
+            known = memory.load(config.state)
+            this = _Pass(config, directory, known, now, age, frozenset(force), runner, allow_http=allow_http)
+            outcome = this.run()
+            if settle:
+                directory.settle()
+            return replace(outcome, memory=this.remember())
+    except VaultpkiError as error:
+        # The next run, and `status`, shall know; a state folder that cannot be written is a fault of its own.
+        with contextlib.suppress(StoreError):
+            failed = memory.with_faults(known, {"agent": str(error)}, now)
+            memory.save(config.state, replace(failed, state=memory.state_of([error]), quiet=""))
+        raise
+
+
+def _nothing_to_do(config: AgentConfig, known: Memory, now: float, age: float) -> Outcome | None:
+    """The outcome of a pass that can end before it begins: all is as the last one left it, and nothing is due."""
+    if not known.quiet or known.owed or not known.quiet_since - SKEW <= now < known.quiet_until:
+        return None
+    spec = holding.stamp(config)
+    if spec is None or not 0 <= now - spec[0] < age:
+        return None
+    try:
+        with Directory.open(config.directory, write=False) as directory:
+            if _digest(config, spec[1], directory) != known.quiet:
+                return None
+    except StoreError:
+        return None
+    due, dies = (datetime.fromtimestamp(when, UTC) for when in (known.quiet_until, known.quiet_dies))
+    return Outcome(due=due, dies=dies, memory=known)
+
+
+def _digest(config: AgentConfig, spec: str, directory: Directory) -> str:
+    from hashlib import sha256
+
+    return sha256("\0".join((__version__, repr(config), spec, directory.digest())).encode()).hexdigest()
 
 
 class _Pass:
-    def __init__(self, config: AgentConfig, directory: Directory, now: float, *, allow_http: bool) -> None:
+    def __init__(
+        self,
+        config: AgentConfig,
+        directory: Directory,
+        known: Memory,
+        now: float,
+        age: float,
+        force: frozenset[str],
+        runner: hooks.Runner | None,
+        *,
+        allow_http: bool,
+    ) -> None:
         self._config, self._directory = config, directory
-        self._clock = now
+        self._clock, self._age = now, age
         self._now = datetime.fromtimestamp(now, UTC)
+        self._force, self._runner = force, runner
         self._allow_http = allow_http
+        self._before = self._memory = self._written = known
         self._vault: Vault | None = None
+        self._away: VaultpkiError | None = None
+        self._failures: dict[str, VaultpkiError] = {}
+        self._events: list[Event] = []
+        self._again: list[float] = []
+        self._items: tuple[Item, ...] = ()
 
     def run(self) -> Outcome:
-        spec = self._copy()
-        # A copy from the future means that a clock was set back; it is no newer than any other.
-        fresh = spec is not None and 0 <= self._clock - spec.fetched < self._config.poll
-        away: Unavailable | None = None
-        if spec is None or not fresh or self._wants_signing(spec):
-            try:
-                spec = self._fetch()
-            except Unavailable as error:
-                if spec is None:
-                    raise
-                away = error
-        trust = issuance.trusts(spec.issuers, self._config.root_sha256, self._now)
-        failures: dict[str, VaultpkiError] = {}
+        spec = holding.copy(self._config)
+        if spec is None or not spec.fresh(self._clock, self._age) or self._wants_signing(spec):
+            spec = self._fetch(spec)
+        trust = self._trust(spec)
         # New trust first: a leaf of a new issuing CA must not come before those who check it know the CA.
-        changed = self._lay_companions(spec, trust, failures)
-        items = self._look(spec, trust)
-        renewed, short = self._renew(items, trust, failures, away)
+        companions = self._lay_companions(spec, trust)
+        renewed, short = self._renew(self._look(spec, trust, self._force), trust)
         self._remove_surplus(spec)
-        items = self._look(spec, trust)
-        if self._vault is not None:
-            self._after(self._vault, items, failures)
-        if away is not None and not failures:
-            failures["vault"] = away
+        self._items = items = self._look(spec, trust)
+        if self._vault is not None and self._away is None:
+            self._after(self._vault)
+        self._run_hooks(spec)
+        self._save(self._remembered())
         ends = [item.not_after for item in items if item.not_after is not None]
-        dues = [item.verdict.renew_after for item in items if item.verdict.renew_after is not None]
-        return Outcome(tuple(renewed), changed, failures, min(dues, default=None), min(ends, default=None), short)
+        return Outcome(
+            renewed=tuple(renewed),
+            companions=companions,
+            failures=self._failures,
+            due=min(self._dues(), default=None),
+            dies=min(ends, default=None),
+            short=short,
+            again=min(self._again, default=None),
+            reached=None if self._vault is None and self._away is None else self._away is None,
+            events=tuple(self._events),
+            items=items,
+        )
 
-    def _after(self, vault: Vault, items: tuple[Item, ...], failures: dict[str, VaultpkiError]) -> None:
-        """What can wait until the certificates lie: the credential's own renewal, and a report for people to read."""
-        try:
-            credential.roll(self._config, vault, self._clock)
-        except VaultpkiError as error:
-            failures["credential"] = error
-        report = {
-            "version": 1,
-            "time": self._stamp(self._now),
-            "certificates": {
-                item.want.name: {
-                    "state": item.verdict.state.value,
-                    "not_after": None if item.not_after is None else self._stamp(item.not_after),
-                }
-                for item in items
-            },
-            "failures": sorted(failures),
-        }
-        # Nobody trusts it and nothing depends on it, so neither does this pass.
-        with contextlib.suppress(VaultpkiError):
-            vault.write(f"{self._config.prefix}/config/data/reports/{self._config.node}", {"data": report})
+    def _look(self, spec: Holding, trust: Mapping[str, Trust], force: frozenset[str] = frozenset()) -> tuple[Item, ...]:
+        from vaultpki import pairs
 
-    def _stamp(self, when: datetime) -> str:
-        return f"{when.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        return pairs.look(self._config, self._directory, spec.certificates, trust, self._memory, self._now, force)
+
+    def _dues(self) -> list[datetime]:
+        return [item.verdict.renew_after for item in self._items if item.verdict.renew_after is not None]
+
+    def _trust(self, spec: Holding) -> dict[str, Trust]:
+        from vaultpki import issuance
+
+        return issuance.trusts(issuance.Issuers(spec.issuing, spec.roots), self._config.root_sha256, self._now)
 
     # What Vault says
 
-    def _login(self) -> Vault:
-        if self._vault is None:
-            self._vault = credential.login(self._config, allow_http=self._allow_http)
-        return self._vault
-
-    def _fetch(self) -> Spec:
-        config = self._config
-        vault = self._login()
-        own = credential.own_record(config)
-        store = f"{config.prefix}/config/data"
-        cluster, node = vault.many([Request("GET", f"{store}/cluster"), Request("GET", f"{store}/{own}")])
-        if not cluster.found or not node.found:
-            raise SpecError(f"Vault has no record {own} of cluster {config.cluster}; run `vaultpki apply` for it first")
-        issuers = issuance.fetch_issuers(vault, config.prefix)
-        text = json.dumps(
-            {
-                "version": 1,
-                "fetched": self._clock,
-                "cluster": cluster.data.get("data"),
-                "own": node.data.get("data"),
-                "issuing": {ca: list(pems) for ca, pems in issuers.issuing.items()},
-                "roots": list(issuers.roots),
-            }
-        )
-        spec = self._spec(json.loads(text), f"the records of {store}")
-        # What is not held to the pin is not kept either.
-        issuance.trusts(issuers, config.root_sha256, self._now)
-        # An image brings agent.yaml and the issuer's token alone.
-        private_folder(config.state)
-        write_private(f"{config.state}/{_COPY}", text.encode())
-        return spec
-
-    def _copy(self) -> Spec | None:
-        """The copy on disk; None where there is none, or none that this version understands."""
-        raw = read_private(f"{self._config.state}/{_COPY}")
-        if raw is None:
-            return None
+    def _wants_signing(self, spec: Holding) -> bool:
         try:
-            return self._spec(json.loads(raw), f"{self._config.state}/{_COPY}")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SpecError):
-            return None
-
-    def _spec(self, value: Mapping[str, Any], where: str) -> Spec:
-        config = self._config
-        cluster = records.read_cluster(value["cluster"], where=where)
-        if cluster.cluster != config.cluster:
-            raise SpecError(f"belongs to cluster {cluster.cluster}, not {config.cluster}", file=where, field="cluster")
-        roles, certificates = records.read_certificates(
-            value["own"], node=config.node, prefix=config.prefix, where=where
-        )
-        return Spec(
-            fetched=float(value["fetched"]),
-            endpoint=cluster.endpoint,
-            certificates=certificates,
-            templates=tuple(t for t in cluster.templates if t.roles & roles),
-            issuers=Issuers({ca: tuple(value["issuing"][ca]) for ca in ISSUING_CAS}, tuple(value["roots"])),
-        )
-
-    # What lies on the disk
-
-    def _look(self, spec: Spec, trust: Mapping[str, Trust]) -> tuple[Item, ...]:
-        return tuple(self._item(want, trust) for want in spec.certificates)
-
-    def _item(self, want: Certificate, trust: Mapping[str, Trust]) -> Item:
-        from vaultpki import x509
-
-        names = pair_files(want.stem)
-        stored = self._directory.read(unit(want.stem), names)
-        crt, key, pem = (stored[name].data for name in names)
-        pair = x509.read_pair(crt, key, pem, trust[want.ca].live)
-        wanted = issuance.pair(dict.fromkeys(names, b""), *self._options(want))
-        present = [name for name in names if not stored[name].problem]
-        leaf = pair.leaf
-        verdict = renewal.assess(
-            pair,
-            want,
-            self._now,
-            renewal.jitter(self._config.node, want.name, leaf.serial if leaf else 0),
-            wrong_mode=any(stored[name].mode != wanted[name].mode for name in present),
-            wrong_owner=any(not stored[name].same_owner(wanted[name]) for name in present),
-        )
-        return Item(want, stored, verdict, leaf.not_after if leaf else None)
-
-    def _wants_signing(self, spec: Spec) -> bool:
-        try:
-            trust = issuance.trusts(spec.issuers, self._config.root_sha256, self._now)
+            trust = self._trust(spec)
         except CertificateRefused:
             return True
-        return any(item.verdict.sign for item in self._look(spec, trust))
+        return any(item.verdict.sign for item in self._look(spec, trust, self._force))
 
-    def _options(self, want: Certificate) -> tuple[Owner, int]:
-        options = self._config.certificates.get(want.name)
-        owner = owner_of((options.owner if options else None) or self._config.owner)
-        mode = options.mode if options and options.mode is not None else issuance.KEY_MODE
-        return owner, mode
+    def _fetch(self, old: Holding | None) -> Holding:
+        """What Vault says now; the copy where it says nothing usable, and then why is told."""
+        from vaultpki import credential
+
+        try:
+            self._vault = credential.login(self._config, allow_http=self._allow_http)
+            spec = holding.fetch(self._config, self._vault, self._clock)
+        except VaultpkiError as error:
+            if old is None:
+                raise
+            self._failures["vault"] = error
+            if self._vault is None or isinstance(error, Unavailable | Untrusted):
+                self._away = error
+            spec = old
+        offset = self._clock_offset()
+        if abs(offset) > SKEW:
+            side, hint = ("behind", "; nothing is signed until then") if offset > 0 else ("ahead of", "")
+            self._failures["clock"] = VaultpkiError(
+                f"this machine's clock is {abs(offset):.0f} s {side} Vault's; set it right{hint}"
+            )
+        return spec
+
+    def _clock_offset(self) -> float:
+        """By how many seconds Vault's clock, by which certificates are dated, is ahead of ours."""
+        return (self._vault.clock_offset or 0.0) if self._vault is not None else 0.0
 
     # What is done about it
 
-    def _renew(
-        self,
-        items: tuple[Item, ...],
-        trust: Mapping[str, Trust],
-        failures: dict[str, VaultpkiError],
-        away: Unavailable | None,
-    ) -> tuple[list[str], dict[str, int]]:
+    def _renew(self, items: tuple[Item, ...], trust: Mapping[str, Trust]) -> tuple[list[str], dict[str, int]]:
+        from vaultpki import pairs
+
         for item in items:
             if item.verdict.mend:
-                contents = {name: stored.data or b"" for name, stored in item.stored.items()}
-                self._install(item.want, contents)
-        wanting = [item for item in items if item.verdict.sign]
-        if not wanting:
+                pairs.mend(self._config, self._directory, item)
+        wanting = {item.want.name: item for item in items if item.verdict.sign}
+        allowed = self._allowed(wanting)
+        vault = self._vault
+        if not allowed or vault is None:
             return [], {}
-        if away is not None:
-            failures.update({item.want.name: away for item in wanting})
-            return [], {}
-        vault = self._login()
-
-        def attempt(item: Item) -> issuance.Signed | VaultpkiError:
-            try:
-                return issuance.sign(vault, item.want, trust[item.want.ca], self._now)
-            except VaultpkiError as error:
-                return error
-
+        early = {item.want.name for item in allowed if pairs.premature(item, self._memory, self._clock)}
+        # On disk before Vault is asked: a crash between the two must not make room for one more.
+        self._save(memory.with_spent(self._memory, {item.want.name: self._clock for item in allowed}))
         renewed: list[str] = []
         short: dict[str, int] = {}
-        for item, signed in zip(wanting, vault.map(attempt, wanting, width=4), strict=True):
-            name = item.want.name
-            if isinstance(signed, issuance.Signed):
-                try:
-                    self._keep_the_better(item, signed)
-                    self._install(item.want, signed.contents)
-                except VaultpkiError as error:
-                    failures[name] = error
-                    continue
-                renewed.append(name)
-                granted = int((signed.facts.not_after - self._now).total_seconds())
-                if granted < item.want.ttl - SKEW:
-                    short[name] = granted
-            else:
-                failures[name] = signed
+        for name, signed in pairs.sign(self._config, self._directory, vault, allowed, trust, self._now).items():
+            if isinstance(signed, VaultpkiError):
+                self._failures[name] = signed
+                if not pairs.may_have_signed(signed):
+                    self._memory = memory.with_spent(self._memory, {name: None})
+                continue
+            if name not in early:
+                self._memory = memory.with_spent(self._memory, {name: None})
+            renewed.append(name)
+            fresh, old = pairs.known(signed, self._now), self._memory.certificates.get(name)
+            self._memory = replace(self._memory, certificates={**self._memory.certificates, name: fresh})
+            first = wanting[name].leaf is None
+            text = f"{'issued' if first else 'renewed'} {name}"
+            if pairs.short(fresh):
+                short[name] = fresh.granted
+                # Told once, not at each renewal that is granted as little.
+                if old is None or old.asked != fresh.asked or not pairs.short(old):
+                    text += f" (Vault granted only {fresh.granted} s; the next renewal follows that)"
+            fields: dict[str, Value] = {
+                "certificate": name,
+                "serial": f"{signed.facts.serial:x}",
+                "not_after": _stamp(signed.facts.not_after),
+                "asked": fresh.asked,
+                "granted": fresh.granted,
+            }
+            self._events.append(Event("issued" if first else "renewed", text, fields=fields))
         return renewed, short
 
-    def _keep_the_better(self, item: Item, signed: issuance.Signed) -> None:
-        only_due = item.verdict.reasons == (renewal.Reason.DUE,)
-        if only_due and item.not_after is not None and signed.facts.not_after <= item.not_after:
-            raise CertificateRefused(
-                f"{item.want.name}: the new certificate would end before the one in use; the one in use stays",
-                reason="shorter",
-            )
+    def _allowed(self, wanting: Mapping[str, Item]) -> list[Item]:
+        """Those that may be signed now; why the others may not is told with their names."""
+        from vaultpki import pairs
 
-    def _install(self, want: Certificate, contents: Mapping[str, bytes]) -> None:
-        self._directory.install(
-            unit(want.stem),
-            issuance.pair(contents, *self._options(want)),
-            check=lambda back: issuance.whole(back, want),
-        )
+        if not wanting:
+            return []
+        common = self._away or self._failures.get("bundles")
+        if common is None and self._clock_offset() > SKEW:
+            common = self._failures["clock"]
+        if common is None:
+            try:
+                self._directory.probe()
+                probe_folder(self._config.state)
+            except StoreError as error:
+                common = error
+        allowed = []
+        for name, item in wanting.items():
+            held = common or pairs.held_back(item, self._memory, self._clock, self._config.poll)
+            if held is None:
+                allowed.append(item)
+                continue
+            self._failures[name] = held
+            if isinstance(held, Held):
+                self._again.append(held.at)
+        return allowed
 
-    def _lay_companions(self, spec: Spec, trust: Mapping[str, Trust], failures: dict[str, VaultpkiError]) -> bool:
+    def _lay_companions(self, spec: Holding, trust: Mapping[str, Trust]) -> bool:
+        from vaultpki import assets, issuance
+        from vaultpki.pairs import owner_of
+
         config, owner = self._config, owner_of(self._config.owner)
         files = issuance.companions(
             trust,
@@ -345,47 +324,159 @@ class _Pass:
                 )
             except TemplateError as error:
                 # A template that went bad takes neither the file it made before nor anybody's certificate with it.
-                failures[f"template {template.name}"] = error
+                self._failures[f"template {template.name}"] = error
                 if template.file not in taken and assets.plain_file_name(template.file):
                     old = self._directory.read(BUNDLES, [template.file])[template.file].data
                     if old is not None:
                         files[template.file] = File(old, issuance.KEY_MODE, owner.uid, owner.gid)
             else:
                 taken.add(template.file)
-        return self._directory.install(BUNDLES, files)
+        try:
+            changed = self._directory.install(BUNDLES, files)
+        except StoreError as error:
+            self._failures["bundles"] = error
+            return False
+        if changed:
+            self._events.append(Event("bundles", "wrote bundles and kubeconfigs"))
+        return changed
 
-    def _remove_surplus(self, spec: Spec) -> None:
+    def _remove_surplus(self, spec: Holding) -> None:
         wanted = {BUNDLES, *(unit(want.stem) for want in spec.certificates)}
         for name in self._directory.units():
             if name not in wanted:
                 self._directory.remove(name)
+                self._events.append(Event("removed", f"removed {name}, which this node holds no more"))
 
+    def _after(self, vault: Vault) -> None:
+        """What can wait until the certificates lie: the credential's own renewal, and a report for people to read."""
+        from vaultpki import credential
 
-def stay(
-    config: AgentConfig,
-    *,
-    tell: Callable[[Outcome], None],
-    complain: Callable[[VaultpkiError], None],
-    allow_http: bool = False,
-) -> None:
-    """Pass after pass, until the process is ended; a failed one is told and tried again, with growing pauses.
-
-    Every pass begins from what lies on the disk, so the process may be killed at any instant.
-    """
-    failed = 0
-    while True:
-        wait: float = config.poll
         try:
-            outcome = run(config, allow_http=allow_http)
+            if credential.roll(self._config, vault, self._clock):
+                self._events.append(Event("credential", "replaced this node's own credential"))
         except VaultpkiError as error:
-            complain(error)
-            failed += 1
+            self._failures["credential"] = error
+        report = {
+            "version": 1,
+            "time": _stamp(self._now),
+            "certificates": {
+                item.want.name: {
+                    "state": item.verdict.state.value,
+                    "not_after": None if item.not_after is None else _stamp(item.not_after),
+                }
+                for item in self._items
+            },
+            "failures": sorted(self._failures),
+        }
+        # Nobody trusts it and nothing depends on it, so neither does this pass.
+        with contextlib.suppress(VaultpkiError):
+            vault.write(f"{self._config.prefix}/config/data/reports/{self._config.node}", {"data": report})
+
+    # What is owed
+
+    def _live(self) -> dict[str, str]:
+        """A digest of what lies on the disk for each key that hooks may have: certificates and bundles."""
+        from hashlib import sha256
+
+        found = {}
+        for item in self._items:
+            data = item.stored[pair_files(item.want.stem)[0]].data
+            if data is not None:
+                found[item.want.name] = sha256(data).hexdigest()[:32]
+        for key, ca in hooks.BUNDLES.items():
+            stored = self._directory.read(BUNDLES, (bundle(ca), chain_bundle(ca)))
+            data = b"".join(one.data or b"" for one in stored.values())
+            if data:
+                found[key] = sha256(data).hexdigest()[:32]
+        return found
+
+    def _run_hooks(self, spec: Holding) -> None:
+        """Has hooks run for what changed; in the background where somebody takes the results later."""
+        config, now, live = self._config, self._clock, self._live()
+        done, owing = dict(self._memory.hooked), dict(self._memory.owed)
+        self._advise(spec, live, done)
+
+        def take(results: Iterable[hooks.Result]) -> None:
+            for result in results:
+                about: dict[str, Value] = {"hook": result.key, "attempts": result.attempts}
+                if result.ok:
+                    done[result.key] = result.digest
+                    self._events.append(Event("hook", f"ran the hooks of {result.key}", fields=about))
+                else:
+                    before = owing.get(result.key) or hooks.Owed(since=now)
+                    owing[result.key] = hooks.failed(before, result.error, now, random.random())  # noqa: S311 - jitter
+                    self._events.append(Event("hook-failed", result.error, "warning", about))
+
+        if self._runner is not None:
+            take(self._runner.results())
+        done = hooks.settled(live, done, config.hooks)
+        owing = hooks.pending(hooks.owed(live, done, config.hooks), owing, now)
+        jobs = hooks.jobs(config, hooks.ready(owing, now), live, owing)
+        if self._runner is None:
+            take(hooks.Runner().run_all(jobs))
+            owing = hooks.pending(hooks.owed(live, done, config.hooks), owing, now)
+            waiting = list(owing)
         else:
-            if outcome.renewed or outcome.companions or outcome.failures:
-                tell(outcome)
-            failed = failed + 1 if outcome.failures else 0
-            if outcome.due is not None:
-                wait = min(wait, max(outcome.due.timestamp() - time.time(), 0.0) + 1.0)
-        if failed:
-            wait = min(config.poll, _FIRST_RETRY * 2 ** min(failed - 1, 10)) * random.uniform(0.8, 1.2)  # noqa: S311
-        time.sleep(wait)
+            self._runner.submit(jobs)
+            waiting = [key for key in owing if key not in self._runner.busy]
+        self._again += [owing[key].not_before for key in waiting if owing[key].not_before > now]
+        trust = "-".join(live.get(key, "") for key in hooks.BUNDLES)
+        since = self._memory.trust_since if trust == self._memory.trust else now
+        self._memory = replace(self._memory, hooked=done, owed=owing, trust=trust, trust_since=since)
+
+    def _advise(self, spec: Holding, live: Mapping[str, str], done: Mapping[str, str]) -> None:
+        """Says what a person must restart, where new trust came and no hook is there to do it."""
+        for key, digest in live.items():
+            if done.get(key, digest) != digest and not self._config.hooks.get(key):
+                advice = hooks.advice(key, spec.roles)
+                if advice:
+                    self._events.append(Event("advice", advice, "warning", {"bundle": key}))
+        if not done:
+            for key in hooks.unknown(self._config, live):
+                text = (
+                    f"{self._config.file}: hooks: {key} is no certificate or bundle of this node; its hooks never run"
+                )
+                self._events.append(Event("config", text, "warning", {"hook": key}))
+
+    # What is remembered
+
+    def _remembered(self) -> Memory:
+        held = {item.want.name for item in self._items}
+        kept = memory.with_faults(self._memory, {w: str(e) for w, e in self._failures.items()}, self._clock)
+        return replace(
+            kept,
+            certificates={name: one for name, one in kept.certificates.items() if name in held},
+            spent={name: times for name, times in kept.spent.items() if name in held},
+            state=memory.state_of(self._failures.values()),
+            quiet="" if self._failures else kept.quiet,
+        )
+
+    def remember(self) -> Memory:
+        """Adds to the memory whether nothing is left to do, and gives it."""
+        spec, dues = holding.stamp(self._config), self._dues()
+        busy = self._failures or self._memory.owed or any(item.verdict.reasons for item in self._items)
+        if busy or spec is None or not dues or self._directory.unsettled:
+            self._save(replace(self._memory, quiet=""))
+            return self._memory
+        quiet = _digest(self._config, spec[1], self._directory)
+        same = quiet == self._before.quiet
+        changed = replace(
+            self._memory,
+            quiet=quiet,
+            quiet_since=self._before.quiet_since if same else self._clock,
+            quiet_until=min(dues).timestamp(),
+            quiet_dies=min(item.not_after.timestamp() for item in self._items if item.not_after),
+        )
+        self._save(changed)
+        return changed
+
+    def _save(self, changed: Memory) -> None:
+        """Writes the memory where it is another than that on the disk."""
+        self._memory = changed
+        if changed != self._written:
+            memory.save(self._config.state, changed)
+            self._written = changed
+
+
+def _stamp(when: datetime) -> str:
+    return f"{when.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"

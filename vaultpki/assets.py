@@ -17,6 +17,8 @@ from vaultpki.errors import TemplateError
 MAX_OUTPUT: Final = 256 * 1024
 """The most bytes (UTF-8) a rendered file may have."""
 
+KUBELET_SERVING_CA: Final = "kubelet-serving-ca.yaml"
+
 _MAX_NAME = 100
 
 # Half of NAME_MAX on Linux (255 bytes): the store writes under a longer, temporary name first.
@@ -123,6 +125,12 @@ def kubeconfig(*, cluster: str, server: str, ca_file: str, user: str, certificat
 def manifest(template: str, *, user: str, group: str) -> str:
     """A Kubernetes manifest that `Row.manifest` names, for the row's subject: its CN and its (first) O."""
     return render(text("templates", template), {"user": user, "group": group}, name=template)
+
+
+def kubelet_serving_ca(*, bundle: str, chain_bundle: str) -> str:
+    """The ConfigMap by which metrics-server and other scrapers trust kubelets; both bundles are PEM."""
+    values = {"bundle": bundle, "chain_bundle": chain_bundle}
+    return render(text("templates", KUBELET_SERVING_CA), values, name=KUBELET_SERVING_CA)
 
 
 def user_file(template_text: str, *, name: str, cluster: str, endpoint: str, directory: str, node: str) -> str:

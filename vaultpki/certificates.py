@@ -286,6 +286,10 @@ def pair_files(stem: str) -> tuple[str, str, str]:
     return f"{stem}.crt", f"{stem}.key", f"{stem}.pem"
 
 
+BUNDLES: Final = "bundles"
+"""The set in the store that holds every bundle and kubeconfig."""
+
+
 def unit(stem: str) -> str:
     """The name of the set in the store that a pair's files are."""
     return stem.replace(".", "_")

@@ -25,7 +25,7 @@ from typing import Final
 from vaultpki import issuance
 from vaultpki.certificates import ROOT
 from vaultpki.desired import ca_subject
-from vaultpki.errors import BadAnswer, Denied, Refused, SpecError
+from vaultpki.errors import BadAnswer, Denied, NeedsJoin, Refused, SpecError
 from vaultpki.facts import Trust
 from vaultpki.files import open_folder, private_folder, read_private, read_swapped, told, write_private
 from vaultpki.join import Join
@@ -51,8 +51,8 @@ def mount(config: AgentConfig) -> str:
     return f"auth/{config.prefix}/{'pooled' if config.pool else 'listed'}"
 
 
-def login(config: AgentConfig, *, allow_http: bool = False) -> Vault:
-    """Vault, as this node. SpecError where its credential is missing, Denied where Vault refuses it."""
+def server(config: AgentConfig, *, allow_http: bool = False, patience: float = _PATIENCE) -> Vault:
+    """Vault as agent.yaml names it, with no token yet. SpecError where its CA file cannot be read."""
     ca_pem = None
     if config.ca_file is not None:
         try:
@@ -64,10 +64,13 @@ def login(config: AgentConfig, *, allow_http: bool = False) -> Vault:
                 file=config.file,
                 field="vault.ca_file",
             ) from None
-    vault = Vault(
-        from_environment(addresses=config.addresses, ca_pem=ca_pem, allow_http=allow_http, with_token=False),
-        patience=_PATIENCE,
-    )
+    settings = from_environment(addresses=config.addresses, ca_pem=ca_pem, allow_http=allow_http, with_token=False)
+    return Vault(settings, patience=patience)
+
+
+def login(config: AgentConfig, *, allow_http: bool = False) -> Vault:
+    """Vault, as this node. NeedsJoin where its credential is missing or not taken, SpecError for a file that is not."""
+    vault = server(config, allow_http=allow_http)
     if config.auth.method == "approle":
         return _login_by_approle(config, vault)
     path = config.auth.path or ""
@@ -96,10 +99,9 @@ def _login_by_jwt(config: AgentConfig, vault: Vault, jwt: str) -> Vault:
 def _login_by_approle(config: AgentConfig, vault: Vault) -> Vault:
     secret = _read(config, SECRET_ID)
     if secret is None:
-        raise SpecError(
+        raise NeedsJoin(
             f"{config.state}/{SECRET_ID} is missing, so this node cannot prove who it is; join with a new join file "
-            f"(`vaultpki enroll {config.node}`)",
-            file=config.file,
+            f"(`vaultpki enroll {config.node}`, then `vaultpki agent --join`)"
         )
     try:
         return vault.login(f"{mount(config)}/login", {"role_id": config.auth.role_id, "secret_id": secret})
@@ -107,7 +109,7 @@ def _login_by_approle(config: AgentConfig, vault: Vault) -> Vault:
         # Both servers answer 400 to a role id or secret id that they do not know (any more).
         if error.status != 400:
             raise
-        raise Denied(
+        raise NeedsJoin(
             f"Vault does not take this node's credential; join with a new join file (`vaultpki enroll {config.node}`, "
             "then `vaultpki agent --join`)"
         ) from None
@@ -185,7 +187,9 @@ def join(
             owner=old.owner,
             certificates=old.certificates,
             hooks=old.hooks,
+            hook_timeout=old.hook_timeout,
             poll=old.poll,
+            windows=old.windows,
             metrics=old.metrics,
         )
     settings = from_environment(addresses=join.addresses, ca_pem=join.ca_pem, allow_http=allow_http, with_token=False)

@@ -8,9 +8,11 @@ VaultpkiError
 │   │   └── Sealed       it answers, and says it is sealed or not initialised
 │   ├── Untrusted        its TLS certificate does not verify
 │   ├── Denied           the token is missing, expired or too weak for this request
+│   │   └── NeedsJoin    this node's credential is gone or no longer taken: only a new join file heals that
 │   ├── Refused          the request was understood and turned down; `status` tells with which code
 │   └── BadAnswer        what came back is not what a Vault says, or is larger than any answer may be
 ├── CertificateRefused   what was signed is not what was asked for: it is not installed
+├── Held                 a signature is held back for a while, lest a fault become a loop of signings
 ├── CertificateUnreadable  bytes that should be a certificate, a key or a chain, and are not
 ├── StoreError           a file or folder could not be read or written safely
 │   └── Busy             another vaultpki process holds the directory
@@ -76,6 +78,10 @@ class Denied(VaultError):
     """The token is missing, expired, or its policies do not allow the request (HTTP 403)."""
 
 
+class NeedsJoin(Denied):
+    """This node's credential is missing, or Vault does not take it any more: a person must give it a join file."""
+
+
 class Refused(VaultError):
     """The server understood the request and turned it down.
 
@@ -100,6 +106,14 @@ class CertificateRefused(VaultpkiError):
     def __init__(self, message: str, *, reason: str) -> None:
         self.reason = reason
         super().__init__(message)
+
+
+class Held(VaultpkiError):
+    """A signature is held back until `at` (Unix time in seconds), lest a fault become a loop of signings."""
+
+    def __init__(self, why: str, at: float) -> None:
+        self.at = at
+        super().__init__(why)
 
 
 class CertificateUnreadable(VaultpkiError):

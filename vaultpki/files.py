@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import grp
 import os
 import pwd
 import re
 import stat
+import time
 from collections.abc import Collection, Iterator
 from typing import Final
 
@@ -27,6 +29,7 @@ FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO that somebody put in a file's place must not wait for a writer.
 OLD_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_LOCK_FILE = OLD_FILE | os.O_CREAT
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space and run again",
@@ -45,10 +48,14 @@ _ADVICE = {
     errno.EMFILE: "this process has too many files open; raise `ulimit -n`",
     errno.ENFILE: "the system has too many files open; find out who holds them",
     errno.ENOTEMPTY: "the folder holds files of someone else; move them away",
+    errno.ENXIO: "a socket or a device is in its place; move it away",
+    errno.EBUSY: "a file system is mounted there; unmount it",
     errno.ESTALE: "the network file system lost it; mount it again",
 }
 
 _RANDOM = 8
+_LOCK_PAUSE = 0.05
+_PROBE = re.compile(rf"\.probe\.[0-9a-f]{{{2 * _RANDOM}}}")
 
 
 @contextlib.contextmanager
@@ -128,6 +135,95 @@ def private_folder(path: str) -> None:
                 os.fchmod(fd, 0o700)
     finally:
         os.close(fd)
+
+
+def lock(name: str, folder: int, wait: float) -> int:
+    """A descriptor that holds the lock file `name` in `folder` until it is closed, or its process ends in any way.
+
+    BlockingIOError where somebody else holds it for `wait` more seconds, another OSError where it is no file.
+    """
+    end = time.monotonic() + wait
+    while True:
+        fd = os.open(name, _LOCK_FILE, 0o600, dir_fd=folder)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError(errno.EEXIST, "no regular file")
+            # Not lockf: POSIX locks are dropped when any other descriptor of the file closes.
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A lock on a file that was removed meanwhile keeps nobody out.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(fd), os.stat(name, dir_fd=folder, follow_symlinks=False)):
+                    return fd
+            os.close(fd)
+        except BlockingIOError:
+            os.close(fd)
+            if time.monotonic() >= end:
+                raise
+            time.sleep(_LOCK_PAUSE)
+        except BaseException:
+            os.close(fd)
+            raise
+
+
+def probe_folder(path: str, size: int = 16 * 1024) -> None:
+    """Proves that a file of `size` bytes could be written in a private folder now; StoreError where it could not.
+
+    Makes the folder where it is missing, and leaves nothing in it, not even what a killed run of this did.
+    """
+    private_folder(path)
+    fd = open_folder(path, create=False)
+    try:
+        with told(path):
+            for entry in os.listdir(fd):
+                if _PROBE.fullmatch(entry):
+                    remove_tree(entry, fd)
+            prove_writable(f".probe.{random_suffix()}", fd, size, 1)
+    finally:
+        os.close(fd)
+
+
+def prove_writable(name: str, folder: int, size: int, count: int) -> None:
+    """Writes `size` bytes to the disk and makes `count` more directory entries, all below the new folder `name`.
+
+    Nothing of it is left. OSError where anything fails.
+    """
+    os.mkdir(name, 0o700, dir_fd=folder)
+    try:
+        os.chmod(name, 0o700, dir_fd=folder)
+        fd = os.open(name, FOLDER, dir_fd=folder)
+        try:
+            # What repeats itself takes no room on a file system that compresses.
+            write_new("data", fd, os.urandom(size), 0o600)
+            for number in range(count):
+                # A symbolic link takes an inode as a file does, for one call.
+                os.symlink("data", f"link-{number}", dir_fd=fd)
+        finally:
+            os.close(fd)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            remove_tree(name, folder)
+        raise
+    remove_tree(name, folder)
+
+
+def remove_tree(name: str, parent: int) -> None:
+    """Removes what `name` is, a folder with all that it holds; nothing where there is none. No link is followed."""
+    try:
+        folder = os.open(name, FOLDER, dir_fd=parent)
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        os.unlink(name, dir_fd=parent)
+        return
+    try:
+        for entry in os.listdir(folder):
+            try:
+                os.unlink(entry, dir_fd=folder)
+            except IsADirectoryError:
+                remove_tree(entry, folder)
+    finally:
+        os.close(folder)
+    os.rmdir(name, dir_fd=parent)
 
 
 def write_new(name: str, folder: int, data: bytes, mode: int, uid: int | None = None, gid: int | None = None) -> None:

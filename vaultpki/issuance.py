@@ -12,7 +12,7 @@ from typing import Final
 
 from vaultpki import assets
 from vaultpki.certificates import ISSUING_CAS, ROOT, bundle, chain_bundle, pair_files, sign_parameters
-from vaultpki.errors import BadAnswer, CertificateUnreadable, TemplateError
+from vaultpki.errors import BadAnswer, CertificateRefused, CertificateUnreadable, TemplateError
 from vaultpki.facts import Facts, Trust
 from vaultpki.model import Certificate, UserTemplate
 from vaultpki.store import File
@@ -97,6 +97,11 @@ def sign(vault: Vault, want: Certificate, trust: Trust, now: datetime) -> Signed
     """A new pair for `want`: made here, signed by Vault, and given back only if it is exactly what was asked."""
     from vaultpki import x509
 
+    if not trust.live:
+        raise CertificateRefused(
+            f"{want.name}: no issuing CA of {want.ca} is in date; check this machine's clock, then the CA",
+            reason="nothing-live",
+        )
     key = x509.generate_key(want.key)
     parameters = sign_parameters(want, x509.request(key, want.subject))
     answer = vault.write(f"{want.mount}/sign/{want.role}", parameters, once=True)

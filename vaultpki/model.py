@@ -278,8 +278,33 @@ class FileOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class Hook:
+    """One thing to do after a change: run `argv`, restart the systemd unit `name`, or restart the static pod `name`.
+
+    A static pod's `name` is the file name without `.yaml` in kubeadm's folder, or the absolute path of its manifest.
+    """
+
+    kind: Literal["command", "systemd", "static_pod"]
+    argv: tuple[str, ...] = ()
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A maintenance window: from `begin` on, for `length` minutes, on the `days` (Monday is 0).
+
+    Minutes count from midnight UTC; `text` is how agent.yaml says it.
+    """
+
+    days: frozenset[int]
+    begin: int
+    length: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class AgentConfig:
-    """agent.yaml, whole and checked. Paths are absolute; `poll` is seconds."""
+    """agent.yaml, whole and checked. Paths are absolute; `poll` and `hook_timeout` are seconds."""
 
     cluster: str
     prefix: str
@@ -293,7 +318,9 @@ class AgentConfig:
     state: str
     owner: str | None = None
     certificates: Mapping[str, FileOptions] = field(default_factory=dict)
-    hooks: Mapping[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
+    hooks: Mapping[str, tuple[Hook, ...]] = field(default_factory=dict)
+    hook_timeout: int = 60
     poll: int = 300
+    windows: tuple[Window, ...] = ()
     metrics: str | None = None
     file: str = "agent.yaml"

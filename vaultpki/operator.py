@@ -10,7 +10,7 @@ from typing import Final
 from vaultpki import assets, issuance, records
 from vaultpki.certificates import resolve, row_named, rows, unit
 from vaultpki.errors import SpecError
-from vaultpki.facts import Facts
+from vaultpki.facts import Facts, Trust
 from vaultpki.files import open_folder, write_private
 from vaultpki.issuance import BUNDLES, Owner
 from vaultpki.model import Cluster
@@ -67,20 +67,25 @@ def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: dateti
             issuance.pair(signed.contents, Owner()),
             check=lambda back: issuance.whole(back, want),
         )
-        manifests = tuple(_write_manifests(cluster, store.path))
+        manifests = tuple(_write_manifests(cluster, trust["kubelet"], store.path))
         store.settle(grace)
     kubeconfig = f"{store.path}/{want.kubeconfig}" if want.kubeconfig else None
     return Issued(signed.facts, kubeconfig, manifests)
 
 
-def _write_manifests(cluster: Cluster, directory: str) -> list[str]:
+def _write_manifests(cluster: Cluster, kubelets: Trust, directory: str) -> list[str]:
     folder = f"{directory}/{MANIFESTS}"
     os.close(open_folder(folder, create=True))
-    written = []
-    for row in rows(cluster):
-        if row.manifest:
-            group = row.organization[0] if row.organization else ""
-            text = assets.manifest(row.manifest, user=row.common_name, group=group)
-            write_private(f"{folder}/{row.manifest}", text.encode(), 0o644)
-            written.append(f"{folder}/{row.manifest}")
-    return written
+    texts = {
+        row.manifest: assets.manifest(
+            row.manifest, user=row.common_name, group=row.organization[0] if row.organization else ""
+        )
+        for row in rows(cluster)
+        if row.manifest
+    }
+    texts[assets.KUBELET_SERVING_CA] = assets.kubelet_serving_ca(
+        bundle=kubelets.bundle, chain_bundle=kubelets.chain_bundle
+    )
+    for name, text in texts.items():
+        write_private(f"{folder}/{name}", text.encode(), 0o644)
+    return [f"{folder}/{name}" for name in texts]

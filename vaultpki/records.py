@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vaultpki.certificates import ISSUING_CAS
+from vaultpki.certificates import BUNDLES, ISSUING_CAS, unit
 from vaultpki.errors import SpecError
 from vaultpki.model import (
     NODE,
@@ -115,7 +115,8 @@ def read_certificates(
         entry = _Reading(value, f"{where}: certificates[{index}]", versioned=False)
         certificates.append(entry.certificate(node, prefix))
     files = [c.stem for c in certificates] + [c.kubeconfig for c in certificates if c.kubeconfig]
-    if len(set(files)) != len(files):
+    units = [BUNDLES, *(unit(c.stem) for c in certificates)]
+    if len(set(files)) != len(files) or len(set(units)) != len(units):
         raise reading.wrong("certificates")
     return reading.roles(), tuple(certificates)
 

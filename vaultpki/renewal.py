@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -11,7 +11,8 @@ from typing import Final
 
 from vaultpki.certificates import LEAF_BACKDATE, SKEW
 from vaultpki.facts import Pair, same_names
-from vaultpki.model import Certificate
+from vaultpki.model import Certificate, Window
+from vaultpki.windows import within
 
 _EARLIEST: Final = 1 / 2
 _LATEST: Final = 2 / 3
@@ -26,10 +27,12 @@ class Reason(enum.Enum):
     NAMES_CHANGED = "names-changed"
     USAGE_CHANGED = "usage-changed"
     KEY_TYPE_CHANGED = "key-type-changed"
+    TTL_CHANGED = "ttl-changed"
     ISSUER_CHANGED = "issuer-changed"
     NOT_YET_VALID = "not-yet-valid"
     EXPIRED = "expired"
     DUE = "due"
+    FORCED = "forced"
     WRONG_MODE = "wrong-mode"
     WRONG_OWNER = "wrong-owner"
 
@@ -55,6 +58,8 @@ _STATE = {
     Reason.NAMES_CHANGED: State.DUE,
     Reason.USAGE_CHANGED: State.DUE,
     Reason.KEY_TYPE_CHANGED: State.DUE,
+    Reason.TTL_CHANGED: State.DUE,
+    Reason.FORCED: State.DUE,
 }
 
 _WORST = (State.MISSING, State.BROKEN, State.EXPIRED, State.DUE)
@@ -92,6 +97,8 @@ class _Case:
     want: Certificate
     now: datetime
     renew_after: datetime | None
+    asked: int | None
+    forced: bool
     wrong_mode: bool
     wrong_owner: bool
 
@@ -103,20 +110,25 @@ def assess(
     jitter: float,
     *,
     signed: datetime | None = None,
+    asked: int | None = None,
+    windows: Sequence[Window] = (),
+    forced: bool = False,
     wrong_mode: bool = False,
     wrong_owner: bool = False,
 ) -> Verdict:
     """What `pair` needs to be `want` at the time `now`.
 
-    `jitter` lies in [0, 1) and stays the same for one certificate (see `jitter`). `signed` is the moment of signing
-    where it is remembered; otherwise it is taken from the certificate.
+    `jitter` lies in [0, 1) and stays the same for one certificate (see `jitter`). `signed` is the moment of signing and
+    `asked` the TTL in seconds that was asked for then, where these are remembered; otherwise the certificate itself is
+    taken at its word. `windows` are the times in which what can wait is renewed.
     """
     leaf = pair.leaf
     at = None
     if leaf is not None:
         start = signed if signed is not None else signed_at(leaf.not_before, leaf.not_after)
         at = renew_at(start, leaf.not_after, jitter, want.reload)
-    case = _Case(pair, want, now, at, wrong_mode, wrong_owner)
+        at = within(windows, at, last_moment(start, leaf.not_after, want.reload), jitter)
+    case = _Case(pair, want, now, at, asked, forced, wrong_mode, wrong_owner)
     return Verdict(tuple(reason for reason, check in _CHECKS if check(case)), at)
 
 
@@ -135,6 +147,12 @@ def renew_at(signed: datetime, not_after: datetime, jitter: float, reload: int) 
     share = _EARLIEST + (_LATEST - _EARLIEST) * min(max(jitter, 0.0), 1.0)
     latest = not_after - timedelta(seconds=reload + SKEW)
     return max(min(signed + life * share, latest), signed + life * _EARLIEST)
+
+
+def last_moment(signed: datetime, not_after: datetime, reload: int) -> datetime:
+    """How long a renewal may wait for a window: a tenth of the life, the consumer's time and the skew are left."""
+    life = max(not_after - signed, timedelta())
+    return not_after - life / 10 - timedelta(seconds=reload + SKEW)
 
 
 def jitter(node: str, name: str, serial: int) -> float:
@@ -169,6 +187,17 @@ def _key_type_changed(case: _Case) -> bool:
     return case.pair.leaf is not None and case.pair.leaf.key is not case.want.key
 
 
+def _ttl_changed(case: _Case) -> bool:
+    """Whether another TTL is asked for now. What Vault grants below it is no reason: that would never end."""
+    leaf = case.pair.leaf
+    if leaf is None:
+        return False
+    if case.asked is not None:
+        return case.asked != case.want.ttl
+    life = (leaf.not_after - signed_at(leaf.not_before, leaf.not_after)).total_seconds()
+    return life > case.want.ttl + SKEW
+
+
 def _issuer_changed(case: _Case) -> bool:
     return case.pair.leaf is not None and case.pair.issuer_live is False
 
@@ -183,6 +212,10 @@ def _expired(case: _Case) -> bool:
 
 def _due(case: _Case) -> bool:
     return case.renew_after is not None and case.renew_after <= case.now and not _expired(case)
+
+
+def _forced(case: _Case) -> bool:
+    return case.forced
 
 
 def _wrong_mode(case: _Case) -> bool:
@@ -200,10 +233,12 @@ _CHECKS: Final[tuple[tuple[Reason, Callable[[_Case], bool]], ...]] = (
     (Reason.NAMES_CHANGED, _names_changed),
     (Reason.USAGE_CHANGED, _usage_changed),
     (Reason.KEY_TYPE_CHANGED, _key_type_changed),
+    (Reason.TTL_CHANGED, _ttl_changed),
     (Reason.ISSUER_CHANGED, _issuer_changed),
     (Reason.NOT_YET_VALID, _not_yet_valid),
     (Reason.EXPIRED, _expired),
     (Reason.DUE, _due),
+    (Reason.FORCED, _forced),
     (Reason.WRONG_MODE, _wrong_mode),
     (Reason.WRONG_OWNER, _wrong_owner),
 )

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import stat
@@ -33,6 +32,10 @@ __all__ = ["GRACE", "HIDDEN", "Directory", "File", "Stored", "read_private", "wr
 HIDDEN: Final = ".vaultpki"
 GRACE: Final = 5.0
 """Seconds between a swap and the removal of the old generation."""
+
+# A pair of RSA-4096 in blocks of 4 KiB with its folder; the folder, three files, their links, and the one that swaps.
+_TYPICAL_BYTES = 32 * 1024
+_TYPICAL_ENTRIES = 8
 
 _LOCK = "lock"
 _UNIT = r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}"
@@ -93,24 +96,32 @@ class Directory:
         self._retired: list[tuple[float, str]] = []
 
     @classmethod
-    def open(cls, path: str, *, create: bool = True, write: bool = True, trusted: Collection[int] = ()) -> Directory:
+    def open(
+        cls,
+        path: str,
+        *,
+        create: bool = True,
+        write: bool = True,
+        trusted: Collection[int] = (),
+        wait: float = 0.0,
+    ) -> Directory:
         """The directory at `path`, locked for this process where `write` is true.
 
         Without `write` nothing is made, changed or locked. StoreError where the way there is unsafe (see
-        `files.open_folder`), Busy where another process holds it.
+        `files.open_folder`), Busy where another process holds it for `wait` more seconds.
         """
         path = os.path.abspath(path)
         fd = files.open_folder(path, create=create and write, trusted=trusted)
         directory = cls(path, fd, None, None)
         try:
             with told(f"{path}/{HIDDEN}"):
-                directory._enter(write)
+                directory._enter(write, wait)
         except BaseException:
             directory.close()
             raise
         return directory
 
-    def _enter(self, write: bool) -> None:
+    def _enter(self, write: bool, wait: float) -> None:
         if not write:
             with contextlib.suppress(FileNotFoundError):
                 self._hidden = os.open(HIDDEN, files.FOLDER, dir_fd=self._fd)
@@ -123,15 +134,14 @@ class Directory:
             )
         if stat.S_IMODE(about.st_mode) != 0o755:
             os.fchmod(self._hidden, 0o755)
-        flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._lock = os.open(_LOCK, flags, 0o600, dir_fd=self._hidden)
-        try:
-            # Not lockf: POSIX locks are dropped when any other descriptor of the file closes.
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Busy(
-                f"{self.path}: another vaultpki process is writing here; wait for it to end, or stop it, and run again"
-            ) from None
+        with told(f"{self.path}/{HIDDEN}/{_LOCK}"):
+            try:
+                self._lock = files.lock(_LOCK, self._hidden, wait)
+            except BlockingIOError:
+                raise Busy(
+                    f"{self.path}: another vaultpki process is writing here; wait for it to end, or stop it, "
+                    "and run again"
+                ) from None
 
     def __enter__(self) -> Self:
         return self
@@ -228,7 +238,9 @@ class Directory:
             if self._hidden is None or generation is None:
                 break
             with contextlib.suppress(FileNotFoundError):
-                fd = os.open(generation, files.FOLDER, dir_fd=self._hidden)
+                # Something else in its place is as good as nothing: a new generation replaces it.
+                with contextlib.suppress(NotADirectoryError):
+                    fd = os.open(generation, files.FOLDER, dir_fd=self._hidden)
                 break
         try:
             yield fd
@@ -236,7 +248,52 @@ class Directory:
             if fd is not None:
                 os.close(fd)
 
+    def digest(self) -> str:
+        """A SHA-256 in hex of all that lies here by this program: links, contents, modes, owners, and leftovers too."""
+        from hashlib import sha256
+
+        whole = sha256()
+
+        def add(*parts: object) -> None:
+            whole.update(repr(parts).encode())
+
+        with told(f"{self.path}/{HIDDEN}"):
+            for name in sorted(os.listdir(self._fd)):
+                owner = self._owner_of(name) if re.fullmatch(_NAME, name) else None
+                if owner:
+                    add(name, owner)
+            for entry in sorted(os.listdir(self._hidden) if self._hidden is not None else ()):
+                add(entry)
+                if not self._is_unit(entry):
+                    continue
+                add(self._generation(entry))
+                with self._opened(entry) as generation:
+                    for name in sorted(os.listdir(generation) if generation is not None else ()):
+                        stored = self._stored(entry, name, generation)
+                        add(name, stored.data, stored.mode, stored.uid, stored.gid, stored.problem)
+        return whole.hexdigest()
+
     # -- writing -----------------------------------------------------------------------------------------------------
+
+    def probe(self, generations: int = 1) -> None:
+        """Proves that so many generations could be written now, and leaves nothing; StoreError where they could not."""
+        hidden = self._writable()
+        # A name that the next sweep takes, should this process be killed right here.
+        name = f"probe.{files.random_suffix()}"
+        with told(f"{self.path}/{HIDDEN}"):
+            files.prove_writable(name, hidden, generations * _TYPICAL_BYTES, generations * _TYPICAL_ENTRIES)
+
+    def refuse_taken(self, unit: str, names: Iterable[str]) -> None:
+        """StoreError where `install` could not take these names, because one is held by a file that is not ours."""
+        _valid(unit, names := tuple(names))
+        with told(f"{self.path}/{HIDDEN}/{unit}"):
+            self._generation(unit)
+        for name in names:
+            with told(f"{self.path}/{name}"):
+                if self._owner_of(name) == "":
+                    raise StoreError(
+                        f"{self.path}/{name}: this file was not made by vaultpki; move it away and run again"
+                    )
 
     def install(self, unit: str, wanted: Mapping[str, File], *, check: Check | None = None) -> bool:
         """Makes the unit's files exactly `wanted`, all in one step; True where their content changed.
@@ -245,16 +302,10 @@ class Directory:
         gets the contents as read back from the disk, and an exception of it stops the swap. StoreError where something
         fails or a name is taken by a file that is not ours: what was live then stays live.
         """
-        _valid(unit, wanted)
         if not wanted:
             raise ValueError(f"unit {unit} has no files; remove it instead")
         hidden = self._writable()
-        for name in wanted:
-            with told(f"{self.path}/{name}"):
-                if self._owner_of(name) == "":
-                    raise StoreError(
-                        f"{self.path}/{name}: this file was not made by vaultpki; move it away and run again"
-                    )
+        self.refuse_taken(unit, wanted)
         with told(f"{self.path}/{HIDDEN}/{unit}"):
             if self._same(unit, wanted):
                 self._mend(unit, wanted)
@@ -357,7 +408,7 @@ class Directory:
         with contextlib.suppress(OSError, StoreError):
             if self._generation(unit) == generation:
                 return
-            self._remove_generation(hidden, generation)
+            files.remove_tree(generation, hidden)
         for name in linked:
             with contextlib.suppress(OSError):
                 os.unlink(name, dir_fd=self._fd)
@@ -389,10 +440,15 @@ class Directory:
         hidden = self._writable()
         now = time.monotonic()
         while self._retired and self._retired[0][0] + grace <= now:
-            with told(f"{self.path}/{HIDDEN}/{self._retired[0][1]}"):
-                self._remove_generation(hidden, self._retired[0][1])
-            self._retired.pop(0)
+            _, old = self._retired.pop(0)
+            with told(f"{self.path}/{HIDDEN}/{old}"):
+                files.remove_tree(old, hidden)
         return self._retired[0][0] + grace - now if self._retired else 0.0
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether a replaced generation still waits for its removal."""
+        return bool(self._retired)
 
     def settle(self, grace: float = GRACE) -> None:
         """Waits until every replaced generation is `grace` seconds old, and removes it."""
@@ -400,33 +456,38 @@ class Directory:
             time.sleep(left)
 
     def sweep(self) -> int:
-        """Removes what a killed or failed run left behind, and never anything live; how many things that were."""
+        """Removes what a killed or failed run left behind, and never anything live; how many things that were.
+
+        An old generation that resists keeps nobody from his certificate: the next `retire` tries again, and tells.
+        """
         hidden = self._writable()
         swept = 0
         with told(f"{self.path}/{HIDDEN}"):
             kept = {name for _, name in self._retired}
-            live: dict[str, set[str]] = {}
             entries = os.listdir(hidden)
-            for unit in entries:
-                if self._is_unit(unit):
-                    generation = self._generation(unit)
+            live: dict[str, set[str]] = {}
+            for unit in filter(self._is_unit, entries):
+                generation = self._generation(unit)
+                if generation in entries:
+                    kept.add(generation)
                     with self._opened(unit) as folder:
-                        if folder is not None and generation is not None:
+                        if folder is not None:
                             live[unit] = set(os.listdir(folder))
-                            kept.add(generation)
-                        else:
-                            os.unlink(unit, dir_fd=hidden)
-                            swept += 1
+                else:
+                    os.unlink(unit, dir_fd=hidden)
+                    live[unit] = set()
+                    swept += 1
             for entry in entries:
-                if _TEMPORARY.fullmatch(entry):
-                    os.unlink(entry, dir_fd=hidden)
-                    swept += 1
-                elif _GENERATION.fullmatch(entry) and entry not in kept:
-                    self._remove_generation(hidden, entry)
-                    swept += 1
+                if _TEMPORARY.fullmatch(entry) or (_GENERATION.fullmatch(entry) and entry not in kept):
+                    try:
+                        files.remove_tree(entry, hidden)
+                        swept += 1
+                    except OSError:
+                        self._retired.insert(0, (0.0, entry))
             for name in os.listdir(self._fd):
                 owner = self._owner_of(name) if re.fullmatch(_NAME, name) else None
-                if owner and name not in live.get(owner, ()):
+                # Where something that is not ours stands in the unit's place, its links are for a person to judge.
+                if owner and (owner not in entries or name not in live.get(owner, (name,))):
                     os.unlink(name, dir_fd=self._fd)
                     swept += 1
             # A run killed between the swap and its fsync left a live link that would not survive a power cut.
@@ -434,18 +495,6 @@ class Directory:
             if swept:
                 os.fsync(self._fd)
         return swept
-
-    def _remove_generation(self, hidden: int, generation: str) -> None:
-        try:
-            folder = os.open(generation, files.FOLDER, dir_fd=hidden)
-        except FileNotFoundError:
-            return
-        try:
-            for name in os.listdir(folder):
-                os.unlink(name, dir_fd=folder)
-        finally:
-            os.close(folder)
-        os.rmdir(generation, dir_fd=hidden)
 
     def _writable(self) -> int:
         if self._hidden is None or self._lock is None:

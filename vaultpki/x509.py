@@ -176,8 +176,8 @@ def read_pair(crt: bytes | None, key: bytes | None, pem: bytes | None, issuers: 
 def trust(issuing_pems: Sequence[bytes], root_pem: bytes, root_sha256: str, now: datetime) -> Trust:
     """The CA these certificates make, once the root is the pinned one and has signed every other.
 
-    `root_sha256` is the pin in hex. CertificateRefused with the reason `root-differs`, `root-unfit`, `issuing-unfit` or
-    `nothing-live`; CertificateUnreadable for what is no certificate.
+    `root_sha256` is the pin in hex. Where no issuing CA is in date, none is live. CertificateRefused with the reason
+    `root-differs`, `root-unfit` or `issuing-unfit`; CertificateUnreadable for what is no certificate.
     """
     root = read_certificates(root_pem)[0]
     if root.fingerprint != root_sha256.replace(":", "").lower():
@@ -200,12 +200,7 @@ def trust(issuing_pems: Sequence[bytes], root_pem: bytes, root_sha256: str, now:
                 reason="issuing-unfit",
             )
     ordered = tuple(sorted(issuing.values(), key=lambda facts: (facts.not_before, facts.serial), reverse=True))
-    live = tuple(facts for facts in ordered if _in_date(facts, now))
-    if not live:
-        raise CertificateRefused(
-            "no issuing CA is in date; check this machine's clock, then the CA", reason="nothing-live"
-        )
-    return Trust(root, ordered, live)
+    return Trust(root, ordered, tuple(facts for facts in ordered if _in_date(facts, now)))
 
 
 def check_signed(

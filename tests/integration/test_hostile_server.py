@@ -16,6 +16,7 @@ import traceback
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import dataclass
+from email.utils import formatdate
 from pathlib import Path
 
 import hostile
@@ -742,3 +743,28 @@ def test_hvac_logs_in_with_a_token_of_its_own() -> None:
             road.auth.approle.login(role_id="r", secret_id=SECRET_ID)
     assert server.heard.count(b"X-Vault-Token: hvs.second\r\n") == 2
     assert b"GET /v1/secret/data/x?version=3 HTTP/1.1\r\n" in server.heard
+
+
+def test_every_answer_tells_the_servers_clock() -> None:
+    """Also one that refuses; the last one counts, for every token of the server."""
+    ahead = time.time() + 3600
+
+    def behave(guest: Guest) -> None:
+        for status, moment in ((200, ahead), (403, ahead + 60), (200, None), (200, -1.0)):
+            guest.request()
+            told = "now" if moment == -1.0 else moment and formatdate(moment, usegmt=True)
+            guest.answer(status, {"data": {}}, *([f"Date: {told}"] if told else []))
+
+    with hostile.serving(behave) as server:
+        vault = client(server.address)
+        assert (vault.server_time, vault.clock_offset) == (None, None)
+        assert vault.call(READ).date == vault.server_time == int(ahead)
+        other = vault.as_token("hvs.other")
+        with pytest.raises(Denied):
+            other.call(READ)
+        assert vault.call(READ).date is None
+        assert vault.server_time == int(ahead) + 60
+        assert vault.clock_offset is not None
+        assert abs(vault.clock_offset - 3660) < 3
+        assert vault.call(READ).date is None
+        assert (vault.server_time, vault.clock_offset) == (None, None)

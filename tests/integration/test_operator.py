@@ -46,7 +46,7 @@ def listing(folder: Path) -> dict[str, int]:
 
 def expected(*names: str) -> dict[str, int]:
     files = dict.fromkeys(BUNDLES, 0o644) | {"manifests": 0o755}
-    files |= dict.fromkeys(("cluster-admins.yaml", "kubelet-api-admin.yaml"), 0o644)
+    files |= dict.fromkeys(("cluster-admins.yaml", "kubelet-api-admin.yaml", "kubelet-serving-ca.yaml"), 0o644)
     for name in names:
         files |= {f"{name}.crt": 0o644} | dict.fromkeys((f"{name}.key", f"{name}.pem", f"{name}.conf"), 0o600)
     return files
@@ -87,6 +87,7 @@ def test_one_alone(site: Site, tmp_path: Path, name: str, umask: int) -> None:
         f"kubeconfig: {folder}/{name}.conf",
         f"manifest: {folder}/manifests/cluster-admins.yaml",
         f"manifest: {folder}/manifests/kubelet-api-admin.yaml",
+        f"manifest: {folder}/manifests/kubelet-serving-ca.yaml",
     ]
 
 
@@ -108,8 +109,9 @@ def test_both_in_one_folder_and_again(site: Site, tmp_path: Path) -> None:
 
 def test_the_manifests_let_in_whom_the_table_says(site: Site, tmp_path: Path) -> None:
     site.issue("super-admin", tmp_path / "mine")
-    found = [yaml.safe_load(path.read_text()) for path in sorted((tmp_path / "mine" / "manifests").iterdir())]
-    assert [(one["kind"], one["metadata"]["name"], one["roleRef"]["name"], one["subjects"][0]) for one in found] == [
+    manifests = tmp_path / "mine" / "manifests"
+    *bindings, trust = [yaml.safe_load(path.read_text()) for path in sorted(manifests.iterdir())]
+    assert [(one["kind"], one["metadata"]["name"], one["roleRef"]["name"], one["subjects"][0]) for one in bindings] == [
         (
             "ClusterRoleBinding",
             "kubeadm:cluster-admins",
@@ -123,6 +125,9 @@ def test_the_manifests_let_in_whom_the_table_says(site: Site, tmp_path: Path) ->
             {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "kube-apiserver-kubelet-client"},
         ),
     ]
+    names = ("kubelet-ca.crt", "kubelet-ca-chain.crt")
+    assert (trust["kind"], trust["metadata"]["namespace"]) == ("ConfigMap", "kube-system")
+    assert trust["data"] == {name: (tmp_path / "mine" / name).read_text() for name in names}
 
 
 @pytest.mark.parametrize("name", ["kubelet", "kube-apiserver", "nobody", "../admin"])

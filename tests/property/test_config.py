@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vaultpki.config import dump_agent, format_duration, load_agent, load_cluster, parse_duration, starter
 from vaultpki.errors import SpecError
-from vaultpki.model import AgentConfig
+from vaultpki.model import AgentConfig, Hook
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="vaultpki-test-")
 _WORDS = st.sampled_from(
@@ -92,13 +92,17 @@ def test_any_duration_text(text: str) -> None:
         assert str(error).isprintable()
 
 
-@given(
-    st.lists(
-        st.lists(st.text(max_size=20).filter(lambda t: "\0" not in t), min_size=1, max_size=4), max_size=3, min_size=1
-    )
+WORDS = st.text(max_size=20).filter(lambda text: "\0" not in text)
+COMMANDS = st.tuples(st.sampled_from(("true", "/bin/no", "~", "é")), st.lists(WORDS, max_size=3)).map(
+    lambda parts: Hook("command", argv=(parts[0], *parts[1]))
 )
+NAMES = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
+READY_MADE = st.builds(Hook, st.sampled_from(("systemd", "static_pod")), name=NAMES)
+
+
+@given(st.lists(COMMANDS | READY_MADE, max_size=4, min_size=1), st.integers(1, 3600))
 @settings(deadline=None)
-def test_hooks_round_trip(commands: list[list[str]]) -> None:
+def test_hooks_round_trip(hooks: list[Hook], timeout: int) -> None:
     path = Path(_FOLDER.name) / "agent.yaml"
     path.write_text(
         "cluster: p\nnode: n\nvault: {addresses: ['https://v']}\nauth: {method: approle, role_id: x}\n"
@@ -107,6 +111,6 @@ def test_hooks_round_trip(commands: list[list[str]]) -> None:
     config: AgentConfig = load_agent(path)
     from dataclasses import replace
 
-    config = replace(config, hooks={"kubelet": tuple(tuple(command) for command in commands)})
+    config = replace(config, hooks={"kubelet": tuple(hooks)}, hook_timeout=timeout)
     path.write_text(dump_agent(config))
     assert load_agent(path) == config

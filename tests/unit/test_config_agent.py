@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 
 from vaultpki.config import dump_agent, load_agent
 from vaultpki.errors import SpecError
-from vaultpki.model import AgentConfig, Auth, FileOptions
+from vaultpki.model import AgentConfig, Auth, FileOptions, Hook
 
 LEAST = {
     "version": "1",
@@ -28,7 +30,8 @@ WHOLE = {
     "state": "/srv/state",
     "owner": "root:root",
     "certificates": "{kube-apiserver: {owner: 'kube:kube', mode: '0640'}}",
-    "hooks": "{kubelet: [[systemctl, restart, kubelet], [/bin/echo, 'a b', '']]}",
+    "hooks": "{kubelet: [[systemctl, restart, kubelet], {systemd: kubelet}], etcd-ca: [{static_pod: etcd}]}",
+    "hook_timeout": "2m",
     "poll": "1m",
     "metrics": "127.0.0.1:9910",
 }
@@ -54,7 +57,11 @@ def test_whole(tmp_path: Path) -> None:
         state="/srv/state",
         owner="root:root",
         certificates={"kube-apiserver": FileOptions("kube:kube", 0o640)},
-        hooks={"kubelet": (("systemctl", "restart", "kubelet"), ("/bin/echo", "a b", ""))},
+        hooks={
+            "kubelet": (Hook("command", argv=("systemctl", "restart", "kubelet")), Hook("systemd", name="kubelet")),
+            "etcd-ca": (Hook("static_pod", name="etcd"),),
+        },
+        hook_timeout=120,
         poll=60,
         metrics="127.0.0.1:9910",
         file=str(tmp_path / "agent.yaml"),
@@ -66,6 +73,7 @@ def test_least(tmp_path: Path) -> None:
     assert (config.prefix, config.pool, config.ca_file) == ("vaultpki/prod", None, None)
     assert (config.directory, config.state, config.poll) == ("/etc/kubernetes/pki", "/var/lib/vaultpki", 300)
     assert (config.owner, config.metrics, config.certificates, config.hooks) == (None, None, {}, {})
+    assert config.hook_timeout == 60
 
 
 @pytest.mark.parametrize(
@@ -75,7 +83,14 @@ def test_least(tmp_path: Path) -> None:
         {"auth": Auth("jwt", path="/run/token")},
         {"auth": Auth("token_file", path="/run/to ken")},
         {"node": "123", "cluster": "1e3", "root_sha256": "1" * 64, "pool": None, "owner": "0:0"},
-        {"hooks": {"kubelet": (("a", "no", "1", "~", "é", "a: b", "'", '"', "x" * 3000),)}},
+        {"hooks": {"kubelet": (Hook("command", argv=("a", "no", "1", "~", "é", "a: b", "'", '"', "x" * 3000, "")),)}},
+        {
+            "hooks": {
+                "a": (Hook("systemd", name="yes"), Hook("static_pod", name="123")),
+                "b": (Hook("systemd", name="1"),),
+            }
+        },
+        {"hooks": {"etcd-ca": (Hook("static_pod", name="/etc/my pods/etcd.yaml"),)}, "hook_timeout": 3600},
         {"certificates": {"a": FileOptions(None, 0o600), "b": FileOptions("x:y", None), "c": FileOptions()}},
     ],
 )
@@ -135,6 +150,24 @@ def test_dumped_and_read_back(change: dict[str, object], tmp_path: Path) -> None
         ("hooks", "{a: [[sleep, 5]]}", "hooks.a[0][1]", "quotes"),
         ("hooks", "{a: [[]]}", "hooks.a[0]", "at least 1"),
         ("hooks", '{a: [["a\\0b"]]}', "hooks.a[0][0]", "NUL"),
+        ("hooks", "{A: [[a]]}", "hooks.A", "write a"),
+        ("hooks", "{a: [['']]}", "hooks.a[0]", "no program"),
+        ("hooks", "{a: [[bin/reload]]}", "hooks.a[0]", "whole path"),
+        ("hooks", "{a: [[../reload]]}", "hooks.a[0]", "whole path"),
+        ("hooks", "{a: [{}]}", "hooks.a[0]", "item of its own"),
+        ("hooks", "{a: [{systemd: a, static_pod: b}]}", "hooks.a[0]", "item of its own"),
+        ("hooks", "{a: [{unit: a}]}", "hooks.a[0].unit", "allowed here: systemd, static_pod"),
+        ("hooks", "{a: {systemd: a}}", "hooks.a", "list"),
+        ("hooks", "{a: [{systemd: -H}]}", "hooks.a[0].systemd", "no systemd unit"),
+        ("hooks", "{a: [{systemd: 'kube*'}]}", "hooks.a[0].systemd", "no systemd unit"),
+        ("hooks", "{a: [{systemd: 'a b'}]}", "hooks.a[0].systemd", "no systemd unit"),
+        ("hooks", "{a: [{systemd: [a]}]}", "hooks.a[0].systemd", "list"),
+        ("hooks", "{a: [{static_pod: ../etcd}]}", "hooks.a[0].static_pod", "whole path"),
+        ("hooks", "{a: [{static_pod: etcd.yaml}]}", "hooks.a[0].static_pod", "without .yaml"),
+        ("hooks", "{a: [{static_pod: /a/../b.yaml}]}", "hooks.a[0].static_pod", "write /b.yaml"),
+        ("hooks", "{a: [{static_pod: /a/.b.yaml}]}", "hooks.a[0].static_pod", "dot"),
+        ("hook_timeout", "61m", "hook_timeout", "1s to 1h"),
+        ("hook_timeout", "0s", "hook_timeout", "at least 1s"),
         ("poll", "5s", "poll", "10s to 24h"),
         ("poll", "25h", "poll", "10s to 24h"),
         ("poll", "300", "poll", "no unit"),
@@ -154,6 +187,54 @@ def test_refused(key: str, value: str, field: str, hint: str, tmp_path: Path) ->
     assert (error.file, error.line, error.field) == (str(tmp_path / "agent.yaml"), line, field), str(error)
     assert hint in error.problem, error.problem
     assert str(error).isprintable()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "kill -HUP 1",
+        "/bin/kill -1 1",
+        "kill -s HUP 1",
+        "kill -n 1 77",
+        "pkill -HUP etcd",
+        "pkill --signal SIGHUP -f kube-apiserver",
+        "pkill --signal=1 etcd",
+        "pkill -x -1 etcd",
+        "killall -sHUP kubelet",
+        "/usr/bin/killall -s hup kubelet",
+        "systemctl kill -s HUP kubelet",
+        "systemctl kill --signal=SIGHUP kubelet",
+        "sudo pkill -HUP etcd",
+        "env -i kill -HUP 1",
+        "sh -c 'pkill -HUP etcd; true'",
+        "bash -c 'x=$(pidof etcd) && kill -s HUP $x'",
+        "nsenter -t 1 -p -m killall -HUP etcd",
+    ],
+)
+def test_no_hook_hangs_up(command: str, tmp_path: Path) -> None:
+    words = shlex.split(command)
+    with pytest.raises(SpecError, match="SIGHUP kills etcd") as caught:
+        load(tmp_path, hooks=json.dumps({"etcd-ca": [words]}))
+    assert caught.value.field == "hooks.etcd-ca[0]"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "kill -TERM 1",
+        "kill -TERM -1",
+        "pkill -USR1 haproxy",
+        "systemctl restart haproxy",
+        "systemctl reload nginx",
+        "echo kill -HUP",
+        "/usr/local/bin/kill-1 -HUP",
+        "sh -c 'echo 1 -1 > /tmp/x'",
+        "crictl stop -t 1 etcd",
+    ],
+)
+def test_other_commands_are_the_users_own(command: str, tmp_path: Path) -> None:
+    config = load(tmp_path, hooks=json.dumps({"etcd-ca": [shlex.split(command)]}))
+    assert config.hooks == {"etcd-ca": (Hook("command", argv=tuple(shlex.split(command))),)}
 
 
 def test_a_token_of_an_issuer_is_for_nodes_of_a_pool(tmp_path: Path) -> None:

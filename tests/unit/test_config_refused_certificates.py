@@ -46,6 +46,13 @@ REFUSED: dict[str, tuple[str, int | None, str, str]] = {
     "file with extension": (CERT + "{admin: {file: x.crt}}\n", 5, "certificates.admin.file", "write x"),
     "file of another": (CERT + "{admin: {file: kubelet}}\n", 5, "certificates.admin.file", "also the file of kubelet"),
     "file of a bundle": (CERT + "{admin: {file: etcd-ca-chain}}\n", 5, "certificates.admin.file", "bundle of CA etcd"),
+    "folder of another": (
+        CERT + "{admin: {file: kube.admin}, super-admin: {file: kube_admin}}\n",
+        5,
+        "certificates.super-admin.file",
+        "same folder as admin",
+    ),
+    "folder of the bundles": (CERT + "{admin: {file: bundles}}\n", 5, "certificates.admin.file", "as the bundles"),
     # a user's own certificates
     "own without CN": (certificate("app", common_name=""), 6, "certificates.app.common_name", "is missing"),
     "own upper-case": (certificate("App"), 6, "certificates.App", "write app"),

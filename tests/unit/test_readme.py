@@ -87,6 +87,8 @@ def test_options_named_alone_exist() -> None:
         "--client-crl-file",
         "--cluster-signing-key-file",
         "--config",
+        "--hostname-override",
+        "--kubelet-insecure-tls",
         "--service-account-key-file",
         "--service-account-private-key-file",
         "--service-account-signing-key-file",
@@ -125,6 +127,20 @@ def test_files_named_in_flags_are_those_of_the_table() -> None:
     named = set(re.findall(r"/etc/kubernetes/pki/([\w.-]+)", readme.text()))
     assert len(named) > 20
     assert named <= known
+
+
+def test_components_are_pointed_at_every_pair_and_kubeconfig() -> None:
+    files = {certificates.pair_files(row.stem)[0] for row in certificates.TABLE if not (row.kubeconfig or row.operator)}
+    files |= {row.kubeconfig for row in certificates.TABLE if row.kubeconfig and not row.operator}
+    said = {
+        word for component in readme.components() for flag in readme.flags(component, "") for word in flag.split("/")
+    }
+    said |= {
+        word
+        for name in ("kubelet", "kube-proxy")
+        for word in re.findall(r"[\w.-]+", str(readme.configuration(name, "")))
+    }
+    assert files <= said
 
 
 def test_the_example_of_cluster_yaml_loads(tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "nodes": ("enroll", "nodes_command", "List the nodes and what each last reported."),
     "issue": ("issue", "issue_command", "Issue an operator's certificate, kubeconfig and manifests."),
     "agent": ("agent", "agent_command", "On a node: issue, install and renew its certificates."),
+    "status": ("status", "status_command", "On a node: what is there, until when, what is wrong."),
+    "renew": ("status", "renew_command", "On a node: renew now what is not due."),
     "verify": ("verify", "verify_command", "Check files and make the live handshakes, allowed and forbidden."),
 }
 

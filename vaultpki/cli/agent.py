@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
+
+from vaultpki.cli.common import DEFAULT_AGENT
 
 if TYPE_CHECKING:
     from vaultpki.agent import Outcome
     from vaultpki.model import AgentConfig
 
-DEFAULT = Path("/etc/vaultpki/agent.yaml")
+# A resident agent's pass may be under way.
+_LOCK_WAIT = 15.0
 
 
 @click.command("agent")
@@ -20,7 +24,7 @@ DEFAULT = Path("/etc/vaultpki/agent.yaml")
     "--config",
     "file",
     type=click.Path(path_type=Path),
-    default=DEFAULT,
+    default=DEFAULT_AGENT,
     show_default=True,
     help="The node's agent.yaml.",
 )
@@ -37,9 +41,32 @@ DEFAULT = Path("/etc/vaultpki/agent.yaml")
     type=click.Path(path_type=Path),
     help="With --join: where the certificates go.  [default: /etc/kubernetes/pki]",
 )
+@click.option(
+    "--install-unit", is_flag=True, help="Write the systemd units for this agent.yaml, say what to do next, and end."
+)
+@click.option(
+    "--print-unit",
+    metavar="NAME",
+    help="Print a unit or recipe and end: vaultpki-agent.service, vaultpki-agent-once.service, Containerfile, "
+    "daemonset.yaml, static-pod.yaml, alerts.yaml.",
+)
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How events are told."
+)
 @click.option("--allow-http", is_flag=True, help="Talk plain http to a Vault that is not on this machine.")
-def agent_command(file: Path, once: bool, join_file: Path | None, directory: Path | None, allow_http: bool) -> int:
+def agent_command(
+    file: Path,
+    once: bool,
+    join_file: Path | None,
+    directory: Path | None,
+    install_unit: bool,
+    print_unit: str | None,
+    log_format: Literal["text", "json"],
+    allow_http: bool,
+) -> int:
     """Issue what is missing or due on this node, install it in one step, and renew it for as long as the node lives.
+
+    SIGTERM ends it at once, whatever it does; SIGHUP makes it read agent.yaml again.
 
     \b
     Example:
@@ -49,6 +76,12 @@ def agent_command(file: Path, once: bool, join_file: Path | None, directory: Pat
     from vaultpki import agent
     from vaultpki.config import load_agent
 
+    if print_unit is not None:
+        from vaultpki import systemd
+
+        click.echo(systemd.recipe(print_unit), nl=False)
+        return 0
+
     if join_file is not None:
         config = _join(file, join_file, directory, allow_http=allow_http)
         click.echo(f"{config.node} has joined {config.cluster}; its configuration is {file}")
@@ -56,12 +89,24 @@ def agent_command(file: Path, once: bool, join_file: Path | None, directory: Pat
         raise click.UsageError("--dir goes with --join; afterwards `directory` in agent.yaml says where files go")
     else:
         config = load_agent(file, allow_http=allow_http)
+    if install_unit:
+        from vaultpki import systemd
+
+        for path in systemd.install_units(file.absolute(), config):
+            click.echo(f"wrote {path}")
+        click.echo("next: systemctl daemon-reload && systemctl enable --now vaultpki-agent")
+        return 0
     if once:
-        outcome = agent.run(config, allow_http=allow_http)
-        _tell(outcome)
+        outcome = agent.run(config, allow_http=allow_http, wait=_LOCK_WAIT)
+        tell_outcome(outcome, log_format)
         return 1 if outcome.failures else 0
-    agent.stay(
-        config, tell=_tell, complain=lambda error: click.echo(f"vaultpki: {error}", err=True), allow_http=allow_http
+    from vaultpki import log, resident
+
+    resident.stay(
+        config,
+        load=lambda: load_agent(file, allow_http=allow_http),
+        tell=log.writer(log_format, sys.stderr),
+        allow_http=allow_http,
     )
     return 0
 
@@ -78,7 +123,7 @@ def _join(file: Path, join_file: Path, directory: Path | None, *, allow_http: bo
     file = file.absolute()
     target = str(directory.absolute()) if directory is not None else "/etc/kubernetes/pki"
     # Beside agent.yaml where that lies elsewhere, so that a test or a second cluster needs no root.
-    state = "/var/lib/vaultpki" if file == DEFAULT else str(file.parent / "state")
+    state = "/var/lib/vaultpki" if file == DEFAULT_AGENT else str(file.parent / "state")
     old = load_agent(file, allow_http=allow_http) if file.exists() else None
     if old is not None:
         if (old.cluster, old.prefix, old.node) != (join.cluster, join.prefix, join.node):
@@ -97,17 +142,19 @@ def _join(file: Path, join_file: Path, directory: Path | None, *, allow_http: bo
     )
 
 
-def _tell(outcome: Outcome) -> None:
-    for name in outcome.renewed:
-        granted = outcome.short.get(name)
-        note = f" (Vault granted only {granted} s; the next renewal follows that)" if granted is not None else ""
-        click.echo(f"issued {name}{note}")
-    if outcome.companions:
-        click.echo("wrote bundles and kubeconfigs")
+def tell_outcome(outcome: Outcome, log_format: Literal["text", "json"] = "text") -> None:
+    """Says what one pass did: on standard output what was done, on standard error what failed."""
+    from vaultpki.log import Event, writer
+
+    done, failed = writer(log_format, sys.stdout), writer(log_format, sys.stderr)
+    for event in outcome.events:
+        (done if event.level == "info" else failed)(event)
     for name, error in outcome.failures.items():
         said = str(error)
-        click.echo(f"vaultpki: {said if said.startswith(f'{name}: ') else f'{name}: {said}'}", err=True)
+        failed(Event("failed", said if said.startswith(f"{name}: ") else f"{name}: {said}", "error", {"what": name}))
     if outcome.failures and outcome.dies is not None:
-        click.echo(f"vaultpki: the first certificate here ends at {outcome.dies:%Y-%m-%dT%H:%M:%SZ}", err=True)
-    elif not outcome.renewed and not outcome.companions and outcome.due is not None:
-        click.echo(f"nothing to do until {outcome.due:%Y-%m-%dT%H:%M:%SZ}")
+        ends = f"{outcome.dies:%Y-%m-%dT%H:%M:%SZ}"
+        failed(Event("deadline", f"the first certificate here ends at {ends}", "warning", {"not_after": ends}))
+    elif not outcome.events and outcome.due is not None:
+        due = f"{outcome.due:%Y-%m-%dT%H:%M:%SZ}"
+        done(Event("nothing-to-do", f"nothing to do until {due}", fields={"renew_after": due}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from vaultpki.model import Cluster
     from vaultpki.plan import Change, Plan
     from vaultpki.vault import Vault
+
+DEFAULT_AGENT: Final = Path("/etc/vaultpki/agent.yaml")
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

@@ -7,8 +7,10 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
+from vaultpki import windows
 from vaultpki.config import tree, words
 from vaultpki.config.durations import format_duration
+from vaultpki.config.hooks import HOOKS, plain_hooks, read_hooks
 from vaultpki.config.shape import Choice, Field, Found, ListOf, MapOf, Record, Text, Version, duration
 from vaultpki.config.tree import Place
 from vaultpki.config.words import quoted
@@ -16,6 +18,7 @@ from vaultpki.errors import SpecError
 from vaultpki.model import VERSION, AgentConfig, Auth, FileOptions
 
 _POLL_LEAST, _POLL_MOST = 10, 86400
+_HOOK_MOST = 3600
 _METHODS = ("approle", "jwt", "token_file")
 _WORD = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"
 _HEADER = "# Written by the join; everything from owner on is this node's own to change.\n"
@@ -63,12 +66,6 @@ def _metrics(text: str) -> str:
         raise SpecError(f"{quoted(text)} is no address and port: write such as 127.0.0.1:9910")
     if not ipaddress.ip_address(host).is_loopback:
         raise SpecError(f"{quoted(text)} is open to the network: write a loopback address such as 127.0.0.1:9910")
-    return text
-
-
-def _argument(text: str) -> str:
-    if "\0" in text or len(text) > 4096:
-        raise SpecError(f"{quoted(text)} is no argument: write text without NUL, at most 4096 characters")
     return text
 
 
@@ -124,20 +121,14 @@ AGENT: Final = Record(
             "Owner and mode by certificate",
             default={},
         ),
-        "hooks": Field(
-            MapOf(
-                _NAME_KEY,
-                ListOf(
-                    ListOf(Text(_argument, "text"), 1, 64, doubles=True, expected="a command as a list of words"),
-                    1,
-                    16,
-                    doubles=True,
-                ),
-            ),
-            "Commands to run after a change, by certificate",
-            default={},
-        ),
+        "hooks": Field(HOOKS, "What to do after a change, by certificate or bundle", default={}),
+        "hook_timeout": Field(duration("60s"), "How long one hook may take", default="60s"),
         "poll": Field(duration("5m"), "How often the config store is looked at", default="5m"),
+        "windows": Field(
+            ListOf(Text(windows.parse, "a window such as `sat,sun 22:00-03:00`"), 1, 64),
+            "When to renew what can wait, in UTC; they give way to expiry",
+            default=[],
+        ),
         "metrics": Field(Text(_metrics, "a loopback address and port"), "Where Prometheus finds metrics"),
     }
 )
@@ -170,6 +161,9 @@ def load_agent(path: Path, *, allow_http: bool = False) -> AgentConfig:
     poll = spec.get("poll")
     if not _POLL_LEAST <= poll <= _POLL_MOST:
         raise spec["poll"].refuse(f"{format_duration(poll)} is out of bounds: write 10s to 24h")
+    hook_timeout = spec.get("hook_timeout")
+    if hook_timeout > _HOOK_MOST:
+        raise spec["hook_timeout"].refuse(f"{format_duration(hook_timeout)} is out of bounds: write 1s to 1h")
     return AgentConfig(
         cluster=spec.get("cluster"),
         prefix=spec.get("prefix") or f"vaultpki/{spec.get('cluster')}",
@@ -186,8 +180,10 @@ def load_agent(path: Path, *, allow_http: bool = False) -> AgentConfig:
             name: FileOptions(found.get("owner"), found.get("mode"))
             for name, found in spec["certificates"].value.items()
         },
-        hooks={name: found.plain() for name, found in spec["hooks"].value.items()},
+        hooks=read_hooks(spec["hooks"]),
+        hook_timeout=hook_timeout,
         poll=poll,
+        windows=tuple(spec.get("windows")),
         metrics=spec.get("metrics"),
         file=str(path),
     )
@@ -213,11 +209,13 @@ def dump_agent(config: AgentConfig) -> str:
             name: _given({"owner": each.owner, "mode": None if each.mode is None else f"0{each.mode:03o}"})
             for name, each in config.certificates.items()
         },
-        "hooks": {name: [list(command) for command in commands] for name, commands in config.hooks.items()},
+        "hooks": plain_hooks(config.hooks),
+        "hook_timeout": format_duration(config.hook_timeout),
         "poll": format_duration(config.poll),
+        "windows": [window.text for window in config.windows],
         "metrics": config.metrics,
     }
-    kept = {key: value for key, value in _given(content).items() if value != {}}
+    kept = {key: value for key, value in _given(content).items() if value not in ({}, [])}
     return _HEADER + yaml.safe_dump(kept, sort_keys=False, default_flow_style=None, width=4096)
 
 

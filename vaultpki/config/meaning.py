@@ -282,3 +282,13 @@ def _files(cluster: Cluster, spec: Found) -> None:
         other = taken.setdefault(file.lower(), whose)
         if other is not whose and at is not None:
             raise at.refuse(f"{quoted(file)} is also the file of {other}: choose another file name")
+    # The store keeps each pair in a folder of this name, in which a dot would mean something.
+    units: dict[str, str] = {certificates.BUNDLES: "the bundles"}
+    for row in rows:
+        other = units.setdefault(certificates.unit(row.stem), row.name)
+        at = spec["certificates"].value.get(row.name)
+        if other is not row.name and at is not None:
+            raise (at["file"] if at.has("file") else at).refuse(
+                f"{quoted(row.stem)} is kept in the same folder as {other}, since `.` and `_` are one there: choose "
+                "another file name"
+            )

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from vaultpki.errors import BadAnswer, Denied, Sealed, SpecError, Unavailable, Untrusted, VaultError
 from vaultpki.vault.exchange import Exchange
 from vaultpki.vault.settings import Settings, parse_origin
-from vaultpki.vault.wire import Answer, Json, Request, judge, login_token, printable, quoted
+from vaultpki.vault.wire import Answer, Json, Request, http_date, judge, login_token, printable, quoted
 
 if TYPE_CHECKING:
     import hvac
@@ -40,7 +40,8 @@ class _Route:
     """Where requests go, learnt on the way and shared by every token of one server.
 
     `origins` are the addresses given, `trusted` those and the leader they named, `preferred` the one to ask first,
-    `pinned` that no other may be asked, `met` that some address has answered before.
+    `pinned` that no other may be asked, `met` that some address has answered before. `dated` is the Date header that
+    came last, beside our own clock at that moment.
     """
 
     origins: tuple[str, ...]
@@ -48,6 +49,7 @@ class _Route:
     preferred: str
     pinned: bool = False
     met: bool = False
+    dated: tuple[str, float] | None = None
 
 
 class _Thread(threading.local):
@@ -86,6 +88,23 @@ class Vault:
     @property
     def address(self) -> str:
         return self._route.preferred
+
+    @property
+    def server_time(self) -> float | None:
+        """The server's clock as it last answered, whatever it answered: Unix seconds, rounded down."""
+        dated = self._route.dated
+        return http_date(dated[0]) if dated else None
+
+    @property
+    def clock_offset(self) -> float | None:
+        """By how many seconds the server's clock is ahead of ours, as of its last answer; None while nobody knows.
+
+        A Date header leaves the fraction out and an answer takes its time, so two clocks that agree give 0 to -1 and
+        a little more.
+        """
+        dated = self._route.dated
+        theirs = http_date(dated[0]) if dated else None
+        return None if dated is None or theirs is None else theirs - dated[1]
 
     def as_token(self, token: str) -> Vault:
         """The same server for another token, over the same connections; it counts its own requests."""
@@ -260,6 +279,8 @@ class Vault:
             now = time.monotonic()
             deadline = min(now + self._request_seconds, max(give_up, now + 1.0))
             raw = self._exchange.send(origin, request, token, deadline)
+            if date := raw.headers.get("Date"):
+                self._route.dated = date, time.time()
             if raw.status not in (301, 302, 303, 307, 308):
                 return judge(origin, request, raw, token)
             location = raw.headers.get("Location") or ""

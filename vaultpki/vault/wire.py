@@ -30,6 +30,12 @@ _SECRET = re.compile(
 )
 _HIDDEN: Final = "(hidden)"
 
+_DATE = re.compile(
+    r"[A-Z][a-z]{2}, (?P<day>[0-9]{2}) (?P<month>[A-Z][a-z]{2}) (?P<year>[0-9]{4}) "
+    r"(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2}) GMT"
+)
+_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
 
 BODY_LIMIT: Final = 1 << 20
 LIST_LIMIT: Final = 32 << 20
@@ -85,6 +91,12 @@ class Answer:
 
     status: int
     body: Json = field(repr=False)
+    dated: str | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def date(self) -> float | None:
+        """The server's clock as it answered, in Unix seconds rounded down; None where it did not say."""
+        return http_date(self.dated)
 
     @property
     def found(self) -> bool:
@@ -152,7 +164,7 @@ def judge(origin: str, request: Request, raw: Raw, token: str) -> Answer:
     `token` is what the request carried, which no message may repeat.
     """
     if raw.status == 204:
-        return Answer(204, {})
+        return Answer(204, {}, raw.headers.get("Date"))
     compressed = raw.headers.get("Content-Encoding", "identity") != "identity"
     body = None if compressed else json_object(raw.body)
     if 200 <= raw.status < 300:
@@ -162,9 +174,9 @@ def judge(origin: str, request: Request, raw: Raw, token: str) -> Answer:
             raise _no_vault(origin, request)
         if not request.reads:
             _no_surprise(request, body, token)
-        return Answer(raw.status, body)
+        return Answer(raw.status, body, raw.headers.get("Date"))
     if raw.status == 404 and body is not None and (request.reads or request.method == "DELETE"):
-        return Answer(404, {} if request.method == "LIST" else body)
+        return Answer(404, {} if request.method == "LIST" else body, raw.headers.get("Date"))
     raise _trouble(origin, request, raw, body, token)
 
 
@@ -219,7 +231,12 @@ def quoted(text: str, request: Request, token: str) -> str:
     for secret in (token, *carried):
         if isinstance(secret, str) and secret:
             text = text.replace(secret, _HIDDEN)
-    return printable(" ".join(_SECRET.sub(_HIDDEN, text).split()))[:_SAID_LENGTH]
+    return printable(" ".join(hide(text).split()))[:_SAID_LENGTH]
+
+
+def hide(text: str) -> str:
+    """The text without the tokens and private keys that are known by their look, whosever they are."""
+    return _SECRET.sub(_HIDDEN, text)
 
 
 def printable(text: str) -> str:
@@ -266,6 +283,22 @@ def login_token(answer: Json, path: str) -> str:
     if not isinstance(token, str) or not re.fullmatch(r"[\x21-\x7e]{1,4096}", token):
         raise BadAnswer(f"the login at {path} brought no token; is this address really a Vault?")
     return token
+
+
+def http_date(text: str | None) -> float | None:
+    """Unix seconds of a Date header; None where it is not in the one form that servers send (RFC 9110, 5.6.7)."""
+    if text is None:
+        return None
+    from datetime import UTC, datetime
+
+    found = _DATE.fullmatch(text)
+    if found is None or found["month"] not in _MONTHS:
+        return None
+    day, year, hour, minute, second = (int(found[name]) for name in ("day", "year", "hour", "minute", "second"))
+    try:
+        return datetime(year, _MONTHS.index(found["month"]) + 1, day, hour, minute, second, tzinfo=UTC).timestamp()
+    except ValueError:
+        return None
 
 
 def _no_number(constant: str) -> None:

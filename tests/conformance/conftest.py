@@ -1,0 +1,53 @@
+"""Real Kubernetes clusters for the conformance tests, each started once for the whole run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import kube
+import pytest
+import servers
+from components import Programs
+from kube import Kubernetes
+
+
+@pytest.fixture(scope="session")
+def programs(request: pytest.FixtureRequest) -> Programs:
+    """Kubernetes' and etcd's programs."""
+    kubernetes, etcd = (request.config.getoption(option) for option in ("--kubernetes", "--etcd"))
+    assert kubernetes and etcd, "this test needs --kubernetes and --etcd; `make conformance` builds both"
+    return Programs(kubernetes.absolute(), etcd.absolute())
+
+
+@pytest.fixture(scope="session")
+def one_node(
+    programs: Programs, vault_binary: Path | None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Kubernetes]:
+    """One node with every role, enrolled through HashiCorp Vault; a test leaves it as it was."""
+    yield from _standing("vault", kube.ONE, programs, vault_binary, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def spread(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubernetes]:
+    """A control-plane node, three of etcd and a worker, enrolled through OpenBao; a test leaves it as it was."""
+    yield from _standing("bao", kube.SPREAD, programs, None, tmp_path_factory)
+
+
+@pytest.fixture(scope="session", params=["one_node", "spread"])
+def kubernetes(request: pytest.FixtureRequest) -> Kubernetes:
+    """Each of the two shapes in turn."""
+    shape: Kubernetes = request.getfixturevalue(request.param)
+    return shape
+
+
+def _standing(
+    kind: str, spec: str, programs: Programs, vault_binary: Path | None, factory: pytest.TempPathFactory
+) -> Iterator[Kubernetes]:
+    folder = factory.mktemp(f"kube-{kind}")
+    (folder / "server").mkdir()
+    with (
+        servers.running(kind, folder / "server", vault_binary) as server,
+        kube.cluster(server, programs, folder / "kube", spec) as running,
+    ):
+        yield running

@@ -1,0 +1,108 @@
+"""What Vault says this node holds: its record and the cluster's CAs, fetched, held to the pin, and kept as a copy.
+
+The copy (STATE/spec.json) serves within the poll interval without a request, and for as long as Vault is away.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from vaultpki import records
+from vaultpki.certificates import ISSUING_CAS
+from vaultpki.errors import SpecError, StoreError
+from vaultpki.files import private_folder, read_private, write_private
+from vaultpki.model import AgentConfig, Certificate, NodeRole, UserTemplate
+
+if TYPE_CHECKING:
+    from vaultpki.vault import Vault
+
+COPY: Final = "spec.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What this node holds. `fetched` is Unix time; the CAs' certificates are PEM."""
+
+    fetched: float
+    endpoint: str
+    roles: frozenset[NodeRole]
+    certificates: tuple[Certificate, ...]
+    templates: tuple[UserTemplate, ...]
+    issuing: Mapping[str, tuple[str, ...]]
+    roots: tuple[str, ...]
+
+    def fresh(self, now: float, age: float) -> bool:
+        """Whether it is younger than `age` seconds. A copy from the future means that a clock was set back."""
+        return 0 <= now - self.fetched < age
+
+
+def copy(config: AgentConfig) -> Holding | None:
+    """The copy on disk; None where there is none, or none that this version understands."""
+    try:
+        raw = read_private(f"{config.state}/{COPY}")
+        return None if raw is None else _read(config, json.loads(raw), f"{config.state}/{COPY}")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SpecError, StoreError):
+        return None
+
+
+def stamp(config: AgentConfig) -> tuple[float, str] | None:
+    """When the copy on disk was fetched, as Unix time, and a digest of what it says; None where there is none."""
+    from hashlib import sha256
+
+    try:
+        value = json.loads(read_private(f"{config.state}/{COPY}") or b"")
+        return float(value.pop("fetched")), sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, StoreError):
+        return None
+
+
+def fetch(config: AgentConfig, vault: Vault, now: float) -> Holding:
+    """What Vault says now, kept as the new copy. SpecError where it has no record of this node, or none that holds."""
+    from datetime import UTC, datetime
+
+    from vaultpki import issuance
+    from vaultpki.credential import own_record
+    from vaultpki.vault import Request
+
+    own = own_record(config)
+    store = f"{config.prefix}/config/data"
+    cluster, node = vault.many([Request("GET", f"{store}/cluster"), Request("GET", f"{store}/{own}")])
+    if not cluster.found or not node.found:
+        raise SpecError(f"Vault has no record {own} of cluster {config.cluster}; run `vaultpki apply` for it first")
+    issuers = issuance.fetch_issuers(vault, config.prefix)
+    value = {
+        "version": 1,
+        "fetched": now,
+        "cluster": cluster.data.get("data"),
+        "own": node.data.get("data"),
+        "issuing": {ca: list(pems) for ca, pems in issuers.issuing.items()},
+        "roots": list(issuers.roots),
+    }
+    holding = _read(config, value, f"the records of {store}")
+    # What is not held to the pin is not kept either.
+    issuance.trusts(issuers, config.root_sha256, datetime.fromtimestamp(now, UTC))
+    # An image brings agent.yaml and the issuer's token alone.
+    private_folder(config.state)
+    write_private(f"{config.state}/{COPY}", json.dumps(value).encode())
+    return holding
+
+
+def _read(config: AgentConfig, value: Mapping[str, Any], where: str) -> Holding:
+    cluster = records.read_cluster(value["cluster"], where=where)
+    if cluster.cluster != config.cluster:
+        raise SpecError(f"belongs to cluster {cluster.cluster}, not {config.cluster}", file=where, field="cluster")
+    roles, certificates = records.read_certificates(value["own"], node=config.node, prefix=config.prefix, where=where)
+    if not certificates:
+        raise SpecError("names no certificate, and every node of a cluster holds some", file=where)
+    return Holding(
+        fetched=float(value["fetched"]),
+        endpoint=cluster.endpoint,
+        roles=roles,
+        certificates=certificates,
+        templates=tuple(t for t in cluster.templates if t.roles & roles),
+        issuing={ca: tuple(value["issuing"][ca]) for ca in ISSUING_CAS},
+        roots=tuple(value["roots"]),
+    )

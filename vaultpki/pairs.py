@@ -1,0 +1,189 @@
+"""A node's pairs: each looked at beside what is wanted, mended where it lies, or signed anew and swapped."""
+
+from __future__ import annotations
+
+import grp
+import pwd
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+from vaultpki import brakes, issuance, renewal
+from vaultpki.certificates import SKEW, pair_files, unit
+from vaultpki.errors import CertificateRefused, Denied, Held, Refused, StoreError, Unavailable, Untrusted, VaultpkiError
+from vaultpki.facts import Facts, Trust
+from vaultpki.issuance import Owner, Signed
+from vaultpki.memory import Known, Memory
+from vaultpki.model import AgentConfig, Certificate
+from vaultpki.renewal import Reason, Verdict
+from vaultpki.store import Directory, Stored
+from vaultpki.vault import Vault
+
+EVERY: Final = "*"
+"""Among the names that are renewed by force: all of them."""
+
+_WIDTH = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One certificate as a pass found it."""
+
+    want: Certificate
+    stored: Mapping[str, Stored] = field(repr=False)
+    verdict: Verdict
+    leaf: Facts | None = field(repr=False)
+
+    @property
+    def not_after(self) -> datetime | None:
+        return self.leaf.not_after if self.leaf else None
+
+
+def owner_of(text: str | None) -> Owner:
+    """User and group ids of `user:group`; StoreError where this machine has no such user or group."""
+    if text is None:
+        return Owner()
+    user, _, group = text.partition(":")
+    try:
+        uid = int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
+        gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise StoreError(
+            f"owner {text}: this machine has no such user or group; create it or change agent.yaml"
+        ) from None
+    return Owner(uid, gid)
+
+
+def look(
+    config: AgentConfig,
+    directory: Directory,
+    certificates: Collection[Certificate],
+    trust: Mapping[str, Trust],
+    memory: Memory,
+    now: datetime,
+    force: Collection[str] = (),
+) -> tuple[Item, ...]:
+    """Every wanted certificate beside what lies on the disk. `force` names those that are renewed though not due."""
+    from vaultpki import x509
+
+    items = []
+    for want in certificates:
+        names = pair_files(want.stem)
+        stored = directory.read(unit(want.stem), names)
+        crt, key, pem = (stored[name].data for name in names)
+        pair = x509.read_pair(crt, key, pem, trust[want.ca].live)
+        wanted = issuance.pair(dict.fromkeys(names, b""), *_options(config, want))
+        present = [name for name in names if not stored[name].problem]
+        leaf = pair.leaf
+        known = memory.certificates.get(want.name)
+        if known is not None and (leaf is None or known.serial != leaf.serial):
+            known = None
+        verdict = renewal.assess(
+            pair,
+            want,
+            now,
+            renewal.jitter(config.node, want.name, leaf.serial if leaf else 0),
+            signed=datetime.fromtimestamp(known.signed, UTC) if known else None,
+            asked=known.asked if known else None,
+            windows=config.windows,
+            forced=want.name in force or EVERY in force,
+            wrong_mode=any(stored[name].mode != wanted[name].mode for name in present),
+            wrong_owner=any(not stored[name].same_owner(wanted[name]) for name in present),
+        )
+        items.append(Item(want, stored, verdict, leaf))
+    return tuple(items)
+
+
+def mend(config: AgentConfig, directory: Directory, item: Item) -> None:
+    """Puts mode and owner right on the files that lie there."""
+    _install(config, directory, item.want, {name: stored.data or b"" for name, stored in item.stored.items()})
+
+
+def held_back(item: Item, memory: Memory, now: float, poll: float) -> VaultpkiError | None:
+    """Why no signature may be asked for now, though one is wanted; None where it may."""
+    if Reason.FORCED in item.verdict.reasons:
+        return None
+    at = brakes.next_try(memory.spent.get(item.want.name, ()), now, poll)
+    if at <= now:
+        return None
+    before = memory.faults.get(item.want.name)
+    why = before.text if before else f"{item.want.name}: it was signed again and again, sooner than it could be due"
+    return Held(why, at)
+
+
+def premature(item: Item, memory: Memory, now: float) -> bool:
+    """Whether a signature comes sooner after the last than any renewal is due; such ones are counted by the brakes."""
+    known = memory.certificates.get(item.want.name)
+    return known is not None and brakes.early(known.signed, known.granted, now)
+
+
+def sign(
+    config: AgentConfig,
+    directory: Directory,
+    vault: Vault,
+    items: Sequence[Item],
+    trust: Mapping[str, Trust],
+    now: datetime,
+) -> dict[str, Signed | VaultpkiError]:
+    """A new pair for each item, signed and in its place; or why there is none, and the old pair is as it was."""
+
+    def attempt(item: Item) -> Signed | VaultpkiError:
+        try:
+            return issuance.sign(vault, item.want, trust[item.want.ca], now)
+        except VaultpkiError as error:
+            return error
+
+    outcome: dict[str, Signed | VaultpkiError] = {}
+    for item, signed in zip(items, vault.map(attempt, items, width=_WIDTH), strict=True):
+        outcome[item.want.name] = signed
+        if isinstance(signed, Signed):
+            try:
+                _keep_the_better(item, signed)
+                _install(config, directory, item.want, signed.contents)
+            except VaultpkiError as error:
+                outcome[item.want.name] = error
+    return outcome
+
+
+def may_have_signed(error: VaultpkiError) -> bool:
+    """Whether Vault may have made a certificate in a call that ended so: it counts as one that came to nothing."""
+    if isinstance(error, Unavailable):
+        return error.sent
+    return not isinstance(error, (Refused, Denied, Untrusted))
+
+
+def known(signed: Signed, now: datetime) -> Known:
+    """What is remembered of it. `now` is when it was asked for."""
+    return Known(signed.facts.serial, now.timestamp(), signed.certificate.ttl, granted(signed, now))
+
+
+def granted(signed: Signed, now: datetime) -> int:
+    """The seconds from now on that Vault gave it."""
+    return int((signed.facts.not_after - now).total_seconds())
+
+
+def short(known: Known) -> bool:
+    """Whether Vault granted less than asked, clocks' skew aside."""
+    return known.granted < known.asked - min(SKEW, known.asked // 10)
+
+
+def _keep_the_better(item: Item, signed: Signed) -> None:
+    only_due = item.verdict.reasons == (Reason.DUE,)
+    if only_due and item.not_after is not None and signed.facts.not_after <= item.not_after:
+        raise CertificateRefused(
+            f"{item.want.name}: the new certificate would end before the one in use; the one in use stays",
+            reason="shorter",
+        )
+
+
+def _options(config: AgentConfig, want: Certificate) -> tuple[Owner, int]:
+    options = config.certificates.get(want.name)
+    owner = owner_of((options.owner if options else None) or config.owner)
+    mode = options.mode if options and options.mode is not None else issuance.KEY_MODE
+    return owner, mode
+
+
+def _install(config: AgentConfig, directory: Directory, want: Certificate, contents: Mapping[str, bytes]) -> None:
+    check: Callable[[Mapping[str, bytes]], None] = lambda back: issuance.whole(back, want)  # noqa: E731
+    directory.install(unit(want.stem), issuance.pair(contents, *_options(config, want)), check=check)

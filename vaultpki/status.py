@@ -1,0 +1,185 @@
+"""What lies on this node, until when, and what is wrong: looked at, never touched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from vaultpki import holding, issuance, memory, pairs, renewal
+from vaultpki.certificates import TABLE, pair_files, unit
+from vaultpki.errors import CertificateRefused, VaultpkiError
+from vaultpki.facts import Facts, Trust
+from vaultpki.hooks import Owed
+from vaultpki.model import AgentConfig
+from vaultpki.renewal import Reason, State
+from vaultpki.store import Directory
+
+# What became due is no news before an agent had the time to see to it.
+_LEAST_DELAY: Final = 900.0
+# Of a consumer that nobody knows: as long as the slowest of the table takes.
+_RELOAD: Final = max(row.reload for row in TABLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One certificate as it lies there. `reasons` are the names of the checks that found something."""
+
+    name: str
+    path: str
+    leaf: Facts | None
+    renew_after: datetime | None
+    state: State
+    reasons: tuple[str, ...]
+    wrong: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A node at one moment. `node` and `agent` are None where only a folder was looked at.
+
+    `reachable` is None where nobody asked Vault; `error` says why it does not answer. `faults` are the agent's own
+    words on what fails, by what; `owed` the hooks that have not run yet.
+    """
+
+    node: str | None
+    agent: str | None
+    seen: tuple[Seen, ...]
+    faults: Mapping[str, str]
+    owed: Mapping[str, Owed]
+    reachable: bool | None
+    error: str | None
+    trust: str = ""
+    trust_since: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether nobody needs to look after this node."""
+        failed = any(owed.attempts for owed in self.owed.values())
+        away = self.reachable is False
+        return bool(self.seen) and not (
+            away or failed or self.faults or self.agent not in (None, "ok") or any(one.wrong for one in self.seen)
+        )
+
+
+def of_node(config: AgentConfig, now: datetime, *, ask: bool = True, allow_http: bool = False) -> Status:
+    """The node of an agent.yaml. `ask` asks Vault whether it is there. StoreError where the folders cannot be read."""
+    known = memory.load(config.state)
+    spec = holding.copy(config)
+    faults = {what: fault.text for what, fault in known.faults.items()}
+    seen: tuple[Seen, ...] = ()
+    if spec is None:
+        faults.setdefault("agent", "nothing was ever issued here; run `vaultpki agent`")
+    else:
+        try:
+            trust = issuance.trusts(issuance.Issuers(spec.issuing, spec.roots), config.root_sha256, now)
+        except CertificateRefused as error:
+            faults["trust"] = str(error)
+        else:
+            seen = _wanted(config, spec, trust, known, now)
+    reachable, why = _asked(config, allow_http=allow_http) if ask else (None, None)
+    return Status(config.node, known.state, seen, faults, known.owed, reachable, why, known.trust, known.trust_since)
+
+
+def of_folder(path: str, now: datetime) -> Status:
+    """A folder of certificate files by itself, with nobody to say what should be there."""
+    from vaultpki import x509
+
+    names = {row.stem: row.name for row in TABLE}
+    seen = []
+    with Directory.open(path, create=False, write=False) as directory:
+        for name, held in directory.units().items():
+            stems = [one.removesuffix(".crt") for one in held if one.endswith(".crt")]
+            if name == issuance.BUNDLES or len(stems) != 1 or unit(stems[0]) != name:
+                continue
+            files = pair_files(stems[0])
+            stored = directory.read(name, files)
+            crt, key, pem = (stored[file].data for file in files)
+            pair = x509.read_pair(crt, key, pem, None)
+            leaf, reasons = pair.leaf, []
+            reasons += [Reason.MISSING] if pair.missing else []
+            reasons += [Reason.UNREADABLE] if pair.unreadable else []
+            reasons += [Reason.KEY_MISMATCH] if not (pair.missing or pair.unreadable or pair.matches) else []
+            after = None
+            if leaf is not None:
+                signed = renewal.signed_at(leaf.not_before, leaf.not_after)
+                after = renewal.renew_at(signed, leaf.not_after, 1.0, _RELOAD)
+                reasons += [Reason.EXPIRED] if leaf.not_after <= now else [Reason.DUE] if after <= now else []
+            verdict = renewal.Verdict(tuple(reasons), after)
+            seen.append(_seen(names.get(stems[0], stems[0]), f"{path}/{files[0]}", leaf, verdict, now, _LEAST_DELAY))
+    return Status(None, None, tuple(seen), {}, {}, None, None)
+
+
+def to_json(status: Status) -> dict[str, Any]:
+    """What `status --json` prints."""
+    return {
+        "node": status.node,
+        "agent": {
+            "state": status.agent,
+            "hooks_owed": sorted(status.owed),
+            "faults": dict(sorted(status.faults.items())),
+        },
+        "certificates": [
+            {
+                "name": one.name,
+                "path": one.path,
+                "subject": one.leaf.subject_text if one.leaf else None,
+                "issuer": one.leaf.issuer_text if one.leaf else None,
+                "serial": f"{one.leaf.serial:x}" if one.leaf else None,
+                "not_before": _stamp(one.leaf.not_before) if one.leaf else None,
+                "not_after": _stamp(one.leaf.not_after) if one.leaf else None,
+                "renew_after": _stamp(one.renew_after) if one.renew_after else None,
+                "state": one.state.value,
+                "reasons": list(one.reasons),
+            }
+            for one in status.seen
+        ],
+        "trust": {
+            "generation": status.trust or None,
+            "since": _stamp(datetime.fromtimestamp(status.trust_since, UTC)) if status.trust_since else None,
+        },
+        "vault": {"reachable": status.reachable, "error": status.error},
+        "ok": status.ok,
+    }
+
+
+def _wanted(
+    config: AgentConfig, spec: holding.Holding, trust: Mapping[str, Trust], known: memory.Memory, now: datetime
+) -> tuple[Seen, ...]:
+    with Directory.open(config.directory, create=False, write=False) as directory:
+        items = pairs.look(config, directory, spec.certificates, trust, known, now)
+    delay = max(2.0 * config.poll, _LEAST_DELAY)
+    return tuple(
+        _seen(
+            item.want.name,
+            f"{config.directory}/{pair_files(item.want.stem)[0]}",
+            item.leaf,
+            item.verdict,
+            now,
+            min(delay, item.want.ttl / 10),
+        )
+        for item in items
+    )
+
+
+def _seen(name: str, path: str, leaf: Facts | None, verdict: renewal.Verdict, now: datetime, delay: float) -> Seen:
+    overdue = verdict.renew_after is not None and (now - verdict.renew_after).total_seconds() > delay
+    only_due = verdict.reasons == (Reason.DUE,)
+    wrong = bool(verdict.reasons) and (overdue or not only_due)
+    return Seen(name, path, leaf, verdict.renew_after, verdict.state, tuple(r.value for r in verdict.reasons), wrong)
+
+
+def _asked(config: AgentConfig, *, allow_http: bool) -> tuple[bool, str | None]:
+    from vaultpki import credential
+    from vaultpki.vault import HEALTH
+
+    try:
+        credential.server(config, allow_http=allow_http, patience=0.0).call(HEALTH)
+    except VaultpkiError as error:
+        return False, str(error)
+    return True, None
+
+
+def _stamp(when: datetime) -> str:
+    return f"{when.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
