@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from vaultpki import __version__, holding, hooks, memory
-from vaultpki.certificates import BUNDLES, ISSUING_CAS, SKEW, bundle, chain_bundle, pair_files, unit
+from vaultpki.certificates import BUNDLES, SKEW, bundle, chain_bundle, pair_files, unit
 from vaultpki.errors import CertificateRefused, Held, StoreError, TemplateError, Unavailable, Untrusted, VaultpkiError
 from vaultpki.files import probe_folder
 from vaultpki.holding import Holding

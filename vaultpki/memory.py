@@ -1,4 +1,4 @@
-"""What the agent remembers between passes, in STATE/agent.json: what it had signed, what went wrong, what it still owes.
+"""What the agent remembers between passes, in STATE/agent.json: what was signed, what went wrong, what is owed.
 
 Nothing in it is needed to be right: a node whose memory is lost looks at its files as if for the first time, and runs
 each hook once more. It holds no secret.
@@ -97,7 +97,7 @@ def with_spent(memory: Memory, names: Mapping[str, float | None]) -> Memory:
     spent = dict(memory.spent)
     for name, when in names.items():
         held = spent.get(name, ())
-        held = held[:-1] if when is None else tuple(t for t in held if when - _DAY < t <= when) + (when,)
+        held = held[:-1] if when is None else (*(t for t in held if when - _DAY < t <= when), when)
         if held:
             spent[name] = held
         else:

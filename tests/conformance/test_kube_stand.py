@@ -29,7 +29,9 @@ def living(pid: int) -> bool:
 def test_a_failed_start_shows_the_components_own_last_words(programs: Programs, tmp_path: Path) -> None:
     with lan(tmp_path, ADDRESSES) as network:
         machine = network.machines["a"]
-        etcd = machine.start("etcd", programs.path("etcd"), f"--data-dir={tmp_path}/data", "--cert-file=/no/such.crt")
+        urls = [f"--{kind}-client-urls=https://127.0.0.1:2379" for kind in ("listen", "advertise")]
+        pair = ("--cert-file=/no/such.crt", "--key-file=/no/such.key")
+        etcd = machine.start("etcd", programs.path("etcd"), f"--data-dir={tmp_path}/data", *urls, *pair)
         wait_for(lambda: not etcd.alive(), 20, lambda: "etcd runs without its certificate")
         with pytest.raises(AssertionError, match=r"etcd ended:\n(.*\n)*.*/no/such\.crt"):
             etcd.check()

@@ -144,10 +144,10 @@ def test_each_key_keeps_its_own_change_so_that_none_restarts_for_another() -> No
 
 
 @pytest.mark.parametrize(
-    "held", ["''", "", "hello", "'a=b=c,,='", "17", "|\n      x", ">-\n      x\n      y", "'x\n\n y'"]
+    "there", ["''", "", "hello", "'a=b=c,,='", "17", "|\n      x", ">-\n      x\n      y", "'x\n\n y'"]
 )
-def test_what_somebody_wrote_there_is_no_obstacle(held: str) -> None:
-    text = ETCD_YAML.replace("    kubeadm", f"    vaultpki/restarted-for: {held}\n    kubeadm")
+def test_what_somebody_wrote_there_is_no_obstacle(there: str) -> None:
+    text = ETCD_YAML.replace("    kubeadm", f"    vaultpki/restarted-for: {there}\n    kubeadm")
     made = annotated(text)
     assert made is not None
     before, after = parsed(text), parsed(made)

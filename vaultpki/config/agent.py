@@ -125,7 +125,7 @@ AGENT: Final = Record(
         "hook_timeout": Field(duration("60s"), "How long one hook may take", default="60s"),
         "poll": Field(duration("5m"), "How often the config store is looked at", default="5m"),
         "windows": Field(
-            ListOf(Text(windows.parse, "a window such as `sat,sun 22:00-03:00`"), 1, 64),
+            ListOf(Text(windows.parse, "a window such as `sat,sun 22:00-03:00`"), 0, 64),
             "When to renew what can wait, in UTC; they give way to expiry",
             default=[],
         ),
