@@ -102,7 +102,7 @@ def kube_scheduler(programs: Programs, pki: Path) -> list[str | Path]:
 
 def kubelet(programs: Programs, machine: Machine, pki: Path, cgroup: str) -> list[str | Path]:
     """`cgroup` is where the pods' control groups go: a path below each hierarchy's root."""
-    own = {
+    own: dict[str, Any] = {
         "containerRuntimeEndpoint": f"unix://{containers.socket_of(machine)}",
         "podLogsDir": f"{machine.folder}/pods",
         "volumePluginDir": f"{machine.folder}/plugins",
@@ -130,7 +130,7 @@ def kubelet(programs: Programs, machine: Machine, pki: Path, cgroup: str) -> lis
 
 
 def kube_proxy(programs: Programs, machine: Machine, pki: Path) -> list[str | Path]:
-    own = {
+    own: dict[str, Any] = {
         "hostnameOverride": machine.name,
         # The host's own connection tracking is not a test's to change.
         "conntrack": {"maxPerCore": 0, "min": 0, "tcpCloseWaitTimeout": "0s", "tcpEstablishedTimeout": "0s"},
@@ -138,7 +138,7 @@ def kube_proxy(programs: Programs, machine: Machine, pki: Path) -> list[str | Pa
     return [programs.path("kube-proxy"), f"--config={_configuration('kube-proxy', machine, pki, own)}"]
 
 
-def _configuration(component: str, machine: Machine, pki: Path, own: Mapping[str, Any]) -> Path:
+def _configuration(component: str, machine: Machine, pki: Path, own: dict[str, Any]) -> Path:
     said = readme.configuration(component, pki)
     assert not said.keys() & own.keys(), f"README.md and the tests both say {said.keys() & own.keys()} of {component}"
     path = machine.folder / f"{component}.yaml"

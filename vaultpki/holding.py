@@ -44,7 +44,7 @@ def copy(config: AgentConfig) -> Holding | None:
     try:
         raw = read_private(f"{config.state}/{COPY}")
         return None if raw is None else _read(config, json.loads(raw), f"{config.state}/{COPY}")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SpecError, StoreError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, SpecError, StoreError):
         return None
 
 
@@ -55,7 +55,7 @@ def stamp(config: AgentConfig) -> tuple[float, str] | None:
     try:
         value = json.loads(read_private(f"{config.state}/{COPY}") or b"")
         return float(value.pop("fetched")), sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, StoreError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, StoreError):
         return None
 
 
@@ -103,6 +103,12 @@ def _read(config: AgentConfig, value: Mapping[str, Any], where: str) -> Holding:
         roles=roles,
         certificates=certificates,
         templates=tuple(t for t in cluster.templates if t.roles & roles),
-        issuing={ca: tuple(value["issuing"][ca]) for ca in ISSUING_CAS},
-        roots=tuple(value["roots"]),
+        issuing={ca: _pems(value["issuing"][ca]) for ca in ISSUING_CAS},
+        roots=_pems(value["roots"]),
     )
+
+
+def _pems(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value or not all(isinstance(pem, str) for pem in value):
+        raise TypeError("no list of certificates")
+    return tuple(value)

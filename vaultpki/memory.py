@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal, get_args
 
+from vaultpki.brakes import MOST_A_DAY
 from vaultpki.errors import NeedsJoin, StoreError, VaultpkiError
 from vaultpki.files import read_private, write_private
 from vaultpki.hooks import Owed
@@ -20,7 +21,8 @@ State = Literal["ok", "backing-off", "needs-join"]
 
 _VERSION: Final = 1
 _STATES: Final[Mapping[str, State]] = {state: state for state in get_args(State)}
-_DAY: Final = 86400.0
+# The last second of the year 9999: nothing beyond is a time to `datetime`.
+_LAST: Final = 253402300799
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ def load(state: str) -> Memory:
         raw = read_private(f"{state}/{FILE}")
         value = json.loads(raw or b"{}")
         return _read(value) if value.get("version") == _VERSION else Memory()
-    except (StoreError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (StoreError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return Memory()
 
 
@@ -93,11 +95,15 @@ def with_faults(memory: Memory, failing: Mapping[str, str], now: float) -> Memor
 
 
 def with_spent(memory: Memory, names: Mapping[str, float | None]) -> Memory:
-    """Adds a signing for each name at the time given, and takes the newest one away where that is None."""
+    """Adds a signing for each name at the time given, and takes the newest one away where that is None.
+
+    One that is remembered for a later time is put down for this one, since it was no later: a clock that jumps to and
+    fro makes no signing forgotten, and holds none up until it comes to such a time again.
+    """
     spent = dict(memory.spent)
     for name, when in names.items():
         held = spent.get(name, ())
-        held = held[:-1] if when is None else (*(t for t in held if when - _DAY < t <= when), when)
+        held = held[:-1] if when is None else (*sorted(min(t, when) for t in held), when)[-MOST_A_DAY:]
         if held:
             spent[name] = held
         else:
@@ -115,24 +121,34 @@ def state_of(failures: Collection[VaultpkiError]) -> State:
 def _read(value: Mapping[str, Any]) -> Memory:
     return Memory(
         certificates={
-            str(name): Known(int(k["serial"]), float(k["signed"]), int(k["asked"]), int(k["granted"]))
+            str(name): Known(
+                int(k["serial"]), _number(k["signed"]), int(_number(k["asked"])), int(_number(k["granted"]))
+            )
             for name, k in value["certificates"].items()
         },
-        spent={str(name): tuple(float(when) for when in times) for name, times in value["spent"].items()},
+        spent={str(name): tuple(_number(when) for when in times) for name, times in value["spent"].items()},
         faults={
-            str(what): Fault(str(f["text"]), float(f["since"]), float(f["last"]), int(f["count"]))
+            str(what): Fault(str(f["text"]), _number(f["since"]), _number(f["last"]), int(_number(f["count"])))
             for what, f in value["faults"].items()
         },
         hooked={str(name): str(digest) for name, digest in value["hooked"].items()},
         owed={
-            str(name): Owed(float(o["since"]), int(o["attempts"]), float(o["not_before"]), str(o["error"]))
+            str(name): Owed(_number(o["since"]), int(_number(o["attempts"])), _number(o["not_before"]), str(o["error"]))
             for name, o in value["owed"].items()
         },
         trust=str(value["trust"]),
-        trust_since=float(value["trust_since"]),
+        trust_since=_number(value["trust_since"]),
         state=_STATES[str(value["state"])],
         quiet=str(value["quiet"]),
-        quiet_since=float(value["quiet_since"]),
-        quiet_until=float(value["quiet_until"]),
-        quiet_dies=float(value["quiet_dies"]),
+        quiet_since=_number(value["quiet_since"]),
+        quiet_until=_number(value["quiet_until"]),
+        quiet_dies=_number(value["quiet_dies"]),
     )
+
+
+def _number(value: Any) -> float:
+    """A time or a number of seconds; ValueError for what neither can be, such as JSON's NaN and Infinity."""
+    number = float(value)
+    if not 0 <= number <= _LAST:
+        raise ValueError(number)
+    return number

@@ -10,6 +10,7 @@ import errno
 import os
 import selectors
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -334,6 +335,9 @@ class _Loop:
     def _drop(self, caller: _Caller) -> None:
         del self._callers[caller.socket.fileno()]
         self._selector.unregister(caller.socket)
+        if caller.answer:
+            # What it does not take would lie in the kernel's memory for minutes more (socket(7), SO_LINGER; tcp(7)).
+            caller.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         caller.socket.close()
 
 

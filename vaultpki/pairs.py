@@ -104,12 +104,13 @@ def held_back(item: Item, memory: Memory, now: float, poll: float) -> VaultpkiEr
     """Why no signature may be asked for now, though one is wanted; None where it may."""
     if Reason.FORCED in item.verdict.reasons:
         return None
-    at = brakes.next_try(memory.spent.get(item.want.name, ()), now, poll)
+    name, known = item.want.name, memory.certificates.get(item.want.name)
+    longest = brakes.longest(known.granted if known else item.want.ttl, poll)
+    at = brakes.next_try(memory.spent.get(name, ()), now, longest)
     if at <= now:
         return None
-    before = memory.faults.get(item.want.name)
-    why = before.text if before else f"{item.want.name}: it was signed again and again, sooner than it could be due"
-    return Held(why, at)
+    before = memory.faults.get(name)
+    return Held(before.text if before else f"{name}: it was signed again and again, sooner than it could be due", at)
 
 
 def premature(item: Item, memory: Memory, now: float) -> bool:
@@ -160,7 +161,7 @@ def known(signed: Signed, now: datetime) -> Known:
 
 def granted(signed: Signed, now: datetime) -> int:
     """The seconds from now on that Vault gave it."""
-    return int((signed.facts.not_after - now).total_seconds())
+    return int(renewal.life(signed.facts, now).total_seconds())
 
 
 def short(known: Known) -> bool:

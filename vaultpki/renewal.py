@@ -10,7 +10,7 @@ from hashlib import sha256
 from typing import Final
 
 from vaultpki.certificates import LEAF_BACKDATE, SKEW
-from vaultpki.facts import Pair, same_names
+from vaultpki.facts import Facts, Pair, same_names
 from vaultpki.model import Certificate, Window
 from vaultpki.windows import within
 
@@ -120,21 +120,31 @@ def assess(
 
     `jitter` lies in [0, 1) and stays the same for one certificate (see `jitter`). `signed` is the moment of signing and
     `asked` the TTL in seconds that was asked for then, where these are remembered; otherwise the certificate itself is
-    taken at its word. `windows` are the times in which what can wait is renewed.
+    taken at its word. `windows` are the times in which what can wait is renewed: what was missed in one waits for the
+    next, as long as there is one in time.
     """
     leaf = pair.leaf
     at = None
     if leaf is not None:
-        start = signed if signed is not None else signed_at(leaf.not_before, leaf.not_after)
-        at = renew_at(start, leaf.not_after, jitter, want.reload)
-        at = within(windows, at, last_moment(start, leaf.not_after, want.reload), jitter)
+        if signed is None or not leaf.not_before - timedelta(seconds=SKEW) <= signed < leaf.not_after:
+            signed = signed_at(leaf.not_before, leaf.not_after)
+        end = signed + life(leaf, signed)
+        at = renew_at(signed, end, jitter, want.reload)
+        at = within(windows, at, last_moment(signed, end, want.reload), jitter, now)
     case = _Case(pair, want, now, at, asked, forced, wrong_mode, wrong_owner)
     return Verdict(tuple(reason for reason, check in _CHECKS if check(case)), at)
 
 
 def signed_at(not_before: datetime, not_after: datetime) -> datetime:
     """When a leaf was signed: not_before without the backdating of our roles, never later than not_after."""
-    return min(not_before + timedelta(seconds=LEAF_BACKDATE), not_after)
+    return not_before + min(timedelta(seconds=LEAF_BACKDATE), not_after - not_before)
+
+
+def life(leaf: Facts, signed: datetime) -> timedelta:
+    """How long `leaf` may be used if this machine's clock said `signed` when it was signed."""
+    here, granted = leaf.not_after - signed, leaf.not_after - signed_at(leaf.not_before, leaf.not_after)
+    # By a clock that is behind Vault's it ends later than for everybody else; a role of ours always backdates.
+    return min(here, granted) if granted else here
 
 
 def renew_at(signed: datetime, not_after: datetime, jitter: float, reload: int) -> datetime:

@@ -30,28 +30,31 @@ def parse(text: str) -> Window:
     return Window(days, begin, (end - begin) % (24 * 60), text)
 
 
-def within(windows: Sequence[Window], due: datetime, latest: datetime, jitter: float) -> datetime:
-    """When to do what is due at `due` and must not wait beyond `latest` (both UTC).
+def within(windows: Sequence[Window], due: datetime, latest: datetime, jitter: float, now: datetime) -> datetime:
+    """When to do what is due at `due` and must not wait beyond `latest` (all UTC).
 
-    The first moment inside a window in that span, `jitter` (0 to 1) of the way through what is left of it; `due` itself
-    where there is no window, or none in time.
+    A moment inside the first window in that span that is not over at `now`, `jitter` (0 to 1) of the way through it;
+    `due` itself where there is no window, or none in time any more.
     """
-    if not windows or latest <= due:
+    if latest <= due:
         return due
     found: datetime | None = None
-    midnight = due.replace(hour=0, minute=0, second=0, microsecond=0)
+    # Whoever slept through a window waits for the next.
+    first = max(due, now)
+    midnight = first.replace(hour=0, minute=0, second=0, microsecond=0)
     # A window may have begun the day before; every one comes once in a week.
-    for day in range(-1, 9):
+    for day in range(-1, 8):
         for window in windows:
-            start = midnight + timedelta(days=day, minutes=window.begin)
-            if start.weekday() not in window.days:
+            ahead = timedelta(days=day, minutes=window.begin)
+            # Before the sum, which the year 9999 has no room for.
+            if ahead >= latest - midnight or (midnight.weekday() + day) % 7 not in window.days:
                 continue
-            end = min(start + timedelta(minutes=window.length), latest)
-            if end <= due or start > latest:
+            start = midnight + ahead
+            end = start + min(timedelta(minutes=window.length), latest - start)
+            if end <= first:
                 continue
-            begin = max(start, due)
-            # One that is open already is used at once: `due` has its own jitter.
-            moment = begin if begin == due else begin + (end - begin) * min(max(jitter, 0.0), 1.0) * 0.9
+            # One that is open when it comes due is used at once: `due` has its own jitter.
+            moment = due if start <= due else start + (end - start) * min(max(jitter, 0.0), 1.0) * 0.9
             if found is None or moment < found:
                 found = moment
     return due if found is None else found

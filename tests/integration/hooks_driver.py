@@ -34,4 +34,7 @@ def restart(manifest: str, change: str) -> None:
 
 
 if __name__ == "__main__":
-    {"run": run, "restart": restart}[sys.argv[1]](*sys.argv[2:])
+    if sys.argv[1] == "run":
+        run(sys.argv[2])
+    else:
+        restart(sys.argv[2], sys.argv[3])
