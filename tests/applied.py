@@ -87,10 +87,15 @@ class Seat:
         copy["fetched"] = time.time() - seconds
         file.write_text(json.dumps(copy))
 
-    def snapshot(self) -> dict[str, tuple[int, int, int, bytes]]:
-        """Everything on the node but the locks' own times: inode, mtime, mode and content by path."""
+    def snapshot(self, *, memory: bool = True) -> dict[str, tuple[int, int, int, bytes]]:
+        """Everything on the node but the locks' own times: inode, mtime, mode and content by path.
+
+        Without `memory` what the agent writes down of a failure is left out, and its folder's own time.
+        """
         found = {}
         for path in sorted(self.folder.rglob("*")):
+            if not memory and path in (self.state, self.state / "agent.json"):
+                continue
             about = path.lstat()
             content = b"" if path.is_dir() else os.readlink(path).encode() if path.is_symlink() else path.read_bytes()
             found[str(path.relative_to(self.folder))] = (about.st_ino, about.st_mtime_ns, about.st_mode, content)

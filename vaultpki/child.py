@@ -22,13 +22,19 @@ _STUCK = 5.0
 
 
 class Child:
-    """Where a command runs, one at a time; `stop`, from any thread, ends it and lets no other begin."""
+    """Where a command runs, one at a time; `stop`, from any thread, ends it and lets no other begin.
+
+    Made in the main thread.
+    """
 
     def __init__(self) -> None:
         # Reentrant: a signal's handler that calls `stop` may interrupt whoever holds it.
         self._lock = threading.RLock()
         self._stopped = threading.Event()
         self._group: int | None = None
+        # Whoever started us may have it ignored, and then the kernel keeps no exit code for anybody (wait(2)).
+        if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
     @property
     def stopped(self) -> bool:

@@ -97,7 +97,7 @@ def test_a_hook_gets_nothing_of_the_agents(script: Callable[..., Hook], tmp_path
         environment |= {f"{prefix}_TOKEN": "hvs.secret", f"{prefix}_ADDR": "https://v", f"{prefix}_CLIENT_KEY": "/k"}
 
     def ignore() -> None:
-        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, signal.SIG_IGN)
 
     done = drive(

@@ -88,7 +88,7 @@ def test_every_metric_by_name_and_value() -> None:
     assert (status, headers["Content-Type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
     found = samples(text)
 
-    def each(name: str, value: float, **labels: str) -> None:
+    def each(name: str, value: float, /, **labels: str) -> None:
         assert found.pop((f"vaultpki_{name}", frozenset(labels.items()))) == value, name
 
     each("build_info", 1, version=__version__)
@@ -261,8 +261,7 @@ def test_a_caller_that_takes_no_answer_is_cut_off(monkeypatch: pytest.MonkeyPatc
         assert get(server, "/livez")[0] == 200
         assert time.monotonic() - began < 0.5
         with pytest.raises(ConnectionResetError):
-            while caller.recv(65536):
-                pass
+            list(iter(lambda: caller.recv(65536), b""))
 
 
 def test_a_long_answer_comes_whole() -> None:

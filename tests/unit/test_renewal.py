@@ -9,7 +9,8 @@ import pytest
 
 from vaultpki.facts import EKU, Facts, Pair
 from vaultpki.model import Certificate, KeyType, Subject, Usage
-from vaultpki.renewal import Reason, State, assess, jitter, renew_at, signed_at
+from vaultpki.renewal import Reason, State, assess, jitter, last_moment, life, renew_at, signed_at
+from vaultpki.windows import parse
 
 SIGNED = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 LIFE = timedelta(hours=30)
@@ -130,7 +131,100 @@ def test_a_one_minute_leaf_backdated_by_five_is_not_due_at_birth() -> None:
 def test_a_remembered_signing_counts_before_the_certificates_own_date() -> None:
     pair = leaf(not_before=SIGNED - timedelta(days=30))
     assert assess(pair, WANT, SIGNED, 0.0).state is State.DUE
-    assert assess(pair, WANT, SIGNED, 0.0, signed=SIGNED).state is State.OK
+    assert assess(pair, WANT, SIGNED, 0.0, signed=SIGNED, asked=WANT.ttl).state is State.OK
+
+
+def test_a_memory_that_cannot_be_true_is_no_memory() -> None:
+    plain = assess(GOOD, WANT, SIGNED, 0.5).renew_after
+    for signed in (SIGNED + LIFE, SIGNED + LIFE * 9, LEAF.not_before - timedelta(seconds=301), SIGNED - LIFE * 9):
+        assert assess(GOOD, WANT, SIGNED, 0.5, signed=signed).renew_after == plain
+
+
+def test_a_clock_behind_vaults_does_not_stretch_a_short_life() -> None:
+    behind = timedelta(seconds=240)
+    minute = leaf(not_after=SIGNED + timedelta(seconds=60))
+    assert minute.leaf is not None
+    assert life(minute.leaf, SIGNED - behind) == timedelta(seconds=60)
+    assert assess(minute, WANT, SIGNED, 0.0, signed=SIGNED - behind).renew_after == SIGNED - behind + timedelta(seconds=30)
+    # Ahead of Vault's it has less time by both clocks.
+    assert life(minute.leaf, SIGNED + timedelta(seconds=20)) == timedelta(seconds=40)
+    # A role that is not ours, and does not backdate: only this machine's clock tells.
+    bare = leaf(not_before=SIGNED, not_after=SIGNED + timedelta(seconds=60))
+    assert bare.leaf is not None and life(bare.leaf, SIGNED) == timedelta(seconds=60)
+
+
+def test_a_certificate_at_the_end_of_time_is_judged_too() -> None:
+    last = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+    for pair in (leaf(not_before=last, not_after=last), leaf(not_before=last - timedelta(days=3), not_after=last)):
+        verdict = assess(pair, WANT, SIGNED, 0.5, windows=(parse("22:00-23:00"),))
+        assert Reason.NOT_YET_VALID in verdict.reasons
+
+
+def test_another_ttl_asked_for_is_a_reason_and_a_smaller_grant_is_none() -> None:
+    def reasons(ttl: int, asked: int | None, pair: Pair = GOOD) -> tuple[Reason, ...]:
+        return assess(pair, dataclasses.replace(WANT, ttl=ttl), SIGNED, 0.0, asked=asked).reasons
+
+    assert reasons(WANT.ttl, WANT.ttl) == reasons(10 * WANT.ttl, 10 * WANT.ttl) == reasons(60, 60) == ()
+    assert reasons(WANT.ttl + 1, WANT.ttl) == reasons(WANT.ttl - 1, WANT.ttl) == (Reason.TTL_CHANGED,)
+    # Nothing remembered: less may be what Vault grants, more is not what anybody asks for now.
+    assert reasons(10 * WANT.ttl, None) == reasons(WANT.ttl - 300, None) == ()
+    assert reasons(WANT.ttl - 301, None) == (Reason.TTL_CHANGED,)
+    assert reasons(60, 30, Pair(("crt", "key", "pem"), (), None, False, None)) == (Reason.MISSING,)
+
+
+def test_force_is_the_last_reason_to_sign_and_names_no_fault() -> None:
+    verdict = assess(GOOD, WANT, SIGNED, 0.0, forced=True, wrong_mode=True)
+    assert verdict.reasons == (Reason.FORCED, Reason.WRONG_MODE) and verdict.sign and not verdict.mend
+    assert assess(GOOD, WANT, SIGNED, 0.0, forced=True).state is State.DUE
+    gone = assess(Pair(("crt",), (), None, False, None), WANT, SIGNED, 0.0, forced=True)
+    assert gone.reasons == (Reason.MISSING, Reason.FORCED) and gone.state is State.MISSING
+
+
+# SIGNED is a Friday, 12:00; GOOD is due on Saturday at 03:00, and can wait until 14:50.
+@pytest.mark.parametrize(
+    ("windows", "jitter", "expected"),
+    [
+        ([], 0.0, "2026-05-02 03:00"),
+        (["02:00-04:00"], 0.0, "2026-05-02 03:00"),
+        (["10:00-11:00"], 0.0, "2026-05-02 10:00"),
+        (["10:00-11:00"], 0.5, "2026-05-02 10:27"),
+        (["10:00-11:00", "sat 05:00-05:10"], 0.0, "2026-05-02 05:00"),
+        (["sun 10:00-11:00"], 0.0, "2026-05-02 03:00"),
+        (["fri 22:00-06:00"], 0.0, "2026-05-02 03:00"),
+        (["sat 22:00-06:00"], 0.0, "2026-05-02 03:00"),
+        (["14:00-15:00"], 0.999, "2026-05-02 14:44"),
+        (["14:50-15:00"], 0.0, "2026-05-02 03:00"),
+    ],
+)
+def test_a_window_moves_a_renewal_and_never_beyond_the_last_moment(
+    windows: list[str], jitter: float, expected: str
+) -> None:
+    found = assess(GOOD, WANT, SIGNED, jitter, windows=[parse(text) for text in windows]).renew_after
+    assert last_moment(SIGNED, SIGNED + LIFE, WANT.reload) == datetime(2026, 5, 2, 14, 50, tzinfo=UTC)
+    assert found is not None and f"{found:%Y-%m-%d %H:%M}" == expected
+
+
+def test_whoever_slept_through_a_window_waits_for_the_next_unless_there_is_none() -> None:
+    windows = [parse("05:00-06:00"), parse("13:00-14:00")]
+
+    def at(hour: int, minute: int) -> tuple[bool, str]:
+        now = datetime(2026, 5, 2, hour, minute, tzinfo=UTC)
+        verdict = assess(GOOD, WANT, now, 0.0, windows=windows)
+        return Reason.DUE in verdict.reasons, f"{verdict.renew_after:%H:%M}"
+
+    assert at(4, 0) == (False, "05:00")
+    assert at(5, 0) == at(5, 59) == (True, "05:00")
+    assert at(6, 0) == at(12, 59) == (False, "13:00")
+    assert at(13, 30) == (True, "13:00")
+    # Nothing more before the last moment: it gives way to the expiry.
+    assert at(14, 0) == at(17, 59) == (True, "03:00")
+    assert assess(GOOD, WANT, SIGNED + LIFE, 0.0, windows=windows).reasons == (Reason.EXPIRED,)
+
+
+def test_what_cannot_wait_asks_no_window() -> None:
+    windows = [parse("05:00-06:00")]
+    for pair in (subject(dns=()), dataclasses.replace(GOOD, matches=False), leaf(not_after=SIGNED)):
+        assert assess(pair, WANT, SIGNED, 0.0, windows=windows).sign
 
 
 def test_the_consumers_time_is_left_over_where_half_the_life_is_enough() -> None:

@@ -429,13 +429,19 @@ def test_trust_refuses_what_the_pinned_root_did_not_make() -> None:
         ("issuing-unfit", [Authority("deep", ROOT, path=1)], ROOT, pin),
         ("issuing-unfit", [Authority("deep", ROOT, path=None)], ROOT, pin),
         ("issuing-unfit", [Authority("leaf", ROOT, ca=False, path=None)], ROOT, pin),
-        ("nothing-live", [Authority("gone", ROOT, not_after=NOW)], ROOT, pin),
-        ("nothing-live", [ROOT], ROOT, pin),
     ]
     for reason, issuing, root, sha256 in cases:
         with pytest.raises(CertificateRefused) as error:
             x509.trust([authority.pem for authority in issuing], root.pem, sha256, NOW)
         assert error.value.reason == reason
+
+
+def test_a_ca_past_its_date_stays_in_the_bundle_and_signs_nothing() -> None:
+    gone, soon = Authority("gone", ROOT, not_after=NOW), Authority("soon", ROOT, not_before=NOW + timedelta(seconds=301))
+    trust = x509.trust([gone.pem, soon.pem], ROOT.pem, ROOT.facts.fingerprint, NOW)
+    assert trust.live == () and trust.issuing == (soon.facts, gone.facts)
+    assert x509.trust([soon.pem], ROOT.pem, ROOT.facts.fingerprint, NOW + timedelta(seconds=1)).live == (soon.facts,)
+    assert x509.trust([ROOT.pem], ROOT.pem, ROOT.facts.fingerprint, NOW).issuing == ()
 
 
 def test_read_pair() -> None:

@@ -12,6 +12,11 @@ from vaultpki.config.words import quoted
 from vaultpki.errors import SpecError
 from vaultpki.model import Hook
 
+# As templates/ name the units and the static pod.
+_OURS: Final = "vaultpki-agent"
+_FOR_EVER: Final = (
+    "a hook that restarts the agent is ended with it, and so is owed again after each restart, for ever: leave it out"
+)
 _KILLERS: Final = ("kill", "pkill", "killall", "skill", "killall5")
 # What runs another command: the command that counts stands somewhere behind it.
 _CARRIERS: Final = frozenset(
@@ -32,10 +37,14 @@ def _unit(text: str) -> str:
     # systemd.unit(5): letters, digits and :-_.\\ with one @. A glob would restart whatever it meets.
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9:_.\\@-]{0,254}", text):
         raise SpecError(f"{quoted(text)} is no systemd unit: write its name, such as kubelet or etcd.service")
+    if text.startswith(_OURS):
+        raise SpecError(_FOR_EVER)
     return text
 
 
 def _static_pod(text: str) -> str:
+    if text.rpartition("/")[2].startswith(_OURS):
+        raise SpecError(_FOR_EVER)
     if text.startswith("/"):
         words.absolute_path(text)
         if not re.fullmatch(words.FILE, text.rpartition("/")[2]):
@@ -103,6 +112,8 @@ def _refused(argv: tuple[str, ...]) -> str | None:
     program = argv[0]
     if not program or ("/" in program and not program.startswith("/")):
         return f"{quoted(program)} is no program: write its name alone or its whole path from / on"
+    if _base(program) == "systemctl" and any(word.startswith(_OURS) for word in argv):
+        return _FOR_EVER
     if _hangs_up(argv):
         return (
             "SIGHUP kills etcd and makes no component of Kubernetes read its files anew: leave it out, or restart the "
