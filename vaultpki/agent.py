@@ -99,6 +99,27 @@ def run(
         raise
 
 
+def told(failures: Mapping[str, str]) -> list[Event]:
+    """One event for each different sentence in `failures`, with the names of all that failed so."""
+    names: dict[str, list[str]] = {}
+    for what, text in failures.items():
+        names.setdefault(text, []).append(what)
+    events = []
+    for text, failed in names.items():
+        alone = failed == ["agent"] or text.startswith(f"{failed[0]}: ")
+        said = text if alone else f"{', '.join(failed)}: {text}"
+        events.append(Event("failed", said, "error", {"what": ",".join(failed)}))
+    return events
+
+
+def deadline(outcome: Outcome) -> Event | None:
+    """By when what fails must be mended; None where no certificate is there."""
+    if outcome.dies is None:
+        return None
+    ends = _stamp(outcome.dies)
+    return Event("deadline", f"the first certificate here ends at {ends}", "warning", {"not_after": ends})
+
+
 def _nothing_to_do(config: AgentConfig, known: Memory, now: float, age: float) -> Outcome | None:
     """The outcome of a pass that can end before it begins: all is as the last one left it, and nothing is due."""
     if not known.quiet or known.owed or not known.quiet_since - SKEW <= now < known.quiet_until:

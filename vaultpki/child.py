@@ -52,7 +52,7 @@ class Child:
     def run(self, argv: tuple[str, ...], environment: Mapping[str, str], timeout: float) -> str:
         """Runs the command for at most `timeout` seconds: "" where it worked, else what became of it.
 
-        Its input is empty, its output goes where this process's own goes, and `environment` is all it has beside PATH.
+        Its input is empty, all it says goes to this process's stderr, and `environment` is all it has beside PATH.
         """
         program = shutil.which(argv[0], path=PATH)
         if program is None:
@@ -131,11 +131,13 @@ class Child:
                         pass
 
 
-def _file_actions() -> list[tuple[int, int] | tuple[int, int, str, int, int]]:
+def _file_actions() -> list[tuple[object, ...]]:
     # Python's own descriptors close themselves (PEP 446); others are what this process was started with.
     inherited = [fd for fd in map(int, os.listdir("/proc/self/fd")) if fd > 2 and _stays_open(fd)]
     return [
         (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+        # What programs read on our stdout is ours alone.
+        (os.POSIX_SPAWN_DUP2, 2, 1),
         *((os.POSIX_SPAWN_CLOSE, fd) for fd in inherited),
     ]
 

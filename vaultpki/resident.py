@@ -187,14 +187,11 @@ class _Resident:
 
     def _say(self, failures: dict[str, str], outcome: Outcome | None) -> None:
         """Tells what is wrong now and was not before, once, and what is well again."""
-        new = list(dict.fromkeys(text for what, text in failures.items() if self._told.get(what) != text))
-        for text in new:
-            names = [what for what, said in failures.items() if said == text]
-            prefix = "" if text.startswith(f"{names[0]}: ") or names == ["agent"] else f"{', '.join(names)}: "
-            self._tell(Event("failed", prefix + text, "error", {"what": ",".join(names)}))
-        if new and outcome is not None and outcome.dies is not None:
-            text = f"the first certificate here ends at {outcome.dies:%Y-%m-%dT%H:%M:%SZ}"
-            self._tell(Event("deadline", text, "warning", {"not_after": f"{outcome.dies:%Y-%m-%dT%H:%M:%SZ}"}))
+        new = {text for what, text in failures.items() if self._told.get(what) != text}
+        for event in agent.told({what: text for what, text in failures.items() if text in new}):
+            self._tell(event)
+        if new and outcome is not None and (deadline := agent.deadline(outcome)):
+            self._tell(deadline)
         well = [what for what in self._told if what not in failures]
         if well:
             self._tell(Event("recovered", f"well again: {', '.join(well)}", fields={"what": ",".join(well)}))

@@ -65,6 +65,7 @@ def test_what_a_join_leaves(site: Site, seat: Seat, file: Path, umask: int) -> N
     ran = enrolled.join(seat, file, umask=umask)
     assert ran.stdout.startswith(f"w-1 has joined {site.name}; its configuration is {seat.config}\n")
     assert {path.name: enrolled.mode(path) for path in seat.state.iterdir()} == {
+        "agent.json": 0o600,
         "secret-id": 0o600,
         "secret-id.json": 0o600,
         "joined": 0o600,

@@ -1,4 +1,4 @@
-"""The units before systemd's own judges, the agent inside what they allow it, and what it tells systemd and Prometheus."""
+"""The units before systemd's own judges, the agent inside what they allow, and what it tells systemd and Prometheus."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,13 +76,9 @@ def test_systemd_takes_the_units_and_finds_little_to_say(seat: Seat, tmp_path: P
     said = judged("verify", "--man=no", *paths)
     assert not [line for line in said.splitlines() if "vaultpki" in line], said
     # As on a node: nothing of it below /home, /root or /tmp.
-    config = load_agent(seat.config)
-    usual = {"directory": "/etc/kubernetes/pki", "state": "/var/lib/vaultpki", "ca_file": None}
-    for name in ("directory", "state", "ca_file"):
-        object.__setattr__(config, name, usual[name])
-    for name, text in unit_files(
-        config, config_path=Path("/etc/vaultpki/agent.yaml"), executable=Path("/usr/local/bin/vaultpki")
-    ).items():
+    usual = replace(load_agent(seat.config), directory="/etc/kubernetes/pki", state="/var/lib/vaultpki", ca_file=None)
+    agent_yaml, program = Path("/etc/vaultpki/agent.yaml"), Path("/usr/local/bin/vaultpki")
+    for name, text in unit_files(usual, config_path=agent_yaml, executable=program).items():
         (folder / name).write_text(text)
         said = judged("security", "--offline=true", "--no-pager", f"--threshold={EXPOSURE * 10:.0f}", folder / name)
         found = re.search(r"Overall exposure level for \S+: (\d+\.\d)", said)

@@ -144,17 +144,17 @@ def _join(file: Path, join_file: Path, directory: Path | None, *, allow_http: bo
 
 def tell_outcome(outcome: Outcome, log_format: Literal["text", "json"] = "text") -> None:
     """Says what one pass did: on standard output what was done, on standard error what failed."""
+    from vaultpki import agent
     from vaultpki.log import Event, writer
 
     done, failed = writer(log_format, sys.stdout), writer(log_format, sys.stderr)
     for event in outcome.events:
         (done if event.level == "info" else failed)(event)
-    for name, error in outcome.failures.items():
-        said = str(error)
-        failed(Event("failed", said if said.startswith(f"{name}: ") else f"{name}: {said}", "error", {"what": name}))
-    if outcome.failures and outcome.dies is not None:
-        ends = f"{outcome.dies:%Y-%m-%dT%H:%M:%SZ}"
-        failed(Event("deadline", f"the first certificate here ends at {ends}", "warning", {"not_after": ends}))
+    for event in agent.told({name: str(error) for name, error in outcome.failures.items()}):
+        failed(event)
+    if outcome.failures:
+        if deadline := agent.deadline(outcome):
+            failed(deadline)
     elif not outcome.events and outcome.due is not None:
         due = f"{outcome.due:%Y-%m-%dT%H:%M:%SZ}"
         done(Event("nothing-to-do", f"nothing to do until {due}", fields={"renew_after": due}))
