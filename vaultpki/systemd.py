@@ -100,7 +100,7 @@ def unit_files(
         "config": _argument(file),
         "options": " --allow-http" if allow_http else "",
         "folders": " ".join(_argument(path) for path in folders),
-        "writable": " ".join(_word(path) for path in (*folders, *(f"-{path}" for path in _manifest_folders(config)))),
+        "writable": " ".join(_word(f"-{path}") for path in (*folders, *_manifest_folders(config))),
         "protect_home": "read-only" if _below(read, _HOMES) else "yes",
         "private_tmp": "no" if _below(read, _TEMPORARY) else "yes",
     }

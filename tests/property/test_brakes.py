@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vaultpki.brakes import FIRST_PAUSE, MOST_A_DAY, longest, next_try, pause
@@ -95,7 +95,8 @@ def test_a_clock_that_leaps_about_within_a_day_frees_one_for_each_leap(leaps: li
     assert not node.attempt(now) or not node.attempt(now)
 
 
-@given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=20), LIVES, POLLS)
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=8), LIVES, POLLS)
 def test_however_a_clock_leaps_no_leap_gives_more_than_a_day_does(leaps: list[float], life: int, poll: int) -> None:
     node, now = used_up()
     node.longest = longest(life, poll)
