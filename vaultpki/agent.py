@@ -413,6 +413,8 @@ class _Pass:
 
     def _run_hooks(self, spec: Holding) -> None:
         """Has hooks run for what changed; in the background where somebody takes the results later."""
+        from hashlib import sha256
+
         config, now, live = self._config, self._clock, self._live()
         done, owing = dict(self._memory.hooked), dict(self._memory.owed)
         self._advise(spec, live, done)
@@ -434,14 +436,14 @@ class _Pass:
         owing = hooks.pending(hooks.owed(live, done, config.hooks), owing, now)
         jobs = hooks.jobs(config, hooks.ready(owing, now), live, owing)
         if self._runner is None:
-            take(hooks.Runner().run_all(jobs))
+            take(hooks.run_now(jobs) if jobs else ())
             owing = hooks.pending(hooks.owed(live, done, config.hooks), owing, now)
             waiting = list(owing)
         else:
             self._runner.submit(jobs)
             waiting = [key for key in owing if key not in self._runner.busy]
         self._again += [owing[key].not_before for key in waiting if owing[key].not_before > now]
-        trust = "-".join(live.get(key, "") for key in hooks.BUNDLES)
+        trust = sha256("-".join(live.get(key, "") for key in hooks.BUNDLES).encode()).hexdigest()[:16]
         since = self._memory.trust_since if trust == self._memory.trust else now
         self._memory = replace(self._memory, hooked=done, owed=owing, trust=trust, trust_since=since)
 
@@ -452,12 +454,9 @@ class _Pass:
                 advice = hooks.advice(key, spec.roles)
                 if advice:
                     self._events.append(Event("advice", advice, "warning", {"bundle": key}))
-        if not done:
-            for key in hooks.unknown(self._config, live):
-                text = (
-                    f"{self._config.file}: hooks: {key} is no certificate or bundle of this node; its hooks never run"
-                )
-                self._events.append(Event("config", text, "warning", {"hook": key}))
+        for key in hooks.unknown(self._config, live):
+            text = f"{self._config.file}: hooks: {key} is no certificate or bundle of this node; its hooks never run"
+            self._events.append(Event("config", text, "warning", {"hook": key}))
 
     # What is remembered
 

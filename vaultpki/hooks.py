@@ -8,6 +8,7 @@ is owed survives every kill; a hook that a kill cut off runs once more.
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -308,6 +309,24 @@ class Runner:
             "VAULTPKI_DIRECTORY": job.directory,
         }
         return self._child.run(argv, environment, job.timeout)
+
+
+def run_now(jobs: Iterable[Job]) -> tuple[Result, ...]:
+    """Runs the jobs before it returns. SIGTERM ends this process meanwhile, and the hook with all it started."""
+    runner = Runner()
+    if threading.current_thread() is not threading.main_thread():
+        return runner.run_all(jobs)
+
+    def end(number: int, frame: object) -> None:
+        runner.stop()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        return runner.run_all(jobs)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,7 @@ class _Resident:
         self._asked: set[int] = set()
         self._beat = time.monotonic()
         self._told: dict[str, str] = {}
+        self._noticed: set[str] = set()
         self._ready = False
         self._view: metrics.View | None = None
         self._metrics: metrics.Server | None = None
@@ -166,7 +167,10 @@ class _Resident:
                 self._reread_after_join()
             return None
         for event in outcome.events:
-            self._tell(event)
+            # What agent.yaml says amiss is told again by each pass.
+            if event.name != "config" or event.text not in self._noticed:
+                self._tell(event)
+        self._noticed = {event.text for event in outcome.events if event.name == "config"}
         self._say({what: str(error) for what, error in outcome.failures.items()}, outcome)
         for name in outcome.renewed:
             self._counts[name] = self._counts.get(name, 0) + 1

