@@ -38,10 +38,19 @@ class _Recorder(Vault):
         self._lock = threading.Lock()
 
     def call(self, request: Request) -> Answer:
-        answer = super().call(request)
+        return self._kept([request], [super().call(request)])[0]
+
+    def many(self, requests: Sequence[Request]) -> list[Answer]:
+        return self._kept(requests, super().many(requests))
+
+    def pin_to_leader(self, *first: Request) -> list[Answer]:
+        answers = super().pin_to_leader(*first)
+        return self._kept([Request("GET", "sys/leader"), *first], [Answer(200, {}), *answers])[1:]
+
+    def _kept(self, requests: Sequence[Request], answers: list[Answer]) -> list[Answer]:
         with self._lock:
-            self.taken.append((request, answer))
-        return answer
+            self.taken += zip(requests, answers, strict=True)
+        return answers
 
 
 def writes_of_apply(cluster: Cluster, settings: Settings, where: bootstrap.Where) -> list[Step]:

@@ -56,8 +56,8 @@ class Disk:
 
 @contextmanager
 def private_disk(folder: Path, options: str) -> Iterator[Disk]:
-    """A disk on `folder`; `options` are those of mount(8) for a tmpfs. Needs root."""
-    folder.mkdir()
+    """A disk on `folder`, over what is there; `options` are those of mount(8) for a tmpfs. Needs root."""
+    folder.mkdir(exist_ok=True)
     # Says that it has mounted, and then waits for the end of its input.
     script = 'mount -t tmpfs -o "$1" tmpfs "$2" && echo mounted && exec cat'
     keeper = subprocess.Popen(

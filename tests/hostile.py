@@ -25,10 +25,11 @@ class Guest:
     number: int
     ending: threading.Event = field(repr=False)
     heard: bytearray = field(default_factory=bytearray, repr=False)
+    taken: int = 0
 
     def request(self) -> bytes:
-        """The next whole request, headers and body."""
-        begun = len(self.heard)
+        """The next whole request, headers and body; others may follow it at once."""
+        begun = self.taken
         while b"\r\n\r\n" not in self.heard[begun:]:
             self._hear()
         head, _, _ = bytes(self.heard[begun:]).partition(b"\r\n\r\n")
@@ -36,9 +37,10 @@ class Guest:
         for line in head.lower().split(b"\r\n"):
             if line.startswith(b"content-length:"):
                 length = int(line.partition(b":")[2])
-        while len(self.heard) - begun < len(head) + 4 + length:
+        self.taken = begun + len(head) + 4 + length
+        while len(self.heard) < self.taken:
             self._hear()
-        return bytes(self.heard[begun:])
+        return bytes(self.heard[begun : self.taken])
 
     def say(self, *parts: bytes | str) -> None:
         for part in parts:

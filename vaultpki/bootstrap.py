@@ -65,7 +65,6 @@ def look(cluster: Cluster, vault: Vault, where: Where) -> tuple[Sight, Plan]:
 
 
 def _see(cluster: Cluster, vault: Vault, where: Where) -> Sight:
-    vault.pin_to_leader()
     sight = observe(cluster, vault, Known(addresses=cluster.vault.addresses, ca_pem=cluster.vault.ca_pem))
     if not sight.known.addresses:
         sight = replace(sight, known=replace(sight.known, addresses=where.addresses, ca_pem=where.ca_pem))

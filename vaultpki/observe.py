@@ -69,13 +69,13 @@ class Sight:
 
 
 def observe(cluster: Cluster, vault: Vault, known: Known) -> Sight:
-    """Everything of this cluster on the server.
+    """Everything of this cluster on the server, as its active node knows it.
 
     `known` carries the spec's Vault addresses; the rest of it is filled in here.
     Raises ForeignObject where a mount of ours cannot be, since something else is there.
     """
-    health, mounts, auths, policies = vault.many(
-        [HEALTH, Request("GET", "sys/mounts"), Request("GET", "sys/auth"), Request("LIST", "sys/policies/acl")]
+    health, mounts, auths, policies = vault.pin_to_leader(
+        HEALTH, Request("GET", "sys/mounts"), Request("GET", "sys/auth"), Request("LIST", "sys/policies/acl")
     )
     objects: dict[Key, Fields] = {}
     present = _mounts(cluster, mounts.entries, objects)

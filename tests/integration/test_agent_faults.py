@@ -6,15 +6,22 @@ nothing is signed that could not be laid down.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+import secrets
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import passes
 import pytest
+import things
 import traced
-from applied import Ran, Site
+from applied import Ran, Seat, Site, environment
+from disks import Disk, private_disk
 from passes import RENEWED, STEMS, Trials
 from servers import Server
+from things import Put
 from traced import Call, Fault
 
 SAMPLE = 20
@@ -51,3 +58,201 @@ def test_a_fault_leaves_whole_pairs(
     chosen = faults(points)
     assert len(chosen) >= SAMPLE
     passes.each_disturbed(made, chosen, due, told)
+
+
+# -- nothing is signed that could not be laid down -------------------------------------------------------------------
+
+
+def signed(site: Site, since: int) -> int:
+    return sum(f"{site.prefix}/" in path and "/sign/" in path for _, path in site.server.writes(since))
+
+
+def one_pass(disk: Disk, seat: Seat) -> Ran:
+    done = disk.run(passes.command(seat), environment())
+    told(done, "a pass")
+    return done
+
+
+@pytest.fixture(params=["pki", "state"])
+def crowded(request: pytest.FixtureRequest, site: Site, tmp_path: Path) -> Iterator[tuple[Trials, Seat, Disk]]:
+    """A node whose pairs are due, one of its two folders on a small disk."""
+    made = passes.renewal(site, tmp_path)
+    seat = made.copy("crowded")
+    folder = seat.folder / request.param
+    aside = folder.rename(folder.with_name("aside"))
+    with private_disk(folder, "size=256k,mode=700" if request.param == "state" else "size=256k,mode=755") as disk:
+        # From within, since a mount covers the folder for nobody else.
+        copied = disk.run(["cp", "-a", f"{aside}/.", str(folder)], environment())
+        assert copied.returncode == 0, copied.stderr
+        yield made, Seat(seat.name, seat.folder), disk
+
+
+def seen(disk: Disk, seat: Seat) -> Seat:
+    return Seat(seat.name, disk.seen(seat.folder))
+
+
+def renewed(disk: Disk, seat: Seat, before: dict[str, passes.Files]) -> None:
+    done = one_pass(disk, seat)
+    assert done.returncode == 0, done.stderr
+    for stem, found in passes.pairs(seen(disk, seat)).items():
+        assert passes.whole(stem, found) and (found != before[stem]) is (stem in RENEWED), stem
+    passes.clean(seen(disk, seat))
+
+
+def test_a_full_disk_costs_no_signature(crowded: tuple[Trials, Seat, Disk], site: Site) -> None:
+    made, seat, disk = crowded
+    before = passes.pairs(made.base)
+    start = site.server.audit_position()
+    for blocks in (0, 1, 3):
+        disk.fill(leaving=blocks)
+        done = one_pass(disk, seat)
+        assert done.returncode == 1 and "the disk is full; free some space" in done.stderr, done.stderr
+        assert passes.pairs(seen(disk, seat)) == before and signed(site, start) == 0, blocks
+    disk.empty()
+    renewed(disk, seat, before)
+    assert signed(site, start) == len(RENEWED)
+
+
+def test_a_read_only_disk_costs_no_signature(crowded: tuple[Trials, Seat, Disk], site: Site) -> None:
+    made, seat, disk = crowded
+    before = passes.pairs(made.base)
+    start = site.server.audit_position()
+    disk.remount("ro")
+    done = one_pass(disk, seat)
+    assert done.returncode == 1 and "read-only" in done.stderr, done.stderr
+    assert passes.pairs(seen(disk, seat)) == before and signed(site, start) == 0
+    disk.remount("rw")
+    renewed(disk, seat, before)
+    assert signed(site, start) == len(RENEWED)
+
+
+def test_a_used_up_quota_costs_no_signature(site: Site, tmp_path: Path) -> None:
+    made = passes.renewal(site, tmp_path)
+    before = passes.pairs(made.base)
+    # What is done before Vault is asked to sign: the proof that it can be laid down.
+    points = [call for call in made.points() if "probe." in call.line and call.name in ("mkdirat", "openat", "write")]
+    assert {"pki/.vaultpki/probe.", "state/.probe."} == {
+        word for call in points for word in ("pki/.vaultpki/probe.", "state/.probe.") if word in call.line
+    }
+    start = site.server.audit_position()
+    for number, call in enumerate(points):
+        seat = made.copy(f"quota-{number}")
+        done = made.run(seat, "-o", "/dev/null", *Fault(call, "error=EDQUOT").options)
+        assert not told(done, str(call)) and "the disk quota is used up" in done.stderr, done.stderr
+        assert passes.pairs(seat) == before and signed(site, start) == 0, str(call)
+
+
+# -- a power cut -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("begin", [passes.first_issue, passes.renewal])
+def test_nothing_is_told_before_it_lasts(begin: Callable[[Site, Path], Trials], site: Site, tmp_path: Path) -> None:
+    made = begin(site, tmp_path)
+    seat, calls = made.recorded()
+    lines = [call.line for call in calls]
+    told = r'^write\(1<.*"(issued|renewed|wrote)'
+    assert any(re.match(told, line) for line in lines)
+    assert traced.hasty(lines, seat.folder, told) == []
+    # The control: the checker needs each of these.
+    files = ["kubelet.crt", "kube-proxy.key", "kubernetes-ca.crt", r"\.spec\.json\.\w+", r"\.agent\.json\.\w+"]
+    for path in [*files, r"\.vaultpki/kubelet\.\w{16}", r"\.vaultpki", "/state"]:
+        kept = [line for line in lines if not re.match(rf"fsync\(\d+<[^>]*{path}>", line)]
+        assert len(kept) < len(lines) and traced.hasty(kept, seat.folder, told), path
+
+
+# -- tampering -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("put", [things.fifo, things.folder, things.huge, things.link, things.text])
+@pytest.mark.parametrize("name", ["spec.json", "agent.json", "secret-id"])
+def test_the_state_folder_was_tampered_with(name: str, put: Put, settled: tuple[Trials, Site], tmp_path: Path) -> None:
+    made, _ = settled
+    before = passes.pairs(made.base)
+    seat = made.copy(f"{tmp_path.name}")
+    kept = (seat.state / name).rename(seat.folder / "kept")
+    put(seat.state / name)
+    told(subprocess_pass(seat), name)
+    after = passes.pairs(seat)
+    assert all(passes.whole(stem, found) for stem, found in after.items())
+    things.removed(seat.state / name)
+    kept.rename(seat.state / name)
+    assert subprocess_pass(seat).returncode == 0
+    assert {stem for stem, found in passes.pairs(seat).items() if found != before[stem]} == set(RENEWED)
+    passes.clean(seat)
+
+
+@pytest.fixture(scope="module")
+def settled(server: Server, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trials, Site]:
+    """A node whose pairs are due, for tests that work on copies of it."""
+    folder = tmp_path_factory.mktemp("settled")
+    site = passes.applied_site(Site(server, folder / "site", f"t{secrets.token_hex(5)}"))
+    return passes.renewal(site, folder), site
+
+
+def subprocess_pass(seat: Seat) -> Ran:
+    return subprocess.run(
+        passes.command(seat),
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_a_name_that_somebody_took_keeps_the_others_from_nothing(settled: tuple[Trials, Site]) -> None:
+    made, _ = settled
+    before = passes.pairs(made.base)
+    seat = made.copy("taken")
+    taken = seat.pki / "kubelet.key"
+    taken.unlink()
+    taken.write_text("theirs")
+    done = subprocess_pass(seat)
+    assert not told(done, "taken") and f"{taken}: this file was not made by vaultpki" in done.stderr
+    after = passes.pairs(seat)
+    assert after["kube-proxy"] != before["kube-proxy"] and passes.whole("kube-proxy", after["kube-proxy"])
+    assert after["kubelet-client"] == before["kubelet-client"]
+    assert after["kubelet"] == before["kubelet"] | {"kubelet.key": b"theirs"}
+    taken.unlink()
+    assert subprocess_pass(seat).returncode == 0
+    assert passes.whole("kubelet", passes.pairs(seat)["kubelet"])
+    passes.clean(seat)
+
+
+# -- two at once -----------------------------------------------------------------------------------------------------
+
+ROUNDS = 6
+
+
+def test_two_agents_on_one_directory(settled: tuple[Trials, Site]) -> None:
+    """Started together: who comes second finds nothing left to do, and nothing is signed twice."""
+    made, site = settled
+    before = passes.pairs(made.base)
+
+    def together(number: int) -> None:
+        seat = made.copy(f"together-{number}")
+        started = [
+            subprocess.Popen(
+                passes.command(seat),
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(2)
+        ]
+        ended = [process.communicate(timeout=90) for process in started]
+        assert [process.returncode for process in started] == [0, 0], ended
+        assert sorted(out.count("renewed ") for out, _ in ended) == [0, len(RENEWED)], ended
+        for stem, found in passes.pairs(seat).items():
+            assert passes.whole(stem, found) and (found != before[stem]) is (stem in RENEWED), stem
+        assert passes.hooked(seat)["kubelet"] == passes.hooked(made.base)["kubelet"] + 1
+        passes.clean(seat)
+
+    start = site.server.audit_position()
+    with ThreadPoolExecutor(max_workers=ROUNDS) as pool:
+        for _ in pool.map(together, range(ROUNDS)):
+            pass
+    assert signed(site, start) == ROUNDS * len(RENEWED)

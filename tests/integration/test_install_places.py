@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import things
 from installs import NAMES, clean, command, content, environment, installed, matching, run, two_pairs
+from things import Put
 
 STRANGER = 1234
 Act = Callable[[Path], object]
@@ -24,57 +25,6 @@ Act = Callable[[Path], object]
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return two_pairs(tmp_path_factory.mktemp("pairs"))
-
-
-def put_fifo(path: Path) -> None:
-    os.mkfifo(path)
-
-
-def put_device(path: Path) -> None:
-    os.mknod(path, 0o600 | 0o020000, os.makedev(1, 5))
-
-
-def put_socket(path: Path) -> None:
-    # AF_UNIX names are short; the path need not be.
-    here = os.open(path.parent, os.O_RDONLY)
-    try:
-        with socket.socket(socket.AF_UNIX) as made:
-            made.bind(f"/proc/self/fd/{here}/{path.name}")
-    finally:
-        os.close(here)
-
-
-def put_folder(path: Path) -> None:
-    (path / "below/further").mkdir(parents=True)
-    (path / "below/file").write_text("theirs")
-
-
-def put_huge(path: Path) -> None:
-    with path.open("wb") as file:
-        file.truncate(1 << 40)
-
-
-def put_link(path: Path) -> None:
-    path.symlink_to("/etc/hostname")
-
-
-def put_dangling(path: Path) -> None:
-    path.symlink_to("nowhere")
-
-
-def put_text(path: Path) -> None:
-    path.write_text("theirs")
-
-
-def put_empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-THINGS = (put_fifo, put_device, put_socket, put_folder, put_huge, put_link, put_dangling, put_text, put_empty)
-
-
-def remove(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def generation(pki: Path) -> Path:
@@ -96,9 +46,9 @@ def converges(pki: Path, source: Path) -> None:
     clean(pki)
 
 
-@pytest.mark.parametrize("put", THINGS)
+@pytest.mark.parametrize("put", things.ALL)
 @pytest.mark.parametrize("name", [NAMES[0], NAMES[1]])
-def test_a_damaged_file_of_ours_is_replaced(name: str, put: Act, pairs: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_damaged_file_of_ours_is_replaced(name: str, put: Put, pairs: tuple[Path, Path], tmp_path: Path) -> None:
     old, new = pairs
     pki = installed(tmp_path, old)
     (generation(pki) / name).unlink()
@@ -106,12 +56,12 @@ def test_a_damaged_file_of_ours_is_replaced(name: str, put: Act, pairs: tuple[Pa
     converges(pki, new)
 
 
-@pytest.mark.parametrize("put", [*THINGS, remove])
-def test_a_damaged_generation_is_replaced(put: Act, pairs: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("put", [*things.ALL, things.removed])
+def test_a_damaged_generation_is_replaced(put: Put, pairs: tuple[Path, Path], tmp_path: Path) -> None:
     old, new = pairs
     pki = installed(tmp_path, old)
     place = generation(pki)
-    remove(place)
+    things.removed(place)
     put(place)
     converges(pki, new)
 
@@ -126,7 +76,7 @@ def test_a_pair_that_is_live_by_a_strange_way_stays_until_the_new_one_is(
     place.symlink_to(tmp_path / "elsewhere")
     # A run that fails before its swap takes nothing away.
     (pki / NAMES[2]).unlink()
-    put_text(pki / NAMES[2])
+    things.text(pki / NAMES[2])
     before = content(pki)
     assert "not made by vaultpki" in told(pki, new) and content(pki) == before
     (pki / NAMES[2]).unlink()
@@ -134,10 +84,10 @@ def test_a_pair_that_is_live_by_a_strange_way_stays_until_the_new_one_is(
     assert content(tmp_path / "elsewhere") == content(old)
 
 
-@pytest.mark.parametrize("put", [put for put in THINGS if put is not put_folder])
+@pytest.mark.parametrize("put", [put for put in things.ALL if put is not things.folder])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_that_somebody_took_is_left_to_him(
-    name: str, put: Act, pairs: tuple[Path, Path], tmp_path: Path
+    name: str, put: Put, pairs: tuple[Path, Path], tmp_path: Path
 ) -> None:
     old, new = pairs
     pki = installed(tmp_path, old)
@@ -147,7 +97,7 @@ def test_a_name_that_somebody_took_is_left_to_him(
     assert f"{pki}/{name}: this file was not made by vaultpki; move it away" in told(pki, new)
     assert {n: data for n, data in live(pki).items() if n != name} == before
     assert (pki / name).lstat().st_ino == about.st_ino
-    remove(pki / name)
+    things.removed(pki / name)
     converges(pki, new)
 
 
@@ -155,8 +105,8 @@ def live(pki: Path) -> dict[str, bytes]:
     return {name: (pki / name).read_bytes() for name in NAMES if (pki / name).resolve().parent == generation(pki)}
 
 
-@pytest.mark.parametrize("put", THINGS)
-def test_a_unit_that_is_no_link_of_ours_is_left(put: Act, pairs: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("put", things.ALL)
+def test_a_unit_that_is_no_link_of_ours_is_left(put: Put, pairs: tuple[Path, Path], tmp_path: Path) -> None:
     old, new = pairs
     pki = installed(tmp_path, old)
     link = pki / ".vaultpki/pair"
@@ -166,7 +116,7 @@ def test_a_unit_that_is_no_link_of_ours_is_left(put: Act, pairs: tuple[Path, Pat
     links = sorted(path.name for path in pki.iterdir())
     assert f"{link}: " in told(pki, new)
     assert sorted(path.name for path in pki.iterdir()) == links
-    remove(link)
+    things.removed(link)
     link.symlink_to(kept)
     converges(pki, new)
 
@@ -184,15 +134,15 @@ def test_a_directory_restored_without_its_links_keeps_what_is_live(pairs: tuple[
     converges(pki, new)
 
 
-@pytest.mark.parametrize("put", [put for put in THINGS if put not in {put_huge, put_text, put_empty}])
-def test_a_lock_that_is_no_file(put: Act, pairs: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("put", [put for put in things.ALL if put not in {things.huge, things.text, things.empty}])
+def test_a_lock_that_is_no_file(put: Put, pairs: tuple[Path, Path], tmp_path: Path) -> None:
     old, new = pairs
     pki = installed(tmp_path, old)
     lock = pki / ".vaultpki/lock"
     lock.unlink()
     put(lock)
     assert f"{lock}: " in told(pki, new) and content(pki) == content(old)
-    remove(lock)
+    things.removed(lock)
     converges(pki, new)
 
 

@@ -47,15 +47,14 @@ class Node:
         return True
 
 
+@settings(max_examples=50, deadline=None)
 @given(
     LIVES,
     POLLS,
     st.lists(st.tuples(st.sampled_from([0.0, 0.0, 0.0, 1.0, 7.0, 300.0, 4000.0, DAY]), st.booleans()), max_size=30),
     st.integers(1, 250),
 )
-def test_no_day_has_more_than_its_measure(
-    life: int, poll: int, habits: list[tuple[float, bool]], turns: int
-) -> None:
+def test_no_day_has_more_than_its_measure(life: int, poll: int, habits: list[tuple[float, bool]], turns: int) -> None:
     node, now = Node(longest(life, poll)), BEGIN
     for idle, fruitful in itertools.islice(itertools.cycle([*habits, (0.0, False)]), turns):
         at = node.ready(now)
@@ -67,6 +66,7 @@ def test_no_day_has_more_than_its_measure(
         assert sum(moment - DAY < other <= moment for other in node.signed) <= MOST_A_DAY
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(allow_nan=True), max_size=300), st.floats(0, 1e11), LIVES, POLLS)
 def test_nothing_remembered_blocks_for_long(spent: list[float], now: float, life: int, poll: int) -> None:
     pause = longest(life, poll)
@@ -83,6 +83,7 @@ def used_up() -> tuple[Node, float]:
     return node, now
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-DAY, DAY), min_size=1, max_size=20))
 def test_a_clock_that_leaps_about_within_a_day_frees_one_for_each_leap(leaps: list[float]) -> None:
     node, now = used_up()
@@ -95,7 +96,7 @@ def test_a_clock_that_leaps_about_within_a_day_frees_one_for_each_leap(leaps: li
     assert not node.attempt(now) or not node.attempt(now)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=8), LIVES, POLLS)
 def test_however_a_clock_leaps_no_leap_gives_more_than_a_day_does(leaps: list[float], life: int, poll: int) -> None:
     node, now = used_up()
@@ -111,6 +112,7 @@ def test_however_a_clock_leaps_no_leap_gives_more_than_a_day_does(leaps: list[fl
         assert len(node.signed) <= before + HALF + 2
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6), POLLS, st.none() | st.floats(-1e9, 1e9))
 def test_a_pass_is_never_further_off_than_the_poll_interval(failures: int, poll: int, left: float | None) -> None:
     wait = pause(failures, poll, left)
@@ -120,6 +122,7 @@ def test_a_pass_is_never_further_off_than_the_poll_interval(failures: int, poll:
     assert pause(failures + 1, poll, left) >= wait
 
 
+@settings(deadline=None)
 @given(LIVES, POLLS)
 def test_several_pauses_fit_into_what_is_left_of_a_life(life: int, poll: int) -> None:
     assert FIRST_PAUSE <= longest(life, poll) <= poll

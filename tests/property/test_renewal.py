@@ -180,7 +180,7 @@ def expected(pair: Pair, want: Certificate, now: datetime, known: dict[str, Any]
     return found | ({"due"} if due < clock else set())
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(st.data())
 def test_exactly_the_reasons_there_are_in_the_order_of_the_checks(data: st.DataObject) -> None:
     pair, want, known = data.draw(cases())
@@ -201,7 +201,7 @@ def test_exactly_the_reasons_there_are_in_the_order_of_the_checks(data: st.DataO
         assert Reason.EXPIRED in reasons and not {*reasons} & files_only
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_time_takes_back_no_reason_but_two(data: st.DataObject) -> None:
     pair, want, known = data.draw(cases())
@@ -221,7 +221,7 @@ WINDOWS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data(), WINDOWS)
 def test_windows_only_ever_put_off_and_give_way(data: st.DataObject, windows: list[Window]) -> None:
     pair, want, known = data.draw(cases())
@@ -338,7 +338,7 @@ GRANTS = st.integers(1, 100) | st.integers(1, 86400) | st.integers(1, 10 * 365 *
 ASKED = st.integers(30, 900) | st.integers(30, 10 * 365 * 86400)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(ASKED, st.integers(10, 3600), st.floats(-SKEW, SKEW), SHARES, st.lists(st.tuples(GRANTS, st.booleans())))
 def test_no_grant_makes_a_loop_of_signings(
     asked: int, poll: int, offset: float, share: float, answers: list[tuple[int, bool]]
@@ -353,7 +353,7 @@ def test_no_grant_makes_a_loop_of_signings(
         assert after - before >= 0.4 * max(life, 30)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(ASKED, st.floats(0, SKEW), SHARES, st.lists(st.integers(30, 10 * 365 * 86400), min_size=1, max_size=40))
 def test_while_vault_answers_nothing_ever_expires_and_each_life_sees_one_renewal(
     asked: int, offset: float, share: float, grants: list[int]

@@ -103,6 +103,7 @@ def test_of_several_the_first(many: list[Window], due: int, span: int, since: in
 MOMENTS = st.floats(0, 60 * DAY).map(at)
 
 
+@settings(deadline=None)
 @given(MANY, MOMENTS, st.floats(0, WEEK), MOMENTS, JITTERS, JITTERS)
 def test_more_jitter_is_never_earlier(
     many: list[Window], due: datetime, span: float, now: datetime, one: float, other: float
@@ -112,6 +113,7 @@ def test_more_jitter_is_never_earlier(
     assert due <= low <= high <= latest
 
 
+@settings(deadline=None)
 @given(MANY, MOMENTS, st.floats(0, 60 * DAY), st.floats(0, 60 * DAY), JITTERS)
 def test_time_only_ever_moves_it_on_until_it_gives_way(
     many: list[Window], due: datetime, span: float, since: float, jitter: float
@@ -130,6 +132,7 @@ def test_time_only_ever_moves_it_on_until_it_gives_way(
 LIVES = st.integers(30, 10 * 365 * 86400).map(lambda seconds: timedelta(seconds=seconds))
 
 
+@settings(deadline=None)
 @given(st.lists(windows(), max_size=4), MOMENTS, LIVES, JITTERS, st.integers(0, 86400), st.floats(0, 1))
 def test_no_life_is_too_short_or_too_long_for_windows(
     many: Sequence[Window], signed: datetime, life: timedelta, jitter: float, reload: int, share: float

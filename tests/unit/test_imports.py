@@ -174,8 +174,8 @@ def test_plan_and_apply_load_neither_cryptography_nor_hvac(tmp_path: Path) -> No
         f"file = Path({str(file)!r}); file.write_text(starter())\n"
         "assert desired(load_cluster(file), Known())"
     )
-    assert {"yaml", "ssl", "http.client"} <= names
-    assert names & {"cryptography", "hvac", "requests", "vaultpki.x509"} == set()
+    assert {"yaml", "ssl", "vaultpki.vault.http"} <= names
+    assert names & {"cryptography", "hvac", "requests", "http.client", "email", "vaultpki.x509"} == set()
 
 
 def test_the_agent_loads_no_hvac_and_cryptography_only_to_read_pairs() -> None:

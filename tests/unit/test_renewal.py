@@ -145,7 +145,9 @@ def test_a_clock_behind_vaults_does_not_stretch_a_short_life() -> None:
     minute = leaf(not_after=SIGNED + timedelta(seconds=60))
     assert minute.leaf is not None
     assert life(minute.leaf, SIGNED - behind) == timedelta(seconds=60)
-    assert assess(minute, WANT, SIGNED, 0.0, signed=SIGNED - behind).renew_after == SIGNED - behind + timedelta(seconds=30)
+    assert assess(minute, WANT, SIGNED, 0.0, signed=SIGNED - behind).renew_after == SIGNED - behind + timedelta(
+        seconds=30
+    )
     # Ahead of Vault's it has less time by both clocks.
     assert life(minute.leaf, SIGNED + timedelta(seconds=20)) == timedelta(seconds=40)
     # A role that is not ours, and does not backdate: only this machine's clock tells.

@@ -159,7 +159,7 @@ def test_the_unit_of_a_usual_node() -> None:
     assert found["ExecStart"] == ["/usr/local/bin/vaultpki agent -c /etc/vaultpki/agent.yaml"]
     assert found["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
     assert found["Type"] == ["notify"] and found["Restart"] == ["always"] and found["WatchdogSec"] == ["2min"]
-    assert found["ReadWritePaths"] == ["/etc/kubernetes/pki /var/lib/vaultpki"]
+    assert found["ReadWritePaths"] == ["-/etc/kubernetes/pki -/var/lib/vaultpki"]
     assert found["ProtectHome"] == found["PrivateTmp"] == ["yes"]
     assert found["CapabilityBoundingSet"] == ["CAP_CHOWN CAP_DAC_OVERRIDE CAP_FOWNER"]
     # A hook that restarts the kubelet would wait for this unit, and this unit for the hook.
@@ -181,7 +181,7 @@ def test_both_units_have_one_sandbox() -> None:
 
 def test_paths_are_what_systemd_takes_them_for() -> None:
     found = agent(directory="/srv/my files/100%/pki", state="/srv/$HOME/state")
-    assert found["ReadWritePaths"] == ['"/srv/my files/100%%/pki" /srv/$HOME/state']
+    assert found["ReadWritePaths"] == ['"-/srv/my files/100%%/pki" -/srv/$HOME/state']
     words = shlex.split(found["ExecStartPre"][0])
     assert words[-2:] == ["/srv/my files/100%%/pki", "/srv/$$HOME/state"]
     assert words[:3] == ["+/bin/sh", "-c", 'umask 022 && exec mkdir -p -- "$$@"']
@@ -200,7 +200,7 @@ def test_a_hook_for_a_static_pod_may_write_its_manifest_and_nothing_else_may() -
         "kubelet": (Hook("systemd", name="kubelet"), Hook("command", argv=("true",))),
     }
     paths = agent(hooks=hooks)["ReadWritePaths"][0].split()
-    assert paths == ["/etc/kubernetes/pki", "/var/lib/vaultpki", "-/etc/kubernetes/manifests", "-/srv/pods"]
+    assert paths == ["-/etc/kubernetes/pki", "-/var/lib/vaultpki", "-/etc/kubernetes/manifests", "-/srv/pods"]
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_a_folder_that_is_not_there_is_said_in_one_sentence(tmp_path: Path) -> N
 def test_every_unit_and_recipe_can_be_printed() -> None:
     for name in (*UNITS, *RECIPES):
         assert recipe(name).startswith("# ")
-    assert settings(recipe(AGENT))["ReadWritePaths"] == ["/etc/kubernetes/pki /var/lib/vaultpki"]
+    assert settings(recipe(AGENT))["ReadWritePaths"] == ["-/etc/kubernetes/pki -/var/lib/vaultpki"]
     assert "/srv/pki" in recipe(AGENT, config(directory="/srv/pki"))
     with pytest.raises(VaultpkiError, match=r"there is no unit or recipe 'x'; there are: vaultpki-agent\.service, "):
         recipe("x")

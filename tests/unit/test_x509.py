@@ -437,7 +437,10 @@ def test_trust_refuses_what_the_pinned_root_did_not_make() -> None:
 
 
 def test_a_ca_past_its_date_stays_in_the_bundle_and_signs_nothing() -> None:
-    gone, soon = Authority("gone", ROOT, not_after=NOW), Authority("soon", ROOT, not_before=NOW + timedelta(seconds=301))
+    gone, soon = (
+        Authority("gone", ROOT, not_after=NOW),
+        Authority("soon", ROOT, not_before=NOW + timedelta(seconds=301)),
+    )
     trust = x509.trust([gone.pem, soon.pem], ROOT.pem, ROOT.facts.fingerprint, NOW)
     assert trust.live == () and trust.issuing == (soon.facts, gone.facts)
     assert x509.trust([soon.pem], ROOT.pem, ROOT.facts.fingerprint, NOW + timedelta(seconds=1)).live == (soon.facts,)

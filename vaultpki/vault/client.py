@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from vaultpki.errors import BadAnswer, Denied, Sealed, SpecError, Unavailable, Untrusted, VaultError
 from vaultpki.vault.exchange import Exchange
 from vaultpki.vault.settings import Settings, parse_origin
-from vaultpki.vault.wire import Answer, Json, Request, http_date, judge, login_token, printable, quoted
+from vaultpki.vault.wire import Answer, Json, Raw, Request, http_date, judge, login_token, printable, quoted
 
 if TYPE_CHECKING:
     import hvac
@@ -28,10 +28,15 @@ REQUEST_SECONDS: Final = 10.0
 PATIENCE_SECONDS: Final = 45.0
 FIRST_CONTACT_SECONDS: Final = 4.0
 WIDTH: Final = 16
+# On how many connections requests follow each other; more than a server has cores for hardly helps.
+_LANES: Final = 4
+_LANE_LEAST: Final = 8
 _REDIRECTS = 3
 # A leader that does not say so within this is none: an election alone takes longer.
 _LEADER_SECONDS = 2.0
 
+_LEADER: Final = Request("GET", "sys/leader")
+_REDIRECTING: Final = frozenset({301, 302, 303, 307, 308})
 _PATH = re.compile(r"[A-Za-z0-9_.:+/-]+(\?[A-Za-z0-9_=&.-]+)?")
 
 
@@ -118,9 +123,7 @@ class Vault:
 
         A TLS connection takes two round trips before its first request. What fails here is the first request's to tell.
         """
-        deadline = time.monotonic() + self._request_seconds
-        for _ in range(WIDTH - 1):
-            threading.Thread(target=self._exchange.open, args=(self.address, deadline), daemon=True).start()
+        self._exchange.open_ahead(self.address, _LANES, time.monotonic() + FIRST_CONTACT_SECONDS)
 
     # Calls
 
@@ -141,9 +144,22 @@ class Vault:
         """Logs in at an auth mount's `login` path and gives the same server as the one who logged in."""
         return self.as_token(login_token(self.write(path, body), path))
 
-    def many(self, requests: Sequence[Request], *, width: int = WIDTH) -> list[Answer]:
-        """The answers in the order of the requests, `width` of them under way at once; the first error ends all."""
-        return list(self.map(self.call, requests, width=width))
+    def many(self, requests: Sequence[Request]) -> list[Answer]:
+        """The answers in the order of the requests, of which many are under way at once; the first error ends all.
+
+        They follow each other on a few connections, where the server can take them so. What may not be sent twice does
+        not: of a row that broke off nobody knows how far the server went.
+        """
+        self._admit(*requests)
+        if len(requests) < 2 or any(request.once for request in requests):
+            return self.map(self._patiently, requests)
+        lanes = min(_LANES, -(-len(requests) // _LANE_LEAST))
+        rows = self.map(self._row, [requests[lane::lanes] for lane in range(lanes)], width=lanes)
+        answers = [rows[number % lanes][number // lanes] for number in range(len(requests))]
+        left = [number for number, answer in enumerate(answers) if answer is None]
+        for number, answer in zip(left, self.map(self._patiently, [requests[n] for n in left]), strict=True):
+            answers[number] = answer
+        return answers
 
     def map(self, work: Callable[[Any], Any], items: Iterable[Any], *, width: int = WIDTH) -> list[Any]:
         """`work` of each item, in order, with at most `width` threads.
@@ -195,13 +211,20 @@ class Vault:
         Raises Unavailable after `patience` seconds without a usable answer, Sealed at once where every address says
         so, Untrusted, Denied (403), Refused (another 4xx) and BadAnswer. Nothing of a secret is in their words.
         """
-        if not _PATH.fullmatch(request.path) or ".." in request.path or "//" in request.path:
-            raise BadAnswer(f"{printable(request.path)} is no path that any of ours has; who gave it that name?")
+        self._admit(request)
+        return self._patiently(request)
+
+    def _admit(self, *requests: Request) -> None:
+        """Counts the requests; BadAnswer where the path of one is none of ours."""
+        for request in requests:
+            if not _PATH.fullmatch(request.path) or ".." in request.path or "//" in request.path:
+                raise BadAnswer(f"{printable(request.path)} is no path that any of ours has; who gave it that name?")
+        reads = sum(request.reads for request in requests)
         with self._count_lock:
-            if request.reads:
-                self.reads += 1
-            else:
-                self.writes += 1
+            self.reads += reads
+            self.writes += len(requests) - reads
+
+    def _patiently(self, request: Request) -> Answer:
         patience = self._patience if self._route.met else min(self._patience, FIRST_CONTACT_SECONDS)
         give_up = time.monotonic() + patience
         attempt = 0
@@ -220,14 +243,18 @@ class Vault:
             if self._route.pinned:
                 self._find_leader_again()
 
-    def pin_to_leader(self) -> None:
+    def pin_to_leader(self, *first: Request) -> list[Answer]:
         """Sends what follows to the cluster's active node: a standby answers reads from a copy some 100 ms old.
 
         Waits while no leader is known. An address that was not given is used only over TLS, and only where it answers
-        as the leader of the same cluster; else the ones given are, and Vault forwards.
+        as the leader of the same cluster; else the ones given are, and Vault forwards. Gives the leader's answers to
+        the `first` requests, which are sent along with the question where it is.
         """
         self._route.pinned = False
-        said = self.call(Request("GET", "sys/leader")).body
+        self._admit(_LEADER, *first)
+        asked = self.address
+        answer, *others = self._row((_LEADER, *first))
+        said = (answer or self._patiently(_LEADER)).body
         give_up = time.monotonic() + self._patience
         while not self._pin(said, self.address):
             if time.monotonic() >= give_up:
@@ -236,7 +263,10 @@ class Vault:
                     "and try again"
                 )
             time.sleep(0.25)
-            said = self.call(Request("GET", "sys/leader")).body
+            said = self.call(_LEADER).body
+        if self.address != asked:
+            others = [None] * len(first)
+        return [other or self._patiently(request) for request, other in zip(first, others, strict=True)]
 
     def hvac(self) -> AbstractContextManager[hvac.Client]:
         """An hvac client on this road, as a context manager: the same limits, addresses, token and errors."""
@@ -245,6 +275,24 @@ class Vault:
         return client(self)
 
     # The road itself
+
+    def _row(self, requests: Sequence[Request]) -> list[Answer | None]:
+        """The answers to requests sent one behind the other, at one go; None where one must be tried by itself."""
+        origin, token = self.address, self._settings.token
+        raws = self._exchange.send_all(origin, requests, token)
+        answers: list[Answer | None] = []
+        for request, raw in zip(requests, raws, strict=False):
+            self._note_date(raw)
+            try:
+                answers.append(None if raw.status in _REDIRECTING else judge(origin, request, raw, token))
+            except Unavailable:
+                answers.append(None)
+        self._route.met = self._route.met or bool(raws)
+        return answers + [None] * (len(requests) - len(raws))
+
+    def _note_date(self, raw: Raw) -> None:
+        if date := raw.headers.get("date"):
+            self._route.dated = date, time.time()
 
     def _round(self, request: Request, give_up: float) -> Answer:
         """One try at each address, the one that answered last first; at the leader only, where we are pinned to it."""
@@ -279,11 +327,10 @@ class Vault:
             now = time.monotonic()
             deadline = min(now + self._request_seconds, max(give_up, now + 1.0))
             raw = self._exchange.send(origin, request, token, deadline)
-            if date := raw.headers.get("Date"):
-                self._route.dated = date, time.time()
-            if raw.status not in (301, 302, 303, 307, 308):
+            self._note_date(raw)
+            if raw.status not in _REDIRECTING:
                 return judge(origin, request, raw, token)
-            location = raw.headers.get("Location") or ""
+            location = raw.headers.get("location") or ""
             try:
                 target = parse_origin("/".join(location.split("/", 3)[:3]), allow_http=True)
             except SpecError:
@@ -325,9 +372,8 @@ class Vault:
         return leader not in route.origins
 
     def _leader_as_told_by(self, origin: str) -> Json:
-        request = Request("GET", "sys/leader")
-        raw = self._exchange.send(origin, request, "", time.monotonic() + _LEADER_SECONDS)
-        return judge(origin, request, raw, "").body
+        raw = self._exchange.send(origin, _LEADER, "", time.monotonic() + _LEADER_SECONDS)
+        return judge(origin, _LEADER, raw, "").body
 
     def _find_leader_again(self) -> None:
         """Looks round once; a leader found nowhere is looked for again after the next try."""

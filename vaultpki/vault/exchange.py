@@ -1,66 +1,50 @@
-"""One request to one address and its answer, bounded in time and size: no http.client exception gets past here."""
+"""Requests to one address and their answers, bounded in time and size: no fault of the network gets past here."""
 
 from __future__ import annotations
 
 import contextlib
-import http.client
-import io
 import json
 import socket
 import ssl
+import threading
 import time
 import weakref
 from collections import defaultdict
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 from urllib.parse import urlsplit
 
-from vaultpki.errors import BadAnswer, Unavailable, Untrusted, VaultError
+from vaultpki.errors import Unavailable, Untrusted, VaultError
+from vaultpki.vault import http
 from vaultpki.vault.settings import Settings, tls_context
 from vaultpki.vault.wire import Raw, Request, printable
 
-# Beside the body: headers, and what a chunked body is wrapped in.
-_WRAPPING: Final = 1 << 20
+# Less than any socket holds unread (tcp(7): 87380 bytes by default): a server that answers before it has read all, and
+# is not read itself, can then never stand still facing us.
+_AHEAD_BYTES: Final = 32 << 10
+# Servers that cannot take a second request before they have answered the first leave it unanswered.
+_AHEAD_SECONDS: Final = 2.0
 
 
 class _Bounded:
-    """A socket whose every operation ends at `deadline` (monotonic seconds) and which reads at most `budget` bytes.
-
-    `http.client` uses just these methods of its socket. A timeout of its own would be for each read, however few bytes
-    drip; and it reads a chunk of "-1" bytes to the end of the stream.
-    """
+    """A socket whose every operation ends at `deadline` (monotonic seconds)."""
 
     def __init__(self, plain: socket.socket) -> None:
         self._plain = plain
         self.deadline = 0.0
-        self.budget = 0
-        # A connection that is still kept ends with whoever keeps it.
-        self.end = weakref.finalize(self, plain.close)
 
-    def _arm(self) -> None:
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        self._plain.settimeout(left)
-
-    def sendall(self, data: Any) -> None:
+    def send(self, data: bytes) -> None:
         rest = memoryview(data)
         while rest:
             self._arm()
             rest = rest[self._plain.send(rest) :]
 
-    def makefile(self, _mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_Reading(self))
-
-    def recv_into(self, buffer: Any) -> int:
-        if self.budget <= 0:
-            raise _too_large()
+    def receive(self, size: int) -> bytes:
         self._arm()
-        got = self._plain.recv_into(buffer)
-        self.budget -= got
-        return got
+        return self._plain.recv(size)
 
     def quiet(self) -> bool:
-        """Whether nothing came since the last answer: not the server's farewell, nor bytes that nobody asked for."""
+        """Whether nothing waits to be read: not the server's farewell, nor bytes that nobody asked for."""
         self._plain.settimeout(0)
         try:
             # Not poll(): what lies there may be tickets for later sessions, which TLS keeps to itself (RFC 8446 4.6.1).
@@ -71,42 +55,37 @@ class _Bounded:
             pass
         return False
 
-    def close(self) -> None:
-        """Nothing: http.client closes before it has read an answer that is the last of its connection; see `end`."""
+    def _arm(self) -> None:
+        # A socket's own timeout is for each operation, however few bytes drip.
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._plain.settimeout(left)
 
 
-class _Reading(io.RawIOBase):
-    def __init__(self, source: _Bounded) -> None:
-        self._source = source
+class _Connection:
+    """An open connection: `send` and `answers` go by the deadline set last."""
 
-    def readable(self) -> bool:
-        return True
+    def __init__(self, plain: socket.socket, host: str) -> None:
+        self._bounded = _Bounded(plain)
+        self.host = host
+        self.send = self._bounded.send
+        self.answers = http.Answers(self._bounded.receive)
+        # A connection that is still kept ends with whoever keeps it.
+        self.end = weakref.finalize(self, plain.close)
 
-    def readinto(self, buffer: Any) -> int:
-        return self._source.recv_into(buffer)
+    def until(self, deadline: float) -> None:
+        self._bounded.deadline = deadline
 
-
-class _Connection(http.client.HTTPConnection):
-    """An HTTP connection over a socket that is open already."""
-
-    # Without its socket it would connect by itself, and in the open.
-    auto_open = 0
-
-    def __init__(self, host: str, port: int, bounded: _Bounded) -> None:
-        super().__init__(host, port)
-        self.bounded = bounded
-        self.sock = bounded
-
-    def end(self) -> None:
-        self.close()
-        self.bounded.end()
+    def quiet(self) -> bool:
+        """Whether nothing came since the last answer."""
+        return not self.answers.ahead and self._bounded.quiet()
 
 
 class Exchange:
     """Requests to servers that share one TLS setting, over connections that are kept and lent to one thread at a time.
 
-    Neither proxies, .netrc nor the variables of other libraries have a say: the standard library's http.client knows
-    none of them.
+    Neither proxies, .netrc nor the variables of other libraries have a say.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -114,32 +93,22 @@ class Exchange:
         self._server_name = settings.server_name
         self._namespace = settings.namespace
         self._idle: dict[str, list[_Connection]] = defaultdict(list)
+        self._coming: dict[str, list[threading.Thread]] = defaultdict(list)
+        self._one_by_one: set[str] = set()
 
     def send(self, origin: str, request: Request, token: str, deadline: float) -> Raw:
         """Sends the request to `origin` and reads the whole answer, by `deadline` (monotonic seconds).
 
         Raises Unavailable, Untrusted, and BadAnswer for an answer larger than `request.most`.
         """
-        headers = {"Accept": "application/json", "Accept-Encoding": "identity", "X-Vault-Request": "true"}
-        if token:
-            headers["X-Vault-Token"] = token
-        if self._namespace and not request.whole_server:
-            headers["X-Vault-Namespace"] = self._namespace
-        if request.wrap_ttl:
-            headers["X-Vault-Wrap-TTL"] = request.wrap_ttl
-        body = None
-        if request.body is not None:
-            body = json.dumps(request.body, separators=(",", ":")).encode()
-            headers["Content-Type"] = "application/merge-patch+json" if request.merge_patch else "application/json"
-        kept = self._kept(origin)
+        kept = self._kept(origin, deadline)
         while True:
             connection = kept or self._connect(origin, deadline)
-            connection.bounded.deadline, connection.bounded.budget = deadline, request.most + _WRAPPING
+            connection.until(deadline)
             try:
-                connection.request(request.method, f"/v1/{request.path}", body=body, headers=headers)
-                response = connection.getresponse()
-                raw = Raw(response.status, response.headers, _whole(response, request.most))
-            except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+                connection.send(self._bytes(connection, request, token))
+                raw, goes_on = connection.answers.next(request.most)
+            except (http.NoAnswer, BrokenPipeError, ConnectionResetError):
                 connection.end()
                 # A kept connection that the server has closed meanwhile: RFC 9112 section 9.3.1 lets one try again
                 # what may be repeated.
@@ -150,32 +119,107 @@ class Exchange:
             except TimeoutError:
                 connection.end()
                 raise Unavailable(f"{origin} gave no whole answer in time", sent=True) from None
-            except (OSError, http.client.HTTPException, ValueError) as error:
+            except (OSError, http.NotHTTP) as error:
                 connection.end()
                 raise Unavailable(f"the answer of {origin} broke off ({_cause(error)})", sent=True) from None
             except BaseException:
                 connection.end()
                 raise
-            if response.will_close:
-                connection.end()
-            else:
-                self._idle[origin].append(connection)
+            self._keep(origin, connection, goes_on)
             return raw
 
-    def open(self, origin: str, deadline: float) -> None:
-        """Opens one connection more and keeps it; does nothing where that fails."""
-        with contextlib.suppress(VaultError):
-            self._idle[origin].append(self._connect(origin, deadline))
+    def send_all(self, origin: str, requests: Sequence[Request], token: str) -> list[Raw]:
+        """Sends the requests one behind the other on one connection, without waiting for the answers (RFC 9112, 9.3.2).
 
-    def _kept(self, origin: str) -> _Connection | None:
-        idle = self._idle[origin]
-        with contextlib.suppress(IndexError):
-            while True:
-                connection = idle.pop()
-                if connection.bounded.quiet():
-                    return connection
-                connection.end()
-        return None
+        Gives the answers to the first of them, and to no more where the connection ended, is not there or the server
+        took too long: what was not answered may have been done all the same. Raises BadAnswer as `send` does.
+        """
+        connection = None if origin in self._one_by_one else self._kept(origin, time.monotonic() + _AHEAD_SECONDS)
+        raws: list[Raw] = []
+        if connection is None:
+            return raws
+        lines = [self._bytes(connection, request, token) for request in requests]
+        sent = ahead = 0
+        goes_on = True
+        try:
+            while goes_on and len(raws) < len(lines):
+                connection.until(time.monotonic() + _AHEAD_SECONDS)
+                first = sent
+                while sent < len(lines) and (not ahead or ahead + len(lines[sent]) <= _AHEAD_BYTES):
+                    ahead += len(lines[sent])
+                    sent += 1
+                if first < sent:
+                    connection.send(b"".join(lines[first:sent]))
+                raw, goes_on = connection.answers.next(requests[len(raws)].most)
+                ahead -= len(lines[len(raws)])
+                raws.append(raw)
+        except (http.NoAnswer, BrokenPipeError, ConnectionResetError):
+            goes_on = False
+        except (OSError, http.NotHTTP):
+            goes_on = False
+            self._one_by_one.add(origin)
+        except BaseException:
+            connection.end()
+            raise
+        if raws and len(raws) < len(lines):
+            self._one_by_one.add(origin)
+        self._keep(origin, connection, goes_on)
+        return raws
+
+    def open_ahead(self, origin: str, count: int, deadline: float) -> None:
+        """Begins to open connections in the background; whoever finds none takes the next of these.
+
+        What fails here is the first request's to tell.
+        """
+
+        def open_one() -> None:
+            with contextlib.suppress(VaultError):
+                self._idle[origin].append(self._connect(origin, deadline))
+
+        for _ in range(count):
+            thread = threading.Thread(target=open_one, daemon=True)
+            thread.start()
+            self._coming[origin].append(thread)
+
+    def _bytes(self, connection: _Connection, request: Request, token: str) -> bytes:
+        headers = {
+            "Host": connection.host,
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            "X-Vault-Request": "true",
+        }
+        if token:
+            headers["X-Vault-Token"] = token
+        if self._namespace and not request.whole_server:
+            headers["X-Vault-Namespace"] = self._namespace
+        if request.wrap_ttl:
+            headers["X-Vault-Wrap-TTL"] = request.wrap_ttl
+        body = None
+        if request.body is not None:
+            body = json.dumps(request.body, separators=(",", ":")).encode()
+            headers["Content-Type"] = "application/merge-patch+json" if request.merge_patch else "application/json"
+        return http.request(request.method, f"/v1/{request.path}", headers, body)
+
+    def _keep(self, origin: str, connection: _Connection, goes_on: bool) -> None:
+        if goes_on:
+            self._idle[origin].append(connection)
+        else:
+            connection.end()
+
+    def _kept(self, origin: str, deadline: float) -> _Connection | None:
+        idle, coming = self._idle[origin], self._coming[origin]
+        while True:
+            with contextlib.suppress(IndexError):
+                while True:
+                    connection = idle.pop()
+                    if connection.quiet():
+                        return connection
+                    connection.end()
+            try:
+                thread = coming.pop(0)
+            except IndexError:
+                return None
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _connect(self, origin: str, deadline: float) -> _Connection:
         parts = urlsplit(origin)
@@ -186,7 +230,7 @@ class Exchange:
                 plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 if parts.scheme == "https":
                     plain.settimeout(max(0.01, deadline - time.monotonic()))
-                    plain = self._tls.wrap_socket(plain, server_hostname=self._server_name or host)
+                    plain = self._tls.wrap_socket(plain, server_hostname=_ascii(self._server_name or host))
             except BaseException:
                 plain.close()
                 raise
@@ -199,13 +243,13 @@ class Exchange:
             raise Unavailable(f"{origin} does not answer") from None
         except (OSError, ValueError) as error:
             raise Unavailable(f"{origin} cannot be reached ({_cause(error)})") from None
-        return _Connection(host, port, _Bounded(plain))
+        return _Connection(plain, parts.netloc)
 
 
 def _reach(host: str, port: int, deadline: float) -> socket.socket:
     """A connection to the first of the host's addresses that takes one, each of them given its share of the time."""
     # socket.create_connection would give every address of a name the whole time anew.
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    found = socket.getaddrinfo(_ascii(host), port, type=socket.SOCK_STREAM)
     last: OSError = TimeoutError()
     for left, (family, kind, protocol, _, address) in zip(range(len(found), 0, -1), found, strict=True):
         plain = socket.socket(family, kind, protocol)
@@ -223,22 +267,9 @@ def _reach(host: str, port: int, deadline: float) -> socket.socket:
     raise last
 
 
-def _whole(response: http.client.HTTPResponse, most: int) -> bytes:
-    """The whole body, at most `most` bytes; BadAnswer where there is more, IncompleteRead where it broke off."""
-    # A server which announces too much is not even read.
-    if response.length is not None and response.length > most:
-        raise _too_large()
-    raw = response.read(most + 1)
-    # The second read is for the end of a chunked body, without which the connection cannot be used again.
-    if len(raw) > most or (not response.length and response.read(1)):
-        raise _too_large()
-    if response.length:
-        raise http.client.IncompleteRead(b"")
-    return raw
-
-
-def _too_large() -> BadAnswer:
-    return BadAnswer("an answer is larger than any answer may be; look at what stands there")
+def _ascii(host: str) -> str | bytes:
+    """The name as bytes, where it is ASCII: for text, Python would load all of IDNA first."""
+    return host.encode() if host.isascii() else host
 
 
 def _cause(error: Exception) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import re
 from collections.abc import Mapping
@@ -78,10 +77,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """An answer as it came: status, headers and the bytes of the body."""
+    """An answer as it came: status, headers by their names in lower case, and the bytes of the body."""
 
     status: int
-    headers: http.client.HTTPMessage = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
 
 
@@ -164,8 +163,8 @@ def judge(origin: str, request: Request, raw: Raw, token: str) -> Answer:
     `token` is what the request carried, which no message may repeat.
     """
     if raw.status == 204:
-        return Answer(204, {}, raw.headers.get("Date"))
-    compressed = raw.headers.get("Content-Encoding", "identity") != "identity"
+        return Answer(204, {}, raw.headers.get("date"))
+    compressed = raw.headers.get("content-encoding", "identity") != "identity"
     body = None if compressed else json_object(raw.body)
     if 200 <= raw.status < 300:
         if compressed:
@@ -174,16 +173,16 @@ def judge(origin: str, request: Request, raw: Raw, token: str) -> Answer:
             raise _no_vault(origin, request)
         if not request.reads:
             _no_surprise(request, body, token)
-        return Answer(raw.status, body, raw.headers.get("Date"))
+        return Answer(raw.status, body, raw.headers.get("date"))
     if raw.status == 404 and body is not None and (request.reads or request.method == "DELETE"):
-        return Answer(404, {} if request.method == "LIST" else body, raw.headers.get("Date"))
+        return Answer(404, {} if request.method == "LIST" else body, raw.headers.get("date"))
     raise _trouble(origin, request, raw, body, token)
 
 
 def _trouble(origin: str, request: Request, raw: Raw, body: Json | None, token: str) -> Exception:
     status = raw.status
     reasons = _reasons(body, request, token)
-    said = "; ".join(reasons) or http.client.responses.get(status, "no reason given")
+    said = "; ".join(reasons) or _phrase(status)
     # sys/health says it in fields, everything else in words.
     known = body or {}
     if status >= 400 and (known.get("initialized") is False or any("not initialized" in reason for reason in reasons)):
@@ -194,13 +193,22 @@ def _trouble(origin: str, request: Request, raw: Raw, body: Json | None, token: 
         return Unavailable(
             f"{origin} cannot answer now ({status}: {said})",
             sent=status >= 500,
-            retry_after=_seconds(raw.headers.get("Retry-After")),
+            retry_after=_seconds(raw.headers.get("retry-after")),
         )
     if body is None or status < 400:
         return _no_vault(origin, request)
     if status in (401, 403):
         return Denied(f"Vault refuses {request}: {said}")
     return Refused(f"Vault refuses {request}: {said}", status=status, reasons=reasons)
+
+
+def _phrase(status: int) -> str:
+    from http import HTTPStatus
+
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "no reason given"
 
 
 def _no_vault(origin: str, request: Request) -> BadAnswer:

@@ -1,0 +1,198 @@
+"""The node's agent beside `bao agent`: the same ten certificates by the same roles, each agent on a node of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from benchmarks.timing import Contender, Measure, Result
+from vaultpki import bootstrap, demo, embedded, files
+from vaultpki.certificates import pair_files, sign_parameters
+from vaultpki.config import load_cluster
+from vaultpki.desired import node_certificates
+from vaultpki.model import Certificate, Cluster
+from vaultpki.observe import fingerprint
+from vaultpki.store import Directory, File
+from vaultpki.vault import Settings, Vault
+
+TEN: Final = 10
+# cp-1 is ours, cp-2 the peer's. A control-plane and etcd node has nine rows of the table; the tenth is a user's.
+_SPEC: Final = """\
+cluster: {name}
+vault: {{addresses: ["{address}"], ca_file: server/ca.crt}}
+api_server: {{endpoint: "https://api.bench.example:6443", names: [api.bench.example], addresses: [10.0.0.10]}}
+nodes:
+  - {{name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}}
+  - {{name: cp-2, roles: [control-plane, etcd], addresses: [10.0.0.12]}}
+certificates:
+  backup: {{kind: client, common_name: backup, ca: etcd, roles: [etcd]{more}}}
+"""
+_BRIEF: Final = "ttl: {ttl}s, allow_short_ttl: true"
+RESIDENT_GOAL: Final = 0.55
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A cluster on a running server: `ours` is the folder of our node, `peer` that of the peer's."""
+
+    cluster: Cluster
+    folder: Path
+    audit: Path
+    bao: str
+
+    @property
+    def ours(self) -> Path:
+        return self.folder / "ours"
+
+    @property
+    def peer(self) -> Path:
+        return self.folder / "peer"
+
+    @property
+    def our_command(self) -> tuple[str, ...]:
+        script = Path(sys.executable).parent / "vaultpki"
+        if not script.exists():
+            sys.exit(f"there is no {script.name} beside this Python; run `make bench`, which installs it")
+        return str(script), "agent", "-c", str(self.ours / "agent.yaml")
+
+    def peer_command(self, *, once: bool) -> tuple[str, ...]:
+        return self.bao, "agent", f"-config={self.peer / ('once.hcl' if once else 'stay.hcl')}", "-log-level=warn"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"PATH": os.defpath, "HOME": str(self.folder)}
+
+    def certificates(self, node: str) -> tuple[Certificate, ...]:
+        found = {each.name: each for each in self.cluster.nodes}[node]
+        return node_certificates(self.cluster, found)
+
+    def strip(self) -> None:
+        """Leaves our node with its credential and nothing else."""
+        shutil.rmtree(self.ours / "pki", ignore_errors=True)
+        for name in ("spec.json", "agent.json"):
+            (self.ours / "state" / name).unlink(missing_ok=True)
+
+    def strip_peer(self) -> None:
+        shutil.rmtree(self.peer / "pki", ignore_errors=True)
+        (self.peer / "pki").mkdir()
+
+    def laid(self) -> None:
+        """Ends the benchmark where our run did not leave ten pairs."""
+        self._complete(self.ours / "pki", "cp-1")
+
+    def peer_laid(self) -> None:
+        self._complete(self.peer / "pki", "cp-2")
+
+    def _complete(self, folder: Path, node: str) -> None:
+        names = [name for each in self.certificates(node) for name in pair_files(each.stem)[:2]]
+        empty = [name for name in names if not (folder / name).exists() or not (folder / name).stat().st_size]
+        if empty or len(names) != 2 * TEN:
+            sys.exit(f"a run left {empty[:3]} of {len(names)} files out, so its time means nothing")
+
+
+@contextlib.contextmanager
+def site(folder: Path, ttl: int | None = None) -> Iterator[Site]:
+    """A server that writes its audit log, and both nodes ready to run; certificates of `ttl` seconds, or 30 days."""
+    folder.mkdir()
+    audit = folder / "audit.log"
+    with embedded.start(folder / "server", audit_file=audit) as server:
+        spec = folder / "cluster.yaml"
+        brief = _BRIEF.format(ttl=ttl) if ttl else ""
+        spec.write_text(_SPEC.format(name="bench", address=server.address, more=f", {brief}" if ttl else ""))
+        if ttl:
+            names = [each.name for each in node_certificates(load_cluster(spec), load_cluster(spec).nodes[0])]
+            with spec.open("a") as stream:
+                stream.writelines(f"  {name}: {{{brief}}}\n" for name in names if name != "backup")
+        cluster = load_cluster(spec)
+        vault = Vault(Settings((server.address,), ca_file=str(server.ca_file), token=server.token))
+        where = bootstrap.Where((server.address,), cluster.vault.ca_pem)
+        bootstrap.apply(cluster, vault, where, first=None, progress=lambda change: None)
+        root = vault.read(f"{cluster.mount('root')}/issuer/default/json") or {}
+        demo._equip(folder / "ours", cluster, cluster.nodes[0], vault, fingerprint(str(root.get("certificate"))))
+        made = Site(cluster, folder, audit, embedded._binary())
+        _equip_peer(made, vault, server)
+        yield made
+
+
+def _equip_peer(made: Site, vault: Vault, server: embedded.Embedded) -> None:
+    """The peer's node: its AppRole may `issue` by the very roles by which ours has its requests signed."""
+    cluster, folder = made.cluster, made.peer
+    folder.mkdir()
+    policy = {"path": {f"{cluster.prefix}/+/issue/*": {"capabilities": ["create", "update"]}}}
+    vault.write("sys/policies/acl/bench-peer", {"policy": json.dumps(policy)})
+    role = f"auth/{cluster.prefix}/listed/role/cp-2"
+    # A batch token cannot be renewed, and the peer would log in again and again.
+    options = {"token_policies": "bench-peer", "token_type": "service", "token_ttl": "1h", "token_max_ttl": "24h"}
+    vault.write(role, options)
+    role_id = (vault.read(f"{role}/role-id") or {})["role_id"]
+    secret_id = vault.write(f"{role}/secret-id", {})["data"]["secret_id"]
+    files.write_private(str(folder / "role-id"), str(role_id).encode())
+    files.write_private(str(folder / "secret-id"), str(secret_id).encode())
+    templates = "".join(_template(each, folder / "pki") for each in made.certificates("cp-2"))
+    for once in (True, False):
+        (folder / ("once.hcl" if once else "stay.hcl")).write_text(
+            f'vault {{\n  address = "{server.address}"\n  ca_cert = "{server.ca_file}"\n}}\n'
+            f'auto_auth {{\n  method "approle" {{\n    mount_path = "auth/{cluster.prefix}/listed"\n    config = {{\n'
+            f'      role_id_file_path = "{folder}/role-id"\n      secret_id_file_path = "{folder}/secret-id"\n'
+            "      remove_secret_id_file_after_reading = false\n    }\n  }\n}\n"
+            f"exit_after_auth = {json.dumps(once)}\n"
+            "template_config {\n  exit_on_retry_failure = true\n}\n" + templates
+        )
+
+
+def _template(want: Certificate, folder: Path) -> str:
+    crt, key, _ = pair_files(want.stem)
+    asked = {name: value for name, value in sign_parameters(want, "").items() if name not in ("csr", "format")}
+    words = " ".join(json.dumps(f"{name}={value}") for name, value in asked.items())
+    # Without the condition a start that finds the certificate in place would empty the key's file.
+    return (
+        "template {\n  contents = <<END\n"
+        f'{{{{ with pkiCert "{want.mount}/issue/{want.role}" {words} }}}}{{{{ .Data.Cert }}}}{{{{ .Data.CA }}}}'
+        f'{{{{ if .Data.Key }}}}{{{{ .Data.Key | writeToFile "{folder}/{key}" "" "" "0600" }}}}{{{{ end }}}}{{{{ end }}}}\n'
+        f'END\n  destination = "{folder}/{crt}"\n  error_on_missing_key = true\n}}\n'
+    )
+
+
+def measures(there: Site) -> list[Measure]:
+    """Whole processes: ten certificates on a fresh node, and the same again with nothing due."""
+    ours, peer = (*there.our_command, "--once"), there.peer_command(once=True)
+    asked: list[int] = []
+
+    def before() -> None:
+        asked[:] = [there.audit.stat().st_size]
+
+    def unasked() -> None:
+        if there.audit.stat().st_size != asked[0]:
+            sys.exit("our run had nothing to do and asked the server all the same")
+
+    def again() -> None:
+        if not (there.ours / "pki").exists():
+            subprocess.run(ours, env=there.environment, stdout=subprocess.DEVNULL, check=True)
+        before()
+
+    return [
+        Measure(
+            "ten certificates on a fresh node",
+            Contender("vaultpki agent --once", ours, there.environment, there.strip, there.laid),
+            Contender("bao agent", peer, there.environment, there.strip_peer, there.peer_laid),
+            1.0,
+            RESIDENT_GOAL,
+        ),
+        Measure(
+            "ten certificates, nothing due",
+            Contender("vaultpki agent --once", ours, there.environment, again, unasked),
+            Contender("bao agent", peer, there.environment, after=there.peer_laid),
+            0.6,
+            RESIDENT_GOAL,
+        ),
+    ]

@@ -1,0 +1,193 @@
+"""Which generation of each pair a cluster of one node uses: what lies in its files, and what its components show."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import ssl
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from components import API_PORT, ETCD_PEER_PORT, ETCD_PORT, KUBELET_PORT
+from kube import KubeNode, Kubernetes
+
+from vaultpki import x509
+from vaultpki.certificates import TABLE, pair_files, resolve, row_named
+from vaultpki.model import Row
+
+PORTS = {"kube-apiserver": API_PORT, "kubelet": KUBELET_PORT, "etcd-server": ETCD_PORT, "etcd-peer": ETCD_PEER_PORT}
+CREDENTIAL = "authentication.kubernetes.io/credential-id"
+# client-go looks at the pair of a kubeconfig so often; then the connections have to be made anew.
+LOOK_SECONDS, MARGIN_SECONDS = 300, 15
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One request at kube-apiserver: the user, the SHA-256 of the certificate it came with, and when (Unix time)."""
+
+    user: str
+    pair: str
+    at: float
+
+
+def only_node(kubernetes: Kubernetes) -> KubeNode:
+    (node,) = kubernetes.nodes.values()
+    return node
+
+
+def folder(kubernetes: Kubernetes, row: Row) -> Path:
+    """Where the row's files lie."""
+    return kubernetes.operator if row.operator else only_node(kubernetes).pki
+
+
+def user(kubernetes: Kubernetes, row: Row) -> str:
+    """Whom kube-apiserver takes the row's holder for."""
+    cluster = kubernetes.site.cluster
+    holder = None if row.operator else next(n for n in cluster.nodes if n.name == only_node(kubernetes).name)
+    return resolve(row_named(cluster, row.name), cluster, holder).subject.common_name
+
+
+def lying(kubernetes: Kubernetes) -> dict[str, str]:
+    """The SHA-256 of the certificate in each row's file."""
+    return {row.name: _sha256(folder(kubernetes, row) / pair_files(row.stem)[0]) for row in TABLE}
+
+
+def _sha256(crt: Path) -> str:
+    leaf = x509.read_certificates(crt.read_bytes())[0]
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(leaf.pem)).hexdigest()
+
+
+def shown(kubernetes: Kubernetes, name: str) -> str:
+    """The SHA-256 of the certificate that a server shows in a new handshake; the pair of etcd's peers is the client's."""
+    node = only_node(kubernetes)
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if name.startswith("etcd"):
+        context.load_cert_chain(node.pki / "etcd-peer.pem")
+    with (
+        kubernetes.outside.connect(node.address, PORTS[name]) as connection,
+        context.wrap_socket(connection) as session,
+    ):
+        return hashlib.sha256(session.getpeercert(binary_form=True) or b"").hexdigest()
+
+
+@dataclass(slots=True)
+class Audit:
+    """kube-apiserver's audit log from where it ended when this was made."""
+
+    kubernetes: Kubernetes
+    uses: list[Use] = field(default_factory=list)
+    unauthorized: list[str] = field(default_factory=list)
+    position: int = 0
+
+    def __post_init__(self) -> None:
+        self.position = self.kubernetes.audit_position()
+
+    def read(self) -> None:
+        """Takes in what has been written since."""
+        with self.kubernetes.audit_log.open("rb") as file:
+            file.seek(self.position)
+            for line in file:
+                # The last line may still be on its way to the disk.
+                if not line.endswith(b"\n"):
+                    break
+                self.position += len(line)
+                event = json.loads(line)
+                if event.get("responseStatus", {}).get("code") == 401:
+                    self.unauthorized.append(f"{event['requestReceivedTimestamp']} {event['verb']} {event['requestURI']}")
+                at = datetime.fromisoformat(event["requestReceivedTimestamp"]).timestamp()
+                who = event.get("user", {})
+                for said in who.get("extra", {}).get(CREDENTIAL, ()):
+                    if said.startswith("X509SHA256="):
+                        self.uses.append(Use(who["username"], said.removeprefix("X509SHA256="), at))
+
+    def first(self, who: str, pair: str) -> float | None:
+        """When a user's first request with this pair came."""
+        return min((use.at for use in self.uses if (use.user, use.pair) == (who, pair)), default=None)
+
+    def others(self, who: str, pair: str, since: float) -> list[Use]:
+        """A user's requests with any other pair that came later."""
+        return [use for use in self.uses if use.user == who and use.pair != pair and use.at > since]
+
+
+def faults(kubernetes: Kubernetes, audit: Audit, since: float) -> dict[str, str]:
+    """What is not as it should be once every component had its time, by row; nothing where all is well.
+
+    Every pair has to be one pair; every server has to show what lies in its file; every client of kube-apiserver has to
+    have come with it, and with nothing else `since` (Unix time).
+    """
+    found = {}
+    audit.read()
+    for row in TABLE:
+        crt, key, both = ((folder(kubernetes, row) / name).read_bytes() for name in pair_files(row.stem))
+        if not x509.matches(key, x509.read_certificates(crt)[0]) or both != key + crt:
+            found[row.name] = "torn: the key, the certificate and the file of both are not one pair"
+    for name, pair in lying(kubernetes).items():
+        row = row_named(kubernetes.site.cluster, name)
+        if name in PORTS and (other := shown(kubernetes, name)) != pair:
+            found.setdefault(name, f"stale: the server shows {other}, the file has {pair}")
+        if row.kubeconfig:
+            who = user(kubernetes, row)
+            if older := audit.others(who, pair, since):
+                found.setdefault(name, f"stale: {who} came with {older[-1].pair}, the file has {pair}")
+            elif audit.first(who, pair) is None:
+                found.setdefault(name, f"stale: {who} never came with {pair}")
+    return found
+
+
+@dataclass(slots=True)
+class Lookout:
+    """Looks at every row's file all the time: `changes` has each generation with the moment it was there (Unix time).
+
+    `showing` has, for each server's certificate, when a handshake showed it first.
+    """
+
+    kubernetes: Kubernetes
+    changes: dict[str, list[tuple[str, float]]] = field(default_factory=lambda: {row.name: [] for row in TABLE})
+    showing: dict[str, float] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+    ending: threading.Event = field(default_factory=threading.Event)
+
+    def generation(self) -> int:
+        """How many times the row that is furthest behind has been renewed."""
+        return min(len(changes) for changes in self.changes.values()) - 1
+
+    def of_node(self) -> int:
+        """The same of the node's own rows."""
+        return min(len(changes) for name, changes in self.changes.items() if _by_name()[name].node_roles) - 1
+
+    def look(self) -> None:
+        for name, pair in lying(self.kubernetes).items():
+            changes = self.changes[name]
+            if not changes or changes[-1][0] != pair:
+                changes.append((pair, time.time()))
+        for name in PORTS:
+            if self.changes[name][-1][0] not in self.showing:
+                self.showing.setdefault(shown(self.kubernetes, name), time.time())
+
+    def _keep_looking(self) -> None:
+        while not self.ending.wait(0.5):
+            try:
+                self.look()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the test has to tell it
+                self.errors.append(f"{type(error).__name__}: {error}")
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        self.look()
+        thread = threading.Thread(target=self._keep_looking, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self.ending.set()
+            thread.join(30)
+
+
+def _by_name() -> Mapping[str, Row]:
+    return {row.name: row for row in TABLE}

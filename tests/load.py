@@ -1,0 +1,197 @@
+"""Clients that list, watch, write and run commands in a pod until they are stopped, and keep every failure."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import re
+import ssl
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from kube import Kubernetes
+
+# What a client's own complaint, or a status that a server passes on, says where trust or identity is the reason. An
+# answer to system:anonymous is one to a client whose certificate was not taken.
+_TLS = re.compile(r"x509|\btls\b|ssl|certificate|handshake|unauthorized|\b401\b|anonymous|credential", re.IGNORECASE)
+
+OPERATORS = ("admin", "super-admin")
+CONFIG_MAP = "/api/v1/namespaces/default/configmaps/load"
+# A connection is kept for so long, as a client's that reloads its pair would be.
+KEPT_SECONDS = 45
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One request that failed: when (Unix time), whose it was, and what the client was told."""
+
+    at: float
+    client: str
+    text: str
+
+    @property
+    def of_tls(self) -> bool:
+        """Whether it failed because one end did not take the other for who it is."""
+        return bool(_TLS.search(self.text))
+
+
+class Refused(Exception):
+    """kube-apiserver answered, and not as it should."""
+
+
+@dataclass(slots=True)
+class Load:
+    """What the clients did: requests that worked by client, failures, the numbers written and those seen by watches."""
+
+    kubernetes: Kubernetes
+    pod: str
+    worked: Counter[str] = field(default_factory=Counter)
+    failures: list[Failure] = field(default_factory=list)
+    written: list[int] = field(default_factory=list)
+    seen: dict[str, set[int]] = field(default_factory=lambda: {who: set() for who in OPERATORS})
+    ending: threading.Event = field(default_factory=threading.Event)
+
+    def request(self, who: str, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        """One request on a connection of its own; raises what a client would complain of."""
+        with contextlib.closing(connection(self.kubernetes, who)) as one:
+            return _answer(one, method, path, body)
+
+    def attempt(self, client: str, do: Callable[[], object]) -> bool:
+        """Does it, and keeps count; False where it failed."""
+        try:
+            do()
+        except (Refused, OSError, http.client.HTTPException, ValueError) as error:
+            self.failures.append(Failure(time.time(), client, f"{type(error).__name__}: {error}"))
+            return False
+        self.worked[client] += 1
+        return True
+
+    def _every(self, client: str, seconds: float, do: Callable[[], object]) -> None:
+        while not self.ending.is_set():
+            self.attempt(client, do)
+            self.ending.wait(seconds)
+
+    def _list(self, who: str) -> None:
+        """Each time by a new handshake, of what lies in etcd and not in kube-apiserver's memory."""
+        path = "/api/v1/secrets?limit=5" if who == "super-admin" else "/api/v1/nodes?limit=5"
+        self._every(f"list as {who}", 0.7, lambda: self.request(who, "GET", path))
+
+    def _write(self) -> None:
+        """Numbers, one after the other, on a connection that is kept."""
+        while not self.ending.is_set():
+            self.attempt("connect to write", self._write_on_one)
+
+    def _write_on_one(self) -> None:
+        until = time.monotonic() + KEPT_SECONDS
+        with contextlib.closing(connection(self.kubernetes, "admin")) as one:
+            while time.monotonic() < until and not self.ending.is_set():
+                number = len(self.written) + 1
+
+                def patch(number: int = number) -> None:
+                    _answer(one, "PATCH", CONFIG_MAP, {"data": {"number": str(number)}})
+
+                if not self.attempt("write", patch):
+                    break
+                self.written.append(number)
+                self.ending.wait(0.4)
+        self.ending.wait(0.1)
+
+    def _watch(self, who: str) -> None:
+        position = ""
+        while not self.ending.is_set():
+
+            def watch() -> None:
+                nonlocal position
+                if not position:
+                    found = self.request(who, "GET", CONFIG_MAP)
+                    self.seen[who].add(int(found["data"]["number"]))
+                    position = found["metadata"]["resourceVersion"]
+                query = f"watch=1&fieldSelector=metadata.name=load&resourceVersion={position}&timeoutSeconds=40"
+                with contextlib.closing(connection(self.kubernetes, who)) as one:
+                    one.request("GET", f"{CONFIG_MAP.rpartition('/')[0]}?{query}")
+                    response = one.getresponse()
+                    if response.status != 200:
+                        raise Refused(f"{response.status} {response.read().decode()}")
+                    while line := response.readline():
+                        event = json.loads(line)
+                        if event["type"] == "ERROR":
+                            position = ""
+                            raise Refused(f"watch: {event['object']}")
+                        self.seen[who].add(int(event["object"]["data"]["number"]))
+                        position = event["object"]["metadata"]["resourceVersion"]
+                        if self.ending.is_set() and self.seen[who].issuperset(self.written):
+                            return
+
+            if not self.attempt(f"watch as {who}", watch):
+                self.ending.wait(0.2)
+
+    def _run(self) -> None:
+        """A command in the pod: kube-apiserver is a client of the kubelet here."""
+
+        def run() -> None:
+            word = f"at-{time.time():.0f}"
+            ran = self.kubernetes.kubectl(
+                self.kubernetes.admin, "exec", self.pod, "--", "echo", word, expect=None
+            )
+            if ran.stdout != f"{word}\n":
+                raise Refused(ran.stderr or f"exit {ran.returncode}, said {ran.stdout!r}")
+
+        self._every("exec", 4, run)
+
+    def _logs(self) -> None:
+        path = f"/api/v1/namespaces/default/pods/{self.pod}/log"
+
+        def logs() -> None:
+            with contextlib.closing(connection(self.kubernetes, "super-admin")) as one:
+                one.request("GET", path)
+                response = one.getresponse()
+                said = response.read().decode()
+                if response.status != 200 or said != "hello\n":
+                    raise Refused(f"{response.status} {said}")
+
+        self._every("logs", 2, logs)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        begin = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "load"}, "data": {"number": "0"}}
+        self.kubernetes.apply(begin)
+        works = [self._write, self._run, self._logs]
+        works += [lambda who=who: self._list(who) for who in OPERATORS]  # type: ignore[misc]
+        works += [lambda who=who: self._watch(who) for who in OPERATORS]  # type: ignore[misc]
+        threads = [threading.Thread(target=work, daemon=True) for work in works]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self.ending.set()
+            for thread in threads:
+                thread.join(60)
+
+
+def connection(kubernetes: Kubernetes, who: str) -> http.client.HTTPSConnection:
+    """A new one from outside, with the pair of an operator as it lies there now."""
+    context = ssl.create_default_context(cafile=str(kubernetes.operator / "kubernetes-ca-chain.crt"))
+    context.load_cert_chain(kubernetes.operator / f"{who}.pem")
+    address, port = kubernetes.api
+    opened = http.client.HTTPSConnection(address, port)
+    # It shall never connect by itself: this process is not outside.
+    opened.auto_open = 0
+    opened.sock = context.wrap_socket(kubernetes.outside.connect(address, port, timeout=20), server_hostname=address)
+    return opened
+
+
+def _answer(one: http.client.HTTPSConnection, method: str, path: str, body: Any) -> dict[str, Any]:
+    headers = {"Content-Type": "application/merge-patch+json"} if body is not None else {}
+    one.request(method, path, None if body is None else json.dumps(body), headers)
+    response = one.getresponse()
+    content = response.read().decode()
+    if response.status >= 300:
+        raise Refused(f"{response.status} {content[:500]}")
+    found: dict[str, Any] = json.loads(content)
+    return found
