@@ -21,16 +21,20 @@ from vaultpki.certificates import TABLE, pair_files, resolve, row_named
 from vaultpki.model import Row
 
 PORTS = {"kube-apiserver": API_PORT, "kubelet": KUBELET_PORT, "etcd-server": ETCD_PORT, "etcd-peer": ETCD_PEER_PORT}
-CREDENTIAL = "authentication.kubernetes.io/credential-id"
+CLIENTS = tuple(row for row in TABLE if row.kubeconfig)
+"""Whom kube-apiserver's audit log knows."""
+CALLERS = frozenset({"kube-apiserver-kubelet", "front-proxy-client", "kube-apiserver-etcd"})
+"""As whom kube-apiserver itself is a client."""
+CREDENTIAL, X509 = "authentication.kubernetes.io/credential-id", "X509SHA256="
 # client-go looks at the pair of a kubeconfig so often; then the connections have to be made anew.
 LOOK_SECONDS, MARGIN_SECONDS = 300, 15
 
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One request at kube-apiserver: the user, the SHA-256 of the certificate it came with, and when (Unix time)."""
+    """One request: whose pair it came with (the row), the SHA-256 of the certificate, and when (Unix time)."""
 
-    user: str
+    row: str
     pair: str
     at: float
 
@@ -77,8 +81,12 @@ def shown(kubernetes: Kubernetes, name: str) -> str:
 
 
 @dataclass(slots=True)
-class Audit:
-    """kube-apiserver's audit log from where it ended when this was made."""
+class Record:
+    """Which pair every client has come with: from kube-apiserver's audit log, from where it ended when this was made.
+
+    Those who are no clients of kube-apiserver's are noted in `uses` by whoever they call. `unauthorized` are the
+    requests that were answered 401.
+    """
 
     kubernetes: Kubernetes
     uses: list[Use] = field(default_factory=list)
@@ -90,6 +98,7 @@ class Audit:
 
     def read(self) -> None:
         """Takes in what has been written since."""
+        rows = {user(self.kubernetes, row): row.name for row in CLIENTS}
         with self.kubernetes.audit_log.open("rb") as file:
             file.seek(self.position)
             for line in file:
@@ -98,45 +107,44 @@ class Audit:
                     break
                 self.position += len(line)
                 event = json.loads(line)
+                received = event["requestReceivedTimestamp"]
                 if event.get("responseStatus", {}).get("code") == 401:
-                    self.unauthorized.append(f"{event['requestReceivedTimestamp']} {event['verb']} {event['requestURI']}")
-                at = datetime.fromisoformat(event["requestReceivedTimestamp"]).timestamp()
-                who = event.get("user", {})
-                for said in who.get("extra", {}).get(CREDENTIAL, ()):
-                    if said.startswith("X509SHA256="):
-                        self.uses.append(Use(who["username"], said.removeprefix("X509SHA256="), at))
+                    self.unauthorized.append(f"{received} {event['verb']} {event['requestURI']}")
+                who = event["user"]
+                for credential in who.get("extra", {}).get(CREDENTIAL, ()):
+                    if who["username"] in rows and credential.startswith(X509):
+                        pair, at = credential.removeprefix(X509), datetime.fromisoformat(received).timestamp()
+                        self.uses.append(Use(rows[who["username"]], pair, at))
 
-    def first(self, who: str, pair: str) -> float | None:
-        """When a user's first request with this pair came."""
-        return min((use.at for use in self.uses if (use.user, use.pair) == (who, pair)), default=None)
+    def first(self, row: str, pair: str) -> float | None:
+        """When the row's holder came with this pair first."""
+        return min((use.at for use in self.uses if (use.row, use.pair) == (row, pair)), default=None)
 
-    def others(self, who: str, pair: str, since: float) -> list[Use]:
-        """A user's requests with any other pair that came later."""
-        return [use for use in self.uses if use.user == who and use.pair != pair and use.at > since]
+    def others(self, row: str, pair: str, since: float) -> list[Use]:
+        """When the row's holder came with any other pair, later than `since`."""
+        return [use for use in self.uses if use.row == row and use.pair != pair and use.at > since]
 
 
-def faults(kubernetes: Kubernetes, audit: Audit, since: float) -> dict[str, str]:
+def faults(kubernetes: Kubernetes, record: Record, since: float) -> dict[str, str]:
     """What is not as it should be once every component had its time, by row; nothing where all is well.
 
-    Every pair has to be one pair; every server has to show what lies in its file; every client of kube-apiserver has to
-    have come with it, and with nothing else `since` (Unix time).
+    Every pair has to be one pair; every server has to show what lies in its file; every client has to have come with
+    what lies in its file, and with nothing else `since` (Unix time).
     """
     found = {}
-    audit.read()
+    record.read()
     for row in TABLE:
         crt, key, both = ((folder(kubernetes, row) / name).read_bytes() for name in pair_files(row.stem))
         if not x509.matches(key, x509.read_certificates(crt)[0]) or both != key + crt:
             found[row.name] = "torn: the key, the certificate and the file of both are not one pair"
     for name, pair in lying(kubernetes).items():
-        row = row_named(kubernetes.site.cluster, name)
         if name in PORTS and (other := shown(kubernetes, name)) != pair:
             found.setdefault(name, f"stale: the server shows {other}, the file has {pair}")
-        if row.kubeconfig:
-            who = user(kubernetes, row)
-            if older := audit.others(who, pair, since):
-                found.setdefault(name, f"stale: {who} came with {older[-1].pair}, the file has {pair}")
-            elif audit.first(who, pair) is None:
-                found.setdefault(name, f"stale: {who} never came with {pair}")
+        if name in {row.name for row in CLIENTS} | CALLERS:
+            if older := record.others(name, pair, since):
+                found.setdefault(name, f"stale: the client came with {older[-1].pair}, the file has {pair}")
+            elif record.first(name, pair) is None:
+                found.setdefault(name, f"stale: the client never came with {pair}, which the file has")
     return found
 
 

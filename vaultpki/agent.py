@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING, Final
 
 from vaultpki import __version__, holding, hooks, memory
 from vaultpki.certificates import BUNDLES, SKEW, bundle, chain_bundle, pair_files, unit
-from vaultpki.errors import CertificateRefused, Held, StoreError, TemplateError, Unavailable, Untrusted, VaultpkiError
+from vaultpki.errors import (
+    Busy,
+    CertificateRefused,
+    Denied,
+    Held,
+    StoreError,
+    TemplateError,
+    Unavailable,
+    Untrusted,
+    VaultpkiError,
+)
 from vaultpki.files import probe_folder
 from vaultpki.holding import Holding
 from vaultpki.log import Event, Value
@@ -67,19 +77,21 @@ def run(
     runner: hooks.Runner | None = None,
     wait: float = 0.0,
     share: float = 1.0,
+    look: bool = False,
 ) -> Outcome:
     """One pass over this node. `clock` is Unix time in seconds; the machine's own where it is None.
 
     `settle` waits some seconds after a replacement, until the old files are gone and every watcher has seen it.
     `force` names certificates to renew though they are not due (`pairs.EVERY`: all). Hooks are left to `runner`, or
     run before this returns where there is none. `wait` is how many seconds another process may hold the directory,
-    `share` the part of the poll interval for which what Vault said last is not asked for again.
+    `share` the part of the poll interval for which what Vault said last is not asked for again. `look` has every file
+    looked at, though nothing may have changed, so that `items` tells of all.
     Raises where nothing could be done at all; a certificate that failed by itself is told in the outcome.
     """
     now = time.time() if clock is None else clock
     age = config.poll * share
     known = memory.load(config.state)
-    if not force and (quiet := _nothing_to_do(config, known, now, age)):
+    if not force and not look and (quiet := _nothing_to_do(config, known, now, age)):
         return quiet
     try:
         with Directory.open(config.directory, wait=wait) as directory:
@@ -91,10 +103,14 @@ def run(
             if settle:
                 directory.settle()
             return replace(outcome, memory=this.remember())
+    except Busy:
+        # Whoever holds the directory writes the memory too.
+        raise
     except VaultpkiError as error:
         # The next run, and `status`, shall know; a state folder that cannot be written is a fault of its own.
         with contextlib.suppress(StoreError):
-            failed = memory.with_faults(known, {"agent": str(error)}, now)
+            # As it is on the disk by now: what the pass had put down of its signings stays.
+            failed = memory.with_faults(memory.load(config.state), {"agent": str(error)}, now)
             memory.save(config.state, replace(failed, state=memory.state_of([error]), quiet=""))
         raise
 
@@ -192,10 +208,15 @@ class _Pass:
             dies=min(ends, default=None),
             short=short,
             again=min(self._again, default=None),
-            reached=None if self._vault is None and self._away is None else self._away is None,
+            reached=self._reached(),
             events=tuple(self._events),
             items=items,
         )
+
+    def _reached(self) -> bool | None:
+        if self._vault is not None or isinstance(self._away, Denied):
+            return not isinstance(self._away, Unavailable | Untrusted)
+        return False if self._away is not None else None
 
     def _look(self, spec: Holding, trust: Mapping[str, Trust], force: frozenset[str] = frozenset()) -> tuple[Item, ...]:
         from vaultpki import pairs

@@ -1,4 +1,4 @@
-"""An agent that fails, is killed and comes back for days on end, under clocks that jump: what it may still cost Vault."""
+"""An agent that fails, is killed and comes back for days on end, under clocks that jump: what that may cost Vault."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAME = "kubelet"
 
 
 class Node:
-    """One certificate's brakes as the agent uses them: written down before Vault is asked, read anew by each process."""
+    """One certificate's brakes as the agent uses them: written before Vault is asked, read anew by each process."""
 
     def __init__(self, longest: float) -> None:
         self.longest = longest

@@ -170,8 +170,8 @@ def expected(pair: Pair, want: Certificate, now: datetime, known: dict[str, Any]
         found.add("not-yet-valid")
     if clock >= end:
         return found | {"expired"}
-    signed = known.get("signed").timestamp() if known.get("signed") else None
-    if signed is None or signed < begin - 300 or signed >= end:
+    signed = known["signed"].timestamp() if known.get("signed") else -1.0
+    if not begin - 300 <= signed < end:
         signed = min(begin + 300, end)
     life = end - signed if granted <= 0 else min(granted, end - signed)
     share = 1 / 2 + known["jitter"] / 6

@@ -62,7 +62,8 @@ def test_it_has_a_version_and_a_newer_one_is_not_guessed_at(tmp_path: Path) -> N
     save(str(tmp_path), FULL)
     value = as_json(tmp_path)
     assert value["version"] == 1
-    for version in (2, 0, "1", None, [], True + 1):
+    versions: tuple[object, ...] = (2, 0, "1", None, [])
+    for version in versions:
         written(tmp_path, json.dumps({**value, "version": version}).encode())
         assert load(str(tmp_path)) == Memory()
 
@@ -123,7 +124,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_whatever_stands_there_loads_as_something_every_pass_can_use(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

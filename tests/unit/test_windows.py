@@ -52,7 +52,7 @@ def test_what_people_write(text: str, days: set[int], begin: int, length: int) -
         "sat-sun 02:00-04:00",
         "sat  02:00-04:00",
         "sat02:00-04:00",
-        "٠٢:٠٠-٠٤:٠٠",
+        "\u0660\u0662:00-\u0660\u0664:00",
         "02:00-04:00,05:00-06:00",
     ],
 )
