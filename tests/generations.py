@@ -8,7 +8,7 @@ import json
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -67,16 +67,19 @@ def _sha256(crt: Path) -> str:
 
 
 def shown(kubernetes: Kubernetes, name: str) -> str:
-    """The SHA-256 of the certificate that a server shows in a new handshake; the pair of etcd's peers is the client's."""
+    """The SHA-256 of the certificate that the server of a row shows in a new handshake."""
+    # Who knocks at etcd without a pair is complained of in its log.
+    return shown_at(kubernetes, PORTS[name], "etcd-peer" if name.startswith("etcd") else None)
+
+
+def shown_at(kubernetes: Kubernetes, port: int, pair: str | None = None) -> str:
+    """The same at any port of the node, to a client with a pair of the node or with none."""
     node = only_node(kubernetes)
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    if name.startswith("etcd"):
-        context.load_cert_chain(node.pki / "etcd-peer.pem")
-    with (
-        kubernetes.outside.connect(node.address, PORTS[name]) as connection,
-        context.wrap_socket(connection) as session,
-    ):
+    if pair:
+        context.load_cert_chain(node.pki / f"{pair}.pem")
+    with kubernetes.outside.connect(node.address, port) as connection, context.wrap_socket(connection) as session:
         return hashlib.sha256(session.getpeercert(binary_form=True) or b"").hexdigest()
 
 
@@ -148,38 +151,44 @@ def faults(kubernetes: Kubernetes, record: Record, since: float) -> dict[str, st
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A file that is new: the SHA-256 of its certificate, and when it was there first (Unix time)."""
+
+    pair: str
+    at: float
+
+
 @dataclass(slots=True)
 class Lookout:
-    """Looks at every row's file all the time: `changes` has each generation with the moment it was there (Unix time).
+    """Looks at every row's file all the time: `changes` has each generation of it, the first one too.
 
-    `showing` has, for each server's certificate, when a handshake showed it first.
+    `showing` has, for the certificate of a server, when a handshake showed it first (Unix time).
     """
 
     kubernetes: Kubernetes
-    changes: dict[str, list[tuple[str, float]]] = field(default_factory=lambda: {row.name: [] for row in TABLE})
+    changes: dict[str, list[Change]] = field(default_factory=lambda: {row.name: [] for row in TABLE})
     showing: dict[str, float] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
-    ending: threading.Event = field(default_factory=threading.Event)
+    _looking: threading.Lock = field(default_factory=threading.Lock)
+    _ending: threading.Event = field(default_factory=threading.Event)
 
-    def generation(self) -> int:
-        """How many times the row that is furthest behind has been renewed."""
-        return min(len(changes) for changes in self.changes.values()) - 1
-
-    def of_node(self) -> int:
-        """The same of the node's own rows."""
-        return min(len(changes) for name, changes in self.changes.items() if _by_name()[name].node_roles) - 1
+    def renewed(self) -> int:
+        """How many times the node's row that is furthest behind was renewed."""
+        return min(len(self.changes[row.name]) for row in TABLE if row.node_roles) - 1
 
     def look(self) -> None:
-        for name, pair in lying(self.kubernetes).items():
-            changes = self.changes[name]
-            if not changes or changes[-1][0] != pair:
-                changes.append((pair, time.time()))
-        for name in PORTS:
-            if self.changes[name][-1][0] not in self.showing:
-                self.showing.setdefault(shown(self.kubernetes, name), time.time())
+        with self._looking:
+            for name, pair in lying(self.kubernetes).items():
+                changes = self.changes[name]
+                if not changes or changes[-1].pair != pair:
+                    changes.append(Change(pair, time.time()))
+            for name in PORTS:
+                if self.changes[name][-1].pair not in self.showing:
+                    self.showing.setdefault(shown(self.kubernetes, name), time.time())
 
     def _keep_looking(self) -> None:
-        while not self.ending.wait(0.5):
+        while not self._ending.wait(0.5):
             try:
                 self.look()
             except Exception as error:  # noqa: BLE001 - whatever it is, the test has to tell it
@@ -193,9 +202,5 @@ class Lookout:
         try:
             yield
         finally:
-            self.ending.set()
+            self._ending.set()
             thread.join(30)
-
-
-def _by_name() -> Mapping[str, Row]:
-    return {row.name: row for row in TABLE}

@@ -135,9 +135,7 @@ class Load:
 
         def run() -> None:
             word = f"at-{time.time():.0f}"
-            ran = self.kubernetes.kubectl(
-                self.kubernetes.admin, "exec", self.pod, "--", "echo", word, expect=None
-            )
+            ran = self.kubernetes.kubectl(self.kubernetes.admin, "exec", self.pod, "--", "echo", word, expect=None)
             if ran.stdout != f"{word}\n":
                 raise Refused(ran.stderr or f"exit {ran.returncode}, said {ran.stdout!r}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,42 +117,59 @@ def hasty(lines: Iterable[str], below: Path, told: str) -> list[str]:
     Looked at is what lies below the folder. A name may lead to a file only once that is on the disk, what it replaces
     may go only once the new name is, and when a line matches `told` everything must be.
     """
-    dirty: dict[str, str] = {}
+    contents: dict[str, str] = {}
+    entries: dict[str, set[str]] = defaultdict(set)
     swapped: set[str] = set()
     leads: dict[str, str] = {}
     wrong = []
+
+    def pending(path: str) -> list[str]:
+        """What is not on the disk of the file or folder `path`, and of all below it."""
+        inside = f"{path}/"
+        late = [f"{file} ({why})" for file, why in contents.items() if file == path or file.startswith(inside)]
+        for folder, names in entries.items():
+            if folder == path or folder.startswith(inside):
+                late += [f"{folder}/{name} (its entry)" for name in sorted(names)]
+        return late
+
+    def made(path: str) -> None:
+        entries[os.path.dirname(path)].add(os.path.basename(path))
+
+    def gone(path: str) -> None:
+        contents.pop(path, None)
+        entries[os.path.dirname(path)].discard(os.path.basename(path))
+
     for line in lines:
         if re.search(told, line):
-            wrong += [f"{path} is told to be done, and {why} is not on the disk" for path, why in dirty.items()]
+            wrong += [f"success is told before {what} is on the disk" for what in pending(str(below.parent))]
         name = line.partition("(")[0]
         if " = -1 " in line or str(below) not in line:
             continue
         paths = [os.path.normpath(os.path.join(*found)) for found in _AT.findall(line)]
-        parent = os.path.dirname(paths[-1]) if paths else ""
         match = _FD.match(line)
         if name == "openat" and "O_EXCL" in line:
-            dirty |= {paths[0]: "its content", parent: f"the entry of {paths[0]}"}
+            contents[paths[0]] = "its content"
+            made(paths[0])
         elif name in ("write", "fchmod", "fchown") and match:
-            dirty[match[1]] = f"what {name} did"
+            contents[match[1]] = f"after {name}"
         elif name == "fsync" and match:
-            dirty.pop(match[1], None)
+            contents.pop(match[1], None)
+            entries.pop(match[1], None)
             swapped.discard(match[1])
         elif name == "mkdirat":
-            dirty[parent] = f"the entry of {paths[0]}"
+            made(paths[0])
         elif name == "symlinkat":
-            leads[paths[-1]] = os.path.join(parent, re.findall(r'"([^"]*)"', line)[0])
-            dirty[parent] = f"the entry of {paths[-1]}"
+            leads[paths[-1]] = os.path.join(os.path.dirname(paths[-1]), re.findall(r'"([^"]*)"', line)[0])
+            made(paths[-1])
         elif name.startswith("rename"):
             old, new = paths
             target = leads.pop(old, old)
-            wrong += [
-                f"{new} is renamed, and {why} of {path} is not on the disk"
-                for path, why in dirty.items()
-                if path == target or path.startswith(f"{target}/")
-            ]
+            wrong += [f"{new} is renamed before {what} is on the disk" for what in pending(target)]
             leads[new] = target
-            dirty[parent] = f"the entry of {new}"
-            swapped.add(parent)
+            gone(old)
+            made(new)
+            swapped.add(os.path.dirname(new))
         elif name == "unlinkat":
             wrong += [f"{paths[0]} is removed before the new name is on the disk" for at in swapped if at in paths[0]]
+            gone(paths[0])
     return wrong

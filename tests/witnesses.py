@@ -11,6 +11,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import trustme
@@ -34,6 +35,26 @@ _ANSWER = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length:
 _ANSWER += f"Connection: close\r\n\r\n{_BODY}"
 
 
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One that is called with a row's pair: its own pair in one file, whose clients it lets in, and what it says."""
+
+    row: str
+    pair: Path
+    trusted: Path
+    answer: str = _ANSWER
+
+    def context(self) -> ssl.SSLContext:
+        """For one connection, since the files are renewed."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(self.trusted))
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        context.load_cert_chain(self.pair)
+        # gRPC calls nobody who does not say that he speaks HTTP/2; the others have no say.
+        context.set_alpn_protocols([] if self.answer else ["h2"])
+        return context
+
+
 def spec(kubernetes: Kubernetes) -> str:
     """A node for cluster.yaml: the witness as a worker, with the address it listens at."""
     return f"- {{name: {NODE}, roles: [worker], addresses: [{kubernetes.outside.address}]}}\n"
@@ -44,14 +65,14 @@ def called(kubernetes: Kubernetes, pki: Path, folder: Path) -> Iterator[list[Use
     """A kubelet (whose files are in `pki`) and an aggregated API outside; yields what they note, by row."""
     seen: list[Use] = []
     node = only_node(kubernetes)
-    kubelet = _context(pki / "kubelet.pem", node.pki / bundle("kubernetes"))
     ca, service = trustme.CA(), "witness"
     pair = folder / "aggregated.pem"
     pair.write_bytes(ca.issue_cert(f"{service}.default.svc").private_key_and_cert_chain_pem.bytes())
-    aggregated = _context(pair, node.pki / bundle("front-proxy"))
+    kubelet = Server("kube-apiserver-kubelet", pki / "kubelet.pem", node.pki / bundle("kubernetes"))
+    aggregated = Server("front-proxy-client", pair, node.pki / bundle("front-proxy"))
     with (
-        _noting("kube-apiserver-kubelet", kubernetes.outside.listen(), kubelet, seen) as kubelet_port,
-        _noting("front-proxy-client", kubernetes.outside.listen(), aggregated, seen) as aggregated_port,
+        _noting(kubelet, kubernetes.outside.listen(), seen) as kubelet_port,
+        _noting(aggregated, kubernetes.outside.listen(), seen) as aggregated_port,
     ):
         _register_node(kubernetes, kubelet_port)
         _register_api(kubernetes, service, aggregated_port, ca)
@@ -62,11 +83,10 @@ def called(kubernetes: Kubernetes, pki: Path, folder: Path) -> Iterator[list[Use
 def instead_of_etcd(kubernetes: Kubernetes, seen: list[Use]) -> Iterator[None]:
     """Cuts kube-apiserver's connections to etcd; meanwhile whoever calls etcd gets one that has nothing to say."""
     node = only_node(kubernetes)
-    context = _context(node.pki / "etcdserver.pem", node.pki / bundle("etcd"))
-    context.set_alpn_protocols(["h2"])
+    etcd = Server(ETCD, node.pki / "etcdserver.pem", node.pki / bundle("etcd"), answer="")
     with node.machine.network():
         listening = socket.create_server(("", 0))
-    with _noting(ETCD, listening, context, seen, answer="") as port:
+    with _noting(etcd, listening, seen) as port:
         to_etcd = ("-p", "tcp", "-d", node.address, "--dport", str(ETCD_PORT))
         rule = ("OUTPUT", *to_etcd, "-j", "REDIRECT", "--to-ports", str(port))
         node.machine.run("iptables", "-w", "-t", "nat", "-I", *rule)
@@ -87,28 +107,18 @@ def connections_to_etcd(kubernetes: Kubernetes) -> set[str]:
     return {line.split()[2] for line in said.splitlines()}
 
 
-def _context(pair: Path, trusted: Path) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(trusted))
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    context.load_cert_chain(pair)
-    return context
-
-
 @contextlib.contextmanager
-def _noting(
-    row: str, listening: socket.socket, context: ssl.SSLContext, seen: list[Use], answer: str = _ANSWER
-) -> Iterator[int]:
+def _noting(server: Server, listening: socket.socket, seen: list[Use]) -> Iterator[int]:
     """Takes each connection for one request, so that each request brings the pair that is in use then."""
 
     def serve(connection: socket.socket) -> None:
         with contextlib.suppress(OSError), connection:
             connection.settimeout(10)
-            with context.wrap_socket(connection, server_side=True) as session:
+            with server.context().wrap_socket(connection, server_side=True) as session:
                 leaf = session.getpeercert(binary_form=True) or b""
-                seen.append(Use(row, hashlib.sha256(leaf).hexdigest(), time.time()))
+                seen.append(Use(server.row, hashlib.sha256(leaf).hexdigest(), time.time()))
                 session.recv(65536)
-                session.sendall(answer.encode())
+                session.sendall(server.answer.encode())
 
     def accept() -> None:
         while True:

@@ -21,6 +21,7 @@ from vaultpki.errors import (
     CertificateRefused,
     Denied,
     Held,
+    Refused,
     StoreError,
     TemplateError,
     Unavailable,
@@ -128,11 +129,11 @@ def told(failures: Mapping[str, str]) -> list[Event]:
     return events
 
 
-def deadline(outcome: Outcome) -> Event | None:
-    """By when what fails must be mended; None where no certificate is there."""
-    if outcome.dies is None:
+def deadline(dies: datetime | None) -> Event | None:
+    """By when what fails must be mended, where the first certificate ends at `dies`; None where there is none."""
+    if dies is None:
         return None
-    ends = _stamp(outcome.dies)
+    ends = _stamp(dies)
     return Event("deadline", f"the first certificate here ends at {ends}", "warning", {"not_after": ends})
 
 
@@ -214,9 +215,10 @@ class _Pass:
         )
 
     def _reached(self) -> bool | None:
-        if self._vault is not None or isinstance(self._away, Denied):
-            return not isinstance(self._away, Unavailable | Untrusted)
-        return False if self._away is not None else None
+        if self._away is None:
+            return None if self._vault is None else True
+        # Who turns a login down is there.
+        return isinstance(self._away, Denied | Refused)
 
     def _look(self, spec: Holding, trust: Mapping[str, Trust], force: frozenset[str] = frozenset()) -> tuple[Item, ...]:
         from vaultpki import pairs

@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 import os
+import select
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -49,7 +50,7 @@ def writer(format: Format, stream: TextIO | None) -> Callable[[Event], None]:  #
 
     Text is the sentence, with `vaultpki: ` before a warning or an error; where the stream is the journal, the priority
     stands before it. JSON has `time` (UTC, milliseconds), `level`, `event`, `message`, and then the event's fields. A
-    stream that is None, closed or broken loses the line.
+    stream that is None, closed, broken or full loses the line.
     """
     lock = threading.Lock()
     journal = _is_journal(stream)
@@ -65,11 +66,22 @@ def writer(format: Format, stream: TextIO | None) -> Callable[[Event], None]:  #
 
 
 def _put(stream: TextIO, line: str) -> None:
+    if _full(stream):
+        return
     try:
         stream.write(line)
     except UnicodeError:
         stream.write(line.encode("ascii", "backslashreplace").decode("ascii"))
     stream.flush()
+
+
+def _full(stream: TextIO) -> bool:
+    """Whether nobody reads at the other end: a write would wait for ever, and the agent's work with it."""
+    with contextlib.suppress(OSError, ValueError):
+        poll = select.poll()
+        poll.register(stream.fileno(), select.POLLOUT)
+        return not poll.poll(0)
+    return False
 
 
 def _is_journal(stream: TextIO | None) -> bool:

@@ -6,6 +6,8 @@ the pass is, and the next start goes on from there.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import select
 import signal
@@ -13,13 +15,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
-from vaultpki import agent, brakes, hooks
+from vaultpki import agent, brakes, hooks, memory
 from vaultpki.agent import Outcome
-from vaultpki.errors import NeedsJoin, VaultpkiError
+from vaultpki.errors import NeedsJoin, Unavailable, Untrusted, VaultpkiError
 from vaultpki.log import Event
 from vaultpki.model import AgentConfig
 from vaultpki.systemd import Notifier
@@ -31,6 +34,10 @@ if TYPE_CHECKING:
 _LONGEST_PASS: Final = 600.0
 _TICK: Final = 30.0
 _LOCK_WAIT: Final = 10.0
+# After five logins within 15 minutes that it turned down Vault locks an AppRole out for 15 minutes more (user lockout,
+# api-docs/system/user-lockout), and a new join file with it.
+_NEEDS_JOIN_PAUSE: Final = 300.0
+_NEEDS_JOIN_TICK: Final = 2.0
 
 
 def stay(
@@ -67,8 +74,11 @@ class _Resident:
         self._told: dict[str, str] = {}
         self._noticed: set[str] = set()
         self._ready = False
+        self._refused: tuple[object, ...] | None = None
         self._view: metrics.View | None = None
         self._metrics: metrics.Server | None = None
+        self._unserved = ""
+        self._dies: datetime | None = None
         self._counts: dict[str, int] = {}
 
     # The thread that listens
@@ -82,9 +92,9 @@ class _Resident:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         self._tell(Event("started", f"{self._config.node} of {self._config.cluster}: the agent has started"))
-        self._serve_metrics()
         worker = threading.Thread(target=self._work, daemon=True)
         worker.start()
+        self._serve_metrics()
         while not self._asked & {signal.SIGTERM, signal.SIGINT}:
             select.select([heard], [], [], min(self._notifier.interval or _TICK, _TICK))
             while _drained(heard):
@@ -92,6 +102,7 @@ class _Resident:
             if signal.SIGHUP in self._asked:
                 self._asked.discard(signal.SIGHUP)
                 self._reload()
+            self._serve_metrics()
             if worker.is_alive() and time.monotonic() - self._beat < _LONGEST_PASS:
                 self._notifier.watchdog()
         self._notifier.stopping()
@@ -102,23 +113,24 @@ class _Resident:
         self._asked.add(number)
 
     def _reload(self) -> None:
-        self._notifier.reloading()
-        if self._reread():
-            self._serve_metrics()
-        self._notifier.ready(self._status())
+        if self._ready:
+            self._notifier.reloading()
+        self._reread()
+        if self._ready:
+            self._notifier.ready(self._status())
         self._wake.set()
 
-    def _reread(self) -> bool:
-        """Takes what agent.yaml says now; False, and told, where it is wrong."""
+    def _reread(self) -> None:
+        """Takes what agent.yaml says now; where it is wrong that is told, and what was read before goes on."""
         try:
             self._config = self._load()
         except VaultpkiError as error:
             self._tell(Event("config", f"{error}; what was read before goes on", "error"))
-            return False
-        self._tell(Event("config", f"{self._config.file} was read again"))
-        return True
+        else:
+            self._tell(Event("config", f"{self._config.file} was read again"))
 
     def _serve_metrics(self) -> None:
+        """Listens where agent.yaml says now; a port that is taken is told once and tried again at each call."""
         address = self._config.metrics
         if self._metrics is not None:
             if self._metrics.address == address:
@@ -130,11 +142,13 @@ class _Resident:
         from vaultpki import metrics
 
         try:
-            self._metrics = metrics.Server(address, lambda: self._view)
-            self._metrics.start()
+            server = metrics.Server(address, lambda: self._view, stale_after=2 * self._config.poll + _LONGEST_PASS)
+            server.start()
+            self._metrics, self._unserved = server, ""
         except VaultpkiError as error:
-            self._metrics = None
-            self._tell(Event("metrics", str(error), "error"))
+            if str(error) != self._unserved:
+                self._tell(Event("metrics", str(error), "error"))
+            self._unserved = str(error)
 
     # The thread that works
 
@@ -148,9 +162,13 @@ class _Resident:
             except Exception as error:  # noqa: BLE001 - the agent never dies of one pass; told, and tried again
                 # A traceback's lines may quote what a server or a file said, so only its kind is told.
                 outcome = None
-                self._say({"agent": f"a fault of vaultpki itself ({type(error).__name__}); please report it"}, None)
+                self._say({"agent": f"a fault of vaultpki itself ({type(error).__name__}); please report it"})
             failed = failed + 1 if outcome is None or outcome.failures else 0
-            self._sleep(_wait(config, outcome, failed))
+            wait = _wait(config, outcome, failed, self._dies)
+            if self._refused is None:
+                self._sleep(wait)
+            else:
+                self._sleep(max(wait, _NEEDS_JOIN_PAUSE), until=self._joined)
 
     def _pass(self, config: AgentConfig) -> Outcome | None:
         try:
@@ -160,41 +178,41 @@ class _Resident:
                 runner=self._runner,
                 wait=_LOCK_WAIT,
                 share=agent.RESIDENT_SHARE,
+                look=config.metrics is not None and self._view is None,
             )
         except VaultpkiError as error:
-            self._say({"agent": str(error)}, None)
-            if isinstance(error, NeedsJoin):
-                self._reread_after_join()
+            self._say({"agent": str(error)})
+            self._see(config, _nothing_done(config, error))
+            self._refused = _credential(config) if isinstance(error, NeedsJoin) else None
             return None
         for event in outcome.events:
             # What agent.yaml says amiss is told again by each pass.
             if event.name != "config" or event.text not in self._noticed:
                 self._tell(event)
         self._noticed = {event.text for event in outcome.events if event.name == "config"}
-        self._say({what: str(error) for what, error in outcome.failures.items()}, outcome)
+        self._dies = outcome.dies
+        self._say({what: str(error) for what, error in outcome.failures.items()})
         for name in outcome.renewed:
             self._counts[name] = self._counts.get(name, 0) + 1
         self._see(config, outcome)
-        if any(isinstance(error, NeedsJoin) for error in outcome.failures.values()):
-            self._reread_after_join()
+        needs_join = any(isinstance(error, NeedsJoin) for error in outcome.failures.values())
+        self._refused = _credential(config) if needs_join else None
         return outcome
 
-    def _reread_after_join(self) -> None:
-        """A new join may have brought another role id into agent.yaml."""
-        try:
-            config = self._load()
-        except VaultpkiError:
-            return
-        if config != self._config:
-            self._config = config
-            self._wake.set()
+    def _joined(self) -> bool:
+        """Whether the credential that Vault refused is another by now; a join may have brought another role id too."""
+        if _credential(self._config) == self._refused:
+            return False
+        with contextlib.suppress(VaultpkiError):
+            self._config = self._load()
+        return True
 
-    def _say(self, failures: dict[str, str], outcome: Outcome | None) -> None:
+    def _say(self, failures: dict[str, str]) -> None:
         """Tells what is wrong now and was not before, once, and what is well again."""
-        new = {text for what, text in failures.items() if self._told.get(what) != text}
+        new = set(failures.values()) - set(self._told.values())
         for event in agent.told({what: text for what, text in failures.items() if text in new}):
             self._tell(event)
-        if new and outcome is not None and (deadline := agent.deadline(outcome)):
+        if new and (deadline := agent.deadline(self._dies)):
             self._tell(deadline)
         well = [what for what in self._told if what not in failures]
         if well:
@@ -215,32 +233,54 @@ class _Resident:
     def _status(self) -> str:
         return f"failing: {', '.join(self._told)}"[:200] if self._told else "every certificate is in place"
 
-    def _sleep(self, seconds: float) -> None:
-        """Until the time is over by the machine's clock or its ticks, or there is something to do."""
+    def _sleep(self, seconds: float, until: Callable[[], bool] | None = None) -> None:
+        """Until the time is over by the machine's clock or its ticks, or there is something to do, or `until` says."""
         ticks, clock = time.monotonic() + seconds, time.time() + seconds
         while (left := min(ticks - time.monotonic(), clock - time.time())) > 0:
             # A machine that was suspended counts no ticks meanwhile, so the clock is looked at now and then.
             self._beat = time.monotonic()
-            if self._wake.wait(min(left, _TICK)):
+            if self._wake.wait(min(left, _NEEDS_JOIN_TICK if until else _TICK)) or (until and until()):
                 break
         self._wake.clear()
 
 
-def _wait(config: AgentConfig, outcome: Outcome | None, failed: int) -> float:
+def _credential(config: AgentConfig) -> tuple[object, ...]:
+    """What tells whether a join has been here since."""
+    from vaultpki.credential import SECRET_ID
+
+    found: list[object] = []
+    for path in (config.file, f"{config.state}/{SECRET_ID}"):
+        try:
+            about = os.stat(path)
+        except OSError:
+            found.append(None)
+        else:
+            found.append((about.st_ino, about.st_mtime_ns))
+    return tuple(found)
+
+
+def _nothing_done(config: AgentConfig, error: VaultpkiError) -> Outcome:
+    """A pass that ended with an error, for those who look on."""
+    known = replace(memory.load(config.state), state=memory.state_of([error]))
+    away = isinstance(error, Unavailable | Untrusted)
+    return Outcome(failures={"agent": error}, reached=False if away else None, memory=known)
+
+
+def _wait(config: AgentConfig, outcome: Outcome | None, failed: int, dies: datetime | None) -> float:
     """Seconds until the next pass."""
     now = time.time()
     # Not all nodes of a cluster at the same moment, and each within the interval that was promised.
     wait = config.poll * random.uniform(agent.RESIDENT_SHARE + 0.05, 1.0)  # noqa: S311 - jitter, not a secret
-    if outcome is None:
-        return min(wait, brakes.pause(failed, config.poll, None) * random.uniform(0.8, 1.2))  # noqa: S311
-    if outcome.failures:
-        left = None if outcome.dies is None else outcome.dies.timestamp() - now
+    if outcome is None or outcome.failures:
+        left = None if dies is None else dies.timestamp() - now
         wait = min(wait, brakes.pause(failed, config.poll, left) * random.uniform(0.8, 1.2))  # noqa: S311
-    elif outcome.due is not None:
-        wait = min(wait, max(outcome.due.timestamp() - now, 0.0) + 0.5)
-    if outcome.again is not None:
-        wait = min(wait, max(outcome.again - now, 0.0) + 0.5)
-    return wait
+    if outcome is None:
+        return wait
+    moments = [item.verdict.renew_after for item in outcome.items] or [outcome.due]
+    # What was due already and is not renewed has failed, or is held back.
+    coming = [when.timestamp() for when in moments if when is not None and when.timestamp() > now]
+    coming += [outcome.again] if outcome.again is not None else []
+    return min([wait, *(max(when - now, 0.0) + 0.5 for when in coming)])
 
 
 def _view(config: AgentConfig, outcome: Outcome, before: metrics.View | None, counts: dict[str, int]) -> metrics.View:
@@ -260,7 +300,7 @@ def _view(config: AgentConfig, outcome: Outcome, before: metrics.View | None, co
         )
         for item in outcome.items
     ) or (before.certificates if before else ())
-    reached = outcome.reached
+    reached, ends = outcome.reached, [one.not_after for one in seen if one.not_after is not None]
     return metrics.View(
         node=config.node,
         cluster=config.cluster,
@@ -271,7 +311,7 @@ def _view(config: AgentConfig, outcome: Outcome, before: metrics.View | None, co
         trust_changed=known.trust_since or None,
         vault_reachable=reached if reached is not None else (before.vault_reachable if before else False),
         vault_last_ok=now if reached else (before.vault_last_ok if before else None),
-        outage_left=None if outcome.dies is None else outcome.dies.timestamp() - now,
+        outage_left=min(ends) - now if ends else None,
         signs_total=sum(counts.values()),
         renewals_total=dict(counts),
         last_pass=now,

@@ -153,7 +153,7 @@ def tell_outcome(outcome: Outcome, log_format: Literal["text", "json"] = "text")
     for event in agent.told({name: str(error) for name, error in outcome.failures.items()}):
         failed(event)
     if outcome.failures:
-        if deadline := agent.deadline(outcome):
+        if deadline := agent.deadline(outcome.dies):
             failed(deadline)
     elif not outcome.events and outcome.due is not None:
         due = f"{outcome.due:%Y-%m-%dT%H:%M:%SZ}"

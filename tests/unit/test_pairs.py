@@ -1,0 +1,154 @@
+"""What holds a signature back, what counts as one that came to nothing, and what is remembered of a good one."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from vaultpki.brakes import AT_ONCE, MOST_A_DAY
+from vaultpki.errors import (
+    BadAnswer,
+    CertificateRefused,
+    CertificateUnreadable,
+    Denied,
+    Held,
+    NeedsJoin,
+    Refused,
+    Sealed,
+    StoreError,
+    Unavailable,
+    Untrusted,
+    VaultpkiError,
+)
+from vaultpki.facts import EKU, Facts
+from vaultpki.issuance import Signed
+from vaultpki.memory import Fault, Known, Memory
+from vaultpki.model import Certificate, KeyType, Subject, Usage
+from vaultpki.pairs import Item, granted, held_back, known, may_have_signed, premature, short
+from vaultpki.renewal import Reason, Verdict
+
+MOMENT = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
+NOW = MOMENT.timestamp()
+POLL = 300.0
+WANT = Certificate(
+    "kubelet", Usage.SERVER, Subject("w-1"), "kubelet", "m/kubelet", "kubelet", 86400, KeyType.EC_P256, "kubelet"
+)
+LEAF = Facts(
+    subject=WANT.subject,
+    further_names=(),
+    subject_text="",
+    issuer_text="",
+    serial=7,
+    not_before=MOMENT - timedelta(minutes=5),
+    not_after=MOMENT + timedelta(days=1),
+    usages=EKU[Usage.SERVER],
+    key_usage=frozenset(),
+    critical=frozenset(),
+    is_ca=False,
+    path_length=None,
+    public_key=b"",
+    key=KeyType.EC_P256,
+    signature="sha256",
+    subject_key_id=None,
+    authority_key_id=None,
+    fingerprint="",
+    der=b"",
+)
+
+
+def item(*reasons: Reason, ttl: int = WANT.ttl) -> Item:
+    return Item(dataclasses.replace(WANT, ttl=ttl), {}, Verdict(reasons, None), None)
+
+
+def spent(count: int, ago: float = 0.0) -> Memory:
+    return Memory(spent={"kubelet": (NOW - ago,) * count})
+
+
+def test_a_signature_is_held_back_with_the_reason_why_the_last_came_to_nothing() -> None:
+    assert held_back(item(Reason.DUE), Memory(), NOW, POLL) is None
+    assert held_back(item(Reason.DUE), spent(AT_ONCE - 1), NOW, POLL) is None
+    held = held_back(item(Reason.DUE), spent(AT_ONCE), NOW, POLL)
+    assert isinstance(held, Held) and held.at == NOW + 5
+    assert str(held) == "kubelet: it was signed again and again, sooner than it could be due"
+    assert held_back(item(Reason.DUE), spent(AT_ONCE), held.at, POLL) is None
+    faulty = dataclasses.replace(spent(AT_ONCE), faults={"kubelet": Fault("kubelet: the disk is full", NOW, NOW, 1)})
+    assert str(held_back(item(Reason.DUE), faulty, NOW, POLL)) == "kubelet: the disk is full"
+
+
+def test_another_certificates_failures_hold_nothing_back() -> None:
+    other = Memory(spent={"kube-proxy": (NOW,) * MOST_A_DAY})
+    assert held_back(item(Reason.MISSING), other, NOW, POLL) is None
+
+
+def test_what_a_person_asks_for_is_not_held_back() -> None:
+    assert held_back(item(Reason.DUE, Reason.FORCED), spent(MOST_A_DAY), NOW, POLL) is None
+
+
+def test_a_short_life_has_short_pauses_whether_asked_or_granted() -> None:
+    def wait(memory: Memory, ttl: int) -> float:
+        held = held_back(item(Reason.DUE, ttl=ttl), memory, NOW, POLL)
+        assert isinstance(held, Held)
+        return held.at - NOW
+
+    many = spent(AT_ONCE + 9)
+    assert wait(many, WANT.ttl) == 300
+    assert wait(many, 60) == 7.5
+    minute = dataclasses.replace(many, certificates={"kubelet": Known(1, NOW - 30, WANT.ttl, 60)})
+    assert wait(minute, WANT.ttl) == 7.5
+
+
+def test_premature_is_what_comes_before_any_renewal_could() -> None:
+    memory = Memory(certificates={"kubelet": Known(1, NOW, WANT.ttl, 3600)})
+    assert not premature(item(), Memory(), NOW)
+    assert premature(item(), memory, NOW + 1439) and not premature(item(), memory, NOW + 1440)
+
+
+@pytest.mark.parametrize(
+    ("error", "counts"),
+    [
+        (Unavailable("x"), False),
+        (Unavailable("x", sent=True), True),
+        (Sealed("x"), False),
+        (Untrusted("x"), False),
+        (Denied("x"), False),
+        (NeedsJoin("x"), False),
+        (Refused("x", status=400), False),
+        (BadAnswer("x"), True),
+        (CertificateRefused("x", reason="stale"), True),
+        (CertificateUnreadable("x"), True),
+        (StoreError("x"), True),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, VaultpkiError) else str(value),
+)
+def test_what_vault_may_have_signed_counts(error: VaultpkiError, *, counts: bool) -> None:
+    assert may_have_signed(error) is counts
+
+
+def signed(seconds: int, *, ttl: int = WANT.ttl) -> Signed:
+    leaf = dataclasses.replace(LEAF, not_after=MOMENT + timedelta(seconds=seconds))
+    return Signed(dataclasses.replace(WANT, ttl=ttl), leaf, {})
+
+
+def test_what_is_remembered_of_a_signing() -> None:
+    assert known(signed(3600), MOMENT) == Known(7, NOW, WANT.ttl, 3600)
+    # By a clock four minutes behind Vault's and by one twenty seconds ahead of it.
+    assert granted(signed(60), MOMENT - timedelta(minutes=4)) == 60
+    assert granted(signed(60), MOMENT + timedelta(seconds=20)) == 40
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds", "short_of_it"),
+    [
+        (86400, 86400, False),
+        (86400, 86100, False),
+        (86400, 86099, True),
+        (60, 60, False),
+        (60, 54, False),
+        (60, 53, True),
+        (86400, 1, True),
+    ],
+)
+def test_a_grant_is_short_where_no_clock_explains_it(asked: int, seconds: int, *, short_of_it: bool) -> None:
+    assert short(known(signed(seconds, ttl=asked), MOMENT)) is short_of_it
