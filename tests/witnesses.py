@@ -18,6 +18,7 @@ import trustme
 from components import ETCD_PORT
 from generations import Use, only_node
 from kube import Kubernetes
+from servers import wait_for
 
 from vaultpki.certificates import bundle
 
@@ -61,9 +62,8 @@ def spec(kubernetes: Kubernetes) -> str:
 
 
 @contextlib.contextmanager
-def called(kubernetes: Kubernetes, pki: Path, folder: Path) -> Iterator[list[Use]]:
-    """A kubelet (whose files are in `pki`) and an aggregated API outside; yields what they note, by row."""
-    seen: list[Use] = []
+def called(kubernetes: Kubernetes, pki: Path, folder: Path, seen: list[Use]) -> Iterator[None]:
+    """A kubelet (whose files are in `pki`) and an aggregated API outside, which note in `seen` how they are called."""
     node = only_node(kubernetes)
     ca, service = trustme.CA(), "witness"
     pair = folder / "aggregated.pem"
@@ -76,7 +76,13 @@ def called(kubernetes: Kubernetes, pki: Path, folder: Path) -> Iterator[list[Use
     ):
         _register_node(kubernetes, kubelet_port)
         _register_api(kubernetes, service, aggregated_port, ca)
-        yield seen
+        for path in PATHS.values():
+
+            def answered(path: str = path) -> bool:
+                return kubernetes.kubectl(kubernetes.admin, "get", "--raw", path, expect=None).returncode == 0
+
+            wait_for(answered, 30, lambda path=path: f"nobody answers at {path}", pause=0.3)  # type: ignore[misc]
+        yield
 
 
 @contextlib.contextmanager

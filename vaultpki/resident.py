@@ -276,9 +276,10 @@ def _wait(config: AgentConfig, outcome: Outcome | None, failed: int, dies: datet
         wait = min(wait, brakes.pause(failed, config.poll, left) * random.uniform(0.8, 1.2))  # noqa: S311
     if outcome is None:
         return wait
-    moments = [item.verdict.renew_after for item in outcome.items] or [outcome.due]
-    # What was due already and is not renewed has failed, or is held back.
-    coming = [when.timestamp() for when in moments if when is not None and when.timestamp() > now]
+    # What still wants signing after the pass has failed, or is held back; all else may have come due meanwhile.
+    moments = [item.verdict.renew_after for item in outcome.items if not item.verdict.sign]
+    moments += [] if outcome.items else [outcome.due]
+    coming = [when.timestamp() for when in moments if when is not None]
     coming += [outcome.again] if outcome.again is not None else []
     return min([wait, *(max(when - now, 0.0) + 0.5 for when in coming)])
 

@@ -71,6 +71,7 @@ class Stage:
         for person in OPERATORS:
             self.kubernetes.site.issue(person, self.kubernetes.operator)
         self.witness.run()
+        self.lookout.look()
 
     def call(self) -> None:
         """Has kube-apiserver call the witnesses."""
@@ -97,7 +98,7 @@ class Stage:
         with witnesses.instead_of_etcd(self.kubernetes, self.record.uses):
             came = functools.partial(self.record.first, witnesses.ETCD, pair)
             wait_for(lambda: came() is not None, 20, lambda: "kube-apiserver does not call etcd again", pause=0.1)
-        wait_for(lambda: self.kubernetes.ready(), 30, lambda: "kube-apiserver has no etcd any more", pause=0.2)
+        wait_for(self.kubernetes.ready, 30, lambda: "kube-apiserver has no etcd any more", pause=0.2)
         return Cut(begin, time.time(), before, witnesses.connections_to_etcd(self.kubernetes))
 
 
