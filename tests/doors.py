@@ -6,13 +6,14 @@ tried at every door without new code.
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import http.client
 import json
 import select
 import ssl
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +26,26 @@ from machines import Machine
 from servers import wait_for
 
 from vaultpki import x509
-from vaultpki.certificates import pair_files, resolve, rows
-from vaultpki.model import Certificate, NodeRole, Row, Subject
+from vaultpki.certificates import TABLE, pair_files, resolve, rows
+from vaultpki.model import Certificate, Row, Subject
 
-CONTROLLER_MANAGER_PORT = 10257
-SCHEDULER_PORT = 10259
+METRICS_PORTS = {"kube-controller-manager": 10257, "kube-scheduler": 10259}
+WHO_AM_I = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
 SECONDS = 10.0
 
-# Whom a caller claims to be for; it is for a front proxy alone to say.
-CLAIMED = Subject("kubernetes-super-admin", ("system:masters",))
+ADMINS = ("cluster-admin",)
+KUBELET_ADMINS = ("cluster-admin", "system:kubelet-api-admin")
+
+# Whom a caller claims to be where it is for front proxies alone to say so: the one who may do all.
+CLAIMED = next(Subject(row.common_name, row.organization) for row in TABLE if "system:masters" in row.organization)
 HEADERS = {"X-Remote-User": CLAIMED.common_name, "X-Remote-Group": CLAIMED.organization[0]}
 
 UNKNOWN = "certificate signed by unknown authority"
 MISUSED = "certificate specifies an incompatible key usage"
 ANONYMOUS = "system:anonymous"
+
+May = Callable[[Subject, Collection[str]], bool]
+"""Whether RBAC lets somebody in by one of these roles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +120,7 @@ class Door:
             address = "{}:{}".format(*plain.getsockname())
             try:
                 with context.wrap_socket(plain, server_hostname=self.node.address) as secure:
-                    # The server looks at the pair once the client has finished (RFC 8446 section 4.4.2.4): it sends an
-                    # alert or a session ticket then, and an alert is lost where a request crosses it.
-                    select.select([secure], [], [], SECONDS)
+                    _await_alert(secure)
                     connection = http.client.HTTPConnection(self.node.address)
                     connection.sock = secure
                     body = None if self.content is None else json.dumps(self.content)
@@ -161,6 +166,16 @@ class Door:
         return any(mark in line and self.rule(caller).log in line for line in lines)
 
 
+def _await_alert(secure: ssl.SSLSocket) -> None:
+    # The server looks at the pair once the client has finished (RFC 8446 section 4.4.2.4): it sends a session ticket
+    # then, or an alert, which is lost where a request crosses it.
+    select.select([secure], [], [], SECONDS)
+    secure.setblocking(False)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        secure.recv(1)
+    secure.settimeout(SECONDS)
+
+
 def holders(kubernetes: Kubernetes, row: Row) -> list[tuple[KubeNode | None, Path]]:
     """Who has the row's files, and where: an operator (None), or each node of one of its roles."""
     if row.operator:
@@ -195,31 +210,112 @@ def callers(kubernetes: Kubernetes, folder: Path) -> list[Caller]:
 
 
 def doors(kubernetes: Kubernetes) -> dict[str, Door]:
-    """Every door of the cluster, one for each component: of its first node; and the same where headers claim more."""
-    control_plane, worker = kubernetes.control_plane, kubernetes.worker
-    member = kubernetes.members[0]
-    bindings = _bindings(kubernetes.operator / "manifests")
+    """Every door, each at the first node that has one; and the same to callers whose headers claim more."""
+    control_plane, worker, member = kubernetes.control_plane, kubernetes.worker, kubernetes.members[0]
+    may = _rights(kubernetes.operator / "manifests")
+    said = "--requestheader-allowed-names="
+    (names,) = (flag for flag in readme.flags("kube-apiserver", control_plane.pki) if flag.startswith(said))
+    allowed = names.removeprefix(said).split(",")
     everything = {"key": "AA==", "range_end": "AA==", "count_only": True}
     review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
-    reviews = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
-    whoami = functools.partial(Door, "kube-apiserver", control_plane, API_PORT, reviews, method="POST", content=review)
-    kubelet = functools.partial(Door, "kubelet", worker, KUBELET_PORT, "/pods")
-    found = {
-        "etcd": Door("etcd", member, ETCD_PORT, "/v3/kv/range", etcd, "POST", content=everything),
-        "etcd-peer": Door("etcd", member, ETCD_PEER_PORT, "/members", etcd_peer),
-        "kube-apiserver": whoami(rule=kube_apiserver),
-        "kube-apiserver-claimed": whoami(rule=functools.partial(fronted, kube_apiserver, _as_user), headers=HEADERS),
-        "kubelet": kubelet(rule=functools.partial(_kubelet, bindings)),
-        "kubelet-claimed": kubelet(rule=functools.partial(_kubelet, bindings), headers=HEADERS),
+    plain = {
+        "etcd": Door("etcd", member, ETCD_PORT, "/v3/kv/range", partial(etcd, '"count":'), "POST", content=everything),
+        "etcd-peer": Door("etcd", member, ETCD_PEER_PORT, "/members", partial(etcd, '"peerURLs":')),
+        "kube-apiserver": Door(
+            "kube-apiserver", control_plane, API_PORT, WHO_AM_I, kube_apiserver, "POST", content=review
+        ),
+        "kubelet": Door("kubelet", worker, KUBELET_PORT, "/pods", partial(kubelet, may)),
     }
-    rule = functools.partial(metrics, bindings)
-    for component, port in (
-        ("kube-scheduler", SCHEDULER_PORT),
-        ("kube-controller-manager", CONTROLLER_MANAGER_PORT),
-    ):
-        served = functools.partial(Door, component, control_plane, port, "/metrics")
-        found[component] = served(rule=rule)
-        found[f"{component}-claimed"] = served(
-            rule=functools.partial(fronted, rule, lambda _: Verdict(200)), headers=HEADERS
+    for name, port in METRICS_PORTS.items():
+        plain[name] = Door(name, control_plane, port, "/metrics", partial(metrics, may))
+    claiming = {}
+    for name, claimed in {"kube-apiserver": _is(CLAIMED), **dict.fromkeys(METRICS_PORTS, Verdict(200))}.items():
+        rule = partial(fronted, allowed, claimed, plain[name].rule)
+        claiming[f"{name}, claiming"] = replace(plain[name], rule=rule, headers=HEADERS)
+    # A kubelet has no front proxy, so claims change nothing there.
+    claiming["kubelet, claiming"] = replace(plain["kubelet"], headers=HEADERS)
+    return plain | claiming
+
+
+def refusal(ca: str, caller: Caller) -> str:
+    """Why a server that trusts the clients of one CA does not believe a pair, in Go's words; empty where it does."""
+    assert caller.certificate is not None
+    if caller.certificate.ca != ca or not caller.genuine:
+        return UNKNOWN
+    return "" if caller.certificate.usage.client else MISUSED
+
+
+def etcd(content: str, caller: Caller) -> Verdict:
+    """Whom its CA signed for a client is root there; all others have no connection at all."""
+    if caller.certificate is None:
+        return Verdict(alert="certificate_required", log="client didn't provide a certificate")
+    if why := refusal("etcd", caller):
+        return Verdict(alert="unknown_ca" if why == UNKNOWN else "bad_certificate", log=why)
+    return Verdict(200, body=content)
+
+
+def _user(caller: Caller) -> Verdict:
+    """Who the pair says, or nobody: what all of Kubernetes does with pairs."""
+    if caller.certificate is None:
+        return Verdict(403, body=ANONYMOUS)
+    if why := refusal("kubernetes", caller):
+        return Verdict(401, body="Unauthorized", log=f"failed: x509: {why}")
+    return Verdict(200)
+
+
+def kube_apiserver(caller: Caller) -> Verdict:
+    """Asked by a caller who he is."""
+    verdict = _user(caller)
+    return _is(caller.certificate.subject) if verdict.let_in and caller.certificate is not None else verdict
+
+
+def _is(subject: Subject) -> Verdict:
+    return Verdict(201, body=f'"username":"{subject.common_name}"')
+
+
+def kubelet(may: May, caller: Caller) -> Verdict:
+    """Asked for its pods."""
+    if caller.certificate is None:
+        return Verdict(401, body="Unauthorized")
+    verdict = _user(caller)
+    if not verdict.let_in or may(caller.certificate.subject, KUBELET_ADMINS):
+        return verdict
+    return Verdict(403, body=f"Forbidden (user={caller.certificate.subject.common_name}, verb=get, resource=nodes,")
+
+
+def metrics(may: May, caller: Caller) -> Verdict:
+    """A component that asks kube-apiserver whom to let in, asked for its metrics."""
+    verdict = _user(caller)
+    if caller.certificate is None or not verdict.let_in or may(caller.certificate.subject, ADMINS):
+        return verdict
+    name = caller.certificate.subject.common_name
+    return Verdict(403, body=f'User \\"{name}\\" cannot get path \\"/metrics\\"')
+
+
+def fronted(allowed: Collection[str], claimed: Verdict, rule: Callable[[Caller], Verdict], caller: Caller) -> Verdict:
+    """Where headers claim that the caller is another: for a front proxy of an allowed name that is so."""
+    if caller.certificate is None or refusal("front-proxy", caller):
+        return rule(caller)
+    name = caller.certificate.subject.common_name
+    if name not in allowed:
+        return Verdict(401, body="Unauthorized", log=f"x509: subject with cn={name} is not in the allowed list")
+    return claimed
+
+
+def _rights(manifests: Path) -> May:
+    """Whom the bindings that `issue` renders let in; and system:masters, whom every authorizer lets in."""
+    found = [yaml.safe_load(file.read_text()) for file in manifests.glob("*.yaml")]
+    bound = {
+        (binding["roleRef"]["name"], subject["kind"], subject["name"])
+        for binding in found
+        if binding["kind"] == "ClusterRoleBinding"
+        for subject in binding["subjects"]
+    }
+
+    def may(subject: Subject, roles: Collection[str]) -> bool:
+        names = [("User", subject.common_name), *(("Group", group) for group in subject.organization)]
+        return CLAIMED.organization[0] in subject.organization or any(
+            (role, *name) in bound for role in roles for name in names
         )
-    return found
+
+    return may

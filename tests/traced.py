@@ -1,4 +1,4 @@
-"""System calls as strace writes them down: which change a file, what can be injected, and what a power cut would find."""
+"""System calls as strace writes them down: which change a file, what to inject, and what a power cut would find."""
 
 from __future__ import annotations
 
@@ -111,65 +111,71 @@ _AT = re.compile(r'(?:\d+|AT_FDCWD)<([^>]*)>, "([^"]*)"')
 _FD = re.compile(r"\w+\(\d+<([^>]*)>")
 
 
+class _Late:
+    """What has been done and is not on the disk: to the contents of files, and to the entries of folders."""
+
+    def __init__(self) -> None:
+        self.contents: dict[str, str] = {}
+        self.entries: dict[str, set[str]] = defaultdict(set)
+
+    def made(self, path: str) -> None:
+        self.entries[os.path.dirname(path)].add(os.path.basename(path))
+
+    def gone(self, path: str) -> None:
+        self.contents.pop(path, None)
+        self.entries[os.path.dirname(path)].discard(os.path.basename(path))
+
+    def synced(self, path: str) -> None:
+        self.contents.pop(path, None)
+        self.entries.pop(path, None)
+
+    def of(self, path: str) -> list[str]:
+        """A phrase for each that concerns `path`, or anything below it."""
+        inside = f"{path}/"
+        found = [f"{file} ({why})" for file, why in self.contents.items() if f"{file}/".startswith(inside)]
+        for folder, names in self.entries.items():
+            if f"{folder}/".startswith(inside):
+                found += [f"{folder}/{name} (its entry)" for name in sorted(names)]
+        return found
+
+
 def hasty(lines: Iterable[str], below: Path, told: str) -> list[str]:
     """What a power cut could take away though it should last: a sentence for each.
 
     Looked at is what lies below the folder. A name may lead to a file only once that is on the disk, what it replaces
     may go only once the new name is, and when a line matches `told` everything must be.
     """
-    contents: dict[str, str] = {}
-    entries: dict[str, set[str]] = defaultdict(set)
-    swapped: set[str] = set()
+    late, swapped = _Late(), set[str]()
     leads: dict[str, str] = {}
     wrong = []
-
-    def pending(path: str) -> list[str]:
-        """What is not on the disk of the file or folder `path`, and of all below it."""
-        inside = f"{path}/"
-        late = [f"{file} ({why})" for file, why in contents.items() if file == path or file.startswith(inside)]
-        for folder, names in entries.items():
-            if folder == path or folder.startswith(inside):
-                late += [f"{folder}/{name} (its entry)" for name in sorted(names)]
-        return late
-
-    def made(path: str) -> None:
-        entries[os.path.dirname(path)].add(os.path.basename(path))
-
-    def gone(path: str) -> None:
-        contents.pop(path, None)
-        entries[os.path.dirname(path)].discard(os.path.basename(path))
-
     for line in lines:
         if re.search(told, line):
-            wrong += [f"success is told before {what} is on the disk" for what in pending(str(below.parent))]
-        name = line.partition("(")[0]
+            wrong += [f"success is told before {what} is on the disk" for what in late.of(str(below.parent))]
         if " = -1 " in line or str(below) not in line:
             continue
+        name = line.partition("(")[0]
         paths = [os.path.normpath(os.path.join(*found)) for found in _AT.findall(line)]
-        match = _FD.match(line)
+        opened = match[1] if (match := _FD.match(line)) else ""
         if name == "openat" and "O_EXCL" in line:
-            contents[paths[0]] = "its content"
-            made(paths[0])
-        elif name in ("write", "fchmod", "fchown") and match:
-            contents[match[1]] = f"after {name}"
-        elif name == "fsync" and match:
-            contents.pop(match[1], None)
-            entries.pop(match[1], None)
-            swapped.discard(match[1])
+            late.made(paths[0])
+        elif name in ("write", "fchmod", "fchown"):
+            late.contents[opened] = f"after {name}"
+        elif name == "fsync":
+            late.synced(opened)
+            swapped.discard(opened)
         elif name == "mkdirat":
-            made(paths[0])
+            late.made(paths[0])
         elif name == "symlinkat":
             leads[paths[-1]] = os.path.join(os.path.dirname(paths[-1]), re.findall(r'"([^"]*)"', line)[0])
-            made(paths[-1])
+            late.made(paths[-1])
         elif name.startswith("rename"):
             old, new = paths
-            target = leads.pop(old, old)
-            wrong += [f"{new} is renamed before {what} is on the disk" for what in pending(target)]
-            leads[new] = target
-            gone(old)
-            made(new)
+            leads[new] = leads.pop(old, old)
+            wrong += [f"{new} is renamed before {what} is on the disk" for what in late.of(leads[new])]
+            late.gone(old)
+            late.made(new)
             swapped.add(os.path.dirname(new))
         elif name == "unlinkat":
             wrong += [f"{paths[0]} is removed before the new name is on the disk" for at in swapped if at in paths[0]]
-            gone(paths[0])
+            late.gone(paths[0])
     return wrong

@@ -20,8 +20,8 @@ from vaultpki.errors import BadAnswer, Denied, Refused, SpecError
 from vaultpki.files import write_private
 from vaultpki.join import Join, dump_join, load_join
 from vaultpki.model import Cluster, Node, Pool
+from vaultpki.plain import printable
 from vaultpki.vault import Request, Vault
-from vaultpki.vault.wire import printable
 
 _NODE_NAME = re.compile(r"(?=.{1,63}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 _LEAVING: Final = "leaving"

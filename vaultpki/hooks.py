@@ -300,7 +300,8 @@ class Runner:
             except StoreError as error:
                 return f"failed: {error}"
             return ""
-        argv = ("systemctl", "restart", "--", hook.name) if hook.kind == "systemd" else hook.argv
+        # Not `restart`: it waits for a unit that is ordered behind the agent's own pass at boot, for ever.
+        argv = ("systemctl", "try-restart", "--", hook.name) if hook.kind == "systemd" else hook.argv
         # Nothing else of ours: it may hold a token of Vault's, and by NOTIFY_SOCKET a hook would speak for the agent.
         environment = {
             "HOME": os.environ.get("HOME", "/"),

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, TextIO
 
-from vaultpki.vault.wire import hide, printable
+from vaultpki.plain import hide, printable
 
 Level = Literal["info", "warning", "error"]
 Format = Literal["text", "json"]

@@ -152,6 +152,8 @@ def certificate_problems(view: View | None, now: float) -> Iterator[str]:
     if view is None:
         yield "the agent has not ended its first pass"
         return
+    if not view.certificates:
+        yield "there is no certificate here yet"
     for each in view.certificates:
         if each.not_after is None or each.state in ("missing", "broken"):
             yield f"{each.name}: {'missing' if each.state == 'missing' else 'broken'}"

@@ -151,6 +151,9 @@ def may_have_signed(error: VaultpkiError) -> bool:
     """Whether Vault may have made a certificate in a call that ended so: it counts as one that came to nothing."""
     if isinstance(error, Unavailable):
         return error.sent
+    if isinstance(error, CertificateRefused):
+        # With no CA in date nobody was asked.
+        return error.reason != "nothing-live"
     return not isinstance(error, (Refused, Denied, Untrusted))
 
 

@@ -178,7 +178,7 @@ class _Resident:
                 runner=self._runner,
                 wait=_LOCK_WAIT,
                 share=agent.RESIDENT_SHARE,
-                look=config.metrics is not None and self._view is None,
+                look=config.metrics is not None and not (self._view and self._view.certificates),
             )
         except VaultpkiError as error:
             self._say({"agent": str(error)})

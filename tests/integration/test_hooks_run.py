@@ -150,7 +150,7 @@ def test_systemd_restarts_its_unit(
     script("systemctl", 'for word; do echo "$word" >> $T/said; done; exit 5')
     monkeypatch.setattr(child, "PATH", f"{tmp_path}:{child.PATH}")
     [result] = Runner().run_all([job("kubelet", Hook("systemd", name="kubelet.service"))])
-    assert lines(tmp_path / "said") == ["restart", "--", "kubelet.service"]
+    assert lines(tmp_path / "said") == ["try-restart", "--", "kubelet.service"]
     assert result.error == (
         "hook 1 of kubelet (restart of kubelet.service) ended with exit code 5: what it said stands in the agent's own "
         "output"

@@ -35,6 +35,9 @@ INSTEAD = {
 ELSEWHERE = {
     "pip install .": "test_wheel.py installs the wheel into an environment of its own",
     "pip install '.[embedded]'": "the same, with the server that its `vaultpki demo` needs",
+    "vaultpki agent --install-unit": "it writes into /etc/systemd; test_units.py runs it",
+    "systemctl daemon-reload": "there need be no systemd here",
+    "systemctl enable --now vaultpki-agent": "the same",
     "make test": "it is what runs this",
     "make check": "a step of .ci/run, beside this one",
     "make conformance": "a step of .ci/run, beside this one; it runs this test too",

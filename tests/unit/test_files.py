@@ -1,4 +1,4 @@
-"""Reading a secret that another program swaps: links followed, nothing that others may read, nothing endless."""
+"""Reading a secret that another program swaps, and proving that a folder can be written."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vaultpki.errors import StoreError
-from vaultpki.files import LARGEST, read_swapped
+from vaultpki.files import LARGEST, probe_folder, read_swapped
 
 
 @pytest.fixture
@@ -74,3 +74,17 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     for name in ("loop", "fifo", "large", ""):
         with pytest.raises(StoreError):
             read_swapped(str(tmp_path / name))
+
+
+def test_a_probe_makes_the_folder_and_leaves_it_empty(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    probe_folder(str(state))
+    assert state.stat().st_mode & 0o7777 == 0o700 and list(state.iterdir()) == []
+    (state / ".probe.0123456789abcdef").mkdir()
+    (state / ".probe.0123456789abcdef/data").write_bytes(b"left by a kill")
+    (state / ".probe.txt").write_text("theirs")
+    probe_folder(str(state))
+    assert [path.name for path in state.iterdir()] == [".probe.txt"]
+    (tmp_path / "link").symlink_to("state")
+    with pytest.raises(StoreError, match="symbolic link"):
+        probe_folder(str(tmp_path / "link"))

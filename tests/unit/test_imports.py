@@ -20,6 +20,7 @@ PACKAGE: Final = Path(vaultpki.__file__).parent
 ORDER: Final = (
     # values
     "errors",
+    "plain",
     "model",
     "windows",
     # the table, and decisions that are the same wherever and whenever they are made

@@ -169,3 +169,16 @@ def test_lines_of_several_threads_stay_whole(form: Format, tmp_path: Path) -> No
     said = file.read_text().splitlines()
     messages = [json.loads(each)["message"] if form == "json" else each for each in said]
     assert sorted(messages) == sorted(name * 2000 for name in "abcd" for _ in range(300))
+
+
+@BOTH
+def test_a_reader_that_reads_nothing_holds_nobody_up(form: Format) -> None:
+    reader, end = os.pipe()
+    with os.fdopen(end, "w") as stream:
+        write = writer(form, stream)
+        for _ in range(100):
+            write(Event("e", "x" * 3000))
+        said = os.read(reader, 1 << 20)
+        os.close(reader)
+    # What was written before the pipe was full is whole.
+    assert said.endswith(b"\n") and 1 < said.count(b"\n") < 100

@@ -117,6 +117,7 @@ def test_premature_is_what_comes_before_any_renewal_could() -> None:
         (Refused("x", status=400), False),
         (BadAnswer("x"), True),
         (CertificateRefused("x", reason="stale"), True),
+        (CertificateRefused("x", reason="nothing-live"), False),
         (CertificateUnreadable("x"), True),
         (StoreError("x"), True),
     ],

@@ -231,6 +231,92 @@ def test_two_holders(pki: Path) -> None:
         child.wait()
 
 
+def test_who_waits_gets_the_directory_as_soon_as_it_is_free(pki: Path) -> None:
+    first = Directory.open(str(pki))
+    began = time.monotonic()
+    with pytest.raises(Busy, match="another vaultpki process"):
+        Directory.open(str(pki), wait=0.2)
+    assert 0.2 <= time.monotonic() - began < 2
+    ending = threading.Timer(0.3, first.close)
+    ending.start()
+    began = time.monotonic()
+    with Directory.open(str(pki), wait=20) as directory:
+        assert 0.2 < time.monotonic() - began < 5
+        assert directory.install("kubelet", pair("1"))
+    ending.join()
+
+
+def test_a_lock_on_a_file_that_was_removed_is_none(pki: Path) -> None:
+    with Directory.open(str(pki)):
+        (pki / ".vaultpki/lock").rename(pki / ".vaultpki/lock.old")
+        with Directory.open(str(pki)), pytest.raises(Busy):
+            Directory.open(str(pki))
+
+
+def test_a_probe_leaves_nothing(pki: Path) -> None:
+    with Directory.open(str(pki)) as directory:
+        directory.install("kubelet", pair("1"))
+        before = sorted(pki.rglob("*"))
+        directory.probe()
+        directory.probe(10)
+        assert sorted(pki.rglob("*")) == before and not directory.unsettled
+        # As a kill leaves it.
+        (pki / ".vaultpki/probe.0123456789abcdef").mkdir(mode=0o700)
+        (pki / ".vaultpki/probe.0123456789abcdef/data").write_bytes(b"x")
+        assert directory.sweep() == 1 and sorted(pki.rglob("*")) == before
+
+
+def test_a_probe_tells_what_a_generation_would_meet(small: Path) -> None:
+    with Directory.open(str(small / "pki")) as directory:
+        directory.install("kubelet", pair("1"))
+        directory.probe()
+        before = sorted(small.rglob("*"))
+        with pytest.raises(StoreError, match="the disk is full"):
+            directory.probe(2)
+        assert sorted(small.rglob("*")) == before
+        files.probe_folder(str(small / "state"))
+        subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)
+        with pytest.raises(StoreError, match="read-only"):
+            directory.probe()
+        with pytest.raises(StoreError, match="read-only"):
+            files.probe_folder(str(small / "state"))
+
+
+def test_names_that_are_taken(pki: Path) -> None:
+    with Directory.open(str(pki)) as directory:
+        directory.refuse_taken("kubelet", pair("1"))
+        directory.install("kubelet", pair("1"))
+        directory.refuse_taken("kubelet", pair("2"))
+        (pki / "kubelet.key").unlink()
+        (pki / "kubelet.key").write_text("theirs")
+        with pytest.raises(StoreError, match=r"kubelet\.key: this file was not made by vaultpki; move it away"):
+            directory.refuse_taken("kubelet", pair("2"))
+        (pki / ".vaultpki/etcd").write_text("theirs")
+        with pytest.raises(StoreError, match=r"\.vaultpki/etcd: it was not made by vaultpki; move it away"):
+            directory.refuse_taken("etcd", pair("1", "etcd"))
+
+
+def test_an_old_generation_that_resists_stops_nothing_and_is_told_in_the_end(pki: Path, tmp_path: Path) -> None:
+    assert os.geteuid() == 0, ROOT_ONLY
+    with Directory.open(str(pki)) as directory:
+        directory.install("kubelet", pair("1"))
+    old = pki / ".vaultpki/kubelet.0123456789abcdef"
+    (old / "below").mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(old / "below")], check=True)
+    try:
+        with Directory.open(str(pki)) as directory:
+            assert directory.sweep() == 0
+            assert directory.install("kubelet", pair("2")) and directory.unsettled
+            with pytest.raises(StoreError, match=rf"{old}: a file system is mounted there"):
+                directory.settle(0)
+            directory.settle(0)
+            assert whole(pki, "2")
+    finally:
+        subprocess.run(["umount", str(old / "below")], check=True)
+    with Directory.open(str(pki)) as directory:
+        assert directory.sweep() == 1 and not old.exists()
+
+
 def test_a_symlinked_parent_is_refused_and_a_swapped_one_redirects_nothing(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")

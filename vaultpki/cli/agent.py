@@ -79,7 +79,8 @@ def agent_command(
     if print_unit is not None:
         from vaultpki import systemd
 
-        click.echo(systemd.recipe(print_unit), nl=False)
+        known = load_agent(file, allow_http=allow_http) if file.exists() else None
+        click.echo(systemd.recipe(print_unit, known), nl=False)
         return 0
 
     if join_file is not None:
@@ -92,9 +93,10 @@ def agent_command(
     if install_unit:
         from vaultpki import systemd
 
-        for path in systemd.install_units(file.absolute(), config):
+        for path in systemd.install_units(file.absolute(), config, allow_http=allow_http):
             click.echo(f"wrote {path}")
         click.echo("next: systemctl daemon-reload && systemctl enable --now vaultpki-agent")
+        click.echo("and, for a node that shall boot with fresh files: systemctl enable vaultpki-agent-once")
         return 0
     if once:
         outcome = agent.run(config, allow_http=allow_http, wait=_LOCK_WAIT)

@@ -17,9 +17,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from vaultpki.errors import BadAnswer, Denied, Sealed, SpecError, Unavailable, Untrusted, VaultError
+from vaultpki.plain import printable
 from vaultpki.vault.exchange import Exchange
 from vaultpki.vault.settings import Settings, parse_origin
-from vaultpki.vault.wire import Answer, Json, Raw, Request, http_date, judge, login_token, printable, quoted
+from vaultpki.vault.wire import Answer, Json, Raw, Request, http_date, judge, login_token, quoted
 
 if TYPE_CHECKING:
     import hvac

@@ -15,9 +15,10 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from vaultpki.errors import Unavailable, Untrusted, VaultError
+from vaultpki.plain import printable
 from vaultpki.vault import http
 from vaultpki.vault.settings import Settings, tls_context
-from vaultpki.vault.wire import Raw, Request, printable
+from vaultpki.vault.wire import Raw, Request
 
 # Less than any socket holds unread (tcp(7): 87380 bytes by default): a server that answers before it has read all, and
 # is not read itself, can then never stand still facing us.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from vaultpki.errors import SpecError
-from vaultpki.vault.wire import printable
+from vaultpki.plain import printable
 
 # Labels as RFC 1035 has them and underscores, which internal names do have; others in their xn-- form (RFC 5890).
 _LABEL: Final = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"

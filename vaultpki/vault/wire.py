@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from vaultpki.errors import BadAnswer, Denied, Refused, Sealed, Unavailable
+from vaultpki.plain import HIDDEN, hide, printable
 
 Json = dict[str, Any]
 
@@ -22,12 +23,6 @@ _SETTLING = re.compile(r"migration has completed|[Uu]pgrading from non-versioned
 
 # What requests carry that no message may repeat, should a server send it back to us in an error.
 _SECRET_FIELDS = frozenset({"secret_id", "token", "jwt", "password", "private_key", "pem_bundle"})
-# Tokens of Vault (hvs., hvb., hvr.) and OpenBao (s., b., r.), and private keys, whosever they are.
-_SECRET = re.compile(
-    r"\b(?:hv[sbr]|[sbr])\.[A-Za-z0-9_-]{20,}|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*KEY-----|\Z)",
-    re.DOTALL,
-)
-_HIDDEN: Final = "(hidden)"
 
 _DATE = re.compile(
     r"[A-Z][a-z]{2}, (?P<day>[0-9]{2}) (?P<month>[A-Z][a-z]{2}) (?P<year>[0-9]{4}) "
@@ -238,18 +233,8 @@ def quoted(text: str, request: Request, token: str) -> str:
     carried = [value for name, value in (request.body or {}).items() if name in _SECRET_FIELDS]
     for secret in (token, *carried):
         if isinstance(secret, str) and secret:
-            text = text.replace(secret, _HIDDEN)
+            text = text.replace(secret, HIDDEN)
     return printable(" ".join(hide(text).split()))[:_SAID_LENGTH]
-
-
-def hide(text: str) -> str:
-    """The text without the tokens and private keys that are known by their look, whosever they are."""
-    return _SECRET.sub(_HIDDEN, text)
-
-
-def printable(text: str) -> str:
-    """The text with everything that could steer a terminal made a question mark."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def json_object(raw: bytes) -> Json | None:
