@@ -68,7 +68,7 @@ def _sha256(crt: Path) -> str:
 
 def shown(kubernetes: Kubernetes, name: str) -> str:
     """The SHA-256 of the certificate that the server of a row shows in a new handshake."""
-    # Who knocks at etcd without a pair is complained of in its log.
+    # etcd complains in its log of whoever knocks without a pair, or with a peer's from elsewhere.
     return shown_at(kubernetes, PORTS[name], "etcd-peer" if name.startswith("etcd") else None)
 
 
@@ -79,7 +79,7 @@ def shown_at(kubernetes: Kubernetes, port: int, pair: str | None = None) -> str:
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     if pair:
         context.load_cert_chain(node.pki / f"{pair}.pem")
-    with kubernetes.outside.connect(node.address, port) as connection, context.wrap_socket(connection) as session:
+    with node.machine.connect(node.address, port) as connection, context.wrap_socket(connection) as session:
         return hashlib.sha256(session.getpeercert(binary_form=True) or b"").hexdigest()
 
 

@@ -144,9 +144,9 @@ class Watcher:
         for stem in self.stems:
             crt, key, pem = pair_files(stem)
             try:
-                data = (self.seat.pki / pem).read_bytes()
-                found = x509.read_certificates(data)[0]
-                if not x509.matches(data, found):
+                secret, begin, rest = (self.seat.pki / pem).read_bytes().partition(b"-----BEGIN CERTIFICATE-----")
+                found = x509.read_certificates(begin + rest)[0]
+                if not x509.matches(secret, found):
                     self.problems.append(f"{pem} is torn")
             except (OSError, CertificateUnreadable) as error:
                 self.problems.append(f"{pem}: {error}")

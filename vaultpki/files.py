@@ -50,6 +50,7 @@ _ADVICE = {
     errno.ENOTEMPTY: "the folder holds files of someone else; move them away",
     errno.ENXIO: "a socket or a device is in its place; move it away",
     errno.EBUSY: "a file system is mounted there; unmount it",
+    errno.ENOLCK: "this file system has no locks; keep the directory on a local disk",
     errno.ESTALE: "the network file system lost it; mount it again",
 }
 

@@ -88,11 +88,12 @@ Check = Callable[[Mapping[str, bytes]], None]
 class Directory:
     """A directory of certificate files, held open; made by `Directory.open`, closed by leaving the `with` block."""
 
-    def __init__(self, path: str, fd: int, hidden: int | None, lock: int | None) -> None:
+    def __init__(self, path: str, fd: int, trusted: Collection[int]) -> None:
         self.path = path
         self._fd = fd
-        self._hidden = hidden
-        self._lock = lock
+        self._trusted = frozenset({0, os.geteuid(), *trusted})
+        self._hidden: int | None = None
+        self._lock: int | None = None
         self._retired: list[tuple[float, str]] = []
 
     @classmethod
@@ -112,7 +113,7 @@ class Directory:
         """
         path = os.path.abspath(path)
         fd = files.open_folder(path, create=create and write, trusted=trusted)
-        directory = cls(path, fd, None, None)
+        directory = cls(path, fd, trusted)
         try:
             with told(f"{path}/{HIDDEN}"):
                 directory._enter(write, wait)
@@ -128,7 +129,7 @@ class Directory:
             return
         self._hidden = files.make_folder(HIDDEN, self._fd, 0o755)
         about = os.fstat(self._hidden)
-        if about.st_uid not in (0, os.geteuid()):
+        if about.st_uid not in self._trusted:
             raise StoreError(
                 f"{self.path}/{HIDDEN}: it belongs to the user {about.st_uid}; run as that user or as root"
             )
@@ -242,6 +243,12 @@ class Directory:
                 with contextlib.suppress(NotADirectoryError):
                     fd = os.open(generation, files.FOLDER, dir_fd=self._hidden)
                 break
+        if fd is not None:
+            about = os.fstat(fd)
+            # What others may write to, or could until a moment ago, proves nothing either.
+            if about.st_uid not in self._trusted or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                os.close(fd)
+                fd = None
         try:
             yield fd
         finally:
@@ -268,6 +275,7 @@ class Directory:
                     continue
                 add(self._generation(entry))
                 with self._opened(entry) as generation:
+                    add(None if generation is None else os.fstat(generation).st_mode)
                     for name in sorted(os.listdir(generation) if generation is not None else ()):
                         stored = self._stored(entry, name, generation)
                         add(name, stored.data, stored.mode, stored.uid, stored.gid, stored.problem)
@@ -473,6 +481,8 @@ class Directory:
                     with self._opened(unit) as folder:
                         if folder is not None:
                             live[unit] = set(os.listdir(folder))
+                            if stat.S_IMODE(os.fstat(folder).st_mode) != 0o755:
+                                os.fchmod(folder, 0o755)
                 else:
                     os.unlink(unit, dir_fd=hidden)
                     live[unit] = set()

@@ -290,10 +290,12 @@ def test_control_a_torn_pair_is_told(story: Story) -> None:
     kubernetes = story.stage.kubernetes
     node = only_node(kubernetes)
     (node.pki / "kubelet.key").write_bytes((story.older / "kubelet.key").read_bytes())
-    found = faults(story)
+    try:
+        found = faults(story)
+    finally:
+        # Which is also what the agent is there for.
+        kubernetes.agent(node.name)
     assert set(found) == {"kubelet"} and found["kubelet"].startswith("torn"), found
-    # Which is also what the agent is there for.
-    kubernetes.agent(node.name)
     wait_for(lambda: faults(story) == {}, SECONDS_FOR_SERVERS, lambda: str(faults(story)), pause=0.5)
 
 

@@ -218,6 +218,28 @@ def test_a_hidden_folder_that_all_may_write_to_is_closed(pairs: tuple[Path, Path
     converges(pki, new)
 
 
+@pytest.mark.parametrize("spoil", [lambda path: path.chmod(0o777), lambda path: os.chown(path, STRANGER, 0)])
+def test_a_generation_that_others_could_write_to_is_replaced(
+    spoil: Act, pairs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    old, _ = pairs
+    pki = installed(tmp_path, old)
+    place = generation(pki)
+    spoil(place)
+    # The very same content, and yet not believed.
+    converges(pki, old)
+    assert generation(pki) != place
+
+
+def test_a_generation_that_nobody_else_may_enter_is_opened(pairs: tuple[Path, Path], tmp_path: Path) -> None:
+    old, _ = pairs
+    pki = installed(tmp_path, old)
+    place = generation(pki)
+    place.chmod(0o700)
+    converges(pki, old)
+    assert generation(pki) == place
+
+
 TOGETHER = 40
 
 

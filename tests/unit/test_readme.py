@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import re
 import shlex
@@ -62,7 +63,7 @@ def test_the_table_has_every_row_and_file() -> None:
 
 
 def test_every_block_is_of_a_kind_that_is_tested() -> None:
-    assert {block.language for block in readme.blocks()} == {"console", "yaml", "text", "json"}
+    assert {block.language for block in readme.blocks()} == {"console", "yaml", "text", "json", "ini"}
 
 
 def test_every_command_is_explained() -> None:
@@ -93,7 +94,8 @@ def test_options_named_alone_exist() -> None:
         "--service-account-private-key-file",
         "--service-account-signing-key-file",
     }
-    named = {word for span in readme.code_spans() for word in span.split() if re.fullmatch(r"--?[a-z][a-z-]*", word)}
+    spans = [span for span in readme.code_spans() if not span.startswith(("systemctl ", "journalctl "))]
+    named = {word for span in spans for word in span.split() if re.fullmatch(r"--?[a-z][a-z-]*", word)}
     assert named <= ours | foreign
 
 
@@ -155,9 +157,18 @@ def test_the_example_of_agent_yaml_loads(tmp_path: Path) -> None:
     assert load_agent(tmp_path / "agent.yaml").node == "cp-1"
 
 
+def test_the_example_of_hooks_loads(tmp_path: Path) -> None:
+    agent = written("yaml", "# agent.yaml").partition("hooks:")[0]
+    (tmp_path / "agent.yaml").write_text(agent + written("yaml", "# hooks in agent.yaml"))
+    assert set(load_agent(tmp_path / "agent.yaml").hooks) == {"etcd-ca", "kubelet", "kube-apiserver"}
+
+
 def test_the_other_examples_are_what_they_say() -> None:
     for block in readme.blocks():
         if block.language == "yaml":
             assert yaml.safe_load(block.text)
         if block.language == "json":
-            assert set(json.loads(block.text)) == {"changes", "unmanaged", "requests"}
+            found = set(json.loads(block.text))
+            assert found in ({"changes", "unmanaged", "requests"}, {"time", "level", "event", "message"})
+        if block.language == "ini":
+            assert configparser.ConfigParser(delimiters="=").read_string(block.text) is None
