@@ -171,4 +171,6 @@ def test_the_other_examples_are_what_they_say() -> None:
             found = set(json.loads(block.text))
             assert found in ({"changes", "unmanaged", "requests"}, {"time", "level", "event", "message"})
         if block.language == "ini":
-            assert configparser.ConfigParser(delimiters="=").read_string(block.text) is None
+            parser = configparser.ConfigParser(delimiters="=")
+            parser.read_string(block.text)
+            assert parser.sections() == ["Service"]
