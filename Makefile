@@ -36,6 +36,8 @@ KUBERNETES := $(foreach name,kube-apiserver kube-controller-manager kube-schedul
 # kubectl parses the version it was built as.
 KUBERNETES_VERSION := -X k8s.io/component-base/version.gitVersion=v1.36.3 \
 	-X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36
+# A quarter of an hour in which hardly anything is to be done, so it runs beside all others.
+ROTATION := tests/conformance/test_kube_rotation.py
 
 conformance: $(VENV)/.dev
 	$(SETUP)/packages conformance
@@ -44,9 +46,10 @@ conformance: $(VENV)/.dev
 	etcd=$$($(SETUP)/go-build tests/conformance/etcd 1 \
 		etcd=go.etcd.io/etcd/server/v3 etcdctl=go.etcd.io/etcd/etcdctl/v3) && \
 	kubernetes=$$($(SETUP)/go-build tests/conformance/kubernetes 6 $(KUBERNETES) -ldflags "-s -w $(KUBERNETES_VERSION)") && \
-	$(BIN)/python -m pytest tests/integration --server vault --vault-binary "$$vault/vault" $(PYTEST) && \
-	$(BIN)/python -m pytest tests/conformance --server bao --server vault --vault-binary "$$vault/vault" \
-		--zlint "$$zlint/zlint" --etcd "$$etcd" --kubernetes "$$kubernetes" $(PYTEST)
+	given="--vault-binary $$vault/vault --zlint $$zlint/zlint --etcd $$etcd --kubernetes $$kubernetes" && \
+	$(SETUP)/beside "$(BIN)/python -m pytest $(ROTATION) $$given $(PYTEST)" \
+		"$(BIN)/python -m pytest tests/integration --server vault $$given $(PYTEST) && \
+		$(BIN)/python -m pytest tests/conformance --ignore=$(ROTATION) --server bao --server vault $$given $(PYTEST)"
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(BENCH)

@@ -77,8 +77,13 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def running_cluster(kind: str, folder: Path, vault_binary: Path | None = None) -> Iterator[Cluster]:
-    """Three nodes of this kind on loopback, all of them voters, without audit log, ended on the way out."""
+def running_cluster(
+    kind: str, folder: Path, vault_binary: Path | None = None, *, raft: str = "", audit: bool = False
+) -> Iterator[Cluster]:
+    """Three nodes of this kind on loopback, all of them voters, ended on the way out.
+
+    `raft` is put into the stanza of the storage; `audit` gives each node an audit log, which needs OpenBao.
+    """
     product = product_of(kind)
     ports = free_ports(6)
     write_tls(folder)
@@ -92,8 +97,10 @@ def running_cluster(kind: str, folder: Path, vault_binary: Path | None = None) -
             f'  retry_join {{\n    leader_api_addr = "https://127.0.0.1:{ports[0]}"\n'
             f'    leader_ca_cert_file = "{place}/ca.crt"\n  }}\n'
         )
-        storage = f'storage "raft" {{\n  path = "{place}/data"\n  node_id = "node{index}"\n{join if index else ""}}}'
-        text = configuration(product, place, ports[index], ports[index + 3], storage, audit=False)
+        storage = (
+            f'storage "raft" {{\n  path = "{place}/data"\n  node_id = "node{index}"\n{raft}{join if index else ""}}}'
+        )
+        text = configuration(product, place, ports[index], ports[index + 3], storage, audit=audit)
         (place / "server.hcl").write_text(text)
         address = f"https://127.0.0.1:{ports[index]}"
         runner = runner_of(kind, place, vault_binary)

@@ -94,6 +94,13 @@ class Heard:
     body: str = ""
     alert: str = ""
 
+    @property
+    def message(self) -> str:
+        """What a Kubernetes Status says, or else the whole body."""
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            return str(json.loads(self.body)["message"])
+        return self.body
+
 
 @dataclass(frozen=True, slots=True)
 class Door:
@@ -110,28 +117,8 @@ class Door:
 
     def knock(self, caller: Caller) -> Heard:
         """One request with the caller's pair."""
-        # Unlike Go's clients OpenSSL's show a pair that the server has not asked for; and whom it calls, a thief does
-        # not care.
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        if caller.pair is not None:
-            context.load_cert_chain(*caller.pair)
-        with caller.machine.connect(self.node.address, self.port, SECONDS) as plain:
-            address = "{}:{}".format(*plain.getsockname())
-            try:
-                with context.wrap_socket(plain, server_hostname=self.node.address) as secure:
-                    _await_alert(secure)
-                    connection = http.client.HTTPConnection(self.node.address)
-                    connection.sock = secure
-                    body = None if self.content is None else json.dumps(self.content)
-                    headers = {"Content-Type": "application/json", "Connection": "close", **self.headers}
-                    connection.request(self.method, self.path, body, headers)
-                    answer = connection.getresponse()
-                    return Heard(address, answer.status, answer.read().decode(errors="replace"))
-            except ssl.SSLError as error:
-                return Heard(address, alert=(error.reason or str(error)).lower())
-            except (http.client.RemoteDisconnected, ConnectionError):
-                return Heard(address, alert="closed")
+        at = self.node.address, self.port
+        return ask(caller.machine, caller.pair, at, self.method, self.path, self.content, self.headers)
 
     def misjudged(self, kubernetes: Kubernetes, callers: Sequence[Caller]) -> dict[str, str]:
         """Every caller who was told something else than the rule says, by label: what, and what else."""
@@ -164,6 +151,40 @@ class Door:
         # etcd names the caller's address, Kubernetes the certificate's serial.
         mark = f'"{heard.address}"' if self.component == "etcd" else f"SN={caller.serial},"
         return any(mark in line and self.rule(caller).log in line for line in lines)
+
+
+def ask(
+    machine: Machine,
+    pair: tuple[Path, Path] | None,
+    at: tuple[str, int],
+    method: str,
+    path: str,
+    content: object = None,
+    headers: Mapping[str, str] | None = None,
+) -> Heard:
+    """One request from a machine with a pair, to whoever is there; `content` goes as JSON."""
+    # Unlike Go's clients OpenSSL's show a pair whatever CAs the server asks for; and whom it calls, a thief does not
+    # care.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if pair is not None:
+        context.load_cert_chain(*pair)
+    with machine.connect(*at, SECONDS) as plain:
+        address = "{}:{}".format(*plain.getsockname())
+        try:
+            with context.wrap_socket(plain) as secure:
+                _await_alert(secure)
+                connection = http.client.HTTPConnection(at[0])
+                connection.sock = secure
+                body = None if content is None else json.dumps(content)
+                sent = {"Content-Type": "application/json", "Connection": "close", **(headers or {})}
+                connection.request(method, path, body, sent)
+                answer = connection.getresponse()
+                return Heard(address, answer.status, answer.read().decode(errors="replace"))
+        except ssl.SSLError as error:
+            return Heard(address, alert=(error.reason or str(error)).lower())
+        except (http.client.RemoteDisconnected, ConnectionError):
+            return Heard(address, alert="closed")
 
 
 def _await_alert(secure: ssl.SSLSocket) -> None:

@@ -24,7 +24,8 @@ from components import API_PORT, ETCD_PORT, Programs, ServiceAccountKeys
 from machines import Lan, Machine, Process, Ran, lan
 from servers import Server, wait_for
 
-from vaultpki.model import NodeRole
+from vaultpki.certificates import ISSUING_CAS
+from vaultpki.model import NodeRole, Usage
 
 READY_SECONDS = 60.0
 
@@ -40,6 +41,20 @@ nodes:
 - {name: etcd-3, roles: [etcd], addresses: [198.51.100.23]}
 - {name: worker-1, roles: [worker], addresses: [198.51.100.31]}
 """
+
+# A row of the user's own for every CA and every use, where no worker has it.
+_OWN = """\
+  own-{ca}-{use}: {{kind: {use}, common_name: own-{ca}-{use}, ca: {ca}, roles: [control-plane], names: {names}}}
+"""
+ROBBED = f"""\
+{SPREAD}\
+- {{name: worker-2, roles: [worker], addresses: [198.51.100.32]}}
+pools:
+- {{name: autoscaled, roles: [worker], node_names: "w-*"}}
+certificates:
+""" + "".join(
+    _OWN.format(ca=ca, use=use.value, names="['{node}']" if use.server else "[]") for ca in ISSUING_CAS for use in Usage
+)
 
 
 @dataclass(frozen=True, slots=True)

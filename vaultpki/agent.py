@@ -14,11 +14,12 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from vaultpki import __version__, holding, hooks, memory
+from vaultpki import holding, hooks, memory, quiet
 from vaultpki.certificates import BUNDLES, SKEW, bundle, chain_bundle, pair_files, unit
 from vaultpki.errors import (
     Busy,
     CertificateRefused,
+    CertificateUnreadable,
     Denied,
     Held,
     Refused,
@@ -92,8 +93,8 @@ def run(
     now = time.time() if clock is None else clock
     age = config.poll * share
     known = memory.load(config.state)
-    if not force and not look and (quiet := _nothing_to_do(config, known, now, age)):
-        return quiet
+    if not force and not look and (idle := _nothing_to_do(config, known, now, age, allow_http=allow_http)):
+        return idle
     try:
         with Directory.open(config.directory, wait=wait) as directory:
             directory.sweep()
@@ -137,27 +138,25 @@ def deadline(dies: datetime | None) -> Event | None:
     return Event("deadline", f"the first certificate here ends at {ends}", "warning", {"not_after": ends})
 
 
-def _nothing_to_do(config: AgentConfig, known: Memory, now: float, age: float) -> Outcome | None:
+def _nothing_to_do(config: AgentConfig, known: Memory, now: float, age: float, *, allow_http: bool) -> Outcome | None:
     """The outcome of a pass that can end before it begins: all is as the last one left it, and nothing is due."""
-    if not known.quiet or known.owed or not known.quiet_since - SKEW <= now < known.quiet_until:
-        return None
-    spec = holding.stamp(config)
-    if spec is None or not 0 <= now - spec[0] < age:
-        return None
-    try:
-        with Directory.open(config.directory, write=False) as directory:
-            if _digest(config, spec[1], directory) != known.quiet:
-                return None
-    except StoreError:
+    same = quiet.unchanged(
+        known,
+        _source(config),
+        state=config.state,
+        directory=config.directory,
+        age=age,
+        allow_http=allow_http,
+        now=now,
+    )
+    if not same:
         return None
     due, dies = (datetime.fromtimestamp(when, UTC) for when in (known.quiet_until, known.quiet_dies))
     return Outcome(due=due, dies=dies, memory=known)
 
 
-def _digest(config: AgentConfig, spec: str, directory: Directory) -> str:
-    from hashlib import sha256
-
-    return sha256("\0".join((__version__, repr(config), spec, directory.digest())).encode()).hexdigest()
+def _source(config: AgentConfig) -> str:
+    return config.source or repr(config)
 
 
 class _Pass:
@@ -238,7 +237,7 @@ class _Pass:
     def _wants_signing(self, spec: Holding) -> bool:
         try:
             trust = self._trust(spec)
-        except CertificateRefused:
+        except (CertificateRefused, CertificateUnreadable):
             return True
         return any(item.verdict.sign for item in self._look(spec, trust, self._force))
 
@@ -289,6 +288,9 @@ class _Pass:
         for name, signed in pairs.sign(self._config, self._directory, vault, allowed, trust, self._now).items():
             if isinstance(signed, VaultpkiError):
                 self._failures[name] = signed
+                if isinstance(signed, Held):
+                    self._memory = replace(self._memory, held={**self._memory.held, name: signed.at})
+                    self._again.append(signed.at)
                 if not pairs.may_have_signed(signed):
                     self._memory = memory.with_spent(self._memory, {name: None})
                 continue
@@ -490,25 +492,28 @@ class _Pass:
             kept,
             certificates={name: one for name, one in kept.certificates.items() if name in held},
             spent={name: times for name, times in kept.spent.items() if name in held},
+            held={name: until for name, until in kept.held.items() if until > self._clock and name in held},
             state=memory.state_of(self._failures.values()),
             quiet="" if self._failures else kept.quiet,
         )
 
     def remember(self) -> Memory:
         """Adds to the memory whether nothing is left to do, and gives it."""
-        spec, dues = holding.stamp(self._config), self._dues()
+        spec, dues = holding.stamp(self._config.state), self._dues()
         busy = self._failures or self._memory.owed or any(item.verdict.reasons for item in self._items)
         if busy or spec is None or not dues or self._directory.unsettled:
             self._save(replace(self._memory, quiet=""))
             return self._memory
-        quiet = _digest(self._config, spec[1], self._directory)
-        same = quiet == self._before.quiet
+        now_quiet = quiet.digest(_source(self._config), spec[1], self._directory, allow_http=self._allow_http)
+        same = now_quiet == self._before.quiet
         changed = replace(
             self._memory,
-            quiet=quiet,
+            quiet=now_quiet,
             quiet_since=self._before.quiet_since if same else self._clock,
             quiet_until=min(dues).timestamp(),
             quiet_dies=min(item.not_after.timestamp() for item in self._items if item.not_after),
+            quiet_directory=self._config.directory,
+            quiet_poll=float(self._config.poll),
         )
         self._save(changed)
         return changed

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 MOST_A_DAY: Final = 100
-"""How many signings of one certificate may come to nothing within any 24 hours."""
+"""How many signings of one certificate may come to nothing within any 24 hours, unless its TTL is very short."""
 
 AT_ONCE: Final = 20
 """How many of them within an hour are followed by another without a pause: who mends things by hand is not kept."""
@@ -22,13 +22,25 @@ _SHORTEST: Final = 30
 # Doubling is over long before this, and a float overflows at 2.0 ** 1024.
 _MOST_DOUBLINGS: Final = 20
 
+MOST_REMEMBERED: Final = int(_DAY) // _SHORTEST
+"""No measure is more, so no more moments need to be kept."""
 
-def next_try(spent: Sequence[float], now: float, longest: float) -> float:
+
+def most(ttl: int) -> int:
+    """How many signings of a certificate that is asked for with this TTL may come to nothing within any 24 hours.
+
+    As many as a day has TTLs where these are more than `MOST_A_DAY`: with a pause of half an hour between two tries a
+    one-minute certificate would be gone. It is the TTL asked for: what a server grants must not raise its own measure.
+    """
+    return min(max(MOST_A_DAY, int(_DAY) // max(ttl, 1)), MOST_REMEMBERED)
+
+
+def next_try(spent: Sequence[float], now: float, longest: float, most: int = MOST_A_DAY) -> float:
     """When the next signing of a certificate may be asked for, as Unix time: `now` where it may be at once.
 
     `spent` are the moments of its signings that came to nothing. After the first `AT_ONCE` the pauses double, up to
-    `longest` seconds. Once half of a day's measure is used up, the other half is spread over a whole day, so that the
-    measure holds and nobody ever waits for a day. Moments later than `now` do not count: a clock was ahead then.
+    `longest` seconds. Once half of a day's measure, `most`, is used up, the other half is spread over a whole day, so
+    that the measure holds and nobody ever waits for a day. Moments later than `now` do not count: a clock was ahead then.
     """
     counted = sorted(when for when in spent if now - _DAY < when <= now)
     if not counted:
@@ -37,8 +49,8 @@ def next_try(spent: Sequence[float], now: float, longest: float) -> float:
     wait = 0.0
     if recent >= AT_ONCE:
         wait = min(FIRST_PAUSE * 2.0 ** min(recent - AT_ONCE, _MOST_DOUBLINGS), longest)
-    if len(counted) >= MOST_A_DAY // 2:
-        wait = max(wait, 2 * _DAY / MOST_A_DAY)
+    if len(counted) >= most // 2:
+        wait = max(wait, 2 * _DAY / most)
     return max(counted[-1] + wait, now)
 
 

@@ -10,13 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from vaultpki import records
-from vaultpki.certificates import ISSUING_CAS
 from vaultpki.errors import SpecError, StoreError
 from vaultpki.files import private_folder, read_private, write_private
-from vaultpki.model import AgentConfig, Certificate, NodeRole, UserTemplate
 
 if TYPE_CHECKING:
+    from vaultpki.model import AgentConfig, Certificate, NodeRole, UserTemplate
     from vaultpki.vault import Vault
 
 COPY: Final = "spec.json"
@@ -48,12 +46,12 @@ def copy(config: AgentConfig) -> Holding | None:
         return None
 
 
-def stamp(config: AgentConfig) -> tuple[float, str] | None:
-    """When the copy on disk was fetched, as Unix time, and a digest of what it says; None where there is none."""
+def stamp(state: str) -> tuple[float, str] | None:
+    """When the copy in the folder `state` was fetched, as Unix time, and a digest of what it says; None without one."""
     from hashlib import sha256
 
     try:
-        value = json.loads(read_private(f"{config.state}/{COPY}") or b"")
+        value = json.loads(read_private(f"{state}/{COPY}") or b"")
         return float(value.pop("fetched")), sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, StoreError):
         return None
@@ -91,6 +89,9 @@ def fetch(config: AgentConfig, vault: Vault, now: float) -> Holding:
 
 
 def _read(config: AgentConfig, value: Mapping[str, Any], where: str) -> Holding:
+    from vaultpki import records
+    from vaultpki.certificates import ISSUING_CAS
+
     cluster = records.read_cluster(value["cluster"], where=where)
     if cluster.cluster != config.cluster:
         raise SpecError(f"belongs to cluster {cluster.cluster}, not {config.cluster}", file=where, field="cluster")

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
-from vaultpki.brakes import MOST_A_DAY
+from vaultpki.brakes import MOST_REMEMBERED
 from vaultpki.errors import NeedsJoin, StoreError, VaultpkiError
 from vaultpki.files import read_private, write_private
-from vaultpki.hooks import Owed
+
+if TYPE_CHECKING:
+    from vaultpki.hooks import Owed
 
 FILE: Final = "agent.json"
 State = Literal["ok", "backing-off", "needs-join"]
@@ -49,14 +51,16 @@ class Fault:
 class Memory:
     """The agent's memory. Certificates, faults and hooks by their names; all times are Unix time in seconds.
 
-    `spent` are the moments of signings that brought nothing, or came before any were due. `hooked` are the digests for
+    `spent` are the moments of signings that brought nothing, or came before any were due; `held` is until when none of a
+    certificate is asked for that is only due. `hooked` are the digests for
     which hooks last ran. `trust` is the digest of the bundles, `trust_since` when they became so. `quiet` is the digest
     of all that a pass looked at when it found nothing left to do, `quiet_until` when something will be due, and
-    `quiet_dies` when the first certificate ends.
+    `quiet_dies` when the first certificate ends; `quiet_directory` and `quiet_poll` are what agent.yaml said then.
     """
 
     certificates: Mapping[str, Known] = field(default_factory=dict)
     spent: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    held: Mapping[str, float] = field(default_factory=dict)
     faults: Mapping[str, Fault] = field(default_factory=dict)
     hooked: Mapping[str, str] = field(default_factory=dict)
     owed: Mapping[str, Owed] = field(default_factory=dict)
@@ -67,6 +71,8 @@ class Memory:
     quiet_since: float = 0.0
     quiet_until: float = 0.0
     quiet_dies: float = 0.0
+    quiet_directory: str = ""
+    quiet_poll: float = 0.0
 
 
 def load(state: str) -> Memory:
@@ -103,7 +109,7 @@ def with_spent(memory: Memory, names: Mapping[str, float | None]) -> Memory:
     spent = dict(memory.spent)
     for name, when in names.items():
         held = spent.get(name, ())
-        held = held[:-1] if when is None else (*sorted(min(t, when) for t in held), when)[-MOST_A_DAY:]
+        held = held[:-1] if when is None else (*sorted(min(t, when) for t in held), when)[-MOST_REMEMBERED:]
         if held:
             spent[name] = held
         else:
@@ -127,15 +133,13 @@ def _read(value: Mapping[str, Any]) -> Memory:
             for name, k in value["certificates"].items()
         },
         spent={str(name): tuple(_number(when) for when in times) for name, times in value["spent"].items()},
+        held={str(name): _number(until) for name, until in value["held"].items()},
         faults={
             str(what): Fault(str(f["text"]), _number(f["since"]), _number(f["last"]), int(_number(f["count"])))
             for what, f in value["faults"].items()
         },
         hooked={str(name): str(digest) for name, digest in value["hooked"].items()},
-        owed={
-            str(name): Owed(_number(o["since"]), int(_number(o["attempts"])), _number(o["not_before"]), str(o["error"]))
-            for name, o in value["owed"].items()
-        },
+        owed=_owed(value["owed"]),
         trust=str(value["trust"]),
         trust_since=_number(value["trust_since"]),
         state=_STATES[str(value["state"])],
@@ -143,7 +147,20 @@ def _read(value: Mapping[str, Any]) -> Memory:
         quiet_since=_number(value["quiet_since"]),
         quiet_until=_number(value["quiet_until"]),
         quiet_dies=_number(value["quiet_dies"]),
+        quiet_directory=str(value["quiet_directory"]),
+        quiet_poll=_number(value["quiet_poll"]),
     )
+
+
+def _owed(value: Mapping[str, Any]) -> dict[str, Owed]:
+    if not value:
+        return {}
+    from vaultpki.hooks import Owed
+
+    return {
+        str(name): Owed(_number(o["since"]), int(_number(o["attempts"])), _number(o["not_before"]), str(o["error"]))
+        for name, o in value.items()
+    }
 
 
 def _number(value: Any) -> float:

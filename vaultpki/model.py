@@ -304,7 +304,10 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
-    """agent.yaml, whole and checked. Paths are absolute; `poll` and `hook_timeout` are seconds."""
+    """agent.yaml, whole and checked. Paths are absolute; `poll` and `hook_timeout` are seconds.
+
+    `source` is a digest of the file's bytes; empty where it was not read from one.
+    """
 
     cluster: str
     prefix: str
@@ -324,3 +327,4 @@ class AgentConfig:
     windows: tuple[Window, ...] = ()
     metrics: str | None = None
     file: str = "agent.yaml"
+    source: str = field(default="", compare=False, repr=False)

@@ -106,7 +106,9 @@ def held_back(item: Item, memory: Memory, now: float, poll: float) -> VaultpkiEr
         return None
     name, known = item.want.name, memory.certificates.get(item.want.name)
     longest = brakes.longest(known.granted if known else item.want.ttl, poll)
-    at = brakes.next_try(memory.spent.get(name, ()), now, longest)
+    at = brakes.next_try(memory.spent.get(name, ()), now, longest, brakes.most(item.want.ttl))
+    if item.verdict.reasons == (Reason.DUE,):
+        at = max(at, memory.held.get(name, 0.0))
     if at <= now:
         return None
     before = memory.faults.get(name)
@@ -140,7 +142,7 @@ def sign(
         outcome[item.want.name] = signed
         if isinstance(signed, Signed):
             try:
-                _keep_the_better(item, signed)
+                _keep_the_better(item, signed, now)
                 _install(config, directory, item.want, signed.contents)
             except VaultpkiError as error:
                 outcome[item.want.name] = error
@@ -172,12 +174,15 @@ def short(known: Known) -> bool:
     return known.granted < known.asked - min(SKEW, known.asked // 10)
 
 
-def _keep_the_better(item: Item, signed: Signed) -> None:
+def _keep_the_better(item: Item, signed: Signed, now: datetime) -> None:
     only_due = item.verdict.reasons == (Reason.DUE,)
     if only_due and item.not_after is not None and signed.facts.not_after <= item.not_after:
-        raise CertificateRefused(
-            f"{item.want.name}: the new certificate would end before the one in use; the one in use stays",
-            reason="shorter",
+        # Half of what Vault grants now before the end: by then a new one is the better one.
+        at = item.not_after - (signed.facts.not_after - now) / 2
+        raise Held(
+            f"{item.want.name}: Vault grants only {granted(signed, now)} s now, which ends before the certificate in "
+            f"use; that one stays until {at:%Y-%m-%dT%H:%M:%SZ}",
+            at.timestamp(),
         )
 
 

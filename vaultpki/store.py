@@ -1,35 +1,27 @@
 """The only writer of certificate files: whole sets of files, swapped in one step that survives a kill and a power cut.
 
-    DIR/kubelet.crt -> .vaultpki/kubelet/kubelet.crt              one stable link for each file
-    DIR/.vaultpki/kubelet -> kubelet.5f0c9a1b2c3d4e5f             the one link that a swap renames
-    DIR/.vaultpki/kubelet.5f0c9a1b2c3d4e5f/kubelet.{crt,key,pem}  a generation: written once, then only read
-    DIR/.vaultpki/lock                                            held while a process writes
-
-A set that changes together is a unit: a pair, or all bundles and kubeconfigs. inotify watches sit on the inode, and a
-swap of links gives them no event: the removal of the old generation does. It follows some seconds later, so that who
-opened a key through the path still finds its certificate there.
+How they lie is drawn in `generations.py`. inotify watches sit on the inode, and a swap of links gives them no event:
+the removal of the old generation does. It follows some seconds later, so that who opened a key through the path still
+finds its certificate there.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import stat
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Final, Self
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Final
 
 from vaultpki import files
 from vaultpki.errors import Busy, StoreError
 from vaultpki.files import read_private, told, write_private
+from vaultpki.generations import GENERATION, HIDDEN, LOCK, NAME, UNIT, File, Generations, Stored, valid
 
 __all__ = ["GRACE", "HIDDEN", "Directory", "File", "Stored", "read_private", "write_private"]
 
-HIDDEN: Final = ".vaultpki"
 GRACE: Final = 5.0
 """Seconds between a swap and the removal of the old generation."""
 
@@ -37,63 +29,19 @@ GRACE: Final = 5.0
 _TYPICAL_BYTES = 32 * 1024
 _TYPICAL_ENTRIES = 8
 
-_LOCK = "lock"
-_UNIT = r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}"
-_NAME = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,199}"
-_GENERATION = re.compile(rf"({_UNIT})\.[0-9a-f]{{16}}")
-_TEMPORARY = re.compile(rf"{_UNIT}\.[0-9a-f]{{16}}\.link")
-_STABLE = re.compile(rf"{re.escape(HIDDEN)}/({_UNIT})/({_NAME})")
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """What a file shall be. None as `uid` or `gid` is the writing process's own."""
-
-    data: bytes
-    mode: int = 0o644
-    uid: int | None = None
-    gid: int | None = None
-
-    def __repr__(self) -> str:
-        # The data may be a private key, and tracebacks with locals print this.
-        return f"File({len(self.data)} bytes, {self.mode:04o})"
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """What a file is.
-
-    `problem` is empty, or missing, foreign, not-a-file, too-large or unreadable; `data` is then None.
-    """
-
-    data: bytes | None
-    mode: int = 0
-    uid: int = 0
-    gid: int = 0
-    problem: str = ""
-
-    def __repr__(self) -> str:
-        return f"Stored({self.problem or len(self.data or b'')}, {self.mode:04o})"
-
-    def same_owner(self, wanted: File) -> bool:
-        """Whether the file belongs to whom `wanted` says."""
-        return self.uid == (os.geteuid() if wanted.uid is None else wanted.uid) and self.gid == (
-            os.getegid() if wanted.gid is None else wanted.gid
-        )
-
+_TEMPORARY = re.compile(rf"{UNIT}\.[0-9a-f]{{16}}\.link")
 
 Check = Callable[[Mapping[str, bytes]], None]
 
 
-class Directory:
-    """A directory of certificate files, held open; made by `Directory.open`, closed by leaving the `with` block."""
+class Directory(Generations):
+    """A directory of certificate files, held open; made by `Directory.open`, closed by leaving the `with` block.
+
+    Old generations that are not yet removed then are left to the next `sweep`.
+    """
 
     def __init__(self, path: str, fd: int, trusted: Collection[int]) -> None:
-        self.path = path
-        self._fd = fd
-        self._trusted = frozenset({0, os.geteuid(), *trusted})
-        self._hidden: int | None = None
-        self._lock: int | None = None
+        super().__init__(path, fd, trusted)
         self._retired: list[tuple[float, str]] = []
 
     @classmethod
@@ -135,151 +83,14 @@ class Directory:
             )
         if stat.S_IMODE(about.st_mode) != 0o755:
             os.fchmod(self._hidden, 0o755)
-        with told(f"{self.path}/{HIDDEN}/{_LOCK}"):
+        with told(f"{self.path}/{HIDDEN}/{LOCK}"):
             try:
-                self._lock = files.lock(_LOCK, self._hidden, wait)
+                self._lock = files.lock(LOCK, self._hidden, wait)
             except BlockingIOError:
                 raise Busy(
                     f"{self.path}: another vaultpki process is writing here; wait for it to end, or stop it, "
                     "and run again"
                 ) from None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Gives the lock back; old generations not yet removed are left to the next `sweep`."""
-        for fd in (self._lock, self._hidden, self._fd):
-            if fd is not None:
-                with contextlib.suppress(OSError):
-                    os.close(fd)
-        self._lock = self._hidden = None
-        self._fd = -1
-
-    # -- reading -----------------------------------------------------------------------------------------------------
-
-    def units(self) -> dict[str, tuple[str, ...]]:
-        """The units laid down here, each with the names of its files."""
-        if self._hidden is None:
-            return {}
-        found = {}
-        with told(f"{self.path}/{HIDDEN}"):
-            for unit in sorted(os.listdir(self._hidden)):
-                if self._is_unit(unit):
-                    with self._opened(unit) as generation:
-                        found[unit] = tuple(sorted(os.listdir(generation)) if generation is not None else ())
-        return found
-
-    def read(self, unit: str, names: Iterable[str]) -> dict[str, Stored]:
-        """The files `names` of a unit, all of one generation; what is wrong with one is told in its `problem`."""
-        _valid(unit, names := tuple(names))
-        with told(f"{self.path}/{HIDDEN}/{unit}"), self._opened(unit) as generation:
-            return {name: self._stored(unit, name, generation) for name in names}
-
-    def _stored(self, unit: str, name: str, generation: int | None) -> Stored:
-        owner = self._owner_of(name)
-        if owner != unit:
-            return Stored(None, problem="foreign" if owner == "" else "missing")
-        if generation is None:
-            return Stored(None, problem="missing")
-        try:
-            data, about = files.read_at(name, generation)
-        except OSError as error:
-            kinds = {errno.ENOENT: "missing", errno.EFBIG: "too-large"}
-            kinds |= dict.fromkeys((errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENXIO), "not-a-file")
-            return Stored(None, problem=kinds.get(error.errno or 0, "unreadable"))
-        return Stored(data, stat.S_IMODE(about.st_mode), about.st_uid, about.st_gid)
-
-    def _owner_of(self, name: str) -> str | None:
-        """The unit whose stable link `name` is; None where there is nothing, "" where it is not ours."""
-        try:
-            target = os.readlink(name, dir_fd=self._fd)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            return ""
-        link = _STABLE.fullmatch(target)
-        return link[1] if link and link[2] == name else ""
-
-    def _generation(self, unit: str) -> str | None:
-        """The name of the unit's live generation."""
-        if self._hidden is None:
-            return None
-        try:
-            target = os.readlink(unit, dir_fd=self._hidden)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            raise StoreError(f"{self.path}/{HIDDEN}/{unit}: it was not made by vaultpki; move it away") from None
-        match = _GENERATION.fullmatch(target)
-        if match is None or match[1] != unit:
-            raise StoreError(f"{self.path}/{HIDDEN}/{unit}: the link was not made by vaultpki; move it away")
-        return target
-
-    def _is_unit(self, entry: str) -> bool:
-        with contextlib.suppress(StoreError):
-            return bool(re.fullmatch(_UNIT, entry)) and self._generation(entry) is not None
-        return False
-
-    @contextlib.contextmanager
-    def _opened(self, unit: str) -> Iterator[int | None]:
-        fd = None
-        # A reader without the lock may lose the generation between readlink and open: a swap took place, so look again.
-        for _ in range(100):
-            generation = self._generation(unit)
-            if self._hidden is None or generation is None:
-                break
-            with contextlib.suppress(FileNotFoundError):
-                # Something else in its place is as good as nothing: a new generation replaces it.
-                with contextlib.suppress(NotADirectoryError):
-                    fd = os.open(generation, files.FOLDER, dir_fd=self._hidden)
-                break
-        if fd is not None:
-            about = os.fstat(fd)
-            # What others may write to, or could until a moment ago, proves nothing either.
-            if about.st_uid not in self._trusted or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                os.close(fd)
-                fd = None
-        try:
-            yield fd
-        finally:
-            if fd is not None:
-                os.close(fd)
-
-    def digest(self) -> str:
-        """A SHA-256 in hex of all that lies here by this program: links, contents, modes, owners, and leftovers too."""
-        from hashlib import sha256
-
-        whole = sha256()
-
-        def add(*parts: object) -> None:
-            whole.update(repr(parts).encode())
-
-        with told(f"{self.path}/{HIDDEN}"):
-            for name in sorted(os.listdir(self._fd)):
-                owner = self._owner_of(name) if re.fullmatch(_NAME, name) else None
-                if owner:
-                    add(name, owner)
-            for entry in sorted(os.listdir(self._hidden) if self._hidden is not None else ()):
-                add(entry)
-                if not self._is_unit(entry):
-                    continue
-                add(self._generation(entry))
-                with self._opened(entry) as generation:
-                    add(None if generation is None else os.fstat(generation).st_mode)
-                    for name in sorted(os.listdir(generation) if generation is not None else ()):
-                        stored = self._stored(entry, name, generation)
-                        add(name, stored.data, stored.mode, stored.uid, stored.gid, stored.problem)
-        return whole.hexdigest()
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -293,7 +104,7 @@ class Directory:
 
     def refuse_taken(self, unit: str, names: Iterable[str]) -> None:
         """StoreError where `install` could not take these names, because one is held by a file that is not ours."""
-        _valid(unit, names := tuple(names))
+        valid(unit, names := tuple(names))
         with told(f"{self.path}/{HIDDEN}/{unit}"):
             self._generation(unit)
         for name in names:
@@ -430,7 +241,7 @@ class Directory:
 
     def remove(self, unit: str) -> bool:
         """Takes the unit's files away, all in one step; False where there are none."""
-        _valid(unit, ())
+        valid(unit, ())
         hidden = self._writable()
         with told(f"{self.path}/{HIDDEN}/{unit}"):
             old = self._generation(unit)
@@ -488,14 +299,14 @@ class Directory:
                     live[unit] = set()
                     swept += 1
             for entry in entries:
-                if _TEMPORARY.fullmatch(entry) or (_GENERATION.fullmatch(entry) and entry not in kept):
+                if _TEMPORARY.fullmatch(entry) or (GENERATION.fullmatch(entry) and entry not in kept):
                     try:
                         files.remove_tree(entry, hidden)
                         swept += 1
                     except OSError:
                         self._retired.insert(0, (0.0, entry))
             for name in os.listdir(self._fd):
-                owner = self._owner_of(name) if re.fullmatch(_NAME, name) else None
+                owner = self._owner_of(name) if re.fullmatch(NAME, name) else None
                 # Where something that is not ours stands in the unit's place, its links are for a person to judge.
                 if owner and (owner not in entries or name not in live.get(owner, (name,))):
                     os.unlink(name, dir_fd=self._fd)
@@ -510,14 +321,3 @@ class Directory:
         if self._hidden is None or self._lock is None:
             raise StoreError(f"{self.path}: the directory was opened for reading only")
         return self._hidden
-
-
-def _valid(unit: str, names: Iterable[str]) -> None:
-    if not re.fullmatch(_UNIT, unit) or unit == _LOCK:
-        raise StoreError(f"{unit!r} cannot name a set of files: letters, digits, - and _ are possible; rename it")
-    for name in names:
-        if not re.fullmatch(_NAME, name):
-            raise StoreError(
-                f"{name!r} cannot be a file of the certificate directory: "
-                "letters, digits, dots, @, - and _ are possible; rename it"
-            )

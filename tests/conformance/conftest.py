@@ -34,6 +34,12 @@ def spread(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iter
     yield from _standing("bao", kube.SPREAD, programs, None, tmp_path_factory)
 
 
+@pytest.fixture(scope="session")
+def robbed(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubernetes]:
+    """As `spread`, with a second worker and rows of the user's own; worker-1 is stolen, and may have lost its identity."""
+    yield from _standing("bao", kube.ROBBED, programs, None, tmp_path_factory)
+
+
 @pytest.fixture(scope="session", params=["one_node", "spread"])
 def kubernetes(request: pytest.FixtureRequest) -> Kubernetes:
     """Each of the two shapes in turn."""

@@ -35,6 +35,7 @@ ORDER: Final = (
     "brakes",
     # one module for each thing outside
     "files",
+    "generations",
     "store",
     "x509",
     "vault",
@@ -58,6 +59,7 @@ ORDER: Final = (
     "operator",
     "holding",
     "pairs",
+    "quiet",
     "agent",
     "resident",
     "status",

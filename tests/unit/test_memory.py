@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vaultpki.brakes import MOST_A_DAY, next_try
+from vaultpki.brakes import MOST_REMEMBERED, next_try
 from vaultpki.errors import Denied, NeedsJoin, Refused, StoreError, Unavailable, VaultpkiError
 from vaultpki.hooks import Owed
 from vaultpki.memory import FILE, Fault, Known, Memory, load, save, state_of, with_faults, with_spent
@@ -33,6 +33,9 @@ FULL = Memory(
     quiet_since=NOW,
     quiet_until=NOW + 86400,
     quiet_dies=NOW + 2592000,
+    held={"etcd-peer": NOW + 600},
+    quiet_directory="/etc/kubernetes/pki",
+    quiet_poll=300.0,
 )
 
 
@@ -186,8 +189,8 @@ def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
 def test_it_has_no_place_for_a_secret() -> None:
     """Nothing but names, numbers, digests and the sentences of faults; a field more must be thought about here."""
     assert {each.name for each in fields(Memory)} == {
-        *("certificates", "spent", "faults", "hooked", "owed", "trust", "trust_since"),
-        *("state", "quiet", "quiet_since", "quiet_until", "quiet_dies"),
+        *("certificates", "spent", "held", "faults", "hooked", "owed", "trust", "trust_since"),
+        *("state", "quiet", "quiet_since", "quiet_until", "quiet_dies", "quiet_directory", "quiet_poll"),
     }
     for row in (Known, Fault, Owed):
         hints = typing.get_type_hints(row)
@@ -213,9 +216,9 @@ def test_a_signing_is_added_and_the_newest_taken_away() -> None:
 
 def test_no_more_is_kept_than_a_day_may_have() -> None:
     memory = Memory()
-    for second in range(3 * MOST_A_DAY):
+    for second in range(3 * MOST_REMEMBERED):
         memory = with_spent(memory, {"a": NOW + second})
-    assert memory.spent["a"] == tuple(NOW + second for second in range(2 * MOST_A_DAY, 3 * MOST_A_DAY))
+    assert memory.spent["a"] == tuple(NOW + second for second in range(2 * MOST_REMEMBERED, 3 * MOST_REMEMBERED))
 
 
 def test_what_was_signed_later_than_now_was_signed_now_at_the_latest() -> None:

@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from vaultpki.certificates import SKEW, TABLE, shortest_ttl
 from vaultpki.facts import EKU, Facts, Pair
-from vaultpki.model import Certificate, KeyType, Subject, Usage
+from vaultpki.model import Certificate, KeyType, Row, Subject, Usage
 from vaultpki.renewal import Reason, State, assess, jitter, last_moment, life, renew_at, signed_at
 from vaultpki.windows import parse
 
@@ -242,3 +243,13 @@ def test_jitter_is_the_same_for_one_leaf_and_spread_over_many() -> None:
     assert min(spread) < 0.02 and max(spread) > 0.98 and 0.45 < sum(spread) / 1000 < 0.55
     assert len({jitter("w-1", "kubelet", n) for n in range(100)}) == 100
     assert jitter("a", "bc", 1) != jitter("ab", "c", 1)
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
+def test_of_the_shortest_ttl_the_consumer_has_its_time(row: Row) -> None:
+    """Of what cluster.yaml takes without `allow_short_ttl`, the latest renewal leaves the consumer's pause and the skew."""
+    end = SIGNED + timedelta(seconds=shortest_ttl(row))
+    latest = renew_at(SIGNED, end, 1.0, row.reload)
+    assert end - latest == timedelta(seconds=row.reload + SKEW)
+    # And nodes are spread over the whole window still.
+    assert latest - SIGNED == (end - SIGNED) * 2 / 3

@@ -73,6 +73,16 @@ def agent_command(
       vaultpki agent --join join.json --once
       vaultpki agent -c /etc/vaultpki/agent.yaml
     """
+    if once and not (join_file or directory or install_unit or print_unit):
+        import time
+
+        from vaultpki import quiet
+
+        due = quiet.due(file, allow_http=allow_http, now=time.time())
+        if due is not None:
+            _tell_idle(due, log_format)
+            return 0
+
     from vaultpki import agent
     from vaultpki.config import load_agent
 
@@ -147,7 +157,7 @@ def _join(file: Path, join_file: Path, directory: Path | None, *, allow_http: bo
 def tell_outcome(outcome: Outcome, log_format: Literal["text", "json"] = "text") -> None:
     """Says what one pass did: on standard output what was done, on standard error what failed."""
     from vaultpki import agent
-    from vaultpki.log import Event, writer
+    from vaultpki.log import writer
 
     done, failed = writer(log_format, sys.stdout), writer(log_format, sys.stderr)
     for event in outcome.events:
@@ -158,5 +168,13 @@ def tell_outcome(outcome: Outcome, log_format: Literal["text", "json"] = "text")
         if deadline := agent.deadline(outcome.dies):
             failed(deadline)
     elif not outcome.events and outcome.due is not None:
-        due = f"{outcome.due:%Y-%m-%dT%H:%M:%SZ}"
-        done(Event("nothing-to-do", f"nothing to do until {due}", fields={"renew_after": due}))
+        _tell_idle(outcome.due.timestamp(), log_format)
+
+
+def _tell_idle(until: float, log_format: Literal["text", "json"]) -> None:
+    import time
+
+    from vaultpki.log import Event, writer
+
+    due = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(until))
+    writer(log_format, sys.stdout)(Event("nothing-to-do", f"nothing to do until {due}", fields={"renew_after": due}))

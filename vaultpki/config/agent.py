@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
@@ -140,7 +141,8 @@ def load_agent(path: Path, *, allow_http: bool = False) -> AgentConfig:
     `allow_http` lets `vault.addresses` be plain http beyond loopback.
     """
     file = tree.shown(path)
-    spec = AGENT.read(tree.parse(tree.read_text(path), file), Place(file, 1, ""))
+    text = tree.read_text(path)
+    spec = AGENT.read(tree.parse(text, file), Place(file, 1, ""))
     if not allow_http:
         for item in spec["vault"].items("addresses"):
             try:
@@ -186,6 +188,7 @@ def load_agent(path: Path, *, allow_http: bool = False) -> AgentConfig:
         windows=tuple(spec.get("windows")),
         metrics=spec.get("metrics"),
         file=str(path),
+        source=sha256(text.encode()).hexdigest(),
     )
 
 
