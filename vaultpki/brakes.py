@@ -40,7 +40,7 @@ def next_try(spent: Sequence[float], now: float, longest: float, most: int = MOS
 
     `spent` are the moments of its signings that came to nothing. After the first `AT_ONCE` the pauses double, up to
     `longest` seconds. Once half of a day's measure, `most`, is used up, the other half is spread over a whole day, so
-    that the measure holds and nobody ever waits for a day. Moments later than `now` do not count: a clock was ahead then.
+    that the measure holds and nobody ever waits for a day. Moments later than `now` do not count: a clock was ahead.
     """
     counted = sorted(when for when in spent if now - _DAY < when <= now)
     if not counted:
