@@ -8,21 +8,18 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Final
 
-from benchmarks.timing import Contender, Measure, Result
+from benchmarks.timing import Contender, Measure
 from vaultpki import bootstrap, demo, embedded, files
 from vaultpki.certificates import pair_files, sign_parameters
 from vaultpki.config import load_cluster
 from vaultpki.desired import node_certificates
 from vaultpki.model import Certificate, Cluster
 from vaultpki.observe import fingerprint
-from vaultpki.store import Directory, File
 from vaultpki.vault import Settings, Vault
 
 TEN: Final = 10

@@ -43,10 +43,6 @@ class _Recorder(Vault):
     def many(self, requests: Sequence[Request]) -> list[Answer]:
         return self._kept(requests, super().many(requests))
 
-    def pin_to_leader(self, *first: Request) -> list[Answer]:
-        answers = super().pin_to_leader(*first)
-        return self._kept([Request("GET", "sys/leader"), *first], [Answer(200, {}), *answers])[1:]
-
     def _kept(self, requests: Sequence[Request], answers: list[Answer]) -> list[Answer]:
         with self._lock:
             self.taken += zip(requests, answers, strict=True)

@@ -241,7 +241,7 @@ def doors(kubernetes: Kubernetes) -> dict[str, Door]:
     review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
     plain = {
         "etcd": Door("etcd", member, ETCD_PORT, "/v3/kv/range", partial(etcd, '"count":'), "POST", content=everything),
-        "etcd-peer": Door("etcd", member, ETCD_PEER_PORT, "/members", partial(etcd, '"peerURLs":')),
+        "etcd-peer": Door("etcd", member, ETCD_PEER_PORT, "/members", partial(etcd_peer, '"peerURLs":')),
         "kube-apiserver": Door(
             "kube-apiserver", control_plane, API_PORT, WHO_AM_I, kube_apiserver, "POST", content=review
         ),
@@ -273,6 +273,17 @@ def etcd(content: str, caller: Caller) -> Verdict:
     if why := refusal("etcd", caller):
         return Verdict(alert="unknown_ca" if why == UNKNOWN else "bad_certificate", log=why)
     return Verdict(200, body=content)
+
+
+def etcd_peer(content: str, caller: Caller) -> Verdict:
+    """The same, but a pair with names is taken from the machine of these names alone; here no name can be resolved."""
+    verdict = etcd(content, caller)
+    if caller.certificate is None or not verdict.let_in:
+        return verdict
+    subject = caller.certificate.subject
+    if caller.machine.address in subject.ips or not (subject.ips or subject.dns):
+        return verdict
+    return Verdict(alert="closed", log="does not match any of DNSNames")
 
 
 def _user(caller: Caller) -> Verdict:

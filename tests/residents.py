@@ -119,8 +119,8 @@ def leaves(seat: Seat, stems: Sequence[str] = WORKER) -> dict[str, Facts]:
     return {stem: leaf(seat, stem) for stem in stems}
 
 
-def signs(server: Server, seat: Seat, since: int, prefix: str) -> list[str]:
-    """The PKI roles by which Vault was asked to sign since then, in order; the node's own are not told from others."""
+def signs(server: Server, prefix: str, since: int) -> list[str]:
+    """The PKI roles of this cluster by which Vault was asked to sign since then, in order."""
     return [
         path.rpartition("/")[2]
         for _, path in server.requests(since)

@@ -230,7 +230,10 @@ class Server:
     def requests(self, since: int = 0) -> list[tuple[str, str]]:
         """(operation, path) of every request since `since`, in order, in the server's own words."""
         with self.audit_log.open("rb") as file:
-            file.seek(since)
+            # Where others use the server too, it may be in the middle of a line.
+            file.seek(max(since - 1, 0))
+            if since:
+                file.readline()
             # The last line may still be on its way to the disk.
             entries = [json.loads(line) for line in file if line.endswith(b"\n")]
         return [

@@ -94,7 +94,7 @@ def instead_of_etcd(kubernetes: Kubernetes, seen: list[Use]) -> Iterator[None]:
         listening = socket.create_server(("", 0))
     with _noting(etcd, listening, seen) as port:
         to_etcd = ("-p", "tcp", "-d", node.address, "--dport", str(ETCD_PORT))
-        rule = ("OUTPUT", *to_etcd, "-j", "REDIRECT", "--to-ports", str(port))
+        rule = ("OUTPUT", *to_etcd, "-j", "DNAT", "--to-destination", f"{node.address}:{port}")
         node.machine.run("iptables", "-w", "-t", "nat", "-I", *rule)
         try:
             node.machine.run("ss", "--kill", "--tcp", "dst", node.address, "dport", "=", str(ETCD_PORT))

@@ -10,7 +10,7 @@ import contextlib
 import random
 import time
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -35,6 +35,7 @@ from vaultpki.log import Event, Value
 from vaultpki.memory import Memory
 from vaultpki.model import AgentConfig
 from vaultpki.store import Directory, File
+from vaultpki.values import dataclass
 
 if TYPE_CHECKING:
     from vaultpki.facts import Trust
@@ -103,7 +104,9 @@ def run(
             this = _Pass(config, directory, known, now, age, frozenset(force), runner, allow_http=allow_http)
             outcome = this.run()
             if settle:
-                directory.settle()
+                # What is done is done; an old generation that cannot be removed is the next pass's to sweep.
+                with contextlib.suppress(StoreError):
+                    directory.settle()
             return replace(outcome, memory=this.remember())
     except Busy:
         # Whoever holds the directory writes the memory too.
@@ -230,7 +233,11 @@ class _Pass:
     def _trust(self, spec: Holding) -> dict[str, Trust]:
         from vaultpki import issuance
 
-        return issuance.trusts(issuance.Issuers(spec.issuing, spec.roots), self._config.root_sha256, self._now)
+        try:
+            return issuance.trusts(issuance.Issuers(spec.issuing, spec.roots), self._config.root_sha256, self._now)
+        except CertificateRefused as error:
+            # By a clock that is wrong every date is.
+            raise self._failures.get("clock", error) from None
 
     # What Vault says
 
@@ -259,7 +266,7 @@ class _Pass:
         if abs(offset) > SKEW:
             side, hint = ("behind", "; nothing is signed until then") if offset > 0 else ("ahead of", "")
             self._failures["clock"] = VaultpkiError(
-                f"this machine's clock is {abs(offset):.0f} s {side} Vault's; set it right{hint}"
+                f"this machine's clock is {_roughly(abs(offset))} {side} Vault's; set it right{hint}"
             )
         return spec
 
@@ -327,13 +334,13 @@ class _Pass:
             common = self._failures["clock"]
         if common is None:
             try:
-                self._directory.probe()
+                self._directory.probe(len(wanting))
                 probe_folder(self._config.state)
             except StoreError as error:
                 common = error
         allowed = []
         for name, item in wanting.items():
-            held = common or pairs.held_back(item, self._memory, self._clock, self._config.poll)
+            held = common or self._taken(item) or pairs.held_back(item, self._memory, self._clock, self._config.poll)
             if held is None:
                 allowed.append(item)
                 continue
@@ -341,6 +348,14 @@ class _Pass:
             if isinstance(held, Held):
                 self._again.append(held.at)
         return allowed
+
+    def _taken(self, item: Item) -> StoreError | None:
+        """Why the item's files cannot take their places, where somebody's own are there."""
+        try:
+            self._directory.refuse_taken(unit(item.want.stem), pair_files(item.want.stem))
+        except StoreError as error:
+            return error
+        return None
 
     def _lay_companions(self, spec: Holding, trust: Mapping[str, Trust]) -> bool:
         from vaultpki import assets, issuance
@@ -524,6 +539,14 @@ class _Pass:
         if changed != self._written:
             memory.save(self._config.state, changed)
             self._written = changed
+
+
+def _roughly(seconds: float) -> str:
+    """In words that stay the same from one look to the next, so that they are told once."""
+    for name, length in (("days", 86400), ("hours", 3600)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {name}"
+    return f"{max(round(seconds / 60), 1)} min"
 
 
 def _stamp(when: datetime) -> str:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 from vaultpki.certificates import ISSUING_BACKDATE, ROOT, ROOT_BACKDATE
-from vaultpki.desired import Fields, Known, auth_mounts, ca_subject, desired, jwt_roles, marker
+from vaultpki.desired import Fields, Key, Known, auth_mounts, ca_subject, desired, jwt_roles, marker
 from vaultpki.errors import BadAnswer, Denied, Refused, Sealed, Unavailable
 from vaultpki.model import Cluster
 from vaultpki.observe import APPLIED, Memory, Sight, fingerprint, observe, refuse_foreign
 from vaultpki.plan import STAGES, Change, Plan, plan, stage
+from vaultpki.values import dataclass
 from vaultpki.vault import Json, Request, Vault, member, text
 
 # Long enough for an election (8 to 14 s by default) and a slow one after it.
@@ -29,6 +31,8 @@ _PATHLEN = ("Max path length of the signed certificate is zero",)
 # That a mount's maximum cuts a CA's life short, OpenBao says and Vault does not; we look at what was granted.
 _CUT_SHORT = ("is longer than permitted maxTTL",)
 _NO_DEFAULT = ("this was configured as the default issuer", "this was configured as the default key")
+# Roles are made while their CAs are; the look at the end sees whether all are there.
+_NO_DEFAULT_YET = ("no default issuing certificate",)
 _KV_UPGRADE = ("Upgrading mount from version",)
 
 
@@ -53,22 +57,15 @@ _SAID_OF_ISSUER = (
 )
 
 
-def look(cluster: Cluster, vault: Vault, where: Where) -> tuple[Sight, Plan]:
+def look(cluster: Cluster, vault: Vault, where: Where, *, expected: Iterable[Key] = ()) -> tuple[Sight, Plan]:
     """What is there, and what an apply would change; writes nothing.
 
-    Raises ForeignObject where something of others stands where ours belongs.
+    `expected` are the objects that an apply has just made. Raises ForeignObject where something of others stands where
+    ours belongs.
     """
-    sight = _see(cluster, vault, where)
-    wanted = desired(cluster, sight.known)
-    refuse_foreign(cluster, sight, wanted)
-    return sight, plan(wanted, sight.observed)
-
-
-def _see(cluster: Cluster, vault: Vault, where: Where) -> Sight:
-    sight = observe(cluster, vault, Known(addresses=cluster.vault.addresses, ca_pem=cluster.vault.ca_pem))
-    if not sight.known.addresses:
-        sight = replace(sight, known=replace(sight.known, addresses=where.addresses, ca_pem=where.ca_pem))
-    return sight
+    sight = observe(cluster, vault, Known(addresses=where.addresses, ca_pem=where.ca_pem), expected=expected)
+    refuse_foreign(cluster, sight)
+    return sight, plan(sight.wanted, sight.observed)
 
 
 def apply(cluster: Cluster, vault: Vault, where: Where, *, first: Plan | None, progress: Progress) -> Plan:
@@ -80,15 +77,17 @@ def apply(cluster: Cluster, vault: Vault, where: Where, *, first: Plan | None, p
     done: list[Change] = []
     give_up = time.monotonic() + _AWAY_SECONDS
     rounds = 0
+    made: Iterable[Key] = ()
     while True:
         try:
-            sight, todo = look(cluster, vault, where)
+            sight, todo = look(cluster, vault, where, expected=made)
+            made = ()
             if first is not None and rounds == 0 and todo.changes != first.changes:
                 raise Refused(
                     "the server has changed since the plan was shown; nothing was written, look at the plan again",
                     status=409,
                 )
-            if not todo.changes and sight.memory == _memory(cluster, sight.known):
+            if not todo.changes and sight.memory == _memory(cluster, sight.known, sight.wanted):
                 return Plan(tuple(done), todo.unmanaged)
             if rounds == 0:
                 _refuse_weak_token(cluster, vault, _rights(cluster, sight, todo))
@@ -102,6 +101,7 @@ def apply(cluster: Cluster, vault: Vault, where: Where, *, first: Plan | None, p
             for change in _Run(cluster, vault, sight, todo).act():
                 done.append(change)
                 progress(change)
+            made = sight.wanted
         except Sealed:
             raise
         except Unavailable:
@@ -112,8 +112,8 @@ def apply(cluster: Cluster, vault: Vault, where: Where, *, first: Plan | None, p
 
 def destroy(cluster: Cluster, vault: Vault, where: Where, *, progress: Callable[[str], None]) -> None:
     """Removes everything that apply made; what is not ours stays. A run cut off anywhere goes on when repeated."""
-    sight = _see(cluster, vault, where)
-    mine = desired(cluster, sight.known).keys() | sight.memory.objects
+    sight = observe(cluster, vault, Known(addresses=where.addresses, ca_pem=where.ca_pem))
+    mine = sight.wanted.keys() | sight.memory.objects
     doomed = [
         key for key in sight.observed.objects if key[0] in ("auth", "mount") or (key[0] == "policy" and key in mine)
     ]
@@ -168,13 +168,13 @@ def end_entities(vault: Vault, accessor: str, aliases: Sequence[str], *, wait: f
         vault.map(end, ids)
 
 
-def _memory(cluster: Cluster, known: Known) -> Memory:
+def _memory(cluster: Cluster, known: Known, wanted: Iterable[Key]) -> Memory:
     """What is to be remembered of a cluster once all of it is as it should be."""
     paths = (f"{cluster.mount('config')}/", f"{jwt_roles(cluster)}/")
     return Memory(
         frozenset(
             (kind, name)
-            for kind, name in desired(cluster, known)
+            for kind, name in wanted
             if kind in ("role", "policy", "approle") or (kind == "config" and name.startswith(paths))
         ),
         {node.name: known.role_ids[node.name] for node in cluster.nodes if node.name in known.role_ids},
@@ -232,42 +232,69 @@ def _path(cluster: Cluster, change: Change, issuers: Mapping[str, str]) -> str:
 
 
 class _Run:
-    """One plan being carried out: stage by stage, within a stage in parallel, each object by its own requests."""
+    """One plan being carried out: stage by stage, but for stages that need nothing of each other.
+
+    Within a stage all is under way at once, each object by its own requests.
+    """
 
     def __init__(self, cluster: Cluster, vault: Vault, sight: Sight, todo: Plan) -> None:
         self._cluster, self._vault, self._sight, self._todo = cluster, vault, sight, todo
         ids = {n.name: sight.known.role_ids.get(n.name) or str(uuid.uuid4()) for n in cluster.nodes}
         self._known = replace(sight.known, role_ids=ids)
+        self._wanted = sight.wanted
         self._remembered = sight.memory
+        self._requests: dict[str, str] = {}
 
     def act(self) -> Iterator[Change]:
-        for name in STAGES:
-            changes = [change for change in self._todo.changes if stage(change) == name]
-            if name == "rules":
-                self._learn_accessors()
-                self._remember(before=True)
-            if name == "farewells":
-                self._end_entities()
-            wanted = desired(self._cluster, self._known)
-            self._vault.map(lambda change: self._carry_out(change, wanted.get(change.key, {})), changes)  # noqa: B023
-            yield from changes
-        self._remember(before=False)
+        stages = {name: [change for change in self._todo.changes if stage(change) == name] for name in STAGES}
+        self._do(stages["first"])
+        yield from stages["first"]
+        self._at_once(partial(self._do, stages["mounts"]), partial(self._do, stages["root"]))
+        yield from stages["mounts"] + stages["root"]
+        # The root's URLs are there before it signs: they become a part of what it signs.
+        issuing = [change.name for change in stages["issuers"] if change.action == "create"]
+        self._at_once(
+            partial(self._vault.map, self._request_ca, issuing), partial(self._do, stages["engines"]), self._prepare
+        )
+        yield from stages["engines"]
+        # An AppRole is known as ours by its record, and nobody logs in before the policy is there.
+        self._at_once(partial(self._do, stages["issuers"]), partial(self._do, stages["rules"], stages["nodes"]))
+        yield from stages["issuers"] + stages["rules"] + stages["nodes"]
+        self._do(stages["removals"])
+        yield from stages["removals"]
+        self._end_entities()
+        self._do(stages["farewells"])
+        yield from stages["farewells"]
+        self._remember(_memory(self._cluster, self._known, self._wanted))
 
-    def _learn_accessors(self) -> None:
+    def _at_once(self, *works: Callable[[], object]) -> None:
+        self._vault.map(lambda work: work(), works)
+
+    def _do(self, *stages: Sequence[Change]) -> None:
+        """Carries the changes out, stage after stage."""
+        for changes in stages:
+            plain = [request for change in changes if (request := self._plain(change))]
+            other = [change for change in changes if not self._plain(change)]
+            works = [partial(self._vault.map, self._carry_out, other)] if other else []
+            self._at_once(*works, *([partial(self._vault.many, plain)] if plain else []))
+
+    def _prepare(self) -> None:
+        """Learns the accessors of auth mounts just made, and remembers what is ours before it is made."""
         mounts = auth_mounts(self._cluster)
         if mounts.keys() - self._known.accessors.keys():
             found = self._vault.read("sys/auth") or {}
             accessors = {m: text(member(found, f"{self._cluster.prefix}/{m}/"), "accessor") for m in mounts}
             self._known = replace(self._known, accessors=accessors)
+        self._wanted = desired(self._cluster, self._known)
+        ours = _memory(self._cluster, self._known, self._wanted)
+        known = self._remembered
+        self._remember(Memory(ours.objects | known.objects, {**known.role_ids, **ours.role_ids}))
 
-    def _remember(self, *, before: bool) -> None:
-        """Writes down what is ours before it is made, and forgets it after it is removed: no crash leaves an orphan."""
-        wanted = _memory(self._cluster, self._known)
-        if before:
-            wanted = Memory(wanted.objects | self._remembered.objects, {**self._remembered.role_ids, **wanted.role_ids})
-        if wanted != self._remembered:
-            self._vault.write(f"{self._cluster.mount('config')}/data/{APPLIED}", {"data": wanted.record()})
-            self._remembered = wanted
+    def _remember(self, memory: Memory) -> None:
+        """Writes down what is ours: before it is made, and after it is removed, so that no crash leaves an orphan."""
+        if memory != self._remembered:
+            self._vault.write(f"{self._cluster.mount('config')}/data/{APPLIED}", {"data": memory.record()})
+            self._remembered = memory
 
     def _end_entities(self) -> None:
         """Ends the tokens of nodes taken off the list, whose AppRoles are gone by now."""
@@ -278,34 +305,42 @@ class _Run:
             store = self._cluster.mount("config")
             self._vault.many([Request("DELETE", f"{store}/metadata/reports/{n}") for n in gone])
 
-    def _carry_out(self, change: Change, wanted: Fields) -> None:
+    def _plain(self, change: Change) -> Request | None:
+        """The one request that carries a change out, and may be repeated; None where there is more to it."""
+        kind, name, wanted = change.kind, change.name, self._wanted.get(change.key, {})
+        path = _path(self._cluster, change, self._sight.issuers)
+        if change.action == "delete":
+            return None if kind == "auth" else Request("DELETE", path)
+        if kind in ("mount", "auth", "issuer"):
+            return None
+        if kind == "policy":
+            # JSON, not HCL: a name cannot break out of it.
+            return Request("POST", path, {"policy": json.dumps({"path": wanted}, indent=1)})
+        if kind == "approle":
+            create = change.action == "create"
+            own = {"role_id": self._known.role_ids[name.rpartition("/")[2]]} if create else {}
+            return Request("POST", path, {**wanted, **own})
+        if kind == "config" and name.startswith(f"{self._cluster.mount('config')}/"):
+            return Request("POST", path, {"data": wanted})
+        being_made = kind == "role" and name.rpartition("/")[0] in self._requests
+        return Request("POST", path, wanted, warnings=_NO_DEFAULT_YET if being_made else ())
+
+    def _carry_out(self, change: Change) -> None:
         kind, name, create = change.kind, change.name, change.action == "create"
         path = _path(self._cluster, change, self._sight.issuers)
-        if change.action == "delete" and kind == "auth":
+        wanted = self._wanted.get(change.key, {})
+        if kind == "auth" and change.action == "delete":
             aliases = _aliases(self._cluster, self._vault, self._sight, name)
             self._vault.call(Request("DELETE", path))
             end_entities(self._vault, self._sight.known.accessors[name.rpartition("/")[2]], aliases, wait=0)
-        elif change.action == "delete":
-            self._vault.call(Request("DELETE", path))
         elif kind in ("mount", "auth"):
             self._mount(path, wanted, create=create)
-        elif kind == "issuer" and create:
-            if name == self._cluster.mount(ROOT):
-                self._make_root(name, wanted)
-            else:
-                self._make_issuing(name, wanted)
-        elif kind == "issuer":
+        elif not create:
             self._mend_issuer(name, {field: wanted[field] for field in change.fields})
-        elif kind == "policy":
-            # JSON, not HCL: a name cannot break out of it.
-            self._vault.write(path, {"policy": json.dumps({"path": wanted}, indent=1)})
-        elif kind == "approle":
-            own = {"role_id": self._known.role_ids[name.rpartition("/")[2]]} if create else {}
-            self._vault.write(path, {**wanted, **own})
-        elif kind == "config" and name.startswith(f"{self._cluster.mount('config')}/"):
-            self._vault.write(path, {"data": wanted})
+        elif name == self._cluster.mount(ROOT):
+            self._make_root(name, wanted)
         else:
-            self._vault.write(path, wanted)
+            self._make_issuing(name, wanted)
 
     def _mount(self, path: str, wanted: Fields, *, create: bool) -> None:
         config = {}
@@ -353,23 +388,28 @@ class _Run:
             raise
         self._known = replace(self._known, root_sha256=fingerprint(certificate))
 
-    def _make_issuing(self, mount: str, wanted: Fields) -> None:
-        ca = mount.rpartition("/")[2]
+    def _subject(self, mount: str) -> Json:
+        name = ca_subject(self._cluster.name, mount.rpartition("/")[2])
+        return {"common_name": name, "exclude_cn_from_sans": True}
+
+    def _request_ca(self, mount: str) -> None:
+        """Has an issuing CA's key made, and its request for a certificate."""
         key = self._key_of(mount)
-        names = self._vault.call(Request("LIST", f"{mount}/keys")).key_info.values()
-        if any(info.get("key_name") == key["key_name"] for info in names):
+        if key["key_name"] in self._sight.keys.get(mount, ()):
             # A run that ended after the key was made: a second key would be left over for ever.
             source: Json = {"key_ref": key["key_name"]}
             path = f"{mount}/intermediate/generate/existing"
         else:
             source, path = key, f"{mount}/intermediate/generate/internal"
-        subject = {"common_name": ca_subject(self._cluster.name, ca), "exclude_cn_from_sans": True}
-        made = self._vault.write(path, {**source, **subject}, once=True, warnings=_NO_AIA)
+        made = self._vault.write(path, {**source, **self._subject(mount)}, once=True, warnings=_NO_AIA)
+        self._requests[mount] = text(member(made, "data"), "csr")
+
+    def _make_issuing(self, mount: str, wanted: Fields) -> None:
         answer = self._vault.write(
             f"{self._cluster.mount(ROOT)}/root/sign-intermediate",
             {
-                **subject,
-                "csr": text(member(made, "data"), "csr"),
+                **self._subject(mount),
+                "csr": self._requests[mount],
                 "ttl": wanted["ttl"],
                 "max_path_length": 0,
                 "not_before_duration": ISSUING_BACKDATE,

@@ -6,7 +6,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -15,6 +15,7 @@ from vaultpki.certificates import ISSUING_CAS, LEAF_BACKDATE, SKEW, bundle, chai
 from vaultpki.errors import CertificateUnreadable
 from vaultpki.facts import EKU, Facts, same_names
 from vaultpki.model import Certificate, Row
+from vaultpki.values import dataclass
 
 Verdict = Literal["accept", "refuse"]
 Kind = Literal["file", "chain", "handshake", "vault"]

@@ -18,7 +18,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime
 from typing import Final
 
@@ -30,6 +30,7 @@ from vaultpki.facts import Trust
 from vaultpki.files import open_folder, private_folder, read_private, read_swapped, told, write_private
 from vaultpki.join import Join
 from vaultpki.model import AgentConfig, Auth
+from vaultpki.values import dataclass
 from vaultpki.vault import Request, Settings, Vault, from_environment
 
 SECRET_ID: Final = "secret-id"  # noqa: S105 -- a file's name

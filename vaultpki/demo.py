@@ -9,7 +9,6 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -23,6 +22,7 @@ from vaultpki.files import told, write_private
 from vaultpki.holders import find
 from vaultpki.model import AgentConfig, Auth, Cluster, Node
 from vaultpki.observe import fingerprint
+from vaultpki.values import dataclass
 from vaultpki.vault import Settings, Vault
 from vaultpki.verify import verify
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
+from functools import cache
 from typing import Any, Final
 
 from vaultpki import assets, records
@@ -23,6 +24,7 @@ from vaultpki.certificates import (
     rows,
 )
 from vaultpki.model import NODE, Certificate, Cluster, Jwt, Node, Pool, Row
+from vaultpki.values import dataclass
 
 UNKNOWN: Final = "(known after apply)"
 
@@ -47,6 +49,8 @@ ENGINE_CONFIG: Final = ("urls", "crl", "auto-tidy", "acme")
 Fields = dict[str, Any]
 Key = tuple[str, str]
 
+_Held = Mapping[Node | Pool, tuple[Certificate, ...]]
+
 
 @dataclass(frozen=True, slots=True)
 class Known:
@@ -69,13 +73,15 @@ class Known:
 def desired(cluster: Cluster, known: Known) -> dict[Key, Fields]:
     """Every object by (kind, name), in an order in which each stands behind what it needs."""
     wanted: dict[Key, Fields] = {}
+    holders: tuple[Node | Pool, ...] = (*cluster.nodes, *cluster.pools)
+    held = {who: node_certificates(cluster, who) for who in holders}
     for ca in (ROOT, *ISSUING_CAS):
         wanted["mount", cluster.mount(ca)] = _pki_mount(cluster, ca)
     wanted["mount", cluster.mount("config")] = {"type": "kv", "version": "2"}
     for mount, kind in auth_mounts(cluster).items():
         wanted["auth", f"{cluster.prefix}/{mount}"] = {
             "type": kind,
-            **(_auth_ttls(cluster) if kind == "approle" else {}),
+            **(_auth_ttls(held) if kind == "approle" else {}),
         }
     for ca in (ROOT, *ISSUING_CAS):
         wanted["issuer", cluster.mount(ca)] = _issuer(cluster, ca)
@@ -83,15 +89,15 @@ def desired(cluster: Cluster, known: Known) -> dict[Key, Fields]:
             wanted["config", f"{cluster.mount(ca)}/config/{name}"] = fields
     for role, fields in _roles(cluster, known).items():
         wanted["role", role] = fields
-    for policy, rules in policies(cluster, known).items():
+    for policy, rules in _policies(cluster, known, held).items():
         wanted["policy", policy] = rules
     for node in cluster.nodes:
-        wanted["approle", f"{cluster.prefix}/listed/{node.name}"] = _approle(cluster, node)
+        wanted["approle", f"{cluster.prefix}/listed/{node.name}"] = _approle(cluster, node, held[node])
     for pool in cluster.pools:
         if pool.jwt:
             wanted["config", f"auth/{cluster.prefix}/jwt/config"] = _jwt_config(pool.jwt)
             wanted["config", f"{jwt_roles(cluster)}/{pool.name}"] = _jwt_role(cluster, pool, pool.jwt)
-    for record, value in _records(cluster, known).items():
+    for record, value in _records(cluster, known, held).items():
         wanted["config", f"{cluster.mount('config')}/{record}"] = value
     return wanted
 
@@ -126,7 +132,7 @@ def node_certificates(cluster: Cluster, holder: Node | Pool) -> tuple[Certificat
     return tuple(resolve(row, cluster, holder) for row in node_rows(cluster, holder))
 
 
-def policies(cluster: Cluster, known: Known) -> dict[str, Fields]:
+def _policies(cluster: Cluster, known: Known, held: _Held) -> dict[str, Fields]:
     """The rules of every policy that apply writes, by the policy's name."""
     written = {
         f"{cluster.prefix}/operator": operator_policy(cluster),
@@ -134,13 +140,13 @@ def policies(cluster: Cluster, known: Known) -> dict[str, Fields]:
     }
     for node in cluster.nodes:
         rules = policy("node.json", {"prefix": cluster.prefix, "node": node.name})
-        for certificate in node_certificates(cluster, node):
+        for certificate in held[node]:
             rules[f"{certificate.mount}/sign/{certificate.role}"] = _sign_rule(certificate, exact=True)
         written[f"{cluster.prefix}/node/{node.name}"] = rules
     for pool in cluster.pools:
         values = {"prefix": cluster.prefix, "pool": pool.name, "accessor": known.accessor(pool.auth_mount)}
         rules = policy("pool-jwt.json" if pool.jwt else "pool.json", values)
-        for certificate in node_certificates(cluster, pool):
+        for certificate in held[pool]:
             rules[f"{certificate.mount}/sign/{certificate.role}"] = _sign_rule(
                 certificate, exact=False, pattern=pool.node_names
             )
@@ -192,14 +198,18 @@ def pooled_approle(cluster: Cluster, pool: Pool) -> dict[str, str]:
 
 def policy(name: str, values: Mapping[str, str]) -> Fields:
     """The rules of a policy in `policies/`, path by path."""
-    rules: Fields = json.loads(assets.render(assets.text("policies", name), values, name=name))["path"]
+    rules: Fields = json.loads(assets.render(_shipped(name), values, name=name))["path"]
     return rules
 
 
-def _auth_ttls(cluster: Cluster) -> Fields:
+@cache
+def _shipped(name: str) -> str:
+    return assets.text("policies", name)
+
+
+def _auth_ttls(held: _Held) -> Fields:
     # A mount's maximum, by default 32 days, cuts a secret id's life short, and Vault does not say so.
-    holders: tuple[Node | Pool, ...] = (*cluster.nodes, *cluster.pools)
-    longest = max([secret_id_ttl(node_certificates(cluster, who)) for who in holders], default=0)
+    longest = max(map(secret_id_ttl, held.values()), default=0)
     return {"default_ttl": TOKEN_TTL, "max_ttl": max(longest, _SECRET_ID_FLOOR)}
 
 
@@ -405,7 +415,7 @@ def _jwt_role(cluster: Cluster, pool: Pool, jwt: Jwt) -> Fields:
     }
 
 
-def _approle(cluster: Cluster, node: Node) -> Fields:
+def _approle(cluster: Cluster, node: Node, certificates: tuple[Certificate, ...]) -> Fields:
     return {
         "token_policies": [f"{cluster.prefix}/node/{node.name}"],
         "token_no_default_policy": True,
@@ -414,16 +424,14 @@ def _approle(cluster: Cluster, node: Node) -> Fields:
         "token_max_ttl": TOKEN_TTL,
         "bind_secret_id": True,
         "secret_id_num_uses": 0,
-        "secret_id_ttl": secret_id_ttl(node_certificates(cluster, node)),
+        "secret_id_ttl": secret_id_ttl(certificates),
     }
 
 
-def _records(cluster: Cluster, known: Known) -> dict[str, Fields]:
+def _records(cluster: Cluster, known: Known, held: _Held) -> dict[str, Fields]:
     made = {"cluster": records.cluster_record(cluster, known.addresses, known.ca_pem, known.root_sha256)}
     for pool in cluster.pools:
-        made[f"pools/{pool.name}"] = records.pool_record(pool, node_certificates(cluster, pool))
+        made[f"pools/{pool.name}"] = records.pool_record(pool, held[pool])
     for node in cluster.nodes:
-        made[f"nodes/{node.name}"] = records.node_record(
-            node, node_certificates(cluster, node), known.role_ids.get(node.name, UNKNOWN)
-        )
+        made[f"nodes/{node.name}"] = records.node_record(node, held[node], known.role_ids.get(node.name, UNKNOWN))
     return made

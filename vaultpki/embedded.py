@@ -12,7 +12,7 @@ import ssl
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from vaultpki.errors import StoreError, ToolMissing, Unavailable
+from vaultpki.values import dataclass
 
 HOST = "127.0.0.1"
 POLL = 0.02

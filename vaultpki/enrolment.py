@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -21,6 +20,7 @@ from vaultpki.files import write_private
 from vaultpki.join import Join, dump_join, load_join
 from vaultpki.model import Cluster, Node, Pool
 from vaultpki.plain import printable
+from vaultpki.values import dataclass
 from vaultpki.vault import Request, Vault
 
 _NODE_NAME = re.compile(r"(?=.{1,63}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
@@ -154,8 +154,8 @@ def drift(cluster: Cluster, vault: Vault, node: Node | Pool) -> bool:
 def unenroll(cluster: Cluster, vault: Vault, name: str, *, wait: float = bootstrap.LOGIN_IN_FLIGHT) -> bool:
     """Takes a pooled node's identity away: its AppRole, its tokens at once, its report; False where it had none.
 
-    What is to be ended is written down first, so a run cut off anywhere goes on when it is repeated. A node still
-    listed is refused: apply ends it once it is taken off the list. `wait` is as for `bootstrap.end_entities`.
+    What is to be ended is written down first, so a run cut off anywhere goes on when it is repeated. A listed node is
+    refused, on the list or just taken off it: apply ends it then. `wait` is as for `bootstrap.end_entities`.
     """
     if any(node.name == name for node in cluster.nodes):
         raise SpecError(
@@ -176,6 +176,8 @@ def unenroll(cluster: Cluster, vault: Vault, name: str, *, wait: float = bootstr
         jwt = next((p.jwt for p in cluster.pools if p.jwt and _takes(p, name)), None)
         if jwt:
             raise SpecError(f"{name} gets in by a token of {jwt.issuer}; block it there, Vault holds nothing of it")
+        if vault.read(f"auth/{cluster.prefix}/listed/role/{name}/role-id") is not None:
+            raise SpecError(f"{name} was a listed node and has its identity still; run `vaultpki apply`, which ends it")
         return False
     accessor = str(((vault.read("sys/auth") or {}).get(f"{cluster.prefix}/pooled/") or {}).get("accessor"))
     bootstrap.end_entities(vault, accessor, sorted(ids), wait=wait)

@@ -7,7 +7,7 @@ What has nothing to do with signing stands in `forbidden_paths.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import ip_address
 from itertools import product
 from typing import Any, Final, Literal
@@ -16,6 +16,7 @@ from urllib.parse import quote
 from vaultpki.certificates import ISSUING_CAS, ROOT, node_rows, pool_role, resolve, rows, sign_parameters
 from vaultpki.forbidden_paths import Listed, listed
 from vaultpki.model import NODE, Certificate, Cluster, KeyType, Node, Pool, Subject
+from vaultpki.values import dataclass
 
 Csr = Callable[[KeyType, Subject], str]
 """Makes a certificate request in PEM, with a key of that kind, for that subject."""

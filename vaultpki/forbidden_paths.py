@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from vaultpki.certificates import ISSUING_CAS, ROOT, rows
 from vaultpki.model import Cluster, Node, Pool
+from vaultpki.values import dataclass
 
 _Entry = tuple[str, str, Mapping[str, Any] | None]
 

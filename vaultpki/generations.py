@@ -16,13 +16,13 @@ import os
 import re
 import stat
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
 from vaultpki import files
 from vaultpki.errors import StoreError
 from vaultpki.files import told
+from vaultpki.values import dataclass
 
 HIDDEN: Final = ".vaultpki"
 LOCK: Final = "lock"

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from vaultpki.errors import SpecError, StoreError
 from vaultpki.files import private_folder, read_private, write_private
+from vaultpki.values import dataclass
 
 if TYPE_CHECKING:
     from vaultpki.model import AgentConfig, Certificate, NodeRole, UserTemplate

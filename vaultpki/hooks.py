@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from vaultpki import static_pod
@@ -19,6 +19,7 @@ from vaultpki.certificates import ISSUING_CAS, bundle
 from vaultpki.child import Child
 from vaultpki.errors import StoreError
 from vaultpki.model import AgentConfig, Hook, NodeRole
+from vaultpki.values import dataclass
 
 BUNDLES: Final[Mapping[str, str]] = {bundle(ca).removesuffix(".crt"): ca for ca in ISSUING_CAS}
 """The bundles that may have hooks, by their keys, with the CA of each."""

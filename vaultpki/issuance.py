@@ -6,7 +6,6 @@ Also the files that go with pairs: trust bundles, kubeconfigs, the user's own te
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -16,6 +15,7 @@ from vaultpki.errors import BadAnswer, CertificateRefused, CertificateUnreadable
 from vaultpki.facts import Facts, Trust
 from vaultpki.model import Certificate, UserTemplate
 from vaultpki.store import File
+from vaultpki.values import dataclass
 from vaultpki.vault import Request, Vault
 
 BUNDLES: Final = "bundles"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from vaultpki.errors import SpecError
 from vaultpki.model import VERSION
+from vaultpki.values import dataclass
 from vaultpki.vault.settings import parse_origin
 
 _LARGEST: Final = 1 << 18

@@ -14,10 +14,11 @@ import select
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, Literal, TextIO
 
 from vaultpki.plain import hide, printable
+from vaultpki.values import dataclass
 
 Level = Literal["info", "warning", "error"]
 Format = Literal["text", "json"]

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from vaultpki.brakes import MOST_REMEMBERED
 from vaultpki.errors import NeedsJoin, StoreError, VaultpkiError
 from vaultpki.files import read_private, write_private
+from vaultpki.values import dataclass
 
 if TYPE_CHECKING:
     from vaultpki.hooks import Owed

@@ -14,11 +14,12 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Final, Literal
 
 from vaultpki import __version__
 from vaultpki.errors import VaultpkiError
+from vaultpki.values import dataclass
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
+
+from vaultpki.values import dataclass
 
 VERSION = 1
 """The version of cluster.yaml, agent.yaml, join.json and the config store's records that this program speaks."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import field
 from functools import partial
 from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS, ROOT
-from vaultpki.desired import ENGINE_CONFIG, Fields, Key, Known, auth_mounts, desired, jwt_roles, marker
+from vaultpki.desired import ENGINE_CONFIG, UNKNOWN, Fields, Key, Known, auth_mounts, desired, jwt_roles, marker
 from vaultpki.errors import CertificateUnreadable, ForeignObject
 from vaultpki.model import VERSION, Cluster
 from vaultpki.plan import Observed
+from vaultpki.values import dataclass
 from vaultpki.vault import HEALTH, Answer, Capabilities, Json, Request, Vault, member, text
 
 # Written before what it names is made, so that no crash leaves an object that nobody knows as ours.
@@ -58,7 +59,8 @@ class Memory:
 class Sight:
     """What was seen: the objects, what only the server knows, where each mount's own issuer lies, what is remembered.
 
-    `approles` are the role ids that the listed AppRoles really have, by name.
+    `wanted` is what should be there, `approles` are the role ids that the listed AppRoles really have, by name, and
+    `keys` the names of the CA keys on each mount.
     """
 
     observed: Observed
@@ -66,29 +68,31 @@ class Sight:
     issuers: Mapping[str, str] = field(default_factory=dict)
     memory: Memory = field(default_factory=Memory)
     approles: Mapping[str, str] = field(default_factory=dict)
+    keys: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    wanted: Mapping[Key, Fields] = field(default_factory=dict)
 
 
-def observe(cluster: Cluster, vault: Vault, known: Known) -> Sight:
+def observe(cluster: Cluster, vault: Vault, fallback: Known, *, expected: Iterable[Key] = ()) -> Sight:
     """Everything of this cluster on the server, as its active node knows it.
 
-    `known` carries the spec's Vault addresses; the rest of it is filled in here.
+    `fallback` says where nodes find Vault when neither the spec nor an earlier apply does. `expected` are the objects
+    that an apply has just made, all of the cluster's: they are asked for at once.
     Raises ForeignObject where a mount of ours cannot be, since something else is there.
     """
-    health, mounts, auths, policies = vault.pin_to_leader(
-        HEALTH, Request("GET", "sys/mounts"), Request("GET", "sys/auth"), Request("LIST", "sys/policies/acl")
-    )
+    reading = _Reading(cluster, vault)
+    health, mounts, auths, policies = reading.begin(expected)
     objects: dict[Key, Fields] = {}
     present = _mounts(cluster, mounts.entries, objects)
     accessors = _auths(cluster, auths.entries, objects)
-    reading = _Reading(cluster, vault)
     reading.run(present, accessors, [name for name in policies.keys if name.startswith(f"{cluster.prefix}/")])
     objects |= reading.objects
     stored = objects.get(("config", f"{cluster.mount('config')}/cluster"), {}).get("vault") or {}
+    addresses = cluster.vault.addresses or tuple(stored.get("addresses") or ())
     filled = Known(
-        addresses=known.addresses or tuple(stored.get("addresses") or ()),
-        ca_pem=known.ca_pem or stored.get("ca_pem") or None,
+        addresses=addresses or fallback.addresses,
+        ca_pem=(cluster.vault.ca_pem or stored.get("ca_pem") or None) if addresses else fallback.ca_pem,
         accessors=accessors,
-        root_sha256=reading.root_sha256 or known.root_sha256,
+        root_sha256=reading.root_sha256 or UNKNOWN,
         # The memory before the records: a record is what somebody may have changed by hand.
         role_ids=reading.recorded_role_ids() | dict(reading.memory.role_ids),
         bounds_dates=Capabilities.of(health).bounds_dates,
@@ -101,10 +105,10 @@ def observe(cluster: Cluster, vault: Vault, known: Known) -> Sight:
     # An auth mount among them has our mark, and needs no memory.
     marked = {key for key in objects if key[0] == "auth"}
     observed = Observed(objects, reading.memory.objects | marked)
-    return Sight(observed, filled, reading.issuers, reading.memory, reading.approles)
+    return Sight(observed, filled, reading.issuers, reading.memory, reading.approles, reading.keys, wanted)
 
 
-def refuse_foreign(cluster: Cluster, sight: Sight, wanted: Mapping[Key, Fields]) -> None:
+def refuse_foreign(cluster: Cluster, sight: Sight) -> None:
     """Raises ForeignObject where what is seen was put there by others and must not be taken for what is wanted."""
     objects = sight.observed.objects
     for node in cluster.nodes:
@@ -114,7 +118,7 @@ def refuse_foreign(cluster: Cluster, sight: Sight, wanted: Mapping[Key, Fields])
                 f"{path} was not made by vaultpki, and whoever made it may hold a secret id of it; "
                 f"delete it (`bao delete {path}`) and apply again"
             )
-    for key, rules in wanted.items():
+    for key, rules in sight.wanted.items():
         if key[0] == "policy" and key not in sight.memory.objects and objects.get(key, rules) != rules:
             raise ForeignObject(
                 f"the policy {key[1]} was not made by vaultpki, and somebody may hold it; "
@@ -193,20 +197,86 @@ _Ask = tuple[Request, Callable[[Answer], "Iterable[_Ask]"]]
 
 
 class _Reading:
-    """What lies behind the lists of mounts and policies, read in rounds, all requests of a round under way at once."""
+    """A server read in rounds, all requests of a round under way at once.
+
+    What is likely to be asked in a later round is asked for ahead.
+    """
 
     def __init__(self, cluster: Cluster, vault: Vault) -> None:
         self._cluster, self._vault = cluster, vault
         self._config = cluster.mount("config")
+        self._applied = Request("GET", f"{self._config}/data/{APPLIED}")
+        self._ahead: dict[Request, Answer] = {}
         self._named_issuers: dict[str, dict[str, Json]] = {}
         self.objects: dict[Key, Fields] = {}
         self.issuers: dict[str, str] = {}
         self.memory = Memory()
         self.root_sha256 = ""
         self.approles: dict[str, str] = {}
+        self.keys: dict[str, frozenset[str]] = {}
 
-    def run(self, mounts: frozenset[str], auths: Mapping[str, str], policies: Iterable[str]) -> None:
-        asks = [*self._each(policies, "policy", "", "sys/policies/acl/", self._policy)]
+    def begin(self, expected: Iterable[Key]) -> list[Answer]:
+        """What the server tells of itself, all its mounts, all its auth mounts and the names of all its policies."""
+        requests = [
+            HEALTH,
+            Request("GET", "sys/mounts"),
+            Request("GET", "sys/auth"),
+            Request("LIST", "sys/policies/acl"),
+        ]
+        ahead = [*requests, self._applied]
+        keys = frozenset(expected)
+        if keys:
+            mounts = frozenset(name for kind, name in keys if kind == "mount")
+            auths = frozenset(name.rpartition("/")[2] for kind, name in keys if kind == "auth")
+            ahead += [request for request, _ in self._lists(mounts, auths)]
+            ahead += self._guesses(keys, mounts)
+        self._note(ahead, self._vault.pin_to_leader(*ahead))
+        return self._answers(requests)
+
+    def run(self, mounts: frozenset[str], auths: Iterable[str], policies: Iterable[str]) -> None:
+        """What lies behind those."""
+        if self._config in mounts:
+            self._remembered(*self._answers([self._applied]))
+        asks = [*self._each(policies, "policy", "", "sys/policies/acl/", self._policy), *self._lists(mounts, auths)]
+        guesses = self._guesses(self.memory.objects, mounts)
+        if guesses:
+            ahead = [
+                request for request in dict.fromkeys([*(r for r, _ in asks), *guesses]) if request not in self._ahead
+            ]
+            self._note(ahead, self._vault.glance(ahead))
+        while asks:
+            answers = self._answers([request for request, _ in asks])
+            asks = [more for (_, take), answer in zip(asks, answers, strict=True) for more in take(answer)]
+
+    def _note(self, requests: Iterable[Request], answers: Iterable[Answer | None]) -> None:
+        self._ahead |= {request: answer for request, answer in zip(requests, answers, strict=True) if answer}
+
+    def _answers(self, requests: Sequence[Request]) -> list[Answer]:
+        missing = [request for request in requests if request not in self._ahead]
+        self._note(missing, self._vault.many(missing))
+        return [self._ahead[request] for request in requests]
+
+    def _guesses(self, keys: Iterable[Key], mounts: Iterable[str]) -> list[Request]:
+        """What the lists will lead to where these objects are there."""
+        guesses = []
+        for kind, name in keys:
+            head, _, last = name.rpartition("/")
+            if not name.startswith(f"{self._cluster.prefix}/") or not _OURS.fullmatch(name):
+                continue
+            if kind == "role":
+                guesses.append(f"{head}/roles/{last}")
+            elif kind == "policy":
+                guesses.append(f"sys/policies/acl/{name}")
+            elif kind == "approle":
+                guesses += [f"auth/{head}/role/{last}", f"auth/{head}/role/{last}/role-id"]
+            elif kind == "config" and head.rpartition("/")[0] == self._config:
+                guesses.append(f"{self._config}/data/{name.removeprefix(self._config + '/')}")
+        if guesses:
+            guesses += [f"{mount}/issuer/{_own_issuer(mount)}" for mount in sorted(mounts) if mount != self._config]
+        return [Request("GET", path) for path in guesses]
+
+    def _lists(self, mounts: frozenset[str], auths: Iterable[str]) -> list[_Ask]:
+        asks: list[_Ask] = []
         for mount in (mount for mount in map(self._cluster.mount, (ROOT, *ISSUING_CAS)) if mount in mounts):
             # In this order: who an issuer is, its key's name tells.
             asks.append((Request("LIST", f"{mount}/issuers"), partial(self._issuer_names, mount)))
@@ -214,7 +284,6 @@ class _Reading:
             asks.append((Request("LIST", f"{mount}/roles"), partial(self._roles, mount)))
             asks += self._each(ENGINE_CONFIG, "config", f"{mount}/config/", f"{mount}/config/", self._object)
         if self._config in mounts:
-            asks.append((Request("GET", f"{self._config}/data/{APPLIED}"), self._applied))
             record = ("config", f"{self._config}/cluster")
             asks.append((Request("GET", f"{self._config}/data/cluster"), partial(self._stored, record)))
             asks.append((Request("LIST", f"{self._config}/metadata"), self._other_records))
@@ -228,9 +297,7 @@ class _Reading:
             config = f"auth/{self._cluster.prefix}/jwt/config"
             asks.append((Request("GET", config), partial(self._object, ("config", config))))
             asks.append((Request("LIST", jwt_roles(self._cluster)), self._jwt_roles))
-        while asks:
-            answers = self._vault.many([request for request, _ in asks])
-            asks = [more for (_, take), answer in zip(asks, answers, strict=True) for more in take(answer)]
+        return asks
 
     def recorded_role_ids(self) -> dict[str, str]:
         """The role ids that the nodes' records name, by node."""
@@ -293,11 +360,10 @@ class _Reading:
             self.objects[key] = value
         return ()
 
-    def _applied(self, answer: Answer) -> Iterable[_Ask]:
+    def _remembered(self, answer: Answer) -> None:
         value = answer.data.get("data") if answer.found else None
         if isinstance(value, dict):
             self.memory = Memory.read(value)
-        return ()
 
     def _issuer_names(self, mount: str, answer: Answer) -> Iterable[_Ask]:
         self._named_issuers[mount] = answer.key_info
@@ -305,7 +371,8 @@ class _Reading:
 
     def _key_names(self, mount: str, answer: Answer) -> Iterable[_Ask]:
         """Tells the mount's own issuer by its name, else by its key's: it may be unnamed yet, or renamed by hand."""
-        ours = f"{mount.rpartition('/')[2]}-1"
+        ours = _own_issuer(mount)
+        self.keys[mount] = frozenset(str(key.get("key_name")) for key in answer.key_info.values())
         keys = {id_ for id_, key in answer.key_info.items() if key.get("key_name") == ours}
         issuers = self._named_issuers[mount]
         candidates = [id_ for id_, issuer in issuers.items() if issuer.get("issuer_name") == ours]
@@ -315,7 +382,9 @@ class _Reading:
                 self.objects["issuer", f"{mount}/issuer/{issuer.get('issuer_name') or id_}"] = {}
         for id_ in candidates[:1]:
             default = bool(issuers[id_].get("is_default"))
-            yield Request("GET", f"{mount}/issuer/{id_}"), partial(self._issuer, mount, default)
+            # By its name where it has one, which is known before its id is.
+            named = ours if issuers[id_].get("issuer_name") == ours else id_
+            yield Request("GET", f"{mount}/issuer/{named}"), partial(self._issuer, mount, default)
 
     def _issuer(self, mount: str, default: bool, answer: Answer) -> Iterable[_Ask]:
         self.issuers[mount] = str(answer.data.get("issuer_id"))
@@ -325,6 +394,11 @@ class _Reading:
         if mount == self._cluster.mount(ROOT):
             self.root_sha256 = fingerprint(text(answer.data, "certificate"))
         return ()
+
+
+def _own_issuer(mount: str) -> str:
+    """The name of a mount's own issuer, and of its key."""
+    return f"{mount.rpartition('/')[2]}-1"
 
 
 def fingerprint(pem: str) -> str:

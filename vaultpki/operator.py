@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -15,6 +14,7 @@ from vaultpki.files import open_folder, write_private
 from vaultpki.issuance import BUNDLES, Owner
 from vaultpki.model import Cluster
 from vaultpki.store import GRACE, Directory
+from vaultpki.values import dataclass
 from vaultpki.vault import Vault
 
 MANIFESTS: Final = "manifests"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import grp
 import pwd
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from typing import Final
 
@@ -18,6 +18,7 @@ from vaultpki.memory import Known, Memory
 from vaultpki.model import AgentConfig, Certificate
 from vaultpki.renewal import Reason, Verdict
 from vaultpki.store import Directory, Stored
+from vaultpki.values import dataclass
 from vaultpki.vault import Vault
 
 EVERY: Final = "*"

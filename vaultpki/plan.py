@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final, Literal
 
 from vaultpki.desired import ENGINE_CONFIG, UNKNOWN, Fields, Key
+from vaultpki.values import dataclass
 
 Action = Literal["create", "update", "delete"]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from vaultpki.certificates import BUNDLES, ISSUING_CAS, unit
@@ -27,6 +26,7 @@ from vaultpki.model import (
     Usage,
     UserTemplate,
 )
+from vaultpki.values import dataclass
 
 Json = dict[str, Any]
 

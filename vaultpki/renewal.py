@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Final
@@ -12,6 +11,7 @@ from typing import Final
 from vaultpki.certificates import LEAF_BACKDATE, SKEW
 from vaultpki.facts import Facts, Pair, same_names
 from vaultpki.model import Certificate, Window
+from vaultpki.values import dataclass
 from vaultpki.windows import within
 
 _EARLIEST: Final = 1 / 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ from vaultpki.hooks import Owed
 from vaultpki.model import AgentConfig
 from vaultpki.renewal import Reason, State
 from vaultpki.store import Directory
+from vaultpki.values import dataclass
 
 # What became due is no news before an agent had the time to see to it.
 _LEAST_DELAY: Final = 900.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,6 +27,7 @@ from vaultpki.errors import (
 )
 from vaultpki.forbidden import Allowed, Forbidden
 from vaultpki.model import Certificate, Cluster, KeyType, Pool, Subject
+from vaultpki.values import dataclass
 from vaultpki.vault import Request, Vault
 from vaultpki.vault.wire import login_token
 

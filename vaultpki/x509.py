@@ -186,6 +186,12 @@ def trust(issuing_pems: Sequence[bytes], root_pem: bytes, root_sha256: str, now:
             "find out who changed it before anything is trusted again",
             reason="root-differs",
         )
+    if root.not_before > now:
+        raise CertificateRefused(
+            f"the root CA {root.subject_text} begins at {root.not_before:%Y-%m-%d %H:%M}Z, and here it is "
+            f"{now:%Y-%m-%d %H:%M}Z; set this machine's clock right",
+            reason="root-unfit",
+        )
     if not (_may_sign(root) and _signed_by(root, root) and _in_date(root, now)):
         raise CertificateRefused(
             f"the root CA {root.subject_text} is no self-signed CA, or is past its date {root.not_after:%Y-%m-%d}",

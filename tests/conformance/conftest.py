@@ -36,7 +36,7 @@ def spread(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(scope="session")
 def robbed(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubernetes]:
-    """As `spread`, with a second worker and rows of the user's own; worker-1 is stolen, and may have lost its identity."""
+    """As `spread`, with a second worker and rows of a user's own; worker-1 is stolen, and may have no identity left."""
     yield from _standing("bao", kube.ROBBED, programs, None, tmp_path_factory)
 
 

@@ -25,6 +25,7 @@ from traced import Call, Fault
 
 SAMPLE = 20
 SOME = (things.fifo, things.folder, things.huge, things.link, things.text)
+Pairs = dict[str, passes.Files]
 Faults = Callable[[list[Call]], list[Fault]]
 
 
@@ -53,7 +54,7 @@ def told(done: Ran, what: str) -> bool:
     "faults",
     [
         pytest.param(lambda points: traced.rotating(points, SAMPLE), id="sample"),
-        pytest.param(traced.everything, id="everything", marks=pytest.mark.conformance),
+        pytest.param(lambda points: traced.rotating(points, 10**6), id="each", marks=pytest.mark.conformance),
     ],
 )
 @pytest.mark.parametrize(("begin", "due"), [(passes.first_issue, STEMS), (passes.renewal, RENEWED)])
@@ -81,24 +82,25 @@ def one_pass(disk: Disk, seat: Seat) -> Ran:
 
 
 @pytest.fixture(params=["pki", "state"])
-def crowded(request: pytest.FixtureRequest, site: Site, tmp_path: Path) -> Iterator[tuple[Trials, Seat, Disk]]:
+def crowded(request: pytest.FixtureRequest, site: Site, tmp_path: Path) -> Iterator[tuple[Seat, Disk, Pairs]]:
     """A node whose pairs are due, one of its two folders on a small disk."""
-    made = passes.renewal(site, tmp_path)
-    seat = made.copy("crowded")
+    # Not on a copy: kubeconfigs name their folder, so there bundles would be due too, and fail before any pair.
+    seat = passes.renewal(site, tmp_path).base
+    before = passes.pairs(seat)
     folder = seat.folder / request.param
     aside = folder.rename(folder.with_name("aside"))
     with private_disk(folder, "size=256k,mode=700" if request.param == "state" else "size=256k,mode=755") as disk:
         # From within, since a mount covers the folder for nobody else.
         copied = disk.run(["cp", "-a", f"{aside}/.", str(folder)], environment())
         assert copied.returncode == 0, copied.stderr
-        yield made, Seat(seat.name, seat.folder), disk
+        yield seat, disk, before
 
 
 def seen(disk: Disk, seat: Seat) -> Seat:
     return Seat(seat.name, disk.seen(seat.folder))
 
 
-def renewed(disk: Disk, seat: Seat, before: dict[str, passes.Files]) -> None:
+def renewed(disk: Disk, seat: Seat, before: Pairs) -> None:
     done = one_pass(disk, seat)
     assert done.returncode == 0, done.stderr
     for stem, found in passes.pairs(seen(disk, seat)).items():
@@ -106,9 +108,8 @@ def renewed(disk: Disk, seat: Seat, before: dict[str, passes.Files]) -> None:
     passes.clean(seen(disk, seat))
 
 
-def test_a_full_disk_costs_no_signature(crowded: tuple[Trials, Seat, Disk], site: Site) -> None:
-    made, seat, disk = crowded
-    before = passes.pairs(made.base)
+def test_a_full_disk_costs_no_signature(crowded: tuple[Seat, Disk, Pairs], site: Site) -> None:
+    seat, disk, before = crowded
     start = site.server.audit_position()
     for blocks in (0, 1, 3):
         disk.fill(leaving=blocks)
@@ -120,9 +121,8 @@ def test_a_full_disk_costs_no_signature(crowded: tuple[Trials, Seat, Disk], site
     assert signed(site, start) == len(RENEWED)
 
 
-def test_a_read_only_disk_costs_no_signature(crowded: tuple[Trials, Seat, Disk], site: Site) -> None:
-    made, seat, disk = crowded
-    before = passes.pairs(made.base)
+def test_a_read_only_disk_costs_no_signature(crowded: tuple[Seat, Disk, Pairs], site: Site) -> None:
+    seat, disk, before = crowded
     start = site.server.audit_position()
     disk.remount("ro")
     done = one_pass(disk, seat)

@@ -764,7 +764,184 @@ def test_every_answer_tells_the_servers_clock() -> None:
             other.call(READ)
         assert vault.call(READ).date is None
         assert vault.server_time == int(ahead) + 60
-        assert vault.clock_offset is not None
-        assert abs(vault.clock_offset - 3660) < 3
+        offset = vault.clock_offset
+        assert offset is not None
+        assert abs(offset - 3660) < 3
         assert vault.call(READ).date is None
-        assert (vault.server_time, vault.clock_offset) == (None, None)
+        assert other.server_time is other.clock_offset is None
+
+
+# Requests in a row, without waiting for the answers between
+
+
+READS = [Request("GET", f"x/{n}") for n in range(40)]
+PATHS: list[object] = [f"/v1/x/{n}" for n in range(40)]
+
+
+def asked(vault: Vault) -> list[object]:
+    """What a server that repeats the path says to READS, over connections opened beforehand."""
+    vault.warm()
+    return [answer.data["path"] for answer in vault.many(READS)]
+
+
+def echo(guest: Guest, *headers: str) -> None:
+    path = guest.request().split(b" ")[1].decode()
+    guest.answer(200, {"data": {"path": path}}, *headers)
+
+
+def echoes(guest: Guest) -> None:
+    while True:
+        echo(guest)
+
+
+def closes_after_three(guest: Guest) -> None:
+    for _ in range(3):
+        echo(guest)
+
+
+def says_that_it_closes(guest: Guest) -> None:
+    echo(guest, "Connection: close")
+
+
+def takes_one_at_a_time(guest: Guest) -> None:
+    """Forgets what else came with the request that it answers."""
+    while True:
+        guest.taken = len(guest.heard)
+        echo(guest)
+
+
+def answers_twice(guest: Guest) -> None:
+    for number in range(1000):
+        echo(guest)
+        if number == 2:
+            guest.answer(200, {"data": {"path": "forged"}})
+
+
+def breaks_off(guest: Guest) -> None:
+    echo(guest)
+    guest.request()
+    guest.say("HTTP/1.1 200 OK\r\nContent-Le")
+
+
+def passes_away(guest: Guest) -> None:
+    """Every third answer is that of a gateway whose server is away."""
+    for number in range(1000):
+        if number % 3 == 2:
+            guest.request()
+            guest.answer(502, "<html>")
+        else:
+            echo(guest)
+
+
+def test_a_row_takes_few_connections_and_keeps_its_order() -> None:
+    with hostile.serving(echoes) as server:
+        vault = client(server.address)
+        assert asked(vault) == PATHS
+        assert vault.reads == 40
+        assert len(server.guests) <= 4
+        assert server.heard.count(b"GET ") == 40
+
+
+@pytest.mark.parametrize(
+    "behaviour", [closes_after_three, says_that_it_closes, takes_one_at_a_time, breaks_off, passes_away]
+)
+def test_a_row_that_broke_off_is_gone_on_with_one_by_one(behaviour: Behaviour) -> None:
+    with hostile.serving(behaviour) as server:
+        vault = Vault(Settings((server.address,), token=TOKEN), patience=20)
+        assert asked(vault) == PATHS
+        begun = time.monotonic()
+        assert asked(vault) == PATHS
+        # Who does not take a row is not waited for a second time.
+        assert time.monotonic() - begun < 5
+
+
+def test_a_row_with_an_answer_too_many_is_asked_anew() -> None:
+    with hostile.serving(answers_twice) as server:
+        assert "forged" not in asked(Vault(Settings((server.address,), token=TOKEN), patience=20))
+
+
+def test_what_may_be_sent_once_never_goes_in_a_row() -> None:
+    """It would not be known whether the server had it."""
+
+    def one_by_one(guest: Guest) -> None:
+        while True:
+            guest.request()
+            assert len(guest.heard) == guest.taken
+            guest.answer(200, {"data": {}})
+
+    with hostile.serving(one_by_one) as server:
+        vault = client(server.address)
+        vault.warm()
+        vault.many([WRITE] * 20)
+        assert server.heard.count(b"root/generate/internal") == 20
+        assert vault.writes == 20
+
+
+def test_a_row_of_much_more_than_a_socket_holds() -> None:
+    """A server that answers at once, and at length, while more is sent to it."""
+
+    def repeats(guest: Guest) -> None:
+        while True:
+            guest.answer(200, {"data": {"length": len(guest.request()), "filler": "y" * 40_000}})
+
+    with hostile.serving(repeats) as server:
+        vault = Vault(Settings((server.address,), token=TOKEN), patience=20)
+        vault.warm()
+        big = [Request("POST", f"x/{n}", {"filler": "x" * (n * 2000)}) for n in range(60)]
+        lengths = [answer.data["length"] for answer in vault.many(big)]
+        assert lengths == sorted(lengths)
+        assert len(set(lengths)) == 60
+
+
+def test_a_refusal_in_a_row_is_told_and_ends_the_rest() -> None:
+    def refuses(guest: Guest) -> None:
+        for number in range(1000):
+            guest.request()
+            guest.answer(403 if number == 3 else 200, {"errors": ["permission denied"], "data": {}})
+
+    with hostile.serving(refuses) as server:
+        vault = client(server.address)
+        vault.warm()
+        with pytest.raises(Denied):
+            vault.many([Request("POST", f"x/{n}", {}) for n in range(40)])
+
+
+def test_a_glance_raises_nothing_and_sends_nothing_without_a_connection() -> None:
+    def refuses(guest: Guest) -> None:
+        for number in range(1000):
+            guest.request()
+            guest.answer((200, 403, 404, 500)[number % 4], {"errors": [], "data": {}})
+
+    with hostile.serving(refuses) as server:
+        vault = client(server.address)
+        assert vault.glance(READS[:4]) == [None] * 4
+        assert server.guests == []
+        vault.warm(1)
+        found = vault.glance(READS[:4])
+        assert [answer.status if answer else None for answer in found] == [200, None, 404, None]
+        assert vault.reads == 2
+
+
+def test_work_within_work_ends_with_it() -> None:
+    """A part that failed ends what other parts wait for, however deep they are in it."""
+
+    def by_path(guest: Guest) -> None:
+        while True:
+            if b"/v1/refused" in guest.request():
+                guest.wait(0.2)
+                guest.answer(403, {"errors": ["no"]})
+            else:
+                guest.answer(502, "")
+
+    with hostile.serving(by_path) as server:
+        vault = Vault(Settings((server.address,)), patience=30)
+        vault._route.met = True
+        works = [
+            lambda: vault.call(Request("GET", "refused")),
+            lambda: vault.many([Request("GET", f"away/{n}") for n in range(20)]),
+        ]
+        begun = time.monotonic()
+        with pytest.raises(Denied):
+            vault.map(lambda work: work(), works)
+        assert time.monotonic() - begun < 3
+        assert vault._thread.ended.below == []

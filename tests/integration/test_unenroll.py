@@ -97,6 +97,23 @@ def test_a_node_still_listed_is_refused(site: Site, applier: Desk) -> None:
     assert site.server.writes(mark) == []
 
 
+def test_a_node_taken_off_the_list_is_not_called_ended_before_apply_has_ended_it(
+    server: Server, tmp_path: Path
+) -> None:
+    site = enrolled.site(server, tmp_path, f"u{os.urandom(4).hex()}")
+    listed = identity(site, "worker-1", None)
+    desk = Desk(site, server.token)
+    site.write("".join(line for line in enrolled.SPEC.splitlines(keepends=True) if "worker-1" not in line))
+    said = desk.run("unenroll", "-f", site.file, "worker-1", expect=1).stderr
+    assert said == (
+        "vaultpki: worker-1 was a listed node and has its identity still; run `vaultpki apply`, which ends it\n"
+    )
+    assert enrolled.works(site, listed.token)
+    site.apply()
+    assert listed.has_ended()
+    assert desk.run("unenroll", "-f", site.file, "worker-1").stdout == "worker-1 had no identity in this Vault\n"
+
+
 def test_it_wins_against_a_login_in_flight(site: Site, applier: Desk) -> None:
     """Logins go on all through it, four at a time: afterwards no token of any of them works, and no entity is left."""
     node = identity(site, "w-racing")

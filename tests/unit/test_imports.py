@@ -21,6 +21,7 @@ ORDER: Final = (
     # values
     "errors",
     "plain",
+    "values",
     "model",
     "windows",
     # the table, and decisions that are the same wherever and whenever they are made

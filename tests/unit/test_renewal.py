@@ -247,7 +247,7 @@ def test_jitter_is_the_same_for_one_leaf_and_spread_over_many() -> None:
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
 def test_of_the_shortest_ttl_the_consumer_has_its_time(row: Row) -> None:
-    """Of what cluster.yaml takes without `allow_short_ttl`, the latest renewal leaves the consumer's pause and the skew."""
+    """Where cluster.yaml takes a TTL without `allow_short_ttl`, the latest renewal leaves the pause and the skew."""
     end = SIGNED + timedelta(seconds=shortest_ttl(row))
     latest = renew_at(SIGNED, end, 1.0, row.reload)
     assert end - latest == timedelta(seconds=row.reload + SKEW)

@@ -25,13 +25,14 @@ def plan_command(file: Path, allow_http: bool, as_json: bool, detailed_exitcode:
     Example:
       vaultpki plan -f cluster.yaml --detailed-exitcode
     """
-    from vaultpki import bootstrap
     from vaultpki.config import load_cluster
-    from vaultpki.vault import explained
 
     cluster = load_cluster(file, allow_http=allow_http)
-    vault, where = open_vault(cluster, allow_http=allow_http)
-    vault.warm()
+    vault, where = open_vault(cluster, allow_http=allow_http, warm=4)
+
+    from vaultpki import bootstrap
+    from vaultpki.vault import explained
+
     with explained(vault):
         _, plan = bootstrap.look(cluster, vault, where)
     _tell(plan, vault.reads, vault.writes, as_json=as_json)
@@ -49,13 +50,14 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool) -> Non
     Example:
       vaultpki apply -f cluster.yaml --yes
     """
-    from vaultpki import bootstrap, enrolment
     from vaultpki.config import load_cluster
-    from vaultpki.vault import explained
 
     cluster = load_cluster(file, allow_http=allow_http)
-    vault, where = open_vault(cluster, allow_http=allow_http)
-    vault.warm()
+    vault, where = open_vault(cluster, allow_http=allow_http, warm=8)
+
+    from vaultpki import bootstrap
+    from vaultpki.vault import explained
+
     first = None
     with explained(vault):
         if not yes:
@@ -77,6 +79,8 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool) -> Non
         _tell(done, vault.reads, vault.writes, as_json=True)
     else:
         if any(pool.jwt for pool in cluster.pools):
+            from vaultpki import enrolment
+
             # No join file brings it to these nodes.
             pin = enrolment.place(cluster, vault).root_sha256
             click.echo(f"For agent.yaml of nodes that join by a token: root_sha256: {pin}")

@@ -41,9 +41,11 @@ def json_option(function: _F) -> _F:
     return click.option("--json", "as_json", is_flag=True, help="For programs.")(function)
 
 
-def open_vault(cluster: Cluster, *, allow_http: bool) -> tuple[Vault, Where]:
-    """The server of a person's environment (as with `bao` and `vault`), else of the spec; and what nodes are told."""
-    from vaultpki.bootstrap import Where
+def open_vault(cluster: Cluster, *, allow_http: bool, warm: int = 0) -> tuple[Vault, Where]:
+    """The server of a person's environment (as with `bao` and `vault`), else of the spec; and what nodes are told.
+
+    Begins to open `warm` connections to it.
+    """
     from vaultpki.errors import SpecError
     from vaultpki.vault import Vault, from_environment
 
@@ -64,7 +66,13 @@ def open_vault(cluster: Cluster, *, allow_http: bool) -> tuple[Vault, Where]:
         from dataclasses import replace
 
         settings = replace(settings, ca_pem=cluster.vault.ca_pem)
-    return Vault(settings), Where(settings.addresses, ca_pem)
+    vault = Vault(settings)
+    if warm:
+        vault.warm(warm)
+    # Loaded while the connections come up.
+    from vaultpki.bootstrap import Where
+
+    return vault, Where(settings.addresses, ca_pem)
 
 
 def show_plan(plan: Plan) -> None:

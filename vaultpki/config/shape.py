@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from vaultpki.config import tree, words
@@ -13,11 +13,14 @@ from vaultpki.config.tree import Node, Place
 from vaultpki.config.words import quoted
 from vaultpki.errors import SpecError
 from vaultpki.model import VERSION
+from vaultpki.values import dataclass
 
 Schema = dict[str, object]
 
+# Neither compared nor shown: at every start of a command, dataclass would compile three methods more for each class.
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Found:
     """A value that was read, and where; `given` is False where a default stands in for what the file leaves out."""
 
@@ -65,7 +68,7 @@ class Kind:
         return node
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Text(Kind):
     """Text that `check` brings to its normal form or refuses; `pattern` is what an editor can check of it."""
 
@@ -102,7 +105,7 @@ class Text(Kind):
         return made
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Flag(Kind):
     """true or false."""
 
@@ -118,7 +121,7 @@ class Flag(Kind):
         return {"type": "boolean"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Version(Kind):
     """The version of the file's form."""
 
@@ -141,7 +144,7 @@ class Version(Kind):
         return {"type": "integer", "const": VERSION}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Choice(Kind):
     """One word of a few; `make` gives the model's value, `refused` tells why a word known elsewhere is none of them."""
 
@@ -163,7 +166,7 @@ class Choice(Kind):
         return {"enum": list(self.choices)}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class ListOf(Kind):
     """A list without doubles; with `single`, one item may stand without the list."""
 
@@ -204,7 +207,7 @@ class ListOf(Kind):
         return {"anyOf": [self.item.schema(), made]} if self.single else made
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Field:
     """A key of a record. `default` is what the file would say; `required` keys have none."""
 
@@ -214,7 +217,7 @@ class Field:
     default: object = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Record(Kind):
     """A mapping with known keys; `refused` tells for a key that is known elsewhere why it has no place here."""
 
@@ -259,7 +262,7 @@ class Record(Kind):
         return {**made, "required": required} if required else made
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class MapOf(Kind):
     """A mapping from names to values; a name in `named` has a kind of its own."""
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from vaultpki.config.words import quoted
 from vaultpki.errors import SpecError
+from vaultpki.values import dataclass
 
 MAX_BYTES: Final = 1024 * 1024
 MAX_DEPTH: Final = 32
@@ -23,7 +23,7 @@ _TEXT = "tag:yaml.org,2002:str"
 _READ_AS = {"int": "a number", "float": "a number", "bool": "yes or no", "null": "nothing", "timestamp": "a date"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Place:
     """Where a value stands: the file's name, the line counted from 1, the dotted path."""
 
@@ -43,7 +43,7 @@ class Place:
         return Place(self.file, line, f"{self.path}[{index}]")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Scalar:
     """`read_as` says what YAML 1.1 takes a plain scalar for; it is None for text."""
 
@@ -52,13 +52,13 @@ class Scalar:
     read_as: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Sequence:
     items: list[Node]
     line: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Mapping:
     items: dict[str, tuple[Scalar, Node]]
     line: int

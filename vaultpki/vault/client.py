@@ -13,11 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from vaultpki.errors import BadAnswer, Denied, Sealed, SpecError, Unavailable, Untrusted, VaultError
 from vaultpki.plain import printable
+from vaultpki.values import dataclass
 from vaultpki.vault.exchange import Exchange
 from vaultpki.vault.settings import Settings, parse_origin
 from vaultpki.vault.wire import Answer, Json, Raw, Request, http_date, judge, login_token, quoted
@@ -58,11 +59,28 @@ class _Route:
     dated: tuple[str, float] | None = None
 
 
+class _Ended(threading.Event):
+    """Set when some work is no longer wanted, and with it all work that is a part of it."""
+
+    def __init__(self, above: _Ended | None = None) -> None:
+        super().__init__()
+        self.below: list[_Ended] = []
+        if above is not None:
+            above.below.append(self)
+            if above.is_set():
+                self.set()
+
+    def set(self) -> None:
+        super().set()
+        for part in tuple(self.below):
+            part.set()
+
+
 class _Thread(threading.local):
-    """What a thread of `Vault.map` goes by: `ended` is set when its work is no longer wanted."""
+    """What a thread of `Vault.map` goes by."""
 
     def __init__(self) -> None:
-        self.ended = threading.Event()
+        self.ended = _Ended()
 
 
 class Vault:
@@ -119,12 +137,12 @@ class Vault:
         other.reads = other.writes = 0
         return other
 
-    def warm(self) -> None:
+    def warm(self, connections: int = _LANES) -> None:
         """Opens, in the background, the connections that a full row of requests is about to need.
 
         A TLS connection takes two round trips before its first request. What fails here is the first request's to tell.
         """
-        self._exchange.open_ahead(self.address, _LANES, time.monotonic() + FIRST_CONTACT_SECONDS)
+        self._exchange.open_ahead(self.address, connections, time.monotonic() + FIRST_CONTACT_SECONDS)
 
     # Calls
 
@@ -151,15 +169,23 @@ class Vault:
         They follow each other on a few connections, where the server can take them so. What may not be sent twice does
         not: of a row that broke off nobody knows how far the server went.
         """
-        self._admit(*requests)
+        _check(requests)
+        self._count(requests)
         if len(requests) < 2 or any(request.once for request in requests):
             return self.map(self._patiently, requests)
-        lanes = min(_LANES, -(-len(requests) // _LANE_LEAST))
-        rows = self.map(self._row, [requests[lane::lanes] for lane in range(lanes)], width=lanes)
-        answers = [rows[number % lanes][number // lanes] for number in range(len(requests))]
+        answers = self._rows(requests)
         left = [number for number, answer in enumerate(answers) if answer is None]
-        for number, answer in zip(left, self.map(self._patiently, [requests[n] for n in left]), strict=True):
-            answers[number] = answer
+        asked = dict(zip(left, self.map(self._patiently, [requests[number] for number in left]), strict=True))
+        return [asked[number] if answer is None else answer for number, answer in enumerate(answers)]
+
+    def glance(self, reads: Sequence[Request]) -> list[Answer | None]:
+        """What the server says at once to reads of which one may do without; None where it does not, or refuses.
+
+        Nothing is sent where no connection is open or on its way (`warm`).
+        """
+        _check(reads)
+        answers = self._rows(reads)
+        self._count([request for request, answer in zip(reads, answers, strict=True) if answer])
         return answers
 
     def map(self, work: Callable[[Any], Any], items: Iterable[Any], *, width: int = WIDTH) -> list[Any]:
@@ -174,7 +200,8 @@ class Vault:
         failures: list[BaseException] = []
         pending: Iterator[int] = iter(range(len(items)))
         lock = threading.Lock()
-        ended = threading.Event()
+        outer = self._thread.ended
+        ended = _Ended(outer)
 
         def run() -> None:
             self._thread.ended = ended
@@ -189,7 +216,6 @@ class Vault:
                     failures.append(error)
                     ended.set()
 
-        outer = self._thread.ended
         threads = [threading.Thread(target=run, daemon=True) for _ in range(min(width, len(items)) - 1)]
         try:
             for thread in threads:
@@ -200,10 +226,14 @@ class Vault:
                 for thread in threads:
                     thread.join()
         finally:
+            given_up = outer.is_set()
             ended.set()
+            outer.below.remove(ended)
             self._thread.ended = outer
         if failures:
             raise failures[0]
+        if given_up:
+            raise Unavailable("other work, of which this is a part, has failed")
         return results
 
     def call(self, request: Request) -> Answer:
@@ -212,18 +242,21 @@ class Vault:
         Raises Unavailable after `patience` seconds without a usable answer, Sealed at once where every address says
         so, Untrusted, Denied (403), Refused (another 4xx) and BadAnswer. Nothing of a secret is in their words.
         """
-        self._admit(request)
+        _check([request])
+        self._count([request])
         return self._patiently(request)
 
-    def _admit(self, *requests: Request) -> None:
-        """Counts the requests; BadAnswer where the path of one is none of ours."""
-        for request in requests:
-            if not _PATH.fullmatch(request.path) or ".." in request.path or "//" in request.path:
-                raise BadAnswer(f"{printable(request.path)} is no path that any of ours has; who gave it that name?")
+    def _count(self, requests: Sequence[Request]) -> None:
         reads = sum(request.reads for request in requests)
         with self._count_lock:
             self.reads += reads
             self.writes += len(requests) - reads
+
+    def _rows(self, requests: Sequence[Request]) -> list[Answer | None]:
+        """As `_row`, on several connections at once."""
+        lanes = min(_LANES, -(-len(requests) // _LANE_LEAST))
+        rows = self.map(self._row, [requests[lane::lanes] for lane in range(lanes)], width=lanes)
+        return [rows[number % lanes][number // lanes] for number in range(len(requests))]
 
     def _patiently(self, request: Request) -> Answer:
         patience = self._patience if self._route.met else min(self._patience, FIRST_CONTACT_SECONDS)
@@ -244,18 +277,19 @@ class Vault:
             if self._route.pinned:
                 self._find_leader_again()
 
-    def pin_to_leader(self, *first: Request) -> list[Answer]:
+    def pin_to_leader(self, *reads: Request) -> list[Answer | None]:
         """Sends what follows to the cluster's active node: a standby answers reads from a copy some 100 ms old.
 
         Waits while no leader is known. An address that was not given is used only over TLS, and only where it answers
-        as the leader of the same cluster; else the ones given are, and Vault forwards. Gives the leader's answers to
-        the `first` requests, which are sent along with the question where it is.
+        as the leader of the same cluster; else the ones given are, and Vault forwards.
+
+        `reads` are sent along with the question; gives their answers, and None for what must be asked anew: who was
+        asked is not the leader, or did not answer so at once.
         """
         self._route.pinned = False
-        self._admit(_LEADER, *first)
         asked = self.address
-        answer, *others = self._row((_LEADER, *first))
-        said = (answer or self._patiently(_LEADER)).body
+        answer, *others = self.glance((_LEADER, *reads))
+        said = (answer or self.call(_LEADER)).body
         give_up = time.monotonic() + self._patience
         while not self._pin(said, self.address):
             if time.monotonic() >= give_up:
@@ -265,9 +299,7 @@ class Vault:
                 )
             time.sleep(0.25)
             said = self.call(_LEADER).body
-        if self.address != asked:
-            others = [None] * len(first)
-        return [other or self._patiently(request) for request, other in zip(first, others, strict=True)]
+        return others if self.address == asked else [None] * len(reads)
 
     def hvac(self) -> AbstractContextManager[hvac.Client]:
         """An hvac client on this road, as a context manager: the same limits, addresses, token and errors."""
@@ -278,7 +310,7 @@ class Vault:
     # The road itself
 
     def _row(self, requests: Sequence[Request]) -> list[Answer | None]:
-        """The answers to requests sent one behind the other, at one go; None where one must be tried by itself."""
+        """The answers to requests sent one behind the other; None where one must be sent by itself, or is refused."""
         origin, token = self.address, self._settings.token
         raws = self._exchange.send_all(origin, requests, token)
         answers: list[Answer | None] = []
@@ -286,7 +318,9 @@ class Vault:
             self._note_date(raw)
             try:
                 answers.append(None if raw.status in _REDIRECTING else judge(origin, request, raw, token))
-            except Unavailable:
+            except VaultError as error:
+                if not request.reads and not isinstance(error, Unavailable):
+                    raise
                 answers.append(None)
         self._route.met = self._route.met or bool(raws)
         return answers + [None] * (len(requests) - len(raws))
@@ -413,6 +447,13 @@ def explained(vault: Vault) -> Iterator[None]:
         raise Denied(f"the Vault token is too weak: {error}") from None
 
 
+def _check(requests: Iterable[Request]) -> None:
+    """Raises BadAnswer where the path of one is none of ours."""
+    for request in requests:
+        if not _PATH.fullmatch(request.path) or ".." in request.path or "//" in request.path:
+            raise BadAnswer(f"{printable(request.path)} is no path that any of ours has; who gave it that name?")
+
+
 def _pause(attempt: int, error: Unavailable) -> float:
-    grown: float = min(0.1 * 2**attempt, 2.0)
+    grown: float = min(0.02 * 2**attempt, 2.0)
     return max(error.retry_after or 0.0, grown * random.uniform(0.7, 1.3))  # noqa: S311 -- jitter, not a secret

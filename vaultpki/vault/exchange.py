@@ -162,6 +162,10 @@ class Exchange:
         except BaseException:
             connection.end()
             raise
+        if goes_on and connection.answers.ahead:
+            # An answer that nobody asked for, and so perhaps all before it stand in another's place.
+            raws, goes_on = [], False
+            self._one_by_one.add(origin)
         if raws and len(raws) < len(lines):
             self._one_by_one.add(origin)
         self._keep(origin, connection, goes_on)

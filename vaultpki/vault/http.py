@@ -112,11 +112,12 @@ class Answers:
 
     def _rest(self, most: int) -> bytes:
         """All that comes before the connection ends."""
-        while piece := self._receive(_PIECE):
+        while len(self._held) <= most:
+            piece = self._receive(_PIECE)
+            if not piece:
+                return self._cut(len(self._held))
             self._held += piece
-            if len(self._held) > most:
-                raise too_large()
-        return self._cut(len(self._held))
+        raise too_large()
 
     def _until(self, end: bytes) -> bytes:
         at = self._held.find(end)

@@ -7,12 +7,13 @@ import os
 import re
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Final
 
 from vaultpki.errors import SpecError
 from vaultpki.plain import printable
+from vaultpki.values import dataclass
 
 # Labels as RFC 1035 has them and underscores, which internal names do have; others in their xn-- form (RFC 5890).
 _LABEL: Final = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"

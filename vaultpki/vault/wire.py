@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 
 from vaultpki.errors import BadAnswer, Denied, Refused, Sealed, Unavailable
 from vaultpki.plain import HIDDEN, hide, printable
+from vaultpki.values import dataclass
 
 Json = dict[str, Any]
 
@@ -24,7 +25,8 @@ _SETTLING = re.compile(r"migration has completed|[Uu]pgrading from non-versioned
 # What requests carry that no message may repeat, should a server send it back to us in an error.
 _SECRET_FIELDS = frozenset({"secret_id", "token", "jwt", "password", "private_key", "pem_bundle"})
 
-_DATE = re.compile(
+# Compiled when it is needed: most commands never look at the clock.
+_DATE: Final = (
     r"[A-Z][a-z]{2}, (?P<day>[0-9]{2}) (?P<month>[A-Z][a-z]{2}) (?P<year>[0-9]{4}) "
     r"(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2}) GMT"
 )
@@ -70,7 +72,7 @@ class Request:
         return f"{self.method} {self.path}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Raw:
     """An answer as it came: status, headers by their names in lower case, and the bytes of the body."""
 
@@ -284,7 +286,7 @@ def http_date(text: str | None) -> float | None:
         return None
     from datetime import UTC, datetime
 
-    found = _DATE.fullmatch(text)
+    found = re.fullmatch(_DATE, text)
     if found is None or found["month"] not in _MONTHS:
         return None
     day, year, hour, minute, second = (int(found[name]) for name in ("day", "year", "hour", "minute", "second"))
