@@ -43,6 +43,12 @@ class _Recorder(Vault):
     def many(self, requests: Sequence[Request]) -> list[Answer]:
         return self._kept(requests, super().many(requests))
 
+    def glance(self, reads: Sequence[Request]) -> list[Answer | None]:
+        answers = super().glance(reads)
+        told = [(read, answer) for read, answer in zip(reads, answers, strict=True) if answer]
+        self._kept([read for read, _ in told], [answer for _, answer in told])
+        return answers
+
     def _kept(self, requests: Sequence[Request], answers: list[Answer]) -> list[Answer]:
         with self._lock:
             self.taken += zip(requests, answers, strict=True)

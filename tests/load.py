@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import json
 import re
 import ssl
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -16,9 +18,13 @@ from typing import Any
 
 from kube import Kubernetes
 
-# What a client's own complaint, or a status that a server passes on, says where trust or identity is the reason. An
-# answer to system:anonymous is one to a client whose certificate was not taken.
-_TLS = re.compile(r"x509|\btls\b|ssl|certificate|handshake|unauthorized|\b401\b|anonymous|credential", re.IGNORECASE)
+# What a complaint says where trust or identity is the reason; an answer to system:anonymous is one to a client whose
+# certificate was not taken.
+_TLS = re.compile(
+    r"x509|\btls\b|ssl|\bcertificate\b|handshake|unauthorized|\b401\b|system:anonymous|credential", re.IGNORECASE
+)
+# And what it says besides where a connection ended in the middle of a handshake.
+_ENDED = re.compile(r"connection reset|connection refused|context canceled|broken pipe|\bEOF\b")
 
 OPERATORS = ("admin", "super-admin")
 CONFIG_MAP = "/api/v1/namespaces/default/configmaps/load"
@@ -37,7 +43,12 @@ class Failure:
     @property
     def of_tls(self) -> bool:
         """Whether it failed because one end did not take the other for who it is."""
-        return bool(_TLS.search(self.text))
+        return of_tls(self.text)
+
+
+def of_tls(text: str) -> bool:
+    """Whether a complaint is that one end did not take the other for who it is."""
+    return bool(_TLS.search(text)) and not _ENDED.search(text)
 
 
 class Refused(Exception):
@@ -46,7 +57,7 @@ class Refused(Exception):
 
 @dataclass(slots=True)
 class Load:
-    """What the clients did: requests that worked by client, failures, the numbers written and those seen by watches."""
+    """What clients did: requests that worked, by client; failures; the numbers written, and those that watches saw."""
 
     kubernetes: Kubernetes
     pod: str
@@ -65,7 +76,7 @@ class Load:
         """Does it, and keeps count; False where it failed."""
         try:
             do()
-        except (Refused, OSError, http.client.HTTPException, ValueError) as error:
+        except (Refused, OSError, http.client.HTTPException, subprocess.SubprocessError, ValueError) as error:
             self.failures.append(Failure(time.time(), client, f"{type(error).__name__}: {error}"))
             return False
         self.worked[client] += 1
@@ -77,7 +88,7 @@ class Load:
             self.ending.wait(seconds)
 
     def _list(self, who: str) -> None:
-        """Each time by a new handshake, of what lies in etcd and not in kube-apiserver's memory."""
+        """Each time by a new handshake."""
         path = "/api/v1/secrets?limit=5" if who == "super-admin" else "/api/v1/nodes?limit=5"
         self._every(f"list as {who}", 0.7, lambda: self.request(who, "GET", path))
 
@@ -91,11 +102,7 @@ class Load:
         with contextlib.closing(connection(self.kubernetes, "admin")) as one:
             while time.monotonic() < until and not self.ending.is_set():
                 number = len(self.written) + 1
-
-                def patch(number: int = number) -> None:
-                    _answer(one, "PATCH", CONFIG_MAP, {"data": {"number": str(number)}})
-
-                if not self.attempt("write", patch):
+                if not self.attempt("write", functools.partial(_answer, one, "PATCH", CONFIG_MAP, _data(number))):
                     break
                 self.written.append(number)
                 self.ending.wait(0.4)
@@ -124,7 +131,7 @@ class Load:
                             raise Refused(f"watch: {event['object']}")
                         self.seen[who].add(int(event["object"]["data"]["number"]))
                         position = event["object"]["metadata"]["resourceVersion"]
-                        if self.ending.is_set() and self.seen[who].issuperset(self.written):
+                        if self.ending.is_set() and not self.missed(who):
                             return
 
             if not self.attempt(f"watch as {who}", watch):
@@ -154,21 +161,30 @@ class Load:
 
         self._every("logs", 2, logs)
 
+    def missed(self, who: str) -> list[int]:
+        """What was written since a watch began, and what it did not see."""
+        return [number for number in self.written if number > min(self.seen[who]) and number not in self.seen[who]]
+
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        begin = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "load"}, "data": {"number": "0"}}
-        self.kubernetes.apply(begin)
-        works = [self._write, self._run, self._logs]
-        works += [lambda who=who: self._list(who) for who in OPERATORS]  # type: ignore[misc]
-        works += [lambda who=who: self._watch(who) for who in OPERATORS]  # type: ignore[misc]
-        threads = [threading.Thread(target=work, daemon=True) for work in works]
-        for thread in threads:
+        self.kubernetes.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "load"}, **_data(0)})
+        works: list[Callable[[], None]] = [self._write, self._run, self._logs]
+        works += [functools.partial(self._list, who) for who in OPERATORS]
+        others = [threading.Thread(target=work, daemon=True) for work in works]
+        watches = [threading.Thread(target=self._watch, args=(who,), daemon=True) for who in OPERATORS]
+        for thread in others + watches:
             thread.start()
         try:
             yield
         finally:
             self.ending.set()
-            for thread in threads:
+            for thread in others:
+                thread.join(60)
+            # What the watches wait for.
+            last = len(self.written) + 1
+            self.attempt("write", functools.partial(self.request, "admin", "PATCH", CONFIG_MAP, _data(last)))
+            self.written.append(last)
+            for thread in watches:
                 thread.join(60)
 
 
@@ -182,6 +198,10 @@ def connection(kubernetes: Kubernetes, who: str) -> http.client.HTTPSConnection:
     opened.auto_open = 0
     opened.sock = context.wrap_socket(kubernetes.outside.connect(address, port, timeout=20), server_hostname=address)
     return opened
+
+
+def _data(number: int) -> dict[str, Any]:
+    return {"data": {"number": str(number)}}
 
 
 def _answer(one: http.client.HTTPSConnection, method: str, path: str, body: Any) -> dict[str, Any]:

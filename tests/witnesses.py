@@ -18,6 +18,7 @@ import trustme
 from components import ETCD_PORT
 from generations import Use, only_node
 from kube import Kubernetes
+from machines import Ran
 from servers import wait_for
 
 from vaultpki.certificates import bundle
@@ -77,12 +78,15 @@ def called(kubernetes: Kubernetes, pki: Path, folder: Path, seen: list[Use]) -> 
         _register_node(kubernetes, kubelet_port)
         _register_api(kubernetes, service, aggregated_port, ca)
         for path in PATHS.values():
-
-            def answered(path: str = path) -> bool:
-                return kubernetes.kubectl(kubernetes.admin, "get", "--raw", path, expect=None).returncode == 0
-
-            wait_for(answered, 30, lambda path=path: f"nobody answers at {path}", pause=0.3)  # type: ignore[misc]
+            _await_answer(kubernetes, path)
         yield
+
+
+def _await_answer(kubernetes: Kubernetes, path: str) -> None:
+    def ask() -> Ran:
+        return kubernetes.kubectl(kubernetes.admin, "get", "--raw", path, expect=None)
+
+    wait_for(lambda: ask().returncode == 0, 30, lambda: f"nobody answers at {path}: {ask().stderr}", pause=0.3)
 
 
 @contextlib.contextmanager

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import random
+import threading
 import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import field, replace
 from datetime import UTC, datetime
+from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from vaultpki import holding, hooks, memory, quiet
@@ -193,15 +195,23 @@ class _Pass:
         if spec is None or not spec.fresh(self._clock, self._age) or self._wants_signing(spec):
             spec = self._fetch(spec)
         trust = self._trust(spec)
-        # New trust first: a leaf of a new issuing CA must not come before those who check it know the CA.
-        companions = self._lay_companions(spec, trust)
-        renewed, short = self._renew(self._look(spec, trust, self._force), trust)
+        items = self._look(spec, trust, self._force)
+        # New trust first: a leaf of a new issuing CA must not come before those who check it know the CA. Old trust
+        # last: nor may a CA go before its leaves.
+        meanwhile = self._with_outgoing(trust, items)
+        companions = self._lay_companions(spec, meanwhile)
+        renewed, short = self._renew(items, trust)
+        if meanwhile != trust:
+            companions |= self._lay_companions(spec, trust)
         self._remove_surplus(spec)
         self._items = items = self._look(spec, trust)
         if self._vault is not None and self._away is None:
             self._after(self._vault)
         self._run_hooks(spec)
-        self._save(self._remembered())
+        self._memory = self._remembered()
+        if self._directory.unsettled:
+            # It is some seconds until `remember`.
+            self._save(self._memory)
         ends = [item.not_after for item in items if item.not_after is not None]
         return Outcome(
             renewed=tuple(renewed),
@@ -252,6 +262,8 @@ class _Pass:
         """What Vault says now; the copy where it says nothing usable, and then why is told."""
         from vaultpki import credential
 
+        # Needed next, and long to load: Vault's first answers take some time too.
+        threading.Thread(target=import_module, args=("vaultpki.x509",), daemon=True).start()
         try:
             self._vault = credential.login(self._config, allow_http=self._allow_http)
             spec = holding.fetch(self._config, self._vault, self._clock)
@@ -356,6 +368,20 @@ class _Pass:
         except StoreError as error:
             return error
         return None
+
+    def _with_outgoing(self, trust: Mapping[str, Trust], items: Iterable[Item]) -> Mapping[str, Trust]:
+        """The trust until leaves of CAs that Vault has no more are replaced: these CAs are still in it."""
+        from vaultpki import x509
+        from vaultpki.renewal import Reason
+
+        wide = dict(trust)
+        for ca in {item.want.ca for item in items if Reason.ISSUER_CHANGED in item.verdict.reasons}:
+            live, name = trust[ca], bundle(ca)
+            held = self._directory.read(BUNDLES, [name])[name].data or b""
+            with contextlib.suppress(CertificateRefused, CertificateUnreadable):
+                issuing = [facts.pem.encode() for facts in (*live.issuing, *x509.read_certificates(held))]
+                wide[ca] = x509.trust(issuing, live.root.pem.encode(), live.root.fingerprint, self._now)
+        return wide
 
     def _lay_companions(self, spec: Holding, trust: Mapping[str, Trust]) -> bool:
         from vaultpki import assets, issuance

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from vaultpki.certificates import ISSUING_BACKDATE, ROOT, ROOT_BACKDATE
-from vaultpki.desired import Fields, Key, Known, auth_mounts, ca_subject, desired, jwt_roles, marker
+from vaultpki.authorities import Authorities
+from vaultpki.certificates import ROOT
+from vaultpki.desired import Fields, Key, Known, auth_mounts, desired, jwt_roles, marker
 from vaultpki.errors import BadAnswer, Denied, Refused, Sealed, Unavailable
 from vaultpki.model import Cluster
-from vaultpki.observe import APPLIED, Memory, Sight, fingerprint, observe, refuse_foreign
+from vaultpki.observe import APPLIED, Memory, Sight, observe, refuse_foreign
 from vaultpki.plan import STAGES, Change, Plan, plan, stage
 from vaultpki.values import dataclass
 from vaultpki.vault import Json, Request, Vault, member, text
@@ -22,15 +23,7 @@ from vaultpki.vault import Json, Request, Vault, member, text
 _AWAY_SECONDS = 90.0
 # A login that was under way when its AppRole went may still make an entity; after this it is through.
 LOGIN_IN_FLIGHT = 10.0
-# More than the signing itself can take, and far less than any TTL a CA may have.
-_CLOCK_SLACK = 3600
 
-# Vault warns of these at every CA; each is what we want.
-_NO_AIA = ("authority information access", "AIA configuration")
-_PATHLEN = ("Max path length of the signed certificate is zero",)
-# That a mount's maximum cuts a CA's life short, OpenBao says and Vault does not; we look at what was granted.
-_CUT_SHORT = ("is longer than permitted maxTTL",)
-_NO_DEFAULT = ("this was configured as the default issuer", "this was configured as the default key")
 # Roles are made while their CAs are; the look at the end sees whether all are there.
 _NO_DEFAULT_YET = ("no default issuing certificate",)
 _KV_UPGRADE = ("Upgrading mount from version",)
@@ -45,16 +38,6 @@ class Where:
 
 
 Progress = Callable[[Change], None]
-
-# What a PATCH of an issuer says; the rest is said at its making, or by its mount.
-_SAID_OF_ISSUER = (
-    "issuer_name",
-    "leaf_not_after_behavior",
-    "usage",
-    "issuing_certificates",
-    "crl_distribution_points",
-    "ocsp_servers",
-)
 
 
 def look(cluster: Cluster, vault: Vault, where: Where, *, expected: Iterable[Key] = ()) -> tuple[Sight, Plan]:
@@ -243,7 +226,7 @@ class _Run:
         self._known = replace(sight.known, role_ids=ids)
         self._wanted = sight.wanted
         self._remembered = sight.memory
-        self._requests: dict[str, str] = {}
+        self._authorities = Authorities(cluster, vault, sight)
 
     def act(self) -> Iterator[Change]:
         stages = {name: [change for change in self._todo.changes if stage(change) == name] for name in STAGES}
@@ -254,7 +237,9 @@ class _Run:
         # The root's URLs are there before it signs: they become a part of what it signs.
         issuing = [change.name for change in stages["issuers"] if change.action == "create"]
         self._at_once(
-            partial(self._vault.map, self._request_ca, issuing), partial(self._do, stages["engines"]), self._prepare
+            partial(self._vault.map, self._authorities.request, issuing),
+            partial(self._do, stages["engines"]),
+            self._prepare,
         )
         yield from stages["engines"]
         # An AppRole is known as ours by its record, and nobody logs in before the policy is there.
@@ -273,8 +258,9 @@ class _Run:
     def _do(self, *stages: Sequence[Change]) -> None:
         """Carries the changes out, stage after stage."""
         for changes in stages:
-            plain = [request for change in changes if (request := self._plain(change))]
-            other = [change for change in changes if not self._plain(change)]
+            requests = [self._plain(change) for change in changes]
+            plain = [request for request in requests if request]
+            other = [change for change, request in zip(changes, requests, strict=True) if not request]
             works = [partial(self._vault.map, self._carry_out, other)] if other else []
             self._at_once(*works, *([partial(self._vault.many, plain)] if plain else []))
 
@@ -322,7 +308,7 @@ class _Run:
             return Request("POST", path, {**wanted, **own})
         if kind == "config" and name.startswith(f"{self._cluster.mount('config')}/"):
             return Request("POST", path, {"data": wanted})
-        being_made = kind == "role" and name.rpartition("/")[0] in self._requests
+        being_made = kind == "role" and name.rpartition("/")[0] in self._authorities.requests
         return Request("POST", path, wanted, warnings=_NO_DEFAULT_YET if being_made else ())
 
     def _carry_out(self, change: Change) -> None:
@@ -336,11 +322,11 @@ class _Run:
         elif kind in ("mount", "auth"):
             self._mount(path, wanted, create=create)
         elif not create:
-            self._mend_issuer(name, {field: wanted[field] for field in change.fields})
+            self._authorities.mend(name, {field: wanted[field] for field in change.fields})
         elif name == self._cluster.mount(ROOT):
-            self._make_root(name, wanted)
+            self._known = replace(self._known, root_sha256=self._authorities.make_root(name, wanted))
         else:
-            self._make_issuing(name, wanted)
+            self._authorities.make_issuing(name, wanted)
 
     def _mount(self, path: str, wanted: Fields, *, create: bool) -> None:
         config = {}
@@ -361,104 +347,3 @@ class _Run:
                     status=error.status,
                 ) from None
             raise
-
-    def _make_root(self, mount: str, wanted: Fields) -> None:
-        answer = self._vault.write(
-            f"{mount}/root/generate/internal",
-            {
-                **self._key_of(mount),
-                "common_name": ca_subject(self._cluster.name, ROOT),
-                "issuer_name": wanted["issuer_name"],
-                "ttl": wanted["ttl"],
-                "not_before_duration": ROOT_BACKDATE,
-                "exclude_cn_from_sans": True,
-                "format": "pem",
-            },
-            once=True,
-            warnings=_NO_AIA + _CUT_SHORT,
-        )
-        data = member(answer, "data")
-        certificate = text(data, "certificate")
-        try:
-            _full_term(mount, data, wanted)
-        except BadAnswer:
-            # Left there, it would pass for the cluster's root from the next apply on.
-            for path in (f"{mount}/issuer/{text(data, 'issuer_id')}", f"{mount}/key/{text(data, 'key_id')}"):
-                self._vault.call(Request("DELETE", path, warnings=_NO_DEFAULT))
-            raise
-        self._known = replace(self._known, root_sha256=fingerprint(certificate))
-
-    def _subject(self, mount: str) -> Json:
-        name = ca_subject(self._cluster.name, mount.rpartition("/")[2])
-        return {"common_name": name, "exclude_cn_from_sans": True}
-
-    def _request_ca(self, mount: str) -> None:
-        """Has an issuing CA's key made, and its request for a certificate."""
-        key = self._key_of(mount)
-        if key["key_name"] in self._sight.keys.get(mount, ()):
-            # A run that ended after the key was made: a second key would be left over for ever.
-            source: Json = {"key_ref": key["key_name"]}
-            path = f"{mount}/intermediate/generate/existing"
-        else:
-            source, path = key, f"{mount}/intermediate/generate/internal"
-        made = self._vault.write(path, {**source, **self._subject(mount)}, once=True, warnings=_NO_AIA)
-        self._requests[mount] = text(member(made, "data"), "csr")
-
-    def _make_issuing(self, mount: str, wanted: Fields) -> None:
-        answer = self._vault.write(
-            f"{self._cluster.mount(ROOT)}/root/sign-intermediate",
-            {
-                **self._subject(mount),
-                "csr": self._requests[mount],
-                "ttl": wanted["ttl"],
-                "max_path_length": 0,
-                "not_before_duration": ISSUING_BACKDATE,
-                "use_csr_values": False,
-                "format": "pem",
-            },
-            once=True,
-            warnings=_PATHLEN + _CUT_SHORT,
-        )
-        signed = member(answer, "data")
-        _full_term(mount, signed, wanted)
-        # Only the CA itself: a chain would bring the root in as a second issuer of this mount.
-        answer = self._vault.write(
-            f"{mount}/intermediate/set-signed",
-            {"certificate": text(signed, "certificate")},
-            once=True,
-            warnings=_NO_AIA,
-        )
-        taken = member(answer, "data")
-        issuers = taken.get("imported_issuers") or taken.get("existing_issuers")
-        if not isinstance(issuers, list) or not issuers:
-            raise BadAnswer(f"{mount} took its signed CA, but names no issuer; apply again")
-        self._patch_issuer(mount, str(issuers[0]), {name: wanted[name] for name in _SAID_OF_ISSUER})
-
-    def _mend_issuer(self, mount: str, fields: Fields) -> None:
-        issuer = self._sight.issuers[mount]
-        patch = {name: value for name, value in fields.items() if name in _SAID_OF_ISSUER}
-        if patch:
-            self._patch_issuer(mount, issuer, patch)
-        if "default" in fields:
-            self._vault.write(f"{mount}/config/issuers", {"default": issuer})
-
-    def _patch_issuer(self, mount: str, issuer: str, fields: Fields) -> None:
-        self._vault.call(Request("PATCH", f"{mount}/issuer/{issuer}", fields, merge_patch=True))
-
-    def _key_of(self, mount: str) -> Json:
-        key = self._cluster.authority.key
-        return {"key_name": f"{mount.rpartition('/')[2]}-1", "key_type": key.vault_type, "key_bits": key.vault_bits}
-
-
-def _full_term(mount: str, data: Json, wanted: Fields) -> None:
-    """Raises where a CA got less life than asked: a mount's maximum caps it in silence (32 days by default)."""
-    expiration = data.get("expiration")
-    asked = int(wanted["ttl"])
-    if not isinstance(expiration, int) or abs(expiration - time.time() - asked) > _CLOCK_SLACK:
-        left = (
-            "an unknown time" if not isinstance(expiration, int) else f"{int(expiration - time.time()) // 86400} days"
-        )
-        raise BadAnswer(
-            f"the CA of {mount} was asked for {asked // 86400} days and got {left}, and was not kept; look at the "
-            "mount's max_lease_ttl and at this machine's clock, and apply again"
-        )

@@ -140,3 +140,16 @@ class Attention(VaultpkiError):
     """The command did its work and found something a person must look at."""
 
     exit_code = 3
+
+
+def fault(error: Exception) -> str:
+    """The sentence for an error that no part of this program expected.
+
+    A traceback's lines may quote what a server or a file said, so only its kind and its place are told.
+    """
+    trace, place = error.__traceback__, "an unknown place"
+    while trace is not None:
+        module = str(trace.tb_frame.f_globals.get("__name__"))
+        place = f"{module}, line {trace.tb_lineno}" if module.startswith("vaultpki") else place
+        trace = trace.tb_next
+    return f"a fault of vaultpki itself ({type(error).__name__} in {place}); please report it"

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from vaultpki import agent, brakes, hooks, memory
 from vaultpki.agent import Outcome
-from vaultpki.errors import NeedsJoin, Unavailable, Untrusted, VaultpkiError
+from vaultpki.errors import NeedsJoin, Unavailable, Untrusted, VaultpkiError, fault
 from vaultpki.log import Event
 from vaultpki.model import AgentConfig
 from vaultpki.systemd import Notifier
@@ -160,9 +160,8 @@ class _Resident:
             try:
                 outcome = self._pass(config)
             except Exception as error:  # noqa: BLE001 - the agent never dies of one pass; told, and tried again
-                # A traceback's lines may quote what a server or a file said, so only its kind is told.
                 outcome = None
-                self._say({"agent": f"a fault of vaultpki itself ({type(error).__name__}); please report it"})
+                self._say({"agent": fault(error)})
             failed = failed + 1 if outcome is None or outcome.failures else 0
             wait = _wait(config, outcome, failed, self._dies)
             if self._refused is None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import lru_cache
 from hashlib import sha256
 from ipaddress import ip_address
 from typing import Final, TypeVar
@@ -31,6 +32,9 @@ PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519Pri
 
 LARGEST: Final = 64 * 1024
 """The most bytes of PEM that are looked at; a chain of four RSA-4096 certificates has 9 KiB."""
+
+# A node's own certificates and its CAs, old and new, and no more of a `verify` of many nodes than is in use.
+_REMEMBERED: Final = 64
 
 _BLOCK = re.compile(
     rb"\s*-----BEGIN CERTIFICATE-----\r?\n([A-Za-z0-9+/=\r\n]+)-----END CERTIFICATE-----[ \t]*(?:\r?\n|\Z)"
@@ -330,6 +334,8 @@ def _reading(what: str) -> Iterator[None]:
         raise CertificateUnreadable(f"this is not {what} that can be read; renew the pair") from None
 
 
+# A pass reads each certificate several times, and a CA's at every pass: what the same bytes say does not change.
+@lru_cache(maxsize=_REMEMBERED)
 def _facts(der: bytes) -> Facts:
     certificate = x509.load_der_x509_certificate(der)
     subject, further = _read_names(certificate)
@@ -422,9 +428,14 @@ def _in_date(facts: Facts, now: datetime) -> bool:
 
 
 def _signed_by(facts: Facts, issuer: Facts) -> bool:
+    return _verified(facts.der, issuer.der)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _verified(der: bytes, issuer_der: bytes) -> bool:
     try:
-        signer = x509.load_der_x509_certificate(issuer.der)
-        x509.load_der_x509_certificate(facts.der).verify_directly_issued_by(signer)
+        signer = x509.load_der_x509_certificate(issuer_der)
+        x509.load_der_x509_certificate(der).verify_directly_issued_by(signer)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False
     return True

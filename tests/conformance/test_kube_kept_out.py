@@ -196,14 +196,47 @@ def test_a_kubelet_with_the_root_among_its_cas_is_found(robbed: Kubernetes, tmp_
     assert door.misjudged(robbed, everybody) == {}
 
 
-def test_a_kube_apiserver_that_takes_any_front_proxy_is_found(robbed: Kubernetes, tmp_path: Path) -> None:
-    door, everybody = doors.doors(robbed)["kube-apiserver, claiming"], doors.callers(robbed, tmp_path)
-    with started_with(robbed, door, flagged("--requestheader-allowed-names", "")):
-        assert set(door.misjudged(robbed, everybody)) == {
-            "cp-1's own-front-proxy-client",
-            "cp-1's own-front-proxy-both",
-        }
-    assert door.misjudged(robbed, everybody) == {}
+def test_a_kube_apiserver_with_the_root_and_any_front_proxy_is_found(robbed: Kubernetes, tmp_path: Path) -> None:
+    found, everybody = doors.doors(robbed), doors.callers(robbed, tmp_path)
+    plain, claiming = (found[f"kube-apiserver{which}"] for which in ("", ", claiming"))
+    chain = plain.node.pki / chain_bundle("kubernetes")
+    wrong = flagged("--client-ca-file", chain), flagged("--requestheader-allowed-names", "")
+    strange = {caller.label for caller in everybody if foreign(caller, "kubernetes")}
+    try:
+        with started_with(robbed, plain, lambda command: wrong[1](wrong[0](command))):
+            assert set(plain.misjudged(robbed, everybody)) == strange
+            assert set(claiming.misjudged(robbed, everybody)) == strange - {"cp-1's front-proxy-client"}
+        assert plain.misjudged(robbed, everybody) == claiming.misjudged(robbed, everybody) == {}
+        # What it told others of its CAs it adds to, and takes nothing back of itself (kubernetes
+        # pkg/controlplane/controller/clusterauthenticationtrust): README.md says what to do.
+        assert told_cas(robbed) == chain.read_text()
+        assert set(found["kube-scheduler"].misjudged(robbed, everybody)) == strange
+    finally:
+        robbed.kubectl(robbed.admin, "delete", *TOLD)
+    right = (plain.node.pki / bundle("kubernetes")).read_text()
+    wait_for(lambda: told_cas(robbed) == right, 30, lambda: told_cas(robbed), pause=0.2)
+    for name in ("kube-scheduler", "kube-controller-manager"):
+        _await_order(robbed, found[name], everybody)
+
+
+def _await_order(kubernetes: Kubernetes, door: Door, everybody: list[Caller]) -> None:
+    wrong: dict[str, str] = {}
+
+    def in_order() -> bool:
+        wrong.clear()
+        wrong.update(door.misjudged(kubernetes, everybody))
+        return not wrong
+
+    wait_for(in_order, 60, lambda: str(wrong), pause=0.5)
+
+
+TOLD = ("configmap", "extension-apiserver-authentication", "-n", "kube-system")
+
+
+def told_cas(kubernetes: Kubernetes) -> str:
+    """The client CAs that kube-apiserver tells kube-controller-manager, kube-scheduler and aggregated API servers."""
+    path = "jsonpath={.data.client-ca-file}"
+    return kubernetes.kubectl(kubernetes.admin, "get", *TOLD, "--ignore-not-found", "-o", path).stdout
 
 
 def test_no_component_listens_but_where_the_matrix_knocks(shape: Kubernetes) -> None:

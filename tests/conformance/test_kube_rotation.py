@@ -23,7 +23,7 @@ from applied import Seat, vaultpki
 from components import Programs
 from generations import CALLERS, CLIENTS, LOOK_SECONDS, MARGIN_SECONDS, PORTS, Lookout, Record, only_node
 from kube import Kubernetes
-from load import OPERATORS, Load
+from load import OPERATORS, Load, of_tls
 from servers import wait_for
 
 from vaultpki import hooks
@@ -38,11 +38,11 @@ SPEC = f"defaults: {{ttl: {TTL}s, allow_short_ttl: true}}\n{kube.ONE}"
 POD = "load"
 # kube-controller-manager's and kube-scheduler's.
 OWN_PORTS = (10257, 10259)
-SECONDS_FOR_SERVERS = 10
+# The agent takes the old files away five seconds after the new ones are there, and that is what watchers notice.
+SECONDS_FOR_SERVERS = 15
 # kube-apiserver shows its own pair for etcd only to whoever it connects to anew.
 CALLING = {row.name for row in CLIENTS} | CALLERS - {witnesses.ETCD}
-# What a component says where trust is the reason; each of them writes its level first or as a field.
-COMPLAINT = re.compile(r"x509|\btls\b|\bcertificate\b|handshake|Unauthorized", re.IGNORECASE)
+# How the lines of components begin that complain, and those of etcd.
 LEVEL = re.compile(r'^[EWF]\d{4} |"level":"(warn|error|fatal)"')
 
 
@@ -176,7 +176,7 @@ def story(cluster: Kubernetes, tmp_path_factory: pytest.TempPathFactory) -> Stor
         cut = stage.cut()
         stage.await_all(3)
         # To the end, though all may have come before: nobody may come with an older one later.
-        while time.time() < third + LOOK_SECONDS + 2 * MARGIN_SECONDS:
+        while time.time() < third + LOOK_SECONDS + MARGIN_SECONDS + 5:
             stage.call()
             time.sleep(1)
     resident.stop()
@@ -203,9 +203,11 @@ def test_every_pair_was_renewed_three_times(story: Story) -> None:
 
 
 def test_no_request_failed_for_a_reason_of_tls(story: Story) -> None:
-    failures, cut = story.stage.load.failures, story.cut
-    assert [failure for failure in failures if failure.of_tls] == []
-    assert [failure for failure in failures if not cut.begin - 1 < failure.at < cut.end + 5] == []
+    """Nor for any other but that etcd was away; one in a thousand may, since others work on this machine too."""
+    load, cut = story.stage.load, story.cut
+    assert [failure for failure in load.failures if failure.of_tls] == []
+    others = [failure for failure in load.failures if not cut.begin - 1 < failure.at < cut.end + 5]
+    assert len(others) <= load.worked.total() / 1000, others
 
 
 def test_there_was_load(story: Story) -> None:
@@ -214,7 +216,7 @@ def test_there_was_load(story: Story) -> None:
     assert load.worked["write"] > 500 and load.worked["exec"] > 100 and load.worked["logs"] > 100, load.worked
     for who in OPERATORS:
         assert load.worked[f"watch as {who}"] > 10
-        assert load.seen[who].issuperset(load.written), "a watch missed what was written"
+        assert load.missed(who) == []
 
 
 def test_nobody_was_unauthorized(story: Story) -> None:
@@ -223,9 +225,16 @@ def test_nobody_was_unauthorized(story: Story) -> None:
 
 def test_no_component_complains_of_tls(story: Story) -> None:
     """Nor was any request of their own refused for such a reason."""
+    assert complaints(story) == []
+
+
+def complaints(story: Story) -> list[str]:
+    """What the components' logs have of it since the beginning."""
+    found = []
     for name, process in only_node(story.stage.kubernetes).machine.processes.items():
         lines = process.said()[story.said[name] :].splitlines()
-        assert [line for line in lines if LEVEL.search(line) and COMPLAINT.search(line)] == [], name
+        found += [f"{name}: {line}" for line in lines if LEVEL.search(line) and of_tls(line)]
+    return found
 
 
 @pytest.mark.parametrize("name", PORTS)
@@ -291,10 +300,12 @@ def test_control_a_torn_pair_is_told(story: Story) -> None:
     (node.pki / "kubelet.key").write_bytes((story.older / "kubelet.key").read_bytes())
     try:
         found = faults(story)
+        wait_for(lambda: bool(complaints(story)), 10, lambda: "the kubelet says nothing of its key", pause=0.2)
     finally:
         # Which is also what the agent is there for.
         kubernetes.agent(node.name)
     assert set(found) == {"kubelet"} and found["kubelet"].startswith("torn"), found
+    assert all(line.startswith("kubelet: ") for line in complaints(story))
     wait_for(lambda: faults(story) == {}, SECONDS_FOR_SERVERS, lambda: str(faults(story)), pause=0.5)
 
 

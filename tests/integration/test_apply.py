@@ -23,6 +23,7 @@ from plans import SPEC, Watched, changes, environment, fails, vaultpki
 from servers import Server
 
 from vaultpki import bootstrap
+from vaultpki.authorities import Authorities
 from vaultpki.certificates import ISSUING_CAS, ROOT
 from vaultpki.desired import Known, desired
 from vaultpki.errors import BadAnswer, Refused
@@ -147,10 +148,10 @@ def test_a_ca_that_got_less_life_than_asked_is_not_kept(site: Watched) -> None:
     mount = f"{site.prefix}/root"
     assert site.server.api("POST", f"sys/mounts/{mount}", made).status == 204
     vault, _ = vault_of(site.server)
-    run = bootstrap._Run(site.cluster, vault, Sight(Observed(), Known()), Plan(()))
+    authorities = Authorities(site.cluster, vault, Sight(Observed(), Known()))
     wanted = desired(site.cluster, Known())["issuer", mount]
     with pytest.raises(BadAnswer, match=r"was asked for 3650 days and got 3[12] days, and was not kept"):
-        run._make_root(mount, wanted)
+        authorities.make_root(mount, wanted)
     assert site.read_names(f"{mount}/issuers") == site.read_names(f"{mount}/keys") == []
 
 

@@ -944,4 +944,4 @@ def test_work_within_work_ends_with_it() -> None:
         with pytest.raises(Denied):
             vault.map(lambda work: work(), works)
         assert time.monotonic() - begun < 3
-        assert vault._thread.ended.below == []
+        assert vault._work.ended.below == []

@@ -330,7 +330,7 @@ def another_ca(stage: Stage) -> None:
                 f"{mount}/intermediate/generate/internal",
                 {"common_name": "second", "key_type": "ec", "key_bits": 256},
             )
-            body = {"csr": made.data["csr"], "ttl": "1y", "max_path_length": 0, "not_before_duration": "10m"}
+            body = {"csr": made.data["csr"], "ttl": "8760h", "max_path_length": 0, "not_before_duration": "10m"}
             signed = server.api("POST", f"{root}/root/sign-intermediate", {**body, "common_name": "second"})
             pem = signed.data["certificate"]
             new = x509.fingerprint(pem.encode())
@@ -507,28 +507,31 @@ def clocks(stage: Stage) -> None:
         (stage.folder / "new").write_text(to)
         (stage.folder / "new").rename(offset)
 
+    def set_right(times: int) -> None:
+        set_clock("+0s")
+        agent.process.send_signal(signal.SIGHUP)
+        agent.await_said("well again", POLL + PASS, times)
+        assert all(found.not_after > datetime.now(UTC) for found in leaves(seat).values())
+
     set_clock("+0s")
-    with resident(seat, env=env) as agent:
+    # Once its offset has changed, libfaketime has sleep(3) fail, as no kernel does: the pause for watchers is cut off.
+    with resident(seat, env=env, foreign="OSError in vaultpki.store") as agent:
         agent.await_issued()
         for number, to in enumerate(("-1h", "-1d"), 1):
             set_clock(to)
-            agent.await_said("behind Vault's; set it right", POLL + PASS + 5, number)
+            agent.await_said("behind Vault's; set it right", POLL + PASS, number)
             since = stage.server.audit_position()
             time.sleep(POLL + 2)
             assert signs(stage.server, site.prefix, since) == []
-            set_clock("+0s")
-            agent.process.send_signal(signal.SIGHUP)
-            wait_for(lambda: leaf(seat, "kubelet").not_after > datetime.now(UTC), POLL + PASS, agent.log.read_text)
-        assert len(agent.said("behind Vault's")) <= 3, agent.log.read_text()
+            set_right(number)
+        assert len(agent.said("behind Vault's")) == 2, agent.log.read_text()
         # Ahead, every certificate seems to have ended, and what Vault signs then too.
         since = stage.server.audit_position()
         set_clock("+1d")
-        agent.await_said("ahead of Vault's; set it right", POLL + PASS + 5)
+        agent.await_said("ahead of Vault's; set it right", POLL + PASS)
         time.sleep(POLL)
         assert len(signs(stage.server, site.prefix, since)) <= 3 * brakes.AT_ONCE
-        set_clock("+0s")
-        agent.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: leaf(seat, "kubelet").not_after > datetime.now(UTC), POLL + PASS, agent.log.read_text)
+        set_right(3)
         assert agent.end() < 1
 
 

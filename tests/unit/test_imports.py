@@ -53,6 +53,7 @@ ORDER: Final = (
     "hooks",
     "memory",
     "observe",
+    "authorities",
     "bootstrap",
     "issuance",
     "credential",

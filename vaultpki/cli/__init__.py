@@ -10,7 +10,7 @@ from typing import Final
 import click
 
 from vaultpki import __version__
-from vaultpki.errors import VaultpkiError
+from vaultpki.errors import VaultpkiError, fault
 
 # name -> (module, attribute, what `vaultpki --help` says); so that --help imports no command.
 _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
@@ -100,11 +100,7 @@ def _run() -> int:
         if isinstance(error, RuntimeError) and isinstance(error.__context__, KeyboardInterrupt):
             click.echo("vaultpki: interrupted", err=True)
             return 130
-        # A traceback's lines may quote what a server or a file said, so only its place is shown.
-        place = _innermost(error)
-        click.echo(
-            f"vaultpki: a fault of vaultpki itself ({type(error).__name__} in {place}); please report it", err=True
-        )
+        click.echo(f"vaultpki: {fault(error)}", err=True)
         return 1
     return code if isinstance(code, int) else 0
 
@@ -116,12 +112,3 @@ def _leave_no_core() -> None:
     # PR_SET_DUMPABLE (4), prctl(2). Not RLIMIT_CORE: hooks would inherit it, and a core that goes to a program
     # (core(5), core_pattern) does not ask for it.
     CDLL(None).prctl(4, 0, 0, 0, 0)
-
-
-def _innermost(error: Exception) -> str:
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None:
-        return "an unknown place"
-    return f"{trace.tb_frame.f_globals.get('__name__', '?')}, line {trace.tb_lineno}"

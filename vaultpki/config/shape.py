@@ -17,10 +17,8 @@ from vaultpki.values import dataclass
 
 Schema = dict[str, object]
 
-# Neither compared nor shown: at every start of a command, dataclass would compile three methods more for each class.
 
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(frozen=True, slots=True)
 class Found:
     """A value that was read, and where; `given` is False where a default stands in for what the file leaves out."""
 
@@ -68,7 +66,7 @@ class Kind:
         return node
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(frozen=True, slots=True)
 class Text(Kind):
     """Text that `check` brings to its normal form or refuses; `pattern` is what an editor can check of it."""
 
@@ -105,7 +103,7 @@ class Text(Kind):
         return made
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(frozen=True, slots=True)
 class Flag(Kind):
     """true or false."""
 
@@ -121,7 +119,7 @@ class Flag(Kind):
         return {"type": "boolean"}
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(frozen=True, slots=True)
 class Version(Kind):
     """The version of the file's form."""
 
@@ -144,7 +142,7 @@ class Version(Kind):
         return {"type": "integer", "const": VERSION}
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(frozen=True, slots=True)
 class Choice(Kind):
     """One word of a few; `make` gives the model's value, `refused` tells why a word known elsewhere is none of them."""
 
@@ -166,7 +164,7 @@ class Choice(Kind):
         return {"enum": list(self.choices)}
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(frozen=True, slots=True)
 class ListOf(Kind):
     """A list without doubles; with `single`, one item may stand without the list."""
 
@@ -207,7 +205,7 @@ class ListOf(Kind):
         return {"anyOf": [self.item.schema(), made]} if self.single else made
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(frozen=True, slots=True)
 class Field:
     """A key of a record. `default` is what the file would say; `required` keys have none."""
 
@@ -217,7 +215,7 @@ class Field:
     default: object = None
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(frozen=True, slots=True)
 class Record(Kind):
     """A mapping with known keys; `refused` tells for a key that is known elsewhere why it has no place here."""
 
@@ -262,7 +260,7 @@ class Record(Kind):
         return {**made, "required": required} if required else made
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(frozen=True, slots=True)
 class MapOf(Kind):
     """A mapping from names to values; a name in `named` has a kind of its own."""
 

@@ -23,7 +23,7 @@ _TEXT = "tag:yaml.org,2002:str"
 _READ_AS = {"int": "a number", "float": "a number", "bool": "yes or no", "null": "nothing", "timestamp": "a date"}
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(frozen=True, slots=True)
 class Place:
     """Where a value stands: the file's name, the line counted from 1, the dotted path."""
 
@@ -43,7 +43,7 @@ class Place:
         return Place(self.file, line, f"{self.path}[{index}]")
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(frozen=True, slots=True)
 class Scalar:
     """`read_as` says what YAML 1.1 takes a plain scalar for; it is None for text."""
 
@@ -52,13 +52,13 @@ class Scalar:
     read_as: str | None
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(frozen=True, slots=True)
 class Sequence:
     items: list[Node]
     line: int
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(frozen=True, slots=True)
 class Mapping:
     items: dict[str, tuple[Scalar, Node]]
     line: int

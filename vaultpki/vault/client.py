@@ -22,6 +22,7 @@ from vaultpki.values import dataclass
 from vaultpki.vault.exchange import Exchange
 from vaultpki.vault.settings import Settings, parse_origin
 from vaultpki.vault.wire import Answer, Json, Raw, Request, http_date, judge, login_token, quoted
+from vaultpki.vault.work import Work
 
 if TYPE_CHECKING:
     import hvac
@@ -59,30 +60,6 @@ class _Route:
     dated: tuple[str, float] | None = None
 
 
-class _Ended(threading.Event):
-    """Set when some work is no longer wanted, and with it all work that is a part of it."""
-
-    def __init__(self, above: _Ended | None = None) -> None:
-        super().__init__()
-        self.below: list[_Ended] = []
-        if above is not None:
-            above.below.append(self)
-            if above.is_set():
-                self.set()
-
-    def set(self) -> None:
-        super().set()
-        for part in tuple(self.below):
-            part.set()
-
-
-class _Thread(threading.local):
-    """What a thread of `Vault.map` goes by."""
-
-    def __init__(self) -> None:
-        self.ended = _Ended()
-
-
 class Vault:
     """A server, or a cluster of them, and one token.
 
@@ -101,7 +78,7 @@ class Vault:
         self._exchange = Exchange(settings)
         self._patience = patience
         self._request_seconds = request_seconds
-        self._thread = _Thread()
+        self._work = Work()
         self._count_lock = threading.Lock()
         self.reads = 0
         self.writes = 0
@@ -191,50 +168,9 @@ class Vault:
     def map(self, work: Callable[[Any], Any], items: Iterable[Any], *, width: int = WIDTH) -> list[Any]:
         """`work` of each item, in order, with at most `width` threads.
 
-        After an error nothing new begins, and what is waiting for the server waits no longer.
+        After an error nothing new begins, and what is waiting for the server waits no longer. `work` may use it again.
         """
-        items = list(items)
-        if len(items) < 2:
-            return [work(item) for item in items]
-        results: list[Any] = [None] * len(items)
-        failures: list[BaseException] = []
-        pending: Iterator[int] = iter(range(len(items)))
-        lock = threading.Lock()
-        outer = self._thread.ended
-        ended = _Ended(outer)
-
-        def run() -> None:
-            self._thread.ended = ended
-            while not ended.is_set():
-                with lock:
-                    index = next(pending, None)
-                if index is None:
-                    return
-                try:
-                    results[index] = work(items[index])
-                except BaseException as error:  # noqa: BLE001 -- raised again by the thread that called
-                    failures.append(error)
-                    ended.set()
-
-        threads = [threading.Thread(target=run, daemon=True) for _ in range(min(width, len(items)) - 1)]
-        try:
-            for thread in threads:
-                thread.start()
-            run()
-            # Ctrl-C is not kept waiting for answers.
-            if not failures or isinstance(failures[0], Exception):
-                for thread in threads:
-                    thread.join()
-        finally:
-            given_up = outer.is_set()
-            ended.set()
-            outer.below.remove(ended)
-            self._thread.ended = outer
-        if failures:
-            raise failures[0]
-        if given_up:
-            raise Unavailable("other work, of which this is a part, has failed")
-        return results
+        return self._work.map(work, items, width=width)
 
     def call(self, request: Request) -> Answer:
         """Sends one request and gives its answer (2xx, or 404 for a read).
@@ -272,7 +208,7 @@ class Vault:
                 attempt += 1
                 if (request.once and error.sent) or time.monotonic() + wait >= give_up:
                     raise
-                if self._thread.ended.wait(wait):
+                if self._work.given_up(wait):
                     raise
             if self._route.pinned:
                 self._find_leader_again()
