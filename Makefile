@@ -48,7 +48,7 @@ conformance: $(VENV)/.dev
 	kubernetes=$$($(SETUP)/go-build tests/conformance/kubernetes 6 $(KUBERNETES) -ldflags "-s -w $(KUBERNETES_VERSION)") && \
 	given="--vault-binary $$vault/vault --zlint $$zlint/zlint --etcd $$etcd --kubernetes $$kubernetes" && \
 	$(SETUP)/beside "$(BIN)/python -m pytest $(ROTATION) $$given $(PYTEST)" \
-		"$(BIN)/python -m pytest tests/integration --server vault $$given $(PYTEST) && \
+		"$(BIN)/python -m pytest tests/integration -n 2 --dist loadfile --server vault $$given $(PYTEST) && \
 		$(BIN)/python -m pytest tests/conformance --ignore=$(ROTATION) --server bao --server vault $$given $(PYTEST)"
 
 bench: $(VENV)/.dev

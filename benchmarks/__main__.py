@@ -6,9 +6,12 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from statistics import median
 
+from benchmarks import agents
 from benchmarks.ground import ground, measures
 from benchmarks.timing import Result, compare
 
@@ -17,38 +20,48 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=7, help="timed runs of each (default 7)")
     parser.add_argument("--only", default="", help="just the measures whose names hold these words")
+    parser.add_argument("--minutes", type=float, default=6.0, help="how long agents that stay are watched (default 6)")
     parser.add_argument("--json", action="store_true", help="for programs")
     arguments = parser.parse_args()
     results: list[Result] = []
-    with tempfile.TemporaryDirectory(prefix="vaultpki-bench-") as folder, ground(Path(folder)) as there:
-        for measure in measures(there):
-            if arguments.only not in measure.name:
-                continue
-            for result in compare(measure, arguments.rounds):
-                results.append(result)
-                if not arguments.json:
-                    print(_told(result), flush=True)
+    with tempfile.TemporaryDirectory(prefix="vaultpki-bench-") as folder:
+        for result in chain(
+            _commands(Path(folder), arguments.only, arguments.rounds),
+            agents.results(Path(folder), arguments.only, arguments.rounds, arguments.minutes),
+        ):
+            results.append(result)
+            if not arguments.json:
+                print(_told(result), flush=True)
     if arguments.json:
         print(json.dumps([_as_json(result) for result in results], indent=2))
     missed = [result for result in results if not result.met]
     if not arguments.json:
-        met = len(results) - len(missed)
-        print(f"\n{met} of {len(results)} goals met; medians of {arguments.rounds} runs in turn.")
+        goals = sum(result.goal is not None for result in results)
+        print(f"\n{goals - len(missed)} of {goals} goals met; medians of {arguments.rounds} runs in turn.")
     sys.exit(1 if missed else 0)
+
+
+def _commands(folder: Path, only: str, rounds: int) -> Iterator[Result]:
+    with ground(folder) as there:
+        for measure in measures(there):
+            if only in measure.name:
+                yield from compare(measure, rounds)
 
 
 def _told(result: Result) -> str:
     def figure(name: str, values: tuple[float, ...]) -> str:
-        spread = f"{min(values):.0f} .. {max(values):.0f}"
-        return f"  {name:<20} {median(values):>9.1f} {result.unit:<4} ({spread})"
+        places = 2 if result.unit == "s" else 0
+        spread = f"{min(values):.{places}f} .. {max(values):.{places}f}"
+        return f"  {name:<20} {median(values):>9.{places or 1}f} {result.unit:<4} ({spread})"
 
     verdict = "met" if result.met else "MISSED"
+    beside = "told, no goal" if result.goal is None else f"goal {result.goal:.3f}: {verdict}"
     return "\n".join(
         (
             result.name,
             figure(result.ours_name, result.ours),
             figure(result.peer_name, result.peer),
-            f"  {'ratio':<20} {result.ratio:>9.3f}      (goal {result.goal:.3f}: {verdict})",
+            f"  {'ratio':<20} {result.ratio:>9.3f}      ({beside})",
         )
     )
 

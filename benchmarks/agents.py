@@ -8,18 +8,20 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.timing import Contender, Measure
+from benchmarks.timing import Contender, Measure, Result, compare
 from vaultpki import bootstrap, demo, embedded, files
 from vaultpki.certificates import pair_files, sign_parameters
 from vaultpki.config import load_cluster
 from vaultpki.desired import node_certificates
 from vaultpki.model import Certificate, Cluster
 from vaultpki.observe import fingerprint
+from vaultpki.store import Directory, File
 from vaultpki.vault import Settings, Vault
 
 TEN: Final = 10
@@ -36,6 +38,12 @@ certificates:
 """
 _BRIEF: Final = "ttl: {ttl}s, allow_short_ttl: true"
 RESIDENT_GOAL: Final = 0.55
+_BRIEF_TTL: Final = 60
+_FIRST_SECONDS: Final = 15.0
+_OURS, _PEER = "vaultpki agent", "bao agent"
+_STAYING: Final = "an agent that stays, ten certificates"
+_LAYING: Final = "ten pairs laid down"
+_ENDS: Final = ("crt", "key", "pem")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +133,7 @@ def _equip_peer(made: Site, vault: Vault, server: embedded.Embedded) -> None:
     """The peer's node: its AppRole may `issue` by the very roles by which ours has its requests signed."""
     cluster, folder = made.cluster, made.peer
     folder.mkdir()
+    (folder / "pki").mkdir()
     policy = {"path": {f"{cluster.prefix}/+/issue/*": {"capabilities": ["create", "update"]}}}
     vault.write("sys/policies/acl/bench-peer", {"policy": json.dumps(policy)})
     role = f"auth/{cluster.prefix}/listed/role/cp-2"
@@ -155,7 +164,8 @@ def _template(want: Certificate, folder: Path) -> str:
     return (
         "template {\n  contents = <<END\n"
         f'{{{{ with pkiCert "{want.mount}/issue/{want.role}" {words} }}}}{{{{ .Data.Cert }}}}{{{{ .Data.CA }}}}'
-        f'{{{{ if .Data.Key }}}}{{{{ .Data.Key | writeToFile "{folder}/{key}" "" "" "0600" }}}}{{{{ end }}}}{{{{ end }}}}\n'
+        f'{{{{ if .Data.Key }}}}{{{{ .Data.Key | writeToFile "{folder}/{key}" "" "" "0600" }}}}{{{{ end }}}}'
+        "{{ end }}\n"
         f'END\n  destination = "{folder}/{crt}"\n  error_on_missing_key = true\n}}\n'
     )
 
@@ -193,3 +203,90 @@ def measures(there: Site) -> list[Measure]:
             RESIDENT_GOAL,
         ),
     ]
+
+
+def results(folder: Path, only: str, rounds: int, minutes: float) -> Iterator[Result]:
+    """All that agents are measured by, of which `only` names some."""
+    names = ("ten certificates on a fresh node", "ten certificates, nothing due")
+    if any(only in name for name in names):
+        with site(folder / "agents") as there:
+            for measure in measures(there):
+                if only in measure.name:
+                    yield from compare(measure, rounds)
+    if only in _STAYING:
+        with site(folder / "brief", _BRIEF_TTL) as brief, site(folder / "usual") as usual:
+            yield from staying({f"{_BRIEF_TTL} s": brief, "30 d": usual}, minutes * 60)
+    if only in _LAYING:
+        yield laying(folder, rounds)
+
+
+def staying(sites: Mapping[str, Site], seconds: float) -> list[Result]:
+    """Agents that stay, all at the same time: peak memory since their start, and CPU from the first ten pairs on."""
+    with contextlib.ExitStack() as stack:
+        running = {
+            (ttl, name): stack.enter_context(_running(command, there.environment))
+            for ttl, there in sites.items()
+            for name, command in ((_OURS, there.our_command), (_PEER, there.peer_command(once=False)))
+        }
+        time.sleep(_FIRST_SECONDS)
+        begun = {key: _cpu(process.pid) for key, process in running.items()}
+        time.sleep(seconds)
+        for (_, name), process in running.items():
+            if process.poll() is not None:
+                sys.exit(f"{name} did not stay: it ended with {process.returncode}")
+        spent = {key: _cpu(process.pid) - begun[key] for key, process in running.items()}
+        peak = {key: _peak(process.pid) for key, process in running.items()}
+    for there in sites.values():
+        there.laid()
+        there.peer_laid()
+    told = [("MiB", ", peak memory", peak), ("s", f", CPU in {seconds / 60:.0f} minutes", spent)]
+    return [
+        Result(
+            f"{_STAYING} of {ttl}{what}", unit, _OURS, _PEER, (taken[ttl, _OURS],), (taken[ttl, _PEER],), RESIDENT_GOAL
+        )
+        for ttl in sites
+        for unit, what, taken in told
+    ]
+
+
+@contextlib.contextmanager
+def _running(command: tuple[str, ...], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(
+        command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _cpu(pid: int) -> float:
+    # proc_pid_stat(5): the 14th and 15th, counted from behind the name, which may hold spaces.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _peak(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def laying(folder: Path, rounds: int) -> Result:
+    """Ten pairs laid down by the store, on the disk before it says so, beside plain files renamed into their place."""
+    content = {f"p{number}": {f"p{number}.{end}": os.urandom(1500) for end in _ENDS} for number in range(TEN)}
+    ours, peer = [], []
+    for number in range(rounds):
+        begin = time.perf_counter()
+        with Directory.open(str(folder / f"store-{number}")) as directory:
+            for unit, files_of in content.items():
+                directory.install(unit, {name: File(data, 0o600) for name, data in files_of.items()})
+        ours.append((time.perf_counter() - begin) * 1000)
+        plain = folder / f"plain-{number}"
+        plain.mkdir()
+        begin = time.perf_counter()
+        for files_of in content.values():
+            for name, data in files_of.items():
+                (plain / f".{name}").write_bytes(data)
+                (plain / f".{name}").rename(plain / name)
+        peer.append((time.perf_counter() - begin) * 1000)
+    return Result(_LAYING, "ms", "generations, fsync", "plain renames", tuple(ours), tuple(peer), None)

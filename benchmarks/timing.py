@@ -64,7 +64,7 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A ratio of medians beside its goal. `unit` is ms or MiB; `ours` and `peer` are in that unit."""
+    """A ratio of medians beside its goal, None where it is only told. `ours` and `peer` are in `unit`: ms, s or MiB."""
 
     name: str
     unit: str
@@ -72,7 +72,7 @@ class Result:
     peer_name: str
     ours: tuple[float, ...]
     peer: tuple[float, ...]
-    goal: float
+    goal: float | None
 
     @property
     def ratio(self) -> float:
@@ -80,7 +80,7 @@ class Result:
 
     @property
     def met(self) -> bool:
-        return self.ratio <= self.goal
+        return self.goal is None or self.ratio <= self.goal
 
 
 def compare(measure: Measure, rounds: int) -> list[Result]:

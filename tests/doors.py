@@ -29,9 +29,19 @@ from vaultpki import x509
 from vaultpki.certificates import TABLE, pair_files, resolve, rows
 from vaultpki.model import Certificate, Row, Subject
 
+SERVERS = {
+    "kube-apiserver": API_PORT,
+    "kubelet": KUBELET_PORT,
+    "etcd-server": ETCD_PORT,
+    "etcd-peer": ETCD_PEER_PORT,
+}
+"""Where each server's certificate of the table is shown."""
+
 METRICS_PORTS = {"kube-controller-manager": 10257, "kube-scheduler": 10259}
 WHO_AM_I = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
 SECONDS = 10.0
+# Kubernetes writes its log before it answers, etcd just after.
+LOG_SECONDS = 3.0
 
 ADMINS = ("cluster-admin",)
 KUBELET_ADMINS = ("cluster-admin", "system:kubelet-api-admin")
@@ -142,7 +152,7 @@ class Door:
             return [caller for caller in told_of if not self._tells(lines, caller, heard[caller.label])]
 
         try:
-            wait_for(lambda: not unsaid(), SECONDS, lambda: "")
+            wait_for(lambda: not unsaid(), LOG_SECONDS, lambda: "")
         except AssertionError:
             wrong |= {caller.label: f"the log does not say {self.rule(caller).log!r}" for caller in unsaid()}
         return wrong

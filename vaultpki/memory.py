@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, field, replace
+from dataclasses import field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from vaultpki.brakes import MOST_REMEMBERED
@@ -87,8 +87,13 @@ def load(state: str) -> Memory:
 
 def save(state: str, memory: Memory) -> None:
     """Writes it in one step that lasts; StoreError where the folder cannot be written."""
-    value = {"version": _VERSION, **asdict(memory)}
-    write_private(f"{state}/{FILE}", json.dumps(value, sort_keys=True).encode())
+    value = {"version": _VERSION, **_members(memory)}
+    write_private(f"{state}/{FILE}", json.dumps(value, sort_keys=True, default=_members).encode())
+
+
+def _members(value: Any) -> dict[str, Any]:
+    # Not asdict, which copies every number of every list before anybody looks at it.
+    return {each.name: getattr(value, each.name) for each in fields(value)}
 
 
 def with_faults(memory: Memory, failing: Mapping[str, str], now: float) -> Memory:

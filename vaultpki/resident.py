@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
-from vaultpki import agent, brakes, hooks, memory
+from vaultpki import agent, brakes, footprint, hooks, memory
 from vaultpki.agent import Outcome
 from vaultpki.errors import NeedsJoin, Unavailable, Untrusted, VaultpkiError, fault
 from vaultpki.log import Event
@@ -153,7 +153,7 @@ class _Resident:
     # The thread that works
 
     def _work(self) -> None:
-        failed = 0
+        failed, first = 0, True
         while True:
             self._beat = time.monotonic()
             config = self._config
@@ -163,6 +163,10 @@ class _Resident:
                 outcome = None
                 self._say({"agent": fault(error)})
             failed = failed + 1 if outcome is None or outcome.failures else 0
+            if first:
+                footprint.settle()
+                first = False
+            footprint.give_back()
             wait = _wait(config, outcome, failed, self._dies)
             if self._refused is None:
                 self._sleep(wait)

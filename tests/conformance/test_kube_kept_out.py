@@ -10,6 +10,7 @@ import re
 import ssl
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,7 @@ import attempts
 import doors
 import pytest
 import yaml
-from components import API_PORT, ETCD_PEER_PORT, ETCD_PORT, KUBELET_PORT
-from doors import Caller, Door, Verdict
+from doors import SERVERS, Caller, Door, Verdict
 from kube import KubeNode, Kubernetes
 from servers import wait_for
 
@@ -58,12 +58,6 @@ LET_IN = {
     "kubelet": {"kube-apiserver-kubelet", "admin", "super-admin"},
     "kube-controller-manager": {"admin", "super-admin"},
     "kube-scheduler": {"admin", "super-admin"},
-}
-SERVERS = {
-    "kube-apiserver": API_PORT,
-    "kubelet": KUBELET_PORT,
-    "etcd-server": ETCD_PORT,
-    "etcd-peer": ETCD_PEER_PORT,
 }
 WRONG_NAME = "elsewhere.invalid"
 
@@ -129,6 +123,20 @@ def test_kube_apiservers_audit_log_has_every_refusal(shape: Kubernetes, everybod
 
     wait_for(lambda: codes() == expected, 10, lambda: f"{codes()}, not {expected}")
     assert expected[401] and expected[201] and expected[403] == 1
+
+
+def test_a_members_pair_is_a_peers_on_its_own_machine_alone(shape: Kubernetes) -> None:
+    """Carried elsewhere it still opens etcd, as any client's does; but its holder is no member."""
+    found = doors.doors(shape)
+    carried = [
+        replace(caller, machine=shape.outside)
+        for caller in doors.pairs(shape)
+        if caller.certificate and caller.certificate.name in ("etcd-server", "etcd-peer")
+    ]
+    assert len(carried) == 2 * len(shape.members)
+    for name, opens in (("etcd", True), ("etcd-peer", False)):
+        assert found[name].misjudged(shape, carried) == {}
+        assert {found[name].rule(caller).let_in for caller in carried} == {opens}
 
 
 @contextlib.contextmanager

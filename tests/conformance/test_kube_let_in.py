@@ -18,8 +18,9 @@ import containers
 import pytest
 import readme
 import trustme
-from components import API_PORT, ETCD_PEER_PORT, ETCD_PORT, KUBELET_PORT
-from kube import KubeNode, Kubernetes
+from components import ETCD_PORT, KUBELET_PORT
+from doors import SERVERS, holders
+from kube import Kubernetes
 from machines import Machine, Process
 from servers import wait_for
 
@@ -30,13 +31,7 @@ from vaultpki.model import Row
 pytestmark = pytest.mark.conformance
 
 KUBECONFIGS = [row for row in TABLE if row.kubeconfig]
-SERVERS = [row for row in TABLE if row.usage.server]
-PORTS = {
-    "kube-apiserver": API_PORT,
-    "kubelet": KUBELET_PORT,
-    "etcd-server": ETCD_PORT,
-    "etcd-peer": ETCD_PEER_PORT,
-}
+SERVER_ROWS = [row for row in TABLE if row.usage.server]
 POD = "hello"
 POD_PORT = 7777
 # The first address of the services' range is kube-apiserver's own.
@@ -46,13 +41,6 @@ FORBIDDEN = "Error from server (Forbidden)"
 
 def named(row: Row) -> str:
     return row.name
-
-
-def holders(kubernetes: Kubernetes, row: Row) -> list[tuple[KubeNode | None, Path]]:
-    """Who has the row's files, and where: an operator (None), or each node of one of its roles."""
-    if row.operator:
-        return [(None, kubernetes.operator)]
-    return [(node, node.pki) for node in kubernetes.nodes.values() if node.roles & row.node_roles]
 
 
 def leaf(folder: Path, row: Row) -> bytes:
@@ -88,7 +76,7 @@ def test_each_kubeconfig_is_who_the_table_says(kubernetes: Kubernetes, row: Row)
         ]
 
 
-@pytest.mark.parametrize("row", SERVERS, ids=named)
+@pytest.mark.parametrize("row", SERVER_ROWS, ids=named)
 def test_each_server_shows_the_tables_certificate(kubernetes: Kubernetes, row: Row) -> None:
     """By its own names and addresses, to a client that trusts the row's CA and no other."""
     for node, folder in holders(kubernetes, row):
@@ -101,7 +89,7 @@ def test_each_server_shows_the_tables_certificate(kubernetes: Kubernetes, row: R
             context.load_cert_chain(folder / crt, folder / key)
         for name in (node.address, node.name):
             with (
-                kubernetes.outside.connect(node.address, PORTS[row.name]) as connection,
+                kubernetes.outside.connect(node.address, SERVERS[row.name]) as connection,
                 context.wrap_socket(connection, server_hostname=name) as shown,
             ):
                 assert shown.getpeercert(binary_form=True) == leaf(folder, row)

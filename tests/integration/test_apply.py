@@ -94,6 +94,11 @@ def test_it_is_all_there(site: Watched) -> None:
         assert urls["crl_distribution_points"] == [
             f"{site.server.address}/v1/{site.prefix}/{ca}/issuer/{{{{issuer_id}}}}/crl/der"
         ]
+    # A signer's URLs are written into what it signs, so the root's are there before it signs.
+    for ca in ISSUING_CAS:
+        points = certificate(site, ca).extensions.get_extension_for_class(x509.CRLDistributionPoints).value
+        (url,) = (name.value for point in points for name in point.full_name or ())
+        assert url.startswith(f"{site.server.address}/v1/{site.prefix}/root/issuer/"), ca
     assert {f"{site.prefix}/listed/", f"{site.prefix}/pooled/"} <= auths.keys()
     assert site.read_names(f"{site.prefix}/root/roles") == []
     assert "kubelet-autoscaled" in site.read_names(f"{site.prefix}/kubelet/roles")

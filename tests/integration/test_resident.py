@@ -6,6 +6,7 @@ most of which is waiting, so they are all told at the same time.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -19,6 +20,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,7 +28,8 @@ from typing import Any
 
 import pytest
 import residents
-from applied import Seat, Site, vaultpki
+from applied import Seat, Site, environment, vaultpki
+from hostile import Guest, serving
 from residents import POLL, WORKER, Resident, Watcher, leaf, leaves, resident, signs
 from servers import Server, free_ports, wait_for
 
@@ -535,6 +538,97 @@ def clocks(stage: Stage) -> None:
         assert agent.end() < 1
 
 
+LIES: tuple[object, ...] = (
+    b"<html>please log in</html>",
+    {"errors": ["internal error"]},
+    {"auth": {"client_token": "hvs.nothing"}},
+    {"data": {"keys": ["x"] * 1000}},
+    {},
+)
+
+
+def no_vault(stage: Stage) -> None:
+    """Something else answers, and all that it says is wrong: good pairs stay, and it is asked now and then only."""
+    answers = itertools.cycle((status, body) for body in LIES for status in (200, 500, 403))
+
+    def lie(guest: Guest) -> None:
+        while True:
+            guest.request()
+            status, body = next(answers)
+            guest.answer(status, body)
+
+    seat = stage.seat(stage.site())
+    seat.run()
+    before = leaves(seat)
+    honest = seat.config.read_text()
+    with serving(lie) as other:
+        seat.configure(stage.server.address, other.address)
+        with resident(seat) as agent:
+            time.sleep(2 * POLL + 15)
+            assert leaves(seat) == before
+            asked = other.heard.count(b"HTTP/1.1\r\n")
+            assert 2 <= asked <= 150, asked
+            assert agent.said("the first certificate here ends at")
+            seat.config.write_text(honest)
+            agent.process.send_signal(signal.SIGHUP)
+            agent.await_said("renewed kubelet", POLL + PASS)
+            assert agent.end() < 1
+
+
+@contextmanager
+def silent_names(folder: Path) -> Iterator[tuple[str, ...]]:
+    """What to run a command behind so that every look-up of a name waits: a name server that never answers."""
+    file = folder / "resolv.conf"
+    file.write_text("nameserver 127.0.0.153\noptions timeout:30\n")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+        listener.bind(("127.0.0.153", 53))
+        script = 'mount --bind "$1" /etc/resolv.conf && shift && exec "$@"'
+        yield ("unshare", "--mount", "--propagation=private", "sh", "-c", script, "sh", str(file))
+        listener.settimeout(1)
+        # It was asked.
+        assert listener.recv(512)
+
+
+def waiting_for_a_name(stage: Stage) -> None:
+    """A signal ends it while the name of its Vault is looked up, which no thread can be woken from."""
+    seat = stage.seat(stage.site())
+    seat.configure(stage.server.address, "https://vault.example:8200")
+    with silent_names(stage.folder) as behind, resident(seat, *behind) as agent:
+        agent.await_said("has started", 20)
+        time.sleep(1)
+        assert agent.end() < 1
+    assert not (seat.pki / "kubelet.crt").exists()
+
+
+def nobody_listens(stage: Stage) -> None:
+    """Its output goes to a pipe that is full and that nobody reads: it renews all the same, and a signal ends it."""
+    seat = stage.seat(stage.site())
+    reading, writing = os.pipe()
+    try:
+        os.set_blocking(writing, False)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(writing, b"." * 65536)
+        os.set_blocking(writing, True)
+        process = subprocess.Popen(
+            residents.command(seat), env=environment(), stdin=subprocess.DEVNULL, stdout=writing, stderr=writing
+        )
+        try:
+            wait_for((seat.pki / "kubelet.pem").exists, 20, lambda: "nothing was issued")
+            first = leaf(seat, "kubelet")
+            wait_for(lambda: leaf(seat, "kubelet") != first, 30, lambda: "nothing was renewed")
+            process.send_signal(signal.SIGTERM)
+            began = time.monotonic()
+            assert process.wait(10) == 0
+            assert time.monotonic() - began < 1
+        finally:
+            process.kill()
+            process.wait()
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
 Story = Callable[[Stage], None]
 STORIES: tuple[Story, ...] = (
     hooks,
@@ -548,6 +642,9 @@ STORIES: tuple[Story, ...] = (
     liar,
     unwritable,
     clocks,
+    no_vault,
+    waiting_for_a_name,
+    nobody_listens,
 )
 
 

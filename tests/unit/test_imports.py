@@ -62,6 +62,7 @@ ORDER: Final = (
     "holding",
     "pairs",
     "quiet",
+    "footprint",
     "agent",
     "resident",
     "status",

@@ -1,0 +1,136 @@
+"""`vaultpki renew`, beside a resident agent and without one; and what is damaged on a node while the agent runs."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from applied import Ran, Seat, Site, vaultpki
+from residents import POLL, WORKER, leaves, resident, signs
+from servers import Server, wait_for
+
+from vaultpki.store import GRACE
+
+SPEC = """\
+api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}
+nodes:
+- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}
+"""
+
+
+@pytest.fixture
+def site(server: Server, tmp_path: Path, cluster_name: str) -> Site:
+    site = Site(server, tmp_path / "site", cluster_name)
+    site.write(SPEC)
+    site.apply()
+    return site
+
+
+@pytest.fixture
+def seat(site: Site) -> Seat:
+    seat = site.equip("worker-1", further=f"poll: {POLL}s\n")
+    seat.run()
+    return seat
+
+
+def renew(seat: Seat, *names: str, expect: int = 0) -> Ran:
+    return vaultpki("renew", "-c", seat.config, *names, expect=expect)
+
+
+def changed(before: dict[str, object], seat: Seat) -> set[str]:
+    return {name for name, found in leaves(seat).items() if found != before[name]}
+
+
+def test_a_name_or_all_beside_a_resident_agent(site: Site, seat: Seat) -> None:
+    """Whoever comes second waits for the other; the agent goes on, and takes what it finds for granted."""
+    before: dict[str, object] = {**leaves(seat)}
+    since = site.server.audit_position()
+    (seat.pki / "kube-proxy.crt").unlink()
+    with resident(seat) as agent:
+        # It holds the directory while it waits for watchers of what it mends.
+        wait_for((seat.pki / "kube-proxy.crt").exists, 20, agent.log.read_text)
+        ran = renew(seat, "kubelet", "--force")
+        assert ran.stdout.splitlines() == ["renewed kubelet"] and ran.stderr == "", ran
+        assert changed(before, seat) == {"kubelet", "kube-proxy"}
+        now: dict[str, object] = {**leaves(seat)}
+        # Every one of them, and none of them twice.
+        assert sorted(renew(seat, "--force").stdout.splitlines()) == [f"renewed {name}" for name in sorted(WORKER)]
+        assert changed(now, seat) == set(WORKER)
+        time.sleep(POLL + 1)
+        assert agent.status(expect=0)["ok"]
+        assert agent.end() < 1
+    asked = signs(site.server, site.prefix, since)
+    assert {name: asked.count(name) for name in WORKER} == {"kubelet": 2, "kube-proxy": 2, "kubelet-client": 1}
+
+
+def test_what_is_not_done(site: Site, seat: Seat) -> None:
+    before, since = seat.snapshot(), site.server.audit_position()
+    assert "--force" in renew(seat, "kubelet", expect=2).stderr
+    said = renew(seat, "kubelet", "apiserver", "--force", expect=1).stderr.splitlines()
+    assert said == [
+        "vaultpki: worker-1 holds no certificate apiserver; it holds kube-proxy, kubelet-client, kubelet"
+    ], said
+    assert seat.snapshot() == before and signs(site.server, site.prefix, since) == []
+
+
+GARBAGE = (b"", b"{", b"[]", b"null", b'{"version": 1}', b"\xff\x00\xfe" * 100, b"[" * 100_000, b'{"fetched": NaN}')
+
+
+@pytest.mark.parametrize("file", ["agent.json", "spec.json", "secret-id.json"])
+def test_what_the_agent_remembers_may_be_garbage(file: str, site: Site, seat: Seat) -> None:
+    """Nothing is signed for it, and nobody is told more than there is to do."""
+    before, since = leaves(seat), site.server.audit_position()
+    for garbage in GARBAGE:
+        path = seat.state / file
+        path.touch(mode=0o600)
+        path.write_bytes(garbage)
+        shown = vaultpki("status", "-c", seat.config, "--offline", expect=3 if file == "spec.json" else 0)
+        assert "Traceback" not in shown.stdout + shown.stderr
+        ran = seat.run()
+        assert ran.stderr == "", (garbage[:20], ran)
+    assert leaves(seat) == before and signs(site.server, site.prefix, since) == []
+
+
+def one_link(seat: Seat) -> None:
+    (seat.pki / "kubelet.key").unlink()
+
+
+def a_whole_pair(seat: Seat) -> None:
+    shutil.rmtree(seat.pki / ".vaultpki" / (seat.pki / ".vaultpki/kubelet").readlink())
+
+
+def a_bundle(seat: Seat) -> None:
+    (seat.pki / "kubernetes-ca.crt").unlink()
+
+
+def everything(seat: Seat) -> None:
+    shutil.rmtree(seat.pki)
+
+
+def its_memory(seat: Seat) -> None:
+    (seat.state / "agent.json").unlink()
+    (seat.state / "spec.json").unlink()
+
+
+DAMAGES: tuple[Callable[[Seat], None], ...] = (one_link, a_whole_pair, a_bundle, everything, its_memory)
+
+
+def test_what_is_taken_away_while_it_runs_is_back_within_the_poll_interval(site: Site, seat: Seat) -> None:
+    names = {path.name for path in seat.pki.iterdir()}
+
+    def complete() -> bool:
+        return seat.pki.exists() and names == {path.name for path in seat.pki.iterdir() if path.exists()}
+
+    with resident(seat) as agent:
+        agent.await_said("has started", 20)
+        for damage in DAMAGES:
+            damage(seat)
+            wait_for(complete, POLL + GRACE + 5, lambda damage=damage: damage.__name__)  # type: ignore[misc]
+            leaves(seat)
+        wait_for(lambda: (seat.state / "spec.json").exists(), POLL + GRACE + 5, lambda: "no spec")
+        assert [event for event in agent.events() if event["level"] == "error"] == []
+        assert agent.end() < 1
+    seat.run()

@@ -1,0 +1,194 @@
+"""`vaultpki status`: every state and why, for people and for programs, with an exit code that says whether to look."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import residents
+from applied import Seat, Site, vaultpki
+from servers import Server, free_ports
+
+SPEC = """\
+api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}
+nodes:
+- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}
+"""
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+
+
+@pytest.fixture
+def site(server: Server, tmp_path: Path, cluster_name: str) -> Site:
+    site = Site(server, tmp_path / "site", cluster_name)
+    site.write(SPEC)
+    site.apply()
+    return site
+
+
+@pytest.fixture
+def seat(site: Site) -> Seat:
+    return site.equip("worker-1")
+
+
+def status(seat: Seat, *options: str | Path, expect: int, faketime: str = "") -> dict[str, Any]:
+    """What it says for programs; and for people it says no less, with the same exit code."""
+    env = {"LD_PRELOAD": FAKETIME, "FAKETIME": faketime} if faketime else None
+    options = options or ("-c", seat.config)
+    ran = vaultpki("status", *options, "--json", expect=expect, env=env)
+    assert (ran.stderr == "vaultpki: something here needs attention; see above\n") is (expect == 3), ran.stderr
+    found: dict[str, Any] = json.loads(ran.stdout)
+    assert found["ok"] is (expect == 0)
+    people = vaultpki("status", *options, expect=expect, env=env).stdout
+    for one in found["certificates"]:
+        (line,) = (line for line in people.splitlines() if line.split()[0] == one["name"])
+        assert one["state"] in line and ", ".join(one["reasons"]) in line
+    return found
+
+
+FAKETIME = next(str(path) for path in Path("/usr/lib").rglob("libfaketime.so.1") if path.is_file())
+
+
+def states(found: dict[str, Any]) -> dict[str, tuple[str, list[str]]]:
+    return {one["name"]: (one["state"], one["reasons"]) for one in found["certificates"]}
+
+
+FINE: dict[str, tuple[str, list[str]]] = dict.fromkeys(residents.WORKER, ("ok", []))
+
+
+def test_before_and_after_the_first_run(site: Site, seat: Seat) -> None:
+    found = status(seat, expect=3)
+    assert found["certificates"] == [] and found["vault"] == {"reachable": True, "error": None}
+    assert found["agent"]["faults"] == {"agent": "nothing was ever issued here; run `vaultpki agent`"}
+    seat.run()
+    found = status(seat, expect=0)
+    assert set(found) == {"node", "agent", "certificates", "trust", "vault", "ok"}
+    assert found["node"] == "worker-1"
+    assert found["agent"] == {"state": "ok", "hooks_owed": [], "faults": {}}
+    assert found["vault"] == {"reachable": True, "error": None}
+    assert states(found) == FINE
+    for one in found["certificates"]:
+        leaf = residents.leaf(seat, one["name"])
+        times = {name: one.pop(name) for name in ("not_before", "not_after", "renew_after")}
+        assert all(TIME.fullmatch(when) for when in times.values())
+        assert times["not_before"] < times["renew_after"] < times["not_after"] == f"{leaf.not_after:%Y-%m-%dT%H:%M:%SZ}"
+        assert one == {
+            "name": one["name"],
+            "path": str(seat.pki / f"{one['name']}.crt"),
+            "subject": leaf.subject_text,
+            "issuer": leaf.issuer_text,
+            "serial": f"{leaf.serial:x}",
+            "state": "ok",
+            "reasons": [],
+        }
+    offline = status(seat, "-c", seat.config, "--offline", expect=0)
+    assert offline["vault"] == {"reachable": None, "error": None}
+
+
+def test_what_lies_there(site: Site, seat: Seat) -> None:
+    """Damages of files, each told by its reason, on the node and in the folder alone; one run mends them all."""
+    seat.run()
+    pki = seat.pki
+    for damage, expected, by_folder in (
+        (lambda: (pki / "kubelet.key").unlink(), ("missing", ["missing"]), ("ok", [])),
+        (lambda: (pki / "kubelet.crt").write_text("damaged"), ("broken", ["unreadable"]), ("broken", ["unreadable"])),
+        (
+            lambda: (pki / "kubelet.key").write_bytes((pki / "kube-proxy.key").read_bytes()),
+            ("broken", ["key-mismatch"]),
+            ("broken", ["key-mismatch"]),
+        ),
+        (lambda: (pki / "kubelet.key").chmod(0o644), ("broken", ["wrong-mode"]), ("ok", [])),
+        (lambda: os.chown(pki / "kubelet.pem", 1, 1), ("broken", ["wrong-owner"]), ("ok", [])),
+    ):
+        damage()
+        assert states(status(seat, expect=3)) == FINE | {"kubelet": expected}
+        folder = status(seat, "--dir", pki, expect=0 if by_folder[0] == "ok" else 3)
+        assert (folder["node"], folder["agent"]["state"], folder["vault"]["reachable"]) == (None, None, None)
+        assert states(folder) == FINE | {"kubelet": by_folder}
+        seat.run()
+        assert states(status(seat, expect=0)) == FINE
+
+
+def test_what_the_clock_says(site: Site, seat: Seat) -> None:
+    seat.run()
+    # Due is no news before the agent had the time to see to it.
+    assert {state for state, _ in states(status(seat, expect=0, faketime="+14d")).values()} == {"ok"}
+    for when, expected in (("+25d", ("due", ["due"])), ("+31d", ("expired", ["expired"]))):
+        found = status(seat, expect=3, faketime=when)
+        assert states(found) == dict.fromkeys(residents.WORKER, expected)
+        assert states(status(seat, "--dir", seat.pki, expect=3, faketime=when)) == states(found)
+
+
+def test_what_cluster_yaml_says_now(site: Site, seat: Seat) -> None:
+    """Changed, but not signed yet: Vault refuses, in words that are shown."""
+    seat.run()
+
+    def refused(method: str, path: str, code: int, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        return (403, {"errors": ["permission denied"]}) if "/sign/" in path else (code, body)
+
+    site.write(
+        SPEC + "certificates:\n  kubelet: {extra_names: [kubelet.example.com]}\n"
+        "  kubelet-client: {ttl: 20d}\n  kube-proxy: {key: ec-p384}\n"
+    )
+    site.apply()
+    with residents.proxy(site.server, refused) as between:
+        seat.configure(site.server.address, between.address)
+        seat.age()
+        seat.run(expect=1)
+        found = status(seat, expect=3)
+    assert states(found) == {
+        "kubelet": ("due", ["names-changed"]),
+        "kubelet-client": ("due", ["ttl-changed"]),
+        "kube-proxy": ("due", ["key-type-changed"]),
+    }
+    assert found["agent"]["state"] == "backing-off"
+    assert found["agent"]["faults"].keys() == set(residents.WORKER)
+    assert all("permission denied" in text for text in found["agent"]["faults"].values())
+
+
+def test_what_fails_beside_the_certificates(site: Site, seat: Seat) -> None:
+    with seat.config.open("a") as config:
+        config.write("hooks: {kubelet: [['false']]}\n")
+    assert "hook 1 of kubelet (false) ended with exit code 1" in seat.run().stderr
+    found = status(seat, expect=3)
+    assert found["agent"]["hooks_owed"] == ["kubelet"] and states(found) == FINE
+    assert "hook of kubelet still owed after 1 attempts" in vaultpki("status", "-c", seat.config, expect=3).stdout
+    seat.configure("'false'", "'true'")
+    # Its time has not come yet, but a person who runs it is not kept waiting for long.
+    residents.wait_for(lambda: owed_after_a_run(seat) == [], 20, lambda: "still owed", pause=1)
+    assert states(status(seat, expect=0)) == FINE
+
+    (dead,) = free_ports(1)
+    seat.configure(site.server.address, f"https://127.0.0.1:{dead}")
+    found = status(seat, expect=3)
+    assert found["vault"]["reachable"] is False and str(dead) in found["vault"]["error"]
+    assert status(seat, "-c", seat.config, "--offline", expect=0)["vault"] == {"reachable": None, "error": None}
+    seat.configure(f"https://127.0.0.1:{dead}", site.server.address)
+
+    (seat.state / "secret-id").unlink()
+    seat.age()
+    said = seat.run(expect=1).stderr
+    assert "--join" in said and said.count("is missing") == 1
+    found = status(seat, expect=3)
+    assert found["agent"]["state"] == "needs-join" and states(found) == FINE
+
+
+def owed_after_a_run(seat: Seat) -> list[str]:
+    seat.run()
+    owed: list[str] = json.loads(vaultpki("status", "-c", seat.config, "--json", expect=None).stdout)["agent"][
+        "hooks_owed"
+    ]
+    return owed
+
+
+def test_a_folder_that_is_none(site: Site, seat: Seat, tmp_path: Path) -> None:
+    for folder in (tmp_path / "nowhere", seat.config):
+        ran = vaultpki("status", "--dir", folder, expect=1)
+        assert ran.stdout == "" and ran.stderr.startswith("vaultpki: ") and ran.stderr.count("\n") == 1, ran
+    empty = tmp_path / "empty"
+    empty.mkdir(mode=0o755)
+    assert status(seat, "--dir", empty, expect=3)["certificates"] == []
+    vaultpki("status", "-c", tmp_path / "none.yaml", expect=1)
