@@ -107,6 +107,14 @@ def resident(
     assert "Traceback" not in text and all(foreign and foreign in line for line in faults), text
 
 
+def faketime_library() -> str:
+    """What LD_PRELOAD is set to for a process whose clock FAKETIME or FAKETIME_TIMESTAMP_FILE tells."""
+    ran = subprocess.run(
+        ["faketime", "-f", "+0s", "printenv", "LD_PRELOAD"], capture_output=True, text=True, check=True
+    )
+    return ran.stdout.strip()
+
+
 def command(seat: Seat) -> list[str]:
     return [sys.executable, "-m", "vaultpki", "agent", "-c", str(seat.config), "--log-format", "json"]
 

@@ -33,11 +33,11 @@ _SAID_OF_ISSUER = (
 
 
 class Authorities:
-    """The CAs of one cluster, each named by its mount; `requests` are those of issuing CAs yet to be signed, in PEM."""
+    """The CAs of one cluster, each named by its mount."""
 
     def __init__(self, cluster: Cluster, vault: Vault, sight: Sight) -> None:
         self._cluster, self._vault, self._sight = cluster, vault, sight
-        self.requests: dict[str, str] = {}
+        self._requests: dict[str, str] = {}
 
     def make_root(self, mount: str, wanted: Fields) -> str:
         """Makes the root CA; gives the SHA-256 of its certificate. BadAnswer where it got less life than asked."""
@@ -76,7 +76,7 @@ class Authorities:
         else:
             source, path = key, f"{mount}/intermediate/generate/internal"
         made = self._vault.write(path, {**source, **self._subject(mount)}, once=True, warnings=_NO_AIA)
-        self.requests[mount] = text(member(made, "data"), "csr")
+        self._requests[mount] = text(member(made, "data"), "csr")
 
     def make_issuing(self, mount: str, wanted: Fields) -> None:
         """Has the root sign what `request` brought, and gives the CA to its mount. Raises as `make_root`."""
@@ -84,7 +84,7 @@ class Authorities:
             f"{self._cluster.mount(ROOT)}/root/sign-intermediate",
             {
                 **self._subject(mount),
-                "csr": self.requests[mount],
+                "csr": self._requests[mount],
                 "ttl": wanted["ttl"],
                 "max_path_length": 0,
                 "not_before_duration": ISSUING_BACKDATE,

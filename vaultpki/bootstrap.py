@@ -24,7 +24,7 @@ _AWAY_SECONDS = 90.0
 # A login that was under way when its AppRole went may still make an entity; after this it is through.
 LOGIN_IN_FLIGHT = 10.0
 
-# Roles are made while their CAs are; the look at the end sees whether all are there.
+# Roles are made while their CAs are made or mended; the look at the end sees whether all are as they should be.
 _NO_DEFAULT_YET = ("no default issuing certificate",)
 _KV_UPGRADE = ("Upgrading mount from version",)
 
@@ -227,6 +227,8 @@ class _Run:
         self._wanted = sight.wanted
         self._remembered = sight.memory
         self._authorities = Authorities(cluster, vault, sight)
+        # Mounts whose own issuer is made, or becomes the default, in this run.
+        self._unsettled = frozenset(change.name for change in todo.changes if change.kind == "issuer")
 
     def act(self) -> Iterator[Change]:
         stages = {name: [change for change in self._todo.changes if stage(change) == name] for name in STAGES}
@@ -308,8 +310,8 @@ class _Run:
             return Request("POST", path, {**wanted, **own})
         if kind == "config" and name.startswith(f"{self._cluster.mount('config')}/"):
             return Request("POST", path, {"data": wanted})
-        being_made = kind == "role" and name.rpartition("/")[0] in self._authorities.requests
-        return Request("POST", path, wanted, warnings=_NO_DEFAULT_YET if being_made else ())
+        unsettled = kind == "role" and name.rpartition("/")[0] in self._unsettled
+        return Request("POST", path, wanted, warnings=_NO_DEFAULT_YET if unsettled else ())
 
     def _carry_out(self, change: Change) -> None:
         kind, name, create = change.kind, change.name, change.action == "create"

@@ -269,6 +269,7 @@ def test_the_folder_holds_just_these_files_with_their_modes(node: str, seats: di
     assert {path.stat().st_mode & 0o7777 for path in folders} == {0o755}
     state = seats[node].state
     assert {path.name: path.stat().st_mode & 0o7777 for path in state.iterdir()} == {
+        "agent.json": 0o600,
         "secret-id": 0o600,
         "spec.json": 0o600,
     }

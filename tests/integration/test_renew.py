@@ -130,7 +130,7 @@ def test_what_is_taken_away_while_it_runs_is_back_within_the_poll_interval(site:
             damage(seat)
             wait_for(complete, POLL + GRACE + 5, lambda damage=damage: damage.__name__)  # type: ignore[misc]
             leaves(seat)
-        wait_for(lambda: (seat.state / "spec.json").exists(), POLL + GRACE + 5, lambda: "no spec")
+        wait_for((seat.state / "spec.json").exists, POLL + GRACE + 5, lambda: "no spec")
         assert [event for event in agent.events() if event["level"] == "error"] == []
         assert agent.end() < 1
     seat.run()

@@ -498,9 +498,7 @@ def clocks(stage: Stage) -> None:
     seat = stage.seat(site)
     offset = stage.folder / "offset"
     env = {
-        "LD_PRELOAD": subprocess.run(
-            ["faketime", "-f", "+0s", "printenv", "LD_PRELOAD"], capture_output=True, text=True, check=True
-        ).stdout.strip(),
+        "LD_PRELOAD": residents.faketime_library(),
         "FAKETIME_TIMESTAMP_FILE": str(offset),
         "FAKETIME_NO_CACHE": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import residents
 from applied import Seat, Site, vaultpki
-from servers import Server, free_ports
+from servers import Server, free_ports, wait_for
+
+from vaultpki import memory
 
 SPEC = """\
 api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}
@@ -36,7 +38,7 @@ def seat(site: Site) -> Seat:
 
 def status(seat: Seat, *options: str | Path, expect: int, faketime: str = "") -> dict[str, Any]:
     """What it says for programs; and for people it says no less, with the same exit code."""
-    env = {"LD_PRELOAD": FAKETIME, "FAKETIME": faketime} if faketime else None
+    env = {"LD_PRELOAD": residents.faketime_library(), "FAKETIME": faketime} if faketime else None
     options = options or ("-c", seat.config)
     ran = vaultpki("status", *options, "--json", expect=expect, env=env)
     assert (ran.stderr == "vaultpki: something here needs attention; see above\n") is (expect == 3), ran.stderr
@@ -47,9 +49,6 @@ def status(seat: Seat, *options: str | Path, expect: int, faketime: str = "") ->
         (line,) = (line for line in people.splitlines() if line.split()[0] == one["name"])
         assert one["state"] in line and ", ".join(one["reasons"]) in line
     return found
-
-
-FAKETIME = next(str(path) for path in Path("/usr/lib").rglob("libfaketime.so.1") if path.is_file())
 
 
 def states(found: dict[str, Any]) -> dict[str, tuple[str, list[str]]]:
@@ -93,7 +92,7 @@ def test_what_lies_there(site: Site, seat: Seat) -> None:
     seat.run()
     pki = seat.pki
     for damage, expected, by_folder in (
-        (lambda: (pki / "kubelet.key").unlink(), ("missing", ["missing"]), ("ok", [])),
+        ((pki / "kubelet.key").unlink, ("missing", ["missing"]), ("ok", [])),
         (lambda: (pki / "kubelet.crt").write_text("damaged"), ("broken", ["unreadable"]), ("broken", ["unreadable"])),
         (
             lambda: (pki / "kubelet.key").write_bytes((pki / "kube-proxy.key").read_bytes()),
@@ -158,7 +157,7 @@ def test_what_fails_beside_the_certificates(site: Site, seat: Seat) -> None:
     assert "hook of kubelet still owed after 1 attempts" in vaultpki("status", "-c", seat.config, expect=3).stdout
     seat.configure("'false'", "'true'")
     # Its time has not come yet, but a person who runs it is not kept waiting for long.
-    residents.wait_for(lambda: owed_after_a_run(seat) == [], 20, lambda: "still owed", pause=1)
+    wait_for(lambda: owed_after_a_run(seat) == [], 20, lambda: "still owed", pause=1)
     assert states(status(seat, expect=0)) == FINE
 
     (dead,) = free_ports(1)
@@ -178,10 +177,7 @@ def test_what_fails_beside_the_certificates(site: Site, seat: Seat) -> None:
 
 def owed_after_a_run(seat: Seat) -> list[str]:
     seat.run()
-    owed: list[str] = json.loads(vaultpki("status", "-c", seat.config, "--json", expect=None).stdout)["agent"][
-        "hooks_owed"
-    ]
-    return owed
+    return sorted(memory.load(str(seat.state)).owed)
 
 
 def test_a_folder_that_is_none(site: Site, seat: Seat, tmp_path: Path) -> None:
