@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := tests/setup
 
-.PHONY: venv demo test check conformance bench clean
+.PHONY: venv demo test check conformance bench soak clean
 
 venv: $(VENV)/.dev
 
@@ -53,6 +53,10 @@ conformance: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(BENCH)
+
+# SOAK_HOURS (2 by default) of renewals while servers and agents are killed, sealed and frozen.
+soak: $(VENV)/.dev
+	PYTHONPATH=tests $(BIN)/python -m soak
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -24,6 +24,10 @@ SERVICE_CIDR = "10.96.0.0/12"
 _AUDIT_POLICY = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]\n"
 
 
+# One that cannot renew its lease in time ends itself, and on a machine with much else to do 10 s are soon over.
+_PATIENT = ("--leader-elect-lease-duration=60s", "--leader-elect-renew-deadline=50s")
+
+
 @dataclass(frozen=True, slots=True)
 class Programs:
     """The folders where what `make conformance` builds lies."""
@@ -57,6 +61,8 @@ def etcd(programs: Programs, machine: Machine, pki: Path, members: Mapping[str, 
         f"--listen-peer-urls=https://{address}:{ETCD_PEER_PORT}",
         f"--initial-advertise-peer-urls=https://{address}:{ETCD_PEER_PORT}",
         "--initial-cluster=" + ",".join(f"{name}=https://{at}:{ETCD_PEER_PORT}" for name, at in members.items()),
+        # Nothing has to outlive this machine, whose disk may let others wait for seconds.
+        "--unsafe-no-fsync",
         *readme.flags("etcd", pki),
     ]
 
@@ -92,12 +98,13 @@ def kube_controller_manager(
         f"--service-account-private-key-file={keys.private}",
         "--use-service-account-credentials",
         f"--flex-volume-plugin-dir={machine.folder}/plugins",
+        *_PATIENT,
         *readme.flags("kube-controller-manager", pki),
     ]
 
 
 def kube_scheduler(programs: Programs, pki: Path) -> list[str | Path]:
-    return [programs.path("kube-scheduler"), *readme.flags("kube-scheduler", pki)]
+    return [programs.path("kube-scheduler"), *_PATIENT, *readme.flags("kube-scheduler", pki)]
 
 
 def kubelet(programs: Programs, machine: Machine, pki: Path, cgroup: str) -> list[str | Path]:

@@ -83,6 +83,7 @@ class Stage:
         missing: list[str] = []
 
         def all_came() -> bool:
+            self.kubernetes.running()
             self.call()
             self.record.read()
             pairs = {name: self.lookout.changes[name][generation].pair for name in CALLING}

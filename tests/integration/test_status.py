@@ -92,7 +92,7 @@ def test_what_lies_there(site: Site, seat: Seat) -> None:
     seat.run()
     pki = seat.pki
     for damage, expected, by_folder in (
-        ((pki / "kubelet.key").unlink, ("missing", ["missing"]), ("ok", [])),
+        ((pki / "kubelet.key").unlink, ("missing", ["missing"]), ("missing", ["missing"])),
         (lambda: (pki / "kubelet.crt").write_text("damaged"), ("broken", ["unreadable"]), ("broken", ["unreadable"])),
         (
             lambda: (pki / "kubelet.key").write_bytes((pki / "kube-proxy.key").read_bytes()),
@@ -154,7 +154,7 @@ def test_what_fails_beside_the_certificates(site: Site, seat: Seat) -> None:
     assert "hook 1 of kubelet (false) ended with exit code 1" in seat.run().stderr
     found = status(seat, expect=3)
     assert found["agent"]["hooks_owed"] == ["kubelet"] and states(found) == FINE
-    assert "hook of kubelet still owed after 1 attempts" in vaultpki("status", "-c", seat.config, expect=3).stdout
+    assert "hook 1 of kubelet (false) ended with exit code 1" in vaultpki("status", "-c", seat.config, expect=3).stdout
     seat.configure("'false'", "'true'")
     # Its time has not come yet, but a person who runs it is not kept waiting for long.
     wait_for(lambda: owed_after_a_run(seat) == [], 20, lambda: "still owed", pause=1)

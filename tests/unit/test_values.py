@@ -48,7 +48,12 @@ def test_a_frozen_value(value: type[Any]) -> None:
     assert [each.name for each in fields(one)] == ["name", "count", "held", "names"]
     assert typing.get_type_hints(value)["count"] is int
     assert copy.copy(one) == one and copy.deepcopy(one).held == {"x": 1}
-    for change in (lambda: setattr(one, "count", 4), lambda: delattr(one, "count"), lambda: setattr(one, "more", 4)):
+    changes: list[Callable[[], None]] = [
+        lambda: setattr(one, "count", 4),
+        lambda: delattr(one, "count"),
+        lambda: setattr(one, "more", 4),
+    ]
+    for change in changes:
         with pytest.raises((FrozenInstanceError, TypeError)):
             change()
     assert one.count == 3
