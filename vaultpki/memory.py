@@ -53,8 +53,8 @@ class Memory:
     """The agent's memory. Certificates, faults and hooks by their names; all times are Unix time in seconds.
 
     `spent` are the moments of signings that brought nothing, or came before any were due; `held` is until when none is
-    asked for where a certificate is only due. `hooked` are the digests for which hooks last ran. `trust` is the digest of
-    the bundles, `trust_since` when they became so. `quiet` is the digest of all that a pass looked at when it found
+    asked for where a certificate is only due. `hooked` are the digests for which hooks last ran. `trust` is the digest
+    of the bundles, `trust_since` when they became so. `quiet` is the digest of all that a pass looked at when it found
     nothing left to do, `quiet_until` when something will be due, and `quiet_dies` when the first certificate ends;
     `quiet_directory` and `quiet_poll` are what agent.yaml said then.
     """
