@@ -253,4 +253,4 @@ def test_good_pairs_outlive_bad_answers(site: Site, tmp_path: Path) -> None:
     lines = ran.stderr.splitlines()
     assert len(lines) == 2 and "kube-scheduler" in lines[0] and "ends at" in lines[1], ran.stderr
     assert {stem: [(seat.pki / name).read_bytes() for name in pair_files(stem)[:2]] for stem in STEMS} == before
-    assert seat.run().stdout == "issued kube-scheduler\n"
+    assert seat.run().stdout == "renewed kube-scheduler\n"
