@@ -121,7 +121,10 @@ def command(seat: Seat) -> list[str]:
 
 def leaf(seat: Seat, stem: str) -> Facts:
     """The certificate of a pair; fails where the pair is not whole."""
-    crt, key, pem = ((seat.pki / name).read_bytes() for name in pair_files(stem))
+    names = pair_files(stem)
+    # All three of one generation: whoever goes by the links three times may meet a swap in between.
+    generation = (seat.pki / names[0]).resolve(strict=True).parent
+    crt, key, pem = ((generation / name).read_bytes() for name in names)
     found = x509.read_certificates(crt)[0]
     assert x509.matches(key, found) and pem == key + crt, stem
     return found
