@@ -18,9 +18,6 @@ from vaultpki.store import File
 from vaultpki.values import dataclass
 from vaultpki.vault import Request, Vault
 
-BUNDLES: Final = "bundles"
-"""The unit of the store that holds bundles, kubeconfigs and the user's own files."""
-
 KEY_MODE: Final = 0o600
 CERTIFICATE_MODE: Final = 0o644
 

@@ -7,11 +7,11 @@ from datetime import datetime
 from typing import Final
 
 from vaultpki import assets, issuance, records
-from vaultpki.certificates import resolve, row_named, rows, unit
+from vaultpki.certificates import BUNDLES, resolve, row_named, rows, unit
 from vaultpki.errors import SpecError
 from vaultpki.facts import Facts, Trust
 from vaultpki.files import open_folder, write_private
-from vaultpki.issuance import BUNDLES, Owner
+from vaultpki.issuance import Owner
 from vaultpki.model import Cluster
 from vaultpki.store import GRACE, Directory
 from vaultpki.values import dataclass

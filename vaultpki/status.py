@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from vaultpki import holding, issuance, memory, pairs, renewal
-from vaultpki.certificates import TABLE, pair_files, unit
+from vaultpki.certificates import BUNDLES, TABLE, pair_files, unit
 from vaultpki.errors import CertificateRefused, VaultpkiError
 from vaultpki.facts import Facts, Trust
 from vaultpki.hooks import Owed
@@ -91,7 +91,7 @@ def of_folder(path: str, now: datetime) -> Status:
     with Directory.open(path, create=False, write=False) as directory:
         for name, held in directory.units().items():
             stems = [one.removesuffix(".crt") for one in held if one.endswith(".crt")]
-            if name == issuance.BUNDLES or len(stems) != 1 or unit(stems[0]) != name:
+            if name == BUNDLES or len(stems) != 1 or unit(stems[0]) != name:
                 continue
             files = pair_files(stems[0])
             stored = directory.read(name, files)
