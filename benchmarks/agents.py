@@ -175,17 +175,14 @@ def measures(there: Site) -> list[Measure]:
     ours, peer = (*there.our_command, "--once"), there.peer_command(once=True)
     asked: list[int] = []
 
-    def before() -> None:
-        asked[:] = [there.audit.stat().st_size]
-
     def unasked() -> None:
         if there.audit.stat().st_size != asked[0]:
             sys.exit("our run had nothing to do and asked the server all the same")
 
     def again() -> None:
-        if not (there.ours / "pki").exists():
-            subprocess.run(ours, env=there.environment, stdout=subprocess.DEVNULL, check=True)
-        before()
+        # Lays down what is missing, and asks anew where what Vault said last has grown older than the poll interval.
+        subprocess.run(ours, env=there.environment, stdout=subprocess.DEVNULL, check=True)
+        asked[:] = [there.audit.stat().st_size]
 
     return [
         Measure(
