@@ -106,9 +106,11 @@ def run(
             this = _Pass(config, directory, known, now, age, frozenset(force), runner, allow_http=allow_http)
             outcome = this.run()
             if settle:
-                # What is done is done; an old generation that cannot be removed is the next pass's to sweep.
-                with contextlib.suppress(StoreError):
+                try:
                     directory.settle()
+                except StoreError as error:
+                    # What is done is done; an old generation that cannot be removed is the next pass's to sweep.
+                    this.fail("old files", error)
             return replace(outcome, memory=this.remember())
     except Busy:
         # Whoever holds the directory writes the memory too.
@@ -537,6 +539,11 @@ class _Pass:
             state=memory.state_of(self._failures.values()),
             quiet="" if self._failures else kept.quiet,
         )
+
+    def fail(self, what: str, error: VaultpkiError) -> None:
+        """Adds a failure to what this pass tells and remembers."""
+        self._failures[what] = error
+        self._save(self._remembered())
 
     def remember(self) -> Memory:
         """Adds to the memory whether nothing is left to do, and gives it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import grp
 import pwd
-import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import field
 from datetime import UTC, datetime
@@ -133,21 +132,23 @@ def sign(
 ) -> dict[str, Signed | VaultpkiError]:
     """A new pair for each item, signed and in its place; or why there is none, and the old pair is as it was."""
 
-    laying = threading.Lock()
-
     def attempt(item: Item) -> Signed | VaultpkiError:
         try:
-            signed = issuance.sign(vault, item.want, trust[item.want.ca], now)
-            # One at a time, and the disk works while Vault does.
-            with laying:
-                _keep_the_better(item, signed, now)
-                _install(config, directory, item.want, signed.contents)
+            return issuance.sign(vault, item.want, trust[item.want.ca], now)
         except VaultpkiError as error:
             return error
-        return signed
 
-    outcomes = vault.map(attempt, items, width=_WIDTH)
-    return {item.want.name: outcome for item, outcome in zip(items, outcomes, strict=True)}
+    outcomes: dict[str, Signed | VaultpkiError] = {}
+    # All that touches the disk is done by one thread, in one order: so every point where it may be killed is tried.
+    for item, signed in zip(items, vault.map(attempt, items, width=_WIDTH), strict=True):
+        outcomes[item.want.name] = signed
+        if isinstance(signed, Signed):
+            try:
+                _keep_the_better(item, signed, now)
+                _install(config, directory, item.want, signed.contents)
+            except VaultpkiError as error:
+                outcomes[item.want.name] = error
+    return outcomes
 
 
 def may_have_signed(error: VaultpkiError) -> bool:

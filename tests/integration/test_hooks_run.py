@@ -363,13 +363,18 @@ def test_a_signals_handler_may_stop_the_runner(script: Callable[..., Hook], tmp_
         signal.signal(signal.SIGALRM, before)
 
 
+def children() -> set[str]:
+    return {pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
+
+
 def test_a_thousand_hooks_leave_nothing_behind(script: Callable[..., Hook]) -> None:
     runner = Runner()
     runner.run_all([job("kubelet", Hook("command", argv=("/bin/true",)))])
+    # Servers of other tests may be children of this process too.
+    others = children()
     descriptors = len(os.listdir("/proc/self/fd"))
     for number in range(300):
         [result] = runner.run_all([job("kubelet", Hook("command", argv=("true",)), digest=str(number))])
         assert result.ok
     assert len(os.listdir("/proc/self/fd")) == descriptors
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert children() <= others

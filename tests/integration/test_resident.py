@@ -365,7 +365,7 @@ def two_agents(stage: Stage) -> None:
     since = stage.server.audit_position()
     began = time.time()
     with resident(seat) as one, resident(seat, log=seat.folder / "second.log") as other:
-        wait_for((seat.pki / "kubelet.pem").exists, 20, one.log.read_text)
+        wait_for(lambda: all((seat.pki / f"{stem}.pem").exists() for stem in WORKER), 20, one.log.read_text)
         with Watcher(seat).watching() as watched:
             time.sleep(40)
         assert one.process.poll() is None and other.process.poll() is None
