@@ -39,6 +39,9 @@ nodes:
 - {name: worker-1, roles: [worker], addresses: [10.0.0.21]}
 - {name: worker-2, roles: [worker], addresses: [10.0.0.22]}
 """
+AT_ONCE = 3
+"""Within how many seconds an agent ends: within one by itself, and two cores are shared with all other tests here."""
+
 POLL = 10
 """The shortest poll interval there is, in seconds."""
 

@@ -810,13 +810,6 @@ def takes_one_at_a_time(guest: Guest) -> None:
         echo(guest)
 
 
-def answers_twice(guest: Guest) -> None:
-    for number in range(1000):
-        echo(guest)
-        if number == 2:
-            guest.answer(200, {"data": {"path": "forged"}})
-
-
 def breaks_off(guest: Guest) -> None:
     echo(guest)
     guest.request()
@@ -853,11 +846,6 @@ def test_a_row_that_broke_off_is_gone_on_with_one_by_one(behaviour: Behaviour) -
         assert asked(vault) == PATHS
         # Who does not take a row is not waited for a second time.
         assert time.monotonic() - begun < 5
-
-
-def test_a_row_with_an_answer_too_many_is_asked_anew() -> None:
-    with hostile.serving(answers_twice) as server:
-        assert "forged" not in asked(Vault(Settings((server.address,), token=TOKEN), patience=20))
 
 
 def test_what_may_be_sent_once_never_goes_in_a_row() -> None:

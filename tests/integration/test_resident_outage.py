@@ -12,7 +12,7 @@ import pytest
 import residents
 from applied import Seat, Site
 from hostile import Guest, serving
-from residents import POLL, Resident, Watcher, leaves, resident
+from residents import AT_ONCE, POLL, Resident, Watcher, leaves, resident
 from servers import Server, free_ports, wait_for
 
 from vaultpki.store import GRACE
@@ -71,7 +71,7 @@ def test_it_sits_out_every_outage(site: Site, own_server: Server) -> None:
                 wait_for(lambda agent=agent: good(agent.seat), POLL + PASS, agent.log.read_text)  # type: ignore[misc]
             for agent in agents:
                 assert agent.status(expect=0)["ok"], agent.log.read_text()
-                assert agent.end() < 1
+                assert agent.end() < AT_ONCE
 
 
 def frozen(site: Site, server: Server, agents: tuple[Resident, ...]) -> None:
@@ -82,7 +82,7 @@ def frozen(site: Site, server: Server, agents: tuple[Resident, ...]) -> None:
         with resident(waiting) as third:
             third.await_said("has started", 20)
             time.sleep(1)
-            assert third.end() < 1
+            assert third.end() < AT_ONCE
         for agent in agents:
             assert agent.await_said("the first certificate here ends at", POLL + PASS)
     finally:
