@@ -13,10 +13,12 @@ import servers
 from clusters import Cluster
 from servers import Server
 
-# A shell starts what it puts into the background with SIGINT ignored; every process that a test starts would inherit
-# that and sit through its Ctrl-C.
+# A shell starts what it puts into the background with SIGINT ignored, and nohup what it starts with SIGHUP; every process
+# that a test starts would inherit that, and sit through its Ctrl-C or the end of its terminal.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
