@@ -13,7 +13,7 @@ import servers
 from clusters import Cluster
 from servers import Server
 
-# A shell starts what it puts into the background with SIGINT ignored, and nohup what it starts with SIGHUP; every process
+# A shell starts what it puts into the background with SIGINT ignored, and nohup with SIGHUP; every process
 # that a test starts would inherit that, and sit through its Ctrl-C or the end of its terminal.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
