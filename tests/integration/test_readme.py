@@ -177,7 +177,7 @@ def test_no_command_is_left_out_and_no_exception_is_left_over() -> None:
 
 def test_make_demo_runs_the_demo() -> None:
     done = subprocess.run(
-        ["make", "--dry-run", "--always-make", "demo"],
+        ["make", "--no-print-directory", "--dry-run", "--always-make", "demo"],
         cwd=CHECKOUT,
         capture_output=True,
         text=True,
