@@ -29,7 +29,7 @@ spec:
   - command:
     - etcd
     - --trusted-ca-file=/etc/kubernetes/pki/etcd-ca.crt
-    image: registry.k8s.io/etcd:3.6.6-0
+    image: registry.example.com/etcd:3.6.6-0
     name: etcd
   hostNetwork: true
 status: {}
