@@ -36,6 +36,7 @@ from vaultpki.holding import Holding
 from vaultpki.log import Event, Value
 from vaultpki.memory import Memory
 from vaultpki.model import AgentConfig
+from vaultpki.plain import stamp
 from vaultpki.store import Directory, File
 from vaultpki.values import dataclass
 
@@ -141,7 +142,7 @@ def deadline(dies: datetime | None) -> Event | None:
     """By when what fails must be mended, where the first certificate ends at `dies`; None where there is none."""
     if dies is None:
         return None
-    ends = _stamp(dies)
+    ends = stamp(dies)
     return Event("deadline", f"the first certificate here ends at {ends}", "warning", {"not_after": ends})
 
 
@@ -330,7 +331,7 @@ class _Pass:
             fields: dict[str, Value] = {
                 "certificate": name,
                 "serial": f"{signed.facts.serial:x}",
-                "not_after": _stamp(signed.facts.not_after),
+                "not_after": stamp(signed.facts.not_after),
                 "asked": fresh.asked,
                 "granted": fresh.granted,
             }
@@ -447,11 +448,11 @@ class _Pass:
             self._failures["credential"] = error
         report = {
             "version": 1,
-            "time": _stamp(self._now),
+            "time": stamp(self._now),
             "certificates": {
                 item.want.name: {
                     "state": item.verdict.state.value,
-                    "not_after": None if item.not_after is None else _stamp(item.not_after),
+                    "not_after": None if item.not_after is None else stamp(item.not_after),
                 }
                 for item in self._items
             },
@@ -580,7 +581,3 @@ def _roughly(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {name}"
     return f"{max(round(seconds / 60), 1)} min"
-
-
-def _stamp(when: datetime) -> str:
-    return f"{when.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import Final
 
 HIDDEN: Final = "(hidden)"
@@ -23,3 +24,8 @@ def hide(text: str) -> str:
 def printable(text: str) -> str:
     """The text with everything that could steer a terminal made a question mark."""
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def stamp(when: datetime) -> str:
+    """A moment as RFC 3339 in UTC, to the second."""
+    return f"{when.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -12,6 +12,7 @@ from vaultpki.errors import CertificateRefused, VaultpkiError
 from vaultpki.facts import Facts, Trust
 from vaultpki.hooks import Owed
 from vaultpki.model import AgentConfig
+from vaultpki.plain import stamp
 from vaultpki.renewal import Reason, State
 from vaultpki.store import Directory
 from vaultpki.values import dataclass
@@ -127,9 +128,9 @@ def to_json(status: Status) -> dict[str, Any]:
                 "subject": one.leaf.subject_text if one.leaf else None,
                 "issuer": one.leaf.issuer_text if one.leaf else None,
                 "serial": f"{one.leaf.serial:x}" if one.leaf else None,
-                "not_before": _stamp(one.leaf.not_before) if one.leaf else None,
-                "not_after": _stamp(one.leaf.not_after) if one.leaf else None,
-                "renew_after": _stamp(one.renew_after) if one.renew_after else None,
+                "not_before": stamp(one.leaf.not_before) if one.leaf else None,
+                "not_after": stamp(one.leaf.not_after) if one.leaf else None,
+                "renew_after": stamp(one.renew_after) if one.renew_after else None,
                 "state": one.state.value,
                 "reasons": list(one.reasons),
             }
@@ -137,7 +138,7 @@ def to_json(status: Status) -> dict[str, Any]:
         ],
         "trust": {
             "generation": status.trust or None,
-            "since": _stamp(datetime.fromtimestamp(status.trust_since, UTC)) if status.trust_since else None,
+            "since": stamp(datetime.fromtimestamp(status.trust_since, UTC)) if status.trust_since else None,
         },
         "vault": {"reachable": status.reachable, "error": status.error},
         "ok": status.ok,
@@ -179,7 +180,3 @@ def _asked(config: AgentConfig, *, allow_http: bool) -> tuple[bool, str | None]:
     except VaultpkiError as error:
         return False, str(error)
     return True, None
-
-
-def _stamp(when: datetime) -> str:
-    return f"{when.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"

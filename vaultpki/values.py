@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 __all__ = ["dataclass"]
 
-__all__ = ["dataclass"]
-
 _MISSING: Final = dataclasses.MISSING
 _Class = type[Any]
 _Method = Callable[..., Any]
