@@ -47,9 +47,9 @@ conformance: $(VENV)/.dev
 		etcd=go.etcd.io/etcd/server/v3 etcdctl=go.etcd.io/etcd/etcdctl/v3) && \
 	kubernetes=$$($(SETUP)/go-build tests/conformance/kubernetes 6 $(KUBERNETES) -ldflags "-s -w $(KUBERNETES_VERSION)") && \
 	given="--vault-binary $$vault/vault --zlint $$zlint/zlint --etcd $$etcd --kubernetes $$kubernetes" && \
-	$(SETUP)/beside "$(BIN)/python -m pytest $(ROTATION) $$given $(PYTEST)" \
-		"$(BIN)/python -m pytest tests/integration -n 2 --dist loadfile --server vault $$given $(PYTEST) && \
-		$(BIN)/python -m pytest tests/conformance --ignore=$(ROTATION) --server bao --server vault $$given $(PYTEST)"
+	$(SETUP)/beside "$(BIN)/python -m pytest $(ROTATION) --timeout 1800 $$given $(PYTEST)" \
+		"$(BIN)/python -m pytest tests/integration --timeout 900 -n 2 --dist loadfile --server vault $$given $(PYTEST) && \
+		$(BIN)/python -m pytest tests/conformance --timeout 900 --ignore=$(ROTATION) --server bao --server vault $$given $(PYTEST)"
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(BENCH)
