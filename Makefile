@@ -22,7 +22,7 @@ demo: $(VENV)/.embedded
 
 test: $(VENV)/.dev
 	$(SETUP)/packages
-	$(SETUP)/with-docker $(BIN)/python $(BIN)/python -m pytest -m "not conformance" -n 2 --dist loadfile $(PYTEST)
+	$(SETUP)/with-docker $(BIN)/python $(BIN)/python -m pytest -m "not conformance" -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -15,7 +15,7 @@ import pwd
 import re
 import stat
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
 from vaultpki.errors import StoreError
@@ -282,28 +282,45 @@ def _content(fd: int) -> tuple[bytes, os.stat_result]:
     return data, about
 
 
-def write_private(path: str, data: bytes, mode: int = 0o600, *, trusted: Collection[int] = ()) -> None:
-    """Puts `data` in place of the file `path` in one step that lasts; whoever reads sees the old or the new content.
+def swap(
+    name: str,
+    folder: int,
+    data: bytes,
+    mode: int,
+    uid: int | None = None,
+    gid: int | None = None,
+    *,
+    check: Callable[[], object] = lambda: None,
+) -> None:
+    """Puts `data` in place of the file `name` in `folder` in one step that lasts; readers see the old or the new one.
 
-    The folder must be there. One writer of a file at a time: what an earlier one left behind is removed first.
+    One writer of a file at a time: what an earlier one left behind is removed first. `check` is called just before the
+    step, and what it raises leaves the file as it was. OSError where anything else fails. For `uid` see `write_new`.
     """
-    folder_path, name = os.path.split(os.path.abspath(path))
-    folder = open_folder(folder_path, create=False, trusted=trusted)
+    # A dot: whoever reads a folder of manifests looks past such names (kubernetes pkg/kubelet/config/file.go).
     temporary = f".{name}.{random_suffix()}"
     leftover = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{{2 * _RANDOM}}}")
+    for entry in os.listdir(folder):
+        if leftover.fullmatch(entry):
+            os.unlink(entry, dir_fd=folder)
+    try:
+        write_new(temporary, folder, data, mode, uid, gid)
+        check()
+        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary, dir_fd=folder)
+        raise
+    os.fsync(folder)
+
+
+def write_private(path: str, data: bytes, mode: int = 0o600, *, trusted: Collection[int] = ()) -> None:
+    """Puts `data` in place of the file `path` as `swap` does. The folder must be there."""
+    folder_path, name = os.path.split(os.path.abspath(path))
+    folder = open_folder(folder_path, create=False, trusted=trusted)
     try:
         with told(path):
-            for entry in os.listdir(folder):
-                if leftover.fullmatch(entry):
-                    os.unlink(entry, dir_fd=folder)
-            try:
-                write_new(temporary, folder, data, mode)
-                os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary, dir_fd=folder)
-                raise
-            os.fsync(folder)
+            swap(name, folder, data, mode)
     finally:
         os.close(folder)
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vaultpki import __version__, holding, memory
 from vaultpki.errors import StoreError
 from vaultpki.memory import Memory
 from vaultpki.store import Directory
+
+if TYPE_CHECKING:
+    from vaultpki.model import AgentConfig
 
 _STATE: Final = re.compile(rb"^state: *[\"']?(/[^\s\"'#]*)", re.MULTILINE)
 _DEFAULT_STATE: Final = "/var/lib/vaultpki"
@@ -25,6 +28,11 @@ def source_of(data: bytes) -> str:
     from hashlib import sha256
 
     return sha256(data).hexdigest()
+
+
+def source(config: AgentConfig) -> str:
+    """The digest of the agent.yaml that `config` was read from; of what it says where it came from no file."""
+    return config.source or repr(config)
 
 
 def digest(source: str, spec: str, directory: Directory, *, allow_http: bool) -> str:

@@ -21,10 +21,10 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from vaultpki import agent, brakes, footprint, hooks, memory
-from vaultpki.agent import Outcome
 from vaultpki.errors import NeedsJoin, Unavailable, Untrusted, VaultpkiError, fault
 from vaultpki.log import Event
 from vaultpki.model import AgentConfig
+from vaultpki.passing import Outcome
 from vaultpki.systemd import Notifier
 
 if TYPE_CHECKING:

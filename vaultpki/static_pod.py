@@ -7,17 +7,15 @@ recipe: a kill in between would leave the node without its etcd.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import os
-import re
 import stat
 from collections.abc import Mapping
 from typing import Any, Final
 
 from vaultpki.errors import StoreError
-from vaultpki.files import open_folder, random_suffix, read_at, told, write_new
+from vaultpki.files import open_folder, read_at, swap, told
 
 FOLDER: Final = "/etc/kubernetes/manifests"
 ANNOTATION: Final = "vaultpki/restarted-for"
@@ -38,29 +36,20 @@ def restart(name: str, changes: Mapping[str, str]) -> None:
     path = manifest(name)
     folder_path, file = os.path.split(path)
     folder = open_folder(folder_path, create=False)
-    # The kubelet looks past names that begin with a dot (kubernetes pkg/kubelet/config/file.go).
-    temporary = f".{file}.{random_suffix()}"
-    leftover = re.compile(rf"\.{re.escape(file)}\.[0-9a-f]{{16}}")
     try:
         with told(path):
-            for entry in os.listdir(folder):
-                if leftover.fullmatch(entry):
-                    os.unlink(entry, dir_fd=folder)
             data, about = read_at(file, folder)
             changed = annotated(data, changes, path)
             if changed is None:
                 return
-            try:
-                write_new(temporary, folder, changed, stat.S_IMODE(about.st_mode), about.st_uid, about.st_gid)
+
+            def unchanged() -> None:
                 now = os.stat(file, dir_fd=folder, follow_symlinks=False)
                 if (now.st_ino, now.st_mtime_ns, now.st_size) != (about.st_ino, about.st_mtime_ns, about.st_size):
                     raise StoreError(f"{path}: somebody else changed it in this very moment; it will be tried again")
-                os.rename(temporary, file, src_dir_fd=folder, dst_dir_fd=folder)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary, dir_fd=folder)
-                raise
-            os.fsync(folder)
+
+            mode = stat.S_IMODE(about.st_mode)
+            swap(file, folder, changed, mode, about.st_uid, about.st_gid, check=unchanged)
     finally:
         os.close(folder)
 

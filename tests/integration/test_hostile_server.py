@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 import logging
@@ -14,6 +15,7 @@ import threading
 import time
 import traceback
 import tracemalloc
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -689,6 +691,17 @@ def test_nothing_stays_behind() -> None:
     with hostile.serving(closes) as server, pytest.raises(Unavailable):
         client(server.address).many([READ] * 20)
     assert threading.active_count() <= before
+
+
+def test_no_socket_stays_open_where_the_server_hangs_up_before_tls() -> None:
+    with hostile.serving(resets_at_once) as server, warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        vault = Vault(Settings((server.address.replace("http:", "https:"),)), patience=0.01, request_seconds=1)
+        for _ in range(200):
+            with pytest.raises(Unavailable):
+                vault.call(READ)
+        gc.collect()
+    assert [str(each.message) for each in warned] == []
 
 
 def test_who_we_are_goes_with_every_request(tmp_path: Path) -> None:

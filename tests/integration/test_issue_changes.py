@@ -15,6 +15,7 @@ from servers import Server
 from vaultpki import agent, x509
 from vaultpki.certificates import pair_files
 from vaultpki.config import load_agent
+from vaultpki.passing import Outcome
 
 NODES = """\
 api_server: {endpoint: "https://api.example.com:6443", names: [api.example.com]}
@@ -42,7 +43,7 @@ def worker(site: Site) -> Seat:
     return seat
 
 
-def passed(seat: Seat) -> agent.Outcome:
+def passed(seat: Seat) -> Outcome:
     """A pass in this process, which does not wait for watchers."""
     return agent.run(load_agent(seat.config), settle=False)
 

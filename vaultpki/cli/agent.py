@@ -11,8 +11,8 @@ import click
 from vaultpki.cli.common import DEFAULT_AGENT
 
 if TYPE_CHECKING:
-    from vaultpki.agent import Outcome
     from vaultpki.model import AgentConfig
+    from vaultpki.passing import Outcome
 
 # A resident agent's pass may be under way.
 _LOCK_WAIT = 15.0

@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -229,13 +229,18 @@ class Exchange:
     def _connect(self, origin: str, deadline: float) -> _Connection:
         parts = urlsplit(origin)
         host, port = parts.hostname or "", parts.port or 0
+
+        def secured(plain: socket.socket) -> ssl.SSLSocket:
+            name = _ascii(self._server_name or host)
+            return self._tls.wrap_socket(plain, server_hostname=name, do_handshake_on_connect=False)
+
         try:
-            plain = _reach(host, port, deadline)
+            plain = _reach(host, port, deadline, secured if parts.scheme == "https" else None)
             try:
                 plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                if parts.scheme == "https":
+                if isinstance(plain, ssl.SSLSocket):
                     plain.settimeout(max(0.01, deadline - time.monotonic()))
-                    plain = self._tls.wrap_socket(plain, server_hostname=_ascii(self._server_name or host))
+                    plain.do_handshake()
             except BaseException:
                 plain.close()
                 raise
@@ -251,14 +256,22 @@ class Exchange:
         return _Connection(plain, parts.netloc)
 
 
-def _reach(host: str, port: int, deadline: float) -> socket.socket:
-    """A connection to the first of the host's addresses that takes one, each of them given its share of the time."""
+def _reach(
+    host: str, port: int, deadline: float, wrap: Callable[[socket.socket], socket.socket] | None
+) -> socket.socket:
+    """A connection to the first of the host's addresses that takes one, each of them given its share of the time.
+
+    `wrap` makes a socket one of TLS. It is given sockets that do not lead anywhere yet: of one that the server has cut
+    off by then Python loses track (ssl.py, SSLSocket._create), and it stays open.
+    """
     # socket.create_connection would give every address of a name the whole time anew.
     found = socket.getaddrinfo(_ascii(host), port, type=socket.SOCK_STREAM)
     last: OSError = TimeoutError()
     for left, (family, kind, protocol, _, address) in zip(range(len(found), 0, -1), found, strict=True):
         plain = socket.socket(family, kind, protocol)
         try:
+            if wrap is not None:
+                plain = wrap(plain)
             plain.settimeout(max(0.01, (deadline - time.monotonic()) / left))
             plain.connect(address)
         except OSError as error:
