@@ -8,6 +8,7 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import samples
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -240,27 +241,7 @@ def test_windows_only_ever_put_off_and_give_way(data: st.DataObject, windows: li
         assert left >= timedelta(seconds=want.reload + SKEW) - TICK
 
 
-FACTS = Facts(
-    subject=Subject("w-1"),
-    further_names=(),
-    subject_text="",
-    issuer_text="",
-    serial=0,
-    not_before=BEGIN,
-    not_after=BEGIN,
-    usages=EKU[Usage.SERVER],
-    key_usage=frozenset(),
-    critical=frozenset(),
-    is_ca=False,
-    path_length=None,
-    public_key=b"",
-    key=KeyType.EC_P256,
-    signature="sha256",
-    subject_key_id=None,
-    authority_key_id=None,
-    fingerprint="",
-    der=b"",
-)
+FACTS = dataclasses.replace(samples.LEAF, serial=0, not_before=BEGIN, not_after=BEGIN)
 DAY = 86400.0
 
 

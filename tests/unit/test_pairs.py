@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
+import samples
 
 from vaultpki.brakes import AT_ONCE, MOST_A_DAY
 from vaultpki.errors import (
@@ -22,40 +23,19 @@ from vaultpki.errors import (
     Untrusted,
     VaultpkiError,
 )
-from vaultpki.facts import EKU, Facts
 from vaultpki.issuance import Signed
 from vaultpki.memory import Fault, Known, Memory
 from vaultpki.model import Certificate, KeyType, Subject, Usage
 from vaultpki.pairs import Item, granted, held_back, known, may_have_signed, premature, short
 from vaultpki.renewal import Reason, Verdict
 
-MOMENT = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
+MOMENT = samples.SIGNED
 NOW = MOMENT.timestamp()
 POLL = 300.0
 WANT = Certificate(
     "kubelet", Usage.SERVER, Subject("w-1"), "kubelet", "m/kubelet", "kubelet", 86400, KeyType.EC_P256, "kubelet"
 )
-LEAF = Facts(
-    subject=WANT.subject,
-    further_names=(),
-    subject_text="",
-    issuer_text="",
-    serial=7,
-    not_before=MOMENT - timedelta(minutes=5),
-    not_after=MOMENT + timedelta(days=1),
-    usages=EKU[Usage.SERVER],
-    key_usage=frozenset(),
-    critical=frozenset(),
-    is_ca=False,
-    path_length=None,
-    public_key=b"",
-    key=KeyType.EC_P256,
-    signature="sha256",
-    subject_key_id=None,
-    authority_key_id=None,
-    fingerprint="",
-    der=b"",
-)
+LEAF = dataclasses.replace(samples.LEAF, subject=WANT.subject, serial=7)
 
 
 def item(*reasons: Reason, ttl: int = WANT.ttl) -> Item:

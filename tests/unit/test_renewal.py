@@ -6,14 +6,15 @@ import dataclasses
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import samples
 
 from vaultpki.certificates import SKEW, TABLE, shortest_ttl
-from vaultpki.facts import EKU, Facts, Pair
+from vaultpki.facts import EKU, Pair
 from vaultpki.model import Certificate, KeyType, Row, Subject, Usage
 from vaultpki.renewal import Reason, State, assess, jitter, last_moment, life, renew_at, signed_at
 from vaultpki.windows import parse
 
-SIGNED = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
+SIGNED = samples.SIGNED
 LIFE = timedelta(hours=30)
 SUBJECT = Subject("system:node:w-1", ("system:nodes",), ("w-1", "w-1.example.com"), ("10.0.0.21",))
 WANT = Certificate(
@@ -28,27 +29,7 @@ WANT = Certificate(
     stem="kubelet",
     reload=300,
 )
-LEAF = Facts(
-    subject=SUBJECT,
-    further_names=(),
-    subject_text="",
-    issuer_text="",
-    serial=1,
-    not_before=SIGNED - timedelta(minutes=5),
-    not_after=SIGNED + LIFE,
-    usages=EKU[Usage.SERVER],
-    key_usage=frozenset({"digital_signature"}),
-    critical=frozenset(),
-    is_ca=False,
-    path_length=None,
-    public_key=b"",
-    key=KeyType.EC_P256,
-    signature="sha256",
-    subject_key_id=None,
-    authority_key_id=None,
-    fingerprint="",
-    der=b"",
-)
+LEAF = dataclasses.replace(samples.LEAF, subject=SUBJECT, not_after=SIGNED + LIFE)
 GOOD = Pair((), (), LEAF, True, True)
 
 
