@@ -39,6 +39,7 @@ from vaultpki.values import dataclass
 if TYPE_CHECKING:
     from vaultpki import hooks
     from vaultpki.facts import Trust
+    from vaultpki.model import Certificate
     from vaultpki.pairs import Item
     from vaultpki.vault import Vault
 
@@ -65,6 +66,14 @@ class Outcome:
     events: tuple[Event, ...] = ()
     items: tuple[Item, ...] = ()
     memory: Memory = field(default_factory=Memory)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """The certificates as they lie there, looked at beside these wanted ones and this trust."""
+
+    by: tuple[tuple[Certificate, ...], Mapping[str, Trust]]
+    items: tuple[Item, ...]
 
 
 class Pass:
@@ -102,13 +111,16 @@ class Pass:
     def run(self) -> Outcome:
         from vaultpki import bundles
 
-        spec = copy = holding.copy(self._config)
+        copy = holding.copy(self._config)
         seen = self._seen(copy) if copy is not None and copy.fresh(self._clock, self._age) else None
-        if spec is None or seen is None or any(item.verdict.sign for item in seen[1]):
+        spec = copy
+        if spec is None or seen is None or any(item.verdict.sign for item in seen.items):
             spec = self._fetch(copy)
         trust = self._trust(spec)
-        same = copy is not None and seen is not None and (copy.certificates, seen[0]) == (spec.certificates, trust)
-        items = seen[1] if seen is not None and same else self._look(spec, trust, self._force)
+        if seen is not None and seen.by == (spec.certificates, trust):
+            items = seen.items
+        else:
+            items = self._look(spec, trust, self._force)
         # New trust first: a leaf of a new issuing CA must not come before those who check it know the CA. Old trust
         # last: nor may a CA go before its leaves.
         meanwhile = bundles.with_outgoing(self._directory, trust, items, self._now)
@@ -164,13 +176,13 @@ class Pass:
 
     # What Vault says
 
-    def _seen(self, copy: Holding) -> tuple[Mapping[str, Trust], tuple[Item, ...]] | None:
-        """The trust and the certificates by what Vault said last; None where its CAs are none any more."""
+    def _seen(self, copy: Holding) -> _Seen | None:
+        """The certificates by what Vault said last; None where its CAs are none any more."""
         try:
             trust = self._trust(copy)
         except (CertificateRefused, CertificateUnreadable):
             return None
-        return trust, self._look(copy, trust, self._force)
+        return _Seen((copy.certificates, trust), self._look(copy, trust, self._force))
 
     def _fetch(self, old: Holding | None) -> Holding:
         """What Vault says now; the copy where it says nothing usable, and then why is told."""
