@@ -335,8 +335,10 @@ class _Run:
         if "max_ttl" in wanted:
             config = {"default_lease_ttl": wanted["default_ttl"], "max_lease_ttl": wanted["max_ttl"]}
         options = {"options": {"version": wanted["version"]}} if "version" in wanted else {}
+        # A new mount does not take it, whatever the body says.
+        lockout = {"user_lockout_config": {"lockout_disable": not wanted["lockout"]}} if "lockout" in wanted else {}
         if not create:
-            self._vault.write(path, {**config, **options}, warnings=_KV_UPGRADE)
+            self._vault.write(path, {**config, **options, **lockout}, warnings=_KV_UPGRADE)
             return
         body: Json = {"type": wanted["type"], "description": marker(self._cluster), "config": config, **options}
         try:
@@ -349,3 +351,5 @@ class _Run:
                     status=error.status,
                 ) from None
             raise
+        if lockout:
+            self._vault.write(f"{path}/tune", lockout)

@@ -81,7 +81,7 @@ def desired(cluster: Cluster, known: Known) -> dict[Key, Fields]:
     for mount, kind in auth_mounts(cluster).items():
         wanted["auth", f"{cluster.prefix}/{mount}"] = {
             "type": kind,
-            **(_auth_ttls(held) if kind == "approle" else {}),
+            **(_approle_mount(held) if kind == "approle" else {}),
         }
     for ca in (ROOT, *ISSUING_CAS):
         wanted["issuer", cluster.mount(ca)] = _issuer(cluster, ca)
@@ -207,10 +207,12 @@ def _shipped(name: str) -> str:
     return assets.text("policies", name)
 
 
-def _auth_ttls(held: _Held) -> Fields:
+def _approle_mount(held: _Held) -> Fields:
     # A mount's maximum, by default 32 days, cuts a secret id's life short, and Vault does not say so.
     longest = max(map(secret_id_ttl, held.values()), default=0)
-    return {"default_ttl": TOKEN_TTL, "max_ttl": max(longest, _SECRET_ID_FLOOR)}
+    # Five logins with a wrong secret id would lock a node out for a quarter of an hour, and a role id is no secret
+    # (api-docs/system/user-lockout): anybody could keep it from renewing. Secret ids are not to be guessed.
+    return {"default_ttl": TOKEN_TTL, "max_ttl": max(longest, _SECRET_ID_FLOOR), "lockout": False}
 
 
 def _pki_mount(cluster: Cluster, ca: str) -> Fields:

@@ -164,6 +164,9 @@ def _auths(cluster: Cluster, found: Json, objects: dict[Key, Fields]) -> dict[st
         if entry is not None:
             _is_ours(cluster, f"auth/{path}", kind, entry)
             objects["auth", path] = {"type": entry["type"], **_ttls(entry)}
+            if kind == "approle":
+                lockout = member(member(entry, "config"), "user_lockout_config")
+                objects["auth", path]["lockout"] = lockout.get("user_lockout_disable") is not True
             accessors[path.rpartition("/")[2]] = str(entry.get("accessor"))
     return accessors
 

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 _LONGEST_PASS: Final = 600.0
 _TICK: Final = 30.0
 _LOCK_WAIT: Final = 10.0
-# After five logins within 15 minutes that it turned down Vault locks an AppRole out for 15 minutes more (user lockout,
-# api-docs/system/user-lockout), and a new join file with it.
+# After five logins within 15 minutes that it turned down Vault locks an AppRole out for 15 minutes more, and a new join
+# file with it, unless the mount is told otherwise as apply does (user lockout, api-docs/system/user-lockout).
 _NEEDS_JOIN_PAUSE: Final = 300.0
 _NEEDS_JOIN_TICK: Final = 2.0
 

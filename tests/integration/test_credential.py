@@ -256,6 +256,14 @@ def test_a_credential_that_is_gone_or_refused_is_told(site: Site, seat: Seat) ->
     seat.run()
 
 
+def test_a_stranger_with_its_role_id_cannot_lock_it_out(site: Site, seat: Seat) -> None:
+    config = load_agent(seat.config)
+    guess = {"role_id": config.auth.role_id, "secret_id": "00000000-0000-4000-8000-000000000000"}
+    for _ in range(8):
+        assert site.server.api("POST", f"{credential.mount(config)}/login", guess, token="").status == 400
+    credential.login(config)
+
+
 def write(path: Path, text: str, mode: int = 0o600) -> None:
     path.unlink(missing_ok=True)
     path.touch(mode)

@@ -51,6 +51,20 @@ DRIFT: dict[str, tuple[Callable[[Watched, str], object], tuple[str, str], dict[s
         {"max_ttl": (9000 * 3600, 1825 * DAY)},
         "sys/mounts/{p}/etcd/tune",
     ),
+    "auth mount": (
+        lambda site, p: site.server.api("POST", f"sys/auth/{p}/listed/tune", {"max_lease_ttl": "2000h"}),
+        ("auth", "{p}/listed"),
+        {"max_ttl": (2000 * 3600, 60 * DAY)},
+        "sys/auth/{p}/listed/tune",
+    ),
+    "auth mount, lockout": (
+        lambda site, p: site.server.api(
+            "POST", f"sys/auth/{p}/pooled/tune", {"user_lockout_config": {"lockout_disable": False}}
+        ),
+        ("auth", "{p}/pooled"),
+        {"lockout": (True, False)},
+        "sys/auth/{p}/pooled/tune",
+    ),
     "urls": (
         lambda site, p: site.server.api("POST", f"{p}/etcd/config/urls", {"ocsp_servers": ["https://x.example.com"]}),
         ("config", "{p}/etcd/config/urls"),

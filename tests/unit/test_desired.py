@@ -58,7 +58,7 @@ def test_the_mounts(wanted: dict[Key, Fields]) -> None:
         f"{P}/config": {"type": "kv", "version": "2"},
     }
     # A secret id lives no longer than its mount lets it.
-    auth = {"type": "approle", "default_ttl": 1200, "max_ttl": 60 * DAY}
+    auth = {"type": "approle", "default_ttl": 1200, "max_ttl": 60 * DAY, "lockout": False}
     assert of_kind(wanted, "auth") == {f"{P}/listed": auth, f"{P}/pooled": auth}
 
 
