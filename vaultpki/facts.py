@@ -68,12 +68,14 @@ class Trust:
     """One CA as its cluster knows it: the pinned root, and the issuing certificates below it, newest first.
 
     `issuing` is what bundles hold, those past their date included, so that a bundle changes only when the cluster's
-    records do; `live` are those that may have signed a leaf today.
+    records do; `live` are those that may have signed a leaf today. `strangers` names what else its mount shows: nobody
+    trusts these.
     """
 
     root: Facts
     issuing: tuple[Facts, ...]
     live: tuple[Facts, ...]
+    strangers: tuple[str, ...] = ()
 
     @property
     def bundle(self) -> str:

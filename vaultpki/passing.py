@@ -117,6 +117,7 @@ class Pass:
         if spec is None or seen is None or any(item.verdict.sign for item in seen.items):
             spec = self._fetch(copy)
         trust = self._trust(spec)
+        self._tell_strangers(trust)
         if seen is not None and seen.by == (spec.certificates, trust):
             items = seen.items
         else:
@@ -173,6 +174,12 @@ class Pass:
         except CertificateRefused as error:
             # By a clock that is wrong every date is.
             raise self._failures.get("clock", error) from None
+
+    def _tell_strangers(self, trust: Mapping[str, Trust]) -> None:
+        for ca, known in trust.items():
+            for stranger in known.strangers:
+                text = f"{stranger} on the mount of {ca} is no issuing CA of the pinned root; take it off the mount"
+                self._events.append(Event("stranger", f"{text} (nobody trusts it)", "warning", {"ca": ca}))
 
     # What Vault says
 

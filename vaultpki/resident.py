@@ -38,6 +38,8 @@ _LOCK_WAIT: Final = 10.0
 # file with it, unless the mount is told otherwise as apply does (user lockout, api-docs/system/user-lockout).
 _NEEDS_JOIN_PAUSE: Final = 300.0
 _NEEDS_JOIN_TICK: Final = 2.0
+# What each pass tells again as long as it is so.
+_STANDING: Final = frozenset({"config", "stranger"})
 
 
 def stay(
@@ -189,10 +191,9 @@ class _Resident:
             self._refused = _credential(config) if isinstance(error, NeedsJoin) else None
             return None
         for event in outcome.events:
-            # What agent.yaml says amiss is told again by each pass.
-            if event.name != "config" or event.text not in self._noticed:
+            if event.name not in _STANDING or event.text not in self._noticed:
                 self._tell(event)
-        self._noticed = {event.text for event in outcome.events if event.name == "config"}
+        self._noticed = {event.text for event in outcome.events if event.name in _STANDING}
         self._dies = outcome.dies
         self._say({what: str(error) for what, error in outcome.failures.items()})
         for name in outcome.renewed:

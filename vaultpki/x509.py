@@ -178,10 +178,12 @@ def read_pair(crt: bytes | None, key: bytes | None, pem: bytes | None, issuers: 
 
 
 def trust(issuing_pems: Sequence[bytes], root_pem: bytes, root_sha256: str, now: datetime) -> Trust:
-    """The CA these certificates make, once the root is the pinned one and has signed every other.
+    """The CA these certificates make, of those that the root has signed, once that is the pinned one.
 
-    `root_sha256` is the pin in hex. Where no issuing CA is in date, none is live. CertificateRefused with the reason
-    `root-differs`, `root-unfit` or `issuing-unfit`; CertificateUnreadable for what is no certificate.
+    `root_sha256` is the pin in hex. Where no issuing CA is in date, none is live. One that is none of the root's is a
+    stranger: whoever may write to the mount must not be able to stop a node. CertificateRefused with the reason
+    `root-differs`, `root-unfit`, or `issuing-unfit` where there are but strangers; CertificateUnreadable for what is no
+    certificate.
     """
     root = read_certificates(root_pem)[0]
     if root.fingerprint != root_sha256.replace(":", "").lower():
@@ -203,14 +205,18 @@ def trust(issuing_pems: Sequence[bytes], root_pem: bytes, root_sha256: str, now:
         )
     issuing = {facts.fingerprint: facts for pem in issuing_pems for facts in read_certificates(pem)}
     issuing.pop(root.fingerprint, None)
-    for facts in issuing.values():
-        if not (_may_sign(facts) and facts.path_length == 0 and _signed_by(facts, root)):
-            raise CertificateRefused(
-                f"{facts.subject_text} is no issuing CA signed by the pinned root; take it off the mount",
-                reason="issuing-unfit",
-            )
-    ordered = tuple(sorted(issuing.values(), key=lambda facts: (facts.not_before, facts.serial), reverse=True))
-    return Trust(root, ordered, tuple(facts for facts in ordered if _in_date(facts, now)))
+    fit = {
+        facts for facts in issuing.values() if _may_sign(facts) and facts.path_length == 0 and _signed_by(facts, root)
+    }
+    strangers = tuple(facts.subject_text for facts in issuing.values() if facts not in fit)
+    if strangers and not fit:
+        raise CertificateRefused(
+            f"{strangers[0]} is no issuing CA signed by the pinned root, and its mount shows no other; run "
+            "`vaultpki plan` where the cluster is applied",
+            reason="issuing-unfit",
+        )
+    ordered = tuple(sorted(fit, key=lambda facts: (facts.not_before, facts.serial), reverse=True))
+    return Trust(root, ordered, tuple(facts for facts in ordered if _in_date(facts, now)), strangers)
 
 
 def check_signed(

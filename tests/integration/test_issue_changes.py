@@ -97,6 +97,23 @@ def test_one_run_mends_what_was_removed_garbled_torn_or_swapped(site: Site, work
         assert done.renewed == () and not done.companions and not done.failures
 
 
+def test_an_issuer_that_is_none_of_the_roots_is_named_and_stops_nobody(site: Site, worker: Seat) -> None:
+    bundle = (worker.pki / "etcd-ca.crt").read_bytes()
+    made = site.server.api(
+        "POST", f"{site.prefix}/etcd/root/generate/internal", {"common_name": "foreign", "issuer_name": "foreign"}
+    )
+    assert made.status == 200, made
+    text = "CN=foreign on the mount of etcd is no issuing CA of the pinned root; take it off the mount"
+    worker.age()
+    assert text in worker.run().stderr
+    assert (worker.pki / "etcd-ca.crt").read_bytes() == bundle
+    # And a node that has nothing yet gets all of its own.
+    other = site.equip("etcd-1")
+    done = passed(other)
+    assert not done.failures and "etcd-server" in done.renewed
+    assert (other.pki / "etcd-ca.crt").read_bytes() == bundle
+
+
 def test_a_whole_process_waits_for_watchers_and_leaves_no_old_generation(worker: Seat) -> None:
     (worker.pki / "kubelet.crt").unlink()
     began = time.monotonic()

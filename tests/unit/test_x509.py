@@ -425,7 +425,7 @@ def test_trust_refuses_what_the_pinned_root_did_not_make() -> None:
         ("root-differs", [ISSUING], stranger, pin),
         ("root-unfit", [ISSUING], ISSUING, ISSUING.facts.fingerprint),
         ("root-unfit", [ISSUING], late, late.facts.fingerprint),
-        ("issuing-unfit", [ISSUING, Authority("x", stranger)], ROOT, pin),
+        ("issuing-unfit", [Authority("x", stranger)], ROOT, pin),
         ("issuing-unfit", [Authority("deep", ROOT, path=1)], ROOT, pin),
         ("issuing-unfit", [Authority("deep", ROOT, path=None)], ROOT, pin),
         ("issuing-unfit", [Authority("leaf", ROOT, ca=False, path=None)], ROOT, pin),
@@ -434,6 +434,13 @@ def test_trust_refuses_what_the_pinned_root_did_not_make() -> None:
         with pytest.raises(CertificateRefused) as error:
             x509.trust([authority.pem for authority in issuing], root.pem, sha256, NOW)
         assert error.value.reason == reason
+
+
+def test_a_stranger_beside_an_issuing_ca_is_named_and_not_trusted() -> None:
+    others = [Authority("x", Authority("root")), Authority("deep", ROOT, path=1)]
+    trust = x509.trust([others[0].pem, ISSUING.pem, others[1].pem], ROOT.pem, ROOT.facts.fingerprint, NOW)
+    assert trust.issuing == trust.live == (ISSUING.facts,) and trust.bundle.encode() == ISSUING.pem
+    assert trust.strangers == ("CN=x", "CN=deep")
 
 
 def test_a_ca_past_its_date_stays_in_the_bundle_and_signs_nothing() -> None:
