@@ -30,9 +30,9 @@ def live(directory: Directory, items: Iterable[Item]) -> dict[str, str]:
     """A digest of what lies on the disk for each key that hooks may have: certificates and bundles."""
     found = {}
     for item in items:
-        data = item.stored[pair_files(item.want.stem)[0]].data
-        if data is not None:
-            found[item.want.name] = sha256(data).hexdigest()[:32]
+        stored = item.stored.get(pair_files(item.want.stem)[0])
+        if stored is not None and stored.data is not None:
+            found[item.want.name] = sha256(stored.data).hexdigest()[:32]
     return found | bundles.digests(directory)
 
 
@@ -64,6 +64,8 @@ def follow(
 
     if runner is not None:
         take(runner.results())
+        # Where the memory cannot be written, what has worked is known in this process alone.
+        done |= {key: digest for key, digest in found.items() if runner.ran.get(key) == digest}
     done = hooks.settled(found, done, config.hooks)
     owing = hooks.pending(hooks.owed(found, done, config.hooks), owing, now)
     jobs = hooks.jobs(config, hooks.ready(owing, now), found, owing)

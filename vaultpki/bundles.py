@@ -7,7 +7,8 @@ said here, the order is the pass's.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from hashlib import sha256
 
@@ -21,6 +22,7 @@ from vaultpki.model import AgentConfig
 from vaultpki.pairs import Item, owner_of
 from vaultpki.renewal import Reason
 from vaultpki.store import Directory, File
+from vaultpki.values import dataclass
 
 
 def with_outgoing(
@@ -39,10 +41,27 @@ def with_outgoing(
     return wide
 
 
+@dataclass(frozen=True, slots=True)
+class Laid:
+    """Whether anything changed, what failed by name, and the kubeconfigs that were kept as they were."""
+
+    changed: bool
+    failures: Mapping[str, VaultpkiError]
+    kept: frozenset[str] = frozenset()
+
+
 def lay(
-    config: AgentConfig, directory: Directory, spec: Holding, trust: Mapping[str, Trust]
-) -> tuple[bool, dict[str, VaultpkiError]]:
-    """Makes the unit what it should be: whether that changed anything, and what failed, by name."""
+    config: AgentConfig,
+    directory: Directory,
+    spec: Holding,
+    trust: Mapping[str, Trust],
+    waiting: Collection[str] = (),
+) -> Laid:
+    """Makes the unit what it should be, but for names that somebody's own files have.
+
+    `waiting` names certificates that do not lie there yet as they should: a kubeconfig that names another pair for now
+    goes on with that one.
+    """
     owner = owner_of(config.owner)
     failures: dict[str, VaultpkiError] = {}
     files = issuance.companions(
@@ -54,6 +73,7 @@ def lay(
         owner=owner,
         chain=False,
     )
+    kept = _keep(directory, files, [want.kubeconfig for want in spec.certificates if want.name in waiting])
     taken = {*files, *(name for want in spec.certificates for name in pair_files(want.stem))}
     for template in spec.templates:
         try:
@@ -75,18 +95,48 @@ def lay(
                     files[template.file] = File(old, issuance.KEY_MODE, owner.uid, owner.gid)
         else:
             taken.add(template.file)
+    for name in tuple(files):
+        try:
+            directory.refuse_taken(BUNDLES, [name])
+        except StoreError as error:
+            failures[name] = error
+            del files[name]
     try:
-        return directory.install(BUNDLES, files), failures
+        return Laid(bool(files) and directory.install(BUNDLES, files), failures, kept)
     except StoreError as error:
-        return False, {**failures, "bundles": error}
+        return Laid(False, {**failures, "bundles": error}, kept)
+
+
+def _keep(directory: Directory, files: dict[str, File], names: Iterable[str | None]) -> frozenset[str]:
+    """Puts what lies there in place of these files, where it is another; which ones that were."""
+    kept = set()
+    for name in filter(None, names):
+        old = directory.read(BUNDLES, [name])[name].data
+        if old is not None and old != files[name].data:
+            files[name] = replace(files[name], data=old)
+            kept.add(name)
+    return frozenset(kept)
+
+
+def distrusted(directory: Directory, ca: str, known: Trust) -> StoreError | None:
+    """Why no leaf of this CA may come yet: whoever checks it by the bundle that lies there would not know its CA."""
+    name = bundle(ca)
+    held = directory.read(BUNDLES, [name])[name].data or b""
+    if all(facts.pem.encode() in held for facts in known.live):
+        return None
+    return StoreError(
+        f"{directory.path}/{name}: it is not there with every CA of {ca}, so no certificate of that CA may come"
+    )
 
 
 def digests(directory: Directory) -> dict[str, str]:
     """A digest of both bundles of each CA that lie there, by the key that hooks have for them."""
     found = {}
     for key, ca in HOOKED.items():
-        stored = directory.read(BUNDLES, (bundle(ca), chain_bundle(ca)))
-        data = b"".join(one.data or b"" for one in stored.values())
+        data = b""
+        with contextlib.suppress(StoreError):
+            stored = directory.read(BUNDLES, (bundle(ca), chain_bundle(ca)))
+            data = b"".join(one.data or b"" for one in stored.values())
         if data:
             found[key] = sha256(data).hexdigest()[:32]
     return found

@@ -27,7 +27,7 @@ from vaultpki.certificates import ROOT
 from vaultpki.desired import ca_subject
 from vaultpki.errors import BadAnswer, Denied, NeedsJoin, Refused, SpecError
 from vaultpki.facts import Trust
-from vaultpki.files import open_folder, private_folder, read_private, read_swapped, told, write_private
+from vaultpki.files import open_folder, private_folder, probe_folder, read_private, read_swapped, told, write_private
 from vaultpki.join import Join
 from vaultpki.model import AgentConfig, Auth
 from vaultpki.values import dataclass
@@ -139,6 +139,8 @@ def roll(config: AgentConfig, vault: Vault, now: float) -> bool:
     minted, ttl = memory or (_written(config), float(_UNKNOWN_TTL))
     if not from_join and 0 <= now - minted < ttl / 3:
         return False
+    # One that cannot be kept would be minted again by the next pass, and live for days beside the others.
+    probe_folder(config.state)
     role = f"{mount(config)}/role/{config.node}"
     data = vault.write(f"{role}/secret-id", {}, once=True).get("data") or {}
     new, lives = data.get("secret_id"), data.get("secret_id_ttl")

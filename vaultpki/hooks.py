@@ -194,11 +194,13 @@ def _rank(key: str) -> bool:
 class Runner:
     """Runs hooks one at a time, in a thread of its own (`submit`, `results`) or at once (`run_all`).
 
-    `done` is called in the thread as soon as there are results.
+    `done` is called in the thread as soon as there are results. `ran` are the digests for which hooks have worked, by
+    key, as `results` has told.
     """
 
     def __init__(self, done: Callable[[], object] = lambda: None) -> None:
         self._done = done
+        self.ran: dict[str, str] = {}
         self._child = Child()
         # Reentrant: a signal's handler that calls `stop` may interrupt whoever holds it.
         self._more = threading.Condition(threading.RLock())
@@ -225,6 +227,7 @@ class Runner:
         """What has ended since the last call."""
         with self._more:
             taken, self._results = tuple(self._results), []
+        self.ran |= {result.key: result.digest for result in taken if result.ok}
         return taken
 
     @property

@@ -29,16 +29,33 @@ _WIDTH = 4
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One certificate as a pass found it."""
+    """One certificate as a pass found it.
+
+    `problem` is why nobody could look at it, or could lay another one down: then it is left alone.
+    """
 
     want: Certificate
     stored: Mapping[str, Stored] = field(repr=False)
     verdict: Verdict
     leaf: Facts | None = field(repr=False)
+    problem: StoreError | None = field(default=None, repr=False)
 
     @property
     def not_after(self) -> datetime | None:
         return self.leaf.not_after if self.leaf else None
+
+    @property
+    def wants_signing(self) -> bool:
+        """Whether a new certificate is needed and could be laid down."""
+        return self.problem is None and self.verdict.sign
+
+    @property
+    def ready(self) -> bool:
+        """Whether a whole pair lies there with the names it should have, so that a kubeconfig may point at it."""
+        return self.problem is None and not _NOT_READY.intersection(self.verdict.reasons)
+
+
+_NOT_READY: Final = frozenset({Reason.MISSING, Reason.UNREADABLE, Reason.KEY_MISMATCH, Reason.NAMES_CHANGED})
 
 
 def owner_of(text: str | None) -> Owner:
@@ -66,34 +83,50 @@ def look(
     force: Collection[str] = (),
 ) -> tuple[Item, ...]:
     """Every wanted certificate beside what lies on the disk. `force` names those that are renewed though not due."""
-    from vaultpki import x509
-
     items = []
     for want in certificates:
-        names = pair_files(want.stem)
-        stored = directory.read(unit(want.stem), names)
-        crt, key, pem = (stored[name].data for name in names)
-        pair = x509.read_pair(crt, key, pem, trust[want.ca].live)
-        wanted = issuance.pair(dict.fromkeys(names, b""), *_options(config, want))
-        present = [name for name in names if not stored[name].problem]
-        leaf = pair.leaf
-        known = memory.certificates.get(want.name)
-        if known is not None and (leaf is None or known.serial != leaf.serial):
-            known = None
-        verdict = renewal.assess(
-            pair,
-            want,
-            now,
-            renewal.jitter(config.node, want.name, leaf.serial if leaf else 0),
-            signed=datetime.fromtimestamp(known.signed, UTC) if known else None,
-            asked=known.asked if known else None,
-            windows=config.windows,
-            forced=want.name in force or EVERY in force,
-            wrong_mode=any(stored[name].mode != wanted[name].mode for name in present),
-            wrong_owner=any(not stored[name].same_owner(wanted[name]) for name in present),
-        )
-        items.append(Item(want, stored, verdict, leaf))
+        try:
+            items.append(_look(config, directory, want, trust[want.ca].live, memory, now, force))
+        except StoreError as error:
+            # One that nobody can look at keeps no other from its renewal.
+            items.append(Item(want, {}, Verdict((Reason.UNREADABLE,), None), None, error))
     return tuple(items)
+
+
+def _look(
+    config: AgentConfig,
+    directory: Directory,
+    want: Certificate,
+    live: Sequence[Facts],
+    memory: Memory,
+    now: datetime,
+    force: Collection[str],
+) -> Item:
+    from vaultpki import x509
+
+    names = pair_files(want.stem)
+    stored = directory.read(unit(want.stem), names)
+    crt, key, pem = (stored[name].data for name in names)
+    pair = x509.read_pair(crt, key, pem, live)
+    wanted = issuance.pair(dict.fromkeys(names, b""), *_options(config, want))
+    present = [name for name in names if not stored[name].problem]
+    leaf = pair.leaf
+    known = memory.certificates.get(want.name)
+    if known is not None and (leaf is None or known.serial != leaf.serial):
+        known = None
+    verdict = renewal.assess(
+        pair,
+        want,
+        now,
+        renewal.jitter(config.node, want.name, leaf.serial if leaf else 0),
+        signed=datetime.fromtimestamp(known.signed, UTC) if known else None,
+        asked=known.asked if known else None,
+        windows=config.windows,
+        forced=want.name in force or EVERY in force,
+        wrong_mode=any(stored[name].mode != wanted[name].mode for name in present),
+        wrong_owner=any(not stored[name].same_owner(wanted[name]) for name in present),
+    )
+    return Item(want, stored, verdict, leaf)
 
 
 def mend(config: AgentConfig, directory: Directory, item: Item) -> None:
@@ -177,15 +210,23 @@ def short(known: Known) -> bool:
 
 
 def _keep_the_better(item: Item, signed: Signed, now: datetime) -> None:
-    only_due = item.verdict.reasons == (Reason.DUE,)
-    if only_due and item.not_after is not None and signed.facts.not_after <= item.not_after:
-        # Half of what Vault grants now before the end: by then a new one is the better one.
-        at = item.not_after - (signed.facts.not_after - now) / 2
-        raise Held(
-            f"{item.want.name}: Vault grants only {granted(signed, now)} s now, which ends before the certificate in "
-            f"use; that one stays until {at:%Y-%m-%dT%H:%M:%SZ}",
-            at.timestamp(),
-        )
+    """Raises Held where Vault granted less than asked, and what lies there is good and would live longer."""
+    reasons = set(item.verdict.reasons)
+    if item.not_after is None or signed.facts.not_after > item.not_after or not reasons <= _STILL_GOOD:
+        return
+    if reasons != {Reason.DUE} and not short(known(signed, now)):
+        # Another life was asked for, or a renewal out of turn, and that is what came.
+        return
+    # Half of what Vault grants now before the end: by then a new one is the better one.
+    at = item.not_after - (signed.facts.not_after - now) / 2
+    raise Held(
+        f"{item.want.name}: Vault grants only {granted(signed, now)} s now, which ends before the certificate in "
+        f"use; that one stays until {at:%Y-%m-%dT%H:%M:%SZ}",
+        at.timestamp(),
+    )
+
+
+_STILL_GOOD: Final = frozenset({Reason.DUE, Reason.TTL_CHANGED, Reason.FORCED})
 
 
 def _options(config: AgentConfig, want: Certificate) -> tuple[Owner, int]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import field, replace
 from datetime import UTC, datetime
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from vaultpki import holding, memory, quiet
-from vaultpki.certificates import BUNDLES, SKEW, pair_files, unit
+from vaultpki.certificates import BUNDLES, SKEW, bundle, pair_files, unit
 from vaultpki.errors import (
     CertificateRefused,
     CertificateUnreadable,
@@ -37,7 +37,7 @@ from vaultpki.store import Directory
 from vaultpki.values import dataclass
 
 if TYPE_CHECKING:
-    from vaultpki import hooks
+    from vaultpki import bundles, hooks
     from vaultpki.facts import Trust
     from vaultpki.model import Certificate
     from vaultpki.pairs import Item
@@ -114,7 +114,7 @@ class Pass:
         copy = holding.copy(self._config)
         seen = self._seen(copy) if copy is not None and copy.fresh(self._clock, self._age) else None
         spec = copy
-        if spec is None or seen is None or any(item.verdict.sign for item in seen.items):
+        if spec is None or seen is None or any(item.wants_signing for item in seen.items):
             spec = self._fetch(copy)
         trust = self._trust(spec)
         self._tell_strangers(trust)
@@ -125,12 +125,16 @@ class Pass:
         # New trust first: a leaf of a new issuing CA must not come before those who check it know the CA. Old trust
         # last: nor may a CA go before its leaves.
         meanwhile = bundles.with_outgoing(self._directory, trust, items, self._now)
-        companions = self._lay_bundles(spec, meanwhile)
+        # And nobody is pointed at a pair that is not there yet.
+        waiting = {item.want.name for item in items if not item.ready}
+        first = self._lay_bundles(spec, meanwhile, waiting)
         renewed, short = self._renew(items, trust)
-        if meanwhile != trust:
-            companions |= self._lay_bundles(spec, trust)
-        self._remove_surplus(spec)
+        companions = first.changed
+        if meanwhile != trust or (first.kept and waiting.intersection(renewed)):
+            companions |= self._lay_bundles(spec, trust, waiting.difference(renewed)).changed
         self._items = items = self._look(spec, trust)
+        if all(item.ready for item in items):
+            self._remove_surplus(spec)
         if self._vault is not None and self._away is None:
             self._after(self._vault)
         self._run_hooks(spec)
@@ -225,10 +229,15 @@ class Pass:
         from vaultpki import pairs
 
         for item in items:
-            if item.verdict.mend:
-                pairs.mend(self._config, self._directory, item)
-        wanting = {item.want.name: item for item in items if item.verdict.sign}
-        allowed = self._allowed(wanting)
+            if item.problem is not None:
+                self._failures[item.want.name] = item.problem
+            elif item.verdict.mend:
+                try:
+                    pairs.mend(self._config, self._directory, item)
+                except StoreError as error:
+                    self._failures[item.want.name] = error
+        wanting = {item.want.name: item for item in items if item.wants_signing}
+        allowed = self._allowed(wanting, trust)
         vault = self._vault
         if not allowed or vault is None:
             return [], {}
@@ -268,13 +277,13 @@ class Pass:
             self._events.append(Event("issued" if first else "renewed", text, fields=fields))
         return renewed, short
 
-    def _allowed(self, wanting: Mapping[str, Item]) -> list[Item]:
+    def _allowed(self, wanting: Mapping[str, Item], trust: Mapping[str, Trust]) -> list[Item]:
         """Those that may be signed now; why the others may not is told with their names."""
-        from vaultpki import pairs
+        from vaultpki import bundles, pairs
 
         if not wanting:
             return []
-        common = self._away or self._failures.get("bundles")
+        common = self._away
         if common is None and self._clock_offset() > SKEW:
             common = self._failures["clock"]
         if common is None:
@@ -285,7 +294,11 @@ class Pass:
                 common = error
         allowed = []
         for name, item in wanting.items():
-            held = common or self._taken(item) or pairs.held_back(item, self._memory, self._clock, self._config.poll)
+            ca = item.want.ca
+            held = common or self._taken(item)
+            if held is None and (held := bundles.distrusted(self._directory, ca, trust[ca])) is not None:
+                held = self._failures.get("bundles") or self._failures.get(bundle(ca)) or held
+            held = held or pairs.held_back(item, self._memory, self._clock, self._config.poll)
             if held is None:
                 allowed.append(item)
                 continue
@@ -302,21 +315,24 @@ class Pass:
             return error
         return None
 
-    def _lay_bundles(self, spec: Holding, trust: Mapping[str, Trust]) -> bool:
+    def _lay_bundles(self, spec: Holding, trust: Mapping[str, Trust], waiting: Collection[str]) -> bundles.Laid:
         from vaultpki import bundles
 
-        changed, failures = bundles.lay(self._config, self._directory, spec, trust)
-        self._failures |= failures
-        if changed:
+        laid = bundles.lay(self._config, self._directory, spec, trust, waiting)
+        self._failures |= laid.failures
+        if laid.changed:
             self._events.append(Event("bundles", "wrote bundles and kubeconfigs"))
-        return changed
+        return laid
 
     def _remove_surplus(self, spec: Holding) -> None:
         wanted = {BUNDLES, *(unit(want.stem) for want in spec.certificates)}
-        for name in self._directory.units():
-            if name not in wanted:
-                self._directory.remove(name)
-                self._events.append(Event("removed", f"removed {name}, which this node holds no more"))
+        try:
+            for name in self._directory.units():
+                if name not in wanted:
+                    self._directory.remove(name)
+                    self._events.append(Event("removed", f"removed {name}, which this node holds no more"))
+        except StoreError as error:
+            self._failures["old files"] = error
 
     def _after(self, vault: Vault) -> None:
         """What can wait until the certificates lie: the credential's own renewal, and a report for people to read."""
