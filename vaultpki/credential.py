@@ -20,10 +20,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import field, replace
 from datetime import datetime
+from pathlib import Path
 from typing import Final
 
 from vaultpki import issuance
 from vaultpki.certificates import ROOT
+from vaultpki.config import tree, words
 from vaultpki.desired import ca_subject
 from vaultpki.errors import BadAnswer, Denied, NeedsJoin, Refused, SpecError
 from vaultpki.facts import Trust
@@ -53,18 +55,13 @@ def mount(config: AgentConfig) -> str:
 
 
 def server(config: AgentConfig, *, allow_http: bool = False, patience: float = _PATIENCE) -> Vault:
-    """Vault as agent.yaml names it, with no token yet. SpecError where its CA file cannot be read."""
+    """Vault as agent.yaml names it, with no token yet. SpecError where its CA file cannot be used."""
     ca_pem = None
     if config.ca_file is not None:
         try:
-            with open(config.ca_file, encoding="ascii") as stream:
-                ca_pem = stream.read(1 << 20)
-        except (OSError, UnicodeDecodeError):
-            raise SpecError(
-                f"{config.ca_file} cannot be read; it must hold Vault's CA as PEM",
-                file=config.file,
-                field="vault.ca_file",
-            ) from None
+            ca_pem = words.pem_certificates(tree.read_text(Path(config.ca_file)))
+        except SpecError as error:
+            raise SpecError(f"{config.ca_file}: {error.problem}", file=config.file, field="vault.ca_file") from None
     settings = from_environment(addresses=config.addresses, ca_pem=ca_pem, allow_http=allow_http, with_token=False)
     return Vault(settings, patience=patience)
 

@@ -419,3 +419,29 @@ def test_a_cluster_of_many_nodes(site: Watched) -> None:
     document, _ = site.applied()
     assert len(document["changes"]) > 500
     assert site.applied()[1] == []
+
+
+def test_nothing_but_certificates_of_a_ca_file_is_published(site: Watched, tmp_path: Path) -> None:
+    site.file.write_text(f"cluster: {site.name}\n{SPEC}")
+    ca_pem = site.server.ca_file.read_text()
+    file = tmp_path / "all.pem"
+    env = site.server.environment() | {"VAULT_CACERT": str(file)}
+    start = site.server.audit_position()
+    key = (site.server.folder / "server.key").read_text()
+    for content, said in (
+        (ca_pem + key, "the file holds a private key"),
+        ("hello", "no whole PEM certificate"),
+        (ca_pem.replace("\nM", "\n!", 1), "no whole PEM certificate"),
+    ):
+        file.write_text(content)
+        ran = vaultpki("apply", "-f", site.file, "--yes", env=env, expect=1)
+        fails(ran, f"{file}: VAULT_CACERT: ", said)
+        assert not any(line in ran.stderr for line in key.splitlines())
+    assert site.server.requests(start) == []
+    # As the bundles of some distributions have them.
+    file.write_text(f"# F\u0151tan\u00fas\u00edtv\u00e1ny\n{ca_pem}password: hunter2\n", encoding="utf-8")
+    vaultpki("apply", "-f", site.file, "--yes", env=env)
+    assert site.read(f"{site.prefix}/config/data/cluster")["data"]["vault"]["ca_pem"] == ca_pem
+    join = tmp_path / "join.json"
+    vaultpki("enroll", "-f", site.file, "cp-1", "-o", join, env=env)
+    assert json.loads(join.read_text())["ca_pem"] == ca_pem

@@ -17,7 +17,7 @@ from servers import Server
 
 from vaultpki import agent, credential, enrolment
 from vaultpki.config import load_agent
-from vaultpki.errors import VaultpkiError
+from vaultpki.errors import SpecError, VaultpkiError
 from vaultpki.files import write_private
 from vaultpki.join import dump_join, load_join
 
@@ -71,6 +71,21 @@ def test_what_the_join_file_held_is_traded_at_once(site: Site, seat: Seat) -> No
     assert memory["ttl"] == 60 * DAY and abs(memory["minted"] - time.time()) < 60
     assert enrolled.mode(seat.state / "secret-id") == 0o600 and not (seat.state / "secret-id.old").exists()
     assert json.loads((seat.state / "joined").read_text())["secret_id"] is None
+
+
+def test_the_ca_file_of_agent_yaml(seat: Seat) -> None:
+    file = seat.state / "vault-ca.pem"
+    ca_pem = file.read_text()
+    file.write_text(f"# F\u0151tan\u00fas\u00edtv\u00e1ny\n{ca_pem}", encoding="utf-8")
+    credential.login(load_agent(seat.config))
+    for content, said in ((None, "no such file"), ("hello", "no whole PEM certificate")):
+        file.unlink()
+        if content:
+            file.write_text(content)
+        with pytest.raises(SpecError, match=f"{file}: .*{said}") as caught:
+            credential.login(load_agent(seat.config))
+        assert (caught.value.file, caught.value.field) == (str(seat.config), "vault.ca_file")
+        file.touch()
 
 
 def test_it_is_rolled_at_a_third_of_its_life(site: Site, seat: Seat) -> None:

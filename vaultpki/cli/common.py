@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vaultpki.bootstrap import Where
     from vaultpki.model import Cluster
     from vaultpki.plan import Change, Plan
-    from vaultpki.vault import Vault
+    from vaultpki.vault import Settings, Vault
 
 DEFAULT_AGENT: Final = Path("/etc/vaultpki/agent.yaml")
 
@@ -46,33 +46,42 @@ def open_vault(cluster: Cluster, *, allow_http: bool, warm: int = 0) -> tuple[Va
 
     Begins to open `warm` connections to it.
     """
-    from vaultpki.errors import SpecError
-    from vaultpki.vault import Vault, from_environment
+    from vaultpki.vault import Vault
 
-    settings = from_environment(allow_http=allow_http)
-    if not settings.addresses:
-        settings = from_environment(
-            addresses=cluster.vault.addresses, ca_pem=cluster.vault.ca_pem, allow_http=allow_http
-        )
-    ca_pem = settings.ca_pem
-    if settings.ca_file:
-        try:
-            ca_pem = Path(settings.ca_file).read_text(encoding="ascii")
-        except (OSError, UnicodeDecodeError):
-            raise SpecError(
-                f"{settings.ca_file} (VAULT_CACERT) cannot be read; it must hold PEM certificates"
-            ) from None
-    elif cluster.vault.ca_pem and settings.ca_pem is None:
-        from dataclasses import replace
-
-        settings = replace(settings, ca_pem=cluster.vault.ca_pem)
+    settings = _settings(cluster, allow_http=allow_http)
     vault = Vault(settings)
     if warm:
         vault.warm(warm)
     # Loaded while the connections come up.
     from vaultpki.bootstrap import Where
 
-    return vault, Where(settings.addresses, ca_pem)
+    return vault, Where(settings.addresses, settings.ca_pem)
+
+
+def _settings(cluster: Cluster, *, allow_http: bool) -> Settings:
+    from dataclasses import replace
+
+    from vaultpki.vault import from_environment
+
+    settings = from_environment(allow_http=allow_http)
+    if not settings.addresses:
+        settings = from_environment(
+            addresses=cluster.vault.addresses, ca_pem=cluster.vault.ca_pem, allow_http=allow_http
+        )
+    if settings.ca_file:
+        return replace(settings, ca_pem=_certificates(settings.ca_file))
+    return replace(settings, ca_pem=settings.ca_pem or cluster.vault.ca_pem)
+
+
+def _certificates(ca_file: str) -> str:
+    """The certificates of VAULT_CACERT: every node is told them, so nothing else of the file is kept."""
+    from vaultpki.config import tree, words
+    from vaultpki.errors import SpecError
+
+    try:
+        return words.pem_certificates(tree.read_text(Path(ca_file)))
+    except SpecError as error:
+        raise SpecError(error.problem, file=tree.shown(Path(ca_file)), field="VAULT_CACERT") from None
 
 
 def show_plan(plan: Plan) -> None:

@@ -355,7 +355,7 @@ def pem_certificates(text: str) -> str:
     import binascii
 
     if "PRIVATE KEY" in text:
-        raise SpecError("the file holds a private key: name a file of CA certificates only, every node will get it")
+        raise SpecError("the file holds a private key: name a file of CA certificates only, which all may see")
     blocks = list(_PEM.finditer(text))
     if not blocks or len(blocks) != text.count("-----BEGIN CERTIFICATE-----"):
         raise SpecError(
