@@ -445,3 +445,28 @@ def test_nothing_but_certificates_of_a_ca_file_is_published(site: Watched, tmp_p
     join = tmp_path / "join.json"
     vaultpki("enroll", "-f", site.file, "cp-1", "-o", join, env=env)
     assert json.loads(join.read_text())["ca_pem"] == ca_pem
+
+
+@pytest.mark.parametrize("written", ["https://{}/", "HTTPS://{}", "HTTPS://LOCALHOST:{port}/"])
+def test_nodes_are_told_the_normal_form_of_an_address(site: Watched, tmp_path: Path, written: str) -> None:
+    site.file.write_text(f"cluster: {site.name}\n{SPEC}")
+    host, _, port = site.server.address.removeprefix("https://").partition(":")
+    address = f"https://{'localhost' if 'LOCAL' in written else host}:{port}"
+    env = site.server.environment() | {"VAULT_ADDR": written.format(f"{host}:{port}", port=port)}
+    vaultpki("apply", "-f", site.file, "--yes", env=env)
+    stored = site.read(f"{site.prefix}/config/data/cluster")["data"]["vault"]
+    assert stored["addresses"] == [address]
+    urls = site.read(f"{site.prefix}/etcd/config/urls")
+    assert urls["ocsp_servers"] == [f"{address}/v1/{site.prefix}/etcd/ocsp"]
+    join, node = tmp_path / "join.json", tmp_path / "node"
+    vaultpki("enroll", "-f", site.file, "worker-1", "-o", join, env=env)
+    vaultpki("agent", "-c", node / "agent.yaml", "--join", join, "--dir", node / "pki", "--once")
+    vaultpki("agent", "-c", node / "agent.yaml", "--once")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::ffff:127.0.0.1]", f"{'a.' * 130}example"])  # noqa: S104 -- refused
+def test_an_address_that_no_agent_yaml_takes_is_refused(site: Watched, host: str) -> None:
+    env = site.server.environment() | {"VAULT_ADDR": f"https://{host}:{site.server.address.rpartition(':')[2]}"}
+    start = site.server.audit_position()
+    fails(vaultpki("apply", "-f", site.file, "--yes", env=env, expect=1), "VAULT_ADDR: ")
+    assert site.server.requests(start) == []

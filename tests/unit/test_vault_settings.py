@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from vaultpki.config import words
 from vaultpki.errors import SpecError
 from vaultpki.vault import Settings, Vault, from_environment
 from vaultpki.vault.settings import parse_origin, tls_context
@@ -117,6 +118,17 @@ def test_no_address_is_told() -> None:
 def test_addresses_and_their_ports(address: str, origin: str) -> None:
     """Without a port, the scheme's own: Vault's CLI says 8200 only in its default address."""
     assert parse_origin(address, allow_http=False) == origin
+
+
+def test_cluster_yaml_and_agent_yaml_take_the_hosts_that_we_do() -> None:
+    for host in ("vault_1.internal", "_vault.a_", "vault.example.com", "10.0.0.1", "[2001:db8::1]"):
+        origin = parse_origin(f"https://{host}", allow_http=False)
+        assert words.vault_address(origin) == origin
+    for host in ("vault_1.5", "_.-a", "a_..b", f"{'_' * 64}.b"):
+        with pytest.raises(SpecError):
+            parse_origin(f"https://{host}", allow_http=False)
+        with pytest.raises(SpecError):
+            words.vault_address(f"https://{host}")
 
 
 @pytest.mark.parametrize(

@@ -68,9 +68,24 @@ def _settings(cluster: Cluster, *, allow_http: bool) -> Settings:
         settings = from_environment(
             addresses=cluster.vault.addresses, ca_pem=cluster.vault.ca_pem, allow_http=allow_http
         )
+    addresses = tuple(_address(address, allow_http=allow_http) for address in settings.addresses)
+    settings = replace(settings, addresses=addresses)
     if settings.ca_file:
         return replace(settings, ca_pem=_certificates(settings.ca_file))
     return replace(settings, ca_pem=settings.ca_pem or cluster.vault.ca_pem)
+
+
+def _address(address: str, *, allow_http: bool) -> str:
+    """The normal form of VAULT_ADDR: every node is told it, and agent.yaml must take it."""
+    from vaultpki.config import words
+    from vaultpki.errors import SpecError
+    from vaultpki.vault.settings import parse_origin
+
+    origin = parse_origin(address, allow_http=allow_http)
+    try:
+        return words.vault_address(origin)
+    except SpecError as error:
+        raise SpecError(error.problem, field="VAULT_ADDR") from None
 
 
 def _certificates(ca_file: str) -> str:

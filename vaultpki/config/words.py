@@ -76,8 +76,11 @@ def prefix(text: str) -> str:
     return text
 
 
-def dns_name(text: str) -> str:
-    """A host name as a certificate may carry it: lower case, no wildcard, no trailing dot, no address."""
+def dns_name(text: str, *, underscores: bool = False) -> str:
+    """A host name as a certificate may carry it: lower case, no wildcard, no trailing dot, no address.
+
+    With `underscores` they stand like letters, as they do in some internal names.
+    """
     if not text:
         raise SpecError("the name is empty: write a DNS name such as api.example.com")
     if not text.isprintable() or " " in text:
@@ -93,7 +96,7 @@ def dns_name(text: str) -> str:
         (":", "has a colon: write the name alone, without scheme or port"),
         ("/", "has a slash: write the name alone, without scheme or path"),
     ):
-        if found in text:
+        if found in text and not (underscores and found == "_"):
             raise SpecError(f"{quoted(text)} {hint}")
     if text.endswith("."):
         raise SpecError(f"{quoted(text)} ends with a dot: leave the dot away")
@@ -104,7 +107,7 @@ def dns_name(text: str) -> str:
     parts = text.split(".")
     if any(len(part) > 63 for part in parts):
         raise SpecError(f"{quoted(text)} has a part of more than 63 characters: a DNS label has at most 63")
-    if not all(re.fullmatch(LABEL, part) for part in parts):
+    if not all(re.fullmatch(LABEL, part.replace("_", "x")) for part in parts):
         raise SpecError(
             f"{quoted(text)} is no DNS name: write labels of letters, digits and hyphens with dots between them"
         )
@@ -200,16 +203,16 @@ def service_cidr(text: str) -> str:
     return str(network)
 
 
-def host(text: str) -> str:
+def host(text: str, *, underscores: bool = False) -> str:
     """The host of a URL or endpoint in its normal form: a DNS name, an IPv4 address or `[IPv6]`."""
     if text.startswith("[") and text.endswith("]"):
         if ":" not in text:
             raise SpecError(f"{quoted(text)} is no IPv6 address in brackets: write [fd00::10], or a name without them")
         return f"[{address(text[1:-1])}]"
-    return address(text) if is_address(text) else dns_name(text)
+    return address(text) if is_address(text) else dns_name(text, underscores=underscores)
 
 
-def _url(text: str, schemes: tuple[str, ...], example: str) -> tuple[str, str, str]:
+def _url(text: str, schemes: tuple[str, ...], example: str, *, underscores: bool = False) -> tuple[str, str, str]:
     scheme, slashes, rest = text.partition("://")
     if not slashes or scheme not in schemes:
         raise SpecError(f"{quoted(text)} does not begin with {schemes[0]}://: write {example}")
@@ -223,7 +226,7 @@ def _url(text: str, schemes: tuple[str, ...], example: str) -> tuple[str, str, s
         )
     if match[2] is not None and not 1 <= int(match[2]) <= 65535:
         raise SpecError(f"{quoted(text)} has no usable port: write one from 1 to 65535")
-    return scheme, host(match[1]), f":{int(match[2])}" if match[2] else ""
+    return scheme, host(match[1], underscores=underscores), f":{int(match[2])}" if match[2] else ""
 
 
 def endpoint(text: str) -> str:
@@ -234,7 +237,7 @@ def endpoint(text: str) -> str:
 
 def vault_address(text: str) -> str:
     """`http[s]://HOST[:PORT]`; whether plain http is allowed, `refuse_plain_http` tells."""
-    scheme, name, port = _url(text, ("https", "http"), "https://vault.example.com:8200")
+    scheme, name, port = _url(text, ("https", "http"), "https://vault.example.com:8200", underscores=True)
     return f"{scheme}://{name}{port}"
 
 
