@@ -31,10 +31,19 @@ _KV_UPGRADE = ("Upgrading mount from version",)
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Where nodes find Vault when neither cluster.yaml nor an earlier apply says it: as the applier does."""
+    """Where nodes find Vault when neither cluster.yaml nor an earlier apply says it: as the applier does.
+
+    `namespace` is the applier's, and with it the cluster's, as it stands in a URL's path; empty for none.
+    """
 
     addresses: tuple[str, ...]
     ca_pem: str | None
+    namespace: str = ""
+
+    @property
+    def known(self) -> Known:
+        """What is known of the server before it is asked."""
+        return Known(addresses=self.addresses, ca_pem=self.ca_pem, namespace=self.namespace)
 
 
 Progress = Callable[[Change], None]
@@ -46,7 +55,7 @@ def look(cluster: Cluster, vault: Vault, where: Where, *, expected: Iterable[Key
     `expected` are the objects that an apply has just made. Raises ForeignObject where something of others stands where
     ours belongs.
     """
-    sight = observe(cluster, vault, Known(addresses=where.addresses, ca_pem=where.ca_pem), expected=expected)
+    sight = observe(cluster, vault, where.known, expected=expected)
     refuse_foreign(cluster, sight)
     return sight, plan(sight.wanted, sight.observed)
 
@@ -95,7 +104,7 @@ def apply(cluster: Cluster, vault: Vault, where: Where, *, first: Plan | None, p
 
 def destroy(cluster: Cluster, vault: Vault, where: Where, *, progress: Callable[[str], None]) -> None:
     """Removes everything that apply made; what is not ours stays. A run cut off anywhere goes on when repeated."""
-    sight = observe(cluster, vault, Known(addresses=where.addresses, ca_pem=where.ca_pem))
+    sight = observe(cluster, vault, where.known)
     mine = sight.wanted.keys() | sight.memory.objects
     doomed = [
         key for key in sight.observed.objects if key[0] in ("auth", "mount") or (key[0] == "policy" and key in mine)

@@ -56,11 +56,13 @@ _Held = Mapping[Node | Pool, tuple[Certificate, ...]]
 class Known:
     """What only the server knows: accessors of the auth mounts by their last part, the root's SHA-256, role ids.
 
-    `addresses` and `ca_pem` are where nodes find Vault. `bounds_dates` is the server's capability of that name.
+    `addresses` and `ca_pem` are where nodes find Vault, `namespace` is the one that the cluster lies in there, if any.
+    `bounds_dates` is the server's capability of that name.
     """
 
     addresses: tuple[str, ...] = ()
     ca_pem: str | None = None
+    namespace: str = ""
     accessors: Mapping[str, str] = field(default_factory=dict)
     root_sha256: str = UNKNOWN
     role_ids: Mapping[str, str] = field(default_factory=dict)
@@ -240,7 +242,9 @@ def _issuer(cluster: Cluster, ca: str) -> Fields:
 
 
 def _engine_config(cluster: Cluster, ca: str, known: Known) -> dict[str, Fields]:
-    base = [f"{address}/v1/{cluster.mount(ca)}" for address in known.addresses]
+    # Who fetches a CRL sends no header, so the namespace stands in the path (Vault's docs, enterprise/namespaces).
+    within = f"{known.namespace}/" if known.namespace else ""
+    base = [f"{address}/v1/{within}{cluster.mount(ca)}" for address in known.addresses]
     return {
         # By issuer id, so that a leaf points at its own issuer's CRL when a mount has two.
         "urls": {

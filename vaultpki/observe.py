@@ -75,7 +75,8 @@ class Sight:
 def observe(cluster: Cluster, vault: Vault, fallback: Known, *, expected: Iterable[Key] = ()) -> Sight:
     """Everything of this cluster on the server, as its active node knows it.
 
-    `fallback` says where nodes find Vault when neither the spec nor an earlier apply does. `expected` are the objects
+    `fallback` says where nodes find Vault when neither the spec nor an earlier apply does, and in which namespace we
+    ask. `expected` are the objects
     that an apply has just made, all of the cluster's: they are asked for at once.
     Raises ForeignObject where a mount of ours cannot be, since something else is there.
     """
@@ -88,14 +89,16 @@ def observe(cluster: Cluster, vault: Vault, fallback: Known, *, expected: Iterab
     objects |= reading.objects
     stored = objects.get(("config", f"{cluster.mount('config')}/cluster"), {}).get("vault") or {}
     addresses = cluster.vault.addresses or tuple(stored.get("addresses") or ())
+    capabilities = Capabilities.of(health)
     filled = Known(
         addresses=addresses or fallback.addresses,
         ca_pem=(cluster.vault.ca_pem or stored.get("ca_pem") or None) if addresses else fallback.ca_pem,
+        namespace=fallback.namespace if capabilities.namespaces else "",
         accessors=accessors,
         root_sha256=reading.root_sha256 or UNKNOWN,
         # The memory before the records: a record is what somebody may have changed by hand.
         role_ids=reading.recorded_role_ids() | dict(reading.memory.role_ids),
-        bounds_dates=Capabilities.of(health).bounds_dates,
+        bounds_dates=capabilities.bounds_dates,
     )
     wanted = desired(cluster, filled)
     # Only fields that we manage take part; Vault adds others from one version to the next.

@@ -11,7 +11,7 @@ import trustme
 from vaultpki.config import words
 from vaultpki.errors import SpecError
 from vaultpki.vault import Settings, Vault, from_environment
-from vaultpki.vault.settings import parse_origin, tls_context
+from vaultpki.vault.settings import namespace_path, parse_origin, tls_context
 
 TOKEN = "hvs.CANARYcanary"
 
@@ -86,6 +86,14 @@ def test_a_token_that_cannot_be_one_is_refused_and_not_repeated(tmp_path: Path, 
 def test_a_namespace_that_is_no_header_is_refused(namespace: str) -> None:
     with pytest.raises(SpecError, match="VAULT_NAMESPACE"):
         from_environment({"VAULT_NAMESPACE": namespace})
+
+
+def test_a_namespace_in_the_path_of_a_url() -> None:
+    for namespace in (None, "", "/", "root", "root/"):
+        assert namespace_path(namespace) == ""
+    for namespace in ("teams/platform", "/teams/platform/"):
+        assert namespace_path(namespace) == "teams/platform"
+    assert namespace_path("a%b?") == "a%25b%3F"
 
 
 def test_no_representation_shows_the_token() -> None:

@@ -47,6 +47,7 @@ def open_vault(cluster: Cluster, *, allow_http: bool, warm: int = 0) -> tuple[Va
     Begins to open `warm` connections to it.
     """
     from vaultpki.vault import Vault
+    from vaultpki.vault.settings import namespace_path
 
     settings = _settings(cluster, allow_http=allow_http)
     vault = Vault(settings)
@@ -55,7 +56,7 @@ def open_vault(cluster: Cluster, *, allow_http: bool, warm: int = 0) -> tuple[Va
     # Loaded while the connections come up.
     from vaultpki.bootstrap import Where
 
-    return vault, Where(settings.addresses, settings.ca_pem)
+    return vault, Where(settings.addresses, settings.ca_pem, namespace_path(settings.namespace))
 
 
 def _settings(cluster: Cluster, *, allow_http: bool) -> Settings:

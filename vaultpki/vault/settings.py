@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from vaultpki.errors import SpecError
 from vaultpki.plain import printable
@@ -118,6 +119,15 @@ def parse_origin(address: str, *, allow_http: bool) -> str:
             f"{address} is plain http: tokens would cross the network in the open; use https, or --allow-http"
         )
     return f"{scheme}://{host}:{port}"
+
+
+def namespace_path(namespace: str | None) -> str:
+    """The namespace as it stands in a URL's path, without slashes at its ends; empty for none.
+
+    The one above all is `root` in the header, and has no name in a path.
+    """
+    path = (namespace or "").strip("/")
+    return "" if path == "root" else quote(path)
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext:

@@ -132,6 +132,7 @@ class Capabilities:
 
     `bounds_dates`: roles have `not_before_bound` and `not_after_bound`. `bounds_addresses`: roles have
     `allowed_ip_sans_cidr`. `audit_by_api`: audit devices are made by a request, not in the server's configuration.
+    `namespaces`: it looks at the header that names one; HashiCorp's server does in its Enterprise edition only.
     """
 
     product: str
@@ -139,6 +140,7 @@ class Capabilities:
     bounds_dates: bool
     bounds_addresses: bool
     audit_by_api: bool
+    namespaces: bool
 
     @classmethod
     def of(cls, health: Answer) -> Capabilities:
@@ -151,6 +153,7 @@ class Capabilities:
             bounds_dates=not vault,
             bounds_addresses=not vault,
             audit_by_api=vault,
+            namespaces=health.body.get("enterprise", True) is True,
         )
 
 
