@@ -94,7 +94,14 @@ class Refused(VaultError):
 
 
 class BadAnswer(VaultError):
-    """An answer that no Vault gives: not JSON, of another shape, too large, or with a warning nobody expected."""
+    """An answer that no Vault gives: not JSON, of another shape, too large, or with a warning nobody expected.
+
+    `taken` tells that a Vault acted on the request all the same.
+    """
+
+    def __init__(self, message: str, *, taken: bool = False) -> None:
+        self.taken = taken
+        super().__init__(message)
 
 
 class CertificateRefused(VaultpkiError):

@@ -9,10 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import enrolled
+import hostile
 import pytest
-from applied import Seat, Site
+import residents
+from applied import Seat, Site, vaultpki
 from cut import NEVER, command, died
 from enrolled import Desk
+from hostile import Guest
 from servers import Server
 
 from vaultpki import agent, credential, enrolment
@@ -130,6 +133,34 @@ def test_the_new_one_is_kept_before_the_old_one_is_destroyed(site: Site, seat: S
         at += 1
         assert enrolled.login(site, "pooled", str(config.auth.role_id), secret(seat)) is not None
     assert secret(seat) != first and second != first
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, "<html>Welcome</html>"),
+        (404, "<html>Not Found</html>"),
+        (400, {"errors": ["invalid role or secret ID"]}),
+        (403, {"errors": ["permission denied"]}),
+        (404, {"errors": ["no handler for route"]}),
+        (404, {"message": "Not Found"}),
+    ],
+    ids=["page", "no-page", "unknown", "forbidden", "no-route", "no-vault"],
+)
+def test_a_wrong_address_keeps_no_node_from_the_right_one(site: Site, seat: Seat, status: int, body: object) -> None:
+    """A whole pass, its signings among it."""
+
+    def wrong(guest: Guest) -> None:
+        while True:
+            guest.request()
+            guest.answer(status, body)
+
+    with hostile.serving(wrong) as other:
+        seat.configure(site.server.address, f"{other.address}', '{site.server.address}")
+        before = residents.leaves(seat)
+        vaultpki("renew", "-c", seat.config, "--force")
+        assert other.guests
+    assert all(residents.leaf(seat, stem).serial != old.serial for stem, old in before.items())
 
 
 def lost(site: Site, seat: Seat) -> int:

@@ -215,9 +215,12 @@ CASES: dict[str, tuple[Behaviour, type[VaultError], str]] = {
     ),
     "400 with another's token": (always(400, {"errors": ["hvb.AAAAAQICAQICAQICAQICAQICAQIC"]}), Refused, "(hidden)"),
     "400 without words": (always(400, {"errors": "x"}), Refused, "Bad Request"),
+    "400 of another service": (always(400, {"message": "Bad Request"}), BadAnswer, "not what a Vault says"),
     "400 in HTML": (always(400, "<html>"), BadAnswer, "not what a Vault says"),
     "403": (always(403, {"errors": ["permission denied"]}), Denied, "permission denied"),
     "403 of a gateway": (always(403, "<html>"), BadAnswer, "not what a Vault says"),
+    "403 of another service": (always(403, {"message": "Forbidden"}), BadAnswer, "not what a Vault says"),
+    "404 of another service": (always(404, {"message": "Not Found"}), BadAnswer, "not what a Vault says"),
     "404 of a web server": (always(404, "<html>"), BadAnswer, "not what a Vault says"),
     "405": (always(405, {"errors": ["unsupported operation"]}), Refused, "unsupported operation"),
     "307 to nowhere": (always(307, ""), Unavailable, "nowhere"),
@@ -370,6 +373,118 @@ def test_the_next_address_is_asked() -> None:
             vault = client(first.address, second.address)
             assert vault.call(READ).data == {"x": 1}
             assert vault.address == second.address
+
+
+NO_VAULTS: dict[str, Behaviour] = {
+    "a web page": always(200, "<html>Welcome</html>"),
+    "no page": always(404, "<html>Not Found</html>"),
+    "nothing": always(404, ""),
+    "forbidden": always(403, "<html>Forbidden</html>"),
+    "another service's 400": always(400, {"message": "Bad Request"}),
+    "another service's 403": always(403, {"message": "Forbidden"}),
+    "another service's 404": always(404, {"message": "Not Found"}),
+    "compressed": always(200, BOMB, "Content-Encoding: gzip"),
+    "too large": always(200, b" " * (2 << 20)),
+}
+
+
+@pytest.mark.parametrize("name", NO_VAULTS)
+def test_an_address_where_no_vault_stands_does_not_end_it(name: str) -> None:
+    good = always(200, {"data": {"x": 1}})
+    with hostile.serving(NO_VAULTS[name]) as first, hostile.serving(good) as second:
+        for request in (READ, Request("LIST", "x/roles"), Request("POST", "x/roles/y", {}), Request("DELETE", "x/y")):
+            vault = client(first.address, second.address)
+            assert vault.call(request).data == {"x": 1}
+            assert vault.address == second.address
+
+
+def test_where_no_vault_stands_at_any_address_that_is_told_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    with hostile.serving(NO_VAULTS["a web page"]) as first, hostile.serving(NO_VAULTS["no page"]) as second:
+        found = outcome(client(first.address, second.address), READ)
+        assert type(found.error) is BadAnswer
+        assert first.address in str(found.error)
+        assert found.seconds < PATIENCE
+        assert len(first.guests) == len(second.guests) == 1
+        fit(found, caplog)
+
+
+def test_while_the_others_are_away_they_are_waited_for() -> None:
+    with hostile.serving(NO_VAULTS["a web page"]) as first, hostile.serving(closes) as second:
+        with pytest.raises(Unavailable, match=re.escape(second.address)):
+            client(first.address, second.address).call(READ)
+        assert len(second.guests) > 1
+
+
+@pytest.mark.parametrize("name", NO_VAULTS)
+def test_what_makes_a_key_goes_to_no_second_address(name: str) -> None:
+    """A gateway may have put its page in place of what the Vault behind it said."""
+    with hostile.serving(NO_VAULTS[name]) as first, hostile.serving(always(200, {"data": {}})) as second:
+        with pytest.raises(BadAnswer):
+            client(first.address, second.address).call(WRITE)
+        assert second.guests == []
+
+
+def test_what_a_vault_took_with_a_warning_goes_to_no_second_address() -> None:
+    warns = always(200, {"data": {}, "warnings": ["ttl was capped"]})
+    with hostile.serving(warns) as first, hostile.serving(always(200, {"data": {}})) as second:
+        with pytest.raises(BadAnswer, match="but warns"):
+            client(first.address, second.address).call(Request("POST", "x/roles/y", {}))
+        assert second.guests == []
+
+
+def test_a_row_of_writes_goes_on_at_the_next_address() -> None:
+    with hostile.serving(NO_VAULTS["no page"]) as first, hostile.serving(always(200, {"data": {"x": 1}})) as second:
+        vault = client(first.address, second.address)
+        vault.warm(1)
+        answers = vault.many([Request("POST", f"x/{n}", {}) for n in range(6)])
+        assert [answer.data for answer in answers] == [{"x": 1}] * 6
+
+
+LOGIN = "auth/x/listed/login"
+LET_IN = always(200, {"auth": {"client_token": "hvs.node"}, "data": {"x": 1}})
+OTHER_VAULTS: dict[str, Behaviour] = {
+    "no such credential": always(400, {"errors": ["invalid role or secret ID"]}),
+    "no such mount": always(403, {"errors": ["permission denied"]}),
+    "no route": always(404, {"errors": ["no handler for route"]}),
+    "no such method": always(405, {"errors": []}),
+    "no token": always(200, {"auth": None}),
+    "no answer": always(200, {"status": "up"}),
+}
+
+
+@pytest.mark.parametrize("behaviour", [*OTHER_VAULTS.values(), *NO_VAULTS.values()], ids=[*OTHER_VAULTS, *NO_VAULTS])
+def test_a_login_goes_on_to_the_vault_that_lets_us_in(behaviour: Behaviour) -> None:
+    with hostile.serving(behaviour) as first, hostile.serving(LET_IN) as second:
+        vault = client(first.address, second.address)
+        node = vault.login(LOGIN, {"role_id": "r", "secret_id": SECRET_ID})
+        asked = len(first.heard)
+        assert node.call(READ).data == {"x": 1}
+        assert node.address == second.address
+        assert len(first.heard) == asked
+        assert b"X-Vault-Token: hvs.node\r\n" in second.heard
+
+
+def test_a_login_that_every_address_turns_down() -> None:
+    """400 is the word of the Vault that has the mount, wherever it stands; and who is away changes nothing in it."""
+    unknown, elsewhere = OTHER_VAULTS["no such credential"], OTHER_VAULTS["no such mount"]
+    for behaviours in ((unknown, elsewhere), (elsewhere, unknown), (unknown, closes), (closes, unknown)):
+        with hostile.serving(behaviours[0]) as first, hostile.serving(behaviours[1]) as second:
+            begun = time.monotonic()
+            with pytest.raises(Refused, match="invalid role or secret ID") as caught:
+                client(first.address, second.address).login(LOGIN, {"secret_id": SECRET_ID})
+            assert time.monotonic() - begun < PATIENCE
+            assert len(first.guests) == len(second.guests) == 1
+            assert SECRET_ID not in str(caught.value)
+    with hostile.serving(elsewhere) as first, hostile.serving(elsewhere) as second, pytest.raises(Denied):
+        client(first.address, second.address).login(LOGIN, {"secret_id": SECRET_ID})
+
+
+def test_what_is_no_login_is_turned_down_by_one_address_for_all() -> None:
+    for behaviour, kind in ((OTHER_VAULTS["no such credential"], Refused), (OTHER_VAULTS["no such mount"], Denied)):
+        with hostile.serving(behaviour) as first, hostile.serving(LET_IN) as second:
+            with pytest.raises(kind):
+                client(first.address, second.address).call(READ)
+            assert second.guests == []
 
 
 def test_sealed_everywhere_is_told_at_once_and_sealed_somewhere_is_waited_for() -> None:

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from vaultpki.errors import BadAnswer, Denied, Sealed, SpecError, Unavailable, Untrusted, VaultError
+from vaultpki.errors import BadAnswer, Denied, Refused, Sealed, SpecError, Unavailable, Untrusted, VaultError
 from vaultpki.plain import printable
 from vaultpki.values import dataclass
 from vaultpki.vault.exchange import Exchange
@@ -137,8 +137,12 @@ class Vault:
         return self.call(Request("POST", path, body, **options)).body
 
     def login(self, path: str, body: Mapping[str, Any]) -> Vault:
-        """Logs in at an auth mount's `login` path and gives the same server as the one who logged in."""
-        return self.as_token(login_token(self.write(path, body), path))
+        """Logs in at an auth mount's `login` path and gives the same server as the one who logged in.
+
+        Who turns us down may be another Vault, so every address is asked before that is raised, and the one that let
+        us in is asked first from then on. The credential in `body` may thus be sent to each address that was given.
+        """
+        return self.as_token(login_token(self.write(path, body, login=True), path))
 
     def many(self, requests: Sequence[Request]) -> list[Answer]:
         """The answers in the order of the requests, of which many are under way at once; the first error ends all.
@@ -255,7 +259,7 @@ class Vault:
             try:
                 answers.append(None if raw.status in _REDIRECTING else judge(origin, request, raw, token))
             except VaultError as error:
-                if not request.reads and not isinstance(error, Unavailable):
+                if not request.reads and _final(request, error):
                     raise
                 answers.append(None)
         self._route.met = self._route.met or bool(raws)
@@ -274,23 +278,16 @@ class Vault:
         for origin in known[:1] if route.pinned else known:
             try:
                 answer = self._follow(origin, request, give_up)
-            except Unavailable as error:
-                if request.once and error.sent:
+            except VaultError as error:
+                if _final(request, error):
                     raise
-                errors.append(error)
-            except Untrusted as error:
                 errors.append(error)
             else:
                 route.met = True
                 if not route.pinned:
                     route.preferred = origin
                 return answer
-        away = [error for error in errors if isinstance(error, Unavailable)]
-        if not away:
-            raise errors[0]
-        if isinstance(away[-1], Sealed) and sum(isinstance(error, Sealed) for error in away) < len(known):
-            raise Unavailable(str(away[-1]))
-        raise away[-1]
+        raise _telling(errors, len(known))
 
     def _follow(self, origin: str, request: Request, give_up: float) -> Answer:
         token = self._settings.token
@@ -388,6 +385,30 @@ def _check(requests: Iterable[Request]) -> None:
     for request in requests:
         if not _PATH.fullmatch(request.path) or ".." in request.path or "//" in request.path:
             raise BadAnswer(f"{printable(request.path)} is no path that any of ours has; who gave it that name?")
+
+
+def _final(request: Request, error: VaultError) -> bool:
+    """Whether no other address may be asked after this error of one."""
+    if isinstance(error, Unavailable):
+        return request.once and error.sent
+    if isinstance(error, BadAnswer):
+        # What stands before a Vault may have put its own page in place of an answer to what was done.
+        return request.once or error.taken
+    return not (isinstance(error, Untrusted) or request.login)
+
+
+def _telling(errors: Sequence[VaultError], known: int) -> VaultError:
+    """The one of a round's errors to tell. `known` is how many addresses there are."""
+    refused = [error for error in errors if isinstance(error, (Denied, Refused))]
+    if refused:
+        # 400 is what the Vault that has the mount says to a credential; one without it says 403 to everybody.
+        return next((error for error in refused if isinstance(error, Refused) and error.status == 400), refused[0])
+    away = [error for error in errors if isinstance(error, Unavailable)]
+    if not away:
+        return errors[0]
+    if isinstance(away[-1], Sealed) and sum(isinstance(error, Sealed) for error in away) < known:
+        return Unavailable(str(away[-1]))
+    return away[-1]
 
 
 def _pause(attempt: int, error: Unavailable) -> float:

@@ -43,6 +43,7 @@ _WHOLE_LISTS: Final = frozenset({"sys/mounts", "sys/auth", "sys/policies/acl"})
 class Request:
     """One call. `once` marks what must not be sent twice (it makes a key or a certificate each time).
 
+    `login` marks one that must bring a token, and that is no more than one address's word where it is turned down.
     `warnings` are fragments of the warnings this call is known to bring; any other is an error.
     """
 
@@ -50,6 +51,7 @@ class Request:
     path: str
     body: Mapping[str, Any] | None = field(default=None, repr=False)
     once: bool = False
+    login: bool = False
     warnings: tuple[str, ...] = ()
     wrap_ttl: str | None = None
     merge_patch: bool = False
@@ -173,8 +175,12 @@ def judge(origin: str, request: Request, raw: Raw, token: str) -> Answer:
             raise _no_vault(origin, request)
         if not request.reads:
             _no_surprise(request, body, token)
+        if request.login:
+            login_token(body, request.path)
         return Answer(raw.status, body, raw.headers.get("date"))
-    if raw.status == 404 and body is not None and (request.reads or request.method == "DELETE"):
+    missing = raw.status == 404 and (request.reads or request.method == "DELETE")
+    # A deleted version of KV v2 is a 404 with `data` (api-docs/secret/kv/kv-v2), every other one tells its errors.
+    if missing and body is not None and ("errors" in body or "data" in body):
         return Answer(404, {} if request.method == "LIST" else body, raw.headers.get("date"))
     raise _trouble(origin, request, raw, body, token)
 
@@ -195,7 +201,8 @@ def _trouble(origin: str, request: Request, raw: Raw, body: Json | None, token: 
             sent=status >= 500,
             retry_after=_seconds(raw.headers.get("retry-after")),
         )
-    if body is None or status < 400:
+    # Every error of Vault's has this field, be it empty (api-docs, "Error response").
+    if body is None or "errors" not in body or status < 400:
         return _no_vault(origin, request)
     if status in (401, 403):
         return Denied(f"Vault refuses {request}: {said}")
@@ -222,7 +229,7 @@ def _no_surprise(request: Request, body: Json, token: str) -> None:
         warnings = [warnings]
     for warning in warnings:
         if not any(fragment in str(warning) for fragment in request.warnings):
-            raise BadAnswer(f"Vault took {request}, but warns: {quoted(str(warning), request, token)}")
+            raise BadAnswer(f"Vault took {request}, but warns: {quoted(str(warning), request, token)}", taken=True)
 
 
 def _reasons(body: Json | None, request: Request, token: str) -> tuple[str, ...]:
