@@ -26,6 +26,7 @@ from vaultpki.log import Event
 from vaultpki.model import AgentConfig
 from vaultpki.passing import Outcome
 from vaultpki.systemd import Notifier
+from vaultpki.values import dataclass
 
 if TYPE_CHECKING:
     from vaultpki import metrics
@@ -76,7 +77,7 @@ class _Resident:
         self._told: dict[str, str] = {}
         self._noticed: set[str] = set()
         self._ready = False
-        self._refused: tuple[object, ...] | None = None
+        self._refused: _Credential | None = None
         self._view: metrics.View | None = None
         self._metrics: metrics.Server | None = None
         self._unserved = ""
@@ -176,6 +177,8 @@ class _Resident:
                 self._sleep(max(wait, _NEEDS_JOIN_PAUSE), until=self._joined)
 
     def _pass(self, config: AgentConfig) -> Outcome | None:
+        # A join may come while the pass runs. What is in force of agent.yaml was read at another time.
+        used = replace(_credential(config), file=None)
         try:
             outcome = agent.run(
                 config,
@@ -188,7 +191,7 @@ class _Resident:
         except VaultpkiError as error:
             self._say({"agent": str(error)})
             self._see(config, _nothing_done(config, error))
-            self._refused = _credential(config) if isinstance(error, NeedsJoin) else None
+            self._refused = used if isinstance(error, NeedsJoin) else None
             return None
         for event in outcome.events:
             if event.name not in _STANDING or event.text not in self._noticed:
@@ -200,16 +203,18 @@ class _Resident:
             self._counts[name] = self._counts.get(name, 0) + 1
         self._see(config, outcome)
         needs_join = any(isinstance(error, NeedsJoin) for error in outcome.failures.values())
-        self._refused = _credential(config) if needs_join else None
+        self._refused = used if needs_join else None
         return outcome
 
     def _joined(self) -> bool:
-        """Whether the credential that Vault refused is another by now; a join may have brought another role id too."""
-        if _credential(self._config) == self._refused:
+        """Whether a join has been here since, or before and unnoticed: then agent.yaml has another role id."""
+        before, self._refused = self._refused, _credential(self._config)
+        if before == self._refused:
             return False
+        config = self._config
         with contextlib.suppress(VaultpkiError):
             self._config = self._load()
-        return True
+        return self._config != config or before is None or before.secret_id != self._refused.secret_id
 
     def _say(self, failures: dict[str, str]) -> None:
         """Tells what is wrong now and was not before, once, and what is well again."""
@@ -243,24 +248,31 @@ class _Resident:
         while (left := min(ticks - time.monotonic(), clock - time.time())) > 0:
             # A machine that was suspended counts no ticks meanwhile, so the clock is looked at now and then.
             self._beat = time.monotonic()
-            if self._wake.wait(min(left, _NEEDS_JOIN_TICK if until else _TICK)) or (until and until()):
+            if (until and until()) or self._wake.wait(min(left, _NEEDS_JOIN_TICK if until else _TICK)):
                 break
         self._wake.clear()
 
 
-def _credential(config: AgentConfig) -> tuple[object, ...]:
-    """What tells whether a join has been here since."""
+@dataclass(frozen=True, slots=True)
+class _Credential:
+    """How the two files that a join replaces lay there: inode and time; None for one that is missing or not known."""
+
+    file: tuple[int, int] | None
+    secret_id: tuple[int, int] | None
+
+
+def _credential(config: AgentConfig) -> _Credential:
     from vaultpki.credential import SECRET_ID
 
-    found: list[object] = []
-    for path in (config.file, f"{config.state}/{SECRET_ID}"):
-        try:
-            about = os.stat(path)
-        except OSError:
-            found.append(None)
-        else:
-            found.append((about.st_ino, about.st_mtime_ns))
-    return tuple(found)
+    return _Credential(_lying(config.file), _lying(f"{config.state}/{SECRET_ID}"))
+
+
+def _lying(path: str) -> tuple[int, int] | None:
+    try:
+        about = os.stat(path)
+    except OSError:
+        return None
+    return about.st_ino, about.st_mtime_ns
 
 
 def _nothing_done(config: AgentConfig, error: VaultpkiError) -> Outcome:

@@ -430,6 +430,24 @@ def joining_again(stage: Stage) -> None:
     assert role_id
 
 
+def joining_unnoticed(stage: Stage) -> None:
+    """A node that is unenrolled and joins again between two looks of its agent: that one goes on by the new role id."""
+    pool = 'pools:\n- {name: autoscaled, roles: [worker], node_names: "w-*"}\n'
+    site = stage.site(short_and_long("2m", "kube-proxy") + pool)
+    seat = site.equip("w-1", pool="autoscaled", further="poll: 1h\n")
+    join_file = stage.folder / "join.json"
+    with resident(seat) as agent:
+        agent.await_issued()
+        for words in (("unenroll",), ("enroll", "--pool", "autoscaled", "-o", join_file)):
+            vaultpki(*words, "-f", site.file, "w-1", env=stage.server.environment())
+        vaultpki("agent", "-c", seat.config, "--join", join_file, "--once")
+        # It asks for nothing until the first certificate is due.
+        assert not agent.said("does not take this node's credential"), agent.log.read_text()
+        agent.await_said("renewed kube-proxy", 90)
+        assert agent.status(expect=0)["agent"]["state"] == "ok"
+        assert agent.process.poll() is None and agent.end() < AT_ONCE
+
+
 def liar(stage: Stage) -> None:
     """A Vault whose every signing is somebody else's, and an agent that is killed all the time: few are asked for."""
     site = stage.site(short_and_long("30s"))
@@ -637,6 +655,7 @@ STORIES: tuple[Story, ...] = (
     two_agents,
     two_nodes,
     joining_again,
+    joining_unnoticed,
     liar,
     unwritable,
     clocks,
