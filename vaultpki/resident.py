@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
-from vaultpki import agent, brakes, footprint, hooks, memory
+from vaultpki import agent, brakes, footprint, holding, hooks, memory
 from vaultpki.errors import NeedsJoin, Unavailable, Untrusted, VaultpkiError, fault
 from vaultpki.log import Event
 from vaultpki.model import AgentConfig
@@ -170,7 +170,8 @@ class _Resident:
                 footprint.settle()
                 first = False
             footprint.give_back()
-            wait = _wait(config, outcome, failed, self._dies)
+            asked = holding.stamp(config.state)
+            wait = _wait(config, outcome, failed, self._dies, asked[0] if asked else None)
             if self._refused is None:
                 self._sleep(wait)
             else:
@@ -282,11 +283,17 @@ def _nothing_done(config: AgentConfig, error: VaultpkiError) -> Outcome:
     return Outcome(failures={"agent": error}, reached=False if away else None, memory=known)
 
 
-def _wait(config: AgentConfig, outcome: Outcome | None, failed: int, dies: datetime | None) -> float:
-    """Seconds until the next pass."""
+def _wait(
+    config: AgentConfig, outcome: Outcome | None, failed: int, dies: datetime | None, asked: float | None
+) -> float:
+    """Seconds until the next pass. `asked` is when Vault last said what this node holds, as Unix time."""
     now = time.time()
     # Not all nodes of a cluster at the same moment, and each within the interval that was promised.
     wait = config.poll * random.uniform(agent.RESIDENT_SHARE + 0.05, 1.0)  # noqa: S311 - jitter, not a secret
+    if asked is not None and outcome is not None and "vault" not in outcome.failures:
+        # Not from now on: a hook that ended may have called for this pass, and Vault was not asked in it. Never at
+        # once, lest a Vault that takes a whole interval to answer is asked without end.
+        wait = min(wait, max(asked + wait - now, config.poll / 10))
     if outcome is None or outcome.failures:
         left = None if dies is None else dies.timestamp() - now
         wait = min(wait, brakes.pause(failed, config.poll, left) * random.uniform(0.8, 1.2))  # noqa: S311

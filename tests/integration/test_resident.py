@@ -299,6 +299,26 @@ def change(site: Site, text: str) -> float:
     return time.time()
 
 
+def polling(stage: Stage) -> None:
+    """A pass that a hook called for before its time asks Vault nothing, and puts off nothing."""
+    poll = 2 * POLL
+    # Long enough for the pause for watchers, and over before the pass that follows would ask again.
+    further = f"hooks: {{kubelet: [[sleep, '{0.6 * poll}']]}}\n"
+    seat = stage.seat(stage.site(short_and_long("30s")), further=further)
+    seat.configure(f"poll: {POLL}s", f"poll: {poll}s")
+    with residents.proxy(stage.server) as between:
+        seat.configure(stage.server.address, between.address)
+
+        def asked() -> list[float]:
+            return [when for when, _, path in between.asked if path.endswith("/config/data/cluster")]
+
+        with resident(seat) as agent:
+            agent.await_said("ran the hooks of kubelet", 40)
+            wait_for(lambda: len(asked()) >= 2, 2 * poll, agent.log.read_text)
+            assert agent.end() < AT_ONCE
+    assert asked()[1] - asked()[0] < 1.25 * poll, asked()
+
+
 def another_ca(stage: Stage) -> None:
     """A second issuing CA: bundles hold both, the new one first, before any leaf of it; the old one goes last."""
     site = stage.site(short_and_long("30s", "kube-proxy"))
@@ -651,6 +671,7 @@ STORIES: tuple[Story, ...] = (
     first_process,
     rereading,
     applied,
+    polling,
     another_ca,
     two_agents,
     two_nodes,
