@@ -59,7 +59,8 @@ class View:
     """The agent at one moment. Times are Unix seconds.
 
     `hooks` are those still owed: how often tried, since when owed, and the last error. `outage_left` is the seconds
-    until the first certificate ends, `last_pass` when the agent last looked at everything.
+    until the first certificate ends, `last_pass` when the agent last looked at everything. `unseen` says why the last
+    pass was broken off, so that the certificates are told as an earlier one saw them; empty where it was not.
     """
 
     node: str
@@ -75,6 +76,7 @@ class View:
     signs_total: int
     renewals_total: Mapping[str, int]
     last_pass: float
+    unseen: str = ""
 
 
 class Server:
@@ -149,11 +151,13 @@ class Server:
 
 
 def certificate_problems(view: View | None, now: float) -> Iterator[str]:
-    """One line for each certificate that is not there, broken or over; one line where nothing has been looked at."""
+    """One line for each certificate that is not there, broken or over; and one where they are not looked at."""
     if view is None:
         yield "the agent has not ended its first pass"
         return
-    if not view.certificates:
+    if view.unseen:
+        yield f"the last pass was broken off: {view.unseen}"
+    elif not view.certificates:
         yield "there is no certificate here yet"
     for each in view.certificates:
         if each.not_after is None or each.state in ("missing", "broken"):
@@ -211,8 +215,9 @@ def _rows(view: View | None) -> Iterator[_Row]:
     yield each("ttl_asked_seconds", "The life that cluster.yaml asks for.", lambda one: one.asked)
     yield each("ttl_granted_seconds", "The life that Vault granted, from the signing on.", lambda one: one.granted)
     yield each("last_error_timestamp_seconds", "When something about it last failed.", lambda one: one.last_error_time)
-    states = [((one.name, one.state), 1) for one in view.certificates]
-    yield "certificate_state", "1 for the state: ok, due, expired, missing or broken.", ("name", "state"), states
+    states = [((one.name, "unknown" if view.unseen else one.state), 1) for one in view.certificates]
+    about = "1 for the state: ok, due, expired, missing or broken; unknown where the last pass was broken off."
+    yield "certificate_state", about, ("name", "state"), states
 
     def hook(name: str, about: str, sample: Callable[[int, float], float]) -> _Row:
         return f"hook_{name}", about, ("hook",), [((one,), sample(*owed[:2])) for one, owed in view.hooks.items()]

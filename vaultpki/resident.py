@@ -21,7 +21,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from vaultpki import agent, brakes, footprint, holding, hooks, memory
-from vaultpki.errors import NeedsJoin, Unavailable, Untrusted, VaultpkiError, fault
+from vaultpki.errors import Busy, NeedsJoin, Unavailable, Untrusted, VaultError, VaultpkiError, fault
 from vaultpki.log import Event
 from vaultpki.model import AgentConfig
 from vaultpki.passing import Outcome
@@ -165,6 +165,8 @@ class _Resident:
             except Exception as error:  # noqa: BLE001 - the agent never dies of one pass; told, and tried again
                 outcome = None
                 self._say({"agent": fault(error)})
+                # Not a pass for whoever asks when the last one ended: a fault may be one that a restart heals.
+                self._view = replace(self._view, unseen=fault(error)) if self._view else None
             failed = failed + 1 if outcome is None or outcome.failures else 0
             if first:
                 footprint.settle()
@@ -180,6 +182,7 @@ class _Resident:
     def _pass(self, config: AgentConfig) -> Outcome | None:
         # A join may come while the pass runs. What is in force of agent.yaml was read at another time.
         used = replace(_credential(config), file=None)
+        shown = self._view is not None and bool(self._view.certificates) and not self._view.unseen
         try:
             outcome = agent.run(
                 config,
@@ -187,7 +190,7 @@ class _Resident:
                 runner=self._runner,
                 wait=_LOCK_WAIT,
                 share=agent.RESIDENT_SHARE,
-                look=config.metrics is not None and not (self._view and self._view.certificates),
+                look=config.metrics is not None and not shown,
             )
         except VaultpkiError as error:
             self._say({"agent": str(error)})
@@ -333,6 +336,7 @@ def _view(config: AgentConfig, outcome: Outcome, before: metrics.View | None, co
         hooks={name: (owed.attempts, owed.since, owed.error) for name, owed in known.owed.items()},
         trust_generation=known.trust,
         trust_changed=known.trust_since or None,
+        unseen=_unseen(outcome, before),
         vault_reachable=reached if reached is not None else (before.vault_reachable if before else False),
         vault_last_ok=now if reached else (before.vault_last_ok if before else None),
         outage_left=min(ends) - now if ends else None,
@@ -340,6 +344,14 @@ def _view(config: AgentConfig, outcome: Outcome, before: metrics.View | None, co
         renewals_total=dict(counts),
         last_pass=now,
     )
+
+
+def _unseen(outcome: Outcome, before: metrics.View | None) -> str:
+    """Why the pass was broken off; as before where that was for want of Vault, or another process is at the files."""
+    error = outcome.failures.get("agent")
+    if isinstance(error, VaultError | Busy):
+        return before.unseen if before else ""
+    return "" if error is None else str(error)
 
 
 def _drained(heard: socket.socket) -> bool:

@@ -58,6 +58,10 @@ CASES: dict[str, tuple[dict[str, str], dict[str, int | None]]] = {
         },
         {"VaultpkiCertificateMissing": 15},
     ),
+    "a directory that the agent cannot look into": (
+        {f'vaultpki_certificate_state{{name="kubelet", state="unknown", {ON}}}': "1x500"},
+        {"VaultpkiCertificateMissing": 15},
+    ),
     "Vault away, with a day and a half left": (
         {
             f"vaultpki_vault_reachable{{{ON}}}": "0x1000",

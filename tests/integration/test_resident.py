@@ -227,6 +227,36 @@ def rereading(stage: Stage) -> None:
         wait_for(lambda: get(one, "metrics")[1].count(name + "{") == 3, 10, lambda: get(one, "metrics")[1])
 
 
+def broken_off(stage: Stage) -> None:
+    """A directory that no pass can look into is told to probes and to Prometheus; a Vault that is away is no fault."""
+    (port,) = free_ports(1)
+    seat = stage.seat(stage.site(short_and_long("30s")), further=f"metrics: 127.0.0.1:{port}\n")
+    aside, empty = stage.folder / "aside", stage.folder / "empty"
+    empty.mkdir()
+    with resident(seat) as agent:
+        wait_for(lambda: get(port, "healthz") == (200, "ok\n"), 30, agent.log.read_text)
+        seat.pki.rename(aside)
+        seat.pki.symlink_to(empty)
+        agent.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: get(port, "healthz")[0] == 503, PASS, agent.log.read_text)
+        assert get(port, "healthz")[1].startswith(f"the last pass was broken off: {seat.pki}"), get(port, "healthz")
+        assert get(port, "livez") == (200, "ok\n")
+        figures = get(port, "metrics")[1]
+        assert figures.count('state="unknown"} 1.0') == 3 and 'state="ok"' not in figures, figures
+        seat.pki.unlink()
+        aside.rename(seat.pki)
+        agent.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: get(port, "healthz") == (200, "ok\n"), PASS, agent.log.read_text)
+        assert get(port, "metrics")[1].count('state="ok"} 1.0') == 4
+        # Without a copy of what it holds it cannot go on, and what lies there is as good as before.
+        (seat.state / "spec.json").unlink()
+        seat.configure(stage.server.address, f"https://127.0.0.1:{free_ports(1)[0]}")
+        agent.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: "vaultpki_vault_reachable 0.0" in get(port, "metrics")[1], 20 + PASS, agent.log.read_text)
+        assert get(port, "healthz") == (200, "ok\n")
+        assert agent.end() < AT_ONCE
+
+
 def get(port: int, path: str) -> tuple[int, str]:
     """Status and text of what the agent shows; 0 where nobody listens."""
     try:
@@ -670,6 +700,7 @@ STORIES: tuple[Story, ...] = (
     hooks,
     first_process,
     rereading,
+    broken_off,
     applied,
     polling,
     another_ca,

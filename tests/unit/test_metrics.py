@@ -117,6 +117,14 @@ def test_every_metric_by_name_and_value() -> None:
     assert found == {}
 
 
+def test_no_state_is_told_where_nobody_could_look() -> None:
+    found = samples(metrics.exposition(replace(VIEW, unseen="no folder")).decode())
+    states = {labels for name, labels in found if name == "vaultpki_certificate_state"}
+    assert states == {frozenset({("name", name), ("state", "unknown")}) for name in ("kubelet", "kube-proxy")}
+    # When it ends is what it was, and the alerts on that go on.
+    assert found["vaultpki_certificate_not_after_timestamp_seconds", frozenset({("name", "kubelet")})] == NOW + 3600
+
+
 def test_no_error_text_becomes_a_label() -> None:
     assert b"no answer" not in metrics.exposition(VIEW) and b"exit code" not in metrics.exposition(VIEW)
 
@@ -149,6 +157,8 @@ def test_before_the_first_pass_there_is_only_the_version() -> None:
         (WELL, NOW + 3600, ["the agent has ended no pass for 3605 s", "kubelet: expired"]),
         (replace(WELL, certificates=(replace(WELL.certificates[0], state="broken"),)), NOW, ["kubelet: broken"]),
         (replace(WELL, certificates=(replace(WELL.certificates[0], state="due"),)), NOW, []),
+        (replace(WELL, unseen="no folder"), NOW, ["the last pass was broken off: no folder"]),
+        (replace(WELL, certificates=(), unseen="no folder"), NOW, ["the last pass was broken off: no folder"]),
     ],
 )
 def test_healthz_says_what_is_wrong(view: View, now: float, problems: list[str]) -> None:
@@ -156,7 +166,7 @@ def test_healthz_says_what_is_wrong(view: View, now: float, problems: list[str])
         status, body, headers = get(server, "/healthz")
         assert (status, body.splitlines()) == (503, problems) if problems else (200, ["ok"])
         assert headers["Cache-Control"] == "no-store"
-        stuck = [line for line in problems if "pass" in line]
+        stuck = [line for line in problems if "no pass" in line]
         assert get(server, "/livez")[0] == (503 if stuck else 200)
 
 
