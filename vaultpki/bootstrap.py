@@ -14,7 +14,7 @@ from vaultpki.certificates import ROOT
 from vaultpki.desired import Fields, Key, Known, auth_mounts, desired, jwt_roles, marker
 from vaultpki.errors import BadAnswer, Denied, Refused, Sealed, Unavailable
 from vaultpki.model import Cluster
-from vaultpki.observe import APPLIED, Memory, Sight, observe, refuse_foreign
+from vaultpki.observe import APPLIED, Memory, Sight, made_by_us, observe, refuse_foreign
 from vaultpki.plan import STAGES, Change, Plan, plan, stage
 from vaultpki.values import dataclass
 from vaultpki.vault import Json, Request, Vault, member, text
@@ -102,15 +102,16 @@ def apply(cluster: Cluster, vault: Vault, where: Where, *, first: Plan | None, p
             time.sleep(0.5)
 
 
-def destroy(cluster: Cluster, vault: Vault, where: Where, *, progress: Callable[[str], None]) -> None:
-    """Removes everything that apply made; what is not ours stays. A run cut off anywhere goes on when repeated."""
+def destroy(cluster: Cluster, vault: Vault, where: Where, *, progress: Callable[[str], None]) -> list[str]:
+    """Removes everything that apply made; what is not ours stays. A run cut off anywhere goes on when repeated.
+
+    Gives the policies that have a name of ours and stay, since nothing tells that apply made them.
+    """
     sight = observe(cluster, vault, where.known)
-    mine = sight.wanted.keys() | sight.memory.objects
-    doomed = [
-        key for key in sight.observed.objects if key[0] in ("auth", "mount") or (key[0] == "policy" and key in mine)
-    ]
-    # The store goes last: it remembers what is ours.
-    doomed.sort(key=lambda key: (("auth", "policy", "mount").index(key[0]), key[1] == cluster.mount("config")))
+    doomed = [key for key in sight.observed.objects if key[0] in ("policy", "auth", "mount") and made_by_us(sight, key)]
+    # Without a memory a pool's policy is known by its rules, which name its auth mount. The store goes last: it
+    # remembers what is ours.
+    doomed.sort(key=lambda key: (("policy", "auth", "mount").index(key[0]), key[1] == cluster.mount("config")))
     removals = {key: _path(cluster, Change("delete", *key, {}), {}) for key in doomed}
     if removals:
         _refuse_weak_token(cluster, vault, dict.fromkeys(removals.values(), "delete"))
@@ -122,6 +123,8 @@ def destroy(cluster: Cluster, vault: Vault, where: Where, *, progress: Callable[
         progress(path)
         # A login in between made one more; none can follow, for want of a mount.
         end_entities(vault, accessor, aliases, wait=0)
+    there = [key for key in sight.wanted if key[0] == "policy" and key in sight.observed.objects]
+    return [key[1] for key in there if key not in removals]
 
 
 def _aliases(cluster: Cluster, vault: Vault, sight: Sight, path: str) -> list[str]:

@@ -136,6 +136,18 @@ def refuse_foreign(cluster: Cluster, sight: Sight) -> None:
         )
 
 
+def made_by_us(sight: Sight, key: Key) -> bool:
+    """Whether an object that is there may be removed as the cluster's own.
+
+    A mount of ours has our mark, or would have been refused. A policy has none: ours are those that the memory names,
+    and where it is lost, or was never written, those that say just what ours would.
+    """
+    if key[0] != "policy":
+        return key[0] in ("auth", "mount")
+    remembered = sight.memory.objects
+    return key in remembered if remembered else sight.observed.objects[key] == sight.wanted.get(key)
+
+
 def _record(cluster: Cluster, key: Key) -> bool:
     return key[0] == "config" and key[1].startswith(f"{cluster.mount('config')}/")
 

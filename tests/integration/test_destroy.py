@@ -115,7 +115,8 @@ def test_destroy_asks(site: Watched) -> None:
     site.refused("the Vault token is too weak: it may not delete", token=weak, command="destroy")
 
 
-def test_a_destroy_cut_off_anywhere_goes_on_when_repeated(site: Watched) -> None:
+@pytest.mark.parametrize("remembered", [True, False])
+def test_a_destroy_cut_off_anywhere_goes_on_when_repeated(site: Watched, remembered: bool) -> None:
     vault = Vault(Settings((site.server.address,), ca_pem=site.server.ca_file.read_text(), token=site.server.token))
     where = bootstrap.Where((site.server.address,), None)
 
@@ -133,6 +134,8 @@ def test_a_destroy_cut_off_anywhere_goes_on_when_repeated(site: Watched) -> None
 
     site.apply()
     entity = log_in(site, "listed", "cp-1")
+    if not remembered:
+        assert site.server.api("DELETE", f"{site.prefix}/config/metadata/applied").status == 204
     cut = Cut(vault._settings)
     rounds = 0
     while True:
@@ -158,6 +161,32 @@ def test_an_apply_in_the_middle_of_a_destroy_makes_it_whole(site: Watched) -> No
     site.settled()
 
 
+THEIRS = {"policy": '{"path": {"theirs": {"capabilities": ["read"]}}}'}
+
+
+def test_a_policy_that_stands_where_ours_would_is_not_removed_before_a_first_apply(site: Watched) -> None:
+    path = f"sys/policies/acl/{site.prefix}/operator"
+    assert site.server.api("POST", path, THEIRS).status == 204
+    site.refused(f"the policy {site.prefix}/operator was not made by vaultpki")
+    start = site.server.audit_position()
+    ran = site.destroy()
+    assert site.server.writes(start) == []
+    assert f"The policy {site.prefix}/operator stays" in ran.stdout
+    assert json.loads(site.read(path)["policy"]) == json.loads(THEIRS["policy"])
+    assert site.server.api("DELETE", path).status == 204
+
+
+def test_a_policy_of_others_under_a_name_that_only_the_spec_gives_is_not_removed(site: Watched) -> None:
+    site.apply()
+    path = f"sys/policies/acl/{site.prefix}/node/worker-2"
+    assert site.server.api("POST", path, THEIRS).status == 204
+    site.write(SPEC.replace("worker-1", "worker-2"))
+    ran = site.destroy()
+    assert traces(site) == [f"{site.prefix}/node/worker-2"]
+    assert f"The policy {site.prefix}/node/worker-2 stays" in ran.stdout
+    assert site.server.api("DELETE", path).status == 204
+
+
 def test_what_apply_refuses_destroy_still_removes(site: Watched) -> None:
     site.apply()
     p, api = site.prefix, site.server.api
@@ -171,5 +200,14 @@ def test_what_apply_refuses_destroy_still_removes(site: Watched) -> None:
         assert api("POST", path, body).status in (200, 204)
     assert api("DELETE", f"{p}/config/metadata/applied").status == 204
     site.refused("was not made by vaultpki")
+    ran = site.destroy()
+    # Nothing tells whose this policy is: there is no memory, and it does not say what ours would.
+    assert traces(site) == [f"{p}/node/cp-1"] and f"The policy {p}/node/cp-1 stays" in ran.stdout
+    assert api("DELETE", f"sys/policies/acl/{p}/node/cp-1").status == 204
+
+
+def test_what_apply_would_mend_destroy_removes(site: Watched) -> None:
+    site.apply()
+    assert site.server.api("POST", f"sys/policies/acl/{site.prefix}/node/cp-1", THEIRS).status == 204
     site.destroy()
     assert traces(site) == []

@@ -111,7 +111,9 @@ def destroy_command(file: Path, allow_http: bool, confirm: str | None) -> None:
     if confirm != cluster.name:
         raise VaultpkiError(f"that is not the cluster's name ({cluster.name}); nothing was removed")
     with explained(vault):
-        bootstrap.destroy(cluster, vault, where, progress=lambda path: click.secho(f"- {path}", fg="red"))
+        kept = bootstrap.destroy(cluster, vault, where, progress=lambda path: click.secho(f"- {path}", fg="red"))
+    for name in kept:
+        click.echo(f"The policy {name} stays: nothing tells that vaultpki made it. Delete it if nobody holds it.")
     click.echo(f"Done: nothing of {cluster.name} is left at {vault.address}.")
 
 
