@@ -350,7 +350,8 @@ class _Run:
         # A new mount does not take it, whatever the body says.
         lockout = {"user_lockout_config": {"lockout_disable": not wanted["lockout"]}} if "lockout" in wanted else {}
         if not create:
-            self._vault.write(path, {**config, **options, **lockout}, warnings=_KV_UPGRADE)
+            token_type = {"token_type": wanted["token_type"]} if "token_type" in wanted else {}
+            self._vault.write(path, {**config, **options, **token_type, **lockout}, warnings=_KV_UPGRADE)
             return
         body: Json = {"type": wanted["type"], "description": marker(self._cluster), "config": config, **options}
         try:

@@ -57,7 +57,7 @@ class Known:
     """What only the server knows: accessors of the auth mounts by their last part, the root's SHA-256, role ids.
 
     `addresses` and `ca_pem` are where nodes find Vault, `namespace` is the one that the cluster lies in there, if any.
-    `bounds_dates` is the server's capability of that name.
+    `bounds_dates`, `bounds_addresses` and `binds_tokens` are the server's capabilities of these names.
     """
 
     addresses: tuple[str, ...] = ()
@@ -67,6 +67,8 @@ class Known:
     root_sha256: str = UNKNOWN
     role_ids: Mapping[str, str] = field(default_factory=dict)
     bounds_dates: bool = False
+    bounds_addresses: bool = False
+    binds_tokens: bool = False
 
     def accessor(self, mount: str) -> str:
         return self.accessors.get(mount, UNKNOWN)
@@ -83,6 +85,8 @@ def desired(cluster: Cluster, known: Known) -> dict[Key, Fields]:
     for mount, kind in auth_mounts(cluster).items():
         wanted["auth", f"{cluster.prefix}/{mount}"] = {
             "type": kind,
+            # Any other goes before the type that the auth roles give to their tokens, or stands in for it.
+            "token_type": "default-service",
             **(_approle_mount(held) if kind == "approle" else {}),
         }
     for ca in (ROOT, *ISSUING_CAS):
@@ -94,11 +98,11 @@ def desired(cluster: Cluster, known: Known) -> dict[Key, Fields]:
     for policy, rules in _policies(cluster, known, held).items():
         wanted["policy", policy] = rules
     for node in cluster.nodes:
-        wanted["approle", f"{cluster.prefix}/listed/{node.name}"] = _approle(cluster, node, held[node])
+        wanted["approle", f"{cluster.prefix}/listed/{node.name}"] = _approle(cluster, node, held[node], known)
     for pool in cluster.pools:
         if pool.jwt:
             wanted["config", f"auth/{cluster.prefix}/jwt/config"] = _jwt_config(pool.jwt)
-            wanted["config", f"{jwt_roles(cluster)}/{pool.name}"] = _jwt_role(cluster, pool, pool.jwt)
+            wanted["config", f"{jwt_roles(cluster)}/{pool.name}"] = _jwt_role(cluster, pool, pool.jwt, known)
     for record, value in _records(cluster, known, held).items():
         wanted["config", f"{cluster.mount('config')}/{record}"] = value
     return wanted
@@ -338,6 +342,9 @@ def _role(cluster: Cluster, row: Row, pool: Pool | None, mounts: list[str], know
     }
     if known.bounds_dates:
         fields |= {"not_before": "", "not_before_bound": "forbid", "not_after_bound": "forbid"}
+    if known.bounds_addresses:
+        # A listed node's addresses are held by its policy; a network here would refuse nodes outside it.
+        fields["allowed_ip_sans_cidr"] = []
     return fields
 
 
@@ -392,7 +399,7 @@ def _jwt_config(jwt: Jwt) -> Fields:
     }
 
 
-def _jwt_role(cluster: Cluster, pool: Pool, jwt: Jwt) -> Fields:
+def _jwt_role(cluster: Cluster, pool: Pool, jwt: Jwt, known: Known) -> Fields:
     return {
         "role_type": "jwt",
         # The alias gets its name from it: a claim that two nodes share would make one of them the other.
@@ -409,29 +416,37 @@ def _jwt_role(cluster: Cluster, pool: Pool, jwt: Jwt) -> Fields:
         "not_before_leeway": -1,
         "clock_skew_leeway": _JWT_SKEW,
         "max_age": 0,
-        "token_policies": [f"{cluster.prefix}/pool/{pool.name}"],
+        **_token(f"{cluster.prefix}/pool/{pool.name}", known),
+    }
+
+
+def _approle(cluster: Cluster, node: Node, certificates: tuple[Certificate, ...], known: Known) -> Fields:
+    return {
+        **_token(f"{cluster.prefix}/node/{node.name}", known),
+        "bind_secret_id": True,
+        "secret_id_num_uses": 0,
+        "secret_id_ttl": secret_id_ttl(certificates),
+        "secret_id_bound_cidrs": [],
+    }
+
+
+def _token(policy_name: str, known: Known) -> Fields:
+    """What a node's token is, whichever way it logs in."""
+    fields: Fields = {
+        "token_policies": [policy_name],
         "token_no_default_policy": True,
         "token_type": "batch",
         "token_ttl": TOKEN_TTL,
         "token_max_ttl": TOKEN_TTL,
         "token_explicit_max_ttl": 0,
+        # With either of these the server takes no other field: a batch token is neither renewed nor counted.
         "token_period": 0,
         "token_num_uses": 0,
         "token_bound_cidrs": [],
     }
-
-
-def _approle(cluster: Cluster, node: Node, certificates: tuple[Certificate, ...]) -> Fields:
-    return {
-        "token_policies": [f"{cluster.prefix}/node/{node.name}"],
-        "token_no_default_policy": True,
-        "token_type": "batch",
-        "token_ttl": TOKEN_TTL,
-        "token_max_ttl": TOKEN_TTL,
-        "bind_secret_id": True,
-        "secret_id_num_uses": 0,
-        "secret_id_ttl": secret_id_ttl(certificates),
-    }
+    if known.binds_tokens:
+        fields["token_strictly_bind_ip"] = False
+    return fields
 
 
 def _records(cluster: Cluster, known: Known, held: _Held) -> dict[str, Fields]:

@@ -99,6 +99,8 @@ def observe(cluster: Cluster, vault: Vault, fallback: Known, *, expected: Iterab
         # The memory before the records: a record is what somebody may have changed by hand.
         role_ids=reading.recorded_role_ids() | dict(reading.memory.role_ids),
         bounds_dates=capabilities.bounds_dates,
+        bounds_addresses=capabilities.bounds_addresses,
+        binds_tokens=capabilities.binds_tokens,
     )
     wanted = desired(cluster, filled)
     # Only fields that we manage take part; Vault adds others from one version to the next.
@@ -178,7 +180,8 @@ def _auths(cluster: Cluster, found: Json, objects: dict[Key, Fields]) -> dict[st
         entry = found.get(f"{path}/")
         if entry is not None:
             _is_ours(cluster, f"auth/{path}", kind, entry)
-            objects["auth", path] = {"type": entry["type"], **_ttls(entry)}
+            token_type = member(entry, "config").get("token_type")
+            objects["auth", path] = {"type": entry["type"], "token_type": token_type, **_ttls(entry)}
             if kind == "approle":
                 lockout = member(member(entry, "config"), "user_lockout_config")
                 objects["auth", path]["lockout"] = lockout.get("user_lockout_disable") is not True
@@ -350,9 +353,15 @@ class _Reading:
 
     def _approle_names(self, answer: Answer) -> Iterable[_Ask]:
         mount = f"{self._cluster.prefix}/listed"
-        yield from self._each(answer.keys, "approle", f"{mount}/", f"auth/{mount}/role/", self._object)
+        yield from self._each(answer.keys, "approle", f"{mount}/", f"auth/{mount}/role/", self._approle)
         for name in filter(_OURS.fullmatch, answer.keys):
             yield Request("GET", f"auth/{mount}/role/{name}/role-id"), partial(self._role_id, name)
+
+    def _approle(self, key: Key, answer: Answer) -> Iterable[_Ask]:
+        if answer.found:
+            # A list of networks that was never set reads as null.
+            self.objects[key] = _without_null(answer.data)
+        return ()
 
     def _jwt_roles(self, answer: Answer) -> Iterable[_Ask]:
         head = f"{jwt_roles(self._cluster)}/"
@@ -407,8 +416,7 @@ class _Reading:
     def _issuer(self, mount: str, default: bool, answer: Answer) -> Iterable[_Ask]:
         self.issuers[mount] = str(answer.data.get("issuer_id"))
         # Once one of its URLs was ever set, the empty ones read as null.
-        fields = {name: [] if value is None else value for name, value in answer.data.items()}
-        self.objects["issuer", mount] = {**fields, "default": default}
+        self.objects["issuer", mount] = {**_without_null(answer.data), "default": default}
         if mount == self._cluster.mount(ROOT):
             self.root_sha256 = fingerprint(text(answer.data, "certificate"))
         return ()
@@ -429,6 +437,11 @@ def fingerprint(pem: str) -> str:
         return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.strip() + "\n")).hexdigest()
     except ValueError:
         raise CertificateUnreadable("what the server gives as its root CA is no certificate in PEM") from None
+
+
+def _without_null(fields: Fields) -> Fields:
+    """The fields of an object whose empty lists may read as null."""
+    return {name: [] if value is None else value for name, value in fields.items()}
 
 
 def _policy_rules(text: str) -> Fields:

@@ -38,7 +38,6 @@ KINDS = {"mount", "issuer", "role", "policy", "auth", "approle", "config"}
 LEFT_ALONE = {
     "allow_token_displayname": "neither server lets anybody set it",
     "allow_globs_in_identity_templates": "without effect where allow_glob_domains is off",
-    "allowed_ip_sans_cidr": "can only narrow",
     "serial_number_source": "allowed_serial_numbers is empty",
     "signature_bits": "no value of it is weaker than SHA-256",
 }
@@ -174,11 +173,20 @@ def test_a_missing_engine_is_told_in_one_sentence(site: Watched) -> None:
 
 def test_every_field_of_a_role_that_could_widen_it_is_ours(site: Watched) -> None:
     site.apply()
-    wanted = desired(site.cluster, Known(bounds_dates=site.server.product == "openbao"))
+    openbao = site.server.product == "openbao"
+    wanted = desired(site.cluster, Known(bounds_dates=openbao, bounds_addresses=openbao))
     for role in ("kubernetes/kubelet-client", "etcd/etcd-server"):
         mount, _, name = role.partition("/")
         there = site.read(f"{site.prefix}/{mount}/roles/{name}")
         assert there.keys() - wanted["role", f"{site.prefix}/{role}"].keys() <= LEFT_ALONE.keys()
+
+
+def test_every_field_of_an_approle_is_ours(site: Watched) -> None:
+    site.apply()
+    wanted = desired(site.cluster, Known(binds_tokens=site.server.product == "openbao"))
+    there = site.read(f"auth/{site.prefix}/listed/role/cp-1")
+    # Said once, when it is made, and refused from then on.
+    assert there.keys() - wanted["approle", f"{site.prefix}/listed/cp-1"].keys() == {"local_secret_ids"}
 
 
 # What stands in the way

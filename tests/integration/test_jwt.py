@@ -358,7 +358,7 @@ def test_apply_makes_it_once_shows_drift_and_takes_it_away(own: Vouched) -> None
     own.write(SPEC)
     made = changes(own.plan())
     auth, mount = f"auth/{own.prefix}/jwt", f"{own.prefix}/jwt"
-    assert made["auth", mount] == ("create", {"type": (None, "jwt")})
+    assert made["auth", mount] == ("create", {"type": (None, "jwt"), "token_type": (None, "default-service")})
     assert made["config", f"{auth}/config"][1]["bound_issuer"] == (None, "https://issuer.example")
     assert made["config", f"{auth}/role/cloud"][1]["bound_claims"] == (None, {"node": ["c-*"]})
     assert {kind for kind, _ in made} <= {"mount", "issuer", "role", "policy", "auth", "approle", "config"}
@@ -371,6 +371,7 @@ def test_apply_makes_it_once_shows_drift_and_takes_it_away(own: Vouched) -> None
     rogue = {"jwt_validation_pubkeys": [Issuer().public_pem], "bound_issuer": ""}
     assert own.server.api("POST", f"{auth}/config", rogue).status == 204
     assert own.server.api("POST", f"{auth}/role/theirs", role).status == 204
+    assert own.server.api("POST", f"sys/{auth}/tune", {"token_type": "service"}).status == 204
     document, _ = own.applied()
     drift = changes(document)
     assert drift["config", f"{auth}/role/cloud"] == (
@@ -384,7 +385,8 @@ def test_apply_makes_it_once_shows_drift_and_takes_it_away(own: Vouched) -> None
     )
     action, fields = drift["config", f"{auth}/config"]
     assert action == "update" and fields.keys() >= {"jwt_validation_pubkeys", "bound_issuer", "jwt_supported_algs"}
-    assert len(drift) == 2 and document["unmanaged"] == [f"config {auth}/role/theirs"]
+    assert drift["auth", mount] == ("update", {"token_type": ("service", "default-service")})
+    assert len(drift) == 3 and document["unmanaged"] == [f"config {auth}/role/theirs"]
     assert own.server.api("DELETE", f"{auth}/role/theirs").status == 204
     own.settled()
 

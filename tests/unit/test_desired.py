@@ -58,7 +58,13 @@ def test_the_mounts(wanted: dict[Key, Fields]) -> None:
         f"{P}/config": {"type": "kv", "version": "2"},
     }
     # A secret id lives no longer than its mount lets it.
-    auth = {"type": "approle", "default_ttl": 1200, "max_ttl": 60 * DAY, "lockout": False}
+    auth = {
+        "type": "approle",
+        "token_type": "default-service",
+        "default_ttl": 1200,
+        "max_ttl": 60 * DAY,
+        "lockout": False,
+    }
     assert of_kind(wanted, "auth") == {f"{P}/listed": auth, f"{P}/pooled": auth}
 
 
@@ -187,6 +193,13 @@ def test_the_bounds_of_dates_are_asked_for_where_the_server_has_them(cluster: Cl
     assert not {"not_after_bound", "not_before_bound", "not_before"} & desired(cluster, KNOWN)[role].keys()
     bounded = desired(cluster, Known(bounds_dates=True))[role]
     assert bounded["not_after_bound"] == bounded["not_before_bound"] == "forbid" and bounded["not_before"] == ""
+
+
+def test_what_only_some_servers_have_is_asked_for_there(cluster: Cluster) -> None:
+    role, approle = ("role", f"{P}/kubelet/kubelet"), ("approle", f"{P}/listed/cp-1")
+    here, there = desired(cluster, Known()), desired(cluster, Known(bounds_addresses=True, binds_tokens=True))
+    assert there[role] == here[role] | {"allowed_ip_sans_cidr": []}
+    assert there[approle] == here[approle] | {"token_strictly_bind_ip": False}
 
 
 def test_no_secret_lies_in_the_store(wanted: dict[Key, Fields]) -> None:

@@ -133,14 +133,16 @@ class Capabilities:
     """Where Vault and OpenBao differ in what they offer, each difference by name.
 
     `bounds_dates`: roles have `not_before_bound` and `not_after_bound`. `bounds_addresses`: roles have
-    `allowed_ip_sans_cidr`. `audit_by_api`: audit devices are made by a request, not in the server's configuration.
-    `namespaces`: it looks at the header that names one; HashiCorp's server does in its Enterprise edition only.
+    `allowed_ip_sans_cidr`. `binds_tokens`: auth roles have `token_strictly_bind_ip`. `audit_by_api`: audit devices are
+    made by a request, not in the server's configuration. `namespaces`: it looks at the header that names one; HashiCorp's
+    server does in its Enterprise edition only.
     """
 
     product: str
     version: str
     bounds_dates: bool
     bounds_addresses: bool
+    binds_tokens: bool
     audit_by_api: bool
     namespaces: bool
 
@@ -154,6 +156,7 @@ class Capabilities:
             version=str(health.body.get("version", "")),
             bounds_dates=not vault,
             bounds_addresses=not vault,
+            binds_tokens=not vault,
             audit_by_api=vault,
             namespaces=health.body.get("enterprise", True) is True,
         )
