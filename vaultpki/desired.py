@@ -43,6 +43,9 @@ _JWT_SKEW: Final = 10
 # Where a login's alias says who the node is, by auth mount.
 _ALIAS_OF: Final = {"listed": "metadata.role_name", "pooled": "metadata.role_name", "jwt": "name"}
 
+# How the description of every mount of ours begins, whichever cluster's it is.
+MARK: Final = "made by vaultpki for cluster "
+
 # Below `config/` of every CA's mount.
 ENGINE_CONFIG: Final = ("urls", "crl", "auto-tidy", "acme")
 
@@ -121,7 +124,7 @@ def jwt_roles(cluster: Cluster) -> str:
 
 def marker(cluster: Cluster) -> str:
     """The description by which a mount is known as ours."""
-    return f"made by vaultpki for cluster {cluster.name}"
+    return f"{MARK}{cluster.name}"
 
 
 def ca_subject(cluster: str, ca: str) -> str:

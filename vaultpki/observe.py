@@ -10,7 +10,7 @@ from functools import partial
 from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS, ROOT
-from vaultpki.desired import ENGINE_CONFIG, UNKNOWN, Fields, Key, Known, auth_mounts, desired, jwt_roles, marker
+from vaultpki.desired import ENGINE_CONFIG, MARK, UNKNOWN, Fields, Key, Known, auth_mounts, desired, jwt_roles, marker
 from vaultpki.errors import CertificateUnreadable, ForeignObject
 from vaultpki.model import VERSION, Cluster
 from vaultpki.plan import Observed
@@ -59,8 +59,8 @@ class Memory:
 class Sight:
     """What was seen: the objects, what only the server knows, where each mount's own issuer lies, what is remembered.
 
-    `wanted` is what should be there, `approles` are the role ids that the listed AppRoles really have, by name, and
-    `keys` the names of the CA keys on each mount.
+    `wanted` is what should be there, `approles` are the role ids that the listed AppRoles really have, by name, `keys`
+    the names of the CA keys on each mount, and `neighbours` the prefixes of other clusters.
     """
 
     observed: Observed
@@ -70,6 +70,7 @@ class Sight:
     approles: Mapping[str, str] = field(default_factory=dict)
     keys: Mapping[str, frozenset[str]] = field(default_factory=dict)
     wanted: Mapping[Key, Fields] = field(default_factory=dict)
+    neighbours: frozenset[str] = frozenset()
 
 
 def observe(cluster: Cluster, vault: Vault, fallback: Known, *, expected: Iterable[Key] = ()) -> Sight:
@@ -85,7 +86,9 @@ def observe(cluster: Cluster, vault: Vault, fallback: Known, *, expected: Iterab
     objects: dict[Key, Fields] = {}
     present = _mounts(cluster, mounts.entries, objects)
     accessors = _auths(cluster, auths.entries, objects)
-    reading.run(present, accessors, [name for name in policies.keys if name.startswith(f"{cluster.prefix}/")])
+    # No more than what may be ours: below our prefix may lie that of another cluster.
+    ours = re.compile(rf"{re.escape(cluster.prefix)}/(operator|enroller|(node|pool)/[^/]+)")
+    reading.run(present, accessors, [name for name in policies.keys if ours.fullmatch(name)])
     objects |= reading.objects
     stored = objects.get(("config", f"{cluster.mount('config')}/cluster"), {}).get("vault") or {}
     addresses = cluster.vault.addresses or tuple(stored.get("addresses") or ())
@@ -110,12 +113,21 @@ def observe(cluster: Cluster, vault: Vault, fallback: Known, *, expected: Iterab
     # An auth mount among them has our mark, and needs no memory.
     marked = {key for key in objects if key[0] == "auth"}
     observed = Observed(objects, reading.memory.objects | marked)
-    return Sight(observed, filled, reading.issuers, reading.memory, reading.approles, reading.keys, wanted)
+    neighbours = _neighbours(cluster, mounts.entries)
+    return Sight(observed, filled, reading.issuers, reading.memory, reading.approles, reading.keys, wanted, neighbours)
 
 
 def refuse_foreign(cluster: Cluster, sight: Sight) -> None:
     """Raises ForeignObject where what is seen was put there by others and must not be taken for what is wanted."""
     objects = sight.observed.objects
+    for other in sorted(sight.neighbours):
+        above, below = sorted((cluster.prefix, other), key=len)
+        for folder in ("node", "pool"):
+            if f"{below}/".startswith(f"{above}/{folder}/"):
+                raise ForeignObject(
+                    f"the clusters at {above} and {below} cannot live in one Vault, since both would have policies "
+                    f"below {above}/{folder}; choose another `prefix` in {cluster.file}"
+                )
     for node in cluster.nodes:
         if node.name in sight.approles and sight.known.role_ids.get(node.name) != sight.approles[node.name]:
             path = f"auth/{cluster.prefix}/listed/role/{node.name}"
@@ -152,6 +164,12 @@ def made_by_us(sight: Sight, key: Key) -> bool:
 
 def _record(cluster: Cluster, key: Key) -> bool:
     return key[0] == "config" and key[1].startswith(f"{cluster.mount('config')}/")
+
+
+def _neighbours(cluster: Cluster, found: Json) -> frozenset[str]:
+    """The prefixes of the other clusters on the server, by the marks of their mounts."""
+    marked = {path for path, entry in found.items() if str(entry.get("description")).startswith(MARK)}
+    return frozenset(path.rstrip("/").rpartition("/")[0] for path in marked) - {cluster.prefix}
 
 
 def _mounts(cluster: Cluster, found: Json, objects: dict[Key, Fields]) -> frozenset[str]:

@@ -55,6 +55,7 @@ def test_one_of_two_clusters_goes_and_everything_else_stays(own_server: Server, 
         f"{site.name}-theirs/roles/kubelet": {"allowed_domains": "theirs"},
         f"sys/policies/acl/{site.prefix}": {"policy": '{"path": {}}'},
         f"sys/policies/acl/{site.prefix}/theirs": {"policy": '{"path": {}}'},
+        f"sys/policies/acl/{site.prefix}/node/theirs": {"policy": '{"path": {}}'},
         f"sys/policies/acl/{site.prefix}b/theirs": {"policy": '{"path": {}}'},
         f"sys/auth/{site.name}-theirs": {"type": "approle"},
         f"auth/{site.name}-theirs/role/worker-1": {"token_policies": "theirs"},
@@ -70,11 +71,7 @@ def test_one_of_two_clusters_goes_and_everything_else_stays(own_server: Server, 
     longer.settled()
     below.settled()
     site.settled()
-    assert site.plan()["unmanaged"] == [
-        *(f"policy {site.prefix}/more/{name}" for name in ("enroller", "node/cp-1", "node/worker-1", "operator",
-                                                             "pool/autoscaled")),
-        f"policy {site.prefix}/theirs",
-    ]  # fmt: skip
+    assert site.plan()["unmanaged"] == [f"policy {site.prefix}/node/theirs"]
     pooled = f"auth/{site.prefix}/pooled/role/w-1"
     assert server.api("POST", pooled, {"token_policies": f"{site.prefix}/pool/autoscaled"}).status == 204
     ended = [log_in(site, "listed", "cp-1"), log_in(site, "pooled", "w-1")]
@@ -93,6 +90,29 @@ def test_one_of_two_clusters_goes_and_everything_else_stays(own_server: Server, 
     assert server.writes(start) == []
     longer.destroy()
     below.destroy()
+
+
+def test_clusters_whose_policies_would_share_names_do_not_live_in_one_vault(own_server: Server, tmp_path: Path) -> None:
+    above, below = Watched(own_server, tmp_path / "above", "above"), Watched(own_server, tmp_path / "below", "below")
+    above.write(SPEC)
+    for prefix, folder in ((f"{above.prefix}/node", "node"), (f"{above.prefix}/pool/more", "pool")):
+        below.write(SPEC + f"prefix: {prefix}\n")
+        sentence = (
+            f"the clusters at {above.prefix} and {prefix} cannot live in one Vault",
+            f"policies below {above.prefix}/{folder}",
+            "choose another `prefix` in",
+        )
+        # Whichever of the two comes second.
+        above.apply()
+        below.refused(*sentence, command="plan")
+        below.refused(*sentence)
+        above.settled()
+        above.destroy()
+        below.apply()
+        above.refused(*sentence)
+        below.settled()
+        below.destroy()
+    assert traces(above) == []
 
 
 def test_destroy_asks(site: Watched) -> None:

@@ -306,8 +306,8 @@ def test_what_others_put_beside_ours_is_named_and_left_alone(site: Watched) -> N
     made = {
         f"{p}/etcd/roles/roles": {"allowed_domains": "a"},
         f"{p}/etcd/roles/Issuers": {"allowed_domains": "a"},
-        f"sys/policies/acl/{p}/theirs": {"policy": '{"path": {}}'},
-        f"sys/policies/acl/{p}/with%20blank": {"policy": '{"path": {}}'},
+        f"sys/policies/acl/{p}/node/theirs": {"policy": '{"path": {}}'},
+        f"sys/policies/acl/{p}/pool/with%20blank": {"policy": '{"path": {}}'},
         f"{p}/etcd/root/generate/internal": root,
         f"auth/{p}/listed/role/role-id": {"token_policies": "a"},
         f"{p}/config/data/nodes/urls": {"data": {"a": 1}},
@@ -327,8 +327,8 @@ def test_what_others_put_beside_ours_is_named_and_left_alone(site: Watched) -> N
             f"config {p}/config/notes",
             f"config {p}/config/their/",
             f"issuer {p}/etcd/issuer/foreign",
-            f"policy {p}/theirs",
-            f"policy {p}/with blank",
+            f"policy {p}/node/theirs",
+            f"policy {p}/pool/with blank",
             f"role {p}/etcd/Issuers",
             f"role {p}/etcd/roles",
         ]
