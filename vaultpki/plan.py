@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, Final, Literal
@@ -17,6 +18,11 @@ STAGES: Final = ("first", "mounts", "root", "engines", "issuers", "rules", "node
 
 # Said once, when the CA is made; a later change of them is a rotation, not an edit.
 _AT_BIRTH: Final = frozenset({"common_name", "key", "ttl"})
+
+# Fields that the server keeps as the text it was sent, of which there are many for one duration: 72h, 259200s, 3d.
+_DURATIONS: Final = frozenset({"expiry", "auto_rebuild_grace_period", "delete_version_after"})
+_UNITS: Final = {"d": 86400, "h": 3600, "m": 60, "s": 1, "ms": 0.001}
+_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(d|h|ms|m|s)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +124,27 @@ def _difference(key: Key, wanted: Fields, found: Fields | None) -> dict[str, tup
     names = dict.fromkeys([*wanted, *(found if key[0] in ("policy", "config") else ())])
     if key[0] == "issuer":
         names = dict.fromkeys(name for name in names if name not in _AT_BIRTH)
-    return {name: (found.get(name), wanted.get(name)) for name in names if not _same(found.get(name), wanted.get(name))}
+    pairs = {name: (found.get(name), wanted.get(name)) for name in names}
+    return {name: pair for name, pair in pairs.items() if not _same(name, *pair)}
 
 
-def _same(found: Any, wanted: Any) -> bool:
+def _same(name: str, found: Any, wanted: Any) -> bool:
     if wanted == UNKNOWN:
         return found is not None
+    if name in _DURATIONS and (seconds := _seconds(found)) is not None:
+        return seconds == _seconds(wanted)
     # None of our lists has an order that matters, and Vault sorts some of them.
     if isinstance(found, list) and isinstance(wanted, list) and all(isinstance(v, str) for v in found + wanted):
         return sorted(found) == sorted(wanted)
     return bool(found == wanted)
+
+
+def _seconds(duration: object) -> float | None:
+    """The seconds of a duration as Vault takes it; None where it is none."""
+    text = str(duration)
+    if re.fullmatch("[0-9]+", text):
+        return float(text)
+    parts = _PART.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        return None
+    return float(sum(float(number) * _UNITS[unit] for number, unit in parts))

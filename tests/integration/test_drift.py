@@ -221,6 +221,17 @@ def shown_and_mended(
     assert [(write.replace("patch", "update"), where) for write, where in writes] == [("update", fill(path))]
 
 
+def test_a_duration_in_other_words_is_no_change(site: Watched) -> None:
+    path = f"{site.prefix}/etcd/config/crl"
+    for words in (
+        {"expiry": "259200s", "auto_rebuild_grace_period": "12h0m0s"},
+        {"expiry": "3d", "auto_rebuild_grace_period": "43200"},
+    ):
+        assert site.server.api("POST", path, words).status == 200
+        assert site.read(path).items() >= words.items()
+        site.settled()
+
+
 def test_a_policy_changed_by_hand(site: Watched) -> None:
     name = f"{site.prefix}/node/cp-1"
     rules = json.loads(site.read(f"sys/policies/acl/{name}")["policy"])["path"]

@@ -90,6 +90,19 @@ def test_only_what_an_apply_made_is_deleted() -> None:
     assert made.unmanaged == (foreign,)
 
 
+@pytest.mark.parametrize(
+    ("found", "same"),
+    [
+        *((text, True) for text in ("72h", "72h0m0s", "259200s", "259200", "3d", "71h60m", "1d48h")),
+        *((text, False) for text in ("70h", "72m", "72", "", "72h ", "-72h", "h", "forever", None)),
+    ],
+)
+def test_a_duration_is_the_same_in_any_words(found: str | None, same: bool) -> None:
+    crl: Key = ("config", "vaultpki/prod/etcd/config/crl")
+    made = plan({crl: {"expiry": "72h"}}, Observed({crl: {"expiry": found}}))
+    assert made.changes == (() if same else (Change("update", *crl, {"expiry": (found, "72h")}),))
+
+
 def test_the_order_of_making(cluster: Cluster) -> None:
     made = [(change.kind, change.name) for change in plan(desired(cluster, Known()), Observed()).changes]
     place = {key: index for index, key in enumerate(made)}
