@@ -11,7 +11,7 @@ from functools import partial
 
 from vaultpki.authorities import Authorities
 from vaultpki.certificates import ROOT
-from vaultpki.desired import Fields, Key, Known, auth_mounts, desired, jwt_roles, marker
+from vaultpki.desired import STORE_OPTIONS, Fields, Key, Known, auth_mounts, desired, jwt_roles, marker
 from vaultpki.errors import BadAnswer, Denied, Refused, Sealed, Unavailable
 from vaultpki.model import Cluster
 from vaultpki.observe import APPLIED, Memory, Sight, made_by_us, observe, refuse_foreign
@@ -208,6 +208,8 @@ def _path(cluster: Cluster, change: Change, issuers: Mapping[str, str]) -> str:
     kind, name = change.key
     mount, _, last = name.rpartition("/")
     store = cluster.mount("config")
+    if _of_store_options(change):
+        return f"{store}/config"
     if kind in ("mount", "auth"):
         return f"sys/{kind}{'s' if kind == 'mount' else ''}/{name}{'/tune' if change.action == 'update' else ''}"
     if kind == "issuer" and change.action == "create":
@@ -224,6 +226,11 @@ def _path(cluster: Cluster, change: Change, issuers: Mapping[str, str]) -> str:
         return name
     # All versions of a record go with its metadata only.
     return f"{store}/{'metadata' if change.action == 'delete' else 'data'}/{name.removeprefix(store + '/')}"
+
+
+def _of_store_options(change: Change) -> bool:
+    """Whether a mount is there as it should be, but for what the store says of itself."""
+    return change.kind == "mount" and change.action == "update" and change.fields.keys() <= STORE_OPTIONS.keys()
 
 
 class _Run:
@@ -311,6 +318,8 @@ class _Run:
         path = _path(self._cluster, change, self._sight.issuers)
         if change.action == "delete":
             return None if kind == "auth" else Request("DELETE", path)
+        if _of_store_options(change):
+            return Request("POST", path, {field: wanted[field] for field in change.fields})
         if kind in ("mount", "auth", "issuer"):
             return None
         if kind == "policy":

@@ -43,6 +43,9 @@ _JWT_SKEW: Final = 10
 # Where a login's alias says who the node is, by auth mount.
 _ALIAS_OF: Final = {"listed": "metadata.role_name", "pooled": "metadata.role_name", "jwt": "name"}
 
+# What a new store says of itself. With a check-and-set nobody could write a record; with an age records would vanish.
+STORE_OPTIONS: Final[Mapping[str, Any]] = {"cas_required": False, "delete_version_after": "0s", "max_versions": 0}
+
 # How the description of every mount of ours begins, whichever cluster's it is.
 MARK: Final = "made by vaultpki for cluster "
 
@@ -84,7 +87,7 @@ def desired(cluster: Cluster, known: Known) -> dict[Key, Fields]:
     held = {who: node_certificates(cluster, who) for who in holders}
     for ca in (ROOT, *ISSUING_CAS):
         wanted["mount", cluster.mount(ca)] = _pki_mount(cluster, ca)
-    wanted["mount", cluster.mount("config")] = {"type": "kv", "version": "2"}
+    wanted["mount", cluster.mount("config")] = {"type": "kv", "version": "2", **STORE_OPTIONS}
     for mount, kind in auth_mounts(cluster).items():
         wanted["auth", f"{cluster.prefix}/{mount}"] = {
             "type": kind,

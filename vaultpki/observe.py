@@ -10,7 +10,19 @@ from functools import partial
 from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS, ROOT
-from vaultpki.desired import ENGINE_CONFIG, MARK, UNKNOWN, Fields, Key, Known, auth_mounts, desired, jwt_roles, marker
+from vaultpki.desired import (
+    ENGINE_CONFIG,
+    MARK,
+    STORE_OPTIONS,
+    UNKNOWN,
+    Fields,
+    Key,
+    Known,
+    auth_mounts,
+    desired,
+    jwt_roles,
+    marker,
+)
 from vaultpki.errors import CertificateUnreadable, ForeignObject
 from vaultpki.model import VERSION, Cluster
 from vaultpki.plan import Observed
@@ -90,6 +102,9 @@ def observe(cluster: Cluster, vault: Vault, fallback: Known, *, expected: Iterab
     ours = re.compile(rf"{re.escape(cluster.prefix)}/(operator|enroller|(node|pool)/[^/]+)")
     reading.run(present, accessors, [name for name in policies.keys if ours.fullmatch(name)])
     objects |= reading.objects
+    if cluster.mount("config") in present:
+        # A store of version 1 has none of these, and gets them with its upgrade.
+        objects["mount", cluster.mount("config")] |= {**STORE_OPTIONS, **reading.store_options}
     stored = objects.get(("config", f"{cluster.mount('config')}/cluster"), {}).get("vault") or {}
     addresses = cluster.vault.addresses or tuple(stored.get("addresses") or ())
     capabilities = Capabilities.of(health)
@@ -253,6 +268,7 @@ class _Reading:
         self.root_sha256 = ""
         self.approles: dict[str, str] = {}
         self.keys: dict[str, frozenset[str]] = {}
+        self.store_options: Fields = {}
 
     def begin(self, expected: Iterable[Key]) -> list[Answer]:
         """What the server tells of itself, all its mounts, all its auth mounts and the names of all its policies."""
@@ -325,6 +341,7 @@ class _Reading:
         if self._config in mounts:
             record = ("config", f"{self._config}/cluster")
             asks.append((Request("GET", f"{self._config}/data/cluster"), partial(self._stored, record)))
+            asks.append((Request("GET", f"{self._config}/config"), self._options))
             asks.append((Request("LIST", f"{self._config}/metadata"), self._other_records))
             asks += [
                 (Request("LIST", f"{self._config}/metadata/{folder}"), partial(self._records, folder))
@@ -388,6 +405,10 @@ class _Reading:
     def _role_id(self, name: str, answer: Answer) -> Iterable[_Ask]:
         if answer.found:
             self.approles[name] = str(answer.data.get("role_id"))
+        return ()
+
+    def _options(self, answer: Answer) -> Iterable[_Ask]:
+        self.store_options = answer.data if answer.found else {}
         return ()
 
     def _other_records(self, answer: Answer) -> Iterable[_Ask]:

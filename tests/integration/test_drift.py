@@ -52,6 +52,14 @@ DRIFT: dict[str, Drift] = {
         {"max_ttl": (9000 * 3600, 1825 * DAY)},
         "sys/mounts/{p}/etcd/tune",
     ),
+    "store": (
+        lambda site, p: site.server.api(
+            "POST", f"{p}/config/config", {"cas_required": True, "delete_version_after": "3h", "max_versions": 1}
+        ),
+        ("mount", "{p}/config"),
+        {"cas_required": (True, False), "delete_version_after": ("3h0m0s", "0s"), "max_versions": (1, 0)},
+        "{p}/config/config",
+    ),
     "auth mount": (
         lambda site, p: site.server.api("POST", f"sys/auth/{p}/listed/tune", {"max_lease_ttl": "2000h"}),
         ("auth", "{p}/listed"),
@@ -431,6 +439,20 @@ def test_a_ttl_changes(site: Watched, respec: Callable[[str, str], dict[tuple[st
         ("config", f"{p}/config/nodes/cp-1"): "update",
     }
     assert site.read(f"{p}/etcd/roles/etcd-peer")["max_ttl"] == 7 * DAY
+
+
+def test_a_store_with_other_options_is_mended_before_a_record_is_written(
+    site: Watched, respec: Callable[[str, str], dict[tuple[str, str], str]]
+) -> None:
+    p = site.prefix
+    options = {"cas_required": True, "delete_version_after": "3s"}
+    assert site.server.api("POST", f"{p}/config/config", options).status == 204
+    assert respec("api_server:", "certificates: {etcd-peer: {ttl: 7d}}\napi_server:") == {
+        ("mount", f"{p}/config"): "update",
+        ("role", f"{p}/etcd/etcd-peer"): "update",
+        ("config", f"{p}/config/nodes/cp-1"): "update",
+    }
+    assert site.read(f"{p}/config/data/nodes/cp-1")["metadata"]["deletion_time"] == ""
 
 
 def test_a_further_name_changes_only_what_carries_it(

@@ -55,7 +55,13 @@ def test_the_mounts(wanted: dict[Key, Fields]) -> None:
     assert of_kind(wanted, "mount") == {
         f"{P}/root": {"type": "pki", "default_ttl": 1825 * DAY, "max_ttl": 3650 * DAY},
         **{f"{P}/{ca}": {"type": "pki", "default_ttl": 30 * DAY, "max_ttl": 1825 * DAY} for ca in ISSUING_CAS},
-        f"{P}/config": {"type": "kv", "version": "2"},
+        f"{P}/config": {
+            "type": "kv",
+            "version": "2",
+            "cas_required": False,
+            "delete_version_after": "0s",
+            "max_versions": 0,
+        },
     }
     # A secret id lives no longer than its mount lets it.
     auth = {
