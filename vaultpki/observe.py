@@ -160,8 +160,9 @@ def refuse_foreign(cluster: Cluster, sight: Sight) -> None:
     pinned = objects.get(("config", f"{cluster.mount('config')}/cluster"), {}).get("root_sha256")
     if pinned and ("issuer", root) not in objects:
         raise ForeignObject(
-            f"the root CA of {root} is gone, and every node of {cluster.name} is pinned to it; bring it back from a "
-            "backup, or give the cluster up with `vaultpki destroy` and apply again"
+            f"the root CA of {root} is gone, or its issuer and key have other names than root-1, and every node of "
+            f"{cluster.name} is pinned to it; name it root-1 again, bring it back from a backup, or give the cluster up "
+            "with `vaultpki destroy` and apply again"
         )
 
 
@@ -229,9 +230,11 @@ def _ttls(entry: Json) -> Fields:
 
 def _is_ours(cluster: Cluster, path: str, kind: str, entry: Json) -> None:
     if entry.get("type") != kind or entry.get("description") != marker(cluster):
+        # Another prefix is another root CA: not what somebody wants whose mount was only described anew.
+        hint = f"if it was, put its description {marker(cluster)!r} back, else " if entry.get("type") == kind else ""
         raise ForeignObject(
             f"{path} already exists in Vault ({entry.get('type')}, {entry.get('description') or 'no description'!r}) "
-            f"and was not made by vaultpki for cluster {cluster.name}; choose another `prefix` in {cluster.file}"
+            f"and was not made by vaultpki for cluster {cluster.name}; {hint}choose another `prefix` in {cluster.file}"
         )
 
 

@@ -134,8 +134,8 @@ class Capabilities:
 
     `bounds_dates`: roles have `not_before_bound` and `not_after_bound`. `bounds_addresses`: roles have
     `allowed_ip_sans_cidr`. `binds_tokens`: auth roles have `token_strictly_bind_ip`. `audit_by_api`: audit devices are
-    made by a request, not in the server's configuration. `namespaces`: it looks at the header that names one; HashiCorp's
-    server does in its Enterprise edition only.
+    made by a request, not in the server's configuration. `namespaces`: it looks at the header that names one, as
+    HashiCorp's server does in its Enterprise edition only.
     """
 
     product: str
