@@ -161,8 +161,8 @@ def refuse_foreign(cluster: Cluster, sight: Sight) -> None:
     if pinned and ("issuer", root) not in objects:
         raise ForeignObject(
             f"the root CA of {root} is gone, or its issuer and key have other names than root-1, and every node of "
-            f"{cluster.name} is pinned to it; name it root-1 again, bring it back from a backup, or give the cluster up "
-            "with `vaultpki destroy` and apply again"
+            f"{cluster.name} is pinned to it; name it root-1 again, bring it back from a backup, or give the cluster "
+            "up with `vaultpki destroy` and apply again"
         )
 
 
