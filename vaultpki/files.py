@@ -325,13 +325,24 @@ def write_private(path: str, data: bytes, mode: int = 0o600, *, trusted: Collect
         os.close(folder)
 
 
+def there(path: str) -> bool:
+    """Whether anything is at `path`, be it a link that leads nowhere; StoreError where this user may not know."""
+    # Not os.path.lexists, which says no where a folder on the way may not be entered.
+    with told(path):
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+    return True
+
+
 def read_private(path: str, *, trusted: Collection[int] = ()) -> bytes | None:
     """The content of a file that only its owner may read; None where there is no such file.
 
     StoreError for a symbolic link, a file that belongs to neither root nor this user, or one that others may read.
     """
     folder_path, name = os.path.split(os.path.abspath(path))
-    if not os.path.lexists(path):
+    if not there(path):
         return None
     folder = open_folder(folder_path, create=False, trusted=trusted)
     try:

@@ -51,7 +51,7 @@ class File:
 class Stored:
     """What a file is.
 
-    `problem` is empty, or missing, foreign, not-a-file, too-large or unreadable; `data` is then None.
+    `problem` is empty, or missing, foreign, not-a-file, too-large, denied or unreadable; `data` is then None.
     """
 
     data: bytes | None
@@ -127,7 +127,7 @@ class Generations:
         try:
             data, about = files.read_at(name, generation)
         except OSError as error:
-            kinds = {errno.ENOENT: "missing", errno.EFBIG: "too-large"}
+            kinds = {errno.ENOENT: "missing", errno.EFBIG: "too-large", errno.EACCES: "denied"}
             kinds |= dict.fromkeys((errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENXIO), "not-a-file")
             return Stored(None, problem=kinds.get(error.errno or 0, "unreadable"))
         return Stored(data, stat.S_IMODE(about.st_mode), about.st_uid, about.st_gid)

@@ -5,6 +5,7 @@ The copy (STATE/spec.json) serves within the poll interval without a request, an
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -38,11 +39,18 @@ class Holding:
 
 
 def copy(config: AgentConfig) -> Holding | None:
-    """The copy on disk; None where there is none, or none that this version understands."""
+    """The copy on disk; None where there is none, or none that can be read and that this version understands."""
+    with contextlib.suppress(StoreError):
+        return read_copy(config)
+    return None
+
+
+def read_copy(config: AgentConfig) -> Holding | None:
+    """As `copy`; but StoreError where there is one that this user may not read, or that is no private file."""
     try:
         raw = read_private(f"{config.state}/{COPY}")
         return None if raw is None else _read(config, json.loads(raw), f"{config.state}/{COPY}")
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, SpecError, StoreError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, SpecError):
         return None
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from vaultpki import holding, issuance, memory, pairs, renewal
+from vaultpki import files, holding, issuance, memory, pairs, renewal
 from vaultpki.certificates import BUNDLES, TABLE, pair_files, unit
-from vaultpki.errors import CertificateRefused, VaultpkiError
+from vaultpki.errors import CertificateRefused, CertificateUnreadable, StoreError, VaultpkiError
 from vaultpki.facts import Facts, Trust
 from vaultpki.hooks import Owed
-from vaultpki.model import AgentConfig
+from vaultpki.model import AgentConfig, Certificate
 from vaultpki.plain import stamp
-from vaultpki.renewal import Reason, State
+from vaultpki.renewal import Reason, State, Verdict
 from vaultpki.store import Directory
 from vaultpki.values import dataclass
 
@@ -38,10 +39,10 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A node at one moment. `node` and `agent` are None where only a folder was looked at.
+    """A node at one moment. `node` is None where only a folder was looked at, `agent` also where nobody may know.
 
     `reachable` is None where nobody asked Vault; `error` says why it does not answer. `faults` are the agent's own
-    words on what fails, by what; `owed` the hooks that have not run yet.
+    words on what fails, and ours on what cannot be looked at, by what; `owed` the hooks that have not run yet.
     """
 
     node: str | None
@@ -65,51 +66,52 @@ class Status:
 
 
 def of_node(config: AgentConfig, now: datetime, *, ask: bool = True, allow_http: bool = False) -> Status:
-    """The node of an agent.yaml. `ask` asks Vault whether it is there. StoreError where the folders cannot be read."""
+    """The node of an agent.yaml, however broken it is. `ask` asks Vault whether it is there."""
     known = memory.load(config.state)
-    spec = holding.copy(config)
+    state: str | None = known.state
     faults = {what: fault.text for what, fault in known.faults.items()}
     seen: tuple[Seen, ...] = ()
-    if spec is None:
-        faults.setdefault("agent", "nothing was ever issued here; run `vaultpki agent`")
-    else:
-        try:
-            trust = issuance.trusts(issuance.Issuers(spec.issuing, spec.roots), config.root_sha256, now)
-        except CertificateRefused as error:
-            faults["trust"] = str(error)
+    found: dict[str, str] = {}
+    try:
+        spec = holding.read_copy(config)
+        if spec is None:
+            faults.setdefault("agent", "nothing was ever issued here; run `vaultpki agent`")
         else:
-            seen = _wanted(config, spec, trust, known, now)
+            trust = issuance.trusts(issuance.Issuers(spec.issuing, spec.roots), config.root_sha256, now)
+            seen, found = _wanted(config, spec, trust, known, now)
+    except StoreError as error:
+        found = {"state": str(error)}
+        # Who may not read the one will hardly have read the other.
+        state = None if known == memory.Memory() else state
+    except (CertificateRefused, CertificateUnreadable) as error:
+        found = {"trust": str(error)}
+    for what, text in found.items():
+        # The agent may have met the same, and so may all certificates.
+        if text not in faults.values():
+            faults[what] = text
     reachable, why = _asked(config, allow_http=allow_http) if ask else (None, None)
-    return Status(config.node, known.state, seen, faults, known.owed, reachable, why, known.trust, known.trust_since)
+    return Status(config.node, state, seen, faults, known.owed, reachable, why, known.trust, known.trust_since)
 
 
 def of_folder(path: str, now: datetime) -> Status:
-    """A folder of certificate files by itself, with nobody to say what should be there."""
-    from vaultpki import x509
+    """A folder of certificate files by itself, with nobody to say what should be there.
 
+    StoreError where it cannot be looked into.
+    """
     names = {row.stem: row.name for row in TABLE}
     seen = []
+    faults: dict[str, str] = {}
     with Directory.open(path, create=False, write=False) as directory:
         for name, held in directory.units().items():
             stems = [one.removesuffix(".crt") for one in held if one.endswith(".crt")]
             if name == BUNDLES or len(stems) != 1 or unit(stems[0]) != name:
                 continue
-            files = pair_files(stems[0])
-            stored = directory.read(name, files)
-            crt, key, pem = (stored[file].data for file in files)
-            pair = x509.read_pair(crt, key, pem, None)
-            leaf, reasons = pair.leaf, []
-            reasons += [Reason.MISSING] if pair.missing else []
-            reasons += [Reason.UNREADABLE] if pair.unreadable else []
-            reasons += [Reason.KEY_MISMATCH] if not (pair.missing or pair.unreadable or pair.matches) else []
-            after = None
-            if leaf is not None:
-                signed = renewal.signed_at(leaf.not_before, leaf.not_after)
-                after = renewal.renew_at(signed, leaf.not_after, 1.0, _RELOAD)
-                reasons += [Reason.EXPIRED] if leaf.not_after <= now else [Reason.DUE] if after <= now else []
-            verdict = renewal.Verdict(tuple(reasons), after)
-            seen.append(_seen(names.get(stems[0], stems[0]), f"{path}/{files[0]}", leaf, verdict, now, _LEAST_DELAY))
-    return Status(None, None, tuple(seen), {}, {}, None, None)
+            title = names.get(stems[0], stems[0])
+            leaf, verdict, denied = _alone(directory, stems[0], now)
+            seen.append(_seen(title, f"{path}/{stems[0]}.crt", leaf, verdict, now, _LEAST_DELAY))
+            if denied:
+                faults[title] = f"{path}/{denied[0]}: permission denied; run as its owner or as root"
+    return Status(None, None, tuple(seen), faults, {}, None, None)
 
 
 def to_json(status: Status) -> dict[str, Any]:
@@ -147,24 +149,69 @@ def to_json(status: Status) -> dict[str, Any]:
 
 def _wanted(
     config: AgentConfig, spec: holding.Holding, trust: Mapping[str, Trust], known: memory.Memory, now: datetime
-) -> tuple[Seen, ...]:
-    with Directory.open(config.directory, create=False, write=False) as directory:
-        items = pairs.look(config, directory, spec.certificates, trust, known, now)
+) -> tuple[tuple[Seen, ...], dict[str, str]]:
+    """Every wanted certificate, and why one cannot be looked at, by its name or, for all of them, the directory's."""
+    faults: dict[str, str] = {}
+    try:
+        with Directory.open(config.directory, create=False, write=False) as directory:
+            looks = []
+            for want in spec.certificates:
+                try:
+                    (item,) = pairs.look(config, directory, (want,), trust, known, now)
+                    looks.append((want, item.leaf, item.verdict))
+                except StoreError as error:
+                    faults[want.name] = str(error)
+                    looks.append((want, *_unfit(directory, want, now)))
+    except StoreError as error:
+        faults["directory"] = str(error)
+        nothing = Verdict((Reason.MISSING if _gone(config.directory) else Reason.UNREADABLE,), None)
+        looks = [(want, None, nothing) for want in spec.certificates]
     delay = max(2.0 * config.poll, _LEAST_DELAY)
-    return tuple(
-        _seen(
-            item.want.name,
-            f"{config.directory}/{pair_files(item.want.stem)[0]}",
-            item.leaf,
-            item.verdict,
-            now,
-            min(delay, item.want.ttl / 10),
-        )
-        for item in items
+    seen = (
+        _seen(want.name, f"{config.directory}/{want.stem}.crt", leaf, verdict, now, min(delay, want.ttl / 10))
+        for want, leaf, verdict in looks
     )
+    return tuple(seen), faults
 
 
-def _seen(name: str, path: str, leaf: Facts | None, verdict: renewal.Verdict, now: datetime, delay: float) -> Seen:
+def _unfit(directory: Directory, want: Certificate, now: datetime) -> tuple[Facts | None, Verdict]:
+    """A certificate that `pairs.look` stumbled over: as it is by itself, or unreadable."""
+    try:
+        leaf, verdict, _ = _alone(directory, want.stem, now)
+    except StoreError:
+        return None, Verdict((Reason.UNREADABLE,), None)
+    # It can be read, so it is what agent.yaml says of its owner that cannot be.
+    return leaf, Verdict((*verdict.reasons, Reason.WRONG_OWNER), verdict.renew_after)
+
+
+def _alone(directory: Directory, stem: str, now: datetime) -> tuple[Facts | None, Verdict, tuple[str, ...]]:
+    """A pair with nobody to say what it should be, and the files of it that this user may not read."""
+    from vaultpki import x509
+
+    names = pair_files(stem)
+    stored = directory.read(unit(stem), names)
+    denied = tuple(name for name in names if stored[name].problem == "denied")
+    crt, key, pem = (stored[name].data for name in names)
+    pair = x509.read_pair(crt, key, pem, None)
+    leaf, reasons = pair.leaf, []
+    reasons += [Reason.MISSING] if len(pair.missing) > len(denied) else []
+    reasons += [Reason.UNREADABLE] if pair.unreadable or denied else []
+    reasons += [Reason.KEY_MISMATCH] if not (pair.missing or pair.unreadable or pair.matches) else []
+    after = None
+    if leaf is not None:
+        signed = renewal.signed_at(leaf.not_before, leaf.not_after)
+        after = renewal.renew_at(signed, leaf.not_after, 1.0, _RELOAD)
+        reasons += [Reason.EXPIRED] if leaf.not_after <= now else [Reason.DUE] if after <= now else []
+    return leaf, Verdict(tuple(reasons), after), denied
+
+
+def _gone(path: str) -> bool:
+    with contextlib.suppress(StoreError):
+        return not files.there(path)
+    return False
+
+
+def _seen(name: str, path: str, leaf: Facts | None, verdict: Verdict, now: datetime, delay: float) -> Seen:
     overdue = verdict.renew_after is not None and (now - verdict.renew_after).total_seconds() > delay
     only_due = verdict.reasons == (Reason.DUE,)
     wrong = bool(verdict.reasons) and (overdue or not only_due)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +18,15 @@ from applied import Seat, Site, vaultpki
 from servers import Server, free_ports, wait_for
 
 from vaultpki import memory
+from vaultpki.config import load_agent
+from vaultpki.status import of_folder, of_node
 
 SPEC = """\
 api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}
 nodes:
 - {name: worker-1, roles: [worker], addresses: [10.0.0.21]}
 """
+NOBODY = 65534
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
@@ -109,6 +116,91 @@ def test_what_lies_there(site: Site, seat: Seat) -> None:
         assert states(folder) == FINE | {"kubelet": by_folder}
         seat.run()
         assert states(status(seat, expect=0)) == FINE
+
+
+def test_what_cannot_be_looked_at(site: Site, seat: Seat) -> None:
+    """However broken the node is, all of it is told, and why."""
+    seat.run()
+    broken, missing = ("broken", ["unreadable"]), ("missing", ["missing"])
+    link = seat.pki / ".vaultpki" / "kube-proxy"
+    generation = link.readlink()
+    link.unlink()
+    link.mkdir()
+    found = status(seat, expect=3)
+    assert states(found) == FINE | {"kube-proxy": broken}
+    assert found["agent"]["faults"] == {"kube-proxy": f"{link}: it was not made by vaultpki; move it away"}
+    link.rmdir()
+    link.symlink_to(generation)
+    assert status(seat, expect=0)["vault"] == {"reachable": True, "error": None}
+
+    seat.configure("version: 1", "version: 1\nowner: no-one-here:no-one-here")
+    found = status(seat, expect=3)
+    assert states(found) == dict.fromkeys(residents.WORKER, ("broken", ["wrong-owner"]))
+    (text,) = found["agent"]["faults"].values()
+    assert text.startswith("owner no-one-here:no-one-here: this machine has no such user or group")
+    # What can be told of a certificate is told.
+    for one in found["certificates"]:
+        assert one["not_after"] == f"{residents.leaf(seat, one['name']).not_after:%Y-%m-%dT%H:%M:%SZ}"
+    seat.configure("owner: no-one-here:no-one-here\n", "")
+
+    aside = seat.folder / "aside"
+    seat.pki.rename(aside)
+    found = status(seat, expect=3)
+    assert states(found) == dict.fromkeys(residents.WORKER, missing)
+    assert found["agent"]["faults"] == {"directory": f"{seat.pki}: it does not exist; create it or check the path"}
+    assert {one["path"] for one in found["certificates"]} == {f"{seat.pki}/{name}.crt" for name in residents.WORKER}
+    puts: list[Callable[[], None]] = [lambda: seat.pki.symlink_to(aside), seat.pki.touch]
+    for put in puts:
+        put()
+        found = status(seat, expect=3)
+        assert states(found) == dict.fromkeys(residents.WORKER, broken)
+        (text,) = found["agent"]["faults"].values()
+        assert text.startswith(f"{seat.pki}: ")
+        # What the agent says of it is not said twice.
+        assert text in seat.run(expect=1).stderr
+        assert status(seat, expect=3)["agent"]["faults"] == {"agent": text}
+        seat.pki.unlink()
+        (seat.state / "agent.json").unlink()
+    aside.rename(seat.pki)
+    assert states(status(seat, expect=0)) == FINE
+
+
+def test_what_somebody_else_may_not_read(site: Site) -> None:
+    """Whoever is neither root nor the owner hears that, and not that nothing is there."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        seat = site.equip("worker-1", folder=Path(folder) / "node")
+        seat.run()
+        config, now = load_agent(seat.config), datetime.now(UTC)
+        keys = list(seat.pki.glob(".vaultpki/*/*.key"))
+        with closed(seat.state, *keys):
+            node, alone = of_node(config, now, ask=False), of_folder(str(seat.pki), now)
+        assert of_node(config, now, ask=False).ok and of_folder(str(seat.pki), now).ok
+    assert not node.ok and node.agent is None and node.seen == ()
+    assert node.faults == {"state": f"{seat.state}/spec.json: permission denied; run as its owner or as root"}
+    assert not alone.ok
+    for one in alone.seen:
+        assert (one.state.value, one.reasons) == ("broken", ("unreadable",)) and one.leaf is not None
+        assert alone.faults[one.name] == f"{seat.pki}/{one.name}.key: permission denied; run as its owner or as root"
+    assert alone.faults.keys() == {one.name for one in alone.seen} == set(residents.WORKER)
+
+
+@contextlib.contextmanager
+def closed(*paths: Path) -> Iterator[None]:
+    """Within the block this process is one of a user who may not look into these, as root may always."""
+    modes = [path.stat().st_mode & 0o777 for path in paths]
+    for path in paths:
+        path.chmod(0o000)
+    root = os.geteuid() == 0
+    try:
+        if root:
+            os.seteuid(NOBODY)
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+        for path, mode in zip(paths, modes, strict=True):
+            path.chmod(mode)
 
 
 def test_what_the_clock_says(site: Site, seat: Seat) -> None:

@@ -105,6 +105,6 @@ def _told(status: Status) -> str:
         lines.append(f"hook of {key} still owed after {times}{why}")
     if status.reachable is not None:
         lines.append("vault: reachable" if status.reachable else f"vault: {status.error}")
-    if not status.seen:
+    if not status.seen and not status.faults:
         lines.append("there is no certificate here")
     return "\n".join(lines)
