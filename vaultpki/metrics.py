@@ -59,8 +59,9 @@ class View:
     """The agent at one moment. Times are Unix seconds.
 
     `hooks` are those still owed: how often tried, since when owed, and the last error. `outage_left` is the seconds
-    until the first certificate ends, `last_pass` when the agent last looked at everything. `unseen` says why the last
-    pass was broken off, so that the certificates are told as an earlier one saw them; empty where it was not.
+    until the first certificate ends, `last_pass` when the agent last looked at everything. `stale_after` seconds after
+    that it counts as stuck: at least twice the poll interval, and longer than the longest pass. `unseen` says why the
+    last pass was broken off, so that the certificates are told as an earlier one saw them; empty where it was not.
     """
 
     node: str
@@ -76,6 +77,7 @@ class View:
     signs_total: int
     renewals_total: Mapping[str, int]
     last_pass: float
+    stale_after: float
     unseen: str = ""
 
 
@@ -83,8 +85,8 @@ class Server:
     """`/metrics`, `/healthz` and `/livez` at the address, which is `host:port` with an IP address for a host.
 
     `view` is called in the server's thread for each request, so it hands out a value made before; None means that no
-    pass has ended yet. `stale_after` seconds after the last pass the agent counts as stuck: at least twice the poll
-    interval, and longer than the longest pass.
+    pass has ended yet. `stale_after` seconds after the start it counts as stuck in its first pass; later the view says
+    when it does.
     """
 
     def __init__(
@@ -145,8 +147,9 @@ class Server:
         return status, "text/plain; charset=utf-8", "".join(f"{line}\n" for line in said).encode()
 
     def _stuck(self, view: View | None, now: float) -> Iterator[str]:
-        silent = now - (self._started if view is None else view.last_pass)
-        if silent > self._stale_after:
+        since, most = (self._started, self._stale_after) if view is None else (view.last_pass, view.stale_after)
+        silent = now - since
+        if silent > most:
             yield f"the agent has ended no pass for {silent:.0f} s"
 
 

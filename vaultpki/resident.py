@@ -145,7 +145,7 @@ class _Resident:
         from vaultpki import metrics
 
         try:
-            server = metrics.Server(address, lambda: self._view, stale_after=2 * self._config.poll + _LONGEST_PASS)
+            server = metrics.Server(address, lambda: self._view, stale_after=_stale_after(self._config))
             server.start()
             self._metrics, self._unserved = server, ""
         except VaultpkiError as error:
@@ -240,8 +240,7 @@ class _Resident:
             self._notifier.ready(self._status())
         elif self._ready:
             self._notifier.status(self._status())
-        if config.metrics is not None:
-            self._view = _view(config, outcome, self._view, self._counts)
+        self._view = None if config.metrics is None else _view(config, outcome, self._view, self._counts)
 
     def _status(self) -> str:
         return f"failing: {', '.join(self._told)}"[:200] if self._told else "every certificate is in place"
@@ -343,7 +342,13 @@ def _view(config: AgentConfig, outcome: Outcome, before: metrics.View | None, co
         signs_total=sum(counts.values()),
         renewals_total=dict(counts),
         last_pass=now,
+        stale_after=_stale_after(config),
     )
+
+
+def _stale_after(config: AgentConfig) -> float:
+    """How many seconds after a pass the agent counts as stuck."""
+    return 2 * config.poll + _LONGEST_PASS
 
 
 def _unseen(outcome: Outcome, before: metrics.View | None) -> str:

@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import random
+import re
 import secrets
 import shutil
 import signal
@@ -560,11 +561,9 @@ def unwritable(stage: Stage) -> None:
             agent.await_said("renewed kubelet", 20)
 
 
-def clocks(stage: Stage) -> None:
-    """A clock set back by an hour and by a day: nothing is signed, and it is told; set right, all goes on."""
-    site = stage.site()
-    seat = stage.seat(site)
-    offset = stage.folder / "offset"
+def faked(folder: Path) -> tuple[dict[str, str], Callable[[str], None]]:
+    """The environment of a process with a clock of its own, and what sets that by an offset such as +1h."""
+    offset = folder / "offset"
     env = {
         "LD_PRELOAD": residents.faketime_library(),
         "FAKETIME_TIMESTAMP_FILE": str(offset),
@@ -573,8 +572,41 @@ def clocks(stage: Stage) -> None:
     }
 
     def set_clock(to: str) -> None:
-        (stage.folder / "new").write_text(to)
-        (stage.folder / "new").rename(offset)
+        (folder / "new").write_text(to)
+        (folder / "new").rename(offset)
+
+    return env, set_clock
+
+
+def slower(stage: Stage) -> None:
+    """An agent that is told to look more seldom is no stuck one by the interval that it had before."""
+    (port,) = free_ports(1)
+    seat = stage.seat(stage.site(short_and_long("30s")), further=f"metrics: 127.0.0.1:{port}\n")
+    env, set_clock = faked(stage.folder)
+    set_clock("+0s")
+    with resident(seat, env=env) as agent:
+        wait_for(lambda: get(port, "healthz") == (200, "ok\n"), 30, agent.log.read_text)
+        seat.configure(f"poll: {POLL}s", "poll: 1h")
+        before = last_pass(port)
+        agent.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: last_pass(port) > before, PASS, agent.log.read_text)
+        # 10 s and 10 minutes more would be the measure of before.
+        set_clock("+40m")
+        assert get(port, "livez") == get(port, "healthz") == (200, "ok\n")
+        assert agent.end() < AT_ONCE
+
+
+def last_pass(port: int) -> float:
+    found = re.search(r"^vaultpki_last_pass_timestamp_seconds (\S+)$", get(port, "metrics")[1], re.MULTILINE)
+    assert found is not None
+    return float(found[1])
+
+
+def clocks(stage: Stage) -> None:
+    """A clock set back by an hour and by a day: nothing is signed, and it is told; set right, all goes on."""
+    site = stage.site()
+    seat = stage.seat(site)
+    env, set_clock = faked(stage.folder)
 
     def set_right(times: int) -> None:
         set_clock("+0s")
@@ -710,6 +742,7 @@ STORIES: tuple[Story, ...] = (
     joining_unnoticed,
     liar,
     unwritable,
+    slower,
     clocks,
     no_vault,
     waiting_for_a_name,

@@ -38,6 +38,7 @@ VIEW = View(
     signs_total=7,
     renewals_total={"kubelet": 6, "kube-proxy": 1},
     last_pass=NOW - 5,
+    stale_after=900.0,
 )
 WELL = replace(VIEW, certificates=VIEW.certificates[:1])
 
@@ -153,6 +154,7 @@ def test_before_the_first_pass_there_is_only_the_version() -> None:
         (VIEW, NOW, ["kube-proxy: missing"]),
         (WELL, NOW + 800, []),
         (WELL, NOW + 900, ["the agent has ended no pass for 905 s"]),
+        (replace(WELL, stale_after=1800.0), NOW + 900, []),
         (WELL, NOW + 3599, ["the agent has ended no pass for 3604 s"]),
         (WELL, NOW + 3600, ["the agent has ended no pass for 3605 s", "kubelet: expired"]),
         (replace(WELL, certificates=(replace(WELL.certificates[0], state="broken"),)), NOW, ["kubelet: broken"]),

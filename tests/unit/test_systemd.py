@@ -324,7 +324,7 @@ def test_the_image_is_of_this_version_and_runs_the_agent() -> None:
 
 def exported() -> set[str]:
     certificate = CertificateView("c", 1, 1, 1, 1, "ok", "", 1)
-    view = View("n", "c", "ok", (certificate,), {"h": (1, 1, "")}, "g", 1, True, 1, 1, 1, {"c": 1}, 1)
+    view = View("n", "c", "ok", (certificate,), {"h": (1, 1, "")}, "g", 1, True, 1, 1, 1, {"c": 1}, 1, 1)
     lines = metrics.exposition(view).decode().splitlines()
     return {re.split(r"[{ ]", line)[0] for line in lines if not line.startswith("#")}
 
