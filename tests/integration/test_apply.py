@@ -349,6 +349,62 @@ def test_without_a_terminal_apply_wants_yes(site: Watched) -> None:
     assert "No such option" in ran.stderr
 
 
+def redirected(site: Watched, redirection: str, *arguments: str, expect: int) -> tuple[str, str]:
+    """What a command says whose streams a shell has redirected so; fails where it ends with another code."""
+    ran = subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-m", "vaultpki", *arguments],
+        env=environment(site.server.environment()),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=90,
+    )
+    assert ran.returncode == expect, ran
+    return ran.stdout, ran.stderr
+
+
+def test_work_goes_on_where_output_cannot_be_written(site: Watched) -> None:
+    lost = "vaultpki: standard output cannot be written (No space left on device); "
+    for command in (["schema"], ["plan", "-f", str(site.file), "--json"], ["apply", "-f", str(site.file), "--yes"]):
+        said, error = redirected(site, ">/dev/full", *command, expect=1)
+        assert said == "" and error.startswith(lost) and error.count("\n") == 1, error
+    site.settled()
+    _, error = redirected(site, ">/dev/full", "destroy", "-f", str(site.file), "--confirm", site.name, expect=1)
+    assert error.startswith(lost) and error.count("\n") == 1, error
+    assert not [path for path in site.read("sys/mounts") if path.startswith(f"{site.prefix}/")]
+    # Where an error cannot be told, the exit code tells it.
+    _, error = redirected(site, "2>/dev/full", "plan", "-f", "nowhere.yaml", expect=1)
+    assert error == ""
+
+
+def test_streams_that_are_closed(site: Watched) -> None:
+    file = str(site.file)
+    assert redirected(site, ">&-", "plan", "-f", file, "--json", expect=0) == ("", "")
+    _, error = redirected(site, "<&-", "apply", "-f", file, expect=1)
+    assert error == "vaultpki: apply changes Vault and there is no terminal to ask on; pass --yes\n"
+    _, error = redirected(site, "<&-", "enroll", "-f", file, "-", "-o", "joins", expect=1)
+    assert error == "vaultpki: no names came on standard input; give one a line\n"
+    redirected(site, "2>&-", "plan", "-f", "nowhere.yaml", expect=1)
+    redirected(site, "<&- >&- 2>&-", "apply", "-f", file, "--yes", expect=0)
+    site.settled()
+
+
+def test_a_reader_that_has_gone_is_told_nothing() -> None:
+    reader, end = os.pipe()
+    os.close(reader)
+    with os.fdopen(end, "w") as stream:
+        ran = subprocess.run(
+            [sys.executable, "-m", "vaultpki", "schema"],
+            env=environment(),
+            stdout=stream,
+            stderr=subprocess.PIPE,
+            check=False,
+            timeout=30,
+        )
+    assert (ran.returncode, ran.stderr) == (1, b"")
+
+
 def at_a_terminal(site: Watched, answer: str, between: Any = None) -> tuple[int, str]:
     """`apply` on a pseudo-terminal; `between` is called when it asks, before `answer` is typed."""
     leader, follower = pty.openpty()

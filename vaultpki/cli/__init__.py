@@ -69,9 +69,21 @@ def main() -> None:
     # What a command loads it keeps to its end; to look for rubbish at every 700 new objects takes a tenth of its time.
     gc.set_threshold(10_000)
     _leave_no_core()
+
+    from vaultpki.cli import streams
+
+    output = streams.prepare()
     code = _run()
     try:
         sys.stdout.flush()
+        if output.failure:
+            reason = output.failure.strerror
+            click.echo(
+                f"vaultpki: standard output cannot be written ({reason}); only what was shown there is lost, so send "
+                "it elsewhere",
+                err=True,
+            )
+            code = code or 1
         sys.stderr.flush()
     except OSError:
         code = code or 1

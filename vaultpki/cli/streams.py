@@ -1,0 +1,50 @@
+"""Standard input, output and error as a command may count on them, however it was started."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import Any, TextIO
+
+
+class Output(io.FileIO):
+    """A descriptor whose failure to take what is written ends no work; `failure` is the first one."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            # Whoever read has gone, and wants no more work either.
+            raise
+        except OSError as error:
+            self.failure = self.failure or error
+            return memoryview(data).nbytes
+
+
+def prepare() -> Output:
+    """Puts streams in place that are always there and let the work go on; gives what is below standard output.
+
+    For one that was closed before we began (`>&-`) Python has None, and the first socket would get its descriptor.
+    """
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(os.open(os.devnull, os.O_RDONLY))
+    output, sys.stdout = _through(sys.stdout)
+    _, sys.stderr = _through(sys.stderr)
+    return output
+
+
+def _through(stream: TextIO | None) -> tuple[Output, TextIO]:
+    if stream is None:
+        output = Output(os.open(os.devnull, os.O_WRONLY), "wb")
+        return output, io.TextIOWrapper(io.BufferedWriter(output), encoding="utf-8")
+    output = Output(stream.fileno(), "wb", closefd=False)
+    text = io.TextIOWrapper(
+        io.BufferedWriter(output),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=bool(stream.line_buffering),
+    )
+    return output, text
