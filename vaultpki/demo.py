@@ -64,12 +64,12 @@ def demo(directory: Path, *, port: int = 0) -> Iterator[Shown]:
     Raises StoreError where the directory holds something else, and whatever the commands themselves raise.
     """
     _prepare(directory)
-    with embedded.start(directory / "server", port=port) as server:
-        try:
+    try:
+        with embedded.start(directory / "server", port=port) as server:
             yield _run(directory, server)
-        finally:
-            # Nothing of the server outlives it: its storage was memory, and its root token is worth nothing now.
-            shutil.rmtree(directory / "server", ignore_errors=True)
+    finally:
+        # Nothing of the server outlives it, or its start: its storage was memory, and its root token is worth nothing.
+        shutil.rmtree(directory / "server", ignore_errors=True)
 
 
 def _run(directory: Path, server: embedded.Embedded) -> Shown:

@@ -126,6 +126,7 @@ def test_a_port_in_use(tmp_path: Path) -> None:
         ran = vaultpki("demo", "--dir", tmp_path / "here", "--port", str(port), expect=1)
     refused(ran, str(port))
     assert servers_of(tmp_path / "here") == []
+    assert [path.name for path in (tmp_path / "here").iterdir()] == [".vaultpki-demo"]
 
 
 def test_no_binary(tmp_path: Path) -> None:
