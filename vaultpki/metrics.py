@@ -58,10 +58,11 @@ class CertificateView:
 class View:
     """The agent at one moment. Times are Unix seconds.
 
-    `hooks` are those still owed: how often tried, since when owed, and the last error. `outage_left` is the seconds
-    until the first certificate ends, `last_pass` when the agent last looked at everything. `stale_after` seconds after
-    that it counts as stuck: at least twice the poll interval, and longer than the longest pass. `unseen` says why the
-    last pass was broken off, so that the certificates are told as an earlier one saw them; empty where it was not.
+    `hooks` are those still owed: how often tried, since when owed, and the last error. `vault_reachable` is None until
+    Vault was asked for something. `outage_left` is the seconds until the first certificate ends, `last_pass` when the
+    agent last looked at everything. `stale_after` seconds after that it counts as stuck: at least twice the poll
+    interval, and longer than the longest pass. `unseen` says why the last pass was broken off, so that the certificates
+    are told as an earlier one saw them; empty where it was not.
     """
 
     node: str
@@ -71,7 +72,7 @@ class View:
     hooks: Mapping[str, tuple[int, float, str]]
     trust_generation: str
     trust_changed: float | None
-    vault_reachable: bool
+    vault_reachable: bool | None
     vault_last_ok: float | None
     outage_left: float | None
     signs_total: int
@@ -232,7 +233,8 @@ def _rows(view: View | None) -> Iterator[_Row]:
     generation = [((view.trust_generation,), 1)]
     yield "trust_generation_info", "Which issuing CAs this node's bundles hold.", ("generation",), generation
     yield "trust_changed_timestamp_seconds", "When the bundles last changed.", (), [((), view.trust_changed)]
-    yield "vault_reachable", "1 where Vault answered the last request.", (), [((), view.vault_reachable)]
+    about = "1 where Vault answered the last request; absent before the first."
+    yield "vault_reachable", about, (), [((), view.vault_reachable)]
     yield "vault_last_contact_timestamp_seconds", "When Vault last answered.", (), [((), view.vault_last_ok)]
     yield "outage_left_seconds", "Until the first certificate ends.", (), [((), view.outage_left)]
     yield "signs_total", "Certificates that Vault was asked to sign.", (), [((), view.signs_total)]

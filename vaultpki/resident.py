@@ -21,7 +21,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from vaultpki import agent, brakes, footprint, holding, hooks, memory
-from vaultpki.errors import Busy, NeedsJoin, Unavailable, Untrusted, VaultError, VaultpkiError, fault
+from vaultpki.errors import Busy, Denied, NeedsJoin, Refused, Unavailable, Untrusted, VaultError, VaultpkiError, fault
 from vaultpki.log import Event
 from vaultpki.model import AgentConfig
 from vaultpki.passing import Outcome
@@ -281,8 +281,15 @@ def _lying(path: str) -> tuple[int, int] | None:
 def _nothing_done(config: AgentConfig, error: VaultpkiError) -> Outcome:
     """A pass that ended with an error, for those who look on."""
     known = replace(memory.load(config.state), state=memory.state_of([error]))
-    away = isinstance(error, Unavailable | Untrusted)
-    return Outcome(failures={"agent": error}, reached=False if away else None, memory=known)
+    return Outcome(failures={"agent": error}, reached=_reached(error), memory=known)
+
+
+def _reached(error: VaultpkiError) -> bool | None:
+    """Whether Vault answered in a pass that ended so; None where nobody asked."""
+    if isinstance(error, Unavailable | Untrusted):
+        return False
+    # Who turns a request down is there.
+    return True if isinstance(error, Denied | Refused) else None
 
 
 def _wait(
@@ -336,7 +343,7 @@ def _view(config: AgentConfig, outcome: Outcome, before: metrics.View | None, co
         trust_generation=known.trust,
         trust_changed=known.trust_since or None,
         unseen=_unseen(outcome, before),
-        vault_reachable=reached if reached is not None else (before.vault_reachable if before else False),
+        vault_reachable=reached if reached is not None else (before.vault_reachable if before else None),
         vault_last_ok=now if reached else (before.vault_last_ok if before else None),
         outage_left=min(ends) - now if ends else None,
         signs_total=sum(counts.values()),

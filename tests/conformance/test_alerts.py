@@ -73,6 +73,10 @@ CASES: dict[str, tuple[dict[str, str], dict[str, int | None]]] = {
         {f"vaultpki_vault_reachable{{{ON}}}": "1x500", f"vaultpki_outage_left_seconds{{{ON}}}": "3600x500"},
         {"VaultpkiVaultUnreachable": None, "VaultpkiOutageTurnsFatal": None},
     ),
+    "a Vault that was not asked since the agent was started, with little left": (
+        {f"vaultpki_outage_left_seconds{{{ON}}}": "3600x500"},
+        {"VaultpkiVaultUnreachable": None, "VaultpkiOutageTurnsFatal": None},
+    ),
     "a credential that was taken away": (
         {f'vaultpki_agent_state{{state="needs-join", {ON}}}': "1x500"},
         {"VaultpkiNeedsJoin": 5},

@@ -499,6 +499,27 @@ def joining_unnoticed(stage: Stage) -> None:
         assert agent.process.poll() is None and agent.end() < AT_ONCE
 
 
+def reaching(stage: Stage) -> None:
+    """Whether Vault is there is shown once it was asked; that it turns down a login is an answer too."""
+    (port,) = free_ports(1)
+    seat = stage.seat(stage.site(short_and_long("30s")), further=f"metrics: 127.0.0.1:{port}\n")
+    seat.run()
+    # Not so soon that it asks while this looks.
+    seat.configure(f"poll: {POLL}s", "poll: 1h")
+    with resident(seat) as agent:
+        wait_for(lambda: get(port, "healthz") == (200, "ok\n"), 30, agent.log.read_text)
+        assert figure(port, "vault_reachable") is None and figure(port, "outage_left_seconds"), get(port, "metrics")[1]
+        # With no copy of what it holds the pass ends where Vault turns down the login.
+        (seat.state / "spec.json").unlink()
+        (seat.state / "secret-id").write_text("another")
+        agent.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: figure(port, "vault_reachable") == 1.0, PASS, agent.log.read_text)
+        assert agent.said("does not take this node's credential") and figure(
+            port, "vault_last_contact_timestamp_seconds"
+        )
+        assert agent.end() < AT_ONCE
+
+
 def liar(stage: Stage) -> None:
     """A Vault whose every signing is somebody else's, and an agent that is killed all the time: few are asked for."""
     site = stage.site(short_and_long("30s"))
@@ -740,6 +761,7 @@ STORIES: tuple[Story, ...] = (
     two_nodes,
     joining_again,
     joining_unnoticed,
+    reaching,
     liar,
     unwritable,
     slower,

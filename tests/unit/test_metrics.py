@@ -126,6 +126,11 @@ def test_no_state_is_told_where_nobody_could_look() -> None:
     assert found["vaultpki_certificate_not_after_timestamp_seconds", frozenset({("name", "kubelet")})] == NOW + 3600
 
 
+def test_nothing_is_said_of_a_vault_that_was_not_asked() -> None:
+    names = {name for name, _ in samples(metrics.exposition(replace(VIEW, vault_reachable=None)).decode())}
+    assert names == {name for name, _ in samples(metrics.exposition(VIEW).decode())} - {"vaultpki_vault_reachable"}
+
+
 def test_no_error_text_becomes_a_label() -> None:
     assert b"no answer" not in metrics.exposition(VIEW) and b"exit code" not in metrics.exposition(VIEW)
 
