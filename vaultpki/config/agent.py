@@ -142,7 +142,8 @@ def load_agent(path: Path, *, allow_http: bool = False) -> AgentConfig:
     """
     file = tree.shown(path)
     text = tree.read_text(path)
-    spec = AGENT.read(tree.parse(text, file), Place(file, 1, ""))
+    start = "remove it, and join with a join file (`vaultpki agent --join`), which writes it"
+    spec = AGENT.read(tree.parse(text, file, start=start), Place(file, 1, ""))
     if not allow_http:
         for item in spec["vault"].items("addresses"):
             try:

@@ -36,7 +36,8 @@ def load_cluster(path: Path, *, allow_http: bool = False) -> Cluster:
     there. Raises SpecError with file, line and field for the first thing that is wrong.
     """
     file = tree.shown(path)
-    spec = CLUSTER.read(tree.parse(tree.read_text(path), file), Place(file, 1, ""))
+    root = tree.parse(tree.read_text(path), file, start="`vaultpki init` writes one to start from")
+    spec = CLUSTER.read(root, Place(file, 1, ""))
     nodes = _nodes(spec)
     pools = _pools(spec, nodes, path)
     named = spec["certificates"].value

@@ -96,8 +96,11 @@ def shown(path: Path) -> str:
     return str(path) if str(path).isprintable() else quoted(str(path))
 
 
-def parse(text: str, file: str) -> Mapping:
-    """The document's top-level mapping; SpecError for bad YAML and for what only YAML's further features could say."""
+def parse(text: str, file: str, *, start: str) -> Mapping:
+    """The document's top-level mapping; SpecError for bad YAML and for what only YAML's further features could say.
+
+    `start` says how a person comes by such a file, where this one is empty.
+    """
     import yaml
 
     bad = _UNPRINTABLE.search(text)
@@ -118,7 +121,7 @@ def parse(text: str, file: str) -> Mapping:
         # PyYAML's own scanner lets the errors of chr() and int() through for escapes and directives out of range.
         raise SpecError("this is not YAML: check escapes, quotes and directives", file=file, line=1) from None
     if root is None or (isinstance(root, Scalar) and root.read_as == "nothing"):
-        raise SpecError("the file is empty: `vaultpki init` writes one to start from", file=file, line=1)
+        raise SpecError(f"the file is empty: {start}", file=file, line=1)
     if not isinstance(root, Mapping):
         raise SpecError("the file does not hold keys and values: write `key: value` lines", file=file, line=root.line)
     return root
