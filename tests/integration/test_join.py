@@ -79,6 +79,19 @@ def test_what_a_join_leaves(site: Site, seat: Seat, file: Path, umask: int) -> N
     seat.run()
 
 
+def test_all_that_is_said_is_json_where_that_is_asked_for(desk: Desk, seat: Seat, file: Path, tmp_path: Path) -> None:
+    ran = vaultpki(*enrolled.joining(seat, file), "--log-format", "json")
+    told = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert ran.stderr == "" and {"issued", "bundles"} < {event["event"] for event in told}
+    assert (told[0]["event"], told[0]["node"], told[0]["cluster"]) == ("joined", "w-1", desk.site.name)
+    assert told[0]["message"] == f"w-1 has joined {desk.site.name}; its configuration is {seat.config}"
+    thief = Seat("w-1", tmp_path / "thief")
+    ran = vaultpki(*enrolled.joining(thief, file), "--log-format", "json", expect=1)
+    (line,) = ran.stderr.splitlines()
+    assert ran.stdout == "" and json.loads(line)["level"] == "error"
+    assert json.loads(line)["message"].startswith("the join file has been used already, and not by this node")
+
+
 def test_used_twice(desk: Desk, seat: Seat, file: Path, tmp_path: Path) -> None:
     enrolled.join(seat, file)
     # On the node that used it, it is done already.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from vaultpki.cli.common import DEFAULT_AGENT
+from vaultpki.errors import VaultpkiError
 
 if TYPE_CHECKING:
     from vaultpki.model import AgentConfig
@@ -18,7 +19,22 @@ if TYPE_CHECKING:
 _LOCK_WAIT = 15.0
 
 
-@click.command("agent")
+class _Telling(click.Command):
+    """A command that tells an error that ends it in the form that `--log-format` asks for."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except VaultpkiError as error:
+            if ctx.params["log_format"] == "text":
+                raise
+            from vaultpki.log import Event, writer
+
+            writer("json", sys.stderr)(Event("failed", str(error), "error"))
+            return error.exit_code
+
+
+@click.command("agent", cls=_Telling)
 @click.option(
     "-c",
     "--config",
@@ -95,7 +111,7 @@ def agent_command(
 
     if join_file is not None:
         config = _join(file, join_file, directory, allow_http=allow_http)
-        click.echo(f"{config.node} has joined {config.cluster}; its configuration is {file}")
+        _tell_joined(config, file, log_format)
     elif directory is not None:
         raise click.UsageError("--dir goes with --join; afterwards `directory` in agent.yaml says where files go")
     else:
@@ -152,6 +168,13 @@ def _join(file: Path, join_file: Path, directory: Path | None, *, allow_http: bo
     return credential.join(
         join, old, file=str(file), directory=target, state=state, now=datetime.now(UTC), allow_http=allow_http
     )
+
+
+def _tell_joined(config: AgentConfig, file: Path, log_format: Literal["text", "json"]) -> None:
+    from vaultpki.log import Event, writer
+
+    text = f"{config.node} has joined {config.cluster}; its configuration is {file}"
+    writer(log_format, sys.stdout)(Event("joined", text, fields={"node": config.node, "cluster": config.cluster}))
 
 
 def tell_outcome(outcome: Outcome, log_format: Literal["text", "json"] = "text") -> None:
