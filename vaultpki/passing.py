@@ -53,9 +53,11 @@ class Outcome:
     expires; None where none is there. `short` names certificates that Vault granted less time than asked, with the
     seconds granted. `again` is when something held back may be tried, as Unix time. `reached` tells whether Vault
     answered; None where nobody asked. `items` is empty where the pass found at once that nothing had changed.
+    `asked` is how many certificates Vault was asked to sign.
     """
 
     renewed: tuple[str, ...] = ()
+    asked: int = 0
     companions: bool = False
     failures: Mapping[str, VaultpkiError] = field(default_factory=dict)
     due: datetime | None = None
@@ -106,6 +108,7 @@ class Pass:
         self._failures: dict[str, VaultpkiError] = {}
         self._events: list[Event] = []
         self._again: list[float] = []
+        self._asked = 0
         self._items: tuple[Item, ...] = ()
 
     def run(self) -> Outcome:
@@ -145,6 +148,7 @@ class Pass:
         ends = [item.not_after for item in items if item.not_after is not None]
         return Outcome(
             renewed=tuple(renewed),
+            asked=self._asked,
             companions=companions,
             failures=self._failures,
             due=min(self._dues(), default=None),
@@ -247,6 +251,8 @@ class Pass:
         renewed: list[str] = []
         short: dict[str, int] = {}
         for name, signed in pairs.sign(self._config, self._directory, vault, allowed, trust, self._now).items():
+            # With no CA in date nobody was asked.
+            self._asked += not (isinstance(signed, CertificateRefused) and signed.reason == "nothing-live")
             if isinstance(signed, VaultpkiError):
                 self._failures[name] = signed
                 if isinstance(signed, Held):

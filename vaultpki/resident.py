@@ -83,6 +83,7 @@ class _Resident:
         self._unserved = ""
         self._dies: datetime | None = None
         self._counts: dict[str, int] = {}
+        self._signs = 0
 
     # The thread that listens
 
@@ -203,6 +204,7 @@ class _Resident:
         self._noticed = {event.text for event in outcome.events if event.name in _STANDING}
         self._dies = outcome.dies
         self._say({what: str(error) for what, error in outcome.failures.items()})
+        self._signs += outcome.asked
         for name in outcome.renewed:
             self._counts[name] = self._counts.get(name, 0) + 1
         self._see(config, outcome)
@@ -240,7 +242,8 @@ class _Resident:
             self._notifier.ready(self._status())
         elif self._ready:
             self._notifier.status(self._status())
-        self._view = None if config.metrics is None else _view(config, outcome, self._view, self._counts)
+        shown = config.metrics is not None
+        self._view = _view(config, outcome, self._view, self._counts, self._signs) if shown else None
 
     def _status(self) -> str:
         return f"failing: {', '.join(self._told)}"[:200] if self._told else "every certificate is in place"
@@ -316,7 +319,9 @@ def _wait(
     return min([wait, *(max(when - now, 0.0) + 0.5 for when in coming)])
 
 
-def _view(config: AgentConfig, outcome: Outcome, before: metrics.View | None, counts: dict[str, int]) -> metrics.View:
+def _view(
+    config: AgentConfig, outcome: Outcome, before: metrics.View | None, counts: dict[str, int], signs: int
+) -> metrics.View:
     from vaultpki import metrics
 
     now, known = time.time(), outcome.memory
@@ -346,7 +351,7 @@ def _view(config: AgentConfig, outcome: Outcome, before: metrics.View | None, co
         vault_reachable=reached if reached is not None else (before.vault_reachable if before else None),
         vault_last_ok=now if reached else (before.vault_last_ok if before else None),
         outage_left=min(ends) - now if ends else None,
-        signs_total=sum(counts.values()),
+        signs_total=signs,
         renewals_total=dict(counts),
         last_pass=now,
         stale_after=_stale_after(config),

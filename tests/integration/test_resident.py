@@ -270,6 +270,12 @@ def get(port: int, path: str) -> tuple[int, str]:
         return 0, ""
 
 
+def figure(port: int, name: str) -> float | None:
+    """The metric of this name, which has no labels; None where it is not shown."""
+    found = re.search(rf"^vaultpki_{name} (\S+)$", get(port, "metrics")[1], re.MULTILINE)
+    return float(found[1]) if found else None
+
+
 def applied(stage: Stage) -> None:
     """What is changed in cluster.yaml and applied is on the node within the poll interval; and a grant cut by hand."""
     base = short_and_long("60s", "kube-proxy")
@@ -559,6 +565,30 @@ def liar(stage: Stage) -> None:
             )
 
 
+def refusing(stage: Stage) -> None:
+    """What Vault was asked to sign is counted, whatever it answered; what was installed is counted by itself."""
+    (port,) = free_ports(1)
+    seat = stage.seat(stage.site(short_and_long("30s")), further=f"metrics: 127.0.0.1:{port}\n")
+
+    def refuse(method: str, path: str, status: int, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        return (400, {"errors": ["not today"]}) if "/sign/" in path else (status, body)
+
+    def counted() -> bool:
+        asked = between.count("/sign/")
+        return asked >= 6 and figure(port, "signs_total") == asked
+
+    with residents.proxy(stage.server, refuse) as between:
+        seat.configure(stage.server.address, between.address)
+        with resident(seat) as agent:
+            wait_for(counted, 40, agent.log.read_text)
+            assert "vaultpki_renewals_total{" not in get(port, "metrics")[1]
+            between.alter = residents.honest
+            agent.await_issued()
+            wait_for(lambda: get(port, "metrics")[1].count("vaultpki_renewals_total{") == 3, PASS, agent.log.read_text)
+            assert counted()
+            assert agent.end() < AT_ONCE
+
+
 def unwritable(stage: Stage) -> None:
     """While the directory or the state cannot be written nothing is signed; and then all goes on."""
     for which in ("pki", "state"):
@@ -608,19 +638,13 @@ def slower(stage: Stage) -> None:
     with resident(seat, env=env) as agent:
         wait_for(lambda: get(port, "healthz") == (200, "ok\n"), 30, agent.log.read_text)
         seat.configure(f"poll: {POLL}s", "poll: 1h")
-        before = last_pass(port)
+        before = figure(port, "last_pass_timestamp_seconds") or 0.0
         agent.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: last_pass(port) > before, PASS, agent.log.read_text)
+        wait_for(lambda: (figure(port, "last_pass_timestamp_seconds") or 0.0) > before, PASS, agent.log.read_text)
         # 10 s and 10 minutes more would be the measure of before.
         set_clock("+40m")
         assert get(port, "livez") == get(port, "healthz") == (200, "ok\n")
         assert agent.end() < AT_ONCE
-
-
-def last_pass(port: int) -> float:
-    found = re.search(r"^vaultpki_last_pass_timestamp_seconds (\S+)$", get(port, "metrics")[1], re.MULTILINE)
-    assert found is not None
-    return float(found[1])
 
 
 def clocks(stage: Stage) -> None:
@@ -763,6 +787,7 @@ STORIES: tuple[Story, ...] = (
     joining_unnoticed,
     reaching,
     liar,
+    refusing,
     unwritable,
     slower,
     clocks,
