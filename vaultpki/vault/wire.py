@@ -181,9 +181,7 @@ def judge(origin: str, request: Request, raw: Raw, token: str) -> Answer:
         if request.login:
             login_token(body, request.path)
         return Answer(raw.status, body, raw.headers.get("date"))
-    missing = raw.status == 404 and (request.reads or request.method == "DELETE")
-    # A deleted version of KV v2 is a 404 with `data` (api-docs/secret/kv/kv-v2), every other one tells its errors.
-    if missing and body is not None and ("errors" in body or "data" in body):
+    if raw.status == 404 and body is not None and _of_vault(body) and (request.reads or request.method == "DELETE"):
         return Answer(404, {} if request.method == "LIST" else body, raw.headers.get("date"))
     raise _trouble(origin, request, raw, body, token)
 
@@ -204,12 +202,17 @@ def _trouble(origin: str, request: Request, raw: Raw, body: Json | None, token: 
             sent=status >= 500,
             retry_after=_seconds(raw.headers.get("retry-after")),
         )
-    # Every error of Vault's has this field, be it empty (api-docs, "Error response").
-    if body is None or "errors" not in body or status < 400:
+    if body is None or not _of_vault(body) or status < 400:
         return _no_vault(origin, request)
     if status in (401, 403):
         return Denied(f"Vault refuses {request}: {said}")
     return Refused(f"Vault refuses {request}: {said}", status=status, reasons=reasons)
+
+
+def _of_vault(body: Json) -> bool:
+    """Whether a 4xx with this body may be Vault's, and not that of a gateway or of another service."""
+    # It tells its errors, be there none (api-docs, "Error response"); a deleted version of KV v2 is a 404 with `data`.
+    return "errors" in body or "data" in body
 
 
 def _phrase(status: int) -> str:
