@@ -108,7 +108,7 @@ def destroy(cluster: Cluster, vault: Vault, where: Where, *, progress: Callable[
     Gives the policies that have a name of ours and stay, since nothing tells that apply made them.
     """
     sight = observe(cluster, vault, where.known)
-    doomed = [key for key in sight.observed.objects if key[0] in ("policy", "auth", "mount") and made_by_us(sight, key)]
+    doomed = [key for key in sight.observed.objects if made_by_us(sight, key)]
     # Without a memory a pool's policy is known by its rules, which name its auth mount. The store goes last: it
     # remembers what is ours.
     doomed.sort(key=lambda key: (("policy", "auth", "mount").index(key[0]), key[1] == cluster.mount("config")))

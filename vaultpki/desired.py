@@ -91,7 +91,7 @@ def desired(cluster: Cluster, known: Known) -> dict[Key, Fields]:
     for mount, kind in auth_mounts(cluster).items():
         wanted["auth", f"{cluster.prefix}/{mount}"] = {
             "type": kind,
-            # Any other goes before the type that the auth roles give to their tokens, or stands in for it.
+            # Of `service` or `batch` would be every token, whatever the auth roles say (api-docs/system/auth).
             "token_type": "default-service",
             **(_approle_mount(held) if kind == "approle" else {}),
         }
@@ -445,7 +445,8 @@ def _token(policy_name: str, known: Known) -> Fields:
         "token_ttl": TOKEN_TTL,
         "token_max_ttl": TOKEN_TTL,
         "token_explicit_max_ttl": 0,
-        # With either of these the server takes no other field: a batch token is neither renewed nor counted.
+        # A batch token is neither renewed nor counted: with one of these set by hand, the server refuses every write
+        # that asks for batch tokens and does not take it back.
         "token_period": 0,
         "token_num_uses": 0,
         "token_bound_cidrs": [],

@@ -167,7 +167,7 @@ def refuse_foreign(cluster: Cluster, sight: Sight) -> None:
 
 
 def made_by_us(sight: Sight, key: Key) -> bool:
-    """Whether an object that is there may be removed as the cluster's own.
+    """Whether it is a mount or a policy that is the cluster's own; what lies on a mount goes with it.
 
     A mount of ours has our mark, or would have been refused. A policy has none: ours are those that the memory names,
     and where it is lost, or was never written, those that say just what ours would.
