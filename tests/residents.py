@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import re
 import signal
 import ssl
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -44,6 +47,12 @@ AT_ONCE = 3
 
 POLL = 10
 """The shortest poll interval there is, in seconds."""
+
+
+def short_and_long(short: str, *names: str) -> str:
+    """A spec in which the certificates named live for 30 seconds, and the others for 30 days."""
+    own = "".join(f"  {name}: {{ttl: {short}}}\n" for name in names)
+    return SPEC.replace("defaults: {ttl: 30s}\n", "") + (f"certificates:\n{own}" if own else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +125,41 @@ def faketime_library() -> str:
         ["faketime", "-f", "+0s", "printenv", "LD_PRELOAD"], capture_output=True, text=True, check=True
     )
     return ran.stdout.strip()
+
+
+def faked(folder: Path) -> tuple[dict[str, str], Callable[[str], None]]:
+    """The environment of a process with a clock of its own, and what sets that by an offset such as +1h."""
+    offset = folder / "offset"
+    env = {
+        "LD_PRELOAD": faketime_library(),
+        "FAKETIME_TIMESTAMP_FILE": str(offset),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+
+    def set_clock(to: str) -> None:
+        (folder / "new").write_text(to)
+        (folder / "new").rename(offset)
+
+    return env, set_clock
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    """Status and text of what the agent shows; 0 where nobody listens."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+    except OSError:
+        return 0, ""
+
+
+def figure(port: int, name: str) -> float | None:
+    """The metric of this name, which has no labels; None where it is not shown."""
+    found = re.search(rf"^vaultpki_{name} (\S+)$", get(port, "metrics")[1], re.MULTILINE)
+    return float(found[1]) if found else None
 
 
 def command(seat: Seat) -> list[str]:

@@ -10,15 +10,12 @@ import itertools
 import json
 import os
 import random
-import re
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -31,7 +28,20 @@ import pytest
 import residents
 from applied import Seat, Site, environment, vaultpki
 from hostile import Guest, serving
-from residents import AT_ONCE, POLL, WORKER, Resident, Watcher, leaf, leaves, resident, signs
+from residents import (
+    AT_ONCE,
+    POLL,
+    WORKER,
+    Resident,
+    Watcher,
+    faked,
+    get,
+    leaf,
+    leaves,
+    resident,
+    short_and_long,
+    signs,
+)
 from servers import Server, free_ports, wait_for
 
 from vaultpki import brakes, memory, x509
@@ -57,12 +67,6 @@ class Stage:
 
     def seat(self, site: Site, node: str = "worker-1", further: str = "") -> Seat:
         return site.equip(node, further=f"poll: {POLL}s\n{further}")
-
-
-def short_and_long(short: str, *names: str) -> str:
-    """A spec in which the certificates named live for 30 seconds, and the others for 30 days."""
-    own = "".join(f"  {name}: {{ttl: {short}}}\n" for name in names)
-    return residents.SPEC.replace("defaults: {ttl: 30s}\n", "") + (f"certificates:\n{own}" if own else "")
 
 
 def test_a_signal_ends_it_at_once_wherever_it_is(server: Server, tmp_path: Path) -> None:
@@ -226,54 +230,6 @@ def rereading(stage: Stage) -> None:
         agent.await_said("has started", 20, 2)
         name = "vaultpki_certificate_not_after_timestamp_seconds"
         wait_for(lambda: get(one, "metrics")[1].count(name + "{") == 3, 10, lambda: get(one, "metrics")[1])
-
-
-def broken_off(stage: Stage) -> None:
-    """A directory that no pass can look into is told to probes and to Prometheus; a Vault that is away is no fault."""
-    (port,) = free_ports(1)
-    seat = stage.seat(stage.site(short_and_long("30s")), further=f"metrics: 127.0.0.1:{port}\n")
-    aside, empty = stage.folder / "aside", stage.folder / "empty"
-    empty.mkdir()
-    with resident(seat) as agent:
-        wait_for(lambda: get(port, "healthz") == (200, "ok\n"), 30, agent.log.read_text)
-        seat.pki.rename(aside)
-        seat.pki.symlink_to(empty)
-        agent.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: get(port, "healthz")[0] == 503, PASS, agent.log.read_text)
-        assert get(port, "healthz")[1].startswith(f"the last pass was broken off: {seat.pki}"), get(port, "healthz")
-        assert get(port, "livez") == (200, "ok\n")
-        figures = get(port, "metrics")[1]
-        assert figures.count('state="unknown"} 1.0') == 3 and 'state="ok"' not in figures, figures
-        seat.pki.unlink()
-        aside.rename(seat.pki)
-        agent.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: get(port, "healthz") == (200, "ok\n"), PASS, agent.log.read_text)
-        assert get(port, "metrics")[1].count('state="ok"} 1.0') == 4
-        # Without a copy of what it holds it cannot go on, and what lies there is as good as before.
-        (seat.state / "spec.json").unlink()
-        seat.configure(stage.server.address, f"https://127.0.0.1:{free_ports(1)[0]}")
-        agent.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: "vaultpki_vault_reachable 0.0" in get(port, "metrics")[1], 20 + PASS, agent.log.read_text)
-        assert get(port, "healthz") == (200, "ok\n")
-        assert agent.end() < AT_ONCE
-
-
-def get(port: int, path: str) -> tuple[int, str]:
-    """Status and text of what the agent shows; 0 where nobody listens."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=5) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
-    except OSError:
-        return 0, ""
-
-
-def figure(port: int, name: str) -> float | None:
-    """The metric of this name, which has no labels; None where it is not shown."""
-    found = re.search(rf"^vaultpki_{name} (\S+)$", get(port, "metrics")[1], re.MULTILINE)
-    return float(found[1]) if found else None
 
 
 def applied(stage: Stage) -> None:
@@ -505,27 +461,6 @@ def joining_unnoticed(stage: Stage) -> None:
         assert agent.process.poll() is None and agent.end() < AT_ONCE
 
 
-def reaching(stage: Stage) -> None:
-    """Whether Vault is there is shown once it was asked; that it turns down a login is an answer too."""
-    (port,) = free_ports(1)
-    seat = stage.seat(stage.site(short_and_long("30s")), further=f"metrics: 127.0.0.1:{port}\n")
-    seat.run()
-    # Not so soon that it asks while this looks.
-    seat.configure(f"poll: {POLL}s", "poll: 1h")
-    with resident(seat) as agent:
-        wait_for(lambda: get(port, "healthz") == (200, "ok\n"), 30, agent.log.read_text)
-        assert figure(port, "vault_reachable") is None and figure(port, "outage_left_seconds"), get(port, "metrics")[1]
-        # With no copy of what it holds the pass ends where Vault turns down the login.
-        (seat.state / "spec.json").unlink()
-        (seat.state / "secret-id").write_text("another")
-        agent.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: figure(port, "vault_reachable") == 1.0, PASS, agent.log.read_text)
-        assert agent.said("does not take this node's credential") and figure(
-            port, "vault_last_contact_timestamp_seconds"
-        )
-        assert agent.end() < AT_ONCE
-
-
 def liar(stage: Stage) -> None:
     """A Vault whose every signing is somebody else's, and an agent that is killed all the time: few are asked for."""
     site = stage.site(short_and_long("30s"))
@@ -565,30 +500,6 @@ def liar(stage: Stage) -> None:
             )
 
 
-def refusing(stage: Stage) -> None:
-    """What Vault was asked to sign is counted, whatever it answered; what was installed is counted by itself."""
-    (port,) = free_ports(1)
-    seat = stage.seat(stage.site(short_and_long("30s")), further=f"metrics: 127.0.0.1:{port}\n")
-
-    def refuse(method: str, path: str, status: int, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        return (400, {"errors": ["not today"]}) if "/sign/" in path else (status, body)
-
-    def counted() -> bool:
-        asked = between.count("/sign/")
-        return asked >= 6 and figure(port, "signs_total") == asked
-
-    with residents.proxy(stage.server, refuse) as between:
-        seat.configure(stage.server.address, between.address)
-        with resident(seat) as agent:
-            wait_for(counted, 40, agent.log.read_text)
-            assert "vaultpki_renewals_total{" not in get(port, "metrics")[1]
-            between.alter = residents.honest
-            agent.await_issued()
-            wait_for(lambda: get(port, "metrics")[1].count("vaultpki_renewals_total{") == 3, PASS, agent.log.read_text)
-            assert counted()
-            assert agent.end() < AT_ONCE
-
-
 def unwritable(stage: Stage) -> None:
     """While the directory or the state cannot be written nothing is signed; and then all goes on."""
     for which in ("pki", "state"):
@@ -610,41 +521,6 @@ def unwritable(stage: Stage) -> None:
         leaves(seat)
         with resident(seat) as agent:
             agent.await_said("renewed kubelet", 20)
-
-
-def faked(folder: Path) -> tuple[dict[str, str], Callable[[str], None]]:
-    """The environment of a process with a clock of its own, and what sets that by an offset such as +1h."""
-    offset = folder / "offset"
-    env = {
-        "LD_PRELOAD": residents.faketime_library(),
-        "FAKETIME_TIMESTAMP_FILE": str(offset),
-        "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    }
-
-    def set_clock(to: str) -> None:
-        (folder / "new").write_text(to)
-        (folder / "new").rename(offset)
-
-    return env, set_clock
-
-
-def slower(stage: Stage) -> None:
-    """An agent that is told to look more seldom is no stuck one by the interval that it had before."""
-    (port,) = free_ports(1)
-    seat = stage.seat(stage.site(short_and_long("30s")), further=f"metrics: 127.0.0.1:{port}\n")
-    env, set_clock = faked(stage.folder)
-    set_clock("+0s")
-    with resident(seat, env=env) as agent:
-        wait_for(lambda: get(port, "healthz") == (200, "ok\n"), 30, agent.log.read_text)
-        seat.configure(f"poll: {POLL}s", "poll: 1h")
-        before = figure(port, "last_pass_timestamp_seconds") or 0.0
-        agent.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: (figure(port, "last_pass_timestamp_seconds") or 0.0) > before, PASS, agent.log.read_text)
-        # 10 s and 10 minutes more would be the measure of before.
-        set_clock("+40m")
-        assert get(port, "livez") == get(port, "healthz") == (200, "ok\n")
-        assert agent.end() < AT_ONCE
 
 
 def clocks(stage: Stage) -> None:
@@ -777,7 +653,6 @@ STORIES: tuple[Story, ...] = (
     hooks,
     first_process,
     rereading,
-    broken_off,
     applied,
     polling,
     another_ca,
@@ -785,11 +660,8 @@ STORIES: tuple[Story, ...] = (
     two_nodes,
     joining_again,
     joining_unnoticed,
-    reaching,
     liar,
-    refusing,
     unwritable,
-    slower,
     clocks,
     no_vault,
     waiting_for_a_name,

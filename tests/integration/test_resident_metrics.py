@@ -1,0 +1,111 @@
+"""What the agent that stays shows to probes and to Prometheus, through what may happen to it."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import residents
+from applied import Seat, Site
+from residents import AT_ONCE, faked, figure, get, resident, short_and_long
+from servers import Server, free_ports, wait_for
+
+from vaultpki.store import GRACE
+
+# A pass, and the pause for watchers that may come before it.
+PASS = GRACE + 15
+
+
+@pytest.fixture
+def port() -> int:
+    (port,) = free_ports(1)
+    return port
+
+
+@pytest.fixture
+def seat(server: Server, tmp_path: Path, cluster_name: str, port: int) -> Seat:
+    site = Site(server, tmp_path / "site", cluster_name)
+    site.write(short_and_long("30s"))
+    site.apply()
+    # Not so soon that it asks by itself while a test looks.
+    return site.equip("worker-1", further=f"poll: 10m\nmetrics: 127.0.0.1:{port}\n")
+
+
+def test_a_pass_that_is_broken_off_is_told_and_a_vault_that_is_away_is_not(
+    server: Server, seat: Seat, port: int, tmp_path: Path
+) -> None:
+    aside, empty = tmp_path / "aside", tmp_path / "empty"
+    empty.mkdir()
+    with resident(seat) as agent:
+        wait_for(lambda: get(port, "healthz") == (200, "ok\n"), 30, agent.log.read_text)
+        seat.pki.rename(aside)
+        seat.pki.symlink_to(empty)
+        agent.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: get(port, "healthz")[0] == 503, PASS, agent.log.read_text)
+        assert get(port, "healthz")[1].startswith(f"the last pass was broken off: {seat.pki}"), get(port, "healthz")
+        assert get(port, "livez") == (200, "ok\n")
+        figures = get(port, "metrics")[1]
+        assert figures.count('state="unknown"} 1.0') == 3 and 'state="ok"' not in figures, figures
+        seat.pki.unlink()
+        aside.rename(seat.pki)
+        agent.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: get(port, "healthz") == (200, "ok\n"), PASS, agent.log.read_text)
+        assert get(port, "metrics")[1].count('state="ok"} 1.0') == 4
+        # Without a copy of what it holds it cannot go on, and what lies there is as good as before.
+        (seat.state / "spec.json").unlink()
+        seat.configure(server.address, f"https://127.0.0.1:{free_ports(1)[0]}")
+        agent.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: "vaultpki_vault_reachable 0.0" in get(port, "metrics")[1], 20 + PASS, agent.log.read_text)
+        assert get(port, "healthz") == (200, "ok\n")
+        assert agent.end() < AT_ONCE
+
+
+def test_the_poll_interval_in_force_says_when_an_agent_is_stuck(seat: Seat, port: int, tmp_path: Path) -> None:
+    env, set_clock = faked(tmp_path)
+    set_clock("+0s")
+    with resident(seat, env=env) as agent:
+        wait_for(lambda: get(port, "healthz") == (200, "ok\n"), 30, agent.log.read_text)
+        seat.configure("poll: 10m", "poll: 1h")
+        before = figure(port, "last_pass_timestamp_seconds")
+        agent.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: figure(port, "last_pass_timestamp_seconds") != before, PASS, agent.log.read_text)
+        # Twice 10 minutes and 10 more were the measure before.
+        set_clock("+40m")
+        assert get(port, "livez") == get(port, "healthz") == (200, "ok\n")
+        assert agent.end() < AT_ONCE
+
+
+def test_what_vault_was_asked_to_sign_is_counted_whatever_it_answered(server: Server, seat: Seat, port: int) -> None:
+    def refuse(method: str, path: str, status: int, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        return (400, {"errors": ["not today"]}) if "/sign/" in path else (status, body)
+
+    def counted() -> bool:
+        asked = between.count("/sign/")
+        return asked >= 6 and figure(port, "signs_total") == asked
+
+    with residents.proxy(server, refuse) as between:
+        seat.configure(server.address, between.address)
+        with resident(seat) as agent:
+            wait_for(counted, 40, agent.log.read_text)
+            assert "vaultpki_renewals_total{" not in get(port, "metrics")[1]
+            between.alter = residents.honest
+            agent.process.send_signal(signal.SIGHUP)
+            wait_for(lambda: get(port, "metrics")[1].count("vaultpki_renewals_total{") == 3, PASS, agent.log.read_text)
+            assert counted()
+            assert agent.end() < AT_ONCE
+
+
+def test_whether_vault_is_there_is_shown_once_it_was_asked(seat: Seat, port: int) -> None:
+    seat.run()
+    with resident(seat) as agent:
+        wait_for(lambda: get(port, "healthz") == (200, "ok\n"), 30, agent.log.read_text)
+        assert figure(port, "vault_reachable") is None and figure(port, "outage_left_seconds"), get(port, "metrics")[1]
+        # With no copy of what it holds the pass ends where Vault turns down the login.
+        (seat.state / "spec.json").unlink()
+        (seat.state / "secret-id").write_text("another")
+        agent.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: figure(port, "vault_reachable") == 1.0, PASS, agent.log.read_text)
+        assert agent.said("does not take this node's credential"), agent.log.read_text()
+        assert agent.end() < AT_ONCE
