@@ -16,8 +16,9 @@ from vaultpki.values import dataclass
 from vaultpki.vault.settings import parse_origin
 
 _LARGEST: Final = 1 << 18
-_NAME = re.compile(r"(?=.{1,63}$)[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
-_PREFIX = re.compile(r"[a-z0-9][a-z0-9.-]*(/[a-z0-9][a-z0-9.-]*)+")
+# What cluster.yaml allows (config/words.py): a node's name is a DNS subdomain, a prefix may have one part.
+_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
+_PREFIX = re.compile(r"[a-z0-9][a-z0-9.-]*(/[a-z0-9][a-z0-9.-]*)*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
 _STAMP = "%Y-%m-%dT%H:%M:%SZ"

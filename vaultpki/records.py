@@ -30,10 +30,12 @@ from vaultpki.values import dataclass
 
 Json = dict[str, Any]
 
-_PLAIN = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+# What cluster.yaml allows (config/words.py), and tests/property/test_records.py holds the two together.
+_STEM = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _ROLE = re.compile(r"[a-z0-9][a-z0-9.-]{0,127}")
 _DNS = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
-_COMMON_NAME = re.compile(r"[\x21-\x7e]{1,64}")
+_COMMON_NAME = re.compile(r"(?! )[\x20-\x7e]{1,64}(?<! )")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -93,7 +95,7 @@ def read_cluster(record: Mapping[str, Any], *, where: str) -> ClusterRecord:
         text = entry.text("text", None)
         if len(text) > 1 << 16:
             raise entry.wrong("text")
-        templates.append(UserTemplate(str(name), entry.text("file", _PLAIN), text, entry.roles()))
+        templates.append(UserTemplate(str(name), entry.text("file", _FILE), text, entry.roles()))
     return ClusterRecord(
         cluster=reading.text("cluster", _ROLE),
         endpoint=reading.text("endpoint", re.compile(r"https://[\x21-\x7e]{1,300}")),
@@ -209,7 +211,7 @@ class _Reading:
         if not _COMMON_NAME.fullmatch(common_name) or not all(_DNS.fullmatch(name) for name in dns):
             raise self.wrong("common_name or dns")
         kubeconfig = self.text("kubeconfig", None) or None
-        if kubeconfig is not None and not _PLAIN.fullmatch(kubeconfig):
+        if kubeconfig is not None and not _FILE.fullmatch(kubeconfig):
             raise self.wrong("kubeconfig")
         return Certificate(
             name=self.text("name", _ROLE),
@@ -220,7 +222,7 @@ class _Reading:
             role=self.text("role", _ROLE),
             ttl=self.seconds("ttl"),
             key=key,
-            stem=self.text("file", _PLAIN),
+            stem=self.text("file", _STEM),
             kubeconfig=kubeconfig,
             reload=self.seconds("reload"),
         )

@@ -158,6 +158,30 @@ REFUSED: dict[str, tuple[str, int | None, str, str]] = {
         "certificates.app.addresses[0]",
         "API server's",
     ),
+    "API's node by its name": (
+        certificate("app", kind="server", names="[a.b, cp-1]"),
+        11,
+        "certificates.app.names[1]",
+        "with cp-1 this certificate could pass for the API server's",
+    ),
+    "API's node by its address": (
+        certificate("app", kind="server", addresses="[10.0.0.11]"),
+        11,
+        "certificates.app.addresses[0]",
+        "with 10.0.0.11 this certificate could pass for the API server's",
+    ),
+    "API's further name": (
+        certificate("app", kind="server", names="[api.internal]") + "  kube-apiserver: {extra_names: [api.internal]}\n",
+        11,
+        "certificates.app.names[0]",
+        "with api.internal this certificate could pass for the API server's",
+    ),
+    "API's further name on a worker": (
+        CERT + "{kube-apiserver: {extra_names: [w-1]}}\n",
+        4,
+        "nodes[1].name",
+        "also in certificates.kube-apiserver.extra_names",
+    ),
     "kubeconfig name": (certificate("app", kubeconfig="app.yaml"), 11, "certificates.app.kubeconfig", ".conf"),
     "kubeconfig of a server": (
         certificate("app", kind="server", names="[a.b]", kubeconfig="app.conf"),
