@@ -96,6 +96,11 @@ def apply(cluster: Cluster, vault: Vault, where: Where, *, first: Plan | None, p
             made = sight.wanted
         except Sealed:
             raise
+        except Refused as error:
+            # The last request of a run that was killed may still have been under way when we looked.
+            if not any("name already in use" in reason for reason in error.reasons) or time.monotonic() >= give_up:
+                raise
+            time.sleep(0.5)
         except Unavailable:
             if rounds == 0 or time.monotonic() >= give_up:
                 raise

@@ -155,13 +155,12 @@ def _wanted(
     try:
         with Directory.open(config.directory, create=False, write=False) as directory:
             looks = []
-            for want in spec.certificates:
-                try:
-                    (item,) = pairs.look(config, directory, (want,), trust, known, now)
-                    looks.append((want, item.leaf, item.verdict))
-                except StoreError as error:
-                    faults[want.name] = str(error)
-                    looks.append((want, *_unfit(directory, want, now)))
+            for item in pairs.look(config, directory, spec.certificates, trust, known, now):
+                if item.problem is None:
+                    looks.append((item.want, item.leaf, item.verdict))
+                else:
+                    faults[item.want.name] = str(item.problem)
+                    looks.append((item.want, *_unfit(directory, item.want, now)))
     except StoreError as error:
         faults["directory"] = str(error)
         nothing = Verdict((Reason.MISSING if _gone(config.directory) else Reason.UNREADABLE,), None)
