@@ -121,6 +121,10 @@ def resident(
 
 def faketime_library() -> str:
     """What LD_PRELOAD is set to for a process whose clock FAKETIME or FAKETIME_TIMESTAMP_FILE tells."""
+    # A process that is killed leaves its shared memory, and the next one of that id then fails (libfaketime's README).
+    for left in Path("/dev/shm").glob("*faketime_s*_[0-9]*"):
+        if not Path("/proc", left.name.rpartition("_")[2]).exists():
+            left.unlink(missing_ok=True)
     ran = subprocess.run(
         ["faketime", "-f", "+0s", "printenv", "LD_PRELOAD"], capture_output=True, text=True, check=True
     )
