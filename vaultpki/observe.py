@@ -89,8 +89,7 @@ def observe(cluster: Cluster, vault: Vault, fallback: Known, *, expected: Iterab
     """Everything of this cluster on the server, as its active node knows it.
 
     `fallback` says where nodes find Vault when neither the spec nor an earlier apply does, and in which namespace we
-    ask. `expected` are the objects
-    that an apply has just made, all of the cluster's: they are asked for at once.
+    ask. `expected` are the objects that an apply has just made, all of the cluster's: they are asked for at once.
     Raises ForeignObject where a mount of ours cannot be, since something else is there.
     """
     reading = _Reading(cluster, vault)
