@@ -180,3 +180,18 @@ class Site:
         ]
         seat.config.write_text("\n".join(lines) + f"\n{further}")
         return seat
+
+
+ONE_WORKER = """\
+api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}
+nodes:
+- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}
+"""
+
+
+def standing(server: Server, folder: Path, name: str, spec: str = ONE_WORKER) -> Site:
+    """A cluster that is applied."""
+    site = Site(server, folder, name)
+    site.write(spec)
+    site.apply()
+    return site

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from applied import Seat, Site
+from applied import ONE_WORKER, Seat, Site, standing
 from residents import WORKER, leaf, leaves
 from servers import Server
 
@@ -19,19 +19,10 @@ from vaultpki.errors import StoreError
 from vaultpki.memory import Memory
 from vaultpki.passing import Outcome
 
-SPEC = """\
-api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}
-nodes:
-- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}
-"""
-
 
 @pytest.fixture
 def site(server: Server, tmp_path: Path, cluster_name: str) -> Site:
-    site = Site(server, tmp_path / "site", cluster_name)
-    site.write(SPEC)
-    site.apply()
-    return site
+    return standing(server, tmp_path / "site", cluster_name)
 
 
 @pytest.fixture
@@ -48,7 +39,7 @@ def passed(seat: Seat, *force: str) -> Outcome:
 
 
 def respecify(site: Site, text: str) -> None:
-    site.write(SPEC + text)
+    site.write(ONE_WORKER + text)
     site.apply()
 
 

@@ -8,25 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from applied import Ran, Seat, Site, vaultpki
+from applied import Ran, Seat, Site, standing, vaultpki
 from residents import POLL, WORKER, leaves, resident, signs
 from servers import Server, wait_for
 
 from vaultpki.store import GRACE
 
-SPEC = """\
-api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}
-nodes:
-- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}
-"""
-
 
 @pytest.fixture
 def site(server: Server, tmp_path: Path, cluster_name: str) -> Site:
-    site = Site(server, tmp_path / "site", cluster_name)
-    site.write(SPEC)
-    site.apply()
-    return site
+    return standing(server, tmp_path / "site", cluster_name)
 
 
 @pytest.fixture

@@ -14,28 +14,20 @@ from typing import Any
 
 import pytest
 import residents
-from applied import Seat, Site, vaultpki
+from applied import ONE_WORKER, Seat, Site, standing, vaultpki
 from servers import Server, free_ports, wait_for
 
 from vaultpki import memory
 from vaultpki.config import load_agent
 from vaultpki.status import of_folder, of_node
 
-SPEC = """\
-api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}
-nodes:
-- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}
-"""
 NOBODY = 65534
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
 @pytest.fixture
 def site(server: Server, tmp_path: Path, cluster_name: str) -> Site:
-    site = Site(server, tmp_path / "site", cluster_name)
-    site.write(SPEC)
-    site.apply()
-    return site
+    return standing(server, tmp_path / "site", cluster_name)
 
 
 @pytest.fixture
@@ -221,7 +213,7 @@ def test_what_cluster_yaml_says_now(site: Site, seat: Seat) -> None:
         return (403, {"errors": ["permission denied"]}) if "/sign/" in path else (code, body)
 
     site.write(
-        SPEC + "certificates:\n  kubelet: {extra_names: [kubelet.example.com]}\n"
+        ONE_WORKER + "certificates:\n  kubelet: {extra_names: [kubelet.example.com]}\n"
         "  kubelet-client: {ttl: 20d}\n  kube-proxy: {key: ec-p384}\n"
     )
     site.apply()
