@@ -23,9 +23,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from vaultpki import issuance
+from vaultpki import issuance, words
 from vaultpki.certificates import ROOT
-from vaultpki.config import tree, words
+from vaultpki.config import tree
 from vaultpki.desired import ca_subject
 from vaultpki.errors import BadAnswer, Denied, NeedsJoin, Refused, SpecError
 from vaultpki.facts import Trust

@@ -24,12 +24,13 @@ ORDER: Final = (
     "values",
     "model",
     "windows",
+    "words",
     # the table, and decisions that are the same wherever and whenever they are made
     "certificates",
     "facts",
     "assets",
-    "config",
     "records",
+    "config",
     "desired",
     "plan",
     "renewal",
@@ -81,7 +82,7 @@ ORDER: Final = (
     "__main__",
 )
 
-PURE: Final = ("errors", "model", "certificates", "facts", "records", "desired", "plan", "renewal")
+PURE: Final = ("errors", "model", "words", "certificates", "facts", "records", "desired", "plan", "renewal")
 OUTSIDE: Final = frozenset({"os", "pathlib", "random", "select", "socket", "ssl", "subprocess", "threading", "time"})
 
 SOLE_IMPORTERS: Final = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from vaultpki.config import words
+from vaultpki import words
 from vaultpki.errors import SpecError
 from vaultpki.vault import Settings, Vault, from_environment
 from vaultpki.vault.settings import namespace_path, parse_origin, tls_context

@@ -78,7 +78,7 @@ def _settings(cluster: Cluster, *, allow_http: bool) -> Settings:
 
 def _address(address: str, *, allow_http: bool) -> str:
     """The normal form of VAULT_ADDR: every node is told it, and agent.yaml must take it."""
-    from vaultpki.config import words
+    from vaultpki import words
     from vaultpki.errors import SpecError
     from vaultpki.vault.settings import parse_origin
 
@@ -91,7 +91,8 @@ def _address(address: str, *, allow_http: bool) -> str:
 
 def _certificates(ca_file: str) -> str:
     """The certificates of VAULT_CACERT: every node is told them, so nothing else of the file is kept."""
-    from vaultpki.config import tree, words
+    from vaultpki import words
+    from vaultpki.config import tree
     from vaultpki.errors import SpecError
 
     try:

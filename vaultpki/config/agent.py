@@ -8,15 +8,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
-from vaultpki import windows
-from vaultpki.config import tree, words
+from vaultpki import windows, words
+from vaultpki.config import tree
 from vaultpki.config.durations import format_duration
 from vaultpki.config.hooks import HOOKS, plain_hooks, read_hooks
 from vaultpki.config.shape import Choice, Field, Found, ListOf, MapOf, Record, Text, Version, duration
 from vaultpki.config.tree import Place
-from vaultpki.config.words import quoted
 from vaultpki.errors import SpecError
 from vaultpki.model import VERSION, AgentConfig, Auth, FileOptions
+from vaultpki.words import quoted
 
 _POLL_LEAST, _POLL_MOST = 10, 86400
 _HOOK_MOST = 3600

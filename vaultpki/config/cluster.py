@@ -6,8 +6,8 @@ import ipaddress
 from collections.abc import Iterable
 from pathlib import Path
 
-from vaultpki import assets, certificates
-from vaultpki.config import jwt, meaning, tree, words
+from vaultpki import assets, certificates, words
+from vaultpki.config import jwt, meaning, tree
 from vaultpki.config.declared import CLUSTER
 from vaultpki.config.shape import Found
 from vaultpki.config.tree import Place

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from vaultpki import words
 from vaultpki.certificates import ISSUING_CAS, TABLE
-from vaultpki.config import jwt, tree, words
+from vaultpki.config import jwt, tree
 from vaultpki.config.shape import Choice, Field, Flag, ListOf, MapOf, Record, Schema, Text, Version, duration
 from vaultpki.model import KeyType, NodeRole, Row, Usage
 

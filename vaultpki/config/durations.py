@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from vaultpki.config.words import quoted
 from vaultpki.errors import SpecError
+from vaultpki.words import quoted
 
 UNITS: Final = {"y": 365 * 86400, "w": 7 * 86400, "d": 86400, "h": 3600, "m": 60, "s": 1}
 LONGEST: Final = 100 * UNITS["y"]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from vaultpki.config import tree, words
+from vaultpki import words
+from vaultpki.config import tree
 from vaultpki.config.shape import Field, Found, Kind, ListOf, MapOf, Record, Schema, Text
 from vaultpki.config.tree import Node, Place
-from vaultpki.config.words import quoted
 from vaultpki.errors import SpecError
 from vaultpki.model import Hook
+from vaultpki.words import quoted
 
 # As templates/ name the units and the static pod.
 _OURS: Final = "vaultpki-agent"

@@ -8,11 +8,11 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
-from vaultpki.config import words
+from vaultpki import words
 from vaultpki.config.shape import Field, Found, ListOf, Record, Text
-from vaultpki.config.words import quoted
 from vaultpki.errors import SpecError
 from vaultpki.model import Jwt, Pool
+from vaultpki.words import quoted
 
 _KEY = re.compile(r"-----BEGIN PUBLIC KEY-----\s+([A-Za-z0-9+/=\s]+?)\s*-----END PUBLIC KEY-----")
 _URL = re.compile(r"https://(\[[0-9a-fA-F:.]+\]|[^/:@?#\[\]]+)(:\d{1,5})?((?:/[A-Za-z0-9._~%+=&?:-]+)*/?)", re.ASCII)

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
-from vaultpki import certificates
-from vaultpki.config import words
+from vaultpki import certificates, words
 from vaultpki.config.durations import format_duration
 from vaultpki.config.shape import Found
-from vaultpki.config.words import quoted
 from vaultpki.errors import SpecError
 from vaultpki.model import NODE, Cluster, Node, NodeRole, Pool, Row
+from vaultpki.words import quoted
 
 SHORTEST_CA: Final = 60
 SHORTEST_LEAF: Final = 30

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import field
 from typing import Any
 
-from vaultpki.config import tree, words
+from vaultpki import words
+from vaultpki.config import tree
 from vaultpki.config.durations import PATTERN, parse_duration
 from vaultpki.config.tree import Node, Place
-from vaultpki.config.words import quoted
 from vaultpki.errors import SpecError
 from vaultpki.model import VERSION
 from vaultpki.values import dataclass
+from vaultpki.words import quoted
 
 Schema = dict[str, object]
 

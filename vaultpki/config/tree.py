@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from vaultpki.config.words import quoted
 from vaultpki.errors import SpecError
 from vaultpki.values import dataclass
+from vaultpki.words import quoted
 
 MAX_BYTES: Final = 1024 * 1024
 MAX_DEPTH: Final = 32
