@@ -6,14 +6,13 @@ enroller who may make such AppRoles and nothing else.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from vaultpki import bootstrap, records
+from vaultpki import bootstrap, records, words
 from vaultpki.desired import node_certificates, pooled_approle
 from vaultpki.errors import BadAnswer, Denied, Refused, SpecError
 from vaultpki.files import write_private
@@ -23,7 +22,6 @@ from vaultpki.plain import printable
 from vaultpki.values import dataclass
 from vaultpki.vault import Request, Vault
 
-_NODE_NAME = re.compile(r"(?=.{1,63}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 _LEAVING: Final = "leaving"
 # Of a report: no more entries, and no longer texts, than any node of ours writes.
 _MOST: Final = 64
@@ -67,9 +65,7 @@ def holder(cluster: Cluster, name: str, pool: str | None) -> Node | Pool:
                 raise _by_token(found)
             if not _takes(found, name):
                 raise SpecError(f"{name!r} cannot be a node of pool {pool}, whose names are {found.node_names}")
-            longest = max((len(c.subject.common_name) for c in node_certificates(cluster, found)), default=0)
-            if longest - len("{node}") + len(name) > 64:
-                raise SpecError(f"{name!r} is too long: a common name has at most 64 characters")
+            _refuse_too_long(cluster, found, name)
             return found
     raise SpecError(
         f"{cluster.file} has no pool {pool!r}; it has: {', '.join(p.name for p in cluster.pools) or 'none'}"
@@ -161,7 +157,7 @@ def unenroll(cluster: Cluster, vault: Vault, name: str, *, wait: float = bootstr
         raise SpecError(
             f"{name} is listed in {cluster.file}; take it off the list and run `vaultpki apply`, which ends it"
         )
-    if not _NODE_NAME.fullmatch(name):
+    if not words.fits(name, words.node_name):
         raise SpecError(f"{name!r} is no node name")
     store, mount = cluster.mount("config"), f"auth/{cluster.prefix}/pooled"
     note = f"{store}/data/{_LEAVING}/{name}"
@@ -199,7 +195,7 @@ class Seen:
 def nodes(cluster: Cluster, vault: Vault) -> tuple[Seen, ...]:
     """The listed nodes, the pooled ones that were enrolled or have reported, each with its last report."""
     listed = {node.name: node for node in cluster.nodes}
-    pooled = [name for name in vault.names(f"auth/{cluster.prefix}/pooled/role") if _NODE_NAME.fullmatch(name)]
+    pooled = [name for name in vault.names(f"auth/{cluster.prefix}/pooled/role") if words.fits(name, words.node_name)]
     by_token = [pool for pool in cluster.pools if pool.jwt]
     if by_token:
         # Nobody enrolled these: what they report is all there is of them.
@@ -249,7 +245,18 @@ def _shown(value: Any, depth: int = 4) -> Any:
 
 def _takes(pool: Pool, name: str) -> bool:
     start = pool.node_names.removesuffix("*")
-    return bool(_NODE_NAME.fullmatch(name)) and name.startswith(start) and len(name) > len(start)
+    return words.fits(name, words.node_name) and name.startswith(start) and len(name) > len(start)
+
+
+def _refuse_too_long(cluster: Cluster, pool: Pool, name: str) -> None:
+    """Raises SpecError where a certificate of the pool could not carry the name, as its agent would say."""
+    record = records.pool_record(pool, node_certificates(cluster, pool))
+    try:
+        records.read_certificates(record, node=name, prefix=cluster.prefix, where=cluster.file)
+    except SpecError:
+        raise SpecError(
+            f"{name!r} is too long: a common name has at most 64 characters, and a DNS name 253; choose a shorter one"
+        ) from None
 
 
 def _lives(path: Path, vault: Vault, name: str, who: Node | Pool, where: Place, soon: datetime) -> bool:

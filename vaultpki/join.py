@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from vaultpki import words
 from vaultpki.errors import SpecError
 from vaultpki.model import VERSION
 from vaultpki.values import dataclass
 from vaultpki.vault.settings import parse_origin
 
-_LARGEST: Final = 1 << 18
-# What cluster.yaml allows (config/words.py): a node's name is a DNS subdomain, a prefix may have one part.
-_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
-_PREFIX = re.compile(r"[a-z0-9][a-z0-9.-]*(/[a-z0-9][a-z0-9.-]*)*")
+_LARGEST: Final = 1 << 19
+# As many as agent.yaml takes.
+_MOST_ADDRESSES: Final = 16
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
 _STAMP = "%Y-%m-%dT%H:%M:%SZ"
@@ -98,7 +98,7 @@ class _Reading:
         if isinstance(version, bool) or version != VERSION:
             raise self._wrong("version")
         addresses = self._value.get("addresses")
-        if not isinstance(addresses, list) or not addresses or len(addresses) > 20:
+        if not isinstance(addresses, list) or not addresses or len(addresses) > _MOST_ADDRESSES:
             raise self._wrong("addresses")
         for address in addresses:
             if not isinstance(address, str) or not _origin(address):
@@ -111,10 +111,10 @@ class _Reading:
         except ValueError:
             raise self._wrong("expires") from None
         return Join(
-            cluster=self._text("cluster", _NAME),
-            prefix=self._text("prefix", _PREFIX),
-            node=self._text("node", _NAME),
-            pool=None if self._value.get("pool") is None else self._text("pool", _NAME),
+            cluster=self._word("cluster", words.cluster_name),
+            prefix=self._word("prefix", words.prefix),
+            node=self._word("node", words.node_name),
+            pool=None if self._value.get("pool") is None else self._word("pool", words.pool_name),
             addresses=tuple(addresses),
             ca_pem=ca_pem,
             root_sha256=self._text("root_sha256", _SHA256),
@@ -122,6 +122,12 @@ class _Reading:
             wrap_token=self._text("wrap_token", _TOKEN),
             expires=expires,
         )
+
+    def _word(self, key: str, check: Callable[[str], str]) -> str:
+        value = self._value.get(key)
+        if not words.fits(value, check):
+            raise self._wrong(key)
+        return value
 
     def _text(self, key: str, pattern: re.Pattern[str]) -> str:
         value = self._value.get(key)

@@ -1,16 +1,17 @@
 """The records of the config store: what apply publishes, and what an agent takes from it, strictly read.
 
-A record tells a node which certificates, bundles and kubeconfigs it holds, and nothing else: every name in it must be a
-plain one, so that whoever can write the store still cannot make a node write or run anything of theirs.
+A record tells a node which certificates, bundles and kubeconfigs it holds, and nothing else: every name in it must be
+one that cluster.yaml could give, so that whoever can write the store still cannot make a node write or run anything of
+theirs.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from vaultpki import words
 from vaultpki.certificates import BUNDLES, ISSUING_CAS, unit
 from vaultpki.errors import SpecError
 from vaultpki.model import (
@@ -30,12 +31,8 @@ from vaultpki.values import dataclass
 
 Json = dict[str, Any]
 
-# What cluster.yaml allows (config/words.py), and tests/property/test_records.py holds the two together.
-_STEM = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
-_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_ROLE = re.compile(r"[a-z0-9][a-z0-9.-]{0,127}")
-_DNS = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
-_COMMON_NAME = re.compile(r"(?! )[\x20-\x7e]{1,64}(?<! )")
+# A certificate's name, or its and a pool's (`certificates.pool_role`).
+_ROLE = re.compile(rf"{words.LABEL}(?:-{words.LABEL})?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -95,10 +92,12 @@ def read_cluster(record: Mapping[str, Any], *, where: str) -> ClusterRecord:
         text = entry.text("text", None)
         if len(text) > 1 << 16:
             raise entry.wrong("text")
-        templates.append(UserTemplate(str(name), entry.text("file", _FILE), text, entry.roles()))
+        if not words.fits(name, words.label):
+            raise reading.wrong("templates")
+        templates.append(UserTemplate(name, entry.word("file", words.file_name), text, entry.roles()))
     return ClusterRecord(
-        cluster=reading.text("cluster", _ROLE),
-        endpoint=reading.text("endpoint", re.compile(r"https://[\x21-\x7e]{1,300}")),
+        cluster=reading.word("cluster", words.cluster_name),
+        endpoint=reading.word("endpoint", words.endpoint),
         root_sha256=reading.text("root_sha256", _SHA256),
         templates=tuple(templates),
     )
@@ -172,11 +171,21 @@ class _Reading:
             raise self.wrong(key)
         return value
 
-    def texts(self, key: str, pattern: re.Pattern[str]) -> tuple[str, ...]:
+    def word(self, key: str, check: Callable[[str], str]) -> str:
         value = self.value(key)
-        if not isinstance(value, list) or not all(isinstance(v, str) and pattern.fullmatch(v) for v in value):
+        if not words.fits(value, check):
             raise self.wrong(key)
-        return tuple(value)
+        return value
+
+    def several(self, key: str, check: Callable[[str], str], *, node: str = NODE) -> tuple[str, ...]:
+        """A list of texts, with `node` in place of `{node}`."""
+        value = self.value(key)
+        if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+            raise self.wrong(key)
+        filled = tuple(text.replace(NODE, node) for text in value)
+        if not all(words.fits(text, check) for text in filled):
+            raise self.wrong(key)
+        return filled
 
     def mapping(self, key: str) -> Mapping[str, Any]:
         value = self.value(key) or {}
@@ -193,36 +202,37 @@ class _Reading:
 
     def roles(self) -> frozenset[NodeRole]:
         try:
-            return frozenset(NodeRole(value) for value in self.texts("roles", _ROLE))
+            return frozenset(NodeRole(value) for value in self.several("roles", words.label))
         except ValueError:
             raise self.wrong("roles") from None
 
     def certificate(self, node: str, prefix: str) -> Certificate:
-        ca = self.text("ca", _ROLE)
+        ca = self.word("ca", words.label)
         if ca not in ISSUING_CAS:
             raise self.wrong("ca")
         try:
             usage, key = Usage(self.value("usage")), KeyType(self.value("key"))
-            ips = tuple(str(ipaddress.ip_address(ip)) for ip in self.texts("ips", re.compile(r"[0-9a-f.:]{2,45}")))
         except ValueError:
-            raise self.wrong("usage, key or ips") from None
-        dns = tuple(name.replace(NODE, node) for name in self.texts("dns", re.compile(r"[\x21-\x7e]{1,253}")))
+            raise self.wrong("usage or key") from None
         common_name = self.text("common_name", None).replace(NODE, node)
-        if not _COMMON_NAME.fullmatch(common_name) or not all(_DNS.fullmatch(name) for name in dns):
-            raise self.wrong("common_name or dns")
-        kubeconfig = self.text("kubeconfig", None) or None
-        if kubeconfig is not None and not _FILE.fullmatch(kubeconfig):
-            raise self.wrong("kubeconfig")
+        if not words.fits(common_name, words.filled_name):
+            raise self.wrong("common_name")
+        subject = Subject(
+            common_name,
+            self.several("organization", words.organization),
+            self.several("dns", words.host_name, node=node),
+            self.several("ips", words.address),
+        )
         return Certificate(
-            name=self.text("name", _ROLE),
+            name=self.word("name", words.label),
             usage=usage,
-            subject=Subject(common_name, self.texts("organization", re.compile(r"[\x20-\x7e]{1,64}")), dns, ips),
+            subject=subject,
             ca=ca,
             mount=f"{prefix}/{ca}",
             role=self.text("role", _ROLE),
             ttl=self.seconds("ttl"),
             key=key,
-            stem=self.text("file", _STEM),
-            kubeconfig=kubeconfig,
+            stem=self.word("file", words.stem),
+            kubeconfig=self.word("kubeconfig", words.kubeconfig_name) if self.text("kubeconfig", None) else None,
             reload=self.seconds("reload"),
         )

@@ -1,11 +1,14 @@
-"""Checks of single words: names, addresses, URLs, paths. Each returns the normal form or says what would be right."""
+"""Checks of single words: names, addresses, URLs, paths. Each returns the normal form or says what would be right.
+
+What people write, and what a node is told of it, is held to the same ones: nothing that apply takes stops a node.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Final, TypeGuard
 
 from vaultpki.errors import SpecError
 
@@ -17,7 +20,12 @@ FILE: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 # Mounts every Vault or OpenBao has, or makes in development mode.
 _VAULTS_OWN = ("sys", "auth", "identity", "cubbyhole", "secret")
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----\s+([A-Za-z0-9+/=\s]+?)\s*-----END CERTIFICATE-----")
+MOST_CA_BYTES: Final = 256 * 1024
+"""How large a file with the CA of Vault's own certificate may be: it is a part of every join file."""
+
 _SHOWN = 60
+# A join file is named after its node, and written under a longer, temporary name first: NAME_MAX on Linux is 255 bytes.
+_LONGEST_NODE = 200
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -29,6 +37,14 @@ def quoted(text: str) -> str:
     if len(text) > _SHOWN or len(shown) > _SHOWN + 2:
         shown = shown[:_SHOWN].rstrip("\\'\"") + "..." + shown[0]
     return shown
+
+
+def fits(value: object, check: Callable[[str], str]) -> TypeGuard[str]:
+    """Whether `value` is text, in the normal form that `check` gives it."""
+    try:
+        return isinstance(value, str) and check(value) == value
+    except SpecError:
+        return False
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:
@@ -117,14 +133,21 @@ def dns_name(text: str, *, underscores: bool = False) -> str:
 
 
 def node_name(text: str) -> str:
-    """A Node object's name: a DNS subdomain (RFC 1123)."""
+    """A Node object's name: a DNS subdomain (RFC 1123), at most 200 characters long."""
     if re.fullmatch(LABEL, text):
         return text
     if text.isascii() and text != text.lower() and re.fullmatch(DNS, text.lower()):
         raise SpecError(f"{quoted(text)} has upper-case letters, which Vault folds: write {quoted(text.lower())[1:-1]}")
     if is_address(text):
         raise SpecError(f"{quoted(text)} is an IP address: name the node by a DNS name and put this under addresses")
+    if _LONGEST_NODE < len(text) <= 253:
+        raise SpecError(f"{quoted(text)} has {len(text)} characters: a node name has at most {_LONGEST_NODE}")
     return dns_name(text)
+
+
+def host_name(text: str) -> str:
+    """A DNS SAN as a certificate carries it: a DNS name, or a node's, which may be a number."""
+    return text if re.fullmatch(LABEL, text) else dns_name(text)
 
 
 def node_pattern(text: str) -> str:
@@ -261,13 +284,19 @@ def common_name(text: str, what: str = "common name") -> str:
     bare = text.replace("{node}", "n").replace("{domain}", "d")
     if "{" in bare or "}" in bare:
         raise SpecError(f"{quoted(text)} has a placeholder nobody fills: only {{node}} and {{domain}} are known here")
-    if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9 ._:-]*[A-Za-z0-9])?", bare):
+    filled_name(bare, what)
+    return text
+
+
+def filled_name(text: str, what: str = "common name") -> str:
+    """A CN or O as a certificate carries it, without placeholders."""
+    if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9 ._:-]*[A-Za-z0-9])?", text):
         raise SpecError(
             f"{quoted(text)} is no {what}: write letters, digits, blanks and . _ : - in ASCII, beginning and ending "
             "with a letter or digit"
         )
-    if len(bare) > 64:
-        raise SpecError(f"{quoted(text)} has {len(bare)} characters: a {what} has at most 64 (RFC 5280)")
+    if len(text) > 64:
+        raise SpecError(f"{quoted(text)} has {len(text)} characters: a {what} has at most 64 (RFC 5280)")
     return text
 
 
@@ -275,7 +304,7 @@ def organization(text: str) -> str:
     """An O value; no placeholder may stand in it, since a role fixes it for all its holders."""
     if "{" in text:
         raise SpecError(f"{quoted(text)} has a placeholder: an organization is the same for every holder, write it out")
-    return common_name(text, "organization")
+    return filled_name(text, "organization")
 
 
 def san_name(text: str) -> str:

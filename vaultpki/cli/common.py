@@ -96,7 +96,7 @@ def _certificates(ca_file: str) -> str:
     from vaultpki.errors import SpecError
 
     try:
-        return words.pem_certificates(tree.read_text(Path(ca_file)))
+        return words.pem_certificates(tree.read_text(Path(ca_file), words.MOST_CA_BYTES))
     except SpecError as error:
         raise SpecError(error.problem, file=tree.shown(Path(ca_file)), field="VAULT_CACERT") from None
 

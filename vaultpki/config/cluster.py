@@ -73,7 +73,7 @@ def _vault(spec: Found, path: Path, allow_http: bool) -> VaultAddress:
                 raise item.refuse(error.problem) from None
     pem = None
     if found.has("ca_file"):
-        pem = _beside(found["ca_file"], path, tree.MAX_BYTES)
+        pem = _beside(found["ca_file"], path, words.MOST_CA_BYTES)
         try:
             pem = words.pem_certificates(pem)
         except SpecError as error:
@@ -122,7 +122,7 @@ def _pools(spec: Found, nodes: Iterable[Node], path: Path) -> tuple[Pool, ...]:
             each.get("name"),
             frozenset(each.get("roles")),
             each.get("node_names"),
-            jwt.read(each["jwt"], lambda found: _beside(found, path, tree.MAX_BYTES)) if each.has("jwt") else None,
+            jwt.read(each["jwt"], lambda found: _beside(found, path, words.MOST_CA_BYTES)) if each.has("jwt") else None,
         )
         for each in spec.items("pools")
     ]

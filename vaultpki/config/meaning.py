@@ -254,6 +254,7 @@ def _row_names(cluster: Cluster, spec: Found) -> None:
 
 def _lengths(cluster: Cluster, spec: Found) -> None:
     rows = certificates.rows(cluster)
+    of_the_table = {dns for row in certificates.TABLE for dns in row.dns}
     for holder, found in _holders(cluster, spec):
         name = holder.name if isinstance(holder, Node) else holder.node_names[:-1] + "x"
         for row in rows:
@@ -268,12 +269,14 @@ def _lengths(cluster: Cluster, spec: Found) -> None:
                     f"{quoted(common_name)}, the common name of {row.name}, has {len(common_name)} characters, and at "
                     f"most {_MAX_CN} are allowed (RFC 5280): {hint}"
                 )
-            for dns in row.dns if row.name in spec["certificates"].value else ():
+            for dns in row.dns:
                 try:
-                    if not dns.startswith(certificates.API_NAMES):
-                        words.dns_name(dns.replace(NODE, name).replace("{domain}", cluster.api_server.dns_domain))
+                    if dns not in (NODE, certificates.API_NAMES):
+                        words.host_name(dns.replace(NODE, name).replace("{domain}", cluster.api_server.dns_domain))
                 except SpecError as error:
-                    raise spec["certificates"][row.name].refuse(f"for {name}: {error.problem}") from None
+                    by_domain = dns in of_the_table
+                    place = spec["api_server"]["dns_domain"] if by_domain else spec["certificates"][row.name]
+                    raise place.refuse(f"for {name}: {error.problem}") from None
 
 
 def _holders(cluster: Cluster, spec: Found) -> Iterator[tuple[Node | Pool, Found]]:

@@ -1,0 +1,131 @@
+"""What an agent takes from the config store: what apply could have written, and nothing that does harm."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vaultpki import records
+from vaultpki.config import load_cluster
+from vaultpki.desired import node_certificates
+from vaultpki.errors import SpecError
+from vaultpki.join import load_join
+from vaultpki.model import Cluster
+
+SPEC = """\
+cluster: prod
+nodes:
+- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}
+- {name: w-1, roles: [worker], addresses: [10.0.0.21]}
+certificates:
+  app: {kind: client, common_name: "team {node}", ca: kubernetes, roles: [worker], kubeconfig: Team.conf}
+templates: {audit: {file: Audit.yaml, template: a.j2, roles: [worker]}}
+"""
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    (tmp_path / "a.j2").write_text("${node}\n")
+    (tmp_path / "cluster.yaml").write_text(SPEC)
+    return load_cluster(tmp_path / "cluster.yaml")
+
+
+def of_node(cluster: Cluster) -> dict[str, Any]:
+    node = cluster.nodes[1]
+    made: dict[str, Any] = json.loads(json.dumps(records.node_record(node, node_certificates(cluster, node), "r")))
+    return made
+
+
+def test_what_apply_writes_is_taken(cluster: Cluster) -> None:
+    roles, found = records.read_certificates(of_node(cluster), node="w-1", prefix=cluster.prefix, where="record")
+    assert (roles, found) == (cluster.nodes[1].roles, node_certificates(cluster, cluster.nodes[1]))
+    assert (found[-1].subject.common_name, found[-1].kubeconfig) == ("team w-1", "Team.conf")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("file", text) for text in ("../x", "a/b", "/x", ".x", "", "a\nb", "a\0", "a b", "x.key", "A", "a" * 101)),
+        *(("kubeconfig", text) for text in ("../x.conf", ".conf", "x.key", "a/x.conf", "a\n.conf", "ä.conf")),
+        *(("common_name", text) for text in ("", "a\nb", "a\x1b[m", "a,b", "{domain}", "a ", "*", "a" * 65, None, 7)),
+        *(("organization", [text]) for text in ("", "a\nb", "{node}", "a" * 65, None)),
+        *(
+            ("dns", [text])
+            for text in ("", "*", "*.a", "a\nb", "a b", "a.", "a/b", "A", "a," * 2, "{domain}", "a" * 254)
+        ),
+        *(("ips", [text]) for text in ("", "10.0.0.0/8", "010.0.0.1", "fe80::1%eth0", "{node_addresses}", 1)),
+        *(("name", text) for text in ("../x", "a.b", "A", "", "a\n")),
+        *(("role", text) for text in ("../x", "a/b", "a.b", "A", "", "a" * 128)),
+        *(("ca", text) for text in ("root", "../root", "", None)),
+    ],
+)
+def test_a_record_that_apply_cannot_have_written_is_refused(cluster: Cluster, key: str, value: object) -> None:
+    record = of_node(cluster)
+    record["certificates"][0][key] = value
+    with pytest.raises(SpecError, match="holds what no vaultpki writes"):
+        records.read_certificates(record, node="w-1", prefix=cluster.prefix, where="record")
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        *((("templates", "audit", "file"), text) for text in ("../x", "a/b", ".x", "", "a\nb", "a b", "a" * 101)),
+        *(
+            (("endpoint",), text)
+            for text in ("http://a", "https://", "https://a\n", "https://a/b", "https://u@a", None)
+        ),
+        *((("cluster",), text) for text in ("../x", "A", "a.b", "a" * 41)),
+    ],
+)
+def test_a_cluster_record_that_apply_cannot_have_written_is_refused(
+    cluster: Cluster, keys: tuple[str, ...], value: object
+) -> None:
+    record: dict[str, Any] = records.cluster_record(cluster, (), None, "a" * 64)
+    assert records.read_cluster(record, where="record").templates == cluster.templates
+    inner = record
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    with pytest.raises(SpecError, match="holds what no vaultpki writes"):
+        records.read_cluster(record, where="record")
+
+
+JOIN = {
+    "version": 1,
+    "cluster": "p",
+    "prefix": "rr3",
+    "node": "a" * 63 + ".b",
+    "pool": None,
+    "addresses": ["https://v:8200"],
+    "ca_pem": None,
+    "root_sha256": "a" * 64,
+    "role_id": "r",
+    "wrap_token": "t",
+    "expires": "2026-05-01T12:00:00Z",
+}
+
+
+def test_a_join_file_with_a_short_prefix_and_a_long_name(tmp_path: Path) -> None:
+    (tmp_path / "join.json").write_text(json.dumps(JOIN))
+    join = load_join(tmp_path / "join.json")
+    assert (join.prefix, join.node) == (JOIN["prefix"], JOIN["node"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("node", text) for text in ("../x", "a/b", "A", "", "a..b", "-a", "a\n", "10.0.0.1", "a" * 201, None)),
+        *(("prefix", text) for text in ("", "/a", "a/", "a//b", "a/../b", "sys/a", "auth", "A", "a/*", "a\n")),
+        *(("cluster", text) for text in ("../x", "a.b", "A", "", "a" * 41)),
+        *(("pool", text) for text in ("../x", "a.b", "A", "", 7)),
+        ("addresses", ["https://v:8200"] * 17),
+    ],
+)
+def test_a_join_file_that_enroll_cannot_have_written_is_refused(tmp_path: Path, key: str, value: object) -> None:
+    (tmp_path / "join.json").write_text(json.dumps({**JOIN, key: value}))
+    with pytest.raises(SpecError, match="is not as `vaultpki enroll` writes it") as caught:
+        load_join(tmp_path / "join.json")
+    assert caught.value.field == key
