@@ -214,6 +214,10 @@ def service_cidr(text: str) -> str:
         except ValueError:
             raise SpecError(f"{quoted(text)} is no network: write one such as 10.96.0.0/12") from None
         raise SpecError(f"{quoted(text)} has bits behind its prefix length: write {network}") from None
+    if "%" in text:
+        raise SpecError(f"{quoted(text)} has a zone, which no certificate carries: leave out the part from %")
+    if "." in text.partition("/")[2]:
+        raise SpecError(f"{quoted(text)} has a mask where its prefix length belongs: write {network}")
     if "/" not in text or network.num_addresses < 4:
         raise SpecError(
             f"{quoted(text)} is too small to hold services: write a range such as 10.96.0.0/12 or fd00:1::/112"

@@ -142,6 +142,8 @@ REFUSED: dict[str, tuple[str, int | None, str, str]] = {
         "api_server.dns_domain",
         "for cp-1: 'kubernetes.default.svc.",
     ),
+    "cidr mask": (api("service_cidr: 10.96.0.0/255.240.0.0"), 6, "api_server.service_cidr", "write 10.96.0.0/12"),
+    "cidr zone": (api('service_cidr: "fd00::%1/112"'), 6, "api_server.service_cidr", "zone"),
     "cidr /31": (api("service_cidr: 10.96.0.0/31"), 6, "api_server.service_cidr", "too small"),
     "cidr /32": (api("service_cidr: 10.96.0.0"), 6, "api_server.service_cidr", "too small"),
     "cidr v6 /127": (api('service_cidr: "fd00::/127"'), 6, "api_server.service_cidr", "too small"),
