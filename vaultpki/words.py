@@ -172,6 +172,11 @@ def is_address(text: str) -> bool:
     return True
 
 
+def is_loopback(text: str) -> bool:
+    """Whether the text is an address by which a machine reaches itself."""
+    return is_address(text) and ipaddress.ip_address(text).is_loopback
+
+
 def address(text: str) -> str:
     """An IP address in its normal form; loopback is allowed."""
     try:
@@ -199,7 +204,7 @@ def address(text: str) -> str:
 def node_address(text: str) -> str:
     """An address of a node: never loopback, which is every machine's."""
     found = address(text)
-    if ipaddress.ip_address(found).is_loopback:
+    if is_loopback(found):
         raise SpecError(f"{quoted(text)} is a loopback address: write the address other nodes reach this one by")
     return found
 
@@ -271,7 +276,7 @@ def vault_address(text: str) -> str:
 def refuse_plain_http(url: str) -> None:
     """Refuses http to any but a loopback host; `url` comes from `vault_address`."""
     name = url_host(url)
-    local = name == "localhost" or (is_address(name) and ipaddress.ip_address(name).is_loopback)
+    local = name == "localhost" or is_loopback(name)
     if url.startswith("http://") and not local:
         raise SpecError(
             f"{quoted(url)} is plain http, which shows every token to the network: write https://, or pass --allow-http"

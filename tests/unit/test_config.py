@@ -84,6 +84,13 @@ ACCEPTED = {
     "node's own identity": "cluster: p\ncertificates: {agent: {kind: client, common_name: 'system:node:{node}', "
     "ca: kubernetes, roles: [worker], organization: ['system:nodes']}}\n" + NODES,
     "short by choice": "cluster: p\nallow_short_ttl: true\ndefaults: {ttl: 30s}\nca: {issuing_ttl: 9h}\n" + NODES,
+    "servers of one's own on the CA of the API server": "cluster: p\ncertificates:\n"
+    "  kube-apiserver: {extra_names: [localhost], extra_addresses: ['::1']}\n"
+    "  mine: {kind: server, common_name: a, ca: kubernetes, roles: [control-plane], names: [cp-1, '{node}']}\n"
+    "  both: {kind: server, common_name: b, ca: kubernetes, roles: [control-plane, worker], names: ['{node}'],\n"
+    "    addresses: ['{node_addresses}', 127.0.0.1]}\n"
+    "  web: {kind: server, common_name: c, ca: kubernetes, roles: [worker], names: [localhost, web.a, '{node}.a'],\n"
+    "    addresses: [127.0.0.1, '::1', 10.0.0.50]}\n" + NODES,
     "swapped files": "cluster: p\ncertificates: {etcd-server: {file: etcd-peer}, etcd-peer: {file: etcdserver}}\n"
     + NODES,
 }

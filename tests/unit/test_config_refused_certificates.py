@@ -20,6 +20,13 @@ def certificate(name: str, **keys: str) -> str:
     return BASE + f"certificates:\n  {name}:\n" + "".join(f"    {k}: {v}\n" for k, v in own.items() if v)
 
 
+EXTRA_ALONE = """cluster: prod
+api_server: {endpoint: https://api.internal}
+certificates:
+  app: {kind: server, common_name: a, ca: kubernetes, roles: [worker], names: [api.internal]}
+  kube-apiserver: {extra_names: [api.internal]}
+"""
+
 REFUSED: dict[str, tuple[str, int | None, str, str]] = {
     # the table's certificates
     "misspelt certificate": (
@@ -181,6 +188,46 @@ REFUSED: dict[str, tuple[str, int | None, str, str]] = {
         4,
         "nodes[1].name",
         "also in certificates.kube-apiserver.extra_names",
+    ),
+    "API's further address": (
+        certificate("app", kind="server", addresses="[10.0.0.99]")
+        + "  kube-apiserver: {extra_addresses: [10.0.0.99]}\n",
+        11,
+        "certificates.app.addresses[0]",
+        "with 10.0.0.99 this",
+    ),
+    "API's node, also on its own": (
+        certificate("app", kind="both", roles="[control-plane, worker]", names="[cp-1]"),
+        11,
+        "certificates.app.names[0]",
+        "with cp-1 this",
+    ),
+    "API's further name by a pool": (
+        certificate("app", kind="server", names="['{node}']")
+        + "  kube-apiserver: {extra_names: [api.internal]}\n"
+        + "pools: [{name: p, roles: [worker], node_names: 'api.*'}]\n",
+        11,
+        "certificates.app.names[0]",
+        "with api.internal this",
+    ),
+    "API's further name where no node is listed": (
+        EXTRA_ALONE,
+        4,
+        "certificates.app.names[0]",
+        "with api.internal this",
+    ),
+    "API's further name on another node, filled": (
+        "cluster: prod\nnodes:\n" + CP + "\n- {name: cp-1.a, roles: [etcd], addresses: [10.0.0.21]}\n"
+        "certificates: {kube-apiserver: {extra_names: ['{node}.a']}}\n",
+        4,
+        "nodes[1].name",
+        "extra_names",
+    ),
+    "API's further address on a worker": (
+        CERT + "{kube-apiserver: {extra_addresses: [10.0.0.21]}}\n",
+        4,
+        "nodes[1].addresses[0]",
+        "certificates.kube-apiserver.extra_addresses",
     ),
     "kubeconfig name": (certificate("app", kubeconfig="app.yaml"), 11, "certificates.app.kubeconfig", ".conf"),
     "kubeconfig of a server": (

@@ -47,9 +47,7 @@ def _api_names(cluster: Cluster) -> tuple[str, ...]:
 
 def _node_names(cluster: Cluster, spec: Found) -> None:
     reserved = {"localhost", *_api_names(cluster)}
-    row = certificates.row_named(cluster, "kube-apiserver")
-    names = {*cluster.api_server.names, *row.dns}
-    addresses = {*cluster.api_server.addresses, *row.ips}
+    taken = _reached_by(cluster)
     service = set(_service_addresses(cluster))
     for node, found in zip(cluster.nodes, spec.items("nodes"), strict=True):
         if node.name in reserved:
@@ -63,15 +61,23 @@ def _node_names(cluster: Cluster, spec: Found) -> None:
                 )
         if NodeRole.CONTROL_PLANE in node.roles:
             continue
-        if node.name in names:
+        if node.name in taken:
             key = "api_server.names" if node.name in cluster.api_server.names else _EXTRA.format("names")
             raise found["name"].refuse(f"{node.name} is also in {key}: no other node may carry the API's name")
         for item in found.items("addresses"):
-            if item.value in addresses:
+            if item.value in taken:
                 key = (
                     "api_server.addresses" if item.value in cluster.api_server.addresses else _EXTRA.format("addresses")
                 )
                 raise item.refuse(f"{item.value} is also in {key}: no node but a control-plane one may carry it")
+
+
+def _reached_by(cluster: Cluster) -> frozenset[str]:
+    """The names and addresses by which clients look for kube-apiserver, on any node of the control plane."""
+    row = certificates.row_named(cluster, "kube-apiserver")
+    holders = [node for node in cluster.nodes if NodeRole.CONTROL_PLANE in node.roles] or [Node("-", frozenset())]
+    subjects = [certificates.resolve(row, cluster, node).subject for node in holders]
+    return frozenset(name for subject in subjects for name in subject.dns + subject.ips)
 
 
 def _service_addresses(cluster: Cluster) -> tuple[str, ...]:
@@ -82,12 +88,8 @@ def _service_addresses(cluster: Cluster) -> tuple[str, ...]:
 def _endpoint(cluster: Cluster, spec: Found) -> None:
     endpoint = cluster.api_server.endpoint or ""
     host = words.url_host(endpoint)
-    row = certificates.row_named(cluster, "kube-apiserver")
-    holders = [node for node in cluster.nodes if NodeRole.CONTROL_PLANE in node.roles] or [Node("-", frozenset())]
-    for node in holders:
-        subject = certificates.resolve(row, cluster, node).subject
-        if host in subject.dns + subject.ips:
-            return
+    if host in _reached_by(cluster):
+        return
     api = spec["api_server"]
     place = api["endpoint"] if api.has("endpoint") else api
     where = "addresses" if words.is_address(host) else "names"
@@ -164,31 +166,18 @@ def _own_row(row: Row, cluster: Cluster, found: Found) -> None:
         raise found["kubeconfig"].refuse(f"kube-apiserver lets no client of CA {row.ca} in: write ca: kubernetes")
     _own_subject(row, cluster, found)
     if row.usage.server and row.ca == "kubernetes" and row.node_roles != {NodeRole.CONTROL_PLANE}:
-        taken = _api_servers(cluster)
+        # Who asks for loopback asks their own machine, and there it is root's to say who answers.
+        taken = {name for name in _reached_by(cluster) if name != "localhost" and not words.is_loopback(name)}
         # A control-plane node may show its own name in another certificate too.
         others = replace(cluster, nodes=tuple(n for n in cluster.nodes if NodeRole.CONTROL_PLANE not in n.roles))
         for item in sans:
             mine = item.value.replace("{domain}", cluster.api_server.dns_domain)
-            for other in taken:
+            for other in sorted(taken):
                 if _could_be(mine, other, row, others):
                     raise item.refuse(
                         f"with {other} this certificate could pass for the API server's, on nodes that are not of the "
                         "control plane: take another name, or another ca"
                     )
-
-
-def _api_servers(cluster: Cluster) -> set[str]:
-    """By what clients look for kube-apiserver, on any control-plane node."""
-    row = certificates.row_named(cluster, "kube-apiserver")
-    subjects = [
-        certificates.resolve(row, cluster, node).subject
-        for node in cluster.nodes
-        if NodeRole.CONTROL_PLANE in node.roles
-    ]
-    found = {name for subject in subjects for name in (*subject.dns, *subject.ips)}
-    found |= {*_api_names(cluster), *cluster.api_server.names, *cluster.api_server.addresses}
-    # Who asks for 127.0.0.1 asks his own machine, and there it is root's to say who answers.
-    return {*found, *_service_addresses(cluster)} - {"127.0.0.1", "::1", "localhost"}
 
 
 def _own_subject(row: Row, cluster: Cluster, found: Found) -> None:
