@@ -7,9 +7,10 @@ theirs.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from vaultpki import words
 from vaultpki.certificates import BUNDLES, ISSUING_CAS, unit
@@ -30,6 +31,17 @@ from vaultpki.model import (
 from vaultpki.values import dataclass
 
 Json = dict[str, Any]
+
+# OpenBao refuses a request of more than 1000 strings, keys among them (its listener's `max_request_json_strings`), and
+# HashiCorp's one of more than 10 000 entries; both store no more than 1 MiB in one piece, with 227 bytes of their own.
+MOST_STRINGS: Final = 900
+"""How many strings, keys among them, a record of ours may have at most."""
+
+MOST_BYTES: Final = 512 * 1024
+"""How large a record may be without the CA of Vault's own certificate, which is up to 256 KiB more."""
+
+MOST_CERTIFICATES: Final = 40
+"""How many certificates one node has at most: each takes 21 strings and more of its record."""
 
 # A certificate's name, or its and a pool's (`certificates.pool_role`).
 _ROLE = re.compile(rf"{words.LABEL}(?:-{words.LABEL})?")
@@ -83,6 +95,20 @@ def pool_record(pool: Pool, certificates: tuple[Certificate, ...]) -> Json:
     }
 
 
+def strings(record: Any) -> int:
+    """How many strings Vault counts in a record: every key, and every value that is text."""
+    if isinstance(record, Mapping):
+        return sum(1 + strings(value) for value in record.values())
+    return sum(map(strings, record)) if isinstance(record, list) else int(isinstance(record, str))
+
+
+def size(record: Json) -> int:
+    """How many bytes of a record Vault stores at most."""
+    text = json.dumps(record)
+    # Go writes these as `\u003c` (encoding/json, HTMLEscape), and takes no more than Python does for any other.
+    return len(text) + 5 * sum(map(text.count, "<>&"))
+
+
 def read_cluster(record: Mapping[str, Any], *, where: str) -> ClusterRecord:
     """A cluster record as a value; SpecError names the record and the field that no vaultpki writes."""
     reading = _Reading(record, where)
@@ -109,7 +135,7 @@ def read_certificates(
     """The roles and certificates that a node's or a pool's record gives to `node`; SpecError as for read_cluster."""
     reading = _Reading(record, where)
     entries = reading.value("certificates")
-    if not isinstance(entries, list) or len(entries) > 100:
+    if not isinstance(entries, list) or len(entries) > MOST_CERTIFICATES:
         raise reading.wrong("certificates")
     certificates = []
     for index, value in enumerate(entries):

@@ -22,10 +22,11 @@ from cryptography.x509.oid import ExtensionOID
 from plans import SPEC, Watched, changes, environment, fails, vaultpki
 from servers import Server
 
-from vaultpki import bootstrap
+from vaultpki import bootstrap, records
 from vaultpki.authorities import Authorities
 from vaultpki.certificates import ISSUING_CAS, ROOT
-from vaultpki.desired import Known, desired
+from vaultpki.config import load_cluster
+from vaultpki.desired import Known, desired, node_certificates
 from vaultpki.errors import BadAnswer, Refused
 from vaultpki.observe import Sight
 from vaultpki.plan import Observed, Plan, plan
@@ -483,6 +484,31 @@ def test_a_cluster_of_many_nodes(site: Watched) -> None:
     document, _ = site.applied()
     assert len(document["changes"]) > 500
     assert site.applied()[1] == []
+
+
+def test_the_largest_records_that_the_spec_takes_are_taken(site: Watched) -> None:
+    (site.file.parent / "large.j2").write_text("<" * 10_000 + "x" * 14_000)
+    names = ", ".join(f"n{n}.a" for n in range(50))
+    rows = "".join(
+        f"  own-{n}: {{kind: server, common_name: own, ca: kubelet, roles: [worker], names: [own-{n}.a]}}\n"
+        for n in range(35)
+    )
+    templates = "".join(f"  t{n}: {{file: t{n}, template: large.j2, roles: [worker]}}\n" for n in range(7))
+    site.write(
+        "nodes:\n- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}\n"
+        "- {name: w-1, roles: [worker], addresses: [10.0.0.21]}\n"
+        f"certificates:\n  kubelet: {{extra_names: [{names}]}}\n{rows}templates:\n{templates}"
+    )
+    site.applied()
+    assert site.applied()[1] == []
+    cluster = load_cluster(site.file)
+    stored = site.read(f"{site.prefix}/config/data/nodes/w-1")["data"]
+    assert 850 < records.strings(stored) <= records.MOST_STRINGS
+    read = records.read_certificates(stored, node="w-1", prefix=cluster.prefix, where="record")
+    assert read == (cluster.nodes[1].roles, node_certificates(cluster, cluster.nodes[1]))
+    told = site.read(f"{site.prefix}/config/data/cluster")["data"]
+    assert records.size(told) > 500_000
+    assert records.read_cluster(told, where="record").templates == cluster.templates
 
 
 def test_nothing_but_certificates_of_a_ca_file_is_published(site: Watched, tmp_path: Path) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from vaultpki.config import load_cluster
+from vaultpki import records
+from vaultpki.bootstrap import _memory
+from vaultpki.config import load_cluster, sizes
+from vaultpki.desired import Known, desired, node_certificates
 from vaultpki.errors import SpecError
+from vaultpki.records import MOST_CERTIFICATES
 
 CP = "- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}"
 W = "- {name: w-1, roles: [worker], addresses: [10.0.0.21]}"
@@ -303,3 +308,104 @@ def test_template_refused(file: str, content: bytes, field: str, hint: str, tmp_
     with pytest.raises(SpecError, match=hint) as caught:
         load_cluster(path)
     assert (caught.value.line, caught.value.field) == (7 if field == "template" else 8, f"templates.a.{field}")
+
+
+def many(count: int, **keys: str) -> str:
+    """As many certificates of one's own for workers; the first begins in line 6."""
+    own = {"kind": "client", "ca": "kubernetes", "roles": "[worker]", **keys}
+    rest = ", ".join(f"{k}: {v}" for k, v in own.items())
+    return CERT + "\n" + "".join(f"  own-{n}: {{common_name: app-{n}, {rest}}}\n" for n in range(count))
+
+
+def names(count: int, domain: str = "a") -> str:
+    return "[" + ", ".join(f"n{n}.{domain}" for n in range(count)) + "]"
+
+
+def addresses(network: str = "10.9.9") -> str:
+    return "[" + ", ".join(f"{network}.{n}" for n in range(100)) + "]"
+
+
+SERVER = {"kind": "server", "ca": "kubelet"}
+
+
+def test_as_many_certificates_as_a_record_holds(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text(many(MOST_CERTIFICATES - 3))
+    cluster = load_cluster(path)
+    worker = cluster.nodes[1]
+    record = records.node_record(worker, node_certificates(cluster, worker), "r")
+    assert len(record["certificates"]) == MOST_CERTIFICATES
+    assert records.strings({"data": record}) < records.MOST_STRINGS
+    assert len(records.read_certificates(record, node="w-1", prefix=cluster.prefix, where="record")[1]) == 40
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "field", "hint"),
+    [
+        (many(MOST_CERTIFICATES - 2), 43, "certificates.own-37", "with this w-1 has 41 certificates"),
+        (
+            BASE.replace(W, "") + "pools: [{name: p, roles: [worker], node_names: 'p-*'}]\n" + many(98)[len(BASE) :],
+            44,
+            "certificates.own-37",
+            "with this p has 101 certificates, and its record has room for 40",
+        ),
+        (many(9, **SERVER, names=names(90)), 6, "certificates.own-0", "more than 900 in one request"),
+        (
+            CERT + "{" + ", ".join(f"{n}: {{extra_names: {names(100)}, extra_addresses: {addresses()}}}"
+                                   for n in ("etcd-server", "etcd-peer", "kube-apiserver", "kubelet")) + "}\n"
+            + f"api_server: {{names: {names(100, 'b')}, addresses: {addresses('10.9.8')}}}\n",
+            5,
+            "certificates.kube-apiserver",
+            "the certificates of cp-1, with all names and addresses",
+        ),
+    ],
+)  # fmt: skip
+def test_more_than_a_record_holds_is_refused(text: str, line: int, field: str, hint: str, tmp_path: Path) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text(text)
+    with pytest.raises(SpecError, match=hint) as caught:
+        load_cluster(path)
+    assert (caught.value.file, caught.value.line, caught.value.field) == (str(path), line, field)
+
+
+@pytest.mark.parametrize(
+    ("count", "content", "roles", "field"),
+    [
+        (9, "x" * 65000, "[worker]", "templates.t0.template"),
+        (3, "<" * 65000, "[worker]", "templates.t0.template"),
+        (3, "\u20ac" * 21000 + "&" * 2000, "[worker]", None),
+        (7, "x" * 65000, "[worker]", None),
+        (100, "x", "[control-plane, etcd, worker]", "templates"),
+        (100, "x", "[worker]", None),
+    ],
+)
+def test_templates_together(count: int, content: str, roles: str, field: str | None, tmp_path: Path) -> None:
+    (tmp_path / "a.j2").write_text(content)
+    path = tmp_path / "cluster.yaml"
+    lines = [f"  t{n}: {{file: f{n}, roles: {roles}, template: a.j2}}\n" for n in range(count)]
+    path.write_text(BASE + "templates:\n" + "".join(lines))
+    if field is None:
+        record = records.cluster_record(load_cluster(path), ("https://v",) * 16, "x" * 262144, "a" * 64)
+        assert len(json.dumps({"data": record})) < (1 << 20) and records.strings({"data": record}) < 1000
+        return
+    with pytest.raises(SpecError, match="leave some out") as caught:
+        load_cluster(path)
+    assert caught.value.field == field and caught.value.line == (6 if field != "templates" else 5)
+
+
+def test_nodes_that_apply_could_not_remember_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.yaml"
+
+    def write(count: int) -> None:
+        made = [f"- {{name: n-{n:04}, roles: [worker], addresses: [10.1.{n // 250}.{n % 250}]}}" for n in range(count)]
+        path.write_text(BASE + "\n".join(made) + "\n")
+
+    write(6500)
+    with pytest.raises(SpecError, match="6502 nodes") as caught:
+        load_cluster(path)
+    assert (caught.value.line, caught.value.field) == (2, "nodes")
+    write(100)
+    cluster = load_cluster(path)
+    known = Known(role_ids={node.name: "a" * 36 for node in cluster.nodes})
+    remembered = _memory(cluster, known, desired(cluster, known)).record()
+    assert records.size(remembered) < sizes._remembered_nodes(cluster) + sizes._remembered_others(cluster)

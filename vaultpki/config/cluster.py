@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vaultpki import assets, certificates, words
-from vaultpki.config import jwt, meaning, tree
+from vaultpki.config import jwt, meaning, sizes, tree
 from vaultpki.config.declared import CLUSTER
 from vaultpki.config.shape import Found
 from vaultpki.config.tree import Place
@@ -58,6 +58,7 @@ def load_cluster(path: Path, *, allow_http: bool = False) -> Cluster:
         file=str(path),
     )
     meaning.check(cluster, spec)
+    sizes.check(cluster, spec)
     return cluster
 
 

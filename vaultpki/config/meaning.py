@@ -244,7 +244,7 @@ def _row_names(cluster: Cluster, spec: Found) -> None:
 def _lengths(cluster: Cluster, spec: Found) -> None:
     rows = certificates.rows(cluster)
     of_the_table = {dns for row in certificates.TABLE for dns in row.dns}
-    for holder, found in _holders(cluster, spec):
+    for holder, found in holders(cluster, spec):
         name = holder.name if isinstance(holder, Node) else holder.node_names[:-1] + "x"
         for row in rows:
             if not row.node_roles & holder.roles:
@@ -268,7 +268,8 @@ def _lengths(cluster: Cluster, spec: Found) -> None:
                     raise place.refuse(f"for {name}: {error.problem}") from None
 
 
-def _holders(cluster: Cluster, spec: Found) -> Iterator[tuple[Node | Pool, Found]]:
+def holders(cluster: Cluster, spec: Found) -> Iterator[tuple[Node | Pool, Found]]:
+    """The listed nodes and the pools, each with where its name or pattern stands."""
     for node, found in zip(cluster.nodes, spec.items("nodes"), strict=True):
         yield node, found["name"]
     for pool, found in zip(cluster.pools, spec.items("pools"), strict=True):
