@@ -153,8 +153,8 @@ def hooks(stage: Stage) -> None:
             assert agent_owed(agent) == ["kubelet"]
             took = agent.end()
             assert took < AT_ONCE, took
-            gone = [pid for pid in pids if not alive(pid)]
-            assert gone == pids
+            # SIGKILL is sent by then; a busy kernel takes its time.
+            wait_for(lambda: not any(map(alive, pids)), 5, lambda: f"one of {pids} lives on")
         # Nothing waited for that hook.
         assert all(len(seen) >= 3 for seen in watched.serials.values()), watched.serials
     ran = log.read_text().split()
