@@ -43,11 +43,11 @@ def with_outgoing(
 
 @dataclass(frozen=True, slots=True)
 class Laid:
-    """Whether anything changed, what failed by name, and the kubeconfigs that were kept as they were."""
+    """Whether anything changed, what failed by name, and whether a kubeconfig was kept as it was."""
 
     changed: bool
     failures: Mapping[str, VaultpkiError]
-    kept: frozenset[str] = frozenset()
+    kept: bool
 
 
 def lay(
@@ -107,15 +107,14 @@ def lay(
         return Laid(False, {**failures, "bundles": error}, kept)
 
 
-def _keep(directory: Directory, files: dict[str, File], names: Iterable[str | None]) -> frozenset[str]:
-    """Puts what lies there in place of these files, where it is another; which ones that were."""
-    kept = set()
+def _keep(directory: Directory, files: dict[str, File], names: Iterable[str | None]) -> bool:
+    """Puts what lies there in place of these files; whether one was another."""
+    kept = False
     for name in filter(None, names):
         old = directory.read(BUNDLES, [name])[name].data
         if old is not None and old != files[name].data:
-            files[name] = replace(files[name], data=old)
-            kept.add(name)
-    return frozenset(kept)
+            files[name], kept = replace(files[name], data=old), True
+    return kept
 
 
 def distrusted(directory: Directory, ca: str, known: Trust) -> StoreError | None:
