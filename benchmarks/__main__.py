@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ from statistics import median
 
 from benchmarks import agents
 from benchmarks.ground import ground, measures
-from benchmarks.timing import Result, compare
+from benchmarks.timing import Contender, Result, compare, once
 
 
 def main() -> None:
@@ -27,6 +29,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="vaultpki-bench-") as folder:
         for result in chain(
             _commands(Path(folder), arguments.only, arguments.rounds),
+            _demo(Path(folder), arguments.only, arguments.rounds),
             agents.results(Path(folder), arguments.only, arguments.rounds, arguments.minutes),
         ):
             results.append(result)
@@ -46,6 +49,23 @@ def _commands(folder: Path, only: str, rounds: int) -> Iterator[Result]:
         for measure in measures(there):
             if only in measure.name:
                 yield from compare(measure, rounds)
+
+
+def _demo(folder: Path, only: str, rounds: int) -> Iterator[Result]:
+    """The whole demo, server and all, beside the ten seconds that a newcomer waits for it at most."""
+    name = "demo"
+    if only not in name:
+        return
+    here = folder / "demo"
+    script = str(Path(sys.executable).parent / "vaultpki")
+    contender = Contender(
+        "vaultpki demo",
+        (script, "demo", "--dir", str(here)),
+        {"PATH": os.defpath, "HOME": str(folder)},
+        lambda: shutil.rmtree(here, ignore_errors=True),
+    )
+    spent = tuple(once(contender)[0] * 1000 for _ in range(rounds))
+    yield Result(name, "ms", contender.name, "ten seconds", spent, (10_000.0,), 1.0)
 
 
 def _told(result: Result) -> str:

@@ -263,7 +263,8 @@ def test_nobody_is_there(site: Watched, tmp_path: Path) -> None:
     start = time.monotonic()
     ran = vaultpki("apply", "-f", site.file, "--yes", env=site.server.environment() | {"VAULT_ADDR": address}, expect=1)
     fails(ran, f"{address} cannot be reached (Connection refused)")
-    assert time.monotonic() - start < 10
+    # An address that has answered before is waited for longer.
+    assert time.monotonic() - start < 30
 
 
 def test_another_ca(site: Watched, tmp_path: Path) -> None:

