@@ -127,6 +127,7 @@ class Watcher:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.met: list[int] = []
+        self._rests = 0
         for path in self._paths:
             self._add(path)
 
@@ -147,7 +148,8 @@ class Watcher:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            if not select.select([self._fd], [], [], 0.05)[0]:
+            if not select.select([self._fd], [], [], 0.01)[0]:
+                self._rests += 1
                 continue
             events = os.read(self._fd, 65536)
             at = 0
@@ -161,8 +163,11 @@ class Watcher:
             self.met.append(tag if key + crt == content(tag)["pair.pem"] else -1)
 
     def saw(self, tag: int, within: float) -> bool:
+        """Whether it met the pair `tag` in `within` seconds; by then it has followed all that happened before."""
         end = time.monotonic() + within
-        while tag not in self.met and time.monotonic() < end:
+        # The rest that is under way may have begun before the last event.
+        rests = self._rests + 2
+        while (tag not in self.met or self._rests < rests) and time.monotonic() < end:
             time.sleep(0.005)
         return tag in self.met
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from statistics import fmean
 
+import pytest
 from applied import Site, environment
 from servers import Server
 
@@ -40,6 +41,7 @@ for number in range(passes):
 """
 
 
+@pytest.mark.conformance
 def test_memory_is_flat(server: Server, tmp_path: Path, cluster_name: str) -> None:
     site = Site(server, tmp_path / "site", cluster_name)
     site.write(SPEC)
