@@ -68,9 +68,18 @@ def etcd(programs: Programs, machine: Machine, pki: Path, members: Mapping[str, 
 
 
 def kube_apiserver(
-    programs: Programs, machine: Machine, pki: Path, members: Iterable[str], keys: ServiceAccountKeys
+    programs: Programs,
+    machine: Machine,
+    pki: Path,
+    members: Iterable[str],
+    keys: ServiceAccountKeys,
+    *,
+    by_name: bool,
 ) -> list[str | Path]:
-    """`members` are etcd's addresses. The audit log is `audit.log` in the machine's folder."""
+    """`members` are etcd's addresses. The audit log is `audit.log` in the machine's folder.
+
+    `by_name` leaves it to reach kubelets as it does by itself, by the names of their nodes.
+    """
     policy = machine.folder / "audit-policy.yaml"
     policy.write_text(_AUDIT_POLICY)
     return [
@@ -82,8 +91,7 @@ def kube_apiserver(
         "--service-account-issuer=https://kubernetes.default.svc",
         f"--service-account-key-file={keys.public}",
         f"--service-account-signing-key-file={keys.private}",
-        # Nothing resolves nodes' names here.
-        "--kubelet-preferred-address-types=InternalIP",
+        *([] if by_name else ["--kubelet-preferred-address-types=InternalIP"]),
         f"--audit-policy-file={policy}",
         f"--audit-log-path={machine.folder}/audit.log",
         *readme.flags("kube-apiserver", pki),

@@ -9,7 +9,8 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+import types
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,18 @@ certificates:
 """ + "".join(
     _OWN.format(ca=ca, use=use.value, names="['{node}']" if use.server else "[]") for ca in ISSUING_CAS for use in Usage
 )
+
+# Two that do all but run pods, of which either may be the API server's name, and workers that come by themselves.
+GROWING = """\
+api_server: {endpoint: "https://api.example.com:6443", names: [api.example.com]}
+nodes:
+- {name: cp-1, roles: [control-plane, etcd], addresses: [198.51.100.11]}
+- {name: cp-2, roles: [control-plane, etcd], addresses: [198.51.100.12]}
+pools:
+- {name: autoscaled, roles: [worker], node_names: "w-*"}
+"""
+COMERS = {"w-1": ("autoscaled", "198.51.100.41")}
+"""Nodes of pools: the pool's name, and the address that the machine has and no certificate tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +139,11 @@ class Kubernetes:
     @property
     def etcd_endpoints(self) -> str:
         return ",".join(f"https://{node.address}:{ETCD_PORT}" for node in self.members)
+
+    def name_api_server(self, node: KubeNode) -> None:
+        """Has every machine find the API server's name, and every node, by their addresses; it is this node's then."""
+        found = {each.name: each.address for each in self.nodes.values()}
+        self.lan.tell(found | dict.fromkeys(self.site.cluster.api_server.names, node.address))
 
     def kubectl(self, conf: Path, *arguments: str | Path, expect: int | None = 0, stdin: str = "") -> Ran:
         """kubectl from outside, with one kubeconfig, to its end."""
@@ -244,33 +262,46 @@ class Kubernetes:
 
 @contextlib.contextmanager
 def cluster(
-    server: Server, programs: Programs, folder: Path, spec: str = ONE, name: str | None = None
+    server: Server,
+    programs: Programs,
+    folder: Path,
+    spec: str = ONE,
+    name: str | None = None,
+    comers: Mapping[str, tuple[str, str]] = types.MappingProxyType({}),
 ) -> Iterator[Kubernetes]:
     """A Kubernetes as `spec` (the rest of cluster.yaml) says, ready for work; all of it ends on the way out.
 
-    The manifests are applied. Logs lie in `folder`, in a folder for each node.
+    The manifests are applied. Logs lie in `folder`, in a folder for each node. `comers` are nodes of the spec's pools
+    (see `COMERS`); where there are some, every machine finds all nodes by name, and the API server.
     """
     begin = time.monotonic()
     site = Site(server, folder / "site", name or f"k{secrets.token_hex(4)}")
     site.write(spec)
     site.apply()
     desk = enrolled.Desk(site, server.token)
-    listed = {node.name: node for node in site.cluster.nodes}
-    seats = {name: Seat(name, folder / "agents" / name) for name in listed}
+    roles = {node.name: node.roles for node in site.cluster.nodes}
+    addresses = {node.name: node.addresses[0] for node in site.cluster.nodes}
+    pools = {pool.name: pool for pool in site.cluster.pools}
+    for comer, (pool, address) in comers.items():
+        roles[comer], addresses[comer] = pools[pool].roles, address
+    seats = {name: Seat(name, folder / "agents" / name) for name in roles}
     for seat in seats.values():
         seat.folder.mkdir(parents=True)
-        enrolled.join(seat, desk.join_file(seat.name, seat.folder / "join.json"))
+        pool_name = comers[seat.name][0] if seat.name in comers else None
+        enrolled.join(seat, desk.join_file(seat.name, seat.folder / "join.json", pool=pool_name))
     operator = folder / "operator"
     for person in ("super-admin", "admin"):
         site.issue(person, operator)
     with contextlib.ExitStack() as stack:
-        network = stack.enter_context(lan(folder / "machines", {n: node.addresses[0] for n, node in listed.items()}))
-        nodes = {name: KubeNode(name, node.roles, seats[name], network.machines[name]) for name, node in listed.items()}
+        network = stack.enter_context(lan(folder / "machines", addresses))
+        nodes = {name: KubeNode(name, roles[name], seats[name], network.machines[name]) for name in roles}
         running = Kubernetes(site, programs, folder, network, nodes, operator)
+        if comers:
+            running.name_api_server(running.control_plane)
         cgroup = f"/vaultpki-{site.name}"
         stack.callback(_remove_cgroups, cgroup)
         stack.callback(running.end_agents)
-        _start(running, service_account_keys(folder), cgroup)
+        _start(running, service_account_keys(folder), cgroup, by_name=bool(comers))
         assert time.monotonic() - begin < READY_SECONDS, f"the cluster took {time.monotonic() - begin:.0f} s to stand"
         yield running
 
@@ -283,13 +314,13 @@ def service_account_keys(folder: Path) -> ServiceAccountKeys:
     return keys
 
 
-def _start(kubernetes: Kubernetes, keys: ServiceAccountKeys, cgroup: str) -> None:
+def _start(kubernetes: Kubernetes, keys: ServiceAccountKeys, cgroup: str, *, by_name: bool) -> None:
     programs = kubernetes.programs
     members = {node.name: node.address for node in kubernetes.members}
     for node in kubernetes.members:
         node.machine.start("etcd", *components.etcd(programs, node.machine, node.pki, members))
     for node in kubernetes.having(NodeRole.CONTROL_PLANE):
-        command = components.kube_apiserver(programs, node.machine, node.pki, members.values(), keys)
+        command = components.kube_apiserver(programs, node.machine, node.pki, members.values(), keys, by_name=by_name)
         node.machine.start("kube-apiserver", *command)
     for node in kubernetes.having(NodeRole.WORKER):
         containers.start(node.machine)
@@ -310,11 +341,12 @@ def _start(kubernetes: Kubernetes, keys: ServiceAccountKeys, cgroup: str) -> Non
         node.machine.start("kube-proxy", *components.kube_proxy(programs, node.machine, node.pki))
     for node in kubernetes.having(NodeRole.WORKER):
         kubernetes.await_node(node.name)
+    manager = kubernetes.component("kube-controller-manager", kubernetes.control_plane.name)
     # The controller manager makes it; without it no pod may be made.
     wait_for(
         lambda: kubernetes.kubectl(kubernetes.admin, "get", "serviceaccount", "default", expect=None).returncode == 0,
         READY_SECONDS,
-        lambda: f"no service account:\n{kubernetes.component('kube-controller-manager').last_words()}",
+        lambda: f"no service account:\n{manager.last_words()}",
         pause=0.3,
     )
 

@@ -186,11 +186,21 @@ class Lan:
 
     outside: Machine
     machines: Mapping[str, Machine]
+    hosts: Path
+
+    def tell(self, names: Mapping[str, str]) -> None:
+        """Has every machine find these names, by their addresses, and no other from now on."""
+        known = {"localhost": "127.0.0.1", **names}
+        # Where it lies, since the machines have mounted this very file.
+        self.hosts.write_text("".join(f"{address} {name}\n" for name, address in known.items()))
 
 
 @contextlib.contextmanager
 def lan(folder: Path, addresses: Mapping[str, str]) -> Iterator[Lan]:
-    """A machine for each name, all of them ended with everything that runs on them on the way out."""
+    """A machine for each name, all of them ended with everything that runs on them on the way out.
+
+    They find each other by their addresses, and by name only once `tell` has been told.
+    """
     assert os.geteuid() == 0, "machines of their own are made by root only: run this as root"
     with contextlib.ExitStack() as stack:
         outside = stack.enter_context(_machine("outside", OUTSIDE, folder))
@@ -207,7 +217,11 @@ def lan(folder: Path, addresses: Mapping[str, str]) -> Iterator[Lan]:
             _ip(machine, "link set eth0 up")
             # kube-apiserver wants a default route to find its own address.
             _ip(machine, f"route add default via {OUTSIDE}")
-        yield Lan(outside, made)
+        network = Lan(outside, made, folder / "hosts")
+        network.tell({})
+        for machine in (outside, *made.values()):
+            machine.run("mount", "--bind", network.hosts, "/etc/hosts")
+        yield network
 
 
 @contextlib.contextmanager

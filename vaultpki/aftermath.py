@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from hashlib import sha256
 
 from vaultpki import bundles, hooks
 from vaultpki.certificates import pair_files
+from vaultpki.holding import Holding
 from vaultpki.log import Event, Value
 from vaultpki.memory import Memory
-from vaultpki.model import AgentConfig, NodeRole
+from vaultpki.model import AgentConfig
 from vaultpki.pairs import Item
 from vaultpki.store import Directory
 from vaultpki.values import dataclass
@@ -39,16 +40,17 @@ def live(directory: Directory, items: Iterable[Item]) -> dict[str, str]:
 def follow(
     config: AgentConfig,
     found: Mapping[str, str],
-    roles: Collection[NodeRole],
+    spec: Holding,
     known: Memory,
     runner: hooks.Runner | None,
     now: float,
 ) -> Aftermath:
     """Has hooks run for what changed: in the background where there is a `runner`, whose results the next pass takes.
 
-    `found` is what `live` says, `now` Unix time. Without a runner they have run when this returns.
+    `found` is what `live` says, `spec` what this node holds, `now` Unix time. Without a runner they have run when this
+    returns.
     """
-    events = list(_told(config, found, roles, known.hooked))
+    events = list(_told(config, found, spec, known.hooked))
     done, owing = dict(known.hooked), dict(known.owed)
 
     def take(results: Iterable[hooks.Result]) -> None:
@@ -82,15 +84,23 @@ def follow(
     return Aftermath(replace(known, hooked=done, owed=owing, trust=trust, trust_since=since), tuple(events), again)
 
 
-def _told(
-    config: AgentConfig, found: Mapping[str, str], roles: Collection[NodeRole], done: Mapping[str, str]
-) -> Iterable[Event]:
-    """What a person must restart, where new trust came and no hook is there to do it; and hooks that never run."""
+def _told(config: AgentConfig, found: Mapping[str, str], spec: Holding, done: Mapping[str, str]) -> Iterable[Event]:
+    """What a person must restart, where new trust came and no hook is there to do it; and what agent.yaml says of none.
+
+    A name that nothing here has is told, since it may be another that was misspelt.
+    """
     for key, digest in found.items():
         if done.get(key, digest) != digest and not config.hooks.get(key):
-            advice = hooks.advice(key, roles)
+            advice = hooks.advice(key, spec.roles)
             if advice:
                 yield Event("advice", advice, "warning", {"bundle": key})
-    for key in hooks.unknown(config, found):
+    names = {want.name for want in spec.certificates}
+    for key in hooks.unknown(config, names.union(hooks.BUNDLES)):
         text = f"{config.file}: hooks: {key} is no certificate or bundle of this node; its hooks never run"
         yield Event("config", text, "warning", {"hook": key})
+    for name in config.certificates:
+        if name not in names:
+            text = (
+                f"{config.file}: certificates: {name} is no certificate of this node; its owner and mode are nobody's"
+            )
+            yield Event("config", text, "warning", {"certificate": name})

@@ -369,7 +369,7 @@ class Pass:
         from vaultpki import aftermath
 
         found = aftermath.live(self._directory, self._items)
-        done = aftermath.follow(self._config, found, spec.roles, self._memory, self._runner, self._clock)
+        done = aftermath.follow(self._config, found, spec, self._memory, self._runner, self._clock)
         self._memory = done.memory
         self._events += done.events
         self._again += done.again

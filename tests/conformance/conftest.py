@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import types
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import kube
@@ -40,6 +41,14 @@ def robbed(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iter
     yield from _standing("bao", kube.ROBBED, programs, None, tmp_path_factory)
 
 
+@pytest.fixture(scope="session")
+def growing(
+    programs: Programs, vault_binary: Path | None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Kubernetes]:
+    """Two control planes with etcd behind one name, and a worker of a pool, enrolled through HashiCorp Vault."""
+    yield from _standing("vault", kube.GROWING, programs, vault_binary, tmp_path_factory, kube.COMERS)
+
+
 @pytest.fixture(scope="session", params=["one_node", "spread"])
 def kubernetes(request: pytest.FixtureRequest) -> Kubernetes:
     """Each of the two shapes in turn."""
@@ -48,12 +57,17 @@ def kubernetes(request: pytest.FixtureRequest) -> Kubernetes:
 
 
 def _standing(
-    kind: str, spec: str, programs: Programs, vault_binary: Path | None, factory: pytest.TempPathFactory
+    kind: str,
+    spec: str,
+    programs: Programs,
+    vault_binary: Path | None,
+    factory: pytest.TempPathFactory,
+    comers: Mapping[str, tuple[str, str]] = types.MappingProxyType({}),
 ) -> Iterator[Kubernetes]:
     folder = factory.mktemp(f"kube-{kind}")
     (folder / "server").mkdir()
     with (
         servers.running(kind, folder / "server", vault_binary) as server,
-        kube.cluster(server, programs, folder / "kube", spec) as running,
+        kube.cluster(server, programs, folder / "kube", spec, comers=comers) as running,
     ):
         yield running

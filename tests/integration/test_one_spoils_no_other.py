@@ -11,7 +11,7 @@ from applied import ONE_WORKER, Seat, Site, standing
 from residents import WORKER, leaf, leaves
 from servers import Server
 
-from vaultpki import agent, credential, hooks, x509
+from vaultpki import agent, credential, holding, hooks, x509
 from vaultpki.aftermath import follow
 from vaultpki.certificates import pair_files
 from vaultpki.config import load_agent
@@ -161,17 +161,34 @@ def test_a_hook_that_worked_is_not_run_again_where_nothing_can_be_remembered(sea
     with seat.config.open("a") as file:
         file.write(f"hooks: {{kubelet: [[sh, -c, 'echo ran >> {tmp_path}/ran']]}}\n")
     config, found = load_agent(seat.config), {"kubelet": "1"}
+    spec = holding.copy(config)
+    assert spec is not None
     runner = hooks.Runner()
     # Each pass begins from what the disk remembers: that nothing ran for this change.
     known = Memory(hooked={"kubelet": "0"})
     try:
         for _ in range(3):
-            follow(config, found, frozenset(), known, runner, time.time())
+            follow(config, found, spec, known, runner, time.time())
             deadline = time.monotonic() + 10
             while runner.busy and time.monotonic() < deadline:
                 time.sleep(0.05)
     finally:
         runner.stop()
     assert (tmp_path / "ran").read_text() == "ran\n"
-    after = follow(config, found, frozenset(), known, runner, time.time())
+    after = follow(config, found, spec, known, runner, time.time())
     assert after.memory.hooked == found and not after.memory.owed
+
+
+def test_what_agent_yaml_says_of_nothing_here_is_told(site: Site) -> None:
+    seat = site.equip("worker-1")
+    with seat.config.open("a") as file:
+        file.write("certificates: {kubelet: {mode: '0640'}, kubelett: {mode: '0640'}}\n")
+        file.write("hooks: {kubelet: [['true']], etcd-ca: [['true']], kubelet-cleint: [['true']]}\n")
+    # Of what is held but does not lie there, since somebody has taken its place, nothing is said.
+    seat.pki.mkdir()
+    (seat.pki / "kubelet.crt").write_text("mine\n")
+    outcome = agent.run(load_agent(seat.config), settle=False)
+    assert [event.text.partition(": ")[2] for event in outcome.events if event.name == "config"] == [
+        "hooks: kubelet-cleint is no certificate or bundle of this node; its hooks never run",
+        "certificates: kubelett is no certificate of this node; its owner and mode are nobody's",
+    ]
