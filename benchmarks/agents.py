@@ -20,7 +20,7 @@ from vaultpki.certificates import pair_files, sign_parameters
 from vaultpki.config import load_cluster
 from vaultpki.desired import node_certificates
 from vaultpki.model import Certificate, Cluster
-from vaultpki.observe import fingerprint
+from vaultpki.reading import fingerprint
 from vaultpki.store import Directory, File
 from vaultpki.vault import Settings, Vault
 

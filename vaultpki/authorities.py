@@ -8,7 +8,8 @@ from vaultpki.certificates import ISSUING_BACKDATE, ROOT, ROOT_BACKDATE
 from vaultpki.desired import Fields, ca_subject
 from vaultpki.errors import BadAnswer
 from vaultpki.model import Cluster
-from vaultpki.observe import Sight, fingerprint
+from vaultpki.observe import Sight
+from vaultpki.reading import fingerprint
 from vaultpki.vault import Json, Request, Vault, member, text
 
 # More than the signing itself can take, and far less than any TTL a CA may have.

@@ -14,8 +14,9 @@ from vaultpki.certificates import ROOT
 from vaultpki.desired import STORE_OPTIONS, Fields, Key, Known, auth_mounts, desired, jwt_roles, marker
 from vaultpki.errors import BadAnswer, Denied, Refused, Sealed, Unavailable
 from vaultpki.model import Cluster
-from vaultpki.observe import APPLIED, Memory, Sight, made_by_us, observe, refuse_foreign
+from vaultpki.observe import Sight, made_by_us, observe, refuse_foreign
 from vaultpki.plan import STAGES, Change, Plan, plan, stage
+from vaultpki.reading import APPLIED, Memory
 from vaultpki.values import dataclass
 from vaultpki.vault import Json, Request, Vault, member, text
 

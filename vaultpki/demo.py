@@ -21,7 +21,7 @@ from vaultpki.errors import StoreError
 from vaultpki.files import told, write_private
 from vaultpki.holders import find
 from vaultpki.model import AgentConfig, Auth, Cluster, Node
-from vaultpki.observe import fingerprint
+from vaultpki.reading import fingerprint
 from vaultpki.values import dataclass
 from vaultpki.vault import Settings, Vault
 from vaultpki.verify import verify

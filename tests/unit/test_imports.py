@@ -53,6 +53,7 @@ ORDER: Final = (
     # observe, decide, act
     "hooks",
     "memory",
+    "reading",
     "observe",
     "authorities",
     "bootstrap",
