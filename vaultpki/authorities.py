@@ -42,10 +42,11 @@ class Authorities:
 
     def make_root(self, mount: str, wanted: Fields) -> str:
         """Makes the root CA; gives the SHA-256 of its certificate. BadAnswer where it got less life than asked."""
+        way, key = self._key_of(mount)
         answer = self._vault.write(
-            f"{mount}/root/generate/internal",
+            f"{mount}/root/generate/{way}",
             {
-                **self._key_of(mount),
+                **key,
                 "common_name": ca_subject(self._cluster.name, ROOT),
                 "issuer_name": wanted["issuer_name"],
                 "ttl": wanted["ttl"],
@@ -69,14 +70,9 @@ class Authorities:
 
     def request(self, mount: str) -> None:
         """Has an issuing CA's key made, and its request for a certificate."""
-        key = self._key_of(mount)
-        if key["key_name"] in self._sight.keys.get(mount, ()):
-            # A run that ended after the key was made: a second key would be left over for ever.
-            source: Json = {"key_ref": key["key_name"]}
-            path = f"{mount}/intermediate/generate/existing"
-        else:
-            source, path = key, f"{mount}/intermediate/generate/internal"
-        made = self._vault.write(path, {**source, **self._subject(mount)}, once=True, warnings=_NO_AIA)
+        way, key = self._key_of(mount)
+        path = f"{mount}/intermediate/generate/{way}"
+        made = self._vault.write(path, {**key, **self._subject(mount)}, once=True, warnings=_NO_AIA)
         self._requests[mount] = text(member(made, "data"), "csr")
 
     def make_issuing(self, mount: str, wanted: Fields) -> None:
@@ -118,6 +114,9 @@ class Authorities:
             self._patch_issuer(mount, issuer, patch)
         if "default" in fields:
             self._vault.write(f"{mount}/config/issuers", {"default": issuer})
+        if "default_key" in fields:
+            key = (self._vault.read(f"{mount}/issuer/{issuer}") or {}).get("key_id")
+            self._vault.write(f"{mount}/config/keys", {"default": key})
 
     def _subject(self, mount: str) -> Json:
         name = ca_subject(self._cluster.name, mount.rpartition("/")[2])
@@ -126,9 +125,15 @@ class Authorities:
     def _patch_issuer(self, mount: str, issuer: str, fields: Fields) -> None:
         self._vault.call(Request("PATCH", f"{mount}/issuer/{issuer}", fields, merge_patch=True))
 
-    def _key_of(self, mount: str) -> Json:
-        key = self._cluster.authority.key
-        return {"key_name": f"{mount.rpartition('/')[2]}-1", "key_type": key.vault_type, "key_bits": key.vault_bits}
+    def _key_of(self, mount: str) -> tuple[str, Json]:
+        """How the CA's key comes, as the last part of the path that makes a CA, and what that is to be told of it."""
+        name, key = f"{mount.rpartition('/')[2]}-1", self._cluster.authority.key
+        if name not in self._sight.keys.get(mount, ()):
+            return "internal", {"key_name": name, "key_type": key.vault_type, "key_bits": key.vault_bits}
+        # A run that ended while or after the key was made: a second one would be left over for ever. Where the server
+        # itself was cut off then, it is not the mount's default yet.
+        self._vault.write(f"{mount}/config/keys", {"default": name})
+        return "existing", {"key_ref": name}
 
 
 def _full_term(mount: str, data: Json, wanted: Fields) -> None:

@@ -248,6 +248,8 @@ def _issuer(cluster: Cluster, ca: str) -> Fields:
         "ocsp_servers": [],
         # Roles sign with the mount's default issuer.
         "default": True,
+        # A server cut off while it made the first key of a mount has not set it.
+        "default_key": True,
     }
 
 

@@ -255,15 +255,16 @@ class Reading:
             if id_ not in candidates[:1]:
                 self.objects["issuer", f"{mount}/issuer/{issuer.get('issuer_name') or id_}"] = {}
         for id_ in candidates[:1]:
-            default = bool(issuers[id_].get("is_default"))
+            key = answer.key_info.get(str(issuers[id_].get("key_id"))) or {}
+            defaults = {"default": bool(issuers[id_].get("is_default")), "default_key": bool(key.get("is_default"))}
             # By its name where it has one, which is known before its id is.
             named = ours if issuers[id_].get("issuer_name") == ours else id_
-            yield Request("GET", f"{mount}/issuer/{named}"), partial(self._issuer, mount, default)
+            yield Request("GET", f"{mount}/issuer/{named}"), partial(self._issuer, mount, defaults)
 
-    def _issuer(self, mount: str, default: bool, answer: Answer) -> Iterable[_Ask]:
+    def _issuer(self, mount: str, defaults: Fields, answer: Answer) -> Iterable[_Ask]:
         self.issuers[mount] = str(answer.data.get("issuer_id"))
         # Once one of its URLs was ever set, the empty ones read as null.
-        self.objects["issuer", mount] = {**_without_null(answer.data), "default": default}
+        self.objects["issuer", mount] = {**_without_null(answer.data), **defaults}
         if mount == self._cluster.mount(ROOT):
             self.root_sha256 = fingerprint(text(answer.data, "certificate"))
         return ()

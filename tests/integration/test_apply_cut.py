@@ -20,12 +20,13 @@ from urllib.parse import urlsplit
 import pytest
 import trustme
 from applied import environment
-from listing import Listing, listing
+from listing import ISSUERS, Listing, listing
 from servers import Server
 
 from vaultpki import bootstrap
 from vaultpki.bootstrap import Where
 from vaultpki.config import load_cluster
+from vaultpki.desired import marker
 from vaultpki.errors import Sealed
 from vaultpki.model import Cluster
 from vaultpki.vault import Settings, Vault
@@ -232,3 +233,22 @@ def test_a_killed_process_is_followed_by_one_that_ends_well(server: Server, tmp_
     direct = straight(server)
     apply(cluster, direct)
     whole(server, direct, cluster, expected, f"killed after write {writes}")
+
+
+def test_a_server_that_was_cut_off_while_it_made_a_key(server: Server, tmp_path: Path) -> None:
+    """A client's end can be the end of what the server does for it: then a key lies there that nothing refers to."""
+    expected, _ = uncut(tmp_path, server)
+    cluster = spec(tmp_path, server, f"t{secrets.token_hex(5)}")
+    for ca in ISSUERS:
+        mount = cluster.mount(ca)
+        body = {"type": "pki", "description": marker(cluster)}
+        assert server.api("POST", f"sys/mounts/{mount}", body).status == 204
+        # The first key of a mount becomes its default.
+        for name in ("first", f"{ca}-1"):
+            made = {"key_name": name, "key_type": "ec", "key_bits": 256}
+            assert server.api("POST", f"{mount}/keys/generate/internal", made).status == 200
+        assert server.api("DELETE", f"{mount}/key/first").status in (200, 204)
+        assert server.api("GET", f"{mount}/config/keys").data["default"] == ""
+    direct = straight(server)
+    apply(cluster, direct)
+    whole(server, direct, cluster, expected, "with keys that nothing refers to")

@@ -363,9 +363,21 @@ def test_what_others_put_beside_ours_is_named_and_left_alone(site: Watched) -> N
     document, writes = site.applied()
     assert changes(document) == wanted and writes == [("update", f"{p}/etcd/config/issuers")]
     assert document["unmanaged"] == shown["unmanaged"]
+    # And who asks a mount to make a request or a CA without a word of the key means the default one.
+    assert api("POST", f"{p}/etcd/config/keys", {"default": foreign_key(site)}).status == 200
+    wanted = {("issuer", f"{p}/etcd"): ("update", {"default_key": (False, True)})}
+    assert changes(site.plan()) == wanted
+    document, writes = site.applied()
+    assert changes(document) == wanted and writes == [("update", f"{p}/etcd/config/keys")]
     for path in made:
         target = path.replace("/data/", "/metadata/").replace("/root/generate/internal", "/issuer/foreign")
         assert api("DELETE", target).status in (200, 204), target
+
+
+def foreign_key(site: Watched) -> str:
+    """The id of etcd's key that is not ours."""
+    issuer = site.read(f"{site.prefix}/etcd/issuer/foreign")
+    return str(issuer["key_id"])
 
 
 # cluster.yaml changes
