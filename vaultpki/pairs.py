@@ -173,8 +173,7 @@ def sign(
 
     outcomes: dict[str, Signed | VaultpkiError] = {}
     # All that touches the disk is done by one thread, in one order: so every point where it may be killed is tried.
-    # The disk works while Vault does.
-    for item, signed in zip(items, vault.stream(attempt, items, width=_WIDTH), strict=True):
+    for item, signed in zip(items, vault.map(attempt, items, width=_WIDTH), strict=True):
         outcomes[item.want.name] = signed
         if isinstance(signed, Signed):
             try:

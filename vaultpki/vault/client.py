@@ -176,10 +176,6 @@ class Vault:
         """
         return self._work.map(work, items, width=width)
 
-    def stream(self, work: Callable[[Any], Any], items: Iterable[Any], *, width: int = WIDTH) -> Iterator[Any]:
-        """As `map`, but gives each result, in order, while later ones are still worked on by other threads."""
-        return self._work.stream(work, items, width=width)
-
     def call(self, request: Request) -> Answer:
         """Sends one request and gives its answer (2xx, or 404 for a read).
 

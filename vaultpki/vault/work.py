@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from vaultpki.errors import Unavailable
@@ -79,43 +79,6 @@ class Work(threading.local):
         if unwanted:
             raise Unavailable("other work, of which this is a part, has failed")
         return results
-
-    def stream(self, work: Callable[[Any], Any], items: Iterable[Any], *, width: int) -> Generator[Any, None, None]:
-        """As `map`, but gives each result as soon as it and all before it are there, and does none of the work itself.
-
-        What is under way when the caller asks for no more comes to its end unseen; nothing new begins.
-        """
-        items = list(items)
-        results: list[Any] = [None] * len(items)
-        there = [threading.Event() for _ in items]
-        failures: list[BaseException] = []
-        outer = self.ended
-        ended = _Ended(outer)
-
-        def one(index: int) -> None:
-            results[index] = work(items[index])
-            there[index].set()
-
-        def run() -> None:
-            self.ended = ended
-            try:
-                self.map(one, range(len(items)), width=width)
-            except BaseException as error:  # noqa: BLE001 -- raised again by the thread that called
-                failures.append(error)
-            finally:
-                for event in there:
-                    event.set()
-
-        threading.Thread(target=run, daemon=True).start()
-        try:
-            for index, event in enumerate(there):
-                event.wait()
-                if failures:
-                    raise failures[0]
-                yield results[index]
-        finally:
-            ended.set()
-            outer.below.remove(ended)
 
     def given_up(self, seconds: float) -> bool:
         """Waits; whether meanwhile the thread's work is no longer wanted."""
