@@ -18,7 +18,7 @@ from benchmarks.timing import Contender, Measure, Result, compare
 from vaultpki import bootstrap, demo, embedded, files
 from vaultpki.certificates import pair_files, sign_parameters
 from vaultpki.config import load_cluster
-from vaultpki.desired import node_certificates
+from vaultpki.identities import node_certificates
 from vaultpki.model import Certificate, Cluster
 from vaultpki.reading import fingerprint
 from vaultpki.store import Directory, File

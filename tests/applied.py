@@ -15,7 +15,7 @@ from typing import Any
 from servers import Server
 
 from vaultpki.config import load_cluster
-from vaultpki.desired import pooled_approle
+from vaultpki.identities import pooled_approle
 from vaultpki.model import Cluster
 
 ROOT = Path(__file__).parents[1]

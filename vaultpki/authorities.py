@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-from vaultpki.certificates import ISSUING_BACKDATE, ROOT, ROOT_BACKDATE
-from vaultpki.desired import Fields, ca_subject
+from vaultpki.certificates import ISSUING_BACKDATE, ROOT, ROOT_BACKDATE, ca_subject
 from vaultpki.errors import BadAnswer
+from vaultpki.known import Fields
 from vaultpki.model import Cluster
 from vaultpki.observe import Sight
 from vaultpki.reading import fingerprint

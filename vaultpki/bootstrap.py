@@ -11,8 +11,10 @@ from functools import partial
 
 from vaultpki.authorities import Authorities
 from vaultpki.certificates import ROOT
-from vaultpki.desired import STORE_OPTIONS, Fields, Key, Known, auth_mounts, desired, jwt_roles, marker
+from vaultpki.desired import STORE_OPTIONS, desired, marker
 from vaultpki.errors import BadAnswer, Denied, Refused, Sealed, Unavailable
+from vaultpki.identities import auth_mounts, jwt_roles
+from vaultpki.known import Fields, Key, Known
 from vaultpki.model import Cluster
 from vaultpki.observe import Sight, made_by_us, observe, refuse_foreign
 from vaultpki.plan import STAGES, Change, Plan, plan, stage

@@ -271,6 +271,11 @@ def shortest_ttl(row: Row) -> int:
     return _LEFT_OVER * (row.reload + SKEW)
 
 
+def ca_subject(cluster: str, ca: str) -> str:
+    """The common name of a CA's certificate."""
+    return f"{cluster} {ca} CA"
+
+
 def bundle(ca: str) -> str:
     """The file of a CA's issuing certificates only: what a server checks its clients against."""
     return f"{ca}-ca.crt"

@@ -24,9 +24,8 @@ from pathlib import Path
 from typing import Final
 
 from vaultpki import issuance, words
-from vaultpki.certificates import ROOT
+from vaultpki.certificates import ROOT, ca_subject
 from vaultpki.config import tree
-from vaultpki.desired import ca_subject
 from vaultpki.errors import BadAnswer, Denied, NeedsJoin, Refused, SpecError
 from vaultpki.facts import Trust
 from vaultpki.files import open_folder, private_folder, probe_folder, read_private, read_swapped, told, write_private

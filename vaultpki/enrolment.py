@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from vaultpki import bootstrap, records, words
-from vaultpki.desired import node_certificates, pooled_approle
 from vaultpki.errors import BadAnswer, Denied, Refused, SpecError
 from vaultpki.files import write_private
+from vaultpki.identities import node_certificates, pooled_approle
 from vaultpki.join import Join, dump_join, load_join
 from vaultpki.model import Cluster, Node, Pool
 from vaultpki.plain import printable

@@ -7,18 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import field
 
 from vaultpki.certificates import ISSUING_CAS, ROOT
-from vaultpki.desired import (
-    MARK,
-    STORE_OPTIONS,
-    UNKNOWN,
-    Fields,
-    Key,
-    Known,
-    auth_mounts,
-    desired,
-    marker,
-)
+from vaultpki.desired import MARK, STORE_OPTIONS, desired, marker
 from vaultpki.errors import ForeignObject
+from vaultpki.identities import auth_mounts
+from vaultpki.known import UNKNOWN, Fields, Key, Known
 from vaultpki.model import Cluster
 from vaultpki.plan import Observed
 from vaultpki.reading import Memory, Reading

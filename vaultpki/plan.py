@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, Final, Literal
 
-from vaultpki.desired import ENGINE_CONFIG, UNKNOWN, Fields, Key
+from vaultpki.desired import ENGINE_CONFIG
+from vaultpki.known import UNKNOWN, Fields, Key
 from vaultpki.values import dataclass
 
 Action = Literal["create", "update", "delete"]

@@ -10,8 +10,10 @@ from functools import partial
 from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS, ROOT
-from vaultpki.desired import ENGINE_CONFIG, Fields, Key, jwt_roles
+from vaultpki.desired import ENGINE_CONFIG
 from vaultpki.errors import CertificateUnreadable
+from vaultpki.identities import jwt_roles
+from vaultpki.known import Fields, Key
 from vaultpki.model import VERSION, Cluster
 from vaultpki.values import dataclass
 from vaultpki.vault import HEALTH, Answer, Json, Request, Vault, text

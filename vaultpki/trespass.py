@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vaultpki import bootstrap, enrolment, forbidden, issuance
 from vaultpki.checks import Check, tried
-from vaultpki.desired import pooled_approle
 from vaultpki.errors import (
     BadAnswer,
     CertificateRefused,
@@ -26,6 +25,7 @@ from vaultpki.errors import (
     Unavailable,
 )
 from vaultpki.forbidden import Allowed, Forbidden
+from vaultpki.identities import pooled_approle
 from vaultpki.model import Certificate, Cluster, KeyType, Pool, Subject
 from vaultpki.values import dataclass
 from vaultpki.vault import Request, Vault

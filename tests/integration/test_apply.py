@@ -26,8 +26,10 @@ from vaultpki import bootstrap, records
 from vaultpki.authorities import Authorities
 from vaultpki.certificates import ISSUING_CAS, ROOT
 from vaultpki.config import load_cluster
-from vaultpki.desired import Known, desired, node_certificates
+from vaultpki.desired import desired
 from vaultpki.errors import BadAnswer, Refused
+from vaultpki.identities import node_certificates
+from vaultpki.known import Known
 from vaultpki.observe import Sight
 from vaultpki.plan import Observed, Plan, plan
 from vaultpki.vault import Settings, Vault

@@ -18,9 +18,9 @@ from intruders import Intruder, found, holes, sent, wire
 from servers import Server
 
 from vaultpki import forbidden, trespass
-from vaultpki.desired import pooled_approle
 from vaultpki.errors import CertificateRefused
 from vaultpki.forbidden import Forbidden
+from vaultpki.identities import pooled_approle
 from vaultpki.model import Node, Pool
 
 # Rows of the user's own, one of them with addresses and two names: the list has to follow the table.

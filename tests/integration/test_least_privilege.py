@@ -19,7 +19,7 @@ import pytest
 from applied import Seat, Site
 from servers import Server
 
-from vaultpki import agent, bootstrap, desired, enrolment, operator, trespass, x509
+from vaultpki import agent, bootstrap, enrolment, identities, operator, trespass, x509
 from vaultpki.bootstrap import Where
 from vaultpki.certificates import resolve, row_named, sign_parameters
 from vaultpki.config import load_agent
@@ -134,12 +134,12 @@ def test_the_applier(site: Site) -> None:
             apply(site, root, enrolled.SPEC)
         return found
 
-    each_grant_is_needed(desired.policy("applier.json", {"prefix": site.prefix}), refused)
+    each_grant_is_needed(identities.policy("applier.json", {"prefix": site.prefix}), refused)
 
 
 def test_the_applier_is_root_in_all_but_name(site: Site) -> None:
     """It writes policies and hands them to nodes, so it can make itself any token that there can be."""
-    applier = holder(site.server, desired.policy("applier.json", {"prefix": site.prefix}))
+    applier = holder(site.server, identities.policy("applier.json", {"prefix": site.prefix}))
     applier.write(f"sys/policies/acl/{site.prefix}/node/worker-1", {"policy": json.dumps({"path": ANYTHING})})
     mount = f"auth/{site.prefix}/listed"
     role_id = (applier.read(f"{mount}/role/worker-1/role-id") or {})["role_id"]
@@ -171,7 +171,7 @@ def enrolling(site: Site, vault: Vault) -> list[Step]:
 
 def test_the_enroller(site: Site) -> None:
     each_grant_is_needed(
-        desired.enroller_policy(site.cluster),
+        identities.enroller_policy(site.cluster),
         lambda rules: first_refused(enrolling(site, holder(site.server, rules))),
     )
 
@@ -202,9 +202,9 @@ def status(server: Server, vault: Vault, method: str, path: str, body: object, w
 def test_a_stolen_enroller(site: Site) -> None:
     """It can be any node of a pool, and nothing else."""
     server, cluster = site.server, site.cluster
-    enroller = holder(server, desired.enroller_policy(cluster))
+    enroller = holder(server, identities.enroller_policy(cluster))
     ask = made(server, enroller)
-    good = desired.pooled_approle(cluster, cluster.pools[0])
+    good = identities.pooled_approle(cluster, cluster.pools[0])
     pooled, listed = f"auth/{site.prefix}/pooled/role", f"auth/{site.prefix}/listed/role"
     # What it may, so that the refusals below have a counterpart that passes.
     assert ask("POST", f"{pooled}/w-7", good) == 204
@@ -290,15 +290,15 @@ def ask_to_sign(server: Server, want: Certificate, token: str) -> int:
 def test_a_name_outside_its_pool_gets_the_enroller_nothing(site: Site) -> None:
     """The AppRole can be made (no policy knows names that begin so and so), and its token gets no certificate."""
     server, cluster = site.server, site.cluster
-    enroller = holder(server, desired.enroller_policy(cluster))
-    good = desired.pooled_approle(cluster, cluster.pools[0])
+    enroller = holder(server, identities.enroller_policy(cluster))
+    good = identities.pooled_approle(cluster, cluster.pools[0])
     for name in ("cp-1", "x-1", "batch-1", "admin"):
         role = f"auth/{site.prefix}/pooled/role/{name}"
         assert status(server, enroller, "POST", role, good, "") == 204
         role_id = site.read(f"{role}/role-id")["role_id"]
         secret_id = server.api("POST", f"{role}/secret-id", {}).data["secret_id"]
         token = enrolled.login(site, "pooled", role_id, secret_id)
-        for row in desired.node_certificates(cluster, cluster.pools[0]):
+        for row in identities.node_certificates(cluster, cluster.pools[0]):
             subject = replace(
                 row.subject,
                 common_name=row.subject.common_name.replace("{node}", name),
@@ -324,12 +324,12 @@ def test_the_operator(site: Site, tmp_path: Path) -> None:
             [("issue admin", lambda: issue("admin")), ("issue super-admin", lambda: issue("super-admin"))]
         )
 
-    each_grant_is_needed(desired.operator_policy(site.cluster), refused)
+    each_grant_is_needed(identities.operator_policy(site.cluster), refused)
 
 
 def test_a_stolen_operator(site: Site) -> None:
     """It is the two certificates of its own, and no other."""
-    token = holder(site.server, desired.operator_policy(site.cluster))
+    token = holder(site.server, identities.operator_policy(site.cluster))
     ask = made(site.server, token)
     for path in ("kubernetes/sign/kube-scheduler", "kubernetes/sign/kubelet-client", "etcd/sign/etcd-server"):
         assert ask("POST", f"{site.prefix}/{path}", {"common_name": "x"}) == 403

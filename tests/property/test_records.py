@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from vaultpki import records, words
 from vaultpki.config import dump_agent, load_agent, load_cluster
-from vaultpki.desired import Known, desired, node_certificates
+from vaultpki.desired import desired
 from vaultpki.enrolment import holder
 from vaultpki.errors import SpecError
+from vaultpki.identities import node_certificates
 from vaultpki.join import Join, dump_join, load_join
+from vaultpki.known import Known
 from vaultpki.model import AgentConfig, Auth, Cluster, Node, Pool
 
 _KEPT = tempfile.TemporaryDirectory(prefix="vaultpki-test-")

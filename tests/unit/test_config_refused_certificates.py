@@ -10,8 +10,10 @@ import pytest
 from vaultpki import records
 from vaultpki.bootstrap import _memory
 from vaultpki.config import load_cluster, sizes
-from vaultpki.desired import Known, desired, node_certificates
+from vaultpki.desired import desired
 from vaultpki.errors import SpecError
+from vaultpki.identities import node_certificates
+from vaultpki.known import Known
 from vaultpki.records import MOST_CERTIFICATES
 
 CP = "- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}"

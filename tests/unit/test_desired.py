@@ -9,7 +9,8 @@ import pytest
 
 from vaultpki.certificates import ISSUING_CAS, ROOT, TABLE, rows
 from vaultpki.config import load_cluster
-from vaultpki.desired import UNKNOWN, Fields, Key, Known, desired
+from vaultpki.desired import desired
+from vaultpki.known import UNKNOWN, Fields, Key, Known
 from vaultpki.model import Cluster
 
 DAY = 86400

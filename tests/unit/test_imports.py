@@ -31,6 +31,8 @@ ORDER: Final = (
     "assets",
     "records",
     "config",
+    "known",
+    "identities",
     "desired",
     "plan",
     "renewal",
@@ -83,7 +85,19 @@ ORDER: Final = (
     "__main__",
 )
 
-PURE: Final = ("errors", "model", "words", "certificates", "facts", "records", "desired", "plan", "renewal")
+PURE: Final = (
+    "errors",
+    "model",
+    "words",
+    "certificates",
+    "facts",
+    "records",
+    "known",
+    "identities",
+    "desired",
+    "plan",
+    "renewal",
+)
 OUTSIDE: Final = frozenset({"os", "pathlib", "random", "select", "socket", "ssl", "subprocess", "threading", "time"})
 
 SOLE_IMPORTERS: Final = {
@@ -180,7 +194,8 @@ def test_plan_and_apply_load_neither_cryptography_nor_hvac(tmp_path: Path) -> No
         "from pathlib import Path\n"
         "from vaultpki import bootstrap\n"
         "from vaultpki.config import load_cluster, starter\n"
-        "from vaultpki.desired import Known, desired\n"
+        "from vaultpki.desired import desired\n"
+        "from vaultpki.known import Known\n"
         "import vaultpki.cli.apply\n"
         f"file = Path({str(file)!r}); file.write_text(starter())\n"
         "assert desired(load_cluster(file), Known())"

@@ -10,8 +10,8 @@ import pytest
 
 from vaultpki import records
 from vaultpki.config import load_cluster
-from vaultpki.desired import node_certificates
 from vaultpki.errors import SpecError
+from vaultpki.identities import node_certificates
 from vaultpki.join import load_join
 from vaultpki.model import Cluster
 

@@ -21,14 +21,14 @@ def policy_command(who: str, file: Path, allow_http: bool) -> None:
     """
     import json
 
-    from vaultpki import desired
+    from vaultpki import identities
     from vaultpki.config import load_cluster
 
     cluster = load_cluster(file, allow_http=allow_http)
     if who == "operator":
-        rules = desired.operator_policy(cluster)
+        rules = identities.operator_policy(cluster)
     elif who == "enroller":
-        rules = desired.enroller_policy(cluster)
+        rules = identities.enroller_policy(cluster)
     else:
-        rules = desired.policy("applier.json", {"prefix": cluster.prefix})
+        rules = identities.policy("applier.json", {"prefix": cluster.prefix})
     click.echo(json.dumps({"path": rules}, indent=2))
