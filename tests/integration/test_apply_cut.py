@@ -27,7 +27,7 @@ from vaultpki import bootstrap
 from vaultpki.bootstrap import Where
 from vaultpki.config import load_cluster
 from vaultpki.desired import marker
-from vaultpki.errors import Sealed
+from vaultpki.errors import Sealed, Unavailable
 from vaultpki.model import Cluster
 from vaultpki.vault import Settings, Vault
 
@@ -50,7 +50,8 @@ class Proxy:
     """Stands before a server, with TLS of its own, and swallows the server's answer to write number `cut`.
 
     After that it answers every request as a sealed server would, so that the client gives up; with `reopens` it goes on
-    as if nothing had been.
+    as if nothing had been. With `part` it is the first write to a path that holds it, and the server itself is cut off
+    `after` so many seconds, whatever it does then.
     """
 
     server: Server
@@ -59,6 +60,8 @@ class Proxy:
     trust: ssl.SSLContext
     reopens: bool = False
     cut: int | None = None
+    part: str = ""
+    after: float = 0.0
     writes: int = 0
     closed: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -66,6 +69,10 @@ class Proxy:
     def arm(self, cut: int | None, *, reopens: bool) -> None:
         with self.lock:
             self.cut, self.reopens, self.writes, self.closed = cut, reopens, 0, False
+
+    def arm_within(self, part: str, after: float) -> None:
+        self.arm(None, reopens=False)
+        self.part, self.after = part, after
 
     def serve(self, client: ssl.SSLSocket) -> None:
         url = urlsplit(self.server.address)
@@ -78,13 +85,17 @@ class Proxy:
                 body = incoming.read(int(headers.get("Content-Length") or 0))
                 with self.lock:
                     self.writes += method not in READS
-                    last = method not in READS and self.writes == self.cut
+                    at = self.part in path and not self.closed if self.part else self.writes == self.cut
+                    last = method not in READS and at
                     if self.closed and not last:
                         client.sendall(SEALED)
                         continue
                     # Before the write arrives, so that whatever other threads send afterwards is cut off too.
                     self.closed = self.closed or (last and not self.reopens)
                 upstream.request(method, path, body, dict(headers.items()))
+                if last and self.part:
+                    time.sleep(self.after)
+                    return
                 answer = upstream.getresponse()
                 raw = answer.read()
                 if last:
@@ -235,8 +246,24 @@ def test_a_killed_process_is_followed_by_one_that_ends_well(server: Server, tmp_
     whole(server, direct, cluster, expected, f"killed after write {writes}")
 
 
+@pytest.mark.parametrize("part", ["/root/generate/", "/intermediate/generate/", "/intermediate/set-signed"])
+def test_the_server_is_cut_off_while_it_makes_a_ca(own_server: Server, proxy: Proxy, tmp_path: Path, part: str) -> None:
+    """A client's end can be the end of what the server does for it: keys and issuers lie there that are half made."""
+    server = own_server
+    expected, _ = uncut(tmp_path, server)
+    direct = straight(server)
+    through = Vault(Settings((proxy.address,), ca_pem=proxy.ca_pem, token=server.token))
+    for after in (0, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.006, 0.009, 0.014):
+        cluster = spec(tmp_path, server, f"t{secrets.token_hex(5)}")
+        proxy.arm_within(part, after)
+        with pytest.raises((Sealed, Unavailable)):
+            apply(cluster, through)
+        apply(cluster, direct)
+        whole(server, direct, cluster, expected, f"cut off in {part} after {after} s")
+
+
 def test_a_server_that_was_cut_off_while_it_made_a_key(server: Server, tmp_path: Path) -> None:
-    """A client's end can be the end of what the server does for it: then a key lies there that nothing refers to."""
+    """As above, in one certain state: a key lies there that nothing refers to."""
     expected, _ = uncut(tmp_path, server)
     cluster = spec(tmp_path, server, f"t{secrets.token_hex(5)}")
     for ca in ISSUERS:
