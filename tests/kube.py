@@ -222,8 +222,10 @@ class Kubernetes:
     def audit(self, since: int = 0) -> list[dict[str, Any]]:
         """kube-apiserver's audit events since a position, oldest first."""
         with self.audit_log.open("rb") as file:
-            file.seek(since)
-            # The last line may still be on its way to the disk.
+            file.seek(max(since - 1, 0))
+            # The line in which `since` lies, and the last one, may still be on their way to the disk.
+            if since and not file.readline().endswith(b"\n"):
+                return []
             return [json.loads(line) for line in file if line.endswith(b"\n")]
 
     def ready(self, conf: Path | None = None) -> bool:

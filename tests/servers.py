@@ -232,9 +232,9 @@ class Server:
         with self.audit_log.open("rb") as file:
             # Where others use the server too, it may be in the middle of a line.
             file.seek(max(since - 1, 0))
-            if since:
-                file.readline()
-            # The last line may still be on its way to the disk.
+            # That line, and the last one, may still be on their way to the disk.
+            if since and not file.readline().endswith(b"\n"):
+                return []
             entries = [json.loads(line) for line in file if line.endswith(b"\n")]
         return [
             (entry["request"]["operation"], entry["request"]["path"])
