@@ -217,15 +217,16 @@ class Kubernetes:
 
     def audit_position(self) -> int:
         """Where the audit log ends now: what `audit` counts from."""
-        return self.audit_log.stat().st_size
+        with self.audit_log.open("rb") as file:
+            written = file.read()
+        # The last line may still be on its way to the disk.
+        return written.rfind(b"\n") + 1
 
     def audit(self, since: int = 0) -> list[dict[str, Any]]:
         """kube-apiserver's audit events since a position, oldest first."""
         with self.audit_log.open("rb") as file:
-            file.seek(max(since - 1, 0))
-            # The line in which `since` lies, and the last one, may still be on their way to the disk.
-            if since and not file.readline().endswith(b"\n"):
-                return []
+            file.seek(since)
+            # The last line may still be on its way to the disk.
             return [json.loads(line) for line in file if line.endswith(b"\n")]
 
     def ready(self, conf: Path | None = None) -> bool:
