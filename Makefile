@@ -41,6 +41,8 @@ KUBERNETES_VERSION := -X k8s.io/component-base/version.gitVersion=v1.36.3 \
 	-X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36
 # A quarter of an hour in which hardly anything is to be done, so it runs beside all others.
 ROTATION := tests/conformance/test_kube_rotation.py
+# All but what `test` has had whole: what needs no server, and samples of what is done in full here.
+ON_VAULT := conformance or not (serverless or sample)
 
 conformance: $(VENV)/.dev
 	$(SETUP)/packages conformance
@@ -51,7 +53,7 @@ conformance: $(VENV)/.dev
 	kubernetes=$$($(SETUP)/go-build tests/conformance/kubernetes 6 $(KUBERNETES) -ldflags "-s -w $(KUBERNETES_VERSION)") && \
 	given="--vault-binary $$vault/vault --zlint $$zlint/zlint --etcd $$etcd --kubernetes $$kubernetes" && \
 	$(SETUP)/beside "$(BIN)/python -m pytest $(ROTATION) --timeout 1800 $$given $(PYTEST)" \
-		"$(BIN)/python -m pytest tests/integration --timeout 900 $(PARALLEL) --server vault $$given $(PYTEST) && \
+		"$(BIN)/python -m pytest tests/integration -m '$(ON_VAULT)' --timeout 900 $(PARALLEL) --server vault $$given $(PYTEST) && \
 		$(BIN)/python -m pytest tests/conformance --timeout 900 $(PARALLEL) --ignore=$(ROTATION) --server bao --server vault $$given $(PYTEST)"
 
 bench: $(VENV)/.dev

@@ -48,6 +48,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("server_kind", kinds, scope="session")
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if "server_kind" not in getattr(item, "fixturenames", ()):
+        item.add_marker("serverless")
+
+
 @pytest.fixture(scope="session")
 def vault_binary(request: pytest.FixtureRequest) -> Path | None:
     binary: Path | None = request.config.getoption("--vault-binary")

@@ -43,9 +43,11 @@ class Fault:
 
     @property
     def options(self) -> list[str]:
-        # `when=` counts each thread's calls of that name. Not --seccomp-bpf: strace 6.1 then injects nothing.
+        # `when=` counts each thread's calls of that name.
         when = f"{self.call.number}{'+' if self.lasting else ''}"
-        return ["-e", f"trace={self.call.name}", "-e", f"inject={self.call.name}:{self.what}:when={when}"]
+        options = ["-e", f"trace={self.call.name}", "-e", f"inject={self.call.name}:{self.what}:when={when}"]
+        # Stops at no other call; but strace 6.1 then sends no signal.
+        return options if self.what.startswith("signal") else ["--seccomp-bpf", *options]
 
     def __str__(self) -> str:
         return f"{self.what}{' from' if self.lasting else ' at'} {self.call}"

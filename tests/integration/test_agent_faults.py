@@ -53,7 +53,7 @@ def told(done: Ran, what: str) -> bool:
 @pytest.mark.parametrize(
     "faults",
     [
-        pytest.param(lambda points: traced.rotating(points, SAMPLE), id="sample"),
+        pytest.param(lambda points: traced.rotating(points, SAMPLE), id="sample", marks=pytest.mark.sample),
         pytest.param(lambda points: traced.rotating(points, 10**6), id="each", marks=pytest.mark.conformance),
     ],
 )

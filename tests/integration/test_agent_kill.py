@@ -43,7 +43,10 @@ def killed(done: Ran, what: str) -> bool:
     [
         pytest.param(begin, due, size, id=f"{begin.__name__}-{words}", marks=marks)
         for begin, due in ((passes.first_issue, STEMS), (passes.renewal, RENEWED))
-        for words, size, marks in (("sample", SAMPLE, ()), ("every-call", 10**6, pytest.mark.conformance))
+        for words, size, marks in (
+            ("sample", SAMPLE, pytest.mark.sample),
+            ("every-call", 10**6, pytest.mark.conformance),
+        )
     ],
 )
 def test_killed(

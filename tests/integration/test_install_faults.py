@@ -48,7 +48,7 @@ def remains(folder: Path, old: Path, new: Path) -> Path:
 @pytest.mark.parametrize(
     "faults",
     [
-        pytest.param(lambda points: traced.rotating(points, SAMPLE), id="sample"),
+        pytest.param(lambda points: traced.rotating(points, SAMPLE), id="sample", marks=pytest.mark.sample),
         pytest.param(traced.everything, id="everything", marks=pytest.mark.conformance),
     ],
 )
