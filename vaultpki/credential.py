@@ -2,12 +2,13 @@
 
     STATE/secret-id        the secret id in use, 0600
     STATE/secret-id.json   when it was minted and for how long, and its digest, so that one put there by hand is known
-    STATE/secret-id.old    the one before, until Vault has destroyed it
+    STATE/secret-id.old    the one before, until Vault has taken the new one for a while and destroyed it
     STATE/joined           how far the last join came: the digest of its wrapping token, and what that held until it is
                            in its place, 0600
 
-Every step leaves a secret id that Vault takes: the new one is on disk before the old one is destroyed. Only a cut
-within the unwrapping itself loses it, and then a new join file is needed.
+Every step leaves a secret id that Vault takes: the new one is on disk, and no longer at the mercy of the server's
+tidying, before the old one is destroyed. Only a cut within the unwrapping itself loses it, and then a new join file is
+needed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Final
 from vaultpki import issuance, words
 from vaultpki.certificates import ROOT, ca_subject
 from vaultpki.config import tree
-from vaultpki.errors import BadAnswer, Denied, NeedsJoin, Refused, SpecError
+from vaultpki.errors import BadAnswer, Denied, NeedsJoin, Refused, SpecError, StoreError
 from vaultpki.facts import Trust
 from vaultpki.files import open_folder, private_folder, probe_folder, read_private, read_swapped, told, write_private
 from vaultpki.join import Join
@@ -43,6 +44,9 @@ _PATIENCE = 15.0
 _DAY = 86400
 # Of a secret id that somebody else put here nothing is known; apply never grants less.
 _UNKNOWN_TTL: Final = 7 * _DAY
+# Once a minute both servers remove what is left of secret ids, and one that is minted in that very moment with it: its
+# accessor is listed, its own entry not yet (path_tidy_user_id.go). Nothing tells it but that a login is refused.
+_SETTLED: Final = 5 * 60
 _TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
 # RFC 7519 section 3: three parts in base64url. Nothing else that a file may hold is ever sent.
 _JWT = re.compile(r"[A-Za-z0-9_-]{1,16384}\.[A-Za-z0-9_-]{1,16384}\.[A-Za-z0-9_-]{0,16384}")
@@ -100,16 +104,31 @@ def _login_by_approle(config: AgentConfig, vault: Vault) -> Vault:
             f"{config.state}/{SECRET_ID} is missing, so this node cannot prove who it is; join with a new join file "
             f"(`vaultpki enroll {config.node}`, then `vaultpki agent --join`)"
         )
+    node = _present(config, vault, secret)
+    old = _read(config, _OLD) if node is None else None
+    if old is not None and old != secret:
+        node = _present(config, vault, old)
+        if node is not None:
+            # Where that fails, the next pass comes here again.
+            with contextlib.suppress(StoreError):
+                write_private(f"{config.state}/{SECRET_ID}", old.encode())
+    if node is None:
+        raise NeedsJoin(
+            f"Vault does not take this node's credential; join with a new join file (`vaultpki enroll {config.node}`, "
+            "then `vaultpki agent --join`)"
+        )
+    return node
+
+
+def _present(config: AgentConfig, vault: Vault, secret: str) -> Vault | None:
+    """Vault, as this node; None where it does not take that secret id."""
     try:
         return vault.login(f"{mount(config)}/login", {"role_id": config.auth.role_id, "secret_id": secret})
     except Refused as error:
         # Both servers answer 400 to a role id or secret id that they do not know (any more).
         if error.status != 400:
             raise
-        raise NeedsJoin(
-            f"Vault does not take this node's credential; join with a new join file (`vaultpki enroll {config.node}`, "
-            "then `vaultpki agent --join`)"
-        ) from None
+        return None
 
 
 def own_record(config: AgentConfig) -> str:
@@ -120,6 +139,7 @@ def own_record(config: AgentConfig) -> str:
 def roll(config: AgentConfig, vault: Vault, now: float) -> bool:
     """Replaces the secret id once a third of its life is over, and the one of a join file at once; True where it did.
 
+    The one before is destroyed by a later call, some minutes on; that of a join file at once.
     `vault` is logged in as the node; `now` is Unix time in seconds.
     """
     current = _read(config, SECRET_ID) if config.auth.method == "approle" else None
@@ -128,8 +148,9 @@ def roll(config: AgentConfig, vault: Vault, now: float) -> bool:
     joined = _joined(config)
     if joined is not None and joined.secret == current:
         _write_joined(config, _Joined(joined.token, "done"))
-    _destroy_old(config, vault, current)
     memory = _memory(config, current)
+    if memory is None or not 0 <= now - memory[0] < _SETTLED:
+        _destroy_old(config, vault, current)
     # Whoever carried the join file may have seen what was in it.
     from_join = memory is None and joined is not None
     minted, ttl = memory or (_written(config), float(_UNKNOWN_TTL))
@@ -144,7 +165,8 @@ def roll(config: AgentConfig, vault: Vault, now: float) -> bool:
         raise BadAnswer(f"{role}/secret-id brought no secret id; is this address really a Vault?")
     write_private(f"{config.state}/{_OLD}", current.encode())
     _keep(config, new, now, lives or _UNKNOWN_TTL)
-    _destroy_old(config, vault, new)
+    if from_join:
+        _destroy_old(config, vault, new)
     return True
 
 
