@@ -39,7 +39,7 @@ KUBERNETES := $(foreach name,kube-apiserver kube-controller-manager kube-schedul
 # kubectl parses the version it was built as.
 KUBERNETES_VERSION := -X k8s.io/component-base/version.gitVersion=v1.36.3 \
 	-X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36
-# A quarter of an hour in which hardly anything is to be done, so it runs beside all others.
+# A quarter of an hour in which hardly anything is to be done, so it runs beside all others once its cluster stands.
 ROTATION := tests/conformance/test_kube_rotation.py
 # All but what `test` has had whole: what needs no server, and samples of what is done in full here.
 ON_VAULT := conformance or not (serverless or sample)
@@ -52,7 +52,7 @@ conformance: $(VENV)/.dev
 		etcd=go.etcd.io/etcd/server/v3 etcdctl=go.etcd.io/etcd/etcdctl/v3) && \
 	kubernetes=$$($(SETUP)/go-build tests/conformance/kubernetes 6 $(KUBERNETES) -ldflags "-s -w $(KUBERNETES_VERSION)") && \
 	given="--vault-binary $$vault/vault --zlint $$zlint/zlint --etcd $$etcd --kubernetes $$kubernetes" && \
-	$(SETUP)/beside "$(BIN)/python -m pytest $(ROTATION) --timeout 1800 $$given $(PYTEST)" \
+	$(SETUP)/beside "$(BIN)/python -m pytest $(ROTATION) --standing \$$READY --timeout 1800 $$given $(PYTEST)" \
 		"$(BIN)/python -m pytest tests/integration -m '$(ON_VAULT)' --timeout 900 $(PARALLEL) --server vault $$given $(PYTEST) && \
 		$(BIN)/python -m pytest tests/conformance --timeout 900 $(PARALLEL) --ignore=$(ROTATION) --server bao --server vault $$given $(PYTEST)"
 

@@ -247,16 +247,16 @@ def test_a_request_in_pieces_is_one_request() -> None:
 
 
 def test_slow_callers_are_cut_off_and_hold_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "DEADLINE", 2.0)
+    monkeypatch.setattr(metrics, "DEADLINE", 4.0)
     with serving(WELL) as server, contextlib.ExitStack() as stack:
         slow = [stack.enter_context(connect(server)) for _ in range(3 * metrics.CALLERS)]
         began = time.monotonic()
         for each in slow[-3:]:
             each.sendall(b"GET /metrics HTTP/1.1\r\nX: ")
         assert get(server, "/healthz")[0] == 200
-        assert time.monotonic() - began < 1.8
+        assert time.monotonic() - began < 3.6
         # One more byte now and then buys no time.
-        for _ in range(11):
+        for _ in range(21):
             time.sleep(0.2)
             with contextlib.suppress(OSError):
                 slow[-1].sendall(b"x")
@@ -264,7 +264,7 @@ def test_slow_callers_are_cut_off_and_hold_nobody_up(monkeypatch: pytest.MonkeyP
         assert all(ended)
         with contextlib.suppress(ConnectionResetError):
             assert slow[-1].recv(1) == b""
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 20
 
 
 def test_a_caller_that_takes_no_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:

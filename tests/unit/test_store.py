@@ -236,12 +236,12 @@ def test_who_waits_gets_the_directory_as_soon_as_it_is_free(pki: Path) -> None:
     began = time.monotonic()
     with pytest.raises(Busy, match="another vaultpki process"):
         Directory.open(str(pki), wait=0.2)
-    assert 0.2 <= time.monotonic() - began < 2
+    assert 0.2 <= time.monotonic() - began < 10
     ending = threading.Timer(0.3, first.close)
     ending.start()
     began = time.monotonic()
     with Directory.open(str(pki), wait=20) as directory:
-        assert 0.2 < time.monotonic() - began < 5
+        assert 0.2 < time.monotonic() - began < 15
         assert directory.install("kubelet", pair("1"))
     ending.join()
 

@@ -123,7 +123,7 @@ def test_a_systemd_that_does_not_read_holds_nobody_up(tmp_path: Path) -> None:
             while True:
                 filler.sendto(b"x", str(tmp_path / "notify"))
         notifier.watchdog()
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize(
