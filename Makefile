@@ -2,9 +2,9 @@
 VENV := .venv
 BIN := $(VENV)/bin
 SETUP := tests/setup
-# Three on two cores, since tests wait for servers much of their time. Not sorted by the number of their tests, which
+# Four on two cores, since tests wait for servers much of their time. Not sorted by the number of their tests, which
 # would leave the longest files, of few tests, to the end.
-PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
+PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: venv demo test check conformance bench soak clean
 

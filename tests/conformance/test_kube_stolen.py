@@ -404,7 +404,7 @@ def test_its_pairs_do_not_pass_for_etcd(thief: Thief, row: Row, place: str) -> N
     crt, key, _ = pair_files("kube-apiserver-etcd")
     own = [f"--cacert={client.pki / bundle('etcd')}", f"--cert={client.pki / crt}", f"--key={client.pki / key}"]
     with passing(at.machine, thief.pair(row)) as port:
-        called = (f"--endpoints=https://{at.address}:{port}", *own, "--command-timeout=1s", "get", "/registry")
+        called = (f"--endpoints=https://{at.address}:{port}", *own, "--command-timeout=3s", "get", "/registry")
         ran = client.machine.run(robbed.programs.path("etcdctl"), *called, expect=1)
     assert disbelief(row, at.address) in ran.stderr
 
