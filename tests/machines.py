@@ -11,12 +11,11 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from servers import TIED, wait_for
+from servers import tied, wait_for
 
 # For documentation only (RFC 5737), so no route of the host's is hidden. kubelet and kube-apiserver refuse loopback.
 NETWORK = "198.51.100"
@@ -53,7 +52,7 @@ class Process:
         assert not self.alive(), f"{self.name} runs already"
         with self.log.open("ab") as output:
             self.running = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", TIED, *self.command],
+                tied(*self.command),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -199,6 +199,6 @@ def each_disturbed(
         log.unlink()
 
     # More than there are processors: a run that replaced something waits some seconds for watchers.
-    with ThreadPoolExecutor(max_workers=16) as pool:
+    with ThreadPoolExecutor(max_workers=8) as pool:
         for _ in pool.map(one, range(len(faults))):
             pass

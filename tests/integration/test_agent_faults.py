@@ -36,7 +36,7 @@ def site(server: Server, tmp_path: Path, cluster_name: str) -> Site:
 
 def all_of(one: Callable[[int], None], count: int) -> None:
     # More than there are processors: a pass that replaced something waits some seconds for watchers.
-    with ThreadPoolExecutor(max_workers=16) as pool:
+    with ThreadPoolExecutor(max_workers=8) as pool:
         for _ in pool.map(one, range(count)):
             pass
 
