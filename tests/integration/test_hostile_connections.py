@@ -1,0 +1,305 @@
+"""Kept connections, threads and requests in a row, of a server that breaks off: no answer is another's."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+
+import hostile
+import pytest
+from hostile import Behaviour, Guest
+from misbehaviours import READ, TOKEN, WRITE, client, closes, hangs, resets_at_once
+
+from vaultpki.errors import Denied, Unavailable
+from vaultpki.vault import Request, Settings, Vault
+from vaultpki.vault.client import WIDTH
+
+
+def test_a_connection_that_the_server_closed_meanwhile_is_no_failure() -> None:
+    """What may be sent once only goes out on a connection that is seen to be open."""
+
+    def one_each(guest: Guest) -> None:
+        guest.request()
+        guest.answer(200, {"data": {}})
+
+    with hostile.serving(one_each) as server:
+        vault = client(server.address)
+        for request in (READ, WRITE, READ, WRITE):
+            vault.call(request)
+            time.sleep(0.05)
+        assert len(server.guests) == 4
+
+
+def test_bytes_that_nobody_asked_for_are_no_answer() -> None:
+    """A second answer sent ahead would else be taken for that of the next request."""
+
+    def talks(guest: Guest) -> None:
+        while True:
+            guest.request()
+            guest.answer(200, {"data": {"n": guest.number}})
+            guest.answer(200, {"data": {"n": "forged"}})
+
+    with hostile.serving(talks) as server:
+        vault = client(server.address)
+        seen = []
+        for _ in range(3):
+            seen.append(vault.call(READ).data["n"])
+            time.sleep(0.05)
+    assert len(seen) == 3
+    assert "forged" not in seen
+
+
+def test_a_retry_after_is_waited_for_within_patience() -> None:
+    answers: Iterator[tuple[int, object, str]] = iter([(429, {}, "Retry-After: 1"), (200, {"data": {}}, "X: y")])
+
+    def once_busy(guest: Guest) -> None:
+        while True:
+            guest.request()
+            guest.answer(*next(answers))
+
+    with hostile.serving(once_busy) as server:
+        begun = time.monotonic()
+        Vault(Settings((server.address,)), patience=3).call(READ)
+        assert time.monotonic() - begun >= 1.0
+
+
+def test_one_failure_ends_what_waits_in_other_threads() -> None:
+    """The thread that is refused ends the patience of those whose address is away."""
+
+    def by_path(guest: Guest) -> None:
+        while True:
+            told = guest.request()
+            if b"/v1/refused" in told:
+                guest.wait(0.2)
+                guest.answer(403, {"errors": ["no"]})
+            else:
+                guest.answer(502, "")
+
+    with hostile.serving(by_path) as server:
+        vault = Vault(Settings((server.address,)), patience=30)
+        vault._route.met = True
+        begun = time.monotonic()
+        with pytest.raises(Denied):
+            vault.many([Request("GET", "refused"), *(Request("GET", f"away/{n}") for n in range(20))])
+        assert time.monotonic() - begun < 15
+
+
+def test_ctrl_c_is_not_kept_waiting() -> None:
+    code = (
+        "import sys; from vaultpki.vault import *\n"
+        "vault = Vault(Settings((sys.argv[1],)), patience=60, request_seconds=60)\n"
+        "vault._route.met = True\n"
+        "try: vault.many([Request('GET', f'x/{n}') for n in range(20)])\n"
+        "except KeyboardInterrupt: print('interrupted')\n"
+    )
+    with hostile.serving(hangs) as server:
+        child = subprocess.Popen([sys.executable, "-c", code, server.address], stdout=subprocess.PIPE, text=True)
+        try:
+            while len(server.guests) < WIDTH:
+                assert child.poll() is None
+                time.sleep(0.02)
+            time.sleep(0.2)
+            child.send_signal(2)
+            assert child.communicate(timeout=20)[0] == "interrupted\n"
+        finally:
+            child.kill()
+            child.wait()
+
+
+def test_threads_share_connections_and_never_answers() -> None:
+    def echoes(guest: Guest) -> None:
+        while True:
+            path = guest.request().split(b" ")[1].decode()
+            guest.answer(200, {"data": {"path": path}})
+
+    with hostile.serving(echoes) as server:
+        vault = client(server.address)
+        for _ in range(5):
+            answers = vault.many([Request("GET", f"x/{n}") for n in range(100)])
+            assert [answer.data["path"] for answer in answers] == [f"/v1/x/{n}" for n in range(100)]
+        assert len(server.guests) <= WIDTH
+
+
+def test_nothing_stays_behind() -> None:
+    """Threads of an ended `map` are gone, whatever the server did."""
+    before = threading.active_count()
+    with hostile.serving(closes) as server, pytest.raises(Unavailable):
+        client(server.address).many([READ] * 20)
+    assert threading.active_count() <= before
+
+
+def test_no_socket_stays_open_where_the_server_hangs_up_before_tls() -> None:
+    with hostile.serving(resets_at_once) as server, warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        vault = Vault(Settings((server.address.replace("http:", "https:"),)), patience=0.01, request_seconds=1)
+        for _ in range(200):
+            with pytest.raises(Unavailable):
+                vault.call(READ)
+        gc.collect()
+    assert [str(each.message) for each in warned] == []
+
+
+READS = [Request("GET", f"x/{n}") for n in range(40)]
+PATHS: list[object] = [f"/v1/x/{n}" for n in range(40)]
+
+
+def asked(vault: Vault) -> list[object]:
+    """What a server that repeats the path says to READS, over connections opened beforehand."""
+    vault.warm()
+    return [answer.data["path"] for answer in vault.many(READS)]
+
+
+def echo(guest: Guest, *headers: str) -> None:
+    path = guest.request().split(b" ")[1].decode()
+    guest.answer(200, {"data": {"path": path}}, *headers)
+
+
+def echoes(guest: Guest) -> None:
+    while True:
+        echo(guest)
+
+
+def closes_after_three(guest: Guest) -> None:
+    for _ in range(3):
+        echo(guest)
+
+
+def says_that_it_closes(guest: Guest) -> None:
+    echo(guest, "Connection: close")
+
+
+def takes_one_at_a_time(guest: Guest) -> None:
+    """Forgets what else came with the request that it answers."""
+    while True:
+        guest.taken = len(guest.heard)
+        echo(guest)
+
+
+def breaks_off(guest: Guest) -> None:
+    echo(guest)
+    guest.request()
+    guest.say("HTTP/1.1 200 OK\r\nContent-Le")
+
+
+def passes_away(guest: Guest) -> None:
+    """Every third answer is that of a gateway whose server is away."""
+    for number in range(1000):
+        if number % 3 == 2:
+            guest.request()
+            guest.answer(502, "<html>")
+        else:
+            echo(guest)
+
+
+def test_a_row_takes_few_connections_and_keeps_its_order() -> None:
+    with hostile.serving(echoes) as server:
+        vault = client(server.address)
+        assert asked(vault) == PATHS
+        assert vault.reads == 40
+        assert len(server.guests) <= 4
+        assert server.heard.count(b"GET ") == 40
+
+
+@pytest.mark.parametrize(
+    "behaviour", [closes_after_three, says_that_it_closes, takes_one_at_a_time, breaks_off, passes_away]
+)
+def test_a_row_that_broke_off_is_gone_on_with_one_by_one(behaviour: Behaviour) -> None:
+    with hostile.serving(behaviour) as server:
+        vault = Vault(Settings((server.address,), token=TOKEN), patience=20)
+        assert asked(vault) == PATHS
+        begun = time.monotonic()
+        assert asked(vault) == PATHS
+        # Who does not take a row is not waited for a second time.
+        assert time.monotonic() - begun < 10
+
+
+def test_what_may_be_sent_once_never_goes_in_a_row() -> None:
+    """It would not be known whether the server had it."""
+
+    def one_by_one(guest: Guest) -> None:
+        while True:
+            guest.request()
+            assert len(guest.heard) == guest.taken
+            guest.answer(200, {"data": {}})
+
+    with hostile.serving(one_by_one) as server:
+        vault = client(server.address)
+        vault.warm()
+        vault.many([WRITE] * 20)
+        assert server.heard.count(b"root/generate/internal") == 20
+        assert vault.writes == 20
+
+
+def test_a_row_of_much_more_than_a_socket_holds() -> None:
+    """A server that answers at once, and at length, while more is sent to it."""
+
+    def repeats(guest: Guest) -> None:
+        while True:
+            guest.answer(200, {"data": {"length": len(guest.request()), "filler": "y" * 40_000}})
+
+    with hostile.serving(repeats) as server:
+        vault = Vault(Settings((server.address,), token=TOKEN), patience=20)
+        vault.warm()
+        big = [Request("POST", f"x/{n}", {"filler": "x" * (n * 2000)}) for n in range(60)]
+        lengths = [answer.data["length"] for answer in vault.many(big)]
+        assert lengths == sorted(lengths)
+        assert len(set(lengths)) == 60
+
+
+def test_a_refusal_in_a_row_is_told_and_ends_the_rest() -> None:
+    def refuses(guest: Guest) -> None:
+        for number in range(1000):
+            guest.request()
+            guest.answer(403 if number == 3 else 200, {"errors": ["permission denied"], "data": {}})
+
+    with hostile.serving(refuses) as server:
+        vault = client(server.address)
+        vault.warm()
+        with pytest.raises(Denied):
+            vault.many([Request("POST", f"x/{n}", {}) for n in range(40)])
+
+
+def test_a_glance_raises_nothing_and_sends_nothing_without_a_connection() -> None:
+    def refuses(guest: Guest) -> None:
+        for number in range(1000):
+            guest.request()
+            guest.answer((200, 403, 404, 500)[number % 4], {"errors": [], "data": {}})
+
+    with hostile.serving(refuses) as server:
+        vault = client(server.address)
+        assert vault.glance(READS[:4]) == [None] * 4
+        assert server.guests == []
+        vault.warm(1)
+        found = vault.glance(READS[:4])
+        assert [answer.status if answer else None for answer in found] == [200, None, 404, None]
+        assert vault.reads == 2
+
+
+def test_work_within_work_ends_with_it() -> None:
+    """A part that failed ends what other parts wait for, however deep they are in it."""
+
+    def by_path(guest: Guest) -> None:
+        while True:
+            if b"/v1/refused" in guest.request():
+                guest.wait(0.2)
+                guest.answer(403, {"errors": ["no"]})
+            else:
+                guest.answer(502, "")
+
+    with hostile.serving(by_path) as server:
+        vault = Vault(Settings((server.address,)), patience=30)
+        vault._route.met = True
+        works = [
+            lambda: vault.call(Request("GET", "refused")),
+            lambda: vault.many([Request("GET", f"away/{n}") for n in range(20)]),
+        ]
+        begun = time.monotonic()
+        with pytest.raises(Denied):
+            vault.map(lambda work: work(), works)
+        assert time.monotonic() - begun < 15
+        assert vault._work.ended.below == []
