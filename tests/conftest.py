@@ -15,6 +15,9 @@ import servers
 from clusters import Cluster
 from servers import Server
 
+# Whose assertions would else be told without what was compared.
+pytest.register_assert_rewrite("stories")
+
 # A shell starts what it puts into the background with SIGINT ignored, and nohup with SIGHUP; every process
 # that a test starts would inherit that, and sit through its Ctrl-C or the end of its terminal.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
