@@ -109,9 +109,10 @@ def _login_by_approle(config: AgentConfig, vault: Vault) -> Vault:
     if old is not None and old != secret:
         node = _present(config, vault, old)
         if node is not None:
-            # Where that fails, the next pass comes here again.
+            # As one that is long due: this very pass rolls it, and keeps it until the next one is settled. Where that
+            # cannot be written, the next pass comes here again.
             with contextlib.suppress(StoreError):
-                write_private(f"{config.state}/{SECRET_ID}", old.encode())
+                _keep(config, old, 0.0, _UNKNOWN_TTL)
     if node is None:
         raise NeedsJoin(
             f"Vault does not take this node's credential; join with a new join file (`vaultpki enroll {config.node}`, "
