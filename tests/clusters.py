@@ -88,7 +88,8 @@ def running_cluster(
 ) -> Iterator[Cluster]:
     """Three nodes of this kind on loopback, all of them voters, ended on the way out.
 
-    `raft` is put into the stanza of the storage; `audit` gives each node an audit log, which needs OpenBao.
+    `raft` is put into the stanza of the storage; `audit` gives them an audit log, which needs OpenBao: one for all,
+    since a node that is to log elsewhere than the cluster's storage says does not come to lead.
     """
     product = product_of(kind)
     ports = free_ports(6)
@@ -106,7 +107,10 @@ def running_cluster(
         storage = (
             f'storage "raft" {{\n  path = "{place}/data"\n  node_id = "node{index}"\n{raft}{join if index else ""}}}'
         )
-        text = configuration(product, place, ports[index], ports[index + 3], storage, audit=audit)
+        log = folder / "audit.log" if audit else None
+        if log is not None:
+            (place / "audit.log").symlink_to(log)
+        text = configuration(product, place, ports[index], ports[index + 3], storage, audit=log)
         (place / "server.hcl").write_text(text)
         address = f"https://127.0.0.1:{ports[index]}"
         runner = runner_of(kind, place, vault_binary)

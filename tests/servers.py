@@ -334,8 +334,10 @@ def write_tls(folder: Path) -> Path:
     return folder / "ca.crt"
 
 
-def configuration(product: Product, folder: Path, port: int, cluster_port: int, storage: str, *, audit: bool) -> str:
-    """A server's configuration; `storage` is its storage stanza."""
+def configuration(
+    product: Product, folder: Path, port: int, cluster_port: int, storage: str, *, audit: Path | None
+) -> str:
+    """A server's configuration; `storage` is its storage stanza, `audit` the file of OpenBao's audit log."""
     parts = [
         storage,
         (
@@ -349,9 +351,9 @@ def configuration(product: Product, folder: Path, port: int, cluster_port: int, 
     if product == "vault":
         # mlock needs a capability that containers and plain users lack; OpenBao has no mlock any more.
         parts += ["disable_mlock = true"]
-    elif audit:
+    elif audit is not None:
         # OpenBao takes audit devices from its configuration only, Vault through its API only.
-        parts += [f'audit "file" "main" {{\n  options {{\n    file_path = "{folder}/audit.log"\n  }}\n}}']
+        parts += [f'audit "file" "main" {{\n  options {{\n    file_path = "{audit}"\n  }}\n}}']
     return "\n".join(parts) + "\n"
 
 
@@ -364,7 +366,8 @@ def running(kind: str, folder: Path, vault_binary: Path | None = None) -> Iterat
     (folder / "data").mkdir()
     # The one storage that survives a restart and that both products have; alone, a node need not wait to be elected.
     storage = f'storage "raft" {{\n  path = "{folder}/data"\n  node_id = "alone"\n  performance_multiplier = 1\n}}'
-    (folder / "server.hcl").write_text(configuration(product, folder, port, cluster_port, storage, audit=True))
+    text = configuration(product, folder, port, cluster_port, storage, audit=folder / "audit.log")
+    (folder / "server.hcl").write_text(text)
     server = Server(kind, product, f"https://127.0.0.1:{port}", ca_file, folder, runner_of(kind, folder, vault_binary))
     try:
         server.initialise()
