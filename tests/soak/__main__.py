@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import platform
 import random
@@ -302,10 +303,16 @@ def signings(cluster: Cluster, prefix: str) -> dict[tuple[str, str], int]:
     """How often the servers were asked to sign, by node's kind of AppRole and PKI role, out of their audit log."""
     found: dict[tuple[str, str], int] = {}
     # All of them write to one.
-    for operation, path in cluster.nodes[0].requests():
-        if path.startswith(f"{prefix}/") and "/sign/" in path and operation in servers.WRITES:
-            mount, _, role = path.partition("/sign/")
-            found[mount, role] = found.get((mount, role), 0) + 1
+    for line in cluster.nodes[0].audit_log.read_bytes().splitlines():
+        entry = json.loads(line)
+        path, operation = entry["request"]["path"], entry["request"]["operation"]
+        if not path.startswith(f"{prefix}/") or "/sign/" not in path or operation not in servers.WRITES:
+            continue
+        # A standby tries by itself before it hands a request on to the leader, and both log it.
+        turned_down = entry["type"] == "response" and "readonly storage" in (entry.get("error") or "")
+        mount, _, role = path.partition("/sign/")
+        count = 1 if entry["type"] == "request" else -turned_down
+        found[mount, role] = found.get((mount, role), 0) + count
     return found
 
 
