@@ -233,18 +233,21 @@ class Server:
         """Where the audit log ends now: what `requests` and `writes` count from."""
         return self.audit_log.stat().st_size
 
-    def requests(self, since: int = 0) -> list[tuple[str, str]]:
-        """(operation, path) of every request since `since`, in order, in the server's own words."""
+    def audited(self, since: int = 0) -> list[dict[str, Any]]:
+        """The whole entries of the audit log since `since`, in order."""
         with self.audit_log.open("rb") as file:
             # Where others use the server too, it may be in the middle of a line.
             file.seek(max(since - 1, 0))
             # That line, and the last one, may still be on their way to the disk.
             if since and not file.readline().endswith(b"\n"):
                 return []
-            entries = [json.loads(line) for line in file if line.endswith(b"\n")]
+            return [json.loads(line) for line in file if line.endswith(b"\n")]
+
+    def requests(self, since: int = 0) -> list[tuple[str, str]]:
+        """(operation, path) of every request since `since`, in order, in the server's own words."""
         return [
             (entry["request"]["operation"], entry["request"]["path"])
-            for entry in entries
+            for entry in self.audited(since)
             if entry["type"] == "request" and entry["request"]["path"] != "sys/audit/test"
         ]
 

@@ -68,19 +68,20 @@ def test_a_retry_after_is_waited_for_within_patience() -> None:
         assert time.monotonic() - begun >= 1.0
 
 
+def refuses_one_path(guest: Guest) -> None:
+    """Turns down what is asked of `refused`, a little later, and is away for all else."""
+    while True:
+        if b"/v1/refused" in guest.request():
+            guest.wait(0.2)
+            guest.answer(403, {"errors": ["no"]})
+        else:
+            guest.answer(502, "")
+
+
 def test_one_failure_ends_what_waits_in_other_threads() -> None:
     """The thread that is refused ends the patience of those whose address is away."""
 
-    def by_path(guest: Guest) -> None:
-        while True:
-            told = guest.request()
-            if b"/v1/refused" in told:
-                guest.wait(0.2)
-                guest.answer(403, {"errors": ["no"]})
-            else:
-                guest.answer(502, "")
-
-    with hostile.serving(by_path) as server:
+    with hostile.serving(refuses_one_path) as server:
         vault = Vault(Settings((server.address,)), patience=30)
         vault._route.met = True
         begun = time.monotonic()
@@ -283,15 +284,7 @@ def test_a_glance_raises_nothing_and_sends_nothing_without_a_connection() -> Non
 def test_work_within_work_ends_with_it() -> None:
     """A part that failed ends what other parts wait for, however deep they are in it."""
 
-    def by_path(guest: Guest) -> None:
-        while True:
-            if b"/v1/refused" in guest.request():
-                guest.wait(0.2)
-                guest.answer(403, {"errors": ["no"]})
-            else:
-                guest.answer(502, "")
-
-    with hostile.serving(by_path) as server:
+    with hostile.serving(refuses_one_path) as server:
         vault = Vault(Settings((server.address,)), patience=30)
         vault._route.met = True
         works = [

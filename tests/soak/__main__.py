@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import json
 import os
 import platform
 import random
@@ -303,8 +302,7 @@ def signings(cluster: Cluster, prefix: str) -> dict[tuple[str, str], int]:
     """How often the servers were asked to sign, by node's kind of AppRole and PKI role, out of their audit log."""
     found: dict[tuple[str, str], int] = {}
     # All of them write to one.
-    for line in cluster.nodes[0].audit_log.read_bytes().splitlines():
-        entry = json.loads(line)
+    for entry in cluster.nodes[0].audited():
         path, operation = entry["request"]["path"], entry["request"]["operation"]
         if not path.startswith(f"{prefix}/") or "/sign/" not in path or operation not in servers.WRITES:
             continue
