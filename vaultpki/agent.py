@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from vaultpki import marks, memory, quiet
+from vaultpki import files, marks, memory, quiet
 from vaultpki.errors import Busy, StoreError, VaultpkiError
 from vaultpki.log import Event
 from vaultpki.memory import Memory
@@ -56,6 +56,8 @@ def run(
     if not force and not look and (idle := _nothing_to_do(config, known, now, age, allow_http=allow_http)):
         return idle
     try:
+        # Before anybody is asked: what others put there would be sent, or run.
+        files.refuse_unsafe_way(config.state)
         with Directory.open(config.directory, wait=wait) as directory:
             marks.claim(directory, marks.holder_of(config))
             directory.sweep()

@@ -64,7 +64,8 @@ def server(config: AgentConfig, *, allow_http: bool = False, patience: float = _
         try:
             ca_pem = words.pem_certificates(tree.read_text(Path(config.ca_file)))
         except SpecError as error:
-            raise SpecError(f"{config.ca_file}: {error.problem}", file=config.file, field="vault.ca_file") from None
+            where = "" if error.problem.startswith("/") else f"{config.ca_file}: "
+            raise SpecError(f"{where}{error.problem}", file=config.file, field="vault.ca_file") from None
     settings = from_environment(addresses=config.addresses, ca_pem=ca_pem, allow_http=allow_http, with_token=False)
     return Vault(settings, patience=patience)
 

@@ -6,11 +6,12 @@ and a node asks this far more often than anything is due.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from vaultpki import __version__, holding, memory
+from vaultpki import __version__, guard, holding, memory
 from vaultpki.errors import StoreError
 from vaultpki.memory import Memory
 from vaultpki.store import Directory
@@ -70,9 +71,9 @@ def due(file: Path, *, allow_http: bool, now: float) -> float | None:
     None says nothing: then agent.yaml has to be read. `now` is Unix time.
     """
     try:
-        with file.open("rb") as stream:
+        with os.fdopen(guard.open_file(str(file)), "rb") as stream:
             data = stream.read(_LARGEST)
-    except (OSError, ValueError):
+    except (OSError, ValueError, StoreError):
         return None
     # Only a hint where to look: what lies there was written by a pass that had read these very bytes, or says nothing.
     found = _STATE.search(data)

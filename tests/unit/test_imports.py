@@ -25,6 +25,7 @@ ORDER: Final = (
     "model",
     "windows",
     "words",
+    "guard",
     # the table, and decisions that are the same wherever and whenever they are made
     "certificates",
     "facts",

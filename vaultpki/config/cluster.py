@@ -87,7 +87,7 @@ def _beside(found: Found, path: Path, limit: int) -> str:
     try:
         return tree.read_text(path.parent / found.value, limit)
     except SpecError as error:
-        raise found.refuse(f"{error.file}: {error.problem}") from None
+        raise found.refuse(f"{error.file}: {error.problem}" if error.file else error.problem) from None
 
 
 def _nodes(spec: Found) -> tuple[Node, ...]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from vaultpki.errors import SpecError
+from vaultpki import guard
+from vaultpki.errors import SpecError, StoreError
 from vaultpki.values import dataclass
 from vaultpki.words import quoted
 
@@ -68,11 +70,17 @@ Node = Scalar | Sequence | Mapping
 
 
 def read_text(path: Path, limit: int = MAX_BYTES) -> str:
-    """The file's text; SpecError where it cannot be read, is larger than `limit` bytes or is no UTF-8."""
+    """The file's text; SpecError where it cannot be read, is larger than `limit` bytes or is no UTF-8.
+
+    SpecError, too, where others could change or exchange it (`guard`).
+    """
     name = shown(path)
     try:
-        with path.open("rb") as stream:
+        with os.fdopen(guard.open_file(str(path)), "rb") as stream:
             data = stream.read(limit + 1)
+    except StoreError as error:
+        # It names the file itself, or the folder on its way.
+        raise SpecError(str(error)) from None
     except IsADirectoryError:
         raise SpecError("this is a folder: name the file in it", file=name) from None
     except FileNotFoundError:
