@@ -2,7 +2,7 @@
 
 Root and the user this runs as may write. So may that user's own private group (Ubuntu and Fedora give each user one,
 and umask 002), but never for root. A sticky folder such as /tmp is passable where what it holds is root's or the
-user's. A file that passes can be exchanged by nobody else, so what it says may be followed (as sshd's StrictModes does).
+user's. What a file says may then be followed, since nobody else can exchange it (sshd's StrictModes is alike).
 """
 
 from __future__ import annotations
