@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
-from vaultpki import agent, brakes, footprint, holding, hooks, memory
+from vaultpki import agent, brakes, files, footprint, holding, hooks, memory
 from vaultpki.errors import Busy, Denied, NeedsJoin, Refused, Unavailable, Untrusted, VaultError, VaultpkiError, fault
 from vaultpki.log import Event
 from vaultpki.model import AgentConfig
@@ -53,8 +53,11 @@ def stay(
     """Renews until SIGTERM or SIGINT; SIGHUP calls `load` for what agent.yaml says now. Returns once it shall end.
 
     `load` raises a VaultpkiError for a file that is wrong: it is told, and what was read before goes on. Only for the
-    main thread. What still runs when this returns may be ended with the process.
+    main thread. What still runs when this returns may be ended with the process. StoreError, before anything is done,
+    where others could exchange the state folder or the directory.
     """
+    for path in (config.state, config.directory):
+        files.refuse_unsafe_way(path)
     _Resident(config, load, tell, allow_http=allow_http).stay()
 
 
