@@ -386,7 +386,7 @@ def read_swapped(path: str) -> bytes | None:
     """The content of a secret that another program keeps fresh; None where there is no such file.
 
     Links are followed: that is how such programs swap files (the token of a Kubernetes projected volume is a link to a
-    link). StoreError where others may read it: by its own mode, and by that of every folder on its way.
+    link). StoreError where others may read or change it: by its own mode, and by that of every folder on its way.
     """
     with told(path):
         try:
@@ -399,11 +399,12 @@ def read_swapped(path: str) -> bytes | None:
             folder = os.path.dirname(os.readlink(f"/proc/self/fd/{fd}"))
         finally:
             os.close(fd)
-        exposed = about.st_mode & 0o044
+        exposed = about.st_mode & 0o066
         while exposed and os.stat(folder).st_mode & 0o011:
             if folder == "/":
+                may = "read it" if about.st_mode & 0o044 else "write to it"
                 raise StoreError(
-                    f"{path}: others may read it; `chmod 600` it, keep it in a folder of mode 0700, or set "
+                    f"{path}: others may {may}; `chmod 600` it, keep it in a folder of mode 0700, or set "
                     "defaultMode: 0400 where it is a projected volume"
                 )
             folder = os.path.dirname(folder)

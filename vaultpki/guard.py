@@ -13,7 +13,6 @@ import grp
 import os
 import pwd
 import re
-import shlex
 import stat
 import struct
 from collections.abc import Collection
@@ -71,11 +70,11 @@ def refuse_others(
     `about` is its `fstat`. `passing` lets a sticky folder through: then the owner of what it holds has to be looked at.
     """
     what = "folder" if stat.S_ISDIR(about.st_mode) else "file"
-    shown = path if path.isprintable() else ascii(path)
     if about.st_uid not in {0, os.geteuid(), *trusted}:
-        raise StoreError(
-            f"{shown}: the {what} belongs to the user {about.st_uid}, who could change what is in it; "
-            f"run `chown {user()} {shlex.quote(shown)}`, or run as that user, or choose another place"
+        raise _refusal(
+            path,
+            f"the {what} belongs to the user {about.st_uid}, who could change what is in it",
+            f"run `chown {user()} PATH`, or run as that user",
         )
     if not about.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or (passing and about.st_mode & stat.S_ISVTX):
         return
@@ -84,14 +83,13 @@ def refuse_others(
     if about.st_mode & stat.S_IWOTH or acl is None:
         if not about.st_mode & stat.S_IWOTH and _private_group(about.st_gid):
             return
-        raise StoreError(
-            f"{shown}: others may write to the {what} (mode {stat.S_IMODE(about.st_mode):04o}); "
-            f"run `chmod go-w {shlex.quote(shown)}`, or choose another place"
-        )
+        mode = stat.S_IMODE(about.st_mode)
+        raise _refusal(path, f"others may write to the {what} (mode {mode:04o})", "run `chmod go-w PATH`")
     if acl_lets_others_write(acl, {os.geteuid(), *trusted}):
-        raise StoreError(
-            f"{shown}: others may write to the {what} by its POSIX ACL (`getfacl` shows it); "
-            f"run `setfacl -b {shlex.quote(shown)}` and `chmod go-w {shlex.quote(shown)}`, or choose another place"
+        raise _refusal(
+            path,
+            f"others may write to the {what} by its POSIX ACL (`getfacl` shows it)",
+            "run `setfacl -b PATH` and `chmod go-w PATH`",
         )
 
 
@@ -171,6 +169,14 @@ def user() -> str:
     with contextlib.suppress(KeyError):
         return pwd.getpwuid(os.geteuid()).pw_name
     return str(os.geteuid())
+
+
+def _refusal(path: str, problem: str, cure: str) -> StoreError:
+    """The error for a file or folder; `cure` is commands for PATH."""
+    from shlex import quote
+
+    shown = path if path.isprintable() else ascii(path)
+    return StoreError(f"{shown}: {problem}; {cure.replace('PATH', quote(shown))}, or choose another place")
 
 
 def _inherited(number: str, folder: int) -> int:

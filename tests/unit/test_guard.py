@@ -173,7 +173,7 @@ def test_what_a_shell_passes(file: Path) -> None:
 
 # What it needs is loaded before it becomes the user, who may not be let into the checkout.
 PRIVATE_GROUP = """
-import os, sys
+import os, shlex, sys
 from vaultpki.guard import open_file
 os.setgroups([]), os.setresgid(1000, 1000, 1000), os.setresuid(1000, 1000, 1000)
 try:
