@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from vaultpki import memory, quiet
+from vaultpki import marks, memory, quiet
 from vaultpki.errors import Busy, StoreError, VaultpkiError
 from vaultpki.log import Event
 from vaultpki.memory import Memory
@@ -57,6 +57,7 @@ def run(
         return idle
     try:
         with Directory.open(config.directory, wait=wait) as directory:
+            marks.claim(directory, marks.holder_of(config))
             directory.sweep()
             # Whoever held the directory until now may have written it.
             known = memory.load(config.state)

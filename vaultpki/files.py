@@ -81,6 +81,11 @@ def open_folder(path: str, *, create: bool, trusted: Collection[int] = ()) -> in
     or others may write to one: they could put their own files in place of ours. A sticky folder such as /tmp is
     passable, but not as the last one. `create` makes what is missing, with mode 0755 under any umask.
     """
+    return _reach(path, create=create, trusted=trusted, last=True)
+
+
+def _reach(path: str, *, create: bool, trusted: Collection[int], last: bool) -> int:
+    """As `open_folder`. Without `last` the path is only the beginning of a way."""
     absolute = os.path.abspath(path)
     parts = [part for part in absolute.split("/") if part]
     at = ""
@@ -91,7 +96,7 @@ def open_folder(path: str, *, create: bool, trusted: Collection[int] = ()) -> in
             at = f"{at}/{part}"
             with told(at):
                 try:
-                    below = os.open(part, FOLDER if index == len(parts) - 1 else PASSING, dir_fd=fd)
+                    below = os.open(part, FOLDER if last and index == len(parts) - 1 else PASSING, dir_fd=fd)
                 except FileNotFoundError:
                     if not create:
                         raise
@@ -99,11 +104,19 @@ def open_folder(path: str, *, create: bool, trusted: Collection[int] = ()) -> in
             os.close(fd)
             fd = below
             with told(at):
-                _refuse_open_folder(at, os.fstat(fd), trusted, last=index == len(parts) - 1)
+                _refuse_open_folder(at, os.fstat(fd), trusted, last=last and index == len(parts) - 1)
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def refuse_unsafe_way(path: str) -> None:
+    """StoreError where `open_folder` would refuse a folder on the way to `path`; what does not exist is passed over."""
+    at = os.path.abspath(path)
+    while not there(at):
+        at = os.path.dirname(at)
+    os.close(_reach(at, create=False, trusted=(), last=at == os.path.abspath(path)))
 
 
 def make_folder(name: str, parent: int, mode: int) -> int:

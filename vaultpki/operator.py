@@ -6,7 +6,7 @@ import os
 from datetime import datetime
 from typing import Final
 
-from vaultpki import assets, issuance, records
+from vaultpki import assets, issuance, marks, records
 from vaultpki.certificates import BUNDLES, resolve, row_named, rows, unit
 from vaultpki.errors import SpecError
 from vaultpki.facts import Facts, Trust
@@ -49,6 +49,7 @@ def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: dateti
     trust = issuance.trusts(issuance.fetch_issuers(vault, cluster.prefix), told.root_sha256, now)
     want = resolve(row, cluster, None)
     with Directory.open(directory) as store:
+        marks.claim(store, marks.Holder(cluster.name, None, told.root_sha256))
         store.sweep()
         signed = issuance.sign(vault, want, trust[want.ca], now)
         held = [r for r in rows(cluster) if r.operator and (r.name == name or unit(r.stem) in store.units())]

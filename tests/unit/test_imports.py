@@ -60,6 +60,7 @@ ORDER: Final = (
     "authorities",
     "bootstrap",
     "issuance",
+    "marks",
     "credential",
     "enrolment",
     "operator",
