@@ -72,6 +72,7 @@ ORDER: Final = (
     "footprint",
     "passing",
     "agent",
+    "residence",
     "resident",
     "status",
     "checks",
