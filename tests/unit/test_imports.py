@@ -25,6 +25,7 @@ ORDER: Final = (
     "model",
     "windows",
     "words",
+    "regular",
     # the table, and decisions that are the same wherever and whenever they are made
     "certificates",
     "facts",
@@ -72,6 +73,7 @@ ORDER: Final = (
     "footprint",
     "passing",
     "agent",
+    "glance",
     "residence",
     "resident",
     "status",
