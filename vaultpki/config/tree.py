@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from vaultpki import regular
 from vaultpki.errors import SpecError
 from vaultpki.values import dataclass
 from vaultpki.words import quoted
@@ -68,22 +69,25 @@ Node = Scalar | Sequence | Mapping
 
 
 def read_text(path: Path, limit: int = MAX_BYTES) -> str:
-    """The file's text; SpecError where it cannot be read, is larger than `limit` bytes or is no UTF-8."""
+    """The file's text; SpecError where it is no regular file of at most `limit` bytes, or no UTF-8."""
     name = shown(path)
     try:
-        with path.open("rb") as stream:
-            data = stream.read(limit + 1)
+        data, _ = regular.read(path, limit)
     except IsADirectoryError:
         raise SpecError("this is a folder: name the file in it", file=name) from None
     except FileNotFoundError:
         raise SpecError("there is no such file: check the path", file=name) from None
     except PermissionError:
         raise SpecError("the file may not be read by this user: change its mode or owner", file=name) from None
+    except regular.NotRegular:
+        raise SpecError("this is a FIFO, a socket or a device: name a file", file=name) from None
+    except regular.TooLarge:
+        raise SpecError(
+            f"the file is larger than {limit // 1024} KiB: no file of this kind needs more", file=name
+        ) from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "the path is not usable"
         raise SpecError(f"the file cannot be read ({reason}): check the path", file=name) from None
-    if len(data) > limit:
-        raise SpecError(f"the file is larger than {limit // 1024} KiB: no file of this kind needs more", file=name)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
