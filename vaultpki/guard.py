@@ -19,6 +19,7 @@ from collections.abc import Collection
 from typing import Final
 
 from vaultpki.errors import StoreError
+from vaultpki.regular import NotRegular
 
 # O_PATH: a folder on the way may let others pass without letting them list it.
 PASSING: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -141,7 +142,7 @@ def _reach(path: str, flags: int, trusted: Collection[int]) -> int:
         if stat.S_ISDIR(about.st_mode):
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not stat.S_ISREG(about.st_mode):
-            raise StoreError(f"{at if at.isprintable() else ascii(at)}: this is no regular file; name one")
+            raise NotRegular
         refuse_others(at, fd, about, trusted=trusted)
     except BaseException:
         os.close(fd)

@@ -6,12 +6,11 @@ and a node asks this far more often than anything is due.
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from vaultpki import __version__, guard, holding, memory
+from vaultpki import __version__, guard, holding, memory, regular
 from vaultpki.errors import StoreError
 from vaultpki.memory import Memory
 from vaultpki.store import Directory
@@ -71,8 +70,7 @@ def due(file: Path, *, allow_http: bool, now: float) -> float | None:
     None says nothing: then agent.yaml has to be read. `now` is Unix time.
     """
     try:
-        with os.fdopen(guard.open_file(str(file)), "rb") as stream:
-            data = stream.read(_LARGEST)
+        data = regular.content(guard.open_file(str(file)), _LARGEST)
     except (OSError, ValueError, StoreError):
         return None
     # Only a hint where to look: what lies there was written by a pass that had read these very bytes, or says nothing.

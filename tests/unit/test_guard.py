@@ -16,6 +16,7 @@ from acls import ACCESS, GROUP, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, acl, giv
 from vaultpki.errors import StoreError
 from vaultpki.files import open_folder, private_folder, write_private
 from vaultpki.guard import acl_lets_others_write, open_file, refuse_file
+from vaultpki.regular import NotRegular
 
 ROOT = Path(__file__).parents[2]
 STRANGER = 1234
@@ -148,9 +149,9 @@ def test_a_strangers_link_in_a_sticky_folder(file: Path, tmp_path: Path) -> None
 
 def test_what_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(StoreError, match="no regular file"):
+    with pytest.raises(NotRegular):
         read(tmp_path / "fifo")
-    with pytest.raises(StoreError, match="no regular file"):
+    with pytest.raises(NotRegular):
         read("/dev/zero")
     with pytest.raises(IsADirectoryError):
         read(tmp_path)

@@ -25,6 +25,7 @@ ORDER: Final = (
     "model",
     "windows",
     "words",
+    "regular",
     "guard",
     # the table, and decisions that are the same wherever and whenever they are made
     "certificates",
@@ -73,6 +74,8 @@ ORDER: Final = (
     "footprint",
     "passing",
     "agent",
+    "glance",
+    "residence",
     "resident",
     "status",
     "checks",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from vaultpki import guard
+from vaultpki import guard, regular
 from vaultpki.errors import SpecError, StoreError
 from vaultpki.values import dataclass
 from vaultpki.words import quoted
@@ -76,8 +75,7 @@ def read_text(path: Path, limit: int = MAX_BYTES) -> str:
     """
     name = shown(path)
     try:
-        with os.fdopen(guard.open_file(str(path)), "rb") as stream:
-            data = stream.read(limit + 1)
+        data = regular.content(guard.open_file(str(path)), limit)
     except StoreError as error:
         # It names the file itself, or the folder on its way.
         raise SpecError(str(error)) from None
@@ -87,11 +85,15 @@ def read_text(path: Path, limit: int = MAX_BYTES) -> str:
         raise SpecError("there is no such file: check the path", file=name) from None
     except PermissionError:
         raise SpecError("the file may not be read by this user: change its mode or owner", file=name) from None
+    except regular.NotRegular:
+        raise SpecError("this is a FIFO, a socket or a device: name a file", file=name) from None
+    except regular.TooLarge:
+        raise SpecError(
+            f"the file is larger than {limit // 1024} KiB: no file of this kind needs more", file=name
+        ) from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "the path is not usable"
         raise SpecError(f"the file cannot be read ({reason}): check the path", file=name) from None
-    if len(data) > limit:
-        raise SpecError(f"the file is larger than {limit // 1024} KiB: no file of this kind needs more", file=name)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
