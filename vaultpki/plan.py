@@ -24,6 +24,7 @@ _AT_BIRTH: Final = frozenset({"common_name", "key", "ttl"})
 _DURATIONS: Final = frozenset({"expiry", "auto_rebuild_grace_period", "delete_version_after"})
 _UNITS: Final = {"d": 86400, "h": 3600, "m": 60, "s": 1, "ms": 0.001}
 _PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(d|h|ms|m|s)")
+_DURATION = re.compile(rf"(?:{_PART.pattern})+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,8 @@ def _seconds(duration: object) -> float | None:
     text = str(duration)
     if re.fullmatch("[0-9]+", text):
         return float(text)
-    parts = _PART.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
+    # Only then looked through part by part: a server could send a million digits.
+    if not _DURATION.fullmatch(text):
         return None
+    parts = _PART.findall(text)
     return float(sum(float(number) * _UNITS[unit] for number, unit in parts))
