@@ -75,7 +75,7 @@ def key_usage(*bits: str) -> x509.KeyUsage:
 
 def authority(name: str, signer: Authority | None = None) -> Authority:
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"prod {name}")])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"prod {name} CA")])
     constraints = x509.BasicConstraints(ca=True, path_length=0 if signer else None)
     extensions = [(constraints, True), (key_usage("key_cert_sign", "crl_sign"), True)]
     return Authority(build(subject, key, signer, (-timedelta(hours=1), timedelta(days=900)), extensions), key)

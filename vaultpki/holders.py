@@ -84,7 +84,8 @@ def _one(cluster: Cluster, folder: Path) -> Holder:
     held = _held(cluster, folder)
     operators = tuple(row for row in certificates.rows(cluster) if row.operator and row.name in held)
     if len(operators) == len(held):
-        return Holder(OPERATOR, folder, tuple(certificates.resolve(row, cluster, None) for row in operators))
+        wants = tuple(certificates.resolve(row, cluster, None) for row in operators)
+        return Holder(OPERATOR, folder, wants, cluster.name)
     absolute = folder.absolute()
     for name in (absolute.parent.name if absolute.name == "pki" else absolute.name, *_named_inside(cluster, folder)):
         holder = _node(cluster, name, folder)
@@ -104,7 +105,8 @@ def _node(cluster: Cluster, name: str, folder: Path) -> Holder | None:
     if who is None:
         return None
     resolved = (certificates.resolve(row, cluster, who) for row in certificates.node_rows(cluster, who))
-    return Holder(name, folder, tuple(for_node(certificate, name) for certificate in resolved), _modes(folder))
+    wants = tuple(for_node(certificate, name) for certificate in resolved)
+    return Holder(name, folder, wants, cluster.name, _modes(folder))
 
 
 def _takes(pool: Pool, name: str) -> bool:

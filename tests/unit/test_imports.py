@@ -28,6 +28,8 @@ ORDER: Final = (
     # the table, and decisions that are the same wherever and whenever they are made
     "certificates",
     "facts",
+    "ca_rules",
+    "der",
     "assets",
     "records",
     "config",
@@ -91,6 +93,8 @@ PURE: Final = (
     "words",
     "certificates",
     "facts",
+    "ca_rules",
+    "der",
     "records",
     "known",
     "identities",
