@@ -28,6 +28,17 @@ _DURATION = re.compile(rf"(?:{_PART.pattern})+")
 
 
 @dataclass(frozen=True, slots=True)
+class Danger:
+    """Something on the server that is not ours and that a person must look at: the object, and why, in one sentence.
+
+    Both may hold what the server says of itself.
+    """
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """What the server holds of ours, in the normal form of `desired`.
 
@@ -36,6 +47,7 @@ class Observed:
 
     objects: Mapping[Key, Fields] = field(default_factory=dict)
     applied: frozenset[Key] = frozenset()
+    dangers: tuple[Danger, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +66,14 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The changes in the order they are carried out, and what lies on our mounts that we did not make."""
+    """The changes in the order they are carried out, and what lies on our mounts that we did not make.
+
+    `dangers` are those among the latter that no apply mends and nobody may overlook.
+    """
 
     changes: tuple[Change, ...]
     unmanaged: tuple[Key, ...] = ()
+    dangers: tuple[Danger, ...] = ()
 
 
 def plan(desired: Mapping[Key, Fields], observed: Observed) -> Plan:
@@ -78,7 +94,8 @@ def plan(desired: Mapping[Key, Fields], observed: Observed) -> Plan:
         if key in observed.applied
     ]
     changes.sort(key=lambda change: STAGES.index(stage(change)))
-    return Plan(tuple(changes), tuple(sorted(key for key in surplus if key not in observed.applied)))
+    unmanaged = tuple(sorted(key for key in surplus if key not in observed.applied))
+    return Plan(tuple(changes), unmanaged, observed.dangers)
 
 
 def stage(change: Change) -> str:
@@ -116,6 +133,7 @@ def to_json(plan: Plan, *, reads: int, writes: int) -> dict[str, Any]:
             for change in plan.changes
         ],
         "unmanaged": [f"{kind} {name}" for kind, name in plan.unmanaged],
+        "dangers": [{"name": danger.name, "reason": danger.reason} for danger in plan.dangers],
         "requests": {"reads": reads, "writes": writes},
     }
 

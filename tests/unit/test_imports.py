@@ -58,6 +58,7 @@ ORDER: Final = (
     "hooks",
     "memory",
     "reading",
+    "dangers",
     "observe",
     "authorities",
     "bootstrap",
