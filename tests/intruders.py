@@ -52,7 +52,8 @@ class Intruder:
         settings = Settings((server.address,), ca_file=str(server.ca_file))
         now = datetime.now(UTC)
         issuers = issuance.fetch_issuers(Vault(settings), self.site.prefix)
-        return self.keys.judge(issuance.trusts(issuers, self.site.root_sha256, now), now)
+        trust = issuance.trusts(issuers, self.site.root_sha256, now, cluster=self.site.name)
+        return self.keys.judge(trust, now)
 
     def own(self) -> None:
         """The positive control: each of its own certificates is signed, exactly as it should be."""

@@ -83,7 +83,7 @@ def apply(cluster: Cluster, vault: Vault, where: Where, *, first: Plan | None, p
                     status=409,
                 )
             if not todo.changes and sight.memory == _memory(cluster, sight.known, sight.wanted):
-                return Plan(tuple(done), todo.unmanaged)
+                return Plan(tuple(done), todo.unmanaged, todo.dangers)
             if rounds == 0:
                 _refuse_weak_token(cluster, vault, _rights(cluster, sight, todo))
             rounds += 1

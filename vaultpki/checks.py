@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from vaultpki import regular
-from vaultpki.certificates import ISSUING_CAS, LEAF_BACKDATE, SKEW, bundle, chain_bundle, pair_files
+from vaultpki.ca_rules import LEAF_CRITICAL, SANE_SIGNATURES, no_issuing_ca, no_root
+from vaultpki.certificates import ISSUING_CAS, LEAF_BACKDATE, SKEW, bundle, ca_subject, chain_bundle, pair_files
 from vaultpki.errors import CertificateUnreadable
 from vaultpki.facts import EKU, Facts, same_names
 from vaultpki.model import Certificate, Row
@@ -53,13 +54,15 @@ class Check:
 class Holder:
     """A node or an operator: the folder of its files, and exactly the certificates that should lie there.
 
-    `modes` gives the mode of a certificate's secret files, by the certificate's name, where it is not 0600. `found` are
-    checks that failed, or could not be made, as the holder was looked for.
+    `cluster` is the name that its CAs carry. `modes` gives the mode of a certificate's secret files, by the
+    certificate's name, where it is not 0600. `found` are checks that failed, or could not be made, as the holder was
+    looked for.
     """
 
     name: str
     folder: Path
     certificates: tuple[Certificate, ...]
+    cluster: str
     modes: Mapping[str, int] = field(default_factory=dict)
     found: tuple[Check, ...] = ()
 
@@ -168,7 +171,7 @@ def bundle_checks(holder: Holder, rows: Mapping[str, Row], now: datetime) -> Ite
     for ca in ISSUING_CAS:
         for name, root in ((bundle(ca), False), (chain_bundle(ca), True)):
             if ca in needed or os.path.lexists(holder.folder / name):
-                refusal = "; ".join(_bundle_problems(holder.folder, name, root, now))
+                refusal = "; ".join(_bundle_problems(holder, ca, name, root, now))
                 yield tried(f"bundle of {ca}", "file", holder.name, name, refusal=refusal)
 
 
@@ -188,7 +191,8 @@ def pair_checks(holder: Holder, row: Row, certificate: Certificate, now: datetim
         except CertificateUnreadable as error:
             crt_problems.append(str(error))
         else:
-            issuing = tuple(facts for facts in read_bundle(holder.folder / bundle(row.ca)) if facts.is_ca)
+            held = read_bundle(holder.folder / bundle(row.ca))
+            issuing = tuple(facts for facts in held if _issuing_problem(facts, holder, row.ca) is None)
             crt_problems += _leaf_problems(leaf, certificate, now)
             if len(issuers) != 1 or issuers[0] not in issuing or x509.issuer_of(leaf, issuers) is None:
                 crt_problems.append(f"is not the certificate followed by its issuing CA out of {bundle(row.ca)}")
@@ -217,6 +221,8 @@ _LeafCheck = Callable[[Facts, Certificate, datetime], bool]
 _LEAF: Final[tuple[tuple[str, _LeafCheck], ...]] = (
     ("carries names beside those of the table", lambda leaf, want, now: not leaf.further_names),
     ("is a CA", lambda leaf, want, now: not leaf.is_ca),
+    ("has a critical extension that nobody asked for", lambda leaf, want, now: leaf.critical <= LEAF_CRITICAL),
+    ("has a weak signature", lambda leaf, want, now: leaf.signature in SANE_SIGNATURES),
     ("has a key of another kind than asked for", lambda leaf, want, now: leaf.key is want.key),
     ("is not valid yet", lambda leaf, want, now: leaf.not_before <= now),
     ("has expired", lambda leaf, want, now: now < leaf.not_after),
@@ -257,10 +263,14 @@ def _listed(value: str | tuple[str, ...]) -> str:
     return json.dumps(value) if isinstance(value, str) else ", ".join(map(json.dumps, value)) or "none"
 
 
-def _bundle_problems(folder: Path, name: str, root: bool, now: datetime) -> Iterator[str]:
+def _issuing_problem(facts: Facts, holder: Holder, ca: str) -> str | None:
+    return no_issuing_ca(facts, ca_subject(holder.cluster, ca))
+
+
+def _bundle_problems(holder: Holder, ca: str, name: str, root: bool, now: datetime) -> Iterator[str]:
     from vaultpki import x509
 
-    data, problems = _read(folder, name, _PUBLIC)
+    data, problems = _read(holder.folder, name, _PUBLIC)
     yield from problems
     if data is None:
         return
@@ -271,13 +281,20 @@ def _bundle_problems(folder: Path, name: str, root: bool, now: datetime) -> Iter
         return
     roots = [facts for facts in held if x509.issuer_of(facts, (facts,))]
     issuing = [facts for facts in held if facts not in roots]
-    if not all(facts.is_ca and "key_cert_sign" in facts.key_usage for facts in held):
-        yield "holds a certificate that is no CA"
+    signers = roots or [
+        facts for facts in read_bundle(holder.folder / chain_bundle(ca)) if x509.issuer_of(facts, (facts,))
+    ]
+    for facts in issuing:
+        if problem := _issuing_problem(facts, holder, ca):
+            yield f"holds {facts.subject_text}, which is no issuing CA of {ca}: {problem}"
+    for facts in roots:
+        if problem := no_root(facts):
+            yield f"holds {facts.subject_text}, which is no root CA: {problem}"
     if not any(facts.not_before <= now < facts.not_after for facts in issuing):
         yield "holds no issuing CA that is in date"
     if root and not roots:
         yield "lacks the root CA"
-    if root and roots and any(x509.issuer_of(facts, roots) is None for facts in issuing):
+    if signers and any(x509.issuer_of(facts, signers) is None for facts in issuing):
         yield "holds an issuing CA that its root did not sign"
     if not root and roots:
         # Any certificate below the root would pass: a node's certificate would be root on etcd's data.

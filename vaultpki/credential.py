@@ -216,7 +216,8 @@ def join(
             metrics=old.metrics,
         )
     settings = from_environment(addresses=join.addresses, ca_pem=join.ca_pem, allow_http=allow_http, with_token=False)
-    trusts = issuance.trusts(issuance.fetch_issuers(Vault(settings), join.prefix), join.root_sha256, now)
+    issuers = issuance.fetch_issuers(Vault(settings), join.prefix)
+    trusts = issuance.trusts(issuers, join.root_sha256, now, cluster=join.cluster)
     _refuse_other_cluster(join, trusts)
     private_folder(state)
     token = _digest(join.wrap_token)

@@ -75,7 +75,8 @@ class Glance:
         self._spec = spec = holding.copy(config) or self._spec
         if spec is None:
             return None
-        trust = issuance.trusts(issuance.Issuers(spec.issuing, spec.roots), config.root_sha256, now)
+        issuers = issuance.Issuers(spec.issuing, spec.roots)
+        trust = issuance.trusts(issuers, config.root_sha256, now, cluster=config.cluster)
         with Directory.open(config.directory, create=False, write=False) as directory:
             return pairs.look(config, directory, spec.certificates, trust, memory.load(config.state), now)
 

@@ -54,7 +54,7 @@ def for_node(certificate: Certificate, node: str) -> Certificate:
 
 def _find(cluster: Cluster, directory: Path) -> Iterator[Holder]:
     if not _may_enter(directory):
-        yield _unread(directory.absolute().name, directory, DENIED)
+        yield _unread(cluster, directory.absolute().name, directory, DENIED)
         return
     if _held(cluster, directory):
         yield _one(cluster, directory)
@@ -63,7 +63,7 @@ def _find(cluster: Cluster, directory: Path) -> Iterator[Holder]:
         yield from _nodes(cluster, directory / "nodes", directory)
         operator = directory / OPERATOR
         if operator.is_dir() and (why := _closed(operator, directory)):
-            yield _unread(OPERATOR, operator, why)
+            yield _unread(cluster, OPERATOR, operator, why)
         elif _held(cluster, operator):
             yield _one(cluster, operator)
         return
@@ -72,7 +72,7 @@ def _find(cluster: Cluster, directory: Path) -> Iterator[Holder]:
 
 def _nodes(cluster: Cluster, directory: Path, top: Path) -> Iterator[Holder]:
     if why := _closed(directory, top):
-        yield _unread(directory.name, directory, why)
+        yield _unread(cluster, directory.name, directory, why)
         return
     for folder in _listed(directory):
         if folder.name.startswith(".") or not folder.is_dir():
@@ -82,7 +82,7 @@ def _nodes(cluster: Cluster, directory: Path, top: Path) -> Iterator[Holder]:
             files = folder / "pki"
             why = _closed(files, top)
         if why:
-            yield _unread(folder.name, files, why)
+            yield _unread(cluster, folder.name, files, why)
             continue
         holder = _node(cluster, folder.name, files)
         if holder is not None:
@@ -118,8 +118,8 @@ def _may_enter(folder: Path) -> bool:
     return True
 
 
-def _unread(name: str, folder: Path, why: str) -> Holder:
-    return Holder(name, folder, (), found=(tried("folder", "file", name, str(folder), refusal=why),))
+def _unread(cluster: Cluster, name: str, folder: Path, why: str) -> Holder:
+    return Holder(name, folder, (), cluster.name, found=(tried("folder", "file", name, str(folder), refusal=why),))
 
 
 def _held(cluster: Cluster, folder: Path) -> tuple[str, ...]:
@@ -135,7 +135,8 @@ def _one(cluster: Cluster, folder: Path) -> Holder:
     held = _held(cluster, folder)
     operators = tuple(row for row in certificates.rows(cluster) if row.operator and row.name in held)
     if len(operators) == len(held):
-        return Holder(OPERATOR, folder, tuple(certificates.resolve(row, cluster, None) for row in operators))
+        wants = tuple(certificates.resolve(row, cluster, None) for row in operators)
+        return Holder(OPERATOR, folder, wants, cluster.name)
     absolute = folder.absolute()
     for name in (absolute.parent.name if absolute.name == "pki" else absolute.name, *_named_inside(cluster, folder)):
         holder = _node(cluster, name, folder)
@@ -155,9 +156,9 @@ def _node(cluster: Cluster, name: str, folder: Path) -> Holder | None:
     if who is None:
         return None
     resolved = (certificates.resolve(row, cluster, who) for row in certificates.node_rows(cluster, who))
-    own = tuple(for_node(certificate, name) for certificate in resolved)
+    wants = tuple(for_node(certificate, name) for certificate in resolved)
     modes, found = _modes(name, folder)
-    return Holder(name, folder, own, modes, found)
+    return Holder(name, folder, wants, cluster.name, modes, found)
 
 
 def _takes(pool: Pool, name: str) -> bool:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import field
 
+from vaultpki import dangers
 from vaultpki.certificates import ISSUING_CAS, ROOT
 from vaultpki.desired import MARK, STORE_OPTIONS, desired, marker
 from vaultpki.errors import ForeignObject
@@ -77,7 +78,8 @@ def observe(cluster: Cluster, vault: Vault, fallback: Known, *, expected: Iterab
             objects[key] = {name: value for name, value in fields.items() if name in wanted[key]}
     # An auth mount among them has our mark, and needs no memory.
     marked = {key for key in objects if key[0] == "auth"}
-    observed = Observed(objects, reading.memory.objects | marked)
+    found = dangers.find(cluster, reading.certificates, reading.counts, reading.root_pem)
+    observed = Observed(objects, reading.memory.objects | marked, found)
     neighbours = _neighbours(cluster, mounts.entries)
     return Sight(observed, filled, reading.issuers, reading.memory, reading.approles, reading.keys, wanted, neighbours)
 

@@ -22,11 +22,15 @@ MANIFESTS: Final = "manifests"
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """A certificate that lies in a folder now: what it says, and the files a person uses."""
+    """A certificate that lies in a folder now: what it says, and the files a person uses.
+
+    `strangers` are sentences about what the CAs' mounts show and nobody trusts.
+    """
 
     facts: Facts
     kubeconfig: str | None
     manifests: tuple[str, ...]
+    strangers: tuple[str, ...] = ()
 
 
 def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: datetime, *, grace: float = GRACE) -> Issued:
@@ -46,16 +50,20 @@ def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: dateti
     if record is None:
         raise SpecError(f"cluster {cluster.name} is not in this Vault; run `vaultpki apply -f {cluster.file}` first")
     told = records.read_cluster(record.get("data") or {}, where=f"{cluster.mount('config')}/data/cluster")
-    trust = issuance.trusts(issuance.fetch_issuers(vault, cluster.prefix), told.root_sha256, now)
+    issuers = issuance.fetch_issuers(vault, cluster.prefix)
+    issuance.trusts(issuers, told.root_sha256, now, cluster=cluster.name)
     want = resolve(row, cluster, None)
     with Directory.open(directory) as store:
         marks.claim(store, marks.Holder(cluster.name, None, told.root_sha256))
         store.sweep()
+        held = {ca: [text] for ca, text in issuance.lying(store).items()}
+        issuers = issuance.keeping(issuers, held, told.root_sha256, now, cluster=cluster.name)
+        trust = issuance.trusts(issuers, told.root_sha256, now, cluster=cluster.name)
         signed = issuance.sign(vault, want, trust[want.ca], now)
-        held = [r for r in rows(cluster) if r.operator and (r.name == name or unit(r.stem) in store.units())]
+        lying = [r for r in rows(cluster) if r.operator and (r.name == name or unit(r.stem) in store.units())]
         files = issuance.companions(
             trust,
-            [resolve(r, cluster, None) for r in held],
+            [resolve(r, cluster, None) for r in lying],
             cluster=cluster.name,
             endpoint=told.endpoint,
             directory=store.path,
@@ -71,7 +79,11 @@ def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: dateti
         manifests = tuple(_write_manifests(cluster, trust["kubelet"], store.path))
         store.settle(grace)
     kubeconfig = f"{store.path}/{want.kubeconfig}" if want.kubeconfig else None
-    return Issued(signed.facts, kubeconfig, manifests)
+    strangers = tuple(
+        f"{stranger.subject_text} on the mount of {ca} is not trusted: {stranger.reason}"
+        for ca, stranger in issuance.strangers(issuers, trust)
+    )
+    return Issued(signed.facts, kubeconfig, manifests, strangers)
 
 
 def _write_manifests(cluster: Cluster, kubelets: Trust, directory: str) -> list[str]:
@@ -84,9 +96,10 @@ def _write_manifests(cluster: Cluster, kubelets: Trust, directory: str) -> list[
         for row in rows(cluster)
         if row.manifest
     }
-    texts[assets.KUBELET_SERVING_CA] = assets.kubelet_serving_ca(
-        bundle=kubelets.bundle, chain_bundle=kubelets.chain_bundle
-    )
+    if kubelets.issuing:
+        texts[assets.KUBELET_SERVING_CA] = assets.kubelet_serving_ca(
+            bundle=kubelets.bundle, chain_bundle=kubelets.chain_bundle
+        )
     for name, text in texts.items():
         write_private(f"{folder}/{name}", text.encode(), 0o644)
     return [f"{folder}/{name}" for name in texts]

@@ -24,6 +24,18 @@ _AT_BIRTH: Final = frozenset({"common_name", "key", "ttl"})
 _DURATIONS: Final = frozenset({"expiry", "auto_rebuild_grace_period", "delete_version_after"})
 _UNITS: Final = {"d": 86400, "h": 3600, "m": 60, "s": 1, "ms": 0.001}
 _PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(d|h|ms|m|s)")
+_DURATION = re.compile(rf"(?:{_PART.pattern})+")
+
+
+@dataclass(frozen=True, slots=True)
+class Danger:
+    """Something on the server that is not ours and that a person must look at: the object, and why, in one sentence.
+
+    Both may hold what the server says of itself.
+    """
+
+    name: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +47,7 @@ class Observed:
 
     objects: Mapping[Key, Fields] = field(default_factory=dict)
     applied: frozenset[Key] = frozenset()
+    dangers: tuple[Danger, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +66,14 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The changes in the order they are carried out, and what lies on our mounts that we did not make."""
+    """The changes in the order they are carried out, and what lies on our mounts that we did not make.
+
+    `dangers` are those among the latter that no apply mends and nobody may overlook.
+    """
 
     changes: tuple[Change, ...]
     unmanaged: tuple[Key, ...] = ()
+    dangers: tuple[Danger, ...] = ()
 
 
 def plan(desired: Mapping[Key, Fields], observed: Observed) -> Plan:
@@ -77,7 +94,8 @@ def plan(desired: Mapping[Key, Fields], observed: Observed) -> Plan:
         if key in observed.applied
     ]
     changes.sort(key=lambda change: STAGES.index(stage(change)))
-    return Plan(tuple(changes), tuple(sorted(key for key in surplus if key not in observed.applied)))
+    unmanaged = tuple(sorted(key for key in surplus if key not in observed.applied))
+    return Plan(tuple(changes), unmanaged, observed.dangers)
 
 
 def stage(change: Change) -> str:
@@ -115,6 +133,7 @@ def to_json(plan: Plan, *, reads: int, writes: int) -> dict[str, Any]:
             for change in plan.changes
         ],
         "unmanaged": [f"{kind} {name}" for kind, name in plan.unmanaged],
+        "dangers": [{"name": danger.name, "reason": danger.reason} for danger in plan.dangers],
         "requests": {"reads": reads, "writes": writes},
     }
 
@@ -145,7 +164,8 @@ def _seconds(duration: object) -> float | None:
     text = str(duration)
     if re.fullmatch("[0-9]+", text):
         return float(text)
-    parts = _PART.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
+    # Only then looked through part by part: a server could send a million digits.
+    if not _DURATION.fullmatch(text):
         return None
+    parts = _PART.findall(text)
     return float(sum(float(number) * _UNITS[unit] for number, unit in parts))

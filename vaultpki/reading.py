@@ -7,9 +7,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field
 from functools import partial
+from importlib import import_module
+from threading import Thread
 from typing import Final
 
-from vaultpki.certificates import ISSUING_CAS, ROOT
+from vaultpki.certificates import ISSUING_CAS, MOST_ISSUERS, ROOT
 from vaultpki.desired import ENGINE_CONFIG
 from vaultpki.errors import CertificateUnreadable
 from vaultpki.identities import jwt_roles
@@ -76,12 +78,17 @@ class Reading:
         self.issuers: dict[str, str] = {}
         self.memory = Memory()
         self.root_sha256 = ""
+        self.root_pem = ""
+        self.certificates: dict[str, dict[str, str]] = {}
+        self.counts: dict[str, int] = {}
         self.approles: dict[str, str] = {}
         self.keys: dict[str, frozenset[str]] = {}
         self.store_options: Fields = {}
 
     def begin(self, expected: Iterable[Key]) -> list[Answer]:
         """What the server tells of itself, all its mounts, all its auth mounts and the names of all its policies."""
+        # Needed at the end, and long to load: the server's answers take some time too.
+        Thread(target=import_module, args=("vaultpki.x509",), daemon=True).start()
         requests = [
             HEALTH,
             Request("GET", "sys/mounts"),
@@ -251,24 +258,42 @@ class Reading:
         self.keys[mount] = frozenset(str(key.get("key_name")) for key in answer.key_info.values())
         keys = {id_ for id_, key in answer.key_info.items() if key.get("key_name") == ours}
         issuers = self._named_issuers[mount]
+        self.counts[mount] = len(issuers)
         candidates = [id_ for id_, issuer in issuers.items() if issuer.get("issuer_name") == ours]
         candidates += [id_ for id_, issuer in issuers.items() if issuer.get("key_id") in keys]
         for id_, issuer in issuers.items():
             if id_ not in candidates[:1]:
-                self.objects["issuer", f"{mount}/issuer/{issuer.get('issuer_name') or id_}"] = {}
+                name = str(issuer.get("issuer_name") or id_)
+                self.objects["issuer", f"{mount}/issuer/{name}"] = {}
+                yield from self._foreign(mount, name, id_)
         for id_ in candidates[:1]:
             key = answer.key_info.get(str(issuers[id_].get("key_id"))) or {}
             defaults = {"default": bool(issuers[id_].get("is_default")), "default_key": bool(key.get("is_default"))}
             # By its name where it has one, which is known before its id is.
             named = ours if issuers[id_].get("issuer_name") == ours else id_
-            yield Request("GET", f"{mount}/issuer/{named}"), partial(self._issuer, mount, defaults)
+            yield Request("GET", f"{mount}/issuer/{named}"), partial(self._issuer, mount, named, defaults)
 
-    def _issuer(self, mount: str, defaults: Fields, answer: Answer) -> Iterable[_Ask]:
+    def _foreign(self, mount: str, name: str, id_: str) -> Iterable[_Ask]:
+        """Asks for the certificate of an issuer that is not the mount's own, where there are not too many of them."""
+        shown = self.certificates.setdefault(mount, {})
+        if len(shown) >= MOST_ISSUERS:
+            return
+        shown[name] = ""
+        if _OURS.fullmatch(id_):
+            yield Request("GET", f"{mount}/issuer/{id_}"), partial(self._shown, mount, name)
+
+    def _shown(self, mount: str, name: str, answer: Answer) -> Iterable[_Ask]:
+        self.certificates.setdefault(mount, {})[name] = str(answer.data.get("certificate") or "")
+        return ()
+
+    def _issuer(self, mount: str, name: str, defaults: Fields, answer: Answer) -> Iterable[_Ask]:
+        self._shown(mount, name, answer)
         self.issuers[mount] = str(answer.data.get("issuer_id"))
         # Once one of its URLs was ever set, the empty ones read as null.
         self.objects["issuer", mount] = {**_without_null(answer.data), **defaults}
         if mount == self._cluster.mount(ROOT):
-            self.root_sha256 = fingerprint(text(answer.data, "certificate"))
+            self.root_pem = text(answer.data, "certificate")
+            self.root_sha256 = fingerprint(self.root_pem)
         return ()
 
 
@@ -279,7 +304,6 @@ def _own_issuer(mount: str) -> str:
 
 def fingerprint(pem: str) -> str:
     """SHA-256 of the certificate's DER form, in hex."""
-    # Not x509.py, whose import costs more than the whole of a plan's requests.
     import hashlib
     import ssl
 

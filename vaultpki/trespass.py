@@ -105,7 +105,8 @@ def verify_vault(cluster: Cluster, vault: Vault, *, now: datetime) -> tuple[Chec
         login = f"auth/{cluster.prefix}/pooled/login"
         token = login_token(vault.write(login, {"role_id": role_id, "secret_id": minted.get("secret_id")}), login)
         node = vault.as_token(token)
-        trust = issuance.trusts(issuance.fetch_issuers(node, cluster.prefix), where.root_sha256, now)
+        issuers = issuance.fetch_issuers(node, cluster.prefix)
+        trust = issuance.trusts(issuers, where.root_sha256, now, cluster=cluster.name)
         keys = Keys()
         trial = _Trial(name, node, keys.judge(trust, now))
         checks = vault.map(trial.allowed, forbidden.allowed(cluster, name, pool, keys.request))

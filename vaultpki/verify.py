@@ -96,7 +96,11 @@ def _chains(holders: Sequence[Holder], laid: Sequence[Laid], now: datetime) -> I
                     good = usage.server if purpose == "sslserver" else usage.client
                     yield _chain(pairs[crt], f"the root, {words}", good, refusal)
             for option, name, bearers in _names(tuple(pairs.values())):
-                for crt, refusal in judge([option, name], bearers).items():
+                for crt, said in judge([option, name], bearers).items():
+                    leaf = pairs[crt].leaf
+                    # Without a DNS SAN `openssl verify` goes by the CN, which no client in a cluster looks at.
+                    by_cn = option == "-verify_hostname" and leaf is not None and not leaf.subject.dns
+                    refusal = said or ("has no DNS SAN" if by_cn else "")
                     yield _chain(pairs[crt], f"the root, as {name}", name != _WRONG_NAME, refusal)
     yield from _own_ca_only(laid, now)
 

@@ -19,7 +19,7 @@ FILE: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 
 # Mounts every Vault or OpenBao has, or makes in development mode.
 _VAULTS_OWN = ("sys", "auth", "identity", "cubbyhole", "secret")
-_PEM = re.compile(r"-----BEGIN CERTIFICATE-----\s+([A-Za-z0-9+/=\s]+?)\s*-----END CERTIFICATE-----")
+_BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+")
 MOST_CA_BYTES: Final = 256 * 1024
 """How large a file with the CA of Vault's own certificate may be: it is a part of every join file."""
 
@@ -392,23 +392,40 @@ def absolute_path(text: str) -> str:
 
 def pem_certificates(text: str) -> str:
     """The PEM certificates of a CA file and nothing else of it; a private key or anything undecodable is refused."""
-    import base64
-    import binascii
-
     if "PRIVATE KEY" in text:
         raise SpecError("the file holds a private key: name a file of CA certificates only, which all may see")
-    blocks = list(_PEM.finditer(text))
-    if not blocks or len(blocks) != text.count("-----BEGIN CERTIFICATE-----"):
+    bodies = pem_bodies(text, "CERTIFICATE")
+    if not bodies:
         raise SpecError(
             "the file holds no whole PEM certificate: name one that begins with -----BEGIN CERTIFICATE-----"
         )
+    if not all(map(decodes, bodies)):
+        raise SpecError("the file holds a PEM certificate that does not decode: copy the CA certificate anew")
+    return "".join(f"-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n" for body in bodies)
+
+
+def pem_bodies(text: str, label: str) -> list[str]:
+    """What stands in the PEM blocks of this label (RFC 7468), without the blanks around it; none unless all are whole.
+
+    What lies between blocks is passed over. The work grows with the length of the text, whatever the text is.
+    """
+    _, *blocks = text.split(f"-----BEGIN {label}-----")
+    bodies = []
     for block in blocks:
-        try:
-            der = base64.b64decode("".join(block[1].split()), validate=True)
-        except binascii.Error:
-            der = b""
-        if not der.startswith(b"\x30"):
-            raise SpecError("the file holds a PEM certificate that does not decode: copy the CA certificate anew")
-    return "".join(
-        "-----BEGIN CERTIFICATE-----\n" + block[1].strip() + "\n-----END CERTIFICATE-----\n" for block in blocks
-    )
+        body, end, _ = block.partition(f"-----END {label}-----")
+        inner = body.strip()
+        if not (end and inner and body[0].isspace() and _BASE64.fullmatch(body)):
+            return []
+        bodies.append(inner)
+    return bodies
+
+
+def decodes(body: str) -> bool:
+    """Whether what stands in a PEM block decodes to the beginning of an ASN.1 sequence."""
+    import base64
+    import binascii
+
+    try:
+        return base64.b64decode("".join(body.split()), validate=True).startswith(b"\x30")
+    except binascii.Error:
+        return False

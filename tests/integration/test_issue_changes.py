@@ -103,7 +103,7 @@ def test_an_issuer_that_is_none_of_the_roots_is_named_and_stops_nobody(site: Sit
         "POST", f"{site.prefix}/etcd/root/generate/internal", {"common_name": "foreign", "issuer_name": "foreign"}
     )
     assert made.status == 200, made
-    text = "CN=foreign on the mount of etcd is no issuing CA of the pinned root; take it off the mount"
+    text = "CN=foreign on the mount of etcd is not trusted: it was not signed by the cluster's root CA; take it off"
     worker.age()
     assert text in worker.run().stderr
     assert (worker.pki / "etcd-ca.crt").read_bytes() == bundle

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from spoilable import NOW, World, key_usage, made, put
+from cryptography import x509
+from cryptography.x509.name import _ASN1Type
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from spoilable import NOW, World, authority, key_usage, made, put
 
 from vaultpki import certificates, handshake, holders
 from vaultpki.certificates import ISSUING_CAS, TABLE, bundle
+from vaultpki.checks import bundle_checks, pair_checks
 from vaultpki.cli.verify import verify_command
 from vaultpki.errors import Attention, SpecError, ToolMissing
 from vaultpki.model import Usage
@@ -251,6 +256,84 @@ def test_another_ca_in_a_bundle_is_found(world: World) -> None:
     put(world.pki("cp-1") / "etcd-ca.crt", world.issuing["etcd"].pem + world.issuing["kubernetes"].pem, 0o644)
     checks = world.verify()
     assert ("cp-1/kube-scheduler", "cp-1/etcd-server") in {(each.source, each.target) for each in failed(checks)}
+
+
+STRANGE = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "problem"),
+    [
+        (
+            "kubernetes",
+            {},
+            "CN=prod kubernetes CA, which is no issuing CA of etcd: its name is not CN=prod etcd CA alone",
+        ),
+        ("etcd", {"path_length": None}, "its path length is not 0"),
+        (
+            "etcd",
+            {"further": [(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), False)]},
+            "extended key usage",
+        ),
+        ("etcd", {"further": [(x509.NameConstraints([x509.DNSName("x")], None), False)]}, "it has name constraints"),
+        ("etcd", {"further": [(STRANGE, True)]}, "a critical extension that no CA of ours has (1.2.3.4)"),
+    ],
+    ids=["another domain's", "a path without an end", "an EKU", "name constraints", "a critical extension"],
+)
+@pytest.mark.parametrize("file", ["etcd-ca.crt", "etcd-ca-chain.crt"])
+def test_a_ca_that_is_none_of_its_domain_is_found_in_a_bundle(
+    world: World, file: str, name: str, options: dict[str, Any], problem: str
+) -> None:
+    planted = authority(name, world.root, **options)
+    path = world.pki("cp-1") / file
+    put(path, path.read_bytes() + planted.pem, 0o644)
+    found = {each.target: each.detail for each in failed(tuple(bundles_of(world, "cp-1")))}
+    assert found.keys() == {file} and problem in found[file]
+
+
+def test_a_ca_of_the_right_name_that_the_root_did_not_sign_is_found_in_a_bundle(world: World) -> None:
+    planted = authority("etcd", authority("root"))
+    for file in ("etcd-ca.crt", "etcd-ca-chain.crt"):
+        path = world.pki("cp-1") / file
+        put(path, path.read_bytes() + planted.pem, 0o644)
+    found = {each.target: each.detail for each in failed(tuple(bundles_of(world, "cp-1")))}
+    assert found == dict.fromkeys(
+        ("etcd-ca.crt", "etcd-ca-chain.crt"), "holds an issuing CA that its root did not sign"
+    )
+
+
+def bundles_of(world: World, node: str) -> Iterator[Check]:
+    (holder,) = (each for each in holders.find(world.cluster, world.folder) if each.name == node)
+    return bundle_checks(holder, {row.name: row for row in certificates.rows(world.cluster)}, NOW)
+
+
+@pytest.mark.parametrize("kind", ["UniversalString", "BMPString", "T61String", "IA5String"])
+def test_a_name_in_an_encoding_that_go_reads_otherwise_is_found(world: World, kind: str) -> None:
+    world.lay(world.pki("cp-1"), world.want("cp-1", "etcd-server"), encoding=_ASN1Type[kind])
+    assert "carries names beside those of the table" in pair_of(world, "cp-1", "etcd-server")
+
+
+def test_a_critical_extension_that_nobody_asked_for_is_found(world: World) -> None:
+    world.lay(world.pki("cp-1"), world.want("cp-1", "etcd-server"), further=[(STRANGE, True)])
+    assert "has a critical extension that nobody asked for" in pair_of(world, "cp-1", "etcd-server")
+
+
+def pair_of(world: World, node: str, name: str) -> str:
+    (holder,) = (each for each in holders.find(world.cluster, world.folder) if each.name == node)
+    row = certificates.row_named(world.cluster, name)
+    _, checks = pair_checks(holder, row, world.want(node, name), NOW)
+    return details(checks, "file")
+
+
+def test_a_server_without_a_san_passes_by_its_cn_for_nobody(world: World) -> None:
+    """`openssl verify` would take the CN, which is the node's name here."""
+    want = world.want("cp-1", "etcd-server")
+    assert want.subject.common_name == "cp-1" and "cp-1" in want.subject.dns
+    world.lay(world.pki("cp-1"), replace(want, subject=replace(want.subject, dns=(), ips=())))
+    checks = world.verify()
+    assert "the root, as cp-1: has no DNS SAN" in details(checks, "chain", source="cp-1/etcd-server")
+    live = [each for each in failed(checks) if each.kind == "handshake" and each.target == "cp-1/etcd-server"]
+    assert {each.got for each in live if each.name.endswith("as cp-1")} == {"refuse"}
 
 
 def test_a_node_with_another_root_is_found(world: World, tmp_path: Path) -> None:

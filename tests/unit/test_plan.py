@@ -9,7 +9,7 @@ from vaultpki.config import load_cluster
 from vaultpki.desired import desired
 from vaultpki.known import UNKNOWN, Fields, Key, Known
 from vaultpki.model import Cluster
-from vaultpki.plan import STAGES, Change, Observed, plan, stage, to_json
+from vaultpki.plan import STAGES, Change, Danger, Observed, plan, stage, to_json
 
 ROLE: Key = ("role", "vaultpki/prod/etcd/etcd-peer")
 POLICY: Key = ("policy", "vaultpki/prod/node/cp-1")
@@ -139,7 +139,8 @@ def test_every_change_has_a_stage(cluster: Cluster) -> None:
 
 
 def test_the_form_for_programs() -> None:
-    made = plan({ROLE: {"ttl": 2}}, Observed({ROLE: {"ttl": 1}, POLICY: {}}))
+    dangers = (Danger("issuer vaultpki/prod/etcd/issuer/x", "foreign"),)
+    made = plan({ROLE: {"ttl": 2}}, Observed({ROLE: {"ttl": 1}, POLICY: {}}, dangers=dangers))
     assert to_json(made, reads=3, writes=4) == {
         "changes": [
             {
@@ -150,5 +151,6 @@ def test_the_form_for_programs() -> None:
             }
         ],
         "unmanaged": ["policy vaultpki/prod/node/cp-1"],
+        "dangers": [{"name": "issuer vaultpki/prod/etcd/issuer/x", "reason": "foreign"}],
         "requests": {"reads": 3, "writes": 4},
     }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vaultpki.cli.common import json_option, open_vault, show_change, show_plan, spec_option, terminal
+from vaultpki.cli.common import json_option, open_vault, show_change, show_dangers, show_plan, spec_option, terminal
 from vaultpki.errors import VaultpkiError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.command("plan")
 @spec_option
 @json_option
-@click.option("--detailed-exitcode", is_flag=True, help="Exit 4 where there are changes.")
+@click.option("--detailed-exitcode", is_flag=True, help="Exit 4 where there are changes, 3 where there is a danger.")
 def plan_command(file: Path, allow_http: bool, as_json: bool, detailed_exitcode: bool) -> int:
     """Show what apply would change in Vault, field by field; writes nothing.
 
@@ -36,7 +36,9 @@ def plan_command(file: Path, allow_http: bool, as_json: bool, detailed_exitcode:
     with explained(vault):
         _, plan = bootstrap.look(cluster, vault, where)
     _tell(plan, vault.reads, vault.writes, as_json=as_json)
-    return 4 if detailed_exitcode and plan.changes else 0
+    if not detailed_exitcode:
+        return 0
+    return 4 if plan.changes else 3 if plan.dangers else 0
 
 
 @click.command("apply")
@@ -84,6 +86,8 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool) -> Non
             # No join file brings it to these nodes.
             pin = enrolment.place(cluster, vault).root_sha256
             click.echo(f"For agent.yaml of nodes that join by a token: root_sha256: {pin}")
+        if yes:
+            show_dangers(done)
         click.echo(f"Done: {len(done.changes)} changes, {vault.writes} writes to {vault.address}.")
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from vaultpki.plain import printable
+
 if TYPE_CHECKING:
     from vaultpki.bootstrap import Where
     from vaultpki.model import Cluster
@@ -105,13 +107,23 @@ def show_plan(plan: Plan) -> None:
     """The changes, field by field; colour on a terminal only."""
     for change in plan.changes:
         show_change(change, fields=True)
+    dangerous = {danger.name for danger in plan.dangers}
     for kind, name in plan.unmanaged:
+        if f"{kind} {name}" in dangerous:
+            continue
         click.secho(f"? {kind} {name}  (not made by vaultpki; left alone)", fg="yellow")
+    show_dangers(plan)
     if not plan.changes:
         click.echo("Nothing to change.")
     else:
         counts = {word: sum(c.action == word for c in plan.changes) for word in ("create", "update", "delete")}
         click.echo(f"Plan: {counts['create']} to create, {counts['update']} to update, {counts['delete']} to delete.")
+
+
+def show_dangers(plan: Plan) -> None:
+    """What is foreign and dangerous on the server; colour on a terminal only."""
+    for danger in plan.dangers:
+        click.secho(f"! {printable(danger.name)}: {printable(danger.reason)}", fg="red")
 
 
 def show_change(change: Change, *, fields: bool) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from vaultpki.cli.common import open_vault, spec_option
+from vaultpki.plain import printable
 
 
 @click.command("issue")
@@ -38,3 +39,5 @@ def issue_command(name: str, file: Path, allow_http: bool, directory: Path) -> N
         click.echo(f"kubeconfig: {issued.kubeconfig}")
     for path in issued.manifests:
         click.echo(f"manifest: {path}")
+    for text in issued.strangers:
+        click.secho(f"! {printable(text)}; take it off the mount", fg="red", err=True)
