@@ -13,7 +13,7 @@ from dataclasses import field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from vaultpki import bootstrap, enrolment, forbidden, issuance
+from vaultpki import enrolment, forbidden, issuance, live_credentials
 from vaultpki.checks import Check, tried
 from vaultpki.errors import (
     BadAnswer,
@@ -258,4 +258,4 @@ def _take_away(cluster: Cluster, vault: Vault, role: str, role_id: str) -> None:
     vault.call(Request("DELETE", role))
     accessor = str(((vault.read("sys/auth") or {}).get(f"{cluster.prefix}/pooled/") or {}).get("accessor"))
     # Nobody else had its secret id, so no login of it can be under way.
-    bootstrap.end_entities(vault, accessor, [role_id], wait=0)
+    live_credentials.end_entities(vault, accessor, [role_id], wait=0)

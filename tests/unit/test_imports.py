@@ -56,6 +56,7 @@ ORDER: Final = (
     "hooks",
     "memory",
     "reading",
+    "live_credentials",
     "observe",
     "authorities",
     "bootstrap",
