@@ -182,7 +182,10 @@ class _Trial:
     def forbidden(self, request: Forbidden) -> Check:
         try:
             # Any warning will do: what counts is what was answered.
-            answer = self.node.call(Request(request.method, request.path, request.body, once=True, warnings=("",)))
+            wrap_ttl = request.wrap_ttl or None
+            answer = self.node.call(
+                Request(request.method, request.path, request.body, once=True, warnings=("",), wrap_ttl=wrap_ttl)
+            )
         except Denied:
             return self._told(request, "")
         except Refused as error:
@@ -222,7 +225,8 @@ class _Trial:
 def _sent(request: Forbidden) -> str:
     """What of a request makes it forbidden, for a person to repeat it; a certificate request is left out."""
     body = {name: value for name, value in (request.body or {}).items() if name not in ("csr", "format")}
-    return f"; sent {body!r}" if body else ""
+    wrapped = f", to be wrapped for {request.wrap_ttl}" if request.wrap_ttl else ""
+    return f"; sent {body!r}{wrapped}" if body or wrapped else ""
 
 
 def _pool(cluster: Cluster) -> Pool:

@@ -188,7 +188,7 @@ def nodes_command(file: Path, allow_http: bool, as_json: bool) -> None:
         click.echo(json.dumps({"nodes": nodes}, indent=2))
         return
     rows = [("NODE", "POOL", "ROLES", "CREDENTIALS", "LAST REPORT", "CERTIFICATES"), *map(_row, seen)]
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    widths = [min(max(len(row[column]) for row in rows), most) for column, most in enumerate((30, 16, 24, 13, 22))]
     for row in rows:
         click.echo("  ".join((*map(str.ljust, row, widths), row[5])).rstrip())
 
