@@ -98,6 +98,8 @@ def wire(server: Server, token: str) -> Iterator[Any]:
         headers = {"X-Vault-Request": "true", "X-Vault-Token": token}
         if request.method == "PATCH":
             headers["Content-Type"] = "application/merge-patch+json"
+        if request.wrap_ttl:
+            headers["X-Vault-Wrap-TTL"] = request.wrap_ttl
         body = None if request.body is None else json.dumps(request.body)
         connection.request(request.method, f"/v1/{request.path}", body, headers)
         response = connection.getresponse()
@@ -116,7 +118,8 @@ def before_any_policy(request: Forbidden, answer: Answer) -> bool:
 
 def holes(outcomes: Sequence[Outcome]) -> list[str]:
     return [
-        f"{o.request.group}: {o.request.method} {o.request.path} {sent(o.request)}: {o.hole}" for o in found(outcomes)
+        f"{o.request.group}: {o.request.method} {o.request.path} {sent(o.request)} {o.request.wrap_ttl}: {o.hole}"
+        for o in found(outcomes)
     ]
 
 

@@ -15,6 +15,7 @@ from vaultpki.desired import STORE_OPTIONS, desired, marker
 from vaultpki.errors import BadAnswer, Denied, Refused, Sealed, Unavailable
 from vaultpki.identities import auth_mounts, jwt_roles
 from vaultpki.known import Fields, Key, Known
+from vaultpki.live_credentials import end_entities, forget, noted, unfinished
 from vaultpki.model import Cluster
 from vaultpki.observe import Sight, made_by_us, observe, refuse_foreign
 from vaultpki.plan import STAGES, Change, Plan, plan, stage
@@ -24,8 +25,6 @@ from vaultpki.vault import Json, Request, Vault, member, text
 
 # Long enough for an election (8 to 14 s by default) and a slow one after it.
 _AWAY_SECONDS = 90.0
-# A login that was under way when its AppRole went may still make an entity; after this it is through.
-LOGIN_IN_FLIGHT = 10.0
 
 # Roles are made while their CAs are made or mended; the look at the end sees whether all are as they should be.
 _NO_DEFAULT_YET = ("no default issuing certificate",)
@@ -146,29 +145,8 @@ def _aliases(cluster: Cluster, vault: Vault, sight: Sight, path: str) -> list[st
     names = vault.names(f"auth/{path}/role")
     found = vault.many([Request("GET", f"auth/{path}/role/{name}/role-id") for name in names])
     there = {str(answer.data.get("role_id")) for answer in found if answer.found}
-    return sorted(there.union(sight.known.role_ids.values()))
-
-
-def end_entities(vault: Vault, accessor: str, aliases: Sequence[str], *, wait: float = LOGIN_IN_FLIGHT) -> None:
-    """Deletes the entities Vault made when these logged in, which ends their tokens at once.
-
-    An AppRole's alias is its role id. Looks a second time after `wait` seconds, for a login that was in flight when its
-    AppRole was deleted.
-    """
-    ids = [alias for alias in aliases if alias]
-    if not accessor or not ids:
-        return
-
-    def end(alias: str) -> None:
-        found = vault.write("identity/lookup/entity", {"alias_name": alias, "alias_mount_accessor": accessor})
-        entity = member(found, "data").get("id")
-        if entity:
-            vault.call(Request("DELETE", f"identity/entity/id/{entity}"))
-
-    vault.map(end, ids)
-    if wait:
-        time.sleep(wait)
-        vault.map(end, ids)
+    begun = vault.map(lambda name: noted(cluster, vault, name), sorted(unfinished(cluster, vault)))
+    return sorted(there.union(sight.known.role_ids.values(), *begun))
 
 
 def _memory(cluster: Cluster, known: Known, wanted: Iterable[Key]) -> Memory:
@@ -316,7 +294,12 @@ class _Run:
         gone = sorted(self._sight.memory.role_ids.keys() - {node.name for node in self._cluster.nodes})
         if gone:
             known = self._sight.known
-            end_entities(self._vault, known.accessors.get("listed", ""), [known.role_ids.get(n, "") for n in gone])
+            # Of one whose credentials were being ended when that was cut off, a note names the earlier role ids.
+            begun = self._vault.map(lambda name: noted(self._cluster, self._vault, name), gone)
+            ids = {known.role_ids.get(n, "") for n in gone}.union(*begun)
+            end_entities(self._vault, known.accessors.get("listed", ""), sorted(ids))
+            for name in (name for name, noted_ids in zip(gone, begun, strict=True) if noted_ids):
+                forget(self._cluster, self._vault, name)
             store = self._cluster.mount("config")
             self._vault.many([Request("DELETE", f"{store}/metadata/reports/{n}") for n in gone])
 

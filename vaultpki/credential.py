@@ -161,7 +161,9 @@ def roll(config: AgentConfig, vault: Vault, now: float) -> bool:
     # One that cannot be kept would be minted again by the next pass, and live for days beside the others.
     probe_folder(config.state)
     role = f"{mount(config)}/role/{config.node}"
-    data = vault.write(f"{role}/secret-id", {}, once=True).get("data") or {}
+    # Its policy lets a node mint wrapped alone, for a minute at most: what somebody else had wrapped with its token is
+    # worth nothing soon, and no join file can be made of it that lasts.
+    data = vault.unwrapped(Request("POST", f"{role}/secret-id", {}, once=True)).data
     new, lives = data.get("secret_id"), data.get("secret_id_ttl")
     if not isinstance(new, str) or not _TOKEN.fullmatch(new) or not isinstance(lives, int) or isinstance(lives, bool):
         raise BadAnswer(f"{role}/secret-id brought no secret id; is this address really a Vault?")

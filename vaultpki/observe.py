@@ -12,6 +12,7 @@ from vaultpki.desired import MARK, STORE_OPTIONS, desired, marker
 from vaultpki.errors import ForeignObject
 from vaultpki.identities import auth_mounts
 from vaultpki.known import UNKNOWN, Fields, Key, Known
+from vaultpki.live_credentials import noted
 from vaultpki.model import Cluster
 from vaultpki.plan import Observed
 from vaultpki.reading import Memory, Reading
@@ -65,8 +66,7 @@ def observe(cluster: Cluster, vault: Vault, fallback: Known, *, expected: Iterab
         namespace=fallback.namespace if capabilities.namespaces else "",
         accessors=accessors,
         root_sha256=reading.root_sha256 or UNKNOWN,
-        # The memory before the records: a record is what somebody may have changed by hand.
-        role_ids=reading.recorded_role_ids() | dict(reading.memory.role_ids),
+        role_ids=_role_ids(cluster, vault, reading),
         bounds_dates=capabilities.bounds_dates,
         bounds_addresses=capabilities.bounds_addresses,
         binds_tokens=capabilities.binds_tokens,
@@ -128,6 +128,17 @@ def made_by_us(sight: Sight, key: Key) -> bool:
         return key[0] in ("auth", "mount")
     remembered = sight.memory.objects
     return key in remembered if remembered else sight.observed.objects[key] == sight.wanted.get(key)
+
+
+def _role_ids(cluster: Cluster, vault: Vault, reading: Reading) -> dict[str, str]:
+    """The role ids of the listed nodes' AppRoles, as far as they are ours."""
+    # The memory before the records: a record is what somebody may have changed by hand.
+    known = reading.recorded_role_ids() | dict(reading.memory.role_ids)
+    for name, actual in reading.approles.items():
+        # An end of credentials that was cut off has given the AppRole another one, and has written that down before.
+        if known.get(name) != actual and actual in noted(cluster, vault, name):
+            known[name] = actual
+    return known
 
 
 def _record(cluster: Cluster, key: Key) -> bool:

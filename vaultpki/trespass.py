@@ -13,7 +13,7 @@ from dataclasses import field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from vaultpki import bootstrap, enrolment, forbidden, issuance
+from vaultpki import enrolment, forbidden, issuance, live_credentials
 from vaultpki.checks import Check, tried
 from vaultpki.errors import (
     BadAnswer,
@@ -183,7 +183,10 @@ class _Trial:
     def forbidden(self, request: Forbidden) -> Check:
         try:
             # Any warning will do: what counts is what was answered.
-            answer = self.node.call(Request(request.method, request.path, request.body, once=True, warnings=("",)))
+            wrap_ttl = request.wrap_ttl or None
+            answer = self.node.call(
+                Request(request.method, request.path, request.body, once=True, warnings=("",), wrap_ttl=wrap_ttl)
+            )
         except Denied:
             return self._told(request, "")
         except Refused as error:
@@ -223,7 +226,8 @@ class _Trial:
 def _sent(request: Forbidden) -> str:
     """What of a request makes it forbidden, for a person to repeat it; a certificate request is left out."""
     body = {name: value for name, value in (request.body or {}).items() if name not in ("csr", "format")}
-    return f"; sent {body!r}" if body else ""
+    wrapped = f", to be wrapped for {request.wrap_ttl}" if request.wrap_ttl else ""
+    return f"; sent {body!r}{wrapped}" if body or wrapped else ""
 
 
 def _pool(cluster: Cluster) -> Pool:
@@ -259,4 +263,4 @@ def _take_away(cluster: Cluster, vault: Vault, role: str, role_id: str) -> None:
     vault.call(Request("DELETE", role))
     accessor = str(((vault.read("sys/auth") or {}).get(f"{cluster.prefix}/pooled/") or {}).get("accessor"))
     # Nobody else had its secret id, so no login of it can be under way.
-    bootstrap.end_entities(vault, accessor, [role_id], wait=0)
+    live_credentials.end_entities(vault, accessor, [role_id], wait=0)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
-import ssl
 import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import enrolled
 import pytest
@@ -40,7 +37,8 @@ def desk(site: Site) -> Desk:
 
 @pytest.fixture
 def file(desk: Desk, tmp_path: Path) -> Path:
-    """A join file of the pooled node w-1."""
+    """A join file of the pooled node w-1, which has no other credential."""
+    enrolled.vacate(desk.site, "w-1")
     return desk.join_file("w-1", tmp_path / "join.json", pool="autoscaled")
 
 
@@ -104,6 +102,7 @@ def test_used_twice(desk: Desk, seat: Seat, file: Path, tmp_path: Path) -> None:
 
 
 def test_late(desk: Desk, seat: Seat, tmp_path: Path) -> None:
+    enrolled.vacate(desk.site, "w-1")
     file = desk.join_file("w-1", tmp_path / "join.json", pool="autoscaled", wrap_ttl="1s")
     time.sleep(2.5)
     ended = json.loads(file.read_text())["expires"]
@@ -185,8 +184,9 @@ def test_every_field_is_tampered_with(file: Path) -> None:
 
 def test_a_tampered_file_does_not_harm_a_node_that_works(desk: Desk, seat: Seat, file: Path, tmp_path: Path) -> None:
     enrolled.join(seat, file)
-    fresh = desk.join_file("w-1", tmp_path / "fresh.json", pool="autoscaled")
-    bad = enrolled.edited(fresh, tmp_path / "bad.json", role_id="00000000-0000-0000-0000-000000000000")
+    token = enrolled.wrapped(desk.site, f"auth/{desk.site.prefix}/pooled/role/w-1/secret-id")
+    wrong = "00000000-0000-0000-0000-000000000000"
+    bad = enrolled.edited(file, tmp_path / "bad.json", role_id=wrong, wrap_token=token)
     refused(seat, bad)
     seat.age()
     seat.run()
@@ -206,22 +206,11 @@ def test_a_token_that_wraps_something_else(site: Site, seat: Seat, file: Path, t
     made = site.server.api("POST", role, {"token_policies": f"{site.prefix}/pool/autoscaled"})
     assert made.status == 204
     for path, body in ((f"{role}/secret-id", {}), ("sys/wrapping/wrap", {"secret_id": "mine"})):
-        token = wrapped(site, path, body)
+        token = enrolled.wrapped(site, path, body=body, ttl="5m")
         said = refused(seat, enrolled.edited(file, tmp_path / "changed.json", wrap_token=token))
         assert said.startswith("the join file's token was not made for this node's secret id"), said
         # It was only looked at.
         assert site.server.api("POST", "sys/wrapping/unwrap", token=token).status == 200
-
-
-def wrapped(site: Site, path: str, body: dict[str, str]) -> str:
-    url = urlsplit(site.server.address)
-    context = ssl.create_default_context(cafile=site.server.ca_file)
-    connection = http.client.HTTPSConnection(str(url.hostname), url.port, context=context, timeout=30)
-    headers = {"X-Vault-Token": site.server.token, "X-Vault-Wrap-TTL": "5m"}
-    connection.request("POST", f"/v1/{path}", json.dumps(body), headers)
-    token: str = json.loads(connection.getresponse().read())["wrap_info"]["token"]
-    connection.close()
-    return token
 
 
 @pytest.mark.parametrize(
@@ -269,7 +258,7 @@ def test_a_node_that_joins_again_keeps_what_its_people_changed(desk: Desk, tmp_p
     seat.configure("poll: 5m", "poll: 7m")
     with seat.config.open("a") as stream:
         stream.write('certificates: {kubelet: {mode: "0640"}}\nhooks: {kubelet: [["true"]]}\n')
-    enrolled.join(seat, desk.join_file("w-again", tmp_path / "fresh.json", pool="autoscaled"))
+    enrolled.join(seat, desk.join_file("w-again", tmp_path / "fresh.json", pool="autoscaled", replace=True))
     config = load_agent(seat.config)
     assert config.poll == 420 and config.hooks and config.certificates["kubelet"].mode == 0o640
     # The credential that it had before is destroyed, and so is what was in either join file.

@@ -17,7 +17,7 @@ from cut import NEVER, begun, died, ended
 from enrolled import Desk
 from servers import Server
 
-from vaultpki import bootstrap, enrolment
+from vaultpki import bootstrap, enrolment, live_credentials
 from vaultpki.bootstrap import Where
 
 
@@ -153,7 +153,7 @@ def test_the_second_look_ends_what_came_after_the_first(site: Site) -> None:
     late: list[str | None] = []
     timer = threading.Timer(0.5, lambda: late.append(node.login()))
     timer.start()
-    bootstrap.end_entities(vault, accessor, [node.role_id], wait=2)
+    live_credentials.end_entities(vault, accessor, [node.role_id], wait=2)
     timer.join()
     assert late[0] is not None and not enrolled.works(site, late[0]) and not enrolled.works(site, node.token)
 

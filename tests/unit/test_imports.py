@@ -61,6 +61,7 @@ ORDER: Final = (
     "memory",
     "reading",
     "dangers",
+    "live_credentials",
     "observe",
     "authorities",
     "bootstrap",

@@ -1,9 +1,9 @@
-"""`vaultpki enroll`, `vaultpki unenroll` and `vaultpki nodes`."""
+"""`vaultpki enroll`, `vaultpki lock`, `vaultpki unenroll` and `vaultpki nodes`."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vaultpki.cli.common import json_option, open_vault, spec_option
-from vaultpki.errors import SpecError
+from vaultpki.errors import Attention, SpecError
 
 if TYPE_CHECKING:
     from vaultpki.enrolment import Seen
@@ -29,6 +29,9 @@ _LONGEST_WRAP = 86400
 @click.option("--wrap-ttl", default="30m", show_default=True, help="For how long the join file is worth anything.")
 @click.option("--all", "everyone", is_flag=True, help="All listed nodes; -o names a folder then.")
 @click.option(
+    "--replace", is_flag=True, help="End every credential that the node has first: of its agent, join files, clones."
+)
+@click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
@@ -41,16 +44,20 @@ def enroll_command(
     pool: str | None,
     wrap_ttl: str,
     everyone: bool,
+    replace: bool,
     output: Path | None,
 ) -> None:
     """Give a node its identity: a single-use join file that `vaultpki agent --join` takes on the node.
 
     NODE is a listed node, or with --pool a new one whose name fits the pool. `-` reads many names, one a line.
+    A node that has a live credential is enrolled with --replace only. Exit 3 where such nodes among many were left
+    alone.
 
     \b
     Example:
       vaultpki enroll -f cluster.yaml cp-1 -o join.json
       vaultpki enroll -f cluster.yaml w-17 --pool autoscaled -o join.json
+      vaultpki enroll -f cluster.yaml cp-1 --replace -o join.json
       vaultpki enroll -f cluster.yaml --all -o joins/
     """
     from vaultpki import enrolment
@@ -70,7 +77,8 @@ def enroll_command(
         if node is not None and node != "-":
             who = enrolment.holder(cluster, node, pool)
             _tell_drift(cluster, vault, [(node, who)])
-            join = enrolment.enroll(cluster, vault, node, who, enrolment.place(cluster, vault), wrap_ttl=seconds)
+            where = enrolment.place(cluster, vault)
+            join = enrolment.enroll(cluster, vault, node, who, where, wrap_ttl=seconds, replace=replace)
             target = output or Path("join.json")
             write_private(str(target.absolute()), dump_join(join).encode())
             click.echo(f"wrote {target}: take it to {node} within {wrap_ttl} and run `vaultpki agent --join` there")
@@ -84,10 +92,40 @@ def enroll_command(
                 output.mkdir(parents=True)
                 output.chmod(0o700)
         with _counted(len(wanted)) as done:
-            written = enrolment.enroll_many(cluster, vault, wanted, output, wrap_ttl=seconds, done=done)
-    kept = len(wanted) - written
-    more = f", {kept} from an earlier run are still good" if kept else ""
-    click.echo(f"wrote {written} join files to {output}{more}")
+            made = enrolment.enroll_many(cluster, vault, wanted, output, wrap_ttl=seconds, done=done, replace=replace)
+    more = f", {made.kept} from an earlier run are still good" if made.kept else ""
+    click.echo(f"wrote {made.written} join files to {output}{more}")
+    if made.left:
+        raise Attention(
+            f"{_some(made.left)} may have a live credential and no join file here that is still good, and got none; "
+            "pass --replace to end what they have and to enrol them anew"
+        )
+
+
+@click.command("lock")
+@click.argument("node")
+@spec_option
+def lock_command(node: str, file: Path, allow_http: bool) -> None:
+    """End every credential of a node at once: its secret ids, its tokens, open join files, and all that was stolen.
+
+    The node itself stays, listed or pooled. A new join file (`vaultpki enroll`) heals its agent, which waits for one.
+
+    \b
+    Example:
+      vaultpki lock -f cluster.yaml cp-1
+    """
+    from vaultpki import enrolment
+    from vaultpki.config import load_cluster
+    from vaultpki.vault import explained
+
+    cluster = load_cluster(file, allow_http=allow_http)
+    vault, _ = open_vault(cluster, allow_http=allow_http)
+    with explained(vault):
+        enrolment.lock(cluster, vault, node)
+    click.echo(
+        f"{node} is locked: all its credentials have ended; `vaultpki enroll` gives it a new one. Its certificates end "
+        "by themselves, at their not_after"
+    )
 
 
 @click.command("unenroll")
@@ -137,14 +175,25 @@ def nodes_command(file: Path, allow_http: bool, as_json: bool) -> None:
     with explained(vault):
         seen = enrolment.nodes(cluster, vault)
     if as_json:
-        nodes = [{"node": s.node, "pool": s.pool, "roles": list(s.roles), "report": s.report or None} for s in seen]
+        nodes = [
+            {
+                "node": s.node,
+                "pool": s.pool,
+                "roles": list(s.roles),
+                "credentials": s.credentials,
+                "report": s.report or None,
+            }
+            for s in seen
+        ]
         click.echo(json.dumps({"nodes": nodes}, indent=2))
         return
-    for entry in seen:
-        click.echo(_line(entry))
+    rows = [("NODE", "POOL", "ROLES", "CREDENTIALS", "LAST REPORT", "CERTIFICATES"), *map(_row, seen)]
+    widths = [min(max(len(row[column]) for row in rows), most) for column, most in enumerate((30, 16, 24, 13, 22))]
+    for row in rows:
+        click.echo("  ".join((*map(str.ljust, row, widths), row[5])).rstrip())
 
 
-def _line(seen: Seen) -> str:
+def _row(seen: Seen) -> tuple[str, ...]:
     # A node writes its own report, so nothing of it reaches the terminal unlooked at.
     report = seen.report
     said = str(report.get("time") or "never reported")[:40]
@@ -153,8 +202,15 @@ def _line(seen: Seen) -> str:
     states = [str(c.get("state")) for c in known if isinstance(c, dict)]
     bad = sum(state != "ok" for state in states)
     detail = f"{len(states)} certificates, {bad} not ok" if states else ""
-    line = f"{seen.node:<30} {seen.pool or 'listed':<16} {'+'.join(seen.roles):<24} {said:<22} {detail}"
-    return "".join(c if c.isprintable() else "?" for c in line).rstrip()
+    live = "-" if seen.credentials is None else str(seen.credentials)
+    # One, and for five minutes the one before it.
+    live += " (a clone?)" if (seen.credentials or 0) > 2 else ""
+    row = (seen.node, seen.pool or "listed", "+".join(seen.roles), live, said, detail)
+    return tuple("".join(c if c.isprintable() else "?" for c in text) for text in row)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _tell_drift(cluster: Cluster, vault: Vault, wanted: list[tuple[str, Node | Pool]]) -> None:
@@ -163,9 +219,9 @@ def _tell_drift(cluster: Cluster, vault: Vault, wanted: list[tuple[str, Node | P
     drifts = vault.map(lambda entry: enrolment.drift(cluster, vault, entry[1]), wanted)
     names = [name for (name, _), drifted in zip(wanted, drifts, strict=True) if drifted]
     if names:
-        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         click.echo(
-            f"{cluster.file} says otherwise of {shown} than Vault; run `vaultpki apply` to bring it there", err=True
+            f"{cluster.file} says otherwise of {_some(names)} than Vault; run `vaultpki apply` to bring it there",
+            err=True,
         )
 
 

@@ -21,7 +21,7 @@ from vaultpki.plain import printable
 from vaultpki.values import dataclass
 from vaultpki.vault.exchange import Exchange
 from vaultpki.vault.settings import Settings, parse_origin
-from vaultpki.vault.wire import Answer, Json, Raw, Request, http_date, judge, login_token, quoted
+from vaultpki.vault.wire import Answer, Json, Raw, Request, http_date, judge, login_token, member, quoted
 from vaultpki.vault.work import Work
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ REQUEST_SECONDS: Final = 10.0
 PATIENCE_SECONDS: Final = 45.0
 FIRST_CONTACT_SECONDS: Final = 4.0
 WIDTH: Final = 16
+# No longer than policies/node.json and pool.json let a node wrap what it mints.
+_WRAPPED: Final = "60s"
 # On how many connections requests follow each other; more than a server has cores for hardly helps.
 _LANES: Final = 4
 _LANE_LEAST: Final = 8
@@ -135,6 +137,20 @@ class Vault:
     def write(self, path: str, body: Mapping[str, Any], **options: Any) -> Json:
         """POST; gives the whole answer's body. `options` are those of Request."""
         return self.call(Request("POST", path, body, **options)).body
+
+    def unwrapped(self, request: Request) -> Answer:
+        """The answer to a request that a policy allows only wrapped: it is wrapped for a minute, and unwrapped at once.
+
+        Where nothing is found nothing is wrapped. Raises as `call` does.
+        """
+        answer = self.call(replace(request, wrap_ttl=_WRAPPED))
+        if not answer.found:
+            return answer
+        token = member(answer.body, "wrap_info").get("token")
+        if not isinstance(token, str) or not token:
+            raise BadAnswer(f"the answer to {request} did not come wrapped; is this address really a Vault?")
+        # The wrapping token alone, as the client's own: no other token is in the request.
+        return self.as_token(token).call(Request("POST", "sys/wrapping/unwrap", {}, once=True))
 
     def login(self, path: str, body: Mapping[str, Any]) -> Vault:
         """Logs in at an auth mount's `login` path and gives the same server as the one who logged in.
