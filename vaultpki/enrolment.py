@@ -12,15 +12,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from vaultpki import bootstrap, records, words
+from vaultpki import anchor, bootstrap, join_files, records, words
+from vaultpki.anchor import Place
+from vaultpki.certificates import SKEW
 from vaultpki.errors import BadAnswer, Denied, Refused, SpecError
-from vaultpki.files import write_private
 from vaultpki.identities import node_certificates, pooled_approle
-from vaultpki.join import Join, dump_join, load_join
+from vaultpki.join import Join
 from vaultpki.model import Cluster, Node, Pool
 from vaultpki.plain import printable
 from vaultpki.values import dataclass
-from vaultpki.vault import Request, Vault
+from vaultpki.vault import Json, Request, Vault, member
 
 _LEAVING: Final = "leaving"
 # Of a report: no more entries, and no longer texts, than any node of ours writes.
@@ -28,24 +29,9 @@ _MOST: Final = 64
 _LONGEST: Final = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """What every join file of a cluster says alike."""
-
-    addresses: tuple[str, ...]
-    ca_pem: str | None
-    root_sha256: str
-
-
 def place(cluster: Cluster, vault: Vault) -> Place:
-    """What the cluster's record tells nodes; SpecError where the cluster was not applied."""
-    path = f"{cluster.mount('config')}/data/cluster"
-    record = (vault.read(path) or {}).get("data")
-    if record is None:
-        raise SpecError(f"cluster {cluster.name} is not in this Vault; run `vaultpki apply -f {cluster.file}` first")
-    known = records.read_cluster(record, where=path)
-    where = record.get("vault") or {}
-    return Place(tuple(where.get("addresses") or ()), where.get("ca_pem") or None, known.root_sha256)
+    """What every join file of a cluster says alike. Raises as `anchor.find`."""
+    return anchor.find(cluster, vault, datetime.now(UTC))
 
 
 def holder(cluster: Cluster, name: str, pool: str | None) -> Node | Pool:
@@ -92,18 +78,8 @@ def enroll(cluster: Cluster, vault: Vault, name: str, who: Node | Pool, where: P
     token = wrapped.get("token") if isinstance(wrapped, dict) else None
     if not isinstance(token, str):
         raise BadAnswer(f"Vault gave {name} a secret id that is not wrapped; it was thrown away")
-    return Join(
-        cluster=cluster.name,
-        prefix=cluster.prefix,
-        node=name,
-        pool=who.name if isinstance(who, Pool) else None,
-        addresses=where.addresses,
-        ca_pem=where.ca_pem,
-        root_sha256=where.root_sha256,
-        role_id=str(found.get("role_id")),
-        wrap_token=token,
-        expires=datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=wrap_ttl),
-    )
+    expires = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=wrap_ttl)
+    return _join(cluster, name, who, where, str(found.get("role_id")), token, expires)
 
 
 def enroll_many(
@@ -111,24 +87,25 @@ def enroll_many(
     vault: Vault,
     wanted: Sequence[tuple[str, Node | Pool]],
     folder: Path,
+    where: Place,
     *,
     wrap_ttl: int,
     done: Callable[[], None],
 ) -> int:
-    """Writes `folder`/NODE.json for each; one that a run cut short left, and that still lives, is kept.
+    """Writes `folder`/NODE.json for each; one of an earlier run that is just what would be written is kept.
 
-    Gives how many were written. `done` is called after each, from any thread.
+    StoreError before anything is registered in Vault where one of them cannot be written. Gives how many were written.
+    `done` is called after each, from any thread.
     """
-    where = place(cluster, vault)
-    soon = datetime.now(UTC) + timedelta(seconds=wrap_ttl / 4)
+    join_files.check_targets(cluster, folder, [name for name, _ in wanted])
     written = []
 
     def one(entry: tuple[str, Node | Pool]) -> None:
         name, who = entry
         path = folder / f"{name}.json"
-        if not _lives(path, vault, name, who, where, soon):
-            join = enroll(cluster, vault, name, who, where, wrap_ttl=wrap_ttl)
-            write_private(str(path.absolute()), dump_join(join).encode())
+        if not _lives(cluster, path, vault, name, who, where, wrap_ttl):
+            with join_files.reserved(cluster, path, name) as put:
+                put(enroll(cluster, vault, name, who, where, wrap_ttl=wrap_ttl))
             written.append(name)
         done()
 
@@ -155,7 +132,8 @@ def unenroll(cluster: Cluster, vault: Vault, name: str, *, wait: float = bootstr
     """
     if any(node.name == name for node in cluster.nodes):
         raise SpecError(
-            f"{name} is listed in {cluster.file}; take it off the list and run `vaultpki apply`, which ends it"
+            f"{name} is listed in {cluster.file}; `vaultpki lock -f {cluster.file} {name}` ends all that it can log in "
+            f"with, and to end the node itself take it off the list and run `vaultpki apply -f {cluster.file}`"
         )
     if not words.fits(name, words.node_name):
         raise SpecError(f"{name!r} is no node name")
@@ -173,7 +151,10 @@ def unenroll(cluster: Cluster, vault: Vault, name: str, *, wait: float = bootstr
         if jwt:
             raise SpecError(f"{name} gets in by a token of {jwt.issuer}; block it there, Vault holds nothing of it")
         if vault.read(f"auth/{cluster.prefix}/listed/role/{name}/role-id") is not None:
-            raise SpecError(f"{name} was a listed node and has its identity still; run `vaultpki apply`, which ends it")
+            raise SpecError(
+                f"{name} was a listed node and has its identity still; run `vaultpki apply -f {cluster.file}`, which "
+                "ends it"
+            )
         return False
     accessor = str(((vault.read("sys/auth") or {}).get(f"{cluster.prefix}/pooled/") or {}).get("accessor"))
     bootstrap.end_entities(vault, accessor, sorted(ids), wait=wait)
@@ -259,17 +240,52 @@ def _refuse_too_long(cluster: Cluster, pool: Pool, name: str) -> None:
         ) from None
 
 
-def _lives(path: Path, vault: Vault, name: str, who: Node | Pool, where: Place, soon: datetime) -> bool:
-    """Whether a join file from an earlier run is for this node, and nobody has used it yet."""
-    try:
-        join = load_join(path)
-    except SpecError:
+def _join(
+    cluster: Cluster, name: str, who: Node | Pool, where: Place, role_id: str, wrap_token: str, expires: datetime
+) -> Join:
+    return Join(
+        cluster=cluster.name,
+        prefix=cluster.prefix,
+        node=name,
+        pool=who.name if isinstance(who, Pool) else None,
+        addresses=where.addresses,
+        ca_pem=where.ca_pem,
+        root_sha256=where.root_sha256,
+        role_id=role_id,
+        wrap_token=wrap_token,
+        expires=expires,
+        namespace=where.namespace,
+    )
+
+
+def _lives(
+    cluster: Cluster, path: Path, vault: Vault, name: str, who: Node | Pool, where: Place, wrap_ttl: int
+) -> bool:
+    """Whether a join file from an earlier run is what would be written now, and nobody has used it yet."""
+    found = join_files.kept(path)
+    if found is None:
         return False
-    pool = who.name if isinstance(who, Pool) else None
-    if (join.node, join.pool, join.root_sha256) != (name, pool, where.root_sha256) or join.expires <= soon:
+    role = f"auth/{cluster.prefix}/{'pooled' if isinstance(who, Pool) else 'listed'}/role/{name}"
+    role_id = str((vault.read(f"{role}/role-id") or {}).get("role_id"))
+    now = datetime.now(UTC)
+    left = (found.expires - now).total_seconds()
+    wanted = _join(cluster, name, who, where, role_id, found.wrap_token, found.expires)
+    if found != wanted or not wrap_ttl / 4 < left <= wrap_ttl:
         return False
     try:
-        vault.write("sys/wrapping/lookup", {"token": join.wrap_token})
+        data = member(vault.write("sys/wrapping/lookup", {"token": found.wrap_token}), "data")
     except (Refused, Denied):
         return False
-    return True
+    return data.get("creation_path") == f"{role}/secret-id" and _wrapped_until(data, found.expires)
+
+
+def _wrapped_until(data: Json, expires: datetime) -> bool:
+    """Whether what Vault says of a wrapping token agrees with the end that the join file says."""
+    born, ttl = data.get("creation_time"), data.get("creation_ttl")
+    if not isinstance(born, str) or not isinstance(ttl, int):
+        return False
+    try:
+        ends = datetime.fromisoformat(born) + timedelta(seconds=ttl)
+        return abs((ends - expires).total_seconds()) <= SKEW
+    except (ValueError, OverflowError, TypeError):
+        return False

@@ -6,7 +6,7 @@ import os
 from datetime import datetime
 from typing import Final
 
-from vaultpki import assets, issuance, records
+from vaultpki import anchor, assets, issuance
 from vaultpki.certificates import BUNDLES, resolve, row_named, rows, unit
 from vaultpki.errors import SpecError
 from vaultpki.facts import Facts, Trust
@@ -22,18 +22,22 @@ MANIFESTS: Final = "manifests"
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """A certificate that lies in a folder now: what it says, and the files a person uses."""
+    """A certificate that lies in a folder now: what it says, and the files a person uses.
+
+    `drift` is as `anchor.Place` has it.
+    """
 
     facts: Facts
     kubeconfig: str | None
     manifests: tuple[str, ...]
+    drift: tuple[str, ...] = ()
 
 
 def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: datetime, *, grace: float = GRACE) -> Issued:
     """Issues an operator's row into `directory`, beside what other rows of the operator's lie there.
 
-    What it replaces is gone `grace` seconds later, for which it waits. SpecError where the row is a node's or the
-    cluster was not applied; the errors of `issuance.sign` and the store.
+    What it replaces is gone `grace` seconds later, for which it waits. SpecError where the row is a node's; the errors
+    of `anchor.find`, `issuance.sign` and the store.
     """
     try:
         row = row_named(cluster, name)
@@ -42,11 +46,8 @@ def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: dateti
     if row is None or not row.operator:
         known = ", ".join(row.name for row in rows(cluster) if row.operator)
         raise SpecError(f"{name!r} is no certificate of an operator's; these are: {known}")
-    record = vault.read(f"{cluster.mount('config')}/data/cluster")
-    if record is None:
-        raise SpecError(f"cluster {cluster.name} is not in this Vault; run `vaultpki apply -f {cluster.file}` first")
-    told = records.read_cluster(record.get("data") or {}, where=f"{cluster.mount('config')}/data/cluster")
-    trust = issuance.trusts(issuance.fetch_issuers(vault, cluster.prefix), told.root_sha256, now)
+    place = anchor.find(cluster, vault, now)
+    trust = issuance.trusts(issuance.fetch_issuers(vault, cluster.prefix), place.root_sha256, now)
     want = resolve(row, cluster, None)
     with Directory.open(directory) as store:
         store.sweep()
@@ -56,7 +57,7 @@ def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: dateti
             trust,
             [resolve(r, cluster, None) for r in held],
             cluster=cluster.name,
-            endpoint=told.endpoint,
+            endpoint=str(cluster.api_server.endpoint),
             directory=store.path,
             owner=Owner(),
             chain=True,
@@ -70,7 +71,7 @@ def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: dateti
         manifests = tuple(_write_manifests(cluster, trust["kubelet"], store.path))
         store.settle(grace)
     kubeconfig = f"{store.path}/{want.kubeconfig}" if want.kubeconfig else None
-    return Issued(signed.facts, kubeconfig, manifests)
+    return Issued(signed.facts, kubeconfig, manifests, place.drift)
 
 
 def _write_manifests(cluster: Cluster, kubelets: Trust, directory: str) -> list[str]:

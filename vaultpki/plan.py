@@ -53,10 +53,14 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The changes in the order they are carried out, and what lies on our mounts that we did not make."""
+    """The changes in the order they are carried out, and what lies on our mounts that we did not make.
+
+    `root_sha256` is that of the root CA once an apply is through; empty before.
+    """
 
     changes: tuple[Change, ...]
     unmanaged: tuple[Key, ...] = ()
+    root_sha256: str = ""
 
 
 def plan(desired: Mapping[Key, Fields], observed: Observed) -> Plan:

@@ -219,6 +219,12 @@ def trust(issuing_pems: Sequence[bytes], root_pem: bytes, root_sha256: str, now:
     return Trust(root, ordered, tuple(facts for facts in ordered if _in_date(facts, now)), strangers)
 
 
+def is_root(facts: Facts, common_name: str, now: datetime) -> bool:
+    """Whether a certificate is a self-signed CA of exactly this common name that is in date at `now`."""
+    named = facts.subject.common_name == common_name
+    return named and _may_sign(facts) and _signed_by(facts, facts) and _in_date(facts, now)
+
+
 def check_signed(
     chain_pem: bytes,
     key: PrivateKey,

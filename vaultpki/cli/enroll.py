@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import click
 
 from vaultpki.cli.common import json_option, open_vault, spec_option
-from vaultpki.errors import SpecError
+from vaultpki.errors import SpecError, VaultpkiError
 
 if TYPE_CHECKING:
+    from vaultpki.anchor import Place
     from vaultpki.enrolment import Seen
     from vaultpki.model import Cluster, Node, Pool
     from vaultpki.vault import Vault
@@ -53,10 +54,9 @@ def enroll_command(
       vaultpki enroll -f cluster.yaml w-17 --pool autoscaled -o join.json
       vaultpki enroll -f cluster.yaml --all -o joins/
     """
-    from vaultpki import enrolment
+    from vaultpki import enrolment, join_files
     from vaultpki.config import load_cluster, parse_duration
-    from vaultpki.files import told, write_private
-    from vaultpki.join import dump_join
+    from vaultpki.files import told
     from vaultpki.vault import explained
 
     if (node is None) == (not everyone):
@@ -69,22 +69,24 @@ def enroll_command(
     with explained(vault):
         if node is not None and node != "-":
             who = enrolment.holder(cluster, node, pool)
-            _tell_drift(cluster, vault, [(node, who)])
-            join = enrolment.enroll(cluster, vault, node, who, enrolment.place(cluster, vault), wrap_ttl=seconds)
             target = output or Path("join.json")
-            write_private(str(target.absolute()), dump_join(join).encode())
+            with join_files.reserved(cluster, target, node) as put:
+                place = _told_place(cluster, vault)
+                _tell_drift(cluster, vault, [(node, who)])
+                put(enrolment.enroll(cluster, vault, node, who, place, wrap_ttl=seconds))
             click.echo(f"wrote {target}: take it to {node} within {wrap_ttl} and run `vaultpki agent --join` there")
             return
         if output is None:
             raise click.UsageError("several nodes need -o FOLDER")
         wanted = _wanted(cluster, pool, everyone=everyone)
+        place = _told_place(cluster, vault)
         _tell_drift(cluster, vault, wanted)
         with told(str(output)):
             if not output.exists():
                 output.mkdir(parents=True)
                 output.chmod(0o700)
         with _counted(len(wanted)) as done:
-            written = enrolment.enroll_many(cluster, vault, wanted, output, wrap_ttl=seconds, done=done)
+            written = enrolment.enroll_many(cluster, vault, wanted, output, place, wrap_ttl=seconds, done=done)
     kept = len(wanted) - written
     more = f", {kept} from an earlier run are still good" if kept else ""
     click.echo(f"wrote {written} join files to {output}{more}")
@@ -110,10 +112,12 @@ def unenroll_command(node: str, file: Path, allow_http: bool) -> None:
     vault, _ = open_vault(cluster, allow_http=allow_http)
     with explained(vault):
         ended = enrolment.unenroll(cluster, vault, node)
-    if ended:
-        click.echo(f"{node} has no identity any more; its certificates end by themselves, at their not_after")
-    else:
-        click.echo(f"{node} had no identity in this Vault")
+    if not ended:
+        raise VaultpkiError(
+            f"{node} has no identity in this Vault, so there is nothing to end; `vaultpki nodes -f {file}` lists the "
+            "names that do"
+        )
+    click.echo(f"{node} has no identity any more; its certificates end by themselves, at their not_after")
 
 
 @click.command("nodes")
@@ -157,6 +161,16 @@ def _line(seen: Seen) -> str:
     return "".join(c if c.isprintable() else "?" for c in line).rstrip()
 
 
+def _told_place(cluster: Cluster, vault: Vault) -> Place:
+    """What join files say, and a warning where Vault's record of it is another."""
+    from vaultpki import anchor, enrolment
+
+    place = enrolment.place(cluster, vault)
+    if place.drift:
+        click.echo(anchor.told_drift(cluster, place.drift), err=True)
+    return place
+
+
 def _tell_drift(cluster: Cluster, vault: Vault, wanted: list[tuple[str, Node | Pool]]) -> None:
     from vaultpki import enrolment
 
@@ -165,7 +179,9 @@ def _tell_drift(cluster: Cluster, vault: Vault, wanted: list[tuple[str, Node | P
     if names:
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         click.echo(
-            f"{cluster.file} says otherwise of {shown} than Vault; run `vaultpki apply` to bring it there", err=True
+            f"{cluster.file} says otherwise of {shown} than Vault; run `vaultpki apply -f {cluster.file}` to bring it "
+            "there",
+            err=True,
         )
 
 

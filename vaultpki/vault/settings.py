@@ -27,7 +27,11 @@ _PORTS: Final = {"https": 443, "http": 80}
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to reach the server and as whom. `ca_pem` or `ca_file` replaces the system's CAs; `token` may be empty."""
+    """How to reach the server and as whom. `ca_pem` or `ca_file` replaces the system's CAs; `token` may be empty.
+
+    `ca_hint` and `namespace_hint` end the sentence that says that the server's certificate does not verify, and that it
+    has no such namespace: what to do depends on where these came from.
+    """
 
     addresses: tuple[str, ...]
     ca_file: str | None = None
@@ -38,6 +42,8 @@ class Settings:
     client_key: str | None = None
     server_name: str | None = None
     allow_http: bool = False
+    ca_hint: str = "give its CA as vault.ca_file or VAULT_CACERT"
+    namespace_hint: str = "look at vault.namespace in cluster.yaml and at VAULT_NAMESPACE, or make it first"
 
     def __post_init__(self) -> None:
         # Both become header lines.
@@ -148,7 +154,7 @@ def tls_context(settings: Settings) -> ssl.SSLContext:
         else:
             context.load_default_certs()
     except (OSError, ValueError):
-        where = settings.ca_file or "the CA in vault.ca_file"
+        where = settings.ca_file or "the CA that was given for Vault's certificate"
         raise SpecError(f"{printable(where)} cannot be used as a CA file; it must hold PEM certificates") from None
     if settings.client_certificate:
         try:
