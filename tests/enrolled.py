@@ -106,6 +106,7 @@ def joining(seat: Seat, file: Path) -> list[str | Path]:
 
 def edited(file: Path, to: Path, **fields: Any) -> Path:
     """A copy of a join file with some fields changed."""
+    to.touch(0o600)
     to.write_text(json.dumps(json.loads(file.read_text()) | fields))
     return to
 

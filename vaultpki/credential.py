@@ -83,7 +83,7 @@ def _settings(told: AgentConfig | Join, ca_pem: str | None, *, allow_http: bool)
 
 def _settings_of(join: Join, *, allow_http: bool) -> Settings:
     """The way to Vault as a join file tells it; where it leads nowhere, only a new one helps."""
-    ca = "the CA in the join file" if join.ca_pem else "the join file names no CA, and none of this machine's"
+    ca = "the CA in the join file" if join.ca_pem else "the join file names no CA, and this machine's"
     new = f"and make a new join file ({enrolling(join)})"
     return replace(
         _settings(join, join.ca_pem, allow_http=allow_http),

@@ -44,6 +44,7 @@ ORDER: Final = (
     "x509",
     "vault",
     "join",
+    "join_files",
     "openssl",
     "handshake",
     "embedded",
@@ -55,6 +56,7 @@ ORDER: Final = (
     # observe, decide, act
     "hooks",
     "memory",
+    "anchor",
     "reading",
     "observe",
     "authorities",

@@ -154,7 +154,7 @@ def tls_context(settings: Settings) -> ssl.SSLContext:
         else:
             context.load_default_certs()
     except (OSError, ValueError):
-        where = settings.ca_file or "the CA that was given for Vault's certificate"
+        where = settings.ca_file or "the CA in vault.ca_file, or in the join file,"
         raise SpecError(f"{printable(where)} cannot be used as a CA file; it must hold PEM certificates") from None
     if settings.client_certificate:
         try:
