@@ -203,8 +203,8 @@ def test_another_ca_stands_at_the_address(seat: Seat, file: Path, tmp_path: Path
     ca_pem = write_tls(tmp_path / "tls").read_text()
     said = refused(seat, enrolled.edited(file, tmp_path / "changed.json", ca_pem=ca_pem))
     assert said.endswith(
-        "; the CA in the join file did not sign it: whoever enrolled w-1 must look at vault.ca_file in cluster.yaml, and "
-        "make a new join file (`vaultpki enroll -f cluster.yaml w-1 --pool autoscaled`)"
+        "; the CA in the join file did not sign it: whoever enrolled w-1 must look at vault.ca_file in cluster.yaml, "
+        "and make a new join file (`vaultpki enroll -f cluster.yaml w-1 --pool autoscaled`)"
     )
     assert "does not verify" in said and "VAULT_CACERT" not in said
     enrolled.join(seat, file)

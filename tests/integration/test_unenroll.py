@@ -89,8 +89,8 @@ def test_a_node_still_listed_is_refused(site: Site, applier: Desk) -> None:
     mark = site.server.audit_position()
     said = applier.run("unenroll", "-f", site.file, "worker-1", expect=1).stderr
     assert said == (
-        f"vaultpki: worker-1 is listed in {site.file}; `vaultpki lock -f {site.file} worker-1` ends all that it can log "
-        f"in with, and to end the node itself take it off the list and run `vaultpki apply -f {site.file}`\n"
+        f"vaultpki: worker-1 is listed in {site.file}; `vaultpki lock -f {site.file} worker-1` ends all that it can "
+        f"log in with, and to end the node itself take it off the list and run `vaultpki apply -f {site.file}`\n"
     )
     assert site.server.writes(mark) == [] and enrolled.works(site, listed.token)
     for name in ("W-1", "w-1/secret-id", "../listed/role/worker-1", "x" * 300):
@@ -121,8 +121,8 @@ def assert_nothing_to_end(desk: Desk, name: str) -> None:
     mark = desk.site.server.audit_position()
     ran = desk.run("unenroll", "-f", desk.site.file, name, expect=1)
     assert ran.stdout == "" and ran.stderr == (
-        f"vaultpki: {name} has no identity in this Vault, so there is nothing to end; `vaultpki nodes -f {desk.site.file}` "
-        "lists the names that do\n"
+        f"vaultpki: {name} has no identity in this Vault, so there is nothing to end; "
+        f"`vaultpki nodes -f {desk.site.file}` lists the names that do\n"
     )
     assert desk.site.server.writes(mark) == []
 
