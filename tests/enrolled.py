@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -11,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from applied import Ran, Seat, Site, environment, vaultpki
 from servers import Server
@@ -135,6 +138,18 @@ def works(site: Site, token: str) -> bool:
     status = site.server.api("GET", f"{site.prefix}/config/data/cluster", token=token).status
     assert status in (200, 403), status
     return status == 200
+
+
+def wrapped(site: Site, path: str, body: dict[str, str]) -> str:
+    """The wrapping token of what a request brings."""
+    url = urlsplit(site.server.address)
+    context = ssl.create_default_context(cafile=site.server.ca_file)
+    connection = http.client.HTTPSConnection(str(url.hostname), url.port, context=context, timeout=30)
+    headers = {"X-Vault-Token": site.server.token, "X-Vault-Wrap-TTL": "5m"}
+    connection.request("POST", f"/v1/{path}", json.dumps(body), headers)
+    token: str = json.loads(connection.getresponse().read())["wrap_info"]["token"]
+    connection.close()
+    return token
 
 
 def entity(site: Site, kind: str, role_id: str) -> str | None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
-import ssl
 import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import enrolled
 import pytest
@@ -216,22 +213,11 @@ def test_a_token_that_wraps_something_else(site: Site, seat: Seat, file: Path, t
     made = site.server.api("POST", role, {"token_policies": f"{site.prefix}/pool/autoscaled"})
     assert made.status == 204
     for path, body in ((f"{role}/secret-id", {}), ("sys/wrapping/wrap", {"secret_id": "mine"})):
-        token = wrapped(site, path, body)
+        token = enrolled.wrapped(site, path, body)
         said = refused(seat, enrolled.edited(file, tmp_path / "changed.json", wrap_token=token))
         assert said.startswith("the join file's token was not made for this node's secret id"), said
         # It was only looked at.
         assert site.server.api("POST", "sys/wrapping/unwrap", token=token).status == 200
-
-
-def wrapped(site: Site, path: str, body: dict[str, str]) -> str:
-    url = urlsplit(site.server.address)
-    context = ssl.create_default_context(cafile=site.server.ca_file)
-    connection = http.client.HTTPSConnection(str(url.hostname), url.port, context=context, timeout=30)
-    headers = {"X-Vault-Token": site.server.token, "X-Vault-Wrap-TTL": "5m"}
-    connection.request("POST", f"/v1/{path}", json.dumps(body), headers)
-    token: str = json.loads(connection.getresponse().read())["wrap_info"]["token"]
-    connection.close()
-    return token
 
 
 @pytest.mark.parametrize(

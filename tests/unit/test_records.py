@@ -170,7 +170,7 @@ def test_a_join_file_without_a_namespace_is_of_the_one_above_all(tmp_path: Path)
         *(("pool", text) for text in ("../x", "a.b", "A", "", 7)),
         ("addresses", ["https://v:8200"] * 17),
         *(("namespace", text) for text in ("", "/", "a/", "/a", "a//b", "../a", "a b", "a\r\nX: y", "team1/sys", 7)),
-        *(("ca_pem", text) for text in ("", "BEGIN CERTIFICATE", "-----BEGIN CERTIFICATE-----\nx", 7, [])),
+        *(("ca_pem", text) for text in ("", "BEGIN CERTIFICATE", "-----BEGIN CERTIFICATE-----\nx", 7, False)),
     ],
 )
 def test_a_join_file_that_enroll_cannot_have_written_is_refused(tmp_path: Path, key: str, value: object) -> None:
