@@ -80,9 +80,8 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool) -> Non
     else:
         if any(pool.jwt for pool in cluster.pools):
             # No join file brings it to these nodes.
-            click.echo(f"For agent.yaml of nodes that join by a token: root_sha256: {done.root_sha256}")
-            if where.namespace:
-                click.echo(f"For agent.yaml of nodes that join by a token: vault.namespace: {vault.namespace}")
+            within = f", vault.namespace: {vault.namespace}" if where.namespace else ""
+            click.echo(f"For agent.yaml of nodes that join by a token: root_sha256: {done.root_sha256}{within}")
         if cluster.authority.root_sha256 is None:
             click.echo(f"Root CA SHA-256: {done.root_sha256}; write it into {cluster.file} as ca.root_sha256")
         click.echo(f"Done: {len(done.changes)} changes, {vault.writes} writes to {vault.address}.")
