@@ -141,6 +141,7 @@ def minted(site: Site, kind: str, node: str, token: str) -> str:
 
 def edited(file: Path, to: Path, **fields: Any) -> Path:
     """A copy of a join file with some fields changed."""
+    to.touch(0o600)
     to.write_text(json.dumps(json.loads(file.read_text()) | fields))
     return to
 

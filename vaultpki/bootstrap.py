@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+from vaultpki.anchor import refuse_other_root
 from vaultpki.authorities import Authorities
 from vaultpki.certificates import ROOT
 from vaultpki.desired import STORE_OPTIONS, desired, marker
@@ -33,7 +34,7 @@ _KV_UPGRADE = ("Upgrading mount from version",)
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Where nodes find Vault when neither cluster.yaml nor an earlier apply says it: as the applier does.
+    """Where nodes find Vault when cluster.yaml does not say it: as the applier does.
 
     `namespace` is the applier's, and with it the cluster's, as it stands in a URL's path; empty for none.
     """
@@ -82,7 +83,7 @@ def apply(cluster: Cluster, vault: Vault, where: Where, *, first: Plan | None, p
                     status=409,
                 )
             if not todo.changes and sight.memory == _memory(cluster, sight.known, sight.wanted):
-                return Plan(tuple(done), todo.unmanaged, todo.dangers)
+                return Plan(tuple(done), todo.unmanaged, todo.dangers, sight.known.root_sha256)
             if rounds == 0:
                 _refuse_weak_token(cluster, vault, _rights(cluster, sight, todo))
             rounds += 1
@@ -115,6 +116,9 @@ def destroy(cluster: Cluster, vault: Vault, where: Where, *, progress: Callable[
     Gives the policies that have a name of ours and stay, since nothing tells that apply made them.
     """
     sight = observe(cluster, vault, where.known)
+    if ("issuer", cluster.mount(ROOT)) in sight.observed.objects:
+        # One that is gone is no reason to leave the rest.
+        refuse_other_root(cluster, sight.known.root_sha256)
     doomed = [key for key in sight.observed.objects if made_by_us(sight, key)]
     # Without a memory a pool's policy is known by its rules, which name its auth mount. The store goes last: it
     # remembers what is ours.

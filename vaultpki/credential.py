@@ -66,8 +66,48 @@ def server(config: AgentConfig, *, allow_http: bool = False, patience: float = _
         except SpecError as error:
             where = "" if error.problem.startswith("/") else f"{config.ca_file}: "
             raise SpecError(f"{where}{error.problem}", file=config.file, field="vault.ca_file") from None
-    settings = from_environment(addresses=config.addresses, ca_pem=ca_pem, allow_http=allow_http, with_token=False)
+    hint = f"this machine's CAs did not sign it: write the file of the one that did as vault.ca_file into {config.file}"
+    if ca_pem:
+        again = f", or join with a new join file ({enrolling(config)})" if config.auth.method == "approle" else ""
+        hint = f"the CA in {config.ca_file} (vault.ca_file in {config.file}) did not sign it: compare the two{again}"
+    settings = _settings(config, ca_pem, allow_http=allow_http)
+    settings = replace(settings, ca_hint=hint, namespace_hint=f"look at vault.namespace in {config.file}")
     return Vault(settings, patience=patience)
+
+
+def _settings(told: AgentConfig | Join, ca_pem: str | None, *, allow_http: bool) -> Settings:
+    """The way to Vault as this node is told it; of the environment only what it is told nothing of."""
+    settings = from_environment(addresses=told.addresses, ca_pem=ca_pem, allow_http=allow_http, with_token=False)
+    # VAULT_NAMESPACE has no say, set or not: a unit and a pod start with another environment than a shell.
+    return replace(settings, namespace=told.namespace)
+
+
+def _settings_of(join: Join, *, allow_http: bool) -> Settings:
+    """The way to Vault as a join file tells it; where it leads nowhere, only a new one helps."""
+    ca = "the CA in the join file" if join.ca_pem else "the join file names no CA, and this machine's"
+    new = f"and make a new join file ({enrolling(join)})"
+    return replace(
+        _settings(join, join.ca_pem, allow_http=allow_http),
+        ca_hint=f"{ca} did not sign it: whoever enrolled {join.node} must look at vault.ca_file in cluster.yaml, {new}",
+        namespace_hint=f"whoever enrolled {join.node} must look at vault.namespace in cluster.yaml, {new}",
+    )
+
+
+def enrolling(who: AgentConfig | Join) -> str:
+    """The command by which an enroller makes a new join file for a node."""
+    return f"`vaultpki enroll -f cluster.yaml {who.node}{f' --pool {who.pool}' if who.pool else ''}`"
+
+
+def _locking(who: AgentConfig | Join) -> str:
+    """The command that ends all that a thief may hold of a node, listed or of a pool."""
+    return f"`vaultpki lock -f cluster.yaml {who.node}`"
+
+
+def _joining(config: AgentConfig) -> str:
+    """What heals a node whose credential is gone."""
+    return (
+        f"join with a new join file ({enrolling(config)}, then `vaultpki agent -c {config.file} --join join.json` here)"
+    )
 
 
 def login(config: AgentConfig, *, allow_http: bool = False) -> Vault:
@@ -102,8 +142,7 @@ def _login_by_approle(config: AgentConfig, vault: Vault) -> Vault:
     secret = _read(config, SECRET_ID)
     if secret is None:
         raise NeedsJoin(
-            f"{config.state}/{SECRET_ID} is missing, so this node cannot prove who it is; join with a new join file "
-            f"(`vaultpki enroll {config.node}`, then `vaultpki agent --join`)"
+            f"{config.state}/{SECRET_ID} is missing, so this node cannot prove who it is; {_joining(config)}"
         )
     node = _present(config, vault, secret)
     old = _read(config, _OLD) if node is None else None
@@ -115,10 +154,7 @@ def _login_by_approle(config: AgentConfig, vault: Vault) -> Vault:
             with contextlib.suppress(StoreError):
                 _keep(config, old, 0.0, _UNKNOWN_TTL)
     if node is None:
-        raise NeedsJoin(
-            f"Vault does not take this node's credential; join with a new join file (`vaultpki enroll {config.node}`, "
-            "then `vaultpki agent --join`)"
-        )
+        raise NeedsJoin(f"Vault does not take this node's credential; {_joining(config)}")
     return node
 
 
@@ -203,6 +239,7 @@ def join(
         auth=Auth("approle", role_id=join.role_id),
         directory=directory,
         state=state,
+        namespace=join.namespace,
         file=file,
     )
     config = fresh
@@ -217,7 +254,7 @@ def join(
             windows=old.windows,
             metrics=old.metrics,
         )
-    settings = from_environment(addresses=join.addresses, ca_pem=join.ca_pem, allow_http=allow_http, with_token=False)
+    settings = _settings_of(join, allow_http=allow_http)
     issuers = issuance.fetch_issuers(Vault(settings), join.prefix)
     trusts = issuance.trusts(issuers, join.root_sha256, now, cluster=join.cluster)
     _refuse_other_cluster(join, trusts)
@@ -257,7 +294,7 @@ def _refuse_other_cluster(join: Join, trusts: Mapping[str, Trust]) -> None:
 
 def _unwrap(config: AgentConfig, join: Join, joined: _Joined, settings: Settings, now: datetime) -> str:
     vault = Vault(replace(settings, token=join.wrap_token))
-    new = f"ask for a new one (`vaultpki enroll {join.node}`)"
+    new = f"ask for a new one ({enrolling(join)})"
     try:
         # The wrapping token alone, as the client's own: no other token is in the request.
         origin = vault.write("sys/wrapping/lookup", {"token": join.wrap_token}).get("data") or {}
@@ -265,14 +302,14 @@ def _unwrap(config: AgentConfig, join: Join, joined: _Joined, settings: Settings
         if joined.stage == "opening":
             raise SpecError(
                 "a join on this node was cut off in the very moment when it took its credential out of the join file, "
-                "and what was in it is lost (or somebody else was faster: then `vaultpki unenroll` the node); "
-                f"{new}"
+                "and what was in it is lost (or somebody else was faster: then run "
+                f"{_locking(join)}); {new}"
             ) from None
         if now >= join.expires:
             raise SpecError(f"the join file ended at {join.expires:%Y-%m-%dT%H:%M:%SZ}; {new}") from None
         raise SpecError(
             "the join file has been used already, and not by this node: somebody may have intercepted it; run "
-            f"`vaultpki unenroll {join.node}`, find out who had the file, and {new}"
+            f"{_locking(join)}, find out who had the file, and {new}"
         ) from None
     kind = "pooled" if join.pool else "listed"
     expected = f"auth/{join.prefix}/{kind}/role/{join.node}/secret-id"
@@ -287,7 +324,7 @@ def _unwrap(config: AgentConfig, join: Join, joined: _Joined, settings: Settings
     except (Refused, Denied):
         raise SpecError(
             "the join file was used by somebody else in this very moment: it may be intercepted; run "
-            f"`vaultpki unenroll {join.node}`, and {new}"
+            f"{_locking(join)}, and {new}"
         ) from None
     secret = data.get("secret_id")
     if not isinstance(secret, str) or not _TOKEN.fullmatch(secret):
@@ -305,7 +342,7 @@ def _prove(config: AgentConfig, join: Join, vault: Vault, secret: str) -> Vault:
         raise SpecError(
             f"Vault does not take what the join file holds for {join.node}: the node was unenrolled since, or the "
             "file's role_id or pool was changed on its way; tell whoever enrolled it, and ask for a new one "
-            f"(`vaultpki enroll {join.node}`)"
+            f"({enrolling(join)})"
         ) from None
 
 

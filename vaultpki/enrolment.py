@@ -12,40 +12,26 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from vaultpki import live_credentials, records, words
+from vaultpki import anchor, join_files, live_credentials, records, words
+from vaultpki.anchor import Place
+from vaultpki.certificates import SKEW
 from vaultpki.errors import BadAnswer, Denied, Refused, SpecError
-from vaultpki.files import write_private
 from vaultpki.identities import node_certificates, pooled_approle
-from vaultpki.join import Join, dump_join, load_join
+from vaultpki.join import Join
 from vaultpki.live_credentials import LOGIN_IN_FLIGHT, Identity
 from vaultpki.model import Cluster, Node, Pool
 from vaultpki.plain import printable
 from vaultpki.values import dataclass
-from vaultpki.vault import Request, Vault
+from vaultpki.vault import Json, Request, Vault, member
 
 # Of a report: no more entries, and no longer texts, than any node of ours writes.
 _MOST: Final = 64
 _LONGEST: Final = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """What every join file of a cluster says alike."""
-
-    addresses: tuple[str, ...]
-    ca_pem: str | None
-    root_sha256: str
-
-
 def place(cluster: Cluster, vault: Vault) -> Place:
-    """What the cluster's record tells nodes; SpecError where the cluster was not applied."""
-    path = f"{cluster.mount('config')}/data/cluster"
-    record = (vault.read(path) or {}).get("data")
-    if record is None:
-        raise SpecError(f"cluster {cluster.name} is not in this Vault; run `vaultpki apply -f {cluster.file}` first")
-    known = records.read_cluster(record, where=path)
-    where = record.get("vault") or {}
-    return Place(tuple(where.get("addresses") or ()), where.get("ca_pem") or None, known.root_sha256)
+    """What every join file of a cluster says alike. Raises as `anchor.find`."""
+    return anchor.find(cluster, vault, datetime.now(UTC))
 
 
 def holder(cluster: Cluster, name: str, pool: str | None) -> Node | Pool:
@@ -111,18 +97,8 @@ def _invite(cluster: Cluster, vault: Vault, name: str, who: Node | Pool, where: 
     token = wrapped.get("token") if isinstance(wrapped, dict) else None
     if not isinstance(token, str):
         raise BadAnswer(f"Vault gave {name} a secret id that is not wrapped; it was thrown away")
-    return Join(
-        cluster=cluster.name,
-        prefix=cluster.prefix,
-        node=name,
-        pool=who.name if isinstance(who, Pool) else None,
-        addresses=where.addresses,
-        ca_pem=where.ca_pem,
-        root_sha256=where.root_sha256,
-        role_id=str(found.get("role_id")),
-        wrap_token=token,
-        expires=datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=wrap_ttl),
-    )
+    expires = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=wrap_ttl)
+    return _join(cluster, name, who, where, str(found.get("role_id")), token, expires)
 
 
 def _identity(name: str, who: Node | Pool) -> Identity:
@@ -164,19 +140,20 @@ def enroll_many(
     vault: Vault,
     wanted: Sequence[tuple[str, Node | Pool]],
     folder: Path,
+    where: Place,
     *,
     wrap_ttl: int,
     done: Callable[[], None],
     replace: bool = False,
     wait: float = LOGIN_IN_FLIGHT,
 ) -> Enrolled:
-    """Writes `folder`/NODE.json for each; one that a run cut short left, and that still lives, is kept.
+    """Writes `folder`/NODE.json for each; one of an earlier run that is just what would be written is kept.
 
     A node that has a live credential otherwise is left alone. With `replace` every credential of all these nodes ends
-    first, and no file is kept. `done` is called after each, from any thread.
+    first, and no file is kept. StoreError before anything is registered in Vault where one of the files cannot be
+    written. `done` is called after each, from any thread.
     """
-    where = place(cluster, vault)
-    soon = datetime.now(UTC) + timedelta(seconds=wrap_ttl / 4)
+    join_files.check_targets(cluster, folder, [name for name, _ in wanted])
     written, left = [], []
     if replace:
         identities = [_identity(name, who) for name, who in wanted]
@@ -188,12 +165,12 @@ def enroll_many(
     def one(entry: tuple[str, Node | Pool]) -> None:
         name, who = entry
         path = folder / f"{name}.json"
-        if replace or not _lives(path, vault, name, who, where, soon):
+        if replace or not _lives(cluster, path, vault, name, who, where, wrap_ttl):
             if not replace and _occupied(cluster, vault, _identity(name, who), unfinished):
                 left.append(name)
             else:
-                join = _invite(cluster, vault, name, who, where, wrap_ttl=wrap_ttl)
-                write_private(str(path.absolute()), dump_join(join).encode())
+                with join_files.reserved(cluster, path, name) as put:
+                    put(_invite(cluster, vault, name, who, where, wrap_ttl=wrap_ttl))
                 written.append(name)
         done()
 
@@ -220,7 +197,8 @@ def unenroll(cluster: Cluster, vault: Vault, name: str, *, wait: float = LOGIN_I
     """
     if any(node.name == name for node in cluster.nodes):
         raise SpecError(
-            f"{name} is listed in {cluster.file}; take it off the list and run `vaultpki apply`, which ends it"
+            f"{name} is listed in {cluster.file}; `vaultpki lock -f {cluster.file} {name}` ends all that it can log in "
+            f"with, and to end the node itself take it off the list and run `vaultpki apply -f {cluster.file}`"
         )
     if not words.fits(name, words.node_name):
         raise SpecError(f"{name!r} is no node name")
@@ -234,7 +212,10 @@ def unenroll(cluster: Cluster, vault: Vault, name: str, *, wait: float = LOGIN_I
     if not ids:
         _refuse_jwt(cluster, name)
         if live_credentials.role_id(cluster, vault, Identity("listed", name)) is not None:
-            raise SpecError(f"{name} was a listed node and has its identity still; run `vaultpki apply`, which ends it")
+            raise SpecError(
+                f"{name} was a listed node and has its identity still; run `vaultpki apply -f {cluster.file}`, which "
+                "ends it"
+            )
         return False
     accessor = live_credentials.accessors(cluster, vault)["pooled"]
     live_credentials.end_entities(vault, accessor, sorted(ids), wait=wait)
@@ -360,17 +341,52 @@ def _refuse_too_long(cluster: Cluster, pool: Pool, name: str) -> None:
         ) from None
 
 
-def _lives(path: Path, vault: Vault, name: str, who: Node | Pool, where: Place, soon: datetime) -> bool:
-    """Whether a join file from an earlier run is for this node, and nobody has used it yet."""
-    try:
-        join = load_join(path)
-    except SpecError:
+def _join(
+    cluster: Cluster, name: str, who: Node | Pool, where: Place, role_id: str, wrap_token: str, expires: datetime
+) -> Join:
+    return Join(
+        cluster=cluster.name,
+        prefix=cluster.prefix,
+        node=name,
+        pool=who.name if isinstance(who, Pool) else None,
+        addresses=where.addresses,
+        ca_pem=where.ca_pem,
+        root_sha256=where.root_sha256,
+        role_id=role_id,
+        wrap_token=wrap_token,
+        expires=expires,
+        namespace=where.namespace,
+    )
+
+
+def _lives(
+    cluster: Cluster, path: Path, vault: Vault, name: str, who: Node | Pool, where: Place, wrap_ttl: int
+) -> bool:
+    """Whether a join file from an earlier run is what would be written now, and nobody has used it yet."""
+    found = join_files.kept(path)
+    if found is None:
         return False
-    pool = who.name if isinstance(who, Pool) else None
-    if (join.node, join.pool, join.root_sha256) != (name, pool, where.root_sha256) or join.expires <= soon:
+    role = f"auth/{cluster.prefix}/{'pooled' if isinstance(who, Pool) else 'listed'}/role/{name}"
+    role_id = str((vault.read(f"{role}/role-id") or {}).get("role_id"))
+    now = datetime.now(UTC)
+    left = (found.expires - now).total_seconds()
+    wanted = _join(cluster, name, who, where, role_id, found.wrap_token, found.expires)
+    if found != wanted or not wrap_ttl / 4 < left <= wrap_ttl:
         return False
     try:
-        vault.write("sys/wrapping/lookup", {"token": join.wrap_token})
+        data = member(vault.write("sys/wrapping/lookup", {"token": found.wrap_token}), "data")
     except (Refused, Denied):
         return False
-    return True
+    return data.get("creation_path") == f"{role}/secret-id" and _wrapped_until(data, found.expires)
+
+
+def _wrapped_until(data: Json, expires: datetime) -> bool:
+    """Whether what Vault says of a wrapping token agrees with the end that the join file says."""
+    born, ttl = data.get("creation_time"), data.get("creation_ttl")
+    if not isinstance(born, str) or not isinstance(ttl, int):
+        return False
+    try:
+        ends = datetime.fromisoformat(born) + timedelta(seconds=ttl)
+        return abs((ends - expires).total_seconds()) <= SKEW
+    except (ValueError, OverflowError, TypeError):
+        return False

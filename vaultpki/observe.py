@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import field
 
-from vaultpki import dangers
+from vaultpki import anchor, dangers
 from vaultpki.certificates import ISSUING_CAS, ROOT
 from vaultpki.desired import MARK, STORE_OPTIONS, desired, marker
-from vaultpki.errors import ForeignObject
+from vaultpki.errors import ForeignObject, SpecError
 from vaultpki.identities import auth_mounts
 from vaultpki.known import UNKNOWN, Fields, Key, Known
 from vaultpki.live_credentials import noted
@@ -41,12 +41,17 @@ class Sight:
 def observe(cluster: Cluster, vault: Vault, fallback: Known, *, expected: Iterable[Key] = ()) -> Sight:
     """Everything of this cluster on the server, as its active node knows it.
 
-    `fallback` says where nodes find Vault when neither the spec nor an earlier apply does, and in which namespace we
-    ask. `expected` are the objects that an apply has just made, all of the cluster's: they are asked for at once.
-    Raises ForeignObject where a mount of ours cannot be, since something else is there.
+    `fallback` says where nodes find Vault when the spec does not, and in which namespace we ask. `expected` are the
+    objects that an apply has just made, all of the cluster's: they are asked for at once. Raises ForeignObject where a
+    mount of ours cannot be, since something else is there, SpecError where the server has no namespaces.
     """
     reading = Reading(cluster, vault)
     health, mounts, auths, policies = reading.begin(expected)
+    capabilities = Capabilities.of(health)
+    anchor.refuse_no_namespaces(cluster, capabilities)
+    if not mounts.found:
+        # Every namespace has this list (api-docs/system/mounts); OpenBao says so itself.
+        raise SpecError(f"{vault.address} has no namespace {vault.namespace}, or shows no mounts in it; make it first")
     objects: dict[Key, Fields] = {}
     present = _mounts(cluster, mounts.entries, objects)
     accessors = _auths(cluster, auths.entries, objects)
@@ -57,12 +62,10 @@ def observe(cluster: Cluster, vault: Vault, fallback: Known, *, expected: Iterab
     if cluster.mount("config") in present:
         # A store of version 1 has none of these, and gets them with its upgrade.
         objects["mount", cluster.mount("config")] |= {**STORE_OPTIONS, **reading.store_options}
-    stored = objects.get(("config", f"{cluster.mount('config')}/cluster"), {}).get("vault") or {}
-    addresses = cluster.vault.addresses or tuple(stored.get("addresses") or ())
-    capabilities = Capabilities.of(health)
+    addresses, ca_pem = anchor.where(cluster, fallback.addresses, fallback.ca_pem)
     filled = Known(
-        addresses=addresses or fallback.addresses,
-        ca_pem=(cluster.vault.ca_pem or stored.get("ca_pem") or None) if addresses else fallback.ca_pem,
+        addresses=addresses,
+        ca_pem=ca_pem,
         namespace=fallback.namespace if capabilities.namespaces else "",
         accessors=accessors,
         root_sha256=reading.root_sha256 or UNKNOWN,
@@ -116,6 +119,7 @@ def refuse_foreign(cluster: Cluster, sight: Sight) -> None:
             f"{cluster.name} is pinned to it; name it root-1 again, bring it back from a backup, or give the cluster "
             "up with `vaultpki destroy` and apply again"
         )
+    anchor.refuse_other_root(cluster, sight.known.root_sha256 if ("issuer", root) in objects else None)
 
 
 def made_by_us(sight: Sight, key: Key) -> bool:

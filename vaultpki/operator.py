@@ -6,7 +6,7 @@ import os
 from datetime import datetime
 from typing import Final
 
-from vaultpki import assets, issuance, marks, records
+from vaultpki import anchor, assets, issuance, marks
 from vaultpki.certificates import BUNDLES, resolve, row_named, rows, unit
 from vaultpki.errors import SpecError
 from vaultpki.facts import Facts, Trust
@@ -24,20 +24,21 @@ MANIFESTS: Final = "manifests"
 class Issued:
     """A certificate that lies in a folder now: what it says, and the files a person uses.
 
-    `strangers` are sentences about what the CAs' mounts show and nobody trusts.
+    `strangers` are sentences about what the CAs' mounts show and nobody trusts. `drift` is as `anchor.Place` has it.
     """
 
     facts: Facts
     kubeconfig: str | None
     manifests: tuple[str, ...]
     strangers: tuple[str, ...] = ()
+    drift: tuple[str, ...] = ()
 
 
 def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: datetime, *, grace: float = GRACE) -> Issued:
     """Issues an operator's row into `directory`, beside what other rows of the operator's lie there.
 
-    What it replaces is gone `grace` seconds later, for which it waits. SpecError where the row is a node's or the
-    cluster was not applied; the errors of `issuance.sign` and the store.
+    What it replaces is gone `grace` seconds later, for which it waits. SpecError where the row is a node's; the errors
+    of `anchor.find`, `issuance.sign` and the store.
     """
     try:
         row = row_named(cluster, name)
@@ -46,26 +47,23 @@ def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: dateti
     if row is None or not row.operator:
         known = ", ".join(row.name for row in rows(cluster) if row.operator)
         raise SpecError(f"{name!r} is no certificate of an operator's; these are: {known}")
-    record = vault.read(f"{cluster.mount('config')}/data/cluster")
-    if record is None:
-        raise SpecError(f"cluster {cluster.name} is not in this Vault; run `vaultpki apply -f {cluster.file}` first")
-    told = records.read_cluster(record.get("data") or {}, where=f"{cluster.mount('config')}/data/cluster")
+    place = anchor.find(cluster, vault, now)
     issuers = issuance.fetch_issuers(vault, cluster.prefix)
-    issuance.trusts(issuers, told.root_sha256, now, cluster=cluster.name)
+    issuance.trusts(issuers, place.root_sha256, now, cluster=cluster.name)
     want = resolve(row, cluster, None)
     with Directory.open(directory) as store:
-        marks.claim(store, marks.Holder(cluster.name, None, told.root_sha256))
+        marks.claim(store, marks.Holder(cluster.name, None, place.root_sha256))
         store.sweep()
         held = {ca: [text] for ca, text in issuance.lying(store).items()}
-        issuers = issuance.keeping(issuers, held, told.root_sha256, now, cluster=cluster.name)
-        trust = issuance.trusts(issuers, told.root_sha256, now, cluster=cluster.name)
+        issuers = issuance.keeping(issuers, held, place.root_sha256, now, cluster=cluster.name)
+        trust = issuance.trusts(issuers, place.root_sha256, now, cluster=cluster.name)
         signed = issuance.sign(vault, want, trust[want.ca], now)
         lying = [r for r in rows(cluster) if r.operator and (r.name == name or unit(r.stem) in store.units())]
         files = issuance.companions(
             trust,
             [resolve(r, cluster, None) for r in lying],
             cluster=cluster.name,
-            endpoint=told.endpoint,
+            endpoint=str(cluster.api_server.endpoint),
             directory=store.path,
             owner=Owner(),
             chain=True,
@@ -83,7 +81,7 @@ def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: dateti
         f"{stranger.subject_text} on the mount of {ca} is not trusted: {stranger.reason}"
         for ca, stranger in issuance.strangers(issuers, trust)
     )
-    return Issued(signed.facts, kubeconfig, manifests, strangers)
+    return Issued(signed.facts, kubeconfig, manifests, strangers, place.drift)
 
 
 def _write_manifests(cluster: Cluster, kubelets: Trust, directory: str) -> list[str]:

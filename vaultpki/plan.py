@@ -68,12 +68,14 @@ class Change:
 class Plan:
     """The changes in the order they are carried out, and what lies on our mounts that we did not make.
 
-    `dangers` are those among the latter that no apply mends and nobody may overlook.
+    `dangers` are those among the latter that no apply mends and nobody may overlook. `root_sha256` is that of the root
+    CA once an apply is through; empty before.
     """
 
     changes: tuple[Change, ...]
     unmanaged: tuple[Key, ...] = ()
     dangers: tuple[Danger, ...] = ()
+    root_sha256: str = ""
 
 
 def plan(desired: Mapping[Key, Fields], observed: Observed) -> Plan:

@@ -59,7 +59,7 @@ class ClusterRecord:
 
 
 def cluster_record(cluster: Cluster, addresses: tuple[str, ...], ca_pem: str | None, root_sha256: str) -> Json:
-    """The record `cluster`, also the memory of where the first apply found Vault."""
+    """The record `cluster`. What it says of Vault's addresses is for people to read, and believed by nobody."""
     return {
         "version": VERSION,
         "cluster": cluster.name,
@@ -71,6 +71,18 @@ def cluster_record(cluster: Cluster, addresses: tuple[str, ...], ca_pem: str | N
             for t in cluster.templates
         },
     }
+
+
+def drift(record: Any, wanted: Json, *, where: str) -> tuple[str, ...]:
+    """The fields in which a cluster's record is not as it should be; SpecError where a newer vaultpki wrote it."""
+    version = record.get("version") if isinstance(record, Mapping) else None
+    if isinstance(version, int) and version > VERSION:
+        _Reading(record, where)
+    if not isinstance(record, Mapping):
+        return ("all of it",)
+    changed = tuple(name for name, value in wanted.items() if record.get(name) != value)
+    # What names others give their fields is not repeated.
+    return changed + (("further fields",) if record.keys() - wanted.keys() else ())
 
 
 def node_record(node: Node, certificates: tuple[Certificate, ...], role_id: str) -> Json:

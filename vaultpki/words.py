@@ -19,6 +19,10 @@ FILE: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 
 # Mounts every Vault or OpenBao has, or makes in development mode.
 _VAULTS_OWN = ("sys", "auth", "identity", "cubbyhole", "secret")
+# What OpenBao and Vault call no namespace (api-docs/system/namespaces).
+_NO_NAMESPACES = ("root", "sys", "audit", "auth", "cubbyhole", "identity")
+_NAMESPACE_PART = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
+_LONGEST_NAMESPACE = 512
 _BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+")
 MOST_CA_BYTES: Final = 256 * 1024
 """How large a file with the CA of Vault's own certificate may be: it is a part of every join file."""
@@ -90,6 +94,31 @@ def prefix(text: str) -> str:
     if len(text) > 128:
         raise SpecError(f"{quoted(text)} has {len(text)} characters: a prefix has at most 128")
     return text
+
+
+def vault_namespace(text: str) -> str:
+    """A namespace of Vault without slashes at its ends: `root`, or names with one slash between them."""
+    inner = text.strip("/")
+    if inner == "root":
+        return inner
+    parts = inner.split("/")
+    if not all(re.fullmatch(_NAMESPACE_PART, part) for part in parts) or len(inner) > _LONGEST_NAMESPACE:
+        raise SpecError(
+            f"{quoted(text)} is no namespace: write names of letters, digits, hyphens, dots and underscores with one "
+            "slash between them, such as team1/prod"
+        )
+    for part in parts:
+        if part in _NO_NAMESPACES:
+            raise SpecError(f"{quoted(text)} has the part {part}, which no namespace may be called: choose another")
+    return inner
+
+
+def sha256(text: str) -> str:
+    """A SHA-256 in lower-case hex; upper case, and colons as OpenSSL prints them, are taken."""
+    digits = text.replace(":", "").lower()
+    if not re.fullmatch(r"[0-9a-f]{64}", digits):
+        raise SpecError(f"{quoted(text)} is no SHA-256: write its 64 hex digits")
+    return digits
 
 
 def dns_name(text: str, *, underscores: bool = False) -> str:

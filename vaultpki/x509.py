@@ -224,6 +224,12 @@ def stranger(facts: Facts, root: Facts, name: str) -> str | None:
     return ca_rules.no_issuing_ca(facts, name)
 
 
+def is_root(facts: Facts, common_name: str, now: datetime) -> bool:
+    """Whether a certificate is a self-signed CA of exactly this common name that is in date at `now`."""
+    named = facts.subject.common_name == common_name
+    return named and ca_rules.no_root(facts) is None and _signed_by(facts, facts) and _in_date(facts, now)
+
+
 def check_signed(
     chain_pem: bytes,
     key: PrivateKey,

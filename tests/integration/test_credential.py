@@ -207,7 +207,8 @@ def test_a_join_cut_anywhere_goes_on(site: Site, tmp_path: Path) -> None:
             within.append(at)
             said = enrolled.join(seat, file, expect=1).stderr
             assert "was cut off in the very moment when it took its credential out of the join file" in said
-            assert f"ask for a new one (`vaultpki enroll {seat.name}`)" in said
+            assert f"run `vaultpki lock -f cluster.yaml {seat.name}`" in said
+            assert f"ask for a new one (`vaultpki enroll -f cluster.yaml {seat.name} --pool autoscaled`)" in said
             desk_file(site, seat, file)
         # What a machine does by itself: just the agent. What a person does: the same join again.
         if at % 2 and seat.config.exists() and (seat.state / "secret-id").exists():

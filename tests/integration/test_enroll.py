@@ -68,7 +68,9 @@ def test_what_apply_has_not_done_yet_is_told(server: Server, cluster_name: str, 
     site.apply()
     site.write(enrolled.SPEC.replace("10.0.0.21", "10.0.0.99") + "# later\n")
     said = applier.enroll("worker-1", "-o", tmp_path / "join.json").stderr
-    assert said == f"{site.file} says otherwise of worker-1 than Vault; run `vaultpki apply` to bring it there\n"
+    assert said == (
+        f"{site.file} says otherwise of worker-1 than Vault; run `vaultpki apply -f {site.file}` to bring it there\n"
+    )
     site.write(enrolled.SPEC.replace("worker-1, roles: [worker]", "worker-1, roles: [worker, etcd]"))
     enrolled.vacate(site, "worker-1")
     assert "says otherwise of worker-1" in applier.enroll("--all", "-o", tmp_path / "joins").stderr
@@ -124,10 +126,16 @@ def test_the_longest_name_that_fits_is_a_node(desk: Desk, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o277, 0o777])
 def test_join_files_are_the_owners_alone(site: Site, applier: Desk, tmp_path: Path, umask: int) -> None:
-    (tmp_path / "join.json").touch(0o666)
     for node in ("cp-1", "worker-1"):
         enrolled.vacate(site, node)
     applier.enroll("worker-1", "-o", tmp_path / "join.json", umask=umask)
+    assert enrolled.mode(tmp_path / "join.json") == 0o600
+    # One that others may read is replaced, not written into.
+    (tmp_path / "join.json").chmod(0o666)
+    enrolled.vacate(site, "worker-1")
+    with (tmp_path / "join.json").open() as reader:
+        applier.enroll("worker-1", "-o", tmp_path / "join.json", umask=umask)
+        assert reader.read() != (tmp_path / "join.json").read_text()
     assert enrolled.mode(tmp_path / "join.json") == 0o600
     enrolled.vacate(site, "worker-1")
     applier.enroll("--all", "-o", tmp_path / "joins", umask=umask)

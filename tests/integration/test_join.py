@@ -97,7 +97,8 @@ def test_used_twice(desk: Desk, seat: Seat, file: Path, tmp_path: Path) -> None:
     said = refused(Seat("w-1", tmp_path / "thief"), file)
     assert said == (
         "the join file has been used already, and not by this node: somebody may have intercepted it; run "
-        "`vaultpki unenroll w-1`, find out who had the file, and ask for a new one (`vaultpki enroll w-1`)"
+        "`vaultpki lock -f cluster.yaml w-1`, find out who had the file, and ask for a new one "
+        "(`vaultpki enroll -f cluster.yaml w-1 --pool autoscaled`)"
     )
 
 
@@ -106,7 +107,9 @@ def test_late(desk: Desk, seat: Seat, tmp_path: Path) -> None:
     file = desk.join_file("w-1", tmp_path / "join.json", pool="autoscaled", wrap_ttl="1s")
     time.sleep(2.5)
     ended = json.loads(file.read_text())["expires"]
-    assert refused(seat, file) == f"the join file ended at {ended}; ask for a new one (`vaultpki enroll w-1`)"
+    assert refused(seat, file) == (
+        f"the join file ended at {ended}; ask for a new one (`vaultpki enroll -f cluster.yaml w-1 --pool autoscaled`)"
+    )
 
 
 def test_of_another_cluster_or_node(desk: Desk, other: Site, seat: Seat, file: Path, tmp_path: Path) -> None:
@@ -158,10 +161,13 @@ CHANGED: dict[str, tuple[dict[str, Any], str]] = {
     "addresses-none": ({"addresses": []}, "addresses: is not as"),
     "addresses-odd": ({"addresses": ["https://[::1"]}, "addresses: is not as"),
     "ca_pem": (
-        {"ca_pem": "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n"},
+        {"ca_pem": "-----BEGIN CERTIFICATE-----\nMAAA\n-----END CERTIFICATE-----\n"},
         "cannot be used as a CA file",
     ),
-    "ca_pem-none": ({"ca_pem": None}, "does not verify"),
+    "ca_pem-odd": ({"ca_pem": "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n"}, "ca_pem: is not as"),
+    "ca_pem-none": ({"ca_pem": None}, "; the join file names no CA, and this machine's did not sign it: "),
+    "namespace": ({"namespace": "team1/none"}, "the namespace team1/none does not exist at https://127.0.0.1:"),
+    "namespace-odd": ({"namespace": "a b"}, "namespace: is not as"),
     "root_sha256": ({"root_sha256": "0" * 64}, "pin"),
     "role_id": ({"role_id": "00000000-0000-0000-0000-000000000000"}, "role_id or pool was changed on its way"),
     "role_id-odd": ({"role_id": 7}, "role_id: is not as"),
@@ -196,7 +202,11 @@ def test_another_ca_stands_at_the_address(seat: Seat, file: Path, tmp_path: Path
     (tmp_path / "tls").mkdir()
     ca_pem = write_tls(tmp_path / "tls").read_text()
     said = refused(seat, enrolled.edited(file, tmp_path / "changed.json", ca_pem=ca_pem))
-    assert "does not verify" in said
+    assert said.endswith(
+        "; the CA in the join file did not sign it: whoever enrolled w-1 must look at vault.ca_file in cluster.yaml, "
+        "and make a new join file (`vaultpki enroll -f cluster.yaml w-1 --pool autoscaled`)"
+    )
+    assert "does not verify" in said and "VAULT_CACERT" not in said
     enrolled.join(seat, file)
 
 
@@ -216,8 +226,8 @@ def test_a_token_that_wraps_something_else(site: Site, seat: Seat, file: Path, t
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "is no join file; ask for a new one (`vaultpki enroll`)"),
-        (b"{", "is no join file; ask for a new one (`vaultpki enroll`)"),
+        (b"", "is no join file; ask whoever enrolled this node for a new one"),
+        (b"{", "is no join file; ask whoever enrolled this node for a new one"),
         (b"[]", "is no join file"),
         (b"null", "is no join file"),
         (b"version: 1\n", "is no join file"),
@@ -232,6 +242,7 @@ def test_a_token_that_wraps_something_else(site: Site, seat: Seat, file: Path, t
 def test_broken(seat: Seat, tmp_path: Path, content: bytes | None, said: str) -> None:
     broken = tmp_path / "broken.txt"
     if content is not None:
+        broken.touch(0o600)
         broken.write_bytes(content)
     found = refused(seat, broken)
     assert found.startswith(f"{broken}: {said}"), found
@@ -240,6 +251,7 @@ def test_broken(seat: Seat, tmp_path: Path, content: bytes | None, said: str) ->
 def test_every_truncation_is_told(seat: Seat, file: Path, tmp_path: Path) -> None:
     whole = file.read_bytes()
     short = tmp_path / "short"
+    short.touch(0o600)
     for length in range(0, len(whole.rstrip()), 7):
         short.write_bytes(whole[:length])
         with pytest.raises(SpecError, match="is no join file"):

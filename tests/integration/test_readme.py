@@ -126,6 +126,7 @@ def alike(text: str, folder: Path) -> list[str]:
     text = re.sub(r"https://127\.0\.0\.1:\d+", VAULT, text)
     text = re.sub(rf"{re.escape(str(folder))}/(cp-1|w-17)/etc", "/etc", text)
     text = text.replace(str(folder), "FOLDER").replace("/home/you/vaultpki", "FOLDER").replace("/home/you", "FOLDER")
+    text = re.sub(r"\b[0-9a-f]{64}\b", "SHA256", text)
     text = re.sub(r"\d+\.\d s\b", "N s", text)
     return re.sub(r"(?<![\w.:-])[1-9]\d*(?= [a-z(])", "N", text).splitlines()
 

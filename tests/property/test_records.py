@@ -121,8 +121,10 @@ def joined(cluster: Cluster, node: str, pool: str | None) -> None:
         role_id="r",
         wrap_token="t",
         expires=datetime(2026, 5, 1, tzinfo=UTC),
+        namespace=cluster.vault.namespace,
     )
     file = _FOLDER / "join.json"
+    file.touch(0o600)
     file.write_text(dump_join(join))
     assert load_join(file) == join
     config = AgentConfig(
@@ -136,6 +138,7 @@ def joined(cluster: Cluster, node: str, pool: str | None) -> None:
         auth=Auth("approle", role_id="r"),
         directory="/etc/kubernetes/pki",
         state="/var/lib/vaultpki",
+        namespace=join.namespace,
         file=str(_FOLDER / "agent.yaml"),
     )
     (_FOLDER / "agent.yaml").write_text(dump_agent(config))

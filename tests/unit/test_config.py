@@ -244,12 +244,13 @@ def test_schema_and_loader_refuse_alike(text: str, tmp_path: Path) -> None:
 
 def test_starter_loads_and_uncommented_too(tmp_path: Path) -> None:
     cluster = load(starter(), tmp_path)
-    assert cluster.name == "prod"
+    assert (cluster.name, cluster.vault.namespace, cluster.authority.root_sha256) == ("prod", None, None)
     (tmp_path / "vault-ca.crt").write_text(PEM)
     (tmp_path / "issuer-ca.crt").write_text(PEM)
     (tmp_path / "audit.yaml.j2").write_text("x\n")
     whole = re.sub(r"^#: ?", "", starter(), flags=re.MULTILINE)
     full = load(whole, tmp_path)
+    assert full.vault.namespace == "team1/prod" and len(full.authority.root_sha256 or "") == 64
     assert (len(full.pools), len(full.rows), len(full.templates), len(full.overrides)) == (2, 2, 1, 1)
     for record, _ in walk(CLUSTER, schema()):
         for key in record.fields:
@@ -261,7 +262,9 @@ def test_starter_shows_the_defaults(tmp_path: Path) -> None:
     for section in ("ca", "defaults"):
         record = CLUSTER.fields[section].kind
         assert isinstance(record, Record)
-        assert said[section] == {key: declared.default for key, declared in record.fields.items()}
+        assert said[section] == {
+            key: declared.default for key, declared in record.fields.items() if declared.default is not None
+        }
 
 
 def test_init_writes_once_and_prints(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ ORDER: Final = (
     "x509",
     "vault",
     "join",
+    "join_files",
     "openssl",
     "handshake",
     "embedded",
@@ -59,6 +60,7 @@ ORDER: Final = (
     # observe, decide, act
     "hooks",
     "memory",
+    "anchor",
     "reading",
     "dangers",
     "live_credentials",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,7 @@ JOIN = {
     "version": 1,
     "cluster": "p",
     "prefix": "rr3",
+    "namespace": "team1/prod",
     "node": "a" * 63 + ".b",
     "pool": None,
     "addresses": ["https://v:8200"],
@@ -109,9 +111,54 @@ JOIN = {
 
 
 def test_a_join_file_with_a_short_prefix_and_a_long_name(tmp_path: Path) -> None:
-    (tmp_path / "join.json").write_text(json.dumps(JOIN))
-    join = load_join(tmp_path / "join.json")
-    assert (join.prefix, join.node) == (JOIN["prefix"], JOIN["node"])
+    join = load_join(written(tmp_path, json.dumps(JOIN)))
+    assert (join.prefix, join.node, join.namespace) == (JOIN["prefix"], JOIN["node"], "team1/prod")
+
+
+def written(folder: Path, text: str, mode: int = 0o600) -> Path:
+    path = folder / "join.json"
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o620, 0o602, 0o601, 0o660, 0o666])
+def test_a_join_file_that_others_may_read_or_write_is_refused(tmp_path: Path, mode: int) -> None:
+    with pytest.raises(SpecError, match="others may read or write it; `chmod 600` it, and ask for a new one if they"):
+        load_join(written(tmp_path, json.dumps(JOIN), mode))
+
+
+@pytest.mark.parametrize("mode", [0o400, 0o600, 0o700])
+def test_a_join_file_of_its_owner_alone_is_taken(tmp_path: Path, mode: int) -> None:
+    assert load_join(written(tmp_path, json.dumps(JOIN), mode)).node == JOIN["node"]
+
+
+def test_a_link_to_a_join_file_and_what_is_no_file(tmp_path: Path) -> None:
+    path = written(tmp_path, json.dumps(JOIN))
+    (tmp_path / "link").symlink_to(path)
+    with pytest.raises(SpecError, match=r"cannot be read \(it is a symbolic link\); name the join file"):
+        load_join(tmp_path / "link")
+    os.mkfifo(tmp_path / "fifo", 0o600)
+    for other in (tmp_path / "fifo", tmp_path, Path("/dev/zero")):
+        with pytest.raises(SpecError, match=r"(is no file|cannot be read \(Is a directory\)); name the join file"):
+            load_join(other)
+
+
+def test_a_join_file_of_another_user_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, json.dumps(JOIN))
+    if os.geteuid() == 0:
+        os.chown(path, 65534, 65534)
+        with pytest.raises(
+            SpecError, match="belongs to the user 65534, who may have changed it; if you trust it, give"
+        ):
+            load_join(path)
+        os.chown(path, 0, 0)
+    assert load_join(path).node == JOIN["node"]
+
+
+def test_a_join_file_without_a_namespace_is_of_the_one_above_all(tmp_path: Path) -> None:
+    for value in ({**JOIN, "namespace": None}, {key: value for key, value in JOIN.items() if key != "namespace"}):
+        assert load_join(written(tmp_path, json.dumps(value))).namespace is None
 
 
 @pytest.mark.parametrize(
@@ -122,10 +169,11 @@ def test_a_join_file_with_a_short_prefix_and_a_long_name(tmp_path: Path) -> None
         *(("cluster", text) for text in ("../x", "a.b", "A", "", "a" * 41)),
         *(("pool", text) for text in ("../x", "a.b", "A", "", 7)),
         ("addresses", ["https://v:8200"] * 17),
+        *(("namespace", text) for text in ("", "/", "a/", "/a", "a//b", "../a", "a b", "a\r\nX: y", "team1/sys", 7)),
+        *(("ca_pem", text) for text in ("", "BEGIN CERTIFICATE", "-----BEGIN CERTIFICATE-----\nx", 7, False)),
     ],
 )
 def test_a_join_file_that_enroll_cannot_have_written_is_refused(tmp_path: Path, key: str, value: object) -> None:
-    (tmp_path / "join.json").write_text(json.dumps({**JOIN, key: value}))
     with pytest.raises(SpecError, match="is not as `vaultpki enroll` writes it") as caught:
-        load_join(tmp_path / "join.json")
+        load_join(written(tmp_path, json.dumps({**JOIN, key: value})))
     assert caught.value.field == key

@@ -81,11 +81,11 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool) -> Non
         _tell(done, vault.reads, vault.writes, as_json=True)
     else:
         if any(pool.jwt for pool in cluster.pools):
-            from vaultpki import enrolment
-
             # No join file brings it to these nodes.
-            pin = enrolment.place(cluster, vault).root_sha256
-            click.echo(f"For agent.yaml of nodes that join by a token: root_sha256: {pin}")
+            within = f", vault.namespace: {vault.namespace}" if where.namespace else ""
+            click.echo(f"For agent.yaml of nodes that join by a token: root_sha256: {done.root_sha256}{within}")
+        if cluster.authority.root_sha256 is None:
+            click.echo(f"Root CA SHA-256: {done.root_sha256}; write it into {cluster.file} as ca.root_sha256")
         if yes:
             show_dangers(done)
         click.echo(f"Done: {len(done.changes)} changes, {vault.writes} writes to {vault.address}.")
@@ -129,4 +129,7 @@ def _tell(plan: Plan, reads: int, writes: int, *, as_json: bool) -> None:
 
     from vaultpki.plan import to_json
 
-    click.echo(json.dumps(to_json(plan, reads=reads, writes=writes), indent=2))
+    told = to_json(plan, reads=reads, writes=writes)
+    if plan.root_sha256:
+        told["root_sha256"] = plan.root_sha256
+    click.echo(json.dumps(told, indent=2))

@@ -67,15 +67,37 @@ def _settings(cluster: Cluster, *, allow_http: bool) -> Settings:
     from vaultpki.vault import from_environment
 
     settings = from_environment(allow_http=allow_http)
+    settings = replace(settings, namespace=_namespace(cluster, settings.namespace))
     if not settings.addresses:
-        settings = from_environment(
-            addresses=cluster.vault.addresses, ca_pem=cluster.vault.ca_pem, allow_http=allow_http
-        )
+        # VAULT_CACERT is of another server then.
+        ca_file = None if cluster.vault.ca_pem else settings.ca_file
+        settings = replace(settings, addresses=cluster.vault.addresses, ca_file=ca_file)
     addresses = tuple(_address(address, allow_http=allow_http) for address in settings.addresses)
     settings = replace(settings, addresses=addresses)
     if settings.ca_file:
         return replace(settings, ca_pem=_certificates(settings.ca_file))
     return replace(settings, ca_pem=settings.ca_pem or cluster.vault.ca_pem)
+
+
+def _namespace(cluster: Cluster, named: str | None) -> str | None:
+    """The namespace of VAULT_NAMESPACE, as with Vault's CLI, else of the spec; SpecError where the two differ."""
+    from vaultpki import words
+    from vaultpki.errors import SpecError
+
+    if named is None:
+        return cluster.vault.namespace
+    try:
+        name = words.vault_namespace(named.strip("/") or "root")
+    except SpecError as error:
+        raise SpecError(error.problem, field="VAULT_NAMESPACE") from None
+    if cluster.vault.namespace not in (None, name):
+        raise SpecError(
+            f"vault.namespace is {cluster.vault.namespace}, and VAULT_NAMESPACE is {name}: unset the variable, or make "
+            "the two alike",
+            file=cluster.file,
+            field="vault.namespace",
+        )
+    return name
 
 
 def _address(address: str, *, allow_http: bool) -> str:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import click
 
 from vaultpki.cli.common import json_option, open_vault, spec_option
-from vaultpki.errors import Attention, SpecError
+from vaultpki.errors import Attention, SpecError, VaultpkiError
 
 if TYPE_CHECKING:
+    from vaultpki.anchor import Place
     from vaultpki.enrolment import Seen
     from vaultpki.model import Cluster, Node, Pool
     from vaultpki.vault import Vault
@@ -60,10 +61,9 @@ def enroll_command(
       vaultpki enroll -f cluster.yaml cp-1 --replace -o join.json
       vaultpki enroll -f cluster.yaml --all -o joins/
     """
-    from vaultpki import enrolment
+    from vaultpki import enrolment, join_files
     from vaultpki.config import load_cluster, parse_duration
-    from vaultpki.files import told, write_private
-    from vaultpki.join import dump_join
+    from vaultpki.files import told
     from vaultpki.vault import explained
 
     if (node is None) == (not everyone):
@@ -76,23 +76,26 @@ def enroll_command(
     with explained(vault):
         if node is not None and node != "-":
             who = enrolment.holder(cluster, node, pool)
-            _tell_drift(cluster, vault, [(node, who)])
-            where = enrolment.place(cluster, vault)
-            join = enrolment.enroll(cluster, vault, node, who, where, wrap_ttl=seconds, replace=replace)
             target = output or Path("join.json")
-            write_private(str(target.absolute()), dump_join(join).encode())
+            with join_files.reserved(cluster, target, node) as put:
+                place = _told_place(cluster, vault)
+                _tell_drift(cluster, vault, [(node, who)])
+                put(enrolment.enroll(cluster, vault, node, who, place, wrap_ttl=seconds, replace=replace))
             click.echo(f"wrote {target}: take it to {node} within {wrap_ttl} and run `vaultpki agent --join` there")
             return
         if output is None:
             raise click.UsageError("several nodes need -o FOLDER")
         wanted = _wanted(cluster, pool, everyone=everyone)
+        place = _told_place(cluster, vault)
         _tell_drift(cluster, vault, wanted)
         with told(str(output)):
             if not output.exists():
                 output.mkdir(parents=True)
                 output.chmod(0o700)
         with _counted(len(wanted)) as done:
-            made = enrolment.enroll_many(cluster, vault, wanted, output, wrap_ttl=seconds, done=done, replace=replace)
+            made = enrolment.enroll_many(
+                cluster, vault, wanted, output, place, wrap_ttl=seconds, done=done, replace=replace
+            )
     more = f", {made.kept} from an earlier run are still good" if made.kept else ""
     click.echo(f"wrote {made.written} join files to {output}{more}")
     if made.left:
@@ -148,10 +151,12 @@ def unenroll_command(node: str, file: Path, allow_http: bool) -> None:
     vault, _ = open_vault(cluster, allow_http=allow_http)
     with explained(vault):
         ended = enrolment.unenroll(cluster, vault, node)
-    if ended:
-        click.echo(f"{node} has no identity any more; its certificates end by themselves, at their not_after")
-    else:
-        click.echo(f"{node} had no identity in this Vault")
+    if not ended:
+        raise VaultpkiError(
+            f"{node} has no identity in this Vault, so there is nothing to end; `vaultpki nodes -f {file}` lists the "
+            "names that do"
+        )
+    click.echo(f"{node} has no identity any more; its certificates end by themselves, at their not_after")
 
 
 @click.command("nodes")
@@ -213,6 +218,16 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
+def _told_place(cluster: Cluster, vault: Vault) -> Place:
+    """What join files say, and a warning where Vault's record of it is another."""
+    from vaultpki import anchor, enrolment
+
+    place = enrolment.place(cluster, vault)
+    if place.drift:
+        click.echo(anchor.told_drift(cluster, place.drift), err=True)
+    return place
+
+
 def _tell_drift(cluster: Cluster, vault: Vault, wanted: list[tuple[str, Node | Pool]]) -> None:
     from vaultpki import enrolment
 
@@ -220,7 +235,8 @@ def _tell_drift(cluster: Cluster, vault: Vault, wanted: list[tuple[str, Node | P
     names = [name for (name, _), drifted in zip(wanted, drifts, strict=True) if drifted]
     if names:
         click.echo(
-            f"{cluster.file} says otherwise of {_some(names)} than Vault; run `vaultpki apply` to bring it there",
+            f"{cluster.file} says otherwise of {_some(names)} than Vault; run `vaultpki apply -f {cluster.file}` to "
+            "bring it there",
             err=True,
         )
 

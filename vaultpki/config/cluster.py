@@ -49,7 +49,12 @@ def load_cluster(path: Path, *, allow_http: bool = False) -> Cluster:
         api_server=_api_server(spec, nodes),
         nodes=nodes,
         pools=pools,
-        authority=Authority(spec["ca"].get("root_ttl"), spec["ca"].get("issuing_ttl"), spec["ca"].get("key")),
+        authority=Authority(
+            spec["ca"].get("root_ttl"),
+            spec["ca"].get("issuing_ttl"),
+            spec["ca"].get("key"),
+            spec["ca"].get("root_sha256"),
+        ),
         ttl=spec["defaults"].get("ttl"),
         key=spec["defaults"].get("key"),
         overrides={name: _override(found) for name, found in named.items() if name in built_in},
@@ -79,7 +84,7 @@ def _vault(spec: Found, path: Path, allow_http: bool) -> VaultAddress:
             pem = words.pem_certificates(pem)
         except SpecError as error:
             raise found["ca_file"].refuse(error.problem) from None
-    return VaultAddress(found.get("addresses") or (), pem)
+    return VaultAddress(found.get("addresses") or (), pem, found.get("namespace"))
 
 
 def _beside(found: Found, path: Path, limit: int) -> str:

@@ -93,6 +93,27 @@ class Vault:
         return self._route.preferred
 
     @property
+    def addresses(self) -> tuple[str, ...]:
+        """The addresses that were given, in their normal form."""
+        return self._route.origins
+
+    @property
+    def ca_pem(self) -> str | None:
+        """The CA that was given for the server's certificate, as PEM; None where the system's verify it."""
+        return self._settings.ca_pem
+
+    @property
+    def namespace(self) -> str | None:
+        """The namespace that requests name; None for none."""
+        return self._settings.namespace
+
+    @property
+    def _no_space(self) -> str:
+        """The sentence to tell where the server has no such namespace."""
+        settings = self._settings
+        return f"the namespace {settings.namespace} does not exist at {self.address}; {settings.namespace_hint}"
+
+    @property
     def server_time(self) -> float | None:
         """The server's clock as it last answered, whatever it answered: Unix seconds, rounded down."""
         dated = self._route.dated
@@ -273,7 +294,9 @@ class Vault:
         for request, raw in zip(requests, raws, strict=False):
             self._note_date(raw)
             try:
-                answers.append(None if raw.status in _REDIRECTING else judge(origin, request, raw, token))
+                answers.append(
+                    None if raw.status in _REDIRECTING else judge(origin, request, raw, token, self._no_space)
+                )
             except VaultError as error:
                 if not request.reads and _final(request, error):
                     raise
@@ -313,7 +336,7 @@ class Vault:
             raw = self._exchange.send(origin, request, token, deadline)
             self._note_date(raw)
             if raw.status not in _REDIRECTING:
-                return judge(origin, request, raw, token)
+                return judge(origin, request, raw, token, self._no_space)
             location = raw.headers.get("location") or ""
             try:
                 target = parse_origin("/".join(location.split("/", 3)[:3]), allow_http=True)

@@ -25,6 +25,9 @@ from vaultpki.vault.wire import Raw, Request
 _AHEAD_BYTES: Final = 32 << 10
 # Servers that cannot take a second request before they have answered the first leave it unanswered.
 _AHEAD_SECONDS: Final = 2.0
+# X509_V_ERR_HOSTNAME_MISMATCH and _IP_ADDRESS_MISMATCH; _CERT_NOT_YET_VALID and _CERT_HAS_EXPIRED (x509_vfy.h).
+_OTHER_NAME: Final = frozenset({62, 64})
+_OUT_OF_DATE: Final = frozenset({9, 10})
 
 
 class _Bounded:
@@ -93,6 +96,7 @@ class Exchange:
         self._tls = tls_context(settings)
         self._server_name = settings.server_name
         self._namespace = settings.namespace
+        self._ca_hint = settings.ca_hint
         self._idle: dict[str, list[_Connection]] = defaultdict(list)
         self._coming: dict[str, list[threading.Thread]] = defaultdict(list)
         self._one_by_one: set[str] = set()
@@ -246,14 +250,21 @@ class Exchange:
                 raise
         except ssl.SSLCertVerificationError as error:
             raise Untrusted(
-                f"the TLS certificate of {origin} does not verify ({error.verify_message}); give its CA as "
-                "vault.ca_file or VAULT_CACERT"
+                f"the TLS certificate of {origin} does not verify ({error.verify_message}); {self._hint(error)}"
             ) from None
         except TimeoutError:
             raise Unavailable(f"{origin} does not answer") from None
         except (OSError, ValueError) as error:
             raise Unavailable(f"{origin} cannot be reached ({_cause(error)})") from None
         return _Connection(plain, parts.netloc)
+
+    def _hint(self, error: ssl.SSLCertVerificationError) -> str:
+        """What to do about a certificate that does not verify."""
+        if error.verify_code in _OTHER_NAME:
+            return "name Vault as its certificate does, or say by VAULT_TLS_SERVER_NAME which name that is"
+        if error.verify_code in _OUT_OF_DATE:
+            return "look at its dates, and at this machine's clock"
+        return self._ca_hint
 
 
 def _reach(

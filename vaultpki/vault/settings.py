@@ -31,7 +31,11 @@ _LARGEST_TOKEN_FILE: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to reach the server and as whom. `ca_pem` or `ca_file` replaces the system's CAs; `token` may be empty."""
+    """How to reach the server and as whom. `ca_pem` or `ca_file` replaces the system's CAs; `token` may be empty.
+
+    `ca_hint` and `namespace_hint` end the sentence that says that the server's certificate does not verify, and that it
+    has no such namespace: what to do depends on where these came from.
+    """
 
     addresses: tuple[str, ...]
     ca_file: str | None = None
@@ -42,6 +46,8 @@ class Settings:
     client_key: str | None = None
     server_name: str | None = None
     allow_http: bool = False
+    ca_hint: str = "give its CA as vault.ca_file or VAULT_CACERT"
+    namespace_hint: str = "look at vault.namespace in cluster.yaml and at VAULT_NAMESPACE, or make it first"
 
     def __post_init__(self) -> None:
         # Both become header lines.
@@ -155,7 +161,7 @@ def tls_context(settings: Settings) -> ssl.SSLContext:
         else:
             context.load_default_certs()
     except (OSError, ValueError):
-        where = settings.ca_file or "the CA in vault.ca_file"
+        where = settings.ca_file or "the CA in vault.ca_file, or in the join file,"
         raise SpecError(f"{printable(where)} cannot be used as a CA file; it must hold PEM certificates") from None
     if settings.client_certificate:
         try:
