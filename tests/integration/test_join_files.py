@@ -31,6 +31,8 @@ def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 @pytest.fixture
 def applier(site: Site) -> Desk:
+    for node in ("cp-1", "worker-1"):
+        enrolled.vacate(site, node)
     return Desk(site, site.server.token)
 
 
@@ -96,6 +98,7 @@ def test_the_join_file_of_another_node_is_not_overwritten(applier: Desk, tmp_pat
     assert file.read_bytes() == kept
     # Its own is replaced, whatever version or mode it has.
     enrolled.edited(file, file, version=9, more=1)
+    enrolled.vacate(applier.site, "cp-1")
     applier.enroll("cp-1", "-o", file)
     enrolled.join(Seat("cp-1", tmp_path / "node"), file)
 
@@ -168,6 +171,25 @@ def planted(file: Path, **fields: Any) -> None:
     enrolled.edited(file, file, **fields)
 
 
+def written_anew(desk: Desk, joins: Path, nodes: int, *arguments: str) -> str:
+    """What another run for all says once the credentials of those whose files are not kept have ended.
+
+    Until then these nodes are left alone, and named: whoever has their credential is not known.
+    """
+    before = {path.name: path.read_bytes() for path in joins.iterdir()}
+    ran = desk.enroll("--all", "-o", joins, *arguments, expect=3)
+    assert ran.stdout.startswith("wrote 0 join files"), ran.stdout
+    assert "have a live credential and no join file here that can be kept" in ran.stderr, ran.stderr
+    assert {path.name: path.read_bytes() for path in joins.iterdir()} == before
+    left = [node for node in ("cp-1", "worker-1") if node in ran.stderr]
+    assert len(left) == nodes, ran.stderr
+    for node in left:
+        enrolled.vacate(desk.site, node)
+    said = desk.enroll("--all", "-o", joins, *arguments).stdout
+    assert said.startswith(f"wrote {nodes} join files"), said
+    return said
+
+
 def stamped(seconds: float) -> str:
     return f"{datetime.now(UTC) + timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%SZ}"
 
@@ -197,8 +219,8 @@ def test_a_planted_field_is_not_kept(applier: Desk, tmp_path: Path, what: str) -
     applier.enroll("--all", "-o", joins)
     planted(joins / "worker-1.json", **FIELDS[what]())
     before = {path.name: path.read_bytes() for path in joins.iterdir()}
-    ran = applier.enroll("--all", "-o", joins)
-    assert ran.stdout == f"wrote 1 join files to {joins}, 1 from an earlier run are still good\n"
+    said = written_anew(applier, joins, 1)
+    assert said == f"wrote 1 join files to {joins}, 1 from an earlier run are still good\n"
     assert (joins / "cp-1.json").read_bytes() == before["cp-1.json"]
     fresh = load_join(joins / "worker-1.json")
     assert fresh.addresses == (applier.site.server.address,) and fresh.root_sha256 == applier.site.root_sha256
@@ -214,11 +236,11 @@ def test_the_token_must_be_of_this_nodes_secret_id(applier: Desk, tmp_path: Path
         ("sys/wrapping/wrap", {"secret_id": "mine"}),
     ):
         planted(joins / "worker-1.json", wrap_token=enrolled.wrapped(site, path, body=body, ttl="5m"))
-        assert applier.enroll("--all", "-o", joins).stdout.startswith("wrote 1 join files")
+        written_anew(applier, joins, 1)
     # Of this node, but minted at another time than the file says.
     token = enrolled.wrapped(site, f"auth/{site.prefix}/listed/role/worker-1/secret-id", ttl="5m")
     planted(joins / "worker-1.json", wrap_token=token)
-    assert applier.enroll("--all", "-o", joins).stdout.startswith("wrote 1 join files")
+    written_anew(applier, joins, 1)
     assert applier.enroll("--all", "-o", joins).stdout.startswith("wrote 0 join files")
 
 
@@ -226,7 +248,7 @@ def test_another_life_is_not_kept(applier: Desk, tmp_path: Path) -> None:
     joins = tmp_path / "joins"
     applier.enroll("--all", "-o", joins, "--wrap-ttl", "2h")
     assert applier.enroll("--all", "-o", joins, "--wrap-ttl", "2h").stdout.startswith("wrote 0 join files")
-    assert applier.enroll("--all", "-o", joins, "--wrap-ttl", "30m").stdout.startswith("wrote 2 join files")
+    written_anew(applier, joins, 2, "--wrap-ttl", "30m")
 
 
 def hard_linked(path: Path) -> None:
@@ -251,7 +273,7 @@ def test_a_file_that_others_can_reach_is_not_kept(
     applier.enroll("--all", "-o", joins)
     before = (joins / "worker-1.json").read_bytes()
     change(joins / "worker-1.json")
-    assert applier.enroll("--all", "-o", joins).stdout.startswith("wrote 1 join files")
+    written_anew(applier, joins, 1)
     about = (joins / "worker-1.json").stat()
     assert (about.st_uid, stat.S_IMODE(about.st_mode), about.st_nlink) == (os.geteuid(), 0o600, 1)
     assert (joins / "worker-1.json").read_bytes() != before

@@ -100,8 +100,8 @@ def enroll_command(
     click.echo(f"wrote {made.written} join files to {output}{more}")
     if made.left:
         raise Attention(
-            f"{_some(made.left)} may have a live credential and no join file here that is still good, and got none; "
-            "pass --replace to end what they have and to enrol them anew"
+            f"{_some(made.left)} may have a live credential and no join file here that can be kept, and got none; pass "
+            "--replace to end what they have and to enrol them anew, and use no join file of theirs that lies there"
         )
 
 
