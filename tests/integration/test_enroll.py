@@ -75,7 +75,7 @@ def test_what_apply_has_not_done_yet_is_told(server: Server, cluster_name: str, 
     enrolled.vacate(site, "worker-1")
     assert "says otherwise of worker-1" in applier.enroll("--all", "-o", tmp_path / "joins").stderr
     site.write(enrolled.SPEC.replace("name: worker-1", "name: worker-2"))
-    said = applier.enroll("worker-2", "-o", tmp_path / "join.json", expect=1).stderr.splitlines()[-1]
+    said = applier.enroll("worker-2", "-o", tmp_path / "other.json", expect=1).stderr.splitlines()[-1]
     assert said == f"vaultpki: worker-2 has no AppRole yet; run `vaultpki apply -f {site.file}` first"
 
 
@@ -156,8 +156,8 @@ def test_a_node_that_has_used_its_join_file_is_left_alone(site: Site, applier: D
     ran = applier.enroll("--all", "-o", tmp_path, expect=3)
     assert ran.stdout == f"wrote 0 join files to {tmp_path}, 1 from an earlier run are still good\n"
     assert ran.stderr == (
-        "vaultpki: worker-1 may have a live credential and no join file here that is still good, and got none; pass "
-        "--replace to end what they have and to enrol them anew\n"
+        "vaultpki: worker-1 may have a live credential and no join file here that can be kept, and got none; pass "
+        "--replace to end what they have and to enrol them anew, and use no join file of theirs that lies there\n"
     )
     assert files == [(tmp_path / f"{node}.json").read_bytes() for node in ("cp-1", "worker-1")]
     seat.age()
@@ -323,7 +323,7 @@ HOSTILE: dict[str, object] = {
 def test_a_hostile_report_does_no_harm(site: Site, applier: Desk, desk: Desk, tmp_path: Path) -> None:
     for what, report in HOSTILE.items():
         node = f"batch-{what}"
-        value = json.loads(desk.join_file(node, tmp_path / "join.json", pool="batch").read_text())
+        value = json.loads(desk.join_file(node, tmp_path / f"{node}.json", pool="batch").read_text())
         minted = site.server.api("POST", f"auth/{site.prefix}/pooled/role/{node}/secret-id").data["secret_id"]
         own = enrolled.login(site, "pooled", value["role_id"], minted)
         assert own is not None
