@@ -50,7 +50,7 @@ def _read(pem: str) -> Facts | None:
 
     try:
         return x509.read_certificates(pem.encode())[0]
-    except (CertificateUnreadable, UnicodeEncodeError):
+    except CertificateUnreadable:
         return None
 
 

@@ -142,7 +142,10 @@ def lying(directory: Directory) -> dict[str, str]:
 
 
 def strangers(issuers: Issuers, trust: Mapping[str, Trust]) -> Iterator[tuple[str, Stranger]]:
-    """Every certificate on a CA mount that nobody trusts there, behind the CA's name; the root mount's too."""
+    """What each CA mount shows that nobody trusts there, behind the CA's name; the root mount's too.
+
+    Of each CA at most as many as a mount may show issuers: in one of these a lying server can put any number.
+    """
     from vaultpki import x509
 
     pinned = {known.root.fingerprint for known in trust.values()}
@@ -151,7 +154,7 @@ def strangers(issuers: Issuers, trust: Mapping[str, Trust]) -> Iterator[tuple[st
             subject = x509.read_certificates(pem.encode())[0].subject_text
             yield ROOT, Stranger(subject, fingerprint, "it is not the pinned root CA")
     for ca, known in trust.items():
-        for stranger in known.strangers:
+        for stranger in known.strangers[:MOST_ISSUERS]:
             yield ca, stranger
 
 
