@@ -32,20 +32,24 @@ def two_agents(stage: Stage) -> None:
 
 
 def two_nodes(stage: Stage) -> None:
-    """Agents of two nodes that somebody sent to one directory: a person's mistake, and no loop of signings."""
+    """Agents of two nodes that somebody sent to one directory: who comes second says whose it is, and asks nobody."""
     site = stage.site(short_and_long("30s"))
     seats = [stage.seat(site, node) for node in ("worker-1", "worker-2")]
     seats[1].configure(str(seats[1].pki), str(seats[0].pki))
     since = stage.server.audit_position()
-    with resident(seats[0]) as one, resident(seats[1]) as other:
-        one.await_said("kubelet", 30)
-        other.await_said("kubelet", 30)
-        time.sleep(30)
-        assert one.process.poll() is None and other.process.poll() is None
-        leaves(seats[0])
-        assert one.end() < AT_ONCE and other.end() < AT_ONCE
+    with resident(seats[0]) as one:
+        one.await_issued()
+        with resident(seats[1]) as other:
+            told = other.await_said("belongs to node worker-1 of cluster", 30)
+            assert f"and not to node worker-2 of cluster {site.name}" in told[0]["message"], told
+            time.sleep(30)
+            assert one.process.poll() is None and other.process.poll() is None
+            assert len(other.said("belongs to node worker-1")) == 1 and other.said("issued ") == []
+            leaves(seats[0])
+            assert one.end() < AT_ONCE and other.end() < AT_ONCE
+    assert [path for _, path in stage.server.requests(since) if path.endswith(("/nodes/worker-2", "/worker-2"))] == []
     asked = signs(stage.server, site.prefix, since)
-    assert max(asked.count(name) for name in WORKER) <= 2 * (brakes.AT_ONCE + 3), asked
+    assert max(asked.count(name) for name in WORKER) <= brakes.AT_ONCE + 3, asked
 
 
 def joining_again(stage: Stage) -> None:
