@@ -70,7 +70,7 @@ def test_what_apply_has_not_done_yet_is_told(server: Server, cluster_name: str, 
     site.write(enrolled.SPEC.replace("worker-1, roles: [worker]", "worker-1, roles: [worker, etcd]"))
     assert "says otherwise of worker-1" in applier.enroll("--all", "-o", tmp_path / "joins").stderr
     site.write(enrolled.SPEC.replace("name: worker-1", "name: worker-2"))
-    said = applier.enroll("worker-2", "-o", tmp_path / "join.json", expect=1).stderr.splitlines()[-1]
+    said = applier.enroll("worker-2", "-o", tmp_path / "2.json", expect=1).stderr.splitlines()[-1]
     assert said == f"vaultpki: worker-2 has no AppRole yet; run `vaultpki apply -f {site.file}` first"
 
 
@@ -267,7 +267,7 @@ HOSTILE: dict[str, object] = {
 def test_a_hostile_report_does_no_harm(site: Site, applier: Desk, desk: Desk, tmp_path: Path) -> None:
     for what, report in HOSTILE.items():
         node = f"batch-{what}"
-        value = json.loads(desk.join_file(node, tmp_path / "join.json", pool="batch").read_text())
+        value = json.loads(desk.join_file(node, tmp_path / f"{node}.json", pool="batch").read_text())
         minted = site.server.api("POST", f"auth/{site.prefix}/pooled/role/{node}/secret-id").data["secret_id"]
         own = enrolled.login(site, "pooled", value["role_id"], minted)
         assert own is not None
