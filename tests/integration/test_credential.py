@@ -104,7 +104,7 @@ def test_a_ca_file_that_does_not_fit_is_named(site: Site, seat: Seat, tmp_path: 
         in said
     )
     assert f"(`vaultpki enroll -f cluster.yaml {seat.name} --pool autoscaled`)" in said and "VAULT_CACERT" not in said
-    seat.configure(f", ca_file: {file}", "")
+    seat.configure(f"\n  ca_file: {file}", "")
     said = seat.run(expect=1).stderr
     assert (
         f"; this machine's CAs did not sign it: write the file of the one that did as vault.ca_file into {seat.config}"
