@@ -16,7 +16,7 @@ from applied import Seat, Site, vaultpki
 from cut import NEVER, command, died
 from enrolled import Desk
 from hostile import Guest
-from servers import Server
+from servers import Server, write_tls
 
 from vaultpki import agent, credential, enrolment
 from vaultpki.config import load_agent
@@ -91,6 +91,25 @@ def test_the_ca_file_of_agent_yaml(seat: Seat) -> None:
             credential.login(load_agent(seat.config))
         assert (caught.value.file, caught.value.field) == (str(seat.config), "vault.ca_file")
         file.touch()
+
+
+def test_a_ca_file_that_does_not_fit_is_named(site: Site, seat: Seat, tmp_path: Path) -> None:
+    (tmp_path / "tls").mkdir()
+    file = seat.state / "vault-ca.pem"
+    file.write_text(write_tls(tmp_path / "tls").read_text())
+    seat.age()
+    said = seat.run(expect=1).stderr
+    assert (
+        f"; the CA in {file} (vault.ca_file in {seat.config}) did not sign it: compare the two, or join with a new"
+        in said
+    )
+    assert f"(`vaultpki enroll -f cluster.yaml {seat.name} --pool autoscaled`)" in said and "VAULT_CACERT" not in said
+    seat.configure(f"\n  ca_file: {file}", "")
+    said = seat.run(expect=1).stderr
+    assert (
+        f"; this machine's CAs did not sign it: write the file of the one that did as vault.ca_file into {seat.config}"
+        in said
+    )
 
 
 def test_it_is_rolled_at_a_third_of_its_life(site: Site, seat: Seat) -> None:

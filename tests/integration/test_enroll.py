@@ -75,7 +75,7 @@ def test_what_apply_has_not_done_yet_is_told(server: Server, cluster_name: str, 
     enrolled.vacate(site, "worker-1")
     assert "says otherwise of worker-1" in applier.enroll("--all", "-o", tmp_path / "joins").stderr
     site.write(enrolled.SPEC.replace("name: worker-1", "name: worker-2"))
-    said = applier.enroll("worker-2", "-o", tmp_path / "other.json", expect=1).stderr.splitlines()[-1]
+    said = applier.enroll("worker-2", "-o", tmp_path / "2.json", expect=1).stderr.splitlines()[-1]
     assert said == f"vaultpki: worker-2 has no AppRole yet; run `vaultpki apply -f {site.file}` first"
 
 

@@ -89,7 +89,8 @@ def joining_again(stage: Stage) -> None:
         assert stage.server.api("DELETE", role).status == 204
         since = stage.server.audit_position()
         told = agent.await_said("does not take this node's credential", 40)
-        assert "vaultpki agent --join" in told[0]["message"], told
+        new = "`vaultpki enroll -f cluster.yaml worker-1`"
+        assert f"({new}, then `vaultpki agent -c {seat.config} --join join.json` here)" in told[0]["message"], told
         state = agent.status(expect=3)
         assert state["agent"]["state"] == "needs-join" and state["vault"]["reachable"], state
         wait_for(lambda: 'vaultpki_agent_state{state="needs-join"} 1.0' in get(port, "metrics")[1], 5, str)

@@ -81,7 +81,8 @@ def enroll_command(
                 place = _told_place(cluster, vault)
                 _tell_drift(cluster, vault, [(node, who)])
                 put(enrolment.enroll(cluster, vault, node, who, place, wrap_ttl=seconds, replace=replace))
-            click.echo(f"wrote {target}: take it to {node} within {wrap_ttl} and run `vaultpki agent --join` there")
+            there = f"run `vaultpki agent --join {target.name}` there"
+            click.echo(f"wrote {target}: take it to {node} within {wrap_ttl} and {there}")
             return
         if output is None:
             raise click.UsageError("several nodes need -o FOLDER")
