@@ -233,7 +233,10 @@ def lock(cluster: Cluster, vault: Vault, name: str, *, wait: float = LOGIN_IN_FL
     if not words.fits(name, words.node_name):
         raise SpecError(f"{name!r} is no node name")
     both = [Identity("listed", name), Identity("pooled", name)]
-    found = [each for each in both if live_credentials.role_id(cluster, vault, each) is not None]
+    try:
+        found = [each for each in both if live_credentials.role_id(cluster, vault, each) is not None]
+    except Denied:
+        raise live_credentials.may_not(cluster, both[:1]) from None
     if not found:
         if any(node.name == name for node in cluster.nodes):
             raise SpecError(

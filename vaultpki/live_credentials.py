@@ -158,7 +158,7 @@ def end(cluster: Cluster, vault: Vault, identities: Sequence[Identity], *, wait:
         begin(identities[0])
     except Denied:
         if not noted_ids:
-            raise _may_not(cluster, identities) from None
+            raise may_not(cluster, identities) from None
         raise
     vault.map(begin, identities[1:])
     known = accessors(cluster, vault)
@@ -268,10 +268,11 @@ def _refuse_weak_token(cluster: Cluster, vault: Vault, identities: Sequence[Iden
     for path, need in needs.items():
         may = granted.get(path)
         if isinstance(may, list) and not {"root", need} & {*may}:
-            raise _may_not(cluster, identities)
+            raise may_not(cluster, identities)
 
 
-def _may_not(cluster: Cluster, identities: Sequence[Identity]) -> SpecError:
+def may_not(cluster: Cluster, identities: Sequence[Identity]) -> SpecError:
+    """The error that says who may end the credentials of these nodes, where the token may not."""
     name = identities[0].name
     nodes = name if len(identities) == 1 else f"{name} and {len(identities) - 1} more"
     return SpecError(
