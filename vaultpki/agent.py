@@ -97,6 +97,16 @@ def told(failures: Mapping[str, str]) -> list[Event]:
     return events
 
 
+def told_owed(owed: Mapping[str, hooks.Owed]) -> list[Event]:
+    """One event for each key whose hooks are owed: which hook failed and why."""
+    events = []
+    for key, each in owed.items():
+        why = f"{each.error}; " if each.error else ""
+        text = f"{why}the hooks of {key} are still owed, and the next run tries them again"
+        events.append(Event("hook-failed", text, "warning", {"hook": key, "attempts": each.attempts}))
+    return events
+
+
 def deadline(dies: datetime | None) -> Event | None:
     """By when what fails must be mended, where the first certificate ends at `dies`; None where there is none."""
     if dies is None:
