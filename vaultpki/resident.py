@@ -25,6 +25,7 @@ from vaultpki.errors import Busy, Denied, NeedsJoin, Refused, Unavailable, Untru
 from vaultpki.log import Event
 from vaultpki.model import AgentConfig
 from vaultpki.passing import Outcome
+from vaultpki.residence import Residence
 from vaultpki.systemd import Notifier
 from vaultpki.values import dataclass
 
@@ -52,6 +53,8 @@ def stay(
 ) -> None:
     """Renews until SIGTERM or SIGINT; SIGHUP calls `load` for what agent.yaml says now. Returns once it shall end.
 
+    Busy where another agent that stays holds the same directory or state folder.
+
     `load` raises a VaultpkiError for a file that is wrong: it is told, and what was read before goes on. Only for the
     main thread. What still runs when this returns may be ended with the process. StoreError, before anything is done,
     where others could exchange the state folder or the directory.
@@ -75,6 +78,7 @@ class _Resident:
         self._notifier = Notifier()
         self._wake = threading.Event()
         self._runner = hooks.Runner(done=self._wake.set)
+        self._residence = Residence()
         self._asked: set[int] = set()
         self._beat = time.monotonic()
         self._told: dict[str, str] = {}
@@ -98,6 +102,7 @@ class _Resident:
         signal.set_wakeup_fd(said.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
+        self._residence.hold(self._config)
         self._tell(Event("started", f"{self._config.node} of {self._config.cluster}: the agent has started"))
         worker = threading.Thread(target=self._work, daemon=True)
         worker.start()
@@ -188,6 +193,7 @@ class _Resident:
         used = replace(_credential(config), file=None)
         shown = self._view is not None and bool(self._view.certificates) and not self._view.unseen
         try:
+            self._residence.hold(config)
             outcome = agent.run(
                 config,
                 allow_http=self._allow_http,

@@ -73,6 +73,7 @@ ORDER: Final = (
     "footprint",
     "passing",
     "agent",
+    "residence",
     "resident",
     "status",
     "checks",
