@@ -151,10 +151,11 @@ class _Resident:
             self._metrics = None
         if address is None:
             return
-        from vaultpki import metrics
+        from vaultpki import glance, metrics
 
+        look = glance.Glance(lambda: self._view, lambda: self._config).look
         try:
-            server = metrics.Server(address, lambda: self._view, stale_after=_stale_after(self._config))
+            server = metrics.Server(address, lambda: self._view, look=look, stale_after=_stale_after(self._config))
             server.start()
             self._metrics, self._unserved = server, ""
         except VaultpkiError as error:
@@ -331,22 +332,10 @@ def _wait(
 def _view(
     config: AgentConfig, outcome: Outcome, before: metrics.View | None, counts: dict[str, int], signs: int
 ) -> metrics.View:
-    from vaultpki import metrics
+    from vaultpki import glance, metrics
 
     now, known = time.time(), outcome.memory
-    seen = tuple(
-        metrics.CertificateView(
-            name=item.want.name,
-            not_after=None if item.not_after is None else item.not_after.timestamp(),
-            renew_after=None if item.verdict.renew_after is None else item.verdict.renew_after.timestamp(),
-            asked=item.want.ttl,
-            granted=known.certificates[item.want.name].granted if item.want.name in known.certificates else None,
-            state=item.verdict.state.value,
-            last_error=known.faults[item.want.name].text if item.want.name in known.faults else "",
-            last_error_time=known.faults[item.want.name].last if item.want.name in known.faults else None,
-        )
-        for item in outcome.items
-    ) or (before.certificates if before else ())
+    seen = tuple(glance.certificate(item, known) for item in outcome.items) or (before.certificates if before else ())
     reached, ends = outcome.reached, [one.not_after for one in seen if one.not_after is not None]
     return metrics.View(
         node=config.node,

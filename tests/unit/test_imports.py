@@ -26,6 +26,7 @@ ORDER: Final = (
     "windows",
     "words",
     "guard",
+    "regular",
     # the table, and decisions that are the same wherever and whenever they are made
     "certificates",
     "facts",
@@ -73,6 +74,7 @@ ORDER: Final = (
     "footprint",
     "passing",
     "agent",
+    "glance",
     "residence",
     "resident",
     "status",
