@@ -11,14 +11,17 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from vaultpki import regular
 from vaultpki.certificates import ISSUING_CAS, LEAF_BACKDATE, SKEW, bundle, chain_bundle, pair_files
 from vaultpki.errors import CertificateUnreadable
 from vaultpki.facts import EKU, Facts, same_names
 from vaultpki.model import Certificate, Row
 from vaultpki.values import dataclass
 
-Verdict = Literal["accept", "refuse"]
+Verdict = Literal["accept", "refuse", "unchecked"]
 Kind = Literal["file", "chain", "handshake", "vault"]
+
+DENIED: Final = "cannot be read as this user; run as root"
 
 _LARGEST: Final = 256 * 1024
 _SECRET: Final = 0o600
@@ -31,7 +34,8 @@ class Check:
     """One thing that was tried: what should have come of it, and what did.
 
     `source` and `target` are who presents and who judges: NODE/PAIR for the ends of a handshake, a file's name for
-    what is read, a request for what a node asked of Vault. `detail` says why something was refused, in words for a
+    what is read, a request for what a node asked of Vault. `got` is `unchecked` where this user may not read what
+    should have been tried, which is never `ok`. `detail` says why something was refused or not tried, in words for a
     person.
     """
 
@@ -49,23 +53,29 @@ class Check:
 class Holder:
     """A node or an operator: the folder of its files, and exactly the certificates that should lie there.
 
-    `modes` gives the mode of a certificate's secret files, by the certificate's name, where it is not 0600.
+    `modes` gives the mode of a certificate's secret files, by the certificate's name, where it is not 0600. `found` are
+    checks that failed, or could not be made, as the holder was looked for.
     """
 
     name: str
     folder: Path
     certificates: tuple[Certificate, ...]
     modes: Mapping[str, int] = field(default_factory=dict)
+    found: tuple[Check, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Laid:
-    """One certificate of one holder as it lies on disk. `leaf` is None where the .crt file gives none."""
+    """One certificate of one holder as it lies on disk.
+
+    `leaf` is None where the .crt file gives none, `no_key` says why there is no key: a sentence, or DENIED.
+    """
 
     holder: Holder
     certificate: Certificate
     row: Row
     leaf: Facts | None
+    no_key: str = ""
 
     @property
     def label(self) -> str:
@@ -92,10 +102,10 @@ def tried(
 ) -> Check:
     """A check whose outcome is `refusal`: why it was refused, or the empty string where it was accepted.
 
-    `good` says whether it should have been accepted.
+    DENIED as the refusal means that it could not be made. `good` says whether it should have been accepted.
     """
     expect: Verdict = "accept" if good else "refuse"
-    got: Verdict = "refuse" if refusal else "accept"
+    got: Verdict = "unchecked" if refusal == DENIED else "refuse" if refusal else "accept"
     return Check(name, kind, source, target, expect, got, got == expect, refusal or accepted)
 
 
@@ -145,7 +155,7 @@ def read_bundle(path: Path) -> tuple[Facts, ...]:
     """The certificates of a bundle; none where the file is missing or no bundle."""
     from vaultpki import x509
 
-    data, _ = _read(path, None)
+    data, _ = _read(path.parent, path.name, None)
     try:
         return x509.read_certificates(data) if data is not None else ()
     except CertificateUnreadable:
@@ -157,9 +167,8 @@ def bundle_checks(holder: Holder, rows: Mapping[str, Row], now: datetime) -> Ite
     needed = needed_cas(holder, rows)
     for ca in ISSUING_CAS:
         for name, root in ((bundle(ca), False), (chain_bundle(ca), True)):
-            path = holder.folder / name
-            if ca in needed or path.exists():
-                refusal = "; ".join(_bundle_problems(path, root, now))
+            if ca in needed or os.path.lexists(holder.folder / name):
+                refusal = "; ".join(_bundle_problems(holder.folder, name, root, now))
                 yield tried(f"bundle of {ca}", "file", holder.name, name, refusal=refusal)
 
 
@@ -169,9 +178,9 @@ def pair_checks(holder: Holder, row: Row, certificate: Certificate, now: datetim
 
     names = crt_name, key_name, pem_name = pair_files(certificate.stem)
     secret = holder.modes.get(certificate.name, _SECRET)
-    crt, crt_problems = _read(holder.folder / crt_name, _PUBLIC)
-    key, key_problems = _read(holder.folder / key_name, secret)
-    pem, pem_problems = _read(holder.folder / pem_name, secret)
+    crt, crt_problems = _read(holder.folder, crt_name, _PUBLIC)
+    key, key_problems = _read(holder.folder, key_name, secret)
+    pem, pem_problems = _read(holder.folder, pem_name, secret)
     leaf: Facts | None = None
     if crt is not None:
         try:
@@ -195,12 +204,12 @@ def pair_checks(holder: Holder, row: Row, certificate: Certificate, now: datetim
         pem_problems.append(f"is not {key_name} followed by {crt_name}")
     found = list(zip(names, (crt_problems, key_problems, pem_problems), strict=True))
     if certificate.kubeconfig is not None:
-        path = holder.folder / certificate.kubeconfig
-        found.append((certificate.kubeconfig, _kubeconfig_problems(path, certificate, secret)))
+        found.append((certificate.kubeconfig, _kubeconfig_problems(holder.folder, certificate, secret)))
     checks = tuple(
         tried(certificate.name, "file", holder.name, name, refusal="; ".join(problems)) for name, problems in found
     )
-    return Laid(holder, certificate, row, leaf), checks
+    no_key = "" if key is not None else DENIED if DENIED in key_problems else f"there is no key of {key_name}"
+    return Laid(holder, certificate, row, leaf, no_key), checks
 
 
 _LeafCheck = Callable[[Facts, Certificate, datetime], bool]
@@ -248,10 +257,10 @@ def _listed(value: str | tuple[str, ...]) -> str:
     return json.dumps(value) if isinstance(value, str) else ", ".join(map(json.dumps, value)) or "none"
 
 
-def _bundle_problems(path: Path, root: bool, now: datetime) -> Iterator[str]:
+def _bundle_problems(folder: Path, name: str, root: bool, now: datetime) -> Iterator[str]:
     from vaultpki import x509
 
-    data, problems = _read(path, _PUBLIC)
+    data, problems = _read(folder, name, _PUBLIC)
     yield from problems
     if data is None:
         return
@@ -275,8 +284,8 @@ def _bundle_problems(path: Path, root: bool, now: datetime) -> Iterator[str]:
         yield "holds the root CA, which lets in the clients of every other CA"
 
 
-def _kubeconfig_problems(path: Path, certificate: Certificate, mode: int) -> list[str]:
-    data, problems = _read(path, mode)
+def _kubeconfig_problems(folder: Path, certificate: Certificate, mode: int) -> list[str]:
+    data, problems = _read(folder, certificate.kubeconfig or "", mode)
     if data is None:
         return problems
     import yaml
@@ -312,25 +321,28 @@ def _kubeconfig_problems(path: Path, certificate: Certificate, mode: int) -> lis
 _KUBECONFIG_KEYS: Final = {"client-certificate", "client-key", "certificate-authority", "server"}
 
 
-def _read(path: Path, mode: int | None) -> tuple[bytes | None, list[str]]:
+def _read(folder: Path, name: str, mode: int | None) -> tuple[bytes | None, list[str]]:
+    """The content of a holder's file, None where it cannot be had, and what is wrong with it.
+
+    Links are followed as long as they stay in the folder, as those of the store do: a folder that somebody else has
+    made must not show what lies elsewhere.
+    """
     try:
-        # Without O_NONBLOCK a FIFO of that name would hold us for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        real = os.path.realpath(folder / name)
+        if not real.startswith(f"{os.path.realpath(folder).rstrip('/')}/"):
+            return None, ["is a link that leads out of its folder"]
+        data, about = regular.read(real, _LARGEST, follow=False)
     except FileNotFoundError:
         return None, ["is missing"]
-    except OSError as error:
-        return None, [f"cannot be read: {error.strerror}"]
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            return None, ["is not a file"]
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            data = file.read(_LARGEST + 1)
-    except OSError as error:
-        return None, [f"cannot be read: {error.strerror}"]
-    finally:
-        os.close(descriptor)
-    if len(data) > _LARGEST:
+    except PermissionError:
+        return None, [DENIED]
+    except IsADirectoryError:
+        return None, ["is not a file"]
+    except regular.NotRegular:
+        return None, ["is a FIFO, a socket or a device"]
+    except regular.TooLarge:
         return None, [f"is longer than {_LARGEST // 1024} KiB"]
-    has = stat.S_IMODE(status.st_mode)
+    except OSError as error:
+        return None, [f"cannot be read: {error.strerror}"]
+    has = stat.S_IMODE(about.st_mode)
     return data, [] if mode is None or has == mode else [f"mode is {has:04o}, should be {mode:04o}"]

@@ -65,8 +65,13 @@ def verify_command(file: Path, directory: Path | None, ask_vault: bool, allow_ht
         checks += asked
         told.append(_told_of_vault(asked))
     click.echo(json.dumps(verify.to_json(checks), indent=2) if as_json else "\n".join(told))
-    if wrong := sum(not check.ok for check in checks):
-        raise Attention(f"{wrong} of {len(checks)} checks failed; mend what they name and run again")
+    unmade = sum(check.got == "unchecked" for check in checks)
+    wrong = sum(not check.ok for check in checks) - unmade
+    also = f", and {unmade} could not be made as this user" if unmade else ""
+    if wrong:
+        raise Attention(f"{wrong} of {len(checks)} checks failed{also}; mend what they name and run again")
+    if unmade:
+        raise Attention(f"{unmade} of {len(checks)} checks could not be made as this user; run as root")
 
 
 def _asked(cluster: Cluster, now: datetime, *, allow_http: bool) -> tuple[Check, ...]:
@@ -99,8 +104,8 @@ def _told_of_vault(checks: tuple[Check, ...]) -> str:
 
 
 def _told(checks: tuple[Check, ...], holders: int) -> str:
-    """The failures as a table, and one line of counts."""
-    failed = [check for check in checks if not check.ok]
+    """The failures as a table, what could not be tried, and one line of counts."""
+    failed = [check for check in checks if not check.ok and check.got != "unchecked"]
     cells = [("FROM", "TO", "SHOULD", "WHY")]
     for check in failed:
         why = check.detail if check.got == "refuse" else f"was accepted {check.detail}".rstrip()
@@ -108,11 +113,19 @@ def _told(checks: tuple[Check, ...], holders: int) -> str:
         cells.append((source, check.target, check.expect, why))
     widths = [max(len(row[column]) for row in cells) for column in range(3)]
     lines = ["  ".join((*map(str.ljust, row, widths), row[3])) for row in cells] if failed else []
+    unmade = [check for check in checks if check.got == "unchecked"]
+    unread: dict[tuple[str, str], list[str]] = {}
+    for check in unmade:
+        if check.kind == "file":
+            unread.setdefault((check.source, check.detail), []).append(check.target)
+    lines += [f"not checked: {', '.join(names)} of {who} {why}" for (who, why), names in unread.items()]
     handshakes = [check for check in checks if check.kind == "handshake"]
-    let_in = sum(check.got == "accept" for check in checks)
+    let_in, kept_out = (sum(check.got == got for check in checks) for got in ("accept", "refuse"))
+    well = "all else as it should be." if unmade else "all as they should be."
+    not_made = f", {len(unmade)} not made" if unmade else ""
     lines.append(
         f"{len(checks)} checks of {holders} {'holder' if holders == 1 else 'holders'}: {let_in} accepted and "
-        f"{len(checks) - let_in} refused, {len(handshakes)} of them live handshakes; "
-        + (f"{len(failed)} not as they should be." if failed else "all as they should be.")
+        f"{kept_out} refused{not_made}, {len(handshakes)} of them live handshakes; "
+        + (f"{len(failed)} not as they should be." if failed else well)
     )
     return "\n".join(lines)
