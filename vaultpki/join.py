@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from vaultpki import regular, words
+from vaultpki import words
 from vaultpki.errors import SpecError
 from vaultpki.model import VERSION
 from vaultpki.values import dataclass
@@ -63,16 +63,15 @@ def dump_join(join: Join) -> str:
 
 def load_join(path: Path) -> Join:
     """The join file at `path`. SpecError names the file and the field that is not as an enroller writes it."""
-    raw: bytes | None
     try:
-        raw, _ = regular.read(path, _LARGEST)
-    except regular.TooLarge:
-        raw = None
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "the path is not usable"
-        raise SpecError(f"cannot be read ({why}); name the join file you were given", file=str(path)) from None
+        with path.open("rb") as stream:
+            raw = stream.read(_LARGEST + 1)
+    except OSError as error:
+        raise SpecError(
+            f"cannot be read ({error.strerror}); name the join file you were given", file=str(path)
+        ) from None
     try:
-        value = None if raw is None else json.loads(raw)
+        value = json.loads(raw) if len(raw) <= _LARGEST else None
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):

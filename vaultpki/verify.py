@@ -68,7 +68,7 @@ def verify(holders: Sequence[Holder], *, now: datetime, rows: Sequence[Row] = TA
 def _chains(holders: Sequence[Holder], laid: Sequence[Laid], now: datetime) -> Iterator[Check]:
     from vaultpki import openssl
 
-    held = {holder.name: _authorities(holder) for holder in holders}
+    held = {holder.name: _authorities(holder) for holder in holders if holder.certificates}
     by_roots: dict[frozenset[Facts], list[str]] = {}
     for name, (roots, _) in held.items():
         by_roots.setdefault(roots, []).append(name)
