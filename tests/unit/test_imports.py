@@ -41,6 +41,7 @@ ORDER: Final = (
     "brakes",
     # one module for each thing outside
     "files",
+    "undo",
     "generations",
     "store",
     "x509",
@@ -68,6 +69,7 @@ ORDER: Final = (
     "operator",
     "holding",
     "pairs",
+    "join_checks",
     "bundles",
     "aftermath",
     "quiet",
