@@ -12,6 +12,7 @@ from typing import Final
 from vaultpki import files, marks, pairs
 from vaultpki.errors import SpecError, StoreError, VaultpkiError
 from vaultpki.generations import HIDDEN
+from vaultpki.guard import PASSING
 from vaultpki.join import Join
 from vaultpki.model import AgentConfig
 from vaultpki.values import dataclass
@@ -120,7 +121,7 @@ def _prove(path: str, size: int, entries: int) -> None:
     while not files.there(path):
         path = os.path.dirname(path)
     with files.told(path):
-        fd = os.open(path, files.PASSING)
+        fd = os.open(path, PASSING)
         try:
             files.prove_writable(f".probe.{files.random_suffix()}", fd, size, entries)
         finally:

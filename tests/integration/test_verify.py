@@ -230,6 +230,10 @@ def test_an_agent_yaml_that_is_none_is_one_failed_check(world: World) -> None:
     (wrong,) = failed(world.verify())
     assert (wrong.source, wrong.name, wrong.target) == ("worker-1", "agent.yaml", str(file))
     assert wrong.detail.startswith(f"{file}:3: this is not YAML")
+    file.unlink()
+    file.symlink_to("/etc/shadow")
+    (wrong,) = failed(world.verify())
+    assert wrong.detail == f"{file}: is a symbolic link: put the file itself there"
 
 
 def test_a_folder_of_too_many_entries_is_refused(world: World, tmp_path: Path) -> None:
