@@ -54,6 +54,8 @@ def verify(holders: Sequence[Holder], *, now: datetime, rows: Sequence[Row] = TA
     laid: list[Laid] = []
     for holder in holders:
         checks.extend(holder.found)
+        if not holder.certificates:
+            continue
         checks.extend(bundle_checks(holder, by_name, now))
         for certificate in holder.certificates:
             pair, found = pair_checks(holder, by_name[certificate.name], certificate, now)

@@ -60,7 +60,8 @@ def test_what_cluster_yaml_names_is_no_exception(tmp_path: Path, what: str) -> N
         ),
     }
     spec = tmp_path / "cluster.yaml"
-    spec.write_text("cluster: prod\nnodes: [{name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.1]}]\n" + lines[what])
+    nodes = "nodes: [{name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.1]}]\n"
+    spec.write_text("cluster: prod\n" + nodes + lines[what])
     ran = subprocess.run(
         [sys.executable, "-m", "vaultpki", "plan", "-f", str(spec)],
         env=environment({"VAULT_ADDR": "https://127.0.0.1:9", "VAULT_TOKEN": "t"}),
