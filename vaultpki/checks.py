@@ -158,7 +158,7 @@ def read_bundle(path: Path) -> tuple[Facts, ...]:
     """The certificates of a bundle; none where the file is missing or no bundle."""
     from vaultpki import x509
 
-    data, _ = _read(path.parent, path.name, None)
+    data, _ = _read(path, None)
     try:
         return x509.read_certificates(data) if data is not None else ()
     except CertificateUnreadable:
@@ -170,8 +170,9 @@ def bundle_checks(holder: Holder, rows: Mapping[str, Row], now: datetime) -> Ite
     needed = needed_cas(holder, rows)
     for ca in ISSUING_CAS:
         for name, root in ((bundle(ca), False), (chain_bundle(ca), True)):
-            if ca in needed or os.path.lexists(holder.folder / name):
-                refusal = "; ".join(_bundle_problems(holder, ca, name, root, now))
+            path = holder.folder / name
+            if ca in needed or os.path.lexists(path):
+                refusal = "; ".join(_bundle_problems(holder, ca, path, root, now))
                 yield tried(f"bundle of {ca}", "file", holder.name, name, refusal=refusal)
 
 
@@ -181,9 +182,9 @@ def pair_checks(holder: Holder, row: Row, certificate: Certificate, now: datetim
 
     names = crt_name, key_name, pem_name = pair_files(certificate.stem)
     secret = holder.modes.get(certificate.name, _SECRET)
-    crt, crt_problems = _read(holder.folder, crt_name, _PUBLIC)
-    key, key_problems = _read(holder.folder, key_name, secret)
-    pem, pem_problems = _read(holder.folder, pem_name, secret)
+    crt, crt_problems = _read(holder.folder / crt_name, _PUBLIC)
+    key, key_problems = _read(holder.folder / key_name, secret)
+    pem, pem_problems = _read(holder.folder / pem_name, secret)
     leaf: Facts | None = None
     if crt is not None:
         try:
@@ -208,7 +209,8 @@ def pair_checks(holder: Holder, row: Row, certificate: Certificate, now: datetim
         pem_problems.append(f"is not {key_name} followed by {crt_name}")
     found = list(zip(names, (crt_problems, key_problems, pem_problems), strict=True))
     if certificate.kubeconfig is not None:
-        found.append((certificate.kubeconfig, _kubeconfig_problems(holder.folder, certificate, secret)))
+        path = holder.folder / certificate.kubeconfig
+        found.append((certificate.kubeconfig, _kubeconfig_problems(path, certificate, secret)))
     checks = tuple(
         tried(certificate.name, "file", holder.name, name, refusal="; ".join(problems)) for name, problems in found
     )
@@ -267,10 +269,10 @@ def _issuing_problem(facts: Facts, holder: Holder, ca: str) -> str | None:
     return no_issuing_ca(facts, ca_subject(holder.cluster, ca))
 
 
-def _bundle_problems(holder: Holder, ca: str, name: str, root: bool, now: datetime) -> Iterator[str]:
+def _bundle_problems(holder: Holder, ca: str, path: Path, root: bool, now: datetime) -> Iterator[str]:
     from vaultpki import x509
 
-    data, problems = _read(holder.folder, name, _PUBLIC)
+    data, problems = _read(path, _PUBLIC)
     yield from problems
     if data is None:
         return
@@ -301,8 +303,8 @@ def _bundle_problems(holder: Holder, ca: str, name: str, root: bool, now: dateti
         yield "holds the root CA, which lets in the clients of every other CA"
 
 
-def _kubeconfig_problems(folder: Path, certificate: Certificate, mode: int) -> list[str]:
-    data, problems = _read(folder, certificate.kubeconfig or "", mode)
+def _kubeconfig_problems(path: Path, certificate: Certificate, mode: int) -> list[str]:
+    data, problems = _read(path, mode)
     if data is None:
         return problems
     import yaml
@@ -338,15 +340,15 @@ def _kubeconfig_problems(folder: Path, certificate: Certificate, mode: int) -> l
 _KUBECONFIG_KEYS: Final = {"client-certificate", "client-key", "certificate-authority", "server"}
 
 
-def _read(folder: Path, name: str, mode: int | None) -> tuple[bytes | None, list[str]]:
+def _read(path: Path, mode: int | None) -> tuple[bytes | None, list[str]]:
     """The content of a holder's file, None where it cannot be had, and what is wrong with it.
 
     Links are followed as long as they stay in the folder, as those of the store do: a folder that somebody else has
     made must not show what lies elsewhere.
     """
     try:
-        real = os.path.realpath(folder / name)
-        if not real.startswith(f"{os.path.realpath(folder).rstrip('/')}/"):
+        real = os.path.realpath(path)
+        if not real.startswith(f"{os.path.realpath(path.parent).rstrip('/')}/"):
             return None, ["is a link that leads out of its folder"]
         data, about = regular.read(real, _LARGEST, follow=False)
     except FileNotFoundError:

@@ -32,6 +32,7 @@ from vaultpki.facts import Trust
 from vaultpki.files import open_folder, private_folder, probe_folder, read_private, read_swapped, told, write_private
 from vaultpki.join import Join
 from vaultpki.model import AgentConfig, Auth
+from vaultpki.undo import Undo
 from vaultpki.values import dataclass
 from vaultpki.vault import Request, Settings, Vault, from_environment
 
@@ -224,7 +225,8 @@ def join(
 
     What a person changed in an `old` agent.yaml stays. The root CA that Vault shows is held to the join file's pin
     before the wrapping token is used, so a join file for another cluster is not spent. SpecError with what to do for a
-    file that is spent, late or not what Vault wrapped.
+    file that is spent, late or not what Vault wrapped. A join that is refused leaves nothing behind; one that was cut
+    off after the token was used goes on where it is repeated.
     """
     from vaultpki.config import dump_agent
 
@@ -258,16 +260,7 @@ def join(
     issuers = issuance.fetch_issuers(Vault(settings), join.prefix)
     trusts = issuance.trusts(issuers, join.root_sha256, now, cluster=join.cluster)
     _refuse_other_cluster(join, trusts)
-    private_folder(state)
-    token = _digest(join.wrap_token)
-    joined = _joined(config)
-    if joined is None or joined.token != token:
-        joined = _Joined(token, "new")
-    secret = joined.secret
-    if joined.stage in ("new", "opening"):
-        secret = _unwrap(config, join, joined, settings, now)
-        _write_joined(config, _Joined(token, "opened", secret))
-    node = None if secret is None else _prove(config, join, Vault(settings), secret)
+    secret, node = _taken_out(config, join, settings, now)
     if join.ca_pem:
         write_private(f"{state}/{CA_FILE}", join.ca_pem.encode(), 0o644)
     os.close(open_folder(os.path.dirname(file), create=True))
@@ -277,10 +270,34 @@ def join(
         if before is not None:
             write_private(f"{state}/{_OLD}", before.encode())
         write_private(f"{state}/{SECRET_ID}", secret.encode())
-        _write_joined(config, _Joined(token, "done"))
+        _write_joined(config, _Joined(_digest(join.wrap_token), "done"))
     if node is not None:
         roll(config, node, now.timestamp())
     return config
+
+
+def _taken_out(config: AgentConfig, join: Join, settings: Settings, now: datetime) -> tuple[str | None, Vault | None]:
+    """The secret id of the join file, kept as opened, and Vault as the node by it; none where that is done already."""
+    token, undo = _digest(join.wrap_token), Undo(config.state, [os.path.dirname(config.file)], _joined_file(config))
+    joined = _joined(config)
+    if joined is None or joined.token != token:
+        joined = _Joined(token, "new")
+    secret, used = joined.secret, joined.stage != "new"
+    try:
+        if joined.stage in ("new", "opening"):
+            vault = Vault(replace(settings, token=join.wrap_token))
+            _refuse_other_token(join, joined, vault, now)
+            private_folder(config.state)
+            _write_joined(config, _Joined(token, "opening"))
+            used = True
+            secret = _unwrap(join, vault)
+            _write_joined(config, _Joined(token, "opened", secret))
+        return secret, None if secret is None else _prove(config, join, Vault(settings), secret)
+    except BaseException as error:
+        # Once the token is used, what was in it is kept for another try, unless only another join file helps.
+        if not used or isinstance(error, SpecError):
+            undo()
+        raise
 
 
 def _refuse_other_cluster(join: Join, trusts: Mapping[str, Trust]) -> None:
@@ -292,8 +309,8 @@ def _refuse_other_cluster(join: Join, trusts: Mapping[str, Trust]) -> None:
         )
 
 
-def _unwrap(config: AgentConfig, join: Join, joined: _Joined, settings: Settings, now: datetime) -> str:
-    vault = Vault(replace(settings, token=join.wrap_token))
+def _refuse_other_token(join: Join, joined: _Joined, vault: Vault, now: datetime) -> None:
+    """SpecError where the wrapping token is spent, late, or wraps something else; only looks at it."""
     new = f"ask for a new one ({enrolling(join)})"
     try:
         # The wrapping token alone, as the client's own: no other token is in the request.
@@ -318,7 +335,11 @@ def _unwrap(config: AgentConfig, join: Join, joined: _Joined, settings: Settings
             "the join file's token was not made for this node's secret id: the file was tampered with or mixed up; "
             f"tell whoever enrolled the node, and {new}"
         )
-    _write_joined(config, _Joined(joined.token, "opening"))
+
+
+def _unwrap(join: Join, vault: Vault) -> str:
+    """The secret id that the wrapping token wraps, which is used up by this."""
+    new = f"ask for a new one ({enrolling(join)})"
     try:
         data = vault.call(Request("POST", "sys/wrapping/unwrap", {}, once=True)).body.get("data") or {}
     except (Refused, Denied):
@@ -355,6 +376,10 @@ class _Joined:
     secret: str | None = field(default=None, repr=False)
 
 
+def _joined_file(config: AgentConfig) -> str:
+    return f"{config.state}/{_JOINED}"
+
+
 def _joined(config: AgentConfig) -> _Joined | None:
     raw = _read(config, _JOINED)
     if raw is None:
@@ -368,7 +393,7 @@ def _joined(config: AgentConfig) -> _Joined | None:
 
 def _write_joined(config: AgentConfig, joined: _Joined) -> None:
     value = {"version": 1, "token": joined.token, "stage": joined.stage, "secret_id": joined.secret}
-    write_private(f"{config.state}/{_JOINED}", json.dumps(value).encode())
+    write_private(_joined_file(config), json.dumps(value).encode())
 
 
 def _destroy_old(config: AgentConfig, vault: Vault, current: str) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from vaultpki import certificates
-from vaultpki.checks import DENIED, Check, Holder, read_bundle, tried
+from vaultpki.checks import DENIED, Holder, read_bundle, tried
 from vaultpki.errors import SpecError, VaultpkiError
-from vaultpki.model import NODE, Certificate, Cluster, Node, Pool
+from vaultpki.model import NODE, AgentConfig, Certificate, Cluster, Node, Pool
 
 OPERATOR: Final = "operator"
 
@@ -29,7 +29,7 @@ def find(cluster: Cluster, directory: Path) -> tuple[Holder, ...]:
     nothing but that check. SpecError where nothing of this cluster lies there, or a folder is no node of it.
     """
     try:
-        found = tuple(_find(cluster, directory))
+        found = tuple(map(_with_agent, _find(cluster, directory)))
     except OSError as error:
         raise SpecError(f"{directory} cannot be read ({error.strerror}): name another --dir") from None
     if not found:
@@ -157,8 +157,7 @@ def _node(cluster: Cluster, name: str, folder: Path) -> Holder | None:
         return None
     resolved = (certificates.resolve(row, cluster, who) for row in certificates.node_rows(cluster, who))
     wants = tuple(for_node(certificate, name) for certificate in resolved)
-    modes, found = _modes(name, folder)
-    return Holder(name, folder, wants, cluster.name, modes, found)
+    return Holder(name, folder, wants, cluster.name, _modes(folder))
 
 
 def _takes(pool: Pool, name: str) -> bool:
@@ -176,19 +175,37 @@ def _named_inside(cluster: Cluster, folder: Path) -> Iterator[str]:
             yield from leaf.subject.dns
 
 
-def _modes(name: str, folder: Path) -> tuple[dict[str, int], tuple[Check, ...]]:
-    """The modes that the node's own agent.yaml asks for, where it lies beside the folder as `demo` puts it.
+def _modes(folder: Path) -> dict[str, int]:
+    """The modes that the node's own agent.yaml asks for, where it lies beside the folder as `demo` puts it."""
+    try:
+        config = _agent(folder)
+    except VaultpkiError:
+        # Told by `_with_agent`.
+        return {}
+    options = config.certificates if config is not None else {}
+    return {name: option.mode for name, option in options.items() if option.mode is not None}
 
-    And the check that failed where it cannot be used.
-    """
-    path = folder.parent / "agent.yaml"
-    if not path.is_file():
-        return {}, ()
+
+def _with_agent(holder: Holder) -> Holder:
+    """The holder with the check of its agent.yaml, where that fails."""
+    try:
+        _agent(holder.folder)
+        return holder
+    except VaultpkiError as error:
+        path = _agent_file(holder.folder)
+        why = DENIED if not os.access(path, os.R_OK) else str(error)
+        check = tried("agent.yaml", "file", holder.name, str(path), refusal=why)
+        return replace(holder, found=(*holder.found, check))
+
+
+def _agent_file(folder: Path) -> Path:
+    return folder.parent / "agent.yaml"
+
+
+def _agent(folder: Path) -> AgentConfig | None:
     from vaultpki.config import load_agent
 
-    try:
-        options = load_agent(path, allow_http=True).certificates
-    except VaultpkiError as error:
-        why = DENIED if not os.access(path, os.R_OK) else str(error)
-        return {}, (tried("agent.yaml", "file", name, str(path), refusal=why),)
-    return {name: option.mode for name, option in options.items() if option.mode is not None}, ()
+    path = _agent_file(folder)
+    if path.is_symlink():
+        raise SpecError("is a symbolic link: put the file itself there", file=str(path))
+    return load_agent(path, allow_http=True) if path.is_file() else None

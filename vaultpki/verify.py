@@ -54,6 +54,8 @@ def verify(holders: Sequence[Holder], *, now: datetime, rows: Sequence[Row] = TA
     laid: list[Laid] = []
     for holder in holders:
         checks.extend(holder.found)
+        if not holder.certificates:
+            continue
         checks.extend(bundle_checks(holder, by_name, now))
         for certificate in holder.certificates:
             pair, found = pair_checks(holder, by_name[certificate.name], certificate, now)
@@ -68,7 +70,7 @@ def verify(holders: Sequence[Holder], *, now: datetime, rows: Sequence[Row] = TA
 def _chains(holders: Sequence[Holder], laid: Sequence[Laid], now: datetime) -> Iterator[Check]:
     from vaultpki import openssl
 
-    held = {holder.name: _authorities(holder) for holder in holders}
+    held = {holder.name: _authorities(holder) for holder in holders if holder.certificates}
     by_roots: dict[frozenset[Facts], list[str]] = {}
     for name, (roots, _) in held.items():
         by_roots.setdefault(roots, []).append(name)

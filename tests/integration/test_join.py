@@ -48,14 +48,19 @@ def seat(tmp_path: Path) -> Seat:
 
 
 def refused(seat: Seat, file: Path) -> str:
-    """What a join is told that must fail; it says it in one sentence, and leaves no configuration behind."""
-    there = seat.config.read_bytes() if seat.config.exists() else None
+    """What a join is told that must fail; it says it in one sentence, and leaves everything as it was before."""
+    before, existed = contents(seat), seat.folder.exists()
     ran = enrolled.join(seat, file, expect=1)
     assert ran.stdout == "" and ran.stderr.startswith("vaultpki: ") and ran.stderr.count("\n") == 1, ran
-    assert (seat.config.read_bytes() if seat.config.exists() else None) == there
+    assert contents(seat) == before and seat.folder.exists() == existed
     wrap_token = json.loads(file.read_text()).get("wrap_token") if file.suffix == ".json" else None
     assert not wrap_token or wrap_token not in ran.stderr
     return ran.stderr.removeprefix("vaultpki: ").rstrip("\n")
+
+
+def contents(seat: Seat) -> dict[str, tuple[int, bytes]]:
+    """Mode and content of all there is on the node."""
+    return {name: (mode, content) for name, (_, _, mode, content) in seat.snapshot().items()}
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o777])

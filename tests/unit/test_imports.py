@@ -27,6 +27,7 @@ ORDER: Final = (
     "words",
     "regular",
     "guard",
+    "regular",
     # the table, and decisions that are the same wherever and whenever they are made
     "certificates",
     "facts",
@@ -43,6 +44,7 @@ ORDER: Final = (
     "brakes",
     # one module for each thing outside
     "files",
+    "undo",
     "generations",
     "store",
     "x509",
@@ -74,6 +76,7 @@ ORDER: Final = (
     "operator",
     "holding",
     "pairs",
+    "join_checks",
     "bundles",
     "aftermath",
     "quiet",

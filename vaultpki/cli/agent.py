@@ -140,9 +140,8 @@ def agent_command(
 def _join(file: Path, join_file: Path, directory: Path | None, *, allow_http: bool) -> AgentConfig:
     from datetime import UTC, datetime
 
-    from vaultpki import credential
+    from vaultpki import credential, join_checks
     from vaultpki.config import load_agent
-    from vaultpki.errors import SpecError
     from vaultpki.join import load_join
 
     join = load_join(join_file)
@@ -152,17 +151,9 @@ def _join(file: Path, join_file: Path, directory: Path | None, *, allow_http: bo
     state = "/var/lib/vaultpki" if file == DEFAULT_AGENT else str(file.parent / "state")
     old = load_agent(file, allow_http=allow_http) if file.exists() else None
     if old is not None:
-        if (old.cluster, old.prefix, old.node) != (join.cluster, join.prefix, join.node):
-            raise SpecError(
-                f"the join file is for node {join.node} of {join.cluster}, and {file} is of node {old.node} of "
-                f"{old.cluster}; name another agent.yaml with -c"
-            )
-        target, state = (str(directory.absolute()) if directory is not None else old.directory), old.state
-    if f"{state}/".startswith(f"{target}/"):
-        raise SpecError(
-            f"the agent's own folder {state} would lie in {target}, which static pods mount; "
-            "name another place for agent.yaml with -c, or another --dir"
-        )
+        target, state = (target if directory is not None else old.directory), old.state
+    # What can be refused is refused before the wrapping token is used up.
+    join_checks.refuse(join_checks.Plan(join, old, str(file), target, state))
     return credential.join(
         join, old, file=str(file), directory=target, state=state, now=datetime.now(UTC), allow_http=allow_http
     )
