@@ -62,7 +62,7 @@ certificates:
     to: others
   watcher: {kind: client, common_name: watcher, ca: kubernetes, roles: [worker], kubeconfig: watcher.conf, file: w}
 templates:
-  audit: {file: audit.yaml, template: a.j2, roles: [control-plane]}
+  audit: {file: audit.yaml, template: a.tmpl, roles: [control-plane]}
 """
 
 ACCEPTED = {
@@ -98,7 +98,7 @@ ACCEPTED = {
 
 def load(text: str, folder: Path, **options: bool) -> Cluster:
     (folder / "ca.pem").write_text("Vault's CA, in words\n" + PEM)
-    (folder / "a.j2").write_text("{{ node }}\n")
+    (folder / "a.tmpl").write_text("{{ node }}\n")
     (folder / "cluster.yaml").write_bytes(text.encode())
     return load_cluster(folder / "cluster.yaml", **options)
 

@@ -27,6 +27,8 @@ ORDER: Final = (
     "words",
     # the table, and decisions that are the same wherever and whenever they are made
     "certificates",
+    "file_names",
+    "row_rules",
     "facts",
     "assets",
     "records",
@@ -90,6 +92,8 @@ PURE: Final = (
     "model",
     "words",
     "certificates",
+    "file_names",
+    "row_rules",
     "facts",
     "records",
     "known",
