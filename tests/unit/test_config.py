@@ -247,7 +247,7 @@ def test_starter_loads_and_uncommented_too(tmp_path: Path) -> None:
     assert cluster.name == "prod"
     (tmp_path / "vault-ca.crt").write_text(PEM)
     (tmp_path / "issuer-ca.crt").write_text(PEM)
-    (tmp_path / "audit.yaml.j2").write_text("x\n")
+    (tmp_path / "audit.yaml.tmpl").write_text("x\n")
     whole = re.sub(r"^#: ?", "", starter(), flags=re.MULTILINE)
     full = load(whole, tmp_path)
     assert (len(full.pools), len(full.rows), len(full.templates), len(full.overrides)) == (2, 2, 1, 1)
