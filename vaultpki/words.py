@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Final, TypeGuard
 
+from vaultpki import plain
 from vaultpki.errors import SpecError
 
 LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
@@ -36,11 +37,20 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def quoted(text: str) -> str:
-    """The text in quotes, escaped so that nothing in it reaches a terminal raw, cut to about 60 characters."""
+    """The text in quotes, escaped so that nothing in it reaches a terminal raw, cut to about 60 characters.
+
+    Tokens and private keys in it are hidden: they are what people paste, or name a file of, by mistake.
+    """
+    text = plain.hide(text)
     shown = repr(text[:_SHOWN])
     if len(text) > _SHOWN or len(shown) > _SHOWN + 2:
         shown = shown[:_SHOWN].rstrip("\\'\"") + "..." + shown[0]
     return shown
+
+
+def quoted_key(text: str) -> str:
+    """A key of a file as messages show it; what is no plain word may be a line of another file, and secret."""
+    return quoted(text) if re.fullmatch(r"[A-Za-z0-9 _*./-]{1,60}", text) else "(not shown)"
 
 
 def fits(value: object, check: Callable[[str], str]) -> TypeGuard[str]:
@@ -53,11 +63,19 @@ def fits(value: object, check: Callable[[str], str]) -> TypeGuard[str]:
 
 def nearest(word: str, allowed: Iterable[str]) -> str:
     """A hint: the nearest allowed word, or all of them."""
+    choices = list(allowed)
+    near = close(word, choices)
+    return f"did you mean {near}?" if near else f"allowed here: {', '.join(choices)}"
+
+
+def close(word: str, allowed: Iterable[str]) -> str | None:
+    """The allowed word that `word` is, or that it was perhaps meant to be; None where it is like none of them."""
+    choices = list(allowed)
+    if word in choices:
+        return word
     import difflib
 
-    choices = list(allowed)
-    close = difflib.get_close_matches(word[:100].lower(), choices, n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else f"allowed here: {', '.join(choices)}"
+    return next(iter(difflib.get_close_matches(word[:100].lower(), choices, n=1, cutoff=0.6)), None)
 
 
 def label(text: str, what: str = "name", longest: int = 63) -> str:

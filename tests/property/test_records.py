@@ -77,7 +77,7 @@ SPECS = st.fixed_dictionaries(PARTS, optional={"prefix": PREFIXES, "domain": DOT
 
 def cluster_of(spec: dict[str, Any]) -> Cluster | None:
     """The cluster, or None where something in the spec contradicts another thing in it."""
-    (_FOLDER / "a.j2").write_text("${node}\n")
+    (_FOLDER / "a.tmpl").write_text("${node}\n")
     nodes = [{**node, "addresses": [f"10.0.1.{index}"]} for index, node in enumerate(spec["nodes"], 1)]
     value = {
         "cluster": spec["cluster"],
@@ -86,7 +86,7 @@ def cluster_of(spec: dict[str, Any]) -> Cluster | None:
         "pools": [{"name": spec["pooled"], "roles": ["worker"], "node_names": "pooled-*"}],
         "certificates": spec["rows"],
         "templates": {
-            name: {"file": file, "template": "a.j2", "roles": roles}
+            name: {"file": file, "template": "a.tmpl", "roles": roles}
             for name, (file, roles) in spec["templates"].items()
         },
         **({"prefix": spec["prefix"]} if "prefix" in spec else {}),

@@ -62,7 +62,7 @@ certificates:
     to: others
   watcher: {kind: client, common_name: watcher, ca: kubernetes, roles: [worker], kubeconfig: watcher.conf, file: w}
 templates:
-  audit: {file: audit.yaml, template: a.j2, roles: [control-plane]}
+  audit: {file: audit.yaml, template: a.tmpl, roles: [control-plane]}
 """
 
 ACCEPTED = {
@@ -98,7 +98,7 @@ ACCEPTED = {
 
 def load(text: str, folder: Path, **options: bool) -> Cluster:
     (folder / "ca.pem").write_text("Vault's CA, in words\n" + PEM)
-    (folder / "a.j2").write_text("{{ node }}\n")
+    (folder / "a.tmpl").write_text("{{ node }}\n")
     (folder / "cluster.yaml").write_bytes(text.encode())
     return load_cluster(folder / "cluster.yaml", **options)
 
@@ -247,7 +247,7 @@ def test_starter_loads_and_uncommented_too(tmp_path: Path) -> None:
     assert (cluster.name, cluster.vault.namespace, cluster.authority.root_sha256) == ("prod", None, None)
     (tmp_path / "vault-ca.crt").write_text(PEM)
     (tmp_path / "issuer-ca.crt").write_text(PEM)
-    (tmp_path / "audit.yaml.j2").write_text("x\n")
+    (tmp_path / "audit.yaml.tmpl").write_text("x\n")
     whole = re.sub(r"^#: ?", "", starter(), flags=re.MULTILINE)
     full = load(whole, tmp_path)
     assert full.vault.namespace == "team1/prod" and len(full.authority.root_sha256 or "") == 64

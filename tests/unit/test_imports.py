@@ -30,6 +30,8 @@ ORDER: Final = (
     "regular",
     # the table, and decisions that are the same wherever and whenever they are made
     "certificates",
+    "file_names",
+    "row_rules",
     "facts",
     "ca_rules",
     "der",
@@ -104,6 +106,8 @@ PURE: Final = (
     "model",
     "words",
     "certificates",
+    "file_names",
+    "row_rules",
     "facts",
     "ca_rules",
     "der",
@@ -198,7 +202,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert {name for name in names if name.startswith("vaultpki.")} == {"vaultpki.cli", "vaultpki.errors"}
 
 
-@pytest.mark.parametrize("command", ["plan", "apply", "agent", "verify", "issue", "enroll"])
+@pytest.mark.parametrize("command", ["plan", "apply", "agent", "verify", "issue", "enroll", "completion"])
 def test_help_of_a_command_loads_nothing_heavy(command: str) -> None:
     names = loaded(f"from vaultpki.cli import vaultpki; vaultpki.main([{command!r}, '--help'], standalone_mode=False)")
     assert names & {"cryptography", "hvac", "requests", "yaml", "ssl", "http.client"} == set()

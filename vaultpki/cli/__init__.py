@@ -30,7 +30,15 @@ _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "status": ("status", "status_command", "On a node: what is there, until when, what is wrong."),
     "renew": ("status", "renew_command", "On a node: renew now what is not due."),
     "verify": ("verify", "verify_command", "Check files and make the live handshakes, allowed and forbidden."),
+    "completion": ("completion", "completion_command", "Print what makes a shell complete commands and options."),
 }
+
+
+class _NoCommand(click.UsageError):
+    """A command that does not exist, said in one sentence."""
+
+    def show(self, file: object = None) -> None:
+        click.echo(f"vaultpki: {self.message}", err=True)
 
 
 class _Commands(click.Group):
@@ -46,13 +54,24 @@ class _Commands(click.Group):
         command: click.Command = getattr(import_module(f"vaultpki.cli.{module}"), attribute)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in _COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            from vaultpki import words
+
+            near = words.close(args[0], _COMMANDS)
+            hint = f"did you mean {near}?" if near else "`vaultpki --help` lists them"
+            raise _NoCommand(f"there is no command {words.quoted(args[0])}; {hint}")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, said) for name, (_, _, said) in _COMMANDS.items()])
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, prog_name="vaultpki")
+@click.version_option(__version__, "-V", "--version", prog_name="vaultpki")
 def vaultpki() -> None:
     """Every certificate of a Kubernetes cluster from Vault or OpenBao, issued, installed and renewed.
 

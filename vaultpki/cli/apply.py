@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vaultpki.cli.common import json_option, open_vault, show_change, show_dangers, show_plan, spec_option, terminal
+from vaultpki.cli.common import (
+    json_option,
+    open_vault,
+    show_change,
+    show_dangers,
+    show_plan,
+    spec_option,
+    terminal,
+    warn_of_templates,
+)
 from vaultpki.errors import VaultpkiError
 
 if TYPE_CHECKING:
@@ -28,6 +37,7 @@ def plan_command(file: Path, allow_http: bool, as_json: bool, detailed_exitcode:
     from vaultpki.config import load_cluster
 
     cluster = load_cluster(file, allow_http=allow_http)
+    warn_of_templates(cluster)
     vault, where = open_vault(cluster, allow_http=allow_http, warm=4)
 
     from vaultpki import bootstrap
@@ -55,6 +65,7 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool) -> Non
     from vaultpki.config import load_cluster
 
     cluster = load_cluster(file, allow_http=allow_http)
+    warn_of_templates(cluster)
     vault, where = open_vault(cluster, allow_http=allow_http, warm=8)
 
     from vaultpki import bootstrap

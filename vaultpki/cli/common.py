@@ -125,6 +125,15 @@ def _certificates(ca_file: str) -> str:
         raise SpecError(error.problem, file=tree.shown(Path(ca_file)), field="VAULT_CACERT") from None
 
 
+def warn_of_templates(cluster: Cluster) -> None:
+    """One line on standard error for each template that looks as if it were another program's."""
+    if cluster.templates:
+        from vaultpki.config import templates
+
+        for warning in templates.warnings(cluster):
+            click.echo(f"vaultpki: warning: {warning}", err=True)
+
+
 def show_plan(plan: Plan) -> None:
     """The changes, field by field; colour on a terminal only."""
     for change in plan.changes:

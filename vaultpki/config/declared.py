@@ -214,7 +214,11 @@ TEMPLATE: Final = Record(
             "The file's name in the node's directory",
             required=True,
         ),
-        "template": Field(Text(words.file_path, "a path"), "The template, seen from this file's folder", required=True),
+        "template": Field(
+            Text(words.file_path, "a path"),
+            "The template, in this file's folder or below; it may name ${node}, ${cluster}, ${endpoint}, ${directory}",
+            required=True,
+        ),
         "roles": Field(_ROLES, "The roles of the nodes that get it", required=True),
     }
 )

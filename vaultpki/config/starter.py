@@ -84,7 +84,8 @@ allow_short_ttl: false              # the default; true allows a ttl down to 30s
 #: templates:                       # further files that nodes render into their directory
 #:   audit:
 #:     file: audit.yaml
-#:     template: audit.yaml.j2      # beside this file
+#:     template: audit.yaml.tmpl    # in this file's folder or below; its values are ${node}, ${cluster}, ${endpoint}
+#:                                  # and ${directory}, quoted for YAML and JSON ${node.json}, and a dollar is $$
 #:     roles: [control-plane]
 """
 
