@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import field
+from typing import Final
 
+from vaultpki import words
+from vaultpki.ca_facts import CaFacts, lives, read_ca
 from vaultpki.certificates import ISSUING_CAS, ROOT
 from vaultpki.desired import MARK, STORE_OPTIONS, desired, marker
 from vaultpki.errors import ForeignObject
@@ -13,9 +16,11 @@ from vaultpki.identities import auth_mounts
 from vaultpki.known import UNKNOWN, Fields, Key, Known
 from vaultpki.model import Cluster
 from vaultpki.plan import Observed
-from vaultpki.reading import Memory, Reading
+from vaultpki.reading import LEAVING, Memory, Reading
 from vaultpki.values import dataclass
 from vaultpki.vault import Capabilities, Json, Vault, member
+
+_CAS: Final = (ROOT, *ISSUING_CAS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +28,9 @@ class Sight:
     """What was seen: the objects, what only the server knows, where each mount's own issuer lies, what is remembered.
 
     `wanted` is what should be there, `approles` are the role ids that the listed AppRoles really have, by name, `keys`
-    the names of the CA keys on each mount, and `neighbours` the prefixes of other clusters.
+    the names of the CA keys on each mount, and `neighbours` the prefixes of other clusters. `cas` are the CAs that are
+    there, `pooled` the nodes with an AppRole of a pool, and `ending` those whose identity is to be ended, or of which a
+    run that was cut off has not ended all.
     """
 
     observed: Observed
@@ -34,6 +41,9 @@ class Sight:
     keys: Mapping[str, frozenset[str]] = field(default_factory=dict)
     wanted: Mapping[Key, Fields] = field(default_factory=dict)
     neighbours: frozenset[str] = frozenset()
+    cas: Mapping[str, CaFacts] = field(default_factory=dict)
+    pooled: tuple[str, ...] = ()
+    ending: tuple[str, ...] = ()
 
 
 def observe(cluster: Cluster, vault: Vault, fallback: Known, *, expected: Iterable[Key] = ()) -> Sight:
@@ -55,6 +65,10 @@ def observe(cluster: Cluster, vault: Vault, fallback: Known, *, expected: Iterab
     if cluster.mount("config") in present:
         # A store of version 1 has none of these, and gets them with its upgrade.
         objects["mount", cluster.mount("config")] |= {**STORE_OPTIONS, **reading.store_options}
+    ending = _ending(cluster, reading)
+    objects |= ending
+    cas = _cas(cluster, reading.certificates)
+    maxima = {ca: objects.get(("mount", cluster.mount(ca)), {}).get("max_ttl") or 0 for ca in cas}
     stored = objects.get(("config", f"{cluster.mount('config')}/cluster"), {}).get("vault") or {}
     addresses = cluster.vault.addresses or tuple(stored.get("addresses") or ())
     capabilities = Capabilities.of(health)
@@ -69,6 +83,7 @@ def observe(cluster: Cluster, vault: Vault, fallback: Known, *, expected: Iterab
         bounds_dates=capabilities.bounds_dates,
         bounds_addresses=capabilities.bounds_addresses,
         binds_tokens=capabilities.binds_tokens,
+        ca_lives=lives(cluster, cas, maxima),
     )
     wanted = desired(cluster, filled)
     # Only fields that we manage take part; Vault adds others from one version to the next.
@@ -77,9 +92,20 @@ def observe(cluster: Cluster, vault: Vault, fallback: Known, *, expected: Iterab
             objects[key] = {name: value for name, value in fields.items() if name in wanted[key]}
     # An auth mount among them has our mark, and needs no memory.
     marked = {key for key in objects if key[0] == "auth"}
-    observed = Observed(objects, reading.memory.objects | marked)
-    neighbours = _neighbours(cluster, mounts.entries)
-    return Sight(observed, filled, reading.issuers, reading.memory, reading.approles, reading.keys, wanted, neighbours)
+    observed = Observed(objects, reading.memory.objects | marked | ending.keys())
+    return Sight(
+        observed,
+        filled,
+        reading.issuers,
+        reading.memory,
+        reading.approles,
+        reading.keys,
+        wanted,
+        _neighbours(cluster, mounts.entries),
+        cas,
+        reading.pooled,
+        tuple(sorted({name.rpartition("/")[2] for _, name in ending})),
+    )
 
 
 def refuse_foreign(cluster: Cluster, sight: Sight) -> None:
@@ -126,6 +152,23 @@ def made_by_us(sight: Sight, key: Key) -> bool:
         return key[0] in ("auth", "mount")
     remembered = sight.memory.objects
     return key in remembered if remembered else sight.observed.objects[key] == sight.wanted.get(key)
+
+
+def _ending(cluster: Cluster, reading: Reading) -> dict[Key, Fields]:
+    """AppRoles on the pooled mount that belong to no pool, and notes of ends that were cut off.
+
+    They need no memory to be removed: the mount is ours, and whoever has an AppRole on it counts as a pooled node. A
+    note of a node whose AppRole is there and stays is that of an `unenroll`, to be repeated by whoever began it.
+    """
+    approles = {("approle", f"{cluster.prefix}/pooled/{name}"): fields for name, fields in reading.orphans.items()}
+    gone = [name for name in reading.leaving if name in reading.orphans or name not in reading.pooled]
+    notes = {("config", f"{cluster.mount('config')}/{LEAVING}/{n}") for n in gone if words.fits(n, words.node_name)}
+    return {**approles, **{note: {} for note in notes}}
+
+
+def _cas(cluster: Cluster, certificates: Mapping[str, str]) -> dict[str, CaFacts]:
+    found = {ca: read_ca(ca, certificates[cluster.mount(ca)]) for ca in _CAS if cluster.mount(ca) in certificates}
+    return {ca: facts for ca, facts in found.items() if facts is not None}
 
 
 def _record(cluster: Cluster, key: Key) -> bool:

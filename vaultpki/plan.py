@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import field
+from datetime import datetime
 from typing import Any, Final, Literal
 
 from vaultpki.desired import ENGINE_CONFIG
 from vaultpki.known import UNKNOWN, Fields, Key
+from vaultpki.plain import stamp
 from vaultpki.values import dataclass
 
 Action = Literal["create", "update", "delete"]
@@ -52,11 +54,46 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Rotation:
+    """A CA that is otherwise than cluster.yaml asks, which no apply changes: `fields` as in Change, TTLs in seconds."""
+
+    ca: str
+    fields: Mapping[str, tuple[Any, Any]]
+    not_after: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Impact:
+    """What changes mean for nodes that take part already.
+
+    It is about one listed node, or about `nodes` nodes of a pool, or about all (`nodes`, and neither name). `effect` is
+    one word for programs, `detail` a sentence for people.
+    """
+
+    effect: str
+    detail: str
+    node: str | None = None
+    pool: str | None = None
+    certificate: str | None = None
+    nodes: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """The changes in the order they are carried out, and what lies on our mounts that we did not make."""
+    """The changes in the order they are carried out, and what lies on our mounts that we did not make.
+
+    `rotations` and `impact` change nothing: they are told beside the changes.
+    """
 
     changes: tuple[Change, ...]
     unmanaged: tuple[Key, ...] = ()
+    rotations: tuple[Rotation, ...] = ()
+    impact: tuple[Impact, ...] = ()
+
+    @property
+    def attention(self) -> bool:
+        """Whether something needs a person that no apply changes."""
+        return bool(self.rotations)
 
 
 def plan(desired: Mapping[Key, Fields], observed: Observed) -> Plan:
@@ -106,17 +143,31 @@ def to_json(plan: Plan, *, reads: int, writes: int) -> dict[str, Any]:
     """The form in which programs read a plan (`plan --json`, `apply --json`)."""
     return {
         "changes": [
-            {
-                "action": change.action,
-                "kind": change.kind,
-                "name": change.name,
-                "fields": {name: {"from": old, "to": new} for name, (old, new) in change.fields.items()},
-            }
+            {"action": change.action, "kind": change.kind, "name": change.name, "fields": _sides(change.fields)}
             for change in plan.changes
+        ],
+        "impact": [
+            {
+                "node": impact.node,
+                "pool": impact.pool,
+                "nodes": impact.nodes,
+                "certificate": impact.certificate,
+                "effect": impact.effect,
+                "detail": impact.detail,
+            }
+            for impact in plan.impact
+        ],
+        "rotation_needed": [
+            {"ca": rotation.ca, "fields": _sides(rotation.fields), "not_after": stamp(rotation.not_after)}
+            for rotation in plan.rotations
         ],
         "unmanaged": [f"{kind} {name}" for kind, name in plan.unmanaged],
         "requests": {"reads": reads, "writes": writes},
     }
+
+
+def _sides(fields: Mapping[str, tuple[Any, Any]]) -> dict[str, dict[str, Any]]:
+    return {name: {"from": old, "to": new} for name, (old, new) in fields.items()}
 
 
 def _difference(key: Key, wanted: Fields, found: Fields | None) -> dict[str, tuple[Any, Any]]:
