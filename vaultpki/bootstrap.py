@@ -159,6 +159,8 @@ def _aliases(cluster: Cluster, vault: Vault, sight: Sight, path: str) -> list[st
     names = vault.names(f"auth/{path}/role")
     found = vault.many([Request("GET", f"auth/{path}/role/{name}/role-id") for name in names])
     there = {str(answer.data.get("role_id")) for answer in found if answer.found}
+    notes = [vault.read(f"{cluster.mount('config')}/data/{LEAVING}/{name}") or {} for name in sight.ending]
+    there |= {str(role_id) for note in notes for role_id in (note.get("data") or {}).get("role_ids") or ()}
     return sorted(there.union(sight.known.role_ids.values()))
 
 
@@ -324,8 +326,9 @@ class _Run:
         self._wanted = desired(self._cluster, self._known)
         ours = _memory(self._cluster, self._known, self._wanted)
         known = self._remembered
-        # Not the pools: that all AppRoles are theirs is true when those of others have ended.
-        self._remember(Memory(ours.objects | known.objects, {**known.role_ids, **ours.role_ids}, known.pools))
+        # That all AppRoles are those of these pools is true only when the others have ended.
+        pools = known.pools if self._sight.ending else ours.pools
+        self._remember(Memory(ours.objects | known.objects, {**known.role_ids, **ours.role_ids}, pools))
 
     def _remember(self, memory: Memory) -> None:
         """Writes down what is ours: before it is made, and after it is removed, so that no crash leaves an orphan."""

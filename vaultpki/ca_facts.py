@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from vaultpki.certificates import ISSUING_BACKDATE, ISSUING_CAS, ROOT, ROOT_BACKDATE, ca_subject
+from vaultpki.certificates import ISSUING_BACKDATE, ISSUING_CAS, ROOT, ROOT_BACKDATE, ca_subject, rows
 from vaultpki.model import Cluster, KeyType
 from vaultpki.plan import Rotation
 from vaultpki.values import dataclass
@@ -73,11 +73,16 @@ def lives(cluster: Cluster, found: Mapping[str, CaFacts], maxima: Mapping[str, i
 def rotations_needed(cluster: Cluster, found: Mapping[str, CaFacts]) -> tuple[Rotation, ...]:
     """What cluster.yaml asks of CAs that are there and are otherwise, CA by CA."""
     rotations = (
-        Rotation(ca, _differing(cluster, ca, found[ca]), found[ca].not_after)
+        Rotation(ca, _differing(cluster, ca, found[ca]), found[ca].not_after, _refused(cluster, ca, found[ca]))
         for ca in (ROOT, *ISSUING_CAS)
         if ca in found
     )
     return tuple(rotation for rotation in rotations if rotation.fields)
+
+
+def _refused(cluster: Cluster, ca: str, facts: CaFacts) -> tuple[str, ...]:
+    ours = (row for row in rows(cluster) if row.ca == ca)
+    return tuple(row.name for row in ours if (row.ttl or cluster.ttl) >= facts.life)
 
 
 def asked(cluster: Cluster, ca: str) -> int:

@@ -101,8 +101,9 @@ def word(field: str, value: Any) -> str:
         return NOTHING
     if isinstance(value, bool):
         return "true" if value else "false"
-    if field in _SECONDS and isinstance(value, int) and value > 0:
-        return format_duration(value)
+    if field in _SECONDS and str(value).isdecimal() and int(value) > 0:
+        # Texts of digits in a policy, too.
+        return format_duration(int(value))
     if isinstance(value, str) and value and " " not in value:
         return escaped(value)
     if isinstance(value, list) and value and all(isinstance(item, str) and " " not in item for item in value):

@@ -7,10 +7,10 @@ from typing import Any, Final
 
 from vaultpki.config.durations import format_duration
 from vaultpki.differences import by_name, certificate_differences
-from vaultpki.identities import approle_pools, fits_pattern, takes
+from vaultpki.identities import approle_pools, fits_pattern, node_certificates, takes
 from vaultpki.model import Cluster, Pool
 from vaultpki.plain import escaped
-from vaultpki.plan import Change, Impact
+from vaultpki.plan import Change, Colour, Impact
 from vaultpki.values import dataclass
 
 SHOWN: Final = 10
@@ -25,7 +25,7 @@ REJOINS: Final = "rejoins"
 
 # A certificate's fields that lie beside it: another of them is no reason for another certificate.
 _BESIDE: Final = frozenset({"file", "kubeconfig", "reload", "role"})
-_WHEN: Final = "within the `poll` of its agent (5m by default), or in its next window"
+_WHEN: Final = "within its agent's `poll` (5m by default) or in its next window"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,48 @@ def concerns_nodes(cluster: Cluster, changes: Sequence[Change]) -> bool:
 def impact_of(cluster: Cluster, changes: Sequence[Change], live: Live) -> tuple[Impact, ...]:
     """What the changes mean for nodes that take part, node by node, pool by pool, and for all of them at last."""
     return tuple(_Impacts(cluster, changes, live).all())
+
+
+def sentences(impact: Sequence[Impact], *, merged: bool) -> Iterator[tuple[Colour, str]]:
+    """The impact in sentences; `merged` says at once what several nodes do alike with several certificates."""
+    if not merged:
+        for each in impact:
+            yield _colour(each), each.detail
+        return
+    held: dict[tuple[str, str], list[Impact]] = {}
+    for each in impact:
+        who = each.node or f"pool {each.pool}"
+        # By itself where there is more to it than which certificate it is.
+        alike = each.certificate is not None and each.effect in _VERBS
+        held.setdefault((each.effect, who) if alike else ("", f"{len(held)}"), []).append(each)
+    together: dict[tuple[str, tuple[str, ...]], list[Impact]] = {}
+    for (effect, who), some in held.items():
+        names = tuple(escaped(each.certificate or "") for each in some)
+        together.setdefault((effect, names) if effect else ("", (who,)), []).append(some[0])
+    for (effect, names), some in together.items():
+        if not effect:
+            yield _colour(some[0]), some[0].detail
+            continue
+        who = named([_who(each) for each in some])
+        one, many = _VERBS[effect]
+        verb = one if len(some) == 1 and some[0].node else many
+        yield _colour(some[0]), f"{who} {verb.format(', '.join(names))} {_WHEN}"
+
+
+# What one node does, and what several do.
+_VERBS: Final[Mapping[str, tuple[str, str]]] = {
+    REISSUES: ("issues {} anew", "issue {} anew, each"),
+    ISSUES: ("issues {}", "issue {}, each"),
+    REWRITES: ("writes the files of {} anew", "write the files of {} anew, each"),
+}
+
+
+def _who(impact: Impact) -> str:
+    return impact.node or f"{_nodes(impact.nodes)} of pool {impact.pool}"
+
+
+def _colour(impact: Impact) -> Colour:
+    return "red" if impact.effect == LOSES_ACCESS else "yellow"
 
 
 def named(names: Sequence[str]) -> str:
@@ -170,11 +212,15 @@ class _Impacts:
     def _longest(self) -> str:
         """For how long the certificates of pools that go are valid, where their records still say so."""
         store = self._cluster.mount("config")
-        lives = [
-            _longest_ttl(change)
+        records = [
+            change
             for (kind, name), change in self._changes.items()
-            if kind == "config" and name.startswith(f"{store}/pools/") and change.action == "delete"
+            if kind == "config" and name.startswith(f"{store}/pools/") and change.action != "create"
         ]
+        lives = [_longest_ttl(record) for record in records]
+        for pool in self._cluster.pools:
+            if any(record.name == f"{store}/pools/{pool.name}" for record in records):
+                lives += [certificate.ttl for certificate in node_certificates(self._cluster, pool)]
         return f"for at most {format_duration(max(lives))}" if any(lives) else "until their own ends"
 
     def _rejoining(self) -> Iterator[Impact]:

@@ -14,6 +14,7 @@ from vaultpki.plain import stamp
 from vaultpki.values import dataclass
 
 Action = Literal["create", "update", "delete"]
+Colour = Literal["green", "yellow", "red"]
 
 # Where an object of each kind stands in a run: nothing is written before what it needs, and what takes rights away or
 # leaves nothing to point at comes last.
@@ -55,11 +56,15 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """A CA that is otherwise than cluster.yaml asks, which no apply changes: `fields` as in Change, TTLs in seconds."""
+    """A CA that is otherwise than cluster.yaml asks, which no apply changes: `fields` as in Change, TTLs in seconds.
+
+    `refused` are certificates that ask for more life than the CA as it is has: until the rotation nobody gets them.
+    """
 
     ca: str
     fields: Mapping[str, tuple[Any, Any]]
     not_after: datetime
+    refused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +163,12 @@ def to_json(plan: Plan, *, reads: int, writes: int) -> dict[str, Any]:
             for impact in plan.impact
         ],
         "rotation_needed": [
-            {"ca": rotation.ca, "fields": _sides(rotation.fields), "not_after": stamp(rotation.not_after)}
+            {
+                "ca": rotation.ca,
+                "fields": _sides(rotation.fields),
+                "not_after": stamp(rotation.not_after),
+                "refused": list(rotation.refused),
+            }
             for rotation in plan.rotations
         ],
         "unmanaged": [f"{kind} {name}" for kind, name in plan.unmanaged],

@@ -5,23 +5,21 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from vaultpki import causes
 from vaultpki.certificates import ISSUING_CAS, ROOT, rows
 from vaultpki.config.durations import format_duration
 from vaultpki.differences import differences, word
-from vaultpki.impact import LOSES_ACCESS, named
+from vaultpki.impact import named, sentences
 from vaultpki.known import Key
 from vaultpki.model import Cluster, Node, Pool, Row
 from vaultpki.plain import escaped
-from vaultpki.plan import Change, Plan, Rotation
+from vaultpki.plan import Change, Colour, Plan, Rotation
 from vaultpki.values import dataclass
 
 WIDTH: Final = 100
 """How many columns a plan takes at most, unless every field is asked for."""
-
-Colour = Literal["green", "yellow", "red"]
 
 _SIGNS: Final[Mapping[str, tuple[str, Colour]]] = {
     "create": ("+", "green"),
@@ -54,24 +52,26 @@ def lines(cluster: Cluster, plan: Plan, *, verbose: bool = False) -> list[Line]:
         told += _wrapped(f"! {rotation_sentence(cluster.file, rotation)}", "yellow", width)
     if plan.impact:
         told.append(Line("Impact:"))
-        for impact in plan.impact:
-            colour: Colour = "red" if impact.effect == LOSES_ACCESS else "yellow"
-            told += _wrapped(f"  {impact.detail}", colour, width)
+        for colour, text in sentences(plan.impact, merged=not verbose):
+            told += _wrapped(f"  {text}", colour, width)
     return [*told, Line(_counts(plan.changes))]
 
 
 def change_lines(change: Change) -> list[Line]:
     """One change by itself, as apply tells that it is done."""
     sign, colour = _SIGNS[change.action]
-    return [Line(line, colour) for line in _Entry(sign, colour, _subject(change), _fields(change)).lines()]
+    parts = _fields(change) if change.action == "update" else ()
+    return [Line(line, colour) for line in _Entry(sign, colour, _subject(change), parts).lines()]
 
 
 def rotation_sentence(file: str, rotation: Rotation) -> str:
     """What a CA is, what is asked of it, and that nothing here changes it."""
     is_, wanted = (", ".join(_ca_words(name, pair[side]) for name, pair in rotation.fields.items()) for side in (0, 1))
+    names = named(rotation.refused)
+    refused = f"; until then Vault refuses {names}, which would outlive it" if names else ""
     return (
         f"{rotation.ca} CA: {is_} until {rotation.not_after:%Y-%m-%d}; {escaped(file)} asks {wanted}: it needs a "
-        "rotation, which this version cannot do; nothing is changed"
+        f"rotation, which this version cannot do; nothing is changed{refused}"
     )
 
 
@@ -219,15 +219,20 @@ class _Story:
 
     def _identities(self) -> Iterator[_Entry]:
         """AppRoles of the pooled mount that go, and what was left of such by a run that was cut off."""
-        for kind, head, what in (
-            ("approle", f"{self._cluster.prefix}/pooled/", "fits no pool or is of one that is gone"),
-            ("config", f"{self._store}/leaving/", "was begun to be ended and is not"),
-        ):
-            names = [name for found, name in list(self._left) if found == kind and name.startswith(head)]
-            taken = [name.removeprefix(head) for name in names if self._take("delete", kind, name)]
-            if taken:
-                count = f"{len(taken)} {_plural('identity', len(taken))} of pooled nodes"
-                yield _Entry("-", "red", count, (f"{named(sorted(taken))} ({'each ' if taken[1:] else ''}{what})",))
+        why: dict[str, list[str]] = {}
+        heads = {"approle": f"{self._cluster.prefix}/pooled/", "config": f"{self._store}/leaving/"}
+        for kind, name in list(self._left):
+            head = heads.get(kind)
+            if head is None or not name.startswith(head) or (change := self._take("delete", kind, name)) is None:
+                continue
+            # An AppRole whose policies were read has a name that fits: what it has not is the policy of such a pool.
+            policies, _ = change.fields.get("token_policies", (None, None))
+            reason = "no pool has the name" if policies is None else f"no such pool has its policy {word('', policies)}"
+            reason = reason if kind == "approle" else "a run that was cut off has not ended all"
+            why.setdefault(reason, []).append(name.removeprefix(head))
+        for reason, names in why.items():
+            what = f"{len(names)} {_plural('identity', len(names))} of pooled nodes"
+            yield _Entry("-", "red", what, (f"{named(sorted(names))} ({reason})",))
 
     def _certificates_made(self) -> Iterator[_Entry]:
         known = {f"{self._cluster.mount(row.ca)}/{row.name}": row for row in rows(self._cluster)}
@@ -257,10 +262,23 @@ class _Story:
         for (action, subject, parts), some in together.items():
             sign, colour = _SIGNS[action]
             if len(some) == 1:
-                yield _Entry(sign, colour, _subject(some[0]), _fields(some[0]))
+                yield _Entry(sign, colour, self._known_as(some[0]), _fields(some[0]))
                 continue
             who = [self._varying(change)[0].rpartition("/")[2] for change in some]
             yield _Entry(sign, colour, f"{escaped(subject)} ({named(who)})", parts)
+
+    def _known_as(self, change: Change) -> str:
+        """What a person calls an object: a role by its certificate, a record by its node or pool."""
+        mount, _, last = change.name.rpartition("/")
+        for row in rows(self._cluster):
+            if change.kind == "role" and mount == self._cluster.mount(row.ca) and row.name == last:
+                return f"certificate {row.name}"
+        if change.key == ("config", f"{self._store}/cluster"):
+            return f"cluster {self._cluster.name}"
+        for folder in ("node", "pool"):
+            if change.kind == "config" and mount == f"{self._store}/{folder}s":
+                return f"{folder} {escaped(last)}"
+        return _subject(change)
 
     def _varying(self, change: Change) -> tuple[str, str]:
         """The part of an object's name in which it differs from others of its kind, and what stands for it."""
@@ -281,7 +299,7 @@ def _subject(change: Change) -> str:
 def _fields(change: Change) -> tuple[str, ...]:
     """What an update changes, and the few values of something new that say what it is."""
     if change.action == "update":
-        return tuple(_differences(change.fields))
+        return tuple(_rules(change.fields) if change.kind == "policy" else _differences(change.fields))
     if change.action == "create" and change.kind in _TELLING:
         new = {name: pair[1] for name, pair in change.fields.items()}
         said = (f"{name} {word(name, new[name])}" for name in _TELLING[change.kind] if name in new)
@@ -306,6 +324,22 @@ def _differences(fields: Mapping[str, tuple[Any, Any]]) -> Iterator[str]:
             continue
         found = differences(escaped(name), old, new, field=name)
         yield from map(str, found) if found else iter([f"{escaped(name)} {word(name, old)} -> {word(name, new)}"])
+
+
+def _rules(fields: Mapping[str, tuple[Any, Any]]) -> Iterator[str]:
+    """What changes in a policy, path by path: a path that comes or goes by what it lets one do there."""
+    for path, (old, new) in fields.items():
+        if old is None or new is None:
+            yield f"{'+' if old is None else '-'} {escaped(path)} ({_rule(new if old is None else old)})"
+        else:
+            yield from _differences({path: (old, new)})
+
+
+def _rule(rule: Any) -> str:
+    if not isinstance(rule, Mapping) or not isinstance(rule.get("capabilities"), list):
+        return word("", rule)
+    limits = ", with limits" if rule.keys() > {"capabilities"} else ""
+    return f"{', '.join(escaped(str(each)) for each in rule['capabilities'])}{limits}"
 
 
 def _row_words(row: Row, fields: Mapping[str, Any]) -> str:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vaultpki.plain import printable
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -87,7 +89,7 @@ def _told_of_vault(checks: tuple[Check, ...]) -> str:
         shown.setdefault(check.name, []).append(check)
     lines = []
     for name, some in shown.items():
-        lines += [f"{name}: {check.target} {check.detail}" for check in some[:_SHOWN]]
+        lines += [printable(f"{name}: {check.target} {check.detail}") for check in some[:_SHOWN]]
         if len(some) > _SHOWN:
             lines.append(f"{name}: and {len(some) - _SHOWN} more")
     own = sum(check.expect == "accept" for check in checks)
@@ -107,7 +109,7 @@ def _told(checks: tuple[Check, ...], holders: int) -> str:
         source = check.source if check.kind != "file" else f"{check.source}/{check.name}"
         cells.append((source, check.target, check.expect, why))
     widths = [max(len(row[column]) for row in cells) for column in range(3)]
-    lines = ["  ".join((*map(str.ljust, row, widths), row[3])) for row in cells] if failed else []
+    lines = [printable("  ".join((*map(str.ljust, row, widths), row[3]))) for row in cells] if failed else []
     handshakes = [check for check in checks if check.kind == "handshake"]
     let_in = sum(check.got == "accept" for check in checks)
     lines.append(
