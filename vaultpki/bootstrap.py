@@ -16,7 +16,6 @@ from vaultpki.certificates import ROOT
 from vaultpki.desired import STORE_OPTIONS, desired, marker
 from vaultpki.errors import BadAnswer, Denied, Refused, Sealed, Unavailable
 from vaultpki.identities import approle_pools, auth_mounts, fits_pattern, jwt_roles, takes
-from vaultpki.impact import Live, concerns_nodes, impact_of
 from vaultpki.known import Fields, Key, Known
 from vaultpki.model import Cluster
 from vaultpki.observe import Sight, made_by_us, observe, refuse_foreign
@@ -68,6 +67,10 @@ def look(cluster: Cluster, vault: Vault, where: Where, *, expected: Iterable[Key
 
 def impact(cluster: Cluster, vault: Vault, sight: Sight, todo: Plan) -> Plan:
     """The plan with what it means for nodes that take part already; asks who has reported only where that matters."""
+    if not todo.changes:
+        return todo
+    from vaultpki.impact import Live, concerns_nodes, impact_of
+
     if not concerns_nodes(cluster, todo.changes):
         return todo
     reported = vault.names(f"{cluster.mount('config')}/metadata/reports")

@@ -20,6 +20,9 @@ Colour = Literal["green", "yellow", "red"]
 # leaves nothing to point at comes last.
 STAGES: Final = ("first", "mounts", "root", "engines", "issuers", "rules", "nodes", "removals", "farewells")
 
+UNCHANGED: Final = "Nothing to change."
+"""What a person is told last where there is nothing to do."""
+
 # Said once, when the CA is made; a later change of them is a rotation, not an edit.
 _AT_BIRTH: Final = frozenset({"common_name", "key", "ttl"})
 

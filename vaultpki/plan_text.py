@@ -15,7 +15,7 @@ from vaultpki.impact import named, sentences
 from vaultpki.known import Key
 from vaultpki.model import Cluster, Node, Pool, Row
 from vaultpki.plain import escaped
-from vaultpki.plan import Change, Colour, Plan, Rotation
+from vaultpki.plan import UNCHANGED, Change, Colour, Plan, Rotation
 from vaultpki.values import dataclass
 
 WIDTH: Final = 100
@@ -84,7 +84,7 @@ def _ca_words(name: str, value: Any) -> str:
 
 def _counts(changes: Sequence[Change]) -> str:
     if not changes:
-        return "Nothing to change."
+        return UNCHANGED
     counts = {action: sum(change.action == action for change in changes) for action in _SIGNS}
     return f"Plan: {counts['create']} to create, {counts['update']} to update, {counts['delete']} to delete."
 

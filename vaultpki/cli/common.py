@@ -104,6 +104,12 @@ def _certificates(ca_file: str) -> str:
 
 def show_plan(cluster: Cluster, plan: Plan, *, verbose: bool = False) -> None:
     """The plan as a person approves it; colour on a terminal only."""
+    from vaultpki.plan import UNCHANGED, Plan
+
+    if plan == Plan(()):
+        # Most plans are this one, and need none of the words.
+        click.echo(UNCHANGED)
+        return
     from vaultpki import plan_text
 
     _show(plan_text.lines(cluster, plan, verbose=verbose))
