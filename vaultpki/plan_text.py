@@ -13,7 +13,7 @@ from vaultpki.config.durations import format_duration
 from vaultpki.differences import differences, word
 from vaultpki.impact import named, sentences
 from vaultpki.known import Key
-from vaultpki.model import Cluster, Node, Pool, Row
+from vaultpki.model import Cluster, KeyType, Node, Pool, Row
 from vaultpki.plain import escaped
 from vaultpki.plan import UNCHANGED, Change, Colour, Plan, Rotation
 from vaultpki.values import dataclass
@@ -346,8 +346,8 @@ def _row_words(row: Row, fields: Mapping[str, Any]) -> str:
     kind = {(True, True): "client and server", (True, False): "client", (False, True): "server"}[
         bool(fields.get("client_flag")), bool(fields.get("server_flag"))
     ]
-    bits = fields.get("key_bits")
-    key = f"{fields.get('key_type')}{f' {bits}' if bits else ''}"
+    made = fields.get("key_type"), fields.get("key_bits")
+    key = next((key.value for key in KeyType if (key.vault_type, key.vault_bits) == made), "of another type")
     return f"{kind}, ttl {word('ttl', fields.get('ttl'))}, key {key}, CA {row.ca}"
 
 

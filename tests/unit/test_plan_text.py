@@ -141,7 +141,7 @@ def test_a_new_cluster_is_told_by_its_cas_certificates_and_nodes(folder: Path) -
         '+ CA root: "prod root CA", life 10y, key ec-p256',
         '+ CA kubernetes: "prod kubernetes CA", life 5y, key ec-p256, signed by the root',
     ]
-    assert "+ certificate kube-apiserver: server, ttl 7d, key rsa 3072, CA kubernetes" in shown
+    assert "+ certificate kube-apiserver: server, ttl 7d, key rsa-3072, CA kubernetes" in shown
     assert "+ node worker-1: worker, addresses 10.0.0.21; 3 certificates: kube-proxy, kubelet-client, kubelet" in shown
     assert "+ pool autoscaled: worker, names w-*; 3 certificates: kube-proxy, kubelet-client, kubelet" in shown
     # Each object is told within one of these, and none of them twice.
