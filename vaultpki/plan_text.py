@@ -48,13 +48,20 @@ def lines(cluster: Cluster, plan: Plan, *, verbose: bool = False) -> list[Line]:
     width = 0 if verbose else WIDTH
     for kind, name in plan.unmanaged:
         told += _wrapped(f"? {kind} {escaped(name)}  (not made by vaultpki; left alone)", "yellow", width)
-    for rotation in plan.rotations:
-        told += _wrapped(f"! {rotation_sentence(cluster.file, rotation)}", "yellow", width)
+    told += attention_lines(cluster, plan, width=width)
     if plan.impact:
         told.append(Line("Impact:"))
         for colour, text in sentences(plan.impact, merged=not verbose):
             told += _wrapped(f"  {text}", colour, width)
     return [*told, Line(_counts(plan.changes))]
+
+
+def attention_lines(cluster: Cluster, plan: Plan, *, width: int = WIDTH) -> list[Line]:
+    """What needs a person and is changed by no apply; `width` is in columns, 0 for as many as it takes."""
+    told: list[Line] = []
+    for rotation in plan.rotations:
+        told += _wrapped(f"! {rotation_sentence(cluster.file, rotation)}", "yellow", width)
+    return told
 
 
 def change_lines(change: Change) -> list[Line]:

@@ -98,6 +98,8 @@ def test_a_change_under_ca_needs_a_rotation_and_changes_nothing(
     for name, (old, new) in fields.items():
         assert needed["etcd"][name]["to"] == new
         assert needed["etcd"][name]["from"] == old or abs(needed["etcd"][name]["from"] - old) < 3
+    said = joined(vaultpki("apply", "-f", site.file, "--yes", env=site.server.environment()).stdout)
+    assert "! etcd CA: " in said and said.endswith(f"Done: 0 changes, 0 writes to {site.server.address}.\n")
     # Changes come first: what needs a person is still told beside them.
     site.write(SPEC.replace("10.0.0.21", "10.0.0.22") + f"ca: {{{wish}}}\n")
     said = plan(site, "--detailed-exitcode", expect=4)

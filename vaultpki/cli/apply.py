@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vaultpki.cli.common import json_option, open_vault, show_change, show_plan, spec_option, terminal
+from vaultpki.cli.common import (
+    json_option,
+    open_vault,
+    show_attention,
+    show_change,
+    show_plan,
+    spec_option,
+    terminal,
+)
 from vaultpki.errors import VaultpkiError
 
 if TYPE_CHECKING:
@@ -95,6 +103,9 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool) -> Non
             # No join file brings it to these nodes.
             pin = enrolment.place(cluster, vault).root_sha256
             click.echo(f"For agent.yaml of nodes that join by a token: root_sha256: {pin}")
+        if yes:
+            # Nobody was shown the plan.
+            show_attention(cluster, done)
         click.echo(f"Done: {len(done.changes)} changes, {vault.writes} writes to {vault.address}.")
 
 

@@ -115,6 +115,14 @@ def show_plan(cluster: Cluster, plan: Plan, *, verbose: bool = False) -> None:
     _show(plan_text.lines(cluster, plan, verbose=verbose))
 
 
+def show_attention(cluster: Cluster, plan: Plan) -> None:
+    """What needs a person, and only that."""
+    if plan.attention:
+        from vaultpki import plan_text
+
+        _show(plan_text.attention_lines(cluster, plan))
+
+
 def show_change(change: Change) -> None:
     """One change that is done."""
     from vaultpki import plan_text
