@@ -9,18 +9,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+from vaultpki import words
 from vaultpki.anchor import refuse_other_root
 from vaultpki.authorities import Authorities
+from vaultpki.ca_facts import rotations_needed
 from vaultpki.certificates import ROOT
 from vaultpki.desired import STORE_OPTIONS, desired, marker
 from vaultpki.errors import BadAnswer, Denied, Refused, Sealed, Unavailable
-from vaultpki.identities import auth_mounts, jwt_roles
+from vaultpki.identities import approle_pools, auth_mounts, fits_pattern, jwt_roles, takes
 from vaultpki.known import Fields, Key, Known
-from vaultpki.live_credentials import end_entities, forget, noted, unfinished
+from vaultpki.live_credentials import end_entities, noted, unfinished
 from vaultpki.model import Cluster
 from vaultpki.observe import Sight, made_by_us, observe, refuse_foreign
-from vaultpki.plan import STAGES, Change, Plan, plan, stage
-from vaultpki.reading import APPLIED, Memory
+from vaultpki.plan import STAGES, Change, Impact, Plan, plan, stage
+from vaultpki.reading import APPLIED, LEAVING, Memory
 from vaultpki.values import dataclass
 from vaultpki.vault import Json, Request, Vault, member, text
 
@@ -60,7 +62,19 @@ def look(cluster: Cluster, vault: Vault, where: Where, *, expected: Iterable[Key
     """
     sight = observe(cluster, vault, where.known, expected=expected)
     refuse_foreign(cluster, sight)
-    return sight, plan(sight.wanted, sight.observed)
+    return sight, replace(plan(sight.wanted, sight.observed), rotations=rotations_needed(cluster, sight.cas))
+
+
+def impact(cluster: Cluster, vault: Vault, sight: Sight, todo: Plan) -> Plan:
+    """The plan with what it means for nodes that take part already; asks who has reported only where that matters."""
+    if not todo.changes:
+        return todo
+    from vaultpki.impact import Live, concerns_nodes, impact_of
+
+    if not concerns_nodes(cluster, todo.changes):
+        return todo
+    reported = vault.names(f"{cluster.mount('config')}/metadata/reports")
+    return replace(todo, impact=impact_of(cluster, todo.changes, Live(frozenset(reported), sight.pooled)))
 
 
 def apply(cluster: Cluster, vault: Vault, where: Where, *, first: Plan | None, progress: Progress) -> Plan:
@@ -73,6 +87,7 @@ def apply(cluster: Cluster, vault: Vault, where: Where, *, first: Plan | None, p
     give_up = time.monotonic() + _AWAY_SECONDS
     rounds = 0
     made: Iterable[Key] = ()
+    meaning: tuple[Impact, ...] = ()
     while True:
         try:
             sight, todo = look(cluster, vault, where, expected=made)
@@ -83,8 +98,10 @@ def apply(cluster: Cluster, vault: Vault, where: Where, *, first: Plan | None, p
                     status=409,
                 )
             if not todo.changes and sight.memory == _memory(cluster, sight.known, sight.wanted):
-                return Plan(tuple(done), todo.unmanaged, todo.dangers, sight.known.root_sha256)
+                root = sight.known.root_sha256
+                return replace(todo, changes=tuple(done), impact=meaning, root_sha256=root)
             if rounds == 0:
+                meaning = impact(cluster, vault, sight, todo).impact
                 _refuse_weak_token(cluster, vault, _rights(cluster, sight, todo))
             rounds += 1
             if rounds > 8:
@@ -163,6 +180,7 @@ def _memory(cluster: Cluster, known: Known, wanted: Iterable[Key]) -> Memory:
             if kind in ("role", "policy", "approle") or (kind == "config" and name.startswith(paths))
         ),
         {node.name: known.role_ids[node.name] for node in cluster.nodes if node.name in known.role_ids},
+        {pool.name: pool.node_names for pool in approle_pools(cluster)},
     )
 
 
@@ -223,6 +241,11 @@ def _of_store_options(change: Change) -> bool:
     return change.kind == "mount" and change.action == "update" and change.fields.keys() <= STORE_OPTIONS.keys()
 
 
+def _of_pooled_approle(change: Change) -> bool:
+    mount, _, _ = change.name.rpartition("/")
+    return (change.action, change.kind, mount.rpartition("/")[2]) == ("delete", "approle", "pooled")
+
+
 class _Run:
     """One plan being carried out: stage by stage, but for stages that need nothing of each other.
 
@@ -237,6 +260,7 @@ class _Run:
         self._remembered = sight.memory
         self._authorities = Authorities(cluster, vault, sight)
         # Mounts whose own issuer is made, or becomes the default, in this run.
+        self._leaving: dict[str, list[str]] = {}
         self._unsettled = frozenset(change.name for change in todo.changes if change.kind == "issuer")
 
     def act(self) -> Iterator[Change]:
@@ -256,6 +280,7 @@ class _Run:
         # An AppRole is known as ours by its record, and nobody logs in before the policy is there.
         self._at_once(partial(self._do, stages["issuers"]), partial(self._do, stages["rules"], stages["nodes"]))
         yield from stages["issuers"] + stages["rules"] + stages["nodes"]
+        self._note_leaving()
         self._do(stages["removals"])
         yield from stages["removals"]
         self._end_entities()
@@ -285,7 +310,9 @@ class _Run:
         self._wanted = desired(self._cluster, self._known)
         ours = _memory(self._cluster, self._known, self._wanted)
         known = self._remembered
-        self._remember(Memory(ours.objects | known.objects, {**known.role_ids, **ours.role_ids}))
+        # That all AppRoles are those of these pools is true only when the others have ended.
+        pools = known.pools if self._sight.ending else ours.pools
+        self._remember(Memory(ours.objects | known.objects, {**known.role_ids, **ours.role_ids}, pools))
 
     def _remember(self, memory: Memory) -> None:
         """Writes down what is ours: before it is made, and after it is removed, so that no crash leaves an orphan."""
@@ -293,19 +320,75 @@ class _Run:
             self._vault.write(f"{self._cluster.mount('config')}/data/{APPLIED}", {"data": memory.record()})
             self._remembered = memory
 
+    def _note_leaving(self) -> None:
+        """Writes down how the tokens of pooled nodes are found, before the AppRoles that tell it are removed."""
+        mount = f"auth/{self._cluster.prefix}/pooled/role"
+        going = [change.name.rpartition("/")[2] for change in self._todo.changes if _of_pooled_approle(change)]
+        answers = self._vault.many([Request("GET", f"{mount}/{name}/role-id") for name in going])
+        found = {name: answer.data.get("role_id") for name, answer in zip(going, answers, strict=True) if answer.found}
+        notes = self._notes()
+        requests = []
+        for name, role_id in found.items():
+            notes[name] = sorted({*notes.get(name, ()), str(role_id)})
+            note = {"data": {"version": 1, "role_ids": notes[name]}}
+            requests.append(Request("POST", self._note("data", name), note))
+        self._vault.many(requests)
+        self._leaving = notes
+
+    def _notes(self) -> dict[str, list[str]]:
+        """The role ids that notes name, by node, of those whose identity is to be ended."""
+        names = [name for name in self._sight.ending if words.fits(name, words.node_name)]
+        answers = self._vault.many([Request("GET", self._note("data", name)) for name in names])
+        found = {name: answer.data.get("data") for name, answer in zip(names, answers, strict=True) if answer.found}
+        return {name: list(map(str, note.get("role_ids") or ())) for name, note in found.items() if note}
+
+    def _note(self, folder: str, name: str) -> str:
+        return f"{self._cluster.mount('config')}/{folder}/{LEAVING}/{name}"
+
     def _end_entities(self) -> None:
-        """Ends the tokens of nodes taken off the list, whose AppRoles are gone by now."""
-        gone = sorted(self._sight.memory.role_ids.keys() - {node.name for node in self._cluster.nodes})
-        if gone:
-            known = self._sight.known
-            # Of one whose credentials were being ended when that was cut off, a note names the earlier role ids.
-            begun = self._vault.map(lambda name: noted(self._cluster, self._vault, name), gone)
-            ids = {known.role_ids.get(n, "") for n in gone}.union(*begun)
-            end_entities(self._vault, known.accessors.get("listed", ""), sorted(ids))
-            for name in (name for name, noted_ids in zip(gone, begun, strict=True) if noted_ids):
-                forget(self._cluster, self._vault, name)
-            store = self._cluster.mount("config")
-            self._vault.many([Request("DELETE", f"{store}/metadata/reports/{n}") for n in gone])
+        """Ends the tokens of nodes whose AppRoles or pools are gone by now, and forgets what these nodes reported."""
+        listed = {node.name for node in self._cluster.nodes}
+        known, store = self._sight.known, self._cluster.mount("config")
+        off_list = sorted(self._sight.memory.role_ids.keys() - listed)
+        by_token = self._gone_by_token()
+        # A note does not tell which mount its node was on: it may have been cut off at the end of either.
+        noted_ids = {role_id for ids in self._leaving.values() for role_id in ids}
+        aliases = {
+            "listed": sorted({known.role_ids.get(name, "") for name in off_list} | noted_ids),
+            "pooled": sorted(noted_ids),
+            "jwt": by_token,
+        }
+        self._at_once(
+            *(
+                partial(end_entities, self._vault, known.accessors.get(mount, ""), some)
+                for mount, some in aliases.items()
+                if some
+            )
+        )
+        gone = {*off_list, *self._leaving, *by_token} - listed
+        self._vault.many([Request("DELETE", f"{store}/metadata/reports/{name}") for name in sorted(gone)])
+        self._vault.many([Request("DELETE", self._note("metadata", name)) for name in sorted(self._leaving)])
+
+    def _gone_by_token(self) -> list[str]:
+        """The nodes that got in by an issuer's token and fit no pool any more, as far as their reports tell.
+
+        An alias there is the node's own name, so nothing of an AppRole is found by one.
+        """
+        if "jwt" not in self._sight.known.accessors:
+            return []
+        head = f"{self._cluster.mount('config')}/pools/"
+        records = [change for change in self._todo.changes if change.kind == "config" and change.name.startswith(head)]
+        patterns = [str(change.fields["node_names"][0]) for change in records if "node_names" in change.fields]
+        if not patterns or all(change.action == "create" for change in records):
+            return []
+        names = self._vault.names(f"{self._cluster.mount('config')}/metadata/reports")
+        still = {name for name in names if any(takes(pool, name) for pool in self._cluster.pools)}
+        listed = {node.name for node in self._cluster.nodes}
+        return [
+            name
+            for name in names
+            if name not in still | listed and any(fits_pattern(pattern, name) for pattern in patterns)
+        ]
 
     def _plain(self, change: Change) -> Request | None:
         """The one request that carries a change out, and may be repeated; None where there is more to it."""

@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 from vaultpki.errors import BadAnswer, Denied, Refused, SpecError, Unavailable
 from vaultpki.model import VERSION, Cluster
-from vaultpki.reading import APPLIED, Memory
+from vaultpki.reading import APPLIED, LEAVING, Memory
 from vaultpki.values import dataclass
 from vaultpki.vault import Json, Request, Vault, member
 from vaultpki.vault.wire import BODY_LIMIT
@@ -27,8 +27,6 @@ LOGIN_IN_FLIGHT: Final = 10.0
 FLOOD: Final = BODY_LIMIT // 40
 """How many secret ids a node has at least where their list is too large to read: each is named in some 40 bytes."""
 
-# Where it stands, until the end is done, by which role ids the node is or was known.
-_LEAVING: Final = "leaving"
 _ROUNDS: Final = 5
 
 
@@ -84,7 +82,7 @@ def noted(cluster: Cluster, vault: Vault, name: str) -> frozenset[str]:
 def unfinished(cluster: Cluster, vault: Vault) -> frozenset[str]:
     """The nodes whose end was begun and is not done; none where the token may not look."""
     try:
-        return frozenset(vault.names(f"{cluster.mount('config')}/metadata/{_LEAVING}"))
+        return frozenset(vault.names(f"{cluster.mount('config')}/metadata/{LEAVING}"))
     except Denied:
         return frozenset()
 
@@ -101,7 +99,7 @@ def note(cluster: Cluster, vault: Vault, name: str, role_ids: Iterable[str]) -> 
 
 def forget(cluster: Cluster, vault: Vault, name: str) -> None:
     """Takes the note away: the end is done."""
-    vault.call(Request("DELETE", f"{cluster.mount('config')}/metadata/{_LEAVING}/{name}"))
+    vault.call(Request("DELETE", f"{cluster.mount('config')}/metadata/{LEAVING}/{name}"))
 
 
 def end_entities(vault: Vault, accessor: str, aliases: Sequence[str], *, wait: float = LOGIN_IN_FLIGHT) -> None:
@@ -176,7 +174,7 @@ def end(cluster: Cluster, vault: Vault, identities: Sequence[Identity], *, wait:
 
 
 def _note(cluster: Cluster, name: str) -> str:
-    return f"{cluster.mount('config')}/data/{_LEAVING}/{name}"
+    return f"{cluster.mount('config')}/data/{LEAVING}/{name}"
 
 
 def _ids(found: Mapping[str, object] | None) -> frozenset[str]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import field
+from typing import Final
 
-from vaultpki import anchor, dangers
+from vaultpki import anchor, dangers, words
+from vaultpki.ca_facts import CaFacts, lives, read_ca
 from vaultpki.certificates import ISSUING_CAS, ROOT
 from vaultpki.desired import MARK, STORE_OPTIONS, desired, marker
 from vaultpki.errors import ForeignObject, SpecError
@@ -15,9 +17,11 @@ from vaultpki.known import UNKNOWN, Fields, Key, Known
 from vaultpki.live_credentials import noted
 from vaultpki.model import Cluster
 from vaultpki.plan import Observed
-from vaultpki.reading import Memory, Reading
+from vaultpki.reading import LEAVING, Memory, Reading
 from vaultpki.values import dataclass
 from vaultpki.vault import Capabilities, Json, Vault, member
+
+_CAS: Final = (ROOT, *ISSUING_CAS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +29,9 @@ class Sight:
     """What was seen: the objects, what only the server knows, where each mount's own issuer lies, what is remembered.
 
     `wanted` is what should be there, `approles` are the role ids that the listed AppRoles really have, by name, `keys`
-    the names of the CA keys on each mount, and `neighbours` the prefixes of other clusters.
+    the names of the CA keys on each mount, and `neighbours` the prefixes of other clusters. `cas` are the CAs that are
+    there, `pooled` the nodes with an AppRole of a pool, and `ending` those whose identity is to be ended, or of which a
+    run that was cut off has not ended all.
     """
 
     observed: Observed
@@ -36,6 +42,9 @@ class Sight:
     keys: Mapping[str, frozenset[str]] = field(default_factory=dict)
     wanted: Mapping[Key, Fields] = field(default_factory=dict)
     neighbours: frozenset[str] = frozenset()
+    cas: Mapping[str, CaFacts] = field(default_factory=dict)
+    pooled: tuple[str, ...] = ()
+    ending: tuple[str, ...] = ()
 
 
 def observe(cluster: Cluster, vault: Vault, fallback: Known, *, expected: Iterable[Key] = ()) -> Sight:
@@ -62,6 +71,10 @@ def observe(cluster: Cluster, vault: Vault, fallback: Known, *, expected: Iterab
     if cluster.mount("config") in present:
         # A store of version 1 has none of these, and gets them with its upgrade.
         objects["mount", cluster.mount("config")] |= {**STORE_OPTIONS, **reading.store_options}
+    ending = _ending(cluster, reading)
+    objects |= ending
+    cas = _cas(cluster, reading.own_certificates)
+    maxima = {ca: objects.get(("mount", cluster.mount(ca)), {}).get("max_ttl") or 0 for ca in cas}
     addresses, ca_pem = anchor.where(cluster, fallback.addresses, fallback.ca_pem)
     filled = Known(
         addresses=addresses,
@@ -73,6 +86,7 @@ def observe(cluster: Cluster, vault: Vault, fallback: Known, *, expected: Iterab
         bounds_dates=capabilities.bounds_dates,
         bounds_addresses=capabilities.bounds_addresses,
         binds_tokens=capabilities.binds_tokens,
+        ca_lives=lives(cluster, cas, maxima),
     )
     wanted = desired(cluster, filled)
     # Only fields that we manage take part; Vault adds others from one version to the next.
@@ -82,9 +96,20 @@ def observe(cluster: Cluster, vault: Vault, fallback: Known, *, expected: Iterab
     # An auth mount among them has our mark, and needs no memory.
     marked = {key for key in objects if key[0] == "auth"}
     found = dangers.find(cluster, reading.certificates, reading.counts, reading.root_pem)
-    observed = Observed(objects, reading.memory.objects | marked, found)
-    neighbours = _neighbours(cluster, mounts.entries)
-    return Sight(observed, filled, reading.issuers, reading.memory, reading.approles, reading.keys, wanted, neighbours)
+    observed = Observed(objects, reading.memory.objects | marked | ending.keys(), found)
+    return Sight(
+        observed,
+        filled,
+        reading.issuers,
+        reading.memory,
+        reading.approles,
+        reading.keys,
+        wanted,
+        _neighbours(cluster, mounts.entries),
+        cas,
+        reading.pooled,
+        tuple(sorted({name.rpartition("/")[2] for _, name in ending})),
+    )
 
 
 def refuse_foreign(cluster: Cluster, sight: Sight) -> None:
@@ -143,6 +168,25 @@ def _role_ids(cluster: Cluster, vault: Vault, reading: Reading) -> dict[str, str
         if known.get(name) != actual and actual in noted(cluster, vault, name):
             known[name] = actual
     return known
+
+
+def _ending(cluster: Cluster, reading: Reading) -> dict[Key, Fields]:
+    """AppRoles on the pooled mount that belong to no pool, and notes of ends that were cut off.
+
+    They need no memory to be removed: the mount is ours, and whoever has an AppRole on it counts as a pooled node. A
+    note of a node whose AppRole is there and stays is that of an `unenroll`, a `lock` or an `enroll --replace`, to be
+    repeated by whoever began it.
+    """
+    approles = {("approle", f"{cluster.prefix}/pooled/{name}"): fields for name, fields in reading.orphans.items()}
+    listed = {node.name for node in cluster.nodes}
+    gone = [n for n in reading.leaving if n in reading.orphans or (n not in reading.pooled and n not in listed)]
+    notes = {("config", f"{cluster.mount('config')}/{LEAVING}/{n}") for n in gone if words.fits(n, words.node_name)}
+    return {**approles, **{note: {} for note in notes}}
+
+
+def _cas(cluster: Cluster, certificates: Mapping[str, str]) -> dict[str, CaFacts]:
+    found = {ca: read_ca(ca, certificates[cluster.mount(ca)]) for ca in _CAS if cluster.mount(ca) in certificates}
+    return {ca: facts for ca, facts in found.items() if facts is not None}
 
 
 def _record(cluster: Cluster, key: Key) -> bool:

@@ -5,17 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import field
+from datetime import datetime
 from typing import Any, Final, Literal
 
 from vaultpki.desired import ENGINE_CONFIG
 from vaultpki.known import UNKNOWN, Fields, Key
+from vaultpki.plain import stamp
 from vaultpki.values import dataclass
 
 Action = Literal["create", "update", "delete"]
+Colour = Literal["green", "yellow", "red"]
 
 # Where an object of each kind stands in a run: nothing is written before what it needs, and what takes rights away or
 # leaves nothing to point at comes last.
 STAGES: Final = ("first", "mounts", "root", "engines", "issuers", "rules", "nodes", "removals", "farewells")
+
+UNCHANGED: Final = "Nothing to change."
+"""What a person is told last where there is nothing to do."""
 
 # Said once, when the CA is made; a later change of them is a rotation, not an edit.
 _AT_BIRTH: Final = frozenset({"common_name", "key", "ttl"})
@@ -65,17 +71,54 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Rotation:
+    """A CA that is otherwise than cluster.yaml asks, which no apply changes: `fields` as in Change, TTLs in seconds.
+
+    `refused` are certificates that ask for more life than the CA as it is has: until the rotation nobody gets them.
+    """
+
+    ca: str
+    fields: Mapping[str, tuple[Any, Any]]
+    not_after: datetime
+    refused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Impact:
+    """What changes mean for nodes that take part already.
+
+    It is about one listed node, or about `nodes` nodes of a pool, or about all (`nodes`, and neither name). `effect` is
+    one word for programs, `detail` a sentence for people.
+    """
+
+    effect: str
+    detail: str
+    node: str | None = None
+    pool: str | None = None
+    certificate: str | None = None
+    nodes: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """The changes in the order they are carried out, and what lies on our mounts that we did not make.
 
-    `dangers` are those among the latter that no apply mends and nobody may overlook. `root_sha256` is that of the root
-    CA once an apply is through; empty before.
+    `dangers` are those among the latter that no apply mends and nobody may overlook. `rotations` and `impact` change
+    nothing: they are told beside the changes. `root_sha256` is that of the root CA once an apply is through; empty
+    before.
     """
 
     changes: tuple[Change, ...]
     unmanaged: tuple[Key, ...] = ()
     dangers: tuple[Danger, ...] = ()
+    rotations: tuple[Rotation, ...] = ()
+    impact: tuple[Impact, ...] = ()
     root_sha256: str = ""
+
+    @property
+    def attention(self) -> bool:
+        """Whether something needs a person that no apply changes."""
+        return bool(self.rotations or self.dangers)
 
 
 def plan(desired: Mapping[Key, Fields], observed: Observed) -> Plan:
@@ -126,18 +169,37 @@ def to_json(plan: Plan, *, reads: int, writes: int) -> dict[str, Any]:
     """The form in which programs read a plan (`plan --json`, `apply --json`)."""
     return {
         "changes": [
-            {
-                "action": change.action,
-                "kind": change.kind,
-                "name": change.name,
-                "fields": {name: {"from": old, "to": new} for name, (old, new) in change.fields.items()},
-            }
+            {"action": change.action, "kind": change.kind, "name": change.name, "fields": _sides(change.fields)}
             for change in plan.changes
+        ],
+        "impact": [
+            {
+                "node": impact.node,
+                "pool": impact.pool,
+                "nodes": impact.nodes,
+                "certificate": impact.certificate,
+                "effect": impact.effect,
+                "detail": impact.detail,
+            }
+            for impact in plan.impact
+        ],
+        "rotation_needed": [
+            {
+                "ca": rotation.ca,
+                "fields": _sides(rotation.fields),
+                "not_after": stamp(rotation.not_after),
+                "refused": list(rotation.refused),
+            }
+            for rotation in plan.rotations
         ],
         "unmanaged": [f"{kind} {name}" for kind, name in plan.unmanaged],
         "dangers": [{"name": danger.name, "reason": danger.reason} for danger in plan.dangers],
         "requests": {"reads": reads, "writes": writes},
     }
+
+
+def _sides(fields: Mapping[str, tuple[Any, Any]]) -> dict[str, dict[str, Any]]:
+    return {name: {"from": old, "to": new} for name, (old, new) in fields.items()}
 
 
 def _difference(key: Key, wanted: Fields, found: Fields | None) -> dict[str, tuple[Any, Any]]:

@@ -59,9 +59,10 @@ def certificate(site: Watched, ca: str) -> x509.Certificate:
 
 def test_an_empty_server_becomes_the_ca_and_a_second_apply_writes_nothing(site: Watched) -> None:
     shown = site.plan()
-    assert shown.keys() == {"changes", "unmanaged", "dangers", "requests"}
+    assert shown.keys() == {"changes", "impact", "rotation_needed", "unmanaged", "dangers", "requests"}
     assert (
-        shown["unmanaged"] == shown["dangers"] == [] and shown["requests"]["writes"] == 0 < shown["requests"]["reads"]
+        shown["unmanaged"] == shown["dangers"] == shown["impact"] == shown["rotation_needed"] == []
+        and shown["requests"]["writes"] == 0 < shown["requests"]["reads"]
     )
     for change in shown["changes"]:
         assert change.keys() == {"action", "kind", "name", "fields"} and change["action"] == "create"

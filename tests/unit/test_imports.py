@@ -42,6 +42,11 @@ ORDER: Final = (
     "identities",
     "desired",
     "plan",
+    "differences",
+    "causes",
+    "impact",
+    "plan_text",
+    "ca_facts",
     "renewal",
     "brakes",
     # one module for each thing outside
@@ -116,6 +121,10 @@ PURE: Final = (
     "identities",
     "desired",
     "plan",
+    "differences",
+    "causes",
+    "impact",
+    "plan_text",
     "renewal",
 )
 OUTSIDE: Final = frozenset({"os", "pathlib", "random", "select", "socket", "ssl", "subprocess", "threading", "time"})

@@ -169,7 +169,8 @@ def test_the_other_examples_are_what_they_say() -> None:
             assert yaml.safe_load(block.text)
         if block.language == "json":
             found = set(json.loads(block.text))
-            assert found in ({"changes", "unmanaged", "dangers", "requests"}, {"time", "level", "event", "message"})
+            plan = {"changes", "impact", "rotation_needed", "unmanaged", "dangers", "requests"}
+            assert found in (plan, {"time", "level", "event", "message"})
         if block.language == "ini":
             parser = configparser.ConfigParser(delimiters="=")
             parser.read_string(block.text)

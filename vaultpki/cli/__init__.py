@@ -122,7 +122,10 @@ def _run() -> int:
         error.show()
         return error.exit_code
     except VaultpkiError as error:
-        click.echo(f"vaultpki: {error}", err=True)
+        from vaultpki.plain import printable
+
+        # The one place where errors reach a terminal: what a server or a file said may be a part of any of them.
+        click.echo(f"vaultpki: {printable(str(error))}", err=True)
         return error.exit_code
     except BrokenPipeError:
         # Whoever read our output has gone.

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from vaultpki.plain import printable
-
 if TYPE_CHECKING:
     from vaultpki.bootstrap import Where
     from vaultpki.model import Cluster
     from vaultpki.plan import Change, Plan
+    from vaultpki.plan_text import Line
     from vaultpki.vault import Settings, Vault
 
 DEFAULT_AGENT: Final = Path("/etc/vaultpki/agent.yaml")
@@ -134,43 +133,38 @@ def warn_of_templates(cluster: Cluster) -> None:
             click.echo(f"vaultpki: warning: {warning}", err=True)
 
 
-def show_plan(plan: Plan) -> None:
-    """The changes, field by field; colour on a terminal only."""
-    for change in plan.changes:
-        show_change(change, fields=True)
-    dangerous = {danger.name for danger in plan.dangers}
-    for kind, name in plan.unmanaged:
-        if f"{kind} {name}" in dangerous:
-            continue
-        click.secho(f"? {kind} {name}  (not made by vaultpki; left alone)", fg="yellow")
-    show_dangers(plan)
-    if not plan.changes:
-        click.echo("Nothing to change.")
-    else:
-        counts = {word: sum(c.action == word for c in plan.changes) for word in ("create", "update", "delete")}
-        click.echo(f"Plan: {counts['create']} to create, {counts['update']} to update, {counts['delete']} to delete.")
+def show_plan(cluster: Cluster, plan: Plan, *, verbose: bool = False) -> None:
+    """The plan as a person approves it; colour on a terminal only."""
+    from vaultpki.plan import UNCHANGED, Plan
+
+    if plan == Plan(()):
+        # Most plans are this one, and need none of the words.
+        click.echo(UNCHANGED)
+        return
+    from vaultpki import plan_text
+
+    _show(plan_text.lines(cluster, plan, verbose=verbose))
 
 
-def show_dangers(plan: Plan) -> None:
-    """What is foreign and dangerous on the server; colour on a terminal only."""
-    for danger in plan.dangers:
-        click.secho(f"! {printable(danger.name)}: {printable(danger.reason)}", fg="red")
+def show_attention(cluster: Cluster, plan: Plan) -> None:
+    """What needs a person, and only that."""
+    if plan.attention:
+        from vaultpki import plan_text
+
+        _show(plan_text.attention_lines(cluster, plan))
 
 
-def show_change(change: Change, *, fields: bool) -> None:
-    sign, colour = {"create": ("+", "green"), "update": ("~", "yellow"), "delete": ("-", "red")}[change.action]
-    click.secho(f"{sign} {change.kind} {change.name}", fg=colour)
-    if fields and change.action == "update":
-        for name, (old, new) in change.fields.items():
-            click.echo(f"    {name}: {_shown(old)} -> {_shown(new)}")
+def show_change(change: Change) -> None:
+    """One change that is done."""
+    from vaultpki import plan_text
+
+    _show(plan_text.change_lines(change))
+
+
+def _show(lines: Iterable[Line]) -> None:
+    for line in lines:
+        click.secho(line.text, fg=line.colour)
 
 
 def terminal() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
-
-
-def _shown(value: object) -> str:
-    import json
-
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 200 else text[:197] + "..."

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vaultpki.cli.common import DEFAULT_AGENT, json_option
+from vaultpki.plain import printable
 
 if TYPE_CHECKING:
     from vaultpki.status import Status
@@ -110,4 +111,4 @@ def _told(status: Status) -> str:
         lines.append("vault: reachable" if status.reachable else f"vault: {status.error}")
     if not status.seen and not status.faults:
         lines.append("there is no certificate here")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))

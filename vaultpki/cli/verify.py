@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vaultpki.plain import printable
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -92,7 +94,7 @@ def _told_of_vault(checks: tuple[Check, ...]) -> str:
         shown.setdefault(check.name, []).append(check)
     lines = []
     for name, some in shown.items():
-        lines += [f"{name}: {check.target} {check.detail}" for check in some[:_SHOWN]]
+        lines += [printable(f"{name}: {check.target} {check.detail}") for check in some[:_SHOWN]]
         if len(some) > _SHOWN:
             lines.append(f"{name}: and {len(some) - _SHOWN} more")
     own = sum(check.expect == "accept" for check in checks)
@@ -112,13 +114,13 @@ def _told(checks: tuple[Check, ...], holders: int) -> str:
         source = check.source if check.kind != "file" else f"{check.source}/{check.name}"
         cells.append((source, check.target, check.expect, why))
     widths = [max(len(row[column]) for row in cells) for column in range(3)]
-    lines = ["  ".join((*map(str.ljust, row, widths), row[3])) for row in cells] if failed else []
+    lines = [printable("  ".join((*map(str.ljust, row, widths), row[3]))) for row in cells] if failed else []
     unmade = [check for check in checks if check.got == "unchecked"]
     unread: dict[tuple[str, str], list[str]] = {}
     for check in unmade:
         if check.kind == "file":
             unread.setdefault((check.source, check.detail), []).append(check.target)
-    lines += [f"not checked: {', '.join(names)} of {who} {why}" for (who, why), names in unread.items()]
+    lines += [printable(f"not checked: {', '.join(names)} of {who} {why}") for (who, why), names in unread.items()]
     handshakes = [check for check in checks if check.kind == "handshake"]
     let_in, kept_out = (sum(check.got == got for check in checks) for got in ("accept", "refuse"))
     well = "all else as it should be." if unmade else "all as they should be."
