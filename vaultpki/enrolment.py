@@ -20,7 +20,7 @@ from vaultpki.join import Join, dump_join, load_join
 from vaultpki.model import Cluster, Node, Pool
 from vaultpki.plain import printable
 from vaultpki.values import dataclass
-from vaultpki.vault import Request, Vault
+from vaultpki.vault import Request, Vault, named
 
 _LEAVING: Final = "leaving"
 # Of a report: no more entries, and no longer texts, than any node of ours writes.
@@ -43,7 +43,7 @@ def place(cluster: Cluster, vault: Vault) -> Place:
     record = (vault.read(path) or {}).get("data")
     if record is None:
         raise SpecError(f"cluster {cluster.name} is not in this Vault; run `vaultpki apply -f {cluster.file}` first")
-    known = records.read_cluster(record, where=path)
+    known = records.read_cluster(record, where=path, cluster=cluster.name)
     where = record.get("vault") or {}
     return Place(tuple(where.get("addresses") or ()), where.get("ca_pem") or None, known.root_sha256)
 
@@ -90,8 +90,9 @@ def enroll(cluster: Cluster, vault: Vault, name: str, who: Node | Pool, where: P
     answer = vault.call(Request("POST", f"{role}/secret-id", {}, once=True, wrap_ttl=f"{wrap_ttl}s")).body
     wrapped = answer.get("wrap_info")
     token = wrapped.get("token") if isinstance(wrapped, dict) else None
-    if not isinstance(token, str):
+    if not isinstance(wrapped, dict) or not isinstance(token, str):
         raise BadAnswer(f"Vault gave {name} a secret id that is not wrapped; it was thrown away")
+    named(wrapped, "creation_path", f"{role}/secret-id", f"{role}/secret-id")
     return Join(
         cluster=cluster.name,
         prefix=cluster.prefix,

@@ -45,7 +45,8 @@ def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: dateti
     record = vault.read(f"{cluster.mount('config')}/data/cluster")
     if record is None:
         raise SpecError(f"cluster {cluster.name} is not in this Vault; run `vaultpki apply -f {cluster.file}` first")
-    told = records.read_cluster(record.get("data") or {}, where=f"{cluster.mount('config')}/data/cluster")
+    where = f"{cluster.mount('config')}/data/cluster"
+    told = records.read_cluster(record.get("data") or {}, where=where, cluster=cluster.name)
     trust = issuance.trusts(issuance.fetch_issuers(vault, cluster.prefix), told.root_sha256, now)
     want = resolve(row, cluster, None)
     with Directory.open(directory) as store:

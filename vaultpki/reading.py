@@ -11,12 +11,12 @@ from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS, ROOT
 from vaultpki.desired import ENGINE_CONFIG
-from vaultpki.errors import CertificateUnreadable
+from vaultpki.errors import BadAnswer, CertificateUnreadable
 from vaultpki.identities import jwt_roles
 from vaultpki.known import Fields, Key
 from vaultpki.model import VERSION, Cluster
 from vaultpki.values import dataclass
-from vaultpki.vault import HEALTH, Answer, Json, Request, Vault, text
+from vaultpki.vault import HEALTH, Answer, Json, Request, Vault, named, text
 
 # Written before what it names is made, so that no crash leaves an object that nobody knows as ours.
 APPLIED: Final = "applied"
@@ -96,7 +96,12 @@ class Reading:
             ahead += [request for request, _ in self._lists(mounts, auths)]
             ahead += self._guesses(keys, mounts)
         self._note(ahead, self._vault.pin_to_leader(*ahead))
-        return self._answers(requests)
+        answers = self._answers(requests)
+        # Every server has these two, and so has every namespace; without them it is another answer.
+        for answer, own, path in zip(answers[1:], ("sys/", "token/"), ("sys/mounts", "sys/auth"), strict=False):
+            if own not in answer.data:
+                raise BadAnswer(f"the answer to {path} does not list {own}; check the address and any proxy in between")
+        return answers
 
     def run(self, mounts: frozenset[str], auths: Iterable[str], policies: Iterable[str]) -> None:
         """What lies behind those."""
@@ -190,6 +195,7 @@ class Reading:
 
     def _policy(self, key: Key, answer: Answer) -> Iterable[_Ask]:
         if answer.found:
+            named(answer.data, "name", key[1], f"sys/policies/acl/{key[1]}")
             self.objects[key] = _policy_rules(str(answer.data.get("policy", "")))
         return ()
 
@@ -261,10 +267,11 @@ class Reading:
             defaults = {"default": bool(issuers[id_].get("is_default")), "default_key": bool(key.get("is_default"))}
             # By its name where it has one, which is known before its id is.
             named = ours if issuers[id_].get("issuer_name") == ours else id_
-            yield Request("GET", f"{mount}/issuer/{named}"), partial(self._issuer, mount, defaults)
+            yield Request("GET", f"{mount}/issuer/{named}"), partial(self._issuer, mount, id_, defaults)
 
-    def _issuer(self, mount: str, defaults: Fields, answer: Answer) -> Iterable[_Ask]:
-        self.issuers[mount] = str(answer.data.get("issuer_id"))
+    def _issuer(self, mount: str, id_: str, defaults: Fields, answer: Answer) -> Iterable[_Ask]:
+        named(answer.data, "issuer_id", id_, f"{mount}/issuer")
+        self.issuers[mount] = id_
         # Once one of its URLs was ever set, the empty ones read as null.
         self.objects["issuer", mount] = {**_without_null(answer.data), **defaults}
         if mount == self._cluster.mount(ROOT):

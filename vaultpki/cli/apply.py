@@ -28,7 +28,7 @@ def plan_command(file: Path, allow_http: bool, as_json: bool, detailed_exitcode:
     from vaultpki.config import load_cluster
 
     cluster = load_cluster(file, allow_http=allow_http)
-    vault, where = open_vault(cluster, allow_http=allow_http, warm=4)
+    vault, where = open_vault(cluster, allow_http=allow_http)
 
     from vaultpki import bootstrap
     from vaultpki.vault import explained
@@ -53,7 +53,7 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool) -> Non
     from vaultpki.config import load_cluster
 
     cluster = load_cluster(file, allow_http=allow_http)
-    vault, where = open_vault(cluster, allow_http=allow_http, warm=8)
+    vault, where = open_vault(cluster, allow_http=allow_http)
 
     from vaultpki import bootstrap
     from vaultpki.vault import explained

@@ -27,7 +27,10 @@ _PORTS: Final = {"https": 443, "http": 80}
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to reach the server and as whom. `ca_pem` or `ca_file` replaces the system's CAs; `token` may be empty."""
+    """How to reach the server and as whom. `ca_pem` or `ca_file` replaces the system's CAs; `token` may be empty.
+
+    `ca_source` says in a few words where that CA was given, for a person whose server has another one.
+    """
 
     addresses: tuple[str, ...]
     ca_file: str | None = None
@@ -38,6 +41,7 @@ class Settings:
     client_key: str | None = None
     server_name: str | None = None
     allow_http: bool = False
+    ca_source: str = ""
 
     def __post_init__(self) -> None:
         # Both become header lines.
@@ -138,6 +142,8 @@ def tls_context(settings: Settings) -> ssl.SSLContext:
     # Not ssl.create_default_context: it writes the keys of every connection where SSLKEYLOGFILE says.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # As Go, and so Vault's CLI: a server is who its subject alternative names say, never its common name.
+    context.hostname_checks_common_name = False
     # As Vault's CLI: an intermediate in the CA file is enough.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
