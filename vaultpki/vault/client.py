@@ -276,7 +276,6 @@ class Vault:
 
     def _follow(self, origin: str, request: Request, give_up: float) -> Answer:
         with self._exchange.turns:
-            self._work.refuse_unwanted()
             return self._ask(origin, request, give_up)
 
     def _ask(self, origin: str, request: Request, give_up: float) -> Answer:

@@ -44,15 +44,16 @@ class _Bounded:
         return self._plain.recv(size)
 
     def waiting(self) -> bytes | None:
-        """A byte that waits to be read, none where the server has ended the connection; None where nothing waits."""
+        """A byte that waits to be read, none where the server has ended the connection; None where nothing waits.
+
+        Raises OSError where the connection has failed.
+        """
         self._plain.settimeout(0)
         try:
             # Not poll(): what lies there may be tickets for later sessions, which TLS keeps to itself (RFC 8446 4.6.1).
             return self._plain.recv(1)
         except (ssl.SSLWantReadError, BlockingIOError):
             return None
-        except OSError:
-            return b""
 
     def _arm(self) -> None:
         # A socket's own timeout is for each operation, however few bytes drip.
@@ -175,11 +176,13 @@ class Exchange:
 
     def _kept(self, origin: str) -> _Connection | None:
         """A connection on which nothing came since its last answer, not even its end."""
+        idle = self._idle[origin]
         with contextlib.suppress(IndexError):
             while True:
-                connection = self._idle[origin].pop()
-                if connection.waiting() is None:
-                    return connection
+                connection = idle.pop()
+                with contextlib.suppress(OSError):
+                    if connection.waiting() is None:
+                        return connection
                 connection.end()
         return None
 

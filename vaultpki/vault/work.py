@@ -70,18 +70,15 @@ class Work(threading.local):
                 for thread in threads:
                     thread.join()
         finally:
+            unwanted = outer.is_set()
             ended.set()
             outer.below.remove(ended)
             self.ended = outer
         if failures:
             raise failures[0]
-        self.refuse_unwanted()
-        return results
-
-    def refuse_unwanted(self) -> None:
-        """Raises Unavailable where the thread's work is no longer wanted."""
-        if self.ended.is_set():
+        if unwanted:
             raise Unavailable("other work, of which this is a part, has failed")
+        return results
 
     def given_up(self, seconds: float) -> bool:
         """Waits; whether meanwhile the thread's work is no longer wanted."""
