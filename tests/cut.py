@@ -11,9 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from vaultpki import cli
-from vaultpki.vault import Request
 from vaultpki.vault.exchange import Exchange
-from vaultpki.vault.wire import Raw
 
 KILLED = 77
 NEVER = 1 << 20
@@ -33,7 +31,7 @@ def died(work: Callable[[], object], at: int, *, files: str = "", methods: Seque
     """Whether `work` died at its event number `at`, counted from 0; False where it was through before that.
 
     Events are: right before and right after each request of one of `methods`, and each rename and removal of a file
-    whose name matches `files`. Of requests that are sent in a row, those before the event are sent and answered.
+    whose name matches `files`.
     """
     return ended(begun(work, at, files=files, methods=methods))
 
@@ -84,17 +82,6 @@ def _die_at(at: int, files: str, methods: Sequence[str]) -> None:
     def named(*arguments: Any, **_: Any) -> bool:
         return bool(files) and re.search(files, str(arguments[-1])) is not None
 
-    send_all = Exchange.send_all
-
-    def send_some(self: Exchange, origin: str, requests: Sequence[Request], token: str) -> list[Raw]:
-        for number, request in enumerate(requests):
-            for done in (number, number + 1):
-                if request.method in methods and next(count) == at:
-                    send_all(self, origin, requests[:done], token)
-                    os._exit(KILLED)
-        return send_all(self, origin, requests, token)
-
-    Exchange.send_all = send_some  # type: ignore[method-assign]
     Exchange.send = around(Exchange.send, lambda _, __, request, *___: request.method in methods)  # type: ignore[method-assign]
     os.rename = around(os.rename, named)
     os.unlink = around(os.unlink, named)

@@ -10,7 +10,7 @@ from vaultpki.known import Fields
 from vaultpki.model import Cluster
 from vaultpki.observe import Sight
 from vaultpki.reading import fingerprint
-from vaultpki.vault import Json, Request, Vault, member, text
+from vaultpki.vault import Json, Request, Vault, member, named, text
 
 # More than the signing itself can take, and far less than any TTL a CA may have.
 _CLOCK_SLACK = 3600
@@ -38,7 +38,7 @@ class Authorities:
 
     def __init__(self, cluster: Cluster, vault: Vault, sight: Sight) -> None:
         self._cluster, self._vault, self._sight = cluster, vault, sight
-        self._requests: dict[str, str] = {}
+        self._requests: dict[str, Json] = {}
 
     def make_root(self, mount: str, wanted: Fields) -> str:
         """Makes the root CA; gives the SHA-256 of its certificate. BadAnswer where it got less life than asked."""
@@ -58,6 +58,7 @@ class Authorities:
             warnings=_NO_AIA + _CUT_SHORT,
         )
         data = member(answer, "data")
+        named(data, "issuer_name", wanted["issuer_name"], f"{mount}/root/generate")
         certificate = text(data, "certificate")
         try:
             _full_term(mount, data, wanted)
@@ -73,7 +74,7 @@ class Authorities:
         way, key = self._key_of(mount)
         path = f"{mount}/intermediate/generate/{way}"
         made = self._vault.write(path, {**key, **self._subject(mount)}, once=True, warnings=_NO_AIA)
-        self._requests[mount] = text(member(made, "data"), "csr")
+        self._requests[mount] = member(made, "data")
 
     def make_issuing(self, mount: str, wanted: Fields) -> None:
         """Has the root sign what `request` brought, and gives the CA to its mount. Raises as `make_root`."""
@@ -81,7 +82,7 @@ class Authorities:
             f"{self._cluster.mount(ROOT)}/root/sign-intermediate",
             {
                 **self._subject(mount),
-                "csr": self._requests[mount],
+                "csr": text(self._requests[mount], "csr"),
                 "ttl": wanted["ttl"],
                 "max_path_length": 0,
                 "not_before_duration": ISSUING_BACKDATE,
@@ -104,6 +105,12 @@ class Authorities:
         issuers = taken.get("imported_issuers") or taken.get("existing_issuers")
         if not isinstance(issuers, list) or not issuers:
             raise BadAnswer(f"{mount} took its signed CA, but names no issuer; apply again")
+        # Both servers also take a CA of another key, of which they have none (set-signed's `mapping` is empty then).
+        if member(taken, "mapping").get(str(issuers[0])) != text(self._requests[mount], "key_id"):
+            self._vault.call(Request("DELETE", f"{mount}/issuer/{issuers[0]}", warnings=_NO_DEFAULT))
+            raise BadAnswer(
+                f"the root signed another key than that of {mount}; check any proxy in between, apply again"
+            )
         self._patch_issuer(mount, str(issuers[0]), {name: wanted[name] for name in _SAID_OF_ISSUER})
 
     def mend(self, mount: str, fields: Fields) -> None:

@@ -129,7 +129,9 @@ def login(config: AgentConfig, *, allow_http: bool = False) -> Vault:
 
 def _login_by_jwt(config: AgentConfig, vault: Vault, jwt: str) -> Vault:
     try:
-        return vault.login(f"auth/{config.prefix}/jwt/login", {"role": config.pool, "jwt": jwt})
+        return vault.login(
+            f"auth/{config.prefix}/jwt/login", {"role": config.pool, "jwt": jwt}, who=("role", str(config.pool))
+        )
     except Refused as error:
         if error.status != 400:
             raise
@@ -162,7 +164,8 @@ def _login_by_approle(config: AgentConfig, vault: Vault) -> Vault:
 def _present(config: AgentConfig, vault: Vault, secret: str) -> Vault | None:
     """Vault, as this node; None where it does not take that secret id."""
     try:
-        return vault.login(f"{mount(config)}/login", {"role_id": config.auth.role_id, "secret_id": secret})
+        body = {"role_id": config.auth.role_id, "secret_id": secret}
+        return vault.login(f"{mount(config)}/login", body, who=("role_name", config.node))
     except Refused as error:
         # Both servers answer 400 to a role id or secret id that they do not know (any more).
         if error.status != 400:
@@ -356,7 +359,8 @@ def _unwrap(join: Join, vault: Vault) -> str:
 def _prove(config: AgentConfig, join: Join, vault: Vault, secret: str) -> Vault:
     """Vault as the node that the join file says, before anything of an earlier join is replaced; else SpecError."""
     try:
-        node = vault.login(f"{mount(config)}/login", {"role_id": join.role_id, "secret_id": secret})
+        body = {"role_id": join.role_id, "secret_id": secret}
+        node = vault.login(f"{mount(config)}/login", body, who=("role_name", join.node))
         node.read(f"{config.prefix}/config/data/{own_record(config)}")
         return node
     except (Refused, Denied):

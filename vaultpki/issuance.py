@@ -28,7 +28,7 @@ from vaultpki.facts import Facts, Stranger, Trust
 from vaultpki.model import Certificate, UserTemplate
 from vaultpki.store import Directory, File
 from vaultpki.values import dataclass
-from vaultpki.vault import Request, Vault
+from vaultpki.vault import Request, Vault, named
 
 KEY_MODE: Final = 0o600
 CERTIFICATE_MODE: Final = 0o644
@@ -73,10 +73,12 @@ def fetch_issuers(vault: Vault, prefix: str) -> Issuers:
                 f"{mount} shows {len(answer.keys)} issuers, and a CA has one to {MOST_ISSUERS}; "
                 "run `vaultpki plan` where the cluster is applied"
             )
-        wanted += [(mount, f"{mount}/issuer/{name}/json") for name in answer.keys]
+        wanted += [(mount, name) for name in answer.keys]
     found: dict[str, list[str]] = {mount: [] for mount in mounts}
-    answers = vault.many([Request("GET", path) for _, path in wanted])
-    for (mount, path), answer in zip(wanted, answers, strict=True):
+    answers = vault.many([Request("GET", f"{mount}/issuer/{name}/json") for mount, name in wanted])
+    for (mount, name), answer in zip(wanted, answers, strict=True):
+        path = f"{mount}/issuer/{name}/json"
+        named(answer.data, "issuer_id", name, path)
         pem = answer.data.get("certificate")
         if not isinstance(pem, str):
             raise BadAnswer(f"{path} shows no certificate; is this address really a Vault?")

@@ -13,12 +13,12 @@ from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS, MOST_ISSUERS, ROOT
 from vaultpki.desired import ENGINE_CONFIG
-from vaultpki.errors import CertificateUnreadable
+from vaultpki.errors import BadAnswer, CertificateUnreadable
 from vaultpki.identities import approle_pools, jwt_roles, takes
 from vaultpki.known import Fields, Key
 from vaultpki.model import VERSION, Cluster
 from vaultpki.values import dataclass
-from vaultpki.vault import HEALTH, Answer, Json, Request, Vault, text
+from vaultpki.vault import HEALTH, Answer, Json, Request, Vault, named, text
 
 # Written before what it names is made, so that no crash leaves an object that nobody knows as ours.
 APPLIED: Final = "applied"
@@ -118,7 +118,12 @@ class Reading:
             ahead += [request for request, _ in self._lists(mounts, auths)]
             ahead += self._guesses(keys, mounts)
         self._note(ahead, self._vault.pin_to_leader(*ahead))
-        return self._answers(requests)
+        answers = self._answers(requests)
+        # Every server has these two, and so has every namespace; without them it is another answer.
+        for answer, own, path in zip(answers[1:], ("sys/", "token/"), ("sys/mounts", "sys/auth"), strict=False):
+            if own not in answer.data:
+                raise BadAnswer(f"the answer to {path} does not list {own}; check the address and any proxy in between")
+        return answers
 
     def run(self, mounts: frozenset[str], auths: Iterable[str], policies: Iterable[str]) -> None:
         """What lies behind those."""
@@ -214,6 +219,7 @@ class Reading:
 
     def _policy(self, key: Key, answer: Answer) -> Iterable[_Ask]:
         if answer.found:
+            named(answer.data, "name", key[1], f"sys/policies/acl/{key[1]}")
             self.objects[key] = _policy_rules(str(answer.data.get("policy", "")))
         return ()
 
@@ -318,8 +324,8 @@ class Reading:
             key = answer.key_info.get(str(issuers[id_].get("key_id"))) or {}
             defaults = {"default": bool(issuers[id_].get("is_default")), "default_key": bool(key.get("is_default"))}
             # By its name where it has one, which is known before its id is.
-            named = ours if issuers[id_].get("issuer_name") == ours else id_
-            yield Request("GET", f"{mount}/issuer/{named}"), partial(self._issuer, mount, named, defaults)
+            name = ours if issuers[id_].get("issuer_name") == ours else id_
+            yield Request("GET", f"{mount}/issuer/{name}"), partial(self._issuer, mount, name, id_, defaults)
 
     def _foreign(self, mount: str, name: str, id_: str) -> Iterable[_Ask]:
         """Asks for the certificate of an issuer that is not the mount's own, where there are not too many of them."""
@@ -328,15 +334,17 @@ class Reading:
             return
         shown[name] = ""
         if _OURS.fullmatch(id_):
-            yield Request("GET", f"{mount}/issuer/{id_}"), partial(self._shown, mount, name)
+            yield Request("GET", f"{mount}/issuer/{id_}"), partial(self._shown, mount, name, id_)
 
-    def _shown(self, mount: str, name: str, answer: Answer) -> Iterable[_Ask]:
+    def _shown(self, mount: str, name: str, id_: str, answer: Answer) -> Iterable[_Ask]:
+        if answer.found:
+            named(answer.data, "issuer_id", id_, f"{mount}/issuer")
         self.certificates.setdefault(mount, {})[name] = str(answer.data.get("certificate") or "")
         return ()
 
-    def _issuer(self, mount: str, name: str, defaults: Fields, answer: Answer) -> Iterable[_Ask]:
-        self._shown(mount, name, answer)
-        self.issuers[mount] = str(answer.data.get("issuer_id"))
+    def _issuer(self, mount: str, name: str, id_: str, defaults: Fields, answer: Answer) -> Iterable[_Ask]:
+        self._shown(mount, name, id_, answer)
+        self.issuers[mount] = id_
         self.own_certificates[mount] = str(answer.data.get("certificate"))
         # Once one of its URLs was ever set, the empty ones read as null.
         self.objects["issuer", mount] = {**_without_null(answer.data), **defaults}

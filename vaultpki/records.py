@@ -122,9 +122,15 @@ def size(record: Json) -> int:
     return len(text) + 5 * sum(map(text.count, "<>&"))
 
 
-def read_cluster(record: Mapping[str, Any], *, where: str) -> ClusterRecord:
-    """A cluster record as a value; SpecError names the record and the field that no vaultpki writes."""
+def read_cluster(record: Mapping[str, Any], *, where: str, cluster: str | None = None) -> ClusterRecord:
+    """A cluster record as a value; SpecError names the record and the field that no vaultpki writes.
+
+    SpecError also where it is the record of another cluster than `cluster`.
+    """
     reading = _Reading(record, where)
+    own = reading.word("cluster", words.cluster_name)
+    if cluster is not None and own != cluster:
+        raise SpecError(f"belongs to cluster {own}, not {cluster}", file=where, field="cluster")
     templates = []
     for name, value in reading.mapping("templates").items():
         entry = _Reading(value, f"{where}: templates.{name}", versioned=False)
@@ -136,7 +142,7 @@ def read_cluster(record: Mapping[str, Any], *, where: str) -> ClusterRecord:
         templates.append(UserTemplate(name, entry.word("file", words.file_name), text, entry.roles()))
     _refuse_file_names((), templates, where)
     return ClusterRecord(
-        cluster=reading.word("cluster", words.cluster_name),
+        cluster=own,
         endpoint=reading.word("endpoint", words.endpoint),
         root_sha256=reading.text("root_sha256", _SHA256),
         templates=tuple(templates),

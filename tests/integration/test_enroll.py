@@ -18,7 +18,7 @@ from cut import NEVER, command, died
 from enrolled import Desk
 from servers import Server, wait_for
 
-from vaultpki.vault.client import WIDTH
+from vaultpki.vault.exchange import CONNECTIONS
 
 NODES = 1000
 
@@ -219,7 +219,7 @@ def test_a_thousand_nodes_cut_twice(applier: Desk, desk: Desk, tmp_path: Path) -
     took = time.monotonic() - begun
     # A run that was killed between a secret id and its file leaves one that this enroller cannot end.
     left = {f"w-{number}" for number in range(NODES)} - {path.stem for path in written()}
-    assert len(left) <= 2 * WIDTH and finishing.returncode == (3 if left else 0), said
+    assert len(left) <= 2 * CONNECTIONS and finishing.returncode == (3 if left else 0), said
     assert (said == "") == (not left) and all(name in said for name in left if len(left) <= 5), said
     match = re.fullmatch(r"wrote (\d+) join files to .*, (\d+) from an earlier run are still good\n", told)
     assert match is not None and int(match[1]) + int(match[2]) == NODES - len(left), told

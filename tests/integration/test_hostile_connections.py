@@ -1,7 +1,8 @@
-"""Kept connections, threads and requests in a row, of a server that breaks off: no answer is another's."""
+"""Kept connections and threads, of a server that breaks off: one request at a time, and no answer is another's."""
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from misbehaviours import READ, TOKEN, WRITE, client, closes, hangs, resets_at_o
 
 from vaultpki.errors import Denied, Unavailable
 from vaultpki.vault import Request, Settings, Vault
-from vaultpki.vault.client import WIDTH
+from vaultpki.vault.exchange import CONNECTIONS
 
 
 def test_a_connection_that_the_server_closed_meanwhile_is_no_failure() -> None:
@@ -101,7 +102,7 @@ def test_ctrl_c_is_not_kept_waiting() -> None:
     with hostile.serving(hangs) as server:
         child = subprocess.Popen([sys.executable, "-c", code, server.address], stdout=subprocess.PIPE, text=True)
         try:
-            while len(server.guests) < WIDTH:
+            while len(server.guests) < CONNECTIONS:
                 assert child.poll() is None
                 time.sleep(0.02)
             time.sleep(0.2)
@@ -123,7 +124,7 @@ def test_threads_share_connections_and_never_answers() -> None:
         for _ in range(5):
             answers = vault.many([Request("GET", f"x/{n}") for n in range(100)])
             assert [answer.data["path"] for answer in answers] == [f"/v1/x/{n}" for n in range(100)]
-        assert len(server.guests) <= WIDTH
+        assert len(server.guests) <= CONNECTIONS
 
 
 def test_nothing_stays_behind() -> None:
@@ -150,13 +151,17 @@ PATHS: list[object] = [f"/v1/x/{n}" for n in range(40)]
 
 
 def asked(vault: Vault) -> list[object]:
-    """What a server that repeats the path says to READS, over connections opened beforehand."""
-    vault.warm()
+    """What a server that repeats the path says to READS."""
     return [answer.data["path"] for answer in vault.many(READS)]
 
 
 def echo(guest: Guest, *headers: str) -> None:
+    """Repeats the path, once nothing has come behind the request for a moment."""
     path = guest.request().split(b" ")[1].decode()
+    guest.socket.settimeout(0.01)
+    with contextlib.suppress(TimeoutError):
+        assert not guest.socket.recv(1), "a second request came before the first was answered"
+    guest.socket.settimeout(30)
     guest.answer(200, {"data": {"path": path}}, *headers)
 
 
@@ -172,13 +177,6 @@ def closes_after_three(guest: Guest) -> None:
 
 def says_that_it_closes(guest: Guest) -> None:
     echo(guest, "Connection: close")
-
-
-def takes_one_at_a_time(guest: Guest) -> None:
-    """Forgets what else came with the request that it answers."""
-    while True:
-        guest.taken = len(guest.heard)
-        echo(guest)
 
 
 def breaks_off(guest: Guest) -> None:
@@ -197,47 +195,60 @@ def passes_away(guest: Guest) -> None:
             echo(guest)
 
 
-def test_a_row_takes_few_connections_and_keeps_its_order() -> None:
+def test_many_requests_take_few_connections_and_keep_their_order() -> None:
+    """One at a time on each: nothing is sent before the answer to what was sent before (RFC 9112, 9.3.2)."""
     with hostile.serving(echoes) as server:
         vault = client(server.address)
         assert asked(vault) == PATHS
-        assert vault.reads == 40
-        assert len(server.guests) <= 4
-        assert server.heard.count(b"GET ") == 40
+        assert asked(vault) == PATHS
+        assert vault.reads == 80
+        assert len(server.guests) <= CONNECTIONS
+        assert server.heard.count(b"GET ") == 80
 
 
-@pytest.mark.parametrize(
-    "behaviour", [closes_after_three, says_that_it_closes, takes_one_at_a_time, breaks_off, passes_away]
-)
-def test_a_row_that_broke_off_is_gone_on_with_one_by_one(behaviour: Behaviour) -> None:
+def test_work_within_work_takes_no_more_connections() -> None:
+    with hostile.serving(echoes) as server:
+        vault = client(server.address)
+        found = vault.map(lambda _: asked(vault), range(4))
+        assert found == [PATHS] * 4
+        assert len(server.guests) <= CONNECTIONS
+
+
+def test_who_waits_for_a_connection_waits_no_longer_than_patience() -> None:
+    """Every connection is taken by a request that is not answered."""
+    with hostile.serving(hangs) as server:
+        vault = Vault(Settings((server.address,)), patience=0.5, request_seconds=2.0)
+        vault._route.met = True
+        begun = time.monotonic()
+        with pytest.raises(Unavailable):
+            vault.many(READS)
+        assert time.monotonic() - begun < 15
+        assert len(server.guests) <= CONNECTIONS
+
+
+@pytest.mark.parametrize("behaviour", [closes_after_three, says_that_it_closes, breaks_off, passes_away])
+def test_connections_that_break_off_are_replaced(behaviour: Behaviour) -> None:
     with hostile.serving(behaviour) as server:
         vault = Vault(Settings((server.address,), token=TOKEN), patience=20)
         assert asked(vault) == PATHS
-        begun = time.monotonic()
         assert asked(vault) == PATHS
-        # Who does not take a row is not waited for a second time.
-        assert time.monotonic() - begun < 10
 
 
-def test_what_may_be_sent_once_never_goes_in_a_row() -> None:
-    """It would not be known whether the server had it."""
-
-    def one_by_one(guest: Guest) -> None:
+def test_what_may_be_sent_once_is_sent_once() -> None:
+    def answers(guest: Guest) -> None:
         while True:
             guest.request()
-            assert len(guest.heard) == guest.taken
             guest.answer(200, {"data": {}})
 
-    with hostile.serving(one_by_one) as server:
+    with hostile.serving(answers) as server:
         vault = client(server.address)
-        vault.warm()
         vault.many([WRITE] * 20)
         assert server.heard.count(b"root/generate/internal") == 20
         assert vault.writes == 20
 
 
-def test_a_row_of_much_more_than_a_socket_holds() -> None:
-    """A server that answers at once, and at length, while more is sent to it."""
+def test_requests_of_much_more_than_a_socket_holds() -> None:
+    """A server that answers at length, to requests that are long, too."""
 
     def repeats(guest: Guest) -> None:
         while True:
@@ -245,40 +256,41 @@ def test_a_row_of_much_more_than_a_socket_holds() -> None:
 
     with hostile.serving(repeats) as server:
         vault = Vault(Settings((server.address,), token=TOKEN), patience=20)
-        vault.warm()
         big = [Request("POST", f"x/{n}", {"filler": "x" * (n * 2000)}) for n in range(60)]
         lengths = [answer.data["length"] for answer in vault.many(big)]
         assert lengths == sorted(lengths)
         assert len(set(lengths)) == 60
 
 
-def test_a_refusal_in_a_row_is_told_and_ends_the_rest() -> None:
+def test_a_refusal_among_many_is_told_and_ends_the_rest() -> None:
     def refuses(guest: Guest) -> None:
-        for number in range(1000):
-            guest.request()
-            guest.answer(403 if number == 3 else 200, {"errors": ["permission denied"], "data": {}})
+        while True:
+            refused = b"/v1/x/3 " in guest.request()
+            guest.answer(403 if refused else 200, {"errors": ["permission denied"], "data": {}})
+            guest.wait(0.02)
 
     with hostile.serving(refuses) as server:
-        vault = client(server.address)
-        vault.warm()
         with pytest.raises(Denied):
-            vault.many([Request("POST", f"x/{n}", {}) for n in range(40)])
+            client(server.address).many([Request("POST", f"x/{n}", {}) for n in range(400)])
+        assert server.heard.count(b"POST ") < 100
 
 
-def test_a_glance_raises_nothing_and_sends_nothing_without_a_connection() -> None:
+def test_a_glance_raises_nothing_and_ends_where_the_server_is_away() -> None:
     def refuses(guest: Guest) -> None:
-        for number in range(1000):
-            guest.request()
-            guest.answer((200, 403, 404, 500)[number % 4], {"errors": [], "data": {}})
+        while True:
+            number = int(guest.request().split(b" ")[1].removeprefix(b"/v1/x/"))
+            guest.answer((200, 403, 404, 400)[number % 4], {"errors": [], "data": {}})
 
     with hostile.serving(refuses) as server:
         vault = client(server.address)
-        assert vault.glance(READS[:4]) == [None] * 4
-        assert server.guests == []
-        vault.warm(1)
         found = vault.glance(READS[:4])
         assert [answer.status if answer else None for answer in found] == [200, None, 404, None]
         assert vault.reads == 2
+    with hostile.serving(hangs) as server:
+        begun = time.monotonic()
+        assert client(server.address).glance(READS) == [None] * len(READS)
+        assert time.monotonic() - begun < 10
+        assert len(server.guests) <= CONNECTIONS
 
 
 def test_work_within_work_ends_with_it() -> None:

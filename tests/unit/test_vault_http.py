@@ -87,6 +87,9 @@ def test_what_comes_until_the_end_is_a_body_too() -> None:
         CHUNKED + b"+2\r\n{}\r\n0\r\n\r\n",
         CHUNKED + b"\r\n",
         CHUNKED + b"2\r\n{}\r\n0\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\n\r\n" + OK,
+        b"HTTP/1.1 103 Early Hints\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\nContent-Length: 2\r\n\r\n{}" + OK,
     ],
 )
 def test_what_is_no_answer(stream: bytes) -> None:
@@ -106,13 +109,25 @@ def test_what_is_no_answer(stream: bytes) -> None:
         CHUNKED + b"65\r\n",
         CHUNKED + b"-1\r\n",
         CHUNKED + b"32\r\n" + b"x" * 50 + b"\r\n33\r\n",
-        b"HTTP/1.1 100 Continue\r\n\r\n" * 100_000,
         CHUNKED + b"0\r\n" + b"X-A: b\r\n" * 200_000,
     ],
 )
 def test_what_is_too_large(stream: bytes) -> None:
     with pytest.raises(BadAnswer, match="larger than any answer"):
         said(stream)
+
+
+@pytest.mark.parametrize("size", [1, 1 << 16])
+def test_an_interim_answer_is_not_the_answer(size: int) -> None:
+    """However many come, up to a bound, and whatever they say; what follows them is."""
+    interim = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n"
+    answers = in_pieces(interim + OK + interim * 4 + OK, size)
+    assert [(raw.status, raw.body, goes_on) for raw, goes_on in (answers.next(100), answers.next(100))] == [
+        (200, b"{}", True)
+    ] * 2
+    for stream in (interim * 5 + OK, interim * 100_000):
+        with pytest.raises(BadAnswer, match="more than 8 interim answers"):
+            in_pieces(stream, size).next(100)
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def plan_command(file: Path, allow_http: bool, as_json: bool, detailed_exitcode:
 
     cluster = load_cluster(file, allow_http=allow_http)
     warn_of_templates(cluster)
-    vault, where = open_vault(cluster, allow_http=allow_http, warm=4)
+    vault, where = open_vault(cluster, allow_http=allow_http)
 
     from vaultpki import bootstrap
     from vaultpki.vault import explained
@@ -75,7 +75,7 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool) -> Non
 
     cluster = load_cluster(file, allow_http=allow_http)
     warn_of_templates(cluster)
-    vault, where = open_vault(cluster, allow_http=allow_http, warm=8)
+    vault, where = open_vault(cluster, allow_http=allow_http)
 
     from vaultpki import bootstrap
     from vaultpki.vault import explained

@@ -42,22 +42,14 @@ def json_option(function: _F) -> _F:
     return click.option("--json", "as_json", is_flag=True, help="For programs.")(function)
 
 
-def open_vault(cluster: Cluster, *, allow_http: bool, warm: int = 0) -> tuple[Vault, Where]:
-    """The server of a person's environment (as with `bao` and `vault`), else of the spec; and what nodes are told.
-
-    Begins to open `warm` connections to it.
-    """
+def open_vault(cluster: Cluster, *, allow_http: bool) -> tuple[Vault, Where]:
+    """The server of a person's environment (as with `bao` and `vault`), else of the spec; and what nodes are told."""
+    from vaultpki.bootstrap import Where
     from vaultpki.vault import Vault
     from vaultpki.vault.settings import namespace_path
 
     settings = _settings(cluster, allow_http=allow_http)
-    vault = Vault(settings)
-    if warm:
-        vault.warm(warm)
-    # Loaded while the connections come up.
-    from vaultpki.bootstrap import Where
-
-    return vault, Where(settings.addresses, settings.ca_pem, namespace_path(settings.namespace))
+    return Vault(settings), Where(settings.addresses, settings.ca_pem, namespace_path(settings.namespace))
 
 
 def _settings(cluster: Cluster, *, allow_http: bool) -> Settings:

@@ -2,7 +2,7 @@
 
 from vaultpki.vault.client import Vault, explained
 from vaultpki.vault.settings import Settings, from_environment
-from vaultpki.vault.wire import HEALTH, Answer, Capabilities, Json, Request, member, text
+from vaultpki.vault.wire import HEALTH, Answer, Capabilities, Json, Request, member, named, text
 
 __all__ = [
     "HEALTH",
@@ -15,5 +15,6 @@ __all__ = [
     "explained",
     "from_environment",
     "member",
+    "named",
     "text",
 ]

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Final
 from vaultpki.errors import BadAnswer, Denied, Refused, Sealed, SpecError, Unavailable, Untrusted, VaultError
 from vaultpki.plain import printable
 from vaultpki.values import dataclass
-from vaultpki.vault.exchange import Exchange
+from vaultpki.vault.exchange import CONNECTIONS, Exchange
 from vaultpki.vault.settings import Settings, parse_origin
-from vaultpki.vault.wire import Answer, Json, Raw, Request, http_date, judge, login_token, member, quoted
+from vaultpki.vault.wire import Answer, Json, Raw, Request, http_date, judge, login_token, member, named, quoted
 from vaultpki.vault.work import Work
 
 if TYPE_CHECKING:
@@ -30,13 +30,11 @@ if TYPE_CHECKING:
 REQUEST_SECONDS: Final = 10.0
 PATIENCE_SECONDS: Final = 45.0
 FIRST_CONTACT_SECONDS: Final = 4.0
-WIDTH: Final = 16
 # No longer than policies/node.json and pool.json let a node wrap what it mints.
 _WRAPPED: Final = "60s"
-# On how many connections requests follow each other; more than a server has cores for hardly helps.
-_LANES: Final = 4
-_LANE_LEAST: Final = 8
 _REDIRECTS = 3
+# What one may do without is not waited for longer.
+_GLANCE_SECONDS: Final = 2.0
 # A leader that does not say so within this is none: an election alone takes longer.
 _LEADER_SECONDS = 2.0
 
@@ -137,13 +135,6 @@ class Vault:
         other.reads = other.writes = 0
         return other
 
-    def warm(self, connections: int = _LANES) -> None:
-        """Opens, in the background, the connections that a full row of requests is about to need.
-
-        A TLS connection takes two round trips before its first request. What fails here is the first request's to tell.
-        """
-        self._exchange.open_ahead(self.address, connections, time.monotonic() + FIRST_CONTACT_SECONDS)
-
     # Calls
 
     def read(self, path: str) -> Json | None:
@@ -167,46 +158,64 @@ class Vault:
         answer = self.call(replace(request, wrap_ttl=_WRAPPED))
         if not answer.found:
             return answer
-        token = member(answer.body, "wrap_info").get("token")
+        wrapped = member(answer.body, "wrap_info")
+        named(wrapped, "creation_path", request.path, request.path)
+        token = wrapped.get("token")
         if not isinstance(token, str) or not token:
             raise BadAnswer(f"the answer to {request} did not come wrapped; is this address really a Vault?")
         # The wrapping token alone, as the client's own: no other token is in the request.
         return self.as_token(token).call(Request("POST", "sys/wrapping/unwrap", {}, once=True))
 
-    def login(self, path: str, body: Mapping[str, Any]) -> Vault:
+    def login(self, path: str, body: Mapping[str, Any], *, who: tuple[str, str] | None = None) -> Vault:
         """Logs in at an auth mount's `login` path and gives the same server as the one who logged in.
 
         Who turns us down may be another Vault, so every address is asked before that is raised, and the one that let
         us in is asked first from then on. The credential in `body` may thus be sent to each address that was given.
+
+        `who` is a field of the login's metadata and its value, by which Vault names the one who logged in; BadAnswer
+        where it names another.
         """
-        return self.as_token(login_token(self.write(path, body, login=True), path))
+        answer = self.write(path, body, login=True)
+        metadata = member(member(answer, "auth"), "metadata")
+        if who is not None and who[0] in metadata:
+            named(metadata, *who, path)
+        return self.as_token(login_token(answer, path))
 
     def many(self, requests: Sequence[Request]) -> list[Answer]:
-        """The answers in the order of the requests, of which many are under way at once; the first error ends all.
+        """The answers in the order of the requests, of which several are under way at once; the first error ends all.
 
-        They follow each other on a few connections, where the server can take them so. What may not be sent twice does
-        not: of a row that broke off nobody knows how far the server went.
+        Each is alone on its connection: what follows another without waiting may be given the other's answer by a
+        proxy.
         """
         _check(requests)
         self._count(requests)
-        if len(requests) < 2 or any(request.once for request in requests):
-            return self.map(self._patiently, requests)
-        answers = self._rows(requests)
-        left = [number for number, answer in enumerate(answers) if answer is None]
-        asked = dict(zip(left, self.map(self._patiently, [requests[number] for number in left]), strict=True))
-        return [asked[number] if answer is None else answer for number, answer in enumerate(answers)]
+        return self.map(self._patiently, requests)
 
     def glance(self, reads: Sequence[Request]) -> list[Answer | None]:
         """What the server says at once to reads of which one may do without; None where it does not, or refuses.
 
-        Nothing is sent where no connection is open or on its way (`warm`).
+        Once it is found away no more is sent.
         """
         _check(reads)
-        answers = self._rows(reads)
-        self._count([request for request, answer in zip(reads, answers, strict=True) if answer])
+        away = threading.Event()
+
+        def look(read: Request) -> Answer | None:
+            if away.is_set():
+                return None
+            try:
+                return self._follow(self.address, read, time.monotonic() + _GLANCE_SECONDS)
+            except Unavailable:
+                away.set()
+            except VaultError:
+                pass
+            return None
+
+        answers: list[Answer | None] = self.map(look, reads)
+        self._count([read for read, answer in zip(reads, answers, strict=True) if answer])
+        self._route.met = self._route.met or any(answers)
         return answers
 
-    def map(self, work: Callable[[Any], Any], items: Iterable[Any], *, width: int = WIDTH) -> list[Any]:
+    def map(self, work: Callable[[Any], Any], items: Iterable[Any], *, width: int = CONNECTIONS) -> list[Any]:
         """`work` of each item, in order, with at most `width` threads.
 
         After an error nothing new begins, and what is waiting for the server waits no longer. `work` may use it again.
@@ -228,12 +237,6 @@ class Vault:
         with self._count_lock:
             self.reads += reads
             self.writes += len(requests) - reads
-
-    def _rows(self, requests: Sequence[Request]) -> list[Answer | None]:
-        """As `_row`, on several connections at once."""
-        lanes = min(_LANES, -(-len(requests) // _LANE_LEAST))
-        rows = self.map(self._row, [requests[lane::lanes] for lane in range(lanes)], width=lanes)
-        return [rows[number % lanes][number // lanes] for number in range(len(requests))]
 
     def _patiently(self, request: Request) -> Answer:
         patience = self._patience if self._route.met else min(self._patience, FIRST_CONTACT_SECONDS)
@@ -286,24 +289,6 @@ class Vault:
 
     # The road itself
 
-    def _row(self, requests: Sequence[Request]) -> list[Answer | None]:
-        """The answers to requests sent one behind the other; None where one must be sent by itself, or is refused."""
-        origin, token = self.address, self._settings.token
-        raws = self._exchange.send_all(origin, requests, token)
-        answers: list[Answer | None] = []
-        for request, raw in zip(requests, raws, strict=False):
-            self._note_date(raw)
-            try:
-                answers.append(
-                    None if raw.status in _REDIRECTING else judge(origin, request, raw, token, self._no_space)
-                )
-            except VaultError as error:
-                if not request.reads and _final(request, error):
-                    raise
-                answers.append(None)
-        self._route.met = self._route.met or bool(raws)
-        return answers + [None] * (len(requests) - len(raws))
-
     def _note_date(self, raw: Raw) -> None:
         if date := raw.headers.get("date"):
             self._route.dated = date, time.time()
@@ -329,6 +314,10 @@ class Vault:
         raise _telling(errors, len(known))
 
     def _follow(self, origin: str, request: Request, give_up: float) -> Answer:
+        with self._exchange.turns:
+            return self._ask(origin, request, give_up)
+
+    def _ask(self, origin: str, request: Request, give_up: float) -> Answer:
         token = self._settings.token
         for _ in range(_REDIRECTS):
             now = time.monotonic()
@@ -379,7 +368,8 @@ class Vault:
         return leader not in route.origins
 
     def _leader_as_told_by(self, origin: str) -> Json:
-        raw = self._exchange.send(origin, _LEADER, "", time.monotonic() + _LEADER_SECONDS)
+        with self._exchange.turns:
+            raw = self._exchange.send(origin, _LEADER, "", time.monotonic() + _LEADER_SECONDS)
         return judge(origin, _LEADER, raw, "").body
 
     def _find_leader_again(self) -> None:

@@ -10,24 +10,20 @@ import threading
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlsplit
 
-from vaultpki.errors import Unavailable, Untrusted, VaultError
-from vaultpki.plain import printable
-from vaultpki.vault import http
+from vaultpki.errors import BadAnswer, Unavailable
+from vaultpki.vault import advice, http
 from vaultpki.vault.settings import Settings, tls_context
-from vaultpki.vault.wire import Raw, Request
+from vaultpki.vault.wire import Raw, Request, parsed
 
-# Less than any socket holds unread (tcp(7): 87380 bytes by default): a server that answers before it has read all, and
-# is not read itself, can then never stand still facing us.
-_AHEAD_BYTES: Final = 32 << 10
-# Servers that cannot take a second request before they have answered the first leave it unanswered.
-_AHEAD_SECONDS: Final = 2.0
-# X509_V_ERR_HOSTNAME_MISMATCH and _IP_ADDRESS_MISMATCH; _CERT_NOT_YET_VALID and _CERT_HAS_EXPIRED (x509_vfy.h).
-_OTHER_NAME: Final = frozenset({62, 64})
-_OUT_OF_DATE: Final = frozenset({9, 10})
+CONNECTIONS: Final = 8
+"""How many requests are under way at once, each on a connection of its own."""
+
+# A plan of the largest cluster asks for more; an answer that is repeated so late was kept by somebody on purpose.
+_REMEMBERED_IDS: Final = 4096
 
 
 class _Bounded:
@@ -47,17 +43,17 @@ class _Bounded:
         self._arm()
         return self._plain.recv(size)
 
-    def quiet(self) -> bool:
-        """Whether nothing waits to be read: not the server's farewell, nor bytes that nobody asked for."""
+    def waiting(self) -> bytes | None:
+        """A byte that waits to be read, none where the server has ended the connection; None where nothing waits.
+
+        Raises OSError where the connection has failed.
+        """
         self._plain.settimeout(0)
         try:
             # Not poll(): what lies there may be tickets for later sessions, which TLS keeps to itself (RFC 8446 4.6.1).
-            self._plain.recv(1)
+            return self._plain.recv(1)
         except (ssl.SSLWantReadError, BlockingIOError):
-            return True
-        except OSError:
-            pass
-        return False
+            return None
 
     def _arm(self) -> None:
         # A socket's own timeout is for each operation, however few bytes drip.
@@ -70,10 +66,9 @@ class _Bounded:
 class _Connection:
     """An open connection: `send` and `answers` go by the deadline set last."""
 
-    def __init__(self, plain: socket.socket, host: str) -> None:
+    def __init__(self, plain: socket.socket) -> None:
         self._bounded = _Bounded(plain)
-        self.host = host
-        self.send = self._bounded.send
+        self.send, self.waiting = self._bounded.send, self._bounded.waiting
         self.answers = http.Answers(self._bounded.receive)
         # A connection that is still kept ends with whoever keeps it.
         self.end = weakref.finalize(self, plain.close)
@@ -81,38 +76,43 @@ class _Connection:
     def until(self, deadline: float) -> None:
         self._bounded.deadline = deadline
 
-    def quiet(self) -> bool:
-        """Whether nothing came since the last answer."""
-        return not self.answers.ahead and self._bounded.quiet()
-
 
 class Exchange:
-    """Requests to servers that share one TLS setting, over connections that are kept and lent to one thread at a time.
+    """Requests to servers that share one TLS setting, one at a time on each connection.
 
-    Neither proxies, .netrc nor the variables of other libraries have a say.
+    Connections are kept, and lent to one thread at a time. Neither proxies, .netrc nor the variables of other libraries
+    have a say.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._tls = tls_context(settings)
-        self._server_name = settings.server_name
-        self._namespace = settings.namespace
-        self._ca_hint = settings.ca_hint
+        self._settings = settings
         self._idle: dict[str, list[_Connection]] = defaultdict(list)
-        self._coming: dict[str, list[threading.Thread]] = defaultdict(list)
-        self._one_by_one: set[str] = set()
+        # Whoever sends holds one of these.
+        self.turns = threading.BoundedSemaphore(CONNECTIONS)
+        self._ids: dict[str, None] = {}
+        self._ids_lock = threading.Lock()
 
     def send(self, origin: str, request: Request, token: str, deadline: float) -> Raw:
         """Sends the request to `origin` and reads the whole answer, by `deadline` (monotonic seconds).
 
-        Raises Unavailable, Untrusted, and BadAnswer for an answer larger than `request.most`.
+        Raises Unavailable, Untrusted, and BadAnswer for an answer larger than `request.most` or to an earlier request.
         """
-        kept = self._kept(origin, deadline)
+        data = self._bytes(origin, request, token)
+        kept = self._kept(origin)
         while True:
             connection = kept or self._connect(origin, deadline)
             connection.until(deadline)
             try:
-                connection.send(self._bytes(connection, request, token))
+                # Bytes that come before the request are no answer to it.
+                if kept is None and connection.waiting():
+                    raise Unavailable(
+                        f"{origin} answers before it is asked; check the address and any proxy in between"
+                    )
+                connection.send(data)
                 raw, goes_on = connection.answers.next(request.most)
+                raw = parsed(raw)
+                self._refuse_repeated(origin, request, raw)
             except (http.NoAnswer, BrokenPipeError, ConnectionResetError):
                 connection.end()
                 # A kept connection that the server has closed meanwhile: RFC 9112 section 9.3.1 lets one try again
@@ -126,81 +126,46 @@ class Exchange:
                 raise Unavailable(f"{origin} gave no whole answer in time", sent=True) from None
             except (OSError, http.NotHTTP) as error:
                 connection.end()
-                raise Unavailable(f"the answer of {origin} broke off ({_cause(error)})", sent=True) from None
+                raise advice.broken_off(origin, error, tls_alert=connection.answers.alert) from None
             except BaseException:
                 connection.end()
                 raise
-            self._keep(origin, connection, goes_on)
+            # Bytes behind the answer belong to no request, and so would all that follow them.
+            if goes_on and not connection.answers.ahead:
+                self._idle[origin].append(connection)
+            else:
+                connection.end()
             return raw
 
-    def send_all(self, origin: str, requests: Sequence[Request], token: str) -> list[Raw]:
-        """Sends the requests one behind the other on one connection, without waiting for the answers (RFC 9112, 9.3.2).
+    def _refuse_repeated(self, origin: str, request: Request, raw: Raw) -> None:
+        """Raises BadAnswer where the answer's `request_id` came before: each request has its own."""
+        # sys/health and the like have none, and a wrapped answer has an empty one.
+        id_ = (raw.json or {}).get("request_id")
+        if not isinstance(id_, str) or not id_:
+            return
+        with self._ids_lock:
+            if id_ in self._ids:
+                raise BadAnswer(
+                    f"{origin} gave the answer to an earlier request again, as that to {request}; check any proxy or "
+                    "cache in between"
+                )
+            # An id of theirs is a UUID; none of a megabyte is kept.
+            if len(id_) <= 64:
+                self._ids[id_] = None
+            if len(self._ids) > _REMEMBERED_IDS:
+                del self._ids[next(iter(self._ids))]
 
-        Gives the answers to the first of them, and to no more where the connection ended, is not there or the server
-        took too long: what was not answered may have been done all the same. Raises BadAnswer as `send` does.
-        """
-        connection = None if origin in self._one_by_one else self._kept(origin, time.monotonic() + _AHEAD_SECONDS)
-        raws: list[Raw] = []
-        if connection is None:
-            return raws
-        lines = [self._bytes(connection, request, token) for request in requests]
-        sent = ahead = 0
-        goes_on = True
-        try:
-            while goes_on and len(raws) < len(lines):
-                connection.until(time.monotonic() + _AHEAD_SECONDS)
-                first = sent
-                while sent < len(lines) and (not ahead or ahead + len(lines[sent]) <= _AHEAD_BYTES):
-                    ahead += len(lines[sent])
-                    sent += 1
-                if first < sent:
-                    connection.send(b"".join(lines[first:sent]))
-                raw, goes_on = connection.answers.next(requests[len(raws)].most)
-                ahead -= len(lines[len(raws)])
-                raws.append(raw)
-        except (http.NoAnswer, BrokenPipeError, ConnectionResetError):
-            goes_on = False
-        except (OSError, http.NotHTTP):
-            goes_on = False
-            self._one_by_one.add(origin)
-        except BaseException:
-            connection.end()
-            raise
-        if goes_on and connection.answers.ahead:
-            # An answer that nobody asked for, and so perhaps all before it stand in another's place.
-            raws, goes_on = [], False
-            self._one_by_one.add(origin)
-        if raws and len(raws) < len(lines):
-            self._one_by_one.add(origin)
-        self._keep(origin, connection, goes_on)
-        return raws
-
-    def open_ahead(self, origin: str, count: int, deadline: float) -> None:
-        """Begins to open connections in the background; whoever finds none takes the next of these.
-
-        What fails here is the first request's to tell.
-        """
-
-        def open_one() -> None:
-            with contextlib.suppress(VaultError):
-                self._idle[origin].append(self._connect(origin, deadline))
-
-        for _ in range(count):
-            thread = threading.Thread(target=open_one, daemon=True)
-            thread.start()
-            self._coming[origin].append(thread)
-
-    def _bytes(self, connection: _Connection, request: Request, token: str) -> bytes:
+    def _bytes(self, origin: str, request: Request, token: str) -> bytes:
         headers = {
-            "Host": connection.host,
+            "Host": urlsplit(origin).netloc,
             "Accept": "application/json",
             "Accept-Encoding": "identity",
             "X-Vault-Request": "true",
         }
         if token:
             headers["X-Vault-Token"] = token
-        if self._namespace and not request.whole_server:
-            headers["X-Vault-Namespace"] = self._namespace
+        if self._settings.namespace and not request.whole_server:
+            headers["X-Vault-Namespace"] = self._settings.namespace
         if request.wrap_ttl:
             headers["X-Vault-Wrap-TTL"] = request.wrap_ttl
         body = None
@@ -209,33 +174,24 @@ class Exchange:
             headers["Content-Type"] = "application/merge-patch+json" if request.merge_patch else "application/json"
         return http.request(request.method, f"/v1/{request.path}", headers, body)
 
-    def _keep(self, origin: str, connection: _Connection, goes_on: bool) -> None:
-        if goes_on:
-            self._idle[origin].append(connection)
-        else:
-            connection.end()
-
-    def _kept(self, origin: str, deadline: float) -> _Connection | None:
-        idle, coming = self._idle[origin], self._coming[origin]
-        while True:
-            with contextlib.suppress(IndexError):
-                while True:
-                    connection = idle.pop()
-                    if connection.quiet():
+    def _kept(self, origin: str) -> _Connection | None:
+        """A connection on which nothing came since its last answer, not even its end."""
+        idle = self._idle[origin]
+        with contextlib.suppress(IndexError):
+            while True:
+                connection = idle.pop()
+                with contextlib.suppress(OSError):
+                    if connection.waiting() is None:
                         return connection
-                    connection.end()
-            try:
-                thread = coming.pop(0)
-            except IndexError:
-                return None
-            thread.join(max(0.0, deadline - time.monotonic()))
+                connection.end()
+        return None
 
     def _connect(self, origin: str, deadline: float) -> _Connection:
         parts = urlsplit(origin)
         host, port = parts.hostname or "", parts.port or 0
 
         def secured(plain: socket.socket) -> ssl.SSLSocket:
-            name = _ascii(self._server_name or host)
+            name = _ascii(self._settings.server_name or host)
             return self._tls.wrap_socket(plain, server_hostname=name, do_handshake_on_connect=False)
 
         try:
@@ -248,23 +204,9 @@ class Exchange:
             except BaseException:
                 plain.close()
                 raise
-        except ssl.SSLCertVerificationError as error:
-            raise Untrusted(
-                f"the TLS certificate of {origin} does not verify ({error.verify_message}); {self._hint(error)}"
-            ) from None
-        except TimeoutError:
-            raise Unavailable(f"{origin} does not answer") from None
         except (OSError, ValueError) as error:
-            raise Unavailable(f"{origin} cannot be reached ({_cause(error)})") from None
-        return _Connection(plain, parts.netloc)
-
-    def _hint(self, error: ssl.SSLCertVerificationError) -> str:
-        """What to do about a certificate that does not verify."""
-        if error.verify_code in _OTHER_NAME:
-            return "name Vault as its certificate does, or say by VAULT_TLS_SERVER_NAME which name that is"
-        if error.verify_code in _OUT_OF_DATE:
-            return "look at its dates, and at this machine's clock"
-        return self._ca_hint
+            raise advice.unreachable(origin, error, self._settings) from None
+        return _Connection(plain)
 
 
 def _reach(
@@ -299,8 +241,3 @@ def _reach(
 def _ascii(host: str) -> str | bytes:
     """The name as bytes, where it is ASCII: for text, Python would load all of IDNA first."""
     return host.encode() if host.isascii() else host
-
-
-def _cause(error: Exception) -> str:
-    """A few words for why the network failed."""
-    return printable(getattr(error, "strerror", None) or type(error).__name__)

@@ -16,6 +16,8 @@ from vaultpki.vault.wire import Raw
 _WRAPPING: Final = 1 << 20
 _HEAD_LIMIT: Final = 1 << 16
 _PIECE: Final = 1 << 16
+# No Vault sends any, and a proxy one or two (RFC 8297).
+_MOST_INTERIM: Final = 8
 
 # Line ends are CRLF and nothing else, and a name touches its colon: what is looser is read differently by others.
 _HEAD: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [^\r\n\0]*)?((?:\r\n[^\s:]+:[^\r\n\0]*)*)")
@@ -54,6 +56,11 @@ class Answers:
         """Whether bytes have come that belong to no answer yet."""
         return bool(self._held)
 
+    @property
+    def alert(self) -> bool:
+        """Whether what came is an alert of TLS and no HTTP (RFC 8446, 5.1: content type 21, major version 3)."""
+        return self._held.startswith(b"\x15\x03")
+
     def next(self, most: int) -> tuple[Raw, bool]:
         """The next answer, whose body may have `most` bytes, and whether the connection may be used after it.
 
@@ -62,13 +69,11 @@ class Answers:
         self._left = most + _WRAPPING
         if not self._held:
             self._more(NoAnswer)
-        minor, status, headers = self._head()
-        while status == 100:
-            minor, status, headers = self._head()
+        minor, status, headers = self._final_head()
         goes_on = minor == 1 and "close" not in headers.get("connection", "").lower()
         coding, length = headers.get("transfer-encoding"), headers.get("content-length")
-        if status < 200 or status in (204, 304):
-            return Raw(status, headers, b""), goes_on and status >= 200
+        if status in (204, 304):
+            return Raw(status, headers, b""), goes_on
         if coding is not None:
             if coding.lower() != "chunked" or length is not None:
                 raise NotHTTP
@@ -78,6 +83,20 @@ class Answers:
                 raise too_large()
             return Raw(status, headers, self._take(int(length))), goes_on
         return Raw(status, headers, self._rest(most)), False
+
+    def _final_head(self) -> tuple[int, int, dict[str, str]]:
+        """The head of the answer itself; interim answers before it are skipped (RFC 9110, 15.2)."""
+        for _ in range(_MOST_INTERIM + 1):
+            minor, status, headers = self._head()
+            if status == 101:
+                # A switch to another protocol, which we never ask for.
+                raise NotHTTP
+            if status >= 200:
+                return minor, status, headers
+        raise BadAnswer(
+            f"more than {_MOST_INTERIM} interim answers (1xx) came and no answer; check the address and any proxy in "
+            "between"
+        )
 
     def _head(self) -> tuple[int, int, dict[str, str]]:
         """Minor version, status, and the fields by lower-case name; of one that is said twice the values are joined."""

@@ -33,8 +33,8 @@ _LARGEST_TOKEN_FILE: Final = 64 * 1024
 class Settings:
     """How to reach the server and as whom. `ca_pem` or `ca_file` replaces the system's CAs; `token` may be empty.
 
-    `ca_hint` and `namespace_hint` end the sentence that says that the server's certificate does not verify, and that it
-    has no such namespace: what to do depends on where these came from.
+    `ca_hint` and `namespace_hint` end the sentence that says that no CA given signed the server's certificate, and that
+    it has no such namespace: what to do depends on where these came from. Without a `ca_hint` the fields tell it.
     """
 
     addresses: tuple[str, ...]
@@ -46,7 +46,7 @@ class Settings:
     client_key: str | None = None
     server_name: str | None = None
     allow_http: bool = False
-    ca_hint: str = "give its CA as vault.ca_file or VAULT_CACERT"
+    ca_hint: str = ""
     namespace_hint: str = "look at vault.namespace in cluster.yaml and at VAULT_NAMESPACE, or make it first"
 
     def __post_init__(self) -> None:
@@ -149,6 +149,8 @@ def tls_context(settings: Settings) -> ssl.SSLContext:
     # Not ssl.create_default_context: it writes the keys of every connection where SSLKEYLOGFILE says.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # As Go, and so Vault's CLI: a server is who its subject alternative names say, never its common name.
+    context.hostname_checks_common_name = False
     # As Vault's CLI: an intermediate in the CA file is enough.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from vaultpki.errors import BadAnswer, Denied, Refused, Sealed, Unavailable
 from vaultpki.plain import HIDDEN, hide, printable
 from vaultpki.values import dataclass
+from vaultpki.vault.advice import speaks_tls
 
 Json = dict[str, Any]
 
@@ -24,6 +25,8 @@ _SETTLING = re.compile(r"migration has completed|[Uu]pgrading from non-versioned
 
 # What OpenBao answers to everything in a namespace that it does not have: not that something is missing in there.
 _NO_NAMESPACE: Final = ["namespace not found"]
+# What Go's server says of open http on a port of TLS (net/http, server.go), and nginx: one sentence, no JSON.
+_SPEAKS_TLS = re.compile(rb"sent an HTTP request to an HTTPS server|plain HTTP request was sent to HTTPS port")
 
 # What requests carry that no message may repeat, should a server send it back to us in an error.
 _SECRET_FIELDS = frozenset({"secret_id", "token", "jwt", "password", "private_key", "pem_bundle"})
@@ -79,11 +82,20 @@ class Request:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Raw:
-    """An answer as it came: status, headers by their names in lower case, and the bytes of the body."""
+    """An answer as it came: status, headers by their names in lower case, and the bytes of the body.
+
+    `json` is the object that the body holds, once `parsed` has looked; None where it is none.
+    """
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
+    json: Json | None = field(default=None, repr=False)
+
+    @property
+    def compressed(self) -> bool:
+        """Whether the body is encoded, which nobody asks for."""
+        return self.headers.get("content-encoding", "identity") != "identity"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +177,11 @@ class Capabilities:
         )
 
 
+def parsed(raw: Raw) -> Raw:
+    """The answer with its JSON object read."""
+    return Raw(raw.status, raw.headers, raw.body, None if raw.compressed else json_object(raw.body))
+
+
 def judge(origin: str, request: Request, raw: Raw, token: str, no_namespace: str = "") -> Answer:
     """The answer where it is one (2xx, or 404 for what may be missing), else the error that it means.
 
@@ -173,10 +190,9 @@ def judge(origin: str, request: Request, raw: Raw, token: str, no_namespace: str
     """
     if raw.status == 204:
         return Answer(204, {}, raw.headers.get("date"))
-    compressed = raw.headers.get("content-encoding", "identity") != "identity"
-    body = None if compressed else json_object(raw.body)
+    body = raw.json
     if 200 <= raw.status < 300:
-        if compressed:
+        if raw.compressed:
             raise BadAnswer(f"{origin} sent a compressed answer that nobody asked for; look at what stands before it")
         if body is None:
             raise _no_vault(origin, request)
@@ -208,6 +224,8 @@ def _trouble(origin: str, request: Request, raw: Raw, body: Json | None, token: 
             sent=status >= 500,
             retry_after=_seconds(raw.headers.get("retry-after")),
         )
+    if body is None and origin.startswith("http:") and _SPEAKS_TLS.search(raw.body):
+        return speaks_tls(origin)
     if body is None or not _of_vault(body) or status < 400:
         return _no_vault(origin, request)
     if status in (401, 403):
@@ -291,6 +309,14 @@ def text(body: Mapping[str, Any], name: str) -> str:
     if not isinstance(found, str) or not found:
         raise BadAnswer(f"the server's answer holds no `{printable(name)}`; is this address really a Vault?")
     return found
+
+
+def named(data: Mapping[str, Any], field: str, wanted: str, asked: str) -> None:
+    """Raises BadAnswer where an answer is about another object than `wanted`, of which `asked` was the request."""
+    found = data.get(field)
+    if found != wanted:
+        other = f"is about {hide(printable(found[:100]))}" if isinstance(found, str) else f"holds no `{field}`"
+        raise BadAnswer(f"the answer to {asked} {other}, not {wanted}; check the address and any proxy in between")
 
 
 def login_token(answer: Json, path: str) -> str:

@@ -1,0 +1,95 @@
+"""Says in one sentence why a connection to a server failed, and what a person does about it."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import Final
+
+from vaultpki.errors import BadAnswer, Unavailable, Untrusted, VaultError
+from vaultpki.plain import printable
+from vaultpki.vault.settings import Settings
+
+# X509_V_ERR_*, of OpenSSL's x509_vfy.h.
+_NOT_YET_VALID: Final = 9
+_EXPIRED: Final = 10
+_OTHER_NAME: Final = frozenset({62, 64})
+
+# Parts of OpenSSL's reasons (sslerr.h); which one comes depends on its version and on the first bytes of the answer.
+_NO_TLS: Final = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE", "LENGTH_TOO_LONG")
+_OLD_TLS: Final = ("PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL")
+_NO_CLIENT: Final = ("HANDSHAKE_FAILURE", "CERTIFICATE_REQUIRED", "ALERT_BAD_CERTIFICATE", "ALERT_UNKNOWN_CA")
+
+
+def unreachable(origin: str, error: Exception, settings: Settings) -> VaultError:
+    """The error to raise where no connection to `origin` comes up: Untrusted for its certificate, else Unavailable."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Untrusted(f"the TLS certificate of {origin} does not verify: {_distrust(origin, error, settings)}")
+    if isinstance(error, TimeoutError):
+        return Unavailable(f"{origin} does not answer; check the address, and any firewall in between")
+    if isinstance(error, ssl.SSLError):
+        return Unavailable(_handshake(origin, error))
+    if isinstance(error, socket.gaierror):
+        what = "check the host name"
+    elif isinstance(error, ConnectionRefusedError):
+        what = "check that Vault runs there, and the port"
+    else:
+        what = "check the address, and the network in between"
+    return Unavailable(f"{origin} cannot be reached ({_cause(error)}); {what}")
+
+
+def broken_off(origin: str, error: Exception, *, tls_alert: bool) -> VaultError:
+    """The error to raise where an answer did not come whole. `tls_alert`: what came is an alert of TLS instead."""
+    if tls_alert:
+        return speaks_tls(origin)
+    if _has(error, _NO_CLIENT):
+        # With TLS 1.3 a server looks at the client's certificate when the handshake is done for the client (RFC 8446).
+        return Unavailable(_handshake(origin, error))
+    return Unavailable(f"the answer of {origin} broke off ({_cause(error)})", sent=True)
+
+
+def speaks_tls(origin: str) -> BadAnswer:
+    """The error to raise where open http was sent to a port of TLS."""
+    return BadAnswer(f"the port of {origin} speaks TLS; write https:// instead of http://")
+
+
+def _distrust(origin: str, error: ssl.SSLCertVerificationError, settings: Settings) -> str:
+    if error.verify_code == _EXPIRED:
+        return "it has expired; renew it on the server, and check this machine's clock"
+    if error.verify_code == _NOT_YET_VALID:
+        return "it is not valid yet; check this machine's clock, and the server's"
+    if error.verify_code in _OTHER_NAME:
+        name = settings.server_name or origin.partition("://")[2].rpartition(":")[0].strip("[]")
+        return (
+            f"it has no subject alternative name {printable(name)} (a common name does not count); use an address that "
+            "it names, set VAULT_TLS_SERVER_NAME to a name in it, or give Vault a certificate with that name"
+        )
+    if settings.ca_hint:
+        return f"{error.verify_message}; {settings.ca_hint}"
+    source = "VAULT_CACERT" if settings.ca_file else "vault.ca_file" if settings.ca_pem else ""
+    if source:
+        return f"it is not signed by the CA in {source} ({error.verify_message}); put this server's CA there"
+    return f"no CA of this machine signed it ({error.verify_message}); give its CA as vault.ca_file or VAULT_CACERT"
+
+
+def _handshake(origin: str, error: Exception) -> str:
+    if _has(error, _NO_TLS):
+        return f"{origin} does not speak TLS; check the port, and write http:// only for a Vault on this machine"
+    if _has(error, _OLD_TLS):
+        return f"{origin} offers no TLS 1.2 or newer; change tls_min_version or tls_max_version on the server"
+    if _has(error, _NO_CLIENT):
+        return (
+            f"{origin} refuses the TLS connection ({_cause(error)}); if it asks for a client certificate, set "
+            "VAULT_CLIENT_CERT and VAULT_CLIENT_KEY"
+        )
+    return f"{origin} cannot be reached ({_cause(error)}); check that the port is Vault's"
+
+
+def _has(error: Exception, reasons: tuple[str, ...]) -> bool:
+    reason = getattr(error, "reason", None) or ""
+    return isinstance(error, ssl.SSLError) and any(part in reason for part in reasons)
+
+
+def _cause(error: Exception) -> str:
+    """A few words for why the network failed."""
+    return printable(getattr(error, "strerror", None) or type(error).__name__)
