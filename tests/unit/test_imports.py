@@ -27,7 +27,6 @@ ORDER: Final = (
     "words",
     "regular",
     "guard",
-    "regular",
     # the table, and decisions that are the same wherever and whenever they are made
     "certificates",
     "file_names",
