@@ -242,6 +242,28 @@ def test_schema_and_loader_refuse_alike(text: str, tmp_path: Path) -> None:
         load(text, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("written", "namespace"),
+    [
+        ("team1", "team1"),
+        ("team1/prod", "team1/prod"),
+        ("/team1/prod/", "team1/prod"),
+        ("root", "root"),
+        ("root/", "root"),
+        ("Team_1.a-b/ROOT", "Team_1.a-b/ROOT"),
+    ],
+)
+def test_a_namespace_in_its_normal_form(tmp_path: Path, written: str, namespace: str) -> None:
+    cluster = load(f"cluster: prod\nvault: {{namespace: {written}}}\n{NODES}", tmp_path)
+    assert (cluster.vault.namespace, cluster.vault.addresses, cluster.vault.ca_pem) == (namespace, (), None)
+
+
+@pytest.mark.parametrize("written", ["4f" * 32, "4F" * 32, ":".join(["4F"] * 32), ":".join(["4f"] * 32)])
+def test_the_roots_sha256_in_its_normal_form(tmp_path: Path, written: str) -> None:
+    cluster = load(f"cluster: prod\nca: {{root_sha256: '{written}'}}\n{NODES}", tmp_path)
+    assert cluster.authority.root_sha256 == "4f" * 32
+
+
 def test_starter_loads_and_uncommented_too(tmp_path: Path) -> None:
     cluster = load(starter(), tmp_path)
     assert (cluster.name, cluster.vault.namespace, cluster.authority.root_sha256) == ("prod", None, None)
