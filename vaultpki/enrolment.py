@@ -20,7 +20,7 @@ from vaultpki.join import Join, dump_join, load_join
 from vaultpki.model import Cluster, Node, Pool
 from vaultpki.plain import printable
 from vaultpki.values import dataclass
-from vaultpki.vault import Request, Vault, named
+from vaultpki.vault import Request, Vault, check_named
 
 _LEAVING: Final = "leaving"
 # Of a report: no more entries, and no longer texts, than any node of ours writes.
@@ -92,7 +92,7 @@ def enroll(cluster: Cluster, vault: Vault, name: str, who: Node | Pool, where: P
     token = wrapped.get("token") if isinstance(wrapped, dict) else None
     if not isinstance(wrapped, dict) or not isinstance(token, str):
         raise BadAnswer(f"Vault gave {name} a secret id that is not wrapped; it was thrown away")
-    named(wrapped, "creation_path", f"{role}/secret-id", f"{role}/secret-id")
+    check_named(wrapped, "creation_path", f"{role}/secret-id", f"{role}/secret-id")
     return Join(
         cluster=cluster.name,
         prefix=cluster.prefix,

@@ -16,7 +16,7 @@ from vaultpki.identities import jwt_roles
 from vaultpki.known import Fields, Key
 from vaultpki.model import VERSION, Cluster
 from vaultpki.values import dataclass
-from vaultpki.vault import HEALTH, Answer, Json, Request, Vault, named, text
+from vaultpki.vault import HEALTH, Answer, Json, Request, Vault, check_named, text
 
 # Written before what it names is made, so that no crash leaves an object that nobody knows as ours.
 APPLIED: Final = "applied"
@@ -195,7 +195,7 @@ class Reading:
 
     def _policy(self, key: Key, answer: Answer) -> Iterable[_Ask]:
         if answer.found:
-            named(answer.data, "name", key[1], f"sys/policies/acl/{key[1]}")
+            check_named(answer.data, "name", key[1], f"sys/policies/acl/{key[1]}")
             self.objects[key] = _policy_rules(str(answer.data.get("policy", "")))
         return ()
 
@@ -270,7 +270,7 @@ class Reading:
             yield Request("GET", f"{mount}/issuer/{named}"), partial(self._issuer, mount, id_, defaults)
 
     def _issuer(self, mount: str, id_: str, defaults: Fields, answer: Answer) -> Iterable[_Ask]:
-        named(answer.data, "issuer_id", id_, f"{mount}/issuer")
+        check_named(answer.data, "issuer_id", id_, f"{mount}/issuer")
         self.issuers[mount] = id_
         # Once one of its URLs was ever set, the empty ones read as null.
         self.objects["issuer", mount] = {**_without_null(answer.data), **defaults}

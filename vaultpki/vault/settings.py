@@ -29,7 +29,8 @@ _PORTS: Final = {"https": 443, "http": 80}
 class Settings:
     """How to reach the server and as whom. `ca_pem` or `ca_file` replaces the system's CAs; `token` may be empty.
 
-    `ca_source` says in a few words where that CA was given, for a person whose server has another one.
+    `ca_hint` ends the sentence that says that no CA given signed the server's certificate: what to do depends on where
+    they came from.
     """
 
     addresses: tuple[str, ...]
@@ -41,7 +42,7 @@ class Settings:
     client_key: str | None = None
     server_name: str | None = None
     allow_http: bool = False
-    ca_source: str = ""
+    ca_hint: str = "give its CA as vault.ca_file or VAULT_CACERT"
 
     def __post_init__(self) -> None:
         # Both become header lines.
