@@ -15,7 +15,7 @@ from vaultpki.certificates import MOST_ISSUERS, ROOT, ca_subject
 from vaultpki.errors import BadAnswer, ForeignObject, SpecError
 from vaultpki.model import Cluster
 from vaultpki.values import dataclass
-from vaultpki.vault import HEALTH, Capabilities, Request, Vault, named
+from vaultpki.vault import HEALTH, Capabilities, Request, Vault, check_named
 
 if TYPE_CHECKING:
     from vaultpki.facts import Facts
@@ -123,7 +123,7 @@ def _shown(cluster: Cluster, vault: Vault, ids: tuple[str, ...]) -> dict[str, Fa
     answers = vault.many([Request("GET", f"{mount}/issuer/{id_}/json") for id_ in ids])
     found = {}
     for id_, answer in zip(ids, answers, strict=True):
-        named(answer.data, "issuer_id", id_, f"{mount}/issuer/{id_}/json")
+        check_named(answer.data, "issuer_id", id_, f"{mount}/issuer/{id_}/json")
         pem = answer.data.get("certificate")
         if not isinstance(pem, str):
             raise BadAnswer(f"{mount}/issuer/{id_} shows no certificate; is this address really a Vault?")

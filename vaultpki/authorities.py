@@ -10,7 +10,7 @@ from vaultpki.known import Fields
 from vaultpki.model import Cluster
 from vaultpki.observe import Sight
 from vaultpki.reading import fingerprint
-from vaultpki.vault import Json, Request, Vault, member, named, text
+from vaultpki.vault import Json, Request, Vault, check_named, member, text
 
 # More than the signing itself can take, and far less than any TTL a CA may have.
 _CLOCK_SLACK = 3600
@@ -58,7 +58,7 @@ class Authorities:
             warnings=_NO_AIA + _CUT_SHORT,
         )
         data = member(answer, "data")
-        named(data, "issuer_name", wanted["issuer_name"], f"{mount}/root/generate")
+        check_named(data, "issuer_name", wanted["issuer_name"], f"{mount}/root/generate")
         certificate = text(data, "certificate")
         try:
             _full_term(mount, data, wanted)

@@ -22,7 +22,7 @@ from vaultpki.live_credentials import LOGIN_IN_FLIGHT, Identity
 from vaultpki.model import Cluster, Node, Pool
 from vaultpki.plain import printable
 from vaultpki.values import dataclass
-from vaultpki.vault import Json, Request, Vault, member, named
+from vaultpki.vault import Json, Request, Vault, check_named, member
 
 # Of a report: no more entries, and no longer texts, than any node of ours writes.
 _MOST: Final = 64
@@ -97,7 +97,7 @@ def _invite(cluster: Cluster, vault: Vault, name: str, who: Node | Pool, where: 
     token = wrapped.get("token") if isinstance(wrapped, dict) else None
     if not isinstance(wrapped, dict) or not isinstance(token, str):
         raise BadAnswer(f"Vault gave {name} a secret id that is not wrapped; it was thrown away")
-    named(wrapped, "creation_path", f"{role}/secret-id", f"{role}/secret-id")
+    check_named(wrapped, "creation_path", f"{role}/secret-id", f"{role}/secret-id")
     expires = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=wrap_ttl)
     return _join(cluster, name, who, where, str(found.get("role_id")), token, expires)
 

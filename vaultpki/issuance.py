@@ -28,7 +28,7 @@ from vaultpki.facts import Facts, Stranger, Trust
 from vaultpki.model import Certificate, UserTemplate
 from vaultpki.store import Directory, File
 from vaultpki.values import dataclass
-from vaultpki.vault import Request, Vault, named
+from vaultpki.vault import Request, Vault, check_named
 
 KEY_MODE: Final = 0o600
 CERTIFICATE_MODE: Final = 0o644
@@ -78,7 +78,7 @@ def fetch_issuers(vault: Vault, prefix: str) -> Issuers:
     answers = vault.many([Request("GET", f"{mount}/issuer/{name}/json") for mount, name in wanted])
     for (mount, name), answer in zip(wanted, answers, strict=True):
         path = f"{mount}/issuer/{name}/json"
-        named(answer.data, "issuer_id", name, path)
+        check_named(answer.data, "issuer_id", name, path)
         pem = answer.data.get("certificate")
         if not isinstance(pem, str):
             raise BadAnswer(f"{path} shows no certificate; is this address really a Vault?")

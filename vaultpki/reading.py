@@ -18,7 +18,7 @@ from vaultpki.identities import approle_pools, jwt_roles, takes
 from vaultpki.known import Fields, Key
 from vaultpki.model import VERSION, Cluster
 from vaultpki.values import dataclass
-from vaultpki.vault import HEALTH, Answer, Json, Request, Vault, named, text
+from vaultpki.vault import HEALTH, Answer, Json, Request, Vault, check_named, text
 
 # Written before what it names is made, so that no crash leaves an object that nobody knows as ours.
 APPLIED: Final = "applied"
@@ -219,7 +219,7 @@ class Reading:
 
     def _policy(self, key: Key, answer: Answer) -> Iterable[_Ask]:
         if answer.found:
-            named(answer.data, "name", key[1], f"sys/policies/acl/{key[1]}")
+            check_named(answer.data, "name", key[1], f"sys/policies/acl/{key[1]}")
             self.objects[key] = _policy_rules(str(answer.data.get("policy", "")))
         return ()
 
@@ -338,7 +338,7 @@ class Reading:
 
     def _shown(self, mount: str, name: str, id_: str, answer: Answer) -> Iterable[_Ask]:
         if answer.found:
-            named(answer.data, "issuer_id", id_, f"{mount}/issuer")
+            check_named(answer.data, "issuer_id", id_, f"{mount}/issuer")
         self.certificates.setdefault(mount, {})[name] = str(answer.data.get("certificate") or "")
         return ()
 

@@ -2,7 +2,7 @@
 
 from vaultpki.vault.client import Vault, explained
 from vaultpki.vault.settings import Settings, from_environment
-from vaultpki.vault.wire import HEALTH, Answer, Capabilities, Json, Request, member, named, text
+from vaultpki.vault.wire import HEALTH, Answer, Capabilities, Json, Request, check_named, member, text
 
 __all__ = [
     "HEALTH",
@@ -12,9 +12,9 @@ __all__ = [
     "Request",
     "Settings",
     "Vault",
+    "check_named",
     "explained",
     "from_environment",
     "member",
-    "named",
     "text",
 ]

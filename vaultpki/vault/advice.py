@@ -24,7 +24,10 @@ _NO_CLIENT: Final = ("HANDSHAKE_FAILURE", "CERTIFICATE_REQUIRED", "ALERT_BAD_CER
 def unreachable(origin: str, error: Exception, settings: Settings) -> VaultError:
     """The error to raise where no connection to `origin` comes up: Untrusted for its certificate, else Unavailable."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return Untrusted(f"the TLS certificate of {origin} does not verify: {_distrust(origin, error, settings)}")
+        return Untrusted(
+            f"the TLS certificate of {origin} does not verify ({error.verify_message.rstrip('.')}); "
+            f"{_distrust(origin, error, settings)}"
+        )
     if isinstance(error, TimeoutError):
         return Unavailable(f"{origin} does not answer; check the address, and any firewall in between")
     if isinstance(error, ssl.SSLError):
@@ -55,21 +58,16 @@ def speaks_tls(origin: str) -> BadAnswer:
 
 def _distrust(origin: str, error: ssl.SSLCertVerificationError, settings: Settings) -> str:
     if error.verify_code == _EXPIRED:
-        return "it has expired; renew it on the server, and check this machine's clock"
+        return "renew it on the server, and check this machine's clock"
     if error.verify_code == _NOT_YET_VALID:
-        return "it is not valid yet; check this machine's clock, and the server's"
+        return "check this machine's clock, and the server's"
     if error.verify_code in _OTHER_NAME:
         name = settings.server_name or origin.partition("://")[2].rpartition(":")[0].strip("[]")
         return (
-            f"it has no subject alternative name {printable(name)} (a common name does not count); use an address that "
+            f"it has no subject alternative name {printable(name)} (a common name does not count): use an address that "
             "it names, set VAULT_TLS_SERVER_NAME to a name in it, or give Vault a certificate with that name"
         )
-    if settings.ca_hint:
-        return f"{error.verify_message}; {settings.ca_hint}"
-    source = "VAULT_CACERT" if settings.ca_file else "vault.ca_file" if settings.ca_pem else ""
-    if source:
-        return f"it is not signed by the CA in {source} ({error.verify_message}); put this server's CA there"
-    return f"no CA of this machine signed it ({error.verify_message}); give its CA as vault.ca_file or VAULT_CACERT"
+    return settings.ca_hint
 
 
 def _handshake(origin: str, error: Exception) -> str:

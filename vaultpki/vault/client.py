@@ -21,7 +21,7 @@ from vaultpki.plain import printable
 from vaultpki.values import dataclass
 from vaultpki.vault.exchange import CONNECTIONS, Exchange
 from vaultpki.vault.settings import Settings, parse_origin
-from vaultpki.vault.wire import Answer, Json, Raw, Request, http_date, judge, login_token, member, named, quoted
+from vaultpki.vault.wire import Answer, Json, Raw, Request, check_named, http_date, judge, login_token, member, quoted
 from vaultpki.vault.work import Work
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class Vault:
         if not answer.found:
             return answer
         wrapped = member(answer.body, "wrap_info")
-        named(wrapped, "creation_path", request.path, request.path)
+        check_named(wrapped, "creation_path", request.path, request.path)
         token = wrapped.get("token")
         if not isinstance(token, str) or not token:
             raise BadAnswer(f"the answer to {request} did not come wrapped; is this address really a Vault?")
@@ -178,7 +178,7 @@ class Vault:
         answer = self.write(path, body, login=True)
         metadata = member(member(answer, "auth"), "metadata")
         if who is not None and who[0] in metadata:
-            named(metadata, *who, path)
+            check_named(metadata, *who, path)
         return self.as_token(login_token(answer, path))
 
     def many(self, requests: Sequence[Request]) -> list[Answer]:

@@ -34,7 +34,7 @@ class Settings:
     """How to reach the server and as whom. `ca_pem` or `ca_file` replaces the system's CAs; `token` may be empty.
 
     `ca_hint` and `namespace_hint` end the sentence that says that no CA given signed the server's certificate, and that
-    it has no such namespace: what to do depends on where these came from. Without a `ca_hint` the fields tell it.
+    it has no such namespace: what to do depends on where these came from.
     """
 
     addresses: tuple[str, ...]
@@ -46,7 +46,7 @@ class Settings:
     client_key: str | None = None
     server_name: str | None = None
     allow_http: bool = False
-    ca_hint: str = ""
+    ca_hint: str = "give its CA as vault.ca_file or VAULT_CACERT"
     namespace_hint: str = "look at vault.namespace in cluster.yaml and at VAULT_NAMESPACE, or make it first"
 
     def __post_init__(self) -> None:

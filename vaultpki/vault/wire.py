@@ -311,7 +311,7 @@ def text(body: Mapping[str, Any], name: str) -> str:
     return found
 
 
-def named(data: Mapping[str, Any], field: str, wanted: str, asked: str) -> None:
+def check_named(data: Mapping[str, Any], field: str, wanted: str, asked: str) -> None:
     """Raises BadAnswer where an answer is about another object than `wanted`, of which `asked` was the request."""
     found = data.get(field)
     if found != wanted:
