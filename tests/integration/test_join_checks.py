@@ -132,6 +132,20 @@ def test_an_owner_that_this_machine_lacks(site: Site, seat: Seat, file: Path, tm
     enrolled.join(seat, fresh)
 
 
+def test_a_user_who_may_not_look(site: Site, seat: Seat, file: Path) -> None:
+    """One sentence, and no fault of ours, where agent.yaml lies in a folder that this user may not enter."""
+    enrolled.join(seat, file)
+    before = seat.snapshot()
+    seat.folder.chmod(0)
+    try:
+        behind = () if os.geteuid() else ("setpriv", "--bounding-set", "-dac_override,-dac_read_search")
+        ran = vaultpki(*enrolled.joining(seat, file), expect=1, behind=behind)
+    finally:
+        seat.folder.chmod(0o755)
+    assert ran.stderr == f"vaultpki: {seat.config}: permission denied; run as its owner or as root\n"
+    assert seat.snapshot() == before
+
+
 @pytest.mark.parametrize("where", ["state", "pki", "agent.yaml"])
 def test_no_room_and_no_writing(site: Site, tmp_path: Path, where: str) -> None:
     """A disk that is full, and one that is read-only, under each of the three places."""

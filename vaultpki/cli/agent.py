@@ -140,7 +140,7 @@ def agent_command(
 def _join(file: Path, join_file: Path, directory: Path | None, *, allow_http: bool) -> AgentConfig:
     from datetime import UTC, datetime
 
-    from vaultpki import credential, join_checks
+    from vaultpki import credential, files, join_checks
     from vaultpki.config import load_agent
     from vaultpki.join import load_join
 
@@ -149,7 +149,7 @@ def _join(file: Path, join_file: Path, directory: Path | None, *, allow_http: bo
     target = str(directory.absolute()) if directory is not None else "/etc/kubernetes/pki"
     # Beside agent.yaml where that lies elsewhere, so that a test or a second cluster needs no root.
     state = "/var/lib/vaultpki" if file == DEFAULT_AGENT else str(file.parent / "state")
-    old = load_agent(file, allow_http=allow_http) if file.exists() else None
+    old = load_agent(file, allow_http=allow_http) if files.there(str(file)) else None
     if old is not None:
         target, state = (target if directory is not None else old.directory), old.state
     # What can be refused is refused before the wrapping token is used up.
