@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
+import ssl
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import enrolled
 import hostile
@@ -27,7 +30,7 @@ from vaultpki.errors import SpecError
 from vaultpki.live_credentials import Identity
 from vaultpki.vault import Settings, Vault
 
-METHODS = ("GET", "LIST", "POST", "DELETE")
+METHODS = ("POST", "DELETE")
 NODES = [("worker-1", None), ("w-1", "autoscaled")]
 
 
@@ -255,7 +258,7 @@ def test_what_cannot_be_locked(site: Site, applier: Desk, tmp_path: Path, name: 
 
 @pytest.mark.parametrize(("node", "pool"), NODES)
 def test_a_lock_cut_anywhere_goes_on(site: Site, node: str, pool: str | None) -> None:
-    """At every request: `apply` knows the AppRole as ours, whether it comes in between or not, and a rerun is all."""
+    """At every write: `apply` knows the AppRole as ours, whether it comes in between or not, and a rerun is all."""
     at = 0
     while True:
         stolen = equipped(site, node, pool)
@@ -281,7 +284,7 @@ def test_a_lock_cut_anywhere_goes_on(site: Site, node: str, pool: str | None) ->
             break
         at += 1
     print(f"cut at {at} points")
-    assert at > 30
+    assert at > 15
 
 
 def test_a_replacement_cut_anywhere_goes_on(site: Site, tmp_path: Path) -> None:
@@ -303,8 +306,9 @@ def test_a_replacement_cut_anywhere_goes_on(site: Site, tmp_path: Path) -> None:
             assert len(enrolled.accessors(site, "worker-1", "listed")) == 1, at
             assert stolen.lets_in() == stolen.lets_in(role_id_of(stolen)) == [], at
             assert bootstrap.look(cluster, vault, Where((), None))[1].changes == (), at
-            with enrolled.variables({}):
-                enrolled.join(Seat("worker-1", tmp_path / str(at)), file)
+            if at % 8 == 0:
+                with enrolled.variables({}):
+                    enrolled.join(Seat("worker-1", tmp_path / str(at)), file)
             if not cut:
                 break
             at += 1
@@ -343,6 +347,30 @@ def test_it_wins_against_a_thief_at_work(site: Site, applier: Desk) -> None:
     assert not any(enrolled.works(site, token) for token in tokens)
     new = role_id_of(stolen)
     assert not any(enrolled.login(site, "pooled", new, secret_id) for secret_id in secret_ids)
+
+
+def test_a_destruction_cut_off_within_the_server(site: Site) -> None:
+    """A client's end is that of what the server does for it: a secret id may stay that has no accessor any more."""
+    stolen = equipped(site, "w-cut-off", "autoscaled")
+    role = f"auth/{site.prefix}/pooled/role/w-cut-off"
+    url, context = urlsplit(site.server.address), ssl.create_default_context(cafile=site.server.ca_file)
+    made = [site.server.api("POST", f"{role}/secret-id").data for _ in range(150)]
+    for number, each in enumerate(made):
+        body = json.dumps({"secret_id_accessor": each["secret_id_accessor"]})
+        connection = http.client.HTTPSConnection(str(url.hostname), url.port, context=context, timeout=30)
+        headers = {"X-Vault-Token": site.server.token}
+        connection.request("POST", f"/v1/{role}/secret-id-accessor/destroy", body, headers)
+        time.sleep(number / len(made) * 0.003)
+        connection.close()
+    lookup = f"{role}/secret-id-accessor/lookup"
+    time.sleep(0.5)
+    left = enrolled.accessors(site, "w-cut-off", "pooled")
+    lost = [a for a in left if site.server.api("POST", lookup, {"secret_id_accessor": a}).status != 200]
+    print(f"{len(left)} of {len(made)} stayed, {len(lost)} of them without an accessor")
+    enrolment.lock(site.cluster, enrolled.client(site.server), "w-cut-off", wait=0)
+    has_ended(stolen)
+    new = role_id_of(stolen)
+    assert not any(enrolled.login(site, "pooled", new, each["secret_id"]) for each in made)
 
 
 def test_two_at_once_both_end_well(site: Site) -> None:
