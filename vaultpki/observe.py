@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import field
 from typing import Final
 
-from vaultpki import words
 from vaultpki.ca_facts import CaFacts, lives, read_ca
 from vaultpki.certificates import ISSUING_CAS, ROOT
 from vaultpki.desired import MARK, STORE_OPTIONS, desired, marker
@@ -16,7 +15,7 @@ from vaultpki.identities import auth_mounts
 from vaultpki.known import UNKNOWN, Fields, Key, Known
 from vaultpki.model import Cluster
 from vaultpki.plan import Observed
-from vaultpki.reading import LEAVING, Memory, Reading
+from vaultpki.reading import APPROLE, LEAVING, Memory, Reading
 from vaultpki.values import dataclass
 from vaultpki.vault import Capabilities, Json, Vault, member
 
@@ -162,7 +161,7 @@ def _ending(cluster: Cluster, reading: Reading) -> dict[Key, Fields]:
     """
     approles = {("approle", f"{cluster.prefix}/pooled/{name}"): fields for name, fields in reading.orphans.items()}
     gone = [name for name in reading.leaving if name in reading.orphans or name not in reading.pooled]
-    notes = {("config", f"{cluster.mount('config')}/{LEAVING}/{n}") for n in gone if words.fits(n, words.node_name)}
+    notes = {("config", f"{cluster.mount('config')}/{LEAVING}/{n}") for n in gone if APPROLE.fullmatch(n)}
     return {**approles, **{note: {} for note in notes}}
 
 

@@ -63,6 +63,7 @@ ORDER: Final = (
     "reading",
     "observe",
     "authorities",
+    "endings",
     "bootstrap",
     "issuance",
     "credential",
