@@ -9,20 +9,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from vaultpki import words
 from vaultpki.anchor import refuse_other_root
 from vaultpki.authorities import Authorities
 from vaultpki.ca_facts import rotations_needed
 from vaultpki.certificates import ROOT
 from vaultpki.desired import STORE_OPTIONS, desired, marker
+from vaultpki.endings import Endings
 from vaultpki.errors import BadAnswer, Denied, Refused, Sealed, Unavailable
-from vaultpki.identities import approle_pools, auth_mounts, fits_pattern, jwt_roles, takes
+from vaultpki.identities import approle_pools, auth_mounts, jwt_roles
 from vaultpki.known import Fields, Key, Known
 from vaultpki.live_credentials import end_entities, noted, unfinished
 from vaultpki.model import Cluster
 from vaultpki.observe import Sight, made_by_us, observe, refuse_foreign
 from vaultpki.plan import STAGES, Change, Impact, Plan, plan, stage
-from vaultpki.reading import APPLIED, LEAVING, Memory
+from vaultpki.reading import APPLIED, Memory
 from vaultpki.values import dataclass
 from vaultpki.vault import Json, Request, Vault, member, text
 
@@ -241,11 +241,6 @@ def _of_store_options(change: Change) -> bool:
     return change.kind == "mount" and change.action == "update" and change.fields.keys() <= STORE_OPTIONS.keys()
 
 
-def _of_pooled_approle(change: Change) -> bool:
-    mount, _, _ = change.name.rpartition("/")
-    return (change.action, change.kind, mount.rpartition("/")[2]) == ("delete", "approle", "pooled")
-
-
 class _Run:
     """One plan being carried out: stage by stage, but for stages that need nothing of each other.
 
@@ -260,7 +255,7 @@ class _Run:
         self._remembered = sight.memory
         self._authorities = Authorities(cluster, vault, sight)
         # Mounts whose own issuer is made, or becomes the default, in this run.
-        self._leaving: dict[str, list[str]] = {}
+        self._endings = Endings(cluster, vault, sight)
         self._unsettled = frozenset(change.name for change in todo.changes if change.kind == "issuer")
 
     def act(self) -> Iterator[Change]:
@@ -280,7 +275,7 @@ class _Run:
         # An AppRole is known as ours by its record, and nobody logs in before the policy is there.
         self._at_once(partial(self._do, stages["issuers"]), partial(self._do, stages["rules"], stages["nodes"]))
         yield from stages["issuers"] + stages["rules"] + stages["nodes"]
-        self._note_leaving()
+        self._endings.note(self._todo)
         self._do(stages["removals"])
         yield from stages["removals"]
         self._end_entities()
@@ -320,42 +315,17 @@ class _Run:
             self._vault.write(f"{self._cluster.mount('config')}/data/{APPLIED}", {"data": memory.record()})
             self._remembered = memory
 
-    def _note_leaving(self) -> None:
-        """Writes down how the tokens of pooled nodes are found, before the AppRoles that tell it are removed."""
-        mount = f"auth/{self._cluster.prefix}/pooled/role"
-        going = [change.name.rpartition("/")[2] for change in self._todo.changes if _of_pooled_approle(change)]
-        answers = self._vault.many([Request("GET", f"{mount}/{name}/role-id") for name in going])
-        found = {name: answer.data.get("role_id") for name, answer in zip(going, answers, strict=True) if answer.found}
-        notes = self._notes()
-        requests = []
-        for name, role_id in found.items():
-            notes[name] = sorted({*notes.get(name, ()), str(role_id)})
-            note = {"data": {"version": 1, "role_ids": notes[name]}}
-            requests.append(Request("POST", self._note("data", name), note))
-        self._vault.many(requests)
-        self._leaving = notes
-
-    def _notes(self) -> dict[str, list[str]]:
-        """The role ids that notes name, by node, of those whose identity is to be ended."""
-        names = [name for name in self._sight.ending if words.fits(name, words.node_name)]
-        answers = self._vault.many([Request("GET", self._note("data", name)) for name in names])
-        found = {name: answer.data.get("data") for name, answer in zip(names, answers, strict=True) if answer.found}
-        return {name: list(map(str, note.get("role_ids") or ())) for name, note in found.items() if note}
-
-    def _note(self, folder: str, name: str) -> str:
-        return f"{self._cluster.mount('config')}/{folder}/{LEAVING}/{name}"
-
     def _end_entities(self) -> None:
         """Ends the tokens of nodes whose AppRoles or pools are gone by now, and forgets what these nodes reported."""
         listed = {node.name for node in self._cluster.nodes}
         known, store = self._sight.known, self._cluster.mount("config")
         off_list = sorted(self._sight.memory.role_ids.keys() - listed)
-        by_token = self._gone_by_token()
+        by_token = self._endings.by_token(self._todo)
         # A note does not tell which mount its node was on: it may have been cut off at the end of either.
-        noted_ids = {role_id for ids in self._leaving.values() for role_id in ids}
+        noted_ids = self._endings.role_ids
         aliases = {
-            "listed": sorted({known.role_ids.get(name, "") for name in off_list} | noted_ids),
-            "pooled": sorted(noted_ids),
+            "listed": sorted({known.role_ids.get(name, "") for name in off_list}.union(noted_ids)),
+            "pooled": noted_ids,
             "jwt": by_token,
         }
         self._at_once(
@@ -365,30 +335,9 @@ class _Run:
                 if some
             )
         )
-        gone = {*off_list, *self._leaving, *by_token} - listed
+        gone = {*off_list, *self._endings.nodes, *by_token} - listed
         self._vault.many([Request("DELETE", f"{store}/metadata/reports/{name}") for name in sorted(gone)])
-        self._vault.many([Request("DELETE", self._note("metadata", name)) for name in sorted(self._leaving)])
-
-    def _gone_by_token(self) -> list[str]:
-        """The nodes that got in by an issuer's token and fit no pool any more, as far as their reports tell.
-
-        An alias there is the node's own name, so nothing of an AppRole is found by one.
-        """
-        if "jwt" not in self._sight.known.accessors:
-            return []
-        head = f"{self._cluster.mount('config')}/pools/"
-        records = [change for change in self._todo.changes if change.kind == "config" and change.name.startswith(head)]
-        patterns = [str(change.fields["node_names"][0]) for change in records if "node_names" in change.fields]
-        if not patterns or all(change.action == "create" for change in records):
-            return []
-        names = self._vault.names(f"{self._cluster.mount('config')}/metadata/reports")
-        still = {name for name in names if any(takes(pool, name) for pool in self._cluster.pools)}
-        listed = {node.name for node in self._cluster.nodes}
-        return [
-            name
-            for name in names
-            if name not in still | listed and any(fits_pattern(pattern, name) for pattern in patterns)
-        ]
+        self._endings.forget()
 
     def _plain(self, change: Change) -> Request | None:
         """The one request that carries a change out, and may be repeated; None where there is more to it."""

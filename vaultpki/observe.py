@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import field
 from typing import Final
 
-from vaultpki import anchor, dangers, words
+from vaultpki import anchor, dangers
 from vaultpki.ca_facts import CaFacts, lives, read_ca
 from vaultpki.certificates import ISSUING_CAS, ROOT
 from vaultpki.desired import MARK, STORE_OPTIONS, desired, marker
@@ -17,7 +17,7 @@ from vaultpki.known import UNKNOWN, Fields, Key, Known
 from vaultpki.live_credentials import noted
 from vaultpki.model import Cluster
 from vaultpki.plan import Observed
-from vaultpki.reading import LEAVING, Memory, Reading
+from vaultpki.reading import APPROLE, LEAVING, Memory, Reading
 from vaultpki.values import dataclass
 from vaultpki.vault import Capabilities, Json, Vault, member
 
@@ -180,7 +180,7 @@ def _ending(cluster: Cluster, reading: Reading) -> dict[Key, Fields]:
     approles = {("approle", f"{cluster.prefix}/pooled/{name}"): fields for name, fields in reading.orphans.items()}
     listed = {node.name for node in cluster.nodes}
     gone = [n for n in reading.leaving if n in reading.orphans or (n not in reading.pooled and n not in listed)]
-    notes = {("config", f"{cluster.mount('config')}/{LEAVING}/{n}") for n in gone if words.fits(n, words.node_name)}
+    notes = {("config", f"{cluster.mount('config')}/{LEAVING}/{n}") for n in gone if APPROLE.fullmatch(n)}
     return {**approles, **{note: {} for note in notes}}
 
 

@@ -34,7 +34,7 @@ _NO_PLAN: Final = frozenset({APPLIED, "cluster", "reports/", f"{LEAVING}/", *(f"
 _OURS = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)*")
 
 # What others may call an AppRole, and what fits into a path.
-_APPROLE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+APPROLE: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +248,7 @@ class Reading:
         self.pooled = answer.keys
         unread = self.memory.pools != {pool.name: pool.node_names for pool in pools}
         for name in dict.fromkeys(answer.keys):
-            if not _APPROLE.fullmatch(name):
+            if not APPROLE.fullmatch(name):
                 self.objects["approle", f"{self._cluster.prefix}/pooled/{name}"] = {}
                 continue
             fits = [f"{self._cluster.prefix}/pool/{pool.name}" for pool in pools if takes(pool, name)]

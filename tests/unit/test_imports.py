@@ -74,6 +74,7 @@ ORDER: Final = (
     "live_credentials",
     "observe",
     "authorities",
+    "endings",
     "bootstrap",
     "issuance",
     "marks",
