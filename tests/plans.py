@@ -64,7 +64,8 @@ class Watched(Site):
         assert self.server.writes(start) == []
         assert ran.returncode in (0, 3, 4) and ran.stderr == "", ran.stderr
         document: dict[str, Any] = json.loads(ran.stdout)
-        assert ran.returncode == (4 if document["changes"] else 3 if document["dangers"] else 0)
+        attention = document["dangers"] or document["rotation_needed"]
+        assert ran.returncode == (4 if document["changes"] else 3 if attention else 0)
         return document
 
     def applied(self, *, token: str | None = None) -> tuple[dict[str, Any], list[tuple[str, str]]]:

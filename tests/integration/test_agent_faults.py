@@ -24,6 +24,7 @@ from servers import Server
 from traced import Call, Fault
 
 SAMPLE = 20
+ATTEMPTS = 25
 SOME = (things.fifo, things.folder, things.huge, things.link, things.text)
 Pairs = dict[str, passes.Files]
 Faults = Callable[[list[Call]], list[Fault]]
@@ -141,23 +142,21 @@ def test_a_used_up_quota_costs_no_signature(site: Site, tmp_path: Path) -> None:
     assert {"pki/.vaultpki/probe.", "state/.probe."} == {
         word for call in points for word in ("pki/.vaultpki/probe.", "state/.probe.") if word in call.line
     }
-    start = site.server.audit_position()
+    for number, point in enumerate(points):
+        fault = Fault(point, "error=EDQUOT")
+        for attempt in range(ATTEMPTS):
+            # How many requests the first thread sends by itself, and so its writes before, differs from run to run.
+            seat, log = made.copy(f"quota-{number}-{attempt}"), tmp_path / "strace.log"
+            start = site.server.audit_position()
+            done = made.run(seat, "-o", str(log), *fault.options)
+            if any("probe." in line and "INJECTED" in line for line in log.read_text().splitlines()):
+                assert not told(done, str(fault)) and "the disk quota is used up" in done.stderr, done.stderr
+                assert passes.pairs(seat) == before and signed(site, start) == 0, str(fault)
+                break
+        else:
+            pytest.fail(f"{fault} was not met in {ATTEMPTS} passes")
 
-    def refused(number: int) -> None:
-        fault = Fault(points[number], "error=EDQUOT")
-        seat = made.copy(f"quota-{number}")
-        done = made.run(seat, "-o", "/dev/null", *fault.options)
-        assert not told(done, str(fault)) and "the disk quota is used up" in done.stderr, done.stderr
-        assert passes.pairs(seat) == before, str(fault)
 
-    all_of(refused, len(points))
-    assert signed(site, start) == 0
-
-
-# -- a power cut -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("begin", [passes.first_issue, passes.renewal])
 def test_nothing_is_told_before_it_lasts(begin: Callable[[Site, Path], Trials], site: Site, tmp_path: Path) -> None:
     made = begin(site, tmp_path)
     seat, calls = made.recorded()

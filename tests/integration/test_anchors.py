@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import enrolled
 import pytest
 from applied import vaultpki
 from cryptography import x509
@@ -66,6 +67,7 @@ def test_a_record_that_says_something_else_is_drift_and_not_believed(
 
     warning = f"the record {site.prefix}/config/cluster in Vault says something else than {site.file} ("
     for arguments in (("enroll", "worker-1", "-o", tmp_path / "j.json"), ("enroll", "--all", "-o", tmp_path / "all")):
+        enrolled.vacate(site, "worker-1")
         ran = run(site, *arguments)
         assert ran.stderr.startswith(warning) and ran.stderr.count("\n") == 1 and ran.stderr[:-1].isprintable()
         assert "apply` mends it" in ran.stderr
@@ -88,6 +90,7 @@ def test_a_record_that_says_something_else_is_drift_and_not_believed(
     assert fields.keys() == PLANTED[what].keys()
     site.applied()
     assert site.plan()["changes"] == [] and site.read(f"{site.prefix}/etcd/config/urls") == urls
+    enrolled.vacate(site, "worker-1")
     ran = run(site, "enroll", "worker-1", "-o", tmp_path / "j.json")
     assert ran.stderr == ""
 
@@ -140,6 +143,7 @@ def test_apply_tells_the_root_until_cluster_yaml_names_it(server: Server, tmp_pa
         assert "Root CA SHA-256" not in run(site, "apply", "--yes").stdout
         assert json.loads(run(site, "apply", "--yes", "--json").stdout)["root_sha256"] == pin
         assert json.loads(run(site, "plan", "--json").stdout)["changes"] == []
+        enrolled.vacate(site, "cp-1")
         run(site, "enroll", "cp-1", "-o", tmp_path / "cp-1.json")
     run(site, "issue", "admin", "--dir", tmp_path / "operator")
 
@@ -233,6 +237,7 @@ def test_a_root_that_somebody_put_beside_ours_is_not_taken_for_it(site: Watched,
     ran = run(site, "enroll", "cp-1", "-o", tmp_path / "cp-1.json", expect=1)
     fails(ran, f"{site.prefix}/root shows 2 root CAs named {site.name} root CA; write the SHA-256 of the right one")
     pinned(site, pin)
+    enrolled.vacate(site, "cp-1")
     run(site, "enroll", "cp-1", "-o", tmp_path / "cp-1.json")
     assert json.loads((tmp_path / "cp-1.json").read_text())["root_sha256"] == pin
 

@@ -27,12 +27,14 @@ def seat(tmp_path: Path) -> Seat:
 
 @pytest.fixture
 def file(site: Site, tmp_path: Path) -> Path:
+    enrolled.vacate(site, "w-1")
     return Desk(site, site.server.token).join_file("w-1", tmp_path / "join.json", pool="autoscaled")
 
 
 def of_another(site: Site, seat: Seat, tmp_path: Path) -> str:
     """The directory of another node of the same cluster."""
     other = Seat("w-2", tmp_path / "w-2")
+    enrolled.vacate(site, "w-2")
     enrolled.join(other, Desk(site, site.server.token).join_file("w-2", tmp_path / "w-2.json", pool="autoscaled"))
     seat.folder.mkdir()
     other.pki.rename(seat.pki)
@@ -119,6 +121,7 @@ def test_folders_lie_apart(site: Site, seat: Seat, file: Path) -> None:
 def test_an_owner_that_this_machine_lacks(site: Site, seat: Seat, file: Path, tmp_path: Path) -> None:
     enrolled.join(seat, file)
     text = seat.config.read_text()
+    enrolled.vacate(site, "w-1")
     fresh = Desk(site, site.server.token).join_file("w-1", tmp_path / "fresh.json", pool="autoscaled")
     for further in ("owner: nobody-here:root\n", "certificates: {kubelet: {owner: 'root:nobody-here'}}\n"):
         seat.config.write_text(text + further)
@@ -149,6 +152,7 @@ def test_a_user_who_may_not_look(site: Site, seat: Seat, file: Path) -> None:
 @pytest.mark.parametrize("where", ["state", "pki", "agent.yaml"])
 def test_no_room_and_no_writing(site: Site, tmp_path: Path, where: str) -> None:
     """A disk that is full, and one that is read-only, under each of the three places."""
+    enrolled.vacate(site, "w-1")
     file = Desk(site, site.server.token).join_file("w-1", tmp_path / "join.json", pool="autoscaled")
     disk_folder = tmp_path / "disk"
     places = {name: tmp_path / "node" / name for name in ("state", "pki", "agent.yaml")} | {where: disk_folder / where}

@@ -206,6 +206,8 @@ def test_a_nested_namespace_from_apply_to_destroy(nested: tuple[Site, dict[str, 
         assert f"namespace: {NESTED}" in seat.config.read_text()
         check_node_urls(site.server, seat.pki, f"{NESTED}/{site.prefix}")
         stays_in_place(seat)
+    assert "worker-1 may have a live credential" in run("enroll", "--all", "-o", tmp_path / "joins", expect=3).stderr
+    run("lock", "worker-1")
     run("enroll", "--all", "-o", tmp_path / "joins")
     kept = run("enroll", "--all", "-o", tmp_path / "joins").stdout
     assert kept == f"wrote 0 join files to {tmp_path}/joins, 2 from an earlier run are still good\n"
@@ -338,7 +340,8 @@ def test_a_server_without_namespaces_is_told_apart(tmp_path: Path) -> None:
             elif "sys/leader" in line:
                 guest.answer(200, {"ha_enabled": False})
             else:
-                guest.answer(200, {"data": {}})
+                # What every server lists, asked for its mounts and its auth mounts.
+                guest.answer(200, {"data": {"sys/": {"type": "system"}, "token/": {"type": "token"}}})
 
     file = tmp_path / "cluster.yaml"
     with hostile.serving(community) as server:

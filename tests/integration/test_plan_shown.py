@@ -172,13 +172,13 @@ def test_nor_does_a_name_that_only_a_lying_server_gives(site: Watched) -> None:
             assert all(line.isprintable() for line in said.splitlines()), said
             assert not [line for line in said.splitlines() if line.startswith("Nothing to change")]
             assert shown in said.replace("\n    ", " "), said
-            for kind, name in (
-                ("issuer", "/etcd/issuer/"),
-                ("approle", "/listed/"),
-                ("policy", "/node/"),
-                ("config", "/config/"),
+            for sign, kind, name in (
+                ("!", "issuer", "/etcd/issuer/"),
+                ("?", "approle", "/listed/"),
+                ("?", "policy", "/node/"),
+                ("?", "config", "/config/"),
             ):
-                assert f"? {kind} {site.prefix}{name}\\x1b[2J" in said, said
+                assert f"{sign} {kind} {site.prefix}{name}\\x1b[2J" in said, said
         said = vaultpki("nodes", "-f", site.file, env=env).stdout
         assert all(line.isprintable() for line in said.splitlines()), said
 

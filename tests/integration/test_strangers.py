@@ -131,9 +131,10 @@ def test_a_ca_of_the_cluster_on_another_mount_changes_nothing(
     assert [(change["kind"], change["name"]) for change in shown["changes"]] == (
         [] if act is beside else [("issuer", f"{site.prefix}/etcd")]
     )
-    ran = vaultpki("plan", "-f", site.file, env=site.server.environment())
-    (line,) = (line for line in ran.stdout.splitlines() if issuer in line)
-    assert line == f"! {danger['name']}: {danger['reason']}"
+    for options in ([], ["--verbose"]):
+        ran = vaultpki("plan", "-f", site.file, *options, env=site.server.environment())
+        assert f"! {danger['name']}: {danger['reason']}\n" in ran.stdout.replace("\n    ", " ")
+        assert ran.stdout.count(issuer) == 1
 
 
 def passed_first(seat: Seat) -> Outcome:
@@ -261,9 +262,11 @@ def test_a_name_that_would_steer_a_terminal_is_told_harmlessly(site: Watched) ->
     with proxy(site.server, lie) as between:
         ran = vaultpki("plan", "-f", site.file, env=site.server.environment() | {"VAULT_ADDR": between.address})
     assert "\x1b" not in ran.stdout + ran.stderr
-    name = f"issuer {site.prefix}/etcd/issuer/x?[2J?Plan: 0 to create"
+    name = f"issuer {site.prefix}/etcd/issuer/x\\x1b[2J\\nPlan: 0 to create"
     told = f"! {name}: foreign and dangerous: its name is not CN={site.name} etcd CA alone"
-    assert [line for line in ran.stdout.splitlines() if line.startswith("! ")] == [told]
+    shown = ran.stdout.replace("\n    ", " ").splitlines()
+    assert [line for line in shown if line.startswith("! ")] == [told]
+    assert [line for line in shown if line.startswith("Plan")] == []
 
 
 def test_an_operator_takes_no_stranger_either(site: Watched, tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def test_nobody_is_asked_with_a_token_of_another_kind(site: Site, seat: Seat) ->
 def test_a_hooks_program_that_others_could_change_is_not_run(place: str, spoil: str, seat: Seat) -> None:
     path = seat.folder / place
     SPOIL[spoil](path)
-    ran = seat.run()
+    ran = seat.run(expect=3)
     [line] = [line for line in ran.stderr.splitlines() if "hook" in line]
     assert f"was not run: {path}: " in line and ran_hooks(seat) == 0, ran.stderr
     assert (seat.pki / "kubelet.crt").exists(), "a hook keeps nobody from his certificate"

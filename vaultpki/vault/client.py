@@ -159,7 +159,9 @@ class Vault:
         if not answer.found:
             return answer
         wrapped = member(answer.body, "wrap_info")
-        check_named(wrapped, "creation_path", request.path, request.path)
+        # Of a LIST it ends with a slash.
+        path = {"creation_path": str(wrapped.get("creation_path")).rstrip("/")}
+        check_named(path, "creation_path", request.path, request.path)
         token = wrapped.get("token")
         if not isinstance(token, str) or not token:
             raise BadAnswer(f"the answer to {request} did not come wrapped; is this address really a Vault?")
