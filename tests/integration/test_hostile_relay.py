@@ -97,8 +97,19 @@ def late(path_part: str) -> relay.Say:
     return say
 
 
+def late_without_ids(path_part: str) -> relay.Say:
+    """As `late`, of a server whose answers have no ids: what an answer says of itself must do."""
+    said = late(path_part)
+
+    def say(guest: Guest, path: str, status: int, body: bytes) -> None:
+        plain = {name: value for name, value in json.loads(body or b"{}").items() if name != "request_id"}
+        said(guest, path, status, json.dumps(plain).encode() if body else b"")
+
+    return say
+
+
 @pytest.mark.parametrize("ca", ["kubernetes", "etcd"])
-@pytest.mark.parametrize("twice", [at_once, late])
+@pytest.mark.parametrize("twice", [at_once, late, late_without_ids])
 def test_an_issuers_answer_that_comes_twice_is_no_other_issuer(
     twice: Callable[[str], relay.Say], ca: str, site: Site, proxy: Relay, tmp_path: Path
 ) -> None:
