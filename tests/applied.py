@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,11 @@ def vaultpki(
     umask: int = 0o022,
     python: str = sys.executable,
     timeout: float = 90,
+    behind: Sequence[str] = (),
 ) -> Ran:
-    """The product as a whole process; fails where it ends with another code than `expect`."""
+    """The product as a whole process, behind another command; fails where it ends with another code than `expect`."""
     ran = subprocess.run(
-        [python, "-m", "vaultpki", *map(str, arguments)],
+        [*behind, python, "-m", "vaultpki", *map(str, arguments)],
         env=environment(env),
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -11,10 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from applied import Ran, Seat, Site, environment, vaultpki
 from servers import Server
 
+from vaultpki import enrolment
+from vaultpki.errors import SpecError
 from vaultpki.vault import Settings, Vault
 
 SPEC = """\
@@ -85,9 +91,12 @@ class Desk:
     def command(self) -> list[str]:
         return [sys.executable, "-m", "vaultpki", "enroll", "-f", str(self.site.file)]
 
-    def join_file(self, node: str, path: Path, *, pool: str | None = None, wrap_ttl: str = "5m") -> Path:
-        """A fresh join file."""
-        self.enroll(node, *(["--pool", pool] if pool else []), "--wrap-ttl", wrap_ttl, "-o", path)
+    def join_file(
+        self, node: str, path: Path, *, pool: str | None = None, wrap_ttl: str = "5m", replace: bool = False
+    ) -> Path:
+        """A fresh join file; with `replace` in place of every credential that the node has."""
+        more = [*(["--pool", pool] if pool else []), *(["--replace"] if replace else [])]
+        self.enroll(node, *more, "--wrap-ttl", wrap_ttl, "-o", path)
         return path
 
     def run(self, *arguments: str | Path, expect: int = 0) -> Ran:
@@ -104,8 +113,35 @@ def joining(seat: Seat, file: Path) -> list[str | Path]:
     return ["agent", "-c", seat.config, "--join", file, "--dir", seat.pki, "--once"]
 
 
+def vacate(site: Site, node: str) -> None:
+    """Ends whatever credentials the node has of earlier tests; it may have none."""
+    with contextlib.suppress(SpecError):
+        enrolment.lock(site.cluster, client(site.server), node, wait=0)
+
+
+def wrapped(site: Site, path: str, *, token: str | None = None, ttl: str = "60s", body: object = None) -> str:
+    """The token that wraps what a POST brings; with the root token where none is given."""
+    url = urlsplit(site.server.address)
+    context = ssl.create_default_context(cafile=site.server.ca_file)
+    connection = http.client.HTTPSConnection(str(url.hostname), url.port, context=context, timeout=30)
+    headers = {"X-Vault-Token": site.server.token if token is None else token, "X-Vault-Wrap-TTL": ttl}
+    with contextlib.closing(connection):
+        connection.request("POST", f"/v1/{path}", json.dumps(body or {}), headers)
+        answer = json.loads(connection.getresponse().read())
+    made: str = answer["wrap_info"]["token"]
+    return made
+
+
+def minted(site: Site, kind: str, node: str, token: str) -> str:
+    """A secret id that the node's own token mints, as its agent does."""
+    wrapping = wrapped(site, f"auth/{site.prefix}/{kind}/role/{node}/secret-id", token=token)
+    made: str = site.server.api("POST", "sys/wrapping/unwrap", token=wrapping).data["secret_id"]
+    return made
+
+
 def edited(file: Path, to: Path, **fields: Any) -> Path:
     """A copy of a join file with some fields changed."""
+    to.touch(0o600)
     to.write_text(json.dumps(json.loads(file.read_text()) | fields))
     return to
 

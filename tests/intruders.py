@@ -52,7 +52,8 @@ class Intruder:
         settings = Settings((server.address,), ca_file=str(server.ca_file))
         now = datetime.now(UTC)
         issuers = issuance.fetch_issuers(Vault(settings), self.site.prefix)
-        return self.keys.judge(issuance.trusts(issuers, self.site.root_sha256, now), now)
+        trust = issuance.trusts(issuers, self.site.root_sha256, now, cluster=self.site.name)
+        return self.keys.judge(trust, now)
 
     def own(self) -> None:
         """The positive control: each of its own certificates is signed, exactly as it should be."""
@@ -97,6 +98,8 @@ def wire(server: Server, token: str) -> Iterator[Any]:
         headers = {"X-Vault-Request": "true", "X-Vault-Token": token}
         if request.method == "PATCH":
             headers["Content-Type"] = "application/merge-patch+json"
+        if request.wrap_ttl:
+            headers["X-Vault-Wrap-TTL"] = request.wrap_ttl
         body = None if request.body is None else json.dumps(request.body)
         connection.request(request.method, f"/v1/{request.path}", body, headers)
         response = connection.getresponse()
@@ -115,7 +118,8 @@ def before_any_policy(request: Forbidden, answer: Answer) -> bool:
 
 def holes(outcomes: Sequence[Outcome]) -> list[str]:
     return [
-        f"{o.request.group}: {o.request.method} {o.request.path} {sent(o.request)}: {o.hole}" for o in found(outcomes)
+        f"{o.request.group}: {o.request.method} {o.request.path} {sent(o.request)} {o.request.wrap_ttl}: {o.hole}"
+        for o in found(outcomes)
     ]
 
 

@@ -148,7 +148,7 @@ def clean(seat: Seat) -> None:
     hidden = seat.pki / ".vaultpki"
     units = {BUNDLES, *STEMS}
     live = {os.readlink(hidden / unit) for unit in units}
-    assert {path.name for path in hidden.iterdir()} == {"lock", *units, *live}
+    assert {path.name for path in hidden.iterdir()} == {"lock", "owner.json", *units, *live}
     names = {path.name for path in seat.pki.iterdir()} - {".vaultpki"}
     assert names == {path.name for unit in live for path in (hidden / unit).iterdir()}
     for name in names:

@@ -51,7 +51,7 @@ class Watched(Site):
     """A cluster's spec beside a server; every command also says what the audit log saw."""
 
     def plan(self, *, token: str | None = None) -> dict[str, Any]:
-        """`plan --json`. Fails where it wrote anything, or its exit code does not tell whether there are changes."""
+        """`plan --json`. Fails where it wrote anything, or its exit code does not tell of changes and dangers."""
         start = self.server.audit_position()
         ran = subprocess.run(
             [sys.executable, "-m", "vaultpki", "plan", "-f", str(self.file), "--json", "--detailed-exitcode"],
@@ -62,9 +62,9 @@ class Watched(Site):
             timeout=90,
         )
         assert self.server.writes(start) == []
-        assert ran.returncode in (0, 4) and ran.stderr == "", ran.stderr
+        assert ran.returncode in (0, 3, 4) and ran.stderr == "", ran.stderr
         document: dict[str, Any] = json.loads(ran.stdout)
-        assert ran.returncode == (4 if document["changes"] else 0)
+        assert ran.returncode == (4 if document["changes"] else 3 if document["dangers"] else 0)
         return document
 
     def applied(self, *, token: str | None = None) -> tuple[dict[str, Any], list[tuple[str, str]]]:

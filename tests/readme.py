@@ -67,9 +67,9 @@ def text() -> str:
     return README.read_text(encoding="utf-8")
 
 
-def blocks() -> tuple[Block, ...]:
-    """Every fenced block, in order."""
-    return tuple(Block(match[1], match[2]) for match in _FENCE.finditer(text()))
+def blocks(part: str | None = None) -> tuple[Block, ...]:
+    """Every fenced block, of a part of it where that is given, in order."""
+    return tuple(Block(match[1], match[2]) for match in _FENCE.finditer(text() if part is None else part))
 
 
 def flags(component: str, directory: str | Path) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from vaultpki import assets, certificates, holders
@@ -73,11 +74,17 @@ def key_usage(*bits: str) -> x509.KeyUsage:
     return x509.KeyUsage(**{name: name in bits for name in (*names, *further)})
 
 
-def authority(name: str, signer: Authority | None = None) -> Authority:
+def authority(
+    name: str,
+    signer: Authority | None = None,
+    further: Sequence[tuple[x509.ExtensionType, bool]] = (),
+    path_length: int | None = 0,
+) -> Authority:
+    """A root, or an issuing CA with this path length and further extensions."""
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"prod {name}")])
-    constraints = x509.BasicConstraints(ca=True, path_length=0 if signer else None)
-    extensions = [(constraints, True), (key_usage("key_cert_sign", "crl_sign"), True)]
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"prod {name} CA")])
+    constraints = x509.BasicConstraints(ca=True, path_length=path_length if signer else None)
+    extensions = [(constraints, True), (key_usage("key_cert_sign", "crl_sign"), True), *further]
     return Authority(build(subject, key, signer, (-timedelta(hours=1), timedelta(days=900)), extensions), key)
 
 
@@ -110,16 +117,19 @@ class World:
         life: tuple[timedelta, timedelta] = (-timedelta(minutes=5), timedelta(hours=1)),
         usage: x509.KeyUsage | None = None,
         ca: bool = False,
+        further: Sequence[tuple[x509.ExtensionType, bool]] = (),
+        encoding: _ASN1Type = _ASN1Type.UTF8String,
     ) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         subject = want.subject
         attributes = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, value) for value in subject.organization]
-        attributes.append(x509.NameAttribute(NameOID.COMMON_NAME, subject.common_name))
+        attributes.append(x509.NameAttribute(NameOID.COMMON_NAME, subject.common_name, encoding))
         purposes = [ExtendedKeyUsageOID.CLIENT_AUTH] if want.usage.client else []
         purposes += [ExtendedKeyUsageOID.SERVER_AUTH] if want.usage.server else []
         extensions: list[tuple[x509.ExtensionType, bool]] = [
             (usage or key_usage("digital_signature"), True),
             (x509.ExtendedKeyUsage(purposes), False),
+            *further,
         ]
         if ca:
             extensions.append((x509.BasicConstraints(ca=True, path_length=None), True))

@@ -70,7 +70,8 @@ def follow(
         done |= {key: digest for key, digest in found.items() if runner.ran.get(key) == digest}
     done = hooks.settled(found, done, config.hooks)
     owing = hooks.pending(hooks.owed(found, done, config.hooks), owing, now)
-    jobs = hooks.jobs(config, hooks.ready(owing, now), found, owing)
+    # A person who mended a hook and runs once waits for no pause, which is there for an agent that stays.
+    jobs = hooks.jobs(config, owing if runner is None else hooks.ready(owing, now), found, owing)
     if runner is None:
         take(hooks.run_now(jobs) if jobs else ())
         owing = hooks.pending(hooks.owed(found, done, config.hooks), owing, now)

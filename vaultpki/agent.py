@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from vaultpki import memory, quiet
+from vaultpki import files, marks, memory, quiet
 from vaultpki.errors import Busy, StoreError, VaultpkiError
 from vaultpki.log import Event
 from vaultpki.memory import Memory
@@ -56,7 +56,10 @@ def run(
     if not force and not look and (idle := _nothing_to_do(config, known, now, age, allow_http=allow_http)):
         return idle
     try:
+        # Before anybody is asked: what others put there would be sent, or run.
+        files.refuse_unsafe_way(config.state)
         with Directory.open(config.directory, wait=wait) as directory:
+            marks.claim(directory, marks.holder_of(config))
             directory.sweep()
             # Whoever held the directory until now may have written it.
             known = memory.load(config.state)
@@ -91,6 +94,16 @@ def told(failures: Mapping[str, str]) -> list[Event]:
         alone = failed == ["agent"] or text.startswith(f"{failed[0]}: ")
         said = text if alone else f"{', '.join(failed)}: {text}"
         events.append(Event("failed", said, "error", {"what": ",".join(failed)}))
+    return events
+
+
+def told_owed(owed: Mapping[str, hooks.Owed]) -> list[Event]:
+    """One event for each key whose hooks are owed: which hook failed and why."""
+    events = []
+    for key, each in owed.items():
+        why = f"{each.error}; " if each.error else ""
+        text = f"{why}the hooks of {key} are still owed, and the next run tries them again"
+        events.append(Event("hook-failed", text, "warning", {"hook": key, "attempts": each.attempts}))
     return events
 
 

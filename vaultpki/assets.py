@@ -1,7 +1,8 @@
 """The files shipped beside the code (`policies/`, `templates/`), and the sandbox that fills templates in.
 
 A template can do one thing: name a value. `${name}` is the value itself, `${name.json}` the value as a JSON string,
-which is also a YAML scalar, and `$$` a dollar. There are no expressions, loops, includes or attributes.
+which is also a YAML scalar, and `$$` a dollar. There are no expressions, loops, includes or attributes. But for
+`.json`, a user's own template is what `string.Template` of the standard library takes it for.
 """
 
 from __future__ import annotations
@@ -24,7 +25,12 @@ _MAX_NAME = 100
 # Half of NAME_MAX on Linux (255 bytes): the store writes under a longer, temporary name first.
 _MAX_NAME_BYTES = 200
 
-_TOKEN = re.compile(r"\$(?:(?P<dollar>\$)|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<json>\.json)?\}|)")
+_TOKEN = re.compile(
+    r"\$(?:(?P<dollar>\$)|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<json>\.json)?\}|(?P<bare>[A-Za-z_][A-Za-z0-9_]*)|)"
+)
+
+# What a message shows of something that is no placeholder: not the rest of its line, which may be anything.
+_NO_PLACEHOLDER = re.compile(r"\$(?:\{[^}\n]{0,20}\}?|[A-Za-z_][A-Za-z0-9_]{0,20}|.?)")
 
 # JSON lets these stand unescaped in a string; YAML 1.2, section 5.1, does not, or takes them for line breaks.
 _NOT_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
@@ -45,8 +51,10 @@ def text(kind: Literal["policies", "templates"], name: str) -> str:
     raise TemplateError(f"there is no file {_shown(name)} among the {kind} that ship with vaultpki; there are: {known}")
 
 
-def render(template_text: str, values: Mapping[str, str], *, name: str) -> str:
+def render(template_text: str, values: Mapping[str, str], *, name: str, bare: bool = False) -> str:
     """`template_text` with its placeholders filled from `values`; `name` is what errors call the template.
+
+    With `bare` a placeholder may stand without braces, `$name`, as in `string.Template`.
 
     Raises TemplateError for an unknown name, a `$` that begins no placeholder, a NUL or a lone surrogate, or an output
     over `MAX_OUTPUT` bytes, which is never built.
@@ -71,13 +79,14 @@ def render(template_text: str, values: Mapping[str, str], *, name: str) -> str:
     for token in _TOKEN.finditer(template_text):
         add(template_text[end : token.start()], end, "the template")
         end = token.end()
-        key = token["name"]
+        key = token["name"] or (token["bare"] if bare else None)
         if token["dollar"]:
             add("$", token.start(), "the template")
         elif key is None:
-            found = template_text[token.start() : token.start() + 20].partition("\n")[0]
-            problem = f"{_shown(found)} is no placeholder; write ${{name}} or ${{name.json}}, and $$ for a dollar"
-            raise _wrong(name, template_text, token.start(), problem)
+            found = _NO_PLACEHOLDER.match(template_text, token.start())
+            problem = f"{_shown(found[0] if found else '$')} is no placeholder"
+            hint = "write ${name} or ${name.json}, and $$ for a dollar"
+            raise _wrong(name, template_text, token.start(), f"{problem}; {hint}")
         elif key not in values:
             known = ", ".join(sorted(values)) or "none"
             raise _wrong(name, template_text, token.start(), f"there is no value named {key}; there are: {known}")
@@ -136,7 +145,7 @@ def kubelet_serving_ca(*, bundle: str, chain_bundle: str) -> str:
 def user_file(template_text: str, *, name: str, cluster: str, endpoint: str, directory: str, node: str) -> str:
     """A template of the user's own, filled in; these four values are all that it may name."""
     values = {"cluster": cluster, "endpoint": endpoint, "directory": directory, "node": node}
-    return render(template_text, values, name=name)
+    return render(template_text, values, name=name, bare=True)
 
 
 def _folder(kind: str) -> Path:

@@ -9,23 +9,25 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+from vaultpki.anchor import refuse_other_root
 from vaultpki.authorities import Authorities
+from vaultpki.ca_facts import rotations_needed
 from vaultpki.certificates import ROOT
 from vaultpki.desired import STORE_OPTIONS, desired, marker
+from vaultpki.endings import Endings
 from vaultpki.errors import BadAnswer, Denied, Refused, Sealed, Unavailable
-from vaultpki.identities import auth_mounts, jwt_roles
+from vaultpki.identities import approle_pools, auth_mounts, jwt_roles
 from vaultpki.known import Fields, Key, Known
+from vaultpki.live_credentials import end_entities, noted, unfinished
 from vaultpki.model import Cluster
 from vaultpki.observe import Sight, made_by_us, observe, refuse_foreign
-from vaultpki.plan import STAGES, Change, Plan, plan, stage
+from vaultpki.plan import STAGES, Change, Impact, Plan, plan, stage
 from vaultpki.reading import APPLIED, Memory
 from vaultpki.values import dataclass
 from vaultpki.vault import Json, Request, Vault, member, text
 
 # Long enough for an election (8 to 14 s by default) and a slow one after it.
 _AWAY_SECONDS = 90.0
-# A login that was under way when its AppRole went may still make an entity; after this it is through.
-LOGIN_IN_FLIGHT = 10.0
 
 # Roles are made while their CAs are made or mended; the look at the end sees whether all are as they should be.
 _NO_DEFAULT_YET = ("no default issuing certificate",)
@@ -34,7 +36,7 @@ _KV_UPGRADE = ("Upgrading mount from version",)
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Where nodes find Vault when neither cluster.yaml nor an earlier apply says it: as the applier does.
+    """Where nodes find Vault when cluster.yaml does not say it: as the applier does.
 
     `namespace` is the applier's, and with it the cluster's, as it stands in a URL's path; empty for none.
     """
@@ -60,7 +62,19 @@ def look(cluster: Cluster, vault: Vault, where: Where, *, expected: Iterable[Key
     """
     sight = observe(cluster, vault, where.known, expected=expected)
     refuse_foreign(cluster, sight)
-    return sight, plan(sight.wanted, sight.observed)
+    return sight, replace(plan(sight.wanted, sight.observed), rotations=rotations_needed(cluster, sight.cas))
+
+
+def impact(cluster: Cluster, vault: Vault, sight: Sight, todo: Plan) -> Plan:
+    """The plan with what it means for nodes that take part already; asks who has reported only where that matters."""
+    if not todo.changes:
+        return todo
+    from vaultpki.impact import Live, concerns_nodes, impact_of
+
+    if not concerns_nodes(cluster, todo.changes):
+        return todo
+    reported = vault.names(f"{cluster.mount('config')}/metadata/reports")
+    return replace(todo, impact=impact_of(cluster, todo.changes, Live(frozenset(reported), sight.pooled)))
 
 
 def apply(cluster: Cluster, vault: Vault, where: Where, *, first: Plan | None, progress: Progress) -> Plan:
@@ -73,6 +87,7 @@ def apply(cluster: Cluster, vault: Vault, where: Where, *, first: Plan | None, p
     give_up = time.monotonic() + _AWAY_SECONDS
     rounds = 0
     made: Iterable[Key] = ()
+    meaning: tuple[Impact, ...] = ()
     while True:
         try:
             sight, todo = look(cluster, vault, where, expected=made)
@@ -83,8 +98,10 @@ def apply(cluster: Cluster, vault: Vault, where: Where, *, first: Plan | None, p
                     status=409,
                 )
             if not todo.changes and sight.memory == _memory(cluster, sight.known, sight.wanted):
-                return Plan(tuple(done), todo.unmanaged)
+                root = sight.known.root_sha256
+                return replace(todo, changes=tuple(done), impact=meaning, root_sha256=root)
             if rounds == 0:
+                meaning = impact(cluster, vault, sight, todo).impact
                 _refuse_weak_token(cluster, vault, _rights(cluster, sight, todo))
             rounds += 1
             if rounds > 8:
@@ -116,6 +133,9 @@ def destroy(cluster: Cluster, vault: Vault, where: Where, *, progress: Callable[
     Gives the policies that have a name of ours and stay, since nothing tells that apply made them.
     """
     sight = observe(cluster, vault, where.known)
+    if ("issuer", cluster.mount(ROOT)) in sight.observed.objects:
+        # One that is gone is no reason to leave the rest.
+        refuse_other_root(cluster, sight.known.root_sha256)
     doomed = [key for key in sight.observed.objects if made_by_us(sight, key)]
     # Without a memory a pool's policy is known by its rules, which name its auth mount. The store goes last: it
     # remembers what is ours.
@@ -146,29 +166,8 @@ def _aliases(cluster: Cluster, vault: Vault, sight: Sight, path: str) -> list[st
     names = vault.names(f"auth/{path}/role")
     found = vault.many([Request("GET", f"auth/{path}/role/{name}/role-id") for name in names])
     there = {str(answer.data.get("role_id")) for answer in found if answer.found}
-    return sorted(there.union(sight.known.role_ids.values()))
-
-
-def end_entities(vault: Vault, accessor: str, aliases: Sequence[str], *, wait: float = LOGIN_IN_FLIGHT) -> None:
-    """Deletes the entities Vault made when these logged in, which ends their tokens at once.
-
-    An AppRole's alias is its role id. Looks a second time after `wait` seconds, for a login that was in flight when its
-    AppRole was deleted.
-    """
-    ids = [alias for alias in aliases if alias]
-    if not accessor or not ids:
-        return
-
-    def end(alias: str) -> None:
-        found = vault.write("identity/lookup/entity", {"alias_name": alias, "alias_mount_accessor": accessor})
-        entity = member(found, "data").get("id")
-        if entity:
-            vault.call(Request("DELETE", f"identity/entity/id/{entity}"))
-
-    vault.map(end, ids)
-    if wait:
-        time.sleep(wait)
-        vault.map(end, ids)
+    begun = vault.map(lambda name: noted(cluster, vault, name), sorted(unfinished(cluster, vault)))
+    return sorted(there.union(sight.known.role_ids.values(), *begun))
 
 
 def _memory(cluster: Cluster, known: Known, wanted: Iterable[Key]) -> Memory:
@@ -181,6 +180,7 @@ def _memory(cluster: Cluster, known: Known, wanted: Iterable[Key]) -> Memory:
             if kind in ("role", "policy", "approle") or (kind == "config" and name.startswith(paths))
         ),
         {node.name: known.role_ids[node.name] for node in cluster.nodes if node.name in known.role_ids},
+        {pool.name: pool.node_names for pool in approle_pools(cluster)},
     )
 
 
@@ -255,6 +255,7 @@ class _Run:
         self._remembered = sight.memory
         self._authorities = Authorities(cluster, vault, sight)
         # Mounts whose own issuer is made, or becomes the default, in this run.
+        self._endings = Endings(cluster, vault, sight)
         self._unsettled = frozenset(change.name for change in todo.changes if change.kind == "issuer")
 
     def act(self) -> Iterator[Change]:
@@ -274,6 +275,7 @@ class _Run:
         # An AppRole is known as ours by its record, and nobody logs in before the policy is there.
         self._at_once(partial(self._do, stages["issuers"]), partial(self._do, stages["rules"], stages["nodes"]))
         yield from stages["issuers"] + stages["rules"] + stages["nodes"]
+        self._endings.note(self._todo)
         self._do(stages["removals"])
         yield from stages["removals"]
         self._end_entities()
@@ -303,7 +305,9 @@ class _Run:
         self._wanted = desired(self._cluster, self._known)
         ours = _memory(self._cluster, self._known, self._wanted)
         known = self._remembered
-        self._remember(Memory(ours.objects | known.objects, {**known.role_ids, **ours.role_ids}))
+        # That all AppRoles are those of these pools is true only when the others have ended.
+        pools = known.pools if self._sight.ending else ours.pools
+        self._remember(Memory(ours.objects | known.objects, {**known.role_ids, **ours.role_ids}, pools))
 
     def _remember(self, memory: Memory) -> None:
         """Writes down what is ours: before it is made, and after it is removed, so that no crash leaves an orphan."""
@@ -312,13 +316,28 @@ class _Run:
             self._remembered = memory
 
     def _end_entities(self) -> None:
-        """Ends the tokens of nodes taken off the list, whose AppRoles are gone by now."""
-        gone = sorted(self._sight.memory.role_ids.keys() - {node.name for node in self._cluster.nodes})
-        if gone:
-            known = self._sight.known
-            end_entities(self._vault, known.accessors.get("listed", ""), [known.role_ids.get(n, "") for n in gone])
-            store = self._cluster.mount("config")
-            self._vault.many([Request("DELETE", f"{store}/metadata/reports/{n}") for n in gone])
+        """Ends the tokens of nodes whose AppRoles or pools are gone by now, and forgets what these nodes reported."""
+        listed = {node.name for node in self._cluster.nodes}
+        known, store = self._sight.known, self._cluster.mount("config")
+        off_list = sorted(self._sight.memory.role_ids.keys() - listed)
+        by_token = self._endings.by_token(self._todo)
+        # A note does not tell which mount its node was on: it may have been cut off at the end of either.
+        noted_ids = self._endings.role_ids
+        aliases = {
+            "listed": sorted({known.role_ids.get(name, "") for name in off_list}.union(noted_ids)),
+            "pooled": noted_ids,
+            "jwt": by_token,
+        }
+        self._at_once(
+            *(
+                partial(end_entities, self._vault, known.accessors.get(mount, ""), some)
+                for mount, some in aliases.items()
+                if some
+            )
+        )
+        gone = {*off_list, *self._endings.nodes, *by_token} - listed
+        self._vault.many([Request("DELETE", f"{store}/metadata/reports/{name}") for name in sorted(gone)])
+        self._endings.forget()
 
     def _plain(self, change: Change) -> Request | None:
         """The one request that carries a change out, and may be repeated; None where there is more to it."""

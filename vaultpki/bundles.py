@@ -13,7 +13,7 @@ from datetime import datetime
 from hashlib import sha256
 
 from vaultpki import assets, issuance
-from vaultpki.certificates import BUNDLES, bundle, chain_bundle, pair_files
+from vaultpki.certificates import BUNDLES, bundle, ca_subject, chain_bundle, pair_files
 from vaultpki.errors import CertificateRefused, CertificateUnreadable, StoreError, TemplateError, VaultpkiError
 from vaultpki.facts import Trust
 from vaultpki.holding import Holding
@@ -26,18 +26,19 @@ from vaultpki.values import dataclass
 
 
 def with_outgoing(
-    directory: Directory, trust: Mapping[str, Trust], items: Iterable[Item], now: datetime
+    directory: Directory, trust: Mapping[str, Trust], items: Iterable[Item], now: datetime, *, cluster: str
 ) -> Mapping[str, Trust]:
     """The trust until leaves of CAs that Vault has no more are replaced: these CAs are still in it."""
     from vaultpki import x509
 
     wide = dict(trust)
     for ca in {item.want.ca for item in items if Reason.ISSUER_CHANGED in item.verdict.reasons}:
-        live, name = trust[ca], bundle(ca)
-        held = directory.read(BUNDLES, [name])[name].data or b""
+        live, file = trust[ca], bundle(ca)
+        held = directory.read(BUNDLES, [file])[file].data or b""
         with contextlib.suppress(CertificateRefused, CertificateUnreadable):
             issuing = [facts.pem.encode() for facts in (*live.issuing, *x509.read_certificates(held))]
-            wide[ca] = x509.trust(issuing, live.root.pem.encode(), live.root.fingerprint, now)
+            name = ca_subject(cluster, ca)
+            wide[ca] = x509.trust(issuing, live.root.pem.encode(), live.root.fingerprint, now, name=name)
     return wide
 
 

@@ -271,8 +271,12 @@ def shortest_ttl(row: Row) -> int:
     return _LEFT_OVER * (row.reload + SKEW)
 
 
+MOST_ISSUERS: Final = 8
+"""How many issuers a CA's mount may show: more than a rotation needs, and too few to keep anybody busy."""
+
+
 def ca_subject(cluster: str, ca: str) -> str:
-    """The common name of a CA's certificate."""
+    """The common name of a CA's certificate; a later key of the CA has a number behind it, from ` 2` on."""
     return f"{cluster} {ca} CA"
 
 

@@ -11,14 +11,18 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from vaultpki.certificates import ISSUING_CAS, LEAF_BACKDATE, SKEW, bundle, chain_bundle, pair_files
+from vaultpki import regular
+from vaultpki.ca_rules import LEAF_CRITICAL, SANE_SIGNATURES, no_issuing_ca, no_root
+from vaultpki.certificates import ISSUING_CAS, LEAF_BACKDATE, SKEW, bundle, ca_subject, chain_bundle, pair_files
 from vaultpki.errors import CertificateUnreadable
 from vaultpki.facts import EKU, Facts, same_names
 from vaultpki.model import Certificate, Row
 from vaultpki.values import dataclass
 
-Verdict = Literal["accept", "refuse"]
+Verdict = Literal["accept", "refuse", "unchecked"]
 Kind = Literal["file", "chain", "handshake", "vault"]
+
+DENIED: Final = "cannot be read as this user; run as root"
 
 _LARGEST: Final = 256 * 1024
 _SECRET: Final = 0o600
@@ -31,7 +35,8 @@ class Check:
     """One thing that was tried: what should have come of it, and what did.
 
     `source` and `target` are who presents and who judges: NODE/PAIR for the ends of a handshake, a file's name for
-    what is read, a request for what a node asked of Vault. `detail` says why something was refused, in words for a
+    what is read, a request for what a node asked of Vault. `got` is `unchecked` where this user may not read what
+    should have been tried, which is never `ok`. `detail` says why something was refused or not tried, in words for a
     person.
     """
 
@@ -49,23 +54,31 @@ class Check:
 class Holder:
     """A node or an operator: the folder of its files, and exactly the certificates that should lie there.
 
-    `modes` gives the mode of a certificate's secret files, by the certificate's name, where it is not 0600.
+    `cluster` is the name that its CAs carry. `modes` gives the mode of a certificate's secret files, by the
+    certificate's name, where it is not 0600. `found` are checks that failed, or could not be made, as the holder was
+    looked for.
     """
 
     name: str
     folder: Path
     certificates: tuple[Certificate, ...]
+    cluster: str
     modes: Mapping[str, int] = field(default_factory=dict)
+    found: tuple[Check, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Laid:
-    """One certificate of one holder as it lies on disk. `leaf` is None where the .crt file gives none."""
+    """One certificate of one holder as it lies on disk.
+
+    `leaf` is None where the .crt file gives none, `no_key` says why there is no key: a sentence, or DENIED.
+    """
 
     holder: Holder
     certificate: Certificate
     row: Row
     leaf: Facts | None
+    no_key: str = ""
 
     @property
     def label(self) -> str:
@@ -92,10 +105,10 @@ def tried(
 ) -> Check:
     """A check whose outcome is `refusal`: why it was refused, or the empty string where it was accepted.
 
-    `good` says whether it should have been accepted.
+    DENIED as the refusal means that it could not be made. `good` says whether it should have been accepted.
     """
     expect: Verdict = "accept" if good else "refuse"
-    got: Verdict = "refuse" if refusal else "accept"
+    got: Verdict = "unchecked" if refusal == DENIED else "refuse" if refusal else "accept"
     return Check(name, kind, source, target, expect, got, got == expect, refusal or accepted)
 
 
@@ -158,8 +171,8 @@ def bundle_checks(holder: Holder, rows: Mapping[str, Row], now: datetime) -> Ite
     for ca in ISSUING_CAS:
         for name, root in ((bundle(ca), False), (chain_bundle(ca), True)):
             path = holder.folder / name
-            if ca in needed or path.exists():
-                refusal = "; ".join(_bundle_problems(path, root, now))
+            if ca in needed or os.path.lexists(path):
+                refusal = "; ".join(_bundle_problems(holder, ca, path, root, now))
                 yield tried(f"bundle of {ca}", "file", holder.name, name, refusal=refusal)
 
 
@@ -179,7 +192,8 @@ def pair_checks(holder: Holder, row: Row, certificate: Certificate, now: datetim
         except CertificateUnreadable as error:
             crt_problems.append(str(error))
         else:
-            issuing = tuple(facts for facts in read_bundle(holder.folder / bundle(row.ca)) if facts.is_ca)
+            held = read_bundle(holder.folder / bundle(row.ca))
+            issuing = tuple(facts for facts in held if _issuing_problem(facts, holder, row.ca) is None)
             crt_problems += _leaf_problems(leaf, certificate, now)
             if len(issuers) != 1 or issuers[0] not in issuing or x509.issuer_of(leaf, issuers) is None:
                 crt_problems.append(f"is not the certificate followed by its issuing CA out of {bundle(row.ca)}")
@@ -200,7 +214,8 @@ def pair_checks(holder: Holder, row: Row, certificate: Certificate, now: datetim
     checks = tuple(
         tried(certificate.name, "file", holder.name, name, refusal="; ".join(problems)) for name, problems in found
     )
-    return Laid(holder, certificate, row, leaf), checks
+    no_key = "" if key is not None else DENIED if DENIED in key_problems else f"there is no key of {key_name}"
+    return Laid(holder, certificate, row, leaf, no_key), checks
 
 
 _LeafCheck = Callable[[Facts, Certificate, datetime], bool]
@@ -208,6 +223,8 @@ _LeafCheck = Callable[[Facts, Certificate, datetime], bool]
 _LEAF: Final[tuple[tuple[str, _LeafCheck], ...]] = (
     ("carries names beside those of the table", lambda leaf, want, now: not leaf.further_names),
     ("is a CA", lambda leaf, want, now: not leaf.is_ca),
+    ("has a critical extension that nobody asked for", lambda leaf, want, now: leaf.critical <= LEAF_CRITICAL),
+    ("has a weak signature", lambda leaf, want, now: leaf.signature in SANE_SIGNATURES),
     ("has a key of another kind than asked for", lambda leaf, want, now: leaf.key is want.key),
     ("is not valid yet", lambda leaf, want, now: leaf.not_before <= now),
     ("has expired", lambda leaf, want, now: now < leaf.not_after),
@@ -248,7 +265,11 @@ def _listed(value: str | tuple[str, ...]) -> str:
     return json.dumps(value) if isinstance(value, str) else ", ".join(map(json.dumps, value)) or "none"
 
 
-def _bundle_problems(path: Path, root: bool, now: datetime) -> Iterator[str]:
+def _issuing_problem(facts: Facts, holder: Holder, ca: str) -> str | None:
+    return no_issuing_ca(facts, ca_subject(holder.cluster, ca))
+
+
+def _bundle_problems(holder: Holder, ca: str, path: Path, root: bool, now: datetime) -> Iterator[str]:
     from vaultpki import x509
 
     data, problems = _read(path, _PUBLIC)
@@ -262,13 +283,20 @@ def _bundle_problems(path: Path, root: bool, now: datetime) -> Iterator[str]:
         return
     roots = [facts for facts in held if x509.issuer_of(facts, (facts,))]
     issuing = [facts for facts in held if facts not in roots]
-    if not all(facts.is_ca and "key_cert_sign" in facts.key_usage for facts in held):
-        yield "holds a certificate that is no CA"
+    signers = roots or [
+        facts for facts in read_bundle(holder.folder / chain_bundle(ca)) if x509.issuer_of(facts, (facts,))
+    ]
+    for facts in issuing:
+        if problem := _issuing_problem(facts, holder, ca):
+            yield f"holds {facts.subject_text}, which is no issuing CA of {ca}: {problem}"
+    for facts in roots:
+        if problem := no_root(facts):
+            yield f"holds {facts.subject_text}, which is no root CA: {problem}"
     if not any(facts.not_before <= now < facts.not_after for facts in issuing):
         yield "holds no issuing CA that is in date"
     if root and not roots:
         yield "lacks the root CA"
-    if root and roots and any(x509.issuer_of(facts, roots) is None for facts in issuing):
+    if signers and any(x509.issuer_of(facts, signers) is None for facts in issuing):
         yield "holds an issuing CA that its root did not sign"
     if not root and roots:
         # Any certificate below the root would pass: a node's certificate would be root on etcd's data.
@@ -313,24 +341,27 @@ _KUBECONFIG_KEYS: Final = {"client-certificate", "client-key", "certificate-auth
 
 
 def _read(path: Path, mode: int | None) -> tuple[bytes | None, list[str]]:
+    """The content of a holder's file, None where it cannot be had, and what is wrong with it.
+
+    Links are followed as long as they stay in the folder, as those of the store do: a folder that somebody else has
+    made must not show what lies elsewhere.
+    """
     try:
-        # Without O_NONBLOCK a FIFO of that name would hold us for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        real = os.path.realpath(path)
+        if not real.startswith(f"{os.path.realpath(path.parent).rstrip('/')}/"):
+            return None, ["is a link that leads out of its folder"]
+        data, about = regular.read(real, _LARGEST, follow=False)
     except FileNotFoundError:
         return None, ["is missing"]
-    except OSError as error:
-        return None, [f"cannot be read: {error.strerror}"]
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            return None, ["is not a file"]
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            data = file.read(_LARGEST + 1)
-    except OSError as error:
-        return None, [f"cannot be read: {error.strerror}"]
-    finally:
-        os.close(descriptor)
-    if len(data) > _LARGEST:
+    except PermissionError:
+        return None, [DENIED]
+    except IsADirectoryError:
+        return None, ["is not a file"]
+    except regular.NotRegular:
+        return None, ["is a FIFO, a socket or a device"]
+    except regular.TooLarge:
         return None, [f"is longer than {_LARGEST // 1024} KiB"]
-    has = stat.S_IMODE(status.st_mode)
+    except OSError as error:
+        return None, [f"cannot be read: {error.strerror}"]
+    has = stat.S_IMODE(about.st_mode)
     return data, [] if mode is None or has == mode else [f"mode is {has:04o}, should be {mode:04o}"]

@@ -12,6 +12,9 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
+from vaultpki import guard
+from vaultpki.errors import StoreError
+
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 GRACE: Final = 2.0
 """Seconds between SIGTERM and SIGKILL for a command that is past its time limit."""
@@ -60,7 +63,10 @@ class Child:
                 return "may not be executed: `chmod +x` the program, or name another in agent.yaml"
             return "was not found: install the program, or write its whole path in agent.yaml"
         try:
+            guard.refuse_file(program)
             return self._run(program, argv, environment, timeout)
+        except StoreError as error:
+            return f"was not run: {error}"
         except OSError as error:
             if error.errno == errno.ENOEXEC:
                 return "is no program: a script begins with a line such as #!/bin/sh"

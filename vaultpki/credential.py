@@ -32,6 +32,7 @@ from vaultpki.facts import Trust
 from vaultpki.files import open_folder, private_folder, probe_folder, read_private, read_swapped, told, write_private
 from vaultpki.join import Join
 from vaultpki.model import AgentConfig, Auth
+from vaultpki.undo import Undo
 from vaultpki.values import dataclass
 from vaultpki.vault import Request, Settings, Vault, from_environment
 
@@ -64,9 +65,50 @@ def server(config: AgentConfig, *, allow_http: bool = False, patience: float = _
         try:
             ca_pem = words.pem_certificates(tree.read_text(Path(config.ca_file)))
         except SpecError as error:
-            raise SpecError(f"{config.ca_file}: {error.problem}", file=config.file, field="vault.ca_file") from None
-    settings = from_environment(addresses=config.addresses, ca_pem=ca_pem, allow_http=allow_http, with_token=False)
+            where = "" if error.problem.startswith("/") else f"{config.ca_file}: "
+            raise SpecError(f"{where}{error.problem}", file=config.file, field="vault.ca_file") from None
+    hint = f"this machine's CAs did not sign it: write the file of the one that did as vault.ca_file into {config.file}"
+    if ca_pem:
+        again = f", or join with a new join file ({enrolling(config)})" if config.auth.method == "approle" else ""
+        hint = f"the CA in {config.ca_file} (vault.ca_file in {config.file}) did not sign it: compare the two{again}"
+    settings = _settings(config, ca_pem, allow_http=allow_http)
+    settings = replace(settings, ca_hint=hint, namespace_hint=f"look at vault.namespace in {config.file}")
     return Vault(settings, patience=patience)
+
+
+def _settings(told: AgentConfig | Join, ca_pem: str | None, *, allow_http: bool) -> Settings:
+    """The way to Vault as this node is told it; of the environment only what it is told nothing of."""
+    settings = from_environment(addresses=told.addresses, ca_pem=ca_pem, allow_http=allow_http, with_token=False)
+    # VAULT_NAMESPACE has no say, set or not: a unit and a pod start with another environment than a shell.
+    return replace(settings, namespace=told.namespace)
+
+
+def _settings_of(join: Join, *, allow_http: bool) -> Settings:
+    """The way to Vault as a join file tells it; where it leads nowhere, only a new one helps."""
+    ca = "the CA in the join file" if join.ca_pem else "the join file names no CA, and this machine's"
+    new = f"and make a new join file ({enrolling(join)})"
+    return replace(
+        _settings(join, join.ca_pem, allow_http=allow_http),
+        ca_hint=f"{ca} did not sign it: whoever enrolled {join.node} must look at vault.ca_file in cluster.yaml, {new}",
+        namespace_hint=f"whoever enrolled {join.node} must look at vault.namespace in cluster.yaml, {new}",
+    )
+
+
+def enrolling(who: AgentConfig | Join) -> str:
+    """The command by which an enroller makes a new join file for a node."""
+    return f"`vaultpki enroll -f cluster.yaml {who.node}{f' --pool {who.pool}' if who.pool else ''}`"
+
+
+def _locking(who: AgentConfig | Join) -> str:
+    """The command that ends all that a thief may hold of a node, listed or of a pool."""
+    return f"`vaultpki lock -f cluster.yaml {who.node}`"
+
+
+def _joining(config: AgentConfig) -> str:
+    """What heals a node whose credential is gone."""
+    return (
+        f"join with a new join file ({enrolling(config)}, then `vaultpki agent -c {config.file} --join join.json` here)"
+    )
 
 
 def login(config: AgentConfig, *, allow_http: bool = False) -> Vault:
@@ -103,8 +145,7 @@ def _login_by_approle(config: AgentConfig, vault: Vault) -> Vault:
     secret = _read(config, SECRET_ID)
     if secret is None:
         raise NeedsJoin(
-            f"{config.state}/{SECRET_ID} is missing, so this node cannot prove who it is; join with a new join file "
-            f"(`vaultpki enroll {config.node}`, then `vaultpki agent --join`)"
+            f"{config.state}/{SECRET_ID} is missing, so this node cannot prove who it is; {_joining(config)}"
         )
     node = _present(config, vault, secret)
     old = _read(config, _OLD) if node is None else None
@@ -116,10 +157,7 @@ def _login_by_approle(config: AgentConfig, vault: Vault) -> Vault:
             with contextlib.suppress(StoreError):
                 _keep(config, old, 0.0, _UNKNOWN_TTL)
     if node is None:
-        raise NeedsJoin(
-            f"Vault does not take this node's credential; join with a new join file (`vaultpki enroll {config.node}`, "
-            "then `vaultpki agent --join`)"
-        )
+        raise NeedsJoin(f"Vault does not take this node's credential; {_joining(config)}")
     return node
 
 
@@ -163,7 +201,9 @@ def roll(config: AgentConfig, vault: Vault, now: float) -> bool:
     # One that cannot be kept would be minted again by the next pass, and live for days beside the others.
     probe_folder(config.state)
     role = f"{mount(config)}/role/{config.node}"
-    data = vault.write(f"{role}/secret-id", {}, once=True).get("data") or {}
+    # Its policy lets a node mint wrapped alone, for a minute at most: what somebody else had wrapped with its token is
+    # worth nothing soon, and no join file can be made of it that lasts.
+    data = vault.unwrapped(Request("POST", f"{role}/secret-id", {}, once=True)).data
     new, lives = data.get("secret_id"), data.get("secret_id_ttl")
     if not isinstance(new, str) or not _TOKEN.fullmatch(new) or not isinstance(lives, int) or isinstance(lives, bool):
         raise BadAnswer(f"{role}/secret-id brought no secret id; is this address really a Vault?")
@@ -188,7 +228,8 @@ def join(
 
     What a person changed in an `old` agent.yaml stays. The root CA that Vault shows is held to the join file's pin
     before the wrapping token is used, so a join file for another cluster is not spent. SpecError with what to do for a
-    file that is spent, late or not what Vault wrapped.
+    file that is spent, late or not what Vault wrapped. A join that is refused leaves nothing behind; one that was cut
+    off after the token was used goes on where it is repeated.
     """
     from vaultpki.config import dump_agent
 
@@ -203,6 +244,7 @@ def join(
         auth=Auth("approle", role_id=join.role_id),
         directory=directory,
         state=state,
+        namespace=join.namespace,
         file=file,
     )
     config = fresh
@@ -217,19 +259,11 @@ def join(
             windows=old.windows,
             metrics=old.metrics,
         )
-    settings = from_environment(addresses=join.addresses, ca_pem=join.ca_pem, allow_http=allow_http, with_token=False)
-    trusts = issuance.trusts(issuance.fetch_issuers(Vault(settings), join.prefix), join.root_sha256, now)
+    settings = _settings_of(join, allow_http=allow_http)
+    issuers = issuance.fetch_issuers(Vault(settings), join.prefix)
+    trusts = issuance.trusts(issuers, join.root_sha256, now, cluster=join.cluster)
     _refuse_other_cluster(join, trusts)
-    private_folder(state)
-    token = _digest(join.wrap_token)
-    joined = _joined(config)
-    if joined is None or joined.token != token:
-        joined = _Joined(token, "new")
-    secret = joined.secret
-    if joined.stage in ("new", "opening"):
-        secret = _unwrap(config, join, joined, settings, now)
-        _write_joined(config, _Joined(token, "opened", secret))
-    node = None if secret is None else _prove(config, join, Vault(settings), secret)
+    secret, node = _taken_out(config, join, settings, now)
     if join.ca_pem:
         write_private(f"{state}/{CA_FILE}", join.ca_pem.encode(), 0o644)
     os.close(open_folder(os.path.dirname(file), create=True))
@@ -239,10 +273,34 @@ def join(
         if before is not None:
             write_private(f"{state}/{_OLD}", before.encode())
         write_private(f"{state}/{SECRET_ID}", secret.encode())
-        _write_joined(config, _Joined(token, "done"))
+        _write_joined(config, _Joined(_digest(join.wrap_token), "done"))
     if node is not None:
         roll(config, node, now.timestamp())
     return config
+
+
+def _taken_out(config: AgentConfig, join: Join, settings: Settings, now: datetime) -> tuple[str | None, Vault | None]:
+    """The secret id of the join file, kept as opened, and Vault as the node by it; none where that is done already."""
+    token, undo = _digest(join.wrap_token), Undo(config.state, [os.path.dirname(config.file)], _joined_file(config))
+    joined = _joined(config)
+    if joined is None or joined.token != token:
+        joined = _Joined(token, "new")
+    secret, used = joined.secret, joined.stage != "new"
+    try:
+        if joined.stage in ("new", "opening"):
+            vault = Vault(replace(settings, token=join.wrap_token))
+            _refuse_other_token(join, joined, vault, now)
+            private_folder(config.state)
+            _write_joined(config, _Joined(token, "opening"))
+            used = True
+            secret = _unwrap(join, vault)
+            _write_joined(config, _Joined(token, "opened", secret))
+        return secret, None if secret is None else _prove(config, join, Vault(settings), secret)
+    except BaseException as error:
+        # Once the token is used, what was in it is kept for another try, unless only another join file helps.
+        if not used or isinstance(error, SpecError):
+            undo()
+        raise
 
 
 def _refuse_other_cluster(join: Join, trusts: Mapping[str, Trust]) -> None:
@@ -254,9 +312,9 @@ def _refuse_other_cluster(join: Join, trusts: Mapping[str, Trust]) -> None:
         )
 
 
-def _unwrap(config: AgentConfig, join: Join, joined: _Joined, settings: Settings, now: datetime) -> str:
-    vault = Vault(replace(settings, token=join.wrap_token))
-    new = f"ask for a new one (`vaultpki enroll {join.node}`)"
+def _refuse_other_token(join: Join, joined: _Joined, vault: Vault, now: datetime) -> None:
+    """SpecError where the wrapping token is spent, late, or wraps something else; only looks at it."""
+    new = f"ask for a new one ({enrolling(join)})"
     try:
         # The wrapping token alone, as the client's own: no other token is in the request.
         origin = vault.write("sys/wrapping/lookup", {"token": join.wrap_token}).get("data") or {}
@@ -264,14 +322,14 @@ def _unwrap(config: AgentConfig, join: Join, joined: _Joined, settings: Settings
         if joined.stage == "opening":
             raise SpecError(
                 "a join on this node was cut off in the very moment when it took its credential out of the join file, "
-                "and what was in it is lost (or somebody else was faster: then `vaultpki unenroll` the node); "
-                f"{new}"
+                "and what was in it is lost (or somebody else was faster: then run "
+                f"{_locking(join)}); {new}"
             ) from None
         if now >= join.expires:
             raise SpecError(f"the join file ended at {join.expires:%Y-%m-%dT%H:%M:%SZ}; {new}") from None
         raise SpecError(
             "the join file has been used already, and not by this node: somebody may have intercepted it; run "
-            f"`vaultpki unenroll {join.node}`, find out who had the file, and {new}"
+            f"{_locking(join)}, find out who had the file, and {new}"
         ) from None
     kind = "pooled" if join.pool else "listed"
     expected = f"auth/{join.prefix}/{kind}/role/{join.node}/secret-id"
@@ -280,13 +338,17 @@ def _unwrap(config: AgentConfig, join: Join, joined: _Joined, settings: Settings
             "the join file's token was not made for this node's secret id: the file was tampered with or mixed up; "
             f"tell whoever enrolled the node, and {new}"
         )
-    _write_joined(config, _Joined(joined.token, "opening"))
+
+
+def _unwrap(join: Join, vault: Vault) -> str:
+    """The secret id that the wrapping token wraps, which is used up by this."""
+    new = f"ask for a new one ({enrolling(join)})"
     try:
         data = vault.call(Request("POST", "sys/wrapping/unwrap", {}, once=True)).body.get("data") or {}
     except (Refused, Denied):
         raise SpecError(
             "the join file was used by somebody else in this very moment: it may be intercepted; run "
-            f"`vaultpki unenroll {join.node}`, and {new}"
+            f"{_locking(join)}, and {new}"
         ) from None
     secret = data.get("secret_id")
     if not isinstance(secret, str) or not _TOKEN.fullmatch(secret):
@@ -305,7 +367,7 @@ def _prove(config: AgentConfig, join: Join, vault: Vault, secret: str) -> Vault:
         raise SpecError(
             f"Vault does not take what the join file holds for {join.node}: the node was unenrolled since, or the "
             "file's role_id or pool was changed on its way; tell whoever enrolled it, and ask for a new one "
-            f"(`vaultpki enroll {join.node}`)"
+            f"({enrolling(join)})"
         ) from None
 
 
@@ -316,6 +378,10 @@ class _Joined:
     token: str
     stage: str
     secret: str | None = field(default=None, repr=False)
+
+
+def _joined_file(config: AgentConfig) -> str:
+    return f"{config.state}/{_JOINED}"
 
 
 def _joined(config: AgentConfig) -> _Joined | None:
@@ -331,7 +397,7 @@ def _joined(config: AgentConfig) -> _Joined | None:
 
 def _write_joined(config: AgentConfig, joined: _Joined) -> None:
     value = {"version": 1, "token": joined.token, "stage": joined.stage, "secret_id": joined.secret}
-    write_private(f"{config.state}/{_JOINED}", json.dumps(value).encode())
+    write_private(_joined_file(config), json.dumps(value).encode())
 
 
 def _destroy_old(config: AgentConfig, vault: Vault, current: str) -> None:

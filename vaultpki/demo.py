@@ -5,8 +5,9 @@ It has no road of its own: it calls what `apply`, `agent --once`, `issue` and `v
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from vaultpki.certificates import rows
 from vaultpki.checks import Check
 from vaultpki.config import dump_agent, load_agent, load_cluster
 from vaultpki.errors import StoreError
-from vaultpki.files import told, write_private
+from vaultpki.files import open_folder, private_folder, remove_tree, swap, told, write_private
 from vaultpki.holders import find
 from vaultpki.model import AgentConfig, Auth, Cluster, Node
 from vaultpki.reading import fingerprint
@@ -63,13 +64,21 @@ def demo(directory: Path, *, port: int = 0) -> Iterator[Shown]:
 
     Raises StoreError where the directory holds something else, and whatever the commands themselves raise.
     """
-    _prepare(directory)
+    # Nobody but root and this user can exchange it, or anything on its way: what is made in it by its path stays in it.
+    folder = open_folder(str(directory), create=True)
     try:
-        with embedded.start(directory / "server", port=port) as server:
-            yield _run(directory, server)
+        with told(str(directory)):
+            _prepare(directory, folder)
+        try:
+            with embedded.start(directory / "server", port=port) as server:
+                yield _run(directory, server)
+        finally:
+            # Nothing of the server outlives it, or its start: its storage was memory, and its root token is worth
+            # nothing.
+            with contextlib.suppress(OSError):
+                remove_tree("server", folder)
     finally:
-        # Nothing of the server outlives it, or its start: its storage was memory, and its root token is worth nothing.
-        shutil.rmtree(directory / "server", ignore_errors=True)
+        os.close(folder)
 
 
 def _run(directory: Path, server: embedded.Embedded) -> Shown:
@@ -107,9 +116,7 @@ def _equip(folder: Path, cluster: Cluster, node: Node, vault: Vault, pin: str) -
     with vault.hvac() as client:
         minted = client.auth.approle.generate_secret_id(node.name, mount_point=mount)
     state = folder / "state"
-    with told(str(state)):
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        state.chmod(0o700)
+    private_folder(str(state))
     write_private(f"{state}/{credential.SECRET_ID}", minted["data"]["secret_id"].encode())
     ca_file = folder / "vault-ca.pem"
     _write(ca_file, cluster.vault.ca_pem or "", 0o644)
@@ -130,20 +137,19 @@ def _equip(folder: Path, cluster: Cluster, node: Node, vault: Vault, pin: str) -
     return file
 
 
-def _prepare(directory: Path) -> None:
-    """An empty folder of the demo's own; one that an earlier demo left is emptied of what that made."""
-    with told(str(directory)):
-        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-        there = set(os.listdir(directory))
-        if there and _MARK not in there:
-            raise StoreError(f"{directory} holds files that no demo made; name another folder with --dir")
-        (directory / _MARK).touch()
-        for name in _OURS:
-            path = directory / name
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+def _prepare(directory: Path, folder: int) -> None:
+    """Marks an empty folder as a demo's own, and empties one that an earlier demo left of what that made."""
+    there = set(os.listdir(folder))
+    if there and not (_MARK in there and _made_here(folder)):
+        raise StoreError(f"{directory} holds files that no demo of this user made; name another folder with --dir")
+    swap(_MARK, folder, b"", 0o644)
+    for name in _OURS:
+        remove_tree(name, folder)
+
+
+def _made_here(folder: int) -> bool:
+    about = os.stat(_MARK, dir_fd=folder, follow_symlinks=False)
+    return stat.S_ISREG(about.st_mode) and about.st_uid in {0, os.geteuid()}
 
 
 def _write(path: Path, text: str, mode: int) -> None:

@@ -38,7 +38,7 @@ def desired(cluster: Cluster, known: Known) -> dict[Key, Fields]:
     holders: tuple[Node | Pool, ...] = (*cluster.nodes, *cluster.pools)
     held = {who: node_certificates(cluster, who) for who in holders}
     for ca in (ROOT, *ISSUING_CAS):
-        wanted["mount", cluster.mount(ca)] = _pki_mount(cluster, ca)
+        wanted["mount", cluster.mount(ca)] = _pki_mount(cluster, ca, known)
     wanted["mount", cluster.mount("config")] = {"type": "kv", "version": "2", **STORE_OPTIONS}
     for mount, kind in auth_mounts(cluster).items():
         wanted["auth", f"{cluster.prefix}/{mount}"] = {
@@ -71,11 +71,13 @@ def marker(cluster: Cluster) -> str:
     return f"{MARK}{cluster.name}"
 
 
-def _pki_mount(cluster: Cluster, ca: str) -> Fields:
-    authority = cluster.authority
+def _pki_mount(cluster: Cluster, ca: str, known: Known) -> Fields:
+    # As long as a CA stays, its mount stays with it: another life of it in cluster.yaml is a rotation's to bring.
+    root = known.ca_lives.get(ROOT, cluster.authority.root_ttl)
+    issuing = {each: known.ca_lives.get(each, cluster.authority.issuing_ttl) for each in ISSUING_CAS}
     if ca == ROOT:
-        return {"type": "pki", "default_ttl": authority.issuing_ttl, "max_ttl": authority.root_ttl}
-    return {"type": "pki", "default_ttl": min(cluster.ttl, authority.issuing_ttl), "max_ttl": authority.issuing_ttl}
+        return {"type": "pki", "default_ttl": min(root, max(issuing.values())), "max_ttl": root}
+    return {"type": "pki", "default_ttl": min(cluster.ttl, issuing[ca]), "max_ttl": issuing[ca]}
 
 
 def _issuer(cluster: Cluster, ca: str) -> Fields:

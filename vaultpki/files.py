@@ -9,22 +9,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import grp
 import os
-import pwd
 import re
 import stat
 import time
 from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
+from vaultpki import guard
 from vaultpki.errors import StoreError
+from vaultpki.guard import PASSING
 
 LARGEST: Final = 1024 * 1024
 """The most bytes that are read from any file."""
 
-# O_PATH: a folder on the way may let others pass without letting them list it.
-PASSING = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO that somebody put in a file's place must not wait for a writer.
@@ -81,17 +79,23 @@ def open_folder(path: str, *, create: bool, trusted: Collection[int] = ()) -> in
     or others may write to one: they could put their own files in place of ours. A sticky folder such as /tmp is
     passable, but not as the last one. `create` makes what is missing, with mode 0755 under any umask.
     """
+    return _reach(path, create=create, trusted=trusted, last=True)
+
+
+def _reach(path: str, *, create: bool, trusted: Collection[int], last: bool) -> int:
+    """As `open_folder`. Without `last` the path is only the beginning of a way."""
     absolute = os.path.abspath(path)
     parts = [part for part in absolute.split("/") if part]
     at = ""
     with told("/"):
         fd = os.open("/", PASSING)
     try:
+        guard.refuse_others("/", fd, os.fstat(fd), trusted=trusted, passing=True)
         for index, part in enumerate(parts):
             at = f"{at}/{part}"
             with told(at):
                 try:
-                    below = os.open(part, FOLDER if index == len(parts) - 1 else PASSING, dir_fd=fd)
+                    below = os.open(part, FOLDER if last and index == len(parts) - 1 else PASSING, dir_fd=fd)
                 except FileNotFoundError:
                     if not create:
                         raise
@@ -99,15 +103,27 @@ def open_folder(path: str, *, create: bool, trusted: Collection[int] = ()) -> in
             os.close(fd)
             fd = below
             with told(at):
-                _refuse_open_folder(at, os.fstat(fd), trusted, last=index == len(parts) - 1)
+                passing = not last or index < len(parts) - 1
+                guard.refuse_others(at, fd, os.fstat(fd), trusted=trusted, passing=passing)
     except BaseException:
         os.close(fd)
         raise
     return fd
 
 
+def refuse_unsafe_way(path: str) -> None:
+    """StoreError where `open_folder` would refuse a folder on the way to `path`; what does not exist is passed over."""
+    at = os.path.abspath(path)
+    while not there(at):
+        at = os.path.dirname(at)
+    os.close(_reach(at, create=False, trusted=(), last=at == os.path.abspath(path)))
+
+
 def make_folder(name: str, parent: int, mode: int) -> int:
-    """A descriptor of the folder `name` in `parent`, made with exactly `mode` if it is not there, and lasting."""
+    """A descriptor of the folder `name` in `parent`, made with exactly `mode` if it is not there, and lasting.
+
+    Nor does a new one inherit a POSIX ACL.
+    """
     try:
         os.mkdir(name, mode, dir_fd=parent)
     except FileExistsError:
@@ -116,6 +132,7 @@ def make_folder(name: str, parent: int, mode: int) -> int:
     os.chmod(name, mode, dir_fd=parent)
     fd = os.open(name, FOLDER, dir_fd=parent)
     try:
+        guard.remove_acls(fd)
         listed = os.open(".", FOLDER, dir_fd=parent)
         try:
             os.fsync(listed)
@@ -230,6 +247,8 @@ def remove_tree(name: str, parent: int) -> None:
 def write_new(name: str, folder: int, data: bytes, mode: int, uid: int | None = None, gid: int | None = None) -> None:
     """Writes the new file `name` in `folder` with exactly this mode and owner, to the disk, and reads it back.
 
+    It inherits no POSIX ACL of the folder, which would let others read what the mode keeps from them.
+
     None as `uid` or `gid` is this process's own. OSError where anything of it fails.
     """
     fd = os.open(name, NEW_FILE, 0o600, dir_fd=folder)
@@ -240,6 +259,7 @@ def write_new(name: str, folder: int, data: bytes, mode: int, uid: int | None = 
             if not written:
                 raise OSError(errno.EIO, "nothing written")
             view = view[written:]
+        guard.remove_acls(fd)
         own(fd, mode, uid, gid)
         os.fsync(fd)
     finally:
@@ -355,7 +375,7 @@ def read_private(path: str, *, trusted: Collection[int] = ()) -> bytes | None:
         os.close(folder)
     if about.st_uid not in {0, os.geteuid(), *trusted}:
         raise StoreError(
-            f"{path}: it belongs to the user {about.st_uid}; give it to {_user()} with chown, or remove it"
+            f"{path}: it belongs to the user {about.st_uid}; give it to {guard.user()} with chown, or remove it"
         )
     if about.st_mode & 0o077:
         raise StoreError(f"{path}: others may read it; `chmod 600` it, and replace the secret if they did")
@@ -366,7 +386,7 @@ def read_swapped(path: str) -> bytes | None:
     """The content of a secret that another program keeps fresh; None where there is no such file.
 
     Links are followed: that is how such programs swap files (the token of a Kubernetes projected volume is a link to a
-    link). StoreError where others may read it: by its own mode, and by that of every folder on its way.
+    link). StoreError where others may read or change it: by its own mode, and by that of every folder on its way.
     """
     with told(path):
         try:
@@ -379,41 +399,13 @@ def read_swapped(path: str) -> bytes | None:
             folder = os.path.dirname(os.readlink(f"/proc/self/fd/{fd}"))
         finally:
             os.close(fd)
-        exposed = about.st_mode & 0o044
+        exposed = about.st_mode & 0o066
         while exposed and os.stat(folder).st_mode & 0o011:
             if folder == "/":
+                may = "read it" if about.st_mode & 0o044 else "write to it"
                 raise StoreError(
-                    f"{path}: others may read it; `chmod 600` it, keep it in a folder of mode 0700, or set "
+                    f"{path}: others may {may}; `chmod 600` it, keep it in a folder of mode 0700, or set "
                     "defaultMode: 0400 where it is a projected volume"
                 )
             folder = os.path.dirname(folder)
     return data
-
-
-def _user() -> str:
-    with contextlib.suppress(KeyError):
-        return pwd.getpwuid(os.geteuid()).pw_name
-    return str(os.geteuid())
-
-
-def _refuse_open_folder(path: str, about: os.stat_result, trusted: Collection[int], *, last: bool) -> None:
-    if about.st_uid not in {0, os.geteuid(), *trusted}:
-        raise StoreError(
-            f"{path}: the folder belongs to the user {about.st_uid}, who could swap files in it; "
-            f"give it to {_user()} or choose another directory"
-        )
-    others = about.st_mode & stat.S_IWOTH or (about.st_mode & stat.S_IWGRP and not _own_group(about.st_gid))
-    if others and (last or not about.st_mode & stat.S_ISVTX):
-        raise StoreError(f"{path}: others may write to the folder; `chmod go-w` it or choose another directory")
-
-
-def _own_group(gid: int) -> bool:
-    # Ubuntu and Fedora give each user a group of their own and umask 002: nobody else is in it. Debian's OpenSSH makes
-    # the same exception (user-group-modes.patch).
-    if gid == 0:
-        return True
-    try:
-        group = grp.getgrgid(gid)
-    except KeyError:
-        return False
-    return gid == os.getegid() and group.gr_name == _user() and set(group.gr_mem) <= {_user()}

@@ -36,7 +36,8 @@ class Forbidden:
     `own` is the node's certificate whose request this is but for one thing. `held_by` says what must come of it:
     Vault's refusal; or, where Vault folds case, `x509.check_signed` turning the answer down; or Vault's indifference,
     where the answer may hold `own`, or less, and nothing else. `spent` marks what only its parameters forbid, at the
-    node's own AppRole: once that is gone, it can be tried without a trace, and only a 403 is a refusal.
+    node's own AppRole: once that is gone, it can be tried without a trace, and only a 403 is a refusal. `wrap_ttl` is
+    for how long the answer is to be wrapped, empty where it is not.
     """
 
     group: str
@@ -47,6 +48,7 @@ class Forbidden:
     own: Certificate | None = None
     held_by: HeldBy = "refusal"
     spent: bool = False
+    wrap_ttl: str = ""
 
     @property
     def harmless(self) -> bool:
@@ -90,7 +92,7 @@ def forbidden(cluster: Cluster, name: str, holder: Node | Pool, csr: Csr) -> tup
     kept: dict[str, Forbidden] = {}
     for each in found:
         body = {key: value for key, value in (each.body or {}).items() if each.group == _REQUEST or key != "csr"}
-        kept.setdefault(f"{each.method} {each.path} {sorted(body.items())!r}", each)
+        kept.setdefault(f"{each.method} {each.path} {sorted(body.items())!r} {each.wrap_ttl}", each)
     return tuple(kept.values())
 
 
@@ -105,7 +107,9 @@ _SIGNING: Final = frozenset({_ROWS, _WAYS, _NAMES, _SPELLING, _ADDRESSES, _REQUE
 
 
 def _of(entry: Listed) -> Forbidden:
-    return Forbidden(entry.group, entry.method, entry.path, entry.body, entry.why, spent=entry.spent)
+    return Forbidden(
+        entry.group, entry.method, entry.path, entry.body, entry.why, spent=entry.spent, wrap_ttl=entry.wrap_ttl
+    )
 
 
 def _named(certificate: Certificate, name: str) -> Certificate:

@@ -11,6 +11,7 @@ from vaultpki.values import dataclass
 
 _Entry = tuple[str, str, Mapping[str, Any] | None]
 
+_MINUTE: Final = "60s"
 # Every other listed node is asked for plainly; the first ones in each way.
 _IN_FULL: Final = 4
 
@@ -25,6 +26,7 @@ class Listed:
     body: Mapping[str, Any] | None
     why: str
     spent: bool = False
+    wrap_ttl: str = ""
 
 
 def listed(cluster: Cluster, name: str, holder: Node | Pool, others: tuple[str, ...]) -> Iterator[Listed]:
@@ -36,7 +38,14 @@ def listed(cluster: Cluster, name: str, holder: Node | Pool, others: tuple[str, 
     yield from _each("AppRoles of others", "it would be another node", _others_roles(cluster, kind, name, others))
     for method, path, body in _own_role(f"auth/{cluster.prefix}/{kind}/role/{name}"):
         spent = method == "POST" and path.endswith(("/secret-id", "/destroy"))
-        yield Listed("its own AppRole", method, path, body, "its identity would be wider or longer", spent)
+        # A node mints wrapped alone, so anything else is refused whatever it says.
+        wrap_ttl = _MINUTE if method == "POST" and path.endswith("/secret-id") else ""
+        yield Listed("its own AppRole", method, path, body, "its identity would be wider or longer", spent, wrap_ttl)
+    mint = f"auth/{cluster.prefix}/{kind}/role/{name}/secret-id"
+    for wrap_ttl in ("", "61s", "720h"):
+        yield Listed(
+            "its own AppRole", "POST", mint, {}, "a secret id put aside for longer than a minute", True, wrap_ttl
+        )
     yield from _each("policies", "who writes or reads policies plans its way to root", _policies(cluster, name, kind))
     yield from _each("tokens and entities", "a token of another, or one that lives on", _tokens(cluster))
     yield from _each("the server", "the server is not the node's", _SERVER)

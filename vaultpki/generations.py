@@ -4,6 +4,7 @@
     DIR/.vaultpki/kubelet -> kubelet.5f0c9a1b2c3d4e5f             the one link that a swap renames
     DIR/.vaultpki/kubelet.5f0c9a1b2c3d4e5f/kubelet.{crt,key,pem}  a generation: written once, then only read
     DIR/.vaultpki/lock                                            held while a process writes
+    DIR/.vaultpki/owner.json                                      whose the directory is (see `marks.py`)
 
 A set that changes together is a unit: a pair, or all bundles and kubeconfigs.
 """
@@ -26,6 +27,7 @@ from vaultpki.values import dataclass
 
 HIDDEN: Final = ".vaultpki"
 LOCK: Final = "lock"
+MARK: Final = "owner.json"
 UNIT: Final = r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}"
 NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,199}"
 GENERATION: Final = re.compile(rf"({UNIT})\.[0-9a-f]{{16}}")
@@ -118,6 +120,19 @@ class Generations:
         with told(f"{self.path}/{HIDDEN}/{unit}"), self._opened(unit) as generation:
             return {name: self._stored(unit, name, generation) for name in names}
 
+    def mark(self) -> bytes | None:
+        """What the directory's mark says; None where there is none, or none that only its owner could have written."""
+        if self._hidden is None:
+            return None
+        with told(f"{self.path}/{HIDDEN}/{MARK}"):
+            try:
+                data, about = files.read_at(MARK, self._hidden)
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EIO):
+                    raise
+                return None
+        return data if about.st_uid in self._trusted and not about.st_mode & 0o022 else None
+
     def _stored(self, unit: str, name: str, generation: int | None) -> Stored:
         owner = self._owner_of(name)
         if owner != unit:
@@ -208,6 +223,8 @@ class Generations:
                     add(name, owner)
             for entry in sorted(os.listdir(self._hidden) if self._hidden is not None else ()):
                 add(entry)
+                if entry == MARK:
+                    add(self.mark())
                 if not self._is_unit(entry):
                     continue
                 add(self._generation(entry))

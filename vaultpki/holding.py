@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from vaultpki.errors import SpecError, StoreError
@@ -65,8 +65,11 @@ def stamp(state: str) -> tuple[float, str] | None:
         return None
 
 
-def fetch(config: AgentConfig, vault: Vault, now: float) -> Holding:
-    """What Vault says now, kept as the new copy. SpecError where it has no record of this node, or none that holds."""
+def fetch(config: AgentConfig, vault: Vault, now: float, held: Mapping[str, Sequence[str]]) -> Holding:
+    """What Vault says now, kept as the new copy. SpecError where it has no record of this node, or none that holds.
+
+    `held` are CAs trusted here until now, as PEM by CA; they stay where a mount shows a stranger.
+    """
     from datetime import UTC, datetime
 
     from vaultpki import issuance
@@ -78,7 +81,14 @@ def fetch(config: AgentConfig, vault: Vault, now: float) -> Holding:
     cluster, node = vault.many([Request("GET", f"{store}/cluster"), Request("GET", f"{store}/{own}")])
     if not cluster.found or not node.found:
         raise SpecError(f"Vault has no record {own} of cluster {config.cluster}; run `vaultpki apply` for it first")
-    issuers = issuance.fetch_issuers(vault, config.prefix)
+    # What is not held to the pin is not kept either.
+    issuers = issuance.keeping(
+        issuance.fetch_issuers(vault, config.prefix),
+        held,
+        config.root_sha256,
+        datetime.fromtimestamp(now, UTC),
+        cluster=config.cluster,
+    )
     value = {
         "version": 1,
         "fetched": now,
@@ -88,8 +98,6 @@ def fetch(config: AgentConfig, vault: Vault, now: float) -> Holding:
         "roots": list(issuers.roots),
     }
     holding = _read(config, value, f"the records of {store}")
-    # What is not held to the pin is not kept either.
-    issuance.trusts(issuers, config.root_sha256, datetime.fromtimestamp(now, UTC))
     # An image brings agent.yaml and the issuer's token alone.
     private_folder(config.state)
     write_private(f"{config.state}/{COPY}", json.dumps(value).encode())
@@ -105,6 +113,7 @@ def _read(config: AgentConfig, value: Mapping[str, Any], where: str) -> Holding:
     kind, name = ("pool", config.pool) if config.pool else ("node", config.node)
     if value["own"].get(kind) != name:
         raise SpecError(f"is not that of {name}; check the address and any proxy in between", file=where, field=kind)
+    records.refuse_file_names(cluster, certificates, where=where)
     if not certificates:
         raise SpecError("names no certificate, and every node of a cluster holds some", file=where)
     return Holding(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final
 
-from vaultpki import assets
+from vaultpki import assets, words
 from vaultpki.certificates import node_rows, resolve, rows
 from vaultpki.known import Fields, Known
 from vaultpki.model import NODE, Certificate, Cluster, Jwt, Node, Pool
@@ -30,6 +30,22 @@ def auth_mounts(cluster: Cluster) -> dict[str, str]:
     """The type of each auth mount that the cluster needs, by the last part of its path."""
     jwt = {"jwt": "jwt"} if any(pool.jwt for pool in cluster.pools) else {}
     return {"listed": "approle", "pooled": "approle", **jwt}
+
+
+def approle_pools(cluster: Cluster) -> tuple[Pool, ...]:
+    """The pools whose nodes log in by an AppRole of their own."""
+    return tuple(pool for pool in cluster.pools if not pool.jwt)
+
+
+def takes(pool: Pool, name: str) -> bool:
+    """Whether a node of that name may be one of the pool's."""
+    return fits_pattern(pool.node_names, name)
+
+
+def fits_pattern(node_names: str, name: str) -> bool:
+    """Whether `name` is a node's name and fits a pool's `node_names`."""
+    start = node_names.removesuffix("*")
+    return words.fits(name, words.node_name) and name.startswith(start) and len(name) > len(start)
 
 
 def jwt_roles(cluster: Cluster) -> str:
@@ -55,13 +71,13 @@ def policies(cluster: Cluster, known: Known, held: Held) -> dict[str, Fields]:
     for node in cluster.nodes:
         rules = policy("node.json", {"prefix": cluster.prefix, "node": node.name})
         for certificate in held[node]:
-            rules[f"{certificate.mount}/sign/{certificate.role}"] = _sign_rule(certificate, exact=True)
+            rules[f"{certificate.mount}/sign/{certificate.role}"] = sign_rule(certificate, exact=True)
         written[f"{cluster.prefix}/node/{node.name}"] = rules
     for pool in cluster.pools:
         values = {"prefix": cluster.prefix, "pool": pool.name, "accessor": known.accessor(pool.auth_mount)}
         rules = policy("pool-jwt.json" if pool.jwt else "pool.json", values)
         for certificate in held[pool]:
-            rules[f"{certificate.mount}/sign/{certificate.role}"] = _sign_rule(
+            rules[f"{certificate.mount}/sign/{certificate.role}"] = sign_rule(
                 certificate, exact=False, pattern=pool.node_names
             )
         written[f"{cluster.prefix}/pool/{pool.name}"] = rules
@@ -74,7 +90,7 @@ def operator_policy(cluster: Cluster) -> Fields:
     for row in rows(cluster):
         if row.operator:
             certificate = resolve(row, cluster, None)
-            rules[f"{certificate.mount}/sign/{certificate.role}"] = _sign_rule(certificate, exact=True)
+            rules[f"{certificate.mount}/sign/{certificate.role}"] = sign_rule(certificate, exact=True)
     return rules
 
 
@@ -129,7 +145,7 @@ def approle_mount(held: Held) -> Fields:
     return {"default_ttl": TOKEN_TTL, "max_ttl": max(longest, _SECRET_ID_FLOOR), "lockout": False}
 
 
-def _sign_rule(certificate: Certificate, *, exact: bool, pattern: str = "") -> Fields:
+def sign_rule(certificate: Certificate, *, exact: bool, pattern: str = "") -> Fields:
     """The only parameters a holder may send to `sign`, each with the only values it may have."""
     subject = certificate.subject
     parameters: dict[str, list[Any]] = {

@@ -5,24 +5,33 @@ Also the files that go with pairs: trust bundles, kubeconfigs, the user's own te
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import contextlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
 from vaultpki import assets
-from vaultpki.certificates import ISSUING_CAS, ROOT, bundle, chain_bundle, pair_files, sign_parameters
-from vaultpki.errors import BadAnswer, CertificateRefused, CertificateUnreadable, TemplateError
-from vaultpki.facts import Facts, Trust
+from vaultpki.certificates import (
+    BUNDLES,
+    ISSUING_CAS,
+    MOST_ISSUERS,
+    ROOT,
+    bundle,
+    ca_subject,
+    chain_bundle,
+    pair_files,
+    sign_parameters,
+)
+from vaultpki.errors import BadAnswer, CertificateRefused, CertificateUnreadable, StoreError, TemplateError
+from vaultpki.facts import Facts, Stranger, Trust
 from vaultpki.model import Certificate, UserTemplate
-from vaultpki.store import File
+from vaultpki.store import Directory, File
 from vaultpki.values import dataclass
 from vaultpki.vault import Request, Vault, check_named
 
 KEY_MODE: Final = 0o600
 CERTIFICATE_MODE: Final = 0o644
-
-# More than a rotation ever needs, and few enough that a lying server cannot keep a node busy.
-_MOST_ISSUERS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +68,9 @@ def fetch_issuers(vault: Vault, prefix: str) -> Issuers:
     listed = vault.many([Request("LIST", f"{mount}/issuers") for mount in mounts])
     wanted = []
     for mount, answer in zip(mounts, listed, strict=True):
-        if not answer.keys or len(answer.keys) > _MOST_ISSUERS:
+        if not answer.keys or len(answer.keys) > MOST_ISSUERS:
             raise BadAnswer(
-                f"{mount} shows {len(answer.keys)} issuers, and a CA has one to {_MOST_ISSUERS}; "
+                f"{mount} shows {len(answer.keys)} issuers, and a CA has one to {MOST_ISSUERS}; "
                 "run `vaultpki plan` where the cluster is applied"
             )
         wanted += [(mount, name) for name in answer.keys]
@@ -78,18 +87,86 @@ def fetch_issuers(vault: Vault, prefix: str) -> Issuers:
     return Issuers(dict(zip(ISSUING_CAS, issuing, strict=True)), root)
 
 
-def trusts(issuers: Issuers, root_sha256: str, now: datetime) -> dict[str, Trust]:
-    """Each CA's trust, held to the pinned root; CertificateRefused where Vault shows another root or a foreign CA."""
+def trusts(issuers: Issuers, root_sha256: str, now: datetime, *, cluster: str) -> dict[str, Trust]:
+    """Each CA's trust, held to the pinned root and to the name that a CA of `cluster` has on its own mount.
+
+    What else a mount shows is a stranger there. CertificateRefused where the root mount does not show the pinned root.
+    """
     from vaultpki import x509
 
-    root = issuers.roots[0]
-    for pem in issuers.roots:
-        if x509.fingerprint(pem.encode()) == root_sha256:
-            root = pem
+    roots = dict(_fingerprints(issuers.roots))
+    root = roots.get(root_sha256) or next(iter(roots.values()), issuers.roots[0])
     return {
-        ca: x509.trust([pem.encode() for pem in issuers.issuing[ca]], root.encode(), root_sha256, now)
+        ca: x509.trust(
+            [pem.encode() for pem in issuers.issuing[ca]],
+            root.encode(),
+            root_sha256,
+            now,
+            name=ca_subject(cluster, ca),
+        )
         for ca in ISSUING_CAS
     }
+
+
+def keeping(
+    issuers: Issuers, held: Mapping[str, Sequence[str]], root_sha256: str, now: datetime, *, cluster: str
+) -> Issuers:
+    """The same, and of each CA whose mount shows a stranger also what was trusted before: `held`, as PEM by CA.
+
+    So whoever may write to a mount takes no CA away by putting another one in its place. What was held counts by the
+    same rules; its date is not asked for, as it is not of what a mount shows. Raises as `trusts`.
+    """
+    shown = trusts(issuers, root_sha256, now, cluster=cluster)
+    if not any(known.strangers for known in shown.values()):
+        return issuers
+    before = {ca: tuple(held.get(ca, ())) for ca in ISSUING_CAS}
+    known = trusts(replace(issuers, issuing=before), root_sha256, now, cluster=cluster)
+    return replace(
+        issuers,
+        issuing={
+            ca: (
+                *issuers.issuing[ca],
+                *(facts.pem for facts in known[ca].issuing if trust.strangers and facts not in trust.issuing),
+            )
+            for ca, trust in shown.items()
+        },
+    )
+
+
+def lying(directory: Directory) -> dict[str, str]:
+    """The issuing-only bundles that lie in a directory, as text by CA; none of those that cannot be read."""
+    found = {}
+    for ca in ISSUING_CAS:
+        name = bundle(ca)
+        with contextlib.suppress(StoreError, UnicodeDecodeError):
+            found[ca] = (directory.read(BUNDLES, [name])[name].data or b"").decode("ascii")
+    return {ca: text for ca, text in found.items() if text}
+
+
+def strangers(issuers: Issuers, trust: Mapping[str, Trust]) -> Iterator[tuple[str, Stranger]]:
+    """What each CA mount shows that nobody trusts there, behind the CA's name; the root mount's too.
+
+    Of each CA at most as many as a mount may show issuers: in one of these a lying server can put any number.
+    """
+    from vaultpki import x509
+
+    pinned = {known.root.fingerprint for known in trust.values()}
+    for fingerprint, pem in dict(_fingerprints(issuers.roots)).items():
+        if fingerprint not in pinned:
+            subject = x509.read_certificates(pem.encode())[0].subject_text
+            yield ROOT, Stranger(subject, fingerprint, "it is not the pinned root CA")
+    for ca, known in trust.items():
+        for stranger in known.strangers[:MOST_ISSUERS]:
+            yield ca, stranger
+
+
+def _fingerprints(pems: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The SHA-256 of each certificate, and its PEM; what cannot be read is passed over."""
+    from vaultpki import x509
+
+    for pem in pems:
+        with contextlib.suppress(CertificateUnreadable):
+            yield x509.fingerprint(pem.encode()), pem
 
 
 def sign(vault: Vault, want: Certificate, trust: Trust, now: datetime) -> Signed:
@@ -97,10 +174,12 @@ def sign(vault: Vault, want: Certificate, trust: Trust, now: datetime) -> Signed
     from vaultpki import x509
 
     if not trust.live:
-        raise CertificateRefused(
-            f"{want.name}: no issuing CA of {want.ca} is in date; check this machine's clock, then the CA",
-            reason="nothing-live",
-        )
+        why = "no issuing CA of {0} is in date; check this machine's clock, then the CA"
+        if not trust.issuing:
+            why = (
+                "the mount of {0} shows no issuing CA of this cluster; run `vaultpki plan` where the cluster is applied"
+            )
+        raise CertificateRefused(f"{want.name}: {why.format(want.ca)}", reason="nothing-live")
     key = x509.generate_key(want.key)
     parameters = sign_parameters(want, x509.request(key, want.subject))
     answer = vault.write(f"{want.mount}/sign/{want.role}", parameters, once=True)
@@ -145,11 +224,14 @@ def companions(
 ) -> dict[str, File]:
     """The unit BUNDLES, but for the user's own files: all bundles, and the kubeconfigs of `certificates`.
 
+    A CA of which nothing is trusted has no bundle, rather than an empty one.
     `chain` makes kubeconfigs name the bundle with the root, which a person's OpenSSL-based tools need; the components
     are Go and do with less.
     """
     made: dict[str, File] = {}
     for ca, known in trust.items():
+        if not known.issuing:
+            continue
         made[bundle(ca)] = File(known.bundle.encode(), CERTIFICATE_MODE, owner.uid, owner.gid)
         made[chain_bundle(ca)] = File(known.chain_bundle.encode(), CERTIFICATE_MODE, owner.uid, owner.gid)
     for certificate in certificates:

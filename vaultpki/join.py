@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import field
@@ -10,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from vaultpki import words
+from vaultpki import regular, words
 from vaultpki.errors import SpecError
 from vaultpki.model import VERSION
 from vaultpki.values import dataclass
@@ -23,13 +25,16 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
 _STAMP = "%Y-%m-%dT%H:%M:%SZ"
 _KEYS: Final = (
-    "version cluster prefix node pool addresses ca_pem root_sha256 role_id wrap_token expires".split()  # noqa: SIM905
+    "version cluster prefix namespace node pool addresses ca_pem root_sha256 role_id wrap_token expires".split()  # noqa: SIM905
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """A join file. `pool` is None for a listed node, `ca_pem` where the system's CAs verify Vault."""
+    """A join file. `pool` is None for a listed node, `ca_pem` where the system's CAs verify Vault.
+
+    `namespace` is the one in Vault that the cluster lies in; None is the one above all.
+    """
 
     cluster: str
     prefix: str
@@ -41,6 +46,7 @@ class Join:
     role_id: str
     wrap_token: str = field(repr=False)
     expires: datetime
+    namespace: str | None = None
 
 
 def dump_join(join: Join) -> str:
@@ -49,6 +55,7 @@ def dump_join(join: Join) -> str:
         "version": VERSION,
         "cluster": join.cluster,
         "prefix": join.prefix,
+        "namespace": join.namespace,
         "node": join.node,
         "pool": join.pool,
         "addresses": list(join.addresses),
@@ -62,28 +69,75 @@ def dump_join(join: Join) -> str:
 
 
 def load_join(path: Path) -> Join:
-    """The join file at `path`. SpecError names the file and the field that is not as an enroller writes it."""
-    try:
-        with path.open("rb") as stream:
-            raw = stream.read(_LARGEST + 1)
-    except OSError as error:
+    """The join file at `path`. SpecError names the file and the field that is not as an enroller writes it.
+
+    Also where it is no regular file, belongs to neither root nor this user, or others may read or write it: then it may
+    not be a secret any more.
+    """
+    raw, about = read(path)
+    if about.st_uid not in (0, os.geteuid()):
         raise SpecError(
-            f"cannot be read ({error.strerror}); name the join file you were given", file=str(path)
-        ) from None
-    try:
-        value = json.loads(raw) if len(raw) <= _LARGEST else None
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise SpecError("is no join file; ask for a new one (`vaultpki enroll`)", file=str(path))
+            f"belongs to the user {about.st_uid}, who may have changed it; if you trust it, give it to the user that "
+            "joins (`chown`), else ask for a new one",
+            file=str(path),
+        )
+    if about.st_mode & 0o077:
+        raise SpecError(
+            "others may read or write it; `chmod 600` it, and ask for a new one if they did", file=str(path)
+        )
+    return parse(raw, str(path))
+
+
+def parse(raw: bytes, file: str) -> Join:
+    """The join file that these bytes are. SpecError names `file` and the field that is not as an enroller writes it."""
+    value = _object(raw)
+    if value is None:
+        raise SpecError("is no join file; ask whoever enrolled this node for a new one", file=file)
     version = value.get("version")
     if isinstance(version, int) and version > VERSION:
         raise SpecError(
             f"is of version {version} and this vaultpki speaks {VERSION}; install the newer vaultpki on this node",
-            file=str(path),
+            file=file,
             field="version",
         )
-    return _Reading(value, str(path)).join()
+    return _Reading(value, file).join()
+
+
+def owner(path: Path) -> tuple[str, str, str] | None:
+    """Whose join file lies at `path`, of whatever version: cluster, prefix and node; None where it is none."""
+    try:
+        value = _object(read(path)[0]) or {}
+    except SpecError:
+        return None
+    checks = {"cluster": words.cluster_name, "prefix": words.prefix, "node": words.node_name}
+    found = tuple(value[key] for key, check in checks.items() if words.fits(value.get(key), check))
+    return (found[0], found[1], found[2]) if len(found) == len(checks) and "wrap_token" in value else None
+
+
+def read(path: Path) -> tuple[bytes, os.stat_result]:
+    """The bytes of the file at `path`, and what `fstat` says of it.
+
+    SpecError where it cannot be read, is no regular file or is too large; no link is followed.
+    """
+    try:
+        return regular.read(path, _LARGEST, follow=False)
+    except regular.TooLarge:
+        raise SpecError("is no join file; ask whoever enrolled this node for a new one", file=str(path)) from None
+    except (IsADirectoryError, regular.NotRegular):
+        raise SpecError("is no file; name the join file you were given", file=str(path)) from None
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "the path is not usable"
+        if isinstance(error, OSError) and error.errno == errno.ELOOP:
+            why = "it is a symbolic link"
+        raise SpecError(f"cannot be read ({why}); name the join file you were given", file=str(path)) from None
+
+
+def _object(raw: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 class _Reading:
@@ -104,7 +158,7 @@ class _Reading:
             if not isinstance(address, str) or not _origin(address):
                 raise self._wrong("addresses")
         ca_pem = self._value.get("ca_pem")
-        if ca_pem is not None and (not isinstance(ca_pem, str) or "BEGIN CERTIFICATE" not in ca_pem):
+        if ca_pem is not None and not words.fits(ca_pem, words.pem_certificates):
             raise self._wrong("ca_pem")
         try:
             expires = datetime.strptime(self._text("expires", re.compile(".{20}")), _STAMP).replace(tzinfo=UTC)
@@ -114,6 +168,7 @@ class _Reading:
             cluster=self._word("cluster", words.cluster_name),
             prefix=self._word("prefix", words.prefix),
             node=self._word("node", words.node_name),
+            namespace=None if self._value.get("namespace") is None else self._word("namespace", words.vault_namespace),
             pool=None if self._value.get("pool") is None else self._word("pool", words.pool_name),
             addresses=tuple(addresses),
             ca_pem=ca_pem,

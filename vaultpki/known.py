@@ -20,7 +20,8 @@ class Known:
     """What only the server knows: accessors of the auth mounts by their last part, the root's SHA-256, role ids.
 
     `addresses` and `ca_pem` are where nodes find Vault, `namespace` is the one that the cluster lies in there, if any.
-    `bounds_dates`, `bounds_addresses` and `binds_tokens` are the server's capabilities of these names.
+    `bounds_dates`, `bounds_addresses` and `binds_tokens` are the server's capabilities of these names. `ca_lives` is
+    for how many seconds each CA that is there was made.
     """
 
     addresses: tuple[str, ...] = ()
@@ -32,6 +33,7 @@ class Known:
     bounds_dates: bool = False
     bounds_addresses: bool = False
     binds_tokens: bool = False
+    ca_lives: Mapping[str, int] = field(default_factory=dict)
 
     def accessor(self, mount: str) -> str:
         return self.accessors.get(mount, UNKNOWN)

@@ -1,7 +1,9 @@
 """What the resident agent shows to Prometheus and to probes, on a loopback port.
 
 One thread serves every caller, without blocking on any: whoever is slow, sends too much or never ends is cut off, and
-where too many come the longest-waiting one goes first. So nobody on the node can keep the agent or Prometheus waiting.
+where too many come the longest-waiting one goes first. The kernel holds back whoever connects and says nothing, and a
+request that has come is answered as soon as its caller is let in. So nobody on the node can keep the agent, a probe or
+Prometheus waiting.
 """
 
 from __future__ import annotations
@@ -29,11 +31,16 @@ AgentState = Literal["ok", "backing-off", "needs-join"]
 DEADLINE: Final = 5.0
 """Seconds that a caller has for its whole request, and for taking the answer."""
 
-CALLERS: Final = 16
+CALLERS: Final = 128
 """The most connections at a time."""
 
 LONGEST_REQUEST: Final = 8192
 """The most bytes of a request line and headers."""
+
+# Connections that wait to be let in, or for their first word: as many as the kernel takes by default (listen(2)).
+_WAITING: Final = 4096
+# Those that are let in before the others are looked at again.
+_AT_A_TIME: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +69,8 @@ class View:
     Vault was asked for something. `outage_left` is the seconds until the first certificate ends, `last_pass` when the
     agent last looked at everything. `stale_after` seconds after that it counts as stuck: at least twice the poll
     interval, and longer than the longest pass. `unseen` says why the last pass was broken off, so that the certificates
-    are told as an earlier one saw them; empty where it was not.
+    are told as an earlier one saw them; empty where it was not. `unread` says why the files could not be looked at just
+    now; empty where they were, or where nobody looked.
     """
 
     node: str
@@ -80,13 +88,15 @@ class View:
     last_pass: float
     stale_after: float
     unseen: str = ""
+    unread: str = ""
 
 
 class Server:
     """`/metrics`, `/healthz` and `/livez` at the address, which is `host:port` with an IP address for a host.
 
     `view` is called in the server's thread for each request, so it hands out a value made before; None means that no
-    pass has ended yet. `stale_after` seconds after the start it counts as stuck in its first pass; later the view says
+    pass has ended yet. `look` gives the same with the certificates as they lie there now, for all but `/livez`, and
+    bounds its own time. `stale_after` seconds after the start it counts as stuck in its first pass; later the view says
     when it does.
     """
 
@@ -95,10 +105,13 @@ class Server:
         address: str,
         view: Callable[[], View | None],
         *,
+        look: Callable[[], View | None] | None = None,
         stale_after: float = 900.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._address, self._view, self._stale_after, self._clock = address, view, stale_after, clock
+        self._look = look or view
+        self._shown: tuple[View | None, bytes] | None = None
         self._listener: socket.socket | None = None
         self._thread: threading.Thread | None = None
         self._wake = -1
@@ -115,7 +128,9 @@ class Server:
         host, _, port = self._address.rpartition(":")
         family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
         try:
-            listener = socket.create_server((host.strip("[]"), int(port)), family=family, backlog=CALLERS)
+            listener = socket.create_server((host.strip("[]"), int(port)), family=family, backlog=_WAITING)
+            # Whoever says nothing for a second stays with the kernel so long, and takes nobody's place here (tcp(7)).
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
         except OSError as error:
             raise VaultpkiError(f"metrics at {self._address}: {_advice(error)}") from None
         listener.setblocking(False)
@@ -138,9 +153,12 @@ class Server:
         """Status, content type and body of what lies at the path; None where nothing does."""
         if path not in ("/metrics", "/healthz", "/livez"):
             return None
-        view, now = self._view(), self._clock()
+        view = self._view() if path == "/livez" else self._look()
+        now = self._clock()
         if path == "/metrics":
-            return 200, "text/plain; version=0.0.4; charset=utf-8", exposition(view)
+            if self._shown is None or self._shown[0] is not view:
+                self._shown = view, exposition(view)
+            return 200, "text/plain; version=0.0.4; charset=utf-8", self._shown[1]
         problems = list(self._stuck(view, now))
         if path == "/healthz":
             problems += certificate_problems(view, now)
@@ -161,6 +179,8 @@ def certificate_problems(view: View | None, now: float) -> Iterator[str]:
         return
     if view.unseen:
         yield f"the last pass was broken off: {view.unseen}"
+    elif view.unread:
+        yield f"the files cannot be looked at: {view.unread}"
     elif not view.certificates:
         yield "there is no certificate here yet"
     for each in view.certificates:
@@ -219,8 +239,8 @@ def _rows(view: View | None) -> Iterator[_Row]:
     yield each("ttl_asked_seconds", "The life that cluster.yaml asks for.", lambda one: one.asked)
     yield each("ttl_granted_seconds", "The life that Vault granted, from the signing on.", lambda one: one.granted)
     yield each("last_error_timestamp_seconds", "When something about it last failed.", lambda one: one.last_error_time)
-    states = [((one.name, "unknown" if view.unseen else one.state), 1) for one in view.certificates]
-    about = "1 for the state: ok, due, expired, missing or broken; unknown where the last pass was broken off."
+    states = [((one.name, "unknown" if view.unseen or view.unread else one.state), 1) for one in view.certificates]
+    about = "1 for the state: ok, due, expired, missing or broken; unknown where nobody could look."
     yield "certificate_state", about, ("name", "state"), states
 
     def hook(name: str, about: str, sample: Callable[[int, float], float]) -> _Row:
@@ -253,6 +273,7 @@ class _Caller:
     deadline: float
     said: bytearray = field(default_factory=bytearray)
     answer: memoryview | None = None
+    watched: bool = False
 
 
 class _Loop:
@@ -276,28 +297,32 @@ class _Loop:
                             self._drop(caller)
                         return
                     if key.fd == self._listener.fileno():
-                        self._accept()
+                        self._let_in()
                     elif key.fd in self._callers:
                         self._serve(self._callers[key.fd])
                 now = time.monotonic()
                 for caller in [caller for caller in self._callers.values() if caller.deadline <= now]:
                     self._drop(caller)
 
-    def _accept(self) -> None:
-        try:
-            connection, _ = self._listener.accept()
-        except BlockingIOError:
-            return
-        except OSError:
-            # Out of descriptors, most likely: the caller stays in the queue, and select would return at once for it.
-            time.sleep(0.1)
-            return
-        if len(self._callers) >= CALLERS:
-            self._drop(min(self._callers.values(), key=lambda caller: caller.deadline))
-        connection.setblocking(False)
-        caller = _Caller(connection, time.monotonic() + DEADLINE)
-        self._callers[connection.fileno()] = caller
-        self._selector.register(connection, selectors.EVENT_READ)
+    def _let_in(self) -> None:
+        for _ in range(_AT_A_TIME):
+            try:
+                connection, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError:
+                # Out of descriptors, most likely: the caller stays in the queue, for which select returns at once.
+                time.sleep(0.1)
+                return
+            connection.setblocking(False)
+            caller = _Caller(connection, time.monotonic() + DEADLINE)
+            self._callers[connection.fileno()] = caller
+            # What it asks is there already, as a rule; and what is answered waits for nobody.
+            self._serve(caller)
+            if caller.answer:
+                self._serve(caller)
+            if len(self._callers) > CALLERS:
+                self._drop(min(self._callers.values(), key=lambda caller: caller.deadline))
 
     def _serve(self, caller: _Caller) -> None:
         try:
@@ -305,17 +330,24 @@ class _Loop:
                 self._listen(caller)
             elif caller.answer:
                 caller.answer = caller.answer[caller.socket.send(caller.answer) :]
+                self._watch(caller, selectors.EVENT_WRITE if caller.answer else selectors.EVENT_READ)
                 if not caller.answer:
                     # Closing on words not yet read would reset the connection and take the answer with it (RFC 9112,
                     # 9.6): what still comes is read and thrown away until the caller ends or its time is up.
                     caller.socket.shutdown(socket.SHUT_WR)
-                    self._selector.modify(caller.socket, selectors.EVENT_READ)
             elif not caller.socket.recv(LONGEST_REQUEST):
                 self._drop(caller)
         except BlockingIOError:
-            pass
+            self._watch(caller, selectors.EVENT_WRITE if caller.answer else selectors.EVENT_READ)
         except OSError:
             self._drop(caller)
+
+    def _watch(self, caller: _Caller, events: int) -> None:
+        if caller.watched:
+            self._selector.modify(caller.socket, events)
+        else:
+            self._selector.register(caller.socket, events)
+        caller.watched = True
 
     def _listen(self, caller: _Caller) -> None:
         more = caller.socket.recv(LONGEST_REQUEST)
@@ -326,11 +358,13 @@ class _Loop:
             self._tell(caller, self._respond(bytes(caller.said)))
         elif len(caller.said) > LONGEST_REQUEST:
             self._tell(caller, _response(431))
+        else:
+            self._watch(caller, selectors.EVENT_READ)
 
     def _tell(self, caller: _Caller, answer: bytes) -> None:
         caller.answer, caller.said = memoryview(answer), bytearray()
         caller.deadline = time.monotonic() + DEADLINE
-        self._selector.modify(caller.socket, selectors.EVENT_WRITE)
+        self._watch(caller, selectors.EVENT_WRITE)
 
     def _respond(self, request: bytes) -> bytes:
         words = request.split(b"\n", 1)[0].rstrip(b"\r").split(b" ")
@@ -347,7 +381,8 @@ class _Loop:
 
     def _drop(self, caller: _Caller) -> None:
         del self._callers[caller.socket.fileno()]
-        self._selector.unregister(caller.socket)
+        if caller.watched:
+            self._selector.unregister(caller.socket)
         if caller.answer:
             # What it does not take would lie in the kernel's memory for minutes more (socket(7), SO_LINGER; tcp(7)).
             caller.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -203,19 +203,28 @@ class ApiServer:
 
 @dataclass(frozen=True, slots=True)
 class VaultAddress:
-    """Where the cluster's nodes find Vault; empty where the environment of the first apply decides."""
+    """Where the cluster's nodes find Vault; what is empty is taken from the environment of whoever runs a command.
+
+    `namespace` is the one that the cluster lies in, without slashes at its ends; `root` is the one above all.
+    """
 
     addresses: tuple[str, ...] = ()
     ca_pem: str | None = None
+    namespace: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """The CAs: TTLs in seconds, and the key of every one of them."""
+    """The CAs: TTLs in seconds, and the key of every one of them.
+
+    `root_sha256` is the only root certificate that is taken for the cluster's, in lower-case hex; None takes the one
+    that the root's mount shows.
+    """
 
     root_ttl: int
     issuing_ttl: int
     key: KeyType = KeyType.EC_P256
+    root_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +317,8 @@ class Window:
 class AgentConfig:
     """agent.yaml, whole and checked. Paths are absolute; `poll` and `hook_timeout` are seconds.
 
-    `source` is a digest of the file's bytes; empty where it was not read from one.
+    `namespace` is the one in Vault that the cluster lies in; None is the one above all. `source` is a digest of the
+    file's bytes; empty where it was not read from one.
     """
 
     cluster: str
@@ -328,5 +338,6 @@ class AgentConfig:
     poll: int = 300
     windows: tuple[Window, ...] = ()
     metrics: str | None = None
+    namespace: str | None = None
     file: str = "agent.yaml"
     source: str = field(default="", compare=False, repr=False)

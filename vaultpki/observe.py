@@ -5,17 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import field
+from typing import Final
 
+from vaultpki import anchor, dangers
+from vaultpki.ca_facts import CaFacts, lives, read_ca
 from vaultpki.certificates import ISSUING_CAS, ROOT
 from vaultpki.desired import MARK, STORE_OPTIONS, desired, marker
-from vaultpki.errors import ForeignObject
+from vaultpki.errors import ForeignObject, SpecError
 from vaultpki.identities import auth_mounts
 from vaultpki.known import UNKNOWN, Fields, Key, Known
+from vaultpki.live_credentials import noted
 from vaultpki.model import Cluster
 from vaultpki.plan import Observed
-from vaultpki.reading import Memory, Reading
+from vaultpki.reading import APPROLE, LEAVING, Memory, Reading
 from vaultpki.values import dataclass
 from vaultpki.vault import Capabilities, Json, Vault, member
+
+_CAS: Final = (ROOT, *ISSUING_CAS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +29,9 @@ class Sight:
     """What was seen: the objects, what only the server knows, where each mount's own issuer lies, what is remembered.
 
     `wanted` is what should be there, `approles` are the role ids that the listed AppRoles really have, by name, `keys`
-    the names of the CA keys on each mount, and `neighbours` the prefixes of other clusters.
+    the names of the CA keys on each mount, and `neighbours` the prefixes of other clusters. `cas` are the CAs that are
+    there, `pooled` the nodes with an AppRole of a pool, and `ending` those whose identity is to be ended, or of which a
+    run that was cut off has not ended all.
     """
 
     observed: Observed
@@ -34,17 +42,25 @@ class Sight:
     keys: Mapping[str, frozenset[str]] = field(default_factory=dict)
     wanted: Mapping[Key, Fields] = field(default_factory=dict)
     neighbours: frozenset[str] = frozenset()
+    cas: Mapping[str, CaFacts] = field(default_factory=dict)
+    pooled: tuple[str, ...] = ()
+    ending: tuple[str, ...] = ()
 
 
 def observe(cluster: Cluster, vault: Vault, fallback: Known, *, expected: Iterable[Key] = ()) -> Sight:
     """Everything of this cluster on the server, as its active node knows it.
 
-    `fallback` says where nodes find Vault when neither the spec nor an earlier apply does, and in which namespace we
-    ask. `expected` are the objects that an apply has just made, all of the cluster's: they are asked for at once.
-    Raises ForeignObject where a mount of ours cannot be, since something else is there.
+    `fallback` says where nodes find Vault when the spec does not, and in which namespace we ask. `expected` are the
+    objects that an apply has just made, all of the cluster's: they are asked for at once. Raises ForeignObject where a
+    mount of ours cannot be, since something else is there, SpecError where the server has no namespaces.
     """
     reading = Reading(cluster, vault)
     health, mounts, auths, policies = reading.begin(expected)
+    capabilities = Capabilities.of(health)
+    anchor.refuse_no_namespaces(cluster, capabilities)
+    if not mounts.found:
+        # Every namespace has this list (api-docs/system/mounts); OpenBao says so itself.
+        raise SpecError(f"{vault.address} has no namespace {vault.namespace}, or shows no mounts in it; make it first")
     objects: dict[Key, Fields] = {}
     present = _mounts(cluster, mounts.entries, objects)
     accessors = _auths(cluster, auths.entries, objects)
@@ -55,20 +71,22 @@ def observe(cluster: Cluster, vault: Vault, fallback: Known, *, expected: Iterab
     if cluster.mount("config") in present:
         # A store of version 1 has none of these, and gets them with its upgrade.
         objects["mount", cluster.mount("config")] |= {**STORE_OPTIONS, **reading.store_options}
-    stored = objects.get(("config", f"{cluster.mount('config')}/cluster"), {}).get("vault") or {}
-    addresses = cluster.vault.addresses or tuple(stored.get("addresses") or ())
-    capabilities = Capabilities.of(health)
+    ending = _ending(cluster, reading)
+    objects |= ending
+    cas = _cas(cluster, reading.own_certificates)
+    maxima = {ca: objects.get(("mount", cluster.mount(ca)), {}).get("max_ttl") or 0 for ca in cas}
+    addresses, ca_pem = anchor.where(cluster, fallback.addresses, fallback.ca_pem)
     filled = Known(
-        addresses=addresses or fallback.addresses,
-        ca_pem=(cluster.vault.ca_pem or stored.get("ca_pem") or None) if addresses else fallback.ca_pem,
+        addresses=addresses,
+        ca_pem=ca_pem,
         namespace=fallback.namespace if capabilities.namespaces else "",
         accessors=accessors,
         root_sha256=reading.root_sha256 or UNKNOWN,
-        # The memory before the records: a record is what somebody may have changed by hand.
-        role_ids=reading.recorded_role_ids() | dict(reading.memory.role_ids),
+        role_ids=_role_ids(cluster, vault, reading),
         bounds_dates=capabilities.bounds_dates,
         bounds_addresses=capabilities.bounds_addresses,
         binds_tokens=capabilities.binds_tokens,
+        ca_lives=lives(cluster, cas, maxima),
     )
     wanted = desired(cluster, filled)
     # Only fields that we manage take part; Vault adds others from one version to the next.
@@ -77,9 +95,21 @@ def observe(cluster: Cluster, vault: Vault, fallback: Known, *, expected: Iterab
             objects[key] = {name: value for name, value in fields.items() if name in wanted[key]}
     # An auth mount among them has our mark, and needs no memory.
     marked = {key for key in objects if key[0] == "auth"}
-    observed = Observed(objects, reading.memory.objects | marked)
-    neighbours = _neighbours(cluster, mounts.entries)
-    return Sight(observed, filled, reading.issuers, reading.memory, reading.approles, reading.keys, wanted, neighbours)
+    found = dangers.find(cluster, reading.certificates, reading.counts, reading.root_pem)
+    observed = Observed(objects, reading.memory.objects | marked | ending.keys(), found)
+    return Sight(
+        observed,
+        filled,
+        reading.issuers,
+        reading.memory,
+        reading.approles,
+        reading.keys,
+        wanted,
+        _neighbours(cluster, mounts.entries),
+        cas,
+        reading.pooled,
+        tuple(sorted({name.rpartition("/")[2] for _, name in ending})),
+    )
 
 
 def refuse_foreign(cluster: Cluster, sight: Sight) -> None:
@@ -114,6 +144,7 @@ def refuse_foreign(cluster: Cluster, sight: Sight) -> None:
             f"{cluster.name} is pinned to it; name it root-1 again, bring it back from a backup, or give the cluster "
             "up with `vaultpki destroy` and apply again"
         )
+    anchor.refuse_other_root(cluster, sight.known.root_sha256 if ("issuer", root) in objects else None)
 
 
 def made_by_us(sight: Sight, key: Key) -> bool:
@@ -126,6 +157,36 @@ def made_by_us(sight: Sight, key: Key) -> bool:
         return key[0] in ("auth", "mount")
     remembered = sight.memory.objects
     return key in remembered if remembered else sight.observed.objects[key] == sight.wanted.get(key)
+
+
+def _role_ids(cluster: Cluster, vault: Vault, reading: Reading) -> dict[str, str]:
+    """The role ids of the listed nodes' AppRoles, as far as they are ours."""
+    # The memory before the records: a record is what somebody may have changed by hand.
+    known = reading.recorded_role_ids() | dict(reading.memory.role_ids)
+    for name, actual in reading.approles.items():
+        # An end of credentials that was cut off has given the AppRole another one, and has written that down before.
+        if known.get(name) != actual and actual in noted(cluster, vault, name):
+            known[name] = actual
+    return known
+
+
+def _ending(cluster: Cluster, reading: Reading) -> dict[Key, Fields]:
+    """AppRoles on the pooled mount that belong to no pool, and notes of ends that were cut off.
+
+    They need no memory to be removed: the mount is ours, and whoever has an AppRole on it counts as a pooled node. A
+    note of a node whose AppRole is there and stays is that of an `unenroll`, a `lock` or an `enroll --replace`, to be
+    repeated by whoever began it.
+    """
+    approles = {("approle", f"{cluster.prefix}/pooled/{name}"): fields for name, fields in reading.orphans.items()}
+    listed = {node.name for node in cluster.nodes}
+    gone = [n for n in reading.leaving if n in reading.orphans or (n not in reading.pooled and n not in listed)]
+    notes = {("config", f"{cluster.mount('config')}/{LEAVING}/{n}") for n in gone if APPROLE.fullmatch(n)}
+    return {**approles, **{note: {} for note in notes}}
+
+
+def _cas(cluster: Cluster, certificates: Mapping[str, str]) -> dict[str, CaFacts]:
+    found = {ca: read_ca(ca, certificates[cluster.mount(ca)]) for ca in _CAS if cluster.mount(ca) in certificates}
+    return {ca: facts for ca, facts in found.items() if facts is not None}
 
 
 def _record(cluster: Cluster, key: Key) -> bool:

@@ -6,7 +6,7 @@ import os
 from datetime import datetime
 from typing import Final
 
-from vaultpki import assets, issuance, records
+from vaultpki import anchor, assets, issuance, marks
 from vaultpki.certificates import BUNDLES, resolve, row_named, rows, unit
 from vaultpki.errors import SpecError
 from vaultpki.facts import Facts, Trust
@@ -22,18 +22,23 @@ MANIFESTS: Final = "manifests"
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """A certificate that lies in a folder now: what it says, and the files a person uses."""
+    """A certificate that lies in a folder now: what it says, and the files a person uses.
+
+    `strangers` are sentences about what the CAs' mounts show and nobody trusts. `drift` is as `anchor.Place` has it.
+    """
 
     facts: Facts
     kubeconfig: str | None
     manifests: tuple[str, ...]
+    strangers: tuple[str, ...] = ()
+    drift: tuple[str, ...] = ()
 
 
 def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: datetime, *, grace: float = GRACE) -> Issued:
     """Issues an operator's row into `directory`, beside what other rows of the operator's lie there.
 
-    What it replaces is gone `grace` seconds later, for which it waits. SpecError where the row is a node's or the
-    cluster was not applied; the errors of `issuance.sign` and the store.
+    What it replaces is gone `grace` seconds later, for which it waits. SpecError where the row is a node's; the errors
+    of `anchor.find`, `issuance.sign` and the store.
     """
     try:
         row = row_named(cluster, name)
@@ -42,22 +47,23 @@ def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: dateti
     if row is None or not row.operator:
         known = ", ".join(row.name for row in rows(cluster) if row.operator)
         raise SpecError(f"{name!r} is no certificate of an operator's; these are: {known}")
-    record = vault.read(f"{cluster.mount('config')}/data/cluster")
-    if record is None:
-        raise SpecError(f"cluster {cluster.name} is not in this Vault; run `vaultpki apply -f {cluster.file}` first")
-    where = f"{cluster.mount('config')}/data/cluster"
-    told = records.read_cluster(record.get("data") or {}, where=where, cluster=cluster.name)
-    trust = issuance.trusts(issuance.fetch_issuers(vault, cluster.prefix), told.root_sha256, now)
+    place = anchor.find(cluster, vault, now)
+    issuers = issuance.fetch_issuers(vault, cluster.prefix)
+    issuance.trusts(issuers, place.root_sha256, now, cluster=cluster.name)
     want = resolve(row, cluster, None)
     with Directory.open(directory) as store:
+        marks.claim(store, marks.Holder(cluster.name, None, place.root_sha256))
         store.sweep()
+        held = {ca: [text] for ca, text in issuance.lying(store).items()}
+        issuers = issuance.keeping(issuers, held, place.root_sha256, now, cluster=cluster.name)
+        trust = issuance.trusts(issuers, place.root_sha256, now, cluster=cluster.name)
         signed = issuance.sign(vault, want, trust[want.ca], now)
-        held = [r for r in rows(cluster) if r.operator and (r.name == name or unit(r.stem) in store.units())]
+        lying = [r for r in rows(cluster) if r.operator and (r.name == name or unit(r.stem) in store.units())]
         files = issuance.companions(
             trust,
-            [resolve(r, cluster, None) for r in held],
+            [resolve(r, cluster, None) for r in lying],
             cluster=cluster.name,
-            endpoint=told.endpoint,
+            endpoint=str(cluster.api_server.endpoint),
             directory=store.path,
             owner=Owner(),
             chain=True,
@@ -71,7 +77,11 @@ def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: dateti
         manifests = tuple(_write_manifests(cluster, trust["kubelet"], store.path))
         store.settle(grace)
     kubeconfig = f"{store.path}/{want.kubeconfig}" if want.kubeconfig else None
-    return Issued(signed.facts, kubeconfig, manifests)
+    strangers = tuple(
+        f"{stranger.subject_text} on the mount of {ca} is not trusted: {stranger.reason}"
+        for ca, stranger in issuance.strangers(issuers, trust)
+    )
+    return Issued(signed.facts, kubeconfig, manifests, strangers, place.drift)
 
 
 def _write_manifests(cluster: Cluster, kubelets: Trust, directory: str) -> list[str]:
@@ -84,9 +94,10 @@ def _write_manifests(cluster: Cluster, kubelets: Trust, directory: str) -> list[
         for row in rows(cluster)
         if row.manifest
     }
-    texts[assets.KUBELET_SERVING_CA] = assets.kubelet_serving_ca(
-        bundle=kubelets.bundle, chain_bundle=kubelets.chain_bundle
-    )
+    if kubelets.issuing:
+        texts[assets.KUBELET_SERVING_CA] = assets.kubelet_serving_ca(
+            bundle=kubelets.bundle, chain_bundle=kubelets.chain_bundle
+        )
     for name, text in texts.items():
         write_private(f"{folder}/{name}", text.encode(), 0o644)
     return [f"{folder}/{name}" for name in texts]

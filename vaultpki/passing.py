@@ -32,7 +32,7 @@ from vaultpki.holding import Holding
 from vaultpki.log import Event, Value
 from vaultpki.memory import Memory
 from vaultpki.model import AgentConfig
-from vaultpki.plain import stamp
+from vaultpki.plain import printable, stamp
 from vaultpki.store import Directory
 from vaultpki.values import dataclass
 
@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from vaultpki.model import Certificate
     from vaultpki.pairs import Item
     from vaultpki.vault import Vault
+
+
+# Of what a server says of itself, how many characters go into a node's report.
+_LONGEST_TOLD = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,7 @@ class Pass:
         self._again: list[float] = []
         self._asked = 0
         self._items: tuple[Item, ...] = ()
+        self._strangers: list[str] = []
 
     def run(self) -> Outcome:
         from vaultpki import bundles
@@ -120,14 +125,15 @@ class Pass:
         if spec is None or seen is None or any(item.wants_signing for item in seen.items):
             spec = self._fetch(copy)
         trust = self._trust(spec)
-        self._tell_strangers(trust)
+        self._tell_strangers(spec, trust)
         if seen is not None and seen.by == (spec.certificates, trust):
             items = seen.items
         else:
             items = self._look(spec, trust, self._force)
         # New trust first: a leaf of a new issuing CA must not come before those who check it know the CA. Old trust
         # last: nor may a CA go before its leaves.
-        meanwhile = bundles.with_outgoing(self._directory, trust, items, self._now)
+        cluster = self._config.cluster
+        meanwhile = bundles.with_outgoing(self._directory, trust, items, self._now, cluster=cluster)
         # And nobody is pointed at a pair that is not there yet.
         waiting = {item.want.name for item in items if not item.ready}
         first = self._lay_bundles(spec, meanwhile, waiting)
@@ -177,17 +183,21 @@ class Pass:
     def _trust(self, spec: Holding) -> dict[str, Trust]:
         from vaultpki import issuance
 
+        issuers = issuance.Issuers(spec.issuing, spec.roots)
         try:
-            return issuance.trusts(issuance.Issuers(spec.issuing, spec.roots), self._config.root_sha256, self._now)
+            return issuance.trusts(issuers, self._config.root_sha256, self._now, cluster=self._config.cluster)
         except CertificateRefused as error:
             # By a clock that is wrong every date is.
             raise self._failures.get("clock", error) from None
 
-    def _tell_strangers(self, trust: Mapping[str, Trust]) -> None:
-        for ca, known in trust.items():
-            for stranger in known.strangers:
-                text = f"{stranger} on the mount of {ca} is no issuing CA of the pinned root; take it off the mount"
-                self._events.append(Event("stranger", f"{text} (nobody trusts it)", "warning", {"ca": ca}))
+    def _tell_strangers(self, spec: Holding, trust: Mapping[str, Trust]) -> None:
+        from vaultpki import issuance
+
+        for ca, stranger in issuance.strangers(issuance.Issuers(spec.issuing, spec.roots), trust):
+            text = f"{stranger.subject_text} on the mount of {ca} is not trusted: {stranger.reason}"
+            self._strangers.append(text)
+            about: dict[str, Value] = {"ca": ca, "sha256": stranger.fingerprint, "reason": stranger.reason}
+            self._events.append(Event("stranger", f"{text}; take it off the mount", "warning", about))
 
     # What Vault says
 
@@ -201,13 +211,16 @@ class Pass:
 
     def _fetch(self, old: Holding | None) -> Holding:
         """What Vault says now; the copy where it says nothing usable, and then why is told."""
-        from vaultpki import credential
+        from vaultpki import credential, issuance
 
         # Needed next, and long to load: Vault's first answers take some time too.
         threading.Thread(target=import_module, args=("vaultpki.x509",), daemon=True).start()
         try:
             self._vault = credential.login(self._config, allow_http=self._allow_http)
-            spec = holding.fetch(self._config, self._vault, self._clock)
+            held = {ca: [text] for ca, text in issuance.lying(self._directory).items()}
+            for ca, pems in (old.issuing if old is not None else {}).items():
+                held.setdefault(ca, []).extend(pems)
+            spec = holding.fetch(self._config, self._vault, self._clock, held)
         except VaultpkiError as error:
             if old is None:
                 raise
@@ -360,6 +373,7 @@ class Pass:
                 for item in self._items
             },
             "failures": sorted(self._failures),
+            "strangers": [printable(text)[:_LONGEST_TOLD] for text in self._strangers],
         }
         # Nobody trusts it and nothing depends on it, so neither does this pass.
         with contextlib.suppress(VaultpkiError):

@@ -26,6 +26,13 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
+def escaped(text: str) -> str:
+    """The text with everything that could steer a terminal written as a Python escape, so that no two read alike."""
+    if text.isprintable() and "\\" not in text:
+        return text
+    return "".join(c if c.isprintable() and c != "\\" else ascii(c)[1:-1] for c in text)
+
+
 def stamp(when: datetime) -> str:
     """A moment as RFC 3339 in UTC, to the second."""
     return f"{when.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -5,17 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import field
+from datetime import datetime
 from typing import Any, Final, Literal
 
 from vaultpki.desired import ENGINE_CONFIG
 from vaultpki.known import UNKNOWN, Fields, Key
+from vaultpki.plain import stamp
 from vaultpki.values import dataclass
 
 Action = Literal["create", "update", "delete"]
+Colour = Literal["green", "yellow", "red"]
 
 # Where an object of each kind stands in a run: nothing is written before what it needs, and what takes rights away or
 # leaves nothing to point at comes last.
 STAGES: Final = ("first", "mounts", "root", "engines", "issuers", "rules", "nodes", "removals", "farewells")
+
+UNCHANGED: Final = "Nothing to change."
+"""What a person is told last where there is nothing to do."""
 
 # Said once, when the CA is made; a later change of them is a rotation, not an edit.
 _AT_BIRTH: Final = frozenset({"common_name", "key", "ttl"})
@@ -24,6 +30,18 @@ _AT_BIRTH: Final = frozenset({"common_name", "key", "ttl"})
 _DURATIONS: Final = frozenset({"expiry", "auto_rebuild_grace_period", "delete_version_after"})
 _UNITS: Final = {"d": 86400, "h": 3600, "m": 60, "s": 1, "ms": 0.001}
 _PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(d|h|ms|m|s)")
+_DURATION = re.compile(rf"(?:{_PART.pattern})+")
+
+
+@dataclass(frozen=True, slots=True)
+class Danger:
+    """Something on the server that is not ours and that a person must look at: the object, and why, in one sentence.
+
+    Both may hold what the server says of itself.
+    """
+
+    name: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +53,7 @@ class Observed:
 
     objects: Mapping[Key, Fields] = field(default_factory=dict)
     applied: frozenset[Key] = frozenset()
+    dangers: tuple[Danger, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +71,54 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Rotation:
+    """A CA that is otherwise than cluster.yaml asks, which no apply changes: `fields` as in Change, TTLs in seconds.
+
+    `refused` are certificates that ask for more life than the CA as it is has: until the rotation nobody gets them.
+    """
+
+    ca: str
+    fields: Mapping[str, tuple[Any, Any]]
+    not_after: datetime
+    refused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Impact:
+    """What changes mean for nodes that take part already.
+
+    It is about one listed node, or about `nodes` nodes of a pool, or about all (`nodes`, and neither name). `effect` is
+    one word for programs, `detail` a sentence for people.
+    """
+
+    effect: str
+    detail: str
+    node: str | None = None
+    pool: str | None = None
+    certificate: str | None = None
+    nodes: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """The changes in the order they are carried out, and what lies on our mounts that we did not make."""
+    """The changes in the order they are carried out, and what lies on our mounts that we did not make.
+
+    `dangers` are those among the latter that no apply mends and nobody may overlook. `rotations` and `impact` change
+    nothing: they are told beside the changes. `root_sha256` is that of the root CA once an apply is through; empty
+    before.
+    """
 
     changes: tuple[Change, ...]
     unmanaged: tuple[Key, ...] = ()
+    dangers: tuple[Danger, ...] = ()
+    rotations: tuple[Rotation, ...] = ()
+    impact: tuple[Impact, ...] = ()
+    root_sha256: str = ""
+
+    @property
+    def attention(self) -> bool:
+        """Whether something needs a person that no apply changes."""
+        return bool(self.rotations or self.dangers)
 
 
 def plan(desired: Mapping[Key, Fields], observed: Observed) -> Plan:
@@ -77,7 +139,8 @@ def plan(desired: Mapping[Key, Fields], observed: Observed) -> Plan:
         if key in observed.applied
     ]
     changes.sort(key=lambda change: STAGES.index(stage(change)))
-    return Plan(tuple(changes), tuple(sorted(key for key in surplus if key not in observed.applied)))
+    unmanaged = tuple(sorted(key for key in surplus if key not in observed.applied))
+    return Plan(tuple(changes), unmanaged, observed.dangers)
 
 
 def stage(change: Change) -> str:
@@ -106,17 +169,37 @@ def to_json(plan: Plan, *, reads: int, writes: int) -> dict[str, Any]:
     """The form in which programs read a plan (`plan --json`, `apply --json`)."""
     return {
         "changes": [
-            {
-                "action": change.action,
-                "kind": change.kind,
-                "name": change.name,
-                "fields": {name: {"from": old, "to": new} for name, (old, new) in change.fields.items()},
-            }
+            {"action": change.action, "kind": change.kind, "name": change.name, "fields": _sides(change.fields)}
             for change in plan.changes
         ],
+        "impact": [
+            {
+                "node": impact.node,
+                "pool": impact.pool,
+                "nodes": impact.nodes,
+                "certificate": impact.certificate,
+                "effect": impact.effect,
+                "detail": impact.detail,
+            }
+            for impact in plan.impact
+        ],
+        "rotation_needed": [
+            {
+                "ca": rotation.ca,
+                "fields": _sides(rotation.fields),
+                "not_after": stamp(rotation.not_after),
+                "refused": list(rotation.refused),
+            }
+            for rotation in plan.rotations
+        ],
         "unmanaged": [f"{kind} {name}" for kind, name in plan.unmanaged],
+        "dangers": [{"name": danger.name, "reason": danger.reason} for danger in plan.dangers],
         "requests": {"reads": reads, "writes": writes},
     }
+
+
+def _sides(fields: Mapping[str, tuple[Any, Any]]) -> dict[str, dict[str, Any]]:
+    return {name: {"from": old, "to": new} for name, (old, new) in fields.items()}
 
 
 def _difference(key: Key, wanted: Fields, found: Fields | None) -> dict[str, tuple[Any, Any]]:
@@ -145,7 +228,8 @@ def _seconds(duration: object) -> float | None:
     text = str(duration)
     if re.fullmatch("[0-9]+", text):
         return float(text)
-    parts = _PART.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
+    # Only then looked through part by part: a server could send a million digits.
+    if not _DURATION.fullmatch(text):
         return None
+    parts = _PART.findall(text)
     return float(sum(float(number) * _UNITS[unit] for number, unit in parts))

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from vaultpki import __version__, holding, memory
+from vaultpki import __version__, guard, holding, memory, regular
 from vaultpki.errors import StoreError
 from vaultpki.memory import Memory
 from vaultpki.store import Directory
@@ -70,9 +70,8 @@ def due(file: Path, *, allow_http: bool, now: float) -> float | None:
     None says nothing: then agent.yaml has to be read. `now` is Unix time.
     """
     try:
-        with file.open("rb") as stream:
-            data = stream.read(_LARGEST)
-    except (OSError, ValueError):
+        data = regular.content(guard.open_file(str(file)), _LARGEST)
+    except (OSError, ValueError, StoreError):
         return None
     # Only a hint where to look: what lies there was written by a pass that had read these very bytes, or says nothing.
     found = _STATE.search(data)

@@ -7,12 +7,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field
 from functools import partial
+from importlib import import_module
+from threading import Thread
 from typing import Final
 
-from vaultpki.certificates import ISSUING_CAS, ROOT
+from vaultpki.certificates import ISSUING_CAS, MOST_ISSUERS, ROOT
 from vaultpki.desired import ENGINE_CONFIG
 from vaultpki.errors import BadAnswer, CertificateUnreadable
-from vaultpki.identities import jwt_roles
+from vaultpki.identities import approle_pools, jwt_roles, takes
 from vaultpki.known import Fields, Key
 from vaultpki.model import VERSION, Cluster
 from vaultpki.values import dataclass
@@ -21,20 +23,30 @@ from vaultpki.vault import HEALTH, Answer, Json, Request, Vault, check_named, te
 # Written before what it names is made, so that no crash leaves an object that nobody knows as ours.
 APPLIED: Final = "applied"
 
+# Below it stands of which nodes the identity is being ended, with the role ids by which their tokens are found.
+LEAVING: Final = "leaving"
+
 # Where records lie that are no part of the plan, or are listed folder by folder.
 _FOLDERS: Final = ("nodes", "pools")
-_NO_PLAN: Final = frozenset({APPLIED, "cluster", "reports/", "leaving/", *(f"{folder}/" for folder in _FOLDERS)})
+_NO_PLAN: Final = frozenset({APPLIED, "cluster", "reports/", f"{LEAVING}/", *(f"{folder}/" for folder in _FOLDERS)})
 
 # Every name we give is one of these; a name that is not was given by others, and may not even fit into a path.
 _OURS = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)*")
 
+# What others may call an AppRole, and what fits into a path.
+APPROLE: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What the record `applied` says: every object that an apply made or was about to make, and role ids by node."""
+    """What the record `applied` says: every object that an apply made or was about to make, and role ids by node.
+
+    `pools` are the names of nodes by pool, of those pools to which every pooled AppRole is known to belong.
+    """
 
     objects: frozenset[Key] = frozenset()
     role_ids: Mapping[str, str] = field(default_factory=dict)
+    pools: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, record: Mapping[str, object]) -> Memory:
@@ -44,7 +56,7 @@ class Memory:
             lines = (line.partition(" ") for line in str(record.get(name) or "").splitlines())
             return [(first, second) for first, _, second in lines if second]
 
-        return cls(frozenset(pairs("objects")), dict(pairs("role_ids")))
+        return cls(frozenset(pairs("objects")), dict(pairs("role_ids")), dict(pairs("pools")))
 
     def record(self) -> Json:
         """The record that says so."""
@@ -53,6 +65,7 @@ class Memory:
             "version": VERSION,
             "objects": "\n".join(sorted(f"{kind} {name}" for kind, name in self.objects)),
             "role_ids": "\n".join(sorted(f"{node} {role_id}" for node, role_id in self.role_ids.items())),
+            "pools": "\n".join(sorted(f"{pool} {node_names}" for pool, node_names in self.pools.items())),
         }
 
 
@@ -76,12 +89,21 @@ class Reading:
         self.issuers: dict[str, str] = {}
         self.memory = Memory()
         self.root_sha256 = ""
+        self.root_pem = ""
+        self.certificates: dict[str, dict[str, str]] = {}
+        self.counts: dict[str, int] = {}
         self.approles: dict[str, str] = {}
         self.keys: dict[str, frozenset[str]] = {}
         self.store_options: Fields = {}
+        self.own_certificates: dict[str, str] = {}
+        self.pooled: tuple[str, ...] = ()
+        self.orphans: dict[str, Fields] = {}
+        self.leaving: tuple[str, ...] = ()
 
     def begin(self, expected: Iterable[Key]) -> list[Answer]:
         """What the server tells of itself, all its mounts, all its auth mounts and the names of all its policies."""
+        # Needed at the end, and long to load: the server's answers take some time too.
+        Thread(target=import_module, args=("vaultpki.x509",), daemon=True).start()
         requests = [
             HEALTH,
             Request("GET", "sys/mounts"),
@@ -164,6 +186,8 @@ class Reading:
             ]
         if "listed" in auths:
             asks.append((Request("LIST", f"auth/{self._cluster.prefix}/listed/role"), self._approle_names))
+        if "pooled" in auths:
+            asks.append((Request("LIST", f"auth/{self._cluster.prefix}/pooled/role"), self._pooled_names))
         if "jwt" in auths:
             config = f"auth/{self._cluster.prefix}/jwt/config"
             asks.append((Request("GET", config), partial(self._object, ("config", config))))
@@ -214,6 +238,36 @@ class Reading:
             self.objects[key] = _without_null(answer.data)
         return ()
 
+    def _pooled_names(self, answer: Answer) -> Iterable[_Ask]:
+        """Tells the AppRoles that belong to no pool of cluster.yaml.
+
+        Most are told by their names. One whose name fits may be that of a pool that had the same names: all are read
+        where the pools have changed since that was last looked at.
+        """
+        pools = approle_pools(self._cluster)
+        self.pooled = answer.keys
+        unread = self.memory.pools != {pool.name: pool.node_names for pool in pools}
+        for name in dict.fromkeys(answer.keys):
+            if not APPROLE.fullmatch(name):
+                self.objects["approle", f"{self._cluster.prefix}/pooled/{name}"] = {}
+                continue
+            fits = [f"{self._cluster.prefix}/pool/{pool.name}" for pool in pools if takes(pool, name)]
+            if not fits:
+                self.orphans[name] = {}
+            elif unread:
+                role = Request("GET", f"auth/{self._cluster.prefix}/pooled/role/{name}")
+                yield role, partial(self._pooled_approle, name, fits)
+
+    def _pooled_approle(self, name: str, fits: list[str], answer: Answer) -> Iterable[_Ask]:
+        policies = answer.data.get("token_policies") if answer.found else fits[:1]
+        if policies not in [[policy] for policy in fits]:
+            self.orphans[name] = {"token_policies": policies}
+        return ()
+
+    def _leaving_names(self, answer: Answer) -> Iterable[_Ask]:
+        self.leaving = answer.keys
+        return ()
+
     def _jwt_roles(self, answer: Answer) -> Iterable[_Ask]:
         head = f"{jwt_roles(self._cluster)}/"
         return self._each(answer.keys, "config", head, head, self._object)
@@ -229,7 +283,8 @@ class Reading:
 
     def _other_records(self, answer: Answer) -> Iterable[_Ask]:
         self.objects |= {("config", f"{self._config}/{name}"): {} for name in answer.keys if name not in _NO_PLAN}
-        return ()
+        if f"{LEAVING}/" in answer.keys:
+            yield Request("LIST", f"{self._config}/metadata/{LEAVING}"), self._leaving_names
 
     def _records(self, folder: str, answer: Answer) -> Iterable[_Ask]:
         head, path = f"{self._config}/{folder}/", f"{self._config}/data/{folder}/"
@@ -257,25 +312,45 @@ class Reading:
         self.keys[mount] = frozenset(str(key.get("key_name")) for key in answer.key_info.values())
         keys = {id_ for id_, key in answer.key_info.items() if key.get("key_name") == ours}
         issuers = self._named_issuers[mount]
+        self.counts[mount] = len(issuers)
         candidates = [id_ for id_, issuer in issuers.items() if issuer.get("issuer_name") == ours]
         candidates += [id_ for id_, issuer in issuers.items() if issuer.get("key_id") in keys]
         for id_, issuer in issuers.items():
             if id_ not in candidates[:1]:
-                self.objects["issuer", f"{mount}/issuer/{issuer.get('issuer_name') or id_}"] = {}
+                name = str(issuer.get("issuer_name") or id_)
+                self.objects["issuer", f"{mount}/issuer/{name}"] = {}
+                yield from self._foreign(mount, name, id_)
         for id_ in candidates[:1]:
             key = answer.key_info.get(str(issuers[id_].get("key_id"))) or {}
             defaults = {"default": bool(issuers[id_].get("is_default")), "default_key": bool(key.get("is_default"))}
             # By its name where it has one, which is known before its id is.
-            named = ours if issuers[id_].get("issuer_name") == ours else id_
-            yield Request("GET", f"{mount}/issuer/{named}"), partial(self._issuer, mount, id_, defaults)
+            name = ours if issuers[id_].get("issuer_name") == ours else id_
+            yield Request("GET", f"{mount}/issuer/{name}"), partial(self._issuer, mount, name, id_, defaults)
 
-    def _issuer(self, mount: str, id_: str, defaults: Fields, answer: Answer) -> Iterable[_Ask]:
-        check_named(answer.data, "issuer_id", id_, f"{mount}/issuer")
+    def _foreign(self, mount: str, name: str, id_: str) -> Iterable[_Ask]:
+        """Asks for the certificate of an issuer that is not the mount's own, where there are not too many of them."""
+        shown = self.certificates.setdefault(mount, {})
+        if len(shown) >= MOST_ISSUERS:
+            return
+        shown[name] = ""
+        if _OURS.fullmatch(id_):
+            yield Request("GET", f"{mount}/issuer/{id_}"), partial(self._shown, mount, name, id_)
+
+    def _shown(self, mount: str, name: str, id_: str, answer: Answer) -> Iterable[_Ask]:
+        if answer.found:
+            check_named(answer.data, "issuer_id", id_, f"{mount}/issuer")
+        self.certificates.setdefault(mount, {})[name] = str(answer.data.get("certificate") or "")
+        return ()
+
+    def _issuer(self, mount: str, name: str, id_: str, defaults: Fields, answer: Answer) -> Iterable[_Ask]:
+        self._shown(mount, name, id_, answer)
         self.issuers[mount] = id_
+        self.own_certificates[mount] = str(answer.data.get("certificate"))
         # Once one of its URLs was ever set, the empty ones read as null.
         self.objects["issuer", mount] = {**_without_null(answer.data), **defaults}
         if mount == self._cluster.mount(ROOT):
-            self.root_sha256 = fingerprint(text(answer.data, "certificate"))
+            self.root_pem = text(answer.data, "certificate")
+            self.root_sha256 = fingerprint(self.root_pem)
         return ()
 
 
@@ -286,7 +361,6 @@ def _own_issuer(mount: str) -> str:
 
 def fingerprint(pem: str) -> str:
     """SHA-256 of the certificate's DER form, in hex."""
-    # Not x509.py, whose import costs more than the whole of a plan's requests.
     import hashlib
     import ssl
 

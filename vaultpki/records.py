@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from vaultpki import words
-from vaultpki.certificates import BUNDLES, ISSUING_CAS, unit
+from vaultpki import file_names, row_rules, words
+from vaultpki.certificates import ISSUING_CAS
 from vaultpki.errors import SpecError
 from vaultpki.model import (
     NODE,
@@ -45,6 +45,7 @@ MOST_CERTIFICATES: Final = 40
 
 # A certificate's name, or its and a pool's (`certificates.pool_role`).
 _ROLE = re.compile(rf"{words.LABEL}(?:-{words.LABEL})?")
+_MOST_SECONDS = 100 * 365 * 86400
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -59,7 +60,7 @@ class ClusterRecord:
 
 
 def cluster_record(cluster: Cluster, addresses: tuple[str, ...], ca_pem: str | None, root_sha256: str) -> Json:
-    """The record `cluster`, also the memory of where the first apply found Vault."""
+    """The record `cluster`. What it says of Vault's addresses is for people to read, and believed by nobody."""
     return {
         "version": VERSION,
         "cluster": cluster.name,
@@ -71,6 +72,18 @@ def cluster_record(cluster: Cluster, addresses: tuple[str, ...], ca_pem: str | N
             for t in cluster.templates
         },
     }
+
+
+def drift(record: Any, wanted: Json, *, where: str) -> tuple[str, ...]:
+    """The fields in which a cluster's record is not as it should be; SpecError where a newer vaultpki wrote it."""
+    version = record.get("version") if isinstance(record, Mapping) else None
+    if isinstance(version, int) and version > VERSION:
+        _Reading(record, where)
+    if not isinstance(record, Mapping):
+        return ("all of it",)
+    changed = tuple(name for name, value in wanted.items() if record.get(name) != value)
+    # What names others give their fields is not repeated.
+    return changed + (("further fields",) if record.keys() - wanted.keys() else ())
 
 
 def node_record(node: Node, certificates: tuple[Certificate, ...], role_id: str) -> Json:
@@ -127,6 +140,7 @@ def read_cluster(record: Mapping[str, Any], *, where: str, cluster: str | None =
         if not words.fits(name, words.label):
             raise reading.wrong("templates")
         templates.append(UserTemplate(name, entry.word("file", words.file_name), text, entry.roles()))
+    _refuse_file_names((), templates, where)
     return ClusterRecord(
         cluster=own,
         endpoint=reading.word("endpoint", words.endpoint),
@@ -140,18 +154,45 @@ def read_certificates(
 ) -> tuple[frozenset[NodeRole], tuple[Certificate, ...]]:
     """The roles and certificates that a node's or a pool's record gives to `node`; SpecError as for read_cluster."""
     reading = _Reading(record, where)
+    pool = reading.holder(node)
+    roles = reading.roles()
     entries = reading.value("certificates")
-    if not isinstance(entries, list) or len(entries) > MOST_CERTIFICATES:
+    if not isinstance(entries, list) or len(entries) > MOST_CERTIFICATES or strings(entries) > MOST_STRINGS:
         raise reading.wrong("certificates")
     certificates = []
     for index, value in enumerate(entries):
         entry = _Reading(value, f"{where}: certificates[{index}]", versioned=False)
-        certificates.append(entry.certificate(node, prefix))
-    files = [c.stem for c in certificates] + [c.kubeconfig for c in certificates if c.kubeconfig]
-    units = [BUNDLES, *(unit(c.stem) for c in certificates)]
-    if len(set(files)) != len(files) or len(set(units)) != len(units):
-        raise reading.wrong("certificates")
-    return reading.roles(), tuple(certificates)
+        certificate = entry.certificate(node, prefix)
+        changed = row_rules.held_problem(certificate, node=node, roles=roles, pool=pool)
+        if changed is not None:
+            raise entry.wrong(changed)
+        certificates.append(certificate)
+    for taken in ([c.name for c in certificates], [(c.ca, c.role) for c in certificates]):
+        if len(set(taken)) != len(taken):
+            raise reading.wrong("certificates")
+    _refuse_file_names(certificates, (), where)
+    return roles, tuple(certificates)
+
+
+def refuse_file_names(cluster: ClusterRecord, certificates: Sequence[Certificate], *, where: str) -> None:
+    """SpecError where a template of the cluster's record has the file of one of a node's certificates."""
+    _refuse_file_names(certificates, cluster.templates, where)
+
+
+def _refuse_file_names(certificates: Sequence[Certificate], templates: Sequence[UserTemplate], where: str) -> None:
+    # The rows of the table first, as cluster.yaml's are: of two the other one is told.
+    ordered = sorted(certificates, key=lambda certificate: certificate.name not in row_rules.OF_TABLE)
+    claims = [claim for certificate in ordered for claim in file_names.of_row(certificate)]
+    claims += map(file_names.of_template, templates)
+    for index, problem in file_names.refused(claims):
+        claim = claims[index]
+        name = claim.holder.removeprefix("template ")
+        field = f"templates.{name}.file" if claim.kind == "template" else f"certificates: {name}"
+        raise SpecError(
+            f"holds what no vaultpki writes ({problem.partition(':')[0]}); apply the cluster again",
+            file=where,
+            field=field,
+        )
 
 
 def _certificate(certificate: Certificate) -> Json:
@@ -214,8 +255,9 @@ class _Reading:
         value = self.value(key)
         if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
             raise self.wrong(key)
-        filled = tuple(text.replace(NODE, node) for text in value)
-        if not all(words.fits(text, check) for text in filled):
+        # A pool's node may have the very name that cluster.yaml adds for all of them.
+        filled = tuple(dict.fromkeys(text.replace(NODE, node) for text in value))
+        if len(set(value)) != len(value) or not all(words.fits(text, check) for text in filled):
             raise self.wrong(key)
         return filled
 
@@ -225,18 +267,34 @@ class _Reading:
             raise self.wrong(key)
         return value
 
-    def seconds(self, key: str) -> int:
+    def seconds(self, key: str, least: int = 0) -> int:
         value = self.value(key)
         # KV gives numbers back as JSON numbers; a bool is one to Python.
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 100 * 365 * 86400:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < _MOST_SECONDS:
             raise self.wrong(key)
         return value
 
     def roles(self) -> frozenset[NodeRole]:
         try:
-            return frozenset(NodeRole(value) for value in self.several("roles", words.label))
+            found = frozenset(NodeRole(value) for value in self.several("roles", words.label))
         except ValueError:
             raise self.wrong("roles") from None
+        if not found:
+            raise self.wrong("roles")
+        return found
+
+    def holder(self, node: str) -> Pool | None:
+        """The pool whose record this is, which takes the node `node`; None where it is that node's own."""
+        if "node" in self._record:
+            if self.value("node") != node:
+                raise self.wrong("node")
+            return None
+        pool = Pool(self.word("pool", words.pool_name), self.roles(), self.word("node_names", words.node_pattern))
+        if pool.roles != {NodeRole.WORKER}:
+            raise self.wrong("roles")
+        if not node.startswith(pool.node_names[:-1]):
+            raise self.wrong("node_names")
+        return pool
 
     def certificate(self, node: str, prefix: str) -> Certificate:
         ca = self.word("ca", words.label)
@@ -252,7 +310,8 @@ class _Reading:
         subject = Subject(
             common_name,
             self.several("organization", words.organization),
-            self.several("dns", words.host_name, node=node),
+            # A node's name may be a number, which no other name ends with.
+            self.several("dns", lambda text: text if text == node else words.dns_name(text), node=node),
             self.several("ips", words.address),
         )
         return Certificate(
@@ -262,7 +321,7 @@ class _Reading:
             ca=ca,
             mount=f"{prefix}/{ca}",
             role=self.text("role", _ROLE),
-            ttl=self.seconds("ttl"),
+            ttl=self.seconds("ttl", row_rules.SHORTEST_LEAF),
             key=key,
             stem=self.word("file", words.stem),
             kubeconfig=self.word("kubeconfig", words.kubeconfig_name) if self.text("kubeconfig", None) else None,

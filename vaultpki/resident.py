@@ -20,11 +20,12 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
-from vaultpki import agent, brakes, footprint, holding, hooks, memory
+from vaultpki import agent, brakes, files, footprint, holding, hooks, memory
 from vaultpki.errors import Busy, Denied, NeedsJoin, Refused, Unavailable, Untrusted, VaultError, VaultpkiError, fault
 from vaultpki.log import Event
 from vaultpki.model import AgentConfig
 from vaultpki.passing import Outcome
+from vaultpki.residence import Residence
 from vaultpki.systemd import Notifier
 from vaultpki.values import dataclass
 
@@ -52,9 +53,13 @@ def stay(
 ) -> None:
     """Renews until SIGTERM or SIGINT; SIGHUP calls `load` for what agent.yaml says now. Returns once it shall end.
 
-    `load` raises a VaultpkiError for a file that is wrong: it is told, and what was read before goes on. Only for the
-    main thread. What still runs when this returns may be ended with the process.
+    Busy where another agent that stays holds the same directory or state folder, StoreError where others could exchange
+    one of these; both before anything is done. `load` raises a VaultpkiError for a file that is wrong: it is told, and
+    what was read before goes on. Only for the main thread. What still runs when this returns may be ended with the
+    process.
     """
+    for path in (config.state, config.directory):
+        files.refuse_unsafe_way(path)
     _Resident(config, load, tell, allow_http=allow_http).stay()
 
 
@@ -72,6 +77,7 @@ class _Resident:
         self._notifier = Notifier()
         self._wake = threading.Event()
         self._runner = hooks.Runner(done=self._wake.set)
+        self._residence = Residence()
         self._asked: set[int] = set()
         self._beat = time.monotonic()
         self._told: dict[str, str] = {}
@@ -95,6 +101,7 @@ class _Resident:
         signal.set_wakeup_fd(said.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
+        self._residence.hold(self._config)
         self._tell(Event("started", f"{self._config.node} of {self._config.cluster}: the agent has started"))
         worker = threading.Thread(target=self._work, daemon=True)
         worker.start()
@@ -143,10 +150,11 @@ class _Resident:
             self._metrics = None
         if address is None:
             return
-        from vaultpki import metrics
+        from vaultpki import glance, metrics
 
+        look = glance.Glance(lambda: self._view, lambda: self._config).look
         try:
-            server = metrics.Server(address, lambda: self._view, stale_after=_stale_after(self._config))
+            server = metrics.Server(address, lambda: self._view, look=look, stale_after=_stale_after(self._config))
             server.start()
             self._metrics, self._unserved = server, ""
         except VaultpkiError as error:
@@ -185,6 +193,7 @@ class _Resident:
         used = replace(_credential(config), file=None)
         shown = self._view is not None and bool(self._view.certificates) and not self._view.unseen
         try:
+            self._residence.hold(config)
             outcome = agent.run(
                 config,
                 allow_http=self._allow_http,
@@ -322,22 +331,10 @@ def _wait(
 def _view(
     config: AgentConfig, outcome: Outcome, before: metrics.View | None, counts: dict[str, int], signs: int
 ) -> metrics.View:
-    from vaultpki import metrics
+    from vaultpki import glance, metrics
 
     now, known = time.time(), outcome.memory
-    seen = tuple(
-        metrics.CertificateView(
-            name=item.want.name,
-            not_after=None if item.not_after is None else item.not_after.timestamp(),
-            renew_after=None if item.verdict.renew_after is None else item.verdict.renew_after.timestamp(),
-            asked=item.want.ttl,
-            granted=known.certificates[item.want.name].granted if item.want.name in known.certificates else None,
-            state=item.verdict.state.value,
-            last_error=known.faults[item.want.name].text if item.want.name in known.faults else "",
-            last_error_time=known.faults[item.want.name].last if item.want.name in known.faults else None,
-        )
-        for item in outcome.items
-    ) or (before.certificates if before else ())
+    seen = tuple(glance.certificate(item, known) for item in outcome.items) or (before.certificates if before else ())
     reached, ends = outcome.reached, [one.not_after for one in seen if one.not_after is not None]
     return metrics.View(
         node=config.node,

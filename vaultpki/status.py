@@ -77,7 +77,8 @@ def of_node(config: AgentConfig, now: datetime, *, ask: bool = True, allow_http:
         if spec is None:
             faults.setdefault("agent", "nothing was ever issued here; run `vaultpki agent`")
         else:
-            trust = issuance.trusts(issuance.Issuers(spec.issuing, spec.roots), config.root_sha256, now)
+            issuers = issuance.Issuers(spec.issuing, spec.roots)
+            trust = issuance.trusts(issuers, config.root_sha256, now, cluster=config.cluster)
             seen, found = _wanted(config, spec, trust, known, now)
     except StoreError as error:
         found = {"state": str(error)}

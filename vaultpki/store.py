@@ -18,7 +18,7 @@ from typing import Final
 from vaultpki import files
 from vaultpki.errors import Busy, StoreError
 from vaultpki.files import read_private, told, write_private
-from vaultpki.generations import GENERATION, HIDDEN, LOCK, NAME, UNIT, File, Generations, Stored, valid
+from vaultpki.generations import GENERATION, HIDDEN, LOCK, MARK, NAME, UNIT, File, Generations, Stored, valid
 
 __all__ = ["GRACE", "HIDDEN", "Directory", "File", "Stored", "read_private", "write_private"]
 
@@ -101,6 +101,11 @@ class Directory(Generations):
         name = f"probe.{files.random_suffix()}"
         with told(f"{self.path}/{HIDDEN}"):
             files.prove_writable(name, hidden, generations * _TYPICAL_BYTES, generations * _TYPICAL_ENTRIES)
+
+    def write_mark(self, data: bytes) -> None:
+        """Puts `data` in place of the directory's mark in one step that lasts; StoreError where that fails."""
+        with told(f"{self.path}/{HIDDEN}/{MARK}"):
+            files.swap(MARK, self._writable(), data, 0o644)
 
     def refuse_taken(self, unit: str, names: Iterable[str]) -> None:
         """StoreError where `install` could not take these names, because one is held by a file that is not ours."""

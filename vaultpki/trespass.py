@@ -13,7 +13,7 @@ from dataclasses import field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from vaultpki import bootstrap, enrolment, forbidden, issuance
+from vaultpki import enrolment, forbidden, issuance, live_credentials
 from vaultpki.checks import Check, tried
 from vaultpki.errors import (
     BadAnswer,
@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 _PATHS_AT_ONCE: Final = 100
 # Paths that no client of ours sends; the test suite sends them raw.
 _BENT: Final = re.compile(r"[^A-Za-z0-9_.:+/-]")
+# OpenBao's answers, whoever asks, to what only the namespace above all has.
+_NOT_IN_A_NAMESPACE: Final = frozenset(
+    {"operation unavailable in namespaces", "operation only available in root namespace"}
+)
 _NEEDS: Final[Mapping[str, frozenset[str]]] = {
     "GET": frozenset({"read"}),
     "LIST": frozenset({"list"}),
@@ -105,7 +109,8 @@ def verify_vault(cluster: Cluster, vault: Vault, *, now: datetime) -> tuple[Chec
         login = f"auth/{cluster.prefix}/pooled/login"
         token = login_token(vault.write(login, {"role_id": role_id, "secret_id": minted.get("secret_id")}), login)
         node = vault.as_token(token)
-        trust = issuance.trusts(issuance.fetch_issuers(node, cluster.prefix), where.root_sha256, now)
+        issuers = issuance.fetch_issuers(node, cluster.prefix)
+        trust = issuance.trusts(issuers, where.root_sha256, now, cluster=cluster.name)
         keys = Keys()
         trial = _Trial(name, node, keys.judge(trust, now))
         checks = vault.map(trial.allowed, forbidden.allowed(cluster, name, pool, keys.request))
@@ -182,11 +187,14 @@ class _Trial:
     def forbidden(self, request: Forbidden) -> Check:
         try:
             # Any warning will do: what counts is what was answered.
-            answer = self.node.call(Request(request.method, request.path, request.body, once=True, warnings=("",)))
+            wrap_ttl = request.wrap_ttl or None
+            answer = self.node.call(
+                Request(request.method, request.path, request.body, once=True, warnings=("",), wrap_ttl=wrap_ttl)
+            )
         except Denied:
             return self._told(request, "")
         except Refused as error:
-            if refused(request, error.status):
+            if refused(request, error.status) or _NOT_IN_A_NAMESPACE.intersection(error.reasons):
                 return self._told(request, "")
             return self._told(request, f"its policy let it pass (HTTP {error.status})")
         except BadAnswer:
@@ -222,7 +230,8 @@ class _Trial:
 def _sent(request: Forbidden) -> str:
     """What of a request makes it forbidden, for a person to repeat it; a certificate request is left out."""
     body = {name: value for name, value in (request.body or {}).items() if name not in ("csr", "format")}
-    return f"; sent {body!r}" if body else ""
+    wrapped = f", to be wrapped for {request.wrap_ttl}" if request.wrap_ttl else ""
+    return f"; sent {body!r}{wrapped}" if body or wrapped else ""
 
 
 def _pool(cluster: Cluster) -> Pool:
@@ -258,4 +267,4 @@ def _take_away(cluster: Cluster, vault: Vault, role: str, role_id: str) -> None:
     vault.call(Request("DELETE", role))
     accessor = str(((vault.read("sys/auth") or {}).get(f"{cluster.prefix}/pooled/") or {}).get("accessor"))
     # Nobody else had its secret id, so no login of it can be under way.
-    bootstrap.end_entities(vault, accessor, [role_id], wait=0)
+    live_credentials.end_entities(vault, accessor, [role_id], wait=0)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from vaultpki.certificates import ISSUING_CAS, TABLE, bundle, chain_bundle
 from vaultpki.checks import (
+    DENIED,
     Check,
     Holder,
     Laid,
@@ -52,6 +53,9 @@ def verify(holders: Sequence[Holder], *, now: datetime, rows: Sequence[Row] = TA
     checks: list[Check] = []
     laid: list[Laid] = []
     for holder in holders:
+        checks.extend(holder.found)
+        if not holder.certificates:
+            continue
         checks.extend(bundle_checks(holder, by_name, now))
         for certificate in holder.certificates:
             pair, found = pair_checks(holder, by_name[certificate.name], certificate, now)
@@ -66,7 +70,7 @@ def verify(holders: Sequence[Holder], *, now: datetime, rows: Sequence[Row] = TA
 def _chains(holders: Sequence[Holder], laid: Sequence[Laid], now: datetime) -> Iterator[Check]:
     from vaultpki import openssl
 
-    held = {holder.name: _authorities(holder) for holder in holders}
+    held = {holder.name: _authorities(holder) for holder in holders if holder.certificates}
     by_roots: dict[frozenset[Facts], list[str]] = {}
     for name, (roots, _) in held.items():
         by_roots.setdefault(roots, []).append(name)
@@ -94,7 +98,11 @@ def _chains(holders: Sequence[Holder], laid: Sequence[Laid], now: datetime) -> I
                     good = usage.server if purpose == "sslserver" else usage.client
                     yield _chain(pairs[crt], f"the root, {words}", good, refusal)
             for option, name, bearers in _names(tuple(pairs.values())):
-                for crt, refusal in judge([option, name], bearers).items():
+                for crt, said in judge([option, name], bearers).items():
+                    leaf = pairs[crt].leaf
+                    # Without a DNS SAN `openssl verify` goes by the CN, which no client in a cluster looks at.
+                    by_cn = option == "-verify_hostname" and leaf is not None and not leaf.subject.dns
+                    refusal = said or ("has no DNS SAN" if by_cn else "")
                     yield _chain(pairs[crt], f"the root, as {name}", name != _WRONG_NAME, refusal)
     yield from _own_ca_only(laid, now)
 
@@ -130,10 +138,10 @@ def _own_ca_only(laid: Sequence[Laid], now: datetime) -> Iterator[Check]:
     bundles = _Bundles(laid)
     for ca in ISSUING_CAS:
         # Nodes hold the same bundle, so one call of openssl serves all of them.
-        alike: dict[bytes, tuple[Path, list[Laid]]] = {}
+        alike: dict[tuple[Facts, ...], tuple[Path, list[Laid]]] = {}
         for pair in laid:
             if path := bundles.find(ca, pair.holder):
-                alike.setdefault(path.read_bytes(), (path, []))[1].append(pair)
+                alike.setdefault(read_bundle(path), (path, []))[1].append(pair)
         for path, pairs in alike.values():
             said = openssl.verify([pair.crt for pair in pairs], ["-partial_chain"], trusted=path, now=now)
             for pair in pairs:
@@ -177,8 +185,9 @@ def _handshakes(laid: Sequence[Laid], rows: Sequence[Row]) -> Iterator[Check]:
             answering = contexts.server(server, tuple(trusted))
             calling = contexts.client(client, (own,) if let_in else (), names=let_in and name is not None)
             if isinstance(answering, str) or isinstance(calling, str):
-                refusal = answering if isinstance(answering, str) else str(calling)
-                if not let_in:
+                whys = [why for why in (answering, calling) if isinstance(why, str)]
+                refusal = DENIED if DENIED in whys else whys[0]
+                if not let_in and refusal != DENIED:
                     continue
             else:
                 refusal = handshake.shake(answering, calling, name)
@@ -282,8 +291,8 @@ class _Contexts:
         key = (server, pair.label if pair else "", trusted, names)
         if key not in self._made:
             # OpenSSL would wait for ever on a FIFO in the key's place.
-            if pair and not pair.key.is_file():
-                self._made[key] = f"there is no key file of {pair.label}"
+            if pair and pair.no_key:
+                self._made[key] = pair.no_key
                 return self._made[key]
             try:
                 files = (pair.crt, pair.key) if pair else None

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Final, TypeGuard
 
+from vaultpki import plain
 from vaultpki.errors import SpecError
 
 LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
@@ -19,7 +20,11 @@ FILE: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 
 # Mounts every Vault or OpenBao has, or makes in development mode.
 _VAULTS_OWN = ("sys", "auth", "identity", "cubbyhole", "secret")
-_PEM = re.compile(r"-----BEGIN CERTIFICATE-----\s+([A-Za-z0-9+/=\s]+?)\s*-----END CERTIFICATE-----")
+# What OpenBao and Vault call no namespace (api-docs/system/namespaces).
+_NO_NAMESPACES = ("root", "sys", "audit", "auth", "cubbyhole", "identity")
+_NAMESPACE_PART = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
+_LONGEST_NAMESPACE = 512
+_BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+")
 MOST_CA_BYTES: Final = 256 * 1024
 """How large a file with the CA of Vault's own certificate may be: it is a part of every join file."""
 
@@ -32,11 +37,20 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def quoted(text: str) -> str:
-    """The text in quotes, escaped so that nothing in it reaches a terminal raw, cut to about 60 characters."""
+    """The text in quotes, escaped so that nothing in it reaches a terminal raw, cut to about 60 characters.
+
+    Tokens and private keys in it are hidden: they are what people paste, or name a file of, by mistake.
+    """
+    text = plain.hide(text)
     shown = repr(text[:_SHOWN])
     if len(text) > _SHOWN or len(shown) > _SHOWN + 2:
         shown = shown[:_SHOWN].rstrip("\\'\"") + "..." + shown[0]
     return shown
+
+
+def quoted_key(text: str) -> str:
+    """A key of a file as messages show it; what is no plain word may be a line of another file, and secret."""
+    return quoted(text) if re.fullmatch(r"[A-Za-z0-9 _*./-]{1,60}", text) else "(not shown)"
 
 
 def fits(value: object, check: Callable[[str], str]) -> TypeGuard[str]:
@@ -49,11 +63,19 @@ def fits(value: object, check: Callable[[str], str]) -> TypeGuard[str]:
 
 def nearest(word: str, allowed: Iterable[str]) -> str:
     """A hint: the nearest allowed word, or all of them."""
+    choices = list(allowed)
+    near = close(word, choices)
+    return f"did you mean {near}?" if near else f"allowed here: {', '.join(choices)}"
+
+
+def close(word: str, allowed: Iterable[str]) -> str | None:
+    """The allowed word that `word` is, or that it was perhaps meant to be; None where it is like none of them."""
+    choices = list(allowed)
+    if word in choices:
+        return word
     import difflib
 
-    choices = list(allowed)
-    close = difflib.get_close_matches(word[:100].lower(), choices, n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else f"allowed here: {', '.join(choices)}"
+    return next(iter(difflib.get_close_matches(word[:100].lower(), choices, n=1, cutoff=0.6)), None)
 
 
 def label(text: str, what: str = "name", longest: int = 63) -> str:
@@ -90,6 +112,31 @@ def prefix(text: str) -> str:
     if len(text) > 128:
         raise SpecError(f"{quoted(text)} has {len(text)} characters: a prefix has at most 128")
     return text
+
+
+def vault_namespace(text: str) -> str:
+    """A namespace of Vault without slashes at its ends: `root`, or names with one slash between them."""
+    inner = text.strip("/")
+    if inner == "root":
+        return inner
+    parts = inner.split("/")
+    if not all(re.fullmatch(_NAMESPACE_PART, part) for part in parts) or len(inner) > _LONGEST_NAMESPACE:
+        raise SpecError(
+            f"{quoted(text)} is no namespace: write names of letters, digits, hyphens, dots and underscores with one "
+            "slash between them, such as team1/prod"
+        )
+    for part in parts:
+        if part in _NO_NAMESPACES:
+            raise SpecError(f"{quoted(text)} has the part {part}, which no namespace may be called: choose another")
+    return inner
+
+
+def sha256(text: str) -> str:
+    """A SHA-256 in lower-case hex; upper case, and colons as OpenSSL prints them, are taken."""
+    digits = text.replace(":", "").lower()
+    if not re.fullmatch(r"[0-9a-f]{64}", digits):
+        raise SpecError(f"{quoted(text)} is no SHA-256: write its 64 hex digits")
+    return digits
 
 
 def dns_name(text: str, *, underscores: bool = False) -> str:
@@ -392,23 +439,40 @@ def absolute_path(text: str) -> str:
 
 def pem_certificates(text: str) -> str:
     """The PEM certificates of a CA file and nothing else of it; a private key or anything undecodable is refused."""
-    import base64
-    import binascii
-
     if "PRIVATE KEY" in text:
         raise SpecError("the file holds a private key: name a file of CA certificates only, which all may see")
-    blocks = list(_PEM.finditer(text))
-    if not blocks or len(blocks) != text.count("-----BEGIN CERTIFICATE-----"):
+    bodies = pem_bodies(text, "CERTIFICATE")
+    if not bodies:
         raise SpecError(
             "the file holds no whole PEM certificate: name one that begins with -----BEGIN CERTIFICATE-----"
         )
+    if not all(map(decodes, bodies)):
+        raise SpecError("the file holds a PEM certificate that does not decode: copy the CA certificate anew")
+    return "".join(f"-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n" for body in bodies)
+
+
+def pem_bodies(text: str, label: str) -> list[str]:
+    """What stands in the PEM blocks of this label (RFC 7468), without the blanks around it; none unless all are whole.
+
+    What lies between blocks is passed over. The work grows with the length of the text, whatever the text is.
+    """
+    _, *blocks = text.split(f"-----BEGIN {label}-----")
+    bodies = []
     for block in blocks:
-        try:
-            der = base64.b64decode("".join(block[1].split()), validate=True)
-        except binascii.Error:
-            der = b""
-        if not der.startswith(b"\x30"):
-            raise SpecError("the file holds a PEM certificate that does not decode: copy the CA certificate anew")
-    return "".join(
-        "-----BEGIN CERTIFICATE-----\n" + block[1].strip() + "\n-----END CERTIFICATE-----\n" for block in blocks
-    )
+        body, end, _ = block.partition(f"-----END {label}-----")
+        inner = body.strip()
+        if not (end and inner and body[0].isspace() and _BASE64.fullmatch(body)):
+            return []
+        bodies.append(inner)
+    return bodies
+
+
+def decodes(body: str) -> bool:
+    """Whether what stands in a PEM block decodes to the beginning of an ASN.1 sequence."""
+    import base64
+    import binascii
+
+    try:
+        return base64.b64decode("".join(body.split()), validate=True).startswith(b"\x30")
+    except binascii.Error:
+        return False

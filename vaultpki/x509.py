@@ -21,9 +21,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtensionOID, NameOID, SignatureAlgorithmOID
 
+from vaultpki import ca_rules, der
 from vaultpki.certificates import LEAF_BACKDATE, SKEW
 from vaultpki.errors import CertificateRefused, CertificateUnreadable, SpecError
-from vaultpki.facts import EKU, Facts, Pair, Trust, same_names
+from vaultpki.facts import EKU, Facts, Pair, Stranger, Trust, same_names
 from vaultpki.model import Certificate, KeyType, Subject
 
 _E = TypeVar("_E", bound=x509.ExtensionType)
@@ -48,19 +49,6 @@ _KEY_USAGES = (
     "key_agreement",
     "key_cert_sign",
     "crl_sign",
-)
-
-_SANE_SIGNATURES = frozenset({"sha256", "sha384", "sha512", "ed25519"})
-
-# The extensions a leaf of ours may mark critical; RFC 5280 section 4.2 lets anybody reject the rest.
-_CRITICAL = frozenset(
-    oid.dotted_string
-    for oid in (
-        ExtensionOID.BASIC_CONSTRAINTS,
-        ExtensionOID.KEY_USAGE,
-        ExtensionOID.EXTENDED_KEY_USAGE,
-        ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
-    )
 )
 
 
@@ -177,13 +165,13 @@ def read_pair(crt: bytes | None, key: bytes | None, pem: bytes | None, issuers: 
     return Pair(missing, tuple(unreadable), chain[0] if chain else None, same, live)
 
 
-def trust(issuing_pems: Sequence[bytes], root_pem: bytes, root_sha256: str, now: datetime) -> Trust:
-    """The CA these certificates make, of those that the root has signed, once that is the pinned one.
+def trust(issuing_pems: Sequence[bytes], root_pem: bytes, root_sha256: str, now: datetime, *, name: str) -> Trust:
+    """The CA that these certificates make: those that the pinned root signed as issuing CAs with the CN `name`.
 
-    `root_sha256` is the pin in hex. Where no issuing CA is in date, none is live. One that is none of the root's is a
-    stranger: whoever may write to the mount must not be able to stop a node. CertificateRefused with the reason
-    `root-differs`, `root-unfit`, or `issuing-unfit` where there are but strangers; CertificateUnreadable for what is no
-    certificate.
+    `root_sha256` is the pin in hex, `name` what `certificates.ca_subject` gives; later keys have a number behind it.
+    Where no issuing CA is in date, none is live. All else is a stranger: whoever may write to the mount must not be
+    able to stop a node. CertificateRefused with the reason `root-differs` or `root-unfit`; CertificateUnreadable where
+    the root is no certificate.
     """
     root = read_certificates(root_pem)[0]
     if root.fingerprint != root_sha256.replace(":", "").lower():
@@ -198,25 +186,48 @@ def trust(issuing_pems: Sequence[bytes], root_pem: bytes, root_sha256: str, now:
             f"{now:%Y-%m-%d %H:%M}Z; set this machine's clock right",
             reason="root-unfit",
         )
-    if not (_may_sign(root) and _signed_by(root, root) and _in_date(root, now)):
+    problem = ca_rules.no_root(root) or (None if _signed_by(root, root) else "it did not sign itself")
+    if problem:
+        raise CertificateRefused(f"the root CA {root.subject_text} cannot be trusted: {problem}", reason="root-unfit")
+    if not _in_date(root, now):
         raise CertificateRefused(
-            f"the root CA {root.subject_text} is no self-signed CA, or is past its date {root.not_after:%Y-%m-%d}",
-            reason="root-unfit",
+            f"the root CA {root.subject_text} is past its date {root.not_after:%Y-%m-%d}", reason="root-unfit"
         )
-    issuing = {facts.fingerprint: facts for pem in issuing_pems for facts in read_certificates(pem)}
-    issuing.pop(root.fingerprint, None)
-    fit = {
-        facts for facts in issuing.values() if _may_sign(facts) and facts.path_length == 0 and _signed_by(facts, root)
-    }
-    strangers = tuple(facts.subject_text for facts in issuing.values() if facts not in fit)
-    if strangers and not fit:
-        raise CertificateRefused(
-            f"{strangers[0]} is no issuing CA signed by the pinned root, and its mount shows no other; run "
-            "`vaultpki plan` where the cluster is applied",
-            reason="issuing-unfit",
-        )
+    fit: set[Facts] = set()
+    strangers: dict[str, Stranger] = {}
+    for pem in issuing_pems:
+        try:
+            found = read_certificates(pem)
+        except CertificateUnreadable:
+            unreadable = sha256(pem).hexdigest()
+            strangers[unreadable] = Stranger("a certificate", unreadable, "it cannot be read")
+            continue
+        for facts in found:
+            if why := stranger(facts, root, name):
+                strangers[facts.fingerprint] = Stranger(facts.subject_text, facts.fingerprint, why)
+            else:
+                fit.add(facts)
     ordered = tuple(sorted(fit, key=lambda facts: (facts.not_before, facts.serial), reverse=True))
-    return Trust(root, ordered, tuple(facts for facts in ordered if _in_date(facts, now)), strangers)
+    live = tuple(facts for facts in ordered if _in_date(facts, now))
+    return Trust(root, ordered, live, tuple(strangers.values()))
+
+
+def stranger(facts: Facts, root: Facts, name: str) -> str | None:
+    """Why a certificate is no issuing CA called `name` below this root, as the rest of a sentence; None if it is one.
+
+    Its date is not looked at.
+    """
+    if facts == root:
+        return "it is the root CA, which belongs on its own mount alone"
+    if not _signed_by(facts, root):
+        return "it was not signed by the cluster's root CA"
+    return ca_rules.no_issuing_ca(facts, name)
+
+
+def is_root(facts: Facts, common_name: str, now: datetime) -> bool:
+    """Whether a certificate is a self-signed CA of exactly this common name that is in date at `now`."""
+    named = facts.subject.common_name == common_name
+    return named and ca_rules.no_root(facts) is None and _signed_by(facts, facts) and _in_date(facts, now)
 
 
 def check_signed(
@@ -242,8 +253,10 @@ def check_signed(
     issuer = issuer_of(leaf, issuers)
     if issuer is None:
         raise _refused(want, "not-our-ca", f"was not signed by a live issuing CA of {want.ca}")
-    if not (_may_sign(issuer) and _in_date(issuer, now) and _may_sign(root) and _signed_by(issuer, root)):
+    if not (_in_date(issuer, now) and _signed_by(issuer, root)) or ca_rules.no_root(root):
         raise _refused(want, "not-our-ca", "was signed by a CA that is out of date or not the pinned root's")
+    if problem := ca_rules.no_signer(issuer):
+        raise _refused(want, "not-our-ca", f"was signed by {issuer.subject_text}, which may not sign: {problem}")
     if leaf.not_after > issuer.not_after:
         raise _refused(want, "outlives-issuer", "would live longer than the CA that signed it")
     if any(other != root and other not in issuers for other in others):
@@ -289,11 +302,11 @@ def _key_usage(leaf: Facts, key: PrivateKey, want: Certificate, *_: object) -> s
 
 
 def _extensions(leaf: Facts, *_: object) -> str | None:
-    return "has critical extensions nobody asked for" if leaf.critical - _CRITICAL else None
+    return "has critical extensions nobody asked for" if leaf.critical - ca_rules.LEAF_CRITICAL else None
 
 
 def _signature(leaf: Facts, *_: object) -> str | None:
-    return None if leaf.signature in _SANE_SIGNATURES else f"has a weak signature ({leaf.signature})"
+    return None if leaf.signature in ca_rules.SANE_SIGNATURES else f"has a weak signature ({leaf.signature})"
 
 
 def _begun(leaf: Facts, key: PrivateKey, want: Certificate, now: datetime, slack: timedelta) -> str | None:
@@ -342,8 +355,9 @@ def _reading(what: str) -> Iterator[None]:
 
 # A pass reads each certificate several times, and a CA's at every pass: what the same bytes say does not change.
 @lru_cache(maxsize=_REMEMBERED)
-def _facts(der: bytes) -> Facts:
-    certificate = x509.load_der_x509_certificate(der)
+def _facts(data: bytes) -> Facts:
+    der.refuse_odd(data)
+    certificate = x509.load_der_x509_certificate(data)
     subject, further = _read_names(certificate)
     constraints = _extension(certificate, x509.BasicConstraints)
     usage = _extension(certificate, x509.KeyUsage)
@@ -369,8 +383,9 @@ def _facts(der: bytes) -> Facts:
         signature=_signature_name(certificate),
         subject_key_id=own_id.digest.hex() if own_id else None,
         authority_key_id=signer_id.key_identifier.hex() if signer_id and signer_id.key_identifier else None,
-        fingerprint=sha256(der).hexdigest(),
-        der=der,
+        fingerprint=sha256(data).hexdigest(),
+        der=data,
+        extensions=frozenset(item.oid.dotted_string for item in certificate.extensions),
     )
 
 
@@ -378,8 +393,11 @@ def _read_names(certificate: x509.Certificate) -> tuple[Subject, tuple[str, ...]
     common: list[str] = []
     organization: list[str] = []
     further: list[str] = []
-    for attribute in certificate.subject:
-        if attribute.oid == NameOID.COMMON_NAME and not common:
+    encodings = der.well_encoded(certificate.subject.public_bytes())
+    for attribute, well_encoded in zip(certificate.subject, encodings, strict=True):
+        if not well_encoded:
+            further.append(f"{attribute.rfc4514_string()} in another encoding than UTF8String")
+        elif attribute.oid == NameOID.COMMON_NAME and not common:
             common.append(str(attribute.value))
         elif attribute.oid == NameOID.ORGANIZATION_NAME:
             organization.append(str(attribute.value))
@@ -425,10 +443,6 @@ def _public(key: PrivateKey) -> bytes:
     return key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
-def _may_sign(facts: Facts) -> bool:
-    return facts.is_ca and "key_cert_sign" in facts.key_usage and facts.signature in _SANE_SIGNATURES
-
-
 def _in_date(facts: Facts, now: datetime) -> bool:
     return facts.not_before <= now + timedelta(seconds=SKEW) and now < facts.not_after
 
@@ -438,10 +452,10 @@ def _signed_by(facts: Facts, issuer: Facts) -> bool:
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _verified(der: bytes, issuer_der: bytes) -> bool:
+def _verified(data: bytes, issuer_der: bytes) -> bool:
     try:
         signer = x509.load_der_x509_certificate(issuer_der)
-        x509.load_der_x509_certificate(der).verify_directly_issued_by(signer)
+        x509.load_der_x509_certificate(data).verify_directly_issued_by(signer)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False
     return True

@@ -443,13 +443,15 @@ def unenrolled(thief: Thief) -> Iterator[str]:
     robbed = thief.kubernetes
     site, seat = robbed.site, robbed.nodes[OWN].seat
     desk = enrolled.Desk(site, site.server.token)
-    late = desk.join_file(OWN, thief.loot / "late.json")
-    fresh = thief.vault("POST", f"{_ROLES}/{OWN}/secret-id", {}).data["secret_id"]
+    # `enroll` gives none beside a live credential.
+    token = enrolled.wrapped(site, f"auth/{site.prefix}/listed/role/{OWN}/secret-id", ttl="1h")
+    late = enrolled.edited(seat.folder / "join.json", thief.loot / "late.json", wrap_token=token)
+    fresh = enrolled.minted(site, "listed", OWN, thief.token)
     site.write("".join(line for line in kube.ROBBED.splitlines(keepends=True) if f"name: {OWN}," not in line))
     # It is not told to be gone before it is.
-    assert "run `vaultpki apply`" in desk.run("unenroll", "-f", site.file, OWN, expect=1).stderr
+    assert f"run `vaultpki apply -f {site.file}`" in desk.run("unenroll", "-f", site.file, OWN, expect=1).stderr
     site.apply()
-    assert desk.run("unenroll", "-f", site.file, OWN).stdout == f"{OWN} had no identity in this Vault\n"
+    assert f"{OWN} has no identity in this Vault" in desk.run("unenroll", "-f", site.file, OWN, expect=1).stderr
     yield fresh
     site.write(kube.ROBBED)
     site.apply()

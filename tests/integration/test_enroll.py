@@ -18,6 +18,8 @@ from cut import NEVER, command, died
 from enrolled import Desk
 from servers import Server, wait_for
 
+from vaultpki.vault.exchange import CONNECTIONS
+
 NODES = 1000
 
 
@@ -39,20 +41,22 @@ def applier(site: Site) -> Desk:
 
 
 def test_a_listed_node_is_enrolled_by_the_applier(site: Site, applier: Desk, tmp_path: Path) -> None:
+    enrolled.vacate(site, "worker-1")
     before = site.read(f"auth/{site.prefix}/listed/role/worker-1")
-    first = applier.join_file("worker-1", tmp_path / "1.json")
     mark = site.server.audit_position()
-    second = applier.join_file("worker-1", tmp_path / "2.json")
+    first = applier.join_file("worker-1", tmp_path / "1.json")
     assert [path for _, path in site.server.writes(mark)] == [f"auth/{site.prefix}/listed/role/worker-1/secret-id"]
+    enrolled.join(Seat("worker-1", tmp_path / "node-1"), first)
+    second = applier.join_file("worker-1", tmp_path / "2.json", replace=True)
     assert site.read(f"auth/{site.prefix}/listed/role/worker-1") == before
     said = [json.loads(file.read_text()) for file in (first, second)]
-    assert said[0]["wrap_token"] != said[1]["wrap_token"]
+    assert said[0]["wrap_token"] != said[1]["wrap_token"] and said[0]["role_id"] != said[1]["role_id"]
     for value in said:
         assert (value["version"], value["cluster"], value["node"], value["pool"]) == (1, site.name, "worker-1", None)
         assert value["prefix"] == site.prefix and value["addresses"] == [site.server.address]
         assert value["root_sha256"] == site.root_sha256 and value["ca_pem"] == site.server.ca_file.read_text()
-    for number, file in enumerate((first, second)):
-        enrolled.join(Seat("worker-1", tmp_path / f"node-{number}"), file)
+    enrolled.join(Seat("worker-1", tmp_path / "node-2"), second)
+    assert len(enrolled.accessors(site, "worker-1", "listed")) == 1
 
 
 def test_what_apply_has_not_done_yet_is_told(server: Server, cluster_name: str, tmp_path: Path) -> None:
@@ -64,11 +68,14 @@ def test_what_apply_has_not_done_yet_is_told(server: Server, cluster_name: str, 
     site.apply()
     site.write(enrolled.SPEC.replace("10.0.0.21", "10.0.0.99") + "# later\n")
     said = applier.enroll("worker-1", "-o", tmp_path / "join.json").stderr
-    assert said == f"{site.file} says otherwise of worker-1 than Vault; run `vaultpki apply` to bring it there\n"
+    assert said == (
+        f"{site.file} says otherwise of worker-1 than Vault; run `vaultpki apply -f {site.file}` to bring it there\n"
+    )
     site.write(enrolled.SPEC.replace("worker-1, roles: [worker]", "worker-1, roles: [worker, etcd]"))
+    enrolled.vacate(site, "worker-1")
     assert "says otherwise of worker-1" in applier.enroll("--all", "-o", tmp_path / "joins").stderr
     site.write(enrolled.SPEC.replace("name: worker-1", "name: worker-2"))
-    said = applier.enroll("worker-2", "-o", tmp_path / "join.json", expect=1).stderr.splitlines()[-1]
+    said = applier.enroll("worker-2", "-o", tmp_path / "2.json", expect=1).stderr.splitlines()[-1]
     assert said == f"vaultpki: worker-2 has no AppRole yet; run `vaultpki apply -f {site.file}` first"
 
 
@@ -77,14 +84,16 @@ def test_a_pooled_node_is_enrolled_by_an_enroller(site: Site, desk: Desk, tmp_pa
     role = site.read(f"auth/{site.prefix}/pooled/role/w-1")
     assert role["token_policies"] == [f"{site.prefix}/pool/autoscaled"] and role["token_no_default_policy"] is True
     assert role["token_type"] == "batch" and role["bind_secret_id"] is True
+    seat = Seat("w-1", tmp_path / "node")
+    enrolled.join(seat, first)
+    assert sorted(path.suffix for path in seat.pki.glob("kubelet.*")) == [".conf", ".crt", ".key", ".pem"]
+    # An AppRole that is there, with no credential, is enrolled by the enroller as it is.
+    enrolled.vacate(site, "w-1")
     mark = site.server.audit_position()
     second = desk.join_file("w-1", tmp_path / "2.json", pool="autoscaled")
     assert [path for _, path in site.server.writes(mark)] == [f"auth/{site.prefix}/pooled/role/w-1/secret-id"]
     assert site.read(f"auth/{site.prefix}/pooled/role/w-1") == role
-    seat = Seat("w-1", tmp_path / "node")
-    enrolled.join(seat, second)
-    assert sorted(path.suffix for path in seat.pki.glob("kubelet.*")) == [".conf", ".crt", ".key", ".pem"]
-    enrolled.join(Seat("w-1", tmp_path / "again"), first)
+    enrolled.join(Seat("w-1", tmp_path / "again"), second)
 
 
 @pytest.mark.parametrize(
@@ -116,10 +125,19 @@ def test_the_longest_name_that_fits_is_a_node(desk: Desk, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o277, 0o777])
-def test_join_files_are_the_owners_alone(applier: Desk, tmp_path: Path, umask: int) -> None:
-    (tmp_path / "join.json").touch(0o666)
+def test_join_files_are_the_owners_alone(site: Site, applier: Desk, tmp_path: Path, umask: int) -> None:
+    for node in ("cp-1", "worker-1"):
+        enrolled.vacate(site, node)
     applier.enroll("worker-1", "-o", tmp_path / "join.json", umask=umask)
     assert enrolled.mode(tmp_path / "join.json") == 0o600
+    # One that others may read is replaced, not written into.
+    (tmp_path / "join.json").chmod(0o666)
+    enrolled.vacate(site, "worker-1")
+    with (tmp_path / "join.json").open() as reader:
+        applier.enroll("worker-1", "-o", tmp_path / "join.json", umask=umask)
+        assert reader.read() != (tmp_path / "join.json").read_text()
+    assert enrolled.mode(tmp_path / "join.json") == 0o600
+    enrolled.vacate(site, "worker-1")
     applier.enroll("--all", "-o", tmp_path / "joins", umask=umask)
     assert enrolled.mode(tmp_path / "joins") == 0o700
     assert {path.name: enrolled.mode(path) for path in (tmp_path / "joins").iterdir()} == {
@@ -128,12 +146,27 @@ def test_join_files_are_the_owners_alone(applier: Desk, tmp_path: Path, umask: i
     }
 
 
-def test_a_used_join_file_is_not_kept(applier: Desk, tmp_path: Path) -> None:
+def test_a_node_that_has_used_its_join_file_is_left_alone(site: Site, applier: Desk, tmp_path: Path) -> None:
+    for node in ("cp-1", "worker-1"):
+        enrolled.vacate(site, node)
     applier.enroll("--all", "-o", tmp_path)
-    enrolled.join(Seat("worker-1", tmp_path / "node"), tmp_path / "worker-1.json")
-    ran = applier.enroll("--all", "-o", tmp_path)
-    assert ran.stdout == f"wrote 1 join files to {tmp_path}, 1 from an earlier run are still good\n"
-    enrolled.join(Seat("worker-1", tmp_path / "again"), tmp_path / "worker-1.json")
+    seat = Seat("worker-1", tmp_path / "node")
+    enrolled.join(seat, tmp_path / "worker-1.json")
+    files = [(tmp_path / f"{node}.json").read_bytes() for node in ("cp-1", "worker-1")]
+    ran = applier.enroll("--all", "-o", tmp_path, expect=3)
+    assert ran.stdout == f"wrote 0 join files to {tmp_path}, 1 from an earlier run are still good\n"
+    assert ran.stderr == (
+        "vaultpki: worker-1 may have a live credential and no join file here that can be kept, and got none; pass "
+        "--replace to end what they have and to enrol them anew, and use no join file of theirs that lies there\n"
+    )
+    assert files == [(tmp_path / f"{node}.json").read_bytes() for node in ("cp-1", "worker-1")]
+    seat.age()
+    seat.run()
+    ran = applier.enroll("--all", "--replace", "-o", tmp_path)
+    assert ran.stdout == f"wrote 2 join files to {tmp_path}\n"
+    for node in ("cp-1", "worker-1"):
+        assert len(enrolled.accessors(site, node, "listed")) == 1
+        enrolled.join(Seat(node, tmp_path / f"{node}-anew"), tmp_path / f"{node}.json")
 
 
 @pytest.mark.parametrize(
@@ -150,7 +183,7 @@ def test_usage(applier: Desk, arguments: list[str], said: str) -> None:
     assert said in applier.enroll(*arguments, expect=2).stderr
 
 
-def test_a_thousand_nodes_cut_twice(desk: Desk, tmp_path: Path) -> None:
+def test_a_thousand_nodes_cut_twice(applier: Desk, desk: Desk, tmp_path: Path) -> None:
     names = "".join(f"w-{number}\n" for number in range(NODES))
     (tmp_path / "names").write_text(names)
     joins = tmp_path / "joins"
@@ -183,11 +216,22 @@ def test_a_thousand_nodes_cut_twice(desk: Desk, tmp_path: Path) -> None:
         kept = {path: (path.stat().st_ino, path.read_bytes()) for path in written()}
     finishing = begin()
     told, said = finishing.communicate(timeout=120)
-    assert finishing.returncode == 0 and said == "", said
     took = time.monotonic() - begun
+    # A run that was killed between a secret id and its file leaves one that this enroller cannot end.
+    left = {f"w-{number}" for number in range(NODES)} - {path.stem for path in written()}
+    assert len(left) <= 2 * CONNECTIONS and finishing.returncode == (3 if left else 0), said
+    assert (said == "") == (not left) and all(name in said for name in left if len(left) <= 5), said
     match = re.fullmatch(r"wrote (\d+) join files to .*, (\d+) from an earlier run are still good\n", told)
-    assert match is not None and int(match[1]) + int(match[2]) == NODES and int(match[2]) == len(kept), told
+    assert match is not None and int(match[1]) + int(match[2]) == NODES - len(left), told
+    assert int(match[2]) == len(kept), told
     assert all(kept[path] == (path.stat().st_ino, path.read_bytes()) for path in kept)
+    if left:
+        names = "\n".join(left)
+        assert (
+            "may not end the credentials of"
+            in desk.enroll(*("-", "--pool", "autoscaled", "--replace", "-o", joins), names=names, expect=1).stderr
+        )
+        applier.enroll("-", "--pool", "autoscaled", "--replace", "-o", joins, names=names)
     assert {path.name for path in joins.iterdir()} == {f"w-{number}.json" for number in range(NODES)}
     assert len({json.loads(path.read_text())["wrap_token"] for path in joins.iterdir()}) == NODES
     print(f"{NODES} nodes enrolled, cut twice: {took:.1f} s")
@@ -195,7 +239,9 @@ def test_a_thousand_nodes_cut_twice(desk: Desk, tmp_path: Path) -> None:
         enrolled.join(Seat(node, tmp_path / node), joins / f"{node}.json")
 
 
-def test_a_progress_bar_on_a_terminal_only(applier: Desk, tmp_path: Path) -> None:
+def test_a_progress_bar_on_a_terminal_only(site: Site, applier: Desk, tmp_path: Path) -> None:
+    for node in ("cp-1", "worker-1"):
+        enrolled.vacate(site, node)
     command_line = [*applier.command, "--all", "-o", str(tmp_path / "joins")]
     ours, theirs = pty.openpty()
     ran = subprocess.run(command_line, env=applier.environment, stderr=theirs, stdout=subprocess.PIPE, check=True)
@@ -203,11 +249,12 @@ def test_a_progress_bar_on_a_terminal_only(applier: Desk, tmp_path: Path) -> Non
     shown = os.read(ours, 65536).decode()
     os.close(ours)
     assert "Enrolling" in shown and "100%" in shown and b"wrote 2 join files" in ran.stdout
-    assert applier.enroll("--all", "-o", tmp_path / "others").stderr == ""
+    assert applier.enroll("--all", "-o", tmp_path / "joins").stderr == ""
 
 
-def test_a_single_enrolment_cut_anywhere_goes_on(site: Site, desk: Desk, tmp_path: Path) -> None:
-    at = 0
+def test_a_single_enrolment_cut_anywhere_goes_on(site: Site, applier: Desk, desk: Desk, tmp_path: Path) -> None:
+    """The enroller's again; the applier's, where a secret id was made that nobody has."""
+    at, lost = 0, []
     with enrolled.variables(site.server.environment(desk.token)):
         while True:
             file, node = tmp_path / f"{at}.json", f"w-cut-{at}"
@@ -215,32 +262,48 @@ def test_a_single_enrolment_cut_anywhere_goes_on(site: Site, desk: Desk, tmp_pat
             cut = died(work, at, files=r"\.json$", methods=("POST",))
             if not cut:
                 break
-            assert not died(work, NEVER)
+            if not file.exists() and enrolled.accessors(site, node, "pooled"):
+                lost.append(at)
+                said = desk.enroll(node, "--pool", "autoscaled", "-o", file, expect=1).stderr
+                assert said.startswith(f"vaultpki: {node} has 1 live credential"), said
+                applier.join_file(node, file, pool="autoscaled", replace=True)
+            elif not file.exists():
+                assert not died(work, NEVER)
             with enrolled.variables({}):
                 assert not died(command(*enrolled.joining(Seat(node, tmp_path / node), file)), NEVER)
-            assert len(enrolled.accessors(site, node, "pooled")) <= 3
+            assert len(enrolled.accessors(site, node, "pooled")) == 1
             at += 1
     # The AppRole's making, the secret id, and the file: before and after each.
-    assert at == 2 * 3
+    assert at == 2 * 3 and lost == [3, 4]
 
 
 def test_nodes_shows_listed_and_pooled_with_their_reports(
     site: Site, applier: Desk, desk: Desk, tmp_path: Path
 ) -> None:
+    enrolled.vacate(site, "cp-1")
     enrolled.join(Seat("cp-1", tmp_path / "cp-1"), applier.join_file("cp-1", tmp_path / "1.json"))
     enrolled.join(Seat("batch-1", tmp_path / "batch-1"), desk.join_file("batch-1", tmp_path / "2.json", pool="batch"))
     desk.join_file("batch-2", tmp_path / "3.json", pool="batch")
+    for _ in range(3):
+        assert site.server.api("POST", f"auth/{site.prefix}/pooled/role/batch-2/secret-id").status == 200
     lines = applier.run("nodes", "-f", site.file).stdout.splitlines()
+    assert re.fullmatch(r"NODE +POOL +ROLES +CREDENTIALS +LAST REPORT +CERTIFICATES", lines[0]), lines[0]
     first = next(line for line in lines if line.startswith("cp-1 "))
-    assert re.fullmatch(r"cp-1 +listed +control-plane\+etcd +20\S+Z +9 certificates, 0 not ok", first), first
+    assert re.fullmatch(r"cp-1 +listed +control-plane\+etcd +1 +20\S+Z +9 certificates, 0 not ok", first), first
     second = next(line for line in lines if line.startswith("batch-1 "))
-    assert re.fullmatch(r"batch-1 +batch +worker +20\S+Z +3 certificates, 0 not ok", second), second
+    assert re.fullmatch(r"batch-1 +batch +worker +1 +20\S+Z +3 certificates, 0 not ok", second), second
     third = next(line for line in lines if line.startswith("batch-2 "))
-    assert re.fullmatch(r"batch-2 +batch +worker +never reported", third), third
+    assert re.fullmatch(r"batch-2 +batch +worker +4 \(a clone\?\) +never reported", third), third
     told = {
         entry["node"]: entry for entry in json.loads(applier.run("nodes", "-f", site.file, "--json").stdout)["nodes"]
     }
-    assert told["batch-2"] == {"node": "batch-2", "pool": "batch", "roles": ["worker"], "report": None}
+    assert told["batch-2"] == {
+        "node": "batch-2",
+        "pool": "batch",
+        "roles": ["worker"],
+        "credentials": 4,
+        "report": None,
+    }
     assert told["batch-1"]["report"]["certificates"]["kubelet"]["state"] == "ok"
     assert told["cp-1"]["pool"] is None and told["cp-1"]["roles"] == ["control-plane", "etcd"]
 
@@ -260,7 +323,7 @@ HOSTILE: dict[str, object] = {
 def test_a_hostile_report_does_no_harm(site: Site, applier: Desk, desk: Desk, tmp_path: Path) -> None:
     for what, report in HOSTILE.items():
         node = f"batch-{what}"
-        value = json.loads(desk.join_file(node, tmp_path / "join.json", pool="batch").read_text())
+        value = json.loads(desk.join_file(node, tmp_path / f"{node}.json", pool="batch").read_text())
         minted = site.server.api("POST", f"auth/{site.prefix}/pooled/role/{node}/secret-id").data["secret_id"]
         own = enrolled.login(site, "pooled", value["role_id"], minted)
         assert own is not None

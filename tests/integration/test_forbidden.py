@@ -280,6 +280,25 @@ def test_a_path_too_many_is_found(good: Site, path: str, capability: str, group:
         good.server.api("POST", f"sys/policies/acl/{good.prefix}/node/worker-2", {"policy": before})
 
 
+@pytest.mark.parametrize(
+    ("bound", "shown"),
+    [
+        ("max_wrapping_ttl", {("", "{}"), ("61s", "{}"), ("720h", "{}")}),
+        ("denied_parameters", {("60s", "{'ttl': '8760h'}"), ("60s", "{'num_uses': 1000}")}),
+    ],
+)
+def test_a_bound_on_what_a_node_mints_that_is_missing_is_found(
+    site: Site, bound: str, shown: set[tuple[str, str]]
+) -> None:
+    where = f"sys/policies/acl/{site.prefix}/node/worker-2"
+    policy = json.loads(site.read(where)["policy"])
+    del policy["path"][f"auth/{site.prefix}/listed/role/worker-2/secret-id"][bound]
+    assert site.server.api("POST", where, {"policy": json.dumps(policy)}).status == 204
+    holes = found(intruder(site, "worker-2").tries("its own AppRole"))
+    assert shown <= {(o.request.wrap_ttl, repr(o.request.body)) for o in holes}
+    assert all((o.request.wrap_ttl == "60s") == (bound == "denied_parameters") for o in holes)
+
+
 def test_a_boolean_in_a_policy_bounds_nothing_so_ours_is_text(good: Site) -> None:
     """Both servers drop it, and an empty list lets all values pass: `exclude_cn_from_sans` was open that way."""
     node = intruder(good, "cp-2")

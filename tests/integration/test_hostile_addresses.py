@@ -6,6 +6,7 @@ import logging
 import re
 import ssl
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import hostile
@@ -259,8 +260,21 @@ def test_a_certificate_for_another_name_is_not_trusted(tmp_path: Path) -> None:
     ca.issue_cert("vault.example.com").configure_cert(context)
     ca.cert_pem.write_to_path(tmp_path / "ca.pem")
     with hostile.serving(always(200, {"data": {}}), tls=context) as server:
-        with pytest.raises(Untrusted):
+        with pytest.raises(
+            Untrusted, match="; name Vault as its certificate does, or say by VAULT_TLS_SERVER_NAME"
+        ) as told:
             client(server.address, ca_file=str(tmp_path / "ca.pem")).call(READ)
-        assert server.heard == b""
+        assert server.heard == b"" and "CACERT" not in str(told.value)
         named = client(server.address, ca_file=str(tmp_path / "ca.pem"), server_name="vault.example.com")
         assert named.call(READ).data == {}
+
+
+def test_a_certificate_that_has_expired_is_no_matter_of_its_ca(tmp_path: Path) -> None:
+    ca = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("127.0.0.1", not_after=datetime(2020, 1, 1, tzinfo=UTC)).configure_cert(context)
+    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
+    with hostile.serving(always(200, {"data": {}}), tls=context) as server:
+        with pytest.raises(Untrusted, match="; look at its dates, and at this machine's clock") as told:
+            client(server.address, ca_file=str(tmp_path / "ca.pem")).call(READ)
+        assert "CACERT" not in str(told.value) and server.heard == b""

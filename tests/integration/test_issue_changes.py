@@ -103,7 +103,7 @@ def test_an_issuer_that_is_none_of_the_roots_is_named_and_stops_nobody(site: Sit
         "POST", f"{site.prefix}/etcd/root/generate/internal", {"common_name": "foreign", "issuer_name": "foreign"}
     )
     assert made.status == 200, made
-    text = "CN=foreign on the mount of etcd is no issuing CA of the pinned root; take it off the mount"
+    text = "CN=foreign on the mount of etcd is not trusted: it was not signed by the cluster's root CA; take it off"
     worker.age()
     assert text in worker.run().stderr
     assert (worker.pki / "etcd-ca.crt").read_bytes() == bundle
@@ -218,6 +218,10 @@ def test_a_renamed_file_and_another_key_type(site: Site, worker: Seat) -> None:
         ("kubelet.key", "hello", ("kubelet.key",)),
         ("kubelet-ca.crt", "hello", ("kubelet-ca.crt",)),
         ("kubelet.conf", "hello", ("kubelet.conf",)),
+        ("ca.crt", "hello", ("ca.crt", "kubeadm")),
+        ("sa.pub", "hello", ("sa.pub", "kubeadm")),
+        ("extra.conf", "5 $ and more", ("extra", "line 1", "$$ for a dollar")),
+        ("extra.conf", "hvs.CAESIJdrmCp4HxF0AHwYk4Gsb0p", ("token",)),
     ],
 )
 def test_bad_templates_are_refused_in_one_sentence(
@@ -236,7 +240,8 @@ def test_a_store_that_says_so_still_writes_no_file_elsewhere(site: Site, worker:
     """Whoever can write the records can make a node write neither outside its directory nor over a pair."""
     record = site.read(f"{site.prefix}/config/data/cluster")["data"]
     before = worker.snapshot()
-    for file in ("../escaped", "/var/escaped", "kubelet.key", ".vaultpki", "a/b", "kubelet-ca.crt", ""):
+    elsewhere = ("../escaped", "/var/escaped", ".vaultpki", "a/b", "")
+    for file in (*elsewhere, "kubelet.key", "kubelet-ca.crt", "Etcd-CA.crt", "ca.crt", "sa.pub", "admin.conf", "x.key"):
         bad = {**record, "templates": {"bad": {"file": file, "text": "x", "roles": ["worker"]}}}
         assert site.server.api("POST", f"{site.prefix}/config/data/cluster", {"data": bad}).status == 200
         worker.age()
@@ -251,6 +256,47 @@ def test_a_store_that_says_so_still_writes_no_file_elsewhere(site: Site, worker:
             k: v for k, v in aged.items() if k.startswith("pki")
         }
         assert set(after) == set(before)
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("kubelet", "file", "etcd-ca"),
+        ("kubelet", "file", "kubernetes-ca-chain"),
+        ("kubelet", "file", "ca"),
+        ("kubelet", "file", "lock"),
+        ("kube-proxy", "kubeconfig", "kubelet.conf"),
+        ("kubelet-client", "ca", "etcd"),
+        ("kubelet-client", "usage", "both"),
+        ("kubelet-client", "organization", ["system:masters"]),
+    ],
+)
+def test_a_store_that_says_so_replaces_no_bundle_and_bends_no_certificate(
+    site: Site, worker: Seat, name: str, field: str, value: object
+) -> None:
+    path = f"{site.prefix}/config/data/nodes/{worker.name}"
+    record = site.read(path)["data"]
+    bent = [{**each, **({field: value} if each["name"] == name else {})} for each in record["certificates"]]
+    assert site.server.api("POST", path, {"data": {**record, "certificates": bent}}).status == 200
+    worker.age()
+    before = worker.snapshot()
+    ran = worker.run(expect=1)
+    assert "holds what no vaultpki writes" in ran.stderr and "Traceback" not in ran.stderr, ran.stderr
+    after = worker.snapshot()
+    assert {k: v for k, v in after.items() if k.startswith("pki")} == {
+        k: v for k, v in before.items() if k.startswith("pki")
+    }
+
+
+def test_another_programs_template_is_copied_and_warned_of(site: Site, worker: Seat) -> None:
+    (site.folder / "extra.tmpl").write_text("a $node\n{{ node }}\n")
+    site.write(f"{NODES}templates:\n  extra: {{file: extra.conf, template: extra.tmpl, roles: [worker]}}\n")
+    for ran in (vaultpki("plan", "-f", site.file, env=site.server.environment()), site.apply()):
+        assert ran.stderr.count("\n") == 1, ran.stderr
+        assert ran.stderr.startswith(f"vaultpki: warning: {site.file}: templates.extra.template: line 2 ")
+    worker.age()
+    worker.run()
+    assert (worker.pki / "extra.conf").read_text() == f"a {worker.name}\n{{{{ node }}}}\n"
 
 
 def test_vault_away(site: Site, worker: Seat) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
-import ssl
 import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import enrolled
 import pytest
@@ -40,7 +37,8 @@ def desk(site: Site) -> Desk:
 
 @pytest.fixture
 def file(desk: Desk, tmp_path: Path) -> Path:
-    """A join file of the pooled node w-1."""
+    """A join file of the pooled node w-1, which has no other credential."""
+    enrolled.vacate(desk.site, "w-1")
     return desk.join_file("w-1", tmp_path / "join.json", pool="autoscaled")
 
 
@@ -50,14 +48,19 @@ def seat(tmp_path: Path) -> Seat:
 
 
 def refused(seat: Seat, file: Path) -> str:
-    """What a join is told that must fail; it says it in one sentence, and leaves no configuration behind."""
-    there = seat.config.read_bytes() if seat.config.exists() else None
+    """What a join is told that must fail; it says it in one sentence, and leaves everything as it was before."""
+    before, existed = contents(seat), seat.folder.exists()
     ran = enrolled.join(seat, file, expect=1)
     assert ran.stdout == "" and ran.stderr.startswith("vaultpki: ") and ran.stderr.count("\n") == 1, ran
-    assert (seat.config.read_bytes() if seat.config.exists() else None) == there
+    assert contents(seat) == before and seat.folder.exists() == existed
     wrap_token = json.loads(file.read_text()).get("wrap_token") if file.suffix == ".json" else None
     assert not wrap_token or wrap_token not in ran.stderr
     return ran.stderr.removeprefix("vaultpki: ").rstrip("\n")
+
+
+def contents(seat: Seat) -> dict[str, tuple[int, bytes]]:
+    """Mode and content of all there is on the node."""
+    return {name: (mode, content) for name, (_, _, mode, content) in seat.snapshot().items()}
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o777])
@@ -99,15 +102,19 @@ def test_used_twice(desk: Desk, seat: Seat, file: Path, tmp_path: Path) -> None:
     said = refused(Seat("w-1", tmp_path / "thief"), file)
     assert said == (
         "the join file has been used already, and not by this node: somebody may have intercepted it; run "
-        "`vaultpki unenroll w-1`, find out who had the file, and ask for a new one (`vaultpki enroll w-1`)"
+        "`vaultpki lock -f cluster.yaml w-1`, find out who had the file, and ask for a new one "
+        "(`vaultpki enroll -f cluster.yaml w-1 --pool autoscaled`)"
     )
 
 
 def test_late(desk: Desk, seat: Seat, tmp_path: Path) -> None:
+    enrolled.vacate(desk.site, "w-1")
     file = desk.join_file("w-1", tmp_path / "join.json", pool="autoscaled", wrap_ttl="1s")
     time.sleep(2.5)
     ended = json.loads(file.read_text())["expires"]
-    assert refused(seat, file) == f"the join file ended at {ended}; ask for a new one (`vaultpki enroll w-1`)"
+    assert refused(seat, file) == (
+        f"the join file ended at {ended}; ask for a new one (`vaultpki enroll -f cluster.yaml w-1 --pool autoscaled`)"
+    )
 
 
 def test_of_another_cluster_or_node(desk: Desk, other: Site, seat: Seat, file: Path, tmp_path: Path) -> None:
@@ -159,10 +166,13 @@ CHANGED: dict[str, tuple[dict[str, Any], str]] = {
     "addresses-none": ({"addresses": []}, "addresses: is not as"),
     "addresses-odd": ({"addresses": ["https://[::1"]}, "addresses: is not as"),
     "ca_pem": (
-        {"ca_pem": "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n"},
+        {"ca_pem": "-----BEGIN CERTIFICATE-----\nMAAA\n-----END CERTIFICATE-----\n"},
         "cannot be used as a CA file",
     ),
-    "ca_pem-none": ({"ca_pem": None}, "does not verify"),
+    "ca_pem-odd": ({"ca_pem": "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n"}, "ca_pem: is not as"),
+    "ca_pem-none": ({"ca_pem": None}, "; the join file names no CA, and this machine's did not sign it: "),
+    "namespace": ({"namespace": "team1/none"}, "the namespace team1/none does not exist at https://127.0.0.1:"),
+    "namespace-odd": ({"namespace": "a b"}, "namespace: is not as"),
     "root_sha256": ({"root_sha256": "0" * 64}, "pin"),
     "role_id": ({"role_id": "00000000-0000-0000-0000-000000000000"}, "role_id or pool was changed on its way"),
     "role_id-odd": ({"role_id": 7}, "role_id: is not as"),
@@ -185,8 +195,9 @@ def test_every_field_is_tampered_with(file: Path) -> None:
 
 def test_a_tampered_file_does_not_harm_a_node_that_works(desk: Desk, seat: Seat, file: Path, tmp_path: Path) -> None:
     enrolled.join(seat, file)
-    fresh = desk.join_file("w-1", tmp_path / "fresh.json", pool="autoscaled")
-    bad = enrolled.edited(fresh, tmp_path / "bad.json", role_id="00000000-0000-0000-0000-000000000000")
+    token = enrolled.wrapped(desk.site, f"auth/{desk.site.prefix}/pooled/role/w-1/secret-id")
+    wrong = "00000000-0000-0000-0000-000000000000"
+    bad = enrolled.edited(file, tmp_path / "bad.json", role_id=wrong, wrap_token=token)
     refused(seat, bad)
     seat.age()
     seat.run()
@@ -196,7 +207,11 @@ def test_another_ca_stands_at_the_address(seat: Seat, file: Path, tmp_path: Path
     (tmp_path / "tls").mkdir()
     ca_pem = write_tls(tmp_path / "tls").read_text()
     said = refused(seat, enrolled.edited(file, tmp_path / "changed.json", ca_pem=ca_pem))
-    assert "does not verify" in said
+    assert said.endswith(
+        "; the CA in the join file did not sign it: whoever enrolled w-1 must look at vault.ca_file in cluster.yaml, "
+        "and make a new join file (`vaultpki enroll -f cluster.yaml w-1 --pool autoscaled`)"
+    )
+    assert "does not verify" in said and "VAULT_CACERT" not in said
     enrolled.join(seat, file)
 
 
@@ -206,29 +221,18 @@ def test_a_token_that_wraps_something_else(site: Site, seat: Seat, file: Path, t
     made = site.server.api("POST", role, {"token_policies": f"{site.prefix}/pool/autoscaled"})
     assert made.status == 204
     for path, body in ((f"{role}/secret-id", {}), ("sys/wrapping/wrap", {"secret_id": "mine"})):
-        token = wrapped(site, path, body)
+        token = enrolled.wrapped(site, path, body=body, ttl="5m")
         said = refused(seat, enrolled.edited(file, tmp_path / "changed.json", wrap_token=token))
         assert said.startswith("the join file's token was not made for this node's secret id"), said
         # It was only looked at.
         assert site.server.api("POST", "sys/wrapping/unwrap", token=token).status == 200
 
 
-def wrapped(site: Site, path: str, body: dict[str, str]) -> str:
-    url = urlsplit(site.server.address)
-    context = ssl.create_default_context(cafile=site.server.ca_file)
-    connection = http.client.HTTPSConnection(str(url.hostname), url.port, context=context, timeout=30)
-    headers = {"X-Vault-Token": site.server.token, "X-Vault-Wrap-TTL": "5m"}
-    connection.request("POST", f"/v1/{path}", json.dumps(body), headers)
-    token: str = json.loads(connection.getresponse().read())["wrap_info"]["token"]
-    connection.close()
-    return token
-
-
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "is no join file; ask for a new one (`vaultpki enroll`)"),
-        (b"{", "is no join file; ask for a new one (`vaultpki enroll`)"),
+        (b"", "is no join file; ask whoever enrolled this node for a new one"),
+        (b"{", "is no join file; ask whoever enrolled this node for a new one"),
         (b"[]", "is no join file"),
         (b"null", "is no join file"),
         (b"version: 1\n", "is no join file"),
@@ -243,6 +247,7 @@ def wrapped(site: Site, path: str, body: dict[str, str]) -> str:
 def test_broken(seat: Seat, tmp_path: Path, content: bytes | None, said: str) -> None:
     broken = tmp_path / "broken.txt"
     if content is not None:
+        broken.touch(0o600)
         broken.write_bytes(content)
     found = refused(seat, broken)
     assert found.startswith(f"{broken}: {said}"), found
@@ -251,6 +256,7 @@ def test_broken(seat: Seat, tmp_path: Path, content: bytes | None, said: str) ->
 def test_every_truncation_is_told(seat: Seat, file: Path, tmp_path: Path) -> None:
     whole = file.read_bytes()
     short = tmp_path / "short"
+    short.touch(0o600)
     for length in range(0, len(whole.rstrip()), 7):
         short.write_bytes(whole[:length])
         with pytest.raises(SpecError, match="is no join file"):
@@ -269,7 +275,7 @@ def test_a_node_that_joins_again_keeps_what_its_people_changed(desk: Desk, tmp_p
     seat.configure("poll: 5m", "poll: 7m")
     with seat.config.open("a") as stream:
         stream.write('certificates: {kubelet: {mode: "0640"}}\nhooks: {kubelet: [["true"]]}\n')
-    enrolled.join(seat, desk.join_file("w-again", tmp_path / "fresh.json", pool="autoscaled"))
+    enrolled.join(seat, desk.join_file("w-again", tmp_path / "fresh.json", pool="autoscaled", replace=True))
     config = load_agent(seat.config)
     assert config.poll == 420 and config.hooks and config.certificates["kubelet"].mode == 0o640
     # The credential that it had before is destroyed, and so is what was in either join file.

@@ -408,7 +408,49 @@ def test_apply_makes_it_once_shows_drift_and_takes_it_away(own: Vouched) -> None
     gone = changes(own.applied()[0])
     assert gone["auth", mount][0] == "delete" and not [name for _, name in gone if name.startswith(f"{auth}/")]
     own.settled()
-    assert records(own) - before == {f"{own.prefix}/config/data/reports/c-1"}
+    # What the node reported goes with its pool.
+    assert records(own) == before
+
+
+def entity(site: Vouched, node: str) -> str | None:
+    """The entity that Vault made when the node logged in; an alias there is the node's name."""
+    accessor = site.read("sys/auth")[f"{site.prefix}/jwt/"]["accessor"]
+    body = {"alias_name": node, "alias_mount_accessor": accessor}
+    answer = site.server.api("POST", "identity/lookup/entity", body)
+    return str(answer.data["id"]) if answer.status == 200 else None
+
+
+@pytest.mark.parametrize(
+    ("change", "gone", "stays"),
+    [
+        ((EDGE, ""), ("e-1", "edge"), ("c-1", "cloud")),
+        (("c-*", "c-a*"), ("c-1", "cloud"), ("c-a1", "cloud")),
+    ],
+)
+def test_nodes_whose_pool_goes_or_takes_them_no_more_are_told_and_ended(
+    own: Vouched, change: tuple[str, str], gone: tuple[str, str], stays: tuple[str, str]
+) -> None:
+    own.apply()
+    tokens = {}
+    for node, pool in (gone, stays):
+        tokens[node] = own.logged_in(node, pool)
+        report = {"data": {"time": "now"}}
+        assert (
+            own.server.api("POST", f"{own.prefix}/config/data/reports/{node}", report, token=tokens[node]).status == 200
+        )
+    own.write(SPEC.replace(*change))
+    said = vaultpki("plan", "-f", own.file, env=own.server.environment()).stdout.replace("\n      ", " ")
+    assert f"1 node loses its identity and can renew nothing: {gone[0]}, which got in by an issuer's token" in said
+    (impact,) = own.plan()["impact"]
+    assert (impact["effect"], impact["pool"], impact["nodes"]) == ("loses-access", gone[1], 1)
+    own.applied()
+    assert entity(own, gone[0]) is None and entity(own, stays[0]) is not None
+    read = f"{own.prefix}/config/data/cluster"
+    assert own.server.api("GET", read, token=tokens[gone[0]]).status == 403
+    assert own.server.api("GET", read, token=tokens[stays[0]]).status == 200
+    reports = own.read_names(f"{own.prefix}/config/metadata/reports")
+    assert reports == [stays[0]]
+    own.settled()
 
 
 def test_a_mount_of_others_is_not_taken_over(own: Vouched) -> None:

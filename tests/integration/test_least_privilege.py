@@ -23,7 +23,7 @@ from vaultpki import agent, bootstrap, enrolment, identities, operator, trespass
 from vaultpki.bootstrap import Where
 from vaultpki.certificates import resolve, row_named, sign_parameters
 from vaultpki.config import load_agent
-from vaultpki.errors import Denied
+from vaultpki.errors import Denied, SpecError
 from vaultpki.files import write_private
 from vaultpki.join import dump_join
 from vaultpki.model import Certificate
@@ -68,7 +68,8 @@ def first_refused(steps: Sequence[Step]) -> str | None:
     for name, step in steps:
         try:
             step()
-        except Denied as error:
+        # Where one may not look, or end what others have, it is told before Vault refuses.
+        except (Denied, SpecError) as error:
             return f"{name} ({str(error)[:60]})"
     return None
 
@@ -104,7 +105,8 @@ def applying(site: Site, vault: Vault) -> list[Step]:
     def enroll(node: str, pool: str | None) -> None:
         cluster = site.cluster
         who = enrolment.holder(cluster, node, pool)
-        join = enrolment.enroll(cluster, vault, node, who, enrolment.place(cluster, vault), wrap_ttl=60)
+        where = enrolment.place(cluster, vault)
+        join = enrolment.enroll(cluster, vault, node, who, where, wrap_ttl=60, replace=True, wait=0)
         secret = site.server.api("POST", "sys/wrapping/unwrap", token=join.wrap_token).data["secret_id"]
         assert enrolled.login(site, "pooled" if pool else "listed", join.role_id, secret) is not None
 
@@ -116,6 +118,8 @@ def applying(site: Site, vault: Vault) -> list[Step]:
         ("enroll", lambda: enroll("worker-1", None)),
         ("enroll of a pool's node", lambda: enroll("w-1", "autoscaled")),
         ("nodes", lambda: enrolment.nodes(site.cluster, vault)),
+        ("lock", lambda: enrolment.lock(site.cluster, vault, "worker-1", wait=0)),
+        ("lock of a pool's node", lambda: enrolment.lock(site.cluster, vault, "w-1", wait=0)),
         ("unenroll", lambda: enrolment.unenroll(site.cluster, vault, "w-1", wait=0)),
         ("apply of a change", lambda: apply(site, vault, CHANGED)),
         ("destroy", lambda: bootstrap.destroy(site.cluster, vault, Where((), None), progress=lambda path: None)),
@@ -166,7 +170,21 @@ def enrolling(site: Site, vault: Vault) -> list[Step]:
         secret = site.server.api("POST", "sys/wrapping/unwrap", token=join.wrap_token).data["secret_id"]
         assert enrolled.login(site, "pooled", join.role_id, secret) is not None
 
-    return [("enroll", enroll), ("enroll again", enroll)]
+    def again() -> None:
+        """After somebody has locked it: it looks whether there is a live credential, and sees that there is none."""
+        enrolled.vacate(site, node)
+        enroll()
+
+    def occupied() -> None:
+        try:
+            enroll()
+        except SpecError as error:
+            if "has 1 live credential " not in str(error):
+                raise
+        else:
+            raise AssertionError("there is a live credential")
+
+    return [("enroll", enroll), ("enroll where there is a live credential", occupied), ("enroll again", again)]
 
 
 def test_the_enroller(site: Site) -> None:
@@ -258,7 +276,10 @@ def test_a_stolen_enroller(site: Site) -> None:
             )
     for method, path in (("DELETE", f"{pooled}/w-7"), ("LIST", pooled), ("GET", f"{pooled}/w-7")):
         assert ask(method, path) == 403, path
+    # It sees how many secret ids there are, wrapped, and can do nothing to one.
     assert ask("LIST", f"{pooled}/w-7/secret-id") == 403
+    assert ask("LIST", f"{pooled}/w-7/secret-id", None, "60s") == 200
+    assert ask("LIST", f"{listed}/cp-1/secret-id", None, "60s") == 403
     # A secret id only wrapped, and with nothing of its own choice.
     assert ask("POST", f"{pooled}/w-7/secret-id", {}) in (400, 403)
     for body in ({"metadata": '{"a": "b"}'}, {"ttl": "1h"}, {"num_uses": "1"}, {"cidr_list": "127.0.0.1/32"}):

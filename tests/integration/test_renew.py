@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from applied import Ran, Seat, Site, standing, vaultpki
 from residents import AT_ONCE, POLL, WORKER, leaves, resident, signs
 from servers import Server, wait_for
 
+from vaultpki import memory
 from vaultpki.store import GRACE
 
 
@@ -43,7 +45,7 @@ def test_a_name_or_all_beside_a_resident_agent(site: Site, seat: Seat) -> None:
     with resident(seat) as agent:
         # It holds the directory while it waits for watchers of what it mends.
         wait_for((seat.pki / "kube-proxy.crt").exists, 20, agent.log.read_text)
-        ran = renew(seat, "kubelet", "--force")
+        ran = renew(seat, "kubelet")
         assert ran.stdout.splitlines() == ["renewed kubelet"] and ran.stderr == "", ran
         assert changed(before, seat) == {"kubelet", "kube-proxy"}
         now: dict[str, object] = {**leaves(seat)}
@@ -59,12 +61,42 @@ def test_a_name_or_all_beside_a_resident_agent(site: Site, seat: Seat) -> None:
 
 def test_what_is_not_done(site: Site, seat: Seat) -> None:
     before, since = seat.snapshot(), site.server.audit_position()
-    assert "--force" in renew(seat, "kubelet", expect=2).stderr
-    said = renew(seat, "kubelet", "apiserver", "--force", expect=1).stderr.splitlines()
+    assert "name the certificates to renew, or pass --force to renew all of this node" in renew(seat, expect=2).stderr
+    said = renew(seat, "kubelet", "apiserver", expect=1).stderr.splitlines()
     assert said == [
         "vaultpki: worker-1 holds no certificate apiserver; it holds kube-proxy, kubelet-client, kubelet"
     ], said
     assert seat.snapshot() == before and signs(site.server, site.prefix, since) == []
+
+
+@pytest.mark.parametrize("how", ["renew", "once"])
+def test_a_hook_that_is_owed_is_said_and_ends_in_exit_3(how: str, seat: Seat) -> None:
+    """By the run in which it fails, and by each later one until it has worked, whether or not anything else is done."""
+    mended = seat.folder / "mended"
+    with seat.config.open("a") as file:
+        file.write(f"hooks: {{kubelet: [['true'], [sh, -c, 'test -e {mended}']]}}\n")
+    seat.run()
+
+    def run(expect: int) -> Ran:
+        return renew(seat, "kubelet", expect=expect) if how == "renew" else seat.run(expect=expect)
+
+    failed = "hook 2 of kubelet (sh) ended with exit code 1: what it said stands in the agent's own output"
+    owed = "the hooks of kubelet are still owed, and the next run tries them again"
+    if how == "once":
+        (seat.pki / "kubelet.crt").write_text("damaged")
+        shutil.rmtree(seat.pki / ".vaultpki" / (seat.pki / ".vaultpki/kubelet").readlink())
+        (seat.pki / "kubelet.crt").unlink()
+    for _ in range(2):
+        (said,) = run(expect=3).stderr.splitlines()
+        assert said == f"vaultpki: {failed}; {owed}", said
+    told = vaultpki("agent", "-c", seat.config, "--once", "--log-format", "json", expect=3)
+    event = json.loads(told.stderr)
+    assert (event["event"], event["level"], event["hook"]) == ("hook-failed", "warning", "kubelet"), told
+    assert "nothing-to-do" not in told.stdout, told
+    mended.touch()
+    # Nobody who has mended a hook waits for the pause of an agent that stays.
+    assert seat.run().stdout.splitlines() == ["ran the hooks of kubelet"]
+    assert memory.load(str(seat.state)).owed == {}
 
 
 GARBAGE = (b"", b"{", b"[]", b"null", b'{"version": 1}', b"\xff\x00\xfe" * 100, b"[" * 100_000, b'{"fetched": NaN}')

@@ -58,8 +58,8 @@ def test_a_signal_ends_it_at_once_wherever_it_is(server: Server, tmp_path: Path)
             assert seat.run().stderr == ""
             leaves(seat)
             hidden = {path.name.partition(".")[0] for path in (seat.pki / ".vaultpki").iterdir()}
-            assert hidden == {"lock", "bundles", *WORKER}
-            assert len(list((seat.pki / ".vaultpki").iterdir())) == 1 + 2 * 4
+            assert hidden == {"lock", "owner", "bundles", *WORKER}
+            assert len(list((seat.pki / ".vaultpki").iterdir())) == 2 + 2 * 4
 
     with ThreadPoolExecutor(nodes) as pool:
         for _ in pool.map(trials, range(1, nodes + 1)):

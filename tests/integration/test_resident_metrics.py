@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from applied import Seat, Site
 from residents import AT_ONCE, faked, figure, get, resident, short_and_long
 from servers import Server, free_ports, wait_for
 
+from vaultpki import glance
 from vaultpki.store import GRACE
 
 # A pass, and the pause for watchers that may come before it.
@@ -42,9 +46,12 @@ def test_a_pass_that_is_broken_off_is_told_and_a_vault_that_is_away_is_not(
         wait_for(lambda: get(port, "healthz") == (200, "ok\n"), 30, agent.log.read_text)
         seat.pki.rename(aside)
         seat.pki.symlink_to(empty)
+        time.sleep(glance.PAUSE)
+        assert get(port, "healthz")[1].startswith(f"the files cannot be looked at: {seat.pki}"), get(port, "healthz")
         agent.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: get(port, "healthz")[0] == 503, PASS, agent.log.read_text)
-        assert get(port, "healthz")[1].startswith(f"the last pass was broken off: {seat.pki}"), get(port, "healthz")
+        said = f"the last pass was broken off: {seat.pki}"
+        wait_for(lambda: get(port, "healthz")[1].startswith(said), PASS, agent.log.read_text)
+        assert get(port, "healthz")[0] == 503
         assert get(port, "livez") == (200, "ok\n")
         figures = get(port, "metrics")[1]
         assert figures.count('state="unknown"} 1.0') == 3 and 'state="ok"' not in figures, figures
@@ -59,6 +66,35 @@ def test_a_pass_that_is_broken_off_is_told_and_a_vault_that_is_away_is_not(
         agent.process.send_signal(signal.SIGHUP)
         wait_for(lambda: "vaultpki_vault_reachable 0.0" in get(port, "metrics")[1], 20 + PASS, agent.log.read_text)
         assert get(port, "healthz") == (200, "ok\n")
+        assert agent.end() < AT_ONCE
+
+
+def test_healthz_looks_when_it_is_asked(seat: Seat, port: int, tmp_path: Path) -> None:
+    """The agent looks every ten minutes; what happens meanwhile is told all the same, and so is that it is over."""
+
+    def healthz() -> tuple[int, str]:
+        time.sleep(glance.PAUSE)
+        return get(port, "healthz")
+
+    key, aside = seat.pki / "kubelet.key", tmp_path / "aside"
+    other = (seat.pki / ".vaultpki/kubelet-client").resolve
+    with resident(seat) as agent:
+        wait_for(lambda: get(port, "healthz") == (200, "ok\n"), 30, agent.log.read_text)
+        passed = figure(port, "last_pass_timestamp_seconds")
+        lying = key.resolve()
+        lying.rename(aside)
+        assert healthz() == (503, "kubelet: missing\n")
+        assert 'vaultpki_certificate_state{name="kubelet",state="missing"} 1.0' in get(port, "metrics")[1]
+        shutil.copy(other() / "kubelet-client.key", lying)
+        assert healthz() == (503, "kubelet: broken\n")
+        lying.unlink()
+        os.mkfifo(lying)
+        assert healthz() == (503, "kubelet: missing\n")
+        lying.unlink()
+        aside.rename(lying)
+        assert healthz() == (200, "ok\n")
+        # Nothing of it was the agent's own look.
+        assert figure(port, "last_pass_timestamp_seconds") == passed
         assert agent.end() < AT_ONCE
 
 

@@ -17,7 +17,7 @@ from cut import NEVER, begun, died, ended
 from enrolled import Desk
 from servers import Server
 
-from vaultpki import bootstrap, enrolment
+from vaultpki import bootstrap, enrolment, live_credentials
 from vaultpki.bootstrap import Where
 
 
@@ -78,7 +78,7 @@ def test_it_ends_the_tokens_of_a_pooled_node_and_no_others(site: Site, applier: 
     assert enrolment.unenroll(site.cluster, enrolled.client(site.server), "w-1", wait=0)
     assert gone.has_ended() and enrolled.works(site, stays.token)
     gone.leaves_nothing()
-    assert applier.run("unenroll", "-f", site.file, "w-1").stdout == "w-1 had no identity in this Vault\n"
+    assert_nothing_to_end(applier, "w-1")
     # The name is free again, for another machine.
     again = identity(site, "w-1")
     assert again.role_id != gone.role_id and not enrolled.works(site, gone.token)
@@ -89,7 +89,8 @@ def test_a_node_still_listed_is_refused(site: Site, applier: Desk) -> None:
     mark = site.server.audit_position()
     said = applier.run("unenroll", "-f", site.file, "worker-1", expect=1).stderr
     assert said == (
-        f"vaultpki: worker-1 is listed in {site.file}; take it off the list and run `vaultpki apply`, which ends it\n"
+        f"vaultpki: worker-1 is listed in {site.file}; `vaultpki lock -f {site.file} worker-1` ends all that it can "
+        f"log in with, and to end the node itself take it off the list and run `vaultpki apply -f {site.file}`\n"
     )
     assert site.server.writes(mark) == [] and enrolled.works(site, listed.token)
     for name in ("W-1", "w-1/secret-id", "../listed/role/worker-1", "x" * 300):
@@ -106,12 +107,29 @@ def test_a_node_taken_off_the_list_is_not_called_ended_before_apply_has_ended_it
     site.write("".join(line for line in enrolled.SPEC.splitlines(keepends=True) if "worker-1" not in line))
     said = desk.run("unenroll", "-f", site.file, "worker-1", expect=1).stderr
     assert said == (
-        "vaultpki: worker-1 was a listed node and has its identity still; run `vaultpki apply`, which ends it\n"
+        "vaultpki: worker-1 was a listed node and has its identity still; run "
+        f"`vaultpki apply -f {site.file}`, which ends it\n"
     )
     assert enrolled.works(site, listed.token)
     site.apply()
     assert listed.has_ended()
-    assert desk.run("unenroll", "-f", site.file, "worker-1").stdout == "worker-1 had no identity in this Vault\n"
+    assert_nothing_to_end(desk, "worker-1")
+
+
+def assert_nothing_to_end(desk: Desk, name: str) -> None:
+    """Fails where the end of a node without an identity passes for a success, or changes anything."""
+    mark = desk.site.server.audit_position()
+    ran = desk.run("unenroll", "-f", desk.site.file, name, expect=1)
+    assert ran.stdout == "" and ran.stderr == (
+        f"vaultpki: {name} has no identity in this Vault, so there is nothing to end; "
+        f"`vaultpki nodes -f {desk.site.file}` lists the names that do\n"
+    )
+    assert desk.site.server.writes(mark) == []
+
+
+def test_a_name_that_never_was_is_no_success(applier: Desk) -> None:
+    for name in ("w-99", "no-pools-name", "batch-x.example"):
+        assert_nothing_to_end(applier, name)
 
 
 def test_it_wins_against_a_login_in_flight(site: Site, applier: Desk) -> None:
@@ -153,7 +171,7 @@ def test_the_second_look_ends_what_came_after_the_first(site: Site) -> None:
     late: list[str | None] = []
     timer = threading.Timer(0.5, lambda: late.append(node.login()))
     timer.start()
-    bootstrap.end_entities(vault, accessor, [node.role_id], wait=2)
+    live_credentials.end_entities(vault, accessor, [node.role_id], wait=2)
     timer.join()
     assert late[0] is not None and not enrolled.works(site, late[0]) and not enrolled.works(site, node.token)
 

@@ -5,21 +5,30 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from applied import vaultpki
 from click.testing import CliRunner
-from spoilable import NOW, World, key_usage, made, put
+from cryptography import x509
+from cryptography.x509.name import _ASN1Type
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from spoilable import NOW, World, authority, key_usage, made, put
 
 from vaultpki import certificates, handshake, holders
 from vaultpki.certificates import ISSUING_CAS, TABLE, bundle
+from vaultpki.checks import bundle_checks, pair_checks
 from vaultpki.cli.verify import verify_command
 from vaultpki.errors import Attention, SpecError, ToolMissing
 from vaultpki.model import Usage
 from vaultpki.verify import Check, to_json, verify
+
+# Root without its right to read everything, and anybody else as they are.
+NO_OVERRIDE = () if os.geteuid() else ("setpriv", "--bounding-set", "-dac_override,-dac_read_search")
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +179,7 @@ def test_a_mode_the_nodes_agent_was_told_is_no_fault(world: World) -> None:
 
 
 @pytest.mark.parametrize("name", ["kubelet.crt", "kubelet.key", "kubelet.pem", "kubelet.conf", "kubelet-ca.crt"])
-@pytest.mark.parametrize("how", ["missing", "empty", "a folder", "a fifo", "garbage"])
+@pytest.mark.parametrize("how", ["missing", "empty", "a folder", "a fifo", "garbage", "a device", "endless", "outside"])
 def test_a_file_that_is_none_is_found(world: World, name: str, how: str) -> None:
     path = world.pki("worker-1") / name
     path.unlink()
@@ -178,9 +187,97 @@ def test_a_file_that_is_none_is_found(world: World, name: str, how: str) -> None
         path.mkdir()
     elif how == "a fifo":
         os.mkfifo(path)
+    elif how == "a device":
+        path.symlink_to("/dev/zero")
+    elif how == "endless":
+        with path.open("wb") as file:
+            file.truncate(1 << 40)
+    elif how == "outside":
+        outside = world.folder / "elsewhere"
+        shutil.copy(world.pki("cp-1") / "kube-scheduler.crt", outside)
+        path.symlink_to(outside)
     elif how != "missing":
         put(path, b"" if how == "empty" else b"\xff\0garbage" * 100, 0o644 if name.endswith(".crt") else 0o600)
     assert f"{name}: " in details(world.verify(), "file", source="worker-1")
+
+
+def test_links_within_the_folder_are_followed(world: World) -> None:
+    """As those of the store are, and a folder that is named by a link."""
+    pki = world.pki("worker-1")
+    (pki / "inner").mkdir()
+    for path in [path for path in pki.iterdir() if path.is_file()]:
+        path.rename(pki / "inner" / path.name)
+        path.symlink_to(f"inner/{path.name}")
+    named = world.folder / "worker-1"
+    named.symlink_to(pki)
+    found = holders.find(world.cluster, named)
+    assert [holder.name for holder in found] == ["worker-1"] and failed(verify(found, now=NOW)) == []
+
+
+def test_a_folder_of_nodes_that_leads_elsewhere_is_one_failed_check(world: World, tmp_path: Path) -> None:
+    nodes = world.folder / "nodes"
+    world.pki("w-7").parent.rename(tmp_path / "w-7")
+    (nodes / "w-7").symlink_to(tmp_path / "w-7")
+    world.pki("worker-1").rename(tmp_path / "pki")
+    world.pki("worker-1").symlink_to(tmp_path / "pki")
+    ran = vaultpki("verify", "-f", world.file, "--dir", nodes, "--json", expect=3)
+    wrong = [check for check in json.loads(ran.stdout)["checks"] if not check["ok"]]
+    assert [(check["from"], check["kind"], check["got"]) for check in wrong] == [
+        ("w-7", "file", "refuse"),
+        ("worker-1", "file", "refuse"),
+    ]
+    assert {check["detail"] for check in wrong} == {f"is a link that leads out of {nodes}"}
+
+
+def test_an_agent_yaml_that_is_none_is_one_failed_check(world: World) -> None:
+    file = world.pki("worker-1").parent / "agent.yaml"
+    file.write_text("version: 1\ncluster: [")
+    (wrong,) = failed(world.verify())
+    assert (wrong.source, wrong.name, wrong.target) == ("worker-1", "agent.yaml", str(file))
+    assert wrong.detail.startswith(f"{file}:3: this is not YAML")
+    file.unlink()
+    file.symlink_to("/etc/shadow")
+    (wrong,) = failed(world.verify())
+    assert wrong.detail == f"{file}: is a symbolic link: put the file itself there"
+
+
+def test_a_folder_of_too_many_entries_is_refused(world: World, tmp_path: Path) -> None:
+    crowd = tmp_path / "crowd"
+    crowd.mkdir()
+    for number in range(holders.MOST + 1):
+        (crowd / str(number)).touch()
+    with pytest.raises(SpecError, match="holds more than 10000 entries: name one node's folder with --dir"):
+        holders.find(world.cluster, crowd)
+
+
+def test_what_this_user_may_not_read_is_not_checked_and_no_fault(world: World) -> None:
+    """The keys and kubeconfigs of one node, and all of another; what can be read is checked all the same."""
+    ours = ["kubelet", "kubelet-client", "kube-proxy"]
+    secret = [f"{name}.{end}" for name in ours for end in ("key", "pem")] + ["kubelet.conf", "kube-proxy.conf"]
+    for name in secret:
+        (world.pki("worker-1") / name).chmod(0)
+    world.pki("w-7").chmod(0)
+    nodes = world.folder / "nodes"
+    told = vaultpki("verify", "-f", world.file, "--dir", nodes, "--json", expect=3, behind=NO_OVERRIDE)
+    answer = json.loads(told.stdout)
+    wrong = [check for check in answer["checks"] if not check["ok"]]
+    assert answer["ok"] is False and {check["got"] for check in wrong} == {"unchecked"}, wrong
+    assert {check["detail"] for check in wrong} == {"cannot be read as this user; run as root"}
+    files = {check["to"] for check in wrong if check["kind"] == "file"}
+    assert files == {*secret, str(world.pki("w-7"))}
+    pairs = {f"worker-1/{name}" for name in ours}
+    handshakes = [check for check in wrong if check["kind"] == "handshake"]
+    assert handshakes and all(pairs & {check["from"], check["to"]} for check in handshakes)
+    assert told.stderr == (
+        f"vaultpki: {len(wrong)} of {len(answer['checks'])} checks could not be made as this user; run as root\n"
+    )
+    shown = vaultpki("verify", "-f", world.file, "--dir", nodes, expect=3, behind=NO_OVERRIDE).stdout.splitlines()
+    assert len(shown) == 3 and shown[-1].endswith("; all else as it should be."), shown
+    assert any(line.startswith("not checked: ") and "kubelet.key" in line for line in shown), shown
+    # What is wrong besides is told as before.
+    put(world.pki("worker-1") / "kubelet-ca.crt", b"garbage", 0o644)
+    both = vaultpki("verify", "-f", world.file, "--dir", nodes, expect=3, behind=NO_OVERRIDE).stderr
+    assert "checks failed, and " in both and "could not be made as this user; mend what they name" in both
 
 
 def test_expired_and_not_yet_valid_are_found_at_the_time_asked_for(world: World) -> None:
@@ -251,6 +348,84 @@ def test_another_ca_in_a_bundle_is_found(world: World) -> None:
     put(world.pki("cp-1") / "etcd-ca.crt", world.issuing["etcd"].pem + world.issuing["kubernetes"].pem, 0o644)
     checks = world.verify()
     assert ("cp-1/kube-scheduler", "cp-1/etcd-server") in {(each.source, each.target) for each in failed(checks)}
+
+
+STRANGE = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "problem"),
+    [
+        (
+            "kubernetes",
+            {},
+            "CN=prod kubernetes CA, which is no issuing CA of etcd: its name is not CN=prod etcd CA alone",
+        ),
+        ("etcd", {"path_length": None}, "its path length is not 0"),
+        (
+            "etcd",
+            {"further": [(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), False)]},
+            "extended key usage",
+        ),
+        ("etcd", {"further": [(x509.NameConstraints([x509.DNSName("x")], None), False)]}, "it has name constraints"),
+        ("etcd", {"further": [(STRANGE, True)]}, "a critical extension that no CA of ours has (1.2.3.4)"),
+    ],
+    ids=["another domain's", "a path without an end", "an EKU", "name constraints", "a critical extension"],
+)
+@pytest.mark.parametrize("file", ["etcd-ca.crt", "etcd-ca-chain.crt"])
+def test_a_ca_that_is_none_of_its_domain_is_found_in_a_bundle(
+    world: World, file: str, name: str, options: dict[str, Any], problem: str
+) -> None:
+    planted = authority(name, world.root, **options)
+    path = world.pki("cp-1") / file
+    put(path, path.read_bytes() + planted.pem, 0o644)
+    found = {each.target: each.detail for each in failed(tuple(bundles_of(world, "cp-1")))}
+    assert found.keys() == {file} and problem in found[file]
+
+
+def test_a_ca_of_the_right_name_that_the_root_did_not_sign_is_found_in_a_bundle(world: World) -> None:
+    planted = authority("etcd", authority("root"))
+    for file in ("etcd-ca.crt", "etcd-ca-chain.crt"):
+        path = world.pki("cp-1") / file
+        put(path, path.read_bytes() + planted.pem, 0o644)
+    found = {each.target: each.detail for each in failed(tuple(bundles_of(world, "cp-1")))}
+    assert found == dict.fromkeys(
+        ("etcd-ca.crt", "etcd-ca-chain.crt"), "holds an issuing CA that its root did not sign"
+    )
+
+
+def bundles_of(world: World, node: str) -> Iterator[Check]:
+    (holder,) = (each for each in holders.find(world.cluster, world.folder) if each.name == node)
+    return bundle_checks(holder, {row.name: row for row in certificates.rows(world.cluster)}, NOW)
+
+
+@pytest.mark.parametrize("kind", ["UniversalString", "BMPString", "T61String", "IA5String"])
+def test_a_name_in_an_encoding_that_go_reads_otherwise_is_found(world: World, kind: str) -> None:
+    world.lay(world.pki("cp-1"), world.want("cp-1", "etcd-server"), encoding=_ASN1Type[kind])
+    assert "carries names beside those of the table" in pair_of(world, "cp-1", "etcd-server")
+
+
+def test_a_critical_extension_that_nobody_asked_for_is_found(world: World) -> None:
+    world.lay(world.pki("cp-1"), world.want("cp-1", "etcd-server"), further=[(STRANGE, True)])
+    assert "has a critical extension that nobody asked for" in pair_of(world, "cp-1", "etcd-server")
+
+
+def pair_of(world: World, node: str, name: str) -> str:
+    (holder,) = (each for each in holders.find(world.cluster, world.folder) if each.name == node)
+    row = certificates.row_named(world.cluster, name)
+    _, checks = pair_checks(holder, row, world.want(node, name), NOW)
+    return details(checks, "file")
+
+
+def test_a_server_without_a_san_passes_by_its_cn_for_nobody(world: World) -> None:
+    """`openssl verify` would take the CN, which is the node's name here."""
+    want = world.want("cp-1", "etcd-server")
+    assert want.subject.common_name == "cp-1" and "cp-1" in want.subject.dns
+    world.lay(world.pki("cp-1"), replace(want, subject=replace(want.subject, dns=(), ips=())))
+    checks = world.verify()
+    assert "the root, as cp-1: has no DNS SAN" in details(checks, "chain", source="cp-1/etcd-server")
+    live = [each for each in failed(checks) if each.kind == "handshake" and each.target == "cp-1/etcd-server"]
+    assert {each.got for each in live if each.name.endswith("as cp-1")} == {"refuse"}
 
 
 def test_a_node_with_another_root_is_found(world: World, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What ships: the wheel, built from the checkout and installed outside it, has all that it needs."""
+"""What ships: the wheel has all that it needs, and README.md's installation works as written, outside the checkout."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 import os
 import subprocess
 import sys
-import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+import readme
 from readme import CHECKOUT
 
 
@@ -45,12 +45,17 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def vaultpki(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The installed command."""
+def vaultpki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The installed command, by README.md's lines from "Install", all but Debian's own package and in other folders."""
     folder = tmp_path_factory.mktemp("installed")
-    venv.create(folder, with_pip=True)
-    pip = folder / "bin" / "pip"
-    call(pip, "--quiet", "--disable-pip-version-check", "install", f"{wheel}[embedded]", folder=folder)
+    (folder / "bin").mkdir()
+    said = readme.text().partition("\n## Install\n")[2].partition("\n## ")[0]
+    lines = [command.text for block in readme.blocks(said) for command in block.commands()]
+    assert lines.pop(0) == "apt-get install --yes python3-venv"
+    for line in lines:
+        here = line.replace("/opt/vaultpki", f"{folder}/opt").replace("/usr/local/bin", f"{folder}/bin")
+        assert here != line
+        call("bash", "-c", f"set -eu; PATH={Path(sys.executable).parent}:$PATH; {here}", folder=CHECKOUT)
     return folder / "bin" / "vaultpki"
 
 
@@ -83,6 +88,19 @@ def test_the_demo_runs_outside_the_checkout(vaultpki: Path, tmp_path: Path) -> N
 
 
 def test_it_is_the_installed_package_that_ran(vaultpki: Path, tmp_path: Path) -> None:
-    python = vaultpki.with_name("python")
+    python = vaultpki.resolve().with_name("python")
     place = call(python, "-c", "import vaultpki; print(vaultpki.__file__)", folder=tmp_path)
-    assert Path(place).is_relative_to(vaultpki.parents[1])
+    assert Path(place).is_relative_to(vaultpki.resolve().parents[1])
+
+
+def test_the_unit_runs_the_program_by_its_link(vaultpki: Path, tmp_path: Path) -> None:
+    unit = call(vaultpki, "agent", "--print-unit", "vaultpki-agent.service", folder=tmp_path)
+    assert f"\nExecStart={vaultpki} agent -c /etc/vaultpki/agent.yaml\n" in unit
+
+
+def test_the_installed_program_completes_its_commands(vaultpki: Path, tmp_path: Path) -> None:
+    program = (
+        f"set -eu; PATH={vaultpki.parent}:$PATH; source <(vaultpki completion bash); COMP_WORDS=(vaultpki unen) "
+        'COMP_CWORD=1; _vaultpki_completion vaultpki; echo "${COMPREPLY[@]}"'
+    )
+    assert call("bash", "--norc", "-c", program, folder=tmp_path) == "unenroll\n"

@@ -77,7 +77,7 @@ SPECS = st.fixed_dictionaries(PARTS, optional={"prefix": PREFIXES, "domain": DOT
 
 def cluster_of(spec: dict[str, Any]) -> Cluster | None:
     """The cluster, or None where something in the spec contradicts another thing in it."""
-    (_FOLDER / "a.j2").write_text("${node}\n")
+    (_FOLDER / "a.tmpl").write_text("${node}\n")
     nodes = [{**node, "addresses": [f"10.0.1.{index}"]} for index, node in enumerate(spec["nodes"], 1)]
     value = {
         "cluster": spec["cluster"],
@@ -86,7 +86,7 @@ def cluster_of(spec: dict[str, Any]) -> Cluster | None:
         "pools": [{"name": spec["pooled"], "roles": ["worker"], "node_names": "pooled-*"}],
         "certificates": spec["rows"],
         "templates": {
-            name: {"file": file, "template": "a.j2", "roles": roles}
+            name: {"file": file, "template": "a.tmpl", "roles": roles}
             for name, (file, roles) in spec["templates"].items()
         },
         **({"prefix": spec["prefix"]} if "prefix" in spec else {}),
@@ -121,8 +121,10 @@ def joined(cluster: Cluster, node: str, pool: str | None) -> None:
         role_id="r",
         wrap_token="t",
         expires=datetime(2026, 5, 1, tzinfo=UTC),
+        namespace=cluster.vault.namespace,
     )
     file = _FOLDER / "join.json"
+    file.touch(0o600)
     file.write_text(dump_join(join))
     assert load_join(file) == join
     config = AgentConfig(
@@ -136,6 +138,7 @@ def joined(cluster: Cluster, node: str, pool: str | None) -> None:
         auth=Auth("approle", role_id="r"),
         directory="/etc/kubernetes/pki",
         state="/var/lib/vaultpki",
+        namespace=join.namespace,
         file=str(_FOLDER / "agent.yaml"),
     )
     (_FOLDER / "agent.yaml").write_text(dump_agent(config))

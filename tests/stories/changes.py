@@ -101,6 +101,7 @@ def another_ca(stage: Stage) -> None:
     site = stage.site(short_and_long("30s", "kube-proxy"))
     seat = stage.seat(site)
     mount, root = f"{site.prefix}/kubernetes", f"{site.prefix}/root"
+    name = f"{site.name} kubernetes CA 2"
     server = stage.server
 
     def bundle(name: str = "kubernetes-ca.crt") -> list[str]:
@@ -128,10 +129,10 @@ def another_ca(stage: Stage) -> None:
             made = server.api(
                 "POST",
                 f"{mount}/intermediate/generate/internal",
-                {"common_name": "second", "key_type": "ec", "key_bits": 256},
+                {"common_name": name, "key_type": "ec", "key_bits": 256},
             )
             body = {"csr": made.data["csr"], "ttl": "8760h", "max_path_length": 0, "not_before_duration": "10m"}
-            signed = server.api("POST", f"{root}/root/sign-intermediate", {**body, "common_name": "second"})
+            signed = server.api("POST", f"{root}/root/sign-intermediate", {**body, "common_name": name})
             pem = signed.data["certificate"]
             new = x509.fingerprint(pem.encode())
             taken = server.api("POST", f"{mount}/intermediate/set-signed", {"certificate": pem}).data

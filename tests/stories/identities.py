@@ -2,50 +2,78 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
-from applied import vaultpki
-from residents import AT_ONCE, POLL, WORKER, Watcher, get, leaf, leaves, resident, short_and_long, signs
+from applied import Seat, vaultpki
+from residents import AT_ONCE, POLL, Watcher, get, leaf, leaves, resident, short_and_long, signs
 from servers import free_ports, wait_for
 from stories.stage import Stage
 
-from vaultpki import brakes
-
 
 def two_agents(stage: Stage) -> None:
-    """Two agents of one node on one directory: whole pairs, in time, and not twice as many signings."""
+    """A second agent that stays ends at once, by the directory and by the state folder; other runs work beside it."""
     site = stage.site()
     seat = stage.seat(site)
-    since = stage.server.audit_position()
-    began = time.time()
-    with resident(seat) as one, resident(seat, log=seat.folder / "second.log") as other:
-        wait_for(lambda: all((seat.pki / f"{stem}.pem").exists() for stem in WORKER), 20, one.log.read_text)
-        with Watcher(seat).watching() as watched:
-            time.sleep(40)
-        assert one.process.poll() is None and other.process.poll() is None
-        assert one.end() < AT_ONCE and other.end() < AT_ONCE
-    assert all(len(seen) >= 2 for seen in watched.serials.values()), watched.serials
-    asked = signs(stage.server, site.prefix, since)
-    for name in WORKER:
-        assert asked.count(name) <= 2 + (time.time() - began) / 15, asked
+    text = seat.config.read_text()
+    with resident(seat) as one:
+        one.await_issued()
+        assert_second(seat, seat.config, seat.state, one.process.pid)
+        for kept, own in ((seat.pki, "state"), (seat.state, "pki")):
+            another = seat.folder / f"{own}.yaml"
+            another.write_text(text.replace(str(seat.folder / own), str(seat.folder / f"other-{own}")))
+            assert_second(seat, another, kept, one.process.pid)
+        assert "renewed kubelet\n" in vaultpki("renew", "-c", seat.config, "kubelet").stdout
+        seat.run()
+        assert one.process.poll() is None
+        # One that a SIGHUP sends to where another stays goes on as it can, and says so.
+        other = stage.seat(site, "worker-2")
+        own = other.config.read_text()
+        with resident(other) as neighbour:
+            neighbour.await_issued()
+            other.config.write_text(own.replace(str(other.pki), str(seat.pki)))
+            neighbour.process.send_signal(signal.SIGHUP)
+            neighbour.await_said(f"{seat.pki}: another resident agent", POLL)
+            other.config.write_text(own)
+            neighbour.process.send_signal(signal.SIGHUP)
+            neighbour.await_said("well again", 2 * POLL)
+            assert neighbour.end() < AT_ONCE
+        one.process.kill()
+        one.process.wait()
+    # However the first one ended, the next one comes in.
+    with resident(seat, log=seat.folder / "next.log") as following:
+        following.await_said("has started", 20)
+        time.sleep(1)
+        assert following.process.poll() is None and following.end() < AT_ONCE
+
+
+def assert_second(seat: Seat, config: Path, kept: Path, pid: int) -> None:
+    began = time.monotonic()
+    ran = vaultpki("agent", "-c", config, "--log-format", "json", expect=1)
+    assert time.monotonic() - began < AT_ONCE
+    told = json.loads(ran.stderr)["message"]
+    assert told.startswith(f"{kept}: another resident agent (process {pid}) keeps this node's certificates; stop it"), (
+        told
+    )
 
 
 def two_nodes(stage: Stage) -> None:
-    """Agents of two nodes that somebody sent to one directory: a person's mistake, and no loop of signings."""
+    """Agents of two nodes that somebody sent to one directory: a person's mistake, which the second one is told."""
     site = stage.site(short_and_long("30s"))
     seats = [stage.seat(site, node) for node in ("worker-1", "worker-2")]
     seats[1].configure(str(seats[1].pki), str(seats[0].pki))
-    since = stage.server.audit_position()
-    with resident(seats[0]) as one, resident(seats[1]) as other:
-        one.await_said("kubelet", 30)
-        other.await_said("kubelet", 30)
-        time.sleep(30)
-        assert one.process.poll() is None and other.process.poll() is None
+    with resident(seats[0]) as one:
+        one.await_issued()
+        since = stage.server.audit_position()
+        with resident(seats[1]) as other:
+            assert other.process.wait(20) == 1
+            assert other.said(f"{seats[0].pki}: another resident agent"), other.log.read_text()
+        assert signs(stage.server, site.prefix, since) == []
         leaves(seats[0])
-        assert one.end() < AT_ONCE and other.end() < AT_ONCE
-    asked = signs(stage.server, site.prefix, since)
-    assert max(asked.count(name) for name in WORKER) <= 2 * (brakes.AT_ONCE + 3), asked
+        assert one.end() < AT_ONCE
 
 
 def joining_again(stage: Stage) -> None:
@@ -61,7 +89,8 @@ def joining_again(stage: Stage) -> None:
         assert stage.server.api("DELETE", role).status == 204
         since = stage.server.audit_position()
         told = agent.await_said("does not take this node's credential", 40)
-        assert "vaultpki agent --join" in told[0]["message"], told
+        new = "`vaultpki enroll -f cluster.yaml worker-1`"
+        assert f"({new}, then `vaultpki agent -c {seat.config} --join join.json` here)" in told[0]["message"], told
         state = agent.status(expect=3)
         assert state["agent"]["state"] == "needs-join" and state["vault"]["reachable"], state
         wait_for(lambda: 'vaultpki_agent_state{state="needs-join"} 1.0' in get(port, "metrics")[1], 5, str)

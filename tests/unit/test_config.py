@@ -62,7 +62,7 @@ certificates:
     to: others
   watcher: {kind: client, common_name: watcher, ca: kubernetes, roles: [worker], kubeconfig: watcher.conf, file: w}
 templates:
-  audit: {file: audit.yaml, template: a.j2, roles: [control-plane]}
+  audit: {file: audit.yaml, template: a.tmpl, roles: [control-plane]}
 """
 
 ACCEPTED = {
@@ -98,7 +98,7 @@ ACCEPTED = {
 
 def load(text: str, folder: Path, **options: bool) -> Cluster:
     (folder / "ca.pem").write_text("Vault's CA, in words\n" + PEM)
-    (folder / "a.j2").write_text("{{ node }}\n")
+    (folder / "a.tmpl").write_text("{{ node }}\n")
     (folder / "cluster.yaml").write_bytes(text.encode())
     return load_cluster(folder / "cluster.yaml", **options)
 
@@ -242,14 +242,37 @@ def test_schema_and_loader_refuse_alike(text: str, tmp_path: Path) -> None:
         load(text, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("written", "namespace"),
+    [
+        ("team1", "team1"),
+        ("team1/prod", "team1/prod"),
+        ("/team1/prod/", "team1/prod"),
+        ("root", "root"),
+        ("root/", "root"),
+        ("Team_1.a-b/ROOT", "Team_1.a-b/ROOT"),
+    ],
+)
+def test_a_namespace_in_its_normal_form(tmp_path: Path, written: str, namespace: str) -> None:
+    cluster = load(f"cluster: prod\nvault: {{namespace: {written}}}\n{NODES}", tmp_path)
+    assert (cluster.vault.namespace, cluster.vault.addresses, cluster.vault.ca_pem) == (namespace, (), None)
+
+
+@pytest.mark.parametrize("written", ["4f" * 32, "4F" * 32, ":".join(["4F"] * 32), ":".join(["4f"] * 32)])
+def test_the_roots_sha256_in_its_normal_form(tmp_path: Path, written: str) -> None:
+    cluster = load(f"cluster: prod\nca: {{root_sha256: '{written}'}}\n{NODES}", tmp_path)
+    assert cluster.authority.root_sha256 == "4f" * 32
+
+
 def test_starter_loads_and_uncommented_too(tmp_path: Path) -> None:
     cluster = load(starter(), tmp_path)
-    assert cluster.name == "prod"
+    assert (cluster.name, cluster.vault.namespace, cluster.authority.root_sha256) == ("prod", None, None)
     (tmp_path / "vault-ca.crt").write_text(PEM)
     (tmp_path / "issuer-ca.crt").write_text(PEM)
-    (tmp_path / "audit.yaml.j2").write_text("x\n")
+    (tmp_path / "audit.yaml.tmpl").write_text("x\n")
     whole = re.sub(r"^#: ?", "", starter(), flags=re.MULTILINE)
     full = load(whole, tmp_path)
+    assert full.vault.namespace == "team1/prod" and len(full.authority.root_sha256 or "") == 64
     assert (len(full.pools), len(full.rows), len(full.templates), len(full.overrides)) == (2, 2, 1, 1)
     for record, _ in walk(CLUSTER, schema()):
         for key in record.fields:
@@ -261,7 +284,9 @@ def test_starter_shows_the_defaults(tmp_path: Path) -> None:
     for section in ("ca", "defaults"):
         record = CLUSTER.fields[section].kind
         assert isinstance(record, Record)
-        assert said[section] == {key: declared.default for key, declared in record.fields.items()}
+        assert said[section] == {
+            key: declared.default for key, declared in record.fields.items() if declared.default is not None
+        }
 
 
 def test_init_writes_once_and_prints(tmp_path: Path) -> None:

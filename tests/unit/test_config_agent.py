@@ -99,6 +99,8 @@ def test_least(tmp_path: Path) -> None:
                 "b": (Hook("systemd", name="1"),),
             }
         },
+        {"namespace": "team1/prod"},
+        {"namespace": "root", "ca_file": None},
         {"hooks": {"etcd-ca": (Hook("static_pod", name="/etc/my pods/etcd.yaml"),)}, "hook_timeout": 3600},
         {"certificates": {"a": FileOptions(None, 0o600), "b": FileOptions("x:y", None), "c": FileOptions()}},
     ],
@@ -123,6 +125,8 @@ def test_dumped_and_read_back(change: dict[str, object], tmp_path: Path) -> None
         ("vault", "{}", "vault.addresses", "missing"),
         ("vault", "{addresses: ['http://v']}", "vault.addresses[0]", "plain http"),
         ("vault", "{addresses: ['https://v'], ca_file: ca.pem}", "vault.ca_file", "from / on"),
+        ("vault", "{addresses: ['https://v'], namespace: a//b}", "vault.namespace", "one slash between"),
+        ("vault", "{addresses: ['https://v'], namespace: sys}", "vault.namespace", "has the part sys"),
         ("root_sha256", "abc", "root_sha256", "64 hex digits"),
         ("root_sha256", "1" * 64, "root_sha256", "quotes"),
         ("auth", "{method: approle}", "auth.role_id", "needs role_id"),

@@ -66,6 +66,15 @@ REFUSED: dict[str, tuple[str, int | None, str, str]] = {
         "certificates.super-admin.file",
         "same folder as admin",
     ),
+    "file of kubeadm's CA": (CERT + "{admin: {file: ca}}\n", 5, "certificates.admin.file", "kubeadm's CA"),
+    "file of kubeadm's keys": (CERT + "{admin: {file: sa}}\n", 5, "certificates.admin.file", "kubeadm's service"),
+    "file of the lock": (CERT + "{admin: {file: lock}}\n", 5, "certificates.admin.file", "as the lock"),
+    "kubeconfig of another's pair": (
+        certificate("app", kubeconfig="kube-proxy.conf"),
+        11,
+        "certificates.app.kubeconfig",
+        "of kube-proxy",
+    ),
     "folder of the bundles": (CERT + "{admin: {file: bundles}}\n", 5, "certificates.admin.file", "as the bundles"),
     # a user's own certificates
     "own without CN": (certificate("app", common_name=""), 6, "certificates.app.common_name", "is missing"),
@@ -266,7 +275,7 @@ REFUSED: dict[str, tuple[str, int | None, str, str]] = {
     ),
     # templates
     "template nowhere": (
-        BASE + "templates: {a: {file: a.txt, template: nowhere.j2, roles: [worker]}}\n",
+        BASE + "templates: {a: {file: a.txt, template: nowhere.tmpl, roles: [worker]}}\n",
         5,
         "templates.a.template",
         "no such",
@@ -301,12 +310,20 @@ def test_refused(case: str, tmp_path: Path) -> None:
         ("KUBELET.crt", b"x", "file", "kubelet"),
         ("kubelet.conf", b"x", "file", "kubelet-client"),
         ("etcd-ca.crt", b"x", "file", "bundle"),
+        ("Etcd-CA-Chain.PEM", b"x", "file", "bundle"),
+        ("ca.crt", b"x", "file", "kubeadm"),
+        ("sa.pub", b"x", "file", "kubeadm"),
+        ("front-proxy-ca.key", b"x", "file", "bundle"),
+        ("etcd", b"x", "file", "kubeadm's folder"),
+        ("bundles", b"x", "file", "store"),
+        ("kubelet.pub", b"x", "file", "kubelet"),
+        ("mine.key", b"x", "file", "no template"),
     ],
 )
 def test_template_refused(file: str, content: bytes, field: str, hint: str, tmp_path: Path) -> None:
-    (tmp_path / "a.j2").write_bytes(content)
+    (tmp_path / "a.tmpl").write_bytes(content)
     path = tmp_path / "cluster.yaml"
-    path.write_text(BASE + f"templates:\n  a:\n    template: a.j2\n    file: {file}\n    roles: [worker]\n")
+    path.write_text(BASE + f"templates:\n  a:\n    template: a.tmpl\n    file: {file}\n    roles: [worker]\n")
     with pytest.raises(SpecError, match=hint) as caught:
         load_cluster(path)
     assert (caught.value.line, caught.value.field) == (7 if field == "template" else 8, f"templates.a.{field}")
@@ -382,9 +399,9 @@ def test_more_than_a_record_holds_is_refused(text: str, line: int, field: str, h
     ],
 )
 def test_templates_together(count: int, content: str, roles: str, field: str | None, tmp_path: Path) -> None:
-    (tmp_path / "a.j2").write_text(content)
+    (tmp_path / "a.tmpl").write_text(content)
     path = tmp_path / "cluster.yaml"
-    lines = [f"  t{n}: {{file: f{n}, roles: {roles}, template: a.j2}}\n" for n in range(count)]
+    lines = [f"  t{n}: {{file: f{n}, roles: {roles}, template: a.tmpl}}\n" for n in range(count)]
     path.write_text(BASE + "templates:\n" + "".join(lines))
     if field is None:
         record = records.cluster_record(load_cluster(path), ("https://v",) * 16, "x" * 262144, "a" * 64)

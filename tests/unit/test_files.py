@@ -34,7 +34,7 @@ def test_a_private_file(mode: int, open_folder: Path) -> None:
     assert read_swapped(str(token(open_folder, mode))) == b"secret\n"
 
 
-@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620, 0o602])
 def test_what_others_may_read_is_refused_unless_a_folder_keeps_them_out(mode: int, open_folder: Path) -> None:
     path = token(open_folder, mode)
     with pytest.raises(StoreError, match="chmod 600"):
@@ -54,6 +54,16 @@ def test_a_projected_volume_is_links_to_links(open_folder: Path) -> None:
     (open_folder / "..new").symlink_to("..2")
     (open_folder / "..new").rename(open_folder / "..data")
     assert read_swapped(str(open_folder / "token")) == b"..2"
+
+
+def test_a_projected_volume_is_writable_for_all_and_sticky(open_folder: Path) -> None:
+    """The kubelet's is a tmpfs of its own (pkg/volume/emptydir), and only root puts links into it."""
+    open_folder.chmod(0o1777)
+    (open_folder / "..1").mkdir()
+    token(open_folder / "..1", 0o400)
+    (open_folder / "..data").symlink_to("..1")
+    (open_folder / "token").symlink_to("..data/token")
+    assert read_swapped(str(open_folder / "token")) == b"secret\n"
 
 
 def test_a_link_out_of_a_private_folder_hides_nothing(open_folder: Path, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def listed(cluster: Cluster, name: str) -> tuple[Forbidden, ...]:
 def test_there_are_enough_and_no_two_alike(cluster: Cluster, name: str) -> None:
     requests = listed(cluster, name)
     assert len(requests) >= FEWEST and requests == listed(cluster, name)
-    assert max(Counter((each.method, each.path, repr(each.body)) for each in requests).values()) == 1
+    assert max(Counter((each.method, each.path, repr(each.body), each.wrap_ttl) for each in requests).values()) == 1
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -66,7 +66,11 @@ def test_nothing_of_its_own_is_forbidden(cluster: Cluster, name: str) -> None:
     }
     assert not may & {(each.method, each.path) for each in listed(cluster, name)}
     mint = f"auth/vaultpki/prod/{kind}/role/{name}/secret-id"
-    assert all(each.body for each in listed(cluster, name) if (each.method, each.path) == ("POST", mint))
+    minting = [each for each in listed(cluster, name) if (each.method, each.path) == ("POST", mint)]
+    assert all(each.body or each.wrap_ttl != "60s" for each in minting)
+    # What only its body forbids is asked as the node may ask; and nothing else says that it may not be kept for longer.
+    assert all(each.wrap_ttl == "60s" for each in minting if each.body)
+    assert {each.wrap_ttl for each in minting if not each.body} == {"", "61s", "720h"}
 
 
 @pytest.mark.parametrize("name", NAMES)

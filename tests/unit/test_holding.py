@@ -123,6 +123,10 @@ BROKEN: dict[str, Callable[[Json], object]] = {
     "another cluster's": changed("cluster", "cluster", to="other"),
     "a newer version's": changed("cluster", "version", to=2),
     "a newer version's own": changed("own", "version", to=2),
+    "a file of a bundle": changed("own", "certificates", 0, "file", to="etcd-ca"),
+    "a template beside a pair of its name": lambda said: changed("own", "certificates", 0, "file", to="mine")(
+        changed("cluster", "templates", to={"a": {"file": "mine.conf", "text": "x", "roles": ["etcd"]}})(said)  # type: ignore[arg-type]
+    ),
     "no certificates": changed("own", "certificates", to=[]),
     "a file elsewhere": changed("own", "certificates", 0, "file", to="../../etc/passwd"),
     "a CA missing": without("issuing", "etcd"),

@@ -6,6 +6,8 @@ import contextlib
 import http.client
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,9 +17,10 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from vaultpki import __version__, metrics
-from vaultpki.errors import VaultpkiError
+from vaultpki import __version__, glance, metrics
+from vaultpki.errors import StoreError, VaultpkiError
 from vaultpki.metrics import CertificateView, Server, View
+from vaultpki.model import AgentConfig
 
 NOW = 1_800_000_000.0
 
@@ -267,6 +270,107 @@ def test_slow_callers_are_cut_off_and_hold_nobody_up(monkeypatch: pytest.MonkeyP
         assert time.monotonic() - began < 20
 
 
+CONNECTING = """
+import collections, socket, sys
+kept, port = collections.deque(), int(sys.argv[1])
+print(flush=True)
+while True:
+    try:
+        kept.append(socket.create_connection(("127.0.0.1", port), 5))
+    except OSError:
+        pass
+    if len(kept) > int(sys.argv[2]):
+        kept.popleft().close()
+"""
+
+
+@contextlib.contextmanager
+def connecting(server: Server, kept: int) -> Iterator[None]:
+    """A process that connects for ever, says nothing, and keeps so many connections open."""
+    command = [sys.executable, "-c", CONNECTING, server.address.rpartition(":")[2], str(kept)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("kept", [0, 300])
+def test_nobody_starves_a_probe(kept: int) -> None:
+    """Two hundred that are slow or idle and four that connect for ever, and a probe that takes its time to ask."""
+    with serving(WELL) as server, contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(connect(server)) for _ in range(200)]
+        for number, each in enumerate(slow[::2]):
+            each.sendall(b"GET /livez HTTP/1.1\r\n"[: number % 20 + 1])
+        for _ in range(4):
+            stack.enter_context(connecting(server, kept))
+        for number in range(40):
+            path = b"/livez" if number % 2 else b"/healthz"
+            with connect(server) as caller:
+                time.sleep(0.1 * (number % 4))
+                caller.sendall(b"GET " + path + b" HTTP/1.1\r\n\r\n")
+                assert caller.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n"), number
+        assert len(os.listdir("/proc/self/fd")) < 2 * len(slow) + metrics.CALLERS
+
+
+def test_an_answer_is_made_once_for_each_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for ever costs the agent no time."""
+    views = [WELL, WELL, replace(WELL, signs_total=8)]
+    server = Server("127.0.0.1:0", lambda: WELL, look=lambda: views.pop(0))
+    made: list[View | None] = []
+    exposed = metrics.exposition
+
+    def exposition(view: View | None) -> bytes:
+        made.append(view)
+        return exposed(view)
+
+    monkeypatch.setattr(metrics, "exposition", exposition)
+    server.start()
+    try:
+        found = [samples(get(server, "/metrics")[1])["vaultpki_signs_total", frozenset()] for _ in range(3)]
+        assert found == [7, 7, 8] and len(made) == 2
+    finally:
+        server.close()
+
+
+def test_only_livez_does_without_a_look() -> None:
+    def look() -> View:
+        looked.append(1)
+        return replace(WELL, unread="/pki: the disk reports an input/output error")
+
+    looked: list[int] = []
+    server = Server("127.0.0.1:0", lambda: WELL, look=look, clock=lambda: NOW)
+    server.start()
+    try:
+        assert get(server, "/livez")[:2] == (200, "ok\n") and looked == []
+        said = "the files cannot be looked at: /pki: the disk reports an input/output error\n"
+        assert get(server, "/healthz")[:2] == (503, said) and looked == [1]
+        assert 'state="unknown"' in get(server, "/metrics")[1]
+    finally:
+        server.close()
+
+
+def test_a_disk_that_does_not_answer_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(glance, "PATIENCE", 0.3)
+    answered = threading.Event()
+
+    def hang() -> AgentConfig:
+        answered.wait()
+        raise StoreError("/pki: the network file system lost it; mount it again")
+
+    looking = glance.Glance(lambda: WELL, hang)
+    before = threading.active_count()
+    began = time.monotonic()
+    seen = [looking.look() for _ in range(20)]
+    assert time.monotonic() - began < 1.5 and threading.active_count() == before + 1
+    assert all(view and view.unread.startswith("the disk has not answered for ") for view in seen)
+    answered.set()
+    time.sleep(0.2)
+    assert looking.look() == replace(WELL, unread="/pki: the network file system lost it; mount it again")
+    assert looking.look() is looking.look()
+
+
 def test_a_caller_that_takes_no_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "DEADLINE", 0.5)
     many = tuple(CertificateView(f"{number}" * 50_000, NOW, NOW, 1, 1, "ok") for number in range(40))
@@ -310,6 +414,8 @@ def test_closing_frees_the_port_the_descriptors_and_the_callers() -> None:
     held = len(os.listdir("/proc/self/fd"))
     with serving(WELL) as server, connect(server) as caller:
         address = server.address
+        # Whoever has said nothing is with the kernel still.
+        caller.sendall(b"GET /")
         assert get(server, "/healthz")[0] == 200
         server.close()
         assert caller.recv(1) == b""

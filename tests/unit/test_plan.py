@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime
+
 import pytest
 
 from vaultpki.certificates import ISSUING_CAS, ROOT
@@ -9,7 +12,7 @@ from vaultpki.config import load_cluster
 from vaultpki.desired import desired
 from vaultpki.known import UNKNOWN, Fields, Key, Known
 from vaultpki.model import Cluster
-from vaultpki.plan import STAGES, Change, Observed, plan, stage, to_json
+from vaultpki.plan import STAGES, Change, Danger, Impact, Observed, Rotation, plan, stage, to_json
 
 ROLE: Key = ("role", "vaultpki/prod/etcd/etcd-peer")
 POLICY: Key = ("policy", "vaultpki/prod/node/cp-1")
@@ -139,7 +142,13 @@ def test_every_change_has_a_stage(cluster: Cluster) -> None:
 
 
 def test_the_form_for_programs() -> None:
-    made = plan({ROLE: {"ttl": 2}}, Observed({ROLE: {"ttl": 1}, POLICY: {}}))
+    end = datetime(2031, 11, 25, tzinfo=UTC)
+    dangers = (Danger("issuer vaultpki/prod/etcd/issuer/x", "foreign"),)
+    made = replace(
+        plan({ROLE: {"ttl": 2}}, Observed({ROLE: {"ttl": 1}, POLICY: {}}, dangers=dangers)),
+        impact=(Impact("reissues", "cp-1 issues etcd-peer anew", node="cp-1", certificate="etcd-peer"),),
+        rotations=(Rotation("etcd", {"key": ("ec-p256", "rsa-2048")}, end, ("etcd-peer",)),),
+    )
     assert to_json(made, reads=3, writes=4) == {
         "changes": [
             {
@@ -149,6 +158,25 @@ def test_the_form_for_programs() -> None:
                 "fields": {"ttl": {"from": 1, "to": 2}},
             }
         ],
+        "impact": [
+            {
+                "node": "cp-1",
+                "pool": None,
+                "nodes": 1,
+                "certificate": "etcd-peer",
+                "effect": "reissues",
+                "detail": "cp-1 issues etcd-peer anew",
+            }
+        ],
+        "rotation_needed": [
+            {
+                "ca": "etcd",
+                "fields": {"key": {"from": "ec-p256", "to": "rsa-2048"}},
+                "not_after": "2031-11-25T00:00:00Z",
+                "refused": ["etcd-peer"],
+            }
+        ],
         "unmanaged": ["policy vaultpki/prod/node/cp-1"],
+        "dangers": [{"name": "issuer vaultpki/prod/etcd/issuer/x", "reason": "foreign"}],
         "requests": {"reads": 3, "writes": 4},
     }

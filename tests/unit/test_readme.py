@@ -15,9 +15,10 @@ import trustme
 import yaml
 from click.testing import CliRunner
 
-from vaultpki import certificates
+from vaultpki import assets, certificates
 from vaultpki.cli import vaultpki
 from vaultpki.config import load_agent, load_cluster
+from vaultpki.errors import TemplateError
 
 COMMANDS = vaultpki.list_commands(click.Context(vaultpki))
 CONSOLE = [command.text for block in readme.blocks() if block.language == "console" for command in block.commands()]
@@ -152,6 +153,24 @@ def test_the_example_of_cluster_yaml_loads(tmp_path: Path) -> None:
     assert [node.name for node in cluster.nodes] == ["cp-1", "worker-1"]
 
 
+def test_the_example_of_templates_renders(tmp_path: Path) -> None:
+    trustme.CA().cert_pem.write_to_path(tmp_path / "vault-ca.crt")
+    (tmp_path / "audit.yaml.tmpl").write_text(written("text", "# audit.yaml.tmpl"))
+    spec = written("yaml", "# cluster.yaml") + written("yaml", "# templates in cluster.yaml")
+    (tmp_path / "cluster.yaml").write_text(spec)
+    (template,) = load_cluster(tmp_path / "cluster.yaml").templates
+    # What the page says that each value becomes.
+    said = dict(re.findall(r"^\| `\$\{(\w+)\}` \|.*: `([^`]+)` \|$", readme.text(), re.MULTILINE))
+    assert yaml.safe_load(assets.user_file(template.text, name="audit", **said)) == {
+        "node": "cp-1",
+        "server": "https://api.example.com:6443",
+        "trust": "/etc/kubernetes/pki/kubernetes-ca-chain.crt",
+        "price": "5 $",
+    }
+    with pytest.raises(TemplateError, match=f"there are: {', '.join(sorted(said))}$"):
+        assets.user_file("${nobody}", name="audit", **said)
+
+
 def test_the_example_of_agent_yaml_loads(tmp_path: Path) -> None:
     (tmp_path / "agent.yaml").write_text(written("yaml", "# agent.yaml"))
     assert load_agent(tmp_path / "agent.yaml").node == "cp-1"
@@ -169,7 +188,8 @@ def test_the_other_examples_are_what_they_say() -> None:
             assert yaml.safe_load(block.text)
         if block.language == "json":
             found = set(json.loads(block.text))
-            assert found in ({"changes", "unmanaged", "requests"}, {"time", "level", "event", "message"})
+            plan = {"changes", "impact", "rotation_needed", "unmanaged", "dangers", "requests"}
+            assert found in (plan, {"time", "level", "event", "message"})
         if block.language == "ini":
             parser = configparser.ConfigParser(delimiters="=")
             parser.read_string(block.text)

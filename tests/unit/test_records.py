@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from vaultpki.config import load_cluster
 from vaultpki.errors import SpecError
 from vaultpki.identities import node_certificates
 from vaultpki.join import load_join
-from vaultpki.model import Cluster
+from vaultpki.model import Cluster, NodeRole, Pool
 
 SPEC = """\
 cluster: prod
@@ -22,13 +23,13 @@ nodes:
 - {name: w-1, roles: [worker], addresses: [10.0.0.21]}
 certificates:
   app: {kind: client, common_name: "team {node}", ca: kubernetes, roles: [worker], kubeconfig: Team.conf}
-templates: {audit: {file: Audit.yaml, template: a.j2, roles: [worker]}}
+templates: {audit: {file: Audit.yaml, template: a.tmpl, roles: [worker]}}
 """
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Cluster:
-    (tmp_path / "a.j2").write_text("${node}\n")
+    (tmp_path / "a.tmpl").write_text("${node}\n")
     (tmp_path / "cluster.yaml").write_text(SPEC)
     return load_cluster(tmp_path / "cluster.yaml")
 
@@ -93,10 +94,124 @@ def test_a_cluster_record_that_apply_cannot_have_written_is_refused(
         records.read_cluster(record, where="record")
 
 
+def changed(record: dict[str, Any], **fields: object) -> dict[str, Any]:
+    """The record with its last certificate, which is one of the cluster's own, changed."""
+    *others, last = record["certificates"]
+    return {**record, "certificates": [*others, {**last, **fields}]}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        # a bundle, a file of kubeadm's, of the store's, of another row's
+        *(("file", text) for text in ("etcd-ca", "etcd-ca-chain", "kubernetes-ca", "ca", "sa", "front-proxy-ca")),
+        *(("file", text) for text in ("bundles", "lock", "kubelet", "kubelet-client")),
+        *(("kubeconfig", text) for text in ("kubelet.conf", "Kube-Proxy.conf", "etcd-ca.conf", "sa.conf")),
+        # somebody else, or what lets in nobody
+        *(("common_name", text) for text in ("kubernetes-admin", "System:kube-scheduler", "system:node:cp-1")),
+        *(
+            ("organization", [text])
+            for text in ("system:masters", "system:nodes", "kubeadm:cluster-admins", "system:x")
+        ),
+        ("ca", "etcd"),
+        ("usage", "server"),
+        ("dns", ["w-1"]),
+        ("ips", ["10.0.0.21"]),
+        *(("name", text) for text in ("kubelet", "admin", "kube-scheduler")),
+        *(("role", text) for text in ("kubelet", "app-w", "admin")),
+        *(("ttl", number) for number in (0, 29, 100 * 365 * 86400, True, "30")),
+    ],
+)
+def test_a_certificate_that_cluster_yaml_refuses_is_refused_in_a_record(
+    cluster: Cluster, field: str, value: object
+) -> None:
+    with pytest.raises(SpecError, match="holds what no vaultpki writes"):
+        records.read_certificates(
+            changed(of_node(cluster), **{field: value}), node="w-1", prefix=cluster.prefix, where="record"
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("kubelet", {"ca": "kubernetes"}),
+        ("kubelet", {"usage": "both"}),
+        ("kubelet", {"common_name": "system:node:cp-1"}),
+        ("kubelet", {"organization": []}),
+        ("kubelet", {"dns": ["api.example.com"]}),
+        ("kubelet", {"kubeconfig": "k.conf"}),
+        ("kubelet-client", {"organization": ["system:masters"]}),
+        ("kubelet-client", {"kubeconfig": "other.conf"}),
+        ("kubelet-client", {"kubeconfig": ""}),
+        ("kubelet-client", {"dns": ["w-1"]}),
+        ("kubelet-client", {"file": "kubelet"}),
+        ("kube-proxy", {"role": "kubelet-client"}),
+        ("kube-proxy", {"file": "etcd-ca"}),
+    ],
+)
+def test_what_cluster_yaml_cannot_change_of_the_table_is_the_tables(
+    cluster: Cluster, name: str, fields: dict[str, object]
+) -> None:
+    record = of_node(cluster)
+    record["certificates"] = [{**c, **(fields if c["name"] == name else {})} for c in record["certificates"]]
+    with pytest.raises(SpecError, match="holds what no vaultpki writes"):
+        records.read_certificates(record, node="w-1", prefix=cluster.prefix, where="record")
+
+
+@pytest.mark.parametrize(
+    "fields", [{"node": "cp-1"}, {"roles": ["etcd"]}, {"roles": []}, {"roles": ["worker", "worker"]}, {"node": None}]
+)
+def test_a_record_of_another_holder_is_refused(cluster: Cluster, fields: dict[str, object]) -> None:
+    with pytest.raises(SpecError, match="holds what no vaultpki writes"):
+        records.read_certificates({**of_node(cluster), **fields}, node="w-1", prefix=cluster.prefix, where="record")
+
+
+@pytest.mark.parametrize(
+    ("fields", "node"),
+    [
+        ({}, "x-1"),
+        ({"roles": ["etcd"]}, "w-1"),
+        ({"roles": ["worker", "control-plane"]}, "w-1"),
+        ({"pool": "A"}, "w-1"),
+    ],
+)
+def test_a_pools_record_is_for_workers_of_its_names(cluster: Cluster, fields: dict[str, object], node: str) -> None:
+    pool = Pool("p", frozenset({NodeRole.WORKER}), "w-*")
+    record = json.loads(json.dumps(records.pool_record(pool, node_certificates(cluster, pool))))
+    assert records.read_certificates(record, node="w-1", prefix=cluster.prefix, where="record")[0] == pool.roles
+    with pytest.raises(SpecError, match="holds what no vaultpki writes"):
+        records.read_certificates({**record, **fields}, node=node, prefix=cluster.prefix, where="record")
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        *("etcd-ca.crt", "Etcd-CA-chain.crt", "ca.crt", "ca.key", "sa.pub", "sa.key", "front-proxy-ca.key", "etcd"),
+        *("kubelet.crt", "kubelet.conf", "KUBELET.key", "scheduler.conf", "admin.conf", "bundles", "x.key"),
+    ],
+)
+def test_a_template_in_a_record_replaces_nothing(cluster: Cluster, file: str) -> None:
+    record = records.cluster_record(cluster, (), None, "a" * 64)
+    record["templates"]["bad"] = {"file": file, "text": "x", "roles": ["worker"]}
+    with pytest.raises(SpecError, match=r"templates\.bad\.file: holds what no vaultpki writes"):
+        records.read_cluster(record, where="record")
+
+
+def test_a_template_in_a_record_has_no_file_of_the_nodes_own_certificates(cluster: Cluster) -> None:
+    _, held = records.read_certificates(of_node(cluster), node="w-1", prefix=cluster.prefix, where="record")
+    record = records.cluster_record(cluster, (), None, "a" * 64)
+    records.refuse_file_names(records.read_cluster(record, where="record"), held, where="record")
+    record["templates"]["bad"] = {"file": "TEAM.conf", "text": "x", "roles": ["worker"]}
+    told = records.read_cluster(record, where="record")
+    with pytest.raises(SpecError, match=r"templates\.bad\.file: .* also the file of app"):
+        records.refuse_file_names(told, held, where="record")
+
+
 JOIN = {
     "version": 1,
     "cluster": "p",
     "prefix": "rr3",
+    "namespace": "team1/prod",
     "node": "a" * 63 + ".b",
     "pool": None,
     "addresses": ["https://v:8200"],
@@ -109,9 +224,54 @@ JOIN = {
 
 
 def test_a_join_file_with_a_short_prefix_and_a_long_name(tmp_path: Path) -> None:
-    (tmp_path / "join.json").write_text(json.dumps(JOIN))
-    join = load_join(tmp_path / "join.json")
-    assert (join.prefix, join.node) == (JOIN["prefix"], JOIN["node"])
+    join = load_join(written(tmp_path, json.dumps(JOIN)))
+    assert (join.prefix, join.node, join.namespace) == (JOIN["prefix"], JOIN["node"], "team1/prod")
+
+
+def written(folder: Path, text: str, mode: int = 0o600) -> Path:
+    path = folder / "join.json"
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o620, 0o602, 0o601, 0o660, 0o666])
+def test_a_join_file_that_others_may_read_or_write_is_refused(tmp_path: Path, mode: int) -> None:
+    with pytest.raises(SpecError, match="others may read or write it; `chmod 600` it, and ask for a new one if they"):
+        load_join(written(tmp_path, json.dumps(JOIN), mode))
+
+
+@pytest.mark.parametrize("mode", [0o400, 0o600, 0o700])
+def test_a_join_file_of_its_owner_alone_is_taken(tmp_path: Path, mode: int) -> None:
+    assert load_join(written(tmp_path, json.dumps(JOIN), mode)).node == JOIN["node"]
+
+
+def test_a_link_to_a_join_file_and_what_is_no_file(tmp_path: Path) -> None:
+    path = written(tmp_path, json.dumps(JOIN))
+    (tmp_path / "link").symlink_to(path)
+    with pytest.raises(SpecError, match=r"cannot be read \(it is a symbolic link\); name the join file"):
+        load_join(tmp_path / "link")
+    os.mkfifo(tmp_path / "fifo", 0o600)
+    for other in (tmp_path / "fifo", tmp_path, Path("/dev/zero")):
+        with pytest.raises(SpecError, match=r"(is no file|cannot be read \(Is a directory\)); name the join file"):
+            load_join(other)
+
+
+def test_a_join_file_of_another_user_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, json.dumps(JOIN))
+    if os.geteuid() == 0:
+        os.chown(path, 65534, 65534)
+        with pytest.raises(
+            SpecError, match="belongs to the user 65534, who may have changed it; if you trust it, give"
+        ):
+            load_join(path)
+        os.chown(path, 0, 0)
+    assert load_join(path).node == JOIN["node"]
+
+
+def test_a_join_file_without_a_namespace_is_of_the_one_above_all(tmp_path: Path) -> None:
+    for value in ({**JOIN, "namespace": None}, {key: value for key, value in JOIN.items() if key != "namespace"}):
+        assert load_join(written(tmp_path, json.dumps(value))).namespace is None
 
 
 @pytest.mark.parametrize(
@@ -122,10 +282,11 @@ def test_a_join_file_with_a_short_prefix_and_a_long_name(tmp_path: Path) -> None
         *(("cluster", text) for text in ("../x", "a.b", "A", "", "a" * 41)),
         *(("pool", text) for text in ("../x", "a.b", "A", "", 7)),
         ("addresses", ["https://v:8200"] * 17),
+        *(("namespace", text) for text in ("", "/", "a/", "/a", "a//b", "../a", "a b", "a\r\nX: y", "team1/sys", 7)),
+        *(("ca_pem", text) for text in ("", "BEGIN CERTIFICATE", "-----BEGIN CERTIFICATE-----\nx", 7, False)),
     ],
 )
 def test_a_join_file_that_enroll_cannot_have_written_is_refused(tmp_path: Path, key: str, value: object) -> None:
-    (tmp_path / "join.json").write_text(json.dumps({**JOIN, key: value}))
     with pytest.raises(SpecError, match="is not as `vaultpki enroll` writes it") as caught:
-        load_join(tmp_path / "join.json")
+        load_join(written(tmp_path, json.dumps({**JOIN, key: value})))
     assert caught.value.field == key

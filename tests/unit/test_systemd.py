@@ -315,7 +315,8 @@ def test_a_daemonset_finds_its_own_pods() -> None:
 
 def test_the_image_is_of_this_version_and_runs_the_agent() -> None:
     text = recipe("Containerfile")
-    assert f"ARG VAULTPKI=vaultpki=={__version__}\n" in text and f"vaultpki:{__version__} " in text
+    # The source folder: there is no vaultpki on PyPI.
+    assert "ARG VAULTPKI=/src\n" in text and f"vaultpki:{__version__} " in text and f"{__version__}-py3" in text
     said = {line.split(" ", 1)[0]: line.split(" ", 1)[1] for line in text.splitlines() if line and line[0] not in "# "}
     assert ast.literal_eval(said["ENTRYPOINT"]) + ast.literal_eval(said["CMD"]) == [
         *("vaultpki", "agent", "-c", "/etc/vaultpki/agent.yaml")

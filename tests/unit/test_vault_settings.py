@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from pathlib import Path
 
@@ -232,6 +233,21 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
             tls_context(Settings(("https://v:1",), client_certificate=str(wrong)))
     with pytest.raises(SpecError, match=r"vault\.ca_file"):
         tls_context(Settings(("https://v:1",), ca_pem="no PEM"))
+
+
+@pytest.mark.parametrize("place", ["a FIFO", "a device"])
+def test_what_never_ends_is_refused_at_once(tmp_path: Path, place: str) -> None:
+    """Neither OpenSSL nor we may wait for it: the CA, the client's pair, and the token file."""
+    path = tmp_path / ".vault-token"
+    if place == "a FIFO":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(SpecError, match="cannot be used as a CA file"):
+        tls_context(Settings(("https://v:8200",), ca_file=str(path)))
+    with pytest.raises(SpecError, match="cannot be used as a client certificate"):
+        tls_context(Settings(("https://v:8200",), client_certificate=str(path), client_key=str(path)))
+    assert from_environment({"VAULT_ADDR": "https://v:8200", "HOME": str(tmp_path)}).token == ""
 
 
 def test_an_encrypted_client_key_asks_nobody(tmp_path: Path) -> None:

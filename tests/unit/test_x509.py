@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 from cryptography import x509 as c
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vaultpki import x509
+from vaultpki import der, x509
 from vaultpki.errors import CertificateRefused, CertificateUnreadable, SpecError
-from vaultpki.facts import Facts
+from vaultpki.facts import Facts, Trust
 from vaultpki.model import Certificate, KeyType, Subject, Usage
 
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
@@ -40,8 +41,8 @@ class Authority:
     """A CA made here, so that each test can make exactly the certificate it needs."""
 
     def __init__(self, name: str, parent: Authority | None = None, **options: Any) -> None:
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        self.name = c.Name([c.NameAttribute(NameOID.COMMON_NAME, name)])
+        self.key = options.get("key") or ec.generate_private_key(ec.SECP256R1())
+        self.name = options.get("subject", c.Name([c.NameAttribute(NameOID.COMMON_NAME, name)]))
         signer = parent or self
         builder = (
             c.CertificateBuilder()
@@ -52,10 +53,13 @@ class Authority:
             .not_valid_before(options.get("not_before", NOW - DAY))
             .not_valid_after(options.get("not_after", NOW + 365 * DAY))
             .add_extension(
-                c.BasicConstraints(options.get("ca", True), options.get("path", 0 if parent else None)), critical=True
+                c.BasicConstraints(ca := options.get("ca", True), options.get("path", 0 if parent and ca else None)),
+                critical=True,
             )
             .add_extension(options.get("usage", usage(key_cert_sign=True, crl_sign=True)), critical=True)
         )
+        for extension, critical in options.get("extensions", []):
+            builder = builder.add_extension(extension, critical)
         self.pem = builder.sign(signer.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
         self.facts = x509.read_certificates(self.pem)[0]
 
@@ -98,6 +102,18 @@ SERVER = [ExtendedKeyUsageOID.SERVER_AUTH]
 CLIENT = [ExtendedKeyUsageOID.CLIENT_AUTH]
 CN = c.NameAttribute(NameOID.COMMON_NAME, "system:node:w-1")
 O = c.NameAttribute(NameOID.ORGANIZATION_NAME, "system:nodes")  # noqa: E741 - the attribute's own name
+CN_OID, O_OID = NameOID.COMMON_NAME, NameOID.ORGANIZATION_NAME
+
+SMALL = rsa.generate_private_key(65537, 1024)  # noqa: S505 - that is what is wrong with it
+CONSTRAINTS = (c.NameConstraints([c.DNSName("example.com")], None), False)
+UNKNOWN = (c.UnrecognizedExtension(c.ObjectIdentifier("1.2.3.4"), b"\x05\x00"), True)
+ANY_EKU = (c.ExtendedKeyUsage([ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE]), False)
+
+
+def encoded(attribute: c.NameAttribute[str], kind: str) -> c.NameAttribute[str]:
+    """The same text as another ASN.1 type."""
+    return c.NameAttribute(attribute.oid, attribute.value, _ASN1Type[kind])
+
 
 ROOT = Authority("root")
 ISSUING = Authority("issuing", ROOT)
@@ -141,6 +157,7 @@ def test_what_was_asked_for_is_taken_with_every_fact_read() -> None:
     [
         {"names": IPS[::-1] + DNS[::-1]},
         {"attributes": [CN, O]},
+        {"attributes": [encoded(CN, "PrintableString"), encoded(O, "PrintableString")]},
         {"not_after": NOW + DAY},
         {"not_after": NOW + timedelta(seconds=TTL + 299)},
         {"not_before": NOW + timedelta(seconds=299)},
@@ -165,6 +182,12 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
         "names-differ",
         {"attributes": [CN, O, c.NameAttribute(NameOID.ORGANIZATION_NAME, "system:masters")]},
     ),
+    *(
+        (f"{name} as {kind}", "names-differ", {"attributes": attributes})
+        for kind in ("UniversalString", "BMPString", "T61String", "IA5String", "NumericString", "VisibleString")
+        for name, attributes in (("CN", [encoded(CN, kind), O]), ("O", [CN, encoded(O, kind)]))
+    ),
+    ("an empty name", "names-differ", {"attributes": []}),
     ("an OU", "names-differ", {"attributes": [CN, O, c.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, "x")]}),
     ("a missing DNS name", "names-differ", {"names": DNS[:1] + IPS}),
     ("a further DNS name", "names-differ", {"names": [*DNS, *IPS, c.DNSName("kubernetes")]}),
@@ -258,6 +281,11 @@ def test_the_issuer_must_be_a_live_ca_of_the_pinned_root() -> None:
         "not a CA": Authority("leaf", ROOT, ca=False, path=None),
         "no keyCertSign": Authority("weak", ROOT, usage=usage(crl_sign=True)),
         "another root's": Authority("issuing", stranger),
+        "a path of one": Authority("issuing", ROOT, path=1),
+        "an EKU": Authority("issuing", ROOT, extensions=[ANY_EKU]),
+        "name constraints": Authority("issuing", ROOT, extensions=[CONSTRAINTS]),
+        "an unknown critical extension": Authority("issuing", ROOT, extensions=[UNKNOWN]),
+        "a key that no CA of ours has": Authority("issuing", ROOT, key=SMALL),
     }
     for name, authority in cases.items():
         with pytest.raises(CertificateRefused) as error:
@@ -267,6 +295,71 @@ def test_the_issuer_must_be_a_live_ca_of_the_pinned_root() -> None:
         judged(ISSUING.sign(KEY.public_key()), root=stranger.facts)
     with pytest.raises(CertificateRefused):
         judged(ISSUING.sign(KEY.public_key()), issuers=[])
+
+
+def test_a_leaf_names_its_issuer_in_the_same_bytes() -> None:
+    """Go finds an issuer by the bytes of its name."""
+    issuer = c.Name([encoded(attribute, "PrintableString") for attribute in ISSUING.name])
+    with pytest.raises(CertificateRefused) as error:
+        judged(ISSUING.sign(KEY.public_key(), issuer=issuer))
+    assert error.value.reason == "not-our-ca"
+
+
+def spoilt(authority: Authority, old: bytes, new: bytes, **options: Any) -> bytes:
+    """A leaf of this CA with other bytes in what is signed, and a signature of its own, as PEM."""
+    whole = c.load_pem_x509_certificate(authority.sign(KEY.public_key(), **options))
+    ((_, content),) = der.elements(whole.tbs_certificate_bytes)
+    assert content.count(old) == 1
+    changed = tlv(0x30, content.replace(old, new))
+    algorithm = list(der.elements(next(der.elements(whole.public_bytes(serialization.Encoding.DER)))[1]))[1]
+    signature = authority.key.sign(changed, ec.ECDSA(hashes.SHA256()))
+    data = tlv(0x30, changed + tlv(*algorithm) + tlv(0x03, b"\0" + signature))
+    return dataclasses.replace(authority.facts, der=data).pem.encode()
+
+
+def tlv(tag: int, content: bytes) -> bytes:
+    size = len(content)
+    octets = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    length = bytes([size]) if size < 0x80 else bytes([0x80 | len(octets)]) + octets
+    return bytes([tag]) + length + content
+
+
+def test_a_printable_string_holds_printable_characters() -> None:
+    """Go refuses others."""
+    text, want = b"\x06\x03\x55\x04\x03\x0c\x03a_b", dataclasses.replace(WANT, subject=Subject("a_b"))
+    options: dict[str, Any] = {"attributes": [c.NameAttribute(CN_OID, "a_b")], "names": []}
+    judged(spoilt(ISSUING, text, text, **options), want=want)
+    with pytest.raises((CertificateRefused, CertificateUnreadable)):
+        judged(spoilt(ISSUING, text, text.replace(b"\x0c", b"\x13"), **options), want=want)
+    assert der.well_encoded(tlv(0x30, tlv(0x31, tlv(0x30, text)))) == [True]
+    assert der.well_encoded(tlv(0x30, tlv(0x31, tlv(0x30, text.replace(b"\x0c", b"\x13"))))) == [False]
+
+
+# The serial number of every leaf here, 4711, and the version before it.
+SERIAL, VERSION = b"\x02\x02\x12\x67", b"\xa0\x03\x02\x01\x02"
+
+
+@pytest.mark.parametrize("new", [b"\x02\x02\x92\x67", b"\x02\x02\x00\x00", b"\x02\x01\x00", b"\x02\x01\xff"])
+def test_a_serial_number_that_is_not_positive_is_told_in_one_sentence(new: bytes) -> None:
+    judged(spoilt(ISSUING, SERIAL, b"\x02\x02\x12\x68"))
+    with pytest.raises(CertificateUnreadable):
+        judged(spoilt(ISSUING, SERIAL, new))
+
+
+@pytest.mark.parametrize("new", [b"", b"\xa0\x03\x02\x01\x00", b"\xa0\x03\x02\x01\x01", b"\xa0\x03\x02\x01\x03"])
+def test_only_version_3_is_a_certificate(new: bytes) -> None:
+    with pytest.raises(CertificateUnreadable):
+        judged(spoilt(ISSUING, VERSION + SERIAL, new + SERIAL))
+
+
+def test_an_extension_twice_is_told_in_one_sentence() -> None:
+    twice = (c.UnrecognizedExtension(c.ObjectIdentifier("1.2.3.4"), b"\x05\x00"), False)
+    other = (c.UnrecognizedExtension(c.ObjectIdentifier("1.2.3.5"), b"\x05\x00"), False)
+    judged(ISSUING.sign(KEY.public_key(), extensions=[twice, other]))
+    certificate = c.load_pem_x509_certificate(ISSUING.sign(KEY.public_key(), extensions=[twice, other]))
+    data = certificate.public_bytes(serialization.Encoding.DER).replace(b"\x2a\x03\x05", b"\x2a\x03\x04")
+    with pytest.raises(CertificateUnreadable):
+        judged(dataclasses.replace(ISSUING.facts, der=data).pem.encode())
 
 
 def test_no_leaf_outlives_its_issuer() -> None:
@@ -407,51 +500,104 @@ def _either(call: Callable[[], object]) -> None:
         call()
 
 
+def trusted(*issuing: bytes, root: Authority = ROOT, pin: str = "", now: datetime = NOW) -> Trust:
+    return x509.trust(issuing, root.pem, pin or root.facts.fingerprint, now, name="issuing")
+
+
 def test_trust_orders_the_newest_first_and_keeps_the_root_out_of_the_bundle() -> None:
-    newer = Authority("newer", ROOT, not_before=NOW - timedelta(hours=1))
-    gone = Authority("gone", ROOT, not_before=NOW - 9 * DAY, not_after=NOW - DAY)
+    newer = Authority("issuing 2", ROOT, not_before=NOW - timedelta(hours=1))
+    gone = Authority("issuing 10", ROOT, not_before=NOW - 9 * DAY, not_after=NOW - DAY)
     pin = ":".join(ROOT.facts.fingerprint[i : i + 2] for i in range(0, 64, 2)).upper()
-    trust = x509.trust([gone.pem, ISSUING.pem + ROOT.pem, newer.pem, newer.pem], ROOT.pem, pin, NOW)
+    trust = trusted(gone.pem, ISSUING.pem + ROOT.pem, newer.pem, newer.pem, pin=pin)
     assert trust.issuing == (newer.facts, ISSUING.facts, gone.facts) and trust.live == (newer.facts, ISSUING.facts)
     assert trust.bundle.encode() == newer.pem + ISSUING.pem + gone.pem
     assert trust.chain_bundle.encode() == newer.pem + ISSUING.pem + gone.pem + ROOT.pem
 
 
-def test_trust_refuses_what_the_pinned_root_did_not_make() -> None:
-    pin = ROOT.facts.fingerprint
-    stranger = Authority("root")
+def test_only_the_pinned_root_and_one_that_go_takes_is_a_root() -> None:
     late = Authority("late root", not_before=NOW - 9 * DAY, not_after=NOW - DAY)
-    cases: list[tuple[str, list[Authority], Authority, str]] = [
-        ("root-differs", [ISSUING], stranger, pin),
-        ("root-unfit", [ISSUING], ISSUING, ISSUING.facts.fingerprint),
-        ("root-unfit", [ISSUING], late, late.facts.fingerprint),
-        ("issuing-unfit", [Authority("x", stranger)], ROOT, pin),
-        ("issuing-unfit", [Authority("deep", ROOT, path=1)], ROOT, pin),
-        ("issuing-unfit", [Authority("deep", ROOT, path=None)], ROOT, pin),
-        ("issuing-unfit", [Authority("leaf", ROOT, ca=False, path=None)], ROOT, pin),
-    ]
-    for reason, issuing, root, sha256 in cases:
-        with pytest.raises(CertificateRefused) as error:
-            x509.trust([authority.pem for authority in issuing], root.pem, sha256, NOW)
-        assert error.value.reason == reason
+    cases = {
+        "root-differs": [(Authority("root"), ROOT.facts.fingerprint)],
+        "root-unfit": [
+            (root, root.facts.fingerprint)
+            for root in (
+                ISSUING,
+                late,
+                Authority("root", path=0),
+                Authority("root", extensions=[CONSTRAINTS]),
+                Authority("root", extensions=[ANY_EKU]),
+                Authority("root", extensions=[UNKNOWN]),
+                Authority("root", usage=usage(crl_sign=True)),
+                Authority("root", ca=False),
+            )
+        ],
+    }
+    for reason, roots in cases.items():
+        for root, pin in roots:
+            with pytest.raises(CertificateRefused) as error:
+                trusted(ISSUING.pem, root=root, pin=pin)
+            assert error.value.reason == reason and "\n" not in str(error.value)
 
 
-def test_a_stranger_beside_an_issuing_ca_is_named_and_not_trusted() -> None:
-    others = [Authority("x", Authority("root")), Authority("deep", ROOT, path=1)]
-    trust = x509.trust([others[0].pem, ISSUING.pem, others[1].pem], ROOT.pem, ROOT.facts.fingerprint, NOW)
-    assert trust.issuing == trust.live == (ISSUING.facts,) and trust.bundle.encode() == ISSUING.pem
-    assert trust.strangers == ("CN=x", "CN=deep")
+def named(*attributes: tuple[c.ObjectIdentifier, str]) -> c.Name:
+    return c.Name([c.NameAttribute(oid, text) for oid, text in attributes])
+
+
+STRANGERS: dict[str, tuple[Authority, str]] = {
+    "another root's": (Authority("issuing", Authority("root")), "was not signed by"),
+    "its own": (Authority("issuing"), "was not signed by"),
+    "the root itself": (ROOT, "is the root CA"),
+    "another domain's": (Authority("kubernetes", ROOT), "name is not CN=issuing alone"),
+    "a longer name": (Authority("issuing CA", ROOT), "name is not"),
+    "in another case": (Authority("Issuing", ROOT), "name is not"),
+    "a first number": (Authority("issuing 1", ROOT), "name is not"),
+    "a leading zero": (Authority("issuing 02", ROOT), "name is not"),
+    "a number of no digits": (Authority("issuing ", ROOT), "name is not"),
+    "a number of other digits": (Authority("issuing \u0662", ROOT), "name is not"),
+    "a line behind": (Authority("issuing\n", ROOT), "name is not"),
+    "an O": (Authority("issuing", ROOT, subject=named((O_OID, "x"), (CN_OID, "issuing"))), "name is not"),
+    "two CNs": (Authority("issuing", ROOT, subject=named((CN_OID, "issuing"), (CN_OID, "issuing"))), "name is not"),
+    "no CN": (Authority("issuing", ROOT, subject=named((O_OID, "issuing"))), "name is not"),
+    "no name": (Authority("issuing", ROOT, subject=c.Name([])), "name is not"),
+    "a SAN": (Authority("issuing", ROOT, extensions=[(c.SubjectAlternativeName(DNS), False)]), "name is not"),
+    "a path of one": (Authority("issuing", ROOT, path=1), "path length is not 0"),
+    "a path without an end": (Authority("issuing", ROOT, path=None), "path length is not 0"),
+    "a leaf": (Authority("issuing", ROOT, ca=False, path=None), "is no CA that may sign"),
+    "no right to sign": (Authority("issuing", ROOT, usage=usage(crl_sign=True)), "is no CA that may sign"),
+    "client EKU": (Authority("issuing", ROOT, extensions=[(c.ExtendedKeyUsage(CLIENT), False)]), "extended key usage"),
+    "any EKU": (Authority("issuing", ROOT, extensions=[ANY_EKU]), "extended key usage"),
+    "name constraints": (Authority("issuing", ROOT, extensions=[CONSTRAINTS]), "name constraints"),
+    "an unknown critical extension": (Authority("issuing", ROOT, extensions=[UNKNOWN]), "extension that no CA of ours"),
+    "P-521": (Authority("issuing", ROOT, key=ec.generate_private_key(ec.SECP521R1())), "kind or size"),
+    "RSA of 1024 bits": (Authority("issuing", ROOT, key=SMALL), "kind or size"),
+}
+
+
+@pytest.mark.parametrize(("authority", "why"), STRANGERS.values(), ids=STRANGERS)
+def test_a_stranger_is_named_with_the_reason_and_takes_nothing_away(authority: Authority, why: str) -> None:
+    for pems in ([authority.pem, ISSUING.pem], [ISSUING.pem, authority.pem]):
+        trust = trusted(*pems)
+        assert trust.issuing == trust.live == (ISSUING.facts,) and trust.bundle.encode() == ISSUING.pem
+        (stranger,) = trust.strangers
+        assert stranger.fingerprint == authority.facts.fingerprint and why in stranger.reason
+    alone = trusted(authority.pem)
+    assert alone.issuing == alone.live == () and alone.bundle == "" and len(alone.strangers) == 1
+
+
+def test_what_cannot_be_read_on_a_mount_is_a_stranger() -> None:
+    garbled = ISSUING.pem.replace(b"M", b"N", 1)
+    trust = trusted(garbled, ISSUING.pem, b"")
+    assert trust.issuing == (ISSUING.facts,)
+    assert [stranger.reason for stranger in trust.strangers] == ["it cannot be read"] * 2
 
 
 def test_a_ca_past_its_date_stays_in_the_bundle_and_signs_nothing() -> None:
-    gone, soon = (
-        Authority("gone", ROOT, not_after=NOW),
-        Authority("soon", ROOT, not_before=NOW + timedelta(seconds=301)),
-    )
-    trust = x509.trust([gone.pem, soon.pem], ROOT.pem, ROOT.facts.fingerprint, NOW)
-    assert trust.live == () and trust.issuing == (soon.facts, gone.facts)
-    assert x509.trust([soon.pem], ROOT.pem, ROOT.facts.fingerprint, NOW + timedelta(seconds=1)).live == (soon.facts,)
-    assert x509.trust([ROOT.pem], ROOT.pem, ROOT.facts.fingerprint, NOW).issuing == ()
+    gone = Authority("issuing", ROOT, not_after=NOW)
+    soon = Authority("issuing 2", ROOT, not_before=NOW + timedelta(seconds=301))
+    trust = trusted(gone.pem, soon.pem)
+    assert trust.live == () and trust.issuing == (soon.facts, gone.facts) and trust.strangers == ()
+    assert trusted(soon.pem, now=NOW + timedelta(seconds=1)).live == (soon.facts,)
+    assert trusted(ROOT.pem).issuing == ()
 
 
 def test_read_pair() -> None:

@@ -22,14 +22,23 @@ _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "destroy": ("apply", "destroy_command", "Remove from Vault what apply made."),
     "policy": ("policy", "policy_command", "Print the Vault policy of an applier, enroller or operator."),
     "enroll": ("enroll", "enroll_command", "Give a node its identity: a single-use join file."),
+    "lock": ("enroll", "lock_command", "End every credential of a node at once; the node stays."),
     "unenroll": ("enroll", "unenroll_command", "Take a node's identity away."),
-    "nodes": ("enroll", "nodes_command", "List the nodes and what each last reported."),
+    "nodes": ("enroll", "nodes_command", "List the nodes, their live credentials, and what each last reported."),
     "issue": ("issue", "issue_command", "Issue an operator's certificate, kubeconfig and manifests."),
     "agent": ("agent", "agent_command", "On a node: issue, install and renew its certificates."),
     "status": ("status", "status_command", "On a node: what is there, until when, what is wrong."),
     "renew": ("status", "renew_command", "On a node: renew now what is not due."),
     "verify": ("verify", "verify_command", "Check files and make the live handshakes, allowed and forbidden."),
+    "completion": ("completion", "completion_command", "Print what makes a shell complete commands and options."),
 }
+
+
+class _NoCommand(click.UsageError):
+    """A command that does not exist, said in one sentence."""
+
+    def show(self, file: object = None) -> None:
+        click.echo(f"vaultpki: {self.message}", err=True)
 
 
 class _Commands(click.Group):
@@ -45,13 +54,24 @@ class _Commands(click.Group):
         command: click.Command = getattr(import_module(f"vaultpki.cli.{module}"), attribute)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in _COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            from vaultpki import words
+
+            near = words.close(args[0], _COMMANDS)
+            hint = f"did you mean {near}?" if near else "`vaultpki --help` lists them"
+            raise _NoCommand(f"there is no command {words.quoted(args[0])}; {hint}")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, said) for name, (_, _, said) in _COMMANDS.items()])
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, prog_name="vaultpki")
+@click.version_option(__version__, "-V", "--version", prog_name="vaultpki")
 def vaultpki() -> None:
     """Every certificate of a Kubernetes cluster from Vault or OpenBao, issued, installed and renewed.
 
@@ -102,7 +122,10 @@ def _run() -> int:
         error.show()
         return error.exit_code
     except VaultpkiError as error:
-        click.echo(f"vaultpki: {error}", err=True)
+        from vaultpki.plain import printable
+
+        # The one place where errors reach a terminal: what a server or a file said may be a part of any of them.
+        click.echo(f"vaultpki: {printable(str(error))}", err=True)
         return error.exit_code
     except BrokenPipeError:
         # Whoever read our output has gone.

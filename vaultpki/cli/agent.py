@@ -125,9 +125,7 @@ def agent_command(
         click.echo("and, for a node that shall boot with fresh files: systemctl enable vaultpki-agent-once")
         return 0
     if once:
-        outcome = agent.run(config, allow_http=allow_http, wait=_LOCK_WAIT)
-        tell_outcome(outcome, log_format)
-        return 1 if outcome.failures else 0
+        return tell_outcome(agent.run(config, allow_http=allow_http, wait=_LOCK_WAIT), log_format)
     from vaultpki import log, resident
 
     resident.stay(
@@ -142,9 +140,8 @@ def agent_command(
 def _join(file: Path, join_file: Path, directory: Path | None, *, allow_http: bool) -> AgentConfig:
     from datetime import UTC, datetime
 
-    from vaultpki import credential
+    from vaultpki import credential, files, join_checks
     from vaultpki.config import load_agent
-    from vaultpki.errors import SpecError
     from vaultpki.join import load_join
 
     join = load_join(join_file)
@@ -152,19 +149,11 @@ def _join(file: Path, join_file: Path, directory: Path | None, *, allow_http: bo
     target = str(directory.absolute()) if directory is not None else "/etc/kubernetes/pki"
     # Beside agent.yaml where that lies elsewhere, so that a test or a second cluster needs no root.
     state = "/var/lib/vaultpki" if file == DEFAULT_AGENT else str(file.parent / "state")
-    old = load_agent(file, allow_http=allow_http) if file.exists() else None
+    old = load_agent(file, allow_http=allow_http) if files.there(str(file)) else None
     if old is not None:
-        if (old.cluster, old.prefix, old.node) != (join.cluster, join.prefix, join.node):
-            raise SpecError(
-                f"the join file is for node {join.node} of {join.cluster}, and {file} is of node {old.node} of "
-                f"{old.cluster}; name another agent.yaml with -c"
-            )
-        target, state = (str(directory.absolute()) if directory is not None else old.directory), old.state
-    if f"{state}/".startswith(f"{target}/"):
-        raise SpecError(
-            f"the agent's own folder {state} would lie in {target}, which static pods mount; "
-            "name another place for agent.yaml with -c, or another --dir"
-        )
+        target, state = (target if directory is not None else old.directory), old.state
+    # What can be refused is refused before the wrapping token is used up.
+    join_checks.refuse(join_checks.Plan(join, old, str(file), target, state))
     return credential.join(
         join, old, file=str(file), directory=target, state=state, now=datetime.now(UTC), allow_http=allow_http
     )
@@ -177,21 +166,30 @@ def _tell_joined(config: AgentConfig, file: Path, log_format: Literal["text", "j
     writer(log_format, sys.stdout)(Event("joined", text, fields={"node": config.node, "cluster": config.cluster}))
 
 
-def tell_outcome(outcome: Outcome, log_format: Literal["text", "json"] = "text") -> None:
-    """Says what one pass did: on standard output what was done, on standard error what failed."""
+def tell_outcome(outcome: Outcome, log_format: Literal["text", "json"] = "text") -> int:
+    """Says what one pass did: on standard output what was done, on standard error what failed or is still owed.
+
+    Returns the command's exit code: 1 where something failed, else 3 where a hook is owed, else 0.
+    """
     from vaultpki import agent
     from vaultpki.log import writer
 
     done, failed = writer(log_format, sys.stdout), writer(log_format, sys.stderr)
+    owed = outcome.memory.owed
     for event in outcome.events:
-        (done if event.level == "info" else failed)(event)
+        # A hook that fails is owed, and told with the others that are.
+        if event.name != "hook-failed":
+            (done if event.level == "info" else failed)(event)
     for event in agent.told({name: str(error) for name, error in outcome.failures.items()}):
         failed(event)
     if outcome.failures:
         if deadline := agent.deadline(outcome.dies):
             failed(deadline)
-    elif not outcome.events and outcome.due is not None:
+    elif not outcome.events and not owed and outcome.due is not None:
         _tell_idle(outcome.due.timestamp(), log_format)
+    for event in agent.told_owed(owed):
+        failed(event)
+    return 1 if outcome.failures else 3 if owed else 0
 
 
 def _tell_idle(until: float, log_format: Literal["text", "json"]) -> None:

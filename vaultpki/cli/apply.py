@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vaultpki.cli.common import json_option, open_vault, show_change, show_plan, spec_option, terminal
+from vaultpki.cli.common import (
+    json_option,
+    open_vault,
+    show_attention,
+    show_change,
+    show_plan,
+    spec_option,
+    terminal,
+    warn_of_templates,
+)
 from vaultpki.errors import VaultpkiError
 
 if TYPE_CHECKING:
@@ -17,9 +26,14 @@ if TYPE_CHECKING:
 @click.command("plan")
 @spec_option
 @json_option
-@click.option("--detailed-exitcode", is_flag=True, help="Exit 4 where there are changes.")
-def plan_command(file: Path, allow_http: bool, as_json: bool, detailed_exitcode: bool) -> int:
-    """Show what apply would change in Vault, field by field; writes nothing.
+@click.option(
+    "--detailed-exitcode",
+    is_flag=True,
+    help="Exit 4 where there are changes, else 3 where something needs a person.",
+)
+@click.option("--verbose", is_flag=True, help="Every object and every field, uncut.")
+def plan_command(file: Path, allow_http: bool, as_json: bool, detailed_exitcode: bool, verbose: bool) -> int:
+    """Show what apply would change in Vault, and what that means for the nodes; writes nothing.
 
     \b
     Example:
@@ -28,15 +42,22 @@ def plan_command(file: Path, allow_http: bool, as_json: bool, detailed_exitcode:
     from vaultpki.config import load_cluster
 
     cluster = load_cluster(file, allow_http=allow_http)
+    warn_of_templates(cluster)
     vault, where = open_vault(cluster, allow_http=allow_http)
 
     from vaultpki import bootstrap
     from vaultpki.vault import explained
 
     with explained(vault):
-        _, plan = bootstrap.look(cluster, vault, where)
-    _tell(plan, vault.reads, vault.writes, as_json=as_json)
-    return 4 if detailed_exitcode and plan.changes else 0
+        sight, plan = bootstrap.look(cluster, vault, where)
+        plan = bootstrap.impact(cluster, vault, sight, plan)
+    if as_json:
+        _tell(plan, vault.reads, vault.writes)
+    else:
+        show_plan(cluster, plan, verbose=verbose)
+    if not detailed_exitcode:
+        return 0
+    return 4 if plan.changes else 3 if plan.attention else 0
 
 
 @click.command("apply")
@@ -53,6 +74,7 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool) -> Non
     from vaultpki.config import load_cluster
 
     cluster = load_cluster(file, allow_http=allow_http)
+    warn_of_templates(cluster)
     vault, where = open_vault(cluster, allow_http=allow_http)
 
     from vaultpki import bootstrap
@@ -63,8 +85,8 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool) -> Non
         if not yes:
             if not terminal() or as_json:
                 raise VaultpkiError("apply changes Vault and there is no terminal to ask on; pass --yes")
-            _, first = bootstrap.look(cluster, vault, where)
-            show_plan(first)
+            sight, first = bootstrap.look(cluster, vault, where)
+            show_plan(cluster, bootstrap.impact(cluster, vault, sight, first))
             if first.changes and not click.confirm(f"Apply these {len(first.changes)} changes to {vault.address}?"):
                 raise VaultpkiError("nothing was changed")
         quiet = as_json or not yes
@@ -73,17 +95,20 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool) -> Non
             vault,
             where,
             first=first,
-            progress=lambda change: None if quiet else show_change(change, fields=True),
+            progress=lambda change: None if quiet else show_change(change),
         )
     if as_json:
-        _tell(done, vault.reads, vault.writes, as_json=True)
+        _tell(done, vault.reads, vault.writes)
     else:
         if any(pool.jwt for pool in cluster.pools):
-            from vaultpki import enrolment
-
             # No join file brings it to these nodes.
-            pin = enrolment.place(cluster, vault).root_sha256
-            click.echo(f"For agent.yaml of nodes that join by a token: root_sha256: {pin}")
+            within = f", vault.namespace: {vault.namespace}" if where.namespace else ""
+            click.echo(f"For agent.yaml of nodes that join by a token: root_sha256: {done.root_sha256}{within}")
+        if cluster.authority.root_sha256 is None:
+            click.echo(f"Root CA SHA-256: {done.root_sha256}; write it into {cluster.file} as ca.root_sha256")
+        if yes:
+            # Nobody was shown the plan.
+            show_attention(cluster, done)
         click.echo(f"Done: {len(done.changes)} changes, {vault.writes} writes to {vault.address}.")
 
 
@@ -111,18 +136,24 @@ def destroy_command(file: Path, allow_http: bool, confirm: str | None) -> None:
     if confirm != cluster.name:
         raise VaultpkiError(f"that is not the cluster's name ({cluster.name}); nothing was removed")
     with explained(vault):
-        kept = bootstrap.destroy(cluster, vault, where, progress=lambda path: click.secho(f"- {path}", fg="red"))
+        kept = bootstrap.destroy(cluster, vault, where, progress=_removed)
     for name in kept:
         click.echo(f"The policy {name} stays: nothing tells that vaultpki made it. Delete it if nobody holds it.")
     click.echo(f"Done: nothing of {cluster.name} is left at {vault.address}.")
 
 
-def _tell(plan: Plan, reads: int, writes: int, *, as_json: bool) -> None:
-    if not as_json:
-        show_plan(plan)
-        return
+def _removed(path: str) -> None:
+    from vaultpki.plain import escaped
+
+    click.secho(f"- {escaped(path)}", fg="red")
+
+
+def _tell(plan: Plan, reads: int, writes: int) -> None:
     import json
 
     from vaultpki.plan import to_json
 
-    click.echo(json.dumps(to_json(plan, reads=reads, writes=writes), indent=2))
+    told = to_json(plan, reads=reads, writes=writes)
+    if plan.root_sha256:
+        told["root_sha256"] = plan.root_sha256
+    click.echo(json.dumps(told, indent=2))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vaultpki.bootstrap import Where
     from vaultpki.model import Cluster
     from vaultpki.plan import Change, Plan
+    from vaultpki.plan_text import Line
     from vaultpki.vault import Settings, Vault
 
 DEFAULT_AGENT: Final = Path("/etc/vaultpki/agent.yaml")
@@ -57,15 +58,37 @@ def _settings(cluster: Cluster, *, allow_http: bool) -> Settings:
     from vaultpki.vault import from_environment
 
     settings = from_environment(allow_http=allow_http)
+    settings = replace(settings, namespace=_namespace(cluster, settings.namespace))
     if not settings.addresses:
-        settings = from_environment(
-            addresses=cluster.vault.addresses, ca_pem=cluster.vault.ca_pem, allow_http=allow_http
-        )
+        # VAULT_CACERT is of another server then.
+        ca_file = None if cluster.vault.ca_pem else settings.ca_file
+        settings = replace(settings, addresses=cluster.vault.addresses, ca_file=ca_file)
     addresses = tuple(_address(address, allow_http=allow_http) for address in settings.addresses)
     settings = replace(settings, addresses=addresses)
     if settings.ca_file:
         return replace(settings, ca_pem=_certificates(settings.ca_file))
     return replace(settings, ca_pem=settings.ca_pem or cluster.vault.ca_pem)
+
+
+def _namespace(cluster: Cluster, named: str | None) -> str | None:
+    """The namespace of VAULT_NAMESPACE, as with Vault's CLI, else of the spec; SpecError where the two differ."""
+    from vaultpki import words
+    from vaultpki.errors import SpecError
+
+    if named is None:
+        return cluster.vault.namespace
+    try:
+        name = words.vault_namespace(named.strip("/") or "root")
+    except SpecError as error:
+        raise SpecError(error.problem, field="VAULT_NAMESPACE") from None
+    if cluster.vault.namespace not in (None, name):
+        raise SpecError(
+            f"vault.namespace is {cluster.vault.namespace}, and VAULT_NAMESPACE is {name}: unset the variable, or make "
+            "the two alike",
+            file=cluster.file,
+            field="vault.namespace",
+        )
+    return name
 
 
 def _address(address: str, *, allow_http: bool) -> str:
@@ -93,33 +116,47 @@ def _certificates(ca_file: str) -> str:
         raise SpecError(error.problem, file=tree.shown(Path(ca_file)), field="VAULT_CACERT") from None
 
 
-def show_plan(plan: Plan) -> None:
-    """The changes, field by field; colour on a terminal only."""
-    for change in plan.changes:
-        show_change(change, fields=True)
-    for kind, name in plan.unmanaged:
-        click.secho(f"? {kind} {name}  (not made by vaultpki; left alone)", fg="yellow")
-    if not plan.changes:
-        click.echo("Nothing to change.")
-    else:
-        counts = {word: sum(c.action == word for c in plan.changes) for word in ("create", "update", "delete")}
-        click.echo(f"Plan: {counts['create']} to create, {counts['update']} to update, {counts['delete']} to delete.")
+def warn_of_templates(cluster: Cluster) -> None:
+    """One line on standard error for each template that looks as if it were another program's."""
+    if cluster.templates:
+        from vaultpki.config import templates
+
+        for warning in templates.warnings(cluster):
+            click.echo(f"vaultpki: warning: {warning}", err=True)
 
 
-def show_change(change: Change, *, fields: bool) -> None:
-    sign, colour = {"create": ("+", "green"), "update": ("~", "yellow"), "delete": ("-", "red")}[change.action]
-    click.secho(f"{sign} {change.kind} {change.name}", fg=colour)
-    if fields and change.action == "update":
-        for name, (old, new) in change.fields.items():
-            click.echo(f"    {name}: {_shown(old)} -> {_shown(new)}")
+def show_plan(cluster: Cluster, plan: Plan, *, verbose: bool = False) -> None:
+    """The plan as a person approves it; colour on a terminal only."""
+    from vaultpki.plan import UNCHANGED, Plan
+
+    if plan == Plan(()):
+        # Most plans are this one, and need none of the words.
+        click.echo(UNCHANGED)
+        return
+    from vaultpki import plan_text
+
+    _show(plan_text.lines(cluster, plan, verbose=verbose))
+
+
+def show_attention(cluster: Cluster, plan: Plan) -> None:
+    """What needs a person, and only that."""
+    if plan.attention:
+        from vaultpki import plan_text
+
+        _show(plan_text.attention_lines(cluster, plan))
+
+
+def show_change(change: Change) -> None:
+    """One change that is done."""
+    from vaultpki import plan_text
+
+    _show(plan_text.change_lines(change))
+
+
+def _show(lines: Iterable[Line]) -> None:
+    for line in lines:
+        click.secho(line.text, fg=line.colour)
 
 
 def terminal() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
-
-
-def _shown(value: object) -> str:
-    import json
-
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 200 else text[:197] + "..."

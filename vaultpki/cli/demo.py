@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 if TYPE_CHECKING:
     from vaultpki.demo import Shown
+
+_WIDTH: Final = 100
+_GAP: Final = "  "
+_CUT: Final = "..."
+
+_Entry = tuple[tuple[str, ...], tuple[str, ...]]
 
 
 @click.command("demo")
@@ -46,7 +52,8 @@ def demo_command(directory: Path, port: int, serve: bool) -> int:
         if serve:
             server = shown.server
             click.echo(f"\nOpenBao serves at {server.address} until Ctrl-C. In another terminal:")
-            click.echo(f"  export VAULT_ADDR={server.address} VAULT_CACERT={shown.directory}/vault-ca.crt")
+            click.echo(f"  export VAULT_ADDR={server.address}")
+            click.echo(f"  export VAULT_CACERT={shown.directory}/vault-ca.crt")
             click.echo(f"  export VAULT_TOKEN=$(cat {shown.token_file})")
             click.echo(f"  vaultpki plan -f {shown.directory}/cluster.yaml")
             try:
@@ -74,29 +81,52 @@ def _tell(shown: Shown, seconds: float) -> int:
             ends = f"{leaf.not_after:%Y-%m-%d %H:%M}"
             where = str(crt.relative_to(shown.directory))
             if row.target == "-":
-                servers.append((row.source, leaf.subject_text, ends, where))
+                servers.append(((row.source, leaf.subject_text), (ends, where)))
             else:
-                clients.append((row.source, row.target, leaf.subject_text, ends, where))
+                clients.append(((row.source, row.target, leaf.subject_text), ("", ends, where)))
     click.secho("Client certificates for clients", bold=True)
-    _table(("From", "To", "Subject", "Until (UTC)", "Certificate"), clients)
+    _table((("From", "To", "Subject"), ("", "Until (UTC)", "Certificate")), clients)
     click.secho("\nServer certificates for servers", bold=True)
-    _table(("Server", "Subject", "Until (UTC)", "Certificate"), servers)
+    _table((("Server", "Subject"), ("Until (UTC)", "Certificate")), servers)
     bad = [check for check in shown.checks if not check.ok]
     for check in bad:
         click.secho(f"wrong: {check.kind} {check.name}: {check.detail}", fg="red")
     accepted = sum(check.ok and check.expect == "accept" for check in shown.checks)
     refused = sum(check.ok and check.expect == "refuse" for check in shown.checks)
     click.echo(
-        f"\n{shown.changes} objects made in OpenBao, {shown.renewed} certificates issued, "
+        f"\n{shown.changes} objects made in OpenBao, {shown.renewed} certificates issued.\n"
         f"{len(shown.checks)} checks: {accepted} let in and {refused} kept out as they should be, {len(bad)} wrong "
         f"({seconds:.1f} s)."
     )
-    click.echo(f"Everything is in {shown.directory}: cluster.yaml, nodes/NODE/pki, operator/admin.conf.")
+    click.echo(f"Everything is in {shown.directory}:\ncluster.yaml, nodes/NODE/pki, operator/admin.conf.")
     return len(bad)
 
 
-def _table(head: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
-    for number, line in enumerate([head, *lines]):
-        text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        click.secho(text, underline=False, dim=number == 0)
+def _table(head: _Entry, entries: Sequence[_Entry]) -> None:
+    for number, line in enumerate(table_lines([head, *entries])):
+        click.secho(line, dim=number < len(head))
+
+
+def table_lines(entries: Sequence[_Entry]) -> list[str]:
+    """Entries of two lines each, in columns that both share, at most 100 characters wide.
+
+    What is too long for that loses its middle: first in the last column, where names of nodes stand.
+    """
+    lines = [line for entry in entries for line in entry]
+    columns = range(len(lines[0]))
+    # The columns before the last one leave it at least half of the width.
+    most = _WIDTH // (2 * max(len(columns) - 1, 1)) - len(_GAP)
+    widths = [min(max(len(line[i]) for line in lines), most) for i in columns[:-1]]
+    widths.append(_WIDTH - sum(widths) - len(_GAP) * len(widths))
+    return [
+        _GAP.join(_short(cell, width).ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+
+
+def _short(text: str, width: int) -> str:
+    """The text with its middle left out where it is longer than `width`."""
+    if len(text) <= width:
+        return text
+    kept = width - len(_CUT)
+    return text[: kept // 2] + _CUT + text[len(text) - (kept - kept // 2) :]

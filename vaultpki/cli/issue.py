@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from vaultpki.cli.common import open_vault, spec_option
+from vaultpki.plain import printable
 
 
 @click.command("issue")
@@ -25,7 +26,7 @@ def issue_command(name: str, file: Path, allow_http: bool, directory: Path) -> N
     """
     from datetime import UTC, datetime
 
-    from vaultpki import operator
+    from vaultpki import anchor, operator
     from vaultpki.config import load_cluster
     from vaultpki.vault import explained
 
@@ -33,8 +34,12 @@ def issue_command(name: str, file: Path, allow_http: bool, directory: Path) -> N
     vault, _ = open_vault(cluster, allow_http=allow_http)
     with explained(vault):
         issued = operator.issue(cluster, vault, name, str(directory), datetime.now(UTC))
+    if issued.drift:
+        click.echo(anchor.told_drift(cluster, issued.drift), err=True)
     click.echo(f"{issued.facts.subject_text} until {issued.facts.not_after:%Y-%m-%dT%H:%M:%SZ}")
     if issued.kubeconfig:
         click.echo(f"kubeconfig: {issued.kubeconfig}")
     for path in issued.manifests:
         click.echo(f"manifest: {path}")
+    for text in issued.strangers:
+        click.secho(f"! {printable(text)}; take it off the mount", fg="red", err=True)

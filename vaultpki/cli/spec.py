@@ -25,7 +25,8 @@ def init_command(output: str, force: bool) -> None:
         click.echo(starter(), nl=False)
         return
     try:
-        flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if force else os.O_EXCL)
+        # A link that somebody put there may lead to anything that this user may write.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | (os.O_TRUNC if force else os.O_EXCL)
         with os.fdopen(os.open(output, flags, 0o644), "w", encoding="utf-8") as stream:
             stream.write(starter())
     except FileExistsError:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vaultpki.cli.common import DEFAULT_AGENT, json_option
+from vaultpki.plain import printable
 
 if TYPE_CHECKING:
     from vaultpki.status import Status
@@ -61,22 +62,26 @@ def status_command(file: Path, directory: Path | None, offline: bool, allow_http
 
 @click.command("renew")
 @_CONFIG
-@click.option("--force", is_flag=True, required=True, help="Needed: what is renewed is not due.")
+@click.option("--force", is_flag=True, help="Renew every certificate, where none is named.")
 @click.option("--allow-http", is_flag=True, help="Talk plain http to a Vault that is not on this machine.")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 def renew_command(file: Path, force: bool, allow_http: bool, names: tuple[str, ...]) -> int:
-    """Renew certificates of this node now, though they are not due: those named, or all of them.
+    """Renew the certificates named now, though they are not due; with --force and no name all of this node.
+
+    Exit 3 where a hook is owed afterwards.
 
     \b
     Example:
+      vaultpki renew kubelet kubelet-client
       vaultpki renew --force
-      vaultpki renew kubelet kubelet-client --force
     """
     from vaultpki import agent, holding, pairs
     from vaultpki.cli.agent import tell_outcome
     from vaultpki.config import load_agent
     from vaultpki.errors import SpecError
 
+    if not names and not force:
+        raise click.UsageError("name the certificates to renew, or pass --force to renew all of this node")
     config = load_agent(file, allow_http=allow_http)
     spec = holding.copy(config)
     held = [] if spec is None else [want.name for want in spec.certificates]
@@ -84,8 +89,7 @@ def renew_command(file: Path, force: bool, allow_http: bool, names: tuple[str, .
         if spec is not None and name not in held:
             raise SpecError(f"{config.node} holds no certificate {name}; it holds {', '.join(held)}")
     outcome = agent.run(config, allow_http=allow_http, force=names or (pairs.EVERY,), wait=_LOCK_WAIT)
-    tell_outcome(outcome)
-    return 1 if outcome.failures else 0
+    return tell_outcome(outcome)
 
 
 def _told(status: Status) -> str:
@@ -107,4 +111,4 @@ def _told(status: Status) -> str:
         lines.append("vault: reachable" if status.reachable else f"vault: {status.error}")
     if not status.seen and not status.faults:
         lines.append("there is no certificate here")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))

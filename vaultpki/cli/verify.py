@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vaultpki.plain import printable
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -65,8 +67,13 @@ def verify_command(file: Path, directory: Path | None, ask_vault: bool, allow_ht
         checks += asked
         told.append(_told_of_vault(asked))
     click.echo(json.dumps(verify.to_json(checks), indent=2) if as_json else "\n".join(told))
-    if wrong := sum(not check.ok for check in checks):
-        raise Attention(f"{wrong} of {len(checks)} checks failed; mend what they name and run again")
+    unmade = sum(check.got == "unchecked" for check in checks)
+    wrong = sum(not check.ok for check in checks) - unmade
+    also = f", and {unmade} could not be made as this user" if unmade else ""
+    if wrong:
+        raise Attention(f"{wrong} of {len(checks)} checks failed{also}; mend what they name and run again")
+    if unmade:
+        raise Attention(f"{unmade} of {len(checks)} checks could not be made as this user; run as root")
 
 
 def _asked(cluster: Cluster, now: datetime, *, allow_http: bool) -> tuple[Check, ...]:
@@ -87,7 +94,7 @@ def _told_of_vault(checks: tuple[Check, ...]) -> str:
         shown.setdefault(check.name, []).append(check)
     lines = []
     for name, some in shown.items():
-        lines += [f"{name}: {check.target} {check.detail}" for check in some[:_SHOWN]]
+        lines += [printable(f"{name}: {check.target} {check.detail}") for check in some[:_SHOWN]]
         if len(some) > _SHOWN:
             lines.append(f"{name}: and {len(some) - _SHOWN} more")
     own = sum(check.expect == "accept" for check in checks)
@@ -99,20 +106,28 @@ def _told_of_vault(checks: tuple[Check, ...]) -> str:
 
 
 def _told(checks: tuple[Check, ...], holders: int) -> str:
-    """The failures as a table, and one line of counts."""
-    failed = [check for check in checks if not check.ok]
+    """The failures as a table, what could not be tried, and one line of counts."""
+    failed = [check for check in checks if not check.ok and check.got != "unchecked"]
     cells = [("FROM", "TO", "SHOULD", "WHY")]
     for check in failed:
         why = check.detail if check.got == "refuse" else f"was accepted {check.detail}".rstrip()
         source = check.source if check.kind != "file" else f"{check.source}/{check.name}"
         cells.append((source, check.target, check.expect, why))
     widths = [max(len(row[column]) for row in cells) for column in range(3)]
-    lines = ["  ".join((*map(str.ljust, row, widths), row[3])) for row in cells] if failed else []
+    lines = [printable("  ".join((*map(str.ljust, row, widths), row[3]))) for row in cells] if failed else []
+    unmade = [check for check in checks if check.got == "unchecked"]
+    unread: dict[tuple[str, str], list[str]] = {}
+    for check in unmade:
+        if check.kind == "file":
+            unread.setdefault((check.source, check.detail), []).append(check.target)
+    lines += [printable(f"not checked: {', '.join(names)} of {who} {why}") for (who, why), names in unread.items()]
     handshakes = [check for check in checks if check.kind == "handshake"]
-    let_in = sum(check.got == "accept" for check in checks)
+    let_in, kept_out = (sum(check.got == got for check in checks) for got in ("accept", "refuse"))
+    well = "all else as it should be." if unmade else "all as they should be."
+    not_made = f", {len(unmade)} not made" if unmade else ""
     lines.append(
         f"{len(checks)} checks of {holders} {'holder' if holders == 1 else 'holders'}: {let_in} accepted and "
-        f"{len(checks) - let_in} refused, {len(handshakes)} of them live handshakes; "
-        + (f"{len(failed)} not as they should be." if failed else "all as they should be.")
+        f"{kept_out} refused{not_made}, {len(handshakes)} of them live handshakes; "
+        + (f"{len(failed)} not as they should be." if failed else well)
     )
     return "\n".join(lines)

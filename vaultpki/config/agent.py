@@ -48,12 +48,6 @@ def _mode(text: str) -> int:
     return mode
 
 
-def _sha256(text: str) -> str:
-    if not re.fullmatch(r"[0-9a-f]{64}", text.lower()):
-        raise SpecError(f"{quoted(text)} is no SHA-256: write the 64 hex digits that the join file has")
-    return text.lower()
-
-
 def _role_id(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,128}", text):
         raise SpecError(f"{quoted(text)} is no role id: write the one that the join file has")
@@ -87,13 +81,16 @@ AGENT: Final = Record(
                         ListOf(Text(words.vault_address, "an https:// address"), 1, 16), "Where Vault is", required=True
                     ),
                     "ca_file": Field(_PATH, "PEM file with the CA of Vault's own TLS certificate"),
+                    "namespace": Field(
+                        Text(words.vault_namespace, "a namespace"), "The namespace in Vault that the cluster lies in"
+                    ),
                 }
             ),
             "Where Vault is",
             required=True,
         ),
         "root_sha256": Field(
-            Text(_sha256, "64 hex digits"), "SHA-256 of the cluster's root certificate, in hex", required=True
+            Text(words.sha256, "64 hex digits"), "SHA-256 of the cluster's root certificate, in hex", required=True
         ),
         "auth": Field(
             Record(
@@ -188,6 +185,7 @@ def load_agent(path: Path, *, allow_http: bool = False) -> AgentConfig:
         poll=poll,
         windows=tuple(spec.get("windows")),
         metrics=spec.get("metrics"),
+        namespace=spec["vault"].get("namespace"),
         file=str(path),
         source=sha256(text.encode()).hexdigest(),
     )
@@ -203,7 +201,9 @@ def dump_agent(config: AgentConfig) -> str:
         "prefix": config.prefix,
         "node": config.node,
         "pool": config.pool,
-        "vault": _given({"addresses": list(config.addresses), "ca_file": config.ca_file}),
+        "vault": _given(
+            {"addresses": list(config.addresses), "ca_file": config.ca_file, "namespace": config.namespace}
+        ),
         "root_sha256": config.root_sha256,
         "auth": _given({"method": config.auth.method, "role_id": config.auth.role_id, "path": config.auth.path}),
         "directory": config.directory,

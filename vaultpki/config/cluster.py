@@ -6,12 +6,12 @@ import ipaddress
 from collections.abc import Iterable
 from pathlib import Path
 
-from vaultpki import assets, certificates, words
-from vaultpki.config import jwt, meaning, sizes, tree
+from vaultpki import certificates, words
+from vaultpki.config import jwt, meaning, sizes, templates, tree
 from vaultpki.config.declared import CLUSTER
 from vaultpki.config.shape import Found
 from vaultpki.config.tree import Place
-from vaultpki.errors import SpecError, TemplateError
+from vaultpki.errors import SpecError
 from vaultpki.model import (
     ApiServer,
     Authority,
@@ -21,12 +21,10 @@ from vaultpki.model import (
     Override,
     Pool,
     Row,
-    UserTemplate,
     VaultAddress,
 )
 
 _API_PORT = 6443
-_MAX_TEMPLATE = 64 * 1024
 
 
 def load_cluster(path: Path, *, allow_http: bool = False) -> Cluster:
@@ -49,14 +47,20 @@ def load_cluster(path: Path, *, allow_http: bool = False) -> Cluster:
         api_server=_api_server(spec, nodes),
         nodes=nodes,
         pools=pools,
-        authority=Authority(spec["ca"].get("root_ttl"), spec["ca"].get("issuing_ttl"), spec["ca"].get("key")),
+        authority=Authority(
+            spec["ca"].get("root_ttl"),
+            spec["ca"].get("issuing_ttl"),
+            spec["ca"].get("key"),
+            spec["ca"].get("root_sha256"),
+        ),
         ttl=spec["defaults"].get("ttl"),
         key=spec["defaults"].get("key"),
         overrides={name: _override(found) for name, found in named.items() if name in built_in},
         rows=tuple(_row(name, found, spec) for name, found in named.items() if name not in built_in),
-        templates=tuple(_template(name, found, path) for name, found in spec["templates"].value.items()),
+        templates=tuple(templates.read(name, found, path.parent) for name, found in spec["templates"].value.items()),
         file=str(path),
     )
+    templates.check(cluster, spec)
     meaning.check(cluster, spec)
     sizes.check(cluster, spec)
     return cluster
@@ -79,7 +83,7 @@ def _vault(spec: Found, path: Path, allow_http: bool) -> VaultAddress:
             pem = words.pem_certificates(pem)
         except SpecError as error:
             raise found["ca_file"].refuse(error.problem) from None
-    return VaultAddress(found.get("addresses") or (), pem)
+    return VaultAddress(found.get("addresses") or (), pem, found.get("namespace"))
 
 
 def _beside(found: Found, path: Path, limit: int) -> str:
@@ -87,7 +91,7 @@ def _beside(found: Found, path: Path, limit: int) -> str:
     try:
         return tree.read_text(path.parent / found.value, limit)
     except SpecError as error:
-        raise found.refuse(f"{error.file}: {error.problem}") from None
+        raise found.refuse(f"{error.file}: {error.problem}" if error.file else error.problem) from None
 
 
 def _nodes(spec: Found) -> tuple[Node, ...]:
@@ -199,12 +203,3 @@ def _row(name: str, found: Found, spec: Found) -> Row:
         key=found.get("key"),
         built_in=False,
     )
-
-
-def _template(name: str, found: Found, path: Path) -> UserTemplate:
-    text = _beside(found["template"], path, _MAX_TEMPLATE)
-    try:
-        assets.user_file(text, name=name, cluster="", endpoint="", directory="", node="")
-    except TemplateError as error:
-        raise found["template"].refuse(str(error)) from None
-    return UserTemplate(name, found.get("file"), text, frozenset(found.get("roles")))

@@ -37,11 +37,15 @@ VAULT: Final = Record(
                 1,
                 16,
             ),
-            "Where nodes find Vault; left out: VAULT_ADDR of the first apply, kept from then on",
+            "Where nodes find Vault; left out: VAULT_ADDR of whoever runs a command",
         ),
         "ca_file": Field(
             Text(words.file_path, "a path"),
             "PEM file with the CA of Vault's own TLS certificate, seen from this file's folder",
+        ),
+        "namespace": Field(
+            Text(words.vault_namespace, "a namespace", r"^/?[A-Za-z0-9_][A-Za-z0-9._/-]*$", ("team1/prod",)),
+            "The namespace in Vault that the cluster lies in; left out: VAULT_NAMESPACE, else none",
         ),
     }
 )
@@ -118,6 +122,10 @@ CA: Final = Record(
         "root_ttl": Field(duration("10y"), "Life of the root CA; longer than the issuing CAs'", default="10y"),
         "issuing_ttl": Field(duration("5y"), "Life of the issuing CAs; longer than every certificate's", default="5y"),
         "key": Field(_CA_KEY, "Key of every CA", default="ec-p256"),
+        "root_sha256": Field(
+            Text(words.sha256, "64 hex digits", "^[0-9A-Fa-f:]{64,95}$"),
+            "SHA-256 of the root CA's certificate, as `apply` prints it: a server that shows another root is refused",
+        ),
     }
 )
 
@@ -206,7 +214,11 @@ TEMPLATE: Final = Record(
             "The file's name in the node's directory",
             required=True,
         ),
-        "template": Field(Text(words.file_path, "a path"), "The template, seen from this file's folder", required=True),
+        "template": Field(
+            Text(words.file_path, "a path"),
+            "The template, in this file's folder or below; it may name ${node}, ${cluster}, ${endpoint}, ${directory}",
+            required=True,
+        ),
         "roles": Field(_ROLES, "The roles of the nodes that get it", required=True),
     }
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
@@ -14,7 +12,6 @@ from vaultpki.errors import SpecError
 from vaultpki.model import Jwt, Pool
 from vaultpki.words import quoted
 
-_KEY = re.compile(r"-----BEGIN PUBLIC KEY-----\s+([A-Za-z0-9+/=\s]+?)\s*-----END PUBLIC KEY-----")
 _URL = re.compile(r"https://(\[[0-9a-fA-F:.]+\]|[^/:@?#\[\]]+)(:\d{1,5})?((?:/[A-Za-z0-9._~%+=&?:-]+)*/?)", re.ASCII)
 _MOST_KEYS = 16
 
@@ -136,20 +133,16 @@ def _public_keys(text: str) -> tuple[str, ...]:
     """The PEM public keys (RFC 7468 section 13) of a file, each as Vault reads it back."""
     if "PRIVATE KEY" in text:
         raise SpecError("the file holds a private key: name a file of public keys (`openssl pkey -pubout` makes one)")
-    blocks = list(_KEY.finditer(text))
-    if not blocks or len(blocks) != text.count("-----BEGIN"):
+    bodies = words.pem_bodies(text, "PUBLIC KEY")
+    if not bodies or len(bodies) != text.count("-----BEGIN"):
         raise SpecError("the file holds something else than whole PEM public keys: name one of BEGIN PUBLIC KEY blocks")
-    if len(blocks) > _MOST_KEYS:
-        raise SpecError(f"the file holds {len(blocks)} keys: keep at most {_MOST_KEYS}")
+    if len(bodies) > _MOST_KEYS:
+        raise SpecError(f"the file holds {len(bodies)} keys: keep at most {_MOST_KEYS}")
     keys = []
-    for block in blocks:
-        encoded = "".join(block[1].split())
-        try:
-            der = base64.b64decode(encoded, validate=True)
-        except binascii.Error:
-            der = b""
-        if not der.startswith(b"\x30"):
+    for body in bodies:
+        if not words.decodes(body):
             raise SpecError("the file holds a PEM public key that does not decode: copy it anew")
+        encoded = "".join(body.split())
         lines = [encoded[at : at + 64] for at in range(0, len(encoded), 64)]
         keys.append("\n".join(("-----BEGIN PUBLIC KEY-----", *lines, "-----END PUBLIC KEY-----")))
     return tuple(dict.fromkeys(keys))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
-from vaultpki import certificates, words
+from vaultpki import certificates, file_names, row_rules, words
 from vaultpki.config.durations import format_duration
 from vaultpki.config.shape import Found
 from vaultpki.errors import SpecError
@@ -14,13 +14,8 @@ from vaultpki.model import NODE, Cluster, Node, NodeRole, Pool, Row
 from vaultpki.words import quoted
 
 SHORTEST_CA: Final = 60
-SHORTEST_LEAF: Final = 30
 
 _MAX_CN = 64  # RFC 5280 appendix A, ub-common-name
-_NODE_IDENTITY = f"system:node:{NODE}"
-_NODES = "system:nodes"
-# A group Kubernetes binds by itself, to reading metrics and health only (rbac/bootstrappolicy).
-_HARMLESS = "system:monitoring"
 
 
 def check(cluster: Cluster, spec: Found) -> None:
@@ -125,7 +120,7 @@ def _ttls(cluster: Cluster, spec: Found) -> None:
             place, ttl = spec["ca"]["issuing_ttl"], row.ttl
         else:
             place, ttl = default, cluster.ttl
-        if ttl < SHORTEST_LEAF:
+        if ttl < row_rules.SHORTEST_LEAF:
             raise place.refuse(f"{format_duration(ttl)} is too short for anyone to renew in time: write at least 30s")
         if ttl >= issuing:
             life = f"{row.name} would live {format_duration(ttl)}, and its CA only {format_duration(issuing)}"
@@ -148,29 +143,18 @@ def _ttls(cluster: Cluster, spec: Found) -> None:
 
 
 def _own_row(row: Row, cluster: Cluster, found: Found) -> None:
-    sans = [*found.items("names"), *found.items("addresses")]
-    if not row.usage.server and sans:
-        key = "names" if found.items("names") else "addresses"
-        raise found[key].refuse(
-            f"a client is known by its common name alone, so kind client carries no {key}: leave it out"
-        )
-    if row.usage.server and not sans:
-        raise found.refuse(
-            "clients look for a server's names and addresses, not its common name: add names or addresses"
-        )
-    if row.kubeconfig and not row.usage.client:
-        raise found["kubeconfig"].refuse(
-            "a kubeconfig is a client's, and this is kind server: write kind client or both"
-        )
-    if row.kubeconfig and row.ca != "kubernetes":
-        raise found["kubeconfig"].refuse(f"kube-apiserver lets no client of CA {row.ca} in: write ca: kubernetes")
-    _own_subject(row, cluster, found)
+    problem = row_rules.own_row_problem(
+        row, node=NODE, reads_as=lambda text, other: _could_be(text, other, row, cluster)
+    )
+    if problem is not None:
+        place = found[problem.key] if problem.key else found
+        raise (place if problem.item is None else place.value[problem.item]).refuse(problem.text)
     if row.usage.server and row.ca == "kubernetes" and row.node_roles != {NodeRole.CONTROL_PLANE}:
         # Who asks for loopback asks their own machine, and there it is root's to say who answers.
         taken = {name for name in _reached_by(cluster) if name != "localhost" and not words.is_loopback(name)}
         # A control-plane node may show its own name in another certificate too.
         others = replace(cluster, nodes=tuple(n for n in cluster.nodes if NodeRole.CONTROL_PLANE not in n.roles))
-        for item in sans:
+        for item in (*found.items("names"), *found.items("addresses")):
             mine = item.value.replace("{domain}", cluster.api_server.dns_domain)
             for other in sorted(taken):
                 if _could_be(mine, other, row, others):
@@ -178,36 +162,6 @@ def _own_row(row: Row, cluster: Cluster, found: Found) -> None:
                         f"with {other} this certificate could pass for the API server's, on nodes that are not of the "
                         "control plane: take another name, or another ca"
                     )
-
-
-def _own_subject(row: Row, cluster: Cluster, found: Found) -> None:
-    groups = {group.lower(): built_in for built_in in certificates.TABLE for group in built_in.organization}
-    for item in found.items("organization"):
-        group = item.value.lower()
-        if group == "system:masters":
-            raise item.refuse(
-                "system:masters bypasses every RBAC rule for good: use super-admin, which is there for that"
-            )
-        if group == _NODES:
-            if row.common_name != _NODE_IDENTITY:
-                raise item.refuse(
-                    f"{_NODES} are the nodes themselves: write common_name: {quoted(_NODE_IDENTITY)} with it"
-                )
-        elif group in groups:
-            raise item.refuse(f"{group} is the group of {groups[group].name}: choose a group of your own")
-        elif group.startswith("system:") and group != _HARMLESS:
-            raise item.refuse(
-                f"{quoted(item.value)} is Kubernetes' own, as all of system: is: choose a group of your own"
-            )
-    name = found["common_name"]
-    for built_in in certificates.TABLE:
-        if built_in.ca == row.ca and _could_be(row.common_name, built_in.common_name, row, cluster):
-            raise name.refuse(f"{built_in.common_name} is who {built_in.name} is: choose a common name of your own")
-    if row.common_name.lower().startswith("system:") and row.common_name != _NODE_IDENTITY:
-        raise name.refuse(
-            f"{quoted(row.common_name)} is Kubernetes' own, as all of system: is but a node's own "
-            f"{_NODE_IDENTITY}: choose a common name of your own"
-        )
 
 
 def _could_be(text: str, other: str, row: Row, cluster: Cluster) -> bool:
@@ -277,31 +231,19 @@ def holders(cluster: Cluster, spec: Found) -> Iterator[tuple[Node | Pool, Found]
 
 
 def _files(cluster: Cluster, spec: Found) -> None:
-    taken: dict[str, str] = {}
-    for ca in certificates.ISSUING_CAS:
-        for bundle in (certificates.bundle(ca), certificates.chain_bundle(ca)):
-            taken[bundle] = f"the bundle of CA {ca}"
-    claims: list[tuple[str, str, Found | None]] = []
+    claims: list[file_names.Claim] = []
+    places: list[Found | None] = []
     # The table's unchanged names first, so that a clash is told where a person wrote something.
-    rows = sorted(certificates.rows(cluster), key=lambda row: row.name in spec["certificates"].value)
-    for row in rows:
+    for row in sorted(certificates.rows(cluster), key=lambda row: row.name in spec["certificates"].value):
         found = spec["certificates"].value.get(row.name)
-        at = found["file"] if found is not None and found.has("file") else found
-        claims += [(file, row.name, at) for file in certificates.pair_files(row.stem)]
-        if row.kubeconfig:
-            claims.append((row.kubeconfig, row.name, found["kubeconfig"] if found and found.has("kubeconfig") else at))
-    claims += [(t.file, f"template {t.name}", spec["templates"][t.name]["file"]) for t in cluster.templates]
-    for file, whose, at in claims:
-        other = taken.setdefault(file.lower(), whose)
-        if other is not whose and at is not None:
-            raise at.refuse(f"{quoted(file)} is also the file of {other}: choose another file name")
-    # The store keeps each pair in a folder of this name, in which a dot would mean something.
-    units: dict[str, str] = {certificates.BUNDLES: "the bundles"}
-    for row in rows:
-        other = units.setdefault(certificates.unit(row.stem), row.name)
-        at = spec["certificates"].value.get(row.name)
-        if other is not row.name and at is not None:
-            raise (at["file"] if at.has("file") else at).refuse(
-                f"{quoted(row.stem)} is kept in the same folder as {other}, since `.` and `_` are one there: choose "
-                "another file name"
-            )
+        for claim in file_names.of_row(row):
+            key = "kubeconfig" if claim.kind == "kubeconfig" else "file"
+            claims.append(claim)
+            places.append(found[key] if found is not None and found.has(key) else found)
+    for template in cluster.templates:
+        claims.append(file_names.of_template(template))
+        places.append(spec["templates"][template.name]["file"])
+    for index, problem in file_names.refused(claims):
+        place = places[index]
+        if place is not None:
+            raise place.refuse(problem)

@@ -231,13 +231,16 @@ class Record(Kind):
         if version is not None and "version" in self.fields:
             # First, since a newer file may well have keys that this program does not know.
             self.fields["version"].kind.read(version[1], place.under("version", version[0].line))
+        if not place.path and node.items and not any(words.close(key, self.fields) for key in node.items):
+            # Perhaps a file with secrets that was named by mistake, so nothing of it is shown.
+            raise place.refuse(f"none of the keys here is known: check the path; known are {', '.join(self.fields)}")
         values: dict[str, Found] = {}
         for key, (at, each) in node.items.items():
             here = place.under(key, each.line if isinstance(each, tree.Scalar) else at.line)
             if key in self.refused:
                 raise here.refuse(self.refused[key])
             if key not in self.fields:
-                raise here.refuse(f"the key {quoted(key)} is unknown: {words.nearest(key, self.fields)}")
+                raise here.refuse(f"the key {words.quoted_key(key)} is unknown: {words.nearest(key, self.fields)}")
             values[key] = self.fields[key].kind.read(each, here)
         for key, declared in self.fields.items():
             if key in values:

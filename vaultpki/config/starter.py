@@ -11,9 +11,10 @@ cluster: prod                       # lower-case letters, digits and hyphens, at
 
 #: prefix: vaultpki/prod            # where in Vault everything lies
 
-#: vault:                           # default: VAULT_ADDR and VAULT_CACERT of the first apply, kept from then on
+#: vault:                           # what nodes are told; default: VAULT_ADDR, VAULT_CACERT and VAULT_NAMESPACE
 #:   addresses: [https://vault.example.com:8200]
 #:   ca_file: vault-ca.crt          # CA of Vault's own TLS certificate, beside this file
+#:   namespace: team1/prod          # where the server has namespaces: OpenBao, Vault Enterprise
 
 api_server:
   endpoint: https://api.example.com:6443   # what kubeconfigs say; default: port 6443 on the first of addresses,
@@ -46,6 +47,7 @@ ca:
   root_ttl: 10y                     # the default; longer than issuing_ttl
   issuing_ttl: 5y                   # the default; longer than every certificate's ttl
   key: ec-p256                      # the default
+#:   root_sha256: 4f1c0e1b5b7d0a2f6c3e8d9a7b5c4d3e2f1a0b9c8d7e6f5a4b3c2d1e0f9a8b7c  # `apply` prints it; no other root
 
 defaults:
   ttl: 30d                          # the default
@@ -82,7 +84,8 @@ allow_short_ttl: false              # the default; true allows a ttl down to 30s
 #: templates:                       # further files that nodes render into their directory
 #:   audit:
 #:     file: audit.yaml
-#:     template: audit.yaml.j2      # beside this file
+#:     template: audit.yaml.tmpl    # in this file's folder or below; its values are ${node}, ${cluster}, ${endpoint}
+#:                                  # and ${directory}, quoted for YAML and JSON ${node.json}, and a dollar is $$
 #:     roles: [control-plane]
 """
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from vaultpki.errors import SpecError
+from vaultpki import guard, regular
+from vaultpki.errors import SpecError, StoreError
 from vaultpki.values import dataclass
-from vaultpki.words import quoted
+from vaultpki.words import quoted, quoted_key
 
 MAX_BYTES: Final = 1024 * 1024
 MAX_DEPTH: Final = 32
@@ -35,7 +38,7 @@ class Place:
         return SpecError(problem, file=self.file, line=self.line, field=self.path)
 
     def under(self, key: str, line: int | None = None) -> Place:
-        part = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else f"[{quoted(key)}]"
+        part = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else f"[{quoted_key(key)}]"
         dotted = f"{self.path}.{part}" if self.path and not part.startswith("[") else f"{self.path}{part}"
         return Place(self.file, self.line if line is None else line, dotted)
 
@@ -67,28 +70,59 @@ class Mapping:
 Node = Scalar | Sequence | Mapping
 
 
-def read_text(path: Path, limit: int = MAX_BYTES) -> str:
-    """The file's text; SpecError where it cannot be read, is larger than `limit` bytes or is no UTF-8."""
+def read_text(path: Path, limit: int = MAX_BYTES, *, below: Path | None = None) -> str:
+    """The file's text; SpecError where it cannot be read, is larger than `limit` bytes or is no UTF-8.
+
+    SpecError, too, where others could change or exchange it (`guard`). With `below` it must lie in that folder,
+    whatever links lead to it.
+    """
     name = shown(path)
     try:
-        with path.open("rb") as stream:
-            data = stream.read(limit + 1)
+        fd = guard.open_file(str(path))
+        try:
+            if below is not None:
+                _refuse_elsewhere(fd, below, name)
+        except BaseException:
+            os.close(fd)
+            raise
+        data = regular.content(fd, limit)
+    except StoreError as error:
+        # It names the file itself, or the folder on its way.
+        raise SpecError(str(error)) from None
     except IsADirectoryError:
         raise SpecError("this is a folder: name the file in it", file=name) from None
     except FileNotFoundError:
         raise SpecError("there is no such file: check the path", file=name) from None
     except PermissionError:
         raise SpecError("the file may not be read by this user: change its mode or owner", file=name) from None
+    except regular.NotRegular:
+        raise SpecError("this is a FIFO, a socket or a device: name a file", file=name) from None
+    except regular.TooLarge:
+        raise SpecError(
+            f"the file is larger than {limit // 1024} KiB: no file of this kind needs more", file=name
+        ) from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "the path is not usable"
         raise SpecError(f"the file cannot be read ({reason}): check the path", file=name) from None
-    if len(data) > limit:
-        raise SpecError(f"the file is larger than {limit // 1024} KiB: no file of this kind needs more", file=name)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise SpecError("the file is not UTF-8 text: save it as UTF-8", file=name, line=line) from None
+
+
+def _refuse_elsewhere(fd: int, folder: Path, name: str) -> None:
+    """SpecError unless what is open as `fd` is a regular file below `folder`."""
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise SpecError("this is no regular file: name one", file=name)
+    at = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # Where both really are (proc(5)), so that a link which somebody changes meanwhile changes nothing.
+        real, root = os.readlink(f"/proc/self/fd/{fd}"), os.readlink(f"/proc/self/fd/{at}")
+    finally:
+        os.close(at)
+    if not real.startswith(f"{root.rstrip('/')}/"):
+        raise SpecError(f"it lies outside {shown(folder)}: copy it into that folder", file=name)
 
 
 def shown(path: Path) -> str:
@@ -112,7 +146,9 @@ def parse(text: str, file: str, *, start: str) -> Mapping:
         root = _Builder(file, yaml.SafeLoader.yaml_implicit_resolvers).document(yaml.parse(text, Loader=loader))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        said = "".join(c for c in error.problem or "bad syntax" if c.isprintable())[:200]
+        # Without libyaml, PyYAML's own parser quotes what it met.
+        said = "".join(c for c in error.problem or "bad syntax" if c.isprintable())
+        said = re.sub(r"(['\"]).{3,}\1", "something else", said)[:200]
         line = mark.line + 1 if mark else 1
         raise SpecError(
             f"this is not YAML ({said}): check indentation, colons and quotes", file=file, line=line
@@ -159,13 +195,13 @@ class _Builder:
 
         if isinstance(event, yaml.AliasEvent):
             raise self._refuse(
-                line, f"the alias *{quoted(str(event.anchor))[1:-1]} is not allowed: write the value out again"
+                line, f"the alias {quoted_key(str(event.anchor))} is not allowed: write the value out again"
             )
         if event.anchor is not None:
-            raise self._refuse(line, f"the anchor &{quoted(event.anchor)[1:-1]} is not allowed: write each value out")
+            raise self._refuse(line, f"the anchor {quoted_key(event.anchor)} is not allowed: write each value out")
         if event.tag is not None:
             raise self._refuse(
-                line, f"the tag {quoted(event.tag)} is not allowed: write the plain value, text in quotes"
+                line, f"the tag {quoted_key(event.tag)} is not allowed: write the plain value, text in quotes"
             )
         self.values += 1
         if self.values > MAX_VALUES:
@@ -202,7 +238,7 @@ class _Builder:
                 first = top.pairs[node.value][0].line
                 raise self._refuse(
                     node.line,
-                    f"the key {quoted(node.value)} stands here twice, first in line {first}: keep one of them",
+                    f"the key {quoted_key(node.value)} stands here twice, first in line {first}: keep one of them",
                     node.value,
                 )
             top.key = node

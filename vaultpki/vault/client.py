@@ -32,6 +32,8 @@ PATIENCE_SECONDS: Final = 45.0
 FIRST_CONTACT_SECONDS: Final = 4.0
 # A connection more takes two round trips before its first request, and the server's time: fewer do not pay for it.
 _LEAST: Final = 6
+# No longer than policies/node.json and pool.json let a node wrap what it mints.
+_WRAPPED: Final = "60s"
 _REDIRECTS = 3
 # What one may do without is not waited for longer.
 _GLANCE_SECONDS: Final = 2.0
@@ -91,6 +93,27 @@ class Vault:
         return self._route.preferred
 
     @property
+    def addresses(self) -> tuple[str, ...]:
+        """The addresses that were given, in their normal form."""
+        return self._route.origins
+
+    @property
+    def ca_pem(self) -> str | None:
+        """The CA that was given for the server's certificate, as PEM; None where the system's verify it."""
+        return self._settings.ca_pem
+
+    @property
+    def namespace(self) -> str | None:
+        """The namespace that requests name; None for none."""
+        return self._settings.namespace
+
+    @property
+    def _no_space(self) -> str:
+        """The sentence to tell where the server has no such namespace."""
+        settings = self._settings
+        return f"the namespace {settings.namespace} does not exist at {self.address}; {settings.namespace_hint}"
+
+    @property
     def server_time(self) -> float | None:
         """The server's clock as it last answered, whatever it answered: Unix seconds, rounded down."""
         dated = self._route.dated
@@ -128,6 +151,22 @@ class Vault:
     def write(self, path: str, body: Mapping[str, Any], **options: Any) -> Json:
         """POST; gives the whole answer's body. `options` are those of Request."""
         return self.call(Request("POST", path, body, **options)).body
+
+    def unwrapped(self, request: Request) -> Answer:
+        """The answer to a request that a policy allows only wrapped: it is wrapped for a minute, and unwrapped at once.
+
+        Where nothing is found nothing is wrapped. Raises as `call` does.
+        """
+        answer = self.call(replace(request, wrap_ttl=_WRAPPED))
+        if not answer.found:
+            return answer
+        wrapped = member(answer.body, "wrap_info")
+        check_named(wrapped, "creation_path", request.path, request.path)
+        token = wrapped.get("token")
+        if not isinstance(token, str) or not token:
+            raise BadAnswer(f"the answer to {request} did not come wrapped; is this address really a Vault?")
+        # The wrapping token alone, as the client's own: no other token is in the request.
+        return self.as_token(token).call(Request("POST", "sys/wrapping/unwrap", {}, once=True))
 
     def login(self, path: str, body: Mapping[str, Any], *, who: tuple[str, str] | None = None) -> Vault:
         """Logs in at an auth mount's `login` path and gives the same server as the one who logged in.
@@ -288,7 +327,7 @@ class Vault:
             raw = self._exchange.send(origin, request, token, deadline)
             self._note_date(raw)
             if raw.status not in _REDIRECTING:
-                return judge(origin, request, raw, token)
+                return judge(origin, request, raw, token, self._no_space)
             location = raw.headers.get("location") or ""
             try:
                 target = parse_origin("/".join(location.split("/", 3)[:3]), allow_http=True)

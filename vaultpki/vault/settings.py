@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from vaultpki import regular
 from vaultpki.errors import SpecError
 from vaultpki.plain import printable
 from vaultpki.values import dataclass
@@ -23,14 +24,17 @@ _ADDRESS: Final = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _PORTS: Final = {"https": 443, "http": 80}
+# A system's whole set of CAs is a few hundred KiB.
+_LARGEST_PEM: Final = 4 * 1024 * 1024
+_LARGEST_TOKEN_FILE: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How to reach the server and as whom. `ca_pem` or `ca_file` replaces the system's CAs; `token` may be empty.
 
-    `ca_hint` ends the sentence that says that no CA given signed the server's certificate: what to do depends on where
-    they came from.
+    `ca_hint` and `namespace_hint` end the sentence that says that no CA given signed the server's certificate, and that
+    it has no such namespace: what to do depends on where these came from.
     """
 
     addresses: tuple[str, ...]
@@ -43,6 +47,7 @@ class Settings:
     server_name: str | None = None
     allow_http: bool = False
     ca_hint: str = "give its CA as vault.ca_file or VAULT_CACERT"
+    namespace_hint: str = "look at vault.namespace in cluster.yaml and at VAULT_NAMESPACE, or make it first"
 
     def __post_init__(self) -> None:
         # Both become header lines.
@@ -90,8 +95,9 @@ def _token_file(environment: Mapping[str, str]) -> str:
     if not home:
         return ""
     try:
-        return (Path(home) / ".vault-token").read_text(encoding="ascii").strip()[:4097]
-    except (OSError, UnicodeDecodeError):
+        data, _ = regular.read(Path(home) / ".vault-token", _LARGEST_TOKEN_FILE)
+        return data.decode("ascii").strip()[:4097]
+    except (OSError, ValueError):
         return ""
 
 
@@ -151,14 +157,18 @@ def tls_context(settings: Settings) -> ssl.SSLContext:
         if settings.ca_pem:
             context.load_verify_locations(cadata=settings.ca_pem)
         elif settings.ca_file:
+            # Looked at first, here and below: OpenSSL would wait for a FIFO for ever.
+            regular.read(settings.ca_file, _LARGEST_PEM)
             context.load_verify_locations(cafile=settings.ca_file)
         else:
             context.load_default_certs()
     except (OSError, ValueError):
-        where = settings.ca_file or "the CA in vault.ca_file"
+        where = settings.ca_file or "the CA in vault.ca_file, or in the join file,"
         raise SpecError(f"{printable(where)} cannot be used as a CA file; it must hold PEM certificates") from None
     if settings.client_certificate:
         try:
+            for path in filter(None, (settings.client_certificate, settings.client_key)):
+                regular.read(path, _LARGEST_PEM)
             # The empty password keeps OpenSSL from asking for one on the terminal.
             context.load_cert_chain(settings.client_certificate, settings.client_key, password="")
         except (OSError, ValueError):

@@ -23,6 +23,8 @@ _PASSING = frozenset({412, 429, 472, 473})
 # A KV v2 mount, and a PKI mount on OpenBao, answer 400 until their own upgrade after mounting is through.
 _SETTLING = re.compile(r"migration has completed|[Uu]pgrading from non-versioned|Waiting for the primary", re.ASCII)
 
+# What OpenBao answers to everything in a namespace that it does not have: not that something is missing in there.
+_NO_NAMESPACE: Final = ["namespace not found"]
 # What Go's server says of open http on a port of TLS (net/http, server.go), and nginx: one sentence, no JSON.
 _SPEAKS_TLS = re.compile(rb"sent an HTTP request to an HTTPS server|plain HTTP request was sent to HTTPS port")
 
@@ -180,10 +182,11 @@ def parsed(raw: Raw) -> Raw:
     return Raw(raw.status, raw.headers, raw.body, None if raw.compressed else json_object(raw.body))
 
 
-def judge(origin: str, request: Request, raw: Raw, token: str) -> Answer:
+def judge(origin: str, request: Request, raw: Raw, token: str, no_namespace: str = "") -> Answer:
     """The answer where it is one (2xx, or 404 for what may be missing), else the error that it means.
 
-    `token` is what the request carried, which no message may repeat.
+    `token` is what the request carried, which no message may repeat. `no_namespace` is the sentence to tell where the
+    namespace that the request named does not exist.
     """
     if raw.status == 204:
         return Answer(204, {}, raw.headers.get("date"))
@@ -198,6 +201,8 @@ def judge(origin: str, request: Request, raw: Raw, token: str) -> Answer:
         if request.login:
             login_token(body, request.path)
         return Answer(raw.status, body, raw.headers.get("date"))
+    if raw.status == 404 and body is not None and no_namespace and body.get("errors") == _NO_NAMESPACE:
+        raise Refused(no_namespace, status=404, reasons=tuple(_NO_NAMESPACE))
     if raw.status == 404 and body is not None and _of_vault(body) and (request.reads or request.method == "DELETE"):
         return Answer(404, {} if request.method == "LIST" else body, raw.headers.get("date"))
     raise _trouble(origin, request, raw, body, token)

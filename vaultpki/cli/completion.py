@@ -1,0 +1,27 @@
+"""`vaultpki completion`."""
+
+from __future__ import annotations
+
+import click
+
+_SHELLS = ("bash", "zsh", "fish")
+
+
+@click.command("completion")
+@click.argument("shell", type=click.Choice(_SHELLS))
+def completion_command(shell: str) -> None:
+    """Print what makes SHELL complete the commands and options of vaultpki; SHELL is bash, zsh or fish.
+
+    \b
+    Example:
+      vaultpki completion bash > /etc/bash_completion.d/vaultpki
+      vaultpki completion zsh > /usr/local/share/zsh/site-functions/_vaultpki
+      vaultpki completion fish > /etc/fish/completions/vaultpki.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    made = get_completion_class(shell)
+    assert made is not None  # noqa: S101 - for mypy: click knows all three
+    completer = made(click.Command("vaultpki"), {}, "vaultpki", "_VAULTPKI_COMPLETE")
+    # Not its own `source`, which asks a Bash on this machine for its version first.
+    click.echo(completer.source_template % completer.source_vars())
