@@ -93,6 +93,13 @@ _RESERVED: Final = {
 _STORES_OWN: Final = {BUNDLES: "the bundles", "lock": "the lock"}
 """What lies in the store's hidden folder beside the folders of pairs."""
 
+# Names of the table that pairs and kubeconfigs of different rows share: the kubelet's pair and its client's kubeconfig.
+_TABLES_OWN: Final = {
+    (row.name, client.name)
+    for row in TABLE
+    for client in TABLE
+    if client.kubeconfig and client is not row and _base(row.stem) == _base(_bare(client.kubeconfig))
+}
 _ROWS: Final = {row.name for row in TABLE}
 _STEMS: Final = {row.stem for row in TABLE}
 _OF_TABLE: Final[dict[str, list[Claim]]] = {}
@@ -126,10 +133,10 @@ def _clash(claim: Claim, other: Claim) -> str | None:
     if claim.kind == "template" and other.kind == "template":
         same = claim.name.lower() == other.name.lower()
         return f"{quoted(claim.name)} is also the file of {other.holder}" if same else None
-    if {claim.kind, other.kind} == {"pair", "kubeconfig"} and {claim.holder, other.holder} <= _ROWS:
-        # The kubelet's pair stands beside its client's kubeconfig, and rows may exchange the names of their pairs.
-        pair = claim if claim.kind == "pair" else other
-        if pair.name in _STEMS:
+    if {claim.kind, other.kind} == {"pair", "kubeconfig"}:
+        pair, kubeconfig = (claim, other) if claim.kind == "pair" else (other, claim)
+        exchanged = pair.name in _STEMS and {pair.holder, kubeconfig.holder} <= _ROWS
+        if exchanged or (pair.holder, kubeconfig.holder) in _TABLES_OWN:
             return None
     if claim.kind == "pair" and other.kind == "pair" and claim.name != other.name:
         return f"{quoted(claim.name)} is kept in the same folder as {other.holder}, since `.` and `_` are one there"

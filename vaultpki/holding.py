@@ -110,9 +110,10 @@ def _read(config: AgentConfig, value: Mapping[str, Any], where: str) -> Holding:
 
     cluster = records.read_cluster(value["cluster"], where=where, cluster=config.cluster)
     kind, name = ("pool", config.pool) if config.pool else ("node", config.node)
-    if isinstance(value["own"], Mapping) and value["own"].get(kind) != name:
+    own = value["own"]
+    if isinstance(own, dict) and own.get(kind) != name:
         raise SpecError(f"is not that of {name}; check the address and any proxy in between", file=where, field=kind)
-    roles, certificates = records.read_certificates(value["own"], node=config.node, prefix=config.prefix, where=where)
+    roles, certificates = records.read_certificates(own, node=config.node, prefix=config.prefix, where=where)
     records.refuse_file_names(cluster, certificates, where=where)
     if not certificates:
         raise SpecError("names no certificate, and every node of a cluster holds some", file=where)

@@ -115,8 +115,15 @@ def end_entities(vault: Vault, accessor: str, aliases: Sequence[str], *, wait: f
 
     def end(alias: str) -> None:
         found = vault.write("identity/lookup/entity", {"alias_name": alias, "alias_mount_accessor": accessor})
-        entity = member(found, "data").get("id")
+        data = member(found, "data")
+        entity = data.get("id")
         if entity:
+            # Nobody else's tokens end because an answer was another's.
+            if not any(_is(each, alias, accessor) for each in data.get("aliases") or ()):
+                raise BadAnswer(
+                    "the answer to identity/lookup/entity is about another identity than the one asked for; check the "
+                    "address and any proxy in between"
+                )
             vault.call(Request("DELETE", f"identity/entity/id/{entity}"))
 
     vault.map(end, ids)
@@ -125,9 +132,16 @@ def end_entities(vault: Vault, accessor: str, aliases: Sequence[str], *, wait: f
         vault.map(end, ids)
 
 
+def _is(alias: object, name: str, accessor: str) -> bool:
+    return isinstance(alias, dict) and (alias.get("name"), alias.get("mount_accessor")) == (name, accessor)
+
+
 def accessors(cluster: Cluster, vault: Vault) -> dict[str, str]:
     """The accessors of the cluster's auth mounts, by the last part of their paths."""
     found = vault.read("sys/auth") or {}
+    # Every server has it, and so has every namespace: without it, it is another answer, and nothing would be ended.
+    if "token/" not in found:
+        raise BadAnswer("the answer to sys/auth does not list token/; check the address and any proxy in between")
     kinds = ("listed", "pooled")
     return {kind: str(member(found, f"{cluster.prefix}/{kind}/").get("accessor") or "") for kind in kinds}
 

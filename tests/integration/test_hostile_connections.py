@@ -96,7 +96,7 @@ def test_ctrl_c_is_not_kept_waiting() -> None:
         "import sys; from vaultpki.vault import *\n"
         "vault = Vault(Settings((sys.argv[1],)), patience=60, request_seconds=60)\n"
         "vault._route.met = True\n"
-        "try: vault.many([Request('GET', f'x/{n}') for n in range(20)])\n"
+        "try: vault.many([Request('GET', f'x/{n}') for n in range(60)])\n"
         "except KeyboardInterrupt: print('interrupted')\n"
     )
     with hostile.serving(hangs) as server:
@@ -204,6 +204,15 @@ def test_many_requests_take_few_connections_and_keep_their_order() -> None:
         assert vault.reads == 80
         assert len(server.guests) <= CONNECTIONS
         assert server.heard.count(b"GET ") == 80
+
+
+def test_a_few_requests_take_one_connection() -> None:
+    """A node asks for little, and a thousand nodes would else come with a handshake for each request."""
+    with hostile.serving(echoes) as server:
+        vault = client(server.address)
+        for number in range(1, 7):
+            assert [answer.data["path"] for answer in vault.many(READS[:number])] == PATHS[:number]
+        assert len(server.guests) == 1
 
 
 def test_work_within_work_takes_no_more_connections() -> None:

@@ -97,8 +97,19 @@ def late(path_part: str) -> relay.Say:
     return say
 
 
+def late_without_ids(path_part: str) -> relay.Say:
+    """As `late`, of a server whose answers have no ids: what an answer says of itself must do."""
+    said = late(path_part)
+
+    def say(guest: Guest, path: str, status: int, body: bytes) -> None:
+        plain = {name: value for name, value in json.loads(body or b"{}").items() if name != "request_id"}
+        said(guest, path, status, json.dumps(plain).encode() if body else b"")
+
+    return say
+
+
 @pytest.mark.parametrize("ca", ["kubernetes", "etcd"])
-@pytest.mark.parametrize("twice", [at_once, late])
+@pytest.mark.parametrize("twice", [at_once, late, late_without_ids])
 def test_an_issuers_answer_that_comes_twice_is_no_other_issuer(
     twice: Callable[[str], relay.Say], ca: str, site: Site, proxy: Relay, tmp_path: Path
 ) -> None:
@@ -234,6 +245,29 @@ def test_a_join_file_is_not_made_from_another_nodes_answer(site: Site, proxy: Re
     line = ("enroll", "-f", site.file, "b-7", "--pool", "blue", "-o", file)
     ran = vaultpki(*line, env=environment, expect=1)
     assert "role/b-8/secret-id" in ran.stderr and not file.exists(), ran.stderr
+
+
+def test_nobody_elses_tokens_end(site: Site, proxy: Relay, tmp_path: Path) -> None:
+    """Where Vault shows another identity than the one to be ended, and where it shows no mounts of identities."""
+    goes = site.equip("b-3", pool="blue", folder=tmp_path / "b-3")
+    stays = site.equip("g-3", pool="green", folder=tmp_path / "g-3")
+    for seat in (goes, stays):
+        seat.run()
+    accessor = site.read("sys/auth")[f"{site.prefix}/pooled/"]["accessor"]
+    role_id = site.read(f"auth/{site.prefix}/pooled/role/g-3/role-id")["role_id"]
+    sent = {"alias_name": role_id, "alias_mount_accessor": accessor}
+    found = site.server.api("POST", "identity/lookup/entity", sent)
+    line = ("unenroll", "-f", site.file, "b-3")
+    environment = {**site.server.environment(), **proxy.environment}
+    proxy.say = in_place_of("identity/lookup/entity", found.body)
+    assert "another identity" in vaultpki(*line, env=environment, expect=1).stderr
+    proxy.say = relay.as_heard
+    proxy.ask = exchanged("sys/auth", "sys/mounts")
+    assert "does not list token/" in vaultpki(*line, env=environment, expect=1).stderr
+    assert site.server.api("GET", f"identity/entity/id/{found.data['id']}").status == 200
+    proxy.ask = relay.same
+    vaultpki(*line, env=environment)
+    assert site.server.api("GET", f"identity/entity/id/{found.data['id']}").status == 200
 
 
 def test_no_ca_of_another_key_stays_on_a_mount(server: Server, tmp_path: Path) -> None:

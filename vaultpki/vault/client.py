@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 REQUEST_SECONDS: Final = 10.0
 PATIENCE_SECONDS: Final = 45.0
 FIRST_CONTACT_SECONDS: Final = 4.0
+# A connection more takes two round trips before its first request, and the server's time: fewer do not pay for it.
+_LEAST: Final = 6
 # No longer than policies/node.json and pool.json let a node wrap what it mints.
 _WRAPPED: Final = "60s"
 _REDIRECTS = 3
@@ -191,7 +193,7 @@ class Vault:
         """
         _check(requests)
         self._count(requests)
-        return self.map(self._patiently, requests)
+        return self.map(self._patiently, requests, width=_width(requests))
 
     def glance(self, reads: Sequence[Request]) -> list[Answer | None]:
         """What the server says at once to reads of which one may do without; None where it does not, or refuses.
@@ -212,7 +214,7 @@ class Vault:
                 pass
             return None
 
-        answers: list[Answer | None] = self.map(look, reads)
+        answers: list[Answer | None] = self.map(look, reads, width=_width(reads))
         self._count([read for read, answer in zip(reads, answers, strict=True) if answer])
         self._route.met = self._route.met or any(answers)
         return answers
@@ -416,6 +418,11 @@ def _check(requests: Iterable[Request]) -> None:
     for request in requests:
         if not _PATH.fullmatch(request.path) or ".." in request.path or "//" in request.path:
             raise BadAnswer(f"{printable(request.path)} is no path that any of ours has; who gave it that name?")
+
+
+def _width(requests: Sequence[Request]) -> int:
+    """On how many connections these are sent."""
+    return min(CONNECTIONS, -(-len(requests) // _LEAST))
 
 
 def _final(request: Request, error: VaultError) -> bool:
