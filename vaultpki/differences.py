@@ -108,7 +108,16 @@ def word(field: str, value: Any) -> str:
         return escaped(value)
     if isinstance(value, list) and value and all(isinstance(item, str) and " " not in item for item in value):
         return ", ".join(map(escaped, value))
-    return json.dumps(value, default=str)
+    return json.dumps(_without_texts(value), default=str)
+
+
+def _without_texts(value: Any) -> Any:
+    """The value with the number of lines in place of each text of several: a whole file is not what a person reads."""
+    if isinstance(value, Mapping):
+        return {name: _without_texts(each) for name, each in value.items()}
+    if isinstance(value, str) and "\n" in value.rstrip("\n"):
+        return f"({value.rstrip(chr(10)).count(chr(10)) + 1} lines)"
+    return value
 
 
 def _items(old: Sequence[Any], new: Sequence[Any], field: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -191,18 +191,18 @@ class _Impacts:
         going = sorted(self._going)
         if not going:
             return
-        left = {
-            "which fit no pool of AppRoles": [
-                name for name in going if not any(takes(pool, name) for pool in approle_pools(self._cluster))
-            ]
-        }
-        left["whose pool is gone"] = [name for name in going if name not in left["which fit no pool of AppRoles"]]
-        for why, names in left.items():
+        unfit = [name for name in going if not any(takes(pool, name) for pool in approle_pools(self._cluster))]
+        others = [name for name in going if name not in unfit]
+        for one, many, names in (
+            ("which fits no pool", "which fit no pool", unfit),
+            ("whose pool is gone", "whose pool is gone", others),
+        ):
             if not names:
                 continue
+            why, whose = (one, "its certificates") if len(names) == 1 else (many, "certificates that they have")
             detail = (
-                f"{_lose(len(names))} at once and can renew nothing: {named(names)}, {why}; certificates that they "
-                f"have stay valid {self._longest()}"
+                f"{_lose(len(names))} at once and can renew nothing: {named(names)}, {why}; {whose} stay valid "
+                f"{self._longest()}"
             )
             listed = [name for name in names if name in self._listed]
             if listed:

@@ -124,7 +124,7 @@ def test_a_removed_pool_ends_its_nodes(folder: Path) -> None:
     assert one.nodes == 14
     assert one.detail == (
         f"14 nodes lose their identity at once and can renew nothing: {', '.join(names[:10])} and 4 more, which fit no "
-        "pool of AppRoles; certificates that they have stay valid for at most 30d"
+        "pool; certificates that they have stay valid for at most 30d"
     )
 
 
