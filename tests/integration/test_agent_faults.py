@@ -157,6 +157,9 @@ def test_a_used_up_quota_costs_no_signature(site: Site, tmp_path: Path) -> None:
             pytest.fail(f"{fault} was not met in {ATTEMPTS} passes")
 
 
+# -- a power cut -----------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("begin", [passes.first_issue, passes.renewal])
 def test_nothing_is_told_before_it_lasts(begin: Callable[[Site, Path], Trials], site: Site, tmp_path: Path) -> None:
     made = begin(site, tmp_path)
