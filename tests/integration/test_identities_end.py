@@ -176,6 +176,7 @@ def test_a_removed_node_that_has_joined_is_warned_of(site: Watched) -> None:
     assert impact["node"] == "worker-1" and impact["effect"] == "loses-access"
 
 
+@pytest.mark.conformance
 def test_a_removal_cut_off_anywhere_goes_on_when_repeated(server: Server, tmp_path: Path) -> None:
     """Each cut on a cluster of its own, all at once: a rerun looks twice with ten seconds between, like any."""
 

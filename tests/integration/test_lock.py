@@ -256,7 +256,9 @@ def test_what_cannot_be_locked(site: Site, applier: Desk, tmp_path: Path, name: 
     assert site.server.writes(mark) == []
 
 
-@pytest.mark.parametrize(("node", "pool"), NODES)
+@pytest.mark.parametrize(
+    ("node", "pool"), [pytest.param(*each, marks=[pytest.mark.conformance] if each[1] else []) for each in NODES]
+)
 def test_a_lock_cut_anywhere_goes_on(site: Site, node: str, pool: str | None) -> None:
     """At every write: `apply` knows the AppRole as ours, whether it comes in between or not, and a rerun is all."""
     at = 0
@@ -287,6 +289,7 @@ def test_a_lock_cut_anywhere_goes_on(site: Site, node: str, pool: str | None) ->
     assert at > 15
 
 
+@pytest.mark.conformance
 def test_a_replacement_cut_anywhere_goes_on(site: Site, tmp_path: Path) -> None:
     at = 0
     with enrolled.variables(site.server.environment()):
@@ -349,6 +352,7 @@ def test_it_wins_against_a_thief_at_work(site: Site, applier: Desk) -> None:
     assert not any(enrolled.login(site, "pooled", new, secret_id) for secret_id in secret_ids)
 
 
+@pytest.mark.conformance
 def test_a_destruction_cut_off_within_the_server(site: Site) -> None:
     """A client's end is that of what the server does for it: a secret id may stay that has no accessor any more."""
     stolen = equipped(site, "w-cut-off", "autoscaled")
@@ -457,6 +461,7 @@ def test_nodes_of_one_who_may_not_look(site: Site, applier: Desk) -> None:
     assert all(" - " in line for line in desk.run("nodes", "-f", site.file).stdout.splitlines()[1:])
 
 
+@pytest.mark.conformance
 def test_a_thousand_nodes_are_counted_in_parallel(server: Server, tmp_path: Path) -> None:
     """And replaced together, with one wait for all of them."""
     site = enrolled.site(server, tmp_path, f"k{os.urandom(4).hex()}")

@@ -7,8 +7,9 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from acls import ACCESS, USER, give
@@ -42,6 +43,16 @@ SPOIL: dict[str, Spoil] = {
     "given away": given_away,
     "lent by an ACL": lent,
 }
+
+
+def some_of(places: Iterable[str]) -> list[Any]:
+    """Each place spoilt in one way, and the first one in every way; all of them in conformance."""
+    made = []
+    for number, place in enumerate(places):
+        for spoil in SPOIL:
+            exhaustive = number > 0 and spoil != "writable"
+            made.append(pytest.param(place, spoil, marks=[pytest.mark.conformance] if exhaustive else []))
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +119,7 @@ PLACES: dict[str, Callable[[Seat], Path]] = {
 }
 
 
-@pytest.mark.parametrize("spoil", SPOIL)
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(("place", "spoil"), some_of(PLACES))
 def test_nobody_is_asked_and_nothing_is_run(place: str, spoil: str, site: Site, seat: Seat) -> None:
     path = PLACES[place](seat)
     seat.pki.mkdir()
@@ -145,8 +155,7 @@ def test_nobody_is_asked_with_a_token_of_another_kind(site: Site, seat: Seat) ->
     assert site.server.requests(position) == []
 
 
-@pytest.mark.parametrize("spoil", SPOIL)
-@pytest.mark.parametrize("place", ["bin/hook", "bin"])
+@pytest.mark.parametrize(("place", "spoil"), some_of(["bin/hook", "bin"]))
 def test_a_hooks_program_that_others_could_change_is_not_run(place: str, spoil: str, seat: Seat) -> None:
     path = seat.folder / place
     SPOIL[spoil](path)
@@ -205,8 +214,9 @@ def spec(server: Server, tmp_path: Path) -> Site:
     return made
 
 
-@pytest.mark.parametrize("spoil", SPOIL)
-@pytest.mark.parametrize("place", ["cluster.yaml", "vault-ca.crt", "more/motd.tmpl", "more/keys.pem", "more", "."])
+@pytest.mark.parametrize(
+    ("place", "spoil"), some_of(["cluster.yaml", "vault-ca.crt", "more/motd.tmpl", "more/keys.pem", "more", "."])
+)
 def test_cluster_yaml_and_what_it_names(place: str, spoil: str, spec: Site) -> None:
     path = spec.folder / place
     run = ("plan", "-f", spec.file)
