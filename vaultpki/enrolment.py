@@ -16,7 +16,7 @@ from vaultpki import anchor, join_files, live_credentials, records, words
 from vaultpki.anchor import Place
 from vaultpki.certificates import SKEW
 from vaultpki.errors import BadAnswer, Denied, Refused, SpecError
-from vaultpki.identities import node_certificates, pooled_approle
+from vaultpki.identities import node_certificates, pooled_approle, takes
 from vaultpki.join import Join
 from vaultpki.live_credentials import LOGIN_IN_FLIGHT, Identity
 from vaultpki.model import Cluster, Node, Pool
@@ -40,7 +40,7 @@ def holder(cluster: Cluster, name: str, pool: str | None) -> Node | Pool:
         for node in cluster.nodes:
             if node.name == name:
                 return node
-        fits = next((p for p in cluster.pools if _takes(p, name)), None)
+        fits = next((p for p in cluster.pools if takes(p, name)), None)
         if fits and fits.jwt:
             raise _by_token(fits)
         hint = f"pass --pool {fits.name}" if fits else f"add it to `nodes` in {cluster.file} and apply"
@@ -49,7 +49,7 @@ def holder(cluster: Cluster, name: str, pool: str | None) -> Node | Pool:
         if found.name == pool:
             if found.jwt:
                 raise _by_token(found)
-            if not _takes(found, name):
+            if not takes(found, name):
                 raise SpecError(f"{name!r} cannot be a node of pool {pool}, whose names are {found.node_names}")
             _refuse_too_long(cluster, found, name)
             return found
@@ -252,7 +252,7 @@ def lock(cluster: Cluster, vault: Vault, name: str, *, wait: float = LOGIN_IN_FL
 
 
 def _refuse_jwt(cluster: Cluster, name: str) -> None:
-    jwt = next((pool.jwt for pool in cluster.pools if pool.jwt and _takes(pool, name)), None)
+    jwt = next((pool.jwt for pool in cluster.pools if pool.jwt and takes(pool, name)), None)
     if jwt:
         raise SpecError(f"{name} gets in by a token of {jwt.issuer}; block it there, Vault holds nothing of it")
 
@@ -280,7 +280,7 @@ def nodes(cluster: Cluster, vault: Vault) -> tuple[Seen, ...]:
     if by_token:
         # Nobody enrolled these: what they report is all there is of them.
         reported = vault.names(f"{cluster.mount('config')}/metadata/reports")
-        pooled += [name for name in reported if any(_takes(pool, name) for pool in by_token) and name not in pooled]
+        pooled += [name for name in reported if any(takes(pool, name) for pool in by_token) and name not in pooled]
     names = list(dict.fromkeys([*listed, *sorted(pooled)]))
     reports = dict(zip(names, vault.map(lambda name: _report(cluster, vault, name), names), strict=True))
     identities = [Identity("listed", name) for name in listed] + [Identity("pooled", name) for name in enrolled]
@@ -290,7 +290,7 @@ def nodes(cluster: Cluster, vault: Vault) -> tuple[Seen, ...]:
         Seen(name, None, _roles(node), reports[name], live[Identity("listed", name)]) for name, node in listed.items()
     ]
     for name in sorted(pooled):
-        pool = next((p for p in cluster.pools if _takes(p, name)), None)
+        pool = next((p for p in cluster.pools if takes(p, name)), None)
         number = live.get(Identity("pooled", name))
         seen.append(Seen(name, pool.name if pool else "-", _roles(pool), reports[name], number))
     return tuple(seen)
@@ -327,11 +327,6 @@ def _shown(value: Any, depth: int = 4) -> Any:
         return [_shown(each, depth - 1) for each in value[:_MOST]]
     plain = value is None or (isinstance(value, int | float) and abs(value) < 1 << 53)
     return value if plain else "..."
-
-
-def _takes(pool: Pool, name: str) -> bool:
-    start = pool.node_names.removesuffix("*")
-    return words.fits(name, words.node_name) and name.startswith(start) and len(name) > len(start)
 
 
 def _refuse_too_long(cluster: Cluster, pool: Pool, name: str) -> None:

@@ -11,6 +11,7 @@ from typing import Final
 from vaultpki import certificates
 from vaultpki.checks import DENIED, Holder, read_bundle, tried
 from vaultpki.errors import SpecError, VaultpkiError
+from vaultpki.identities import takes
 from vaultpki.model import NODE, AgentConfig, Certificate, Cluster, Node, Pool
 
 OPERATOR: Final = "operator"
@@ -152,17 +153,12 @@ def _one(cluster: Cluster, folder: Path) -> Holder:
 def _node(cluster: Cluster, name: str, folder: Path) -> Holder | None:
     who: Node | Pool | None = next((node for node in cluster.nodes if node.name == name), None)
     if who is None:
-        who = next((pool for pool in cluster.pools if _takes(pool, name)), None)
+        who = next((pool for pool in cluster.pools if takes(pool, name)), None)
     if who is None:
         return None
     resolved = (certificates.resolve(row, cluster, who) for row in certificates.node_rows(cluster, who))
     wants = tuple(for_node(certificate, name) for certificate in resolved)
     return Holder(name, folder, wants, cluster.name, _modes(folder))
-
-
-def _takes(pool: Pool, name: str) -> bool:
-    start = pool.node_names.removesuffix("*")
-    return name.startswith(start) and len(name) > len(start)
 
 
 def _named_inside(cluster: Cluster, folder: Path) -> Iterator[str]:
