@@ -134,6 +134,7 @@ def test_a_read_only_disk_costs_no_signature(crowded: tuple[Seat, Disk, Pairs], 
     assert signed(site, start) == len(RENEWED)
 
 
+@pytest.mark.conformance
 def test_a_used_up_quota_costs_no_signature(site: Site, tmp_path: Path) -> None:
     made = passes.renewal(site, tmp_path)
     before = passes.pairs(made.base)

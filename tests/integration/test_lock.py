@@ -32,6 +32,8 @@ from vaultpki.vault import Settings, Vault
 
 METHODS = ("POST", "DELETE")
 NODES = [("worker-1", None), ("w-1", "autoscaled")]
+# A listed one everywhere, a pooled one too in conformance.
+ONE_HERE = [pytest.param(*each, marks=[pytest.mark.conformance] if each[1] else []) for each in NODES]
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +170,7 @@ def test_lock_ends_all_that_was_stolen_and_the_node_comes_back(
     nothing_to_change(site)
 
 
-@pytest.mark.parametrize(("node", "pool"), NODES)
+@pytest.mark.parametrize(("node", "pool"), ONE_HERE)
 def test_a_new_enrolment_ends_all_others(
     site: Site, applier: Desk, tmp_path: Path, node: str, pool: str | None
 ) -> None:
@@ -256,9 +258,8 @@ def test_what_cannot_be_locked(site: Site, applier: Desk, tmp_path: Path, name: 
     assert site.server.writes(mark) == []
 
 
-@pytest.mark.parametrize(
-    ("node", "pool"), [pytest.param(*each, marks=[pytest.mark.conformance] if each[1] else []) for each in NODES]
-)
+@pytest.mark.conformance
+@pytest.mark.parametrize(("node", "pool"), NODES)
 def test_a_lock_cut_anywhere_goes_on(site: Site, node: str, pool: str | None) -> None:
     """At every write: `apply` knows the AppRole as ours, whether it comes in between or not, and a rerun is all."""
     at = 0
@@ -386,6 +387,7 @@ def test_two_at_once_both_end_well(site: Site) -> None:
     nothing_to_change(site)
 
 
+@pytest.mark.conformance
 def test_a_node_taken_off_the_list_after_a_cut_lock_is_ended_whole(server: Server, tmp_path: Path) -> None:
     """`apply` has mended the records in between, so that only the note tells whose tokens must end."""
     site = enrolled.site(server, tmp_path, f"k{os.urandom(4).hex()}")
