@@ -15,7 +15,7 @@ from vaultpki.certificates import MOST_ISSUERS, ROOT, ca_subject
 from vaultpki.errors import BadAnswer, ForeignObject, SpecError
 from vaultpki.model import Cluster
 from vaultpki.values import dataclass
-from vaultpki.vault import HEALTH, Capabilities, Request, Vault, check_named
+from vaultpki.vault import HEALTH, Answer, Capabilities, Request, Vault, check_named
 
 if TYPE_CHECKING:
     from vaultpki.facts import Facts
@@ -101,6 +101,16 @@ def refuse_no_namespaces(cluster: Cluster, capabilities: Capabilities) -> None:
         )
 
 
+def shown_certificate(mount: str, issuer: str, answer: Answer) -> str:
+    """The certificate in the answer to `MOUNT/issuer/ID/json`, as PEM; BadAnswer where it is another's, or none."""
+    path = f"{mount}/issuer/{issuer}/json"
+    check_named(answer.data, "issuer_id", issuer, path)
+    pem = answer.data.get("certificate")
+    if not isinstance(pem, str):
+        raise BadAnswer(f"{path} shows no certificate; is this address really a Vault?")
+    return pem
+
+
 def _namespace(cluster: Cluster, vault: Vault) -> str | None:
     name = words.vault_namespace(vault.namespace) if vault.namespace else "root"
     if name == "root":
@@ -123,11 +133,7 @@ def _shown(cluster: Cluster, vault: Vault, ids: tuple[str, ...]) -> dict[str, Fa
     answers = vault.many([Request("GET", f"{mount}/issuer/{id_}/json") for id_ in ids])
     found = {}
     for id_, answer in zip(ids, answers, strict=True):
-        check_named(answer.data, "issuer_id", id_, f"{mount}/issuer/{id_}/json")
-        pem = answer.data.get("certificate")
-        if not isinstance(pem, str):
-            raise BadAnswer(f"{mount}/issuer/{id_} shows no certificate; is this address really a Vault?")
-        found[id_] = x509.read_certificates(pem.encode())[0]
+        found[id_] = x509.read_certificates(shown_certificate(mount, id_, answer).encode())[0]
     return found
 
 

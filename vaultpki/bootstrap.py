@@ -254,8 +254,8 @@ class _Run:
         self._wanted = sight.wanted
         self._remembered = sight.memory
         self._authorities = Authorities(cluster, vault, sight)
-        # Mounts whose own issuer is made, or becomes the default, in this run.
         self._endings = Endings(cluster, vault, sight)
+        # Mounts whose own issuer is made, or becomes the default, in this run.
         self._unsettled = frozenset(change.name for change in todo.changes if change.kind == "issuer")
 
     def act(self) -> Iterator[Change]:

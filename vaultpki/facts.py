@@ -76,6 +76,10 @@ class Stranger:
     fingerprint: str
     reason: str
 
+    def sentence(self, ca: str) -> str:
+        """Says that it stands on the mount of `ca` and why it is not trusted there."""
+        return f"{self.subject_text} on the mount of {ca} is not trusted: {self.reason}"
+
 
 @dataclass(frozen=True, slots=True)
 class Trust:

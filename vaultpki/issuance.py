@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Final
 
 from vaultpki import assets
+from vaultpki.anchor import shown_certificate
 from vaultpki.certificates import (
     BUNDLES,
     ISSUING_CAS,
@@ -28,7 +29,7 @@ from vaultpki.facts import Facts, Stranger, Trust
 from vaultpki.model import Certificate, UserTemplate
 from vaultpki.store import Directory, File
 from vaultpki.values import dataclass
-from vaultpki.vault import Request, Vault, check_named
+from vaultpki.vault import Request, Vault
 
 KEY_MODE: Final = 0o600
 CERTIFICATE_MODE: Final = 0o644
@@ -77,12 +78,7 @@ def fetch_issuers(vault: Vault, prefix: str) -> Issuers:
     found: dict[str, list[str]] = {mount: [] for mount in mounts}
     answers = vault.many([Request("GET", f"{mount}/issuer/{name}/json") for mount, name in wanted])
     for (mount, name), answer in zip(wanted, answers, strict=True):
-        path = f"{mount}/issuer/{name}/json"
-        check_named(answer.data, "issuer_id", name, path)
-        pem = answer.data.get("certificate")
-        if not isinstance(pem, str):
-            raise BadAnswer(f"{path} shows no certificate; is this address really a Vault?")
-        found[mount].append(pem)
+        found[mount].append(shown_certificate(mount, name, answer))
     root, *issuing = (tuple(found[mount]) for mount in mounts)
     return Issuers(dict(zip(ISSUING_CAS, issuing, strict=True)), root)
 

@@ -77,10 +77,7 @@ def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: dateti
         manifests = tuple(_write_manifests(cluster, trust["kubelet"], store.path))
         store.settle(grace)
     kubeconfig = f"{store.path}/{want.kubeconfig}" if want.kubeconfig else None
-    strangers = tuple(
-        f"{stranger.subject_text} on the mount of {ca} is not trusted: {stranger.reason}"
-        for ca, stranger in issuance.strangers(issuers, trust)
-    )
+    strangers = tuple(stranger.sentence(ca) for ca, stranger in issuance.strangers(issuers, trust))
     return Issued(signed.facts, kubeconfig, manifests, strangers, place.drift)
 
 

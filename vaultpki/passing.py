@@ -194,7 +194,7 @@ class Pass:
         from vaultpki import issuance
 
         for ca, stranger in issuance.strangers(issuance.Issuers(spec.issuing, spec.roots), trust):
-            text = f"{stranger.subject_text} on the mount of {ca} is not trusted: {stranger.reason}"
+            text = stranger.sentence(ca)
             self._strangers.append(text)
             about: dict[str, Value] = {"ca": ca, "sha256": stranger.fingerprint, "reason": stranger.reason}
             self._events.append(Event("stranger", f"{text}; take it off the mount", "warning", about))
