@@ -2,11 +2,13 @@
 VENV := .venv
 BIN := $(VENV)/bin
 SETUP := tests/setup
-# Four on two cores, since tests wait for servers much of their time. Not sorted by the number of their tests, which
-# would leave the longest files, of few tests, to the end.
-PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
+# More workers than cores, since tests wait for servers and renewals much of their time; fewer where each may start a
+# cluster. Not sorted by the number of their tests, which would leave the longest files, of few tests, to the end.
+PARALLEL := --dist loadfile --no-loadscope-reorder
+# Every worker imports every test, which pytest rewrites first: nine seconds for each worker, unless what was made is kept.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: venv demo test check conformance bench soak clean
+.PHONY: venv demo test check docs conformance lifecycle bench compare soak dist lock clean
 
 venv: $(VENV)/.dev
 
@@ -25,43 +27,88 @@ demo: $(VENV)/.embedded
 
 test: $(VENV)/.dev
 	$(SETUP)/packages
-	$(SETUP)/with-docker $(BIN)/python $(BIN)/python -m pytest -m "not conformance" $(PARALLEL) $(PYTEST)
+	$(SETUP)/with-docker $(BIN)/python $(BIN)/python -m pytest -m "not conformance" -n 6 $(PARALLEL) $(PYTEST)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mkdocs build
+
+# The parts that follow from the code are written anew first; tests/docs fails while they are not.
+docs: $(VENV)/.dev
+	$(BIN)/python docs/reference.py
+	$(BIN)/mkdocs build
+	@echo "The pages are in site/index.html."
 
 # The real HashiCorp Vault, etcd and Kubernetes, built from the Go module proxy. The whole integration suite runs on that
 # Vault; then the files of both servers go before independent checkers and under real clusters, which only root can make.
 K := k8s.io/kubernetes/cmd
-KUBERNETES := $(foreach name,kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl,$(name)=$(K)/$(name))
+KUBERNETES := $(foreach name,kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl kubeadm,$(name)=$(K)/$(name))
 # kubectl parses the version it was built as.
 KUBERNETES_VERSION := -X k8s.io/component-base/version.gitVersion=v1.36.3 \
 	-X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36
 # A quarter of an hour in which hardly anything is to be done, so it runs beside all others once its cluster stands.
-ROTATION := tests/conformance/test_kube_rotation.py
+ROTATION := tests/conformance/agent/test_kube_rotation.py
+# The life of a CA at its full length: a cluster under load, the page's whole session, and a cut after every write.
+CA_ROTATION := tests/conformance/agent/test_kube_ca_rotation.py
+CA_PAGE := tests/conformance/provision/test_ca_page.py
+CA_CUTS := tests/integration/provision/test_rotation_killed.py tests/integration/provision/test_root_rotation_killed.py
+LIFECYCLE := $(CA_ROTATION) $(CA_PAGE) $(CA_CUTS)
 # All but what `test` has had whole: what needs no server, and samples of what is done in full here.
 ON_VAULT := conformance or not (serverless or sample)
+# All that a node's token must be refused: in full on both servers, since each has its own rules for policies and roles.
+ON_BOTH := tests/integration/verify/test_forbidden_paths.py
 
-conformance: $(VENV)/.dev
-	$(SETUP)/packages conformance
-	vault=$$($(SETUP)/go-build tests/conformance/vault 6 vault=github.com/hashicorp/vault) && \
+# Builds the programs, and names them in the variable `given` of the same shell.
+BUILD = vault=$$($(SETUP)/go-build tests/conformance/vault 6 vault=github.com/hashicorp/vault) && \
 	zlint=$$($(SETUP)/go-build tests/conformance/zlint 1 zlint=github.com/zmap/zlint/v3/cmd/zlint) && \
 	etcd=$$($(SETUP)/go-build tests/conformance/etcd 1 \
 		etcd=go.etcd.io/etcd/server/v3 etcdctl=go.etcd.io/etcd/etcdctl/v3) && \
 	kubernetes=$$($(SETUP)/go-build tests/conformance/kubernetes 6 $(KUBERNETES) -ldflags "-s -w $(KUBERNETES_VERSION)") && \
-	given="--vault-binary $$vault/vault --zlint $$zlint/zlint --etcd $$etcd --kubernetes $$kubernetes" && \
+	given="--vault-binary $$vault/vault --zlint $$zlint/zlint --etcd $$etcd --kubernetes $$kubernetes"
+IGNORED := $(addprefix --ignore=,$(ROTATION) $(LIFECYCLE))
+
+conformance: $(VENV)/.dev
+	$(SETUP)/packages conformance
+	$(BUILD) && \
 	$(SETUP)/beside "$(BIN)/python -m pytest $(ROTATION) --standing \$$READY --timeout 1800 $$given $(PYTEST)" \
-		"$(BIN)/python -m pytest tests/integration -m '$(ON_VAULT)' --timeout 900 $(PARALLEL) --server vault $$given $(PYTEST) && \
-		$(BIN)/python -m pytest tests/conformance --timeout 900 $(PARALLEL) --ignore=$(ROTATION) --server bao --server vault $$given $(PYTEST)"
+		"$(BIN)/python -m pytest tests/integration tests/docs -m '$(ON_VAULT)' --timeout 900 -n 4 $(PARALLEL) --ignore=$(ON_BOTH) $(IGNORED) --server vault $$given $(PYTEST) && \
+		$(BIN)/python -m pytest tests/conformance $(ON_BOTH) -m '$(ON_VAULT)' --timeout 900 -n 4 $(PARALLEL) $(IGNORED) --server bao --server vault $$given $(PYTEST)"
+
+# An hour and more. The cluster under load runs alone: it asks for zero failed requests.
+lifecycle: $(VENV)/.dev
+	$(SETUP)/packages conformance
+	$(BUILD) && \
+	$(BIN)/python -m pytest $(CA_ROTATION) --timeout 2400 $$given $(PYTEST) && \
+	$(BIN)/python -m pytest $(CA_PAGE) $(CA_CUTS) -m conformance --timeout 3000 -n 4 --server bao --server vault $$given $(PYTEST)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(BENCH)
+
+# What two checkouts do, request by request and file by file: `make compare BEFORE=main`, a folder or a git ref each.
+# COMPARE="--server vault --vault-binary PATH" takes HashiCorp Vault.
+compare: $(VENV)/.dev
+	PYTHONPATH=tests $(BIN)/python -m compare $(BEFORE) $(or $(AFTER),.) $(COMPARE)
 
 # SOAK_HOURS (2 by default) of renewals while servers and agents are killed, sealed and frozen.
 soak: $(VENV)/.dev
 	PYTHONPATH=tests $(BIN)/python -m soak
 
+# All that is given to users, each checked or built from what was checked; docs/install.md tells what each file is for.
+dist: $(VENV)/.dev
+	$(SETUP)/packages dockerd
+	$(SETUP)/packages mmdebstrap
+	packages/wheel dist
+	packages/deb dist
+	$(SETUP)/with-docker $(BIN)/python packages/image dist
+	cd dist && sha256sum requirements.txt vaultpki* >SHA256SUMS
+	@echo "The packages are in dist/."
+
+# The versions and hashes that packages bring, on every platform and Python, as of today.
+lock: $(VENV)/.dev
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --python-version 3.11 \
+		--output-file packages/requirements.txt pyproject.toml
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

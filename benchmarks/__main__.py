@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from statistics import median
 
-from benchmarks import agents
+from benchmarks import agents, fleet, rotation
 from benchmarks.ground import ground, measures
 from benchmarks.timing import Contender, Result, compare, once
 
@@ -30,6 +30,8 @@ def main() -> None:
         for result in chain(
             _commands(Path(folder), arguments.only, arguments.rounds),
             _demo(Path(folder), arguments.only, arguments.rounds),
+            fleet.results(Path(folder), arguments.only, arguments.rounds),
+            rotation.results(Path(folder), arguments.only, arguments.rounds),
             agents.results(Path(folder), arguments.only, arguments.rounds, arguments.minutes),
         ):
             results.append(result)

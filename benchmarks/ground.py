@@ -14,27 +14,32 @@ from typing import Final
 
 from benchmarks import peers
 from benchmarks.timing import Contender, Hook, Hooks, Measure, nothing
-from vaultpki import bootstrap, embedded
-from vaultpki.config import load_cluster
+from vaultpki.demo import openbao
 from vaultpki.model import Cluster
+from vaultpki.provision import apply, destroy
+from vaultpki.provision.server_facts import ServerFacts
+from vaultpki.spec import load_cluster
 from vaultpki.vault import Settings, Vault
 
 NETWORK_SECONDS: Final = 0.005
+HVAC: Final = (sys.executable, str(Path(__file__).with_name("hvac_peer.py")))
 
 _SPEC: Final = """\
 cluster: bench
 vault: {{addresses: ["{address}"], ca_file: server/ca.crt}}
 api_server: {{endpoint: "https://api.bench.example:6443", names: [api.bench.example], addresses: [10.0.0.10]}}
+"""
+_NODES: Final = """\
 nodes:
-  - {{name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}}
-  - {{name: cp-2, roles: [control-plane, etcd], addresses: [10.0.0.12]}}
-  - {{name: cp-3, roles: [control-plane, etcd], addresses: [10.0.0.13]}}
-  - {{name: worker-1, roles: [worker], addresses: [10.0.0.21]}}
-  - {{name: worker-2, roles: [worker], addresses: [10.0.0.22]}}
-  - {{name: worker-3, roles: [worker], addresses: [10.0.0.23]}}
-  - {{name: worker-4, roles: [worker], addresses: [10.0.0.24]}}
-  - {{name: worker-5, roles: [worker], addresses: [10.0.0.25]}}
-  - {{name: worker-6, roles: [worker], addresses: [10.0.0.26]}}
+  - {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}
+  - {name: cp-2, roles: [control-plane, etcd], addresses: [10.0.0.12]}
+  - {name: cp-3, roles: [control-plane, etcd], addresses: [10.0.0.13]}
+  - {name: worker-1, roles: [worker], addresses: [10.0.0.21]}
+  - {name: worker-2, roles: [worker], addresses: [10.0.0.22]}
+  - {name: worker-3, roles: [worker], addresses: [10.0.0.23]}
+  - {name: worker-4, roles: [worker], addresses: [10.0.0.24]}
+  - {name: worker-5, roles: [worker], addresses: [10.0.0.25]}
+  - {name: worker-6, roles: [worker], addresses: [10.0.0.26]}
 """
 
 
@@ -45,7 +50,7 @@ class Ground:
     folder: Path
     cluster: Cluster
     settings: Settings = field(repr=False)
-    where: bootstrap.Where
+    where: ServerFacts
     straight: dict[str, str] = field(repr=False)
     far: dict[str, str] = field(repr=False)
 
@@ -56,15 +61,19 @@ class Ground:
             sys.exit(f"there is no {script.name} beside this Python; run `make bench`, which installs it")
         return Contender("vaultpki", (str(script), *words), self.far if far else self.straight, before, after)
 
+    @property
+    def spec(self) -> Path:
+        return self.folder / "cluster.yaml"
+
     def configure(self) -> None:
-        bootstrap.apply(self.cluster, Vault(self.settings), self.where, first=None, progress=lambda change: None)
+        apply.apply(self.cluster, Vault(self.settings), self.where, first=None, progress=lambda change: None)
 
     def clear(self) -> None:
-        bootstrap.destroy(self.cluster, Vault(self.settings), self.where, progress=lambda path: None)
+        destroy.destroy(self.cluster, Vault(self.settings), self.where, progress=lambda path: None)
 
     def configured(self) -> None:
         """Ends the benchmark where the run just timed did not leave the whole cluster behind."""
-        _, plan = bootstrap.look(self.cluster, Vault(self.settings), self.where)
+        _, plan = apply.look(self.cluster, Vault(self.settings), self.where)
         if any(change.action == "create" for change in plan.changes):
             sys.exit(f"a run left {plan.changes[0].kind} {plan.changes[0].name} out, so its time means nothing")
 
@@ -75,11 +84,12 @@ class Ground:
 
 
 @contextlib.contextmanager
-def ground(folder: Path) -> Iterator[Ground]:
-    """The server and the proxy, both ended with the block."""
-    with embedded.start(folder / "server") as server, _network(int(server.address.rpartition(":")[2])) as port:
+def ground(folder: Path, nodes: str = _NODES) -> Iterator[Ground]:
+    """The server and the proxy, both ended with the block; `nodes` are the lines of the spec that list them."""
+    folder.mkdir(exist_ok=True)
+    with openbao.start(folder / "server") as server, _network(int(server.address.rpartition(":")[2])) as port:
         spec = folder / "cluster.yaml"
-        spec.write_text(_SPEC.format(address=server.address), encoding="utf-8")
+        spec.write_text(_SPEC.format(address=server.address) + nodes, encoding="utf-8")
         cluster = load_cluster(spec)
         environment = {
             "PATH": os.defpath,
@@ -92,7 +102,7 @@ def ground(folder: Path) -> Iterator[Ground]:
             folder,
             cluster,
             Settings((server.address,), ca_file=str(server.ca_file), token=server.token),
-            bootstrap.Where((server.address,), cluster.vault.ca_pem),
+            ServerFacts((server.address,), cluster.vault.ca_pem),
             environment,
             {**environment, "VAULT_ADDR": f"https://127.0.0.1:{port}"},
         )
@@ -111,17 +121,16 @@ def _network(port: int) -> Iterator[int]:
 
 def measures(there: Ground) -> list[Measure]:
     """Every measure, in the order of the issue's goals; the server is empty before and after each."""
-    spec = str(there.folder / "cluster.yaml")
+    spec = str(there.spec)
     work = there.folder / "work"
     work.mkdir()
     writes = peers.writes_of_apply(there.cluster, there.settings, there.where)
     reads = peers.reads_of_plan(there.cluster, there.settings, there.where)
     there.clear()
     shell = shutil.which("sh") or "/bin/sh"
-    script = there.file("configure.sh", peers.shell_script(writes, embedded._binary(), work))
-    hvac = (sys.executable, str(Path(__file__).with_name("hvac_peer.py")))
-    writing = (*hvac, there.file("writes.json", peers.to_json(writes)))
-    reading = (*hvac, there.file("reads.json", peers.to_json(reads)))
+    script = there.file("configure.sh", peers.shell_script(writes, openbao._binary(), work))
+    writing = (*HVAC, there.file("writes.json", peers.to_json(peers.in_turn(writes))))
+    reading = (*HVAC, there.file("reads.json", peers.to_json(peers.in_turn(reads))))
     empty: Hooks = {"before": there.clear, "after": there.configured}
     full: Hooks = {"before": there.configure}
     return [
@@ -147,6 +156,6 @@ def measures(there: Ground) -> list[Measure]:
             "--help",
             there.ours("--help"),
             Contender("import click", (sys.executable, "-c", "import click"), there.straight),
-            1.6,
+            2.0,
         ),
     ]

@@ -53,13 +53,18 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """Ours beside the peer, and the ratio (ours to the peer's) that is the goal; `memory` has a goal of its own."""
+    """Ours beside the peer, and the ratio (ours to the peer's) that is the goal, None where it is only told.
+
+    `weighed` measures the memory too, which has a goal of its own. `others` are told beside.
+    """
 
     name: str
     ours: Contender
     peer: Contender
-    goal: float
+    goal: float | None
+    weighed: bool = False
     memory_goal: float | None = None
+    others: tuple[Contender, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,23 +89,24 @@ class Result:
 
 
 def compare(measure: Measure, rounds: int) -> list[Result]:
-    """Runs both `rounds` times in turn, after one run of each that is thrown away (cold caches of the disk)."""
-    taken: dict[str, list[tuple[float, int]]] = {measure.ours.name: [], measure.peer.name: []}
+    """Runs all `rounds` times in turn, after one run of each that is thrown away (cold caches of the disk)."""
+    contenders = (measure.ours, measure.peer, *measure.others)
+    taken: dict[str, list[tuple[float, int]]] = {contender.name: [] for contender in contenders}
     for number in range(rounds + 1):
-        for contender in (measure.ours, measure.peer):
+        for contender in contenders:
             run = once(contender)
             if number:
                 taken[contender.name].append(run)
-    ours, peer = taken[measure.ours.name], taken[measure.peer.name]
-    names = (measure.ours.name, measure.peer.name)
-    results = [
-        Result(
-            measure.name, "ms", *names, tuple(s * 1000 for s, _ in ours), tuple(s * 1000 for s, _ in peer), measure.goal
-        )
-    ]
-    if measure.memory_goal is not None:
-        mib = [tuple(kib / 1024 for _, kib in runs) for runs in (ours, peer)]
-        results.append(Result(f"{measure.name}, memory", "MiB", *names, mib[0], mib[1], measure.memory_goal))
+    spent = {name: tuple(seconds * 1000 for seconds, _ in runs) for name, runs in taken.items()}
+    peaks = {name: tuple(kib / 1024 for _, kib in runs) for name, runs in taken.items()}
+    ours = measure.ours.name
+    results = []
+    for peer in (measure.peer, *measure.others):
+        goal, memory_goal = (measure.goal, measure.memory_goal) if peer is measure.peer else (None, None)
+        results.append(Result(measure.name, "ms", ours, peer.name, spent[ours], spent[peer.name], goal))
+        if measure.weighed:
+            name = f"{measure.name}, memory"
+            results.append(Result(name, "MiB", ours, peer.name, peaks[ours], peaks[peer.name], memory_goal))
     return results
 
 

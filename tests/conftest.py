@@ -8,15 +8,12 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-import clusters
 import hypothesis
 import pytest
-import servers
-from clusters import Cluster
-from servers import Server
 
-# Whose assertions would else be told without what was compared.
-pytest.register_assert_rewrite("stories")
+from helpers.vault import raft_cluster, servers
+from helpers.vault.raft_cluster import Cluster
+from helpers.vault.servers import Server
 
 # A shell starts what it puts into the background with SIGINT ignored, and nohup with SIGHUP; every process
 # that a test starts would inherit that, and sit through its Ctrl-C or the end of its terminal.
@@ -91,7 +88,7 @@ def cluster3(server_kind: str, tmp_path: Path, vault_binary: Path | None) -> Ite
     """Three voting raft nodes for one test, which may kill one of them."""
     folder = tmp_path / "raft"
     folder.mkdir()
-    with clusters.running_cluster(server_kind, folder, vault_binary) as cluster:
+    with raft_cluster.running_cluster(server_kind, folder, vault_binary) as cluster:
         yield cluster
 
 

@@ -1,8 +1,8 @@
-"""The files shipped beside the code (`policies/`, `templates/`), and the sandbox that fills templates in.
+"""Reads the files shipped with the code (`policies/`, `templates/`), and renders templates safely.
 
-A template can do one thing: name a value. `${name}` is the value itself, `${name.json}` the value as a JSON string,
-which is also a YAML scalar, and `$$` a dollar. There are no expressions, loops, includes or attributes. But for
-`.json`, a user's own template is what `string.Template` of the standard library takes it for.
+A template can only contain placeholders. `${name}` is the value itself, `${name.json}` the value as a JSON string,
+which is also a YAML scalar, and `$$` a dollar. There are no expressions, loops, includes or attributes. Except for
+`.json`, a user's own template means the same as for `string.Template` of the standard library.
 """
 
 from __future__ import annotations
@@ -29,18 +29,15 @@ _TOKEN = re.compile(
     r"\$(?:(?P<dollar>\$)|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<json>\.json)?\}|(?P<bare>[A-Za-z_][A-Za-z0-9_]*)|)"
 )
 
-# What a message shows of something that is no placeholder: not the rest of its line, which may be anything.
+# The part of an invalid placeholder that a message shows, without the rest of the line.
 _NO_PLACEHOLDER = re.compile(r"\$(?:\{[^}\n]{0,20}\}?|[A-Za-z_][A-Za-z0-9_]{0,20}|.?)")
 
-# JSON lets these stand unescaped in a string; YAML 1.2, section 5.1, does not, or takes them for line breaks.
+# JSON allows these unescaped in a string; YAML 1.2 (section 5.1) forbids them or reads them as line breaks.
 _NOT_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 
 def text(kind: Literal["policies", "templates"], name: str) -> str:
-    """The text of a shipped file.
-
-    Raises TemplateError where there is no such file, naming those that exist.
-    """
+    """Return the text of a shipped file; raise TemplateError with the names of all files if it does not exist."""
     folder = _folder(kind)
     try:
         if plain_file_name(name):
@@ -52,28 +49,30 @@ def text(kind: Literal["policies", "templates"], name: str) -> str:
 
 
 def render(template_text: str, values: Mapping[str, str], *, name: str, bare: bool = False) -> str:
-    """`template_text` with its placeholders filled from `values`; `name` is what errors call the template.
+    """Return `template_text` with its placeholders filled from `values`; `name` is the template's name in errors.
 
-    With `bare` a placeholder may stand without braces, `$name`, as in `string.Template`.
+    `bare` also allows placeholders without braces, `$name`, as in `string.Template`.
 
-    Raises TemplateError for an unknown name, a `$` that begins no placeholder, a NUL or a lone surrogate, or an output
-    over `MAX_OUTPUT` bytes, which is never built.
+    Raises TemplateError for an unknown name, a `$` without a placeholder, a NUL or a lone surrogate, and for an output
+    of more than `MAX_OUTPUT` bytes, before it is built.
     """
     if (at := template_text.find("\0")) >= 0:
-        raise _wrong(name, template_text, at, "the template holds a NUL character, which no text file may")
+        raise _wrong(name, template_text, at, "the template contains a NUL character, which a text file may not have")
     parts: list[str] = []
     size = end = 0
 
     def add(part: str, at: int, what: str) -> None:
         nonlocal size
         if "\0" in part:
-            raise _wrong(name, template_text, at, f"{what} holds a NUL character, which no text file may")
+            raise _wrong(name, template_text, at, f"{what} contains a NUL character, which a text file may not have")
         try:
             size += len(part.encode())
         except UnicodeEncodeError:
             raise _wrong(name, template_text, at, f"{what} is not valid Unicode text") from None
         if size > MAX_OUTPUT:
-            raise _wrong(name, template_text, at, f"the output passes {MAX_OUTPUT // 1024} KiB; make the file smaller")
+            raise _wrong(
+                name, template_text, at, f"the output is larger than {MAX_OUTPUT // 1024} KiB; make the file smaller"
+            )
         parts.append(part)
 
     for token in _TOKEN.finditer(template_text):
@@ -84,7 +83,7 @@ def render(template_text: str, values: Mapping[str, str], *, name: str, bare: bo
             add("$", token.start(), "the template")
         elif key is None:
             found = _NO_PLACEHOLDER.match(template_text, token.start())
-            problem = f"{_shown(found[0] if found else '$')} is no placeholder"
+            problem = f"{_shown(found[0] if found else '$')} is not a placeholder"
             hint = "write ${name} or ${name.json}, and $$ for a dollar"
             raise _wrong(name, template_text, token.start(), f"{problem}; {hint}")
         elif key not in values:
@@ -97,9 +96,9 @@ def render(template_text: str, values: Mapping[str, str], *, name: str, bare: bo
 
 
 def plain_file_name(name: str) -> bool:
-    """Whether a file of this name lies in the directory it is put in: no path, not hidden, printable, of bounded size.
+    """Return whether the name is a plain file name: not a path, not hidden, printable, of bounded size.
 
-    Every name that a user gives for an output goes through this, so no output leaves the node's directory.
+    Every output name from a user is checked by this, so no output is written outside the node's directory.
     """
     return (
         0 < len(name) <= _MAX_NAME
@@ -111,10 +110,10 @@ def plain_file_name(name: str) -> bool:
 
 
 def kubeconfig(*, cluster: str, server: str, ca_file: str, user: str, certificate: str, key: str) -> str:
-    """A kubeconfig that names files, so its reader follows a renewal by itself.
+    """Return a kubeconfig that names files, so that its reader notices a renewal by itself.
 
-    `server` is a URL; `ca_file`, `certificate` and `key` are absolute paths, since kubectl resolves relative ones
-    against the kubeconfig's own, possibly symlinked, folder.
+    `server` is a URL; `ca_file`, `certificate` and `key` are absolute paths, because kubectl resolves relative ones
+    against the folder of the kubeconfig, which may be reached by a symbolic link.
     """
     values = {
         "cluster": cluster,
@@ -127,30 +126,47 @@ def kubeconfig(*, cluster: str, server: str, ca_file: str, user: str, certificat
     }
     for field in ("ca_file", "certificate", "key"):
         if not values[field].startswith("/"):
-            raise TemplateError(f"kubeconfig.conf: {field} {_shown(values[field])} is no absolute path")
+            raise TemplateError(f"kubeconfig.conf: {field} {_shown(values[field])} is not an absolute path")
     return render(text("templates", "kubeconfig.conf"), values, name="kubeconfig.conf")
 
 
+def embedded_kubeconfig(
+    *, cluster: str, server: str, ca_pem: bytes, user: str, certificate_pem: bytes, key_pem: bytes
+) -> str:
+    """Return a kubeconfig that holds CA, certificate and key itself, as those of kubeadm; it can be copied anywhere."""
+    from base64 import b64encode
+
+    data = {"ca_data": ca_pem, "certificate_data": certificate_pem, "key_data": key_pem}
+    values = {name: b64encode(pem).decode("ascii") for name, pem in data.items()}
+    values |= {"cluster": cluster, "server": server, "user": user, "context": f"{user}@{cluster}"}
+    return render(text("templates", "kubeconfig-embedded.conf"), values, name="kubeconfig-embedded.conf")
+
+
 def manifest(template: str, *, user: str, group: str) -> str:
-    """A Kubernetes manifest that `Row.manifest` names, for the row's subject: its CN and its (first) O."""
+    """Return the Kubernetes manifest that `Row.manifest` names, for the row's CN and its (first) O."""
     return render(text("templates", template), {"user": user, "group": group}, name=template)
 
 
 def kubelet_serving_ca(*, bundle: str, chain_bundle: str) -> str:
-    """The ConfigMap by which metrics-server and other scrapers trust kubelets; both bundles are PEM."""
+    """Return the ConfigMap by which metrics-server and other scrapers trust kubelets; both bundles are PEM."""
     values = {"bundle": bundle, "chain_bundle": chain_bundle}
     return render(text("templates", KUBELET_SERVING_CA), values, name=KUBELET_SERVING_CA)
 
 
 def user_file(template_text: str, *, name: str, cluster: str, endpoint: str, directory: str, node: str) -> str:
-    """A template of the user's own, filled in; these four values are all that it may name."""
+    """Return a user's own template, rendered; it may only contain these four values."""
     values = {"cluster": cluster, "endpoint": endpoint, "directory": directory, "node": node}
     return render(template_text, values, name=name, bare=True)
 
 
+def starter() -> str:
+    """Return a commented cluster.yaml that loads unchanged and shows every key with its default or an example."""
+    return text("templates", "cluster.yaml")
+
+
 def _folder(kind: str) -> Path:
-    # A wheel holds both folders inside the package; in a checkout they lie beside it. `importlib.resources` would cost
-    # more than 10 ms of every start for the same answer.
+    # A wheel has both folders inside the package; a checkout has them beside it. `importlib.resources` would add more
+    # than 10 ms to every start.
     package = Path(__file__).resolve().parent
     inside = package / kind
     return inside if inside.is_dir() else package.parent / kind

@@ -1,8 +1,8 @@
-"""THE table: every certificate a cluster needs, one row each; all else in the project is derived from it.
+"""Contains THE table: one row for every certificate of a cluster. The rest of the project is derived from it.
 
 A row is resolved for a holder into a new `Certificate`; rows themselves never change. Names and addresses may be
-placeholders: `{node}` is the holder's name, `{domain}` the cluster's DNS domain, and a whole entry of `SERVICE_IPS`,
-`NODE_ADDRESSES`, `API_NAMES` or `API_ADDRESSES` stands for all values of that list.
+placeholders: `{node}` is the holder's name, `{domain}` the cluster's DNS domain. An entry `SERVICE_IPS`,
+`NODE_ADDRESSES`, `API_NAMES` or `API_ADDRESSES` is replaced by all values of that list.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from functools import cache
 from typing import Final
 
 from vaultpki.model import NODE, Certificate, Cluster, Node, NodeRole, Pool, Row, Subject, Usage
+from vaultpki.places import ETCD, KUBECONFIGS, KUBELET, PKI, SCHEDULER, KubeconfigFile, Layout, Place
 
 ROOT: Final = "root"
 ISSUING_CAS: Final = ("kubernetes", "kubelet", "etcd", "front-proxy")
@@ -25,8 +26,8 @@ API_ADDRESSES: Final = "{api_addresses}"
 _MINUTE = 60
 _HOUR = 60 * _MINUTE
 
-# A client of kube-apiserver looks at its kubeconfig's pair every five minutes, counted from its own start; so does
-# kube-apiserver at its kubelet pair (client-go, transport/cert_rotation.go, CertCallbackRefreshDuration).
+# A client of kube-apiserver reads the pair of its kubeconfig every five minutes, counted from its own start; so does
+# kube-apiserver with its kubelet pair (client-go, transport/cert_rotation.go, CertCallbackRefreshDuration).
 _CLIENT_LOOK = 5 * _MINUTE
 
 _CONTROL_PLANE = frozenset({NodeRole.CONTROL_PLANE})
@@ -36,16 +37,16 @@ _WORKER = frozenset({NodeRole.WORKER})
 TABLE: Final[tuple[Row, ...]] = (
     Row(
         name="admin",
+        purpose="Lets a person administer the cluster with kubectl, with rights that RBAC can take back.",
         usage=Usage.CLIENT,
         source="admin",
         target="kube-apiserver",
         common_name="kubernetes-admin",
         # kubeadm >= 1.29: not system:masters, which no RBAC rule can take back (kubernetes PR 121305).
         organization=("kubeadm:cluster-admins",),
-        dns=(),
-        ips=(),
         ca="kubernetes",
         stem="admin",
+        kubeadm=Place(KUBECONFIGS, "admin"),
         kubeconfig="admin.conf",
         reload=_CLIENT_LOOK,
         manifest="cluster-admins.yaml",
@@ -53,15 +54,14 @@ TABLE: Final[tuple[Row, ...]] = (
     ),
     Row(
         name="kube-scheduler",
+        purpose="Lets kube-scheduler log in to kube-apiserver and assign pods to nodes.",
         usage=Usage.CLIENT,
         source="kube-scheduler",
         target="kube-apiserver",
         common_name="system:kube-scheduler",
-        organization=(),
-        dns=(),
-        ips=(),
         ca="kubernetes",
         stem="kube-scheduler",
+        kubeadm=Place(SCHEDULER, "scheduler", KubeconfigFile.FIXED),
         kubeconfig="scheduler.conf",
         node_roles=_CONTROL_PLANE,
         reload=_CLIENT_LOOK,
@@ -69,15 +69,14 @@ TABLE: Final[tuple[Row, ...]] = (
     ),
     Row(
         name="kube-controller-manager",
+        purpose="Lets kube-controller-manager log in to kube-apiserver and run the controllers.",
         usage=Usage.CLIENT,
         source="kube-controller-manager",
         target="kube-apiserver",
         common_name="system:kube-controller-manager",
-        organization=(),
-        dns=(),
-        ips=(),
         ca="kubernetes",
         stem="controller-manager",
+        kubeadm=Place(PKI, "controller-manager", KubeconfigFile.FIXED),
         kubeconfig="controller-manager.conf",
         node_roles=_CONTROL_PLANE,
         reload=_CLIENT_LOOK,
@@ -85,15 +84,15 @@ TABLE: Final[tuple[Row, ...]] = (
     ),
     Row(
         name="kube-proxy",
+        purpose="Lets kube-proxy log in to kube-apiserver and watch services and endpoints.",
         usage=Usage.CLIENT,
         source="kube-proxy",
         target="kube-apiserver",
         common_name="system:kube-proxy",
-        organization=(),
-        dns=(),
-        ips=(),
         ca="kubernetes",
         stem="kube-proxy",
+        # kubeadm runs kube-proxy as a DaemonSet, which logs in with a ServiceAccount.
+        kubeadm=None,
         kubeconfig="kube-proxy.conf",
         node_roles=_WORKER,
         reload=_CLIENT_LOOK,
@@ -101,30 +100,28 @@ TABLE: Final[tuple[Row, ...]] = (
     ),
     Row(
         name="kube-apiserver-etcd",
+        purpose="Lets kube-apiserver log in to etcd, where it stores every object of the cluster.",
         usage=Usage.CLIENT,
         source="kube-apiserver",
         target="etcd",
         common_name="kube-apiserver-etcd-client",
-        organization=(),
-        dns=(),
-        ips=(),
         ca="etcd",
         stem="kube-apiserver-etcd",
+        kubeadm=Place(PKI, "apiserver-etcd-client"),
         node_roles=_CONTROL_PLANE,
         document=True,
     ),
     Row(
         name="kube-apiserver-kubelet",
+        purpose="Lets kube-apiserver log in to kubelets for logs, exec, port-forward and metrics.",
         usage=Usage.CLIENT,
         source="kube-apiserver",
         target="kubelet",
         common_name="kube-apiserver-kubelet-client",
         # No group: the newest kubeadm binds the user to system:kubelet-api-admin instead (kubernetes PR 138957).
-        organization=(),
-        dns=(),
-        ips=(),
         ca="kubernetes",
         stem="kube-apiserver-kubelet",
+        kubeadm=Place(PKI, "apiserver-kubelet-client"),
         node_roles=_CONTROL_PLANE,
         reload=_CLIENT_LOOK,
         manifest="kubelet-api-admin.yaml",
@@ -132,15 +129,15 @@ TABLE: Final[tuple[Row, ...]] = (
     ),
     Row(
         name="kubelet-client",
+        purpose="Lets a kubelet log in to kube-apiserver as its own node, and as no other.",
         usage=Usage.CLIENT,
         source="kubelet",
         target="kube-apiserver",
         common_name="system:node:{node}",
         organization=("system:nodes",),
-        dns=(),
-        ips=(),
         ca="kubernetes",
         stem="kubelet-client",
+        kubeadm=Place(KUBELET, "kubelet-client", KubeconfigFile.PLAIN),
         kubeconfig="kubelet.conf",
         node_roles=_WORKER,
         reload=_CLIENT_LOOK,
@@ -148,11 +145,10 @@ TABLE: Final[tuple[Row, ...]] = (
     ),
     Row(
         name="kube-apiserver",
+        purpose="Proves to clients of the Kubernetes API that they reach kube-apiserver.",
         usage=Usage.SERVER,
         source="kube-apiserver",
-        target="-",
         common_name="kube-apiserver",
-        organization=(),
         dns=(
             "kubernetes",
             "kubernetes.default",
@@ -164,173 +160,190 @@ TABLE: Final[tuple[Row, ...]] = (
         ips=(SERVICE_IPS, NODE_ADDRESSES, API_ADDRESSES, "127.0.0.1"),
         ca="kubernetes",
         stem="kube-apiserver",
+        kubeadm=Place(PKI, "apiserver"),
         node_roles=_CONTROL_PLANE,
         document=True,
     ),
     Row(
         name="etcd-server",
-        # Both: etcd's gRPC gateway dials its own server with the server pair.
+        purpose="Proves to clients of etcd that they reach a member of the etcd cluster.",
+        # Both: etcd's gRPC gateway connects to its own server with the server pair.
         usage=Usage.BOTH,
         source="etcd",
-        target="-",
         common_name="{node}",
-        organization=(),
         dns=("{node}", "localhost"),
         ips=(NODE_ADDRESSES, "127.0.0.1", "::1"),
         ca="etcd",
         stem="etcdserver",
+        kubeadm=Place(ETCD, "server"),
         node_roles=_ETCD,
         document=True,
     ),
     Row(
         name="kubelet",
+        purpose="Proves to kube-apiserver and metrics scrapers that they reach the kubelet of this node.",
         usage=Usage.SERVER,
         source="kubelet",
-        target="-",
-        # KEP-4872: an API server may demand that the serving certificate names the node it believes to reach.
+        # KEP-4872: an API server may require that the serving certificate names the node that it connects to.
         common_name="system:node:{node}",
         organization=("system:nodes",),
         dns=("{node}",),
         ips=(NODE_ADDRESSES,),
         ca="kubelet",
         stem="kubelet",
+        kubeadm=Place(KUBELET, "kubelet"),
         node_roles=_WORKER,
         document=True,
     ),
     Row(
         name="etcd-peer",
+        purpose="Lets the members of the etcd cluster authenticate each other, in both directions.",
         usage=Usage.BOTH,
         source="etcd",
         target="etcd",
         common_name="{node}",
-        organization=(),
         dns=("{node}", "localhost"),
         ips=(NODE_ADDRESSES, "127.0.0.1", "::1"),
         ca="etcd",
         stem="etcd-peer",
+        kubeadm=Place(ETCD, "peer"),
         node_roles=_ETCD,
     ),
     Row(
         name="etcd-healthcheck-client",
+        purpose="Lets health probes and etcdctl on an etcd node log in to the local member.",
         usage=Usage.CLIENT,
         source="etcd",
         target="etcd",
         common_name="kube-etcd-healthcheck-client",
-        organization=(),
-        dns=(),
-        ips=(),
         ca="etcd",
         stem="etcd-healthcheck-client",
+        kubeadm=Place(ETCD, "healthcheck-client"),
         node_roles=_ETCD,
     ),
     Row(
         name="front-proxy-client",
+        purpose="Lets kube-apiserver forward requests to aggregated API servers in the name of a user.",
         usage=Usage.CLIENT,
         source="kube-apiserver",
         target="aggregated API servers",
         common_name="front-proxy-client",
-        organization=(),
-        dns=(),
-        ips=(),
         ca="front-proxy",
         stem="front-proxy-client",
+        kubeadm=Place(PKI, "front-proxy-client"),
         node_roles=_CONTROL_PLANE,
     ),
     Row(
         name="super-admin",
+        purpose="Gives full access without RBAC in an emergency; short-lived and never on a node.",
         usage=Usage.CLIENT,
         source="super-admin",
         target="kube-apiserver",
         common_name="kubernetes-super-admin",
         organization=("system:masters",),
-        dns=(),
-        ips=(),
         ca="kubernetes",
         stem="super-admin",
+        kubeadm=Place(KUBECONFIGS, "super-admin"),
         kubeconfig="super-admin.conf",
         reload=_CLIENT_LOOK,
         ttl=8 * _HOUR,
     ),
 )
 
-# Clocks of two machines differ by up to this much in the field; leaves are backdated by the same five minutes.
+# The largest difference between the clocks of two machines that we allow for; leaves are backdated by the same time.
 SKEW: Final = 5 * _MINUTE
 
-# How far not_before lies before the signing, in seconds. Vault refuses a leaf that begins before its signer does, so
-# each level reaches further back than the one below.
+# Seconds between not_before and the signing. Vault refuses a leaf that begins before its signer, so each level begins
+# earlier than the one below.
 ROOT_BACKDATE: Final = 15 * _MINUTE
 ISSUING_BACKDATE: Final = 10 * _MINUTE
 LEAF_BACKDATE: Final = 5 * _MINUTE
 
-# The agent renews at the latest after two thirds of the life, so a third is left for the consumer to notice.
+# The agent renews after at most two thirds of the life, so the consumer has a third of it to notice the new pair.
 _LEFT_OVER = 3
 
 
 def shortest_ttl(row: Row) -> int:
-    """The shortest TTL in seconds at which the row's consumer can follow every renewal without a failed request."""
+    """Return the shortest TTL in seconds at which the consumer notices every renewal before the old pair expires."""
     return _LEFT_OVER * (row.reload + SKEW)
 
 
 MOST_ISSUERS: Final = 8
-"""How many issuers a CA's mount may show: more than a rotation needs, and too few to keep anybody busy."""
+"""The largest number of issuers on the mount of a CA: more than a rotation needs, few enough to read them all."""
 
 
-def ca_subject(cluster: str, ca: str) -> str:
-    """The common name of a CA's certificate; a later key of the CA has a number behind it, from ` 2` on."""
-    return f"{cluster} {ca} CA"
+def ca_subject(cluster: str, ca: str, number: int = 1) -> str:
+    """Return the common name of a CA's certificate; `number` is that of its key, later ones append it: ` 2`, ` 3`."""
+    return f"{cluster} {ca} CA" if number == 1 else f"{cluster} {ca} CA {number}"
 
 
 def bundle(ca: str) -> str:
-    """The file of a CA's issuing certificates only: what a server checks its clients against."""
+    """Return the file with a CA's issuing certificates only, with which a server checks its clients."""
     return f"{ca}-ca.crt"
 
 
 def chain_bundle(ca: str) -> str:
-    """The file of a CA's issuing certificates and the root: what OpenSSL clients and pods need."""
+    """Return the file with a CA's issuing certificates and the root, which OpenSSL clients and pods need."""
     return f"{ca}-ca-chain.crt"
 
 
 def pair_files(stem: str) -> tuple[str, str, str]:
-    """The three files of a pair: certificate with its issuing CA, key, and both in one."""
+    """Return the three files of a pair: certificate with its issuing CA, key, and both in one."""
     return f"{stem}.crt", f"{stem}.key", f"{stem}.pem"
 
 
 BUNDLES: Final = "bundles"
-"""The set in the store that holds every bundle and kubeconfig."""
+"""The file set in the store with every bundle and kubeconfig."""
 
 
-def unit(stem: str) -> str:
-    """The name of the set in the store that a pair's files are."""
+def file_set(stem: str) -> str:
+    """Return the name of the file set of a pair in the store."""
     return stem.replace(".", "_")
 
 
 def rows(cluster: Cluster) -> tuple[Row, ...]:
-    """The table as this cluster has it: overrides applied as new rows, the user's own rows behind."""
-    return tuple(_overridden(row, cluster) for row in TABLE + cluster.rows)
+    """Return the table of this cluster: rows with overrides and the layout applied, then the user's own rows."""
+    return tuple(_overridden(row, cluster) for row in laid_out(cluster.layout) + cluster.rows)
+
+
+@cache
+def laid_out(layout: Layout) -> tuple[Row, ...]:
+    """Return the rows of the table with the file names of a layout, without the rows that it does not have."""
+    if layout is Layout.DOCUMENT:
+        return TABLE
+    return tuple(replace(row, stem=row.kubeadm.stem) for row in TABLE if row.kubeadm is not None)
+
+
+def in_layout(certificate: Certificate, layout: Layout) -> Certificate:
+    """Return the certificate in the folders of a layout; a cluster's own certificates lie in PKI."""
+    place = {row.name: row.kubeadm for row in laid_out(layout)}.get(certificate.name)
+    if layout is Layout.DOCUMENT or place is None:
+        return certificate
+    return replace(certificate, folder=place.folder, kubeconfig_file=place.kubeconfig)
 
 
 def row_named(cluster: Cluster, name: str) -> Row:
-    """The cluster's row of that name; KeyError where there is none."""
+    """Return the cluster's row with this name; raise KeyError if there is none."""
     return {row.name: row for row in rows(cluster)}[name]
 
 
 def node_rows(cluster: Cluster, node: Node | Pool) -> tuple[Row, ...]:
-    """The rows a node of these roles holds, in the order of the table."""
+    """Return the rows of a node or pool with these roles, in the order of the table."""
     return tuple(row for row in rows(cluster) if row.node_roles & node.roles)
 
 
 def pool_role(row: Row, pool: Pool) -> str:
-    """The PKI role by which the pool's nodes get the row: one of their own where the row carries addresses."""
+    """Return the PKI role of the row for a pool's nodes: a role of the pool's own if the row has addresses."""
     return f"{row.name}-{pool.name}" if row.addressed else row.name
 
 
 def resolve(row: Row, cluster: Cluster, holder: Node | Pool | None) -> Certificate:
-    """The row as `holder` gets it; for a pool the node's name stays `{node}`, and no address is named.
+    """Return the row resolved for `holder`; for a pool the node's name stays `{node}`, and there are no addresses.
 
-    An operator's row has no holder. `row` must come from `rows(cluster)`.
+    `holder` is None for an operator's row. `row` must come from `rows(cluster)`.
     """
     values = {
-        SERVICE_IPS: tuple(str(_first_host(cidr)) for cidr in cluster.api_server.service_cidr),
+        SERVICE_IPS: service_addresses(cluster),
         NODE_ADDRESSES: holder.addresses if isinstance(holder, Node) else (),
         API_NAMES: cluster.api_server.names,
         API_ADDRESSES: cluster.api_server.addresses,
@@ -346,7 +359,7 @@ def resolve(row: Row, cluster: Cluster, holder: Node | Pool | None) -> Certifica
                     filled.append(text)
         return tuple(filled)
 
-    return Certificate(
+    made = Certificate(
         name=row.name,
         usage=row.usage,
         subject=Subject(
@@ -364,15 +377,17 @@ def resolve(row: Row, cluster: Cluster, holder: Node | Pool | None) -> Certifica
         kubeconfig=row.kubeconfig,
         reload=row.reload,
     )
+    # An operator's folder is the same in every layout.
+    return made if holder is None else in_layout(made, cluster.layout)
 
 
 def sign_parameters(certificate: Certificate, csr: str) -> dict[str, str]:
-    """What is asked of the certificate's role at `sign`: these are all the parameters a holder's policy lets pass.
+    """Return the parameters of the `sign` request for a certificate; the holder's policy allows no others.
 
-    `csr` is the request in PEM. A list of names is one text, joined by commas, which is what a policy can hold.
+    `csr` is the request in PEM. Names are one text, joined by commas, because a policy cannot contain lists.
     """
     subject = certificate.subject
-    # "true" as text: both servers drop a boolean from a policy's list of values, and an empty list lets all pass.
+    # "true" as text: both servers drop a boolean from a policy's list of values, and an empty list allows everything.
     parameters = {"csr": csr, "common_name": subject.common_name, "exclude_cn_from_sans": "true", "format": "pem"}
     if subject.dns:
         parameters["alt_names"] = ",".join(subject.dns)
@@ -381,10 +396,14 @@ def sign_parameters(certificate: Certificate, csr: str) -> dict[str, str]:
     return parameters
 
 
+def service_addresses(cluster: Cluster) -> tuple[str, ...]:
+    """Return the addresses of the `kubernetes` service: the first of each range (pkg/controlplane/services.go)."""
+    return tuple(map(_first_host, cluster.api_server.service_cidr))
+
+
 @cache
-def _first_host(cidr: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    # kube-apiserver gives the `kubernetes` service the range's first address (kubernetes pkg/controlplane/services.go).
-    return ipaddress.ip_network(cidr).network_address + 1
+def _first_host(cidr: str) -> str:
+    return str(ipaddress.ip_network(cidr).network_address + 1)
 
 
 def _overridden(row: Row, cluster: Cluster) -> Row:

@@ -1,43 +1,43 @@
-"""Every failure a person can meet, as one sentence each.
+"""Defines every error of vaultpki; the message of each is one sentence for a person.
 
 VaultpkiError
 ├── SpecError            cluster.yaml, agent.yaml or a record of the config store is wrong: file, line, field
-├── ForeignObject        a path of ours holds something vaultpki did not make
-├── VaultError           the server, or the way to it
-│   ├── Unavailable      no usable answer in time: unreachable, sealed, standby, overloaded, failing over
-│   │   └── Sealed       it answers, and says it is sealed or not initialised
-│   ├── Untrusted        its TLS certificate does not verify
+├── ForeignObject        a path of ours in Vault contains something that vaultpki did not create
+├── VaultError           the server, or the connection to it
+│   ├── Unavailable      no usable response in time: unreachable, sealed, standby, overloaded, failing over
+│   │   └── Sealed       the server is sealed or not initialised
+│   ├── Untrusted        the server's TLS certificate does not verify
 │   ├── Denied           the token is missing, expired or too weak for this request
-│   │   └── NeedsJoin    this node's credential is gone or no longer taken: only a new join file heals that
-│   ├── Refused          the request was understood and turned down; `status` tells with which code
-│   └── BadAnswer        what came back is not what a Vault says, or is larger than any answer may be
-├── CertificateRefused   what was signed is not what was asked for: it is not installed
-├── Held                 a signature is held back for a while, lest a fault become a loop of signings
-├── CertificateUnreadable  bytes that should be a certificate, a key or a chain, and are not
+│   │   └── NeedsJoin    this node's credential is missing or no longer accepted: it needs a new join file
+│   ├── Refused          the server rejected the request; `status` is the HTTP status
+│   └── BadAnswer        the response is not a Vault response, or is too large
+├── CertificateRefused   the signed certificate differs from the request: it is not installed
+├── SigningPaused        signing is delayed, so that a fault does not cause a loop of signings
+├── CertificateUnreadable  a certificate, key or chain cannot be parsed
 ├── StoreError           a file or folder could not be read or written safely
 │   └── Busy             another vaultpki process holds the directory
-├── TemplateError        a template names something unknown or is no template
-├── ToolMissing          a program this command needs is not on the machine
-└── Attention            done, and something needs a person: exit code 3
+├── TemplateError        a template contains an unknown placeholder or cannot be rendered
+├── ToolMissing          a program that this command needs is not installed
+└── Attention            the command is done, and something needs attention: exit code 3
 """
 
 from __future__ import annotations
 
 
 class VaultpkiError(Exception):
-    """The root of the tree: `str()` is one sentence for a person, with no secret in it.
+    """The base of all errors: `str()` is one sentence for a person, without secrets.
 
-    `exit_code` is what a command that ends with this error exits with.
+    `exit_code` is the exit code of a command that ends with this error.
     """
 
     exit_code = 1
 
 
 class SpecError(VaultpkiError):
-    """Input a person wrote is wrong.
+    """A document is wrong.
 
-    `file` and `line` (counted from 1; None where no line applies) say where, `field` is the dotted path
-    (`nodes[1].addresses[0]`), `problem` what is wrong and what would be right.
+    `file` and `line` (from 1; None if there is no line) are the place, `field` is the dotted path
+    (`nodes[1].addresses[0]`), `problem` says what is wrong and what to write instead.
     """
 
     def __init__(self, problem: str, *, file: str = "", line: int | None = None, field: str = "") -> None:
@@ -47,18 +47,18 @@ class SpecError(VaultpkiError):
 
 
 class ForeignObject(VaultpkiError):
-    """A path of ours in Vault holds something vaultpki did not make; it is never adopted or overwritten."""
+    """A path of ours in Vault contains something that vaultpki did not create; it is never adopted or overwritten."""
 
 
 class VaultError(VaultpkiError):
-    """The server, or the way to it."""
+    """The server, or the connection to it, failed."""
 
 
 class Unavailable(VaultError):
-    """No usable answer within the time allowed; the same request may succeed later.
+    """There was no usable response in time; the same request may succeed later.
 
-    `sent` tells that the server may have acted on the request all the same; `retry_after` is the pause in seconds
-    that it asked for.
+    `sent` says that the server may have acted on the request anyway. `retry_after` is the pause in seconds that the
+    server asked for.
     """
 
     def __init__(self, message: str, *, sent: bool = False, retry_after: float | None = None) -> None:
@@ -67,7 +67,7 @@ class Unavailable(VaultError):
 
 
 class Sealed(Unavailable):
-    """The server answers that it is sealed or not initialised."""
+    """The server is sealed or not initialised."""
 
 
 class Untrusted(VaultError):
@@ -79,13 +79,13 @@ class Denied(VaultError):
 
 
 class NeedsJoin(Denied):
-    """This node's credential is missing, or Vault does not take it any more: a person must give it a join file."""
+    """This node's credential is missing, or Vault no longer accepts it: the node needs a new join file."""
 
 
 class Refused(VaultError):
-    """The server understood the request and turned it down.
+    """The server rejected the request.
 
-    `status` is the HTTP status, `reasons` the server's own words, stripped of anything secret.
+    `status` is the HTTP status, `reasons` are the server's own messages, without secrets.
     """
 
     def __init__(self, message: str, *, status: int, reasons: tuple[str, ...] = ()) -> None:
@@ -94,9 +94,9 @@ class Refused(VaultError):
 
 
 class BadAnswer(VaultError):
-    """An answer that no Vault gives: not JSON, of another shape, too large, or with a warning nobody expected.
+    """The response is not a Vault response: not JSON, wrong fields, too large, or with an unexpected warning.
 
-    `taken` tells that a Vault acted on the request all the same.
+    `taken` says that a Vault acted on the request anyway.
     """
 
     def __init__(self, message: str, *, taken: bool = False) -> None:
@@ -105,7 +105,7 @@ class BadAnswer(VaultError):
 
 
 class CertificateRefused(VaultpkiError):
-    """What was signed is not what was asked for.
+    """The signed certificate differs from the request.
 
     `reason` is the short name of the check that failed, such as `key-mismatch` or `names-differ`.
     """
@@ -115,8 +115,8 @@ class CertificateRefused(VaultpkiError):
         super().__init__(message)
 
 
-class Held(VaultpkiError):
-    """A signature is held back until `at` (Unix time in seconds), lest a fault become a loop of signings."""
+class SigningPaused(VaultpkiError):
+    """Signing is delayed until `at` (Unix time in seconds), so that a fault does not cause a loop of signings."""
 
     def __init__(self, why: str, at: float) -> None:
         self.at = at
@@ -124,7 +124,7 @@ class Held(VaultpkiError):
 
 
 class CertificateUnreadable(VaultpkiError):
-    """Bytes that should be a certificate, a key or a chain, and are not."""
+    """A certificate, key or chain cannot be parsed."""
 
 
 class StoreError(VaultpkiError):
@@ -136,23 +136,23 @@ class Busy(StoreError):
 
 
 class TemplateError(VaultpkiError):
-    """A template names something unknown, or is no template."""
+    """A template contains an unknown placeholder or cannot be rendered."""
 
 
 class ToolMissing(VaultpkiError):
-    """A program this command needs is not on the machine."""
+    """A program that this command needs is not installed."""
 
 
 class Attention(VaultpkiError):
-    """The command did its work and found something a person must look at."""
+    """The command is done and found something that needs a person's attention."""
 
     exit_code = 3
 
 
 def fault(error: Exception) -> str:
-    """The sentence for an error that no part of this program expected.
+    """Return the sentence for an unexpected error.
 
-    A traceback's lines may quote what a server or a file said, so only its kind and its place are told.
+    It contains only the type and the place, because a traceback may contain text from a server or a file.
     """
     trace, place = error.__traceback__, "an unknown place"
     while trace is not None:

@@ -1,4 +1,4 @@
-"""The plain values everything else is said in: frozen, comparable, free of input and output.
+"""Defines the values that all other modules use: frozen, comparable, without input and output.
 
 Durations are whole seconds, times are aware UTC datetimes, names are already validated.
 """
@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Literal
 
-from vaultpki.values import dataclass
+from vaultpki.places import KUBECONFIGS, PKI, KubeconfigFile, Layout, Place, inner_folders
 
 VERSION = 1
-"""The version of cluster.yaml, agent.yaml, join.json and the config store's records that this program speaks."""
+"""The version of cluster.yaml, agent.yaml, join.json and the config store's records that this program supports."""
 
 NODE = "{node}"
-"""Where a row or a pool's record says this, the node's own name goes."""
+"""The placeholder for a node's own name in rows and in records of pools."""
 
 
 class Usage(enum.Enum):
-    """What a leaf may be used for (RFC 5280 section 4.2.1.12)."""
+    """The extended key usage of a leaf (RFC 5280 section 4.2.1.12)."""
 
     CLIENT = "client"
     SERVER = "server"
@@ -36,7 +36,7 @@ class Usage(enum.Enum):
 
 
 class NodeRole(enum.Enum):
-    """What a node does in the cluster; a node may have several."""
+    """A role of a node in the cluster; a node may have several."""
 
     CONTROL_PLANE = "control-plane"
     ETCD = "etcd"
@@ -44,7 +44,7 @@ class NodeRole(enum.Enum):
 
 
 class KeyType(enum.Enum):
-    """A key as people write it in cluster.yaml."""
+    """A key type, as written in cluster.yaml."""
 
     EC_P256 = "ec-p256"
     EC_P384 = "ec-p384"
@@ -56,13 +56,12 @@ class KeyType(enum.Enum):
     @property
     def vault_type(self) -> str:
         """The engine's `key_type`: ec, rsa or ed25519."""
-        return {"ec": "ec", "rsa": "rsa", "ed25519": "ed25519"}[self.value.partition("-")[0]]
+        return self.value.partition("-")[0]
 
     @property
     def vault_bits(self) -> int:
-        """The engine's `key_bits`; 0 where the type has only one size."""
-        digits = "".join(c for c in self.value.partition("-")[2] if c.isdigit())
-        return int(digits) if digits else 0
+        """The engine's `key_bits`; 0 if the type has only one size."""
+        return int(self.value.partition("-")[2].removeprefix("p") or 0)
 
     @property
     def rsa(self) -> bool:
@@ -71,9 +70,9 @@ class KeyType(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Who a certificate is for: CN, O values, DNS SANs and IP SANs, each in the order of the table.
+    """The subject and SANs of a certificate: CN, O values, DNS SANs and IP SANs, in the order of the table.
 
-    IP addresses are text in the form `str(ipaddress.ip_address(x))` gives.
+    IP addresses are in the form of `str(ipaddress.ip_address(x))`.
     """
 
     common_name: str
@@ -82,26 +81,31 @@ class Subject:
     ips: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One row of the table: a certificate that a cluster needs, before it is resolved for a holder.
 
-    `common_name`, `dns` and `ips` may hold the placeholders of `certificates.py`. `node_roles` is empty for what
-    an operator holds. `stem` is the file name without `.crt`; `kubeconfig` a file name or None. `reload` is the
-    longest time in seconds that the consumer goes on with a pair after a new one lies on disk (facts, section 1).
-    `manifest` names the template of a Kubernetes manifest without which the certificate lets nobody in.
+    `purpose` is one sentence for people; a row from cluster.yaml has none. `common_name`, `dns` and `ips` may contain
+    the placeholders of `certificates.py`. `node_roles` is empty for a certificate that an operator holds. `stem` is the
+    file name without `.crt`. `kubeadm` is the place in kubeadm's layout: None for a row of the table that no node has
+    there, and for rows from cluster.yaml, which keep `stem` in the folder PKI. `kubeconfig` is a file name. `reload` is
+    the longest time in seconds for which the consumer keeps using an old pair after a new one is installed. `manifest`
+    names the template of a Kubernetes manifest that grants the certificate its permissions. `document` marks the rows
+    of the original document.
     """
 
     name: str
+    purpose: str = ""
     usage: Usage
     source: str
-    target: str
+    target: str = "-"
     common_name: str
-    organization: tuple[str, ...]
-    dns: tuple[str, ...]
-    ips: tuple[str, ...]
+    organization: tuple[str, ...] = ()
+    dns: tuple[str, ...] = ()
+    ips: tuple[str, ...] = ()
     ca: str
     stem: str
+    kubeadm: Place | None = None
     kubeconfig: str | None = None
     node_roles: frozenset[NodeRole] = frozenset()
     reload: int = 0
@@ -117,15 +121,15 @@ class Row:
 
     @property
     def addressed(self) -> bool:
-        """Whether the certificate carries IP SANs, which only a listed node's policy can hold."""
+        """Whether the certificate has IP SANs, which only the policy of a listed node can restrict."""
         return bool(self.ips)
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """A row resolved for one holder: exactly what is asked of Vault and laid down on disk.
+    """A row resolved for one holder: exactly what is requested from Vault and installed on disk.
 
-    `mount` is the issuing CA's mount path, `role` the PKI role there, `ttl` seconds.
+    `mount` is the issuing CA's mount path, `role` the PKI role there, `ttl` seconds. `folder` is that of the pair.
     """
 
     name: str
@@ -139,6 +143,13 @@ class Certificate:
     stem: str
     kubeconfig: str | None = None
     reload: int = 0
+    folder: str = PKI
+    kubeconfig_file: KubeconfigFile = KubeconfigFile.LINKED
+
+    @property
+    def kubeconfig_folder(self) -> str:
+        """The folder of the kubeconfig: beside the bundles, unless it is a plain file."""
+        return PKI if self.kubeconfig_file is KubeconfigFile.LINKED else KUBECONFIGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +163,11 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Jwt:
-    """Who vouches for a pool's nodes, and in which claim of its tokens a node's name stands.
+    """The issuer of the tokens with which a pool's nodes log in, and the claim that contains a node's name.
 
-    `node_claim` is a claim, or a JSON pointer (RFC 6901) to one below another. The issuer's keys are either
-    `public_keys`, each PEM without a newline at its end, or what `jwks_url` gives, trusted by `jwks_ca_pem` or the
-    server's own roots.
+    `node_claim` is a claim, or a JSON pointer (RFC 6901) to a nested one. The issuer's keys are either `public_keys`,
+    each PEM without a newline at its end, or come from `jwks_url`, which is verified with `jwks_ca_pem` or the server's
+    own roots.
     """
 
     issuer: str
@@ -168,7 +179,7 @@ class Jwt:
 
     @property
     def trust(self) -> tuple[object, ...]:
-        """What the server's one configuration holds; all pools of a cluster have it alike."""
+        """The values in the configuration of the jwt auth mount; they are equal in all pools of a cluster."""
         return self.issuer, self.public_keys, self.jwks_url, self.jwks_ca_pem
 
 
@@ -176,7 +187,7 @@ class Jwt:
 class Pool:
     """Nodes that come and go; `node_names` is a non-empty prefix followed by `*`.
 
-    With `jwt` a node proves who it is by its issuer's token; without, by an AppRole of its own.
+    With `jwt`, a node logs in with a token of the issuer; without, with its own AppRole.
     """
 
     name: str
@@ -192,7 +203,7 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class ApiServer:
-    """What kube-apiserver is reached by. `endpoint` is None where the default of `Cluster.endpoint` applies."""
+    """The endpoint, names and addresses of kube-apiserver, and the cluster's service ranges and DNS domain."""
 
     endpoint: str | None = None
     names: tuple[str, ...] = ()
@@ -203,9 +214,9 @@ class ApiServer:
 
 @dataclass(frozen=True, slots=True)
 class VaultAddress:
-    """Where the cluster's nodes find Vault; what is empty is taken from the environment of whoever runs a command.
+    """How the cluster's nodes reach Vault; empty values come from the environment of the person who runs a command.
 
-    `namespace` is the one that the cluster lies in, without slashes at its ends; `root` is the one above all.
+    `namespace` is the Vault namespace of the cluster, without slashes at its ends; `root` is the root namespace.
     """
 
     addresses: tuple[str, ...] = ()
@@ -215,10 +226,10 @@ class VaultAddress:
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """The CAs: TTLs in seconds, and the key of every one of them.
+    """The CAs: TTLs in seconds, and the key type of all of them.
 
-    `root_sha256` is the only root certificate that is taken for the cluster's, in lower-case hex; None takes the one
-    that the root's mount shows.
+    `root_sha256` is the SHA-256 of the only root certificate that is accepted, in lower-case hex; None accepts the one
+    on the root's mount.
     """
 
     root_ttl: int
@@ -229,7 +240,7 @@ class Authority:
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """What cluster.yaml's `certificates` says of a built-in row; None leaves the table's or the default's value."""
+    """The changes of cluster.yaml to a built-in row; None keeps the value of the table or the default."""
 
     ttl: int | None = None
     key: KeyType | None = None
@@ -241,7 +252,7 @@ class Override:
 
 @dataclass(frozen=True, slots=True)
 class UserTemplate:
-    """A file of the user's own that nodes of `roles` render into their directory; `text` is the template itself."""
+    """A user's own template, which nodes with `roles` render into their directory; `text` is the template itself."""
 
     name: str
     file: str
@@ -251,7 +262,7 @@ class UserTemplate:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """cluster.yaml, whole and checked. `file` is the path it was read from, for later messages."""
+    """A checked cluster.yaml. `file` is its path, for later messages."""
 
     name: str
     prefix: str
@@ -265,6 +276,7 @@ class Cluster:
     overrides: Mapping[str, Override] = field(default_factory=dict)
     rows: tuple[Row, ...] = ()
     templates: tuple[UserTemplate, ...] = ()
+    layout: Layout = Layout.DOCUMENT
     file: str = "cluster.yaml"
 
     def mount(self, ca: str) -> str:
@@ -273,7 +285,7 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class Auth:
-    """How a node proves who it is: AppRole with its role id, or a file that holds a JWT or a token."""
+    """How a node logs in: AppRole with its role id, or a file that contains a JWT or a token."""
 
     method: Literal["approle", "jwt", "token_file"]
     role_id: str | None = None
@@ -282,7 +294,7 @@ class Auth:
 
 @dataclass(frozen=True, slots=True)
 class FileOptions:
-    """Owner and mode of one certificate's files on this node; None leaves the agent's own."""
+    """Owner and mode of one certificate's files on this node; None keeps the agent's default."""
 
     owner: str | None = None
     mode: int | None = None
@@ -290,7 +302,7 @@ class FileOptions:
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """One thing to do after a change: run `argv`, restart the systemd unit `name`, or restart the static pod `name`.
+    """One action after a change: run `argv`, restart the systemd unit `name`, or restart the static pod `name`.
 
     A static pod's `name` is the file name without `.yaml` in kubeadm's folder, or the absolute path of its manifest.
     """
@@ -302,9 +314,9 @@ class Hook:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A maintenance window: from `begin` on, for `length` minutes, on the `days` (Monday is 0).
+    """A maintenance window: begins at `begin` and lasts `length` minutes, on the `days` (Monday is 0).
 
-    Minutes count from midnight UTC; `text` is how agent.yaml says it.
+    `begin` is in minutes after midnight UTC; `text` is the window as in agent.yaml.
     """
 
     days: frozenset[int]
@@ -315,10 +327,11 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
-    """agent.yaml, whole and checked. Paths are absolute; `poll` and `hook_timeout` are seconds.
+    """A checked agent.yaml. Paths are absolute; `poll` and `hook_timeout` are seconds.
 
-    `namespace` is the one in Vault that the cluster lies in; None is the one above all. `source` is a digest of the
-    file's bytes; empty where it was not read from one.
+    `folders` are the paths of KUBELET and KUBECONFIGS in the layout kubeadm, and empty in the other. `namespace` is the
+    Vault namespace of the cluster; None is the root namespace. `source` is a digest of the file's bytes, empty if the
+    value was not read from a file.
     """
 
     cluster: str
@@ -339,5 +352,14 @@ class AgentConfig:
     windows: tuple[Window, ...] = ()
     metrics: str | None = None
     namespace: str | None = None
+    layout: Layout = Layout.DOCUMENT
+    folders: Mapping[str, str] = field(default_factory=dict)
     file: str = "agent.yaml"
     source: str = field(default="", compare=False, repr=False)
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """The path of every folder of this node, by name, in the order in which they are locked."""
+        if self.layout is Layout.DOCUMENT:
+            return {PKI: self.directory}
+        return {PKI: self.directory, **inner_folders(self.directory), **self.folders}

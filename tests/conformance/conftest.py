@@ -6,11 +6,12 @@ import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import kube
 import pytest
-import servers
-from components import Programs
-from kube import Kubernetes
+
+from helpers.kube import kube_cluster
+from helpers.kube.components import Programs
+from helpers.kube.kube_cluster import Kubernetes
+from helpers.vault import servers
 
 
 @pytest.fixture(scope="session")
@@ -26,19 +27,19 @@ def one_node(
     programs: Programs, vault_binary: Path | None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Kubernetes]:
     """One node with every role, enrolled through HashiCorp Vault; a test leaves it as it was."""
-    yield from _standing("vault", kube.ONE, programs, vault_binary, tmp_path_factory)
+    yield from _standing("vault", kube_cluster.ONE, programs, vault_binary, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def spread(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubernetes]:
     """A control-plane node, three of etcd and a worker, enrolled through OpenBao; a test leaves it as it was."""
-    yield from _standing("bao", kube.SPREAD, programs, None, tmp_path_factory)
+    yield from _standing("bao", kube_cluster.SPREAD, programs, None, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def robbed(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubernetes]:
     """As `spread`, with a second worker and rows of a user's own; worker-1 is stolen, and may have no identity left."""
-    yield from _standing("bao", kube.ROBBED, programs, None, tmp_path_factory)
+    yield from _standing("bao", kube_cluster.ROBBED, programs, None, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +47,7 @@ def growing(
     programs: Programs, vault_binary: Path | None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Kubernetes]:
     """Two control planes with etcd behind one name, and a worker of a pool, enrolled through HashiCorp Vault."""
-    yield from _standing("vault", kube.GROWING, programs, vault_binary, tmp_path_factory, kube.COMERS)
+    yield from _standing("vault", kube_cluster.GROWING, programs, vault_binary, tmp_path_factory, kube_cluster.COMERS)
 
 
 @pytest.fixture(scope="session", params=["one_node", "spread"])
@@ -68,6 +69,6 @@ def _standing(
     (folder / "server").mkdir()
     with (
         servers.running(kind, folder / "server", vault_binary) as server,
-        kube.cluster(server, programs, folder / "kube", spec, comers=comers) as running,
+        kube_cluster.cluster(server, programs, folder / "kube", spec, comers=comers) as running,
     ):
         yield running

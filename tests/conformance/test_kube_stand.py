@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from components import Programs
-from machines import lan
-from servers import wait_for
+
+from helpers.kube.components import Programs
+from helpers.kube.machines import lan
+from helpers.vault.servers import wait_for
 
 pytestmark = pytest.mark.conformance
 
@@ -53,7 +54,7 @@ def test_machines_reach_each_other_and_not_the_host(tmp_path: Path) -> None:
 _RUN = """\
 import sys, time
 from pathlib import Path
-from machines import lan
+from helpers.kube.machines import lan
 with lan(Path(sys.argv[1]), {"a": "198.51.100.11"}) as network:
     sleeper = network.machines["a"].start("sleep", "sleep", "1000")
     print(sleeper.pid, network.machines["a"].holder.pid, network.outside.holder.pid, flush=True)

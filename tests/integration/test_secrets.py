@@ -17,10 +17,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import enrolled
 import pytest
-from applied import ROOT, Seat, Site, environment
-from servers import Server
+
+from helpers.node import enrolled_nodes
+from helpers.vault.applied_cluster import ROOT, Seat, Site, environment
+from helpers.vault.servers import Server
 
 # Tokens of OpenBao and of HashiCorp's Vault, whosever they are.
 TOKEN = re.compile(rb"\b(?:hv[sbr]|[sbr])\.[A-Za-z0-9_-]{20,}")
@@ -150,7 +151,7 @@ def nothing_escaped(canaries: Canaries, told: Mapping[str, Told], roots: Sequenc
 @pytest.fixture
 def site(server: Server, tmp_path: Path, cluster_name: str) -> Site:
     made = Site(server, tmp_path / "site", cluster_name)
-    made.write(enrolled.SPEC)
+    made.write(enrolled_nodes.SPEC)
     return made
 
 
@@ -167,7 +168,7 @@ def test_of_all_commands(server: Server, site: Site, tmp_path: Path) -> None:
         assert told[name].code == code, (name, told[name].output)
 
     run("apply", "apply", "-f", site.file, "--yes", env=applier)
-    enroller = enrolled.enroller(site)
+    enroller = enrolled_nodes.enroller(site)
     canaries.add(enroller, "the enroller's token", "nowhere")
     pooled = server.environment(enroller)
     seats = [Seat("worker-1", tmp_path / "worker-1"), Seat("w-1", tmp_path / "w-1")]
@@ -175,7 +176,7 @@ def test_of_all_commands(server: Server, site: Site, tmp_path: Path) -> None:
     run("enroll w-1", "enroll", "-f", site.file, "w-1", "--pool", "autoscaled", "-o", work / "w-1.json", env=pooled)
     for seat in seats:
         canaries.add_join(work / f"{seat.name}.json")
-        run(f"join {seat.name}", *enrolled.joining(seat, work / f"{seat.name}.json"))
+        run(f"join {seat.name}", *enrolled_nodes.joining(seat, work / f"{seat.name}.json"))
         canaries.add_node(seat)
         canaries.add(carried(told[f"join {seat.name}"]), f"{seat.name}: what it joined with", credential(seat))
         (seat.state / "secret-id.json").write_text("{}")
@@ -187,7 +188,7 @@ def test_of_all_commands(server: Server, site: Site, tmp_path: Path) -> None:
     canaries.add(key_of(work / "admin" / "admin.key"), "admin's key", f"{work}/admin/")
     run("nodes", "nodes", "-f", site.file, env=applier)
     # What goes wrong, where errors quote what they have.
-    run("join again", *enrolled.joining(Seat("w-1", tmp_path / "thief"), work / "w-1.json"), code=1)
+    run("join again", *enrolled_nodes.joining(Seat("w-1", tmp_path / "thief"), work / "w-1.json"), code=1)
     run("enroll, too weak", "enroll", "-f", site.file, "worker-1", "-o", work / "no.json", env=pooled, code=1)
     run("apply, too weak", "apply", "-f", site.file, "--yes", env=pooled, code=1)
     away = {**applier, "VAULT_ADDR": "https://127.0.0.1:1"}
@@ -241,14 +242,14 @@ def test_a_fault_of_ours_tells_no_secret(tmp_path: Path) -> None:
     """An exception may carry whatever was at hand; of a fault only its kind and its place are told."""
     secret = "s.CANARYCANARYCANARYCANARY"
     code = (
-        "import vaultpki.config, vaultpki.cli, sys\n"
+        "import vaultpki.spec, vaultpki.cli, sys\n"
         "def load(*_, **__):\n"
         f"    token = {secret!r}\n"
         "    try:\n"
         "        raise ValueError(token)\n"
         "    except ValueError:\n"
         "        raise RuntimeError('of ' + token)\n"
-        "vaultpki.config.load_cluster = load\n"
+        "vaultpki.spec.load_cluster = load\n"
         "sys.argv = ['vaultpki', 'plan']\n"
         "vaultpki.cli.main()\n"
     )
@@ -257,7 +258,7 @@ def test_a_fault_of_ours_tells_no_secret(tmp_path: Path) -> None:
     )
     assert ran.returncode == 1 and ran.stdout == ""
     # The place is where our own code was when it happened.
-    place = r"RuntimeError in vaultpki\.cli\.apply, line \d+"
+    place = r"RuntimeError in vaultpki\.cli\.common, line \d+"
     told = rf"vaultpki: a fault of vaultpki itself \({place}\); please report it\n"
     assert re.fullmatch(told, ran.stderr), ran.stderr
 
@@ -294,10 +295,10 @@ def test_a_crash_leaves_no_core(site: Site, tmp_path: Path) -> None:
     waiting = ["-c", "import time; print('ready', flush=True); time.sleep(60)"]
     assert dumps(waiting, tmp_path / "control", "ready")[0]
     site.apply()
-    desk = enrolled.Desk(site, site.server.token)
+    desk = enrolled_nodes.Desk(site, site.server.token)
     file = desk.join_file("w-1", tmp_path / "join.json", pool="autoscaled")
     seat = Seat("w-1", tmp_path / "node")
-    staying = ["-u", "-m", "vaultpki", *enrolled.joining(seat, file)[:-1]]
+    staying = ["-u", "-m", "vaultpki", *enrolled_nodes.joining(seat, file)[:-1]]
     assert dumps(staying, tmp_path / "agent", "issued kubelet\n") == (False, [])
     # While a person's command holds their token: here it asks.
     asking = "import vaultpki.cli as c, time; c._leave_no_core(); print('ready', flush=True); time.sleep(60)"

@@ -1,4 +1,4 @@
-"""What ships: the wheel has all that it needs, and README.md's installation works as written, outside the checkout."""
+"""What ships: the wheel has all that it needs, and the quick start's installation works, outside the checkout."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import readme
-from readme import CHECKOUT
+
+from helpers import pages
+from helpers.pages import CHECKOUT
 
 
 def call(*words: str | Path, folder: Path) -> str:
@@ -46,12 +47,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def vaultpki(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The installed command, by README.md's lines from "Install", all but Debian's own package and in other folders."""
+    """The installed command, by the quick start's lines, all but Debian's own packages and in other folders."""
     folder = tmp_path_factory.mktemp("installed")
     (folder / "bin").mkdir()
-    said = readme.text().partition("\n## Install\n")[2].partition("\n## ")[0]
-    lines = [command.text for block in readme.blocks(said) for command in block.commands()]
-    assert lines.pop(0) == "apt-get install --yes python3-venv"
+    said = pages.blocks(pages.part("quickstart", "Install"))
+    lines = [command.text for block in said for command in block.commands()]
+    assert lines.pop(0) == "apt-get install --yes python3-venv openssl"
     for line in lines:
         here = line.replace("/opt/vaultpki", f"{folder}/opt").replace("/usr/local/bin", f"{folder}/bin")
         assert here != line

@@ -24,14 +24,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import clusters
-import residents
-import servers
-from applied import Seat, Site, environment
-from clusters import Cluster
-from servers import Server
-from soak.watch import Reader, Waiter, watching
-
+from helpers.node import resident_agent
+from helpers.vault import raft_cluster, servers
+from helpers.vault.applied_cluster import Seat, Site, environment
+from helpers.vault.raft_cluster import Cluster
+from helpers.vault.servers import Server
+from soak.watch import Reader, Waiter, watching, working
 from vaultpki.certificates import TABLE
 from vaultpki.model import NodeRole
 
@@ -40,7 +38,7 @@ TTL = 60
 EARLIEST = TTL / 2
 # With a renewal due after two thirds of the life at the latest, so long may nobody lead.
 BEARABLE = TTL / 3 - 2
-# What may come to nothing within an hour before the brakes pause (vaultpki/brakes.py), plus those after the pauses.
+# What may come to nothing within an hour before the brakes pause (agent/backoff.py), plus those after the pauses.
 SPENT_AN_HOUR = 40
 
 SPEC = f"""\
@@ -76,7 +74,7 @@ class Agent:
     def start(self) -> None:
         with (self.seat.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                residents.command(self.seat), env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                resident_agent.command(self.seat), env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
 
     def kill(self) -> None:
@@ -123,7 +121,7 @@ class Soak:
             node.stop()
             node.runner.start()
         for node in self.cluster.nodes:
-            clusters.join_cluster(node)
+            raft_cluster.join_cluster(node)
 
     def leader_sealed(self) -> None:
         leader = self.cluster.leader()
@@ -238,15 +236,8 @@ class Soak:
                 elif since is None:
                     since = time.time()
 
-        threads = [threading.Thread(target=work, daemon=True) for work in (memory, away)]
-        for thread in threads:
-            thread.start()
-        try:
+        with working(ended, memory, away):
             yield
-        finally:
-            ended.set()
-            for thread in threads:
-                thread.join()
 
 
 def leads(node: Server) -> bool:
@@ -261,7 +252,7 @@ def leads(node: Server) -> bool:
 
 def revive(node: Server) -> None:
     node.runner.start()
-    clusters.join_cluster(node)
+    raft_cluster.join_cluster(node)
 
 
 def clock(when: float) -> str:
@@ -321,7 +312,7 @@ def main() -> int:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vaultpki-soak-")))
         (place / "raft").mkdir()
         # Quicker elections than by default, when one takes as long as a 60-second certificate bears.
-        running = clusters.running_cluster("bao", place / "raft", raft="  performance_multiplier = 3\n", audit=True)
+        running = raft_cluster.running_cluster("bao", place / "raft", raft="  performance_multiplier = 3\n", audit=True)
         soak = Soak(stack.enter_context(running), {}, random.Random(seed))  # noqa: S311 - faults, no secrets
         soak.agents = agents = equipped(soak.cluster, place)
         for agent in agents.values():

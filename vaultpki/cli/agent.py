@@ -3,20 +3,51 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
-from vaultpki.cli.common import DEFAULT_AGENT
+from vaultpki.cli.common import DEFAULT_AGENT, allow_http_option, config_option
 from vaultpki.errors import VaultpkiError
 
 if TYPE_CHECKING:
+    from vaultpki.agent.context import Outcome
+    from vaultpki.agent.join_checks import JoinPlan
     from vaultpki.model import AgentConfig
-    from vaultpki.passing import Outcome
+    from vaultpki.places import Layout
 
 # A resident agent's pass may be under way.
 _LOCK_WAIT = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where a join puts files, as the options say; None is the default."""
+
+    directory: Path | None
+    kubeconfigs: Path | None
+    kubelet: Path | None
+
+    @property
+    def given(self) -> str:
+        """The first option that was given; empty without any."""
+        named = (("--dir", self.directory), ("--kubeconfig-dir", self.kubeconfigs), ("--kubelet-dir", self.kubelet))
+        return next((name for name, path in named if path is not None), "")
+
+    def folders(self, layout: Layout, directory: str, old: AgentConfig | None) -> dict[str, str]:
+        """Return the further folders of the layout; those of an earlier join stay if no option says otherwise."""
+        from vaultpki.layout import node_folders
+        from vaultpki.places import KUBECONFIGS, KUBELET, Layout
+
+        kubeconfigs, kubelet = (path and str(path.absolute()) for path in (self.kubeconfigs, self.kubelet))
+        if layout is Layout.DOCUMENT:
+            if kubeconfigs or kubelet:
+                raise click.UsageError("--kubeconfig-dir and --kubelet-dir are for the layout kubeadm; leave them out")
+            return {}
+        before = old.folders if old is not None and self.directory is None else {}
+        return node_folders(directory, kubeconfigs or before.get(KUBECONFIGS), kubelet or before.get(KUBELET))
 
 
 class _Telling(click.Command):
@@ -28,22 +59,14 @@ class _Telling(click.Command):
         except VaultpkiError as error:
             if ctx.params["log_format"] == "text":
                 raise
-            from vaultpki.log import Event, writer
+            from vaultpki.host.log import Event, writer
 
             writer("json", sys.stderr)(Event("failed", str(error), "error"))
             return error.exit_code
 
 
 @click.command("agent", cls=_Telling)
-@click.option(
-    "-c",
-    "--config",
-    "file",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_AGENT,
-    show_default=True,
-    help="The node's agent.yaml.",
-)
+@config_option
 @click.option("--once", is_flag=True, help="One pass, then end; without it the agent stays and renews.")
 @click.option(
     "--join",
@@ -58,6 +81,16 @@ class _Telling(click.Command):
     help="With --join: where the certificates go.  [default: /etc/kubernetes/pki]",
 )
 @click.option(
+    "--kubeconfig-dir",
+    type=click.Path(path_type=Path),
+    help="With --join and kubeadm: where kubeconfigs go.  [default: above --dir, /etc/kubernetes]",
+)
+@click.option(
+    "--kubelet-dir",
+    type=click.Path(path_type=Path),
+    help="With --join and kubeadm: where the kubelet's certificates go.  [default: /var/lib/kubelet/pki]",
+)
+@click.option(
     "--install-unit", is_flag=True, help="Write the systemd units for this agent.yaml, say what to do next, and end."
 )
 @click.option(
@@ -67,14 +100,20 @@ class _Telling(click.Command):
     "daemonset.yaml, static-pod.yaml, alerts.yaml.",
 )
 @click.option(
-    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How events are told."
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How events are written.",
 )
-@click.option("--allow-http", is_flag=True, help="Talk plain http to a Vault that is not on this machine.")
+@allow_http_option
 def agent_command(
     file: Path,
     once: bool,
     join_file: Path | None,
     directory: Path | None,
+    kubeconfig_dir: Path | None,
+    kubelet_dir: Path | None,
     install_unit: bool,
     print_unit: str | None,
     log_format: Literal["text", "json"],
@@ -89,78 +128,90 @@ def agent_command(
       vaultpki agent --join join.json --once
       vaultpki agent -c /etc/vaultpki/agent.yaml
     """
-    if once and not (join_file or directory or install_unit or print_unit):
+    places = Places(directory, kubeconfig_dir, kubelet_dir)
+    if once and not (join_file or places.given or install_unit or print_unit):
         import time
 
-        from vaultpki import quiet
+        from vaultpki.agent import unchanged
 
-        due = quiet.due(file, allow_http=allow_http, now=time.time())
+        due = unchanged.due(file, allow_http=allow_http, now=time.time())
         if due is not None:
             _tell_idle(due, log_format)
             return 0
 
-    from vaultpki import agent
-    from vaultpki.config import load_agent
+    from vaultpki.agent import run
+    from vaultpki.spec import load_agent
 
     if print_unit is not None:
-        from vaultpki import systemd
+        from vaultpki.host import systemd
 
         known = load_agent(file, allow_http=allow_http) if file.exists() else None
         click.echo(systemd.recipe(print_unit, known), nl=False)
         return 0
 
     if join_file is not None:
-        config = _join(file, join_file, directory, allow_http=allow_http)
+        config = _join(file, join_file, places, allow_http=allow_http)
         _tell_joined(config, file, log_format)
-    elif directory is not None:
-        raise click.UsageError("--dir goes with --join; afterwards `directory` in agent.yaml says where files go")
+    elif places.given:
+        raise click.UsageError(
+            f"{places.given} goes with --join; afterwards `directory` and `folders` in agent.yaml say where files go"
+        )
     else:
         config = load_agent(file, allow_http=allow_http)
     if install_unit:
-        from vaultpki import systemd
+        from vaultpki.host import systemd
 
-        for path in systemd.install_units(file.absolute(), config, allow_http=allow_http):
+        for path in systemd.install_units(config, allow_http=allow_http):
             click.echo(f"wrote {path}")
         click.echo("next: systemctl daemon-reload && systemctl enable --now vaultpki-agent")
         click.echo("and, for a node that shall boot with fresh files: systemctl enable vaultpki-agent-once")
         return 0
     if once:
-        return tell_outcome(agent.run(config, allow_http=allow_http, wait=_LOCK_WAIT), log_format)
-    from vaultpki import log, resident
+        return tell_outcome(run.run(config, run.Options(allow_http=allow_http, wait=_LOCK_WAIT)), log_format)
+    from vaultpki.agent import daemon
+    from vaultpki.host import log
 
-    resident.stay(
+    daemon.stay(
         config,
         load=lambda: load_agent(file, allow_http=allow_http),
-        tell=log.writer(log_format, sys.stderr),
+        log=log.writer(log_format, sys.stderr),
         allow_http=allow_http,
     )
     return 0
 
 
-def _join(file: Path, join_file: Path, directory: Path | None, *, allow_http: bool) -> AgentConfig:
+def _join(file: Path, join_file: Path, places: Places, *, allow_http: bool) -> AgentConfig:
     from datetime import UTC, datetime
 
-    from vaultpki import credential, files, join_checks
-    from vaultpki.config import load_agent
-    from vaultpki.join import load_join
+    from vaultpki.agent import join, join_checks
 
-    join = load_join(join_file)
+    plan = join_plan(file, join_file, places, allow_http=allow_http)
+    # What can be refused is refused before the wrapping token is used up.
+    join_checks.refuse(plan)
+    return join.join(plan, datetime.now(UTC), allow_http=allow_http)
+
+
+def join_plan(file: Path, join_file: Path, places: Places, *, allow_http: bool) -> JoinPlan:
+    """Return the join that these files and folders ask for; nothing is checked but the files themselves."""
+    from vaultpki.agent.join_checks import JoinPlan
+    from vaultpki.disk import files
+    from vaultpki.layout import DIRECTORY
+    from vaultpki.spec import load_agent
+    from vaultpki.spec.join_file import load_join
+
+    found = load_join(join_file)
     file = file.absolute()
-    target = str(directory.absolute()) if directory is not None else "/etc/kubernetes/pki"
+    target = str(places.directory.absolute()) if places.directory is not None else DIRECTORY
     # Beside agent.yaml where that lies elsewhere, so that a test or a second cluster needs no root.
     state = "/var/lib/vaultpki" if file == DEFAULT_AGENT else str(file.parent / "state")
     old = load_agent(file, allow_http=allow_http) if files.there(str(file)) else None
     if old is not None:
-        target, state = (target if directory is not None else old.directory), old.state
-    # What can be refused is refused before the wrapping token is used up.
-    join_checks.refuse(join_checks.Plan(join, old, str(file), target, state))
-    return credential.join(
-        join, old, file=str(file), directory=target, state=state, now=datetime.now(UTC), allow_http=allow_http
-    )
+        target, state = (target if places.directory is not None else old.directory), old.state
+    return JoinPlan(found, old, str(file), target, state, places.folders(found.layout, target, old))
 
 
 def _tell_joined(config: AgentConfig, file: Path, log_format: Literal["text", "json"]) -> None:
-    from vaultpki.log import Event, writer
+    from vaultpki.host.log import Event, writer
 
     text = f"{config.node} has joined {config.cluster}; its configuration is {file}"
     writer(log_format, sys.stdout)(Event("joined", text, fields={"node": config.node, "cluster": config.cluster}))
@@ -169,25 +220,26 @@ def _tell_joined(config: AgentConfig, file: Path, log_format: Literal["text", "j
 def tell_outcome(outcome: Outcome, log_format: Literal["text", "json"] = "text") -> int:
     """Says what one pass did: on standard output what was done, on standard error what failed or is still owed.
 
-    Returns the command's exit code: 1 where something failed, else 3 where a hook is owed, else 0.
+    Returns the command's exit code: 1 if something failed, else 3 if a hook is owed, else 0.
     """
-    from vaultpki import agent
-    from vaultpki.log import writer
+    from vaultpki.agent import outcome_events
+    from vaultpki.host.log import writer
 
     done, failed = writer(log_format, sys.stdout), writer(log_format, sys.stderr)
-    owed = outcome.memory.owed
+    owed = outcome.state.owed
     for event in outcome.events:
-        # A hook that fails is owed, and told with the others that are.
+        # A failed hook is owed, and reported with the others that are.
         if event.name != "hook-failed":
             (done if event.level == "info" else failed)(event)
-    for event in agent.told({name: str(error) for name, error in outcome.failures.items()}):
+    for event in outcome_events.failure_events({name: str(error) for name, error in outcome.failures.items()}):
         failed(event)
     if outcome.failures:
-        if deadline := agent.deadline(outcome.dies):
+        if deadline := outcome_events.deadline(outcome.first_expiry):
             failed(deadline)
     elif not outcome.events and not owed and outcome.due is not None:
         _tell_idle(outcome.due.timestamp(), log_format)
-    for event in agent.told_owed(owed):
+    waiting = {event.fields["hook"] for event in outcome.events if event.name == "turn"}
+    for event in outcome_events.owed_hook_events({key: each for key, each in owed.items() if key not in waiting}):
         failed(event)
     return 1 if outcome.failures else 3 if owed else 0
 
@@ -195,7 +247,7 @@ def tell_outcome(outcome: Outcome, log_format: Literal["text", "json"] = "text")
 def _tell_idle(until: float, log_format: Literal["text", "json"]) -> None:
     import time
 
-    from vaultpki.log import Event, writer
+    from vaultpki.host.log import Event, writer
 
     due = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(until))
     writer(log_format, sys.stdout)(Event("nothing-to-do", f"nothing to do until {due}", fields={"renew_after": due}))

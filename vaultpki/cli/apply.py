@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from vaultpki.cli.common import (
-    json_option,
-    open_vault,
-    show_attention,
-    show_change,
-    show_plan,
-    spec_option,
-    terminal,
-    warn_of_templates,
-)
+from vaultpki.cli.common import json_option, opened, spec_option, terminal
 from vaultpki.errors import VaultpkiError
 
 if TYPE_CHECKING:
-    from vaultpki.plan import Plan
+    from vaultpki.model import Cluster
+    from vaultpki.provision.plan import Plan
+    from vaultpki.provision.plan_text import Line
 
 
 @click.command("plan")
@@ -33,28 +28,22 @@ if TYPE_CHECKING:
 )
 @click.option("--verbose", is_flag=True, help="Every object and every field, uncut.")
 def plan_command(file: Path, allow_http: bool, as_json: bool, detailed_exitcode: bool, verbose: bool) -> int:
-    """Show what apply would change in Vault, and what that means for the nodes; writes nothing.
+    """Show what apply would change in Vault, and what that means for the nodes. Writes nothing.
 
     \b
     Example:
       vaultpki plan -f cluster.yaml --detailed-exitcode
     """
-    from vaultpki.config import load_cluster
+    from vaultpki.provision import apply, plan_text
 
-    cluster = load_cluster(file, allow_http=allow_http)
-    warn_of_templates(cluster)
-    vault, where = open_vault(cluster, allow_http=allow_http)
-
-    from vaultpki import bootstrap
-    from vaultpki.vault import explained
-
-    with explained(vault):
-        sight, plan = bootstrap.look(cluster, vault, where)
-        plan = bootstrap.impact(cluster, vault, sight, plan)
+    with opened(file, allow_http=allow_http) as (cluster, vault, where):
+        _warn_of_templates(cluster)
+        seen, plan = apply.look(cluster, vault, where)
+        plan = apply.with_impact(cluster, vault, seen, plan)
     if as_json:
-        _tell(plan, vault.reads, vault.writes)
+        _print_json(plan, vault.reads, vault.writes)
     else:
-        show_plan(cluster, plan, verbose=verbose)
+        _show(plan_text.lines(cluster, plan, verbose=verbose))
     if not detailed_exitcode:
         return 0
     return 4 if plan.changes else 3 if plan.attention else 0
@@ -71,44 +60,43 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool) -> Non
     Example:
       vaultpki apply -f cluster.yaml --yes
     """
-    from vaultpki.config import load_cluster
-
-    cluster = load_cluster(file, allow_http=allow_http)
-    warn_of_templates(cluster)
-    vault, where = open_vault(cluster, allow_http=allow_http)
-
-    from vaultpki import bootstrap
-    from vaultpki.vault import explained
+    from vaultpki.provision import apply, plan_text
 
     first = None
-    with explained(vault):
+    with opened(file, allow_http=allow_http) as (cluster, vault, where):
+        _warn_of_templates(cluster)
         if not yes:
             if not terminal() or as_json:
                 raise VaultpkiError("apply changes Vault and there is no terminal to ask on; pass --yes")
-            sight, first = bootstrap.look(cluster, vault, where)
-            show_plan(cluster, bootstrap.impact(cluster, vault, sight, first))
+            seen, first = apply.look(cluster, vault, where)
+            _show(plan_text.lines(cluster, apply.with_impact(cluster, vault, seen, first)))
+            # It takes much memory in a large cluster, and apply observes again.
+            del seen
             if first.changes and not click.confirm(f"Apply these {len(first.changes)} changes to {vault.address}?"):
                 raise VaultpkiError("nothing was changed")
         quiet = as_json or not yes
-        done = bootstrap.apply(
+        done = apply.apply(
             cluster,
             vault,
             where,
             first=first,
-            progress=lambda change: None if quiet else show_change(change),
+            progress=lambda change: None if quiet else _show(plan_text.change_lines(change)),
         )
     if as_json:
-        _tell(done, vault.reads, vault.writes)
+        _print_json(done, vault.reads, vault.writes)
     else:
         if any(pool.jwt for pool in cluster.pools):
-            # No join file brings it to these nodes.
+            # These nodes get no join file.
             within = f", vault.namespace: {vault.namespace}" if where.namespace else ""
-            click.echo(f"For agent.yaml of nodes that join by a token: root_sha256: {done.root_sha256}{within}")
+            laid_out = "" if cluster.layout.value == "document" else f", layout: {cluster.layout.value}"
+            click.echo(
+                f"For agent.yaml of nodes that join by a token: root_sha256: {done.root_sha256}{within}{laid_out}"
+            )
         if cluster.authority.root_sha256 is None:
             click.echo(f"Root CA SHA-256: {done.root_sha256}; write it into {cluster.file} as ca.root_sha256")
         if yes:
-            # Nobody was shown the plan.
-            show_attention(cluster, done)
+            # With --yes the plan was not shown.
+            _show(plan_text.attention_lines(cluster, done))
         click.echo(f"Done: {len(done.changes)} changes, {vault.writes} writes to {vault.address}.")
 
 
@@ -116,44 +104,59 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool) -> Non
 @spec_option
 @click.option("--confirm", metavar="NAME", help="The cluster's name; asked for where it is not given.")
 def destroy_command(file: Path, allow_http: bool, confirm: str | None) -> None:
-    """Remove from Vault what apply made, CAs and all. Certificates that were issued stay valid until they end.
+    """Remove from Vault what apply made, also the CAs. Certificates that were issued stay valid until they expire.
 
     \b
     Example:
       vaultpki destroy -f cluster.yaml --confirm prod
     """
-    from vaultpki import bootstrap
-    from vaultpki.config import load_cluster
-    from vaultpki.vault import explained
+    from vaultpki.provision.destroy import destroy
 
-    cluster = load_cluster(file, allow_http=allow_http)
-    vault, where = open_vault(cluster, allow_http=allow_http)
-    if confirm is None:
-        if not terminal():
-            raise VaultpkiError(f"destroy removes the CAs of {cluster.name} for good; pass --confirm {cluster.name}")
-        click.echo(f"This removes the root CA, the issuing CAs and all else below {cluster.prefix} at {vault.address}.")
-        confirm = click.prompt("Type the cluster's name to go on", default="", show_default=False)
-    if confirm != cluster.name:
-        raise VaultpkiError(f"that is not the cluster's name ({cluster.name}); nothing was removed")
-    with explained(vault):
-        kept = bootstrap.destroy(cluster, vault, where, progress=_removed)
+    with opened(file, allow_http=allow_http) as (cluster, vault, where):
+        if confirm is None:
+            if not terminal():
+                raise VaultpkiError(
+                    f"destroy removes the CAs of {cluster.name} for good; pass --confirm {cluster.name}"
+                )
+            what = f"the root CA, the issuing CAs and all else below {cluster.prefix} at {vault.address}"
+            click.echo(f"This removes {what}.")
+            confirm = click.prompt("Type the cluster's name to go on", default="", show_default=False)
+        if confirm != cluster.name:
+            raise VaultpkiError(f"that is not the cluster's name ({cluster.name}); nothing was removed")
+        kept = destroy(cluster, vault, where, progress=_removed)
     for name in kept:
-        click.echo(f"The policy {name} stays: nothing tells that vaultpki made it. Delete it if nobody holds it.")
+        click.echo(f"The policy {name} stays: nothing shows that vaultpki made it. Delete it if nobody uses it.")
     click.echo(f"Done: nothing of {cluster.name} is left at {vault.address}.")
 
 
 def _removed(path: str) -> None:
-    from vaultpki.plain import escaped
+    from vaultpki.redact import escaped
 
     click.secho(f"- {escaped(path)}", fg="red")
 
 
-def _tell(plan: Plan, reads: int, writes: int) -> None:
+def _print_json(plan: Plan, reads: int, writes: int) -> None:
     import json
 
-    from vaultpki.plan import to_json
+    from vaultpki.provision.plan import to_json
 
-    told = to_json(plan, reads=reads, writes=writes)
+    document = to_json(plan, reads=reads, writes=writes)
     if plan.root_sha256:
-        told["root_sha256"] = plan.root_sha256
-    click.echo(json.dumps(told, indent=2))
+        document["root_sha256"] = plan.root_sha256
+    # Piece by piece: the whole text of a large cluster's first apply is 35 MB.
+    json.dump(document, sys.stdout, indent=2)
+    click.echo()
+
+
+def _show(lines: Iterable[Line]) -> None:
+    for line in lines:
+        click.secho(line.text, fg=line.colour)
+
+
+def _warn_of_templates(cluster: Cluster) -> None:
+    """Warn on standard error of each template that looks like one of another program."""
+    if cluster.templates:
+        from vaultpki.spec import templates
+
+        for warning in templates.warnings(cluster):
+            click.echo(f"vaultpki: warning: {warning}", err=True)

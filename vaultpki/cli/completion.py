@@ -10,7 +10,7 @@ _SHELLS = ("bash", "zsh", "fish")
 @click.command("completion")
 @click.argument("shell", type=click.Choice(_SHELLS))
 def completion_command(shell: str) -> None:
-    """Print what makes SHELL complete the commands and options of vaultpki; SHELL is bash, zsh or fish.
+    """Print the script that completes commands and options of vaultpki in SHELL: bash, zsh or fish.
 
     \b
     Example:
@@ -23,5 +23,5 @@ def completion_command(shell: str) -> None:
     made = get_completion_class(shell)
     assert made is not None  # noqa: S101 - for mypy: click knows all three
     completer = made(click.Command("vaultpki"), {}, "vaultpki", "_VAULTPKI_COMPLETE")
-    # Not its own `source`, which asks a Bash on this machine for its version first.
+    # Not `completer.source()`, which runs a Bash on this machine to ask its version.
     click.echo(completer.source_template % completer.source_vars())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 if TYPE_CHECKING:
-    from vaultpki.demo import Shown
+    from vaultpki.demo.run import Shown
 
 _WIDTH: Final = 100
 _GAP: Final = "  "
@@ -25,12 +25,12 @@ _Entry = tuple[tuple[str, ...], tuple[str, ...]]
     type=click.Path(path_type=Path),
     default="vaultpki-demo",
     show_default=True,
-    help="Where everything goes; an empty folder, or an earlier demo's.",
+    help="The folder for everything: empty, or an earlier demo's.",
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="The server's port; a free one by default.")
-@click.option("--serve", is_flag=True, help="Keep the server until Ctrl-C, and say how to reach it.")
+@click.option("--serve", is_flag=True, help="Keep the server until Ctrl-C, and print how to reach it.")
 def demo_command(directory: Path, port: int, serve: bool) -> int:
-    """Start an embedded OpenBao, apply an example cluster, and issue and verify every certificate of the tables.
+    """Start an embedded OpenBao, apply an example cluster, and issue and verify every certificate of the table.
 
     \b
     Example:
@@ -39,19 +39,19 @@ def demo_command(directory: Path, port: int, serve: bool) -> int:
     import signal
     import time
 
-    from vaultpki import demo
+    from vaultpki.demo import run
 
     def leave(*_: object) -> None:
         raise KeyboardInterrupt
 
-    # SIGTERM takes the same way out as Ctrl-C, so that the server's folder goes with the server.
+    # SIGTERM is handled as Ctrl-C, so that the server's folder is removed too.
     signal.signal(signal.SIGTERM, leave)
     began = time.monotonic()
-    with demo.demo(directory.absolute(), port=port) as shown:
-        bad = _tell(shown, time.monotonic() - began)
+    with run.demo(directory.absolute(), port=port) as shown:
+        bad = _show(shown, time.monotonic() - began)
         if serve:
             server = shown.server
-            click.echo(f"\nOpenBao serves at {server.address} until Ctrl-C. In another terminal:")
+            click.echo(f"\nOpenBao runs at {server.address} until Ctrl-C. In another terminal:")
             click.echo(f"  export VAULT_ADDR={server.address}")
             click.echo(f"  export VAULT_CACERT={shown.directory}/vault-ca.crt")
             click.echo(f"  export VAULT_TOKEN=$(cat {shown.token_file})")
@@ -61,22 +61,22 @@ def demo_command(directory: Path, port: int, serve: bool) -> int:
             except KeyboardInterrupt:
                 click.echo("\nThe server is stopped.")
                 return 3 if bad else 0
-            click.echo("vaultpki: the server ended by itself", err=True)
+            click.echo("vaultpki: the server stopped unexpectedly", err=True)
             return 1
     return 3 if bad else 0
 
 
-def _tell(shown: Shown, seconds: float) -> int:
+def _show(shown: Shown, seconds: float) -> int:
     from vaultpki.certificates import pair_files, rows
-    from vaultpki.holders import find
-    from vaultpki.x509 import read_certificates
+    from vaultpki.pki.x509 import read_certificates
+    from vaultpki.verify.folders import find
 
     table = rows(shown.cluster)
     clients, servers = [], []
     for holder in find(shown.cluster, shown.directory):
         for certificate in holder.certificates:
             row = next(row for row in table if row.name == certificate.name)
-            crt = holder.folder / pair_files(certificate.stem)[0]
+            crt = holder.at(certificate.folder) / pair_files(certificate.stem)[0]
             leaf = read_certificates(crt.read_bytes())[0]
             ends = f"{leaf.not_after:%Y-%m-%d %H:%M}"
             where = str(crt.relative_to(shown.directory))
@@ -108,9 +108,9 @@ def _table(head: _Entry, entries: Sequence[_Entry]) -> None:
 
 
 def table_lines(entries: Sequence[_Entry]) -> list[str]:
-    """Entries of two lines each, in columns that both share, at most 100 characters wide.
+    """Return entries of two lines each in common columns, at most 100 characters wide.
 
-    What is too long for that loses its middle: first in the last column, where names of nodes stand.
+    Text that is too long loses its middle, first in the last column, which has names of nodes.
     """
     lines = [line for entry in entries for line in entry]
     columns = range(len(lines[0]))
@@ -125,7 +125,7 @@ def table_lines(entries: Sequence[_Entry]) -> list[str]:
 
 
 def _short(text: str, width: int) -> str:
-    """The text with its middle left out where it is longer than `width`."""
+    """Return the text, without its middle if it is longer than `width`."""
     if len(text) <= width:
         return text
     kept = width - len(_CUT)

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vaultpki.cli.common import json_option, open_vault, spec_option
+from vaultpki.cli.common import json_option, opened, spec_option
 from vaultpki.errors import Attention, SpecError, VaultpkiError
+from vaultpki.redact import printable
 
 if TYPE_CHECKING:
-    from vaultpki.anchor import Place
-    from vaultpki.enrolment import Seen
     from vaultpki.model import Cluster, Node, Pool
+    from vaultpki.provision.anchor import Anchors
+    from vaultpki.provision.node_list import NodeSummary
     from vaultpki.vault import Vault
 
 _LONGEST_WRAP = 86400
@@ -27,7 +28,7 @@ _LONGEST_WRAP = 86400
 @click.argument("node", required=False)
 @spec_option
 @click.option("--pool", metavar="NAME", help="The pool that a new node belongs to.")
-@click.option("--wrap-ttl", default="30m", show_default=True, help="For how long the join file is worth anything.")
+@click.option("--wrap-ttl", default="30m", show_default=True, help="How long the join file can be used.")
 @click.option("--all", "everyone", is_flag=True, help="All listed nodes; -o names a folder then.")
 @click.option(
     "--replace", is_flag=True, help="End every credential that the node has first: of its agent, join files, clones."
@@ -48,11 +49,11 @@ def enroll_command(
     replace: bool,
     output: Path | None,
 ) -> None:
-    """Give a node its identity: a single-use join file that `vaultpki agent --join` takes on the node.
+    """Give a node its identity: a single-use join file for `vaultpki agent --join` on the node.
 
     NODE is a listed node, or with --pool a new one whose name fits the pool. `-` reads many names, one a line.
-    A node that has a live credential is enrolled with --replace only. Exit 3 where such nodes among many were left
-    alone.
+    A node that has a live credential is enrolled with --replace only. Exits with 3 if some of many nodes were left out
+    for that.
 
     \b
     Example:
@@ -61,40 +62,37 @@ def enroll_command(
       vaultpki enroll -f cluster.yaml cp-1 --replace -o join.json
       vaultpki enroll -f cluster.yaml --all -o joins/
     """
-    from vaultpki import enrolment, join_files
-    from vaultpki.config import load_cluster, parse_duration
-    from vaultpki.files import told
-    from vaultpki.vault import explained
+    from vaultpki.disk.files import storage_errors
+    from vaultpki.provision import enrol, join_files
+    from vaultpki.spec import parse_duration
 
     if (node is None) == (not everyone):
         raise click.UsageError("name one node, or -, or pass --all")
     seconds = parse_duration(wrap_ttl)
     if seconds > _LONGEST_WRAP:
-        raise click.UsageError("--wrap-ttl is at most 24h: a join file is a secret as long as it lives")
-    cluster = load_cluster(file, allow_http=allow_http)
-    vault, _ = open_vault(cluster, allow_http=allow_http)
-    with explained(vault):
+        raise click.UsageError("--wrap-ttl is at most 24h: a join file is a secret until it expires")
+    with opened(file, allow_http=allow_http) as (cluster, vault, _):
         if node is not None and node != "-":
-            who = enrolment.holder(cluster, node, pool)
+            who = enrol.holder(cluster, node, pool)
             target = output or Path("join.json")
             with join_files.reserved(cluster, target, node) as put:
-                place = _told_place(cluster, vault)
-                _tell_drift(cluster, vault, [(node, who)])
-                put(enrolment.enroll(cluster, vault, node, who, place, wrap_ttl=seconds, replace=replace))
+                place = _place(cluster, vault)
+                _warn_of_drift(cluster, vault, [(node, who)])
+                put(enrol.enroll(cluster, vault, node, who, place, wrap_ttl=seconds, replace=replace))
             there = f"run `vaultpki agent --join {target.name}` there"
             click.echo(f"wrote {target}: take it to {node} within {wrap_ttl} and {there}")
             return
         if output is None:
             raise click.UsageError("several nodes need -o FOLDER")
         wanted = _wanted(cluster, pool, everyone=everyone)
-        place = _told_place(cluster, vault)
-        _tell_drift(cluster, vault, wanted)
-        with told(str(output)):
+        place = _place(cluster, vault)
+        _warn_of_drift(cluster, vault, wanted)
+        with storage_errors(str(output)):
             if not output.exists():
                 output.mkdir(parents=True)
                 output.chmod(0o700)
         with _counted(len(wanted)) as done:
-            made = enrolment.enroll_many(
+            made = enrol.enroll_many(
                 cluster, vault, wanted, output, place, wrap_ttl=seconds, done=done, replace=replace
             )
     more = f", {made.kept} from an earlier run are still good" if made.kept else ""
@@ -102,7 +100,7 @@ def enroll_command(
     if made.left:
         raise Attention(
             f"{_some(made.left)} may have a live credential and no join file here that can be kept, and got none; pass "
-            "--replace to end what they have and to enrol them anew, and use no join file of theirs that lies there"
+            "--replace to end their credentials and to enrol them again, and use no old join file of theirs"
         )
 
 
@@ -110,22 +108,18 @@ def enroll_command(
 @click.argument("node")
 @spec_option
 def lock_command(node: str, file: Path, allow_http: bool) -> None:
-    """End every credential of a node at once: its secret ids, its tokens, open join files, and all that was stolen.
+    """End every credential of a node at once: secret ids, tokens, open join files, also stolen ones.
 
-    The node itself stays, listed or pooled. A new join file (`vaultpki enroll`) heals its agent, which waits for one.
+    The node itself stays, listed or pooled. Its agent waits for a new join file (`vaultpki enroll`).
 
     \b
     Example:
       vaultpki lock -f cluster.yaml cp-1
     """
-    from vaultpki import enrolment
-    from vaultpki.config import load_cluster
-    from vaultpki.vault import explained
+    from vaultpki.provision import enrol
 
-    cluster = load_cluster(file, allow_http=allow_http)
-    vault, _ = open_vault(cluster, allow_http=allow_http)
-    with explained(vault):
-        enrolment.lock(cluster, vault, node)
+    with opened(file, allow_http=allow_http) as (cluster, vault, _):
+        enrol.lock(cluster, vault, node)
     click.echo(
         f"{node} is locked: all its credentials have ended; `vaultpki enroll` gives it a new one. Its certificates end "
         "by themselves, at their not_after"
@@ -135,116 +129,133 @@ def lock_command(node: str, file: Path, allow_http: bool) -> None:
 @click.command("unenroll")
 @click.argument("node")
 @spec_option
-def unenroll_command(node: str, file: Path, allow_http: bool) -> None:
-    """Take a pooled node's identity away: its AppRole goes, and its tokens end at once.
+@click.option("--revoke", "revoking", is_flag=True, help="Revoke its certificates too: `vaultpki revoke --help`.")
+def unenroll_command(node: str, file: Path, allow_http: bool, revoking: bool) -> None:
+    """End a pooled node's identity: its AppRole is deleted, and its tokens end at once.
 
     A listed node is taken off `nodes` in cluster.yaml instead, and `vaultpki apply` ends it the same way.
 
     \b
     Example:
       vaultpki unenroll -f cluster.yaml w-17
+      vaultpki unenroll -f cluster.yaml w-17 --revoke
     """
-    from vaultpki import enrolment
-    from vaultpki.config import load_cluster
-    from vaultpki.vault import explained
+    from datetime import UTC, datetime
 
-    cluster = load_cluster(file, allow_http=allow_http)
-    vault, _ = open_vault(cluster, allow_http=allow_http)
-    with explained(vault):
-        ended = enrolment.unenroll(cluster, vault, node)
+    from vaultpki.provision import enrol, revoke
+    from vaultpki.provision.revocation import Chosen
+
+    done: Chosen | None = None
+
+    def revoke_all() -> None:
+        nonlocal done
+        # Found anew: until its tokens ended the node may have got more.
+        done = revoke.revoke(cluster, vault, revoke.find(cluster, vault, node, datetime.now(UTC)))
+
+    with opened(file, allow_http=allow_http) as (cluster, vault, _):
+        if revoking:
+            # A token that may not read certificates is refused before anything is ended.
+            revoke.find(cluster, vault, node, datetime.now(UTC))
+        ended = enrol.unenroll(cluster, vault, node, last=revoke_all if revoking else None)
     if not ended:
         raise VaultpkiError(
             f"{node} has no identity in this Vault, so there is nothing to end; `vaultpki nodes -f {file}` lists the "
             "names that do"
         )
-    click.echo(f"{node} has no identity any more; its certificates end by themselves, at their not_after")
+    if done is None:
+        click.echo(f"{node} has no identity any more; its certificates end by themselves, at their not_after")
+        return
+    from vaultpki.cli.revoke import show, tell
+
+    click.echo(f"{node} has no identity any more")
+    show(done)
+    tell(node, done, ended=True)
 
 
 @click.command("nodes")
 @spec_option
 @json_option
 def nodes_command(file: Path, allow_http: bool, as_json: bool) -> None:
-    """List the nodes, listed and pooled, with what each last reported of itself.
+    """List the nodes, listed and pooled, each with its last report, and the CAs that expire soon.
 
     \b
     Example:
       vaultpki nodes -f cluster.yaml
     """
     import json
+    from dataclasses import asdict
+    from datetime import UTC, datetime
 
-    from vaultpki import enrolment
-    from vaultpki.config import load_cluster
-    from vaultpki.vault import explained
+    from vaultpki.pki import ca_life
+    from vaultpki.provision import ca_ends, node_list
 
-    cluster = load_cluster(file, allow_http=allow_http)
-    vault, _ = open_vault(cluster, allow_http=allow_http)
-    with explained(vault):
-        seen = enrolment.nodes(cluster, vault)
+    with opened(file, allow_http=allow_http) as (cluster, vault, _):
+        summaries = node_list.nodes(cluster, vault)
+        ends = ca_ends.read(cluster, vault, datetime.now(UTC))
     if as_json:
-        nodes = [
-            {
-                "node": s.node,
-                "pool": s.pool,
-                "roles": list(s.roles),
-                "credentials": s.credentials,
-                "report": s.report or None,
-            }
-            for s in seen
-        ]
-        click.echo(json.dumps({"nodes": nodes}, indent=2))
+        nodes = [{**asdict(each), "report": each.report or None} for each in summaries]
+        click.echo(json.dumps({"nodes": nodes, "cas": [ca_life.to_json(end) for end in ends]}, indent=2))
         return
-    rows = [("NODE", "POOL", "ROLES", "CREDENTIALS", "LAST REPORT", "CERTIFICATES"), *map(_row, seen)]
+    rows = [("NODE", "POOL", "ROLES", "CREDENTIALS", "LAST REPORT", "CERTIFICATES"), *map(_row, summaries)]
     widths = [min(max(len(row[column]) for row in rows), most) for column, most in enumerate((30, 16, 24, 13, 22))]
     for row in rows:
         click.echo("  ".join((*map(str.ljust, row, widths), row[5])).rstrip())
+    for end in ends:
+        if end.level is not ca_life.Level.NONE:
+            click.echo(f"{'!' if end.level.attention else '?'} {end.sentence}")
 
 
-def _row(seen: Seen) -> tuple[str, ...]:
-    # A node writes its own report, so nothing of it reaches the terminal unlooked at.
-    report = seen.report
-    said = str(report.get("time") or "never reported")[:40]
+def _row(summary: NodeSummary) -> tuple[str, ...]:
+    report = summary.report
     certificates = report.get("certificates")
-    known = certificates.values() if isinstance(certificates, dict) else ()
-    states = [str(c.get("state")) for c in known if isinstance(c, dict)]
+    entries = certificates.values() if isinstance(certificates, dict) else ()
+    states = [str(entry.get("state")) for entry in entries if isinstance(entry, dict)]
     bad = sum(state != "ok" for state in states)
-    detail = f"{len(states)} certificates, {bad} not ok" if states else ""
-    live = "-" if seen.credentials is None else str(seen.credentials)
-    # One, and for five minutes the one before it.
-    live += " (a clone?)" if (seen.credentials or 0) > 2 else ""
-    row = (seen.node, seen.pool or "listed", "+".join(seen.roles), live, said, detail)
-    return tuple("".join(c if c.isprintable() else "?" for c in text) for text in row)
+    credentials = "-" if summary.credentials is None else str(summary.credentials)
+    # A node has one, and for five minutes also the previous one.
+    credentials += " (a clone?)" if (summary.credentials or 0) > 2 else ""
+    row = (
+        summary.node,
+        summary.pool or "listed",
+        "+".join(summary.roles),
+        credentials,
+        str(report.get("time") or "never reported")[:40],
+        f"{len(states)} certificates, {bad} not ok" if states else "",
+    )
+    # A node writes its own report: nothing in it may steer a terminal.
+    return tuple(map(printable, row))
 
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _told_place(cluster: Cluster, vault: Vault) -> Place:
-    """What join files say, and a warning where Vault's record of it is another."""
-    from vaultpki import anchor, enrolment
+def _place(cluster: Cluster, vault: Vault) -> Anchors:
+    """Return what all join files have in common; warns where Vault's record differs."""
+    from vaultpki.provision import anchor, enrol
 
-    place = enrolment.place(cluster, vault)
+    place = enrol.place(cluster, vault)
     if place.drift:
-        click.echo(anchor.told_drift(cluster, place.drift), err=True)
+        click.echo(anchor.drift_sentence(cluster, place.drift), err=True)
     return place
 
 
-def _tell_drift(cluster: Cluster, vault: Vault, wanted: list[tuple[str, Node | Pool]]) -> None:
-    from vaultpki import enrolment
+def _warn_of_drift(cluster: Cluster, vault: Vault, wanted: list[tuple[str, Node | Pool]]) -> None:
+    from vaultpki.provision import enrol
 
-    drifts = vault.map(lambda entry: enrolment.drift(cluster, vault, entry[1]), wanted)
+    drifts = vault.map(lambda entry: enrol.drift(cluster, vault, entry[1]), wanted)
     names = [name for (name, _), drifted in zip(wanted, drifts, strict=True) if drifted]
     if names:
         click.echo(
-            f"{cluster.file} says otherwise of {_some(names)} than Vault; run `vaultpki apply -f {cluster.file}` to "
-            "bring it there",
+            f"Vault's records of {_some(names)} differ from {cluster.file}; run `vaultpki apply -f {cluster.file}` to "
+            "update them",
             err=True,
         )
 
 
 @contextmanager
 def _counted(length: int) -> Iterator[Callable[[], None]]:
-    """A progress bar, on a terminal only; gives what counts one more, from any thread."""
+    """Show a progress bar, on a terminal only; yields the function that counts one node, from any thread."""
     if not sys.stderr.isatty():
         yield lambda: None
         return
@@ -259,7 +270,7 @@ def _counted(length: int) -> Iterator[Callable[[], None]]:
 
 
 def _wanted(cluster: Cluster, pool: str | None, *, everyone: bool) -> list[tuple[str, Node | Pool]]:
-    from vaultpki import enrolment
+    from vaultpki.provision import enrol
 
     if everyone:
         if pool is not None:
@@ -268,4 +279,4 @@ def _wanted(cluster: Cluster, pool: str | None, *, everyone: bool) -> list[tuple
     names = list(dict.fromkeys(line.strip() for line in sys.stdin if line.strip()))
     if not names:
         raise SpecError("no names came on standard input; give one a line")
-    return [(name, enrolment.holder(cluster, name, pool)) for name in names]
+    return [(name, enrol.holder(cluster, name, pool)) for name in names]

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from vaultpki.cli.common import open_vault, spec_option
-from vaultpki.plain import printable
+from vaultpki.redact import printable
 
 
 @click.command("issue")
@@ -17,8 +17,8 @@ from vaultpki.plain import printable
 def issue_command(name: str, file: Path, allow_http: bool, directory: Path) -> None:
     """Issue an operator's certificate, with its kubeconfig and the cluster-wide manifests, into a folder.
 
-    super-admin bypasses RBAC and ends by itself after eight hours: it is there to apply the manifests to a new cluster,
-    and to break the glass.
+    super-admin bypasses RBAC and expires after eight hours: use it to apply the manifests to a new cluster, and in an
+    emergency.
 
     \b
     Example:
@@ -26,8 +26,9 @@ def issue_command(name: str, file: Path, allow_http: bool, directory: Path) -> N
     """
     from datetime import UTC, datetime
 
-    from vaultpki import anchor, operator
-    from vaultpki.config import load_cluster
+    from vaultpki.issue import operator
+    from vaultpki.provision import anchor
+    from vaultpki.spec import load_cluster
     from vaultpki.vault import explained
 
     cluster = load_cluster(file, allow_http=allow_http)
@@ -35,11 +36,11 @@ def issue_command(name: str, file: Path, allow_http: bool, directory: Path) -> N
     with explained(vault):
         issued = operator.issue(cluster, vault, name, str(directory), datetime.now(UTC))
     if issued.drift:
-        click.echo(anchor.told_drift(cluster, issued.drift), err=True)
+        click.echo(anchor.drift_sentence(cluster, issued.drift), err=True)
     click.echo(f"{issued.facts.subject_text} until {issued.facts.not_after:%Y-%m-%dT%H:%M:%SZ}")
     if issued.kubeconfig:
         click.echo(f"kubeconfig: {issued.kubeconfig}")
     for path in issued.manifests:
         click.echo(f"manifest: {path}")
     for text in issued.strangers:
-        click.secho(f"! {printable(text)}; take it off the mount", fg="red", err=True)
+        click.secho(f"! {printable(text)}; remove it from the mount", fg="red", err=True)

@@ -13,7 +13,7 @@ from vaultpki.cli.common import spec_option
 @click.argument("who", type=click.Choice(["applier", "enroller", "operator"]))
 @spec_option
 def policy_command(who: str, file: Path, allow_http: bool) -> None:
-    """Print the Vault policy that is enough for an applier, an enroller or an operator of the cluster.
+    """Print the Vault policy that an applier, an enroller or an operator of the cluster needs.
 
     \b
     Example:
@@ -21,8 +21,8 @@ def policy_command(who: str, file: Path, allow_http: bool) -> None:
     """
     import json
 
-    from vaultpki import identities
-    from vaultpki.config import load_cluster
+    from vaultpki.provision import identities
+    from vaultpki.spec import load_cluster
 
     cluster = load_cluster(file, allow_http=allow_http)
     if who == "operator":

@@ -10,7 +10,7 @@ import click
 
 @click.command("init")
 @click.option("-o", "--output", default="cluster.yaml", show_default=True, help="The file to write; - prints it.")
-@click.option("--force", is_flag=True, help="Overwrite the file where it exists.")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
 def init_command(output: str, force: bool) -> None:
     """Write a commented starter cluster.yaml.
 
@@ -18,14 +18,14 @@ def init_command(output: str, force: bool) -> None:
     Example:
       vaultpki init -o cluster.yaml
     """
-    from vaultpki.config import starter
+    from vaultpki.assets import starter
     from vaultpki.errors import StoreError
 
     if output == "-":
         click.echo(starter(), nl=False)
         return
     try:
-        # A link that somebody put there may lead to anything that this user may write.
+        # A link here could lead to any file that this user may write.
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | (os.O_TRUNC if force else os.O_EXCL)
         with os.fdopen(os.open(output, flags, 0o644), "w", encoding="utf-8") as stream:
             stream.write(starter())
@@ -34,7 +34,7 @@ def init_command(output: str, force: bool) -> None:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a usable path"
         raise StoreError(f"{output!r} cannot be written ({reason}): choose another path with -o") from None
-    click.echo(f"Wrote {Path(output)}: change it to your cluster, then run `vaultpki plan -f {Path(output)}`.")
+    click.echo(f"Wrote {Path(output)}: edit it for your cluster, then run `vaultpki plan -f {Path(output)}`.")
 
 
 @click.command("schema")
@@ -47,6 +47,6 @@ def schema_command() -> None:
     """
     import json
 
-    from vaultpki.config import schema
+    from vaultpki.spec import schema
 
     click.echo(json.dumps(schema(), indent=2))

@@ -1,4 +1,4 @@
-"""`vaultpki status` and `vaultpki renew`: a node's own person looks, and renews by hand."""
+"""`vaultpki status` and `vaultpki renew`, for a person on the node."""
 
 from __future__ import annotations
 
@@ -7,35 +7,26 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vaultpki.cli.common import DEFAULT_AGENT, json_option
-from vaultpki.plain import printable
+from vaultpki.cli.common import allow_http_option, config_option, json_option
+from vaultpki.redact import printable
 
 if TYPE_CHECKING:
-    from vaultpki.status import Status
+    from vaultpki.agent.status import Status
 
-_CONFIG = click.option(
-    "-c",
-    "--config",
-    "file",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_AGENT,
-    show_default=True,
-    help="The node's agent.yaml.",
-)
-# As long as a pass of a resident agent may take with every request answered.
+# Seconds: the longest pass of a resident agent if Vault answers every request.
 _LOCK_WAIT = 30.0
 
 
 @click.command("status")
-@_CONFIG
+@config_option
 @click.option(
-    "--dir", "directory", type=click.Path(path_type=Path), help="Look at a folder of files alone, without agent.yaml."
+    "--dir", "directory", type=click.Path(path_type=Path), help="Check a folder of files only, without agent.yaml."
 )
-@click.option("--offline", is_flag=True, help="Do not ask Vault whether it is there.")
-@click.option("--allow-http", is_flag=True, help="Talk plain http to a Vault that is not on this machine.")
+@click.option("--offline", is_flag=True, help="Do not check whether Vault is reachable.")
+@allow_http_option
 @json_option
 def status_command(file: Path, directory: Path | None, offline: bool, allow_http: bool, as_json: bool) -> None:
-    """Show what is on this node, until when, and what is wrong. Exit 3 where something needs attention.
+    """Show the certificates on this node, when they expire and what is wrong. Exit 3 if something needs attention.
 
     \b
     Example:
@@ -45,9 +36,9 @@ def status_command(file: Path, directory: Path | None, offline: bool, allow_http
     import json
     from datetime import UTC, datetime
 
-    from vaultpki import status
-    from vaultpki.config import load_agent
+    from vaultpki.agent import status
     from vaultpki.errors import Attention
+    from vaultpki.spec import load_agent
 
     now = datetime.now(UTC)
     if directory is not None:
@@ -55,44 +46,46 @@ def status_command(file: Path, directory: Path | None, offline: bool, allow_http
     else:
         config = load_agent(file, allow_http=allow_http)
         seen = status.of_node(config, now, ask=not offline, allow_http=allow_http)
-    click.echo(json.dumps(status.to_json(seen), indent=2) if as_json else _told(seen))
+    click.echo(json.dumps(status.to_json(seen), indent=2) if as_json else _text(seen))
     if not seen.ok:
         raise Attention("something here needs attention; see above")
 
 
 @click.command("renew")
-@_CONFIG
-@click.option("--force", is_flag=True, help="Renew every certificate, where none is named.")
-@click.option("--allow-http", is_flag=True, help="Talk plain http to a Vault that is not on this machine.")
+@config_option
+@click.option("--force", is_flag=True, help="Without a name: renew every certificate.")
+@allow_http_option
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 def renew_command(file: Path, force: bool, allow_http: bool, names: tuple[str, ...]) -> int:
-    """Renew the certificates named now, though they are not due; with --force and no name all of this node.
+    """Renew the named certificates now, even if they are not due; with --force and no name, all of this node.
 
-    Exit 3 where a hook is owed afterwards.
+    Exit 3 if a hook has not succeeded.
 
     \b
     Example:
       vaultpki renew kubelet kubelet-client
       vaultpki renew --force
     """
-    from vaultpki import agent, holding, pairs
+    from vaultpki.agent import assignment, pairs, run
     from vaultpki.cli.agent import tell_outcome
-    from vaultpki.config import load_agent
     from vaultpki.errors import SpecError
+    from vaultpki.spec import load_agent
 
     if not names and not force:
         raise click.UsageError("name the certificates to renew, or pass --force to renew all of this node")
     config = load_agent(file, allow_http=allow_http)
-    spec = holding.copy(config)
+    spec = assignment.copy(config)
     held = [] if spec is None else [want.name for want in spec.certificates]
     for name in names:
         if spec is not None and name not in held:
             raise SpecError(f"{config.node} holds no certificate {name}; it holds {', '.join(held)}")
-    outcome = agent.run(config, allow_http=allow_http, force=names or (pairs.EVERY,), wait=_LOCK_WAIT)
-    return tell_outcome(outcome)
+    options = run.Options(allow_http=allow_http, force=frozenset(names or (pairs.EVERY,)), wait=_LOCK_WAIT)
+    return tell_outcome(run.run(config, options))
 
 
-def _told(status: Status) -> str:
+def _text(status: Status) -> str:
+    from vaultpki.pki.ca_life import Level
+
     rows = [("CERTIFICATE", "STATE", "ENDS", "RENEWED AFTER", "WHY")]
     for one in status.seen:
         ends = f"{one.leaf.not_after:%Y-%m-%d %H:%M:%S}Z" if one.leaf else "-"
@@ -103,6 +96,9 @@ def _told(status: Status) -> str:
     if status.agent is not None:
         lines.append(f"agent: {status.agent}")
     lines += [f"{what}: {text}" if not text.startswith(f"{what}: ") else text for what, text in status.faults.items()]
+    lines += [
+        f"{'!' if end.level.attention else '?'} {end.sentence}" for end in status.ends if end.level is not Level.NONE
+    ]
     for key, owed in status.owed.items():
         why = f": {owed.error}" if owed.error else ""
         times = "1 attempt" if owed.attempts == 1 else f"{owed.attempts} attempts"

@@ -1,4 +1,4 @@
-"""Standard input, output and error as a command may count on them, however it was started."""
+"""Makes standard input, output and error usable, however the command was started."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 
 class Output(io.FileIO):
-    """A descriptor whose failure to take what is written ends no work; `failure` is the first one."""
+    """A file that ignores failed writes, so that the work goes on; `failure` is the first one."""
 
     failure: OSError | None = None
 
@@ -17,7 +17,7 @@ class Output(io.FileIO):
         try:
             return super().write(data)
         except BrokenPipeError:
-            # Whoever read has gone, and wants no more work either.
+            # The reader has closed it, and wants no more work either.
             raise
         except OSError as error:
             self.failure = self.failure or error
@@ -25,9 +25,9 @@ class Output(io.FileIO):
 
 
 def prepare() -> Output:
-    """Puts streams in place that are always there and let the work go on; gives what is below standard output.
+    """Replace the standard streams by ones that always exist and ignore failed writes; return that below stdout.
 
-    For one that was closed before we began (`>&-`) Python has None, and the first socket would get its descriptor.
+    Python has None for a stream that was closed at the start (`>&-`), and the first socket would get its descriptor.
     """
     if sys.stdin is None:
         sys.stdin = os.fdopen(os.open(os.devnull, os.O_RDONLY))

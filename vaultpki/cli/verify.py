@@ -7,22 +7,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vaultpki.plain import printable
+from vaultpki.cli.common import json_option, open_vault, spec_option
+from vaultpki.redact import printable
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from vaultpki.checks import Check
     from vaultpki.model import Cluster
+    from vaultpki.verify.on_disk import Check
 
-# Of a thousand failures for one reason, the first few say it.
+# Failures of one group that are shown; the rest is counted.
 _SHOWN = 3
 
 
 @click.command("verify")
-@click.option(
-    "-f", "--file", default="cluster.yaml", show_default=True, type=click.Path(path_type=Path), help="The spec."
-)
+@spec_option
 @click.option(
     "--dir",
     "directory",
@@ -30,15 +29,14 @@ _SHOWN = 3
     help="A node's or an operator's folder of files, or a folder of nodes.",
 )
 @click.option(
-    "--vault", "ask_vault", is_flag=True, help="Ask Vault, as a throwaway node, for all that nodes must not have."
+    "--vault", "ask_vault", is_flag=True, help="Ask Vault, as a temporary node, for all that nodes must not have."
 )
-@click.option("--allow-http", is_flag=True, help="Talk plain http to a Vault that is not on this machine.")
-@click.option("--json", "as_json", is_flag=True, help="Print every check as JSON.")
+@json_option
 def verify_command(file: Path, directory: Path | None, ask_vault: bool, allow_http: bool, as_json: bool) -> None:
-    """Check every file and make the live handshakes, allowed and forbidden. Exit 3 where anything is wrong.
+    """Check every file and make live handshakes, allowed and forbidden. Exit 3 if anything is wrong.
 
-    With --vault a throwaway node of the cluster's first pool is made with your token (the applier's), asks Vault for
-    everything that no node may have, and is removed. Nothing is asked that could change anything if it were allowed.
+    With --vault your token (the applier's) makes a temporary node in the cluster's first pool. The node asks Vault for
+    everything that no node may have, and is removed. No request would change anything if it were allowed.
 
     \b
     Example:
@@ -48,46 +46,46 @@ def verify_command(file: Path, directory: Path | None, ask_vault: bool, allow_ht
     import json
     from datetime import UTC, datetime
 
-    from vaultpki import certificates, holders, verify
-    from vaultpki.config import load_cluster
+    from vaultpki import certificates
     from vaultpki.errors import Attention
+    from vaultpki.spec import load_cluster
+    from vaultpki.verify import folders, matrix
 
     if directory is None and not ask_vault:
-        raise click.UsageError("say what to verify: --dir DIR for files, --vault for the server, or both")
+        raise click.UsageError("choose what to verify: --dir DIR for files, --vault for the server, or both")
     cluster = load_cluster(file, allow_http=allow_http or not ask_vault)
     now = datetime.now(UTC)
     checks: tuple[Check, ...] = ()
-    told: list[str] = []
+    report: list[str] = []
     if directory is not None:
-        found = holders.find(cluster, directory)
-        checks = verify.verify(found, now=now, rows=certificates.rows(cluster))
-        told.append(_told(checks, len(found)))
+        found = folders.find(cluster, directory)
+        checks = matrix.verify(found, now=now, rows=certificates.rows(cluster))
+        report.append(_of_files(checks, len(found)))
     if ask_vault:
         asked = _asked(cluster, now, allow_http=allow_http)
         checks += asked
-        told.append(_told_of_vault(asked))
-    click.echo(json.dumps(verify.to_json(checks), indent=2) if as_json else "\n".join(told))
+        report.append(_of_vault(asked))
+    click.echo(json.dumps(matrix.to_json(checks), indent=2) if as_json else "\n".join(report))
     unmade = sum(check.got == "unchecked" for check in checks)
     wrong = sum(not check.ok for check in checks) - unmade
     also = f", and {unmade} could not be made as this user" if unmade else ""
     if wrong:
-        raise Attention(f"{wrong} of {len(checks)} checks failed{also}; mend what they name and run again")
+        raise Attention(f"{wrong} of {len(checks)} checks failed{also}; correct what they name and run again")
     if unmade:
         raise Attention(f"{unmade} of {len(checks)} checks could not be made as this user; run as root")
 
 
 def _asked(cluster: Cluster, now: datetime, *, allow_http: bool) -> tuple[Check, ...]:
-    from vaultpki import trespass
-    from vaultpki.cli.common import open_vault
     from vaultpki.vault import explained
+    from vaultpki.verify import vault_trial
 
     vault, _ = open_vault(cluster, allow_http=allow_http)
     with explained(vault):
-        return trespass.verify_vault(cluster, vault, now=now)
+        return vault_trial.verify_vault(cluster, vault, now=now)
 
 
-def _told_of_vault(checks: tuple[Check, ...]) -> str:
-    """What went through, the first of each group, and one line of counts."""
+def _of_vault(checks: tuple[Check, ...]) -> str:
+    """Return what Vault allowed, the first few of each group, and one line of counts."""
     failed = [check for check in checks if not check.ok]
     shown: dict[str, list[Check]] = {}
     for check in failed:
@@ -99,14 +97,14 @@ def _told_of_vault(checks: tuple[Check, ...]) -> str:
             lines.append(f"{name}: and {len(some) - _SHOWN} more")
     own = sum(check.expect == "accept" for check in checks)
     lines.append(
-        f"{len(checks) - own} forbidden requests of the throwaway node {checks[0].source}, and {own} of its own: "
-        + (f"{len(failed)} not as they should be." if failed else "all as they should be.")
+        f"{len(checks) - own} forbidden requests of the temporary node {checks[0].source}, and {own} of its own: "
+        + (f"{len(failed)} failed." if failed else "all as they should be.")
     )
     return "\n".join(lines)
 
 
-def _told(checks: tuple[Check, ...], holders: int) -> str:
-    """The failures as a table, what could not be tried, and one line of counts."""
+def _of_files(checks: tuple[Check, ...], holders: int) -> str:
+    """Return the failures as a table, what could not be checked, and one line of counts."""
     failed = [check for check in checks if not check.ok and check.got != "unchecked"]
     cells = [("FROM", "TO", "SHOULD", "WHY")]
     for check in failed:

@@ -1,29 +1,20 @@
-"""Where the server is and as whom we come: Vault's own environment, TLS, and the refusal of open http."""
+"""Where the server is, and the token, namespace and TLS settings: as Vault's own CLI reads them."""
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import ssl
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from vaultpki import regular
 from vaultpki.errors import SpecError
-from vaultpki.plain import printable
-from vaultpki.values import dataclass
+from vaultpki.redact import printable
+from vaultpki.spec import input_file
 
-# Labels as RFC 1035 has them and underscores, which internal names do have; others in their xn-- form (RFC 5890).
-_LABEL: Final = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
-_ADDRESS: Final = re.compile(
-    rf"(?P<scheme>https?)://(?P<host>{_LABEL}(\.{_LABEL})*|\[[0-9a-f:.]+\])(:(?P<port>[0-9]{{1,5}}))?/?",
-    re.IGNORECASE | re.ASCII,
-)
-_PORTS: Final = {"https": 443, "http": 80}
 # A system's whole set of CAs is a few hundred KiB.
 _LARGEST_PEM: Final = 4 * 1024 * 1024
 _LARGEST_TOKEN_FILE: Final = 64 * 1024
@@ -31,10 +22,10 @@ _LARGEST_TOKEN_FILE: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to reach the server and as whom. `ca_pem` or `ca_file` replaces the system's CAs; `token` may be empty.
+    """How to reach the server, and with which token. `ca_pem` or `ca_file` replaces the system's CAs.
 
-    `ca_hint` and `namespace_hint` end the sentence that says that no CA given signed the server's certificate, and that
-    it has no such namespace: what to do depends on where these came from.
+    `token` may be empty. `ca_hint` and `namespace_hint` say what to do if no given CA signed the server's
+    certificate, and if it has no such namespace: that depends on where these came from.
     """
 
     addresses: tuple[str, ...]
@@ -65,9 +56,9 @@ def from_environment(
     allow_http: bool = False,
     with_token: bool = True,
 ) -> Settings:
-    """The settings as Vault's own CLI would take them; VAULT_ before BAO_, and the arguments before both.
+    """Return the settings as Vault's own CLI reads them; VAULT_ before BAO_, and the arguments before both.
 
-    Raises SpecError where no address is known or a file named cannot be used.
+    Raises SpecError if no address is known or a file named cannot be used.
     """
 
     def setting(name: str) -> str | None:
@@ -95,56 +86,26 @@ def _token_file(environment: Mapping[str, str]) -> str:
     if not home:
         return ""
     try:
-        data, _ = regular.read(Path(home) / ".vault-token", _LARGEST_TOKEN_FILE)
+        data, _ = input_file.read(Path(home) / ".vault-token", _LARGEST_TOKEN_FILE)
         return data.decode("ascii").strip()[:4097]
     except (OSError, ValueError):
         return ""
 
 
-def parse_origin(address: str, *, allow_http: bool) -> str:
-    """`scheme://host:port` of an address a person wrote; SpecError where it is none, or open http off loopback.
-
-    Without a port it is the scheme's own (443, 80), as in Vault's CLI, whose Go client takes the URL's.
-    """
-    # What is refused is not repeated: it may hold a password before an @.
-    wrong = SpecError("a Vault address must be https://HOST:PORT and no more; look at VAULT_ADDR or vault.addresses")
-    matched = _ADDRESS.fullmatch(address)
-    if matched is None:
-        raise wrong
-    scheme, host = matched["scheme"].lower(), matched["host"].lower()
-    port = int(matched["port"] or _PORTS[scheme])
-    loopback = host == "localhost"
-    try:
-        number = ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        # A name that ends in a number is an IPv4 address to some resolvers (127.1), and none to others.
-        if host.startswith("[") or host.rpartition(".")[2].isdigit():
-            raise wrong from None
-    else:
-        loopback = number.is_loopback
-        host = f"[{number}]" if number.version == 6 else str(number)
-    if not 0 < port < 65536:
-        raise wrong
-    if scheme == "http" and not loopback and not allow_http:
-        raise SpecError(
-            f"{address} is plain http: tokens would cross the network in the open; use https, or --allow-http"
-        )
-    return f"{scheme}://{host}:{port}"
-
-
 def namespace_path(namespace: str | None) -> str:
-    """The namespace as it stands in a URL's path, without slashes at its ends; empty for none.
+    """Return the namespace as a URL's path names it, without slashes at its ends; empty for none.
 
-    The one above all is `root` in the header, and has no name in a path.
+    The top one is `root` in the header, and has no name in a path.
     """
     path = (namespace or "").strip("/")
     return "" if path == "root" else quote(path)
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext:
-    """TLS 1.2 or newer, verifying against the CA given; SpecError where a file named cannot be used.
+    """Return a context for TLS 1.2 or newer that verifies against the given CA.
 
-    Without one the system's CAs are taken, and SSL_CERT_FILE and SSL_CERT_DIR have their say, as with Vault's CLI.
+    Without one the system's CAs are used, or those of SSL_CERT_FILE and SSL_CERT_DIR, as in Vault's CLI. Raises
+    SpecError if a file cannot be used.
     """
     # Not ssl.create_default_context: it writes the keys of every connection where SSLKEYLOGFILE says.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -158,7 +119,7 @@ def tls_context(settings: Settings) -> ssl.SSLContext:
             context.load_verify_locations(cadata=settings.ca_pem)
         elif settings.ca_file:
             # Looked at first, here and below: OpenSSL would wait for a FIFO for ever.
-            regular.read(settings.ca_file, _LARGEST_PEM)
+            input_file.read(settings.ca_file, _LARGEST_PEM)
             context.load_verify_locations(cafile=settings.ca_file)
         else:
             context.load_default_certs()
@@ -168,7 +129,7 @@ def tls_context(settings: Settings) -> ssl.SSLContext:
     if settings.client_certificate:
         try:
             for path in filter(None, (settings.client_certificate, settings.client_key)):
-                regular.read(path, _LARGEST_PEM)
+                input_file.read(path, _LARGEST_PEM)
             # The empty password keeps OpenSSL from asking for one on the terminal.
             context.load_cert_chain(settings.client_certificate, settings.client_key, password="")
         except (OSError, ValueError):

@@ -1,55 +1,43 @@
-"""Pieces of work in threads, which end together: the first failure is told, and no other piece goes on for nothing."""
+"""Work in threads that ends together: the first failure is raised, and no other piece goes on for nothing.
+
+Not concurrent.futures: its threads are waited for at exit, so that Ctrl-C would wait for a server that does not answer.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
 from vaultpki.errors import Unavailable
 
-
-class _Ended(threading.Event):
-    """Set when some work is no longer wanted, and with it all work that is a part of it."""
-
-    def __init__(self, above: _Ended | None = None) -> None:
-        super().__init__()
-        self.below: list[_Ended] = []
-        if above is not None:
-            above.below.append(self)
-            if above.is_set():
-                self.set()
-
-    def set(self) -> None:
-        super().set()
-        for part in tuple(self.below):
-            part.set()
+_LOOK_SECONDS: Final = 0.05
 
 
 class Work(threading.local):
-    """The work that the calling thread does."""
+    """The work of the calling thread: `ended` are the events that end it, its own and those of what it is a part of."""
 
     def __init__(self) -> None:
-        self.ended = _Ended()
+        self.ended: tuple[threading.Event, ...] = ()
 
     def map(self, work: Callable[[Any], Any], items: Iterable[Any], *, width: int) -> list[Any]:
-        """`work` of each item, in order, with at most `width` threads; a piece may call this again.
+        """Return `work` of each item, in order, with at most `width` threads; a piece may call this again.
 
-        After an error nothing new begins, and what is waiting by `given_up` waits no longer.
+        After an error nothing new begins, and what waits in `given_up` stops waiting.
         """
         items = list(items)
         if len(items) < 2:
             return [work(item) for item in items]
         results: list[Any] = [None] * len(items)
         failures: list[BaseException] = []
-        pending: Iterator[int] = iter(range(len(items)))
+        pending = iter(range(len(items)))
         lock = threading.Lock()
-        outer = self.ended
-        ended = _Ended(outer)
+        outer, own = self.ended, threading.Event()
 
         def run() -> None:
-            self.ended = ended
-            while not ended.is_set():
+            self.ended = (*outer, own)
+            while not self._unwanted():
                 with lock:
                     index = next(pending, None)
                 if index is None:
@@ -58,7 +46,7 @@ class Work(threading.local):
                     results[index] = work(items[index])
                 except BaseException as error:  # noqa: BLE001 -- raised again by the thread that called
                     failures.append(error)
-                    ended.set()
+                    own.set()
 
         threads = [threading.Thread(target=run, daemon=True) for _ in range(min(width, len(items)) - 1)]
         try:
@@ -70,16 +58,23 @@ class Work(threading.local):
                 for thread in threads:
                     thread.join()
         finally:
-            unwanted = outer.is_set()
-            ended.set()
-            outer.below.remove(ended)
+            own.set()
             self.ended = outer
         if failures:
             raise failures[0]
-        if unwanted:
+        if self._unwanted():
             raise Unavailable("other work, of which this is a part, has failed")
         return results
 
     def given_up(self, seconds: float) -> bool:
-        """Waits; whether meanwhile the thread's work is no longer wanted."""
-        return self.ended.wait(seconds)
+        """Wait, and return whether the thread's work is no longer wanted."""
+        end = time.monotonic() + seconds
+        while not self._unwanted():
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            time.sleep(min(left, _LOOK_SECONDS))
+        return True
+
+    def _unwanted(self) -> bool:
+        return any(event.is_set() for event in self.ended)

@@ -1,0 +1,267 @@
+"""Writes the parts of the pages that follow from the code: commands, the certificate table, metrics, alerts, pictures.
+
+Run as a program it writes them anew into docs/*.md and docs/*.svg; tests/docs fails while they are not as the code has
+them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import click
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from vaultpki import assets
+from vaultpki.certificates import (
+    API_ADDRESSES,
+    API_NAMES,
+    ISSUING_CAS,
+    NODE_ADDRESSES,
+    ROOT,
+    SERVICE_IPS,
+    TABLE,
+    pair_files,
+)
+from vaultpki.cli import vaultpki
+from vaultpki.host import metrics
+from vaultpki.layout import shown
+from vaultpki.model import Cluster, NodeRole, Row
+from vaultpki.pki.ca_life import CaLife
+from vaultpki.show.graph_model import Expiry, graph
+from vaultpki.show.graph_svg import svg
+from vaultpki.spec import load_cluster
+
+PAGES: Final = Path(__file__).resolve().parent
+
+_WORDS: Final = {
+    "{node}": "NODE",
+    "{domain}": "DOMAIN",
+    API_NAMES: "extra names",
+    API_ADDRESSES: "extra addresses",
+    NODE_ADDRESSES: "node addresses",
+    SERVICE_IPS: "first service address",
+}
+
+
+def commands() -> dict[str, click.Command]:
+    """Every command by its name, in the order of `vaultpki --help`; the commands of a group by two words."""
+    return dict(_commands_of(vaultpki, ""))
+
+
+def _commands_of(group: click.Group, before: str) -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from _commands_of(command, f"{before}{name} ")
+        elif command is not None:
+            yield f"{before}{name}", command
+
+
+def written(page: str) -> str:
+    """Returns the page with each generated part written anew between its marks."""
+    for name, part in PARTS.items():
+        begin, end = f"<!-- begin {name}: written by docs/reference.py -->", f"<!-- end {name} -->"
+        before, mark, rest = page.partition(begin)
+        if mark:
+            page = f"{before}{begin}\n\n{part()}\n\n{end}{rest.partition(end)[2]}"
+    return page
+
+
+def _commands() -> str:
+    return "\n\n".join(_command(name, command) for name, command in commands().items())
+
+
+def _command(name: str, command: click.Command) -> str:
+    context = click.Context(command, info_name=f"vaultpki {name}")
+    # click marks a paragraph that is not to be filled by a backspace (click's documentation, "Escaping Text Wrapping").
+    said, _, examples = inspect.cleandoc(command.help or "").partition("\b\nExample:\n")
+    usage = " ".join((f"vaultpki {name}", *command.collect_usage_pieces(context)))
+    shown = "\n".join((usage, "", *map(str.strip, examples.strip().splitlines())))
+    # Without --help, which every command has.
+    options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+    records = [option.get_help_record(context) for option in options]
+    rows = [(f"`{record[0]}`", record[1]) for record in records if record is not None]
+    table = f"\n\n{_table(('option', 'meaning'), rows)}" if rows else ""
+    return f"### vaultpki {name}\n\n{said.strip()}\n\n```text\n{shown}\n```{table}"
+
+
+def _certificates() -> str:
+    head = (
+        "certificate",
+        "what it is for",
+        "from",
+        "to",
+        "use",
+        "CN",
+        "O",
+        "names and addresses",
+        "CA",
+        "files",
+        "with kubeadm",
+        "on",
+    )
+    return _table(head, map(_certificate, TABLE))
+
+
+def _certificate(row: Row) -> tuple[str, ...]:
+    crt, key, _ = pair_files(row.stem)
+    # In the order the roles are declared: a set has none.
+    roles = [role.value for role in NodeRole if role in row.node_roles]
+    return (
+        row.name,
+        row.purpose,
+        row.source,
+        row.target,
+        {"both": "server and client"}.get(row.usage.value, row.usage.value),
+        _named(row.common_name),
+        ", ".join(row.organization) or "-",
+        "; ".join(", ".join(map(_named, names)) for names in (row.dns, row.ips) if names) or "-",
+        row.ca,
+        " ".join((crt, key, row.kubeconfig or "")).strip(),
+        _kubeadms(row),
+        ", ".join(roles) or "operator",
+    )
+
+
+def _kubeadms(row: Row) -> str:
+    """The files of the row in kubeadm's layout, with their folder."""
+    if row.kubeadm is None:
+        return "none"
+    if row.operator:
+        return str(row.kubeconfig)
+    crt, key, _ = pair_files(row.kubeadm.stem)
+    return " ".join((shown(row.kubeadm.folder, crt), key, row.kubeconfig or "")).strip()
+
+
+def _named(value: str) -> str:
+    for placeholder, word in _WORDS.items():
+        value = value.replace(placeholder, word)
+    return value
+
+
+def _metrics() -> str:
+    rows = []
+    for family in text_string_to_metric_families(metrics.exposition(_SAMPLE).decode()):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = dict.fromkeys(label for sample in family.samples for label in sample.labels)
+        rows.append((f"`{name}`", ", ".join(f"`{label}`" for label in labels) or "-", family.documentation))
+    return _table(("metric", "labels", "meaning"), rows)
+
+
+_SAMPLE: Final = metrics.View(
+    node="cp-1",
+    cluster="prod",
+    state="ok",
+    certificates=(metrics.CertificateView("kubelet", 1.0, 1.0, 1, 1, "ok", 1.0),),
+    hooks={"kubelet": (1, 1.0)},
+    trust_generation="1",
+    trust_changed=1.0,
+    vault_reachable=True,
+    vault_last_ok=1.0,
+    outage_left=1.0,
+    signs_total=1,
+    renewals_total={"kubelet": 1},
+    last_pass=1.0,
+    stale_after=1.0,
+    ends=(CaLife("etcd", False, datetime(2026, 1, 1, tzinfo=UTC), datetime(2031, 1, 1, tzinfo=UTC), 1),),
+    cas=(metrics.CaView("etcd", "none", False),),
+)
+
+
+def _alerts() -> str:
+    return _table(("alert", "severity", "fires when"), _rules())
+
+
+def _rules() -> Iterator[tuple[str, str, str]]:
+    (group,) = yaml.safe_load(assets.text("templates", "alerts.yaml"))["groups"]
+    for rule in group["rules"]:
+        for_ = f", for {rule['for']}" if "for" in rule else ""
+        yield f"`{rule['alert']}`", rule["labels"]["severity"], f"`{rule['expr']}`{for_}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+PARTS: Final[dict[str, Callable[[], str]]] = {
+    "commands": _commands,
+    "certificates": _certificates,
+    "metrics": _metrics,
+    "alerts": _alerts,
+}
+"""What is generated, by the name in its marks."""
+
+
+_SIXTY: Final = "\n".join(
+    (
+        "cluster: prod",
+        "layout: kubeadm",
+        "nodes:",
+        *(f"- {{name: cp-{n}, roles: [control-plane, etcd, worker], addresses: [10.0.0.{n}]}}" for n in range(1, 4)),
+        *(f"- {{name: worker-{n}, roles: [worker], addresses: [10.0.1.{n}]}}" for n in range(1, 58)),
+        'pools: [{name: autoscaled, roles: [worker], node_names: "w-*"}]',
+        "certificates:",
+        "  prometheus: {kind: client, common_name: prometheus, ca: kubernetes, roles: [worker], to: kube-apiserver}",
+        "",
+    )
+)
+_NOW: Final = datetime(2026, 11, 26, 10, tzinfo=UTC)
+
+
+def _loaded(text: str) -> Cluster:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "cluster.yaml"
+        file.write_text(text, encoding="utf-8")
+        return load_cluster(file, allow_http=True)
+
+
+def _quickstart() -> str:
+    """The picture of the cluster on the page "Quick start", as the page "See it" makes it."""
+    page = (PAGES / "quickstart.md").read_text(encoding="utf-8")
+    text = page.partition("```yaml\n# cluster.yaml\n")[2].partition("```")[0]
+    # The CA file is not there, and is not needed.
+    return svg(graph(_loaded(text.replace("  ca_file: vault-ca.crt\n", "")), _NOW))
+
+
+def _example() -> str:
+    """A larger cluster, with one example of each colour."""
+    cluster = _loaded(_SIXTY)
+    ends = {row.name: Expiry(_NOW + timedelta(days=21), 3) for row in (*TABLE, *cluster.rows)}
+    ends |= {
+        "kubelet": Expiry(_NOW + timedelta(days=9), 60, 2),
+        "kubelet-client": Expiry(_NOW + timedelta(days=2), 62, due=True),
+        "prometheus": Expiry(_NOW - timedelta(days=1), 62),
+    }
+    # No node reports an operator's certificates.
+    del ends["admin"], ends["super-admin"]
+    cas = {ca: Expiry(_NOW + timedelta(days=1800)) for ca in ISSUING_CAS} | {ROOT: Expiry(_NOW + timedelta(days=3600))}
+    return svg(
+        graph(cluster, _NOW, expiries=ends, cas=cas, rotations={"etcd": "switched"}, source="reports of 62 nodes")
+    )
+
+
+PICTURES: Final[dict[str, Callable[[], str]]] = {"graph.svg": _quickstart, "graph-expiry.svg": _example}
+"""The pictures that are generated, by the name of the file."""
+
+
+def main() -> None:
+    """Writes every generated part anew."""
+    for name, picture in PICTURES.items():
+        (PAGES / name).write_text(picture(), encoding="utf-8")
+    for page in sorted(PAGES.glob("*.md")):
+        old = page.read_text(encoding="utf-8")
+        new = written(old)
+        if new != old:
+            page.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

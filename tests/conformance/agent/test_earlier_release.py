@@ -1,0 +1,107 @@
+"""An agent of an earlier release works on today's cluster while a CA is rotated, and no gate counts on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.node import earlier_release, enrolled_nodes
+from helpers.node.earlier_release import Release
+from helpers.vault import applied_cluster, servers
+from helpers.vault.applied_cluster import Ran, Seat, Site, vaultpki
+from vaultpki.certificates import bundle
+from vaultpki.pki import x509
+from vaultpki.spec import rotation_record
+from vaultpki.spec.rotation_record import RotationRecord, State
+
+pytestmark = pytest.mark.conformance
+
+NODE = "worker-1"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A cluster that today's tree applied, and a worker whose agent is older."""
+
+    site: Site
+    release: Release
+    seat: Seat
+
+    def run(self, *arguments: str | Path) -> Ran:
+        """The node's own agent, or another of its commands, after its copy of what Vault told has aged."""
+        self.seat.age()
+        return self.release.run(*arguments, "-c", self.seat.config)
+
+    def ca(self, *words: str) -> Ran:
+        return vaultpki("ca", *words, "-f", self.site.file, env=self.site.server.environment(), expect={0, 3})
+
+    @property
+    def record(self) -> RotationRecord:
+        data = self.site.read(f"{self.site.prefix}/config/data/{rotation_record.FOLDER}/kubernetes")["data"]
+        return rotation_record.read(data, "kubernetes", where="kubernetes")
+
+    def advance(self, to: State, *words: str) -> None:
+        while self.record.state is not to:
+            self.ca("continue", *words)
+
+    @property
+    def trusted(self) -> set[str]:
+        """The SHA-256 of the CAs in the node's bundle."""
+        return {ca.fingerprint for ca in x509.read_certificates((self.seat.pki / bundle("kubernetes")).read_bytes())}
+
+    @property
+    def leaf(self) -> tuple[int, str]:
+        """The serial of a certificate of the node, and the SHA-256 of the CA behind it."""
+        leaf, ca = x509.read_certificates((self.seat.pki / "kubelet-client.crt").read_bytes())
+        return leaf.serial, ca.fingerprint
+
+    @property
+    def waiting(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.ca("status", "--json").stdout)["rotation"]["waiting_for"]
+        return found
+
+
+@pytest.fixture(scope="module", params=earlier_release.releases())
+def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """The node has joined by a join file of today."""
+    folder = tmp_path_factory.mktemp("release")
+    release = earlier_release.installed(request.param, folder / "release")
+    (folder / "server").mkdir()
+    with servers.running("bao", folder / "server", None) as server:
+        site = applied_cluster.standing(server, folder / "site", "earlier")
+        seat = Seat(NODE, folder / "node")
+        seat.folder.mkdir()
+        file = enrolled_nodes.Desk(site, server.token).join_file(NODE, folder / "join.json")
+        release.run(*enrolled_nodes.joining(seat, file))
+        yield Stage(site, release, seat)
+
+
+def test_it_keeps_working_through_a_rotation_that_names_it_as_too_old(stage: Stage) -> None:
+    assert f"version {stage.release.version}" in stage.release.run("--version").stdout
+    stage.ca("rotate", "kubernetes", "--spread", "1s")
+    stage.advance(State.PUBLISHED)
+    record = stage.record
+    assert record.new is not None
+    old, new = record.old.sha256, record.new.sha256
+    # It trusts both, and its certificates are of the old CA, renewed or not.
+    stage.run("agent", "--once")
+    assert stage.trusted == {old, new}
+    before = stage.leaf
+    stage.run("renew", "--force")
+    assert stage.leaf[0] != before[0] and stage.leaf[1] == before[1] == old
+    # No gate takes its word, and what is said tells what to do.
+    (waiting,) = stage.waiting
+    assert waiting["node"] == NODE and "too old" in waiting["reason"] and "upgrade" in waiting["reason"]
+    assert NODE in stage.ca("continue").stdout and stage.record.state is State.PUBLISHED
+    # Left out by name, it follows in its own way: it takes what the mount's default issuer signs, which it trusts.
+    stage.advance(State.SWITCHED, "--without", NODE)
+    stage.run("agent", "--once")
+    stage.run("renew", "--force")
+    assert stage.leaf[1] == new and stage.trusted == {old, new}
+    (status,) = {one["state"] for one in json.loads(stage.run("status", "--json").stdout)["certificates"]}
+    assert status == "ok"

@@ -1,0 +1,344 @@
+"""A real Kubernetes under load lives through a whole rotation of etcd's CA, and one of the kubernetes CA and its abort.
+
+Twenty minutes, mostly of waiting: `make conformance` runs it beside the other suites.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import re
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from helpers.kube import cas_in_use, extension_server, kube_cluster
+from helpers.kube.access_matrix import Heard
+from helpers.kube.client_load import OPERATORS, Load, of_tls
+from helpers.kube.components import Programs
+from helpers.kube.extension_server import Extension
+from helpers.kube.kube_cluster import Kubernetes
+from helpers.kube.restarts import Restart, Restarts
+from helpers.vault import servers
+from helpers.vault.applied_cluster import Ran, vaultpki
+from helpers.vault.servers import wait_for
+from vaultpki.model import NodeRole
+from vaultpki.spec import rotation_record
+from vaultpki.spec.rotation_record import RotationRecord, State
+
+pytestmark = pytest.mark.conformance
+
+SPREAD = 60
+# The gate of the kubernetes CA opens six minutes after the last report that it waited for.
+GATE_SECONDS = 600.0
+STEP_SECONDS = 120.0
+# Twenty-three minutes on a machine with much else to do; hardly less on one with nothing, since gates wait.
+MOST_SECONDS = 30 * 60
+# How the lines of components begin that complain, and those of etcd.
+LEVEL = re.compile(r'^[EWF]\d{4} |"level":"(warn|error|fatal)"')
+
+
+@dataclass(slots=True)
+class Stage:
+    """The cluster under load, and what an operator does to its CAs."""
+
+    kubernetes: Kubernetes
+    restarts: Restarts
+    load: Load
+    extension: Extension
+    audits: dict[str, int] = field(default_factory=dict)
+    logs: dict[tuple[str, str], int] = field(default_factory=dict)
+    steps: list[tuple[str, State]] = field(default_factory=list)
+
+    def mark(self) -> None:
+        """What the API servers and the components write from now on is judged."""
+        self.load.failures.clear()
+        for node in self.kubernetes.nodes.values():
+            if (node.machine.folder / "audit.log").exists():
+                self.audits[node.name] = (node.machine.folder / "audit.log").stat().st_size
+            for name, process in node.machine.processes.items():
+                self.logs[node.name, name] = len(process.said())
+
+    def ca(self, *words: str, expect: Collection[int] = (0, 3), timeout: float = 90) -> Ran:
+        """A command of the operator's; 3 is how one ends that waits for something."""
+        site = self.kubernetes.site
+        environment = site.server.environment()
+        return vaultpki("ca", *words, "-f", site.file, env=environment, expect=set(expect), timeout=timeout)
+
+    def record(self, domain: str) -> RotationRecord:
+        site = self.kubernetes.site
+        data = site.read(f"{site.prefix}/config/data/{rotation_record.FOLDER}/{domain}")["data"]
+        return rotation_record.read(data, domain, where=domain)
+
+    def rotate(self, domain: str) -> None:
+        self.ca("rotate", domain, "--spread", f"{SPREAD}s")
+        self._note(domain, self.record(domain).state)
+
+    def advance(self, domain: str, to: State) -> None:
+        """Has the rotation continued as soon as it may, until it has this state."""
+        deadline = time.monotonic() + servers.SHARED * GATE_SECONDS
+        while (state := self.record(domain).state) is not to:
+            self._note(domain, state)
+            said = self.ca("continue").stdout
+            assert time.monotonic() < deadline, said
+            time.sleep(2)
+        self._note(domain, to)
+
+    def rest(self, domain: str, *words: str) -> None:
+        """Has it continued until it is at rest."""
+        ran = self.ca("continue", "--wait", *words, expect=[0], timeout=servers.SHARED * 3 * GATE_SECONDS)
+        for state in re.findall(f"^{domain} is ([a-z-]+)", ran.stderr + ran.stdout, re.MULTILINE):
+            self._note(domain, State(state))
+
+    def _note(self, domain: str, state: State) -> None:
+        if (domain, state) not in self.steps[-1:]:
+            self.steps.append((domain, state))
+
+    def await_bundles(self, domain: str, *sha256: str) -> None:
+        def others() -> list[str]:
+            return [name for name, found in cas_in_use.trusted(self.kubernetes, domain).items() if found != set(sha256)]
+
+        wait_for(lambda: not others(), STEP_SECONDS, lambda: f"with other CAs of {domain}: {others()}", pause=1)
+
+    def await_leaves(self, domain: str, sha256: str) -> None:
+        def others() -> list[str]:
+            return [name for name, issuer in cas_in_use.leaves(self.kubernetes, domain).items() if issuer != sha256]
+
+        wait_for(lambda: not others(), SPREAD + STEP_SECONDS, lambda: f"of another CA: {others()}", pause=1)
+
+    def issue(self) -> None:
+        for person in OPERATORS:
+            self.kubernetes.site.issue(person, self.kubernetes.operator)
+
+    def complaints(self) -> list[str]:
+        """What the components' logs have of TLS."""
+        found = []
+        for node in self.kubernetes.nodes.values():
+            for name, process in node.machine.processes.items():
+                lines = process.said()[self.logs.get((node.name, name), 0) :].splitlines()
+                found += [f"{node.name}'s {name}: {line}" for line in lines if LEVEL.search(line) and of_tls(line)]
+        return found
+
+    def unauthorized(self) -> list[str]:
+        """Requests that an API server answered with 401."""
+        found = []
+        for name, position in self.audits.items():
+            with (self.kubernetes.nodes[name].machine.folder / "audit.log").open("rb") as file:
+                file.seek(position)
+                lines = [json.loads(line) for line in file.read().splitlines(keepends=True) if line.endswith(b"\n")]
+            refused = [event for event in lines if event.get("responseStatus", {}).get("code") == 401]
+            found += [f"{name}: {event['verb']} {event['requestURI']}" for event in refused]
+        return found
+
+    def faults(self) -> dict[str, list[str]]:
+        """All that a CA change may break; nothing where all is well."""
+        found = {
+            "requests": [str(failure) for failure in self.load.failures if failure.of_tls],
+            "unauthorized": self.unauthorized(),
+            "complaints": self.complaints(),
+            "extension": list(self.extension.refused),
+        }
+        return {name: said for name, said in found.items() if said}
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """What happened, to be judged by the tests; times are Unix time.
+
+    `old_etcd` and `new_kubernetes` are leaves of the two CAs that nobody may trust in the end, with their keys.
+    """
+
+    stage: Stage
+    begin: float
+    end: float
+    faults: dict[str, list[str]]
+    restarts: tuple[Restart, ...]
+    let_in: dict[str, Heard]
+    old_etcd: Path
+    new_kubernetes: Path
+    switched: RotationRecord
+
+
+@pytest.fixture(scope="module")
+def cluster(
+    request: pytest.FixtureRequest,
+    programs: Programs,
+    vault_binary: Path | None,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Kubernetes]:
+    """Two control planes, three members of etcd and two workers, enrolled through HashiCorp Vault.
+
+    `--standing` names a file that is made once it stands: nothing else needs to run while it starts.
+    """
+    folder = tmp_path_factory.mktemp("ca-rotation")
+    (folder / "server").mkdir()
+    with (
+        servers.running("vault", folder / "server", vault_binary) as server,
+        kube_cluster.cluster(
+            server, programs, folder / "kube", kube_cluster.TURNING, comers=kube_cluster.COMERS
+        ) as running,
+    ):
+        if told := request.config.getoption("--standing"):
+            told.touch()
+        yield running
+
+
+@pytest.fixture(scope="module")
+def stage(cluster: Kubernetes) -> Iterator[Stage]:
+    """The cluster with its agents, its hooks and its clients, who have not begun yet."""
+    restarts = Restarts(cluster)
+    for node in cluster.nodes.values():
+        node.seat.configure("poll: 5m\n", "poll: 10s\n")
+        restarts.configure(node)
+    workers = cluster.having(NodeRole.WORKER)
+    for node in workers:
+        cluster.run_pod(node.name, node=node.name)
+    with restarts.running(), extension_server.running(cluster) as extension:
+        for name in cluster.nodes:
+            cluster.resident(name)
+        further = {"aggregated": extension_server.PATH}
+        load = Load(cluster, [node.name for node in workers], further, restarts.serving)
+        yield Stage(cluster, restarts, load, extension)
+        cluster.end_agents()
+
+
+@pytest.fixture(scope="module")
+def story(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Story:
+    """The cluster's twenty minutes; afterwards it stands without load."""
+    kubernetes, folder, begin = stage.kubernetes, tmp_path_factory.mktemp("story"), time.time()
+    old_etcd, new_kubernetes = folder / "old-etcd.pem", folder / "new-kubernetes.pem"
+    shutil.copy(kubernetes.members[-1].pki / "etcd-peer.pem", old_etcd)
+    stage.mark()
+    with stage.load.running():
+        let_in = cas_in_use.at_etcd(kubernetes, old_etcd)
+        stage.rotate("etcd")
+        stage.rest("etcd")
+        stage.rotate("kubernetes")
+        stage.advance("kubernetes", State.SWITCHED)
+        switched = stage.record("kubernetes")
+        assert switched.new is not None
+        stage.issue()
+        stage.await_leaves("kubernetes", switched.new.sha256)
+        shutil.copy(kubernetes.operator / "admin.pem", new_kubernetes)
+        let_in |= cas_in_use.all_let_in(kubernetes, new_kubernetes)
+        stage.ca("abort")
+        stage.issue()
+        # Nobody has the operators' certificates of the new CA any more, which only an operator can know.
+        stage.rest("kubernetes", *(f"--without={person}" for person in OPERATORS))
+        stage.await_leaves("kubernetes", switched.old.sha256)
+        stage.await_bundles("kubernetes", switched.old.sha256)
+        time.sleep(10)
+    kubernetes.running()
+    for agent in kubernetes.agents.values():
+        agent.check()
+    restarts = tuple(stage.restarts.done)
+    return Story(stage, begin, time.time(), stage.faults(), restarts, let_in, old_etcd, new_kubernetes, switched)
+
+
+def test_both_went_through_every_state_in_time(story: Story) -> None:
+    states: dict[str, list[State]] = {"etcd": [], "kubernetes": []}
+    for domain, state in story.stage.steps:
+        states[domain].append(state)
+    forward = [State.PREPARED, State.PUBLISHED, State.SWITCHED]
+    assert states["etcd"] == [*forward, State.RETIRED, State.DONE], states
+    assert states["kubernetes"] == [*forward, State.RETURNING, State.STEADY], states
+    assert story.end - story.begin < MOST_SECONDS
+
+
+def test_no_request_failed_for_a_reason_of_tls_and_nobody_was_unauthorized(story: Story) -> None:
+    """Nor does any component complain of TLS."""
+    assert story.faults == {}
+
+
+def test_hardly_a_request_failed_at_all(story: Story) -> None:
+    """But those on the connections that an API server or a member of etcd ended as it was restarted."""
+    load = story.stage.load
+    away = [(restart.begin - 1, restart.end + 5) for restart in story.restarts]
+    others = [each for each in load.failures if not any(begin < each.at < end for begin, end in away)]
+    assert len(others) <= load.worked.total() / 1000, others
+    assert len(load.failures) <= load.worked.total() / 100, load.failures
+
+
+def test_there_was_load(story: Story) -> None:
+    load, asked = story.stage.load, story.stage.extension.asked
+    # On a machine that has nothing else to do it is three times as much.
+    assert all(load.worked[f"list as {who}"] > 300 for who in OPERATORS), load.worked
+    assert load.worked["write"] > 800 and load.worked["exec"] > 150 and load.worked["logs"] > 300, load.worked
+    assert load.worked["aggregated"] > 200 and asked["api"] > 200 and asked["webhook"] > 800, asked
+    assert asked["stranger"] == 0
+    for who in OPERATORS:
+        assert load.worked[f"watch as {who}"] > 20
+        assert load.missed(who) == []
+
+
+def test_every_leaf_and_bundle_is_of_the_right_ca(story: Story) -> None:
+    kubernetes = story.stage.kubernetes
+    etcd, aborted = story.stage.record("etcd"), story.stage.record("kubernetes")
+    assert etcd.new is not None and etcd.new.name == "etcd-2" and aborted.old.name == "kubernetes-1"
+    for domain, ca, name in (("etcd", etcd.new, "etcd-2"), ("kubernetes", aborted.old, "kubernetes-1")):
+        assert set(cas_in_use.leaves(kubernetes, domain).values()) == {ca.sha256}
+        assert all(found == {ca.sha256} for found in cas_in_use.trusted(kubernetes, domain).values())
+        mount = f"{kubernetes.site.prefix}/{domain}"
+        issuers = kubernetes.site.server.api("LIST", f"{mount}/issuers").data["key_info"]
+        keys = kubernetes.site.server.api("LIST", f"{mount}/keys").data["key_info"]
+        assert [one["issuer_name"] for one in issuers.values()] == [name]
+        assert [one["key_name"] for one in keys.values()] == [name]
+
+
+def test_restarts_took_turns(story: Story) -> None:
+    """Nobody was restarted while another node was; everyone was whose old memory would have been wrong."""
+    for before, after in itertools.pairwise(sorted(story.restarts, key=lambda restart: restart.begin)):
+        assert before.node == after.node or before.end <= after.begin, (before, after)
+    counted = Counter((restart.node, restart.component) for restart in story.restarts)
+    for node in story.stage.kubernetes.nodes.values():
+        for key, components in story.stage.restarts.of(node).items():
+            # etcd's CA: once for both CAs, once without the old one.
+            assert all(counted[node.name, name] >= (2 if key == "etcd-ca" else 1) for name in components), counted
+            assert all(counted[node.name, name] <= 3 for name in components), counted
+
+
+def test_every_listener_refuses_the_leaves_of_the_ca_that_left(story: Story) -> None:
+    kubernetes = story.stage.kubernetes
+    assert {at: heard.status for at, heard in story.let_in.items()} == dict.fromkeys(story.let_in, 200)
+    refused = cas_in_use.at_etcd(kubernetes, story.old_etcd)
+    assert {at: "unknown_ca" in heard.alert for at, heard in refused.items()} == dict.fromkeys(refused, True)
+    # kube-apiserver only ever adds to what it publishes for the two that ask it for their client CAs.
+    kubernetes.kubectl(
+        kubernetes.admin, "delete", "configmap", "-n", "kube-system", "extension-apiserver-authentication"
+    )
+
+    def let_in() -> dict[str, Heard]:
+        found = cas_in_use.at_kubernetes(kubernetes, story.new_kubernetes)
+        return {at: heard for at, heard in found.items() if heard.status != 401}
+
+    wait_for(lambda: not let_in(), STEP_SECONDS, lambda: str(let_in()), pause=1)
+    assert refused.keys() | cas_in_use.at_kubernetes(kubernetes, story.new_kubernetes).keys() == story.let_in.keys()
+
+
+def test_control_a_skipped_gate_is_told(story: Story) -> None:
+    """With etcd's CA switched before anybody was restarted what has to be empty is not, and the cluster is lost."""
+    stage, site = story.stage, story.stage.kubernetes.site
+    stage.load = dataclasses.replace(stage.load, failures=[], worked=Counter(), ending=threading.Event())
+    stage.mark()
+    with stage.load.running():
+        stage.rotate("etcd")
+        stage.advance("etcd", State.PUBLISHED)
+        record = stage.record("etcd")
+        assert record.new is not None and stage.faults() == {}
+        stage.await_bundles("etcd", record.old.sha256, record.new.sha256)
+        switched = stage.record("etcd").moved(State.SWITCHED, datetime.now(UTC))
+        body = {"data": rotation_record.to_json(switched)}
+        path = f"{site.prefix}/config/data/{rotation_record.FOLDER}/etcd"
+        assert site.server.api("POST", path, body).status == 200
+        default = {"default": record.new.issuer}
+        assert site.server.api("POST", f"{site.prefix}/etcd/config/issuers", default).status == 200
+        wait_for(lambda: stage.faults() != {}, SPREAD + STEP_SECONDS, lambda: "nobody complains", pause=1)
+    assert any("unknown authority" in line or "unknown certificate" in line for line in stage.complaints())

@@ -1,0 +1,179 @@
+"""The alert rules before Prometheus' own checker: they parse, and they fire when they should and not before."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vaultpki.host.systemd import recipe
+
+pytestmark = pytest.mark.conformance
+
+ON = 'job="vaultpki", instance="w-1"'
+TOO = 'job="vaultpki", instance="w-2"'
+
+
+def promtool(*arguments: str | Path) -> str:
+    ran = subprocess.run(["promtool", *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+def test_prometheus_takes_the_rules(tmp_path: Path) -> None:
+    file = tmp_path / "alerts.yaml"
+    file.write_text(recipe("alerts.yaml"))
+    assert "SUCCESS: 15 rules found" in promtool("check", "rules", file)
+
+
+# A sample a minute; time begins at 0. What fires, and from when on, in minutes.
+CASES: dict[str, tuple[dict[str, str], dict[str, int | None]]] = {
+    "a certificate of six hours that nobody renews": (
+        {
+            f'vaultpki_certificate_not_after_timestamp_seconds{{name="kubelet", {ON}}}': "21600x500",
+            f'vaultpki_certificate_renew_after_timestamp_seconds{{name="kubelet", {ON}}}': "10800x500",
+            f'vaultpki_certificate_ttl_granted_seconds{{name="kubelet", {ON}}}': "21600x500",
+            f'vaultpki_certificate_ttl_asked_seconds{{name="kubelet", {ON}}}': "21600x500",
+        },
+        {
+            "VaultpkiRenewalOverdue": 180 + 60 + 1 + 5,
+            "VaultpkiCertificateExpiresSoon": 300 + 1 + 5,
+            "VaultpkiCertificateExpired": 360,
+            "VaultpkiGrantedLessThanAsked": None,
+        },
+    ),
+    "a grant of half of what was asked": (
+        {
+            f'vaultpki_certificate_ttl_granted_seconds{{name="kubelet", {ON}}}': "1800x500",
+            f'vaultpki_certificate_ttl_asked_seconds{{name="kubelet", {ON}}}': "3600x500",
+        },
+        {"VaultpkiGrantedLessThanAsked": 60},
+    ),
+    "a file that is gone": (
+        {
+            f'vaultpki_certificate_state{{name="kubelet", state="missing", {ON}}}': "1x500",
+            f'vaultpki_certificate_state{{name="kube-proxy", state="due", {ON}}}': "1x500",
+        },
+        {"VaultpkiCertificateMissing": 15},
+    ),
+    "a directory that the agent cannot look into": (
+        {f'vaultpki_certificate_state{{name="kubelet", state="unknown", {ON}}}': "1x500"},
+        {"VaultpkiCertificateMissing": 15},
+    ),
+    "Vault away, with a day and a half left": (
+        {
+            f"vaultpki_vault_reachable{{{ON}}}": "0x1000",
+            f"vaultpki_outage_left_seconds{{{ON}}}": "129600-60x1000",
+        },
+        {"VaultpkiVaultUnreachable": 30, "VaultpkiOutageTurnsFatal": 720 + 1 + 10},
+    ),
+    "Vault there, with little left": (
+        {f"vaultpki_vault_reachable{{{ON}}}": "1x500", f"vaultpki_outage_left_seconds{{{ON}}}": "3600x500"},
+        {"VaultpkiVaultUnreachable": None, "VaultpkiOutageTurnsFatal": None},
+    ),
+    "a Vault that was not asked since the agent was started, with little left": (
+        {f"vaultpki_outage_left_seconds{{{ON}}}": "3600x500"},
+        {"VaultpkiVaultUnreachable": None, "VaultpkiOutageTurnsFatal": None},
+    ),
+    "a credential that was taken away": (
+        {f'vaultpki_agent_state{{state="needs-join", {ON}}}': "1x500"},
+        {"VaultpkiNeedsJoin": 5},
+    ),
+    "an agent that is well, and one that backs off": (
+        {
+            f'vaultpki_agent_state{{state="ok", {ON}}}': "1x500",
+            'vaultpki_agent_state{state="backing-off", job="vaultpki", instance="w-2"}': "1x500",
+            f"vaultpki_last_pass_timestamp_seconds{{{ON}}}": "0+60x500",
+        },
+        {"VaultpkiNeedsJoin": None, "VaultpkiAgentStuck": None},
+    ),
+    "a hook that fails since the tenth minute": (
+        {
+            f'vaultpki_hook_owed{{hook="kubelet", {ON}}}': "1x500",
+            f'vaultpki_hook_owed_since_timestamp_seconds{{hook="kubelet", {ON}}}': "600x500",
+        },
+        {"VaultpkiHookOwed": 10 + 15 + 1},
+    ),
+    "an agent that does nothing": (
+        {f"vaultpki_last_pass_timestamp_seconds{{{ON}}}": "0x500"},
+        {"VaultpkiAgentStuck": 61},
+    ),
+    "a CA at whose end nobody looks": (
+        {
+            f'vaultpki_ca_not_after_timestamp_seconds{{cluster="prod", ca="etcd", {ON}}}': "21600x500",
+            f'vaultpki_ca_not_after_timestamp_seconds{{cluster="prod", ca="etcd", {TOO}}}': "21600x500",
+            f'vaultpki_ca_level_timestamp_seconds{{cluster="prod", ca="etcd", level="notice", {ON}}}': "3600x500",
+            # The one with the longest certificates is warned first, and all of them by it.
+            f'vaultpki_ca_level_timestamp_seconds{{cluster="prod", ca="etcd", level="notice", {TOO}}}': "7200x500",
+            f'vaultpki_ca_level_timestamp_seconds{{cluster="prod", ca="etcd", level="warning", {ON}}}': "10800x500",
+            f'vaultpki_ca_level_timestamp_seconds{{cluster="prod", ca="etcd", level="critical", {ON}}}': "18000x500",
+        },
+        {
+            "VaultpkiCaNotice": 60 + 60,
+            "VaultpkiCaExpiresSoon": 180 + 60,
+            "VaultpkiCaExpiresNow": 300 + 5,
+            "VaultpkiCaExpired": 360,
+        },
+    ),
+    "an agent that is gone after an hour and a half, and one that became newer": (
+        {
+            f'vaultpki_build_info{{version="0.1.0", {ON}}}': "1x90 _x400",
+            'vaultpki_build_info{version="0.1.0", job="vaultpki", instance="w-2"}': "1x90 _x400",
+            'vaultpki_build_info{version="0.2.0", job="vaultpki", instance="w-2"}': "_x90 1x400",
+        },
+        # A series ends when its last sample is more than five minutes old.
+        {"VaultpkiAgentGone": 90 + 5 + 1 + 10},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_alerts_fire_when_they_should(case: str, tmp_path: Path) -> None:
+    series, expected = CASES[case]
+    rules = tmp_path / "alerts.yaml"
+    rules.write_text(recipe("alerts.yaml"))
+    # Names and labels only: the sentences hold times.
+    content = yaml.safe_load(rules.read_text())
+    labels: dict[str, dict[str, str]] = {}
+    for rule in content["groups"][0]["rules"]:
+        del rule["annotations"]
+        labels[rule["alert"]] = rule["labels"]
+    rules.write_text(yaml.safe_dump(content))
+
+    def at(minute: int, alert: str, *, fires: bool) -> dict[str, Any]:
+        found = [{"exp_labels": {**labels[alert], **_labels(alert, series)}}] if fires else []
+        return {"eval_time": f"{minute}m", "alertname": alert, "exp_alerts": found}
+
+    tests: list[dict[str, Any]] = []
+    for alert, minute in expected.items():
+        if minute is None:
+            tests += [at(each, alert, fires=False) for each in range(0, 400, 20)]
+        else:
+            tests += [at(minute - 1, alert, fires=False), at(minute, alert, fires=True)]
+    file = tmp_path / "test.yaml"
+    inputs = [{"series": name, "values": values} for name, values in series.items()]
+    file.write_text(
+        yaml.safe_dump(
+            {
+                "rule_files": [str(rules)],
+                "evaluation_interval": "1m",
+                "tests": [{"interval": "1m", "input_series": inputs, "alert_rule_test": tests}],
+            }
+        )
+    )
+    promtool("test", "rules", file)
+
+
+def _labels(alert: str, series: dict[str, str]) -> dict[str, str]:
+    """The labels that an alert takes over from the first series: the one that it is about."""
+    first = next(iter(series)).partition("{")[2].rstrip("}")
+    found = dict(each.strip().replace('"', "").split("=", 1) for each in first.split(","))
+    # A CA is that of many nodes.
+    return {
+        name: value
+        for name, value in found.items()
+        if not (alert.startswith("VaultpkiCa") and "ca" in found and name == "instance")
+    }

@@ -1,0 +1,316 @@
+"""The real kubeadm makes a cluster by the commands of docs/kubeadm.md, on files of agents that joined through OpenBao.
+
+One cluster for the whole module, and the tests continue each other: the page, who gets in, renewals under load,
+upgrades, a reset. Half of the time is what clients take to look at their pairs again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import ssl
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+
+from helpers import page_runner
+from helpers.kube import kubeadm_cluster, kubeadm_use
+from helpers.kube.certificates_in_use import LOOK_SECONDS, MARGIN_SECONDS
+from helpers.kube.client_load import Load
+from helpers.kube.components import API_PORT, ETCD_PORT, KUBELET_PORT, Programs
+from helpers.kube.kubeadm_cluster import IGNORED, KubeadmCluster
+from helpers.kube.kubeadm_nodes import KubeadmNode
+from helpers.pages import Command
+from helpers.vault import servers
+from helpers.vault.servers import wait_for
+
+pytestmark = pytest.mark.conformance
+
+POD = "load"
+# The agent takes the old files away five seconds after the new ones are there, and that is what watchers notice.
+SECONDS_FOR_SERVERS = 20
+# Without an image of CoreDNS there is none to upgrade.
+CHECKS = f"--ignore-preflight-errors={IGNORED},CoreDNSUnsupportedPlugins,CoreDNSMigration"
+
+
+@pytest.fixture(scope="module")
+def cluster(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeadmCluster]:
+    """The cluster as the page leaves it. After each of its commands no node has the key of a CA."""
+    folder = tmp_path_factory.mktemp("kubeadm")
+    (folder / "server").mkdir()
+    with (
+        servers.running("bao", folder / "server", None) as server,
+        kubeadm_cluster.machines(server, programs, folder / "kube") as made,
+    ):
+
+        def check(command: Command) -> None:
+            if command.node is not None:
+                refuse_ca_keys(made, command.text)
+
+        made.follow(check)
+        yield made
+
+
+def refuse_ca_keys(cluster: KubeadmCluster, after: str) -> None:
+    for node in cluster.nodes.values():
+        if node.seen("/etc/vaultpki").exists():
+            assert kubeadm_cluster.ca_keys(node) == [], f"{node.name} has the key of a CA after: {after}"
+
+
+def files(node: KubeadmNode) -> dict[str, str]:
+    """The SHA-256 of each file that vaultpki or the page put on a node, by path."""
+    found = {}
+    for top in ("/etc/kubernetes", "/var/lib/kubelet/pki"):
+        for path in sorted(node.seen(top).rglob("*")):
+            name = f"{top}/{path.relative_to(node.seen(top))}"
+            # Of the product, what its links lead to has other names after each renewal.
+            own = "/.vaultpki/" in name
+            if (
+                path.is_file()
+                and not own
+                and not name.startswith(("/etc/kubernetes/manifests/", "/etc/kubernetes/tmp/"))
+            ):
+                found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def run_pod(cluster: KubeadmCluster, name: str, node: str) -> None:
+    """A pod of busybox on this node, waited for until it runs."""
+    command = ["/bin/sh", "-c", "echo hello; sleep 100000"]
+    container = {"name": "only", "image": kubeadm_cluster.BUSYBOX, "imagePullPolicy": "Never", "command": command}
+    spec = {"nodeName": node, "hostNetwork": True, "terminationGracePeriodSeconds": 0, "containers": [container]}
+    kubernetes = cluster.kubernetes
+    kubernetes.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec})
+
+    def phase() -> str:
+        return kubernetes.kubectl(kubernetes.admin, "get", "pod", name, "-o", "jsonpath={.status.phase}").stdout
+
+    def why() -> str:
+        return kubernetes.kubectl(kubernetes.admin, "describe", "pod", name, expect=None).stdout
+
+    wait_for(lambda: phase() == "Running", 60, lambda: f"pod {name} does not run:\n{why()}", pause=0.3)
+
+
+# The page
+
+
+def test_the_page_prints_what_it_shows(cluster: KubeadmCluster) -> None:
+    page_runner.refuse_other_output(cluster.ran, cluster.folder)
+
+
+def test_kubeadm_made_no_certificate_and_no_token(cluster: KubeadmCluster) -> None:
+    """Every certificate of kubeadm's names is the agent's, and nobody can join by a token."""
+    printed = "\n".join(ran.output for ran in cluster.ran)
+    assert "keyless certificate authority" in printed and 'Generating "sa" key' in printed
+    assert not re.search(r'Generating "(?!sa")', printed)
+    for node in cluster.nodes.values():
+        ran = node.vaultpki("status", "--json")
+        assert '"ok": true' in ran.stdout, ran.stdout
+    kinds = [each["type"] for each in cluster.kubernetes.get("secrets", "-A")["items"]]
+    assert "bootstrap.kubernetes.io/token" not in kinds
+
+
+def test_no_credential_is_left_that_was_for_the_moment(cluster: KubeadmCluster) -> None:
+    for node in cluster.nodes.values():
+        assert not [name for name in files(node) if re.search("admin.conf|bootstrap", name)]
+
+
+def test_nothing_signs_certificate_requests(cluster: KubeadmCluster) -> None:
+    manifest = cluster.nodes["cp-1"].seen("/etc/kubernetes/manifests/kube-controller-manager.yaml").read_text()
+    assert re.search(r"--cluster-signing-cert-file=$", manifest, re.MULTILINE)
+    assert "--root-ca-file=/etc/kubernetes/pki/ca-chain.crt" in manifest
+
+
+# Who gets in
+
+
+@pytest.mark.parametrize("node", ["cp-1", "cp-2", "w-1"])
+def test_a_pod_runs_and_logs_and_exec_work(cluster: KubeadmCluster, node: str) -> None:
+    kubernetes = cluster.kubernetes
+    run_pod(cluster, f"on-{node}", node)
+    assert kubernetes.kubectl(kubernetes.admin, "logs", f"on-{node}").stdout == "hello\n"
+    assert kubernetes.kubectl(kubernetes.admin, "exec", f"on-{node}", "--", "echo", "yes").stdout == "yes\n"
+
+
+def test_kube_proxy_logs_in_with_its_service_account(cluster: KubeadmCluster) -> None:
+    """It trusts the API server by the bundle that the controller manager gives to pods: with the root in it."""
+    kubernetes = cluster.kubernetes
+    for item in kubernetes.get("pods", "-n", "kube-system", "-l", "k8s-app=kube-proxy")["items"]:
+        said = kubernetes.kubectl(kubernetes.admin, "logs", "-n", "kube-system", item["metadata"]["name"]).stdout
+        assert "Caches are synced" in said and not re.search("x509|certificate|Unauthorized", said), said
+    bundle = kubernetes.get("configmap", "kube-root-ca.crt")["data"]["ca.crt"]
+    assert bundle == cluster.nodes["cp-1"].seen("/etc/kubernetes/pki/ca-chain.crt").read_text()
+
+
+def answer(cluster: KubeadmCluster, where: KubeadmNode, port: int, path: str, pair: Path | None) -> str:
+    """The status of an HTTP answer from outside, or the alert by which the server ended the connection."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if pair is not None:
+        context.load_cert_chain(pair)
+    try:
+        opened = cluster.kubernetes.outside.connect(where.address, port)
+        with opened, context.wrap_socket(opened) as session:
+            session.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+            return session.recv(100).split(b"\r\n")[0].decode().split(" ")[1]
+    except ssl.SSLError as error:
+        return str(error.reason)
+
+
+def test_who_must_not_get_in_is_refused(cluster: KubeadmCluster, tmp_path: Path) -> None:
+    stranger = tmp_path / "stranger.pem"
+    issued = trustme.CA().issue_cert("stranger")
+    stranger.write_bytes(issued.private_key_pem.bytes() + issued.cert_chain_pems[0].bytes())
+    cp_1, w_1 = cluster.nodes["cp-1"], cluster.nodes["w-1"]
+    worker = kubeadm_use.file(w_1, kubeadm_use.row("kubelet-client"), 2)
+    serving = kubeadm_use.file(w_1, kubeadm_use.row("kubelet"), 2)
+    caller = kubeadm_use.file(cp_1, kubeadm_use.row("kube-apiserver-kubelet"), 2)
+    etcd = kubeadm_use.file(cp_1, kubeadm_use.row("kube-apiserver-etcd"), 2)
+    nodes, secrets, pods, health = "/api/v1/nodes", "/api/v1/secrets", "/pods", "/health"
+    # Let in, so that a refusal below is one of the client and not of the path.
+    assert answer(cluster, cp_1, API_PORT, nodes, cluster.operator / "admin.pem") == "200"
+    assert answer(cluster, cp_1, API_PORT, f"{nodes}/w-1", worker) == "200"
+    assert answer(cluster, w_1, KUBELET_PORT, pods, caller) == "200"
+    assert answer(cluster, cp_1, ETCD_PORT, health, etcd) == "200"
+    for pair, expected in ((stranger, "401"), (serving, "401"), (None, "403"), (worker, "403"), (etcd, "401")):
+        assert answer(cluster, cp_1, API_PORT, secrets, pair) == expected, pair
+    for pair, expected in ((stranger, "401"), (None, "401"), (worker, "403"), (serving, "401"), (etcd, "401")):
+        assert answer(cluster, cp_1, KUBELET_PORT, pods, pair) == expected, pair
+    for pair in (stranger, None, worker, serving, caller, cluster.operator / "super-admin.pem"):
+        found = answer(cluster, cp_1, ETCD_PORT, health, pair)
+        # By a TLS alert: no certificate, or one of a CA that etcd does not know.
+        assert "CERTIFICATE" in found or "UNKNOWN_CA" in found, f"etcd answers {found} to {pair}"
+
+
+# Renewals
+
+
+@pytest.fixture(scope="module")
+def renewal(cluster: KubeadmCluster) -> tuple[Load, kubeadm_use.Audit, float, dict[str, float]]:
+    """Every pair is renewed once under load: what failed, who came with what, and when each server followed."""
+    run_pod(cluster, POD, "w-1")
+    load, audit = Load(cluster.kubernetes, [POD]), kubeadm_use.Audit(cluster)
+    before = kubeadm_use.lying(cluster)
+    followed: dict[str, float] = {}
+    with load.running():
+        time.sleep(5)
+        for node in cluster.nodes.values():
+            node.vaultpki("renew", "--force")
+        renewed = time.time()
+        after = kubeadm_use.lying(cluster)
+        assert not set(before.values()) & set(after.values())
+        for person in ("admin", "super-admin"):
+            cluster.run(f"vaultpki issue -f cluster.yaml {person} --dir operator")
+
+        def all_shown() -> bool:
+            for holding, pair in kubeadm_use.shown(cluster).items():
+                if pair == after[holding]:
+                    followed.setdefault(" ".join(holding), time.time() - renewed)
+            return len(followed) == len(kubeadm_use.shown(cluster))
+
+        wait_for(all_shown, SECONDS_FOR_SERVERS, lambda: f"only these show new pairs: {followed}", pause=0.5)
+        # To the end, though all may have come before: nobody may come with an older one later.
+        while time.time() < renewed + LOOK_SECONDS + MARGIN_SECONDS + 5:
+            time.sleep(1)
+        audit.read()
+    audit.read()
+    return load, audit, renewed, followed
+
+
+def test_leaves_are_renewed_under_load_without_a_failed_request(
+    renewal: tuple[Load, kubeadm_use.Audit, float, dict[str, float]],
+) -> None:
+    load, audit, _, _ = renewal
+    assert [failure for failure in load.failures if failure.of_tls] == []
+    assert len(load.failures) <= load.worked.total() / 1000, load.failures
+    assert load.worked["exec"] > 30 and load.worked["logs"] > 60 and load.worked["write"] > 300, load.worked
+    assert audit.unauthorized == []
+
+
+def test_clients_came_with_their_new_pairs(
+    cluster: KubeadmCluster, renewal: tuple[Load, kubeadm_use.Audit, float, dict[str, float]]
+) -> None:
+    """Scheduler and controller manager too, in whose pods a kubeconfig is mounted that never changes."""
+    _, audit, renewed, _ = renewal
+    new = kubeadm_use.lying(cluster)
+    latest = renewed + LOOK_SECONDS + MARGIN_SECONDS
+    missing = [
+        (node.name, row.name)
+        for node, row in kubeadm_use.held(cluster)
+        if row.kubeconfig and new[node.name, row.name] not in audit.uses
+    ]
+    assert missing == []
+    others = {pair: at for pair, at in audit.uses.items() if at > latest and pair not in new.values()}
+    people = {kubeadm_use.sha256(cluster.operator / f"{who}.crt") for who in ("admin", "super-admin")}
+    assert not others.keys() - people
+
+
+# kubeadm's later commands
+
+
+@pytest.fixture(scope="module")
+def administrator(cluster: KubeadmCluster) -> None:
+    """The administrator's file where kubeadm looks for it."""
+    for name in ("cp-1", "cp-2"):
+        cluster.run(f"scp -p operator/admin.conf root@{name}:/etc/kubernetes/")
+
+
+@pytest.mark.usefixtures("administrator")
+def test_kubeadm_renews_nothing_and_cannot_read_expirations(cluster: KubeadmCluster) -> None:
+    before = files(cluster.nodes["cp-1"])
+    said = cluster.run("kubeadm certs check-expiration", "cp-1", expect=1)
+    assert "controller-manager.conf does not have an embedded server certificate" in said
+    said = cluster.run("kubeadm certs renew all", "cp-1")
+    # All but super-admin.conf, which is not there any more.
+    assert said.count("can't be renewed") == 10 and "Detected external etcd/ca" in said
+    assert files(cluster.nodes["cp-1"]) == before
+
+
+@pytest.mark.usefixtures("administrator")
+def test_an_upgrade_leaves_our_files_alone(cluster: KubeadmCluster) -> None:
+    """Even without our configuration, when kubeadm means to renew certificates and to have kubelets rotate theirs."""
+    before = {name: files(node) for name, node in cluster.nodes.items()}
+    said = cluster.run(f"kubeadm upgrade plan {kubeadm_cluster.VERSION} {CHECKS}", "cp-1")
+    assert "Running cluster health checks" in said
+    cluster.run(f"kubeadm upgrade apply {kubeadm_cluster.VERSION} --yes --etcd-upgrade=false {CHECKS}", "cp-1")
+    # It starts etcd again, since that has one more member than when its manifest was written.
+    said = cluster.run(f"kubeadm upgrade node {CHECKS}", "cp-2")
+    assert "External CA detected, etcd-server certificate can't be renewed" in said
+    assert "[upgrade/kubeconfig] The kubeconfig files for this node were successfully upgraded!" in said
+    cluster.run(f"kubeadm upgrade node {CHECKS}", "w-1")
+    settings = cluster.nodes["w-1"].seen("/var/lib/kubelet/config.yaml").read_text()
+    flags = cluster.nodes["w-1"].seen("/var/lib/kubelet/kubeadm-flags.env").read_text()
+    assert "rotateCertificates: true" in settings and "--rotate-certificates=false" in flags
+    for name in cluster.nodes:
+        cluster.run(f"vaultpki kubeadm config -f cluster.yaml {name} --upgrade -o upgrade-{name}")
+        cluster.run(f"scp -rp upgrade-{name} root@{name}:/etc/kubernetes/upgrade")
+        cluster.run("kubeadm upgrade node phase kubelet-config --config /etc/kubernetes/upgrade/kubeadm.yaml", name)
+        settings = cluster.nodes[name].seen("/var/lib/kubelet/config.yaml").read_text()
+        assert "rotateCertificates: false" in settings and "tlsCertFile: /var/lib/kubelet/pki/kubelet.crt" in settings
+        cluster.nodes[name].run("rm", "-r", "/etc/kubernetes/upgrade")
+    assert {name: files(node) for name, node in cluster.nodes.items()} == before
+    refuse_ca_keys(cluster, "upgrades")
+
+
+@pytest.mark.usefixtures("administrator")
+@pytest.mark.parametrize("name", ["w-1", "cp-2"])
+def test_a_node_joins_again_after_a_reset(cluster: KubeadmCluster, name: str) -> None:
+    """kubeadm deletes the node's certificates; its agent brings them back."""
+    node, kubernetes = cluster.nodes[name], cluster.kubernetes
+    before = files(node)
+    cluster.run(f"kubeadm reset -f --ignore-preflight-errors={IGNORED}", name)
+    assert not kubeadm_use.file(node, kubeadm_use.row("kubelet")).exists()
+    kubernetes.kubectl(kubernetes.admin, "delete", "node", name)
+    node.vaultpki("agent", "--once")
+    if name == "cp-2":
+        both = " ".join(f"root@cp-1:/etc/kubernetes/pki/sa.{end}" for end in ("key", "pub"))
+        cluster.run(f"scp -3p {both} root@cp-2:/etc/kubernetes/pki/")
+        cluster.run("scp -p operator/admin.conf root@cp-2:/etc/kubernetes/")
+    cluster.run("kubeadm join --config /etc/kubernetes/kubeadm/kubeadm.yaml", name)
+    assert files(node).keys() == before.keys()
+    run_pod(cluster, f"again-on-{name}", name)
+    assert kubernetes.kubectl(kubernetes.admin, "logs", f"again-on-{name}").stdout == "hello\n"
+    refuse_ca_keys(cluster, "a reset and a join")

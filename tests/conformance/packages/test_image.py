@@ -1,0 +1,200 @@
+"""The container image, built from the recipe, as static pod and as DaemonSet of a real Kubernetes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+
+from helpers.kube import containerd, kube_cluster
+from helpers.kube.components import Programs
+from helpers.kube.forwarded_port import forwarded
+from helpers.kube.kube_cluster import READY_SECONDS, Kubernetes
+from helpers.kube.machines import Machine, Process
+from helpers.node import enrolled_nodes
+from helpers.packages import built
+from helpers.pages import CHECKOUT
+from helpers.vault import servers
+from helpers.vault.applied_cluster import environment
+from helpers.vault.servers import wait_for
+from vaultpki.host.systemd import recipe
+
+pytestmark = pytest.mark.conformance
+
+NAMESPACE = "kube-system"
+MANIFESTS = "/etc/kubernetes/manifests"
+PAIR = "/etc/kubernetes/pki/kube-proxy.crt"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A cluster of one node that has joined with the default paths, and has the image."""
+
+    kubernetes: Kubernetes
+    machine: Machine
+
+    def pod(self, selector: str) -> dict[str, object]:
+        """The only pod with this label that is not on its way out; empty where there is none."""
+        items = self.kubernetes.get("pods", "-n", NAMESPACE, "-l", selector)["items"]
+        found = [each for each in items if "deletionTimestamp" not in each["metadata"]]
+        assert len(found) <= 1
+        return found[0] if found else {}
+
+    def await_ready(self, selector: str = "app.kubernetes.io/name=vaultpki-agent") -> str:
+        """The name of the agent's pod once it is ready, which is when its own /healthz says so."""
+        seen: list[str] = []
+
+        def ready() -> bool:
+            pod = self.pod(selector)
+            conditions = {each["type"]: each["status"] for each in pod.get("status", {}).get("conditions", [])}  # type: ignore[attr-defined]
+            seen[:] = [pod["metadata"]["name"]] if pod else []  # type: ignore[index]
+            return conditions.get("Ready") == "True"
+
+        def why() -> str:
+            said = self.kubernetes.kubectl(
+                *(self.kubernetes.admin, "describe", "pod", "-n", NAMESPACE, "-l", selector), expect=None
+            )
+            logs = self.kubernetes.kubectl(
+                *(self.kubernetes.admin, "logs", "-n", NAMESPACE, "-l", selector), expect=None
+            )
+            return f"no agent is ready:\n{said.stdout}\n{logs.stdout}{logs.stderr}"
+
+        # The kubelet asks for readiness every thirty seconds.
+        wait_for(ready, READY_SECONDS + 60, why, pause=0.5)
+        return seen[0]
+
+    def follow(self, pod: str) -> Process:
+        """`kubectl logs --follow` of a pod."""
+        command = self.kubernetes.kubectl_command(self.kubernetes.admin, "logs", "-n", NAMESPACE, "-f", pod)
+        process = self.kubernetes.outside.start(f"logs-{pod}", *command)
+        wait_for(lambda: '"started"' in process.said(), 20, lambda: f"no log of {pod}:\n{process.said()}")
+        return process
+
+    def renews(self) -> None:
+        """A pair that is lost comes back, so the pod reaches Vault and writes the node's own files."""
+        self.machine.run("rm", PAIR)
+        back = ("test", "-s", PAIR)
+        wait_for(
+            lambda: self.machine.run(*back, expect=None).returncode == 0, 60, lambda: "the pair stays lost", pause=0.5
+        )
+
+    def gone(self, selector: str = "app.kubernetes.io/name=vaultpki-agent") -> bool:
+        return not self.kubernetes.get("pods", "-n", NAMESPACE, "-l", selector)["items"]
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The image; a Docker daemon of its own has built it."""
+    folder = tmp_path_factory.mktemp("image")
+    built.make("wheel", folder)
+    command = [str(CHECKOUT / "tests/setup/with-docker"), sys.executable, str(CHECKOUT / "packages/image"), str(folder)]
+    ran = subprocess.run(
+        command,
+        env={**os.environ, "PYTHON": sys.executable},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert ran.returncode == 0, ran.stdout
+    return built.only(folder, "*-image.tar")
+
+
+@pytest.fixture(scope="module")
+def stage(archive: Path, programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    folder = tmp_path_factory.mktemp("kube-image")
+    (folder / "server").mkdir()
+    with (
+        servers.running("bao", folder / "server") as server,
+        kube_cluster.cluster(server, programs, folder / "kube", kube_cluster.ONE) as kubernetes,
+    ):
+        node = kubernetes.control_plane
+        port = urlsplit(server.address).port
+        assert port is not None
+        with forwarded(node.machine, port):
+            _own_etc(node.machine)
+            desk = enrolled_nodes.Desk(kubernetes.site, server.token)
+            _join(node.machine, desk.join_file(node.name, folder / "join.json", replace=True))
+            _import(node.machine, archive)
+            _static_pods(kubernetes)
+            yield Stage(kubernetes, node.machine)
+
+
+def _own_etc(machine: Machine) -> None:
+    """An /etc of the machine's own, since pods mount folders of it."""
+    machine.run("cp", "-a", "/etc/.", "/run/etc")
+    machine.run("mount", "--bind", "/run/etc", "/etc")
+
+
+def _join(machine: Machine, file: Path) -> None:
+    """The node's join with the default paths: its files are the machine's, the network is the host's, as Vault's is."""
+    inside = ["nsenter", "--target", str(machine.holder.pid), "--mount", "--wdns=/"]
+    command = [sys.executable, "-m", "vaultpki", "agent", "--join", str(file), "--once"]
+    ran = subprocess.run(
+        [*inside, *command], env=environment(), capture_output=True, text=True, check=False, timeout=60
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    machine.run("sed", "-i", "s/^poll: .*/poll: 10s/; $ a metrics: 127.0.0.1:9910", "/etc/vaultpki/agent.yaml")
+
+
+def _import(machine: Machine, archive: Path) -> None:
+    client = ("ctr", "--address", str(containerd.socket_of(machine)), "--namespace", "k8s.io")
+    machine.run(*client, "images", "import", "--snapshotter", "native", archive, timeout=180)
+
+
+def _static_pods(kubernetes: Kubernetes) -> None:
+    node = kubernetes.control_plane
+    node.machine.run("mkdir", "-p", MANIFESTS)
+    file = node.machine.folder / "kubelet.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"staticPodPath": MANIFESTS}))
+    kubernetes.restart("kubelet")
+
+
+def test_it_is_built_from_the_recipe_and_runs(stage: Stage) -> None:
+    client = ("ctr", "--address", str(containerd.socket_of(stage.machine)), "--namespace", "k8s.io")
+    image = "docker.io/library/vaultpki:0.1.0"
+    ran = stage.machine.run(
+        *client, "run", "--rm", "--snapshotter", "native", image, "version", "env", "vaultpki", "--version", expect=None
+    )
+    assert ran.stdout == "vaultpki, version 0.1.0\n", ran.stderr
+
+
+def test_static_pod(stage: Stage) -> None:
+    manifest = f"{MANIFESTS}/vaultpki-agent.yaml"
+    stage.machine.run("sh", "-c", f"cat >{manifest}", stdin=recipe("static-pod.yaml"))
+    pod = stage.await_ready()
+    assert pod == f"vaultpki-agent-{stage.kubernetes.control_plane.name}"
+    said = stage.follow(pod)
+    stage.renews()
+    stage.machine.run("rm", manifest)
+    _ends(stage, said)
+
+
+def test_daemon_set(stage: Stage) -> None:
+    kubectl = (stage.kubernetes.admin, "-n", NAMESPACE)
+    stage.kubernetes.kubectl(stage.kubernetes.admin, "apply", "-f", "-", stdin=recipe("daemonset.yaml"))
+    said = stage.follow(stage.await_ready())
+    stage.renews()
+    rolled = ("rollout", "status", "daemonset/vaultpki-agent", "--timeout=60s")
+    stage.kubernetes.kubectl(stage.kubernetes.admin, "-n", NAMESPACE, *rolled)
+    stage.kubernetes.kubectl(*kubectl, "delete", "daemonset", "vaultpki-agent")
+    _ends(stage, said)
+
+
+def _ends(stage: Stage, said: Process) -> None:
+    """The agent ends by SIGTERM, in order, and not by the SIGKILL that comes ten seconds later."""
+    begin = time.monotonic()
+    wait_for(stage.gone, READY_SECONDS, lambda: f"the pod stays:\n{said.last_words()}", pause=0.3)
+    wait_for(lambda: not said.alive(), 20, lambda: f"its log does not end after {time.monotonic() - begin:.0f} s")
+    assert json.loads(said.last_words(1))["event"] == "stopped", said.last_words()

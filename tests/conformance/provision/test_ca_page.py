@@ -1,0 +1,79 @@
+"""The page "Rotate a CA": its session runs as it stands, beside agents that do their part. It takes some minutes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from helpers import page_runner
+from helpers.vault import servers
+from helpers.vault.applied_cluster import Site, environment
+from helpers.vault.servers import Server, wait_for
+
+pytestmark = [pytest.mark.conformance, pytest.mark.timeout(900)]
+
+SPEC = """\
+api_server: {names: [api.example.com]}
+nodes:
+- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}
+- {name: cp-2, roles: [control-plane, etcd], addresses: [10.0.0.12]}
+- {name: cp-3, roles: [control-plane, etcd], addresses: [10.0.0.13]}
+"""
+
+HOOKED = """\
+poll: 10s
+hooks:
+  etcd-ca: [[/bin/true]]
+"""
+
+# Nodes replace their certificates over an hour, for which no test waits.
+SOONER = (
+    "vaultpki() { if [ $2 = rotate ]; then command vaultpki $* --spread 10s; else command vaultpki $*; fi "
+    "| sed 's/within 10s/within 1h/'; return ${PIPESTATUS[0]}; }"
+)
+
+
+def reported(server: Server, path: str) -> bool:
+    return server.api("GET", path).status == 200
+
+
+@pytest.fixture(scope="module")
+def site(server_kind: str, tmp_path_factory: pytest.TempPathFactory, vault_binary: Path | None) -> Iterator[Site]:
+    """The cluster of the page, with an agent on each node."""
+    folder = tmp_path_factory.mktemp("ca-page")
+    with ExitStack() as stack:
+        server = stack.enter_context(servers.running(server_kind, tmp_path_factory.mktemp("server"), vault_binary))
+        site = Site(server, folder, "prod")
+        site.write(SPEC)
+        site.apply()
+        for node in site.cluster.nodes:
+            seat = site.equip(node.name, further=HOOKED)
+            log = stack.enter_context((folder / f"{node.name}.log").open("wb"))
+            agent = subprocess.Popen(
+                [sys.executable, "-m", "vaultpki", "agent", "-c", str(seat.config)],
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+            stack.callback(agent.wait, 30)
+            stack.callback(agent.terminate)
+        for node in site.cluster.nodes:
+            path = f"{site.prefix}/config/data/reports/{node.name}"
+            wait_for(partial(reported, server, path), 60, partial("{} is not there".format, path))
+        # The next pass reports what the hooks of the first one have started.
+        time.sleep(11)
+        yield site
+
+
+def test_the_session_of_the_page(site: Site) -> None:
+    variables = page_runner.equip(site.folder, site.server) | site.server.environment()
+    ran = page_runner.run("ca-rotation", site.server, site.folder, variables, {}, before=SOONER, timeout=900)
+    page_runner.refuse_other_output(ran, site.folder)

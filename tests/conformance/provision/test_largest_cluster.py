@@ -1,0 +1,80 @@
+"""As many listed nodes as Kubernetes holds, with the longest names, in bounded memory."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from helpers.vault.plan_commands import Watched, fails, vaultpki
+from helpers.vault.servers import Server
+from vaultpki.spec.cluster_schema import MOST_NODES
+
+# Minutes on two quiet cores; three times as long beside other tests.
+pytestmark = [pytest.mark.conformance, pytest.mark.timeout(1800)]
+
+MOST_MIB: Final = 512
+SECONDS: Final = 600.0
+
+# A child's peak begins with that of the process it was forked from: a bare interpreter starts it, not pytest.
+WEIGHED: Final = """
+import os, sys
+pid = os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ)
+_, status, usage = os.wait4(pid, 0)
+with open(sys.argv[1], "w") as file:
+    file.write(str(usage.ru_maxrss))
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def listed(count: int, ttl: str = "30d") -> str:
+    """A spec of `count` listed nodes, three of them of the control plane, the others' names as long as a CN allows."""
+    nodes = [f"- {{name: cp-{n}, roles: [control-plane, etcd], addresses: [10.0.0.{n}]}}" for n in range(1, 4)]
+    nodes += [
+        f"- {{name: node-{n:04}.{'d' * 42}, roles: [worker], addresses: [10.1.{n // 250}.{n % 250}]}}"
+        for n in range(count - 3)
+    ]
+    return "\n".join(("nodes:", *nodes, f"certificates: {{kubelet: {{ttl: {ttl}}}}}", ""))
+
+
+def test_the_largest_cluster_from_the_first_apply_to_its_end(own_server: Server, tmp_path: Path) -> None:
+    site = Watched(own_server, tmp_path, "largest")
+    peak = tmp_path / "peak"
+    weighed = (sys.executable, "-I", "-S", "-c", WEIGHED, str(peak))
+    peaks: dict[str, float] = {}
+
+    def run(what: str, command: str, *words: str) -> str:
+        env = own_server.environment()
+        ran = vaultpki(command, "-f", site.file, *words, env=env, timeout=SECONDS, behind=weighed)
+        peaks[what] = int(peak.read_text()) / 1024
+        return ran.stdout
+
+    def changed(stdout: str) -> Counter[tuple[str, str]]:
+        return Counter((change["action"], change["kind"]) for change in json.loads(stdout)["changes"])
+
+    site.write(listed(MOST_NODES + 1))
+    start = own_server.audit_position()
+    fails(vaultpki("apply", "-f", site.file, "--yes", expect=1), "nodes: the list has 5001 items: write at most 5000")
+    assert own_server.requests(start) == []
+
+    site.write(listed(MOST_NODES))
+    made = changed(run("the first apply", "apply", "--yes", "--json"))
+    assert made["create", "approle"] == MOST_NODES
+    assert made["create", "policy"] == MOST_NODES + 2
+
+    # Another record of each node but the control plane's, and one node fewer. That nothing else is to be done, before
+    # and after, is what apply itself looks for: a plan for itself would take as long again.
+    site.write(listed(MOST_NODES - 1, ttl="20d"))
+    made = changed(run("an apply of a change", "apply", "--yes", "--json"))
+    assert made["update", "config"] == MOST_NODES - 4
+    assert made["delete", "approle"] == made["delete", "policy"] == made["delete", "config"] == 1
+
+    run("destroy", "destroy", "--confirm", site.name)
+    left = (*site.read("sys/mounts"), *site.read("sys/auth"), *site.read_names("sys/policies/acl"))
+    assert [name for name in left if name.startswith(f"{site.prefix}/")] == []
+    assert max(peaks.values()) < MOST_MIB, peaks
+    print("peak memory in MiB:", {what: round(most) for what, most in peaks.items()})

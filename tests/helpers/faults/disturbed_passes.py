@@ -1,0 +1,204 @@
+"""Passes of `agent --once` that are cut or disturbed at a system call, each on a copy of a node of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers.faults import system_calls
+from helpers.faults.system_calls import Call, Fault
+from helpers.vault.applied_cluster import Ran, Seat, Site, environment
+from vaultpki.agent import run as agent
+from vaultpki.certificates import BUNDLES, pair_files
+from vaultpki.pki import x509
+from vaultpki.spec import load_agent
+
+SPEC = """\
+api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}
+nodes:
+- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}
+"""
+NODE = "worker-1"
+STEMS = ("kubelet", "kubelet-client", "kube-proxy")
+RENEWED = ("kubelet", "kube-proxy")
+HOOKED = ("kubelet", "kubernetes-ca")
+Files = dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Trials:
+    """A node in a state to start from, and how copies of it are made and run."""
+
+    base: Seat
+    place: Path
+    cache: Path
+
+    def copy(self, name: str) -> Seat:
+        """The base on another path, which agent.yaml and kubeconfigs name."""
+        seat = Seat(self.base.name, self.place / name)
+        shutil.copytree(self.base.folder, seat.folder, symlinks=True)
+        seat.configure(str(self.base.folder), str(seat.folder))
+        return seat
+
+    def run(self, seat: Seat, *strace: str) -> Ran:
+        """One pass under strace."""
+        return subprocess.run(
+            ["strace", "-f", "-y", *strace, *command(seat)],
+            # The calls are counted, so start-up must always make the same: a cache of its own, filled before.
+            env=environment({"PYTHONPYCACHEPREFIX": str(self.cache), "PYTHONHASHSEED": "0"}),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+    def recorded(self) -> tuple[Seat, list[Call]]:
+        """A pass in which nothing goes wrong, and all that its main thread did."""
+        self.run(self.copy("warm-up"))
+        seat, log = self.copy("recorded"), self.place / "log"
+        done = self.run(seat, "-o", str(log), "-e", f"trace={system_calls.CHANGING}")
+        assert done.returncode == 0, done.stderr
+        return seat, system_calls.calls(log)
+
+    def points(self) -> list[Call]:
+        """Every call of the main thread that changes something below the node's folder."""
+        seat, calls = self.recorded()
+        return [call for call in calls if call.changes and str(seat.folder) in call.line]
+
+
+def command(seat: Seat) -> list[str]:
+    return [sys.executable, "-m", "vaultpki", "agent", "-c", str(seat.config), "--once"]
+
+
+def applied_site(site: Site) -> Site:
+    site.write(SPEC)
+    site.apply()
+    return site
+
+
+def first_issue(site: Site, place: Path) -> Trials:
+    """A node that has nothing yet."""
+    return _trials(_seat(site), place)
+
+
+def renewal(site: Site, place: Path) -> Trials:
+    """A node whose good pairs are due because cluster.yaml has changed."""
+    seat = _seat(site)
+    seat.run()
+    site.write(SPEC + "certificates:\n  kubelet: {extra_names: [kubelet.example.com]}\n  kube-proxy: {key: ec-p384}\n")
+    site.apply()
+    seat.age(100_000)
+    return _trials(seat, place)
+
+
+def _seat(site: Site) -> Seat:
+    folder = site.folder / "nodes" / NODE
+    hooks = ", ".join(f"{key}: [[sh, -c, 'echo {key} >> {folder}/hooks']]" for key in HOOKED)
+    return site.equip(NODE, folder=folder, further=f"hooks: {{{hooks}}}\n")
+
+
+def _trials(base: Seat, place: Path) -> Trials:
+    (place / "trials").mkdir()
+    return Trials(base, place / "trials", place / "cache")
+
+
+def pairs(seat: Seat) -> dict[str, Files]:
+    return {
+        stem: {name: (seat.pki / name).read_bytes() for name in pair_files(stem) if (seat.pki / name).exists()}
+        for stem in STEMS
+    }
+
+
+def others(seat: Seat, *folders: Path) -> Files:
+    """Bundles and kubeconfigs, the node's folder in them, or that of `folders`, aside."""
+    if not seat.pki.exists():
+        return {}
+    mine = {name for stem in STEMS for name in pair_files(stem)}
+    return {
+        path.name: re.sub(b"|".join(str(each).encode() for each in (seat.folder, *folders)), b"HERE", path.read_bytes())
+        for path in seat.pki.iterdir()
+        if path.is_symlink() and path.exists() and path.name not in mine
+    }
+
+
+def hooked(seat: Seat) -> dict[str, int]:
+    """How often each hook has run."""
+    log = seat.folder / "hooks"
+    ran = log.read_text().splitlines() if log.exists() else []
+    assert set(ran) <= set(HOOKED), ran
+    return {key: ran.count(key) for key in HOOKED}
+
+
+def whole(stem: str, found: Files) -> bool:
+    crt, key, pem = (found.get(name, b"") for name in pair_files(stem))
+    leaf, *issuing = x509.read_certificates(crt)
+    return x509.matches(key, leaf) and pem == key + crt and len(issuing) == 1
+
+
+def clean(seat: Seat) -> None:
+    """Nothing lies on the node but what is live, with its modes."""
+    hidden = seat.pki / ".vaultpki"
+    units = {BUNDLES, *STEMS}
+    live = {os.readlink(hidden / unit) for unit in units}
+    assert {path.name for path in hidden.iterdir()} == {"lock", "owner.json", *units, *live}
+    names = {path.name for path in seat.pki.iterdir()} - {".vaultpki"}
+    assert names == {path.name for unit in live for path in (hidden / unit).iterdir()}
+    for name in names:
+        mode = 0o644 if name.endswith(".crt") else 0o600
+        assert (seat.pki / name).stat().st_mode & 0o7777 == mode, name
+    left = {path.name for path in seat.state.iterdir()}
+    assert left <= {"secret-id", "secret-id.json", "spec.json", "agent.json"}, left
+    assert {path.stat().st_mode & 0o7777 for path in seat.state.iterdir()} == {0o600}
+
+
+def each_disturbed(
+    trials: Trials, faults: Sequence[Fault], due: tuple[str, ...], judge: Callable[[Ran, str], bool]
+) -> None:
+    """A pass with each fault finds every pair of `due` old (or not there at all) or new, and every other as it was.
+
+    `judge` says of how the pass ended whether all was done. One more pass sets everything right, runs hooks that are
+    owed, and leaves nothing behind.
+    """
+    before, recorded, ran = pairs(trials.base), others(trials.base), hooked(trials.base)
+    good = others(Seat(trials.base.name, trials.place / "recorded"))
+    changed = {key for key in HOOKED if key in due or not recorded}
+
+    def one(number: int) -> None:
+        fault = faults[number]
+        what = str(fault)
+        seat = trials.copy(f"case-{number}")
+        log = trials.place / f"log-{number}"
+        done = trials.run(seat, "-o", str(log), *fault.options)
+        if not fault.what.startswith("signal"):
+            assert "(INJECTED)" in log.read_text(errors="replace"), f"{what}: nothing injected"
+        through = judge(done, what)
+        for stem, found in pairs(seat).items():
+            if through and stem in due:
+                assert found != before[stem], f"{what}: told a success that was none: {stem}"
+            old = found == before[stem]
+            assert old or (stem in due and whole(stem, found)), f"{what}: {stem} is torn or short: {sorted(found)}"
+        assert others(seat, trials.base.folder) in ([good] if through else [recorded, good]), what
+        again = agent.run(load_agent(seat.config))
+        assert not again.failures, f"{what}, then run again: {again.failures}"
+        for stem, found in pairs(seat).items():
+            assert whole(stem, found) and (found != before[stem]) is (stem in due), f"{what}, then run again: {stem}"
+        assert others(seat) == good, what
+        for key, count in hooked(seat).items():
+            runs = count - ran[key]
+            assert runs in ((1, 2) if key in changed else (0,)), f"{what}: {runs} runs of the hook of {key}"
+        clean(seat)
+        shutil.rmtree(seat.folder)
+        log.unlink()
+
+    # More than there are processors: a run that replaced something waits some seconds for watchers.
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        for _ in pool.map(one, range(len(faults))):
+            pass

@@ -1,0 +1,87 @@
+"""Work that dies: in a process of its own, at a request or at the change of a file, with nothing cleaned up."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from vaultpki import cli
+from vaultpki.vault.transport import Transport
+
+KILLED = 77
+NEVER = 1 << 20
+
+
+def command(*arguments: object) -> Callable[[], None]:
+    """A command of the product, to be run in the dying process."""
+
+    def run() -> None:
+        sys.argv = ["vaultpki", *map(str, arguments)]
+        cli.main()
+
+    return run
+
+
+def died(work: Callable[[], object], at: int, *, files: str = "", methods: Sequence[str] = ("POST", "DELETE")) -> bool:
+    """Whether `work` died at its event number `at`, counted from 0; False where it was through before that.
+
+    Events are: right before and right after each request of one of `methods`, and each rename and removal of a file
+    whose name matches `files`.
+    """
+    return ended(begun(work, at, files=files, methods=methods))
+
+
+def begun(work: Callable[[], object], at: int, *, files: str = "", methods: Sequence[str] = ("POST", "DELETE")) -> int:
+    """The process of such a work, for `ended`."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _die_at(at, files, methods)
+            work()
+            os._exit(0)
+        except SystemExit as ending:
+            os._exit(int(ending.code or 0))
+        except BaseException:  # noqa: BLE001 -- a forked pytest must not go on
+            traceback.print_exc()
+            os._exit(1)
+    return pid
+
+
+def ended(pid: int) -> bool:
+    """Waits for the process; whether it died at its event."""
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code in (0, KILLED), f"the work neither died nor ended well: exit {code}"
+    return code == KILLED
+
+
+def _die_at(at: int, files: str, methods: Sequence[str]) -> None:
+    count = iter(range(NEVER))
+    lock = threading.Lock()
+
+    def event() -> None:
+        with lock:
+            if next(count) == at:
+                os._exit(KILLED)
+
+    def around(real: Callable[..., Any], counts: Callable[..., bool]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            if not counts(*arguments, **options):
+                return real(*arguments, **options)
+            event()
+            result = real(*arguments, **options)
+            event()
+            return result
+
+        return wrapped
+
+    def named(*arguments: Any, **_: Any) -> bool:
+        return bool(files) and re.search(files, str(arguments[-1])) is not None
+
+    Transport.send = around(Transport.send, lambda _, __, request, *___: request.method in methods)  # type: ignore[method-assign]
+    os.rename = around(os.rename, named)
+    os.unlink = around(os.unlink, named)

@@ -1,0 +1,205 @@
+"""Which generation of each pair a cluster of one node uses: what lies in its files, and what its components show."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from helpers.kube.components import API_PORT, ETCD_PEER_PORT, ETCD_PORT, KUBELET_PORT
+from helpers.kube.kube_cluster import KubeNode, Kubernetes
+from vaultpki.certificates import TABLE, pair_files, resolve, row_named
+from vaultpki.model import Row
+from vaultpki.pki import x509
+
+PORTS = {"kube-apiserver": API_PORT, "kubelet": KUBELET_PORT, "etcd-server": ETCD_PORT, "etcd-peer": ETCD_PEER_PORT}
+CLIENTS = tuple(row for row in TABLE if row.kubeconfig)
+"""Whom kube-apiserver's audit log knows."""
+CALLERS = frozenset({"kube-apiserver-kubelet", "front-proxy-client", "kube-apiserver-etcd"})
+"""As whom kube-apiserver itself is a client."""
+CREDENTIAL, X509 = "authentication.kubernetes.io/credential-id", "X509SHA256="
+# client-go looks at the pair of a kubeconfig so often; then the connections have to be made anew.
+LOOK_SECONDS, MARGIN_SECONDS = 300, 15
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One request: whose pair it came with (the row), the SHA-256 of the certificate, and when (Unix time)."""
+
+    row: str
+    pair: str
+    at: float
+
+
+def only_node(kubernetes: Kubernetes) -> KubeNode:
+    (node,) = kubernetes.nodes.values()
+    return node
+
+
+def folder(kubernetes: Kubernetes, row: Row) -> Path:
+    """Where the row's files lie."""
+    return kubernetes.operator if row.operator else only_node(kubernetes).pki
+
+
+def user(kubernetes: Kubernetes, row: Row) -> str:
+    """Whom kube-apiserver takes the row's holder for."""
+    cluster = kubernetes.site.cluster
+    holder = None if row.operator else next(n for n in cluster.nodes if n.name == only_node(kubernetes).name)
+    return resolve(row_named(cluster, row.name), cluster, holder).subject.common_name
+
+
+def lying(kubernetes: Kubernetes) -> dict[str, str]:
+    """The SHA-256 of the certificate in each row's file."""
+    return {row.name: _sha256(folder(kubernetes, row) / pair_files(row.stem)[0]) for row in TABLE}
+
+
+def _sha256(crt: Path) -> str:
+    leaf = x509.read_certificates(crt.read_bytes())[0]
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(leaf.pem)).hexdigest()
+
+
+def shown(kubernetes: Kubernetes, name: str) -> str:
+    """The SHA-256 of the certificate that the server of a row shows in a new handshake."""
+    # etcd complains in its log of whoever knocks without a pair, or with a peer's from elsewhere.
+    return shown_at(kubernetes, PORTS[name], "etcd-peer" if name.startswith("etcd") else None)
+
+
+def shown_at(kubernetes: Kubernetes, port: int, pair: str | None = None) -> str:
+    """The same at any port of the node, to a client with a pair of the node or with none."""
+    node = only_node(kubernetes)
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if pair:
+        context.load_cert_chain(node.pki / f"{pair}.pem")
+    with node.machine.connect(node.address, port) as connection, context.wrap_socket(connection) as session:
+        return hashlib.sha256(session.getpeercert(binary_form=True) or b"").hexdigest()
+
+
+@dataclass(slots=True)
+class Record:
+    """Which pair every client has come with: from kube-apiserver's audit log, from where it ended when this was made.
+
+    Those who are no clients of kube-apiserver's are noted in `uses` by whoever they call. `unauthorized` are the
+    requests that were answered 401.
+    """
+
+    kubernetes: Kubernetes
+    uses: list[Use] = field(default_factory=list)
+    unauthorized: list[str] = field(default_factory=list)
+    position: int = 0
+
+    def __post_init__(self) -> None:
+        self.position = self.kubernetes.audit_position()
+
+    def read(self) -> None:
+        """Takes in what has been written since."""
+        rows = {user(self.kubernetes, row): row.name for row in CLIENTS}
+        with self.kubernetes.audit_log.open("rb") as file:
+            file.seek(self.position)
+            for line in file:
+                # The last line may still be on its way to the disk.
+                if not line.endswith(b"\n"):
+                    break
+                self.position += len(line)
+                event = json.loads(line)
+                received = event["requestReceivedTimestamp"]
+                if event.get("responseStatus", {}).get("code") == 401:
+                    self.unauthorized.append(f"{received} {event['verb']} {event['requestURI']}")
+                who = event["user"]
+                for credential in who.get("extra", {}).get(CREDENTIAL, ()):
+                    if who["username"] in rows and credential.startswith(X509):
+                        pair, at = credential.removeprefix(X509), datetime.fromisoformat(received).timestamp()
+                        self.uses.append(Use(rows[who["username"]], pair, at))
+
+    def first(self, row: str, pair: str) -> float | None:
+        """When the row's holder came with this pair first."""
+        return min((use.at for use in self.uses if (use.row, use.pair) == (row, pair)), default=None)
+
+    def others(self, row: str, pair: str, since: float) -> list[Use]:
+        """When the row's holder came with any other pair, later than `since`."""
+        return [use for use in self.uses if use.row == row and use.pair != pair and use.at > since]
+
+
+def faults(kubernetes: Kubernetes, record: Record, since: float) -> dict[str, str]:
+    """What is not as it should be once every component had its time, by row; nothing where all is well.
+
+    Every pair has to be one pair; every server has to show what lies in its file; every client has to have come with
+    what lies in its file, and with nothing else `since` (Unix time).
+    """
+    found = {}
+    record.read()
+    for row in TABLE:
+        crt, key, both = ((folder(kubernetes, row) / name).read_bytes() for name in pair_files(row.stem))
+        if not x509.matches(key, x509.read_certificates(crt)[0]) or both != key + crt:
+            found[row.name] = "torn: the key, the certificate and the file of both are not one pair"
+    for name, pair in lying(kubernetes).items():
+        if name in PORTS and (other := shown(kubernetes, name)) != pair:
+            found.setdefault(name, f"stale: the server shows {other}, the file has {pair}")
+        if name in {row.name for row in CLIENTS} | CALLERS:
+            if older := record.others(name, pair, since):
+                found.setdefault(name, f"stale: the client came with {older[-1].pair}, the file has {pair}")
+            elif record.first(name, pair) is None:
+                found.setdefault(name, f"stale: the client never came with {pair}, which the file has")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A file that is new: the SHA-256 of its certificate, and when it was there first (Unix time)."""
+
+    pair: str
+    at: float
+
+
+@dataclass(slots=True)
+class Lookout:
+    """Looks at every row's file all the time: `changes` has each generation of it, the first one too.
+
+    `showing` has, for the certificate of a server, when a handshake showed it first (Unix time).
+    """
+
+    kubernetes: Kubernetes
+    changes: dict[str, list[Change]] = field(default_factory=lambda: {row.name: [] for row in TABLE})
+    showing: dict[str, float] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+    _looking: threading.Lock = field(default_factory=threading.Lock)
+    _ending: threading.Event = field(default_factory=threading.Event)
+
+    def renewed(self) -> int:
+        """How many times the node's row that is furthest behind was renewed."""
+        return min(len(self.changes[row.name]) for row in TABLE if row.node_roles) - 1
+
+    def look(self) -> None:
+        with self._looking:
+            for name, pair in lying(self.kubernetes).items():
+                changes = self.changes[name]
+                if not changes or changes[-1].pair != pair:
+                    changes.append(Change(pair, time.time()))
+            for name in PORTS:
+                if self.changes[name][-1].pair not in self.showing:
+                    self.showing.setdefault(shown(self.kubernetes, name), time.time())
+
+    def _keep_looking(self) -> None:
+        while not self._ending.wait(0.5):
+            try:
+                self.look()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the test has to tell it
+                self.errors.append(f"{type(error).__name__}: {error}")
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        self.look()
+        thread = threading.Thread(target=self._keep_looking, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._ending.set()
+            thread.join(30)

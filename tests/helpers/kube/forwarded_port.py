@@ -1,0 +1,51 @@
+"""A port of the host's loopback that a machine of a cluster finds on its own loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+
+from helpers.kube.machines import Machine
+
+_MOST = 1 << 16
+
+
+@contextlib.contextmanager
+def forwarded(machine: Machine, port: int) -> Iterator[None]:
+    """Connections to 127.0.0.1:PORT on the machine reach whoever listens there on the host."""
+    with machine.network():
+        listening = socket.create_server(("127.0.0.1", port))
+    accepting = threading.Thread(target=_accept, args=(listening, port), daemon=True)
+    accepting.start()
+    try:
+        yield
+    finally:
+        # A thread that waits in accept() is woken by this, and not by close().
+        listening.shutdown(socket.SHUT_RDWR)
+        accepting.join()
+        listening.close()
+
+
+def _accept(listening: socket.socket, port: int) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            near, _ = listening.accept()
+            threading.Thread(target=_forward, args=(near, port), daemon=True).start()
+
+
+def _forward(near: socket.socket, port: int) -> None:
+    with near, contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)) as far:
+        back = threading.Thread(target=_copy, args=(far, near), daemon=True)
+        back.start()
+        _copy(near, far)
+        back.join()
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(_MOST):
+            target.sendall(data)
+    with contextlib.suppress(OSError):
+        target.shutdown(socket.SHUT_WR)

@@ -1,0 +1,233 @@
+"""A cluster that the real kubeadm makes: by the commands of docs/kubeadm.md, run one after the other."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import re
+import shlex
+import subprocess
+import types
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+from helpers import page_runner, pages
+from helpers.kube import containerd, kubeadm_nodes
+from helpers.kube.components import Programs
+from helpers.kube.kube_cluster import KubeNode, Kubernetes, remove_cgroups
+from helpers.kube.kubeadm_nodes import KubeadmNode
+from helpers.page_runner import Ran
+from helpers.pages import Command
+from helpers.vault.applied_cluster import Seat, Site
+from helpers.vault.servers import Server
+from vaultpki.model import NodeRole
+from vaultpki.spec import load_cluster
+
+PAGE = "kubeadm"
+COMERS: Mapping[str, str] = types.MappingProxyType({"w-1": "198.51.100.41"})
+"""The pooled node: its name is the page's, and no certificate tells its address."""
+
+BUSYBOX = containerd.IMAGE
+VERSION = "v1.36.3"
+"""The version that `make conformance` builds."""
+
+# Of kubeadm's checks of the host, the only one that fails here: control groups are of version 1.
+IGNORED = "SystemVerification"
+
+# What this machine is not: it has control groups of version 1, no say over limits, and a disk that may be full.
+_KUBELET: dict[str, Any] = {
+    "failCgroupV1": False,
+    "failSwapOn": False,
+    "cgroupDriver": "cgroupfs",
+    "cgroupsPerQOS": False,
+    "enforceNodeAllocatable": [],
+    "localStorageCapacityIsolation": False,
+    "evictionHard": {"memory.available": "1Mi"},
+    "imageGCHighThresholdPercent": 100,
+    "resolvConf": "",
+}
+_KUBE_PROXY: dict[str, Any] = {
+    "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+    "kind": "KubeProxyConfiguration",
+    # The host's own connection tracking is not a test's to change.
+    "conntrack": {"maxPerCore": 0, "min": 0, "tcpCloseWaitTimeout": "0s", "tcpEstablishedTimeout": "0s"},
+}
+_AUDIT = "/var/log/kubernetes"
+_AUDIT_POLICY = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]\n"
+
+# A copy to a node, and between two: what scp does by the network, which the operator's machine here does not have.
+_SCP = """\
+#!/usr/bin/env python3
+import shutil, sys
+from pathlib import Path
+roots = {roots!r}
+words = [word for word in sys.argv[1:] if not word.startswith("-")]
+def place(word):
+    name, colon, path = word.partition(":")
+    return Path(roots[name.removeprefix("root@")][0 if path.startswith("/") else 1] + path) if colon else Path(word)
+*sources, target = map(place, words)
+for source in sources:
+    to = target / source.name if target.is_dir() else target
+    shutil.copytree(source, to) if source.is_dir() else shutil.copy2(source, to)
+"""
+# From outside the nodes, where people are; the folder is that of the caller.
+_KUBECTL = """\
+#!/bin/sh
+exec nsenter --target {outside} --net --mount --wdns="$PWD" -- {kubectl} "$@"
+"""
+
+
+@dataclass(slots=True)
+class KubeadmCluster:
+    """The cluster, the operator's folder, and what each command of the page printed."""
+
+    site: Site
+    programs: Programs
+    folder: Path
+    nodes: dict[str, KubeadmNode]
+    kubernetes: Kubernetes
+    environment: Mapping[str, str]
+    ran: list[Ran] = field(default_factory=list)
+
+    @property
+    def operator(self) -> Path:
+        return self.kubernetes.operator
+
+    def run(self, text: str, node: str | None = None, expect: int | None = 0) -> str:
+        """A command as the page has it, on a node or on the operator's machine; returns both streams."""
+        if node is not None:
+            ran = self.nodes[node].run("sh", "-c", f"cd {self.nodes[node].home} && {{ {text}\n}} 2>&1", expect=expect)
+            return ran.stdout
+        done = subprocess.run(
+            ["bash", "-c", f"{{ {text}\n}} 2>&1"],
+            cwd=self.folder,
+            env=dict(self.environment),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert expect is None or done.returncode == expect, f"{text}: exit {done.returncode}\n{done.stdout}"
+        return done.stdout
+
+    def follow(self, after: Callable[[Command], None]) -> None:
+        """Run the page; `after` is called after each command."""
+        for block in pages.blocks(pages.text(PAGE)):
+            if block.file is not None:
+                (self.folder / block.file).write_text(
+                    block.text.replace(page_runner.ADDRESSES[0], self.site.server.address)
+                )
+            for command in block.commands():
+                self.ran.append(Ran(command, self.run(command.text, command.node)))
+                if written := re.search(r"vaultpki kubeadm config .*-o (\S+)", command.text):
+                    adapt(self.folder / written[1])
+                after(command)
+
+
+def adapt(folder: Path) -> None:
+    """Add to a written configuration what this machine needs, as people add what theirs do."""
+    own = {**_KUBELET, "cgroupRoot": f"/vaultpki-kubeadm-{os.getpid()}-{folder.name}"}
+    (folder / "patches" / "kubeletconfiguration1+merge.yaml").write_text(yaml.safe_dump(own))
+    file = folder / "kubeadm.yaml"
+    documents = list(yaml.safe_load_all(file.read_text()))
+    for document in documents:
+        if document["kind"] in ("InitConfiguration", "JoinConfiguration"):
+            document["nodeRegistration"].setdefault("ignorePreflightErrors", []).append(IGNORED)
+        if document["kind"] == "ClusterConfiguration":
+            # No image of CoreDNS can be pulled, and nobody here asks for names.
+            document["dns"] = {"disabled": True}
+            document["kubernetesVersion"] = VERSION
+            server = document["apiServer"]
+            for name, value in (("policy-file", f"{_AUDIT}/policy.yaml"), ("log-path", f"{_AUDIT}/audit.log")):
+                server["extraArgs"].append({"name": f"audit-{name}", "value": value})
+            server["extraVolumes"] = [{"name": "audit", "hostPath": _AUDIT, "mountPath": _AUDIT}]
+            documents.append(_KUBE_PROXY)
+            break
+    file.write_text(yaml.safe_dump_all(documents, sort_keys=False))
+
+
+@contextlib.contextmanager
+def machines(
+    server: Server, programs: Programs, folder: Path, spec: str | None = None, comers: Mapping[str, str] = COMERS
+) -> Iterator[KubeadmCluster]:
+    """The machines of the page, or of another `spec`, and an operator's folder beside Vault; no command has been run.
+
+    `comers` are the addresses of pooled nodes by name. A node's first address is of IPv4; it may have one of IPv6 too.
+    """
+    operator = folder / "operator-home"
+    operator.mkdir(parents=True)
+    environment = page_runner.equip(operator, server) | server.environment()
+    (operator / "vault-ca.crt").write_bytes(server.ca_file.read_bytes())
+    (operator / "cluster.yaml").write_text(spec or pages.file(PAGE, "cluster.yaml"))
+    cluster = load_cluster(operator / "cluster.yaml")
+    roles = {node.name: node.roles for node in cluster.nodes} | dict.fromkeys(comers, frozenset({NodeRole.WORKER}))
+    addresses = {node.name: node.addresses[0] for node in cluster.nodes} | dict(comers)
+    with (
+        contextlib.ExitStack() as stack,
+        kubeadm_nodes.nodes(programs, folder / "nodes", roles, addresses) as (network, nodes),
+    ):
+        for listed in cluster.nodes:
+            for address in listed.addresses[1:]:
+                network.machines[listed.name].run("ip", "addr", "add", f"{address}/64", "dev", "eth0", "nodad")
+        for name in nodes:
+            stack.callback(remove_cgroups, f"/vaultpki-kubeadm-{os.getpid()}-{name}")
+        network.tell(addresses | {"api.example.com": addresses["cp-1"]})
+        site = Site(server, operator, cluster.name)
+        kube_nodes = {
+            name: KubeNode(name, roles[name], Seat(name, node.home), node.machine) for name, node in nodes.items()
+        }
+        kubernetes = Kubernetes(site, programs, folder, network, kube_nodes, operator / "operator")
+        made = KubeadmCluster(site, programs, operator, nodes, kubernetes, environment)
+        for node in nodes.values():
+            node.seen(_AUDIT).mkdir()
+            node.seen(f"{_AUDIT}/policy.yaml").write_text(_AUDIT_POLICY)
+            (node.machine.folder / "audit.log").symlink_to(node.seen(f"{_AUDIT}/audit.log"))
+        roots = {name: (str(node.seen("/")), f"{node.home}/") for name, node in nodes.items()}
+        kubectl = _KUBECTL.format(
+            outside=network.outside.holder.pid, kubectl=shlex.quote(str(programs.path("kubectl")))
+        )
+        for name, text in {"scp": _SCP.format(roots=roots), "kubectl": kubectl}.items():
+            (operator / "bin" / name).write_text(text)
+            (operator / "bin" / name).chmod(0o755)
+        yield made
+
+
+def ca_keys(node: KubeadmNode) -> list[str]:
+    """The files of a node with the private key of a CA that any file there names."""
+    cas, keys = set(), {}
+    for top in ("/etc/kubernetes", "/etc/vaultpki", "/var/lib", "/run/etc/kubernetes"):
+        for path in node.seen(top).rglob("*"):
+            if not path.is_file() or "containerd" in path.parts or path.stat().st_size > 1 << 20:
+                continue
+            # In JSON, a line's end is two characters.
+            data = path.read_bytes().replace(b"\\n", b"\n")
+            texts = [data, *map(_decoded, re.findall(rb"-data: ([\w+/=]+)", data))]
+            for text in texts:
+                for pem in re.findall(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", text, re.DOTALL):
+                    found = x509.load_pem_x509_certificate(pem)
+                    with contextlib.suppress(x509.ExtensionNotFound):
+                        if found.extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
+                            cas.add(_public(found.public_key()))
+                for pem in re.findall(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?PRIVATE KEY-----", text, re.DOTALL):
+                    keys[str(path)] = _public(load_pem_private_key(pem, None).public_key())
+    assert keys, f"no key at all was found on {node.name}"
+    return [path for path, public in keys.items() if public in cas]
+
+
+def _decoded(data: bytes) -> bytes:
+    try:
+        return base64.b64decode(data, validate=True)
+    except ValueError:
+        return b""
+
+
+def _public(key: Any) -> bytes:
+    found: bytes = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return found

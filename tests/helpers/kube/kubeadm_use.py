@@ -1,0 +1,115 @@
+"""Which pairs a kubeadm cluster uses: what lies on the nodes, what servers show, and what clients come with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from helpers.kube.certificates_in_use import CREDENTIAL, X509
+from helpers.kube.components import API_PORT, ETCD_PEER_PORT, ETCD_PORT, KUBELET_PORT
+from helpers.kube.kubeadm_cluster import KubeadmCluster
+from helpers.kube.kubeadm_nodes import KubeadmNode
+from vaultpki.certificates import laid_out, pair_files
+from vaultpki.layout import DIRECTORY, node_folders
+from vaultpki.model import Row
+from vaultpki.pki import x509
+from vaultpki.places import PKI, Layout, inner_folders
+
+FOLDERS = {PKI: DIRECTORY, **inner_folders(DIRECTORY), **node_folders(DIRECTORY)}
+ROWS = tuple(row for row in laid_out(Layout.KUBEADM) if row.node_roles)
+SERVERS = {"kube-apiserver": API_PORT, "kubelet": KUBELET_PORT, "etcd-server": ETCD_PORT, "etcd-peer": ETCD_PEER_PORT}
+CLIENTS = tuple(row for row in ROWS if row.kubeconfig)
+
+Holding = tuple[str, str]
+"""A node's name and a row's."""
+
+
+def held(cluster: KubeadmCluster) -> Iterator[tuple[KubeadmNode, Row]]:
+    """Every row of every node."""
+    for node in cluster.nodes.values():
+        yield from ((node, row) for row in ROWS if row.node_roles & node.roles)
+
+
+def file(node: KubeadmNode, row: Row, number: int = 0) -> Path:
+    """A file of the node's pair: certificate, key, or both."""
+    assert row.kubeadm is not None
+    return node.seen(f"{FOLDERS[row.kubeadm.folder]}/{pair_files(row.stem)[number]}")
+
+
+def row(name: str) -> Row:
+    """The row of a node with this name."""
+    return next(each for each in ROWS if each.name == name)
+
+
+def sha256(crt: Path) -> str:
+    """The SHA-256 of the first certificate in a file."""
+    leaf = x509.read_certificates(crt.read_bytes())[0]
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(leaf.pem)).hexdigest()
+
+
+def lying(cluster: KubeadmCluster) -> dict[Holding, str]:
+    """The SHA-256 of each certificate that lies on a node; fails where a pair is torn."""
+    found = {}
+    for node, row in held(cluster):
+        crt, key, both = (file(node, row, number).read_bytes() for number in range(3))
+        leaf = x509.read_certificates(crt)[0]
+        assert x509.matches(key, leaf) and both == key + crt, f"{row.name} of {node.name} is torn"
+        found[node.name, row.name] = sha256(file(node, row))
+    return found
+
+
+def shown(cluster: KubeadmCluster) -> dict[Holding, str]:
+    """The SHA-256 of the certificate that each server shows in a new handshake."""
+    found = {}
+    for node, row in held(cluster):
+        if row.name in SERVERS:
+            context = ssl.create_default_context()
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            if row.name.startswith("etcd"):
+                # etcd complains in its log of whoever brings none.
+                context.load_cert_chain(file(node, row, 2))
+            opened = node.machine.connect(node.address, SERVERS[row.name])
+            with opened, context.wrap_socket(opened) as session:
+                found[node.name, row.name] = hashlib.sha256(session.getpeercert(binary_form=True) or b"").hexdigest()
+    return found
+
+
+@dataclass(slots=True)
+class Audit:
+    """What both API servers have logged since this was made: who came with which pair, and who was not let in."""
+
+    cluster: KubeadmCluster
+    positions: dict[str, int] = field(default_factory=dict)
+    uses: dict[str, float] = field(default_factory=dict)
+    unauthorized: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.read()
+        self.uses.clear()
+        self.unauthorized.clear()
+
+    def read(self) -> None:
+        """Take in what is new. `uses` has the last time (Unix time) of each certificate, by its SHA-256."""
+        for node in self.cluster.nodes.values():
+            log = node.machine.folder / "audit.log"
+            if not log.exists():
+                continue
+            with log.open("rb") as lines:
+                lines.seek(self.positions.get(node.name, 0))
+                written = lines.read()
+            # The last line may still be on its way to the disk.
+            whole = written[: written.rfind(b"\n") + 1]
+            self.positions[node.name] = self.positions.get(node.name, 0) + len(whole)
+            for event in map(json.loads, whole.splitlines()):
+                received = event["requestReceivedTimestamp"]
+                if event.get("responseStatus", {}).get("code") == 401:
+                    self.unauthorized.append(f"{received} {event['verb']} {event['requestURI']}")
+                for credential in event["user"].get("extra", {}).get(CREDENTIAL, ()):
+                    # Service accounts' credentials are others.
+                    if credential.startswith(X509):
+                        self.uses[credential.removeprefix(X509)] = datetime.fromisoformat(received).timestamp()

@@ -1,0 +1,153 @@
+"""Restarts of components by the agents' hooks: what a unit of systemd would do on a node, and when each was away."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from helpers import pages
+from helpers.kube.components import API_PORT, ETCD_PORT
+from helpers.kube.kube_cluster import KubeNode, Kubernetes
+from helpers.vault.servers import wait_for
+from vaultpki.certificates import bundle
+from vaultpki.host import hooks
+
+HEALTHY_SECONDS = 60.0
+HOOK_SECONDS = 240
+MANAGER_PORT = 10257
+API_SERVER = "kube-apiserver"
+# For so long a load balancer has told new clients of the other one.
+DRAIN_SECONDS = 2.0
+
+# Argument 1 is the name of an abstract socket, the others are components; what is answered is empty where all is well.
+_HOOK = (
+    "import socket, sys\n"
+    "call = socket.socket(socket.AF_UNIX)\n"
+    "call.connect('\\0' + sys.argv[1])\n"
+    "call.sendall(' '.join(sys.argv[2:]).encode())\n"
+    "call.shutdown(socket.SHUT_WR)\n"
+    "sys.exit(call.makefile().read() or 0)\n"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """One component of one node was away, and healthy again at the end (Unix time)."""
+
+    node: str
+    component: str
+    begin: float
+    end: float
+
+
+@dataclass(slots=True)
+class Restarts:
+    """What has been restarted, oldest first."""
+
+    kubernetes: Kubernetes
+    done: list[Restart] = field(default_factory=list)
+    away: set[tuple[str, int]] = field(default_factory=set)
+
+    def serving(self) -> list[tuple[str, int]]:
+        """The API servers that a load balancer would send somebody to now."""
+        return [api for api in self.kubernetes.apis if api not in self.away] or self.kubernetes.apis
+
+    def of(self, node: KubeNode) -> dict[str, list[str]]:
+        """The components that read a bundle only when they start, by the key of that bundle's hooks."""
+        found: dict[str, list[str]] = {}
+        for reader in hooks.READERS:
+            if reader.follows is None and reader.role in node.roles:
+                found.setdefault(bundle(reader.ca).removesuffix(".crt"), []).append(reader.component)
+        return found
+
+    def configure(self, node: KubeNode) -> None:
+        """Writes into agent.yaml that a new bundle restarts what has read the old one."""
+        words = [sys.executable, "-I", "-S", "-c", _HOOK, self._address(node)]
+        told = {key: [[*words, *components]] for key, components in self.of(node).items()}
+        if told:
+            node.seat.configure("hook_timeout: 1m\n", f"hook_timeout: {HOOK_SECONDS}s\nhooks: {json.dumps(told)}\n")
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Does what hooks ask for until the end, of all nodes at once: nothing here makes one wait for another."""
+        ending = threading.Event()
+        threads = []
+        for node in self.kubernetes.nodes.values():
+            listening = socket.socket(socket.AF_UNIX)
+            listening.bind(f"\0{self._address(node)}")
+            listening.listen()
+            listening.settimeout(0.2)
+            # One for each node, which lives on: with it ends what it has started.
+            threads.append(threading.Thread(target=self._serve, args=(node, listening, ending), daemon=True))
+            threads[-1].start()
+        try:
+            yield
+        finally:
+            ending.set()
+            for thread in threads:
+                thread.join(2 * HEALTHY_SECONDS)
+
+    def _address(self, node: KubeNode) -> str:
+        return f"{self.kubernetes.site.name}-{node.name}"
+
+    def _serve(self, node: KubeNode, listening: socket.socket, ending: threading.Event) -> None:
+        with listening:
+            while not ending.is_set():
+                with contextlib.suppress(TimeoutError):
+                    call, _ = listening.accept()
+                    with call, contextlib.suppress(OSError):
+                        call.settimeout(10)
+                        asked = call.makefile().read().split()
+                        call.sendall(self._restart(node, asked).encode())
+
+    def _restart(self, node: KubeNode, names: list[str]) -> str:
+        for name in names:
+            begin = time.time()
+            if name == API_SERVER:
+                self.away.add((node.address, API_PORT))
+                time.sleep(DRAIN_SECONDS)
+            try:
+                node.machine.processes[name].restart()
+                healthy = functools.partial(_HEALTHY[name], self.kubernetes, node)
+                unhealthy = f"{name} of {node.name} is not healthy".format
+                wait_for(healthy, HEALTHY_SECONDS, unhealthy, pause=0.3)
+            except (AssertionError, OSError) as error:
+                return str(error)
+            self.away.discard((node.address, API_PORT))
+            self.done.append(Restart(node.name, name, begin, time.time()))
+        return ""
+
+
+def _etcd(kubernetes: Kubernetes, node: KubeNode) -> bool:
+    endpoint = f"--endpoints=https://{node.address}:{ETCD_PORT}"
+    words: list[str | Path] = [
+        kubernetes.programs.path("etcdctl"),
+        endpoint,
+        *pages.flags("etcdctl", node.pki),
+        "endpoint",
+        "health",
+    ]
+    return node.machine.run(*words, expect=None).returncode == 0
+
+
+def _kube_apiserver(kubernetes: Kubernetes, node: KubeNode) -> bool:
+    return kubernetes.ready(at=node)
+
+
+def _kube_controller_manager(kubernetes: Kubernetes, node: KubeNode) -> bool:
+    return node.machine.answers(MANAGER_PORT)
+
+
+_HEALTHY: Mapping[str, Callable[[Kubernetes, KubeNode], bool]] = {
+    "etcd": _etcd,
+    API_SERVER: _kube_apiserver,
+    "kube-controller-manager": _kube_controller_manager,
+}

@@ -1,0 +1,1 @@
+"""A node's side: its files, its agent as a process, and how it is enrolled."""

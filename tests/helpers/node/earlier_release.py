@@ -1,0 +1,56 @@
+"""Agents of the releases that RELEASES names, each installed from its own commit into an environment of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers.vault.applied_cluster import ROOT, Ran, environment
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A release's `vaultpki`: its version, and the program."""
+
+    version: str
+    program: Path
+
+    def run(self, *arguments: str | Path, expect: int = 0) -> Ran:
+        """A command of the release as a whole process, to its end."""
+        ran = subprocess.run(
+            [self.program, *map(str, arguments)],
+            env={**environment(), "PYTHONPATH": ""},
+            cwd=self.program.parent,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=90,
+        )
+        assert ran.returncode == expect, f"{arguments}: exit {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
+        return ran
+
+
+def releases() -> dict[str, str]:
+    """The commit of each release by its version, oldest first."""
+    lines = [line.split() for line in (ROOT / "RELEASES").read_text().splitlines() if line and line[0] != "#"]
+    return {version: commit for version, _, commit in lines}
+
+
+def installed(version: str, folder: Path) -> Release:
+    """The release as pip installs it."""
+    commit, source, place = releases()[version], folder / "source", folder / "venv"
+    if _git("rev-parse", "--is-shallow-repository").strip() == b"true":
+        _git("fetch", "--quiet", "--unshallow")
+    source.mkdir(parents=True)
+    subprocess.run(["tar", "-x", "-C", source], input=_git("archive", commit), check=True)
+    subprocess.run([sys.executable, "-m", "venv", place], check=True)
+    quiet = ("--quiet", "--disable-pip-version-check")
+    subprocess.run([place / "bin" / "pip", "install", *quiet, source], check=True)
+    return Release(version, place / "bin" / "vaultpki")
+
+
+def _git(*arguments: str) -> bytes:
+    return subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, check=True).stdout

@@ -1,0 +1,98 @@
+"""Nodes that only report what agents would hold after a pass; the server's root token writes it for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from helpers.vault.applied_cluster import Site
+from vaultpki.certificates import node_rows
+from vaultpki.host.hooks import READERS
+from vaultpki.pki import x509
+from vaultpki.pki.facts import Facts
+from vaultpki.spec import node_report, rotation_record
+from vaultpki.spec.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport, Seen
+from vaultpki.spec.rotation_record import DOMAINS, RotationRecord
+
+
+def record_of(site: Site, domain: str) -> RotationRecord | None:
+    """The record of a CA, as the server has it."""
+    answer = site.server.api("GET", f"{site.prefix}/config/data/rotation/{domain}")
+    if answer.status == 404:
+        return None
+    return rotation_record.read(answer.data["data"], domain, where=domain)
+
+
+def shown(site: Site, domain: str) -> dict[str, Facts]:
+    """The certificates on the mount of a CA, by the names of their issuers or their ids."""
+    listed = site.server.api("LIST", f"{site.prefix}/{domain}/issuers").body.get("data", {}).get("key_info", {})
+    found = {}
+    for id_, issuer in listed.items():
+        pem = site.read(f"{site.prefix}/{domain}/issuer/{id_}")["certificate"]
+        found[issuer["issuer_name"] or id_] = x509.read_certificates(pem.encode())[0]
+    return found
+
+
+@dataclass(slots=True)
+class Reporter:
+    """A node of a cluster. It holds what an agent would: bundles, one CA for all its leaves, what its readers hold."""
+
+    site: Site
+    name: str
+    domain: str
+    trust: frozenset[str] = frozenset()
+    started: frozenset[str] = frozenset()
+    leaf: str = ""
+    highest: int = 0
+    further: Mapping[str, Any] = field(default_factory=dict)
+
+    def passed(self, now: datetime, *, restarts: bool = True) -> None:
+        """A pass: follows the record as the design says, restarts its readers, and reports."""
+        record, there = record_of(self.site, self.domain), shown(self.site, self.domain)
+        fingerprints = frozenset(facts.fingerprint for facts in there.values())
+        revision = record.revision if record is not None else 0
+        if record is None or revision < self.highest:
+            self.trust |= fingerprints
+        else:
+            self.trust = (self.trust | fingerprints) & record.trust or self.trust
+        wanted = there.get(record.leaf.name if record is not None else f"{self.domain}-1")
+        if wanted is not None and revision >= self.highest:
+            self.leaf = wanted.subject_key_id or ""
+        self.highest = max(self.highest, revision)
+        if restarts:
+            self.started = self.trust
+        self.write(self.report(now, revision))
+
+    def report(self, now: datetime, revision: int) -> NodeReport:
+        node = next(each for each in self.site.cluster.nodes if each.name == self.name)
+        before = now - timedelta(seconds=2)
+        rows = [row for row in node_rows(self.site.cluster, node) if row.ca == self.domain]
+        readers = [r for r in READERS if r.ca == self.domain and r.follows is None and r.role in node.roles]
+        record = record_of(self.site, self.domain)
+        new = record.new.sha256 if record is not None and record.new is not None else ""
+        made = NodeReport(
+            time=now,
+            agent="0.2.0",
+            seen=dict.fromkeys(DOMAINS, Seen(0, 0)) | {self.domain: Seen(revision, self.highest)},
+            certificates={
+                row.name: CertificateReport(
+                    self.domain, "fresh", now + timedelta(days=30), f"{index + 1:x}", self.leaf, (new,) if new else ()
+                )
+                for index, row in enumerate(rows)
+            },
+            bundles={self.domain: BundleReport(self.trust, before)},
+            readers={f"{self.domain}/{each.component}": ReaderReport(before, self.started) for each in readers},
+        )
+        return replace(made, **self.further)
+
+    def write(self, report: NodeReport) -> None:
+        path = f"{self.site.prefix}/config/data/reports/{self.name}"
+        assert self.site.server.api("POST", path, {"data": node_report.to_json(report)}).status == 200
+
+
+def all_pass(nodes: Iterable[Reporter], now: datetime) -> None:
+    """Every node makes a pass."""
+    for node in nodes:
+        node.passed(now)

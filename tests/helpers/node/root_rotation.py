@@ -1,0 +1,151 @@
+"""A cluster whose root is rotated, with real passes of its agents, and an operator's clock that only tests move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from helpers.node.reporting_nodes import record_of, shown
+from helpers.vault.applied_cluster import Seat
+from helpers.vault.plan_commands import Watched
+from helpers.vault.servers import Server
+from vaultpki.agent import run
+from vaultpki.agent.context import Outcome
+from vaultpki.pki import x509
+from vaultpki.pki.facts import Facts
+from vaultpki.provision import ca_commands
+from vaultpki.provision.rotation_run import Step
+from vaultpki.spec import load_agent
+from vaultpki.spec.kube_objects import KubeTrust
+from vaultpki.spec.rotation_record import Method, RotationRecord, State
+from vaultpki.vault import Settings, Vault
+
+SPEC = """\
+api_server: {names: [api.example.com]}
+nodes:
+- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}
+- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}
+pools:
+- {name: autoscaled, roles: [worker], node_names: "w-*"}
+"""
+HOOKS = """\
+hooks:
+  kubernetes-ca: [["true"]]
+  etcd-ca: [["true"]]
+  kubelet-ca: [["true"]]
+  front-proxy-ca: [["true"]]
+"""
+
+
+@dataclass(slots=True)
+class RootRotation:
+    """The cluster, its nodes, and what an operator does."""
+
+    site: Watched
+    seats: dict[str, Seat]
+    vault: Vault
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    pods: KubeTrust | None = None
+
+    @classmethod
+    def standing(cls, server: Server, folder: Path, name: str) -> RootRotation:
+        site = Watched(server, folder / "site", name)
+        site.write(SPEC)
+        site.apply()
+        seats = {node.name: site.equip(node.name, further=HOOKS) for node in site.cluster.nodes}
+        vault = Vault(Settings((server.address,), ca_file=str(server.ca_file), token=server.token))
+        made = cls(site, seats, vault)
+        made.passes()
+        return made
+
+    @property
+    def record(self) -> RotationRecord:
+        record = record_of(self.site, "root")
+        assert record is not None
+        return record
+
+    def domain(self, ca: str) -> RotationRecord:
+        record = record_of(self.site, ca)
+        assert record is not None
+        return record
+
+    def passes(self) -> None:
+        """A pass of every agent."""
+        for seat in self.seats.values():
+            self.pass_of(seat)
+
+    def pass_of(self, seat: Seat) -> Outcome:
+        """One pass of one agent, which asks Vault."""
+        if (seat.state / "spec.json").exists():
+            seat.age()
+        return run.run(load_agent(seat.config), run.Options(settle=False))
+
+    @staticmethod
+    def minutes(count: int) -> timedelta:
+        return timedelta(minutes=count)
+
+    def begin(self, spread: int = 60) -> RotationRecord:
+        return ca_commands.rotate(self.site.cluster, self.vault, "root", Method.NEW_KEY, spread, self.now)
+
+    def advance(self, *restarted: str, without: tuple[str, ...] = ()) -> Step:
+        return ca_commands.advance(self.site.cluster, self.vault, self.now, without, restarted, self.pods)
+
+    def abort(self, *restarted: str, without: tuple[str, ...] = ()) -> Step:
+        return ca_commands.abort(self.site.cluster, self.vault, self.now, without, restarted, self.pods)
+
+    def words(self, to: State) -> tuple[str, ...]:
+        """What a person says before this step."""
+        return {
+            (State.PUBLISHED, State.SWITCHED): ("pods",),
+            (State.SWITCHED, State.RETIRED): ("outside",),
+            (State.RETRUSTING, State.SWITCHED): ("pods",),
+            (State.RETRUSTING, State.RETURNING): ("pods", "outside"),
+        }.get((self.record.state, to), ())
+
+    def moved(self, to: State, *, back: bool = False, without: tuple[str, ...] = ()) -> Step:
+        """The next step: agents pass and restart by turns, and five minutes go by, until the gate opens."""
+        act: Callable[..., Step] = self.abort if back else self.advance
+        said: tuple[str, ...] = ()
+        for _ in range(8):
+            self.passes()
+            self.now += timedelta(seconds=400)
+            step = act(*said, without=without)
+            if step.moved:
+                assert step.record.state is to, step
+                return step
+            assert step.gate is not None
+            if {each.node for each in step.gate.waiting} <= {"pods", "outside"}:
+                said = self.words(to)
+        raise AssertionError(step)
+
+    def reach(self, *states: State) -> None:
+        self.begin()
+        for state in states:
+            self.moved(state)
+
+    def certificates(self) -> dict[str, Facts]:
+        """What is on the root's mount, by the names of issuers."""
+        return shown(self.site, "root")
+
+    def keys(self) -> set[str]:
+        listed = self.site.server.api("LIST", f"{self.site.prefix}/root/keys").data["key_info"].values()
+        return {each["key_name"] for each in listed}
+
+    def default(self, ca: str) -> str:
+        listed = self.site.server.api("LIST", f"{self.site.prefix}/{ca}/issuers").data["key_info"].values()
+        (name,) = [each["issuer_name"] for each in listed if each["is_default"]]
+        return str(name)
+
+    def chains(self) -> Iterator[tuple[str, tuple[Facts, ...]]]:
+        """The certificates of every .crt of a pair."""
+        for seat in self.seats.values():
+            for file in sorted(seat.pki.glob("*.crt")):
+                if not file.name.endswith(("-ca.crt", "-ca-chain.crt")):
+                    yield f"{seat.name}/{file.name}", x509.read_certificates(file.read_bytes())
+
+    def roots(self, seat: Seat) -> set[str]:
+        """The roots in a node's chain bundle of kubernetes."""
+        held = x509.read_certificates((seat.pki / "kubernetes-ca-chain.crt").read_bytes())
+        return {facts.fingerprint for facts in held if x509.signed_by(facts, facts)}

@@ -1,0 +1,1 @@
+"""What `make dist` makes, and clean machines to install it on."""

@@ -1,0 +1,234 @@
+"""A cluster that was applied to a test server, and nodes equipped by hand as enrolment would equip them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from helpers.vault import forked_command
+from helpers.vault.servers import Server
+from vaultpki.model import Cluster
+from vaultpki.pki import x509
+from vaultpki.provision.identities import pooled_approle
+from vaultpki.spec import load_cluster
+
+ROOT = Path(__file__).parents[3]
+
+Ran = subprocess.CompletedProcess[str]
+# Variables that nothing reads before vaultpki itself does.
+_READ_LATER = ("VAULT_", "BAO_")
+
+
+def vaultpki(
+    *arguments: str | Path,
+    env: Mapping[str, str] | None = None,
+    expect: int | AbstractSet[int] = 0,
+    umask: int = 0o022,
+    python: str = sys.executable,
+    timeout: float = 90,
+    behind: Sequence[str] = (),
+) -> Ran:
+    """The product as a whole process, behind another command; fails where it ends with another code than `expect`.
+
+    Without another command, Python or variable that Python reads as it starts, the process is a fork.
+    """
+    words = list(map(str, arguments))
+    if not behind and python == sys.executable and all(name.startswith(_READ_LATER) for name in env or ()):
+        ran = forked_command.run(words, env=environment(env), umask=umask, timeout=timeout)
+    else:
+        ran = subprocess.run(
+            [*behind, python, "-m", "vaultpki", *words],
+            env=environment(env),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout,
+            umask=umask,
+        )
+    expected = {expect} if isinstance(expect, int) else expect
+    assert ran.returncode in expected, f"{arguments}: exit {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
+    return ran
+
+
+def environment(further: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Nothing of the tester's own Vault; the checkout is importable."""
+    return {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8", **(further or {})}
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """One node: its folder with agent.yaml, `state/secret-id` and, after a run, `pki`."""
+
+    name: str
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "agent.yaml"
+
+    @property
+    def pki(self) -> Path:
+        return self.folder / "pki"
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state"
+
+    def run(self, *, expect: int = 0, umask: int = 0o022) -> Ran:
+        """One pass of the agent, as a whole process."""
+        return vaultpki("agent", "-c", self.config, "--once", expect=expect, umask=umask)
+
+    def configure(self, old: str, new: str) -> None:
+        """Changes agent.yaml, as a person would."""
+        text = self.config.read_text()
+        assert old in text, text
+        self.config.write_text(text.replace(old, new))
+
+    def age(self, seconds: float = 3600) -> None:
+        """Makes the node's copy of what Vault told look so much older."""
+        file = self.state / "spec.json"
+        copy = json.loads(file.read_text())
+        copy["fetched"] = time.time() - seconds
+        file.write_text(json.dumps(copy))
+
+    def snapshot(self, *, memory: bool = True) -> dict[str, tuple[int, int, int, bytes]]:
+        """Everything on the node but the locks' own times: inode, mtime, mode and content by path.
+
+        Without `memory` what the agent writes down of a failure is left out, and its folder's own time.
+        """
+        found = {}
+        for path in sorted(self.folder.rglob("*")):
+            if not memory and path in (self.state, self.state / "agent.json"):
+                continue
+            about = path.lstat()
+            content = b"" if path.is_dir() else os.readlink(path).encode() if path.is_symlink() else path.read_bytes()
+            found[str(path.relative_to(self.folder))] = (about.st_ino, about.st_mtime_ns, about.st_mode, content)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A folder with cluster.yaml, beside the server it is applied to."""
+
+    server: Server
+    folder: Path
+    name: str
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "cluster.yaml"
+
+    @property
+    def prefix(self) -> str:
+        return f"vaultpki/{self.name}"
+
+    @property
+    def cluster(self) -> Cluster:
+        return load_cluster(self.file)
+
+    def write(self, text: str) -> None:
+        """cluster.yaml: `text` behind the cluster's name and the server's address."""
+        head = f"cluster: {self.name}\nvault: {{addresses: ['{self.server.address}'], ca_file: vault-ca.crt}}\n"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "vault-ca.crt").write_bytes(self.server.ca_file.read_bytes())
+        self.file.write_text(head + text)
+
+    def apply(self, *, expect: int = 0) -> Ran:
+        return vaultpki("apply", "-f", self.file, "--yes", env=self.server.environment(), expect=expect)
+
+    def issue(self, name: str, directory: Path, *, expect: int = 0, umask: int = 0o022) -> Ran:
+        return vaultpki(
+            *("issue", "-f", self.file, name, "--dir", directory),
+            env=self.server.environment(),
+            expect=expect,
+            umask=umask,
+        )
+
+    def read(self, path: str) -> dict[str, Any]:
+        answer = self.server.api("GET", path)
+        assert answer.status == 200, (path, answer)
+        return answer.data
+
+    @property
+    def root_sha256(self) -> str:
+        """The pin, as the cluster's own record has it."""
+        pin: str = self.read(f"{self.prefix}/config/data/cluster")["data"]["root_sha256"]
+        return pin
+
+    def equip(self, node: str, *, pool: str | None = None, folder: Path | None = None, further: str = "") -> Seat:
+        """A folder for the node, with a secret id of its AppRole; `further` is appended to agent.yaml."""
+        seat = Seat(node, folder or self.folder / "nodes" / node)
+        mount = f"auth/{self.prefix}/{'pooled' if pool else 'listed'}/role/{node}"
+        if pool:
+            cluster = self.cluster
+            parameters = pooled_approle(cluster, next(each for each in cluster.pools if each.name == pool))
+            assert self.server.api("POST", mount, parameters).status == 204
+        minted = _minted(self.server, mount)
+        seat.state.mkdir(parents=True, mode=0o700)
+        secret = seat.state / "secret-id"
+        secret.touch(mode=0o600)
+        secret.write_text(minted)
+        role_id = self.read(f"{mount}/role-id")["role_id"]
+        lines = [
+            "version: 1",
+            f"cluster: {self.name}",
+            f"prefix: {self.prefix}",
+            f"node: {node}",
+            *([f"pool: {pool}"] if pool else []),
+            f"vault: {{addresses: ['{self.server.address}'], ca_file: {self.server.ca_file}}}",
+            f"root_sha256: {self.root_sha256}",
+            f"auth: {{method: approle, role_id: {role_id}}}",
+            f"directory: {seat.pki}",
+            f"state: {seat.state}",
+        ]
+        seat.config.write_text("\n".join(lines) + f"\n{further}")
+        return seat
+
+
+def _minted(server: Server, role: str) -> str:
+    """A secret id that lasts: once a minute both servers tidy up, and may lose one that is minted in that moment."""
+    while True:
+        minted = server.api("POST", f"{role}/secret-id")
+        assert minted.status == 200, minted
+        time.sleep(0.05)
+        accessor = {"secret_id_accessor": minted.data["secret_id_accessor"]}
+        if server.api("POST", f"{role}/secret-id-accessor/lookup", accessor).status == 200:
+            return str(minted.data["secret_id"])
+
+
+ONE_WORKER = """\
+api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}
+nodes:
+- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}
+"""
+
+
+def standing(server: Server, folder: Path, name: str, spec: str = ONE_WORKER) -> Site:
+    """A cluster that is applied."""
+    site = Site(server, folder, name)
+    site.write(spec)
+    site.apply()
+    return site
+
+
+def second_issuer(site: Site) -> str:
+    """Return the fingerprint of a new issuing CA, which is the default of the mount of kubernetes from now on."""
+    mount, server = f"{site.prefix}/kubernetes", site.server
+    name = {"common_name": f"{site.name} kubernetes CA 2"}
+    wanted = {**name, "key_type": "ec", "key_bits": 256}
+    csr = server.api("POST", f"{mount}/intermediate/generate/internal", wanted).data["csr"]
+    body = {**name, "csr": csr, "ttl": "8760h", "max_path_length": 0, "not_before_duration": "10m"}
+    pem = server.api("POST", f"{site.prefix}/root/root/sign-intermediate", body).data["certificate"]
+    taken = server.api("POST", f"{mount}/intermediate/set-signed", {"certificate": pem}).data
+    (issuer_id,) = taken["imported_issuers"]
+    assert server.api("POST", f"{mount}/config/issuers", {"default": issuer_id}).status == 200
+    return x509.fingerprint(pem.encode())

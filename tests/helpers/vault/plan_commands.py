@@ -1,0 +1,140 @@
+"""`plan`, `apply` and `destroy` as whole processes, and what the server's own audit log saw of them."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import ssl
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from helpers.vault.applied_cluster import ROOT, Ran, Site, environment, vaultpki
+from helpers.vault.servers import Server
+
+__all__ = ["ROOT", "SPEC", "Ran", "Watched", "changes", "environment", "everything", "fails", "vaultpki"]
+
+SPEC = """\
+api_server: {names: [api.example.com]}
+nodes:
+- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}
+- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}
+pools:
+- {name: autoscaled, roles: [worker], node_names: "w-*"}
+"""
+
+Changes = dict[tuple[str, str], tuple[str, dict[str, tuple[Any, Any]]]]
+
+
+def changes(document: dict[str, Any]) -> Changes:
+    """(kind, name) -> (action, field -> (from, to)) of what `--json` printed."""
+    return {
+        (change["kind"], change["name"]): (
+            change["action"],
+            {name: (field["from"], field["to"]) for name, field in change["fields"].items()},
+        )
+        for change in document["changes"]
+    }
+
+
+def fails(ran: Ran, *fragments: str) -> None:
+    """One sentence on standard error that holds all of `fragments`, and nothing of a traceback."""
+    lines = ran.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("vaultpki: "), ran.stderr
+    assert "a fault of vaultpki itself" not in ran.stderr and "Traceback" not in ran.stdout, ran.stderr
+    for fragment in fragments:
+        assert fragment in ran.stderr, ran.stderr
+
+
+@dataclass(frozen=True, slots=True)
+class Watched(Site):
+    """A cluster's spec beside a server; every command also says what the audit log saw."""
+
+    def plan(self, *, token: str | None = None) -> dict[str, Any]:
+        """`plan --json`. Fails where it wrote anything, or its exit code does not tell of changes and dangers."""
+        start = self.server.audit_position()
+        ran = vaultpki(
+            *("plan", "-f", self.file, "--json", "--detailed-exitcode"),
+            env=self.server.environment(token),
+            expect={0, 3, 4},
+        )
+        assert self.server.writes(start) == [] and ran.stderr == "", ran.stderr
+        document: dict[str, Any] = json.loads(ran.stdout)
+        urgent = [end for end in document["expires"] if end["level"] in ("warning", "critical", "expired")]
+        attention = document["dangers"] or document["rotation_needed"] or urgent
+        assert ran.returncode == (4 if document["changes"] else 3 if attention else 0)
+        return document
+
+    def applied(self, *, token: str | None = None) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+        """`apply --yes --json`, and its writes by the audit log."""
+        start = self.server.audit_position()
+        ran = vaultpki("apply", "-f", self.file, "--yes", "--json", env=self.server.environment(token))
+        # The question what a token may do is a POST, and changes nothing.
+        writes = [write for write in self.server.writes(start) if write[1] != "sys/capabilities-self"]
+        document: dict[str, Any] = json.loads(ran.stdout)
+        return document, writes
+
+    def settled(self) -> None:
+        """Fails where another apply has anything to write, or a plan anything to show."""
+        document, writes = self.applied()
+        assert (document["changes"], writes) == ([], [])
+        assert document["requests"]["writes"] == 0
+        assert self.plan()["changes"] == []
+
+    def refused(self, *fragments: str, token: str | None = None, command: str = "apply") -> None:
+        """`apply` (or another command) ends with 1 and one sentence, and the audit log has no write of it."""
+        start = self.server.audit_position()
+        further = {"apply": ["--yes"], "destroy": ["--confirm", self.name]}.get(command, [])
+        ran = vaultpki(command, "-f", self.file, *further, env=self.server.environment(token), expect=1)
+        fails(ran, *fragments)
+        assert [write for write in self.server.writes(start) if write[1] != "sys/capabilities-self"] == []
+
+    def read_names(self, path: str) -> list[str]:
+        keys: list[str] = (self.server.api("LIST", path).body.get("data") or {}).get("keys") or []
+        return keys
+
+    def destroy(self, *, token: str | None = None) -> Ran:
+        return vaultpki(
+            *("destroy", "-f", self.file, "--confirm", self.name), env=self.server.environment(token), timeout=60
+        )
+
+
+def everything(server: Server) -> dict[str, Any]:
+    """All that anybody has on a server, as far as it lists it: mounts, auth mounts, policies, entities, and below."""
+    url = urlsplit(server.address)
+    context = ssl.create_default_context(cafile=server.ca_file)
+    # One connection for all: a server that other tests have used takes hundreds of requests.
+    with contextlib.closing(http.client.HTTPSConnection(url.hostname or "", url.port, context=context)) as connection:
+        return _everything(connection, server.token)
+
+
+def _everything(connection: http.client.HTTPSConnection, token: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+
+    def data(method: str, path: str) -> dict[str, Any]:
+        connection.request(method, f"/v1/{quote(path)}", headers={"X-Vault-Token": token})
+        raw = connection.getresponse().read()
+        return (json.loads(raw) if raw else {}).get("data") or {}
+
+    def read(path: str) -> dict[str, Any]:
+        found[path] = known = data("GET", path)
+        return known
+
+    def names(path: str) -> list[str]:
+        keys: list[str] = data("LIST", path).get("keys") or []
+        found[f"{path}/"] = keys
+        return keys
+
+    mounts, auths = read("sys/mounts"), read("sys/auth")
+    # What lists names, and where each of them is read.
+    lists = [("sys/policies/acl", "sys/policies/acl"), ("identity/entity/id", "identity/entity/id")]
+    for path in (path for path, mount in mounts.items() if mount["type"] == "pki"):
+        lists += [(f"{path}roles", f"{path}roles"), (f"{path}issuers", f"{path}issuer")]
+    for path in (path for path, mount in mounts.items() if mount["type"] == "kv"):
+        lists += [(f"{path}metadata{folder}", f"{path}data{folder}") for folder in ("", "/nodes", "/pools", "/reports")]
+    lists += [(f"auth/{path}role", f"auth/{path}role") for path, mount in auths.items() if mount["type"] == "approle"]
+    for listed, below in lists:
+        for name in names(listed):
+            read(f"{below}/{name}")
+    return found

@@ -1,0 +1,96 @@
+"""A person who rotates the root of a cluster whose nodes only report, and a clock that only tests move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from helpers.node.reporting_nodes import record_of
+from helpers.node.root_reporters import RootReporters
+from helpers.vault.plan_commands import Watched
+from helpers.vault.rotations import SPEC, straight
+from helpers.vault.servers import Server
+from vaultpki.errors import Sealed, Unavailable
+from vaultpki.provision import ca_commands
+from vaultpki.provision.rotation import BACK
+from vaultpki.spec.rotation_record import Method, RotationRecord, State
+from vaultpki.vault import Vault
+
+WORDS = {
+    State.PUBLISHED: ("pods",),
+    State.SWITCHED: ("outside",),
+    State.RETRUSTING: ("pods", "outside"),
+}
+
+
+@dataclass(slots=True)
+class RootOperator:
+    """The cluster, and an operator whose connection `through` may be cut: then the command is run again without it."""
+
+    site: Watched
+    through: Vault
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @classmethod
+    def standing(cls, server: Server, folder: Path, name: str, through: Vault | None = None) -> RootOperator:
+        site = Watched(server, folder / "site", name)
+        site.write(SPEC)
+        site.apply()
+        for node in site.cluster.nodes:
+            site.equip(node.name)
+        made = cls(site, through or straight(server))
+        RootReporters(site).report(made.now)
+        return made
+
+    @property
+    def record(self) -> RotationRecord:
+        record = record_of(self.site, "root")
+        assert record is not None
+        return record
+
+    def run(self, act: Callable[[Vault], object]) -> None:
+        """A command, and again if it was cut off."""
+        try:
+            act(self.through)
+        except (Sealed, Unavailable):
+            act(straight(self.site.server))
+
+    def begin(self) -> None:
+        self.run(lambda vault: ca_commands.rotate(self.site.cluster, vault, "root", Method.NEW_KEY, 60, self.now))
+
+    def step(self, *, back: bool = False) -> None:
+        """The next step, once every node has reported and some minutes have passed."""
+        RootReporters(self.site).report(self.now)
+        self.now += timedelta(minutes=7)
+        act = ca_commands.abort if back else ca_commands.advance
+        state = self.record.state
+        words = WORDS.get(state, ()) if not back or state is State.RETRUSTING else ()
+
+        def once(vault: Vault) -> None:
+            if self.record.state is state:
+                act(self.site.cluster, vault, self.now, (), words)
+            else:
+                # Its record says the next state: whoever looks in first makes it so.
+                assert not ca_commands.advance(self.site.cluster, vault, self.now).moved
+
+        self.run(once)
+        assert self.record.state is not state
+
+    def reach(self, state: State) -> None:
+        self.begin()
+        while self.record.state is not state:
+            self.step()
+
+    def back(self) -> None:
+        while self.record.active:
+            self.step(back=BACK.get(self.record.state) is not None)
+
+    def names(self, ca: str) -> tuple[list[str], list[str], str]:
+        """The names of the issuers and the keys of a mount, and of its default issuer."""
+        mount = f"{self.site.prefix}/{ca}"
+        issuers = self.site.server.api("LIST", f"{mount}/issuers").data["key_info"].values()
+        keys = self.site.server.api("LIST", f"{mount}/keys").data["key_info"].values()
+        (default,) = [each["issuer_name"] for each in issuers if each["is_default"]]
+        return sorted(each["issuer_name"] for each in issuers), [each["key_name"] for each in keys], default

@@ -1,0 +1,114 @@
+"""A cluster whose CA is rotated, its nodes, which only report, and a clock that only tests move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from helpers.node.reporting_nodes import Reporter, all_pass, record_of
+from helpers.vault.plan_commands import Watched
+from helpers.vault.servers import Server
+from vaultpki.provision import ca_commands
+from vaultpki.provision.rotation_run import CaStatus, Step
+from vaultpki.spec.rotation_record import Method, RotationRecord, State
+from vaultpki.vault import Settings, Vault
+
+SPEC = """\
+api_server: {names: [api.example.com]}
+nodes:
+- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}
+- {name: etcd-2, roles: [etcd], addresses: [10.0.0.12]}
+pools:
+- {name: autoscaled, roles: [worker], node_names: "w-*"}
+"""
+
+
+def straight(server: Server) -> Vault:
+    """The server for an operator with the root token."""
+    return Vault(Settings((server.address,), ca_file=str(server.ca_file), token=server.token))
+
+
+class Rotation:
+    """One CA under rotation."""
+
+    def __init__(self, site: Watched, domain: str = "etcd") -> None:
+        self.site, self.domain = site, domain
+        self.vault = straight(site.server)
+        self.now = datetime.now(UTC)
+        self.nodes = [Reporter(site, node.name, domain) for node in site.cluster.nodes]
+        all_pass(self.nodes, self.now)
+
+    def later(self, seconds: int = 61) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    @property
+    def record(self) -> RotationRecord:
+        record = record_of(self.site, self.domain)
+        assert record is not None
+        return record
+
+    def begin(self, method: Method = Method.NEW_KEY, vault: Vault | None = None) -> RotationRecord:
+        return ca_commands.rotate(self.site.cluster, vault or self.vault, self.domain, method, 60, self.now)
+
+    def advance(
+        self, without: tuple[str, ...] = (), restarted: tuple[str, ...] = (), vault: Vault | None = None
+    ) -> Step:
+        return ca_commands.advance(self.site.cluster, vault or self.vault, self.now, without, restarted)
+
+    def abort(self, vault: Vault | None = None) -> Step:
+        return ca_commands.abort(self.site.cluster, vault or self.vault, self.now)
+
+    def status(self) -> tuple[CaStatus, ...]:
+        return ca_commands.status(self.site.cluster, self.vault, self.now)
+
+    def reported(self) -> None:
+        """Every node makes a pass, and time goes by until every component has noticed new files."""
+        all_pass(self.nodes, self.now)
+        self.later(361 if self.domain == "kubernetes" else 61)
+
+    def moved(self, act: Callable[[], Step] | None = None) -> State:
+        """The next step, which the reports have opened the gate for."""
+        self.reported()
+        step = (act or self.advance)()
+        assert step.moved, step
+        return step.record.state
+
+    def reach(self, state: State) -> None:
+        """A rotation that begins and goes on to a state."""
+        self.begin()
+        self.reach_on(state)
+
+    def reach_on(self, state: State) -> None:
+        while self.record.state is not state:
+            self.moved()
+
+    def names(self) -> tuple[set[str], set[str], str]:
+        """The names of the mount's issuers and keys, and that of its default issuer."""
+        mount = f"{self.site.prefix}/{self.domain}"
+        issuers = self.site.server.api("LIST", f"{mount}/issuers").data["key_info"].values()
+        keys = self.site.server.api("LIST", f"{mount}/keys").data["key_info"].values()
+        default = [each["issuer_name"] for each in issuers if each["is_default"]]
+        return {each["issuer_name"] for each in issuers}, {each["key_name"] for each in keys}, "".join(default)
+
+    def signs(self, name: str) -> bool:
+        issuer = self.site.read(f"{self.site.prefix}/{self.domain}/issuer/{name}")
+        return "issuing-certificates" in issuer["usage"]
+
+    def settled(self) -> None:
+        """Neither plan nor apply has anything to do, and no apply undoes anything."""
+        plan = self.site.plan()
+        assert (plan["changes"], plan["unmanaged"], plan["dangers"], plan["rotation_needed"]) == ([], [], [], [])
+        names = self.names()
+        self.site.settled()
+        assert self.names() == names
+
+
+def rotation_of(server: Server, folder: Path, name: str, domain: str = "etcd") -> Rotation:
+    """A cluster that is applied, with two nodes that can log in and have reported."""
+    site = Watched(server, folder, name)
+    site.write(SPEC)
+    site.apply()
+    for node in site.cluster.nodes:
+        site.equip(node.name)
+    return Rotation(site, domain)

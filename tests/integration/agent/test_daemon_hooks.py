@@ -1,0 +1,104 @@
+"""Hooks of the resident agent: each runs once for each change, and none delays a certificate."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+from helpers.node import resident_agent
+from helpers.node.resident_agent import AT_ONCE, POLL, Watcher, polling_node, resident, short_and_long
+from helpers.vault.applied_cluster import Seat, standing
+from helpers.vault.servers import Server, wait_for
+from vaultpki.agent import state
+
+
+def test_a_pass_that_only_runs_a_hook_asks_vault_nothing(server: Server, tmp_path: Path, cluster_name: str) -> None:
+    """Nor does it delay the next pass that asks."""
+    poll = 2 * POLL
+    # Long enough for the pause for watchers, and over before the pass that follows would ask again.
+    further = f"hooks: {{kubelet: [[sleep, '{0.6 * poll}']]}}\n"
+    seat = polling_node(standing(server, tmp_path / "site", cluster_name, short_and_long("30s")), further=further)
+    seat.configure(f"poll: {POLL}s", f"poll: {poll}s")
+    with resident_agent.proxy(server) as between:
+        seat.configure(server.address, between.address)
+
+        def asked() -> list[float]:
+            return [when for when, _, path in between.asked if path.endswith("/config/data/cluster")]
+
+        with resident(seat) as agent:
+            agent.await_said("ran the hooks of kubelet", 40)
+            wait_for(lambda: len(asked()) >= 2, 2 * poll, agent.log.read_text)
+            assert agent.end() < AT_ONCE
+    assert asked()[1] - asked()[0] < 1.25 * poll, asked()
+
+
+def test_a_hook_is_owed_over_a_kill_and_retried(server: Server, tmp_path: Path, cluster_name: str) -> None:
+    """Each runs once for each change that it has not worked for."""
+    site = standing(server, tmp_path / "site", cluster_name, short_and_long("30d"))
+    log, proxy_pem = tmp_path / "hooks", site.folder / "nodes/worker-1/pki/kube-proxy.pem"
+    # The second time it is run, it works.
+    fails_once = f"echo kubelet >> {log}; test $(grep -c kubelet {log}) -ge 2"
+    seat = polling_node(
+        site,
+        further="hooks:\n"
+        f"  kubelet: [[sh, -c, {json.dumps(fails_once)}]]\n"
+        f"  kubernetes-ca: [[sh, -c, 'sleep 3; test -s {proxy_pem} && echo ca >> {log}']]\n",
+    )
+    with resident(seat) as agent:
+        agent.await_issued()
+        # Killed while the first hook runs: it is still owed, by the file that came.
+        wait_for(lambda: owed(seat) != [], 10, lambda: "nothing owed")
+        agent.process.kill()
+        agent.process.wait()
+    assert owed(seat) == ["kubelet", "kubernetes-ca"]
+    with resident(seat) as agent:
+        failed = agent.await_said("hook 1 of kubelet (sh) failed with exit code 1", 20)
+        assert failed[0]["level"] == "warning"
+        told = agent.status(expect=3)
+        assert told["agent"]["hooks_owed"] == ["kubelet"], told["agent"]
+        agent.await_said("ran the hooks of kubelet", 20)
+        wait_for(lambda: owed(seat) == [], 20, lambda: str(owed(seat)))
+        assert agent.end() < AT_ONCE
+    ran = log.read_text().split()
+    # What the kill cut off ran once more, and then never again.
+    assert 1 <= ran.count("ca") <= 2 and ran[0] == "ca" and ran.count("kubelet") >= 2, ran
+
+
+def test_a_hook_that_hangs_delays_no_certificate(server: Server, tmp_path: Path, cluster_name: str) -> None:
+    """It is written into agent.yaml while the agent runs, and ends with the agent."""
+    pids_file = tmp_path / "pids"
+    # A process group: the shell, and what it started.
+    hangs = f"echo $$ >> {pids_file}; sleep 1000 & echo $! >> {pids_file}; wait"
+    site = standing(server, tmp_path / "site", cluster_name, resident_agent.SPEC)
+    seat = polling_node(site, further="hook_timeout: 1h\nhooks: {kubelet: [['true']]}\n")
+    seat.run()
+    with resident(seat) as agent, Watcher(seat).watching() as watched:
+        agent.await_said("has started", 20)
+        seat.configure("[['true']]", f"[[sh, -c, {json.dumps(hangs)}]]")
+        agent.process.send_signal(signal.SIGHUP)
+        agent.await_said("was read again", 5)
+        wait_for(pids_file.exists, 30, agent.log.read_text)
+        renewed = {name: len(seen) for name, seen in watched.serials.items()}
+        wait_for(
+            lambda: all(len(watched.serials[name]) > count for name, count in renewed.items()), 30, agent.log.read_text
+        )
+        pids = [int(pid) for pid in pids_file.read_text().split()]
+        assert len(pids) == 2 and all(map(alive, pids))
+        assert owed(seat) == ["kubelet"]
+        took = agent.end()
+        assert took < AT_ONCE, took
+        # SIGKILL is sent by then; a busy kernel takes its time.
+        wait_for(lambda: not any(map(alive, pids)), 5, lambda: f"one of {pids} lives on")
+
+
+def owed(seat: Seat) -> list[str]:
+    return sorted(state.load(str(seat.state)).owed)
+
+
+def alive(pid: int) -> bool:
+    """Whether the process is there, and no zombie that waits for its parent."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,189 @@
+"""What `vaultpki doctor` finds on a node and before a join, and that it changes nothing and uses nothing up."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.node import enrolled_nodes
+from helpers.node.enrolled_nodes import Desk
+from helpers.vault.applied_cluster import Seat, Site, vaultpki
+from helpers.vault.servers import Server
+
+Found = dict[str, tuple[str, str]]
+
+
+@pytest.fixture(scope="module")
+def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return enrolled_nodes.site(server, tmp_path_factory.mktemp("doctor"), f"d{os.urandom(4).hex()}")
+
+
+@pytest.fixture
+def file(site: Site, tmp_path: Path) -> Path:
+    enrolled_nodes.vacate(site, "w-1")
+    return Desk(site, site.server.token).join_file("w-1", tmp_path / "join.json", pool="autoscaled")
+
+
+@pytest.fixture(scope="module")
+def joined(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Seat:
+    """A node with all its files; a test that changes it works on a copy."""
+    folder = tmp_path_factory.mktemp("joined")
+    seat = Seat("w-2", folder / "node")
+    enrolled_nodes.join(seat, Desk(site, site.server.token).join_file("w-2", folder / "join.json", pool="autoscaled"))
+    return seat
+
+
+@pytest.fixture
+def node(joined: Seat, tmp_path: Path) -> Seat:
+    seat = Seat(joined.name, tmp_path / "node")
+    shutil.copytree(joined.folder, seat.folder, symlinks=True)
+    seat.configure(str(joined.folder), str(seat.folder))
+    return seat
+
+
+def examined(*arguments: str | Path, expect: int) -> Found:
+    """Verdict and detail by check; of several with one name, the first that failed."""
+    ran = vaultpki("doctor", *arguments, "--json", expect=expect)
+    found: Found = {}
+    told: dict[str, Any] = json.loads(ran.stdout)
+    assert told["ok"] is (expect == 0)
+    for each in told["checks"]:
+        if found.get(each["check"], ("ok", ""))[0] != "failed":
+            found[each["check"]] = each["verdict"], each["detail"]
+    return found
+
+
+def failed(found: Found) -> dict[str, str]:
+    return {check: detail for check, (verdict, detail) in found.items() if verdict == "failed"}
+
+
+def test_a_machine_that_is_fit_to_join(site: Site, file: Path, tmp_path: Path) -> None:
+    seat = Seat("w-1", tmp_path / "fresh")
+    for _ in range(2):
+        found = examined("-c", seat.config, "--join", file, "--dir", seat.pki, expect=0)
+    assert found["join file"][1].startswith("good until 20") and found["cluster"] == ("ok", "")
+    assert not seat.folder.exists()
+    # The file is as good as before.
+    enrolled_nodes.join(seat, file)
+    again = examined("-c", seat.config, "--join", file, "--dir", seat.pki, expect=0)
+    assert again["join file"] == ("ok", "this node has used it already")
+
+
+def test_a_node_that_is_well(node: Seat, site: Site) -> None:
+    before, since = node.snapshot(memory=False), site.server.audit_position()
+    found = examined("-c", node.config, expect=0)
+    assert found["login"] == ("ok", "") and found["files"] == ("ok", "") and found["cluster"] == ("ok", "")
+    assert node.snapshot(memory=False) == before
+    assert not [path for _, path in site.server.requests(since) if "sign" in path]
+
+
+def test_a_join_file_that_was_used_elsewhere(site: Site, file: Path, tmp_path: Path) -> None:
+    enrolled_nodes.join(Seat("w-1", tmp_path / "thief"), file)
+    seat = Seat("w-1", tmp_path / "node")
+    found = failed(examined("-c", seat.config, "--join", file, "--dir", seat.pki, expect=3))
+    assert found.keys() == {"join file"} and "somebody may have intercepted it" in found["join file"]
+
+
+def test_a_join_file_that_others_may_read(file: Path, tmp_path: Path) -> None:
+    file.chmod(0o644)
+    found = failed(examined("-c", tmp_path / "agent.yaml", "--join", file, expect=3))
+    assert "others may read or write it" in found["join file"]
+
+
+def test_addresses_one_by_one(node: Seat, site: Site) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        away = f"https://127.0.0.1:{taken.getsockname()[1]}"
+        node.configure(f"'{site.server.address}'" if "'" in node.config.read_text() else site.server.address, away)
+        node.configure(away, f"{away}, {site.server.address}") if "[" in node.config.read_text() else None
+        found = examined("-c", node.config, expect=3)
+    assert failed(found).keys() == {f"Vault at {away}"}
+    assert found["login"] == ("ok", "")
+
+
+@contextmanager
+def changed(path: Path, content: bytes) -> Iterator[None]:
+    before = path.read_bytes()
+    path.write_bytes(content)
+    try:
+        yield
+    finally:
+        path.write_bytes(before)
+
+
+def test_a_ca_that_did_not_sign_vaults_certificate(node: Seat) -> None:
+    chain = (node.pki / "kubernetes-ca-chain.crt").read_bytes()
+    with changed(node.state / "vault-ca.pem", chain):
+        found = examined("-c", node.config, expect=3)
+    (problem,) = failed(found).values()
+    assert "did not sign it" in problem
+    assert found["cluster"][0] == found["login"][0] == "unchecked"
+
+
+def test_another_root(node: Seat) -> None:
+    text = node.config.read_text()
+    (pin,) = [line.split()[1] for line in text.splitlines() if line.startswith("root_sha256:")]
+    node.configure(pin, "a" * 64)
+    found = failed(examined("-c", node.config, expect=3))
+    assert "not the pinned" in found["cluster"] and f"directory {node.pki}" in found
+
+
+def test_a_credential_that_vault_does_not_take(node: Seat) -> None:
+    before = (node.state / "secret-id").read_bytes()
+    with changed(node.state / "secret-id", b"11111111-2222-3333-4444-555555555555"):
+        found = failed(examined("-c", node.config, expect=3))
+        assert found.keys() == {"login"} and "join with a new join file" in found["login"]
+    assert (node.state / "secret-id").read_bytes() == before
+    (node.state / "secret-id").unlink()
+    assert failed(examined("-c", node.config, expect=3)).keys() == {"state folder", "login"}
+
+
+def test_foreign_and_missing_files(node: Seat) -> None:
+    (node.pki / "kubelet.crt").unlink()
+    (node.pki / "kubelet.crt").write_text("somebody else's")
+    (node.pki / "kubelet-client.key").unlink()
+    ran = vaultpki("doctor", "-c", node.config, expect=3)
+    told = [line.removeprefix("FAILED       files: ") for line in ran.stdout.splitlines() if "FAILED" in line]
+    assert "kubelet-client.key: missing" in told and any("kubelet.crt" in line for line in told), ran
+
+
+def test_hooks_that_cannot_run(node: Seat) -> None:
+    node.config.write_text(
+        node.config.read_text()
+        + "hooks:\n  kubelet: [[/no/such/program, secret-word]]\n  etcd-ca: [{static_pod: nothing-here}]\n"
+    )
+    ran = vaultpki("doctor", "-c", node.config, expect=3)
+    assert "FAILED       hook of kubelet: /no/such/program is no program that can be run" in ran.stdout, ran
+    assert "FAILED       hook of etcd-ca: /etc/kubernetes/manifests/nothing-here.yaml is missing" in ran.stdout, ran
+    assert "secret-word" not in ran.stdout + ran.stderr
+
+
+def test_flags_of_a_component_that_runs_here(node: Seat, tmp_path: Path) -> None:
+    """In a network namespace of its own, so that no other test sees this etcd."""
+    etcd = tmp_path / "etcd"
+    etcd.symlink_to("/bin/bash")
+    flags = f"--trusted-ca-file={node.pki}/etcd-ca-chain.crt --client-cert-auth --peer-client-cert-auth"
+    beside = tmp_path / "beside"
+    # What it waits by is ended first: a shell that is killed would leave its `sleep` behind, with our output open.
+    beside.write_text(
+        f'#!/bin/bash\n{etcd} -c "sleep 60; true" {flags} &\nsleep 0.2\n"$@"\ncode=$?\npkill -P $!\nwait\nexit $code\n'
+    )
+    beside.chmod(0o755)
+    ran = vaultpki("doctor", "-c", node.config, behind=("unshare", "--net", str(beside)), expect=3)
+    found = [line for line in ran.stdout.splitlines() if "flags of etcd" in line]
+    assert any("lets in the clients of every CA of the cluster" in line for line in found), ran
+    assert not [line for line in vaultpki("doctor", "-c", node.config).stdout.splitlines() if "flags of etcd" in line]
+
+
+def test_what_is_wrong_with_the_command_itself(tmp_path: Path) -> None:
+    found = examined("-c", tmp_path / "agent.yaml", expect=3)
+    assert failed(found).keys() == {"agent.yaml"}
+    assert "--dir goes with --join" in vaultpki("doctor", "--dir", tmp_path, expect=2).stderr

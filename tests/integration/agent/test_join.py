@@ -1,0 +1,287 @@
+"""Join files on the node: used twice, late, wrong, tampered with or broken, each told in a sentence of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.node import enrolled_nodes
+from helpers.node.enrolled_nodes import Desk
+from helpers.vault.applied_cluster import Seat, Site, vaultpki
+from helpers.vault.servers import Server, write_tls
+from vaultpki.errors import SpecError
+from vaultpki.spec import load_agent
+from vaultpki.spec.join_file import load_join
+
+
+@pytest.fixture(scope="module")
+def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return enrolled_nodes.site(server, tmp_path_factory.mktemp("join"), f"j{os.urandom(4).hex()}")
+
+
+@pytest.fixture(scope="module")
+def other(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """Another cluster on the same server."""
+    return enrolled_nodes.site(server, tmp_path_factory.mktemp("other"), f"o{os.urandom(4).hex()}")
+
+
+@pytest.fixture
+def desk(site: Site) -> Desk:
+    return Desk(site, site.server.token)
+
+
+@pytest.fixture
+def file(desk: Desk, tmp_path: Path) -> Path:
+    """A join file of the pooled node w-1, which has no other credential."""
+    enrolled_nodes.vacate(desk.site, "w-1")
+    return desk.join_file("w-1", tmp_path / "join.json", pool="autoscaled")
+
+
+@pytest.fixture
+def seat(tmp_path: Path) -> Seat:
+    return Seat("w-1", tmp_path / "node")
+
+
+def refused(seat: Seat, file: Path) -> str:
+    """What a join is told that must fail; it says it in one sentence, and leaves everything as it was before."""
+    before, existed = contents(seat), seat.folder.exists()
+    ran = enrolled_nodes.join(seat, file, expect=1)
+    assert ran.stdout == "" and ran.stderr.startswith("vaultpki: ") and ran.stderr.count("\n") == 1, ran
+    assert contents(seat) == before and seat.folder.exists() == existed
+    wrap_token = json.loads(file.read_text()).get("wrap_token") if file.suffix == ".json" else None
+    assert not wrap_token or wrap_token not in ran.stderr
+    return ran.stderr.removeprefix("vaultpki: ").rstrip("\n")
+
+
+def contents(seat: Seat) -> dict[str, tuple[int, bytes]]:
+    """Mode and content of all there is on the node."""
+    return {name: (mode, content) for name, (_, _, mode, content) in seat.snapshot().items()}
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o777])
+def test_what_a_join_leaves(site: Site, seat: Seat, file: Path, umask: int) -> None:
+    ran = enrolled_nodes.join(seat, file, umask=umask)
+    assert ran.stdout.startswith(f"w-1 has joined {site.name}; its configuration is {seat.config}\n")
+    assert {path.name: enrolled_nodes.mode(path) for path in seat.state.iterdir()} == {
+        "agent.json": 0o600,
+        "secret-id": 0o600,
+        "secret-id.json": 0o600,
+        "joined": 0o600,
+        "spec.json": 0o600,
+        "vault-ca.pem": 0o644,
+    }
+    assert enrolled_nodes.mode(seat.state) == 0o700 and enrolled_nodes.mode(seat.config) == 0o644
+    config = load_agent(seat.config)
+    assert (config.cluster, config.prefix, config.node, config.pool) == (site.name, site.prefix, "w-1", "autoscaled")
+    assert config.root_sha256 == site.root_sha256 and config.state == str(seat.state)
+    seat.run()
+
+
+def test_all_that_is_said_is_json_where_that_is_asked_for(desk: Desk, seat: Seat, file: Path, tmp_path: Path) -> None:
+    ran = vaultpki(*enrolled_nodes.joining(seat, file), "--log-format", "json")
+    told = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert ran.stderr == "" and {"issued", "bundles"} < {event["event"] for event in told}
+    assert (told[0]["event"], told[0]["node"], told[0]["cluster"]) == ("joined", "w-1", desk.site.name)
+    assert told[0]["message"] == f"w-1 has joined {desk.site.name}; its configuration is {seat.config}"
+    thief = Seat("w-1", tmp_path / "thief")
+    ran = vaultpki(*enrolled_nodes.joining(thief, file), "--log-format", "json", expect=1)
+    (line,) = ran.stderr.splitlines()
+    assert ran.stdout == "" and json.loads(line)["level"] == "error"
+    assert json.loads(line)["message"].startswith("the join file has been used already, and not by this node")
+
+
+def test_used_twice(desk: Desk, seat: Seat, file: Path, tmp_path: Path) -> None:
+    enrolled_nodes.join(seat, file)
+    # On the node that used it, it is done already.
+    assert "has joined" in enrolled_nodes.join(seat, file).stdout
+    said = refused(Seat("w-1", tmp_path / "thief"), file)
+    assert said == (
+        "the join file has been used already, and not by this node: somebody may have intercepted it; run "
+        "`vaultpki lock -f cluster.yaml w-1`, find out who had the file, and ask for a new one "
+        "(`vaultpki enroll -f cluster.yaml w-1 --pool autoscaled`)"
+    )
+
+
+def test_late(desk: Desk, seat: Seat, tmp_path: Path) -> None:
+    enrolled_nodes.vacate(desk.site, "w-1")
+    file = desk.join_file("w-1", tmp_path / "join.json", pool="autoscaled", wrap_ttl="1s")
+    time.sleep(2.5)
+    ended = json.loads(file.read_text())["expires"]
+    assert refused(seat, file) == (
+        f"the join file ended at {ended}; ask for a new one (`vaultpki enroll -f cluster.yaml w-1 --pool autoscaled`)"
+    )
+
+
+def test_of_another_cluster_or_node(desk: Desk, other: Site, seat: Seat, file: Path, tmp_path: Path) -> None:
+    enrolled_nodes.join(seat, file)
+    theirs = Desk(other, other.server.token).join_file("w-1", tmp_path / "theirs.json", pool="autoscaled")
+    said = refused(seat, theirs)
+    assert said == (
+        f"the join file is for node w-1 of {other.name}, and {seat.config} is of node w-1 of {desk.site.name}; "
+        "name another agent.yaml with -c"
+    )
+    second = desk.join_file("w-2", tmp_path / "w-2.json", pool="autoscaled")
+    assert "is for node w-2 of" in refused(seat, second)
+    enrolled_nodes.join(Seat("w-1", tmp_path / "theirs"), theirs)
+    enrolled_nodes.join(Seat("w-2", tmp_path / "second"), second)
+
+
+def test_the_pin_is_looked_at_before_the_token_is_spent(
+    site: Site, other: Site, seat: Seat, file: Path, tmp_path: Path
+) -> None:
+    mark = site.server.audit_position()
+    pinned = enrolled_nodes.edited(file, tmp_path / "pinned.json", root_sha256=other.root_sha256)
+    assert "is not the one pinned" in refused(seat, pinned) or "pin" in refused(seat, pinned)
+    renamed = enrolled_nodes.edited(file, tmp_path / "renamed.json", cluster=other.name)
+    said = refused(seat, renamed)
+    assert said == (
+        f"the join file is for cluster {other.name}, and what Vault has at {site.prefix} is '{site.name} root CA': the "
+        "file was changed or mixed up; tell whoever enrolled w-1, and ask for a new one"
+    )
+    assert "sys/wrapping/unwrap" not in [path for _, path in site.server.requests(mark)]
+    assert not seat.state.exists()
+    enrolled_nodes.join(seat, file)
+
+
+CHANGED: dict[str, tuple[dict[str, Any], str]] = {
+    "version": ({"version": 0}, "version: is not as `vaultpki enroll` writes it"),
+    "version-text": ({"version": "1"}, "version: is not as `vaultpki enroll` writes it"),
+    "version-true": ({"version": True}, "version: is not as `vaultpki enroll` writes it"),
+    "newer": ({"version": 2, "more": 1}, "has version 2 and this vaultpki speaks 1; install the newer vaultpki"),
+    "more": ({"more": 1}, "more: is not as `vaultpki enroll` writes it; do not use this file, and ask for a new one"),
+    "prefix": ({"prefix": "vaultpki/none"}, "vaultpki/none/"),
+    "prefix-climbs": ({"prefix": "a/../b"}, "prefix: is not as"),
+    "node": ({"node": "w-2"}, "was not made for this node's secret id: the file was tampered with or mixed up"),
+    "node-listed": ({"node": "cp-1", "pool": None}, "was not made for this node's secret id"),
+    "pool": ({"pool": "batch"}, "Vault does not take what the join file holds for w-1"),
+    "pool-none": ({"pool": None}, "was not made for this node's secret id"),
+    "pool-odd": ({"pool": "../x"}, "pool: is not as"),
+    "addresses": ({"addresses": ["https://127.0.0.1:1"]}, "cannot be reached"),
+    "addresses-http": ({"addresses": ["http://192.0.2.1:8200"]}, "is plain http"),
+    "addresses-none": ({"addresses": []}, "addresses: is not as"),
+    "addresses-odd": ({"addresses": ["https://[::1"]}, "addresses: is not as"),
+    "ca_pem": (
+        {"ca_pem": "-----BEGIN CERTIFICATE-----\nMAAA\n-----END CERTIFICATE-----\n"},
+        "cannot be used as a CA file",
+    ),
+    "ca_pem-odd": ({"ca_pem": "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n"}, "ca_pem: is not as"),
+    "ca_pem-none": ({"ca_pem": None}, "; the join file names no CA, and this machine's did not sign it: "),
+    "namespace": ({"namespace": "team1/none"}, "the namespace team1/none does not exist at https://127.0.0.1:"),
+    "namespace-odd": ({"namespace": "a b"}, "namespace: is not as"),
+    "root_sha256": ({"root_sha256": "0" * 64}, "pin"),
+    "role_id": ({"role_id": "00000000-0000-0000-0000-000000000000"}, "role_id or pool was changed on its way"),
+    "role_id-odd": ({"role_id": 7}, "role_id: is not as"),
+    "wrap_token": ({"wrap_token": "s.AAAAAAAAAAAAAAAAAAAAAAAA"}, "has been used already, and not by this node"),
+    "wrap_token-odd": ({"wrap_token": "s.a\r\nX-Vault-Token: b"}, "wrap_token: is not as"),
+    "expires": ({"expires": "2020-01-01"}, "expires: is not as"),
+    "expires-never": ({"expires": "2020-13-01T00:00:00Z"}, "expires: is not as"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGED)
+def test_tampered(site: Site, seat: Seat, file: Path, tmp_path: Path, what: str) -> None:
+    fields, said = CHANGED[what]
+    changed = enrolled_nodes.edited(file, tmp_path / "changed.json", **fields)
+    if what == "namespace" and site.server.product == "vault":
+        # HashiCorp's community edition does not look at it.
+        enrolled_nodes.join(seat, changed)
+    else:
+        assert said in refused(seat, changed)
+
+
+def test_every_field_is_tampered_with(file: Path) -> None:
+    assert json.loads(file.read_text()).keys() <= {name.partition("-")[0] for name in CHANGED} | {"cluster"}
+
+
+def test_a_tampered_file_does_not_harm_a_node_that_works(desk: Desk, seat: Seat, file: Path, tmp_path: Path) -> None:
+    enrolled_nodes.join(seat, file)
+    token = enrolled_nodes.wrapped(desk.site, f"auth/{desk.site.prefix}/pooled/role/w-1/secret-id")
+    wrong = "00000000-0000-0000-0000-000000000000"
+    bad = enrolled_nodes.edited(file, tmp_path / "bad.json", role_id=wrong, wrap_token=token)
+    refused(seat, bad)
+    seat.age()
+    seat.run()
+
+
+def test_another_ca_stands_at_the_address(seat: Seat, file: Path, tmp_path: Path) -> None:
+    (tmp_path / "tls").mkdir()
+    ca_pem = write_tls(tmp_path / "tls").read_text()
+    said = refused(seat, enrolled_nodes.edited(file, tmp_path / "changed.json", ca_pem=ca_pem))
+    assert said.endswith(
+        "; the CA in the join file did not sign it: whoever enrolled w-1 must look at vault.ca_file in cluster.yaml, "
+        "and make a new join file (`vaultpki enroll -f cluster.yaml w-1 --pool autoscaled`)"
+    )
+    assert "does not verify" in said and "VAULT_CACERT" not in said
+    enrolled_nodes.join(seat, file)
+
+
+def test_a_token_that_wraps_something_else(site: Site, seat: Seat, file: Path, tmp_path: Path) -> None:
+    """Such as a secret id of another node, a token, or whatever an attacker may have had wrapped."""
+    role = f"auth/{site.prefix}/pooled/role/w-9"
+    made = site.server.api("POST", role, {"token_policies": f"{site.prefix}/pool/autoscaled"})
+    assert made.status == 204
+    for path, body in ((f"{role}/secret-id", {}), ("sys/wrapping/wrap", {"secret_id": "mine"})):
+        token = enrolled_nodes.wrapped(site, path, body=body, ttl="5m")
+        said = refused(seat, enrolled_nodes.edited(file, tmp_path / "changed.json", wrap_token=token))
+        assert said.startswith("the join file's token was not made for this node's secret id"), said
+        # It was only looked at.
+        assert site.server.api("POST", "sys/wrapping/unwrap", token=token).status == 200
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is not a join file; ask the person who enrolled this node for a new one"),
+        (b"{", "is not a join file; ask the person who enrolled this node for a new one"),
+        (b"[]", "is not a join file"),
+        (b"null", "is not a join file"),
+        (b"version: 1\n", "is not a join file"),
+        (b"[" * 200_000, "is not a join file"),
+        (b"\xff\xfe{}", "is not a join file"),
+        (b'{"version": 1}' + b" " * (1 << 20), "is not a join file"),
+        (b'{"version": 1}', "addresses: is not as `vaultpki enroll` writes it"),
+        (b'{"version": 1e999}', "version: is not as `vaultpki enroll` writes it"),
+        (None, "cannot be read (No such file or directory); name the join file you were given"),
+    ],
+)
+def test_broken(seat: Seat, tmp_path: Path, content: bytes | None, said: str) -> None:
+    broken = tmp_path / "broken.txt"
+    if content is not None:
+        broken.touch(0o600)
+        broken.write_bytes(content)
+    found = refused(seat, broken)
+    assert found.startswith(f"{broken}: {said}"), found
+
+
+def test_every_truncation_is_told(seat: Seat, file: Path, tmp_path: Path) -> None:
+    whole = file.read_bytes()
+    short = tmp_path / "short"
+    short.touch(0o600)
+    for length in range(0, len(whole.rstrip()), 7):
+        short.write_bytes(whole[:length])
+        with pytest.raises(SpecError, match="is not a join file"):
+            load_join(short)
+
+
+def test_the_agents_folder_never_lies_in_the_directory(seat: Seat, file: Path) -> None:
+    again = Seat("w-1", seat.folder / "inside")
+    said = vaultpki("agent", "-c", again.config, "--join", file, "--dir", again.folder, "--once", expect=1).stderr
+    assert "would lie in" in said and not again.state.exists()
+
+
+def test_a_node_that_joins_again_keeps_what_its_people_changed(desk: Desk, tmp_path: Path) -> None:
+    seat = Seat("w-again", tmp_path / "node")
+    enrolled_nodes.join(seat, desk.join_file("w-again", tmp_path / "first.json", pool="autoscaled"))
+    seat.configure("poll: 5m", "poll: 7m")
+    with seat.config.open("a") as stream:
+        stream.write('certificates: {kubelet: {mode: "0640"}}\nhooks: {kubelet: [["true"]]}\n')
+    enrolled_nodes.join(seat, desk.join_file("w-again", tmp_path / "fresh.json", pool="autoscaled", replace=True))
+    config = load_agent(seat.config)
+    assert config.poll == 420 and config.hooks and config.certificates["kubelet"].mode == 0o640
+    # The credential that it had before is destroyed, and so is what was in either join file.
+    assert len(enrolled_nodes.accessors(desk.site, "w-again", "pooled")) == 1

@@ -1,0 +1,412 @@
+"""Nodes in kubeadm's layout: every file has kubeadm's name, in the folder that its reader mounts."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import stat
+from base64 import b64decode
+from pathlib import Path
+
+import pytest
+import yaml
+
+from helpers.node import enrolled_nodes
+from helpers.node.enrolled_nodes import Desk
+from helpers.node.resident_agent import AT_ONCE, PASS, POLL, resident
+from helpers.vault.applied_cluster import Ran, Seat, Site, second_issuer, vaultpki
+from helpers.vault.servers import Server, wait_for
+from vaultpki.pki import x509
+
+SPEC = """\
+layout: kubeadm
+api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}
+nodes:
+- {name: cp-1, roles: [control-plane, etcd, worker], addresses: [10.0.0.11]}
+- {name: cp-2, roles: [control-plane, worker], addresses: [10.0.0.12]}
+- {name: etcd-1, roles: [etcd], addresses: [10.0.0.13]}
+pools:
+- {name: autoscaled, roles: [worker], node_names: "w-*"}
+certificates:
+  scraper:
+    kind: client
+    common_name: "scraper:{node}"
+    ca: kubernetes
+    roles: [control-plane]
+    kubeconfig: scraper.conf
+templates:
+  motd: {file: motd.txt, template: motd.tmpl, roles: [control-plane]}
+"""
+
+KUBERNETES = {"ca.crt", "ca-chain.crt", "kubelet-ca.crt", "kubelet-ca-chain.crt"}
+BUNDLES = KUBERNETES | {"front-proxy-ca.crt", "front-proxy-ca-chain.crt"}
+CONTROL_PLANE = ("apiserver", "apiserver-kubelet-client", "apiserver-etcd-client", "front-proxy-client")
+ETCD_BUNDLES = {"ca.crt", "ca-chain.crt"}
+
+
+def files(*stems: str) -> set[str]:
+    return {f"{stem}.{ending}" for stem in stems for ending in ("crt", "key", "pem")}
+
+
+PKI_CP = BUNDLES | files(*CONTROL_PLANE, "controller-manager", "scraper") | {"scraper.conf", "motd.txt"}
+ETCD_MEMBER = ETCD_BUNDLES | files("server", "peer", "healthcheck-client")
+SCHEDULER = {"ca.crt"} | files("scheduler")
+KUBELET = files("kubelet", "kubelet-client")
+CP_CONFS = {"kubelet.conf", "controller-manager.conf", "scheduler.conf"}
+
+
+@pytest.fixture(scope="module")
+def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    made = Site(server, tmp_path_factory.mktemp("kubeadm"), f"k{os.urandom(4).hex()}")
+    made.folder.mkdir(exist_ok=True)
+    (made.folder / "motd.tmpl").write_text("node ${node} in ${directory}\n")
+    made.write(SPEC)
+    made.apply()
+    return made
+
+
+@pytest.fixture
+def desk(site: Site) -> Desk:
+    return Desk(site, site.server.token)
+
+
+def equip(site: Site, node: str, folder: Path, *, pool: str | None = None) -> Seat:
+    """A node whose kubelet's folder is beside pki; kubeconfigs lie above it."""
+    further = f"layout: kubeadm\nfolders: {{kubelet: {folder}/kubelet}}\n"
+    return site.equip(node, pool=pool, folder=folder, further=further)
+
+
+def join(seat: Seat, file: Path, *, expect: int = 0) -> Ran:
+    arguments = [*enrolled_nodes.joining(seat, file), "--kubelet-dir", seat.folder / "kubelet"]
+    return vaultpki(*arguments, expect=expect)
+
+
+def names(folder: Path) -> set[str]:
+    """What a reader finds in a folder."""
+    if not folder.exists():
+        return set()
+    return {path.name for path in folder.iterdir() if path.name != ".vaultpki" and not path.is_dir()}
+
+
+def folders(seat: Seat) -> dict[str, set[str]]:
+    inner = {"pki": seat.pki, "etcd": seat.pki / "etcd", "scheduler": seat.pki / "scheduler"}
+    found = {name: names(path) for name, path in {**inner, "kubelet": seat.folder / "kubelet"}.items()}
+    return {name: held for name, held in found.items() if held} | {"above": names(seat.folder) - {"agent.yaml"}}
+
+
+@pytest.mark.parametrize(
+    ("node", "pool", "expected"),
+    [
+        (
+            "cp-1",
+            None,
+            {"pki": PKI_CP, "etcd": ETCD_MEMBER, "scheduler": SCHEDULER, "kubelet": KUBELET, "above": CP_CONFS},
+        ),
+        (
+            "cp-2",
+            None,
+            {"pki": PKI_CP, "etcd": ETCD_BUNDLES, "scheduler": SCHEDULER, "kubelet": KUBELET, "above": CP_CONFS},
+        ),
+        ("etcd-1", None, {"pki": BUNDLES, "etcd": ETCD_MEMBER, "above": set()}),
+        ("w-1", "autoscaled", {"pki": BUNDLES, "kubelet": KUBELET, "above": {"kubelet.conf"}}),
+    ],
+)
+def test_each_node_has_kubeadms_files(
+    site: Site, tmp_path: Path, node: str, pool: str | None, expected: dict[str, set[str]]
+) -> None:
+    seat = equip(site, node, tmp_path / node, pool=pool)
+    seat.run()
+    assert folders(seat) == expected
+    for path in seat.folder.rglob("*"):
+        if path.is_symlink():
+            # A static pod that mounts one folder sees no other: no link may lead out of it.
+            hidden = path.parent if path.parent.name == ".vaultpki" else path.parent / ".vaultpki"
+            assert hidden in path.resolve().parents, path
+    assert not any(path.is_symlink() for path in seat.folder.glob("*.conf"))
+    before = seat.snapshot()
+    assert "nothing to do until" in seat.run().stdout
+    assert seat.snapshot() == before
+
+
+def test_kubeconfigs_name_files_that_their_readers_see(site: Site, tmp_path: Path) -> None:
+    seat = equip(site, "cp-1", tmp_path / "cp-1")
+    seat.run()
+    kubelet = seat.folder / "kubelet"
+    for name, folder, stem, ca in (
+        ("kubelet.conf", kubelet, "kubelet-client", seat.pki),
+        ("controller-manager.conf", seat.pki, "controller-manager", seat.pki),
+        ("scheduler.conf", seat.pki / "scheduler", "scheduler", seat.pki / "scheduler"),
+    ):
+        file = seat.folder / name
+        assert stat.S_ISREG(file.lstat().st_mode) and file.stat().st_mode & 0o7777 == 0o600
+        config = yaml.safe_load(file.read_text())
+        user, cluster = config["users"][0]["user"], config["clusters"][0]["cluster"]
+        assert user == {"client-certificate": f"{folder}/{stem}.crt", "client-key": f"{folder}/{stem}.key"}
+        # Its own kube-apiserver, as kubeadm has it: `kubeadm upgrade` would change any other one.
+        assert cluster == {"server": "https://10.0.0.11:6443", "certificate-authority": f"{ca}/ca.crt"}
+    for bundle in (seat.pki / "ca.crt", seat.pki / "scheduler" / "ca.crt"):
+        (issuing,) = x509.read_certificates(bundle.read_bytes())
+        assert issuing.subject.common_name == f"{site.name} kubernetes CA"
+    (issuing,) = x509.read_certificates((seat.pki / "etcd" / "ca.crt").read_bytes())
+    assert issuing.subject.common_name == f"{site.name} etcd CA"
+    seat = equip(site, "w-1", tmp_path / "w-1", pool="autoscaled")
+    seat.run()
+    (cluster,) = yaml.safe_load((seat.folder / "kubelet.conf").read_text())["clusters"]
+    assert cluster["cluster"]["server"] == "https://api.example.com:6443"
+
+
+def test_templates_know_the_folder(site: Site, tmp_path: Path) -> None:
+    seat = equip(site, "cp-1", tmp_path / "cp-1")
+    seat.run()
+    assert (seat.pki / "motd.txt").read_text() == f"node cp-1 in {seat.pki}\n"
+
+
+def test_a_join_writes_the_layout_and_its_folders(site: Site, desk: Desk, tmp_path: Path) -> None:
+    enrolled_nodes.vacate(site, "cp-2")
+    file = desk.join_file("cp-2", tmp_path / "join.json")
+    held = json.loads(file.read_text())
+    # An agent that knows no layouts refuses the version with what to do.
+    assert (held["version"], held["layout"]) == (2, "kubeadm")
+    seat = Seat("cp-2", tmp_path / "node")
+    join(seat, file)
+    written = yaml.safe_load(seat.config.read_text())
+    assert written["layout"] == "kubeadm" and written["version"] == 1
+    assert written["folders"] == {"kubelet": str(seat.folder / "kubelet"), "kubeconfigs": str(seat.folder)}
+    assert folders(seat)["kubelet"] == KUBELET
+
+
+def test_records_of_another_layout_change_nothing(site: Site, tmp_path: Path) -> None:
+    for kind in ("nodes/cp-2", "cluster"):
+        record = site.read(f"{site.prefix}/config/data/{kind}")["data"]
+        assert (record["version"], record["layout"]) == (2, "kubeadm")
+    seat = site.equip("cp-2", folder=tmp_path / "cp-2")
+    ran = seat.run(expect=1)
+    assert "is for the layout kubeadm, and agent.yaml says document" in ran.stderr
+    assert not names(seat.pki)
+
+
+def reset(seat: Seat) -> None:
+    """What `kubeadm reset` removes (kubernetes cmd/kubeadm/app/cmd/phases/reset/cleanupnode.go)."""
+    for path in seat.folder.glob("*.conf"):
+        path.unlink()
+    for path in seat.pki.iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    shutil.rmtree(seat.folder / "kubelet")
+
+
+def test_after_kubeadm_reset_a_plain_run_restores_everything(site: Site, tmp_path: Path) -> None:
+    seat = equip(site, "cp-1", tmp_path / "cp-1")
+    seat.run()
+    before = folders(seat)
+    reset(seat)
+    seat.run()
+    assert folders(seat) == before
+
+
+def test_a_resident_agent_restores_everything_after_kubeadm_reset(site: Site, tmp_path: Path) -> None:
+    seat = equip(site, "cp-1", tmp_path / "cp-1")
+    with seat.config.open("a") as file:
+        file.write(f"poll: {POLL}s\n")
+    with resident(seat, log=tmp_path / "log") as agent:
+        agent.await_issued()
+        wait_for(lambda: names(seat.folder) >= CP_CONFS, PASS, str)
+        before = folders(seat)
+        reset(seat)
+        assert folders(seat) == {"above": set()}
+        wait_for(lambda: folders(seat) == before, POLL + PASS, lambda: str(folders(seat)))
+        assert agent.end() < AT_ONCE
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "pki/ca.key",
+        "pki/ca.crt",
+        "pki/apiserver.crt",
+        "pki/etcd/ca.key",
+        "pki/etcd/server.key",
+        "kubelet.conf",
+        "scheduler.conf",
+        "kubelet/kubelet.crt",
+        "kubelet/kubelet-client-current.pem",
+    ],
+)
+def test_a_cluster_of_kubeadms_own_is_refused_before_anything_is_used(
+    site: Site, desk: Desk, tmp_path: Path, path: str
+) -> None:
+    enrolled_nodes.vacate(site, "cp-2")
+    file = desk.join_file("cp-2", tmp_path / "join.json")
+    seat = Seat("cp-2", tmp_path / "node")
+    mine = seat.folder / path
+    mine.parent.mkdir(parents=True, exist_ok=True)
+    mine.write_text("theirs\n")
+    before = seat.snapshot()
+    ran = join(seat, file, expect=1)
+    assert f"{mine}: it was made by kubeadm or a kubelet, and taking over an existing kubeadm cluster" in ran.stderr
+    assert seat.snapshot() == before
+    mine.unlink()
+    for name in ("sa.key", "sa.pub"):
+        seat.pki.mkdir(exist_ok=True)
+        (seat.pki / name).write_text("kubeadm's own\n")
+    join(seat, file)
+    assert (seat.pki / "sa.key").read_text() == "kubeadm's own\n" and folders(seat)["etcd"] == ETCD_BUNDLES
+
+
+def test_a_first_pass_refuses_it_too(site: Site, tmp_path: Path) -> None:
+    seat = equip(site, "cp-1", tmp_path / "cp-1")
+    seat.pki.mkdir()
+    (seat.pki / "ca.key").write_text("theirs\n")
+    ran = seat.run(expect=1)
+    assert "taking over an existing kubeadm cluster is not supported yet" in ran.stderr
+    assert [path.name for path in seat.pki.iterdir()] == ["ca.key"]
+
+
+def test_a_kubeconfig_that_a_pod_mounts_is_never_replaced(server: Server, tmp_path: Path, cluster_name: str) -> None:
+    site = Site(server, tmp_path / "site", cluster_name)
+    spec = re.sub(r"certificates:(.|\n)*", "", SPEC)
+    site.write(spec)
+    site.apply()
+    seat = equip(site, "cp-1", tmp_path / "cp-1")
+    seat.run()
+    before = {name: (seat.folder / name).stat().st_ino for name in CP_CONFS}
+    site.write(spec.replace("10.0.0.11", "10.0.0.99"))
+    site.apply()
+    seat.age(100_000)
+    ran = seat.run()
+    assert ran.stderr.count("it is outdated and stays, because a static pod mounts this very file") == 2, ran
+    assert "restart the static pod kube-scheduler" in ran.stderr
+    after = {name: (seat.folder / name).stat().st_ino for name in CP_CONFS}
+    assert {name for name in CP_CONFS if after[name] != before[name]} == {"kubelet.conf"}
+    assert 'server: "https://10.0.0.99:6443"' in (seat.folder / "kubelet.conf").read_text()
+    shown = vaultpki("status", "-c", seat.config, "--offline", "--json", expect=3)
+    reasons = {each["name"]: each["reasons"] for each in json.loads(shown.stdout)["certificates"]}
+    odd = {name: why for name, why in reasons.items() if why}
+    assert odd == {
+        "kube-scheduler": ["kubeconfig-outdated"],
+        "kube-controller-manager": ["kubeconfig-outdated"],
+    }
+    # The remedy of the warning.
+    (seat.folder / "scheduler.conf").unlink()
+    ran = seat.run()
+    assert ran.stderr.count("it is outdated") == 1 and "10.0.0.99" in (seat.folder / "scheduler.conf").read_text()
+
+
+def test_the_signer_of_the_leaves_is_first(server: Server, tmp_path: Path, cluster_name: str) -> None:
+    """kubeadm looks at the first certificate of ca.crt alone; a change of the order alone runs no hook."""
+    site = Site(server, tmp_path / "site", cluster_name)
+    site.write(re.sub(r"certificates:(.|\n)*", "", SPEC))
+    site.apply()
+    seat = equip(site, "cp-1", tmp_path / "cp-1")
+    with seat.config.open("a") as file:
+        file.write(f"hooks: {{kubernetes-ca: [[sh, -c, 'echo ran >> {tmp_path}/ran']]}}\n")
+
+    def cas() -> list[list[str]]:
+        """What both bundles hold, and who signed the leaves that lie beside them."""
+        read = [(seat.pki / name).read_bytes() for name in ("ca.crt", "scheduler/ca.crt")]
+        signers = [(seat.pki / name).read_bytes() for name in ("apiserver.crt", "scheduler/scheduler.crt")]
+        found = [[facts.fingerprint for facts in x509.read_certificates(pem)] for pem in (*read, *signers)]
+        return [found[0], found[1], found[2][1:], found[3][1:]]
+
+    seat.run()
+    (old,) = cas()[0]
+    new = second_issuer(site)
+    seat.age(100_000)
+    seat.run()
+    assert cas() == [[old, new], [old, new], [old], [old]]
+    count = (tmp_path / "ran").read_text().count("ran")
+    assert count == 2
+    vaultpki("renew", "-c", seat.config, "--force")
+    assert cas() == [[new, old], [new, old], [new], [new]]
+    assert (tmp_path / "ran").read_text().count("ran") == count
+    ran = vaultpki("verify", "-f", site.file, "--dir", seat.pki, "--json")
+    assert json.loads(ran.stdout)["ok"]
+    # What kubeadm would reject is found.
+    live = (seat.pki / "ca.crt").resolve()
+    one, two = (facts.pem for facts in x509.read_certificates(live.read_bytes()))
+    live.write_text(two + one)
+    ran = vaultpki("verify", "-f", site.file, "--dir", seat.pki, "--json", expect=3)
+    wrong = [check for check in json.loads(ran.stdout)["checks"] if not check["ok"]]
+    assert [check["to"] for check in wrong] == ["ca.crt"] and "which kubeadm compares" in wrong[0]["detail"]
+
+
+def test_another_layout_needs_every_node_to_join_anew(server: Server, tmp_path: Path, cluster_name: str) -> None:
+    site = Site(server, tmp_path / "site", cluster_name)
+    site.write(DOCUMENT)
+    site.apply()
+    seat = site.equip("worker-1")
+    seat.run()
+    site.write("layout: kubeadm\n" + DOCUMENT)
+    for command in (["plan"], ["apply", "--yes"]):
+        ran = vaultpki(*command, "-f", site.file, env=server.environment(), expect=1)
+        assert "the nodes have the layout document, and a node gets its layout when it joins" in ran.stderr
+        assert "end the credentials of worker-1 (`vaultpki lock`" in ran.stderr
+    before = seat.snapshot(memory=False)
+    vaultpki("lock", "-f", site.file, "worker-1", env=server.environment())
+    early = vaultpki(
+        *("enroll", "-f", site.file, "worker-1", "-o", tmp_path / "join.json"), env=server.environment(), expect=1
+    )
+    assert "in Vault is for another layout; run `vaultpki apply" in early.stderr
+    site.apply()
+    # The node that still has the old layout keeps its files as they are.
+    mount = f"auth/{site.prefix}/listed/role/worker-1"
+    role_id = site.read(f"{mount}/role-id")["role_id"]
+    seat.config.write_text(re.sub("role_id: [^}]*", f"role_id: {role_id}", seat.config.read_text()))
+    minted = server.api("POST", f"{mount}/secret-id")
+    (seat.state / "secret-id").write_text(minted.data["secret_id"])
+    seat.age(100_000)
+    ran = seat.run(expect=1)
+    assert "is for the layout kubeadm, and agent.yaml says document; a node gets its layout when it joins" in ran.stderr
+    after = seat.snapshot(memory=False)
+    assert {name: held for name, held in after.items() if name.startswith("pki")} == {
+        name: held for name, held in before.items() if name.startswith("pki")
+    }
+    # With a live credential the way back is closed, too.
+    site.write(DOCUMENT)
+    vaultpki("plan", "-f", site.file, env=server.environment(), expect=1)
+
+
+DOCUMENT = """\
+api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}
+nodes:
+- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}
+"""
+
+
+def test_verify_proves_every_node_and_the_operator(server: Server, tmp_path: Path, cluster_name: str) -> None:
+    site = Site(server, tmp_path / "site", cluster_name)
+    site.write(re.sub(r"certificates:(.|\n)*", "", SPEC))
+    site.apply()
+    for node, pool in (("cp-1", None), ("cp-2", None), ("etcd-1", None), ("w-1", "autoscaled")):
+        equip(site, node, site.folder / "nodes" / node, pool=pool).run()
+    operator = site.folder / "operator"
+    for name in ("admin", "super-admin"):
+        site.issue(name, operator)
+        config = yaml.safe_load((operator / f"{name}.conf").read_text())
+        held = config["users"][0]["user"]
+        # As kubeadm writes it: whole in itself, so it can be copied to /etc/kubernetes.
+        assert b64decode(held["client-key-data"]) == (operator / f"{name}.key").read_bytes()
+        assert b64decode(held["client-certificate-data"]) == (operator / f"{name}.crt").read_bytes()
+        cas = x509.read_certificates(b64decode(config["clusters"][0]["cluster"]["certificate-authority-data"]))
+        first = x509.read_certificates((site.folder / "nodes" / "cp-1" / "pki" / "ca.crt").read_bytes())[0]
+        assert cas[0] == first and (operator / f"{name}.conf").stat().st_mode & 0o7777 == 0o600
+    for folder in (site.folder, site.folder / "nodes", site.folder / "nodes" / "w-1" / "pki"):
+        ran = vaultpki("verify", "-f", site.file, "--dir", folder, "--json")
+        assert json.loads(ran.stdout)["ok"]
+    checks = json.loads(vaultpki("verify", "-f", site.file, "--dir", site.folder, "--json").stdout)["checks"]
+    read = {(check["from"], check["to"]) for check in checks if check["kind"] == "file"}
+    for file in ("etcd/server.key", "scheduler/ca.crt", "kubelet/kubelet.crt", "scheduler.conf", "kubelet.conf"):
+        assert ("cp-1", file) in read, file
+    # Another first certificate of ca.crt, a torn pair and a wrong kubeconfig are found.
+    seat = Seat("cp-1", site.folder / "nodes" / "cp-1")
+    live = (seat.pki / "etcd" / "server.key").resolve()
+    live.write_bytes((seat.pki / "etcd" / "peer.key").read_bytes())
+    (seat.folder / "scheduler.conf").write_text("no kubeconfig\n")
+    ran = vaultpki("verify", "-f", site.file, "--dir", site.folder, "--json", expect=3)
+    wrong = {check["to"] for check in json.loads(ran.stdout)["checks"] if check["kind"] == "file" and not check["ok"]}
+    assert wrong == {"etcd/server.key", "etcd/server.pem", "scheduler.conf"}
+    shown = json.loads(vaultpki("status", "--dir", seat.pki, "--json", expect=3).stdout)["certificates"]
+    states = {each["name"]: each["state"] for each in shown}
+    assert states["etcd-server"] == "broken" and states["kube-scheduler"] == "ok" and "kubelet" not in states
+    assert set(states) >= {"kube-apiserver", "etcd-peer", "kube-controller-manager"}

@@ -1,0 +1,393 @@
+"""What changes on a node with time: damaged files, a changed cluster.yaml, the node's options, a Vault that is away."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from helpers.vault.applied_cluster import Seat, Site, environment, vaultpki
+from helpers.vault.servers import Server
+from vaultpki.agent import run
+from vaultpki.agent.context import Outcome
+from vaultpki.certificates import pair_files
+from vaultpki.pki import x509
+from vaultpki.spec import load_agent
+
+NODES = """\
+api_server: {endpoint: "https://api.example.com:6443", names: [api.example.com]}
+nodes:
+- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}
+- {name: etcd-1, roles: [etcd], addresses: [10.0.0.31]}
+"""
+OWN = """\
+  scraper: {kind: client, common_name: scraper, ca: kubernetes, roles: [worker], kubeconfig: scraper.conf}
+"""
+
+
+@pytest.fixture
+def site(server: Server, tmp_path: Path, cluster_name: str) -> Site:
+    made = Site(server, tmp_path / "site", cluster_name)
+    made.write(NODES)
+    made.apply()
+    return made
+
+
+@pytest.fixture
+def worker(site: Site) -> Seat:
+    seat = site.equip("worker-1")
+    seat.run()
+    return seat
+
+
+def passed(seat: Seat) -> Outcome:
+    """A pass in this process, which does not wait for watchers."""
+    return run.run(load_agent(seat.config), run.Options(settle=False))
+
+
+def test_a_pass_with_nothing_due_loads_neither_hvac_nor_cryptography(worker: Seat) -> None:
+    worker.run()
+    program = (
+        "import sys; from vaultpki.cli import vaultpki\n"
+        f"vaultpki.main(['agent', '-c', {str(worker.config)!r}, '--once'], standalone_mode=False)\n"
+        "print(*sorted(sys.modules), sep='\\n')"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True, timeout=60
+    )
+    names = set(ran.stdout.splitlines())
+    assert "vaultpki.agent.unchanged" in names
+    assert names & {"hvac", "requests", "h11", "cryptography", "yaml"} == set()
+
+
+def pair(seat: Seat, stem: str) -> tuple[bytes, bytes, bytes]:
+    crt, key, pem = ((seat.pki / name).read_bytes() for name in pair_files(stem))
+    return crt, key, pem
+
+
+def whole(seat: Seat, stem: str) -> bool:
+    crt, key, pem = pair(seat, stem)
+    return x509.matches(key, x509.read_certificates(crt)[0]) and pem == key + crt
+
+
+def rewrite(path: Path, data: bytes) -> None:
+    """In place, behind the agent's back: the file keeps its inode, and the link its target."""
+    with path.open("r+b") as file:
+        file.truncate()
+        file.write(data)
+
+
+def test_one_run_mends_what_was_removed_garbled_torn_or_swapped(site: Site, worker: Seat) -> None:
+    etcd = site.equip("etcd-1")
+    etcd.run()
+    untouched = pair(etcd, "etcd-peer")
+    foreign = pair(etcd, "etcd-healthcheck-client")
+    stems = {seat: [path.stem for path in seat.pki.glob("*.key")] for seat in (worker, etcd)}
+    before = {(seat.name, stem): pair(seat, stem) for seat in stems for stem in stems[seat]}
+    (worker.pki / "kubelet.key").unlink()
+    rewrite(worker.pki / "kubelet-client.crt", before["worker-1", "kubelet-client"][0][:300])
+    rewrite(worker.pki / "kube-proxy.key", foreign[1])
+    os.truncate(etcd.pki / "etcdserver.pem", 0)
+    rewrite(etcd.pki / "etcd-healthcheck-client.crt", b"\0" * 512)
+    # Bundles and kubeconfigs too; no certificate is asked for because of them.
+    (worker.pki / "kubelet.conf").unlink()
+    rewrite(worker.pki / "kubernetes-ca.crt", b"")
+    bundle = (etcd.pki / "kubernetes-ca.crt").read_bytes()
+    for seat in (worker, etcd):
+        passed(seat)
+    for seat, names in stems.items():
+        for stem in names:
+            assert whole(seat, stem), stem
+            crt, key, _ = pair(seat, stem)
+            old_crt, old_key, _ = before[seat.name, stem]
+            assert (seat, stem) == (etcd, "etcd-peer") or (crt != old_crt and key != old_key), stem
+    assert pair(etcd, "etcd-peer") == untouched
+    assert (worker.pki / "kubernetes-ca.crt").read_bytes() == bundle
+    assert (worker.pki / "kubelet.conf").read_bytes()
+    for seat in (worker, etcd):
+        done = passed(seat)
+        assert done.renewed == () and not done.bundles_changed and not done.failures
+
+
+def test_an_issuer_that_is_none_of_the_roots_is_named_and_stops_nobody(site: Site, worker: Seat) -> None:
+    bundle = (worker.pki / "etcd-ca.crt").read_bytes()
+    made = site.server.api(
+        "POST", f"{site.prefix}/etcd/root/generate/internal", {"common_name": "foreign", "issuer_name": "foreign"}
+    )
+    assert made.status == 200, made
+    text = "CN=foreign on the mount of etcd is not trusted: it was not signed by the cluster's root CA; remove it"
+    worker.age()
+    assert text in worker.run().stderr
+    assert (worker.pki / "etcd-ca.crt").read_bytes() == bundle
+    # And a node that has nothing yet gets all of its own.
+    other = site.equip("etcd-1")
+    done = passed(other)
+    assert not done.failures and "etcd-server" in done.renewed
+    assert (other.pki / "etcd-ca.crt").read_bytes() == bundle
+
+
+def test_a_whole_process_waits_for_watchers_and_leaves_no_old_generation(worker: Seat) -> None:
+    (worker.pki / "kubelet.crt").unlink()
+    began = time.monotonic()
+    ran = worker.run()
+    assert ran.stdout == "issued kubelet\n" and ran.stderr == ""
+    assert time.monotonic() - began > 4
+    folders = (path for path in (worker.pki / ".vaultpki").iterdir() if path.is_dir() and not path.is_symlink())
+    generations = sorted(path.name.partition(".")[0] for path in folders)
+    assert generations == ["bundles", "kube-proxy", "kubelet", "kubelet-client"]
+
+
+def test_modes_and_owners_are_mended_without_a_new_certificate(site: Site, worker: Seat) -> None:
+    before = pair(worker, "kubelet")
+    (worker.pki / "kubelet.key").chmod(0o644)
+    (worker.pki / "kubelet.crt").chmod(0o600)
+    (worker.pki / "kubelet.conf").chmod(0o666)
+    since = site.server.audit_position()
+    ran = worker.run()
+    assert ran.stderr == "" and site.server.requests(since) == []
+    assert pair(worker, "kubelet") == before
+    found = [(worker.pki / name).stat().st_mode & 0o777 for name in ("kubelet.key", "kubelet.crt", "kubelet.conf")]
+    assert found == [0o600, 0o644, 0o600]
+
+
+def test_owner_and_mode_of_agent_yaml(site: Site) -> None:
+    seat = site.equip(
+        "worker-1", further='owner: "65534:65534"\ncertificates: {kubelet: {owner: "0:65534", mode: "0640"}}\n'
+    )
+    if os.geteuid() != 0:
+        # Only root gives files away.
+        assert "run as root, or take `owner` out of agent.yaml" in seat.run(expect=1).stderr
+        return
+    seat.run()
+    found = {path.name: path.stat() for path in seat.pki.iterdir() if path.is_file()}
+    assert {name: (about.st_uid, about.st_gid) for name, about in found.items()} == {
+        name: (0, 65534) if name in pair_files("kubelet") else (65534, 65534) for name in found
+    }
+    modes = {name: about.st_mode & 0o777 for name, about in found.items()}
+    assert [modes[name] for name in pair_files("kubelet")] == [0o644, 0o640, 0o640]
+    assert [modes[name] for name in pair_files("kube-proxy")] == [0o644, 0o600, 0o600]
+    seat.configure("65534:65534", "0:0")
+    before = seat.snapshot(memory=False)
+    done = passed(seat)
+    assert done.renewed == () and not done.failures
+    assert {path.stat().st_uid for path in seat.pki.iterdir()} == {0}
+    assert [entry[0] for entry in before.values()] == [entry[0] for entry in seat.snapshot(memory=False).values()]
+
+
+def test_an_owner_this_machine_does_not_have(site: Site) -> None:
+    seat = site.equip("worker-1", further="owner: nobody-here:nobody-here\n")
+    ran = seat.run(expect=1)
+    assert ran.stderr.count("\n") == 1 and "nobody-here" in ran.stderr and "Traceback" not in ran.stderr
+
+
+def test_a_changed_spec_reaches_the_node_once_its_copy_is_old(site: Site, worker: Seat) -> None:
+    site.write(NODES + "certificates:\n  kubelet: {ttl: 7d, extra_names: [kubelet.example.com]}\n" + OWN)
+    site.apply()
+    untouched, before = pair(worker, "kubelet-client"), pair(worker, "kubelet")
+    assert passed(worker).renewed == ()
+    worker.age()
+    assert sorted(passed(worker).renewed) == ["kubelet", "scraper"]
+    leaf = x509.read_certificates(pair(worker, "kubelet")[0])[0]
+    assert leaf.subject.dns == ("kubelet.example.com", "worker-1") or leaf.subject.dns == (
+        "worker-1",
+        "kubelet.example.com",
+    )
+    assert 6.9 < (leaf.not_after - leaf.not_before).days + 1 <= 8
+    assert pair(worker, "kubelet")[1] != before[1] and pair(worker, "kubelet-client") == untouched
+    assert (worker.pki / "scraper.conf").exists() and whole(worker, "scraper")
+    # Other names and another TTL again: one new pair; what the spec has no more goes.
+    site.write(NODES)
+    site.apply()
+    worker.age()
+    assert passed(worker).renewed == ("kubelet",)
+    left = sorted(path.name for path in worker.pki.rglob("*scraper*") if "generation" not in path.name)
+    assert [name for name in left if (worker.pki / name).exists()] == []
+    assert not [path for path in worker.pki.iterdir() if path.name.startswith("scraper")]
+    passed(worker)
+    assert not [path for path in worker.pki.rglob("*") if path.name.startswith("scraper")]
+
+
+def test_a_renamed_file_and_another_key_type(site: Site, worker: Seat) -> None:
+    site.write(NODES + "certificates:\n  kubelet: {file: serving}\n  kube-proxy: {key: ec-p384}\n")
+    site.apply()
+    worker.age()
+    assert sorted(passed(worker).renewed) == ["kube-proxy", "kubelet"]
+    assert sorted(path.name for path in worker.pki.glob("serving*")) == ["serving.crt", "serving.key", "serving.pem"]
+    assert not list(worker.pki.glob("kubelet.[ckp][re][tym]"))
+    assert whole(worker, "serving") and whole(worker, "kube-proxy")
+    leaf = x509.read_certificates(pair(worker, "kube-proxy")[0])[0]
+    assert leaf.key is not None and leaf.key.value == "ec-p384"
+
+
+@pytest.mark.parametrize(
+    ("file", "template", "said"),
+    [
+        ("extra.conf", "hello ${nobody}", ("extra", "nobody")),
+        ("extra.conf", "line one\n${node.upper()}", ("extra", "line 2", "${node.upper()}")),
+        ("../escaped", "hello", ("../escaped",)),
+        ("/etc/escaped", "hello", ("/etc/escaped",)),
+        (".vaultpki", "hello", (".vaultpki",)),
+        ("kubelet.key", "hello", ("kubelet.key",)),
+        ("kubelet-ca.crt", "hello", ("kubelet-ca.crt",)),
+        ("kubelet.conf", "hello", ("kubelet.conf",)),
+        ("ca.crt", "hello", ("ca.crt", "kubeadm")),
+        ("sa.pub", "hello", ("sa.pub", "kubeadm")),
+        ("extra.conf", "5 $ and more", ("extra", "line 1", "$$ for a dollar")),
+        ("extra.conf", "hvs.CAESIJdrmCp4HxF0AHwYk4Gsb0p", ("token",)),
+    ],
+)
+def test_bad_templates_are_refused_in_one_sentence(
+    site: Site, worker: Seat, file: str, template: str, said: tuple[str, ...]
+) -> None:
+    (site.folder / "extra.tmpl").write_text(template)
+    site.write(f"{NODES}templates:\n  extra: {{file: {file}, template: extra.tmpl, roles: [worker]}}\n")
+    since = site.server.audit_position()
+    ran = vaultpki("apply", "-f", site.file, "--yes", env=site.server.environment(), expect=1)
+    assert site.server.writes(since) == []
+    assert ran.stderr.count("\n") == 1 and ran.stderr.startswith(f"vaultpki: {site.file}:"), ran.stderr
+    assert all(word in ran.stderr for word in said), ran.stderr
+
+
+def test_a_store_that_says_so_still_writes_no_file_elsewhere(site: Site, worker: Seat) -> None:
+    """Whoever can write the records can make a node write neither outside its directory nor over a pair."""
+    record = site.read(f"{site.prefix}/config/data/cluster")["data"]
+    before = worker.snapshot()
+    elsewhere = ("../escaped", "/var/escaped", ".vaultpki", "a/b", "")
+    for file in (*elsewhere, "kubelet.key", "kubelet-ca.crt", "Etcd-CA.crt", "ca.crt", "sa.pub", "admin.conf", "x.key"):
+        bad = {**record, "templates": {"bad": {"file": file, "text": "x", "roles": ["worker"]}}}
+        assert site.server.api("POST", f"{site.prefix}/config/data/cluster", {"data": bad}).status == 200
+        worker.age()
+        aged = worker.snapshot()
+        ran = worker.run(expect=1)
+        # A name that no record has is refused with the record; a template that goes too far fails by itself.
+        lines = ran.stderr.splitlines()
+        assert len(lines) <= 3 and "bad" in lines[0] and "the first certificate here ends" in lines[-1], ran.stderr
+        assert "Traceback" not in ran.stderr, ran.stderr
+        after = worker.snapshot()
+        assert {k: v for k, v in after.items() if k.startswith("pki")} == {
+            k: v for k, v in aged.items() if k.startswith("pki")
+        }
+        assert set(after) == set(before)
+
+
+BENT: tuple[tuple[str, str, object], ...] = (
+    ("kubelet", "file", "etcd-ca"),
+    ("kubelet", "file", "kubernetes-ca-chain"),
+    ("kubelet", "file", "ca"),
+    ("kubelet", "file", "lock"),
+    ("kube-proxy", "kubeconfig", "kubelet.conf"),
+    ("kubelet-client", "ca", "etcd"),
+    ("kubelet-client", "usage", "both"),
+    ("kubelet-client", "organization", ["system:masters"]),
+)
+
+
+def test_a_store_that_says_so_replaces_no_bundle_and_bends_no_certificate(site: Site, worker: Seat) -> None:
+    path = f"{site.prefix}/config/data/nodes/{worker.name}"
+    record = site.read(path)["data"]
+    before = {k: v for k, v in worker.snapshot().items() if k.startswith("pki")}
+    for name, field, value in BENT:
+        bent = [{**each, **({field: value} if each["name"] == name else {})} for each in record["certificates"]]
+        assert site.server.api("POST", path, {"data": {**record, "certificates": bent}}).status == 200
+        worker.age()
+        ran = worker.run(expect=1)
+        what = f"{name}.{field}: {ran.stderr}"
+        assert "contains a value that vaultpki does not write" in ran.stderr and "Traceback" not in ran.stderr, what
+        assert {k: v for k, v in worker.snapshot().items() if k.startswith("pki")} == before, what
+
+
+def test_another_programs_template_is_copied_and_warned_of(site: Site, worker: Seat) -> None:
+    (site.folder / "extra.tmpl").write_text("a $node\n{{ node }}\n")
+    site.write(f"{NODES}templates:\n  extra: {{file: extra.conf, template: extra.tmpl, roles: [worker]}}\n")
+    for ran in (vaultpki("plan", "-f", site.file, env=site.server.environment()), site.apply()):
+        assert ran.stderr.count("\n") == 1, ran.stderr
+        assert ran.stderr.startswith(f"vaultpki: warning: {site.file}: templates.extra.template: line 2 ")
+    worker.age()
+    worker.run()
+    assert (worker.pki / "extra.conf").read_text() == f"a {worker.name}\n{{{{ node }}}}\n"
+
+
+def test_vault_away(site: Site, worker: Seat) -> None:
+    """Files stay; the exit code is 1, and a sentence says when the first certificate ends."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    worker.configure(site.server.address, f"https://127.0.0.1:{port}")
+    before = worker.snapshot(memory=False)
+    ran = worker.run()
+    assert ran.stdout.startswith("nothing to do until"), "a fresh copy needs no Vault"
+    assert worker.snapshot(memory=False) == before
+    worker.age()
+    (worker.pki / "kube-proxy.crt").unlink()
+    before = worker.snapshot(memory=False)
+    ran = worker.run(expect=1)
+    lines = ran.stderr.splitlines()
+    assert len(lines) == 2 and "kube-proxy" in lines[0] and str(port) in lines[0], ran.stderr
+    ends = min(x509.read_certificates(pair(worker, stem)[0])[0].not_after for stem in ("kubelet", "kubelet-client"))
+    assert lines[1] == f"vaultpki: the first certificate here ends at {ends:%Y-%m-%dT%H:%M:%SZ}"
+    after = worker.snapshot(memory=False)
+    assert {k: v for k, v in after.items() if v[0] != 0} == before
+    # The server is back: one run, and all is well.
+    worker.configure(f"https://127.0.0.1:{port}", site.server.address)
+    assert passed(worker).renewed == ("kube-proxy",)
+
+
+def test_a_first_run_without_vault(site: Site) -> None:
+    seat = site.equip("worker-1")
+    seat.configure(site.server.address, "https://127.0.0.1:1")
+    ran = seat.run(expect=1)
+    assert ran.stderr.count("\n") == 1 and "127.0.0.1:1" in ran.stderr
+    assert [path.name for path in seat.pki.iterdir()] == [".vaultpki"]
+
+
+def test_another_root_than_the_pinned(site: Site, worker: Seat) -> None:
+    pinned = site.root_sha256
+    worker.configure(pinned, "f" * 64)
+    for aged in (False, True):
+        if aged:
+            worker.age()
+        before = worker.snapshot(memory=False)
+        ran = worker.run(expect=1)
+        assert ran.stderr.count("\n") == 1 and pinned in ran.stderr and "f" * 64 in ran.stderr, ran.stderr
+        assert worker.snapshot(memory=False) == before
+    fresh = site.equip("etcd-1")
+    fresh.configure(pinned, secrets.token_hex(32))
+    assert "pinned" in fresh.run(expect=1).stderr
+    assert [path.name for path in fresh.pki.iterdir()] == [".vaultpki"]
+    assert sorted(path.name for path in fresh.state.iterdir()) == ["agent.json", "secret-id"]
+
+
+@pytest.mark.parametrize("spoil", ["missing", "wrong", "readable"])
+def test_a_secret_id_that_is_none(site: Site, spoil: str) -> None:
+    seat = site.equip("worker-1")
+    file = seat.state / "secret-id"
+    secret = file.read_text()
+    if spoil == "missing":
+        file.unlink()
+    elif spoil == "wrong":
+        file.write_text("11111111-2222-3333-4444-555555555555")
+    else:
+        file.chmod(0o644)
+    ran = seat.run(expect=1)
+    assert ran.stderr.count("\n") == 1 and "Traceback" not in ran.stderr and secret not in ran.stderr, ran.stderr
+    assert not list(seat.pki.glob("*.crt"))
+
+
+def test_bundles_come_before_the_leaves_that_need_them(site: Site) -> None:
+    """Where every signing is refused, the new trust lies there all the same, and each failure has its sentence."""
+    seat = site.equip("worker-1")
+    policy = f"sys/policies/acl/{site.prefix}/node/worker-1"
+    old = site.read(policy)["policy"]
+    assert site.server.api("PUT", policy, {"policy": old.replace("/sign/", "/sing/")}).status in (200, 204)
+    ran = seat.run(expect=1)
+    lines = ran.stderr.splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["kube-proxy", "kubelet-client", "kubelet"], ran.stderr
+    assert len(list(seat.pki.glob("*-ca*.crt"))) == 8
+    assert not list(seat.pki.glob("*.key"))
+    assert site.server.api("PUT", policy, {"policy": old}).status in (200, 204)
+    assert len(passed(seat).renewed) == 3

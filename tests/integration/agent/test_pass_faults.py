@@ -1,0 +1,284 @@
+"""`agent --once` on disks that fail, fill up or cannot be written, where somebody tampered, and twice at once.
+
+Against the real server: the live pairs stay whole, sentences say what is wrong, one more pass sets all right, and
+nothing is signed that could not be laid down.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from helpers.faults import disturbed_passes, system_calls, unexpected_files
+from helpers.faults.disturbed_passes import RENEWED, STEMS, Trials
+from helpers.faults.small_disks import Disk, private_disk
+from helpers.faults.system_calls import Call, Fault
+from helpers.vault.applied_cluster import Ran, Seat, Site, environment
+from helpers.vault.servers import Server
+
+SAMPLE = 10
+ATTEMPTS = 25
+SOME = (
+    unexpected_files.fifo,
+    unexpected_files.folder,
+    unexpected_files.huge,
+    unexpected_files.link,
+    unexpected_files.text,
+)
+Pairs = dict[str, disturbed_passes.Files]
+Faults = Callable[[list[Call]], list[Fault]]
+
+
+@pytest.fixture
+def site(server: Server, tmp_path: Path, cluster_name: str) -> Site:
+    return disturbed_passes.applied_site(Site(server, tmp_path / "site", cluster_name))
+
+
+def all_of(one: Callable[[int], None], count: int) -> None:
+    # More than there are processors: a pass that replaced something waits some seconds for watchers.
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        for _ in pool.map(one, range(count)):
+            pass
+
+
+def told(done: Ran, what: str) -> bool:
+    """Whether all was done; sentences say why not."""
+    lines = done.stderr.splitlines()
+    assert "Traceback" not in done.stdout + done.stderr, f"{what}: {done.stderr}"
+    assert all(line.startswith("vaultpki: ") for line in lines), f"{what}: {done.stderr}"
+    assert done.returncode == 0 or (done.returncode == 1 and lines), f"{what}: exit {done.returncode}: {done.stderr}"
+    return done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        pytest.param(lambda points: system_calls.rotating(points, SAMPLE), id="sample", marks=pytest.mark.sample),
+        pytest.param(lambda points: system_calls.rotating(points, 10**6), id="each", marks=pytest.mark.conformance),
+    ],
+)
+@pytest.mark.parametrize(("begin", "due"), [(disturbed_passes.first_issue, STEMS), (disturbed_passes.renewal, RENEWED)])
+def test_a_fault_leaves_whole_pairs(
+    begin: Callable[[Site, Path], Trials], due: tuple[str, ...], faults: Faults, site: Site, tmp_path: Path
+) -> None:
+    made = begin(site, tmp_path)
+    points = made.points()
+    chosen = faults(points)
+    assert len(chosen) >= SAMPLE
+    disturbed_passes.each_disturbed(made, chosen, due, told)
+
+
+# -- nothing is signed that could not be laid down -------------------------------------------------------------------
+
+
+def signed(site: Site, since: int) -> int:
+    return sum(f"{site.prefix}/" in path and "/sign/" in path for _, path in site.server.writes(since))
+
+
+def one_pass(disk: Disk, seat: Seat) -> Ran:
+    done = disk.run(disturbed_passes.command(seat), environment())
+    told(done, "a pass")
+    return done
+
+
+@pytest.fixture(params=["pki", "state"])
+def crowded(request: pytest.FixtureRequest, site: Site, tmp_path: Path) -> Iterator[tuple[Seat, Disk, Pairs]]:
+    """A node whose pairs are due, one of its two folders on a small disk."""
+    # Not on a copy: kubeconfigs name their folder, so there bundles would be due too, and fail before any pair.
+    seat = disturbed_passes.renewal(site, tmp_path).base
+    before = disturbed_passes.pairs(seat)
+    folder = seat.folder / request.param
+    aside = folder.rename(folder.with_name("aside"))
+    with private_disk(folder, "size=256k,mode=700" if request.param == "state" else "size=256k,mode=755") as disk:
+        # From within, since a mount covers the folder for nobody else.
+        copied = disk.run(["cp", "-a", f"{aside}/.", str(folder)], environment())
+        assert copied.returncode == 0, copied.stderr
+        yield seat, disk, before
+
+
+def seen(disk: Disk, seat: Seat) -> Seat:
+    return Seat(seat.name, disk.seen(seat.folder))
+
+
+def renewed(disk: Disk, seat: Seat, before: Pairs) -> None:
+    done = one_pass(disk, seat)
+    assert done.returncode == 0, done.stderr
+    for stem, found in disturbed_passes.pairs(seen(disk, seat)).items():
+        assert disturbed_passes.whole(stem, found) and (found != before[stem]) is (stem in RENEWED), stem
+    disturbed_passes.clean(seen(disk, seat))
+
+
+def test_a_full_disk_costs_no_signature(crowded: tuple[Seat, Disk, Pairs], site: Site) -> None:
+    seat, disk, before = crowded
+    start = site.server.audit_position()
+    for blocks in (0, 1, 3):
+        disk.fill(leaving=blocks)
+        done = one_pass(disk, seat)
+        assert done.returncode == 1 and "the disk is full; free some space" in done.stderr, done.stderr
+        assert disturbed_passes.pairs(seen(disk, seat)) == before and signed(site, start) == 0, blocks
+    disk.empty()
+    renewed(disk, seat, before)
+    assert signed(site, start) == len(RENEWED)
+
+
+def test_a_read_only_disk_costs_no_signature(crowded: tuple[Seat, Disk, Pairs], site: Site) -> None:
+    seat, disk, before = crowded
+    start = site.server.audit_position()
+    disk.remount("ro")
+    done = one_pass(disk, seat)
+    assert done.returncode == 1 and "read-only" in done.stderr, done.stderr
+    assert disturbed_passes.pairs(seen(disk, seat)) == before and signed(site, start) == 0
+    disk.remount("rw")
+    renewed(disk, seat, before)
+    assert signed(site, start) == len(RENEWED)
+
+
+@pytest.mark.conformance
+def test_a_used_up_quota_costs_no_signature(site: Site, tmp_path: Path) -> None:
+    made = disturbed_passes.renewal(site, tmp_path)
+    before = disturbed_passes.pairs(made.base)
+    # What is done before Vault is asked to sign: the proof that it can be laid down.
+    points = [call for call in made.points() if "probe." in call.line and call.name in ("mkdirat", "openat", "write")]
+    assert {"pki/.vaultpki/probe.", "state/.probe."} == {
+        word for call in points for word in ("pki/.vaultpki/probe.", "state/.probe.") if word in call.line
+    }
+    first = {(call.name, "pki/" in call.line): call for call in reversed(points)}
+    for number, point in enumerate(first.values()):
+        fault = Fault(point, "error=EDQUOT")
+        for attempt in range(ATTEMPTS):
+            # How many requests the first thread sends by itself, and so its writes before, differs from run to run.
+            seat, log = made.copy(f"quota-{number}-{attempt}"), tmp_path / "strace.log"
+            start = site.server.audit_position()
+            done = made.run(seat, "-o", str(log), *fault.options)
+            if any("probe." in line and "INJECTED" in line for line in log.read_text().splitlines()):
+                assert not told(done, str(fault)) and "the disk quota is used up" in done.stderr, done.stderr
+                assert disturbed_passes.pairs(seat) == before and signed(site, start) == 0, str(fault)
+                break
+        else:
+            pytest.fail(f"{fault} was not met in {ATTEMPTS} passes")
+
+
+# -- a power cut -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("begin", [disturbed_passes.first_issue, disturbed_passes.renewal])
+def test_nothing_is_told_before_it_lasts(begin: Callable[[Site, Path], Trials], site: Site, tmp_path: Path) -> None:
+    made = begin(site, tmp_path)
+    seat, calls = made.recorded()
+    lines = [call.line for call in calls]
+    told = r'^write\(1<.*"(issued|renewed|wrote)'
+    assert any(re.match(told, line) for line in lines)
+    assert system_calls.hasty(lines, seat.folder, told) == []
+    # The control: the checker needs each of these.
+    files = ["kubelet.crt", "kube-proxy.key", "kubernetes-ca.crt", r"\.spec\.json\.\w+", r"\.agent\.json\.\w+"]
+    for path in [*files, r"\.vaultpki/kubelet\.\w{16}", r"\.vaultpki", "/state"]:
+        kept = [line for line in lines if not re.match(rf"fsync\(\d+<[^>]*{path}>", line)]
+        assert len(kept) < len(lines) and system_calls.hasty(kept, seat.folder, told), path
+
+
+# -- tampering -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def settled(server: Server, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trials, Site]:
+    """A node whose pairs are due, for tests that work on copies of it."""
+    folder = tmp_path_factory.mktemp("settled")
+    site = disturbed_passes.applied_site(Site(server, folder / "site", f"t{secrets.token_hex(5)}"))
+    return disturbed_passes.renewal(site, folder), site
+
+
+def one_run(seat: Seat) -> Ran:
+    return subprocess.run(
+        disturbed_passes.command(seat),
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_the_state_folder_was_tampered_with(settled: tuple[Trials, Site]) -> None:
+    made, _ = settled
+    before = disturbed_passes.pairs(made.base)
+    cases = [(name, put) for name in ("spec.json", "agent.json", "secret-id") for put in SOME]
+
+    def one(number: int) -> None:
+        name, put = cases[number]
+        what = f"{put.__name__} in the place of {name}"
+        seat = made.copy(f"tampered-{number}")
+        kept = (seat.state / name).rename(seat.folder / "kept")
+        put(seat.state / name)
+        told(one_run(seat), what)
+        assert all(disturbed_passes.whole(stem, found) for stem, found in disturbed_passes.pairs(seat).items()), what
+        unexpected_files.removed(seat.state / name)
+        kept.rename(seat.state / name)
+        done = one_run(seat)
+        assert done.returncode == 0, f"{what}, then taken away: {done.stderr}"
+        changed = {stem for stem, found in disturbed_passes.pairs(seat).items() if found != before[stem]}
+        assert changed == set(RENEWED), f"{what}: {changed}"
+        disturbed_passes.clean(seat)
+
+    all_of(one, len(cases))
+
+
+def test_a_name_that_somebody_took_keeps_the_others_from_nothing(settled: tuple[Trials, Site]) -> None:
+    made, _ = settled
+    before = disturbed_passes.pairs(made.base)
+    seat = made.copy("taken")
+    taken = seat.pki / "kubelet.key"
+    taken.unlink()
+    taken.write_text("theirs")
+    done = one_run(seat)
+    assert not told(done, "taken") and f"{taken}: this file was not made by vaultpki" in done.stderr
+    after = disturbed_passes.pairs(seat)
+    assert after["kube-proxy"] != before["kube-proxy"] and disturbed_passes.whole("kube-proxy", after["kube-proxy"])
+    assert after["kubelet-client"] == before["kubelet-client"]
+    assert after["kubelet"] == before["kubelet"] | {"kubelet.key": b"theirs"}
+    taken.unlink()
+    assert one_run(seat).returncode == 0
+    assert disturbed_passes.whole("kubelet", disturbed_passes.pairs(seat)["kubelet"])
+    disturbed_passes.clean(seat)
+
+
+# -- two at once -----------------------------------------------------------------------------------------------------
+
+ROUNDS = 6
+
+
+def test_two_agents_on_one_directory(settled: tuple[Trials, Site]) -> None:
+    """Started together: who comes second finds nothing left to do, and nothing is signed twice."""
+    made, site = settled
+    before = disturbed_passes.pairs(made.base)
+
+    def together(number: int) -> None:
+        seat = made.copy(f"together-{number}")
+        started = [
+            subprocess.Popen(
+                disturbed_passes.command(seat),
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(2)
+        ]
+        ended = [process.communicate(timeout=90) for process in started]
+        assert [process.returncode for process in started] == [0, 0], ended
+        assert sorted(out.count("renewed ") for out, _ in ended) == [0, len(RENEWED)], ended
+        for stem, found in disturbed_passes.pairs(seat).items():
+            assert disturbed_passes.whole(stem, found) and (found != before[stem]) is (stem in RENEWED), stem
+        assert disturbed_passes.hooked(seat)["kubelet"] == disturbed_passes.hooked(made.base)["kubelet"] + 1
+        disturbed_passes.clean(seat)
+
+    start = site.server.audit_position()
+    all_of(together, ROUNDS)
+    assert signed(site, start) == ROUNDS * len(RENEWED)

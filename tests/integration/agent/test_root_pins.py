@@ -1,0 +1,180 @@
+"""Which roots a node trusts while the root is rotated: by an old pin, after it was away, under a server that lies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.node.root_rotation import HOOKS, RootRotation
+from helpers.vault.applied_cluster import Seat, vaultpki
+from helpers.vault.servers import Server
+from vaultpki.agent import pins
+from vaultpki.errors import CertificateRefused, StoreError
+from vaultpki.pki import x509
+from vaultpki.spec import node_report, rotation_record
+from vaultpki.spec.rotation_record import CaRef, RotationRecord, State
+
+
+@pytest.fixture
+def rotation(server: Server, tmp_path: Path, cluster_name: str) -> RootRotation:
+    return RootRotation.standing(server, tmp_path, cluster_name)
+
+
+def joined(rotation: RootRotation, name: str, pin: str) -> Seat:
+    """A machine of an image that has this pin, and its first pass."""
+    seat = rotation.site.equip(name, pool="autoscaled", further=HOOKS)
+    text = seat.config.read_text()
+    seat.config.write_text(text.replace(rotation.site.root_sha256, pin))
+    rotation.pass_of(seat)
+    return seat
+
+
+def report(rotation: RootRotation, name: str) -> node_report.NodeReport:
+    found = node_report.read(rotation.site.read(f"{rotation.site.prefix}/config/data/reports/{name}")["data"])
+    assert found is not None
+    return found
+
+
+@pytest.mark.conformance
+def test_an_image_with_the_old_pin_joins_until_the_old_root_is_gone(rotation: RootRotation, tmp_path: Path) -> None:
+    site = rotation.site
+    first = rotation.certificates()["root-1"].fingerprint
+    rotation.begin()
+    expected: dict[State, set[str]] = {}
+    for number, state in enumerate((State.PREPARED, State.PUBLISHED, State.SWITCHED, State.RETIRED)):
+        if state is not State.PREPARED:
+            rotation.moved(state)
+        second = rotation.record.new.sha256 if rotation.record.new is not None else ""
+        expected[state] = {State.PREPARED: {first}, State.RETIRED: {second}}.get(state, {first, second})
+        # What a person writes into the image is what the join files have.
+        file = tmp_path / f"{number}.json"
+        vaultpki(
+            *("enroll", "-f", site.file, f"w-9{number}", "--pool", "autoscaled", "-o", file),
+            env=site.server.environment(),
+        )
+        assert json.loads(file.read_text())["root_sha256"] == first, state
+        vaultpki("unenroll", "-f", site.file, f"w-9{number}", env=site.server.environment())
+        seat = joined(rotation, f"w-{number}", first)
+        rotation.seats[seat.name] = seat
+        assert rotation.roots(seat) == expected[state], state
+        assert set(report(rotation, seat.name).pins) == expected[state]
+    rotation.moved(State.DONE)
+    with pytest.raises(CertificateRefused, match="not the pinned"):
+        joined(rotation, "w-7", first)
+    file = tmp_path / "after.json"
+    vaultpki("enroll", "-f", site.file, "w-8", "--pool", "autoscaled", "-o", file, env=site.server.environment())
+    assert json.loads(file.read_text())["root_sha256"] == rotation.certificates()["root-2"].fingerprint
+    seat = Seat("w-8", tmp_path / "w-8")
+    vaultpki("agent", "-c", seat.config, "--join", file, "--dir", seat.pki, "--once")
+    assert rotation.roots(seat) == {rotation.certificates()["root-2"].fingerprint}
+
+
+def test_a_node_that_was_away_learns_the_new_root_by_the_cross_certificate(rotation: RootRotation) -> None:
+    away = rotation.seats.pop("worker-1")
+    first = rotation.certificates()["root-1"].fingerprint
+    rotation.begin()
+    for state in (State.PUBLISHED, State.SWITCHED, State.RETIRED, State.DONE):
+        rotation.moved(state, without=("worker-1",))
+    second = rotation.certificates()["root-2"].fingerprint
+    assert rotation.roots(away) == {first}
+    assert not rotation.pass_of(away).failures
+    assert rotation.roots(away) == {second} and report(rotation, away.name).pins == (second,)
+    chains = [x509.read_certificates((away.pki / f"{name}.crt").read_bytes()) for name in ("kubelet", "kubelet-client")]
+    shown = {ca: rotation.default(ca) for ca in ("kubelet", "kubernetes")}
+    assert shown == {"kubelet": "kubelet-1r2", "kubernetes": "kubernetes-1r2"}
+    assert all(len(chain) == 2 and chain[1].issuer_text.endswith("root CA 2") for chain in chains)
+
+    # An agent.yaml that says the old root, or the new one, is of the same node.
+    assert f"root_sha256: {first}" in away.config.read_text()
+    away.configure(first, second)
+    assert not rotation.pass_of(away).failures
+    away.configure(second, first)
+    assert not rotation.pass_of(away).failures
+    assert rotation.roots(away) == {second}
+    # Without what it has learnt it is a machine with the old pin: its files stay as they are.
+    before = rotation.roots(away)
+    (away.state / pins.FILE).unlink()
+    (away.state / "spec.json").unlink()
+    with pytest.raises((CertificateRefused, StoreError)):
+        rotation.pass_of(away)
+    assert rotation.roots(away) == before
+    away.configure(first, second)
+    assert not rotation.pass_of(away).failures
+
+
+def written(rotation: RootRotation, record: RotationRecord) -> None:
+    path = f"{rotation.site.prefix}/config/data/rotation/root"
+    assert rotation.site.server.api("POST", path, {"data": rotation_record.to_json(record)}).status == 200
+
+
+def post(rotation: RootRotation, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    answer = rotation.site.server.api("POST", path, body)
+    assert answer.status == 200, answer
+    return answer.data
+
+
+def test_a_server_that_lies_brings_in_no_root(rotation: RootRotation) -> None:
+    site, seat = rotation.site, rotation.seats["worker-1"]
+    mount = f"{site.prefix}/root"
+    (first,) = rotation.certificates().values()
+    name = f"{site.name} root CA 2"
+    made = post(
+        rotation, f"{mount}/root/rotate/internal", {"common_name": name, "issuer_name": "root-2", "ttl": "8760h"}
+    )
+    second = x509.read_certificates(made["certificate"].encode())[0]
+    old = CaRef("root-1", sha256=first.fingerprint)
+    record = RotationRecord("root", State.PUBLISHED, 1, rotation.now.replace(microsecond=0), old)
+    states = (State.PUBLISHED, State.SWITCHED, State.RETIRED, State.DONE)
+    records = [
+        RotationRecord("root", state, revision, record.since, old, CaRef("root-2", sha256=second.fingerprint))
+        for revision, state in enumerate(states, 1)
+    ]
+
+    def refused() -> None:
+        for each in records:
+            written(rotation, each)
+            rotation.pass_of(seat)
+            assert rotation.roots(seat) == {first.fingerprint}
+            assert report(rotation, seat.name).pins == (first.fingerprint,)
+        records[:] = [
+            RotationRecord("root", each.state, each.revision + len(states), each.since, old, each.new)
+            for each in records
+        ]
+
+    refused()
+    # One for the same name and key, of a root that nobody is pinned to.
+    stranger = f"{site.prefix}-stranger"
+    assert site.server.api("POST", f"sys/mounts/{stranger}", {"type": "pki"}).status in (200, 204)
+    post(rotation, f"{stranger}/root/generate/internal", {"common_name": f"{site.name} root CA", "ttl": "700h"})
+    csr = post(rotation, f"{mount}/intermediate/cross-sign", {"key_ref": made["key_id"], "common_name": name})["csr"]
+    body = {"csr": csr, "common_name": name, "ttl": "500h", "max_path_length": 1}
+    cross = post(rotation, f"{stranger}/root/sign-intermediate", body)["certificate"]
+    post(rotation, f"{mount}/issuers/import/cert", {"pem_bundle": cross})
+    refused()
+    # And one of the right root: now it is trusted, which shows that the rest was right.
+    cross = post(rotation, f"{mount}/issuer/root-1/sign-intermediate", body)["certificate"]
+    post(rotation, f"{mount}/issuers/import/cert", {"pem_bundle": cross})
+    written(rotation, records[0])
+    rotation.pass_of(seat)
+    assert rotation.roots(seat) == {first.fingerprint, second.fingerprint}
+
+
+def test_a_server_that_was_set_back_takes_no_root_away(rotation: RootRotation) -> None:
+    seat = rotation.seats["worker-1"]
+    first = rotation.certificates()["root-1"].fingerprint
+    rotation.reach(State.PUBLISHED)
+    published = rotation.record
+    for state in (State.SWITCHED, State.RETIRED):
+        rotation.moved(state)
+    rotation.passes()
+    second = rotation.certificates()["root-2"].fingerprint
+    assert rotation.roots(seat) == {second}
+    written(rotation, published)
+    chain = x509.read_certificates((seat.pki / "kubelet.crt").read_bytes())
+    assert "root rotation" in rotation.pass_of(seat).failures
+    assert rotation.roots(seat) == {first, second}
+    assert x509.read_certificates((seat.pki / "kubelet.crt").read_bytes()) == chain
+    assert report(rotation, seat.name).seen["root"].behind

@@ -1,0 +1,493 @@
+"""A node while one of its CAs is rotated, on a real server with records and CAs made by hand."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.vault.applied_cluster import Seat, Site, vaultpki
+from helpers.vault.handmade_rotation import Rotation, delete, make_default, successor
+from helpers.vault.servers import Server
+from vaultpki.agent import run
+from vaultpki.agent.context import Outcome
+from vaultpki.certificates import MOST_ISSUERS
+from vaultpki.host import hooks
+from vaultpki.pki import x509
+from vaultpki.spec import load_agent, node_report
+from vaultpki.spec.node_report import NodeReport, Seen
+from vaultpki.spec.rotation_record import CaRef, Method, State
+
+SPEC = """\
+api_server: {endpoint: "https://api.example.com:6443", names: [api.example.com]}
+nodes:
+- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}
+- {name: etcd-2, roles: [etcd], addresses: [10.0.0.12]}
+"""
+ETCD = ("etcd-server", "etcd-peer", "etcd-healthcheck-client")
+IN_FULL = pytest.mark.conformance
+STEMS = ("etcdserver", "etcd-peer", "etcd-healthcheck-client")
+
+
+@pytest.fixture
+def site(server: Server, tmp_path: Path, cluster_name: str) -> Site:
+    made = Site(server, tmp_path / "site", cluster_name)
+    made.write(SPEC)
+    made.apply()
+    return made
+
+
+@pytest.fixture
+def seat(site: Site, tmp_path: Path) -> Seat:
+    """An etcd member with all its certificates, and a hook that restarts etcd in earnest."""
+    made = site.equip("etcd-2", further=f"hooks: {{etcd-ca: [[sh, -c, 'echo restarted >> {tmp_path}/restarts']]}}\n")
+    for _ in range(2):
+        # The second one reports what the hooks of the first have started.
+        passed(made)
+    (tmp_path / "restarts").write_text("")
+    return made
+
+
+def passed(seat: Seat, *force: str, clock: float | None = None) -> Outcome:
+    """A pass in this process that asks Vault, and does not wait for watchers."""
+    if (seat.state / "spec.json").exists():
+        seat.age(1e6)
+    return run.run(load_agent(seat.config), run.Options(settle=False, force=frozenset(force)), clock=clock)
+
+
+def bundle(seat: Seat, name: str = "etcd-ca.crt") -> set[str]:
+    return {facts.fingerprint for facts in x509.read_certificates((seat.pki / name).read_bytes())}
+
+
+def signers(seat: Seat, stems: tuple[str, ...] = STEMS) -> set[str]:
+    """What stands behind the leaves, each of which it has signed."""
+    found = set()
+    for stem in stems:
+        leaf, issuer = x509.read_certificates((seat.pki / f"{stem}.crt").read_bytes())
+        assert x509.signed_by(leaf, issuer)
+        assert (seat.pki / f"{stem}.pem").read_bytes().endswith((seat.pki / f"{stem}.crt").read_bytes())
+        found.add(issuer.fingerprint)
+    return found
+
+
+def report(site: Site, seat: Seat) -> NodeReport:
+    found = node_report.read(site.read(f"{site.prefix}/config/data/reports/{seat.name}")["data"])
+    assert found is not None
+    return found
+
+
+def serials(seat: Seat) -> dict[str, int]:
+    return {stem: x509.read_certificates((seat.pki / f"{stem}.crt").read_bytes())[0].serial for stem in STEMS}
+
+
+def restarts(tmp_path: Path) -> int:
+    return (tmp_path / "restarts").read_text().count("restarted")
+
+
+def test_a_whole_rotation_of_etcds_ca(site: Site, seat: Seat, tmp_path: Path) -> None:
+    before = serials(seat)
+    assert report(site, seat).seen["etcd"] == Seen(0, 0) and report(site, seat).readers["etcd/etcd"].sha256
+    rotation = Rotation.of(site, "etcd")
+    old, new = rotation.old.sha256, rotation.new.sha256
+    # Both are trusted; the restart waits for its turn.
+    done = passed(seat)
+    assert not done.failures and bundle(seat) == {old, new} and serials(seat) == before and restarts(tmp_path) == 0
+    told = report(site, seat)
+    assert told.seen["etcd"] == Seen(1, 1) and told.bundles["etcd"].sha256 == {old, new}
+    assert told.waiting == ("etcd",) and "etcd-ca" in told.owed and told.readers["etcd/etcd"].sha256 == {old}
+    ran = seat.run(expect=3)
+    assert ran.stdout == "the hooks of etcd-ca wait for this node's turn in the rotation of the CA of etcd\n"
+    assert ran.stderr == ""
+    rotation.turn("cp-1")
+    passed(seat)
+    assert restarts(tmp_path) == 0
+    rotation.turn("etcd-2")
+    assert not passed(seat).failures and restarts(tmp_path) == 1
+    told = report(site, seat)
+    assert told.seen["etcd"].revision == 3 and told.waiting == () and told.owed == ()
+    assert told.readers["etcd/etcd"].sha256 == {old, new}
+    assert told.readers["etcd/etcd"].started >= told.bundles["etcd"].installed
+    # Leaves of the new one, without a restart.
+    rotation.move(State.SWITCHED)
+    done = passed(seat)
+    assert sorted(done.renewed) == sorted(ETCD) and not done.failures and signers(seat) == {new}
+    told = report(site, seat)
+    key_id = x509.read_certificates((seat.pki / "etcd-peer.crt").read_bytes())[1].subject_key_id
+    assert {told.certificates[name].issuer_key_id for name in ETCD} == {key_id}
+    assert {told.certificates[name].served for name in ETCD} == {(new,)}
+    installed = told.certificates["etcd-peer"].installed
+    assert installed is not None and rotation.record.since <= installed <= told.time
+    assert told.certificates["etcd-peer"].serial == f"{serials(seat)['etcd-peer']:x}"
+    assert restarts(tmp_path) == 1
+    # Since when counts from the first time, so that a gate opens for a node that reports often.
+    passed(seat, clock=time.time() + 60)
+    assert report(site, seat).certificates["etcd-peer"].installed == installed
+    # The old one is not trusted any more.
+    rotation.move(State.RETIRED)
+    assert not passed(seat).failures and bundle(seat) == {new} and restarts(tmp_path) == 1
+    assert report(site, seat).bundles["etcd"].sha256 == {new}
+    rotation.turn("etcd-2")
+    passed(seat)
+    assert restarts(tmp_path) == 2 and report(site, seat).readers["etcd/etcd"].sha256 == {new}
+    rotation.move(State.DONE)
+    delete(site, "etcd", rotation.old)
+    after = serials(seat)
+    done = passed(seat)
+    assert not done.failures and done.renewed == () and serials(seat) == after and bundle(seat) == {new}
+    assert run.run(load_agent(seat.config), run.Options(settle=False)).items == ()
+
+
+def test_what_a_hook_has_started_is_reported_at_once_and_only_what_it_has_started(site: Site, tmp_path: Path) -> None:
+    hook = f"[sh, -c, 'test ! -e {tmp_path}/broken && echo restarted >> {tmp_path}/restarts']"
+    seat = site.equip("etcd-2", further=f"hooks: {{etcd-ca: [{hook}]}}\n")
+    passed(seat)
+    rotation = Rotation.of(site, "etcd")
+    rotation.turn("etcd-2")
+    woken = threading.Event()
+    runner = hooks.Runner(done=woken.set)
+    seat.age(1e6)
+    (tmp_path / "broken").touch()
+
+    def passing(later: float = 0.0) -> Outcome:
+        return run.run(load_agent(seat.config), run.Options(settle=False), runner=runner, clock=time.time() + later)
+
+    # As the daemon: the first pass asks Vault and starts the hooks, the next one takes their results.
+    passing()
+    assert woken.wait(10)
+    woken.clear()
+    passing()
+    told = report(site, seat)
+    assert "etcd/etcd" not in told.readers and told.owed == ("etcd-ca",) and told.waiting == ()
+    (tmp_path / "broken").unlink()
+    # After the pause that follows a failure.
+    passing(10)
+    assert woken.wait(10)
+    since = site.server.audit_position()
+    passing()
+    told = report(site, seat)
+    assert told.readers["etcd/etcd"].sha256 == {rotation.old.sha256, rotation.new.sha256} and told.owed == ()
+    writes = site.server.writes(since)
+    assert len([path for _, path in writes if "/reports/" in path]) == 1
+    # Nothing is new, so nobody is asked.
+    since = site.server.audit_position()
+    passing()
+    assert site.server.requests(since) == []
+
+
+@IN_FULL
+def test_an_abort_after_the_switch_leads_back(site: Site, seat: Seat) -> None:
+    rotation = Rotation.of(site, "etcd")
+    passed(seat)
+    rotation.move(State.SWITCHED)
+    passed(seat)
+    rotation.move(State.RETURNING)
+    assert sorted(passed(seat).renewed) == sorted(ETCD) and signers(seat) == {rotation.old.sha256}
+    assert bundle(seat) == {rotation.old.sha256, rotation.new.sha256}
+    rotation.move(State.STEADY)
+    assert not passed(seat).failures and bundle(seat) == {rotation.old.sha256}
+
+
+def test_a_bundle_that_went_and_came_back_is_read_again(site: Site, seat: Seat, tmp_path: Path) -> None:
+    rotation = Rotation.of(site, "etcd")
+    rotation.turn("etcd-2")
+    passed(seat)
+    rotation.move(State.SWITCHED)
+    passed(seat)
+    assert restarts(tmp_path) == 1
+    # The old CA goes, its turn does not come, and the operator goes back.
+    rotation.move(State.RETIRED)
+    passed(seat, clock=time.time() + 10)
+    rotation.move(State.RETRUSTING)
+    passed(seat, clock=time.time() + 20)
+    told = report(site, seat)
+    assert told.waiting == ("etcd",) and "etcd-ca" in told.owed and restarts(tmp_path) == 1
+    assert told.readers["etcd/etcd"].started < told.bundles["etcd"].installed
+    rotation.turn("etcd-2")
+    passed(seat, clock=time.time() + 30)
+    told = report(site, seat)
+    assert told.owed == () and restarts(tmp_path) == 2
+    assert told.readers["etcd/etcd"].started >= told.bundles["etcd"].installed
+
+
+def test_an_aborted_rotation_restarts_nothing_at_its_end(site: Site, seat: Seat, tmp_path: Path) -> None:
+    """Members of etcd would restart all at once: the record gives no turns any more."""
+    rotation = Rotation.of(site, "etcd")
+    rotation.turn("etcd-2")
+    passed(seat)
+    assert restarts(tmp_path) == 1
+    rotation.move(State.STEADY)
+    assert not passed(seat).failures and bundle(seat) == {rotation.old.sha256}
+    told = report(site, seat)
+    assert restarts(tmp_path) == 1 and told.owed == () and told.waiting == ()
+    # And it is no hook that was missed: the next pass, and the next rotation, are as any other.
+    passed(seat, clock=time.time() + 10)
+    assert restarts(tmp_path) == 1
+    rotation.move(State.PUBLISHED)
+    passed(seat, clock=time.time() + 20)
+    assert report(site, seat).waiting == ("etcd",)
+
+
+def test_leaves_are_replaced_over_the_spread(site: Site, seat: Seat) -> None:
+    rotation = Rotation.of(site, "etcd", spread=20_000)
+    passed(seat)
+    rotation.move(State.SWITCHED)
+    before, now = serials(seat), time.time()
+    done = passed(seat)
+    assert done.due is not None and now < done.due.timestamp() < now + 20_000
+    counts = []
+    for share in range(1, 6):
+        passed(seat, clock=now + share * 4_000 + 2)
+        counts.append(sum(before[stem] != serial for stem, serial in serials(seat).items()))
+    assert counts == sorted(counts) and counts[-1] == len(STEMS) and signers(seat) == {rotation.new.sha256}
+
+
+def test_nothing_is_signed_by_a_ca_that_the_record_does_not_name(site: Site, seat: Seat) -> None:
+    rotation = Rotation.of(site, "etcd")
+    passed(seat)
+    # The record says so, and the command was cut off before it moved the default.
+    rotation.move(State.SWITCHED)
+    make_default(site, "etcd", rotation.old)
+    since = site.server.audit_position()
+    done = passed(seat, "*")
+    assert set(done.failures) == set(ETCD) and done.retry_at is not None
+    assert "does not sign with the CA that the rotation of etcd names yet" in str(done.failures["etcd-peer"])
+    assert not [r for r in site.server.requests(since) if "/etcd/sign/" in r[1]]
+    make_default(site, "etcd", rotation.new)
+    assert not passed(seat).failures and signers(seat) == {rotation.new.sha256}
+
+
+def test_the_bundle_keeps_a_ca_until_this_nodes_own_leaves_of_it_are_replaced(site: Site, seat: Seat) -> None:
+    rotation = Rotation.of(site, "etcd")
+    passed(seat)
+    # The node was away during the switch, and its leaves cannot be signed at first.
+    rotation.move(State.RETIRED)
+    make_default(site, "etcd", rotation.old)
+    done = passed(seat)
+    both = {rotation.old.sha256, rotation.new.sha256}
+    assert set(done.failures) == set(ETCD) and bundle(seat) == both and signers(seat) == {rotation.old.sha256}
+    make_default(site, "etcd", rotation.new)
+    assert sorted(passed(seat).renewed) == sorted(ETCD)
+    assert bundle(seat) == {rotation.new.sha256} == signers(seat)
+
+
+@IN_FULL
+def test_in_an_emergency_the_old_ca_goes_first(site: Site, seat: Seat) -> None:
+    rotation = Rotation.of(site, "etcd", method=Method.EMERGENCY)
+    rotation.move(State.RETIRED)
+    make_default(site, "etcd", rotation.old)
+    passed(seat)
+    assert bundle(seat) == {rotation.new.sha256} and signers(seat) == {rotation.old.sha256}
+    make_default(site, "etcd", rotation.new)
+    passed(seat)
+    assert signers(seat) == {rotation.new.sha256}
+
+
+def test_a_ca_renewed_for_its_key_signs_nothing_anew(site: Site, seat: Seat) -> None:
+    rotation = Rotation.of(site, "etcd", method=Method.SAME_KEY)
+    before = serials(seat)
+    old, new = rotation.old.sha256, rotation.new.sha256
+    since = site.server.audit_position()
+    passed(seat)
+    assert bundle(seat) == {old, new} and signers(seat) == {old}
+    for state, served in ((State.SWITCHED, new), (State.RETURNING, old), (State.SWITCHED, new)):
+        rotation.move(state)
+        done = passed(seat)
+        assert not done.failures and done.renewed == () and signers(seat) == {served}
+        assert {one.served for one in report(site, seat).certificates.values() if one.ca == "etcd"} == {(served,)}
+    rotation.move(State.RETIRED)
+    passed(seat)
+    assert bundle(seat) == {new} and serials(seat) == before
+    assert not [r for r in site.server.requests(since) if "/etcd/sign/" in r[1]]
+    # What is due later is served with the new one too.
+    passed(seat, "etcd-peer")
+    assert signers(seat) == {new} and serials(seat)["etcd-peer"] != before["etcd-peer"]
+
+
+def newer_version(rotation: Rotation) -> None:
+    rotation.put({"version": 2})
+
+
+def garbage(rotation: Rotation) -> None:
+    rotation.put({"version": 1, "domain": "etcd", "state": "retired", "revision": 99})
+
+
+def other_domain(rotation: Rotation) -> None:
+    path = f"{rotation.site.prefix}/config/data/rotation/kubelet"
+    rotation.put(rotation.site.server.api("GET", path).body.get("data") or {"version": 1, "domain": "kubelet"})
+
+
+@pytest.mark.parametrize(
+    "act", [newer_version, *(pytest.param(each, marks=IN_FULL) for each in (garbage, other_domain))]
+)
+def test_a_record_that_cannot_be_read_adds_trust_only(
+    site: Site, seat: Seat, act: Callable[[Rotation], None], tmp_path: Path
+) -> None:
+    rotation = Rotation.of(site, "etcd")
+    rotation.move(State.SWITCHED)
+    act(rotation)
+    before = serials(seat)
+    done = passed(seat)
+    assert set(done.failures) == {"etcd rotation"} and "rotation/etcd" in str(done.failures["etcd rotation"])
+    assert bundle(seat) == {rotation.old.sha256, rotation.new.sha256} and serials(seat) == before
+    told = report(site, seat)
+    assert "etcd" not in told.seen and "kubelet" in told.seen and told.failures == ("etcd rotation",)
+    # Who reads the CA only when it starts is not restarted on every node at once.
+    assert restarts(tmp_path) == 0 and told.waiting == ("etcd",)
+    # Other certificates are renewed, and those of etcd by the CA that signed them.
+    done = passed(seat, "*")
+    assert set(ETCD) <= set(done.failures) and signers(seat) == {rotation.old.sha256}
+
+
+def lost(rotation: Rotation) -> None:
+    rotation.lose()
+    make_default(rotation.site, "etcd", rotation.old)
+
+
+def set_back(rotation: Rotation) -> None:
+    rotation.set_back(State.PUBLISHED, 1)
+
+
+@pytest.mark.parametrize("act", [pytest.param(lost, marks=IN_FULL), set_back])
+@pytest.mark.parametrize("forget", [False, pytest.param(True, marks=IN_FULL)], ids=["", "state-lost"])
+def test_a_server_set_back_takes_nothing_away(
+    site: Site, seat: Seat, act: Callable[[Rotation], None], *, forget: bool
+) -> None:
+    rotation = Rotation.of(site, "etcd")
+    passed(seat)
+    rotation.move(State.SWITCHED)
+    passed(seat)
+    rotation.move(State.RETIRED)
+    passed(seat)
+    assert bundle(seat) == {rotation.new.sha256}
+    revision, before = rotation.record.revision, serials(seat)
+    act(rotation)
+    if forget:
+        # The copy of Vault's answer knows the revision too.
+        (seat.state / "agent.json").unlink()
+    done = passed(seat)
+    assert set(done.failures) == {"etcd rotation"} and "`vaultpki ca continue`" in str(done.failures["etcd rotation"])
+    assert bundle(seat) == {rotation.old.sha256, rotation.new.sha256} and serials(seat) == before
+    told = report(site, seat)
+    assert told.seen["etcd"].behind and told.seen["etcd"].highest == revision
+    passed(seat, "*")
+    assert serials(seat) == before
+    # Vault's answer is used again as long as it is fresh, and says the same.
+    assert set(run.run(load_agent(seat.config), run.Options(settle=False)).failures) >= {"etcd rotation"}
+    # A newer record ends it.
+    rotation.write(rotation.record.moved(State.RETRUSTING, rotation.record.since))
+    rotation.write(rotation.record.changed())
+    while rotation.record.revision <= revision:
+        rotation.write(rotation.record.changed())
+    make_default(site, "etcd", rotation.new)
+    assert not passed(seat).failures and not report(site, seat).seen["etcd"].behind
+
+
+@IN_FULL
+def test_more_issuers_than_a_ca_has_do_not_break_a_pass(site: Site, seat: Seat) -> None:
+    for number in range(MOST_ISSUERS + 3):
+        body = {"common_name": "x", "issuer_name": f"x{number}", "key_type": "ec"}
+        assert site.server.api("POST", f"{site.prefix}/etcd/root/generate/internal", body).status == 200
+    old = bundle(seat)
+    assert not passed(seat).failures and bundle(seat) == old
+    # Those that the record names are read first.
+    rotation = Rotation.of(site, "etcd")
+    assert not passed(seat).failures and bundle(seat) == {rotation.old.sha256, rotation.new.sha256}
+
+
+def no_issuer(site: Site, old: CaRef) -> None:
+    delete(site, "etcd", old)
+
+
+def no_mount(site: Site, old: CaRef) -> None:
+    assert site.server.api("DELETE", f"sys/mounts/{site.prefix}/etcd").status in (200, 204)
+
+
+@pytest.mark.parametrize("act", [pytest.param(no_issuer, marks=IN_FULL), no_mount])
+def test_a_mount_without_an_issuer_takes_nothing_away(site: Site, act: Callable[[Site, CaRef], None]) -> None:
+    seat = site.equip("cp-1")
+    passed(seat)
+    old, before = bundle(seat), serials(seat)
+    ref = CaRef("etcd-1", "etcd-1")
+    act(site, ref)
+    done = passed(seat)
+    assert set(done.failures) == {"etcd CA"} and "the mount of etcd shows no CA" in str(done.failures["etcd CA"])
+    assert bundle(seat) == old and serials(seat) == before
+    # The other CAs go on.
+    done = passed(seat, "*")
+    assert {"kube-apiserver", "front-proxy-client"} <= set(done.renewed) and serials(seat) == before
+    # A node that comes now gets what is there.
+    other = site.equip("cp-1", folder=seat.folder.parent / "fresh")
+    done = passed(other)
+    assert "kube-apiserver" in done.renewed and not (other.pki / "etcd-ca.crt").exists()
+
+
+def test_leaves_of_a_ca_that_was_removed_by_hand_are_replaced_within_an_hour(site: Site, seat: Seat) -> None:
+    (old,) = bundle(seat)
+    new = successor(site, "etcd")
+    make_default(site, "etcd", new)
+    delete(site, "etcd", CaRef("etcd-1", "etcd-1"))
+    before, now = serials(seat), time.time()
+    done = passed(seat, clock=now)
+    assert not done.failures and done.renewed == () and bundle(seat) == {old, new.sha256}
+    assert done.due is not None and now <= done.due.timestamp() <= now + 3600
+    # Noticed once: later passes do not begin anew.
+    passed(seat, clock=now + 1000)
+    passed(seat, clock=now + 3601)
+    assert signers(seat) == {new.sha256} and not {*before.values()} & {*serials(seat).values()}
+    assert bundle(seat) == {old, new.sha256}
+
+
+def test_a_policy_of_an_older_apply_is_as_no_record(site: Site, seat: Seat) -> None:
+    where = f"sys/policies/acl/{site.prefix}/node/{seat.name}"
+    policy = json.loads(site.read(where)["policy"])
+    del policy["path"][f"{site.prefix}/config/data/rotation/+"]
+    rotation = Rotation.of(site, "etcd")
+    assert site.server.api("POST", where, {"policy": json.dumps(policy)}).status == 204
+    assert not passed(seat).failures and bundle(seat) == {rotation.old.sha256, rotation.new.sha256}
+    assert report(site, seat).seen["etcd"] == Seen(0, 0)
+
+
+@IN_FULL
+def test_an_operator_takes_leaves_and_trust_by_the_record(site: Site, tmp_path: Path) -> None:
+    rotation = Rotation.of(site, "kubernetes")
+    folder = tmp_path / "operator"
+    site.issue("admin", folder)
+
+    def cas() -> tuple[set[str], str]:
+        held = {facts.fingerprint for facts in x509.read_certificates((folder / "kubernetes-ca.crt").read_bytes())}
+        return held, x509.read_certificates((folder / "admin.crt").read_bytes())[1].fingerprint
+
+    both = {rotation.old.sha256, rotation.new.sha256}
+    assert cas() == (both, rotation.old.sha256)
+    rotation.move(State.SWITCHED)
+    site.issue("admin", folder)
+    assert cas() == (both, rotation.new.sha256)
+    make_default(site, "kubernetes", rotation.old)
+    assert "`vaultpki ca status" in site.issue("admin", folder, expect=1).stderr
+    make_default(site, "kubernetes", rotation.new)
+    rotation.move(State.RETIRED)
+    site.issue("admin", folder)
+    assert cas() == ({rotation.new.sha256}, rotation.new.sha256)
+
+
+def test_status_shows_the_rotation(site: Site, seat: Seat) -> None:
+    def cas() -> Iterator[dict[str, Any]]:
+        ran = vaultpki("status", "-c", seat.config, "--json", expect={0, 3})
+        yield from json.loads(ran.stdout)["cas"]
+
+    assert {each["state"] for each in cas()} == {None}
+    rotation = Rotation.of(site, "etcd")
+    rotation.move(State.SWITCHED)
+    passed(seat)
+    (etcd,) = (each for each in cas() if each["domain"] == "etcd")
+    assert etcd["state"] == "switched" and etcd["revision"] == 2 and etcd["behind"] is False
+    assert {one["sha256"] for one in etcd["certificates"]} == {rotation.old.sha256, rotation.new.sha256}
+    rotation.lose()
+    passed(seat)
+    (etcd,) = (each for each in cas() if each["domain"] == "etcd")
+    assert etcd["state"] is None and etcd["behind"] is True

@@ -1,0 +1,216 @@
+"""The units before systemd's own judges, the agent inside what they allow, and what it tells systemd and Prometheus."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from helpers.vault.applied_cluster import Seat, Site, environment, vaultpki
+from helpers.vault.servers import Server, free_ports, wait_for
+from vaultpki.host.systemd import UNITS, install_units, unit_files
+from vaultpki.spec import load_agent
+
+SPEC = """\
+api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}
+nodes:
+- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}
+"""
+
+# What `systemd-analyze security` finds at most; 10 is a service without any protection. What is left is what the agent
+# is for: root's files with any owner, and Vault over the network.
+EXPOSURE = 2.5
+
+# mkdir is what the unit's ExecStartPre does. The sandbox's file systems and capabilities, without systemd.
+SANDBOX = """\
+set -e
+folder=$1 trace=$2; shift 2
+mkdir -p "$folder/pki"
+for each in "$folder/pki" "$folder/state" "$trace"; do mount --bind "$each" "$each"; done
+for each in / "$(findmnt --noheadings --output TARGET --target "$folder")"; do mount -o remount,bind,ro "$each"; done
+if touch "$folder/agent.yaml" 2>/dev/null; then echo "the sandbox is open" >&2; exit 99; fi
+exec setpriv --no-new-privs --inh-caps -all --bounding-set -all,+chown,+dac_override,+fowner \\
+    strace -f -o "$trace/trace" "$@"
+"""
+
+
+@pytest.fixture
+def seat(server: Server, tmp_path: Path, cluster_name: str) -> Seat:
+    site = Site(server, tmp_path / "site", cluster_name)
+    site.write(SPEC)
+    site.apply()
+    return site.equip("worker-1", further=f"metrics: 127.0.0.1:{free_ports(1)[0]}\n")
+
+
+def judged(*arguments: str | Path) -> str:
+    ran = subprocess.run(
+        ["systemd-analyze", *map(str, arguments)],
+        env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ran.returncode == 0, f"{arguments}: exit {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
+    return ran.stdout + ran.stderr
+
+
+def test_systemd_takes_the_units_and_finds_little_to_say(seat: Seat, tmp_path: Path) -> None:
+    folder = tmp_path / "system"
+    folder.mkdir()
+    paths = install_units(load_agent(seat.config), folder=folder)
+    assert [path.name for path in paths] == list(UNITS)
+    said = judged("verify", "--man=no", *paths)
+    assert not [line for line in said.splitlines() if "vaultpki" in line], said
+    # As on a node: nothing of it below /home, /root or /tmp.
+    usual = replace(load_agent(seat.config), directory="/etc/kubernetes/pki", state="/var/lib/vaultpki", ca_file=None)
+    usual, program = replace(usual, file="/etc/vaultpki/agent.yaml"), Path("/usr/local/bin/vaultpki")
+    for name, text in unit_files(usual, executable=program).items():
+        (folder / name).write_text(text)
+        said = judged("security", "--offline=true", "--no-pager", f"--threshold={EXPOSURE * 10:.0f}", folder / name)
+        found = re.search(r"Overall exposure level for \S+: (\d+\.\d)", said)
+        assert found is not None and float(found[1]) <= EXPOSURE, said
+
+
+def allowed(name: str, sets: dict[str, set[str]]) -> set[str]:
+    return {call for each in sets[name] for call in (allowed(each, sets) if each.startswith("@") else {each})}
+
+
+def syscall_sets() -> dict[str, set[str]]:
+    sets: dict[str, set[str]] = {}
+    current: set[str] = set()
+    for line in judged("--no-pager", "syscall-filter").splitlines():
+        if line.startswith("@"):
+            current = sets.setdefault(line.strip(), set())
+        elif line.startswith("    ") and not line.strip().startswith("#"):
+            current.add(line.strip())
+    return sets
+
+
+def test_a_first_and_a_later_pass_need_no_more_than_the_unit_allows(seat: Seat, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    trace.mkdir()
+    agent = [sys.executable, "-m", "vaultpki", "agent", "-c", str(seat.config), "--once"]
+    calls: list[str] = []
+    for expected in ("issued kubelet\n", "nothing to do until "):
+        ran = subprocess.run(
+            ["unshare", "--mount", "--propagation", "private", "sh", "-c", SANDBOX, "sh", seat.folder, trace, *agent],
+            env=environment() | {"PYTHONDONTWRITEBYTECODE": "1"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert ran.returncode == 0 and expected in ran.stdout, ran.stdout + ran.stderr
+        calls += (trace / "trace").read_text().splitlines()
+    assert (seat.pki / "kubelet.crt").exists()
+
+    names = {found[1] for call in calls if (found := re.match(r"\d+ +(\w+)\(", call))}
+    assert {"openat", "mmap", "renameat", "fchmod", "connect"} <= names
+    assert names - allowed("@system-service", syscall_sets()) == set()
+    # MemoryDenyWriteExecute= (systemd.exec(5)): no memory that is written and then run.
+    assert [call for call in calls if re.search(r" mmap\(.*PROT_WRITE\|PROT_EXEC", call)] == []
+    assert [call for call in calls if re.search(r" (pkey_)?mprotect\(.*PROT_EXEC", call)] == []
+    families = {found[1] for call in calls if (found := re.search(r" socket\((\w+)", call))}
+    assert families and families <= {"AF_UNIX", "AF_INET", "AF_INET6"}
+
+
+@contextlib.contextmanager
+def resident(seat: Seat, further: dict[str, str], *options: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """The agent as it stays, and the file with what it says."""
+    log = seat.folder / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "vaultpki", "agent", "-c", str(seat.config), *options],
+            env=environment(further),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        yield process, log
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_systemd_is_told_of_start_life_reload_and_end(seat: Seat, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(tmp_path / "notify"))
+        receiver.settimeout(20)
+        heard: list[str] = []
+
+        def until(line: str) -> None:
+            while line not in heard:
+                heard.extend(receiver.recv(4096).decode().splitlines())
+
+        further = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000"}
+        with resident(seat, further) as (process, log):
+            until("READY=1")
+            assert (seat.pki / "kubelet.crt").exists() and (seat.pki / "kube-proxy.conf").exists()
+            heard.clear()
+            until("WATCHDOG=1")
+            process.send_signal(signal.SIGHUP)
+            until("RELOADING=1")
+            heard.clear()
+            until("READY=1")
+            # Children speak for nobody: the variables are gone before anything else is started.
+            assert process.poll() is None
+            process.send_signal(signal.SIGTERM)
+            until("STOPPING=1")
+            assert process.wait(5) == 0, log.read_text()
+
+
+def fetched(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - loopback
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError:
+        return 0, ""
+
+
+def test_a_resident_agent_shows_what_it_holds(seat: Seat) -> None:
+    address = load_agent(seat.config).metrics
+    with resident(seat, {}, "--log-format", "json") as (process, log):
+        wait_for(lambda: fetched(f"http://{address}/healthz") == (200, "ok\n"), 20, log.read_text, pause=0.1)
+        status, text = fetched(f"http://{address}/metrics")
+        assert status == 200
+        found = {
+            (sample.name.removeprefix("vaultpki_"), *sample.labels.values()): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+        shown = json.loads(vaultpki("status", "-c", seat.config, "--json").stdout)
+        names = {each["name"] for each in shown["certificates"]}
+        assert names == {"kubelet", "kubelet-client", "kube-proxy"}
+        for name in names:
+            assert found["certificate_state", name, "ok"] == 1 and found["renewals_total", name] == 1
+            life = found["certificate_ttl_granted_seconds", name]
+            assert 0.99 * found["certificate_ttl_asked_seconds", name] < life
+            due, end = (found[f"certificate_{which}_timestamp_seconds", name] for which in ("renew_after", "not_after"))
+            assert end - life < due < end
+        assert found["agent_state", "ok"] == found["vault_reachable",] == 1 and found["signs_total",] == len(names)
+        assert found["outage_left_seconds",] > 0
+        process.send_signal(signal.SIGTERM)
+        process.wait(5)
+    assert fetched(f"http://{address}/livez") == (0, "")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert all(line["level"] == "info" and line["message"] for line in lines), lines
+    secret = (seat.state / "secret-id").read_text()
+    assert secret and secret not in log.read_text() and secret not in text

@@ -1,0 +1,84 @@
+"""`plan` and `nodes` warn of the end of a CA in time, under a clock years ahead; leaves end with their CA."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.node.resident_agent import faketime_library
+from helpers.vault.plan_commands import SPEC, Ran, Watched, changes, vaultpki
+from helpers.vault.servers import Server
+
+ISSUING = ("kubernetes", "kubelet", "etcd", "front-proxy")
+
+
+@pytest.fixture
+def site(server: Server, tmp_path: Path, cluster_name: str) -> Watched:
+    site = Watched(server, tmp_path, cluster_name)
+    site.write(SPEC)
+    site.apply()
+    return site
+
+
+def ahead(site: Watched, days: float, command: str, *options: str, expect: int = 0) -> Ran:
+    """The command with a clock that many days ahead."""
+    clock = {"LD_PRELOAD": faketime_library(), "FAKETIME": f"+{days}d"}
+    env = {**site.server.environment(), **clock}
+    return vaultpki(command, "-f", site.file, *options, env=env, expect=expect)
+
+
+def levels(document: dict[str, Any], key: str) -> dict[str, str]:
+    return {one["ca"]: one["level"] for one in document[key]}
+
+
+def test_plan_and_nodes_warn_in_time(site: Watched) -> None:
+    """Root 730, 365 and 182 days before its end, issuing CAs 180, 60 and 30: their lives are ten and five years."""
+    quiet = dict.fromkeys(("root", *ISSUING), "none")
+    for left, expect, issuing in (
+        (181, 0, "none"),
+        (179, 0, "notice"),
+        (59, 3, "warning"),
+        (29, 3, "critical"),
+        (-1, 3, "expired"),
+    ):
+        days = 1825 - left
+        ran = ahead(site, days, "plan", "--json", "--detailed-exitcode", expect=expect)
+        wanted = quiet | dict.fromkeys(ISSUING, issuing)
+        assert levels(json.loads(ran.stdout), "expires") == wanted, left
+        assert levels(json.loads(ahead(site, days, "nodes", "--json").stdout), "cas") == wanted, left
+    said = " ".join(ahead(site, 1825 - 59, "plan").stdout.split())
+    assert said.count("! ") == 4 and said.endswith("Nothing to change.")
+    for ca in ISSUING:
+        assert f"! {ca} CA: it expires on " in said and f"run `vaultpki ca rotate {ca}`" in said
+    lines = ahead(site, 3650 - 364, "nodes").stdout.splitlines()
+    assert [line.split(":")[0] for line in lines if line[:2] in ("! ", "? ")] == [
+        f"! {ca} CA" for ca in ("root", *ISSUING)
+    ]
+    assert "? etcd CA: it expires on " in ahead(site, 1825 - 179, "nodes").stdout
+
+
+def test_a_mount_without_a_ca_keeps_no_other_from_being_listed(site: Watched) -> None:
+    assert site.server.api("DELETE", f"{site.prefix}/etcd/issuer/etcd-1").status in (200, 204)
+    found = json.loads(vaultpki("nodes", "-f", site.file, "--json", env=site.server.environment()).stdout)
+    assert levels(found, "cas").keys() == {"root", "kubernetes", "kubelet", "front-proxy"}
+
+
+def test_a_cluster_of_before_gets_one_update_for_each_issuing_ca(site: Watched) -> None:
+    """Release 0.1.0 made CAs that refuse a leaf which would end after them; its leaves ended half a TTL before."""
+    for ca in ISSUING:
+        path = f"{site.prefix}/{ca}/issuer/{ca}-1"
+        about = site.read(path)
+        fields = {name: about[name] for name in ("issuer_name", "usage")} | {"leaf_not_after_behavior": "err"}
+        assert site.server.api("POST", path, fields).status == 200
+    document, writes = site.applied()
+    assert changes(document) == {
+        ("issuer", f"{site.prefix}/{ca}"): ("update", {"leaf_not_after_behavior": ("err", "truncate")})
+        for ca in ISSUING
+    }
+    # The record of what was applied is written only if it changes.
+    assert len(writes) == len(ISSUING)
+    site.settled()
+    assert site.read(f"{site.prefix}/root/issuer/root-1")["leaf_not_after_behavior"] == "err"

@@ -1,0 +1,446 @@
+"""Each token does its whole job without root, each of its grants is needed for it, and what it could do if stolen."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import ssl
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from helpers.node import enrolled_nodes
+from helpers.vault import handmade_rotation
+from helpers.vault.applied_cluster import Seat, Site
+from helpers.vault.servers import Server
+from vaultpki.agent import run
+from vaultpki.certificates import resolve, row_named, sign_parameters
+from vaultpki.disk.files import write_private
+from vaultpki.errors import Denied, SpecError
+from vaultpki.issue import operator
+from vaultpki.model import Certificate
+from vaultpki.pki import keys, x509
+from vaultpki.provision import apply as bootstrap
+from vaultpki.provision import destroy, enrol, identities, node_list
+from vaultpki.provision.server_facts import ServerFacts
+from vaultpki.spec import load_agent
+from vaultpki.spec.join_file import dump_join
+from vaultpki.vault import Request, Vault
+from vaultpki.verify import vault_trial
+
+Rules = dict[str, Any]
+Step = tuple[str, Callable[[], object]]
+
+
+@pytest.fixture(scope="module")
+def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return enrolled_nodes.site(server, tmp_path_factory.mktemp("privilege"), f"l{os.urandom(4).hex()}")
+
+
+def grants(rules: Rules) -> Iterator[tuple[str, str]]:
+    """Every path of a policy with every capability on it."""
+    for path, rule in rules.items():
+        for capability in rule["capabilities"]:
+            yield path, capability
+
+
+def without(rules: Rules, path: str, capability: str) -> Rules:
+    left = [each for each in rules[path]["capabilities"] if each != capability]
+    rest = {name: rule for name, rule in rules.items() if name != path}
+    return rest | ({path: {**rules[path], "capabilities": left}} if left else {})
+
+
+def write(server: Server, name: str, rules: Rules) -> None:
+    answer = server.api("PUT", f"sys/policies/acl/{name}", {"policy": json.dumps({"path": rules})})
+    assert answer.status in (200, 204), answer
+
+
+def holder(server: Server, rules: Rules) -> Vault:
+    """The product's client with a token of just these rules."""
+    name = f"test-{os.urandom(6).hex()}"
+    write(server, name, rules)
+    return enrolled_nodes.client(server, enrolled_nodes.token(server, name))
+
+
+def first_refused(steps: Sequence[Step]) -> str | None:
+    """The name of the first step of a job that Vault refuses; None where it was all done."""
+    for name, step in steps:
+        try:
+            step()
+        # Where one may not look, or end what others have, it is told before Vault refuses.
+        except (Denied, SpecError) as error:
+            return f"{name} ({str(error)[:60]})"
+    return None
+
+
+def each_grant_is_needed(rules: Rules, refused: Callable[[Rules], str | None], step: int = 1) -> None:
+    """Takes one grant away after the other (each `step`th), and prints what could not be done then."""
+    assert refused(rules) is None
+    needless = []
+    for path, capability in list(grants(rules))[::step]:
+        failed = refused(without(rules, path, capability))
+        print(f"{path} {capability}: without it, {failed or 'nothing'} fails")
+        if failed is None:
+            needless.append((path, capability))
+    assert not needless
+
+
+CHANGED = (
+    enrolled_nodes.SPEC.replace("10.0.0.21", "10.0.0.22").replace(
+        '- {name: batch, roles: [worker], node_names: "batch-*"}\n', ""
+    )
+    + "defaults: {ttl: 40d}\n"
+)
+
+
+def apply(site: Site, vault: Vault, text: str) -> None:
+    site.write(text)
+    bootstrap.apply(site.cluster, vault, ServerFacts((), None), first=None, progress=lambda change: None)
+
+
+def applying(site: Site, vault: Vault) -> list[Step]:
+    """The applier's whole job on a cluster that is there already; at its end it is there again, and new."""
+
+    def enroll(node: str, pool: str | None) -> None:
+        cluster = site.cluster
+        who = enrol.holder(cluster, node, pool)
+        where = enrol.place(cluster, vault)
+        join = enrol.enroll(cluster, vault, node, who, where, wrap_ttl=60, replace=True, wait=0)
+        secret = site.server.api("POST", "sys/wrapping/unwrap", token=join.wrap_token).data["secret_id"]
+        assert enrolled_nodes.login(site, "pooled" if pool else "listed", join.role_id, secret) is not None
+
+    def visit() -> None:
+        checks = vault_trial.verify_vault(site.cluster, vault, now=datetime.now(UTC))
+        assert checks and all(check.ok for check in checks)
+
+    return [
+        ("enroll", lambda: enroll("worker-1", None)),
+        ("enroll of a pool's node", lambda: enroll("w-1", "autoscaled")),
+        ("nodes", lambda: node_list.nodes(site.cluster, vault)),
+        ("lock", lambda: enrol.lock(site.cluster, vault, "worker-1", wait=0)),
+        ("lock of a pool's node", lambda: enrol.lock(site.cluster, vault, "w-1", wait=0)),
+        ("unenroll", lambda: enrol.unenroll(site.cluster, vault, "w-1", wait=0)),
+        ("apply of a change", lambda: apply(site, vault, CHANGED)),
+        ("destroy", lambda: destroy.destroy(site.cluster, vault, ServerFacts((), None), progress=lambda path: None)),
+        ("apply", lambda: apply(site, vault, enrolled_nodes.SPEC)),
+        ("verify --vault", visit),
+    ]
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(4, id="sample", marks=pytest.mark.sample),
+        pytest.param(1, id="each", marks=pytest.mark.conformance),
+    ],
+)
+def test_the_applier(site: Site, step: int) -> None:
+    root = enrolled_nodes.client(site.server)
+
+    def refused(rules: Rules) -> str | None:
+        found = first_refused(applying(site, holder(site.server, rules)))
+        if found is not None:
+            enrol.unenroll(site.cluster, root, "w-1", wait=0)
+            apply(site, root, enrolled_nodes.SPEC)
+        return found
+
+    each_grant_is_needed(identities.policy("applier.json", {"prefix": site.prefix}), refused, step)
+
+
+def test_the_applier_is_root_in_all_but_name(site: Site) -> None:
+    """It writes policies and hands them to nodes, so it can make itself any token that there can be."""
+    applier = holder(site.server, identities.policy("applier.json", {"prefix": site.prefix}))
+    applier.write(f"sys/policies/acl/{site.prefix}/node/worker-1", {"policy": json.dumps({"path": ANYTHING})})
+    mount = f"auth/{site.prefix}/listed"
+    role_id = applier.call(Request("GET", f"{mount}/role/worker-1/role-id")).data["role_id"]
+    secret_id = applier.write(f"{mount}/role/worker-1/secret-id", {})["data"]["secret_id"]
+    root = applier.login(Request("POST", f"{mount}/login", {"role_id": role_id, "secret_id": secret_id}))
+    assert root.write("sys/policies/acl/anything-at-all", {"policy": json.dumps({"path": ANYTHING})}) == {}
+    assert site.server.api("DELETE", "sys/policies/acl/anything-at-all").status == 204
+    apply(site, enrolled_nodes.client(site.server), enrolled_nodes.SPEC)
+    # Its own policy alone reaches nothing that is not the cluster's.
+    for path in ("sys/policies/acl/other", "secret/data/x", "auth/token/create", "sys/audit", "vaultpki/other/root"):
+        with pytest.raises(Denied):
+            applier.write(path, {"policy": ""})
+
+
+ANYTHING = {"*": {"capabilities": ["create", "read", "update", "delete", "list", "sudo"]}}
+
+
+def enrolling(site: Site, vault: Vault) -> list[Step]:
+    cluster, node = site.cluster, f"w-{os.urandom(4).hex()}"
+    who = enrol.holder(cluster, node, "autoscaled")
+
+    def enroll() -> None:
+        join = enrol.enroll(cluster, vault, node, who, enrol.place(cluster, vault), wrap_ttl=60)
+        secret = site.server.api("POST", "sys/wrapping/unwrap", token=join.wrap_token).data["secret_id"]
+        assert enrolled_nodes.login(site, "pooled", join.role_id, secret) is not None
+
+    def again() -> None:
+        """After somebody has locked it: it looks whether there is a live credential, and sees that there is none."""
+        enrolled_nodes.vacate(site, node)
+        enroll()
+
+    def occupied() -> None:
+        try:
+            enroll()
+        except SpecError as error:
+            if "has 1 live credential " not in str(error):
+                raise
+        else:
+            raise AssertionError("there is a live credential")
+
+    return [("enroll", enroll), ("enroll where there is a live credential", occupied), ("enroll again", again)]
+
+
+def test_the_enroller(site: Site) -> None:
+    each_grant_is_needed(
+        identities.enroller_policy(site.cluster),
+        lambda rules: first_refused(enrolling(site, holder(site.server, rules))),
+    )
+
+
+def made(server: Server, vault: Vault) -> Callable[..., Any]:
+    """Raw requests with the token of `vault`, wrapped where `wrap` says so."""
+
+    def ask(method: str, path: str, body: object = None, wrap: str = "") -> int:
+        return status(server, vault, method, path, body, wrap)
+
+    return ask
+
+
+def status(server: Server, vault: Vault, method: str, path: str, body: object, wrap: str) -> int:
+    url = urlsplit(server.address)
+    context = ssl.create_default_context(cafile=server.ca_file)
+    connection = http.client.HTTPSConnection(str(url.hostname), url.port, context=context, timeout=30)
+    headers = {"X-Vault-Token": vault._settings.token, "X-Vault-Request": "true"}
+    if wrap:
+        headers["X-Vault-Wrap-TTL"] = wrap
+    connection.request(method, f"/v1/{path}", None if body is None else json.dumps(body), headers)
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    return answer.status
+
+
+def test_a_stolen_enroller(site: Site) -> None:
+    """It can be any node of a pool, and nothing else."""
+    server, cluster = site.server, site.cluster
+    enroller = holder(server, identities.enroller_policy(cluster))
+    ask = made(server, enroller)
+    good = identities.pooled_approle(cluster, cluster.pools[0])
+    pooled, listed = f"auth/{site.prefix}/pooled/role", f"auth/{site.prefix}/listed/role"
+    # What it may, so that the refusals below have a counterpart that passes.
+    assert ask("POST", f"{pooled}/w-7", good) == 204
+    assert ask("POST", f"{pooled}/w-7/secret-id", {}, "60s") == 200
+    # No other policy, and no more than what an AppRole of ours has.
+    assert (
+        ask("PUT", f"sys/policies/acl/{site.prefix}/pool/autoscaled", {"policy": json.dumps({"path": ANYTHING})}) == 403
+    )
+    assert ask("PUT", f"sys/policies/acl/{site.prefix}/more", {"policy": ""}) == 403
+    for changed in (
+        {"token_policies": "root"},
+        {"token_policies": f"{site.prefix}/node/cp-1"},
+        {"token_policies": f"{site.prefix}/pool/autoscaled,{site.prefix}/node/cp-1"},
+        {"token_policies": [f"{site.prefix}/pool/autoscaled", "root"]},
+        {"policies": "root"},
+        {"role_id": "mine"},
+        {"token_type": "service"},
+        {"token_type": "default"},
+        {"token_no_default_policy": "false"},
+        {"token_ttl": "86400"},
+        {"token_max_ttl": "0"},
+        {"token_period": "60"},
+        {"bind_secret_id": "false", "token_bound_cidrs": "0.0.0.0/0"},
+        {"bind_secret_id": "false"},
+        {"secret_id_ttl": "0"},
+        {"local_secret_ids": "true"},
+    ):
+        assert ask("POST", f"{pooled}/w-8", good | changed) == 403, changed
+    for name in good:
+        assert ask("POST", f"{pooled}/w-8", {key: value for key, value in good.items() if key != name}) == 403, name
+    assert site.server.api("GET", f"{pooled}/w-8").status == 404
+    # An AppRole that is there is not bent, not even by one of its own sub-paths.
+    for body in (good, good | {"token_policies": f"{site.prefix}/pool/batch"}):
+        assert ask("POST", f"{pooled}/w-7", body) == 403
+        assert ask("PUT", f"{pooled}/w-7", body) == 403
+    for part in (
+        *("policies", "token-policies", "secret-id-num-uses", "secret-id-ttl", "token-ttl", "token-max-ttl", "period"),
+        *(
+            "bind-secret-id",
+            "secret-id-bound-cidrs",
+            "token-bound-cidrs",
+            "bound-cidr-list",
+            "role-id",
+            "custom-secret-id",
+        ),
+        *("secret-id/destroy", "secret-id/lookup", "secret-id-accessor/destroy", "secret-id-accessor/lookup"),
+    ):
+        for method in ("POST", "DELETE"):
+            assert ask(method, f"{pooled}/w-7/{part}", {part.replace("-", "_"): "x", "secret_id": "x"}, "60s") == 403, (
+                part
+            )
+    for method, path in (("DELETE", f"{pooled}/w-7"), ("LIST", pooled), ("GET", f"{pooled}/w-7")):
+        assert ask(method, path) == 403, path
+    # It sees how many secret ids there are, wrapped, and can do nothing to one.
+    assert ask("LIST", f"{pooled}/w-7/secret-id") == 403
+    assert ask("LIST", f"{pooled}/w-7/secret-id", None, "60s") == 200
+    assert ask("LIST", f"{listed}/cp-1/secret-id", None, "60s") == 403
+    # A secret id only wrapped, and with nothing of its own choice.
+    assert ask("POST", f"{pooled}/w-7/secret-id", {}) in (400, 403)
+    for body in ({"metadata": '{"a": "b"}'}, {"ttl": "1h"}, {"num_uses": "1"}, {"cidr_list": "127.0.0.1/32"}):
+        assert ask("POST", f"{pooled}/w-7/secret-id", body, "60s") == 403, body
+    assert ask("POST", f"{pooled}/w-7/secret-id", {}, "48h") in (400, 403)
+    # Nothing of listed nodes, nor of the cluster.
+    for method, path in (
+        ("GET", f"{listed}/cp-1/role-id"),
+        ("POST", f"{listed}/cp-1/secret-id"),
+        ("POST", f"{listed}/cp-2"),
+        ("GET", f"{site.prefix}/config/data/nodes/cp-1"),
+        ("POST", f"{site.prefix}/config/data/cluster"),
+        ("POST", f"{site.prefix}/kubernetes/sign/kubelet-client"),
+        ("POST", f"{site.prefix}/kubernetes/sign/admin"),
+        ("POST", "auth/token/create"),
+        ("POST", "identity/entity"),
+        ("POST", "identity/entity-alias"),
+    ):
+        assert ask(method, path, good, "60s") == 403, path
+    assert ask("POST", f"{pooled}/../../listed/role/cp-1/secret-id", {}, "60s") in (307, 400, 403, 404)
+
+
+def ask_to_sign(server: Server, want: Certificate, token: str) -> int:
+    """What Vault answers to the request that the agent would make for this certificate."""
+    parameters = sign_parameters(want, keys.request(keys.generate_key(want.key), want.subject))
+    return server.api("POST", f"{want.mount}/sign/{want.role}", parameters, token=token).status
+
+
+def test_a_name_outside_its_pool_gets_the_enroller_nothing(site: Site) -> None:
+    """The AppRole can be made (no policy knows names that begin so and so), and its token gets no certificate."""
+    server, cluster = site.server, site.cluster
+    enroller = holder(server, identities.enroller_policy(cluster))
+    good = identities.pooled_approle(cluster, cluster.pools[0])
+    for name in ("cp-1", "x-1", "batch-1", "admin"):
+        role = f"auth/{site.prefix}/pooled/role/{name}"
+        assert status(server, enroller, "POST", role, good, "") == 204
+        role_id = site.read(f"{role}/role-id")["role_id"]
+        secret_id = server.api("POST", f"{role}/secret-id", {}).data["secret_id"]
+        token = enrolled_nodes.login(site, "pooled", role_id, secret_id)
+        for row in identities.node_certificates(cluster, cluster.pools[0]):
+            subject = replace(
+                row.subject,
+                common_name=row.subject.common_name.replace("{node}", name),
+                dns=tuple(each.replace("{node}", name) for each in row.subject.dns),
+            )
+            answer = ask_to_sign(server, replace(row, subject=subject), str(token))
+            # A certificate that names no node, kube-proxy's, is any pool's.
+            assert answer == (403 if "{node}" in row.subject.common_name else 200), (name, row.name)
+        assert server.api("DELETE", role).status == 204
+
+
+def test_the_operator(site: Site, tmp_path: Path) -> None:
+    count = iter(range(1000))
+
+    def refused(rules: Rules) -> str | None:
+        vault = holder(site.server, rules)
+        folder = tmp_path / str(next(count))
+
+        def issue(name: str) -> object:
+            return operator.issue(site.cluster, vault, name, str(folder), datetime.now(UTC), grace=0)
+
+        def known() -> None:
+            if len(x509.read_certificates((folder / "kubernetes-ca.crt").read_bytes())) != 1:
+                raise Denied("the record of the rotation was not read")
+
+        return first_refused(
+            [
+                ("issue admin", lambda: issue("admin")),
+                ("issue super-admin", lambda: issue("super-admin")),
+                ("trust by the record", known),
+            ]
+        )
+
+    with handmade_rotation.steady(site, "kubernetes"):
+        each_grant_is_needed(identities.operator_policy(site.cluster), refused)
+
+
+def test_a_stolen_operator(site: Site) -> None:
+    """It is the two certificates of its own, and no other."""
+    token = holder(site.server, identities.operator_policy(site.cluster))
+    ask = made(site.server, token)
+    for path in ("kubernetes/sign/kube-scheduler", "kubernetes/sign/kubelet-client", "etcd/sign/etcd-server"):
+        assert ask("POST", f"{site.prefix}/{path}", {"common_name": "x"}) == 403
+    row = resolve(row_named(site.cluster, "admin"), site.cluster, None)
+    asked = sign_parameters(row, keys.request(keys.generate_key(row.key), row.subject))
+    admin = f"{row.mount}/sign/{row.role}"
+    assert ask("POST", admin, asked) == 200
+    for more in ({"common_name": "kubernetes-super-admin"}, {"common_name": "system:node:cp-1"}, {"ttl": "100d"}):
+        assert ask("POST", admin, asked | more) == 403, more
+    for method, path in (
+        ("GET", f"{site.prefix}/config/data/nodes/cp-1"),
+        ("LIST", f"{site.prefix}/config/metadata"),
+        ("POST", f"auth/{site.prefix}/pooled/role/w-1/secret-id"),
+        ("POST", f"{site.prefix}/kubernetes/issue/admin"),
+        ("PUT", f"sys/policies/acl/{site.prefix}/operator"),
+    ):
+        assert ask(method, path, {}, "60s") == 403, path
+
+
+def working(seat: Seat, site: Site) -> list[Step]:
+    """A node's whole job: learn, sign each of its certificates, roll and destroy its credential, report."""
+
+    report = f"{site.prefix}/config/data/reports/{seat.name}"
+
+    def work() -> None:
+        shutil.rmtree(seat.pki, ignore_errors=True)
+        (seat.state / "spec.json").unlink(missing_ok=True)
+        # Not known to be its own, so it is replaced.
+        (seat.state / "secret-id.json").write_text("{}")
+        outcome = run.run(load_agent(seat.config), run.Options(settle=False))
+        for name, failure in outcome.failures.items():
+            raise Denied(f"{name}: {failure}")
+
+    def reported(times: int) -> None:
+        found = site.server.api("GET", report)
+        if (found.data["metadata"]["version"] if found.status == 200 else 0) < times:
+            raise Denied("the report was not written")
+
+    return [
+        ("a pass", work),
+        ("its report", lambda: reported(1)),
+        ("the next pass", work),
+        ("its report", lambda: reported(2)),
+    ]
+
+
+@pytest.mark.parametrize(("name", "pool"), [("cp-1", None), ("w-priv", "autoscaled")])
+def test_a_node(site: Site, tmp_path: Path, name: str, pool: str | None) -> None:
+    root = enrolled_nodes.client(site.server)
+    seat = Seat(name, tmp_path / "node")
+    who = enrol.holder(site.cluster, name, pool)
+    place = enrol.place(site.cluster, root)
+    join = enrol.enroll(site.cluster, root, name, who, place, wrap_ttl=300)
+    write_private(str(tmp_path / "join.json"), dump_join(join).encode())
+    enrolled_nodes.join(seat, tmp_path / "join.json")
+    policy = f"{site.prefix}/pool/{pool}" if pool else f"{site.prefix}/node/{name}"
+    whole = json.loads(site.read(f"sys/policies/acl/{policy}")["policy"])["path"]
+    assert len(whole) > 7
+
+    def refused(rules: Rules) -> str | None:
+        write(site.server, policy, rules)
+        # Made anew and written again, by turns.
+        site.server.api("DELETE", f"{site.prefix}/config/metadata/reports/{name}")
+        return first_refused(working(seat, site))
+
+    try:
+        # A node that has read a record once complains if it cannot read it any more.
+        with handmade_rotation.steady(site, "kubernetes"):
+            each_grant_is_needed(whole, refused)
+    finally:
+        write(site.server, policy, whole)

@@ -1,0 +1,220 @@
+"""What `plan` shows of a real server: what a person approves, what a rotation would need, and nothing that steers."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.faults.hostile_server import Behaviour, Guest, serving
+from helpers.vault.plan_commands import SPEC, Ran, Watched, changes, environment, vaultpki
+from helpers.vault.servers import Server
+
+DAY = 86400
+EVIL = "\x1b[2J\x1b]0;owned\x07\nNothing to change.\r\u202egpj\x9b1m"
+
+
+@pytest.fixture(scope="module")
+def applied(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    """One applied cluster for all of these tests, each of which leaves it as it found it."""
+    site = Watched(server, tmp_path_factory.mktemp("shown"), f"shown{server.product}")
+    site.write(SPEC)
+    site.apply()
+    yield site
+    site.settled()
+
+
+@pytest.fixture
+def site(applied: Watched) -> Iterator[Watched]:
+    yield applied
+    applied.write(SPEC)
+
+
+def plan(site: Watched, *options: str, expect: int = 0) -> str:
+    said: str = vaultpki("plan", "-f", site.file, *options, env=site.server.environment(), expect=expect).stdout
+    assert "--verbose" in options or max(map(len, said.splitlines())) <= 100
+    return said
+
+
+def joined(said: str) -> str:
+    return re.sub(r"\n +", " ", said)
+
+
+def test_a_changed_address_reads_as_one_and_says_what_the_node_does(site: Watched) -> None:
+    reports = f"{site.prefix}/config/data/reports"
+    site.write(SPEC.replace("10.0.0.21", "10.0.0.22"))
+    entry = "~ worker-1: kubelet: addresses + 10.0.0.22 - 10.0.0.21\n"
+    last = "Plan: 0 to create, 2 to update, 0 to delete.\n"
+    assert plan(site) == entry + last
+    assert site.plan()["impact"] == []
+    assert site.server.api("POST", f"{reports}/worker-1", {"data": {"time": "now"}}).status == 200
+    when = "within its agent's `poll` (5m by default) or in its next window"
+    assert joined(plan(site)) == f"{entry}Impact: worker-1 issues kubelet anew {when}\n{last}"
+    assert [(i["node"], i["certificate"], i["effect"]) for i in site.plan()["impact"]] == [
+        ("worker-1", "kubelet", "reissues")
+    ]
+    said = plan(site, "--verbose")
+    assert (
+        f"~ policy {site.prefix}/node/worker-1\n" in said and f"~ config {site.prefix}/config/nodes/worker-1\n" in said
+    )
+    (rule,) = (line for line in said.splitlines() if f"{site.prefix}/kubelet/sign/kubelet: " in line)
+    old, _, new = rule.partition(" -> ")
+    assert '"ip_sans": ["10.0.0.21"]' in old and '"ip_sans": ["10.0.0.22"]' in new
+    # What apply --yes did is told, with what it meant.
+    document, _ = site.applied()
+    assert document["impact"][0]["node"] == "worker-1"
+    site.write(SPEC)
+    site.apply()
+    assert site.server.api("DELETE", f"{site.prefix}/config/metadata/reports/worker-1").status == 204
+    site.settled()
+
+
+@pytest.mark.parametrize(
+    ("wish", "fields"),
+    [
+        ("key: rsa-2048", {"key": ("ec-p256", "rsa-2048")}),
+        ("issuing_ttl: 4y", {"ttl": (1825 * DAY, 1460 * DAY)}),
+        ("root_ttl: 20y, issuing_ttl: 9y", {"ttl": (1825 * DAY, 3285 * DAY)}),
+    ],
+)
+def test_a_change_under_ca_needs_a_rotation_and_changes_nothing(
+    site: Watched, wish: str, fields: dict[str, tuple[Any, Any]]
+) -> None:
+    site.write(SPEC + f"ca: {{{wish}}}\n")
+    said = joined(plan(site, "--detailed-exitcode", expect=3))
+    assert "! kubernetes CA: " in said and said.endswith("\nNothing to change.\n")
+    assert "it needs a rotation (`vaultpki ca rotate kubernetes`); nothing is changed\n" in said
+    of_root = "it needs a rotation (`vaultpki ca rotate root`); nothing is changed\n" in said
+    assert of_root is not wish.startswith("issuing")
+    start = site.server.audit_position()
+    ran = vaultpki("apply", "-f", site.file, "--yes", "--json", env=site.server.environment())
+    document = json.loads(ran.stdout)
+    assert document["changes"] == [] and site.server.writes(start) == []
+    needed = {entry["ca"]: entry["fields"] for entry in document["rotation_needed"]}
+    assert needed.keys() >= {"kubernetes", "kubelet", "etcd", "front-proxy"}
+    for name, (old, new) in fields.items():
+        assert needed["etcd"][name]["to"] == new
+        assert needed["etcd"][name]["from"] == old or abs(needed["etcd"][name]["from"] - old) < 3
+    said = joined(vaultpki("apply", "-f", site.file, "--yes", env=site.server.environment()).stdout)
+    assert "! etcd CA: " in said and said.endswith(f"Done: 0 changes, 0 writes to {site.server.address}.\n")
+    # Changes come first: what needs a person is still told beside them.
+    site.write(SPEC.replace("10.0.0.21", "10.0.0.22") + f"ca: {{{wish}}}\n")
+    said = plan(site, "--detailed-exitcode", expect=4)
+    assert "! etcd CA: " in said and said.endswith("\nPlan: 0 to create, 2 to update, 0 to delete.\n")
+
+
+def test_a_longer_life_of_leaves_than_the_ca_has_is_told(site: Watched) -> None:
+    site.write(SPEC + "ca: {root_ttl: 20y, issuing_ttl: 9y}\ncertificates: {etcd-peer: {ttl: 6y}}\n")
+    assert "until then etcd-peer would outlive it and end with it" in joined(plan(site))
+
+
+def test_as_asked_nothing_needs_a_rotation(site: Watched) -> None:
+    site.write(SPEC)
+    assert plan(site, "--detailed-exitcode") == "Nothing to change.\n"
+    assert site.plan()["rotation_needed"] == []
+
+
+def test_nothing_that_lies_on_the_server_steers_a_terminal(site: Watched) -> None:
+    api, p = site.server.api, site.prefix
+    record = site.read(f"{p}/config/data/nodes/cp-1")["data"]
+    bad = {**record["certificates"][0], "name": EVIL, "dns": [EVIL]}
+    evil = {**record, EVIL: EVIL, "certificates": [bad, *record["certificates"][1:]], "role_id": EVIL}
+    assert api("POST", f"{p}/config/data/nodes/cp-1", {"data": evil}).status == 200
+    rules = {"path": {EVIL: {"capabilities": ["read"]}, f"x/{EVIL}": {"capabilities": ["sudo"]}}}
+    assert api("POST", f"sys/policies/acl/{p}/node/cp-1", {"policy": json.dumps(rules)}).status == 204
+    role = site.read(f"{p}/etcd/roles/etcd-peer")
+    assert (
+        api("POST", f"{p}/etcd/roles/etcd-peer", {**role, "allowed_domains": [EVIL], "organization": [EVIL]}).status
+        < 300
+    )
+    for options in ([], ["--verbose"]):
+        said = plan(site, *options)
+        assert all(line.isprintable() for line in said.splitlines()), said
+        assert not [line for line in said.splitlines() if line.startswith("Nothing to change")]
+    progress: Ran = vaultpki("apply", "-f", site.file, "--yes", env=site.server.environment())
+    assert all(line.isprintable() for line in progress.stdout.splitlines()), progress.stdout
+    site.settled()
+
+
+def lying(server: Server, prefix: str) -> Behaviour:
+    """The real server, but every list that it gives holds one more name, which no real one takes."""
+
+    def lie(path: str, body: dict[str, Any]) -> dict[str, Any]:
+        data = body.get("data")
+        if isinstance(data, dict) and isinstance(data.get("keys"), list):
+            data["keys"].append(f"{prefix}/node/{EVIL}" if "policies/acl" in path else EVIL)
+            if isinstance(data.get("key_info"), dict):
+                data["key_info"][EVIL] = {"issuer_name": EVIL, "key_name": EVIL, "key_id": EVIL}
+        return body
+
+    def behave(guest: Guest) -> None:
+        while True:
+            head, _, content = guest.request().partition(b"\r\n\r\n")
+            method, path, _ = head.split(b"\r\n")[0].decode().split(" ")
+            said = json.loads(content) if content else None
+            answer = server.api(method, path.removeprefix("/v1/"), said)
+            guest.answer(answer.status, lie(path, answer.body))
+
+    return behave
+
+
+def test_nor_does_a_name_that_only_a_lying_server_gives(site: Watched) -> None:
+    """Lists of records, policies, issuers, AppRoles and reports that hold it, printed by plan, nodes and destroy."""
+    site.write(SPEC.replace("10.0.0.21", "10.0.0.22"))
+    shown = "\\x1b[2J\\x1b]0;owned\\x07\\nNothing to change.\\r\\u202egpj\\x9b1m"
+    with serving(lying(site.server, site.prefix)) as liar:
+        env = {"VAULT_ADDR": liar.address, "VAULT_TOKEN": site.server.token}
+        for options in ([], ["--verbose"]):
+            said = vaultpki("plan", "-f", site.file, *options, env=env).stdout
+            assert all(line.isprintable() for line in said.splitlines()), said
+            assert not [line for line in said.splitlines() if line.startswith("Nothing to change")]
+            assert shown in said.replace("\n    ", " "), said
+            for sign, kind, name in (
+                ("!", "issuer", "/etcd/issuer/"),
+                ("?", "approle", "/listed/"),
+                ("?", "policy", "/node/"),
+                ("?", "config", "/config/"),
+            ):
+                assert f"{sign} {kind} {site.prefix}{name}\\x1b[2J" in said, said
+        said = vaultpki("nodes", "-f", site.file, env=env).stdout
+        assert all(line.isprintable() for line in said.splitlines()), said
+
+
+def test_nor_do_names_in_an_error(site: Watched, tmp_path: Path, cluster_name: str) -> None:
+    """A mount of somebody else where ours belongs, described with escapes: the refusal quotes it."""
+    other = Watched(site.server, tmp_path, cluster_name)
+    other.write(SPEC)
+    body = {"type": "kv", "description": EVIL}
+    assert other.server.api("POST", f"sys/mounts/{other.prefix}/etcd", body).status == 204
+    for command in (["plan"], ["apply", "--yes"], ["destroy", "--confirm", other.name]):
+        ran = subprocess.run(
+            [sys.executable, "-m", "vaultpki", command[0], "-f", str(other.file), *command[1:]],
+            env=environment(other.server.environment()),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=90,
+        )
+        assert ran.returncode == 1 and ran.stdout == ""
+        (line,) = ran.stderr.splitlines()
+        assert line.isprintable() and line.startswith("vaultpki: ") and "owned" in line
+    assert other.server.api("DELETE", f"sys/mounts/{other.prefix}/etcd").status == 204
+
+
+def test_a_change_by_hand_is_told_in_words_too(site: Watched) -> None:
+    role = site.read(f"{site.prefix}/kubernetes/roles/kube-proxy")
+    path = f"{site.prefix}/kubernetes/roles/kube-proxy"
+    assert site.server.api("POST", path, {**role, "max_ttl": 999 * DAY}).status < 300
+    assert (
+        plan(site) == "~ certificate kube-proxy: max_ttl 2y269d -> 30d\nPlan: 0 to create, 1 to update, 0 to delete.\n"
+    )
+    assert changes(site.plan()) == {
+        ("role", path.replace("/roles", "")): ("update", {"max_ttl": (999 * DAY, 30 * DAY)})
+    }
+    site.apply()

@@ -1,0 +1,198 @@
+"""`revoke` and `unenroll --revoke`: a node's certificates are on the CRLs of their CAs, and nobody else's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+
+from helpers.node import enrolled_nodes
+from helpers.node.resident_agent import leaf
+from helpers.vault.applied_cluster import Ran, Seat, Site, standing, vaultpki
+from helpers.vault.servers import Server
+from vaultpki.certificates import ISSUING_CAS, node_rows
+from vaultpki.model import Node, Pool
+from vaultpki.pki.facts import Facts
+from vaultpki.provision import enrol
+from vaultpki.spec import node_report
+from vaultpki.spec.node_report import CertificateReport, NodeReport
+
+SPEC = """\
+nodes:
+- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}
+- {name: cp-2, roles: [control-plane, etcd], addresses: [10.0.0.12]}
+pools:
+- {name: autoscaled, roles: [worker], node_names: "w-*"}
+"""
+QUICK = 20
+"""Seconds within which all of a node's certificates are on the CRLs, with the start of the command."""
+
+
+@pytest.fixture
+def site(server: Server, tmp_path: Path, cluster_name: str) -> Site:
+    return standing(server, tmp_path / "site", cluster_name, SPEC)
+
+
+def held(site: Site, seat: Seat, pool: str | None = None) -> dict[str, tuple[str, Facts]]:
+    """CA and certificate of each pair on a node, by the names of the rows."""
+    cluster = site.cluster
+    holders: tuple[Node | Pool, ...] = (*cluster.nodes, *cluster.pools)
+    named = next(each for each in holders if each.name == (pool or seat.name))
+    return {row.name: (row.ca, leaf(seat, row.stem)) for row in node_rows(cluster, named)}
+
+
+def report(site: Site, node: str, told: Mapping[str, tuple[str, Facts]]) -> None:
+    """Writes a report of these certificates in a node's name."""
+    certificates = {
+        name: CertificateReport(ca, "ok", facts.not_after, f"{facts.serial:x}") for name, (ca, facts) in told.items()
+    }
+    body = {"data": node_report.to_json(NodeReport(datetime.now(UTC), "test", certificates=certificates))}
+    assert site.server.api("POST", f"{site.prefix}/config/data/reports/{node}", body).status == 200
+
+
+def on_crls(site: Site) -> dict[str, set[int]]:
+    """The serial numbers on the CRL of each CA."""
+    found = {}
+    for ca in ISSUING_CAS:
+        text = site.read(f"{site.prefix}/{ca}/issuer/default/crl")["crl"]
+        found[ca] = {entry.serial_number for entry in x509.load_pem_x509_crl(text.encode())}
+    return found
+
+
+def of(told: Mapping[str, tuple[str, Facts]]) -> dict[str, set[int]]:
+    serials: dict[str, set[int]] = {ca: set() for ca in ISSUING_CAS}
+    for ca, facts in told.values():
+        serials[ca].add(facts.serial)
+    return serials
+
+
+def run(site: Site, *words: str, token: str | None = None, expect: int = 0) -> Ran:
+    return vaultpki(words[0], "-f", site.file, *words[1:], env=site.server.environment(token), expect=expect)
+
+
+def test_all_of_a_nodes_certificates_and_no_others(site: Site, tmp_path: Path) -> None:
+    seats = {name: site.equip(name) for name in ("cp-1", "cp-2")}
+    for seat in seats.values():
+        seat.run()
+    first = held(site, seats["cp-1"])
+    vaultpki("renew", "-c", seats["cp-1"].config, "kube-apiserver", "kube-scheduler")
+    now, others = held(site, seats["cp-1"]), held(site, seats["cp-2"])
+    report(site, "cp-1", now)
+    report(site, "cp-2", others)
+    assert run(site, "revoke", "cp-1", expect=1).stderr.startswith("vaultpki: revoke cannot be undone")
+    assert not any(on_crls(site).values())
+
+    began = time.monotonic()
+    document = json.loads(run(site, "revoke", "cp-1", "--yes", "--json").stdout)
+    assert time.monotonic() - began < QUICK
+    wanted = of(now)
+    # Its earlier serving certificate has its name. The scheduler's has not: it may be cp-2's.
+    wanted["kubernetes"].add(first["kube-apiserver"][1].serial)
+    assert on_crls(site) == wanted
+    assert sum(map(len, wanted.values())) == len(document["revoked"]) == 10
+    (left,) = document["left_alone"]
+    assert (left["ca"], left["name"], left["count"]) == ("kubernetes", "kube-scheduler", 1)
+
+    # An independent reader refuses it, and takes that of the other node.
+    chain = (seats["cp-1"].pki / "etcd-ca-chain.crt").read_text()
+    crls = tmp_path / "crls.pem"
+    crls.write_text(chain + site.read(f"{site.prefix}/etcd/issuer/default/crl")["crl"])
+    for name, expected in (("cp-1", "certificate revoked"), ("cp-2", ": OK")):
+        command = ["openssl", "verify", "-crl_check", "-CAfile", crls, seats[name].pki / "etcdserver.crt"]
+        ran = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+        assert expected in ran.stdout + ran.stderr
+
+    said = run(site, "revoke", "cp-1", "--yes").stdout
+    assert "cp-1: 10 certificates are on the CRLs of their CAs\n" in said and on_crls(site) == wanted
+    assert "kube-apiserver, kubelets and aggregated API servers read no CRL" in said
+    assert "etcd refuses them only if it runs with --client-crl-file" in said
+    assert (
+        f"left alone: 1 certificate of kube-scheduler (kubernetes), the last of them until {left['not_after']}" in said
+    )
+
+
+def test_a_run_that_was_cut_off_is_completed(site: Site) -> None:
+    """Revoked, but not on a CRL yet: a server that rebuilds by itself writes the next one hours later."""
+    seat = site.equip("cp-1")
+    seat.run()
+    told = held(site, seat)
+    report(site, "cp-1", told)
+    serial = f"{told['etcd-server'][1].serial:x}"
+    serial = serial.zfill(len(serial) + len(serial) % 2)
+    pairs = ":".join(serial[at : at + 2] for at in range(0, len(serial), 2))
+    assert site.server.api("POST", f"{site.prefix}/etcd/revoke", {"serial_number": pairs}).status == 200
+    assert on_crls(site)["etcd"] == set()
+    since = site.server.audit_position()
+    run(site, "revoke", "cp-1", "--yes")
+    assert on_crls(site) == of(told)
+    asked = [path for operation, path in site.server.requests(since) if path.endswith("/revoke")]
+    assert len(asked) == len(told) - 1
+
+
+def test_what_a_node_says_of_others_ends_none_of_them(site: Site) -> None:
+    seats = {name: site.equip(name) for name in ("cp-1", "cp-2")}
+    for seat in seats.values():
+        seat.run()
+    mine, others = held(site, seats["cp-1"]), held(site, seats["cp-2"])
+    report(site, "cp-1", others)
+    report(site, "cp-2", others)
+    said = run(site, "revoke", "cp-1", "--yes").stdout
+    named = {name: one for name, one in mine.items() if name in ("kube-apiserver", "etcd-server", "etcd-peer")}
+    assert on_crls(site) == of(named)
+    assert "cp-2 reports it too" in said
+
+
+def test_nothing_to_revoke_and_too_little_right(site: Site) -> None:
+    seat = site.equip("cp-1")
+    seat.run()
+    token = enrolled_nodes.enroller(site)
+    since = site.server.audit_position()
+    for name, said in (("w-1", "there is no certificate to revoke"), ("CP 1", "is no node name")):
+        assert said in run(site, "revoke", name, "--yes", expect=1).stderr
+    assert "permission denied" in run(site, "revoke", "cp-1", "--yes", token=token, expect=1).stderr
+    assert site.server.writes(since) == []
+    printed = vaultpki("policy", "-f", site.file, "applier", env={}).stdout
+    name = f"applier-{site.name}"
+    assert site.server.api("POST", f"sys/policies/acl/{name}", {"policy": printed}).status == 204
+    report(site, "cp-1", held(site, seat))
+    run(site, "revoke", "cp-1", "--yes", token=enrolled_nodes.token(site.server, name))
+    assert on_crls(site) == of(held(site, seat))
+
+
+def test_unenroll_revokes_before_the_report_goes(site: Site) -> None:
+    """A pooled node's kube-proxy certificate is known to be its own only by its report."""
+    seats = {name: site.equip(name, pool="autoscaled") for name in ("w-1", "w-2")}
+    for name, seat in seats.items():
+        seat.run()
+        report(site, name, held(site, seat, "autoscaled"))
+    token = enrolled_nodes.enroller(site)
+    assert "permission denied" in run(site, "unenroll", "w-1", "--revoke", token=token, expect=1).stderr
+    store = f"{site.prefix}/config/metadata/reports/w-1"
+    assert site.server.api("GET", store).status == 200 and not any(on_crls(site).values())
+    said = run(site, "unenroll", "w-1", "--revoke").stdout
+    assert said.startswith("w-1 has no identity any more\n") and "w-1: 3 certificates are on the CRLs" in said
+    assert "lock" not in said
+    assert on_crls(site) == of(held(site, seats["w-1"], "autoscaled"))
+    assert site.server.api("GET", store).status == 404
+    # What names the node can still be revoked later.
+    again: dict[str, Any] = json.loads(run(site, "revoke", "w-1", "--yes", "--json").stdout)
+    assert {one["name"] for one in again["revoked"]} == {"kubelet", "kubelet-client"}
+
+    def cut_off() -> None:
+        raise KeyboardInterrupt
+
+    # Its identity has ended, and its report still says which certificates are its own: a second run goes on from there.
+    with pytest.raises(KeyboardInterrupt):
+        enrol.unenroll(site.cluster, enrolled_nodes.client(site.server), "w-2", wait=0, last=cut_off)
+    assert "w-2: 3 certificates are on the CRLs" in run(site, "unenroll", "w-2", "--revoke").stdout
+    seat = site.equip("w-3", pool="autoscaled")
+    seat.run()
+    said = run(site, "unenroll", "w-3").stdout
+    assert said == "w-3 has no identity any more; its certificates end by themselves, at their not_after\n"

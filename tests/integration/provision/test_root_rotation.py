@@ -1,0 +1,310 @@
+"""The rotation of the root on a real server, with real passes of the agents of its nodes."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from helpers.node.reporting_nodes import shown
+from helpers.node.root_rotation import RootRotation
+from helpers.vault.applied_cluster import Seat, vaultpki
+from helpers.vault.plan_commands import fails
+from helpers.vault.root_operator import RootOperator
+from helpers.vault.servers import Server
+from vaultpki.errors import SpecError
+from vaultpki.pki import x509
+from vaultpki.pki.facts import Facts
+from vaultpki.provision import anchor, ca_commands
+from vaultpki.spec.kube_objects import KubeTrust, PodStart, RootCopy
+from vaultpki.spec.rotation_record import Method, State
+
+CAS = ("kubernetes", "kubelet", "etcd", "front-proxy")
+
+
+@pytest.fixture
+def rotation(server: Server, tmp_path: Path, cluster_name: str) -> RootRotation:
+    return RootRotation.standing(server, tmp_path, cluster_name)
+
+
+def settled(rotation: RootRotation) -> None:
+    """Neither plan nor apply has anything to do, and no apply undoes anything."""
+    plan = rotation.site.plan()
+    found = (plan["changes"], plan["unmanaged"], plan["dangers"], plan["rotation_needed"])
+    assert found == ([], [], [], [])
+    before = rotation.certificates(), rotation.keys(), {ca: rotation.default(ca) for ca in ("root", *CAS)}
+    rotation.site.settled()
+    assert (rotation.certificates(), rotation.keys(), {ca: rotation.default(ca) for ca in ("root", *CAS)}) == before
+
+
+def verifies(folder: Path, chain: Iterable[Facts], anchors: Iterable[Facts], *, partial: bool = False) -> bool:
+    """Whether OpenSSL verifies a leaf with what is sent behind it; `partial` as Go does: any CA is an anchor."""
+    leaf, *behind = chain
+    for name, certificates in (("leaf", [leaf]), ("sent", behind), ("anchors", list(anchors))):
+        (folder / f"{name}.pem").write_text("".join(facts.pem for facts in certificates))
+    command = ["openssl", "verify", *(["-partial_chain"] if partial else []), "-no-CApath", "-no-CAstore"]
+    command += [
+        "-CAfile",
+        str(folder / "anchors.pem"),
+        "-untrusted",
+        str(folder / "sent.pem"),
+        str(folder / "leaf.pem"),
+    ]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def everybody_verifies(rotation: RootRotation, folder: Path, *roots: Facts) -> None:
+    """Every served chain verifies for who holds one of these roots alone, and for every node's own bundles."""
+    bundles = {
+        (seat.name, ca, kind): x509.read_certificates(file.read_bytes())
+        for seat in rotation.seats.values()
+        for ca in CAS
+        for kind in ("ca", "ca-chain")
+        if (file := seat.pki / f"{ca}-{kind}.crt").exists()
+    }
+    # What stands behind the leaf decides, not which leaf of a CA it is.
+    kinds = {(name.partition("/")[0], chain[1:]): (name, chain) for name, chain in rotation.chains()}
+    for name, chain in kinds.values():
+        for root in roots:
+            assert verifies(folder, chain, [root]), (name, root.subject_text, rotation.record.state)
+        held = [held for (_, ca, kind), held in bundles.items() if kind == "ca" and chain[0].issuer_text == _ca(held)]
+        assert held and all(verifies(folder, chain, each, partial=True) for each in held), name
+        held = [
+            held for (_, ca, kind), held in bundles.items() if kind == "ca-chain" and chain[0].issuer_text == _ca(held)
+        ]
+        assert all(verifies(folder, chain, each) for each in held), name
+
+
+def _ca(held: Iterable[Facts]) -> str:
+    return next(iter(held)).subject_text
+
+
+def test_a_whole_rotation(rotation: RootRotation, tmp_path: Path) -> None:
+    site = rotation.site
+    (first,) = rotation.certificates().values()
+    leaves = {name: chain[0] for name, chain in rotation.chains()}
+    record = rotation.begin()
+    assert record.state is State.PREPARED and set(rotation.certificates()) == {"root-1"}
+    assert rotation.keys() == {"root-1", "root-2"}
+    with pytest.raises(SpecError, match="one is rotated at a time"):
+        ca_commands.rotate(site.cluster, rotation.vault, "etcd", Method.NEW_KEY, 60, rotation.now)
+
+    rotation.moved(State.PUBLISHED)
+    shown = rotation.certificates()
+    assert set(shown) == {"root-1", "root-2", "root-2-by-root-1"} and rotation.default("root") == "root-1"
+    second, cross = shown["root-2"], shown["root-2-by-root-1"]
+    assert second.subject.common_name == f"{site.name} root CA 2" and x509.signed_by(second, second)
+    assert x509.signed_by(cross, first) and cross.public_key == second.public_key and cross.path_length == 1
+    assert cross.not_after <= first.not_after and (first.not_after - cross.not_after).total_seconds() < 600
+    settled(rotation)
+    rotation.passes()
+    for seat in rotation.seats.values():
+        assert rotation.roots(seat) == {first.fingerprint, second.fingerprint}
+    everybody_verifies(rotation, tmp_path, first)
+
+    rotation.moved(State.SWITCHED)
+    assert {ca: rotation.default(ca) for ca in CAS} == {ca: f"{ca}-1r2" for ca in CAS}
+    assert rotation.default("root") == "root-2"
+    settled(rotation)
+    # Some serve the certificate of before.
+    everybody_verifies(rotation, tmp_path, first)
+    rotation.passes()
+    assert all(chain[2:] == (cross,) and x509.signed_by(chain[1], second) for _, chain in rotation.chains())
+    everybody_verifies(rotation, tmp_path, first, second)
+
+    rotation.moved(State.RETIRED)
+    everybody_verifies(rotation, tmp_path, second)
+    rotation.passes()
+    for seat in rotation.seats.values():
+        assert rotation.roots(seat) == {second.fingerprint}
+    assert all(len(chain) == 2 for _, chain in rotation.chains())
+    everybody_verifies(rotation, tmp_path, second)
+
+    step = rotation.moved(State.DONE)
+    assert step.gate is None
+    assert set(rotation.certificates()) == {"root-2", "root-2-by-root-1"} and rotation.keys() == {"root-2"}
+    for ca in CAS:
+        listed = site.server.api("LIST", f"{site.prefix}/{ca}/issuers").data["key_info"].values()
+        assert [each["issuer_name"] for each in listed] == [f"{ca}-1r2"]
+    assert site.root_sha256 == second.fingerprint
+    settled(rotation)
+    for seat in rotation.seats.values():
+        assert f"root_sha256: {first.fingerprint}" in seat.config.read_text()
+    rotation.passes()
+    assert {name: chain[0] for name, chain in rotation.chains()} == leaves
+    assert all(rotation.roots(seat) == {second.fingerprint} for seat in rotation.seats.values())
+    # Leaves are signed as ever, and a CA is rotated below the new root.
+    seat = rotation.seats["worker-1"]
+    seat.configure("version: 1", "version: 1\n")
+    _renew(seat)
+    rotation.now = max(rotation.now, rotation.record.since)
+    begun = ca_commands.rotate(site.cluster, rotation.vault, "etcd", Method.NEW_KEY, 60, rotation.now)
+    assert begun.new is not None and begun.new.name == "etcd-2"
+    assert ca_commands.advance(site.cluster, rotation.vault, rotation.now).record.state is State.PUBLISHED
+
+
+def _renew(seat: Seat) -> None:
+    before = (seat.pki / "kubelet.crt").read_bytes()
+    vaultpki("renew", "-c", seat.config, "kubelet", expect={0, 3})
+    assert (seat.pki / "kubelet.crt").read_bytes() != before
+
+
+BACK = {
+    State.PREPARED: (),
+    State.PUBLISHED: (State.PUBLISHED,),
+    State.SWITCHED: (State.PUBLISHED, State.SWITCHED),
+    State.RETIRED: (State.PUBLISHED, State.SWITCHED, State.RETIRED),
+}
+
+
+@pytest.mark.conformance
+@pytest.mark.parametrize("state", BACK)
+def test_the_way_back(rotation: RootRotation, tmp_path: Path, state: State) -> None:
+    (first,) = rotation.certificates().values()
+    issuing = {ca: rotation.default(ca) for ca in CAS}
+    rotation.reach(*BACK[state])
+    rotation.passes()
+    while rotation.record.state is not State.STEADY:
+        here = rotation.record.state
+        to = {State.SWITCHED: State.RETURNING, State.RETIRED: State.RETRUSTING, State.RETRUSTING: State.RETURNING}
+        rotation.moved(to.get(here, State.STEADY), back=True)
+        settled(rotation)
+        everybody_verifies(rotation, tmp_path)
+        rotation.passes()
+        everybody_verifies(rotation, tmp_path)
+    assert set(rotation.certificates()) == {"root-1"} and rotation.keys() == {"root-1"}
+    assert {ca: rotation.default(ca) for ca in CAS} == issuing
+    rotation.passes()
+    assert all(rotation.roots(seat) == {first.fingerprint} for seat in rotation.seats.values())
+    everybody_verifies(rotation, tmp_path, first)
+    # The number is not used again.
+    begun = rotation.begin()
+    assert begun.new is not None and begun.new.name == "root-3"
+
+
+@pytest.mark.conformance
+def test_from_re_trusting_it_goes_on_too(rotation: RootRotation, tmp_path: Path) -> None:
+    rotation.reach(State.PUBLISHED, State.SWITCHED, State.RETIRED)
+    rotation.moved(State.RETRUSTING, back=True)
+    rotation.passes()
+    first = rotation.certificates()["root-1"]
+    everybody_verifies(rotation, tmp_path, first)
+    rotation.moved(State.SWITCHED)
+    rotation.moved(State.RETIRED)
+    rotation.moved(State.DONE)
+
+
+def test_pods_and_kubeconfigs_outside_hold_it_up(rotation: RootRotation) -> None:
+    first = rotation.certificates()["root-1"]
+    rotation.reach(State.PUBLISHED)
+    second = rotation.certificates()["root-2"]
+    for _ in range(4):
+        rotation.passes()
+        rotation.advance()
+    old = RootCopy("default", first.pem, rotation.now)
+    rotation.pods = KubeTrust(("default",), (old,), ())
+    rotation.now += rotation.minutes(7)
+    step = rotation.advance()
+    assert step.gate is not None and [each.node for each in step.gate.waiting] == ["kube-root-ca.crt"]
+    both = replace(old, pem=first.pem + second.pem)
+    pod = PodStart("default", "web", rotation.now.replace(year=2020), rotation.now.replace(year=2020))
+    rotation.pods = KubeTrust(("default",), (both,), (pod,))
+    step = rotation.advance()
+    assert step.gate is not None and "default/web" in step.gate.waiting[0].reason
+    rotation.pods = KubeTrust(("default",), (both,), ())
+    assert rotation.advance().record.state is State.SWITCHED
+    with pytest.raises(SpecError, match="outside"):
+        rotation.abort("outside")
+
+
+@pytest.mark.conformance
+def test_the_pin_in_cluster_yaml_is_the_old_root_until_it_is_gone(
+    server: Server, tmp_path: Path, cluster_name: str
+) -> None:
+    operator = RootOperator.standing(server, tmp_path, cluster_name)
+    site, spec = operator.site, operator.site.file.read_text()
+    first = shown(site, "root")["root-1"].fingerprint
+
+    def pinned(sha256: str) -> None:
+        site.file.write_text(f"{spec}ca: {{root_sha256: {sha256}}}\n")
+
+    def joins_by(sha256: str) -> bool:
+        return anchor.find(site.cluster, operator.through, datetime.now(UTC)).root_sha256 == sha256
+
+    for state in (State.PUBLISHED, State.SWITCHED, State.RETIRED):
+        if state is State.PUBLISHED:
+            operator.begin()
+        operator.step()
+        second = shown(site, "root")["root-2"].fingerprint
+        for pin in (first, second):
+            pinned(pin)
+            assert site.plan()["changes"] == [] and joins_by(first), (state, pin)
+        pinned("ab" * 32)
+        fails(vaultpki("plan", "-f", site.file, env=site.server.environment(), expect=1), "this is another Vault")
+        site.file.write_text(spec)
+        assert joins_by(first)
+        directory = tmp_path / state.value
+        site.issue("admin", directory)
+        held = x509.read_certificates((directory / "kubernetes-ca-chain.crt").read_bytes())
+        roots = {facts.fingerprint for facts in held if x509.signed_by(facts, facts)}
+        assert roots == ({second} if state is State.RETIRED else {first, second}), state
+    operator.step()
+    assert operator.record.state is State.DONE
+    pinned(first)
+    sentence = f"write `root_sha256: {second}` into {site.file} below `ca`"
+    fails(vaultpki("plan", "-f", site.file, env=site.server.environment(), expect=1), sentence)
+    words = ("enroll", "-f", site.file, "w-1", "--pool", "autoscaled", "-o", tmp_path / "join.json")
+    fails(vaultpki(*words, env=site.server.environment(), expect=1), sentence)
+    fails(site.issue("admin", tmp_path / "retired", expect=1), sentence)
+    for text in (f"{spec}ca: {{root_sha256: {second}}}\n", spec):
+        site.file.write_text(text)
+        assert site.plan()["changes"] == [] and joins_by(second)
+        # The folders of before are the same operator's, whatever roots they hold.
+        site.issue("admin", tmp_path / "retired")
+        site.issue("admin", tmp_path / "published")
+
+
+@pytest.mark.conformance
+def test_a_server_that_was_set_back_goes_on_with_both_roots(rotation: RootRotation, tmp_path: Path) -> None:
+    """Records of the state switched come back, as from a snapshot, after nodes have read retired."""
+    rotation.reach(State.PUBLISHED, State.SWITCHED)
+    site = rotation.site
+    paths = [f"{site.prefix}/config/data/rotation/{domain}" for domain in ("root", *CAS)]
+    before = {path: site.read(path)["data"] for path in paths}
+    rotation.moved(State.RETIRED)
+    rotation.passes()
+    for path, record in before.items():
+        assert site.server.api("POST", path, {"data": record}).status == 200
+    for seat in rotation.seats.values():
+        assert "root rotation" in rotation.pass_of(seat).failures
+        assert len(rotation.roots(seat)) == 2
+    step = ca_commands.advance(site.cluster, rotation.vault, rotation.now)
+    assert step.moved and step.record.state is State.RETRUSTING and "restored from a snapshot" in step.note
+    assert all(rotation.domain(ca).state is State.RETRUSTING for ca in CAS)
+    for seat in rotation.seats.values():
+        assert not rotation.pass_of(seat).failures
+    everybody_verifies(rotation, tmp_path, rotation.certificates()["root-1"])
+    for state in (State.SWITCHED, State.RETIRED, State.DONE):
+        rotation.moved(state)
+    settled(rotation)
+
+
+@pytest.mark.conformance
+def test_a_lost_record_of_the_root_is_made_again(rotation: RootRotation) -> None:
+    rotation.reach(State.PUBLISHED, State.SWITCHED)
+    rotation.passes()
+    site = rotation.site
+    assert site.server.api("DELETE", f"{site.prefix}/config/metadata/rotation/root").status == 204
+    for seat in rotation.seats.values():
+        rotation.pass_of(seat)
+        assert len(rotation.roots(seat)) == 2
+    step = ca_commands.advance(site.cluster, rotation.vault, rotation.now)
+    assert step.moved and step.record.state is State.RETRUSTING
+    assert (step.record.old.name, step.record.new and step.record.new.name) == ("root-1", "root-2")
+    for state in (State.SWITCHED, State.RETIRED, State.DONE):
+        rotation.moved(state)
+    settled(rotation)

@@ -1,0 +1,477 @@
+"""A node's token is refused all that is not the node's, by the server itself; and the suite finds a lock left open.
+
+Requests go raw over the wire (`forbidden_requests`). `make test` sends a sample of them to OpenBao, `make conformance`
+all of them to both servers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.faults.forbidden_requests import Intruder, found, holes, sent, wire
+from helpers.vault.applied_cluster import Ran, Site, vaultpki
+from helpers.vault.servers import Server
+from vaultpki.errors import CertificateRefused
+from vaultpki.model import Node, Pool
+from vaultpki.provision.identities import pooled_approle
+from vaultpki.verify import forbidden_signing, vault_trial
+from vaultpki.verify.forbidden_paths import Forbidden
+
+# Rows of the user's own, one of them with addresses and two names: the list has to follow the table.
+SPEC = """\
+api_server:
+  endpoint: https://api.example.com:6443
+  names: [api.example.com]
+  addresses: [10.0.0.10, "fd00::10"]
+nodes:
+- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11, "fd00::11"]}
+- {name: cp-2, roles: [control-plane, etcd], addresses: [10.0.0.12]}
+- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}
+- {name: worker-2, roles: [worker], addresses: [10.0.0.22]}
+pools:
+- {name: autoscaled, roles: [worker], node_names: "w-*"}
+- {name: gpu, roles: [worker], node_names: "gpu-*"}
+certificates:
+  metrics:
+    kind: both
+    common_name: metrics
+    ca: kubelet
+    roles: [worker]
+    names: ["{node}", metrics.example.com]
+    addresses: ["{node_addresses}"]
+"""
+
+# For what `verify --vault` does besides: two thirds of the requests.
+ONE_POOL = """\
+api_server: {endpoint: "https://api.example.com:6443", names: [api.example.com]}
+nodes:
+- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}
+pools:
+- {name: autoscaled, roles: [worker], node_names: "w-*"}
+"""
+
+# With k and s, which Unicode has twice.
+POOLED = "w-desk-1"
+NODES = ("worker-1", "cp-1", POOLED)
+FEWEST = 300
+
+LOOSE = {
+    "allow_any_name": True,
+    "allow_ip_sans": True,
+    "allow_wildcard_certificates": True,
+    "allowed_uri_sans": ["*"],
+    "cn_validations": ["disabled"],
+    "enforce_hostnames": False,
+}
+
+
+def applied(server: Server, folder: Path, spec: str = SPEC) -> Site:
+    site = Site(server, folder, f"t{secrets.token_hex(5)}")
+    site.write(spec)
+    site.apply()
+    return site
+
+
+@pytest.fixture(scope="module")
+def good(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A cluster as apply makes it."""
+    return applied(server, tmp_path_factory.mktemp("forbidden"))
+
+
+@pytest.fixture
+def site(server: Server, tmp_path: Path) -> Site:
+    """A cluster whose locks a test may open."""
+    return applied(server, tmp_path)
+
+
+@pytest.fixture
+def small(server: Server, tmp_path: Path) -> Site:
+    """The same, with one pool and one more node."""
+    return applied(server, tmp_path, ONE_POOL)
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(5, id="sample", marks=pytest.mark.sample),
+        pytest.param(1, id="each", marks=pytest.mark.conformance),
+    ]
+)
+def step(request: pytest.FixtureRequest) -> int:
+    """Of the requests that differ in one value only, each how many-th is sent."""
+    found: int = request.param
+    return found
+
+
+def intruder(site: Site, name: str, pool: str | None = None) -> Intruder:
+    """Logs in as the node does, through its own AppRole; one in w- is of the pool of that pattern."""
+    cluster, server = site.cluster, site.server
+    if pool is None and name.startswith("w-"):
+        pool = "autoscaled"
+    role = f"auth/{site.prefix}/{'pooled' if pool else 'listed'}/role/{name}"
+    holder: Node | Pool
+    if pool:
+        holder = next(each for each in cluster.pools if each.name == pool)
+        assert server.api("POST", role, pooled_approle(cluster, holder)).status == 204
+    else:
+        holder = next(each for each in cluster.nodes if each.name == name)
+    body = {
+        "role_id": server.api("GET", f"{role}/role-id").data["role_id"],
+        "secret_id": server.api("POST", f"{role}/secret-id").data["secret_id"],
+    }
+    answer = server.api("POST", f"{role.partition('/role/')[0]}/login", body, token="")
+    return Intruder(site, name, holder, answer.body["auth"]["client_token"], vault_trial.Keys())
+
+
+def loosen_role(site: Site, *roles: str) -> None:
+    for path in roles:
+        fields = site.read(path)
+        answer = site.server.api("POST", path, {**fields, **LOOSE})
+        assert answer.status in (200, 204), answer
+
+
+def loosen_policy(site: Site, name: str, *paths: str) -> None:
+    """Takes the bounds on parameters out of a policy; of the paths that begin so, or of all."""
+    where = f"sys/policies/acl/{site.prefix}/{name}"
+    policy = json.loads(site.read(where)["policy"])
+    for path, rule in policy["path"].items():
+        if not paths or path.startswith(paths):
+            for bound in ("allowed_parameters", "denied_parameters", "required_parameters"):
+                rule.pop(bound, None)
+    assert site.server.api("POST", where, {"policy": json.dumps(policy)}).status == 204
+
+
+def widen_policy(site: Site, name: str, path: str, *capabilities: str) -> None:
+    where = f"sys/policies/acl/{site.prefix}/{name}"
+    policy = json.loads(site.read(where)["policy"])
+    policy["path"][path] = {"capabilities": list(capabilities)}
+    assert site.server.api("POST", where, {"policy": json.dumps(policy)}).status == 204
+
+
+NAMES = ("names of others", "its own name in other spelling", "names in the certificate request")
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_vault_refuses_a_node_all_that_is_not_its_own(
+    good: Site, name: str, step: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = intruder(good, name)
+    node.own()
+    outcomes = node.tries(step=step)
+    assert not holes(outcomes), "\n".join(holes(outcomes)[:20])
+    turned_down = [o for o in outcomes if o.status >= 400]
+    statuses = Counter(o.status for o in outcomes)
+    with capsys.disabled():
+        print(f"\n{good.server.kind} {name}: {len(turned_down)} forbidden requests refused by the server ({statuses})")
+    assert len(turned_down) >= FEWEST
+    # What is answered is its own name as Vault folds it, or its own certificate whatever else the request named.
+    for outcome in outcomes:
+        assert outcome.status >= 400 or outcome.request.held_by != "refusal" or dropped(outcome.request), outcome
+    # Its own are signed still: no refusal came of a token that had ended, or of a request that nobody may make.
+    node.own()
+
+
+def dropped(request: Forbidden) -> bool:
+    """Whether it asks a pool's node for a name that is no host's, which Vault leaves out without a word."""
+    body = request.body or {}
+    entries = str(body.get("alt_names", "")).split(",")
+    return "ALT_NAMES" in body or any(not re.fullmatch(r"[A-Za-z0-9.-]+", entry) for entry in entries)
+
+
+def test_where_vault_folds_case_our_check_of_the_answer_refuses(good: Site) -> None:
+    node = intruder(good, "w-desk-2")
+    outcomes = node.tries("its own name in other spelling")
+    folded = [o for o in outcomes if o.status == 200]
+    assert folded and all(o.request.held_by == "check" for o in folded)
+    assert any("W-DESK-2".removeprefix("W") in str(sent(o.request)) for o in folded)
+    judge = node.judge()
+    with wire(good.server, node.token) as send:
+        for outcome in folded:
+            assert outcome.request.own is not None
+            with pytest.raises(CertificateRefused, match="name") as refusal:
+                judge(send(outcome.request).data["certificate"], outcome.request.own)
+            assert refusal.value.reason == "names-differ"
+
+
+def test_a_listed_nodes_names_are_held_by_its_policy_where_the_role_is_loose(site: Site, step: int) -> None:
+    loosen_role(
+        site, *(f"{site.prefix}/{role}" for role in ("kubernetes/roles/kubelet-client", "kubelet/roles/kubelet"))
+    )
+    node = intruder(site, "worker-1")
+    node.own()
+    outcomes = node.tries(step=step)
+    assert not holes(outcomes), "\n".join(holes(outcomes)[:20])
+
+
+def test_a_listed_nodes_names_are_held_by_the_role_where_the_policy_is_loose(site: Site, step: int) -> None:
+    loosen_policy(site, "node/worker-1", site.prefix)
+    node = intruder(site, "worker-1")
+    node.own()
+    outcomes = node.tries(*NAMES, "addresses", step=step)
+    names = [o for o in found(outcomes) if o.request.group in NAMES]
+    # An address of mail at the node's own name is the one thing that the role lets through.
+    left = [o for o in names if f"@{node.name}" not in str(sent(o.request))]
+    assert not holes(left), "\n".join(holes(left)[:20])
+    # One lock: the addresses of a listed node are its policy's alone.
+    assert found([o for o in outcomes if o.request.group == "addresses" and o.request.path.endswith("/kubelet")])
+
+
+def test_with_both_locks_of_a_name_open_the_hole_is_found(site: Site) -> None:
+    loosen_policy(site, "node/worker-1", site.prefix)
+    loosen_role(site, f"{site.prefix}/kubernetes/roles/kubelet-client")
+    outcomes = intruder(site, "worker-1").tries("names of others")
+    stolen = {sent(o.request)["common_name"] for o in found(outcomes) if o.request.path.endswith("/kubelet-client")}
+    assert {"system:node:worker-2", "system:node:cp-1", "system:node:w-other", "kubernetes-admin"} <= {
+        name for name in stolen if isinstance(name, str)
+    }
+
+
+def test_a_pools_names_are_held_by_the_role_where_the_policy_is_loose(site: Site, step: int) -> None:
+    loosen_policy(site, "pool/autoscaled", site.prefix)
+    node = intruder(site, POOLED)
+    node.own()
+    outcomes = node.tries(*NAMES, "addresses", step=step)
+    left = [o for o in found(outcomes) if f"@{node.name}" not in str(sent(o.request))]
+    assert not holes(left), "\n".join(holes(left)[:20])
+
+
+def test_a_pools_addresses_and_foreign_names_are_held_by_its_policy_where_the_role_is_loose(
+    site: Site, step: int
+) -> None:
+    loosen_role(
+        site, f"{site.prefix}/kubernetes/roles/kubelet-client", f"{site.prefix}/kubelet/roles/kubelet-autoscaled"
+    )
+    node = intruder(site, POOLED)
+    node.own()
+    outcomes = node.tries(*NAMES, "addresses", step=step)
+    names = {str(sent(o.request)) for o in found(outcomes)}
+    # One lock: within the pattern it is the role alone that tells one node of the pool from another.
+    assert any("system:node:w-other" in name for name in names)
+    for foreign in ("worker-1", "worker-2", "cp-1", "gpu-other", "stranger", "kubernetes.default"):
+        assert not [name for name in names if f"system:node:{foreign}'" in name], foreign
+    assert not [name for name in names if "ip_sans" in name]
+
+
+def test_with_both_locks_of_a_pools_name_open_the_hole_is_found(site: Site) -> None:
+    loosen_policy(site, "pool/autoscaled", site.prefix)
+    loosen_role(site, f"{site.prefix}/kubelet/roles/kubelet-autoscaled")
+    outcomes = intruder(site, POOLED).tries("names of others", "addresses", step=5)
+    assert any("worker-1" in str(sent(o.request)) for o in found(outcomes))
+    assert any("10.0.0.11" in str(sent(o.request).get("ip_sans")) for o in found(outcomes))
+
+
+def test_a_pools_pattern_is_held_by_its_policy_alone_and_loosening_it_is_found(site: Site) -> None:
+    """An AppRole of a listed node's name on the pools' mount is what a stolen enroller can make at most."""
+    assert by_another_name(site, "worker-1") == []
+    loosen_policy(site, "pool/autoscaled", site.prefix)
+    assert "system:node:worker-1" in by_another_name(site, "worker-1")
+
+
+def by_another_name(site: Site, name: str) -> list[str]:
+    """The names with its own name in them that an AppRole outside the pool's pattern gets signed."""
+    rogue = intruder(site, name, pool="autoscaled")
+    signed = []
+    for request in forbidden_signing.allowed(rogue.cluster, name, rogue.holder, rogue.keys.request):
+        answer = site.server.api("POST", request.path, request.body, token=rogue.token)
+        subject = request.certificate.subject
+        if answer.status == 200 and name in (subject.common_name + "".join(subject.dns)):
+            signed.append(subject.common_name)
+    return signed
+
+
+@pytest.mark.parametrize(
+    ("path", "capability", "group"),
+    [
+        ("{prefix}/kubernetes/sign/*", "update", "rows of others"),
+        ("{prefix}/kubernetes/issue/+", "update", "other ways to sign"),
+        ("{prefix}/kubelet/sign-verbatim/*", "update", "other ways to sign"),
+        ("{prefix}/etcd/issuer/+/sign/*", "update", "other ways to sign"),
+        ("{prefix}/config/data/nodes/+", "read", "records"),
+        ("auth/{prefix}/listed/role/+/secret-id", "update", "AppRoles of others"),
+        ("auth/{prefix}/pooled/role/+/role-id", "read", "AppRoles of others"),
+        ("sys/policies/acl/*", "read", "policies"),
+        ("identity/entity/id", "list", "tokens and entities"),
+        ("sys/mounts", "read", "the server"),
+        ("secret/*", "read", "other mounts"),
+    ],
+)
+def test_a_path_too_many_is_found(good: Site, path: str, capability: str, group: str) -> None:
+    before = good.read(f"sys/policies/acl/{good.prefix}/node/worker-2")["policy"]
+    widen_policy(good, "node/worker-2", path.format(prefix=good.prefix), capability)
+    try:
+        assert found(intruder(good, "worker-2").tries(group))
+    finally:
+        good.server.api("POST", f"sys/policies/acl/{good.prefix}/node/worker-2", {"policy": before})
+
+
+@pytest.mark.parametrize(
+    ("bound", "shown"),
+    [
+        ("max_wrapping_ttl", {("", "{}"), ("61s", "{}"), ("720h", "{}")}),
+        ("denied_parameters", {("60s", "{'ttl': '8760h'}"), ("60s", "{'num_uses': 1000}")}),
+    ],
+)
+def test_a_bound_on_what_a_node_mints_that_is_missing_is_found(
+    site: Site, bound: str, shown: set[tuple[str, str]]
+) -> None:
+    where = f"sys/policies/acl/{site.prefix}/node/worker-2"
+    policy = json.loads(site.read(where)["policy"])
+    del policy["path"][f"auth/{site.prefix}/listed/role/worker-2/secret-id"][bound]
+    assert site.server.api("POST", where, {"policy": json.dumps(policy)}).status == 204
+    holes = found(intruder(site, "worker-2").tries("its own AppRole"))
+    assert shown <= {(o.request.wrap_ttl, repr(o.request.body)) for o in holes}
+    assert all((o.request.wrap_ttl == "60s") == (bound == "denied_parameters") for o in holes)
+
+
+def test_a_boolean_in_a_policy_bounds_nothing_so_ours_is_text(good: Site) -> None:
+    """Both servers drop it, and an empty list lets all values pass: `exclude_cn_from_sans` was open that way."""
+    node = intruder(good, "cp-2")
+    (own,) = (
+        a
+        for a in forbidden_signing.allowed(node.cluster, node.name, node.holder, node.keys.request)
+        if a.certificate.name == "kube-apiserver-etcd"
+    )
+    for value in (False, True, "false", 0, None):
+        answer = good.server.api("POST", own.path, {**own.body, "exclude_cn_from_sans": value}, token=node.token)
+        assert answer.status == 403, (value, answer)
+
+
+def test_an_empty_value_bends_no_approle_that_an_enroller_makes(good: Site) -> None:
+    """Vault takes an empty text for every value that a policy allows; OpenBao does not."""
+    token = applier(good, "enroller")
+    pool = good.cluster.pools[0]
+    parameters = pooled_approle(good.cluster, pool)
+    for name in parameters:
+        empties: tuple[Any, ...] = ("", [])
+        for empty in empties:
+            body = {**parameters, name: empty}
+            role = f"auth/{good.prefix}/pooled/role/w-bent"
+            answer = good.server.api("POST", role, body, token=token)
+            made = good.server.api("GET", role)
+            if answer.status == 204 and name == "token_policies":
+                assert made.data["token_policies"] == []
+            else:
+                assert answer.status in (400, 403) and made.status == 404, (name, empty, answer)
+            good.server.api("DELETE", role)
+    assert good.server.api("POST", f"auth/{good.prefix}/pooled/role/w-good", parameters, token=token).status == 204
+
+
+# verify --vault
+
+
+def verify(site: Site, *further: str | Path, token: str | None = None, expect: int = 0) -> Ran:
+    return vaultpki("verify", "-f", site.file, *further, env=site.server.environment(token), expect=expect)
+
+
+def applier(site: Site, which: str = "applier") -> str:
+    """A token with the policy that `vaultpki policy` prints, and nothing else but what every token has."""
+    text = vaultpki("policy", "-f", site.file, which).stdout
+    name = f"{site.name}-{which}"
+    assert site.server.api("POST", f"sys/policies/acl/{name}", {"policy": text}).status == 204
+    made = site.server.api("POST", "auth/token/create", {"policies": [name], "no_default_policy": True})
+    token: str = made.body["auth"]["client_token"]
+    return token
+
+
+def left_over(site: Site) -> list[str]:
+    answer = site.server.api("LIST", f"auth/{site.prefix}/pooled/role")
+    roles = answer.data["keys"] if answer.status == 200 else []
+    return [role for role in roles if "verify" in role]
+
+
+def entities(site: Site) -> set[str]:
+    answer = site.server.api("LIST", "identity/entity/id")
+    return set(answer.data["keys"]) if answer.status == 200 else set()
+
+
+def test_verify_vault_passes_a_good_cluster_and_leaves_nothing_behind(site: Site) -> None:
+    token = applier(site)
+    before = entities(site)
+    position = site.server.audit_position()
+    told = json.loads(verify(site, "--vault", "--json", token=token).stdout)
+    assert told["ok"] and {check["kind"] for check in told["checks"]} == {"vault"}
+    refused = [check for check in told["checks"] if check["expect"] == "refuse"]
+    own = [check for check in told["checks"] if check["expect"] == "accept"]
+    assert len(refused) >= FEWEST and len(own) == 4 and all(check["ok"] for check in told["checks"])
+    assert all(check["from"].startswith("w-verify-") for check in told["checks"])
+    assert not left_over(site) and entities(site) == before
+    assert vaultpki("plan", "-f", site.file, "--detailed-exitcode", env=site.server.environment()).returncode == 0
+    # Whatever it wrote, or asked to write, was its own AppRole and entity, or something to be signed.
+    name = refused[0]["from"]
+    for operation, path in site.server.writes(position):
+        assert (
+            f"/pooled/role/{name}" in path
+            or path.startswith(("identity/", "sys/capabilities"))
+            or path.endswith("/pooled/login")
+            or any(f"/{verb}" in path for verb in ("sign", "issue", "sign-verbatim"))
+        ), (operation, path)
+
+
+def test_verify_vault_goes_with_verify_dir_and_is_told_in_words(small: Site) -> None:
+    seat = small.equip("w-7", pool="autoscaled")
+    seat.run()
+    said = verify(small, "--dir", seat.pki, "--vault").stdout
+    assert "checks of 1 holder" in said and "temporary node w-verify-" in said
+    assert said.count("all as they should be") == 2
+
+
+def test_verify_vault_finds_what_is_loose(small: Site) -> None:
+    policy = "pool/autoscaled"
+    loosen_policy(small, policy, f"{small.prefix}/kubelet", f"auth/{small.prefix}/pooled")
+    loosen_role(small, f"{small.prefix}/kubelet/roles/kubelet-autoscaled")
+    widen_policy(small, policy, f"{small.prefix}/etcd/sign/+", "update")
+    widen_policy(small, policy, f"{small.prefix}/config/data/nodes/+", "read")
+    widen_policy(small, policy, f"{small.prefix}/kubernetes/roles/+", "update")
+    widen_policy(small, policy, "sys/policies/acl/*", "create", "update")
+    before = small.read(f"{small.prefix}/kubernetes/roles/kube-proxy")
+    ran = verify(small, "--vault", "--json", token=applier(small), expect=3)
+    told = json.loads(ran.stdout)
+    wrong = {check["name"] for check in told["checks"] if not check["ok"]}
+    assert not told["ok"] and wrong >= {
+        "names of others",
+        "addresses",
+        "rows of others",
+        "records",
+        "the CAs' own settings",
+        "policies",
+        "its own AppRole",
+    }
+    assert all(check["got"] == "accept" for check in told["checks"] if not check["ok"])
+    assert "checks failed" in ran.stderr
+    # Nothing came of what was open.
+    assert small.read(f"{small.prefix}/kubernetes/roles/kube-proxy") == before
+    assert small.server.api("GET", "sys/policies/acl/of-my-own").status == 404
+    assert not left_over(small)
+    words = verify(small, "--vault", expect=3).stdout
+    assert "records: GET" in words and "more" in words and "BEGIN CERTIFICATE" not in words
+
+
+def test_verify_vault_with_a_node_that_gets_nothing_is_no_proof(small: Site) -> None:
+    where = f"sys/policies/acl/{small.prefix}/pool/autoscaled"
+    assert small.server.api("POST", where, {"policy": '{"path": {}}'}).status == 204
+    told = json.loads(verify(small, "--vault", "--json", expect=3).stdout)
+    assert {check["expect"] for check in told["checks"] if not check["ok"]} == {"accept"}
+    assert not left_over(small)
+
+
+def test_verify_vault_by_the_enroller_makes_nothing(site: Site) -> None:
+    ran = verify(site, "--vault", token=applier(site, "enroller"), expect=1)
+    assert ran.stderr.count("\n") == 1 and "as only the applier may" in ran.stderr
+    assert not left_over(site)
+
+
+def test_verify_vault_needs_a_pool(server: Server, tmp_path: Path) -> None:
+    site = Site(server, tmp_path, f"t{secrets.token_hex(5)}")
+    site.write("nodes:\n- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}\n")
+    ran = verify(site, "--vault", expect=1)
+    assert ran.stderr.count("\n") == 1 and "pools" in ran.stderr and "apply" in ran.stderr
+
+
+def test_verify_needs_something_to_verify(good: Site) -> None:
+    assert "--vault" in verify(good, expect=2).stderr

@@ -1,0 +1,149 @@
+"""What holds a signature back, what counts as one that came to nothing, and what is remembered of a good one."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import datetime, timedelta
+
+import pytest
+
+from helpers import sample_certificates
+from vaultpki.agent.backoff import AT_ONCE, MOST_A_DAY
+from vaultpki.agent.pairs import PairStatus, granted, held_back, hopeless, known, may_have_signed, premature, short
+from vaultpki.agent.state import AgentState, Fault, IssuedRecord
+from vaultpki.errors import (
+    BadAnswer,
+    CertificateRefused,
+    CertificateUnreadable,
+    Denied,
+    NeedsJoin,
+    Refused,
+    Sealed,
+    SigningPaused,
+    StoreError,
+    Unavailable,
+    Untrusted,
+    VaultpkiError,
+)
+from vaultpki.issue.signing import Signed
+from vaultpki.model import Certificate, KeyType, Subject, Usage
+from vaultpki.pki.renewal import Assessment, Reason
+
+MOMENT = sample_certificates.SIGNED
+NOW = MOMENT.timestamp()
+POLL = 300.0
+WANT = Certificate(
+    "kubelet", Usage.SERVER, Subject("w-1"), "kubelet", "m/kubelet", "kubelet", 86400, KeyType.EC_P256, "kubelet"
+)
+LEAF = dataclasses.replace(sample_certificates.LEAF, subject=WANT.subject, serial=7)
+
+
+def item(*reasons: Reason, ttl: int = WANT.ttl) -> PairStatus:
+    return PairStatus(dataclasses.replace(WANT, ttl=ttl), {}, Assessment(reasons, None), None)
+
+
+def spent(count: int, ago: float = 0.0) -> AgentState:
+    return AgentState(spent={"kubelet": (NOW - ago,) * count})
+
+
+def test_a_signature_is_held_back_with_the_reason_why_the_last_came_to_nothing() -> None:
+    assert held_back(item(Reason.DUE), AgentState(), NOW, POLL) is None
+    assert held_back(item(Reason.DUE), spent(AT_ONCE - 1), NOW, POLL) is None
+    held = held_back(item(Reason.DUE), spent(AT_ONCE), NOW, POLL)
+    assert isinstance(held, SigningPaused) and held.at == NOW + 5
+    assert str(held) == "kubelet: it was signed again and again, sooner than it could be due"
+    assert held_back(item(Reason.DUE), spent(AT_ONCE), held.at, POLL) is None
+    faulty = dataclasses.replace(spent(AT_ONCE), faults={"kubelet": Fault("kubelet: the disk is full", NOW, NOW, 1)})
+    assert str(held_back(item(Reason.DUE), faulty, NOW, POLL)) == "kubelet: the disk is full"
+
+
+def test_what_only_another_ca_helps_is_no_reason_to_hurry() -> None:
+    refused = Refused("Vault refuses it: beyond the expiration of the CA", status=400)
+    far, near = MOMENT + timedelta(days=365), MOMENT + timedelta(seconds=WANT.ttl - 1)
+
+    def ends(end: datetime | None, *, final: bool = False) -> PairStatus:
+        return dataclasses.replace(item(), verdict=Assessment((), None, final), ends=end)
+
+    assert hopeless(ends(far, final=True), None, MOMENT) and hopeless(ends(None), None, MOMENT)
+    # Release 0.1.0 made CAs that refuse what would outlive them; any other refusal may be mended at any time.
+    assert hopeless(ends(near), refused, MOMENT) and not hopeless(ends(far), refused, MOMENT)
+    for error in (None, Unavailable("away", sent=False), Denied("no")):
+        assert not hopeless(ends(near), error, MOMENT)
+
+
+def test_another_certificates_failures_hold_nothing_back() -> None:
+    other = AgentState(spent={"kube-proxy": (NOW,) * MOST_A_DAY})
+    assert held_back(item(Reason.MISSING), other, NOW, POLL) is None
+
+
+def test_what_a_person_asks_for_is_not_held_back() -> None:
+    assert held_back(item(Reason.DUE, Reason.FORCED), spent(MOST_A_DAY), NOW, POLL) is None
+
+
+def test_a_short_life_has_short_pauses_whether_asked_or_granted() -> None:
+    def wait(memory: AgentState, ttl: int) -> float:
+        held = held_back(item(Reason.DUE, ttl=ttl), memory, NOW, POLL)
+        assert isinstance(held, SigningPaused)
+        return held.at - NOW
+
+    many = spent(AT_ONCE + 9)
+    assert wait(many, WANT.ttl) == 300
+    assert wait(many, 60) == 7.5
+    minute = dataclasses.replace(many, certificates={"kubelet": IssuedRecord(1, NOW - 30, WANT.ttl, 60)})
+    assert wait(minute, WANT.ttl) == 7.5
+
+
+def test_premature_is_what_comes_before_any_renewal_could() -> None:
+    memory = AgentState(certificates={"kubelet": IssuedRecord(1, NOW, WANT.ttl, 3600)})
+    assert not premature(item(), AgentState(), NOW)
+    assert premature(item(), memory, NOW + 1439) and not premature(item(), memory, NOW + 1440)
+
+
+@pytest.mark.parametrize(
+    ("error", "counts"),
+    [
+        (Unavailable("x"), False),
+        (Unavailable("x", sent=True), True),
+        (Sealed("x"), False),
+        (Untrusted("x"), False),
+        (Denied("x"), False),
+        (NeedsJoin("x"), False),
+        (Refused("x", status=400), False),
+        (BadAnswer("x"), True),
+        (CertificateRefused("x", reason="stale"), True),
+        (CertificateRefused("x", reason="nothing-live"), False),
+        (CertificateUnreadable("x"), True),
+        (StoreError("x"), True),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, VaultpkiError) else str(value),
+)
+def test_what_vault_may_have_signed_counts(error: VaultpkiError, *, counts: bool) -> None:
+    assert may_have_signed(error) is counts
+
+
+def signed(seconds: int, *, ttl: int = WANT.ttl) -> Signed:
+    leaf = dataclasses.replace(LEAF, not_after=MOMENT + timedelta(seconds=seconds))
+    return Signed(dataclasses.replace(WANT, ttl=ttl), leaf, {})
+
+
+def test_what_is_remembered_of_a_signing() -> None:
+    assert known(signed(3600), MOMENT) == IssuedRecord(7, NOW, WANT.ttl, 3600)
+    # By a clock four minutes behind Vault's and by one twenty seconds ahead of it.
+    assert granted(signed(60), MOMENT - timedelta(minutes=4)) == 60
+    assert granted(signed(60), MOMENT + timedelta(seconds=20)) == 40
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds", "short_of_it"),
+    [
+        (86400, 86400, False),
+        (86400, 86100, False),
+        (86400, 86099, True),
+        (60, 60, False),
+        (60, 54, False),
+        (60, 53, True),
+        (86400, 1, True),
+    ],
+)
+def test_a_grant_is_short_where_no_clock_explains_it(asked: int, seconds: int, *, short_of_it: bool) -> None:
+    assert short(known(signed(seconds, ttl=asked), MOMENT)) is short_of_it

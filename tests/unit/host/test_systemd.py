@@ -1,0 +1,369 @@
+"""What systemd is told, what its units say for a node, and that the recipes name what there is."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import os
+import re
+import secrets
+import shlex
+import socket
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vaultpki import __version__
+from vaultpki.errors import StoreError, VaultpkiError
+from vaultpki.host import metrics
+from vaultpki.host.metrics import CertificateView, View
+from vaultpki.host.systemd import RECIPES, UNITS, Notifier, install_units, recipe, unit_files
+from vaultpki.layout import node_folders
+from vaultpki.model import AgentConfig, Auth, Hook
+from vaultpki.pki.ca_life import CaLife
+from vaultpki.places import Layout
+
+AGENT, ONCE = UNITS
+PROGRAM = Path("/usr/local/bin/vaultpki")
+
+
+def config(**fields: Any) -> AgentConfig:
+    values: dict[str, Any] = {
+        "cluster": "prod",
+        "prefix": "vaultpki/prod",
+        "node": "w-1",
+        "pool": None,
+        "addresses": ("https://vault.example.com:8200",),
+        "ca_file": "/etc/vaultpki/ca.pem",
+        "root_sha256": "0" * 64,
+        "auth": Auth("approle", "r"),
+        "directory": "/etc/kubernetes/pki",
+        "state": "/var/lib/vaultpki",
+        "file": "/etc/vaultpki/agent.yaml",
+    }
+    return AgentConfig(**{**values, **fields})
+
+
+def settings(text: str) -> dict[str, list[str]]:
+    """The unit's settings, by name; of those that stand several times, all."""
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line and line[0] not in "#[":
+            name, _, value = line.partition("=")
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def agent(**fields: Any) -> dict[str, list[str]]:
+    return settings(unit_files(config(**fields), executable=PROGRAM)[AGENT])
+
+
+# What systemd is told
+
+
+@contextlib.contextmanager
+def listening(address: str) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(address)
+        receiver.settimeout(5)
+        yield receiver
+
+
+@pytest.mark.parametrize("abstract", [False, True], ids=["path", "abstract"])
+def test_what_is_told(abstract: bool, tmp_path: Path) -> None:
+    name = f"vaultpki-{secrets.token_hex(8)}" if abstract else str(tmp_path / "notify")
+    with listening(f"\0{name}" if abstract else name) as receiver:
+        environment = {"NOTIFY_SOCKET": f"@{name}" if abstract else name, "OTHER": "kept"}
+        notifier = Notifier(environment)
+        assert environment == {"OTHER": "kept"}
+
+        def heard() -> str:
+            return receiver.recv(4096).decode()
+
+        notifier.ready("ten certificates")
+        assert heard() == "READY=1\nSTATUS=ten certificates"
+        notifier.status("failing: Zürich")
+        assert heard() == "STATUS=failing: Zürich"
+        before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        notifier.reloading()
+        said = re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=(\d+)", heard())
+        assert said is not None and before <= int(said[1]) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        notifier.watchdog()
+        assert heard() == "WATCHDOG=1"
+        notifier.stopping()
+        assert heard() == "STOPPING=1"
+
+
+def test_a_status_is_one_line(tmp_path: Path) -> None:
+    with listening(str(tmp_path / "notify")) as receiver:
+        Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify")}).status("all well\nMAINPID=1\n" + "x" * 10_000 + "\udcff")
+        said = receiver.recv(4096).decode()
+        assert said.startswith("STATUS=all well MAINPID=1 xxx") and "\n" not in said
+
+
+@pytest.mark.parametrize(
+    "named", [None, "", "relative", "@", "/nowhere/notify", "/" + "x" * 200, "@" + "x" * 200, "/\udcff"]
+)
+def test_without_systemd_nothing_happens(named: str | None) -> None:
+    notifier = Notifier({} if named is None else {"NOTIFY_SOCKET": named})
+    notifier.ready("x")
+    notifier.status("x")
+    notifier.reloading()
+    notifier.watchdog()
+    notifier.stopping()
+    assert notifier.interval is None
+
+
+def test_a_systemd_that_does_not_read_holds_nobody_up(tmp_path: Path) -> None:
+    with listening(str(tmp_path / "notify")):
+        notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify")})
+        began = time.monotonic()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as filler, contextlib.suppress(BlockingIOError):
+            filler.setblocking(False)
+            while True:
+                filler.sendto(b"x", str(tmp_path / "notify"))
+        notifier.watchdog()
+        assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("environment", "interval"),
+    [
+        ({}, None),
+        ({"WATCHDOG_USEC": "120000000"}, 60.0),
+        ({"WATCHDOG_USEC": "120000000", "WATCHDOG_PID": str(os.getpid())}, 60.0),
+        ({"WATCHDOG_USEC": "120000000", "WATCHDOG_PID": "1"}, None),
+        ({"WATCHDOG_USEC": "500000"}, 0.25),
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+        ({"WATCHDOG_USEC": "-1"}, None),
+    ],
+)
+def test_the_watchdog_is_fed_twice_as_often_as_it_bites(environment: dict[str, str], interval: float | None) -> None:
+    assert Notifier(environment).interval == interval
+    assert environment == {}
+
+
+def test_no_child_inherits_the_way_to_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):
+        monkeypatch.setenv(name, "1")
+    Notifier()
+    assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} & set(os.environ)
+
+
+# The units
+
+
+def test_the_unit_of_a_usual_node() -> None:
+    found = agent()
+    assert found["ExecStart"] == ["/usr/local/bin/vaultpki agent -c /etc/vaultpki/agent.yaml"]
+    assert found["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
+    assert found["Type"] == ["notify"] and found["Restart"] == ["always"] and found["WatchdogSec"] == ["2min"]
+    assert found["ReadWritePaths"] == ["-/etc/kubernetes/pki -/var/lib/vaultpki"]
+    assert found["ProtectHome"] == found["PrivateTmp"] == ["yes"]
+    assert found["CapabilityBoundingSet"] == ["CAP_CHOWN CAP_DAC_OVERRIDE CAP_FOWNER"]
+    # A hook that restarts the kubelet would wait for this unit, and this unit for the hook.
+    assert "Before" not in found
+
+
+def test_the_unit_for_the_boot() -> None:
+    found = settings(unit_files(config(), executable=PROGRAM)[ONCE])
+    assert found["ExecStart"] == ["/usr/local/bin/vaultpki agent -c /etc/vaultpki/agent.yaml --once"]
+    assert found["Type"] == ["oneshot"] and "kubelet.service" in found["Before"][0].split()
+    # Nothing there may keep a node from booting: it is bounded, and nothing requires it.
+    assert found["TimeoutStartSec"] == ["2min"] and "Restart" not in found
+
+
+def test_both_units_have_one_sandbox() -> None:
+    texts = unit_files(config(), executable=PROGRAM)
+    assert len({text.partition("\n# It runs as root")[2] for text in texts.values()}) == 1
+
+
+def test_paths_are_what_systemd_takes_them_for() -> None:
+    found = agent(directory="/srv/my files/100%/pki", state="/srv/$HOME/state")
+    assert found["ReadWritePaths"] == ['"-/srv/my files/100%%/pki" -/srv/$HOME/state']
+    words = shlex.split(found["ExecStartPre"][0])
+    assert words[-2:] == ["/srv/my files/100%%/pki", "/srv/$$HOME/state"]
+    assert words[:3] == ["+/bin/sh", "-c", 'umask 022 && exec mkdir -p -- "$$@"']
+
+
+@pytest.mark.parametrize("path", ['/srv/"x"', "/srv/it's", "/srv/back\\slash", "/srv/two\nlines", "/srv/\x1b[0m"])
+def test_a_path_that_no_unit_can_hold_is_refused(path: str) -> None:
+    with pytest.raises(VaultpkiError, match="a systemd unit cannot hold this path") as told:
+        unit_files(config(directory=path), executable=PROGRAM)
+    assert str(told.value).isprintable()
+
+
+def test_a_hook_for_a_static_pod_may_write_its_manifest_and_nothing_else_may() -> None:
+    hooks = {
+        "etcd-ca": (Hook("static_pod", name="etcd"), Hook("static_pod", name="/srv/pods/x.yaml")),
+        "kubelet": (Hook("systemd", name="kubelet"), Hook("command", argv=("true",))),
+    }
+    paths = agent(hooks=hooks)["ReadWritePaths"][0].split()
+    assert paths == ["-/etc/kubernetes/pki", "-/var/lib/vaultpki", "-/etc/kubernetes/manifests", "-/srv/pods"]
+
+
+def test_every_folder_of_kubeadms_layout_may_be_written() -> None:
+    found = agent(layout=Layout.KUBEADM, folders=node_folders("/etc/kubernetes/pki"))
+    # kubeadm reset empties the kubelet's folder, so the one above it must be writable too.
+    paths = ["-/etc/kubernetes/pki", "-/var/lib/kubelet", "-/etc/kubernetes", "-/var/lib/vaultpki"]
+    assert found["ReadWritePaths"][0].split() == paths
+    assert found["ExecStartPre"][0].endswith(
+        " sh /etc/kubernetes/pki /var/lib/kubelet/pki /etc/kubernetes /var/lib/vaultpki"
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "home", "tmp"),
+    [
+        ({}, "yes", "yes"),
+        ({"state": "/home/me/state"}, "read-only", "yes"),
+        ({"ca_file": "/root/ca.pem"}, "read-only", "yes"),
+        ({"auth": Auth("jwt", path="/run/user/0/jwt")}, "read-only", "yes"),
+        ({"directory": "/tmp/pki"}, "yes", "no"),  # noqa: S108 - a path to be told apart, not one in use
+        ({"directory": "/var/tmp/x/pki"}, "yes", "no"),  # noqa: S108 - the same
+        ({"directory": "/homestead/pki", "state": "/tmpfs/x"}, "yes", "yes"),  # noqa: S108 - the same
+    ],
+)
+def test_what_is_used_is_not_hidden(fields: dict[str, Any], home: str, tmp: str) -> None:
+    found = agent(**fields)
+    assert (found["ProtectHome"], found["PrivateTmp"]) == ([home], [tmp])
+
+
+def test_plain_http_has_to_be_allowed_in_the_unit_too() -> None:
+    text = unit_files(config(), executable=PROGRAM, allow_http=True)[AGENT]
+    assert settings(text)["ExecStart"] == ["/usr/local/bin/vaultpki agent -c /etc/vaultpki/agent.yaml --allow-http"]
+
+
+def test_units_are_written_once(tmp_path: Path) -> None:
+    def install(**fields: Any) -> list[Path]:
+        return install_units(config(**fields), folder=tmp_path, executable=PROGRAM)
+
+    assert install() == [tmp_path / name for name in UNITS]
+    before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
+    assert {path.name for path in before} == set(UNITS)
+    assert all(path.stat().st_mode & 0o7777 == 0o644 for path in before)
+    assert install() == []
+    assert before == {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
+    (tmp_path / ONCE).write_text("something else")
+    assert install() == [tmp_path / ONCE]
+    assert install(state="/srv/state") == [tmp_path / name for name in UNITS]
+
+
+def test_a_masked_unit_stays_masked(tmp_path: Path) -> None:
+    (tmp_path / AGENT).symlink_to("/dev/null")
+    with pytest.raises(StoreError, match=r"systemctl unmask vaultpki-agent\.service"):
+        install_units(config(), folder=tmp_path, executable=PROGRAM)
+    assert os.readlink(tmp_path / AGENT) == "/dev/null"
+
+
+def test_a_folder_that_is_not_there_is_said_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="it does not exist"):
+        install_units(config(), folder=tmp_path / "none", executable=PROGRAM)
+
+
+# The recipes
+
+
+def test_every_unit_and_recipe_can_be_printed() -> None:
+    for name in (*UNITS, *RECIPES):
+        assert recipe(name).startswith("# ")
+    assert settings(recipe(AGENT))["ReadWritePaths"] == ["-/etc/kubernetes/pki -/var/lib/vaultpki"]
+    assert "/srv/pki" in recipe(AGENT, config(directory="/srv/pki"))
+    with pytest.raises(VaultpkiError, match=r"there is no unit or recipe 'x'; there are: vaultpki-agent\.service, "):
+        recipe("x")
+
+
+def pod(name: str) -> dict[str, Any]:
+    """The pod of a recipe: its spec."""
+    manifest = yaml.safe_load(recipe(name))
+    spec: dict[str, Any] = manifest["spec"]["template"]["spec"] if manifest["kind"] == "DaemonSet" else manifest["spec"]
+    return spec
+
+
+PODS = pytest.mark.parametrize("name", ["daemonset.yaml", "static-pod.yaml"])
+
+
+@PODS
+def test_a_pod_mounts_folders_where_the_node_has_them(name: str) -> None:
+    spec = pod(name)
+    [container] = spec["containers"]
+    volumes = {each["name"]: each["hostPath"] for each in spec["volumes"]}
+    mounts = {each["name"]: each for each in container["volumeMounts"]}
+    assert volumes.keys() == mounts.keys()
+    assert all(volumes[key]["path"] == mount["mountPath"] and "subPath" not in mount for key, mount in mounts.items())
+    assert all(each["type"] in ("Directory", "DirectoryOrCreate") for each in volumes.values())
+    assert {"/etc/kubernetes/pki", "/var/lib/vaultpki", "/etc/vaultpki"} <= {each["path"] for each in volumes.values()}
+
+
+@PODS
+def test_a_pod_has_no_more_rights_than_the_unit(name: str) -> None:
+    spec = pod(name)
+    [container] = spec["containers"]
+    context = container["securityContext"]
+    unit = agent()["CapabilityBoundingSet"][0].split()
+    assert context["capabilities"] == {"drop": ["ALL"], "add": [each.removeprefix("CAP_") for each in unit]}
+    assert context["readOnlyRootFilesystem"] is True and context["allowPrivilegeEscalation"] is False
+    assert spec["automountServiceAccountToken"] is False and not spec.get("hostPID") and not spec.get("hostIPC")
+    assert container["resources"]["limits"]["memory"] == "128Mi"
+
+
+@PODS
+def test_a_pod_is_asked_where_the_agent_listens(name: str) -> None:
+    spec = pod(name)
+    [container] = spec["containers"]
+    assert spec["hostNetwork"] is True
+    gets = [container[probe]["httpGet"] for probe in ("livenessProbe", "readinessProbe")]
+    assert gets == [{"host": "127.0.0.1", "port": 9910, "path": path} for path in ("/livez", "/healthz")]
+    assert container["image"] == f"vaultpki:{__version__}"
+
+
+def test_a_daemonset_finds_its_own_pods() -> None:
+    manifest = yaml.safe_load(recipe("daemonset.yaml"))
+    assert manifest["spec"]["selector"]["matchLabels"] == manifest["spec"]["template"]["metadata"]["labels"]
+
+
+def test_the_image_is_of_this_version_and_runs_the_agent() -> None:
+    text = recipe("Containerfile")
+    # The source folder: there is no vaultpki on PyPI.
+    assert "ARG VAULTPKI=/src\n" in text and f"vaultpki:{__version__} " in text and f"{__version__}-py3" in text
+    said = {line.split(" ", 1)[0]: line.split(" ", 1)[1] for line in text.splitlines() if line and line[0] not in "# "}
+    assert ast.literal_eval(said["ENTRYPOINT"]) + ast.literal_eval(said["CMD"]) == [
+        *("env", "--block-signal=TERM", "vaultpki", "agent", "-c", "/etc/vaultpki/agent.yaml")
+    ]
+
+
+def exported() -> set[str]:
+    certificate = CertificateView("c", 1, 1, 1, 1, "ok", 1)
+    now = datetime.now(UTC)
+    ends = (CaLife("etcd", False, now, now, 1),)
+    view = View("n", "c", "ok", (certificate,), {"h": (1, 1)}, "g", 1, True, 1, 1, 1, {"c": 1}, 1, 1, ends=ends)
+    lines = metrics.exposition(view).decode().splitlines()
+    return {re.split(r"[{ ]", line)[0] for line in lines if not line.startswith("#")}
+
+
+def test_alerts_ask_for_nothing_but_what_is_exported() -> None:
+    [group] = yaml.safe_load(recipe("alerts.yaml"))["groups"]
+    asked = {name for rule in group["rules"] for name in re.findall(r"vaultpki_\w+", rule["expr"])}
+    assert asked and asked <= exported()
+    # Every state that a rule names is one that there is.
+    states = {state for rule in group["rules"] for state in re.findall(r'state=~?"([^"]+)"', rule["expr"])}
+    assert states == {"needs-join", "missing|broken|unknown"}
+
+
+def test_alerts_tell_whom_and_what_to_do() -> None:
+    [group] = yaml.safe_load(recipe("alerts.yaml"))["groups"]
+    names = [rule["alert"] for rule in group["rules"]]
+    assert len(names) == len(set(names))
+    for rule in group["rules"]:
+        assert rule["labels"]["severity"] in ("info", "warning", "critical")
+        # A CA is that of a whole cluster.
+        whose = "cluster" if rule["alert"].startswith("VaultpkiCa") else "instance"
+        assert f"$labels.{whose}" in rule["annotations"]["summary"] and rule["annotations"]["description"]
+        labels = set(re.findall(r"\$labels\.(\w+)", str(rule["annotations"])))
+        assert labels <= ({"cluster", "ca"} if whose == "cluster" else {"instance", "name", "state", "hook"})

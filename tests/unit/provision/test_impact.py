@@ -1,0 +1,198 @@
+"""What a plan means for nodes that take part: who issues anew, who loses access, and who is not concerned."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from helpers.example_cluster import WITH_POOL, load
+from vaultpki.model import Cluster
+from vaultpki.provision.desired import desired
+from vaultpki.provision.impact import SHOWN, Live, concerns_nodes, impact_of, named, sentences
+from vaultpki.provision.plan import Impact, Observed, Plan, plan
+from vaultpki.provision.server_facts import Fields, Key, ServerFacts
+
+JWT = """\
+- name: spot
+  roles: [worker]
+  node_names: "s-*"
+  jwt: {issuer: "https://i.example.com", audiences: [vault], node_claim: node, jwks_url: "https://i.example.com/k"}
+"""
+KNOWN = ServerFacts(addresses=("https://vault.example.com:8200",), root_sha256="ab")
+LIVE = Live(frozenset({"cp-1", "cp-2", "worker-1", "w-1"}), ("w-1", "w-2"))
+
+
+def planned(before: Cluster, after: Cluster, more: dict[Key, Fields] | None = None) -> Plan:
+    found = copy.deepcopy(desired(before, KNOWN)) | (more or {})
+    return plan(desired(after, KNOWN), Observed(found, frozenset(found)))
+
+
+def effects(cluster: Cluster, made: Plan, live: Live = LIVE) -> list[tuple[str, str | None, str | None, int]]:
+    """(effect, node or pool, certificate, nodes) of each."""
+    found = impact_of(cluster, made.changes, live)
+    assert all(each.detail.isprintable() for each in found)
+    return [(each.effect, each.node or each.pool, each.certificate, each.nodes) for each in found]
+
+
+def test_a_changed_address_is_issued_anew_on_that_node_if_it_has_joined(tmp_path: Path) -> None:
+    before = load(tmp_path, WITH_POOL + "defaults: {key: ec-p256}\n")
+    after = load(tmp_path, WITH_POOL.replace("10.0.0.21", "10.0.0.22"))
+    made = planned(before, after)
+    assert effects(after, made) == [("reissues", "worker-1", "kubelet", 1)]
+    (one,) = impact_of(after, made.changes, LIVE)
+    assert one.detail == (
+        "worker-1 issues kubelet anew (addresses + 10.0.0.22 - 10.0.0.21) within its agent's `poll` (5m by default) "
+        "or in its next window"
+    )
+    assert effects(after, made, Live(frozenset({"cp-1"}))) == []
+
+
+def test_a_shorter_life_is_issued_anew_by_all_who_hold_it(tmp_path: Path) -> None:
+    before, after = load(tmp_path, WITH_POOL), load(tmp_path, WITH_POOL + "certificates: {kubelet: {ttl: 7d}}\n")
+    assert effects(after, planned(before, after)) == [
+        ("reissues", "worker-1", "kubelet", 1),
+        ("reissues", "autoscaled", "kubelet", 2),
+    ]
+    # One that an apply would end counts no more.
+    gone: dict[Key, Fields] = {("approle", "vaultpki/prod/pooled/w-2"): {"token_policies": ["other"]}}
+    made = planned(before, after, gone)
+    assert effects(after, made)[:2] == [
+        ("reissues", "worker-1", "kubelet", 1),
+        ("reissues", "autoscaled", "kubelet", 1),
+    ]
+
+
+def test_a_file_beside_a_certificate_is_written_and_no_certificate_issued(tmp_path: Path) -> None:
+    before, after = load(tmp_path, WITH_POOL), load(tmp_path, WITH_POOL + "certificates: {kubelet: {file: served}}\n")
+    assert effects(after, planned(before, after))[0] == ("rewrites", "worker-1", "kubelet", 1)
+
+
+def test_a_role_that_a_node_gets_or_loses(tmp_path: Path) -> None:
+    less, more = (
+        load(tmp_path, WITH_POOL),
+        load(
+            tmp_path,
+            WITH_POOL.replace("[control-plane, etcd], addresses: [10.0.0.13]", "[etcd], addresses: [10.0.0.13]"),
+        ),
+    )
+    lost = effects(more, planned(less, more))
+    assert ("not-renewed", "cp-2", "kube-apiserver", 1) in lost and ("not-renewed", "cp-2", "etcd-peer", 1) not in lost
+    got = effects(less, planned(more, less))
+    assert ("issues", "cp-2", "kube-apiserver", 1) in got
+
+
+def test_a_removed_node_loses_access_if_it_had_any(tmp_path: Path) -> None:
+    before = load(tmp_path, WITH_POOL)
+    after = load(
+        tmp_path, WITH_POOL.replace("- {name: cp-2, roles: [control-plane, etcd], addresses: [10.0.0.13]}\n", "")
+    )
+    made = planned(before, after)
+    (one,) = impact_of(after, made.changes, LIVE)
+    assert (one.effect, one.node) == ("loses-access", "cp-2")
+    assert one.detail == (
+        "cp-2 loses its identity at once and can renew nothing; its certificates stay valid for at most 30d"
+    )
+    assert effects(after, made, Live(frozenset({"cp-1"}))) == []
+
+
+def test_a_removed_pool_ends_its_nodes(tmp_path: Path) -> None:
+    before, after = load(tmp_path, WITH_POOL), load(tmp_path, WITH_POOL.partition("pools:")[0])
+    names = [f"w-{number:02}" for number in range(14)]
+    orphans: dict[Key, Fields] = {("approle", f"vaultpki/prod/pooled/{name}"): {} for name in names}
+    made = planned(before, after, orphans)
+    live = Live(frozenset({"cp-1"}), tuple(names))
+    (one,) = (each for each in impact_of(after, made.changes, live) if each.effect == "loses-access")
+    assert one.nodes == 14
+    assert one.detail == (
+        f"14 nodes lose their identity at once and can renew nothing: {', '.join(names[:10])} and 4 more, which fit no "
+        "pool; certificates that they have stay valid for at most 30d"
+    )
+
+
+def test_a_pooled_node_that_is_listed_now_is_told_to_join_again(tmp_path: Path) -> None:
+    before = load(tmp_path, WITH_POOL)
+    listed = "- {name: w-1, roles: [worker], addresses: [10.0.0.31]}\npools:"
+    after = load(tmp_path, WITH_POOL.replace("pools:", listed).replace("w-*", "v-*"))
+    made = planned(before, after, {("approle", "vaultpki/prod/pooled/w-1"): {}})
+    found = impact_of(after, made.changes, LIVE)
+    assert [each.effect for each in found] == ["loses-access", "rejoins"]
+    assert found[0].detail.endswith("; w-1 now listed: a new join file is needed there")
+    assert found[1].detail == "w-1 has reported and gets a new AppRole: a new join file is needed there"
+
+
+def test_a_listed_node_that_is_pooled_now_is_told_so(tmp_path: Path) -> None:
+    before = load(tmp_path, WITH_POOL)
+    after = load(
+        tmp_path,
+        WITH_POOL.replace("- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}\n", "").replace("w-*", "wor*"),
+    )
+    (one,) = (each for each in impact_of(after, planned(before, after).changes, LIVE) if each.node == "worker-1")
+    assert one.detail.endswith("; as a node of pool autoscaled it needs a new join file (--pool autoscaled)")
+
+
+@pytest.mark.parametrize("more", ["", JWT.replace("spot", "other").replace("s-*", "o-*")])
+def test_nodes_of_a_jwt_pool_that_goes_are_told_by_their_reports(tmp_path: Path, more: str) -> None:
+    before, after = load(tmp_path, WITH_POOL + JWT + more), load(tmp_path, WITH_POOL + more)
+    live = Live(frozenset({"s-1", "s-2", "w-1", "cp-1", "o-1"}), ("w-1",))
+    made = planned(before, after)
+    lost = [each for each in impact_of(after, made.changes, live) if each.effect == "loses-access"]
+    assert [(each.pool, each.nodes) for each in lost] == [("spot", 2)]
+    assert "s-1, s-2, which logged in by an issuer's token and fit no pool any more" in lost[0].detail
+    # Without any of them nothing is lost.
+    assert [e for e in impact_of(after, made.changes, replace(live, reported=frozenset({"cp-1"}))) if e.pool] == []
+
+
+def test_narrowed_names_of_a_jwt_pool(tmp_path: Path) -> None:
+    before, after = load(tmp_path, WITH_POOL + JWT), load(tmp_path, WITH_POOL + JWT.replace("s-*", "s-a*"))
+    live = Live(frozenset({"s-1", "s-a1"}), ())
+    assert effects(after, planned(before, after), live) == [("loses-access", "spot", None, 1)]
+
+
+def test_an_approle_made_anew_needs_a_new_join_file(tmp_path: Path) -> None:
+    cluster = load(tmp_path, WITH_POOL)
+    found = desired(cluster, KNOWN)
+    del found["approle", "vaultpki/prod/listed/cp-1"]
+    made = plan(desired(cluster, KNOWN), Observed(found, frozenset(found)))
+    assert effects(cluster, made) == [("rejoins", "cp-1", None, 1)]
+
+
+def test_a_ca_made_anew_and_another_endpoint_concern_everybody(tmp_path: Path) -> None:
+    cluster = load(tmp_path, WITH_POOL)
+    found = copy.deepcopy(desired(cluster, KNOWN))
+    del found["issuer", "vaultpki/prod/etcd"]
+    found["config", "vaultpki/prod/config/cluster"]["endpoint"] = "https://other:6443"
+    made = plan(desired(cluster, KNOWN), Observed(found, frozenset(found)))
+    assert effects(cluster, made) == [("rewrites", None, None, 5), ("reissues", None, None, 5)]
+
+
+def test_a_new_cluster_or_nothing_concerns_nobody(tmp_path: Path) -> None:
+    cluster = load(tmp_path, WITH_POOL)
+    assert not concerns_nodes(cluster, plan(desired(cluster, KNOWN), Observed()).changes)
+    assert not concerns_nodes(cluster, ())
+    assert concerns_nodes(cluster, planned(load(tmp_path, WITH_POOL + "defaults: {ttl: 9d}\n"), cluster).changes)
+
+
+def test_what_several_do_alike_is_one_sentence() -> None:
+    def one(node: str, certificate: str) -> Impact:
+        return Impact("reissues", f"{node} {certificate}", node=node, certificate=certificate)
+
+    many = [one(node, name) for node in ("cp-1", "cp-2") for name in ("etcd-peer", "etcd-server")]
+    other = Impact("loses-access", "w-1 is gone", node="w-1")
+    when = "within its agent's `poll` (5m by default) or in its next window"
+    assert list(sentences([*many, other], merged=True)) == [
+        ("yellow", f"cp-1, cp-2 issue etcd-peer, etcd-server anew, each {when}"),
+        ("red", "w-1 is gone"),
+    ]
+    assert [text for _, text in sentences(many, merged=True)] != [text for _, text in sentences(many[:2], merged=True)]
+    assert next(sentences(many[:1], merged=True))[1] == f"cp-1 issues etcd-peer anew {when}"
+    assert len(list(sentences([*many, other], merged=False))) == 5
+
+
+def test_of_many_names_the_first_few_are_shown() -> None:
+    names = [f"n{number}" for number in range(SHOWN + 2)]
+    assert named(names[:SHOWN]) == ", ".join(names[:SHOWN])
+    assert named(names) == ", ".join(names[:SHOWN]) + " and 2 more"
+    assert named(["\x1b[2J"]) == "\\x1b[2J"

@@ -1,0 +1,76 @@
+"""Decide when a signature must wait: pure rules that keep a fault from becoming a loop of signings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+MOST_A_DAY: Final = 100
+"""How many signings of one certificate may be wasted within any 24 hours, unless its TTL is very short."""
+
+AT_ONCE: Final = 20
+"""How many of them within an hour need no pause: a person who repairs something must not wait."""
+
+FIRST_PAUSE: Final = 5.0
+
+_DAY: Final = 86400.0
+_HOUR: Final = 3600.0
+# No renewal is due before this share of a life; an earlier signing counts as wasted.
+_EARLY: Final = 0.4
+# cluster.yaml accepts no shorter TTL, so a shorter life is no reason to sign more often.
+_SHORTEST: Final = 30
+# The pause is at its limit long before this; a float overflows at 2.0 ** 1024.
+_MOST_DOUBLINGS: Final = 20
+
+MOST_REMEMBERED: Final = int(_DAY) // _SHORTEST
+"""No daily limit is higher, so no more times need to be kept."""
+
+
+def daily_limit(ttl: int) -> int:
+    """Return how many signings of a certificate with this TTL (seconds) may be wasted within any 24 hours.
+
+    At least `MOST_A_DAY`, and as many as a day has TTLs: with half an hour between two tries a one-minute certificate
+    would expire. It is the TTL asked for: a server must not raise the limit by granting less.
+    """
+    return min(max(MOST_A_DAY, int(_DAY) // max(ttl, 1)), MOST_REMEMBERED)
+
+
+def next_try(spent: Sequence[float], now: float, longest: float, daily: int = MOST_A_DAY) -> float:
+    """Return when the next signing of a certificate may be asked for, as Unix time: `now` if at once.
+
+    `spent` are the times of its wasted signings. After the first `AT_ONCE` the pauses double, up to `longest` seconds.
+    Once half of the limit `daily` is used, the other half is spread over a whole day, so that the limit holds and the
+    wait is never a whole day. Times later than `now` do not count: a clock was ahead.
+    """
+    counted = sorted(when for when in spent if now - _DAY < when <= now)
+    if not counted:
+        return now
+    recent = sum(when > now - _HOUR for when in counted)
+    wait = 0.0
+    if recent >= AT_ONCE:
+        wait = min(FIRST_PAUSE * 2.0 ** min(recent - AT_ONCE, _MOST_DOUBLINGS), longest)
+    if len(counted) >= daily // 2:
+        wait = max(wait, 2 * _DAY / daily)
+    return max(counted[-1] + wait, now)
+
+
+def longest(life: int, poll: float) -> float:
+    """Return the longest pause in seconds for a life of `life` seconds: several fit between its renewal and its end."""
+    return min(max(life / 8, FIRST_PAUSE), poll)
+
+
+def early(signed: float | None, granted: int, now: float) -> bool:
+    """Return whether signing now would be sooner after the last one (`signed`, Unix time) than any renewal is due."""
+    return signed is not None and signed <= now < signed + max(granted, _SHORTEST) * _EARLY
+
+
+def pause(failures: int, poll: float, left: float | None) -> float:
+    """Return the seconds until the next pass after `failures` failed ones in a row, at most `poll`.
+
+    `left` is the seconds until the first certificate expires, if known: the less is left, the sooner the next pass.
+    Once one has expired, the pause stays short, so that the node recovers as soon as Vault does.
+    """
+    grown = min(FIRST_PAUSE * 2.0 ** min(max(failures - 1, 0), _MOST_DOUBLINGS), poll)
+    if left is not None:
+        grown = min(grown, max(left / 8, 2.0) if left > 0 else 30.0)
+    return grown

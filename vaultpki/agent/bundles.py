@@ -1,0 +1,233 @@
+"""The bundles, kubeconfigs and templated files of a node: one file set in each folder, installed in one step.
+
+`reconcile` has the order: new trust before any leaf that needs it, old trust removed after its last leaf. This module
+says what a bundle holds in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from hashlib import sha256
+
+from vaultpki import assets
+from vaultpki.agent.assignment import Assignment
+from vaultpki.agent.pairs import PairStatus, owner_of
+from vaultpki.certificates import BUNDLES, ca_subject, pair_files
+from vaultpki.disk.folders import Folders
+from vaultpki.disk.generations import File
+from vaultpki.errors import CertificateRefused, CertificateUnreadable, StoreError, TemplateError, VaultpkiError
+from vaultpki.host.hooks import BUNDLES as HOOKED
+from vaultpki.issue.companions import Site, bundle_files, kubeconfig, leading, user_file
+from vaultpki.issue.signing import KEY_MODE
+from vaultpki.layout import TrustBundle, bundle_of, shown, trust_bundles
+from vaultpki.model import AgentConfig
+from vaultpki.pki.facts import Trust
+from vaultpki.pki.trust import trust_below
+from vaultpki.places import PKI, KubeconfigFile, Layout
+
+
+def site_of(config: AgentConfig, endpoint: str) -> Site:
+    """Return what this node's files name; raises StoreError if this machine lacks the owner of agent.yaml."""
+    return Site(config.cluster, endpoint, config.layout, config.paths, owner_of(config.owner))
+
+
+def needed(config: AgentConfig, spec: Assignment) -> tuple[TrustBundle, ...]:
+    """Return the bundles that this node has."""
+    return trust_bundles(config.layout, spec.roles, spec.certificates)
+
+
+def with_outgoing(
+    config: AgentConfig,
+    folders: Folders,
+    spec: Assignment,
+    trust: Mapping[str, Trust],
+    items: Iterable[PairStatus],
+    now: datetime,
+) -> Mapping[str, Trust]:
+    """Return the trust with the CAs that leave the bundles only once this node's own leaves of theirs are replaced.
+
+    In an emergency they leave at once.
+    """
+    from vaultpki.pki import x509
+
+    wide = dict(trust)
+    for item in items:
+        ca, leaf, known = item.want.ca, item.leaf, wide[item.want.ca]
+        if leaf is None or item.issuer is not None or leaf.not_after <= now or spec.rotations.at_once(ca):
+            continue
+        place = bundle_of(config.layout, ca)
+        # A folder that cannot be read cannot be written either, so its bundle stays as it is.
+        with contextlib.suppress(CertificateRefused, CertificateUnreadable, StoreError):
+            held = x509.read_certificates(folders.read(place.folder, BUNDLES, [place.file])[place.file].data or b"")
+            signers = [facts for facts in held if facts not in known.issuing and x509.signed_by(leaf, facts)]
+            issuing = [facts.pem.encode() for facts in (*known.issuing, *signers)]
+            name = ca_subject(config.cluster, ca)
+            built = trust_below(issuing, known.roots, now, name=name)
+            wide[ca] = replace(known, issuing=built.issuing)
+    return wide
+
+
+def in_order(config: AgentConfig, trust: Mapping[str, Trust], items: Iterable[PairStatus]) -> Mapping[str, Trust]:
+    """Return the trust in the order of the bundles: in kubeadm's layout the signer of the installed leaves is first.
+
+    kubeadm checks leaves against the first certificate of ca.crt alone (cmd/kubeadm/app/phases/certs).
+    """
+    if config.layout is Layout.DOCUMENT:
+        return trust
+    leaves: dict[str, list[bytes]] = {}
+    for item in items:
+        stored = item.stored.get(pair_files(item.want.stem)[0])
+        if stored is not None and stored.data is not None:
+            leaves.setdefault(item.want.ca, []).append(stored.data)
+    return {ca: leading(known, leaves.get(ca, ())) for ca, known in trust.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class BundlesResult:
+    """Whether anything changed, what failed by name, and whether an old kubeconfig was kept."""
+
+    changed: bool
+    failures: Mapping[str, VaultpkiError]
+    kept: bool
+
+
+def install(
+    config: AgentConfig, folders: Folders, spec: Assignment, trust: Mapping[str, Trust], waiting: Collection[str] = ()
+) -> BundlesResult:
+    """Make the file sets what they should be, except for names that files of somebody else have.
+
+    `waiting` names certificates that are not installed yet as they should be: an old kubeconfig that names another pair
+    is kept until then.
+    """
+    site = site_of(config, spec.endpoint)
+    failures: dict[str, VaultpkiError] = {}
+    files = bundle_files(site, needed(config, spec), trust)
+    linked = [want for want in spec.certificates if want.kubeconfig and want.kubeconfig_file is KubeconfigFile.LINKED]
+    own = files.setdefault(PKI, {})
+    own |= {str(want.kubeconfig): kubeconfig(site, want) for want in linked}
+    kept = _keep(folders, own, [want.kubeconfig for want in linked if want.name in waiting])
+    failures |= _add_templates(folders, own, site, spec, config.node)
+    changed = False
+    for folder, wanted in files.items():
+        for name in tuple(wanted):
+            try:
+                folders.refuse_taken(folder, BUNDLES, [name])
+            except StoreError as error:
+                failures[shown(folder, name)] = error
+                del wanted[name]
+        try:
+            changed |= bool(wanted) and folders.install(folder, BUNDLES, wanted)
+        except StoreError as error:
+            failures[shown(folder, BUNDLES)] = error
+    return BundlesResult(changed, failures, kept)
+
+
+def _add_templates(
+    folders: Folders, files: dict[str, File], site: Site, spec: Assignment, node: str
+) -> dict[str, VaultpkiError]:
+    """Add the user's own files to `files`; return what failed by name."""
+    failures: dict[str, VaultpkiError] = {}
+    taken = {*files, *(name for want in spec.certificates for name in pair_files(want.stem))}
+    for template in spec.templates:
+        try:
+            files[template.file] = user_file(site, template, taken, node=node)
+        except TemplateError as error:
+            # A bad template removes neither the file that it made before nor any certificate.
+            failures[f"template {template.name}"] = error
+            if template.file not in taken and assets.plain_file_name(template.file):
+                old = folders.read(PKI, BUNDLES, [template.file])[template.file].data
+                if old is not None:
+                    files[template.file] = File(old, KEY_MODE, site.owner.uid, site.owner.gid)
+        else:
+            taken.add(template.file)
+    return failures
+
+
+def _keep(folders: Folders, files: dict[str, File], names: Iterable[str | None]) -> bool:
+    """Keep the installed content of these files; return whether one differs."""
+    kept = False
+    for name in filter(None, names):
+        old = folders.read(PKI, BUNDLES, [name])[name].data
+        if old is not None and old != files[name].data:
+            files[name], kept = replace(files[name], data=old), True
+    return kept
+
+
+def distrusted(
+    folders: Folders, bundles: Iterable[TrustBundle], ca: str, known: Trust
+) -> tuple[TrustBundle, StoreError] | None:
+    """Return why no leaf of this CA may be installed yet, with the installed bundle that does not hold its CA."""
+    for each in bundles:
+        if each.ca != ca or each.chain:
+            continue
+        try:
+            held = folders.read(each.folder, BUNDLES, [each.file])[each.file].data or b""
+        except StoreError as error:
+            return each, error
+        if not all(facts.pem.encode() in held for facts in known.live):
+            return each, StoreError(
+                f"{folders.paths[each.folder]}/{each.file}: it is not there with every CA of {ca}, so no certificate "
+                "of that CA may come"
+            )
+    return None
+
+
+def installed(folders: Folders, places: Iterable[TrustBundle]) -> dict[str, frozenset[str]]:
+    """Return the SHA-256 of the certificates in the installed issuing-only bundles, by CA.
+
+    A CA is missing if one of its bundles cannot be read or differs from another.
+    """
+    from vaultpki.pki import x509
+
+    found: dict[str, set[frozenset[str]]] = {}
+    for each in places:
+        if not each.chain:
+            held = frozenset[str]()
+            with contextlib.suppress(CertificateUnreadable, StoreError):
+                data = folders.read(each.folder, BUNDLES, [each.file])[each.file].data or b""
+                held = frozenset(facts.fingerprint for facts in x509.read_certificates(data))
+            found.setdefault(each.ca, set()).add(held)
+    return {ca: next(iter(held)) for ca, held in found.items() if len(held) == 1 and all(held)}
+
+
+def installed_roots(folders: Folders, places: Iterable[TrustBundle], trusted: frozenset[str]) -> frozenset[str]:
+    """Return the SHA-256 of the roots in the installed bundles that hold roots; `trusted` if this node has none such.
+
+    Empty if one of them cannot be read or differs from another.
+    """
+    from vaultpki.pki import x509
+
+    found = set[frozenset[str]]()
+    for each in places:
+        if each.chain:
+            held = frozenset[str]()
+            with contextlib.suppress(CertificateUnreadable, StoreError):
+                data = folders.read(each.folder, BUNDLES, [each.file])[each.file].data or b""
+                held = frozenset(f.fingerprint for f in x509.read_certificates(data) if x509.signed_by(f, f))
+            found.add(held)
+    if not found:
+        return trusted
+    return next(iter(found)) if len(found) == 1 else frozenset()
+
+
+def digests(folders: Folders, layout: Layout) -> dict[str, str]:
+    """Return a digest of both installed bundles of each CA, by the key that hooks have for them."""
+    found = {}
+    for key, ca in HOOKED.items():
+        data = b""
+        place, chain = bundle_of(layout, ca), bundle_of(layout, ca, chain=True)
+        with contextlib.suppress(StoreError):
+            stored = folders.read(place.folder, BUNDLES, (place.file, chain.file))
+            data = b"".join(one.data or b"" for one in stored.values())
+        if data:
+            found[key] = sha256(data if layout is Layout.DOCUMENT else _in_any_order(data)).hexdigest()[:32]
+    return found
+
+
+def _in_any_order(data: bytes) -> bytes:
+    """Return the certificates of bundles sorted: who trusts the same CAs in another order needs no restart."""
+    end = b"-----END CERTIFICATE-----\n"
+    return end.join(sorted(set(data.split(end))))

@@ -1,0 +1,197 @@
+"""Whom this node trusts and whose leaves it takes: from the copy of Vault's answer and what the agent remembers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from vaultpki.agent import pins
+from vaultpki.certificates import ISSUING_CAS, ROOT
+from vaultpki.errors import CertificateUnreadable, SigningPaused, VaultpkiError
+from vaultpki.issue.issuers import follow
+from vaultpki.pki.ca_life import CaLife, Expiry, expiry
+from vaultpki.pki.succession import acceptable, default_signs
+from vaultpki.spec.rotation_record import DOMAINS
+
+if TYPE_CHECKING:
+    from vaultpki.agent.assignment import Assignment
+    from vaultpki.agent.state import AgentState
+    from vaultpki.model import AgentConfig, Certificate
+    from vaultpki.pki.facts import Facts, Trust
+    from vaultpki.pki.roots import Roots
+
+# Vault's clock is known to a second and a little more, and the state is not written for less than this.
+_CLOCK_STEP: Final = 5.0
+
+
+def trust_of(config: AgentConfig, wanted: Assignment, state: AgentState, now: datetime) -> dict[str, Trust]:
+    """Return the trust in each CA. Raises CertificateRefused if the root mount shows no root that this node trusts."""
+    vanished = {sha256: datetime.fromtimestamp(since, UTC) for sha256, since in state.vanished.items()}
+    words = wanted.rotations.words(state.revisions, vanished, state.clock_offset)
+    above = roots_of(config, wanted, state, now)
+    return follow(wanted.issuers, wanted.trusted, words, above, now, cluster=config.cluster)
+
+
+def roots_of(config: AgentConfig, wanted: Assignment, state: AgentState, now: datetime) -> Roots:
+    """Return the roots that this node trusts. Raises as `trust_of`."""
+    return pins.follow(config, wanted.issuers, wanted.rotations, state.revisions.get(ROOT, 0), now)
+
+
+def remembered(
+    state: AgentState, wanted: Assignment, roots: Collection[str], clock: float, clock_offset: float
+) -> AgentState:
+    """Return the state with what Vault's answer says: revisions, CAs that are not shown any more, and its clock.
+
+    `roots` are the SHA-256 of the roots that this node has had, the pin first: an answer that shows none of them is
+    another cluster's. `clock` is Unix time, and `clock_offset` by how many seconds Vault's is ahead.
+    """
+    if not set(_fingerprints(wanted.issuers.roots)).intersection(roots):
+        return state
+    # A cluster that was made anew, with another root, begins its revisions anew.
+    before = state.revisions if state.root in roots else {}
+    seen = wanted.rotations.seen(before)
+    revisions = {**before, **{domain: each.highest for domain, each in seen.items() if each.highest}}
+    missing = set[str]()
+    for ca, pems in wanted.trusted.items():
+        shown, trusted = set(_fingerprints(wanted.issuers.issuing[ca])), set(_fingerprints(pems))
+        # From the moment on at which there is one to sign in its place: all nodes would else replace their leaves then.
+        missing |= trusted - shown if trusted & shown else set()
+    moved = abs(clock_offset - state.clock_offset) > _CLOCK_STEP
+    return replace(
+        state,
+        revisions=revisions,
+        root=next(iter(roots)) if revisions else "",
+        vanished={sha256: state.vanished.get(sha256, clock) for sha256 in sorted(missing)},
+        clock_offset=clock_offset if moved else state.clock_offset,
+    )
+
+
+def complaints(
+    wanted: Assignment, trust: Mapping[str, Trust], state: AgentState
+) -> Iterator[tuple[str, VaultpkiError]]:
+    """Yield what is wrong with the CAs on the server, by a name for the failure; the node holds what it held."""
+    rotations = wanted.rotations
+    for ca, why in wanted.issuers.unshown.items():
+        yield (
+            f"{ca} CA",
+            VaultpkiError(
+                f"the mount of {ca} shows no CA: {why}; the CAs that this node holds stay; run `vaultpki plan` where "
+                "the cluster is applied"
+            ),
+        )
+    for domain, error in rotations.unreadable.items():
+        yield f"{domain} rotation", error
+    for domain, seen in rotations.seen(state.revisions).items():
+        if seen.behind:
+            shows = f"revision {seen.revision}" if seen.revision else "none"
+            yield (
+                f"{domain} rotation",
+                VaultpkiError(
+                    f"the record of the rotation of {domain} on the server is older than before (revision "
+                    f"{seen.highest}, now {shows}), as after a restored backup; this node drops and re-issues nothing "
+                    f"of {domain} until `vaultpki ca continue` has corrected it"
+                ),
+            )
+    for ca in ISSUING_CAS:
+        record = rotations.records.get(ca)
+        if record is None or ca in wanted.issuers.unshown or rotations.frozen(ca, state.revisions):
+            continue
+        if all(facts.fingerprint != record.leaf.sha256 for facts in trust[ca].issuing):
+            why = f"does not show {record.leaf.name}, which its rotation names"
+            yield f"{ca} CA", VaultpkiError(f"the mount of {ca} {why}; run `vaultpki ca status`")
+
+
+@dataclass(frozen=True, slots=True)
+class CaStatus:
+    """A CA as this node knows it: the state of its rotation and the revision of that record, if there is one.
+
+    `behind` is whether the record is older than before, or cannot be read. `certificates` are those that are trusted.
+    """
+
+    domain: str
+    state: str | None
+    revision: int
+    behind: bool
+    certificates: tuple[Facts, ...]
+
+
+def statuses(wanted: Assignment, trust: Mapping[str, Trust], state: AgentState) -> tuple[CaStatus, ...]:
+    """Return each CA, the root first."""
+    rotations = wanted.rotations
+    known = {ROOT: next(iter(trust.values())).roots} if trust else {}
+    found = []
+    for domain in DOMAINS:
+        record = rotations.records.get(domain)
+        certificates = known[domain] if domain in known else trust[domain].issuing if domain in trust else ()
+        found.append(
+            CaStatus(
+                domain,
+                record.state.value if record else None,
+                record.revision if record else 0,
+                rotations.frozen(domain, state.revisions),
+                certificates,
+            )
+        )
+    return tuple(found)
+
+
+def lives(wanted: Assignment, trust: Mapping[str, Trust]) -> tuple[CaLife, ...]:
+    """Return the lives of the root and of the CAs of this node's certificates, the root first.
+
+    Of several CAs of one domain the one counts that signs.
+    """
+    ttls: dict[str, int] = {}
+    for want in wanted.certificates:
+        ttls[want.ca] = max(ttls.get(want.ca, 0), want.ttl)
+    found = []
+    for domain in DOMAINS:
+        if domain == ROOT and trust:
+            root = next(iter(trust.values())).root
+            found.append(CaLife(ROOT, True, root.not_before, root.not_after, max(ttls.values(), default=0)))
+        elif domain in ttls and domain in trust:
+            known = trust[domain].signers or sorted(trust[domain].issuing, key=lambda facts: facts.not_after)[-1:]
+            found += [CaLife(domain, False, one.not_before, one.not_after, ttls[domain]) for one in known[:1]]
+    return tuple(found)
+
+
+def ends(wanted: Assignment, trust: Mapping[str, Trust], now: datetime) -> tuple[Expiry, ...]:
+    """Return how urgent the ends of these CAs are."""
+    active = {domain for domain, record in wanted.rotations.records.items() if record.active}
+    return tuple(expiry(life, now, rotating=life.ca in active) for life in lives(wanted, trust))
+
+
+def in_place_of(trust: Trust, issuer: Facts | None) -> Trust:
+    """Return the trust with only those signers by which a new leaf in place of one of `issuer` may be signed."""
+    return replace(trust, signers=acceptable(trust, issuer))
+
+
+def wrong_default(
+    wanted: Assignment, trust: Trust, want: Certificate, issuer: Facts | None, at: float
+) -> SigningPaused | None:
+    """Return why no signature may be asked for: the server would sign with another CA than this node takes.
+
+    `issuer` has signed the leaf in use. `at` is when to look again (Unix time).
+    """
+    ca, name = want.ca, want.name
+    narrow = in_place_of(trust, issuer)
+    if not trust.signers or default_signs(narrow, wanted.issuers.defaults.get(ca), narrow.signers):
+        return None
+    if trust.frozen:
+        why = f"the server's record of the rotation of {ca} is not the newest, and it signs with another CA than before"
+        return SigningPaused(f"{name}: {why}; run `vaultpki ca continue`", at)
+    if ca in wanted.rotations.records:
+        why = f"the server does not sign with the CA that the rotation of {ca} names"
+        return SigningPaused(f"{name}: {why} yet; `vaultpki ca continue` corrects it", at)
+    why = f"the default issuer on the mount of {ca} is no CA of this cluster, or there is none"
+    return SigningPaused(f"{name}: {why}; run `vaultpki plan` where the cluster is applied", at)
+
+
+def _fingerprints(pems: Iterable[str]) -> Iterator[str]:
+    from vaultpki.pki import x509
+
+    for pem in pems:
+        with contextlib.suppress(CertificateUnreadable):
+            yield from (facts.fingerprint for facts in x509.read_certificates(pem.encode()))

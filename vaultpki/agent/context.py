@@ -1,0 +1,119 @@
+"""The values of one pass: the options it is made with, what it works on, and its outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from vaultpki.agent.state import AgentState, StateFile
+from vaultpki.errors import Denied, Refused, VaultpkiError
+
+if TYPE_CHECKING:
+    from vaultpki.agent.pairs import PairStatus
+    from vaultpki.disk.folders import Folders
+    from vaultpki.host.hooks import Runner
+    from vaultpki.host.log import Event
+    from vaultpki.model import AgentConfig
+    from vaultpki.pki.ca_life import CaLife
+    from vaultpki.vault import Vault
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a pass is made.
+
+    `force` names certificates to renew even if they are not due (`pairs.EVERY`: all). `settle` waits some seconds after
+    a replacement until the old files are removed and every watcher has noticed. `inspect` reads every file even if
+    nothing changed, so that the outcome lists every certificate. `wait` is how many seconds another process may hold
+    the directory. `share` is the part of the poll interval for which Vault's last answer is used again.
+    """
+
+    allow_http: bool = False
+    force: frozenset[str] = frozenset()
+    settle: bool = True
+    inspect: bool = False
+    wait: float = 0.0
+    share: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a pass collects on its way: failures by what failed, events for the log, and times to try again (Unix)."""
+
+    failures: dict[str, VaultpkiError] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+    retry_at: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a pass works on. `folders` are locked by this pass; `clock` is Unix time in seconds.
+
+    Without a `runner` hooks have run when the pass returns.
+    """
+
+    config: AgentConfig
+    options: Options
+    folders: Folders
+    clock: float
+    state: StateFile
+    runner: Runner | None
+    found: Findings = field(default_factory=Findings)
+
+    @property
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.clock, UTC)
+
+    @property
+    def age(self) -> float:
+        """For how many seconds Vault's last answer is used again."""
+        return self.config.poll * self.options.share
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """What a pass knows of Vault. `vault` is None if nobody asked or the login failed; `away` is why it cannot sign."""
+
+    vault: Vault | None = None
+    away: VaultpkiError | None = None
+
+    @property
+    def clock_offset(self) -> float:
+        """By how many seconds Vault's clock, which dates certificates, is ahead of ours."""
+        return (self.vault.clock_offset or 0.0) if self.vault is not None else 0.0
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether Vault answered; None if nobody asked. A refusal proves that Vault is reachable."""
+        if self.away is not None:
+            return isinstance(self.away, Denied | Refused)
+        return None if self.vault is None else True
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one pass did and how it left the node.
+
+    `renewed` are the names of installed certificates, `requested` is how many Vault was asked to sign.
+    `bundles_changed` is whether bundles or kubeconfigs were written. `failures` is what failed, by name. `due` is when
+    the next certificate is due, `first_expiry` when the first one expires; None if there is none. `retry_at` is when a
+    postponed step may be tried, as Unix time. `reached` is whether Vault answered; None if nobody asked. `items` is
+    empty if the pass found at once that nothing had changed. `urgent` is when the first certificate expires that Vault
+    may still renew, and `lives` are those of the root and of the CAs of this node's certificates.
+    """
+
+    renewed: tuple[str, ...] = ()
+    requested: int = 0
+    bundles_changed: bool = False
+    failures: Mapping[str, VaultpkiError] = field(default_factory=dict)
+    due: datetime | None = None
+    first_expiry: datetime | None = None
+    retry_at: float | None = None
+    reached: bool | None = None
+    events: tuple[Event, ...] = ()
+    items: tuple[PairStatus, ...] = ()
+    state: AgentState = field(default_factory=AgentState)
+    urgent: datetime | None = None
+    lives: tuple[CaLife, ...] = ()

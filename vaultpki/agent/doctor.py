@@ -1,0 +1,276 @@
+"""Examine a node before a join, or when something is wrong: each finding has a sentence that says what to do.
+
+It leaves nothing behind and uses nothing up: a join file stays good, nothing is signed, no file changes. A joined node
+logs in, and that token ends by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from functools import partial
+from typing import Any, Literal
+
+from vaultpki.agent import assignment, credential, join_checks, pins
+from vaultpki.agent.join import join_settings, refuse_other_token
+from vaultpki.agent.join_checks import JoinPlan
+from vaultpki.agent.secret_id import JoinStep, SecretIdFiles, digest
+from vaultpki.certificates import BUNDLES, SKEW, file_set, pair_files
+from vaultpki.disk import files, owner_mark
+from vaultpki.disk.folders import Folders
+from vaultpki.errors import SpecError, StoreError, VaultpkiError
+from vaultpki.host import component_flags, static_pod
+from vaultpki.issue.issuers import fetch_issuers, roots_below, trusts
+from vaultpki.layout import shown, trust_bundles
+from vaultpki.model import AgentConfig, Hook
+from vaultpki.places import KUBECONFIGS, Layout
+from vaultpki.redact import printable
+from vaultpki.spec.join_file import Join
+from vaultpki.vault import HEALTH, Settings, Vault
+
+Verdict = Literal["ok", "warning", "failed", "unchecked"]
+
+# A clock that is off by more than this is worth a word long before anything fails at SKEW.
+_ODD_CLOCK = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check: what was looked at, how it went, and one sentence that says what was found or what to do."""
+
+    check: str
+    verdict: Verdict
+    detail: str
+
+
+def before_join(plan: JoinPlan, now: datetime, *, allow_http: bool) -> Iterator[Finding]:
+    """Examine this machine for a join with `plan`; the join file stays unused."""
+    join = plan.join
+    failed = dict(join_checks.problems(plan))
+    for name, _ in join_checks.CHECKS:
+        yield Finding(name, "failed" if name in failed else "ok", str(failed.get(name, "")))
+    settings = join_settings(join, allow_http=allow_http)
+    reached = yield from _addresses(settings)
+    if not reached:
+        yield Finding("cluster", "unchecked", "no address of Vault answers")
+        yield Finding("join file", "unchecked", "no address of Vault answers")
+        return
+    yield from _tried("cluster", lambda: _cluster(Vault(settings), join, plan.state, now))
+    yield from _tried("join file", lambda: _token(plan, Vault(replace(settings, token=join.wrap_token)), now))
+    yield from _flags(join.layout, plan.paths)
+
+
+def of_node(config: AgentConfig, now: datetime, *, allow_http: bool) -> Iterator[Finding]:
+    """Examine a node that has joined."""
+    yield Finding("agent.yaml", "ok", "")
+    yield from _tried("state folder", lambda: _state(config))
+    for name, path in config.paths.items():
+        if name != KUBECONFIGS:
+            yield from _tried(f"directory {path}", partial(_whose, path, config))
+    yield from _files(config)
+    yield from _mounts(config.paths)
+    yield from _hooks(config)
+    try:
+        settings = credential.server_settings(config, allow_http=allow_http)
+    except VaultpkiError as error:
+        yield Finding("Vault's CA", "failed", str(error))
+        return
+    reached = yield from _addresses(settings)
+    if reached:
+        vault = Vault(settings)
+        yield from _tried("cluster", lambda: _cluster(vault, config, config.state, now))
+        yield from _tried("login", lambda: _login(config, allow_http=allow_http))
+    else:
+        yield Finding("cluster", "unchecked", "no address of Vault answers")
+        yield Finding("login", "unchecked", "no address of Vault answers")
+    yield from _flags(config.layout, config.paths)
+
+
+def to_json(findings: tuple[Finding, ...]) -> dict[str, Any]:
+    """Return what `doctor --json` prints."""
+    return {"checks": [asdict(finding) for finding in findings], "ok": fine(findings)}
+
+
+def fine(findings: tuple[Finding, ...]) -> bool:
+    """Return whether nothing failed."""
+    return not any(finding.verdict == "failed" for finding in findings)
+
+
+def _tried(check: str, work: Callable[[], str]) -> Iterator[Finding]:
+    try:
+        yield Finding(check, "ok", work())
+    except VaultpkiError as error:
+        yield Finding(check, "failed", str(error))
+
+
+def _addresses(settings: Settings) -> Generator[Finding, None, bool]:
+    """Ask each address of Vault by itself; returns whether one of them can serve this node."""
+    reached = False
+    for address in settings.addresses:
+        vault = Vault(replace(settings, addresses=(address,)), patience=0.0)
+        try:
+            answer = vault.call(HEALTH)
+        except VaultpkiError as error:
+            yield Finding(f"Vault at {address}", "failed", str(error))
+            continue
+        reached = True
+        version = printable(str(answer.body.get("version", "unknown"))[:40])
+        yield Finding(f"Vault at {address}", "ok", f"version {version}")
+        offset = vault.clock_offset
+        if offset is not None:
+            yield _clock(offset, address)
+    return reached
+
+
+def _clock(offset: float, address: str) -> Finding:
+    check = f"clock beside {address}"
+    # A Date header has whole seconds, and an answer takes its time.
+    off = abs(offset)
+    side = "behind" if offset > 0 else "ahead of"
+    text = f"this machine's clock is {off:.0f} s {side} the server's"
+    if off > SKEW:
+        return Finding(check, "failed", f"{text}; nothing is signed until it is set right, such as by chrony")
+    if off > _ODD_CLOCK:
+        return Finding(check, "warning", f"{text}; set it right before it is more than {SKEW} s")
+    return Finding(check, "ok", "")
+
+
+def _cluster(vault: Vault, who: AgentConfig | Join, state: str, now: datetime) -> str:
+    """Read the cluster's CAs, which needs no token: the namespace, the prefix and the pin are right then."""
+    issuers = fetch_issuers(vault, who.prefix)
+    # A node may have learnt of another root since it joined.
+    above = roots_below(issuers, who.root_sha256, None, now, cluster=who.cluster, known=pins.load(state))
+    found = trusts(issuers, above, now, cluster=who.cluster)
+    missing = sorted(ca for ca, trust in found.items() if not trust.live)
+    if missing:
+        raise SpecError(
+            f"no CA of {', '.join(missing)} is in date, so nothing of it can be signed; run `vaultpki plan` where the "
+            "cluster is applied"
+        )
+    strange = sum(len(trust.strangers) for trust in found.values())
+    return f"{strange} CAs on its mounts are not trusted; `vaultpki plan` names them" if strange else ""
+
+
+def _token(plan: JoinPlan, vault: Vault, now: datetime) -> str:
+    step = SecretIdFiles(plan.state).join_step()
+    token = digest(plan.join.wrap_token)
+    if step is not None and step.token == token and step.stage != "opening":
+        if step.stage != "new":
+            return "this node has used it already"
+    else:
+        step = JoinStep(token, "new")
+    refuse_other_token(plan.join, step, vault, now)
+    return f"good until {plan.join.expires:%Y-%m-%d %H:%M:%S}Z"
+
+
+def _state(config: AgentConfig) -> str:
+    if not files.there(config.state):
+        raise StoreError(f"{config.state} is missing; join this node, or correct `state` in {config.file}")
+    files.probe_folder(config.state)
+    if config.auth.method == "approle" and SecretIdFiles(config.state).current() is None:
+        raise StoreError(f"{config.state} holds no credential of this node; join it with a new join file")
+    return ""
+
+
+def _whose(path: str, config: AgentConfig) -> str:
+    owner_mark.refuse_foreign(path, owner_mark.holder_of(config))
+    return "" if files.there(path) else "it is not there yet"
+
+
+def _files(config: AgentConfig) -> Iterator[Finding]:
+    """Find files of somebody else in the place of ours, and pairs that are missing."""
+    check = "files"
+    try:
+        spec = assignment.read_copy(config)
+        if spec is None:
+            yield Finding(check, "unchecked", f"nothing was ever issued here; run `vaultpki agent -c {config.file}`")
+            return
+        wanted: list[tuple[str, str, tuple[str, ...]]] = [
+            (want.folder, file_set(want.stem), pair_files(want.stem)) for want in spec.certificates
+        ]
+        wanted += [
+            (each.folder, BUNDLES, (each.file,)) for each in trust_bundles(config.layout, spec.roles, spec.certificates)
+        ]
+        wrong = False
+        with Folders.open(config.paths, create=False, write=False) as folders:
+            for folder, name, names in wanted:
+                try:
+                    folders.refuse_taken(folder, name, names)
+                    held = folders.read(folder, name, names)
+                except StoreError as error:
+                    yield Finding(check, "failed", str(error))
+                    wrong = True
+                    continue
+                for one in [one for one in names if held[one].problem]:
+                    wrong = True
+                    what = "you may not read it; run as root" if held[one].problem == "denied" else held[one].problem
+                    yield Finding(check, "failed", f"{shown(folder, one)}: {what}")
+        if not wrong:
+            yield Finding(check, "ok", "")
+    except StoreError as error:
+        yield Finding(check, "failed", str(error))
+
+
+def _mounts(paths: Mapping[str, str], table: str = "/proc/self/mountinfo") -> Iterator[Finding]:
+    """Find single files of ours that are mounted by themselves: such a mount never follows a renewal."""
+    with contextlib.suppress(OSError), open(table, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            # proc(5): the fifth field is the mount point, with octal escapes for white space.
+            point = line.split(" ")[4]
+            if any(point.startswith(f"{path}/") for path in paths.values()) and os.path.isfile(point):
+                text = f"{printable(point)} is mounted by itself and never follows a renewal; mount its folder"
+                yield Finding("mounts", "failed", text)
+
+
+def _hooks(config: AgentConfig) -> Iterator[Finding]:
+    for key, hooks in config.hooks.items():
+        for hook in hooks:
+            problem = _hook_problem(hook)
+            yield Finding(f"hook of {key}", "failed" if problem else "ok", problem)
+
+
+def _hook_problem(hook: Hook) -> str:
+    if hook.kind == "command":
+        if shutil.which(hook.argv[0]) is None:
+            return f"{ascii(hook.argv[0])[1:-1]} is no program that can be run; correct the hook in agent.yaml"
+    elif hook.kind == "static_pod":
+        path = static_pod.manifest(hook.name)
+        if not files.there(path):
+            return f"{path} is missing; correct the hook in agent.yaml, or start the pod"
+    elif shutil.which("systemctl") is None:
+        return "this machine has no systemctl; use a command or a static pod in the hook"
+    return ""
+
+
+def _login(config: AgentConfig, *, allow_http: bool) -> str:
+    vault: Vault | None
+    if config.auth.method == "approle":
+        # Not `login`: it takes up an older secret id again if Vault refuses the current one, which changes files.
+        secret = SecretIdFiles(config.state).current() or ""
+        vault = credential.present(config, credential.server(config, allow_http=allow_http), secret)
+        if vault is None:
+            raise SpecError(f"Vault does not take this node's credential; {credential.joining(config)}")
+    else:
+        vault = credential.login(config, allow_http=allow_http)
+    own = credential.own_record(config)
+    if not vault.stored(f"{config.prefix}/config", own):
+        raise SpecError(f"Vault has no record {own} of cluster {config.cluster}; run `vaultpki apply` for it")
+    return ""
+
+
+def _flags(layout: Layout, paths: Mapping[str, str]) -> Iterator[Finding]:
+    found = component_flags.running()
+    if not found:
+        yield Finding(
+            "component flags", "unchecked", "no component of Kubernetes or etcd that this user may see runs here"
+        )
+    for component, arguments in found.items():
+        problems = list(component_flags.findings(component, arguments, layout, paths))
+        for each in problems:
+            yield Finding(f"flags of {component}", "failed", f"{printable(each.problem)}; {each.remedy}")
+        if not problems:
+            yield Finding(f"flags of {component}", "ok", "")

@@ -1,0 +1,197 @@
+"""Hooks of what a pass changed: which are owed, when they run again, and what a person must do where there is none."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from hashlib import sha256
+from typing import Final
+
+from vaultpki.agent import bundles
+from vaultpki.agent.assignment import Assignment
+from vaultpki.agent.context import Context
+from vaultpki.agent.pairs import PairStatus
+from vaultpki.agent.state import Since
+from vaultpki.certificates import ROOT, pair_files
+from vaultpki.disk.folders import Folders
+from vaultpki.host import hooks
+from vaultpki.host.log import Event, Value
+from vaultpki.issue.rotations import Rotations
+from vaultpki.model import AgentConfig
+from vaultpki.places import Layout
+from vaultpki.spec.rotation_record import State
+
+# What reads a bundle with the roots when it starts.
+_READ_ROOTS: Final = frozenset({"kube-controller-manager"})
+
+
+def live(folders: Folders, layout: Layout, items: Iterable[PairStatus]) -> dict[str, str]:
+    """A digest of what is on disk, by the keys of hooks: the names of certificates and bundles."""
+    found = {}
+    for item in items:
+        stored = item.stored.get(pair_files(item.want.stem)[0])
+        if stored is not None and stored.data is not None:
+            found[item.want.name] = sha256(stored.data).hexdigest()[:32]
+    return found | bundles.digests(folders, layout)
+
+
+def readers(config: AgentConfig, wanted: Assignment, key: str, *, roots: bool = False) -> tuple[tuple[str, str], ...]:
+    """Return CA and component of what on this node reads the bundle of the hooks `key` only when it starts.
+
+    With `roots` a component whose bundle has the roots too is listed under the root as well.
+    """
+    ca = hooks.BUNDLES.get(key)
+    found = hooks.start_only(ca, wanted.roles, config.layout) if ca else ()
+    named = tuple((each.ca, each.component) for each in found)
+    return named + tuple((ROOT, component) for _, component in named if roots and component in _READ_ROOTS)
+
+
+def waiting(context: Context, wanted: Assignment) -> tuple[str, ...]:
+    """Return the CAs whose rotation this node waits for until it may restart something."""
+    rotations, revisions = wanted.rotations, context.state.value.revisions
+    domains = {hooks.BUNDLES[key] for key in held(context, wanted, context.state.value.owed)}
+    return tuple(sorted(domains | ({ROOT} if domains and _gives_turns(rotations, ROOT, revisions) else set())))
+
+
+def held(context: Context, wanted: Assignment, keys: Iterable[str]) -> frozenset[str]:
+    """Return those of `keys` whose hooks wait for this node's turn.
+
+    While a CA is rotated, the nodes restart what reads it only at its start one after the other, as its record says.
+    """
+    return frozenset(
+        key
+        for key in keys
+        if readers(context.config, wanted, key) and not _its_turn(context, wanted, hooks.BUNDLES[key])
+    )
+
+
+def _its_turn(context: Context, wanted: Assignment, ca: str) -> bool:
+    rotations, revisions = wanted.rotations, context.state.value.revisions
+    # The root's rotation takes the issuing CAs along, and gives the turns of all of them.
+    domain = ROOT if _gives_turns(rotations, ROOT, revisions) else ca
+    record = rotations.records.get(domain)
+    if rotations.frozen(domain, revisions):
+        # The record that gives the turns is not the newest.
+        return False
+    return record is None or not record.active or record.turn == context.config.node
+
+
+def _gives_turns(rotations: Rotations, domain: str, revisions: Mapping[str, int]) -> bool:
+    record = rotations.records.get(domain)
+    return rotations.frozen(domain, revisions) or (record is not None and record.active)
+
+
+def follow(context: Context, live: Mapping[str, str], wanted: Assignment) -> None:
+    """Run the hooks of what changed, and record in the state what ran and what is owed.
+
+    `live` are the digests of the function of that name. With a runner hooks run in the background, and the next pass
+    takes their results; without one they have run when this returns.
+    """
+    state, runner, now, config = context.state.value, context.runner, context.clock, context.config
+    context.found.events.extend(_advice(config, live, wanted, state.hooked))
+    done, owed = dict(state.hooked), dict(state.owed)
+    started = {key: start for key, start in state.started.items() if key in live}
+    if runner is not None:
+        _take(context, runner.results(), done, owed, started, live)
+        # If the state cannot be written, only this process knows what has run.
+        done |= {key: digest for key, digest in live.items() if runner.ran.get(key) == digest}
+    done = hooks.settled(live, done, config.hooks)
+    done = {key: digest for key, digest in done.items() if not _came_back(context, wanted, key, started)}
+    done |= {key: digest for key, digest in live.items() if _holds_more(context, wanted, key, started)}
+    owed = hooks.pending(hooks.owed(live, done, config.hooks), owed, now)
+    waits = held(context, wanted, owed)
+    for key in sorted(waits):
+        text = f"the hooks of {key} wait for this node's turn in the rotation of the CA of {hooks.BUNDLES[key]}"
+        context.found.events.append(Event("turn", text, fields={"hook": key}))
+    # A person who mended a hook and runs the agent once need not wait for the pause between two tries of the daemon.
+    keys = [key for key in (owed if runner is None else hooks.ready(owed, now)) if key not in waits]
+    jobs = hooks.jobs(config, keys, live, owed)
+    if runner is None:
+        _take(context, hooks.run_now(jobs) if jobs else (), done, owed, started, live)
+        owed = hooks.pending(hooks.owed(live, done, config.hooks), owed, now)
+        waiting = list(owed)
+    else:
+        runner.submit(jobs)
+        waiting = [key for key in owed if key not in runner.busy]
+    context.found.retry_at.extend(owed[key].not_before for key in waiting if owed[key].not_before > now)
+    trust = sha256("-".join(live.get(key, "") for key in hooks.BUNDLES).encode()).hexdigest()[:16]
+    since = state.trust_since if trust == state.trust else now
+    context.state.value = replace(state, hooked=done, owed=owed, trust=trust, trust_since=since, started=started)
+
+
+def _came_back(context: Context, wanted: Assignment, key: str, started: Mapping[str, Since]) -> bool:
+    """Return whether a bundle became what its hooks have run for again, and was another one in between.
+
+    A component that reads it only at its start may have started meanwhile, so it has to start once more.
+    """
+    held = context.state.value.bundles.get(hooks.BUNDLES.get(key, ""))
+    start = started.get(key)
+    again = held is not None and start is not None and start.since < held.since
+    return again and bool(readers(context.config, wanted, key))
+
+
+def _holds_more(context: Context, wanted: Assignment, key: str, started: Mapping[str, Since]) -> bool:
+    """Return whether the bundle has only lost a CA of a rotation that was taken back, which its readers still hold.
+
+    That CA and its key are deleted, and the record gives no more turns: without this rule every member of etcd would
+    restart at once.
+    """
+    ca = hooks.BUNDLES.get(key, "")
+    record = wanted.rotations.records.get(ca)
+    held, start = context.state.value.bundles.get(ca), started.get(key)
+    if record is None or record.state is not State.STEADY or held is None or start is None:
+        return False
+    if wanted.rotations.frozen(ca, context.state.value.revisions):
+        return False
+    return set(start.sha256) >= set(held.sha256) and bool(readers(context.config, wanted, key))
+
+
+def _take(
+    context: Context,
+    results: Iterable[hooks.Result],
+    done: dict[str, str],
+    owed: dict[str, hooks.Owed],
+    started: dict[str, Since],
+    live: Mapping[str, str],
+) -> None:
+    """Move the results of hooks to `done`, or back to `owed` with a later time; note what a bundle's hooks started."""
+    for result in results:
+        fields: dict[str, Value] = {"hook": result.key, "attempts": result.attempts}
+        if result.key in hooks.BUNDLES:
+            # A run that failed, or one beside which the bundle changed, leaves unknown what the components hold.
+            started.pop(result.key, None)
+            held = context.state.value.bundles.get(hooks.BUNDLES[result.key])
+            if result.ok and held is not None and live.get(result.key) == result.digest:
+                roots = context.state.value.bundles.get(ROOT)
+                both = sorted({*held.sha256, *(roots.sha256 if roots is not None else ())})
+                started[result.key] = Since(max(result.began, held.since), tuple(both))
+        if result.ok:
+            done[result.key] = result.digest
+            context.found.events.append(Event("hook", f"ran the hooks of {result.key}", fields=fields))
+        else:
+            before = owed.get(result.key) or hooks.Owed(since=context.clock)
+            jitter = random.random()  # noqa: S311 - not a secret
+            owed[result.key] = hooks.failed(before, result.error, context.clock, jitter)
+            context.found.events.append(Event("hook-failed", result.error, "warning", fields))
+
+
+def _advice(
+    config: AgentConfig, live: Mapping[str, str], wanted: Assignment, done: Mapping[str, str]
+) -> Iterable[Event]:
+    """What a person must restart because a bundle changed and has no hook, and names in agent.yaml that nothing has."""
+    for key, digest in live.items():
+        if done.get(key, digest) != digest and not config.hooks.get(key):
+            advice = hooks.advice(key, wanted.roles, config.layout)
+            if advice:
+                yield Event("advice", advice, "warning", {"bundle": key})
+    names = {want.name for want in wanted.certificates}
+    for key in hooks.unknown(config, names.union(hooks.BUNDLES)):
+        text = f"{config.file}: hooks: {key} is no certificate or bundle of this node; its hooks never run"
+        yield Event("config", text, "warning", {"hook": key})
+    for name in config.certificates:
+        if name not in names:
+            text = (
+                f"{config.file}: certificates: {name} is no certificate of this node; its owner and mode are nobody's"
+            )
+            yield Event("config", text, "warning", {"certificate": name})

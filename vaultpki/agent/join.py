@@ -1,0 +1,202 @@
+"""Joining a cluster: a join file becomes agent.yaml and the node's own credential.
+
+Everything that can be checked is checked before the wrapping token is used, since it works only once. A join that was
+cut off afterwards goes on if it is repeated; only a cut within the unwrapping itself needs a new join file.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from datetime import datetime
+from typing import Final
+
+from vaultpki.agent.credential import approle_login, enrolling, own_record, roll, settings_of
+from vaultpki.agent.join_checks import JoinPlan
+from vaultpki.agent.secret_id import JoinStep, SecretIdFiles, digest
+from vaultpki.certificates import ROOT, ca_subject
+from vaultpki.disk.files import open_folder, private_folder, write_private
+from vaultpki.disk.undo import Undo
+from vaultpki.errors import BadAnswer, Denied, Refused, SpecError
+from vaultpki.issue.issuers import fetch_issuers, roots_below
+from vaultpki.model import AgentConfig, Auth
+from vaultpki.pki.roots import Roots
+from vaultpki.pki.trust import named
+from vaultpki.spec import names
+from vaultpki.spec.join_file import Join
+from vaultpki.vault import Settings, Vault
+
+CA_FILE: Final = "vault-ca.pem"
+
+
+def join(plan: JoinPlan, now: datetime, *, allow_http: bool) -> AgentConfig:
+    """Join as planned: write agent.yaml and the node's secret id, and return the configuration.
+
+    What a person changed in an earlier agent.yaml stays. The root CA that Vault shows is compared with the join file's
+    pin before the wrapping token is used, so a join file for another cluster is not spent. Raises SpecError with what
+    to do if the file is spent, expired or not what Vault wrapped. A join that is refused leaves nothing behind.
+    """
+    from vaultpki.spec import dump_agent
+
+    join = plan.join
+    config = _configuration(plan)
+    settings = join_settings(join, allow_http=allow_http)
+    issuers = fetch_issuers(Vault(settings), join.prefix)
+    # Of the root's rotation a node learns from its record, which it may read once it has joined.
+    _refuse_other_cluster(join, roots_below(issuers, join.root_sha256, None, now, cluster=join.cluster))
+    secret, node = _open(config, join, settings, now)
+    if join.ca_pem:
+        write_private(f"{plan.state}/{CA_FILE}", join.ca_pem.encode(), 0o644)
+    os.close(open_folder(os.path.dirname(plan.file), create=True))
+    write_private(plan.file, dump_agent(config).encode(), 0o644)
+    if secret is not None:
+        files = SecretIdFiles(plan.state)
+        files.replace(secret)
+        files.write_join_step(JoinStep(digest(join.wrap_token), "done"))
+    if node is not None:
+        roll(config, node, now.timestamp())
+    return config
+
+
+def _configuration(plan: JoinPlan) -> AgentConfig:
+    join, old = plan.join, plan.old
+    config = AgentConfig(
+        cluster=join.cluster,
+        prefix=join.prefix,
+        node=join.node,
+        pool=join.pool,
+        addresses=join.addresses,
+        ca_file=f"{plan.state}/{CA_FILE}" if join.ca_pem else None,
+        root_sha256=join.root_sha256,
+        auth=Auth("approle", role_id=join.role_id),
+        directory=plan.directory,
+        state=plan.state,
+        namespace=join.namespace,
+        layout=join.layout,
+        folders=plan.folders,
+        file=plan.file,
+    )
+    if old is None:
+        return config
+    return replace(
+        config,
+        owner=old.owner,
+        certificates=old.certificates,
+        hooks=old.hooks,
+        hook_timeout=old.hook_timeout,
+        poll=old.poll,
+        windows=old.windows,
+        metrics=old.metrics,
+    )
+
+
+def join_settings(join: Join, *, allow_http: bool) -> Settings:
+    """Return how a join file says to reach Vault; if that fails, only a new one helps."""
+    ca = "the CA in the join file" if join.ca_pem else "the join file names no CA, and this machine's"
+    new = f"and make a new join file ({enrolling(join)})"
+    return replace(
+        settings_of(join, join.ca_pem, allow_http=allow_http),
+        ca_hint=f"{ca} did not sign it: whoever enrolled {join.node} must look at vault.ca_file in cluster.yaml, {new}",
+        namespace_hint=f"whoever enrolled {join.node} must look at vault.namespace in cluster.yaml, {new}",
+    )
+
+
+def _locking(who: AgentConfig | Join) -> str:
+    """The command that ends all that a thief may hold of a node, listed or of a pool."""
+    return f"`vaultpki lock -f cluster.yaml {who.node}`"
+
+
+def _open(config: AgentConfig, join: Join, settings: Settings, now: datetime) -> tuple[str | None, Vault | None]:
+    """The secret id of the join file, noted as opened, and Vault logged in with it; None for both if done already."""
+    files, token = SecretIdFiles(config.state), digest(join.wrap_token)
+    undo = Undo(config.state, [os.path.dirname(config.file)], files.join_note)
+    joined = files.join_step()
+    if joined is None or joined.token != token:
+        joined = JoinStep(token, "new")
+    secret, used = joined.secret, joined.stage != "new"
+    try:
+        if joined.stage in ("new", "opening"):
+            vault = Vault(replace(settings, token=join.wrap_token))
+            refuse_other_token(join, joined, vault, now)
+            private_folder(config.state)
+            files.write_join_step(JoinStep(token, "opening"))
+            used = True
+            secret = _unwrap(join, vault)
+            files.write_join_step(JoinStep(token, "opened", secret))
+        return secret, None if secret is None else _prove(config, join, Vault(settings), secret)
+    except BaseException as error:
+        # Once the token is used, its content is kept for another try, unless only another join file helps.
+        if not used or isinstance(error, SpecError):
+            undo()
+        raise
+
+
+def _refuse_other_cluster(join: Join, above: Roots) -> None:
+    root = above.trusted[0]
+    name = root.subject.common_name
+    if not named(root, ca_subject(join.cluster, ROOT)):
+        raise SpecError(
+            f"the join file is for cluster {join.cluster}, and what Vault has at {join.prefix} is {name!r}: the file "
+            f"was changed or mixed up; tell whoever enrolled {join.node}, and ask for a new one"
+        )
+
+
+def refuse_other_token(join: Join, joined: JoinStep, vault: Vault, now: datetime) -> None:
+    """Raise SpecError if the wrapping token is spent, late, or wraps something else; the token stays usable.
+
+    `vault` has the wrapping token as its own; `joined` says how far an earlier join with it came.
+    """
+    new = f"ask for a new one ({enrolling(join)})"
+    try:
+        # The wrapping token alone, as the client's own: no other token is in the request.
+        origin = vault.write("sys/wrapping/lookup", {"token": join.wrap_token}).get("data") or {}
+    except (Refused, Denied):
+        if joined.stage == "opening":
+            raise SpecError(
+                "a join on this node was cut off in the very moment when it took its credential out of the join file, "
+                "and what was in it is lost (or somebody else was faster: then run "
+                f"{_locking(join)}); {new}"
+            ) from None
+        if now >= join.expires:
+            raise SpecError(f"the join file ended at {join.expires:%Y-%m-%dT%H:%M:%SZ}; {new}") from None
+        raise SpecError(
+            "the join file has been used already, and not by this node: somebody may have intercepted it; run "
+            f"{_locking(join)}, find out who had the file, and {new}"
+        ) from None
+    kind = "pooled" if join.pool else "listed"
+    expected = f"auth/{join.prefix}/{kind}/role/{join.node}/secret-id"
+    if origin.get("creation_path") != expected:
+        raise SpecError(
+            "the join file's token was not made for this node's secret id: the file was tampered with or mixed up; "
+            f"tell whoever enrolled the node, and {new}"
+        )
+
+
+def _unwrap(join: Join, vault: Vault) -> str:
+    """The secret id that the wrapping token wraps, which is used up by this."""
+    new = f"ask for a new one ({enrolling(join)})"
+    try:
+        data = vault.sending(once=True).api.sys.unwrap().data
+    except (Refused, Denied):
+        raise SpecError(
+            "the join file was used by somebody else in this very moment: it may be intercepted; run "
+            f"{_locking(join)}, and {new}"
+        ) from None
+    secret = data.get("secret_id")
+    if not names.fits(secret, names.token):
+        raise BadAnswer(f"the join file held no secret id; {new}")
+    return secret
+
+
+def _prove(config: AgentConfig, join: Join, vault: Vault, secret: str) -> Vault:
+    """Vault as the node that the join file says, before anything of an earlier join is replaced; else SpecError."""
+    try:
+        node = vault.login(approle_login(config, vault, join.role_id, secret), who=("role_name", join.node))
+        node.stored(f"{config.prefix}/config", own_record(config))
+        return node
+    except (Refused, Denied):
+        raise SpecError(
+            f"Vault does not take what the join file holds for {join.node}: the node was unenrolled since, or the "
+            "file's role_id or pool was changed on its way; tell whoever enrolled it, and ask for a new one "
+            f"({enrolling(join)})"
+        ) from None

@@ -1,0 +1,155 @@
+"""Find what would make a join fail on this machine, before the token is used or anything is written.
+
+Each check is a small function that raises if something is wrong, and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from vaultpki.agent import pairs, pins, taken
+from vaultpki.disk import files, owner_mark
+from vaultpki.disk.generations import HIDDEN
+from vaultpki.errors import SpecError, StoreError, VaultpkiError
+from vaultpki.model import AgentConfig
+from vaultpki.places import KUBECONFIGS, PKI, Layout, inner_folders
+from vaultpki.spec.agent_config import refuse_folders
+from vaultpki.spec.join_file import Join
+from vaultpki.spec.permissions import PASSING
+
+# What a join and a first pass write, with room to spare: pairs in blocks of 4 KiB, their folders and links.
+_STATE_BYTES, _STATE_ENTRIES = 64 * 1024, 8
+_PAIRS_BYTES, _PAIRS_ENTRIES = 512 * 1024, 100
+
+
+@dataclass(frozen=True, slots=True)
+class JoinPlan:
+    """A join that is to be made: where its agent.yaml (`file`), directory and state folder will be, by absolute paths.
+
+    `folders` are as in AgentConfig. `old` is the agent.yaml of an earlier join; what it says of owners stays.
+    """
+
+    join: Join
+    old: AgentConfig | None
+    file: str
+    directory: str
+    state: str
+    folders: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """The paths of all folders of files by name, as in AgentConfig."""
+        inner = {} if self.join.layout is Layout.DOCUMENT else inner_folders(self.directory)
+        return {PKI: self.directory, **inner, **self.folders}
+
+
+def refuse(plan: JoinPlan) -> None:
+    """Raise SpecError or StoreError, with what to do, for the first check that fails."""
+    for _, error in problems(plan):
+        raise error
+
+
+def problems(plan: JoinPlan) -> Iterator[tuple[str, VaultpkiError]]:
+    """Return each check that fails, by its name, and why."""
+    for name, check in CHECKS:
+        try:
+            check(plan)
+        except (SpecError, StoreError) as error:
+            yield name, error
+
+
+def _same_node(plan: JoinPlan) -> None:
+    join, old = plan.join, plan.old
+    if old is not None and (old.cluster, old.prefix, old.node) != (join.cluster, join.prefix, join.node):
+        raise SpecError(
+            f"the join file is for node {join.node} of {join.cluster}, and {plan.file} is of node {old.node} of "
+            f"{old.cluster}; name another agent.yaml with -c"
+        )
+    if old is not None and old.layout is not join.layout:
+        raise SpecError(
+            f"the join file is for the layout {join.layout.value}, and {plan.file} is for {old.layout.value}; name "
+            "another agent.yaml with -c, and another --dir if files of the old layout are still in use"
+        )
+
+
+def _apart(plan: JoinPlan) -> None:
+    if _inside(plan.state, plan.directory):
+        raise SpecError(
+            f"the agent's own folder {plan.state} would lie in {plan.directory}, which static pods mount; "
+            "name another place for agent.yaml with -c, or another --dir"
+        )
+    if _inside(plan.directory, plan.state):
+        raise SpecError(
+            f"{plan.directory} would lie in the agent's own folder {plan.state}, which nobody else may enter; "
+            "name another --dir"
+        )
+    if plan.folders:
+        refuse_folders(plan.directory, plan.state, plan.folders)
+
+
+def _configuration(plan: JoinPlan) -> None:
+    _prove(os.path.dirname(plan.file), _STATE_BYTES, 1)
+
+
+def _state(plan: JoinPlan) -> None:
+    _prove(plan.state, _STATE_BYTES, _STATE_ENTRIES)
+
+
+def _whose(plan: JoinPlan) -> None:
+    pin = plan.join.root_sha256
+    holder = owner_mark.Owner(plan.join.cluster, plan.join.node, pin, pins.every(plan.state, pin))
+    for name, path in plan.paths.items():
+        if name != KUBECONFIGS:
+            owner_mark.refuse_foreign(path, holder)
+
+
+def _kubeadms(plan: JoinPlan) -> None:
+    taken.refuse_kubeadms(plan.join.layout, plan.paths)
+
+
+def _directory(plan: JoinPlan) -> None:
+    for path in (plan.directory, *plan.folders.values()):
+        hidden = f"{path}/{HIDDEN}"
+        _prove(hidden if files.there(hidden) else path, _PAIRS_BYTES, _PAIRS_ENTRIES)
+
+
+def _owners(plan: JoinPlan) -> None:
+    if plan.old is not None:
+        for owner in (plan.old.owner, *(each.owner for each in plan.old.certificates.values())):
+            pairs.owner_of(owner)
+
+
+CHECKS: Final[tuple[tuple[str, Callable[[JoinPlan], None]], ...]] = (
+    ("agent.yaml is of the same node", _same_node),
+    ("state folder and directory lie apart", _apart),
+    ("agent.yaml can be written", _configuration),
+    ("state folder can be written", _state),
+    ("directory is nobody else's", _whose),
+    ("no cluster of kubeadm's own is here", _kubeadms),
+    ("directory can be written", _directory),
+    ("owners exist", _owners),
+)
+"""The checks in their order, by name."""
+
+
+def _inside(path: str, folder: str) -> bool:
+    return f"{os.path.normpath(path)}/".startswith(f"{os.path.normpath(folder)}/")
+
+
+def _prove(path: str, size: int, entries: int) -> None:
+    """Prove that `size` bytes and `entries` more names can be written in the folder, or where it will be made.
+
+    Nothing is left there.
+    """
+    files.refuse_unsafe_way(path)
+    while not files.there(path):
+        path = os.path.dirname(path)
+    with files.storage_errors(path):
+        fd = os.open(path, PASSING)
+        try:
+            files.prove_writable(f".probe.{files.random_suffix()}", fd, size, entries)
+        finally:
+            os.close(fd)

@@ -1,0 +1,292 @@
+"""The pairs of a node: compare each with what is wanted, repair its mode and owner, or have a new one signed."""
+
+from __future__ import annotations
+
+import grp
+import pwd
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from vaultpki.agent import backoff
+from vaultpki.agent.ca_trust import in_place_of
+from vaultpki.agent.state import AgentState, IssuedRecord
+from vaultpki.certificates import SKEW, file_set, pair_files
+from vaultpki.disk.folders import Folders
+from vaultpki.disk.generations import Stored
+from vaultpki.errors import (
+    CertificateRefused,
+    Denied,
+    Refused,
+    SigningPaused,
+    StoreError,
+    Unavailable,
+    Untrusted,
+    VaultpkiError,
+)
+from vaultpki.issue import signing
+from vaultpki.issue.signing import Owner, Signed
+from vaultpki.model import AgentConfig, Certificate
+from vaultpki.pki import renewal
+from vaultpki.pki.facts import Facts, Trust
+from vaultpki.pki.renewal import Assessment, Reason
+from vaultpki.pki.succession import chain, chain_differs
+from vaultpki.vault import Vault
+
+EVERY: Final = "*"
+"""As a name of a forced renewal: every certificate."""
+
+_WIDTH = 4
+
+
+@dataclass(frozen=True, slots=True)
+class PairStatus:
+    """One certificate as a pass found it.
+
+    `problem` is why it could not be read or replaced: then it is left alone. `issuer` is the trusted CA that signed the
+    leaf, `served` what stands behind it, and `serve` what should. `ends` is when the CA ends that would sign now, None
+    if there is none.
+    """
+
+    want: Certificate
+    stored: Mapping[str, Stored] = field(repr=False)
+    verdict: Assessment
+    leaf: Facts | None = field(repr=False)
+    problem: StoreError | None = field(default=None, repr=False)
+    issuer: Facts | None = field(default=None, repr=False)
+    served: tuple[Facts, ...] = field(default=(), repr=False)
+    serve: tuple[Facts, ...] = field(default=(), repr=False)
+    ends: datetime | None = None
+
+    @property
+    def not_after(self) -> datetime | None:
+        return self.leaf.not_after if self.leaf else None
+
+    @property
+    def wants_signing(self) -> bool:
+        """Whether a new certificate is needed and can be installed."""
+        return self.problem is None and self.verdict.sign
+
+    @property
+    def ready(self) -> bool:
+        """Whether a complete pair with the right names is installed, so that a kubeconfig may point at it."""
+        return self.problem is None and not _NOT_READY.intersection(self.verdict.reasons)
+
+
+_NOT_READY: Final = frozenset({Reason.MISSING, Reason.UNREADABLE, Reason.KEY_MISMATCH, Reason.NAMES_CHANGED})
+
+
+def owner_of(text: str | None) -> Owner:
+    """Return user and group ids of `user:group`; StoreError if this machine has no such user or group."""
+    if text is None:
+        return Owner()
+    user, _, group = text.partition(":")
+    try:
+        uid = int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
+        gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise StoreError(
+            f"owner {text}: this machine has no such user or group; create it or change agent.yaml"
+        ) from None
+    return Owner(uid, gid)
+
+
+def inspect(
+    config: AgentConfig,
+    folders: Folders,
+    certificates: Collection[Certificate],
+    trust: Mapping[str, Trust],
+    memory: AgentState,
+    now: datetime,
+    force: Collection[str] = (),
+) -> tuple[PairStatus, ...]:
+    """Compare every wanted certificate with the disk. `force` names those to renew even if they are not due."""
+    items = []
+    for want in certificates:
+        try:
+            items.append(_inspect(config, folders, want, trust[want.ca], memory, now, force))
+        except StoreError as error:
+            # One that cannot be read must not keep another from its renewal.
+            items.append(PairStatus(want, {}, Assessment((Reason.UNREADABLE,), None), None, error))
+    return tuple(items)
+
+
+def _inspect(
+    config: AgentConfig,
+    folders: Folders,
+    want: Certificate,
+    trust: Trust,
+    memory: AgentState,
+    now: datetime,
+    force: Collection[str],
+) -> PairStatus:
+    from vaultpki.pki import x509
+
+    names = pair_files(want.stem)
+    stored = folders.read(want.folder, file_set(want.stem), names)
+    crt, key, pem = (stored[name].data for name in names)
+    pair = x509.read_pair(crt, key, pem, trust.live)
+    wanted = signing.pair(dict.fromkeys(names, b""), *_options(config, want))
+    present = [name for name in names if not stored[name].problem]
+    leaf = pair.leaf
+    known = memory.certificates.get(want.name)
+    if known is not None and (leaf is None or known.serial != leaf.serial):
+        known = None
+    also = set[Reason]()
+    serve = chain(trust, pair.issuer) if pair.issuer else ()
+    if pair.issuer and pair.matches and chain_differs(trust, pair.issuer, pair.served):
+        also.add(Reason.CHAIN_OLD)
+    if want.name in force or EVERY in force:
+        also.add(Reason.FORCED)
+    if any(stored[name].mode != wanted[name].mode for name in present):
+        also.add(Reason.WRONG_MODE)
+    if any(not stored[name].same_owner(wanted[name]) for name in present):
+        also.add(Reason.WRONG_OWNER)
+    jitter = renewal.jitter(config.node, want.name, leaf.serial if leaf else 0)
+    outgoing = trust.outgoing.get(pair.issuer.fingerprint) if pair.issuer else None
+    signers = in_place_of(trust, pair.issuer).signers
+    # The default issuer is the first.
+    ends = signers[0].not_after if signers else None
+    verdict = renewal.assess(
+        pair,
+        want,
+        now,
+        jitter,
+        signed=datetime.fromtimestamp(known.signed, UTC) if known else None,
+        asked=known.asked if known else None,
+        windows=config.windows,
+        also=also,
+        replace=renewal.replaced_at(outgoing, jitter),
+        since=outgoing.since if outgoing else None,
+        ends=ends,
+    )
+    return PairStatus(want, stored, verdict, leaf, issuer=pair.issuer, served=pair.served, serve=serve, ends=ends)
+
+
+def mend(config: AgentConfig, folders: Folders, item: PairStatus) -> None:
+    """Correct mode and owner of the installed files, and the CA's certificate behind the leaf."""
+    contents = {name: stored.data or b"" for name, stored in item.stored.items()}
+    if Reason.CHAIN_OLD in item.verdict.reasons and item.leaf is not None and item.serve:
+        contents = signing.contents(item.want, contents[pair_files(item.want.stem)[1]], item.leaf, item.serve)
+    _install(config, folders, item.want, contents)
+
+
+def held_back(item: PairStatus, memory: AgentState, now: float, poll: float) -> VaultpkiError | None:
+    """Return why no signature may be asked for now, although one is wanted; None if it may."""
+    if Reason.FORCED in item.verdict.reasons:
+        return None
+    name, known = item.want.name, memory.certificates.get(item.want.name)
+    longest = backoff.longest(known.granted if known else item.want.ttl, poll)
+    at = backoff.next_try(memory.spent.get(name, ()), now, longest, backoff.daily_limit(item.want.ttl))
+    if item.verdict.reasons == (Reason.DUE,):
+        at = max(at, memory.held.get(name, 0.0))
+    if at <= now:
+        return None
+    before = memory.faults.get(name)
+    return SigningPaused(
+        before.text if before else f"{name}: it was signed again and again, sooner than it could be due", at
+    )
+
+
+def premature(item: PairStatus, memory: AgentState, now: float) -> bool:
+    """Return whether a signature now is sooner than any renewal is due; the daily limit counts such signings."""
+    known = memory.certificates.get(item.want.name)
+    return known is not None and backoff.early(known.signed, known.granted, now)
+
+
+def sign(
+    config: AgentConfig,
+    folders: Folders,
+    vault: Vault,
+    items: Sequence[PairStatus],
+    trust: Mapping[str, Trust],
+    now: datetime,
+) -> dict[str, Signed | VaultpkiError]:
+    """Have a new pair signed and install it, for each item; a failure leaves the old pair as it was."""
+
+    def attempt(item: PairStatus) -> Signed | VaultpkiError:
+        try:
+            return signing.sign(vault, item.want, in_place_of(trust[item.want.ca], item.issuer), now)
+        except VaultpkiError as error:
+            return error
+
+    outcomes: dict[str, Signed | VaultpkiError] = {}
+    # One thread does all that touches the disk, in one order, so that tests can kill it at every point.
+    for item, signed in zip(items, vault.map(attempt, items, width=_WIDTH), strict=True):
+        outcomes[item.want.name] = signed
+        if isinstance(signed, Signed):
+            try:
+                _keep_the_better(item, signed, now)
+                _install(config, folders, item.want, signed.contents)
+            except VaultpkiError as error:
+                outcomes[item.want.name] = error
+    return outcomes
+
+
+def hopeless(item: PairStatus, error: VaultpkiError | None, now: datetime) -> bool:
+    """Return whether only another CA helps this certificate, so that nothing is won by asking Vault more often.
+
+    `error` is why it was not signed in this pass. A server that refuses a leaf which would end after its CA is one to
+    which release 0.1.0 was applied.
+    """
+    if item.verdict.final or item.ends is None:
+        return True
+    return isinstance(error, Refused) and item.ends < now + timedelta(seconds=item.want.ttl)
+
+
+def may_have_signed(error: VaultpkiError) -> bool:
+    """Return whether Vault may have signed in a call that failed so; then it counts as a wasted signing."""
+    if isinstance(error, Unavailable):
+        return error.sent
+    if isinstance(error, CertificateRefused):
+        # Without a valid CA Vault was not asked.
+        return error.reason != "nothing-live"
+    return not isinstance(error, (Refused, Denied, Untrusted))
+
+
+def known(signed: Signed, now: datetime) -> IssuedRecord:
+    """Return what the state records of it. `now` is when it was asked for."""
+    return IssuedRecord(signed.facts.serial, now.timestamp(), signed.certificate.ttl, granted(signed, now))
+
+
+def granted(signed: Signed, now: datetime) -> int:
+    """Return for how many seconds from `now` on Vault granted it."""
+    return int(renewal.life(signed.facts, now).total_seconds())
+
+
+def short(known: IssuedRecord) -> bool:
+    """Return whether Vault granted less than asked, apart from clock skew."""
+    return known.granted < known.asked - min(SKEW, known.asked // 10)
+
+
+def _keep_the_better(item: PairStatus, signed: Signed, now: datetime) -> None:
+    """Raise SigningPaused if Vault granted less than asked, and the installed certificate is good and lives longer."""
+    reasons = set(item.verdict.reasons)
+    if item.not_after is None or signed.facts.not_after > item.not_after or not reasons <= _STILL_GOOD:
+        return
+    if reasons != {Reason.DUE} and not short(known(signed, now)):
+        # Another TTL or an early renewal was asked for, and granted.
+        return
+    # Half of what Vault grants now before the expiry: by then a new one is the better one.
+    at = item.not_after - (signed.facts.not_after - now) / 2
+    raise SigningPaused(
+        f"{item.want.name}: Vault grants only {granted(signed, now)} s now, which ends before the certificate in "
+        f"use; that one stays until {at:%Y-%m-%dT%H:%M:%SZ}",
+        at.timestamp(),
+    )
+
+
+_STILL_GOOD: Final = frozenset({Reason.DUE, Reason.TTL_CHANGED, Reason.FORCED})
+
+
+def _options(config: AgentConfig, want: Certificate) -> tuple[Owner, int]:
+    options = config.certificates.get(want.name)
+    owner = owner_of((options.owner if options else None) or config.owner)
+    mode = options.mode if options and options.mode is not None else signing.KEY_MODE
+    return owner, mode
+
+
+def _install(config: AgentConfig, folders: Folders, want: Certificate, contents: Mapping[str, bytes]) -> None:
+    check: Callable[[Mapping[str, bytes]], None] = lambda back: signing.whole(back, want)  # noqa: E731
+    folders.install(want.folder, file_set(want.stem), signing.pair(contents, *_options(config, want)), check=check)

@@ -1,0 +1,290 @@
+"""One pass over a node: ask Vault, install new trust, renew pairs, remove old trust, run hooks.
+
+The order protects the node. New trust is installed before any leaf that needs it. Each signing attempt is recorded on
+disk before Vault is asked. Old trust is removed last, and the agent's state is written once it is true.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from datetime import datetime
+
+from vaultpki.agent import (
+    assignment,
+    bundles,
+    ca_trust,
+    credential,
+    hook_schedule,
+    kubeconfigs,
+    pairs,
+    pins,
+    report,
+    sign_due,
+    unchanged,
+)
+from vaultpki.agent import state as agent_state
+from vaultpki.agent.assignment import Assignment
+from vaultpki.agent.context import Contact, Context, Outcome
+from vaultpki.agent.pairs import PairStatus
+from vaultpki.agent.state import AgentState
+from vaultpki.certificates import BUNDLES, ROOT, SKEW, file_set
+from vaultpki.errors import (
+    CertificateRefused,
+    CertificateUnreadable,
+    StoreError,
+    Unavailable,
+    Untrusted,
+    VaultpkiError,
+)
+from vaultpki.host.log import Event, Value
+from vaultpki.issue.issuers import installed_bundles, installed_roots, strangers
+from vaultpki.layout import shown
+from vaultpki.pki.facts import Trust
+from vaultpki.places import PKI
+from vaultpki.vault import Vault
+
+
+def reconcile(context: Context) -> Outcome:
+    """Make the node's files what Vault says they should be; the directory of `context` is locked."""
+    wanted, trust, items, contact = _wanted(context)
+    found, config = context.found, context.config
+    found.failures.update(ca_trust.complaints(wanted, trust, context.state.value))
+    strangers = _report_strangers(context, wanted, trust)
+    if items is None:
+        items = _inspect(context, wanted, trust, context.options.force)
+    # New trust first: a leaf of a new issuing CA must not come before its readers know the CA. Old trust last: a CA
+    # must not go before its leaves.
+    during = bundles.with_outgoing(config, context.folders, wanted, trust, items, context.now)
+    during = bundles.in_order(config, during, items)
+    # No kubeconfig may point at a pair that is not there yet.
+    waiting = {item.want.name for item in items if not item.ready}
+    first = _install_bundles(context, wanted, during, waiting)
+    signed = sign_due.renew(context, contact, wanted, items, trust)
+    bundles_changed = first.changed
+    items = _inspect(context, wanted, trust)
+    after = bundles.with_outgoing(config, context.folders, wanted, trust, items, context.now)
+    after = bundles.in_order(config, after, items)
+    if during != after or (first.kept and waiting.intersection(signed.renewed)):
+        bundles_changed |= _install_bundles(context, wanted, after, waiting.difference(signed.renewed)).changed
+    bundles_changed |= bool(kubeconfigs.install(context, wanted.server, items))
+    if all(item.ready for item in items):
+        _remove_surplus(context, wanted)
+    report.note_installed(context, wanted, items)
+    vault = contact.vault if contact.away is None else None
+    if vault is not None:
+        _roll_credential(context, vault)
+        if context.runner is None:
+            # A hook may take long, and may end this process.
+            report.send(context, vault, report.build(context, wanted, items, strangers))
+    live = hook_schedule.live(context.folders, config.layout, items)
+    hook_schedule.follow(context, live, wanted)
+    last = report.build(context, wanted, items, strangers)
+    if vault is not None and context.runner is not None:
+        report.send(context, vault, last)
+    else:
+        report.send_if_awaited(context, contact, wanted, last)
+    context.state.value = _remembered(context, items)
+    if context.folders.unsettled:
+        # Settling takes some seconds, and a crash must not lose this.
+        context.state.save()
+    return Outcome(
+        renewed=signed.renewed,
+        requested=signed.requested,
+        bundles_changed=bundles_changed,
+        failures=found.failures,
+        due=min(_dues(items), default=None),
+        first_expiry=min((item.not_after for item in items if item.not_after is not None), default=None),
+        retry_at=min(found.retry_at, default=None),
+        reached=contact.reached,
+        events=tuple(found.events),
+        items=items,
+        urgent=min(
+            (
+                item.not_after
+                for item in items
+                if item.not_after is not None
+                and not pairs.hopeless(item, found.failures.get(item.want.name), context.now)
+            ),
+            default=None,
+        ),
+        lives=ca_trust.lives(wanted, trust),
+    )
+
+
+def remember_failure(context: Context, items: Collection[PairStatus], what: str, error: VaultpkiError) -> None:
+    """Add a failure that came after `reconcile` to the outcome and to the agent's state."""
+    context.found.failures[what] = error
+    context.state.save(_remembered(context, items))
+
+
+def remember_if_quiet(context: Context, items: Collection[PairStatus]) -> AgentState:
+    """Record whether nothing is left to do, so that the next pass can end at once; return the state as written."""
+    config, before = context.config, context.state.at_start
+    fetched, dues = assignment.stamp(config.state), _dues(items)
+    busy = context.found.failures or context.state.value.owed or any(item.verdict.reasons for item in items)
+    if busy or fetched is None or not dues or context.folders.unsettled:
+        return context.state.save(replace(context.state.value, quiet=""))
+    source = unchanged.source(config)
+    quiet = unchanged.digest(source, fetched[1], context.folders, allow_http=context.options.allow_http)
+    return context.state.save(
+        replace(
+            context.state.value,
+            quiet=quiet,
+            quiet_since=before.quiet_since if quiet == before.quiet else context.clock,
+            quiet_until=min(dues).timestamp(),
+            quiet_dies=min(item.not_after.timestamp() for item in items if item.not_after),
+            quiet_directory=config.directory,
+            quiet_folders={name: path for name, path in config.paths.items() if name != PKI},
+            quiet_poll=float(config.poll),
+        )
+    )
+
+
+def _wanted(context: Context) -> tuple[Assignment, dict[str, Trust], tuple[PairStatus, ...] | None, Contact]:
+    """What this node holds, whom it trusts, and its pairs if they were inspected for just that.
+
+    Asks Vault only if the copy on disk is old or something is due.
+    """
+    copy = assignment.copy(context.config)
+    known, items = None, None
+    if copy is not None and copy.fresh(context.clock, context.age):
+        # A copy whose CAs have expired meanwhile says nothing.
+        with contextlib.suppress(CertificateRefused, CertificateUnreadable):
+            known = _trust(context, copy)
+            items = _inspect(context, copy, known, context.options.force)
+            if not any(item.wants_signing for item in items):
+                return copy, known, items, Contact()
+    fetched, contact = _fetch(context, copy)
+    known_clock = contact.vault is not None and contact.vault.clock_offset is not None
+    _remember_answer(context, fetched, contact.clock_offset if known_clock else context.state.value.clock_offset)
+    trust = _trust(context, fetched)
+    same = copy is not None and fetched.certificates == copy.certificates and trust == known
+    return fetched, trust, items if same else None, contact
+
+
+def _fetch(context: Context, copy: Assignment | None) -> tuple[Assignment, Contact]:
+    """What Vault says now; the copy if Vault says nothing usable, with the reason among the failures."""
+    config, vault, away = context.config, None, None
+    if copy is not None:
+        # The agent's state may be lost, or another release's.
+        _remember_answer(context, copy, context.state.value.clock_offset)
+    try:
+        vault = credential.login(config, allow_http=context.options.allow_http)
+        held = {ca: [pem] for ca, pem in installed_bundles(context.folders, config.layout).items()}
+        held[ROOT] = list(installed_roots(context.folders, config.layout))
+        before = {**copy.trusted, ROOT: copy.issuers.roots} if copy is not None else {}
+        for ca, pems in before.items():
+            held.setdefault(ca, []).extend(pems)
+        fetched = assignment.fetch(config, vault, context.clock, held, context.state.value.revisions)
+    except VaultpkiError as error:
+        if copy is None:
+            raise
+        context.found.failures["vault"] = error
+        away = error if vault is None or isinstance(error, Unavailable | Untrusted) else None
+        fetched = copy
+    contact = Contact(vault, away)
+    if abs(contact.clock_offset) > SKEW:
+        side, hint = ("behind", "; nothing is signed until then") if contact.clock_offset > 0 else ("ahead of", "")
+        context.found.failures["clock"] = VaultpkiError(
+            f"this machine's clock is {_roughly(abs(contact.clock_offset))} {side} Vault's; set it right{hint}"
+        )
+    return fetched, contact
+
+
+def _remember_answer(context: Context, answer: Assignment, clock_offset: float) -> None:
+    """Keep what must be known before anything follows from the answer: a restored server shows an older one later."""
+    pin = context.config.root_sha256
+    roots = (pin, *pins.every(context.config.state, pin))
+    context.state.value = ca_trust.remembered(context.state.value, answer, roots, context.clock, clock_offset)
+    if context.state.value.revisions != context.state.at_start.revisions:
+        # A state that cannot be written is a fault at the end of the pass.
+        with contextlib.suppress(StoreError):
+            context.state.save()
+
+
+def _trust(context: Context, wanted: Assignment) -> dict[str, Trust]:
+    try:
+        return ca_trust.trust_of(context.config, wanted, context.state.value, context.now)
+    except CertificateRefused as error:
+        # With a wrong clock every date is wrong: say that instead.
+        raise context.found.failures.get("clock", error) from None
+
+
+def _inspect(
+    context: Context, wanted: Assignment, trust: Mapping[str, Trust], force: frozenset[str] = frozenset()
+) -> tuple[PairStatus, ...]:
+    state = context.state.value
+    return pairs.inspect(context.config, context.folders, wanted.certificates, trust, state, context.now, force)
+
+
+def _dues(items: Collection[PairStatus]) -> list[datetime]:
+    return [item.verdict.renew_after for item in items if item.verdict.renew_after is not None]
+
+
+def _report_strangers(context: Context, wanted: Assignment, trust: Mapping[str, Trust]) -> list[str]:
+    """Add an event for each CA on our mounts that is not trusted; return the sentences."""
+    sentences = []
+    above = ca_trust.roots_of(context.config, wanted, context.state.value, context.now)
+    record, cluster = wanted.rotations.records.get(ROOT), context.config.cluster
+    for ca, stranger in strangers(wanted.issuers, trust, above, record, cluster):
+        sentences.append(stranger.sentence(ca))
+        fields: dict[str, Value] = {"ca": ca, "sha256": stranger.fingerprint, "reason": stranger.reason}
+        context.found.events.append(Event("stranger", f"{sentences[-1]}; remove it from the mount", "warning", fields))
+    return sentences
+
+
+def _install_bundles(
+    context: Context, wanted: Assignment, trust: Mapping[str, Trust], waiting: Collection[str]
+) -> bundles.BundlesResult:
+    result = bundles.install(context.config, context.folders, wanted, trust, waiting)
+    context.found.failures.update(result.failures)
+    if result.changed:
+        context.found.events.append(Event("bundles", "wrote bundles and kubeconfigs"))
+    return result
+
+
+def _remove_surplus(context: Context, wanted: Assignment) -> None:
+    """Remove the file sets of certificates that this node no longer holds, and their kubeconfigs."""
+    kept = {(each.folder, BUNDLES) for each in bundles.needed(context.config, wanted)}
+    kept |= {(want.folder, file_set(want.stem)) for want in wanted.certificates}
+    try:
+        kubeconfigs.remove_surplus(context, wanted.certificates)
+        for folder, name in context.folders.file_sets():
+            if (folder, name) not in kept:
+                context.folders.remove(folder, name)
+                text = f"removed {shown(folder, name)}, which this node no longer holds"
+                context.found.events.append(Event("removed", text))
+    except StoreError as error:
+        context.found.failures["old files"] = error
+
+
+def _roll_credential(context: Context, vault: Vault) -> None:
+    try:
+        if credential.roll(context.config, vault, context.clock):
+            context.found.events.append(Event("credential", "replaced this node's own credential"))
+    except VaultpkiError as error:
+        context.found.failures["credential"] = error
+
+
+def _remembered(context: Context, items: Collection[PairStatus]) -> AgentState:
+    """The agent's state after this pass, without what belongs to certificates that this node no longer holds."""
+    names, failures = {item.want.name for item in items}, context.found.failures
+    state = agent_state.with_faults(context.state.value, {w: str(e) for w, e in failures.items()}, context.clock)
+    return replace(
+        state,
+        certificates={name: one for name, one in state.certificates.items() if name in names},
+        spent={name: times for name, times in state.spent.items() if name in names},
+        held={name: until for name, until in state.held.items() if until > context.clock and name in names},
+        state=agent_state.state_of(failures.values()),
+        quiet="" if failures else state.quiet,
+    )
+
+
+def _roughly(seconds: float) -> str:
+    """A duration in words that stay the same from one pass to the next, so that they are logged once."""
+    for name, length in (("days", 86400), ("hours", 3600)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {name}"
+    return f"{max(round(seconds / 60), 1)} min"

@@ -1,0 +1,132 @@
+"""The node's report, for people and for the gates of a rotation: what it holds, whom it trusts, what it restarted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from vaultpki import __version__
+from vaultpki.agent import bundles, ca_trust, credential, hook_schedule, pins
+from vaultpki.agent.state import Since
+from vaultpki.certificates import ROOT
+from vaultpki.errors import VaultpkiError
+from vaultpki.spec import node_report
+from vaultpki.spec.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport
+from vaultpki.spec.rotation_record import DOMAINS
+
+if TYPE_CHECKING:
+    from vaultpki.agent.assignment import Assignment
+    from vaultpki.agent.context import Contact, Context
+    from vaultpki.agent.pairs import PairStatus
+    from vaultpki.vault import Vault
+
+
+def note_installed(context: Context, wanted: Assignment, items: Collection[PairStatus]) -> None:
+    """Record in the state which CAs each installed bundle has, which leaf each pair has, and since when."""
+    state = context.state.value
+    needed = bundles.needed(context.config, wanted)
+    held = bundles.installed(context.folders, needed)
+    roots = bundles.installed_roots(context.folders, needed, frozenset(_pins(context, wanted)))
+    held |= {ROOT: roots} if roots else {}
+    leaves = {
+        item.want.name: (item.leaf.fingerprint, *(facts.fingerprint for facts in item.served))
+        for item in items
+        if item.leaf is not None
+    }
+    context.state.value = replace(
+        state,
+        bundles=_since(state.bundles, {ca: tuple(sorted(found)) for ca, found in held.items()}, context.clock),
+        leaves=_since(state.leaves, leaves, context.clock),
+    )
+
+
+def _since(before: Mapping[str, Since], now: Mapping[str, tuple[str, ...]], clock: float) -> dict[str, Since]:
+    kept = {name: each for name, each in before.items() if each.sha256 == now.get(name)}
+    return {name: kept.get(name) or Since(clock, sha256) for name, sha256 in now.items()}
+
+
+def _pins(context: Context, wanted: Assignment) -> tuple[str, ...]:
+    above = ca_trust.roots_of(context.config, wanted, context.state.value, context.now)
+    return tuple(facts.fingerprint for facts in above.trusted)
+
+
+def build(
+    context: Context, wanted: Assignment, items: Collection[PairStatus], strangers: Collection[str]
+) -> NodeReport:
+    """Return the report of this moment. Its times are Vault's, as far as its clock is known."""
+    state = context.state.value
+
+    def when(clock: float) -> datetime:
+        return datetime.fromtimestamp(clock, UTC) + timedelta(seconds=state.clock_offset)
+
+    pin = context.config.root_sha256
+    roots = {pin, *pins.every(context.config.state, pin)}
+    installed = {name: when(each.since) for name, each in state.leaves.items()}
+    return NodeReport(
+        time=when(context.clock),
+        agent=__version__,
+        seen=wanted.rotations.seen(state.revisions),
+        certificates={item.want.name: _certificate(item, installed.get(item.want.name)) for item in items},
+        bundles={ca: BundleReport(frozenset(one.sha256), when(one.since)) for ca, one in state.bundles.items()},
+        readers={
+            f"{ca}/{component}": ReaderReport(
+                when(start.since), frozenset(sha for sha in start.sha256 if (sha in roots) is (ca == ROOT))
+            )
+            for key, start in state.started.items()
+            for ca, component in hook_schedule.readers(context.config, wanted, key, roots=True)
+        },
+        owed=tuple(sorted(state.owed)),
+        waiting=hook_schedule.waiting(context, wanted),
+        pins=_pins(context, wanted),
+        failures=tuple(sorted(context.found.failures)),
+        strangers=tuple(strangers),
+    )
+
+
+def send(context: Context, vault: Vault, report: NodeReport) -> None:
+    """Write the report, and note in the state that it was written."""
+    value = node_report.to_json(report)
+    try:
+        vault.write(f"{context.config.prefix}/config/data/reports/{context.config.node}", {"data": value})
+    except VaultpkiError:
+        # The next pass that asks Vault writes it; until then a gate waits, and nothing else depends on it.
+        return
+    context.state.value = replace(context.state.value, reported=_digest(value))
+
+
+def send_if_awaited(context: Context, contact: Contact, wanted: Assignment, report: NodeReport) -> None:
+    """Write the report if it says something new while a rotation is under way, so that its gate need not wait."""
+    rotations, revisions = wanted.rotations, context.state.value.revisions
+    awaited = any(record.active for record in rotations.records.values())
+    awaited = awaited or any(rotations.frozen(domain, revisions) for domain in DOMAINS)
+    if contact.away is not None or not awaited:
+        return
+    if _digest(node_report.to_json(report)) == context.state.value.reported:
+        return
+    try:
+        vault = contact.vault or credential.login(context.config, allow_http=context.options.allow_http)
+    except VaultpkiError:
+        return
+    send(context, vault, report)
+
+
+def _certificate(item: PairStatus, installed: datetime | None) -> CertificateReport:
+    leaf = item.leaf
+    return CertificateReport(
+        ca=item.want.ca,
+        state=item.verdict.state.value,
+        not_after=item.not_after,
+        serial=f"{leaf.serial:x}" if leaf else "",
+        issuer_key_id=(leaf.authority_key_id or "") if leaf else "",
+        served=tuple(facts.fingerprint for facts in item.served),
+        installed=installed,
+    )
+
+
+def _digest(value: Mapping[str, Any]) -> str:
+    content = {name: entry for name, entry in value.items() if name != "time"}
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

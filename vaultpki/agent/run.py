@@ -1,0 +1,101 @@
+"""One run of the agent on a node: read the disk, ask Vault for what is missing or due, install it, report.
+
+`run` locks the directory. If nothing changed since the last pass that had nothing to do, and nothing is due, it
+touches nothing and asks nobody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from vaultpki.agent import pins, state, taken, unchanged
+from vaultpki.agent.context import Context, Options, Outcome
+from vaultpki.agent.state import StateFile
+from vaultpki.disk import files
+from vaultpki.disk.folders import Folders
+from vaultpki.errors import Busy, StoreError, VaultpkiError
+from vaultpki.layout import PLAIN_KUBECONFIGS
+from vaultpki.model import AgentConfig
+
+if TYPE_CHECKING:
+    from vaultpki.host import hooks
+
+DAEMON_SHARE: Final = 0.8
+"""The part of the poll interval after which the daemon asks Vault again, so that it is never late."""
+
+__all__ = ["DAEMON_SHARE", "Options", "run"]
+
+_DEFAULT: Final = Options()
+
+
+def run(
+    config: AgentConfig,
+    options: Options = _DEFAULT,
+    *,
+    clock: float | None = None,
+    runner: hooks.Runner | None = None,
+) -> Outcome:
+    """Make one pass over this node. `clock` is Unix time in seconds; the machine's own if it is None.
+
+    Hooks are left to `runner`; without one they have run when this returns. Raises if nothing could be done at all; a
+    certificate that failed by itself is among the outcome's failures.
+    """
+    now = time.time() if clock is None else clock
+    idle = None if options.force or options.inspect else _nothing_to_do(config, options, now)
+    if idle is not None:
+        return idle
+    try:
+        # Before anybody is asked: what others wrote there would be sent, or run.
+        files.refuse_unsafe_way(config.state)
+        taken.refuse_kubeadms(config.layout, config.paths)
+        with Folders.open(config.paths, wait=options.wait) as folders:
+            folders.claim(pins.holder(config))
+            folders.sweep(PLAIN_KUBECONFIGS)
+            # Read only now: whoever held the directory until now may have written it.
+            context = Context(config, options, folders, now, StateFile(config.state), runner)
+            return _locked(context)
+    except Busy:
+        # The process that holds the directory writes the state too.
+        raise
+    except VaultpkiError as error:
+        # The next run and `status` must know; a state folder that cannot be written is a fault of its own.
+        with contextlib.suppress(StoreError):
+            # Read from the disk again: the signing attempts that the pass recorded stay.
+            failed = state.with_faults(state.load(config.state), {"agent": str(error)}, now)
+            state.save(config.state, replace(failed, state=state.state_of([error]), quiet=""))
+        raise
+
+
+def _locked(context: Context) -> Outcome:
+    from vaultpki.agent.reconcile import reconcile, remember_failure, remember_if_quiet
+
+    outcome = reconcile(context)
+    if context.options.settle:
+        try:
+            context.folders.settle()
+        except StoreError as error:
+            # The new files are installed; the next pass removes the old generation.
+            remember_failure(context, outcome.items, "old files", error)
+    return replace(outcome, state=remember_if_quiet(context, outcome.items))
+
+
+def _nothing_to_do(config: AgentConfig, options: Options, now: float) -> Outcome | None:
+    """The outcome of a pass that can end at once: nothing has changed since the last one, and nothing is due."""
+    known = state.load(config.state)
+    same = unchanged.unchanged(
+        known,
+        unchanged.source(config),
+        state=config.state,
+        paths=config.paths,
+        age=config.poll * options.share,
+        allow_http=options.allow_http,
+        now=now,
+    )
+    if not same:
+        return None
+    due, first_expiry = (datetime.fromtimestamp(when, UTC) for when in (known.quiet_until, known.quiet_dies))
+    return Outcome(due=due, first_expiry=first_expiry, state=known)

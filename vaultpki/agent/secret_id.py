@@ -1,0 +1,118 @@
+"""The files of a node's credential in its state folder, each written in one step that survives a crash.
+
+STATE/secret-id        the secret id in use, 0600
+STATE/secret-id.json   when it was minted and for how long, and its digest; a secret id put there by hand has none
+STATE/secret-id.old    the one before, until Vault has accepted the new one for a while and destroyed the old one
+STATE/joined           how far the last join came: the digest of its wrapping token, and the secret id it held until
+                       that is in its place, 0600
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from typing import Final
+
+from vaultpki.disk.files import read_private, storage_errors, write_private
+from vaultpki.errors import SpecError
+from vaultpki.model import VERSION
+from vaultpki.spec import json_object, names
+from vaultpki.spec.json_object import JsonObject
+
+SECRET_ID: Final = "secret-id"  # noqa: S105 -- a file's name
+
+
+@dataclass(frozen=True, slots=True)
+class JoinStep:
+    """How far a join came: `stage` is "new", "opening", "opened" or "done".
+
+    `token` is the SHA-256 of its wrapping token in hex, `secret` the secret id it held, while "opened".
+    """
+
+    token: str = field(repr=False)
+    stage: str
+    secret: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SecretIdFiles:
+    """The files in the folder `state`; every method raises StoreError if a file cannot be read or written."""
+
+    state: str
+
+    @property
+    def join_note(self) -> str:
+        """The path of the note on the last join."""
+        return f"{self.state}/joined"
+
+    def current(self) -> str | None:
+        return self._read(SECRET_ID)
+
+    def previous(self) -> str | None:
+        return self._read(f"{SECRET_ID}.old")
+
+    def minted(self, secret: str) -> tuple[int, int] | None:
+        """When `secret` was minted (Unix time) and for how many seconds; None if this node did not mint it itself."""
+        with contextlib.suppress(SpecError):
+            note = _note(f"{self.state}/{SECRET_ID}.json")
+            if note.text("sha256") == digest(secret):
+                return note.integer("minted"), note.integer("ttl", 1)
+        return None
+
+    def written(self) -> float:
+        """When the secret id was last written, as Unix time; 0.0 if there is none."""
+        try:
+            return os.stat(f"{self.state}/{SECRET_ID}").st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+    def replace(self, secret: str) -> None:
+        """Make `secret` the current one, and keep the one that was current as the previous one."""
+        current = self.current()
+        if current is not None:
+            write_private(f"{self.state}/{SECRET_ID}.old", current.encode())
+        write_private(f"{self.state}/{SECRET_ID}", secret.encode())
+
+    def note_minted(self, secret: str, now: float, ttl: int) -> None:
+        note = {"version": VERSION, "minted": int(now), "ttl": ttl, "sha256": digest(secret)}
+        write_private(f"{self.state}/{SECRET_ID}.json", json.dumps(note).encode())
+
+    def restore(self, secret: str, ttl: int) -> None:
+        """Make the previous secret id the current one, noted as minted long ago, so that the next pass rolls it."""
+        write_private(f"{self.state}/{SECRET_ID}", secret.encode())
+        self.note_minted(secret, 0.0, ttl)
+
+    def drop_previous(self) -> None:
+        with storage_errors(f"{self.state}/{SECRET_ID}.old"):
+            os.unlink(f"{self.state}/{SECRET_ID}.old")
+
+    def join_step(self) -> JoinStep | None:
+        """How far the last join came; None if there is no note that can be read."""
+        with contextlib.suppress(SpecError):
+            note = _note(self.join_note)
+            secret = note.optional("secret_id", names.token)
+            return JoinStep(note.word("token", names.sha256), note.text("stage"), secret)
+        return None
+
+    def write_join_step(self, step: JoinStep) -> None:
+        note = {"version": VERSION, "token": step.token, "stage": step.stage, "secret_id": step.secret}
+        write_private(self.join_note, json.dumps(note).encode())
+
+    def _read(self, name: str) -> str | None:
+        raw = read_private(f"{self.state}/{name}")
+        return None if raw is None else raw.decode("ascii", "replace").strip()
+
+
+def digest(secret: str) -> str:
+    """The SHA-256 of a secret in hex, which may be noted beside it."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _note(file: str) -> JsonObject:
+    """A note in the state folder; SpecError if it is missing or not what this vaultpki writes."""
+    note = JsonObject(json_object.parse(read_private(file) or b"") or {}, file, "is no note of this vaultpki")
+    note.refuse_other_version()
+    return note

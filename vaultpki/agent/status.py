@@ -1,0 +1,314 @@
+"""Report what is installed on this node, until when, and what is wrong; reads only."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from vaultpki.agent import assignment, ca_trust, kubeconfigs, pairs
+from vaultpki.agent import state as memory
+from vaultpki.agent.bundles import site_of
+from vaultpki.agent.ca_trust import CaStatus
+from vaultpki.certificates import BUNDLES, TABLE, file_set, pair_files
+from vaultpki.disk import files
+from vaultpki.disk.folders import Folders
+from vaultpki.errors import CertificateRefused, CertificateUnreadable, StoreError, VaultpkiError
+from vaultpki.host.hooks import Owed
+from vaultpki.model import AgentConfig, Certificate
+from vaultpki.pki import renewal
+from vaultpki.pki.ca_life import Expiry
+from vaultpki.pki.facts import Facts, Trust
+from vaultpki.pki.renewal import Assessment, Reason, State
+from vaultpki.places import KUBELET, PKI, inner_folders
+from vaultpki.redact import stamp
+
+# A certificate that became due is worth mentioning only once an agent had the time to renew it.
+_LEAST_DELAY: Final = 900.0
+ENDS_WITH_CA: Final = "ends-with-ca"
+"""The reason that is shown for a certificate that no renewal would make live longer."""
+
+# An unknown consumer counts as slow as the slowest of the table.
+_RELOAD: Final = max(row.reload for row in TABLE)
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateStatus:
+    """One certificate as it is installed. `reasons` are the names of the checks that found something."""
+
+    name: str
+    path: str
+    leaf: Facts | None
+    renew_after: datetime | None
+    state: State
+    reasons: tuple[str, ...]
+    wrong: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A node at one moment. `node` is None if only a folder was read; `agent` also if this user may not read the state.
+
+    `reachable` is None if nobody asked Vault; `error` says why it does not answer. `faults` are what the agent reported
+    and what could not be read, as sentences by what failed; `owed` are the hooks that have not run yet. `ends` are
+    those of the root and of the CAs of this node's certificates.
+    """
+
+    node: str | None
+    agent: str | None
+    seen: tuple[CertificateStatus, ...]
+    faults: Mapping[str, str]
+    owed: Mapping[str, Owed]
+    reachable: bool | None
+    error: str | None
+    trust: str = ""
+    trust_since: float = 0.0
+    cas: tuple[CaStatus, ...] = ()
+    ends: tuple[Expiry, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing here needs attention."""
+        failed = any(owed.attempts for owed in self.owed.values())
+        away = self.reachable is False
+        ends = any(end.level.attention for end in self.ends)
+        return bool(self.seen) and not (
+            away
+            or failed
+            or ends
+            or self.faults
+            or self.agent not in (None, "ok")
+            or any(one.wrong for one in self.seen)
+        )
+
+
+def of_node(config: AgentConfig, now: datetime, *, ask: bool = True, allow_http: bool = False) -> Status:
+    """Report on the node of an agent.yaml, however broken it is. `ask` asks Vault whether it answers."""
+    known = memory.load(config.state)
+    state: str | None = known.state
+    faults = {what: fault.text for what, fault in known.faults.items()}
+    seen: tuple[CertificateStatus, ...] = ()
+    found: dict[str, str] = {}
+    cas: tuple[CaStatus, ...] = ()
+    ends: tuple[Expiry, ...] = ()
+    try:
+        spec = assignment.read_copy(config)
+        if spec is None:
+            faults.setdefault("agent", "nothing was ever issued here; run `vaultpki agent`")
+        else:
+            trust = ca_trust.trust_of(config, spec, known, now)
+            cas = ca_trust.statuses(spec, trust, known)
+            ends = ca_trust.ends(spec, trust, now)
+            seen, found = _wanted(config, spec, trust, known, now)
+    except StoreError as error:
+        found = {"state": str(error)}
+        # A user who may not read the copy has hardly read the state.
+        state = None if known == memory.AgentState() else state
+    except (CertificateRefused, CertificateUnreadable) as error:
+        found = {"trust": str(error)}
+    for what, text in found.items():
+        # The agent may have reported the same already.
+        if text not in faults.values():
+            faults[what] = text
+    reachable, why = _asked(config, allow_http=allow_http) if ask else (None, None)
+    return Status(
+        config.node, state, seen, faults, known.owed, reachable, why, known.trust, known.trust_since, cas, ends
+    )
+
+
+def of_folder(path: str, now: datetime) -> Status:
+    """Report on a folder of certificate files by itself, without knowing what should be there.
+
+    Folders that kubeadm's layout has below it are read too. Raises StoreError if it cannot be read.
+    """
+    titles = {(PKI, row.stem): row.name for row in TABLE} | {
+        (row.kubeadm.folder, row.kubeadm.stem): row.name for row in TABLE if row.kubeadm
+    }
+    seen = []
+    faults: dict[str, str] = {}
+    with Folders.open({PKI: path, **inner_folders(path)}, create=False, write=False) as folders:
+        for (folder, name), held in folders.file_sets().items():
+            stems = [one.removesuffix(".crt") for one in held if one.endswith(".crt")]
+            if name == BUNDLES or len(stems) != 1 or file_set(stems[0]) != name:
+                continue
+            # A folder of the kubelet's pairs may be named by itself.
+            title = titles.get((folder, stems[0])) or titles.get((KUBELET, stems[0]), stems[0])
+            leaf, verdict, denied = _alone(folders, folder, stems[0], now)
+            seen.append(_seen(title, f"{folders.paths[folder]}/{stems[0]}.crt", leaf, verdict, now, _LEAST_DELAY))
+            if denied:
+                faults[title] = f"{folders.paths[folder]}/{denied[0]}: permission denied; run as its owner or as root"
+    return Status(None, None, tuple(seen), faults, {}, None, None)
+
+
+def to_json(status: Status) -> dict[str, Any]:
+    """Return what `status --json` prints."""
+    ends = {end.ca: end for end in status.ends}
+    return {
+        "node": status.node,
+        "agent": {
+            "state": status.agent,
+            "hooks_owed": sorted(status.owed),
+            "faults": dict(sorted(status.faults.items())),
+        },
+        "certificates": [
+            {
+                "name": one.name,
+                "path": one.path,
+                "subject": one.leaf.subject_text if one.leaf else None,
+                "issuer": one.leaf.issuer_text if one.leaf else None,
+                "serial": f"{one.leaf.serial:x}" if one.leaf else None,
+                "not_before": stamp(one.leaf.not_before) if one.leaf else None,
+                "not_after": stamp(one.leaf.not_after) if one.leaf else None,
+                "renew_after": stamp(one.renew_after) if one.renew_after else None,
+                "state": one.state.value,
+                "reasons": list(one.reasons),
+            }
+            for one in status.seen
+        ],
+        "cas": [
+            {
+                "domain": one.domain,
+                "state": one.state,
+                "revision": one.revision,
+                "behind": one.behind,
+                # Null for a CA of which this node holds no certificate.
+                "not_after": stamp(ends[one.domain].not_after) if one.domain in ends else None,
+                "level": ends[one.domain].level.value if one.domain in ends else None,
+                "certificates": [
+                    {
+                        "subject": facts.subject_text,
+                        "sha256": facts.fingerprint,
+                        "not_before": stamp(facts.not_before),
+                        "not_after": stamp(facts.not_after),
+                    }
+                    for facts in one.certificates
+                ],
+            }
+            for one in status.cas
+        ],
+        "trust": {
+            "generation": status.trust or None,
+            "since": stamp(datetime.fromtimestamp(status.trust_since, UTC)) if status.trust_since else None,
+        },
+        "vault": {"reachable": status.reachable, "error": status.error},
+        "ok": status.ok,
+    }
+
+
+def _wanted(
+    config: AgentConfig,
+    spec: assignment.Assignment,
+    trust: Mapping[str, Trust],
+    known: memory.AgentState,
+    now: datetime,
+) -> tuple[tuple[CertificateStatus, ...], dict[str, str]]:
+    """Return every wanted certificate, and why one cannot be read, by its name or by "directory" for all."""
+    faults: dict[str, str] = {}
+    try:
+        with Folders.open(config.paths, create=False, write=False) as folders:
+            looks = []
+            for item in pairs.inspect(config, folders, spec.certificates, trust, known, now):
+                if item.problem is None:
+                    looks.append((item.want, item.leaf, item.verdict))
+                else:
+                    faults[item.want.name] = str(item.problem)
+                    looks.append((item.want, *_unfit(folders, item.want, now)))
+            odd = _odd_kubeconfigs(config, folders, spec, faults)
+    except StoreError as error:
+        faults["directory"] = str(error)
+        nothing = Assessment((Reason.MISSING if _gone(config.directory) else Reason.UNREADABLE,), None)
+        looks, odd = [(want, None, nothing) for want in spec.certificates], {}
+    delay = max(2.0 * config.poll, _LEAST_DELAY)
+    seen = (
+        _seen(
+            want.name,
+            f"{config.paths[want.folder]}/{want.stem}.crt",
+            leaf,
+            verdict,
+            now,
+            min(delay, want.ttl / 10),
+            odd.get(want.name),
+        )
+        for want, leaf, verdict in looks
+    )
+    return tuple(seen), faults
+
+
+def _odd_kubeconfigs(
+    config: AgentConfig, folders: Folders, spec: assignment.Assignment, faults: dict[str, str]
+) -> dict[str, str]:
+    """Return in one word what is wrong with the plain kubeconfigs, by certificate; what cannot be read is a fault."""
+    try:
+        site = site_of(config, spec.server)
+        return dict(kubeconfigs.problems(site, folders.kubeconfigs, spec.certificates))
+    except StoreError as error:
+        faults.setdefault("kubeconfigs", str(error))
+        return {}
+
+
+def _unfit(folders: Folders, want: Certificate, now: datetime) -> tuple[Facts | None, Assessment]:
+    """Return a certificate that `pairs.inspect` could not compare: as it is by itself, or unreadable."""
+    try:
+        leaf, verdict, _ = _alone(folders, want.folder, want.stem, now)
+    except StoreError:
+        return None, Assessment((Reason.UNREADABLE,), None)
+    # It can be read, so the owner that agent.yaml names is the problem.
+    return leaf, Assessment((*verdict.reasons, Reason.WRONG_OWNER), verdict.renew_after)
+
+
+def _alone(folders: Folders, folder: str, stem: str, now: datetime) -> tuple[Facts | None, Assessment, tuple[str, ...]]:
+    """Return a pair judged by itself, and its files that this user may not read."""
+    from vaultpki.pki import x509
+
+    names = pair_files(stem)
+    stored = folders.read(folder, file_set(stem), names)
+    denied = tuple(name for name in names if stored[name].problem == "denied")
+    crt, key, pem = (stored[name].data for name in names)
+    pair = x509.read_pair(crt, key, pem, None)
+    leaf, reasons = pair.leaf, []
+    reasons += [Reason.MISSING] if len(pair.missing) > len(denied) else []
+    reasons += [Reason.UNREADABLE] if pair.unreadable or denied else []
+    reasons += [Reason.KEY_MISMATCH] if not (pair.missing or pair.unreadable or pair.matches) else []
+    after = None
+    if leaf is not None:
+        signed = renewal.signed_at(leaf.not_before, leaf.not_after)
+        after = renewal.renew_at(signed, leaf.not_after, 1.0, _RELOAD)
+        reasons += [Reason.EXPIRED] if leaf.not_after <= now else [Reason.DUE] if after <= now else []
+    return leaf, Assessment(tuple(reasons), after), denied
+
+
+def _gone(path: str) -> bool:
+    with contextlib.suppress(StoreError):
+        return not files.there(path)
+    return False
+
+
+def _seen(
+    name: str,
+    path: str,
+    leaf: Facts | None,
+    verdict: Assessment,
+    now: datetime,
+    delay: float,
+    odd: str | None = None,
+) -> CertificateStatus:
+    overdue = verdict.renew_after is not None and (now - verdict.renew_after).total_seconds() > delay
+    only_due = verdict.reasons == (Reason.DUE,)
+    wrong = odd is not None or (bool(verdict.reasons) and (overdue or not only_due))
+    # Not wrong by itself: the level of the CA says how urgent it is.
+    final = [ENDS_WITH_CA] if verdict.final and Reason.EXPIRED not in verdict.reasons else []
+    reasons = (*(reason.value for reason in verdict.reasons), *final, *([odd] if odd else []))
+    return CertificateStatus(name, path, leaf, verdict.renew_after, verdict.state, reasons, wrong)
+
+
+def _asked(config: AgentConfig, *, allow_http: bool) -> tuple[bool, str | None]:
+    from vaultpki.agent import credential
+    from vaultpki.vault import HEALTH
+
+    try:
+        credential.server(config, allow_http=allow_http, patience=0.0).call(HEALTH)
+    except VaultpkiError as error:
+        return False, str(error)
+    return True, None

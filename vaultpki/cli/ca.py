@@ -1,0 +1,341 @@
+"""`vaultpki ca`: rotate the CAs of a cluster, step by step."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from vaultpki.cli.common import json_option, opened, spec_option, terminal
+from vaultpki.errors import Attention, VaultpkiError
+from vaultpki.redact import printable
+
+if TYPE_CHECKING:
+    from vaultpki.model import Cluster
+    from vaultpki.provision.rotation_run import Step
+    from vaultpki.spec.kube_objects import KubeTrust
+    from vaultpki.vault import Vault
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+# Seconds between two looks of `--wait`; each reads the report of every node.
+_LOOK: Final = 10.0
+_BAR: Final = 20
+
+wait_option = click.option("--wait", is_flag=True, help="Go on until the rotation is at rest; show what it waits for.")
+without_option = click.option(
+    "--without",
+    multiple=True,
+    metavar="NODE",
+    help="Do not wait for this node, or for certificates of this name (admin). Can be repeated.",
+)
+restarted_option = click.option(
+    "--restarted",
+    multiple=True,
+    metavar="NODE",
+    help="You have restarted there what `ca status` names, after it said so. Can be repeated.",
+)
+kubeconfig_option = click.option(
+    "--kubeconfig",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Of the cluster: for the root, look at its kube-root-ca.crt and pods.",
+)
+
+
+def _step_options(function: _F) -> _F:
+    """Add the options of the commands that take a step."""
+    for option in (json_option, wait_option, kubeconfig_option, restarted_option, without_option, spec_option):
+        function = option(function)
+    return function
+
+
+@click.group("ca")
+def ca_command() -> None:
+    """Show and rotate the CAs of a cluster: root, kubernetes, kubelet, etcd, front-proxy.
+
+    \b
+    Example:
+      vaultpki ca status -f cluster.yaml
+      vaultpki ca rotate etcd -f cluster.yaml
+      vaultpki ca continue -f cluster.yaml --wait
+    """
+
+
+@ca_command.command("status")
+@spec_option
+@kubeconfig_option
+@json_option
+def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_json: bool) -> None:
+    """Show each CA, where its rotation stands, which node it waits for and why, and what to do next.
+
+    Exit 3 if a CA cannot sign. Writes nothing.
+
+    \b
+    Example:
+      vaultpki ca status -f cluster.yaml
+    """
+    from vaultpki.cli import ca_text
+    from vaultpki.provision import ca_commands
+
+    with opened(file, allow_http=allow_http) as (cluster, vault, _):
+        now = _now(vault)
+        cas = ca_commands.status(cluster, vault, now, _pods(kubeconfig))
+    if as_json:
+        _print_json(ca_text.status_json(cas, now))
+    else:
+        _show(ca_text.status_lines(cas, now, str(file)))
+    if any(ca.problem for ca in cas):
+        raise Attention("a CA of this cluster cannot sign; see above")
+
+
+@ca_command.command("rotate")
+@click.argument("domain")
+@spec_option
+@click.option("--same-key", is_flag=True, help="Only renew the CA's certificate: certificates of nodes stay valid.")
+@click.option("--emergency", is_flag=True, help="The key was stolen: distrust first, which is an outage.")
+@click.option("--spread", default="1h", show_default=True, help="How long nodes take to replace their certificates.")
+@wait_option
+@click.option("--yes", is_flag=True, help="With --emergency: do not ask.")
+@json_option
+def rotate_command(
+    domain: str,
+    file: Path,
+    allow_http: bool,
+    same_key: bool,
+    emergency: bool,
+    spread: str,
+    wait: bool,
+    yes: bool,
+    as_json: bool,
+) -> int:
+    """Begin to replace a CA; `ca continue` takes each further step once every node is ready.
+
+    DOMAIN is root, kubernetes, kubelet, etcd or front-proxy. At first nothing changes for nodes, and `ca abort` leads
+    back.
+
+    \b
+    Example:
+      vaultpki ca rotate etcd -f cluster.yaml
+      vaultpki ca rotate kubernetes -f cluster.yaml --spread 6h --wait
+      vaultpki ca rotate etcd -f cluster.yaml --same-key
+      vaultpki ca rotate etcd -f cluster.yaml --emergency --yes
+    """
+    from vaultpki.provision import ca_commands
+    from vaultpki.provision.rotation_run import Step
+    from vaultpki.spec import parse_duration
+    from vaultpki.spec.rotation_record import DOMAINS, MOST_SPREAD, Method
+
+    if domain not in DOMAINS:
+        raise click.UsageError(f"there is no CA {domain!r}; write one of {', '.join(DOMAINS)}")
+    if same_key and emergency:
+        raise click.UsageError("--same-key keeps the key, so it does not help against a stolen one; leave one out")
+    seconds = parse_duration(spread)
+    if seconds > MOST_SPREAD:
+        raise click.UsageError(f"--spread is at most {MOST_SPREAD // 86400}d")
+    method = Method.EMERGENCY if emergency else Method.SAME_KEY if same_key else Method.NEW_KEY
+    with opened(file, allow_http=allow_http) as (cluster, vault, _):
+        if emergency and not yes:
+            _ask(domain, as_json=as_json)
+        record = ca_commands.rotate(cluster, vault, domain, method, seconds, _now(vault))
+        if wait:
+            return _watched(file, vault, lambda: ca_commands.advance(cluster, vault, _now(vault)), as_json=as_json)
+        active = [ca for ca in ca_commands.status(cluster, vault, _now(vault)) if ca.domain == domain]
+        step = Step(record, active[0].gate if active else None, moved=True)
+        return _tell(file, step, _now(vault), as_json=as_json)
+
+
+@ca_command.command("continue")
+@_step_options
+def continue_command(
+    file: Path,
+    allow_http: bool,
+    without: tuple[str, ...],
+    restarted: tuple[str, ...],
+    kubeconfig: Path | None,
+    wait: bool,
+    as_json: bool,
+) -> int:
+    """Take the next step of a rotation if every node is ready for it. Exit 3 if it waits for something.
+
+    Can be killed and run again at any time.
+
+    \b
+    Example:
+      vaultpki ca continue -f cluster.yaml
+      vaultpki ca continue -f cluster.yaml --restarted cp-1
+      vaultpki ca continue -f cluster.yaml --without w-17 --wait
+      vaultpki ca continue -f cluster.yaml --kubeconfig admin.conf
+    """
+    from vaultpki.provision import ca_commands
+
+    def step(cluster: Cluster, vault: Vault, told: tuple[str, ...]) -> Step:
+        return ca_commands.advance(cluster, vault, _now(vault), without, told, _pods(kubeconfig))
+
+    return _go(file, step, restarted, allow_http=allow_http, wait=wait, as_json=as_json)
+
+
+@ca_command.command("abort")
+@_step_options
+def abort_command(
+    file: Path,
+    allow_http: bool,
+    without: tuple[str, ...],
+    restarted: tuple[str, ...],
+    kubeconfig: Path | None,
+    wait: bool,
+    as_json: bool,
+) -> int:
+    """Take the next step of the way back to the old CA. Exit 3 if it waits for something.
+
+    \b
+    Example:
+      vaultpki ca abort -f cluster.yaml
+      vaultpki ca abort -f cluster.yaml --wait
+    """
+    from vaultpki.provision import ca_commands
+
+    def step(cluster: Cluster, vault: Vault, told: tuple[str, ...]) -> Step:
+        return ca_commands.abort(cluster, vault, _now(vault), without, told, _pods(kubeconfig))
+
+    return _go(file, step, restarted, allow_http=allow_http, wait=wait, as_json=as_json)
+
+
+def _pods(kubeconfig: Path | None) -> KubeTrust | None:
+    """Return what the cluster shows of the root; None without a kubeconfig."""
+    if kubeconfig is None:
+        return None
+    from vaultpki.host import kube_api
+    from vaultpki.spec import kubeconfig as document
+
+    return kube_api.read_trust(document.read(kubeconfig))
+
+
+def _go(
+    file: Path,
+    step: Callable[[Cluster, Vault, tuple[str, ...]], Step],
+    restarted: tuple[str, ...],
+    *,
+    allow_http: bool,
+    wait: bool,
+    as_json: bool,
+) -> int:
+    with opened(file, allow_http=allow_http) as (cluster, vault, _):
+        first = step(cluster, vault, restarted)
+        if wait and first.record.active:
+            return _watched(file, vault, lambda: step(cluster, vault, ()), as_json=as_json, first=first)
+        return _tell(file, first, _now(vault), as_json=as_json)
+
+
+def _tell(file: Path, step: Step, now: datetime, *, as_json: bool) -> int:
+    """Print a step; return the exit code: 3 where it waits for something, or something is unusual."""
+    from vaultpki.cli import ca_text
+
+    if as_json:
+        _print_json(ca_text.step_json(step))
+    else:
+        if step.note:
+            click.echo(printable(f"{step.note}."))
+        _show(ca_text.record_lines(step.record, step.gate, now, str(file)))
+    return 0 if step.moved or (step.record.state.resting and not step.note) else 3
+
+
+def _watched(file: Path, vault: Vault, step: Callable[[], Step], *, as_json: bool, first: Step | None = None) -> int:
+    """Take steps until the rotation is at rest, and show what it waits for meanwhile."""
+    from vaultpki.cli import ca_text
+
+    progress = _Progress(quiet=as_json)
+    try:
+        done = first or step()
+        while done.record.active:
+            now = _now(vault)
+            progress.show(done, done.note or ca_text.progress_line(done.record, done.gate, now))
+            if not done.moved or done.gate is None or not done.gate.open(now):
+                time.sleep(_pause(done, now))
+            done = step()
+    except KeyboardInterrupt:
+        progress.end()
+        click.echo(
+            "stopped waiting; nothing is lost: the same command goes on",
+            err=True,
+        )
+        raise click.exceptions.Abort from None
+    progress.end()
+    return _tell(file, done, _now(vault), as_json=as_json)
+
+
+def _pause(step: Step, now: datetime) -> float:
+    opens = step.gate.opens if step.gate is not None else None
+    return _LOOK if opens is None else min(max((opens - now).total_seconds(), 0.5), _LOOK)
+
+
+class _Progress:
+    """Shows a wait on standard error: one line that changes on a terminal, else a line at each change."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._live = sys.stderr.isatty()
+        self._last = ""
+        self._state = ""
+        self._most = 0
+
+    def show(self, step: Step, line: str) -> None:
+        line = printable(line)
+        if self._quiet:
+            return
+        if step.record.state.value != self._state:
+            self._state, self._most = step.record.state.value, 0
+        waits = len(step.gate.waiting) if step.gate is not None else 0
+        self._most = max(self._most, waits)
+        if not self._live:
+            if line != self._last:
+                click.echo(line, err=True)
+            self._last = line
+            return
+        width = max(shutil.get_terminal_size().columns, 40)
+        filled = _BAR if not self._most else _BAR * (self._most - waits) // self._most
+        text = f"[{'#' * filled}{'-' * (_BAR - filled)}] {line}"[: width - 1]
+        click.echo(f"\r\x1b[2K{text}", err=True, nl=False)
+
+    def end(self) -> None:
+        if self._live and not self._quiet and self._state:
+            click.echo("\r\x1b[2K", err=True, nl=False)
+
+
+def _ask(domain: str, *, as_json: bool) -> None:
+    """Announce an emergency, and have a person confirm it by the CA's name."""
+    from vaultpki.cli import ca_text
+
+    if not terminal() or as_json:
+        raise VaultpkiError(
+            f"an emergency rotation of {domain} is an outage and there is no terminal to ask on; pass --yes"
+        )
+    _show(ca_text.emergency_lines(domain))
+    if click.prompt("Type the name of the CA to go on", default="", show_default=False) != domain:
+        raise VaultpkiError(f"that is not the CA's name ({domain}); nothing was changed")
+
+
+def _now(vault: Vault) -> datetime:
+    """Return the server's time, by the clock of its last answer."""
+    from vaultpki.vault import HEALTH
+
+    if vault.clock_offset is None:
+        vault.call(HEALTH)
+    return datetime.now(UTC) + timedelta(seconds=vault.clock_offset or 0.0)
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    import json
+
+    click.echo(json.dumps(document, indent=2))
+
+
+def _show(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(line)

@@ -1,0 +1,224 @@
+"""Words for people, and JSON for programs, about where the CAs of a cluster stand; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, Final
+
+from vaultpki.certificates import ROOT
+from vaultpki.provision.gates import Gate, Waiting
+from vaultpki.provision.rotation import next_state
+from vaultpki.provision.rotation_run import CaStatus, Step
+from vaultpki.redact import printable, stamp
+from vaultpki.spec.durations import format_duration
+from vaultpki.spec.rotation_record import Method, RotationRecord, State
+
+MOST_LINES: Final = 20
+"""How many nodes that wait are shown; JSON has all of them."""
+
+# What holds in a state. `{old}` and `{new}` are the two CAs, `{spread}` says how fast.
+_IS: Final = {
+    State.STEADY: "{old} signs, and nodes trust it alone",
+    State.PREPARED: "{new} has a key and no certificate yet; nothing has changed for nodes",
+    State.PUBLISHED: "nodes learn to trust {new} beside {old}; their certificates are still of {old}",
+    State.SWITCHED: "{new} signs; nodes trust both, and replace their certificates of {old} {spread}",
+    State.RETIRED: "nodes drop {old}, which signs no more, and trust {new} alone",
+    State.DONE: "{new} signs, and nodes trust it alone; {old} and its key are deleted",
+    State.RETRUSTING: "nodes learn to trust {old} again beside {new}; their certificates are still of {new}",
+    State.RETURNING: "{old} signs again; nodes trust both, and replace their certificates of {new} {spread}",
+}
+_IS_SAME_KEY: Final = {
+    State.PREPARED: "nothing has changed for nodes; {new} will be a new certificate for the key of {old}",
+    State.PUBLISHED: "nodes learn to trust {new} beside {old}, which has the same key",
+    State.SWITCHED: "{new} signs; nodes serve it behind their certificates, which stay as they are",
+    State.DONE: "{new} signs, and nodes trust it alone; {old} is deleted, and its key is that of {new}",
+    State.RETURNING: "{old} signs again; nodes serve it behind their certificates",
+}
+_IS_ROOT: Final = {
+    State.PREPARED: "{new} has a key and no certificate yet; nothing has changed for nodes",
+    State.PUBLISHED: "nodes learn to trust {new}, for which {old} vouches; the issuing CAs are still of {old}",
+    State.SWITCHED: "the issuing CAs are of {new}, with their keys; nodes serve that, and the word of {old} for {new}",
+    State.RETIRED: "nodes drop {old}, which signs no more, and trust {new} alone",
+    State.DONE: "nodes trust {new} alone; {old} and its key are deleted",
+    State.RETRUSTING: "nodes learn to trust {old} again beside {new}; the issuing CAs are still of {new}",
+    State.RETURNING: "the issuing CAs are of {old} again; nodes trust both, and serve that",
+}
+# What a step does, as the rest of a sentence.
+_DOES: Final = {
+    State.STEADY: "deletes {new}, and nodes trust {old} alone",
+    State.PUBLISHED: "has the root sign {new}, and nodes learn to trust it",
+    State.SWITCHED: "makes {new} the CA that signs; nodes replace their certificates {spread}",
+    State.RETIRED: "ends the trust in {old}",
+    State.DONE: "deletes {old} and its key; after that there is no way back",
+    State.RETRUSTING: "has nodes trust {old} again",
+    State.RETURNING: "makes {old} the CA that signs again; nodes replace their certificates {spread}",
+}
+_DOES_ROOT: Final = {
+    State.PUBLISHED: "makes {new}, for which {old} vouches, and nodes learn to trust it",
+    State.SWITCHED: "has {new} sign the issuing CAs, with their keys; nodes serve that behind their certificates",
+    State.RETURNING: "makes the issuing CAs of {old} those that sign again; nodes serve them behind their certificates",
+}
+_DOES_SAME_KEY: Final = {
+    State.SWITCHED: "makes {new} the CA that signs; nodes serve it behind their certificates",
+    State.DONE: "deletes {old}; after that there is no way back",
+    State.RETURNING: "makes {old} the CA that signs again; nodes serve it behind their certificates",
+}
+
+
+def status_lines(cas: tuple[CaStatus, ...], now: datetime, file: str) -> Iterator[str]:
+    """Yield what `ca status` prints: every CA, and for a rotation that is under way what to do next."""
+    rows = [("CA", "NAME", "KEY", "EXPIRES", "DAYS LEFT", "STATE", "SINCE"), *(_row(ca, now) for ca in cas)]
+    widths = [max(len(row[column]) for row in rows) for column in range(6)]
+    for row in rows:
+        yield printable("  ".join((*map(str.ljust, row, widths), row[6])).rstrip())
+    for ca in cas:
+        if ca.problem:
+            yield ""
+            yield printable(f"{ca.domain}: {ca.problem}")
+    active = under_way(cas)
+    if active is None or active.record is None:
+        yield ""
+        yield f"No CA is being rotated. `vaultpki ca rotate DOMAIN -f {file}` begins."
+        return
+    yield ""
+    yield from record_lines(active.record, active.gate, now, file)
+
+
+def record_lines(record: RotationRecord, gate: Gate | None, now: datetime, file: str) -> Iterator[str]:
+    """Yield where a rotation stands: what holds, what it waits for, what comes next, and the way back."""
+    if record.state.resting:
+        yield f"{record.domain} is {record.state.value}: {_filled(record, record.state, _IS, _IS_SAME_KEY)}."
+        return
+    since = f"since {stamp(record.since)}"
+    yield f"{record.domain} is {record.state.value} {since}: {_filled(record, record.state, _IS, _IS_SAME_KEY)}."
+    if gate is not None:
+        yield from gate_lines(gate, now)
+    to, back = next_state(record), next_state(record, back=True)
+    if to is not None:
+        when = "" if gate is None or gate.open(now) else "once nothing is waited for, "
+        yield f"Next: {when}`vaultpki ca continue -f {file}` {_filled(record, to, _DOES, _DOES_SAME_KEY)}."
+    if back is not None and record.state is not State.RETURNING:
+        what = _filled(record, back, _DOES, _DOES_SAME_KEY)
+        yield f"Back: `vaultpki ca abort -f {file}` {what}."
+
+
+def gate_lines(gate: Gate, now: datetime) -> Iterator[str]:
+    """Yield what a step waits for, and who is left out."""
+    if gate.waiting:
+        yield "It waits for:"
+        yield from _each(gate.waiting)
+    elif gate.opens is not None and gate.opens > now:
+        seconds = max(int((gate.opens - now).total_seconds()), 1)
+        yield f"Every node is ready; it waits {format_duration(seconds)} more, until {stamp(gate.opens)}."
+    if gate.excused:
+        yield "It does not wait for:"
+        yield from _each(gate.excused)
+
+
+def progress_line(record: RotationRecord, gate: Gate | None, now: datetime) -> str:
+    """Return one line about a wait: how many are missing, and the first of them with its reason."""
+    head = f"{record.domain} is {record.state.value}"
+    if gate is None or gate.open(now):
+        return head
+    if gate.waiting:
+        first = gate.waiting[0]
+        more = f" (and {len(gate.waiting) - 1} more)" if len(gate.waiting) > 1 else ""
+        return printable(f"{head}, waits for {first.node}{more}: {first.reason}")
+    return f"{head}, every node is ready, waits until {stamp(gate.opens)}" if gate.opens is not None else head
+
+
+def emergency_lines(domain: str) -> Iterator[str]:
+    """Yield what an emergency rotation does to a cluster, for a person to confirm."""
+    yield f"An emergency rotation of {domain} is for a stolen key. It does not wait for any node:"
+    yield f"- At once nodes stop trusting the CA that {domain} has now, and it signs no more."
+    yield "- Every component refuses its peers until both have certificates of the new CA. This outage ends once every"
+    yield "  agent has passed, and what reads the CA only at its start was restarted."
+    yield "- Operators' certificates of this CA end too: issue them again with `vaultpki issue`."
+    yield "- Whoever trusts the root alone (pods, kubeconfigs outside) goes on trusting the stolen CA until it expires."
+    yield "  Only a rotation of the root ends that, too."
+
+
+def under_way(cas: tuple[CaStatus, ...]) -> CaStatus | None:
+    """Return the CA whose rotation is under way; None if there is none."""
+    return next((ca for ca in cas if ca.record is not None and ca.record.active), None)
+
+
+def status_json(cas: tuple[CaStatus, ...], now: datetime) -> dict[str, Any]:
+    """Return what `ca status --json` prints."""
+    active = under_way(cas)
+    rotation = None
+    if active is not None and active.record is not None:
+        rotation = record_json(active.record, active.gate)
+    return {"cas": [_ca_json(ca, now) for ca in cas], "rotation": rotation}
+
+
+def step_json(step: Step) -> dict[str, Any]:
+    """Return what the commands that take a step print with `--json`."""
+    return {"moved": step.moved, "note": step.note or None, "rotation": record_json(step.record, step.gate)}
+
+
+def record_json(record: RotationRecord, gate: Gate | None) -> dict[str, Any]:
+    """Return a rotation and what it waits for."""
+    to, back = next_state(record), next_state(record, back=True)
+    return {
+        "domain": record.domain,
+        "state": record.state.value,
+        "since": stamp(record.since),
+        "method": record.method.value,
+        "old": record.old.name,
+        "new": None if record.new is None else record.new.name,
+        "waiting_for": _waiting(gate.waiting if gate is not None else ()),
+        "left_out": _waiting(gate.excused if gate is not None else ()),
+        "opens": None if gate is None or gate.opens is None else stamp(gate.opens),
+        "turn": record.turn or None,
+        "next": None if to is None else to.value,
+        "back": None if back is None else back.value,
+    }
+
+
+def _waiting(entries: tuple[Waiting, ...]) -> list[dict[str, str]]:
+    return [{"node": each.node, "reason": printable(each.reason)} for each in entries]
+
+
+def _ca_json(ca: CaStatus, now: datetime) -> dict[str, Any]:
+    record = ca.record
+    return {
+        "domain": ca.domain,
+        "name": ca.name,
+        "sha256": ca.sha256 or None,
+        "key": ca.key or None,
+        "not_after": None if ca.not_after is None else stamp(ca.not_after),
+        "days_left": None if ca.not_after is None else (ca.not_after - now).days,
+        "state": State.STEADY.value if record is None else record.state.value,
+        "since": None if record is None else stamp(record.since),
+        "problem": printable(ca.problem) or None,
+    }
+
+
+def _row(ca: CaStatus, now: datetime) -> tuple[str, ...]:
+    ends = "-" if ca.not_after is None else f"{ca.not_after:%Y-%m-%d}"
+    left = "-" if ca.not_after is None else str((ca.not_after - now).days)
+    record = ca.record
+    state = State.STEADY.value if record is None else record.state.value
+    since = "" if record is None else stamp(record.since)
+    return ca.domain, ca.name, ca.key or "-", ends, left, state, since
+
+
+def _each(entries: tuple[Waiting, ...]) -> Iterator[str]:
+    width = min(max(len(each.node) for each in entries[:MOST_LINES]), 30)
+    for each in entries[:MOST_LINES]:
+        yield printable(f"  {each.node.ljust(width)}  {each.reason}")
+    if len(entries) > MOST_LINES:
+        yield f"  and {len(entries) - MOST_LINES} more; `vaultpki ca status --json` lists them"
+
+
+def _filled(record: RotationRecord, state: State, words: dict[State, str], same_key: dict[State, str]) -> str:
+    text = words[state]
+    if record.domain == ROOT:
+        text = (_IS_ROOT if words is _IS else _DOES_ROOT).get(state, text)
+    elif record.method is Method.SAME_KEY:
+        text = same_key.get(state, text)
+    new = record.new.name if record.new is not None else "no other CA"
+    spread = f"within {format_duration(record.spread)}" if record.spread else "at once"
+    return text.format(old=record.old.name, new=new, spread=spread)

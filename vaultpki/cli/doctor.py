@@ -1,0 +1,95 @@
+"""`vaultpki doctor`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from vaultpki.cli.common import allow_http_option, config_option, json_option
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+    from vaultpki.agent.doctor import Finding
+
+_WORDS = {"ok": "ok", "warning": "WARNING", "failed": "FAILED", "unchecked": "not checked"}
+
+
+@click.command("doctor")
+@config_option
+@click.option(
+    "--join",
+    "join_file",
+    type=click.Path(path_type=Path),
+    help="Examine this machine for a join by this file, which stays unused.",
+)
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path),
+    help="With --join: where the certificates will go.  [default: /etc/kubernetes/pki]",
+)
+@json_option
+@allow_http_option
+def doctor_command(file: Path, join_file: Path | None, directory: Path | None, as_json: bool, allow_http: bool) -> None:
+    """Find what is wrong on this machine, before a join or on a node, and say what to do. Changes nothing.
+
+    It looks at the clock, every address of Vault and its TLS, the namespace and the cluster's root, the folders and
+    whose they are, foreign files and permissions, hooks, and the flags of components that run here. Exit 3 if
+    something failed.
+
+    \b
+    Example:
+      vaultpki doctor --join join.json
+      vaultpki doctor -c /etc/vaultpki/agent.yaml
+    """
+    import json
+    from datetime import UTC, datetime
+
+    from vaultpki.agent import doctor
+    from vaultpki.errors import Attention
+
+    if directory is not None and join_file is None:
+        raise click.UsageError("--dir goes with --join; on a node agent.yaml says where files are")
+    findings = []
+    for finding in _findings(file, join_file, directory, datetime.now(UTC), allow_http=allow_http):
+        findings.append(finding)
+        if not as_json:
+            # At once: an address that does not answer takes its time.
+            click.echo(_line(finding))
+    if as_json:
+        click.echo(json.dumps(doctor.to_json(tuple(findings)), indent=2))
+    if not doctor.fine(tuple(findings)):
+        raise Attention("something here would fail, or fails; see above")
+
+
+def _findings(
+    file: Path, join_file: Path | None, directory: Path | None, now: datetime, *, allow_http: bool
+) -> Iterator[Finding]:
+    from vaultpki.agent import doctor
+    from vaultpki.cli.agent import Places, join_plan
+    from vaultpki.errors import VaultpkiError
+    from vaultpki.spec import load_agent
+
+    try:
+        if join_file is not None:
+            plan = join_plan(file, join_file, Places(directory, None, None), allow_http=allow_http)
+        else:
+            config = load_agent(file, allow_http=allow_http)
+    except VaultpkiError as error:
+        yield doctor.Finding("join file" if join_file is not None else "agent.yaml", "failed", str(error))
+        return
+    if join_file is not None:
+        yield from doctor.before_join(plan, now, allow_http=allow_http)
+    else:
+        yield from doctor.of_node(config, now, allow_http=allow_http)
+
+
+def _line(finding: Finding) -> str:
+    from vaultpki.redact import printable
+
+    text = f"{_WORDS[finding.verdict]:<11}  {finding.check}"
+    return printable(f"{text}: {finding.detail}" if finding.detail else text)

@@ -1,0 +1,136 @@
+"""`vaultpki graph`."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from vaultpki.cli.common import opened, spec_option
+from vaultpki.redact import printable
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from vaultpki.show.graph_model import Graph
+
+_FORMATS: Final = ("svg", "mermaid", "dot")
+# Bytes: more than the first line of any picture.
+_BEGIN: Final = 100
+_ENDINGS: Final = {".mmd": "mermaid", ".mermaid": "mermaid", ".dot": "dot", ".gv": "dot"}
+
+
+@click.command("graph")
+@spec_option
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path),
+    help="Colour the picture by the expiry of the files here: a folder as for `vaultpki verify --dir`.",
+)
+@click.option(
+    "--from-vault",
+    is_flag=True,
+    help="Colour it by the last reports of all nodes, and show the state of rotations; asks Vault.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(_FORMATS),
+    help="The format; without it the ending of -o decides, else svg.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The file to write; without it, print.")
+def graph_command(
+    file: Path,
+    allow_http: bool,
+    directory: Path | None,
+    from_vault: bool,
+    form: str | None,
+    output: Path | None,
+) -> None:
+    """Draw the cluster: who logs in to whom with which pair, and which CA signed it.
+
+    Mermaid and DOT are text that other programs draw. A file that is no picture of vaultpki is not replaced. Exit 3 if
+    something could not be read. Without --from-vault no server is asked.
+
+    \b
+    Example:
+      vaultpki graph -f cluster.yaml -o cluster.svg
+      vaultpki graph -f cluster.yaml --dir nodes -o cluster.svg
+      vaultpki graph -f cluster.yaml --from-vault -o cluster.svg
+      vaultpki graph -f cluster.yaml --format mermaid
+    """
+    from datetime import UTC, datetime
+
+    from vaultpki.errors import Attention
+    from vaultpki.show import graph_svg, graph_text
+
+    if directory is not None and from_vault:
+        raise click.UsageError("choose one of --dir and --from-vault")
+    graph, problems = _read(file, directory, datetime.now(UTC), from_vault=from_vault, allow_http=allow_http)
+    form = form or _ENDINGS.get(output.suffix if output else "", "svg")
+    text = {"svg": graph_svg.svg, "mermaid": graph_text.mermaid, "dot": graph_text.dot}[form](graph)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        _write(output, text)
+        click.echo(f"wrote {output}")
+    for problem in problems:
+        click.echo(printable(problem), err=True)
+    if problems:
+        raise Attention("not everything could be read, so the picture does not show all; see above")
+
+
+def _read(
+    file: Path, directory: Path | None, now: datetime, *, from_vault: bool, allow_http: bool
+) -> tuple[Graph, tuple[str, ...]]:
+    """Return the picture, and what could not be read."""
+    from vaultpki.show import graph_model
+    from vaultpki.spec import load_cluster
+
+    if from_vault:
+        from vaultpki.show import expiries
+
+        with opened(file, allow_http=allow_http) as (cluster, vault, _):
+            found = expiries.of_fleet(cluster, vault, now)
+    else:
+        # No server is asked, so none is refused.
+        cluster = load_cluster(file, allow_http=True)
+        if directory is None:
+            return graph_model.graph(cluster, now), ()
+        from vaultpki.show import expiries
+
+        found = expiries.of_folder(cluster, directory, now)
+    graph = graph_model.graph(
+        cluster, now, expiries=found.rows, cas=found.cas, rotations=found.rotations, source=found.source
+    )
+    return graph, found.problems
+
+
+def _write(path: Path, text: str) -> None:
+    """Write the picture; raises StoreError if something else is at `path`, so that no other file is lost."""
+    from vaultpki.errors import StoreError
+
+    marks = _marks()
+    try:
+        # A link here could lead to any file that this user may write.
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+        with os.fdopen(fd, "rb+", buffering=0) as stream:
+            begins = stream.read(_BEGIN) if stat.S_ISREG(os.fstat(fd).st_mode) else b"not a file"
+            if begins and begins.partition(b"\n")[0].decode("utf-8", "replace") not in marks:
+                raise StoreError(f"{str(path)!r} is no picture of vaultpki: choose another name with -o")
+            os.ftruncate(fd, 0)
+            os.lseek(fd, 0, os.SEEK_SET)
+            stream.write(text.encode())
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a usable path"
+        raise StoreError(f"{str(path)!r} cannot be written ({reason}): choose another path with -o") from None
+
+
+def _marks() -> set[str]:
+    from vaultpki.show import graph_svg, graph_text
+
+    return {graph_svg.MARK, graph_text.MERMAID_MARK, graph_text.DOT_MARK}

@@ -1,0 +1,88 @@
+"""`vaultpki kubeadm config`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vaultpki.cli.common import spec_option
+
+
+@click.group("kubeadm")
+def kubeadm_command() -> None:
+    """Prepare nodes for kubeadm, with Vault as the CA.
+
+    \b
+    Example:
+      vaultpki kubeadm config -f cluster.yaml cp-1 --init -o cp-1
+    """
+
+
+@kubeadm_command.command("config")
+@click.argument("node", required=False)
+@spec_option
+@click.option("--pool", metavar="NAME", help="Instead of NODE: one configuration for every node of the pool.")
+@click.option("--init", "mode", flag_value="init", help="For `kubeadm init` on the first control-plane node.")
+@click.option("--join", "mode", flag_value="join", help="For `kubeadm join` on every other node.")
+@click.option("--upgrade", "mode", flag_value="upgrade", help="For `kubeadm upgrade` on any node.")
+@click.option(
+    "--dir",
+    "pki",
+    default="/etc/kubernetes/pki",
+    show_default=True,
+    help="The node's folder for certificates, as in `agent --join --dir`.",
+)
+@click.option(
+    "--kubelet-dir",
+    "kubelet",
+    default="/var/lib/kubelet/pki",
+    show_default=True,
+    help="The node's folder for the kubelet's pairs.",
+)
+@click.option("--kubernetes-version", "version", help="Such as v1.36.3; without it kubeadm decides.")
+@click.option(
+    "--at",
+    "folder",
+    default="/etc/kubernetes/kubeadm",
+    show_default=True,
+    help="The path on the node to which the folder of -o will be copied.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The folder to write to; without it, print.")
+def config_command(
+    node: str | None,
+    file: Path,
+    allow_http: bool,
+    pool: str | None,
+    mode: str | None,
+    output: Path | None,
+    **options: Any,
+) -> None:
+    """Write the configuration and the patches with which kubeadm uses the certificates of a node.
+
+    NODE is a listed node, or any name that fits a pool. A control-plane node is either the first one (--init) or a
+    further one (--join); a worker is always joined. Vault is not asked for anything.
+
+    \b
+    Example:
+      vaultpki kubeadm config -f cluster.yaml cp-1 --init -o cp-1
+      vaultpki kubeadm config -f cluster.yaml cp-2 --join -o cp-2
+      vaultpki kubeadm config -f cluster.yaml --pool autoscaled -o autoscaled
+    """
+    from vaultpki.kubeadm import files
+    from vaultpki.spec import load_cluster
+
+    if (node is None) == (pool is None):
+        raise click.UsageError("name either one node or --pool")
+    cluster = load_cluster(file, allow_http=allow_http)
+    who = files.holder(cluster, node, pool)
+    settings = files.Options(**options)
+    what = files.mode(cluster, who, mode)
+    made = files.made(cluster, who, what, settings)
+    if output is None:
+        click.echo(files.shown(made, settings.folder), nl=False)
+        return
+    for path in files.write(made, output):
+        click.echo(f"wrote {path}")
+    click.echo(files.next_step(who, what, output, settings.folder))

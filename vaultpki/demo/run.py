@@ -1,0 +1,157 @@
+"""Runs an embedded OpenBao, applies an example cluster, runs every node's pass and issues the operator's certificates.
+
+It calls the functions of `apply`, `agent --once`, `issue` and `verify`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from vaultpki.agent import run
+from vaultpki.agent.secret_id import SECRET_ID
+from vaultpki.certificates import rows
+from vaultpki.demo import openbao
+from vaultpki.disk.files import open_folder, private_folder, remove_tree, storage_errors, swap, write_private
+from vaultpki.errors import StoreError
+from vaultpki.issue import operator
+from vaultpki.model import AgentConfig, Auth, Cluster, Node
+from vaultpki.provision import apply
+from vaultpki.provision.server_facts import ServerFacts
+from vaultpki.spec import dump_agent, load_agent, load_cluster
+from vaultpki.vault import Settings, Vault, text
+from vaultpki.verify.folders import find
+from vaultpki.verify.matrix import verify
+from vaultpki.verify.on_disk import Check
+
+# Written first, so that a folder is known as a demo's before it has anything else.
+_MARK: Final = ".vaultpki-demo"
+_OURS: Final = ("cluster.yaml", "vault-ca.crt", "nodes", "operator", "server")
+
+_EXAMPLE: Final = """\
+cluster: demo
+vault: {{addresses: ["{address}"], ca_file: vault-ca.crt}}
+api_server:
+  endpoint: https://10.0.0.10:6443
+  names: [api.demo.example]
+  addresses: [10.0.0.10]
+nodes:
+  - {{name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}}
+  - {{name: worker-1, roles: [worker], addresses: [10.0.0.21]}}
+  - {{name: worker-2, roles: [worker], addresses: [10.0.0.22]}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a demo made: the cluster, the running server, how many changes and certificates, and every check."""
+
+    cluster: Cluster
+    directory: Path
+    server: openbao.Embedded
+    token_file: Path
+    changes: int
+    checks: Sequence[Check]
+    renewed: int
+
+
+@contextmanager
+def demo(directory: Path, *, port: int = 0) -> Iterator[Shown]:
+    """Run the demo in `directory`; the server stops when the block ends.
+
+    Raises StoreError if the directory has other files, and everything that the commands raise.
+    """
+    # Only root and this user can replace it or a folder above it, so paths below it are safe.
+    folder = open_folder(str(directory), create=True)
+    try:
+        with storage_errors(str(directory)):
+            _prepare(directory, folder)
+        try:
+            with openbao.start(directory / "server", port=port) as server:
+                yield _run(directory, server)
+        finally:
+            # Its storage was memory, so nothing of its folder is of use, the root token included.
+            with contextlib.suppress(OSError):
+                remove_tree("server", folder)
+    finally:
+        os.close(folder)
+
+
+def _run(directory: Path, server: openbao.Embedded) -> Shown:
+    with storage_errors(str(server.ca_file)):
+        ca_pem = server.ca_file.read_text(encoding="ascii")
+    _write(directory / "vault-ca.crt", ca_pem, 0o644)
+    _write(directory / "cluster.yaml", _EXAMPLE.format(address=server.address), 0o644)
+    token_file = directory / "server" / "root-token"
+    _write(token_file, server.token, 0o600)
+    cluster = load_cluster(directory / "cluster.yaml")
+    vault = Vault(Settings((server.address,), ca_pem=ca_pem, token=server.token))
+    where = ServerFacts((server.address,), ca_pem)
+    done = apply.apply(cluster, vault, where, first=None, progress=lambda change: None)
+    renewed = 0
+    for node in cluster.nodes:
+        file = _equip(directory / "nodes" / node.name, cluster, node, vault, done.root_sha256)
+        outcome = run.run(load_agent(file), run.Options(settle=False))
+        for failure in outcome.failures.values():
+            raise failure
+        renewed += len(outcome.renewed)
+    for row in rows(cluster):
+        if row.operator:
+            operator.issue(cluster, vault, row.name, str(directory / "operator"), datetime.now(UTC), grace=0.0)
+            renewed += 1
+    checks = verify(find(cluster, directory), now=datetime.now(UTC), rows=rows(cluster))
+    return Shown(cluster, directory, server, token_file, len(done.changes), checks, renewed)
+
+
+def _equip(folder: Path, cluster: Cluster, node: Node, vault: Vault, pin: str) -> Path:
+    """Give a node its agent.yaml and its first secret id, with the applier's token."""
+    mount = f"{cluster.prefix}/listed"
+    approle = vault.api.auth.approle
+    role_id = approle.read_role_id(node.name, mount_point=mount).data
+    minted = approle.generate_secret_id(node.name, mount_point=mount).data
+    state = folder / "state"
+    private_folder(str(state))
+    write_private(f"{state}/{SECRET_ID}", text(minted, "secret_id").encode())
+    ca_file = folder / "vault-ca.pem"
+    _write(ca_file, cluster.vault.ca_pem or "", 0o644)
+    config = AgentConfig(
+        cluster=cluster.name,
+        prefix=cluster.prefix,
+        node=node.name,
+        pool=None,
+        addresses=cluster.vault.addresses,
+        ca_file=str(ca_file),
+        root_sha256=pin,
+        auth=Auth("approle", role_id=str(role_id.get("role_id"))),
+        directory=str(folder / "pki"),
+        state=str(state),
+    )
+    file = folder / "agent.yaml"
+    _write(file, dump_agent(config), 0o644)
+    return file
+
+
+def _prepare(directory: Path, folder: int) -> None:
+    """Mark an empty folder as a demo's, or remove what an earlier demo made in it."""
+    there = set(os.listdir(folder))
+    if there and not (_MARK in there and _made_here(folder)):
+        raise StoreError(f"{directory} holds files that no demo of this user made; choose another folder with --dir")
+    swap(_MARK, folder, b"", 0o644)
+    for name in _OURS:
+        remove_tree(name, folder)
+
+
+def _made_here(folder: int) -> bool:
+    about = os.stat(_MARK, dir_fd=folder, follow_symlinks=False)
+    return stat.S_ISREG(about.st_mode) and about.st_uid in {0, os.geteuid()}
+
+
+def _write(path: Path, text: str, mode: int) -> None:
+    write_private(str(path), text.encode(), mode)

@@ -1,0 +1,111 @@
+"""Write plain files in a folder that other programs use too, such as /etc/kubernetes: no links, no hidden folder.
+
+A file is replaced in one step, or written only where there is none: a container that mounts it as a single file never
+sees another one in its place. The lock of the node's certificate directory allows one writer only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from vaultpki.disk import files
+from vaultpki.disk.files import storage_errors
+from vaultpki.disk.generations import NAME, File, Stored, stored_at
+from vaultpki.errors import StoreError
+
+_RANDOM: Final = r"[0-9a-f]{16}"
+
+
+class PlainFolder:
+    """The folder at `path`, opened anew for each step: a program such as `kubeadm reset` may replace it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def read(self, name: str) -> Stored:
+        """Read a file; what is wrong with it is its `problem`, as in `Generations.read`."""
+        _valid(name)
+        if not files.there(self.path):
+            return Stored(None, problem="missing")
+        folder = files.open_folder(self.path, create=False)
+        try:
+            return stored_at(name, folder)
+        finally:
+            os.close(folder)
+
+    def write(self, name: str, wanted: File, *, replace: bool) -> None:
+        """Write a file so that a reader sees it whole; without `replace` StoreError if something is there already."""
+        _valid(name)
+        folder = files.open_folder(self.path, create=True)
+        try:
+            with storage_errors(f"{self.path}/{name}"):
+                if replace:
+                    files.swap(name, folder, wanted.data, wanted.mode, wanted.uid, wanted.gid)
+                else:
+                    _write_once(name, folder, wanted)
+        finally:
+            os.close(folder)
+
+    def mend(self, name: str, wanted: File) -> None:
+        """Give a file its mode and owner; a container that mounts it sees the same file."""
+        _valid(name)
+        folder = files.open_folder(self.path, create=False)
+        try:
+            with storage_errors(f"{self.path}/{name}"):
+                fd = os.open(name, files.OLD_FILE, dir_fd=folder)
+                try:
+                    files.own(fd, wanted.mode, wanted.uid, wanted.gid)
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+        finally:
+            os.close(folder)
+
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+        _valid(name)
+        folder = files.open_folder(self.path, create=False)
+        try:
+            with storage_errors(f"{self.path}/{name}"):
+                os.unlink(name, dir_fd=folder)
+                os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def sweep(self, names: Iterable[str]) -> int:
+        """Remove what a killed run left beside these files; return how many files that were."""
+        if not files.there(self.path):
+            return 0
+        leftover = re.compile(rf"\.({'|'.join(map(re.escape, names))})\.{_RANDOM}")
+        folder = files.open_folder(self.path, create=False)
+        try:
+            with storage_errors(self.path):
+                found = [entry for entry in os.listdir(folder) if leftover.fullmatch(entry)]
+                for entry in found:
+                    os.unlink(entry, dir_fd=folder)
+                if found:
+                    os.fsync(folder)
+        finally:
+            os.close(folder)
+        return len(found)
+
+
+def _write_once(name: str, folder: int, wanted: File) -> None:
+    temporary = f".{name}.{files.random_suffix()}"
+    try:
+        files.write_new(temporary, folder, wanted.data, wanted.mode, wanted.uid, wanted.gid)
+        # Not a rename, which would replace what another program has put there meanwhile.
+        os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=folder)
+    os.fsync(folder)
+
+
+def _valid(name: str) -> None:
+    if not re.fullmatch(NAME, name):
+        raise StoreError(f"{name!r} cannot be a kubeconfig: letters, digits, dots, @, - and _ are possible; rename it")

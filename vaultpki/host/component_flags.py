@@ -1,0 +1,218 @@
+"""Compares the flags of Kubernetes' components on this machine with the files that the agent installs.
+
+A wrong flag is silent: etcd that trusts the bundle with the root admits every client of the cluster, and kube-apiserver
+without `--kubelet-certificate-authority` talks to any server at a kubelet's address.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from vaultpki.certificates import laid_out, pair_files
+from vaultpki.layout import TRUST_BUNDLES
+from vaultpki.places import PKI, Layout
+
+COMPONENTS: Final = ("kube-apiserver", "etcd", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
+"""The programs whose flags are looked at, by the names of their files."""
+
+_LONGEST: Final = 64 * 1024
+
+
+class Expect(enum.Enum):
+    """What a flag must name: a bundle without the root, either bundle, the one with the root, or a file of a pair."""
+
+    ISSUING = "issuing"
+    BUNDLE = "bundle"
+    CHAIN = "chain"
+    CERTIFICATE = "certificate"
+    KEY = "key"
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A flag that names one of our files: of which CA or row, and what happens if it is missing (empty: nothing)."""
+
+    component: str
+    name: str
+    expect: Expect
+    of: str
+    missing: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is wrong with one component, in one sentence, and what to do."""
+
+    component: str
+    problem: str
+    remedy: str
+
+
+# docs/components.md has the same flags, as Kubernetes 1.36 and etcd 3.6 read them.
+FLAGS: Final = (
+    Flag("kube-apiserver", "client-ca-file", Expect.ISSUING, "kubernetes", "no client certificate is accepted"),
+    Flag("kube-apiserver", "tls-cert-file", Expect.CERTIFICATE, "kube-apiserver"),
+    Flag("kube-apiserver", "tls-private-key-file", Expect.KEY, "kube-apiserver"),
+    Flag("kube-apiserver", "etcd-cafile", Expect.BUNDLE, "etcd"),
+    Flag("kube-apiserver", "etcd-certfile", Expect.CERTIFICATE, "kube-apiserver-etcd"),
+    Flag("kube-apiserver", "etcd-keyfile", Expect.KEY, "kube-apiserver-etcd"),
+    Flag(
+        "kube-apiserver",
+        "kubelet-certificate-authority",
+        Expect.BUNDLE,
+        "kubelet",
+        "it talks to any server at a kubelet's address",
+    ),
+    Flag("kube-apiserver", "kubelet-client-certificate", Expect.CERTIFICATE, "kube-apiserver-kubelet"),
+    Flag("kube-apiserver", "kubelet-client-key", Expect.KEY, "kube-apiserver-kubelet"),
+    Flag("kube-apiserver", "requestheader-client-ca-file", Expect.ISSUING, "front-proxy"),
+    Flag("kube-apiserver", "proxy-client-cert-file", Expect.CERTIFICATE, "front-proxy-client"),
+    Flag("kube-apiserver", "proxy-client-key-file", Expect.KEY, "front-proxy-client"),
+    Flag("etcd", "trusted-ca-file", Expect.ISSUING, "etcd", "it checks no client"),
+    Flag("etcd", "cert-file", Expect.CERTIFICATE, "etcd-server"),
+    Flag("etcd", "key-file", Expect.KEY, "etcd-server"),
+    Flag("etcd", "peer-trusted-ca-file", Expect.ISSUING, "etcd", "it checks no peer"),
+    Flag("etcd", "peer-cert-file", Expect.CERTIFICATE, "etcd-peer"),
+    Flag("etcd", "peer-key-file", Expect.KEY, "etcd-peer"),
+    Flag(
+        "kube-controller-manager",
+        "root-ca-file",
+        Expect.CHAIN,
+        "kubernetes",
+        "pods get no CA of the Kubernetes API",
+    ),
+)
+"""The flags that name our files."""
+
+
+def findings(component: str, arguments: Sequence[str], layout: Layout, paths: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield what is wrong with the arguments of a component; `paths` are the folders of our files by name.
+
+    A flag that is read from a file or from the environment counts as missing, and only those that must be there are
+    reported then.
+    """
+    given = _given(arguments)
+    for flag in FLAGS:
+        if flag.component != component:
+            continue
+        value = given.get(flag.name)
+        if value is None:
+            if flag.missing:
+                yield Finding(
+                    component,
+                    f"--{flag.name} is not set, so {flag.missing}",
+                    f"set it to {_paths(flag, layout, paths)[0]}",
+                )
+        elif (problem := _problem(flag, value, layout, paths)) is not None:
+            yield Finding(
+                component, f"--{flag.name} is {value}: {problem}", f"set it to {_paths(flag, layout, paths)[0]}"
+            )
+    for check in _FURTHER.get(component, ()):
+        yield from check(given)
+
+
+def running(processes: str = "/proc") -> dict[str, tuple[str, ...]]:
+    """Return the arguments of the components that run on this machine, by component; of several, one process's.
+
+    Reads only, and leaves out what this user may not read. A component in another network namespace belongs to another
+    node, such as one in a container.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    try:
+        own = os.readlink(f"{processes}/self/ns/net")
+    except OSError:
+        return found
+    for process in sorted(Path(processes).glob("[0-9]*"), key=lambda path: int(path.name)):
+        try:
+            if os.readlink(process / "ns/net") != own:
+                continue
+            with (process / "cmdline").open("rb") as file:
+                words = file.read(_LONGEST).split(b"\0")[:-1]
+        except OSError:
+            continue
+        name = os.path.basename(os.fsdecode(words[0])) if words else ""
+        if name in COMPONENTS:
+            found.setdefault(name, tuple(map(os.fsdecode, words[1:])))
+    return found
+
+
+def _given(arguments: Sequence[str]) -> dict[str, str]:
+    """Return flags and values: Go's flag packages take `--flag=value`, `--flag value`, and one dash."""
+    given: dict[str, str] = {}
+    for index, word in enumerate(arguments):
+        if not word.startswith("-"):
+            continue
+        name, equals, value = word.lstrip("-").partition("=")
+        after = arguments[index + 1] if index + 1 < len(arguments) else ""
+        # A boolean flag takes its value only with an equals sign.
+        given[name] = value if equals else "true" if not after or after.startswith("-") else after
+    return given
+
+
+def _paths(flag: Flag, layout: Layout, paths: Mapping[str, str]) -> list[str]:
+    """Return the paths that the flag may have, the best first."""
+    if flag.expect in (Expect.CERTIFICATE, Expect.KEY):
+        row = next((row for row in laid_out(layout) if row.name == flag.of), None)
+        if row is None:
+            return []
+        folder = row.kubeadm.folder if layout is Layout.KUBEADM and row.kubeadm is not None else PKI
+        crt, key, pem = pair_files(row.stem)
+        return [f"{paths[folder]}/{name}" for name in ((crt, pem) if flag.expect is Expect.CERTIFICATE else (key, pem))]
+    bundles = [each for each in TRUST_BUNDLES[layout] if each.ca == flag.of]
+    wanted = {Expect.ISSUING: (False,), Expect.CHAIN: (True,), Expect.BUNDLE: (False, True)}[flag.expect]
+    return [f"{paths[each.folder]}/{each.file}" for chain in wanted for each in bundles if each.chain is chain]
+
+
+def _problem(flag: Flag, value: str, layout: Layout, paths: Mapping[str, str]) -> str | None:
+    allowed = _paths(flag, layout, paths)
+    if not allowed or os.path.normpath(value) in map(os.path.normpath, allowed):
+        return None
+    chains = {f"{paths[each.folder]}/{each.file}": each.ca for each in TRUST_BUNDLES[layout] if each.chain}
+    if flag.expect is Expect.ISSUING and os.path.normpath(value) in map(os.path.normpath, chains):
+        return "the root in this file lets in the clients of every CA of the cluster"
+    if flag.expect is Expect.CHAIN:
+        return "pods whose TLS library is OpenSSL need the root in this file"
+    return "the agent does not write this file for it"
+
+
+def _etcd_checks(given: Mapping[str, str]) -> Iterator[Finding]:
+    for name, who in (("client-cert-auth", "client"), ("peer-client-cert-auth", "peer")):
+        if given.get(name, "false") != "true":
+            yield Finding("etcd", f"--{name} is not set, so it lets in any {who}", f"set --{name}")
+
+
+def _apiserver_checks(given: Mapping[str, str]) -> Iterator[Finding]:
+    if "requestheader-client-ca-file" in given and not given.get("requestheader-allowed-names"):
+        yield Finding(
+            "kube-apiserver",
+            "--requestheader-allowed-names is empty, so every certificate of the front-proxy CA may speak for any user",
+            "set it to front-proxy-client",
+        )
+    modes = given.get("authorization-mode", "AlwaysAllow").split(",")
+    if "AlwaysAllow" in modes or not {"Node", "RBAC"} <= set(modes):
+        yield Finding(
+            "kube-apiserver",
+            f"--authorization-mode is {','.join(modes)}, so certificates give other rights than they should",
+            "set it to Node,RBAC",
+        )
+
+
+def _manager_checks(given: Mapping[str, str]) -> Iterator[Finding]:
+    if "cluster-signing-key-file" in given or "cluster-signing-cert-file" in given:
+        yield Finding(
+            "kube-controller-manager",
+            "it signs CertificateSigningRequests with a key on this machine, which is a CA outside Vault",
+            "remove --cluster-signing-cert-file and --cluster-signing-key-file",
+        )
+
+
+_FURTHER: Final[Mapping[str, tuple[Callable[[Mapping[str, str]], Iterator[Finding]], ...]]] = {
+    "etcd": (_etcd_checks,),
+    "kube-apiserver": (_apiserver_checks,),
+    "kube-controller-manager": (_manager_checks,),
+}

@@ -1,0 +1,163 @@
+"""Reads what pods of a running cluster trust, by the API server and a person's kubeconfig; it only lists.
+
+Three lists are read, page by page. Each answer is bounded in time and size, and each has a connection of its own, so
+that no answer can be taken for another request's.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import os
+import ssl
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
+
+from vaultpki.errors import SpecError, Unavailable, Untrusted, VaultpkiError
+from vaultpki.spec import kube_objects
+from vaultpki.spec.kube_objects import ROOT_COPY, KubeTrust
+from vaultpki.spec.kubeconfig import KubeAccess
+from vaultpki.vault.sockets import Channel, connect
+
+_SECONDS: Final = 30.0
+_LARGEST: Final = 64 * 1024 * 1024
+_PAGE: Final = 500
+_MOST_PAGES: Final = 2000
+_HTTPS: Final = 443
+
+
+def read_trust(access: KubeAccess) -> KubeTrust:
+    """Return the namespaces, their `kube-root-ca.crt` and the running pods that were given one.
+
+    Raises Unavailable, Untrusted, or VaultpkiError with what the kubeconfig's user lacks.
+    """
+    tls = _context(access)
+    return KubeTrust(
+        namespaces=tuple(kube_objects.namespaces(_listed(access, tls, "namespaces"))),
+        copies=tuple(
+            kube_objects.copies(_listed(access, tls, "configmaps", f"fieldSelector=metadata.name%3D{ROOT_COPY}"))
+        ),
+        pods=tuple(kube_objects.pods(_listed(access, tls, "pods"))),
+    )
+
+
+def _listed(access: KubeAccess, tls: ssl.SSLContext, kind: str, more: str = "") -> Iterator[object]:
+    """Yield the objects of a kind in all namespaces, a page at a time."""
+    token: object = ""
+    for _ in range(_MOST_PAGES):
+        rest = f"continue={quote(str(token), safe='')}" if token else ""
+        query = "&".join(part for part in (f"limit={_PAGE}", more, rest) if part)
+        page = _get(access, tls, kind, f"/api/v1/{kind}?{query}")
+        items, about = page.get("items"), page.get("metadata")
+        yield from items if isinstance(items, list) else ()
+        token = about.get("continue") if isinstance(about, dict) else ""
+        if not isinstance(token, str) or not token:
+            return
+    raise VaultpkiError(f"{access.server} lists {kind} without end; check the address in {access.file}")
+
+
+def _get(access: KubeAccess, tls: ssl.SSLContext, kind: str, target: str) -> dict[str, Any]:
+    status, body = _request(access, tls, target)
+    if status == http.HTTPStatus.UNAUTHORIZED:
+        raise VaultpkiError(
+            f"{access.server} does not accept the user of {access.file}: its certificate or token may have expired; "
+            "issue it again"
+        )
+    if status == http.HTTPStatus.FORBIDDEN:
+        raise VaultpkiError(
+            f"the user of {access.file} may not list {kind} in all namespaces; name the kubeconfig of one who may list "
+            "namespaces, configmaps and pods, such as admin.conf"
+        )
+    try:
+        value = json.loads(body) if status == http.HTTPStatus.OK else None
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise Unavailable(f"{access.server} answers {status} to a list of {kind}; check the address in {access.file}")
+    return value
+
+
+def _request(access: KubeAccess, tls: ssl.SSLContext, target: str) -> tuple[int, bytes]:
+    """Send one GET on a connection of its own; return the status and the body."""
+    deadline = time.monotonic() + _SECONDS
+    url = urlsplit(access.server)
+    origin = f"https://{url.hostname and _bracketed(url.hostname)}:{url.port or _HTTPS}"
+    lines = [
+        f"GET {url.path.rstrip('/')}{target} HTTP/1.1",
+        f"Host: {url.netloc}",
+        "Accept: application/json",
+        "Accept-Encoding: identity",
+        "Connection: close",
+        *([f"Authorization: Bearer {access.token}"] if access.token else []),
+    ]
+    try:
+        channel = connect(origin, tls, access.server_name, deadline)
+    except ssl.SSLCertVerificationError:
+        raise Untrusted(
+            f"the certificate of {access.server} is not of a CA in {access.file}; take a kubeconfig with both roots"
+        ) from None
+    except (OSError, ValueError) as error:
+        why = "it does not answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+        raise Unavailable(f"{access.server} cannot be reached ({why}); check the address in {access.file}") from None
+    try:
+        channel.send(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"), deadline)
+        answer = http.client.HTTPResponse(_Bytes(_all(channel, deadline)))  # type: ignore[arg-type]
+        answer.begin()
+        return answer.status, answer.read()
+    except (OSError, ValueError, http.client.HTTPException):
+        raise Unavailable(f"{access.server} gave no whole answer in time; try again") from None
+    finally:
+        channel.close()
+
+
+class _Bytes:
+    """What `http.client` reads an answer from: bytes that are there already."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def makefile(self, *_: object) -> io.BytesIO:
+        return io.BytesIO(self._data)
+
+
+def _all(channel: Channel, deadline: float) -> bytes:
+    found = bytearray()
+    while part := channel.receive(65536, deadline):
+        found += part
+        if len(found) > _LARGEST:
+            raise ValueError("too large")
+    return bytes(found)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _context(access: KubeAccess) -> ssl.SSLContext:
+    try:
+        tls = ssl.create_default_context(cadata=access.ca_pem)
+        # A bundle without the root is enough for Go, and so for kubectl.
+        tls.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        if access.certificate_pem:
+            _load_pair(tls, access)
+    except (ssl.SSLError, OSError, ValueError):
+        raise SpecError(
+            "its CA, certificate or key cannot be used; issue the kubeconfig again", file=access.file
+        ) from None
+    return tls
+
+
+def _load_pair(tls: ssl.SSLContext, access: KubeAccess) -> None:
+    # `ssl` reads a pair from a file alone: one in memory, which no other user and no disk sees.
+    memory = os.memfd_create("pair", os.MFD_CLOEXEC)
+    try:
+        rest = memoryview(access.certificate_pem + b"\n" + access.key_pem)
+        while rest:
+            rest = rest[os.write(memory, rest) :]
+        # Without a password callback OpenSSL would ask at the terminal.
+        tls.load_cert_chain(f"/proc/self/fd/{memory}", password=lambda: "")
+    finally:
+        os.close(memory)

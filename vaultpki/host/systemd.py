@@ -1,0 +1,192 @@
+"""Tell systemd how the agent does; write its units, and print recipes for other ways to run it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import sys
+import time
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from vaultpki.errors import StoreError, ToolMissing, VaultpkiError
+from vaultpki.places import KUBELET
+
+if TYPE_CHECKING:
+    from vaultpki.model import AgentConfig
+
+UNITS: Final = ("vaultpki-agent.service", "vaultpki-agent-once.service")
+RECIPES: Final = ("Containerfile", "daemonset.yaml", "static-pod.yaml", "alerts.yaml")
+"""What is printed as it is."""
+
+UNIT_FOLDER: Final = Path("/etc/systemd/system")
+
+_LONGEST_STATUS: Final = 500
+_HOMES: Final = ("/home", "/root", "/run/user")
+_TEMPORARY: Final = ("/tmp", "/var/tmp")  # noqa: S108 - asked about, not written to
+
+
+class Notifier:
+    """Send the agent's state to systemd; without systemd every call does nothing. It never raises.
+
+    The variables of sd_notify(3) and sd_watchdog_enabled(3) are removed from `environment`, so that no child can send
+    in the agent's name. `interval` is how often to call `watchdog`, in seconds, half of systemd's limit; or None.
+    """
+
+    def __init__(self, environment: MutableMapping[str, str] = os.environ) -> None:
+        named = environment.pop("NOTIFY_SOCKET", "")
+        # "@" is the NUL that begins a name in the abstract namespace (unix(7)).
+        self._address = f"\0{named[1:]}" if named.startswith("@") else named if named.startswith("/") else ""
+        period = environment.pop("WATCHDOG_USEC", "")
+        ours = environment.pop("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        watched = ours and re.fullmatch(r"[0-9]{1,18}", period) is not None and int(period) > 0
+        self.interval = int(period) / 2e6 if watched else None
+
+    def ready(self, status: str) -> None:
+        """Say that the agent is ready: for the first time, or after `reloading`."""
+        self._send(f"READY=1\nSTATUS={_one_line(status)}")
+
+    def status(self, text: str) -> None:
+        """Set what `systemctl status` shows."""
+        self._send(f"STATUS={_one_line(text)}")
+
+    def reloading(self) -> None:
+        """Say that the agent reads its configuration again; `ready` ends that."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+
+    def stopping(self) -> None:
+        """Say that the agent ends."""
+        self._send("STOPPING=1")
+
+    def watchdog(self) -> None:
+        """Say that the agent is alive."""
+        self._send("WATCHDOG=1")
+
+    def _send(self, message: str) -> None:
+        if not self._address:
+            return
+        # A socket for each message, as libsystemd does: systemd may have bound its own again meanwhile.
+        with contextlib.suppress(OSError, ValueError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.settimeout(1.0)
+            sender.sendto(message.encode(errors="replace"), self._address)
+
+
+def unit_files(config: AgentConfig, *, executable: Path | None = None, allow_http: bool = False) -> dict[str, str]:
+    """Return the text of each unit for this node, by name.
+
+    `executable` is the program to run (default: the one that runs now). VaultpkiError if a unit cannot hold a path.
+    """
+    from vaultpki.assets import render, text
+    from vaultpki.host.static_pod import manifest
+
+    file = str(Path(config.file).absolute())
+    program = str(executable or own_executable())
+    # The others lie in these.
+    folders = (config.directory, *config.folders.values(), config.state)
+    read = [file, program, *folders, *(path for path in (config.ca_file, config.auth.path) if path is not None)]
+    # A program in a virtual environment needs that, and the Python that it was made from.
+    read += [os.path.realpath(program), sys.prefix, sys.base_prefix] if executable is None else []
+    pods = [hook.name for each in config.hooks.values() for hook in each if hook.kind == "static_pod"]
+    manifests = sorted({os.path.dirname(manifest(pod)) for pod in pods})
+    # `kubeadm reset` empties /var/lib/kubelet, and within the sandbox only a folder above can make one in it again.
+    kubelets = config.folders.get(KUBELET, "")
+    writable = [os.path.dirname(path) if path == kubelets and path.count("/") > 2 else path for path in folders]
+    values = {
+        "executable": _word(program),
+        "config": _argument(file),
+        "options": " --allow-http" if allow_http else "",
+        "folders": " ".join(_argument(path) for path in folders),
+        "writable": " ".join(_word(f"-{path}") for path in (*writable, *manifests)),
+        "protect_home": "read-only" if _below(read, _HOMES) else "yes",
+        "private_tmp": "no" if _below(read, _TEMPORARY) else "yes",
+    }
+    values["sandbox"] = render(text("templates", "sandbox.conf"), values, name="sandbox.conf")
+    return {name: render(text("templates", name), values, name=name) for name in UNITS}
+
+
+def install_units(
+    config: AgentConfig, *, folder: Path = UNIT_FOLDER, executable: Path | None = None, allow_http: bool = False
+) -> list[Path]:
+    """Write the units that are missing or different, and return their paths; the caller reloads systemd.
+
+    StoreError if a unit is masked or cannot be written. For `executable` see `unit_files`.
+    """
+    from vaultpki.disk.files import storage_errors, write_private
+
+    changed = []
+    for name, content in unit_files(config, executable=executable, allow_http=allow_http).items():
+        path = folder / name
+        with storage_errors(str(path)):
+            if path.is_symlink():
+                raise StoreError(f"{path}: this is a symbolic link; run `systemctl unmask {name}`, or remove it, first")
+            if path.is_file() and path.read_bytes() == content.encode():
+                continue
+        write_private(str(path), content.encode(), 0o644)
+        changed.append(path)
+    return changed
+
+
+def recipe(name: str, config: AgentConfig | None = None, *, executable: Path | None = None) -> str:
+    """Return the text of a unit or a recipe; without a configuration a unit has the default paths.
+
+    For `executable` see `unit_files`. VaultpkiError if there is no such name.
+    """
+    from vaultpki.assets import text
+    from vaultpki.model import AgentConfig, Auth
+
+    if name in UNITS:
+        usual = AgentConfig(
+            cluster="",
+            prefix="",
+            node="",
+            pool=None,
+            addresses=(),
+            ca_file=None,
+            root_sha256="",
+            auth=Auth("approle"),
+            directory="/etc/kubernetes/pki",
+            state="/var/lib/vaultpki",
+            file="/etc/vaultpki/agent.yaml",
+        )
+        return unit_files(config or usual, executable=executable)[name]
+    if name in RECIPES:
+        return text("templates", name)
+    raise VaultpkiError(f"there is no unit or recipe {name[:100]!a}; there are: {', '.join((*UNITS, *RECIPES))}")
+
+
+def own_executable() -> Path:
+    """Return the `vaultpki` that runs, or the one beside this Python or in PATH; ToolMissing if there is none."""
+    found = [Path(sys.argv[0]), Path(sys.executable).with_name("vaultpki"), Path(shutil.which("vaultpki") or "")]
+    for each in found:
+        if each.name == "vaultpki" and each.is_file() and os.access(each, os.X_OK):
+            return each.absolute()
+    raise ToolMissing("the program `vaultpki` was not found; install the package, and run it by that name")
+
+
+def _below(paths: list[str], folders: tuple[str, ...]) -> bool:
+    return any(f"{path}/".startswith(f"{folder}/") for path in paths for folder in folders)
+
+
+def _one_line(text: str) -> str:
+    # A second line would be another message to systemd.
+    return " ".join(text.split())[:_LONGEST_STATUS]
+
+
+def _word(text: str) -> str:
+    """Return a path as one word of a unit (systemd.syntax(7))."""
+    # ReadWritePaths= knows no escapes.
+    if not text.isprintable() or re.search(r"""["'\\]""", text):
+        raise VaultpkiError(
+            f"{text[:200]!a}: a systemd unit cannot hold this path; choose one without quotes and backslashes"
+        )
+    escaped = text.replace("%", "%%")
+    return f'"{escaped}"' if re.search(r"\s", text) else escaped
+
+
+def _argument(text: str) -> str:
+    """Return it as an argument of a command, where `$` begins a variable (systemd.service(5))."""
+    return _word(text).replace("$", "$$")

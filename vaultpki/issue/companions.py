@@ -1,0 +1,100 @@
+"""Makes the files that go with pairs: trust bundles, kubeconfigs and the user's own templates."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from vaultpki import assets
+from vaultpki.certificates import pair_files
+from vaultpki.disk.store import File
+from vaultpki.errors import TemplateError
+from vaultpki.issue.signing import CERTIFICATE_MODE, KEY_MODE, Owner
+from vaultpki.layout import TrustBundle, bundle_of
+from vaultpki.model import Certificate, UserTemplate
+from vaultpki.pki.facts import Trust
+from vaultpki.places import PKI, Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What the files of a node or an operator name. `paths` are the paths of the folders by name."""
+
+    cluster: str
+    endpoint: str
+    layout: Layout
+    paths: Mapping[str, str]
+    owner: Owner
+
+
+def bundle_files(site: Site, bundles: Iterable[TrustBundle], trust: Mapping[str, Trust]) -> dict[str, dict[str, File]]:
+    """Return the bundles by folder and name; there is none of a CA without a trusted issuer."""
+    made: dict[str, dict[str, File]] = {}
+    for each in bundles:
+        known = trust[each.ca]
+        if known.issuing:
+            text = known.chain_bundle if each.chain else known.bundle
+            file = File(text.encode(), CERTIFICATE_MODE, site.owner.uid, site.owner.gid)
+            made.setdefault(each.folder, {})[each.file] = file
+    return made
+
+
+def kubeconfig(site: Site, certificate: Certificate, *, chain: bool = False) -> File:
+    """Return the kubeconfig of a certificate, which names files by absolute paths.
+
+    `chain` makes it name the bundle with the root, which a person's OpenSSL-based tools need; the components are
+    written in Go and do not.
+    """
+    crt, key, _ = pair_files(certificate.stem)
+    ca = bundle_of(site.layout, certificate.ca, certificate.folder, chain=chain)
+    folder = site.paths[certificate.folder]
+    text = assets.kubeconfig(
+        cluster=site.cluster,
+        server=site.endpoint,
+        ca_file=f"{site.paths[ca.folder]}/{ca.file}",
+        user=certificate.subject.common_name,
+        certificate=f"{folder}/{crt}",
+        key=f"{folder}/{key}",
+    )
+    return File(text.encode(), KEY_MODE, site.owner.uid, site.owner.gid)
+
+
+def embedded_kubeconfig(site: Site, certificate: Certificate, trust: Trust, contents: Mapping[str, bytes]) -> File:
+    """Return the kubeconfig of a certificate that holds the pair itself; `contents` are the pair's files by name.
+
+    The signer of the certificate is the first of its CAs: kubeadm compares that one with its ca.crt.
+    """
+    crt, key, _ = pair_files(certificate.stem)
+    text = assets.embedded_kubeconfig(
+        cluster=site.cluster,
+        server=site.endpoint,
+        ca_pem=leading(trust, [contents[crt]]).chain_bundle.encode(),
+        user=certificate.subject.common_name,
+        certificate_pem=contents[crt],
+        key_pem=contents[key],
+    )
+    return File(text.encode(), KEY_MODE, site.owner.uid, site.owner.gid)
+
+
+def leading(trust: Trust, certificates: Iterable[bytes]) -> Trust:
+    """Return the trust with the CA first that signed most of these certificates, each PEM of leaf and issuing CA."""
+    signers = [facts for pem in certificates for facts in trust.issuing if facts.pem.encode() in pem]
+    if not signers:
+        return trust
+    first = max(signers, key=signers.count)
+    return replace(trust, issuing=(first, *(facts for facts in trust.issuing if facts != first)))
+
+
+def user_file(site: Site, template: UserTemplate, taken: Collection[str], *, node: str) -> File:
+    """Fill in one of the user's templates; raises TemplateError if its file name is in `taken` or has a folder."""
+    if not assets.plain_file_name(template.file) or template.file in taken:
+        raise TemplateError(f"template {template.name}: {template.file!r} cannot be its file; choose another name")
+    text = assets.user_file(
+        template.text,
+        name=template.name,
+        cluster=site.cluster,
+        endpoint=site.endpoint,
+        directory=site.paths[PKI],
+        node=node,
+    )
+    return File(text.encode(), KEY_MODE, site.owner.uid, site.owner.gid)

@@ -1,0 +1,237 @@
+"""Reads the issuers that Vault's CA mounts show, and decides which of them are trusted."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from types import MappingProxyType
+
+from vaultpki.certificates import BUNDLES, ISSUING_CAS, MOST_ISSUERS, ROOT, ca_subject
+from vaultpki.disk.folders import Folders
+from vaultpki.errors import BadAnswer, CertificateUnreadable, Denied, Refused, StoreError
+from vaultpki.layout import bundle_of
+from vaultpki.pki import roots
+from vaultpki.pki.facts import Facts, Stranger, Trust
+from vaultpki.pki.roots import Roots
+from vaultpki.pki.succession import Word, trusted
+from vaultpki.pki.trust import trust_below
+from vaultpki.places import Layout
+from vaultpki.provision.anchor import shown_certificate
+from vaultpki.spec.rotation_record import RotationRecord, State
+from vaultpki.vault import Answer, Request, Vault
+
+
+@dataclass(frozen=True, slots=True)
+class Issuers:
+    """The certificates that the CA mounts show, as PEM: those of each issuing CA by its name, and the root mount's.
+
+    `defaults` are the SHA-256 of the default issuers by CA, "" for a mount that has none; a CA is missing if its mount
+    does not say. `unshown` says, as the rest of a sentence, why a mount shows no issuer.
+    """
+
+    issuing: Mapping[str, tuple[str, ...]]
+    roots: tuple[str, ...]
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    unshown: Mapping[str, str] = field(default_factory=dict)
+
+
+def fetch_issuers(vault: Vault, prefix: str, named: Mapping[str, Collection[str]] = MappingProxyType({})) -> Issuers:
+    """Read the issuers of the cluster's CA mounts; Vault shows them without a token.
+
+    Of more than MOST_ISSUERS on a mount it reads the default, those with an id or name in `named`, by CA, and the
+    first of the others. Raises BadAnswer if the root's mount shows none.
+    """
+    mounts = {ca: f"{prefix}/{ca}" for ca in (ROOT, *ISSUING_CAS)}
+    listed = {ca: _listed(vault, mount) for ca, mount in mounts.items()}
+    wanted = [
+        (ca, name)
+        for ca, answer in listed.items()
+        if isinstance(answer, Answer)
+        for name in _chosen(answer, named.get(ca, ()))
+    ]
+    # In turn over one connection: a thousand nodes would else make eight thousand TLS handshakes.
+    answers = vault.map(
+        vault.call, [Request("GET", f"{mounts[ca]}/issuer/{name}/json") for ca, name in wanted], width=1
+    )
+    found: dict[str, list[str]] = {ca: [] for ca in mounts}
+    defaults: dict[str, str] = {}
+    for (ca, name), answer in zip(wanted, answers, strict=True):
+        found[ca].append(shown_certificate(mounts[ca], name, answer))
+        about = listed[ca].key_info  # type: ignore[union-attr]
+        if any("is_default" in each for each in about.values()):
+            defaults.setdefault(ca, "")
+        if about.get(name, {}).get("is_default") is True:
+            defaults |= dict(_defaults(ca, found[ca][-1]))
+    if not found[ROOT]:
+        raise BadAnswer(f"{mounts[ROOT]} shows no issuer; run `vaultpki plan` where the cluster is applied")
+    unshown = {ca: answer if isinstance(answer, str) else "it shows no issuer" for ca, answer in listed.items()}
+    return Issuers(
+        {ca: tuple(found[ca]) for ca in ISSUING_CAS},
+        tuple(found[ROOT]),
+        defaults,
+        {ca: why for ca, why in unshown.items() if not found[ca]},
+    )
+
+
+def _listed(vault: Vault, mount: str) -> Answer | str:
+    """The issuers of a mount; for an issuing CA's that is gone or closed the reason, as the rest of a sentence."""
+    try:
+        answer: Answer = vault.api.secrets.pki.list_issuers(mount_point=mount)
+    except (Denied, Refused) as error:
+        if mount.endswith(f"/{ROOT}"):
+            raise
+        # To a node's token a mount that is gone is a path that its policy does not name.
+        return f"its issuers cannot be listed ({error})"
+    return answer
+
+
+def _chosen(listed: Answer, named: Collection[str]) -> tuple[str, ...]:
+    about = listed.key_info
+
+    def rank(name: str) -> int:
+        mine = about.get(name, {})
+        if mine.get("is_default") is True:
+            return 0
+        return 1 if name in named or mine.get("issuer_name") in named else 2
+
+    return tuple(sorted(listed.keys, key=rank)[:MOST_ISSUERS])
+
+
+def _defaults(ca: str, pem: str) -> Iterator[tuple[str, str]]:
+    for sha256, _ in _fingerprints([pem]):
+        yield ca, sha256
+
+
+def roots_below(
+    issuers: Issuers,
+    root_sha256: str,
+    record: RotationRecord | None,
+    now: datetime,
+    *,
+    cluster: str,
+    known: Roots | None = None,
+) -> Roots:
+    """Return the roots of one with this pin; `record` is that of the root's rotation, `known` what it has learnt.
+
+    Raises as `roots.follow`.
+    """
+    return roots.follow(root_sha256, known, shown_roots(issuers), record, now, name=ca_subject(cluster, ROOT))
+
+
+def shown_roots(issuers: Issuers) -> tuple[Facts, ...]:
+    """Return the certificates on the root's mount that can be read."""
+    return tuple(certificates(issuers.roots))
+
+
+def trusts(issuers: Issuers, above: Roots, now: datetime, *, cluster: str) -> dict[str, Trust]:
+    """Build each CA's trust: issuing CAs that a trusted root signed and that have the name of this CA of `cluster`.
+
+    Everything else that a mount shows is a stranger.
+    """
+    return {
+        ca: trust_below(
+            [pem.encode() for pem in issuers.issuing[ca]],
+            above.trusted,
+            now,
+            name=ca_subject(cluster, ca),
+            parked=above.parked,
+        )
+        for ca in ISSUING_CAS
+    }
+
+
+def follow(
+    issuers: Issuers,
+    held: Mapping[str, Sequence[str]],
+    words: Mapping[str, Word],
+    above: Roots,
+    now: datetime,
+    *,
+    cluster: str,
+) -> dict[str, Trust]:
+    """Build each CA's trust from what the mounts show and what was trusted before (`held`, PEM by CA), by `words`.
+
+    The word on a CA needs no `shown`, `held` and `default`: they are filled in here. The same rules apply to `held` as
+    to what is shown, and what they refuse of it is no stranger.
+    """
+    shown = trusts(issuers, above, now, cluster=cluster)
+    before = replace(issuers, issuing={ca: tuple(held.get(ca, ())) for ca in ISSUING_CAS})
+    known = trusts(before, above, now, cluster=cluster)
+    crosses = _served_crosses(issuers, above, words.get(ROOT, Word()), cluster)
+    found = {}
+    for ca, trust in shown.items():
+        fit = {*trust.issuing, *known[ca].issuing}
+        issuing = tuple(sorted(fit, key=lambda facts: (facts.not_before, facts.serial), reverse=True))
+        word = replace(
+            words.get(ca, Word()),
+            shown=frozenset(facts.fingerprint for facts in trust.issuing),
+            held=frozenset(facts.fingerprint for facts in known[ca].issuing),
+            default=issuers.defaults.get(ca),
+        )
+        found[ca] = trusted(replace(trust, issuing=issuing, crosses=crosses), word, now)
+    return found
+
+
+def _served_crosses(issuers: Issuers, above: Roots, word: Word, cluster: str) -> tuple[Facts, ...] | None:
+    """Return the cross certificates that are served: clients that hold the old root alone verify the new one's CAs."""
+    if word.frozen:
+        return None
+    if word.record is None or word.record.state not in (State.SWITCHED, State.RETRUSTING):
+        return ()
+    return roots.crosses(above, shown_roots(issuers), name=ca_subject(cluster, ROOT))
+
+
+def installed_bundles(folders: Folders, layout: Layout) -> dict[str, str]:
+    """Read the issuing-only bundles of a node or operator, as text by CA; those that cannot be read are left out."""
+    found = {}
+    for ca in ISSUING_CAS:
+        name, folder = bundle_of(layout, ca).file, bundle_of(layout, ca).folder
+        with contextlib.suppress(StoreError, UnicodeDecodeError):
+            found[ca] = (folders.read(folder, BUNDLES, [name])[name].data or b"").decode("ascii")
+    return {ca: text for ca, text in found.items() if text}
+
+
+def installed_roots(folders: Folders, layout: Layout) -> Iterator[str]:
+    """Yield the certificates in the installed bundles that hold roots, as PEM, where they can be read."""
+    from vaultpki.pki import x509
+
+    for ca in ISSUING_CAS:
+        place = bundle_of(layout, ca, chain=True)
+        with contextlib.suppress(StoreError, CertificateUnreadable):
+            held = folders.read(place.folder, BUNDLES, [place.file])[place.file].data
+            yield from (facts.pem for facts in x509.read_certificates(held or b""))
+
+
+def strangers(
+    issuers: Issuers, trust: Mapping[str, Trust], above: Roots, record: RotationRecord | None, cluster: str
+) -> Iterator[tuple[str, Stranger]]:
+    """Yield the name of each CA with each certificate on its mount that is not trusted there, the root mount included.
+
+    `record` is that of the root's rotation. At most MOST_ISSUERS for each CA: a hostile server can put any number of
+    certificates into one issuer.
+    """
+    for facts in roots.strangers(above, shown_roots(issuers), record, name=ca_subject(cluster, ROOT))[:MOST_ISSUERS]:
+        yield ROOT, Stranger(facts.subject_text, facts.fingerprint, "it is not the pinned root CA")
+    for ca, known in trust.items():
+        for stranger in known.strangers[:MOST_ISSUERS]:
+            yield ca, stranger
+
+
+def certificates(pems: Iterable[str]) -> Iterator[Facts]:
+    """Yield the first certificate of each PEM that can be read."""
+    from vaultpki.pki import x509
+
+    for pem in pems:
+        with contextlib.suppress(CertificateUnreadable):
+            yield x509.read_certificates(pem.encode())[0]
+
+
+def _fingerprints(pems: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield the SHA-256 and the PEM of each certificate that can be read."""
+    from vaultpki.pki import x509
+
+    for pem in pems:
+        with contextlib.suppress(CertificateUnreadable):
+            yield x509.fingerprint(pem.encode()), pem

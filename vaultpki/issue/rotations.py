@@ -1,0 +1,89 @@
+"""Reads a cluster's rotation records from Vault, and says what follows from each for one who trusts the CAs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from vaultpki.errors import Denied, SpecError
+from vaultpki.pki.succession import Word
+from vaultpki.spec import rotation_record
+from vaultpki.spec.node_report import Seen
+from vaultpki.spec.rotation_record import DOMAINS, FOLDER, Method, RotationRecord
+from vaultpki.vault import Vault
+
+
+@dataclass(frozen=True, slots=True)
+class Rotations:
+    """The rotation records by domain. `unreadable` are those that this version cannot read, and why."""
+
+    records: Mapping[str, RotationRecord] = field(default_factory=dict)
+    unreadable: Mapping[str, SpecError] = field(default_factory=dict)
+
+    def seen(self, highest: Mapping[str, int]) -> dict[str, Seen]:
+        """Return the revision read of each domain and the highest ever read; `highest` is that of earlier reads."""
+        found = {}
+        for domain in DOMAINS:
+            if domain not in self.unreadable:
+                record = self.records.get(domain)
+                revision = record.revision if record else 0
+                found[domain] = Seen(revision, max(revision, highest.get(domain, 0)))
+        return found
+
+    def frozen(self, domain: str, highest: Mapping[str, int]) -> bool:
+        """Return whether nothing of a domain may be dropped or replaced: its record is unreadable, or an older one."""
+        seen = self.seen(highest).get(domain)
+        return seen is None or seen.behind
+
+    def words(
+        self, highest: Mapping[str, int], vanished: Mapping[str, datetime], clock_offset: float = 0.0
+    ) -> dict[str, Word]:
+        """Return the word on each CA. `clock_offset` is by how many seconds Vault's clock is ahead of this one."""
+        found = {}
+        for domain in DOMAINS:
+            record = self.records.get(domain)
+            if record is not None:
+                record = replace(record, since=record.since - timedelta(seconds=clock_offset))
+            found[domain] = Word(record, frozen=self.frozen(domain, highest), vanished=vanished)
+        return found
+
+    def named(self) -> dict[str, set[str]]:
+        """Return the ids and names of the issuers that the records name, by domain."""
+        return {
+            domain: {text for ca in (record.old, record.new) if ca for text in (ca.issuer, ca.name) if text}
+            for domain, record in self.records.items()
+        }
+
+    def at_once(self, domain: str) -> bool:
+        """Return whether a CA that is not trusted any more leaves the bundles before its leaves are replaced."""
+        record = self.records.get(domain)
+        return record is not None and record.method is Method.EMERGENCY
+
+
+def fetch_rotations(vault: Vault, prefix: str) -> dict[str, Any]:
+    """Return what the rotation records contain, by domain; nothing if the token's policy is of an older apply."""
+    read = vault.prepare.secrets.kv.v2.read_secret
+    requests = [
+        read(f"{FOLDER}/{domain}", mount_point=f"{prefix}/config", raise_on_deleted_version=False) for domain in DOMAINS
+    ]
+    try:
+        answers = vault.many(requests)
+    except Denied:
+        return {}
+    return {domain: answer.data.get("data") for domain, answer in zip(DOMAINS, answers, strict=True) if answer.found}
+
+
+def read_rotations(contents: Mapping[str, Any], prefix: str) -> Rotations:
+    """Read the records in what `fetch_rotations` returned."""
+    records, unreadable = {}, {}
+    for domain in DOMAINS:
+        if domain in contents:
+            try:
+                records[domain] = rotation_record.read(
+                    contents[domain], domain, where=f"{prefix}/config/data/{FOLDER}/{domain}"
+                )
+            except SpecError as error:
+                unreadable[domain] = error
+    return Rotations(records, unreadable)

@@ -1,0 +1,119 @@
+"""Decides how urgent the end of a CA is: pure rules from its dates, its kind, and the TTL of its leaves."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from vaultpki.redact import stamp
+
+_DAY: Final = 86400
+
+
+class Level(enum.Enum):
+    """How urgent the end of a CA is. NOTICE asks for a plan, WARNING for a rotation soon, CRITICAL for one now."""
+
+    NONE = "none"
+    NOTICE = "notice"
+    WARNING = "warning"
+    CRITICAL = "critical"
+    EXPIRED = "expired"
+
+    @property
+    def attention(self) -> bool:
+        """Return whether a person must act: exit codes tell it."""
+        return self in (Level.WARNING, Level.CRITICAL, Level.EXPIRED)
+
+
+_ORDER: Final = tuple(Level)
+# Days before the end of a root and of an issuing CA.
+_DAYS: Final[Mapping[Level, tuple[int, int]]] = {
+    Level.NOTICE: (730, 180),
+    Level.WARNING: (365, 60),
+    Level.CRITICAL: (182, 30),
+}
+# No level begins earlier than in this last share of the life: a CA of three months is not critical from its first day.
+_SHARE: Final[Mapping[Level, float]] = {Level.NOTICE: 1 / 2, Level.WARNING: 1 / 3, Level.CRITICAL: 1 / 6}
+# Unless leaves need it: from the end minus their TTL on they get less than they ask for, whatever the CA's own life.
+_TTLS: Final[Mapping[Level, float]] = {Level.NOTICE: 2.0, Level.WARNING: 1.5, Level.CRITICAL: 1.0}
+
+
+@dataclass(frozen=True, slots=True)
+class CaLife:
+    """The life of one CA, called by its domain: root, etcd, ...
+
+    `longest_ttl` is the longest TTL of its leaves in seconds, of those that the caller knows.
+    """
+
+    ca: str
+    root: bool
+    not_before: datetime
+    not_after: datetime
+    longest_ttl: int
+
+    def begins(self, level: Level) -> datetime:
+        """Return when a level begins; that of NONE is the beginning of the life, that of EXPIRED its end."""
+        if level is Level.NONE:
+            return self.not_before
+        if level is Level.EXPIRED:
+            return self.not_after
+        life = self.not_after - self.not_before
+        own = min(timedelta(days=_DAYS[level][0 if self.root else 1]), life * _SHARE[level])
+        return self.not_after - max(own, timedelta(seconds=self.longest_ttl * _TTLS[level]))
+
+    def level(self, now: datetime) -> Level:
+        """Return the level at `now`."""
+        return max((level for level in Level if self.begins(level) <= now), key=_ORDER.index, default=Level.NONE)
+
+    @property
+    def shortens(self) -> datetime:
+        """Return from when on new leaves end with the CA, earlier than their TTL."""
+        return self.not_after - timedelta(seconds=self.longest_ttl)
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """How urgent the end of one CA is at one moment. `sentence` says what happens and the command against it."""
+
+    ca: str
+    not_after: datetime
+    level: Level
+    sentence: str
+
+
+def expiry(life: CaLife, now: datetime, *, rotating: bool = False) -> Expiry:
+    """Return how urgent the end of a CA is at `now`; `rotating` if its rotation is under way."""
+    command = "continue its rotation with `vaultpki ca continue`" if rotating else f"run `vaultpki ca rotate {life.ca}`"
+    return Expiry(life.ca, life.not_after, life.level(now), _sentence(life, now, command))
+
+
+def to_json(end: Expiry) -> dict[str, str]:
+    """Return it as programs read it."""
+    return {"ca": end.ca, "not_after": stamp(end.not_after), "level": end.level.value, "message": end.sentence}
+
+
+def _sentence(life: CaLife, now: datetime, command: str) -> str:
+    end = f"{life.not_after:%Y-%m-%d %H:%M}Z"
+    if life.not_after <= now:
+        if life.root:
+            # Nodes are pinned to it, and it can vouch for no successor any more.
+            return f"{life.ca} CA: it expired on {end}; the cluster needs a new root, and every node a new join file"
+        return f"{life.ca} CA: it expired on {end}, and no certificate of it is valid; {command}"
+    left = _words(life.not_after - now)
+    if life.root:
+        return f"{life.ca} CA: it expires on {end}, in {left}, and everything below it then; {command}"
+    shorter = "new certificates end with it already"
+    if life.shortens > now:
+        shorter = f"from {life.shortens:%Y-%m-%d} on new certificates end with it"
+    return f"{life.ca} CA: it expires on {end}, in {left}; {shorter}; {command}"
+
+
+def _words(left: timedelta) -> str:
+    seconds = int(left.total_seconds())
+    for length, one in ((_DAY, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= 2 * length:
+            return f"{seconds // length} {one}s"
+    return f"{seconds} seconds"

@@ -1,0 +1,214 @@
+"""Decides what a pair on disk needs, and when: pure checks, each with a name; the time is an argument."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from hashlib import sha256
+from typing import Final
+
+from vaultpki.certificates import LEAF_BACKDATE, SKEW
+from vaultpki.model import Certificate, Window
+from vaultpki.pki.facts import Facts, Pair, Replacement, same_names
+from vaultpki.pki.windows import within
+
+_EARLIEST: Final = 1 / 2
+_LATEST: Final = 2 / 3
+
+
+class Reason(enum.Enum):
+    """Why a pair needs something; the values are those of `status --json`."""
+
+    MISSING = "missing"
+    UNREADABLE = "unreadable"
+    KEY_MISMATCH = "key-mismatch"
+    NAMES_CHANGED = "names-changed"
+    USAGE_CHANGED = "usage-changed"
+    KEY_TYPE_CHANGED = "key-type-changed"
+    TTL_CHANGED = "ttl-changed"
+    ISSUER_CHANGED = "issuer-changed"
+    ISSUER_OUTGOING = "issuer-outgoing"
+    NOT_YET_VALID = "not-yet-valid"
+    EXPIRED = "expired"
+    DUE = "due"
+    FORCED = "forced"
+    WRONG_MODE = "wrong-mode"
+    WRONG_OWNER = "wrong-owner"
+    CHAIN_OLD = "chain-old"
+
+
+class State(enum.Enum):
+    """The state of a pair; the values are those of `status --json`."""
+
+    OK = "ok"
+    DUE = "due"
+    EXPIRED = "expired"
+    MISSING = "missing"
+    BROKEN = "broken"
+
+
+_FILES: Final = (Reason.WRONG_MODE, Reason.WRONG_OWNER, Reason.CHAIN_OLD)
+
+MENDABLE: Final = frozenset(_FILES)
+"""What is corrected on the files themselves, without a new certificate."""
+
+_STATE = {
+    Reason.MISSING: State.MISSING,
+    Reason.EXPIRED: State.EXPIRED,
+    Reason.DUE: State.DUE,
+    # The pair still works; only what is requested has changed.
+    Reason.NAMES_CHANGED: State.DUE,
+    Reason.USAGE_CHANGED: State.DUE,
+    Reason.KEY_TYPE_CHANGED: State.DUE,
+    Reason.TTL_CHANGED: State.DUE,
+    Reason.ISSUER_OUTGOING: State.DUE,
+    Reason.FORCED: State.DUE,
+    Reason.CHAIN_OLD: State.DUE,
+}
+
+_WORST = (State.MISSING, State.BROKEN, State.EXPIRED, State.DUE)
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """What a pair needs: all reasons in the order of the checks, and when the next renewal is due.
+
+    `renew_after` is None if there is no certificate. `final` is whether the certificate ends with the CA that would
+    sign its successor: a renewal would change nothing, so none is due before the end.
+    """
+
+    reasons: tuple[Reason, ...]
+    renew_after: datetime | None
+    final: bool = False
+
+    @property
+    def state(self) -> State:
+        states = {_STATE.get(reason, State.BROKEN) for reason in self.reasons}
+        return next((state for state in _WORST if state in states), State.OK)
+
+    @property
+    def sign(self) -> bool:
+        """Return whether a new certificate is needed."""
+        return any(reason not in MENDABLE for reason in self.reasons)
+
+    @property
+    def mend(self) -> bool:
+        """Return whether only the files must be corrected; a new certificate is installed with the right ones."""
+        return not self.sign and bool(self.reasons)
+
+
+def assess(
+    pair: Pair,
+    want: Certificate,
+    now: datetime,
+    jitter: float,
+    *,
+    signed: datetime | None = None,
+    asked: int | None = None,
+    windows: Sequence[Window] = (),
+    also: Collection[Reason] = (),
+    replace: datetime | None = None,
+    since: datetime | None = None,
+    ends: datetime | None = None,
+) -> Assessment:
+    """Return what `pair` needs to be `want` at the time `now`.
+
+    `jitter` is in [0, 1) and the same for one certificate (see `jitter`). `signed` is the moment of signing and `asked`
+    the TTL in seconds that was requested then, if the agent recorded them; otherwise the certificate's dates count.
+    `windows` are the times in which renewals run that can wait: a renewal that missed one window waits for the next, if
+    that begins in time. `also` are reasons that the pair itself does not show: FORCED, WRONG_MODE and WRONG_OWNER.
+    `replace` is when this leaf of a CA that is replaced `since` then is due; `ends` is when the CA ends that would sign
+    now, None if it is not known.
+    """
+    leaf = pair.leaf
+    at = None
+    final = leaf is not None and ends is not None and leaf.not_after >= ends
+    if leaf is not None:
+        if signed is None or not leaf.not_before - timedelta(seconds=SKEW) <= signed < leaf.not_after:
+            signed = signed_at(leaf.not_before, leaf.not_after)
+        end = signed + life(leaf, signed)
+        at = renew_at(signed, end, jitter, want.reload)
+        if replace is not None and since is not None and at < since:
+            # It ended with its CA and waited for the next one, as those of all nodes did.
+            at = min(replace, leaf.not_after - timedelta(seconds=want.reload + SKEW))
+        at = leaf.not_after if final else within(windows, at, last_moment(signed, end, want.reload), jitter, now)
+    if final and ends is not None and now + timedelta(seconds=want.ttl) >= ends:
+        # No TTL of this length is granted any more.
+        asked = want.ttl
+    checks = [*_pair_reasons(pair), *(_leaf_reasons(pair, leaf, want, now, asked) if leaf is not None else ())]
+    checks.append((Reason.DUE, leaf is not None and at is not None and at <= now < leaf.not_after))
+    checks.append((Reason.ISSUER_OUTGOING, replace is not None and replace <= now))
+    checks += [(reason, reason in also) for reason in (Reason.FORCED, *_FILES)]
+    dues = [when for when in (at, replace) if when is not None]
+    return Assessment(tuple(reason for reason, applies in checks if applies), min(dues, default=None), final)
+
+
+def replaced_at(replacement: Replacement | None, jitter: float) -> datetime | None:
+    """Return when a leaf of a CA that is being replaced is due: within the spread, by its jitter; None if it is not."""
+    if replacement is None:
+        return None
+    return replacement.since + timedelta(seconds=replacement.spread * jitter)
+
+
+def signed_at(not_before: datetime, not_after: datetime) -> datetime:
+    """Return when a leaf was signed: not_before plus the backdating of our roles, never later than not_after."""
+    return not_before + min(timedelta(seconds=LEAF_BACKDATE), not_after - not_before)
+
+
+def life(leaf: Facts, signed: datetime) -> timedelta:
+    """Return how long `leaf` may be used if this machine's clock showed `signed` when it was signed."""
+    here, granted = leaf.not_after - signed, leaf.not_after - signed_at(leaf.not_before, leaf.not_after)
+    # On a clock behind Vault's it would expire later than for everybody else; our roles always backdate.
+    return min(here, granted) if granted else here
+
+
+def renew_at(signed: datetime, not_after: datetime, jitter: float, reload: int) -> datetime:
+    """Return when to renew: after 50 to 67 % of the life from `signed` to `not_after`.
+
+    `jitter` in [0, 1] spreads nodes over that window. `reload` is the seconds for which the consumer may keep using the
+    old pair: the renewal comes at least these and the clocks' skew before the end, but never before half of the life.
+    """
+    life = max(not_after - signed, timedelta())
+    share = _EARLIEST + (_LATEST - _EARLIEST) * min(max(jitter, 0.0), 1.0)
+    latest = not_after - timedelta(seconds=reload + SKEW)
+    return max(min(signed + life * share, latest), signed + life * _EARLIEST)
+
+
+def last_moment(signed: datetime, not_after: datetime, reload: int) -> datetime:
+    """Return until when a renewal may wait for a window: a tenth of the life, `reload` and the skew before the end."""
+    life = max(not_after - signed, timedelta())
+    return not_after - life / 10 - timedelta(seconds=reload + SKEW)
+
+
+def jitter(node: str, name: str, serial: int) -> float:
+    """Return a number in [0, 1) that differs between nodes, rows and renewals and is always the same for one leaf."""
+    digest = sha256("\0".join((node, name, str(serial))).encode()).digest()
+    return (int.from_bytes(digest[:8], "big") >> 11) / (1 << 53)
+
+
+def _pair_reasons(pair: Pair) -> Iterator[tuple[Reason, object]]:
+    yield Reason.MISSING, pair.missing
+    yield Reason.UNREADABLE, pair.unreadable
+    yield Reason.KEY_MISMATCH, not pair.missing and not pair.unreadable and not pair.matches
+
+
+def _leaf_reasons(
+    pair: Pair, leaf: Facts, want: Certificate, now: datetime, asked: int | None
+) -> Iterator[tuple[Reason, object]]:
+    names_differ = leaf.further_names or not same_names(leaf.subject, want.subject)
+    yield Reason.NAMES_CHANGED, names_differ
+    yield Reason.USAGE_CHANGED, leaf.usage is not want.usage
+    yield Reason.KEY_TYPE_CHANGED, leaf.key is not want.key
+    yield Reason.TTL_CHANGED, _ttl_changed(leaf, want.ttl, asked)
+    yield Reason.ISSUER_CHANGED, pair.issuer_live is False
+    yield Reason.NOT_YET_VALID, leaf.not_before > now + timedelta(seconds=SKEW)
+    yield Reason.EXPIRED, leaf.not_after <= now
+
+
+def _ttl_changed(leaf: Facts, ttl: int, asked: int | None) -> bool:
+    """Return whether another TTL is requested now. A shorter grant by Vault is no reason: it would renew in a loop."""
+    if asked is not None:
+        return asked != ttl
+    return (leaf.not_after - signed_at(leaf.not_before, leaf.not_after)).total_seconds() > ttl + SKEW

@@ -1,0 +1,183 @@
+"""Decides which root CAs a node trusts: the one it is pinned to, and a successor that this one vouches for; pure.
+
+A root vouches for its successor by a cross certificate: one for the successor's name and key that it signed itself. The
+record `rotation/root` says when a successor counts and when the old root does not any more. It cannot bring in a root
+that no trusted one vouches for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from vaultpki.errors import CertificateRefused
+from vaultpki.pki.facts import Facts
+from vaultpki.pki.trust import in_date, named, no_root
+from vaultpki.spec.rotation_record import RotationRecord, State
+
+
+@dataclass(frozen=True, slots=True)
+class Roots:
+    """The root CAs of one node.
+
+    `trusted` are those below which CAs are trusted, in the order in which they were accepted. `parked` are known and
+    not trusted now; they are trusted again if the record goes back. `former` are the SHA-256, in hex, of those that
+    were given up: the pin in agent.yaml may still be one of them.
+    """
+
+    trusted: tuple[Facts, ...]
+    parked: tuple[Facts, ...] = ()
+    former: frozenset[str] = frozenset()
+
+    def knows(self, sha256: str) -> bool:
+        """Return whether this root is or was one of the node's."""
+        return sha256 in self.former or any(facts.fingerprint == sha256 for facts in (*self.trusted, *self.parked))
+
+
+def follow(
+    pin: str,
+    known: Roots | None,
+    shown: Sequence[Facts],
+    record: RotationRecord | None,
+    now: datetime,
+    *,
+    name: str,
+    behind: bool = False,
+) -> Roots:
+    """Return the roots that count now.
+
+    `pin` is the SHA-256 in agent.yaml. `known` are the roots of the last pass, None before the first one; roots that do
+    not go back to this pin do not count. `shown` are the certificates on the root's mount. `record` is `rotation/root`,
+    None if there is none. If it is `behind` what the node has read before, nothing is dropped. `name` is the common
+    name of the first root.
+
+    Raises CertificateRefused with the reason `root-differs` if the mount shows no trusted root, `root-unfit` if none of
+    those may be one or is in date.
+    """
+    own = known if known is not None and known.knows(pin) and known.trusted else _pinned(pin, shown)
+    found = own if record is None else _by_record(own, shown, record, now, name=name)
+    if behind:
+        back = tuple(facts for facts in own.parked if facts in shown)
+        found = _roots(own, (*own.trusted, *back, *found.trusted), own.parked)
+    if not any(facts in shown for facts in found.trusted):
+        raise _differs(found.trusted[0].fingerprint, shown)
+    if all(unfit(facts, now) for facts in found.trusted):
+        raise CertificateRefused(str(unfit(found.trusted[0], now)), reason="root-unfit")
+    return found
+
+
+def crosses(roots: Roots, shown: Sequence[Facts], *, name: str) -> tuple[Facts, ...]:
+    """Return the cross certificates by which one trusted root vouches for another."""
+    return tuple(
+        facts
+        for facts in shown
+        if _is_cross(facts, name)
+        and any(_vouched(root, facts) for root in roots.trusted)
+        and any(_signed(facts, root) and not _vouched(root, facts) for root in roots.trusted)
+    )
+
+
+def strangers(above: Roots, shown: Sequence[Facts], record: RotationRecord | None, *, name: str) -> tuple[Facts, ...]:
+    """Return the certificates on the root's mount that belong to no root of the node and to no rotation of it."""
+    mine = (*above.trusted, *above.parked)
+    vouched = {facts.public_key for facts in shown if _is_cross(facts, name) and any(_signed(facts, m) for m in mine)}
+    keys = {facts.public_key for facts in mine} | vouched
+    known = set(above.former)
+    if record is not None:
+        known |= {ca.sha256 for ca in (record.old, record.new) if ca is not None}
+    return tuple(
+        facts
+        for facts in dict.fromkeys(shown)
+        if facts not in mine and facts.fingerprint not in known
+        if facts.public_key not in keys or not named(facts, name)
+    )
+
+
+def unfit(root: Facts, now: datetime) -> str | None:
+    """Return the sentence that says why it cannot be a root CA at `now`; None if it can."""
+    if root.not_before > now:
+        return (
+            f"the root CA {root.subject_text} is not valid before {root.not_before:%Y-%m-%d %H:%M}Z, and this "
+            f"machine's clock says {now:%Y-%m-%d %H:%M}Z; correct the clock"
+        )
+    problem = no_root(root) or (None if _signed(root, root) else "it is not self-signed")
+    if problem:
+        return f"the root CA {root.subject_text} cannot be trusted: {problem}"
+    if not in_date(root, now):
+        return f"the root CA {root.subject_text} expired on {root.not_after:%Y-%m-%d}"
+    return None
+
+
+def successors(roots: Sequence[Facts], shown: Sequence[Facts], now: datetime, *, name: str) -> tuple[Facts, ...]:
+    """Return the shown roots for which one of `roots` vouches, directly or through the cross certificates of others."""
+    vouchers = [facts for facts in roots if in_date(facts, now)]
+    while more := [
+        facts
+        for facts in shown
+        if facts not in vouchers
+        and _is_cross(facts, name)
+        and in_date(facts, now)
+        and any(_signed(facts, each) for each in vouchers)
+    ]:
+        vouchers += more
+    return tuple(
+        facts
+        for facts in shown
+        if facts not in roots
+        and named(facts, name)
+        and unfit(facts, now) is None
+        and any(_vouched(facts, voucher) for voucher in vouchers)
+    )
+
+
+def _pinned(pin: str, shown: Sequence[Facts]) -> Roots:
+    found = tuple(facts for facts in shown if facts.fingerprint == pin)
+    if not found:
+        raise _differs(pin, shown)
+    return Roots(found[:1])
+
+
+def _by_record(own: Roots, shown: Sequence[Facts], record: RotationRecord, now: datetime, *, name: str) -> Roots:
+    accepted = (*own.trusted, *own.parked, *successors(own.trusted, shown, now, name=name))
+    trusted = tuple(facts for facts in accepted if facts.fingerprint in record.trust)
+    if not trusted:
+        # The record is of roots that nobody vouches for: it can delay, and take nothing away.
+        return own
+    # Until the old root is deleted the way back is open.
+    parked = accepted if record.state is State.RETIRED else ()
+    return _roots(own, trusted, parked)
+
+
+def _roots(before: Roots, trusted: Sequence[Facts], parked: Sequence[Facts]) -> Roots:
+    """Return these roots, each once; those of before that are in neither list are former ones."""
+    kept = tuple(dict.fromkeys(trusted))
+    aside = tuple(facts for facts in dict.fromkeys(parked) if facts not in kept)
+    gone = {facts.fingerprint for facts in (*before.trusted, *before.parked) if facts not in (*kept, *aside)}
+    return Roots(kept, aside, before.former - {facts.fingerprint for facts in kept} | gone)
+
+
+def _differs(pin: str, shown: Sequence[Facts]) -> CertificateRefused:
+    what = f"has the fingerprint {shown[0].fingerprint}" if shown else "cannot be read"
+    return CertificateRefused(
+        f"the root CA that Vault shows {what}, not the pinned {pin}; find out who changed it before anything is "
+        "trusted again",
+        reason="root-differs",
+    )
+
+
+def _is_cross(facts: Facts, name: str) -> bool:
+    # An issuing CA, which also has a certificate that a root signed, must not become a root: it has another name and a
+    # path length of 0.
+    return named(facts, name) and no_root(facts) is None and not _signed(facts, facts)
+
+
+def _vouched(root: Facts, cross: Facts) -> bool:
+    same = root.public_key == cross.public_key and root.subject == cross.subject
+    return same and root != cross and not root.further_names
+
+
+def _signed(facts: Facts, signer: Facts) -> bool:
+    from vaultpki.pki import x509
+
+    return x509.signed_by(facts, signer)

@@ -1,0 +1,122 @@
+"""Decides whom a node trusts, and whose leaves it holds, while one of its CAs is replaced; the time is an argument.
+
+A CA leaves a bundle only because a rotation record says so, never because it is missing on the server. The rules were
+explored exhaustively with a model; each has its state there in which the cluster breaks without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Final
+
+from vaultpki.pki.facts import Facts, Replacement, Trust
+from vaultpki.pki.trust import in_date
+from vaultpki.spec.rotation_record import RotationRecord
+
+MOST_KEPT: Final = 32
+"""How many CAs of one domain a node trusts at most: a bundle of that many can still be read."""
+
+VANISHED_SPREAD: Final = 3600.0
+"""The seconds over which leaves are replaced whose CA was removed without a rotation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """What a node knows of one CA's life beside the certificates.
+
+    `record` is None if there is none, or none that can be read. With `frozen` nothing is dropped or replaced: the
+    record is older than one that the node has read, or cannot be read. `shown` and `held` are the SHA-256 of the CAs
+    that the mount shows and that the node trusted until now, `default` that of the mount's default issuer: "" if it has
+    none, None if it is not known. `vanished` is since when a CA of `held` is not shown any more, by its SHA-256.
+    """
+
+    record: RotationRecord | None = None
+    frozen: bool = False
+    shown: Collection[str] = ()
+    held: Collection[str] = ()
+    default: str | None = None
+    vanished: Mapping[str, datetime] = field(default_factory=dict)
+
+
+def trusted(known: Trust, word: Word, now: datetime) -> Trust:
+    """Return the trust in one CA; `known` has every fit CA that the node holds or the mount shows."""
+    issuing = _bundle(known, word)
+    live = tuple(facts for facts in issuing if in_date(facts, now))
+    signers = _signers(known, live, word)
+    named = None if word.frozen or word.record is None else word.record.leaf.sha256
+    return replace(
+        known,
+        issuing=issuing,
+        live=live,
+        signers=signers,
+        outgoing={} if word.frozen or not signers else _outgoing(live, signers, word),
+        frozen=word.frozen,
+        serving=next((facts for facts in signers if facts.fingerprint == named), None),
+    )
+
+
+def acceptable(trust: Trust, issuer: Facts | None) -> tuple[Facts, ...]:
+    """Return the CAs by which a new leaf may be signed, where `issuer` has signed the one in use."""
+    if not trust.frozen or issuer is None:
+        return trust.signers
+    return tuple(facts for facts in trust.signers if facts.public_key == issuer.public_key)
+
+
+def default_signs(known: Trust, default: str | None, signers: Collection[Facts]) -> bool:
+    """Return whether the mount's default issuer has the key of one of `signers`; also if the default is not known."""
+    keys = {facts.public_key for facts in signers}
+    shown = {facts.fingerprint: facts.public_key for facts in (*known.issuing, *signers)}
+    return default is None or shown.get(default) in keys
+
+
+def served(trust: Trust, issuer: Facts) -> Facts:
+    """Return the certificate to serve behind a leaf of `issuer`: of a renewed CA the one that the record names."""
+    named = trust.serving
+    return named if named is not None and named.public_key == issuer.public_key else issuer
+
+
+def chain(trust: Trust, issuer: Facts) -> tuple[Facts, ...]:
+    """Return what to serve behind a leaf of `issuer`: its CA, and while the root is rotated the cross certificate."""
+    from vaultpki.pki import x509
+
+    first = served(trust, issuer)
+    return (first, *(cross for cross in trust.crosses or () if x509.signed_by(first, cross)))
+
+
+def chain_differs(trust: Trust, issuer: Facts, found: Sequence[Facts]) -> bool:
+    """Return whether the certificates that stand behind a leaf of `issuer` are others than `chain` says."""
+    wanted = chain(trust, issuer)
+    return tuple(found[:1]) != wanted[:1] if trust.crosses is None else tuple(found) != wanted
+
+
+def _bundle(known: Trust, word: Word) -> tuple[Facts, ...]:
+    record = word.record
+    if record is None or word.frozen:
+        # Beyond the limit the newest of those that are only held stay; shown ones are few.
+        ranked = sorted(known.issuing, key=lambda facts: facts.fingerprint not in word.shown)
+        kept = frozenset(ranked[:MOST_KEPT])
+        return tuple(facts for facts in known.issuing if facts in kept)
+    named = tuple(facts for facts in known.issuing if facts.fingerprint in record.trust)
+    # A record that names none that the pinned root vouches for must not leave the node without a CA.
+    return named or tuple(facts for facts in known.issuing if facts.fingerprint in word.held)
+
+
+def _signers(known: Trust, live: tuple[Facts, ...], word: Word) -> tuple[Facts, ...]:
+    if word.record is not None and not word.frozen:
+        first = word.record.leaf.sha256
+        keys = {facts.public_key for facts in known.issuing if facts.fingerprint == first}
+    else:
+        first = word.default or ""
+        keys = {facts.public_key for facts in live if word.frozen or facts.fingerprint in word.shown}
+    fit = (facts for facts in live if facts.public_key in keys)
+    return tuple(sorted(fit, key=lambda facts: facts.fingerprint != first))
+
+
+def _outgoing(live: tuple[Facts, ...], signers: tuple[Facts, ...], word: Word) -> dict[str, Replacement]:
+    keys = {facts.public_key for facts in signers}
+    others = [facts.fingerprint for facts in live if facts.public_key not in keys]
+    if word.record is not None:
+        return {sha256: Replacement(word.record.since, word.record.spread) for sha256 in others}
+    return {sha256: Replacement(word.vanished[sha256], VANISHED_SPREAD) for sha256 in others if sha256 in word.vanished}

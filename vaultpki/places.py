@@ -1,0 +1,48 @@
+"""Defines the values that say where a file lies on a node: layouts, folders and places; without input and output."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+PKI, ETCD, SCHEDULER, KUBELET, KUBECONFIGS = "pki", "etcd", "scheduler", "kubelet", "kubeconfigs"
+"""The folders of a node's files, by name. The layout document has PKI only."""
+
+
+class Layout(enum.Enum):
+    """The names and folders of a node's files, as written in cluster.yaml."""
+
+    DOCUMENT = "document"
+    KUBEADM = "kubeadm"
+
+    @property
+    def version(self) -> int:
+        """The version of records and join files for this layout."""
+        # A vaultpki that knows no layouts accepts version 1 only.
+        return 1 if self is Layout.DOCUMENT else 2
+
+
+class KubeconfigFile(enum.Enum):
+    """How the file of a kubeconfig is written.
+
+    LINKED belongs to the file set with the bundles. PLAIN is a plain file, replaced in one step. FIXED is a plain file
+    that a container mounts as a single file: a replaced one would never reach the container, so it is written once.
+    """
+
+    LINKED = "linked"
+    PLAIN = "plain"
+    FIXED = "fixed"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where kubeadm's layout has a pair: the folder, and the file name without `.crt`."""
+
+    folder: str
+    stem: str
+    kubeconfig: KubeconfigFile = KubeconfigFile.LINKED
+
+
+def inner_folders(directory: str) -> dict[str, str]:
+    """Return the paths of the folders that kubeadm's layout has in the folder PKI, by name."""
+    return {name: f"{directory}/{name}" for name in (ETCD, SCHEDULER)}

@@ -1,0 +1,113 @@
+"""Makes a server the cluster's certificate authority: observe, plan, carry out, until nothing is left to do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from vaultpki.errors import BadAnswer, Refused, Sealed, Unavailable
+from vaultpki.model import Cluster
+from vaultpki.provision import ca_ends, layout_change
+from vaultpki.provision.applied_record import APPLIED, of_cluster
+from vaultpki.provision.ca_facts import rotations_needed
+from vaultpki.provision.carry_out import carry_out, change_path
+from vaultpki.provision.impact import Live, concerns_nodes, impact_of
+from vaultpki.provision.observe import Observation, observe, refuse_foreign
+from vaultpki.provision.plan import Change, Impact, Plan, plan
+from vaultpki.provision.server_facts import ServerFacts
+from vaultpki.provision.token_rights import refuse_weak_token
+from vaultpki.vault import Vault
+
+# In seconds: an election (8 to 14 s by default) and a slow one after it.
+_AWAY_SECONDS = 90.0
+_MOST_ROUNDS = 8
+
+Progress = Callable[[Change], None]
+
+
+def look(cluster: Cluster, vault: Vault, where: ServerFacts) -> tuple[Observation, Plan]:
+    """Return what is there, and what an apply would change; writes nothing.
+
+    Of `where` count the addresses, CA and namespace by which nodes find Vault if cluster.yaml does not say it. Raises
+    ForeignObject if an object of others is in the place of ours, SpecError for another layout while nodes take part.
+    """
+    seen = observe(cluster, vault, where)
+    refuse_foreign(cluster, seen)
+    layout_change.refuse(cluster, vault, seen)
+    records = seen.found.rotations
+    active = tuple(record for record in records.values() if record.active)
+    return seen, replace(
+        plan(seen.wanted, seen.observed),
+        rotations=rotations_needed(cluster, seen.cas, records),
+        active=active,
+        expires=ca_ends.of(cluster, seen.cas, datetime.now(UTC), {record.domain for record in active}),
+    )
+
+
+def with_impact(cluster: Cluster, vault: Vault, seen: Observation, todo: Plan) -> Plan:
+    """Return the plan with its impact on nodes that take part already, for which it lists their reports if needed."""
+    if not concerns_nodes(cluster, todo.changes):
+        return todo
+    reported = vault.api.secrets.kv.v2.list_secrets("reports", mount_point=cluster.mount("config")).keys
+    return replace(todo, impact=impact_of(cluster, todo.changes, Live(frozenset(reported), seen.found.pooled)))
+
+
+def apply(cluster: Cluster, vault: Vault, where: ServerFacts, *, first: Plan | None, progress: Progress) -> Plan:
+    """Carry out what `look` shows until nothing is left to do; returns every change made.
+
+    `first` is the plan that a person agreed to: nothing is written if the server has changed since. `progress` is
+    called with each change that is made. A server that goes away in the middle is waited for, and the work continues
+    from what is there then.
+    """
+    done: list[Change] = []
+    give_up = time.monotonic() + _AWAY_SECONDS
+    rounds = 0
+    impact: tuple[Impact, ...] = ()
+    while True:
+        try:
+            seen, todo = look(cluster, vault, where)
+            if first is not None and rounds == 0 and todo.changes != first.changes:
+                raise Refused(
+                    "the server has changed since the plan was shown; nothing was written, look at the plan again",
+                    status=409,
+                )
+            if not todo.changes and seen.found.applied == of_cluster(cluster, seen.facts, seen.wanted):
+                return replace(todo, changes=tuple(done), impact=impact, root_sha256=seen.facts.root_sha256)
+            if rounds == 0:
+                impact = with_impact(cluster, vault, seen, todo).impact
+                refuse_weak_token(cluster, vault, _rights(cluster, vault, seen, todo))
+            rounds += 1
+            if rounds > _MOST_ROUNDS:
+                raise BadAnswer(
+                    "changes come back after every apply"
+                    + "".join(f", such as that of {change.kind} {change.name}" for change in todo.changes[:1])
+                    + ": something else writes here too"
+                )
+            for change in carry_out(cluster, vault, seen, todo):
+                done.append(change)
+                progress(change)
+            # The next observation takes as much memory.
+            del seen, todo
+        except Sealed:
+            raise
+        except Refused as error:
+            # The last request of a run that was killed may have reached the server after we looked.
+            if not any("name already in use" in reason for reason in error.reasons) or time.monotonic() >= give_up:
+                raise
+            time.sleep(0.5)
+        except Unavailable:
+            if rounds == 0 or time.monotonic() >= give_up:
+                raise
+            time.sleep(0.5)
+
+
+def _rights(cluster: Cluster, vault: Vault, seen: Observation, todo: Plan) -> dict[str, str]:
+    """Return the capability that each path of a plan needs."""
+    needs = {f"{cluster.mount('config')}/data/{APPLIED}": "update"}
+    for change in todo.changes:
+        patched = change.kind == "issuer" and change.action == "update"
+        need = "delete" if change.action == "delete" else "patch" if patched else "update"
+        needs[change_path(cluster, vault, change, seen)] = need
+    return needs

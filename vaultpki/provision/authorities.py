@@ -1,0 +1,201 @@
+"""Makes the CAs of a cluster: the root, and the issuing CAs that it signs. Vault makes every key and keeps it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from vaultpki.certificates import ISSUING_BACKDATE, ROOT, ROOT_BACKDATE, ca_subject
+from vaultpki.errors import BadAnswer
+from vaultpki.model import Cluster
+from vaultpki.provision.read_back import own_issuer
+from vaultpki.provision.rotation import CUT_SHORT, FULL
+from vaultpki.provision.server_facts import Fields
+from vaultpki.vault import Json, Request, Vault, check_named, member, text
+
+# In seconds: more than the signing can take, and far less than any TTL of a CA.
+_CLOCK_SLACK = 3600
+
+# Vault warns of these at every CA; they are intended.
+_NO_AIA = ("authority information access", "AIA configuration")
+_PATHLEN = ("Max path length of the signed certificate is zero",)
+# OpenBao warns that a mount's maximum shortens a CA's life, Vault does not; `_check_life` looks at what was granted.
+_CUT_SHORT = ("is longer than permitted maxTTL",)
+_NO_DEFAULT = ("this was configured as the default issuer", "this was configured as the default key")
+
+# The fields of an issuer that a PATCH sets; the others are set when it is made, or on its mount.
+_URLS = ("issuing_certificates", "crl_distribution_points", "ocsp_servers")
+_PATCHED = ("issuer_name", "leaf_not_after_behavior", "usage", *_URLS)
+
+
+def make_root(cluster: Cluster, vault: Vault, mount: str, wanted: Fields, keys: frozenset[str]) -> str:
+    """Make the root CA and return the SHA-256 of its certificate.
+
+    `keys` are the names of the keys that the mount has. Raises BadAnswer if the CA got a shorter life than asked.
+    """
+    way, key = _key(cluster, vault, mount, keys)
+    parameters = {
+        **key,
+        "issuer_name": wanted["issuer_name"],
+        "ttl": wanted["ttl"],
+        "not_before_duration": ROOT_BACKDATE,
+        "exclude_cn_from_sans": True,
+        "format": "pem",
+    }
+    pki = vault.sending(once=True, warnings=_NO_AIA + _CUT_SHORT).api.secrets.pki
+    data = pki.generate_root(way, ca_subject(cluster.name, ROOT), parameters, mount_point=mount).data
+    check_named(data, "issuer_name", wanted["issuer_name"], f"{mount}/root/generate")
+    certificate = text(data, "certificate")
+    try:
+        check_life(mount, data, wanted)
+    except BadAnswer:
+        # The next apply would take it for the cluster's root.
+        issuer, key_id = text(data, "issuer_id"), text(data, "key_id")
+        delete_issuer(vault, mount, issuer)
+        delete_key(vault, mount, key_id)
+        raise
+    from vaultpki.pki import x509
+
+    return x509.fingerprint(certificate.encode())
+
+
+def make_issuing(cluster: Cluster, vault: Vault, mount: str, wanted: Fields, keys: frozenset[str]) -> None:
+    """Make an issuing CA, signed by the root. `keys` and what is raised are as for `make_root`."""
+    way, key = _key(cluster, vault, mount, keys)
+    subject = ca_subject(cluster.name, mount.rpartition("/")[2])
+    issuer = _install(cluster, vault, mount, NewCa(subject, wanted["ttl"], way, key))
+    _patch_issuer(vault, mount, issuer, {name: wanted[name] for name in _PATCHED})
+
+
+def sign_successor(cluster: Cluster, vault: Vault, mount: str, subject: str, key: str, ttl: int) -> str:
+    """Sign a CA for a key that the mount has, and return the id of its issuer, which has no name yet.
+
+    `subject` is its common name, `key` the id of the key, `ttl` its life in seconds. Raises BadAnswer, and leaves
+    nothing behind, if the certificate is not exactly that.
+    """
+    return _install(cluster, vault, mount, NewCa(subject, ttl, "existing", {"key_ref": key}))
+
+
+def make_key(cluster: Cluster, vault: Vault, mount: str, name: str) -> str:
+    """Make a key of this name and return its id."""
+    key = cluster.authority.key
+    body = {"key_name": name, "key_type": key.vault_type, "key_bits": key.vault_bits}
+    made = member(vault.write(f"{mount}/keys/generate/internal", body, once=True), "data")
+    check_named(made, "key_name", name, f"{mount}/keys/generate/internal")
+    return text(made, "key_id")
+
+
+@dataclass(frozen=True, slots=True)
+class NewCa:
+    """An issuing CA to be signed: its common name, its life in seconds, and how its request is made.
+
+    `way` is the last part of the path that makes the request, `key` the parameters of its key.
+    """
+
+    subject: str
+    ttl: int
+    way: str
+    key: Json
+
+
+def _install(cluster: Cluster, vault: Vault, mount: str, new: NewCa) -> str:
+    """Have the root sign a CA, check it, and install it on its mount; returns the id of its issuer."""
+    own = {"exclude_cn_from_sans": True}
+    pki = vault.sending(once=True, warnings=_NO_AIA).api.secrets.pki
+    request = pki.generate_intermediate(new.way, new.subject, {**new.key, **own}, mount_point=mount).data
+    parameters = {
+        **own,
+        "ttl": new.ttl,
+        "max_path_length": 0,
+        "not_before_duration": ISSUING_BACKDATE,
+        "use_csr_values": False,
+        "format": "pem",
+    }
+    root = vault.sending(once=True, warnings=_PATHLEN + _CUT_SHORT).api.secrets.pki
+    csr = text(request, "csr")
+    signed = root.sign_intermediate(csr, new.subject, parameters, mount_point=cluster.mount(ROOT)).data
+    certificate = text(signed, "certificate")
+    check_life(mount, signed, {"ttl": new.ttl})
+    _check_issuing(mount, certificate, new.subject)
+    # The CA alone: a chain would add the root as a second issuer of this mount.
+    imported = pki.set_signed_intermediate(certificate, mount_point=mount).data
+    issuers = imported.get("imported_issuers") or imported.get("existing_issuers")
+    if not isinstance(issuers, list) or not issuers:
+        raise BadAnswer(f"{mount} imported its signed CA, but names no issuer; run this again")
+    # Both servers also import a CA of another key, which they do not have (set-signed's `mapping` is empty then).
+    if member(imported, "mapping").get(str(issuers[0])) != (request.get("key_id") or new.key.get("key_ref")):
+        delete_issuer(vault, mount, str(issuers[0]))
+        raise BadAnswer(f"the root signed another key than that of {mount}; check any proxy in between, apply again")
+    return str(issuers[0])
+
+
+def _check_issuing(mount: str, certificate: str, subject: str) -> None:
+    """Raise BadAnswer if what the root signed is not an issuing CA of exactly this name."""
+    from vaultpki.pki import trust, x509
+
+    facts = x509.read_certificates(certificate.encode())[0]
+    why = trust.no_issuing_ca(facts, subject)
+    if why is None and facts.subject.common_name != subject:
+        why = f"its name is not CN={subject}"
+    if why:
+        raise BadAnswer(
+            f"the CA that the root signed for {mount} is not what was asked for ({why}) and was not installed; check "
+            "any proxy in between"
+        )
+
+
+def update_issuer(vault: Vault, mount: str, issuer: str, fields: Fields) -> None:
+    """Give these fields of an existing CA the values wanted; `issuer` is its id."""
+    patch = {name: value for name, value in fields.items() if name in _PATCHED}
+    if patch:
+        _patch_issuer(vault, mount, issuer, patch)
+    if "default" in fields:
+        vault.write(f"{mount}/config/issuers", {"default": issuer})
+    if "default_key" in fields:
+        key = vault.api.secrets.pki.read_issuer(issuer, mount_point=mount).data.get("key_id")
+        vault.write(f"{mount}/config/keys", {"default": key})
+
+
+def delete_issuer(vault: Vault, mount: str, issuer: str) -> None:
+    """Delete an issuer by its id; its key stays."""
+    vault.sending(warnings=_NO_DEFAULT).api.secrets.pki.delete_issuer(issuer, mount_point=mount)
+
+
+def delete_key(vault: Vault, mount: str, key: str) -> None:
+    """Delete a key by its id."""
+    vault.call(Request("DELETE", f"{mount}/key/{key}", warnings=_NO_DEFAULT))
+
+
+def name_issuer(vault: Vault, mount: str, issuer: str, name: str) -> None:
+    """Give a CA that was just installed its name and what every issuer of ours has."""
+    fields = {"issuer_name": name, "leaf_not_after_behavior": CUT_SHORT, "usage": FULL, **{url: [] for url in _URLS}}
+    _patch_issuer(vault, mount, issuer, fields)
+
+
+def _patch_issuer(vault: Vault, mount: str, issuer: str, fields: Fields) -> None:
+    # Not hvac's update_issuer: it sends a POST, which resets every field that is not in it.
+    vault.call(Request("PATCH", f"{mount}/issuer/{issuer}", fields))
+
+
+def _key(cluster: Cluster, vault: Vault, mount: str, keys: frozenset[str]) -> tuple[str, Json]:
+    """Return the last part of the path that makes a CA, and the parameters of its key."""
+    name, key = own_issuer(mount), cluster.authority.key
+    if name not in keys:
+        return "internal", {"key_name": name, "key_type": key.vault_type, "key_bits": key.vault_bits}
+    # An apply that was cut off made the key; a second one would be left over for ever. If the server itself stopped
+    # in that moment, the key is not the mount's default yet.
+    vault.write(f"{mount}/config/keys", {"default": name})
+    return "existing", {"key_ref": name}
+
+
+def check_life(mount: str, data: Json, wanted: Fields) -> None:
+    """Raise BadAnswer if a CA lives shorter than asked: a mount's max_lease_ttl, 32 days by default, caps it."""
+    expiration = data.get("expiration")
+    asked = int(wanted["ttl"])
+    left = expiration - time.time() if isinstance(expiration, int) else None
+    if left is None or abs(left - asked) > _CLOCK_SLACK:
+        got = "an unknown time" if left is None else f"{int(left) // 86400} days"
+        raise BadAnswer(
+            f"the CA of {mount} was asked for {asked // 86400} days and got {got}, and was not kept; look at the "
+            "mount's max_lease_ttl and at this machine's clock, and apply again"
+        )

@@ -1,0 +1,47 @@
+"""Says when the CAs of a cluster end, and how urgent that is."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import datetime, timedelta
+
+from vaultpki.certificates import ISSUING_CAS, ROOT, rows
+from vaultpki.errors import BadAnswer, Denied, Refused
+from vaultpki.model import Cluster
+from vaultpki.pki.ca_life import CaLife, Expiry, expiry
+from vaultpki.provision.ca_facts import CaFacts, read_ca
+from vaultpki.vault import Vault, text
+
+
+def of(
+    cluster: Cluster, found: Mapping[str, CaFacts], now: datetime, rotating: Collection[str] = ()
+) -> tuple[Expiry, ...]:
+    """Return the end of each CA that exists, in the order of the table; `rotating` are those under rotation."""
+    ends = []
+    for ca in (ROOT, *ISSUING_CAS):
+        if ca in found:
+            facts = found[ca]
+            begins = facts.not_after - timedelta(seconds=facts.life)
+            life = CaLife(ca, ca == ROOT, begins, facts.not_after, longest_ttl(cluster, ca))
+            ends.append(expiry(life, now, rotating=ca in rotating))
+    return tuple(ends)
+
+
+def longest_ttl(cluster: Cluster, ca: str) -> int:
+    """Return the longest TTL of the leaves below a CA, in seconds."""
+    return max((row.ttl or cluster.ttl for row in rows(cluster) if ca in (ROOT, row.ca)), default=cluster.ttl)
+
+
+def read(cluster: Cluster, vault: Vault, now: datetime) -> tuple[Expiry, ...]:
+    """Read the CA that each mount signs with, and return their ends; a mount that shows none is left out."""
+
+    def one(ca: str) -> tuple[str, CaFacts | None]:
+        try:
+            answer = vault.api.secrets.pki.read_certificate("ca", mount_point=cluster.mount(ca))
+            return ca, read_ca(ca, text(answer.data, "certificate")) if answer.found else None
+        except (BadAnswer, Denied, Refused):
+            # Without a default issuer both servers answer 400. `plan` says what is wrong with a mount.
+            return ca, None
+
+    found = dict(vault.map(one, (ROOT, *ISSUING_CAS)))
+    return of(cluster, {ca: facts for ca, facts in found.items() if facts is not None}, now)

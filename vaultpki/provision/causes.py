@@ -1,0 +1,114 @@
+"""Finds which changes follow from a changed certificate in a record: it changes a role and a policy too.
+
+A change is left out only if its old value is exactly what the old record implies. What somebody changed by hand at
+the same time is never hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from vaultpki.model import Certificate, Cluster, KeyType, Subject, Usage
+from vaultpki.provision.desired import role_fields
+from vaultpki.provision.identities import node_certificates, sign_rule
+from vaultpki.provision.plan import Change
+from vaultpki.provision.record_changes import Entry, RecordChange, by_name, record_changes
+from vaultpki.spec import records
+
+
+def folded(cluster: Cluster, changes: Sequence[Change]) -> tuple[list[RecordChange], list[Change]]:
+    """Return the updated records, and the changes that they do not explain."""
+    updated = {each.holder: each for each in record_changes(cluster, changes) if each.action == "update"}
+    explaining = {holder: _explaining(cluster, each) for holder, each in updated.items()}
+    kept = []
+    for change in changes:
+        if change.action != "update":
+            kept.append(change)
+            continue
+        fields = {name: pair for name, pair in change.fields.items() if not _follows(cluster, change, name, explaining)}
+        if fields:
+            kept.append(replace(change, fields=fields))
+    return list(updated.values()), kept
+
+
+def _explaining(cluster: Cluster, record: RecordChange) -> RecordChange:
+    """Return the record with all that its policy depends on, also if only a pool's `node_names` change."""
+    pool = next((pool for pool in cluster.pools if record.holder == f"pool/{pool.name}"), None)
+    if pool is None:
+        return record
+    wanted = by_name(records.pool_record(pool, node_certificates(cluster, pool), cluster.layout)["certificates"])
+    same = {name: (entry, entry) for name, entry in wanted.items()}
+    return replace(record, certificates=record.certificates or same, node_names=record.node_names or pool.node_names)
+
+
+def _follows(cluster: Cluster, change: Change, field: str, records: Mapping[str, RecordChange]) -> bool:
+    """Return whether a changed field follows from a changed certificate."""
+    old, new = change.fields[field]
+    if change.kind == "config" and field == "certificates":
+        # The certificates are shown by name; that is all if every entry has a name of its own.
+        return all(isinstance(side, list) and len(by_name(side)) == len(side) for side in (old, new))
+    if change.kind == "policy":
+        record = records.get(change.name.removeprefix(f"{cluster.prefix}/"))
+        return record is not None and _in_policy(cluster, record, field, old)
+    if change.kind == "role":
+        pairs = [pair for record in records.values() for pair in record.certificates.values()]
+        return _in_role(cluster, change, field, pairs)
+    return False
+
+
+def _in_policy(cluster: Cluster, record: RecordChange, path: str, old: object) -> bool:
+    """Return whether the old rule of a path is what the record said before."""
+    for before, after in record.certificates.values():
+        side = before or after
+        if side is None or f"{cluster.mount(str(side.get('ca')))}/sign/{side.get('role')}" != path:
+            continue
+        if before is None:
+            return old is None
+        certificate = _certificate(before)
+        pattern = record.node_names if record.folder == "pools" else None
+        return certificate is not None and old == sign_rule(certificate, pattern)
+    return False
+
+
+def _in_role(cluster: Cluster, change: Change, field: str, pairs: Iterable[tuple[Entry | None, Entry | None]]) -> bool:
+    """Return whether a changed certificate of the role explains the old and the new value of a field."""
+    old, new = change.fields[field]
+    for before, after in pairs:
+        if before is None or after is None or before == after:
+            continue
+        if change.name != f"{cluster.mount(str(after.get('ca')))}/{after.get('role')}":
+            continue
+        was, becomes = _certificate(before), _certificate(after)
+        if was is None or becomes is None:
+            continue
+        if field == "allowed_domains":
+            if _names_follow(old, new, was, becomes):
+                return True
+        elif field in (fields := role_fields(was)) and (fields[field], role_fields(becomes)[field]) == (old, new):
+            return True
+    return False
+
+
+def _names_follow(old: Any, new: Any, was: Certificate, becomes: Certificate) -> bool:
+    """Return whether a role's names change as the certificate's do. A node's own name is a template in the role."""
+    if not all(isinstance(side, list) and all(isinstance(name, str) for name in side) for side in (old, new)):
+        return False
+    had, has = ({certificate.subject.common_name, *certificate.subject.dns} for certificate in (was, becomes))
+    return set(new) - set(old) == has - had and set(old) - set(new) == had - has
+
+
+def _certificate(entry: Entry) -> Certificate | None:
+    """Return a record's entry as a certificate; None if vaultpki would not write it."""
+    lists = [entry.get(name) for name in ("organization", "dns", "ips")]
+    if not all(isinstance(items, list) and all(isinstance(item, str) for item in items) for items in lists):
+        return None
+    organization, dns, ips = (tuple(items) for items in lists if items is not None)
+    try:
+        usage, key, ttl = Usage(entry.get("usage")), KeyType(entry.get("key")), int(entry.get("ttl", 0))
+    except (TypeError, ValueError):
+        return None
+    name, ca, role = (str(entry.get(field)) for field in ("name", "ca", "role"))
+    subject = Subject(str(entry.get("common_name")), organization, dns, ips)
+    return Certificate(name, usage, subject, ca, ca, role, ttl, key, stem="")

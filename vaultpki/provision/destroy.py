@@ -1,0 +1,85 @@
+"""Removes a cluster from the server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from vaultpki.certificates import ROOT
+from vaultpki.model import Cluster
+from vaultpki.provision.api_calls import delete_request, object_path
+from vaultpki.provision.identity_end import end_entities, read_note, unfinished
+from vaultpki.provision.observe import Observation, observe, refuse_other_root
+from vaultpki.provision.server_facts import Key, ServerFacts
+from vaultpki.provision.token_rights import refuse_weak_token
+from vaultpki.vault import Vault
+
+
+def destroy(cluster: Cluster, vault: Vault, where: ServerFacts, *, progress: Callable[[str], None]) -> list[str]:
+    """Remove everything that apply made, and nothing else. A run that was cut off continues when it is repeated.
+
+    `where` is as for `apply`; `progress` is called with each path that was deleted. Returns the policies that have a
+    name of ours and were kept, because nothing shows that apply made them.
+    """
+    seen = observe(cluster, vault, where)
+    if ("issuer", cluster.mount(ROOT)) in seen.observed.objects:
+        # A missing root is no reason to keep the rest.
+        refuse_other_root(cluster, seen)
+    doomed = [key for key in seen.observed.objects if _made_by_us(seen, key)]
+    if doomed:
+        refuse_weak_token(cluster, vault, {object_path(cluster, vault, key): "delete" for key in doomed})
+    # Policies first: without the record, a pool's policy is known as ours by its rules, which name its auth mount.
+    policies = [key for key in doomed if key[0] == "policy"]
+    vault.map(lambda key: vault.call(delete_request(cluster, vault, key)), policies)
+    for key in policies:
+        progress(object_path(cluster, vault, key))
+    for kind, name in doomed:
+        if kind == "auth":
+            delete_auth_mount(cluster, vault, seen, name)
+            progress(object_path(cluster, vault, (kind, name)))
+    # The store is last: it holds the record of what is ours.
+    mounts = sorted((name for kind, name in doomed if kind == "mount"), key=cluster.mount("config").__eq__)
+    for name in mounts:
+        vault.call(delete_request(cluster, vault, ("mount", name)))
+        progress(object_path(cluster, vault, ("mount", name)))
+    return [
+        name
+        for kind, name in seen.wanted
+        if kind == "policy" and (kind, name) in seen.observed.objects and (kind, name) not in doomed
+    ]
+
+
+def delete_auth_mount(cluster: Cluster, vault: Vault, seen: Observation, name: str) -> None:
+    """Delete an auth mount, and end the tokens of everyone who logged in there."""
+    accessor = seen.facts.accessors[name.rpartition("/")[2]]
+    aliases = _aliases(cluster, vault, seen, name)
+    # Before and after: a run that is cut off in between leaves no entity, and a login in between made another one.
+    end_entities(vault, accessor, aliases, wait=0)
+    vault.call(delete_request(cluster, vault, ("auth", name)))
+    end_entities(vault, accessor, aliases, wait=0)
+
+
+def _made_by_us(seen: Observation, key: Key) -> bool:
+    """Return whether it is a mount or a policy of the cluster; what is on a mount goes with it.
+
+    Mounts of others were refused when they were read. A policy is ours if the record `applied` names it; if that
+    record is lost or was never written, if it says exactly what ours would.
+    """
+    if key[0] != "policy":
+        return key[0] in ("auth", "mount")
+    recorded = seen.found.applied.objects
+    return key in recorded if recorded else seen.observed.objects[key] == seen.wanted.get(key)
+
+
+def _aliases(cluster: Cluster, vault: Vault, seen: Observation, name: str) -> list[str]:
+    """Return the aliases of logins at an auth mount, as far as they are known.
+
+    They are the present and former role ids of every AppRole, and at the jwt mount the names of nodes that reported.
+    """
+    if name == f"{cluster.prefix}/jwt":
+        return list(vault.api.secrets.kv.v2.list_secrets("reports", mount_point=cluster.mount("config")).keys)
+    approles = vault.api.auth.approle.list_roles(mount_point=name).keys
+    read = vault.prepare.auth.approle.read_role_id
+    found = vault.many([read(approle, mount_point=name) for approle in approles])
+    there = {str(answer.data.get("role_id")) for answer in found if answer.found}
+    noted = vault.map(lambda node: read_note(cluster, vault, node), sorted(unfinished(cluster, vault)))
+    return sorted(there.union(seen.facts.role_ids.values(), *noted))

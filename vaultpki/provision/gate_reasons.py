@@ -1,0 +1,293 @@
+"""Finds why a node keeps a gate closed, and since when it does not: ordered checks of its report, each with a sentence.
+
+Pure. A report counts only if its pass read the record as it stands now, and a process counts by the bundle that it
+started with. A report is a node's own word: a false one affects that node, or delays the gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from vaultpki.certificates import ROOT, SKEW, bundle
+from vaultpki.redact import printable, stamp
+from vaultpki.spec.node_report import CertificateReport, NodeReport
+from vaultpki.spec.rotation_record import Method, RotationRecord, State
+
+SETTLE: Final = 60
+"""Seconds after a change on a node before a gate counts it as done."""
+
+ETCD_MEMBER: Final = "etcd/etcd"
+"""The reader of a node that is a member of etcd."""
+
+TRUST_STEPS: Final = frozenset(
+    {
+        (State.PUBLISHED, State.SWITCHED),
+        (State.RETRUSTING, State.SWITCHED),
+        (State.RETRUSTING, State.RETURNING),
+        (State.RETIRED, State.DONE),
+    }
+)
+"""The steps that wait for bundles, and for the processes that read them."""
+
+LEAF_STEPS: Final = frozenset({(State.SWITCHED, State.RETIRED), (State.RETURNING, State.STEADY)})
+"""The steps that wait until every leaf is of the CA that the record names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Participant:
+    """A node that a gate may wait for.
+
+    `kind` is "listed" or "pooled". `certificates` are its rows of the record's CA, `bundle` whether it has that CA's
+    bundle, and `readers` the components (`etcd/etcd`) that read it only when they start. `credentials` is how many live
+    secret ids it has; None if unknown, and for a node that needs none. `report` is None if it never reported.
+    """
+
+    name: str
+    kind: str
+    certificates: frozenset[str]
+    bundle: bool
+    readers: tuple[str, ...]
+    credentials: int | None
+    report: NodeReport | None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step that is wanted: from the state of the record to `to`, at the server's time `now`.
+
+    `reload` is how many seconds a component takes at most to notice a new file, `longest_ttl` the longest life of a
+    leaf of this CA. `key_ids` has the key ids in hex of the "old" and the "new" CA. `turn` is the node that restarts.
+    """
+
+    record: RotationRecord
+    to: State
+    now: datetime
+    reload: int
+    longest_ttl: int
+    key_ids: Mapping[str, str]
+    turn: str = ""
+
+    @property
+    def path(self) -> tuple[State, State]:
+        return self.record.state, self.to
+
+    @property
+    def key(self) -> str:
+        """The key of the hooks that follow the bundle."""
+        # Of the root's, those of the controller manager, which alone reads it when it starts.
+        domain = "kubernetes" if self.record.domain == ROOT else self.record.domain
+        return bundle(domain).removesuffix(".crt")
+
+    @property
+    def outlived(self) -> bool:
+        """Whether every leaf that was signed before this state has expired by now."""
+        life = timedelta(seconds=self.longest_ttl + SKEW)
+        return self.path in LEAF_STEPS and self.now >= self.record.since + life
+
+
+def reason(step: Step, node: Participant) -> str:
+    """Return what must happen on a node that counts before the step may be taken; "" if nothing."""
+    if node.report is None:
+        if step.outlived or not _concerned(step, node):
+            return ""
+        return f"has never reported: start its agent{_or_without(step, node)}"
+    for check in _CHECKS:
+        found = check(step, node, node.report)
+        if found:
+            return found
+    return ""
+
+
+def settled(step: Step, node: Participant) -> datetime:
+    """Return from when on a node without a reason counts: when its last change has reached every process there."""
+    report, record = node.report, step.record
+    moments = [record.since]
+    if report is None or not _concerned(step, node):
+        return record.since
+    late = timedelta(seconds=SETTLE + step.reload)
+    if step.path in TRUST_STEPS:
+        if node.bundle and record.domain in report.bundles:
+            moments.append(report.bundles[record.domain].installed + late)
+        if node.name not in record.restarted:
+            started = [report.readers[name].started for name in _readers(step, node) if name in report.readers]
+            moments += [moment + timedelta(seconds=SETTLE) for moment in started]
+    elif not step.outlived:
+        moments += [(leaf.installed or report.time) + late for _, leaf in _leaves(node, report) if leaf is not None]
+    return max(moments)
+
+
+def in_use(record: RotationRecord, node: Participant, now: datetime) -> bool:
+    """Return whether a node is a member of etcd that other members need, so that no gate may leave it out."""
+    return record.domain == "etcd" and ETCD_MEMBER in node.readers and (node.report is None or alive(node.report, now))
+
+
+def alive(report: NodeReport, now: datetime) -> bool:
+    """Return whether a report shows a certificate that is in date."""
+    return any(one.not_after is not None and one.not_after > now for one in report.certificates.values())
+
+
+def fresh(step: Step, report: NodeReport) -> bool:
+    """Return whether the report answers the record as it stands."""
+    seen = report.seen.get(step.record.domain)
+    return seen is not None and seen.revision == step.record.revision == seen.highest
+
+
+def holds_final(step: Step, report: NodeReport) -> bool:
+    """Return whether the bundle on the node's disk is the one that the step waits for."""
+    found = report.bundles.get(step.record.domain)
+    return found is not None and _fits(step, found.sha256)
+
+
+def owes_restart(step: Step, node: Participant) -> bool:
+    """Return whether a component of the node still has to be started with the bundle."""
+    report = node.report
+    if report is None or step.path not in TRUST_STEPS or node.name in step.record.restarted:
+        return False
+    return any(not _started(step, report, name) for name in _readers(step, node))
+
+
+def _future(step: Step, node: Participant, report: NodeReport) -> str:
+    late = report.time > step.now + timedelta(seconds=SKEW)
+    return f"its report is from the future ({stamp(report.time)}): set its clock" if late else ""
+
+
+def _old_agent(step: Step, node: Participant, report: NodeReport) -> str:
+    if report.seen or not _concerned(step, node) or (step.outlived and not alive(report, step.now)):
+        return ""
+    version = f" ({printable(report.agent)})" if report.agent else ""
+    return f"its agent is too old to take part{version}: upgrade it{_or_without(step, node)}"
+
+
+def _behind(step: Step, node: Participant, report: NodeReport) -> str:
+    seen, revision = report.seen.get(step.record.domain), step.record.revision
+    if seen is None or seen.highest <= revision:
+        return ""
+    return (
+        f"has read revision {seen.highest} of this rotation, and the server is back at {revision}: run "
+        "`vaultpki ca continue`, which brings the server up to date"
+    )
+
+
+def _echo(step: Step, node: Participant, report: NodeReport) -> str:
+    if fresh(step, report) or step.outlived or not _concerned(step, node):
+        return ""
+    if step.record.domain not in report.seen:
+        return f"cannot read the rotation's record: look at its agent's log{_or_without(step, node)}"
+    return (
+        f"has not read the latest step, and last reported at {stamp(report.time)}: wait for its agent's next pass, or "
+        f"start its agent{_or_without(step, node)}"
+    )
+
+
+def _bundle(step: Step, node: Participant, report: NodeReport) -> str:
+    if not node.bundle or step.path not in TRUST_STEPS or holds_final(step, report):
+        return ""
+    if report.bundles.get(step.record.domain) is None:
+        return "has no bundle of this CA: look at its agent's log"
+    if step.to is State.DONE:
+        return "still trusts the old CA on its disk: look at its agent's log"
+    lacks = "old" if step.record.state is State.RETRUSTING else "new"
+    return f"does not trust the {lacks} CA on its disk: look at its agent's log"
+
+
+def _restarts(step: Step, node: Participant, report: NodeReport) -> str:
+    missing = [name.partition("/")[2] for name in _readers(step, node) if not _started(step, report, name)]
+    if not missing or not owes_restart(step, node):
+        return ""
+    what = " and ".join(missing)
+    if step.turn not in ("", node.name):
+        return f"restarts {what} after {step.turn}, whose turn it is"
+    if step.key in report.owed:
+        return f"has the turn to restart {what}: wait for its hook, or look at its agent's log"
+    return f"restart {what} there, wait until it is healthy, and run `vaultpki ca continue --restarted {node.name}`"
+
+
+def _hooks(step: Step, node: Participant, report: NodeReport) -> str:
+    """Find hooks that tell a component of new files and have not succeeded."""
+    if step.path in TRUST_STEPS:
+        confirmed = node.name in step.record.restarted
+        owed = [step.key] if step.key in report.owed and not confirmed else []
+    else:
+        owed = [name for name in report.owed if name in node.certificates]
+    return f"its hook for {owed[0]} has not succeeded: look at its agent's log" if owed else ""
+
+
+def _leaf(step: Step, node: Participant, report: NodeReport) -> str:
+    if step.path not in LEAF_STEPS and step.to is not State.DONE:
+        return ""
+    must = step.path in LEAF_STEPS and not step.outlived
+    wanted, other = ("old", "new") if step.to is State.STEADY else ("new", "old")
+    for name, leaf in _leaves(node, report):
+        if leaf is None or leaf.not_after is None:
+            if must:
+                return f"has no {name} yet: look at its agent's log"
+        elif leaf.not_after <= step.now and not must:
+            continue
+        elif step.record.method is Method.SAME_KEY:
+            if step.record.new is not None and (step.record.new.sha256 in leaf.served) != (wanted == "new"):
+                return f"{name} is still served with the {other} CA certificate: wait for its agent's next pass"
+        elif leaf.issuer_key_id != step.key_ids.get(wanted, ""):
+            return f"{name} is not of the {wanted} CA yet: its agent renews it within {_spread(step)}"
+    return ""
+
+
+_CHECKS: Final[tuple[Callable[[Step, Participant, NodeReport], str], ...]] = (
+    _future,
+    _old_agent,
+    _behind,
+    _echo,
+    _bundle,
+    _restarts,
+    _hooks,
+    _leaf,
+)
+
+
+def _concerned(step: Step, node: Participant) -> bool:
+    """Return whether the node holds anything that the step waits for."""
+    trusts = step.path in TRUST_STEPS and (node.bundle or bool(_readers(step, node)))
+    leaves = (step.path in LEAF_STEPS or step.to is State.DONE) and bool(node.certificates)
+    return trusts or leaves
+
+
+def _readers(step: Step, node: Participant) -> tuple[str, ...]:
+    return tuple(name for name in node.readers if name.startswith(f"{step.record.domain}/"))
+
+
+def _started(step: Step, report: NodeReport, name: str) -> bool:
+    """Return whether a component is known to hold what the step waits for.
+
+    Its last known start must be after the bundle was installed: one before may have been followed by another start,
+    which nobody noticed, with a bundle that has gone since.
+    """
+    reader, found = report.readers.get(name), report.bundles.get(step.record.domain)
+    return reader is not None and found is not None and reader.started >= found.installed and _fits(step, reader.sha256)
+
+
+def _fits(step: Step, held: frozenset[str]) -> bool:
+    """Return whether a bundle with these CAs is what the step waits for."""
+    record = step.record
+    old, new = record.old.sha256, record.new.sha256 if record.new is not None else ""
+    if step.to is State.DONE:
+        return new in held and held.isdisjoint({old, *record.also})
+    # On the way back from RETIRED the new CA's issuer may be lost, and leaves of it are trusted where they are.
+    wanted = {old} if step.to is State.RETURNING else {old, new}
+    return wanted <= held
+
+
+def _leaves(node: Participant, report: NodeReport) -> list[tuple[str, CertificateReport | None]]:
+    return [(name, report.certificates.get(name)) for name in sorted(node.certificates)]
+
+
+def _or_without(step: Step, node: Participant) -> str:
+    if in_use(step.record, node, step.now):
+        return "; a member of etcd cannot be left out"
+    return f", or go on without it (`--without {node.name}`)"
+
+
+def _spread(step: Step) -> str:
+    minutes = -(-step.record.spread // 60)
+    return f"{minutes} min of {stamp(step.record.since)}"

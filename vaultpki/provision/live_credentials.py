@@ -1,0 +1,199 @@
+"""Counts the live credentials of nodes and ends them: secret ids, open join files, tokens, and logins in flight.
+
+A node's AppRole stays. It gets a new role id, which no earlier credential knows; then the entity is deleted by which
+Vault knows the tokens of the old role id, and every secret id is destroyed. A node's own token may do none of this:
+whoever stole the node's credential would have the same rights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from vaultpki.errors import BadAnswer, Denied, Refused, SpecError, Unavailable
+from vaultpki.model import Cluster
+from vaultpki.provision.api_paths import LEAVING
+from vaultpki.provision.applied_record import APPLIED, AppliedRecord
+from vaultpki.provision.identity_end import (
+    LOGIN_IN_FLIGHT,
+    change_record,
+    end_entities,
+    read_accessors,
+    remove_note,
+    write_note,
+)
+from vaultpki.provision.token_rights import missing_right
+from vaultpki.vault import Json, Request, Vault
+from vaultpki.vault.answers import BODY_LIMIT
+
+FLOOD: Final = BODY_LIMIT // 40
+"""How many secret ids a node has at least when their list is too large to read: each takes about 40 bytes."""
+
+_ROUNDS: Final = 6
+_TIDYING: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A node's AppRole: the kind of its mount, and its name."""
+
+    kind: Literal["listed", "pooled"]
+    name: str
+
+    def mount(self, cluster: Cluster) -> str:
+        """Return the path of the auth mount, below `auth`."""
+        return f"{cluster.prefix}/{self.kind}"
+
+    def role(self, cluster: Cluster) -> str:
+        """Return the AppRole's path."""
+        return f"auth/{self.mount(cluster)}/role/{self.name}"
+
+
+def role_id(cluster: Cluster, vault: Vault, identity: Identity) -> str | None:
+    """Return the AppRole's role id; None if there is no AppRole."""
+    answer = vault.api.auth.approle.read_role_id(identity.name, mount_point=identity.mount(cluster))
+    return str(answer.data.get("role_id")) if answer.found else None
+
+
+def count(cluster: Cluster, vault: Vault, identity: Identity) -> int | None:
+    """Return how many secret ids the node has, each of which allows logins; None if the token may not list them.
+
+    An open join file is one of them. An expired join file counts too, until its secret id expires.
+    """
+    try:
+        return len(_secret_ids(cluster, vault, identity))
+    except Denied:
+        return None
+    except BadAnswer:
+        return FLOOD
+    except Refused:
+        # Both servers answer 400 if there is no such AppRole.
+        return 0
+
+
+def _secret_ids(cluster: Cluster, vault: Vault, identity: Identity) -> tuple[str, ...]:
+    """Return the accessors of the node's secret ids."""
+    approle = vault.prepare.auth.approle
+    listing: Request = approle.list_secret_id_accessors(identity.name, mount_point=identity.mount(cluster))
+    try:
+        return vault.call(listing).keys
+    except Denied:
+        # The enroller's policy allows this path with wrapping only, for the sake of new secret ids.
+        return vault.unwrapped(listing).keys
+
+
+def end(cluster: Cluster, vault: Vault, identities: Sequence[Identity], *, wait: float = LOGIN_IN_FLIGHT) -> None:
+    """End every credential of these nodes. Their AppRoles stay, each with a role id that nobody has been told.
+
+    A run that was cut off continues when it is repeated; until then `apply` accepts the AppRole as ours because of the
+    note. `wait` is as for `end_entities`, once for all nodes. Raises SpecError, before anything is changed, if the
+    token may not do it, and if a node has more secret ids than can be listed.
+    """
+    if not identities:
+        return
+    first = identities[0]
+    needs = {
+        f"{cluster.mount('config')}/data/{LEAVING}/{first.name}": "update",
+        f"{first.role(cluster)}/role-id": "update",
+        f"{first.role(cluster)}/secret-id": "list",
+        f"{first.role(cluster)}/secret-id-accessor/destroy": "update",
+        "sys/auth": "read",
+        "identity/lookup/entity": "update",
+        "identity/entity/id/x": "delete",
+    }
+    if missing_right(vault, needs):
+        raise may_not(cluster, identities)
+    noted: dict[Identity, frozenset[str]] = {}
+
+    def begin(identity: Identity) -> None:
+        current = role_id(cluster, vault, identity)
+        if current is None:
+            raise SpecError(f"{identity.name} has no AppRole any more: somebody deleted it while its credentials ended")
+        fresh = str(uuid.uuid4())
+        noted[identity] = write_note(cluster, vault, identity.name, {current, fresh})
+        vault.api.auth.approle.update_role_id(identity.name, fresh, mount_point=identity.mount(cluster))
+
+    try:
+        # The first one alone: a token that may not write the note fails before anything is changed.
+        begin(first)
+    except Denied:
+        if not noted:
+            raise may_not(cluster, identities) from None
+        raise
+    vault.map(begin, identities[1:])
+    accessors = read_accessors(cluster, vault)
+    for last in (False, True):
+        for kind in ("listed", "pooled"):
+            ids = sorted(id_ for identity, some in noted.items() if identity.kind == kind for id_ in some)
+            end_entities(vault, accessors.get(kind, ""), ids, wait=0)
+        if not last:
+            time.sleep(wait)
+    # Read again: somebody else may have changed them meanwhile.
+    current = {identity: role_id(cluster, vault, identity) or "" for identity in identities}
+    _record_role_ids(cluster, vault, {each.name: id_ for each, id_ in current.items() if each.kind == "listed" and id_})
+    vault.map(lambda identity: _destroy_secret_ids(cluster, vault, identity), identities)
+    vault.map(lambda identity: remove_note(cluster, vault, identity.name), identities)
+
+
+def _record_role_ids(cluster: Cluster, vault: Vault, role_ids: Mapping[str, str]) -> None:
+    """Write the listed nodes' new role ids into the two records where `apply` looks for them."""
+    if not role_ids:
+        return
+
+    def node(entry: tuple[str, str]) -> None:
+        name, id_ = entry
+        # A record that is missing is made again by apply.
+        change_record(cluster, vault, f"nodes/{name}", lambda old: {**old, "role_id": id_} if old else old)
+
+    vault.map(node, role_ids.items())
+
+    def applied(old: Json) -> Json:
+        known = AppliedRecord.read(cluster, old)
+        # If this record is lost, apply uses the nodes' own records.
+        return replace(known, role_ids={**known.role_ids, **role_ids}).record(cluster) if old else old
+
+    change_record(cluster, vault, APPLIED, applied)
+
+
+def _destroy_secret_ids(cluster: Cluster, vault: Vault, identity: Identity) -> None:
+    approle = vault.sending(once=True).api.auth.approle
+
+    def destroy(accessor: str) -> None:
+        # Both servers answer 500 for one that has expired meanwhile; without `once` that would be retried for long.
+        with contextlib.suppress(Refused, Unavailable):
+            approle.destroy_secret_id_accessor(identity.name, accessor, mount_point=identity.mount(cluster))
+
+    for attempt in range(_ROUNDS):
+        try:
+            left = _secret_ids(cluster, vault, identity)
+        except BadAnswer:
+            raise SpecError(
+                f"{identity.name} has more secret ids than can be listed, and none of them works with its new role id; "
+                f"`bao delete {identity.role(cluster)}` ends them all, and `vaultpki apply` or `enroll` makes the "
+                "AppRole again"
+            ) from None
+        if not left:
+            return
+        if attempt:
+            # If a client disconnects while Vault destroys a secret id, one may remain to which no accessor leads. Tidy,
+            # which runs in the background, removes those (path_tidy_user_id.go).
+            tidy = f"auth/{identity.mount(cluster)}/tidy/secret-id"
+            vault.write(tidy, {}, warnings=("Tidy operation",))
+            time.sleep(_TIDYING * 2 ** (attempt - 1))
+        vault.map(destroy, left)
+    raise SpecError(f"{identity.name} got new secret ids meanwhile; find out what creates them and run this again")
+
+
+def may_not(cluster: Cluster, identities: Sequence[Identity]) -> SpecError:
+    """Return the error for a token that may not end the credentials of these nodes."""
+    name = identities[0].name
+    nodes = name if len(identities) == 1 else f"{name} and {len(identities) - 1} more"
+    return SpecError(
+        f"this token may not end the credentials of {nodes}, and nothing was changed; the applier may, with "
+        f"`vaultpki enroll --replace` or `vaultpki lock` (`vaultpki policy -f {cluster.file} applier` prints what that "
+        "needs)"
+    )

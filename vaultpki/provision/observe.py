@@ -1,0 +1,329 @@
+"""Observes a cluster on the server: what is there, what should be there, and what only the server knows.
+
+Objects of others in the place of ours are refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final
+
+from vaultpki.certificates import ISSUING_CAS, ROOT
+from vaultpki.errors import BadAnswer, ForeignObject, SpecError
+from vaultpki.model import Cluster
+from vaultpki.provision import anchor, foreign_issuers
+from vaultpki.provision.api_paths import LEAVING, is_record
+from vaultpki.provision.ca_facts import CaFacts, lives, read_ca
+from vaultpki.provision.desired import MARK, STORE_OPTIONS, desired, marker
+from vaultpki.provision.identities import auth_mounts
+from vaultpki.provision.identity_end import read_note
+from vaultpki.provision.plan import Danger, Observed
+from vaultpki.provision.read_back import APPROLE, CaMount, Found, read_back
+from vaultpki.provision.server_facts import UNKNOWN, Fields, Key, ServerFacts, shared
+from vaultpki.spec.rotation_record import State
+from vaultpki.vault import HEALTH, Capabilities, Json, Vault, member
+
+_CAS: Final = (ROOT, *ISSUING_CAS)
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What was observed.
+
+    `wanted` is what should be there. `cas` are the facts of the existing CAs by name, `neighbours` the prefixes of
+    other clusters. `ending` are the nodes whose identity an apply ends, or whose end by an earlier one is unfinished.
+    """
+
+    found: Found
+    observed: Observed
+    facts: ServerFacts
+    wanted: Mapping[Key, Fields]
+    cas: Mapping[str, CaFacts]
+    neighbours: frozenset[str]
+    ending: tuple[str, ...]
+
+
+def observe(cluster: Cluster, vault: Vault, where: ServerFacts) -> Observation:
+    """Observe everything of this cluster as the server's active node knows it.
+
+    `where` says where nodes find Vault if cluster.yaml does not, and which namespace the requests name. Raises
+    ForeignObject if a mount of ours is not possible because something else exists there, and SpecError if the server
+    has no namespaces.
+    """
+    vault.pin_to_leader()
+    ask = vault.prepare.sys
+    # At once, on the connections that all that follows needs too.
+    health, mounts, auths, policies = vault.map(
+        vault.call, [HEALTH, ask.list_mounted_secrets_engines(), ask.list_auth_methods(), ask.list_acl_policies()]
+    )
+    # Every server and every namespace has these two mounts.
+    for answer, own, path in ((mounts, "sys/", "sys/mounts"), (auths, "token/", "sys/auth")):
+        if own not in answer.data:
+            raise BadAnswer(f"the answer to {path} does not list {own}; check the address and any proxy in between")
+    capabilities = Capabilities.of(health)
+    anchor.refuse_no_namespaces(cluster, capabilities)
+    if not mounts.found:
+        # Every namespace has this list (api-docs/system/mounts); OpenBao says so itself.
+        raise SpecError(f"{vault.address} has no namespace {vault.namespace}, or shows no mounts in it; make it first")
+    own_mounts = _mounts(cluster, mounts.entries)
+    own_auths, accessors = _auths(cluster, auths.entries)
+    # Below our prefix may be the prefix of another cluster.
+    ours = re.compile(rf"{re.escape(cluster.prefix)}/(operator|enroller|(node|pool)/[^/]+)")
+    present = [name for _, name in own_mounts]
+    found = read_back(cluster, vault, present, accessors, [name for name in policies.keys if ours.fullmatch(name)])
+    ending = _ending(cluster, found)
+    objects = {**own_mounts, **own_auths, **found.objects, **ending}
+    store = ("mount", cluster.mount("config"))
+    if store in objects:
+        # A store of version 1 has none of these, and gets them with its upgrade.
+        objects[store] = {**objects[store], **STORE_OPTIONS, **found.store_options}
+    read = {ca: read_ca(ca, found.cas[mount].pem) for ca in _CAS if (mount := cluster.mount(ca)) in found.cas}
+    cas = {ca: ca_facts for ca, ca_facts in read.items() if ca_facts is not None}
+    maxima = {ca: objects["mount", cluster.mount(ca)].get("max_ttl") or 0 for ca in cas}
+    made = lives(cluster, cas, maxima)
+    for ca, life in lives(cluster, _others(cluster, found), maxima).items():
+        # As long as a mount has two CAs, it keeps the TTLs of the longer one.
+        made[ca] = max(made.get(ca, 0), life)
+    facts = replace(
+        _facts(cluster, vault, where, capabilities, found),
+        accessors=accessors,
+        ca_lives=made,
+        rotations=found.rotations,
+    )
+    wanted = desired(cluster, facts)
+    dangers = tuple(foreign_issuers.find(cluster, found.cas))
+    lost = _lost(cluster, found, {danger.name for danger in dangers})
+    for mount in lost:
+        # No apply changes it: nodes install leaves only of the CA that the record names.
+        del wanted["issuer", mount]
+        objects.pop(("issuer", mount), None)
+    # Only fields that we manage are compared; Vault adds others from one version to the next.
+    for key, fields in objects.items():
+        if key in wanted and key[0] != "policy" and not is_record(cluster, key):
+            objects[key] = {name: value for name, value in fields.items() if name in wanted[key]}
+    return Observation(
+        found,
+        # An auth mount has our description, and need not be in the record to be ours.
+        Observed(
+            shared(objects, wanted),
+            found.applied.objects | own_auths.keys() | ending.keys(),
+            (*dangers, *lost.values()),
+        ),
+        facts,
+        wanted,
+        cas,
+        _neighbours(cluster, mounts.entries),
+        tuple(sorted({name.rpartition("/")[2] for _, name in ending})),
+    )
+
+
+def _others(cluster: Cluster, found: Found) -> dict[str, CaFacts]:
+    """Return the facts of the other CA on each mount whose CA is being rotated."""
+    mounts = {ca: found.cas[mount] for ca in found.rotations if (mount := cluster.mount(ca)) in found.cas}
+    pems = {ca: mount.certificates.get(mount.other, "") for ca, mount in mounts.items()}
+    read = {ca: read_ca(ca, pem) for ca, pem in pems.items() if pem}
+    return {ca: facts for ca, facts in read.items() if facts is not None}
+
+
+def _lost(cluster: Cluster, found: Found, foreign: Collection[str]) -> dict[str, Danger]:
+    """Return, by mount, what is lost of a CA that was rotated: its issuer, or its record.
+
+    `foreign` are the names of issuers that are no CA of ours.
+    """
+    dangers = {}
+    for ca in ISSUING_CAS:
+        mount, record = cluster.mount(ca), found.rotations.get(ca)
+        there = found.cas.get(mount, CaMount())
+        if record is not None and mount in found.cas and not there.issuer:
+            why = (
+                f"is gone, and nodes get no certificates of {ca}; `vaultpki ca continue -f {cluster.file}` makes it "
+                "again if its key is there, or says what to do"
+            )
+            dangers[mount] = Danger(f"issuer {mount}/issuer/{record.leaf.name}", why)
+        later = rf"{ca}-(?:[2-9]|[1-9][0-9]+|[0-9]+r[0-9]+)"
+        names = [name for name in there.certificates if re.fullmatch(later, name)]
+        ours = [name for name in names if f"issuer {mount}/issuer/{name}" not in foreign]
+        if record is None and ours:
+            why = (
+                f"only a rotation makes this CA, and there is no record of one; nothing of {ca}'s CA is changed until "
+                f"`vaultpki ca continue -f {cluster.file}` has written the record again"
+            )
+            dangers[mount] = Danger(f"issuer {mount}/issuer/{max(ours)}", why)
+    return dangers
+
+
+def _pinned_root(cluster: Cluster, found: Found) -> str:
+    """Return the certificate of the root that nodes are pinned to, as PEM: the old one until its rotation is done."""
+    mount, record = found.cas.get(cluster.mount(ROOT), CaMount()), found.rotations.get(ROOT)
+    if record is not None and record.active and record.leaf is record.new:
+        return mount.certificates.get(mount.other) or mount.pem
+    return mount.pem if mount.issuer else ""
+
+
+def _successors(cluster: Cluster, found: Found, root: str) -> frozenset[str]:
+    """Return the roots that the pinned root vouches for; without a rotation there are none."""
+    from vaultpki.pki import x509
+
+    if ROOT not in found.rotations or not root:
+        return frozenset()
+    shown = [x509.read_certificates(pem.encode())[0] for pem in found.cas[cluster.mount(ROOT)].certificates.values()]
+    return anchor.vouched(cluster, x509.read_certificates(root.encode())[0], shown, datetime.now(UTC))
+
+
+def refuse_other_root(cluster: Cluster, seen: Observation) -> None:
+    """Raise ForeignObject if the root is another one than cluster.yaml names, or there is none."""
+    record, there = seen.found.rotations.get(ROOT), ("issuer", cluster.mount(ROOT)) in seen.observed.objects
+    done = record is not None and record.state is State.DONE
+    anchor.refuse_other_root(
+        cluster,
+        seen.facts.root_sha256 if there else None,
+        accepted=seen.facts.root_successors,
+        former=record.old.sha256 if record is not None and done else "",
+    )
+
+
+def _facts(cluster: Cluster, vault: Vault, where: ServerFacts, capabilities: Capabilities, found: Found) -> ServerFacts:
+    from vaultpki.pki import x509
+
+    addresses, ca_pem = anchor.where(cluster, where.addresses, where.ca_pem)
+    root = _pinned_root(cluster, found)
+    return ServerFacts(
+        addresses=addresses,
+        ca_pem=ca_pem,
+        namespace=where.namespace if capabilities.namespaces else "",
+        root_sha256=x509.fingerprint(root.encode()) if root else UNKNOWN,
+        root_successors=_successors(cluster, found, root),
+        role_ids=_role_ids(cluster, vault, found),
+        openbao=capabilities.openbao,
+    )
+
+
+def refuse_foreign(cluster: Cluster, seen: Observation) -> None:
+    """Raise ForeignObject if others made something in the place of ours."""
+    objects = seen.observed.objects
+    for other in sorted(seen.neighbours):
+        above, below = sorted((cluster.prefix, other), key=len)
+        for folder in ("node", "pool"):
+            if f"{below}/".startswith(f"{above}/{folder}/"):
+                raise ForeignObject(
+                    f"the clusters at {above} and {below} cannot live in one Vault, since both would have policies "
+                    f"below {above}/{folder}; choose another `prefix` in {cluster.file}"
+                )
+    for node in cluster.nodes:
+        if node.name in seen.found.role_ids and seen.facts.role_ids.get(node.name) != seen.found.role_ids[node.name]:
+            path = f"auth/{cluster.prefix}/listed/role/{node.name}"
+            raise ForeignObject(
+                f"{path} was not made by vaultpki, and whoever made it may hold a secret id of it; "
+                f"delete it (`bao delete {path}`) and apply again"
+            )
+    for key, rules in seen.wanted.items():
+        if key[0] == "policy" and key not in seen.found.applied.objects and objects.get(key, rules) != rules:
+            raise ForeignObject(
+                f"the policy {key[1]} was not made by vaultpki, and somebody may hold it; "
+                f"delete it (`bao policy delete {key[1]}`) and apply again"
+            )
+    root = cluster.mount(ROOT)
+    pinned = objects.get(("config", f"{cluster.mount('config')}/cluster"), {}).get("root_sha256")
+    if pinned and ("issuer", root) not in objects:
+        raise ForeignObject(
+            f"the root CA of {root} is gone, or its issuer and key have other names than root-1, and every node of "
+            f"{cluster.name} is pinned to it; name it root-1 again, restore it from a backup, or give the cluster "
+            "up with `vaultpki destroy` and apply again"
+        )
+    refuse_other_root(cluster, seen)
+
+
+def _role_ids(cluster: Cluster, vault: Vault, found: Found) -> dict[str, str]:
+    """Return the role ids of the listed nodes' AppRoles that are known as ours."""
+    head = f"{cluster.mount('config')}/nodes/"
+    known = {
+        name.removeprefix(head): str(fields["role_id"])
+        for (kind, name), fields in found.objects.items()
+        if kind == "config" and name.startswith(head) and fields.get("role_id")
+    }
+    # The record `applied` counts more than a node's own: that one is more likely to be edited by hand.
+    known |= found.applied.role_ids
+    for name, actual in found.role_ids.items():
+        # An unfinished end of credentials gave the AppRole a new role id, which is in its note.
+        if known.get(name) != actual and actual in read_note(cluster, vault, name):
+            known[name] = actual
+    return known
+
+
+def _ending(cluster: Cluster, found: Found) -> dict[Key, Fields]:
+    """Return the AppRoles on the pooled mount that belong to no pool, and notes of ends that an apply has to finish.
+
+    They need not be in the record `applied`: the mount is ours, and whoever has an AppRole on it is a pooled node. If
+    the node's AppRole exists and stays, the note is of `unenroll`, `lock` or `enroll --replace`, which is repeated by
+    whoever began it.
+    """
+    approles = {("approle", f"{cluster.prefix}/pooled/{name}"): fields for name, fields in found.orphans.items()}
+    staying = {node.name for node in cluster.nodes}.union(found.pooled) - found.orphans.keys()
+    gone = [name for name in found.leaving if name not in staying and APPROLE.fullmatch(name)]
+    return {**approles, **{("config", f"{cluster.mount('config')}/{LEAVING}/{name}"): {} for name in gone}}
+
+
+def _neighbours(cluster: Cluster, found: Json) -> frozenset[str]:
+    """Return the prefixes of the other clusters on the server, which the descriptions of their mounts tell."""
+    marked = {path for path, entry in found.items() if str(entry.get("description")).startswith(MARK)}
+    return frozenset(path.rstrip("/").rpartition("/")[0] for path in marked) - {cluster.prefix}
+
+
+def _mounts(cluster: Cluster, found: Json) -> dict[Key, Fields]:
+    ours = {cluster.mount(ca): "pki" for ca in _CAS} | {cluster.mount("config"): "kv"}
+    return {
+        ("mount", path): {"type": entry["type"], **_ttls(entry), "version": member(entry, "options").get("version")}
+        for path, entry in _own_mounts(cluster, found, ours, "").items()
+    }
+
+
+def _auths(cluster: Cluster, found: Json) -> tuple[dict[Key, Fields], dict[str, str]]:
+    """Return the cluster's auth mounts, and their accessors by the last part of their paths."""
+    ours = {f"{cluster.prefix}/{mount}": kind for mount, kind in auth_mounts(cluster).items()}
+    jwt = f"{cluster.prefix}/jwt"
+    if (found.get(f"{jwt}/") or {}).get("description") == marker(cluster):
+        # Made when a pool had `jwt`.
+        ours[jwt] = "jwt"
+    mounts: dict[Key, Fields] = {}
+    accessors = {}
+    for path, entry in _own_mounts(cluster, found, ours, "auth/").items():
+        config = member(entry, "config")
+        mounts["auth", path] = {"type": entry["type"], "token_type": config.get("token_type"), **_ttls(entry)}
+        if entry["type"] == "approle":
+            lockout = member(config, "user_lockout_config")
+            mounts["auth", path]["lockout"] = lockout.get("user_lockout_disable") is not True
+        accessors[path.rpartition("/")[2]] = str(entry.get("accessor"))
+    return mounts, accessors
+
+
+def _own_mounts(cluster: Cluster, found: Json, ours: Mapping[str, str], kind: str) -> dict[str, Json]:
+    """Return those of our mounts that exist; `ours` are their types by path. Raises ForeignObject as `observe`."""
+    for path in found:
+        for mine in ours:
+            # Vault allows no mount below another one, and one above ours would hide it.
+            if path.rstrip("/") != mine and (f"{mine}/".startswith(path) or path.startswith(f"{mine}/")):
+                raise ForeignObject(
+                    f"{kind}{mine} cannot be mounted, since {kind}{path} exists in Vault; "
+                    f"choose another `prefix` in {cluster.file}"
+                )
+    own = {path: found[f"{path}/"] for path in ours if f"{path}/" in found}
+    for path, entry in own.items():
+        if entry.get("type") == ours[path] and entry.get("description") == marker(cluster):
+            continue
+        # Another prefix means another root CA, which nobody wants whose mount only got another description.
+        same = entry.get("type") == ours[path]
+        hint = f"if it was, put its description {marker(cluster)!r} back, else " if same else ""
+        raise ForeignObject(
+            f"{kind}{path} already exists in Vault ({entry.get('type')}, "
+            f"{entry.get('description') or 'no description'!r}) and was not made by vaultpki for cluster "
+            f"{cluster.name}; {hint}choose another `prefix` in {cluster.file}"
+        )
+    return own
+
+
+def _ttls(entry: Json) -> Fields:
+    config = member(entry, "config")
+    return {"default_ttl": config.get("default_lease_ttl"), "max_ttl": config.get("max_lease_ttl")}

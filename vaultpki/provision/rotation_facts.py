@@ -1,0 +1,194 @@
+"""Reads what a rotation depends on: the mount of its CA, and what nodes and operators hold."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from typing import Final
+
+from vaultpki.certificates import ROOT, node_rows, resolve, rows
+from vaultpki.errors import BadAnswer, CertificateUnreadable, ForeignObject, SpecError
+from vaultpki.host.hooks import READERS
+from vaultpki.layout import trust_bundles
+from vaultpki.model import Cluster, Node, Pool
+from vaultpki.pki.facts import Facts
+from vaultpki.provision.anchor import refuse_other_root
+from vaultpki.provision.gates import OperatorLeaf, Participant
+from vaultpki.provision.identities import node_certificates
+from vaultpki.provision.impact import named
+from vaultpki.provision.node_list import Member, members
+from vaultpki.provision.rotation_steps import MountIssuer, RotationMount
+from vaultpki.redact import printable
+from vaultpki.spec import node_report
+from vaultpki.vault import Answer, Request, Vault, text
+
+_MOST_ISSUERS: Final = 100
+
+
+def read_mount(cluster: Cluster, vault: Vault, domain: str, root: Facts) -> RotationMount:
+    """Return what is on the mount of a CA. Raises ForeignObject if it has more issuers than anybody can want."""
+    mount = cluster.mount(domain)
+    requests = [
+        vault.prepare.secrets.pki.list_issuers(mount_point=mount),
+        Request("LIST", f"{mount}/keys"),
+        Request("GET", f"{mount}/config/issuers"),
+    ]
+    issuers, keys, config = vault.map(vault.call, requests)
+    if len(issuers.keys) > _MOST_ISSUERS:
+        raise ForeignObject(f"{mount} has {len(issuers.keys)} issuers; find out who made them, and delete them")
+    read = vault.prepare.secrets.pki.read_issuer
+    answers = vault.map(vault.call, [read(id_, mount_point=mount) for id_ in issuers.keys])
+    found = zip(issuers.keys, answers, strict=True)
+    return RotationMount(
+        path=mount,
+        root=root,
+        # One may have been deleted meanwhile.
+        issuers=tuple(_issuer(id_, answer, keys.key_info) for id_, answer in found if answer.found),
+        keys={id_: str(key.get("key_name") or "") for id_, key in keys.key_info.items()},
+        default=next((id_ for id_, each in issuers.key_info.items() if each.get("is_default")), ""),
+        default_key=next((id_ for id_, each in keys.key_info.items() if each.get("is_default")), ""),
+        follows=config.data.get("default_follows_latest_issuer") is True,
+    )
+
+
+def read_root(cluster: Cluster, vault: Vault) -> Facts:
+    """Return the certificate of the cluster's root CA. Raises ForeignObject if its mount shows none, or another."""
+    from vaultpki.pki import x509
+
+    mount = cluster.mount(ROOT)
+    answer = vault.api.secrets.pki.read_issuer("default", mount_point=mount) if _exists(vault, mount) else None
+    if answer is None or not answer.found:
+        raise ForeignObject(f"there is no root CA at {mount}; run `vaultpki apply -f {cluster.file}` first")
+    root = x509.read_certificates(text(answer.data, "certificate").encode())[0]
+    refuse_other_root(cluster, root.fingerprint)
+    return root
+
+
+def _exists(vault: Vault, mount: str) -> bool:
+    return bool(vault.api.secrets.pki.list_issuers(mount_point=mount).keys)
+
+
+def _issuer(id_: str, answer: Answer, keys: Mapping[str, object]) -> MountIssuer:
+    from vaultpki.pki import x509
+
+    data = answer.data
+    facts: Facts | None = None
+    try:
+        facts = x509.read_certificates(str(data.get("certificate") or "").encode())[0]
+    except CertificateUnreadable:
+        facts = None
+    key = str(data.get("key_id") or "")
+    return MountIssuer(
+        id=id_,
+        name=str(data.get("issuer_name") or ""),
+        key=key if key in keys else "",
+        usage=frozenset(str(data.get("usage") or "").split(",")),
+        revoked=data.get("revoked") is True,
+        facts=facts,
+    )
+
+
+def read_members(cluster: Cluster, vault: Vault) -> tuple[Member, ...]:
+    """Return every node that may take part. Raises SpecError for one with a credential that cluster.yaml does not name.
+
+    A gate that did not know such a node would not wait for it.
+    """
+    listed = vault.api.auth.approle.list_roles(mount_point=f"{cluster.prefix}/listed").keys
+    known = {node.name for node in cluster.nodes}
+    found = members(cluster, vault)
+    unknown = [name for name in listed if name not in known]
+    unknown += [each.name for each in found if each.holder is None and each.credentials != 0]
+    if unknown:
+        raise SpecError(
+            f"{named(unknown)} can log in and {'is' if len(unknown) == 1 else 'are'} not in {cluster.file}; run "
+            "`vaultpki plan` with the cluster.yaml that was applied last, and `vaultpki apply` if they are gone",
+            file=cluster.file,
+            field="nodes",
+        )
+    return found
+
+
+def participants(cluster: Cluster, found: Collection[Member], domain: str) -> tuple[Participant, ...]:
+    """Return these nodes as the gates of a domain count them; a listed node that never joined is none of them."""
+    return tuple(_participant(cluster, each, domain) for each in found if each.credentials != 0 or each.report)
+
+
+def _participant(cluster: Cluster, who: Member, domain: str) -> Participant:
+    holder: Node | Pool | None = who.holder
+    roles = holder.roles if holder is not None else frozenset()
+    certificates = node_certificates(cluster, holder) if holder is not None else ()
+    bundles = trust_bundles(cluster.layout, roles, certificates)
+    components = {row.source for row in rows(cluster)}
+    readers = (each for each in READERS if each.ca == domain and each.follows is None and each.role in roles)
+    return Participant(
+        name=who.name,
+        kind="listed" if who.kind == "listed" else "pooled",
+        certificates=frozenset(row.name for row in node_rows(cluster, holder) if row.ca == domain)
+        if holder is not None
+        else frozenset(),
+        bundle=any(each.ca == domain and not each.chain for each in bundles),
+        readers=tuple(f"{domain}/{each.component}" for each in readers if each.component in components),
+        credentials=who.credentials,
+        report=node_report.read(who.report),
+    )
+
+
+def read_operator_leaves(
+    cluster: Cluster, vault: Vault, ca: Facts, domain: str, nodes: Collection[Participant], now: datetime
+) -> tuple[OperatorLeaf, ...]:
+    """Return the live certificates of operators that `ca` has signed: those in date that no node reports.
+
+    They are known by the subjects of the operators' rows. A revoked one does not count: who holds it has been told.
+    """
+    from vaultpki.pki import x509
+
+    operators = {
+        (each.subject.common_name, each.subject.organization): each.name
+        for row in rows(cluster)
+        if row.operator and row.ca == domain
+        for each in [resolve(row, cluster, None)]
+    }
+    if not operators:
+        return ()
+    mount = cluster.mount(domain)
+    reported = {
+        int(each.serial, 16)
+        for node in nodes
+        if node.report is not None
+        for each in node.report.certificates.values()
+        if each.serial
+    }
+    serials = vault.call(Request("LIST", f"{mount}/certs")).keys
+    wanted = [serial for serial in serials if _number(serial) not in reported]
+    leaves = []
+    for answer in vault.many([Request("GET", f"{mount}/cert/{serial}") for serial in wanted]):
+        # Tidied meanwhile, or revoked.
+        if not answer.found or answer.data.get("revocation_time"):
+            continue
+        try:
+            facts = x509.read_certificates(text(answer.data, "certificate").encode())[0]
+        except CertificateUnreadable:
+            continue
+        name = operators.get((facts.subject.common_name, facts.subject.organization))
+        if name and facts.authority_key_id == ca.subject_key_id and facts.not_after > now and not facts.is_ca:
+            leaves.append(OperatorLeaf(name, f"{facts.serial:x}", facts.not_after))
+    return tuple(sorted(leaves, key=lambda leaf: leaf.not_after))
+
+
+def _number(serial: str) -> int:
+    try:
+        return int(serial.replace(":", "").replace("-", ""), 16)
+    except ValueError:
+        raise BadAnswer(
+            f"the server lists {printable(serial[:80])!r} as a serial number; check any proxy in between"
+        ) from None
+
+
+def longest_ttl(cluster: Cluster, domain: str) -> int:
+    """Return the longest TTL, in seconds, of the leaves of a CA."""
+    return max((row.ttl or cluster.ttl for row in rows(cluster) if row.ca == domain), default=cluster.ttl)
+
+
+def reload(cluster: Cluster, domain: str) -> int:
+    """Return after how many seconds every consumer of a CA's leaves has noticed a new file by itself."""
+    return max((row.reload for row in rows(cluster) if row.ca == domain), default=0)

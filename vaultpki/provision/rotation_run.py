@@ -1,0 +1,376 @@
+"""Rotates a CA: reads where it stands, decides by its gate, writes the record, and makes the server match it.
+
+Every command may be killed at any request; the next one continues. Two operators at once never both take a step: the
+record is written by check-and-set before the server is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final
+
+from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject, rows
+from vaultpki.errors import SpecError
+from vaultpki.model import Cluster
+from vaultpki.pki.facts import Facts
+from vaultpki.provision import gates, rotation_recovery, rotation_start, rotation_steps
+from vaultpki.provision.gates import Gate, OperatorLeaf, Participant
+from vaultpki.provision.rotation import FORWARD, next_state
+from vaultpki.provision.rotation_facts import (
+    longest_ttl,
+    read_mount,
+    read_operator_leaves,
+    reload,
+)
+from vaultpki.provision.rotation_scene import Scene, record_of, refuse_active
+from vaultpki.provision.rotation_server import life, match
+from vaultpki.provision.rotation_steps import RotationMount
+from vaultpki.provision.rotation_store import StoredRecord, read_records, write_record
+from vaultpki.redact import printable
+from vaultpki.spec.rotation_record import Method, RotationRecord, State
+
+# Steps for which nobody is waited for: they take nobody's trust away and sign no leaf that is not trusted.
+_FREE: Final = frozenset(
+    {
+        (State.PREPARED, State.STEADY),
+        (State.PUBLISHED, State.STEADY),
+        (State.SWITCHED, State.RETURNING),
+        (State.RETIRED, State.RETRUSTING),
+    }
+)
+
+# States that may begin while the CA whose leaves are installed cannot sign: they lead to one that can.
+_ON_THE_WAY: Final = frozenset({State.PUBLISHED, State.RETRUSTING})
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a command has done: the record as it is now, and whether a step was made.
+
+    `gate` is what stands before the next step, None if there is none. `note` is a sentence about something unusual.
+    """
+
+    record: RotationRecord
+    gate: Gate | None = None
+    moved: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CaStatus:
+    """One CA: its name, its certificate's SHA-256, end and kind of key, and where its rotation stands.
+
+    `record` is None if it was never rotated. `next` is the state that `continue` leads to, with its gate; `back` the
+    one that `abort` leads to. `problem` is why it cannot sign, in one sentence.
+    """
+
+    domain: str
+    name: str
+    sha256: str
+    not_after: datetime | None
+    record: RotationRecord | None = None
+    next: State | None = None
+    back: State | None = None
+    gate: Gate | None = None
+    problem: str = ""
+    key: str = ""
+
+
+def status(scene: Scene) -> tuple[CaStatus, ...]:
+    """Return where each issuing CA stands; writes nothing."""
+    return tuple(scene.vault.map(lambda domain: _status(scene, domain), ISSUING_CAS))
+
+
+def rotate(scene: Scene, domain: str, method: Method, spread: int) -> RotationRecord:
+    """Begin the rotation of an issuing CA; returns its record. `spread` is in seconds.
+
+    An emergency goes on until nobody trusts the old CA. A run that was cut off is continued. Raises SpecError if
+    another rotation is under way or this one cannot begin, Refused if another operator was faster.
+    """
+    if domain not in ISSUING_CAS:
+        raise SpecError(f"there is no issuing CA {domain}; write one of {', '.join(ISSUING_CAS)}")
+    cluster, vault, now, stored = scene.cluster, scene.vault, scene.now, scene.records[domain]
+    if _just_begun(stored, method):
+        stored, _, _ = match(cluster, vault, stored, scene.root, now)
+        return record_of(_hasten(scene, stored))
+    behind = _behind(scene)
+    if behind is not None:
+        raise SpecError(f"{behind}; run `vaultpki ca continue -f {cluster.file}` first")
+    refuse_active(cluster, scene.records)
+    life(cluster, domain, scene.root, now)
+    if stored.record is None:
+        mount = read_mount(cluster, vault, domain, scene.root)
+    else:
+        stored, mount, _ = match(cluster, vault, stored, scene.root, now)
+    begun = rotation_start.first_record(cluster, domain, method, spread, stored.record, mount, scene.nodes(domain), now)
+    written = write_record(cluster, vault, begun, stored.version)
+    others = {name: each for name, each in read_records(cluster, vault).items() if name != domain}
+    if any(each.record is not None and each.record.active for each in others.values()):
+        # Two operators began one each: both are withdrawn, or the later one.
+        write_record(cluster, vault, rotation_start.withdrawn(begun, stored.record, now), written.version)
+        refuse_active(cluster, others)
+    written, _, _ = match(cluster, vault, written, scene.root, now)
+    return record_of(_hasten(scene, written))
+
+
+def step(scene: Scene, *, back: bool, without: Sequence[str] = (), restarted: Sequence[str] = ()) -> Step:
+    """Take the next step of the rotation, or of its way back, if the gate is open; else say what it waits for.
+
+    `without` are nodes, or names of operators' certificates, that no gate waits for any more; `restarted` nodes on
+    which a person has restarted what reads the bundle only at its start.
+    """
+    cluster, vault, now = scene.cluster, scene.vault, scene.now
+    recovered = _recover(scene, without)
+    if recovered is not None:
+        return recovered
+    resting = [each for each in scene.records.values() if each.record is not None and not each.record.active]
+    done = [match(cluster, vault, each, scene.root, now) for each in resting if each.domain != ROOT]
+    stored = next((each for each in scene.records.values() if each.record is not None and each.record.active), None)
+    if stored is None:
+        for finished, mount, writes in done:
+            record = record_of(finished)
+            if writes or rotation_steps.problem(cluster.name, record, mount):
+                return Step(record, note=rotation_steps.problem(cluster.name, record, mount))
+        raise SpecError(
+            f"no CA of {cluster.name} is being rotated; `vaultpki ca rotate DOMAIN -f {cluster.file}` begins"
+        )
+    stored, mount, _ = match(cluster, vault, stored, scene.root, now)
+    record, nodes = record_of(stored), scene.nodes(stored.domain)
+    to = _next(cluster, record, mount, back=back)
+    if to is None:
+        raise SpecError(f"{record.domain} is {record.state.value}, and there is no step from there")
+    _refuse_unusable(cluster, record, to, mount)
+    _refuse_unknown(cluster, record, nodes, without, restarted)
+    told = _told(record, to, nodes, now, without, restarted)
+    gate = _gate(scene, told, to, mount, nodes)
+    if gate.open(now):
+        moved = told.moved(to, now, **_changes(told, to))
+        stored, mount, _ = match(cluster, vault, write_record(cluster, vault, moved, stored.version), scene.root, now)
+        record = record_of(_hasten(scene, stored))
+        after = next_state(record)
+        return Step(
+            record,
+            _gate(scene, record, after, mount, nodes) if after is not None else None,
+            moved=True,
+            note=rotation_steps.problem(cluster.name, record, mount),
+        )
+    told = replace(told, turn=gate.turn)
+    if told != record:
+        stored = write_record(cluster, vault, replace(told, revision=record.revision + 1), stored.version)
+    return Step(record_of(stored), gate, note=rotation_steps.problem(cluster.name, record, mount))
+
+
+def _just_begun(stored: StoredRecord, method: Method) -> bool:
+    """Return whether the same command began this rotation and may have been cut off."""
+    record = stored.record
+    if record is None or record.method is not method:
+        return False
+    hasty = method is Method.EMERGENCY and record.state in (State.PUBLISHED, State.RETIRED)
+    return record.state is State.PREPARED or hasty
+
+
+def _next(cluster: Cluster, record: RotationRecord, mount: RotationMount, *, back: bool) -> State | None:
+    """Return the state that `continue` or `abort` leads to; on a way back that has lost its CA, on again."""
+    lost = record.state is State.RETURNING and not rotation_steps.usable(cluster.name, record, mount, record.old)
+    return FORWARD[record.state] if lost and not back else next_state(record, back=back)
+
+
+def _refuse_unusable(cluster: Cluster, record: RotationRecord, to: State, mount: RotationMount) -> None:
+    """Raise SpecError if the CA whose leaves the next state installs cannot sign any."""
+    later = record.moved(to, record.since)
+    ca = record.new if later.leaf is record.new else record.old
+    why = rotation_steps.problem(cluster.name, record, mount, ca)
+    if why and to not in _ON_THE_WAY:
+        raise SpecError(why)
+
+
+def _refuse_unknown(
+    cluster: Cluster,
+    record: RotationRecord,
+    nodes: Collection[Participant],
+    without: Sequence[str],
+    restarted: Sequence[str],
+) -> None:
+    """Raise SpecError for a name that nobody has whom a gate may wait for."""
+    names = {node.name for node in nodes}
+    certificates = {row.name for row in rows(cluster) if row.operator and row.ca == record.domain}
+    for name in (*without, *restarted):
+        if name not in names and not (name in certificates and name in without):
+            raise SpecError(
+                f"{printable(name)} takes no part in the rotation of {record.domain}; "
+                f"`vaultpki ca status -f {cluster.file}` names those that it waits for"
+            )
+
+
+def _told(
+    record: RotationRecord,
+    to: State,
+    nodes: Collection[Participant],
+    now: datetime,
+    without: Sequence[str],
+    restarted: Sequence[str],
+) -> RotationRecord:
+    """Return the record with what a person says about nodes; raise SpecError if that does not count."""
+    by_name = {node.name: node for node in nodes}
+    for name in restarted:
+        if why := gates.restart_refused(record, to, by_name[name], now):
+            raise SpecError(why)
+    for name in without:
+        if name in by_name and (why := gates.without_refused(record, by_name[name], now)):
+            raise SpecError(why)
+    return replace(
+        record,
+        excused=tuple(sorted({*record.excused, *without})),
+        restarted=tuple(sorted({*record.restarted, *restarted})),
+    )
+
+
+def _changes(record: RotationRecord, to: State) -> dict[str, Method]:
+    """Return what else changes with a step: who trusts a stolen key again goes on as after any other rotation."""
+    again = to is State.RETRUSTING and record.method is Method.EMERGENCY
+    return {"method": Method.NEW_KEY} if again else {}
+
+
+def _hasten(scene: Scene, stored: StoredRecord) -> StoredRecord:
+    """Go on, in an emergency, until nobody trusts the old CA: no gate is waited for."""
+    record = record_of(stored)
+    while record.method is Method.EMERGENCY and record.state in (State.PREPARED, State.PUBLISHED):
+        to = next_state(record)
+        if to is None:
+            break
+        written = write_record(scene.cluster, scene.vault, record.moved(to, scene.now), stored.version)
+        stored, _, _ = match(scene.cluster, scene.vault, written, scene.root, scene.now)
+        record = record_of(stored)
+    return stored
+
+
+def _gate(
+    scene: Scene,
+    record: RotationRecord,
+    to: State,
+    mount: RotationMount,
+    nodes: Collection[Participant],
+    *,
+    whole: bool = False,
+) -> Gate:
+    """Return the gate of a step. Unless it is wanted `whole`, operators' leaves are read once no node is waited for.
+
+    A mount may have very many certificates, and whoever waits asks again and again.
+    """
+    if (record.state, to) in _FREE or (record.method is Method.EMERGENCY and to in (State.PUBLISHED, State.RETIRED)):
+        return Gate(opens=record.since)
+
+    def gate(operators: tuple[OperatorLeaf, ...]) -> Gate:
+        return gates.gate(
+            record,
+            to,
+            nodes,
+            operators,
+            scene.now,
+            reload=reload(scene.cluster, record.domain),
+            longest_ttl=longest_ttl(scene.cluster, record.domain),
+            key_ids=rotation_recovery.key_ids(record, mount, nodes),
+            signer_ends=scene.root.not_after,
+        )
+
+    first = gate(())
+    return first if first.waiting and not whole else gate(_operators(scene, record, to, mount, nodes))
+
+
+def _operators(
+    scene: Scene, record: RotationRecord, to: State, mount: RotationMount, nodes: Collection[Participant]
+) -> tuple[OperatorLeaf, ...]:
+    """Return the operators' leaves of the CA that is to leave."""
+    leaving = {
+        (State.SWITCHED, State.RETIRED): record.old,
+        (State.RETURNING, State.STEADY): record.new,
+    }.get((record.state, to))
+    issuer = mount.issuer(leaving.issuer) if leaving is not None else None
+    if issuer is None or issuer.facts is None or record.method is Method.SAME_KEY:
+        return ()
+    return read_operator_leaves(scene.cluster, scene.vault, issuer.facts, record.domain, nodes, scene.now)
+
+
+def _behind(scene: Scene) -> str | None:
+    """Return that the server has an older record than nodes, or has lost one, as the start of a sentence; else None."""
+    return next((said for domain in ISSUING_CAS if (said := _set_back(scene, domain, _lost(scene, domain)))), None)
+
+
+def _set_back(scene: Scene, domain: str, lost: RotationMount | None) -> str:
+    said = rotation_recovery.behind(domain, scene.records[domain].record, scene.nodes(domain))
+    if said:
+        names = ", ".join(node.name for node in said[:3])
+        return f"{names} read a newer record of {domain} than the server has: it was restored from a snapshot"
+    return f"the record of {domain}'s rotation is lost" if lost is not None else ""
+
+
+def _lost(scene: Scene, domain: str) -> RotationMount | None:
+    """Return the mount of a CA that was rotated and has no record; None for any other."""
+    if scene.records[domain].record is not None:
+        return None
+    mount = read_mount(scene.cluster, scene.vault, domain, scene.root)
+    return mount if rotation_recovery.lost(scene.cluster.name, domain, mount) else None
+
+
+def _recover(scene: Scene, without: Sequence[str]) -> Step | None:
+    """Answer a server that was set back, or that has lost a record; None if neither happened."""
+    cluster, vault = scene.cluster, scene.vault
+    for domain in ISSUING_CAS:
+        stored, nodes = scene.records[domain], scene.nodes(domain)
+        mount = _lost(scene, domain)
+        if mount is None and not rotation_recovery.behind(domain, stored.record, nodes, without):
+            continue
+        mount = mount or read_mount(cluster, vault, domain, scene.root)
+        found = rotation_recovery.recovered(cluster.name, domain, stored.record, mount, nodes, without, scene.now)
+        if found.record is None:
+            if stored.record is None:
+                names = ", ".join(each.node for each in found.waiting[:3])
+                raise SpecError(f"{found.note}; wait until {names} have reported, then run this again")
+            return Step(stored.record, Gate(waiting=found.waiting), note=found.note)
+        written = write_record(cluster, vault, found.record, stored.version)
+        written, _, _ = match(cluster, vault, written, scene.root, scene.now)
+        return Step(record_of(written), moved=True, note=found.note)
+    return None
+
+
+def _status(scene: Scene, domain: str) -> CaStatus:
+    record, cluster = scene.records[domain].record, scene.cluster
+    mount, nodes = read_mount(cluster, scene.vault, domain, scene.root), scene.nodes(domain)
+    lost = mount if record is None and rotation_recovery.lost(cluster.name, domain, mount) else None
+    set_back = _set_back(scene, domain, lost)
+    if set_back:
+        set_back += f"; run `vaultpki ca continue -f {cluster.file}`"
+    if record is None:
+        own = rotation_start.own_issuer(cluster.name, domain, mount)
+        facts = own.facts if own is not None else None
+        missing = f"{mount.path} has no CA {ca_subject(cluster.name, domain)}; run `vaultpki apply -f {cluster.file}`"
+        return CaStatus(
+            domain,
+            own.name if own is not None else f"{domain}-1",
+            facts.fingerprint if facts is not None else "",
+            facts.not_after if facts is not None else None,
+            problem=set_back or ("" if own is not None else missing),
+            key=_kind(facts),
+        )
+    issuer = rotation_steps.issuer_of(cluster.name, record, mount, record.leaf)
+    facts = issuer.facts if issuer is not None else None
+    to = next_state(record)
+    return CaStatus(
+        domain,
+        record.leaf.name,
+        record.leaf.sha256,
+        facts.not_after if facts is not None else None,
+        record,
+        to,
+        next_state(record, back=True),
+        _gate(scene, record, to, mount, nodes, whole=True) if to is not None else None,
+        set_back or rotation_steps.problem(cluster.name, record, mount),
+        _kind(facts),
+    )
+
+
+def _kind(facts: Facts | None) -> str:
+    """Return the kind of a CA's key as cluster.yaml writes it; empty if it is unknown."""
+    return facts.key.value if facts is not None and facts.key is not None else ""

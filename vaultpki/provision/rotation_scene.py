@@ -1,0 +1,71 @@
+"""Reads all that a command on CAs decides by, once: the root, the rotation records, who takes part, and the time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from vaultpki.certificates import ROOT
+from vaultpki.errors import SpecError
+from vaultpki.model import Cluster
+from vaultpki.pki.facts import Facts
+from vaultpki.provision import root_rotation
+from vaultpki.provision.gates import Participant
+from vaultpki.provision.node_list import Member
+from vaultpki.provision.rotation_facts import participants, read_members, read_root
+from vaultpki.provision.rotation_store import StoredRecord, read_records
+from vaultpki.spec.rotation_record import RotationRecord
+from vaultpki.vault import Vault
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A cluster as a command found it: the root that signs now, the records by domain, who takes part, and the time.
+
+    `now` is the server's time.
+    """
+
+    cluster: Cluster
+    vault: Vault
+    root: Facts
+    records: Mapping[str, StoredRecord]
+    members: tuple[Member, ...]
+    now: datetime
+
+    def nodes(self, domain: str) -> tuple[Participant, ...]:
+        """Return those that the gates of a domain count."""
+        if domain == ROOT:
+            return root_rotation.without_leaves(participants(self.cluster, self.members, "kubernetes"))
+        return participants(self.cluster, self.members, domain)
+
+
+def read_scene(cluster: Cluster, vault: Vault, now: datetime) -> Scene:
+    """Read the scene from the server's active node; this reads the report of every node."""
+    vault.pin_to_leader()
+    return Scene(
+        cluster,
+        vault,
+        read_root(cluster, vault),
+        read_records(cluster, vault),
+        read_members(cluster, vault),
+        # As records have it.
+        now.replace(microsecond=0),
+    )
+
+
+def record_of(stored: StoredRecord) -> RotationRecord:
+    """Return the record that is there; ValueError if there is none."""
+    if stored.record is None:
+        raise ValueError(f"there is no record of {stored.domain}")
+    return stored.record
+
+
+def refuse_active(cluster: Cluster, records: Mapping[str, StoredRecord]) -> None:
+    """Raise SpecError if one of these says that a rotation is under way."""
+    for domain, each in records.items():
+        if each.record is not None and each.record.active:
+            raise SpecError(
+                f"the CA {domain} is being rotated ({each.record.state.value}), and one is rotated at a time; go on "
+                f"with `vaultpki ca continue -f {cluster.file}`, or back with `vaultpki ca abort`"
+            )

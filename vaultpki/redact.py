@@ -1,0 +1,38 @@
+"""Prepares text from servers and files for people: without secrets and without terminal control characters."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Final
+
+HIDDEN: Final = "(hidden)"
+"""Replaces a secret."""
+
+# Tokens of Vault (hvs., hvb., hvr.) and OpenBao (s., b., r.), and private keys of any kind.
+_SECRET = re.compile(
+    r"\b(?:hv[sbr]|[sbr])\.[A-Za-z0-9_-]{20,}|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*KEY-----|\Z)",
+    re.DOTALL,
+)
+
+
+def hide(text: str) -> str:
+    """Return the text without tokens and private keys, which are recognised by their form."""
+    return _SECRET.sub(HIDDEN, text)
+
+
+def printable(text: str) -> str:
+    """Return the text with every unprintable character replaced by a question mark."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def escaped(text: str) -> str:
+    """Return the text with unprintable characters and backslashes escaped, so that different texts stay different."""
+    if text.isprintable() and "\\" not in text:
+        return text
+    return "".join(c if c.isprintable() and c != "\\" else ascii(c)[1:-1] for c in text)
+
+
+def stamp(when: datetime) -> str:
+    """Return a time as RFC 3339 in UTC, to the second."""
+    return f"{when.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"

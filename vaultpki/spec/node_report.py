@@ -1,0 +1,216 @@
+"""Writes and reads the reports of nodes: what a node says that it holds, which the gates of a rotation count.
+
+A node may write anything here. What cannot be read counts as missing, so that a false report affects its own node only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, TypeVar
+
+from vaultpki.redact import printable, stamp
+from vaultpki.spec.rotation_record import DOMAINS, moment
+
+_MOST_ENTRIES: Final = 64
+_LONGEST: Final = 300
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_HEX = re.compile(r"[0-9a-f]{1,64}")
+_MOST_REVISION: Final = 1 << 53
+
+_Entry = TypeVar("_Entry")
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateReport:
+    """One certificate: its CA's domain, its state, `serial` and the issuer's key id in hex, and its end.
+
+    `served` are the SHA-256 of the certificates that stand behind the leaf in its file. `installed` is since when the
+    file holds this leaf with this chain; None if the agent does not know.
+    """
+
+    ca: str
+    state: str
+    not_after: datetime | None = None
+    serial: str = ""
+    issuer_key_id: str = ""
+    served: tuple[str, ...] = ()
+    installed: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BundleReport:
+    """The issuing-only bundle of one CA: the SHA-256 of the certificates in it, and since when it has them."""
+
+    sha256: frozenset[str]
+    installed: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderReport:
+    """A component that reads a bundle only when it starts: when it last did, and the SHA-256 in that bundle then."""
+
+    started: datetime
+    sha256: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The revision of a rotation record that a pass read, and the highest that the node has ever read."""
+
+    revision: int
+    highest: int
+
+    @property
+    def behind(self) -> bool:
+        """Whether the server shows an older record than before: it was restored from a snapshot."""
+        return self.revision < self.highest
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    """A node's report. Times are the server's.
+
+    `seen` has the rotation records by domain; a domain without a record has revision 0. `bundles` are by CA; `readers`
+    by `CA/COMPONENT`, of those whose start is known. `owed` are the keys of hooks that have not run, `waiting` the
+    domains whose turn to restart this node awaits. `pins` are the SHA-256 of the roots that it accepts.
+    """
+
+    time: datetime
+    agent: str = ""
+    seen: Mapping[str, Seen] = field(default_factory=dict)
+    certificates: Mapping[str, CertificateReport] = field(default_factory=dict)
+    bundles: Mapping[str, BundleReport] = field(default_factory=dict)
+    readers: Mapping[str, ReaderReport] = field(default_factory=dict)
+    owed: tuple[str, ...] = ()
+    waiting: tuple[str, ...] = ()
+    pins: tuple[str, ...] = ()
+    failures: tuple[str, ...] = ()
+    strangers: tuple[str, ...] = ()
+
+
+def to_json(report: NodeReport) -> dict[str, Any]:
+    """Return the report as it is stored."""
+    return {
+        "version": 1,
+        "time": stamp(report.time),
+        "agent": report.agent,
+        "rotation": {
+            domain: {"revision": seen.revision, "highest": seen.highest, "behind": seen.behind}
+            for domain, seen in report.seen.items()
+        },
+        "certificates": {
+            name: {
+                "ca": one.ca,
+                "state": one.state,
+                "not_after": None if one.not_after is None else stamp(one.not_after),
+                "serial": one.serial,
+                "issuer_key_id": one.issuer_key_id,
+                "served": list(one.served),
+                "installed": None if one.installed is None else stamp(one.installed),
+            }
+            for name, one in report.certificates.items()
+        },
+        "bundles": {
+            ca: {"sha256": sorted(one.sha256), "installed": stamp(one.installed)} for ca, one in report.bundles.items()
+        },
+        "readers": {
+            name: {"started": stamp(one.started), "sha256": sorted(one.sha256)} for name, one in report.readers.items()
+        },
+        "hooks": {"owed": list(report.owed), "waiting": list(report.waiting)},
+        "pins": list(report.pins),
+        "failures": list(report.failures),
+        "strangers": [printable(text)[:_LONGEST] for text in report.strangers],
+    }
+
+
+def read(value: object) -> NodeReport | None:
+    """Return the report in the data of a record; None if it has no time. What is not of its form is left out."""
+    report = value if isinstance(value, Mapping) else {}
+    when = _time(report.get("time"))
+    if when is None:
+        return None
+    hooks = _mapping(report.get("hooks"))
+    return NodeReport(
+        time=when,
+        agent=_text(report.get("agent")),
+        seen={domain: seen for domain, seen in _each(report.get("rotation"), _seen) if domain in DOMAINS},
+        certificates=dict(_each(report.get("certificates"), _certificate)),
+        bundles={ca: one for ca, one in _each(report.get("bundles"), _bundle) if ca in DOMAINS},
+        readers=dict(_each(report.get("readers"), _reader)),
+        owed=_texts(hooks.get("owed")),
+        waiting=_texts(hooks.get("waiting")),
+        pins=_hashes(report.get("pins")),
+        failures=_texts(report.get("failures")),
+        strangers=_texts(report.get("strangers")),
+    )
+
+
+def _each(value: object, reading: Callable[[Mapping[str, Any]], _Entry | None]) -> list[tuple[str, _Entry]]:
+    found = []
+    for name, entry in list(_mapping(value).items())[:_MOST_ENTRIES]:
+        one = reading(_mapping(entry))
+        if one is not None and isinstance(name, str) and len(name) <= _LONGEST:
+            found.append((printable(name), one))
+    return found
+
+
+def _seen(entry: Mapping[str, Any]) -> Seen | None:
+    revision, highest = entry.get("revision"), entry.get("highest")
+    if not all(type(number) is int and 0 <= number < _MOST_REVISION for number in (revision, highest)):
+        return None
+    return Seen(revision, highest)  # type: ignore[arg-type]
+
+
+def _certificate(entry: Mapping[str, Any]) -> CertificateReport | None:
+    ends = entry.get("not_after")
+    when = _time(ends)
+    if ends is not None and when is None:
+        return None
+    serial, key_id = entry.get("serial"), entry.get("issuer_key_id")
+    return CertificateReport(
+        ca=_text(entry.get("ca")),
+        state=_text(entry.get("state")),
+        not_after=when,
+        serial=serial if isinstance(serial, str) and _HEX.fullmatch(serial) else "",
+        issuer_key_id=key_id if isinstance(key_id, str) and _HEX.fullmatch(key_id) else "",
+        served=_hashes(entry.get("served")),
+        installed=_time(entry.get("installed")),
+    )
+
+
+def _bundle(entry: Mapping[str, Any]) -> BundleReport | None:
+    installed = _time(entry.get("installed"))
+    return None if installed is None else BundleReport(frozenset(_hashes(entry.get("sha256"))), installed)
+
+
+def _reader(entry: Mapping[str, Any]) -> ReaderReport | None:
+    started = _time(entry.get("started"))
+    return None if started is None else ReaderReport(started, frozenset(_hashes(entry.get("sha256"))))
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _time(value: object) -> datetime | None:
+    try:
+        return moment(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def _text(value: object) -> str:
+    return printable(value[:_LONGEST]) if isinstance(value, str) else ""
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    entries = value[:_MOST_ENTRIES] if isinstance(value, list) else []
+    return tuple(_text(entry) for entry in entries if isinstance(entry, str))
+
+
+def _hashes(value: object) -> tuple[str, ...]:
+    entries = value[:_MOST_ENTRIES] if isinstance(value, list) else []
+    return tuple(entry for entry in entries if isinstance(entry, str) and _SHA256.fullmatch(entry))

@@ -1,0 +1,397 @@
+"""Checks files on disk: each file of a holder exists, is whole, and says exactly what the table says."""
+
+from __future__ import annotations
+
+import json
+import os
+from base64 import b64decode
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from vaultpki.certificates import ISSUING_CAS, LEAF_BACKDATE, SKEW, ca_subject, pair_files
+from vaultpki.errors import CertificateUnreadable
+from vaultpki.layout import TRUST_BUNDLES, TrustBundle, bundle_of, shown
+from vaultpki.model import Certificate, Row
+from vaultpki.pki.facts import EKU, Facts, same_names
+from vaultpki.pki.trust import LEAF_CRITICAL, SANE_SIGNATURES, fit_key_usage, no_issuing_ca, no_root
+from vaultpki.places import ETCD, PKI, Layout
+from vaultpki.verify import held_files
+from vaultpki.verify.held_files import DENIED
+
+Verdict = Literal["accept", "refuse", "unchecked"]
+Kind = Literal["file", "chain", "handshake", "vault"]
+
+_SECRET: Final = 0o600
+_PUBLIC: Final = 0o644
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check: the expected outcome and the real one.
+
+    `source` presents and `target` judges: NODE/PAIR for the ends of a handshake, a file's name for a file, what a node
+    sent to Vault for a request. `got` is `unchecked` if this user may not read what is needed, and then `ok` is false.
+    `detail` tells a person why something was refused or not checked.
+    """
+
+    name: str
+    kind: Kind
+    source: str
+    target: str
+    expect: Verdict
+    got: Verdict
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A node or an operator: the folder of its files, and exactly the certificates that it should contain.
+
+    `cluster` is the name in its CAs' subjects. `places` are further folders by name. `embedded` says that kubeconfigs
+    hold the pair itself. `modes` gives the mode of a certificate's secret files, by the
+    certificate's name, if it is not 0600. `found` are checks that failed, or could not be made, during the search for
+    holders.
+    """
+
+    name: str
+    folder: Path
+    certificates: tuple[Certificate, ...]
+    cluster: str
+    modes: Mapping[str, int] = field(default_factory=dict)
+    found: tuple[Check, ...] = ()
+    layout: Layout = Layout.DOCUMENT
+    places: Mapping[str, Path] = field(default_factory=dict)
+    embedded: bool = False
+
+    def at(self, folder: str) -> Path:
+        """Return the path of one of the folders by its name."""
+        return self.places.get(folder, self.folder)
+
+    def bundle(self, ca: str, folder: str = PKI, *, chain: bool = False) -> Path:
+        """Return the bundle of a CA for a reader in one of the folders."""
+        found = bundle_of(self.layout, ca, folder, chain=chain)
+        return self.at(found.folder) / found.file
+
+    def bundle_name(self, ca: str) -> str:
+        """Return the name of the issuing-only bundle of a CA in messages."""
+        found = bundle_of(self.layout, ca)
+        return shown(found.folder, found.file)
+
+
+@dataclass(frozen=True, slots=True)
+class PairOnDisk:
+    """One certificate of one holder as it is on disk.
+
+    `leaf` is None if the .crt file has none; `no_key` says why there is no key: a sentence, or DENIED.
+    """
+
+    holder: Holder
+    certificate: Certificate
+    row: Row
+    leaf: Facts | None
+    no_key: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.holder.name}/{self.certificate.name}"
+
+    @property
+    def crt(self) -> Path:
+        return self.holder.at(self.certificate.folder) / pair_files(self.certificate.stem)[0]
+
+    @property
+    def key(self) -> Path:
+        return self.holder.at(self.certificate.folder) / pair_files(self.certificate.stem)[1]
+
+
+def tried(
+    name: str,
+    kind: Kind,
+    source: str,
+    target: str,
+    *,
+    good: bool = True,
+    refusal: str,
+    accepted: str = "",
+) -> Check:
+    """Return the check with the outcome `refusal`: why it was refused, or the empty string if it was accepted.
+
+    The refusal DENIED means that the check could not be made. `good` says whether it should have been accepted.
+    """
+    expect: Verdict = "accept" if good else "refuse"
+    got: Verdict = "unchecked" if refusal == DENIED else "refuse" if refusal else "accept"
+    return Check(name, kind, source, target, expect, got, got == expect, refusal or accepted)
+
+
+_JSON: Final = {"source": "from", "target": "to"}
+
+
+def to_json(checks: Sequence[Check]) -> dict[str, Any]:
+    """Return what `verify --json` prints; programs rely on it."""
+    return {
+        "checks": [{_JSON.get(key, key): value for key, value in asdict(check).items()} for check in checks],
+        "ok": all(check.ok for check in checks),
+    }
+
+
+def client_cas(server: Row, rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return the CAs whose clients this server row accepts: those of the client rows that have it as their target.
+
+    A user's own rows do not widen what the server of a built-in row trusts.
+    """
+    clients = [row for row in rows if row.usage.client and row.target == server.source]
+    clients = [row for row in clients if row.built_in] or clients
+    return tuple(dict.fromkeys(row.ca for row in clients))
+
+
+def needed_cas(holder: Holder, rows: Mapping[str, Row]) -> tuple[str, ...]:
+    """Return the CAs whose bundles the holder needs: its own, its clients' and those of the servers it connects to."""
+    needed: set[str] = set()
+    for row in (rows[certificate.name] for certificate in holder.certificates):
+        needed.add(row.ca)
+        if row.usage.server:
+            needed.update(client_cas(row, tuple(rows.values())))
+        if row.usage.client:
+            needed.update(other.ca for other in rows.values() if other.usage.server and other.source == row.target)
+    return tuple(ca for ca in ISSUING_CAS if ca in needed)
+
+
+def read_bundle(path: Path) -> tuple[Facts, ...]:
+    """Read the certificates of a bundle; none if the file is missing or is not a bundle."""
+    from vaultpki.pki import x509
+
+    data, _ = held_files.read(path, None)
+    try:
+        return x509.read_certificates(data) if data is not None else ()
+    except CertificateUnreadable:
+        return ()
+
+
+def bundle_checks(holder: Holder, rows: Mapping[str, Row], now: datetime) -> Iterator[Check]:
+    """Check the bundles of every CA that the holder needs, and of any other that is in its folders."""
+    needed = needed_cas(holder, rows)
+    read_in = {PKI, ETCD, *(certificate.folder for certificate in holder.certificates)}
+    paths = {each: holder.at(each.folder) / each.file for each in TRUST_BUNDLES[holder.layout]}
+    owned = held_files.odd_owners(paths.values())
+    for each, path in paths.items():
+        if (each.ca in needed and each.folder in read_in) or os.path.lexists(path):
+            problems = [*_bundle_problems(holder, each, path, now), *filter(None, [owned.get(path)])]
+            refusal = "; ".join(problems)
+            yield tried(f"bundle of {each.ca}", "file", holder.name, shown(each.folder, each.file), refusal=refusal)
+
+
+def pair_checks(
+    holder: Holder, row: Row, certificate: Certificate, now: datetime
+) -> tuple[PairOnDisk, tuple[Check, ...]]:
+    """Check the files of one pair at time `now`; return the pair for later checks, and the checks."""
+    from vaultpki.pki import keys, x509
+
+    names = crt_name, key_name, pem_name = pair_files(certificate.stem)
+    secret = holder.modes.get(certificate.name, _SECRET)
+    folder = holder.at(certificate.folder)
+    crt, crt_problems = held_files.read(folder / crt_name, _PUBLIC)
+    key, key_problems = held_files.read(folder / key_name, secret)
+    pem, pem_problems = held_files.read(folder / pem_name, secret)
+    leaf: Facts | None = None
+    if crt is not None:
+        try:
+            leaf, *issuers = x509.read_certificates(crt)
+        except CertificateUnreadable as error:
+            crt_problems.append(str(error))
+        else:
+            beside = holder.bundle(row.ca, certificate.folder)
+            held = read_bundle(beside)
+            issuing = tuple(facts for facts in held if _issuing_problem(facts, holder, row.ca) is None)
+            crt_problems += _leaf_problems(leaf, certificate, now)
+            if not _chain_fits(leaf, issuers, issuing, read_bundle(holder.bundle(row.ca, chain=True))):
+                crt_problems.append(f"is not the certificate followed by its issuing CA from {beside.name}")
+    if key is not None:
+        try:
+            if leaf is None:
+                keys.read_key(key)
+            elif not x509.matches(key, leaf):
+                key_problems.append(f"is not the key of {crt_name}")
+        except CertificateUnreadable as error:
+            key_problems.append(str(error))
+    if pem is not None and crt is not None and key is not None and pem != key + crt:
+        pem_problems.append(f"is not {key_name} followed by {crt_name}")
+    owned = held_files.odd_owners(folder / name for name in names)
+    for name, problems in zip(names, (crt_problems, key_problems, pem_problems), strict=True):
+        problems.extend(filter(None, [owned.get(folder / name)]))
+    shown_names = [shown(certificate.folder, name) for name in names]
+    found = list(zip(shown_names, (crt_problems, key_problems, pem_problems), strict=True))
+    if certificate.kubeconfig is not None:
+        path = holder.at(certificate.kubeconfig_folder) / certificate.kubeconfig
+        if holder.embedded:
+            problems = _embedded_problems(path, {"client-certificate-data": crt, "client-key-data": key})
+        else:
+            problems = _kubeconfig_problems(holder, path, certificate, secret)
+        found.append((certificate.kubeconfig, problems))
+    checks = tuple(
+        tried(certificate.name, "file", holder.name, name, refusal="; ".join(problems)) for name, problems in found
+    )
+    no_key = "" if key is not None else DENIED if DENIED in key_problems else f"there is no key of {key_name}"
+    return PairOnDisk(holder, certificate, row, leaf, no_key), checks
+
+
+def _chain_fits(leaf: Facts, behind: Sequence[Facts], issuing: Sequence[Facts], chain: Sequence[Facts]) -> bool:
+    """Return whether its issuing CA stands behind the leaf, and after it at most a root's word for another root."""
+    from vaultpki.pki import x509
+
+    if not behind or behind[0] not in issuing or not x509.signed_by(leaf, behind[0]):
+        return False
+    roots = [facts for facts in chain if x509.signed_by(facts, facts)]
+    return all(x509.signed_by(behind[0], cross) and x509.issuer_of(cross, roots) for cross in behind[1:])
+
+
+def _leaf_problems(leaf: Facts, want: Certificate, now: datetime) -> Iterator[str]:
+    if not same_names(leaf.subject, want.subject):
+        for what, words in _WORDS.items():
+            has, should = getattr(leaf.subject, what), getattr(want.subject, what)
+            # Only the order of a tuple does not count.
+            if has != should and (isinstance(has, str) or sorted(has) != sorted(should)):
+                yield f"{words} is {_listed(has)}, should be {_listed(should)}"
+    longest = timedelta(seconds=want.ttl + LEAF_BACKDATE + SKEW)
+    usages = f"extended key usage is {_usage_words(leaf)}, should be {_USAGE_WORDS[want.usage.value]}"
+    checks = (
+        (leaf.usages != EKU[want.usage], usages),
+        (not fit_key_usage(leaf, want.usage), "key usage is not digitalSignature, marked critical"),
+        (leaf.further_names, "has names that are not in the table"),
+        (leaf.is_ca, "is a CA"),
+        (leaf.critical - LEAF_CRITICAL, "has a critical extension that was not requested"),
+        (leaf.signature not in SANE_SIGNATURES, "has a weak signature"),
+        (leaf.key is not want.key, "has a key of another type than requested"),
+        (leaf.not_before > now, "is not valid yet"),
+        (leaf.not_after <= now, "has expired"),
+        (leaf.not_after - leaf.not_before > longest, "is valid for longer than requested"),
+    )
+    yield from (problem for fails, problem in checks if fails)
+
+
+_WORDS: Final = {"common_name": "CN", "organization": "O", "dns": "DNS SAN", "ips": "IP SAN"}
+_USAGE_WORDS: Final = {"client": "clientAuth", "server": "serverAuth", "both": "clientAuth and serverAuth"}
+
+
+def _usage_words(leaf: Facts) -> str:
+    return _USAGE_WORDS[leaf.usage.value] if leaf.usage else ", ".join(sorted(leaf.usages)) or "absent"
+
+
+def _listed(value: str | tuple[str, ...]) -> str:
+    return json.dumps(value) if isinstance(value, str) else ", ".join(map(json.dumps, value)) or "none"
+
+
+def _issuing_problem(facts: Facts, holder: Holder, ca: str) -> str | None:
+    return no_issuing_ca(facts, ca_subject(holder.cluster, ca))
+
+
+def _bundle_problems(holder: Holder, which: TrustBundle, path: Path, now: datetime) -> Iterator[str]:
+    ca, root = which.ca, which.chain
+    from vaultpki.pki import x509
+
+    data, problems = held_files.read(path, _PUBLIC)
+    yield from problems
+    if data is None:
+        return
+    try:
+        held = x509.read_certificates(data)
+    except CertificateUnreadable as error:
+        yield str(error)
+        return
+    if len(set(held)) != len(held):
+        yield "holds a certificate twice"
+    if data.decode("ascii", "replace") != "".join(facts.pem for facts in held):
+        yield "is not the plain form that the agent writes: something else stands in it, or its lines end otherwise"
+    roots = [facts for facts in held if x509.issuer_of(facts, (facts,))]
+    issuing = [facts for facts in held if facts not in roots]
+    signers = roots or [
+        facts for facts in read_bundle(holder.bundle(ca, chain=True)) if x509.issuer_of(facts, (facts,))
+    ]
+    for facts in issuing:
+        if problem := _issuing_problem(facts, holder, ca):
+            yield f"holds {facts.subject_text}, which is not an issuing CA of {ca}: {problem}"
+    for facts in roots:
+        if problem := no_root(facts):
+            yield f"holds {facts.subject_text}, which is not a root CA: {problem}"
+    if not any(facts.not_before <= now < facts.not_after for facts in issuing):
+        yield "holds no issuing CA that is in date"
+    if root and not roots:
+        yield "lacks the root CA"
+    if signers and any(x509.issuer_of(facts, signers) is None for facts in issuing):
+        yield "holds an issuing CA that its root did not sign"
+    if not root and roots:
+        # Any certificate below the root would be accepted: a node's certificate would have full access to etcd.
+        yield "holds the root CA, so clients of every other CA would be accepted"
+    if holder.layout is Layout.KUBEADM and held[0] not in (_signers(holder, ca) or held):
+        yield "does not begin with the CA that signed the certificates here, which kubeadm compares"
+
+
+def _signers(holder: Holder, ca: str) -> set[Facts]:
+    """Return the issuing CAs behind the holder's leaves of a CA."""
+    paths = (holder.at(each.folder) / pair_files(each.stem)[0] for each in holder.certificates if each.ca == ca)
+    return {facts for path in paths for facts in read_bundle(path)[1:2]}
+
+
+def _embedded_problems(path: Path, contents: Mapping[str, bytes | None]) -> list[str]:
+    """Return what is wrong with a kubeconfig that should hold a pair itself; `contents` are its files by their keys."""
+    data, problems = held_files.read(path, _SECRET)
+    if data is None:
+        return problems
+    import yaml
+
+    try:
+        config = yaml.safe_load(data)
+        ((user,), (cluster,)) = (config["users"], config["clusters"])
+        held = {key: b64decode(value, validate=True) for key, value in user["user"].items()}
+        if not b64decode(cluster["cluster"]["certificate-authority-data"], validate=True):
+            problems.append("holds no CA")
+        server = str(cluster["cluster"]["server"])
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, LookupError, TypeError, ValueError, AttributeError):
+        return [*problems, "is not a kubeconfig with one cluster and one user that holds a certificate"]
+    if held != contents:
+        problems.append("does not hold the pair that lies beside it")
+    if not server.startswith("https://"):
+        problems.append("its server is not an https URL")
+    return problems
+
+
+def _kubeconfig_problems(holder: Holder, path: Path, certificate: Certificate, mode: int) -> list[str]:
+    data, problems = held_files.read(path, mode)
+    if data is None:
+        return problems
+    import yaml
+
+    crt_name, key_name, _ = pair_files(certificate.stem)
+    try:
+        config = yaml.safe_load(data)
+        ((user,), (cluster,), (context,)) = (config["users"], config["clusters"], config["contexts"])
+        files = [user["user"]["client-certificate"], user["user"]["client-key"]]
+        files.append(cluster["cluster"]["certificate-authority"])
+        server = str(cluster["cluster"]["server"])
+        named = (context["context"]["user"], context["context"]["cluster"], context["name"])
+        whole = named == (user["name"], cluster["name"], config["current-context"])
+        paths = [Path(file) for file in files]
+        extra = {*user["user"], *cluster["cluster"]} - _KUBECONFIG_KEYS
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, LookupError, TypeError, ValueError):
+        return [*problems, "is not a kubeconfig with one cluster, one user and one context that names files"]
+    if not whole:
+        problems.append("its current context is not its user on its cluster")
+    if [path.name for path in paths[:2]] != [crt_name, key_name]:
+        problems.append(f"does not name {crt_name} and {key_name}")
+    bundles = [bundle_of(holder.layout, certificate.ca, certificate.folder, chain=chain) for chain in (False, True)]
+    if paths[2].name not in [each.file for each in bundles]:
+        problems.append(f"does not name a bundle of the CA {certificate.ca}")
+    beside = paths if bundles[0].folder == certificate.folder else paths[:2]
+    if len({path.parent for path in beside}) != 1 or not all(path.is_absolute() for path in paths):
+        problems.append("does not name files of one folder by absolute paths")
+    if not server.startswith("https://"):
+        problems.append("its server is not an https URL")
+    if extra:
+        problems.append(f"holds {', '.join(sorted(map(str, extra)))}, which is not renewed or weakens TLS")
+    return problems
+
+
+_KUBECONFIG_KEYS: Final = {"client-certificate", "client-key", "certificate-authority", "server"}
