@@ -22,9 +22,9 @@ from vaultpki.errors import (
     VaultpkiError,
     fault,
 )
-from vaultpki.host import metrics, process_memory
+from vaultpki.host import metrics_server, process_memory
 from vaultpki.host.log import Event
-from vaultpki.host.metrics import CaView, CertificateView, View
+from vaultpki.host.metrics import CaView, CertificateView, LeafView, View
 from vaultpki.model import AgentConfig
 
 PAUSE: Final = 1.0
@@ -43,7 +43,7 @@ class DaemonMetrics:
     def __init__(self, config: Callable[[], AgentConfig], log: Callable[[Event], None], *, longest_pass: float) -> None:
         self._config, self._log, self._longest_pass = config, log, longest_pass
         self._view: View | None = None
-        self._server: metrics.Server | None = None
+        self._server: metrics_server.Server | None = None
         self._error = ""
         self._renewals: dict[str, int] = {}
         self._signs = 0
@@ -67,7 +67,7 @@ class DaemonMetrics:
             return
         watch = PairWatch(lambda: self._view, self._config)
         try:
-            server = metrics.Server(
+            server = metrics_server.Server(
                 config.metrics, lambda: self._view, look=watch.view, stale_after=self._stale_after(config)
             )
             server.start()
@@ -90,7 +90,8 @@ class DaemonMetrics:
 
     def _of(self, config: AgentConfig, outcome: Outcome) -> View:
         now, known, before, reached = time.time(), outcome.state, self._view, outcome.reached
-        seen = tuple(certificate(item, known) for item in outcome.items) or (before.certificates if before else ())
+        found = tuple(certificate(item, config, known) for item in outcome.items)
+        seen = found or (before.certificates if before else ())
         return View(
             node=config.node,
             cluster=config.cluster,
@@ -128,7 +129,7 @@ class PairWatch:
         self._began = -PAUSE
         self._thread: threading.Thread | None = None
         # What the last inspection found; a text says why nothing could be read, None that nothing is wanted yet.
-        self._found: tuple[PairStatus, ...] | str | None = None
+        self._found: tuple[CertificateView, ...] | str | None = None
         self._made: tuple[View, object, View] | None = None
 
     def view(self) -> View | None:
@@ -159,7 +160,7 @@ class PairWatch:
             self._found = fault(error)
         process_memory.give_back()
 
-    def _inspect(self, config: AgentConfig) -> tuple[PairStatus, ...] | None:
+    def _inspect(self, config: AgentConfig) -> tuple[CertificateView, ...] | None:
         now = datetime.now(UTC)
         # If somebody removed the copy, what was wanted before still is.
         self._assignment = wanted = assignment.copy(config) or self._assignment
@@ -168,7 +169,8 @@ class PairWatch:
         known = state.load(config.state)
         trust = ca_trust.trust_of(config, wanted, known, now)
         with Folders.open(config.paths, create=False, write=False) as folders:
-            return pairs.inspect(config, folders, wanted.certificates, trust, known, now)
+            found = pairs.inspect(config, folders, wanted.certificates, trust, known, now)
+        return tuple(certificate(item, config, state.AgentState()) for item in found)
 
 
 def _cas(config: AgentConfig, known: state.AgentState) -> tuple[CaView, ...]:
@@ -180,7 +182,7 @@ def _cas(config: AgentConfig, known: state.AgentState) -> tuple[CaView, ...]:
     return tuple(CaView(one.domain, one.state or "none", one.behind) for one in found)
 
 
-def certificate(item: PairStatus, known: state.AgentState) -> CertificateView:
+def certificate(item: PairStatus, config: AgentConfig, known: state.AgentState) -> CertificateView:
     """One certificate as it was inspected, with what the agent's state says of it."""
     name = item.want.name
     signed, wrong = known.certificates.get(name), known.faults.get(name)
@@ -192,21 +194,35 @@ def certificate(item: PairStatus, known: state.AgentState) -> CertificateView:
         granted=signed.granted if signed else None,
         state=item.verdict.state.value,
         last_error_time=wrong.last if wrong else None,
+        leaf=_leaf(item, config),
     )
 
 
-def _with(view: View, found: tuple[PairStatus, ...] | str | None) -> View:
+def _leaf(item: PairStatus, config: AgentConfig) -> LeafView | None:
+    if item.leaf is None:
+        return None
+    return LeafView(
+        path=f"{config.paths[item.want.folder]}/{item.want.stem}.crt",
+        subject=item.leaf.subject.common_name,
+        organization=item.leaf.subject.organization,
+        issuer=item.issuer.subject.common_name if item.issuer else "",
+        serial=item.leaf.serial,
+        not_before=item.leaf.not_before.timestamp(),
+        not_after=item.leaf.not_after.timestamp(),
+    )
+
+
+def _with(view: View, found: tuple[CertificateView, ...] | str | None) -> View:
     if found is None:
         return view
     if isinstance(found, str):
         return replace(view, unread=found)
     before = {one.name: one for one in view.certificates}
     certificates = []
-    for fresh in (certificate(item, state.AgentState()) for item in found):
+    for fresh in found:
         old = before.get(fresh.name, fresh)
-        certificates.append(
-            replace(old, not_after=fresh.not_after, renew_after=fresh.renew_after, asked=fresh.asked, state=fresh.state)
-        )
+        # What the agent's state says is as of the last pass.
+        certificates.append(replace(fresh, granted=old.granted, last_error_time=old.last_error_time))
     return replace(view, certificates=tuple(certificates), outage_left=_seconds_left(certificates))
 
 

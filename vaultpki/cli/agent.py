@@ -97,7 +97,7 @@ class _Telling(click.Command):
     "--print-unit",
     metavar="NAME",
     help="Print a unit or recipe and end: vaultpki-agent.service, vaultpki-agent-once.service, Containerfile, "
-    "daemonset.yaml, static-pod.yaml, alerts.yaml.",
+    "daemonset.yaml, static-pod.yaml, alerts.yaml, grafana-dashboard.json.",
 )
 @click.option(
     "--log-format",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vaultpki.model import AgentConfig
 
 UNITS: Final = ("vaultpki-agent.service", "vaultpki-agent-once.service")
-RECIPES: Final = ("Containerfile", "daemonset.yaml", "static-pod.yaml", "alerts.yaml")
+RECIPES: Final = ("Containerfile", "daemonset.yaml", "static-pod.yaml", "alerts.yaml", "grafana-dashboard.json")
 """What is printed as it is."""
 
 UNIT_FOLDER: Final = Path("/etc/systemd/system")

@@ -20,8 +20,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from vaultpki import __version__
 from vaultpki.agent import daemon_metrics
 from vaultpki.errors import StoreError, VaultpkiError
-from vaultpki.host import metrics
-from vaultpki.host.metrics import CertificateView, Server, View
+from vaultpki.host import metrics, metrics_server
+from vaultpki.host.metrics import CertificateView, LeafView, View
+from vaultpki.host.metrics_server import Server
 from vaultpki.model import AgentConfig
 from vaultpki.pki.ca_life import CaLife
 
@@ -132,6 +133,30 @@ def test_every_metric_by_name_and_value() -> None:
     for level, days in (("notice", 180), ("warning", 60), ("critical", 30)):
         each("ca_level_timestamp_seconds", NOW - days * DAY, cluster="prod", ca="etcd", level=level)
     assert found == {}
+
+
+def test_certificates_under_the_names_of_x509_certificate_exporter() -> None:
+    path = "/etc/kubernetes/pki/kubelet-client.crt"
+    leaf = LeafView(path, 'system:node:w"1', ("system:nodes",), "prod kubernetes CA", 2**127 + 1, NOW - 300, NOW + 3600)
+    held = replace(VIEW.certificates[0], leaf=leaf)
+    with serving(replace(VIEW, certificates=(held, VIEW.certificates[1]))) as server:
+        status, text, headers = get(server, "/metrics/x509")
+        assert "x509_" not in get(server, "/metrics")[1]
+    assert (status, headers["Content-Type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    labels = {
+        "filename": "kubelet-client.crt",
+        "filepath": path,
+        "issuer_CN": "prod kubernetes CA",
+        # Of 128 bits, so a number of Prometheus could not hold it.
+        "serial_number": "170141183460469231731687303715884105729",
+        "subject_CN": 'system:node:w"1',
+        "subject_O": "system:nodes",
+    }
+    # One that is missing has no sample.
+    assert samples(text) == {
+        ("x509_cert_not_before", frozenset(labels.items())): NOW - 300,
+        ("x509_cert_not_after", frozenset(labels.items())): NOW + 3600,
+    }
 
 
 def test_no_state_is_told_where_nobody_could_look() -> None:
@@ -266,7 +291,7 @@ def is_reset(caller: socket.socket) -> bool:
 
 
 def test_slow_connections_are_reset_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "DEADLINE", 2.0)
+    monkeypatch.setattr(metrics_server, "DEADLINE", 2.0)
     with serving(WELL) as server, contextlib.ExitStack() as stack:
         slow = [stack.enter_context(connect(server)) for _ in range(3)]
         began = time.monotonic()
@@ -293,7 +318,7 @@ def test_two_hundred_slow_and_idle_connections_hold_up_no_probe() -> None:
             assert get(server, "/livez" if number % 2 else "/healthz")[:2] == (200, "ok\n")
             assert time.monotonic() - began < 1.0
             time.sleep(0.1)
-        assert threading.active_count() <= metrics.MAX_CONNECTIONS + 10
+        assert threading.active_count() <= metrics_server.MAX_CONNECTIONS + 10
 
 
 CONNECTING = """
@@ -337,12 +362,12 @@ def test_nobody_starves_a_probe(kept: int) -> None:
                 time.sleep(0.1 * (number % 4))
                 caller.sendall(b"GET " + path + b" HTTP/1.1\r\n\r\n")
                 assert caller.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n"), number
-        assert len(os.listdir("/proc/self/fd")) < 2 * len(slow) + metrics.MAX_CONNECTIONS
+        assert len(os.listdir("/proc/self/fd")) < 2 * len(slow) + metrics_server.MAX_CONNECTIONS
 
 
 OUT_OF_DESCRIPTORS = """
 import os, resource, socket, time
-from vaultpki.host.metrics import Server
+from vaultpki.host.metrics_server import Server
 
 class Counting(Server):
     rounds = 0
@@ -391,7 +416,7 @@ def test_an_answer_is_made_once_for_each_view(monkeypatch: pytest.MonkeyPatch) -
         made.append(view)
         return exposed(view)
 
-    monkeypatch.setattr(metrics, "exposition", exposition)
+    monkeypatch.setitem(metrics_server.TEXTS, "/metrics", exposition)
     server.start()
     try:
         found = [samples(get(server, "/metrics")[1])["vaultpki_signs_total", frozenset()] for _ in range(3)]
@@ -438,7 +463,7 @@ def test_a_disk_that_does_not_answer_holds_nobody_up(monkeypatch: pytest.MonkeyP
 
 
 def test_a_caller_that_takes_no_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "DEADLINE", 0.5)
+    monkeypatch.setattr(metrics_server, "DEADLINE", 0.5)
     many = tuple(CertificateView(f"{number}" * 50_000, NOW, NOW, 1, 1, "ok") for number in range(40))
     view, taken = replace(VIEW, certificates=many), 0
     with serving(view) as server, connect(server) as caller:
@@ -461,16 +486,17 @@ def test_a_long_answer_comes_whole() -> None:
 def test_threads_are_bounded_and_none_is_left_behind() -> None:
     before = threading.active_count()
     with serving(WELL) as server, contextlib.ExitStack() as stack:
-        for _ in range(3 * metrics.MAX_CONNECTIONS):
+        for _ in range(3 * metrics_server.MAX_CONNECTIONS):
             stack.enter_context(connect(server)).sendall(b"GET")
         assert get(server, "/metrics")[0] == 200
         # One more accepts, and one may have closed its connection and be about to end.
-        assert before + metrics.MAX_CONNECTIONS / 2 < threading.active_count() <= before + metrics.MAX_CONNECTIONS + 2
+        most = metrics_server.MAX_CONNECTIONS
+        assert before + most / 2 < threading.active_count() <= before + most + 2
     assert threading.active_count() == before
 
 
 def test_a_connection_whose_answer_is_being_made_is_never_reset_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "MAX_CONNECTIONS", 4)
+    monkeypatch.setattr(metrics_server, "MAX_CONNECTIONS", 4)
     looking, go_on = threading.Event(), threading.Event()
 
     def look() -> View:
