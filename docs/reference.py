@@ -7,6 +7,7 @@ them.
 from __future__ import annotations
 
 import inspect
+import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -186,6 +187,17 @@ def _rules() -> Iterator[tuple[str, str, str]]:
         yield f"`{rule['alert']}`", rule["labels"]["severity"], f"`{rule['expr']}`{for_}"
 
 
+def _dashboard() -> str:
+    """Each row of the dashboard, with the titles of its panels in their order."""
+    rows: dict[str, dict[str, None]] = {}
+    for panel in json.loads(assets.text("templates", "grafana-dashboard.json"))["panels"]:
+        if panel["type"] == "row":
+            rows[panel["title"]] = panels = {}
+        else:
+            panels[panel["title"]] = None
+    return _table(("row", "panels"), ((title, "; ".join(panels)) for title, panels in rows.items()))
+
+
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
@@ -196,6 +208,7 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "certificates": _certificates,
     "metrics": _metrics,
     "alerts": _alerts,
+    "dashboard": _dashboard,
 }
 """What is generated, by the name in its marks."""
 

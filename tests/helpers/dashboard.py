@@ -148,6 +148,13 @@ def _text(expression: Expr) -> str:
     return expression.val
 
 
+def check(query: Query, known: Mapping[str, AbstractSet[str]]) -> None:
+    """Fails where a query asks for a metric or a label that is not among the `known` ones."""
+    labels(query.parsed, known)
+    for selector in selectors(query.parsed):
+        _those([matcher.name for matcher in selector.matchers.matchers], labels(selector, known), selector)
+
+
 def selectors(expression: Expr) -> list[VectorSelector]:
     """Every selector in an expression."""
     found: list[Expr] = []

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from helpers.promtool import promtool
 from vaultpki.host.systemd import recipe
 
 pytestmark = pytest.mark.conformance
 
 ON = 'job="vaultpki", instance="w-1"'
 TOO = 'job="vaultpki", instance="w-2"'
-
-
-def promtool(*arguments: str | Path) -> str:
-    ran = subprocess.run(["promtool", *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return ran.stdout
 
 
 def test_prometheus_takes_the_rules(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from helpers import dashboard
 from helpers.node import resident_agent
 from helpers.node.resident_agent import AT_ONCE, PASS, faked, figure, get, resident, short_and_long
 from helpers.vault.applied_cluster import Seat, Site
@@ -141,3 +143,34 @@ def test_whether_vault_is_there_is_shown_once_it_was_asked(seat: Seat, port: int
         wait_for(lambda: figure(port, "vault_reachable") == 1.0, PASS, agent.log.read_text)
         assert agent.said("does not take this node's credential"), agent.log.read_text()
         assert agent.end() < AT_ONCE
+
+
+def test_the_dashboard_asks_for_what_an_agent_shows(server: Server, seat: Seat, port: int) -> None:
+    """One certificate is refused, and one hook fails: all that there is to show is shown."""
+
+    def refuse(method: str, path: str, status: int, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        return (400, {"errors": ["not today"]}) if "/sign/kube-proxy" in path else (status, body)
+
+    with resident_agent.proxy(server, refuse) as between:
+        seat.configure(server.address, between.address)
+        seat.configure("poll: 10m\n", 'poll: 10m\nhooks: {kubelet: [["false"]]}\n')
+        with resident(seat) as agent:
+            wait_for(lambda: "vaultpki_hook_owed{" in get(port, "metrics")[1], 30, agent.log.read_text)
+            text = get(port, "metrics")[1]
+            held = resident_agent.leaves(seat, ("kubelet", "kubelet-client"))
+            x509 = get(port, "metrics/x509")[1]
+            assert agent.end() < AT_ONCE
+    for query in (*dashboard.queries(), *dashboard.variables().values()):
+        dashboard.check(query, dashboard.exported(text))
+    found = {
+        sample.labels["filepath"]: (sample.labels, sample.value)
+        for family in text_string_to_metric_families(x509)
+        for sample in family.samples
+        if sample.name == "x509_cert_not_after"
+    }
+    assert found.keys() == {f"{seat.pki}/{stem}.crt" for stem in held}
+    for stem, leaf in held.items():
+        labels, value = found[f"{seat.pki}/{stem}.crt"]
+        assert value == leaf.not_after.timestamp() and labels["serial_number"] == str(leaf.serial)
+        assert labels["subject_CN"] == leaf.subject.common_name and labels["subject_O"] == "system:nodes"
+        assert f"CN={labels['issuer_CN']}" == leaf.issuer_text and labels["filename"] == f"{stem}.crt"

@@ -47,16 +47,14 @@ def selectors(query: Query) -> list[VectorSelector]:
 
 @each_query
 def test_a_query_asks_for_metrics_and_labels_that_there_are(query: Query) -> None:
-    dashboard.labels(query.parsed, KNOWN)
-    for selector in selectors(query):
-        assert selector.name in KNOWN
-        assert {matcher.name for matcher in selector.matchers.matchers} <= KNOWN[selector.name] | dashboard.SCRAPED
+    dashboard.check(query, KNOWN)
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
         "vaultpki_hooks_owed",
+        'vaultpki_hook_owed{name="kubelet"}',
         "count by (hook) (vaultpki_node_info)",
         "count(vaultpki_node_info) * on (cluster) group_left (node) vaultpki_node_info",
         "vaultpki_hook_owed * on (job, instance) group_left (nodes) vaultpki_node_info",
@@ -66,7 +64,7 @@ def test_a_query_asks_for_metrics_and_labels_that_there_are(query: Query) -> Non
 )
 def test_control_a_name_that_there_is_not_is_found(wrong: str) -> None:
     with pytest.raises((AssertionError, KeyError)):
-        dashboard.labels(Query("", wrong).parsed, KNOWN)
+        dashboard.check(Query("", wrong), KNOWN)
 
 
 def test_variables_ask_for_metrics_and_labels_that_there_are() -> None:

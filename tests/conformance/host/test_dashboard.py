@@ -1,0 +1,243 @@
+"""The dashboard's queries before Prometheus itself: on a fleet in trouble, and on a real agent that it scrapes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import subprocess
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from helpers import dashboard
+from helpers.node import resident_agent
+from helpers.node.resident_agent import get, resident
+from helpers.promtool import promtool
+from helpers.vault.applied_cluster import Site
+from helpers.vault.servers import Server, free_ports, wait_for
+
+pytestmark = pytest.mark.conformance
+
+HOUR = 3600
+# The fleet is looked at after two hours. A sample a minute; time begins at 0.
+MINUTES = 120
+THEN = MINUTES * 60
+
+
+def on(node: str, /, **labels: str) -> str:
+    found = {"job": "vaultpki", "instance": node, **labels}
+    return ", ".join(f'{name}="{value}"' for name, value in found.items())
+
+
+def certificate(node: str, name: str, not_after: int, granted: int, renew_after: int) -> dict[str, str]:
+    its = on(node, name=name)
+    return {
+        f"vaultpki_certificate_not_after_timestamp_seconds{{{its}}}": f"{not_after}x{MINUTES}",
+        f"vaultpki_certificate_ttl_granted_seconds{{{its}}}": f"{granted}x{MINUTES}",
+        f"vaultpki_certificate_ttl_asked_seconds{{{its}}}": f"{granted}x{MINUTES}",
+        f"vaultpki_certificate_renew_after_timestamp_seconds{{{its}}}": f"{renew_after}x{MINUTES}",
+    }
+
+
+def node(name: str, cluster: str = "prod", until: int = MINUTES) -> dict[str, str]:
+    return {
+        f"vaultpki_build_info{{{on(name, version='1')}}}": f"1x{until}",
+        f"vaultpki_node_info{{{on(name, cluster=cluster, node=name)}}}": f"1x{until}",
+        f"vaultpki_last_pass_timestamp_seconds{{{on(name)}}}": f"0+60x{until}",
+    }
+
+
+def ca(node: str, ca: str, not_after: int, notice: int, warning: int) -> dict[str, str]:
+    levels = {"notice": notice, "warning": warning, "critical": not_after - 60}
+    end = f"vaultpki_ca_not_after_timestamp_seconds{{{on(node, cluster='prod', ca=ca)}}}"
+    return {end: f"{not_after}x{MINUTES}"} | {
+        f"vaultpki_ca_level_timestamp_seconds{{{on(node, cluster='prod', ca=ca, level=level)}}}": f"{when}x{MINUTES}"
+        for level, when in levels.items()
+    }
+
+
+FLEET = {
+    **node("well"),
+    **certificate("well", "kubelet", THEN + 20 * HOUR, 24 * HOUR, THEN + 8 * HOUR),
+    f"vaultpki_agent_state{{{on('well', state='ok')}}}": f"1x{MINUTES}",
+    f"vaultpki_certificate_state{{{on('well', name='kubelet', state='ok')}}}": f"1x{MINUTES}",
+    f"vaultpki_vault_reachable{{{on('well')}}}": f"1x{MINUTES}",
+    f"vaultpki_ca_rotation_behind{{{on('well', ca='etcd')}}}": f"0x{MINUTES}",
+    **node("gone", until=60),
+    **node("refused"),
+    f"vaultpki_agent_state{{{on('refused', state='needs-join')}}}": f"1x{MINUTES}",
+    **certificate("refused", "kubelet", THEN + HOUR, 10 * HOUR, THEN - 2 * HOUR),
+    f"vaultpki_certificate_last_error_timestamp_seconds{{{on('refused', name='kubelet')}}}": f"{THEN - 60}x{MINUTES}",
+    **node("broken"),
+    f"vaultpki_certificate_state{{{on('broken', name='kube-proxy', state='missing')}}}": f"1x{MINUTES}",
+    f"vaultpki_hook_owed{{{on('broken', hook='kubelet')}}}": f"1x{MINUTES}",
+    f"vaultpki_hook_owed_since_timestamp_seconds{{{on('broken', hook='kubelet')}}}": f"{THEN - 1000}x{MINUTES}",
+    f"vaultpki_hook_attempts{{{on('broken', hook='kubelet')}}}": f"7x{MINUTES}",
+    f"vaultpki_vault_reachable{{{on('broken')}}}": f"0x{MINUTES}",
+    f"vaultpki_ca_rotation_behind{{{on('broken', ca='etcd')}}}": f"1x{MINUTES}",
+    **ca("well", "etcd", THEN + 40 * HOUR, THEN - HOUR, THEN - 60),
+    # Another node's longest certificates ask for the warning later.
+    **ca("broken", "etcd", THEN + 40 * HOUR, THEN - HOUR, THEN + HOUR),
+    **ca("well", "root", THEN + 900 * HOUR, THEN + HOUR, THEN + 2 * HOUR),
+    # Which nobody has chosen.
+    **node("stranger", "test"),
+    f"vaultpki_agent_state{{{on('stranger', state='needs-join')}}}": f"1x{MINUTES}",
+}
+FLEET |= {f"vaultpki_last_pass_timestamp_seconds{{{on('well')}}}": f"{THEN - 2 * HOUR}x{MINUTES}"}
+
+Expected = dict[str, float]
+
+
+def reason(of: str, text: str, /, **labels: str) -> str:
+    return f"{{{on(of, cluster='prod', node=of, reason=text, **labels)}}}"
+
+
+# By panel and query.
+EXPECTED: dict[tuple[str, int], Expected] = {
+    ("Nodes that need attention", 1): {
+        f"vaultpki_node_info{reason('gone', 'the agent does not answer')}": 1,
+        reason("refused", "Vault rejects its credential", state="needs-join"): 1,
+        reason("refused", "a renewal is overdue", name="kubelet"): 2 * HOUR,
+        reason("broken", "a certificate is missing", name="kube-proxy", state="missing"): 1,
+        reason("broken", "a hook fails", hook="kubelet"): 1000,
+        reason("broken", "Vault is unreachable"): 0,
+        reason("broken", "the record of a rotation is older than before, or cannot be read", ca="etcd"): 1,
+        reason("well", "the agent is stuck"): 2 * HOUR,
+    },
+    ("Nodes that need attention", 0): {"{}": 4},
+    ("Nodes", 0): {"{}": 3},
+    ("Agents that do not answer", 0): {"{}": 1},
+    ("Renewals that fail", 0): {"{}": 1},
+    ("Hooks owed", 0): {"{}": 1},
+    ("First certificate expires in", 0): {"{}": HOUR},
+    ("Least life left", 0): {"{}": 0.1},
+    ("First CA expires in", 0): {"{}": 40 * HOUR},
+    ("Certificates that expire first", 0): {
+        f"{{{on('refused', cluster='prod', node='refused', name='kubelet')}}}": HOUR,
+        f"{{{on('well', cluster='prod', node='well', name='kubelet')}}}": 20 * HOUR,
+    },
+    ("Certificates that expire first", 1): {
+        f"{{{on('refused', cluster='prod', node='refused', name='kubelet')}}}": 0.1,
+        f"{{{on('well', cluster='prod', node='well', name='kubelet')}}}": 20 / 24,
+    },
+    ("Certificates that expire first", 2): {
+        f"{{{on('refused', cluster='prod', node='refused', name='kubelet')}}}": -2 * HOUR,
+        f"{{{on('well', cluster='prod', node='well', name='kubelet')}}}": 8 * HOUR,
+    },
+    ("CAs", 0): {'{cluster="prod", ca="etcd"}': 40 * HOUR, '{cluster="prod", ca="root"}': 900 * HOUR},
+    ("CAs", 1): {'{cluster="prod", ca="etcd"}': 2, '{cluster="prod", ca="root"}': 0},
+    ("Nodes that cannot reach Vault", 0): {"{}": 1},
+    ("Hooks owed", 1): {f"{{{on('broken', cluster='prod', node='broken', hook='kubelet')}}}": 1000},
+    ("Hooks owed", 2): {f"{{{on('broken', cluster='prod', node='broken', hook='kubelet')}}}": 7},
+}
+
+
+def chosen(query: dashboard.Query, cluster: str) -> str:
+    """The query for one cluster and all of its nodes."""
+    return query.text.replace("$cluster", cluster).replace("$node", ".+")
+
+
+def numbered() -> dict[tuple[str, int], dashboard.Query]:
+    """Every query by its panel; two panels may have one title, then their queries are counted on."""
+    found: dict[tuple[str, int], dashboard.Query] = {}
+    for query in dashboard.queries():
+        found[query.panel, sum(panel == query.panel for panel, _ in found)] = query
+    return found
+
+
+def test_prometheus_takes_every_query(tmp_path: Path) -> None:
+    rules = [
+        {"record": f"query:{number}", "expr": chosen(query, "prod")}
+        for number, query in enumerate([*dashboard.queries(), *dashboard.variables().values()])
+    ]
+    file = tmp_path / "rules.yaml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    assert f"SUCCESS: {len(rules)} rules found" in promtool("check", "rules", file)
+
+
+def test_a_fleet_in_trouble_is_shown_as_it_is(tmp_path: Path) -> None:
+    queries = numbered()
+    asked = [
+        {
+            "expr": chosen(queries[key], "prod"),
+            "eval_time": f"{MINUTES}m",
+            "exp_samples": [{"labels": labels, "value": value} for labels, value in expected.items()],
+        }
+        for key, expected in EXPECTED.items()
+    ]
+    # Of a cluster that is well nothing needs attention.
+    asked.append({"expr": chosen(queries["Nodes that need attention", 1], "other"), "eval_time": f"{MINUTES}m"})
+    inputs = [{"series": name, "values": values} for name, values in FLEET.items()]
+    tests = [{"interval": "1m", "input_series": inputs, "promql_expr_test": asked}]
+    file = tmp_path / "test.yaml"
+    file.write_text(yaml.safe_dump({"evaluation_interval": "1m", "tests": tests}))
+    promtool("test", "rules", file)
+
+
+@contextlib.contextmanager
+def prometheus(folder: Path, target: int) -> Iterator[int]:
+    """A Prometheus that scrapes an agent each second, and its port."""
+    (port,) = free_ports(1)
+    config = folder / "prometheus.yml"
+    job = {"job_name": "vaultpki", "static_configs": [{"targets": [f"127.0.0.1:{target}"]}]}
+    config.write_text(yaml.safe_dump({"global": {"scrape_interval": "1s"}, "scrape_configs": [job]}))
+    words = [f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}"]
+    words.append(f"--web.listen-address=127.0.0.1:{port}")
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(["prometheus", *words], stdout=log, stderr=log)
+    try:
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def answer(port: int, expression: str) -> list[dict[str, Any]]:
+    """The samples that a query gives now; fails with what Prometheus says of it."""
+    said = get(port, f"api/v1/query?{urllib.parse.urlencode({'query': expression})}")
+    assert said[0] == 200, (expression, said)
+    found: list[dict[str, Any]] = json.loads(said[1])["data"]["result"]
+    return found
+
+
+# Where an agent that is well but for a hook and a refused certificate has nothing to show.
+EMPTY = {"Shorter than cluster.yaml asks for", "Rotation records that are behind"}
+
+
+def test_every_panel_shows_a_real_agent(server: Server, cluster_name: str, tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    site = Site(server, tmp_path / "site", cluster_name)
+    site.write(resident_agent.SPEC.replace("defaults: {ttl: 30s}\n", ""))
+    site.apply()
+    hooks = 'hooks: {kubelet: [["false"]]}\n'
+    seat = site.equip("worker-1", further=f"poll: 10s\nmetrics: 127.0.0.1:{port}\n{hooks}")
+
+    def refuse(method: str, path: str, status: int, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        return (400, {"errors": ["not today"]}) if "/sign/kube-proxy" in path else (status, body)
+
+    (tmp_path / "prometheus").mkdir()
+    with (
+        resident_agent.proxy(server, refuse) as between,
+        prometheus(tmp_path / "prometheus", port) as at,
+    ):
+        seat.configure(server.address, between.address)
+        with resident(seat) as agent:
+            queries = dashboard.queries()
+
+            def empty() -> set[str]:
+                with contextlib.suppress(AssertionError):
+                    return {query.panel for query in queries if not answer(at, chosen(query, cluster_name))}
+                return {"no answer"}
+
+            wait_for(lambda: empty() == EMPTY, 90, lambda: f"{empty()}\n{agent.log.read_text()}", 1)
+            found = {query.panel: answer(at, chosen(query, cluster_name)) for query in queries}
+            named = found["Nodes that need attention"]
+            assert [one["metric"]["reason"] for one in named] == ["a certificate is missing"], named
+            assert named[0]["metric"]["name"] == "kube-proxy" and named[0]["metric"]["node"] == "worker-1"
+            legends = {name for query in queries for name in re.findall(r"\{\{(\w+)\}\}", query.legend)}
+            assert legends <= {name for samples in found.values() for one in samples for name in one["metric"]}

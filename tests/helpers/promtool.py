@@ -1,0 +1,13 @@
+"""Prometheus' own tool, which reads rules and evaluates queries on series that a test makes up."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+
+def promtool(*arguments: str | Path, expect: int = 0) -> str:
+    """What it prints; fails with all of it where it ends otherwise."""
+    ran = subprocess.run(["promtool", *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60)
+    assert ran.returncode == expect, ran.stdout + ran.stderr
+    return ran.stdout
