@@ -189,13 +189,13 @@ def _rules() -> Iterator[tuple[str, str, str]]:
 
 def _dashboard() -> str:
     """Each row of the dashboard, with the titles of its panels in their order."""
-    rows: dict[str, dict[str, None]] = {}
+    rows: list[tuple[str, list[str]]] = []
     for panel in json.loads(assets.text("templates", "grafana-dashboard.json"))["panels"]:
         if panel["type"] == "row":
-            rows[panel["title"]] = panels = {}
+            rows.append((panel["title"], []))
         else:
-            panels[panel["title"]] = None
-    return _table(("row", "panels"), ((title, "; ".join(panels)) for title, panels in rows.items()))
+            rows[-1][1].append(panel["title"])
+    return _table(("row", "panels"), ((title, "; ".join(panels)) for title, panels in rows))
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -31,9 +31,10 @@ _API = {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": f"{GROUP}
 
 @dataclass(slots=True)
 class Extension:
-    """What it was asked, by kind, and what went wrong with a connection; its pair lies in `pki`."""
+    """What it was asked, by kind, and what went wrong with a connection. Its pair lies in `pki`."""
 
     pki: Path
+    port: int
     asked: Counter[str] = field(default_factory=Counter)
     refused: list[str] = field(default_factory=list)
 
@@ -46,6 +47,12 @@ class Extension:
         load_pair(context, self.pki / f"{SERVICE}.pem")
         context.set_alpn_protocols(["http/1.1"])
         return context
+
+    def register(self, kubernetes: Kubernetes) -> None:
+        """Tell kube-apiserver of it, and by which CAs to trust it: the chain bundle of now."""
+        ca = (self.pki / chain_bundle("kubernetes")).read_bytes()
+        recording_servers.register_api(kubernetes, GROUP, SERVICE, self.port, ca)
+        kubernetes.apply(_webhook(ca))
 
     def serve(self, connection: socket.socket) -> None:
         """One request: the next one comes by a handshake of its own."""
@@ -91,8 +98,8 @@ def _handler(extension: Extension) -> type[http.server.BaseHTTPRequestHandler]:
 @contextlib.contextmanager
 def running(kubernetes: Kubernetes) -> Iterator[Extension]:
     """Serves outside, with the first control plane's pair; kube-apiserver trusts it by the chain bundle of now."""
-    extension = Extension(kubernetes.control_plane.pki)
     listening = kubernetes.outside.listen()
+    extension = Extension(kubernetes.control_plane.pki, listening.getsockname()[1])
 
     def accept() -> None:
         while True:
@@ -105,9 +112,7 @@ def running(kubernetes: Kubernetes) -> Iterator[Extension]:
     thread = threading.Thread(target=accept, daemon=True)
     thread.start()
     try:
-        ca = (extension.pki / chain_bundle("kubernetes")).read_bytes()
-        recording_servers.register_api(kubernetes, GROUP, SERVICE, listening.getsockname()[1], ca)
-        kubernetes.apply(_webhook(ca))
+        extension.register(kubernetes)
         for address, port in kubernetes.apis:
 
             def ask(server: str = f"--server=https://{address}:{port}") -> Ran:
