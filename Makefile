@@ -8,7 +8,7 @@ PARALLEL := --dist loadfile --no-loadscope-reorder
 # Every worker imports every test, which pytest rewrites first: nine seconds for each worker, unless what was made is kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: venv demo test check docs conformance lifecycle bench compare soak dist lock clean
+.PHONY: venv demo test check docs conformance lifecycle bench compare soak soak-rotations dist lock clean
 
 venv: $(VENV)/.dev
 
@@ -94,6 +94,12 @@ compare: $(VENV)/.dev
 # SOAK_HOURS (2 by default) of renewals while servers and agents are killed, sealed and frozen.
 soak: $(VENV)/.dev
 	PYTHONPATH=tests $(BIN)/python -m soak
+
+# Hours of CA rotations, aborts and an emergency in a real cluster under load, on both servers in turn; the machine should
+# have nothing else to do. SOAK="--server bao etcd emergency" takes one server and these phases alone.
+soak-rotations: $(VENV)/.dev
+	$(SETUP)/packages conformance
+	$(BUILD) && PYTHONPATH=tests $(BIN)/python -m soak.rotations $$given $(SOAK)
 
 # All that is given to users, each checked or built from what was checked; docs/install.md tells what each file is for.
 dist: $(VENV)/.dev

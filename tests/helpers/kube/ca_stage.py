@@ -6,8 +6,9 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from helpers.kube import cas_in_use, extension_server
 from helpers.kube.client_load import OPERATORS, Load, of_tls
@@ -50,19 +51,21 @@ class Stage:
             for name, process in node.machine.processes.items():
                 self.logs[node.name, name] = len(process.said())
 
-    def ca(self, *words: str, expect: Collection[int] = (0, 3), timeout: float = 90) -> Ran:
-        """A command of the operator's; 3 is how one ends that waits for something."""
+    def ca(
+        self, *words: str | Path, expect: Collection[int] = (0, 3), timeout: float = 90, behind: Sequence[str] = ()
+    ) -> Ran:
+        """A command of the operator's, behind another one; 3 is how one ends that waits for something."""
         site = self.kubernetes.site
-        environment = site.server.environment()
-        return vaultpki("ca", *words, "-f", site.file, env=environment, expect=set(expect), timeout=timeout)
+        command = ("ca", *words, "-f", site.file)
+        return vaultpki(*command, env=site.server.environment(), expect=set(expect), timeout=timeout, behind=behind)
 
     def record(self, domain: str) -> RotationRecord:
         site = self.kubernetes.site
         data = site.read(f"{site.prefix}/config/data/{rotation_record.FOLDER}/{domain}")["data"]
         return rotation_record.read(data, domain, where=domain)
 
-    def rotate(self, domain: str) -> None:
-        self.ca("rotate", domain, "--spread", f"{SPREAD}s")
+    def rotate(self, domain: str, *words: str) -> None:
+        self.ca("rotate", domain, "--spread", f"{SPREAD}s", *words)
         self._note(domain, self.record(domain).state)
 
     def advance(self, domain: str, to: State) -> None:

@@ -37,16 +37,26 @@ class PodClient:
 
     def taken(self) -> tuple[int, list[Failure]]:
         """How many requests worked since the last call, and the failures."""
+        new = self._new()
+        self.read += len(new)
+        return self._judged(new)
+
+    def failed(self) -> int:
+        """How many failed since they were last taken."""
+        return len(self._judged(self._new())[1])
+
+    def _judged(self, log: bytes) -> tuple[int, list[Failure]]:
+        lines = [json.loads(line) for line in log.splitlines() if line.startswith(b"{")]
+        name = f"{self.language} beside {self.pod}"
+        failures = [Failure(line["at"], name, line["error"]) for line in lines if line["error"]]
+        return len(lines) - len(failures), failures
+
+    def _new(self) -> bytes:
         with self.process.log.open("rb") as file:
             file.seek(self.read)
             whole = file.read()
         # The last line may still be on its way.
-        whole = whole[: whole.rfind(b"\n") + 1]
-        self.read += len(whole)
-        lines = [json.loads(line) for line in whole.splitlines() if line.startswith(b"{")]
-        name = f"{self.language} beside {self.pod}"
-        failures = [Failure(line["at"], name, line["error"]) for line in lines if line["error"]]
-        return len(lines) - len(failures), failures
+        return whole[: whole.rfind(b"\n") + 1]
 
 
 @dataclass(slots=True)

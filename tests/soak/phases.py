@@ -1,0 +1,88 @@
+"""The phases of a soak with rotations: what happened in each, what of that is wrong, and the table of them all."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from helpers.kube.client_load import Failure
+
+SHOWN = 5
+"""How many of the same kind are printed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One phase: its length, the requests of all clients, and what went wrong.
+
+    `unauthorized` are the requests that API servers answered with 401, by their audit logs, and `complaints` the lines
+    of components about TLS. An outage of `most_outage` seconds is allowed. `broken` says why the phase did not end.
+    """
+
+    server: str
+    name: str
+    seconds: float
+    requests: int
+    failures: tuple[Failure, ...] = ()
+    unauthorized: tuple[str, ...] = ()
+    complaints: tuple[str, ...] = ()
+    most_outage: float = 0.0
+    broken: str = ""
+
+    @classmethod
+    def of_watch(cls, server: str, who: str, missed: Sequence[int]) -> Phase:
+        """The end of a run in which a watch did not see all that was written."""
+        return cls(
+            server, f"watch as {who}", 0.0, 0, broken=f"it did not see {len(missed)} of the writes: {missed[:5]}"
+        )
+
+    @property
+    def of_tls(self) -> list[Failure]:
+        return [each for each in self.failures if each.of_tls]
+
+    @property
+    def others(self) -> int:
+        """Failures for other reasons, such as a connection that a restart has ended."""
+        return len(self.failures) - len(self.of_tls)
+
+    @property
+    def outage(self) -> float:
+        """The seconds from the first to the last failure for a reason of TLS."""
+        when = [each.at for each in self.of_tls]
+        return max(when) - min(when) if when else 0.0
+
+    def wrong(self) -> Iterator[str]:
+        """Yield a sentence for each thing that must not be."""
+        if self.broken:
+            yield self.broken
+        if self.most_outage:
+            if self.outage > self.most_outage:
+                yield f"the outage took {self.outage:.0f} s, and {self.most_outage:.0f} s is the bound"
+            return
+        for what, found in (
+            ("failed for a reason of TLS", [f"{each.client}: {each.text}" for each in self.of_tls]),
+            ("answered with 401", self.unauthorized),
+            ("components complain of TLS", self.complaints),
+        ):
+            if found:
+                yield f"{len(found)} {what}, such as {'; '.join(found[:SHOWN])}"
+        if self.others > self.requests / 100:
+            texts = [f"{each.client}: {each.text}" for each in self.failures if not each.of_tls]
+            such = "; ".join(texts[:SHOWN])
+            yield f"{self.others} of {self.requests} requests failed for other reasons, such as {such}"
+
+
+def report(phases: Sequence[Phase]) -> int:
+    """Print the table, and what was wrong; return the exit code."""
+    print(f"\n{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} cores.\n")
+    print("| server | phase | took | requests | failed for TLS | 401 | complaints | failed otherwise | outage |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for one in phases:
+        cells = [one.server, one.name, f"{one.seconds:.0f} s", one.requests, len(one.of_tls), len(one.unauthorized)]
+        cells += [len(one.complaints), one.others, f"{one.outage:.1f} s"]
+        print(f"| {' | '.join(map(str, cells))} |")
+    wrong = [f"{one.server}, {one.name}: {sentence}" for one in phases for sentence in one.wrong()]
+    print("\n" + ("\n".join(wrong) or "nothing was wrong"), flush=True)
+    return 1 if wrong else 0

@@ -1,0 +1,249 @@
+"""Hours of CA rotations in a real cluster under load: `make soak-rotations`, on each server in turn.
+
+Every issuing CA, a renewal with the same key, an abort from each state, the root and its aborts, and at the end an
+emergency, whose outage is measured. All the while operators list, watch, write and run commands in pods, and beside
+each pod clients in Python and in Node.js use the files of that pod alone. Ends with 1, and says why, where a request
+failed for a reason of TLS or was answered with 401 outside of the emergency, where a component complained of TLS, or
+where the outage was too long; prints its figures as Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from helpers.kube import ca_stage, kube_cluster
+from helpers.kube.ca_stage import Stage
+from helpers.kube.client_load import OPERATORS
+from helpers.kube.components import Programs
+from helpers.kube.forwarded_port import forwarded
+from helpers.kube.pod_clients import PodClients
+from helpers.vault import servers
+from helpers.vault.servers import wait_for
+from soak.phases import Phase, report
+from vaultpki.spec.rotation_record import State
+
+KINDS = ("vault", "bao")
+# The slowest way of one CA: that of the root, all states there and back.
+MOST_SECONDS = 2 * 3600.0
+# client-go reads a pair again after five minutes, and only then does the last component show its new one.
+MOST_OUTAGE = 600.0
+CALM_SECONDS = 60.0
+ATTEMPTS = 5
+# kube-apiserver only ever adds to what it publishes for others as client CAs (docs/ca-rotation.md).
+PUBLISHED = ("-n", "kube-system", "extension-apiserver-authentication")
+ABORTS = (State.PREPARED, State.PUBLISHED, State.SWITCHED, State.RETIRED)
+
+
+@dataclass(slots=True)
+class Run:
+    """One cluster on one server: what is done to its CAs, and the phases so far."""
+
+    server: str
+    stage: Stage
+    pods: PodClients
+    phases: list[Phase] = field(default_factory=list)
+
+    # What an operator does
+
+    def ca(self, *words: str | Path) -> dict[str, Any]:
+        """A step, by a command on the cluster's network, where the root's kubeconfig leads; what it waits for."""
+        for _ in range(ATTEMPTS):
+            ran = self.stage.ca(*words, "--json", expect=(0, 1, 3), behind=self.stage.kubernetes.outside.inside)
+            if ran.returncode != 1:
+                found: dict[str, Any] = json.loads(ran.stdout)["rotation"]
+                return found
+            # The API server that its kubeconfig names may be restarted just now.
+            say(ran.stderr.strip())
+            time.sleep(3)
+        raise AssertionError(f"ca {' '.join(map(str, words))} failed {ATTEMPTS} times: {ran.stderr}")
+
+    def settle(self, domain: str, goal: State, act: str = "continue") -> None:
+        """Takes steps until the CA is in this state, and does what they wait for meanwhile."""
+        deadline = time.monotonic() + MOST_SECONDS
+        cluster = ("--kubeconfig", self.stage.kubernetes.admin) if domain == "root" else ()
+        last: State | None = None
+        words: list[str] = []
+        while (state := self.stage.record(domain).state) is not goal:
+            if state is not last:
+                say(f"{domain} is {state.value}")
+            last = state
+            rotation = self.ca(act, *cluster, *words)
+            words = self._answer({each["node"]: each["reason"] for each in rotation["waiting_for"]})
+            assert time.monotonic() < deadline, f"{domain} stays {state.value}: {rotation['waiting_for']}"
+            time.sleep(2)
+        say(f"{domain} is {goal.value}")
+
+    def _answer(self, waiting: Mapping[str, str]) -> list[str]:
+        """Does what only a person can do; the words that say so to the next step."""
+        words: list[str] = []
+        for pod in self.pods.pods if "pods" in waiting else ():
+            if f"default/{pod}" in waiting["pods"]:
+                self.pods.restart(pod)
+        if "outside" in waiting:
+            self.stage.extension.register(self.stage.kubernetes)
+            words += ["--restarted", "outside"]
+        people = [person for person in OPERATORS if person in waiting]
+        for person in people:
+            words += ["--without", person]
+        if words:
+            self.stage.issue()
+        return words
+
+    # Phases
+
+    @contextlib.contextmanager
+    def phase(self, name: str, *, outage: bool = False) -> Iterator[None]:
+        """What happens in the block, and what it did to clients; `outage` says that there may be one."""
+        stage = self.stage
+        self.pods.taken()
+        stage.mark()
+        refused, worked, begin = len(stage.extension.refused), stage.load.worked.total(), time.time()
+        say(f"{self.server}: {name}")
+        broken = ""
+        try:
+            yield
+            stage.kubernetes.running()
+            self.pods.check()
+            for agent in stage.kubernetes.agents.values():
+                agent.check()
+        except (AssertionError, subprocess.SubprocessError, OSError) as error:
+            broken = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            others, failures = self.pods.taken()
+            failures += stage.load.failures
+            self.phases.append(
+                Phase(
+                    server=self.server,
+                    name=name,
+                    seconds=time.time() - begin,
+                    requests=stage.load.worked.total() - worked + others + len(failures),
+                    failures=tuple(failures),
+                    unauthorized=tuple(stage.unauthorized()),
+                    complaints=(*stage.complaints(), *stage.extension.refused[refused:]),
+                    most_outage=MOST_OUTAGE if outage else 0.0,
+                    broken=broken,
+                )
+            )
+
+    def rotated(self, domain: str, *words: str) -> None:
+        with self.phase(" ".join((f"{domain} rotated", *words))):
+            self.stage.rotate(domain, *words)
+            self.settle(domain, State.DONE)
+            self._forget(domain)
+
+    def aborted(self, domain: str, at: State) -> None:
+        with self.phase(f"{domain} aborted when {at.value}"):
+            self.stage.rotate(domain)
+            self.settle(domain, at)
+            self.settle(domain, State.STEADY, "abort")
+            self._forget(domain)
+
+    def emergency(self, domain: str) -> None:
+        with self.phase(f"{domain} in an emergency", outage=True):
+            self.stage.rotate(domain, "--emergency", "--yes")
+            self.stage.issue()
+            self.settle(domain, State.DONE)
+            self._forget(domain)
+            wait_for(self._calm, MOST_OUTAGE, lambda: f"no calm: {self._faults()}", pause=1)
+        self.steady("after the emergency")
+
+    def steady(self, name: str) -> None:
+        with self.phase(name):
+            time.sleep(CALM_SECONDS)
+
+    def _forget(self, domain: str) -> None:
+        if domain in ("kubernetes", "front-proxy"):
+            self.stage.kubernetes.kubectl(self.stage.kubernetes.admin, "delete", "configmap", *PUBLISHED)
+
+    def _calm(self) -> bool:
+        """Whether nothing failed for half of the time of a steady phase."""
+        before = self._faults()
+        time.sleep(CALM_SECONDS / 2)
+        return self._faults() == before
+
+    def _faults(self) -> dict[str, int]:
+        found = {name: len(said) for name, said in self.stage.faults().items()}
+        return found | {"pods": sum(client.failed() for client in self.pods.clients)}
+
+
+PHASES: Mapping[str, Callable[[Run], None]] = {
+    **{
+        domain: functools.partial(Run.rotated, domain=domain)
+        for domain in ("kubelet", "front-proxy", "etcd", "kubernetes")
+    },
+    "same-key": lambda run: run.rotated("etcd", "--same-key"),
+    **{f"abort-{at.value}": functools.partial(Run.aborted, domain="etcd", at=at) for at in ABORTS},
+    "root": functools.partial(Run.rotated, domain="root"),
+    **{f"root-abort-{at.value}": functools.partial(Run.aborted, domain="root", at=at) for at in ABORTS},
+    "emergency": functools.partial(Run.emergency, domain="kubernetes"),
+}
+"""What a run consists of, in this order."""
+
+
+def say(text: str) -> None:
+    print(time.strftime("%H:%M:%S", time.gmtime()), text, flush=True)
+
+
+def on(kind: str, programs: Programs, binary: Path | None, folder: Path, names: list[str]) -> list[Phase]:
+    """The phases on one server; they end with the first one that could not be ended."""
+    (folder / "server").mkdir(parents=True)
+    shape = kube_cluster.TURNING
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(servers.running(kind, folder / "server", binary))
+        cluster = stack.enter_context(
+            kube_cluster.cluster(server, programs, folder / "kube", shape, comers=kube_cluster.COMERS)
+        )
+        stage = stack.enter_context(ca_stage.standing(cluster))
+        pods = PodClients(cluster, stage.load.pods, stage.restarts.serving)
+        run = Run(kind, stage, pods)
+        # The operator's commands run on the cluster's network, and Vault is on the host.
+        stack.enter_context(forwarded(cluster.outside, urlsplit(server.address).port or 0))
+        try:
+            with pods.running(), stage.load.running():
+                run.steady("before")
+                for name in names:
+                    PHASES[name](run)
+        except (AssertionError, subprocess.SubprocessError, OSError) as error:
+            say(f"{kind}: {error}")
+            assert run.phases and run.phases[-1].broken, "no phase has begun"
+        for who in OPERATORS:
+            if missed := stage.load.missed(who):
+                run.phases.append(Phase.of_watch(kind, who, missed))
+        return run.phases
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="soak.rotations", description=__doc__)
+    parser.add_argument("--vault-binary", type=Path)
+    parser.add_argument("--kubernetes", type=Path, required=True)
+    parser.add_argument("--etcd", type=Path, required=True)
+    parser.add_argument("--zlint", help="not used; `make` names every program that it has built")
+    parser.add_argument("--server", action="append", choices=KINDS, help="default: both in turn")
+    parser.add_argument("phase", nargs="*", metavar="PHASE", help=f"default: all of {', '.join(PHASES)}")
+    asked = parser.parse_args()
+    if unknown := set(asked.phase) - PHASES.keys():
+        parser.error(f"there is no phase {', '.join(sorted(unknown))}")
+    programs = Programs(asked.kubernetes.absolute(), asked.etcd.absolute())
+    names = [name for name in PHASES if not asked.phase or name in asked.phase]
+    phases: list[Phase] = []
+    with tempfile.TemporaryDirectory(prefix="vaultpki-soak-") as place:
+        for kind in asked.server or KINDS:
+            phases += on(kind, programs, asked.vault_binary, Path(place) / kind, names)
+    return report(phases)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
