@@ -195,7 +195,7 @@ def _dashboard() -> str:
             rows.append((panel["title"], []))
         else:
             rows[-1][1].append(panel["title"])
-    return _table(("row", "panels"), ((title, "; ".join(panels)) for title, panels in rows))
+    return _table(("row", "panels"), ((title, "; ".join(dict.fromkeys(panels))) for title, panels in rows))
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
