@@ -17,8 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -41,6 +41,7 @@ MOST_SECONDS = 2 * 3600.0
 MOST_OUTAGE = 600.0
 CALM_SECONDS = 60.0
 ATTEMPTS = 5
+COMMAND_SECONDS = 600.0
 # kube-apiserver only ever adds to what it publishes for others as client CAs (docs/ca-rotation.md).
 PUBLISHED = ("-n", "kube-system", "extension-apiserver-authentication")
 ABORTS = (State.PREPARED, State.PUBLISHED, State.SWITCHED, State.RETIRED)
@@ -53,14 +54,19 @@ class Run:
     server: str
     stage: Stage
     pods: PodClients
-    phases: list[Phase] = field(default_factory=list)
+    phases: list[Phase]
 
     # What an operator does
 
-    def ca(self, *words: str | Path) -> dict[str, Any]:
-        """A step, by a command on the cluster's network, where the root's kubeconfig leads; what it waits for."""
+    def ca(self, *words: str | Path, behind: Sequence[str] = ()) -> dict[str, Any]:
+        """A step, and what it waits for."""
         for _ in range(ATTEMPTS):
-            ran = self.stage.ca(*words, "--json", expect=(0, 1, 3), behind=self.stage.kubernetes.outside.inside)
+            ran = self.stage.ca(
+                *(*words, "--json"),
+                expect=(0, 1, 3),
+                timeout=COMMAND_SECONDS,
+                behind=behind,
+            )
             if ran.returncode != 1:
                 found: dict[str, Any] = json.loads(ran.stdout)["rotation"]
                 return found
@@ -72,14 +78,17 @@ class Run:
     def settle(self, domain: str, goal: State, act: str = "continue") -> None:
         """Takes steps until the CA is in this state, and does what they wait for meanwhile."""
         deadline = time.monotonic() + MOST_SECONDS
-        cluster = ("--kubeconfig", self.stage.kubernetes.admin) if domain == "root" else ()
+        kubernetes = self.stage.kubernetes
+        # For the root it looks at pods, so it must run on the cluster's network.
+        looks: tuple[str | Path, ...] = ("--kubeconfig", kubernetes.admin) if domain == "root" else ()
+        behind = kubernetes.outside.inside if looks else ()
         last: State | None = None
         words: list[str] = []
         while (state := self.stage.record(domain).state) is not goal:
             if state is not last:
                 say(f"{domain} is {state.value}")
             last = state
-            rotation = self.ca(act, *cluster, *words)
+            rotation = self.ca(act, *looks, *words, behind=behind)
             words = self._answer({each["node"]: each["reason"] for each in rotation["waiting_for"]})
             assert time.monotonic() < deadline, f"{domain} stays {state.value}: {rotation['waiting_for']}"
             time.sleep(2)
@@ -118,7 +127,7 @@ class Run:
             self.pods.check()
             for agent in stage.kubernetes.agents.values():
                 agent.check()
-        except (AssertionError, subprocess.SubprocessError, OSError) as error:
+        except (AssertionError, subprocess.SubprocessError, OSError, KeyboardInterrupt) as error:
             broken = f"{type(error).__name__}: {error}"
             raise
         finally:
@@ -190,15 +199,17 @@ PHASES: Mapping[str, Callable[[Run], None]] = {
     **{f"root-abort-{at.value}": functools.partial(Run.aborted, domain="root", at=at) for at in ABORTS},
     "emergency": functools.partial(Run.emergency, domain="kubernetes"),
 }
-"""What a run consists of, in this order."""
+"""What a run consists of, in this order unless another one is asked for."""
 
 
 def say(text: str) -> None:
     print(time.strftime("%H:%M:%S", time.gmtime()), text, flush=True)
 
 
-def on(kind: str, programs: Programs, binary: Path | None, folder: Path, names: list[str]) -> list[Phase]:
-    """The phases on one server; they end with the first one that could not be ended."""
+def on(
+    kind: str, programs: Programs, binary: Path | None, folder: Path, names: Sequence[str], phases: list[Phase]
+) -> None:
+    """Adds the phases on one server to `phases`; they end with the first one that could not be ended."""
     (folder / "server").mkdir(parents=True)
     shape = kube_cluster.TURNING
     with contextlib.ExitStack() as stack:
@@ -208,21 +219,19 @@ def on(kind: str, programs: Programs, binary: Path | None, folder: Path, names: 
         )
         stage = stack.enter_context(ca_stage.standing(cluster))
         pods = PodClients(cluster, stage.load.pods, stage.restarts.serving)
-        run = Run(kind, stage, pods)
-        # The operator's commands run on the cluster's network, and Vault is on the host.
+        run = Run(kind, stage, pods, phases)
+        # Vault is on the host.
         stack.enter_context(forwarded(cluster.outside, urlsplit(server.address).port or 0))
         try:
             with pods.running(), stage.load.running():
                 run.steady("before")
                 for name in names:
                     PHASES[name](run)
+            missed = {who: stage.load.missed(who) for who in OPERATORS}
+            phases += [Phase.of_watch(kind, who, numbers) for who, numbers in missed.items() if numbers]
         except (AssertionError, subprocess.SubprocessError, OSError) as error:
+            assert phases and phases[-1].broken, "no phase has begun"
             say(f"{kind}: {error}")
-            assert run.phases and run.phases[-1].broken, "no phase has begun"
-        for who in OPERATORS:
-            if missed := stage.load.missed(who):
-                run.phases.append(Phase.of_watch(kind, who, missed))
-        return run.phases
 
 
 def main() -> int:
@@ -237,11 +246,11 @@ def main() -> int:
     if unknown := set(asked.phase) - PHASES.keys():
         parser.error(f"there is no phase {', '.join(sorted(unknown))}")
     programs = Programs(asked.kubernetes.absolute(), asked.etcd.absolute())
-    names = [name for name in PHASES if not asked.phase or name in asked.phase]
     phases: list[Phase] = []
-    with tempfile.TemporaryDirectory(prefix="vaultpki-soak-") as place:
+    # Whoever stops it after some hours wants to see what there was.
+    with contextlib.suppress(KeyboardInterrupt), tempfile.TemporaryDirectory(prefix="vaultpki-soak-") as place:
         for kind in asked.server or KINDS:
-            phases += on(kind, programs, asked.vault_binary, Path(place) / kind, names)
+            on(kind, programs, asked.vault_binary, Path(place) / kind, asked.phase or [*PHASES], phases)
     return report(phases)
 
 

@@ -65,7 +65,7 @@ class Stage:
         return rotation_record.read(data, domain, where=domain)
 
     def rotate(self, domain: str, *words: str) -> None:
-        self.ca("rotate", domain, "--spread", f"{SPREAD}s", *words)
+        self.ca("rotate", domain, "--spread", f"{SPREAD}s", *words, timeout=servers.SHARED * STEP_SECONDS)
         self._note(domain, self.record(domain).state)
 
     def advance(self, domain: str, to: State) -> None:
