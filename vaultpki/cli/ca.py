@@ -127,7 +127,7 @@ def rotate_command(
       vaultpki ca rotate etcd -f cluster.yaml --same-key
       vaultpki ca rotate etcd -f cluster.yaml --emergency --yes
     """
-    from vaultpki.provision import ca_commands
+    from vaultpki.provision import ca_commands, live_trust
     from vaultpki.provision.rotation_run import Step
     from vaultpki.spec import parse_duration
     from vaultpki.spec.rotation_record import DOMAINS, MOST_SPREAD, Method
@@ -145,7 +145,11 @@ def rotate_command(
             _ask(domain, as_json=as_json)
         record = ca_commands.rotate(cluster, vault, domain, method, seconds, _now(vault))
         if wait:
-            return _watched(file, vault, lambda: ca_commands.advance(cluster, vault, _now(vault)), as_json=as_json)
+
+            def advance() -> Step:
+                return ca_commands.advance(cluster, vault, _now(vault), look=live_trust.look)
+
+            return _watched(file, vault, advance, as_json=as_json)
         active = [ca for ca in ca_commands.status(cluster, vault, _now(vault)) if ca.domain == domain]
         step = Step(record, active[0].gate if active else None, moved=True)
         return _tell(file, step, _now(vault), as_json=as_json)
@@ -173,10 +177,10 @@ def continue_command(
       vaultpki ca continue -f cluster.yaml --without w-17 --wait
       vaultpki ca continue -f cluster.yaml --kubeconfig admin.conf
     """
-    from vaultpki.provision import ca_commands
+    from vaultpki.provision import ca_commands, live_trust
 
     def step(cluster: Cluster, vault: Vault, told: tuple[str, ...]) -> Step:
-        return ca_commands.advance(cluster, vault, _now(vault), without, told, _pods(kubeconfig))
+        return ca_commands.advance(cluster, vault, _now(vault), without, told, _pods(kubeconfig), live_trust.look)
 
     return _go(file, step, restarted, allow_http=allow_http, wait=wait, as_json=as_json)
 
