@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import sys
 import time
@@ -231,10 +232,10 @@ def _go(
     as_json: bool,
 ) -> int:
     with opened(file, allow_http=allow_http) as (cluster, vault, _):
-        first = step(cluster, vault, restarted)
-        if wait and first.record.active:
-            return _watched(file, vault, lambda: step(cluster, vault, ()), as_json=as_json, first=first)
-        return _tell(file, first, _now(vault), as_json=as_json)
+        if not wait:
+            return _tell(file, step(cluster, vault, restarted), _now(vault), as_json=as_json)
+        said = itertools.chain([restarted], itertools.repeat(()))
+        return _watched(file, vault, lambda: step(cluster, vault, next(said)), as_json=as_json)
 
 
 def _tell(file: Path, step: Step, now: datetime, *, as_json: bool) -> int:
@@ -250,13 +251,13 @@ def _tell(file: Path, step: Step, now: datetime, *, as_json: bool) -> int:
     return 0 if step.moved or (step.record.state.resting and not step.note) else 3
 
 
-def _watched(file: Path, vault: Vault, step: Callable[[], Step], *, as_json: bool, first: Step | None = None) -> int:
+def _watched(file: Path, vault: Vault, step: Callable[[], Step], *, as_json: bool) -> int:
     """Take steps until the rotation is at rest, and show what it waits for meanwhile."""
     from vaultpki.cli import ca_text
 
     progress = _Progress(quiet=as_json)
     try:
-        done = first or step()
+        done = step()
         while done.record.active:
             now = _now(vault)
             progress.show(done, done.note or ca_text.progress_line(done.record, done.gate, now))

@@ -70,7 +70,7 @@ def rotation(server: Server, tmp_path: Path, cluster_name: str) -> Rotation:
     return rotation_of(server, tmp_path / "site", cluster_name)
 
 
-@pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
+@pytest.mark.parametrize("version", [pytest.param("-tls1_2", marks=pytest.mark.conformance), "-tls1_3"])
 def test_a_listener_that_accepts_the_old_ca_keeps_the_gate_closed(
     rotation: Rotation, tmp_path: Path, version: str
 ) -> None:
