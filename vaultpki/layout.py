@@ -103,6 +103,14 @@ API_PORT: Final = 6443
 """The port of kube-apiserver, as kubeadm has it (cmd/kubeadm/app/apis/kubeadm/v1beta4/defaults.go)."""
 
 
+ETCD_PORT: Final = 2379
+ETCD_PEER_PORT: Final = 2380
+"""The ports of etcd for clients, and for its other members (IANA; kubeadm has the same)."""
+
+KUBELET_PORT: Final = 10250
+"""The port of the kubelet's API (k8s.io/kubernetes pkg/cluster/ports/ports.go)."""
+
+
 def advertised(cluster: Cluster, node: Node) -> tuple[str, ...]:
     """Return the addresses of a node in Kubernetes: its first one of each IP family that services have.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import sys
 import time
@@ -127,7 +128,7 @@ def rotate_command(
       vaultpki ca rotate etcd -f cluster.yaml --same-key
       vaultpki ca rotate etcd -f cluster.yaml --emergency --yes
     """
-    from vaultpki.provision import ca_commands
+    from vaultpki.provision import ca_commands, live_trust
     from vaultpki.provision.rotation_run import Step
     from vaultpki.spec import parse_duration
     from vaultpki.spec.rotation_record import DOMAINS, MOST_SPREAD, Method
@@ -145,7 +146,11 @@ def rotate_command(
             _ask(domain, as_json=as_json)
         record = ca_commands.rotate(cluster, vault, domain, method, seconds, _now(vault))
         if wait:
-            return _watched(file, vault, lambda: ca_commands.advance(cluster, vault, _now(vault)), as_json=as_json)
+
+            def advance() -> Step:
+                return ca_commands.advance(cluster, vault, _now(vault), look=live_trust.look)
+
+            return _watched(file, vault, advance, as_json=as_json)
         active = [ca for ca in ca_commands.status(cluster, vault, _now(vault)) if ca.domain == domain]
         step = Step(record, active[0].gate if active else None, moved=True)
         return _tell(file, step, _now(vault), as_json=as_json)
@@ -173,10 +178,10 @@ def continue_command(
       vaultpki ca continue -f cluster.yaml --without w-17 --wait
       vaultpki ca continue -f cluster.yaml --kubeconfig admin.conf
     """
-    from vaultpki.provision import ca_commands
+    from vaultpki.provision import ca_commands, live_trust
 
     def step(cluster: Cluster, vault: Vault, told: tuple[str, ...]) -> Step:
-        return ca_commands.advance(cluster, vault, _now(vault), without, told, _pods(kubeconfig))
+        return ca_commands.advance(cluster, vault, _now(vault), without, told, _pods(kubeconfig), live_trust.look)
 
     return _go(file, step, restarted, allow_http=allow_http, wait=wait, as_json=as_json)
 
@@ -227,10 +232,10 @@ def _go(
     as_json: bool,
 ) -> int:
     with opened(file, allow_http=allow_http) as (cluster, vault, _):
-        first = step(cluster, vault, restarted)
-        if wait and first.record.active:
-            return _watched(file, vault, lambda: step(cluster, vault, ()), as_json=as_json, first=first)
-        return _tell(file, first, _now(vault), as_json=as_json)
+        if not wait:
+            return _tell(file, step(cluster, vault, restarted), _now(vault), as_json=as_json)
+        said = itertools.chain([restarted], itertools.repeat(()))
+        return _watched(file, vault, lambda: step(cluster, vault, next(said)), as_json=as_json)
 
 
 def _tell(file: Path, step: Step, now: datetime, *, as_json: bool) -> int:
@@ -246,13 +251,13 @@ def _tell(file: Path, step: Step, now: datetime, *, as_json: bool) -> int:
     return 0 if step.moved or (step.record.state.resting and not step.note) else 3
 
 
-def _watched(file: Path, vault: Vault, step: Callable[[], Step], *, as_json: bool, first: Step | None = None) -> int:
+def _watched(file: Path, vault: Vault, step: Callable[[], Step], *, as_json: bool) -> int:
     """Take steps until the rotation is at rest, and show what it waits for meanwhile."""
     from vaultpki.cli import ca_text
 
     progress = _Progress(quiet=as_json)
     try:
-        done = first or step()
+        done = step()
         while done.record.active:
             now = _now(vault)
             progress.show(done, done.note or ca_text.progress_line(done.record, done.gate, now))

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from vaultpki.certificates import NODE_ADDRESSES, laid_out, pair_files
 from vaultpki.errors import SpecError
-from vaultpki.layout import advertised, api_port, bundle_of
+from vaultpki.layout import ETCD_PORT, advertised, api_port, bundle_of
 from vaultpki.model import NODE, Cluster, KeyType, Node, NodeRole
 from vaultpki.places import KUBELET, PKI, Layout, inner_folders
 from vaultpki.spec import hosts
@@ -27,8 +27,6 @@ DISCOVERY: Final = "discovery.conf"
 
 # Fixed in kubeadm (cmd/kubeadm/app/constants, KubernetesDir); only the folder of the certificates can be another one.
 KUBECONFIGS: Final = "/etc/kubernetes"
-
-_ETCD_PORT: Final = 2379
 
 _ROWS: Final = {row.name: row for row in laid_out(Layout.KUBEADM)}
 
@@ -242,7 +240,7 @@ def _etcd(cluster: Cluster, places: Places) -> Document:
     crt, key = places.pair("kube-apiserver-etcd")
     return {
         "external": {
-            "endpoints": [f"https://{_bracketed(advertised(cluster, node)[0])}:{_ETCD_PORT}" for node in members],
+            "endpoints": [f"https://{_bracketed(advertised(cluster, node)[0])}:{ETCD_PORT}" for node in members],
             "caFile": places.bundle("etcd"),
             "certFile": crt,
             "keyFile": key,

@@ -8,6 +8,7 @@ from datetime import datetime
 from vaultpki.certificates import ROOT
 from vaultpki.model import Cluster
 from vaultpki.provision import root_run, rotation_run
+from vaultpki.provision.live_trust import Look
 from vaultpki.provision.rotation_run import CaStatus, Step
 from vaultpki.provision.rotation_scene import read_scene
 from vaultpki.spec.kube_objects import KubeTrust
@@ -36,9 +37,10 @@ def advance(
     without: Sequence[str] = (),
     restarted: Sequence[str] = (),
     pods: KubeTrust | None = None,
+    look: Look | None = None,
 ) -> Step:
     """Take the next step of the rotation that is under way; see `rotation_run.step` and `root_run.step`."""
-    return _step(cluster, vault, now, without, restarted, pods, back=False)
+    return _step(cluster, vault, now, without, restarted, pods, look, back=False)
 
 
 def abort(
@@ -50,7 +52,7 @@ def abort(
     pods: KubeTrust | None = None,
 ) -> Step:
     """Take the next step of the way back; as `advance`."""
-    return _step(cluster, vault, now, without, restarted, pods, back=True)
+    return _step(cluster, vault, now, without, restarted, pods, None, back=True)
 
 
 def _step(
@@ -60,6 +62,7 @@ def _step(
     without: Sequence[str],
     restarted: Sequence[str],
     pods: KubeTrust | None,
+    look: Look | None,
     *,
     back: bool,
 ) -> Step:
@@ -68,4 +71,4 @@ def _step(
         return recovered
     if root_run.active(scene):
         return root_run.step(scene, back=back, without=without, restarted=restarted, pods=pods)
-    return root_run.rest(scene) or rotation_run.step(scene, back=back, without=without, restarted=restarted)
+    return root_run.rest(scene) or rotation_run.step(scene, back=back, without=without, restarted=restarted, look=look)

@@ -15,8 +15,9 @@ from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject, rows
 from vaultpki.errors import SpecError
 from vaultpki.model import Cluster
 from vaultpki.pki.facts import Facts
-from vaultpki.provision import gates, rotation_recovery, rotation_start, rotation_steps
+from vaultpki.provision import gates, live_trust, rotation_recovery, rotation_start, rotation_steps
 from vaultpki.provision.gates import Gate, OperatorLeaf, Participant
+from vaultpki.provision.live_trust import LiveTrust, Look
 from vaultpki.provision.rotation import FORWARD, next_state
 from vaultpki.provision.rotation_facts import (
     longest_ttl,
@@ -115,11 +116,19 @@ def rotate(scene: Scene, domain: str, method: Method, spread: int) -> RotationRe
     return record_of(_hasten(scene, written))
 
 
-def step(scene: Scene, *, back: bool, without: Sequence[str] = (), restarted: Sequence[str] = ()) -> Step:
+def step(
+    scene: Scene,
+    *,
+    back: bool,
+    without: Sequence[str] = (),
+    restarted: Sequence[str] = (),
+    look: Look | None = None,
+) -> Step:
     """Take the next step of the rotation, or of its way back, if the gate is open; else say what it waits for.
 
     `without` are nodes, or names of operators' certificates, that no gate waits for any more; `restarted` nodes on
-    which a person has restarted what reads the bundle only at its start.
+    which a person has restarted what reads the bundle only at its start. `look` asks the listeners of nodes before an
+    old CA is deleted.
     """
     cluster, vault, now = scene.cluster, scene.vault, scene.now
     recovered = _recover(scene, without)
@@ -145,6 +154,10 @@ def step(scene: Scene, *, back: bool, without: Sequence[str] = (), restarted: Se
     _refuse_unknown(cluster, record, nodes, without, restarted)
     told = _told(record, to, nodes, now, without, restarted)
     gate = _gate(scene, told, to, mount, nodes)
+    seen = LiveTrust()
+    if look is not None and live_trust.wanted(told, to) and gate.open(now):
+        seen = look(cluster, told)
+        gate = live_trust.narrowed(gate, seen)
     if gate.open(now):
         moved = told.moved(to, now, **_changes(told, to))
         stored, mount, _ = match(cluster, vault, write_record(cluster, vault, moved, stored.version), scene.root, now)
@@ -154,7 +167,7 @@ def step(scene: Scene, *, back: bool, without: Sequence[str] = (), restarted: Se
             record,
             _gate(scene, record, after, mount, nodes) if after is not None else None,
             moved=True,
-            note=rotation_steps.problem(cluster.name, record, mount),
+            note=rotation_steps.problem(cluster.name, record, mount) or seen.note,
         )
     told = replace(told, turn=gate.turn)
     if told != record:

@@ -32,20 +32,15 @@ from vaultpki.spec.rotation_record import RotationRecord, State
 
 pytestmark = pytest.mark.conformance
 
-# Twenty-three minutes on a machine with much else to do; hardly less on one with nothing, since gates wait.
-MOST_SECONDS = 30 * 60
-
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """What happened, to be judged by the tests; times are Unix time.
+    """What happened, to be judged by the tests.
 
     `old_etcd` and `new_kubernetes` are leaves of the two CAs that nobody may trust in the end, with their keys.
     """
 
     stage: Stage
-    begin: float
-    end: float
     faults: dict[str, list[str]]
     restarts: tuple[Restart, ...]
     let_in: dict[str, Heard]
@@ -88,7 +83,7 @@ def stage(cluster: Kubernetes) -> Iterator[Stage]:
 @pytest.fixture(scope="module")
 def story(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Story:
     """The cluster's twenty minutes; afterwards it stands without load."""
-    kubernetes, folder, begin = stage.kubernetes, tmp_path_factory.mktemp("story"), time.time()
+    kubernetes, folder = stage.kubernetes, tmp_path_factory.mktemp("story")
     old_etcd, new_kubernetes = folder / "old-etcd.pem", folder / "new-kubernetes.pem"
     shutil.copy(kubernetes.members[-1].pki / "etcd-peer.pem", old_etcd)
     stage.mark()
@@ -115,17 +110,16 @@ def story(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Story:
     for agent in kubernetes.agents.values():
         agent.check()
     restarts = tuple(stage.restarts.done)
-    return Story(stage, begin, time.time(), stage.faults(), restarts, let_in, old_etcd, new_kubernetes, switched)
+    return Story(stage, stage.faults(), restarts, let_in, old_etcd, new_kubernetes, switched)
 
 
-def test_both_went_through_every_state_in_time(story: Story) -> None:
+def test_both_went_through_every_state(story: Story) -> None:
     states: dict[str, list[State]] = {"etcd": [], "kubernetes": []}
     for domain, state in story.stage.steps:
         states[domain].append(state)
     forward = [State.PREPARED, State.PUBLISHED, State.SWITCHED]
     assert states["etcd"] == [*forward, State.RETIRED, State.DONE], states
     assert states["kubernetes"] == [*forward, State.RETURNING, State.STEADY], states
-    assert story.end - story.begin < MOST_SECONDS
 
 
 def test_no_request_failed_for_a_reason_of_tls_and_nobody_was_unauthorized(story: Story) -> None:

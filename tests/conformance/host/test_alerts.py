@@ -88,8 +88,17 @@ CASES: dict[str, tuple[dict[str, str], dict[str, int | None]]] = {
         {
             f'vaultpki_hook_owed{{hook="kubelet", {ON}}}': "1x500",
             f'vaultpki_hook_owed_since_timestamp_seconds{{hook="kubelet", {ON}}}': "600x500",
+            f'vaultpki_hook_attempts{{hook="kubelet", {ON}}}': "0x10 1+1x489",
         },
         {"VaultpkiHookOwed": 10 + 15 + 1},
+    ),
+    "a hook that waits for its turn in a rotation": (
+        {
+            f'vaultpki_hook_owed{{hook="etcd-ca", {ON}}}': "1x500",
+            f'vaultpki_hook_owed_since_timestamp_seconds{{hook="etcd-ca", {ON}}}': "600x500",
+            f'vaultpki_hook_attempts{{hook="etcd-ca", {ON}}}': "0x500",
+        },
+        {"VaultpkiHookOwed": None},
     ),
     "an agent that does nothing": (
         {f"vaultpki_last_pass_timestamp_seconds{{{ON}}}": "0x500"},

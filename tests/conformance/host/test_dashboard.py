@@ -78,6 +78,9 @@ FLEET = {
     f"vaultpki_hook_owed{{{on('broken', hook='kubelet')}}}": f"1x{MINUTES}",
     f"vaultpki_hook_owed_since_timestamp_seconds{{{on('broken', hook='kubelet')}}}": f"{THEN - 1000}x{MINUTES}",
     f"vaultpki_hook_attempts{{{on('broken', hook='kubelet')}}}": f"7x{MINUTES}",
+    # One that waits for its turn in a rotation.
+    f"vaultpki_hook_owed_since_timestamp_seconds{{{on('well', hook='etcd-ca')}}}": f"{THEN - 1000}x{MINUTES}",
+    f"vaultpki_hook_attempts{{{on('well', hook='etcd-ca')}}}": f"0x{MINUTES}",
     f"vaultpki_vault_reachable{{{on('broken')}}}": f"0x{MINUTES}",
     f"vaultpki_ca_rotation_behind{{{on('broken', ca='etcd')}}}": f"1x{MINUTES}",
     **ca("well", "etcd", THEN + 40 * HOUR, THEN - HOUR, THEN - 60),
@@ -132,8 +135,14 @@ EXPECTED: dict[tuple[str, int], Expected] = {
     ("CAs", 0): {'{cluster="prod", ca="etcd"}': 40 * HOUR, '{cluster="prod", ca="root"}': 900 * HOUR},
     ("CAs", 1): {'{cluster="prod", ca="etcd"}': 2, '{cluster="prod", ca="root"}': 0},
     ("Nodes that cannot reach Vault", 0): {"{}": 1},
-    ("Hooks owed", 1): {f"{{{on('broken', cluster='prod', node='broken', hook='kubelet')}}}": 1000},
-    ("Hooks owed", 2): {f"{{{on('broken', cluster='prod', node='broken', hook='kubelet')}}}": 7},
+    ("Hooks owed", 1): {
+        f"{{{on('broken', cluster='prod', node='broken', hook='kubelet')}}}": 1000,
+        f"{{{on('well', cluster='prod', node='well', hook='etcd-ca')}}}": 1000,
+    },
+    ("Hooks owed", 2): {
+        f"{{{on('broken', cluster='prod', node='broken', hook='kubelet')}}}": 7,
+        f"{{{on('well', cluster='prod', node='well', hook='etcd-ca')}}}": 0,
+    },
 }
 
 

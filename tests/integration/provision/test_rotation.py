@@ -204,6 +204,7 @@ def test_an_emergency_distrusts_first(rotation: Rotation) -> None:
     assert rotation.names() == ({"etcd-2"}, {"etcd-2"}, "etcd-2")
 
 
+@pytest.mark.conformance
 def test_a_renewal_with_the_same_key(rotation: Rotation) -> None:
     site = rotation.site
     (first,) = shown(site, "etcd").values()
