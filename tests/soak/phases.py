@@ -12,6 +12,8 @@ from helpers.kube.client_load import Failure
 SHOWN = 5
 """How many of the same kind are printed."""
 
+MOST_CHARACTERS = 600
+
 
 @dataclass(frozen=True, slots=True)
 class Phase:
@@ -56,7 +58,7 @@ class Phase:
     def wrong(self) -> Iterator[str]:
         """Yield a sentence for each thing that must not be."""
         if self.broken:
-            yield self.broken
+            yield brief(self.broken)
         if self.most_outage:
             if self.outage > self.most_outage:
                 yield f"the outage took {self.outage:.0f} s, and {self.most_outage:.0f} s is the bound"
@@ -67,11 +69,17 @@ class Phase:
             ("components complain of TLS", self.complaints),
         ):
             if found:
-                yield f"{len(found)} {what}, such as {'; '.join(found[:SHOWN])}"
+                yield f"{len(found)} {what}, such as {brief('; '.join(found[:SHOWN]))}"
         if self.others > self.requests / 100:
             texts = [f"{each.client}: {each.text}" for each in self.failures if not each.of_tls]
-            such = "; ".join(texts[:SHOWN])
+            such = brief("; ".join(texts[:SHOWN]))
             yield f"{self.others} of {self.requests} requests failed for other reasons, such as {such}"
+
+
+def brief(text: str) -> str:
+    """A text that may be the end of a log, as one line of bounded length."""
+    line = " ".join(text.split())
+    return line if len(line) <= MOST_CHARACTERS else f"{line[:MOST_CHARACTERS]}..."
 
 
 def report(phases: Sequence[Phase]) -> int:

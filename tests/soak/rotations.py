@@ -31,7 +31,7 @@ from helpers.kube.forwarded_port import forwarded
 from helpers.kube.pod_clients import PodClients
 from helpers.vault import servers
 from helpers.vault.servers import wait_for
-from soak.phases import Phase, report
+from soak.phases import Phase, brief, report
 from vaultpki.spec.rotation_record import State
 
 KINDS = ("vault", "bao")
@@ -55,6 +55,7 @@ class Run:
     stage: Stage
     pods: PodClients
     phases: list[Phase]
+    reviving: bool = False
 
     # What an operator does
 
@@ -71,7 +72,7 @@ class Run:
                 found: dict[str, Any] = json.loads(ran.stdout)["rotation"]
                 return found
             # The API server that its kubeconfig names may be restarted just now.
-            say(ran.stderr.strip())
+            say(brief(ran.stderr))
             time.sleep(3)
         raise AssertionError(f"ca {' '.join(map(str, words))} failed {ATTEMPTS} times: {ran.stderr}")
 
@@ -90,9 +91,22 @@ class Run:
             last = state
             rotation = self.ca(act, *looks, *words, behind=behind)
             words = self._answer({each["node"]: each["reason"] for each in rotation["waiting_for"]})
+            self._revive()
             assert time.monotonic() < deadline, f"{domain} stays {state.value}: {rotation['waiting_for']}"
             time.sleep(2)
         say(f"{domain} is {goal.value}")
+
+    def _revive(self) -> None:
+        """In an emergency, starts again what has ended, as units and static pods do on a node.
+
+        kube-scheduler reads its CA file every five minutes, and ends before that for want of its lease.
+        """
+        for node in self.stage.kubernetes.nodes.values() if self.reviving else ():
+            by_hooks = {name for names in self.stage.restarts.of(node).values() for name in names}
+            for name, process in node.machine.processes.items():
+                if name not in by_hooks and not process.alive():
+                    say(f"{node.name}'s {name} has ended, and is started again")
+                    process.start()
 
     def _answer(self, waiting: Mapping[str, str]) -> list[str]:
         """Does what only a person can do; the words that say so to the next step."""
@@ -161,12 +175,14 @@ class Run:
             self._forget(domain)
 
     def emergency(self, domain: str) -> None:
+        self.reviving = True
         with self.phase(f"{domain} in an emergency", outage=True):
             self.stage.rotate(domain, "--emergency", "--yes")
             self.stage.issue()
             self.settle(domain, State.DONE)
             self._forget(domain)
             wait_for(self._calm, MOST_OUTAGE, lambda: f"no calm: {self._faults()}", pause=1)
+        self.reviving = False
         self.steady("after the emergency")
 
     def steady(self, name: str) -> None:
@@ -179,6 +195,7 @@ class Run:
 
     def _calm(self) -> bool:
         """Whether nothing failed for half of the time of a steady phase."""
+        self._revive()
         before = self._faults()
         time.sleep(CALM_SECONDS / 2)
         return self._faults() == before
@@ -231,7 +248,7 @@ def on(
             phases += [Phase.of_watch(kind, who, numbers) for who, numbers in missed.items() if numbers]
         except (AssertionError, subprocess.SubprocessError, OSError) as error:
             assert phases and phases[-1].broken, "no phase has begun"
-            say(f"{kind}: {error}")
+            say(f"{kind}: {brief(str(error))}")
 
 
 def main() -> int:
