@@ -302,7 +302,6 @@ def cluster(
     The manifests are applied. Logs lie in `folder`, in a folder for each node. `comers` are nodes of the spec's pools
     (see `COMERS`); where there are some, every machine finds all nodes by name, and the API server.
     """
-    begin = time.monotonic()
     site = Site(server, folder / "site", name or f"k{secrets.token_hex(4)}")
     site.write(spec)
     site.apply()
@@ -330,9 +329,6 @@ def cluster(
         stack.callback(remove_cgroups, cgroup)
         stack.callback(running.end_agents)
         _start(running, service_account_keys(folder), cgroup, by_name=bool(comers))
-        took = time.monotonic() - begin
-        sharing = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-        assert took < READY_SECONDS * sharing, f"the cluster took {took:.0f} s to stand"
         yield running
 
 
