@@ -1,4 +1,4 @@
-"""Makes the reports of clusters that do not exist, for the page "A report" and for tests: the same for the same numbers."""
+"""Makes the reports of clusters that do not exist, for a page and for tests: the same for the same numbers."""
 
 from __future__ import annotations
 
@@ -80,13 +80,11 @@ def example(control_plane: int, workers: int, *, faults: bool = True, reported: 
 
 
 _ROTATION: Final = (
-    "etcd is switched since 2026-11-26T09:12:00Z: etcd-2 signs; nodes trust both, and replace their certificates of "
-    "etcd-1 within 1h.",
+    "etcd is switched since 2026-11-26T09:12:00Z: etcd-2 signs; nodes replace their certificates of etcd-1 within 1h.",
     "It waits for:",
     "  cp-2  its etcd-server is still of etcd-1",
     "Next: once nothing is waited for, `vaultpki ca continue -f cluster.yaml` ends the trust in etcd-1.",
-    "Back: `vaultpki ca abort -f cluster.yaml` makes etcd-1 the CA that signs again; nodes replace their certificates "
-    "within 1h.",
+    "Back: `vaultpki ca abort -f cluster.yaml` makes etcd-1 the CA that signs again.",
 )
 
 
@@ -118,9 +116,7 @@ def _cas(of: Cluster) -> Iterator[CaFound]:
         life = CaLife(ca, ca == ROOT, NOW - timedelta(days=40), end, _DAYS * 86400)
         urgent = expiry(life, NOW)
         name = f"CN={ca_subject(of.name, ca)}"
-        yield CaFound(
-            ca, name, sha256(name.encode()).hexdigest(), end, urgent.level, urgent.sentence, "ec-p256", ca
-        )
+        yield CaFound(ca, name, sha256(name.encode()).hexdigest(), end, urgent.level, urgent.sentence, "ec-p256", ca)
 
 
 def _checks(of: Cluster, what: Found) -> Iterator[Check]:

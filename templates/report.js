@@ -41,7 +41,7 @@
         sums[at] += found[at] ?? 0;
       });
     }
-    const most = Math.max(1, ...calendar.flatMap(({ name }) => Object.values(counts.get(name) ?? [])));
+    const most = Math.max(4, ...calendar.flatMap(({ name }) => Object.values(counts.get(name) ?? [])));
     for (const { name, cells } of calendar) {
       cells.forEach((cell, at) => {
         const number = (counts.get(name) ?? [])[at] ?? 0;
@@ -81,6 +81,7 @@
       shown += here;
     }
     const active = Boolean(wanted || component.value || state.value);
+    form.toggleAttribute("data-active", active);
     for (const block of blocks) block.element.open = active && holders <= FEW ? block.fits : block.open;
     of("none").hidden = holders > 0;
     of("filter-result").textContent = active

@@ -1,4 +1,4 @@
-"""Chromium without a window, driven over a pipe by its DevTools protocol: what a page draws, says and answers to keys."""
+"""Chromium without a window, driven over a pipe by its DevTools protocol: what a page shows, says, and does on keys."""
 
 from __future__ import annotations
 
@@ -44,9 +44,7 @@ class Page:
 
     def look(self, *, scheme: Scheme = "light", width: int = 1280, height: int = 900) -> None:
         """Change the size of the window, and whether the reader's system is light or dark."""
-        self._call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
-        )
+        self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self._call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def run_scripts(self, yes: bool) -> None:
@@ -135,7 +133,7 @@ def browser(folder: Path) -> Iterator[Page]:
         "--remote-debugging-pipe",
     ]
     # Chromium reads from 3 and writes to 4.
-    shell = f"exec 3<&{their_in} 4>&{their_out}; exec \"$@\""
+    shell = f'exec 3<&{their_in} 4>&{their_out}; exec "$@"'
     with (folder / "chromium.log").open("wb") as log:
         process = subprocess.Popen(
             ["bash", "-c", shell, "bash", *command], pass_fds=(their_in, their_out), stdout=log, stderr=log

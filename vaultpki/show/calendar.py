@@ -91,8 +91,10 @@ def calendar(ends: Mapping[str, Sequence[datetime]], now: datetime) -> Calendar:
 
 
 def _columns(now: datetime, last: datetime, *, weekly: bool, expired: bool) -> Iterable[Column]:
+    # What ends at this moment has expired.
+    over = now + timedelta.resolution
     if expired:
-        yield Column("expired", "expired", None, now)
+        yield Column("expired", "expired", None, over)
     day = datetime.combine(now.date(), time(), now.tzinfo)
     begin, step = (day - _DAY * day.weekday(), _DAY * 7) if weekly else (day, _DAY)
     at = begin
@@ -100,7 +102,7 @@ def _columns(now: datetime, last: datetime, *, weekly: bool, expired: bool) -> I
         end = at + step
         what = "week of" if weekly else "day"
         # The first column begins with what has not expired yet.
-        yield Column(f"{at:%b} {at.day}", f"{what} {at:%Y-%m-%d}", now if number == 0 and expired else at, end)
+        yield Column(f"{at:%b} {at.day}", f"{what} {at:%Y-%m-%d}", over if number == 0 and expired else at, end)
         at = end
         if last < at:
             return
@@ -112,8 +114,8 @@ def _index(columns: Sequence[Column], when: datetime) -> int:
 
 
 def _shade(count: int, most: int) -> int:
-    # Rounded up, so that no cell with a certificate looks empty.
-    return -(-count * SHADES // most) if count else 0
+    # Rounded up, so that no cell with a certificate looks empty; of few certificates, none is many.
+    return -(-count * SHADES // max(most, SHADES))
 
 
 def _crowded(columns: Sequence[Column], totals: Sequence[int]) -> int | None:

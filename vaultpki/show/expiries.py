@@ -1,4 +1,4 @@
-"""Reads when a cluster's certificates expire, for pictures and reports: from a folder of nodes, or from nodes' reports."""
+"""Reads when a cluster's certificates expire: from a folder of nodes, or from the reports of nodes in Vault."""
 
 from __future__ import annotations
 
@@ -49,12 +49,18 @@ def of_folders(cluster: Cluster, found: Sequence[Folder], now: datetime) -> Foun
             pairs.append(_pair(folder.name, want, leaf, now))
             signers.setdefault(want.ca, set()).update(chain[1:2])
     held = [folder for folder in found if folder.certificates]
+    cas = tuple(_cas(cluster, held, now))
+    ends = {ca: _end(cluster, ca, some, now) for ca, some in signers.items() if some}
+    for ca in cas:
+        if ca.ca == ROOT:
+            # They stand in the order of their ends.
+            ends.setdefault(ROOT, Expiry(ca.not_after, due=ca.level.attention))
     return Found(
         pairs=tuple(pairs),
         holders=tuple(_holder(cluster, folder.name) for folder in held),
-        ends={ca: _end(cluster, ca, some, now) for ca, some in signers.items() if some},
+        ends=ends,
         source=f"files of {count(len(held), 'folder')}",
-        cas=tuple(_cas(cluster, held, now)),
+        cas=cas,
         problems=tuple(problems),
     )
 

@@ -1,4 +1,4 @@
-"""Defines what was found of a cluster's certificates: each pair of each holder, the holders, the CAs; and sums it up."""
+"""Defines what was found of a cluster: each pair of each holder, the holders and the CAs; and sums it up by row."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -34,6 +34,7 @@ _NAMED: Final = 4
 _MOST: Final = 12
 # Holders whose rows are shown from the start.
 _OPEN: Final = 20
+_OPEN_ANYWAY: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +165,12 @@ def report(
         about=drawn.about,
         made=f"{now:%Y-%m-%d %H:%M} UTC",
         graph=drawn,
-        notices=(*_notices(found, [line for _, line in lines], cas, checks),),
-        counts=Counter({health: 0 for health in STATES} | Counter(line.health for _, line in lines)),
+        notices=tuple(
+            sorted(
+                _notices(found, [line for _, line in lines], cas, checks), key=lambda each: _WORST.index(each.health)
+            )
+        ),
+        counts=Counter(dict.fromkeys(STATES, 0) | Counter(line.health for _, line in lines)),
         roots=tuple(ca for ca in cas if ca.ca == ROOT),
         issuing=tuple(ca for ca in cas if ca.ca != ROOT),
         calendar=weeks,
@@ -201,10 +206,10 @@ def _block(holder: Holder, pairs: Sequence[PairLine]) -> HolderBlock:
     states = Counter(pair.health for pair in pairs)
     worst = next((health for health in _WORST if states[health]), Health.UNKNOWN)
     ends = [pair for pair in pairs if pair.until]
-    about = ", ".join(filter(None, (", ".join(holder.roles) or "operator", holder.pool and f"pool {holder.pool}")))
+    roles = ", ".join(holder.roles) or ("in no pool" if holder.silent else "operator")
     return HolderBlock(
         name=holder.name,
-        about=about,
+        about=f"{roles}, pool {holder.pool}" if holder.pool else roles,
         health=Health.DUE if holder.failures and worst is Health.VALID else worst,
         states=tuple((health, states[health], STATES[health]) for health in _WORST if states[health]),
         first=min(ends, key=lambda pair: pair.until, default=None),
@@ -225,11 +230,9 @@ def _notes(holder: Holder) -> Iterator[str]:
 
 
 def _opened(blocks: Sequence[HolderBlock]) -> Iterator[HolderBlock]:
-    from dataclasses import replace
-
     shown = 0
     for block in blocks:
-        bad = block.health in _BAD or len(blocks) == 1
+        bad = block.health in _BAD or len(blocks) <= _OPEN_ANYWAY
         shown += bad
         yield replace(block, open=bad and shown <= _OPEN)
 

@@ -1,4 +1,4 @@
-"""Writes the report of a cluster as one HTML page: no network, works without scripts, and lets nothing else run in it."""
+"""Writes the report of a cluster as one HTML page that loads nothing, works without scripts, and runs no other one."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from vaultpki.certificates import ISSUING_CAS
 from vaultpki.redact import printable
 from vaultpki.show.calendar import SHADES
 from vaultpki.show.graph_model import Health
-from vaultpki.show.graph_svg import COLOURS, MARK as PICTURE_MARK
-from vaultpki.show.graph_svg import svg
+from vaultpki.show.graph_svg import COLOURS, svg
+from vaultpki.show.graph_svg import MARK as PICTURE_MARK
 from vaultpki.show.report_model import STATES, Report
 
 MARK: Final = "<!-- vaultpki report -->"
@@ -95,7 +95,7 @@ def _shown(value: object) -> object:
 
 
 def _policy(styles: tuple[str, ...], script: str) -> str:
-    """Return the Content-Security-Policy: nothing is loaded, and only these texts are run (CSP level 3, hash-source)."""
+    """Return the policy of the page: nothing is loaded, and only these texts are run (W3C CSP 3, hash-source)."""
     allowed = " ".join(dict.fromkeys(map(_hash, styles)))
     return f"default-src 'none'; style-src {allowed}; script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
 
