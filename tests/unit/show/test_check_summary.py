@@ -10,15 +10,8 @@ ORDER = ("admin", "kubelet-client", "kube-apiserver", "kubelet")
 
 
 def shake(client: str, server: str, *, good: bool = True, refusal: str = "") -> Check:
-    return tried(
-        f"{client} to {server}",
-        "handshake",
-        f"w-1/{client}",
-        f"cp-1/{server}",
-        good=good,
-        refusal=refusal,
-        accepted="ok",
-    )
+    name, source, target = f"{client} to {server}", f"w-1/{client}", f"cp-1/{server}"
+    return tried(name, "handshake", source, target, good=good, refusal=refusal, accepted="ok")
 
 
 def test_who_gets_in_is_told_by_client_and_server() -> None:
