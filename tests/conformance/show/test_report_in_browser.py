@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -252,3 +255,33 @@ def test_a_thousand_nodes_stay_usable(chromium: Page, tmp_path: Path) -> None:
         any(pair.state == "missing" for pair in holder.pairs) for holder in made.holders
     )
     assert chromium.messages == []
+
+
+def test_the_picture_in_the_documentation_shows_the_page_as_it_is(chromium: Page, tmp_path: Path) -> None:
+    made = tmp_path / "report.webp"
+    command = [sys.executable, str(CHECKOUT / "tests/setup/report-picture"), str(made)]
+    subprocess.run(command, check=True, timeout=120)
+    kept = CHECKOUT / "docs/report.webp"
+    assert kept.stat().st_size < 150_000
+    pictures = [base64.b64encode(each.read_bytes()).decode() for each in (kept, made)]
+    page = tmp_path / "blank.html"
+    page.write_text("<!doctype html><title>blank</title>")
+    chromium.open(page)
+    # As small pictures: other machines have other fonts.
+    found = chromium.value(
+        f"""Promise.all({json.dumps(pictures)}.map(async data => {{
+          const picture = new Image();
+          picture.src = `data:image/webp;base64,${{data}}`;
+          await picture.decode();
+          const canvas = new OffscreenCanvas(62, 59);
+          const pen = canvas.getContext('2d');
+          pen.imageSmoothingQuality = 'high';
+          pen.drawImage(picture, 0, 0, 62, 59);
+          return [picture.width, picture.height, ...pen.getImageData(0, 0, 62, 59).data];
+        }}))"""
+    )
+    (width, height, *one), (also_width, also_height, *other) = found
+    assert (width, height) == (also_width, also_height) == (1240, 1180)
+    assert sum(abs(a - b) for a, b in zip(one, other, strict=True)) / len(one) < 4, (
+        "run `.venv/bin/python tests/setup/report-picture docs/report.webp`"
+    )
