@@ -80,20 +80,21 @@ def _of_fleet(file: Path, *, allow_http: bool) -> Report:
     from vaultpki.cli import ca_text
     from vaultpki.errors import ForeignObject, SpecError
     from vaultpki.provision import ca_commands
+    from vaultpki.provision.rotation_scene import read_scene
     from vaultpki.show import expiries, report_model
 
     now = datetime.now(UTC)
     with opened(file, allow_http=allow_http) as (cluster, vault, _):
-        found = expiries.of_fleet(cluster, vault, now)
-        rotation: tuple[str, ...] = ()
         try:
-            cas = ca_commands.status(cluster, vault, now)
+            scene = read_scene(cluster, vault, now)
+            cas = ca_commands.status_of(scene)
         except (SpecError, ForeignObject) as error:
             # What nodes hold is worth a page all the same.
-            found = replace(found, problems=(*found.problems, f"where the CAs stand is not known: {error}"))
-        else:
-            found = expiries.with_cas(found, cas)
-            active = ca_text.under_way(cas)
-            if active is not None and active.record is not None:
-                rotation = tuple(ca_text.record_lines(active.record, active.gate, now, str(file)))
-        return report_model.report(cluster, found, now, rotation=rotation)
+            found = expiries.of_fleet(cluster, vault, now)
+            problem = f"where the CAs stand is not known: {error}"
+            found = replace(found, problems=(*found.problems, problem))
+            return report_model.report(cluster, found, now, rotation=(f"Not known: {error}",))
+        found = expiries.with_cas(expiries.of_fleet(cluster, vault, now, scene.members), cas)
+    active = ca_text.under_way(cas)
+    lines = ca_text.record_lines(active.record, active.gate, now, str(file)) if active and active.record else ()
+    return report_model.report(cluster, found, now, rotation=lines)

@@ -65,14 +65,15 @@ def of_folders(cluster: Cluster, found: Sequence[Folder], now: datetime) -> Foun
     )
 
 
-def of_fleet(cluster: Cluster, vault: Vault, now: datetime) -> Found:
+def of_fleet(cluster: Cluster, vault: Vault, now: datetime, members: Iterable[Member] | None = None) -> Found:
     """Read the last report of every node, the CAs and their rotations from Vault.
 
-    A node that never reported is named in `problems`. What a node reports is its own word.
+    `members` are the nodes if they have been read. A node that never reported is named in `problems`. What a node
+    reports is its own word.
     """
     pairs: list[HolderPair] = []
     holders: list[Holder] = []
-    for member in node_list.members(cluster, vault):
+    for member in node_list.members(cluster, vault) if members is None else members:
         report = node_report.read(member.report) if member.holder is not None else None
         holders.append(_member(member, report))
         if member.holder is not None:

@@ -249,8 +249,8 @@ def test_a_thousand_nodes_stay_usable(chromium: Page, tmp_path: Path) -> None:
           return performance.now() - begin;
         })()"""
     )
-    # Milliseconds; a twentieth of it on a machine that does nothing else.
-    assert took < 2000
+    # Milliseconds; far less on a machine that does nothing else.
+    assert took < 5000
     assert chromium.value(SHOWN.format("details")) == sum(
         any(pair.state == "missing" for pair in holder.pairs) for holder in made.holders
     )
