@@ -86,12 +86,26 @@ def _template() -> Any:
         lstrip_blocks=True,
     )
     environment.filters["count"] = lambda number: f"{number:,}"
+    environment.filters["commands"] = _commands
     return environment.get_template("report.html")
 
 
 def _shown(value: object) -> object:
     """Return a value for the page without control and direction characters; what is HTML already stays as it is."""
     return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
+def _commands(text: str) -> Any:
+    """Return a sentence for the page in which what stands between backticks is a command."""
+    from markupsafe import Markup
+
+    parts = printable(text).split("`")
+    if len(parts) % 2 == 0:
+        # One of them is part of a name.
+        return text
+    return Markup("").join(
+        part if at % 2 == 0 else Markup("<code>{}</code>").format(part) for at, part in enumerate(parts)
+    )
 
 
 def _policy(styles: tuple[str, ...], script: str) -> str:

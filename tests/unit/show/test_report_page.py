@@ -12,9 +12,10 @@ from itertools import product
 import pytest
 
 import example_report
+from example_report import NOW
 from helpers.named_report import named
 from helpers.shown_text import HOSTILE, contrast
-from vaultpki.show.report_model import Report
+from vaultpki.show.report_model import Report, report
 from vaultpki.show.report_page import MARK, colours, html
 
 VOID = {"meta", "input", "br", "link", "img", "hr"}
@@ -109,6 +110,19 @@ def test_hostile_names_are_text(name: str) -> None:
     assert shown in [each.strip() for each in found.texts]
     assert shown in found.values("data-node")
     assert not any(each != "\n" and not each.isprintable() for each in text)
+
+
+def test_commands_in_sentences_are_shown_as_code() -> None:
+    cluster = example_report.cluster(1, 1)
+    clean = example_report.found(cluster, faults=False, reported=True)
+    lines = ("run `vaultpki <b> ca continue`; <i>", "a ` b", "  `", "``")
+    text = html(report(cluster, clean, NOW, rotation=lines)).partition('<div class="lines">')[2]
+    assert re.findall(r"<p.*?</p>", text.partition("</div>")[0]) == [
+        "<p>run <code>vaultpki &lt;b&gt; ca continue</code>; &lt;i&gt;</p>",
+        "<p>a ` b</p>",
+        '<p class="inner">  `</p>',
+        "<p><code></code></p>",
+    ]
 
 
 @pytest.mark.parametrize(("control_plane", "workers"), [(1, 0), (3, 6), (3, 57)])
