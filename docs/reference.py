@@ -1,7 +1,7 @@
 """Writes the parts of the pages that follow from the code: commands, the certificate table, metrics, alerts, pictures.
 
-Run as a program it writes them anew into docs/*.md and docs/*.svg; tests/docs fails while they are not as the code has
-them.
+Run as a program it writes them anew into docs/*.md, *.svg and *.html; tests/docs fails while they are not as the code
+has them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import click
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from vaultpki import assets
+import example_report
+from vaultpki import __version__, assets
 from vaultpki.certificates import (
     API_ADDRESSES,
     API_NAMES,
@@ -36,6 +37,7 @@ from vaultpki.model import Cluster, NodeRole, Row
 from vaultpki.pki.ca_life import CaLife
 from vaultpki.show.graph_model import Expiry, graph
 from vaultpki.show.graph_svg import svg
+from vaultpki.show.report_page import html
 from vaultpki.spec import load_cluster
 
 PAGES: Final = Path(__file__).resolve().parent
@@ -261,7 +263,16 @@ def _example() -> str:
     )
 
 
-PICTURES: Final[dict[str, Callable[[], str]]] = {"graph.svg": _quickstart, "graph-expiry.svg": _example}
+def _report() -> str:
+    """The page of nine nodes that do not exist, with one example of each fault; without a version, so that it stays."""
+    return html(example_report.example(3, 6)).replace(f"vaultpki {__version__}", "vaultpki")
+
+
+PICTURES: Final[dict[str, Callable[[], str]]] = {
+    "graph.svg": _quickstart,
+    "graph-expiry.svg": _example,
+    "report-example.html": _report,
+}
 """The pictures that are generated, by the name of the file."""
 
 

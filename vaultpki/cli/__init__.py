@@ -39,6 +39,7 @@ _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "renew": ("status", "renew_command", "On a node: renew certificates now, even if not due."),
     "verify": ("verify", "verify_command", "Check files and make live handshakes, allowed and forbidden."),
     "graph": ("graph", "graph_command", "Draw the cluster: who logs in to whom, with which certificate."),
+    "report": ("report", "report_command", "Write one page about all certificates: expiries, CAs, checks."),
     "completion": ("completion", "completion_command", "Print the completion script of a shell."),
 }
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,8 +16,6 @@ if TYPE_CHECKING:
     from vaultpki.show.graph_model import Graph
 
 _FORMATS: Final = ("svg", "mermaid", "dot")
-# Bytes: more than the first line of any picture.
-_BEGIN: Final = 100
 _ENDINGS: Final = {".mmd": "mermaid", ".mermaid": "mermaid", ".dot": "dot", ".gv": "dot"}
 
 
@@ -65,6 +61,7 @@ def graph_command(
     """
     from datetime import UTC, datetime
 
+    from vaultpki.cli import own_file
     from vaultpki.errors import Attention
     from vaultpki.show import graph_svg, graph_text
 
@@ -76,7 +73,7 @@ def graph_command(
     if output is None:
         click.echo(text, nl=False)
     else:
-        _write(output, text)
+        own_file.write(output, text, marks=_marks(), what="picture")
         click.echo(f"wrote {output}")
     for problem in problems:
         click.echo(printable(problem), err=True)
@@ -105,29 +102,9 @@ def _read(
 
         found = expiries.of_folder(cluster, directory, now)
     graph = graph_model.graph(
-        cluster, now, expiries=found.rows, cas=found.cas, rotations=found.rotations, source=found.source
+        cluster, now, expiries=found.rows, cas=found.ends, rotations=found.rotations, source=found.source
     )
     return graph, found.problems
-
-
-def _write(path: Path, text: str) -> None:
-    """Write the picture; raises StoreError if something else is at `path`, so that no other file is lost."""
-    from vaultpki.errors import StoreError
-
-    marks = _marks()
-    try:
-        # A link here could lead to any file that this user may write.
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
-        with os.fdopen(fd, "rb+", buffering=0) as stream:
-            begins = stream.read(_BEGIN) if stat.S_ISREG(os.fstat(fd).st_mode) else b"not a file"
-            if begins and begins.partition(b"\n")[0].decode("utf-8", "replace") not in marks:
-                raise StoreError(f"{str(path)!r} is no picture of vaultpki: choose another name with -o")
-            os.ftruncate(fd, 0)
-            os.lseek(fd, 0, os.SEEK_SET)
-            stream.write(text.encode())
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a usable path"
-        raise StoreError(f"{str(path)!r} cannot be written ({reason}): choose another path with -o") from None
 
 
 def _marks() -> set[str]:

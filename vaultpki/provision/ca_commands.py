@@ -10,7 +10,7 @@ from vaultpki.model import Cluster
 from vaultpki.provision import root_run, rotation_run
 from vaultpki.provision.live_trust import Look
 from vaultpki.provision.rotation_run import CaStatus, Step
-from vaultpki.provision.rotation_scene import read_scene
+from vaultpki.provision.rotation_scene import Scene, read_scene
 from vaultpki.spec.kube_objects import KubeTrust
 from vaultpki.spec.rotation_record import Method, RotationRecord
 from vaultpki.vault import Vault
@@ -18,7 +18,11 @@ from vaultpki.vault import Vault
 
 def status(cluster: Cluster, vault: Vault, now: datetime, pods: KubeTrust | None = None) -> tuple[CaStatus, ...]:
     """Return where each CA stands; writes nothing. `pods` is what the cluster shows of the root."""
-    scene = read_scene(cluster, vault, now)
+    return status_of(read_scene(cluster, vault, now), pods)
+
+
+def status_of(scene: Scene, pods: KubeTrust | None = None) -> tuple[CaStatus, ...]:
+    """Return where each CA of a scene that was read stands; as `status`."""
     return (root_run.status(scene, pods), *rotation_run.status(scene))
 
 

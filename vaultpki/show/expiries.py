@@ -1,119 +1,164 @@
-"""Reads when a cluster's certificates expire, for pictures: from a folder of nodes, or from nodes' reports in Vault."""
+"""Reads when a cluster's certificates expire: from a folder of nodes, or from the reports of nodes in Vault."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from vaultpki.certificates import node_rows, pair_files
-from vaultpki.model import Certificate, Cluster
-from vaultpki.pki import renewal
+from vaultpki.certificates import ISSUING_CAS, ROOT, node_rows, pair_files
+from vaultpki.model import Certificate, Cluster, Node, Pool
+from vaultpki.pki import ca_life, renewal
 from vaultpki.pki.ca_life import CaLife
 from vaultpki.pki.facts import Facts
 from vaultpki.pki.renewal import State
 from vaultpki.provision import ca_ends, node_list, rotation_store
+from vaultpki.provision.identities import takes
+from vaultpki.provision.node_list import Member
+from vaultpki.provision.rotation_run import CaStatus
 from vaultpki.show.graph_model import Expiry, count
+from vaultpki.show.inventory import CaFound, Found, Holder, HolderPair
 from vaultpki.spec import node_report
+from vaultpki.spec.node_report import NodeReport
 from vaultpki.vault import Vault
 from vaultpki.verify import folders
+from vaultpki.verify.on_disk import Holder as Folder
 from vaultpki.verify.on_disk import read_bundle
 
 # A report follows a pass, so what is still due there could not be renewed.
 _OVERDUE: Final = frozenset({State.DUE.value, State.BROKEN.value, State.EXPIRED.value})
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """Expiries by row and by CA, the states of rotations by CA, and where they come from in a few words.
-
-    `problems` are sentences on what could not be read.
-    """
-
-    rows: Mapping[str, Expiry]
-    cas: Mapping[str, Expiry]
-    source: str
-    problems: tuple[str, ...] = ()
-    rotations: Mapping[str, str] = field(default_factory=dict)
-
-
 def of_folder(cluster: Cluster, directory: Path, now: datetime) -> Found:
     """Read the certificates in `directory`, as `verify --dir` finds them. Raises SpecError if it holds none."""
-    leaves: dict[str, list[tuple[Certificate, Facts | None]]] = {}
+    return of_folders(cluster, folders.find(cluster, directory), now)
+
+
+def of_folders(cluster: Cluster, found: Sequence[Folder], now: datetime) -> Found:
+    """Read the certificates in folders that `verify.folders` found."""
+    pairs: list[HolderPair] = []
     signers: dict[str, set[Facts]] = {}
     problems: list[str] = []
-    holders = folders.find(cluster, directory)
-    for holder in holders:
-        problems += [f"{holder.name}: {check.target} {check.detail}" for check in holder.found]
-        for want in holder.certificates:
-            chain = read_bundle(holder.at(want.folder) / pair_files(want.stem)[0])
-            leaves.setdefault(want.name, []).append((want, chain[0] if chain else None))
+    for folder in found:
+        problems += [f"{folder.name}: {check.target} {check.detail}" for check in folder.found]
+        for want in folder.certificates:
+            chain = read_bundle(folder.at(want.folder) / pair_files(want.stem)[0])
+            leaf = chain[0] if chain else None
+            pairs.append(_pair(folder.name, want, leaf, now))
             signers.setdefault(want.ca, set()).update(chain[1:2])
+    held = [folder for folder in found if folder.certificates]
+    cas = tuple(_cas(cluster, held, now))
+    ends = {ca: _end(cluster, ca, some, now) for ca, some in signers.items() if some}
+    for ca in cas:
+        if ca.ca == ROOT:
+            # They stand in the order of their ends.
+            ends.setdefault(ROOT, Expiry(ca.not_after, due=ca.level.attention))
     return Found(
-        {name: _of_row(found, now) for name, found in leaves.items()},
-        {ca: _of_ca(cluster, ca, found, now) for ca, found in signers.items() if found},
-        f"files of {count(sum(bool(holder.certificates) for holder in holders), 'folder')}",
-        tuple(problems),
+        pairs=tuple(pairs),
+        holders=tuple(_holder(cluster, folder.name) for folder in held),
+        ends=ends,
+        source=f"files of {count(len(held), 'folder')}",
+        cas=cas,
+        problems=tuple(problems),
     )
 
 
-def of_fleet(cluster: Cluster, vault: Vault, now: datetime) -> Found:
+def of_fleet(cluster: Cluster, vault: Vault, now: datetime, members: Iterable[Member] | None = None) -> Found:
     """Read the last report of every node, the CAs and their rotations from Vault.
 
-    A node that never reported is named in `problems`. What a node reports is its own word.
+    `members` are the nodes if they have been read. A node that never reported is named in `problems`. What a node
+    reports is its own word.
     """
-    ends: dict[str, list[datetime]] = {}
-    lacking: dict[str, int] = {}
-    due: set[str] = set()
-    silent: list[str] = []
-    reporting = 0
-    for member in node_list.members(cluster, vault):
-        report = node_report.read(member.report)
-        if report is None or member.holder is None:
-            silent.append(member.name)
-            continue
-        reporting += 1
-        for row in node_rows(cluster, member.holder):
-            held = report.certificates.get(row.name)
-            if held is None or held.not_after is None:
-                lacking[row.name] = lacking.get(row.name, 0) + 1
-                continue
-            ends.setdefault(row.name, []).append(held.not_after)
-            if held.state in _OVERDUE:
-                due.add(row.name)
+    pairs: list[HolderPair] = []
+    holders: list[Holder] = []
+    for member in node_list.members(cluster, vault) if members is None else members:
+        report = node_report.read(member.report) if member.holder is not None else None
+        holders.append(_member(member, report))
+        if member.holder is not None:
+            pairs += _reported(cluster, member.name, member.holder, report)
+    silent = [holder.name for holder in holders if holder.silent]
     records = {domain: stored.record for domain, stored in rotation_store.read_records(cluster, vault).items()}
-    names = dict.fromkeys((*ends, *lacking))
+    ends = ca_ends.read(cluster, vault, now)
     return Found(
-        {
-            name: Expiry(
-                min(ends.get(name, ()), default=None), len(ends.get(name, ())), lacking.get(name, 0), name in due
-            )
-            for name in names
+        pairs=tuple(pairs),
+        holders=tuple(holders),
+        ends={end.ca: Expiry(end.not_after, due=end.level.attention) for end in ends},
+        source=f"reports of {count(len(holders) - len(silent), 'node')}",
+        cas=tuple(CaFound(end.ca, end.ca, "", end.not_after, end.level, end.sentence) for end in ends),
+        problems=tuple(f"{name} has never reported" for name in silent),
+        rotations={
+            domain: record.state.value for domain, record in records.items() if record is not None and record.active
         },
-        {end.ca: Expiry(end.not_after, due=end.level.attention) for end in ca_ends.read(cluster, vault, now)},
-        f"reports of {count(reporting, 'node')}",
-        tuple(f"{name} has never reported" for name in silent),
-        {domain: record.state.value for domain, record in records.items() if record is not None and record.active},
     )
 
 
-def _of_row(found: Iterable[tuple[Certificate, Facts | None]], now: datetime) -> Expiry:
-    pairs = list(found)
-    there = [(want, leaf) for want, leaf in pairs if leaf is not None]
-    return Expiry(
-        first=min((leaf.not_after for _, leaf in there), default=None),
-        read=len(there),
-        lacking=len(pairs) - len(there),
-        due=any(_overdue(want, leaf, now) for want, leaf in there),
+def with_cas(found: Found, cas: Iterable[CaStatus]) -> Found:
+    """Return what was found with what `ca status` knows of each CA: its name, key, fingerprint and problem."""
+    ends = {ca.ca: ca for ca in found.cas}
+    known = (
+        replace(
+            ends.get(ca.domain) or CaFound(ca.domain, ca.name, "", ca.not_after),
+            name=ca.name,
+            sha256=ca.sha256,
+            key=ca.key,
+            problem=ca.problem,
+        )
+        for ca in cas
+    )
+    return replace(found, cas=tuple(known))
+
+
+def _pair(holder: str, want: Certificate, leaf: Facts | None, now: datetime) -> HolderPair:
+    if leaf is None:
+        return HolderPair(holder, want.name, want.ca)
+    return HolderPair(
+        holder, want.name, want.ca, leaf.not_after, _overdue(want, leaf, now), leaf.authority_key_id or ""
     )
 
 
-def _of_ca(cluster: Cluster, ca: str, found: Iterable[Facts], now: datetime) -> Expiry:
+def _holder(cluster: Cluster, name: str) -> Holder:
+    node: Node | Pool | None = next((node for node in cluster.nodes if node.name == name), None)
+    pool = None if node else next((pool for pool in cluster.pools if takes(pool, name)), None)
+    return Holder(name, _roles(node or pool), pool.name if pool else "")
+
+
+def _roles(who: Node | Pool | None) -> tuple[str, ...]:
+    return tuple(sorted(role.value for role in who.roles)) if who else ()
+
+
+def _cas(cluster: Cluster, held: Iterable[Folder], now: datetime) -> Iterator[CaFound]:
+    """Yield the CAs in the chain bundles of these folders, roots first; those of one domain by their end."""
+    found: dict[str, tuple[str, Facts]] = {}
+    for folder in held:
+        for ca in ISSUING_CAS:
+            for facts in read_bundle(folder.bundle(ca, chain=True)):
+                if facts.is_ca:
+                    domain = ROOT if facts.issuer_text == facts.subject_text else ca
+                    found.setdefault(facts.fingerprint, (domain, facts))
+    order = (ROOT, *ISSUING_CAS)
+    for domain, facts in sorted(found.values(), key=lambda each: (order.index(each[0]), each[1].not_after)):
+        end = ca_life.expiry(_life(cluster, domain, facts), now)
+        yield CaFound(
+            domain,
+            facts.subject_text,
+            facts.fingerprint,
+            facts.not_after,
+            end.level,
+            end.sentence,
+            facts.key.value if facts.key else "",
+            facts.subject_key_id or "",
+        )
+
+
+def _life(cluster: Cluster, ca: str, facts: Facts) -> CaLife:
+    return CaLife(ca, ca == ROOT, facts.not_before, facts.not_after, ca_ends.longest_ttl(cluster, ca))
+
+
+def _end(cluster: Cluster, ca: str, found: Iterable[Facts], now: datetime) -> Expiry:
     first = min(found, key=lambda facts: facts.not_after)
-    life = CaLife(ca, False, first.not_before, first.not_after, ca_ends.longest_ttl(cluster, ca))
-    return Expiry(first.not_after, due=life.level(now).attention)
+    return Expiry(first.not_after, due=_life(cluster, ca, first).level(now).attention)
 
 
 def _overdue(want: Certificate, leaf: Facts, now: datetime) -> bool:
@@ -121,3 +166,19 @@ def _overdue(want: Certificate, leaf: Facts, now: datetime) -> bool:
     signed = renewal.signed_at(leaf.not_before, leaf.not_after)
     at = renewal.renew_at(signed, leaf.not_after, 1.0, want.reload)
     return at + (leaf.not_after - signed) / 10 <= now
+
+
+def _member(member: Member, report: NodeReport | None) -> Holder:
+    pool = member.holder.name if isinstance(member.holder, Pool) else ""
+    if report is None:
+        return Holder(member.name, _roles(member.holder), pool, silent=True)
+    return Holder(member.name, _roles(member.holder), pool, report.time, report.agent, report.failures)
+
+
+def _reported(cluster: Cluster, name: str, who: Node | Pool, report: NodeReport | None) -> Iterator[HolderPair]:
+    for row in node_rows(cluster, who):
+        one = report.certificates.get(row.name) if report is not None else None
+        if one is None or one.not_after is None:
+            yield HolderPair(name, row.name, row.ca)
+        else:
+            yield HolderPair(name, row.name, row.ca, one.not_after, one.state in _OVERDUE, one.issuer_key_id)

@@ -227,7 +227,7 @@ def _until(expiry: Expiry, now: datetime) -> str:
         return f"{lacking}, {said}"
     if expiry.first <= now:
         return said
-    return f"overdue, {said}" if expiry.due else f"{said} ({_left(expiry.first, now)})"
+    return f"overdue, {said}" if expiry.due else f"{said} ({left(expiry.first, now)})"
 
 
 def _ca_until(expiry: Expiry, now: datetime) -> str:
@@ -237,7 +237,8 @@ def _ca_until(expiry: Expiry, now: datetime) -> str:
     return f"{said} {expiry.first:%Y-%m-%d}"
 
 
-def _left(then: datetime, now: datetime) -> str:
+def left(then: datetime, now: datetime) -> str:
+    """Return how long `then` is after `now`, in hours or days."""
     hours = int((then - now).total_seconds() // 3600)
     if hours < 48:
         return "1 hour" if hours == 1 else f"{hours} hours"

@@ -95,7 +95,8 @@ def _style() -> Iterator[str]:
     yield "\n.vaultpki-graph .chip { stroke-width: 1.6 }"
     yield "\n.vaultpki-graph .outer { fill: none; stroke-width: 1.6 }"
     yield "".join(_colours(0))
-    yield f"\n@media (prefers-color-scheme: dark) {{{''.join(_colours(1))}\n}}\n"
+    # Paper is white whatever the screen is.
+    yield f"\n@media screen and (prefers-color-scheme: dark) {{{''.join(_colours(1))}\n}}\n"
 
 
 def _colours(mode: int) -> Iterator[str]:

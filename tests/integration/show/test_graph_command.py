@@ -25,7 +25,7 @@ def world(tmp_path: Path) -> World:
 def states(world: World) -> dict[str, tuple[Health, str]]:
     found = expiries.of_folder(world.cluster, world.folder, NOW)
     assert found.problems == ()
-    drawn = graph(world.cluster, NOW, expiries=found.rows, cas=found.cas, source=found.source)
+    drawn = graph(world.cluster, NOW, expiries=found.rows, cas=found.ends, source=found.source)
     assert problems(scene(drawn)) == []
     assert {domain.until for domain in drawn.domains} == {f"until {NOW + timedelta(days=900):%Y-%m-%d}"}
     assert "files of 4 folders read on" in drawn.about

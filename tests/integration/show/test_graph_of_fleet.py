@@ -29,7 +29,7 @@ def drawn(rotation: Rotation) -> Graph:
     found = expiries.of_fleet(cluster, rotation.vault, rotation.now)
     assert found.problems == ()
     made = graph(
-        cluster, rotation.now, expiries=found.rows, cas=found.cas, rotations=found.rotations, source=found.source
+        cluster, rotation.now, expiries=found.rows, cas=found.ends, rotations=found.rotations, source=found.source
     )
     assert problems(scene(made)) == []
     return made

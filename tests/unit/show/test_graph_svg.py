@@ -13,6 +13,7 @@ import pytest
 
 from helpers.drawn_scenes import NODES, OWN_ROWS, own_row
 from helpers.example_cluster import load
+from helpers.shown_text import HOSTILE, contrast
 from vaultpki.certificates import ISSUING_CAS
 from vaultpki.model import Usage
 from vaultpki.show.graph_layout import scene
@@ -21,7 +22,6 @@ from vaultpki.show.graph_svg import COLOURS, MARK, svg
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 SVG = "{http://www.w3.org/2000/svg}"
-HOSTILE = ("<script>alert(1)</script>", "a\"b'c&d", "]]>", "\x00\x1b[31m", "</text>", "\u202eevil", "&#60;", "--><!--")
 
 
 @pytest.fixture
@@ -97,18 +97,6 @@ def test_hostile_names_are_text(tmp_path: Path, name: str) -> None:
     shown = "".join(each if each.isprintable() else "?" for each in name)
     assert shown in [each.text for each in root.iter(f"{SVG}text")]
     assert f"Cluster {shown}" in [each.text for each in root.iter(f"{SVG}text")]
-
-
-def contrast(one: str, other: str) -> float:
-    """WCAG 2.2, "contrast ratio"."""
-
-    def luminance(colour: str) -> float:
-        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-        red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
-        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
 
 
 @pytest.mark.parametrize("mode", [0, 1])

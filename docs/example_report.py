@@ -1,0 +1,146 @@
+"""Makes the reports of clusters that do not exist, for a page and for tests: the same for the same numbers."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject, node_rows, rows
+from vaultpki.model import Cluster
+from vaultpki.pki.ca_life import CaLife, expiry
+from vaultpki.show.check_summary import check_summary
+from vaultpki.show.graph_model import Expiry
+from vaultpki.show.inventory import CaFound, Found, Holder, HolderPair
+from vaultpki.show.report_model import Report, report
+from vaultpki.spec import load_cluster
+from vaultpki.verify.on_disk import Check, client_cas, tried
+
+NOW: Final = datetime(2026, 11, 26, 10, tzinfo=UTC)
+"""When the examples were made."""
+
+_DAYS: Final = 30
+
+
+def cluster(control_plane: int, workers: int) -> Cluster:
+    """Return a cluster with so many nodes."""
+    lines = [
+        f"- {{name: cp-{n}, roles: [control-plane, etcd], addresses: [10.0.0.{n}]}}"
+        for n in range(1, control_plane + 1)
+    ]
+    lines += [
+        f"- {{name: worker-{n}, roles: [worker], addresses: [10.{1 + n // 250}.0.{1 + n % 250}]}}"
+        for n in range(1, workers + 1)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "cluster.yaml"
+        file.write_text("\n".join(("cluster: prod", "nodes:", *lines, "")), encoding="utf-8")
+        return load_cluster(file, allow_http=True)
+
+
+def found(of: Cluster, *, faults: bool, reported: bool) -> Found:
+    """Return what is found of a cluster; with `faults`, one of each kind. `reported` is as from nodes' reports."""
+    # Not for anything secret: the same numbers each time.
+    chance = random.Random(7)  # noqa: S311
+    pairs = list(_pairs(of, chance))
+    holders = [Holder(node.name, tuple(sorted(role.value for role in node.roles))) for node in of.nodes]
+    if reported:
+        holders = [
+            Holder(each.name, each.roles, "", NOW - timedelta(minutes=chance.randrange(1, 60)), "0.2.0")
+            for each in holders
+        ]
+    else:
+        holders.append(Holder("operator", ()))
+        pairs.append(HolderPair("operator", "admin", "kubernetes", NOW + timedelta(days=61), signer="kubernetes"))
+    if faults:
+        pairs = list(_with_faults(pairs))
+    rotations = {"etcd": "switched"} if faults and reported else {}
+    cas = tuple(_cas(of))
+    return Found(
+        tuple(pairs),
+        tuple(holders),
+        {ca.ca: Expiry(ca.not_after) for ca in cas},
+        f"{'reports' if reported else 'files'} of {len(holders)} {'nodes' if reported else 'folders'}",
+        cas,
+        rotations=rotations,
+    )
+
+
+def example(control_plane: int, workers: int, *, faults: bool = True, reported: bool = False) -> Report:
+    """Return the report of a cluster with so many nodes."""
+    of = cluster(control_plane, workers)
+    what = found(of, faults=faults, reported=reported)
+    if reported:
+        return report(of, what, NOW, rotation=_ROTATION if faults else ())
+    return report(of, what, NOW, checks=check_summary(tuple(_checks(of, what)), [row.name for row in rows(of)]))
+
+
+_ROTATION: Final = (
+    "etcd is switched since 2026-11-26T09:12:00Z: etcd-2 signs; nodes replace their certificates of etcd-1 within 1h.",
+    "It waits for:",
+    "  cp-2  its etcd-server is still of etcd-1",
+    "Next: once nothing is waited for, `vaultpki ca continue -f cluster.yaml` ends the trust in etcd-1.",
+    "Back: `vaultpki ca abort -f cluster.yaml` makes etcd-1 the CA that signs again.",
+)
+
+
+def _pairs(of: Cluster, chance: random.Random) -> Iterator[HolderPair]:
+    for node in of.nodes:
+        joined = chance.triangular(0, 14, 3)
+        for row in node_rows(of, node):
+            end = NOW + timedelta(days=_DAYS - joined - chance.random(), minutes=chance.randrange(1440))
+            yield HolderPair(node.name, row.name, row.ca, end, signer=row.ca)
+
+
+def _with_faults(pairs: list[HolderPair]) -> Iterator[HolderPair]:
+    last = pairs[-2].holder if pairs[-1].holder == "operator" else pairs[-1].holder
+    for pair in pairs:
+        if (pair.holder, pair.row) in ((last, "kubelet"), ("cp-1", "etcd-peer")):
+            yield HolderPair(pair.holder, pair.row, pair.ca)
+        elif (pair.holder, pair.row) == (last, "kube-proxy"):
+            yield HolderPair(pair.holder, pair.row, pair.ca, NOW - timedelta(days=2, hours=3), signer=pair.ca)
+        elif (pair.holder, pair.row) == (last, "kubelet-client"):
+            yield HolderPair(pair.holder, pair.row, pair.ca, NOW + timedelta(days=2), due=True, signer=pair.ca)
+        else:
+            yield pair
+
+
+def _cas(of: Cluster) -> Iterator[CaFound]:
+    for ca in (ROOT, *ISSUING_CAS):
+        years = 10 if ca == ROOT else 5
+        end = NOW + timedelta(days=365 * years - 40)
+        life = CaLife(ca, ca == ROOT, NOW - timedelta(days=40), end, _DAYS * 86400)
+        urgent = expiry(life, NOW)
+        name = f"CN={ca_subject(of.name, ca)}"
+        yield CaFound(ca, name, sha256(name.encode()).hexdigest(), end, urgent.level, urgent.sentence, "ec-p256", ca)
+
+
+def _checks(of: Cluster, what: Found) -> Iterator[Check]:
+    """Yield what `verify` would find: each client pair against each server row."""
+    table = rows(of)
+    servers = [row for row in table if row.usage.server]
+    for pair in what.pairs:
+        bad = "" if pair.not_after else "the file is missing"
+        yield tried(f"{pair.row}.crt", "file", pair.holder, pair.row, refusal=bad)
+        yield tried(pair.row, "chain", f"{pair.holder}/{pair.row}", "the root", refusal="")
+        row = next(row for row in table if row.name == pair.row)
+        for server in servers if pair.not_after else ():
+            first = next((each.holder for each in what.pairs if each.row == server.name), None)
+            cas = client_cas(server, table)
+            if first is None or not cas:
+                continue
+            good = row.usage.client and row.ca in cas
+            expired = pair.not_after is not None and pair.not_after <= NOW
+            refusal = "certificate has expired" if good and expired else "" if good else "unknown CA"
+            yield tried(
+                f"{pair.row} to {server.name}",
+                "handshake",
+                f"{pair.holder}/{pair.row}",
+                f"{first}/{server.name}",
+                good=good,
+                refusal=refusal,
+            )

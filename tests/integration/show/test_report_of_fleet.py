@@ -1,0 +1,77 @@
+"""`vaultpki report --from-vault`: the reports of all nodes, the CAs, and the rotation that is under way."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+from helpers.node.reporting_nodes import shown
+from helpers.vault.plan_commands import vaultpki
+from helpers.vault.rotations import Rotation, rotation_of
+from helpers.vault.servers import Server
+from vaultpki.spec.rotation_record import State
+
+
+@pytest.fixture
+def rotation(server: Server, tmp_path: Path, cluster_name: str) -> Rotation:
+    return rotation_of(server, tmp_path, cluster_name)
+
+
+def page(rotation: Rotation, *, expect: int = 3) -> tuple[str, str]:
+    """The page, and what was printed beside it."""
+    site = rotation.site
+    file = site.file.parent / "report.html"
+    words = ("report", "-f", site.file, "--from-vault", "-o", file)
+    done = vaultpki(*words, env=site.server.environment(), expect=expect)
+    return unescape(file.read_text()), done.stderr
+
+
+def test_nodes_cas_and_the_rotation_are_on_it(rotation: Rotation) -> None:
+    text, said = page(rotation)
+    assert "No CA is being rotated." in text and "Nothing was verified" in text
+    # These nodes report the pairs of one CA only.
+    assert "kube-apiserver: missing on cp-1" in said and "etcd-server" not in said
+    assert re.findall(r'<details data-node="([\w-]+)"', text) == ["cp-1", "etcd-2"]
+    assert "Last report: " in text and "agent 0.2.0" in text
+    for domain in ("root", "kubernetes", "kubelet", "etcd", "front-proxy"):
+        (facts,) = shown(rotation.site, domain).values()
+        assert facts.fingerprint in text, domain
+    assert "etcd-1" in text
+
+    rotation.reach(State.PUBLISHED)
+    text, _ = page(rotation)
+    lines = text.partition('id="rotation"')[2]
+    assert "etcd is published since" in lines and "nodes learn to trust etcd-2 beside etcd-1" in lines
+    assert "vaultpki ca continue" in lines
+    assert "<strong>Rotation: published</strong>" in text
+
+
+def test_a_node_that_says_nothing_or_failed_is_named(rotation: Rotation) -> None:
+    site = rotation.site
+    assert site.server.api("DELETE", f"{site.prefix}/config/metadata/reports/etcd-2").status == 204
+    failed = replace(rotation.nodes[0].report(rotation.now, 0), failures=("<b>Vault is sealed</b>\x1b[31m",))
+    rotation.nodes[0].write(failed)
+    text, said = page(rotation)
+    assert "etcd-2 never reported" in said.splitlines()
+    assert "the last pass of the agent failed on cp-1" in said.splitlines()
+    raw = (site.file.parent / "report.html").read_text()
+    assert "It reported: &lt;b&gt;Vault is sealed&lt;/b&gt;?[31m" in raw
+    assert "This node has never reported." in text
+    block = text.partition('<details data-node="etcd-2"')[2].partition("</details>")[0]
+    assert set(re.findall(r'<tr data-state="(\w+)"', block)) == {"unknown"}
+
+
+def test_a_stranger_that_can_log_in_hides_no_node(rotation: Rotation) -> None:
+    site = rotation.site
+    path = f"auth/{site.prefix}/listed/role/gone"
+    assert site.server.api("POST", path, {"token_policies": ["default"]}).status == 204
+    text, said = page(rotation)
+    assert "where the CAs stand is not known: " in said and "gone can log in" in said
+    assert "where the CAs stand is not known" in text
+    lines = text.partition('id="rotation"')[2].partition("</section>")[0]
+    assert "Not known: " in lines and "gone can log in" in lines and "No CA is being" not in lines
+    assert re.findall(r'<details data-node="([\w-]+)"', text) == ["cp-1", "etcd-2"]

@@ -1,0 +1,100 @@
+"""`vaultpki report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from vaultpki.cli.common import opened, spec_option
+from vaultpki.redact import printable
+
+if TYPE_CHECKING:
+    from vaultpki.show.report_model import Report
+
+
+@click.command("report")
+@spec_option
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path),
+    help="Read and verify the files here: a folder as for `vaultpki verify --dir`.",
+)
+@click.option(
+    "--from-vault",
+    is_flag=True,
+    help="Read the last reports of all nodes, the CAs, and where rotations stand; asks Vault.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The page to write.")
+def report_command(file: Path, allow_http: bool, directory: Path | None, from_vault: bool, output: Path) -> None:
+    """Write one page about all certificates: what needs attention, the picture, the CAs, expiries, checks, rotations.
+
+    The page loads nothing from a network, and works without scripts. With --dir it shows what `vaultpki verify` finds;
+    no server is asked. A file that is no report of vaultpki is not replaced. Exit 3 if anything needs attention.
+
+    \b
+    Example:
+      vaultpki report -f cluster.yaml --dir nodes -o report.html
+      vaultpki report -f cluster.yaml --from-vault -o report.html
+    """
+    from vaultpki.cli import own_file
+    from vaultpki.errors import Attention
+    from vaultpki.show import report_page
+
+    if (directory is not None) == from_vault:
+        raise click.UsageError("choose one of --dir DIR, for files, and --from-vault, for the reports of all nodes")
+    found = _of_folder(file, directory) if directory is not None else _of_fleet(file, allow_http=allow_http)
+    own_file.write(output, report_page.html(found), marks={report_page.MARK}, what="report")
+    click.echo(f"wrote {output}")
+    for notice in found.notices:
+        click.echo(printable(notice.text), err=True)
+    if found.notices:
+        count = len(found.notices)
+        raise Attention(f"{count} {'thing needs' if count == 1 else 'things need'} attention; see above, and {output}")
+
+
+def _of_folder(file: Path, directory: Path) -> Report:
+    from datetime import UTC, datetime
+
+    from vaultpki import certificates
+    from vaultpki.show import check_summary, expiries, report_model
+    from vaultpki.spec import load_cluster
+    from vaultpki.verify import folders, matrix
+
+    now = datetime.now(UTC)
+    # No server is asked, so none is refused.
+    cluster = load_cluster(file, allow_http=True)
+    held = folders.find(cluster, directory)
+    table = certificates.rows(cluster)
+    checks = matrix.verify(held, now=now, rows=table)
+    summary = check_summary.check_summary(checks, [row.name for row in table])
+    return report_model.report(cluster, expiries.of_folders(cluster, held, now), now, checks=summary)
+
+
+def _of_fleet(file: Path, *, allow_http: bool) -> Report:
+    from dataclasses import replace
+    from datetime import UTC, datetime
+
+    from vaultpki.cli import ca_text
+    from vaultpki.errors import ForeignObject, SpecError
+    from vaultpki.provision import ca_commands
+    from vaultpki.provision.rotation_scene import read_scene
+    from vaultpki.show import expiries, report_model
+
+    now = datetime.now(UTC)
+    with opened(file, allow_http=allow_http) as (cluster, vault, _):
+        try:
+            scene = read_scene(cluster, vault, now)
+            cas = ca_commands.status_of(scene)
+        except (SpecError, ForeignObject) as error:
+            # What nodes hold is worth a page all the same.
+            found = expiries.of_fleet(cluster, vault, now)
+            problem = f"where the CAs stand is not known: {error}"
+            found = replace(found, problems=(*found.problems, problem))
+            return report_model.report(cluster, found, now, rotation=(f"Not known: {error}",))
+        found = expiries.with_cas(expiries.of_fleet(cluster, vault, now, scene.members), cas)
+    active = ca_text.under_way(cas)
+    lines = ca_text.record_lines(active.record, active.gate, now, str(file)) if active and active.record else ()
+    return report_model.report(cluster, found, now, rotation=lines)

@@ -1,0 +1,300 @@
+"""Decides what the report of a cluster says: what needs attention, the CAs, the calendar of ends, every certificate."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final
+
+from vaultpki.certificates import ROOT, rows
+from vaultpki.model import Cluster, Row
+from vaultpki.pki.ca_life import Level
+from vaultpki.show import graph_model
+from vaultpki.show.calendar import Calendar, calendar
+from vaultpki.show.check_summary import CheckSummary
+from vaultpki.show.graph_model import Graph, Health, count, left
+from vaultpki.show.inventory import CaFound, Found, Holder, HolderPair
+
+STATES: Final[Mapping[Health, str]] = {
+    Health.EXPIRED: "expired",
+    Health.MISSING: "missing",
+    Health.DUE: "renewal overdue",
+    Health.UNKNOWN: "not read",
+    Health.VALID: "valid",
+}
+"""The states of a certificate in words, the worst first."""
+
+_WORST: Final = tuple(STATES)
+_BAD: Final = (Health.EXPIRED, Health.MISSING, Health.DUE)
+_FIRST: Final = 8
+_NAMED: Final = 4
+# More sentences of one kind are counted only.
+_MOST: Final = 12
+# Holders whose rows are shown from the start.
+_OPEN: Final = 20
+_OPEN_ANYWAY: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One thing that needs attention: a sentence, its state, and the part of the page that tells more."""
+
+    text: str
+    health: Health
+    part: str
+
+
+@dataclass(frozen=True, slots=True)
+class PairLine:
+    """One certificate of one holder: `until` is its end, `left` how long that is away in words.
+
+    `column` is its column in the calendar, None if its end is not known.
+    """
+
+    holder: str
+    name: str
+    component: str
+    ca: str
+    health: Health
+    state: str
+    until: str
+    left: str
+    column: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class HolderBlock:
+    """One holder with its certificates. `states` counts them by state, the worst first; `first` is the first to end.
+
+    `notes` are sentences about the holder: its report, and what went wrong there. `open` shows its certificates from
+    the start.
+    """
+
+    name: str
+    about: str
+    health: Health
+    states: tuple[tuple[Health, int, str], ...]
+    first: PairLine | None
+    pairs: tuple[PairLine, ...]
+    notes: tuple[str, ...]
+    open: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CaLine:
+    """A CA in the tree. `pairs` is the number of certificates that it signed, of those that were read.
+
+    `first` is when the first of them ends, `rotation` the state of its rotation; both are empty if there is none.
+    """
+
+    ca: str
+    name: str
+    sha256: str
+    key: str
+    until: str
+    left: str
+    health: Health
+    sentence: str
+    pairs: int
+    first: str
+    rotation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that the page says. `made` is the time to which every "left" refers.
+
+    `counts` has the number of certificates by state. `checks` is None if nothing was verified. `rotation` has lines on
+    a rotation that is under way, and is None if Vault was not asked.
+    """
+
+    cluster: str
+    about: str
+    made: str
+    graph: Graph
+    notices: tuple[Notice, ...]
+    counts: Mapping[Health, int]
+    roots: tuple[CaLine, ...]
+    issuing: tuple[CaLine, ...]
+    calendar: Calendar
+    first: tuple[PairLine, ...]
+    holders: tuple[HolderBlock, ...]
+    components: tuple[str, ...]
+    checks: CheckSummary | None
+    rotation: tuple[str, ...] | None
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+
+def report(
+    cluster: Cluster,
+    found: Found,
+    now: datetime,
+    *,
+    checks: CheckSummary | None = None,
+    rotation: Iterable[str] | None = None,
+) -> Report:
+    """Return the report of a cluster at the time `now`.
+
+    `checks` is what `verify` found in a folder; `rotation` are lines on a rotation, if Vault was asked.
+    """
+    table = {row.name: row for row in rows(cluster)}
+    silent = {holder.name for holder in found.holders if holder.silent}
+    ends: dict[str, list[datetime]] = {name: [] for name in table if any(pair.row == name for pair in found.pairs)}
+    for pair in found.pairs:
+        if pair.not_after is not None:
+            ends[pair.row].append(pair.not_after)
+    weeks = calendar(ends, now)
+    lines = [(pair, _line(pair, table[pair.row], weeks, now, silent=pair.holder in silent)) for pair in found.pairs]
+    by_holder: dict[str, list[PairLine]] = {}
+    for _, line in lines:
+        by_holder.setdefault(line.holder, []).append(line)
+    blocks = [_block(holder, by_holder.get(holder.name, ())) for holder in found.holders]
+    blocks.sort(key=lambda block: _WORST.index(block.health))
+    drawn = graph_model.graph(
+        cluster, now, expiries=found.rows, cas=found.ends, rotations=found.rotations, source=found.source
+    )
+    cas = [_ca(ca, found, now) for ca in found.cas]
+    soonest = sorted((pair.not_after, number) for number, (pair, _) in enumerate(lines) if pair.not_after is not None)
+    return Report(
+        cluster=cluster.name,
+        about=drawn.about,
+        made=f"{now:%Y-%m-%d %H:%M} UTC",
+        graph=drawn,
+        notices=tuple(
+            sorted(
+                _notices(found, [line for _, line in lines], cas, checks), key=lambda each: _WORST.index(each.health)
+            )
+        ),
+        counts=Counter(dict.fromkeys(STATES, 0) | Counter(line.health for _, line in lines)),
+        roots=tuple(ca for ca in cas if ca.ca == ROOT),
+        issuing=tuple(ca for ca in cas if ca.ca != ROOT),
+        calendar=weeks,
+        first=tuple(lines[number][1] for _, number in soonest[:_FIRST]),
+        holders=tuple(_opened(blocks)),
+        components=tuple(dict.fromkeys(row.source for row in table.values() if row.name in ends)),
+        checks=checks,
+        rotation=None if rotation is None else tuple(rotation),
+    )
+
+
+def _line(pair: HolderPair, row: Row, weeks: Calendar, now: datetime, *, silent: bool) -> PairLine:
+    health = Health.UNKNOWN if silent else pair.health(now)
+    end = pair.not_after
+    return PairLine(
+        holder=pair.holder,
+        name=pair.row,
+        component=row.source,
+        ca=pair.ca,
+        health=health,
+        state=STATES[health],
+        until=f"{end:%Y-%m-%d %H:%M}" if end else "",
+        left=_left(end, now) if end else "",
+        column=weeks.index(end) if end else None,
+    )
+
+
+def _left(end: datetime, now: datetime) -> str:
+    return f"in {left(end, now)}" if end > now else f"{left(now, end)} ago"
+
+
+def _block(holder: Holder, pairs: Sequence[PairLine]) -> HolderBlock:
+    states = Counter(pair.health for pair in pairs)
+    worst = next((health for health in _WORST if states[health]), Health.UNKNOWN)
+    ends = [pair for pair in pairs if pair.until]
+    roles = ", ".join(holder.roles) or ("in no pool" if holder.silent else "operator")
+    return HolderBlock(
+        name=holder.name,
+        about=f"{roles}, pool {holder.pool}" if holder.pool else roles,
+        health=Health.DUE if holder.failures and worst is Health.VALID else worst,
+        states=tuple((health, states[health], STATES[health]) for health in _WORST if states[health]),
+        first=min(ends, key=lambda pair: pair.until, default=None),
+        pairs=tuple(pairs),
+        notes=tuple(_notes(holder)),
+        open=False,
+    )
+
+
+def _notes(holder: Holder) -> Iterator[str]:
+    if holder.silent:
+        yield "This node has never reported."
+    elif holder.reported is not None:
+        agent = f", agent {holder.agent}" if holder.agent else ""
+        yield f"Last report: {holder.reported:%Y-%m-%d %H:%M} UTC{agent}."
+    for failure in holder.failures:
+        yield f"It reported: {failure}"
+
+
+def _opened(blocks: Sequence[HolderBlock]) -> Iterator[HolderBlock]:
+    shown = 0
+    for block in blocks:
+        bad = block.health in _BAD or len(blocks) <= _OPEN_ANYWAY
+        shown += bad
+        yield replace(block, open=bad and shown <= _OPEN)
+
+
+def _ca(ca: CaFound, found: Found, now: datetime) -> CaLine:
+    signed = [pair for pair in found.pairs if (pair.signer == ca.key_id if ca.key_id else pair.ca == ca.ca)]
+    ends = [pair.not_after for pair in signed if pair.not_after is not None]
+    first = min(ends, default=None)
+    health = Health.VALID
+    if ca.not_after is None or ca.problem:
+        health = Health.MISSING
+    elif ca.not_after <= now:
+        health = Health.EXPIRED
+    elif ca.level.attention:
+        health = Health.DUE
+    return CaLine(
+        ca=ca.ca,
+        name=ca.name,
+        sha256=ca.sha256,
+        key=ca.key,
+        until=f"{ca.not_after:%Y-%m-%d}" if ca.not_after else "",
+        left=_left(ca.not_after, now) if ca.not_after else "",
+        health=health,
+        sentence=ca.problem or (ca.sentence if ca.level is not Level.NONE else ""),
+        pairs=len(ends),
+        first=f"{first:%Y-%m-%d}" if first else "",
+        rotation=found.rotations.get(ca.ca, ""),
+    )
+
+
+def _notices(
+    found: Found, lines: Sequence[PairLine], cas: Sequence[CaLine], checks: CheckSummary | None
+) -> Iterator[Notice]:
+    for health in _BAD:
+        names: dict[str, list[str]] = {}
+        for line in lines:
+            if line.health is health:
+                names.setdefault(line.name, []).append(line.holder)
+        for name, holders in names.items():
+            yield Notice(f"{name}: {STATES[health]} on {_some(holders)}", health, "certificates")
+    for ca in cas:
+        if ca.health is not Health.VALID:
+            yield Notice(ca.sentence or f"{ca.ca} CA: no certificate of it could be read", ca.health, "cas")
+    if checks is not None and checks.failed:
+        yield Notice(f"{checks.failed:,} of {count(checks.total, 'check')} failed", Health.EXPIRED, "checks")
+    if checks is not None and checks.unmade:
+        said = f"{checks.unmade:,} of {count(checks.total, 'check')} could not be made as this user: run as root"
+        yield Notice(said, Health.UNKNOWN, "checks")
+    failing = [holder.name for holder in found.holders if holder.failures]
+    if failing:
+        yield Notice(f"the last pass of the agent failed on {_some(failing)}", Health.DUE, "certificates")
+    silent = [holder.name for holder in found.holders if holder.silent]
+    if silent:
+        yield Notice(f"{_some(silent)} never reported", Health.UNKNOWN, "certificates")
+    others = [each for each in found.problems if not any(each.startswith(f"{name} has never ") for name in silent)]
+    for sentence in others[:_MOST]:
+        yield Notice(sentence, Health.UNKNOWN, "certificates")
+    if len(others) > _MOST:
+        yield Notice(f"{len(others) - _MOST:,} more could not be read", Health.UNKNOWN, "certificates")
+
+
+def _some(names: Sequence[str]) -> str:
+    if len(names) <= _NAMED + 1:
+        return ", ".join(names)
+    return f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED:,} more"
