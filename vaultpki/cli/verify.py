@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vaultpki.cli.common import json_option, open_vault, spec_option
+from vaultpki.cli.progress import progress
 from vaultpki.redact import printable
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def verify_command(file: Path, directory: Path | None, ask_vault: bool, allow_ht
     report: list[str] = []
     if directory is not None:
         found = folders.find(cluster, directory)
-        checks = matrix.verify(found, now=now, rows=certificates.rows(cluster))
+        with progress("Checking files") as counter:
+            checks = matrix.verify(found, now=now, rows=certificates.rows(cluster), step=counter.step)
         report.append(_of_files(checks, len(found)))
     if ask_vault:
         asked = _asked(cluster, now, allow_http=allow_http)
@@ -80,8 +82,8 @@ def _asked(cluster: Cluster, now: datetime, *, allow_http: bool) -> tuple[Check,
     from vaultpki.verify import vault_trial
 
     vault, _ = open_vault(cluster, allow_http=allow_http)
-    with explained(vault):
-        return vault_trial.verify_vault(cluster, vault, now=now)
+    with explained(vault), progress("Asking Vault") as counter:
+        return vault_trial.verify_vault(cluster, vault, now=now, step=counter.step)
 
 
 def _of_vault(checks: tuple[Check, ...]) -> str:
