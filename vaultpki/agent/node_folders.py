@@ -47,7 +47,7 @@ def read(folder: NodeFolder, now: datetime, *, allow_http: bool = False) -> stat
     path = folder.path / _FILE
     try:
         if folder.problem:
-            raise StoreError(f"{printable(str(path))}: {folder.problem}")
+            raise StoreError(f"{printable(str(folder.path))}: {folder.problem}")
         if path.is_symlink():
             raise StoreError(f"{printable(str(path))}: it is a symbolic link; put the file itself there")
         config = load_agent(path, allow_http=allow_http)

@@ -18,6 +18,7 @@ from vaultpki.spec import node_report
 
 if TYPE_CHECKING:
     from vaultpki.agent.status import Status
+    from vaultpki.pki.facts import Facts
     from vaultpki.provision.node_list import Member
     from vaultpki.spec.node_report import NodeReport
 
@@ -122,10 +123,14 @@ def to_json(row: NodeRow) -> dict[str, Any]:
     }
 
 
-def life_left(not_before: datetime, not_after: datetime, now: datetime) -> float:
+def life(leaf: Facts) -> tuple[datetime, datetime]:
+    """Return when a certificate was signed and when it ends."""
+    return renewal.signed_at(leaf.not_before, leaf.not_after), leaf.not_after
+
+
+def life_left(signed: datetime, not_after: datetime, now: datetime) -> float:
     """Return which part of a certificate's life is left, 0 to 1."""
-    begin = renewal.signed_at(not_before, not_after)
-    whole = (not_after - begin).total_seconds()
+    whole = (not_after - signed).total_seconds()
     return min(max((not_after - now).total_seconds() / whole, 0.0), 1.0) if whole > 0 else 0.0
 
 
@@ -136,7 +141,7 @@ def of_member(member: Member, ttls: Mapping[str, int], now: datetime) -> NodeRow
         findings = [*_credentials(member, joined=bool(member.report)), *_without_report(member)]
         return NodeRow(member.name, member.pool, member.roles, tuple(findings), credentials=member.credentials)
     lives = dict(_lives(report, ttls))
-    first = min(lives.values(), key=lambda life: life[1], default=None)
+    first = min(lives.values(), key=lambda span: span[1], default=None)
     findings = [
         *_credentials(member, joined=True),
         *_certificates(report, lives, now),
@@ -175,15 +180,16 @@ def _credentials(member: Member, *, joined: bool) -> Iterator[Finding]:
 
 
 def _lives(report: NodeReport, ttls: Mapping[str, int]) -> Iterator[tuple[str, tuple[datetime, datetime]]]:
-    """Yield the beginning and the end of each certificate, by name."""
+    """Yield when each certificate was signed and when it ends, by name."""
     for name, one in report.certificates.items():
         if one.not_after is None:
             continue
-        begin = one.not_before
-        if begin is None or begin > one.not_after:
+        if one.not_before is not None and one.not_before <= one.not_after:
+            yield name, (renewal.signed_at(one.not_before, one.not_after), one.not_after)
+        else:
             # A node may report the first year that there is.
-            begin = one.not_after - min(timedelta(seconds=ttls.get(name, 0)), one.not_after - _FIRST)
-        yield name, (begin, one.not_after)
+            ttl = min(timedelta(seconds=ttls.get(name, 0)), one.not_after - _FIRST)
+            yield name, (one.not_after - ttl, one.not_after)
 
 
 def _certificates(
@@ -201,9 +207,9 @@ def _certificates(
     yield from _by_state(states)
 
 
-def _late(renew_after: datetime | None, life: tuple[datetime, datetime], poll: int, now: datetime) -> bool:
+def _late(renew_after: datetime | None, span: tuple[datetime, datetime], poll: int, now: datetime) -> bool:
     if renew_after is None:
-        return life_left(*life, now) < LATE
+        return life_left(*span, now) < LATE
     return (now - renew_after).total_seconds() > max(2 * poll, _LATE_SECONDS)
 
 
@@ -233,8 +239,8 @@ def _agent(report: NodeReport, now: datetime) -> Iterator[Finding]:
 
 def of_status(status: Status, now: datetime, *, name: str) -> NodeRow:
     """Return the row of a node by its own files; `name` is for a status that does not know its node."""
-    ends = [(one.leaf.not_before, one.leaf.not_after) for one in status.seen if one.leaf is not None]
-    first = min(ends, key=lambda life: life[1], default=None)
+    lives = [life(one.leaf) for one in status.seen if one.leaf is not None]
+    first = min(lives, key=lambda span: span[1], default=None)
     return NodeRow(
         node=status.node or name,
         pool=status.pool,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from vaultpki.pki.ca_life import Expiry, Level
 from vaultpki.redact import printable
-from vaultpki.show.node_rows import LATE, NodeRow, NodeState, ago, bar, left, life_left
-from vaultpki.show.table import Cell, Column, Paint, lines, plain
+from vaultpki.show.node_rows import LATE, NodeRow, NodeState, ago, bar, left, life, life_left
+from vaultpki.show.table import Cell, Column, Paint, lines, plain, wrapped
 
 if TYPE_CHECKING:
     from vaultpki.agent.status import CertificateStatus
@@ -27,9 +26,9 @@ _GENERATION: Final = 8
 _RED: Final = (NodeState.EXPIRED, NodeState.CLONE, NodeState.BROKEN, NodeState.NEEDS_JOIN)
 _WORST: Final = ("expired", "missing", "broken")
 
-_NODE: Final = Column("NODE", most=40, least=16)
-_POOL: Final = Column("POOL", most=20, least=6, optional=4)
-_ROLES: Final = Column("ROLES", most=29, least=8, optional=5)
+_NODE: Final = Column("NODE", most=40, least=28)
+_POOL: Final = Column("POOL", most=20, optional=4)
+_ROLES: Final = Column("ROLES", most=29, optional=5)
 _STATE: Final = Column("STATE", most=12)
 _EXPIRES: Final = Column("EXPIRES", most=9, right=True)
 _LIFE: Final = Column("LIFE", most=_BAR)
@@ -43,7 +42,7 @@ _OF_VAULT: Final = (
     _EXPIRES,
     _LIFE,
     Column("REPORTED", most=9, right=True),
-    Column("AGENT", most=12, least=5, optional=2),
+    Column("AGENT", most=12, optional=2),
     _CAS,
     _HOOKS,
     Column("LOGINS", most=6, right=True),
@@ -134,18 +133,12 @@ def _why(row: NodeRow, screen: Screen) -> Iterator[str]:
     if screen.width is None:
         yield f"{_INDENT}{message}"
         return
-    yield from textwrap.wrap(
-        message,
-        screen.width,
-        initial_indent=_INDENT,
-        subsequent_indent=_INDENT,
-        max_lines=_MOST_LINES,
-        placeholder=" ...",
-    )
+    for line in wrapped(message, screen.width - len(_INDENT), _MOST_LINES):
+        yield f"{_INDENT}{line}"
 
 
 def _certificate(one: CertificateStatus, now: datetime, screen: Screen) -> tuple[str | Cell, ...]:
-    share = life_left(one.leaf.not_before, one.leaf.not_after, now) if one.leaf else None
+    share = life_left(*life(one.leaf), now) if one.leaf else None
     worst = one.state.value in _WORST
     return (
         one.name,

@@ -11,14 +11,16 @@ from vaultpki.redact import printable
 
 _GAP: Final = "  "
 _CUT: Final = "..."
+_NARROWEST: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
     """One column; all widths are in cells of a terminal.
 
-    `most` is its greatest width. `least` is the width to which it may be cut where the table is too wide; 0 if it may
-    not be cut. Columns with `optional` are left out there before any is cut, the greatest number first.
+    `most` is its greatest width. `least` is the width to which it is cut where the table is too wide, and further only
+    if nothing else helps; 0 if it is never cut. Columns with `optional` are left out before that, the greatest number
+    first.
     """
 
     title: str
@@ -98,6 +100,19 @@ def shortened(text: str, most: int) -> str:
     return head + _CUT + tail
 
 
+def wrapped(text: str, width: int, most: int) -> list[str]:
+    """Return the text in lines of at most `width` cells, and of at most `most` lines; "..." stands for the rest."""
+    made = [""]
+    for word in printable(text).split(" "):
+        line = f"{made[-1]} {word}" if made[-1] else word
+        if cells(line) <= width:
+            made[-1] = line
+        else:
+            made.append(shortened(word, width))
+    made = made if made[0] else made[1:]
+    return made if len(made) <= most else [*made[: most - 1], shortened(f"{made[most - 1]} {_CUT}{_CUT}", width)]
+
+
 def _kept(columns: Sequence[Column], texts: Sequence[Sequence[str]], width: int | None) -> list[int]:
     """Return the columns that are shown where a line may be so wide."""
     kept = list(range(len(columns)))
@@ -118,11 +133,13 @@ def _widths(
         last = kept[-1]
         widths[last] = max((cells(row[last]) for row in texts), default=0)
         return widths
-    # From the right: what names a row is on the left.
-    for index in reversed(kept):
-        spare = sum(widths.values()) + len(_GAP) * (len(kept) - 1) - width
-        if spare > 0:
-            widths[index] = max(widths[index] - spare, _narrow(columns[index], widths[index]))
+    for last_resort in (False, True):
+        # From the right: what names a row is on the left.
+        for index in reversed(kept):
+            spare = sum(widths.values()) + len(_GAP) * (len(kept) - 1) - width
+            if spare > 0 and columns[index].least:
+                least = _NARROWEST if last_resort else _narrow(columns[index], widths[index])
+                widths[index] = max(widths[index] - spare, min(least, widths[index]))
     return widths
 
 
