@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from datetime import datetime
@@ -34,8 +35,10 @@ def find(directory: Path) -> tuple[NodeFolder, ...]:
     `directory` cannot be read or has too many entries.
     """
     below = directory / "nodes"
-    if below.is_dir() and not below.is_symlink():
-        return _folders(below)
+    with contextlib.suppress(PermissionError):
+        # The listing of `directory` tells it.
+        if below.is_dir() and not below.is_symlink():
+            return _folders(below)
     found = _folders(directory)
     return found if any(not folder.problem for folder in found) else ()
 

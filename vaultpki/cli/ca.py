@@ -288,6 +288,8 @@ class _Progress:
         self._most = 0
 
     def show(self, step: Step, line: str) -> None:
+        from vaultpki.show.node_rows import bar
+
         line = printable(line)
         if self._quiet:
             return
@@ -301,8 +303,8 @@ class _Progress:
             self._last = line
             return
         width = max(shutil.get_terminal_size().columns, 40)
-        filled = _BAR if not self._most else _BAR * (self._most - waits) // self._most
-        text = f"[{'#' * filled}{'-' * (_BAR - filled)}] {line}"[: width - 1]
+        share = 1 - waits / self._most if self._most else 1.0
+        text = f"[{bar(share, _BAR)}] {line}"[: width - 1]
         click.echo(f"\r\x1b[2K{text}", err=True, nl=False)
 
     def end(self) -> None:

@@ -52,6 +52,8 @@ def demo_command(directory: Path, port: int, serve: bool) -> int:
     began = time.monotonic()
     with ExitStack() as stack:
         with progress("Making the demo") as counter:
+            # The server and what apply does take half of the time.
+            counter.begin()
             shown = stack.enter_context(run.demo(directory.absolute(), port=port, step=counter.step))
         bad = _show(shown, time.monotonic() - began)
         if serve:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from threading import Lock
 from typing import Any, Final
 
@@ -16,16 +16,23 @@ _CLEAR: Final = "\r\x1b[2K"
 
 
 class Progress:
-    """Counts pieces of work, from any thread. Without a bar it only prints what is said."""
+    """Counts pieces of work, from any thread; `draw` begins the bar. Without it what is said is printed only."""
 
-    def __init__(self, bar: Any = None) -> None:
-        self._bar = bar
+    def __init__(self, draw: Callable[[], Any] | None = None) -> None:
+        self._draw = draw
+        self._bar: Any = None
         self._lock = Lock()
+
+    def begin(self) -> None:
+        """Draw the bar already; else the first step does, so that there is none for work that does not begin."""
+        if self._draw is not None and self._bar is None:
+            self._bar = self._draw()
 
     def step(self, total: int) -> None:
         """Count one piece of `total`, which may grow while the work goes on."""
-        if self._bar is not None:
-            with self._lock:
+        with self._lock:
+            self.begin()
+            if self._bar is not None:
                 self._bar.length = total
                 self._bar.update(1)
 
@@ -38,10 +45,11 @@ class Progress:
 
 
 @contextmanager
-def progress(label: str, *, quiet: bool = False) -> Iterator[Progress]:
-    """Yield what counts the pieces of some work; there is no bar with `quiet`, nor where there is no terminal."""
-    if quiet or not sys.stderr.isatty():
+def progress(label: str) -> Iterator[Progress]:
+    """Yield what counts the pieces of some work; there is no bar where standard error is no terminal."""
+    if not sys.stderr.isatty():
         yield Progress()
         return
-    with click.progressbar(length=1, label=label, width=_WIDTH, file=sys.stderr) as bar:
-        yield Progress(bar)
+    with ExitStack() as stack:
+        bar = click.progressbar(length=1, label=label, width=_WIDTH, file=sys.stderr)
+        yield Progress(lambda: stack.enter_context(bar))

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Seconds: the longest pass of a resident agent if Vault answers every request.
 _LOCK_WAIT = 30.0
+# Nodes; fewer are read in a moment.
+_MANY = 50
 
 
 @click.command("status")
@@ -65,7 +67,7 @@ def status_command(
 
     def look() -> Shown:
         if directory is not None:
-            return _of_directory(directory.absolute(), allow_http=allow_http)
+            return _of_directory(directory.absolute(), allow_http=allow_http, bar=not watching)
         return _of_node(file, offline=offline, allow_http=allow_http)
 
     if watching:
@@ -99,7 +101,7 @@ def _of_node(file: Path, *, offline: bool, allow_http: bool) -> Shown:
     return _of_one(status.of_node(config, now, ask=not offline, allow_http=allow_http), now, config.node)
 
 
-def _of_directory(directory: Path, *, allow_http: bool) -> Shown:
+def _of_directory(directory: Path, *, allow_http: bool, bar: bool) -> Shown:
     from vaultpki.agent import node_folders, status
     from vaultpki.show import node_rows, node_table
 
@@ -112,7 +114,8 @@ def _of_directory(directory: Path, *, allow_http: bool) -> Shown:
         for folder in folders:
             one = node_folders.read(folder, now, allow_http=allow_http)
             found.append((node_rows.of_status(one, now, name=folder.path.name), one))
-            counter.step(len(folders))
+            if bar and len(folders) > _MANY:
+                counter.step(len(folders))
     found.sort(key=lambda each: node_rows.order(each[0]))
     rows = [row for row, _ in found]
     ok = all(one.ok for _, one in found)

@@ -87,7 +87,7 @@ def fleet(server: Server, tmp_path: Path, cluster_name: str) -> Fleet:
 def test_a_cluster_without_a_node(server: Server, tmp_path: Path, cluster_name: str) -> None:
     site = Watched(server, tmp_path, cluster_name)
     site.write(
-        'api_server: {endpoint: "https://api.example.com:6443"}\n'
+        'api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}\n'
         'pools:\n- {name: a, roles: [worker], node_names: "w-*"}\n'
     )
     site.apply()
