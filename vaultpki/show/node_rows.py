@@ -33,7 +33,7 @@ LATE: Final = 1 - 2 / 3 - 1 / 10
 
 _LATE_SECONDS: Final = 900
 _SHOWN: Final = 5
-_LONGEST: Final = 300
+_LONGEST: Final = 100
 
 
 class NodeState(enum.Enum):
