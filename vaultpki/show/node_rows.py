@@ -195,6 +195,8 @@ def _lives(report: NodeReport, ttls: Mapping[str, int]) -> Iterator[tuple[str, t
 def _certificates(
     report: NodeReport, lives: Mapping[str, tuple[datetime, datetime]], now: datetime
 ) -> Iterator[Finding]:
+    if not report.certificates:
+        yield Finding(NodeState.BROKEN, "empty", "it reports no certificate")
     states: dict[str, list[str]] = {}
     for name, one in report.certificates.items():
         ends = one.not_after
@@ -271,8 +273,6 @@ def _of_files(status: Status) -> Iterator[Finding]:
         yield Finding(NodeState.FAILING, "failed", "the agent waits before it tries again")
     if failed := sorted(key for key, owed in status.owed.items() if owed.attempts):
         yield Finding(NodeState.FAILING, "hook-failed", f"hooks failed: {_some(failed)}")
-    if behind := [ca.domain for ca in status.cas if ca.behind]:
-        yield Finding(NodeState.FAILING, "server-behind", f"read a newer record of {_some(behind)} than Vault has now")
     if urgent := [end.ca for end in status.ends if end.level.attention]:
         yield Finding(NodeState.FAILING, "ca-expires", f"CA expires soon: {_some(urgent)}")
     if status.reachable is False:

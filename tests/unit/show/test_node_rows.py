@@ -127,6 +127,7 @@ CASES: dict[str, tuple[NodeReport | Mapping[str, Any], int | None, str, list[str
         ["server-behind"],
         "read a newer record of etcd than Vault has now",
     ),
+    "nothing": (report(certificates={}), 1, "broken", ["empty"], "it reports no certificate"),
     "never": ({}, 1, "new", ["never-reported"], "never reported"),
     "not enrolled": ({}, 0, "new", ["not-enrolled"], "not enrolled"),
     "not readable": ({"time": "now"}, 1, "failing", ["report-unreadable"], "its report cannot be read"),
