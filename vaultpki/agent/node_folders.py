@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -31,14 +32,17 @@ class NodeFolder:
 def find(directory: Path) -> tuple[NodeFolder, ...]:
     """Return the folders of nodes: DIR/nodes/NODE as `demo --dir` leaves them, or DIR/NODE; empty if there are none.
 
-    A folder that this user may not look into counts as one beside others, and below DIR/nodes. Raises StoreError if
-    `directory` cannot be read or has too many entries.
+    A folder that this user may not look into counts as one beside others, and below DIR/nodes. There is none in a
+    `directory` that cannot be read: `status.of_folder` says why. Raises StoreError if `nodes` cannot be read, or if
+    there are too many.
     """
     below = directory / "nodes"
-    with contextlib.suppress(PermissionError):
-        # The listing of `directory` tells it.
-        if below.is_dir() and not below.is_symlink():
-            return _folders(below)
+    if not _is_folder(directory):
+        return ()
+    if _is_folder(below):
+        return _folders(below)
+    if not os.access(directory, os.R_OK, effective_ids=True):
+        return ()
     found = _folders(directory)
     return found if any(not folder.problem for folder in found) else ()
 
@@ -57,6 +61,13 @@ def read(folder: NodeFolder, now: datetime, *, allow_http: bool = False) -> stat
     except VaultpkiError as error:
         return status.Status(None, None, (), {_FILE: str(error)}, {}, None, None)
     return status.of_node(config, now, ask=False, allow_http=allow_http)
+
+
+def _is_folder(path: Path) -> bool:
+    """Return whether it is a folder itself, and not a link to one."""
+    with contextlib.suppress(OSError, ValueError):
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    return False
 
 
 def _folders(directory: Path) -> tuple[NodeFolder, ...]:

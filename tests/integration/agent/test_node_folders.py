@@ -20,6 +20,7 @@ from helpers.terminals import on_terminal
 from helpers.vault.applied_cluster import Seat, Site, standing, vaultpki
 from helpers.vault.servers import Server
 from vaultpki.agent import node_folders
+from vaultpki.agent.status import of_folder
 from vaultpki.errors import StoreError
 
 NOBODY = 65534
@@ -135,7 +136,13 @@ def test_what_an_ordinary_user_may_not_read(site: Site) -> None:
         assert closed.faults == {"agent.yaml": f"{seats[1].folder}: permission denied; run as its owner or as root"}
         assert not open_.ok and not closed.ok
         top.chmod(0o700)
-        with somebody_else(), pytest.raises(StoreError, match="permission denied; run as its owner or as root"):
+        with somebody_else():
+            assert node_folders.find(top) == ()
+            with pytest.raises(StoreError, match="permission denied; run as its owner or as root"):
+                of_folder(str(top), now)
+        (top / "nodes").mkdir(mode=0o700)
+        top.chmod(0o755)
+        with somebody_else(), pytest.raises(StoreError, match="nodes: permission denied; run as its owner or as root"):
             node_folders.find(top)
 
 
