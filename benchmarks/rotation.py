@@ -23,7 +23,7 @@ from vaultpki.issue.rotations import fetch_rotations, read_rotations
 from vaultpki.model import Certificate, KeyType, Node
 from vaultpki.pki import keys, x509
 from vaultpki.pki.facts import Facts
-from vaultpki.provision import ca_commands
+from vaultpki.provision import ca_commands, ca_ends, node_list
 from vaultpki.provision.identities import node_certificates
 from vaultpki.spec import node_report
 from vaultpki.spec.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport
@@ -34,6 +34,7 @@ FLEET: Final = 1000
 DOMAIN: Final = "kubernetes"
 _NAMES: Final = {
     "status": f"ca status of {FLEET} nodes",
+    "nodes": f"the table of {FLEET} nodes",
     "switch": f"switch of {FLEET} nodes",
     "whole": f"rotation of {FLEET} nodes without its waits",
 }
@@ -95,10 +96,14 @@ class Agent:
                     f"{self.leaves[want.name].serial:x}",
                     self.leaves[want.name].authority_key_id or "",
                     (signer,),
+                    installed=now,
+                    not_before=self.leaves[want.name].not_before,
+                    renew_after=now + _LATER,
                 )
                 for want in self.certificates
             },
             bundles={ca: BundleReport(frozenset(held[ca]), now) for ca in ISSUING_CAS},
+            trust=signer[:16],
             readers={f"{DOMAIN}/kube-controller-manager": ReaderReport(now, frozenset(held[DOMAIN]))},
         )
         own.write(f"{store}/data/reports/{self.node.name}", {"data": node_report.to_json(report)})
@@ -119,8 +124,11 @@ def results(folder: Path, only: str, rounds: int) -> Iterator[Result]:
         }
         now = datetime.now(UTC)
         _pass(there, vault, agents, csr, now)
-        yield from compare(_status(there), min(rounds, 3))
-        yield from _rotated(there, vault, agents, csr, now)
+        for name, measure in (("status", _status), ("nodes", _nodes)):
+            if only in _NAMES[name]:
+                yield from compare(measure(there), min(rounds, 3))
+        if only in _NAMES["switch"] or only in _NAMES["whole"]:
+            yield from _rotated(there, vault, agents, csr, now)
 
 
 def _agents(there: Ground, vault: Vault) -> list[Agent]:
@@ -149,6 +157,17 @@ def _status(there: Ground) -> Measure:
     ours = there.ours("ca", "status", "-f", str(there.spec))
     peer = Contender("hvac, 8 threads", (*HVAC, file, "8"), there.straight)
     return Measure(f"{_NAMES['status']} ({len(steps)} reads)", ours, peer, None, weighed=True)
+
+
+def _nodes(there: Ground) -> Measure:
+    recorder = peers.Recorder(there.settings)
+    node_list.members(there.cluster, recorder)
+    ca_ends.read(there.cluster, recorder, datetime.now(UTC))
+    steps = peers.steps(recorder)
+    file = there.file("nodes.json", peers.to_json([steps]))
+    ours = there.ours("nodes", "-f", str(there.spec))
+    peer = Contender("hvac, 8 threads", (*HVAC, file, "8"), there.straight)
+    return Measure(f"{_NAMES['nodes']} ({len(steps)} reads)", ours, peer, None, weighed=True)
 
 
 def _rotated(

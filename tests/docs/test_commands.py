@@ -23,6 +23,8 @@ INSTEAD: dict[str, str | None] = {
         "vaultpki demo --dir served --serve >served.log & "
         "until grep -q 'until Ctrl-C' served.log; do kill -0 $!; sleep 0.1; done; kill $!; wait $!; cat served.log"
     ),
+    # The demo's folder is another one here, see above.
+    "vaultpki status --dir trial": "vaultpki status --dir served",
     # It stays until it is ended; `timeout` tells that it did.
     "vaultpki agent": "timeout 2 vaultpki agent || test $? -eq 124",
 }

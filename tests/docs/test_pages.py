@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import click
 import pytest
@@ -26,6 +26,7 @@ from vaultpki import assets, certificates, layout
 from vaultpki.cli import vaultpki
 from vaultpki.errors import TemplateError
 from vaultpki.places import ETCD, SCHEDULER, Layout
+from vaultpki.show.node_rows import NodeState
 from vaultpki.spec import load_agent, load_cluster, schema
 from vaultpki.spec.agent_config import AGENT
 
@@ -191,6 +192,24 @@ def _results(node: ast.expr) -> Iterator[int]:
     elif isinstance(node, ast.IfExp):
         yield from _results(node.body)
         yield from _results(node.orelse)
+
+
+# States of nodes
+
+
+def test_every_state_and_reason_of_a_node_is_documented() -> None:
+    tables = pages.tables(pages.part("operations", "See all nodes"))
+    assert [row[0].strip("`") for row in tables[0][1:]] == [state.value for state in NodeState]
+    calls = [node for node in ast.walk(ast.parse((PACKAGE / "show/node_rows.py").read_text())) if _is_finding(node)]
+    written = [call.args[1].value for call in calls if isinstance(call.args[1], ast.Constant)]
+    # One call has the name of a certificate's state.
+    assert len(written) == len(calls) - 1
+    (said,) = re.findall(r"`message` the same in words, or null: (.*?)\.\n", pages.text("reference"), re.DOTALL)
+    assert {*written, "expired", "missing", "broken", "overdue"} == set(re.findall(r"`([a-z-]+)`", said))
+
+
+def _is_finding(node: ast.AST) -> TypeGuard[ast.Call]:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Finding"
 
 
 # Keys of the two files

@@ -95,6 +95,9 @@ PURE: Final = (
     "show.report_model",
     "show.columns",
     "show.text_width",
+    "show.table",
+    "show.node_rows",
+    "show.node_table",
     "show.scene",
     "show.legend",
     "show.graph_layout",
@@ -227,7 +230,8 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["plan", "apply", "ca", "agent", "verify", "issue", "enroll", "graph", "report", "completion"]
+    "command",
+    ["plan", "apply", "ca", "agent", "verify", "issue", "enroll", "nodes", "status", "graph", "report", "completion"],
 )
 def test_help_of_a_command_loads_nothing_heavy(command: str) -> None:
     names = loaded(f"from vaultpki.cli import vaultpki; vaultpki.main([{command!r}, '--help'], standalone_mode=False)")

@@ -82,6 +82,14 @@ def _gives_turns(rotations: Rotations, domain: str, revisions: Mapping[str, int]
     return rotations.frozen(domain, revisions) or (record is not None and record.active)
 
 
+def note_trust(context: Context, live: Mapping[str, str]) -> None:
+    """Record in the state which CAs the bundles have, in one word, and since when; `live` is as for `follow`."""
+    state = context.state.value
+    trust = sha256("-".join(live.get(key, "") for key in hooks.BUNDLES).encode()).hexdigest()[:16]
+    since = state.trust_since if trust == state.trust else context.clock
+    context.state.value = replace(state, trust=trust, trust_since=since)
+
+
 def follow(context: Context, live: Mapping[str, str], wanted: Assignment) -> None:
     """Run the hooks of what changed, and record in the state what ran and what is owed.
 
@@ -115,9 +123,7 @@ def follow(context: Context, live: Mapping[str, str], wanted: Assignment) -> Non
         runner.submit(jobs)
         waiting = [key for key in owed if key not in runner.busy]
     context.found.retry_at.extend(owed[key].not_before for key in waiting if owed[key].not_before > now)
-    trust = sha256("-".join(live.get(key, "") for key in hooks.BUNDLES).encode()).hexdigest()[:16]
-    since = state.trust_since if trust == state.trust else now
-    context.state.value = replace(state, hooked=done, owed=owed, trust=trust, trust_since=since, started=started)
+    context.state.value = replace(state, hooked=done, owed=owed, started=started)
 
 
 def _came_back(context: Context, wanted: Assignment, key: str, started: Mapping[str, Since]) -> bool:

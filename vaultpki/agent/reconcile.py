@@ -72,16 +72,19 @@ def reconcile(context: Context) -> Outcome:
     if all(item.ready for item in items):
         _remove_surplus(context, wanted)
     report.note_installed(context, wanted, items)
+    live = hook_schedule.live(context.folders, config.layout, items)
+    hook_schedule.note_trust(context, live)
     vault = contact.vault if contact.away is None else None
+    before = None
     if vault is not None:
         _roll_credential(context, vault)
         if context.runner is None:
             # A hook may take long, and may end this process.
-            report.send(context, vault, report.build(context, wanted, items, strangers))
-    live = hook_schedule.live(context.folders, config.layout, items)
+            before = report.build(context, wanted, items, strangers)
+            report.send(context, vault, before)
     hook_schedule.follow(context, live, wanted)
     last = report.build(context, wanted, items, strangers)
-    if vault is not None and context.runner is not None:
+    if vault is not None and (before is None or (last.owed, last.failed) != (before.owed, before.failed)):
         report.send(context, vault, last)
     else:
         report.send_if_awaited(context, contact, wanted, last)

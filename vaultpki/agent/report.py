@@ -80,10 +80,14 @@ def build(
             for ca, component in hook_schedule.readers(context.config, wanted, key, roots=True)
         },
         owed=tuple(sorted(state.owed)),
+        failed=tuple(sorted(key for key, each in state.owed.items() if each.attempts)),
         waiting=hook_schedule.waiting(context, wanted),
         pins=_pins(context, wanted),
         failures=tuple(sorted(context.found.failures)),
         strangers=tuple(strangers),
+        # Without a runner nothing says when the agent runs again.
+        poll=context.config.poll if context.runner is not None else 0,
+        trust=state.trust,
     )
 
 
@@ -124,6 +128,8 @@ def _certificate(item: PairStatus, installed: datetime | None) -> CertificateRep
         issuer_key_id=(leaf.authority_key_id or "") if leaf else "",
         served=tuple(facts.fingerprint for facts in item.served),
         installed=installed,
+        not_before=leaf.not_before if leaf else None,
+        renew_after=item.verdict.renew_after,
     )
 
 

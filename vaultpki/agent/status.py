@@ -67,6 +67,8 @@ class Status:
     trust_since: float = 0.0
     cas: tuple[CaStatus, ...] = ()
     ends: tuple[Expiry, ...] = ()
+    pool: str | None = None
+    roles: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -93,11 +95,13 @@ def of_node(config: AgentConfig, now: datetime, *, ask: bool = True, allow_http:
     found: dict[str, str] = {}
     cas: tuple[CaStatus, ...] = ()
     ends: tuple[Expiry, ...] = ()
+    roles: tuple[str, ...] = ()
     try:
         spec = assignment.read_copy(config)
         if spec is None:
             faults.setdefault("agent", "nothing was ever issued here; run `vaultpki agent`")
         else:
+            roles = tuple(sorted(role.value for role in spec.roles))
             trust = ca_trust.trust_of(config, spec, known, now)
             cas = ca_trust.statuses(spec, trust, known)
             ends = ca_trust.ends(spec, trust, now)
@@ -114,7 +118,19 @@ def of_node(config: AgentConfig, now: datetime, *, ask: bool = True, allow_http:
             faults[what] = text
     reachable, why = _asked(config, allow_http=allow_http) if ask else (None, None)
     return Status(
-        config.node, state, seen, faults, known.owed, reachable, why, known.trust, known.trust_since, cas, ends
+        config.node,
+        state,
+        seen,
+        faults,
+        known.owed,
+        reachable,
+        why,
+        trust=known.trust,
+        trust_since=known.trust_since,
+        cas=cas,
+        ends=ends,
+        pool=config.pool,
+        roles=roles,
     )
 
 

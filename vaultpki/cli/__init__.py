@@ -29,7 +29,7 @@ _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "lock": ("enroll", "lock_command", "End every credential of a node at once; the node stays."),
     "unenroll": ("enroll", "unenroll_command", "Take a node's identity away."),
     "revoke": ("revoke", "revoke_command", "Put a node's certificates on the CRLs of their CAs."),
-    "nodes": ("enroll", "nodes_command", "List the nodes, their valid credentials, and their last reports."),
+    "nodes": ("nodes", "nodes_command", "Show the state of every node, what needs attention first."),
     "ca": ("ca", "ca_command", "Show and rotate the CAs of the cluster, step by step."),
     "issue": ("issue", "issue_command", "Issue an operator's certificate, kubeconfig and manifests."),
     "kubeadm": ("kubeadm", "kubeadm_command", "Prepare nodes for kubeadm, with Vault as the CA."),
@@ -124,7 +124,9 @@ def main() -> None:
 
 def _run() -> int:
     try:
-        code = vaultpki.main(prog_name="vaultpki", standalone_mode=False)
+        # https://no-color.org: a value that is not empty. click does not know it.
+        color = False if os.environ.get("NO_COLOR") else None
+        code = vaultpki.main(prog_name="vaultpki", standalone_mode=False, color=color)
     except click.exceptions.Abort:
         click.echo("vaultpki: interrupted", err=True)
         return 130

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 import click
 
 from vaultpki.cli.common import json_option, opened, spec_option, terminal
+from vaultpki.cli.progress import progress
 from vaultpki.errors import VaultpkiError
+from vaultpki.redact import escaped
 
 if TYPE_CHECKING:
     from vaultpki.model import Cluster
-    from vaultpki.provision.plan import Plan
+    from vaultpki.provision.plan import Change, Plan
     from vaultpki.provision.plan_text import Line
 
 
@@ -75,13 +77,13 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool) -> Non
             if first.changes and not click.confirm(f"Apply these {len(first.changes)} changes to {vault.address}?"):
                 raise VaultpkiError("nothing was changed")
         quiet = as_json or not yes
-        done = apply.apply(
-            cluster,
-            vault,
-            where,
-            first=first,
-            progress=lambda change: None if quiet else _show(plan_text.change_lines(change)),
-        )
+        with progress("Applying") as counter:
+
+            def show(change: Change) -> None:
+                for line in () if quiet else plan_text.change_lines(change):
+                    counter.say(line.text, line.colour)
+
+            done = apply.apply(cluster, vault, where, first=first, progress=show, step=counter.step)
     if as_json:
         _print_json(done, vault.reads, vault.writes)
     else:
@@ -123,16 +125,17 @@ def destroy_command(file: Path, allow_http: bool, confirm: str | None) -> None:
             confirm = click.prompt("Type the cluster's name to go on", default="", show_default=False)
         if confirm != cluster.name:
             raise VaultpkiError(f"that is not the cluster's name ({cluster.name}); nothing was removed")
-        kept = destroy(cluster, vault, where, progress=_removed)
+        with progress("Removing") as counter:
+            kept = destroy(
+                cluster,
+                vault,
+                where,
+                progress=lambda path: counter.say(f"- {escaped(path)}", "red"),
+                step=counter.step,
+            )
     for name in kept:
         click.echo(f"The policy {name} stays: nothing shows that vaultpki made it. Delete it if nobody uses it.")
     click.echo(f"Done: nothing of {cluster.name} is left at {vault.address}.")
-
-
-def _removed(path: str) -> None:
-    from vaultpki.redact import escaped
-
-    click.secho(f"- {escaped(path)}", fg="red")
 
 
 def _print_json(plan: Plan, reads: int, writes: int) -> None:

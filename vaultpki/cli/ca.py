@@ -7,13 +7,13 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from vaultpki.cli.common import json_option, opened, spec_option, terminal
+from vaultpki.cli.common import json_option, opened, server_now, spec_option, terminal
 from vaultpki.errors import Attention, VaultpkiError
 from vaultpki.redact import printable
 
@@ -86,7 +86,7 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
     from vaultpki.provision import ca_commands
 
     with opened(file, allow_http=allow_http) as (cluster, vault, _):
-        now = _now(vault)
+        now = server_now(vault)
         cas = ca_commands.status(cluster, vault, now, _pods(kubeconfig))
     if as_json:
         _print_json(ca_text.status_json(cas, now))
@@ -144,16 +144,16 @@ def rotate_command(
     with opened(file, allow_http=allow_http) as (cluster, vault, _):
         if emergency and not yes:
             _ask(domain, as_json=as_json)
-        record = ca_commands.rotate(cluster, vault, domain, method, seconds, _now(vault))
+        record = ca_commands.rotate(cluster, vault, domain, method, seconds, server_now(vault))
         if wait:
 
             def advance() -> Step:
-                return ca_commands.advance(cluster, vault, _now(vault), look=live_trust.look)
+                return ca_commands.advance(cluster, vault, server_now(vault), look=live_trust.look)
 
             return _watched(file, vault, advance, as_json=as_json)
-        active = [ca for ca in ca_commands.status(cluster, vault, _now(vault)) if ca.domain == domain]
+        active = [ca for ca in ca_commands.status(cluster, vault, server_now(vault)) if ca.domain == domain]
         step = Step(record, active[0].gate if active else None, moved=True)
-        return _tell(file, step, _now(vault), as_json=as_json)
+        return _tell(file, step, server_now(vault), as_json=as_json)
 
 
 @ca_command.command("continue")
@@ -181,7 +181,7 @@ def continue_command(
     from vaultpki.provision import ca_commands, live_trust
 
     def step(cluster: Cluster, vault: Vault, told: tuple[str, ...]) -> Step:
-        return ca_commands.advance(cluster, vault, _now(vault), without, told, _pods(kubeconfig), live_trust.look)
+        return ca_commands.advance(cluster, vault, server_now(vault), without, told, _pods(kubeconfig), live_trust.look)
 
     return _go(file, step, restarted, allow_http=allow_http, wait=wait, as_json=as_json)
 
@@ -207,7 +207,7 @@ def abort_command(
     from vaultpki.provision import ca_commands
 
     def step(cluster: Cluster, vault: Vault, told: tuple[str, ...]) -> Step:
-        return ca_commands.abort(cluster, vault, _now(vault), without, told, _pods(kubeconfig))
+        return ca_commands.abort(cluster, vault, server_now(vault), without, told, _pods(kubeconfig))
 
     return _go(file, step, restarted, allow_http=allow_http, wait=wait, as_json=as_json)
 
@@ -233,7 +233,7 @@ def _go(
 ) -> int:
     with opened(file, allow_http=allow_http) as (cluster, vault, _):
         if not wait:
-            return _tell(file, step(cluster, vault, restarted), _now(vault), as_json=as_json)
+            return _tell(file, step(cluster, vault, restarted), server_now(vault), as_json=as_json)
         said = itertools.chain([restarted], itertools.repeat(()))
         return _watched(file, vault, lambda: step(cluster, vault, next(said)), as_json=as_json)
 
@@ -259,7 +259,7 @@ def _watched(file: Path, vault: Vault, step: Callable[[], Step], *, as_json: boo
     try:
         done = step()
         while done.record.active:
-            now = _now(vault)
+            now = server_now(vault)
             progress.show(done, done.note or ca_text.progress_line(done.record, done.gate, now))
             if not done.moved or done.gate is None or not done.gate.open(now):
                 time.sleep(_pause(done, now))
@@ -272,7 +272,7 @@ def _watched(file: Path, vault: Vault, step: Callable[[], Step], *, as_json: boo
         )
         raise click.exceptions.Abort from None
     progress.end()
-    return _tell(file, done, _now(vault), as_json=as_json)
+    return _tell(file, done, server_now(vault), as_json=as_json)
 
 
 def _pause(step: Step, now: datetime) -> float:
@@ -291,6 +291,8 @@ class _Progress:
         self._most = 0
 
     def show(self, step: Step, line: str) -> None:
+        from vaultpki.show.node_rows import bar
+
         line = printable(line)
         if self._quiet:
             return
@@ -304,8 +306,8 @@ class _Progress:
             self._last = line
             return
         width = max(shutil.get_terminal_size().columns, 40)
-        filled = _BAR if not self._most else _BAR * (self._most - waits) // self._most
-        text = f"[{'#' * filled}{'-' * (_BAR - filled)}] {line}"[: width - 1]
+        share = 1 - waits / self._most if self._most else 1.0
+        text = f"[{bar(share, _BAR)}] {line}"[: width - 1]
         click.echo(f"\r\x1b[2K{text}", err=True, nl=False)
 
     def end(self) -> None:
@@ -324,15 +326,6 @@ def _ask(domain: str, *, as_json: bool) -> None:
     _show(ca_text.emergency_lines(domain))
     if click.prompt("Type the name of the CA to go on", default="", show_default=False) != domain:
         raise VaultpkiError(f"that is not the CA's name ({domain}); nothing was changed")
-
-
-def _now(vault: Vault) -> datetime:
-    """Return the server's time, by the clock of its last answer."""
-    from vaultpki.vault import HEALTH
-
-    if vault.clock_offset is None:
-        vault.call(HEALTH)
-    return datetime.now(UTC) + timedelta(seconds=vault.clock_offset or 0.0)
 
 
 def _print_json(document: dict[str, Any]) -> None:

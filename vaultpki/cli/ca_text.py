@@ -11,12 +11,16 @@ from vaultpki.provision.gates import Gate, Waiting
 from vaultpki.provision.rotation import next_state
 from vaultpki.provision.rotation_run import CaStatus, Step
 from vaultpki.redact import printable, stamp
+from vaultpki.show import table
 from vaultpki.spec.durations import format_duration
 from vaultpki.spec.rotation_record import Method, RotationRecord, State
 
 MOST_LINES: Final = 20
 """How many nodes that wait are shown; JSON has all of them."""
 
+_COLUMNS: Final = tuple(
+    table.Column(title) for title in ("CA", "NAME", "KEY", "EXPIRES", "DAYS LEFT", "STATE", "SINCE")
+)
 # What holds in a state. `{old}` and `{new}` are the two CAs, `{spread}` says how fast.
 _IS: Final = {
     State.STEADY: "{old} signs, and nodes trust it alone",
@@ -68,10 +72,7 @@ _DOES_SAME_KEY: Final = {
 
 def status_lines(cas: tuple[CaStatus, ...], now: datetime, file: str) -> Iterator[str]:
     """Yield what `ca status` prints: every CA, and for a rotation that is under way what to do next."""
-    rows = [("CA", "NAME", "KEY", "EXPIRES", "DAYS LEFT", "STATE", "SINCE"), *(_row(ca, now) for ca in cas)]
-    widths = [max(len(row[column]) for row in rows) for column in range(6)]
-    for row in rows:
-        yield printable("  ".join((*map(str.ljust, row, widths), row[6])).rstrip())
+    yield from table.lines(_COLUMNS, (_row(ca, now) for ca in cas))
     for ca in cas:
         if ca.problem:
             yield ""

@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from vaultpki.model import Cluster
     from vaultpki.provision.server_facts import ServerFacts
+    from vaultpki.show.node_table import Screen
     from vaultpki.vault import Settings, Vault
 
 DEFAULT_AGENT: Final = Path("/etc/vaultpki/agent.yaml")
+# Cells of a terminal.
+_NARROWEST: Final = 40
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -37,6 +42,11 @@ config_option = click.option(
     show_default=True,
     help="The node's agent.yaml.",
 )
+
+
+watch_option = click.option("--watch", "watching", is_flag=True, help="Show it again and again, until Ctrl-C.")
+
+every_option = click.option("--every", metavar="DURATION", help="With --watch: how often.  [default: 10s]")
 
 
 def spec_option(function: _F) -> _F:
@@ -133,6 +143,33 @@ def _certificates(ca_file: str) -> str:
         return pem.pem_certificates(yaml_tree.read_text(Path(ca_file), pem.MOST_CA_BYTES))
     except SpecError as error:
         raise SpecError(error.problem, file=yaml_tree.shown(Path(ca_file)), field="VAULT_CACERT") from None
+
+
+def server_now(vault: Vault) -> datetime:
+    """Return the server's time, by the clock of its last answer."""
+    from datetime import UTC, datetime, timedelta
+
+    from vaultpki.vault import HEALTH
+
+    if vault.clock_offset is None:
+        vault.call(HEALTH)
+    return datetime.now(UTC) + timedelta(seconds=vault.clock_offset or 0.0)
+
+
+def screen() -> Screen:
+    """Return how tables are shown on standard output: bars, and lines that fit, only on a terminal."""
+    import shutil
+
+    from vaultpki.show.node_table import Screen
+
+    if not sys.stdout.isatty():
+        return Screen()
+    # click leaves colours out where there is no terminal, and with NO_COLOR.
+    return Screen(max(shutil.get_terminal_size().columns, _NARROWEST), _painted, bars=True)
+
+
+def _painted(text: str, colour: str | None) -> str:
+    return click.style(text, fg=colour) if colour else text
 
 
 def terminal() -> bool:

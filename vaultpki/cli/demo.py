@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
+
+from vaultpki.cli.progress import progress
 
 if TYPE_CHECKING:
     from vaultpki.demo.run import Shown
@@ -47,7 +50,11 @@ def demo_command(directory: Path, port: int, serve: bool) -> int:
     # SIGTERM is handled as Ctrl-C, so that the server's folder is removed too.
     signal.signal(signal.SIGTERM, leave)
     began = time.monotonic()
-    with run.demo(directory.absolute(), port=port) as shown:
+    with ExitStack() as stack:
+        with progress("Making the demo") as counter:
+            # The server and what apply does take half of the time.
+            counter.begin()
+            shown = stack.enter_context(run.demo(directory.absolute(), port=port, step=counter.step))
         bad = _show(shown, time.monotonic() - began)
         if serve:
             server = shown.server

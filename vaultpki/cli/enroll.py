@@ -1,24 +1,21 @@
-"""`vaultpki enroll`, `vaultpki lock`, `vaultpki unenroll` and `vaultpki nodes`."""
+"""`vaultpki enroll`, `vaultpki lock` and `vaultpki unenroll`."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING
 
 import click
 
-from vaultpki.cli.common import json_option, opened, spec_option
+from vaultpki.cli.common import opened, spec_option
+from vaultpki.cli.progress import progress
 from vaultpki.errors import Attention, SpecError, VaultpkiError
-from vaultpki.redact import printable
 
 if TYPE_CHECKING:
     from vaultpki.model import Cluster, Node, Pool
     from vaultpki.provision.anchor import Anchors
-    from vaultpki.provision.node_list import NodeSummary
     from vaultpki.vault import Vault
 
 _LONGEST_WRAP = 86400
@@ -91,9 +88,16 @@ def enroll_command(
             if not output.exists():
                 output.mkdir(parents=True)
                 output.chmod(0o700)
-        with _counted(len(wanted)) as done:
+        with progress("Enrolling") as counter:
             made = enrol.enroll_many(
-                cluster, vault, wanted, output, place, wrap_ttl=seconds, done=done, replace=replace
+                cluster,
+                vault,
+                wanted,
+                output,
+                place,
+                wrap_ttl=seconds,
+                done=lambda: counter.step(len(wanted)),
+                replace=replace,
             )
     more = f", {made.kept} from an earlier run are still good" if made.kept else ""
     click.echo(f"wrote {made.written} join files to {output}{more}")
@@ -172,60 +176,6 @@ def unenroll_command(node: str, file: Path, allow_http: bool, revoking: bool) ->
     tell(node, done, ended=True)
 
 
-@click.command("nodes")
-@spec_option
-@json_option
-def nodes_command(file: Path, allow_http: bool, as_json: bool) -> None:
-    """List the nodes, listed and pooled, each with its last report, and the CAs that expire soon.
-
-    \b
-    Example:
-      vaultpki nodes -f cluster.yaml
-    """
-    import json
-    from dataclasses import asdict
-    from datetime import UTC, datetime
-
-    from vaultpki.pki import ca_life
-    from vaultpki.provision import ca_ends, node_list
-
-    with opened(file, allow_http=allow_http) as (cluster, vault, _):
-        summaries = node_list.nodes(cluster, vault)
-        ends = ca_ends.read(cluster, vault, datetime.now(UTC))
-    if as_json:
-        nodes = [{**asdict(each), "report": each.report or None} for each in summaries]
-        click.echo(json.dumps({"nodes": nodes, "cas": [ca_life.to_json(end) for end in ends]}, indent=2))
-        return
-    rows = [("NODE", "POOL", "ROLES", "CREDENTIALS", "LAST REPORT", "CERTIFICATES"), *map(_row, summaries)]
-    widths = [min(max(len(row[column]) for row in rows), most) for column, most in enumerate((30, 16, 24, 13, 22))]
-    for row in rows:
-        click.echo("  ".join((*map(str.ljust, row, widths), row[5])).rstrip())
-    for end in ends:
-        if end.level is not ca_life.Level.NONE:
-            click.echo(f"{'!' if end.level.attention else '?'} {end.sentence}")
-
-
-def _row(summary: NodeSummary) -> tuple[str, ...]:
-    report = summary.report
-    certificates = report.get("certificates")
-    entries = certificates.values() if isinstance(certificates, dict) else ()
-    states = [str(entry.get("state")) for entry in entries if isinstance(entry, dict)]
-    bad = sum(state != "ok" for state in states)
-    credentials = "-" if summary.credentials is None else str(summary.credentials)
-    # A node has one, and for five minutes also the previous one.
-    credentials += " (a clone?)" if (summary.credentials or 0) > 2 else ""
-    row = (
-        summary.node,
-        summary.pool or "listed",
-        "+".join(summary.roles),
-        credentials,
-        str(report.get("time") or "never reported")[:40],
-        f"{len(states)} certificates, {bad} not ok" if states else "",
-    )
-    # A node writes its own report: nothing in it may steer a terminal.
-    return tuple(map(printable, row))
-
-
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
@@ -251,22 +201,6 @@ def _warn_of_drift(cluster: Cluster, vault: Vault, wanted: list[tuple[str, Node 
             "update them",
             err=True,
         )
-
-
-@contextmanager
-def _counted(length: int) -> Iterator[Callable[[], None]]:
-    """Show a progress bar, on a terminal only; yields the function that counts one node, from any thread."""
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    lock = Lock()
-    with click.progressbar(length=length, label="Enrolling", file=sys.stderr) as bar:
-
-        def one_more() -> None:
-            with lock:
-                bar.update(1)
-
-        yield one_more
 
 
 def _wanted(cluster: Cluster, pool: str | None, *, everyone: bool) -> list[tuple[str, Node | Pool]]:

@@ -2,53 +2,145 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaultpki.cli.common import allow_http_option, config_option, json_option
+from vaultpki.cli.common import allow_http_option, config_option, every_option, json_option, screen, watch_option
+from vaultpki.cli.progress import progress
 from vaultpki.redact import printable
 
 if TYPE_CHECKING:
     from vaultpki.agent.status import Status
+    from vaultpki.show.node_rows import NodeRow
 
 # Seconds: the longest pass of a resident agent if Vault answers every request.
 _LOCK_WAIT = 30.0
+# Nodes; fewer are read in a moment.
+_MANY = 50
 
 
 @click.command("status")
 @config_option
 @click.option(
-    "--dir", "directory", type=click.Path(path_type=Path), help="Check a folder of files only, without agent.yaml."
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path),
+    help="A folder of files, checked without agent.yaml; or of nodes: NODE/agent.yaml or nodes/NODE/agent.yaml.",
 )
 @click.option("--offline", is_flag=True, help="Do not check whether Vault is reachable.")
+@watch_option
+@every_option
 @allow_http_option
 @json_option
-def status_command(file: Path, directory: Path | None, offline: bool, allow_http: bool, as_json: bool) -> None:
+def status_command(
+    file: Path,
+    directory: Path | None,
+    offline: bool,
+    watching: bool,
+    every: str | None,
+    allow_http: bool,
+    as_json: bool,
+) -> None:
     """Show the certificates on this node, when they expire and what is wrong. Exit 3 if something needs attention.
+
+    For a folder of nodes it shows a line for each node, what needs attention first, as `vaultpki nodes` does. With
+    --dir Vault is not asked. --watch exits with 0 when it is ended.
 
     \b
     Example:
       vaultpki status
+      vaultpki status --watch
       vaultpki status --dir /etc/kubernetes/pki --json
+      vaultpki status --dir vaultpki-demo
     """
     import json
-    from datetime import UTC, datetime
 
-    from vaultpki.agent import status
+    from vaultpki.cli.watch import interval, watch
     from vaultpki.errors import Attention
+
+    seconds = interval(every, watching=watching, as_json=as_json)
+
+    def look() -> Shown:
+        if directory is not None:
+            return _of_directory(directory.absolute(), allow_http=allow_http, bar=not watching)
+        return _of_node(file, offline=offline, allow_http=allow_http)
+
+    if watching:
+        watch(lambda: list(look().lines()), seconds)
+        return
+    shown = look()
+    if as_json:
+        click.echo(json.dumps(shown.document(), indent=2))
+    else:
+        for line in shown.lines():
+            click.echo(line)
+    if not shown.ok:
+        raise Attention("something here needs attention; see above")
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What was found: whether nothing needs attention, the lines for people and the document for programs."""
+
+    ok: bool
+    lines: Callable[[], Iterable[str]]
+    document: Callable[[], dict[str, Any]]
+
+
+def _of_node(file: Path, *, offline: bool, allow_http: bool) -> Shown:
+    from vaultpki.agent import status
     from vaultpki.spec import load_agent
 
     now = datetime.now(UTC)
-    if directory is not None:
-        seen = status.of_folder(str(directory.absolute()), now)
-    else:
-        config = load_agent(file, allow_http=allow_http)
-        seen = status.of_node(config, now, ask=not offline, allow_http=allow_http)
-    click.echo(json.dumps(status.to_json(seen), indent=2) if as_json else _text(seen))
-    if not seen.ok:
-        raise Attention("something here needs attention; see above")
+    config = load_agent(file, allow_http=allow_http)
+    return _of_one(status.of_node(config, now, ask=not offline, allow_http=allow_http), now, config.node)
+
+
+def _of_directory(directory: Path, *, allow_http: bool, bar: bool) -> Shown:
+    from vaultpki.agent import node_folders, status
+    from vaultpki.show import node_rows, node_table
+
+    now = datetime.now(UTC)
+    folders = node_folders.find(directory)
+    if not folders:
+        return _of_one(status.of_folder(str(directory), now), now, directory.name)
+    found = []
+    with progress("Reading nodes") as counter:
+        for folder in folders:
+            one = node_folders.read(folder, now, allow_http=allow_http)
+            found.append((node_rows.of_status(one, now, name=folder.path.name), one))
+            if bar and len(folders) > _MANY:
+                counter.step(len(folders))
+    found.sort(key=lambda each: node_rows.order(each[0]))
+    rows = [row for row, _ in found]
+    ok = all(one.ok for _, one in found)
+    return Shown(
+        ok,
+        lambda: node_table.node_lines(rows, now, screen(), files=True),
+        lambda: {
+            "nodes": [{**node_rows.to_json(row), "status": _to_json(one, row)} for row, one in found],
+            "ok": ok,
+        },
+    )
+
+
+def _of_one(seen: Status, now: datetime, name: str) -> Shown:
+    from vaultpki.show import node_rows
+
+    row = node_rows.of_status(seen, now, name=name)
+    return Shown(seen.ok, lambda: _text(seen, now), lambda: _to_json(seen, row))
+
+
+def _to_json(seen: Status, row: NodeRow) -> dict[str, Any]:
+    from vaultpki.agent import status
+    from vaultpki.show import node_rows
+
+    return {**status.to_json(seen), "summary": node_rows.to_json(row)}
 
 
 @click.command("renew")
@@ -83,28 +175,20 @@ def renew_command(file: Path, force: bool, allow_http: bool, names: tuple[str, .
     return tell_outcome(run.run(config, options))
 
 
-def _text(status: Status) -> str:
-    from vaultpki.pki.ca_life import Level
+def _text(status: Status, now: datetime) -> Iterator[str]:
+    from vaultpki.show import node_table
 
-    rows = [("CERTIFICATE", "STATE", "ENDS", "RENEWED AFTER", "WHY")]
-    for one in status.seen:
-        ends = f"{one.leaf.not_after:%Y-%m-%d %H:%M:%S}Z" if one.leaf else "-"
-        after = f"{one.renew_after:%Y-%m-%d %H:%M:%S}Z" if one.renew_after else "-"
-        rows.append((one.name, one.state.value, ends, after, ", ".join(one.reasons)))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = ["  ".join((*map(str.ljust, row, widths), row[4])).rstrip() for row in rows]
+    yield from node_table.certificate_lines(status.seen, now, screen())
     if status.agent is not None:
-        lines.append(f"agent: {status.agent}")
-    lines += [f"{what}: {text}" if not text.startswith(f"{what}: ") else text for what, text in status.faults.items()]
-    lines += [
-        f"{'!' if end.level.attention else '?'} {end.sentence}" for end in status.ends if end.level is not Level.NONE
-    ]
+        yield f"agent: {status.agent}"
+    for what, text in status.faults.items():
+        yield printable(text if text.startswith(f"{what}: ") else f"{what}: {text}")
+    yield from node_table.end_lines(status.ends)
     for key, owed in status.owed.items():
         why = f": {owed.error}" if owed.error else ""
         times = "1 attempt" if owed.attempts == 1 else f"{owed.attempts} attempts"
-        lines.append(f"hook of {key} still owed after {times}{why}")
+        yield printable(f"hook of {key} still owed after {times}{why}")
     if status.reachable is not None:
-        lines.append("vault: reachable" if status.reachable else f"vault: {status.error}")
+        yield printable("vault: reachable" if status.reachable else f"vault: {status.error}")
     if not status.seen and not status.faults:
-        lines.append("there is no certificate here")
-    return "\n".join(map(printable, lines))
+        yield "there is no certificate here"

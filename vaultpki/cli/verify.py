@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from vaultpki.cli.common import json_option, open_vault, spec_option
+from vaultpki.cli.progress import progress
 from vaultpki.redact import printable
+from vaultpki.show import table
+from vaultpki.show.table import Column
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
     from vaultpki.model import Cluster
     from vaultpki.verify.on_disk import Check
 
+# Paths are never cut.
+_COLUMNS: Final = tuple(Column(title, most=4096) for title in ("FROM", "TO", "SHOULD", "WHY"))
 # Failures of one group that are shown; the rest is counted.
 _SHOWN = 3
 
@@ -59,7 +64,8 @@ def verify_command(file: Path, directory: Path | None, ask_vault: bool, allow_ht
     report: list[str] = []
     if directory is not None:
         found = folders.find(cluster, directory)
-        checks = matrix.verify(found, now=now, rows=certificates.rows(cluster))
+        with progress("Checking files") as counter:
+            checks = matrix.verify(found, now=now, rows=certificates.rows(cluster), step=counter.step)
         report.append(_of_files(checks, len(found)))
     if ask_vault:
         asked = _asked(cluster, now, allow_http=allow_http)
@@ -80,8 +86,8 @@ def _asked(cluster: Cluster, now: datetime, *, allow_http: bool) -> tuple[Check,
     from vaultpki.verify import vault_trial
 
     vault, _ = open_vault(cluster, allow_http=allow_http)
-    with explained(vault):
-        return vault_trial.verify_vault(cluster, vault, now=now)
+    with explained(vault), progress("Asking Vault") as counter:
+        return vault_trial.verify_vault(cluster, vault, now=now, step=counter.step)
 
 
 def _of_vault(checks: tuple[Check, ...]) -> str:
@@ -106,13 +112,12 @@ def _of_vault(checks: tuple[Check, ...]) -> str:
 def _of_files(checks: tuple[Check, ...], holders: int) -> str:
     """Return the failures as a table, what could not be checked, and one line of counts."""
     failed = [check for check in checks if not check.ok and check.got != "unchecked"]
-    cells = [("FROM", "TO", "SHOULD", "WHY")]
+    rows = []
     for check in failed:
         why = check.detail if check.got == "refuse" else f"was accepted {check.detail}".rstrip()
         source = check.source if check.kind != "file" else f"{check.source}/{check.name}"
-        cells.append((source, check.target, check.expect, why))
-    widths = [max(len(row[column]) for row in cells) for column in range(3)]
-    lines = [printable("  ".join((*map(str.ljust, row, widths), row[3]))) for row in cells] if failed else []
+        rows.append((source, check.target, check.expect, why))
+    lines = list(table.lines(_COLUMNS, rows)) if failed else []
     unmade = [check for check in checks if check.got == "unchecked"]
     unread: dict[tuple[str, str], list[str]] = {}
     for check in unmade:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -63,9 +63,10 @@ class Shown:
 
 
 @contextmanager
-def demo(directory: Path, *, port: int = 0) -> Iterator[Shown]:
+def demo(directory: Path, *, port: int = 0, step: Callable[[int], None] = lambda total: None) -> Iterator[Shown]:
     """Run the demo in `directory`; the server stops when the block ends.
 
+    `step` is called after each piece of the work with how many there are.
     Raises StoreError if the directory has other files, and everything that the commands raise.
     """
     # Only root and this user can replace it or a folder above it, so paths below it are safe.
@@ -75,7 +76,7 @@ def demo(directory: Path, *, port: int = 0) -> Iterator[Shown]:
             _prepare(directory, folder)
         try:
             with openbao.start(directory / "server", port=port) as server:
-                yield _run(directory, server)
+                yield _run(directory, server, step)
         finally:
             # Its storage was memory, so nothing of its folder is of use, the root token included.
             with contextlib.suppress(OSError):
@@ -84,7 +85,7 @@ def demo(directory: Path, *, port: int = 0) -> Iterator[Shown]:
         os.close(folder)
 
 
-def _run(directory: Path, server: openbao.Embedded) -> Shown:
+def _run(directory: Path, server: openbao.Embedded, step: Callable[[int], None]) -> Shown:
     with storage_errors(str(server.ca_file)):
         ca_pem = server.ca_file.read_text(encoding="ascii")
     _write(directory / "vault-ca.crt", ca_pem, 0o644)
@@ -95,6 +96,9 @@ def _run(directory: Path, server: openbao.Embedded) -> Shown:
     vault = Vault(Settings((server.address,), ca_pem=ca_pem, token=server.token))
     where = ServerFacts((server.address,), ca_pem)
     done = apply.apply(cluster, vault, where, first=None, progress=lambda change: None)
+    operators = [row for row in rows(cluster) if row.operator]
+    total = len(cluster.nodes) + len(operators) + 2
+    step(total)
     renewed = 0
     for node in cluster.nodes:
         file = _equip(directory / "nodes" / node.name, cluster, node, vault, done.root_sha256)
@@ -102,11 +106,13 @@ def _run(directory: Path, server: openbao.Embedded) -> Shown:
         for failure in outcome.failures.values():
             raise failure
         renewed += len(outcome.renewed)
-    for row in rows(cluster):
-        if row.operator:
-            operator.issue(cluster, vault, row.name, str(directory / "operator"), datetime.now(UTC), grace=0.0)
-            renewed += 1
+        step(total)
+    for row in operators:
+        operator.issue(cluster, vault, row.name, str(directory / "operator"), datetime.now(UTC), grace=0.0)
+        renewed += 1
+        step(total)
     checks = verify(find(cluster, directory), now=datetime.now(UTC), rows=rows(cluster))
+    step(total)
     return Shown(cluster, directory, server, token_file, len(done.changes), checks, renewed)
 
 

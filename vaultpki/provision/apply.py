@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 
 from vaultpki.errors import BadAnswer, Refused, Sealed, Unavailable
 from vaultpki.model import Cluster
@@ -25,6 +26,12 @@ _AWAY_SECONDS = 90.0
 _MOST_ROUNDS = 8
 
 Progress = Callable[[Change], None]
+Step = Callable[[int], None]
+"""Is called after each piece of work, from any thread, with how many there are in all."""
+
+
+def uncounted(total: int) -> None:
+    """Count nothing."""
 
 
 def look(cluster: Cluster, vault: Vault, where: ServerFacts) -> tuple[Observation, Plan]:
@@ -54,12 +61,20 @@ def with_impact(cluster: Cluster, vault: Vault, seen: Observation, todo: Plan) -
     return replace(todo, impact=impact_of(cluster, todo.changes, Live(frozenset(reported), seen.found.pooled)))
 
 
-def apply(cluster: Cluster, vault: Vault, where: ServerFacts, *, first: Plan | None, progress: Progress) -> Plan:
+def apply(
+    cluster: Cluster,
+    vault: Vault,
+    where: ServerFacts,
+    *,
+    first: Plan | None,
+    progress: Progress,
+    step: Step = uncounted,
+) -> Plan:
     """Carry out what `look` shows until nothing is left to do; returns every change made.
 
     `first` is the plan that a person agreed to: nothing is written if the server has changed since. `progress` is
-    called with each change that is made. A server that goes away in the middle is waited for, and the work continues
-    from what is there then.
+    called with each change once its stage is made, `step` after each change at once. A server that goes away in the
+    middle is waited for, and the work continues from what is there then.
     """
     done: list[Change] = []
     give_up = time.monotonic() + _AWAY_SECONDS
@@ -85,7 +100,8 @@ def apply(cluster: Cluster, vault: Vault, where: ServerFacts, *, first: Plan | N
                     + "".join(f", such as that of {change.kind} {change.name}" for change in todo.changes[:1])
                     + ": something else writes here too"
                 )
-            for change in carry_out(cluster, vault, seen, todo):
+            total = len(done) + len(todo.changes)
+            for change in carry_out(cluster, vault, seen, todo, partial(step, total)):
                 done.append(change)
                 progress(change)
             # The next observation takes as much memory.

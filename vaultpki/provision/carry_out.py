@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -45,8 +45,13 @@ class _Run:
     applied: AppliedRecord
 
 
-def carry_out(cluster: Cluster, vault: Vault, seen: Observation, todo: Plan) -> Iterator[Change]:
-    """Carry out a plan; yields the changes of a stage once all of them are made."""
+def carry_out(
+    cluster: Cluster, vault: Vault, seen: Observation, todo: Plan, counted: Callable[[], None]
+) -> Iterator[Change]:
+    """Carry out a plan; yields the changes of a stage once all of them are made.
+
+    `counted` is called after each change, from any thread.
+    """
     role_ids = {node.name: seen.facts.role_ids.get(node.name) or str(uuid.uuid4()) for node in cluster.nodes}
     run = _Run(cluster, vault, seen, todo, replace(seen.facts, role_ids=role_ids), seen.wanted, seen.found.applied)
     noted: dict[str, frozenset[str]] = {}
@@ -58,7 +63,7 @@ def carry_out(cluster: Cluster, vault: Vault, seen: Observation, todo: Plan) -> 
             noted = _note_ends(run)
         elif name == "cleanup":
             _end_tokens(run, noted)
-        made = vault.map(partial(_make, run), changes)
+        made = vault.map(partial(_make_and_count, run, counted), changes)
         if any(made):
             run = replace(run, facts=replace(run.facts, root_sha256=made[0]))
         yield from changes
@@ -105,6 +110,12 @@ def _write_applied(run: _Run, applied: AppliedRecord) -> None:
     if applied != run.applied:
         path = f"{run.cluster.mount('config')}/data/{APPLIED}"
         run.vault.write(path, {"data": applied.record(run.cluster)})
+
+
+def _make_and_count(run: _Run, counted: Callable[[], None], change: Change) -> str:
+    made = _make(run, change)
+    counted()
+    return made
 
 
 def _make(run: _Run, change: Change) -> str:

@@ -14,11 +14,19 @@ from vaultpki.provision.token_rights import refuse_weak_token
 from vaultpki.vault import Vault
 
 
-def destroy(cluster: Cluster, vault: Vault, where: ServerFacts, *, progress: Callable[[str], None]) -> list[str]:
+def destroy(
+    cluster: Cluster,
+    vault: Vault,
+    where: ServerFacts,
+    *,
+    progress: Callable[[str], None],
+    step: Callable[[int], None] = lambda total: None,
+) -> list[str]:
     """Remove everything that apply made, and nothing else. A run that was cut off continues when it is repeated.
 
-    `where` is as for `apply`; `progress` is called with each path that was deleted. Returns the policies that have a
-    name of ours and were kept, because nothing shows that apply made them.
+    `where` is as for `apply`; `progress` is called with each path that was deleted, and `step` after each with how many
+    there are in all, for policies from any thread. Returns the policies that have a name of ours and were kept, because
+    nothing shows that apply made them.
     """
     seen = observe(cluster, vault, where)
     if ("issuer", cluster.mount(ROOT)) in seen.observed.objects:
@@ -29,18 +37,25 @@ def destroy(cluster: Cluster, vault: Vault, where: ServerFacts, *, progress: Cal
         refuse_weak_token(cluster, vault, {object_path(cluster, vault, key): "delete" for key in doomed})
     # Policies first: without the record, a pool's policy is known as ours by its rules, which name its auth mount.
     policies = [key for key in doomed if key[0] == "policy"]
-    vault.map(lambda key: vault.call(delete_request(cluster, vault, key)), policies)
+
+    def remove(key: Key) -> None:
+        vault.call(delete_request(cluster, vault, key))
+        step(len(doomed))
+
+    vault.map(remove, policies)
     for key in policies:
         progress(object_path(cluster, vault, key))
     for kind, name in doomed:
         if kind == "auth":
             delete_auth_mount(cluster, vault, seen, name)
             progress(object_path(cluster, vault, (kind, name)))
+            step(len(doomed))
     # The store is last: it holds the record of what is ours.
     mounts = sorted((name for kind, name in doomed if kind == "mount"), key=cluster.mount("config").__eq__)
     for name in mounts:
         vault.call(delete_request(cluster, vault, ("mount", name)))
         progress(object_path(cluster, vault, ("mount", name)))
+        step(len(doomed))
     return [
         name
         for kind, name in seen.wanted

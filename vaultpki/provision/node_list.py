@@ -21,24 +21,11 @@ _LONGEST: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
-class NodeSummary:
-    """One node as Vault knows it. `report` is what it last reported: for display only, and limited in size.
-
-    `credentials` is how many secret ids it has; None if the token may not look, and for a node that needs none.
-    """
-
-    node: str
-    pool: str | None
-    roles: tuple[str, ...]
-    report: dict[str, Any]
-    credentials: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class Member:
     """One node with its holder in cluster.yaml, None for a name that fits no pool, and its report as it is stored.
 
-    `credentials` is as in NodeSummary; None too for a node that logs in by a token.
+    `credentials` is how many secret ids it has; None if the token may not look, and for a node that logs in by a token.
+    `report` is empty for a node that has never reported.
     """
 
     name: str
@@ -47,18 +34,16 @@ class Member:
     credentials: int | None
     report: Mapping[str, Any]
 
+    @property
+    def pool(self) -> str | None:
+        """The name of its pool; None for a listed node, and "-" for a name that fits no pool."""
+        if self.kind == "listed":
+            return None
+        return self.holder.name if self.holder else "-"
 
-def nodes(cluster: Cluster, vault: Vault) -> tuple[NodeSummary, ...]:
-    """Return the listed nodes and the pooled ones that were enrolled or have reported, each with its last report."""
-
-    def summary(each: Member) -> NodeSummary:
-        pool = None
-        if each.kind != "listed":
-            pool = each.holder.name if each.holder else "-"
-        report = _bounded(each.report)
-        return NodeSummary(each.name, pool, _roles(each.holder), report, each.credentials)
-
-    return tuple(map(summary, members(cluster, vault)))
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return tuple(sorted(role.value for role in self.holder.roles)) if self.holder else ()
 
 
 def members(cluster: Cluster, vault: Vault) -> tuple[Member, ...]:
@@ -87,10 +72,6 @@ def members(cluster: Cluster, vault: Vault) -> tuple[Member, ...]:
     return tuple(vault.map(look, everyone))
 
 
-def _roles(who: Node | Pool | None) -> tuple[str, ...]:
-    return tuple(sorted(role.value for role in who.roles)) if who else ()
-
-
 def _report(cluster: Cluster, vault: Vault, name: str) -> dict[str, Any]:
     try:
         found = vault.stored(cluster.mount("config"), f"reports/{name}")
@@ -101,13 +82,13 @@ def _report(cluster: Cluster, vault: Vault, name: str) -> dict[str, Any]:
     return report if isinstance(report, dict) else {}
 
 
-def _bounded(value: Any, depth: int = 4) -> Any:
-    """Return a value that a node wrote cut to a size, without control characters."""
+def bounded(value: Any, depth: int = 4) -> Any:
+    """Return a value that a node wrote cut to a size and without control characters, to be shown."""
     if isinstance(value, str):
         return printable(value[:_LONGEST])
     if isinstance(value, dict) and depth:
-        return {printable(key[:_LONGEST]): _bounded(each, depth - 1) for key, each in islice(value.items(), _MOST)}
+        return {printable(key[:_LONGEST]): bounded(each, depth - 1) for key, each in islice(value.items(), _MOST)}
     if isinstance(value, list) and depth:
-        return [_bounded(each, depth - 1) for each in value[:_MOST]]
+        return [bounded(each, depth - 1) for each in value[:_MOST]]
     plain = value is None or (isinstance(value, int | float) and abs(value) < 1 << 53)
     return value if plain else "..."

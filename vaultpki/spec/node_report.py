@@ -19,6 +19,8 @@ _LONGEST: Final = 300
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _HEX = re.compile(r"[0-9a-f]{1,64}")
 _MOST_REVISION: Final = 1 << 53
+# Seconds: the most that agent.yaml takes.
+_LONGEST_POLL: Final = 86400
 
 _Entry = TypeVar("_Entry")
 
@@ -28,7 +30,8 @@ class CertificateReport:
     """One certificate: its CA's domain, its state, `serial` and the issuer's key id in hex, and its end.
 
     `served` are the SHA-256 of the certificates that stand behind the leaf in its file. `installed` is since when the
-    file holds this leaf with this chain; None if the agent does not know.
+    file holds this leaf with this chain; None if the agent does not know. `not_before` and `renew_after` are None in
+    reports of earlier versions.
     """
 
     ca: str
@@ -38,6 +41,8 @@ class CertificateReport:
     issuer_key_id: str = ""
     served: tuple[str, ...] = ()
     installed: datetime | None = None
+    not_before: datetime | None = None
+    renew_after: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +79,10 @@ class NodeReport:
     """A node's report. Times are the server's.
 
     `seen` has the rotation records by domain; a domain without a record has revision 0. `bundles` are by CA; `readers`
-    by `CA/COMPONENT`, of those whose start is known. `owed` are the keys of hooks that have not run, `waiting` the
-    domains whose turn to restart this node awaits. `pins` are the SHA-256 of the roots that it accepts.
+    by `CA/COMPONENT`, of those whose start is known. `owed` are the keys of hooks that have not run, `failed` those of
+    them that were tried, `waiting` the domains whose turn to restart this node awaits. `pins` are the SHA-256 of the
+    roots that it accepts. `poll` is how many seconds pass between two reports; 0 if the agent does not stay, or is of
+    an earlier version. `trust` names the CAs in the node's bundles.
     """
 
     time: datetime
@@ -89,6 +96,9 @@ class NodeReport:
     pins: tuple[str, ...] = ()
     failures: tuple[str, ...] = ()
     strangers: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+    poll: int = 0
+    trust: str = ""
 
 
 def to_json(report: NodeReport) -> dict[str, Any]:
@@ -97,6 +107,8 @@ def to_json(report: NodeReport) -> dict[str, Any]:
         "version": 1,
         "time": stamp(report.time),
         "agent": report.agent,
+        "poll": report.poll,
+        "trust": report.trust,
         "rotation": {
             domain: {"revision": seen.revision, "highest": seen.highest, "behind": seen.behind}
             for domain, seen in report.seen.items()
@@ -110,6 +122,8 @@ def to_json(report: NodeReport) -> dict[str, Any]:
                 "issuer_key_id": one.issuer_key_id,
                 "served": list(one.served),
                 "installed": None if one.installed is None else stamp(one.installed),
+                "not_before": None if one.not_before is None else stamp(one.not_before),
+                "renew_after": None if one.renew_after is None else stamp(one.renew_after),
             }
             for name, one in report.certificates.items()
         },
@@ -119,7 +133,7 @@ def to_json(report: NodeReport) -> dict[str, Any]:
         "readers": {
             name: {"started": stamp(one.started), "sha256": sorted(one.sha256)} for name, one in report.readers.items()
         },
-        "hooks": {"owed": list(report.owed), "waiting": list(report.waiting)},
+        "hooks": {"owed": list(report.owed), "failed": list(report.failed), "waiting": list(report.waiting)},
         "pins": list(report.pins),
         "failures": list(report.failures),
         "strangers": [printable(text)[:_LONGEST] for text in report.strangers],
@@ -145,6 +159,9 @@ def read(value: object) -> NodeReport | None:
         pins=_hashes(report.get("pins")),
         failures=_texts(report.get("failures")),
         strangers=_texts(report.get("strangers")),
+        failed=_texts(hooks.get("failed")),
+        poll=_poll(report.get("poll")),
+        trust=_hex(report.get("trust")),
     )
 
 
@@ -169,15 +186,16 @@ def _certificate(entry: Mapping[str, Any]) -> CertificateReport | None:
     when = _time(ends)
     if ends is not None and when is None:
         return None
-    serial, key_id = entry.get("serial"), entry.get("issuer_key_id")
     return CertificateReport(
         ca=_text(entry.get("ca")),
         state=_text(entry.get("state")),
         not_after=when,
-        serial=serial if isinstance(serial, str) and _HEX.fullmatch(serial) else "",
-        issuer_key_id=key_id if isinstance(key_id, str) and _HEX.fullmatch(key_id) else "",
+        serial=_hex(entry.get("serial")),
+        issuer_key_id=_hex(entry.get("issuer_key_id")),
         served=_hashes(entry.get("served")),
         installed=_time(entry.get("installed")),
+        not_before=_time(entry.get("not_before")),
+        renew_after=_time(entry.get("renew_after")),
     )
 
 
@@ -200,6 +218,14 @@ def _time(value: object) -> datetime | None:
         return moment(value) if isinstance(value, str) else None
     except ValueError:
         return None
+
+
+def _poll(value: object) -> int:
+    return value if type(value) is int and 0 < value <= _LONGEST_POLL else 0
+
+
+def _hex(value: object) -> str:
+    return value if isinstance(value, str) and _HEX.fullmatch(value) else ""
 
 
 def _text(value: object) -> str:

@@ -7,7 +7,7 @@ row calls every server. So a new row is checked without new code.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -40,11 +40,18 @@ _WRONG_NAME: Final = "vaultpki-wrong-name.invalid"
 _PURPOSES: Final = (("sslserver", "as a server"), ("sslclient", "as a client"))
 
 
-def verify(holders: Sequence[Holder], *, now: datetime, rows: Sequence[Row] = TABLE) -> tuple[Check, ...]:
+def verify(
+    holders: Sequence[Holder],
+    *,
+    now: datetime,
+    rows: Sequence[Row] = TABLE,
+    step: Callable[[int], None] = lambda total: None,
+) -> tuple[Check, ...]:
     """Check these holders' files, chains and handshakes, in that order.
 
     `now` is the time at which files and chains are judged; a handshake uses the machine's clock, as in the cluster.
-    `rows` are the cluster's, which say who may reach whom. Raises ToolMissing without `openssl`.
+    `rows` are the cluster's, which say who may reach whom. `step` is called during the handshakes, which take longest,
+    with how many steps they are in all. Raises ToolMissing without `openssl`.
     """
     from vaultpki.verify import openssl
 
@@ -63,7 +70,7 @@ def verify(holders: Sequence[Holder], *, now: datetime, rows: Sequence[Row] = TA
             pairs.append(pair)
     sound = tuple(pair for pair in pairs if pair.leaf is not None)
     checks.extend(_chains(holders, sound, now))
-    checks.extend(_handshakes(sound, rows))
+    checks.extend(_handshakes(sound, rows, step))
     return tuple(checks)
 
 
@@ -162,14 +169,18 @@ class _Bundles:
         return None
 
 
-def _handshakes(pairs: Sequence[PairOnDisk], rows: Sequence[Row]) -> Iterator[Check]:
+def _handshakes(pairs: Sequence[PairOnDisk], rows: Sequence[Row], step: Callable[[int], None]) -> Iterator[Check]:
     from vaultpki.verify import handshake
 
     bundles = _Bundles(pairs)
     contexts = _Contexts()
-    for server in (pair for pair in pairs if pair.certificate.usage.server):
+    servers, meetings = [pair for pair in pairs if pair.certificate.usage.server], list(_meetings(pairs))
+    total = len(servers) + len(meetings)
+    for server in servers:
+        step(total)
         yield from _server_alone(server, bundles, contexts)
-    for client, server in _meetings(pairs):
+    for client, server in meetings:
+        step(total)
         cas = client_cas(server.row, rows)
         trusted = [path for ca in cas if (path := bundles.find(ca, server.holder))]
         own = bundles.find(server.certificate.ca, client.holder)

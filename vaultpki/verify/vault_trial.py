@@ -87,9 +87,12 @@ class Keys:
         return judge
 
 
-def verify_vault(cluster: Cluster, vault: Vault, *, now: datetime) -> tuple[Check, ...]:
+def verify_vault(
+    cluster: Cluster, vault: Vault, *, now: datetime, step: Callable[[int], None] = lambda total: None
+) -> tuple[Check, ...]:
     """Check the forbidden list against the server, as a node of the cluster's first pool that uses AppRole.
 
+    `step` is called after each request that must be refused, from any thread, with how many there are.
     `vault` is the applier: it makes the node and removes it again, whatever happens in between. `now` is the time at
     which certificates are judged. Raises SpecError if the cluster has no such pool or was not applied, Denied if the
     token may not do all of this.
@@ -121,11 +124,18 @@ def verify_vault(cluster: Cluster, vault: Vault, *, now: datetime) -> tuple[Chec
         trial = _Trial(name, node, keys.judge(trust, now))
         checks = vault.map(trial.allowed, forbidden_signing.allowed(cluster, name, pool, keys.request))
         listed = [f for f in forbidden_signing.forbidden(cluster, name, pool, keys.request) if not _BENT.search(f.path)]
-        checks += node.map(trial.forbidden, [f for f in listed if f.harmless])
+        sent = [f for f in listed if f.harmless or f.spent]
+
+        def forbidden(request: Forbidden) -> Check:
+            check = trial.forbidden(request)
+            step(len(sent))
+            return check
+
+        checks += node.map(forbidden, [f for f in sent if f.harmless])
         asked = [f for f in listed if not f.harmless and not f.spent]
         checks += trial.by_capabilities(asked, token_rights.granted(vault, [f.path for f in asked], token=token))
         vault.api.auth.approle.delete_role(name, mount_point=mount)
-        checks += node.map(trial.forbidden, [f for f in listed if f.spent])
+        checks += node.map(forbidden, [f for f in sent if f.spent])
     finally:
         _remove(cluster, vault, name, role_id)
     return tuple(checks)

@@ -63,7 +63,24 @@ def test_before_and_after_the_first_run(site: Site, seat: Seat) -> None:
     assert found["agent"]["faults"] == {"agent": "nothing was ever issued here; run `vaultpki agent`"}
     seat.run()
     found = status(seat, expect=0)
-    assert set(found) == {"node", "agent", "certificates", "cas", "trust", "vault", "ok"}
+    assert set(found) == {"node", "agent", "certificates", "cas", "trust", "vault", "ok", "summary"}
+    first = min(found["certificates"], key=lambda one: one["not_after"])
+    summary = found["summary"]
+    assert 0.99 < summary.pop("life_left") <= 1
+    assert summary == {
+        "node": "worker-1",
+        "pool": None,
+        "roles": ["worker"],
+        "state": "ok",
+        "reasons": [],
+        "message": None,
+        "first_expiry": first["not_after"],
+        "reported": None,
+        "agent_version": None,
+        "ca_generation": found["trust"]["generation"],
+        "hooks_owed": [],
+        "credentials": None,
+    }
     assert found["node"] == "worker-1"
     assert found["agent"] == {"state": "ok", "hooks_owed": [], "faults": {}}
     assert found["vault"] == {"reachable": True, "error": None}

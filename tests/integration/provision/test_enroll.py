@@ -19,6 +19,7 @@ from helpers.node import enrolled_nodes
 from helpers.node.enrolled_nodes import Desk
 from helpers.vault.applied_cluster import Seat, Site
 from helpers.vault.servers import Server, wait_for
+from vaultpki import __version__
 from vaultpki.vault.transport import CONNECTIONS
 
 
@@ -304,24 +305,42 @@ def test_nodes_shows_listed_and_pooled_with_their_reports(
     desk.join_file("batch-2", tmp_path / "3.json", pool="batch")
     for _ in range(3):
         assert site.server.api("POST", f"auth/{site.prefix}/pooled/role/batch-2/secret-id").status == 200
-    lines = applier.run("nodes", "-f", site.file).stdout.splitlines()
-    assert re.fullmatch(r"NODE +POOL +ROLES +CREDENTIALS +LAST REPORT +CERTIFICATES", lines[0]), lines[0]
+    ran = applier.run("nodes", "-f", site.file, expect=3)
+    assert ran.stderr == "vaultpki: something here needs attention; see above\n"
+    lines = ran.stdout.splitlines()
+    assert re.fullmatch(r"NODE +POOL +ROLES +STATE +EXPIRES +LIFE +REPORTED +AGENT +CAS +HOOKS +LOGINS", lines[0]), (
+        lines[0]
+    )
+    # What needs attention is first, and why is below it.
+    assert re.fullmatch(r"batch-2 +batch +worker +clone +- +- +never +- +- +0 +4", lines[1]), lines[1]
+    assert lines[2] == "    4 live credentials (a clone?); never reported"
+    good = rf"in 29d +99% +\d+s ago +{re.escape(__version__)} +[0-9a-f]{{8}} +0 +1"
     first = next(line for line in lines if line.startswith("cp-1 "))
-    assert re.fullmatch(r"cp-1 +listed +control-plane\+etcd +1 +20\S+Z +9 certificates, 0 not ok", first), first
+    assert re.fullmatch(rf"cp-1 +listed +control-plane\+etcd +ok +{good}", first), first
     second = next(line for line in lines if line.startswith("batch-1 "))
-    assert re.fullmatch(r"batch-1 +batch +worker +1 +20\S+Z +3 certificates, 0 not ok", second), second
-    third = next(line for line in lines if line.startswith("batch-2 "))
-    assert re.fullmatch(r"batch-2 +batch +worker +4 \(a clone\?\) +never reported", third), third
-    told = {
-        entry["node"]: entry for entry in json.loads(applier.run("nodes", "-f", site.file, "--json").stdout)["nodes"]
-    }
+    assert re.fullmatch(rf"batch-1 +batch +worker +ok +{good}", second), second
+    document = json.loads(applier.run("nodes", "-f", site.file, "--json", expect=3).stdout)
+    assert document["ok"] is False and document["nodes"][0]["node"] == "batch-2"
+    told = {entry["node"]: entry for entry in document["nodes"]}
     assert told["batch-2"] == {
         "node": "batch-2",
         "pool": "batch",
         "roles": ["worker"],
+        "state": "clone",
+        "reasons": ["many-credentials", "never-reported"],
+        "message": "4 live credentials (a clone?); never reported",
+        "first_expiry": None,
+        "life_left": None,
+        "reported": None,
+        "agent_version": None,
+        "ca_generation": None,
+        "hooks_owed": [],
         "credentials": 4,
         "report": None,
     }
+    held = told["batch-1"]["report"]["certificates"].values()
+    assert told["batch-1"]["first_expiry"] == min(each["not_after"] for each in held)
+    assert told["batch-1"]["ca_generation"] == told["batch-1"]["report"]["trust"]
     assert told["batch-1"]["report"]["certificates"]["kubelet"]["state"] == "ok"
     assert told["cp-1"]["pool"] is None and told["cp-1"]["roles"] == ["control-plane", "etcd"]
 
@@ -347,12 +366,12 @@ def test_a_hostile_report_does_no_harm(site: Site, applier: Desk, desk: Desk, tm
         assert own is not None
         said = site.server.api("POST", f"{site.prefix}/config/data/reports/{node}", {"data": report}, token=own)
         assert said.status == 200, said
-    shown = applier.run("nodes", "-f", site.file).stdout
+    shown = applier.run("nodes", "-f", site.file, expect=3).stdout
     assert all(c.isprintable() or c == "\n" for c in shown)
     for what in HOSTILE:
         lines = [line for line in shown.splitlines() if line.startswith(f"batch-{what} ")]
         assert len(lines) == 1 and len(lines[0]) < 160, lines
-    ran = applier.run("nodes", "-f", site.file, "--json")
+    ran = applier.run("nodes", "-f", site.file, "--json", expect=3)
     told = {entry["node"]: entry["report"] for entry in json.loads(ran.stdout)["nodes"]}
     assert all(c.isprintable() or c == "\n" for c in ran.stdout)
     for what in HOSTILE:

@@ -123,7 +123,7 @@ def applying(site: Site, vault: Vault) -> list[Step]:
     return [
         ("enroll", lambda: enroll("worker-1", None)),
         ("enroll of a pool's node", lambda: enroll("w-1", "autoscaled")),
-        ("nodes", lambda: node_list.nodes(site.cluster, vault)),
+        ("nodes", lambda: node_list.members(site.cluster, vault)),
         ("lock", lambda: enrol.lock(site.cluster, vault, "worker-1", wait=0)),
         ("lock of a pool's node", lambda: enrol.lock(site.cluster, vault, "w-1", wait=0)),
         ("unenroll", lambda: enrol.unenroll(site.cluster, vault, "w-1", wait=0)),

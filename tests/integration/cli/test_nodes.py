@@ -1,0 +1,232 @@
+"""`vaultpki nodes` on a real server: the state of each node, in order, once or again and again."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.terminals import on_terminal
+from helpers.vault.plan_commands import Ran, Watched, environment, fails, vaultpki
+from helpers.vault.servers import Server, wait_for
+from vaultpki.redact import stamp
+from vaultpki.spec import node_report
+from vaultpki.spec.node_report import CertificateReport, NodeReport
+
+SPEC = """\
+api_server: {names: [api.example.com]}
+nodes:
+- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}
+- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}
+- {name: worker-2, roles: [worker], addresses: [10.0.0.22]}
+pools:
+- {name: autoscaled, roles: [worker], node_names: "w-*"}
+"""
+DAY = timedelta(days=1)
+
+
+class Fleet:
+    """A cluster whose nodes report what a test says."""
+
+    def __init__(self, site: Watched) -> None:
+        self.site = site
+
+    @property
+    def env(self) -> dict[str, str]:
+        return self.site.server.environment()
+
+    def run(self, *words: str, expect: int = 0) -> Ran:
+        return vaultpki("nodes", "-f", self.site.file, *words, env=self.env, expect=expect)
+
+    def json(self, *, expect: int = 0) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.run("--json", expect=expect).stdout)
+        assert document["ok"] is (expect == 0)
+        return document
+
+    def reports(self, node: str, days: float = 20, **further: Any) -> None:
+        now = datetime.now(UTC)
+        end = now + days * DAY
+        one = CertificateReport("kubelet", "ok", end, "1f", not_before=end - 30 * DAY, renew_after=end - 12 * DAY)
+        stored = NodeReport(
+            further.pop("time", now - timedelta(seconds=30)),
+            "0.2.0",
+            certificates={"kubelet": one},
+            poll=300,
+            trust="5b0c2f6f3c1d9a77",
+            **further,
+        )
+        self.writes(node, node_report.to_json(stored))
+
+    def writes(self, node: str, report: Mapping[str, Any]) -> None:
+        path = f"{self.site.prefix}/config/data/reports/{node}"
+        assert self.site.server.api("POST", path, {"data": report}).status == 200
+
+    def logins(self, node: str, count: int) -> None:
+        """Gives a listed node so many live secret ids more."""
+        for _ in range(count):
+            path = f"auth/{self.site.prefix}/listed/role/{node}/secret-id"
+            assert self.site.server.api("POST", path).status == 200
+
+
+@pytest.fixture
+def fleet(server: Server, tmp_path: Path, cluster_name: str) -> Fleet:
+    site = Watched(server, tmp_path, cluster_name)
+    site.write(SPEC)
+    site.apply()
+    return Fleet(site)
+
+
+def test_a_cluster_without_a_node(server: Server, tmp_path: Path, cluster_name: str) -> None:
+    site = Watched(server, tmp_path, cluster_name)
+    site.write(
+        'api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}\n'
+        'pools:\n- {name: a, roles: [worker], node_names: "w-*"}\n'
+    )
+    site.apply()
+    fleet = Fleet(site)
+    assert fleet.run().stdout == "There is no node.\n"
+    assert fleet.json()["nodes"] == []
+
+
+def test_from_new_to_well_to_urgent(fleet: Fleet) -> None:
+    # Nobody has joined yet, which is no fault.
+    document = fleet.json()
+    assert [(each["node"], each["state"], each["message"]) for each in document["nodes"]] == [
+        (name, "new", "not enrolled") for name in ("cp-1", "worker-1", "worker-2")
+    ]
+    for name in ("cp-1", "worker-1", "worker-2"):
+        fleet.logins(name, 1)
+        fleet.reports(name)
+    assert {each["state"] for each in fleet.json()["nodes"]} == {"ok"}
+    assert fleet.run().stdout.splitlines()[-1] == "3 nodes: 3 ok"
+
+    fleet.reports("worker-2", days=-1)
+    fleet.logins("worker-1", 2)
+    fleet.reports("cp-1", time=datetime.now(UTC) - timedelta(hours=2), failures=("kubelet",))
+    document = fleet.json(expect=3)
+    assert [(each["node"], each["state"], each["reasons"]) for each in document["nodes"]] == [
+        ("worker-2", "expired", ["expired"]),
+        ("worker-1", "clone", ["many-credentials"]),
+        ("cp-1", "silent", ["silent", "failed"]),
+    ]
+    ran = fleet.run(expect=3)
+    assert ran.stderr == "vaultpki: something here needs attention; see above\n"
+    lines = ran.stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:7:2]] == ["worker-2", "worker-1", "cp-1"]
+    assert lines[2::2] == [
+        "    expired: kubelet",
+        "    3 live credentials (a clone?)",
+        "    last report 2h ago; failed: kubelet",
+    ]
+    assert lines[-1] == "3 nodes: 1 expired, 1 clone, 1 silent"
+    assert "ago" in lines[1] and " 0%" in lines[1] and "#" not in ran.stdout and "\x1b" not in ran.stdout
+
+
+def test_a_node_whose_credential_has_ended(fleet: Fleet) -> None:
+    fleet.reports("worker-1")
+    (first, *_) = fleet.json(expect=3)["nodes"]
+    assert (first["node"], first["state"], first["credentials"]) == ("worker-1", "needs-join", 0)
+
+
+@pytest.mark.parametrize("columns", [80, 100, 160])
+def test_on_a_terminal(fleet: Fleet, columns: int) -> None:
+    fleet.logins("cp-1", 1)
+    fleet.reports("cp-1", days=15)
+    fleet.reports("worker-1", failures=("\x1b[2J\u202ekubelet",) * 5)
+    with on_terminal("nodes", "-f", fleet.site.file, env=fleet.env, columns=columns) as shown:
+        assert shown.ended() == 3
+    assert shown.coloured and "\x1b[2J" not in shown.shown and "\u202e" not in shown.shown
+    assert all(len(line) <= columns for line in shown.lines), shown.lines
+    good = next(line for line in shown.lines if line.startswith("cp-1 "))
+    assert "####----" in good and "%" not in good
+    assert ("control-plane+etcd" in good) is (columns == 160)
+    with on_terminal("nodes", "-f", fleet.site.file, env={**fleet.env, "NO_COLOR": "1"}, columns=columns) as plain:
+        assert plain.ended() == 3
+    assert not plain.coloured and "####----" in plain.shown
+
+
+def test_watch_on_a_terminal_draws_in_place(fleet: Fleet) -> None:
+    fleet.logins("cp-1", 1)
+    fleet.reports("cp-1")
+    words = ("nodes", "-f", fleet.site.file, "--watch", "--every", "1s")
+    with on_terminal(*words, env=fleet.env, rows=12) as shown:
+        shown.until("2 new, 1 ok")
+        fleet.reports("cp-1", days=-1)
+        shown.until("1 expired")
+        # It clears once, and is drawn over from then on.
+        assert shown.shown.count("\x1b[2J") == 1 and shown.shown.count("\x1b[H") >= 2
+        assert "every 1 s; Ctrl-C ends it" in shown.shown
+        assert shown.ended(signal.SIGINT, 20) == 0
+        assert "interrupted" not in shown.shown and "Traceback" not in shown.shown
+
+
+def test_watch_keeps_to_the_height_of_the_terminal(fleet: Fleet) -> None:
+    with on_terminal("nodes", "-f", fleet.site.file, "--watch", env=fleet.env, rows=6) as shown:
+        shown.until("more lines")
+        assert shown.shown.count("\r\n") <= 5
+        assert shown.ended(signal.SIGTERM, 20) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_watch_in_a_file_writes_one_table_after_the_other(fleet: Fleet, tmp_path: Path, number: signal.Signals) -> None:
+    out = tmp_path / "watched"
+    with out.open("w") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "vaultpki", "nodes", "-f", str(fleet.site.file), "--watch", "--every", "1s"],
+            env=environment(fleet.env),
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            wait_for(lambda: out.read_text().count("3 nodes: 3 new") >= 2, 60, out.read_text)
+            process.send_signal(number)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+            _, said = process.communicate()
+    assert said == ""
+    text = out.read_text()
+    assert "\x1b" not in text
+    tables = [table.splitlines() for table in text.split("\n\n") if table.strip()]
+    times = [datetime.fromisoformat(table[0]) for table in tables]
+    assert times == sorted(times) and times[1] - times[0] >= timedelta(seconds=1)
+    assert all(
+        stamp(when) == table[0] and table[1].startswith("NODE ") for when, table in zip(times, tables, strict=True)
+    )
+
+
+def test_watch_goes_on_while_the_server_is_sealed(fleet: Fleet, tmp_path: Path) -> None:
+    server = fleet.site.server
+    with on_terminal("nodes", "-f", fleet.site.file, "--watch", "--every", "1s", env=fleet.env) as shown:
+        shown.until("3 new")
+        server.seal()
+        try:
+            shown.until("is sealed; unseal it")
+        finally:
+            server.unseal()
+        fleet.reports("cp-1", days=-1)
+        shown.until("1 expired")
+        assert shown.ended(signal.SIGINT, 20) == 0
+
+
+def test_what_cannot_be_watched_is_said_at_once(fleet: Fleet) -> None:
+    away = {**fleet.env, "VAULT_TOKEN": "no-token"}
+    began = time.monotonic()
+    fails(vaultpki("nodes", "-f", fleet.site.file, "--watch", env=away, expect=1), "token")
+    assert time.monotonic() - began < 60
+    for words, said in (
+        (["--every", "5s"], "--every is for --watch"),
+        (["--watch", "--json"], "--watch is for people"),
+    ):
+        assert said in fleet.run(*words, expect=2).stderr
+    assert "is not a duration" in fleet.run("--watch", "--every", "soon", expect=1).stderr

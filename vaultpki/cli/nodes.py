@@ -1,0 +1,87 @@
+"""`vaultpki nodes`: the state of every node of a cluster, as Vault knows it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vaultpki.cli.common import every_option, json_option, opened, screen, server_now, spec_option, watch_option
+
+if TYPE_CHECKING:
+    from vaultpki.model import Cluster
+    from vaultpki.pki.ca_life import Expiry
+    from vaultpki.provision.node_list import Member
+    from vaultpki.show.node_rows import NodeRow
+    from vaultpki.vault import Vault
+
+
+@click.command("nodes")
+@spec_option
+@watch_option
+@every_option
+@json_option
+def nodes_command(file: Path, allow_http: bool, watching: bool, every: str | None, as_json: bool) -> None:
+    """Show the state of each node, listed and pooled, what needs attention first, and the CAs that expire soon.
+
+    A state comes from the node's last report and from its live logins. Exit 3 if something needs attention; --watch
+    exits with 0 when it is ended.
+
+    \b
+    Example:
+      vaultpki nodes -f cluster.yaml
+      vaultpki nodes -f cluster.yaml --watch --every 30s
+      vaultpki nodes -f cluster.yaml --json
+    """
+    import json
+
+    from vaultpki.cli.watch import interval, watch
+    from vaultpki.errors import Attention
+    from vaultpki.show import node_table
+
+    seconds = interval(every, watching=watching, as_json=as_json)
+    with opened(file, allow_http=allow_http) as (cluster, vault, _):
+
+        def table() -> list[str]:
+            _, rows, ends, now = _look(cluster, vault)
+            return [*node_table.node_lines(rows, now, screen()), *node_table.end_lines(ends)]
+
+        if watching:
+            watch(table, seconds)
+            return
+        members, rows, ends, now = _look(cluster, vault)
+    ok = not any(row.state.attention for row in rows) and not any(end.level.attention for end in ends)
+    if as_json:
+        click.echo(json.dumps(_to_json(members, rows, ends, ok=ok), indent=2))
+    else:
+        for line in (*node_table.node_lines(rows, now, screen()), *node_table.end_lines(ends)):
+            click.echo(line)
+    if not ok:
+        raise Attention("something here needs attention; see above")
+
+
+def _look(cluster: Cluster, vault: Vault) -> tuple[dict[str, Member], list[NodeRow], tuple[Expiry, ...], datetime]:
+    """Return the nodes by name, their rows in order, the ends of the CAs, and the server's time."""
+    from vaultpki.certificates import rows
+    from vaultpki.provision import ca_ends, node_list
+    from vaultpki.show import node_rows
+
+    members = node_list.members(cluster, vault)
+    now = server_now(vault)
+    ttls = {row.name: row.ttl or cluster.ttl for row in rows(cluster)}
+    shown = sorted((node_rows.of_member(member, ttls, now) for member in members), key=node_rows.order)
+    return {member.name: member for member in members}, shown, ca_ends.read(cluster, vault, now), now
+
+
+def _to_json(members: dict[str, Member], rows: list[NodeRow], ends: tuple[Expiry, ...], *, ok: bool) -> dict[str, Any]:
+    from vaultpki.pki import ca_life
+    from vaultpki.provision.node_list import bounded
+    from vaultpki.show.node_rows import to_json
+
+    return {
+        "nodes": [{**to_json(row), "report": bounded(members[row.node].report) or None} for row in rows],
+        "cas": [ca_life.to_json(end) for end in ends],
+        "ok": ok,
+    }

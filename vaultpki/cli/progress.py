@@ -1,0 +1,55 @@
+"""Shows on a terminal how far long work is: a bar on standard error, and nothing where that is no terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from threading import Lock
+from typing import Any, Final
+
+import click
+
+_WIDTH: Final = 24
+# Clears the line of the bar.
+_CLEAR: Final = "\r\x1b[2K"
+
+
+class Progress:
+    """Counts pieces of work, from any thread; `draw` begins the bar. Without it what is said is printed only."""
+
+    def __init__(self, draw: Callable[[], Any] | None = None) -> None:
+        self._draw = draw
+        self._bar: Any = None
+        self._lock = Lock()
+
+    def begin(self) -> None:
+        """Draw the bar already; else the first step does, so that there is none for work that does not begin."""
+        if self._draw is not None and self._bar is None:
+            self._bar = self._draw()
+
+    def step(self, total: int) -> None:
+        """Count one piece of `total`, which may grow while the work goes on."""
+        with self._lock:
+            self.begin()
+            if self._bar is not None:
+                self._bar.length = total
+                self._bar.update(1)
+
+    def say(self, text: str, colour: str | None = None) -> None:
+        """Print a line on standard output, which may be the terminal of the bar; the next step draws the bar again."""
+        with self._lock:
+            if self._bar is not None:
+                click.echo(_CLEAR, err=True, nl=False)
+            click.secho(text, fg=colour)
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Progress]:
+    """Yield what counts the pieces of some work; there is no bar where standard error is no terminal."""
+    if not sys.stderr.isatty():
+        yield Progress()
+        return
+    with ExitStack() as stack:
+        bar = click.progressbar(length=1, label=label, width=_WIDTH, file=sys.stderr)
+        yield Progress(lambda: stack.enter_context(bar))
