@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +72,9 @@ def _look(cluster: Cluster, vault: Vault) -> tuple[dict[str, Member], list[NodeR
     now = server_now(vault)
     ttls = {row.name: row.ttl or cluster.ttl for row in rows(cluster)}
     shown = sorted((node_rows.of_member(member, ttls, now) for member in members), key=node_rows.order)
-    return {member.name: member for member in members}, shown, ca_ends.read(cluster, vault, now), now
+    # The ends of CAs by this machine's clock, as `plan` has them.
+    ends = ca_ends.read(cluster, vault, datetime.now(UTC))
+    return {member.name: member for member in members}, shown, ends, now
 
 
 def _to_json(members: dict[str, Member], rows: list[NodeRow], ends: tuple[Expiry, ...], *, ok: bool) -> dict[str, Any]:

@@ -6,10 +6,11 @@ from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 
 from vaultpki.certificates import ISSUING_CAS, ROOT, rows
-from vaultpki.errors import BadAnswer, Denied, Refused
+from vaultpki.errors import BadAnswer, Denied, Refused, SpecError
 from vaultpki.model import Cluster
 from vaultpki.pki.ca_life import CaLife, Expiry, expiry
 from vaultpki.provision.ca_facts import CaFacts, read_ca
+from vaultpki.provision.rotation_store import read_records
 from vaultpki.vault import Vault, text
 
 
@@ -44,4 +45,13 @@ def read(cluster: Cluster, vault: Vault, now: datetime) -> tuple[Expiry, ...]:
             return ca, None
 
     found = dict(vault.map(one, (ROOT, *ISSUING_CAS)))
-    return of(cluster, {ca: facts for ca, facts in found.items() if facts is not None}, now)
+    return of(cluster, {ca: facts for ca, facts in found.items() if facts is not None}, now, _rotating(cluster, vault))
+
+
+def _rotating(cluster: Cluster, vault: Vault) -> frozenset[str]:
+    """Return the CAs under rotation, as far as the records can be read: only the advice depends on it."""
+    try:
+        records = read_records(cluster, vault)
+    except (Denied, SpecError):
+        return frozenset()
+    return frozenset(domain for domain, each in records.items() if each.record is not None and each.record.active)

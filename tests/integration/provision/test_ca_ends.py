@@ -48,16 +48,20 @@ def test_plan_and_nodes_warn_in_time(site: Watched) -> None:
         ran = ahead(site, days, "plan", "--json", "--detailed-exitcode", expect=expect)
         wanted = quiet | dict.fromkeys(ISSUING, issuing)
         assert levels(json.loads(ran.stdout), "expires") == wanted, left
-        assert levels(json.loads(ahead(site, days, "nodes", "--json").stdout), "cas") == wanted, left
+        assert levels(json.loads(ahead(site, days, "nodes", "--json", expect=expect).stdout), "cas") == wanted, left
     said = " ".join(ahead(site, 1825 - 59, "plan").stdout.split())
     assert said.count("! ") == 4 and said.endswith("Nothing to change.")
     for ca in ISSUING:
         assert f"! {ca} CA: it expires on " in said and f"run `vaultpki ca rotate {ca}`" in said
-    lines = ahead(site, 3650 - 364, "nodes").stdout.splitlines()
+    lines = ahead(site, 3650 - 364, "nodes", expect=3).stdout.splitlines()
     assert [line.split(":")[0] for line in lines if line[:2] in ("! ", "? ")] == [
         f"! {ca} CA" for ca in ("root", *ISSUING)
     ]
     assert "? etcd CA: it expires on " in ahead(site, 1825 - 179, "nodes").stdout
+    vaultpki("ca", "rotate", "etcd", "-f", site.file, env=site.server.environment())
+    for command, expect in (("plan", 0), ("nodes", 3)):
+        said = " ".join(ahead(site, 1825 - 59, command, expect=expect).stdout.split())
+        assert "`vaultpki ca rotate etcd`" not in said and "continue its rotation with `vaultpki ca continue`" in said
 
 
 def test_a_mount_without_a_ca_keeps_no_other_from_being_listed(site: Watched) -> None:
