@@ -106,7 +106,7 @@ def _of_row(found: Iterable[tuple[Certificate, Facts | None]], now: datetime) ->
         first=min((leaf.not_after for _, leaf in there), default=None),
         read=len(there),
         lacking=len(pairs) - len(there),
-        due=any(_overdue(want, leaf, now) for want, leaf in there),
+        due=any(renewal.overdue(leaf, want.reload, now) for want, leaf in there),
     )
 
 
@@ -114,10 +114,3 @@ def _of_ca(cluster: Cluster, ca: str, found: Iterable[Facts], now: datetime) -> 
     first = min(found, key=lambda facts: facts.not_after)
     life = CaLife(ca, False, first.not_before, first.not_after, ca_ends.longest_ttl(cluster, ca))
     return Expiry(first.not_after, due=life.level(now).attention)
-
-
-def _overdue(want: Certificate, leaf: Facts, now: datetime) -> bool:
-    """Return whether the latest moment of a renewal is over, and a tenth of the life more."""
-    signed = renewal.signed_at(leaf.not_before, leaf.not_after)
-    at = renewal.renew_at(signed, leaf.not_after, 1.0, want.reload)
-    return at + (leaf.not_after - signed) / 10 <= now
