@@ -76,8 +76,8 @@ def of_live(checks: tuple[Check, ...], source: str) -> str:
     right, failed = (sum(check.ok is ok for check in checks) for ok in (True, False))
     left = sum(check.ok is None for check in checks)
     lines.append(
-        f"{len(checks)} checks of the running cluster, by the CAs of {source}: {right} as they should be, {failed} not, "
-        f"{left} not checked."
+        f"{len(checks)} checks of the running cluster, by the CAs of {source}: {right} as they should be, "
+        f"{failed} not, {left} not checked."
     )
     return "\n".join(map(printable, lines))
 
