@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-from vaultpki.certificates import ISSUING_CAS, ca_subject, pair_files
+from vaultpki.certificates import ISSUING_CAS, LEAF_BACKDATE, ca_subject, pair_files
 from vaultpki.model import Certificate
 from vaultpki.pki import renewal
 from vaultpki.pki.facts import Facts
@@ -18,8 +18,9 @@ from vaultpki.verify.live_trust import Expected
 from vaultpki.verify.on_disk import Check, Holder, leaf_problems, read_bundle
 from vaultpki.verify.presented import Presented
 
-# How long after a file changed a component that notices it by itself may still serve the one before.
-_NOTICES: Final = timedelta(minutes=5)
+# How long after a file changed a component that notices it by itself may still serve the one before: kube-apiserver looks
+# once a minute at the latest (k8s.io/apiserver, dynamiccertificates/dynamic_serving_content.go).
+_NOTICES: Final = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ def _pending(listener: Listener, chain: Sequence[Facts], node: str, want: Certif
                 "serves other CAs behind the certificate than the node reported: a restart is pending" if other else ""
             )
             yield found("reported", listener.label, target, refusal=why)
-        elif leaf.not_before > report.time - timedelta(minutes=10):
+        elif leaf.not_before + timedelta(seconds=LEAF_BACKDATE) > report.time:
             yield not_checked("reported", listener.label, target, "it is older than the certificate that is served")
         elif told.installed is not None and report.time - told.installed < _NOTICES:
             yield not_checked("reported", listener.label, target, "the certificate in it has just been installed")
@@ -134,7 +135,7 @@ def _client_ca_problems(listener: Listener, shown: Presented, expected: Expected
     if shown.client_cas is None:
         return "asks for no client certificate, so it cannot tell who calls"
     if not shown.client_cas:
-        return "asks for client certificates of no CA, so it refuses all or accepts any"
+        return "asks for client certificates and names no CA, so any public CA may do"
     own = {name: _subjects(name, expected) for name in listener.cas}
     accepted = set(shown.client_cas)
     others = sorted(accepted - {each for names in own.values() for each in names})

@@ -10,11 +10,8 @@ from datetime import timedelta
 from typing import Any, Final
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
-from helpers.node.handmade_files import NOW, Authority, authority, build, key_usage
+from helpers.node.handmade_files import NOW, Authority, authority
 from vaultpki.certificates import ISSUING_CAS, TABLE
 from vaultpki.pki.facts import Facts
 from vaultpki.spec import kube_cluster
@@ -33,24 +30,13 @@ def facts(of: Authority) -> Facts:
     return found
 
 
-def old(name: str, signer: Authority | None) -> Authority:
-    """A CA that has expired."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    extensions: list[tuple[x509.ExtensionType, bool]] = [
-        (x509.BasicConstraints(ca=True, path_length=0 if signer else None), True),
-        (key_usage("key_cert_sign", "crl_sign"), True),
-    ]
-    return Authority(build(subject, key, signer, (-timedelta(days=9), -timedelta(days=1)), extensions), key)
-
-
 ROOT: Final = authority("root")
 SECOND: Final = authority("root")
 FORGED: Final = authority("root")
 ISSUING: Final = {ca: authority(ca, ROOT) for ca in ISSUING_CAS}
 NEW: Final = authority("kubernetes", ROOT)
 STRANGE: Final = authority("kubernetes", FORGED)
-EXPIRED: Final = old("webhook CA", None)
+EXPIRED: Final = authority("webhook", life=(-timedelta(days=9), -timedelta(days=1)))
 OWN: Final = authority("webhook")
 EXPECTED: Final = Expected("prod", (facts(ROOT),), {ca: (facts(each),) for ca, each in ISSUING.items()}, "Vault")
 BOTH: Final = (facts(ISSUING["kubernetes"]), facts(NEW))
