@@ -104,7 +104,7 @@ def openssl_listening(setting: Setting, folder: Path) -> Iterator[int]:
     crt, key, chain, cas = (folder / f"served-{name}" for name in ("crt", "key", "chain", "cas"))
     for path, data in ((crt, leaf + end), (key, setting.key), (chain, behind), (cas, setting.cas)):
         path.write_bytes(data)
-    command = ["openssl", "s_server", "-accept", "127.0.0.1:0", "-www", "-cert", crt, "-key", key]
+    command: list[str | Path] = ["openssl", "s_server", "-accept", "127.0.0.1:0", "-www", "-cert", crt, "-key", key]
     command += ["-cert_chain", chain] if behind else []
     if setting.asks is not ssl.CERT_NONE:
         must = "-Verify" if setting.asks is ssl.CERT_REQUIRED else "-verify"
