@@ -85,10 +85,10 @@ def _get(access: KubeAccess, tls: ssl.SSLContext, kind: str, target: str) -> dic
     return value
 
 
-def request(access: KubeAccess, tls: ssl.SSLContext, target: str) -> tuple[int, bytes]:
+def request(access: KubeAccess, tls: ssl.SSLContext, target: str, largest: int = _LARGEST) -> tuple[int, bytes]:
     """Send one GET on a connection of its own; return the status and the body.
 
-    Raises Untrusted or Unavailable.
+    Raises Untrusted, or Unavailable, also if the answer has more than `largest` bytes.
     """
     deadline = time.monotonic() + _SECONDS
     url = urlsplit(access.server)
@@ -112,7 +112,7 @@ def request(access: KubeAccess, tls: ssl.SSLContext, target: str) -> tuple[int, 
         raise Unavailable(f"{access.server} cannot be reached ({why}); check the address in {access.file}") from None
     try:
         channel.send(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"), deadline)
-        answer = http.client.HTTPResponse(_Bytes(_all(channel, deadline)))  # type: ignore[arg-type]
+        answer = http.client.HTTPResponse(_Bytes(_all(channel, deadline, largest)))  # type: ignore[arg-type]
         answer.begin()
         return answer.status, answer.read()
     except (OSError, ValueError, http.client.HTTPException):
@@ -131,11 +131,11 @@ class _Bytes:
         return io.BytesIO(self._data)
 
 
-def _all(channel: Channel, deadline: float) -> bytes:
+def _all(channel: Channel, deadline: float, largest: int) -> bytes:
     found = bytearray()
     while part := channel.receive(65536, deadline):
         found += part
-        if len(found) > _LARGEST:
+        if len(found) > largest:
             raise ValueError("too large")
     return bytes(found)
 

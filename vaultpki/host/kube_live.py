@@ -27,6 +27,11 @@ _T = TypeVar("_T")
 # More at a time would be felt by kube-apiserver, which asks a kubelet for each.
 _AT_ONCE: Final = 8
 
+# Objects of one kind, bytes of an object, and characters of all copies of one kind: more than any cluster has.
+_MOST: Final = 50_000
+_LARGEST: Final = 2 * 1024 * 1024
+_MOST_TEXT: Final = 64 * 1024 * 1024
+
 _SYSTEM: Final = "/api/v1/namespaces/kube-system"
 _PUBLIC: Final = "/api/v1/namespaces/kube-public"
 _ADMISSION: Final = "/apis/admissionregistration.k8s.io/v1"
@@ -37,11 +42,11 @@ _KINDS: Final = {
 
 
 def read(access: KubeAccess, deadline: float) -> LiveCluster:
-    """Return what the API server shows; no kubelet's configuration is asked for after `deadline` (monotonic seconds).
+    """Return what the API server shows; nothing more is asked for after `deadline` (monotonic seconds).
 
     Raises Unavailable or Untrusted if it cannot be talked to at all, and VaultpkiError if it does not accept the user.
     """
-    reader = _Reader(access, context(access))
+    reader = _Reader(access, context(access), deadline)
     nodes = reader.part("nodes", lambda: tuple(kube_cluster.nodes(reader.list("nodes"))))
     namespaces = reader.part("namespaces", lambda: tuple(kube_objects.namespaces(reader.list("namespaces"))))
     pods = reader.part(
@@ -52,7 +57,7 @@ def read(access: KubeAccess, deadline: float) -> LiveCluster:
         kube_cluster.AUTHENTICATION,
         lambda: kube_cluster.allowed_names(reader.object(f"{_SYSTEM}/configmaps/{kube_cluster.AUTHENTICATION}")),
     )
-    kubelets = reader.kubelets(tuple(node.name for node in nodes or ()), deadline)
+    kubelets = reader.kubelets(tuple(node.name for node in nodes or ()))
     return LiveCluster(
         nodes or (), namespaces or (), tuple(copies), pods or (), kubelets, allowed, unread=dict(reader.unread)
     )
@@ -61,7 +66,7 @@ def read(access: KubeAccess, deadline: float) -> LiveCluster:
 def _copies(reader: _Reader) -> Iterator[tuple[str, Callable[[], tuple[CaCopy, ...]]]]:
     """Yield what holds copies of CAs, by its name for people, and how to read it."""
     named = f"fieldSelector=metadata.name%3D{ROOT_COPY}"
-    yield ROOT_COPY, lambda: tuple(kube_cluster.root_copies(reader.list("configmaps", named)))
+    yield ROOT_COPY, lambda: _bounded(kube_cluster.root_copies(reader.list("configmaps", named)))
     for name, space, parse in (
         (kube_cluster.CLUSTER_INFO, _PUBLIC, kube_cluster.cluster_info),
         (kube_cluster.AUTHENTICATION, _SYSTEM, kube_cluster.authentication),
@@ -78,8 +83,8 @@ def _copies(reader: _Reader) -> Iterator[tuple[str, Callable[[], tuple[CaCopy, .
 class _Reader:
     """Reads parts of one cluster, and keeps the reasons of those that could not be read."""
 
-    def __init__(self, access: KubeAccess, tls: ssl.SSLContext) -> None:
-        self._access, self._tls = access, tls
+    def __init__(self, access: KubeAccess, tls: ssl.SSLContext, deadline: float) -> None:
+        self._access, self._tls, self._deadline = access, tls, deadline
         self.unread: dict[str, str] = {}
 
     def part(self, name: str, read_part: Callable[[], _T]) -> _T | None:
@@ -97,12 +102,16 @@ class _Reader:
     def list(self, plural: str, more: str = "", *, under: str = "/api/v1") -> Iterator[object]:
         # The first answer decides whether the user may list them.
         self._status(f"{under}/{plural}?limit=1")
-        yield from listed(self._access, self._tls, plural, more, under=under)
+        for count, item in enumerate(listed(self._access, self._tls, plural, more, under=under)):
+            if count >= _MOST:
+                raise _Unread(f"there are more than {_MOST}")
+            self._in_time()
+            yield item
 
     def many(
         self, plural: str, under: str, parse: Callable[[Iterable[object]], Iterator[CaCopy]]
     ) -> Callable[[], tuple[CaCopy, ...]]:
-        return lambda: tuple(parse(self.list(plural, under=under)))
+        return lambda: _bounded(parse(self.list(plural, under=under)))
 
     def single(self, path: str, parse: Callable[[object], Iterator[CaCopy]]) -> Callable[[], tuple[CaCopy, ...]]:
         def read_one() -> tuple[CaCopy, ...]:
@@ -113,7 +122,8 @@ class _Reader:
 
     def object(self, path: str) -> Any:
         """Return an object; None if there is none of this name."""
-        status, body = request(self._access, self._tls, path)
+        self._in_time()
+        status, body = request(self._access, self._tls, path, _LARGEST)
         if status == http.HTTPStatus.NOT_FOUND:
             return None
         self._refuse(status)
@@ -122,12 +132,10 @@ class _Reader:
         except (ValueError, RecursionError):
             raise _Unread("the answer is not JSON") from None
 
-    def kubelets(self, names: tuple[str, ...], deadline: float) -> dict[str, Mapping[str, Any]]:
+    def kubelets(self, names: tuple[str, ...]) -> dict[str, Mapping[str, Any]]:
         """Ask each kubelet, through the API server, for the configuration that it runs with."""
 
         def ask(name: str) -> Mapping[str, Any] | str:
-            if time.monotonic() >= deadline:
-                return "the time of this command is over"
             try:
                 found = kube_cluster.kubelet_configuration(
                     self.object(f"/api/v1/nodes/{quote(name, safe='')}/proxy/configz")
@@ -144,7 +152,12 @@ class _Reader:
         return {name: said for name, said in answers.items() if not isinstance(said, str)}
 
     def _status(self, path: str) -> None:
+        self._in_time()
         self._refuse(request(self._access, self._tls, path)[0])
+
+    def _in_time(self) -> None:
+        if time.monotonic() >= self._deadline:
+            raise _Unread("the time of this command is over")
 
     def _refuse(self, status: int) -> None:
         if status == http.HTTPStatus.UNAUTHORIZED:
@@ -156,6 +169,17 @@ class _Reader:
             raise _Unread(f"the user of {self._access.file} may not read it")
         if status != http.HTTPStatus.OK:
             raise _Unread(f"the API server answers {status}")
+
+
+def _bounded(copies: Iterable[CaCopy]) -> tuple[CaCopy, ...]:
+    """Return these copies; raise _Unread if their texts are longer than those of any cluster."""
+    found, size = [], 0
+    for copy in copies:
+        size += len(copy.pem)
+        if size > _MOST_TEXT:
+            raise _Unread(f"they are longer than {_MOST_TEXT // 1024 // 1024} MiB")
+        found.append(copy)
+    return tuple(found)
 
 
 class _Unread(Exception):

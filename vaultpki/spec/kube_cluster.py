@@ -15,7 +15,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from vaultpki.errors import SpecError
 from vaultpki.redact import printable
+from vaultpki.spec import yaml_tree
 from vaultpki.spec.kube_objects import ROOT_COPY
 
 CLUSTER_INFO: Final = "cluster-info"
@@ -117,24 +119,27 @@ def root_copies(items: Iterable[object]) -> Iterator[CaCopy]:
 
 def cluster_info(item: object) -> Iterator[CaCopy]:
     """Yield the CAs in the kubeconfig of the ConfigMap `cluster-info`, by which kubeadm lets nodes join."""
-    import yaml
-
-    text = _data(item, "kubeconfig")
-    try:
-        found = [
-            _mapping(_mapping(one).get("cluster")) for one in _list(_mapping(yaml.safe_load(text)).get("clusters"))
-        ]
-    except (yaml.YAMLError, ValueError, RecursionError):
-        found = []
+    place = f"{CLUSTER_INFO} in kube-public"
+    found = list(_clusters(_data(item, "kubeconfig")))
     if not found:
-        yield CaCopy(f"{CLUSTER_INFO} in kube-public", Copied.JOINING, "")
+        yield CaCopy(place, Copied.JOINING, "")
     for one in found[:_MOST]:
-        yield CaCopy(
-            f"{CLUSTER_INFO} in kube-public",
-            Copied.JOINING,
-            _decoded(one.get("certificate-authority-data")),
-            insecure=one.get("insecure-skip-tls-verify") is True,
-        )
+        insecure = one.get("insecure-skip-tls-verify", "").lower() == "true"
+        yield CaCopy(place, Copied.JOINING, _decoded(one.get("certificate-authority-data")), insecure=insecure)
+
+
+def _clusters(text: str) -> Iterator[dict[str, str]]:
+    """Yield the clusters of a kubeconfig, with their scalar values; none if it is not YAML that kubeadm writes."""
+    try:
+        # Not PyYAML's own loader: by merge keys a short text becomes a large one.
+        whole = yaml_tree.parse(text, CLUSTER_INFO, start="kubeadm writes it")
+    except SpecError:
+        return
+    _, clusters = whole.items.get("clusters", (None, None))
+    for entry in clusters.items if isinstance(clusters, yaml_tree.Sequence) else ():
+        _, cluster = entry.items.get("cluster", (None, None)) if isinstance(entry, yaml_tree.Mapping) else (None, None)
+        if isinstance(cluster, yaml_tree.Mapping):
+            yield {key: value.value for key, (_, value) in cluster.items.items() if isinstance(value, yaml_tree.Scalar)}
 
 
 def authentication(item: object) -> Iterator[CaCopy]:
@@ -206,11 +211,6 @@ def kubelet_configuration(value: object) -> Mapping[str, Any] | None:
     """Return the KubeletConfiguration in the answer to a kubelet's `/configz`; None if it is none."""
     found = _mapping(value).get("kubeletconfig")
     return found if isinstance(found, Mapping) else None
-
-
-def name_of(item: object) -> str:
-    """Return the name of an object; empty if it has none."""
-    return _name(item)
 
 
 def _server(place: str, client: Mapping[str, Any]) -> CaCopy:

@@ -19,6 +19,7 @@ from vaultpki.verify.on_disk import Check
 
 NAME: Final = "flags"
 
+_LONGEST: Final = 400
 _OF_ROLE: Final = {
     NodeRole.CONTROL_PLANE: ("kube-apiserver", "kube-controller-manager", "kube-scheduler"),
     NodeRole.ETCD: ("etcd",),
@@ -36,10 +37,7 @@ def flag_checks(cluster: Cluster, live: LiveCluster, directories: Mapping[str, M
     for pod in live.pods:
         seen.add((pod.node, pod.component))
         paths = directories.get(pod.node) or _paths(cluster.layout, pod.arguments)
-        whys = [
-            f"{printable(each.problem)}; {each.remedy}"
-            for each in component_flags.findings(pod.component, pod.arguments, cluster.layout, paths)
-        ]
+        whys = [_words(each) for each in component_flags.findings(pod.component, pod.arguments, cluster.layout, paths)]
         yield found(NAME, f"{pod.node}/{pod.component}", "docs/components.md", refusal="; ".join(whys))
     for node in cluster.nodes:
         for role, components in _OF_ROLE.items():
@@ -50,15 +48,16 @@ def flag_checks(cluster: Cluster, live: LiveCluster, directories: Mapping[str, M
     for name, configuration in live.kubelets.items():
         values = [str(value) for value in _files(configuration).values()]
         paths = directories.get(name) or _paths(cluster.layout, values)
-        whys = [
-            f"{printable(each.problem)}; {each.remedy}"
-            for each in component_flags.kubelet_findings(configuration, cluster.layout, paths)
-        ]
+        whys = [_words(each) for each in component_flags.kubelet_findings(configuration, cluster.layout, paths)]
         yield found(NAME, f"{name}/kubelet", "docs/components.md", refusal="; ".join(whys))
     for part, why in live.unread.items():
         name = part.removeprefix("kubelet of ")
         if name != part:
             yield not_checked(NAME, f"{name}/kubelet", "docs/components.md", why)
+
+
+def _words(finding: component_flags.Finding) -> str:
+    return f"{printable(finding.problem[:_LONGEST])}; {finding.remedy}"
 
 
 def _files(configuration: Mapping[str, Any]) -> dict[str, object]:

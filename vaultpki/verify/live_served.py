@@ -18,8 +18,8 @@ from vaultpki.verify.live_trust import Expected
 from vaultpki.verify.on_disk import Check, Holder, leaf_problems, read_bundle
 from vaultpki.verify.presented import Presented
 
-# How long after a file changed a component that notices it by itself may still serve the one before: kube-apiserver looks
-# once a minute at the latest (k8s.io/apiserver, dynamiccertificates/dynamic_serving_content.go).
+# How long after a file changed a component that notices it by itself may still serve the one before: kube-apiserver
+# looks once a minute at the latest (k8s.io/apiserver, dynamiccertificates/dynamic_serving_content.go).
 _NOTICES: Final = timedelta(minutes=1)
 
 

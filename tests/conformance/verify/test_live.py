@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 from urllib.parse import urlsplit
 
 import pytest
 
+from helpers import pages
 from helpers.kube import kube_cluster
 from helpers.kube.components import API_PORT, ETCD_PEER_PORT, ETCD_PORT, KUBELET_PORT, Programs
 from helpers.kube.forwarded_port import forwarded
@@ -268,6 +270,19 @@ def test_from_another_machine_what_listens_on_loopback_is_not_checked(scene: Sce
     # Vault is not to be reached from there, so the files say what is right.
     assert "by the CAs of --dir: " in ran.stdout and ", 0 not, " in ran.stdout
     assert "not checked: reported of reports of nodes" in ran.stdout
+
+
+def _without_numbers(lines: Iterable[str]) -> list[str]:
+    return [re.sub(r"[0-9]+", "N", line) for line in lines]
+
+
+def test_the_page_shows_what_is_printed(scene: Scene) -> None:
+    shown, fault = (block for block in pages.blocks(pages.text("verify-live")) if block.language != "json")
+    (command,) = shown.commands()
+    assert command.text == "vaultpki verify -f cluster.yaml --live --kubeconfig operator/admin.conf"
+    assert _without_numbers(scene.printed()) == _without_numbers(command.shown)
+    with kubelet(readOnlyPort=10255)(scene):
+        assert fault.text.strip() in scene.printed()
 
 
 @pytest.mark.parametrize("name", FAULTS)

@@ -20,7 +20,7 @@ import yaml
 from helpers import pages
 from helpers.kube.components import API_PORT, ETCD_PORT, KUBELET_PORT
 from helpers.kube.kube_cluster import Kubernetes
-from helpers.kube.machines import Process
+from helpers.kube.machines import Process, Ran
 from helpers.node.handmade_files import authority
 from helpers.vault.applied_cluster import ROOT, vaultpki
 from helpers.vault.servers import wait_for
@@ -36,12 +36,20 @@ class Scene:
     kube: Kubernetes
     folder: Path
 
-    def verify(self, *arguments: str | Path, expect: int | None = None) -> dict[str, Any]:
+    def run(self, *arguments: str | Path) -> Ran:
         """The product on the node, as a whole process."""
-        words = ["verify", "-f", self.kube.site.file, "--live", "--kubeconfig", self.kube.admin, "--json", *arguments]
-        ran = self.kube.control_plane.machine.run(
-            "env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "vaultpki", *words, expect=expect, timeout=120
+        words = ["verify", "-f", self.kube.site.file, "--live", "--kubeconfig", self.kube.admin, *arguments]
+        return self.kube.control_plane.machine.run(
+            "env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "vaultpki", *words, expect=None, timeout=120
         )
+
+    def printed(self) -> list[str]:
+        """What a person reads, without files."""
+        return self.run().stdout.splitlines()
+
+    def verify(self, *arguments: str | Path) -> dict[str, Any]:
+        """What a program reads."""
+        ran = self.run("--json", *arguments)
         assert ran.stdout, ran.stderr
         found: dict[str, Any] = json.loads(ran.stdout)
         assert ran.returncode == (0 if found["ok"] else 3), ran.stderr

@@ -299,6 +299,12 @@ def test_bundles_of_nodes_are_compared_with_the_right_ones() -> None:
     assert found["other"].startswith("its roots: it lacks ")
 
 
+def test_a_kubeconfig_that_grows_is_not_read() -> None:
+    bomb = "a: &a {b: 1}\n" + "".join(f"{key}: &{key} {{<<: [*a, *a]}}\n" for key in "cdefgh") + "clusters: [*h]\n"
+    (found,) = kube_cluster.cluster_info(configmap("cluster-info", "kube-public", kubeconfig=bomb))
+    assert found.pem == ""
+
+
 def test_copied_names_every_reader() -> None:
     assert {copy.copied for copy in live().copies} == {
         Copied.PODS,
