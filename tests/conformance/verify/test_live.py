@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from typing import Final
 from urllib.parse import urlsplit
@@ -14,6 +14,7 @@ from helpers import pages
 from helpers.kube import kube_cluster
 from helpers.kube.components import API_PORT, ETCD_PEER_PORT, ETCD_PORT, KUBELET_PORT, Programs
 from helpers.kube.forwarded_port import forwarded
+from helpers.kube.kube_cluster import Kubernetes
 from helpers.kube.live_faults import (
     AUTHENTICATION,
     GROUP,
@@ -32,12 +33,13 @@ from helpers.kube.live_faults import (
     pod_flags,
     published,
     root_copy,
+    run,
     static_pods,
     strange_node,
     webhook,
 )
 from helpers.vault import servers
-from helpers.vault.applied_cluster import ROOT
+from vaultpki.pki import x509
 
 pytestmark = pytest.mark.conformance
 
@@ -262,14 +264,43 @@ def test_without_files_pairs_of_other_domains_are_not_checked(scene: Scene) -> N
 
 
 def test_from_another_machine_what_listens_on_loopback_is_not_checked(scene: Scene) -> None:
-    words = ["verify", "-f", scene.kube.site.file, "--live", "--kubeconfig", scene.kube.admin, "--dir", scene.agents]
-    ran = scene.kube.outside.run("env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "vaultpki", *map(str, words))
+    ran = run(scene.kube, scene.kube.outside, "--dir", scene.agents)
+    assert ran.returncode == 0, ran.stdout
     assert (
         f"not checked: listener of {MANAGER}, listener of {SCHEDULER}: it listens on its own machine only" in ran.stdout
     )
     # Vault is not to be reached from there, so the files say what is right.
     assert "by the CAs of --dir: " in ran.stdout and ", 0 not, " in ran.stdout
     assert "not checked: reported of reports of nodes" in ran.stdout
+
+
+AWAY: Final = "https://127.0.0.1:1"
+
+
+def test_the_sha256_of_the_root_is_enough(scene: Scene) -> None:
+    chain = file_of("kubernetes-ca-chain.crt")(scene).encode()
+    (root,) = (each for each in x509.read_certificates(chain) if each.subject_text == each.issuer_text)
+    spec = scene.kube.site.file.with_name("pinned.yaml")
+    for sha256, code, words in (
+        (root.fingerprint, 0, "by the CAs of ca.root_sha256: "),
+        ("0" * 64, 1, "nothing here says which root CA is right"),
+    ):
+        spec.write_text(f"{scene.kube.site.file.read_text()}ca: {{root_sha256: '{sha256}'}}\n")
+        ran = run(scene.kube, scene.kube.control_plane.machine, spec=spec, vault=AWAY)
+        assert ran.returncode == code and words in ran.stdout + ran.stderr, ran.stdout + ran.stderr
+
+
+def test_a_cluster_of_many_nodes_is_right(spread: Kubernetes) -> None:
+    agents = spread.control_plane.seat.folder.parent
+    ran = run(spread, spread.outside, "--dir", agents, "--json")
+    checks = [check for check in json.loads(ran.stdout)["checks"] if check["kind"] == "live"]
+    assert [check for check in checks if check["ok"] is False] == []
+    told = {check["from"].partition(" ")[0] for check in checks if check["name"] == "served certificate"}
+    assert told == {
+        "cp-1/kube-apiserver",
+        "worker-1/kubelet",
+        *(f"etcd-{number}/{name}" for number in (1, 2, 3) for name in ("etcd-server", "etcd-peer")),
+    }
 
 
 def _without_numbers(lines: Iterable[str]) -> list[str]:

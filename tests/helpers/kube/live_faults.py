@@ -20,13 +20,20 @@ import yaml
 from helpers import pages
 from helpers.kube.components import API_PORT, ETCD_PORT, KUBELET_PORT
 from helpers.kube.kube_cluster import Kubernetes
-from helpers.kube.machines import Process, Ran
+from helpers.kube.machines import Machine, Process, Ran
 from helpers.node.handmade_files import authority
 from helpers.vault.applied_cluster import ROOT, vaultpki
 from helpers.vault.servers import wait_for
 
 GROUP: Final = "fault.invalid"
 AUTHENTICATION: Final = "extension-apiserver-authentication"
+
+
+def run(kube: Kubernetes, machine: Machine, *arguments: str | Path, spec: Path | None = None, vault: str = "") -> Ran:
+    """`verify --live` on a machine of the cluster; `vault` is another address of Vault."""
+    words = ["verify", "-f", spec or kube.site.file, "--live", "--kubeconfig", kube.admin, *arguments]
+    given = [f"PYTHONPATH={ROOT}", *([f"VAULT_ADDR={vault}"] if vault else [])]
+    return machine.run("env", *given, sys.executable, "-m", "vaultpki", *words, expect=None, timeout=120)
 
 
 @dataclass(slots=True)
@@ -38,10 +45,7 @@ class Scene:
 
     def run(self, *arguments: str | Path) -> Ran:
         """The product on the node, as a whole process."""
-        words = ["verify", "-f", self.kube.site.file, "--live", "--kubeconfig", self.kube.admin, *arguments]
-        return self.kube.control_plane.machine.run(
-            "env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "vaultpki", *words, expect=None, timeout=120
-        )
+        return run(self.kube, self.kube.control_plane.machine, *arguments)
 
     def printed(self) -> list[str]:
         """What a person reads, without files."""

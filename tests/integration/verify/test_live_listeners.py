@@ -18,6 +18,7 @@ from typing import Any, Final
 import pytest
 
 from helpers.node.handmade_files import NOW, World, authority, made
+from helpers.vault.applied_cluster import vaultpki
 from vaultpki.certificates import ISSUING_CAS, pair_files
 from vaultpki.spec.node_report import CertificateReport, NodeReport
 from vaultpki.verify import folders, live_knocks, live_served, live_trust, presented
@@ -412,3 +413,9 @@ def test_reports_that_may_be_older_prove_nothing(scene: Scene) -> None:
     reported("abc123", minutes=0)(scene)
     (found,) = (each for each in scene.checks(callers=False) if each.name == "reported")
     assert found.ok is None and "just been installed" in found.detail
+
+
+@pytest.mark.parametrize("arguments", [["--live"], ["--kubeconfig", "admin.conf"], ["--dir", ".", "--live"]])
+def test_live_and_a_kubeconfig_belong_together(scene: Scene, arguments: list[str]) -> None:
+    ran = vaultpki("verify", "-f", scene.world.file, *arguments, expect=2)
+    assert "--live" in ran.stderr
