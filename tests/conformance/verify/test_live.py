@@ -21,11 +21,13 @@ from helpers.kube.live_faults import (
     Fault,
     Scene,
     api_service,
+    client_ca,
     cluster_info,
     definition,
     file_of,
     flag,
     kubelet,
+    kubelet_of_etcds_clients,
     made,
     no_client_check,
     objects,
@@ -39,6 +41,7 @@ from helpers.kube.live_faults import (
     webhook,
 )
 from helpers.vault import servers
+from helpers.vault.servers import wait_for
 from vaultpki.pki import x509
 
 pytestmark = pytest.mark.conformance
@@ -159,13 +162,13 @@ FAULTS: Final[dict[str, tuple[Fault, str, str, str]]] = {
         kubelet(tlsCertFile=None, tlsPrivateKeyFile=None),
         "chain",
         KUBELET,
-        "",
+        "which is no CA of kubelet: it was not signed by the cluster's root CA",
     ),
-    "kubelet without its pair, by its configuration": (
-        kubelet(tlsCertFile=None, tlsPrivateKeyFile=None),
-        "flags",
-        "node-1/kubelet",
-        "tlsCertFile",
+    "kubelet that lets etcd's clients in": (
+        kubelet_of_etcds_clients,
+        "client CAs",
+        KUBELET,
+        "accepts clients of the CA etcd, another trust domain",
     ),
     "kubelet that takes anonymous requests": (
         kubelet(authentication__anonymous__enabled=True),
@@ -199,13 +202,13 @@ FAULTS: Final[dict[str, tuple[Fault, str, str, str]]] = {
         "accepts clients of the CA kubernetes, another trust domain",
     ),
     "kube-apiserver that lets etcd's clients in": (
-        flag("kube-apiserver", API_PORT, "client-ca-file", "kubernetes-ca.crt", "etcd-ca.crt"),
+        lambda scene: client_ca(scene, "kubernetes-ca.crt", "etcd-ca.crt"),
         "another domain",
         API_SERVER,
         "answers",
     ),
     "kube-apiserver whose client CA is the root": (
-        flag("kube-apiserver", API_PORT, "client-ca-file", "kubernetes-ca-chain.crt"),
+        lambda scene: client_ca(scene, "kubernetes-ca-chain.crt"),
         "client CAs",
         API_SERVER,
         "clients of the root CA",
@@ -326,4 +329,5 @@ def test_each_fault_is_named(scene: Scene, name: str) -> None:
 
 
 def test_the_cluster_is_right_again(scene: Scene) -> None:
-    assert scene.wrong("--dir", scene.agents) == []
+    # The components on loopback take the client CAs that kube-apiserver publishes within moments.
+    wait_for(lambda: scene.wrong("--dir", scene.agents) == [], 60, lambda: str(scene.wrong("--dir", scene.agents)))

@@ -168,6 +168,14 @@ def _flags(scene: Scene, component: str, port: int, change: Callable[[str], str 
         _restarted(scene.kube, component, port)
 
 
+@contextlib.contextmanager
+def kubelet_of_etcds_clients(scene: Scene) -> Iterator[None]:
+    """A kubelet that takes etcd's CA for that of its clients."""
+    file = str(scene.kube.control_plane.pki / "etcd-ca.crt")
+    with _kubelet(scene.kube, {"authentication.x509.clientCAFile": file}):
+        yield
+
+
 def flag(component: str, port: int, name: str, *bundles: str) -> Fault:
     """The component with another file for a flag: the content of these files; of none, without the flag."""
 
@@ -354,15 +362,27 @@ def _published(scene: Scene, key: str, text: str) -> Iterator[None]:
     try:
         yield
     finally:
-        kube.kubectl(kube.admin, "delete", "configmap", AUTHENTICATION, "-n", "kube-system")
+        _publish_again(kube, key, before)
 
-        def again() -> bool:
-            shown = kube.kubectl(
-                kube.admin, "get", "cm", AUTHENTICATION, "-n", "kube-system", "-o", "json", expect=None
-            )
-            return shown.returncode == 0 and json.loads(shown.stdout)["data"].get(key) == before
 
-        wait_for(again, 120, lambda: "kube-apiserver did not write its ConfigMap again", pause=0.5)
+def _publish_again(kube: Kubernetes, key: str, wanted: str) -> None:
+    """Delete the ConfigMap, and wait for kube-apiserver to write it from its files."""
+    kube.kubectl(kube.admin, "delete", "configmap", AUTHENTICATION, "-n", "kube-system")
+
+    def again() -> bool:
+        shown = kube.kubectl(kube.admin, "get", "cm", AUTHENTICATION, "-n", "kube-system", "-o", "json", expect=None)
+        return shown.returncode == 0 and json.loads(shown.stdout)["data"].get(key) == wanted
+
+    wait_for(again, 120, lambda: "kube-apiserver did not write its ConfigMap again", pause=0.5)
+
+
+@contextlib.contextmanager
+def client_ca(scene: Scene, *bundles: str) -> Iterator[None]:
+    """kube-apiserver with another client CA, which it also publishes, and never takes back by itself."""
+    right = file_of("kubernetes-ca.crt")(scene)
+    with flag("kube-apiserver", API_PORT, "client-ca-file", *bundles)(scene):
+        yield
+    _publish_again(scene.kube, "client-ca-file", right)
 
 
 def published(key: str, text: Callable[[Scene], str]) -> Fault:
