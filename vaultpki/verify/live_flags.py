@@ -66,18 +66,19 @@ def _files(configuration: Mapping[str, Any]) -> dict[str, object]:
 
 def _paths(layout: Layout, words: Sequence[str]) -> dict[str, str]:
     """Return the folders of a node whose agent.yaml is not known: the one in which most of these are."""
-    folders = {PKI: "", **({} if layout is Layout.DOCUMENT else inner_folders(""))}
-    known = {each.file: folders[each.folder] for each in TRUST_BUNDLES[layout] if each.folder in folders}
+    inner = {PKI: "", **({} if layout is Layout.DOCUMENT else inner_folders(""))}
+    places = {(each.file, inner[each.folder]) for each in TRUST_BUNDLES[layout] if each.folder in inner}
     for row in laid_out(layout):
         folder = PKI if layout is Layout.DOCUMENT or row.kubeadm is None else row.kubeadm.folder
-        if folder in folders:
-            known |= dict.fromkeys((name for name in pair_files(row.stem)), folders[folder])
+        places |= {(name, inner[folder]) for name in pair_files(row.stem) if folder in inner}
+    names = Counter(name for name, _ in places)
+    # A name that more than one folder has says nothing.
+    known = {name: below for name, below in places if names[name] == 1}
     votes: Counter[str] = Counter()
     for word in words:
         folder, name = posixpath.split(word.partition("=")[2] or word)
-        # A name that more than one folder has says nothing.
-        if name in known and folder.startswith("/") and known[name] == "":
-            votes[folder] += 1
+        if name in known and folder.startswith("/") and folder.endswith(known[name]):
+            votes[folder.removesuffix(known[name])] += 1
     directory = votes.most_common(1)[0][0] if votes else DIRECTORY
     if layout is Layout.DOCUMENT:
         return {PKI: directory}

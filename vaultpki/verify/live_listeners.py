@@ -70,15 +70,19 @@ def listeners(
 
 def _of_listed(cluster: Cluster, live: Sequence[LiveNode]) -> Iterator[Listener | Check]:
     by_name = {row.name: row for row in rows(cluster)}
-    kubelets = {node.name: node.port for node in live}
+    known = {node.name: node for node in live}
     for node, want in _servers(cluster):
-        ports = {API: api_port(cluster), KUBELET: kubelets.get(node.name, KUBELET_PORT), **_ETCD_PORTS}
-        port = ports.get(want.name)
-        if port is None:
+        shown = known.get(node.name)
+        kubelet = shown.port if shown is not None else KUBELET_PORT
+        port = {API: api_port(cluster), KUBELET: kubelet, **_ETCD_PORTS}.get(want.name)
+        addresses = advertised(cluster, node) or node.addresses[:1]
+        if not addresses and want.name == KUBELET and shown is not None:
+            addresses = shown.addresses[:1]
+        if port is None or not addresses:
             why = "cluster.yaml does not say where this server listens"
-            yield not_checked("served certificate", f"{node.name}/{want.name}", want.name, why)
+            yield not_checked("listener", f"{node.name}/{want.name}", want.name, why)
             continue
-        for address in advertised(cluster, node):
+        for address in addresses:
             yield _listener(cluster, by_name[want.name], node.name, address, port, ((node.name, want),))
 
 
@@ -87,13 +91,16 @@ def _servers(cluster: Cluster) -> Iterator[tuple[Node, Certificate]]:
         yield from ((node, want) for want in certificates_of(cluster, node.name, node) if want.usage.server)
 
 
-def _of_pools(cluster: Cluster, live: Sequence[LiveNode]) -> Iterator[Listener]:
+def _of_pools(cluster: Cluster, live: Sequence[LiveNode]) -> Iterator[Listener | Check]:
     """Yield the kubelets of pooled nodes, whose addresses only the Node objects have."""
     row = next(row for row in rows(cluster) if row.name == KUBELET)
     for known in live:
         pool = _pool(cluster, known.name)
         wanted = certificates_of(cluster, known.name, pool) if pool is not None else ()
         for want in wanted:
+            if want.name == KUBELET and not known.addresses:
+                why = "its Node object has no address at which it can be reached"
+                yield not_checked("listener", f"{known.name}/{KUBELET}", KUBELET, why)
             for address in known.addresses[:1] if want.name == KUBELET else ():
                 yield _listener(cluster, row, known.name, address, known.port, ((known.name, want),))
 

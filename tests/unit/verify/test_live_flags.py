@@ -49,6 +49,19 @@ def test_the_flags_of_the_page_are_right_in_any_folder(cluster: Cluster, pki: st
     assert wrong(cluster, live(pki)) == []
 
 
+@pytest.mark.parametrize("pki", ["/etc/kubernetes/pki", "/opt/pki"])
+def test_kubeadms_folders_are_known(tmp_path: Path, pki: str) -> None:
+    file = tmp_path / "cluster.yaml"
+    file.write_text(f"layout: kubeadm\n{SPEC.replace('[control-plane, etcd]', '[control-plane, etcd, worker]')}")
+    etcd = ["cert-file=server.crt", "key-file=server.key", "trusted-ca-file=ca.crt", "peer-trusted-ca-file=ca.crt"]
+    etcd += ["peer-cert-file=peer.crt", "peer-key-file=peer.key"]
+    flags = ["--client-cert-auth", "--peer-client-cert-auth"]
+    flags += [f"--{name}={pki}/etcd/{value}" for name, value in (each.split("=") for each in etcd)]
+    pods = tuple(kube_cluster.static_pods([pod("etcd", flags)], COMPONENTS))
+    found = flag_checks(load_cluster(file), LiveCluster(pods=pods), {})
+    assert [check.detail for check in found if check.ok is not None] == [""]
+
+
 @pytest.mark.parametrize(
     ("component", "old", "new", "words"),
     [
