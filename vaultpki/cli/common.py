@@ -74,14 +74,18 @@ def opened(file: Path, *, allow_http: bool) -> Iterator[tuple[Cluster, Vault, Se
         yield cluster, vault, where
 
 
-def open_vault(cluster: Cluster, *, allow_http: bool) -> tuple[Vault, ServerFacts]:
-    """Return the server of the environment (as with `bao` and `vault`), else of the spec; and where nodes find it."""
+def open_vault(cluster: Cluster, *, allow_http: bool, patience: float | None = None) -> tuple[Vault, ServerFacts]:
+    """Return the server of the environment (as with `bao` and `vault`), else of the spec; and where nodes find it.
+
+    `patience` is for how many seconds a request goes on trying while the server is away, if not for the usual time.
+    """
     from vaultpki.provision.server_facts import ServerFacts
     from vaultpki.vault import Vault
     from vaultpki.vault.settings import namespace_path
 
     settings = _settings(cluster, allow_http=allow_http)
-    return Vault(settings), ServerFacts(settings.addresses, settings.ca_pem, namespace_path(settings.namespace))
+    vault = Vault(settings) if patience is None else Vault(settings, patience=patience)
+    return vault, ServerFacts(settings.addresses, settings.ca_pem, namespace_path(settings.namespace))
 
 
 def _settings(cluster: Cluster, *, allow_http: bool) -> Settings:

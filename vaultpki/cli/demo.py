@@ -98,8 +98,8 @@ def _show(shown: Shown, seconds: float) -> int:
     bad = [check for check in shown.checks if not check.ok]
     for check in bad:
         click.secho(f"wrong: {check.kind} {check.name}: {check.detail}", fg="red")
-    accepted = sum(check.ok and check.expect == "accept" for check in shown.checks)
-    refused = sum(check.ok and check.expect == "refuse" for check in shown.checks)
+    accepted = sum(check.got == check.expect == "accept" for check in shown.checks)
+    refused = sum(check.got == check.expect == "refuse" for check in shown.checks)
     click.echo(
         f"\n{shown.changes} objects made in OpenBao, {shown.renewed} certificates issued.\n"
         f"{len(shown.checks)} checks: {accepted} let in and {refused} kept out as they should be, {len(bad)} wrong "

@@ -7,11 +7,12 @@ without `--kubelet-certificate-authority` talks to any server at a kubelet's add
 from __future__ import annotations
 
 import enum
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from vaultpki.certificates import laid_out, pair_files
 from vaultpki.layout import TRUST_BUNDLES
@@ -180,10 +181,62 @@ def _problem(flag: Flag, value: str, layout: Layout, paths: Mapping[str, str]) -
     return "the agent does not write this file for it"
 
 
+def kubelet_files(configuration: Mapping[str, Any]) -> dict[str, object]:
+    """Return the files of ours that a KubeletConfiguration should name, by the path of the field."""
+    x509 = _mapping(_mapping(configuration.get("authentication")).get("x509"))
+    return {
+        "tlsCertFile": configuration.get("tlsCertFile"),
+        "tlsPrivateKeyFile": configuration.get("tlsPrivateKeyFile"),
+        "authentication.x509.clientCAFile": x509.get("clientCAFile"),
+    }
+
+
+def kubelet_findings(configuration: Mapping[str, Any], layout: Layout, paths: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield what is wrong with the KubeletConfiguration of a kubelet; `paths` are the folders of our files by name."""
+    flags = dict(zip(kubelet_files(configuration), _KUBELET_FILES, strict=True))
+    for name, value in kubelet_files(configuration).items():
+        flag = flags[name]
+        best = f"set it to {_paths(flag, layout, paths)[0]}"
+        if not isinstance(value, str) or not value:
+            yield Finding("kubelet", f"{name} is not set, so {flag.missing}", best)
+        elif (problem := _problem(flag, value, layout, paths)) is not None:
+            yield Finding("kubelet", f"{name} is {value}: {problem}", best)
+    for field, wanted, why in _KUBELET_SETTINGS:
+        given: object = configuration
+        for part in field.split("."):
+            given = _mapping(given).get(part)
+        # The API leaves out what has its empty value.
+        if (given or wanted.__class__()) != wanted:
+            yield Finding("kubelet", f"{field} is {given}, so {why}", f"set it to {json.dumps(wanted)}")
+
+
+# Those of the page that decide who is let in, and whose certificates are in use
+# (kubernetes staging/src/k8s.io/kubelet/config/v1beta1/types.go).
+_KUBELET_FILES: Final = (
+    Flag("kubelet", "tlsCertFile", Expect.CERTIFICATE, "kubelet", "it serves a certificate of its own making"),
+    Flag("kubelet", "tlsPrivateKeyFile", Expect.KEY, "kubelet", "it serves a certificate of its own making"),
+    Flag("kubelet", "clientCAFile", Expect.ISSUING, "kubernetes", "no client certificate is accepted"),
+)
+_KUBELET_SETTINGS: Final[tuple[tuple[str, bool | int | str, str], ...]] = (
+    ("authentication.anonymous.enabled", False, "callers without a certificate are not turned away at once"),
+    ("authorization.mode", "Webhook", "every client of the cluster may do everything there"),
+    ("rotateCertificates", False, "the kubelet asks for a client certificate that nobody signs"),
+    ("serverTLSBootstrap", False, "the kubelet asks for a serving certificate that nobody signs"),
+    ("readOnlyPort", 0, "it also answers everybody without TLS"),
+)
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
 def _etcd_checks(given: Mapping[str, str]) -> Iterator[Finding]:
     for name, who in (("client-cert-auth", "client"), ("peer-client-cert-auth", "peer")):
         if given.get(name, "false") != "true":
             yield Finding("etcd", f"--{name} is not set, so it lets in any {who}", f"set --{name}")
+    for name, who in (("listen-client-urls", "clients"), ("listen-peer-urls", "peers")):
+        if plain := [url for url in given.get(name, "").split(",") if url.startswith("http://")]:
+            yield Finding("etcd", f"--{name} has {plain[0]}, so {who} are let in without TLS", f"set --{name} to https")
 
 
 def _apiserver_checks(given: Mapping[str, str]) -> Iterator[Finding]:
@@ -192,6 +245,13 @@ def _apiserver_checks(given: Mapping[str, str]) -> Iterator[Finding]:
             "kube-apiserver",
             "--requestheader-allowed-names is empty, so every certificate of the front-proxy CA may speak for any user",
             "set it to front-proxy-client",
+        )
+    plugins = given.get("enable-admission-plugins", "").split(",")
+    if "NodeRestriction" not in plugins:
+        yield Finding(
+            "kube-apiserver",
+            "--enable-admission-plugins lacks NodeRestriction, so a kubelet may change other nodes and their pods",
+            "add NodeRestriction to it",
         )
     modes = given.get("authorization-mode", "AlwaysAllow").split(",")
     if "AlwaysAllow" in modes or not {"Node", "RBAC"} <= set(modes):

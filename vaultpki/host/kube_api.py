@@ -1,7 +1,7 @@
-"""Reads what pods of a running cluster trust, by the API server and a person's kubeconfig; it only lists.
+"""Reads a running cluster by its API server and a person's kubeconfig: GET requests only.
 
-Three lists are read, page by page. Each answer is bounded in time and size, and each has a connection of its own, so
-that no answer can be taken for another request's.
+Lists are read page by page. Each answer is bounded in time and size, and each has a connection of its own, so that no
+answer can be taken for another request's.
 """
 
 from __future__ import annotations
@@ -34,23 +34,28 @@ def read_trust(access: KubeAccess) -> KubeTrust:
 
     Raises Unavailable, Untrusted, or VaultpkiError with what the kubeconfig's user lacks.
     """
-    tls = _context(access)
+    tls = context(access)
     return KubeTrust(
-        namespaces=tuple(kube_objects.namespaces(_listed(access, tls, "namespaces"))),
+        namespaces=tuple(kube_objects.namespaces(listed(access, tls, "namespaces"))),
         copies=tuple(
-            kube_objects.copies(_listed(access, tls, "configmaps", f"fieldSelector=metadata.name%3D{ROOT_COPY}"))
+            kube_objects.copies(listed(access, tls, "configmaps", f"fieldSelector=metadata.name%3D{ROOT_COPY}"))
         ),
-        pods=tuple(kube_objects.pods(_listed(access, tls, "pods"))),
+        pods=tuple(kube_objects.pods(listed(access, tls, "pods"))),
     )
 
 
-def _listed(access: KubeAccess, tls: ssl.SSLContext, kind: str, more: str = "") -> Iterator[object]:
-    """Yield the objects of a kind in all namespaces, a page at a time."""
+def listed(
+    access: KubeAccess, tls: ssl.SSLContext, kind: str, more: str = "", *, under: str = "/api/v1"
+) -> Iterator[object]:
+    """Yield the objects of a kind, a page at a time; `under` is the path before it: all namespaces, or one.
+
+    Raises Unavailable, Untrusted, or VaultpkiError with what the kubeconfig's user lacks.
+    """
     token: object = ""
     for _ in range(_MOST_PAGES):
         rest = f"continue={quote(str(token), safe='')}" if token else ""
         query = "&".join(part for part in (f"limit={_PAGE}", more, rest) if part)
-        page = _get(access, tls, kind, f"/api/v1/{kind}?{query}")
+        page = _get(access, tls, kind, f"{under}/{kind}?{query}")
         items, about = page.get("items"), page.get("metadata")
         yield from items if isinstance(items, list) else ()
         token = about.get("continue") if isinstance(about, dict) else ""
@@ -60,7 +65,7 @@ def _listed(access: KubeAccess, tls: ssl.SSLContext, kind: str, more: str = "") 
 
 
 def _get(access: KubeAccess, tls: ssl.SSLContext, kind: str, target: str) -> dict[str, Any]:
-    status, body = _request(access, tls, target)
+    status, body = request(access, tls, target)
     if status == http.HTTPStatus.UNAUTHORIZED:
         raise VaultpkiError(
             f"{access.server} does not accept the user of {access.file}: its certificate or token may have expired; "
@@ -80,8 +85,11 @@ def _get(access: KubeAccess, tls: ssl.SSLContext, kind: str, target: str) -> dic
     return value
 
 
-def _request(access: KubeAccess, tls: ssl.SSLContext, target: str) -> tuple[int, bytes]:
-    """Send one GET on a connection of its own; return the status and the body."""
+def request(access: KubeAccess, tls: ssl.SSLContext, target: str, largest: int = _LARGEST) -> tuple[int, bytes]:
+    """Send one GET on a connection of its own; return the status and the body.
+
+    Raises Untrusted, or Unavailable, also if the answer has more than `largest` bytes.
+    """
     deadline = time.monotonic() + _SECONDS
     url = urlsplit(access.server)
     origin = f"https://{url.hostname and _bracketed(url.hostname)}:{url.port or _HTTPS}"
@@ -104,7 +112,7 @@ def _request(access: KubeAccess, tls: ssl.SSLContext, target: str) -> tuple[int,
         raise Unavailable(f"{access.server} cannot be reached ({why}); check the address in {access.file}") from None
     try:
         channel.send(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"), deadline)
-        answer = http.client.HTTPResponse(_Bytes(_all(channel, deadline)))  # type: ignore[arg-type]
+        answer = http.client.HTTPResponse(_Bytes(_all(channel, deadline, largest)))  # type: ignore[arg-type]
         answer.begin()
         return answer.status, answer.read()
     except (OSError, ValueError, http.client.HTTPException):
@@ -123,11 +131,11 @@ class _Bytes:
         return io.BytesIO(self._data)
 
 
-def _all(channel: Channel, deadline: float) -> bytes:
+def _all(channel: Channel, deadline: float, largest: int) -> bytes:
     found = bytearray()
     while part := channel.receive(65536, deadline):
         found += part
-        if len(found) > _LARGEST:
+        if len(found) > largest:
             raise ValueError("too large")
     return bytes(found)
 
@@ -136,13 +144,14 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _context(access: KubeAccess) -> ssl.SSLContext:
+def context(access: KubeAccess) -> ssl.SSLContext:
+    """Return the TLS settings of a kubeconfig: its CA and its pair. Raises SpecError if they cannot be used."""
     try:
         tls = ssl.create_default_context(cadata=access.ca_pem)
         # A bundle without the root is enough for Go, and so for kubectl.
         tls.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         if access.certificate_pem:
-            _load_pair(tls, access)
+            load_pair(tls, access.certificate_pem, access.key_pem)
     except (ssl.SSLError, OSError, ValueError):
         raise SpecError(
             "its CA, certificate or key cannot be used; issue the kubeconfig again", file=access.file
@@ -150,11 +159,12 @@ def _context(access: KubeAccess) -> ssl.SSLContext:
     return tls
 
 
-def _load_pair(tls: ssl.SSLContext, access: KubeAccess) -> None:
+def load_pair(tls: ssl.SSLContext, certificate_pem: bytes, key_pem: bytes) -> None:
+    """Give a context a client's pair that lies in no file. Raises `ssl.SSLError`, OSError or ValueError."""
     # `ssl` reads a pair from a file alone: one in memory, which no other user and no disk sees.
     memory = os.memfd_create("pair", os.MFD_CLOEXEC)
     try:
-        rest = memoryview(access.certificate_pem + b"\n" + access.key_pem)
+        rest = memoryview(certificate_pem + b"\n" + key_pem)
         while rest:
             rest = rest[os.write(memory, rest) :]
         # Without a password callback OpenSSL would ask at the terminal.

@@ -176,6 +176,12 @@ def renew_at(signed: datetime, not_after: datetime, jitter: float, reload: int) 
     return max(min(signed + life * share, latest), signed + life * _EARLIEST)
 
 
+def overdue(leaf: Facts, reload: int, now: datetime) -> bool:
+    """Return whether the latest moment of a renewal is over, and a tenth of the life more; `reload` is in seconds."""
+    signed = signed_at(leaf.not_before, leaf.not_after)
+    return renew_at(signed, leaf.not_after, 1.0, reload) + (leaf.not_after - signed) / 10 <= now
+
+
 def last_moment(signed: datetime, not_after: datetime, reload: int) -> datetime:
     """Return until when a renewal may wait for a window: a tenth of the life, `reload` and the skew before the end."""
     life = max(not_after - signed, timedelta())

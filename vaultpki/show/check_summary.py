@@ -115,8 +115,8 @@ def _meeting(checks: Iterable[Check]) -> Meeting:
     found = list(checks)
     unmade = sum(check.got == "unchecked" for check in found)
     return Meeting(
-        sum(check.ok and check.got == "accept" for check in found),
-        sum(check.ok and check.got == "refuse" for check in found),
+        sum(bool(check.ok) and check.got == "accept" for check in found),
+        sum(bool(check.ok) and check.got == "refuse" for check in found),
         sum(not check.ok for check in found) - unmade,
         unmade,
     )

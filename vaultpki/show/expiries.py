@@ -114,7 +114,7 @@ def _pair(holder: str, want: Certificate, leaf: Facts | None, now: datetime) -> 
     if leaf is None:
         return HolderPair(holder, want.name, want.ca)
     return HolderPair(
-        holder, want.name, want.ca, leaf.not_after, _overdue(want, leaf, now), leaf.authority_key_id or ""
+        holder, want.name, want.ca, leaf.not_after, renewal.overdue(leaf, want.reload, now), leaf.authority_key_id or ""
     )
 
 
@@ -159,13 +159,6 @@ def _life(cluster: Cluster, ca: str, facts: Facts) -> CaLife:
 def _end(cluster: Cluster, ca: str, found: Iterable[Facts], now: datetime) -> Expiry:
     first = min(found, key=lambda facts: facts.not_after)
     return Expiry(first.not_after, due=_life(cluster, ca, first).level(now).attention)
-
-
-def _overdue(want: Certificate, leaf: Facts, now: datetime) -> bool:
-    """Return whether the latest moment of a renewal is over, and a tenth of the life more."""
-    signed = renewal.signed_at(leaf.not_before, leaf.not_after)
-    at = renewal.renew_at(signed, leaf.not_after, 1.0, want.reload)
-    return at + (leaf.not_after - signed) / 10 <= now
 
 
 def _member(member: Member, report: NodeReport | None) -> Holder:

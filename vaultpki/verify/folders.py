@@ -142,7 +142,7 @@ def _places(cluster: Cluster, folder: Path) -> dict[str, Path]:
     if str(folder) == DIRECTORY:
         beside = {name: Path(path) for name, path in node_folders(DIRECTORY).items()}
     try:
-        config = _agent(folder)
+        config = agent_beside(folder)
     except VaultpkiError:
         # `_with_agent` reports it.
         config = None
@@ -199,7 +199,7 @@ def _named_inside(cluster: Cluster, folder: Path) -> Iterator[str]:
 def _modes(folder: Path) -> dict[str, int]:
     """Return the modes that the node's own agent.yaml asks for, if it is beside the folder as `demo` puts it."""
     try:
-        config = _agent(folder)
+        config = agent_beside(folder)
     except VaultpkiError:
         # `_with_agent` reports it.
         return {}
@@ -210,7 +210,7 @@ def _modes(folder: Path) -> dict[str, int]:
 def _with_agent(holder: Holder) -> Holder:
     """Return the holder, with a failed check if its agent.yaml cannot be read."""
     try:
-        _agent(holder.folder)
+        agent_beside(holder.folder)
         return holder
     except VaultpkiError as error:
         path = _agent_file(holder.folder)
@@ -223,7 +223,8 @@ def _agent_file(folder: Path) -> Path:
     return folder.parent / "agent.yaml"
 
 
-def _agent(folder: Path) -> AgentConfig | None:
+def agent_beside(folder: Path) -> AgentConfig | None:
+    """Return the agent.yaml beside a holder's folder; None if there is none. Raises VaultpkiError if it is wrong."""
     from vaultpki.spec import load_agent
 
     path = _agent_file(folder)

@@ -22,7 +22,7 @@ from vaultpki.verify import held_files
 from vaultpki.verify.held_files import DENIED
 
 Verdict = Literal["accept", "refuse", "unchecked"]
-Kind = Literal["file", "chain", "handshake", "vault"]
+Kind = Literal["file", "chain", "handshake", "vault", "live"]
 
 _SECRET: Final = 0o600
 _PUBLIC: Final = 0o644
@@ -33,8 +33,9 @@ class Check:
     """One check: the expected outcome and the real one.
 
     `source` presents and `target` judges: NODE/PAIR for the ends of a handshake, a file's name for a file, what a node
-    sent to Vault for a request. `got` is `unchecked` if this user may not read what is needed, and then `ok` is false.
-    `detail` tells a person why something was refused or not checked.
+    sent to Vault for a request. `got` is `unchecked` if this user may not read what is needed, and then `ok` is false;
+    or if a part of a running cluster cannot be reached from here, and then `ok` is None. `detail` tells a person why
+    something was refused or not checked.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Check:
     target: str
     expect: Verdict
     got: Verdict
-    ok: bool
+    ok: bool | None
     detail: str
 
 
@@ -134,7 +135,7 @@ def to_json(checks: Sequence[Check]) -> dict[str, Any]:
     """Return what `verify --json` prints; programs rely on it."""
     return {
         "checks": [{_JSON.get(key, key): value for key, value in asdict(check).items()} for check in checks],
-        "ok": all(check.ok for check in checks),
+        "ok": all(check.ok is not False for check in checks),
     }
 
 
@@ -206,8 +207,8 @@ def pair_checks(
             beside = holder.bundle(row.ca, certificate.folder)
             held = read_bundle(beside)
             issuing = tuple(facts for facts in held if _issuing_problem(facts, holder, row.ca) is None)
-            crt_problems += _leaf_problems(leaf, certificate, now)
-            if not _chain_fits(leaf, issuers, issuing, read_bundle(holder.bundle(row.ca, chain=True))):
+            crt_problems += leaf_problems(leaf, certificate, now)
+            if not chain_fits(leaf, issuers, issuing, read_bundle(holder.bundle(row.ca, chain=True))):
                 crt_problems.append(f"is not the certificate followed by its issuing CA from {beside.name}")
     if key is not None:
         try:
@@ -238,7 +239,7 @@ def pair_checks(
     return PairOnDisk(holder, certificate, row, leaf, no_key), checks
 
 
-def _chain_fits(leaf: Facts, behind: Sequence[Facts], issuing: Sequence[Facts], chain: Sequence[Facts]) -> bool:
+def chain_fits(leaf: Facts, behind: Sequence[Facts], issuing: Sequence[Facts], chain: Sequence[Facts]) -> bool:
     """Return whether its issuing CA stands behind the leaf, and after it at most a root's word for another root."""
     from vaultpki.pki import x509
 
@@ -248,7 +249,8 @@ def _chain_fits(leaf: Facts, behind: Sequence[Facts], issuing: Sequence[Facts], 
     return all(x509.signed_by(behind[0], cross) and x509.issuer_of(cross, roots) for cross in behind[1:])
 
 
-def _leaf_problems(leaf: Facts, want: Certificate, now: datetime) -> Iterator[str]:
+def leaf_problems(leaf: Facts, want: Certificate, now: datetime) -> Iterator[str]:
+    """Yield what differs between a certificate and what the table wants at time `now`."""
     if not same_names(leaf.subject, want.subject):
         for what, words in _WORDS.items():
             has, should = getattr(leaf.subject, what), getattr(want.subject, what)

@@ -80,13 +80,16 @@ def authority(
     signer: Authority | None = None,
     further: Sequence[tuple[x509.ExtensionType, bool]] = (),
     path_length: int | None = 0,
+    *,
+    cluster: str = "prod",
+    life: tuple[timedelta, timedelta] = (-timedelta(hours=1), timedelta(days=900)),
 ) -> Authority:
     """A root, or an issuing CA with this path length and further extensions."""
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"prod {name} CA")])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{cluster} {name} CA")])
     constraints = x509.BasicConstraints(ca=True, path_length=path_length if signer else None)
     extensions = [(constraints, True), (key_usage("key_cert_sign", "crl_sign"), True), *further]
-    return Authority(build(subject, key, signer, (-timedelta(hours=1), timedelta(days=900)), extensions), key)
+    return Authority(build(subject, key, signer, life, extensions), key)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,333 @@
+"""`verify --live` on a real cluster: a right one has no fault, each single fault is named, and it only reads."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Final
+from urllib.parse import urlsplit
+
+import pytest
+
+from helpers import pages
+from helpers.kube import kube_cluster
+from helpers.kube.components import API_PORT, ETCD_PEER_PORT, ETCD_PORT, KUBELET_PORT, Programs
+from helpers.kube.forwarded_port import forwarded
+from helpers.kube.kube_cluster import Kubernetes
+from helpers.kube.live_faults import (
+    AUTHENTICATION,
+    GROUP,
+    Fault,
+    Scene,
+    api_service,
+    client_ca,
+    cluster_info,
+    definition,
+    file_of,
+    flag,
+    kubelet,
+    kubelet_of_etcds_clients,
+    made,
+    no_client_check,
+    objects,
+    older_pair,
+    pod_flags,
+    published,
+    root_copy,
+    run,
+    static_pods,
+    strange_node,
+    webhook,
+)
+from helpers.vault import servers
+from helpers.vault.servers import wait_for
+from vaultpki.pki import x509
+
+pytestmark = pytest.mark.conformance
+
+# What a node of every role listens at, and whose clients it lets in.
+LISTENERS: Final = (
+    f"node-1/kube-apiserver 198.51.100.11:{API_PORT}",
+    f"node-1/etcd-server 198.51.100.11:{ETCD_PORT}",
+    f"node-1/etcd-peer 198.51.100.11:{ETCD_PEER_PORT}",
+    f"node-1/kubelet 198.51.100.11:{KUBELET_PORT}",
+    "node-1/kube-controller-manager 127.0.0.1:10257",
+    "node-1/kube-scheduler 127.0.0.1:10259",
+)
+API_SERVER, ETCD, PEER, KUBELET, MANAGER, SCHEDULER = LISTENERS
+
+
+@pytest.fixture(scope="module")
+def scene(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    folder = tmp_path_factory.mktemp("live")
+    (folder / "server").mkdir()
+    with (
+        servers.running("bao", folder / "server", None) as server,
+        kube_cluster.cluster(server, programs, folder / "kube", kube_cluster.ONE) as kube,
+        forwarded(kube.control_plane.machine, urlsplit(server.address).port or 0),
+    ):
+        home = kube.control_plane.machine.folder
+        token = home / ".vault-token"
+        token.touch(mode=0o600)
+        token.write_text(server.token)
+        (folder / "faults").mkdir()
+        static_pods(kube)
+        yield Scene(kube, folder / "faults")
+
+
+# The fault; the check that must name it; where; and with which words.
+FAULTS: Final[dict[str, tuple[Fault, str, str, str]]] = {
+    "root copy of another CA": (
+        root_copy(made("own")),
+        "copy of a CA",
+        "kube-root-ca.crt in default",
+        "no CA of the API",
+    ),
+    "root copy without the root": (
+        root_copy(file_of("kubernetes-ca.crt")),
+        "copy of a CA",
+        "kube-root-ca.crt in default",
+        "lacks",
+    ),
+    "root copy with a forged root": (
+        root_copy(lambda scene: file_of("kubernetes-ca-chain.crt")(scene) + made("root")(scene)),
+        "copy of a CA",
+        "kube-root-ca.crt in default",
+        "which is no CA of the API server",
+    ),
+    "no root copy": (root_copy(None), "copy of a CA", "kube-root-ca.crt in default", "is missing"),
+    "cluster-info of another CA": (
+        objects(cluster_info(made("own"))),
+        "copy of a CA",
+        "cluster-info in kube-public",
+        "no CA of the API server",
+    ),
+    "webhook with an expired CA": (
+        objects(webhook(made("expired"))),
+        "copy of a CA",
+        f"ValidatingWebhookConfiguration {GROUP}: webhook one.{GROUP}",
+        "expired on",
+    ),
+    "webhook with a forged CA": (
+        objects(webhook(made("kubernetes"))),
+        "copy of a CA",
+        f"ValidatingWebhookConfiguration {GROUP}: webhook one.{GROUP}",
+        "not signed by the cluster's root CA",
+    ),
+    "webhook without a CA": (
+        objects(webhook(lambda _: "")),
+        "copy of a CA",
+        f"ValidatingWebhookConfiguration {GROUP}: webhook one.{GROUP}",
+        "holds no CA",
+    ),
+    "APIService that checks nobody": (
+        objects(api_service(insecureSkipTLSVerify=True)),
+        "copy of a CA",
+        f"APIService v1.{GROUP}",
+        "not to be checked at all",
+    ),
+    "APIService with a forged root": (
+        objects(api_service(caBundle=made("root"))),
+        "copy of a CA",
+        f"APIService v1.{GROUP}",
+        "has the name of the root CA and is not it",
+    ),
+    "conversion webhook with an expired CA": (
+        objects(definition(made("expired"))),
+        "copy of a CA",
+        f"CustomResourceDefinition things.{GROUP}: conversion webhook",
+        "expired on",
+    ),
+    "extra requestheader CA": (
+        published("requestheader-client-ca-file", made("own")),
+        "copy of a CA",
+        f"requestheader-client-ca-file of {AUTHENTICATION} in kube-system",
+        "not a CA of front-proxy",
+    ),
+    "etcd's CA as published client CA": (
+        published("client-ca-file", file_of("etcd-ca.crt")),
+        "copy of a CA",
+        f"client-ca-file of {AUTHENTICATION} in kube-system",
+        "not a CA of kubernetes",
+    ),
+    "another front proxy": (
+        published("requestheader-allowed-names", lambda _: "mallory"),
+        "front proxies",
+        f"requestheader-allowed-names of {AUTHENTICATION} in kube-system",
+        "lets mallory speak for any user",
+    ),
+    "a node that nobody listed": (objects(strange_node), "node", "stranger", "is no node of"),
+    "kubelet with a certificate of its own": (
+        kubelet(tlsCertFile=None, tlsPrivateKeyFile=None),
+        "chain",
+        KUBELET,
+        "which is no CA of kubelet: it was not signed by the cluster's root CA",
+    ),
+    "kubelet that lets etcd's clients in": (
+        kubelet_of_etcds_clients,
+        "client CAs",
+        KUBELET,
+        "accepts clients of the CA etcd, another trust domain",
+    ),
+    "kubelet that takes anonymous requests": (
+        kubelet(authentication__anonymous__enabled=True),
+        "no certificate",
+        KUBELET,
+        "anonymous requests are on",
+    ),
+    "kubelet that lets all do all": (
+        kubelet(authorization__mode="AlwaysAllow"),
+        "flags",
+        "node-1/kubelet",
+        "authorization.mode is AlwaysAllow",
+    ),
+    "kubelet with a port for everybody": (
+        kubelet(readOnlyPort=10255),
+        "flags",
+        "node-1/kubelet",
+        "readOnlyPort is 10255",
+    ),
+    "etcd that checks no client": (no_client_check, "stranger", ETCD, "answers 200"),
+    "etcd that trusts the root": (
+        flag("etcd", ETCD_PORT, "trusted-ca-file", "etcd-ca-chain.crt"),
+        "client CAs",
+        ETCD,
+        "clients of the root CA",
+    ),
+    "etcd whose peers may be of kubernetes": (
+        flag("etcd", ETCD_PORT, "peer-trusted-ca-file", "etcd-ca.crt", "kubernetes-ca.crt"),
+        "client CAs",
+        PEER,
+        "accepts clients of the CA kubernetes, another trust domain",
+    ),
+    "kube-apiserver that lets etcd's clients in": (
+        lambda scene: client_ca(scene, "kubernetes-ca.crt", "etcd-ca.crt"),
+        "another domain",
+        API_SERVER,
+        "answers",
+    ),
+    "kube-apiserver whose client CA is the root": (
+        lambda scene: client_ca(scene, "kubernetes-ca-chain.crt"),
+        "client CAs",
+        API_SERVER,
+        "clients of the root CA",
+    ),
+    "kube-apiserver on an older pair": (older_pair, "on disk", API_SERVER, "a restart is pending"),
+    "no --kubelet-certificate-authority": (
+        pod_flags("kube-apiserver", "--kubelet-certificate-authority"),
+        "flags",
+        "node-1/kube-apiserver",
+        "--kubelet-certificate-authority is not set",
+    ),
+    "AlwaysAllow": (
+        pod_flags("kube-apiserver", "--authorization-mode", "--authorization-mode=AlwaysAllow"),
+        "flags",
+        "node-1/kube-apiserver",
+        "--authorization-mode is AlwaysAllow",
+    ),
+    "static pod of etcd without --client-cert-auth": (
+        pod_flags("etcd", "--client-cert-auth"),
+        "flags",
+        "node-1/etcd",
+        "--client-cert-auth is not set",
+    ),
+    "pods without the root": (
+        pod_flags("kube-controller-manager", "--root-ca-file", "--root-ca-file=PKI/kubernetes-ca.crt"),
+        "flags",
+        "node-1/kube-controller-manager",
+        "--root-ca-file is",
+    ),
+}
+
+
+def test_nothing_is_wrong_with_a_right_cluster(scene: Scene) -> None:
+    found = scene.verify("--dir", scene.agents)
+    live = [check for check in found["checks"] if check["kind"] == "live"]
+    assert [check for check in live if check["ok"] is not True] == []
+    assert found["ok"] and {check["from"] for check in live if check["name"] == "client CAs"} == {*LISTENERS}
+    names = {check["name"] for check in live}
+    assert names >= {"served certificate", "chain", "on disk", "reported", "stranger", "another domain", "own domain"}
+    assert names >= {"copy of a CA", "front proxies", "bundles", "flags", "node"}
+
+
+def test_it_only_reads(scene: Scene) -> None:
+    since = scene.kube.audit_position()
+    scene.verify("--dir", scene.agents)
+    # Every other client of this cluster says what it is.
+    events = [event for event in scene.kube.audit(since) if not event.get("userAgent")]
+    assert len(events) > 15 and {event["verb"] for event in events} <= {"get", "list"}
+    assert {event["user"].get("username") for event in events} >= {"kubernetes-admin", "system:anonymous"}
+
+
+def test_without_files_pairs_of_other_domains_are_not_checked(scene: Scene) -> None:
+    found = scene.verify()
+    left = [check for check in found["checks"] if check["ok"] is None]
+    assert [(check["name"], check["got"]) for check in left] == [("another domain", "unchecked")]
+
+
+def test_from_another_machine_what_listens_on_loopback_is_not_checked(scene: Scene) -> None:
+    ran = run(scene.kube, scene.kube.outside, "--dir", scene.agents)
+    assert ran.returncode == 0, ran.stdout
+    assert (
+        f"not checked: listener of {MANAGER}, listener of {SCHEDULER}: it listens on its own machine only" in ran.stdout
+    )
+    # Vault is not to be reached from there, so the files say what is right.
+    assert "by the CAs of --dir: " in ran.stdout and ", 0 not, " in ran.stdout
+    assert "not checked: reported of reports of nodes" in ran.stdout
+
+
+AWAY: Final = "https://127.0.0.1:1"
+
+
+def test_the_sha256_of_the_root_is_enough(scene: Scene) -> None:
+    chain = file_of("kubernetes-ca-chain.crt")(scene).encode()
+    (root,) = (each for each in x509.read_certificates(chain) if each.subject_text == each.issuer_text)
+    spec = scene.kube.site.file.with_name("pinned.yaml")
+    for sha256, code, words in (
+        (root.fingerprint, 0, "by the CAs of ca.root_sha256: "),
+        ("0" * 64, 1, "nothing here says which root CA is right"),
+    ):
+        spec.write_text(f"{scene.kube.site.file.read_text()}ca: {{root_sha256: '{sha256}'}}\n")
+        ran = run(scene.kube, scene.kube.control_plane.machine, spec=spec, vault=AWAY)
+        assert ran.returncode == code and words in ran.stdout + ran.stderr, ran.stdout + ran.stderr
+
+
+def test_a_cluster_of_many_nodes_is_right(spread: Kubernetes) -> None:
+    agents = spread.control_plane.seat.folder.parent
+    ran = run(spread, spread.outside, "--dir", agents, "--json")
+    checks = [check for check in json.loads(ran.stdout)["checks"] if check["kind"] == "live"]
+    assert [check for check in checks if check["ok"] is False] == []
+    told = {check["from"].partition(" ")[0] for check in checks if check["name"] == "served certificate"}
+    assert told == {
+        "cp-1/kube-apiserver",
+        "worker-1/kubelet",
+        *(f"etcd-{number}/{name}" for number in (1, 2, 3) for name in ("etcd-server", "etcd-peer")),
+    }
+
+
+def _without_numbers(lines: Iterable[str]) -> list[str]:
+    return [re.sub(r"[0-9]+", "N", line) for line in lines]
+
+
+def test_the_page_shows_what_is_printed(scene: Scene) -> None:
+    shown, fault = (block for block in pages.blocks(pages.text("verify-live")) if block.language != "json")
+    (command,) = shown.commands()
+    assert command.text == "vaultpki verify -f cluster.yaml --live --kubeconfig operator/admin.conf"
+    assert _without_numbers(scene.printed()) == _without_numbers(command.shown)
+    with kubelet(readOnlyPort=10255)(scene):
+        assert fault.text.strip() in scene.printed()
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_fault_is_named(scene: Scene, name: str) -> None:
+    fault, check, where, words = FAULTS[name]
+    with fault(scene):
+        wrong = scene.wrong("--dir", scene.agents)
+    named = [each for each in wrong if each["name"] == check and where in (each["from"], each["to"])]
+    assert any(words in each["detail"] for each in named), "\n".join(map(str, wrong))
+
+
+def test_the_cluster_is_right_again(scene: Scene) -> None:
+    # The components on loopback take the client CAs that kube-apiserver publishes within moments.
+    wait_for(lambda: scene.wrong("--dir", scene.agents) == [], 60, lambda: str(scene.wrong("--dir", scene.agents)))
