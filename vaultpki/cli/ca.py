@@ -128,7 +128,7 @@ def rotate_command(
       vaultpki ca rotate etcd -f cluster.yaml --same-key
       vaultpki ca rotate etcd -f cluster.yaml --emergency --yes
     """
-    from vaultpki.provision import ca_commands, live_trust
+    from vaultpki.provision import ca_commands, old_trust
     from vaultpki.provision.rotation_run import Step
     from vaultpki.spec import parse_duration
     from vaultpki.spec.rotation_record import DOMAINS, MOST_SPREAD, Method
@@ -148,7 +148,7 @@ def rotate_command(
         if wait:
 
             def advance() -> Step:
-                return ca_commands.advance(cluster, vault, server_now(vault), look=live_trust.look)
+                return ca_commands.advance(cluster, vault, server_now(vault), look=old_trust.look)
 
             return _watched(file, vault, advance, as_json=as_json)
         active = [ca for ca in ca_commands.status(cluster, vault, server_now(vault)) if ca.domain == domain]
@@ -178,10 +178,10 @@ def continue_command(
       vaultpki ca continue -f cluster.yaml --without w-17 --wait
       vaultpki ca continue -f cluster.yaml --kubeconfig admin.conf
     """
-    from vaultpki.provision import ca_commands, live_trust
+    from vaultpki.provision import ca_commands, old_trust
 
     def step(cluster: Cluster, vault: Vault, told: tuple[str, ...]) -> Step:
-        return ca_commands.advance(cluster, vault, server_now(vault), without, told, _pods(kubeconfig), live_trust.look)
+        return ca_commands.advance(cluster, vault, server_now(vault), without, told, _pods(kubeconfig), old_trust.look)
 
     return _go(file, step, restarted, allow_http=allow_http, wait=wait, as_json=as_json)
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from vaultpki.certificates import ROOT
 from vaultpki.model import Cluster
 from vaultpki.provision import root_run, rotation_run
-from vaultpki.provision.live_trust import Look
+from vaultpki.provision.old_trust import Look
 from vaultpki.provision.rotation_run import CaStatus, Step
 from vaultpki.provision.rotation_scene import Scene, read_scene
 from vaultpki.spec.kube_objects import KubeTrust

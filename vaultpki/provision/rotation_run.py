@@ -15,9 +15,9 @@ from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject, rows
 from vaultpki.errors import SpecError
 from vaultpki.model import Cluster
 from vaultpki.pki.facts import Facts
-from vaultpki.provision import gates, live_trust, rotation_recovery, rotation_start, rotation_steps
+from vaultpki.provision import gates, old_trust, rotation_recovery, rotation_start, rotation_steps
 from vaultpki.provision.gates import Gate, OperatorLeaf, Participant
-from vaultpki.provision.live_trust import LiveTrust, Look
+from vaultpki.provision.old_trust import Look, OldTrust
 from vaultpki.provision.rotation import FORWARD, next_state
 from vaultpki.provision.rotation_facts import (
     longest_ttl,
@@ -154,10 +154,10 @@ def step(
     _refuse_unknown(cluster, record, nodes, without, restarted)
     told = _told(record, to, nodes, now, without, restarted)
     gate = _gate(scene, told, to, mount, nodes)
-    seen = LiveTrust()
-    if look is not None and live_trust.wanted(told, to) and gate.open(now):
+    seen = OldTrust()
+    if look is not None and old_trust.wanted(told, to) and gate.open(now):
         seen = look(cluster, told)
-        gate = live_trust.narrowed(gate, seen)
+        gate = old_trust.narrowed(gate, seen)
     if gate.open(now):
         moved = told.moved(to, now, **_changes(told, to))
         stored, mount, _ = match(cluster, vault, write_record(cluster, vault, moved, stored.version), scene.root, now)

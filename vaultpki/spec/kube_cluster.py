@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from vaultpki.errors import SpecError
+from vaultpki.layout import KUBELET_PORT
 from vaultpki.redact import printable
 from vaultpki.spec import yaml_tree
 from vaultpki.spec.kube_objects import ROOT_COPY
@@ -24,8 +25,6 @@ CLUSTER_INFO: Final = "cluster-info"
 AUTHENTICATION: Final = "extension-apiserver-authentication"
 SERVING_CA: Final = "kubelet-serving-ca"
 """ConfigMaps with CAs: kubeadm's for joining nodes, kube-apiserver's for aggregated servers, ours for scrapers."""
-
-KUBELET_PORT: Final = 10250
 
 _LONGEST: Final = 300
 _MOST: Final = 1000

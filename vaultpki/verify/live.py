@@ -18,13 +18,14 @@ from typing import Final
 from vaultpki import certificates
 from vaultpki.certificates import ISSUING_CAS
 from vaultpki.errors import SpecError, VaultpkiError
-from vaultpki.host import kube_live
+from vaultpki.host import kube_live, openssl, presented
+from vaultpki.host.presented import NotReached, Presented
 from vaultpki.model import Cluster
 from vaultpki.pki.facts import Facts
 from vaultpki.spec.kube_cluster import LiveCluster
 from vaultpki.spec.kubeconfig import KubeAccess
 from vaultpki.vault import Vault
-from vaultpki.verify import folders, live_knocks, live_trust, openssl, presented
+from vaultpki.verify import folders, live_knocks, live_trust
 from vaultpki.verify.live_checks import not_checked
 from vaultpki.verify.live_copies import BundleWord, bundle_checks, copy_checks
 from vaultpki.verify.live_flags import flag_checks
@@ -32,7 +33,6 @@ from vaultpki.verify.live_listeners import Listener, dns_name, listeners, node_c
 from vaultpki.verify.live_served import Held, held, served_checks
 from vaultpki.verify.live_trust import Expected, Fleet
 from vaultpki.verify.on_disk import Check, Holder, read_bundle
-from vaultpki.verify.presented import NotReached, Presented
 
 TOTAL: Final = 600.0
 """How many seconds the whole may take: what is not reached by then is not checked."""

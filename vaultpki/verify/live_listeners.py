@@ -9,10 +9,10 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from vaultpki.certificates import rows
-from vaultpki.layout import advertised, api_port
+from vaultpki.layout import ETCD_PEER_PORT, ETCD_PORT, KUBELET_PORT, advertised, api_port
 from vaultpki.model import Certificate, Cluster, Node, NodeRole, Pool, Row
 from vaultpki.provision.identities import takes
-from vaultpki.spec.kube_cluster import KUBELET_PORT, LiveNode
+from vaultpki.spec.kube_cluster import LiveNode
 from vaultpki.verify.forbidden_signing import certificates_of
 from vaultpki.verify.live_checks import found, not_checked
 from vaultpki.verify.on_disk import Check, client_cas
@@ -22,7 +22,7 @@ KUBELET: Final = "kubelet"
 
 # etcd's defaults (server/embed/config.go), and those of kube-controller-manager and kube-scheduler
 # (kubernetes pkg/cluster/ports/ports.go).
-_ETCD_PORTS: Final = {"etcd-server": 2379, "etcd-peer": 2380}
+_ETCD_PORTS: Final = {"etcd-server": ETCD_PORT, "etcd-peer": ETCD_PEER_PORT}
 _OWN_MACHINE: Final = {"kube-controller-manager": 10257, "kube-scheduler": 10259}
 _HTTPS: Final = 443
 _FRONT_PROXY: Final = "front-proxy"

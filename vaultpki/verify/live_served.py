@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS, LEAF_BACKDATE, ca_subject, pair_files
+from vaultpki.host.presented import Presented
 from vaultpki.model import Certificate
 from vaultpki.pki import renewal
 from vaultpki.pki.facts import Facts
@@ -16,7 +17,6 @@ from vaultpki.verify.live_checks import days_left, found, not_checked
 from vaultpki.verify.live_listeners import Listener
 from vaultpki.verify.live_trust import Expected
 from vaultpki.verify.on_disk import Check, Holder, leaf_problems, read_bundle
-from vaultpki.verify.presented import Presented
 
 # How long after a file changed a component that notices it by itself may still serve the one before: kube-apiserver
 # looks once a minute at the latest (k8s.io/apiserver, dynamiccertificates/dynamic_serving_content.go).

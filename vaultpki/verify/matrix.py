@@ -53,7 +53,7 @@ def verify(
     `rows` are the cluster's, which say who may reach whom. `step` is called during the handshakes, which take longest,
     with how many steps they are in all. Raises ToolMissing without `openssl`.
     """
-    from vaultpki.verify import openssl
+    from vaultpki.host import openssl
 
     openssl.program()
     by_name = {row.name: row for row in rows}
@@ -75,7 +75,7 @@ def verify(
 
 
 def _chains(holders: Sequence[Holder], sound: Sequence[PairOnDisk], now: datetime) -> Iterator[Check]:
-    from vaultpki.verify import openssl
+    from vaultpki.host import openssl
 
     held = {holder.name: _authorities(holder) for holder in holders if holder.certificates}
     by_roots: dict[frozenset[Facts], list[str]] = {}
@@ -139,7 +139,7 @@ def _authorities(holder: Holder) -> tuple[frozenset[Facts], frozenset[Facts]]:
 
 def _own_ca_only(sound: Sequence[PairOnDisk], now: datetime) -> Iterator[Check]:
     """Check each leaf with the issuing-only bundle of each CA: its own accepts it, the others refuse it."""
-    from vaultpki.verify import openssl
+    from vaultpki.host import openssl
 
     bundles = _Bundles(sound)
     for ca in ISSUING_CAS:

@@ -20,12 +20,13 @@ import pytest
 from helpers.node.handmade_files import NOW, World, authority, made
 from helpers.vault.applied_cluster import vaultpki
 from vaultpki.certificates import ISSUING_CAS, pair_files
+from vaultpki.host import presented
+from vaultpki.host.presented import NotReached
 from vaultpki.spec.node_report import CertificateReport, NodeReport
-from vaultpki.verify import folders, live_knocks, live_served, live_trust, presented
+from vaultpki.verify import folders, live_knocks, live_served, live_trust
 from vaultpki.verify.live_listeners import Listener, listeners
 from vaultpki.verify.live_trust import Expected
 from vaultpki.verify.on_disk import Check, Holder
-from vaultpki.verify.presented import NotReached
 
 pytestmark = pytest.mark.serverless
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import subprocess
 from collections.abc import Iterator
@@ -13,12 +14,11 @@ import pytest
 
 from helpers.vault.rotations import Rotation, rotation_of
 from helpers.vault.servers import Server, wait_for
-from vaultpki.host import tls_listeners
-from vaultpki.host.tls_listeners import Listener
+from vaultpki.host import presented
 from vaultpki.layout import ETCD_PEER_PORT, ETCD_PORT
 from vaultpki.model import Cluster, NodeRole
-from vaultpki.provision import ca_commands, live_trust
-from vaultpki.provision.live_trust import LiveTrust
+from vaultpki.provision import ca_commands, old_trust
+from vaultpki.provision.old_trust import OldTrust
 from vaultpki.provision.rotation_run import Step
 from vaultpki.spec.rotation_record import RotationRecord, State
 
@@ -39,11 +39,16 @@ def listening(address: str, port: int, clients: Path, folder: Path, *options: st
     command += ["-CAfile", str(clients), "-Verify", "1", "-quiet", *options]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
-            there = Listener("", "", address, port)
-            wait_for(lambda: tls_listeners.accepted_cas([there], 10)[there] is not None, 20, lambda: str(there))
+            wait_for(functools.partial(_listens, address, port), 20, lambda: f"nothing listens at {address}:{port}")
             yield
         finally:
             process.kill()
+
+
+def _listens(address: str, port: int) -> bool:
+    with contextlib.suppress(presented.NotReached):
+        return bool(presented.ask(address, port, "", 10).client_cas)
+    return False
 
 
 def pem(rotation: Rotation, issuer: str) -> str:
@@ -59,8 +64,8 @@ def here(cluster: Cluster) -> Cluster:
 def advance(rotation: Rotation) -> Step:
     """`ca continue`, which looks at the listeners."""
 
-    def look(cluster: Cluster, record: RotationRecord) -> LiveTrust:
-        return live_trust.look(here(cluster), record)
+    def look(cluster: Cluster, record: RotationRecord) -> OldTrust:
+        return old_trust.look(here(cluster), record)
 
     return ca_commands.advance(rotation.site.cluster, rotation.vault, rotation.now, look=look)
 
@@ -108,15 +113,15 @@ def test_what_does_not_say_is_told_and_keeps_nothing_closed(rotation: Rotation) 
 
 def test_who_accepts_certificates_of_which_ca(rotation: Rotation) -> None:
     cluster = here(rotation.site.cluster)
-    assert {(each.node, each.port) for each in live_trust.listeners(cluster, "etcd")} == {
+    assert {(each.node, each.port) for each in old_trust.listeners(cluster, "etcd")} == {
         (node.name, port)
         for node in cluster.nodes
         if NodeRole.ETCD in node.roles
         for port in (ETCD_PORT, ETCD_PEER_PORT)
     }
     for domain in ("kubernetes", "front-proxy"):
-        assert [(each.component, each.address) for each in live_trust.listeners(cluster, domain)] == [
+        assert [(each.component, each.address) for each in old_trust.listeners(cluster, domain)] == [
             ("kube-apiserver", ADDRESSES[0])
         ]
     # The kubelet's CA signs no clients.
-    assert live_trust.listeners(cluster, "kubelet") == ()
+    assert old_trust.listeners(cluster, "kubelet") == ()

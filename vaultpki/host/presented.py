@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from vaultpki.errors import CertificateUnreadable
+from vaultpki.host import openssl
 from vaultpki.pki.facts import Facts
 from vaultpki.redact import printable
-from vaultpki.verify import openssl
 
 # What a server sends is no longer than this; openssl itself takes at most 100 KiB of certificates.
 _LARGEST: Final = 1024 * 1024

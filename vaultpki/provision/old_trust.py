@@ -6,24 +6,39 @@ told, and does not keep the gate closed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final
 
 from vaultpki.certificates import ca_subject
-from vaultpki.host import tls_listeners
-from vaultpki.host.tls_listeners import Listener
+from vaultpki.errors import ToolMissing
+from vaultpki.host import presented
 from vaultpki.layout import ETCD_PEER_PORT, ETCD_PORT, KUBELET_PORT, advertised, api_port
 from vaultpki.model import Cluster, NodeRole
 from vaultpki.provision.gates import Gate, Waiting
 from vaultpki.provision.rotation import number
 from vaultpki.spec.rotation_record import Method, RotationRecord, State
 
-_SECONDS: Final = 30.0
+# For one listener, and for all of them.
+_SECONDS: Final = 5.0
+_MOST_SECONDS: Final = 30.0
+_AT_ONCE: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
-class LiveTrust:
+class Listener:
+    """A TLS server: the component `component` of the node `node`, at an IP address and a port."""
+
+    node: str
+    component: str
+    address: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class OldTrust:
     """What listeners said: nodes that still accept the old CA, and how many listeners answered out of all."""
 
     waiting: tuple[Waiting, ...] = ()
@@ -42,21 +57,22 @@ class LiveTrust:
         )
 
 
-Look = Callable[[Cluster, RotationRecord], LiveTrust]
+Look = Callable[[Cluster, RotationRecord], OldTrust]
 """What looks at the listeners of a cluster; `look` is the one that does it."""
 
 
-def look(cluster: Cluster, record: RotationRecord) -> LiveTrust:
+def look(cluster: Cluster, record: RotationRecord) -> OldTrust:
     """Ask every listener of a listed node that accepted the old CA of `record` whether it still does.
 
-    It takes at most 40 seconds, and a listener is asked by a handshake without a certificate.
+    It takes at most 35 seconds. A listener is asked by a handshake without a certificate: Go's servers, and so etcd and
+    the components of Kubernetes, name the CAs whose clients they accept (RFC 8446, sections 4.2.4 and 4.3.2).
     """
     # A renewed certificate has the same subject, and is the same CA for whoever accepts it.
     if record.method is Method.SAME_KEY:
-        return LiveTrust()
+        return OldTrust()
     old = f"CN={ca_subject(cluster.name, record.domain, number(record.old.name))}"
     asked = [each for each in listeners(cluster, record.domain) if each.node not in record.excused]
-    found = tls_listeners.accepted_cas(asked, _SECONDS)
+    found = dict(zip(asked, _accepted(asked), strict=True))
     waiting = [
         Waiting(
             each.node,
@@ -64,9 +80,25 @@ def look(cluster: Cluster, record: RotationRecord) -> LiveTrust:
             "and look at the file that it reads",
         )
         for each, names in found.items()
-        if names is not None and old in names
+        if old in names
     ]
-    return LiveTrust(tuple(waiting), sum(names is not None for names in found.values()), len(found))
+    return OldTrust(tuple(waiting), sum(bool(names) for names in found.values()), len(found))
+
+
+def _accepted(asked: Sequence[Listener]) -> list[tuple[str, ...]]:
+    """Return the CAs that each listener names; none for one that cannot be asked or names none."""
+    deadline = time.monotonic() + _MOST_SECONDS
+
+    def names(listener: Listener) -> tuple[str, ...]:
+        if time.monotonic() >= deadline:
+            return ()
+        try:
+            return presented.ask(listener.address, listener.port, "", _SECONDS).client_cas or ()
+        except (presented.NotReached, ToolMissing):
+            return ()
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(names, asked))
 
 
 def listeners(cluster: Cluster, domain: str) -> tuple[Listener, ...]:
@@ -81,7 +113,7 @@ def listeners(cluster: Cluster, domain: str) -> tuple[Listener, ...]:
     )
 
 
-def narrowed(gate: Gate, seen: LiveTrust) -> Gate:
+def narrowed(gate: Gate, seen: OldTrust) -> Gate:
     """Return the gate with what the listeners keep it closed for."""
     return gate if not seen.waiting else replace(gate, waiting=(*gate.waiting, *seen.waiting), opens=None)
 
