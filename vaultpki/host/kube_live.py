@@ -127,19 +127,26 @@ class _Reader:
         if status == http.HTTPStatus.NOT_FOUND:
             return None
         self._refuse(status)
-        try:
-            return json.loads(body)
-        except (ValueError, RecursionError):
-            raise _Unread("the answer is not JSON") from None
+        return _json(body)
+
+    def _proxied(self, path: str) -> Any:
+        """Return what a kubelet answers, which the API server hands on with the kubelet's status."""
+        self._in_time()
+        status, body = request(self._access, self._tls, f"/api/v1/nodes/{path}", _LARGEST)
+        if status == http.HTTPStatus.UNAUTHORIZED:
+            # The API server has accepted the user before.
+            raise _Unread("the kubelet does not accept the certificate of kube-apiserver")
+        if status == http.HTTPStatus.FORBIDDEN:
+            raise _Unread(f"the user of {self._access.file}, or kube-apiserver at the kubelet, may not read it")
+        self._refuse(status)
+        return _json(body)
 
     def kubelets(self, names: tuple[str, ...]) -> dict[str, Mapping[str, Any]]:
         """Ask each kubelet, through the API server, for the configuration that it runs with."""
 
         def ask(name: str) -> Mapping[str, Any] | str:
             try:
-                found = kube_cluster.kubelet_configuration(
-                    self.object(f"/api/v1/nodes/{quote(name, safe='')}/proxy/configz")
-                )
+                found = kube_cluster.kubelet_configuration(self._proxied(f"{quote(name, safe='')}/proxy/configz"))
             except (Unavailable, Untrusted):
                 return "the API server gave no answer"
             except _Unread as error:
@@ -169,6 +176,13 @@ class _Reader:
             raise _Unread(f"the user of {self._access.file} may not read it")
         if status != http.HTTPStatus.OK:
             raise _Unread(f"the API server answers {status}")
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise _Unread("the answer is not JSON") from None
 
 
 def _bounded(copies: Iterable[CaCopy]) -> tuple[CaCopy, ...]:

@@ -155,6 +155,13 @@ def test_a_user_who_is_not_accepted_reads_one_sentence(api: Api, tmp_path: Path)
         read(api, tmp_path)
 
 
+def test_a_kubelets_401_is_not_the_users(api: Api, tmp_path: Path) -> None:
+    api.values["/api/v1/nodes/w-1/proxy/configz"] = 401
+    assert read(api, tmp_path).unread == {
+        "kubelet of w-1": "the kubelet does not accept the certificate of kube-apiserver"
+    }
+
+
 def test_an_api_server_that_is_away_ends_the_command(api: Api, tmp_path: Path) -> None:
     api.shutdown()
     api.server_close()
