@@ -7,6 +7,7 @@ import functools
 import http.client
 import itertools
 import json
+import math
 import os
 import re
 import ssl
@@ -77,6 +78,8 @@ class Load:
     written: list[int] = field(default_factory=list)
     seen: dict[str, set[int]] = field(default_factory=lambda: {who: set() for who in OPERATORS})
     ending: threading.Event = field(default_factory=threading.Event)
+    # Watches go on until they have seen the last number, which is written after all else has ended: until then at most.
+    until: float = math.inf
     turns: Iterator[int] = field(default_factory=itertools.count)
 
     def request(self, who: str, method: str, path: str, body: Any = None) -> dict[str, Any]:
@@ -127,9 +130,12 @@ class Load:
                 self.ending.wait(0.4)
         self.ending.wait(0.1)
 
+    def _seen_all(self, who: str) -> bool:
+        return self.until < math.inf and (not self.missed(who) or time.monotonic() > self.until)
+
     def _watch(self, who: str) -> None:
         position = ""
-        while not self.ending.is_set():
+        while not self._seen_all(who):
 
             def watch() -> None:
                 nonlocal position
@@ -155,11 +161,11 @@ class Load:
                             raise Refused(f"watch: {event['object']}")
                         self.seen[who].add(int(event["object"]["data"]["number"]))
                         position = event["object"]["metadata"]["resourceVersion"]
-                        if self.ending.is_set() and not self.missed(who):
+                        if self._seen_all(who):
                             return
 
             if not self.attempt(f"watch as {who}", watch):
-                self.ending.wait(0.2)
+                time.sleep(0.2)
 
     def _run(self, pod: str) -> None:
         """A command in a pod: kube-apiserver is a client of the kubelet here."""
@@ -195,6 +201,7 @@ class Load:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
+        self.until = math.inf
         self.kubernetes.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "load"}, **_data(0)})
         works: list[Callable[[], None]] = [self._write]
         works += [functools.partial(work, pod) for pod in self.pods for work in (self._run, self._logs)]
@@ -212,8 +219,9 @@ class Load:
                 thread.join(60)
             # What the watches wait for.
             last = len(self.written) + 1
-            self.attempt("write", functools.partial(self.request, "admin", "PATCH", CONFIG_MAP, _data(last)))
             self.written.append(last)
+            self.until = time.monotonic() + 60
+            self.attempt("write", functools.partial(self.request, "admin", "PATCH", CONFIG_MAP, _data(last)))
             for thread in watches:
                 thread.join(60)
 
