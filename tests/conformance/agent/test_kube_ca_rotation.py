@@ -1,6 +1,6 @@
 """A real Kubernetes under load lives through a whole rotation of etcd's CA, and one of the kubernetes CA and its abort.
 
-Twenty minutes, mostly of waiting: `make conformance` runs it beside the other suites.
+Twenty-four minutes, mostly of waiting, in `make lifecycle`.
 """
 
 from __future__ import annotations
