@@ -222,6 +222,7 @@ def test_a_listed_nodes_names_are_held_by_the_role_where_the_policy_is_loose(sit
     assert found([o for o in outcomes if o.request.group == "addresses" and o.request.path.endswith("/kubelet")])
 
 
+@pytest.mark.conformance
 def test_with_both_locks_of_a_name_open_the_hole_is_found(site: Site) -> None:
     loosen_policy(site, "node/worker-1", site.prefix)
     loosen_role(site, f"{site.prefix}/kubernetes/roles/kubelet-client")
@@ -390,6 +391,7 @@ def entities(site: Site) -> set[str]:
     return set(answer.data["keys"]) if answer.status == 200 else set()
 
 
+@pytest.mark.conformance
 def test_verify_vault_passes_a_good_cluster_and_leaves_nothing_behind(site: Site) -> None:
     token = applier(site)
     before = entities(site)
@@ -413,6 +415,7 @@ def test_verify_vault_passes_a_good_cluster_and_leaves_nothing_behind(site: Site
         ), (operation, path)
 
 
+@pytest.mark.conformance
 def test_verify_vault_goes_with_verify_dir_and_is_told_in_words(small: Site) -> None:
     seat = small.equip("w-7", pool="autoscaled")
     seat.run()
@@ -452,6 +455,7 @@ def test_verify_vault_finds_what_is_loose(small: Site) -> None:
     assert "records: GET" in words and "more" in words and "BEGIN CERTIFICATE" not in words
 
 
+@pytest.mark.conformance
 def test_verify_vault_with_a_node_that_gets_nothing_is_no_proof(small: Site) -> None:
     where = f"sys/policies/acl/{small.prefix}/pool/autoscaled"
     assert small.server.api("POST", where, {"policy": '{"path": {}}'}).status == 204
