@@ -73,7 +73,7 @@ conformance: $(VENV)/.dev
 	$(SETUP)/packages conformance
 	$(BUILD) && \
 	$(SETUP)/beside "$(BIN)/python -m pytest $(ROTATION) --standing \$$READY --timeout 1800 $$given $(PYTEST)" \
-		"$(BIN)/python -m pytest tests/integration tests/docs -m '$(ON_VAULT)' --timeout 900 -n 4 $(PARALLEL) --ignore=$(ON_BOTH) $(IGNORED) --server vault $$given $(PYTEST) && \
+		"$(BIN)/python -m pytest tests/integration tests/docs -m '$(ON_VAULT)' --timeout 900 -n 5 $(PARALLEL) --ignore=$(ON_BOTH) $(IGNORED) --server vault $$given $(PYTEST) && \
 		$(BIN)/python -m pytest tests/conformance $(ON_BOTH) -m '$(ON_VAULT)' --timeout 900 -n 4 $(PARALLEL) $(IGNORED) --server bao --server vault $$given $(PYTEST)"
 
 # An hour and more. The cluster under load runs alone: it asks for zero failed requests.
