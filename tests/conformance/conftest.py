@@ -13,12 +13,18 @@ from helpers.kube.components import Programs
 from helpers.kube.kube_cluster import Kubernetes
 from helpers.vault import servers
 
+INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+INSTANCES = 4096
+
 
 @pytest.fixture(scope="session")
 def programs(request: pytest.FixtureRequest) -> Programs:
     """Kubernetes' and etcd's programs."""
     kubernetes, etcd = (request.config.getoption(option) for option in ("--kubernetes", "--etcd"))
     assert kubernetes and etcd, "this test needs --kubernetes and --etcd; `make conformance` builds both"
+    # Each component keeps some, and all clusters on the machine share them: a kubelet without one ends at once.
+    if int(INOTIFY.read_text()) < INSTANCES:
+        INOTIFY.write_text(str(INSTANCES))
     return Programs(kubernetes.absolute(), etcd.absolute())
 
 
