@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import posixpath
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS, bundle, chain_bundle, laid_out
-from vaultpki.model import Certificate, Cluster, Node, NodeRole
+from vaultpki.model import Certificate, Cluster, Node, NodeRole, Row
 from vaultpki.places import ETCD, KUBECONFIGS, KUBELET, PKI, SCHEDULER, KubeconfigFile, Layout
 
 
@@ -126,6 +126,27 @@ def api_port(cluster: Cluster) -> int:
     host, _, port = (cluster.api_server.endpoint or "").partition("://")[2].rpartition(":")
     planes = [node for node in cluster.nodes if NodeRole.CONTROL_PLANE in node.roles]
     return int(port) if any(host.strip("[]") in (node.name, *node.addresses) for node in planes) else API_PORT
+
+
+def client_cas(server: Row, rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return the CAs whose clients this server row accepts: those of the client rows that have it as their target.
+
+    A user's own rows do not widen what the server of a built-in row trusts.
+    """
+    clients = [row for row in rows if row.usage.client and row.target == server.source]
+    clients = [row for row in clients if row.built_in] or clients
+    return tuple(dict.fromkeys(row.ca for row in clients))
+
+
+def listener_cas(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return the CAs whose clients a server accepts, front proxies included; the CA of its users is first."""
+    return (*client_cas(row, rows), *(("front-proxy",) if row.name == "kube-apiserver" else ()))
+
+
+def listener_port(cluster: Cluster, name: str) -> int | None:
+    """Return the port of the server row `name` on a listed node; None if cluster.yaml does not say it."""
+    fixed = {"etcd-server": ETCD_PORT, "etcd-peer": ETCD_PEER_PORT, "kubelet": KUBELET_PORT}
+    return api_port(cluster) if name == "kube-apiserver" else fixed.get(name)
 
 
 def own_server(cluster: Cluster, node: Node) -> str | None:

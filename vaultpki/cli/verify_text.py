@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # Paths are never cut.
 _COLUMNS: Final = tuple(Column(title, most=4096) for title in ("FROM", "TO", "SHOULD", "WHY"))
+_LISTENERS: Final = tuple(Column(title, most=4096) for title in ("LISTENER", "ENDS IN"))
 # Failures of one group that are shown; the rest is counted.
 _SHOWN: Final = 3
 # Listeners, and what one reason is for, that are named; the rest is counted.
@@ -89,11 +90,8 @@ def _served(checks: tuple[Check, ...]) -> Iterator[str]:
     """Yield each listener and when its certificate ends."""
     served = [check for check in checks if check.name == "served certificate" and check.detail.startswith("ends in ")]
     if served:
-        width = max(len(check.source) for check in served[:_NAMED])
-        yield f"{'LISTENER'.ljust(width)}  ENDS IN"
-        yield from (
-            f"{check.source.ljust(width)}  {check.detail.removeprefix('ends in ')}" for check in served[:_NAMED]
-        )
+        rows = [(check.source, check.detail.removeprefix("ends in ")) for check in served[:_NAMED]]
+        yield from table.lines(_LISTENERS, rows)
     if len(served) > _NAMED:
         yield f"and {len(served) - _NAMED} more"
 

@@ -29,6 +29,11 @@ def program() -> str:
     return found
 
 
+def environment() -> dict[str, str]:
+    """Return the environment of `openssl`: ours may have a Vault token, and a child does not get it."""
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+
+
 def verify(files: Sequence[Path], options: Sequence[str], *, trusted: Path, now: datetime) -> Mapping[Path, str]:
     """Run `openssl verify` on the first certificate of each file, at time `now`.
 
@@ -45,12 +50,10 @@ def _verify(files: Sequence[Path], options: Sequence[str], trusted: Path, now: d
     # Without the -no options openssl would trust the machine's own store too.
     fixed = ["-x509_strict", "-no-CApath", "-no-CAstore", "-attime", str(int(now.timestamp()))]
     command = [program(), "verify", *fixed, *options, "-CAfile", str(trusted), *map(str, files)]
-    # Our environment may have a Vault token; a child does not get it.
-    environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
     try:
         ran = subprocess.run(
             command,
-            env=environment,
+            env=environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -6,7 +6,6 @@ client certificate is sent.
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import threading
@@ -79,10 +78,8 @@ def _names(text: str) -> tuple[str, ...] | None:
 
 
 def _run(command: list[str], seconds: float) -> str:
-    # Our environment may have a Vault token; a child does not get it.
-    environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
     with subprocess.Popen(
-        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        command, env=openssl.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as running:
         late = threading.Event()
 

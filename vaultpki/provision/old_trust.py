@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final
 
-from vaultpki.certificates import ca_subject
+from vaultpki.certificates import ca_subject, node_rows, rows
 from vaultpki.errors import ToolMissing
 from vaultpki.host import presented
-from vaultpki.layout import ETCD_PEER_PORT, ETCD_PORT, KUBELET_PORT, advertised, api_port
-from vaultpki.model import Cluster, NodeRole
+from vaultpki.layout import advertised, listener_cas, listener_port
+from vaultpki.model import Cluster
 from vaultpki.provision.gates import Gate, Waiting
 from vaultpki.provision.rotation import number
 from vaultpki.spec.rotation_record import Method, RotationRecord, State
@@ -103,13 +103,14 @@ def _accepted(asked: Sequence[Listener]) -> list[tuple[str, ...]]:
 
 def listeners(cluster: Cluster, domain: str) -> tuple[Listener, ...]:
     """Return the listeners of listed nodes that accept client certificates of a CA."""
+    everything = rows(cluster)
     return tuple(
-        Listener(node.name, component, advertised(cluster, node)[0], port)
+        Listener(node.name, row.source, advertised(cluster, node)[0], port)
         for node in cluster.nodes
         if advertised(cluster, node)
-        for role, component, ports in _LISTENERS.get(domain, ())
-        if role in node.roles
-        for port in ports or (api_port(cluster),)
+        for row in node_rows(cluster, node)
+        if row.usage.server and domain in listener_cas(row, everything)
+        if (port := listener_port(cluster, row.name)) is not None
     )
 
 
@@ -121,12 +122,3 @@ def narrowed(gate: Gate, seen: OldTrust) -> Gate:
 def wanted(record: RotationRecord, to: State) -> bool:
     """Return whether a step is the one before which listeners are looked at."""
     return (record.state, to) == (State.RETIRED, State.DONE)
-
-
-_API = (NodeRole.CONTROL_PLANE, "kube-apiserver", ())
-# Who accepts client certificates of a CA, by role; no ports means the API server's. The CA kubelet signs servers only.
-_LISTENERS: Final[dict[str, tuple[tuple[NodeRole, str, tuple[int, ...]], ...]]] = {
-    "etcd": ((NodeRole.ETCD, "etcd", (ETCD_PORT, ETCD_PEER_PORT)),),
-    "kubernetes": (_API, (NodeRole.WORKER, "kubelet", (KUBELET_PORT,))),
-    "front-proxy": (_API,),
-}

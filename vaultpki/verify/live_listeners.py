@@ -9,20 +9,18 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from vaultpki.certificates import rows
-from vaultpki.layout import ETCD_PEER_PORT, ETCD_PORT, KUBELET_PORT, advertised, api_port
+from vaultpki.layout import advertised, listener_cas, listener_port
 from vaultpki.model import Certificate, Cluster, Node, NodeRole, Pool, Row
 from vaultpki.provision.identities import takes
 from vaultpki.spec.kube_cluster import LiveNode
 from vaultpki.verify.forbidden_signing import certificates_of
 from vaultpki.verify.live_checks import found, not_checked
-from vaultpki.verify.on_disk import Check, client_cas
+from vaultpki.verify.on_disk import Check
 
 API: Final = "kube-apiserver"
 KUBELET: Final = "kubelet"
 
-# etcd's defaults (server/embed/config.go), and those of kube-controller-manager and kube-scheduler
-# (kubernetes pkg/cluster/ports/ports.go).
-_ETCD_PORTS: Final = {"etcd-server": ETCD_PORT, "etcd-peer": ETCD_PEER_PORT}
+# kubernetes pkg/cluster/ports/ports.go.
 _OWN_MACHINE: Final = {"kube-controller-manager": 10257, "kube-scheduler": 10259}
 _HTTPS: Final = 443
 _FRONT_PROXY: Final = "front-proxy"
@@ -73,8 +71,9 @@ def _of_listed(cluster: Cluster, live: Sequence[LiveNode]) -> Iterator[Listener 
     known = {node.name: node for node in live}
     for node, want in _servers(cluster):
         shown = known.get(node.name)
-        kubelet = shown.port if shown is not None else KUBELET_PORT
-        port = {API: api_port(cluster), KUBELET: kubelet, **_ETCD_PORTS}.get(want.name)
+        port = listener_port(cluster, want.name)
+        if want.name == KUBELET and shown is not None:
+            port = shown.port
         addresses = advertised(cluster, node) or node.addresses[:1]
         if not addresses and want.name == KUBELET and shown is not None:
             addresses = shown.addresses[:1]
@@ -132,11 +131,9 @@ def _endpoints(cluster: Cluster, server: str, there: set[tuple[str, int]]) -> It
 def _listener(
     cluster: Cluster, row: Row, node: str, address: str, port: int, candidates: tuple[tuple[str, Certificate], ...]
 ) -> Listener:
-    cas = client_cas(row, rows(cluster))
     shown = f"[{address}]" if ":" in address else address
-    further = (_FRONT_PROXY,) if row.name == API else ()
     label = f"{node}/{row.name} {shown}:{port}"
-    return Listener(label, row.name, address, port, candidates, (*cas, *further), _PATHS[row.name])
+    return Listener(label, row.name, address, port, candidates, listener_cas(row, rows(cluster)), _PATHS[row.name])
 
 
 def node_checks(cluster: Cluster, live: Sequence[LiveNode]) -> Iterator[Check]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from vaultpki.certificates import ISSUING_CAS, TABLE
+from vaultpki.layout import client_cas
 from vaultpki.model import Row
 from vaultpki.pki.facts import Facts
 from vaultpki.verify.held_files import DENIED
@@ -22,7 +23,6 @@ from vaultpki.verify.on_disk import (
     Holder,
     PairOnDisk,
     bundle_checks,
-    client_cas,
     pair_checks,
     read_bundle,
     to_json,

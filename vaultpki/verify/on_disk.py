@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from vaultpki.certificates import ISSUING_CAS, LEAF_BACKDATE, SKEW, ca_subject, pair_files
 from vaultpki.errors import CertificateUnreadable
-from vaultpki.layout import TRUST_BUNDLES, TrustBundle, bundle_of, shown
+from vaultpki.layout import TRUST_BUNDLES, TrustBundle, bundle_of, client_cas, shown
 from vaultpki.model import Certificate, Row
 from vaultpki.pki.facts import EKU, Facts, same_names
 from vaultpki.pki.trust import LEAF_CRITICAL, SANE_SIGNATURES, fit_key_usage, no_issuing_ca, no_root
@@ -137,16 +137,6 @@ def to_json(checks: Sequence[Check]) -> dict[str, Any]:
         "checks": [{_JSON.get(key, key): value for key, value in asdict(check).items()} for check in checks],
         "ok": all(check.ok is not False for check in checks),
     }
-
-
-def client_cas(server: Row, rows: Sequence[Row]) -> tuple[str, ...]:
-    """Return the CAs whose clients this server row accepts: those of the client rows that have it as their target.
-
-    A user's own rows do not widen what the server of a built-in row trusts.
-    """
-    clients = [row for row in rows if row.usage.client and row.target == server.source]
-    clients = [row for row in clients if row.built_in] or clients
-    return tuple(dict.fromkeys(row.ca for row in clients))
 
 
 def needed_cas(holder: Holder, rows: Mapping[str, Row]) -> tuple[str, ...]:
