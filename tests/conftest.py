@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 
+from helpers.closing_tls import ClosingSocket
 from helpers.vault import raft_cluster, servers
 from helpers.vault.raft_cluster import Cluster
 from helpers.vault.servers import Server
@@ -21,6 +23,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# Servers and clients are killed all the time here, and a socket that Python leaves open is an error.
+ssl.SSLContext.sslsocket_class = ClosingSocket
 
 # A change is held to the same examples each time; every other run looks for new ones.
 hypothesis.settings.register_profile("ci", derandomize=True)
