@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import ssl
+
+# What a socket says that is not connected, such as one that listens: `ssl` goes on with it.
+_NOT_CONNECTED = (errno.ENOTCONN, errno.EINVAL)
 
 
 class ClosingSocket(ssl.SSLSocket):
@@ -15,7 +19,7 @@ class ClosingSocket(ssl.SSLSocket):
     def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
         try:
             return super().recv(buflen, flags)
-        except OSError:
-            if self.version() is None:
+        except OSError as error:
+            if self.version() is None and error.errno not in _NOT_CONNECTED:
                 self.close()
             raise

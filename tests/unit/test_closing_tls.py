@@ -31,3 +31,10 @@ def test_a_reset_before_the_handshake() -> None:
                 context.wrap_socket(accepted, server_side=True)
             gc.collect()
     assert told == []
+
+
+def test_a_socket_that_listens_stays_open() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.sslsocket_class = ClosingSocket
+    with context.wrap_socket(socket.create_server(("127.0.0.1", 0)), server_side=True) as listening:
+        assert listening.fileno() >= 0
