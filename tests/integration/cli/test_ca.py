@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -203,15 +205,15 @@ def typed(cas: Cas, keys: str, *words: str) -> tuple[int, str | None]:
 
 def test_wait_goes_on_to_the_end_and_tells_each_change(cas: Cas) -> None:
     cas.run("rotate", "etcd", "--spread", "1m")
-    waiting = started(cas, "continue", "--wait")
     states = []
-    deadline = time.monotonic() + 150
-    while waiting.poll() is None and time.monotonic() < deadline:
-        if cas.state not in states:
-            states.append(cas.state)
-        cas.pass_()
-        time.sleep(0.5)
-    said, lines = waiting.communicate(timeout=10)
+    with started(cas, "continue", "--wait") as waiting:
+        deadline = time.monotonic() + 150
+        while waiting.poll() is None and time.monotonic() < deadline:
+            if cas.state not in states:
+                states.append(cas.state)
+            cas.pass_()
+            time.sleep(0.5)
+        said, lines = waiting.communicate(timeout=10)
     assert waiting.returncode == 0, lines
     assert said == (
         "4 of 4 listeners that must refuse the old CA could not be asked from this machine; for them the nodes' "
@@ -226,13 +228,13 @@ def test_wait_goes_on_to_the_end_and_tells_each_change(cas: Cas) -> None:
 
 def test_ctrl_c_ends_the_waiting_and_nothing_else(cas: Cas) -> None:
     cas.run("rotate", "etcd")
-    waiting = started(cas, "continue", "--wait")
-    deadline = time.monotonic() + 60
-    while cas.state != "published" and time.monotonic() < deadline:
-        time.sleep(0.1)
-    time.sleep(1)
-    waiting.send_signal(signal.SIGINT)
-    said, lines = waiting.communicate(timeout=20)
+    with started(cas, "continue", "--wait") as waiting:
+        deadline = time.monotonic() + 60
+        while cas.state != "published" and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(1)
+        waiting.send_signal(signal.SIGINT)
+        said, lines = waiting.communicate(timeout=20)
     assert (said, waiting.returncode) == ("", 130)
     assert lines.splitlines()[-2:] == [
         "stopped waiting; nothing is lost: the same command goes on",
@@ -241,14 +243,19 @@ def test_ctrl_c_ends_the_waiting_and_nothing_else(cas: Cas) -> None:
     assert cas.state == "published"
 
 
-def started(cas: Cas, *words: str) -> subprocess.Popen[str]:
+@contextlib.contextmanager
+def started(cas: Cas, *words: str) -> Iterator[subprocess.Popen[str]]:
     # Without openssl no listener is asked: the nodes' addresses are those of nobody's machines.
     without_openssl = {"PATH": str(cas.site.folder)}
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "vaultpki", "ca", *words, "-f", str(cas.site.file)],
         env=environment(cas.site.server.environment() | without_openssl),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()

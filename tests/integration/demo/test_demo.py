@@ -319,6 +319,6 @@ def test_a_signal_in_the_middle_leaves_no_server(moment: str, tmp_path: Path) ->
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=30)
     assert process.returncode in (0, 130, -signal.SIGINT), said
-    # Python itself, before it has anything of ours, shows one.
-    assert moment == "at once" or "Traceback" not in said
+    # Python itself shows one, before it has anything of ours and where it cannot raise, in the middle of an import.
+    assert moment == "at once" or "Traceback" not in said or "Exception ignored in" in said
     wait_for(lambda: servers_of(folder) == [], 5, lambda: f"{servers_of(folder)}", pause=0.1)
