@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -263,11 +264,13 @@ def _apiserver_checks(given: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _manager_checks(given: Mapping[str, str]) -> Iterator[Finding]:
-    if "cluster-signing-key-file" in given or "cluster-signing-cert-file" in given:
+    # One pair for all signers, or one for each; kubeadm with an external CA sets them to nothing.
+    signing = [f"--{name}" for name in given if re.fullmatch(r"cluster-signing-.*file", name) and given[name]]
+    if signing:
         yield Finding(
             "kube-controller-manager",
             "it signs CertificateSigningRequests with a key on this machine, which is a CA outside Vault",
-            "remove --cluster-signing-cert-file and --cluster-signing-key-file",
+            f"remove {' and '.join(signing)}",
         )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import posixpath
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
 
 from vaultpki.certificates import laid_out, pair_files
 from vaultpki.host import component_flags
@@ -31,14 +31,25 @@ def flag_checks(cluster: Cluster, live: LiveCluster, directories: Mapping[str, M
     """Check the static pods and kubelets of a cluster.
 
     `directories` are the folders of the nodes' files by node, where an agent.yaml says them. Elsewhere they are where
-    most flags of the component say.
+    most flags of the component say; those of a kubelet of kubeadm do not tell, and then the whole cluster's do.
     """
     seen = set()
+    kubelets = {
+        name: [str(value) for value in component_flags.kubelet_files(configuration).values() if value]
+        for name, configuration in live.kubelets.items()
+    }
+    everywhere = [word for pod in live.pods for word in pod.arguments]
+    everywhere += [word for words in kubelets.values() for word in words]
+    usual = _directory(cluster.layout, everywhere) or DIRECTORY
+
+    def paths(node: str, words: Iterable[str]) -> Mapping[str, str]:
+        return directories.get(node) or _paths(cluster.layout, _directory(cluster.layout, words) or usual)
+
     for pod in live.pods:
         seen.add((pod.node, pod.component))
-        paths = directories.get(pod.node) or _paths(cluster.layout, pod.arguments)
-        whys = [_words(each) for each in component_flags.findings(pod.component, pod.arguments, cluster.layout, paths)]
-        yield found(NAME, f"{pod.node}/{pod.component}", "docs/components.md", refusal="; ".join(whys))
+        folders = paths(pod.node, pod.arguments)
+        findings = component_flags.findings(pod.component, pod.arguments, cluster.layout, folders)
+        yield found(NAME, f"{pod.node}/{pod.component}", "docs/components.md", refusal="; ".join(map(_words, findings)))
     for node in cluster.nodes:
         for role, components in _OF_ROLE.items():
             for component in components if role in node.roles else ():
@@ -46,10 +57,9 @@ def flag_checks(cluster: Cluster, live: LiveCluster, directories: Mapping[str, M
                     why = live.unread.get("static pods", _ELSEWHERE)
                     yield not_checked(NAME, f"{node.name}/{component}", "docs/components.md", why)
     for name, configuration in live.kubelets.items():
-        values = [str(value) for value in _files(configuration).values()]
-        paths = directories.get(name) or _paths(cluster.layout, values)
-        whys = [_words(each) for each in component_flags.kubelet_findings(configuration, cluster.layout, paths)]
-        yield found(NAME, f"{name}/kubelet", "docs/components.md", refusal="; ".join(whys))
+        folders = paths(name, kubelets[name])
+        findings = component_flags.kubelet_findings(configuration, cluster.layout, folders)
+        yield found(NAME, f"{name}/kubelet", "docs/components.md", refusal="; ".join(map(_words, findings)))
     for part, why in live.unread.items():
         name = part.removeprefix("kubelet of ")
         if name != part:
@@ -60,12 +70,14 @@ def _words(finding: component_flags.Finding) -> str:
     return f"{printable(finding.problem[:_LONGEST])}; {finding.remedy}"
 
 
-def _files(configuration: Mapping[str, Any]) -> dict[str, object]:
-    return {key: value for key, value in component_flags.kubelet_files(configuration).items() if value}
+def _paths(layout: Layout, directory: str) -> dict[str, str]:
+    if layout is Layout.DOCUMENT:
+        return {PKI: directory}
+    return {PKI: directory, **inner_folders(directory), **node_folders(directory)}
 
 
-def _paths(layout: Layout, words: Sequence[str]) -> dict[str, str]:
-    """Return the folders of a node whose agent.yaml is not known: the one in which most of these are."""
+def _directory(layout: Layout, words: Iterable[str]) -> str | None:
+    """Return the directory of a node's files in which most of these flags' values are; None where none tells."""
     inner = {PKI: "", **({} if layout is Layout.DOCUMENT else inner_folders(""))}
     places = {(each.file, inner[each.folder]) for each in TRUST_BUNDLES[layout] if each.folder in inner}
     for row in laid_out(layout):
@@ -79,7 +91,4 @@ def _paths(layout: Layout, words: Sequence[str]) -> dict[str, str]:
         folder, name = posixpath.split(word.partition("=")[2] or word)
         if name in known and folder.startswith("/") and folder.endswith(known[name]):
             votes[folder.removesuffix(known[name])] += 1
-    directory = votes.most_common(1)[0][0] if votes else DIRECTORY
-    if layout is Layout.DOCUMENT:
-        return {PKI: directory}
-    return {PKI: directory, **inner_folders(directory), **node_folders(directory)}
+    return votes.most_common(1)[0][0] if votes else None

@@ -19,11 +19,11 @@ from vaultpki.verify.on_disk import Check
 
 API: Final = "kube-apiserver"
 KUBELET: Final = "kubelet"
+FRONT_PROXY: Final = "front-proxy"
 
 # kubernetes pkg/cluster/ports/ports.go.
 _OWN_MACHINE: Final = {"kube-controller-manager": 10257, "kube-scheduler": 10259}
 _HTTPS: Final = 443
-_FRONT_PROXY: Final = "front-proxy"
 _LOOPBACK: Final = "127.0.0.1"
 
 # What only a client that is let in gets; nothing in it is secret.
@@ -50,7 +50,7 @@ class Listener:
     @property
     def front(self) -> bool:
         """Whether front proxies speak for users here: such a client is no user by itself."""
-        return _FRONT_PROXY in self.cas[1:]
+        return FRONT_PROXY in self.cas[1:]
 
 
 def listeners(
@@ -110,7 +110,7 @@ def _own_machine(cluster: Cluster, local: Callable[[str], bool]) -> Iterator[Lis
         for name, port in _OWN_MACHINE.items() if NodeRole.CONTROL_PLANE in node.roles else ():
             label = f"{node.name}/{name} {_LOOPBACK}:{port}"
             if any(map(local, node.addresses)):
-                yield Listener(label, name, _LOOPBACK, port, (), ("kubernetes", _FRONT_PROXY), "/metrics")
+                yield Listener(label, name, _LOOPBACK, port, (), ("kubernetes", FRONT_PROXY), "/metrics")
             else:
                 why = "it listens on its own machine only; run this command there"
                 yield not_checked("listener", label, name, why)

@@ -17,7 +17,7 @@ import pytest
 import trustme
 
 from helpers import page_runner
-from helpers.kube import kubeadm_cluster, kubeadm_use
+from helpers.kube import kubeadm_cluster, kubeadm_nodes, kubeadm_use
 from helpers.kube.certificates_in_use import LOOK_SECONDS, MARGIN_SECONDS
 from helpers.kube.client_load import Load
 from helpers.kube.components import API_PORT, ETCD_PORT, KUBELET_PORT, Programs
@@ -183,6 +183,21 @@ def test_who_must_not_get_in_is_refused(cluster: KubeadmCluster, tmp_path: Path)
         found = answer(cluster, cp_1, ETCD_PORT, health, pair)
         # By a TLS alert: no certificate, or one of a CA that etcd does not know.
         assert "CERTIFICATE" in found or "UNKNOWN_CA" in found, f"etcd answers {found} to {pair}"
+
+
+@pytest.mark.parametrize("node", [None, "cp-1"])
+def test_verify_live_finds_nothing_wrong(cluster: KubeadmCluster, node: str | None) -> None:
+    """From outside, and on a control-plane node, where it reaches what listens on loopback."""
+    checks = [check for check in kubeadm_use.verify_live(cluster, node)["checks"] if check["kind"] == "live"]
+    wrong = [check for check in checks if check["ok"] is False]
+    assert not wrong, "\n".join(map(str, wrong))
+    served = {check["from"].partition(" ")[0] for check in checks if check["name"] == "served certificate"}
+    listeners = {f"{on.name}/{row.name}" for on, row in kubeadm_use.held(cluster) if row.name in kubeadm_use.SERVERS}
+    loopback = {f"cp-1/{name}" for name in ("kube-controller-manager", "kube-scheduler")}
+    assert served == listeners | {"endpoint/kube-apiserver"} | (loopback if node else set())
+    flags = {check["from"] for check in checks if check["name"] == "flags"}
+    static = {f"{on}/{name}" for on in ("cp-1", "cp-2") for name in ("etcd", *kubeadm_nodes.CONTROL_PLANE)}
+    assert flags == static | {f"{name}/kubelet" for name in cluster.nodes}
 
 
 # Renewals

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from helpers import pages
-from helpers.kube import kubeadm_cluster
+from helpers.kube import kubeadm_cluster, kubeadm_use
 from helpers.kube.components import API_PORT, ETCD_PEER_PORT, ETCD_PORT, Programs
 from helpers.kube.kubeadm_cluster import KubeadmCluster
 from helpers.vault import servers
@@ -94,6 +94,26 @@ def test_the_api_server_is_reached_by_its_names_and_both_families(cluster: Kubea
             opened = socket.create_connection((address, API_PORT), 10)
         with opened, context.wrap_socket(opened, server_hostname=name) as session:
             assert session.getpeercert()
+
+
+def test_verify_live_finds_nothing_wrong(cluster: KubeadmCluster) -> None:
+    """Where etcd is no static pod, and its flags are not shown."""
+
+    def copies() -> int:
+        """What the controller manager has made, which takes its time in a new cluster."""
+        return len(
+            cluster.kubernetes.get("configmaps", "-A", "--field-selector=metadata.name=kube-root-ca.crt")["items"]
+        )
+
+    wait_for(lambda: copies() == 4, 60, lambda: f"{copies()} copies of the CA")
+    checks = [check for check in kubeadm_use.verify_live(cluster)["checks"] if check["kind"] == "live"]
+    wrong = [check for check in checks if check["ok"] is False]
+    assert not wrong, "\n".join(map(str, wrong))
+    served = {check["from"].partition(" ")[0] for check in checks if check["name"] == "served certificate"}
+    listeners = {f"{on.name}/{row.name}" for on, row in kubeadm_use.held(cluster) if row.name in kubeadm_use.SERVERS}
+    assert served == listeners | {"endpoint/kube-apiserver"}
+    left = {check["from"] for check in checks if check["name"] == "flags" and check["ok"] is None}
+    assert left == {"etcd-1/etcd"}
 
 
 def test_logs_go_on_after_all_pairs_were_renewed(cluster: KubeadmCluster) -> None:

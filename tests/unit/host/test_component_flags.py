@@ -84,6 +84,12 @@ def test_the_root_where_clients_are_checked_is_found(flag: component_flags.Flag)
             ("--cluster-signing-key-file=/etc/kubernetes/pki/ca.key",),
             "a CA outside Vault",
         ),
+        (
+            "kube-controller-manager",
+            "-",
+            ("--cluster-signing-kubelet-client-cert-file=/ca.crt", "--cluster-signing-kubelet-client-key-file=/ca.key"),
+            "a CA outside Vault",
+        ),
     ],
 )
 def test_what_decides_who_is_let_in_is_found(
@@ -114,6 +120,15 @@ def test_kubeadms_files_are_right_in_its_layout() -> None:
     assert len(problems("etcd", etcd, Layout.DOCUMENT)) == 6
     (found,) = problems("kube-controller-manager", ["--root-ca-file=/etc/kubernetes/pki/ca.crt"], Layout.KUBEADM)
     assert found.endswith("pods whose TLS library is OpenSSL need the root in this file")
+
+
+def test_a_signer_that_has_no_files_signs_nothing() -> None:
+    """So does kubeadm tell kube-controller-manager that the CA is elsewhere."""
+    kept = of_page("kube-controller-manager")
+    assert (
+        problems("kube-controller-manager", [*kept, "--cluster-signing-cert-file=", "--cluster-signing-key-file="])
+        == []
+    )
 
 
 def test_running_components_are_found_by_their_program(tmp_path: Path) -> None:

@@ -49,17 +49,42 @@ def test_the_flags_of_the_page_are_right_in_any_folder(cluster: Cluster, pki: st
     assert wrong(cluster, live(pki)) == []
 
 
-@pytest.mark.parametrize("pki", ["/etc/kubernetes/pki", "/opt/pki"])
-def test_kubeadms_folders_are_known(tmp_path: Path, pki: str) -> None:
+@pytest.fixture
+def kubeadm(tmp_path: Path) -> Cluster:
     file = tmp_path / "cluster.yaml"
     file.write_text(f"layout: kubeadm\n{SPEC.replace('[control-plane, etcd]', '[control-plane, etcd, worker]')}")
+    return load_cluster(file)
+
+
+@pytest.mark.parametrize("pki", ["/etc/kubernetes/pki", "/opt/pki"])
+def test_kubeadms_folders_are_known(kubeadm: Cluster, pki: str) -> None:
     etcd = ["cert-file=server.crt", "key-file=server.key", "trusted-ca-file=ca.crt", "peer-trusted-ca-file=ca.crt"]
     etcd += ["peer-cert-file=peer.crt", "peer-key-file=peer.key"]
     flags = ["--client-cert-auth", "--peer-client-cert-auth"]
     flags += [f"--{name}={pki}/etcd/{value}" for name, value in (each.split("=") for each in etcd)]
     pods = tuple(kube_cluster.static_pods([pod("etcd", flags)], COMPONENTS))
-    found = flag_checks(load_cluster(file), LiveCluster(pods=pods), {})
+    found = flag_checks(kubeadm, LiveCluster(pods=pods), {})
     assert [check.detail for check in found if check.ok is not None] == [""]
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [("/opt/pki/ca.crt", ""), ("/opt/pki/etcd/ca.crt", "does not write"), ("/opt/other/ca.crt", "does not write")],
+)
+def test_other_components_tell_kubeadms_folder_for_a_kubelet(kubeadm: Cluster, file: str, words: str) -> None:
+    """The only file of that folder that it names is `ca.crt`, and etcd's folder has one too."""
+    server = pod(
+        "kube-apiserver", ["--tls-cert-file=/opt/pki/apiserver.crt", "--tls-private-key-file=/opt/pki/apiserver.key"]
+    )
+    configuration = pages.configuration("kubelet", "/opt/pki") | {
+        "tlsCertFile": "/var/lib/kubelet/pki/kubelet.crt",
+        "tlsPrivateKeyFile": "/var/lib/kubelet/pki/kubelet.key",
+        "authentication": {"anonymous": {"enabled": False}, "x509": {"clientCAFile": file}},
+    }
+    pods = tuple(kube_cluster.static_pods([server], COMPONENTS))
+    checks = flag_checks(kubeadm, LiveCluster(pods=pods, kubelets={"worker-1": configuration}), {})
+    (found,) = (check for check in checks if check.source == "worker-1/kubelet")
+    assert words in found.detail and found.ok is not bool(words), found.detail
 
 
 @pytest.mark.parametrize(
