@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import pytest
 
-from helpers.kube.client_load import Failure
+from helpers.kube.client_load import Failure, of_tls
 from soak.phases import Phase, report
 
 WELL: Final[dict[str, Any]] = {"server": "bao", "name": "etcd rotated", "seconds": 60.0, "requests": 1000}
@@ -52,3 +52,18 @@ def test_an_emergency_may_have_an_outage_that_is_measured(capsys: pytest.Capture
 
 def test_a_restart_may_end_some_connections() -> None:
     assert report([Phase(**WELL, failures=failed(*["ConnectionResetError: connection reset"] * 10))]) == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "so"),
+    [
+        ("401: Unauthorized", True),
+        ("the server answers 401 to GET /api", True),
+        ("x509: certificate signed by unknown authority", True),
+        ('"msg":"request stats","time spent":"401.074211ms"', False),
+        ("request #401 took long", False),
+        ("http: TLS handshake error from 198.51.100.12: i/o timeout", False),
+    ],
+)
+def test_what_complains_of_tls(said: str, so: bool) -> None:
+    assert of_tls(said) is so

@@ -25,11 +25,12 @@ from helpers.kube.kube_cluster import Kubernetes
 # What a complaint says where trust or identity is the reason; an answer to system:anonymous is one to a client whose
 # certificate was not taken.
 _TLS = re.compile(
-    r"x509|\btls\b|ssl|\bcertificate\b|handshake|unauthorized|(?<!#)\b401\b|system:anonymous|credential", re.IGNORECASE
+    r"x509|\btls\b|ssl|\bcertificate\b|handshake|unauthorized|(?<![#.\d])401(?![.\d])|system:anonymous|credential",
+    re.IGNORECASE,
 )
 # And what it says besides where a connection ended in the middle of a handshake.
 _ENDED = re.compile(
-    r"connection reset|connection refused|context canceled|broken pipe|\bEOF\b|timed out|handshake timeout"
+    r"connection reset|connection refused|context canceled|broken pipe|\bEOF\b|timed out|handshake timeout|i/o timeout"
 )
 
 OPERATORS = ("admin", "super-admin")
