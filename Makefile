@@ -8,7 +8,7 @@ PARALLEL := --dist loadfile --no-loadscope-reorder
 # Every worker imports every test, which pytest rewrites first: nine seconds for each worker, unless what was made is kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: venv demo test check docs conformance lifecycle bench compare soak soak-rotations dist lock clean
+.PHONY: venv demo test check docs conformance lifecycle exhaustive bench compare soak soak-rotations dist lock clean
 
 venv: $(VENV)/.dev
 
@@ -27,7 +27,7 @@ demo: $(VENV)/.embedded
 
 test: $(VENV)/.dev
 	$(SETUP)/packages
-	$(SETUP)/with-docker $(BIN)/python $(BIN)/python -m pytest -m "not conformance" -n 6 $(PARALLEL) $(PYTEST)
+	$(SETUP)/with-docker $(BIN)/python $(BIN)/python -m pytest -m "not (conformance or exhaustive)" -n 6 $(PARALLEL) $(PYTEST)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -48,15 +48,14 @@ KUBERNETES := $(foreach name,kube-apiserver kube-controller-manager kube-schedul
 # kubectl parses the version it was built as.
 KUBERNETES_VERSION := -X k8s.io/component-base/version.gitVersion=v1.36.3 \
 	-X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36
-# Forty minutes in which hardly anything is to be done but to wait, one after the other beside all others once the first
-# cluster stands: CAs and then leaves are rotated under load.
-CA_ROTATION := tests/conformance/agent/test_kube_ca_rotation.py
+# A quarter of an hour in which hardly anything is to be done, so it runs beside all others once its cluster stands.
 ROTATION := tests/conformance/agent/test_kube_rotation.py
-# The life of a CA at its full length: the page's whole session, and a cut after every write.
+# The life of a CA at its full length: a cluster under load, the page's whole session, and a cut after every write.
+CA_ROTATION := tests/conformance/agent/test_kube_ca_rotation.py
 CA_PAGE := tests/conformance/provision/test_ca_page.py
 CA_CUTS := tests/integration/provision/test_rotation_killed.py tests/integration/provision/test_root_rotation_killed.py
 # All but what `test` has had whole: what needs no server, and samples of what is done in full here.
-ON_VAULT := conformance or not (serverless or sample)
+ON_VAULT := conformance or not (serverless or sample or exhaustive)
 # All that a node's token must be refused: in full on both servers, since each has its own rules for policies and roles.
 ON_BOTH := tests/integration/verify/test_forbidden_paths.py
 
@@ -67,21 +66,26 @@ BUILD = vault=$$($(SETUP)/go-build tests/conformance/vault 6 vault=github.com/ha
 		etcd=go.etcd.io/etcd/server/v3 etcdctl=go.etcd.io/etcd/etcdctl/v3) && \
 	kubernetes=$$($(SETUP)/go-build tests/conformance/kubernetes 6 $(KUBERNETES) -ldflags "-s -w $(KUBERNETES_VERSION)") && \
 	given="--vault-binary $$vault/vault --zlint $$zlint/zlint --etcd $$etcd --kubernetes $$kubernetes"
-IGNORED := $(addprefix --ignore=,$(CA_ROTATION) $(ROTATION) $(CA_PAGE) $(CA_CUTS))
+IGNORED := $(addprefix --ignore=,$(ROTATION) $(CA_ROTATION) $(CA_PAGE) $(CA_CUTS))
 
 conformance: $(VENV)/.dev
 	$(SETUP)/packages conformance
 	$(BUILD) && \
-	$(SETUP)/beside "$(BIN)/python -m pytest $(CA_ROTATION) --standing \$$READY --timeout 2700 $$given $(PYTEST) && \
-		$(BIN)/python -m pytest $(ROTATION) --timeout 1800 $$given $(PYTEST)" \
+	$(SETUP)/beside "$(BIN)/python -m pytest $(ROTATION) --standing \$$READY --timeout 1800 $$given $(PYTEST)" \
 		"$(BIN)/python -m pytest tests/integration tests/docs -m '$(ON_VAULT)' --timeout 900 -n 5 $(PARALLEL) --ignore=$(ON_BOTH) $(IGNORED) --server vault $$given $(PYTEST) && \
 		$(BIN)/python -m pytest tests/conformance $(ON_BOTH) -m '$(ON_VAULT)' --timeout 900 -n 4 $(PARALLEL) $(IGNORED) --server bao --server vault $$given $(PYTEST)"
 
-# An hour and more.
+# An hour and more. The cluster under load runs alone: it asks for zero failed requests.
 lifecycle: $(VENV)/.dev
 	$(SETUP)/packages conformance
 	$(BUILD) && \
+	$(BIN)/python -m pytest $(CA_ROTATION) --timeout 2700 $$given $(PYTEST) && \
 	$(BIN)/python -m pytest $(CA_PAGE) $(CA_CUTS) -m conformance --timeout 3000 -n 4 --server bao --server vault $$given $(PYTEST)
+
+# Half an hour: an agent that is killed, and one whose calls fail, at every single call by which a pass changes its node.
+exhaustive: $(VENV)/.dev
+	$(SETUP)/packages
+	$(BIN)/python -m pytest tests/integration/agent -m exhaustive --timeout 3000 -n 4 $(PYTEST)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(BENCH)

@@ -1,6 +1,6 @@
 """A real Kubernetes under load lives through a whole rotation of etcd's CA, and one of the kubernetes CA and its abort.
 
-Twenty-four minutes, mostly of waiting, beside all other tests of `make conformance`.
+Twenty-four minutes, mostly of waiting, in `make lifecycle`.
 """
 
 from __future__ import annotations

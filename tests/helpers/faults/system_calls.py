@@ -76,6 +76,22 @@ def calls(log: Path) -> list[Call]:
     return found
 
 
+def of_each_kind(points: Sequence[Call], *, first: bool) -> list[Call]:
+    """The last call of each kind, and the `first` too; the same call on the same sort of place is of one kind."""
+    chosen = {*{_kind(call): call for call in points}.values()}
+    if first:
+        chosen |= {*{_kind(call): call for call in reversed(points)}.values()}
+    return [call for call in points if call in chosen]
+
+
+def _kind(call: Call) -> tuple[str, ...]:
+    """The call and its places, whatever pair, CA or generation they are of."""
+    # What is written is no place.
+    places = [f"{folder}/{name}" for folder, name in _PLACES.findall(call.line)] if call.name != "write" else []
+    places += _FD.findall(call.line)
+    return (call.name, *(_OWN_NAMES.sub("*", each) for each in places))
+
+
 def everything(points: Iterable[Call]) -> list[Fault]:
     """Each error in each call, once and for good, and results that are not so."""
     found = []
@@ -107,10 +123,15 @@ def _untrue(call: Call) -> tuple[int, ...]:
     return (0, 1) if call.name in ("read", "write") else ()
 
 
+_PLACES = re.compile(r'(?:(?:\d+|AT_FDCWD)<([^>]*)>, )?"([^"]*)"')
+_FD = re.compile(r"\w+\(\d+<([^>]*)>")
+# Numbers, names of generations, of what .vaultpki holds, and of files before their ending.
+_OWN_NAMES = re.compile(r"[0-9a-f]{12,}|\d+|(?<=\.vaultpki/)[\w-]+|[\w-]+(?=\.(?:crt|key|pem|pub|conf)\b)")
+
+
 # -- the order in which things reach the disk ------------------------------------------------------------------------
 
 _AT = re.compile(r'(?:\d+|AT_FDCWD)<([^>]*)>, "([^"]*)"')
-_FD = re.compile(r"\w+\(\d+<([^>]*)>")
 
 
 class _Late:

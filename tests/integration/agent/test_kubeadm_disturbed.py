@@ -44,7 +44,7 @@ RENEWED = {"pki/etcd/server", "pki/scheduler/scheduler", "kubelet/kubelet-client
 FIXED = ("scheduler.conf", "controller-manager.conf")
 # Other calls work on the first folder, as in the other layout, whose tests take them all.
 FURTHER = re.compile(r"/(pki/etcd|pki/scheduler|kubelet)[/>\"]|\.conf\b")
-SAMPLE = 8
+SAMPLE = 4
 
 Files = dict[str, bytes]
 
@@ -187,10 +187,12 @@ def told(done: Ran, what: str) -> bool:
     return done.returncode == 0
 
 
-def chosen(points: list[Call], size: int) -> list[Call]:
-    """Calls in every further folder and on plain kubeconfigs: each kind at its last place, and evenly spread ones."""
+def chosen(points: list[Call], size: int | None) -> list[Call]:
+    """Calls in every further folder and on plain kubeconfigs: the last of each kind, or evenly spread ones too."""
     further = [call for call in points if FURTHER.search(call.line)]
     assert {"symlink", "rename", "fsync", "mkdir", "link"} & {call.name for call in further}
+    if size is None:
+        return system_calls.of_each_kind(further, first=False)
     size = min(size, len(further))
     kinds = {re.sub(r"at2?$", "", call.name): call for call in further}
     some = {*kinds.values(), *(further[index * len(further) // size] for index in range(size))}
@@ -199,13 +201,14 @@ def chosen(points: list[Call], size: int) -> list[Call]:
 
 SIZES = (
     pytest.param(SAMPLE, id="sample", marks=pytest.mark.sample),
-    pytest.param(10**6, id="every-call", marks=pytest.mark.conformance),
+    pytest.param(None, id="kinds", marks=pytest.mark.conformance),
+    pytest.param(10**6, id="every-call", marks=pytest.mark.exhaustive),
 )
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("begin", [first_issue, renewal])
-def test_killed(begin: Callable[[Site, Path], Copies], size: int, site: Site, tmp_path: Path) -> None:
+def test_killed(begin: Callable[[Site, Path], Copies], size: int | None, site: Site, tmp_path: Path) -> None:
     made = begin(site, tmp_path)
     points = chosen(made.points(), size)
     each_disturbed(made, [Fault(call, "signal=SIGKILL") for call in points], killed)

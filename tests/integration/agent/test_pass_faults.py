@@ -22,7 +22,7 @@ from helpers.faults.system_calls import Call, Fault
 from helpers.vault.applied_cluster import Ran, Seat, Site, environment
 from helpers.vault.servers import Server
 
-SAMPLE = 10
+SAMPLE = 6
 ATTEMPTS = 25
 SOME = (
     unexpected_files.fifo,
@@ -60,7 +60,12 @@ def told(done: Ran, what: str) -> bool:
     "faults",
     [
         pytest.param(lambda points: system_calls.rotating(points, SAMPLE), id="sample", marks=pytest.mark.sample),
-        pytest.param(lambda points: system_calls.rotating(points, 10**6), id="each", marks=pytest.mark.conformance),
+        pytest.param(
+            lambda points: system_calls.rotating(system_calls.of_each_kind(points, first=True), 10**6),
+            id="kinds",
+            marks=pytest.mark.conformance,
+        ),
+        pytest.param(lambda points: system_calls.rotating(points, 10**6), id="each", marks=pytest.mark.exhaustive),
     ],
 )
 @pytest.mark.parametrize(("begin", "due"), [(disturbed_passes.first_issue, STEMS), (disturbed_passes.renewal, RENEWED)])

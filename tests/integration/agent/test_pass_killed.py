@@ -12,14 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from helpers.faults import disturbed_passes
+from helpers.faults import disturbed_passes, system_calls
 from helpers.faults.disturbed_passes import RENEWED, STEMS, Trials
 from helpers.faults.system_calls import Call, Fault
 from helpers.vault.applied_cluster import Ran, Site
 from helpers.vault.servers import Server
 
-# Kills in an ordinary run: evenly spread, and each kind of call at its first and last; `conformance` takes all.
-SAMPLE = 6
+Choice = Callable[[list[Call]], list[Call]]
+
+# Kills in an ordinary run.
+SAMPLE = 10
 
 
 @pytest.fixture
@@ -27,11 +29,18 @@ def site(server: Server, tmp_path: Path, cluster_name: str) -> Site:
     return disturbed_passes.applied_site(Site(server, tmp_path / "site", cluster_name))
 
 
-def sample(points: list[Call], size: int) -> list[Call]:
-    ends = {name: [call for call in points if call.name == name] for name in {call.name for call in points}}
-    chosen = {call for found in ends.values() for call in (found[0], found[-1])}
-    chosen |= {points[index * len(points) // size] for index in range(size)}
-    return [call for call in points if call in chosen]
+def sample(points: list[Call]) -> list[Call]:
+    """Evenly spread ones."""
+    return [points[index * len(points) // SAMPLE] for index in range(SAMPLE)]
+
+
+def kinds(points: list[Call]) -> list[Call]:
+    """The first and the last of each kind: of the pairs and bundles between them, each is written by the same calls."""
+    return system_calls.of_each_kind(points, first=True)
+
+
+def every_call(points: list[Call]) -> list[Call]:
+    return points
 
 
 def killed(done: Ran, what: str) -> bool:
@@ -40,22 +49,23 @@ def killed(done: Ran, what: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("begin", "due", "size"),
+    ("begin", "due", "choice"),
     [
-        pytest.param(begin, due, size, id=f"{begin.__name__}-{words}", marks=marks)
+        pytest.param(begin, due, choice, id=f"{begin.__name__}-{choice.__name__}", marks=marks)
         for begin, due in ((disturbed_passes.first_issue, STEMS), (disturbed_passes.renewal, RENEWED))
-        for words, size, marks in (
-            ("sample", SAMPLE, pytest.mark.sample),
-            ("every-call", 10**6, pytest.mark.conformance),
+        for choice, marks in (
+            (sample, pytest.mark.sample),
+            (kinds, pytest.mark.conformance),
+            (every_call, pytest.mark.exhaustive),
         )
     ],
 )
 def test_killed(
-    begin: Callable[[Site, Path], Trials], due: tuple[str, ...], size: int, site: Site, tmp_path: Path
+    begin: Callable[[Site, Path], Trials], due: tuple[str, ...], choice: Choice, site: Site, tmp_path: Path
 ) -> None:
     made = begin(site, tmp_path)
     points = made.points()
     assert {"write", "fsync", "openat"} <= {call.name for call in points}
     assert len(points) > 60, points
-    faults = [Fault(call, "signal=SIGKILL") for call in sample(points, min(size, len(points)))]
+    faults = [Fault(call, "signal=SIGKILL") for call in choice(points)]
     disturbed_passes.each_disturbed(made, faults, due, killed)

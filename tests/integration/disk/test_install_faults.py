@@ -29,7 +29,7 @@ from helpers.node.pair_installs import (
     two_pairs,
 )
 
-SAMPLE = 40
+SAMPLE = 20
 TOLD = r'^write\(1<.*"done'
 Faults = Callable[[list[Call]], list[Fault]]
 
