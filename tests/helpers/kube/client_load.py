@@ -25,7 +25,7 @@ from helpers.kube.kube_cluster import Kubernetes
 # What a complaint says where trust or identity is the reason; an answer to system:anonymous is one to a client whose
 # certificate was not taken.
 _TLS = re.compile(
-    r"x509|\btls\b|ssl|\bcertificate\b|handshake|unauthorized|(?<![#.\d])401(?![.\d])|system:anonymous|credential",
+    r"x509|\btls\b|ssl|\bcertificate\b|handshake|unauthorized|(?<![-#.\w])401(?![-.\w])|system:anonymous|credential",
     re.IGNORECASE,
 )
 # And what it says besides where a connection ended in the middle of a handshake.
