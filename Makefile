@@ -48,8 +48,8 @@ KUBERNETES := $(foreach name,kube-apiserver kube-controller-manager kube-schedul
 # kubectl parses the version it was built as.
 KUBERNETES_VERSION := -X k8s.io/component-base/version.gitVersion=v1.36.3 \
 	-X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36
-# A quarter of an hour in which hardly anything is to be done, so it runs beside all others once its cluster stands.
-ROTATION := tests/conformance/agent/test_kube_rotation.py
+# Half an hour that is mostly waiting, so it runs beside all others once its first cluster stands.
+WAITING := tests/conformance/agent/test_kube_rotation.py tests/conformance/kubeadm/test_kubeadm_cluster.py
 # The life of a CA at its full length: a cluster under load, the page's whole session, and a cut after every write.
 CA_ROTATION := tests/conformance/agent/test_kube_ca_rotation.py
 CA_PAGE := tests/conformance/provision/test_ca_page.py
@@ -66,12 +66,12 @@ BUILD = vault=$$($(SETUP)/go-build tests/conformance/vault 6 vault=github.com/ha
 		etcd=go.etcd.io/etcd/server/v3 etcdctl=go.etcd.io/etcd/etcdctl/v3) && \
 	kubernetes=$$($(SETUP)/go-build tests/conformance/kubernetes 6 $(KUBERNETES) -ldflags "-s -w $(KUBERNETES_VERSION)") && \
 	given="--vault-binary $$vault/vault --zlint $$zlint/zlint --etcd $$etcd --kubernetes $$kubernetes"
-IGNORED := $(addprefix --ignore=,$(ROTATION) $(CA_ROTATION) $(CA_PAGE) $(CA_CUTS))
+IGNORED := $(addprefix --ignore=,$(WAITING) $(CA_ROTATION) $(CA_PAGE) $(CA_CUTS))
 
 conformance: $(VENV)/.dev
 	$(SETUP)/packages conformance
 	$(BUILD) && \
-	$(SETUP)/beside "$(BIN)/python -m pytest $(ROTATION) --standing \$$READY --timeout 1800 $$given $(PYTEST)" \
+	$(SETUP)/beside "$(BIN)/python -m pytest $(WAITING) --standing \$$READY --timeout 1800 $$given $(PYTEST)" \
 		"$(BIN)/python -m pytest tests/integration tests/docs -m '$(ON_VAULT)' --timeout 900 -n 5 $(PARALLEL) --ignore=$(ON_BOTH) $(IGNORED) --server vault $$given $(PYTEST) && \
 		$(BIN)/python -m pytest tests/conformance $(ON_BOTH) -m '$(ON_VAULT)' --timeout 900 -n 4 $(PARALLEL) $(IGNORED) --server bao --server vault $$given $(PYTEST)"
 
