@@ -22,6 +22,10 @@ from vaultpki.verify.on_disk import Check, Holder, leaf_problems, read_bundle
 # looks once a minute at the latest (k8s.io/apiserver, dynamiccertificates/dynamic_serving_content.go).
 _NOTICES: Final = timedelta(minutes=1)
 
+# It goes on without the CA of front proxies if it starts before the API server answers, as kubeadm's does
+# (kubernetes cmd/kube-scheduler/app/options/options.go, TolerateInClusterLookupFailure); no front proxy calls it.
+_TOLERANT: Final = "kube-scheduler"
+
 
 @dataclass(frozen=True, slots=True)
 class Held:
@@ -141,9 +145,7 @@ def _client_ca_problems(listener: Listener, shown: Presented, expected: Expected
     others = sorted(accepted - {each for names in own.values() for each in names})
     problems = [_stranger(subject, listener.cas, expected) for subject in others]
     for domain, names in own.items():
-        if not listener.candidates and domain == FRONT_PROXY and not names & accepted:
-            # kube-scheduler, started before the API server answers, goes on without them for good, as kubeadm's does
-            # (k8s.io/apiserver, server/options/authentication.go); no front proxy calls it.
+        if listener.name == _TOLERANT and domain == FRONT_PROXY and not names & accepted:
             continue
         problems += [f"does not accept clients of {name}, a CA of {domain}" for name in sorted(names - accepted)]
     return "; ".join(filter(None, problems))

@@ -14,31 +14,27 @@ from vaultpki.verify.live_served import Held, served_checks
 from vaultpki.verify.live_trust import Expected
 
 KUBERNETES, FRONT_PROXY, ETCD = (f"CN=prod {name} CA" for name in ("kubernetes", "front-proxy", "etcd"))
-LISTENER = Listener(
-    "cp-1/kube-scheduler 127.0.0.1:10259",
-    "kube-scheduler",
-    "127.0.0.1",
-    10259,
-    (),
-    ("kubernetes", "front-proxy"),
-    "/metrics",
-)
 
 
 @pytest.mark.parametrize(
-    ("named", "words"),
+    ("component", "named", "words"),
     [
-        ((KUBERNETES, FRONT_PROXY), ""),
-        # kube-scheduler of kubeadm, which starts before the API server answers.
-        ((KUBERNETES,), ""),
-        ((FRONT_PROXY,), f"does not accept clients of {KUBERNETES}"),
-        ((KUBERNETES, ETCD), "accepts clients of the CA etcd, another trust domain"),
-        (None, "asks for no client certificate"),
+        ("kube-scheduler", (KUBERNETES, FRONT_PROXY), ""),
+        # As kubeadm's, which starts before the API server answers.
+        ("kube-scheduler", (KUBERNETES,), ""),
+        ("kube-controller-manager", (KUBERNETES,), f"does not accept clients of {FRONT_PROXY}"),
+        ("kube-scheduler", (FRONT_PROXY,), f"does not accept clients of {KUBERNETES}"),
+        ("kube-scheduler", (KUBERNETES, ETCD), "accepts clients of the CA etcd, another trust domain"),
+        ("kube-scheduler", None, "asks for no client certificate"),
     ],
 )
-def test_client_cas_of_a_component_that_asks_for_them(named: tuple[str, ...] | None, words: str) -> None:
+def test_client_cas_of_a_component_that_asks_for_them(
+    component: str, named: tuple[str, ...] | None, words: str
+) -> None:
+    cas = ("kubernetes", "front-proxy")
+    listener = Listener(f"cp-1/{component} 127.0.0.1:10259", component, "127.0.0.1", 10259, (), cas, "/metrics")
     (own,) = x509.read_certificates(trustme.CA().cert_pem.bytes())
     expected = Expected("prod", (), {}, "ca.root_sha256")
-    checks = served_checks(LISTENER, Presented((own,), named), expected, Held(), datetime.now(UTC))
+    checks = served_checks(listener, Presented((own,), named), expected, Held(), datetime.now(UTC))
     (found,) = (check for check in checks if check.name == "client CAs")
     assert found.ok is not bool(words) and words in found.detail
