@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import posixpath
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -76,8 +77,9 @@ def _paths(layout: Layout, directory: str) -> dict[str, str]:
     return {PKI: directory, **inner_folders(directory), **node_folders(directory)}
 
 
-def _directory(layout: Layout, words: Iterable[str]) -> str | None:
-    """Return the directory of a node's files in which most of these flags' values are; None where none tells."""
+@functools.cache
+def _known(layout: Layout) -> Mapping[str, str]:
+    """Return the files by which a directory is known: the folder below it, by name."""
     inner = {PKI: "", **({} if layout is Layout.DOCUMENT else inner_folders(""))}
     places = {(each.file, inner[each.folder]) for each in TRUST_BUNDLES[layout] if each.folder in inner}
     for row in laid_out(layout):
@@ -85,7 +87,12 @@ def _directory(layout: Layout, words: Iterable[str]) -> str | None:
         places |= {(name, inner[folder]) for name in pair_files(row.stem) if folder in inner}
     names = Counter(name for name, _ in places)
     # A name that more than one folder has says nothing.
-    known = {name: below for name, below in places if names[name] == 1}
+    return {name: below for name, below in places if names[name] == 1}
+
+
+def _directory(layout: Layout, words: Iterable[str]) -> str | None:
+    """Return the directory of a node's files in which most of these flags' values are; None where none tells."""
+    known = _known(layout)
     votes: Counter[str] = Counter()
     for word in words:
         folder, name = posixpath.split(word.partition("=")[2] or word)

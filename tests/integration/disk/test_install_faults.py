@@ -29,7 +29,7 @@ from helpers.node.pair_installs import (
     two_pairs,
 )
 
-SAMPLE = 20
+SAMPLE = 40
 TOLD = r'^write\(1<.*"done'
 Faults = Callable[[list[Call]], list[Fault]]
 
