@@ -64,7 +64,6 @@ def test_a_restart_may_end_some_connections() -> None:
         ("request #401 took long", False),
         ("UID in precondition: 7616afc8-26ee-401d-a401-401eb1776b53", False),
         ("UID in precondition: 7616afc8-26ee-4012-a240-401-70a6eb1776b5", False),
-        ("http: TLS handshake error from 198.51.100.12: i/o timeout", False),
     ],
 )
 def test_what_complains_of_tls(said: str, so: bool) -> None:

@@ -30,7 +30,7 @@ _TLS = re.compile(
 )
 # And what it says besides where a connection ended in the middle of a handshake.
 _ENDED = re.compile(
-    r"connection reset|connection refused|context canceled|broken pipe|\bEOF\b|timed out|handshake timeout|i/o timeout"
+    r"connection reset|connection refused|context canceled|broken pipe|\bEOF\b|timed out|handshake timeout"
 )
 
 OPERATORS = ("admin", "super-admin")
