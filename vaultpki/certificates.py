@@ -26,9 +26,11 @@ API_ADDRESSES: Final = "{api_addresses}"
 _MINUTE = 60
 _HOUR = 60 * _MINUTE
 
-# A client of kube-apiserver reads the pair of its kubeconfig every five minutes, counted from its own start; so does
-# kube-apiserver with its kubelet pair (client-go, transport/cert_rotation.go, CertCallbackRefreshDuration).
-_CLIENT_LOOK = 5 * _MINUTE
+CLIENT_LOOK: Final = 5 * _MINUTE
+"""Seconds between two looks of a client of kube-apiserver at the files of its kubeconfig, counted from its own start.
+
+So does kube-apiserver with its kubelet pair (client-go, transport/cert_rotation.go, CertCallbackRefreshDuration).
+"""
 
 _CONTROL_PLANE = frozenset({NodeRole.CONTROL_PLANE})
 _ETCD = frozenset({NodeRole.ETCD})
@@ -48,7 +50,7 @@ TABLE: Final[tuple[Row, ...]] = (
         stem="admin",
         kubeadm=Place(KUBECONFIGS, "admin"),
         kubeconfig="admin.conf",
-        reload=_CLIENT_LOOK,
+        reload=CLIENT_LOOK,
         manifest="cluster-admins.yaml",
         document=True,
     ),
@@ -64,7 +66,7 @@ TABLE: Final[tuple[Row, ...]] = (
         kubeadm=Place(SCHEDULER, "scheduler", KubeconfigFile.FIXED),
         kubeconfig="scheduler.conf",
         node_roles=_CONTROL_PLANE,
-        reload=_CLIENT_LOOK,
+        reload=CLIENT_LOOK,
         document=True,
     ),
     Row(
@@ -79,7 +81,7 @@ TABLE: Final[tuple[Row, ...]] = (
         kubeadm=Place(PKI, "controller-manager", KubeconfigFile.FIXED),
         kubeconfig="controller-manager.conf",
         node_roles=_CONTROL_PLANE,
-        reload=_CLIENT_LOOK,
+        reload=CLIENT_LOOK,
         document=True,
     ),
     Row(
@@ -95,7 +97,7 @@ TABLE: Final[tuple[Row, ...]] = (
         kubeadm=None,
         kubeconfig="kube-proxy.conf",
         node_roles=_WORKER,
-        reload=_CLIENT_LOOK,
+        reload=CLIENT_LOOK,
         document=True,
     ),
     Row(
@@ -123,7 +125,7 @@ TABLE: Final[tuple[Row, ...]] = (
         stem="kube-apiserver-kubelet",
         kubeadm=Place(PKI, "apiserver-kubelet-client"),
         node_roles=_CONTROL_PLANE,
-        reload=_CLIENT_LOOK,
+        reload=CLIENT_LOOK,
         manifest="kubelet-api-admin.yaml",
         document=True,
     ),
@@ -140,7 +142,7 @@ TABLE: Final[tuple[Row, ...]] = (
         kubeadm=Place(KUBELET, "kubelet-client", KubeconfigFile.PLAIN),
         kubeconfig="kubelet.conf",
         node_roles=_WORKER,
-        reload=_CLIENT_LOOK,
+        reload=CLIENT_LOOK,
         document=True,
     ),
     Row(
@@ -245,7 +247,7 @@ TABLE: Final[tuple[Row, ...]] = (
         stem="super-admin",
         kubeadm=Place(KUBECONFIGS, "super-admin"),
         kubeconfig="super-admin.conf",
-        reload=_CLIENT_LOOK,
+        reload=CLIENT_LOOK,
         ttl=8 * _HOUR,
     ),
 )

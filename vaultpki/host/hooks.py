@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from vaultpki.certificates import ISSUING_CAS, bundle, laid_out
+from vaultpki.certificates import CLIENT_LOOK, ISSUING_CAS, bundle, laid_out
 from vaultpki.errors import StoreError, fault
 from vaultpki.host import static_pod
 from vaultpki.host.command import CommandRunner
@@ -129,7 +129,7 @@ class Reader:
     """A component that reads the bundle of `ca`: by which setting, and on nodes of which role.
 
     `follows` is the first minor version of Kubernetes 1 that notices a new bundle by itself: 0 for every version in
-    use, None for none.
+    use, None for none. `reload` is how many seconds that takes at most.
     """
 
     ca: str
@@ -137,23 +137,32 @@ class Reader:
     role: NodeRole
     setting: str
     follows: int | None
+    reload: int = 0
 
 
 _CONTROL_PLANE, _ETCD, _WORKER = NodeRole.CONTROL_PLANE, NodeRole.ETCD, NodeRole.WORKER
 
-# Kubernetes: dynamiccertificates.DynamicFileCAContent of apiserver watches its file since 1.23, client-go its CA file
-# since 1.36 (transport/transport.go, gate ClientsAllowCARotation). kube-controller-manager reads --root-ca-file, which
-# every pod gets, when it starts (cmd/kube-controller-manager/app/certificates.go, readCA). etcd makes its CA pools when
-# it starts, and so does its client in kube-apiserver (etcd client/pkg/transport).
+# Kubernetes: dynamiccertificates.DynamicFileCAContent of apiserver watches its file since 1.23. client-go reads its CA
+# file again since 1.36, every five minutes (transport/ca_rotation.go, gate ClientsAllowCARotation).
+# kube-controller-manager reads --root-ca-file, which every pod gets, when it starts
+# (cmd/kube-controller-manager/app/certificates.go, readCA). etcd makes its CA pools when it starts, and so does its
+# client in kube-apiserver (etcd client/pkg/transport).
 READERS: Final[tuple[Reader, ...]] = (
     Reader("kubernetes", "kube-apiserver", _CONTROL_PLANE, "--client-ca-file", 0),
     Reader("kubernetes", "kubelet", _WORKER, "authentication.x509.clientCAFile", 0),
     Reader("kubernetes", "kube-controller-manager", _CONTROL_PLANE, "--root-ca-file", None),
-    Reader("kubernetes", "kube-controller-manager", _CONTROL_PLANE, "certificate-authority in its kubeconfig", 36),
-    Reader("kubernetes", "kube-scheduler", _CONTROL_PLANE, "certificate-authority in its kubeconfig", 36),
-    Reader("kubernetes", "kubelet", _WORKER, "certificate-authority in its kubeconfig", 36),
-    Reader("kubernetes", "kube-proxy", _WORKER, "certificate-authority in its kubeconfig", 36),
-    Reader("kubelet", "kube-apiserver", _CONTROL_PLANE, "--kubelet-certificate-authority", 36),
+    Reader(
+        "kubernetes",
+        "kube-controller-manager",
+        _CONTROL_PLANE,
+        "certificate-authority in its kubeconfig",
+        36,
+        CLIENT_LOOK,
+    ),
+    Reader("kubernetes", "kube-scheduler", _CONTROL_PLANE, "certificate-authority in its kubeconfig", 36, CLIENT_LOOK),
+    Reader("kubernetes", "kubelet", _WORKER, "certificate-authority in its kubeconfig", 36, CLIENT_LOOK),
+    Reader("kubernetes", "kube-proxy", _WORKER, "certificate-authority in its kubeconfig", 36, CLIENT_LOOK),
+    Reader("kubelet", "kube-apiserver", _CONTROL_PLANE, "--kubelet-certificate-authority", 36, CLIENT_LOOK),
     Reader("etcd", "etcd", _ETCD, "--trusted-ca-file and --peer-trusted-ca-file", None),
     Reader("etcd", "kube-apiserver", _CONTROL_PLANE, "--etcd-cafile", None),
     Reader("front-proxy", "kube-apiserver", _CONTROL_PLANE, "--requestheader-client-ca-file", 0),

@@ -190,5 +190,7 @@ def longest_ttl(cluster: Cluster, domain: str) -> int:
 
 
 def reload(cluster: Cluster, domain: str) -> int:
-    """Return after how many seconds every consumer of a CA's leaves has noticed a new file by itself."""
-    return max((row.reload for row in rows(cluster) if row.ca == domain), default=0)
+    """Return after how many seconds each reader of a CA's leaves or of its bundle has noticed a new file by itself."""
+    leaves = (row.reload for row in rows(cluster) if row.ca == domain)
+    bundles = (reader.reload for reader in READERS if reader.ca == domain)
+    return max((*leaves, *bundles), default=0)
