@@ -27,7 +27,7 @@ demo: $(VENV)/.embedded
 
 test: $(VENV)/.dev
 	$(SETUP)/packages
-	$(SETUP)/with-docker $(BIN)/python $(BIN)/python -m pytest -m "not (conformance or exhaustive)" -n 6 $(PARALLEL) $(PYTEST)
+	$(SETUP)/with-docker $(BIN)/python $(BIN)/python -m pytest -m "not (conformance or exhaustive)" -n 8 $(PARALLEL) $(PYTEST)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -48,16 +48,21 @@ KUBERNETES := $(foreach name,kube-apiserver kube-controller-manager kube-schedul
 # kubectl parses the version it was built as.
 KUBERNETES_VERSION := -X k8s.io/component-base/version.gitVersion=v1.36.3 \
 	-X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36
-# Half an hour that is mostly waiting, so it runs beside all others once its first cluster stands.
-WAITING := tests/conformance/agent/test_kube_rotation.py tests/conformance/kubeadm/test_kubeadm_cluster.py
-# The life of a CA at its full length: a cluster under load, the page's whole session, and a cut after every write.
+# Forty minutes, mostly of waiting, one after the other beside all others once the first cluster stands: CAs, and then
+# leaves, are rotated under load.
 CA_ROTATION := tests/conformance/agent/test_kube_ca_rotation.py
+ROTATION := tests/conformance/agent/test_kube_rotation.py
+# The life of a CA at its full length: the page's whole session, and a cut after every write.
 CA_PAGE := tests/conformance/provision/test_ca_page.py
 CA_CUTS := tests/integration/provision/test_rotation_killed.py tests/integration/provision/test_root_rotation_killed.py
 # All but what `test` has had whole: what needs no server, and samples of what is done in full here.
 ON_VAULT := conformance or not (serverless or sample or exhaustive)
 # All that a node's token must be refused: in full on both servers, since each has its own rules for policies and roles.
 ON_BOTH := tests/integration/verify/test_forbidden_paths.py
+# The longest files of the last stage first, so that none runs alone at its end.
+CONFORMANCE := $(wildcard tests/conformance/test_*.py tests/conformance/*/test_*.py)
+LAST := tests/conformance/kubeadm/test_kubeadm_cluster.py tests/conformance/verify/test_live.py
+LAST := $(LAST) $(filter-out $(LAST) $(CA_ROTATION) $(ROTATION) $(CA_PAGE),$(CONFORMANCE)) $(ON_BOTH)
 
 # Builds the programs, and names them in the variable `given` of the same shell.
 BUILD = vault=$$($(SETUP)/go-build tests/conformance/vault 6 vault=github.com/hashicorp/vault) && \
@@ -66,20 +71,20 @@ BUILD = vault=$$($(SETUP)/go-build tests/conformance/vault 6 vault=github.com/ha
 		etcd=go.etcd.io/etcd/server/v3 etcdctl=go.etcd.io/etcd/etcdctl/v3) && \
 	kubernetes=$$($(SETUP)/go-build tests/conformance/kubernetes 6 $(KUBERNETES) -ldflags "-s -w $(KUBERNETES_VERSION)") && \
 	given="--vault-binary $$vault/vault --zlint $$zlint/zlint --etcd $$etcd --kubernetes $$kubernetes"
-IGNORED := $(addprefix --ignore=,$(WAITING) $(CA_ROTATION) $(CA_PAGE) $(CA_CUTS))
+IGNORED := $(addprefix --ignore=,$(ON_BOTH) $(CA_CUTS))
 
 conformance: $(VENV)/.dev
 	$(SETUP)/packages conformance
 	$(BUILD) && \
-	$(SETUP)/beside "$(BIN)/python -m pytest $(WAITING) --standing \$$READY --timeout 1800 $$given $(PYTEST)" \
-		"$(BIN)/python -m pytest tests/integration tests/docs -m '$(ON_VAULT)' --timeout 900 -n 5 $(PARALLEL) --ignore=$(ON_BOTH) $(IGNORED) --server vault $$given $(PYTEST) && \
-		$(BIN)/python -m pytest tests/conformance $(ON_BOTH) -m '$(ON_VAULT)' --timeout 900 -n 4 $(PARALLEL) $(IGNORED) --server bao --server vault $$given $(PYTEST)"
+	$(SETUP)/beside "$(BIN)/python -m pytest $(CA_ROTATION) --standing \$$READY --timeout 2700 $$given $(PYTEST) && \
+		$(BIN)/python -m pytest $(ROTATION) --timeout 1800 $$given $(PYTEST)" \
+		"$(BIN)/python -m pytest tests/integration tests/docs -m '$(ON_VAULT)' --timeout 900 -n 5 $(PARALLEL) $(IGNORED) --server vault $$given $(PYTEST) && \
+		$(BIN)/python -m pytest $(LAST) -m '$(ON_VAULT)' --timeout 900 -n 4 $(PARALLEL) --server bao --server vault $$given $(PYTEST)"
 
-# An hour and more. The cluster under load runs alone: it asks for zero failed requests.
+# An hour and more.
 lifecycle: $(VENV)/.dev
 	$(SETUP)/packages conformance
 	$(BUILD) && \
-	$(BIN)/python -m pytest $(CA_ROTATION) --timeout 2700 $$given $(PYTEST) && \
 	$(BIN)/python -m pytest $(CA_PAGE) $(CA_CUTS) -m conformance --timeout 3000 -n 4 --server bao --server vault $$given $(PYTEST)
 
 # Half an hour: an agent that is killed, and one whose calls fail, at every single call by which a pass changes its node.

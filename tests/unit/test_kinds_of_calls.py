@@ -28,8 +28,7 @@ def calls(*lines: str) -> list[Call]:
 )
 def test_what_is_done_for_every_pair_is_of_one_kind(one: str, other: str) -> None:
     first, second, third = calls(one, other, one)
-    assert of_each_kind([first, second, third], first=True) == [first, third]
-    assert of_each_kind([first, second, third], first=False) == [third]
+    assert of_each_kind([first, second, third]) == [first, third]
 
 
 def test_other_places_and_other_calls_are_of_another_kind() -> None:
@@ -44,4 +43,4 @@ def test_other_places_and_other_calls_are_of_another_kind() -> None:
         f'unlinkat(4<{PAIR}>, "kubelet.crt", 0) = 0',
         f'symlinkat(".vaultpki/kubelet/kubelet.key", 3<{PKI}>, "kubelet.key") = 0',
     )
-    assert of_each_kind(points, first=False) == points
+    assert of_each_kind(points) == points

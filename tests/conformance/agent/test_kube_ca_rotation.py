@@ -1,6 +1,6 @@
 """A real Kubernetes under load lives through a whole rotation of etcd's CA, and one of the kubernetes CA and its abort.
 
-Twenty-four minutes, mostly of waiting, in `make lifecycle`.
+Twenty-four minutes, mostly of waiting, beside the other tests of `make conformance`.
 """
 
 from __future__ import annotations

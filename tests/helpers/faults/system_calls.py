@@ -76,11 +76,10 @@ def calls(log: Path) -> list[Call]:
     return found
 
 
-def of_each_kind(points: Sequence[Call], *, first: bool) -> list[Call]:
-    """The last call of each kind, and the `first` too; the same call on the same sort of place is of one kind."""
+def of_each_kind(points: Sequence[Call]) -> list[Call]:
+    """The first and the last call of each kind; the same call on the same sort of place is of one kind."""
     chosen = {*{_kind(call): call for call in points}.values()}
-    if first:
-        chosen |= {*{_kind(call): call for call in reversed(points)}.values()}
+    chosen |= {*{_kind(call): call for call in reversed(points)}.values()}
     return [call for call in points if call in chosen]
 
 

@@ -36,7 +36,7 @@ def sample(points: list[Call]) -> list[Call]:
 
 def kinds(points: list[Call]) -> list[Call]:
     """The first and the last of each kind: of the pairs and bundles between them, each is written by the same calls."""
-    return system_calls.of_each_kind(points, first=True)
+    return system_calls.of_each_kind(points)
 
 
 def every_call(points: list[Call]) -> list[Call]:

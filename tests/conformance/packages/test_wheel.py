@@ -14,6 +14,8 @@ import pytest
 from helpers import pages
 from helpers.pages import CHECKOUT
 
+pytestmark = pytest.mark.conformance
+
 
 def call(*words: str | Path, folder: Path) -> str:
     """What the command prints; nothing of the checkout or of this environment is in its reach."""
