@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from vaultpki.certificates import ROOT
+from vaultpki.host import hooks
 from vaultpki.provision.gates import Gate, Waiting
 from vaultpki.provision.rotation import next_state
 from vaultpki.provision.rotation_run import CaStatus, Step
@@ -48,6 +49,7 @@ _IS_ROOT: Final = {
     State.RETRUSTING: "nodes learn to trust {old} again beside {new}; the issuing CAs are still of {new}",
     State.RETURNING: "the issuing CAs are of {old} again; nodes trust both, and serve that",
 }
+_BUNDLES_CHANGE: Final = (State.PUBLISHED, State.RETIRED, State.RETRUSTING)
 # What a step does, as the rest of a sentence.
 _DOES: Final = {
     State.STEADY: "deletes {new}, and nodes trust {old} alone",
@@ -95,6 +97,8 @@ def record_lines(record: RotationRecord, gate: Gate | None, now: datetime, file:
     yield f"{record.domain} is {record.state.value} {since}: {_filled(record, record.state, _IS, _IS_SAME_KEY)}."
     if gate is not None:
         yield from gate_lines(gate, now)
+    if record.state in _BUNDLES_CHANGE:
+        yield from _older_lines(record.domain)
     to, back = next_state(record), next_state(record, back=True)
     if to is not None:
         when = "" if gate is None or gate.open(now) else "once nothing is waited for, "
@@ -102,6 +106,15 @@ def record_lines(record: RotationRecord, gate: Gate | None, now: datetime, file:
     if back is not None and record.state is not State.RETURNING:
         what = _filled(record, back, _DOES, _DOES_SAME_KEY)
         yield f"Back: `vaultpki ca abort -f {file}` {what}."
+
+
+def _older_lines(domain: str) -> Iterator[str]:
+    """Yield what a person must restart on an older Kubernetes, whose version no gate knows."""
+    readers = hooks.once_start_only(domain)
+    if readers:
+        names = ", ".join(dict.fromkeys(each.component for each in readers))
+        version = max(each.follows or 0 for each in readers)
+        yield f"Before Kubernetes 1.{version}, restart {names} first, node by node: no step waits for that."
 
 
 def gate_lines(gate: Gate, now: datetime) -> Iterator[str]:

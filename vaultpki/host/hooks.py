@@ -174,6 +174,11 @@ def start_only(ca: str, roles: Collection[NodeRole], layout: Layout = Layout.DOC
     return tuple(each for each in _readers(ca, roles, layout) if each.follows is None)
 
 
+def once_start_only(ca: str) -> tuple[Reader, ...]:
+    """Return what read the bundle of `ca` only when it started, before a version of Kubernetes that is still in use."""
+    return tuple(each for each in READERS if each.ca == ca and each.follows)
+
+
 def _readers(ca: str | None, roles: Collection[NodeRole], layout: Layout) -> list[Reader]:
     components = {row.source for row in laid_out(layout)}
     here = [each for each in READERS if each.ca == ca and each.role in roles]
