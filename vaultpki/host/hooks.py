@@ -141,6 +141,7 @@ class Reader:
 
 
 _CONTROL_PLANE, _ETCD, _WORKER = NodeRole.CONTROL_PLANE, NodeRole.ETCD, NodeRole.WORKER
+_KUBECONFIG = "certificate-authority in its kubeconfig"
 
 # Kubernetes: dynamiccertificates.DynamicFileCAContent of apiserver watches its file since 1.23. client-go reads its CA
 # file again since 1.36, every five minutes (transport/ca_rotation.go, gate ClientsAllowCARotation).
@@ -151,17 +152,10 @@ READERS: Final[tuple[Reader, ...]] = (
     Reader("kubernetes", "kube-apiserver", _CONTROL_PLANE, "--client-ca-file", 0),
     Reader("kubernetes", "kubelet", _WORKER, "authentication.x509.clientCAFile", 0),
     Reader("kubernetes", "kube-controller-manager", _CONTROL_PLANE, "--root-ca-file", None),
-    Reader(
-        "kubernetes",
-        "kube-controller-manager",
-        _CONTROL_PLANE,
-        "certificate-authority in its kubeconfig",
-        36,
-        CLIENT_LOOK,
-    ),
-    Reader("kubernetes", "kube-scheduler", _CONTROL_PLANE, "certificate-authority in its kubeconfig", 36, CLIENT_LOOK),
-    Reader("kubernetes", "kubelet", _WORKER, "certificate-authority in its kubeconfig", 36, CLIENT_LOOK),
-    Reader("kubernetes", "kube-proxy", _WORKER, "certificate-authority in its kubeconfig", 36, CLIENT_LOOK),
+    Reader("kubernetes", "kube-controller-manager", _CONTROL_PLANE, _KUBECONFIG, 36, CLIENT_LOOK),
+    Reader("kubernetes", "kube-scheduler", _CONTROL_PLANE, _KUBECONFIG, 36, CLIENT_LOOK),
+    Reader("kubernetes", "kubelet", _WORKER, _KUBECONFIG, 36, CLIENT_LOOK),
+    Reader("kubernetes", "kube-proxy", _WORKER, _KUBECONFIG, 36, CLIENT_LOOK),
     Reader("kubelet", "kube-apiserver", _CONTROL_PLANE, "--kubelet-certificate-authority", 36, CLIENT_LOOK),
     Reader("etcd", "etcd", _ETCD, "--trusted-ca-file and --peer-trusted-ca-file", None),
     Reader("etcd", "kube-apiserver", _CONTROL_PLANE, "--etcd-cafile", None),
