@@ -27,7 +27,7 @@ demo: $(VENV)/.embedded
 
 test: $(VENV)/.dev
 	$(SETUP)/packages
-	$(SETUP)/with-docker $(BIN)/python $(BIN)/python -m pytest -m "not (conformance or exhaustive)" -n 8 $(PARALLEL) $(PYTEST)
+	$(SETUP)/with-docker $(BIN)/python $(BIN)/python -m pytest -m "not (conformance or exhaustive)" -n 6 $(PARALLEL) $(PYTEST)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
