@@ -78,7 +78,7 @@ conformance: $(VENV)/.dev
 	$(BUILD) && \
 	$(SETUP)/beside "$(BIN)/python -m pytest $(CA_ROTATION) --standing \$$READY --timeout 2700 $$given $(PYTEST) && \
 		$(BIN)/python -m pytest $(ROTATION) --timeout 1800 $$given $(PYTEST)" \
-		"$(BIN)/python -m pytest tests/integration tests/docs -m '$(ON_VAULT)' --timeout 900 -n 6 $(PARALLEL) $(IGNORED) --server vault $$given $(PYTEST) && \
+		"$(BIN)/python -m pytest tests/integration tests/docs -m '$(ON_VAULT)' --timeout 900 -n 5 $(PARALLEL) $(IGNORED) --server vault $$given $(PYTEST) && \
 		$(BIN)/python -m pytest $(LAST) -m '$(ON_VAULT)' --timeout 900 -n 4 $(PARALLEL) --server bao --server vault $$given $(PYTEST)"
 
 # An hour and more.

@@ -136,8 +136,8 @@ class Stage:
 
 
 @contextlib.contextmanager
-def standing(cluster: Kubernetes) -> Iterator[Stage]:
-    """The cluster with its agents, its hooks and its clients, who have not begun yet."""
+def standing(cluster: Kubernetes, pace: float = 1.0) -> Iterator[Stage]:
+    """The cluster with its agents, its hooks and its clients, who have not begun yet; `pace` is that of Load."""
     restarts = Restarts(cluster)
     for node in cluster.nodes.values():
         node.seat.configure("poll: 5m\n", "poll: 10s\n")
@@ -149,6 +149,6 @@ def standing(cluster: Kubernetes) -> Iterator[Stage]:
         for name in cluster.nodes:
             cluster.resident(name)
         further = {"aggregated": extension_server.PATH}
-        load = Load(cluster, [node.name for node in workers], further, restarts.serving)
+        load = Load(cluster, [node.name for node in workers], further, restarts.serving, pace)
         yield Stage(cluster, restarts, load, extension)
         cluster.end_agents()

@@ -67,13 +67,15 @@ class Load:
     """What clients did: requests that worked, by client; failures; the numbers written, and those that watches saw.
 
     Clients take the API servers that `servers` has in that moment in turn, as by a load balancer; without it, the first
-    one. Commands run in the `pods`; the paths of `further` are asked for too, each for one client.
+    one. Commands run in the `pods`; the paths of `further` are asked for too, each for one client. Between two requests
+    a client waits `pace` times as long as usual.
     """
 
     kubernetes: Kubernetes
     pods: Sequence[str]
     further: Mapping[str, str] = field(default_factory=dict)
     servers: Callable[[], Sequence[tuple[str, int]]] | None = None
+    pace: float = 1.0
     worked: Counter[str] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
     written: list[int] = field(default_factory=list)
@@ -108,7 +110,7 @@ class Load:
     def _every(self, client: str, seconds: float, do: Callable[[], object]) -> None:
         while not self.ending.is_set():
             self.attempt(client, do)
-            self.ending.wait(seconds)
+            self.ending.wait(seconds * self.pace)
 
     def _list(self, who: str) -> None:
         """Each time by a new handshake."""
@@ -128,7 +130,7 @@ class Load:
                 if not self.attempt("write", functools.partial(_answer, one, "PATCH", CONFIG_MAP, _data(number))):
                     break
                 self.written.append(number)
-                self.ending.wait(0.4)
+                self.ending.wait(0.4 * self.pace)
         self.ending.wait(0.1)
 
     def _seen_all(self, who: str) -> bool:
