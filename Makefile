@@ -87,10 +87,11 @@ lifecycle: $(VENV)/.dev
 	$(BUILD) && \
 	$(BIN)/python -m pytest $(CA_PAGE) $(CA_CUTS) -m conformance --timeout 3000 -n 4 --server bao --server vault $$given $(PYTEST)
 
-# Half an hour: an agent that is killed, and one whose calls fail, at every single call by which a pass changes its node.
+# Half an hour: an agent that is killed, and one whose calls fail, at every single call by which a pass changes its node;
+# and the largest cluster.
 exhaustive: $(VENV)/.dev
 	$(SETUP)/packages
-	$(BIN)/python -m pytest tests/integration/agent -m exhaustive --timeout 3000 -n 4 $(PYTEST)
+	$(BIN)/python -m pytest tests/integration -m exhaustive --timeout 3000 -n 4 $(PYTEST)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(BENCH)
