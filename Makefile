@@ -87,8 +87,8 @@ lifecycle: $(VENV)/.dev
 	$(BUILD) && \
 	$(BIN)/python -m pytest $(CA_PAGE) $(CA_CUTS) -m conformance --timeout 3000 -n 4 --server bao --server vault $$given $(PYTEST)
 
-# Half an hour: an agent that is killed, and one whose calls fail, at every single call by which a pass changes its node;
-# and the largest cluster.
+# Half an hour and more: what `conformance` takes in part, above all agents that are killed, or whose calls fail, at every
+# single call by which a pass changes its node.
 exhaustive: $(VENV)/.dev
 	$(SETUP)/packages
 	$(BIN)/python -m pytest tests/integration -m exhaustive --timeout 3000 -n 4 $(PYTEST)

@@ -92,7 +92,7 @@ def read_while(write: Write, folder: Path, kinds: tuple[str, ...], opens: int) -
         return {kind: json.loads(reader.communicate()[0]) for kind, reader in readers.items()}, written
 
 
-@pytest.mark.parametrize("opens", [100_000, pytest.param(1_000_000, marks=pytest.mark.conformance)])
+@pytest.mark.parametrize("opens", [100_000, pytest.param(1_000_000, marks=pytest.mark.exhaustive)])
 def test_no_reader_sees_a_torn_pair(opens: int, tmp_path: Path) -> None:
     with swaps(tmp_path / "pki") as write:
         found, written = read_while(write, tmp_path / "pki", KINDS, opens)
