@@ -1,4 +1,4 @@
-"""As many listed nodes as Kubernetes holds, with the longest names, in bounded memory."""
+"""Many listed nodes, as many as Kubernetes holds, with the longest names, in bounded memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from vaultpki.spec.cluster_schema import MOST_NODES
 # Minutes on two quiet cores for the largest; three times as long beside other tests.
 pytestmark = pytest.mark.timeout(1800)
 
-MOST_MIB: Final = 512
 SECONDS: Final = 600.0
 
 # A child's peak begins with that of the process it was forked from: a bare interpreter starts it, not pytest.
@@ -42,13 +41,15 @@ def listed(count: int, ttl: str = "30d") -> str:
 
 
 @pytest.mark.parametrize(
-    "count",
+    ("count", "most_mib"),
     [
-        pytest.param(1000, id="large", marks=pytest.mark.conformance),
-        pytest.param(MOST_NODES, id="largest", marks=pytest.mark.exhaustive),
+        pytest.param(1000, 192, id="large", marks=pytest.mark.conformance),
+        pytest.param(MOST_NODES, 512, id="largest", marks=pytest.mark.exhaustive),
     ],
 )
-def test_a_large_cluster_from_the_first_apply_to_its_end(count: int, own_server: Server, tmp_path: Path) -> None:
+def test_a_large_cluster_from_the_first_apply_to_its_end(
+    count: int, most_mib: int, own_server: Server, tmp_path: Path
+) -> None:
     site = Watched(own_server, tmp_path, "largest")
     peak = tmp_path / "peak"
     weighed = (sys.executable, "-I", "-S", "-c", WEIGHED, str(peak))
@@ -83,5 +84,5 @@ def test_a_large_cluster_from_the_first_apply_to_its_end(count: int, own_server:
     run("destroy", "destroy", "--confirm", site.name)
     left = (*site.read("sys/mounts"), *site.read("sys/auth"), *site.read_names("sys/policies/acl"))
     assert [name for name in left if name.startswith(f"{site.prefix}/")] == []
-    assert max(peaks.values()) < MOST_MIB, peaks
+    assert max(peaks.values()) < most_mib, peaks
     print("peak memory in MiB:", {what: round(most) for what, most in peaks.items()})
