@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from vaultpki.certificates import ROOT
 from vaultpki.host import hooks
+from vaultpki.provision.gate_reasons import TRUST_STEPS
 from vaultpki.provision.gates import Gate, Waiting
 from vaultpki.provision.rotation import next_state
 from vaultpki.provision.rotation_run import CaStatus, Step
@@ -49,7 +50,7 @@ _IS_ROOT: Final = {
     State.RETRUSTING: "nodes learn to trust {old} again beside {new}; the issuing CAs are still of {new}",
     State.RETURNING: "the issuing CAs are of {old} again; nodes trust both, and serve that",
 }
-_BUNDLES_CHANGE: Final = (State.PUBLISHED, State.RETIRED, State.RETRUSTING)
+_BUNDLES_CHANGE: Final = frozenset(state for state, _ in TRUST_STEPS)
 # What a step does, as the rest of a sentence.
 _DOES: Final = {
     State.STEADY: "deletes {new}, and nodes trust {old} alone",
@@ -110,10 +111,9 @@ def record_lines(record: RotationRecord, gate: Gate | None, now: datetime, file:
 
 def _older_lines(domain: str) -> Iterator[str]:
     """Yield what a person must restart on an older Kubernetes, whose version no gate knows."""
-    readers = hooks.once_start_only(domain)
-    if readers:
-        names = ", ".join(dict.fromkeys(each.component for each in readers))
-        version = max(each.follows or 0 for each in readers)
+    version, components = hooks.once_start_only(each for each in hooks.READERS if each.ca == domain)
+    if components:
+        names = ", ".join(components)
         yield f"Before Kubernetes 1.{version}, restart {names} first, node by node: no step waits for that."
 
 

@@ -168,9 +168,13 @@ def start_only(ca: str, roles: Collection[NodeRole], layout: Layout = Layout.DOC
     return tuple(each for each in _readers(ca, roles, layout) if each.follows is None)
 
 
-def once_start_only(ca: str) -> tuple[Reader, ...]:
-    """Return what read the bundle of `ca` only when it started, before a version of Kubernetes that is still in use."""
-    return tuple(each for each in READERS if each.ca == ca and each.follows)
+def once_start_only(readers: Iterable[Reader]) -> tuple[int, list[str]]:
+    """Return the components that read a bundle only when they started, before this minor version of Kubernetes 1.
+
+    The version is 0 where there is none.
+    """
+    once = [each for each in readers if each.follows]
+    return max((each.follows or 0 for each in once), default=0), list(dict.fromkeys(each.component for each in once))
 
 
 def _readers(ca: str | None, roles: Collection[NodeRole], layout: Layout) -> list[Reader]:
@@ -183,7 +187,8 @@ def advice(key: str, roles: Collection[NodeRole], layout: Layout = Layout.DOCUME
     """Return what a person must restart on a node of these roles after `key`, which has no hooks, changed; or None."""
     here = _readers(BUNDLES.get(key), roles, layout)
     never = list(dict.fromkeys(each.component for each in here if each.follows is None))
-    older = list(dict.fromkeys(each.component for each in here if each.follows and each.component not in never))
+    version, once = once_start_only(here)
+    older = [component for component in once if component not in never]
     said = []
     if never:
         one = "control-plane node" if _CONTROL_PLANE in roles else "etcd member"
@@ -191,7 +196,7 @@ def advice(key: str, roles: Collection[NodeRole], layout: Layout = Layout.DOCUME
             f"restart {_listed(never)} on this node, one {one} at a time, because this file is read only at start"
         )
     if older:
-        said.append(f"on Kubernetes before 1.{max(each.follows or 0 for each in here)}, restart {_listed(older)}")
+        said.append(f"on Kubernetes before 1.{version}, restart {_listed(older)}")
     return f"{key} changed: {'; '.join(said)}" if said else None
 
 
