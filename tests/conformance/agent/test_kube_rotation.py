@@ -143,23 +143,15 @@ class Story:
 
 @pytest.fixture(scope="module")
 def cluster(
-    request: pytest.FixtureRequest,
-    programs: Programs,
-    vault_binary: Path | None,
-    tmp_path_factory: pytest.TempPathFactory,
+    programs: Programs, vault_binary: Path | None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Kubernetes]:
-    """One node with every role, enrolled through HashiCorp Vault, whose pairs do not live long.
-
-    `--standing` names a file that is made once it stands: nothing else needs to run while it starts.
-    """
+    """One node with every role, enrolled through HashiCorp Vault, whose pairs do not live long."""
     folder = tmp_path_factory.mktemp("rotation")
     (folder / "server").mkdir()
     with (
         servers.running("vault", folder / "server", vault_binary) as server,
         kube_cluster.cluster(server, programs, folder / "kube", SPEC) as running,
     ):
-        if told := request.config.getoption("--standing"):
-            told.touch()
         yield running
 
 

@@ -27,7 +27,8 @@ from helpers.pages import Command
 from helpers.vault import servers
 from helpers.vault.servers import wait_for
 
-pytestmark = pytest.mark.conformance
+# Its first renewals take six minutes beside other tests, and twice that on a machine half as fast.
+pytestmark = [pytest.mark.conformance, pytest.mark.timeout(1800)]
 
 POD = "load"
 # The agent takes the old files away five seconds after the new ones are there, and that is what watchers notice.
