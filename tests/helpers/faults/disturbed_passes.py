@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from helpers.faults import system_calls
 from helpers.faults.system_calls import Call, Fault
+from helpers.vault import forked_command
 from helpers.vault.applied_cluster import Ran, Seat, Site, environment
 from vaultpki.agent import run as agent
 from vaultpki.certificates import BUNDLES, pair_files
@@ -38,7 +38,6 @@ class Trials:
 
     base: Seat
     place: Path
-    cache: Path
 
     def copy(self, name: str) -> Seat:
         """The base on another path, which agent.yaml and kubeconfigs name."""
@@ -49,20 +48,13 @@ class Trials:
 
     def run(self, seat: Seat, *strace: str) -> Ran:
         """One pass under strace."""
-        return subprocess.run(
-            ["strace", "-f", "-y", *strace, *command(seat)],
-            # The calls are counted, so start-up must always make the same: a cache of its own, filled before.
-            env=environment({"PYTHONPYCACHEPREFIX": str(self.cache), "PYTHONHASHSEED": "0"}),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
+        words = ["agent", "-c", str(seat.config), "--once"]
+        return forked_command.run(words, env=environment(), umask=0o022, timeout=120, strace=strace)
 
     def recorded(self) -> tuple[Seat, list[Call]]:
         """A pass in which nothing goes wrong, and all that its main thread did."""
-        self.run(self.copy("warm-up"))
+        # The calls are counted, so all must make the same: what is first imported in a pass is compiled by now.
+        self.copy("warm-up").run()
         seat, log = self.copy("recorded"), self.place / "log"
         done = self.run(seat, "-o", str(log), "-e", f"trace={system_calls.CHANGING}")
         assert done.returncode == 0, done.stderr
@@ -107,7 +99,7 @@ def _seat(site: Site) -> Seat:
 
 def _trials(base: Seat, place: Path) -> Trials:
     (place / "trials").mkdir()
-    return Trials(base, place / "trials", place / "cache")
+    return Trials(base, place / "trials")
 
 
 def pairs(seat: Seat) -> dict[str, Files]:
@@ -199,6 +191,6 @@ def each_disturbed(
         log.unlink()
 
     # More than there are processors: a run that replaced something waits some seconds for watchers.
-    with ThreadPoolExecutor(max_workers=8) as pool:
+    with ThreadPoolExecutor(max_workers=16) as pool:
         for _ in pool.map(one, range(len(faults))):
             pass

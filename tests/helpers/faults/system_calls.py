@@ -45,9 +45,7 @@ class Fault:
     def options(self) -> list[str]:
         # `when=` counts each thread's calls of that name.
         when = f"{self.call.number}{'+' if self.lasting else ''}"
-        options = ["-e", f"trace={self.call.name}", "-e", f"inject={self.call.name}:{self.what}:when={when}"]
-        # Stops at no other call; but strace 6.1 then sends no signal.
-        return options if self.what.startswith("signal") else ["--seccomp-bpf", *options]
+        return ["-e", f"trace={self.call.name}", "-e", f"inject={self.call.name}:{self.what}:when={when}"]
 
     def __str__(self) -> str:
         return f"{self.what}{' from' if self.lasting else ' at'} {self.call}"

@@ -13,20 +13,21 @@ from vaultpki.disk.store import Directory, File
 from vaultpki.errors import VaultpkiError
 
 
-def main(target: str, source: str, wait: str = "0") -> None:
+def install(target: str, source: str, wait: float = 0.0) -> None:
+    """Lay the pair down; raises VaultpkiError where that fails."""
     wanted = {}
     for name, mode in (("pair.crt", 0o644), ("pair.key", 0o600), ("pair.pem", 0o600)):
         with open(os.path.join(source, name), "rb") as file:
             wanted[name] = File(file.read(), mode)
-    try:
-        with Directory.open(target, wait=float(wait)) as directory:
-            directory.sweep()
-            directory.install("pair", wanted)
-            directory.settle(0.0)
-    except VaultpkiError as error:
-        sys.exit(f"vaultpki: {error}")
-    print("done")
+    with Directory.open(target, wait=wait) as directory:
+        directory.sweep()
+        directory.install("pair", wanted)
+        directory.settle(0.0)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        install(sys.argv[1], sys.argv[2], float(*sys.argv[3:]))
+    except VaultpkiError as error:
+        sys.exit(f"vaultpki: {error}")
+    print("done")

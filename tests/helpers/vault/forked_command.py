@@ -22,7 +22,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -32,29 +33,45 @@ ROOM: Final = 1 << 20
 
 
 def run(
-    arguments: Sequence[str], *, env: Mapping[str, str], umask: int, timeout: float
+    arguments: Sequence[str], *, env: Mapping[str, str], umask: int, timeout: float, strace: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
     """Run `vaultpki` with these arguments as `subprocess.run` would, with nothing on standard input.
 
+    With options for `strace`, which name a log file, the process is followed from its first step of its own on.
     Raises subprocess.TimeoutExpired after `timeout` seconds, when the process has been killed.
     """
-    request = json.dumps([list(arguments), dict(env), os.getcwd(), umask]).encode()
+    request = json.dumps([list(arguments), dict(env), os.getcwd(), umask, bool(strace)]).encode()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors, ours:
         with theirs:
             socket.send_fds(_driver(), [request], [output.fileno(), errors.fileno(), theirs.fileno()])
         pid = _number(ours)
         ours.settimeout(timeout)
-        try:
-            status = _number(ours)
-        except TimeoutError:
-            os.kill(pid, signal.SIGKILL)
-            ours.settimeout(None)
-            _number(ours)
-            raise subprocess.TimeoutExpired(list(arguments), timeout) from None
+        with _followed(pid, strace) if strace else contextlib.nullcontext():
+            try:
+                status = _number(ours)
+            except TimeoutError:
+                os.kill(pid, signal.SIGKILL)
+                ours.settimeout(None)
+                _number(ours)
+                raise subprocess.TimeoutExpired(list(arguments), timeout) from None
         for stream in (output, errors):
             stream.seek(0)
         return subprocess.CompletedProcess(list(arguments), status, output.read(), errors.read())
+
+
+@contextlib.contextmanager
+def _followed(pid: int, options: Sequence[str]) -> Iterator[None]:
+    """Let a process that has stopped itself go on under strace, and wait for the end of strace's log."""
+    while "State:\tT" not in Path(f"/proc/{pid}/status").read_text():
+        time.sleep(0.002)
+    command = ["strace", "-f", "-y", *options, "-p", str(pid)]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as tracer:
+        # Not before strace says so: until then it would miss calls.
+        said = tracer.stderr.readline() if tracer.stderr else ""
+        os.kill(pid, signal.SIGCONT)
+        assert said == f"strace: Process {pid} attached\n", said
+        yield
 
 
 def _number(answers: socket.socket) -> int:
@@ -124,7 +141,7 @@ def main(place: str) -> None:
 
 
 def _become(request: bytes, places: Sequence[int]) -> None:
-    arguments, environment, folder, umask = json.loads(request)
+    arguments, environment, folder, umask, stops = json.loads(request)
     os.dup2(places[0], 1)
     os.dup2(places[1], 2)
     os.closerange(3, 1 << 20)
@@ -135,6 +152,8 @@ def _become(request: bytes, places: Sequence[int]) -> None:
     # Where `python -m` has the folder it was started in.
     sys.path.insert(0, folder)
     sys.argv = ["vaultpki", *arguments]
+    if stops:
+        os.kill(os.getpid(), signal.SIGSTOP)
     runpy.run_module("vaultpki", run_name="__main__", alter_sys=True)
 
 

@@ -124,7 +124,7 @@ def renewal(site: Site, place: Path) -> Copies:
 
 def _copies(base: Seat, place: Path) -> Copies:
     (place / "trials").mkdir()
-    return Copies(base, place / "trials", place / "cache")
+    return Copies(base, place / "trials")
 
 
 def clean(seat: Seat) -> None:

@@ -19,7 +19,7 @@ from helpers.faults import disturbed_passes, system_calls, unexpected_files
 from helpers.faults.disturbed_passes import RENEWED, STEMS, Trials
 from helpers.faults.small_disks import Disk, private_disk
 from helpers.faults.system_calls import Call, Fault
-from helpers.vault.applied_cluster import Ran, Seat, Site, environment
+from helpers.vault.applied_cluster import Ran, Seat, Site, environment, vaultpki
 from helpers.vault.servers import Server
 
 ATTEMPTS = 25
@@ -197,15 +197,7 @@ def settled(server: Server, tmp_path_factory: pytest.TempPathFactory) -> tuple[T
 
 
 def one_run(seat: Seat) -> Ran:
-    return subprocess.run(
-        disturbed_passes.command(seat),
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    return vaultpki("agent", "-c", seat.config, "--once", expect={0, 1})
 
 
 def test_the_state_folder_was_tampered_with(settled: tuple[Trials, Site]) -> None:

@@ -1,4 +1,7 @@
-"""The root's rotation cut off after its writes: the same command again continues, and leaves nothing double or over."""
+"""The root's rotation cut off after any of its writes: the same command again continues, and leaves nothing over.
+
+Why these are all of its ends is said in test_rotation_killed.
+"""
 
 from __future__ import annotations
 

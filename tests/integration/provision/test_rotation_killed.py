@@ -1,4 +1,8 @@
-"""A rotation cut off after any of its writes: the same command again continues, and nothing is doubled or left over."""
+"""A rotation cut off after any of its writes: the same command again continues, and nothing is doubled or left over.
+
+These are all of its ends: a command keeps nothing on its own machine, so that one which is killed at a read leaves what
+the write before left.
+"""
 
 from __future__ import annotations
 
