@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,8 +21,10 @@ nodes:
 """
 
 
-def forked(*arguments: str, timeout: float = 60, umask: int = 0o022, **variables: str) -> tuple[int, str, str]:
-    ran = forked_command.run(arguments, env=environment(variables), umask=umask, timeout=timeout)
+def forked(
+    *arguments: str, timeout: float = 60, umask: int = 0o022, strace: Sequence[str] = (), **variables: str
+) -> tuple[int, str, str]:
+    ran = forked_command.run(arguments, env=environment(variables), umask=umask, timeout=timeout, strace=strace)
     return ran.returncode, ran.stdout, ran.stderr
 
 
@@ -54,9 +57,13 @@ def test_environment_folder_and_umask(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "vault.example.com" not in forked("plan", "-f", "cluster.yaml", VAULT_TOKEN="t")[2]
 
 
-def test_one_that_takes_too_long_is_killed() -> None:
-    with pytest.raises(subprocess.TimeoutExpired):
-        forked("schema", timeout=0.001)
+def test_one_that_takes_too_long_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "cluster.yaml").write_text(SPEC)
+    # It takes connections, and nobody ever answers.
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(subprocess.TimeoutExpired):
+            forked("plan", "-f", str(tmp_path / "cluster.yaml"), timeout=0.2, VAULT_ADDR=address, VAULT_TOKEN="t")
     assert forked("--version")[0] == 0
 
 
@@ -73,3 +80,17 @@ def test_two_at_once(tmp_path: Path) -> None:
             guest.sendall(b"HTTP/1.1 403 x\r\nContent-Length: %d\r\n\r\n%s" % (len(refusal), refusal))
         server.close()
         assert waiting.result()[0] == 1
+
+
+def test_strace_follows_it_from_its_first_step(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    code, said, _ = forked("--version", strace=("-o", str(log), "-e", "trace=openat,write"))
+    calls = log.read_text()
+    assert calls.index("vaultpki/__pycache__/__main__") < calls.index("write(1<")
+    assert code == 0 and said.strip() in calls
+    fault = ("-o", "/dev/null", "-e", "inject=write:signal=SIGKILL:when=1")
+    assert forked("--version", strace=fault)[:2] == (-9, "")
+    with pytest.raises(AssertionError, match="invalid system call"):
+        forked("--version", strace=("-e", "trace=nothing-so"))
+    # The processes to come are not held up by it.
+    assert forked("--version")[0] == 0
