@@ -48,8 +48,8 @@ KUBERNETES := $(foreach name,kube-apiserver kube-controller-manager kube-schedul
 # kubectl parses the version it was built as.
 KUBERNETES_VERSION := -X k8s.io/component-base/version.gitVersion=v1.36.3 \
 	-X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36
-# Forty minutes, mostly of waiting, one after the other beside all others once the first cluster stands: CAs, and then
-# leaves, are rotated under load.
+# Twenty-four and seventeen minutes, mostly of waiting, beside all others once both clusters stand: CAs, and leaves, are
+# rotated under load.
 CA_ROTATION := tests/conformance/agent/test_kube_ca_rotation.py
 ROTATION := tests/conformance/agent/test_kube_rotation.py
 # The life of a CA at its full length: the page's whole session, and a cut after every write.
@@ -76,8 +76,8 @@ IGNORED := $(addprefix --ignore=,$(ON_BOTH) $(CA_CUTS))
 conformance: $(VENV)/.dev
 	$(SETUP)/packages conformance
 	$(BUILD) && \
-	$(SETUP)/beside "$(BIN)/python -m pytest $(CA_ROTATION) --standing \$$READY --timeout 2700 $$given $(PYTEST) && \
-		$(BIN)/python -m pytest $(ROTATION) --timeout 1800 $$given $(PYTEST)" \
+	$(SETUP)/beside "$(BIN)/python -m pytest $(CA_ROTATION) --standing \$$READY --timeout 2700 $$given $(PYTEST)" \
+		"$(BIN)/python -m pytest $(ROTATION) --standing \$$READY --timeout 1800 $$given $(PYTEST)" \
 		"$(BIN)/python -m pytest tests/integration tests/docs -m '$(ON_VAULT)' --timeout 900 -n 5 $(PARALLEL) $(IGNORED) --server vault $$given $(PYTEST) && \
 		$(BIN)/python -m pytest $(LAST) -m '$(ON_VAULT)' --timeout 900 -n 4 $(PARALLEL) --server bao --server vault $$given $(PYTEST)"
 

@@ -44,7 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--zlint", type=Path, help="zlint's binary, for the conformance tests")
     parser.addoption("--kubernetes", type=Path, help="the folder with kube-apiserver and the like, for the same")
     parser.addoption("--etcd", type=Path, help="the folder with etcd and etcdctl, for the same")
-    parser.addoption("--standing", type=Path, help="a file to make once the cluster of the CA rotation stands")
+    parser.addoption("--standing", type=Path, help="a file to make once the cluster of a rotation stands")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,13 @@ def programs(request: pytest.FixtureRequest) -> Programs:
     if int(INOTIFY.read_text()) < INSTANCES:
         INOTIFY.write_text(str(INSTANCES))
     return Programs(kubernetes.absolute(), etcd.absolute())
+
+
+@pytest.fixture(scope="session")
+def stands(request: pytest.FixtureRequest) -> Callable[[], None]:
+    """What tells others that a cluster stands: nothing else needs to run while it starts. See `--standing`."""
+    told: Path | None = request.config.getoption("--standing")
+    return told.touch if told else lambda: None
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,15 +51,12 @@ class Story:
 
 @pytest.fixture(scope="module")
 def cluster(
-    request: pytest.FixtureRequest,
+    stands: Callable[[], None],
     programs: Programs,
     vault_binary: Path | None,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Kubernetes]:
-    """Two control planes, three members of etcd and two workers, enrolled through HashiCorp Vault.
-
-    `--standing` names a file that is made once it stands: nothing else needs to run while it starts.
-    """
+    """Two control planes, three members of etcd and two workers, enrolled through HashiCorp Vault."""
     folder = tmp_path_factory.mktemp("ca-rotation")
     (folder / "server").mkdir()
     with (
@@ -68,8 +65,7 @@ def cluster(
             server, programs, folder / "kube", kube_cluster.TURNING, comers=kube_cluster.COMERS
         ) as running,
     ):
-        if told := request.config.getoption("--standing"):
-            told.touch()
+        stands()
         yield running
 
 

@@ -9,7 +9,7 @@ import functools
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,7 +143,10 @@ class Story:
 
 @pytest.fixture(scope="module")
 def cluster(
-    programs: Programs, vault_binary: Path | None, tmp_path_factory: pytest.TempPathFactory
+    stands: Callable[[], None],
+    programs: Programs,
+    vault_binary: Path | None,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Kubernetes]:
     """One node with every role, enrolled through HashiCorp Vault, whose pairs do not live long."""
     folder = tmp_path_factory.mktemp("rotation")
@@ -152,6 +155,7 @@ def cluster(
         servers.running("vault", folder / "server", vault_binary) as server,
         kube_cluster.cluster(server, programs, folder / "kube", SPEC) as running,
     ):
+        stands()
         yield running
 
 
