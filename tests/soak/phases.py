@@ -40,6 +40,11 @@ class Phase:
             server, f"watch as {who}", 0.0, 0, broken=f"it did not see {len(missed)} of the writes: {missed[:5]}"
         )
 
+    @classmethod
+    def of_listeners(cls, server: str, domain: str, letting_in: Sequence[str]) -> Phase:
+        """The end of a rotation after which listeners go on letting a leaf of the old CA in."""
+        return cls(server, f"a leaf of the old {domain}", 0.0, 0, broken=f"let in by {', '.join(letting_in)}")
+
     @property
     def of_tls(self) -> list[Failure]:
         return [each for each in self.failures if each.of_tls]

@@ -3,8 +3,9 @@
 Every issuing CA, a renewal with the same key, an abort from each state, the root and its aborts, and at the end an
 emergency, whose outage is measured. All the while operators list, watch, write and run commands in pods, and beside
 each pod clients in Python and in Node.js use the files of that pod alone. Ends with 1, and says why, where a request
-failed for a reason of TLS or was answered with 401 outside of the emergency, where a component complained of TLS, or
-where the outage was too long; prints its figures as Markdown.
+failed for a reason of TLS or was answered with 401 outside of the emergency, where a component complained of TLS,
+where the outage was too long, or where a listener went on taking leaves of a CA that left; prints its figures as
+Markdown.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import contextlib
 import functools
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,11 +25,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from helpers.kube import ca_stage, kube_cluster
-from helpers.kube.ca_stage import Stage
+from helpers.kube import ca_stage, cas_in_use, kube_cluster
+from helpers.kube.access_matrix import Heard
+from helpers.kube.ca_stage import STEP_SECONDS, Stage
 from helpers.kube.client_load import OPERATORS
 from helpers.kube.components import Programs
 from helpers.kube.forwarded_port import forwarded
+from helpers.kube.kube_cluster import Kubernetes
 from helpers.kube.pod_clients import PodClients
 from helpers.vault import servers
 from helpers.vault.servers import wait_for
@@ -163,8 +167,40 @@ class Run:
                 )
             )
 
+    @contextlib.contextmanager
+    def _replaced(self, domain: str, *words: str) -> Iterator[None]:
+        """Around a phase: a leaf of the old CA is let in by every listener before, and refused by each one after.
+
+        No part of the phase, in which a refusal would count as a failure.
+        """
+        kubernetes = self.stage.kubernetes
+        at: Mapping[str, tuple[Callable[[Kubernetes, Path], Mapping[str, Heard]], Path]] = {
+            "etcd": (cas_in_use.at_etcd, kubernetes.members[-1].pki / "etcd-peer.pem"),
+            "kubernetes": (cas_in_use.at_kubernetes, kubernetes.operator / "admin.pem"),
+        }
+        # With the same key the new CA stands behind the old leaves too.
+        if domain not in at or "--same-key" in words:
+            yield
+            return
+        ask, leaf = at[domain]
+        old = kubernetes.operator / f"old-{domain}.pem"
+        shutil.copy(leaf, old)
+        others: list[str] = []
+
+        def all_say(answer: Callable[[Heard], bool]) -> bool:
+            others[:] = [where for where, heard in ask(kubernetes, old).items() if not answer(heard)]
+            return not others
+
+        wait_for(lambda: all_say(lambda heard: heard.status == 200), STEP_SECONDS, lambda: str(others), pause=1)
+        yield
+        with contextlib.suppress(AssertionError):
+            wait_for(lambda: all_say(_refused), STEP_SECONDS, lambda: "", pause=1)
+        if others:
+            self.phases.append(Phase.of_listeners(self.server, domain, others))
+        say(f"a leaf of the old {domain} CA is let in by {', '.join(others) or 'no listener'}")
+
     def rotated(self, domain: str, *words: str) -> None:
-        with self.phase(" ".join((f"{domain} rotated", *words))):
+        with self._replaced(domain, *words), self.phase(" ".join((f"{domain} rotated", *words))):
             self.stage.rotate(domain, *words)
             self.settle(domain, State.DONE)
             self._forget(domain)
@@ -178,7 +214,7 @@ class Run:
 
     def emergency(self, domain: str) -> None:
         self.reviving = True
-        with self.phase(f"{domain} in an emergency", outage=True):
+        with self._replaced(domain), self.phase(f"{domain} in an emergency", outage=True):
             self.stage.rotate(domain, "--emergency", "--yes")
             self.stage.issue()
             self.settle(domain, State.DONE)
@@ -219,6 +255,10 @@ PHASES: Mapping[str, Callable[[Run], None]] = {
     "emergency": functools.partial(Run.emergency, domain="kubernetes"),
 }
 """What a run consists of, in this order unless another one is asked for."""
+
+
+def _refused(heard: Heard) -> bool:
+    return heard.status == 401 or "unknown_ca" in heard.alert
 
 
 def say(text: str) -> None:

@@ -35,6 +35,7 @@ def test_a_phase_in_which_nothing_failed_is_well(capsys: pytest.CaptureFixture[s
         Phase(**WELL, broken="AssertionError: etcd stays switched"),
         Phase(**WELL, failures=failed(*[UNTRUSTED] * 12), most_outage=10),
         Phase.of_watch("bao", "admin", [7]),
+        Phase.of_listeners("bao", "etcd", ["m-1:2379"]),
     ],
 )
 def test_what_must_not_be_ends_with_1(phase: Phase, capsys: pytest.CaptureFixture[str]) -> None:
