@@ -140,17 +140,23 @@ def _came_back(context: Context, wanted: Assignment, key: str, started: Mapping[
 def _holds_more(context: Context, wanted: Assignment, key: str, started: Mapping[str, Since]) -> bool:
     """Return whether the bundle has only lost a CA of a rotation that was taken back, which its readers still hold.
 
-    That CA and its key are deleted, and the record gives no more turns: without this rule every member of etcd would
-    restart at once.
+    That CA and its key are deleted, and no record gives turns: without this rule every member of etcd would restart at
+    once. It may be a root, since bundles have those too.
     """
     ca = hooks.BUNDLES.get(key, "")
-    record = wanted.rotations.records.get(ca)
-    held, start = context.state.value.bundles.get(ca), started.get(key)
-    if record is None or record.state is not State.STEADY or held is None or start is None:
+    rotations, state = wanted.rotations, context.state.value
+    records = [rotations.records[domain] for domain in (ca, ROOT) if domain in rotations.records]
+    if any(record.active for record in records) or all(record.state is not State.STEADY for record in records):
         return False
-    if wanted.rotations.frozen(ca, context.state.value.revisions):
+    held, start = state.bundles.get(ca), started.get(key)
+    if held is None or start is None or any(rotations.frozen(domain, state.revisions) for domain in (ca, ROOT)):
         return False
-    return set(start.sha256) >= set(held.sha256) and bool(readers(context.config, wanted, key))
+    return set(start.sha256) >= _with_roots(held, state.bundles) and bool(readers(context.config, wanted, key))
+
+
+def _with_roots(held: Since, bundles: Mapping[str, Since]) -> set[str]:
+    roots = bundles.get(ROOT)
+    return {*held.sha256, *(roots.sha256 if roots is not None else ())}
 
 
 def _take(
@@ -169,8 +175,7 @@ def _take(
             started.pop(result.key, None)
             held = context.state.value.bundles.get(hooks.BUNDLES[result.key])
             if result.ok and held is not None and live.get(result.key) == result.digest:
-                roots = context.state.value.bundles.get(ROOT)
-                both = sorted({*held.sha256, *(roots.sha256 if roots is not None else ())})
+                both = sorted(_with_roots(held, context.state.value.bundles))
                 started[result.key] = Since(max(result.began, held.since), tuple(both))
         if result.ok:
             done[result.key] = result.digest

@@ -20,6 +20,7 @@ from vaultpki.errors import SpecError
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
 from vaultpki.provision import anchor, ca_commands
+from vaultpki.spec import node_report
 from vaultpki.spec.kube_objects import KubeTrust, PodStart, RootCopy
 from vaultpki.spec.rotation_record import Method, State
 
@@ -29,6 +30,12 @@ CAS = ("kubernetes", "kubelet", "etcd", "front-proxy")
 @pytest.fixture
 def rotation(server: Server, tmp_path: Path, cluster_name: str) -> RootRotation:
     return RootRotation.standing(server, tmp_path, cluster_name)
+
+
+def report(rotation: RootRotation, name: str) -> node_report.NodeReport:
+    found = node_report.read(rotation.site.read(f"{rotation.site.prefix}/config/data/reports/{name}")["data"])
+    assert found is not None
+    return found
 
 
 def settled(rotation: RootRotation) -> None:
@@ -184,6 +191,41 @@ def test_the_way_back(rotation: RootRotation, tmp_path: Path, state: State) -> N
     # The number is not used again.
     begun = rotation.begin()
     assert begun.new is not None and begun.new.name == "root-3"
+
+
+@pytest.mark.parametrize("state", [State.PUBLISHED, pytest.param(State.SWITCHED, marks=pytest.mark.conformance)])
+def test_the_way_back_restarts_nothing_at_its_end_and_the_next_rotation_does(
+    rotation: RootRotation, tmp_path: Path, state: State
+) -> None:
+    """Members of etcd would restart all at once: the record gives no turns any more."""
+    runs = tmp_path / "runs"
+    for seat in rotation.seats.values():
+        for key in ("kubernetes-ca", "etcd-ca"):
+            seat.configure(f'{key}: [["true"]]', f"{key}: [[sh, -c, 'echo {seat.name} {key} >> {runs}']]")
+    rotation.reach(*BACK[state])
+    if state is State.PUBLISHED:
+        rotation.passes()
+        # The turn is given, and nobody says that the pods were restarted.
+        assert not rotation.advance().moved
+        rotation.passes()
+    before = runs.read_text()
+    assert "cp-1 kubernetes-ca" in before and "cp-1 etcd-ca" in before
+    if state is State.SWITCHED:
+        rotation.moved(State.RETURNING, back=True)
+        # The next step waits for leaves alone.
+        rotation.passes()
+        before = runs.read_text()
+    rotation.moved(State.STEADY, back=True)
+    for _ in range(2):
+        rotation.passes()
+    assert [line for line in runs.read_text()[len(before) :].splitlines() if line.startswith("cp-1")] == []
+    reports = {name: report(rotation, name) for name in rotation.seats}
+    assert {name: (told.owed, told.waiting) for name, told in reports.items()} == dict.fromkeys(reports, ((), ()))
+    # Agents may see the end of the one and the beginning of the next at once.
+    rotation.begin()
+    rotation.moved(State.PUBLISHED)
+    rotation.moved(State.SWITCHED)
+    assert "cp-1 kubernetes-ca" in runs.read_text()[len(before) :]
 
 
 @pytest.mark.conformance
