@@ -89,8 +89,10 @@ def _writes(cluster: str, record: RotationRecord, mount: RotationMount, now: dat
         yield from _old_deleted(record, mount, old, leaf)
         if cross is not None and cross.facts is not None and cross.facts.not_after <= now:
             yield Write("delete-issuer", target=cross.id)
-    if record.state is State.STEADY and record.new is not None:
+    if record.new is not None and record.state is State.STEADY:
         yield from _new_deleted(cluster, record, mount)
+    else:
+        yield from _strays(cluster, record, mount, [each.id for each in (old, new, cross) if each is not None])
 
 
 def _key(mount: RotationMount, record: RotationRecord, new: CaRef) -> Iterator[Write]:
@@ -149,6 +151,18 @@ def _new_deleted(cluster: str, record: RotationRecord, mount: RotationMount) -> 
     key = _key_of(mount, record.new) if record.new is not None else ""
     if key and not any(each.key == key for each in mount.issuers):
         yield Write("delete-key", target=key)
+
+
+def _strays(cluster: str, record: RotationRecord, mount: RotationMount, ours: list[str]) -> Iterator[Write]:
+    """Delete what a second operator made for the new key and nobody named.
+
+    With two cross certificates OpenBao builds a chain that it then refuses, and the new root signs nothing.
+    """
+    old = mount.issuer(record.old.issuer)
+    for each in _of_new_key(cluster, record, mount):
+        made = _is_root(each) or (old is not None and _signed(each, old))
+        if made and not each.name and each.id not in (*ours, mount.default):
+            yield Write("delete-issuer", target=each.id)
 
 
 def _of_new_key(cluster: str, record: RotationRecord, mount: RotationMount) -> list[MountIssuer]:

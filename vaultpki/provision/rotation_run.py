@@ -27,7 +27,7 @@ from vaultpki.provision.rotation_facts import (
 )
 from vaultpki.provision.rotation_scene import Scene, record_of, refuse_active
 from vaultpki.provision.rotation_server import life, match
-from vaultpki.provision.rotation_steps import RotationMount
+from vaultpki.provision.rotation_steps import MountIssuer, RotationMount
 from vaultpki.provision.rotation_store import StoredRecord, read_records, write_record
 from vaultpki.redact import printable
 from vaultpki.spec.rotation_record import Method, RotationRecord, State
@@ -348,6 +348,17 @@ def _recover(scene: Scene, without: Sequence[str]) -> Step | None:
     return None
 
 
+def _own(scene: Scene, domain: str, mount: RotationMount) -> MountIssuer | None:
+    """Return the issuer of a CA that was never rotated; of the old root as long as it has not followed the new one."""
+    name, record = scene.cluster.name, scene.records[ROOT].record
+    found = rotation_start.own_issuer(name, domain, mount)
+    if found is None and record is not None and record.active:
+        old = read_mount(scene.cluster, scene.vault, ROOT, scene.root).issuer(record.old.issuer)
+        if old is not None and old.facts is not None:
+            return rotation_start.own_issuer(name, domain, replace(mount, root=old.facts))
+    return found
+
+
 def _status(scene: Scene, domain: str) -> CaStatus:
     record, cluster = scene.records[domain].record, scene.cluster
     mount, nodes = read_mount(cluster, scene.vault, domain, scene.root), scene.nodes(domain)
@@ -356,7 +367,7 @@ def _status(scene: Scene, domain: str) -> CaStatus:
     if set_back:
         set_back += f"; run `vaultpki ca continue -f {cluster.file}`"
     if record is None:
-        own = rotation_start.own_issuer(cluster.name, domain, mount)
+        own = _own(scene, domain, mount)
         facts = own.facts if own is not None else None
         missing = f"{mount.path} has no CA {ca_subject(cluster.name, domain)}; run `vaultpki apply -f {cluster.file}`"
         return CaStatus(

@@ -240,6 +240,24 @@ def test_from_re_trusting_it_goes_on_too(rotation: RootRotation, tmp_path: Path)
     rotation.moved(State.DONE)
 
 
+def test_what_a_second_operator_signed_goes(rotation: RootRotation, tmp_path: Path) -> None:
+    """Two at once may both have the old root sign the new one, and only one gives its cross certificate the name."""
+    rotation.reach(State.PUBLISHED)
+    record, api, mount = rotation.record, rotation.site.server.api, f"{rotation.site.prefix}/root"
+    assert record.new is not None
+    name = {"common_name": f"{rotation.site.name} root CA 2", "exclude_cn_from_sans": True}
+    csr = api("POST", f"{mount}/intermediate/cross-sign", {"key_ref": record.new.key, **name}).data["csr"]
+    body = {"csr": csr, "ttl": "8760h", "max_path_length": 1, "use_csr_values": False, **name}
+    pem = api("POST", f"{mount}/issuer/{record.old.issuer}/sign-intermediate", body).data["certificate"]
+    imported = api("POST", f"{mount}/issuers/import/cert", {"pem_bundle": pem}).data["imported_issuers"]
+    assert len(imported) == 1 and len(api("LIST", f"{mount}/issuers").data["keys"]) == 4
+    for state in (State.SWITCHED, State.RETIRED, State.DONE):
+        rotation.moved(state)
+        settled(rotation)
+        everybody_verifies(rotation, tmp_path)
+    assert set(rotation.certificates()) == {"root-2", "root-2-by-root-1"}
+
+
 def test_pods_and_kubeconfigs_outside_hold_it_up(rotation: RootRotation) -> None:
     first = rotation.certificates()["root-1"]
     rotation.reach(State.PUBLISHED)
