@@ -88,6 +88,11 @@ class Step:
         return self.path in LEAF_STEPS and self.now >= self.record.since + life
 
 
+def command(to: State) -> str:
+    """Return the command that leads to this state: from re-trusting, `continue` leads to another one."""
+    return "vaultpki ca abort" if to is State.RETURNING else "vaultpki ca continue"
+
+
 def reason(step: Step, node: Participant) -> str:
     """Return what must happen on a node that counts before the step may be taken; "" if nothing."""
     if node.report is None:
@@ -202,7 +207,8 @@ def _restarts(step: Step, node: Participant, report: NodeReport) -> str:
         return f"restarts {what} after {step.turn}, whose turn it is"
     if step.key in report.owed:
         return f"has the turn to restart {what}: wait for its hook, or look at its agent's log"
-    return f"restart {what} there, wait until it is healthy, and run `vaultpki ca continue --restarted {node.name}`"
+    then = f"`{command(step.to)} --restarted {node.name}`"
+    return f"restart {what} there, wait until it is healthy, and run {then}"
 
 
 def _hooks(step: Step, node: Participant, report: NodeReport) -> str:

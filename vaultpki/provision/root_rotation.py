@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from vaultpki.errors import CertificateUnreadable
+from vaultpki.provision.gate_reasons import command
 from vaultpki.provision.gates import Gate, Participant, Waiting
 from vaultpki.spec.kube_objects import ROOT_COPY, KubeTrust, PodStart
 from vaultpki.spec.rotation_record import RotationRecord, State
@@ -204,7 +205,7 @@ def _outside(record: RotationRecord, to: State) -> list[Waiting]:
         Waiting(
             OUTSIDE,
             f"once every kubeconfig and program outside the cluster that holds a root of it holds the {which} one too "
-            f"(`vaultpki issue` writes an operator's again), say so: `vaultpki ca continue --restarted {OUTSIDE}`",
+            f"(`vaultpki issue` writes an operator's again), say so: `{command(to)} --restarted {OUTSIDE}`",
         )
     ]
 

@@ -69,7 +69,8 @@ def test_without_a_kubeconfig_a_person_says_so_and_not_before_the_nodes_are_read
 
 
 def test_switched_waits_for_kubeconfigs_outside_and_every_issuing_ca() -> None:
-    assert names(gate(at(State.SWITCHED), State.RETIRED, OPEN, {"etcd": OPEN}, None)) == [OUTSIDE]
+    found = gate(at(State.SWITCHED), State.RETIRED, OPEN, {"etcd": OPEN}, None)
+    assert names(found) == [OUTSIDE] and "`vaultpki ca continue --restarted outside`" in found.waiting[0].reason
     said = at(State.SWITCHED, OUTSIDE)
     assert gate(said, State.RETIRED, OPEN, {"etcd": OPEN}, None).open(NOW)
     closed = Gate((Waiting("cp-1", "etcd-server is still served with the old CA certificate"),))
@@ -82,7 +83,9 @@ def test_switched_waits_for_kubeconfigs_outside_and_every_issuing_ca() -> None:
 
 def test_the_way_back_waits_for_the_old_root_where_it_had_left() -> None:
     step = (at(State.RETRUSTING), State.RETURNING, OPEN, ALONE)
-    assert names(gate(*step, cluster(R2.pem))) == ["kube-root-ca.crt", OUTSIDE]
+    found = gate(*step, cluster(R2.pem))
+    assert names(found) == ["kube-root-ca.crt", OUTSIDE]
+    assert "`vaultpki ca abort --restarted outside`" in found.waiting[1].reason
     said = (at(State.RETRUSTING, OUTSIDE), State.RETURNING, OPEN, ALONE)
     assert gate(*said, cluster(R1.pem + R2.pem)).open(NOW)
     assert gate(at(State.RETURNING), State.STEADY, OPEN, {"etcd": OPEN}, None).open(NOW)
