@@ -249,7 +249,10 @@ ROUNDS = 6
 
 
 def test_two_agents_on_one_directory(settled: tuple[Trials, Site]) -> None:
-    """Started together: who comes second finds nothing left to do, and nothing is signed twice."""
+    """Started together: who comes second finds nothing left to do, and nothing is signed twice.
+
+    On a busy machine the first one may take longer than the second one waits, which then says so.
+    """
     made, site = settled
     before = disturbed_passes.pairs(made.base)
 
@@ -267,7 +270,8 @@ def test_two_agents_on_one_directory(settled: tuple[Trials, Site]) -> None:
             for _ in range(2)
         ]
         ended = [process.communicate(timeout=90) for process in started]
-        assert [process.returncode for process in started] == [0, 0], ended
+        for process, (_, said) in zip(started, ended, strict=True):
+            assert process.returncode == 0 or (process.returncode == 1 and "another vaultpki process is" in said), ended
         assert sorted(out.count("renewed ") for out, _ in ended) == [0, len(RENEWED)], ended
         for stem, found in disturbed_passes.pairs(seat).items():
             assert disturbed_passes.whole(stem, found) and (found != before[stem]) is (stem in RENEWED), stem
