@@ -146,7 +146,8 @@ def _holds_more(context: Context, wanted: Assignment, key: str, started: Mapping
     ca = hooks.BUNDLES.get(key, "")
     rotations, state = wanted.rotations, context.state.value
     records = [rotations.records[domain] for domain in (ca, ROOT) if domain in rotations.records]
-    if any(record.active for record in records) or all(record.state is not State.STEADY for record in records):
+    last = max(records, key=lambda record: record.since, default=None)
+    if last is None or last.state is not State.STEADY or any(record.active for record in records):
         return False
     held, start = state.bundles.get(ca), started.get(key)
     if held is None or start is None or any(rotations.frozen(domain, state.revisions) for domain in (ca, ROOT)):
