@@ -100,8 +100,9 @@ def _reach(path: str, *, create: bool, trusted: Collection[int], last: bool) -> 
                     if not create:
                         raise
                     below = make_folder(part, fd, 0o755)
-            os.close(fd)
-            fd = below
+            # In this order, so that a Ctrl-C in between closes none twice.
+            above, fd = fd, below
+            os.close(above)
             with storage_errors(at):
                 passing = not last or index < len(parts) - 1
                 permissions.refuse_others(at, fd, os.fstat(fd), trusted=trusted, passing=passing)
