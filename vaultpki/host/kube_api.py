@@ -74,7 +74,7 @@ def _get(access: KubeAccess, tls: ssl.SSLContext, kind: str, target: str) -> dic
     if status == http.HTTPStatus.FORBIDDEN:
         raise VaultpkiError(
             f"the user of {access.file} may not list {kind} in all namespaces; name the kubeconfig of one who may list "
-            # Until it has read its roles, it refuses everybody.
+            # kube-apiserver refuses everybody until it has read its roles.
             "namespaces, configmaps and pods, such as admin.conf; if the API server has just started, try again in a "
             "minute"
         )

@@ -17,8 +17,9 @@ from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
 from vaultpki.provision import ca_commands
 from vaultpki.provision.rotation_run import Step
-from vaultpki.spec import load_agent
+from vaultpki.spec import load_agent, node_report
 from vaultpki.spec.kube_objects import KubeTrust
+from vaultpki.spec.node_report import NodeReport
 from vaultpki.spec.rotation_record import Method, RotationRecord, State
 from vaultpki.vault import Settings, Vault
 
@@ -124,6 +125,12 @@ class RootRotation:
         self.begin()
         for state in states:
             self.moved(state)
+
+    def report(self, node: str) -> NodeReport:
+        """What a node reported last."""
+        found = node_report.read(self.site.read(f"{self.site.prefix}/config/data/reports/{node}")["data"])
+        assert found is not None
+        return found
 
     def certificates(self) -> dict[str, Facts]:
         """What is on the root's mount, by the names of issuers."""

@@ -83,7 +83,7 @@ class Seat:
     def state(self) -> Path:
         return self.folder / "state"
 
-    def run(self, *, expect: int = 0, umask: int = 0o022) -> Ran:
+    def run(self, *, expect: int | AbstractSet[int] = 0, umask: int = 0o022) -> Ran:
         """One pass of the agent, as a whole process."""
         return vaultpki("agent", "-c", self.config, "--once", expect=expect, umask=umask)
 

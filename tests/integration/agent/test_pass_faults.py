@@ -19,7 +19,7 @@ from helpers.faults import disturbed_passes, system_calls, unexpected_files
 from helpers.faults.disturbed_passes import RENEWED, STEMS, Trials
 from helpers.faults.small_disks import Disk, private_disk
 from helpers.faults.system_calls import Call, Fault
-from helpers.vault.applied_cluster import Ran, Seat, Site, environment, vaultpki
+from helpers.vault.applied_cluster import Ran, Seat, Site, environment
 from helpers.vault.servers import Server
 
 ATTEMPTS = 25
@@ -39,9 +39,9 @@ def site(server: Server, tmp_path: Path, cluster_name: str) -> Site:
     return disturbed_passes.applied_site(Site(server, tmp_path / "site", cluster_name))
 
 
-def all_of(one: Callable[[int], None], count: int) -> None:
+def all_of(one: Callable[[int], None], count: int, at_once: int = 8) -> None:
     # More than there are processors: a pass that replaced something waits some seconds for watchers.
-    with ThreadPoolExecutor(max_workers=8) as pool:
+    with ThreadPoolExecutor(max_workers=at_once) as pool:
         for _ in pool.map(one, range(count)):
             pass
 
@@ -196,10 +196,6 @@ def settled(server: Server, tmp_path_factory: pytest.TempPathFactory) -> tuple[T
     return disturbed_passes.renewal(site, folder), site
 
 
-def one_run(seat: Seat) -> Ran:
-    return vaultpki("agent", "-c", seat.config, "--once", expect={0, 1})
-
-
 def test_the_state_folder_was_tampered_with(settled: tuple[Trials, Site]) -> None:
     made, _ = settled
     before = disturbed_passes.pairs(made.base)
@@ -211,12 +207,11 @@ def test_the_state_folder_was_tampered_with(settled: tuple[Trials, Site]) -> Non
         seat = made.copy(f"tampered-{number}")
         kept = (seat.state / name).rename(seat.folder / "kept")
         put(seat.state / name)
-        told(one_run(seat), what)
+        told(seat.run(expect={0, 1}), what)
         assert all(disturbed_passes.whole(stem, found) for stem, found in disturbed_passes.pairs(seat).items()), what
         unexpected_files.removed(seat.state / name)
         kept.rename(seat.state / name)
-        done = one_run(seat)
-        assert done.returncode == 0, f"{what}, then taken away: {done.stderr}"
+        seat.run()
         changed = {stem for stem, found in disturbed_passes.pairs(seat).items() if found != before[stem]}
         assert changed == set(RENEWED), f"{what}: {changed}"
         disturbed_passes.clean(seat)
@@ -231,14 +226,14 @@ def test_a_name_that_somebody_took_keeps_the_others_from_nothing(settled: tuple[
     taken = seat.pki / "kubelet.key"
     taken.unlink()
     taken.write_text("theirs")
-    done = one_run(seat)
+    done = seat.run(expect=1)
     assert not told(done, "taken") and f"{taken}: this file was not made by vaultpki" in done.stderr
     after = disturbed_passes.pairs(seat)
     assert after["kube-proxy"] != before["kube-proxy"] and disturbed_passes.whole("kube-proxy", after["kube-proxy"])
     assert after["kubelet-client"] == before["kubelet-client"]
     assert after["kubelet"] == before["kubelet"] | {"kubelet.key": b"theirs"}
     taken.unlink()
-    assert one_run(seat).returncode == 0
+    seat.run()
     assert disturbed_passes.whole("kubelet", disturbed_passes.pairs(seat)["kubelet"])
     disturbed_passes.clean(seat)
 
@@ -249,10 +244,7 @@ ROUNDS = 6
 
 
 def test_two_agents_on_one_directory(settled: tuple[Trials, Site]) -> None:
-    """Started together: who comes second finds nothing left to do, and nothing is signed twice.
-
-    On a busy machine the first one may take longer than the second one waits, which then says so.
-    """
+    """Started together: who comes second finds nothing left to do, and nothing is signed twice."""
     made, site = settled
     before = disturbed_passes.pairs(made.base)
 
@@ -270,8 +262,7 @@ def test_two_agents_on_one_directory(settled: tuple[Trials, Site]) -> None:
             for _ in range(2)
         ]
         ended = [process.communicate(timeout=90) for process in started]
-        for process, (_, said) in zip(started, ended, strict=True):
-            assert process.returncode == 0 or (process.returncode == 1 and "another vaultpki process is" in said), ended
+        assert [process.returncode for process in started] == [0, 0], ended
         assert sorted(out.count("renewed ") for out, _ in ended) == [0, len(RENEWED)], ended
         for stem, found in disturbed_passes.pairs(seat).items():
             assert disturbed_passes.whole(stem, found) and (found != before[stem]) is (stem in RENEWED), stem
@@ -279,5 +270,6 @@ def test_two_agents_on_one_directory(settled: tuple[Trials, Site]) -> None:
         disturbed_passes.clean(seat)
 
     start = site.server.audit_position()
-    all_of(together, ROUNDS)
+    # The second one waits for some seconds only, so the first one must not be held up by many others.
+    all_of(together, ROUNDS, at_once=2)
     assert signed(site, start) == ROUNDS * len(RENEWED)

@@ -14,7 +14,7 @@ from helpers.vault.servers import Server
 from vaultpki.agent import pins
 from vaultpki.errors import CertificateRefused, StoreError
 from vaultpki.pki import x509
-from vaultpki.spec import node_report, rotation_record
+from vaultpki.spec import rotation_record
 from vaultpki.spec.rotation_record import CaRef, RotationRecord, State
 
 
@@ -30,12 +30,6 @@ def joined(rotation: RootRotation, name: str, pin: str) -> Seat:
     seat.config.write_text(text.replace(rotation.site.root_sha256, pin))
     rotation.pass_of(seat)
     return seat
-
-
-def report(rotation: RootRotation, name: str) -> node_report.NodeReport:
-    found = node_report.read(rotation.site.read(f"{rotation.site.prefix}/config/data/reports/{name}")["data"])
-    assert found is not None
-    return found
 
 
 @pytest.mark.conformance
@@ -60,7 +54,7 @@ def test_an_image_with_the_old_pin_joins_until_the_old_root_is_gone(rotation: Ro
         seat = joined(rotation, f"w-{number}", first)
         rotation.seats[seat.name] = seat
         assert rotation.roots(seat) == expected[state], state
-        assert set(report(rotation, seat.name).pins) == expected[state]
+        assert set(rotation.report(seat.name).pins) == expected[state]
     rotation.moved(State.DONE)
     with pytest.raises(CertificateRefused, match="not the pinned"):
         joined(rotation, "w-7", first)
@@ -81,7 +75,7 @@ def test_a_node_that_was_away_learns_the_new_root_by_the_cross_certificate(rotat
     second = rotation.certificates()["root-2"].fingerprint
     assert rotation.roots(away) == {first}
     assert not rotation.pass_of(away).failures
-    assert rotation.roots(away) == {second} and report(rotation, away.name).pins == (second,)
+    assert rotation.roots(away) == {second} and rotation.report(away.name).pins == (second,)
     chains = [x509.read_certificates((away.pki / f"{name}.crt").read_bytes()) for name in ("kubelet", "kubelet-client")]
     shown = {ca: rotation.default(ca) for ca in ("kubelet", "kubernetes")}
     assert shown == {"kubelet": "kubelet-1r2", "kubernetes": "kubernetes-1r2"}
@@ -138,7 +132,7 @@ def test_a_server_that_lies_brings_in_no_root(rotation: RootRotation) -> None:
             written(rotation, each)
             rotation.pass_of(seat)
             assert rotation.roots(seat) == {first.fingerprint}
-            assert report(rotation, seat.name).pins == (first.fingerprint,)
+            assert rotation.report(seat.name).pins == (first.fingerprint,)
         records[:] = [
             RotationRecord("root", each.state, each.revision + len(states), each.since, old, each.new)
             for each in records
@@ -177,4 +171,4 @@ def test_a_server_that_was_set_back_takes_no_root_away(rotation: RootRotation) -
     assert "root rotation" in rotation.pass_of(seat).failures
     assert rotation.roots(seat) == {first, second}
     assert x509.read_certificates((seat.pki / "kubelet.crt").read_bytes()) == chain
-    assert report(rotation, seat.name).seen["root"].behind
+    assert rotation.report(seat.name).seen["root"].behind

@@ -95,6 +95,12 @@ def test_sigterm_ends_the_agent_whenever_it_comes(delay: float, config: Path) ->
         assert waiting.wait(20) in ENDED
 
 
+def test_the_image_starts_vaultpki_with_sigterm_blocked() -> None:
+    command = [*entry()[:-3], "grep", "SigBlk", "/proc/self/status"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    assert int(ran.stdout.split()[1], 16) & 1 << (signal.SIGTERM - 1)
+
+
 def test_sigterm_ends_one_pass_that_waits_for_vault(config: Path) -> None:
     with first_process([*entry(), "agent", "-c", str(config), "--once"]) as (waiting, pid):
         wait_for(lambda: connected(pid), 20, lambda: "it does not ask Vault")

@@ -20,7 +20,6 @@ from vaultpki.errors import SpecError
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
 from vaultpki.provision import anchor, ca_commands
-from vaultpki.spec import node_report
 from vaultpki.spec.kube_objects import KubeTrust, PodStart, RootCopy
 from vaultpki.spec.rotation_record import Method, State
 
@@ -30,12 +29,6 @@ CAS = ("kubernetes", "kubelet", "etcd", "front-proxy")
 @pytest.fixture
 def rotation(server: Server, tmp_path: Path, cluster_name: str) -> RootRotation:
     return RootRotation.standing(server, tmp_path, cluster_name)
-
-
-def report(rotation: RootRotation, name: str) -> node_report.NodeReport:
-    found = node_report.read(rotation.site.read(f"{rotation.site.prefix}/config/data/reports/{name}")["data"])
-    assert found is not None
-    return found
 
 
 def settled(rotation: RootRotation) -> None:
@@ -219,7 +212,7 @@ def test_the_way_back_restarts_nothing_at_its_end_and_the_next_rotation_does(
     for _ in range(2):
         rotation.passes()
     assert [line for line in runs.read_text()[len(before) :].splitlines() if line.startswith("cp-1")] == []
-    reports = {name: report(rotation, name) for name in rotation.seats}
+    reports = {name: rotation.report(name) for name in rotation.seats}
     assert {name: (told.owed, told.waiting) for name, told in reports.items()} == dict.fromkeys(reports, ((), ()))
     # Agents may see the end of the one and the beginning of the next at once.
     rotation.begin()
