@@ -303,6 +303,8 @@ def test_an_upgrade_leaves_our_files_alone(cluster: KubeadmCluster) -> None:
     for name in cluster.nodes:
         cluster.run(f"vaultpki kubeadm config -f cluster.yaml {name} --upgrade -o upgrade-{name}")
         cluster.run(f"scp -rp upgrade-{name} root@{name}:/etc/kubernetes/upgrade")
+        # kubeadm names its copies by the second, and fails where it made another one in the same second.
+        cluster.nodes[name].run("rm", "-r", "/etc/kubernetes/tmp")
         cluster.run("kubeadm upgrade node phase kubelet-config --config /etc/kubernetes/upgrade/kubeadm.yaml", name)
         settings = cluster.nodes[name].seen("/var/lib/kubelet/config.yaml").read_text()
         assert "rotateCertificates: false" in settings and "tlsCertFile: /var/lib/kubelet/pki/kubelet.crt" in settings

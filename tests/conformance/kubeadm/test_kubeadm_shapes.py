@@ -13,6 +13,7 @@ from helpers import pages
 from helpers.kube import kubeadm_cluster, kubeadm_use
 from helpers.kube.components import API_PORT, ETCD_PEER_PORT, ETCD_PORT, Programs
 from helpers.kube.kubeadm_cluster import KubeadmCluster
+from helpers.kube.kubeadm_nodes import CONTROL_PLANE
 from helpers.vault import servers
 from helpers.vault.servers import wait_for
 
@@ -99,13 +100,14 @@ def test_the_api_server_is_reached_by_its_names_and_both_families(cluster: Kubea
 def test_verify_live_finds_nothing_wrong(cluster: KubeadmCluster) -> None:
     """Where etcd is no static pod, and its flags are not shown."""
 
-    def copies() -> int:
-        """What the controller manager has made, which takes its time in a new cluster."""
-        return len(
-            cluster.kubernetes.get("configmaps", "-A", "--field-selector=metadata.name=kube-root-ca.crt")["items"]
-        )
+    def there() -> tuple[int, set[str]]:
+        """What the controller manager and the kubelet have made, which takes its time in a new cluster."""
+        copies = cluster.kubernetes.get("configmaps", "-A", "--field-selector=metadata.name=kube-root-ca.crt")["items"]
+        pods = cluster.kubernetes.get("pods", "-n", "kube-system")["items"]
+        return len(copies), {pod["metadata"]["name"] for pod in pods} & static
 
-    wait_for(lambda: copies() == 4, 60, lambda: f"{copies()} copies of the CA")
+    static = {f"{name}-cp-1" for name in CONTROL_PLANE}
+    wait_for(lambda: there() == (4, static), 60, lambda: f"copies of the CA, and static pods: {there()}")
     checks = [check for check in kubeadm_use.verify_live(cluster)["checks"] if check["kind"] == "live"]
     wrong = [check for check in checks if check["ok"] is False]
     assert not wrong, "\n".join(map(str, wrong))
