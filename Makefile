@@ -8,7 +8,7 @@ PARALLEL := --dist loadfile --no-loadscope-reorder
 # Every worker imports every test, which pytest rewrites first: nine seconds for each worker, unless what was made is kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: venv demo test check docs conformance lifecycle exhaustive bench compare soak soak-rotations dist lock clean
+.PHONY: venv demo test check docs conformance lifecycle exhaustive bench compare soak soak-rotations soak-operators dist lock clean
 
 venv: $(VENV)/.dev
 
@@ -65,7 +65,8 @@ LAST := tests/conformance/kubeadm/test_kubeadm_cluster.py tests/conformance/veri
 LAST := $(LAST) $(filter-out $(LAST) $(CA_ROTATION) $(ROTATION) $(CA_PAGE),$(CONFORMANCE)) $(ON_BOTH)
 
 # Builds the programs, and names them in the variable `given` of the same shell.
-BUILD = vault=$$($(SETUP)/go-build tests/conformance/vault 6 vault=github.com/hashicorp/vault) && \
+VAULT = vault=$$($(SETUP)/go-build tests/conformance/vault 6 vault=github.com/hashicorp/vault)
+BUILD = $(VAULT) && \
 	zlint=$$($(SETUP)/go-build tests/conformance/zlint 1 zlint=github.com/zmap/zlint/v3/cmd/zlint) && \
 	etcd=$$($(SETUP)/go-build tests/conformance/etcd 1 \
 		etcd=go.etcd.io/etcd/server/v3 etcdctl=go.etcd.io/etcd/etcdctl/v3) && \
@@ -110,6 +111,12 @@ soak: $(VENV)/.dev
 soak-rotations: $(VENV)/.dev
 	$(SETUP)/packages conformance
 	$(BUILD) && PYTHONPATH=tests $(BIN)/python -m soak.rotations $$given $(SOAK)
+
+# SOAK_HOURS (2 by default) on each server of CA rotations by two operators at once, who are killed at any moment.
+# SOAK="--server bao" takes one server, SOAK_SEED the same chances once more.
+soak-operators: $(VENV)/.dev
+	$(SETUP)/packages conformance
+	$(VAULT) && PYTHONPATH=tests $(BIN)/python -m soak.operators --vault-binary $$vault/vault $(SOAK)
 
 # All that is given to users, each checked or built from what was checked; docs/install.md tells what each file is for.
 dist: $(VENV)/.dev

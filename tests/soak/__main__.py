@@ -15,7 +15,6 @@ import platform
 import random
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -24,11 +23,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from helpers.node import resident_agent
 from helpers.vault import raft_cluster, servers
-from helpers.vault.applied_cluster import Seat, Site, environment
+from helpers.vault.applied_cluster import Site
 from helpers.vault.raft_cluster import Cluster
 from helpers.vault.servers import Server
+from soak.agents import Agent
 from soak.watch import Reader, Waiter, watching, working
 from vaultpki.certificates import TABLE
 from vaultpki.model import NodeRole
@@ -61,33 +60,6 @@ ROLES: dict[str, set[NodeRole]] = {
 POOL, POOLED = "autoscaled", "w-1"
 # This one is never restarted, so that hours of its memory can be seen.
 OLDEST = "cp-1"
-
-
-@dataclass(slots=True)
-class Agent:
-    """A resident agent that is started again and again. `memory` is what it took, in KiB, with the moment of each."""
-
-    seat: Seat
-    process: subprocess.Popen[bytes] | None = None
-    memory: list[tuple[float, int]] = field(default_factory=list)
-
-    def start(self) -> None:
-        with (self.seat.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                resident_agent.command(self.seat), env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
-
-    def measure(self) -> None:
-        if self.process is not None:
-            status = Path(f"/proc/{self.process.pid}/status").read_text()
-            (line,) = (line for line in status.splitlines() if line.startswith("VmRSS:"))
-            self.memory.append((time.time(), int(line.split()[1])))
 
 
 @dataclass(slots=True)
@@ -334,8 +306,7 @@ def main() -> int:
             time.sleep(TTL / 2)
         took = time.time() - began
         for name, agent in agents.items():
-            text = (agent.seat.folder / "log").read_text()
-            if "Traceback" in text or "fault of vaultpki" in text:
+            if agent.faulty():
                 soak.wrong.append(f"{name} told of a fault of its own")
         signed = signings(soak.cluster, "vaultpki/soak")
         report(soak, readers, waiters, signed, took, seed)

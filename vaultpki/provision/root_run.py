@@ -27,7 +27,7 @@ from vaultpki.provision.root_rotation import COMING_TO_REST, PODS, WITH_COMPANIO
 from vaultpki.provision.rotation import next_state, number
 from vaultpki.provision.rotation_facts import longest_ttl, read_mount, read_root, reload
 from vaultpki.provision.rotation_run import CaStatus, Step
-from vaultpki.provision.rotation_scene import Scene, record_of, refuse_active
+from vaultpki.provision.rotation_scene import Scene, read_old_root, record_of, refuse_active
 from vaultpki.provision.rotation_steps import RotationMount
 from vaultpki.provision.rotation_store import StoredRecord, read_records, write_record
 from vaultpki.spec.kube_objects import KubeTrust
@@ -252,11 +252,11 @@ def _followed(scene: Scene, record: RotationRecord) -> Scene:
 def _begun(scene: Scene, record: RotationRecord, ca: str, stored: StoredRecord) -> RotationRecord:
     """Return the record with which an issuing CA begins its renewal under the new root."""
     cluster, vault = scene.cluster, scene.vault
-    roots = read_mount(cluster, vault, ROOT, scene.root)
-    signer = roots.issuer(record.old.issuer)
-    if signer is None or signer.facts is None:
+    old = read_old_root(scene)
+    if old is None:
+        roots = read_mount(cluster, vault, ROOT, scene.root)
         raise SpecError(root_steps.problem(cluster.name, record, roots))
-    mount = read_mount(cluster, vault, ca, signer.facts)
+    mount = read_mount(cluster, vault, ca, old)
     begun = rotation_start.first_record(
         cluster, ca, Method.SAME_KEY, record.spread, stored.record, mount, scene.nodes(ca), scene.now
     )

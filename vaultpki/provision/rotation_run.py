@@ -25,7 +25,7 @@ from vaultpki.provision.rotation_facts import (
     read_operator_leaves,
     reload,
 )
-from vaultpki.provision.rotation_scene import Scene, record_of, refuse_active
+from vaultpki.provision.rotation_scene import Scene, read_old_root, record_of, refuse_active
 from vaultpki.provision.rotation_server import life, match
 from vaultpki.provision.rotation_steps import MountIssuer, RotationMount
 from vaultpki.provision.rotation_store import StoredRecord, read_records, write_record
@@ -350,13 +350,10 @@ def _recover(scene: Scene, without: Sequence[str]) -> Step | None:
 
 def _own(scene: Scene, domain: str, mount: RotationMount) -> MountIssuer | None:
     """Return the issuer of a CA that was never rotated; of the old root as long as it has not followed the new one."""
-    name, record = scene.cluster.name, scene.records[ROOT].record
+    name = scene.cluster.name
     found = rotation_start.own_issuer(name, domain, mount)
-    if found is None and record is not None and record.active:
-        old = read_mount(scene.cluster, scene.vault, ROOT, scene.root).issuer(record.old.issuer)
-        if old is not None and old.facts is not None:
-            return rotation_start.own_issuer(name, domain, replace(mount, root=old.facts))
-    return found
+    old = read_old_root(scene) if found is None else None
+    return found if old is None else rotation_start.own_issuer(name, domain, replace(mount, root=old))
 
 
 def _status(scene: Scene, domain: str) -> CaStatus:

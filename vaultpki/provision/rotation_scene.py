@@ -13,7 +13,7 @@ from vaultpki.pki.facts import Facts
 from vaultpki.provision import root_rotation
 from vaultpki.provision.gates import Participant
 from vaultpki.provision.node_list import Member
-from vaultpki.provision.rotation_facts import participants, read_members, read_root
+from vaultpki.provision.rotation_facts import participants, read_members, read_mount, read_root
 from vaultpki.provision.rotation_store import StoredRecord, read_records
 from vaultpki.spec.rotation_record import RotationRecord
 from vaultpki.vault import Vault
@@ -52,6 +52,15 @@ def read_scene(cluster: Cluster, vault: Vault, now: datetime) -> Scene:
         # As records have it.
         now.replace(microsecond=0),
     )
+
+
+def read_old_root(scene: Scene) -> Facts | None:
+    """Return the root that is being replaced, as its mount shows it; None if none is, or if it is gone."""
+    record = scene.records[ROOT].record
+    if record is None or not record.active:
+        return None
+    issuer = read_mount(scene.cluster, scene.vault, ROOT, scene.root).issuer(record.old.issuer)
+    return issuer.facts if issuer is not None else None
 
 
 def record_of(stored: StoredRecord) -> RotationRecord:

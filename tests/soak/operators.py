@@ -1,0 +1,333 @@
+"""Hours of CA rotations by operators who get in each other's way: `make soak-operators`, on each server in turn.
+
+Clusters of three shapes stand on one server, and each rotates one CA after the other, the root too, forward and back
+as it comes. Up to two operators at once take each step, and are killed at any moment. Meanwhile agents are killed and
+stay away, somebody plans, applies and changes issuers by hand, and the server is frozen. Ends with 1, and says why,
+where a leaf was of no CA in a bundle of its domain, where a rotation did not end or `plan` wanted something after it,
+or where a command or an agent told of a fault of its own; prints its figures as Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from helpers.node.reporting_nodes import record_of
+from helpers.vault import servers
+from helpers.vault.applied_cluster import Ran, Site, environment
+from helpers.vault.servers import Server
+from soak.agents import Agent
+from soak.phases import brief
+from soak.watch import working
+from vaultpki.certificates import ROOT, bundle, pair_files, rows
+from vaultpki.pki import x509
+from vaultpki.provision.root_rotation import WORDS
+from vaultpki.spec.rotation_record import DOMAINS
+
+KINDS = ("bao", "vault")
+SHAPES = (
+    {"cp-1": "control-plane, etcd", "m-2": "etcd", "m-3": "etcd", "w-9": "worker"},
+    {"cp-1": "control-plane, etcd, worker", "cp-2": "control-plane, etcd"},
+    {"only": "control-plane, etcd, worker"},
+)
+# As the hooks of a real cluster, which restart components.
+FURTHER = "poll: 10s\nhooks:\n  etcd-ca: [[/bin/true]]\n  kubernetes-ca: [[/bin/true]]\n"
+COMMAND_SECONDS = 300.0
+# A gate opens within seven minutes, and a node is away for two.
+MOST_SECONDS = 30 * 60.0
+PASS_SECONDS = 30.0
+# How often: an operator is killed; a second one is there; one thinks again, once for each state.
+KILLED, BESIDE, THINKS_AGAIN = 0.4, 0.5, 0.2
+# How often something happens to a cluster between two steps.
+DISTURBED = 0.3
+
+
+@dataclass(slots=True)
+class Crowd:
+    """A cluster, its agents, and all who work on it. `back_at` are the nodes that are away, with when they return.
+
+    `done` counts what was done and seen; `wrong` are sentences about what must not be.
+    """
+
+    site: Site
+    agents: Mapping[str, Agent]
+    chance: random.Random
+    back_at: dict[str, float] = field(default_factory=dict)
+    done: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+
+    def command(self, *words: str, killed: float = 0.0) -> Ran | None:
+        """What an operator runs; None if it was killed at some moment, which happens so often."""
+        strikes = self.chance.random() < killed
+        command = [sys.executable, "-m", "vaultpki", *words, "-f", str(self.site.file)]
+        self.done["commands"] += 1
+        try:
+            ran = subprocess.run(
+                command,
+                env=environment(self.site.server.environment()),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=self.chance.uniform(0.3, 2.5) if strikes else COMMAND_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            self.done["commands killed"] += 1
+            if not strikes:
+                self.tell(f"`{' '.join(words)}` did not end in {COMMAND_SECONDS:.0f} s")
+            return None
+        if "Traceback" in ran.stderr or "fault of vaultpki" in ran.stderr:
+            self.tell(f"`{' '.join(words)}` failed: {ran.stderr}")
+        elif ran.returncode not in (0, 3):
+            self.done["commands refused"] += 1
+            say(f"{self.site.name}: {' '.join(words)}: {brief(ran.stderr)}")
+        return ran
+
+    def tell(self, sentence: str) -> None:
+        say(f"{self.site.name}: WRONG: {sentence}")
+        self.wrong.append(f"{self.site.name}: {brief(sentence)}")
+
+    # Rotations
+
+    def rotate(self) -> None:
+        """One CA, until its rotation is at rest."""
+        domain = self.chance.choice(DOMAINS)
+        how = ["--spread", "5s"]
+        if domain != ROOT and self.chance.random() < 0.25:
+            how.append("--same-key")
+        say(f"{self.site.name}: rotate {domain} {' '.join(how)}")
+        before = record_of(self.site, domain)
+        last, since, back, words = None, time.monotonic(), False, set[str]()
+        while (record := record_of(self.site, domain)) == before or (record is not None and record.active):
+            if record is not None and record.active:
+                if record.state is not last:
+                    last, since = record.state, time.monotonic()
+                    back ^= self.chance.random() < THINKS_AGAIN
+                    say(f"{self.site.name}: {domain} is {record.state.value}{', goes back' if back else ''}")
+                words = self.step("abort" if back else "continue", words)
+            else:
+                self.command("ca", "rotate", domain, *how, killed=KILLED)
+            if time.monotonic() - since > MOST_SECONDS:
+                status = self.command("ca", "status")
+                raise AssertionError(
+                    f"{domain} stays {last.value if last else 'as it was'}: {status and status.stdout}"
+                )
+            self.disturb()
+            self.judge()
+            time.sleep(self.chance.uniform(0.5, 6))
+        ended = record.state.value if record is not None else "nothing"
+        self.done[f"{domain}{' --same-key' if '--same-key' in how else ''} {ended}"] += 1
+        say(f"{self.site.name}: {domain} is {ended}")
+        self.settle()
+
+    def step(self, act: str, words: set[str]) -> set[str]:
+        """One step, by two operators now and then; what only a person can do of what it waits for then."""
+        both = 1 + (self.chance.random() < BESIDE)
+        told = [word for name in sorted(words) for word in ("--restarted", name)]
+        with ThreadPoolExecutor(both) as operators:
+            ran = operators.map(lambda _: self.command("ca", act, *told, "--json", killed=KILLED), range(both))
+        found = set[str]()
+        for each in ran:
+            if each is not None and each.returncode in (0, 3):
+                rotation = json.loads(each.stdout)["rotation"]
+                found |= {one["node"] for one in rotation["waiting_for"]} & WORDS
+        return found
+
+    def settle(self) -> None:
+        """Everybody is back and has passed; then all is trusted, and nothing is left to do."""
+        self.come_back(everybody=True)
+        time.sleep(PASS_SECONDS)
+        self.judge()
+        # Who was killed at the last write leaves the rest to the next command.
+        self.command("ca", "continue")
+        plan = self.command("plan")
+        if plan is None or plan.returncode != 0:
+            self.tell(f"`plan` after a rotation: {plan and plan.stdout + plan.stderr}")
+
+    # What else happens
+
+    def disturb(self) -> None:
+        self.come_back()
+        if self.chance.random() < DISTURBED:
+            acts: list[Callable[[], None]] = [self.kill, self.kill, self.send_away, self.plan, self.apply, self.meddle]
+            self.chance.choice(acts)()
+
+    def kill(self) -> None:
+        """An agent is killed, and is soon back."""
+        agent = self.chance.choice([*self.agents.values()])
+        if agent.process is not None:
+            self.done["agents killed"] += 1
+            agent.kill()
+            time.sleep(self.chance.uniform(0, 3))
+            agent.start()
+
+    def send_away(self) -> None:
+        name = self.chance.choice([*self.agents])
+        if not self.back_at:
+            self.done["agents away"] += 1
+            self.agents[name].kill()
+            self.back_at[name] = time.monotonic() + self.chance.uniform(20, 120)
+
+    def come_back(self, *, everybody: bool = False) -> None:
+        for name, when in [*self.back_at.items()]:
+            if everybody or when < time.monotonic():
+                del self.back_at[name]
+                self.agents[name].start()
+
+    def plan(self) -> None:
+        self.command("plan")
+
+    def apply(self) -> None:
+        self.command("apply", "--yes", killed=KILLED)
+
+    def meddle(self) -> None:
+        """Somebody makes another issuer the default by hand, or forbids one to sign."""
+        mount = f"{self.site.prefix}/{self.chance.choice(DOMAINS[1:])}"
+        listed = self.site.server.api("LIST", f"{mount}/issuers").data["key_info"]
+        issuer = self.chance.choice([*listed])
+        self.done["changes by hand"] += 1
+        if self.chance.random() < 0.5:
+            self.site.server.api("POST", f"{mount}/config/issuers", {"default": issuer})
+        else:
+            usage = {"issuer_name": listed[issuer]["issuer_name"], "usage": "read-only,crl-signing"}
+            self.site.server.api("POST", f"{mount}/issuer/{issuer}", usage)
+
+    # What is looked at
+
+    def judge(self) -> None:
+        """Every leaf on every node is signed by a CA in each bundle of its domain."""
+        for row in rows(self.site.cluster):
+            for holder in self.agents.values():
+                file = holder.seat.pki / pair_files(row.stem)[0]
+                for truster in self.agents.values() if file.exists() else ():
+                    self.done["looks"] += 1
+                    if not trusted(file, truster.seat.pki / bundle(row.ca)):
+                        self.tell(f"{holder.seat.name}'s {row.name} is of no CA in {truster.seat.name}'s bundle")
+
+
+def trusted(leaf: Path, cas: Path) -> bool:
+    """Whether a leaf is of one of these CAs; a node without them trusts nobody, and needs nobody."""
+    # The leaf first: it may be replaced meanwhile, and trust in its CA ends only after that.
+    found = x509.read_certificates(leaf.read_bytes())[0]
+    return not cas.exists() or x509.issuer_of(found, x509.read_certificates(cas.read_bytes())) is not None
+
+
+def say(text: str) -> None:
+    print(time.strftime("%H:%M:%S", time.gmtime()), text, flush=True)
+
+
+@contextlib.contextmanager
+def standing(server: Server, folder: Path, shape: Mapping[str, str], chance: random.Random) -> Iterator[Crowd]:
+    """A cluster that is applied, whose agents run and have all their certificates."""
+    site = Site(server, folder, folder.name)
+    nodes = [
+        f"- {{name: {name}, roles: [{roles}], addresses: [10.0.0.{number}]}}"
+        for number, (name, roles) in enumerate(shape.items(), start=11)
+    ]
+    head = 'api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}'
+    site.write("\n".join((head, "nodes:", *nodes, "")))
+    site.apply()
+    agents = {name: Agent(site.equip(name, further=FURTHER)) for name in shape}
+    with contextlib.ExitStack() as stack:
+        for agent in agents.values():
+            stack.callback(agent.kill)
+            agent.start()
+        servers.wait_for(
+            lambda: all(any(agent.seat.pki.glob("*.pem")) for agent in agents.values()),
+            PASS_SECONDS,
+            lambda: "no certificates came",
+        )
+        yield Crowd(site, agents, chance)
+
+
+@contextlib.contextmanager
+def frozen_now_and_then(server: Server, chance: random.Random, done: Counter[str]) -> Iterator[None]:
+    """A server that takes connections and answers nobody for some seconds, every other minute."""
+    ended = threading.Event()
+
+    def freeze() -> None:
+        while not ended.wait(chance.uniform(60, 180)):
+            server.freeze()
+            ended.wait(chance.uniform(2, 10))
+            server.thaw()
+            done["times that the server was frozen"] += 1
+
+    with working(ended, freeze):
+        yield
+
+
+def on(kind: str, binary: Path | None, folder: Path, hours: float, seed: int) -> tuple[Counter[str], list[str]]:
+    """All clusters on one server: what was done, and what was wrong."""
+    (folder / "server").mkdir(parents=True)
+    until = time.monotonic() + hours * 3600
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(servers.running(kind, folder / "server", binary))
+        chances = [random.Random(f"{seed} {kind} {number}") for number in range(len(SHAPES) + 1)]  # noqa: S311 - no secrets
+        crowds = [
+            stack.enter_context(standing(server, folder / f"{kind}-{number}", shape, chances[number]))
+            for number, shape in enumerate(SHAPES)
+        ]
+        done = Counter[str]()
+        with frozen_now_and_then(server, chances[-1], done):
+
+            def work(crowd: Crowd) -> None:
+                try:
+                    while time.monotonic() < until:
+                        crowd.rotate()
+                except (AssertionError, OSError, ValueError, LookupError) as error:
+                    crowd.tell(f"{type(error).__name__}: {error}")
+
+            with ThreadPoolExecutor(len(crowds)) as together:
+                list(together.map(work, crowds))
+        for crowd in crowds:
+            for name, agent in crowd.agents.items():
+                if agent.faulty():
+                    crowd.tell(f"{name} told of a fault of its own")
+    return sum((crowd.done for crowd in crowds), done), [sentence for crowd in crowds for sentence in crowd.wrong]
+
+
+def report(found: Sequence[tuple[str, Counter[str], Sequence[str]]], hours: float, seed: int) -> int:
+    """Print the table, and what was wrong; return the exit code."""
+    print(
+        f"\nSeed {seed}, {platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} cores, ",
+        end="",
+    )
+    print(f"{hours:.2f} h on each server.\n")
+    print(f"| what | {' | '.join(kind for kind, _, _ in found)} |\n|---|{'---|' * len(found)}")
+    for what in sorted(set[str]().union(*(done for _, done, _ in found))):
+        print(f"| {what} | {' | '.join(str(done[what]) for _, done, _ in found)} |")
+    wrong = [f"{kind}: {sentence}" for kind, _, sentences in found for sentence in sentences]
+    print("\n" + ("\n".join(wrong) or "nothing was wrong"), flush=True)
+    return 1 if wrong else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="soak.operators", description=__doc__)
+    parser.add_argument("--vault-binary", type=Path)
+    parser.add_argument("--server", action="append", choices=KINDS, help="default: both in turn")
+    asked = parser.parse_args()
+    hours = float(os.environ.get("SOAK_HOURS", "2"))
+    seed = int(os.environ.get("SOAK_SEED", str(random.SystemRandom().randrange(1 << 30))))
+    with tempfile.TemporaryDirectory(prefix="vaultpki-soak-") as place:
+        found = [
+            (kind, *on(kind, asked.vault_binary, Path(place) / kind, hours, seed)) for kind in asked.server or KINDS
+        ]
+    return report(found, hours, seed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
