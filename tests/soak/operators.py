@@ -22,7 +22,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,20 +52,22 @@ MOST_SECONDS = 30 * 60.0
 PASS_SECONDS = 30.0
 # How often: an operator is killed; a second one is there; one thinks again, once for each state.
 KILLED, BESIDE, THINKS_AGAIN = 0.4, 0.5, 0.2
-# How often something happens to a cluster between two steps.
-DISTURBED = 0.3
+# How often something happens to a cluster between two steps, and how often somebody changes issuers before one.
+DISTURBED, MEDDLED = 0.3, 0.05
 
 
 @dataclass(slots=True)
 class Crowd:
-    """A cluster, its agents, and all who work on it. `back_at` are the nodes that are away, with when they return.
+    """A cluster, its agents, and all who work on it until it is `over`.
 
-    `done` counts what was done and seen; `wrong` are sentences about what must not be.
+    `back_at` are the nodes that are away, with when they return. `done` counts what was done and seen; `wrong` are
+    sentences about what must not be.
     """
 
     site: Site
     agents: Mapping[str, Agent]
     chance: random.Random
+    over: threading.Event
     back_at: dict[str, float] = field(default_factory=dict)
     done: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
@@ -103,6 +105,14 @@ class Crowd:
 
     # Rotations
 
+    def work(self) -> None:
+        """Rotates one CA after the other."""
+        try:
+            while not self.over.is_set():
+                self.rotate()
+        except (AssertionError, OSError, ValueError, LookupError) as error:
+            self.tell(f"{type(error).__name__}: {error}")
+
     def rotate(self) -> None:
         """One CA, until its rotation is at rest."""
         domain = self.chance.choice(DOMAINS)
@@ -113,11 +123,15 @@ class Crowd:
         before = record_of(self.site, domain)
         last, since, back, words = None, time.monotonic(), False, set[str]()
         while (record := record_of(self.site, domain)) == before or (record is not None and record.active):
+            if self.over.is_set():
+                return
             if record is not None and record.active:
                 if record.state is not last:
                     last, since = record.state, time.monotonic()
                     back ^= self.chance.random() < THINKS_AGAIN
                     say(f"{self.site.name}: {domain} is {record.state.value}{', goes back' if back else ''}")
+                if self.chance.random() < MEDDLED:
+                    self.meddle(domain)
                 words = self.step("abort" if back else "continue", words)
             else:
                 self.command("ca", "rotate", domain, *how, killed=KILLED)
@@ -163,7 +177,7 @@ class Crowd:
     def disturb(self) -> None:
         self.come_back()
         if self.chance.random() < DISTURBED:
-            acts: list[Callable[[], None]] = [self.kill, self.kill, self.send_away, self.plan, self.apply, self.meddle]
+            acts: list[Callable[[], None]] = [self.kill, self.kill, self.send_away, self.plan, self.apply]
             self.chance.choice(acts)()
 
     def kill(self) -> None:
@@ -194,9 +208,9 @@ class Crowd:
     def apply(self) -> None:
         self.command("apply", "--yes", killed=KILLED)
 
-    def meddle(self) -> None:
-        """Somebody makes another issuer the default by hand, or forbids one to sign."""
-        mount = f"{self.site.prefix}/{self.chance.choice(DOMAINS[1:])}"
+    def meddle(self, domain: str) -> None:
+        """Somebody makes another issuer the default by hand, or forbids one to sign; the next step puts it right."""
+        mount = f"{self.site.prefix}/{domain}"
         listed = self.site.server.api("LIST", f"{mount}/issuers").data["key_info"]
         issuer = self.chance.choice([*listed])
         self.done["changes by hand"] += 1
@@ -231,7 +245,9 @@ def say(text: str) -> None:
 
 
 @contextlib.contextmanager
-def standing(server: Server, folder: Path, shape: Mapping[str, str], chance: random.Random) -> Iterator[Crowd]:
+def standing(
+    server: Server, folder: Path, shape: Mapping[str, str], chance: random.Random, over: threading.Event
+) -> Iterator[Crowd]:
     """A cluster that is applied, whose agents run and have all their certificates."""
     site = Site(server, folder, folder.name)
     nodes = [
@@ -251,7 +267,7 @@ def standing(server: Server, folder: Path, shape: Mapping[str, str], chance: ran
             PASS_SECONDS,
             lambda: "no certificates came",
         )
-        yield Crowd(site, agents, chance)
+        yield Crowd(site, agents, chance, over)
 
 
 @contextlib.contextmanager
@@ -271,28 +287,22 @@ def frozen_now_and_then(server: Server, chance: random.Random, done: Counter[str
 
 
 def on(kind: str, binary: Path | None, folder: Path, hours: float, seed: int) -> tuple[Counter[str], list[str]]:
-    """All clusters on one server: what was done, and what was wrong."""
+    """All clusters on one server: what was done, and what was wrong. Ctrl-C ends it early."""
     (folder / "server").mkdir(parents=True)
-    until = time.monotonic() + hours * 3600
+    chances = [random.Random(f"{seed} {kind} {number}") for number in range(len(SHAPES) + 1)]  # noqa: S311 - no secrets
+    done, over = Counter[str](), threading.Event()
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(servers.running(kind, folder / "server", binary))
-        chances = [random.Random(f"{seed} {kind} {number}") for number in range(len(SHAPES) + 1)]  # noqa: S311 - no secrets
         crowds = [
-            stack.enter_context(standing(server, folder / f"{kind}-{number}", shape, chances[number]))
+            stack.enter_context(standing(server, folder / f"{kind}-{number}", shape, chances[number], over))
             for number, shape in enumerate(SHAPES)
         ]
-        done = Counter[str]()
-        with frozen_now_and_then(server, chances[-1], done):
-
-            def work(crowd: Crowd) -> None:
-                try:
-                    while time.monotonic() < until:
-                        crowd.rotate()
-                except (AssertionError, OSError, ValueError, LookupError) as error:
-                    crowd.tell(f"{type(error).__name__}: {error}")
-
-            with ThreadPoolExecutor(len(crowds)) as together:
-                list(together.map(work, crowds))
+        stack.enter_context(frozen_now_and_then(server, chances[-1], done))
+        with ThreadPoolExecutor(len(crowds)) as together:
+            works = [together.submit(crowd.work) for crowd in crowds]
+            with contextlib.suppress(KeyboardInterrupt):
+                wait(works, timeout=hours * 3600)
+            over.set()
         for crowd in crowds:
             for name, agent in crowd.agents.items():
                 if agent.faulty():
