@@ -1,12 +1,18 @@
-"""Reading a secret that another program swaps, and proving that a folder can be written."""
+"""Reading a secret that another program swaps, proving that a folder can be written, and the walk down to a folder."""
 
 from __future__ import annotations
 
+import itertools
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
+from vaultpki.disk import files
 from vaultpki.disk.files import LARGEST, probe_folder, read_swapped
 from vaultpki.errors import StoreError
 
@@ -98,3 +104,34 @@ def test_a_probe_makes_the_folder_and_leaves_it_empty(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("state")
     with pytest.raises(StoreError, match="symbolic link"):
         probe_folder(str(tmp_path / "link"))
+
+
+def test_a_ctrl_c_at_any_moment_closes_no_descriptor_twice(tmp_path: Path) -> None:
+    """Closed twice it would be an OSError, told as a fault, or another file's descriptor."""
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    moments = itertools.takewhile(lambda moment: interrupted(below, moment), itertools.count())
+    assert len(list(moments)) > 100
+
+
+def interrupted(folder: Path, moment: int) -> bool:
+    """Open it, with a Ctrl-C before this instruction of the walk down to it; whether the walk came so far."""
+    left = itertools.count(moment, -1)
+
+    def trace(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
+        if frame.f_code is not files._reach.__code__:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and next(left) == 0:
+            raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        os.close(files.open_folder(str(folder), create=False))
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
