@@ -173,7 +173,6 @@ def lock(name: str, folder: int, wait: float) -> int:
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(fd), os.stat(name, dir_fd=folder, follow_symlinks=False)):
                     return fd
-            os.close(fd)
         except BlockingIOError:
             os.close(fd)
             if time.monotonic() >= end:
@@ -182,6 +181,8 @@ def lock(name: str, folder: int, wait: float) -> int:
         except BaseException:
             os.close(fd)
             raise
+        else:
+            os.close(fd)
 
 
 def probe_folder(path: str, size: int = 16 * 1024) -> None:

@@ -117,8 +117,12 @@ def _reach(path: str, flags: int, trusted: Collection[int]) -> int:
         refuse_others("/", fd, about, trusted=trusted, passing=True)
         while todo:
             part = todo.pop()
+            # Each time the descriptor is replaced first and closed then, so that a Ctrl-C in between closes none twice.
             if _DESCRIPTORS.fullmatch(at) and not todo:
-                return _inherited(part, fd)
+                # A new descriptor of a file that the parent process opened for this one.
+                above, fd = fd, os.open(part, os.O_RDONLY | os.O_CLOEXEC, dir_fd=fd)
+                os.close(above)
+                return fd
             target = _link(part, fd)
             if target is not None:
                 links += 1
@@ -128,14 +132,14 @@ def _reach(path: str, flags: int, trusted: Collection[int]) -> int:
                     _refuse_link(f"{at}/{part}", os.stat(part, dir_fd=fd, follow_symlinks=False), trusted)
                 todo += _parts(target)
                 if target.startswith("/"):
-                    top = os.open("/", PASSING)
-                    os.close(fd)
-                    at, fd, about = "", top, os.fstat(top)
+                    above, fd = fd, os.open("/", PASSING)
+                    os.close(above)
+                    at, about = "", os.fstat(fd)
                 continue
             # O_NOFOLLOW: fails if the entry has become a link in the meantime.
-            below = os.open(part, PASSING if todo or part == ".." else flags, dir_fd=fd)
-            os.close(fd)
-            fd, about = below, os.fstat(below)
+            above, fd = fd, os.open(part, PASSING if todo or part == ".." else flags, dir_fd=fd)
+            os.close(above)
+            about = os.fstat(fd)
             at = os.path.dirname(at).rstrip("/") if part == ".." else f"{at}/{part}"
             if stat.S_ISDIR(about.st_mode):
                 refuse_others(at or "/", fd, about, trusted=trusted, passing=True)
@@ -178,13 +182,6 @@ def _refusal(path: str, problem: str, cure: str) -> StoreError:
 
     shown = path if path.isprintable() else ascii(path)
     return StoreError(f"{shown}: {problem}; {cure.replace('PATH', quote(shown))}, or choose another place")
-
-
-def _inherited(number: str, folder: int) -> int:
-    """Return a new descriptor of a file that the parent process opened for this one."""
-    fd = os.open(number, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
-    os.close(folder)
-    return fd
 
 
 def _link(name: str, folder: int) -> str | None:

@@ -15,6 +15,7 @@ import pytest
 from vaultpki.disk import files
 from vaultpki.disk.files import LARGEST, probe_folder, read_swapped
 from vaultpki.errors import StoreError
+from vaultpki.spec import permissions
 
 
 @pytest.fixture
@@ -106,20 +107,42 @@ def test_a_probe_makes_the_folder_and_leaves_it_empty(tmp_path: Path) -> None:
         probe_folder(str(tmp_path / "link"))
 
 
-def test_a_ctrl_c_at_any_moment_closes_no_descriptor_twice(tmp_path: Path) -> None:
+def through_links(place: Path) -> Callable[[], int]:
+    """The walk to a file, through a relative link and an absolute one."""
+    (place / "below").mkdir()
+    (place / "below" / "file").write_bytes(b"")
+    (place / "absolute").symlink_to(place / "below")
+    (place / "relative").symlink_to("absolute")
+    return lambda: permissions.open_file(str(place / "relative" / ".." / "below" / "file"))
+
+
+def to_a_folder(place: Path) -> Callable[[], int]:
+    return lambda: files.open_folder(str(place), create=False)
+
+
+def to_an_inherited_file(place: Path) -> Callable[[], int]:
+    (place / "file").write_bytes(b"")
+    fd = os.open(place / "file", os.O_RDONLY)
+    return lambda: permissions.open_file(f"/proc/self/fd/{fd}")
+
+
+@pytest.mark.parametrize("walk", [through_links, to_a_folder, to_an_inherited_file])
+def test_a_ctrl_c_at_any_moment_closes_no_descriptor_twice(
+    walk: Callable[[Path], Callable[[], int]], tmp_path: Path
+) -> None:
     """Closed twice it would be an OSError, told as a fault, or another file's descriptor."""
-    below = tmp_path / "a" / "b"
-    below.mkdir(parents=True)
-    moments = itertools.takewhile(lambda moment: interrupted(below, moment), itertools.count())
+    walked = walk(tmp_path)
+    moments = itertools.takewhile(lambda moment: interrupted(walked, moment), itertools.count())
     assert len(list(moments)) > 100
 
 
-def interrupted(folder: Path, moment: int) -> bool:
-    """Open it, with a Ctrl-C before this instruction of the walk down to it; whether the walk came so far."""
+def interrupted(walk: Callable[[], int], moment: int) -> bool:
+    """Walk, with a Ctrl-C before this instruction of the way down; whether the walk came so far."""
     left = itertools.count(moment, -1)
+    ways = (files._reach.__code__, permissions._reach.__code__)
 
     def trace(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
-        if frame.f_code is not files._reach.__code__:
+        if frame.f_code not in ways:
             return None
         frame.f_trace_opcodes = True
         if event == "opcode" and next(left) == 0:
@@ -129,7 +152,7 @@ def interrupted(folder: Path, moment: int) -> bool:
     before = sys.gettrace()
     sys.settrace(trace)
     try:
-        os.close(files.open_folder(str(folder), create=False))
+        os.close(walk())
     except KeyboardInterrupt:
         return True
     finally:
