@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,6 +16,8 @@ from vaultpki.vault.transport import Transport
 
 KILLED = 77
 NEVER = 1 << 20
+# Those of pytest and xdist, which Python's list of threads may not have.
+_FIRST_THREADS = frozenset(os.listdir("/proc/self/task"))
 
 
 def command(*arguments: object) -> Callable[[], None]:
@@ -38,6 +41,7 @@ def died(work: Callable[[], object], at: int, *, files: str = "", methods: Seque
 
 def begun(work: Callable[[], object], at: int, *, files: str = "", methods: Sequence[str] = ("POST", "DELETE")) -> int:
     """The process of such a work, for `ended`."""
+    _await_ended_threads()
     pid = os.fork()
     if pid == 0:
         try:
@@ -57,6 +61,19 @@ def ended(pid: int) -> bool:
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     assert code in (0, KILLED), f"the work neither died nor ended well: exit {code}"
     return code == KILLED
+
+
+def _await_ended_threads() -> None:
+    """Return once no thread is on its way out.
+
+    For Python it has ended already, and OpenSSL locks what it shares with all others. Nobody unlocks that in a fork.
+    """
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        known = {str(thread.native_id) for thread in threading.enumerate()}
+        if known | _FIRST_THREADS >= set(os.listdir("/proc/self/task")):
+            return
+        time.sleep(0.001)
 
 
 def _die_at(at: int, files: str, methods: Sequence[str]) -> None:
