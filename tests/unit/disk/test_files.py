@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import sys
@@ -121,9 +122,8 @@ def to_a_folder(place: Path) -> Callable[[], int]:
 
 
 def to_an_inherited_file(place: Path) -> Callable[[], int]:
-    (place / "file").write_bytes(b"")
-    fd = os.open(place / "file", os.O_RDONLY)
-    return lambda: permissions.open_file(f"/proc/self/fd/{fd}")
+    # Standard input, which every process has.
+    return lambda: permissions.open_file("/proc/self/fd/0")
 
 
 @pytest.mark.parametrize("walk", [through_links, to_a_folder, to_an_inherited_file])
@@ -149,12 +149,16 @@ def interrupted(walk: Callable[[], int], moment: int) -> bool:
             raise KeyboardInterrupt
         return trace
 
-    before = sys.gettrace()
+    traced, descriptors = sys.gettrace(), set(os.listdir("/proc/self/fd"))
     sys.settrace(trace)
     try:
         os.close(walk())
     except KeyboardInterrupt:
         return True
     finally:
-        sys.settrace(before)
+        sys.settrace(traced)
+        # One that was opened in that very moment stays open, and would until the process ends.
+        for left_open in set(os.listdir("/proc/self/fd")) - descriptors:
+            with contextlib.suppress(OSError):
+                os.close(int(left_open))
     return False
