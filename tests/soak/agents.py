@@ -39,9 +39,13 @@ class Agent:
 
     def faulty(self) -> bool:
         """Whether it ever told of a fault of its own."""
-        text = self._log.read_text()
-        return "Traceback" in text or "fault of vaultpki" in text
+        return told_of_a_fault(self._log.read_text())
 
     @property
     def _log(self) -> Path:
         return self.seat.folder / "log"
+
+
+def told_of_a_fault(text: str) -> bool:
+    """Whether what vaultpki printed tells of a fault of its own."""
+    return "Traceback" in text or "fault of vaultpki" in text

@@ -30,8 +30,8 @@ from helpers.node.reporting_nodes import record_of
 from helpers.vault import servers
 from helpers.vault.applied_cluster import Ran, Site, environment
 from helpers.vault.servers import Server
-from soak.agents import Agent
-from soak.phases import brief
+from soak.agents import Agent, told_of_a_fault
+from soak.printed import brief, say
 from soak.watch import working
 from vaultpki.certificates import ROOT, bundle, pair_files, rows
 from vaultpki.pki import x509
@@ -92,7 +92,7 @@ class Crowd:
             if not strikes:
                 self.tell(f"`{' '.join(words)}` did not end in {COMMAND_SECONDS:.0f} s")
             return None
-        if "Traceback" in ran.stderr or "fault of vaultpki" in ran.stderr:
+        if told_of_a_fault(ran.stderr):
             self.tell(f"`{' '.join(words)}` failed: {ran.stderr}")
         elif ran.returncode not in (0, 3):
             self.done["commands refused"] += 1
@@ -238,10 +238,6 @@ def trusted(leaf: Path, cas: Path) -> bool:
     # The leaf first: it may be replaced meanwhile, and trust in its CA ends only after that.
     found = x509.read_certificates(leaf.read_bytes())[0]
     return not cas.exists() or x509.issuer_of(found, x509.read_certificates(cas.read_bytes())) is not None
-
-
-def say(text: str) -> None:
-    print(time.strftime("%H:%M:%S", time.gmtime()), text, flush=True)
 
 
 @contextlib.contextmanager

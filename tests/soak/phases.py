@@ -8,11 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from helpers.kube.client_load import Failure
+from soak.printed import brief
 
 SHOWN = 5
 """How many of the same kind are printed."""
-
-MOST_CHARACTERS = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +78,6 @@ class Phase:
             texts = [f"{each.client}: {each.text}" for each in self.failures if not each.of_tls]
             such = brief("; ".join(texts[:SHOWN]))
             yield f"{self.others} of {self.requests} requests failed for other reasons, such as {such}"
-
-
-def brief(text: str) -> str:
-    """A text that may be the end of a log, as one line of bounded length."""
-    line = " ".join(text.split())
-    return line if len(line) <= MOST_CHARACTERS else f"{line[:MOST_CHARACTERS]}..."
 
 
 def report(phases: Sequence[Phase]) -> int:

@@ -35,7 +35,8 @@ from helpers.kube.kube_cluster import Kubernetes
 from helpers.kube.pod_clients import PodClients
 from helpers.vault import servers
 from helpers.vault.servers import wait_for
-from soak.phases import Phase, brief, report
+from soak.phases import Phase, report
+from soak.printed import brief, say
 from vaultpki.spec.rotation_record import State
 
 KINDS = ("vault", "bao")
@@ -259,10 +260,6 @@ PHASES: Mapping[str, Callable[[Run], None]] = {
 
 def _refused(heard: Heard) -> bool:
     return heard.status == 401 or "unknown_ca" in heard.alert
-
-
-def say(text: str) -> None:
-    print(time.strftime("%H:%M:%S", time.gmtime()), text, flush=True)
 
 
 def on(

@@ -88,28 +88,23 @@ def _reach(path: str, *, create: bool, trusted: Collection[int], last: bool) -> 
     parts = [part for part in absolute.split("/") if part]
     at = ""
     with storage_errors("/"):
-        fd = os.open("/", PASSING)
-    try:
-        permissions.refuse_others("/", fd, os.fstat(fd), trusted=trusted, passing=True)
+        way = permissions.Way()
+    with way:
+        permissions.refuse_others("/", way.fd, os.fstat(way.fd), trusted=trusted, passing=True)
         for index, part in enumerate(parts):
             at = f"{at}/{part}"
             with storage_errors(at):
                 try:
-                    below = os.open(part, FOLDER if last and index == len(parts) - 1 else PASSING, dir_fd=fd)
+                    below = os.open(part, FOLDER if last and index == len(parts) - 1 else PASSING, dir_fd=way.fd)
                 except FileNotFoundError:
                     if not create:
                         raise
-                    below = make_folder(part, fd, 0o755)
-            # In this order, so that a Ctrl-C in between closes none twice.
-            above, fd = fd, below
-            os.close(above)
+                    below = make_folder(part, way.fd, 0o755)
+            way.to(below)
             with storage_errors(at):
                 passing = not last or index < len(parts) - 1
-                permissions.refuse_others(at, fd, os.fstat(fd), trusted=trusted, passing=passing)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+                permissions.refuse_others(at, way.fd, os.fstat(way.fd), trusted=trusted, passing=passing)
+        return way.fd
 
 
 def refuse_unsafe_way(path: str) -> None:

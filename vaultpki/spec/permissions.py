@@ -16,7 +16,7 @@ import re
 import stat
 import struct
 from collections.abc import Collection
-from typing import Final
+from typing import Final, Self
 
 from vaultpki.errors import StoreError
 from vaultpki.spec.input_file import NotRegular
@@ -108,50 +108,62 @@ def refuse_file(path: str, *, trusted: Collection[int] = ()) -> None:
     os.close(_reach(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, trusted))
 
 
+class Way:
+    """The descriptor that a walk down from `/` has come to, which is closed if the walk fails."""
+
+    def __init__(self) -> None:
+        self.fd = os.open("/", PASSING)
+
+    def to(self, fd: int) -> None:
+        """Go on to `fd`, and close the one before."""
+        # In this order, so that a Ctrl-C in between closes none twice.
+        above, self.fd = self.fd, fd
+        os.close(above)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            os.close(self.fd)
+
+
 def _reach(path: str, flags: int, trusted: Collection[int]) -> int:
     todo = _parts(os.path.join(os.getcwd(), path))
     at, links = "", 0
-    fd = os.open("/", PASSING)
-    try:
-        about = os.fstat(fd)
-        refuse_others("/", fd, about, trusted=trusted, passing=True)
+    with Way() as way:
+        about = os.fstat(way.fd)
+        refuse_others("/", way.fd, about, trusted=trusted, passing=True)
         while todo:
             part = todo.pop()
-            # Each time the descriptor is replaced first and closed then, so that a Ctrl-C in between closes none twice.
             if _DESCRIPTORS.fullmatch(at) and not todo:
                 # A new descriptor of a file that the parent process opened for this one.
-                above, fd = fd, os.open(part, os.O_RDONLY | os.O_CLOEXEC, dir_fd=fd)
-                os.close(above)
-                return fd
-            target = _link(part, fd)
+                way.to(os.open(part, os.O_RDONLY | os.O_CLOEXEC, dir_fd=way.fd))
+                return way.fd
+            target = _link(part, way.fd)
             if target is not None:
                 links += 1
                 if links > _MOST_LINKS:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
                 if about.st_mode & stat.S_ISVTX:
-                    _refuse_link(f"{at}/{part}", os.stat(part, dir_fd=fd, follow_symlinks=False), trusted)
+                    _refuse_link(f"{at}/{part}", os.stat(part, dir_fd=way.fd, follow_symlinks=False), trusted)
                 todo += _parts(target)
                 if target.startswith("/"):
-                    above, fd = fd, os.open("/", PASSING)
-                    os.close(above)
-                    at, about = "", os.fstat(fd)
+                    way.to(os.open("/", PASSING))
+                    at, about = "", os.fstat(way.fd)
                 continue
             # O_NOFOLLOW: fails if the entry has become a link in the meantime.
-            above, fd = fd, os.open(part, PASSING if todo or part == ".." else flags, dir_fd=fd)
-            os.close(above)
-            about = os.fstat(fd)
+            way.to(os.open(part, PASSING if todo or part == ".." else flags, dir_fd=way.fd))
+            about = os.fstat(way.fd)
             at = os.path.dirname(at).rstrip("/") if part == ".." else f"{at}/{part}"
             if stat.S_ISDIR(about.st_mode):
-                refuse_others(at or "/", fd, about, trusted=trusted, passing=True)
+                refuse_others(at or "/", way.fd, about, trusted=trusted, passing=True)
         if stat.S_ISDIR(about.st_mode):
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not stat.S_ISREG(about.st_mode):
             raise NotRegular
-        refuse_others(at, fd, about, trusted=trusted)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+        refuse_others(at, way.fd, about, trusted=trusted)
+        return way.fd
 
 
 def _parts(path: str) -> list[str]:

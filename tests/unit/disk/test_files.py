@@ -139,7 +139,7 @@ def test_a_ctrl_c_at_any_moment_closes_no_descriptor_twice(
 def interrupted(walk: Callable[[], int], moment: int) -> bool:
     """Walk, with a Ctrl-C before this instruction of the way down; whether the walk came so far."""
     left = itertools.count(moment, -1)
-    ways = (files._reach.__code__, permissions._reach.__code__)
+    ways = {each.__code__ for each in (files._reach, permissions._reach, permissions.Way.to, permissions.Way.__exit__)}
 
     def trace(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
         if frame.f_code not in ways:
