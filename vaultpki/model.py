@@ -351,6 +351,7 @@ class AgentConfig:
     poll: int = 300
     windows: tuple[Window, ...] = ()
     metrics: str | None = None
+    metrics_hosts: tuple[str, ...] = ()
     namespace: str | None = None
     layout: Layout = Layout.DOCUMENT
     folders: Mapping[str, str] = field(default_factory=dict)

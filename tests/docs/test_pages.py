@@ -225,7 +225,8 @@ def keys(part: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, 
         elif below.get("type") == "array":
             yield from keys(below["items"], f"{path}{name}[].")
         else:
-            yield from keys(below, f"{path}{name}.")
+            for each in (below, *below.get("anyOf", ())):
+                yield from keys(each, f"{path}{name}.")
 
 
 def documented(page: str) -> dict[str, str]:

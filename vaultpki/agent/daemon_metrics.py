@@ -44,6 +44,7 @@ class DaemonMetrics:
         self._config, self._log, self._longest_pass = config, log, longest_pass
         self._view: View | None = None
         self._server: metrics_server.Server | None = None
+        self._served: tuple[str | None, tuple[str, ...]] = None, ()
         self._error = ""
         self._renewals: dict[str, int] = {}
         self._signs = 0
@@ -59,7 +60,7 @@ class DaemonMetrics:
         """Listen where agent.yaml says now; a port that is in use is logged once and tried again at each call."""
         config = self._config()
         if self._server is not None:
-            if self._server.address == config.metrics:
+            if self._served == (config.metrics, config.metrics_hosts):
                 return
             self._server.close()
             self._server = None
@@ -68,10 +69,15 @@ class DaemonMetrics:
         watch = PairWatch(lambda: self._view, self._config)
         try:
             server = metrics_server.Server(
-                config.metrics, lambda: self._view, look=watch.view, stale_after=self._stale_after(config)
+                config.metrics,
+                lambda: self._view,
+                listed=config.metrics_hosts,
+                look=watch.view,
+                stale_after=self._stale_after(config),
             )
             server.start()
             self._server, self._error = server, ""
+            self._served = config.metrics, config.metrics_hosts
         except VaultpkiError as error:
             if str(error) != self._error:
                 self._log(Event("metrics", str(error), "error"))

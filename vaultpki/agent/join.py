@@ -87,6 +87,7 @@ def _configuration(plan: JoinPlan) -> AgentConfig:
         poll=old.poll,
         windows=old.windows,
         metrics=old.metrics,
+        metrics_hosts=old.metrics_hosts,
     )
 
 

@@ -1,5 +1,8 @@
 """Serve `/metrics`, `/metrics/x509`, `/healthz` and `/livez` to Prometheus and to probes, on a loopback port.
 
+A web page of any site may have its own name point to 127.0.0.1, and then read what answers there (DNS rebinding). The
+browser still sends that name, so only requests for a name or address of this machine are answered.
+
 Each connection has a thread, and both are bounded: a connection is reset at its deadline, and where there are too many
 the one that has waited longest is reset for each new one. One whose answer is being made is never reset for another.
 """
@@ -10,18 +13,20 @@ import contextlib
 import errno
 import io
 import os
+import re
 import socket
 import socketserver
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import Any, Final
 
 from vaultpki.errors import VaultpkiError
 from vaultpki.host.metrics import View, certificate_problems, exposition, x509_exposition
+from vaultpki.spec import hosts
 
 DEADLINE: Final = 5.0
 """Seconds that a connection may last."""
@@ -42,10 +47,32 @@ TEXTS: Final = {"/metrics": exposition, "/metrics/x509": x509_exposition}
 # Status, content type, body.
 _Answer = tuple[HTTPStatus, str, bytes]
 
+_UNLISTED: Final = (
+    "the Host header names neither localhost nor a loopback address; ask for 127.0.0.1, or list the name under "
+    "`metrics.hosts` in agent.yaml"
+)
+
+# RFC 9110, section 7.2; a browser writes a name in lower case, and an address in its normal form.
+_HOST: Final = re.compile(r"(?:\[([0-9a-f:.]{2,45})\]|([a-z0-9._-]{1,253}))(?::[0-9]{0,5})?", re.ASCII)
+
+
+def is_listed(header: str, listed: Collection[str]) -> bool:
+    """Return whether a Host header names this machine: localhost, a loopback address, or one of `listed`.
+
+    `listed` has names and addresses, IPv6 without brackets. The port counts for nothing.
+    """
+    match = _HOST.fullmatch(header.strip(" \t").lower())
+    if match is None:
+        return False
+    if match[1]:
+        return ":" in match[1] and (hosts.is_loopback(match[1]) or hosts.is_same_address(match[1], listed))
+    return match[2] in ("localhost", *listed) or hosts.is_loopback(match[2])
+
 
 class Server(socketserver.ThreadingTCPServer):
     """Listen on `address`, an IP address and port; VaultpkiError if that cannot be used.
 
+    `listed` has the names and addresses, beside those of loopback and its own, under which it may be asked.
     `view` returns the state after the last pass, or None before the first one has ended. `look` returns the same with
     the certificates as they are on disk now; it bounds its own time, and one thread at a time calls it, for all paths
     but `/livez`. Before there is a view the agent counts as stuck after `stale_after` seconds.
@@ -59,6 +86,7 @@ class Server(socketserver.ThreadingTCPServer):
         address: str,
         view: Callable[[], View | None],
         *,
+        listed: Collection[str] = (),
         look: Callable[[], View | None] | None = None,
         stale_after: float = 900.0,
         clock: Callable[[], float] = time.time,
@@ -72,6 +100,7 @@ class Server(socketserver.ThreadingTCPServer):
         self.busy: set[socket.socket] = set()
         self._thread = threading.Thread(target=self.serve_forever, name="vaultpki-metrics", daemon=True)
         host, _, port = address.rpartition(":")
+        self.listed = frozenset((*listed, host.strip("[]")))
         self.address_family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
         try:
             super().__init__((host.strip("[]"), int(port)), _Handler)
@@ -208,6 +237,14 @@ class _Handler(BaseHTTPRequestHandler):
             pass
 
     def do_GET(self) -> None:
+        named = self.headers.get_all("Host", [])
+        if len(named) != 1:
+            problem = "the request has no Host header" if not named else "the request has more than one Host header"
+            self._respond(*_text(HTTPStatus.BAD_REQUEST, problem))
+            return
+        if not is_listed(named[0], self.server.listed):
+            self._respond(*_text(HTTPStatus.MISDIRECTED_REQUEST, _UNLISTED))
+            return
         try:
             self._respond(*self.server.answer(self.path.partition("?")[0]))
         except Exception:  # noqa: BLE001 - a fault of the view is one bad answer, without a traceback

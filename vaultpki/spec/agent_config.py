@@ -14,7 +14,7 @@ from vaultpki.model import VERSION, AgentConfig, Auth, FileOptions
 from vaultpki.places import KUBECONFIGS, KUBELET, Layout
 from vaultpki.spec import hosts, kinds, names, windows, yaml_tree
 from vaultpki.spec.durations import format_duration, parse_duration
-from vaultpki.spec.fields import Choice, Field, Found, ListOf, MapOf, Record, Text, Version, duration
+from vaultpki.spec.fields import Choice, Field, Found, Kind, ListOf, MapOf, Record, Schema, Text, Version, duration
 from vaultpki.spec.hooks import HOOKS, plain_hooks, read_hooks
 from vaultpki.spec.names import quoted
 from vaultpki.spec.yaml_tree import Place
@@ -58,6 +58,37 @@ def _metrics(text: str) -> str:
             f"{quoted(text)} is reachable from the network: write a loopback address such as 127.0.0.1:9910"
         )
     return text
+
+
+def _listed_host(text: str) -> str:
+    """Return a host as `metrics_hosts` has it: lower case, an address in its normal form and without brackets."""
+    return hosts.host(text.lower() if text.isascii() else text, underscores=True).strip("[]")
+
+
+class _Metrics(Kind):
+    """An address and port, or a mapping with that and with hosts."""
+
+    expected = "a loopback address and port such as 127.0.0.1:9910, or a mapping of address and hosts"
+    _address = Text(_metrics, "a loopback address and port")
+    _record = Record(
+        {
+            "address": Field(_address, "A loopback address and port", required=True),
+            "hosts": Field(
+                ListOf(Text(_listed_host, "a host name or address"), 0, 64),
+                "Further names and addresses, without port, that a request may have in its Host header",
+                default=[],
+            ),
+        }
+    )
+
+    def read(self, node: yaml_tree.Node, place: Place) -> Found:
+        if isinstance(node, yaml_tree.Mapping):
+            found = self._record.read(node, place)
+            return Found((found.get("address"), found.get("hosts")), place)
+        return Found((self._address.read(self.scalar(node, place), place).value, ()), place)
+
+    def schema(self) -> Schema:
+        return {"anyOf": [self._address.schema(), self._record.schema()]}
 
 
 _OWNER = Text(_owner, "user:group")
@@ -139,7 +170,7 @@ AGENT: Final = Record(
             "When to renew, in UTC; ignored if waiting would let a certificate expire",
             default=[],
         ),
-        "metrics": Field(Text(_metrics, "a loopback address and port"), "Address of the Prometheus metrics"),
+        "metrics": Field(_Metrics(), "Address of the Prometheus metrics, and the hosts that may be asked for"),
     }
 )
 
@@ -171,6 +202,7 @@ def load_agent(path: Path, *, allow_http: bool = False) -> AgentConfig:
     for key, (least, most) in _LIMITS.items():
         if not parse_duration(least) <= spec.get(key) <= parse_duration(most):
             raise spec[key].refuse(f"{format_duration(spec.get(key))} is out of range: write {least} to {most}")
+    metrics, listed = spec.get("metrics") or (None, ())
     return AgentConfig(
         cluster=spec.get("cluster"),
         prefix=spec.get("prefix") or f"vaultpki/{spec.get('cluster')}",
@@ -191,7 +223,8 @@ def load_agent(path: Path, *, allow_http: bool = False) -> AgentConfig:
         hook_timeout=spec.get("hook_timeout"),
         poll=spec.get("poll"),
         windows=tuple(spec.get("windows")),
-        metrics=spec.get("metrics"),
+        metrics=metrics,
+        metrics_hosts=listed,
         namespace=spec["vault"].get("namespace"),
         layout=spec.get("layout"),
         folders=folders,
@@ -228,7 +261,7 @@ def dump_agent(config: AgentConfig) -> str:
         "hook_timeout": format_duration(config.hook_timeout),
         "poll": format_duration(config.poll),
         "windows": [window.text for window in config.windows],
-        "metrics": config.metrics,
+        "metrics": _dumped_metrics(config),
     }
     kept = {key: value for key, value in _given(content).items() if value not in ({}, [])}
     return _HEADER + yaml.safe_dump(kept, sort_keys=False, default_flow_style=None, width=4096)
@@ -269,6 +302,12 @@ def _folders(spec: Found) -> dict[str, str]:
     except SpecError as error:
         raise (found if found.given else spec["directory"]).refuse(error.problem) from None
     return folders
+
+
+def _dumped_metrics(config: AgentConfig) -> object:
+    if not config.metrics_hosts:
+        return config.metrics
+    return {"address": config.metrics, "hosts": list(config.metrics_hosts)}
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Collection
 from typing import Final
 
 from vaultpki.errors import SpecError
@@ -102,6 +103,13 @@ def is_address(text: str) -> bool:
 def is_loopback(text: str) -> bool:
     """Return whether the text is a loopback IP address."""
     return is_address(text) and ipaddress.ip_address(text).is_loopback
+
+
+def is_same_address(text: str, others: Collection[str]) -> bool:
+    """Return whether the text is one of the addresses among `others`, in any spelling; names there are passed over."""
+    return is_address(text) and ipaddress.ip_address(text) in {
+        ipaddress.ip_address(each) for each in others if is_address(each)
+    }
 
 
 def address(text: str) -> str:

@@ -157,10 +157,11 @@ def faked(folder: Path) -> tuple[dict[str, str], Callable[[str], None]]:
     return env, set_clock
 
 
-def get(port: int, path: str) -> tuple[int, str]:
-    """Status and text of what the agent shows; 0 where nobody listens."""
+def get(port: int, path: str, *, host: str = "localhost") -> tuple[int, str]:
+    """Status and text of what the agent shows when it is asked as `host`; 0 where nobody listens."""
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/{path}", headers={"Host": host})
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310 - the URL is ours
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:

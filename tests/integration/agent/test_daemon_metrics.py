@@ -96,6 +96,18 @@ def test_healthz_looks_when_it_is_asked(seat: Seat, port: int, tmp_path: Path) -
         assert agent.end() < AT_ONCE
 
 
+def test_a_host_that_agent_yaml_lists_is_answered_from_then_on(seat: Seat, port: int) -> None:
+    with resident(seat) as agent:
+        wait_for(lambda: get(port, "livez") == (200, "ok\n"), 30, agent.log.read_text)
+        assert get(port, "livez", host="node-1.example.com")[0] == 421
+        seat.configure(
+            f"metrics: 127.0.0.1:{port}", f"metrics: {{address: 127.0.0.1:{port}, hosts: [node-1.example.com]}}"
+        )
+        agent.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: get(port, "livez", host="node-1.example.com")[0] == 200, PASS, agent.log.read_text)
+        assert get(port, "metrics", host="node-2.example.com")[0] == 421
+
+
 def test_the_poll_interval_in_force_says_when_an_agent_is_stuck(seat: Seat, port: int, tmp_path: Path) -> None:
     env, set_clock = faked(tmp_path)
     set_clock("+0s")

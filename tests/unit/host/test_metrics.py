@@ -224,7 +224,7 @@ def test_an_agent_that_never_ends_its_first_pass_is_stuck() -> None:
         server.close()
 
 
-@pytest.mark.parametrize("path", ["/", "/metrics/", "/metric", "/../metrics", "http://x/metrics", "/%6detrics"])
+@pytest.mark.parametrize("path", ["/", "/metrics/", "/metric", "/../metrics", "http://localhost/metrics", "/%6detrics"])
 def test_anything_else_is_not_found(path: str) -> None:
     with serving(WELL) as server:
         status, body, _ = get(server, path)
@@ -238,7 +238,7 @@ def test_a_query_is_not_looked_at() -> None:
 
 def test_head_has_the_length_and_nothing_more() -> None:
     with serving(WELL) as server:
-        answer = raw(server, b"HEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = raw(server, b"HEAD /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert b"\r\nContent-Length: 3\r\n" in answer and answer.endswith(b"\r\n\r\n")
 
 
@@ -253,16 +253,16 @@ def test_nothing_can_be_done_but_reading(method: str) -> None:
     ("request_", "status"),
     [
         (b"GET\r\n\r\n", b"400"),
-        (b"GET /metrics\r\n\r\n", b"200"),
+        (b"GET /metrics\r\nHost: localhost\r\n\r\n", b"200"),
         (b"GET /metrics HTTP/2.0\r\n\r\n", b"505"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\n\n", b"400"),
         (b"get /metrics HTTP/1.1\r\n\r\n", b"405"),
-        (b"GET /\xff\x00<script> HTTP/1.1\r\n\r\n", b"404"),
-        (b"GET /metrics HTTP/1.0\n\n", b"200"),
+        (b"GET /\xff\x00<script> HTTP/1.1\r\nHost: [::1]\r\n\r\n", b"404"),
+        (b"GET /metrics HTTP/1.0\nHost:localhost\n\n", b"200"),
         (b"GET /" + b"a" * 8192, b"431"),
         (b"GET /metrics HTTP/1.1\r\n" + b"X: y\r\n" * 200_000, b"431"),
         (b"GET /metrics HTTP/1.1\r\n" + b"X: y\r\n" * 120 + b"\r\n", b"431"),
-        (b"GET /healthz HTTP/1.1\r\nX\r\n: \xff\r\n\r\n", b"200"),
+        (b"GET /healthz HTTP/1.1\r\nhOST:\t127.0.0.1 \r\nX\r\n: \xff\r\n\r\n", b"200"),
     ],
 )
 def test_odd_requests(request_: bytes, status: bytes) -> None:
@@ -274,9 +274,87 @@ def test_odd_requests(request_: bytes, status: bytes) -> None:
         assert get(server, "/healthz")[0] == 200
 
 
+LISTED = ("node-1.example.com", "10.0.0.11", "fd00::11")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("localhost", "LocalHost:9910", "127.0.0.1", "127.0.0.1:9910", "127.255.0.3:1", "[::1]", "[::1]:9910"),
+        *(
+            "[0:0:0:0:0:0:0:1]:80",
+            "127.0.0.1:",
+            *LISTED[:2],
+            "node-1.example.com:9910",
+            "[fd00::11]:9910",
+            "[FD00:0::11]",
+        ),
+    ],
+)
+def test_a_name_of_this_machine_is_answered(host: str) -> None:
+    assert metrics_server.is_listed(host, LISTED)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("", " ", ":9910", "evil.example.com", "evil.example.com:9910", "localhost.evil.example.com", "10.0.0.12"),
+        *("127.0.0.1.evil.example.com", "xlocalhost", "fd00::11", "::1", "[fd00::12]", "[localhost]", "[127.0.0.1]"),
+        *(
+            "localhost, evil.example.com",
+            "localhost evil",
+            "user@localhost",
+            "localhost/",
+            "localhost:x",
+            "localhost:123456",
+        ),
+        *("localhost\r\n evil", "127.1", "2130706433", "0x7f000001", "[::1%25lo]", "\uff4cocalhost", "0.0.0.1", "[::]"),
+    ],
+)
+def test_another_name_is_not_answered(host: str) -> None:
+    assert not metrics_server.is_listed(host, LISTED)
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/metrics/x509", "/healthz", "/livez", "/other"])
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"Host: 127.0.0.1:9910\r\n", b"200"),
+        (b"Host: node-1.example.com\r\n", b"200"),
+        (b"Host: evil.example.com\r\n", b"421"),
+        (b"Host:\r\n", b"421"),
+        (b"", b"400"),
+        (b"Host: localhost\r\nHost: localhost\r\n", b"400"),
+        (b"Host: evil.example.com\r\nHost: localhost\r\n", b"400"),
+    ],
+)
+def test_no_path_answers_a_page_of_another_site(path: str, head: bytes, status: bytes) -> None:
+    """A web page whose name its owner lets point to 127.0.0.1 is read by a browser on the node (DNS rebinding)."""
+    server = Server("127.0.0.1:0", lambda: WELL, clock=lambda: NOW, listed=LISTED)
+    server.start()
+    try:
+        for method in (b"GET", b"HEAD"):
+            answer = raw(server, method + b" " + path.encode() + b" HTTP/1.1\r\n" + head + b"\r\n")
+            found = b"404" if status == b"200" and path == "/other" else status
+            assert answer.split(b" ")[1] == found and b"evil" not in answer
+            # One sentence, which says what to do.
+            if method == b"GET" and status != b"200":
+                body = answer.partition(b"\r\n\r\n")[2]
+                assert body.count(b"\n") == 1 and b"Host header" in body and b"kubelet" not in body
+    finally:
+        server.close()
+
+
+def test_the_address_that_it_listens_on_is_listed() -> None:
+    # A test has no address beside loopback; the server takes any.
+    with serving(WELL, address="127.0.0.2:0") as server:
+        assert server.listed == {"127.0.0.2"}
+        assert get(server, "/healthz")[0] == 200
+
+
 def test_a_request_in_pieces_is_one_request() -> None:
     with serving(WELL) as server, connect(server) as caller:
-        for byte in b"GET /healthz HTTP/1.1\r\n\r\n":
+        for byte in b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n":
             caller.sendall(bytes([byte]))
             time.sleep(0.001)
         assert b"200 OK" in caller.recv(65536)
@@ -311,7 +389,11 @@ def test_two_hundred_slow_and_idle_connections_hold_up_no_probe(monkeypatch: pyt
     with serving(WELL) as server, contextlib.ExitStack() as stack:
         slow = [stack.enter_context(connect(server)) for _ in range(200)]
         for number, each in enumerate(slow):
-            each.sendall((b"", b"G", b"GET /metrics HTTP/1.1\r\nX: ", b"GET /metrics HTTP/1.1\r\n\r\n")[number % 4])
+            each.sendall(
+                (b"", b"G", b"GET /metrics HTTP/1.1\r\nX: ", b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")[
+                    number % 4
+                ]
+            )
         for number in range(40):
             with contextlib.suppress(OSError):
                 slow[4 * number + 2].sendall(b"x")
@@ -350,7 +432,7 @@ def _probed(server: Server, path: bytes, pause: float) -> bool:
     """Whether a probe that takes some seconds to ask is answered."""
     with connect(server) as caller, contextlib.suppress(ConnectionError, TimeoutError):
         time.sleep(pause)
-        caller.sendall(b"GET " + path + b" HTTP/1.1\r\n\r\n")
+        caller.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
         return caller.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")
     return False
 
@@ -393,7 +475,7 @@ while True:
     except OSError:
         break
 caller.connect(server.server_address)
-caller.sendall(b"GET /livez HTTP/1.1\\r\\n\\r\\n")
+caller.sendall(b"GET /livez HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n")
 time.sleep(0.5)
 before, start = server.rounds, time.monotonic()
 time.sleep(1)
@@ -515,7 +597,7 @@ def test_a_connection_whose_answer_is_being_made_is_never_reset_for_another(monk
     server.start()
     with contextlib.closing(server), contextlib.ExitStack() as stack:
         first = stack.enter_context(connect(server))
-        first.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+        first.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert looking.wait(10)
         for _ in range(12):
             stack.enter_context(connect(server)).sendall(b"GET")

@@ -77,6 +77,13 @@ def test_whole(tmp_path: Path) -> None:
     )
 
 
+def test_hosts_of_the_metrics(tmp_path: Path) -> None:
+    text = "{address: 127.0.0.1:9910, hosts: [Node-1, 10.0.0.11, 'fd00:0::11', '[fd00::12]', a_b.example.com]}"
+    config = load(tmp_path, metrics=text)
+    assert config.metrics == "127.0.0.1:9910"
+    assert config.metrics_hosts == ("node-1", "10.0.0.11", "fd00::11", "fd00::12", "a_b.example.com")
+
+
 def test_least(tmp_path: Path) -> None:
     config = load(tmp_path)
     assert (config.prefix, config.pool, config.ca_file) == ("vaultpki/prod", None, None)
@@ -102,6 +109,7 @@ def test_least(tmp_path: Path) -> None:
         {"namespace": "team1/prod"},
         {"namespace": "root", "ca_file": None},
         {"hooks": {"etcd-ca": (Hook("static_pod", name="/etc/my pods/etcd.yaml"),)}, "hook_timeout": 3600},
+        {"metrics": "[::1]:9910", "metrics_hosts": ("node-1.example.com", "10.0.0.11", "fd00::11")},
         {"certificates": {"a": FileOptions(None, 0o600), "b": FileOptions("x:y", None), "c": FileOptions()}},
     ],
 )
@@ -192,6 +200,13 @@ def test_dumped_and_read_back(change: dict[str, object], tmp_path: Path) -> None
         ("metrics", "localhost:9910", "metrics", "127.0.0.1:9910"),
         ("metrics", "127.0.0.1", "metrics", "127.0.0.1:9910"),
         ("metrics", "127.0.0.1:0", "metrics", "127.0.0.1:9910"),
+        ("metrics", "[127.0.0.1:9910]", "metrics", "a mapping of address and hosts"),
+        ("metrics", "{hosts: [a]}", "metrics.address", "missing"),
+        ("metrics", "{address: '10.0.0.1:9910'}", "metrics.address", "loopback"),
+        ("metrics", "{address: '127.0.0.1:9910', hosts: ['a:9910']}", "metrics.hosts[0]", "without scheme or port"),
+        ("metrics", "{address: '127.0.0.1:9910', hosts: ['*']}", "metrics.hosts[0]", "wildcard"),
+        ("metrics", "{address: '127.0.0.1:9910', hosts: ['http://a']}", "metrics.hosts[0]", "colon"),
+        ("metrics", "{address: '127.0.0.1:9910', names: [a]}", "metrics.names", "unknown"),
     ],
 )
 def test_refused(key: str, value: str, field: str, hint: str, tmp_path: Path) -> None:
