@@ -84,6 +84,7 @@ PURE: Final = (
     "provision.rotation_recovery",
     "provision.gates",
     "provision.gate_reasons",
+    "provision.root_pin",
     "provision.root_rotation",
     "provision.root_steps",
     "provision.root_recovery",

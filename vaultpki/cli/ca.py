@@ -83,7 +83,7 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
       vaultpki ca status -f cluster.yaml
     """
     from vaultpki.cli import ca_text
-    from vaultpki.provision import ca_commands
+    from vaultpki.provision import ca_commands, root_pin
 
     with opened(file, allow_http=allow_http) as (cluster, vault, _):
         now = server_now(vault)
@@ -91,7 +91,9 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
     if as_json:
         _print_json(ca_text.status_json(cas, now))
     else:
-        _show(ca_text.status_lines(cas, now, str(file)))
+        active = ca_text.under_way(cas)
+        pin = root_pin.advice(cluster, active.record if active is not None else None)
+        _show(ca_text.status_lines(cas, now, str(file), pin=pin))
     if any(ca.problem for ca in cas):
         raise Attention("a CA of this cluster cannot sign; see above")
 
@@ -150,10 +152,10 @@ def rotate_command(
             def advance() -> Step:
                 return ca_commands.advance(cluster, vault, server_now(vault), look=old_trust.look)
 
-            return _watched(file, vault, advance, as_json=as_json)
+            return _watched(cluster, vault, advance, as_json=as_json)
         active = [ca for ca in ca_commands.status(cluster, vault, server_now(vault)) if ca.domain == domain]
         step = Step(record, active[0].gate if active else None, moved=True)
-        return _tell(file, step, server_now(vault), as_json=as_json)
+        return _tell(cluster, step, server_now(vault), as_json=as_json)
 
 
 @ca_command.command("continue")
@@ -233,25 +235,27 @@ def _go(
 ) -> int:
     with opened(file, allow_http=allow_http) as (cluster, vault, _):
         if not wait:
-            return _tell(file, step(cluster, vault, restarted), server_now(vault), as_json=as_json)
+            return _tell(cluster, step(cluster, vault, restarted), server_now(vault), as_json=as_json)
         said = itertools.chain([restarted], itertools.repeat(()))
-        return _watched(file, vault, lambda: step(cluster, vault, next(said)), as_json=as_json)
+        return _watched(cluster, vault, lambda: step(cluster, vault, next(said)), as_json=as_json)
 
 
-def _tell(file: Path, step: Step, now: datetime, *, as_json: bool) -> int:
+def _tell(cluster: Cluster, step: Step, now: datetime, *, as_json: bool) -> int:
     """Print a step; return the exit code: 3 where it waits for something, or something is unusual."""
     from vaultpki.cli import ca_text
+    from vaultpki.provision import root_pin
 
     if as_json:
         _print_json(ca_text.step_json(step))
     else:
         if step.note:
             click.echo(printable(f"{step.note}."))
-        _show(ca_text.record_lines(step.record, step.gate, now, str(file)))
+        pin = root_pin.advice(cluster, step.record)
+        _show(ca_text.record_lines(step.record, step.gate, now, cluster.file, pin=pin))
     return 0 if step.moved or (step.record.state.resting and not step.note) else 3
 
 
-def _watched(file: Path, vault: Vault, step: Callable[[], Step], *, as_json: bool) -> int:
+def _watched(cluster: Cluster, vault: Vault, step: Callable[[], Step], *, as_json: bool) -> int:
     """Take steps until the rotation is at rest, and show what it waits for meanwhile."""
     from vaultpki.cli import ca_text
 
@@ -272,7 +276,7 @@ def _watched(file: Path, vault: Vault, step: Callable[[], Step], *, as_json: boo
         )
         raise click.exceptions.Abort from None
     progress.end()
-    return _tell(file, done, server_now(vault), as_json=as_json)
+    return _tell(cluster, done, server_now(vault), as_json=as_json)
 
 
 def _pause(step: Step, now: datetime) -> float:

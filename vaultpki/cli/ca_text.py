@@ -73,8 +73,11 @@ _DOES_SAME_KEY: Final = {
 }
 
 
-def status_lines(cas: tuple[CaStatus, ...], now: datetime, file: str) -> Iterator[str]:
-    """Yield what `ca status` prints: every CA, and for a rotation that is under way what to do next."""
+def status_lines(cas: tuple[CaStatus, ...], now: datetime, file: str, *, pin: str = "") -> Iterator[str]:
+    """Yield what `ca status` prints: every CA, and for a rotation that is under way what to do next.
+
+    `pin` is as for `record_lines`.
+    """
     yield from table.lines(_COLUMNS, (_row(ca, now) for ca in cas))
     for ca in cas:
         if ca.problem:
@@ -86,13 +89,20 @@ def status_lines(cas: tuple[CaStatus, ...], now: datetime, file: str) -> Iterato
         yield f"No CA is being rotated. `vaultpki ca rotate DOMAIN -f {file}` begins."
         return
     yield ""
-    yield from record_lines(active.record, active.gate, now, file)
+    yield from record_lines(active.record, active.gate, now, file, pin=pin)
 
 
-def record_lines(record: RotationRecord, gate: Gate | None, now: datetime, file: str) -> Iterator[str]:
-    """Yield where a rotation stands: what holds, what it waits for, what comes next, and the way back."""
+def record_lines(
+    record: RotationRecord, gate: Gate | None, now: datetime, file: str, *, pin: str = ""
+) -> Iterator[str]:
+    """Yield where a rotation stands: what holds, what it waits for, what comes next, and the way back.
+
+    `pin` says what to do with `ca.root_sha256` in cluster.yaml; see `root_pin.advice`.
+    """
     if record.state.resting:
         yield f"{record.domain} is {record.state.value}: {_filled(record, record.state, _IS, _IS_SAME_KEY)}."
+        if pin:
+            yield printable(f"{pin}.")
         return
     since = f"since {stamp(record.since)}"
     yield f"{record.domain} is {record.state.value} {since}: {_filled(record, record.state, _IS, _IS_SAME_KEY)}."
@@ -107,6 +117,8 @@ def record_lines(record: RotationRecord, gate: Gate | None, now: datetime, file:
     if back is not None and record.state is not State.RETURNING:
         what = _filled(record, back, _DOES, _DOES_SAME_KEY)
         yield f"Back: `vaultpki ca abort -f {file}` {what}."
+    if pin:
+        yield printable(f"{pin}.")
 
 
 def _older_lines(domain: str) -> Iterator[str]:

@@ -79,7 +79,7 @@ def _of_fleet(file: Path, *, allow_http: bool) -> Report:
 
     from vaultpki.cli import ca_text
     from vaultpki.errors import ForeignObject, SpecError
-    from vaultpki.provision import ca_commands
+    from vaultpki.provision import ca_commands, root_pin
     from vaultpki.provision.rotation_scene import read_scene
     from vaultpki.show import expiries, report_model
 
@@ -96,5 +96,8 @@ def _of_fleet(file: Path, *, allow_http: bool) -> Report:
             return report_model.report(cluster, found, now, rotation=(f"Not known: {error}",))
         found = expiries.with_cas(expiries.of_fleet(cluster, vault, now, scene.members), cas)
     active = ca_text.under_way(cas)
-    lines = ca_text.record_lines(active.record, active.gate, now, str(file)) if active and active.record else ()
+    if active is None or active.record is None:
+        return report_model.report(cluster, found, now, rotation=())
+    pin = root_pin.advice(cluster, active.record)
+    lines = ca_text.record_lines(active.record, active.gate, now, str(file), pin=pin)
     return report_model.report(cluster, found, now, rotation=lines)

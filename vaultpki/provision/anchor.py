@@ -18,8 +18,9 @@ from vaultpki.errors import BadAnswer, ForeignObject, SpecError
 from vaultpki.model import Cluster
 from vaultpki.pki.roots import successors
 from vaultpki.pki.trust import is_root
+from vaultpki.provision import root_pin
 from vaultpki.spec import names, records, rotation_record
-from vaultpki.spec.rotation_record import FOLDER, State
+from vaultpki.spec.rotation_record import FOLDER, RotationRecord, State
 from vaultpki.vault import HEALTH, Answer, Capabilities, Request, Vault, check_named
 
 if TYPE_CHECKING:
@@ -81,10 +82,13 @@ def drift_sentence(cluster: Cluster, drift: tuple[str, ...]) -> str:
     )
 
 
-def refuse_other_root(cluster: Cluster, shown: str | None, *, accepted: Collection[str] = (), former: str = "") -> None:
+def refuse_other_root(
+    cluster: Cluster, shown: str | None, *, accepted: Collection[str] = (), record: RotationRecord | None = None
+) -> None:
     """Raise ForeignObject if `ca.root_sha256` is set and is neither `shown` nor `accepted`; None is no root CA at all.
 
-    `accepted` are successors that the root vouches for, and `former` is the root that a finished rotation has replaced.
+    `accepted` are successors that the root vouches for. The root's `record` tells of a rotation that has ended, after
+    which that line must be changed; it makes no other root pass.
     """
     wanted, mount = cluster.authority.root_sha256, cluster.mount(ROOT)
     if wanted is None or wanted == shown or wanted in accepted:
@@ -94,10 +98,12 @@ def refuse_other_root(cluster: Cluster, shown: str | None, *, accepted: Collecti
             f"there is no root CA at {mount}, and a new one would be another root than ca.root_sha256 in "
             f"{cluster.file} names; restore that one from a backup, or remove the key to make a new one"
         )
-    if wanted == former:
+    if root_pin.replaced_by(record, wanted) == shown:
+        done = record is not None and record.state is State.DONE
+        how = "was replaced by `vaultpki ca rotate root`" if done else "came back by `vaultpki ca abort`"
         raise ForeignObject(
-            f"the root CA at {mount} was replaced by `vaultpki ca rotate root`; if that was you or yours, write "
-            f"`root_sha256: {shown}` into {cluster.file} below `ca`"
+            f"the root CA at {mount} {how}; if that was you or yours, write `root_sha256: {shown}` into {cluster.file} "
+            "below `ca`"
         )
     raise ForeignObject(
         f"the root CA at {mount} has the SHA-256 {shown}, and {cluster.file} names {wanted} (ca.root_sha256): this is "
@@ -109,6 +115,24 @@ def vouched(cluster: Cluster, root: Facts, shown: Collection[Facts], now: dateti
     """Return the SHA-256 of the roots on the root's mount for which `root` vouches: its successors in a rotation."""
     found = successors([root], tuple(shown), now, name=ca_subject(cluster.name, ROOT))
     return frozenset(facts.fingerprint for facts in found)
+
+
+def refuse_unvouched_root(cluster: Cluster, vault: Vault, root: Facts, listed: Answer, now: datetime) -> None:
+    """Raise ForeignObject unless `root`, the default issuer of its mount, is what `ca.root_sha256` names.
+
+    While the root is rotated that line may name the old root or the new one: the one for which the other vouches by the
+    certificates on the mount, whose issuers are `listed`. No record is believed for that.
+    """
+    wanted = cluster.authority.root_sha256
+    if wanted is None or wanted == root.fingerprint:
+        return
+    shown = _certificates(cluster, vault, listed.keys).values()
+    accepted = set(vouched(cluster, root, shown, now))
+    for facts in shown:
+        if facts.fingerprint == wanted and root.fingerprint in vouched(cluster, facts, shown, now):
+            accepted.add(wanted)
+    if wanted not in accepted:
+        refuse_other_root(cluster, root.fingerprint, record=_root_record(cluster, vault))
 
 
 def refuse_no_namespaces(cluster: Cluster, capabilities: Capabilities) -> None:
@@ -169,19 +193,17 @@ def _root_sha256(cluster: Cluster, vault: Vault, listed: Answer, now: datetime) 
             f"{cluster.file} as ca.root_sha256"
         )
     if pinned is not None:
-        refuse_other_root(cluster, chosen[0], former=_former(cluster, vault, chosen[0]))
+        refuse_other_root(cluster, chosen[0], record=_root_record(cluster, vault))
     return chosen[0]
 
 
-def _former(cluster: Cluster, vault: Vault, shown: str) -> str:
-    """Return the root that a finished rotation has replaced by `shown`; "" if there is no such record."""
+def _root_record(cluster: Cluster, vault: Vault) -> RotationRecord | None:
+    """Return the record of the root's rotation; None if there is none that can be read."""
     path = f"{FOLDER}/{ROOT}"
     data = vault.stored(cluster.mount("config"), path).get("data")
     with contextlib.suppress(SpecError):
-        record = rotation_record.read(data, ROOT, where=path)
-        if record.state is State.DONE and record.leaf.sha256 == shown:
-            return record.old.sha256
-    return ""
+        return rotation_record.read(data, ROOT, where=path)
+    return None
 
 
 def _certificates(cluster: Cluster, vault: Vault, ids: tuple[str, ...]) -> dict[str, Facts]:

@@ -23,7 +23,6 @@ from vaultpki.provision.identity_end import read_note
 from vaultpki.provision.plan import Danger, Observed
 from vaultpki.provision.read_back import APPROLE, CaMount, Found, read_back
 from vaultpki.provision.server_facts import UNKNOWN, Fields, Key, ServerFacts, shared
-from vaultpki.spec.rotation_record import State
 from vaultpki.vault import HEALTH, Capabilities, Json, Vault, member
 
 _CAS: Final = (ROOT, *ISSUING_CAS)
@@ -176,12 +175,11 @@ def _successors(cluster: Cluster, found: Found, root: str) -> frozenset[str]:
 def refuse_other_root(cluster: Cluster, seen: Observation) -> None:
     """Raise ForeignObject if the root is another one than cluster.yaml names, or there is none."""
     record, there = seen.found.rotations.get(ROOT), ("issuer", cluster.mount(ROOT)) in seen.observed.objects
-    done = record is not None and record.state is State.DONE
     anchor.refuse_other_root(
         cluster,
         seen.facts.root_sha256 if there else None,
         accepted=seen.facts.root_successors,
-        former=record.old.sha256 if record is not None and done else "",
+        record=record,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from vaultpki.certificates import ISSUING_CAS, ROOT, node_rows, rows
 from vaultpki.model import Cluster, KeyType, Node, Pool, Usage
 from vaultpki.pki.ca_life import Level
-from vaultpki.provision import causes
+from vaultpki.provision import causes, root_pin
 from vaultpki.provision.api_paths import LEAVING
 from vaultpki.provision.differences import certificate_differences, differences, word
 from vaultpki.provision.impact import named, sentences
@@ -75,6 +75,8 @@ def lines(cluster: Cluster, plan: Plan, *, verbose: bool = False) -> list[Line]:
             shown += _wrapped(f"? {kind} {escaped(name)}  (not made by vaultpki; left alone)", "yellow", width)
     for record in plan.active:
         shown += _wrapped(active_sentence(record), None, width)
+        if line := root_pin.advice(cluster, record):
+            shown += _wrapped(f"{escaped(line)}.", None, width)
     shown += attention_lines(cluster, plan, width=width)
     if plan.impact:
         shown.append(Line("Impact:"))

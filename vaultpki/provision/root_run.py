@@ -210,7 +210,8 @@ def _settled(scene: Scene) -> Scene:
     cluster, vault = scene.cluster, scene.vault
     stored, _, _ = root_server.match(cluster, vault, scene.records[ROOT], scene.root, scene.now)
     # The default issuer may be another root now.
-    scene = replace(scene, root=read_root(cluster, vault), records={**scene.records, ROOT: stored})
+    root = read_root(cluster, vault, scene.now, known=scene.root)
+    scene = replace(scene, root=root, records={**scene.records, ROOT: stored})
     _correct_pin(scene, record_of(stored))
     return _followed(scene, record_of(stored))
 

@@ -12,7 +12,7 @@ from vaultpki.host.hooks import READERS
 from vaultpki.layout import trust_bundles
 from vaultpki.model import Cluster, Node, Pool
 from vaultpki.pki.facts import Facts
-from vaultpki.provision.anchor import refuse_other_root
+from vaultpki.provision.anchor import refuse_unvouched_root
 from vaultpki.provision.gates import OperatorLeaf, Participant
 from vaultpki.provision.identities import node_certificates
 from vaultpki.provision.impact import named
@@ -51,21 +51,24 @@ def read_mount(cluster: Cluster, vault: Vault, domain: str, root: Facts) -> Rota
     )
 
 
-def read_root(cluster: Cluster, vault: Vault) -> Facts:
-    """Return the certificate of the cluster's root CA. Raises ForeignObject if its mount shows none, or another."""
+def read_root(cluster: Cluster, vault: Vault, now: datetime, *, known: Facts | None = None) -> Facts:
+    """Return the certificate of the root CA that signs now.
+
+    Raises ForeignObject if its mount shows none, or another one than cluster.yaml names; see
+    `anchor.refuse_unvouched_root`. `known` is the root that this command has found to be the cluster's already: once a
+    rotation is done, the root that vouched for it is not on the mount any more.
+    """
     from vaultpki.pki import x509
 
-    mount = cluster.mount(ROOT)
-    answer = vault.api.secrets.pki.read_issuer("default", mount_point=mount) if _exists(vault, mount) else None
+    mount, pki = cluster.mount(ROOT), vault.api.secrets.pki
+    listed = pki.list_issuers(mount_point=mount)
+    answer = pki.read_issuer("default", mount_point=mount) if listed.keys else None
     if answer is None or not answer.found:
         raise ForeignObject(f"there is no root CA at {mount}; run `vaultpki apply -f {cluster.file}` first")
     root = x509.read_certificates(text(answer.data, "certificate").encode())[0]
-    refuse_other_root(cluster, root.fingerprint)
+    if known is None or root != known:
+        refuse_unvouched_root(cluster, vault, root, listed, now)
     return root
-
-
-def _exists(vault: Vault, mount: str) -> bool:
-    return bool(vault.api.secrets.pki.list_issuers(mount_point=mount).keys)
 
 
 def _issuer(id_: str, answer: Answer, keys: Mapping[str, object]) -> MountIssuer:

@@ -43,14 +43,15 @@ class Scene:
 def read_scene(cluster: Cluster, vault: Vault, now: datetime) -> Scene:
     """Read the scene from the server's active node; this reads the report of every node."""
     vault.pin_to_leader()
+    # As records have it.
+    now = now.replace(microsecond=0)
     return Scene(
         cluster,
         vault,
-        read_root(cluster, vault),
+        read_root(cluster, vault, now),
         read_records(cluster, vault),
         read_members(cluster, vault),
-        # As records have it.
-        now.replace(microsecond=0),
+        now,
     )
 
 

@@ -100,7 +100,7 @@ def from_files(cluster: Cluster, holders: Sequence[Holder], now: datetime) -> Ex
     if pin is not None and all(facts.fingerprint != pin for facts in roots):
         raise SpecError(
             f"the files of --dir hold another root CA than ca.root_sha256 in {cluster.file}: name the files of this "
-            "cluster, or find out who changed them"
+            "cluster, reach its Vault if the root is being rotated, or find out who changed them"
         )
     issuing = {
         ca: tuple(

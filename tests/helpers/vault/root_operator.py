@@ -71,6 +71,8 @@ class RootOperator:
         act = ca_commands.abort if back else ca_commands.advance
         state = self.record.state
         words = WORDS.get(state, ()) if not back or state is State.RETRUSTING else ()
+        if state is State.RETRUSTING and not back:
+            words = ("pods",)
 
         def once(vault: Vault) -> None:
             if self.record.state is state:
