@@ -109,6 +109,12 @@ def _login_by_jwt(config: AgentConfig, vault: Vault, jwt: str) -> Vault:
             f"Vault does not take the token in {config.auth.path} ({'; '.join(error.reasons) or 'no reason given'}); "
             f"see what its issuer puts into it, and what pool {config.pool} takes by `jwt` in cluster.yaml"
         ) from None
+    except Denied as error:
+        # Both servers refuse the login of a disabled identity so.
+        raise Denied(
+            f"Vault knows the token in {config.auth.path} and refuses this node all the same ({error}): it may be "
+            f"locked; `vaultpki unlock -f cluster.yaml {config.node}` on an operator's machine lets it in again"
+        ) from None
 
 
 def _login_by_approle(config: AgentConfig, vault: Vault) -> Vault:

@@ -27,6 +27,7 @@ _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "policy": ("policy", "policy_command", "Print the Vault policy of an applier, enroller or operator."),
     "enroll": ("enroll", "enroll_command", "Give a node its identity: a single-use join file."),
     "lock": ("enroll", "lock_command", "End every credential of a node at once; the node stays."),
+    "unlock": ("enroll", "unlock_command", "Let a locked node that joins by token log in again."),
     "unenroll": ("enroll", "unenroll_command", "Take a node's identity away."),
     "revoke": ("revoke", "revoke_command", "Put a node's certificates on the CRLs of their CAs."),
     "nodes": ("nodes", "nodes_command", "Show the state of every node, what needs attention first."),

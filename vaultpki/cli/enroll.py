@@ -1,4 +1,4 @@
-"""`vaultpki enroll`, `vaultpki lock` and `vaultpki unenroll`."""
+"""`vaultpki enroll`, `vaultpki lock`, `vaultpki unlock` and `vaultpki unenroll`."""
 
 from __future__ import annotations
 
@@ -114,7 +114,8 @@ def enroll_command(
 def lock_command(node: str, file: Path, allow_http: bool) -> None:
     """End every credential of a node at once: secret ids, tokens, open join files, also stolen ones.
 
-    The node itself stays, listed or pooled. Its agent waits for a new join file (`vaultpki enroll`).
+    The node itself stays. The agent of a listed or pooled node waits for a new join file (`vaultpki enroll`). Of a node
+    that logs in by a token of an issuer the identity in Vault is disabled, until `vaultpki unlock`.
 
     \b
     Example:
@@ -123,10 +124,37 @@ def lock_command(node: str, file: Path, allow_http: bool) -> None:
     from vaultpki.provision import enrol
 
     with opened(file, allow_http=allow_http) as (cluster, vault, _):
-        enrol.lock(cluster, vault, node)
+        ended = enrol.lock(cluster, vault, node)
+    if "approle" in ended:
+        click.echo(
+            f"{node} is locked: all its credentials have ended; `vaultpki enroll` gives it a new one. Its certificates "
+            "end by themselves, at their not_after"
+        )
+    if "jwt" in ended:
+        click.echo(
+            f"{node} is locked: its identity in Vault is disabled, and no token of its issuer opens anything until "
+            f"`vaultpki unlock`. Its certificates end by themselves, at their not_after"
+        )
+
+
+@click.command("unlock")
+@click.argument("node")
+@spec_option
+def unlock_command(node: str, file: Path, allow_http: bool) -> None:
+    """Let a locked node log in again that proves who it is by a token of an issuer.
+
+    Any other node gets a new join file instead (`vaultpki enroll`).
+
+    \b
+    Example:
+      vaultpki unlock -f cluster.yaml c-17
+    """
+    from vaultpki.provision import enrol
+
+    with opened(file, allow_http=allow_http) as (cluster, vault, _):
+        was_locked = enrol.unlock(cluster, vault, node)
     click.echo(
-        f"{node} is locked: all its credentials have ended; `vaultpki enroll` gives it a new one. Its certificates end "
-        "by themselves, at their not_after"
+        f"{node} is unlocked: it logs in with its issuer's token again" if was_locked else f"{node} was not locked"
     )
 
 
@@ -137,7 +165,8 @@ def lock_command(node: str, file: Path, allow_http: bool) -> None:
 def unenroll_command(node: str, file: Path, allow_http: bool, revoking: bool) -> None:
     """End a pooled node's identity: its AppRole is deleted, and its tokens end at once.
 
-    A listed node is taken off `nodes` in cluster.yaml instead, and `vaultpki apply` ends it the same way.
+    The identity of a node that logs in by a token of an issuer is kept and disabled, so that the token opens nothing. A
+    listed node is taken off `nodes` in cluster.yaml instead, and `vaultpki apply` ends it the same way.
 
     \b
     Example:
@@ -166,12 +195,15 @@ def unenroll_command(node: str, file: Path, allow_http: bool, revoking: bool) ->
             f"{node} has no identity in this Vault, so there is nothing to end; `vaultpki nodes -f {file}` lists the "
             "names that do"
         )
+    what = "has no identity any more"
+    if "jwt" in ended:
+        what = "has a disabled identity and no report any more: no token of its issuer opens anything"
     if done is None:
-        click.echo(f"{node} has no identity any more; its certificates end by themselves, at their not_after")
+        click.echo(f"{node} {what}; its certificates end by themselves, at their not_after")
         return
     from vaultpki.cli.revoke import show, tell
 
-    click.echo(f"{node} has no identity any more")
+    click.echo(f"{node} {what}")
     show(done)
     tell(node, done, ended=True)
 

@@ -10,6 +10,9 @@ from vaultpki.provision.server_facts import Key
 LEAVING: Final = "leaving"
 """The folder in the store of the notes about identities whose end is unfinished."""
 
+LOCKED: Final = "locked"
+"""The folder in the store of the notes about nodes with a token of an issuer that were locked."""
+
 
 def is_record(cluster: Cluster, key: Key) -> bool:
     """Return whether the object is a record of the cluster's KV store."""

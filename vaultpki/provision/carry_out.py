@@ -248,7 +248,13 @@ def _end_tokens(run: _Run, noted: Mapping[str, frozenset[str]]) -> None:
         "jwt": by_token,
     }
     accessors = seen.facts.accessors
-    vault.map(lambda mount: end_entities(vault, accessors.get(mount, ""), sorted(aliases[mount])), aliases)
+
+    def end(mount: str) -> None:
+        # The pool may come back, and its locked nodes with it.
+        kept = mount == "jwt"
+        end_entities(vault, accessors.get(mount, ""), sorted(aliases[mount]), keep_disabled=kept)
+
+    vault.map(end, aliases)
     gone = sorted({*unlisted, *noted, *by_token} - listed)
     delete = vault.prepare.secrets.kv.v2.delete_metadata_and_all_versions
     vault.many([delete(f"reports/{name}", mount_point=cluster.mount("config")) for name in gone])

@@ -8,6 +8,7 @@ from vaultpki.certificates import ROOT
 from vaultpki.model import Cluster
 from vaultpki.provision.api_calls import delete_request, object_path
 from vaultpki.provision.identity_end import end_entities, read_note, unfinished
+from vaultpki.provision.jwt_nodes import locked_names, remove_notes
 from vaultpki.provision.observe import Observation, observe, refuse_other_root
 from vaultpki.provision.server_facts import Key, ServerFacts
 from vaultpki.provision.token_rights import refuse_weak_token
@@ -71,6 +72,9 @@ def delete_auth_mount(cluster: Cluster, vault: Vault, seen: Observation, name: s
     end_entities(vault, accessor, aliases, wait=0)
     vault.call(delete_request(cluster, vault, ("auth", name)))
     end_entities(vault, accessor, aliases, wait=0)
+    if name == f"{cluster.prefix}/jwt":
+        # Another mount at this path has another accessor, and knows nobody who logged in at this one.
+        remove_notes(cluster, vault, list(locked_names(cluster, vault)))
 
 
 def _made_by_us(seen: Observation, key: Key) -> bool:
@@ -88,10 +92,12 @@ def _made_by_us(seen: Observation, key: Key) -> bool:
 def _aliases(cluster: Cluster, vault: Vault, seen: Observation, name: str) -> list[str]:
     """Return the aliases of logins at an auth mount, as far as they are known.
 
-    They are the present and former role ids of every AppRole, and at the jwt mount the names of nodes that reported.
+    They are the present and former role ids of every AppRole, and at the jwt mount the names of nodes that reported or
+    were locked.
     """
     if name == f"{cluster.prefix}/jwt":
-        return list(vault.api.secrets.kv.v2.list_secrets("reports", mount_point=cluster.mount("config")).keys)
+        reported = vault.api.secrets.kv.v2.list_secrets("reports", mount_point=cluster.mount("config")).keys
+        return sorted({*reported, *locked_names(cluster, vault)})
     approles = vault.api.auth.approle.list_roles(mount_point=name).keys
     read = vault.prepare.auth.approle.read_role_id
     found = vault.many([read(approle, mount_point=name) for approle in approles])

@@ -1,7 +1,7 @@
 """Enrols nodes and ends their identities: join files for listed and pooled nodes, lock, unenroll.
 
 A listed node's AppRole is made by apply, and its join file by the applier. A pooled node's AppRole is made here, by an
-enroller who may make such AppRoles and nothing else.
+enroller who may make such AppRoles and nothing else. A node that logs in by a token of an issuer is never enrolled.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 from vaultpki.certificates import SKEW
 from vaultpki.errors import Denied, Refused, SpecError
 from vaultpki.layout import own_server
 from vaultpki.model import Cluster, Node, Pool
-from vaultpki.provision import anchor, join_files, live_credentials
+from vaultpki.provision import anchor, join_files, jwt_nodes, live_credentials
 from vaultpki.provision.anchor import Anchors
 from vaultpki.provision.identities import node_certificates, pooled_approle, takes
 from vaultpki.provision.identity_end import (
@@ -215,6 +216,10 @@ def drift(cluster: Cluster, vault: Vault, node: Node | Pool) -> bool:
     return bool(found != wanted)
 
 
+Ended = Literal["approle", "jwt"]
+"""How a node logged in whose access was ended."""
+
+
 def unenroll(
     cluster: Cluster,
     vault: Vault,
@@ -222,12 +227,14 @@ def unenroll(
     *,
     wait: float = LOGIN_IN_FLIGHT,
     last: Callable[[], None] | None = None,
-) -> bool:
-    """End a pooled node's identity: its AppRole, its tokens at once, its report. Returns False if it has none.
+) -> frozenset[Ended]:
+    """End a pooled node's identity: its AppRole, its tokens at once, its report. Returns how it logged in.
 
-    A note is written first, so a run that was cut off continues when it is repeated. A listed node is refused, also one
-    that was just taken off the list: apply ends it then. `wait` is as for `end_entities`. `last` is called once all its
-    tokens have ended, before its report is deleted.
+    The identity of a node that logs in by a token of an issuer is kept and disabled, since a deleted one would come
+    back with the next login. A note is written first, so a run that was cut off continues when it is repeated. A listed
+    node is refused, also one that was just taken off the list: apply ends it then. `wait` is as for `end_entities`.
+    `last` is called once all its tokens have ended, before its report is deleted. Returns nothing if it has no
+    identity; SpecError if it fits a pool with `jwt` and has never logged in.
     """
     if any(node.name == name for node in cluster.nodes):
         raise SpecError(
@@ -237,51 +244,77 @@ def unenroll(
     _check_node_name(name)
     identity = Identity("pooled", name)
     found = role_id(cluster, vault, identity)
+    accessors = read_accessors(cluster, vault)
+    accessor = accessors.get("jwt", "")
+    entity = jwt_nodes.find(vault, accessor, name)
     if found is None:
         ids = read_note(cluster, vault, name)
     else:
         ids = write_note(cluster, vault, name, {found})
         vault.api.auth.approle.delete_role(name, mount_point=identity.mount(cluster))
-    if not ids:
-        _refuse_jwt_node(cluster, name)
+    if not ids and entity is None:
+        _refuse_unknown_jwt_node(cluster, name)
         if role_id(cluster, vault, Identity("listed", name)) is not None:
             raise SpecError(
                 f"{name} was a listed node and has its identity still; run `vaultpki apply -f {cluster.file}`, which "
                 "ends it"
             )
-        return False
-    end_entities(vault, read_accessors(cluster, vault).get("pooled", ""), sorted(ids), wait=wait)
+        return frozenset()
+    if entity is not None:
+        jwt_nodes.lock(cluster, vault, accessor, name, entity)
+    if ids:
+        end_entities(vault, accessors.get("pooled", ""), sorted(ids), wait=wait)
     if last is not None:
         last()
     kv = vault.api.secrets.kv.v2
     kv.delete_metadata_and_all_versions(f"reports/{name}", mount_point=cluster.mount("config"))
     remove_note(cluster, vault, name)
-    return True
+    return _kinds(approle=bool(ids), jwt=entity is not None)
 
 
-def lock(cluster: Cluster, vault: Vault, name: str, *, wait: float = LOGIN_IN_FLIGHT) -> None:
-    """End every credential of a listed or a pooled node; the node stays, and can be enrolled again.
+def lock(cluster: Cluster, vault: Vault, name: str, *, wait: float = LOGIN_IN_FLIGHT) -> frozenset[Ended]:
+    """End every credential of a node; the node stays. Returns how it logged in.
 
-    A run that was cut off continues when it is repeated. Raises SpecError if there is nothing to lock, and for a
-    node that logs in by an issuer's token. `wait` is as for `live_credentials.end`.
+    A listed or a pooled node can be enrolled again. Of a node that logs in by a token of an issuer the identity is
+    disabled, until `unlock`. A run that was cut off continues when it is repeated. Raises SpecError if there is nothing
+    to lock. `wait` is as for `live_credentials.end`.
     """
     _check_node_name(name)
     both = [Identity("listed", name), Identity("pooled", name)]
     try:
         found = [each for each in both if role_id(cluster, vault, each) is not None]
+        accessor = jwt_nodes.accessor_of(cluster, vault)
+        entity = jwt_nodes.find(vault, accessor, name)
     except Denied:
         raise live_credentials.may_not(cluster, both[:1]) from None
-    if not found:
+    if not found and entity is None:
         if any(node.name == name for node in cluster.nodes):
             raise SpecError(
                 f"{name} has no AppRole yet, so there is nothing to lock; run `vaultpki apply -f {cluster.file}`"
             )
-        _refuse_jwt_node(cluster, name)
+        _refuse_unknown_jwt_node(cluster, name)
         raise SpecError(
             f"{name} has no identity in this Vault, so there is nothing to lock; `vaultpki nodes -f {cluster.file}` "
             "lists the nodes that have one"
         )
+    if entity is not None:
+        jwt_nodes.lock(cluster, vault, accessor, name, entity)
     live_credentials.end(cluster, vault, found, wait=wait)
+    return _kinds(approle=bool(found), jwt=entity is not None)
+
+
+def unlock(cluster: Cluster, vault: Vault, name: str) -> bool:
+    """Let a locked node that logs in by a token of an issuer log in again; return False if it was not locked.
+
+    Raises SpecError for every other node: `enroll` gives it a new credential.
+    """
+    _check_node_name(name)
+    return jwt_nodes.unlock(cluster, vault, name)
+
+
+def _kinds(*, approle: bool, jwt: bool) -> frozenset[Ended]:
+    kinds: tuple[tuple[Ended, bool], ...] = (("approle", approle), ("jwt", jwt))
+    return frozenset(kind for kind, ended in kinds if ended)
 
 
 def _check_node_name(name: str) -> None:
@@ -289,10 +322,10 @@ def _check_node_name(name: str) -> None:
         raise SpecError(f"{name!r} is no node name")
 
 
-def _refuse_jwt_node(cluster: Cluster, name: str) -> None:
-    jwt = next((pool.jwt for pool in cluster.pools if pool.jwt and takes(pool, name)), None)
-    if jwt:
-        raise SpecError(f"{name} logs in by a token of {jwt.issuer}; block it there, Vault holds no credential of it")
+def _refuse_unknown_jwt_node(cluster: Cluster, name: str) -> None:
+    issuer = jwt_nodes.issuer_of(cluster, name)
+    if issuer is not None:
+        raise SpecError(jwt_nodes.never_logged_in(name, issuer))
 
 
 def _refuse_jwt_pool(pool: Pool | None) -> None:

@@ -6,8 +6,10 @@ holds the role ids by which Vault finds the tokens of a node.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from vaultpki.errors import BadAnswer, Denied, Refused
@@ -19,6 +21,15 @@ LOGIN_IN_FLIGHT: Final = 10.0
 """Seconds after which a login is through that was under way when its AppRole was deleted or got a new role id."""
 
 _ROUNDS: Final = 6
+_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """What Vault made of a login. While it is disabled, no token of it works, and its logins are refused."""
+
+    id: str
+    disabled: bool
 
 
 def read_note(cluster: Cluster, vault: Vault, name: str) -> frozenset[str]:
@@ -83,29 +94,46 @@ def read_accessors(cluster: Cluster, vault: Vault) -> dict[str, str]:
     return {kind: str(mount["accessor"]) for kind, mount in mounts.items() if mount.get("accessor")}
 
 
-def end_entities(vault: Vault, accessor: str, aliases: Sequence[str], *, wait: float = LOGIN_IN_FLIGHT) -> None:
+def find_entity(vault: Vault, accessor: str, alias: str) -> Entity | None:
+    """Return the entity of an alias of an auth mount; None if nobody has logged in as that.
+
+    Raises BadAnswer for an answer about another identity: what follows must not end the tokens of somebody else.
+    """
+    data = vault.api.secrets.identity.lookup_entity(alias_name=alias, alias_mount_accessor=accessor).data
+    entity = data.get("id")
+    if not entity:
+        return None
+    named = any(_is_alias(each, alias, accessor) for each in data.get("aliases") or ())
+    if not named or not isinstance(entity, str) or not _ID.fullmatch(entity):
+        raise BadAnswer(
+            "the answer to identity/lookup/entity is about another identity than the one asked for; check the "
+            "address and any proxy in between"
+        )
+    return Entity(entity, data.get("disabled") is True)
+
+
+def end_entities(
+    vault: Vault,
+    accessor: str,
+    aliases: Sequence[str],
+    *,
+    wait: float = LOGIN_IN_FLIGHT,
+    keep_disabled: bool = False,
+) -> None:
     """Delete the entities that Vault made for these aliases of an auth mount, which ends their tokens at once.
 
     The alias of an AppRole login is its role id. Looks again after `wait` seconds (not at all for 0), for a login that
-    was in flight when its AppRole was deleted.
+    was in flight when its AppRole was deleted. `keep_disabled` spares the entities of locked nodes: none of their
+    tokens works, and a deleted entity would come back with the next login.
     """
     ids = [alias for alias in aliases if alias]
     if not accessor or not ids:
         return
 
-    identity = vault.api.secrets.identity
-
     def end(alias: str) -> None:
-        data = identity.lookup_entity(alias_name=alias, alias_mount_accessor=accessor).data
-        entity = data.get("id")
-        if entity:
-            # An answer about another entity must not end the tokens of somebody else.
-            if not any(_is_alias(each, alias, accessor) for each in data.get("aliases") or ()):
-                raise BadAnswer(
-                    "the answer to identity/lookup/entity is about another identity than the one asked for; check the "
-                    "address and any proxy in between"
-                )
-            identity.delete_entity(entity)
+        entity = find_entity(vault, accessor, alias)
+        if entity is not None and not (keep_disabled and entity.disabled):
+            vault.api.secrets.identity.delete_entity(entity.id)
 
     vault.map(end, ids)
     if wait:

@@ -11,7 +11,7 @@ from typing import Final
 from vaultpki.certificates import ISSUING_CAS, MOST_ISSUERS, ROOT
 from vaultpki.model import Cluster
 from vaultpki.provision.api_calls import read_request
-from vaultpki.provision.api_paths import LEAVING, is_record
+from vaultpki.provision.api_paths import LEAVING, LOCKED, is_record
 from vaultpki.provision.applied_record import APPLIED, AppliedRecord
 from vaultpki.provision.desired import ENGINE_CONFIG
 from vaultpki.provision.identities import approle_pools, jwt_roles, takes
@@ -24,7 +24,7 @@ from vaultpki.vault import Answer, Json, Request, Vault, check_named, text
 # Records that the plan does not cover, or that are listed folder by folder.
 _FOLDERS: Final = ("nodes", "pools")
 _NOT_PLANNED: Final = frozenset(
-    {APPLIED, "cluster", "reports/", f"{LEAVING}/", f"{FOLDER}/", *(f"{name}/" for name in _FOLDERS)}
+    {APPLIED, "cluster", "reports/", f"{LEAVING}/", f"{LOCKED}/", f"{FOLDER}/", *(f"{name}/" for name in _FOLDERS)}
 )
 
 # Every name of ours is of this form. Another one is not ours, and may not even fit into a path.

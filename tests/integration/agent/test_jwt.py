@@ -498,9 +498,126 @@ def test_destroy_leaves_nothing_of_it_and_the_applier_may_do_all_this(own: Vouch
     for node in ("c-1", "c-2"):
         own.image(node).run()
     live = own.logged_in("c-1")
+    vaultpki("unenroll", "-f", own.file, "c-2", env=own.server.environment(token))
     own.destroy(token=token)
     assert everything(own.server) == before
     assert own.server.api("POST", "sys/capabilities-self", {"paths": ["a"]}, token=live).status == 403
+
+
+# A stolen token
+
+
+def applier(site: Vouched) -> dict[str, str]:
+    """The environment of somebody with the policy that is printed for the applier, and with no other."""
+    name = f"applier-{site.name}"
+    printed = vaultpki("policy", "-f", site.file, "applier", env={}).stdout
+    assert site.server.api("POST", f"sys/policies/acl/{name}", {"policy": printed}).status == 204
+    answer = site.server.api("POST", "auth/token/create", {"policies": [name], "no_default_policy": True})
+    return site.server.environment(answer.body["auth"]["client_token"])
+
+
+def opens(site: Vouched, node: str, *tokens: str) -> bool:
+    """Whether the issuer's token of a node, or one of its Vault tokens, still opens anything."""
+    login = site.login(site.issuer.token(node))
+    more = [login.body["auth"]["client_token"]] if login.status == 200 else []
+    assert login.status in (200, 403), login
+    paths = (f"{site.prefix}/config/data/cluster", f"{site.prefix}/config/data/pools/cloud")
+    read = {site.server.api("GET", path, token=token).status for path in paths for token in (*tokens, *more)}
+    signed = {sign(site, token, node).status for token in (*tokens, *more)}
+    assert (read | signed) <= {200, 403}, (read, signed)
+    return 200 in read | signed
+
+
+def entity_fields(site: Vouched, node: str) -> dict[str, Any]:
+    """What the server keeps of the node's identity, without times."""
+    fields = site.read(f"identity/entity/id/{entity(site, node)}")
+    kept = ("id", "name", "policies", "metadata", "disabled", "direct_group_ids")
+    return {name: fields[name] for name in kept} | {"aliases": [alias["name"] for alias in fields["aliases"]]}
+
+
+def test_a_locked_node_gets_nothing_with_its_token_until_it_is_unlocked(own: Vouched) -> None:
+    own.apply()
+    environment = applier(own)
+    seat = own.image("c-1")
+    seat.run()
+    stolen, other = own.logged_in("c-1"), own.logged_in("c-2")
+    named = {"name": f"kept-{own.name}", "metadata": {"owner": "somebody"}}
+    assert own.server.api("POST", f"identity/entity/id/{entity(own, 'c-1')}", named).status in (200, 204)
+    before, held = entity_fields(own, "c-1"), seat.snapshot()
+    assert opens(own, "c-1", stolen)
+
+    said = vaultpki("lock", "-f", own.file, "c-1", env=environment).stdout
+    assert "c-1 is locked: its identity in Vault is disabled" in said and "`vaultpki unlock`" in said
+    assert not opens(own, "c-1", stolen) and opens(own, "c-2", other)
+    assert entity_fields(own, "c-1") == {**before, "disabled": True}
+    seat.age()
+    goes_on(seat.run(expect=1), "refuses this node all the same", "it may be locked; `vaultpki unlock")
+    after = seat.snapshot()
+    assert {n: v for n, v in held.items() if n.startswith("pki/")} == {
+        n: v for n, v in after.items() if n.startswith("pki/")
+    }
+    vaultpki("lock", "-f", own.file, "c-1", env=environment)
+    own.settled()
+    assert not opens(own, "c-1", stolen)
+
+    said = vaultpki("unlock", "-f", own.file, "c-1", env=environment).stdout
+    assert "c-1 is unlocked" in said and entity_fields(own, "c-1") == before
+    assert "was not locked" in vaultpki("unlock", "-f", own.file, "c-1", env=environment).stdout
+    assert opens(own, "c-1")
+    seat.run()
+    assert own.read_names(f"{own.prefix}/config/metadata/locked") == []
+
+
+def test_an_unenrolled_node_does_not_come_back_with_its_token(own: Vouched) -> None:
+    own.apply()
+    environment = applier(own)
+    before = everything(own.server)
+    own.image("c-1").run()
+    stolen = own.logged_in("c-1")
+    said = vaultpki("unenroll", "-f", own.file, "c-1", "--revoke", env=environment).stdout
+    assert "c-1 has a disabled identity and no report any more" in said and "kubelet-client" in said
+    assert not opens(own, "c-1", stolen)
+    assert own.read_names(f"{own.prefix}/config/metadata/reports") == []
+    listed = json.loads(vaultpki("nodes", "-f", own.file, "--json", env=environment, expect={0, 3}).stdout)["nodes"]
+    assert "c-1" not in [entry["node"] for entry in listed]
+
+    # The pool goes and comes back: the nodes that were locked are locked still.
+    own.image("c-3").run()
+    vaultpki("lock", "-f", own.file, "c-3", env=environment)
+    own.write(f"{WITHOUT}{EDGE}")
+    own.apply()
+    own.write(SPEC)
+    own.apply()
+    assert not opens(own, "c-1", stolen) and not opens(own, "c-3")
+    own.settled()
+
+    # With the last such pool the mount goes, and all that Vault knew of who logged in there.
+    own.write(WITHOUT)
+    own.apply()
+    assert entity_ids(own) == entity_ids_in(before)
+    assert own.read_names(f"{own.prefix}/config/metadata/locked") == []
+    own.settled()
+
+
+def entity_ids(site: Vouched) -> list[str]:
+    return sorted(site.read_names("identity/entity/id"))
+
+
+def entity_ids_in(found: dict[str, Any]) -> list[str]:
+    return sorted(found["identity/entity/id/"])
+
+
+@pytest.mark.parametrize("name", ["c-*", "c-1/", "c-2,c-1", "../c-1", "C-1", "{{c-1}}"])
+def test_what_is_no_name_of_a_node_is_not_asked_for(site: Vouched, name: str) -> None:
+    start = site.server.audit_position()
+    for command in ("lock", "unlock", "unenroll"):
+        fails(vaultpki(command, "-f", site.file, name, env=site.server.environment(), expect=1), "is no node name")
+    assert site.server.writes(start) == []
+
+
+def test_a_node_with_an_approle_is_enrolled_again_and_not_unlocked(site: Vouched) -> None:
+    ran = vaultpki("unlock", "-f", site.file, "cp-1", env=site.server.environment(), expect=1)
+    fails(ran, "cp-1 does not log in by a token of an issuer", "`vaultpki enroll")
 
 
 # What people are told
@@ -511,8 +628,8 @@ def test_nobody_enrols_such_a_node(site: Vouched) -> None:
     for arguments in (("c-9", "--pool", "cloud"), ("c-9",)):
         ran = vaultpki("enroll", "-f", site.file, *arguments, env=environment, expect=1)
         fails(ran, "nodes of pool cloud join by their issuer's token and need no join file")
-    ran = vaultpki("unenroll", "-f", site.file, "c-9", env=environment, expect=1)
-    fails(ran, "c-9 logs in by a token of https://issuer.example; block it there")
+    for command in ("unenroll", "lock", "unlock"):
+        fails(vaultpki(command, "-f", site.file, "c-9", env=environment, expect=1), "https://issuer.example")
 
 
 def test_the_enroller_cannot_make_a_node_of_such_a_pool(site: Vouched) -> None:

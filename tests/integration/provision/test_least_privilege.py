@@ -19,6 +19,7 @@ import pytest
 from helpers.node import enrolled_nodes
 from helpers.vault import handmade_rotation
 from helpers.vault.applied_cluster import Seat, Site
+from helpers.vault.jwt_issuer import Issuer
 from helpers.vault.servers import Server
 from vaultpki.agent import run
 from vaultpki.certificates import resolve, row_named, sign_parameters
@@ -39,9 +40,16 @@ Rules = dict[str, Any]
 Step = tuple[str, Callable[[], object]]
 
 
+ISSUER = Issuer()
+JWT = f"{{issuer: {ISSUER.name}, audiences: [vaultpki], node_claim: node, public_keys_file: keys.pem}}"
+SPEC = f'{enrolled_nodes.SPEC}- {{name: cloud, roles: [worker], node_names: "c-*", jwt: {JWT}}}\n'
+
+
 @pytest.fixture(scope="module")
 def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
-    return enrolled_nodes.site(server, tmp_path_factory.mktemp("privilege"), f"l{os.urandom(4).hex()}")
+    folder = tmp_path_factory.mktemp("privilege")
+    (folder / "keys.pem").write_text(ISSUER.public_pem)
+    return enrolled_nodes.site(server, folder, f"l{os.urandom(4).hex()}", SPEC)
 
 
 def grants(rules: Rules) -> Iterator[tuple[str, str]]:
@@ -93,7 +101,7 @@ def each_grant_is_needed(rules: Rules, refused: Callable[[Rules], str | None], s
 
 
 CHANGED = (
-    enrolled_nodes.SPEC.replace("10.0.0.21", "10.0.0.22").replace(
+    SPEC.replace("10.0.0.21", "10.0.0.22").replace(
         '- {name: batch, roles: [worker], node_names: "batch-*"}\n', ""
     )
     + "defaults: {ttl: 40d}\n"
@@ -116,6 +124,12 @@ def applying(site: Site, vault: Vault) -> list[Step]:
         secret = site.server.api("POST", "sys/wrapping/unwrap", token=join.wrap_token).data["secret_id"]
         assert enrolled_nodes.login(site, "pooled" if pool else "listed", join.role_id, secret) is not None
 
+    def lock_by_token(node: str) -> None:
+        login = {"role": "cloud", "jwt": ISSUER.token(node)}
+        assert site.server.api("POST", f"auth/{site.prefix}/jwt/login", login, token="").status == 200
+        assert enrol.lock(site.cluster, vault, node, wait=0) == {"jwt"} and enrol.unlock(site.cluster, vault, node)
+        assert enrol.unenroll(site.cluster, vault, node, wait=0)
+
     def visit() -> None:
         checks = vault_trial.verify_vault(site.cluster, vault, now=datetime.now(UTC))
         assert checks and all(check.ok for check in checks)
@@ -127,9 +141,10 @@ def applying(site: Site, vault: Vault) -> list[Step]:
         ("lock", lambda: enrol.lock(site.cluster, vault, "worker-1", wait=0)),
         ("lock of a pool's node", lambda: enrol.lock(site.cluster, vault, "w-1", wait=0)),
         ("unenroll", lambda: enrol.unenroll(site.cluster, vault, "w-1", wait=0)),
+        ("lock of a node with a token", lambda: lock_by_token(f"c-{os.urandom(4).hex()}")),
         ("apply of a change", lambda: apply(site, vault, CHANGED)),
         ("destroy", lambda: destroy.destroy(site.cluster, vault, ServerFacts((), None), progress=lambda path: None)),
-        ("apply", lambda: apply(site, vault, enrolled_nodes.SPEC)),
+        ("apply", lambda: apply(site, vault, SPEC)),
         ("verify --vault", visit),
     ]
 
@@ -148,7 +163,7 @@ def test_the_applier(site: Site, step: int) -> None:
         found = first_refused(applying(site, holder(site.server, rules)))
         if found is not None:
             enrol.unenroll(site.cluster, root, "w-1", wait=0)
-            apply(site, root, enrolled_nodes.SPEC)
+            apply(site, root, SPEC)
         return found
 
     each_grant_is_needed(identities.policy("applier.json", {"prefix": site.prefix}), refused, step)
@@ -164,7 +179,7 @@ def test_the_applier_is_root_in_all_but_name(site: Site) -> None:
     root = applier.login(Request("POST", f"{mount}/login", {"role_id": role_id, "secret_id": secret_id}))
     assert root.write("sys/policies/acl/anything-at-all", {"policy": json.dumps({"path": ANYTHING})}) == {}
     assert site.server.api("DELETE", "sys/policies/acl/anything-at-all").status == 204
-    apply(site, enrolled_nodes.client(site.server), enrolled_nodes.SPEC)
+    apply(site, enrolled_nodes.client(site.server), SPEC)
     # Its own policy alone reaches nothing that is not the cluster's.
     for path in ("sys/policies/acl/other", "secret/data/x", "auth/token/create", "sys/audit", "vaultpki/other/root"):
         with pytest.raises(Denied):
