@@ -101,9 +101,7 @@ def each_grant_is_needed(rules: Rules, refused: Callable[[Rules], str | None], s
 
 
 CHANGED = (
-    SPEC.replace("10.0.0.21", "10.0.0.22").replace(
-        '- {name: batch, roles: [worker], node_names: "batch-*"}\n', ""
-    )
+    SPEC.replace("10.0.0.21", "10.0.0.22").replace('- {name: batch, roles: [worker], node_names: "batch-*"}\n', "")
     + "defaults: {ttl: 40d}\n"
 )
 
