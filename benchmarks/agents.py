@@ -177,7 +177,7 @@ def _template(want: Certificate, folder: Path) -> str:
 
 def measures(there: Site) -> list[Measure]:
     """Whole processes: ten certificates on a fresh node, and the same again with nothing due."""
-    ours, peer = (*there.our_command, "--once"), there.peer_command(once=True)
+    ours, peer = (*there.our_command, "--once", "--if-due"), there.peer_command(once=True)
     asked: list[int] = []
 
     def unasked() -> None:
@@ -192,7 +192,7 @@ def measures(there: Site) -> list[Measure]:
     return [
         Measure(
             "ten certificates on a fresh node",
-            Contender("vaultpki agent --once", ours, there.environment, there.strip, there.laid),
+            Contender("vaultpki agent --once --if-due", ours, there.environment, there.strip, there.laid),
             Contender("bao agent", peer, there.environment, there.strip_peer, there.peer_laid),
             None,
             weighed=True,
@@ -200,7 +200,7 @@ def measures(there: Site) -> list[Measure]:
         ),
         Measure(
             "ten certificates, nothing due",
-            Contender("vaultpki agent --once", ours, there.environment, again, unasked),
+            Contender("vaultpki agent --once --if-due", ours, there.environment, again, unasked),
             Contender("bao agent", peer, there.environment, after=there.peer_laid),
             None,
             weighed=True,

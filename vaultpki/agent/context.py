@@ -27,7 +27,8 @@ class Options:
     `force` names certificates to renew even if they are not due (`pairs.EVERY`: all). `settle` waits some seconds after
     a replacement until the old files are removed and every watcher has noticed. `inspect` reads every file even if
     nothing changed, so that the outcome lists every certificate. `wait` is how many seconds another process may hold
-    the directory. `share` is the part of the poll interval for which Vault's last answer is used again.
+    the directory. `share` is the part of the poll interval for which Vault's last answer is used again; with 0.0 Vault
+    is asked whatever is due.
     """
 
     allow_http: bool = False

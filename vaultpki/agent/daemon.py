@@ -6,6 +6,7 @@ the pass is, and the next start goes on from there.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 import random
@@ -20,10 +21,11 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
-from vaultpki.agent import assignment, backoff, run, state
+from vaultpki.agent import assignment, backoff, run, state, unchanged
 from vaultpki.agent.context import Options, Outcome
 from vaultpki.agent.daemon_lock import DaemonLock
 from vaultpki.agent.outcome_events import FailureLog
+from vaultpki.agent.resident import Pulled, ResidentNote
 from vaultpki.agent.secret_id import SECRET_ID
 from vaultpki.disk import files
 from vaultpki.errors import (
@@ -61,7 +63,7 @@ def stay(
     log: Callable[[Event], None],
     allow_http: bool = False,
 ) -> None:
-    """Renew until SIGTERM or SIGINT; on SIGHUP `load` reads agent.yaml again. Only for the main thread.
+    """Renew until SIGTERM or SIGINT; on SIGHUP `load` reads agent.yaml again, and Vault is asked. For the main thread.
 
     Raises, before anything is done, Busy if another daemon holds the same directory or state folder, and StoreError if
     others could replace one of them. If `load` raises a VaultpkiError, that is logged and the old configuration stays
@@ -87,10 +89,14 @@ class _Daemon:
         self._wake = threading.Event()
         self._runner = hooks.Runner(done=self._wake.set)
         self._lock = DaemonLock()
+        self._note = ResidentNote()
+        # One for each SIGHUP that no pass has followed yet: what is wrong with agent.yaml, as sentences.
+        self._pulls: collections.deque[dict[str, str]] = collections.deque()
         self._signals: set[int] = set()
         self._last_sign_of_life = time.monotonic()
         self._failures = FailureLog(log)
         self._ready = False
+        self._unread = ""
         self._refused: _JoinFiles | None = None
         self._metrics: DaemonMetrics | None = None
         self._first_expiry: datetime | None = None
@@ -107,6 +113,7 @@ class _Daemon:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         self._lock.hold(self._config)
+        self._note.hold(self._config)
         self._log(Event("started", f"{self._config.node} of {self._config.cluster}: the agent has started"))
         self._serve_metrics()
         worker = threading.Thread(target=self._work, daemon=True)
@@ -131,14 +138,17 @@ class _Daemon:
     def _reload(self) -> None:
         if self._ready:
             self._notifier.reloading()
+        wrong = {}
         try:
             self._config = self._load()
         except VaultpkiError as error:
-            self._log(Event("config", f"{error}; what was read before goes on", "error"))
+            wrong = {"config": f"{error}; what was read before goes on"}
+            self._log(Event("config", wrong["config"], "error"))
         else:
             self._log(Event("config", f"{self._config.file} was read again"))
         if self._ready:
             self._notifier.ready(self._status())
+        self._pulls.append(wrong)
         self._wake.set()
 
     def _serve_metrics(self) -> None:
@@ -156,15 +166,19 @@ class _Daemon:
         failed, first = 0, True
         while True:
             self._last_sign_of_life = time.monotonic()
-            config = self._config
+            pulls = [self._pulls.popleft() for _ in range(len(self._pulls))]
+            self._read_for_hooks()
+            config, began, events = self._config, time.monotonic(), list[Event]()
             try:
-                outcome = self._pass(config)
+                outcome = self._pass(config, events, share=0.0 if pulls else run.DAEMON_SHARE)
             except Exception as error:  # noqa: BLE001 - one pass must not end the daemon; logged, and tried again
                 outcome = None
                 self._failures.now({"agent": fault(error)}, self._first_expiry)
                 if self._metrics is not None:
                     self._metrics.record_fault(fault(error))
             failed = failed + 1 if outcome is None or outcome.failures else 0
+            if pulls:
+                self._note.pulled(config, Pulled(began, tuple(events), {**pulls[-1], **self._failures.failures}))
             if first:
                 process_memory.settle()
                 first = False
@@ -176,17 +190,34 @@ class _Daemon:
             else:
                 self._sleep(max(wait, _NEEDS_JOIN_PAUSE), until=self._joined)
 
-    def _pass(self, config: AgentConfig) -> Outcome | None:
+    def _read_for_hooks(self) -> None:
+        """Read agent.yaml again if it has changed and a hook is owed: `renew` may have run one that is new there."""
+        config = self._config
+        if not state.load(config.state).owed or unchanged.current(config):
+            return
+        try:
+            self._config = self._load()
+        except VaultpkiError as error:
+            text = f"{error}; the hooks that are owed wait until it can be read"
+            if text != self._unread:
+                self._log(Event("config", text, "error"))
+            self._unread = text
+        else:
+            self._log(Event("config", f"{config.file} was read again, because it has changed and a hook is owed"))
+
+    def _pass(self, config: AgentConfig, events: list[Event], *, share: float) -> Outcome | None:
+        """Make one pass; None if it ended with an error. What it did is added to `events`."""
         # Noted before the pass, since a join may come while it runs. agent.yaml was read at another time.
         used = replace(_join_files(config), agent_yaml=None)
         options = Options(
             allow_http=self._allow_http,
             inspect=self._metrics is not None and self._metrics.needs_inspection,
             wait=_LOCK_WAIT,
-            share=run.DAEMON_SHARE,
+            share=share,
         )
         try:
             self._lock.hold(config)
+            self._note.hold(config)
             outcome = run.run(config, options, runner=self._runner)
         except VaultpkiError as error:
             self._failures.now({"agent": str(error)}, self._first_expiry)
@@ -196,6 +227,7 @@ class _Daemon:
                 # Without a root that is in date, asking more often renews nothing.
                 self._urgent = None
             return None
+        events.extend(outcome.events)
         self._failures.events(outcome.events)
         self._first_expiry = outcome.first_expiry
         self._urgent = outcome.urgent if outcome.items else outcome.first_expiry

@@ -8,7 +8,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Final
 
-from vaultpki.agent import bundles
+from vaultpki.agent import bundles, unchanged
 from vaultpki.agent.assignment import Assignment
 from vaultpki.agent.context import Context
 from vaultpki.agent.pairs import PairStatus
@@ -104,10 +104,14 @@ def follow(context: Context, live: Mapping[str, str], wanted: Assignment) -> Non
         _take(context, runner.results(), done, owed, started, live)
         # If the state cannot be written, only this process knows what has run.
         done |= {key: digest for key, digest in live.items() if runner.ran.get(key) == digest}
+    frozen = _frozen(context, live)
     done = hooks.settled(live, done, config.hooks)
     done = {key: digest for key, digest in done.items() if not _came_back(context, wanted, key, started)}
     done |= {key: digest for key, digest in live.items() if _holds_more(context, wanted, key, started)}
-    owed = hooks.pending(hooks.owed(live, done, config.hooks), owed, now)
+    done = {key: digest for key, digest in done.items() if key not in frozen}
+    done |= {key: state.hooked[key] for key in frozen if key in state.hooked}
+    known = {key: each for key, each in config.hooks.items() if key not in frozen}
+    owed = hooks.pending(hooks.owed(live, done, known), owed, now)
     waits = held(context, wanted, owed)
     for key in sorted(waits):
         text = f"the hooks of {key} wait for this node's turn in the rotation of the CA of {hooks.BUNDLES[key]}"
@@ -117,13 +121,22 @@ def follow(context: Context, live: Mapping[str, str], wanted: Assignment) -> Non
     jobs = hooks.jobs(config, keys, live, owed)
     if runner is None:
         _take(context, hooks.run_now(jobs) if jobs else (), done, owed, started, live)
-        owed = hooks.pending(hooks.owed(live, done, config.hooks), owed, now)
+        owed = hooks.pending(hooks.owed(live, done, known), owed, now)
         waiting = list(owed)
     else:
         runner.submit(jobs)
         waiting = [key for key in owed if key not in runner.busy]
     context.found.retry_at.extend(owed[key].not_before for key in waiting if owed[key].not_before > now)
-    context.state.value = replace(state, hooked=done, owed=owed, started=started)
+    context.state.value = replace(state, hooked=done, owed=owed | frozen, started=started)
+
+
+def _frozen(context: Context, live: Mapping[str, str]) -> dict[str, hooks.Owed]:
+    """Return what is owed by an agent.yaml that is newer than the one this process has read, and cannot read now.
+
+    It stays owed: nobody knows whether its line is still there, and which commands it has.
+    """
+    owed = {key: each for key, each in context.state.value.owed.items() if key in live}
+    return {} if not owed or unchanged.current(context.config) else owed
 
 
 def _came_back(context: Context, wanted: Assignment, key: str, started: Mapping[str, Since]) -> bool:

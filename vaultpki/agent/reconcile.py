@@ -182,7 +182,10 @@ def _fetch(context: Context, copy: Assignment | None) -> tuple[Assignment, Conta
             held.setdefault(ca, []).extend(pems)
         fetched = assignment.fetch(config, vault, context.clock, held, context.state.value.revisions)
     except VaultpkiError as error:
+        context.state.value = replace(context.state.value, asked=context.clock)
         if copy is None:
+            with contextlib.suppress(StoreError):
+                context.state.save()
             raise
         context.found.failures["vault"] = error
         away = error if vault is None or isinstance(error, Unavailable | Untrusted) else None

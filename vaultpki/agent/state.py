@@ -33,6 +33,7 @@ _LATER: Final = (
     "reported",
     "clock_offset",
     "root",
+    "asked",
 )
 # The last second of the year 9999: nothing beyond is a time to `datetime`.
 _LAST: Final = 253402300799
@@ -80,6 +81,7 @@ class AgentState:
     with what stands behind them by their names, and `started` what components started with that read a bundle only
     then, by the key of its hooks. `reported` is a digest of the last report, and
     `clock_offset` by how many seconds Vault's clock is ahead of this one. `root` is the pin that `revisions` belong to.
+    `asked` is when Vault was last asked in vain; when it last answered is told by the copy of its answer.
     """
 
     certificates: Mapping[str, IssuedRecord] = field(default_factory=dict)
@@ -106,6 +108,7 @@ class AgentState:
     reported: str = ""
     clock_offset: float = 0.0
     root: str = ""
+    asked: float = 0.0
 
 
 def load(state: str) -> AgentState:
@@ -207,6 +210,7 @@ def _read(value: Mapping[str, Any]) -> AgentState:
         reported=str(value.get("reported", "")),
         clock_offset=_offset(value.get("clock_offset", 0.0)),
         root=str(value.get("root", "")),
+        asked=_number(value.get("asked", 0.0)),
     )
 
 

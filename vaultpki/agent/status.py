@@ -53,7 +53,8 @@ class Status:
 
     `reachable` is None if nobody asked Vault; `error` says why it does not answer. `faults` are what the agent reported
     and what could not be read, as sentences by what failed; `owed` are the hooks that have not run yet. `ends` are
-    those of the root and of the CAs of this node's certificates.
+    those of the root and of the CAs of this node's certificates. `asked` is when the agent last asked Vault, and
+    `answered` when it last had the answer; None if never.
     """
 
     node: str | None
@@ -69,6 +70,8 @@ class Status:
     ends: tuple[Expiry, ...] = ()
     pool: str | None = None
     roles: tuple[str, ...] = ()
+    answered: datetime | None = None
+    asked: datetime | None = None
 
     @property
     def ok(self) -> bool:
@@ -96,11 +99,13 @@ def of_node(config: AgentConfig, now: datetime, *, ask: bool = True, allow_http:
     cas: tuple[CaStatus, ...] = ()
     ends: tuple[Expiry, ...] = ()
     roles: tuple[str, ...] = ()
+    answered = 0.0
     try:
         spec = assignment.read_copy(config)
         if spec is None:
             faults.setdefault("agent", "nothing was ever issued here; run `vaultpki agent`")
         else:
+            answered = spec.fetched
             roles = tuple(sorted(role.value for role in spec.roles))
             trust = ca_trust.trust_of(config, spec, known, now)
             cas = ca_trust.statuses(spec, trust, known)
@@ -131,7 +136,15 @@ def of_node(config: AgentConfig, now: datetime, *, ask: bool = True, allow_http:
         ends=ends,
         pool=config.pool,
         roles=roles,
+        answered=_moment(answered),
+        asked=_moment(max(answered, known.asked)),
     )
+
+
+def _moment(clock: float) -> datetime | None:
+    with contextlib.suppress(ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(clock, UTC) if clock else None
+    return None
 
 
 def of_folder(path: str, now: datetime) -> Status:
@@ -208,7 +221,12 @@ def to_json(status: Status) -> dict[str, Any]:
             "generation": status.trust or None,
             "since": stamp(datetime.fromtimestamp(status.trust_since, UTC)) if status.trust_since else None,
         },
-        "vault": {"reachable": status.reachable, "error": status.error},
+        "vault": {
+            "reachable": status.reachable,
+            "error": status.error,
+            "asked": stamp(status.asked) if status.asked else None,
+            "answered": stamp(status.answered) if status.answered else None,
+        },
         "ok": status.ok,
     }
 

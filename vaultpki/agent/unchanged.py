@@ -40,6 +40,16 @@ def source(config: AgentConfig) -> str:
     return config.source or repr(config)
 
 
+def current(config: AgentConfig) -> bool:
+    """Return whether agent.yaml is still what `config` was read from; False for one that cannot be read."""
+    if not config.source:
+        return True
+    try:
+        return source_of(input_file.content(permissions.open_file(config.file), _LARGEST)) == config.source
+    except (OSError, ValueError, StoreError):
+        return False
+
+
 def digest(source: str, spec: str, folders: Folders, *, allow_http: bool) -> str:
     """Return a digest of all that a pass depends on: this program, agent.yaml, Vault's last answer, and the files."""
     from hashlib import sha256

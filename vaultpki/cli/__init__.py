@@ -35,6 +35,7 @@ _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "issue": ("issue", "issue_command", "Issue an operator's certificate, kubeconfig and manifests."),
     "kubeadm": ("kubeadm", "kubeadm_command", "Prepare nodes for kubeadm, with Vault as the CA."),
     "agent": ("agent", "agent_command", "On a node: issue, install and renew its certificates."),
+    "pull": ("pull", "pull_command", "On a node: make the agent that stays ask Vault now."),
     "doctor": ("doctor", "doctor_command", "On a node: find what is wrong, and what to do; changes nothing."),
     "status": ("status", "status_command", "On a node: show its certificates, when they expire, what is wrong."),
     "renew": ("status", "renew_command", "On a node: renew certificates now, even if not due."),

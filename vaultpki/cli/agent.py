@@ -67,7 +67,12 @@ class _Telling(click.Command):
 
 @click.command("agent", cls=_Telling)
 @config_option
-@click.option("--once", is_flag=True, help="One pass, then end; without it the agent stays and renews.")
+@click.option(
+    "--once", is_flag=True, help="One pass, which asks Vault, then end; without it the agent stays and renews."
+)
+@click.option(
+    "--if-due", is_flag=True, help="With --once, for timers: ask Vault nothing if nothing is due within `poll`."
+)
 @click.option(
     "--join",
     "join_file",
@@ -110,6 +115,7 @@ class _Telling(click.Command):
 def agent_command(
     file: Path,
     once: bool,
+    if_due: bool,
     join_file: Path | None,
     directory: Path | None,
     kubeconfig_dir: Path | None,
@@ -121,15 +127,19 @@ def agent_command(
 ) -> int:
     """Issue what is missing or due on this node, install it in one step, and renew it for as long as the node lives.
 
-    SIGTERM ends it at once, whatever it does; SIGHUP makes it read agent.yaml again.
+    SIGTERM ends it at once, whatever it does; SIGHUP makes it read agent.yaml again and
+    ask Vault at once, as `vaultpki pull` does.
 
     \b
     Example:
       vaultpki agent --join join.json --once
+      vaultpki agent --once --if-due
       vaultpki agent -c /etc/vaultpki/agent.yaml
     """
     places = Places(directory, kubeconfig_dir, kubelet_dir)
-    if once and not (join_file or places.given or install_unit or print_unit):
+    if if_due and not once:
+        raise click.UsageError("--if-due is for --once; an agent that stays asks Vault at every `poll`")
+    if if_due and not (join_file or places.given or install_unit or print_unit):
         import time
 
         from vaultpki.agent import unchanged
@@ -167,7 +177,10 @@ def agent_command(
         click.echo("and, for a node that shall boot with fresh files: systemctl enable vaultpki-agent-once")
         return 0
     if once:
-        return tell_outcome(run.run(config, run.Options(allow_http=allow_http, wait=_LOCK_WAIT)), log_format)
+        # A person who runs this knows of something new.
+        share = 1.0 if if_due else 0.0
+        options = run.Options(allow_http=allow_http, wait=_LOCK_WAIT, share=share)
+        return tell_outcome(run.run(config, options), log_format)
     from vaultpki.agent import daemon
     from vaultpki.host import log
 

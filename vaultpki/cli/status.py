@@ -12,7 +12,7 @@ import click
 
 from vaultpki.cli.common import allow_http_option, config_option, every_option, json_option, screen, watch_option
 from vaultpki.cli.progress import progress
-from vaultpki.redact import printable
+from vaultpki.redact import printable, stamp
 
 if TYPE_CHECKING:
     from vaultpki.agent.status import Status
@@ -190,5 +190,10 @@ def _text(status: Status, now: datetime) -> Iterator[str]:
         yield printable(f"hook of {key} still owed after {times}{why}")
     if status.reachable is not None:
         yield printable("vault: reachable" if status.reachable else f"vault: {status.error}")
+    if status.asked is not None:
+        last = f"the agent last asked Vault at {stamp(status.asked)}"
+        if status.answered != status.asked:
+            last += f", and last had an answer at {stamp(status.answered)}" if status.answered else ", in vain"
+        yield last
     if not status.seen and not status.faults:
         yield "there is no certificate here"

@@ -48,7 +48,7 @@ class Trials:
 
     def run(self, seat: Seat, *strace: str) -> Ran:
         """One pass under strace."""
-        words = ["agent", "-c", str(seat.config), "--once"]
+        words = ["agent", "-c", str(seat.config), "--once", "--if-due"]
         return forked_command.run(words, env=environment(), umask=0o022, timeout=120, strace=strace)
 
     def recorded(self) -> tuple[Seat, list[Call]]:
@@ -67,7 +67,7 @@ class Trials:
 
 
 def command(seat: Seat) -> list[str]:
-    return [sys.executable, "-m", "vaultpki", "agent", "-c", str(seat.config), "--once"]
+    return [sys.executable, "-m", "vaultpki", "agent", "-c", str(seat.config), "--once", "--if-due"]
 
 
 def applied_site(site: Site) -> Site:

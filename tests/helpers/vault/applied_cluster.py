@@ -84,8 +84,8 @@ class Seat:
         return self.folder / "state"
 
     def run(self, *, expect: int | AbstractSet[int] = 0, umask: int = 0o022) -> Ran:
-        """One pass of the agent, as a whole process."""
-        return vaultpki("agent", "-c", self.config, "--once", expect=expect, umask=umask)
+        """One pass of the agent, as a whole process; it asks Vault only if something is due."""
+        return vaultpki("agent", "-c", self.config, "--once", "--if-due", expect=expect, umask=umask)
 
     def configure(self, old: str, new: str) -> None:
         """Changes agent.yaml, as a person would."""

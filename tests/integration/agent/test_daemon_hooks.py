@@ -7,8 +7,8 @@ import signal
 from pathlib import Path
 
 from helpers.node import resident_agent
-from helpers.node.resident_agent import AT_ONCE, POLL, Watcher, polling_node, resident, short_and_long
-from helpers.vault.applied_cluster import Seat, standing
+from helpers.node.resident_agent import AT_ONCE, PASS, POLL, Watcher, polling_node, resident, short_and_long
+from helpers.vault.applied_cluster import Seat, standing, vaultpki
 from helpers.vault.servers import Server, wait_for
 from vaultpki.agent import state
 
@@ -103,3 +103,32 @@ def alive(pid: int) -> bool:
         return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
         return False
+
+
+def test_a_new_hook_that_failed_in_renew_stays_owed(server: Server, tmp_path: Path, cluster_name: str) -> None:
+    """Beside an agent that read agent.yaml before its line was there; until it has succeeded or the line is gone."""
+    site = standing(server, tmp_path / "site", cluster_name, short_and_long("30d"))
+    seat = polling_node(site)
+    mended, text = tmp_path / "mended", seat.config.read_text()
+    with resident(seat) as agent:
+        agent.await_issued()
+        seat.config.write_text(f"{text}hooks: {{kubelet: [[test, -e, {mended}]]}}\n")
+        vaultpki("renew", "-c", seat.config, "kubelet", expect=3)
+        # By itself, at the next pass.
+        agent.await_said("was read again, because it has changed and a hook is owed", POLL + PASS)
+        agent.await_said("hook 1 of kubelet (test) failed", PASS)
+        assert owed(seat) == ["kubelet"]
+        mended.touch()
+        agent.await_said("ran the hooks of kubelet", 60)
+        wait_for(lambda: owed(seat) == [], 20, agent.log.read_text)
+        mended.unlink()
+        vaultpki("renew", "-c", seat.config, "kubelet", expect=3)
+        # An agent.yaml that nobody can read says nothing about its lines.
+        seat.config.write_text(f"{text}hooks: {{kubelet: [[test, -e, {mended}]\n")
+        agent.process.send_signal(signal.SIGHUP)
+        agent.await_said("the hooks that are owed wait until it can be read", 20)
+        assert owed(seat) == ["kubelet"]
+        seat.config.write_text(text)
+        agent.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: owed(seat) == [], 20, agent.log.read_text)
+        agent.end()

@@ -55,7 +55,7 @@ def test_a_pass_with_nothing_due_loads_neither_hvac_nor_cryptography(worker: Sea
     worker.run()
     program = (
         "import sys; from vaultpki.cli import vaultpki\n"
-        f"vaultpki.main(['agent', '-c', {str(worker.config)!r}, '--once'], standalone_mode=False)\n"
+        f"vaultpki.main(['agent', '-c', {str(worker.config)!r}, '--once', '--if-due'], standalone_mode=False)\n"
         "print(*sorted(sys.modules), sep='\\n')"
     )
     ran = subprocess.run(

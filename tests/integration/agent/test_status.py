@@ -54,12 +54,13 @@ def states(found: dict[str, Any]) -> dict[str, tuple[str, list[str]]]:
     return {one["name"]: (one["state"], one["reasons"]) for one in found["certificates"]}
 
 
+REACHED = {"reachable": True, "error": None}
 FINE: dict[str, tuple[str, list[str]]] = dict.fromkeys(resident_agent.WORKER, ("ok", []))
 
 
 def test_before_and_after_the_first_run(site: Site, seat: Seat) -> None:
     found = status(seat, expect=3)
-    assert found["certificates"] == [] and found["vault"] == {"reachable": True, "error": None}
+    assert found["certificates"] == [] and found["vault"] == {**REACHED, "asked": None, "answered": None}
     assert found["agent"]["faults"] == {"agent": "nothing was ever issued here; run `vaultpki agent`"}
     seat.run()
     found = status(seat, expect=0)
@@ -83,7 +84,8 @@ def test_before_and_after_the_first_run(site: Site, seat: Seat) -> None:
     }
     assert found["node"] == "worker-1"
     assert found["agent"] == {"state": "ok", "hooks_owed": [], "faults": {}}
-    assert found["vault"] == {"reachable": True, "error": None}
+    asked = found["vault"]["asked"]
+    assert TIME.fullmatch(asked) and found["vault"] == {**REACHED, "asked": asked, "answered": asked}
     assert states(found) == FINE
     for one in found["certificates"]:
         leaf = resident_agent.leaf(seat, one["name"])
@@ -100,7 +102,7 @@ def test_before_and_after_the_first_run(site: Site, seat: Seat) -> None:
             "reasons": [],
         }
     offline = status(seat, "-c", seat.config, "--offline", expect=0)
-    assert offline["vault"] == {"reachable": None, "error": None}
+    assert offline["vault"] == {"reachable": None, "error": None, "asked": asked, "answered": asked}
 
 
 def test_what_lies_there(site: Site, seat: Seat) -> None:
@@ -140,7 +142,7 @@ def test_what_cannot_be_looked_at(site: Site, seat: Seat) -> None:
     assert found["agent"]["faults"] == {"kube-proxy": f"{link}: it was not made by vaultpki; move it away"}
     link.rmdir()
     link.symlink_to(generation)
-    assert status(seat, expect=0)["vault"] == {"reachable": True, "error": None}
+    assert status(seat, expect=0)["vault"].items() >= REACHED.items()
 
     seat.configure("version: 1", "version: 1\nowner: no-one-here:no-one-here")
     found = status(seat, expect=3)
@@ -267,7 +269,7 @@ def test_what_fails_beside_the_certificates(site: Site, seat: Seat) -> None:
     seat.configure(site.server.address, f"https://127.0.0.1:{dead}")
     found = status(seat, expect=3)
     assert found["vault"]["reachable"] is False and str(dead) in found["vault"]["error"]
-    assert status(seat, "-c", seat.config, "--offline", expect=0)["vault"] == {"reachable": None, "error": None}
+    assert status(seat, "-c", seat.config, "--offline", expect=0)["vault"]["reachable"] is None
     seat.configure(f"https://127.0.0.1:{dead}", site.server.address)
 
     (seat.state / "secret-id").unlink()

@@ -173,7 +173,7 @@ def test_the_unit_of_a_usual_node() -> None:
 
 def test_the_unit_for_the_boot() -> None:
     found = settings(unit_files(config(), executable=PROGRAM)[ONCE])
-    assert found["ExecStart"] == ["/usr/local/bin/vaultpki agent -c /etc/vaultpki/agent.yaml --once"]
+    assert found["ExecStart"] == ["/usr/local/bin/vaultpki agent -c /etc/vaultpki/agent.yaml --once --if-due"]
     assert found["Type"] == ["oneshot"] and "kubelet.service" in found["Before"][0].split()
     # Nothing there may keep a node from booting: it is bounded, and nothing requires it.
     assert found["TimeoutStartSec"] == ["2min"] and "Restart" not in found
