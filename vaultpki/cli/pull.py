@@ -42,5 +42,5 @@ def pull_command(file: Path, allow_http: bool, as_json: bool) -> int:
         for event in (*told, *done.owed):
             (well if event.level == "info" else wrong)(event)
         if not told and not done.owed:
-            click.echo(f"the agent (process {done.pid}) asked Vault; nothing was to be done")
+            click.echo("the agent asked Vault; nothing was to be done")
     return 1 if failures else 3 if done.owed else 0
