@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import shutil
 import signal
+import socket
+import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 from vaultpki.errors import StoreError
+from vaultpki.host import first_process, hook_keeper
 from vaultpki.spec import permissions
 
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -21,6 +26,8 @@ GRACE: Final = 2.0
 
 # A process that waits for a dead disk or network file system cannot be killed.
 _STUCK: Final = 5.0
+# For the keeper to start, where the processors are busy.
+_START: Final = 30.0
 
 
 class CommandRunner:
@@ -30,7 +37,9 @@ class CommandRunner:
         # Reentrant: a signal handler that calls `stop` may interrupt the thread that holds it.
         self._lock = threading.RLock()
         self._stopped = threading.Event()
-        self._group: int | None = None
+        self._keeper: socket.socket | None = None
+        # Read now: the file may be another version's by the time that a hook runs.
+        self._program = Path(hook_keeper.__file__).read_text(encoding="utf-8")
         # Where the parent left it ignored, the kernel keeps no exit codes (wait(2)).
         if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -46,11 +55,17 @@ class CommandRunner:
         return self._stopped.is_set()
 
     def stop(self) -> None:
-        """Kill the command that runs, and start no other; from any thread, and returns within 0.25 s."""
+        """Kill the command that runs, and start no other; from any thread, and returns within 0.3 s."""
         self._stopped.set()
-        if self._lock.acquire(timeout=0.25):
-            self._signal(signal.SIGKILL)
-            self._lock.release()
+        if self._lock.acquire(timeout=0.15):
+            try:
+                if self._keeper is not None:
+                    with contextlib.suppress(OSError):
+                        self._keeper.shutdown(socket.SHUT_WR)
+                    # It answers once nothing is left.
+                    select.select([self._keeper], [], [], 0.15)
+            finally:
+                self._lock.release()
 
     def run(self, argv: tuple[str, ...], environment: Mapping[str, str], timeout: float) -> str:
         """Run the command for at most `timeout` seconds; return "", or what went wrong as the rest of a sentence.
@@ -62,70 +77,89 @@ class CommandRunner:
             if os.path.exists(argv[0]):
                 return "is not executable; run `chmod +x` on it, or name another program in agent.yaml"
             return "was not found; install the program, or write its full path in agent.yaml"
+        command = hook_keeper.message(
+            program, argv, {"PATH": PATH, **environment}, timeout=timeout, grace=GRACE, stuck=_STUCK
+        )
         try:
             permissions.refuse_file(program)
             with self._lock:
                 if self.stopped:
                     return "was not run"
-                self._group = pid = _spawn(program, argv, {"PATH": PATH, **environment})
+                pid, self._keeper = self._start()
         except StoreError as error:
             return f"was not run: {error}"
         except OSError as error:
-            if error.errno == errno.ENOEXEC:
-                return "is not a program; a script must begin with a line such as #!/bin/sh"
             return f"could not be started: {os.strerror(error.errno or errno.EIO)}"
-        ended = None
+        said = b""
         try:
-            ended = _wait(pid, timeout, self._stopped.wait)
-            if ended is None:
-                self._signal(signal.SIGTERM)
-                self._stopped.wait(GRACE)
+            said = _exchange(self._keeper, command, timeout + GRACE + 2 * _STUCK + _START)
         finally:
-            self._reap(pid, kill=ended is None)
-        if ended is None:
-            return f"timed out after {timeout:g} s and was killed; correct it, or raise hook_timeout in agent.yaml"
-        if ended.si_code != os.CLD_EXITED:
-            return f"was killed by {signal.Signals(ended.si_status).name}"
-        return f"failed with exit code {ended.si_status}; its output is in the agent's log" if ended.si_status else ""
+            status = self._end(pid)
+        return _sentence(said.decode().split(), timeout, status)
 
-    def _signal(self, number: signal.Signals) -> None:
-        with self._lock, contextlib.suppress(ProcessLookupError):
-            if self._group is not None:
-                os.killpg(self._group, number)
+    def _start(self) -> tuple[int, socket.socket]:
+        """Start a keeper; return its process id, and the socket to it."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            pid = os.posix_spawn(
+                sys.executable,
+                # Without the user's settings and site-packages, which it does not need.
+                (sys.executable, "-I", "-S", "-c", self._program),
+                {},
+                # Standard output is for what programs read of us.
+                file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0), (os.POSIX_SPAWN_DUP2, 2, 1)],
+                # Not subprocess: a child of it inherits the signals that this thread blocks and that this process
+                # ignores. A Ctrl-C reaches this process only, which then has the command killed.
+                setsid=True,
+                setsigmask=(),
+                setsigdef=sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}),
+            )
+        return pid, ours
 
-    def _reap(self, pid: int, *, kill: bool) -> None:
-        """Reap the child. Until then its number is taken, so that no signal of ours can reach another's group."""
-        if kill:
-            self._signal(signal.SIGKILL)
-            _wait(pid, _STUCK, time.sleep)
+    def _end(self, pid: int) -> int:
+        """Close the socket, so that the keeper kills what still runs; wait for its end and return its wait status."""
         with self._lock:
-            self._group = None
-            # The first process of a container becomes the parent of what the command leaves behind.
-            for number in (pid, -pid):
-                with contextlib.suppress(ChildProcessError):
-                    while os.waitpid(number, os.WNOHANG)[0]:
-                        pass
+            if self._keeper is not None:
+                self._keeper.close()
+                self._keeper = None
+        until = time.monotonic() + 2 * _STUCK
+        while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if time.monotonic() >= until:
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(0.002)
+        status = os.waitpid(pid, 0)[1]
+        first_process.reap_adopted()
+        return status
 
 
-def _spawn(program: str, argv: tuple[str, ...], environment: Mapping[str, str]) -> int:
-    # Not subprocess: a child of it inherits the signals that this thread blocks and that this process ignores.
-    return os.posix_spawn(
-        program,
-        argv,
-        environment,
-        # Standard output is for what programs read of us.
-        file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, 2, 1)],
-        setsid=True,
-        setsigmask=(),
-        setsigdef=sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}),
-    )
+def _exchange(keeper: socket.socket, command: bytes, seconds: float) -> bytes:
+    """Write the command and return the answer; empty if there is none after so long."""
+    keeper.settimeout(seconds)
+    with contextlib.suppress(OSError):
+        keeper.sendall(command)
+        return b"".join(iter(lambda: keeper.recv(4096), b""))
+    return b""
 
 
-def _wait(pid: int, seconds: float, pause: Callable[[float], bool | None]) -> os.waitid_result | None:
-    """Return how the child ended, unreaped; None after `seconds`, or once `pause` returns True."""
-    until, longer = time.monotonic() + seconds, 0.001
-    while (ended := os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is None:
-        if time.monotonic() >= until or pause(longer):
-            return None
-        longer = min(longer * 2, 0.05)
-    return ended
+def _sentence(said: list[str], timeout: float, status: int) -> str:
+    """Return what went wrong as the rest of a sentence, from the keeper's answer; "" if nothing did."""
+    match said:
+        case ["exited", "0"]:
+            return ""
+        case ["exited", code]:
+            return f"failed with exit code {code}; its output is in the agent's log"
+        case ["killed", number]:
+            return f"was killed by {signal.Signals(int(number)).name}"
+        case ["refused", number]:
+            if int(number) == errno.ENOEXEC:
+                return "is not a program; a script must begin with a line such as #!/bin/sh"
+            return f"could not be started: {os.strerror(int(number))}"
+        case ["timeout", *left]:
+            also = f", but not process {' '.join(left)}" if left else ""
+            return (
+                f"timed out after {timeout:g} s and was killed{also}; correct it, or raise hook_timeout in agent.yaml"
+            )
+        case ["stopped", *_]:
+            return "was stopped"
+    how = f"was killed by {signal.Signals(os.WTERMSIG(status)).name}" if os.WIFSIGNALED(status) else "failed"
+    return f"was cut off, because the process that watches it {how}; look at the log of the machine"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from types import FrameType
@@ -17,6 +18,22 @@ def prepare() -> None:
     if os.getpid() == 1:
         signal.signal(signal.SIGTERM, _end)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def reap_adopted() -> None:
+    """Reap what hooks have left running and has ended since: process 1 is the last parent of everything.
+
+    A process in the session of this one is a child of ours, whose end another part of the program waits for.
+    """
+    if os.getpid() != 1:
+        return
+    for thread in os.listdir("/proc/1/task"):
+        with contextlib.suppress(OSError), open(f"/proc/1/task/{thread}/children", encoding="ascii") as listed:
+            for pid in map(int, listed.read().split()):
+                with contextlib.suppress(OSError):
+                    # ESRCH once the process has been reaped.
+                    if os.getsid(pid) != os.getsid(0):
+                        os.waitpid(pid, os.WNOHANG)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
