@@ -1,4 +1,4 @@
-"""A hook that tries to outlive its end: `escaping_hook.py KIND TOKEN FOLDER`; all its processes have TOKEN as an argument.
+"""A hook that tries to outlive its end: `escaping_hook.py KIND TOKEN FOLDER`. TOKEN is an argument of all its processes.
 
 Everything ends by itself after a minute, whatever the test finds.
 """
