@@ -1,4 +1,4 @@
-"""A hook that tries to outlive its end: `escaping_hook.py KIND TOKEN FOLDER`. TOKEN is an argument of all its processes.
+"""A hook that tries to outlive its end: `escaping_hook.py KIND TOKEN FOLDER`, with TOKEN to find its processes by.
 
 Everything ends by itself after a minute, whatever the test finds.
 """
