@@ -85,7 +85,6 @@ def fetch(
 
     from vaultpki.agent import pins
     from vaultpki.agent.credential import own_record
-    from vaultpki.certificates import ROOT
     from vaultpki.issue import issuers
     from vaultpki.issue.rotations import fetch_rotations, read_rotations
 
@@ -103,7 +102,7 @@ def fetch(
     shown = issuers.fetch_issuers(vault, config.prefix, rotations.named())
     # Checked against the pin before it is kept.
     when = datetime.fromtimestamp(now, UTC)
-    above = pins.follow(config, shown, rotations, highest.get(ROOT, 0), when, held.get(ROOT, ()))
+    above = pins.follow(config, shown, rotations, highest, when, held)
     trust = issuers.follow(shown, held, rotations.words(highest, {}), above, when, cluster=config.cluster)
     # Before the copy: the root that this node was pinned to may leave the server.
     pins.save(config, above)

@@ -20,7 +20,7 @@ from vaultpki.disk.folders import Folders
 from vaultpki.disk.generations import File
 from vaultpki.errors import CertificateRefused, CertificateUnreadable, StoreError, TemplateError, VaultpkiError
 from vaultpki.host.hooks import BUNDLES as HOOKED
-from vaultpki.issue.companions import Site, bundle_files, kubeconfig, leading, user_file
+from vaultpki.issue.companions import Site, bundle_files, keep_bundles, kubeconfig, leading, user_file
 from vaultpki.issue.signing import KEY_MODE
 from vaultpki.layout import TrustBundle, bundle_of, shown, trust_bundles
 from vaultpki.model import AgentConfig
@@ -103,8 +103,10 @@ def install(
     is kept until then.
     """
     site = site_of(config, spec.endpoint)
-    failures: dict[str, VaultpkiError] = {}
-    files = bundle_files(site, needed(config, spec), trust)
+    places = needed(config, spec)
+    files = bundle_files(site, places, trust)
+    unread = keep_bundles(site, folders, files, places)
+    failures: dict[str, VaultpkiError] = {shown(folder, BUNDLES): error for folder, error in unread.items()}
     linked = [want for want in spec.certificates if want.kubeconfig and want.kubeconfig_file is KubeconfigFile.LINKED]
     own = files.setdefault(PKI, {})
     own |= {str(want.kubeconfig): kubeconfig(site, want) for want in linked}
@@ -112,6 +114,8 @@ def install(
     failures |= _add_templates(folders, own, site, spec, config.node)
     changed = False
     for folder, wanted in files.items():
+        if folder in unread:
+            continue
         for name in tuple(wanted):
             try:
                 folders.refuse_taken(folder, BUNDLES, [name])

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from vaultpki.agent import pins
-from vaultpki.certificates import ISSUING_CAS, ROOT
+from vaultpki.certificates import ROOT
 from vaultpki.errors import CertificateUnreadable, SigningPaused, VaultpkiError
 from vaultpki.issue.issuers import follow
 from vaultpki.pki.ca_life import CaLife, Expiry, expiry
@@ -37,7 +37,7 @@ def trust_of(config: AgentConfig, wanted: Assignment, state: AgentState, now: da
 
 def roots_of(config: AgentConfig, wanted: Assignment, state: AgentState, now: datetime) -> Roots:
     """Return the roots that this node trusts. Raises as `trust_of`."""
-    return pins.follow(config, wanted.issuers, wanted.rotations, state.revisions.get(ROOT, 0), now)
+    return pins.follow(config, wanted.issuers, wanted.rotations, state.revisions, now, wanted.trusted)
 
 
 def remembered(
@@ -95,13 +95,30 @@ def complaints(
                     f"of {domain} until `vaultpki ca continue` has corrected it"
                 ),
             )
-    for ca in ISSUING_CAS:
-        record = rotations.records.get(ca)
-        if record is None or ca in wanted.issuers.unshown or rotations.frozen(ca, state.revisions):
+    for domain in DOMAINS:
+        record = rotations.records.get(domain)
+        if record is None or domain in wanted.issuers.unshown or rotations.frozen(domain, state.revisions):
             continue
-        if all(facts.fingerprint != record.leaf.sha256 for facts in trust[ca].issuing):
+        trusted = _trusted(domain, trust)
+        if domain != ROOT and all(facts.fingerprint != record.leaf.sha256 for facts in trusted):
             why = f"does not show {record.leaf.name}, which its rotation names"
-            yield f"{ca} CA", VaultpkiError(f"the mount of {ca} {why}; run `vaultpki ca status`")
+            yield f"{domain} CA", VaultpkiError(f"the mount of {domain} {why}; run `vaultpki ca status`")
+        if kept := [facts.subject_text for facts in trusted if facts.fingerprint not in record.trust]:
+            yield f"{domain} rotation", _kept(domain, kept)
+
+
+def _kept(domain: str, kept: Collection[str]) -> VaultpkiError:
+    what = "the CAs below it could not be used" if domain == ROOT else "no CA of it could be used"
+    return VaultpkiError(
+        f"the record of the rotation of {domain} does not name {', '.join(sorted(kept))}, and without it {what}; this "
+        "node goes on trusting it; run `vaultpki ca status`, and find out who wrote that record"
+    )
+
+
+def _trusted(domain: str, trust: Mapping[str, Trust]) -> tuple[Facts, ...]:
+    if domain == ROOT:
+        return next(iter(trust.values())).roots if trust else ()
+    return trust[domain].issuing if domain in trust else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,18 +138,16 @@ class CaStatus:
 def statuses(wanted: Assignment, trust: Mapping[str, Trust], state: AgentState) -> tuple[CaStatus, ...]:
     """Return each CA, the root first."""
     rotations = wanted.rotations
-    known = {ROOT: next(iter(trust.values())).roots} if trust else {}
     found = []
     for domain in DOMAINS:
         record = rotations.records.get(domain)
-        certificates = known[domain] if domain in known else trust[domain].issuing if domain in trust else ()
         found.append(
             CaStatus(
                 domain,
                 record.state.value if record else None,
                 record.revision if record else 0,
                 rotations.frozen(domain, state.revisions),
-                certificates,
+                _trusted(domain, trust),
             )
         )
     return tuple(found)

@@ -9,11 +9,11 @@ goes back to that root; a node without this file has that root alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from vaultpki.certificates import ROOT, ca_subject
+from vaultpki.certificates import ROOT
 from vaultpki.disk import owner_mark
 from vaultpki.disk.files import private_folder, read_private, write_private
 from vaultpki.errors import CertificateUnreadable, StoreError
@@ -61,28 +61,36 @@ def save(config: AgentConfig, roots: Roots) -> None:
 
 
 def follow(
-    config: AgentConfig, issuers: Issuers, rotations: Rotations, highest: int, now: datetime, held: Iterable[str] = ()
+    config: AgentConfig,
+    issuers: Issuers,
+    rotations: Rotations,
+    highest: Mapping[str, int],
+    now: datetime,
+    held: Mapping[str, Sequence[str]],
 ) -> Roots:
-    """Return the roots that count, by what the root's mount and the record of its rotation show.
+    """Return the roots that count, by what the CA mounts and the record of the root's rotation show.
 
-    `highest` is the highest revision of that record that this node has read. `held` are roots, as PEM, that the node
-    had before it kept this file. Raises CertificateRefused as `roots.follow`.
+    `highest` are the highest revisions of the records that this node has read. `held` are the CAs that it trusted until
+    now, as PEM by CA; of the roots only those that it had before it kept this file. Raises CertificateRefused as
+    `roots.follow`.
     """
-    from vaultpki.issue.issuers import certificates, shown_roots
-    from vaultpki.pki import roots
+    from vaultpki.issue.issuers import certificates, roots_below
+    from vaultpki.pki.roots import Roots
 
     known = load(config.state)
     if known is None:
-        own = [facts for facts in certificates(held) if facts.fingerprint == config.root_sha256]
-        known = roots.Roots(tuple(own[:1])) if own else None
-    return roots.follow(
+        own = [facts for facts in certificates(held.get(ROOT, ())) if facts.fingerprint == config.root_sha256]
+        known = Roots(tuple(own[:1])) if own else None
+    return roots_below(
+        issuers,
         config.root_sha256,
-        known,
-        shown_roots(issuers),
         rotations.records.get(ROOT),
         now,
-        name=ca_subject(config.cluster, ROOT),
-        behind=rotations.frozen(ROOT, {ROOT: highest}),
+        cluster=config.cluster,
+        known=known,
+        behind=rotations.frozen(ROOT, highest),
+        held=held,
+        words=rotations.words(highest, {}),
     )
 
 

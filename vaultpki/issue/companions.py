@@ -6,9 +6,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from vaultpki import assets
-from vaultpki.certificates import pair_files
+from vaultpki.certificates import BUNDLES, pair_files
+from vaultpki.disk.folders import Folders
 from vaultpki.disk.store import File
-from vaultpki.errors import TemplateError
+from vaultpki.errors import StoreError, TemplateError
 from vaultpki.issue.signing import CERTIFICATE_MODE, KEY_MODE, Owner
 from vaultpki.layout import TrustBundle, bundle_of
 from vaultpki.model import Certificate, UserTemplate
@@ -37,6 +38,32 @@ def bundle_files(site: Site, bundles: Iterable[TrustBundle], trust: Mapping[str,
             file = File(text.encode(), CERTIFICATE_MODE, site.owner.uid, site.owner.gid)
             made.setdefault(each.folder, {})[each.file] = file
     return made
+
+
+def keep_bundles(
+    site: Site, folders: Folders, files: dict[str, dict[str, File]], bundles: Iterable[TrustBundle]
+) -> dict[str, StoreError]:
+    """Add to `files` those of these bundles as they are installed that it lacks: nothing is trusted of their CA now.
+
+    A file set is replaced as a whole, and a bundle is never removed because its trust is empty. Return the folders
+    whose set cannot be replaced, and why: a bundle there cannot be read.
+    """
+    failures = {}
+    for each in bundles:
+        made = files.setdefault(each.folder, {})
+        if each.file in made:
+            continue
+        try:
+            old = folders.read(each.folder, BUNDLES, [each.file])[each.file]
+        except StoreError as error:
+            failures[each.folder] = error
+            continue
+        if old.data is not None:
+            made[each.file] = File(old.data, CERTIFICATE_MODE, site.owner.uid, site.owner.gid)
+        elif old.problem not in ("missing", "foreign"):
+            path = f"{folders.paths[each.folder]}/{each.file}"
+            failures[each.folder] = StoreError(f"{path}: it cannot be read ({old.problem}), and must stay")
+    return failures
 
 
 def kubeconfig(site: Site, certificate: Certificate, *, chain: bool = False) -> File:

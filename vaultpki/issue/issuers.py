@@ -16,7 +16,7 @@ from vaultpki.pki import roots
 from vaultpki.pki.facts import Facts, Stranger, Trust
 from vaultpki.pki.roots import Roots
 from vaultpki.pki.succession import Word, trusted
-from vaultpki.pki.trust import trust_below
+from vaultpki.pki.trust import trust_below, usability
 from vaultpki.places import Layout
 from vaultpki.provision.anchor import shown_certificate
 from vaultpki.spec.rotation_record import RotationRecord, State
@@ -112,12 +112,22 @@ def roots_below(
     *,
     cluster: str,
     known: Roots | None = None,
+    behind: bool = False,
+    held: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    words: Mapping[str, Word] = MappingProxyType({}),
 ) -> Roots:
     """Return the roots of one with this pin; `record` is that of the root's rotation, `known` what it has learnt.
 
-    Raises as `roots.follow`.
+    `behind` is as in `roots.follow`, `held` and `words` as in `follow`: a root is dropped or parked only if every
+    domain keeps a CA that can be used. Raises as `roots.follow`.
     """
-    return roots.follow(root_sha256, known, shown_roots(issuers), record, now, name=ca_subject(cluster, ROOT))
+
+    def keeps(before: Roots, after: Roots) -> bool:
+        first, then = (follow(issuers, held, words, above, now, cluster=cluster) for above in (before, after))
+        return all(usability(then[ca].issuing, now) >= usability(first[ca].issuing, now) for ca in ISSUING_CAS)
+
+    name = ca_subject(cluster, ROOT)
+    return roots.follow(root_sha256, known, shown_roots(issuers), record, now, name=name, behind=behind, keeps=keeps)
 
 
 def shown_roots(issuers: Issuers) -> tuple[Facts, ...]:

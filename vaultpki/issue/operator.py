@@ -16,7 +16,7 @@ from vaultpki.disk.folders import Folders
 from vaultpki.disk.store import GRACE
 from vaultpki.errors import SpecError
 from vaultpki.issue import signing
-from vaultpki.issue.companions import Site, bundle_files, embedded_kubeconfig, kubeconfig
+from vaultpki.issue.companions import Site, bundle_files, embedded_kubeconfig, keep_bundles, kubeconfig
 from vaultpki.issue.issuers import (
     Issuers,
     certificates,
@@ -75,12 +75,12 @@ def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: dateti
     words = rotations.words({}, {})
     issuers = fetch_issuers(vault, cluster.prefix, rotations.named())
     record = rotations.records.get(ROOT)
-    above = roots_below(issuers, place.root_sha256, record, now, cluster=cluster.name)
     want = resolve(row, cluster, None)
     with Folders.open({PKI: os.path.abspath(directory)}) as store:
         store.claim(_owner(cluster, place.root_sha256, store, issuers, now))
         store.sweep()
         held = {ca: [text] for ca, text in installed_bundles(store, Layout.DOCUMENT).items()}
+        above = roots_below(issuers, place.root_sha256, record, now, cluster=cluster.name, held=held, words=words)
         trust = follow(issuers, held, words, above, now, cluster=cluster.name)
         signing_ca = trust[want.ca]
         default = issuers.defaults.get(want.ca)
@@ -94,7 +94,10 @@ def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: dateti
         present = [r for r in rows(cluster) if r.operator and (r.name == name or file_set(r.stem) in sets)]
         # The folder of an operator has the same names whatever the layout of the nodes.
         site = Site(cluster.name, str(cluster.api_server.endpoint), Layout.DOCUMENT, store.paths, Owner())
-        files = bundle_files(site, TRUST_BUNDLES[Layout.DOCUMENT], trust)[PKI]
+        made = bundle_files(site, TRUST_BUNDLES[Layout.DOCUMENT], trust)
+        for error in keep_bundles(site, store, made, TRUST_BUNDLES[Layout.DOCUMENT]).values():
+            raise error
+        files = made[PKI]
         for each in (resolve(r, cluster, None) for r in present):
             if each.kubeconfig and cluster.layout is Layout.DOCUMENT:
                 files[each.kubeconfig] = kubeconfig(site, each, chain=True)

@@ -2,12 +2,12 @@
 
 A root vouches for its successor by a cross certificate: one for the successor's name and key that it signed itself. The
 record `rotation/root` says when a successor counts and when the old root does not any more. It cannot bring in a root
-that no trusted one vouches for.
+that no trusted one vouches for, and it cannot take one away below which alone a domain has CAs that can be used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -35,6 +35,10 @@ class Roots:
         return sha256 in self.former or any(facts.fingerprint == sha256 for facts in (*self.trusted, *self.parked))
 
 
+Keeps = Callable[[Roots, Roots], bool]
+"""Whether every domain that has a CA below the first roots keeps one that is as good below the second ones."""
+
+
 def follow(
     pin: str,
     known: Roots | None,
@@ -44,13 +48,14 @@ def follow(
     *,
     name: str,
     behind: bool = False,
+    keeps: Keeps | None = None,
 ) -> Roots:
     """Return the roots that count now.
 
     `pin` is the SHA-256 in agent.yaml. `known` are the roots of the last pass, None before the first one; roots that do
     not go back to this pin do not count. `shown` are the certificates on the root's mount. `record` is `rotation/root`,
     None if there is none. If it is `behind` what the node has read before, nothing is dropped. `name` is the common
-    name of the first root.
+    name of the first root. A root is dropped or parked only if `keeps` agrees; None agrees always.
 
     Raises CertificateRefused with the reason `root-differs` if the mount shows no trusted root, `root-unfit` if none of
     those may be one or is in date.
@@ -60,6 +65,8 @@ def follow(
     if behind:
         back = tuple(facts for facts in own.parked if facts in shown)
         found = _roots(own, (*own.trusted, *back, *found.trusted), own.parked)
+    elif keeps is not None and not set(own.trusted) <= set(found.trusted) and not keeps(own, found):
+        found = _roots(own, (*own.trusted, *found.trusted), own.parked)
     if not any(facts in shown for facts in found.trusted):
         raise _differs(found.trusted[0].fingerprint, shown)
     if all(unfit(facts, now) for facts in found.trusted):

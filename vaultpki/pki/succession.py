@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Final
 
 from vaultpki.pki.facts import Facts, Replacement, Trust
-from vaultpki.pki.trust import in_date
+from vaultpki.pki.trust import in_date, usability
 from vaultpki.spec.rotation_record import RotationRecord
 
 MOST_KEPT: Final = 32
@@ -42,7 +42,7 @@ class Word:
 
 def trusted(known: Trust, word: Word, now: datetime) -> Trust:
     """Return the trust in one CA; `known` has every fit CA that the node holds or the mount shows."""
-    issuing = _bundle(known, word)
+    issuing = _bundle(known, word, now)
     live = tuple(facts for facts in issuing if in_date(facts, now))
     signers = _signers(known, live, word)
     named = None if word.frozen or word.record is None else word.record.leaf.sha256
@@ -91,16 +91,23 @@ def chain_differs(trust: Trust, issuer: Facts, found: Sequence[Facts]) -> bool:
     return tuple(found[:1]) != wanted[:1] if trust.crosses is None else tuple(found) != wanted
 
 
-def _bundle(known: Trust, word: Word) -> tuple[Facts, ...]:
+def _bundle(known: Trust, word: Word, now: datetime) -> tuple[Facts, ...]:
     record = word.record
     if record is None or word.frozen:
-        # Beyond the limit the newest of those that are only held stay; shown ones are few.
-        ranked = sorted(known.issuing, key=lambda facts: facts.fingerprint not in word.shown)
-        kept = frozenset(ranked[:MOST_KEPT])
+        # Beyond the limit those stay that leaves may be of, and the newest of the others.
+        def rank(facts: Facts) -> tuple[bool, bool, bool]:
+            sha256 = facts.fingerprint
+            return sha256 != word.default, not in_date(facts, now), sha256 not in word.shown
+
+        kept = frozenset(sorted(known.issuing, key=rank)[:MOST_KEPT])
         return tuple(facts for facts in known.issuing if facts in kept)
     named = tuple(facts for facts in known.issuing if facts.fingerprint in record.trust)
-    # A record that names none that the pinned root vouches for must not leave the node without a CA.
-    return named or tuple(facts for facts in known.issuing if facts.fingerprint in word.held)
+    held = tuple(facts for facts in known.issuing if facts.fingerprint in word.held)
+    there = [facts for facts in named if facts.fingerprint in word.shown]
+    if usability(there, now) >= usability(held, now):
+        return named
+    # A record that names none of ours, or only expired or deleted ones, must not take the last CA away that works.
+    return tuple(facts for facts in known.issuing if facts in named or facts in held)
 
 
 def _signers(known: Trust, live: tuple[Facts, ...], word: Word) -> tuple[Facts, ...]:

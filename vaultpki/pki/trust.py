@@ -6,7 +6,7 @@ Most of these are what Go's crypto/x509, which Kubernetes and etcd use, requires
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Final
@@ -122,6 +122,11 @@ def is_root(facts: Facts, common_name: str, now: datetime) -> bool:
 def in_date(facts: Facts, now: datetime) -> bool:
     """Return whether `now` is between its dates; clocks may differ by SKEW at the beginning."""
     return facts.not_before <= now + timedelta(seconds=SKEW) and now < facts.not_after
+
+
+def usability(cas: Iterable[Facts], now: datetime) -> int:
+    """Return what a bundle of these CAs is good for: 0 without any, 1 if all have expired, 2 if one is in date."""
+    return max((1 + in_date(facts, now) for facts in cas), default=0)
 
 
 def fit_key_usage(leaf: Facts, usage: Usage) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,35 @@ def test_a_server_that_lies_brings_in_no_root(rotation: RootRotation) -> None:
     written(rotation, records[0])
     rotation.pass_of(seat)
     assert rotation.roots(seat) == {first.fingerprint, second.fingerprint}
+
+
+def bundles(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(folder.glob("*-ca*.crt"))}
+
+
+def test_no_record_takes_away_the_root_that_every_issuing_ca_is_below(rotation: RootRotation, tmp_path: Path) -> None:
+    operator = tmp_path / "operator"
+    issue = ("issue", "-f", rotation.site.file, "admin", "--dir", operator)
+    vaultpki(*issue, env=rotation.site.server.environment())
+    rotation.reach(State.PUBLISHED)
+    rotation.passes()
+    seat, first = rotation.seats["cp-1"], rotation.certificates()["root-1"].fingerprint
+    before, published = bundles(seat.pki), rotation.record
+    assert len(before) == 8
+    for number, state in enumerate((State.RETIRED, State.DONE), 1):
+        written(rotation, replace(published, state=state, revision=published.revision + number))
+        for each in rotation.seats.values():
+            assert "does not name" in str(rotation.pass_of(each).failures["root rotation"])
+        assert bundles(seat.pki) == before
+        assert first in rotation.report(seat.name).pins
+    held = bundles(operator)
+    vaultpki(*issue, env=rotation.site.server.environment())
+    assert bundles(operator).keys() == held.keys() and first in {
+        facts.fingerprint for facts in x509.read_certificates((operator / "etcd-ca-chain.crt").read_bytes())
+    }
+    written(rotation, replace(published, revision=published.revision + 3))
+    assert not rotation.pass_of(seat).failures
+    assert bundles(seat.pki) == before
 
 
 def test_a_server_that_was_set_back_takes_no_root_away(rotation: RootRotation) -> None:

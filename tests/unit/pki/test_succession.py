@@ -117,6 +117,20 @@ def test_a_record_that_names_no_ca_of_ours_leaves_the_bundle_as_it_was() -> None
     assert trusted(known(OTHER, OLD), fresh, NOW).issuing == ()
 
 
+def test_a_record_takes_no_ca_away_for_one_that_has_expired_or_is_not_on_the_mount() -> None:
+    over = ca("c", left=-1)
+    for state in ("retired", "done"):
+        assert set(trusted(known(over, OLD), record(state, new=over), NOW).issuing) == {over, OLD}
+        gone = dataclasses.replace(record(state), shown=[OLD.fingerprint], held=[OLD.fingerprint, NEW.fingerprint])
+        assert set(trusted(known(NEW, OLD), gone, NOW).issuing) == {NEW, OLD}
+        # What it has dropped before does not come back.
+        gone = dataclasses.replace(gone, held=[NEW.fingerprint])
+        assert trusted(known(NEW, OLD), gone, NOW).issuing == (NEW,)
+        # Between two that have expired the record decides.
+        last = ca("b", left=-1)
+        assert trusted(known(over, last), record(state, new=over), NOW).issuing == (over,)
+
+
 def test_a_node_that_has_read_a_newer_record_only_adds_trust() -> None:
     for state in STATES:
         word = dataclasses.replace(record(state), frozen=True, vanished={OLD.fingerprint: NOW})
@@ -160,6 +174,12 @@ def test_no_more_cas_are_kept_than_a_bundle_can_have() -> None:
     shown = [facts.fingerprint for facts in many[-3:]]
     trust = trusted(known(*many), Word(shown=shown), NOW)
     assert trust.issuing == (*many[: MOST_KEPT - 3], *many[-3:])
+
+
+def test_beyond_that_number_expired_cas_go_first() -> None:
+    over = [ca(f"{number:02x}", left=-1) for number in range(MOST_KEPT)]
+    word = Word(shown=[facts.fingerprint for facts in over], held=[OLD.fingerprint])
+    assert OLD in trusted(known(*over, OLD), word, NOW).issuing
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.25, 0.999])
