@@ -10,6 +10,7 @@ VaultpkiError
 │   ├── Denied           the token is missing, expired or too weak for this request
 │   │   └── NeedsJoin    this node's credential is missing or no longer accepted: it needs a new join file
 │   ├── Refused          the server rejected the request; `status` is the HTTP status
+│   │   └── ChangedMeanwhile  another operator has changed the record that was read: nothing was written
 │   └── BadAnswer        the response is not a Vault response, or is too large
 ├── CertificateRefused   the signed certificate differs from the request: it is not installed
 ├── SigningPaused        signing is delayed, so that a fault does not cause a loop of signings
@@ -91,6 +92,10 @@ class Refused(VaultError):
     def __init__(self, message: str, *, status: int, reasons: tuple[str, ...] = ()) -> None:
         self.status, self.reasons = status, reasons
         super().__init__(message)
+
+
+class ChangedMeanwhile(Refused):
+    """Another operator has changed the record that was read, so nothing was written over it."""
 
 
 class BadAnswer(VaultError):

@@ -79,6 +79,7 @@ PURE: Final = (
     "provision.impact",
     "provision.plan_text",
     "provision.rotation",
+    "provision.rotation_course",
     "provision.rotation_start",
     "provision.rotation_steps",
     "provision.rotation_recovery",

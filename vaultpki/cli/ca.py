@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-import shutil
-import sys
-import time
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -19,15 +15,12 @@ from vaultpki.redact import printable
 
 if TYPE_CHECKING:
     from vaultpki.model import Cluster
+    from vaultpki.provision.rotation_course import Course
     from vaultpki.provision.rotation_run import Step
     from vaultpki.spec.kube_objects import KubeTrust
     from vaultpki.vault import Vault
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-
-# Seconds between two looks of `--wait`; each reads the report of every node.
-_LOOK: Final = 10.0
-_BAR: Final = 20
 
 wait_option = click.option("--wait", is_flag=True, help="Go on until the rotation is at rest; show what it waits for.")
 without_option = click.option(
@@ -130,7 +123,9 @@ def rotate_command(
       vaultpki ca rotate etcd -f cluster.yaml --same-key
       vaultpki ca rotate etcd -f cluster.yaml --emergency --yes
     """
+    from vaultpki.cli import ca_wait
     from vaultpki.provision import ca_commands, old_trust
+    from vaultpki.provision.rotation_course import Course
     from vaultpki.provision.rotation_run import Step
     from vaultpki.spec import parse_duration
     from vaultpki.spec.rotation_record import DOMAINS, MOST_SPREAD, Method
@@ -143,16 +138,19 @@ def rotate_command(
     if seconds > MOST_SPREAD:
         raise click.UsageError(f"--spread is at most {MOST_SPREAD // 86400}d")
     method = Method.EMERGENCY if emergency else Method.SAME_KEY if same_key else Method.NEW_KEY
-    with opened(file, allow_http=allow_http) as (cluster, vault, _):
+    with opened(file, allow_http=allow_http, patience=ca_wait.PATIENCE if wait else None) as (cluster, vault, _):
         if emergency and not yes:
             _ask(domain, as_json=as_json)
         record = ca_commands.rotate(cluster, vault, domain, method, seconds, server_now(vault))
         if wait:
 
-            def advance() -> Step:
-                return ca_commands.advance(cluster, vault, server_now(vault), look=old_trust.look)
+            def take(course: Course | None, pods: KubeTrust | None) -> Step:
+                now = server_now(vault)
+                return ca_commands.advance(cluster, vault, now, pods=pods, look=old_trust.look, course=course)
 
-            return _watched(cluster, vault, advance, as_json=as_json)
+            course = Course(record, back=False)
+            done = ca_wait.until_rest(vault, take, lambda: None, course, back=False, begun=True, quiet=as_json)
+            return _tell(cluster, done, server_now(vault), as_json=as_json)
         active = [ca for ca in ca_commands.status(cluster, vault, server_now(vault)) if ca.domain == domain]
         step = Step(record, active[0].gate if active else None, moved=True)
         return _tell(cluster, step, server_now(vault), as_json=as_json)
@@ -182,10 +180,13 @@ def continue_command(
     """
     from vaultpki.provision import ca_commands, old_trust
 
-    def step(cluster: Cluster, vault: Vault, told: tuple[str, ...]) -> Step:
-        return ca_commands.advance(cluster, vault, server_now(vault), without, told, _pods(kubeconfig), old_trust.look)
+    def step(
+        cluster: Cluster, vault: Vault, told: tuple[str, ...], pods: KubeTrust | None, course: Course | None
+    ) -> Step:
+        now = server_now(vault)
+        return ca_commands.advance(cluster, vault, now, without, told, pods, old_trust.look, course)
 
-    return _go(file, step, restarted, allow_http=allow_http, wait=wait, as_json=as_json)
+    return _go(file, step, restarted, kubeconfig, back=False, allow_http=allow_http, wait=wait, as_json=as_json)
 
 
 @ca_command.command("abort")
@@ -208,10 +209,12 @@ def abort_command(
     """
     from vaultpki.provision import ca_commands
 
-    def step(cluster: Cluster, vault: Vault, told: tuple[str, ...]) -> Step:
-        return ca_commands.abort(cluster, vault, server_now(vault), without, told, _pods(kubeconfig))
+    def step(
+        cluster: Cluster, vault: Vault, told: tuple[str, ...], pods: KubeTrust | None, course: Course | None
+    ) -> Step:
+        return ca_commands.abort(cluster, vault, server_now(vault), without, told, pods, course)
 
-    return _go(file, step, restarted, allow_http=allow_http, wait=wait, as_json=as_json)
+    return _go(file, step, restarted, kubeconfig, back=True, allow_http=allow_http, wait=wait, as_json=as_json)
 
 
 def _pods(kubeconfig: Path | None) -> KubeTrust | None:
@@ -226,18 +229,36 @@ def _pods(kubeconfig: Path | None) -> KubeTrust | None:
 
 def _go(
     file: Path,
-    step: Callable[[Cluster, Vault, tuple[str, ...]], Step],
+    step: Callable[[Cluster, Vault, tuple[str, ...], KubeTrust | None, Course | None], Step],
     restarted: tuple[str, ...],
+    kubeconfig: Path | None,
     *,
+    back: bool,
     allow_http: bool,
     wait: bool,
     as_json: bool,
 ) -> int:
-    with opened(file, allow_http=allow_http) as (cluster, vault, _):
+    """Take one step, or with `wait` all of them."""
+    from vaultpki.cli import ca_wait
+    from vaultpki.provision import ca_commands
+
+    patience = ca_wait.PATIENCE if wait else None
+    with opened(file, allow_http=allow_http, patience=patience) as (cluster, vault, _):
         if not wait:
-            return _tell(cluster, step(cluster, vault, restarted), server_now(vault), as_json=as_json)
-        said = itertools.chain([restarted], itertools.repeat(()))
-        return _watched(cluster, vault, lambda: step(cluster, vault, next(said)), as_json=as_json)
+            done = step(cluster, vault, restarted, _pods(kubeconfig), None)
+            return _tell(cluster, done, server_now(vault), as_json=as_json)
+        said = restarted
+
+        def take(course: Course | None, pods: KubeTrust | None) -> Step:
+            nonlocal said
+            done = step(cluster, vault, said, pods, course)
+            # What a person has said counts once.
+            said = ()
+            return done
+
+        course = ca_commands.begun(cluster, vault, back=back)
+        done = ca_wait.until_rest(vault, take, lambda: _pods(kubeconfig), course, back=back, quiet=as_json)
+        return _tell(cluster, done, server_now(vault), as_json=as_json)
 
 
 def _tell(cluster: Cluster, step: Step, now: datetime, *, as_json: bool) -> int:
@@ -253,70 +274,6 @@ def _tell(cluster: Cluster, step: Step, now: datetime, *, as_json: bool) -> int:
         pin = root_pin.advice(cluster, step.record)
         _show(ca_text.record_lines(step.record, step.gate, now, cluster.file, pin=pin))
     return 0 if step.moved or (step.record.state.resting and not step.note) else 3
-
-
-def _watched(cluster: Cluster, vault: Vault, step: Callable[[], Step], *, as_json: bool) -> int:
-    """Take steps until the rotation is at rest, and show what it waits for meanwhile."""
-    from vaultpki.cli import ca_text
-
-    progress = _Progress(quiet=as_json)
-    try:
-        done = step()
-        while done.record.active:
-            now = server_now(vault)
-            progress.show(done, done.note or ca_text.progress_line(done.record, done.gate, now))
-            if not done.moved or done.gate is None or not done.gate.open(now):
-                time.sleep(_pause(done, now))
-            done = step()
-    except KeyboardInterrupt:
-        progress.end()
-        click.echo(
-            "stopped waiting; nothing is lost: the same command goes on",
-            err=True,
-        )
-        raise click.exceptions.Abort from None
-    progress.end()
-    return _tell(cluster, done, server_now(vault), as_json=as_json)
-
-
-def _pause(step: Step, now: datetime) -> float:
-    opens = step.gate.opens if step.gate is not None else None
-    return _LOOK if opens is None else min(max((opens - now).total_seconds(), 0.5), _LOOK)
-
-
-class _Progress:
-    """Shows a wait on standard error: one line that changes on a terminal, else a line at each change."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
-        self._live = sys.stderr.isatty()
-        self._last = ""
-        self._state = ""
-        self._most = 0
-
-    def show(self, step: Step, line: str) -> None:
-        from vaultpki.show.node_rows import bar
-
-        line = printable(line)
-        if self._quiet:
-            return
-        if step.record.state.value != self._state:
-            self._state, self._most = step.record.state.value, 0
-        waits = len(step.gate.waiting) if step.gate is not None else 0
-        self._most = max(self._most, waits)
-        if not self._live:
-            if line != self._last:
-                click.echo(line, err=True)
-            self._last = line
-            return
-        width = max(shutil.get_terminal_size().columns, 40)
-        share = 1 - waits / self._most if self._most else 1.0
-        text = f"[{bar(share, _BAR)}] {line}"[: width - 1]
-        click.echo(f"\r\x1b[2K{text}", err=True, nl=False)
-
-    def end(self) -> None:
-        if self._live and not self._quiet and self._state:
-            click.echo("\r\x1b[2K", err=True, nl=False)
 
 
 def _ask(domain: str, *, as_json: bool) -> None:

@@ -181,7 +181,12 @@ def status_json(cas: tuple[CaStatus, ...], now: datetime) -> dict[str, Any]:
 
 def step_json(step: Step) -> dict[str, Any]:
     """Return what the commands that take a step print with `--json`."""
-    return {"moved": step.moved, "note": step.note or None, "rotation": record_json(step.record, step.gate)}
+    return {
+        "moved": step.moved,
+        "stopped": step.stopped,
+        "note": step.note or None,
+        "rotation": record_json(step.record, step.gate),
+    }
 
 
 def record_json(record: RotationRecord, gate: Gate | None) -> dict[str, Any]:

@@ -63,13 +63,15 @@ def spec_option(function: _F) -> _F:
 
 
 @contextmanager
-def opened(file: Path, *, allow_http: bool) -> Iterator[tuple[Cluster, Vault, ServerFacts]]:
+def opened(
+    file: Path, *, allow_http: bool, patience: float | None = None
+) -> Iterator[tuple[Cluster, Vault, ServerFacts]]:
     """Load the spec and open its server; a refusal for want of rights is explained. As `open_vault`."""
     from vaultpki.spec import load_cluster
     from vaultpki.vault import explained
 
     cluster = load_cluster(file, allow_http=allow_http)
-    vault, where = open_vault(cluster, allow_http=allow_http)
+    vault, where = open_vault(cluster, allow_http=allow_http, patience=patience)
     with explained(vault):
         yield cluster, vault, where
 

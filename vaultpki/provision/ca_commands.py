@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from vaultpki.certificates import ROOT
+from vaultpki.errors import Attention
 from vaultpki.model import Cluster
-from vaultpki.provision import root_run, rotation_run
+from vaultpki.provision import root_run, rotation_course, rotation_run
 from vaultpki.provision.old_trust import Look
+from vaultpki.provision.rotation_course import Course
 from vaultpki.provision.rotation_run import CaStatus, Step
-from vaultpki.provision.rotation_scene import Scene, read_scene
+from vaultpki.provision.rotation_scene import Scene, read_scene, record_of
+from vaultpki.provision.rotation_store import read_records
 from vaultpki.spec.kube_objects import KubeTrust
 from vaultpki.spec.rotation_record import Method, RotationRecord
 from vaultpki.vault import Vault
@@ -34,6 +37,14 @@ def rotate(cluster: Cluster, vault: Vault, domain: str, method: Method, spread: 
     return rotation_run.rotate(scene, domain, method, spread)
 
 
+def begun(cluster: Cluster, vault: Vault, *, back: bool) -> Course | None:
+    """Return the rotation that is under way, as a command with `--wait` goes on with it; None if there is none."""
+    vault.pin_to_leader()
+    active = [each.record for each in read_records(cluster, vault).values() if each.record and each.record.active]
+    # The root first: issuing CAs go along with it.
+    return Course(active[0], back) if active else None
+
+
 def advance(
     cluster: Cluster,
     vault: Vault,
@@ -42,9 +53,13 @@ def advance(
     restarted: Sequence[str] = (),
     pods: KubeTrust | None = None,
     look: Look | None = None,
+    course: Course | None = None,
 ) -> Step:
-    """Take the next step of the rotation that is under way; see `rotation_run.step` and `root_run.step`."""
-    return _step(cluster, vault, now, without, restarted, pods, look, back=False)
+    """Take the next step of the rotation that is under way; see `rotation_run.step` and `root_run.step`.
+
+    With a `course` no step is taken once another operator has decided otherwise.
+    """
+    return _step(cluster, vault, now, without, restarted, pods, look, course, back=False)
 
 
 def abort(
@@ -54,9 +69,10 @@ def abort(
     without: Sequence[str] = (),
     restarted: Sequence[str] = (),
     pods: KubeTrust | None = None,
+    course: Course | None = None,
 ) -> Step:
     """Take the next step of the way back; as `advance`."""
-    return _step(cluster, vault, now, without, restarted, pods, None, back=True)
+    return _step(cluster, vault, now, without, restarted, pods, None, course, back=True)
 
 
 def _step(
@@ -67,12 +83,34 @@ def _step(
     restarted: Sequence[str],
     pods: KubeTrust | None,
     look: Look | None,
+    course: Course | None,
     *,
     back: bool,
 ) -> Step:
     scene = read_scene(cluster, vault, now)
+    if course is not None:
+        if ended := _ended(scene, course, pods):
+            return ended
+        if record_of(scene.records[course.last.domain]).state is not course.last.state:
+            # What a person said was about the state of before.
+            restarted = ()
     if recovered := root_run.recover(scene, without):
         return recovered
     if root_run.active(scene):
         return root_run.step(scene, back=back, without=without, restarted=restarted, pods=pods)
     return root_run.rest(scene) or rotation_run.step(scene, back=back, without=without, restarted=restarted, look=look)
+
+
+def _ended(scene: Scene, course: Course, pods: KubeTrust | None) -> Step | None:
+    """Answer a command whose rotation has come to rest, or goes another way; None if it goes on."""
+    domain = course.last.domain
+    record = scene.records[domain].record
+    why = rotation_course.why_stopped(course, record, scene.cluster.file)
+    if record is None:
+        raise Attention(why)
+    if why:
+        gates = {each.domain: each.gate for each in status_of(scene, pods)} if record.active else {}
+        return Step(record, gates.get(domain), note=why, stopped=True)
+    if record.active:
+        return None
+    return (root_run.rest(scene) or Step(record)) if domain == ROOT else rotation_run.rest(scene, domain)

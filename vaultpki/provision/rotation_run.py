@@ -51,12 +51,14 @@ class Step:
     """What a command has done: the record as it is now, and whether a step was made.
 
     `gate` is what stands before the next step, None if there is none. `note` is a sentence about something unusual.
+    `stopped` says that another operator has decided otherwise, which `note` tells: a command with `--wait` ends then.
     """
 
     record: RotationRecord
     gate: Gate | None = None
     moved: bool = False
     note: str = ""
+    stopped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +175,13 @@ def step(
     if told != record:
         stored = write_record(cluster, vault, replace(told, revision=record.revision + 1), stored.version)
     return Step(record_of(stored), gate, note=rotation_steps.problem(cluster.name, record, mount))
+
+
+def rest(scene: Scene, domain: str) -> Step:
+    """Finish what a rotation of an issuing CA that has come to rest left on its mount."""
+    stored, mount, _ = match(scene.cluster, scene.vault, scene.records[domain], scene.root, scene.now)
+    record = record_of(stored)
+    return Step(record, note=rotation_steps.problem(scene.cluster.name, record, mount))
 
 
 def _just_begun(stored: StoredRecord, method: Method) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vaultpki.errors import Refused, SpecError
+from vaultpki.errors import ChangedMeanwhile, Refused, SpecError
 from vaultpki.model import VERSION, Cluster
 from vaultpki.spec import rotation_record
 from vaultpki.spec.rotation_record import DOMAINS, FOLDER, RotationRecord
@@ -73,9 +73,9 @@ def write_record(cluster: Cluster, vault: Vault, record: RotationRecord, version
     return StoredRecord(record.domain, record, version + 1)
 
 
-def other_operator(cluster: Cluster, domain: str) -> Refused:
+def other_operator(cluster: Cluster, domain: str) -> ChangedMeanwhile:
     """Return the error for a record that somebody else has changed."""
-    return Refused(
+    return ChangedMeanwhile(
         f"another operator has changed the rotation of {domain} meanwhile, and nothing more was done; look at "
         f"`vaultpki ca status -f {cluster.file}`",
         status=409,

@@ -1,0 +1,172 @@
+"""`--wait` of `vaultpki ca`: steps until the rotation is at rest, and what they wait for on standard error."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from vaultpki.cli.common import server_now
+from vaultpki.errors import ChangedMeanwhile, Denied, SpecError, Unavailable, VaultError, VaultpkiError
+from vaultpki.redact import printable
+
+if TYPE_CHECKING:
+    from vaultpki.provision.rotation_course import Course
+    from vaultpki.provision.rotation_run import Step
+    from vaultpki.spec.kube_objects import KubeTrust
+    from vaultpki.vault import Vault
+
+PATIENCE: Final = 10.0
+"""Seconds that one request of a command with `--wait` goes on trying; the command itself waits on."""
+
+# Seconds between two looks; each reads the report of every node.
+_LOOK: Final = 10.0
+# Seconds after which the record is read again that another operator has written meanwhile.
+_AGAIN: Final = 1.0
+# Seconds for which an API server that has let us in before may refuse us: it does so until it has read its roles.
+_STARTS: Final = 120.0
+_BAR: Final = 20
+
+Take = Callable[["Course | None", "KubeTrust | None"], "Step"]
+"""Takes a step, in the course of the steps before, with what the Kubernetes cluster shows."""
+
+
+def until_rest(
+    vault: Vault,
+    take: Take,
+    pods: Callable[[], KubeTrust | None],
+    course: Course | None,
+    *,
+    back: bool,
+    begun: bool = False,
+    quiet: bool = False,
+) -> Step:
+    """Take steps until the rotation is at rest or another operator decides otherwise, and return the last one.
+
+    What the first step raises ends it, unless the command has `begun` the rotation itself. Later a server that is away
+    is waited for.
+    """
+    from vaultpki.cli import ca_text
+    from vaultpki.provision.rotation_course import Course
+
+    progress, cluster = _Progress(quiet=quiet), _Lenient(pods)
+    try:
+        while True:
+            try:
+                done = take(course, cluster.look())
+            except ChangedMeanwhile:
+                # Another operator was faster; the next look sees whether that was the same step.
+                time.sleep(_AGAIN)
+                continue
+            except Unavailable as error:
+                if not begun:
+                    raise
+                progress.away(error)
+                time.sleep(_LOOK)
+                continue
+            begun = True
+            progress.back()
+            course = course.seen(done.record) if course is not None else Course(done.record, back)
+            if done.stopped or not done.record.active:
+                return done
+            now = server_now(vault)
+            progress.show(done, done.note or ca_text.progress_line(done.record, done.gate, now))
+            if not done.moved or done.gate is None or not done.gate.open(now):
+                time.sleep(_pause(done, now))
+    except (KeyboardInterrupt, RuntimeError) as error:
+        # Ctrl-C inside threading's Condition.wait makes it release a lock that it does not hold.
+        if isinstance(error, RuntimeError) and not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        progress.end()
+        click.echo("stopped waiting; nothing is lost: the same command goes on", err=True)
+        raise click.exceptions.Abort from None
+    except Denied:
+        progress.end()
+        click.echo("stopped waiting; nothing is lost: the same command goes on with another token", err=True)
+        raise
+    finally:
+        progress.end()
+
+
+class _Lenient:
+    """Looks at the Kubernetes cluster; a refusal by an API server that has let us in before may pass by itself."""
+
+    def __init__(self, pods: Callable[[], KubeTrust | None]) -> None:
+        self._pods = pods
+        self._let_in: float | None = None
+
+    def look(self) -> KubeTrust | None:
+        """Return what the cluster shows. Raises Unavailable for a refusal that may pass."""
+        try:
+            found = self._pods()
+        except (VaultError, SpecError):
+            raise
+        except VaultpkiError as error:
+            if self._let_in is None or time.monotonic() - self._let_in > _STARTS:
+                raise
+            raise Unavailable(str(error)) from None
+        self._let_in = time.monotonic()
+        return found
+
+
+def _pause(step: Step, now: datetime) -> float:
+    opens = step.gate.opens if step.gate is not None else None
+    return _LOOK if opens is None else min(max((opens - now).total_seconds(), 0.5), _LOOK)
+
+
+class _Progress:
+    """Shows a wait on standard error: one line that changes on a terminal, else a line at each change."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._live = sys.stderr.isatty()
+        self._last = ""
+        self._state = ""
+        self._most = 0
+        self._away = False
+
+    def show(self, step: Step, line: str) -> None:
+        from vaultpki.show.node_rows import bar
+
+        line = printable(line)
+        if self._quiet:
+            return
+        if step.record.state.value != self._state:
+            self._state, self._most = step.record.state.value, 0
+        waits = len(step.gate.waiting) if step.gate is not None else 0
+        self._most = max(self._most, waits)
+        if not self._live:
+            if line != self._last:
+                click.echo(line, err=True)
+            self._last = line
+            return
+        width = max(shutil.get_terminal_size().columns, 40)
+        share = 1 - waits / self._most if self._most else 1.0
+        text = f"[{bar(share, _BAR)}] {line}"[: width - 1]
+        click.echo(f"\r\x1b[2K{text}", err=True, nl=False)
+
+    def away(self, error: Unavailable) -> None:
+        """Say that Vault or the cluster is away, once until `back`; programs read standard output alone."""
+        if not self._away:
+            self._say(f"{error}; waiting until it answers again")
+        self._away = True
+
+    def back(self) -> None:
+        """Say that what was away has answered."""
+        if self._away:
+            self._say("it answers again")
+        self._away = False
+
+    def _say(self, line: str) -> None:
+        self.end()
+        click.echo(printable(line), err=True)
+        self._last = ""
+
+    def end(self) -> None:
+        if self._live and not self._quiet and self._state:
+            click.echo("\r\x1b[2K", err=True, nl=False)
