@@ -25,8 +25,13 @@ nodes:
 - {name: etcd-2, roles: [etcd], addresses: [10.0.0.12]}
 """
 DOMAIN = "etcd"
-# As the command, which looks again after a tenth of the time.
-_HASTY = "from vaultpki import cli; from vaultpki.cli import ca_wait; ca_wait._LOOK = ca_wait._AGAIN = 0.3; cli.main()"
+# As the command, with shorter pauses.
+_HASTY = """\
+from vaultpki import cli
+from vaultpki.cli import ca_wait
+ca_wait._LOOK, ca_wait._AGAIN, ca_wait.PATIENCE = 0.3, 0.3, 1.0
+cli.main()
+"""
 _SECONDS = 120.0
 # More than a rotation writes.
 _VERSIONS = 200
@@ -43,6 +48,12 @@ class Operator:
         """Its exit code, and what it said, once it has ended by itself."""
         said, lines = self.process.communicate(timeout=_SECONDS)
         return self.process.returncode, said, lines
+
+    def lines(self) -> Iterator[str]:
+        """What it says on standard error, line by line as it comes."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            yield line.rstrip("\n")
 
     def kill(self) -> None:
         self.process.kill()

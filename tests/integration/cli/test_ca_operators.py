@@ -125,3 +125,23 @@ def test_one_who_waits_and_an_emergency(operators: Operators, seeds: range) -> N
 def is_done_before(code: int, stolen: RotationRecord) -> bool:
     """Whether the rotation had ended when somebody wanted to abort it: the next one then replaces its CA."""
     return code == 0 and stolen.new is not None and stolen.old.name != "etcd-1"
+
+
+def test_it_waits_for_a_server_that_is_sealed_or_restarts(own_server: Server, tmp_path: Path) -> None:
+    operators = Operators.standing(own_server, tmp_path, "away")
+    with operators.run("rotate", "etcd", "--spread", "1m", "--wait") as waiting:
+        operators.until(State.PUBLISHED)
+        shown = waiting.lines()
+        assert next(line for line in shown if "etcd is published, waits for" in line)
+        own_server.seal()
+        assert next(line for line in shown if "is sealed; unseal it and try again; waiting until" in line)
+        own_server.unseal()
+        assert next(line for line in shown if line == "it answers again")
+        own_server.stop()
+        assert next(line for line in shown if "cannot be reached" in line)
+        own_server.start()
+        assert next(line for line in shown if line == "it answers again")
+        with operators.nodes_pass():
+            assert waiting.end()[0] == 0
+    assert operators.state is State.DONE
+    operators.settled()
