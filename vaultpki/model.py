@@ -305,11 +305,13 @@ class Hook:
     """One action after a change: run `argv`, restart the systemd unit `name`, or restart the static pod `name`.
 
     A static pod's `name` is the file name without `.yaml` in kubeadm's folder, or the absolute path of its manifest.
+    `place` is where agent.yaml has it: file, line and field.
     """
 
     kind: Literal["command", "systemd", "static_pod"]
     argv: tuple[str, ...] = ()
     name: str = ""
+    place: str = field(default="agent.yaml", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

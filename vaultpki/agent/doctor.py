@@ -23,7 +23,7 @@ from vaultpki.certificates import BUNDLES, SKEW, file_set, pair_files
 from vaultpki.disk import files, owner_mark
 from vaultpki.disk.folders import Folders
 from vaultpki.errors import SpecError, StoreError, VaultpkiError
-from vaultpki.host import component_flags, static_pod
+from vaultpki.host import command, component_flags, hook_files, static_pod
 from vaultpki.issue.issuers import fetch_issuers, roots_below, trusts
 from vaultpki.layout import shown, trust_bundles
 from vaultpki.model import AgentConfig, Hook
@@ -229,21 +229,21 @@ def _mounts(paths: Mapping[str, str], table: str = "/proc/self/mountinfo") -> It
 def _hooks(config: AgentConfig) -> Iterator[Finding]:
     for key, hooks in config.hooks.items():
         for hook in hooks:
-            problem = _hook_problem(hook)
+            problem = _hook_problem(hook, config)
             yield Finding(f"hook of {key}", "failed" if problem else "ok", problem)
 
 
-def _hook_problem(hook: Hook) -> str:
+def _hook_problem(hook: Hook, config: AgentConfig) -> str:
     if hook.kind == "command":
-        if shutil.which(hook.argv[0]) is None:
+        if shutil.which(hook.argv[0], path=command.PATH) is None:
             return f"{ascii(hook.argv[0])[1:-1]} is no program that can be run; correct the hook in agent.yaml"
     elif hook.kind == "static_pod":
         path = static_pod.manifest(hook.name)
         if not files.there(path):
             return f"{path} is missing; correct the hook in agent.yaml, or start the pod"
-    elif shutil.which("systemctl") is None:
+    elif shutil.which("systemctl", path=command.PATH) is None:
         return "this machine has no systemctl; use a command or a static pod in the hook"
-    return ""
+    return hook_files.problem(hook, path=command.PATH, own=config.paths.values()) or ""
 
 
 def _login(config: AgentConfig, *, allow_http: bool) -> str:

@@ -15,7 +15,7 @@ from vaultpki.agent.pairs import PairStatus
 from vaultpki.agent.state import Since
 from vaultpki.certificates import ROOT, pair_files
 from vaultpki.disk.folders import Folders
-from vaultpki.host import hooks
+from vaultpki.host import command, hook_files, hooks
 from vaultpki.host.log import Event, Value
 from vaultpki.issue.rotations import Rotations
 from vaultpki.model import AgentConfig
@@ -210,6 +210,12 @@ def _advice(
             advice = hooks.advice(key, wanted.roles, config.layout)
             if advice:
                 yield Event("advice", advice, "warning", {"bundle": key})
+    # What is owed is run now, or is tried again, and says the same then.
+    at_rest = [key for key in config.hooks if done.get(key) == live.get(key)]
+    for key in at_rest:
+        for hook in config.hooks[key]:
+            if problem := hook_files.problem(hook, path=command.PATH, own=config.paths.values()):
+                yield Event("config", f"{problem}; this hook will not be run", "warning", {"hook": key})
     names = {want.name for want in wanted.certificates}
     for key in hooks.unknown(config, names.union(hooks.BUNDLES)):
         text = f"{config.file}: hooks: {key} is no certificate or bundle of this node; its hooks never run"

@@ -12,13 +12,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
 from vaultpki.errors import StoreError
-from vaultpki.host import first_process, hook_keeper
-from vaultpki.spec import permissions
+from vaultpki.host import first_process, hook_files, hook_keeper
 
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 GRACE: Final = 2.0
@@ -67,10 +66,20 @@ class CommandRunner:
             finally:
                 self._lock.release()
 
-    def run(self, argv: tuple[str, ...], environment: Mapping[str, str], timeout: float) -> str:
+    def run(
+        self,
+        argv: tuple[str, ...],
+        environment: Mapping[str, str],
+        timeout: float,
+        *,
+        place: str = "agent.yaml",
+        own: Collection[str] = (),
+    ) -> str:
         """Run the command for at most `timeout` seconds; return "", or what went wrong as the rest of a sentence.
 
-        It reads nothing, writes to this process's standard error, and has only PATH and `environment`.
+        It runs in `/`, reads nothing, writes to this process's standard error, and has only PATH and `environment`.
+        It is not run if other users could change the files that it names; `place` is where agent.yaml has it, and `own`
+        are the folders of this node's certificates.
         """
         program = shutil.which(argv[0], path=PATH)
         if program is None:
@@ -81,13 +90,13 @@ class CommandRunner:
             program, argv, {"PATH": PATH, **environment}, timeout=timeout, grace=GRACE, stuck=_STUCK
         )
         try:
-            permissions.refuse_file(program)
+            hook_files.refuse(argv, path=PATH, own=own)
             with self._lock:
                 if self.stopped:
                     return "was not run"
                 pid, self._keeper = self._start()
         except StoreError as error:
-            return f"was not run: {error}"
+            return f"was not run: {place}: {error}"
         except OSError as error:
             return f"could not be started: {os.strerror(error.errno or errno.EIO)}"
         said = b""

@@ -57,6 +57,8 @@ def main() -> None:
     timeout, grace, stuck, count, program, *words = text.split(b"\0")
     argv, variables = words[: int(count)], words[int(count) :]
     environment = dict(each.split(b"=", 1) for each in variables)
+    # The same for every start of the agent, and it keeps no file system from being unmounted.
+    os.chdir("/")
     try:
         pid = _spawn(program, argv, environment)
     except OSError as error:

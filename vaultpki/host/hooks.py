@@ -47,7 +47,7 @@ class Owed:
 class Job:
     """A run of the hooks of `key` for the change to `digest`, each for at most `timeout` seconds.
 
-    `attempts` runs have failed before; `directory` is the one of agent.yaml.
+    `attempts` runs have failed before; `directory` is the one of agent.yaml, and `folders` are all with certificates.
     """
 
     key: str
@@ -56,6 +56,7 @@ class Job:
     attempts: int
     directory: str
     timeout: float
+    folders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,15 @@ def jobs(
     """Return a job for each of the keys."""
     failures = {key: each.attempts for key, each in owing.items()}
     return tuple(
-        Job(key, live[key], config.hooks[key], failures.get(key, 0), config.directory, config.hook_timeout)
+        Job(
+            key,
+            live[key],
+            config.hooks[key],
+            failures.get(key, 0),
+            config.directory,
+            config.hook_timeout,
+            tuple(config.paths.values()),
+        )
         for key in keys
     )
 
@@ -330,7 +339,7 @@ class Runner:
             "VAULTPKI_CHANGED": " ".join(each.key for each in sharing),
             "VAULTPKI_DIRECTORY": job.directory,
         }
-        return self._commands.run(argv, environment, job.timeout)
+        return self._commands.run(argv, environment, job.timeout, place=hook.place, own=job.folders)
 
 
 def run_now(jobs: Iterable[Job]) -> tuple[Result, ...]:

@@ -18,10 +18,11 @@ _FOR_EVER: Final = (
     "a hook that restarts the agent is killed with it and would run again after each restart, for ever: leave it out"
 )
 _KILLERS: Final = ("kill", "pkill", "killall", "skill", "killall5")
-# Programs that run another command, which is somewhere in their arguments.
-_CARRIERS: Final = frozenset(
+CARRIERS: Final = frozenset(
     "env sudo nice ionice nohup setsid timeout nsenter chroot busybox sh bash dash systemd-run".split()  # noqa: SIM905
 )
+"""Programs that run another command, which is somewhere in their arguments."""
+
 _HANG_UP = re.compile(r"(?:^| )(?:-(?:SIG)?HUP|(?:-s|-n|--signal)[ =]?(?:SIG)?(?:HUP|1))(?= |$)", re.IGNORECASE)
 _NUMBERED: Final = {"kill": re.compile(r"^-1(?= |$)"), "systemctl": re.compile(r"$^")}
 _ANYWHERE = re.compile(r"(?:^| )-1(?= |$)")
@@ -78,14 +79,14 @@ class _Item(Kind):
             problem = _refused(argv)
             if problem is not None:
                 raise place.refuse(problem)
-            return Found(Hook("command", argv=argv), place)
+            return Found(Hook("command", argv=argv, place=str(place)), place)
         if not isinstance(node, yaml_tree.Mapping):
             raise place.refuse(f"write {self.expected}")
         found = _READY_MADE.read(node, place)
         if len(found.value) != 1:
             raise place.refuse("write each restart as an item of its own: {systemd: UNIT} or {static_pod: NAME}")
         [(kind, name)] = found.value.items()
-        return Found(Hook(kind, name=name.plain()), place)
+        return Found(Hook(kind, name=name.plain(), place=str(place)), place)
 
     def schema(self) -> Schema:
         ready_made = {**_READY_MADE.schema(), "minProperties": 1, "maxProperties": 1}
@@ -125,7 +126,7 @@ def _refused(argv: tuple[str, ...]) -> str | None:
 def _hangs_up(argv: tuple[str, ...]) -> bool:
     """Return whether the command sends SIGHUP with kill or a similar program, directly or through another program."""
     said = list(argv)
-    if _base(said[0]) in _CARRIERS:
+    if _base(said[0]) in CARRIERS:
         said = re.split(r"[\s;&|()]+", " ".join(said))
     for index, word in enumerate(said):
         rest = said[index + 1 :]
@@ -134,7 +135,7 @@ def _hangs_up(argv: tuple[str, ...]) -> bool:
             text = " ".join(rest)
             if _HANG_UP.search(text) or _NUMBERED.get(name, _ANYWHERE).search(text):
                 return True
-        if _base(argv[0]) not in _CARRIERS:
+        if _base(argv[0]) not in CARRIERS:
             break
     return False
 

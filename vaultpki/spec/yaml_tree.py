@@ -40,6 +40,9 @@ class Place:
     line: int
     path: str
 
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.path}"
+
     def refuse(self, problem: str) -> SpecError:
         return SpecError(problem, file=self.file, line=self.line, field=self.path)
 

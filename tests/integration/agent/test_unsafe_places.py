@@ -162,8 +162,21 @@ def test_a_hooks_program_that_others_could_change_is_not_run(place: str, spoil: 
     SPOIL[spoil](path)
     ran = seat.run(expect=3)
     [line] = [line for line in ran.stderr.splitlines() if "hook" in line]
-    assert f"was not run: {path}: " in line and ran_hooks(seat) == 0, ran.stderr
+    assert f"hooks.kubelet[0]: {path}: " in line and "was not run: " in line and ran_hooks(seat) == 0, ran.stderr
     assert (seat.pki / "kubelet.crt").exists(), "a hook keeps nobody from his certificate"
+
+
+def test_a_hook_that_others_could_change_is_told_before_it_is_due(seat: Seat) -> None:
+    seat.run()
+    script = seat.folder / "bin/hook"
+    os.chown(script, STRANGER, STRANGER)
+    seat.configure(str(script), f"sh, {script}")
+    said = f"hooks.kubelet[0]: {script}: the file belongs to the user {STRANGER}"
+    ran = seat.run()
+    [line] = [line for line in ran.stderr.splitlines() if "hook" in line]
+    assert said in line and str(seat.config) in line and line.endswith("; this hook will not be run"), ran.stderr
+    ran = vaultpki("doctor", "-c", seat.config, expect=3)
+    assert f"FAILED       hook of kubelet: {seat.config}:" in ran.stdout and said in ran.stdout, ran.stdout
 
 
 def test_a_link_to_agent_yaml_is_followed_where_nobody_else_can_lead_it_elsewhere(seat: Seat, tmp_path: Path) -> None:

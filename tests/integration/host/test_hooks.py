@@ -183,7 +183,10 @@ def test_each_failure_is_one_sentence_that_names_the_hook(script: Callable[..., 
         ),
         "orphan": (
             Hook("command", argv=(str(tmp_path / "orphan"),)),
-            f"({tmp_path}/orphan) could not be started: No such file or directory",
+            (
+                f"({tmp_path}/orphan) was not run: agent.yaml: /nowhere/sh: there is no such file; correct the hook in "
+                "agent.yaml, or the script"
+            ),
         ),
         "long": (
             Hook("command", argv=("/bin/true", *["x" * 4096] * 600)),
@@ -196,6 +199,31 @@ def test_each_failure_is_one_sentence_that_names_the_hook(script: Callable[..., 
     }
     assert all(not result.ok and result.error.isprintable() for result in results)
     assert "hunter2" not in repr(results)
+
+
+def test_a_file_that_another_user_took_after_the_last_run_is_not_run(
+    script: Callable[..., Hook], tmp_path: Path
+) -> None:
+    said = script("said", "echo said >> $T/ran").argv[0]
+    place = "/etc/vaultpki/agent.yaml:17: hooks.kubelet[0]"
+    runner, hook = Runner(), Hook("command", argv=("sh", said), place=place)
+    [result] = runner.run_all([job("kubelet", hook)])
+    assert result.ok
+    os.chown(said, 1234, 1234)
+    [result] = runner.run_all([job("kubelet", hook, digest="2")])
+    assert result.error == (
+        f"hook 1 of kubelet (sh) was not run: {place}: {said}: the file belongs to the user 1234, who could change its "
+        f"content; run `chown root {said}`, or run as that user, or choose another place"
+    )
+    assert lines(tmp_path / "ran") == ["said"]
+
+
+def test_a_hook_runs_in_the_root_folder(
+    script: Callable[..., Hook], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Runner().run_all([job("kubelet", script("where", "pwd > $T/where"))])
+    assert lines(tmp_path / "where") == ["/"]
 
 
 def test_a_hook_that_hangs_is_ended_with_all_its_children(script: Callable[..., Hook], tmp_path: Path) -> None:
