@@ -54,6 +54,19 @@ def next_try(spent: Sequence[float], now: float, longest: float, daily: int = MO
     return max(counted[-1] + wait, now)
 
 
+def after_revoked(spent: Sequence[float], now: float, life: int) -> float:
+    """Return when a successor may be asked for of a certificate that only was revoked, as Unix time: `now` if at once.
+
+    The pauses double with each wasted signing (`spent`) of the last day, up to an eighth of the life of `life` seconds:
+    a server that shows every certificate as revoked must not have one signed at each poll.
+    """
+    counted = [when for when in spent if now - _DAY < when <= now]
+    if not counted:
+        return now
+    wait = min(FIRST_PAUSE * 2.0 ** min(len(counted), _MOST_DOUBLINGS), max(life / 8, FIRST_PAUSE))
+    return max(max(counted) + wait, now)
+
+
 def longest(life: int, poll: float) -> float:
     """Return the longest pause in seconds for a life of `life` seconds: several fit between its renewal and its end."""
     return min(max(life / 8, FIRST_PAUSE), poll)

@@ -139,6 +139,8 @@ def _inspect(
         also.add(Reason.CHAIN_OLD)
     if want.name in force or EVERY in force:
         also.add(Reason.FORCED)
+    if leaf is not None and memory.revoked.get(want.name) == leaf.serial:
+        also.add(Reason.REVOKED)
     if any(stored[name].mode != wanted[name].mode for name in present):
         also.add(Reason.WRONG_MODE)
     if any(not stored[name].same_owner(wanted[name]) for name in present):
@@ -177,10 +179,13 @@ def held_back(item: PairStatus, memory: AgentState, now: float, poll: float) -> 
     if Reason.FORCED in item.verdict.reasons:
         return None
     name, known = item.want.name, memory.certificates.get(item.want.name)
-    longest = backoff.longest(known.granted if known else item.want.ttl, poll)
+    life = known.granted if known else item.want.ttl
+    longest = backoff.longest(life, poll)
     at = backoff.next_try(memory.spent.get(name, ()), now, longest, backoff.daily_limit(item.want.ttl))
     if item.verdict.reasons == (Reason.DUE,):
         at = max(at, memory.held.get(name, 0.0))
+    if set(item.verdict.reasons) - renewal.MENDABLE == {Reason.REVOKED}:
+        at = max(at, backoff.after_revoked(memory.spent.get(name, ()), now, life))
     if at <= now:
         return None
     before = memory.faults.get(name)

@@ -28,6 +28,7 @@ from vaultpki.agent import state as agent_state
 from vaultpki.agent.assignment import Assignment
 from vaultpki.agent.context import Contact, Context, Outcome
 from vaultpki.agent.pairs import PairStatus
+from vaultpki.agent.revoked import note_revoked
 from vaultpki.agent.state import AgentState
 from vaultpki.certificates import BUNDLES, ROOT, SKEW, file_set
 from vaultpki.errors import (
@@ -52,8 +53,6 @@ def reconcile(context: Context) -> Outcome:
     found, config = context.found, context.config
     found.failures.update(ca_trust.complaints(wanted, trust, context.state.value))
     strangers = _report_strangers(context, wanted, trust)
-    if items is None:
-        items = _inspect(context, wanted, trust, context.options.force)
     # New trust first: a leaf of a new issuing CA must not come before its readers know the CA. Old trust last: a CA
     # must not go before its leaves.
     during = bundles.with_outgoing(config, context.folders, wanted, trust, items, context.now)
@@ -145,8 +144,8 @@ def remember_if_quiet(context: Context, items: Collection[PairStatus]) -> AgentS
     )
 
 
-def _wanted(context: Context) -> tuple[Assignment, dict[str, Trust], tuple[PairStatus, ...] | None, Contact]:
-    """What this node holds, whom it trusts, and its pairs if they were inspected for just that.
+def _wanted(context: Context) -> tuple[Assignment, dict[str, Trust], tuple[PairStatus, ...], Contact]:
+    """What this node holds, whom it trusts, and its pairs.
 
     Asks Vault only if the copy on disk is old or something is due.
     """
@@ -163,8 +162,11 @@ def _wanted(context: Context) -> tuple[Assignment, dict[str, Trust], tuple[PairS
     known_clock = contact.vault is not None and contact.vault.clock_offset is not None
     _remember_answer(context, fetched, contact.clock_offset if known_clock else context.state.value.clock_offset)
     trust = _trust(context, fetched)
-    same = copy is not None and fetched.certificates == copy.certificates and trust == known
-    return fetched, trust, items if same else None, contact
+    if items is None or copy is None or fetched.certificates != copy.certificates or trust != known:
+        items = _inspect(context, fetched, trust, context.options.force)
+    if note_revoked(context, contact, items):
+        items = _inspect(context, fetched, trust, context.options.force)
+    return fetched, trust, items, contact
 
 
 def _fetch(context: Context, copy: Assignment | None) -> tuple[Assignment, Contact]:
@@ -277,12 +279,14 @@ def _roll_credential(context: Context, vault: Vault) -> None:
 def _remembered(context: Context, items: Collection[PairStatus]) -> AgentState:
     """The agent's state after this pass, without what belongs to certificates that this node no longer holds."""
     names, failures = {item.want.name for item in items}, context.found.failures
+    serials = {item.want.name: item.leaf.serial for item in items if item.leaf is not None}
     state = agent_state.with_faults(context.state.value, {w: str(e) for w, e in failures.items()}, context.clock)
     return replace(
         state,
         certificates={name: one for name, one in state.certificates.items() if name in names},
         spent={name: times for name, times in state.spent.items() if name in names},
         held={name: until for name, until in state.held.items() if until > context.clock and name in names},
+        revoked={name: serial for name, serial in state.revoked.items() if serials.get(name) == serial},
         state=agent_state.state_of(failures.values()),
         quiet="" if failures else state.quiet,
     )

@@ -34,6 +34,7 @@ _LATER: Final = (
     "clock_offset",
     "root",
     "asked",
+    "revoked",
 )
 # The last second of the year 9999: nothing beyond is a time to `datetime`.
 _LAST: Final = 253402300799
@@ -82,6 +83,7 @@ class AgentState:
     then, by the key of its hooks. `reported` is a digest of the last report, and
     `clock_offset` by how many seconds Vault's clock is ahead of this one. `root` is the pin that `revisions` belong to.
     `asked` is when Vault was last asked in vain; when it last answered is told by the copy of its answer.
+    `revoked` are the serial numbers of installed certificates that Vault showed as revoked, by their names.
     """
 
     certificates: Mapping[str, IssuedRecord] = field(default_factory=dict)
@@ -109,6 +111,7 @@ class AgentState:
     clock_offset: float = 0.0
     root: str = ""
     asked: float = 0.0
+    revoked: Mapping[str, int] = field(default_factory=dict)
 
 
 def load(state: str) -> AgentState:
@@ -211,6 +214,7 @@ def _read(value: Mapping[str, Any]) -> AgentState:
         clock_offset=_offset(value.get("clock_offset", 0.0)),
         root=str(value.get("root", "")),
         asked=_number(value.get("asked", 0.0)),
+        revoked={str(name): int(serial) for name, serial in value.get("revoked", {}).items()},
     )
 
 

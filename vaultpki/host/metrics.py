@@ -155,7 +155,7 @@ class _Collector:
         for name, about, read in _CERTIFICATE_METRICS:
             yield _metric(f"certificate_{name}", about, [({"name": one.name}, read(one)) for one in view.certificates])
         unknown = "unknown" if view.unseen or view.unread else ""
-        about = "1 for the state: ok, due, expired, missing or broken; unknown if the files could not be read."
+        about = "1 for the state: ok, due, revoked, expired, missing or broken; unknown if the files could not be read."
         states = [({"name": one.name, "state": unknown or one.state}, 1) for one in view.certificates]
         yield _metric("certificate_state", about, states)
         known = {"cluster": view.cluster}
@@ -200,7 +200,7 @@ def _metric(name: str, about: str, samples: Iterable[tuple[dict[str, str], float
 
 
 def certificate_problems(view: View | None, now: float) -> Iterator[str]:
-    """Yield a line for each certificate that is missing, broken or expired, and one if they could not be read."""
+    """Yield a line for each certificate that is missing, broken, expired or revoked, and one if none could be read."""
     if view is None:
         yield "the agent has not ended its first pass"
         return
@@ -215,3 +215,5 @@ def certificate_problems(view: View | None, now: float) -> Iterator[str]:
             yield f"{each.name}: {'missing' if each.state == 'missing' else 'broken'}"
         elif each.not_after <= now or each.state == "expired":
             yield f"{each.name}: expired"
+        elif each.state == "revoked":
+            yield f"{each.name}: revoked"

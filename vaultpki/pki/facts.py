@@ -21,6 +21,13 @@ EKU: Final[Mapping[Usage, frozenset[str]]] = {
 """The extended key usages, as dotted OIDs, that make each usage exactly (RFC 5280 section 4.2.1.12)."""
 
 
+def serial_text(serial: int) -> str:
+    """Return a serial number as Vault writes it: pairs of hex digits, with colons."""
+    digits = f"{serial:x}"
+    digits = digits.zfill(len(digits) + len(digits) % 2)
+    return ":".join(digits[at : at + 2] for at in range(0, len(digits), 2))
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What one certificate says, in plain values.

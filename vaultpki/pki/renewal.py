@@ -32,6 +32,7 @@ class Reason(enum.Enum):
     ISSUER_OUTGOING = "issuer-outgoing"
     NOT_YET_VALID = "not-yet-valid"
     EXPIRED = "expired"
+    REVOKED = "revoked"
     DUE = "due"
     FORCED = "forced"
     WRONG_MODE = "wrong-mode"
@@ -44,6 +45,7 @@ class State(enum.Enum):
 
     OK = "ok"
     DUE = "due"
+    REVOKED = "revoked"
     EXPIRED = "expired"
     MISSING = "missing"
     BROKEN = "broken"
@@ -57,6 +59,7 @@ MENDABLE: Final = frozenset(_FILES)
 _STATE = {
     Reason.MISSING: State.MISSING,
     Reason.EXPIRED: State.EXPIRED,
+    Reason.REVOKED: State.REVOKED,
     Reason.DUE: State.DUE,
     # The pair still works; only what is requested has changed.
     Reason.NAMES_CHANGED: State.DUE,
@@ -68,7 +71,7 @@ _STATE = {
     Reason.CHAIN_OLD: State.DUE,
 }
 
-_WORST = (State.MISSING, State.BROKEN, State.EXPIRED, State.DUE)
+_WORST = (State.MISSING, State.BROKEN, State.EXPIRED, State.REVOKED, State.DUE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,7 @@ def assess(
         # No TTL of this length is granted any more.
         asked = want.ttl
     checks = [*_pair_reasons(pair), *(_leaf_reasons(pair, leaf, want, now, asked) if leaf is not None else ())]
+    checks.append((Reason.REVOKED, Reason.REVOKED in also))
     checks.append((Reason.DUE, leaf is not None and at is not None and at <= now < leaf.not_after))
     checks.append((Reason.ISSUER_OUTGOING, replace is not None and replace <= now))
     checks += [(reason, reason in also) for reason in (Reason.FORCED, *_FILES)]

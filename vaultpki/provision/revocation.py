@@ -14,7 +14,7 @@ from typing import Any
 
 from vaultpki.certificates import node_rows, rows
 from vaultpki.model import NODE, Cluster, Node, Pool, Row
-from vaultpki.pki.facts import Facts
+from vaultpki.pki.facts import Facts, serial_text
 from vaultpki.provision.identities import takes
 from vaultpki.redact import stamp
 from vaultpki.spec.node_report import NodeReport
@@ -33,10 +33,8 @@ class StoredCertificate:
 
     @property
     def serial(self) -> str:
-        """The serial number as Vault writes it: pairs of hex digits, with colons."""
-        digits = f"{self.facts.serial:x}"
-        digits = digits.zfill(len(digits) + len(digits) % 2)
-        return ":".join(digits[at : at + 2] for at in range(0, len(digits), 2))
+        """The serial number as Vault writes it."""
+        return serial_text(self.facts.serial)
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,4 +174,5 @@ def _reported(cluster: Cluster, name: str, who: Node | Pool, report: NodeReport 
         if one is None or one.not_after is None:
             yield HolderPair(name, row.name, row.ca)
         else:
-            yield HolderPair(name, row.name, row.ca, one.not_after, one.state in _OVERDUE, one.issuer_key_id)
+            due, revoked = one.state in _OVERDUE, one.state == State.REVOKED.value
+            yield HolderPair(name, row.name, row.ca, one.not_after, due, one.issuer_key_id, revoked)

@@ -26,6 +26,7 @@ class Health(enum.Enum):
     UNKNOWN = "unknown"
     VALID = "valid"
     DUE = "due"
+    REVOKED = "revoked"
     EXPIRED = "expired"
     MISSING = "missing"
 
@@ -35,19 +36,22 @@ class Expiry:
     """What was found of one row or CA: `first` is when the first of `read` certificates expires.
 
     `lacking` counts the certificates that should be there and could not be read. `due` says that a renewal is overdue,
-    or for a CA that it must be rotated soon.
+    or for a CA that it must be rotated soon. `revoked` counts those of the certificates that were revoked.
     """
 
     first: datetime | None
     read: int = 1
     lacking: int = 0
     due: bool = False
+    revoked: int = 0
 
     def health(self, now: datetime) -> Health:
         if self.first is not None and self.first <= now:
             return Health.EXPIRED
         if self.lacking or self.first is None:
             return Health.MISSING
+        if self.revoked:
+            return Health.REVOKED
         return Health.DUE if self.due else Health.VALID
 
 
@@ -227,6 +231,9 @@ def _until(expiry: Expiry, now: datetime) -> str:
         return f"{lacking}, {said}"
     if expiry.first <= now:
         return said
+    if expiry.revoked:
+        which = f"{expiry.revoked} of {expiry.read} revoked" if expiry.read > 1 else "revoked"
+        return f"{which}, {said}"
     return f"overdue, {said}" if expiry.due else f"{said} ({left(expiry.first, now)})"
 
 

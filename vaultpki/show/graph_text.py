@@ -16,16 +16,18 @@ _BORDERS: Final = {"kubernetes": "#2860c5", "kubelet": "#0b7a75", "etcd": "#7a3f
 _FILLS: Final = {
     Health.VALID: "#e4f5e6",
     Health.DUE: "#fdf0cf",
+    Health.REVOKED: "#fde3e1",
     Health.EXPIRED: "#fde3e1",
     Health.MISSING: "#fde3e1",
 }
 _WORDS: Final = {
     Health.VALID: "#1f6e34",
     Health.DUE: "#8a5a00",
+    Health.REVOKED: "#b3261e",
     Health.EXPIRED: "#b3261e",
     Health.MISSING: "#b3261e",
 }
-_WORST: Final = (Health.MISSING, Health.EXPIRED, Health.DUE, Health.VALID)
+_WORST: Final = (Health.MISSING, Health.EXPIRED, Health.REVOKED, Health.DUE, Health.VALID)
 
 # Mermaid reads these as themselves inside a quoted label; a number stands for any other character.
 _PLAIN: Final = frozenset(" abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:-()+/")

@@ -15,7 +15,7 @@ class HolderPair:
     """A pair that a node or an operator should have: its row's name and CA, and what was found of it.
 
     `not_after` is None if the certificate could not be read. `due` says that a renewal is overdue. `signer` is the key
-    id of the CA that signed it, in hex, or empty.
+    id of the CA that signed it, in hex, or empty. `revoked` says that it was revoked.
     """
 
     holder: str
@@ -24,10 +24,13 @@ class HolderPair:
     not_after: datetime | None = None
     due: bool = False
     signer: str = ""
+    revoked: bool = False
 
     def health(self, now: datetime) -> Health:
         """Return the state of this one pair."""
-        return Expiry(self.not_after, lacking=int(self.not_after is None), due=self.due).health(now)
+        return Expiry(
+            self.not_after, lacking=int(self.not_after is None), due=self.due, revoked=int(self.revoked)
+        ).health(now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,4 +104,5 @@ def by_row(pairs: Iterable[HolderPair]) -> dict[str, Expiry]:
 def _expiry(pairs: Collection[HolderPair]) -> Expiry:
     ends = [pair.not_after for pair in pairs if pair.not_after is not None]
     due = any(pair.due for pair in pairs if pair.not_after is not None)
-    return Expiry(min(ends, default=None), len(ends), len(pairs) - len(ends), due)
+    revoked = sum(pair.revoked for pair in pairs if pair.not_after is not None)
+    return Expiry(min(ends, default=None), len(ends), len(pairs) - len(ends), due, revoked)

@@ -11,6 +11,7 @@ from vaultpki.show.scene import Chip, Label, Rect, text_width
 _WORDS: Final = {
     Health.VALID: "valid",
     Health.DUE: "renewal overdue",
+    Health.REVOKED: "revoked",
     Health.EXPIRED: "expired",
     Health.MISSING: "missing",
     Health.UNKNOWN: "not read",

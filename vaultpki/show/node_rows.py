@@ -43,6 +43,7 @@ class NodeState(enum.Enum):
     CLONE = "clone"
     BROKEN = "broken"
     UNKNOWN = "unknown"
+    REVOKED = "revoked"
     NEEDS_JOIN = "needs-join"
     SILENT = "silent"
     OVERDUE = "overdue"
@@ -204,6 +205,8 @@ def _certificates(
             states.setdefault(one.state if one.state in ("missing", "broken") else "missing", []).append(name)
         elif one.state == "expired" or ends <= now:
             states.setdefault("expired", []).append(name)
+        elif one.state == "revoked":
+            states.setdefault("revoked", []).append(name)
         elif _late(one.renew_after, lives[name], report.poll, now):
             states.setdefault("overdue", []).append(name)
     yield from _by_state(states)
@@ -220,6 +223,7 @@ def _by_state(states: Mapping[str, Collection[str]]) -> Iterator[Finding]:
         ("expired", NodeState.EXPIRED),
         ("missing", NodeState.BROKEN),
         ("broken", NodeState.BROKEN),
+        ("revoked", NodeState.REVOKED),
         ("overdue", NodeState.OVERDUE),
     ):
         if states.get(name):

@@ -23,8 +23,8 @@ _MOST_LINES: Final = 3
 _SOON: Final = 1 / 6
 _GENERATION: Final = 8
 
-_RED: Final = (NodeState.EXPIRED, NodeState.CLONE, NodeState.BROKEN, NodeState.NEEDS_JOIN)
-_WORST: Final = ("expired", "missing", "broken")
+_RED: Final = (NodeState.EXPIRED, NodeState.CLONE, NodeState.BROKEN, NodeState.REVOKED, NodeState.NEEDS_JOIN)
+_WORST: Final = ("expired", "missing", "broken", "revoked")
 
 _NODE: Final = Column("NODE", most=40, least=28)
 _POOL: Final = Column("POOL", most=20, optional=4)

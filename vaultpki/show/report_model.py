@@ -20,6 +20,7 @@ from vaultpki.show.inventory import CaFound, Found, Holder, HolderPair
 STATES: Final[Mapping[Health, str]] = {
     Health.EXPIRED: "expired",
     Health.MISSING: "missing",
+    Health.REVOKED: "revoked",
     Health.DUE: "renewal overdue",
     Health.UNKNOWN: "not read",
     Health.VALID: "valid",
@@ -27,7 +28,9 @@ STATES: Final[Mapping[Health, str]] = {
 """The states of a certificate in words, the worst first."""
 
 _WORST: Final = tuple(STATES)
-_BAD: Final = (Health.EXPIRED, Health.MISSING, Health.DUE)
+BAD: Final = (Health.EXPIRED, Health.MISSING, Health.REVOKED, Health.DUE)
+"""The states of a certificate that need attention."""
+
 _FIRST: Final = 8
 _NAMED: Final = 4
 # More sentences of one kind are counted only.
@@ -232,7 +235,7 @@ def _notes(holder: Holder) -> Iterator[str]:
 def _opened(blocks: Sequence[HolderBlock]) -> Iterator[HolderBlock]:
     shown = 0
     for block in blocks:
-        bad = block.health in _BAD or len(blocks) <= _OPEN_ANYWAY
+        bad = block.health in BAD or len(blocks) <= _OPEN_ANYWAY
         shown += bad
         yield replace(block, open=bad and shown <= _OPEN)
 
@@ -266,7 +269,7 @@ def _ca(ca: CaFound, found: Found, now: datetime) -> CaLine:
 def _notices(
     found: Found, lines: Sequence[PairLine], cas: Sequence[CaLine], checks: CheckSummary | None
 ) -> Iterator[Notice]:
-    for health in _BAD:
+    for health in BAD:
         names: dict[str, list[str]] = {}
         for line in lines:
             if line.health is health:

@@ -12,10 +12,9 @@ from vaultpki import __version__, assets
 from vaultpki.certificates import ISSUING_CAS
 from vaultpki.redact import printable
 from vaultpki.show.calendar import SHADES
-from vaultpki.show.graph_model import Health
 from vaultpki.show.graph_svg import COLOURS, svg
 from vaultpki.show.graph_svg import MARK as PICTURE_MARK
-from vaultpki.show.report_model import STATES, Report
+from vaultpki.show.report_model import BAD, STATES, Report
 
 MARK: Final = "<!-- vaultpki report -->"
 """The first line of every report; HTML allows a comment before the doctype."""
@@ -29,11 +28,13 @@ _PAGE: Final[Mapping[str, tuple[str, str]]] = {
     "paper": ("#ffffff", "#12161f"),
     "line": ("#d9dfe9", "#2a3345"),
     "link": ("#1f56b3", "#8ab4ff"),
+    "revoked": ("#b3261e", "#ff8f87"),
     "expired": ("#b3261e", "#ff8f87"),
     "missing": ("#b3261e", "#ff8f87"),
     "due": ("#8a5a00", "#f0b73a"),
     "unknown": ("#4f596c", "#aab4c6"),
     "valid": ("#1f6e34", "#6fd58b"),
+    "revoked-back": ("#fde9e7", "#3a1719"),
     "expired-back": ("#fde9e7", "#3a1719"),
     "missing-back": ("#fde9e7", "#3a1719"),
     "due-back": ("#fdf3d9", "#33290f"),
@@ -65,7 +66,7 @@ def html(found: Report) -> str:
         report=found,
         policy=_policy((style, *re.findall(r"<style>(.*?)</style>", picture, re.DOTALL)), script),
         states=STATES,
-        bad=(Health.EXPIRED, Health.MISSING, Health.DUE),
+        bad=BAD,
         bar=_BAR,
         shades=range(1, SHADES + 1),
         version=__version__,

@@ -68,9 +68,10 @@ class Request:
     def most(self) -> int:
         """Return how many bytes its answer may have: the lists of a whole server grow with everybody who uses it.
 
-        So does the list of a mount's certificates with its nodes: each takes some 65 bytes.
+        So do the lists of a mount's certificates with its nodes: each takes some 65 bytes.
         """
-        return LIST_LIMIT if self.path in _WHOLE_LISTS or self.path.endswith("/certs") else BODY_LIMIT
+        large = self.path in _WHOLE_LISTS or self.path.endswith(("/certs", "/certs/revoked"))
+        return LIST_LIMIT if large else BODY_LIMIT
 
     @property
     def reads(self) -> bool:

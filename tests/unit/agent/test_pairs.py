@@ -10,7 +10,7 @@ import pytest
 from helpers import sample_certificates
 from vaultpki.agent.backoff import AT_ONCE, MOST_A_DAY
 from vaultpki.agent.pairs import PairStatus, granted, held_back, hopeless, known, may_have_signed, premature, short
-from vaultpki.agent.state import AgentState, Fault, IssuedRecord
+from vaultpki.agent.state import AgentState, Fault, IssuedRecord, with_spent
 from vaultpki.errors import (
     BadAnswer,
     CertificateRefused,
@@ -69,6 +69,24 @@ def test_what_only_another_ca_helps_is_no_reason_to_hurry() -> None:
     assert hopeless(ends(near), refused, MOMENT) and not hopeless(ends(far), refused, MOMENT)
     for error in (None, Unavailable("away", sent=False), Denied("no")):
         assert not hopeless(ends(near), error, MOMENT)
+
+
+def test_a_server_that_shows_all_as_revoked_has_little_signed() -> None:
+    memory, signed, now = AgentState(), 0, NOW
+    while now < NOW + 10 * 86400:
+        if held_back(item(Reason.REVOKED), memory, now, POLL) is None:
+            # No renewal is due so soon, so each of these counts as wasted.
+            memory, signed = with_spent(memory, {"kubelet": now}), signed + 1
+        now += POLL
+    assert held_back(item(Reason.REVOKED), AgentState(), NOW, POLL) is None
+    assert 10 <= signed <= 10 * 20
+
+
+def test_a_revoked_leaf_that_expires_is_replaced_as_any_other() -> None:
+    memory = spent(AT_ONCE - 1)
+    assert held_back(item(Reason.REVOKED), memory, NOW, POLL) is not None
+    for reason in (Reason.DUE, Reason.EXPIRED, Reason.NAMES_CHANGED):
+        assert held_back(item(reason, Reason.REVOKED), memory, NOW, POLL) is None
 
 
 def test_another_certificates_failures_hold_nothing_back() -> None:

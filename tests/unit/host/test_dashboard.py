@@ -88,7 +88,7 @@ def test_values_that_queries_name_are_values_that_there_are() -> None:
                     found.setdefault(selector.name or "", set()).update(matcher.value.split("|"))
     assert found == {
         "vaultpki_agent_state": {"needs-join"},
-        "vaultpki_certificate_state": {"expired", "missing", "broken", "unknown"},
+        "vaultpki_certificate_state": {"expired", "revoked", "missing", "broken", "unknown"},
     }
     assert found["vaultpki_agent_state"] <= set(get_args(AgentState))
     assert found["vaultpki_certificate_state"] <= {state.value for state in State} | {"unknown"}

@@ -200,6 +200,7 @@ def test_before_the_first_pass_there_is_only_the_version() -> None:
         (WELL, NOW + 3599, ["the agent has ended no pass for 3604 s"]),
         (WELL, NOW + 3600, ["the agent has ended no pass for 3605 s", "kubelet: expired"]),
         (replace(WELL, certificates=(replace(WELL.certificates[0], state="broken"),)), NOW, ["kubelet: broken"]),
+        (replace(WELL, certificates=(replace(WELL.certificates[0], state="revoked"),)), NOW, ["kubelet: revoked"]),
         (replace(WELL, certificates=(replace(WELL.certificates[0], state="due"),)), NOW, []),
         (replace(WELL, unseen="no folder"), NOW, ["the last pass was cut short: no folder"]),
         (replace(WELL, certificates=(), unseen="no folder"), NOW, ["the last pass was cut short: no folder"]),

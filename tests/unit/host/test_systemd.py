@@ -353,7 +353,7 @@ def test_alerts_ask_for_nothing_but_what_is_exported() -> None:
     assert asked and asked <= exported()
     # Every state that a rule names is one that there is.
     states = {state for rule in group["rules"] for state in re.findall(r'state=~?"([^"]+)"', rule["expr"])}
-    assert states == {"needs-join", "missing|broken|unknown"}
+    assert states == {"needs-join", "revoked", "missing|broken|unknown"}
 
 
 def test_alerts_tell_whom_and_what_to_do() -> None:

@@ -87,6 +87,13 @@ def test_order_of_names_unknown_issuers_and_clocks_a_little_apart_are_no_fault()
         assert assess(pair, WANT, SIGNED, 0.0).state is State.OK
 
 
+def test_a_revoked_leaf_is_replaced_at_once_and_no_window_holds_it() -> None:
+    verdict = assess(GOOD, WANT, SIGNED, 0.0, also={Reason.REVOKED})
+    assert verdict.reasons == (Reason.REVOKED,) and verdict.state is State.REVOKED and verdict.sign
+    late = assess(GOOD, WANT, SIGNED + LIFE, 0.0, also={Reason.REVOKED})
+    assert late.reasons == (Reason.EXPIRED, Reason.REVOKED) and late.state is State.EXPIRED
+
+
 def test_modes_and_owners_are_mended_and_never_a_reason_to_sign() -> None:
     verdict = assess(GOOD, WANT, SIGNED, 0.0, also={Reason.WRONG_MODE, Reason.WRONG_OWNER})
     assert verdict.reasons == (Reason.WRONG_MODE, Reason.WRONG_OWNER)

@@ -113,6 +113,8 @@ def test_kubeadm_has_no_pair_for_kube_proxy_and_other_names_of_files(tmp_path: P
         (Expiry(NOW + timedelta(hours=7)), Health.VALID, "until 2026-11-26 (7 hours)"),
         (Expiry(NOW + timedelta(hours=1, minutes=59)), Health.VALID, "until 2026-11-26 (1 hour)"),
         (Expiry(NOW + DAY, 3, due=True), Health.DUE, "overdue, until 2026-11-27"),
+        (Expiry(NOW + DAY, 1, due=True, revoked=1), Health.REVOKED, "revoked, until 2026-11-27"),
+        (Expiry(NOW + DAY, 3, revoked=2), Health.REVOKED, "2 of 3 revoked, until 2026-11-27"),
         (Expiry(NOW, 3), Health.EXPIRED, "expired 2026-11-26"),
         (Expiry(NOW - DAY, 2, 1), Health.EXPIRED, "1 of 3 missing, expired 2026-11-25"),
         (Expiry(NOW + DAY, 2, 1, due=True), Health.MISSING, "1 of 3 missing, until 2026-11-27"),

@@ -83,6 +83,13 @@ CASES: dict[str, tuple[NodeReport | Mapping[str, Any], int | None, str, list[str
         ["missing"],
         "missing: kubelet",
     ),
+    "revoked": (
+        report(certificates={"kubelet": certificate(25, state="revoked")}),
+        1,
+        "revoked",
+        ["revoked"],
+        "revoked: kubelet",
+    ),
     "broken": (
         report(certificates={"kubelet": certificate(9, state="broken")}),
         1,
@@ -225,6 +232,11 @@ FILES: dict[str, tuple[Status, str, str]] = {
     ),
     "due": (replace(GOOD, seen=(seen("etcd-peer", State.DUE, 9, wrong=False),)), "ok", ""),
     "overdue": (replace(GOOD, seen=(seen("etcd-peer", State.DUE, 9, wrong=True),)), "overdue", "overdue: etcd-peer"),
+    "revoked": (
+        replace(GOOD, seen=(seen("kubelet", State.REVOKED, 20, wrong=True),)),
+        "revoked",
+        "revoked: kubelet",
+    ),
     "kubeconfig": (replace(GOOD, seen=(seen("kubelet", State.OK, 9, wrong=True),)), "broken", "broken: kubelet"),
     "needs-join": (
         replace(GOOD, agent="needs-join"),
@@ -311,4 +323,4 @@ def test_colours_say_what_is_urgent() -> None:
         if line.startswith("cp-1")
     ]
     assert lives == ["0%:red", "13%:red", "22%:yellow", "24%:green"]
-    assert [node_table._colour(state) for state in NodeState].count("red") == 4
+    assert [node_table._colour(state) for state in NodeState].count("red") == 5

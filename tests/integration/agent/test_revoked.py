@@ -1,0 +1,95 @@
+"""A certificate of a node is revoked: its agent replaces it when it next asks Vault, unless the node is locked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.node import enrolled_nodes
+from helpers.node.enrolled_nodes import Desk
+from helpers.node.resident_agent import leaf
+from helpers.vault.applied_cluster import Seat, Site, standing, vaultpki
+from helpers.vault.servers import Server
+from vaultpki.pki.facts import serial_text
+
+PAIRS = {"kubelet": "kubelet", "kubelet-client": "kubernetes", "kube-proxy": "kubernetes"}
+
+
+@pytest.fixture
+def site(server: Server, tmp_path: Path, cluster_name: str) -> Site:
+    return standing(server, tmp_path / "site", cluster_name)
+
+
+def serials(seat: Seat) -> dict[str, str]:
+    return {name: serial_text(leaf(seat, name).serial) for name in PAIRS}
+
+
+def revoked(site: Site, held: Mapping[str, str]) -> set[str]:
+    """Those of the certificates that their mounts list as revoked."""
+    lists = {ca: site.server.api("LIST", f"{site.prefix}/{ca}/certs/revoked").body for ca in set(PAIRS.values())}
+    return {name for name, serial in held.items() if serial in lists[PAIRS[name]].get("data", {}).get("keys", [])}
+
+
+def revoke(site: Site) -> None:
+    vaultpki("revoke", "-f", site.file, "worker-1", "--yes", env=site.server.environment())
+
+
+def states(seat: Seat) -> dict[str, tuple[str, list[str]]]:
+    """What `status` says offline of each certificate; it needs attention where one is not ok."""
+    ran = vaultpki("status", "-c", seat.config, "--offline", "--json", expect={0, 3})
+    document: dict[str, Any] = json.loads(ran.stdout)
+    found = {one["name"]: (one["state"], one["reasons"]) for one in document["certificates"]}
+    assert (ran.returncode == 0) is document["ok"]
+    return found
+
+
+def test_what_was_revoked_is_replaced_and_stays_revoked(site: Site, tmp_path: Path) -> None:
+    hook = f"hooks: {{kubelet-client: [[touch, {tmp_path}/ran]]}}\n"
+    seat = site.equip("worker-1", further=hook)
+    seat.run()
+    (tmp_path / "ran").unlink()
+    first = serials(seat)
+    revoke(site)
+    assert revoked(site, first) == set(PAIRS)
+    seat.age()
+    said = seat.run()
+    second = serials(seat)
+    assert all(f"renewed {name}" in said.stdout for name in PAIRS), said
+    assert "kubelet-client was revoked (serial " in said.stdout + said.stderr
+    assert not set(first.values()) & set(second.values())
+    assert revoked(site, first) == set(PAIRS) and revoked(site, second) == set()
+    assert (tmp_path / "ran").exists()
+    assert states(seat) == dict.fromkeys(PAIRS, ("ok", []))
+    seat.age()
+    assert "nothing to do" in seat.run().stdout
+
+    # A server that shows each new certificate as revoked too does not have one signed at every pass.
+    revoke(site)
+    seat.age()
+    assert "it was signed again and again" in seat.run(expect=1).stderr
+    assert serials(seat) == second
+    assert states(seat) == dict.fromkeys(PAIRS, ("revoked", ["revoked"]))
+
+
+def test_a_locked_node_shows_what_was_revoked_and_replaces_it_once_it_is_enrolled_again(
+    site: Site, tmp_path: Path
+) -> None:
+    desk = Desk(site, site.server.token)
+    seat = Seat("worker-1", tmp_path / "node")
+    seat.folder.mkdir()
+    enrolled_nodes.join(seat, desk.join_file("worker-1", tmp_path / "join.json"))
+    first = serials(seat)
+    desk.run("lock", "-f", site.file, "worker-1")
+    revoke(site)
+    seat.age()
+    seat.run(expect=1)
+    assert serials(seat) == first
+    assert states(seat) == dict.fromkeys(PAIRS, ("revoked", ["revoked"]))
+    again = desk.join_file("worker-1", tmp_path / "again.json")
+    assert "renewed kubelet" in enrolled_nodes.join(seat, again).stdout
+    assert not set(first.values()) & set(serials(seat).values()) and revoked(site, serials(seat)) == set()
+    assert states(seat) == dict.fromkeys(PAIRS, ("ok", []))
