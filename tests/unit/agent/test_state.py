@@ -56,11 +56,12 @@ FULL = AgentState(
     reported="9a0e",
     clock_offset=-42.5,
     root="4f" * 32,
+    asked=NOW - 30,
     revoked={"etcd-peer": 2**159 - 1},
 )
 LATER = (
     *("quiet_folders", "revisions", "vanished", "bundles", "leaves", "started", "reported", "clock_offset", "root"),
-    "revoked",
+    *("asked", "revoked"),
 )
 
 
