@@ -82,11 +82,12 @@ conformance: $(VENV)/.dev
 		"$(BIN)/python -m pytest tests/integration tests/docs -m '$(ON_VAULT)' --timeout 900 -n 5 $(PARALLEL) $(IGNORED) --server vault $$given $(PYTEST) && \
 		$(BIN)/python -m pytest $(LAST) -m '$(ON_VAULT)' --timeout 900 -n 4 $(PARALLEL) --server bao --server vault $$given $(PYTEST)"
 
-# An hour and more.
+# An hour and more; then every exploration of the models of rotations.
 lifecycle: $(VENV)/.dev
 	$(SETUP)/packages conformance
 	$(BUILD) && \
 	$(BIN)/python -m pytest $(CA_PAGE) $(CA_CUTS) -m conformance --timeout 3000 -n 4 --server bao --server vault $$given $(PYTEST)
+	$(BIN)/python -m pytest tests/models -m conformance --timeout 3000 -n 4 $(PYTEST)
 
 # Half an hour and more: what `conformance` takes in part, above all agents that are killed, or whose calls fail, at every
 # single call by which a pass changes its node.

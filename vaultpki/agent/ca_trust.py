@@ -92,7 +92,7 @@ def complaints(
                 VaultpkiError(
                     f"the record of the rotation of {domain} on the server is older than before (revision "
                     f"{seen.highest}, now {shows}), as after a restored backup; this node drops and re-issues nothing "
-                    f"of {domain} until `vaultpki ca continue` has corrected it"
+                    f"of {domain} until `vaultpki ca recover {domain}` has corrected it"
                 ),
             )
     for domain in DOMAINS:
@@ -194,9 +194,14 @@ def wrong_default(
     narrow = in_place_of(trust, issuer)
     if not trust.signers or default_signs(narrow, wanted.issuers.defaults.get(ca), narrow.signers):
         return None
+    if trust.kept:
+        why = f"the rotation of {ca} was recovered, and the server signs with another CA than that of this certificate"
+        if issuer is None:
+            why = f"the rotation of {ca} was recovered, and not every node may trust the CA that signs"
+        return SigningPaused(f"{name}: {why}; `vaultpki ca status` shows what it waits for", at)
     if trust.frozen:
         why = f"the server's record of the rotation of {ca} is not the newest, and it signs with another CA than before"
-        return SigningPaused(f"{name}: {why}; run `vaultpki ca continue`", at)
+        return SigningPaused(f"{name}: {why}; run `vaultpki ca recover {ca}`", at)
     if ca in wanted.rotations.records:
         why = f"the server does not sign with the CA that the rotation of {ca} names"
         return SigningPaused(f"{name}: {why} yet; `vaultpki ca continue` corrects it", at)

@@ -50,7 +50,11 @@ _IS_ROOT: Final = {
     State.RETRUSTING: "nodes learn to trust {old} again beside {new}; the issuing CAs are still of {new}",
     State.RETURNING: "the issuing CAs are of {old} again; nodes trust both, and serve that",
 }
-_BUNDLES_CHANGE: Final = frozenset(state for state, _ in TRUST_STEPS)
+_BUNDLES_CHANGE: Final = frozenset(state for state, _ in TRUST_STEPS) - {State.RETURNING}
+# The same after a recovery.
+_IS_KEPT: Final = (
+    "nodes learn to trust {old} and {new}; each keeps its certificate, and renews it if it is of {leaf}, which signs"
+)
 # What a step does, as the rest of a sentence.
 _DOES: Final = {
     State.STEADY: "deletes {new}, and nodes trust {old} alone",
@@ -246,10 +250,12 @@ def _each(entries: tuple[Waiting, ...]) -> Iterator[str]:
 
 def _filled(record: RotationRecord, state: State, words: dict[State, str], same_key: dict[State, str]) -> str:
     text = words[state]
-    if record.domain == ROOT:
+    if words is _IS and record.kept is not None and state is record.state:
+        text = _IS_KEPT
+    elif record.domain == ROOT:
         text = (_IS_ROOT if words is _IS else _DOES_ROOT).get(state, text)
     elif record.method is Method.SAME_KEY:
         text = same_key.get(state, text)
     new = record.new.name if record.new is not None else "no other CA"
     spread = f"within {format_duration(record.spread)}" if record.spread else "at once"
-    return text.format(old=record.old.name, new=new, spread=spread)
+    return text.format(old=record.old.name, new=new, spread=spread, leaf=record.leaf.name)

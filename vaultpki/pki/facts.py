@@ -106,7 +106,8 @@ class Trust:
     `issuing` is what bundles hold, expired ones included, so that a bundle changes only when the cluster's records do;
     `live` are those in date, whose leaves are valid. `strangers` is what else the mount shows. `signers` are those of
     `live` whose leaves are installed, and `serving` is the one that is then served behind them, if a rotation names it.
-    Leaves of `outgoing`, CAs by their SHA-256, are replaced. With `frozen` each leaf stays with the CA that signed it.
+    Leaves of `outgoing`, CAs by their SHA-256, are replaced. With `frozen` each leaf stays with the CA that signed it;
+    with `kept`, after a recovery, a node that has none also waits.
     """
 
     root: Facts
@@ -116,6 +117,7 @@ class Trust:
     signers: tuple[Facts, ...] = ()
     outgoing: Mapping[str, Replacement] = field(default_factory=dict)
     frozen: bool = False
+    kept: bool = False
     serving: Facts | None = None
     further_roots: tuple[Facts, ...] = ()
     crosses: tuple[Facts, ...] | None = ()

@@ -39,28 +39,44 @@ class Word:
     default: str | None = None
     vanished: Mapping[str, datetime] = field(default_factory=dict)
 
+    @property
+    def kept(self) -> bool:
+        """Whether a recovery has each leaf stay with the CA that signed it, and no CA dropped."""
+        return self.record is not None and self.record.kept is not None
+
+    @property
+    def still(self) -> bool:
+        """Whether nothing is dropped, and no leaf is replaced by one of another CA."""
+        return self.frozen or self.kept
+
 
 def trusted(known: Trust, word: Word, now: datetime) -> Trust:
     """Return the trust in one CA; `known` has every fit CA that the node holds or the mount shows."""
     issuing = _bundle(known, word, now)
     live = tuple(facts for facts in issuing if in_date(facts, now))
     signers = _signers(known, live, word)
-    named = None if word.frozen or word.record is None else word.record.leaf.sha256
+    named = None if word.still or word.record is None else word.record.leaf.sha256
     return replace(
         known,
         issuing=issuing,
         live=live,
         signers=signers,
-        outgoing={} if word.frozen or not signers else _outgoing(live, signers, word),
-        frozen=word.frozen,
+        outgoing={} if word.still or not signers else _outgoing(live, signers, word),
+        frozen=word.still,
+        kept=word.kept and not word.frozen,
         serving=next((facts for facts in signers if facts.fingerprint == named), None),
     )
 
 
 def acceptable(trust: Trust, issuer: Facts | None) -> tuple[Facts, ...]:
-    """Return the CAs by which a new leaf may be signed, where `issuer` has signed the one in use."""
-    if not trust.frozen or issuer is None:
+    """Return the CAs by which a new leaf may be signed, where `issuer` has signed the one in use.
+
+    Without one in use a node takes none after a recovery: not everybody may trust the CA that signs.
+    """
+    if not trust.frozen:
         return trust.signers
+    if issuer is None:
+        return () if trust.kept else trust.signers
     return tuple(facts for facts in trust.signers if facts.public_key == issuer.public_key)
 
 
@@ -93,11 +109,12 @@ def chain_differs(trust: Trust, issuer: Facts, found: Sequence[Facts]) -> bool:
 
 def _bundle(known: Trust, word: Word, now: datetime) -> tuple[Facts, ...]:
     record = word.record
-    if record is None or word.frozen:
+    if record is None or word.still:
         # Beyond the limit those stay that leaves may be of, and the newest of the others.
-        def rank(facts: Facts) -> tuple[bool, bool, bool]:
+        def rank(facts: Facts) -> tuple[bool, ...]:
             sha256 = facts.fingerprint
-            return sha256 != word.default, not in_date(facts, now), sha256 not in word.shown
+            unnamed = record is None or sha256 not in record.trust
+            return sha256 != word.default, not in_date(facts, now), unnamed, sha256 not in word.shown
 
         kept = frozenset(sorted(known.issuing, key=rank)[:MOST_KEPT])
         return tuple(facts for facts in known.issuing if facts in kept)
@@ -111,12 +128,12 @@ def _bundle(known: Trust, word: Word, now: datetime) -> tuple[Facts, ...]:
 
 
 def _signers(known: Trust, live: tuple[Facts, ...], word: Word) -> tuple[Facts, ...]:
-    if word.record is not None and not word.frozen:
+    if word.record is not None and not word.still:
         first = word.record.leaf.sha256
         keys = {facts.public_key for facts in known.issuing if facts.fingerprint == first}
     else:
         first = word.default or ""
-        keys = {facts.public_key for facts in live if word.frozen or facts.fingerprint in word.shown}
+        keys = {facts.public_key for facts in live if word.still or facts.fingerprint in word.shown}
     fit = (facts for facts in live if facts.public_key in keys)
     return tuple(sorted(fit, key=lambda facts: facts.fingerprint != first))
 

@@ -27,6 +27,8 @@ TRUST_STEPS: Final = frozenset(
         (State.PUBLISHED, State.SWITCHED),
         (State.RETRUSTING, State.SWITCHED),
         (State.RETRUSTING, State.RETURNING),
+        # After a recovery not everybody has trusted the new CA before.
+        (State.RETURNING, State.SWITCHED),
         (State.RETIRED, State.DONE),
     }
 )
@@ -194,7 +196,7 @@ def _bundle(step: Step, node: Participant, report: NodeReport) -> str:
         return "has no bundle of this CA: look at its agent's log"
     if step.to is State.DONE:
         return "still trusts the old CA on its disk: look at its agent's log"
-    lacks = "old" if step.record.state is State.RETRUSTING else "new"
+    lacks = "old" if step.record.old.sha256 in _wanted(step) - report.bundles[step.record.domain].sha256 else "new"
     return f"does not trust the {lacks} CA on its disk: look at its agent's log"
 
 
@@ -275,13 +277,20 @@ def _started(step: Step, report: NodeReport, name: str) -> bool:
 
 def _fits(step: Step, held: frozenset[str]) -> bool:
     """Return whether a bundle with these CAs is what the step waits for."""
+    record, new = step.record, step.record.new.sha256 if step.record.new is not None else ""
+    if step.to is State.DONE:
+        return new in held and held.isdisjoint({record.old.sha256, *record.also})
+    return _wanted(step) <= held
+
+
+def _wanted(step: Step) -> frozenset[str]:
+    """Return the CAs that a bundle must have before leaves of the next state are installed."""
     record = step.record
     old, new = record.old.sha256, record.new.sha256 if record.new is not None else ""
-    if step.to is State.DONE:
-        return new in held and held.isdisjoint({old, *record.also})
-    # On the way back from RETIRED the new CA's issuer may be lost, and leaves of it are trusted where they are.
-    wanted = {old} if step.to is State.RETURNING else {old, new}
-    return wanted <= held
+    # On the way back from RETIRED the new CA's issuer may be lost, and leaves of it are trusted where they are; the old
+    # one's may be where a way back goes forward again.
+    alone = {(State.RETRUSTING, State.RETURNING): old, (State.RETURNING, State.SWITCHED): new}
+    return frozenset({alone[step.path]} if step.path in alone else {old, new})
 
 
 def _leaves(node: Participant, report: NodeReport) -> list[tuple[str, CertificateReport | None]]:

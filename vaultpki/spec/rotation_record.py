@@ -56,6 +56,13 @@ class State(enum.Enum):
         return self in (State.STEADY, State.DONE)
 
 
+class Kept(enum.Enum):
+    """Which CA stays the default while each node keeps its leaf, after a recovery."""
+
+    OLD = "old"
+    NEW = "new"
+
+
 class Method(enum.Enum):
     """How a CA is replaced: with a new key, with a new certificate for its key, or with distrust first."""
 
@@ -85,7 +92,10 @@ class RotationRecord:
     number that was given to a key of this CA. `also` are the SHA-256 of further CAs that were on the mount when the
     rotation began, which are trusted as long as `old` is. `spread` is in seconds. `excused` are the nodes that no gate
     waits for, `restarted` those whose restarts a person confirmed in this state, and `turn` the node that may restart
-    what reads the bundle only at its start.
+    what reads the bundle only at its start. `kept` is set by a recovery, in RETRUSTING: each node keeps the leaf that
+    it holds, drops no CA that it trusts, and the CA that `kept` names is the default until everybody trusts both. A
+    release that does not know it takes such a record for plain RETRUSTING; it then installs leaves of `new` alone,
+    and none while `old` is the default.
     """
 
     domain: str
@@ -101,10 +111,13 @@ class RotationRecord:
     excused: tuple[str, ...] = ()
     restarted: tuple[str, ...] = ()
     turn: str = ""
+    kept: Kept | None = None
 
     @property
     def leaf(self) -> CaRef:
-        """The CA whose leaves are installed."""
+        """The CA whose leaves are installed; with `kept` the one that the server signs with."""
+        if self.kept is Kept.OLD:
+            return self.old
         later = self.state in (State.SWITCHED, State.RETIRED, State.DONE, State.RETRUSTING)
         return self.new if later and self.new is not None else self.old
 
@@ -124,7 +137,8 @@ class RotationRecord:
 
     def moved(self, state: State, now: datetime, **changes: Any) -> RotationRecord:
         """Return the next revision in another state; what people confirmed and whose turn it is, is forgotten."""
-        return replace(self, state=state, revision=self.revision + 1, since=now, restarted=(), turn="", **changes)
+        after = replace(self, state=state, revision=self.revision + 1, since=now, restarted=(), turn="", kept=None)
+        return replace(after, **changes)
 
     def changed(self, **changes: Any) -> RotationRecord:
         """Return the next revision in the same state."""
@@ -148,7 +162,7 @@ def to_json(record: RotationRecord) -> dict[str, Any]:
         "excused": list(record.excused),
         "restarted": list(record.restarted),
         "turn": record.turn,
-    }
+    } | ({"kept": record.kept.value} if record.kept is not None else {})
 
 
 def read(value: object, domain: str, *, where: str) -> RotationRecord:
@@ -161,8 +175,9 @@ def read(value: object, domain: str, *, where: str) -> RotationRecord:
         raise read.wrong("domain")
     try:
         state, method = State(read.text("state")), Method(read.text("method"))
+        kept = Kept(read.text("kept")) if "kept" in value else None
     except ValueError:
-        raise read.wrong("state or method") from None
+        raise read.wrong("state, method or kept") from None
     new = value.get("new")
     record = RotationRecord(
         domain=domain,
@@ -178,6 +193,7 @@ def read(value: object, domain: str, *, where: str) -> RotationRecord:
         excused=_nodes(read, "excused"),
         restarted=_nodes(read, "restarted"),
         turn=read.text("turn"),
+        kept=kept,
     )
     if record.turn and not names.fits(record.turn, hosts.node_name):
         raise read.wrong("turn")
@@ -185,6 +201,8 @@ def read(value: object, domain: str, *, where: str) -> RotationRecord:
         raise read.wrong("also")
     if record.new is None and state is not State.STEADY:
         raise read.wrong("new")
+    if kept is not None and state is not State.RETRUSTING:
+        raise read.wrong("kept")
     if not record.old.sha256 or (record.leaf is record.new and not record.new.sha256):
         raise read.wrong("sha256")
     return record

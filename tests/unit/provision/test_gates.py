@@ -100,6 +100,7 @@ TRUST = [
     (State.PUBLISHED, State.SWITCHED, BOTH),
     (State.RETRUSTING, State.SWITCHED, BOTH),
     (State.RETRUSTING, State.RETURNING, BOTH),
+    (State.RETURNING, State.SWITCHED, BOTH),
     (State.RETIRED, State.DONE, {NEW}),
 ]
 LEAVES = [(State.SWITCHED, State.RETIRED, KEYS["new"]), (State.RETURNING, State.STEADY, KEYS["old"])]
@@ -116,6 +117,12 @@ def test_bundles_and_processes_must_hold_what_the_state_says(state: State, to: S
     assert "restart etcd" in reason(between(state, to, member(report(bundle, leaf=leaf, started=wrong))))
     assert "restart etcd" in reason(between(state, to, member(report(bundle, leaf=leaf, readers={}))))
     assert "no bundle" in reason(between(state, to, member(report(leaf=leaf, bundles={}))))
+
+
+def test_a_way_back_that_goes_forward_again_needs_the_new_ca_only() -> None:
+    # The old one may be lost: then no node that joins now can have it.
+    assert between(State.RETURNING, State.SWITCHED, member(report({NEW}))).open(NOW)
+    assert "does not trust the new CA" in reason(between(State.RETURNING, State.SWITCHED, member(report({OLD}))))
 
 
 def test_the_way_back_from_retired_needs_the_old_ca_only() -> None:
@@ -360,7 +367,6 @@ def test_the_signer_must_outlive_the_leaves_of_the_new_ca() -> None:
         (State.PUBLISHED, State.STEADY),
         (State.SWITCHED, State.RETURNING),
         (State.RETIRED, State.RETRUSTING),
-        (State.RETURNING, State.SWITCHED),
         (State.PUBLISHED, State.RETIRED),
     ],
 )

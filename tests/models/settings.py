@@ -1,0 +1,157 @@
+"""The settings in which the models are explored, and the rules without which each of them breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from models.explore import Found
+from models.root_rotation import ROOT_RULES, holders, root_model
+from models.rotation import ALL, Settings
+from models.rotation_moves import run, walk
+from models.small import quorum, same_key
+
+SETTINGS = {
+    "etcd, hooks": Settings(),
+    "etcd, a person restarts": Settings(hooks=False),
+    "etcd, a node joins": Settings(nodes=1, joins=True),
+    "kubernetes": Settings(reads="late"),
+    "kubernetes, admin": Settings(reads="late", nodes=1, admin=True),
+    "kubernetes, a node joins": Settings(reads="late", nodes=1, joins=True),
+    "etcd, two operators": Settings(nodes=1, operators=2),
+    "etcd, two operators, two nodes": Settings(nodes=2, operators=2),
+    "etcd, a late apply": Settings(apply=True),
+    "etcd, a liar": Settings(nodes=3, liars=1, back=False),
+    "etcd, one excused": Settings(nodes=3, excused=True, back=False),
+    "etcd, set back": Settings(restore=True),
+    "etcd, set back, forward only": Settings(restore=True, back=False),
+    "etcd, set back to published": Settings(restore=True, begin="U"),
+    "etcd, set back to switched": Settings(restore=True, begin="S"),
+    "etcd, set back to retired": Settings(restore=True, begin="R"),
+    "etcd, set back to returning": Settings(restore=True, begin="B"),
+    "etcd, set back to published, stale reports": Settings(restore=True, begin="U", stale=True),
+    "etcd, set back, stale reports, a liar": Settings(
+        nodes=2, liars=1, claims=True, restore=True, stale=True, back=False
+    ),
+    "etcd, set back to switched, an older agent": Settings(restore=True, begin="S", older=True),
+    "kubernetes, set back to published": Settings(reads="late", restore=True, begin="U"),
+    "etcd, a liar is ahead": Settings(nodes=2, liars=1, claims=True),
+    "etcd, a liar is ahead, two honest": Settings(nodes=3, liars=1, claims=True, begin="U"),
+    "etcd, most nodes lie": Settings(nodes=3, liars=2, claims=True, begin="U"),
+    "etcd, set back to published, a liar": Settings(nodes=2, liars=1, claims=True, restore=True, begin="U"),
+    "etcd, set back to retired, a liar": Settings(nodes=2, liars=1, claims=True, restore=True, begin="R"),
+    "etcd, set back to published, a liar, two honest": Settings(nodes=3, liars=1, claims=True, restore=True, begin="U"),
+    "etcd, a liar is ahead, a node joins": Settings(nodes=2, liars=1, claims=True, joins=True, begin="R"),
+    "etcd, a liar is ahead, an older agent": Settings(nodes=3, liars=1, claims=True, older=True, begin="U"),
+    "kubernetes, a liar is ahead": Settings(nodes=2, liars=1, claims=True, reads="late"),
+    "etcd, a forged record": Settings(forged=True),
+    "etcd, a forged record in published": Settings(forged=True, begin="U"),
+    "etcd, one node, a forged record": Settings(forged=True, nodes=1),
+}
+
+NEEDED = (
+    ("counted", "etcd, a node joins"),
+    ("counted", "kubernetes, a node joins"),
+    ("echo", "etcd, hooks"),
+    ("echo", "kubernetes"),
+    ("settle", "kubernetes"),
+    ("word", "etcd, hooks"),
+    ("word", "kubernetes"),
+    ("leafword", "etcd, hooks"),
+    ("leafword", "etcd, two operators"),
+    ("leafword", "etcd, set back, forward only"),
+    ("intent", "etcd, hooks"),
+    ("retrust", "etcd, hooks"),
+    ("bound", "etcd, a person restarts"),
+    ("newstate", "etcd, a person restarts"),
+    ("memory", "etcd, hooks"),
+    ("operators", "kubernetes, admin"),
+    ("leafword", "etcd, a late apply"),
+    ("whole", "etcd, a late apply"),
+    ("epoch", "etcd, set back, forward only"),
+    ("recover", "etcd, set back, forward only"),
+    ("back only", "etcd, set back to retired"),
+    ("kept", "etcd, set back to published"),
+    ("kept", "etcd, a liar is ahead"),
+    ("kept", "etcd, most nodes lie"),
+    ("again", "etcd, set back to published"),
+    ("again", "etcd, a liar is ahead"),
+    ("default", "etcd, a liar is ahead, an older agent"),
+    ("waits", "etcd, a liar is ahead, a node joins"),
+    ("nothing dropped", "etcd, set back, stale reports, a liar"),
+    ("steady", "etcd, set back, stale reports, a liar"),
+    ("limit", "etcd, one node, a forged record"),
+    ("ids", "etcd, two operators"),
+    ("defuse", "etcd, two operators"),
+    ("whole", "etcd, two operators"),
+    ("probe", "etcd, hooks"),
+    ("probe", "etcd, a person restarts"),
+)
+"""Rules, each with a setting in which something breaks without it."""
+
+
+class Try(NamedTuple):
+    """One exploration, and whether all must hold in it; None where either may be."""
+
+    title: str
+    holds: bool | None
+    run: Callable[[int], Found]
+
+
+def _rotation(s: Settings) -> Callable[[int], Found]:
+    return lambda limit: run(s, live=True, limit=limit)
+
+
+def tries() -> Iterator[Try]:
+    """Yield every exploration; each is given a limit of states."""
+    for name, s in SETTINGS.items():
+        yield Try(f"{name}: all rules", True, _rotation(s))
+    for rule, name in NEEDED:
+        yield Try(f"{name}: without {rule}", False, _rotation(SETTINGS[name]._replace(rules=ALL - {rule})))
+    first = SETTINGS["etcd, hooks"]._replace(rules=frozenset({"memory", "probe"}))
+    yield Try("etcd, hooks: as first written", False, _rotation(first))
+    yield Try("quorum: by turns", True, lambda limit: quorum(turns=True))
+    yield Try("quorum: each agent on its own", False, lambda limit: quorum(turns=False))
+    yield Try("quorum: by turns, one member excused", False, lambda limit: quorum(turns=True, excused=1))
+    yield Try("holders of the root, after an issuing CA's rotation", False, lambda limit: holders())
+    big = Settings(nodes=3, joins=True, operators=2)
+    walks = {
+        "three nodes, one joins, two operators, etcd": big,
+        "three nodes, one joins, two operators, kubernetes": big._replace(reads="late", admin=True),
+        "three nodes, two operators, a person restarts, set back": Settings(
+            nodes=3, operators=2, hooks=False, restore=True
+        ),
+        "five nodes of which two lie, one joins, two operators, set back": Settings(
+            nodes=5, liars=2, claims=True, joins=True, operators=2, restore=True
+        ),
+        "four nodes of which three lie, kubernetes, set back": Settings(
+            nodes=4, liars=3, claims=True, reads="late", restore=True
+        ),
+    }
+    for title, s in walks.items():
+        yield Try(f"walks: {title}", True, lambda limit, s=s: walk(s, min(1500, limit), 150))  # type: ignore[misc]
+    yield from _roots()
+    yield Try("same key: all rules", True, lambda limit: same_key(wait_restart=True, wait_sent=True, in_time=True))
+    for title, given in (
+        ("without restarts", {"wait_restart": False, "wait_sent": True, "in_time": True}),
+        ("without looking at what is sent", {"wait_restart": True, "wait_sent": False, "in_time": True}),
+        ("not done in time", {"wait_restart": True, "wait_sent": True, "in_time": False}),
+    ):
+        yield Try(f"same key: {title}", False, lambda limit, given=given: same_key(**given))  # type: ignore[misc]
+
+
+def _root(rules: frozenset[str], *, away: bool, later: bool) -> Callable[[int], Found]:
+    return lambda limit: root_model(rules, away=away, later=later)
+
+
+def _roots() -> Iterator[Try]:
+    every = frozenset(ROOT_RULES)
+    for away in (False, True):
+        yield Try(f"root: all rules{', one node away' if away else ''}", True, _root(every, away=away, later=True))
+    for rule in ROOT_RULES:
+        # Some are needed only where a later issuing CA is put in force, some only where none is.
+        yield Try(f"root: without {rule}", None, _root(every - {rule}, away=False, later=False))
+        yield Try(f"root: without {rule}, with a later issuing CA", None, _root(every - {rule}, away=True, later=True))
+    yield Try(
+        "root: without outside and send-cross", False, _root(every - {"outside", "send-cross"}, away=False, later=False)
+    )

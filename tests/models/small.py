@@ -1,0 +1,74 @@
+"""Two smaller models: the restart order of etcd members, and the renewal of a CA certificate for the same key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from models.explore import Found, explore
+
+
+def quorum(*, turns: bool, excused: int = 0, members: int = 3) -> Found:
+    """Explore how members restart: with `turns` one at a time, by the record.
+
+    Each member: 0 owes a restart, 1 is restarting, 2 is back and not yet in sync, 3 healthy. `excused` members trust
+    only the old CA and so are cut off from their peers.
+    """
+
+    def successors(w: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
+        for i, m in enumerate(w):
+            if m == 0 and (not turns or all(x in (0, 3) for x in w)):
+                yield f"member {i + 1} restarts", (*w[:i], 1, *w[i + 1 :])
+            elif m in (1, 2):
+                yield f"member {i + 1} {'is up' if m == 1 else 'is in sync'}", (*w[:i], m + 1, *w[i + 1 :])
+
+    def bad(w: tuple[int, ...]) -> str | None:
+        serving = sum(m in (0, 3) for m in w[excused:])
+        return f"no quorum: {serving} of {members} members serve" if serving <= members // 2 else None
+
+    return explore((0,) * members, successors, bad, lambda w: all(m == 3 for m in w))
+
+
+def same_key(*, wait_restart: bool, wait_sent: bool, in_time: bool, members: int = 2) -> Found:
+    """Explore the renewal of a CA certificate, of which the old one ends at a moment that nobody chooses.
+
+    Each member: disk, memory (read at start), what it sends; sets of 1 (old certificate) and 2 (renewed). Clients that
+    hold the root alone verify by what is sent.
+    """
+
+    def successors(w: Any) -> Iterator[tuple[str, Any]]:
+        made, default, ended, closed, nodes = w
+        if not made:
+            yield "the CA certificate is renewed and becomes default", (True, 2, ended, closed, nodes)
+        gate = made and all(n[0] & 2 and (n[1] & 2 or not wait_restart) and (n[2] == 2 or not wait_sent) for n in nodes)
+        if gate and not closed:
+            yield "the renewal is called done", (made, default, ended, True, nodes)
+        if not ended and (closed or not in_time):
+            yield "the old certificate ends", (made, default, True, closed, nodes)
+        for i, (disk, memory, sent) in enumerate(nodes):
+            if made and disk != 3:
+                yield (
+                    f"node {i + 1} has the bundle",
+                    (made, default, ended, closed, (*nodes[:i], (3, memory, sent), *nodes[i + 1 :])),
+                )
+            if made and sent != 2:
+                yield (
+                    f"node {i + 1} sends the renewed CA certificate",
+                    (made, default, ended, closed, (*nodes[:i], (disk, memory, 2), *nodes[i + 1 :])),
+                )
+            if memory != disk:
+                yield (
+                    f"node {i + 1}'s etcd restarts",
+                    (made, default, ended, closed, (*nodes[:i], (disk, disk, sent), *nodes[i + 1 :])),
+                )
+
+    def bad(w: Any) -> str | None:
+        _, _, ended, _, nodes = w
+        for i, (_, memory, sent) in enumerate(nodes):
+            if ended and not memory & 2:
+                return f"node {i + 1}'s etcd holds only the ended CA certificate and refuses everybody"
+            if ended and sent == 1:
+                return f"node {i + 1} sends the ended CA certificate: clients that hold only the root refuse it"
+        return None
+
+    return explore((False, 1, False, False, ((1, 1, 1),) * members), successors, bad, lambda w: w[3])
