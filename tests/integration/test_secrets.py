@@ -160,8 +160,8 @@ def test_of_all_commands(server: Server, site: Site, tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir(mode=0o700)
     mark = server.audit_position()
-    canaries.add(server.token, "the root token", "nowhere")
-    applier = server.environment()
+    canaries.add(site.token(), "the applier's token", "nowhere")
+    applier = site.environment()
 
     def run(name: str, *arguments: str | Path, env: Mapping[str, str] | None = None, code: int = 0) -> None:
         told[name] = traced(work, arguments, env)
@@ -295,7 +295,7 @@ def test_a_crash_leaves_no_core(site: Site, tmp_path: Path) -> None:
     waiting = ["-c", "import time; print('ready', flush=True); time.sleep(60)"]
     assert dumps(waiting, tmp_path / "control", "ready")[0]
     site.apply()
-    desk = enrolled_nodes.Desk(site, site.server.token)
+    desk = enrolled_nodes.Desk(site, site.token())
     file = desk.join_file("w-1", tmp_path / "join.json", pool="autoscaled")
     seat = Seat("w-1", tmp_path / "node")
     staying = ["-u", "-m", "vaultpki", *enrolled_nodes.joining(seat, file)[:-1]]

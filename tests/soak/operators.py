@@ -80,7 +80,7 @@ class Crowd:
         try:
             ran = subprocess.run(
                 command,
-                env=environment(self.site.server.environment()),
+                env=environment(self.site.environment()),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,

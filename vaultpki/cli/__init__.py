@@ -24,7 +24,7 @@ _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "plan": ("apply", "plan_command", "Show what apply would change in Vault; writes nothing."),
     "apply": ("apply", "apply_command", "Make Vault the certificate authority of the cluster."),
     "destroy": ("apply", "destroy_command", "Remove from Vault what apply made."),
-    "policy": ("policy", "policy_command", "Print the Vault policy of an applier, enroller or operator."),
+    "policy": ("policy", "policy_command", "Print the Vault policy for those who run these commands."),
     "enroll": ("enroll", "enroll_command", "Give a node its identity: a single-use join file."),
     "lock": ("enroll", "lock_command", "End every credential of a node at once; the node stays."),
     "unlock": ("enroll", "unlock_command", "Let a locked node that joins by token log in again."),

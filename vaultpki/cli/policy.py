@@ -10,10 +10,17 @@ from vaultpki.cli.common import spec_option
 
 
 @click.command("policy")
-@click.argument("who", type=click.Choice(["applier", "enroller", "operator"]))
+@click.argument("who", type=click.Choice(["applier", "enroller", "operator", "viewer", "locker"]))
 @spec_option
 def policy_command(who: str, file: Path, allow_http: bool) -> None:
-    """Print the Vault policy that an applier, an enroller or an operator of the cluster needs.
+    """Print the Vault policy that WHO needs for the cluster.
+
+    \b
+    applier   all commands; it is root of the cluster, and of its namespace, in all but name
+    enroller  enroll, for nodes of pools
+    operator  issue
+    viewer    plan, nodes, ca status, report and graph with --from-vault; it writes nothing
+    locker    lock
 
     \b
     Example:
@@ -24,11 +31,5 @@ def policy_command(who: str, file: Path, allow_http: bool) -> None:
     from vaultpki.provision import identities
     from vaultpki.spec import load_cluster
 
-    cluster = load_cluster(file, allow_http=allow_http)
-    if who == "operator":
-        rules = identities.operator_policy(cluster)
-    elif who == "enroller":
-        rules = identities.enroller_policy(cluster)
-    else:
-        rules = identities.policy("applier.json", {"prefix": cluster.prefix})
+    rules = identities.policy_of(load_cluster(file, allow_http=allow_http), who)
     click.echo(json.dumps({"path": rules}, indent=2))

@@ -15,6 +15,11 @@ from vaultpki.spec import hosts, names
 
 CertificatesByHolder = Mapping[Node | Pool, tuple[Certificate, ...]]
 
+WRITTEN: Final = ("operator", "enroller", "viewer", "locker")
+"""Those whose policies apply writes, to be given to people by name."""
+POLICIES: Final = ("applier", *WRITTEN)
+"""Everybody who runs commands. The applier's policy is what apply itself needs, so it is written by hand."""
+
 _DAY = 86400
 TOKEN_TTL: Final = 20 * 60
 """In seconds. A token is for one pass of an agent; a batch token cannot be revoked, so it is short."""
@@ -71,10 +76,7 @@ def node_certificates(cluster: Cluster, holder: Node | Pool) -> tuple[Certificat
 
 def policies(cluster: Cluster, facts: ServerFacts, certificates: CertificatesByHolder) -> dict[str, Fields]:
     """Return the rules of every policy that apply writes, by the policy's name."""
-    written = {
-        f"{cluster.prefix}/operator": operator_policy(cluster),
-        f"{cluster.prefix}/enroller": enroller_policy(cluster),
-    }
+    written = {f"{cluster.prefix}/{who}": policy_of(cluster, who) for who in WRITTEN}
     for node in cluster.nodes:
         rules = policy("node.json", {"prefix": cluster.prefix, "node": node.name})
         written[f"{cluster.prefix}/node/{node.name}"] = rules | _sign_rules(certificates[node])
@@ -83,6 +85,15 @@ def policies(cluster: Cluster, facts: ServerFacts, certificates: CertificatesByH
         rules = policy("pool-jwt.json" if pool.jwt else "pool.json", values)
         written[f"{cluster.prefix}/pool/{pool.name}"] = rules | _sign_rules(certificates[pool], pool.node_names)
     return written
+
+
+def policy_of(cluster: Cluster, who: str) -> Fields:
+    """Return the rules for one of `POLICIES`: whoever runs commands with an operator's token."""
+    if who == "operator":
+        return operator_policy(cluster)
+    if who == "enroller":
+        return enroller_policy(cluster)
+    return policy(f"{who}.json", {"prefix": cluster.prefix})
 
 
 def operator_policy(cluster: Cluster) -> Fields:

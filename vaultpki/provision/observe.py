@@ -18,7 +18,7 @@ from vaultpki.provision import anchor, foreign_issuers
 from vaultpki.provision.api_paths import LEAVING, is_record
 from vaultpki.provision.ca_facts import CaFacts, lives, read_ca
 from vaultpki.provision.desired import MARK, STORE_OPTIONS, desired, marker
-from vaultpki.provision.identities import auth_mounts
+from vaultpki.provision.identities import WRITTEN, auth_mounts
 from vaultpki.provision.identity_end import read_note
 from vaultpki.provision.plan import Danger, Observed
 from vaultpki.provision.read_back import APPROLE, CaMount, Found, read_back
@@ -70,7 +70,7 @@ def observe(cluster: Cluster, vault: Vault, where: ServerFacts) -> Observation:
     own_mounts = _mounts(cluster, mounts.entries)
     own_auths, accessors = _auths(cluster, auths.entries)
     # Below our prefix may be the prefix of another cluster.
-    ours = re.compile(rf"{re.escape(cluster.prefix)}/(operator|enroller|(node|pool)/[^/]+)")
+    ours = re.compile(rf"{re.escape(cluster.prefix)}/({'|'.join(WRITTEN)}|(node|pool)/[^/]+)")
     present = [name for _, name in own_mounts]
     found = read_back(cluster, vault, present, accessors, [name for name in policies.keys if ours.fullmatch(name)])
     ending = _ending(cluster, found)

@@ -15,6 +15,7 @@ from vaultpki.pki.ca_life import Level
 from vaultpki.provision import causes, root_pin
 from vaultpki.provision.api_paths import LEAVING
 from vaultpki.provision.differences import certificate_differences, differences, word
+from vaultpki.provision.identities import WRITTEN
 from vaultpki.provision.impact import named, sentences
 from vaultpki.provision.plan import Action, Change, Colour, Plan, Rotation
 from vaultpki.provision.record_changes import RecordChange
@@ -194,7 +195,7 @@ def _new_cluster(cluster: Cluster, left: _Left) -> Iterator[_Entry]:
     if root is None or root.action != "create":
         return
     records = tuple(f"{cluster.mount('config')}/{folder}/" for folder in ("nodes", "pools"))
-    policies = (f"{cluster.prefix}/operator", f"{cluster.prefix}/enroller")
+    policies = tuple(f"{cluster.prefix}/{who}" for who in WRITTEN)
     common = [
         (kind, name)
         for kind, name in left

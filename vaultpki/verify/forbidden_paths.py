@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 from vaultpki.certificates import ISSUING_CAS, ROOT, rows
 from vaultpki.model import Certificate, Cluster, Node, Pool
+from vaultpki.provision.identities import POLICIES
 from vaultpki.spec.rotation_record import DOMAINS, FOLDER
 
 HeldBy = Literal["refusal", "check", "indifference"]
@@ -87,7 +88,7 @@ def _values(cluster: Cluster, name: str, holder: Node | Pool, others: tuple[str,
     mine = f"pools/{holder.name}" if isinstance(holder, Pool) else f"nodes/{name}"
     theirs = [f"{folder}/{other}" for other in others for folder in ("nodes", "reports")]
     theirs += [*pools, f"nodes/{name}", "applied", f"leaving/{name}"]
-    ends = ["applier", "enroller", "operator", f"node/{name}", "of-my-own", *(f"pool/{p.name}" for p in cluster.pools)]
+    ends = [*POLICIES, f"node/{name}", "of-my-own", *(f"pool/{p.name}" for p in cluster.pools)]
     parent = prefix.rpartition("/")[0]
     rotations = [f"{FOLDER}/{domain}" for domain in DOMAINS]
     return {

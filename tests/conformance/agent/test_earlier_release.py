@@ -38,7 +38,7 @@ class Stage:
         return self.release.run(*arguments, "-c", self.seat.config)
 
     def ca(self, *words: str) -> Ran:
-        return vaultpki("ca", *words, "-f", self.site.file, env=self.site.server.environment(), expect={0, 3})
+        return vaultpki("ca", *words, "-f", self.site.file, env=self.site.environment(), expect={0, 3})
 
     @property
     def record(self) -> RotationRecord:
@@ -76,7 +76,7 @@ def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         site = applied_cluster.standing(server, folder / "site", "earlier")
         seat = Seat(NODE, folder / "node")
         seat.folder.mkdir()
-        file = enrolled_nodes.Desk(site, server.token).join_file(NODE, folder / "join.json")
+        file = enrolled_nodes.Desk(site, site.token()).join_file(NODE, folder / "join.json")
         release.run(*enrolled_nodes.joining(seat, file))
         yield Stage(site, release, seat)
 

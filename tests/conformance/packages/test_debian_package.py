@@ -12,6 +12,7 @@ import pytest
 
 from helpers.packages import built, clean_root
 from helpers.packages.clean_root import CleanRoot
+from helpers.vault import operator_tokens
 from helpers.vault.servers import Server
 
 pytestmark = pytest.mark.conformance
@@ -66,7 +67,8 @@ def test_a_node_lives_on_it_and_keeps_its_identity(machine: CleanRoot, server: S
 
     # An operator's work, and a node's.
     shutil.copy(server.ca_file, machine.path("/root/vault-ca.crt"))
-    env = {"VAULT_ADDR": server.address, "VAULT_TOKEN": server.token, "VAULT_CACERT": "/root/vault-ca.crt"}
+    token = operator_tokens.token(server, f"vaultpki/{cluster_name}", "applier")
+    env = {"VAULT_ADDR": server.address, "VAULT_TOKEN": token, "VAULT_CACERT": "/root/vault-ca.crt"}
     machine.shell("vaultpki init")
     spec = machine.path("/root/cluster.yaml")
     text = spec.read_text().replace("https://vault.example.com:8200", server.address)

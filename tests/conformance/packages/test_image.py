@@ -124,7 +124,7 @@ def stage(archive: Path, programs: Programs, tmp_path_factory: pytest.TempPathFa
         assert port is not None
         with forwarded(node.machine, port):
             _own_etc(node.machine)
-            desk = enrolled_nodes.Desk(kubernetes.site, server.token)
+            desk = enrolled_nodes.Desk(kubernetes.site, kubernetes.site.token())
             _join(node.machine, desk.join_file(node.name, folder / "join.json", replace=True))
             _import(node.machine, archive)
             _static_pods(kubernetes)

@@ -74,6 +74,6 @@ def site(server_kind: str, tmp_path_factory: pytest.TempPathFactory, vault_binar
 
 
 def test_the_session_of_the_page(site: Site) -> None:
-    variables = page_runner.equip(site.folder, site.server) | site.server.environment()
+    variables = page_runner.equip(site.folder, site.server) | site.environment()
     ran = page_runner.run("ca-rotation", site.server, site.folder, variables, {}, before=SOONER, timeout=900)
     page_runner.refuse_other_output(ran, site.folder)

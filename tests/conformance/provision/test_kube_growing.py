@@ -125,7 +125,7 @@ def test_every_leaf_is_renewed_in_turn_and_nobody_is_turned_away(growing: Kubern
 
 def test_a_comer_that_is_unenrolled_works_on_and_gets_nothing_new(growing: Kubernetes, pod: str) -> None:
     worker = growing.worker
-    vaultpki("unenroll", "-f", growing.site.file, worker.name, env=growing.site.server.environment())
+    vaultpki("unenroll", "-f", growing.site.file, worker.name, env=growing.site.environment())
     ran = vaultpki("renew", "-c", worker.seat.config, "--force", expect=1)
     assert "Vault does not take this node's credential" in ran.stderr
     growing.await_node(worker.name)

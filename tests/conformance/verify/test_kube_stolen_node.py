@@ -455,7 +455,7 @@ def unenrolled(thief: Thief) -> Iterator[str]:
     """worker-1 has no identity any more, and gets a new one in the end; given is a secret id that was minted before."""
     robbed = thief.kubernetes
     site, seat = robbed.site, robbed.nodes[OWN].seat
-    desk = enrolled_nodes.Desk(site, site.server.token)
+    desk = enrolled_nodes.Desk(site, site.token())
     # `enroll` gives none beside a live credential.
     token = enrolled_nodes.wrapped(site, f"auth/{site.prefix}/listed/role/{OWN}/secret-id", ttl="1h")
     late = enrolled_nodes.edited(seat.folder / "join.json", thief.loot / "late.json", wrap_token=token)

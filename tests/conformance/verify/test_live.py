@@ -70,7 +70,7 @@ def scene(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Itera
         home = kube.control_plane.machine.folder
         token = home / ".vault-token"
         token.touch(mode=0o600)
-        token.write_text(server.token)
+        token.write_text(kube.site.token())
         (folder / "faults").mkdir()
         static_pods(kube)
         yield Scene(kube, folder / "faults")

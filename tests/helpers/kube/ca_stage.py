@@ -57,7 +57,7 @@ class Stage:
         """A command of the operator's, behind another one; 3 is how one ends that waits for something."""
         site = self.kubernetes.site
         command = ("ca", *words, "-f", site.file)
-        return vaultpki(*command, env=site.server.environment(), expect=set(expect), timeout=timeout, behind=behind)
+        return vaultpki(*command, env=site.environment(), expect=set(expect), timeout=timeout, behind=behind)
 
     def record(self, domain: str) -> RotationRecord:
         site = self.kubernetes.site

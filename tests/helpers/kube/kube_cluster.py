@@ -305,7 +305,7 @@ def cluster(
     site = Site(server, folder / "site", name or f"k{secrets.token_hex(4)}")
     site.write(spec)
     site.apply()
-    desk = enrolled_nodes.Desk(site, server.token)
+    desk = enrolled_nodes.Desk(site, site.token())
     roles = {node.name: node.roles for node in site.cluster.nodes}
     addresses = {node.name: node.addresses[0] for node in site.cluster.nodes}
     pools = {pool.name: pool for pool in site.cluster.pools}

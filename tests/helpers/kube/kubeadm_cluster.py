@@ -163,10 +163,11 @@ def machines(
     """
     operator = folder / "operator-home"
     operator.mkdir(parents=True)
-    environment = page_runner.equip(operator, server) | server.environment()
     (operator / "vault-ca.crt").write_bytes(server.ca_file.read_bytes())
     (operator / "cluster.yaml").write_text(spec or pages.file(PAGE, "cluster.yaml"))
     cluster = load_cluster(operator / "cluster.yaml")
+    site = Site(server, operator, cluster.name)
+    environment = page_runner.equip(operator, server) | site.environment()
     roles = {node.name: node.roles for node in cluster.nodes} | dict.fromkeys(comers, frozenset({NodeRole.WORKER}))
     addresses = {node.name: node.addresses[0] for node in cluster.nodes} | dict(comers)
     with (
@@ -179,7 +180,6 @@ def machines(
         for name in nodes:
             stack.callback(remove_cgroups, f"/vaultpki-kubeadm-{os.getpid()}-{name}")
         network.tell(addresses | {"api.example.com": addresses["cp-1"]})
-        site = Site(server, operator, cluster.name)
         kube_nodes = {
             name: KubeNode(name, roles[name], Seat(name, node.home), node.machine) for name, node in nodes.items()
         }

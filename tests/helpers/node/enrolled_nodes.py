@@ -52,10 +52,9 @@ def enroller(site: Site) -> str:
     return token(site.server, f"{site.prefix}/enroller")
 
 
-def client(server: Server, token: str | None = None) -> Vault:
+def client(server: Server, token: str) -> Vault:
     """The product's own client, for calls of its functions."""
-    ca_pem = server.ca_file.read_text()
-    return Vault(Settings((server.address,), ca_pem=ca_pem, token=server.token if token is None else token))
+    return Vault(Settings((server.address,), ca_pem=server.ca_file.read_text(), token=token))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +119,7 @@ def joining(seat: Seat, file: Path) -> list[str | Path]:
 def vacate(site: Site, node: str) -> None:
     """Ends whatever credentials the node has of earlier tests; it may have none."""
     with contextlib.suppress(SpecError):
-        enrol.lock(site.cluster, client(site.server), node, wait=0)
+        enrol.lock(site.cluster, site.client("locker"), node, wait=0)
 
 
 def wrapped(site: Site, path: str, *, token: str | None = None, ttl: str = "60s", body: object = None) -> str:

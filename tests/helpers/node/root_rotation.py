@@ -21,7 +21,7 @@ from vaultpki.spec import load_agent, node_report
 from vaultpki.spec.kube_objects import KubeTrust
 from vaultpki.spec.node_report import NodeReport
 from vaultpki.spec.rotation_record import Method, RotationRecord, State
-from vaultpki.vault import Settings, Vault
+from vaultpki.vault import Vault
 
 SPEC = """\
 api_server: {names: [api.example.com]}
@@ -56,8 +56,7 @@ class RootRotation:
         site.write(SPEC)
         site.apply()
         seats = {node.name: site.equip(node.name, further=HOOKS) for node in site.cluster.nodes}
-        vault = Vault(Settings((server.address,), ca_file=str(server.ca_file), token=server.token))
-        made = cls(site, seats, vault)
+        made = cls(site, seats, site.client())
         made.passes()
         return made
 

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helpers.vault import forked_command
+from helpers.vault import forked_command, operator_tokens
+from helpers.vault.operator_tokens import Who
 from helpers.vault.servers import Server
 from vaultpki.model import Cluster
 from vaultpki.pki import x509
 from vaultpki.provision.identities import pooled_approle
 from vaultpki.spec import load_cluster
+from vaultpki.vault import Settings, Vault
 
 ROOT = Path(__file__).parents[3]
 
@@ -35,18 +37,20 @@ def vaultpki(
     python: str = sys.executable,
     timeout: float = 90,
     behind: Sequence[str] = (),
+    root: str = "",
 ) -> Ran:
     """The product as a whole process, behind another command; fails where it ends with another code than `expect`.
 
-    Without another command, Python or variable that Python reads as it starts, the process is a fork.
+    Without another command, Python or variable that Python reads as it starts, the process is a fork. `root` says why
+    it has the root token.
     """
     words = list(map(str, arguments))
     if not behind and python == sys.executable and all(name.startswith(_READ_LATER) for name in env or ()):
-        ran = forked_command.run(words, env=environment(env), umask=umask, timeout=timeout)
+        ran = forked_command.run(words, env=environment(env, root), umask=umask, timeout=timeout)
     else:
         ran = subprocess.run(
             [*behind, python, "-m", "vaultpki", *words],
-            env=environment(env),
+            env=environment(env, root),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -59,8 +63,9 @@ def vaultpki(
     return ran
 
 
-def environment(further: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Nothing of the tester's own Vault; the checkout is importable."""
+def environment(further: Mapping[str, str] | None = None, root: str = "") -> dict[str, str]:
+    """Nothing of the tester's own Vault; the checkout is importable. Fails for a root token, unless `root` says why."""
+    operator_tokens.refuse_root(dict(further or {}), root)
     return {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8", **(further or {})}
 
 
@@ -143,15 +148,28 @@ class Site:
         self.file.write_text(head + text)
 
     def apply(self, *, expect: int = 0) -> Ran:
-        return vaultpki("apply", "-f", self.file, "--yes", env=self.server.environment(), expect=expect)
+        return vaultpki("apply", "-f", self.file, "--yes", env=self.environment(), expect=expect)
 
     def issue(self, name: str, directory: Path, *, expect: int = 0, umask: int = 0o022) -> Ran:
         return vaultpki(
             *("issue", "-f", self.file, name, "--dir", directory),
-            env=self.server.environment(),
+            env=self.environment("operator"),
             expect=expect,
             umask=umask,
         )
+
+    def token(self, who: Who = "applier") -> str:
+        """A token with exactly the policy that `vaultpki policy` prints for `who`."""
+        return operator_tokens.token(self.server, self.prefix, who, spec=self.file)
+
+    def environment(self, who: Who = "applier") -> dict[str, str]:
+        """What a command of `who` needs to find the server."""
+        return self.server.environment(self.token(who))
+
+    def client(self, who: Who = "applier") -> Vault:
+        """The product's own client with the token of `who`, for calls of its functions."""
+        ca_pem = self.server.ca_file.read_text()
+        return Vault(Settings((self.server.address,), ca_pem=ca_pem, token=self.token(who)))
 
     def read(self, path: str) -> dict[str, Any]:
         answer = self.server.api("GET", path)

@@ -11,7 +11,8 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from helpers.vault.applied_cluster import ROOT, Ran, Site, environment, vaultpki
-from helpers.vault.servers import Server
+from helpers.vault.operator_tokens import Who
+from helpers.vault.servers import OF_TESTS, Server
 
 __all__ = ["ROOT", "SPEC", "Ran", "Watched", "changes", "environment", "everything", "fails", "vaultpki"]
 
@@ -51,12 +52,15 @@ def fails(ran: Ran, *fragments: str) -> None:
 class Watched(Site):
     """A cluster's spec beside a server; every command also says what the audit log saw."""
 
+    def _environment(self, token: str | None, who: Who = "applier") -> dict[str, str]:
+        return self.environment(who) if token is None else self.server.environment(token)
+
     def plan(self, *, token: str | None = None) -> dict[str, Any]:
         """`plan --json`. Fails where it wrote anything, or its exit code does not tell of changes and dangers."""
         start = self.server.audit_position()
         ran = vaultpki(
             *("plan", "-f", self.file, "--json", "--detailed-exitcode"),
-            env=self.server.environment(token),
+            env=self._environment(token, "viewer"),
             expect={0, 3, 4},
         )
         assert self.server.writes(start) == [] and ran.stderr == "", ran.stderr
@@ -69,7 +73,7 @@ class Watched(Site):
     def applied(self, *, token: str | None = None) -> tuple[dict[str, Any], list[tuple[str, str]]]:
         """`apply --yes --json`, and its writes by the audit log."""
         start = self.server.audit_position()
-        ran = vaultpki("apply", "-f", self.file, "--yes", "--json", env=self.server.environment(token))
+        ran = vaultpki("apply", "-f", self.file, "--yes", "--json", env=self._environment(token))
         # The question what a token may do is a POST, and changes nothing.
         writes = [write for write in self.server.writes(start) if write[1] != "sys/capabilities-self"]
         document: dict[str, Any] = json.loads(ran.stdout)
@@ -86,7 +90,7 @@ class Watched(Site):
         """`apply` (or another command) ends with 1 and one sentence, and the audit log has no write of it."""
         start = self.server.audit_position()
         further = {"apply": ["--yes"], "destroy": ["--confirm", self.name]}.get(command, [])
-        ran = vaultpki(command, "-f", self.file, *further, env=self.server.environment(token), expect=1)
+        ran = vaultpki(command, "-f", self.file, *further, env=self._environment(token), expect=1)
         fails(ran, *fragments)
         assert [write for write in self.server.writes(start) if write[1] != "sys/capabilities-self"] == []
 
@@ -95,9 +99,7 @@ class Watched(Site):
         return keys
 
     def destroy(self, *, token: str | None = None) -> Ran:
-        return vaultpki(
-            *("destroy", "-f", self.file, "--confirm", self.name), env=self.server.environment(token), timeout=60
-        )
+        return vaultpki(*("destroy", "-f", self.file, "--confirm", self.name), env=self._environment(token), timeout=60)
 
 
 def everything(server: Server) -> dict[str, Any]:
@@ -122,7 +124,7 @@ def _everything(connection: http.client.HTTPSConnection, token: str) -> dict[str
         return known
 
     def names(path: str) -> list[str]:
-        keys: list[str] = data("LIST", path).get("keys") or []
+        keys = [name for name in data("LIST", path).get("keys") or [] if not name.startswith(f"{OF_TESTS}/")]
         found[f"{path}/"] = keys
         return keys
 

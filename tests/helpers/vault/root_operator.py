@@ -11,7 +11,7 @@ from pathlib import Path
 from helpers.node.reporting_nodes import record_of
 from helpers.node.root_reporters import RootReporters
 from helpers.vault.plan_commands import Watched
-from helpers.vault.rotations import SPEC, straight
+from helpers.vault.rotations import SPEC
 from helpers.vault.servers import Server
 from vaultpki.errors import Sealed, SpecError, Unavailable
 from vaultpki.provision import ca_commands
@@ -41,7 +41,7 @@ class RootOperator:
         site.apply()
         for node in site.cluster.nodes:
             site.equip(node.name)
-        made = cls(site, through or straight(server))
+        made = cls(site, through or site.client())
         RootReporters(site).report(made.now)
         return made
 
@@ -56,7 +56,7 @@ class RootOperator:
         try:
             act(self.through)
         except (Sealed, Unavailable):
-            vault = straight(self.site.server)
+            vault = self.site.client()
             for ca in ca_commands.status(self.site.cluster, vault, self.now):
                 assert ca.problem == "" and ca.sha256, ca
             act(vault)

@@ -12,7 +12,7 @@ from helpers.vault.servers import Server
 from vaultpki.provision import ca_commands
 from vaultpki.provision.rotation_run import CaStatus, Step
 from vaultpki.spec.rotation_record import Method, RotationRecord, State
-from vaultpki.vault import Settings, Vault
+from vaultpki.vault import Vault
 
 SPEC = """\
 api_server: {names: [api.example.com]}
@@ -24,17 +24,12 @@ pools:
 """
 
 
-def straight(server: Server) -> Vault:
-    """The server for an operator with the root token."""
-    return Vault(Settings((server.address,), ca_file=str(server.ca_file), token=server.token))
-
-
 class Rotation:
     """One CA under rotation."""
 
     def __init__(self, site: Watched, domain: str = "etcd") -> None:
         self.site, self.domain = site, domain
-        self.vault = straight(site.server)
+        self.vault = site.client()
         self.now = datetime.now(UTC)
         self.nodes = [Reporter(site, node.name, domain) for node in site.cluster.nodes]
         all_pass(self.nodes, self.now)

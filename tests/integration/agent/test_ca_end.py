@@ -115,7 +115,7 @@ def test_an_emergency_after_the_end_needs_no_other_node(server: Server, tmp_path
     # With the CAs of a minute, a cluster would always be near an end.
     site.write(resident_agent.SPEC)
     command = ("ca", "rotate", "kubelet", "-f", site.file, "--emergency", "--yes")
-    vaultpki(*command, env=server.environment(), expect={0, 3})
+    vaultpki(*command, env=site.environment(), expect={0, 3})
     seat.run(expect=1)
     new = signing(site, "kubelet")
     assert new.subject.common_name.endswith("kubelet CA 2") and new.not_after > datetime.now(UTC) + timedelta(

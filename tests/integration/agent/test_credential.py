@@ -39,7 +39,7 @@ def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 @pytest.fixture
 def desk(site: Site) -> Desk:
-    return Desk(site, site.server.token)
+    return Desk(site, site.token())
 
 
 @pytest.fixture
@@ -257,7 +257,7 @@ def stage(seat: Seat) -> str | None:
 
 def desk_file(site: Site, seat: Seat, path: Path) -> Path:
     """A join file without a process of its own, in place of whatever the node had."""
-    cluster, vault = site.cluster, enrolled_nodes.client(site.server)
+    cluster, vault = site.cluster, site.client()
     who, where = enrol.holder(cluster, seat.name, "autoscaled"), enrol.place(cluster, vault)
     join = enrol.enroll(cluster, vault, seat.name, who, where, wrap_ttl=300, replace=True, wait=0)
     write_private(str(path), dump_join(join).encode())

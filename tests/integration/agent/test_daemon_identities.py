@@ -111,9 +111,7 @@ def test_a_rejected_credential_needs_a_join(server: Server, tmp_path: Path, clus
         # Vault locks out who comes five times within 15 minutes, and the new join file's login with it.
         assert len(logins) <= 3, logins
         site.apply()
-        enrol = vaultpki(
-            *("enroll", "-f", site.file, "worker-1", "-o", tmp_path / "join.json"), env=server.environment()
-        )
+        enrol = vaultpki(*("enroll", "-f", site.file, "worker-1", "-o", tmp_path / "join.json"), env=site.environment())
         assert enrol.returncode == 0
         vaultpki("agent", "-c", seat.config, "--join", tmp_path / "join.json", "--once")
         wait_for(lambda: agent.said("well again") != [], POLL, agent.log.read_text)
@@ -134,7 +132,7 @@ def test_a_join_between_two_passes_is_noticed(server: Server, tmp_path: Path, cl
     with resident(seat) as agent:
         agent.await_issued()
         for words in (("unenroll",), ("enroll", "--pool", "autoscaled", "-o", join_file)):
-            vaultpki(*words, "-f", site.file, "w-1", env=server.environment())
+            vaultpki(*words, "-f", site.file, "w-1", env=site.environment())
         vaultpki("agent", "-c", seat.config, "--join", join_file, "--once")
         # It asks for nothing until the first certificate is due.
         assert not agent.said("does not take this node's credential"), agent.log.read_text()

@@ -29,7 +29,7 @@ def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
 @pytest.fixture
 def file(site: Site, tmp_path: Path) -> Path:
     enrolled_nodes.vacate(site, "w-1")
-    return Desk(site, site.server.token).join_file("w-1", tmp_path / "join.json", pool="autoscaled")
+    return Desk(site, site.token()).join_file("w-1", tmp_path / "join.json", pool="autoscaled")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def joined(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Seat:
     """A node with all its files; a test that changes it works on a copy."""
     folder = tmp_path_factory.mktemp("joined")
     seat = Seat("w-2", folder / "node")
-    enrolled_nodes.join(seat, Desk(site, site.server.token).join_file("w-2", folder / "join.json", pool="autoscaled"))
+    enrolled_nodes.join(seat, Desk(site, site.token()).join_file("w-2", folder / "join.json", pool="autoscaled"))
     return seat
 
 

@@ -32,7 +32,7 @@ def other(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 @pytest.fixture
 def desk(site: Site) -> Desk:
-    return Desk(site, site.server.token)
+    return Desk(site, site.token())
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_late(desk: Desk, seat: Seat, tmp_path: Path) -> None:
 
 def test_of_another_cluster_or_node(desk: Desk, other: Site, seat: Seat, file: Path, tmp_path: Path) -> None:
     enrolled_nodes.join(seat, file)
-    theirs = Desk(other, other.server.token).join_file("w-1", tmp_path / "theirs.json", pool="autoscaled")
+    theirs = Desk(other, other.token()).join_file("w-1", tmp_path / "theirs.json", pool="autoscaled")
     said = refused(seat, theirs)
     assert said == (
         f"the join file is for node w-1 of {other.name}, and {seat.config} is of node w-1 of {desk.site.name}; "

@@ -30,14 +30,14 @@ def seat(tmp_path: Path) -> Seat:
 @pytest.fixture
 def file(site: Site, tmp_path: Path) -> Path:
     enrolled_nodes.vacate(site, "w-1")
-    return Desk(site, site.server.token).join_file("w-1", tmp_path / "join.json", pool="autoscaled")
+    return Desk(site, site.token()).join_file("w-1", tmp_path / "join.json", pool="autoscaled")
 
 
 def of_another(site: Site, seat: Seat, tmp_path: Path) -> str:
     """The directory of another node of the same cluster."""
     other = Seat("w-2", tmp_path / "w-2")
     enrolled_nodes.vacate(site, "w-2")
-    enrolled_nodes.join(other, Desk(site, site.server.token).join_file("w-2", tmp_path / "w-2.json", pool="autoscaled"))
+    enrolled_nodes.join(other, Desk(site, site.token()).join_file("w-2", tmp_path / "w-2.json", pool="autoscaled"))
     seat.folder.mkdir()
     other.pki.rename(seat.pki)
     return f"{seat.pki}: this directory belongs to node w-2 of cluster {site.name}, and not to node w-1"
@@ -129,7 +129,7 @@ def test_an_owner_that_this_machine_lacks(site: Site, seat: Seat, file: Path, tm
     enrolled_nodes.join(seat, file)
     text = seat.config.read_text()
     enrolled_nodes.vacate(site, "w-1")
-    fresh = Desk(site, site.server.token).join_file("w-1", tmp_path / "fresh.json", pool="autoscaled")
+    fresh = Desk(site, site.token()).join_file("w-1", tmp_path / "fresh.json", pool="autoscaled")
     for further in ("owner: nobody-here:root\n", "certificates: {kubelet: {owner: 'root:nobody-here'}}\n"):
         seat.config.write_text(text + further)
         before = seat.snapshot()
@@ -160,7 +160,7 @@ def test_a_user_who_may_not_look(site: Site, seat: Seat, file: Path) -> None:
 def test_no_room_and_no_writing(site: Site, tmp_path: Path, where: str) -> None:
     """A disk that is full, and one that is read-only, under each of the three places."""
     enrolled_nodes.vacate(site, "w-1")
-    file = Desk(site, site.server.token).join_file("w-1", tmp_path / "join.json", pool="autoscaled")
+    file = Desk(site, site.token()).join_file("w-1", tmp_path / "join.json", pool="autoscaled")
     disk_folder = tmp_path / "disk"
     places = {name: tmp_path / "node" / name for name in ("state", "pki", "agent.yaml")} | {where: disk_folder / where}
     seat_config = places["agent.yaml"]

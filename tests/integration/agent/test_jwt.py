@@ -131,7 +131,7 @@ def test_a_node_gets_its_own_certificates_and_keeps_them(site: Vouched) -> None:
         name: after[name] for name in after if name.startswith("pki/")
     }
     listed = json.loads(
-        vaultpki("nodes", "-f", site.file, "--json", env=site.server.environment()).stdout,
+        vaultpki("nodes", "-f", site.file, "--json", env=site.environment()).stdout,
     )["nodes"]
     (seen,) = [entry for entry in listed if entry["node"] == "c-1"]
     assert seen["pool"] == "cloud" and seen["report"]["certificates"]["kubelet"]["state"] == "ok"
@@ -148,7 +148,7 @@ def test_another_layout_is_refused_once_a_node_has_reported(own: Vouched) -> Non
     own.image("c-1").run()
     own.write(f"layout: kubeadm\n{document}")
     for command in (["plan"], ["apply", "--yes"]):
-        ran = vaultpki(*command, "-f", own.file, env=own.server.environment(), expect=1)
+        ran = vaultpki(*command, "-f", own.file, env=own.environment(), expect=1)
         assert "end the credentials of c-1 (`vaultpki lock`; take a pool with jwt out and apply)" in ran.stderr
     own.write(document.replace(CLOUD, ""))
     own.apply()
@@ -360,7 +360,7 @@ def test_keys_that_vault_fetches(own: Vouched) -> None:
         assert own.login(own.issuer.token("c-1")).status == 200
         assert own.login(rotated).status == 400
     own.write(SPEC.replace("public_keys_file: keys.pem", f"jwks_url: '{url}2', jwks_ca_file: jwks-ca.pem"))
-    ran = vaultpki("apply", "-f", own.file, "--yes", "--json", env=own.server.environment(), expect=1)
+    ran = vaultpki("apply", "-f", own.file, "--yes", "--json", env=own.environment(), expect=1)
     fails(ran, "Vault refuses POST auth/", "jwt/config")
 
 
@@ -460,7 +460,7 @@ def test_nodes_whose_pool_goes_or_takes_them_no_more_are_told_and_ended(
             own.server.api("POST", f"{own.prefix}/config/data/reports/{node}", report, token=tokens[node]).status == 200
         )
     own.write(SPEC.replace(*change))
-    said = vaultpki("plan", "-f", own.file, env=own.server.environment()).stdout.replace("\n      ", " ")
+    said = vaultpki("plan", "-f", own.file, env=own.environment()).stdout.replace("\n      ", " ")
     assert f"1 node loses its identity and can renew nothing: {gone[0]}, which logged in by an issuer's token" in said
     (impact,) = own.plan()["impact"]
     assert (impact["effect"], impact["pool"], impact["nodes"]) == ("loses-access", gone[1], 1)
@@ -624,7 +624,7 @@ def test_a_node_with_an_approle_is_enrolled_again_and_not_unlocked(site: Vouched
 
 
 def test_nobody_enrols_such_a_node(site: Vouched) -> None:
-    environment = site.server.environment()
+    environment = site.environment()
     for arguments in (("c-9", "--pool", "cloud"), ("c-9",)):
         ran = vaultpki("enroll", "-f", site.file, *arguments, env=environment, expect=1)
         fails(ran, "nodes of pool cloud join by their issuer's token and need no join file")

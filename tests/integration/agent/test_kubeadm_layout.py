@@ -69,7 +69,7 @@ def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 @pytest.fixture
 def desk(site: Site) -> Desk:
-    return Desk(site, site.server.token)
+    return Desk(site, site.token())
 
 
 def equip(site: Site, node: str, folder: Path, *, pool: str | None = None) -> Seat:
@@ -339,13 +339,13 @@ def test_another_layout_needs_every_node_to_join_anew(server: Server, tmp_path: 
     seat.run()
     site.write("layout: kubeadm\n" + DOCUMENT)
     for command in (["plan"], ["apply", "--yes"]):
-        ran = vaultpki(*command, "-f", site.file, env=server.environment(), expect=1)
+        ran = vaultpki(*command, "-f", site.file, env=site.environment(), expect=1)
         assert "the nodes have the layout document, and a node gets its layout when it joins" in ran.stderr
         assert "end the credentials of worker-1 (`vaultpki lock`" in ran.stderr
     before = seat.snapshot(memory=False)
-    vaultpki("lock", "-f", site.file, "worker-1", env=server.environment())
+    vaultpki("lock", "-f", site.file, "worker-1", env=site.environment())
     early = vaultpki(
-        *("enroll", "-f", site.file, "worker-1", "-o", tmp_path / "join.json"), env=server.environment(), expect=1
+        *("enroll", "-f", site.file, "worker-1", "-o", tmp_path / "join.json"), env=site.environment(), expect=1
     )
     assert "in Vault is for another layout; run `vaultpki apply" in early.stderr
     site.apply()
@@ -364,7 +364,7 @@ def test_another_layout_needs_every_node_to_join_anew(server: Server, tmp_path: 
     }
     # With a live credential the way back is closed, too.
     site.write(DOCUMENT)
-    vaultpki("plan", "-f", site.file, env=server.environment(), expect=1)
+    vaultpki("plan", "-f", site.file, env=site.environment(), expect=1)
 
 
 DOCUMENT = """\

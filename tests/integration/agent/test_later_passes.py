@@ -248,7 +248,7 @@ def test_bad_templates_are_refused_in_one_sentence(
     (site.folder / "extra.tmpl").write_text(template)
     site.write(f"{NODES}templates:\n  extra: {{file: {file}, template: extra.tmpl, roles: [worker]}}\n")
     since = site.server.audit_position()
-    ran = vaultpki("apply", "-f", site.file, "--yes", env=site.server.environment(), expect=1)
+    ran = vaultpki("apply", "-f", site.file, "--yes", env=site.environment(), expect=1)
     assert site.server.writes(since) == []
     assert ran.stderr.count("\n") == 1 and ran.stderr.startswith(f"vaultpki: {site.file}:"), ran.stderr
     assert all(word in ran.stderr for word in said), ran.stderr
@@ -305,7 +305,7 @@ def test_a_store_that_says_so_replaces_no_bundle_and_bends_no_certificate(site: 
 def test_another_programs_template_is_copied_and_warned_of(site: Site, worker: Seat) -> None:
     (site.folder / "extra.tmpl").write_text("a $node\n{{ node }}\n")
     site.write(f"{NODES}templates:\n  extra: {{file: extra.conf, template: extra.tmpl, roles: [worker]}}\n")
-    for ran in (vaultpki("plan", "-f", site.file, env=site.server.environment()), site.apply()):
+    for ran in (vaultpki("plan", "-f", site.file, env=site.environment()), site.apply()):
         assert ran.stderr.count("\n") == 1, ran.stderr
         assert ran.stderr.startswith(f"vaultpki: warning: {site.file}: templates.extra.template: line 2 ")
     worker.age()

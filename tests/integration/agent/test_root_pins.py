@@ -48,10 +48,10 @@ def test_an_image_with_the_old_pin_joins_until_the_old_root_is_gone(rotation: Ro
         file = tmp_path / f"{number}.json"
         vaultpki(
             *("enroll", "-f", site.file, f"w-9{number}", "--pool", "autoscaled", "-o", file),
-            env=site.server.environment(),
+            env=site.environment(),
         )
         assert json.loads(file.read_text())["root_sha256"] == first, state
-        vaultpki("unenroll", "-f", site.file, f"w-9{number}", env=site.server.environment())
+        vaultpki("unenroll", "-f", site.file, f"w-9{number}", env=site.environment())
         seat = joined(rotation, f"w-{number}", first)
         rotation.seats[seat.name] = seat
         assert rotation.roots(seat) == expected[state], state
@@ -60,7 +60,7 @@ def test_an_image_with_the_old_pin_joins_until_the_old_root_is_gone(rotation: Ro
     with pytest.raises(CertificateRefused, match="not the pinned"):
         joined(rotation, "w-7", first)
     file = tmp_path / "after.json"
-    vaultpki("enroll", "-f", site.file, "w-8", "--pool", "autoscaled", "-o", file, env=site.server.environment())
+    vaultpki("enroll", "-f", site.file, "w-8", "--pool", "autoscaled", "-o", file, env=site.environment())
     assert json.loads(file.read_text())["root_sha256"] == rotation.certificates()["root-2"].fingerprint
     seat = Seat("w-8", tmp_path / "w-8")
     vaultpki("agent", "-c", seat.config, "--join", file, "--dir", seat.pki, "--once")

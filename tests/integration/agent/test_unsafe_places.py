@@ -234,15 +234,15 @@ def spec(server: Server, tmp_path: Path) -> Site:
 def test_cluster_yaml_and_what_it_names(place: str, spoil: str, spec: Site) -> None:
     path = spec.folder / place
     run = ("plan", "-f", spec.file)
-    vaultpki(*run, env=spec.server.environment())
+    vaultpki(*run, env=spec.environment())
     SPOIL[spoil](path)
     position = spec.server.audit_position()
-    ran = vaultpki(*run, env=spec.server.environment(), expect=1)
+    ran = vaultpki(*run, env=spec.environment(), expect=1)
     told = sentence(ran, path)
     named = {"vault-ca.crt": "ca_file", "more/motd.tmpl": "template", "more/keys.pem": "public_keys_file"}
     assert named.get(place, "") in told and spec.server.requests(position) == []
     mend(told, path)
-    vaultpki(*run, env=spec.server.environment())
+    vaultpki(*run, env=spec.environment())
 
 
 def test_init_follows_no_link_that_somebody_put_there(tmp_path: Path) -> None:

@@ -26,10 +26,10 @@ def site(server: Server, tmp_path: Path, cluster_name: str) -> Watched:
 
 def test_without_a_terminal_apply_wants_yes(site: Watched) -> None:
     start = site.server.audit_position()
-    ran = vaultpki("apply", "-f", site.file, env=site.server.environment(), expect=1)
+    ran = vaultpki("apply", "-f", site.file, env=site.environment(), expect=1)
     fails(ran, "there is no terminal to ask on; pass --yes")
     assert site.server.requests(start) == []
-    ran = vaultpki("apply", "--no-such-option", env=site.server.environment(), expect=2)
+    ran = vaultpki("apply", "--no-such-option", env=site.environment(), expect=2)
     assert "No such option" in ran.stderr
 
 
@@ -37,7 +37,7 @@ def redirected(site: Watched, redirection: str, *arguments: str, expect: int) ->
     """What a command says whose streams a shell has redirected so; fails where it ends with another code."""
     ran = subprocess.run(
         ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-m", "vaultpki", *arguments],
-        env=environment(site.server.environment()),
+        env=environment(site.environment()),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -94,7 +94,7 @@ def at_a_terminal(site: Watched, answer: str, between: Any = None) -> tuple[int,
     leader, follower = pty.openpty()
     running = subprocess.Popen(
         [sys.executable, "-m", "vaultpki", "apply", "-f", str(site.file)],
-        env=environment(site.server.environment()),
+        env=environment(site.environment()),
         stdin=follower,
         stdout=follower,
         stderr=follower,

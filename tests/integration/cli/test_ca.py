@@ -37,7 +37,7 @@ class Cas:
         self.nodes = [Reporter(site, node.name, "etcd") for node in site.cluster.nodes]
 
     def run(self, *words: str | Path, expect: int = 0) -> Ran:
-        return vaultpki("ca", *words, "-f", self.site.file, env=self.site.server.environment(), expect=expect)
+        return vaultpki("ca", *words, "-f", self.site.file, env=self.site.environment(), expect=expect)
 
     def json(self, *words: str, expect: int = 0) -> dict[str, Any]:
         ran = self.run(*words, "--json", expect=expect)
@@ -181,7 +181,7 @@ def typed(cas: Cas, keys: str, *words: str) -> tuple[int, str | None]:
     try:
         ran = subprocess.Popen(
             [sys.executable, "-m", "vaultpki", "ca", *words, "-f", str(cas.site.file)],
-            env=environment(cas.site.server.environment()),
+            env=environment(cas.site.environment()),
             stdin=other,
             stdout=other,
             stderr=other,
@@ -249,7 +249,7 @@ def started(cas: Cas, *words: str) -> Iterator[subprocess.Popen[str]]:
     without_openssl = {"PATH": str(cas.site.folder)}
     with subprocess.Popen(
         [sys.executable, "-m", "vaultpki", "ca", *words, "-f", str(cas.site.file)],
-        env=environment(cas.site.server.environment() | without_openssl),
+        env=environment(cas.site.environment() | without_openssl),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

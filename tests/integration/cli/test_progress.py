@@ -39,7 +39,7 @@ def plain(lines: list[str]) -> list[str]:
 
 
 def test_apply_and_destroy(site: Watched) -> None:
-    env = site.server.environment()
+    env = site.environment()
     with on_terminal("apply", "-f", site.file, "--yes", env=env, columns=100) as shown:
         assert shown.ended() == 0
     assert "Applying" in shown.shown and "100%" in shown.shown
@@ -60,7 +60,7 @@ def test_apply_and_destroy(site: Watched) -> None:
 
 
 def test_apply_that_asks(site: Watched) -> None:
-    with on_terminal("apply", "-f", site.file, env=site.server.environment(), columns=100) as shown:
+    with on_terminal("apply", "-f", site.file, env=site.environment(), columns=100) as shown:
         shown.until("[y/N]:")
         assert "Applying" not in shown.shown
         os.write(shown.leader, b"y\n")
@@ -74,7 +74,7 @@ def test_json_stays_whole_beside_a_bar(site: Watched) -> None:
     try:
         ran = subprocess.run(
             [sys.executable, "-m", "vaultpki", "apply", "-f", str(site.file), "--yes", "--json"],
-            env=environment(site.server.environment()),
+            env=environment(site.environment()),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=follower,
@@ -89,7 +89,7 @@ def test_json_stays_whole_beside_a_bar(site: Watched) -> None:
 
 def test_work_that_does_not_begin_has_no_bar(site: Watched) -> None:
     site.apply()
-    env = site.server.environment()
+    env = site.environment()
     weak = site.server.api("POST", "auth/token/create", {"policies": ["default"], "ttl": "5m"}).body["auth"]
     with on_terminal("apply", "-f", site.file, "--yes", env={**env, "VAULT_TOKEN": weak["client_token"]}) as shown:
         assert shown.ended() == 1

@@ -51,7 +51,7 @@ def planted(site: Watched, fields: dict[str, Any]) -> None:
 
 def run(site: Watched, *arguments: str | Path, expect: int = 0, **variables: str) -> Any:
     command, *rest = arguments
-    env = site.server.environment() | variables
+    env = site.environment() | variables
     return vaultpki(command, "-f", site.file, *rest, env=env, expect=expect)
 
 

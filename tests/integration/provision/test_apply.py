@@ -24,7 +24,7 @@ from vaultpki.provision.identities import node_certificates
 from vaultpki.provision.plan import Observed, plan
 from vaultpki.provision.server_facts import ServerFacts
 from vaultpki.spec import load_cluster, records
-from vaultpki.vault import Settings, Vault
+from vaultpki.vault import Vault
 
 DAY = 86400
 KINDS = {"mount", "issuer", "role", "policy", "auth", "approle", "config"}
@@ -44,9 +44,8 @@ def site(server: Server, tmp_path: Path, cluster_name: str) -> Watched:
     return site
 
 
-def vault_of(server: Server) -> tuple[Vault, ServerFacts]:
-    ca_pem = server.ca_file.read_text()
-    return Vault(Settings((server.address,), ca_pem=ca_pem, token=server.token)), ServerFacts((server.address,), ca_pem)
+def vault_of(site: Watched) -> tuple[Vault, ServerFacts]:
+    return site.client(), ServerFacts((site.server.address,), site.server.ca_file.read_text())
 
 
 def certificate(site: Watched, ca: str) -> x509.Certificate:
@@ -72,7 +71,7 @@ def test_an_empty_server_becomes_the_ca_and_a_second_apply_writes_nothing(site: 
     # Counted by the server: we also ask once what the token may do.
     assert document["requests"]["writes"] == len(writes) + 1
     site.settled()
-    told = vaultpki("plan", "-f", site.file, env=site.server.environment())
+    told = vaultpki("plan", "-f", site.file, env=site.environment())
     assert told.stdout == "Nothing to change.\n"
 
 
@@ -146,7 +145,7 @@ def test_a_ca_that_got_less_life_than_asked_is_not_kept(site: Watched) -> None:
     made = {"type": "pki", "description": "", "config": {"max_lease_ttl": 768 * 3600}}
     mount = f"{site.prefix}/root"
     assert site.server.api("POST", f"sys/mounts/{mount}", made).status == 204
-    vault, _ = vault_of(site.server)
+    vault, _ = vault_of(site)
     wanted = desired(site.cluster, ServerFacts())["issuer", mount]
     with pytest.raises(BadAnswer, match=r"was asked for 3650 days and got 3[12] days, and was not kept"):
         authorities.make_root(site.cluster, vault, mount, wanted, frozenset())
@@ -155,7 +154,7 @@ def test_a_ca_that_got_less_life_than_asked_is_not_kept(site: Watched) -> None:
 
 def test_a_missing_engine_is_told_in_one_sentence(site: Watched) -> None:
     # Both servers have PKI built in, and deregistering a built-in plugin changes nothing; so another engine is missing.
-    vault, _ = vault_of(site.server)
+    vault, _ = vault_of(site)
     mount = f"{site.prefix}/root"
     with pytest.raises(Refused, match=f"has no pki-of-nobody engine, which sys/mounts/{mount} needs"):
         carry_out.write_mount(site.cluster, vault, ("mount", mount), {"type": "pki-of-nobody"}, create=True)
@@ -234,10 +233,11 @@ def test_a_lost_root_is_not_replaced_behind_the_nodes_backs(site: Watched) -> No
 def test_a_sealed_server(own_server: Server, tmp_path: Path) -> None:
     site = Watched(own_server, tmp_path, "prod")
     site.write(SPEC)
+    env = site.environment()
     own_server.seal()
     for command in ("plan", "apply", "destroy"):
         further = {"apply": ["--yes"], "destroy": ["--confirm", "prod"]}.get(command, [])
-        ran = vaultpki(command, "-f", site.file, *further, env=own_server.environment(), expect=1)
+        ran = vaultpki(command, "-f", site.file, *further, env=env, expect=1)
         fails(ran, f"the Vault at {own_server.address} is sealed; unseal it")
     own_server.unseal()
     site.apply()
@@ -247,7 +247,7 @@ def test_a_sealed_server(own_server: Server, tmp_path: Path) -> None:
 def test_nobody_is_there(site: Watched, tmp_path: Path) -> None:
     address = f"https://127.0.0.1:{servers.free_ports(1)[0]}"
     start = time.monotonic()
-    ran = vaultpki("apply", "-f", site.file, "--yes", env=site.server.environment() | {"VAULT_ADDR": address}, expect=1)
+    ran = vaultpki("apply", "-f", site.file, "--yes", env=site.environment() | {"VAULT_ADDR": address}, expect=1)
     fails(ran, f"{address} cannot be reached (Connection refused)")
     # An address that has answered before is waited for longer.
     assert time.monotonic() - start < 30
@@ -256,7 +256,7 @@ def test_nobody_is_there(site: Watched, tmp_path: Path) -> None:
 def test_another_ca(site: Watched, tmp_path: Path) -> None:
     trustme.CA().cert_pem.write_to_path(tmp_path / "other.crt")
     start = site.server.audit_position()
-    env = site.server.environment() | {"VAULT_CACERT": str(tmp_path / "other.crt")}
+    env = site.environment() | {"VAULT_CACERT": str(tmp_path / "other.crt")}
     fails(vaultpki("apply", "-f", site.file, "--yes", env=env, expect=1), "does not verify", "VAULT_CACERT")
     env["VAULT_CACERT"] = str(tmp_path / "none.crt")
     fails(vaultpki("apply", "-f", site.file, "--yes", env=env, expect=1), "none.crt")
@@ -264,7 +264,7 @@ def test_another_ca(site: Watched, tmp_path: Path) -> None:
 
 
 def test_plain_http_beyond_loopback(site: Watched) -> None:
-    env = site.server.environment() | {"VAULT_ADDR": "http://192.0.2.1:8200"}
+    env = site.environment() | {"VAULT_ADDR": "http://192.0.2.1:8200"}
     ran = vaultpki("apply", "-f", site.file, "--yes", env=env, expect=1)
     fails(ran, "http://192.0.2.1:8200' is plain http", "--allow-http")
 
@@ -333,7 +333,7 @@ def test_where_nodes_find_vault_is_what_the_environment_says(site: Watched) -> N
     assert stored == {"addresses": [site.server.address], "ca_pem": site.server.ca_file.read_text()}
     # Another way to the same server, as another applier may have it, is another answer, and shown before it is given.
     address = site.server.address.replace("127.0.0.1", "localhost")
-    env = site.server.environment() | {"VAULT_ADDR": address}
+    env = site.environment() | {"VAULT_ADDR": address}
     drift = changes(json.loads(vaultpki("plan", "-f", site.file, "--json", env=env).stdout))
     assert drift.pop(("config", f"{site.prefix}/config/cluster")) == (
         "update",
@@ -383,7 +383,7 @@ def test_nothing_but_certificates_of_a_ca_file_is_published(site: Watched, tmp_p
     site.file.write_text(f"cluster: {site.name}\n{SPEC}")
     ca_pem = site.server.ca_file.read_text()
     file = tmp_path / "all.pem"
-    env = site.server.environment() | {"VAULT_CACERT": str(file)}
+    env = site.environment() | {"VAULT_CACERT": str(file)}
     start = site.server.audit_position()
     key = (site.server.folder / "server.key").read_text()
     for content, said in (
@@ -410,7 +410,7 @@ def test_nodes_are_told_the_normal_form_of_an_address(site: Watched, tmp_path: P
     site.file.write_text(f"cluster: {site.name}\n{SPEC}")
     host, _, port = site.server.address.removeprefix("https://").partition(":")
     address = f"https://{'localhost' if 'LOCAL' in written else host}:{port}"
-    env = site.server.environment() | {"VAULT_ADDR": written.format(f"{host}:{port}", port=port)}
+    env = site.environment() | {"VAULT_ADDR": written.format(f"{host}:{port}", port=port)}
     vaultpki("apply", "-f", site.file, "--yes", env=env)
     stored = site.read(f"{site.prefix}/config/data/cluster")["data"]["vault"]
     assert stored["addresses"] == [address]
@@ -424,7 +424,7 @@ def test_nodes_are_told_the_normal_form_of_an_address(site: Watched, tmp_path: P
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "[::ffff:127.0.0.1]", f"{'a.' * 130}example"])  # noqa: S104 -- refused
 def test_an_address_that_no_agent_yaml_takes_is_refused(site: Watched, host: str) -> None:
-    env = site.server.environment() | {"VAULT_ADDR": f"https://{host}:{site.server.address.rpartition(':')[2]}"}
+    env = site.environment() | {"VAULT_ADDR": f"https://{host}:{site.server.address.rpartition(':')[2]}"}
     start = site.server.audit_position()
     fails(vaultpki("apply", "-f", site.file, "--yes", env=env, expect=1), "VAULT_ADDR: ")
     assert site.server.requests(start) == []

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from helpers.faults.cutting_proxy import Proxy, proxied
+from helpers.vault import operator_tokens
 from helpers.vault.applied_cluster import environment
 from helpers.vault.server_contents import ISSUERS, Listing, listing
 from helpers.vault.servers import Server
@@ -54,23 +55,33 @@ def apply(cluster: Cluster, vault: Vault) -> int:
     return len(done.changes)
 
 
-def straight(server: Server) -> Vault:
-    return Vault(Settings((server.address,), ca_file=str(server.ca_file), token=server.token))
+def applier(server: Server, cluster: Cluster) -> str:
+    return operator_tokens.token(server, cluster.prefix, "applier")
+
+
+def straight(server: Server, cluster: Cluster) -> Vault:
+    """The server for the cluster's applier."""
+    return Vault(Settings((server.address,), ca_file=str(server.ca_file), token=applier(server, cluster)))
+
+
+def cut_off(server: Server, proxy: Proxy, cluster: Cluster) -> Vault:
+    """The same, through a proxy that ends connections."""
+    return Vault(Settings((proxy.address,), ca_pem=proxy.ca_pem, token=applier(server, cluster)))
 
 
 def uncut(folder: Path, server: Server) -> tuple[Listing, int]:
     """What one undisturbed apply makes, and with how many writes."""
     cluster = spec(folder, server, f"t{secrets.token_hex(5)}")
     since = server.audit_position()
-    apply(cluster, straight(server))
+    apply(cluster, straight(server, cluster))
     return listing(server, cluster.name), len(server.writes(since))
 
 
-def whole(server: Server, direct: Vault, cluster: Cluster, expected: Listing, when: str) -> None:
+def whole(server: Server, cluster: Cluster, expected: Listing, when: str) -> None:
     """The cluster is what an uncut apply makes, and a further apply writes nothing."""
     assert listing(server, cluster.name) == expected, when
     since = server.audit_position()
-    assert apply(cluster, direct) == 0, when
+    assert apply(cluster, straight(server, cluster)) == 0, when
     assert server.writes(since) == [], when
 
 
@@ -97,19 +108,17 @@ def test_cut_after_every_write(own_server: Server, proxy: Proxy, tmp_path: Path,
     # A server of its own: some seventy clusters would make every later test's lists long.
     server = own_server
     expected, writes = uncut(tmp_path, server)
-    direct = straight(server)
-    through = Vault(Settings((proxy.address,), ca_pem=proxy.ca_pem, token=server.token))
     for cut in range(1, writes + 1, step):
         cluster = spec(tmp_path, server, f"t{secrets.token_hex(5)}")
         proxy.arm(cut, reopens=reopens)
         if reopens:
-            apply(cluster, through)
+            apply(cluster, cut_off(server, proxy, cluster))
         else:
             with pytest.raises(Sealed):
-                apply(cluster, through)
-            apply(cluster, direct)
+                apply(cluster, cut_off(server, proxy, cluster))
+            apply(cluster, straight(server, cluster))
         assert proxy.writes >= cut
-        whole(server, direct, cluster, expected, f"cut after write {cut} of {writes}")
+        whole(server, cluster, expected, f"cut after write {cut} of {writes}")
 
 
 def _killed(server: Server, folder: Path, moment: Callable[[subprocess.Popen[bytes], int], bool]) -> Cluster:
@@ -118,7 +127,10 @@ def _killed(server: Server, folder: Path, moment: Callable[[subprocess.Popen[byt
     since = server.audit_position()
     command = [sys.executable, "-m", "vaultpki", "apply", "-f", cluster.file, "--yes"]
     child = subprocess.Popen(
-        command, env=environment(server.environment()), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command,
+        env=environment(server.environment(applier(server, cluster))),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         while not moment(child, since):
@@ -136,9 +148,8 @@ def _killed(server: Server, folder: Path, moment: Callable[[subprocess.Popen[byt
 def test_a_killed_process_is_followed_by_one_that_ends_well(server: Server, tmp_path: Path, writes: int) -> None:
     expected, _ = uncut(tmp_path, server)
     cluster = _killed(server, tmp_path, lambda child, since: len(server.writes(since)) >= writes)
-    direct = straight(server)
-    apply(cluster, direct)
-    whole(server, direct, cluster, expected, f"killed after write {writes}")
+    apply(cluster, straight(server, cluster))
+    whole(server, cluster, expected, f"killed after write {writes}")
 
 
 # Seconds into the request at which its client ends.
@@ -159,15 +170,13 @@ def test_the_server_is_cut_off_while_it_makes_a_ca(
     """A client's end can be the end of what the server does for it: keys and issuers lie there that are half made."""
     server = own_server
     expected, _ = uncut(tmp_path, server)
-    direct = straight(server)
-    through = Vault(Settings((proxy.address,), ca_pem=proxy.ca_pem, token=server.token))
     for after in delays:
         cluster = spec(tmp_path, server, f"t{secrets.token_hex(5)}")
         proxy.arm_within(part, after)
         with pytest.raises((Sealed, Unavailable)):
-            apply(cluster, through)
-        apply(cluster, direct)
-        whole(server, direct, cluster, expected, f"cut off in {part} after {after} s")
+            apply(cluster, cut_off(server, proxy, cluster))
+        apply(cluster, straight(server, cluster))
+        whole(server, cluster, expected, f"cut off in {part} after {after} s")
 
 
 def test_a_server_that_was_cut_off_while_it_made_a_key(server: Server, tmp_path: Path) -> None:
@@ -184,6 +193,5 @@ def test_a_server_that_was_cut_off_while_it_made_a_key(server: Server, tmp_path:
             assert server.api("POST", f"{mount}/keys/generate/internal", made).status == 200
         assert server.api("DELETE", f"{mount}/key/first").status in (200, 204)
         assert server.api("GET", f"{mount}/config/keys").data["default"] == ""
-    direct = straight(server)
-    apply(cluster, direct)
-    whole(server, direct, cluster, expected, "with keys that nothing refers to")
+    apply(cluster, straight(server, cluster))
+    whole(server, cluster, expected, "with keys that nothing refers to")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.vault import operator_tokens
 from helpers.vault.applied_cluster import environment
 from helpers.vault.raft_cluster import Cluster
 from helpers.vault.server_contents import Listing, listing
@@ -48,9 +49,13 @@ def apply(file: Path, env: dict[str, str]) -> dict[str, int]:
     return made
 
 
-def everywhere(cluster: Cluster) -> dict[str, str]:
-    """The way of someone who lets cluster.yaml say where Vault is."""
-    return {"VAULT_TOKEN": cluster.token}
+def everywhere(cluster: Cluster, made: str) -> dict[str, str]:
+    """The way of an applier who lets cluster.yaml say where Vault is."""
+    return {"VAULT_TOKEN": applier(cluster, made)}
+
+
+def applier(cluster: Cluster, made: str) -> str:
+    return operator_tokens.token(cluster.leader(), f"vaultpki/{made}", "applier")
 
 
 def name() -> str:
@@ -59,7 +64,7 @@ def name() -> str:
 
 def uncut(folder: Path, cluster: Cluster) -> Listing:
     made = name()
-    apply(spec(folder, cluster, made), everywhere(cluster))
+    apply(spec(folder, cluster, made), everywhere(cluster, made))
     return listing(cluster.leader(), made)
 
 
@@ -79,10 +84,10 @@ def test_through_a_standby(cluster3: Cluster, tmp_path: Path) -> None:
     for standby in cluster3.standbys():
         made = name()
         file = spec(tmp_path, cluster3, made)
-        first = apply(file, standby.environment())
+        first = apply(file, standby.environment(applier(cluster3, made)))
         assert first["changes"] > 40
         assert listing(cluster3.leader(), made) == expected
-        second = apply(file, standby.environment())
+        second = apply(file, standby.environment(applier(cluster3, made)))
         assert (second["changes"], second["writes"]) == (0, 0)
 
 
@@ -106,7 +111,7 @@ def _killed_after(cluster: Cluster, file: Path, made: str, ready: Callable[[Serv
     leader = cluster.leader()
     process = subprocess.Popen(
         command(file),
-        env=environment(everywhere(cluster)),
+        env=environment(everywhere(cluster, made)),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -151,7 +156,7 @@ def test_the_leader_dies_in_the_middle(
     assert process.returncode == 0, err
     assert json.loads(out)["changes"]
     assert listing(cluster3.leader(), made) == expected
-    second = apply(file, everywhere(cluster3))
+    second = apply(file, everywhere(cluster3, made))
     assert (second["changes"], second["writes"]) == (0, 0)
 
 

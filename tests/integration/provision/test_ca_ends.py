@@ -26,7 +26,7 @@ def site(server: Server, tmp_path: Path, cluster_name: str) -> Watched:
 def ahead(site: Watched, days: float, command: str, *options: str, expect: int = 0) -> Ran:
     """The command with a clock that many days ahead."""
     clock = {"LD_PRELOAD": faketime_library(), "FAKETIME": f"+{days}d"}
-    env = {**site.server.environment(), **clock}
+    env = {**site.environment(), **clock}
     return vaultpki(command, "-f", site.file, *options, env=env, expect=expect)
 
 
@@ -58,7 +58,7 @@ def test_plan_and_nodes_warn_in_time(site: Watched) -> None:
         f"! {ca} CA" for ca in ("root", *ISSUING)
     ]
     assert "? etcd CA: it expires on " in ahead(site, 1825 - 179, "nodes").stdout
-    vaultpki("ca", "rotate", "etcd", "-f", site.file, env=site.server.environment())
+    vaultpki("ca", "rotate", "etcd", "-f", site.file, env=site.environment())
     for command, expect in (("plan", 0), ("nodes", 3)):
         said = " ".join(ahead(site, 1825 - 59, command, expect=expect).stdout.split())
         assert "`vaultpki ca rotate etcd`" not in said and "continue its rotation with `vaultpki ca continue`" in said
@@ -66,7 +66,7 @@ def test_plan_and_nodes_warn_in_time(site: Watched) -> None:
 
 def test_a_mount_without_a_ca_keeps_no_other_from_being_listed(site: Watched) -> None:
     assert site.server.api("DELETE", f"{site.prefix}/etcd/issuer/etcd-1").status in (200, 204)
-    found = json.loads(vaultpki("nodes", "-f", site.file, "--json", env=site.server.environment()).stdout)
+    found = json.loads(vaultpki("nodes", "-f", site.file, "--json", env=site.environment()).stdout)
     assert levels(found, "cas").keys() == {"root", "kubernetes", "kubelet", "front-proxy"}
 
 

@@ -120,7 +120,7 @@ def test_clusters_whose_policies_would_share_names_do_not_live_in_one_vault(own_
 def test_destroy_asks(site: Watched) -> None:
     site.apply()
     start = site.server.audit_position()
-    env = site.server.environment()
+    env = site.environment()
     ran = vaultpki("destroy", "-f", site.file, env=env, expect=1)
     fails(ran, f"destroy removes the CAs of {site.name} for good; pass --confirm {site.name}")
     ran = vaultpki("destroy", "-f", site.file, "--confirm", "other", env=env, expect=1)
@@ -139,7 +139,7 @@ def test_destroy_asks(site: Watched) -> None:
 
 @pytest.mark.parametrize("remembered", [True, False])
 def test_a_destroy_cut_off_anywhere_goes_on_when_repeated(site: Watched, remembered: bool) -> None:
-    vault = Vault(Settings((site.server.address,), ca_pem=site.server.ca_file.read_text(), token=site.server.token))
+    vault = Vault(Settings((site.server.address,), ca_pem=site.server.ca_file.read_text(), token=site.token()))
     where = ServerFacts((site.server.address,), None)
 
     class Cut(Vault):

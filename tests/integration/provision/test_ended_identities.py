@@ -46,7 +46,7 @@ class Joined:
 
 
 def join(site: Watched, name: str, pool: str) -> Joined:
-    vault, cluster = enrolled_nodes.client(site.server), site.cluster
+    vault, cluster = site.client(), site.cluster
     who = enrol.holder(cluster, name, pool)
     file = enrol.enroll(cluster, vault, name, who, enrol.place(cluster, vault), wrap_ttl=300)
     secret_id = site.server.api("POST", "sys/wrapping/unwrap", token=file.wrap_token).data["secret_id"]
@@ -60,7 +60,7 @@ def join(site: Watched, name: str, pool: str) -> Joined:
 def applied(server: Server, folder: Path, name: str) -> Watched:
     site = Watched(server, folder, name)
     site.write(SPEC)
-    bootstrap.apply(site.cluster, enrolled_nodes.client(server), WHERE, first=None, progress=lambda change: None)
+    bootstrap.apply(site.cluster, site.client(), WHERE, first=None, progress=lambda change: None)
     return site
 
 
@@ -71,7 +71,7 @@ def site(server: Server, tmp_path: Path, cluster_name: str) -> Watched:
 
 def shown(site: Watched, *options: str) -> str:
     """The plan as a person sees it, with its lines joined."""
-    said = vaultpki("plan", "-f", site.file, *options, env=site.server.environment()).stdout
+    said = vaultpki("plan", "-f", site.file, *options, env=site.environment()).stdout
     assert max(map(len, said.splitlines())) <= 100
     return re.sub(r"\n +", " ", said)
 
@@ -188,7 +188,7 @@ def test_a_removal_cut_off_anywhere_goes_on_when_repeated(server: Server, tmp_pa
         return node
 
     def apply(site: Watched) -> None:
-        bootstrap.apply(site.cluster, enrolled_nodes.client(server), WHERE, first=None, progress=lambda change: None)
+        bootstrap.apply(site.cluster, site.client(), WHERE, first=None, progress=lambda change: None)
 
     # Before every other request that writes.
     points = (*range(0, 44, 4), NEVER)

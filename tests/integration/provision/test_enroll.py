@@ -37,7 +37,7 @@ def desk(site: Site) -> Desk:
 
 @pytest.fixture
 def applier(site: Site) -> Desk:
-    return Desk(site, site.server.token)
+    return Desk(site, site.token())
 
 
 def test_a_listed_node_is_enrolled_by_the_applier(site: Site, applier: Desk, tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_listed_node_is_enrolled_by_the_applier(site: Site, applier: Desk, tmp
 def test_what_apply_has_not_done_yet_is_told(server: Server, cluster_name: str, tmp_path: Path) -> None:
     site = Site(server, tmp_path, cluster_name)
     site.write(enrolled_nodes.SPEC)
-    applier = Desk(site, server.token)
+    applier = Desk(site, site.token())
     said = applier.enroll("worker-1", expect=1).stderr
     assert said == f"vaultpki: cluster {cluster_name} is not in this Vault; run `vaultpki apply -f {site.file}` first\n"
     site.apply()

@@ -33,7 +33,7 @@ def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
 def applier(site: Site) -> Desk:
     for node in ("cp-1", "worker-1"):
         enrolled_nodes.vacate(site, node)
-    return Desk(site, site.server.token)
+    return Desk(site, site.token())
 
 
 def refused(desk: Desk, *arguments: str | Path, names: str | None = None) -> str:
@@ -142,7 +142,7 @@ def test_a_full_disk_is_told_first(applier: Desk, tmp_path: Path) -> None:
 
 
 def test_where_the_last_step_fails_the_join_file_is_kept_and_named(site: Site, tmp_path: Path) -> None:
-    cluster, vault = site.cluster, enrolled_nodes.client(site.server)
+    cluster, vault = site.cluster, site.client()
     who, path = enrol.holder(cluster, "worker-1", None), tmp_path / "join.json"
     place = enrol.place(cluster, vault)
 

@@ -155,7 +155,7 @@ def applying(site: Site, vault: Vault) -> list[Step]:
     ],
 )
 def test_the_applier(site: Site, step: int) -> None:
-    root = enrolled_nodes.client(site.server)
+    root = site.client()
 
     def refused(rules: Rules) -> str | None:
         found = first_refused(applying(site, holder(site.server, rules)))
@@ -177,7 +177,7 @@ def test_the_applier_is_root_in_all_but_name(site: Site) -> None:
     root = applier.login(Request("POST", f"{mount}/login", {"role_id": role_id, "secret_id": secret_id}))
     assert root.write("sys/policies/acl/anything-at-all", {"policy": json.dumps({"path": ANYTHING})}) == {}
     assert site.server.api("DELETE", "sys/policies/acl/anything-at-all").status == 204
-    apply(site, enrolled_nodes.client(site.server), SPEC)
+    apply(site, site.client(), SPEC)
     # Its own policy alone reaches nothing that is not the cluster's.
     for path in ("sys/policies/acl/other", "secret/data/x", "auth/token/create", "sys/audit", "vaultpki/other/root"):
         with pytest.raises(Denied):
@@ -434,7 +434,7 @@ def working(seat: Seat, site: Site) -> list[Step]:
 
 @pytest.mark.parametrize(("name", "pool"), [("cp-1", None), ("w-priv", "autoscaled")])
 def test_a_node(site: Site, tmp_path: Path, name: str, pool: str | None) -> None:
-    root = enrolled_nodes.client(site.server)
+    root = site.client()
     seat = Seat(name, tmp_path / "node")
     who = enrol.holder(site.cluster, name, pool)
     place = enrol.place(site.cluster, root)

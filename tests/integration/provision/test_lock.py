@@ -43,7 +43,7 @@ def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 @pytest.fixture
 def applier(site: Site) -> Desk:
-    return Desk(site, site.server.token)
+    return Desk(site, site.token())
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def joined(desk: Desk, node: str, pool: str | None, folder: Path) -> tuple[Seat,
 
 def equipped(site: Site, node: str, pool: str | None) -> Stolen:
     """The same, without an agent: by the functions alone."""
-    vault, cluster = enrolled_nodes.client(site.server), site.cluster
+    vault, cluster = site.client(), site.cluster
     who, where = enrol.holder(cluster, node, pool), enrol.place(cluster, vault)
     join = enrol.enroll(cluster, vault, node, who, where, wrap_ttl=300, replace=True, wait=0)
     secret_id = site.server.api("POST", "sys/wrapping/unwrap", token=join.wrap_token).data["secret_id"]
@@ -128,7 +128,7 @@ def has_ended(stolen: Stolen) -> None:
 
 def nothing_to_change(site: Site) -> None:
     mark = site.server.audit_position()
-    assert vaultpki("plan", "-f", site.file, env=site.server.environment()).stdout.startswith("Nothing to change.")
+    assert vaultpki("plan", "-f", site.file, env=site.environment()).stdout.startswith("Nothing to change.")
     site.apply()
     writes = [path for _, path in site.server.writes(mark)]
     assert writes == [], writes
@@ -269,8 +269,8 @@ def test_a_lock_cut_anywhere_goes_on(site: Site, node: str, pool: str | None) ->
     at = 0
     while True:
         stolen = equipped(site, node, pool)
-        cluster, vault = site.cluster, enrolled_nodes.client(site.server)
-        work = lambda: enrol.lock(site.cluster, enrolled_nodes.client(site.server), node, wait=0)  # noqa: E731
+        cluster, vault = site.cluster, site.client()
+        work = lambda: enrol.lock(site.cluster, site.client(), node, wait=0)  # noqa: E731
         cut = died(work, at, methods=METHODS)
         # Raises where the AppRole is taken for another's.
         apply.look(cluster, vault, ServerFacts((), None))
@@ -299,10 +299,10 @@ def test_a_lock_cut_anywhere_goes_on(site: Site, node: str, pool: str | None) ->
 @pytest.mark.conformance
 def test_a_replacement_cut_anywhere_goes_on(site: Site, tmp_path: Path) -> None:
     at = 0
-    with enrolled_nodes.variables(site.server.environment()):
+    with enrolled_nodes.variables(site.environment()):
         while True:
             stolen = equipped(site, "worker-1", None)
-            cluster, vault, file = site.cluster, enrolled_nodes.client(site.server), tmp_path / f"{at}.json"
+            cluster, vault, file = site.cluster, site.client(), tmp_path / f"{at}.json"
 
             def work() -> None:
                 # In the process that dies, which need not wait for logins in flight.
@@ -380,7 +380,7 @@ def test_a_destruction_cut_off_within_the_server(site: Site) -> None:
     left = enrolled_nodes.accessors(site, "w-cut-off", "pooled")
     lost = [a for a in left if site.server.api("POST", lookup, {"secret_id_accessor": a}).status != 200]
     print(f"{len(left)} of {len(made)} stayed, {len(lost)} of them without an accessor")
-    enrol.lock(site.cluster, enrolled_nodes.client(site.server), "w-cut-off", wait=0)
+    enrol.lock(site.cluster, site.client(), "w-cut-off", wait=0)
     has_ended(stolen)
     new = role_id_of(stolen)
     assert not any(enrolled_nodes.login(site, "pooled", new, each["secret_id"]) for each in made)
@@ -389,7 +389,7 @@ def test_a_destruction_cut_off_within_the_server(site: Site) -> None:
 def test_two_at_once_both_end_well(site: Site) -> None:
     stolen = equipped(site, "worker-1", None)
     with ThreadPoolExecutor(2) as threads:
-        lock = lambda _: enrol.lock(site.cluster, enrolled_nodes.client(site.server), "worker-1", wait=1)  # noqa: E731
+        lock = lambda _: enrol.lock(site.cluster, site.client(), "worker-1", wait=1)  # noqa: E731
         list(threads.map(lock, range(2)))
     has_ended(stolen)
     nothing_to_change(site)
@@ -400,8 +400,8 @@ def test_a_node_taken_off_the_list_after_a_cut_lock_is_ended_whole(server: Serve
     """`apply` has mended the records in between, so that only the note tells whose tokens must end."""
     site = enrolled_nodes.site(server, tmp_path, f"k{os.urandom(4).hex()}")
     stolen = equipped(site, "worker-1", None)
-    vault, cluster = enrolled_nodes.client(server), site.cluster
-    work = lambda: enrol.lock(cluster, enrolled_nodes.client(server), "worker-1", wait=0)  # noqa: E731
+    vault, cluster = site.client(), site.cluster
+    work = lambda: enrol.lock(cluster, site.client(), "worker-1", wait=0)  # noqa: E731
     # Through the right to do it, the note, and the new role id.
     assert died(work, 6, methods=("POST",))
     assert role_id_of(stolen) != stolen.role_id and enrolled_nodes.works(site, stolen.tokens[0])
@@ -417,9 +417,9 @@ def test_a_cluster_is_destroyed_after_a_cut_lock(server: Server, tmp_path: Path)
     site = enrolled_nodes.site(server, tmp_path, f"k{os.urandom(4).hex()}")
     stolen = equipped(site, "worker-1", None)
     accessor = site.read("sys/auth")[f"{site.prefix}/listed/"]["accessor"]
-    work = lambda: enrol.lock(site.cluster, enrolled_nodes.client(server), "worker-1", wait=0)  # noqa: E731
+    work = lambda: enrol.lock(site.cluster, site.client(), "worker-1", wait=0)  # noqa: E731
     assert died(work, 6, methods=("POST",))
-    vault = enrolled_nodes.client(server)
+    vault = site.client()
     apply.apply(site.cluster, vault, ServerFacts((), None), first=None, progress=lambda change: None)
     destroy.destroy(site.cluster, vault, ServerFacts((), None), progress=lambda path: None)
     body = {"alias_name": stolen.role_id, "alias_mount_accessor": accessor}
@@ -478,7 +478,7 @@ def test_a_thousand_nodes_are_counted_in_parallel(server: Server, tmp_path: Path
     """And replaced together, with one wait for all of them."""
     site = enrolled_nodes.site(server, tmp_path, f"k{os.urandom(4).hex()}")
     names = [f"w-{number}" for number in range(1000)]
-    desk = Desk(site, server.token)
+    desk = Desk(site, site.token())
     desk.enroll("-", "--pool", "autoscaled", "-o", tmp_path / "joins", names="\n".join(names))
     began = time.monotonic()
     told = json.loads(desk.run("nodes", "-f", site.file, "--json").stdout)["nodes"]

@@ -80,11 +80,11 @@ def test_an_applier_of_a_namespace_is_root_there_and_nowhere_else(own_server: Se
         for command in (("plan",), ("apply", "--yes")):
             site.write(SPEC)
             site.file.write_text(site.file.read_text().replace("ca_file:", f"namespace: {NAMESPACE}, ca_file:"))
-            ran = vaultpki(*command[:1], "-f", site.file, *command[1:], env=own_server.environment(), expect=1)
+            ran = vaultpki(*command[:1], "-f", site.file, *command[1:], env=site.environment(), expect=1)
             fails(ran, "vault.namespace: this server (Vault 1.", "community edition) has no namespaces")
         assert own_server.writes(start) == []
         site.write(SPEC)
-        vaultpki("apply", "-f", site.file, "--yes", env=own_server.environment() | within)
+        vaultpki("apply", "-f", site.file, "--yes", env=site.environment() | within)
         assert own_server.api("GET", f"sys/mounts/{site.prefix}/root").status == 200
         urls = site.read(f"{site.prefix}/kubelet/config/urls")
         assert urls["ocsp_servers"] == [f"{own_server.address}/v1/{site.prefix}/kubelet/ocsp"]
@@ -124,10 +124,10 @@ def test_an_applier_of_a_namespace_is_root_there_and_nowhere_else(own_server: Se
 def test_the_namespace_above_all_has_no_name_in_urls(own_server: Server, tmp_path: Path) -> None:
     site = Site(own_server, tmp_path, "prod")
     site.write(SPEC)
-    vaultpki("apply", "-f", site.file, "--yes", env=own_server.environment() | {"VAULT_NAMESPACE": "root"})
+    vaultpki("apply", "-f", site.file, "--yes", env=site.environment() | {"VAULT_NAMESPACE": "root"})
     site.equip("worker-1").run()
     check_node_urls(own_server, tmp_path / "nodes/worker-1/pki", site.prefix)
-    plan = vaultpki("plan", "-f", site.file, "--json", env=own_server.environment()).stdout
+    plan = vaultpki("plan", "-f", site.file, "--json", env=site.environment()).stdout
     assert json.loads(plan)["changes"] == []
 
 
@@ -161,7 +161,7 @@ def nested(own_server: Server, tmp_path: Path) -> Iterator[tuple[Site, dict[str,
     if own_server.product == "vault":
         site = Site(own_server, tmp_path, "prod")
         named(site)
-        yield site, own_server.environment()
+        yield site, site.environment()
         return
     for path in ("sys/namespaces/team1", "team1/sys/namespaces/prod"):
         assert own_server.api("POST", path, {}).status == 200
@@ -264,7 +264,7 @@ def test_a_namespace_that_does_not_exist_is_told_before_anything_is_promised(ser
     site = Site(server, tmp_path, "prod")
     if server.product == "vault":
         named(site, "nowhere")
-        fails(vaultpki("plan", "-f", site.file, env=server.environment(), expect=1), "has no namespaces")
+        fails(vaultpki("plan", "-f", site.file, env=site.environment(), expect=1), "has no namespaces")
         return
     hint = "look at vault.namespace in cluster.yaml and at VAULT_NAMESPACE, or make it first"
     start = server.audit_position()
@@ -283,7 +283,7 @@ def test_a_namespace_that_does_not_exist_is_told_before_anything_is_promised(ser
             ("verify", "--vault"),
             ("destroy", "--confirm", "prod"),
         ):
-            ran = vaultpki(str(command), "-f", site.file, *rest, env=server.environment() | env, expect=1)
+            ran = vaultpki(str(command), "-f", site.file, *rest, env=site.environment() | env, expect=1)
             fails(ran, f"the namespace {name} does not exist at {server.address}; {hint}")
             assert ran.stdout == ""
     assert server.writes(start) == []

@@ -37,7 +37,7 @@ def site(applied: Watched) -> Iterator[Watched]:
 
 
 def plan(site: Watched, *options: str, expect: int = 0) -> str:
-    said: str = vaultpki("plan", "-f", site.file, *options, env=site.server.environment(), expect=expect).stdout
+    said: str = vaultpki("plan", "-f", site.file, *options, env=site.environment(), expect=expect).stdout
     assert "--verbose" in options or max(map(len, said.splitlines())) <= 100
     return said
 
@@ -93,7 +93,7 @@ def test_a_change_under_ca_needs_a_rotation_and_changes_nothing(
     of_root = "it needs a rotation (`vaultpki ca rotate root`); nothing is changed\n" in said
     assert of_root is not wish.startswith("issuing")
     start = site.server.audit_position()
-    ran = vaultpki("apply", "-f", site.file, "--yes", "--json", env=site.server.environment())
+    ran = vaultpki("apply", "-f", site.file, "--yes", "--json", env=site.environment())
     document = json.loads(ran.stdout)
     assert document["changes"] == [] and site.server.writes(start) == []
     needed = {entry["ca"]: entry["fields"] for entry in document["rotation_needed"]}
@@ -101,7 +101,7 @@ def test_a_change_under_ca_needs_a_rotation_and_changes_nothing(
     for name, (old, new) in fields.items():
         assert needed["etcd"][name]["to"] == new
         assert needed["etcd"][name]["from"] == old or abs(needed["etcd"][name]["from"] - old) < 3
-    said = joined(vaultpki("apply", "-f", site.file, "--yes", env=site.server.environment()).stdout)
+    said = joined(vaultpki("apply", "-f", site.file, "--yes", env=site.environment()).stdout)
     assert "! etcd CA: " in said and said.endswith(f"Done: 0 changes, 0 writes to {site.server.address}.\n")
     # Changes come first: what needs a person is still told beside them.
     site.write(SPEC.replace("10.0.0.21", "10.0.0.22") + f"ca: {{{wish}}}\n")
@@ -137,7 +137,7 @@ def test_nothing_that_lies_on_the_server_steers_a_terminal(site: Watched) -> Non
         said = plan(site, *options)
         assert all(line.isprintable() for line in said.splitlines()), said
         assert not [line for line in said.splitlines() if line.startswith("Nothing to change")]
-    progress: Ran = vaultpki("apply", "-f", site.file, "--yes", env=site.server.environment())
+    progress: Ran = vaultpki("apply", "-f", site.file, "--yes", env=site.environment())
     assert all(line.isprintable() for line in progress.stdout.splitlines()), progress.stdout
     site.settled()
 
@@ -169,7 +169,7 @@ def test_nor_does_a_name_that_only_a_lying_server_gives(site: Watched) -> None:
     site.write(SPEC.replace("10.0.0.21", "10.0.0.22"))
     shown = "\\x1b[2J\\x1b]0;owned\\x07\\nNothing to change.\\r\\u202egpj\\x9b1m"
     with serving(lying(site.server, site.prefix)) as liar:
-        env = {"VAULT_ADDR": liar.address, "VAULT_TOKEN": site.server.token}
+        env = {"VAULT_ADDR": liar.address, "VAULT_TOKEN": site.token()}
         for options in ([], ["--verbose"]):
             said = vaultpki("plan", "-f", site.file, *options, env=env).stdout
             assert all(line.isprintable() for line in said.splitlines()), said
@@ -195,7 +195,7 @@ def test_nor_do_names_in_an_error(site: Watched, tmp_path: Path, cluster_name: s
     for command in (["plan"], ["apply", "--yes"], ["destroy", "--confirm", other.name]):
         ran = subprocess.run(
             [sys.executable, "-m", "vaultpki", command[0], "-f", str(other.file), *command[1:]],
-            env=environment(other.server.environment()),
+            env=environment(other.environment()),
             capture_output=True,
             text=True,
             check=False,

@@ -74,7 +74,9 @@ def of(told: Mapping[str, tuple[str, Facts]]) -> dict[str, set[int]]:
 
 
 def run(site: Site, *words: str, token: str | None = None, expect: int = 0) -> Ran:
-    return vaultpki(words[0], "-f", site.file, *words[1:], env=site.server.environment(token), expect=expect)
+    return vaultpki(
+        words[0], "-f", site.file, *words[1:], env=site.server.environment(token or site.token()), expect=expect
+    )
 
 
 def test_all_of_a_nodes_certificates_and_no_others(site: Site, tmp_path: Path) -> None:
@@ -190,7 +192,7 @@ def test_unenroll_revokes_before_the_report_goes(site: Site) -> None:
 
     # Its identity has ended, and its report still says which certificates are its own: a second run goes on from there.
     with pytest.raises(KeyboardInterrupt):
-        enrol.unenroll(site.cluster, enrolled_nodes.client(site.server), "w-2", wait=0, last=cut_off)
+        enrol.unenroll(site.cluster, site.client(), "w-2", wait=0, last=cut_off)
     assert "w-2: 3 certificates are on the CRLs" in run(site, "unenroll", "w-2", "--revoke").stdout
     seat = site.equip("w-3", pool="autoscaled")
     seat.run()

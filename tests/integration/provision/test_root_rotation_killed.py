@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from helpers.faults.cutting_proxy import Proxy, proxied
+from helpers.vault import operator_tokens
 from helpers.vault.root_operator import RootOperator
-from helpers.vault.rotations import straight
 from helpers.vault.servers import Server
 from vaultpki.errors import SpecError
 from vaultpki.provision import ca_commands
@@ -31,7 +31,7 @@ def proxy(own_server: Server) -> Iterator[Proxy]:
 
 def check(operator: RootOperator, when: str) -> None:
     """Nothing is left but the root in force with its cross certificate, and one issuer with one key for each CA."""
-    vault = straight(operator.site.server)
+    vault = operator.site.client()
     with contextlib.suppress(SpecError):
         # What was cut off in the very last step.
         ca_commands.advance(operator.site.cluster, vault, operator.now)
@@ -62,7 +62,8 @@ def check(operator: RootOperator, when: str) -> None:
 )
 @pytest.mark.timeout(1800)
 def test_cut_after_writes(own_server: Server, proxy: Proxy, tmp_path: Path, way: str, cuts: range | list[int]) -> None:
-    through = Vault(Settings((proxy.address,), ca_pem=proxy.ca_pem, token=own_server.token))
+    token = operator_tokens.token(own_server, "vaultpki/killed", "applier")
+    through = Vault(Settings((proxy.address,), ca_pem=proxy.ca_pem, token=token))
     operator = RootOperator.standing(own_server, tmp_path, "killed", through)
     for number in cuts:
         proxy.arm(number, reopens=False)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from helpers.node.reporting_nodes import Reporter, shown
-from helpers.vault.rotations import SPEC, Rotation, rotation_of, straight
+from helpers.vault.rotations import SPEC, Rotation, rotation_of
 from helpers.vault.servers import Server
 from vaultpki.errors import Refused, SpecError, VaultpkiError
 from vaultpki.provision import apply, authorities, ca_commands
@@ -62,8 +62,8 @@ def at_once(*acts: Callable[[], object]) -> list[object]:
 
 
 def test_two_operators_never_both_take_a_step(rotation: Rotation) -> None:
-    cluster, server = rotation.site.cluster, rotation.site.server
-    vaults = straight(server), straight(server)
+    cluster = rotation.site.cluster
+    vaults = rotation.site.client(), rotation.site.client()
     rotation.begin()
     while rotation.record.active:
         before = rotation.record
@@ -85,10 +85,10 @@ def test_two_operators_never_both_take_a_step(rotation: Rotation) -> None:
 
 @pytest.mark.conformance
 def test_two_operators_who_begin_two_rotations(rotation: Rotation) -> None:
-    cluster, server = rotation.site.cluster, rotation.site.server
+    cluster = rotation.site.cluster
 
     def begin(domain: str) -> Callable[[], object]:
-        vault = straight(server)
+        vault = rotation.site.client()
         return lambda: ca_commands.rotate(cluster, vault, domain, Method.NEW_KEY, 60, rotation.now)
 
     results = at_once(begin("etcd"), begin("kubernetes"))
@@ -459,7 +459,7 @@ def test_a_record_that_somebody_edited(rotation: Rotation) -> None:
 
 def test_an_apply_that_was_planned_before_the_rotation_changes_no_ca(rotation: Rotation) -> None:
     site, mount = rotation.site, f"{rotation.site.prefix}/etcd"
-    vault = straight(site.server)
+    vault = site.client()
     authorities.update_issuer(vault, mount, "etcd-1", {"usage": NO_SIGNING})
     seen, todo = apply.look(site.cluster, vault, ServerFacts(vault.addresses, vault.ca_pem))
     assert [change.key for change in todo.changes] == [("issuer", mount)]

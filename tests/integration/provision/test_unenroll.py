@@ -29,7 +29,7 @@ def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 @pytest.fixture
 def applier(site: Site) -> Desk:
-    return Desk(site, site.server.token)
+    return Desk(site, site.token())
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Identity:
 
 def identity(site: Site, node: str, pool: str | None = "autoscaled") -> Identity:
     """A node that is enrolled, has logged in and has reported."""
-    vault, cluster = enrolled_nodes.client(site.server), site.cluster
+    vault, cluster = site.client(), site.cluster
     who = enrol.holder(cluster, node, pool)
     join = enrol.enroll(cluster, vault, node, who, enrol.place(cluster, vault), wrap_ttl=300)
     kind = "pooled" if pool else "listed"
@@ -76,7 +76,7 @@ def identity(site: Site, node: str, pool: str | None = "autoscaled") -> Identity
 
 def test_it_ends_the_tokens_of_a_pooled_node_and_no_others(site: Site, applier: Desk) -> None:
     gone, stays = identity(site, "w-1"), identity(site, "w-2")
-    assert enrol.unenroll(site.cluster, enrolled_nodes.client(site.server), "w-1", wait=0)
+    assert enrol.unenroll(site.cluster, site.client(), "w-1", wait=0)
     assert gone.has_ended() and enrolled_nodes.works(site, stays.token)
     gone.leaves_nothing()
     assert_nothing_to_end(applier, "w-1")
@@ -104,7 +104,7 @@ def test_a_node_taken_off_the_list_is_not_called_ended_before_apply_has_ended_it
 ) -> None:
     site = enrolled_nodes.site(server, tmp_path, f"u{os.urandom(4).hex()}")
     listed = identity(site, "worker-1", None)
-    desk = Desk(site, server.token)
+    desk = Desk(site, site.token())
     site.write("".join(line for line in enrolled_nodes.SPEC.splitlines(keepends=True) if "worker-1" not in line))
     said = desk.run("unenroll", "-f", site.file, "worker-1", expect=1).stderr
     assert said == (
@@ -166,7 +166,7 @@ def test_it_wins_against_a_login_in_flight(site: Site, applier: Desk) -> None:
 def test_the_second_look_ends_what_came_after_the_first(site: Site) -> None:
     """A login that was through only after the first look: made here by giving the AppRole back in between."""
     node = identity(site, "w-late")
-    vault = enrolled_nodes.client(site.server)
+    vault = site.client()
     mounts = site.read("sys/auth")
     accessor = mounts[f"{site.prefix}/pooled/"]["accessor"]
     late: list[str | None] = []
@@ -184,9 +184,9 @@ def test_cut_anywhere_it_goes_on(site: Site) -> None:
     while True:
         node = identity(site, f"w-cut-{at}")
         # The second look comes at once here; in full it is looked at above.
-        work = lambda: enrol.unenroll(site.cluster, enrolled_nodes.client(site.server), node.node, wait=0.01)  # noqa: B023, E731
+        work = lambda: enrol.unenroll(site.cluster, site.client(), node.node, wait=0.01)  # noqa: B023, E731
         cut = died(work, at, methods=("GET", "POST", "DELETE"))
-        assert enrol.unenroll(site.cluster, enrolled_nodes.client(site.server), node.node, wait=0) or node.has_ended()
+        assert enrol.unenroll(site.cluster, site.client(), node.node, wait=0) or node.has_ended()
         assert node.has_ended(), at
         node.leaves_nothing()
         if not cut:
@@ -198,12 +198,12 @@ def test_cut_anywhere_it_goes_on(site: Site) -> None:
 def test_enrolled_again_between_a_cut_and_its_rerun(site: Site) -> None:
     """The machine's successor under the same name; ending that one ends the old one's tokens too."""
     old = identity(site, "w-again")
-    work = lambda: enrol.unenroll(site.cluster, enrolled_nodes.client(site.server), "w-again", wait=0)  # noqa: E731
+    work = lambda: enrol.unenroll(site.cluster, site.client(), "w-again", wait=0)  # noqa: E731
     # Through the note and the AppRole's end.
     assert died(work, 4, methods=("POST", "DELETE"))
     assert enrolled_nodes.works(site, old.token) and old.login() is None
     new = identity(site, "w-again")
-    assert enrol.unenroll(site.cluster, enrolled_nodes.client(site.server), "w-again", wait=0)
+    assert enrol.unenroll(site.cluster, site.client(), "w-again", wait=0)
     assert old.has_ended() and new.has_ended()
 
 
@@ -213,13 +213,13 @@ def test_apply_ends_a_node_taken_off_the_list_cut_or_not(server: Server, tmp_pat
     def site_with_node(number: int) -> Identity:
         made = Site(server, tmp_path / str(number), f"a{number}{os.urandom(4).hex()}")
         made.write(enrolled_nodes.SPEC)
-        bootstrap.apply(made.cluster, enrolled_nodes.client(server), WHERE, first=None, progress=lambda change: None)
+        bootstrap.apply(made.cluster, made.client(), WHERE, first=None, progress=lambda change: None)
         node = identity(made, "worker-1", None)
         made.write(enrolled_nodes.SPEC.replace("- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}\n", ""))
         return node
 
     def apply(site: Site) -> None:
-        bootstrap.apply(site.cluster, enrolled_nodes.client(server), WHERE, first=None, progress=lambda change: None)
+        bootstrap.apply(site.cluster, site.client(), WHERE, first=None, progress=lambda change: None)
 
     # Not at all, after the AppRole's end, after the entity's, and after the second look, where records go.
     points = (NEVER, 3, 7, 14)

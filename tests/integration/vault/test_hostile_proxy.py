@@ -226,7 +226,7 @@ def test_two_issuers_that_are_exchanged_are_refused(site: Site, proxy: Relay, tm
     ],
 )
 def test_a_plan_is_not_made_from_exchanged_answers(one: str, other: str, words: str, site: Site, proxy: Relay) -> None:
-    environment = {**site.server.environment(), **proxy.environment}
+    environment = {**site.environment(), **proxy.environment}
     paths = one.format(prefix=site.prefix), other.format(prefix=site.prefix)
     proxy.ask = exchanged(*paths)
     ran = vaultpki("plan", "-f", site.file, env=environment, expect=1)
@@ -246,7 +246,7 @@ def test_a_list_that_names_all_twice_is_read(site: Site, proxy: Relay) -> None:
         guest.answer(status, json.dumps(answer).encode())
 
     proxy.say = say
-    ran = vaultpki("plan", "-f", site.file, env=site.server.environment() | proxy.environment)
+    ran = vaultpki("plan", "-f", site.file, env=site.environment() | proxy.environment)
     assert ran.stdout == "Nothing to change.\n"
     assert {f"auth/{site.prefix}/listed/role", f"{site.prefix}/config/metadata/nodes"} <= {*listing}
 
@@ -258,7 +258,7 @@ def test_a_join_file_is_not_made_from_another_nodes_answer(site: Site, proxy: Re
             body["wrap_info"]["creation_path"] = body["wrap_info"]["creation_path"].replace("b-7", "b-8")
         guest.answer(status, body if heard else b"")
 
-    environment = {**site.server.environment(), **proxy.environment}
+    environment = {**site.environment(), **proxy.environment}
     file = tmp_path / "join.json"
     proxy.say = say
     line = ("enroll", "-f", site.file, "b-7", "--pool", "blue", "-o", file)
@@ -277,7 +277,7 @@ def test_nobody_elses_tokens_end(site: Site, proxy: Relay, tmp_path: Path) -> No
     sent = {"alias_name": role_id, "alias_mount_accessor": accessor}
     found = site.server.api("POST", "identity/lookup/entity", sent)
     line = ("unenroll", "-f", site.file, "b-3")
-    environment = {**site.server.environment(), **proxy.environment}
+    environment = {**site.environment(), **proxy.environment}
     proxy.say = in_place_of("identity/lookup/entity", found.body)
     assert "another identity" in vaultpki(*line, env=environment, expect=1).stderr
     proxy.say = trusted_proxy.as_heard
@@ -324,11 +324,11 @@ def test_no_ca_of_another_key_stays_on_a_mount(
         guest.answer(status, body if heard else b"")
 
     with trusted_proxy.relaying(server, tmp_path, say=say) as proxy:
-        environment = {**server.environment(), **proxy.environment}
+        environment = {**site.environment(), **proxy.environment}
         ran = vaultpki("apply", "-f", site.file, "--yes", env=environment, expect=1)
     assert said in ran.stderr, ran.stderr
     site.apply()
-    assert "Nothing to change." in vaultpki("plan", "-f", site.file, env=server.environment()).stdout
+    assert "Nothing to change." in vaultpki("plan", "-f", site.file, env=site.environment()).stdout
     for ca in ISSUING_CAS:
         assert len(server.api("LIST", f"{site.prefix}/{ca}/issuers").data["keys"]) == 1
     assert len(set(authorities(site).values())) == len(ISSUING_CAS)

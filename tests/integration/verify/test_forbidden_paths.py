@@ -345,7 +345,7 @@ def test_a_boolean_in_a_policy_bounds_nothing_so_ours_is_text(good: Site) -> Non
 
 def test_an_empty_value_bends_no_approle_that_an_enroller_makes(good: Site) -> None:
     """Vault takes an empty text for every value that a policy allows; OpenBao does not."""
-    token = applier(good, "enroller")
+    token = good.token("enroller")
     pool = good.cluster.pools[0]
     parameters = pooled_approle(good.cluster, pool)
     for name in parameters:
@@ -367,17 +367,9 @@ def test_an_empty_value_bends_no_approle_that_an_enroller_makes(good: Site) -> N
 
 
 def verify(site: Site, *further: str | Path, token: str | None = None, expect: int = 0) -> Ran:
-    return vaultpki("verify", "-f", site.file, *further, env=site.server.environment(token), expect=expect)
-
-
-def applier(site: Site, which: str = "applier") -> str:
-    """A token with the policy that `vaultpki policy` prints, and nothing else but what every token has."""
-    text = vaultpki("policy", "-f", site.file, which).stdout
-    name = f"{site.name}-{which}"
-    assert site.server.api("POST", f"sys/policies/acl/{name}", {"policy": text}).status == 204
-    made = site.server.api("POST", "auth/token/create", {"policies": [name], "no_default_policy": True})
-    token: str = made.body["auth"]["client_token"]
-    return token
+    return vaultpki(
+        "verify", "-f", site.file, *further, env=site.server.environment(token or site.token()), expect=expect
+    )
 
 
 def left_over(site: Site) -> list[str]:
@@ -393,7 +385,7 @@ def entities(site: Site) -> set[str]:
 
 @pytest.mark.conformance
 def test_verify_vault_passes_a_good_cluster_and_leaves_nothing_behind(site: Site) -> None:
-    token = applier(site)
+    token = site.token()
     before = entities(site)
     position = site.server.audit_position()
     told = json.loads(verify(site, "--vault", "--json", token=token).stdout)
@@ -403,7 +395,7 @@ def test_verify_vault_passes_a_good_cluster_and_leaves_nothing_behind(site: Site
     assert len(refused) >= FEWEST and len(own) == 4 and all(check["ok"] for check in told["checks"])
     assert all(check["from"].startswith("w-verify-") for check in told["checks"])
     assert not left_over(site) and entities(site) == before
-    assert vaultpki("plan", "-f", site.file, "--detailed-exitcode", env=site.server.environment()).returncode == 0
+    assert vaultpki("plan", "-f", site.file, "--detailed-exitcode", env=site.environment()).returncode == 0
     # Whatever it wrote, or asked to write, was its own AppRole and entity, or something to be signed.
     name = refused[0]["from"]
     for operation, path in site.server.writes(position):
@@ -433,7 +425,7 @@ def test_verify_vault_finds_what_is_loose(small: Site) -> None:
     widen_policy(small, policy, f"{small.prefix}/kubernetes/roles/+", "update")
     widen_policy(small, policy, "sys/policies/acl/*", "create", "update")
     before = small.read(f"{small.prefix}/kubernetes/roles/kube-proxy")
-    ran = verify(small, "--vault", "--json", token=applier(small), expect=3)
+    ran = verify(small, "--vault", "--json", token=small.token(), expect=3)
     told = json.loads(ran.stdout)
     wrong = {check["name"] for check in told["checks"] if not check["ok"]}
     assert not told["ok"] and wrong >= {
@@ -465,7 +457,7 @@ def test_verify_vault_with_a_node_that_gets_nothing_is_no_proof(small: Site) -> 
 
 
 def test_verify_vault_by_the_enroller_makes_nothing(site: Site) -> None:
-    ran = verify(site, "--vault", token=applier(site, "enroller"), expect=1)
+    ran = verify(site, "--vault", token=site.token("enroller"), expect=1)
     assert ran.stderr.count("\n") == 1 and "as only the applier may" in ran.stderr
     assert not left_over(site)
 
