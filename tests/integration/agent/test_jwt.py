@@ -611,12 +611,12 @@ def entity_ids_in(found: dict[str, Any]) -> list[str]:
 def test_what_is_no_name_of_a_node_is_not_asked_for(site: Vouched, name: str) -> None:
     start = site.server.audit_position()
     for command in ("lock", "unlock", "unenroll"):
-        fails(vaultpki(command, "-f", site.file, name, env=site.server.environment(), expect=1), "is no node name")
+        fails(vaultpki(command, "-f", site.file, name, env=site.environment(), expect=1), "is no node name")
     assert site.server.writes(start) == []
 
 
 def test_a_node_with_an_approle_is_enrolled_again_and_not_unlocked(site: Vouched) -> None:
-    ran = vaultpki("unlock", "-f", site.file, "cp-1", env=site.server.environment(), expect=1)
+    ran = vaultpki("unlock", "-f", site.file, "cp-1", env=site.environment(), expect=1)
     fails(ran, "cp-1 does not log in by a token of an issuer", "`vaultpki enroll")
 
 

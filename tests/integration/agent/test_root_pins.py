@@ -164,7 +164,7 @@ def bundles(folder: Path) -> dict[str, bytes]:
 def test_no_record_takes_away_the_root_that_every_issuing_ca_is_below(rotation: RootRotation, tmp_path: Path) -> None:
     operator = tmp_path / "operator"
     issue = ("issue", "-f", rotation.site.file, "admin", "--dir", operator)
-    vaultpki(*issue, env=rotation.site.server.environment())
+    vaultpki(*issue, env=rotation.site.environment())
     rotation.reach(State.PUBLISHED)
     rotation.passes()
     seat, first = rotation.seats["cp-1"], rotation.certificates()["root-1"].fingerprint
@@ -177,7 +177,7 @@ def test_no_record_takes_away_the_root_that_every_issuing_ca_is_below(rotation: 
         assert bundles(seat.pki) == before
         assert first in rotation.report(seat.name).pins
     held = bundles(operator)
-    vaultpki(*issue, env=rotation.site.server.environment())
+    vaultpki(*issue, env=rotation.site.environment())
     assert bundles(operator).keys() == held.keys() and first in {
         facts.fingerprint for facts in x509.read_certificates((operator / "etcd-ca-chain.crt").read_bytes())
     }

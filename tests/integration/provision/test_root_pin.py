@@ -44,7 +44,7 @@ class Pinned:
 
     def ca(self, *words: str, expect: int = 0) -> Ran:
         site = self.operator.site
-        return vaultpki("ca", *words, "-f", site.file, env=site.server.environment(), expect=expect)
+        return vaultpki("ca", *words, "-f", site.file, env=site.environment(), expect=expect)
 
     def passes(self) -> None:
         """Whatever reads the root reads it."""
@@ -79,7 +79,7 @@ def test_a_whole_rotation(server: Server, tmp_path: Path, cluster_name: str) -> 
     keep = f"{site.file} names root-1 (ca.root_sha256): leave it so until the rotation is done, and write "
     keep += f"`root_sha256: {pinned.sha256('root-2')}` there then"
     assert keep in pinned.ca("status").stdout
-    plan = vaultpki("plan", "-f", site.file, env=site.server.environment()).stdout
+    plan = vaultpki("plan", "-f", site.file, env=site.environment()).stdout
     assert keep.replace(" ", "") in "".join(plan.split())
     # The new one already, which the old one vouches for; but none for which nobody does.
     pinned.pin("root-2")
@@ -119,7 +119,7 @@ def test_an_abort(server: Server, tmp_path: Path, cluster_name: str, state: Stat
     if pin == "root-2":
         fails(pinned.ca("status", expect=1), "came back by `vaultpki ca abort`", change(pinned, "root-1"))
         words = ("plan", "-f", operator.site.file)
-        fails(vaultpki(*words, env=operator.site.server.environment(), expect=1), change(pinned, "root-1"))
+        fails(vaultpki(*words, env=operator.site.environment(), expect=1), change(pinned, "root-1"))
         pinned.pin("root-1")
     pinned.passes()
 
