@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -160,7 +161,8 @@ class Site:
 
     def token(self, who: Who = "applier") -> str:
         """A token with exactly the policy that `vaultpki policy` prints for `who`."""
-        return operator_tokens.token(self.server, self.prefix, who, spec=self.file)
+        own = re.search(r"(?m)^prefix: (\S+)$", self.file.read_text())
+        return operator_tokens.token(self.server, own[1] if own else self.prefix, who, spec=self.file)
 
     def environment(self, who: Who = "applier") -> dict[str, str]:
         """What a command of `who` needs to find the server."""
