@@ -109,7 +109,7 @@ class Operators:
         """An operator who runs a command; he is killed at the end if he is still there."""
         command = [sys.executable, "-c", _HASTY, "ca", *words, "-f", str(self.site.file)]
         # Without openssl no listener is asked: the nodes' addresses are those of nobody's machines.
-        env = environment(self.site.server.environment()) | {"PATH": str(self.folder)}
+        env = environment(self.site.environment()) | {"PATH": str(self.folder)}
         with subprocess.Popen(
             command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as process:
