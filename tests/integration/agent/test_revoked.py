@@ -35,7 +35,7 @@ def revoked(site: Site, held: Mapping[str, str]) -> set[str]:
 
 
 def revoke(site: Site) -> None:
-    vaultpki("revoke", "-f", site.file, "worker-1", "--yes", env=site.server.environment())
+    vaultpki("revoke", "-f", site.file, "worker-1", "--yes", env=site.environment())
 
 
 def states(seat: Seat) -> dict[str, tuple[str, list[str]]]:
