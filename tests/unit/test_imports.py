@@ -57,6 +57,7 @@ PURE: Final = (
     "spec.records",
     "spec.rotation_record",
     "spec.node_report",
+    "spec.report_place",
     "spec.kube_objects",
     "spec.kube_cluster",
     "pki.facts",

@@ -13,8 +13,9 @@ from vaultpki import __version__
 from vaultpki.agent import bundles, ca_trust, credential, hook_schedule, pins
 from vaultpki.agent.state import Since
 from vaultpki.certificates import ROOT
-from vaultpki.errors import VaultpkiError
-from vaultpki.spec import node_report
+from vaultpki.errors import Denied, VaultpkiError
+from vaultpki.host.log import Event
+from vaultpki.spec import node_report, report_place
 from vaultpki.spec.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport
 from vaultpki.spec.rotation_record import DOMAINS
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from vaultpki.agent.assignment import Assignment
     from vaultpki.agent.context import Contact, Context
     from vaultpki.agent.pairs import PairStatus
+    from vaultpki.model import AgentConfig
     from vaultpki.vault import Vault
 
 
@@ -92,14 +94,49 @@ def build(
 
 
 def send(context: Context, vault: Vault, report: NodeReport) -> None:
-    """Write the report, and note in the state that it was written."""
+    """Write the report, and note in the state that it was written.
+
+    A policy that an earlier release applied allows the place of that release alone. Nothing but the agent's version is
+    read there.
+    """
     value = node_report.to_json(report)
+    store, place = f"{context.config.prefix}/config/data", _place(context.config, vault)
+    refused = place is None
     try:
-        vault.write(f"{context.config.prefix}/config/data/reports/{context.config.node}", {"data": value})
+        try:
+            if place is not None:
+                vault.write(f"{store}/{place}", {"data": value})
+        except Denied:
+            refused = True
+        if refused:
+            vault.write(f"{store}/{report_place.former(context.config.node)}", {"data": value})
     except VaultpkiError:
         # The next pass that asks Vault writes it; until then a gate waits, and nothing else depends on it.
         return
-    context.state.value = replace(context.state.value, reported=_digest(value))
+    if refused != context.state.value.report_refused:
+        context.found.events.append(_refusal(place or report_place.FOLDER) if refused else _accepted(place or ""))
+    context.state.value = replace(context.state.value, reported=_digest(value), report_refused=refused)
+
+
+def _place(config: AgentConfig, vault: Vault) -> str | None:
+    """Return where this node's report belongs; None if Vault has not said which entity it is."""
+    if config.pool is None:
+        return report_place.listed(config.node)
+    if config.auth.method != "jwt":
+        return report_place.pooled(config.pool, config.node)
+    return report_place.by_token(config.pool, vault.entity) if report_place.is_entity(vault.entity) else None
+
+
+def _refusal(place: str) -> Event:
+    text = (
+        f"Vault does not let this node write its report at {place}: its policy is of an earlier release, so the report "
+        "is written where that release reads it; run `vaultpki apply`"
+    )
+    return Event("report-place", text, "warning", {"place": place})
+
+
+def _accepted(place: str) -> Event:
+    return Event("report-place", f"the report is written at {place} again", fields={"place": place})
 
 
 def send_if_awaited(context: Context, contact: Contact, wanted: Assignment, report: NodeReport) -> None:

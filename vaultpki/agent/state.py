@@ -31,6 +31,7 @@ _LATER: Final = (
     "leaves",
     "started",
     "reported",
+    "report_refused",
     "clock_offset",
     "root",
     "asked",
@@ -80,10 +81,11 @@ class AgentState:
     highest revisions of rotation records that were ever read, by domain; `vanished` is since when the server does not
     show a trusted CA any more, by its SHA-256. `bundles` are the installed bundles by CA, `leaves` the installed leaves
     with what stands behind them by their names, and `started` what components started with that read a bundle only
-    then, by the key of its hooks. `reported` is a digest of the last report, and
-    `clock_offset` by how many seconds Vault's clock is ahead of this one. `root` is the pin that `revisions` belong to.
-    `asked` is when Vault was last asked in vain; when it last answered is told by the copy of its answer.
-    `revoked` are the serial numbers of installed certificates that Vault showed as revoked, by their names.
+    then, by the key of its hooks. `reported` is a digest of the last report, `report_refused` whether it had to be
+    written at the place of 0.1.0, and `clock_offset` by how many seconds Vault's clock is ahead of this one. `root` is
+    the pin that `revisions` belong to. `asked` is when Vault was last asked in vain; when it last answered is told by
+    the copy of its answer. `revoked` are the serial numbers of installed certificates that Vault showed as revoked, by
+    their names.
     """
 
     certificates: Mapping[str, IssuedRecord] = field(default_factory=dict)
@@ -108,6 +110,7 @@ class AgentState:
     leaves: Mapping[str, Since] = field(default_factory=dict)
     started: Mapping[str, Since] = field(default_factory=dict)
     reported: str = ""
+    report_refused: bool = False
     clock_offset: float = 0.0
     root: str = ""
     asked: float = 0.0
@@ -211,6 +214,7 @@ def _read(value: Mapping[str, Any]) -> AgentState:
         leaves={str(name): _since(each) for name, each in value.get("leaves", {}).items()},
         started={str(key): _since(each) for key, each in value.get("started", {}).items()},
         reported=str(value.get("reported", "")),
+        report_refused=value.get("report_refused") is True,
         clock_offset=_offset(value.get("clock_offset", 0.0)),
         root=str(value.get("root", "")),
         asked=_number(value.get("asked", 0.0)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,6 @@ from vaultpki.cli.common import every_option, json_option, opened, screen, serve
 if TYPE_CHECKING:
     from vaultpki.model import Cluster
     from vaultpki.pki.ca_life import Expiry
-    from vaultpki.provision.node_list import Member
     from vaultpki.show.node_rows import NodeRow
     from vaultpki.vault import Vault
 
@@ -51,10 +51,10 @@ def nodes_command(file: Path, allow_http: bool, watching: bool, every: str | Non
         if watching:
             watch(table, seconds)
             return
-        members, rows, ends, now = _look(cluster, vault)
+        stored, rows, ends, now = _look(cluster, vault)
     ok = not any(row.state.attention for row in rows) and not any(end.level.attention for end in ends)
     if as_json:
-        click.echo(json.dumps(_to_json(members, rows, ends, ok=ok), indent=2))
+        click.echo(json.dumps(_to_json(stored, rows, ends, ok=ok), indent=2))
     else:
         for line in (*node_table.node_lines(rows, now, screen()), *node_table.end_lines(ends)):
             click.echo(line)
@@ -62,28 +62,41 @@ def nodes_command(file: Path, allow_http: bool, watching: bool, every: str | Non
         raise Attention("something here needs attention; see above")
 
 
-def _look(cluster: Cluster, vault: Vault) -> tuple[dict[str, Member], list[NodeRow], tuple[Expiry, ...], datetime]:
-    """Return the nodes by name, their rows in order, the ends of the CAs, and the server's time."""
+def _look(
+    cluster: Cluster, vault: Vault
+) -> tuple[list[Mapping[str, Any]], list[NodeRow], tuple[Expiry, ...], datetime]:
+    """Return the reports as they are stored and the rows of their nodes in order, the ends of the CAs, and the
+    server's time.
+    """
     from vaultpki.certificates import rows
     from vaultpki.provision import ca_ends, node_list
     from vaultpki.show import node_rows
 
-    members = node_list.members(cluster, vault)
+    found = node_list.read_nodes(cluster, vault)
     now = server_now(vault)
     ttls = {row.name: row.ttl or cluster.ttl for row in rows(cluster)}
-    shown = sorted((node_rows.of_member(member, ttls, now) for member in members), key=node_rows.order)
+    # Not by name: an identity that is no node's may have the name of one.
+    pairs: list[tuple[NodeRow, Mapping[str, Any]]] = [
+        (node_rows.of_member(each, ttls, now), each.stored) for each in found.members
+    ]
+    pairs += [(node_rows.of_unfit(each), {}) for each in found.unfit]
+    pairs.sort(key=lambda pair: node_rows.order(pair[0]))
     # The ends of CAs by this machine's clock, as `plan` has them.
     ends = ca_ends.read(cluster, vault, datetime.now(UTC))
-    return {member.name: member for member in members}, shown, ends, now
+    return [stored for _, stored in pairs], [row for row, _ in pairs], ends, now
 
 
-def _to_json(members: dict[str, Member], rows: list[NodeRow], ends: tuple[Expiry, ...], *, ok: bool) -> dict[str, Any]:
+def _to_json(
+    stored: list[Mapping[str, Any]], rows: list[NodeRow], ends: tuple[Expiry, ...], *, ok: bool
+) -> dict[str, Any]:
     from vaultpki.pki import ca_life
     from vaultpki.provision.node_list import bounded
     from vaultpki.show.node_rows import to_json
 
     return {
-        "nodes": [{**to_json(row), "report": bounded(members[row.node].report) or None} for row in rows],
+        "nodes": [
+            {**to_json(row), "report": bounded(report) or None} for row, report in zip(rows, stored, strict=True)
+        ],
         "cas": [ca_life.to_json(end) for end in ends],
         "ok": ok,
     }

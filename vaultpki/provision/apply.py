@@ -10,7 +10,7 @@ from functools import partial
 
 from vaultpki.errors import BadAnswer, Refused, Sealed, Unavailable
 from vaultpki.model import Cluster
-from vaultpki.provision import ca_ends, layout_change
+from vaultpki.provision import ca_ends, layout_change, report_store
 from vaultpki.provision.applied_record import APPLIED, of_cluster
 from vaultpki.provision.ca_facts import rotations_needed
 from vaultpki.provision.carry_out import carry_out, change_path
@@ -19,6 +19,7 @@ from vaultpki.provision.observe import Observation, observe, refuse_foreign
 from vaultpki.provision.plan import Change, Impact, Plan, plan
 from vaultpki.provision.server_facts import ServerFacts
 from vaultpki.provision.token_rights import refuse_weak_token
+from vaultpki.spec import report_place
 from vaultpki.vault import Vault
 
 # In seconds: an election (8 to 14 s by default) and a slow one after it.
@@ -57,7 +58,10 @@ def with_impact(cluster: Cluster, vault: Vault, seen: Observation, todo: Plan) -
     """Return the plan with its impact on nodes that take part already, for which it lists their reports if needed."""
     if not concerns_nodes(cluster, todo.changes):
         return todo
-    reported = vault.api.secrets.kv.v2.list_secrets("reports", mount_point=cluster.mount("config")).keys
+    # Also where agents of 0.1.0 report: whoever wrote a false report there only adds a line to the plan.
+    folders = (report_place.folder("listed"), report_place.FOLDER)
+    reported = {name for folder in folders for name in report_store.names_in(cluster, vault, folder)}
+    reported |= {each.name for each in report_store.token_identities(cluster, vault)}
     return replace(todo, impact=impact_of(cluster, todo.changes, Live(frozenset(reported), seen.found.pooled)))
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from vaultpki.certificates import ROOT
 from vaultpki.errors import BadAnswer, Refused
 from vaultpki.model import Cluster
-from vaultpki.provision import authorities, destroy
+from vaultpki.provision import authorities, destroy, report_store
 from vaultpki.provision.api_calls import delete_request, object_path
 from vaultpki.provision.api_paths import is_record
 from vaultpki.provision.applied_record import APPLIED, AppliedRecord, of_cluster
@@ -22,8 +22,10 @@ from vaultpki.provision.live_credentials import Identity, role_id
 from vaultpki.provision.observe import Observation
 from vaultpki.provision.plan import STAGES, Change, Plan, stage
 from vaultpki.provision.read_back import CaMount
+from vaultpki.provision.report_store import TokenIdentity
 from vaultpki.provision.rotation_store import read_record
 from vaultpki.provision.server_facts import Fields, Key, ServerFacts, shared
+from vaultpki.spec import report_place
 from vaultpki.vault import Json, Vault
 
 _KV_UPGRADE = ("Upgrading mount from version",)
@@ -239,13 +241,13 @@ def _end_tokens(run: _Run, noted: Mapping[str, frozenset[str]]) -> None:
     cluster, vault, seen = run.cluster, run.vault, run.seen
     listed = {node.name for node in cluster.nodes}
     unlisted = seen.found.applied.role_ids.keys() - listed
-    by_token = _removed_by_token(run)
+    removed = _removed_by_token(run)
     noted_ids = frozenset[str]().union(*noted.values())
     aliases = {
         # A note does not say on which mount its node was.
         "listed": noted_ids.union(seen.facts.role_ids.get(name, "") for name in unlisted),
         "pooled": noted_ids,
-        "jwt": by_token,
+        "jwt": [*(each.name for each in removed), *_early_removed(run)],
     }
     accessors = seen.facts.accessors
 
@@ -255,27 +257,42 @@ def _end_tokens(run: _Run, noted: Mapping[str, frozenset[str]]) -> None:
         end_entities(vault, accessors.get(mount, ""), sorted(aliases[mount]), keep_disabled=kept)
 
     vault.map(end, aliases)
-    gone = sorted({*unlisted, *noted, *by_token} - listed)
-    delete = vault.prepare.secrets.kv.v2.delete_metadata_and_all_versions
-    vault.many([delete(f"reports/{name}", mount_point=cluster.mount("config")) for name in gone])
+    # A note does not say whose it is here either.
+    gone = {*unlisted, *noted} - listed
+    entities = {each.entity: each.name for each in removed}
+    pools = [change.name.rpartition("/")[2] for change in run.todo.changes if _removes_pool(run, change)]
+    report_store.remove(cluster, vault, listed=gone, pooled=noted.keys(), entities=entities, pools=pools)
     vault.map(lambda name: remove_note(cluster, vault, name), noted)
 
 
-def _removed_by_token(run: _Run) -> list[str]:
-    """Return the nodes that logged in by an issuer's token and fit no pool any more, according to their reports.
+def _removed_by_token(run: _Run) -> list[TokenIdentity]:
+    """Return the nodes that logged in by an issuer's token and fit no pool any more."""
+    patterns = _removed_patterns(run)
+    found = report_store.token_identities(run.cluster, run.vault, patterns) if patterns else ()
+    return [each for each in found if unmatched(run.cluster, [each.name])]
 
-    The alias of such a login is the node's own name.
-    """
-    store = run.cluster.mount("config")
-    patterns = [
-        str(change.fields["node_names"][0])
-        for change in run.todo.changes
-        if change.kind == "config" and change.name.startswith(f"{store}/pools/")
-        if change.action != "create" and "node_names" in change.fields
-    ]
-    if not patterns or "jwt" not in run.seen.facts.accessors:
-        return []
-    reported = run.vault.api.secrets.kv.v2.list_secrets("reports", mount_point=store).keys
+
+def _early_removed(run: _Run) -> list[str]:
+    """Return the names of such nodes that report only where agents of 0.1.0 did."""
+    patterns = _removed_patterns(run).values()
+    reported = report_store.names_in(run.cluster, run.vault, report_place.FOLDER) if patterns else ()
     return [
         name for name in unmatched(run.cluster, reported) if any(fits_pattern(pattern, name) for pattern in patterns)
     ]
+
+
+def _removes_pool(run: _Run, change: Change) -> bool:
+    return change.action == "delete" and change.name.startswith(f"{run.cluster.mount('config')}/pools/")
+
+
+def _removed_patterns(run: _Run) -> dict[str, str]:
+    """Return the `node_names` of pools that this plan removes or changes, as they were; none without a jwt mount."""
+    head = f"{run.cluster.mount('config')}/pools/"
+    if "jwt" not in run.seen.facts.accessors:
+        return {}
+    return {
+        change.name.removeprefix(head): str(change.fields["node_names"][0])
+        for change in run.todo.changes
+        if change.kind == "config" and change.name.startswith(head)
+        if change.action != "create" and "node_names" in change.fields
+    }

@@ -16,7 +16,7 @@ from vaultpki.certificates import SKEW
 from vaultpki.errors import Denied, Refused, SpecError
 from vaultpki.layout import own_server
 from vaultpki.model import Cluster, Node, Pool
-from vaultpki.provision import anchor, join_files, jwt_nodes, live_credentials
+from vaultpki.provision import anchor, join_files, jwt_nodes, live_credentials, report_store
 from vaultpki.provision.anchor import Anchors
 from vaultpki.provision.identities import node_certificates, pooled_approle, takes
 from vaultpki.provision.identity_end import (
@@ -266,8 +266,8 @@ def unenroll(
         end_entities(vault, accessors.get("pooled", ""), sorted(ids), wait=wait)
     if last is not None:
         last()
-    kv = vault.api.secrets.kv.v2
-    kv.delete_metadata_and_all_versions(f"reports/{name}", mount_point=cluster.mount("config"))
+    entities = {entity.id: name} if entity is not None else {}
+    report_store.remove(cluster, vault, pooled=[name], entities=entities)
     remove_note(cluster, vault, name)
     return _kinds(approle=bool(ids), jwt=entity is not None)
 

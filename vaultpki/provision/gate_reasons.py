@@ -44,7 +44,9 @@ class Participant:
 
     `kind` is "listed" or "pooled". `certificates` are its rows of the record's CA, `bundle` whether it has that CA's
     bundle, and `readers` the components (`etcd/etcd`) that read it only when they start. `credentials` is how many live
-    secret ids it has; None if unknown, and for a node that needs none. `report` is None if it never reported.
+    secret ids it has; None if unknown, and for a node that needs none. `report` is None if it never reported, and for a
+    node that is `locked`: nobody can log in as it. `last_expiry` is when the last certificate expires that a locked
+    node reported. `former` is the version of an agent that reports only where 0.1.0 did.
     """
 
     name: str
@@ -54,6 +56,9 @@ class Participant:
     readers: tuple[str, ...]
     credentials: int | None
     report: NodeReport | None
+    former: str = ""
+    locked: bool = False
+    last_expiry: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,11 @@ def reason(step: Step, node: Participant) -> str:
     if node.report is None:
         if step.outlived or not _concerned(step, node):
             return ""
+        if node.locked:
+            again = f"`vaultpki enroll {node.name}` and join it again"
+            return f"is locked, or its credential has expired: {again}{_or_without(step, node)}"
+        if node.former:
+            return f"{too_old(node.former)}{_or_without(step, node)}"
         return f"has never reported: start its agent{_or_without(step, node)}"
     for check in _CHECKS:
         found = check(step, node, node.report)
@@ -166,6 +176,14 @@ def _old_agent(step: Step, node: Participant, report: NodeReport) -> str:
         return ""
     version = f" ({printable(report.agent)})" if report.agent else ""
     return f"its agent is too old to take part{version}: upgrade it{_or_without(step, node)}"
+
+
+def too_old(version: str) -> str:
+    """Return what is wrong with a node that reports only where agents of 0.1.0 did, as a sentence without a subject."""
+    return (
+        f"reports only where agents of 0.1.0 did ({version}), so its agent is too old, or its policy is: upgrade the "
+        "agent, and run `vaultpki apply`"
+    )
 
 
 def _behind(step: Step, node: Participant, report: NodeReport) -> str:

@@ -137,7 +137,10 @@ def _counts(record: RotationRecord, node: Participant, now: datetime) -> tuple[b
     if not (node.certificates or node.bundle or node.readers):
         return False, ""
     if not _live(node, now):
-        return False, "" if node.report is None else "has no credential and no certificate that is in date"
+        known = node.report is not None or node.last_expiry is not None
+        return False, "has no credential and no certificate that is in date" if known else ""
+    if node.locked and node.kind == "pooled":
+        return False, "is locked, or its credential has expired"
     if node.kind == "pooled" and node.report is not None and _expired(node, now):
         return False, "its certificates have all expired"
     if node.name in record.excused and not without_refused(record, node, now):
@@ -147,6 +150,8 @@ def _counts(record: RotationRecord, node: Participant, now: datetime) -> tuple[b
 
 def _live(node: Participant, now: datetime) -> bool:
     """Return whether the node can log in, or has a certificate that is in date."""
+    if node.locked:
+        return node.last_expiry is not None and node.last_expiry > now
     return node.credentials != 0 or (node.report is not None and gate_reasons.alive(node.report, now))
 
 

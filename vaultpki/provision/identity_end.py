@@ -103,7 +103,7 @@ def find_entity(vault: Vault, accessor: str, alias: str) -> Entity | None:
     entity = data.get("id")
     if not entity:
         return None
-    named = any(_is_alias(each, alias, accessor) for each in data.get("aliases") or ())
+    named = any(is_alias(each, alias, accessor) for each in data.get("aliases") or ())
     if not named or not isinstance(entity, str) or not _ID.fullmatch(entity):
         raise BadAnswer(
             "the answer to identity/lookup/entity is about another identity than the one asked for; check the "
@@ -141,8 +141,11 @@ def end_entities(
         vault.map(end, ids)
 
 
-def _is_alias(alias: object, name: str, accessor: str) -> bool:
-    return isinstance(alias, dict) and (alias.get("name"), alias.get("mount_accessor")) == (name, accessor)
+def is_alias(alias: object, name: str | None, accessor: str) -> bool:
+    """Return whether an entry of an entity's `aliases` is of this auth mount and of this name; of any for None."""
+    if not isinstance(alias, dict) or alias.get("mount_accessor") != accessor:
+        return False
+    return isinstance(alias.get("name"), str) if name is None else alias.get("name") == name
 
 
 def _role_ids(record: Mapping[str, object] | object) -> frozenset[str]:

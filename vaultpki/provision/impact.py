@@ -191,9 +191,15 @@ def _ended(context: _Context) -> Iterator[Impact]:
             f"{_lose(len(names))} at once and can renew nothing: {named(names)}, {why}; {whose} stay valid "
             f"{_longest(context)}"
         )
-        if now_listed := [name for name in names if name in listed]:
+        if now_listed := [name for name in names if name in listed and _made(context, name)]:
             detail += f"; {named(now_listed)} now listed: a new join file is needed there"
         yield Impact(LOSES_ACCESS, detail, node=names[0] if len(names) == 1 else None, nodes=len(names))
+
+
+def _made(context: _Context, name: str) -> bool:
+    """Return whether a listed node gets its AppRole now; one that has its own was never a node of a pool."""
+    approle = context.changes.get(("approle", f"{context.cluster.prefix}/listed/{name}"))
+    return approle is not None and approle.action == "create"
 
 
 def _longest(context: _Context) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vaultpki.errors import SpecError
 from vaultpki.model import Cluster
 from vaultpki.places import Layout
-from vaultpki.provision.identities import takes
+from vaultpki.provision import node_list
 from vaultpki.provision.impact import named
 from vaultpki.provision.live_credentials import Identity, count
 from vaultpki.provision.observe import Observation
@@ -22,14 +22,13 @@ def refuse(cluster: Cluster, vault: Vault, seen: Observation) -> None:
     if record is None or applied == cluster.layout.value:
         return
     listed = [Identity("listed", name) for name in seen.found.role_ids]
-    everyone = [*listed, *(Identity("pooled", name) for name in seen.found.pooled)]
-    counts = vault.map(lambda identity: count(cluster, vault, identity), everyone)
+    counts = vault.map(lambda identity: count(cluster, vault, identity), listed)
     # None: this token may not look, so the node may have one.
-    live = [identity.name for identity, found in zip(everyone, counts, strict=True) if found != 0]
-    jwt_pools = [pool for pool in cluster.pools if pool.jwt]
-    if jwt_pools:
-        reported = vault.api.secrets.kv.v2.list_secrets("reports", mount_point=cluster.mount("config")).keys
-        live += [name for name in reported if any(takes(pool, name) for pool in jwt_pools)]
+    live = [identity.name for identity, number in zip(listed, counts, strict=True) if number != 0]
+    # An identity that fits no pool is no node's, and this apply ends it.
+    found = node_list.read_nodes(cluster, vault)
+    live += [each.name for each in found.members if each.kind != "listed" and not each.locked]
+    live += [f"the nodes of pool {pool}" for pool in found.lacking]
     if live:
         raise SpecError(
             f"the nodes have the layout {applied}, and a node gets its layout when it joins: end the credentials of "

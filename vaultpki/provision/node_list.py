@@ -1,42 +1,59 @@
-"""Lists the nodes of a cluster with their credentials and their reports, as Vault has them."""
+"""Lists the nodes of a cluster with their credentials and their reports, as Vault has them.
+
+A name counts only as what its identity proves: a listed node, or a node of the pool that its name fits. Whoever may
+enrol pooled nodes may also make an AppRole called `cp-1`; it is listed apart, and counts nowhere.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final, Literal
 
-from vaultpki.errors import BadAnswer
 from vaultpki.model import Cluster, Node, Pool
-from vaultpki.provision.identities import takes
+from vaultpki.provision import report_store
+from vaultpki.provision.applied_record import APPLIED, AppliedRecord
+from vaultpki.provision.identities import fits_pattern, node_certificates, takes
+from vaultpki.provision.identity_end import find_entity, read_accessors
 from vaultpki.provision.live_credentials import Identity, count
+from vaultpki.provision.read_back import APPROLE
+from vaultpki.provision.report_store import TokenIdentity
 from vaultpki.redact import printable
-from vaultpki.spec import hosts, names
+from vaultpki.spec import hosts, names, report_place
+from vaultpki.spec.node_report import NodeReport
 from vaultpki.vault import Vault
 
 # Of a report: more entries or longer texts than any node of ours writes are not shown.
 _MOST: Final = 64
 _LONGEST: Final = 100
+_DAY: Final = 86400
+
+Kind = Literal["listed", "pooled", "jwt"]
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One node with its holder in cluster.yaml, None for a name that fits no pool, and its report as it is stored.
+    """One node with its holder in cluster.yaml, None for one of a pool that was applied and that cluster.yaml lacks.
 
     `credentials` is how many secret ids it has; None if the token may not look, and for a node that logs in by a token.
-    `report` is empty for a node that has never reported.
+    `report` has of its certificates only those that it may hold; None if it never reported, or if that cannot be read.
+    `stored` is the report as it is stored, for people. `former` is the version of an agent that reports only where
+    0.1.0 did, else empty. `disabled` is a node by token whose entity opens nothing.
     """
 
     name: str
-    kind: Literal["listed", "pooled", "jwt"]
+    kind: Kind
     holder: Node | Pool | None
     credentials: int | None
-    report: Mapping[str, Any]
+    report: NodeReport | None = None
+    stored: Mapping[str, Any] = field(default_factory=dict)
+    former: str = ""
+    disabled: bool = False
 
     @property
     def pool(self) -> str | None:
-        """The name of its pool; None for a listed node, and "-" for a name that fits no pool."""
+        """The name of its pool; None for a listed node, and "-" for a pool that cluster.yaml lacks."""
         if self.kind == "listed":
             return None
         return self.holder.name if self.holder else "-"
@@ -45,41 +62,166 @@ class Member:
     def roles(self) -> tuple[str, ...]:
         return tuple(sorted(role.value for role in self.holder.roles)) if self.holder else ()
 
+    @property
+    def locked(self) -> bool:
+        """Whether nobody can log in as this node, so that its report counts nowhere."""
+        return self.credentials == 0 or self.disabled
+
+
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """An identity that is no node's: its name fits no pool, so it counts nowhere. `credentials` is as in Member."""
+
+    name: str
+    kind: Kind
+    credentials: int | None
+    listed: bool = False
+
+    @property
+    def sentence(self) -> str:
+        """What it is and what ends it, as one sentence without a subject."""
+        if self.kind == "jwt":
+            return "logged in by an issuer's token, fits no pool and counts nowhere; let its issuer sign no such name"
+        ends = "`vaultpki apply`"
+        if not self.listed and names.fits(self.name, hosts.node_name):
+            ends = f"`vaultpki unenroll {self.name}`"
+        return f"is an AppRole on the mount of pools that fits no pool, and counts nowhere; {ends} ends it"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeList:
+    """The nodes of a cluster, each name once, and the identities that are no node's.
+
+    `lacking` are pools by token that were applied and that cluster.yaml lacks, in which a node has reported.
+    """
+
+    members: tuple[Member, ...]
+    unfit: tuple[Unfit, ...] = ()
+    lacking: tuple[str, ...] = ()
+
 
 def members(cluster: Cluster, vault: Vault) -> tuple[Member, ...]:
     """Return the listed nodes and the pooled ones that were enrolled or have reported."""
-    listed = {node.name: node for node in cluster.nodes}
+    return read_nodes(cluster, vault).members
+
+
+def read_nodes(cluster: Cluster, vault: Vault) -> NodeList:
+    """Return the nodes with their reports, and what else can log in on the mounts of nodes."""
     approles = vault.api.auth.approle.list_roles(mount_point=f"{cluster.prefix}/pooled").keys
-    enrolled = [name for name in approles if names.fits(name, hosts.node_name)]
-    pooled = set(enrolled)
-    jwt_pools = [pool for pool in cluster.pools if pool.jwt]
-    if jwt_pools:
-        # These are not enrolled: their reports are all there is of them.
-        reported = vault.api.secrets.kv.v2.list_secrets("reports", mount_point=cluster.mount("config")).keys
-        pooled.update(name for name in reported if any(takes(pool, name) for pool in jwt_pools))
-    everyone = [Identity("listed", name) for name in listed] + [Identity("pooled", name) for name in sorted(pooled)]
+    holders = {name: _pool(cluster, name, jwt=False) for name in approles}
+    # Its nodes may live though cluster.yaml lacks their pool: who reads on must know of them.
+    others = [name for name, pool in holders.items() if pool is None]
+    former_pools = _applied_pools(cluster, vault) if others else {}
+    homeless = {name: pool for name in others if (pool := _home(cluster, former_pools, name))}
+    unfit = [name for name in others if name not in homeless]
+    tokens = report_store.token_identities(cluster, vault)
+    pools = {pool.name: pool for pool in cluster.pools if pool.jwt}
+    by_token = [each for each in tokens if each.pool in pools and takes(pools[each.pool], each.name)]
+    known = {each.entity for each in by_token}
+    early = _early(cluster, vault, {each.name for each in by_token})
 
-    def look(identity: Identity) -> Member:
-        name = identity.name
-        report = _report(cluster, vault, name)
-        if identity.kind == "listed":
-            return Member(name, "listed", listed[name], count(cluster, vault, identity), report)
-        pool = next((each for each in cluster.pools if takes(each, name)), None)
-        if name in enrolled:
-            return Member(name, "pooled", pool, count(cluster, vault, identity), report)
-        return Member(name, "jwt", pool, None, report)
+    def listed(node: Node) -> Member:
+        return _with_approle(
+            cluster, vault, Identity("listed", node.name), node, report_store.place_of(node, node.name)
+        )
 
-    return tuple(vault.map(look, everyone))
+    def pooled(name: str) -> Member:
+        pool = holders[name]
+        place = report_place.pooled(pool.name if pool is not None else homeless[name], name)
+        return _with_approle(cluster, vault, Identity("pooled", name), pool, place)
+
+    def token(each: TokenIdentity) -> Member:
+        pool, place = pools[each.pool], report_place.by_token(each.pool, each.entity)
+        found = report_store.read(cluster, vault, place, pool)
+        return Member(each.name, "jwt", pool, None, found.report, found.raw, disabled=each.disabled)
+
+    def stranger(name: str) -> Unfit:
+        counted = count(cluster, vault, Identity("pooled", name)) if APPROLE.fullmatch(name) else None
+        return Unfit(name, "pooled", counted, any(node.name == name for node in cluster.nodes))
+
+    enrolled = sorted(name for name, pool in holders.items() if pool is not None or name in homeless)
+    return NodeList(
+        (
+            *vault.map(listed, cluster.nodes),
+            *vault.map(pooled, enrolled),
+            *sorted((*vault.map(token, by_token), *early), key=lambda each: each.name),
+        ),
+        (
+            *vault.map(stranger, sorted(unfit)),
+            *(Unfit(each.name, "jwt", None) for each in tokens if each.pool in pools and each.entity not in known),
+        ),
+        tuple(sorted(pool for pool in {each.pool for each in tokens} - pools.keys() if _applied(cluster, vault, pool))),
+    )
 
 
-def _report(cluster: Cluster, vault: Vault, name: str) -> dict[str, Any]:
-    try:
-        found = vault.stored(cluster.mount("config"), f"reports/{name}")
-    except BadAnswer:
-        # One node may write a report larger than any answer may be; the others are shown all the same.
-        return {"time": "a report too large to read"}
-    report = found.get("data")
-    return report if isinstance(report, dict) else {}
+def own_report(cluster: Cluster, vault: Vault, name: str) -> NodeReport | None:
+    """Return the report of a node by its name, also of one whose AppRole has just been deleted; None if it has none."""
+    node = next((node for node in cluster.nodes if node.name == name), None)
+    holder: Node | Pool | None = node or next((pool for pool in cluster.pools if takes(pool, name)), None)
+    if isinstance(holder, Pool) and holder.jwt:
+        accessor = read_accessors(cluster, vault).get("jwt", "")
+        entity = find_entity(vault, accessor, name) if accessor else None
+        places = [report_place.by_token(holder.name, entity.id)] if entity is not None else []
+    elif holder is not None:
+        places = [report_store.place_of(holder, name)]
+    else:
+        # It was taken off cluster.yaml, and no apply has ended it yet.
+        homes = [pool for pool, pattern in _applied_pools(cluster, vault).items() if fits_pattern(pattern, name)]
+        places = [report_place.listed(name), *(report_place.pooled(pool, name) for pool in homes)]
+    found = vault.map(lambda place: report_store.read(cluster, vault, place, holder).report, places)
+    return next((each for each in found if each is not None), None)
+
+
+def _with_approle(cluster: Cluster, vault: Vault, identity: Identity, holder: Node | Pool | None, place: str) -> Member:
+    name = identity.name
+    found = report_store.read(cluster, vault, place, holder)
+    former = "" if found.raw else report_store.former_agent(cluster, vault, name)
+    return Member(name, identity.kind, holder, count(cluster, vault, identity), found.report, found.raw, former=former)
+
+
+def _pool(cluster: Cluster, name: str, *, jwt: bool) -> Pool | None:
+    """Return the pool of which a name is a node's; cluster.yaml has no two pools, and no listed node, of one name."""
+    return next((pool for pool in cluster.pools if takes(pool, name) and (pool.jwt is not None) is jwt), None)
+
+
+def _applied(cluster: Cluster, vault: Vault, pool: str) -> bool:
+    """Return whether a pool was applied and not removed since."""
+    return bool(vault.stored(cluster.mount("config"), f"pools/{pool}").get("data"))
+
+
+def _applied_pools(cluster: Cluster, vault: Vault) -> dict[str, str]:
+    """Return the `node_names` of every pool of AppRoles that an apply made, by its name."""
+    record = vault.stored(cluster.mount("config"), APPLIED).get("data")
+    return dict(AppliedRecord.read(cluster, record).pools) if isinstance(record, dict) else {}
+
+
+def _home(cluster: Cluster, applied: Mapping[str, str], name: str) -> str:
+    """Return the applied pool that a name fits; empty if it fits none, or is a listed node's."""
+    if any(node.name == name for node in cluster.nodes):
+        return ""
+    return next((pool for pool, pattern in applied.items() if fits_pattern(pattern, name)), "")
+
+
+def _early(cluster: Cluster, vault: Vault, known: Collection[str]) -> list[Member]:
+    """Return the nodes by token that report only where 0.1.0 did: those of which Vault has an entity.
+
+    Older reports than the longest life of a certificate are of nodes that hold none.
+    """
+    pools = [pool for pool in cluster.pools if pool.jwt]
+    reported = report_store.names_in(cluster, vault, report_place.FOLDER) if pools else ()
+    names_ = [(name, pool) for name in reported if name not in known for pool in pools if takes(pool, name)]
+    accessor = read_accessors(cluster, vault).get("jwt", "") if names_ else ""
+    if not accessor:
+        return []
+
+    def look(entry: tuple[str, Pool]) -> Member | None:
+        name, pool = entry
+        longest = max((each.ttl for each in node_certificates(cluster, pool)), default=0)
+        former = report_store.former_agent(cluster, vault, name, within=longest + _DAY)
+        entity = find_entity(vault, accessor, name) if former else None
+        return Member(name, "jwt", pool, None, former=former, disabled=entity.disabled) if entity is not None else None
+
+    return [each for each in vault.map(look, names_) if each is not None]
 
 
 def bounded(value: Any, depth: int = 4) -> Any:

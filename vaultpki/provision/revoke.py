@@ -11,10 +11,9 @@ from typing import Final
 from vaultpki.certificates import ISSUING_CAS
 from vaultpki.errors import BadAnswer, CertificateUnreadable, Refused, SpecError
 from vaultpki.model import Cluster
-from vaultpki.provision import revocation
+from vaultpki.provision import node_list, revocation
 from vaultpki.provision.revocation import Chosen, StoredCertificate
-from vaultpki.spec import hosts, names, node_report
-from vaultpki.spec.node_report import NodeReport
+from vaultpki.spec import hosts, names
 from vaultpki.vault import Request, Vault, text
 
 _SERIAL: Final = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){0,31}")
@@ -27,7 +26,10 @@ def find(cluster: Cluster, vault: Vault, node: str, now: datetime) -> Chosen:
     """
     if not names.fits(node, hosts.node_name):
         raise SpecError(f"{node!r} is no node name")
-    return revocation.choose(cluster, node, _stored(cluster, vault, now), revocation.serials(_reports(cluster, vault)))
+    reports = {each.name: each.report for each in node_list.members(cluster, vault)}
+    # Its AppRole may just have been deleted, and then it is no member any more.
+    reports[node] = node_list.own_report(cluster, vault, node)
+    return revocation.choose(cluster, node, _stored(cluster, vault, now), revocation.serials(reports))
 
 
 def revoke(cluster: Cluster, vault: Vault, chosen: Chosen) -> Chosen:
@@ -106,22 +108,3 @@ def _stored(cluster: Cluster, vault: Vault, now: datetime) -> list[StoredCertifi
         if _SERIAL.fullmatch(serial)
     ]
     return [one for one in vault.map(read, entries) if one is not None]
-
-
-def _reports(cluster: Cluster, vault: Vault) -> dict[str, NodeReport | None]:
-    """Read the reports of all nodes."""
-    store = cluster.mount("config")
-    reporting = [
-        name
-        for name in vault.api.secrets.kv.v2.list_secrets("reports", mount_point=store).keys
-        if names.fits(name, hosts.node_name)
-    ]
-
-    def read(name: str) -> NodeReport | None:
-        try:
-            return node_report.read(vault.stored(store, f"reports/{name}").get("data"))
-        except BadAnswer:
-            # A node may write a report that is larger than any answer may be.
-            return None
-
-    return dict(zip(reporting, vault.map(read, reporting), strict=True))

@@ -16,7 +16,7 @@ from vaultpki.provision.anchor import refuse_unvouched_root
 from vaultpki.provision.gates import OperatorLeaf, Participant
 from vaultpki.provision.identities import node_certificates
 from vaultpki.provision.impact import named
-from vaultpki.provision.node_list import Member, members
+from vaultpki.provision.node_list import Member, read_nodes
 from vaultpki.provision.rotation_steps import MountIssuer, RotationMount
 from vaultpki.redact import printable
 from vaultpki.spec import node_report
@@ -98,9 +98,10 @@ def read_members(cluster: Cluster, vault: Vault) -> tuple[Member, ...]:
     """
     listed = vault.api.auth.approle.list_roles(mount_point=f"{cluster.prefix}/listed").keys
     known = {node.name for node in cluster.nodes}
-    found = members(cluster, vault)
+    found = read_nodes(cluster, vault)
     unknown = [name for name in listed if name not in known]
-    unknown += [each.name for each in found if each.holder is None and each.credentials != 0]
+    unknown += [each.name for each in found.members if each.holder is None and each.credentials != 0]
+    unknown += [f"the nodes of pool {pool}" for pool in found.lacking]
     if unknown:
         raise SpecError(
             f"{named(unknown)} can log in and {'is' if len(unknown) == 1 else 'are'} not in {cluster.file}; run "
@@ -108,12 +109,12 @@ def read_members(cluster: Cluster, vault: Vault) -> tuple[Member, ...]:
             file=cluster.file,
             field="nodes",
         )
-    return found
+    return found.members
 
 
 def participants(cluster: Cluster, found: Collection[Member], domain: str) -> tuple[Participant, ...]:
     """Return these nodes as the gates of a domain count them; a listed node that never joined is none of them."""
-    return tuple(_participant(cluster, each, domain) for each in found if each.credentials != 0 or each.report)
+    return tuple(_participant(cluster, each, domain) for each in found if not each.locked or each.report or each.former)
 
 
 def _participant(cluster: Cluster, who: Member, domain: str) -> Participant:
@@ -132,7 +133,11 @@ def _participant(cluster: Cluster, who: Member, domain: str) -> Participant:
         bundle=any(each.ca == domain and not each.chain for each in bundles),
         readers=tuple(f"{domain}/{each.component}" for each in readers if each.component in components),
         credentials=who.credentials,
-        report=node_report.read(who.report),
+        # Nothing that a locked node claims counts, for others or for itself; a thief may have written it.
+        report=None if who.locked else who.report,
+        former=who.former,
+        locked=who.locked,
+        last_expiry=node_report.last_expiry(who.report) if who.locked and who.report is not None else None,
     )
 
 

@@ -20,7 +20,6 @@ from vaultpki.provision.node_list import Member
 from vaultpki.provision.rotation_run import CaStatus
 from vaultpki.show.graph_model import Expiry, count
 from vaultpki.show.inventory import CaFound, Found, Holder, HolderPair
-from vaultpki.spec import node_report
 from vaultpki.spec.node_report import NodeReport
 from vaultpki.vault import Vault
 from vaultpki.verify import folders
@@ -74,7 +73,7 @@ def of_fleet(cluster: Cluster, vault: Vault, now: datetime, members: Iterable[Me
     pairs: list[HolderPair] = []
     holders: list[Holder] = []
     for member in node_list.members(cluster, vault) if members is None else members:
-        report = node_report.read(member.report) if member.holder is not None else None
+        report = member.report if member.holder is not None else None
         holders.append(_member(member, report))
         if member.holder is not None:
             pairs += _reported(cluster, member.name, member.holder, report)

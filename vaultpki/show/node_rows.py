@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vaultpki.host.hooks import BUNDLES
 from vaultpki.pki import renewal
+from vaultpki.provision import gate_reasons
 from vaultpki.redact import printable, stamp
-from vaultpki.spec import node_report
 
 if TYPE_CHECKING:
     from vaultpki.agent.status import Status
     from vaultpki.pki.facts import Facts
-    from vaultpki.provision.node_list import Member
+    from vaultpki.provision.node_list import Member, Unfit
     from vaultpki.spec.node_report import NodeReport
 
 # A node has one live credential, and for five minutes also the one before.
@@ -137,9 +137,10 @@ def life_left(signed: datetime, not_after: datetime, now: datetime) -> float:
 
 def of_member(member: Member, ttls: Mapping[str, int], now: datetime) -> NodeRow:
     """Return the row of a node by what Vault has of it; `ttls` are seconds by certificate, for earlier agents."""
-    report = node_report.read(member.report)
+    report = member.report
     if report is None:
-        findings = [*_credentials(member, joined=bool(member.report)), *_without_report(member)]
+        joined = bool(member.stored or member.former)
+        findings = [*_credentials(member, joined=joined), *_without_report(member)]
         return NodeRow(member.name, member.pool, member.roles, tuple(findings), credentials=member.credentials)
     lives = dict(_lives(report, ttls))
     first = min(lives.values(), key=lambda span: span[1], default=None)
@@ -163,9 +164,17 @@ def of_member(member: Member, ttls: Mapping[str, int], now: datetime) -> NodeRow
     )
 
 
+def of_unfit(unfit: Unfit) -> NodeRow:
+    """Return the row of an identity that is no node's."""
+    finding = Finding(NodeState.UNKNOWN, "fits-no-pool", unfit.sentence)
+    return NodeRow(printable(unfit.name[:_LONGEST]), "-", (), (finding,), credentials=unfit.credentials)
+
+
 def _without_report(member: Member) -> Iterator[Finding]:
-    if member.report:
+    if member.stored:
         yield Finding(NodeState.FAILING, "report-unreadable", "its report cannot be read")
+    elif member.former:
+        yield Finding(NodeState.FAILING, "old-agent", gate_reasons.too_old(member.former))
     elif member.credentials == 0:
         yield Finding(NodeState.NEW, "not-enrolled", "not enrolled")
     else:

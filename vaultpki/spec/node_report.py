@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
@@ -163,6 +163,20 @@ def read(value: object) -> NodeReport | None:
         poll=_poll(report.get("poll")),
         trust=_hex(report.get("trust")),
     )
+
+
+def held(report: NodeReport, rows: Mapping[str, str]) -> NodeReport:
+    """Return the report with those certificates alone that the node may hold; `rows` are its rows and their CAs.
+
+    A node may write any name, such as that of another node's certificate, and any CA.
+    """
+    kept = {name: one for name, one in report.certificates.items() if rows.get(name) == one.ca}
+    return replace(report, certificates=kept)
+
+
+def last_expiry(report: NodeReport) -> datetime | None:
+    """Return when the last of the certificates expires; None if the report has none."""
+    return max((one.not_after for one in report.certificates.values() if one.not_after is not None), default=None)
 
 
 def _each(value: object, reading: Callable[[Mapping[str, Any]], _Entry | None]) -> list[tuple[str, _Entry]]:

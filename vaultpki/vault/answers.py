@@ -39,6 +39,7 @@ BODY_LIMIT: Final = 1 << 20
 LIST_LIMIT: Final = 32 << 20
 # Every mount is told twice, in some 600 bytes each: a thousand mounts pass 1 MiB.
 _WHOLE_LISTS: Final = frozenset({"sys/mounts", "sys/auth", "sys/policies/acl"})
+_LOOKUPS: Final = frozenset({"identity/lookup/entity"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,11 @@ class Request:
     @property
     def reads(self) -> bool:
         return self.method in ("GET", "LIST")
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Return whether it only reads; Vault answers some questions to a POST alone (api-docs/secret/identity)."""
+        return self.reads or self.path in _LOOKUPS
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
@@ -306,6 +312,12 @@ def login_token(answer: Json, path: str) -> str:
     if not isinstance(token, str) or not re.fullmatch(r"[\x21-\x7e]{1,4096}", token):
         raise BadAnswer(f"the login at {path} brought no token; check the address and any proxy in between")
     return token
+
+
+def login_entity(answer: Json) -> str:
+    """Return the id of the identity entity in the answer to a login; empty if there is none."""
+    entity = member(answer, "auth").get("entity_id")
+    return entity if isinstance(entity, str) else ""
 
 
 def wrapping_token(answer: Answer, path: str) -> str:

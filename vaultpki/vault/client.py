@@ -12,7 +12,17 @@ from typing import Any, Final
 
 from vaultpki.errors import BadAnswer, Denied, SpecError, VaultError
 from vaultpki.redact import printable
-from vaultpki.vault.answers import Answer, Json, Request, check_named, http_date, login_token, member, wrapping_token
+from vaultpki.vault.answers import (
+    Answer,
+    Json,
+    Request,
+    check_named,
+    http_date,
+    login_entity,
+    login_token,
+    member,
+    wrapping_token,
+)
 from vaultpki.vault.route import LEADER, Route
 from vaultpki.vault.settings import Settings
 from vaultpki.vault.transport import CONNECTIONS
@@ -37,7 +47,7 @@ class _Count:
         self._lock = threading.Lock()
 
     def add(self, requests: Sequence[Request]) -> None:
-        reads = sum(request.reads for request in requests)
+        reads = sum(request.changes_nothing for request in requests)
         with self._lock:
             self.reads += reads
             self.writes += len(requests) - reads
@@ -61,6 +71,7 @@ class Vault:
         self._route = Route(settings, patience, request_seconds, self._work.given_up)
         self._count = _Count()
         self._options: dict[str, Any] = {}
+        self._entity = ""
 
     def __repr__(self) -> str:
         return f"Vault({self.address!r})"
@@ -84,6 +95,11 @@ class Vault:
     def namespace(self) -> str | None:
         """The namespace that requests name; None for none."""
         return self._settings.namespace
+
+    @property
+    def entity(self) -> str:
+        """The id of the identity entity that the login of this token named; empty if it named none."""
+        return self._entity
 
     @property
     def reads(self) -> int:
@@ -111,6 +127,7 @@ class Vault:
         other = copy.copy(self)
         other._settings = replace(self._settings, token=token)
         other._count = _Count()
+        other._entity = ""
         return other
 
     def sending(self, **options: Any) -> Vault:
@@ -175,7 +192,9 @@ class Vault:
         metadata = member(member(answer, "auth"), "metadata")
         if who is not None and who[0] in metadata:
             check_named(metadata, *who, request.path)
-        return self.as_token(login_token(answer, request.path))
+        other = self.as_token(login_token(answer, request.path))
+        other._entity = login_entity(answer)
+        return other
 
     def many(self, requests: Sequence[Request]) -> list[Answer]:
         """Return the answers in the order of the requests, several of which are under way at once.

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 from vaultpki.certificates import ISSUING_CAS, ROOT, rows
 from vaultpki.model import Certificate, Cluster, Node, Pool
 from vaultpki.provision.identities import POLICIES
+from vaultpki.spec import report_place
 from vaultpki.spec.rotation_record import DOMAINS, FOLDER
 
 HeldBy = Literal["refusal", "check", "indifference"]
@@ -24,6 +25,8 @@ _Row = tuple[str, str, Mapping[str, Any] | None]
 _Entry = tuple[str, str, Mapping[str, Any] | None]
 
 _MINUTE: Final = "60s"
+# The form of an entity's id.
+_ENTITY: Final = "00000000-0000-4000-8000-000000000000"
 # The first other nodes are tried with every request, the rest with the most dangerous ones only.
 _IN_FULL: Final = 4
 _PLACE: Final = re.compile(r"\{(.*?)\}")
@@ -86,10 +89,13 @@ def _values(cluster: Cluster, name: str, holder: Node | Pool, others: tuple[str,
     prefix, pools = cluster.prefix, [f"pools/{pool.name}" for pool in cluster.pools]
     kind, other_kind = ("pooled", "listed") if isinstance(holder, Pool) else ("listed", "pooled")
     mine = f"pools/{holder.name}" if isinstance(holder, Pool) else f"nodes/{name}"
-    theirs = [f"{folder}/{other}" for other in others for folder in ("nodes", "reports")]
+    # Its own name in the place of another kind is another node's.
+    reports = _foreign_reports(cluster, name, holder, others)
+    theirs = [f"nodes/{other}" for other in others] + reports
     theirs += [*pools, f"nodes/{name}", "applied", f"leaving/{name}"]
     ends = [*POLICIES, f"node/{name}", "of-my-own", *(f"pool/{p.name}" for p in cluster.pools)]
     parent = prefix.rpartition("/")[0]
+    own = _own_reports(name, holder)
     rotations = [f"{FOLDER}/{domain}" for domain in DOMAINS]
     return {
         "name": [name],
@@ -110,10 +116,28 @@ def _values(cluster: Cluster, name: str, holder: Node | Pool, others: tuple[str,
         "store": [cluster.mount("config")],
         "read": ["cluster", mine, *rotations],
         "theirs": [record for record in dict.fromkeys(theirs) if record != mine],
-        "record": ["cluster", mine, f"reports/{name}", f"reports/{others[0]}", f"nodes/{others[0]}", rotations[0]],
+        "record": ["cluster", mine, report_place.former(name), reports[0], f"nodes/{others[0]}", rotations[0], *own],
+        "reports": [report_place.FOLDER, *sorted({place.rpartition("/")[0] for place in (*reports, *own)})],
         "elsewhere": ["cluster", f"nodes/{name}", *pools],
         "policy": [*(f"{prefix}/{end}" for end in ends), "default", "root", "of-my-own"],
     }
+
+
+def _foreign_reports(cluster: Cluster, name: str, holder: Node | Pool, others: Sequence[str]) -> list[str]:
+    """Return the places of reports that the node must not write: of other names, other kinds and other pools."""
+    found = [report_place.former(other) for other in others]
+    found += [report_place.listed(each) for each in (name, *others)]
+    for pool in cluster.pools:
+        found += [report_place.pooled(pool.name, each) for each in (name, *others)]
+        found += [report_place.by_token(pool.name, each) for each in (name, _ENTITY)]
+    return [place for place in found if place not in _own_reports(name, holder)]
+
+
+def _own_reports(name: str, holder: Node | Pool) -> list[str]:
+    """Return the place of the node's own report; none for one by token, whose entity only Vault knows."""
+    if not isinstance(holder, Pool):
+        return [report_place.listed(name)]
+    return [] if holder.jwt else [report_place.pooled(holder.name, name)]
 
 
 def _expand(table: Iterable[_Row], values: Mapping[str, Sequence[str]]) -> Iterator[_Entry]:
@@ -165,7 +189,8 @@ _RECORDS: Final[tuple[_Row, ...]] = (
     ("DELETE GET POST", "{store}/metadata/{record}", {"max_versions": 1}),
     ("GET", "{store}/subkeys/{record}", None),
     ("POST", "{store}/{delete,undelete,destroy}/{record}", {"versions": [1]}),
-    ("LIST", "{store}/metadata/{,nodes,reports,pools,leaving,rotation}", None),
+    ("LIST", "{store}/metadata/{,nodes,pools,leaving,rotation}", None),
+    ("LIST", "{store}/metadata/{reports}", None),
     ("GET POST", "{store}/config", {"max_versions": 1}),
 )
 
@@ -316,7 +341,7 @@ _OTHER_MOUNTS: Final[tuple[_Row, ...]] = (
 _ELSEWHERE: Final[tuple[_Row, ...]] = (
     ("POST", "{sibling}/{sign}", {"common_name": "x", "csr": "x"}),
     ("GET", "{sibling}/config/data/{elsewhere}", None),
-    ("POST", "{sibling}/config/data/reports/{name}", {"data": {}}),
+    ("POST", "{sibling}/config/data/reports/{,listed/}{name}", {"data": {}}),
     ("POST", "auth/{sibling}/{kind}/role/{name}/secret-id", {}),
     ("GET", "auth/{sibling}/{kind}/role/{name}/role-id", None),
     ("POST GET", "sys/mounts/{mount}/tune", {"max_lease_ttl": "876000h"}),
@@ -328,9 +353,10 @@ _ELSEWHERE: Final[tuple[_Row, ...]] = (
 _BENT: Final[tuple[_Row, ...]] = (
     ("GET POST", "{store}/data/nodes/{name}%2f..%2f{first}", {"data": {}}),
     ("GET POST", "{store}/data/reports/{name}{%2F..%2F,/}{first}", {"data": {}}),
-    ("GET POST", "{store}/data/reports/{name}%00", {"data": {}}),
+    ("GET POST", "{store}/data/reports/{listed,pooled,jwt}/{name}{%2F..%2F,/}{first}", {"data": {}}),
+    ("GET POST", "{store}/data/reports/{,listed/}{name}%00", {"data": {}}),
     ("GET POST", "{store}/data/reports/{NAME}", {"data": {}}),
-    ("GET POST", "{store}/data/reports/{*,+,%7B%7Bidentity.entity.name%7D%7D}", {"data": {}}),
+    ("GET POST", "{store}/data/reports/{,listed/}{*,+,%7B%7Bidentity.entity.name%7D%7D}", {"data": {}}),
     ("GET POST", "{store}/data/Nodes/{first}", {"data": {}}),
     ("POST", "auth/{prefix}/{kind}/role/{bent}/secret-id", {}),
     ("POST", "auth/{prefix}/{kind}/role/{bent}/custom-secret-id", {"secret_id": "of-my-own"}),

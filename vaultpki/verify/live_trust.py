@@ -17,7 +17,7 @@ from vaultpki.model import Cluster
 from vaultpki.pki.facts import Facts
 from vaultpki.pki.trust import in_date, is_root, why_untrusted
 from vaultpki.provision import anchor, node_list
-from vaultpki.spec import node_report, pem
+from vaultpki.spec import pem
 from vaultpki.spec.node_report import NodeReport
 from vaultpki.vault import Vault
 from vaultpki.verify.on_disk import Holder, read_bundle
@@ -77,7 +77,7 @@ def fleet(cluster: Cluster, vault: Vault) -> Fleet:
         members = node_list.members(cluster, vault)
     except VaultpkiError as error:
         return Fleet(unread=str(error))
-    found = {member.name: node_report.read(member.report) for member in members}
+    found = {member.name: member.report for member in members}
     reports = {name: report for name, report in found.items() if report is not None}
     return Fleet(reports, tuple(name for name in found if name not in reports))
 

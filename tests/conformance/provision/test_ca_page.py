@@ -66,7 +66,7 @@ def site(server_kind: str, tmp_path_factory: pytest.TempPathFactory, vault_binar
             stack.callback(agent.wait, 30)
             stack.callback(agent.terminate)
         for node in site.cluster.nodes:
-            path = f"{site.prefix}/config/data/reports/{node.name}"
+            path = site.report_path(node.name)
             wait_for(partial(reported, server, path), 60, partial("{} is not there".format, path))
         # The next pass reports what the hooks of the first one have started.
         time.sleep(11)

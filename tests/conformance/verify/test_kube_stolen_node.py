@@ -135,7 +135,7 @@ ELSEWHERE: dict[str, tuple[str, str, object]] = {
     "read another node's record": ("GET", f"{{prefix}}/config/data/nodes/{OTHER}", None),
     "write its own record": ("POST", f"{{prefix}}/config/data/nodes/{OWN}", {"data": {"version": 1}}),
     "write the cluster's record": ("POST", "{prefix}/config/data/cluster", {"data": {"version": 1}}),
-    "report as another node": ("POST", f"{{prefix}}/config/data/reports/{OTHER}", {"data": {"time": "now"}}),
+    "report as another node": ("POST", f"{{prefix}}/config/data/reports/listed/{OTHER}", {"data": {"time": "now"}}),
     "mint another node's secret id": ("POST", f"{_ROLES}/{OTHER}/secret-id", {}),
     "read another node's role id": ("GET", f"{_ROLES}/{OTHER}/role-id", None),
     "choose its own secret id": ("POST", f"{_ROLES}/{OWN}/custom-secret-id", {"secret_id": "of-my-own"}),
@@ -495,7 +495,7 @@ def test_unenrolled_its_earlier_token_signs_nothing(thief: Thief, unenrolled: st
         ("POST", f"{_ROLES}/{OWN}/secret-id"),
         ("GET", "{prefix}/config/data/cluster"),
         ("GET", f"{{prefix}}/config/data/nodes/{OWN}"),
-        ("POST", f"{{prefix}}/config/data/reports/{OWN}"),
+        ("POST", f"{{prefix}}/config/data/reports/listed/{OWN}"),
     ],
 )
 def test_unenrolled_its_earlier_token_is_worth_nothing(thief: Thief, unenrolled: str, method: str, path: str) -> None:

@@ -90,7 +90,7 @@ class Reporter:
         return replace(made, **self.further)
 
     def write(self, report: NodeReport) -> None:
-        path = f"{self.site.prefix}/config/data/reports/{self.name}"
+        path = self.site.report_path(self.name)
         assert self.site.server.api("POST", path, {"data": node_report.to_json(report)}).status == 200
 
 

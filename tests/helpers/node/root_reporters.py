@@ -51,7 +51,7 @@ class RootReporters:
                 },
                 pins=tuple(sorted(trust.get(ROOT, ()))),
             )
-            path = f"{self.site.prefix}/config/data/reports/{node.name}"
+            path = self.site.report_path(node.name)
             assert self.site.server.api("POST", path, {"data": node_report.to_json(made)}).status == 200
 
 

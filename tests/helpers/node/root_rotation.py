@@ -127,7 +127,7 @@ class RootRotation:
 
     def report(self, node: str) -> NodeReport:
         """What a node reported last."""
-        found = node_report.read(self.site.read(f"{self.site.prefix}/config/data/reports/{node}")["data"])
+        found = node_report.read(self.site.read(self.site.report_path(node))["data"])
         assert found is not None
         return found
 

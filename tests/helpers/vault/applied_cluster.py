@@ -19,8 +19,8 @@ from helpers.vault.operator_tokens import Who
 from helpers.vault.servers import Server
 from vaultpki.model import Cluster
 from vaultpki.pki import x509
-from vaultpki.provision.identities import pooled_approle
-from vaultpki.spec import load_cluster
+from vaultpki.provision.identities import pooled_approle, takes
+from vaultpki.spec import load_cluster, report_place
 from vaultpki.vault import Settings, Vault
 
 ROOT = Path(__file__).parents[3]
@@ -172,6 +172,17 @@ class Site:
         """The product's own client with the token of `who`, for calls of its functions."""
         ca_pem = self.server.ca_file.read_text()
         return Vault(Settings((self.server.address,), ca_pem=ca_pem, token=self.token(who)))
+
+    def report_place(self, node: str) -> str:
+        """Where a node with an AppRole reports, as a path below the store's `data` and `metadata`."""
+        cluster = self.cluster
+        listed = any(each.name == node for each in cluster.nodes)
+        pool = "" if listed else next(each.name for each in cluster.pools if takes(each, node))
+        return report_place.listed(node) if listed else report_place.pooled(pool, node)
+
+    def report_path(self, node: str, *, data: str = "data") -> str:
+        """The path of that report in the API; `data` is `metadata` to delete it."""
+        return f"{self.prefix}/config/{data}/{self.report_place(node)}"
 
     def read(self, path: str) -> dict[str, Any]:
         answer = self.server.api("GET", path)

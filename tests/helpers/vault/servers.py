@@ -269,7 +269,9 @@ class Server:
 
     def writes(self, since: int = 0) -> list[tuple[str, str]]:
         """The requests since `since` that change something, or ask to."""
-        return [(operation, path) for operation, path in self.requests(since) if operation in WRITES]
+        asked = self.requests(since)
+        # A lookup is an `update` to the server.
+        return [(done, path) for done, path in asked if done in WRITES and path != "identity/lookup/entity"]
 
     def _await_answer(self) -> None:
         self._await_status("answering", frozenset(range(200, 600)))

@@ -22,6 +22,7 @@ from helpers.vault.servers import Answer, Server
 from vaultpki.certificates import LEAF_BACKDATE
 from vaultpki.model import Certificate, KeyType, Pool, Subject
 from vaultpki.pki import keys, x509
+from vaultpki.spec import report_place
 from vaultpki.verify.forbidden_signing import allowed, forbidden
 
 NODES = "nodes:\n- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}\n"
@@ -269,9 +270,19 @@ def test_one_nodes_token_is_never_anothers(site: Vouched) -> None:
     assert sign(site, other, "e-1", "edge").status == 200 and sign(site, other, "c-1").status in (400, 403)
     entities = {site.server.api("POST", "auth/token/lookup", {"token": t}).data["entity_id"] for t in (first, second)}
     assert len(entities) == 2
-    for node, status in (("c-1", 200), ("c-2", 403), ("e-1", 403)):
-        path = f"{site.prefix}/config/data/reports/{node}"
-        assert site.server.api("POST", path, {"data": {"version": 1}}, token=first).status == status
+    report, store = {"data": {"version": 1}}, f"{site.prefix}/config/data"
+    for node, status in (("c-1", 200), ("c-2", 403), ("e-1", 403), ("listed/c-1", 403), ("pooled/cloud/c-1", 403)):
+        assert site.server.api("POST", f"{store}/reports/{node}", report, token=first).status == status
+    for token, status in ((first, 200), (second, 403), (other, 403)):
+        assert site.server.api("POST", f"{store}/{place(site, token)}", report, token=first).status == status
+    elsewhere = f"{store}/{place(site, first).replace('/cloud/', '/edge/')}"
+    assert site.server.api("POST", elsewhere, report, token=first).status == 403
+
+
+def place(site: Vouched, token: str, pool: str = "cloud") -> str:
+    """The place where the holder of this token reports."""
+    entity = site.server.api("POST", "auth/token/lookup", {"token": token}).data["entity_id"]
+    return report_place.by_token(pool, entity)
 
 
 def exactly(answer: Answer, own: Certificate | None) -> bool:
@@ -455,22 +466,22 @@ def test_nodes_whose_pool_goes_or_takes_them_no_more_are_told_and_ended(
     tokens = {}
     for node, pool in (gone, stays):
         tokens[node] = own.logged_in(node, pool)
-        report = {"data": {"time": "now"}}
-        assert (
-            own.server.api("POST", f"{own.prefix}/config/data/reports/{node}", report, token=tokens[node]).status == 200
-        )
+        path = f"{own.prefix}/config/data/{place(own, tokens[node], pool)}"
+        assert own.server.api("POST", path, {"data": {"time": "now"}}, token=tokens[node]).status == 200
     own.write(SPEC.replace(*change))
     said = vaultpki("plan", "-f", own.file, env=own.environment()).stdout.replace("\n      ", " ")
     assert f"1 node loses its identity and can renew nothing: {gone[0]}, which logged in by an issuer's token" in said
     (impact,) = own.plan()["impact"]
     assert (impact["effect"], impact["pool"], impact["nodes"]) == ("loses-access", gone[1], 1)
+    kept = place(own, tokens[stays[0]], stays[1])
     own.applied()
     assert entity(own, gone[0]) is None and entity(own, stays[0]) is not None
     read = f"{own.prefix}/config/data/cluster"
     assert own.server.api("GET", read, token=tokens[gone[0]]).status == 403
     assert own.server.api("GET", read, token=tokens[stays[0]]).status == 200
-    reports = own.read_names(f"{own.prefix}/config/metadata/reports")
-    assert reports == [stays[0]]
+    folder, _, last = kept.rpartition("/")
+    assert own.read_names(f"{own.prefix}/config/metadata/{folder}") == [last]
+    assert own.read_names(f"{own.prefix}/config/metadata/reports/jwt") == [f"{stays[1]}/"]
     own.settled()
 
 

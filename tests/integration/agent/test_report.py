@@ -20,7 +20,7 @@ def site(server: Server, tmp_path: Path, cluster_name: str) -> Site:
 
 
 def report(site: Site) -> dict[str, Any]:
-    stored: dict[str, Any] = site.read(f"{site.prefix}/config/data/reports/worker-1")["data"]
+    stored: dict[str, Any] = site.read(site.report_path("worker-1"))["data"]
     return stored
 
 
@@ -31,7 +31,7 @@ def row(site: Site, *, expect: int) -> dict[str, Any]:
 
 
 def reports_written(site: Site, since: int) -> int:
-    path = f"{site.prefix}/config/data/reports/worker-1"
+    path = site.report_path("worker-1")
     return sum(written == path for _, written in site.server.writes(since))
 
 
@@ -89,5 +89,5 @@ def test_an_agent_that_stays_says_how_often_it_reports(site: Site) -> None:
 
 
 def report_of_now(site: Site) -> dict[str, Any]:
-    answer = site.server.api("GET", f"{site.prefix}/config/data/reports/worker-1")
+    answer = site.server.api("GET", site.report_path("worker-1"))
     return dict(answer.data["data"]) if answer.status == 200 else {}

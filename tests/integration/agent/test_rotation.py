@@ -76,7 +76,7 @@ def signers(seat: Seat, stems: tuple[str, ...] = STEMS) -> set[str]:
 
 
 def report(site: Site, seat: Seat) -> NodeReport:
-    found = node_report.read(site.read(f"{site.prefix}/config/data/reports/{seat.name}")["data"])
+    found = node_report.read(site.read(site.report_path(seat.name))["data"])
     assert found is not None
     return found
 

@@ -12,6 +12,7 @@ import pytest
 
 from helpers.faults.kill_points import NEVER, begun, ended
 from helpers.node import enrolled_nodes
+from helpers.vault.applied_cluster import Site
 from helpers.vault.plan_commands import Watched, changes, vaultpki
 from helpers.vault.servers import Server
 from vaultpki.provision import apply as bootstrap
@@ -41,8 +42,17 @@ class Joined:
         assert api("GET", f"auth/{p}/pooled/role/{self.name}").status == 404
         assert enrolled_nodes.entity(self.site, "pooled", self.role_id) is None
         assert not self.lives() and enrolled_nodes.login(self.site, "pooled", self.role_id, self.secret_id) is None
-        for path in (f"reports/{self.name}", f"leaving/{self.name}"):
-            assert api("GET", f"{p}/config/metadata/{path}").status == 404, path
+        assert api("GET", f"{p}/config/metadata/leaving/{self.name}").status == 404
+        assert self.name not in reports_at(self.site, "reports/pooled"), "its report"
+
+
+def reports_at(site: Site, folder: str) -> set[str]:
+    """The names of all reports below a folder of the store."""
+    listed = site.server.api("LIST", f"{site.prefix}/config/metadata/{folder}")
+    found = set[str]()
+    for key in listed.data["keys"] if listed.status == 200 else ():
+        found |= reports_at(site, f"{folder}/{key.rstrip('/')}") if key.endswith("/") else {key}
+    return found
 
 
 def join(site: Watched, name: str, pool: str) -> Joined:
@@ -53,7 +63,7 @@ def join(site: Watched, name: str, pool: str) -> Joined:
     token = enrolled_nodes.login(site, "pooled", file.role_id, secret_id)
     assert token is not None and enrolled_nodes.works(site, token)
     report = {"data": {"time": "now"}}
-    assert site.server.api("POST", f"{site.prefix}/config/data/reports/{name}", report, token=token).status == 200
+    assert site.server.api("POST", site.report_path(name), report, token=token).status == 200
     return Joined(site, name, file.role_id, secret_id, token)
 
 
@@ -105,7 +115,7 @@ def test_names_narrowed_end_those_that_fit_no_more(site: Watched) -> None:
     assert "- 1 identity of pooled nodes: w-1 (no pool has the name)\n" in said
     site.applied()
     gone.ended_wholly()
-    assert stays.lives() and site.server.api("GET", f"{site.prefix}/config/data/reports/w-a1").status == 200
+    assert stays.lives() and site.server.api("GET", site.report_path("w-a1")).status == 200
     site.settled()
 
 
@@ -166,7 +176,7 @@ def test_only_another_set_of_pools_has_every_approle_read(site: Watched) -> None
 
 
 def test_a_removed_node_that_has_joined_is_warned_of(site: Watched) -> None:
-    site.server.api("POST", f"{site.prefix}/config/data/reports/worker-1", {"data": {"time": "now"}})
+    site.server.api("POST", site.report_path("worker-1"), {"data": {"time": "now"}})
     site.write(SPEC.replace("- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}\n", ""))
     said = shown(site)
     assert "- node worker-1: its record, policy, AppRole\n" in said

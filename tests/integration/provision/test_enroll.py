@@ -364,7 +364,7 @@ def test_a_hostile_report_does_no_harm(site: Site, applier: Desk, desk: Desk, tm
         minted = site.server.api("POST", f"auth/{site.prefix}/pooled/role/{node}/secret-id").data["secret_id"]
         own = enrolled_nodes.login(site, "pooled", value["role_id"], minted)
         assert own is not None
-        said = site.server.api("POST", f"{site.prefix}/config/data/reports/{node}", {"data": report}, token=own)
+        said = site.server.api("POST", site.report_path(node), {"data": report}, token=own)
         assert said.status == 200, said
     shown = applier.run("nodes", "-f", site.file, expect=3).stdout
     assert all(c.isprintable() or c == "\n" for c in shown)

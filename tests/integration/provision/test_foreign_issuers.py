@@ -117,7 +117,7 @@ def test_a_ca_of_the_cluster_on_another_mount_changes_nothing(
     line = f"CN={site.name} {ca} CA on the mount of etcd is not trusted: {why}"
     assert seat.run().stderr == f"vaultpki: {line}; remove it from the mount\n"
     assert (tmp_path / "restarts").read_text() == ""
-    report = site.read(f"{site.prefix}/config/data/reports/cp-1")["data"]
+    report = site.read(site.report_path("cp-1"))["data"]
     assert report["strangers"] == [line] and report["failures"] == []
     # A node that comes now takes no more from it.
     other = site.equip("cp-1", folder=tmp_path / "fresh")

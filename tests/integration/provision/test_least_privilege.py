@@ -408,7 +408,7 @@ def test_a_stolen_operator(site: Site) -> None:
 def working(seat: Seat, site: Site) -> list[Step]:
     """A node's whole job: learn, sign each of its certificates, roll and destroy its credential, report."""
 
-    report = f"{site.prefix}/config/data/reports/{seat.name}"
+    report = site.report_path(seat.name)
 
     def work() -> None:
         shutil.rmtree(seat.pki, ignore_errors=True)
@@ -448,7 +448,7 @@ def test_a_node(site: Site, tmp_path: Path, name: str, pool: str | None) -> None
     def refused(rules: Rules) -> str | None:
         write(site.server, policy, rules)
         # Made anew and written again, by turns.
-        site.server.api("DELETE", f"{site.prefix}/config/metadata/reports/{name}")
+        site.server.api("DELETE", site.report_path(name, data="metadata"))
         return first_refused(working(seat, site))
 
     try:

@@ -461,7 +461,8 @@ def test_more_secret_ids_than_can_be_listed_are_a_number_and_no_failure(site: Si
 def test_nodes_of_one_who_may_not_look(site: Site, applier: Desk) -> None:
     paths = {
         f"auth/{site.prefix}/pooled/role": {"capabilities": ["list"]},
-        f"{site.prefix}/config/data/reports/+": {"capabilities": ["read"]},
+        f"{site.prefix}/config/data/reports/*": {"capabilities": ["read"]},
+        f"{site.prefix}/config/metadata/reports/jwt": {"capabilities": ["list"]},
     }
     policy = {"policy": json.dumps({"path": paths})}
     assert site.server.api("POST", "sys/policies/acl/watcher", policy).status == 204

@@ -47,13 +47,12 @@ def joined(said: str) -> str:
 
 
 def test_a_changed_address_reads_as_one_and_says_what_the_node_does(site: Watched) -> None:
-    reports = f"{site.prefix}/config/data/reports"
     site.write(SPEC.replace("10.0.0.21", "10.0.0.22"))
     entry = "~ worker-1: kubelet: addresses + 10.0.0.22 - 10.0.0.21\n"
     last = "Plan: 0 to create, 2 to update, 0 to delete.\n"
     assert plan(site) == entry + last
     assert site.plan()["impact"] == []
-    assert site.server.api("POST", f"{reports}/worker-1", {"data": {"time": "now"}}).status == 200
+    assert site.server.api("POST", site.report_path("worker-1"), {"data": {"time": "now"}}).status == 200
     when = "within its agent's `poll` (5m by default) or in its next window"
     assert joined(plan(site)) == f"{entry}Impact: worker-1 issues kubelet anew {when}\n{last}"
     assert [(i["node"], i["certificate"], i["effect"]) for i in site.plan()["impact"]] == [
@@ -71,7 +70,7 @@ def test_a_changed_address_reads_as_one_and_says_what_the_node_does(site: Watche
     assert document["impact"][0]["node"] == "worker-1"
     site.write(SPEC)
     site.apply()
-    assert site.server.api("DELETE", f"{site.prefix}/config/metadata/reports/worker-1").status == 204
+    assert site.server.api("DELETE", site.report_path("worker-1", data="metadata")).status == 204
     site.settled()
 
 

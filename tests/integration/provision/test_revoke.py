@@ -54,7 +54,7 @@ def report(site: Site, node: str, told: Mapping[str, tuple[str, Facts]]) -> None
         name: CertificateReport(ca, "ok", facts.not_after, f"{facts.serial:x}") for name, (ca, facts) in told.items()
     }
     body = {"data": node_report.to_json(NodeReport(datetime.now(UTC), "test", certificates=certificates))}
-    assert site.server.api("POST", f"{site.prefix}/config/data/reports/{node}", body).status == 200
+    assert site.server.api("POST", site.report_path(node), body).status == 200
 
 
 def on_crls(site: Site) -> dict[str, set[int]]:
@@ -176,7 +176,7 @@ def test_unenroll_revokes_before_the_report_goes(site: Site) -> None:
         report(site, name, held(site, seat, "autoscaled"))
     token = enrolled_nodes.enroller(site)
     assert "permission denied" in run(site, "unenroll", "w-1", "--revoke", token=token, expect=1).stderr
-    store = f"{site.prefix}/config/metadata/reports/w-1"
+    store = site.report_path("w-1", data="metadata")
     assert site.server.api("GET", store).status == 200 and not any(on_crls(site).values())
     said = run(site, "unenroll", "w-1", "--revoke").stdout
     assert said.startswith("w-1 has no identity any more\n") and "w-1: 3 certificates are on the CRLs" in said

@@ -252,7 +252,10 @@ class Snapshot:
 
     def __init__(self, rotation: Rotation) -> None:
         self.rotation = rotation
-        self.paths = [f"rotation/{rotation.domain}", *(f"reports/{node.name}" for node in rotation.nodes)]
+        self.paths = [
+            f"rotation/{rotation.domain}",
+            *(rotation.site.report_place(node.name) for node in rotation.nodes),
+        ]
         self.values = {path: self._read(path) for path in self.paths}
         self.default = rotation.site.read(f"{rotation.site.prefix}/etcd/config/issuers")["default"]
 
@@ -421,7 +424,7 @@ def test_a_record_that_was_deleted(rotation: Rotation, state: State, then: State
 def test_a_record_that_was_deleted_where_nobody_reports(rotation: Rotation) -> None:
     rotation.reach(State.DONE)
     for node in rotation.nodes:
-        rotation.site.server.api("DELETE", f"{rotation.site.prefix}/config/metadata/reports/{node.name}")
+        rotation.site.server.api("DELETE", rotation.site.report_path(node.name, data="metadata"))
     rotation.site.server.api("DELETE", f"{rotation.site.prefix}/config/metadata/rotation/etcd")
     step = rotation.advance()
     assert step.moved and step.record.state is State.STEADY and "has lost the record" in step.note

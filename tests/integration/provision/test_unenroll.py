@@ -20,6 +20,7 @@ from helpers.vault.servers import Server
 from vaultpki.provision import apply as bootstrap
 from vaultpki.provision import enrol, identity_end
 from vaultpki.provision.server_facts import ServerFacts
+from vaultpki.spec import report_place
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,13 @@ class Identity:
 
     def leaves_nothing(self) -> None:
         store = f"{self.site.prefix}/config/metadata"
-        for path in (f"reports/{self.node}", f"leaving/{self.node}", f"nodes/{self.node}"):
+        places = [report_place.former(self.node), report_place.listed(self.node)]
+        for path in (
+            *places,
+            report_place.pooled("autoscaled", self.node),
+            f"leaving/{self.node}",
+            f"nodes/{self.node}",
+        ):
             assert self.site.server.api("GET", f"{store}/{path}").status == 404, path
         name = f"{self.site.prefix}/node/{self.node}"
         assert self.site.server.api("GET", f"sys/policies/acl/{name}").status == 404
@@ -70,7 +77,7 @@ def identity(site: Site, node: str, pool: str | None = "autoscaled") -> Identity
     token = enrolled_nodes.login(site, kind, join.role_id, secret_id)
     assert token is not None and token.startswith(("b.", "hvb.")) and enrolled_nodes.works(site, token)
     report = {"data": {"time": "now"}}
-    assert site.server.api("POST", f"{site.prefix}/config/data/reports/{node}", report, token=token).status == 200
+    assert site.server.api("POST", site.report_path(node), report, token=token).status == 200
     return Identity(site, kind, node, join.role_id, secret_id, token)
 
 
@@ -192,7 +199,7 @@ def test_cut_anywhere_it_goes_on(site: Site) -> None:
         if not cut:
             break
         at += 1
-    assert at == 2 * 10
+    assert at == 2 * 11
 
 
 def test_enrolled_again_between_a_cut_and_its_rerun(site: Site) -> None:

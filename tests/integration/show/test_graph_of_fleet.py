@@ -58,7 +58,7 @@ def test_reports_give_colours_and_records_the_state_of_rotations(rotation: Rotat
 
 def test_a_node_that_never_reported_is_named(rotation: Rotation) -> None:
     site = rotation.site
-    path = f"{site.prefix}/config/metadata/reports/etcd-2"
+    path = site.report_path("etcd-2", data="metadata")
     assert site.server.api("DELETE", path).status == 204
     file = site.file.parent / "fleet.svg"
     ran = vaultpki("graph", "-f", site.file, "--from-vault", "-o", file, env=site.environment(), expect=3)

@@ -52,7 +52,7 @@ def test_nodes_cas_and_the_rotation_are_on_it(rotation: Rotation) -> None:
 
 def test_a_node_that_says_nothing_or_failed_is_named(rotation: Rotation) -> None:
     site = rotation.site
-    assert site.server.api("DELETE", f"{site.prefix}/config/metadata/reports/etcd-2").status == 204
+    assert site.server.api("DELETE", site.report_path("etcd-2", data="metadata")).status == 204
     failed = replace(rotation.nodes[0].report(rotation.now, 0), failures=("<b>Vault is sealed</b>\x1b[31m",))
     rotation.nodes[0].write(failed)
     text, said = page(rotation)

@@ -58,10 +58,11 @@ FULL = AgentState(
     root="4f" * 32,
     asked=NOW - 30,
     revoked={"etcd-peer": 2**159 - 1},
+    report_refused=True,
 )
 LATER = (
-    *("quiet_folders", "revisions", "vanished", "bundles", "leaves", "started", "reported", "clock_offset", "root"),
-    *("asked", "revoked"),
+    *("quiet_folders", "revisions", "vanished", "bundles", "leaves", "started", "reported", "report_refused"),
+    *("clock_offset", "root", "asked", "revoked"),
 )
 
 

@@ -49,7 +49,8 @@ def report(**further: Any) -> NodeReport:
 def row(stored: NodeReport | Mapping[str, Any], credentials: int | None = 1) -> NodeRow:
     """The row of a node whose report is stored so, by way of the form in which it is stored."""
     value = node_report.to_json(stored) if isinstance(stored, NodeReport) else stored
-    return of_member(Member("cp-1", "listed", NODE, credentials, value), {"kubelet": 30 * 86400}, NOW)
+    member = Member("cp-1", "listed", NODE, credentials, node_report.read(value), value)
+    return of_member(member, {"kubelet": 30 * 86400}, NOW)
 
 
 def test_a_node_that_is_well() -> None:

@@ -1,0 +1,56 @@
+"""Names the places of nodes' reports in the KV store; pure.
+
+Each kind of identity has a place of its own, which only the policy of that identity opens: a name is proof within its
+own kind alone. The place of 0.1.0, `reports/NODE`, has no kind; of what is there only the agent's version is used.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Literal
+
+Kind = Literal["listed", "pooled", "jwt"]
+
+FOLDER: Final = "reports"
+"""The folder of all reports."""
+
+_ENTITY: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def folder(kind: Kind, pool: str = "") -> str:
+    """Return the folder of a kind's reports, or of one pool's."""
+    return f"{FOLDER}/{kind}/{pool}" if pool else f"{FOLDER}/{kind}"
+
+
+def listed(node: str) -> str:
+    """Return the place of a listed node's report."""
+    return f"{folder('listed')}/{node}"
+
+
+def pooled(pool: str, node: str) -> str:
+    """Return the place of the report of a pool's node that logs in by its AppRole."""
+    return f"{folder('pooled', pool)}/{node}"
+
+
+def by_token(pool: str, entity: str) -> str:
+    """Return the place of the report of a node that logs in by an issuer's token; `entity` is the id of its entity.
+
+    Not its name: that is a claim of the token, and Vault would read `j-*` in a policy's path as a glob.
+    """
+    return f"{folder('jwt', pool)}/{entity}"
+
+
+def former(node: str) -> str:
+    """Return the place of 0.1.0, which every identity of that name may write."""
+    return f"{FOLDER}/{node}"
+
+
+def is_entity(text: object) -> bool:
+    """Return whether a text has the form of an entity's id."""
+    return isinstance(text, str) and _ENTITY.fullmatch(text) is not None
+
+
+def reaches_reports(start: str) -> bool:
+    """Return whether a name that begins with `start` may lead from the former place into a kind's folder."""
+    kinds: tuple[Kind, ...] = ("listed", "pooled", "jwt")
+    return any(f"{kind}/".startswith(start) or start.startswith(f"{kind}/") for kind in kinds)
