@@ -25,7 +25,7 @@ from vaultpki.pki import keys, x509
 from vaultpki.pki.facts import Facts
 from vaultpki.provision import ca_commands, ca_ends, node_list
 from vaultpki.provision.identities import node_certificates
-from vaultpki.spec import node_report
+from vaultpki.spec import node_report, report_place
 from vaultpki.spec.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport
 from vaultpki.spec.rotation_record import Method, State
 from vaultpki.vault import Vault
@@ -106,7 +106,7 @@ class Agent:
             trust=signer[:16],
             readers={f"{DOMAIN}/kube-controller-manager": ReaderReport(now, frozenset(held[DOMAIN]))},
         )
-        own.write(f"{store}/data/reports/{self.node.name}", {"data": node_report.to_json(report)})
+        own.write(f"{store}/data/{report_place.listed(self.node.name)}", {"data": node_report.to_json(report)})
         self.requests += own.reads + own.writes + 1
 
 
