@@ -10,6 +10,16 @@ import click
 from vaultpki.cli.common import spec_option
 
 
+def _version(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    from vaultpki.errors import SpecError
+    from vaultpki.kubeadm.configuration import kubernetes_version
+
+    try:
+        return None if value is None else kubernetes_version(value)
+    except SpecError as error:
+        raise click.BadParameter(error.problem, context, option) from None
+
+
 @click.group("kubeadm")
 def kubeadm_command() -> None:
     """Prepare nodes for kubeadm, with Vault as the CA.
@@ -41,7 +51,7 @@ def kubeadm_command() -> None:
     show_default=True,
     help="The node's folder for the kubelet's pairs.",
 )
-@click.option("--kubernetes-version", "version", help="Such as v1.36.3; without it kubeadm decides.")
+@click.option("--kubernetes-version", "version", callback=_version, help="Such as v1.36.3; without it kubeadm decides.")
 @click.option(
     "--at",
     "folder",

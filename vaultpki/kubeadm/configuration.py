@@ -6,6 +6,7 @@ addresses here, and without a name if kubeadm shall take the host name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,7 +16,7 @@ from vaultpki.errors import SpecError
 from vaultpki.layout import ETCD_PORT, advertised, api_port, bundle_of
 from vaultpki.model import NODE, Cluster, KeyType, Node, NodeRole
 from vaultpki.places import KUBELET, PKI, Layout, inner_folders
-from vaultpki.spec import hosts
+from vaultpki.spec import hosts, names
 
 Document = dict[str, Any]
 
@@ -38,6 +39,11 @@ _SKIPPED: Final = ("bootstrap-token", "show-join-command")
 # Only the type of kubeadm's service-account key depends on it here. kubeadm 1.31 knows no other EC type.
 _ALGORITHMS: Final = {KeyType.RSA_2048: "RSA-2048", KeyType.RSA_3072: "RSA-3072", KeyType.RSA_4096: "RSA-4096"}
 _EC_ALGORITHM: Final = "ECDSA-P256"
+
+# Semantic versioning (semver.org), to which kubeadm holds what it has read.
+_NUMBER: Final = "(?:0|[1-9][0-9]{0,8})"
+_PARTS: Final = r"[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*"
+_VERSION: Final = re.compile(rf"v?{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-{_PARTS})?(?:\+{_PARTS})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,19 @@ class Places:
 
     def _folder(self, name: str) -> str:
         return {PKI: self.pki, KUBELET: self.kubelet, **inner_folders(self.pki)}[name]
+
+
+def kubernetes_version(text: str) -> str:
+    """Return a Kubernetes version as `vMAJOR.MINOR.PATCH`, with a pre-release or build if it has one.
+
+    kubeadm takes it with and without the v (cmd/kubeadm/app/util/version.go). Labels such as `stable-1`, which it takes
+    too, are refused: kubeadm asks the internet what they mean, and each node could get another answer.
+    """
+    if not _VERSION.fullmatch(text) or len(text) > 128:
+        raise SpecError(
+            f"{names.quoted(text)} is not a Kubernetes version: write one such as v1.36.3, with three numbers"
+        )
+    return f"v{text.removeprefix('v')}"
 
 
 def check(cluster: Cluster, node: Node) -> None:

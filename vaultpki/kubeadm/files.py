@@ -6,9 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
-
-import yaml
+from typing import Final, Literal
 
 from vaultpki.disk.files import open_folder, write_private
 from vaultpki.errors import SpecError
@@ -17,7 +15,7 @@ from vaultpki.kubeadm.configuration import Document, Places
 from vaultpki.model import Cluster, Node, NodeRole
 from vaultpki.places import Layout
 from vaultpki.provision.identities import takes
-from vaultpki.spec import names
+from vaultpki.spec import names, yaml_text
 
 Mode = Literal["init", "join", "upgrade"]
 
@@ -133,16 +131,4 @@ def _absolute(option: str, path: str) -> str:
 
 
 def _text(documents: tuple[Document, ...]) -> str:
-    def dump(document: Document) -> str:
-        # Wide, since a folded line is harder to read; a value is never cut.
-        text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=1000)
-        return text
-
-    return "---\n".join(map(dump, documents))
-
-
-class _Dumper(yaml.SafeDumper):
-    """Repeats equal parts in full: kubeadm reads anchors, people do not."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
+    return "---\n".join(yaml_text.dump(document, every=True) for document in documents)

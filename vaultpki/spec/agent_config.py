@@ -235,7 +235,7 @@ def load_agent(path: Path, *, allow_http: bool = False) -> AgentConfig:
 
 def dump_agent(config: AgentConfig) -> str:
     """Return the text of an agent.yaml which `load_agent` reads back to the same values."""
-    import yaml
+    from vaultpki.spec import yaml_text
 
     content: dict[str, Any] = {
         "version": VERSION,
@@ -264,7 +264,7 @@ def dump_agent(config: AgentConfig) -> str:
         "metrics": _dumped_metrics(config),
     }
     kept = {key: value for key, value in _given(content).items() if value not in ({}, [])}
-    return _HEADER + yaml.safe_dump(kept, sort_keys=False, default_flow_style=None, width=4096)
+    return _HEADER + yaml_text.dump(kept, inline=True)
 
 
 def refuse_folders(directory: str, state: str, folders: Mapping[str, str]) -> None:

@@ -180,6 +180,52 @@ def test_refusals(tmp_path: Path, arguments: list[str], text: str, message: str)
     assert isinstance(ran.exception, SpecError) and message in str(ran.exception), ran.exception
 
 
+@pytest.mark.parametrize(
+    "version", ["v1.36.3", "1.36.3", "v1.37.0-alpha.1", "v1.36.3-rc.0", "v1.36.3+k3s1", "v0.0.1-a+b"]
+)
+def test_versions_of_kubernetes(version: str, tmp_path: Path) -> None:
+    read(tmp_path, STACKED)
+    asked = ["kubeadm", "config", "-f", str(tmp_path / "cluster.yaml"), "--kubernetes-version", version]
+    for mode, at in ((["cp-1", "--init"], 1), (["cp-1", "--upgrade"], 0)):
+        found = documents(CliRunner().invoke(vaultpki, [*asked, *mode]).output)[at]
+        assert found.get("apply", found)["kubernetesVersion"] == f"v{version.removeprefix('v')}"
+
+
+@pytest.mark.parametrize(
+    "version",
+    [
+        "",
+        "v1.36",
+        "1.36",
+        "v1.36.3.1",
+        "v01.36.3",
+        "1e3",
+        "stable",
+        "stable-1",
+        "latest",
+        "ci/latest",
+        "v1.36.3-",
+        "v1.36.3 ",
+        "v1.36.3\n",
+        "V1.36.3",
+    ],
+)
+def test_what_is_no_version_is_a_mistake_in_the_command(version: str, tmp_path: Path) -> None:
+    read(tmp_path, STACKED)
+    asked = [
+        "kubeadm",
+        "config",
+        "-f",
+        str(tmp_path / "cluster.yaml"),
+        "cp-1",
+        "--init",
+        "--kubernetes-version",
+        version,
+    ]
+    ran = CliRunner().invoke(vaultpki, asked)
+    assert ran.exit_code == 2 and "is not a Kubernetes version: write one such as v1.36.3" in ran.stderr, ran.output
+
+
 def test_another_layout_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cluster.yaml").write_text("cluster: prod\n" + STACKED)
     ran = CliRunner().invoke(vaultpki, ["kubeadm", "config", "-f", str(tmp_path / "cluster.yaml"), "worker-1"])
