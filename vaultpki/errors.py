@@ -16,6 +16,7 @@ VaultpkiError
 ├── SigningPaused        signing is delayed, so that a fault does not cause a loop of signings
 ├── CertificateUnreadable  a certificate, key or chain cannot be parsed
 ├── StoreError           a file or folder could not be read or written safely
+│   ├── Unsafe           others could put their own files in place of ours
 │   └── Busy             another vaultpki process holds the directory
 ├── TemplateError        a template contains an unknown placeholder or cannot be rendered
 ├── ToolMissing          a program that this command needs is not installed
@@ -134,6 +135,14 @@ class CertificateUnreadable(VaultpkiError):
 
 class StoreError(VaultpkiError):
     """A file or folder could not be read or written safely."""
+
+
+class Unsafe(StoreError):
+    """Others could put their own files in place of ours: by the owner or the mode of `place`, a file or a folder."""
+
+    def __init__(self, why: str, place: str) -> None:
+        self.place = place
+        super().__init__(why)
 
 
 class Busy(StoreError):

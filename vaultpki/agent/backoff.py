@@ -13,6 +13,13 @@ AT_ONCE: Final = 20
 
 FIRST_PAUSE: Final = 5.0
 
+UNANSWERED_AT_ONCE: Final = 2
+"""How many signings without an answer need no pause: each may have left a certificate that nobody has."""
+
+_FIRST_UNANSWERED: Final = 30.0
+# A secret id lives for weeks, and the one in use is good meanwhile.
+_FIRST_MINT: Final = 600.0
+
 _DAY: Final = 86400.0
 _HOUR: Final = 3600.0
 # No renewal is due before this share of a life; an earlier signing counts as wasted.
@@ -65,6 +72,31 @@ def after_revoked(spent: Sequence[float], now: float, life: int) -> float:
         return now
     wait = min(FIRST_PAUSE * 2.0 ** min(len(counted), _MOST_DOUBLINGS), max(life / 8, FIRST_PAUSE))
     return max(max(counted) + wait, now)
+
+
+def after_unanswered(unanswered: Sequence[float], now: float, longest: float) -> float:
+    """Return when the next signing may be asked for after some whose answers were lost, as Unix time.
+
+    `unanswered` are the times of those since the last answer. The pauses double, up to `longest` seconds.
+    """
+    counted = sorted(when for when in unanswered if now - _DAY < when <= now)
+    if len(counted) < UNANSWERED_AT_ONCE:
+        return now
+    doublings = min(len(counted) - UNANSWERED_AT_ONCE, _MOST_DOUBLINGS)
+    return max(counted[-1] + min(_FIRST_UNANSWERED * 2.0**doublings, longest), now)
+
+
+def next_mint(unanswered: Sequence[float], now: float, left: float) -> float:
+    """Return when the next secret id may be minted after answers that were lost, as Unix time.
+
+    `unanswered` are the times of those since the last answer, `left` the seconds that the one in use still lives: the
+    pauses grow fourfold, and several tries fit into what is left.
+    """
+    counted = sorted(when for when in unanswered if when <= now)
+    if not counted:
+        return now
+    wait = min(_FIRST_MINT * 4.0 ** min(len(counted) - 1, _MOST_DOUBLINGS), max(left / 2, _FIRST_MINT))
+    return max(counted[-1] + wait, now)
 
 
 def longest(life: int, poll: float) -> float:

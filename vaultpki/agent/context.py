@@ -41,11 +41,15 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What a pass collects on its way: failures by what failed, events for the log, and times to try again (Unix)."""
+    """What a pass collects on its way: failures by what failed, events for the log, and times to try again (Unix).
+
+    `unsafe` are paths of folders that others could write to, and whose files could not be replaced since.
+    """
 
     failures: dict[str, VaultpkiError] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     retry_at: list[float] = field(default_factory=list)
+    unsafe: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from vaultpki.agent.secret_id import SECRET_ID, JoinStep, SecretIdFiles
+from vaultpki.agent import backoff
+from vaultpki.agent.secret_id import SECRET_ID, Asked, JoinStep, SecretIdFiles
 from vaultpki.disk.files import (
     probe_folder,
     read_private,
     read_swapped,
 )
-from vaultpki.errors import BadAnswer, Denied, NeedsJoin, Refused, SpecError, StoreError
+from vaultpki.errors import BadAnswer, Denied, NeedsJoin, Refused, SigningPaused, SpecError, StoreError, Unavailable
 from vaultpki.model import AgentConfig
 from vaultpki.spec import names, pem, yaml_tree
 from vaultpki.spec.join_file import Join
@@ -138,6 +139,11 @@ def _login_by_approle(config: AgentConfig, vault: Vault) -> Vault:
     return node
 
 
+def tighten(config: AgentConfig) -> bool:
+    """Take this node's secret id from others who may read its file; return whether they could, so that it must go."""
+    return config.auth.method == "approle" and SecretIdFiles(config.state).tighten(_UNKNOWN_TTL)
+
+
 def present(config: AgentConfig, vault: Vault, secret: str) -> Vault | None:
     """Log in with this secret id, and change nothing on disk; None if Vault refuses it."""
     try:
@@ -160,11 +166,12 @@ def own_record(config: AgentConfig) -> str:
     return f"pools/{config.pool}" if config.pool else f"nodes/{config.node}"
 
 
-def roll(config: AgentConfig, vault: Vault, now: float) -> bool:
+def roll(config: AgentConfig, vault: Vault, now: float, *, force: bool = False) -> bool:
     """Replace the secret id once a third of its life is over, and the one of a join file at once; return if it did.
 
     A later call destroys the previous one, some minutes on; that of a join file is destroyed at once. `vault` is logged
-    in as the node; `now` is Unix time in seconds.
+    in as the node; `now` is Unix time in seconds. After an answer that was lost the next try waits, unless `force`:
+    each may leave a secret id that lives for weeks. SigningPaused says so once half of the life is over.
     """
     files = SecretIdFiles(config.state)
     current = files.current() if config.auth.method == "approle" else None
@@ -176,23 +183,44 @@ def roll(config: AgentConfig, vault: Vault, now: float) -> bool:
     note = files.minted(current)
     if note is None or not 0 <= now - note[0] < _SETTLED:
         _destroy_previous(config, vault, files, current)
-    # Whoever carried the join file may have seen what was in it.
-    from_join = note is None and joined is not None
+    # Whoever carried the join file may have seen what was in it; or others could read the secret id's own file.
+    seen = (note is None and joined is not None) or files.exposed(current)
     minted, ttl = note or (files.written(), _UNKNOWN_TTL)
-    if not from_join and 0 <= now - minted < ttl / 3:
+    if not seen and 0 <= now - minted < ttl / 3:
         return False
     # One that cannot be kept would be minted again by the next pass, and live for days beside the others.
     probe_folder(config.state)
+    asked = files.asked()
+    left = max(minted + ttl - now, 0.0)
+    at = backoff.next_mint(asked.pending, now, left)
+    if at > now and not force:
+        if left < ttl / 2:
+            raise SigningPaused("the answers to requests for a new secret id of this node were lost", at)
+        return False
+    # Noted before it is sent, and on disk: a crash in between must not allow one more.
+    files.write_asked(replace(asked, pending=(*(min(each, now) for each in asked.pending), now)))
     mint = vault.prepare.auth.approle.generate_secret_id(config.node, mount_point=mount(config))
     # Its policy lets a node mint wrapped only, for a minute at most: what somebody else wrapped with its token is soon
     # worth nothing, and no lasting join file can be made of it.
-    data = vault.unwrapped(replace(mint, once=True)).data
+    try:
+        data = vault.unwrapped(replace(mint, once=True)).data
+    except Denied:
+        # Nothing was minted, or this token may not even unwrap it.
+        files.write_asked(asked)
+        raise
+    except Unavailable as error:
+        if not error.sent:
+            files.write_asked(asked)
+        raise
     new, lives = data.get("secret_id"), data.get("secret_id_ttl")
     if not names.fits(new, names.token) or not isinstance(lives, int) or isinstance(lives, bool):
         raise BadAnswer(f"{mint.path} brought no secret id; check the address and any proxy in between")
     files.replace(new)
     files.note_minted(new, now, lives or _UNKNOWN_TTL)
-    if from_join:
+    if asked.pending:
+        asked = Asked((), (*asked.lost, *asked.pending))
+    files.write_asked(asked)
+    if seen:
         _destroy_previous(config, vault, files, new)
     return True
 

@@ -102,12 +102,20 @@ def _install(context: Context, folder: PlainFolder, want: Certificate, wanted: F
         return True
     if stored.data is None:
         raise StoreError(f"{path}: it cannot be read ({stored.problem}); move it away and run again")
-    if stored.data == wanted.data:
-        if stored.mode != wanted.mode or not stored.same_owner(wanted):
+    same, unsafe = stored.data == wanted.data, folder.unsafe(stored, wanted)
+    if same and not unsafe:
+        if stored.mode != wanted.mode:
             folder.mend(name, wanted)
         return False
-    if not names_pair(stored.data, site_paths[want.folder], want.stem):
+    if not same and not names_pair(stored.data, site_paths[want.folder], want.stem):
         raise StoreError(f"{path}: this file was not made by vaultpki; move it away and run again")
+    if unsafe:
+        # Also one that a static pod mounts: what somebody else can still write is worse than what is outdated.
+        folder.rewrite(name, wanted)
+        if want.kubeconfig_file is KubeconfigFile.FIXED:
+            text = f"{path}: restart the static pod {want.name}, which mounts the file that others could write to"
+            context.found.events.append(Event("kubeconfig", text, "warning", {"certificate": want.name}))
+        return not same
     if want.kubeconfig_file is KubeconfigFile.FIXED:
         text = (
             f"{path}: it is outdated and stays, because a static pod mounts this very file; remove it, run "

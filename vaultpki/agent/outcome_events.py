@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from vaultpki.errors import SigningPaused, VaultpkiError
 from vaultpki.host.log import Event
 from vaultpki.redact import stamp
 
@@ -37,6 +38,16 @@ def owed_hook_events(owed: Mapping[str, Owed]) -> list[Event]:
         text = f"{why}the hooks of {key} are still owed, and the next run tries them again"
         events.append(Event("hook-failed", text, "warning", {"hook": key, "attempts": each.attempts}))
     return events
+
+
+def paused(failures: Mapping[str, VaultpkiError]) -> Event | None:
+    """Return when what failed is asked for again, and how a person asks now; None if nothing waits."""
+    waits = {name: error.at for name, error in failures.items() if isinstance(error, SigningPaused)}
+    if not waits:
+        return None
+    again = stamp(datetime.fromtimestamp(min(waits.values()), UTC))
+    text = f"Vault is not asked again for {', '.join(waits)} before {again}, so that no fault becomes a loop"
+    return Event("paused", f"{text}; `vaultpki renew NAME` asks now", "warning", {"what": ",".join(waits)})
 
 
 def deadline(first_expiry: datetime | None) -> Event | None:

@@ -14,7 +14,7 @@ from vaultpki.agent.ca_trust import in_place_of
 from vaultpki.agent.state import AgentState, IssuedRecord
 from vaultpki.certificates import SKEW, file_set, pair_files
 from vaultpki.disk.folders import Folders
-from vaultpki.disk.generations import Stored
+from vaultpki.disk.generations import File, Stored
 from vaultpki.errors import (
     CertificateRefused,
     Denied,
@@ -69,12 +69,19 @@ class PairStatus:
         return self.problem is None and self.verdict.sign
 
     @property
+    def mendable(self) -> bool:
+        """Return whether mode, owner or the CA behind the leaf are wrong, and the pair is whole as it is."""
+        reasons = set(self.verdict.reasons)
+        return self.problem is None and bool(reasons & renewal.MENDABLE) and not reasons & _BROKEN
+
+    @property
     def ready(self) -> bool:
         """Whether a complete pair with the right names is installed, so that a kubeconfig may point at it."""
         return self.problem is None and not _NOT_READY.intersection(self.verdict.reasons)
 
 
-_NOT_READY: Final = frozenset({Reason.MISSING, Reason.UNREADABLE, Reason.KEY_MISMATCH, Reason.NAMES_CHANGED})
+_BROKEN: Final = frozenset({Reason.MISSING, Reason.UNREADABLE, Reason.KEY_MISMATCH})
+_NOT_READY: Final = _BROKEN | {Reason.NAMES_CHANGED}
 
 
 def owner_of(text: str | None) -> Owner:
@@ -145,6 +152,8 @@ def _inspect(
         also.add(Reason.WRONG_MODE)
     if any(not stored[name].same_owner(wanted[name]) for name in present):
         also.add(Reason.WRONG_OWNER)
+    if leaf is not None and (_shown(stored, wanted) or memory.exposed.get(want.name) == leaf.serial):
+        also.add(Reason.KEY_EXPOSED)
     jitter = renewal.jitter(config.node, want.name, leaf.serial if leaf else 0)
     outgoing = trust.outgoing.get(pair.issuer.fingerprint) if pair.issuer else None
     signers = in_place_of(trust, pair.issuer).signers
@@ -166,6 +175,15 @@ def _inspect(
     return PairStatus(want, stored, verdict, leaf, issuer=pair.issuer, served=pair.served, serve=serve, ends=ends)
 
 
+def _shown(stored: Mapping[str, Stored], wanted: Mapping[str, File]) -> bool:
+    """Return whether others could read a file with the key, or could own it."""
+    return any(
+        stored[name].data is not None and stored[name].shown_to_others(file)
+        for name, file in wanted.items()
+        if not name.endswith(".crt")
+    )
+
+
 def mend(config: AgentConfig, folders: Folders, item: PairStatus) -> None:
     """Correct mode and owner of the installed files, and the CA's certificate behind the leaf."""
     contents = {name: stored.data or b"" for name, stored in item.stored.items()}
@@ -182,6 +200,7 @@ def held_back(item: PairStatus, memory: AgentState, now: float, poll: float) -> 
     life = known.granted if known else item.want.ttl
     longest = backoff.longest(life, poll)
     at = backoff.next_try(memory.spent.get(name, ()), now, longest, backoff.daily_limit(item.want.ttl))
+    at = max(at, backoff.after_unanswered(memory.unanswered.get(name, ()), now, longest))
     if item.verdict.reasons == (Reason.DUE,):
         at = max(at, memory.held.get(name, 0.0))
     if set(item.verdict.reasons) - renewal.MENDABLE == {Reason.REVOKED}:
@@ -248,6 +267,11 @@ def may_have_signed(error: VaultpkiError) -> bool:
         # Without a valid CA Vault was not asked.
         return error.reason != "nothing-live"
     return not isinstance(error, (Refused, Denied, Untrusted))
+
+
+def unanswered(error: VaultpkiError) -> bool:
+    """Return whether a call that failed so may have been carried out, and nobody has its answer."""
+    return isinstance(error, Unavailable) and error.sent
 
 
 def known(signed: Signed, now: datetime) -> IssuedRecord:

@@ -29,6 +29,7 @@ from vaultpki.agent.assignment import Assignment
 from vaultpki.agent.context import Contact, Context, Outcome
 from vaultpki.agent.pairs import PairStatus
 from vaultpki.agent.revoked import note_revoked
+from vaultpki.agent.secret_id import SECRET_ID
 from vaultpki.agent.state import AgentState
 from vaultpki.certificates import BUNDLES, ROOT, SKEW, file_set
 from vaultpki.errors import (
@@ -36,6 +37,7 @@ from vaultpki.errors import (
     CertificateUnreadable,
     StoreError,
     Unavailable,
+    Unsafe,
     Untrusted,
     VaultpkiError,
 )
@@ -70,6 +72,7 @@ def reconcile(context: Context) -> Outcome:
     bundles_changed |= bool(kubeconfigs.install(context, wanted.server, items))
     if all(item.ready for item in items):
         _remove_surplus(context, wanted)
+    found.events.extend(Event("rewritten", text, "warning") for text in context.folders.rewritten)
     report.note_installed(context, wanted, items)
     live = hook_schedule.live(context.folders, config.layout, items)
     hook_schedule.note_trust(context, live)
@@ -176,6 +179,9 @@ def _fetch(context: Context, copy: Assignment | None) -> tuple[Assignment, Conta
         # The agent's state may be lost, or another release's.
         _remember_answer(context, copy, context.state.value.clock_offset)
     try:
+        if credential.tighten(config):
+            text = f"others could read {config.state}/{SECRET_ID}; it is replaced now"
+            context.found.events.append(Event("credential", text, "warning"))
         vault = credential.login(config, allow_http=context.options.allow_http)
         held = {ca: [pem] for ca, pem in installed_bundles(context.folders, config.layout).items()}
         held[ROOT] = list(installed_roots(context.folders, config.layout))
@@ -270,7 +276,8 @@ def _remove_surplus(context: Context, wanted: Assignment) -> None:
 
 def _roll_credential(context: Context, vault: Vault) -> None:
     try:
-        if credential.roll(context.config, vault, context.clock):
+        force = bool(context.options.force)
+        if credential.roll(context.config, vault, context.clock, force=force):
             context.found.events.append(Event("credential", "replaced this node's own credential"))
     except VaultpkiError as error:
         context.found.failures["credential"] = error
@@ -284,12 +291,21 @@ def _remembered(context: Context, items: Collection[PairStatus]) -> AgentState:
     return replace(
         state,
         certificates={name: one for name, one in state.certificates.items() if name in names},
+        exposed={name: serial for name, serial in state.exposed.items() if name in names},
+        unsafe=_unsafe(context),
         spent={name: times for name, times in state.spent.items() if name in names},
+        unanswered={name: times for name, times in state.unanswered.items() if name in names},
         held={name: until for name, until in state.held.items() if until > context.clock and name in names},
         revoked={name: serial for name, serial in state.revoked.items() if serials.get(name) == serial},
         state=agent_state.state_of(failures.values()),
         quiet="" if failures else state.quiet,
     )
+
+
+def _unsafe(context: Context) -> tuple[str, ...]:
+    """Return the paths that others can write to, or whose files could not be replaced since they could."""
+    places = {error.place for error in context.found.failures.values() if isinstance(error, Unsafe)}
+    return tuple(sorted(places | context.found.unsafe))
 
 
 def _roughly(seconds: float) -> str:

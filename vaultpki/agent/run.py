@@ -17,7 +17,7 @@ from vaultpki.agent.context import Context, Options, Outcome
 from vaultpki.agent.state import StateFile
 from vaultpki.disk import files
 from vaultpki.disk.folders import Folders
-from vaultpki.errors import Busy, StoreError, VaultpkiError
+from vaultpki.errors import Busy, StoreError, Unsafe, VaultpkiError
 from vaultpki.layout import PLAIN_KUBECONFIGS
 from vaultpki.model import AgentConfig
 
@@ -57,6 +57,9 @@ def run(
             folders.sweep(PLAIN_KUBECONFIGS)
             # Read only now: whoever held the directory until now may have written it.
             context = Context(config, options, folders, now, StateFile(config.state), runner)
+            failed = folders.refresh(context.state.value.unsafe)
+            context.found.failures.update(failed)
+            context.found.unsafe.update(failed)
             return _locked(context)
     except Busy:
         # The process that holds the directory writes the state too.
@@ -65,8 +68,10 @@ def run(
         # The next run and `status` must know; a state folder that cannot be written is a fault of its own.
         with contextlib.suppress(StoreError):
             # Read from the disk again: the signing attempts that the pass recorded stay.
-            failed = state.with_faults(state.load(config.state), {"agent": str(error)}, now)
-            state.save(config.state, replace(failed, state=state.state_of([error]), quiet=""))
+            known = state.with_faults(state.load(config.state), {"agent": str(error)}, now)
+            unsafe = {*known.unsafe, *([error.place] if isinstance(error, Unsafe) else [])}
+            known = replace(known, unsafe=tuple(sorted(unsafe)))
+            state.save(config.state, replace(known, state=state.state_of([error]), quiet=""))
         raise
 
 

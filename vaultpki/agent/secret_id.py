@@ -3,6 +3,7 @@
 STATE/secret-id        the secret id in use, 0600
 STATE/secret-id.json   when it was minted and for how long, and its digest; a secret id put there by hand has none
 STATE/secret-id.old    the one before, until Vault has accepted the new one for a while and destroyed the old one
+STATE/secret-id.asked  when secret ids were asked for whose answers were lost: since the last answer, and before
 STATE/joined           how far the last join came: the digest of its wrapping token, and the secret id it held until
                        that is in its place, 0600
 """
@@ -16,13 +17,14 @@ import os
 from dataclasses import dataclass, field
 from typing import Final
 
-from vaultpki.disk.files import read_private, storage_errors, write_private
+from vaultpki.disk.files import open_folder, read_at, read_private, storage_errors, there, write_private
 from vaultpki.errors import SpecError
 from vaultpki.model import VERSION
 from vaultpki.spec import json_object, names
 from vaultpki.spec.json_object import JsonObject
 
 SECRET_ID: Final = "secret-id"  # noqa: S105 -- a file's name
+_MOST_ASKED: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,17 @@ class JoinStep:
     token: str = field(repr=False)
     stage: str
     secret: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """When secret ids were asked for whose answers were lost, as Unix time: each may live, unknown to its node.
+
+    `pending` are those since the last answer, `lost` those before.
+    """
+
+    pending: tuple[float, ...] = ()
+    lost: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +89,49 @@ class SecretIdFiles:
             write_private(f"{self.state}/{SECRET_ID}.old", current.encode())
         write_private(f"{self.state}/{SECRET_ID}", secret.encode())
 
-    def note_minted(self, secret: str, now: float, ttl: int) -> None:
+    def tighten(self, ttl: int) -> bool:
+        """Take the secret ids from others who may read or write their files; return whether the current one is exposed.
+
+        It gets another inode, and a note by which the next `roll` replaces it: with `ttl` if it has none yet.
+        """
+        old, current = self._loose(f"{SECRET_ID}.old"), self._loose(SECRET_ID)
+        if old is not None:
+            write_private(f"{self.state}/{SECRET_ID}.old", old.encode())
+        if current is None:
+            return False
+        minted = self.minted(current)
+        self.note_minted(current, 0.0, minted[1] if minted else ttl, exposed=True)
+        write_private(f"{self.state}/{SECRET_ID}", current.encode())
+        return True
+
+    def exposed(self, secret: str) -> bool:
+        """Return whether others could read `secret`, as `tighten` found."""
+        with contextlib.suppress(SpecError):
+            note = _note(f"{self.state}/{SECRET_ID}.json")
+            return note.text("sha256") == digest(secret) and note.value.get("exposed") is True
+        return False
+
+    def note_minted(self, secret: str, now: float, ttl: int, *, exposed: bool = False) -> None:
         note = {"version": VERSION, "minted": int(now), "ttl": ttl, "sha256": digest(secret)}
+        if exposed:
+            note["exposed"] = True
         write_private(f"{self.state}/{SECRET_ID}.json", json.dumps(note).encode())
 
     def restore(self, secret: str, ttl: int) -> None:
         """Make the previous secret id the current one, noted as minted long ago, so that the next pass rolls it."""
         write_private(f"{self.state}/{SECRET_ID}", secret.encode())
         self.note_minted(secret, 0.0, ttl)
+
+    def asked(self) -> Asked:
+        """Return which answers were lost; none if there is no note that can be read."""
+        with contextlib.suppress(SpecError):
+            note = _note(f"{self.state}/{SECRET_ID}.asked")
+            return Asked(*(_times(note.value.get(key)) for key in ("pending", "lost")))
+        return Asked()
+
+    def write_asked(self, asked: Asked) -> None:
+        note = {"version": VERSION, "pending": asked.pending[-_MOST_ASKED:], "lost": asked.lost[-_MOST_ASKED:]}
+        write_private(f"{self.state}/{SECRET_ID}.asked", json.dumps(note).encode())
 
     def drop_previous(self) -> None:
         with storage_errors(f"{self.state}/{SECRET_ID}.old"):
@@ -101,9 +149,31 @@ class SecretIdFiles:
         note = {"version": VERSION, "token": step.token, "stage": step.stage, "secret_id": step.secret}
         write_private(self.join_note, json.dumps(note).encode())
 
+    def _loose(self, name: str) -> str | None:
+        """Return a secret id whose file is ours, and that others may read or write; None otherwise."""
+        path = f"{self.state}/{name}"
+        if not there(path):
+            return None
+        folder = open_folder(self.state, create=False)
+        try:
+            with storage_errors(path):
+                data, about = read_at(name, folder)
+        finally:
+            os.close(folder)
+        secret = data.decode("ascii", "replace").strip()
+        ours = about.st_uid in {0, os.geteuid()} and names.fits(secret, names.token)
+        return secret if ours and about.st_mode & 0o077 else None
+
     def _read(self, name: str) -> str | None:
         raw = read_private(f"{self.state}/{name}")
         return None if raw is None else raw.decode("ascii", "replace").strip()
+
+
+def _times(value: object) -> tuple[float, ...]:
+    times = value if isinstance(value, list) else []
+    return tuple(
+        float(each) for each in times if isinstance(each, int | float) and 0 <= each <= json_object.LAST_SECOND
+    )
 
 
 def digest(secret: str) -> str:

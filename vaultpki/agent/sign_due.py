@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from vaultpki.agent import bundles, ca_trust, pairs
 from vaultpki.agent.assignment import Assignment
 from vaultpki.agent.context import Contact, Context
 from vaultpki.agent.pairs import PairStatus
-from vaultpki.agent.state import IssuedRecord, with_spent
+from vaultpki.agent.state import IssuedRecord, with_spent, with_unanswered
 from vaultpki.certificates import BUNDLES, SKEW, file_set, pair_files
 from vaultpki.disk.files import probe_folder
 from vaultpki.errors import CertificateRefused, SigningPaused, StoreError, VaultpkiError
@@ -38,14 +39,42 @@ def renew(
     trust: Mapping[str, Trust],
 ) -> Renewed:
     """Sign and install what is missing or due; failures go to `context.found` and keep no other certificate back."""
-    _mend(context, items)
+    _note_exposed(context, items)
+    done = _sign(context, contact, wanted, items, trust)
+    _mend(context, [item for item in items if item.want.name not in done.renewed])
+    return done
+
+
+def _note_exposed(context: Context, items: Collection[PairStatus]) -> None:
+    """Record whose keys others could read, before the mode is corrected that tells it; logged once."""
+    state, found = context.state.value, {}
+    for item in items:
+        name = item.want.name
+        if item.leaf is not None and Reason.KEY_EXPOSED in item.verdict.reasons:
+            found[name] = item.leaf.serial
+            if state.exposed.get(name) != item.leaf.serial:
+                text = f"others could read the key of {name}; it gets a new key and certificate"
+                context.found.events.append(Event("exposed", text, "warning", {"certificate": name}))
+    if found != state.exposed:
+        context.state.value = replace(state, exposed=found)
+        with contextlib.suppress(StoreError):
+            context.state.save()
+
+
+def _sign(
+    context: Context,
+    contact: Contact,
+    wanted: Assignment,
+    items: Collection[PairStatus],
+    trust: Mapping[str, Trust],
+) -> Renewed:
     allowed = _allowed(context, contact, wanted, [item for item in items if item.wants_signing], trust)
     if not allowed or contact.vault is None:
         return Renewed()
     early = {item.want.name for item in allowed if pairs.premature(item, context.state.value, context.clock)}
     # Record each signing attempt before sending it: a crash in between must not allow one more.
     attempts = {item.want.name: context.clock for item in allowed}
-    context.state.save(with_spent(context.state.value, attempts))
+    context.state.save(with_unanswered(with_spent(context.state.value, attempts), attempts, context.clock))
     first = {item.want.name for item in allowed if item.leaf is None}
     ends = {item.want.name: item.ends for item in allowed}
     renewed, requested = [], 0
@@ -69,11 +98,11 @@ def _mend(context: Context, items: Collection[PairStatus]) -> None:
     for item in items:
         if item.problem is not None:
             context.found.failures[item.want.name] = item.problem
-        elif item.verdict.mend:
+        elif item.mendable:
             try:
                 pairs.mend(context.config, context.folders, item)
             except StoreError as error:
-                context.found.failures[item.want.name] = error
+                context.found.failures.setdefault(item.want.name, error)
             else:
                 if Reason.CHAIN_OLD in item.verdict.reasons:
                     text = f"{item.want.name} is served with the certificate of its CA that is in force now"
@@ -152,12 +181,15 @@ def _record_failure(context: Context, name: str, error: VaultpkiError) -> None:
     if isinstance(error, SigningPaused):
         state = replace(state, held={**state.held, name: error.at})
         context.found.retry_at.append(error.at)
+    if not pairs.unanswered(error):
+        state = with_unanswered(state, [name], None)
     context.state.value = state if pairs.may_have_signed(error) else with_spent(state, {name: None})
 
 
 def _record(context: Context, name: str, signed: Signed, verb: str, *, final: bool) -> None:
     """Remember a certificate that was installed; `final` is whether it ends with the CA that signed it."""
-    state = context.state.value
+    state = with_unanswered(context.state.value, [name], None)
+    state = replace(state, exposed={each: serial for each, serial in state.exposed.items() if each != name})
     before, issued = state.certificates.get(name), pairs.known(signed, context.now)
     context.state.value = replace(state, certificates={**state.certificates, name: issued})
     text = f"{verb} {name}"

@@ -6,7 +6,7 @@ A node that loses it inspects its files as if for the first time, and runs each 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
 
@@ -36,7 +36,12 @@ _LATER: Final = (
     "root",
     "asked",
     "revoked",
+    "exposed",
+    "unsafe",
+    "unanswered",
 )
+# The pause is at its limit long before this.
+_UNANSWERED: Final = 20
 # The last second of the year 9999: nothing beyond is a time to `datetime`.
 _LAST: Final = 253402300799
 
@@ -85,7 +90,8 @@ class AgentState:
     written at the place of 0.1.0, and `clock_offset` by how many seconds Vault's clock is ahead of this one. `root` is
     the pin that `revisions` belong to. `asked` is when Vault was last asked in vain; when it last answered is told by
     the copy of its answer. `revoked` are the serial numbers of installed certificates that Vault showed as revoked, by
-    their names.
+    their names, `exposed` those of certificates whose key others could read, and `unsafe` the paths that others could
+    write to. `unanswered` are the times of signings since the last one that was answered.
     """
 
     certificates: Mapping[str, IssuedRecord] = field(default_factory=dict)
@@ -115,6 +121,9 @@ class AgentState:
     root: str = ""
     asked: float = 0.0
     revoked: Mapping[str, int] = field(default_factory=dict)
+    exposed: Mapping[str, int] = field(default_factory=dict)
+    unsafe: tuple[str, ...] = ()
+    unanswered: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 def load(state: str) -> AgentState:
@@ -179,6 +188,17 @@ def with_spent(memory: AgentState, names: Mapping[str, float | None]) -> AgentSt
     return replace(memory, spent=spent)
 
 
+def with_unanswered(memory: AgentState, names: Iterable[str], when: float | None) -> AgentState:
+    """Return the state after a signing of each name was asked for at `when`; after an answer to each if it is None."""
+    unanswered = dict(memory.unanswered)
+    for name in names:
+        before = unanswered.pop(name, ())
+        if when is not None:
+            # As in `with_spent`: a clock that was ahead forgets none, and holds none back for long.
+            unanswered[name] = (*(min(each, when) for each in before), when)[-_UNANSWERED:]
+    return replace(memory, unanswered=unanswered)
+
+
 def state_of(failures: Collection[VaultpkiError]) -> State:
     """Return one word for the agent: ok, backing-off, or needs-join, which waiting does not repair."""
     if any(isinstance(error, NeedsJoin) for error in failures):
@@ -219,6 +239,9 @@ def _read(value: Mapping[str, Any]) -> AgentState:
         root=str(value.get("root", "")),
         asked=_number(value.get("asked", 0.0)),
         revoked={str(name): int(serial) for name, serial in value.get("revoked", {}).items()},
+        exposed={str(name): int(serial) for name, serial in value.get("exposed", {}).items()},
+        unsafe=tuple(map(str, value.get("unsafe", ()))),
+        unanswered={str(name): tuple(map(_number, times)) for name, times in value.get("unanswered", {}).items()},
     )
 
 

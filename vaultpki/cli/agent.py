@@ -246,6 +246,8 @@ def tell_outcome(outcome: Outcome, log_format: Literal["text", "json"] = "text")
             (done if event.level == "info" else failed)(event)
     for event in outcome_events.failure_events({name: str(error) for name, error in outcome.failures.items()}):
         failed(event)
+    if paused := outcome_events.paused(outcome.failures):
+        failed(paused)
     if outcome.failures:
         if deadline := outcome_events.deadline(outcome.first_expiry):
             failed(deadline)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -173,6 +173,28 @@ class Folders:
         """Remove the files of the set in one step; return whether there were any."""
         return self._made(folder).remove(file_set)
 
+    def refresh(self, unsafe: Collection[str]) -> dict[str, StoreError]:
+        """Give every file another inode in folders that others could write to; return the paths that failed, and why.
+
+        Those are the folders at and below the paths `unsafe`, and any whose hidden folder was so until now.
+        """
+        failed = {}
+        for directory in self._opened.values():
+            if directory.suspect or _below(directory.path, unsafe):
+                try:
+                    directory.refresh()
+                except StoreError as error:
+                    failed[directory.path] = error
+        if self.kubeconfigs is not None and _below(self.kubeconfigs.path, unsafe):
+            self.kubeconfigs.suspect = True
+        return failed
+
+    @property
+    def rewritten(self) -> tuple[str, ...]:
+        """Sentences on files that got another inode, since others may have them open for writing."""
+        found = [text for directory in self._opened.values() for text in directory.rewritten]
+        return (*found, *(self.kubeconfigs.rewritten if self.kubeconfigs else ()))
+
     # -- cleaning up -------------------------------------------------------------------------------------------------
 
     @property
@@ -199,3 +221,8 @@ class Folders:
                 # What cannot be swept cannot be written either, and that is reported.
                 swept += self.kubeconfigs.sweep(kubeconfigs)
         return swept
+
+
+def _below(path: str, places: Collection[str]) -> bool:
+    """Return whether a path is one of these or lies below one."""
+    return any(path == place or path.startswith(f"{place.rstrip('/')}/") for place in places)

@@ -71,6 +71,21 @@ class Stored:
             os.getegid() if wanted.gid is None else wanted.gid
         )
 
+    def open_to_others(self, wanted: File) -> bool:
+        """Return whether somebody may have it open for writing whom `wanted` does not let write.
+
+        That outlives every change of its mode and owner: only another inode in its place ends it.
+        """
+        return bool(self.mode & ~wanted.mode & 0o022) or not self.same_owner(wanted)
+
+    def shown_to_others(self, wanted: File) -> bool:
+        """Return whether somebody could read it whom `wanted` does not let read."""
+        more = self.mode & ~wanted.mode & 0o044
+        group = self.mode & 0o040 and self.gid != (os.getegid() if wanted.gid is None else wanted.gid)
+        owner = self.uid not in {0, os.geteuid(), os.geteuid() if wanted.uid is None else wanted.uid}
+        # The group of root has no other members on any usual machine.
+        return bool(more or owner or (group and self.gid != 0))
+
 
 class Generations:
     """The file sets in the directory that is open as `fd`; leaving the `with` block closes it.

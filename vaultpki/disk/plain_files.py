@@ -25,6 +25,10 @@ class PlainFolder:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.suspect = False
+        """Whether others could write to the folder, so that they may have any of its files open for writing."""
+        self.rewritten: list[str] = []
+        """Sentences on files that got another inode for that reason, or for one of their own."""
 
     def read(self, name: str) -> Stored:
         """Read a file; what is wrong with it is its `problem`, as in `Generations.read`."""
@@ -50,8 +54,21 @@ class PlainFolder:
         finally:
             os.close(folder)
 
+    def unsafe(self, stored: Stored, wanted: File) -> bool:
+        """Return whether somebody may have the file open for writing who should not: then only `rewrite` helps."""
+        return self.suspect or stored.open_to_others(wanted)
+
+    def rewrite(self, name: str, wanted: File) -> None:
+        """Replace a file that others may have open for writing by another one; a container that mounts it must restart.
+
+        A container that mounts the folder sees the new one.
+        """
+        self.write(name, wanted, replace=True)
+        text = f"{self.path}: another user owned or could write to {name}; written anew, as another file"
+        self.rewritten.append(text)
+
     def mend(self, name: str, wanted: File) -> None:
-        """Give a file its mode and owner; a container that mounts it sees the same file."""
+        """Give a file its mode; a container that mounts it sees the same file."""
         _valid(name)
         folder = files.open_folder(self.path, create=False)
         try:

@@ -17,7 +17,19 @@ from typing import Final
 
 from vaultpki.disk import files
 from vaultpki.disk.files import read_private, storage_errors, write_private
-from vaultpki.disk.generations import FILE_SET, GENERATION, HIDDEN, LOCK, MARK, NAME, File, Generations, Stored, valid
+from vaultpki.disk.generations import (
+    FILE_SET,
+    GENERATION,
+    HIDDEN,
+    LOCK,
+    MARK,
+    NAME,
+    File,
+    Generations,
+    Stored,
+    stored_at,
+    valid,
+)
 from vaultpki.errors import Busy, StoreError
 
 __all__ = ["GRACE", "HIDDEN", "Directory", "File", "Stored", "read_private", "write_private"]
@@ -43,6 +55,10 @@ class Directory(Generations):
     def __init__(self, path: str, fd: int, trusted: Collection[int]) -> None:
         super().__init__(path, fd, trusted)
         self._retired: list[tuple[float, str]] = []
+        self.suspect = False
+        """Whether others could write to the hidden folder until now, so that `refresh` is needed."""
+        self.rewritten: list[str] = []
+        """Sentences on files that got another inode, since others may have them open for writing."""
 
     @classmethod
     def open(
@@ -83,6 +99,7 @@ class Directory(Generations):
             )
         if stat.S_IMODE(about.st_mode) != 0o755:
             os.fchmod(self._hidden, 0o755)
+            self.suspect = bool(about.st_mode & 0o022)
         with storage_errors(f"{self.path}/{HIDDEN}/{LOCK}"):
             try:
                 self._lock = files.lock(LOCK, self._hidden, wait)
@@ -122,7 +139,8 @@ class Directory(Generations):
     def install(self, file_set: str, wanted: Mapping[str, File], *, check: Check | None = None) -> bool:
         """Make the files of the set exactly `wanted`, in one step; return whether their content changed.
 
-        Nothing is touched if all is so already, and only modes, owners or links if only these differ. `check` gets the
+        Nothing is touched if all is so already, and only modes or links if only these differ. What others may have open
+        for writing gets another inode all the same. `check` gets the
         contents as read back from the disk; an exception from it stops the swap. Raises StoreError if anything fails or
         a file that is not ours has one of the names: what was live then stays live.
         """
@@ -131,7 +149,9 @@ class Directory(Generations):
         hidden = self._writable()
         self.refuse_taken(file_set, wanted)
         with storage_errors(f"{self.path}/{HIDDEN}/{file_set}"):
-            if self._same(file_set, wanted):
+            same = self._same(file_set, wanted)
+            unsafe = self._unsafe(file_set, wanted) if same else []
+            if same and not unsafe:
                 self._mend(file_set, wanted)
                 return False
         generation = f"{file_set}.{files.random_suffix()}"
@@ -150,7 +170,32 @@ class Directory(Generations):
         # The swap is complete. Only links that lead nowhere can be left, and the next sweep removes them.
         with contextlib.suppress(OSError):
             self._unlink_obsolete(file_set, wanted)
-        return True
+        if unsafe:
+            names = ", ".join(unsafe)
+            text = f"{self.path}: another user owned or could write to {names}; written anew, as another file"
+            self.rewritten.append(text)
+        return not same
+
+    def refresh(self) -> None:
+        """Give every file here another inode: others could write to the folder, so they may have one open for writing.
+
+        What cannot be read is left as it is; who looks at it next finds that out. Raises StoreError if one cannot be
+        replaced.
+        """
+        self.suspect = True
+        for file_set, names in self.file_sets().items():
+            stored = self.read(file_set, names) if names else {}
+            if stored and all(each.data is not None for each in stored.values()):
+                kept = {n: File(each.data or b"", each.mode, each.uid, each.gid) for n, each in stored.items()}
+                self.install(file_set, kept)
+        self.suspect = False
+
+    def _unsafe(self, file_set: str, wanted: Mapping[str, File]) -> list[str]:
+        """Return the files of the live generation that somebody may have open for writing who should not."""
+        with self._opened(file_set) as generation:
+            if generation is None or self.suspect:
+                return list(wanted)
+            return [name for name, file in wanted.items() if stored_at(name, generation).open_to_others(file)]
 
     def _same(self, file_set: str, wanted: Mapping[str, File]) -> bool:
         with self._opened(file_set) as generation:
@@ -167,8 +212,7 @@ class Directory(Generations):
                 fd = os.open(name, files.OLD_FILE, dir_fd=generation)
                 try:
                     about = os.fstat(fd)
-                    stored = Stored(None, stat.S_IMODE(about.st_mode), about.st_uid, about.st_gid)
-                    if stored.mode != file.mode or not stored.same_owner(file):
+                    if stat.S_IMODE(about.st_mode) != file.mode:
                         files.own(fd, file.mode, file.uid, file.gid)
                         os.fsync(fd)
                 finally:

@@ -35,6 +35,7 @@ class Reason(enum.Enum):
     REVOKED = "revoked"
     DUE = "due"
     FORCED = "forced"
+    KEY_EXPOSED = "key-exposed"
     WRONG_MODE = "wrong-mode"
     WRONG_OWNER = "wrong-owner"
     CHAIN_OLD = "chain-old"
@@ -121,7 +122,8 @@ def assess(
     `jitter` is in [0, 1) and the same for one certificate (see `jitter`). `signed` is the moment of signing and `asked`
     the TTL in seconds that was requested then, if the agent recorded them; otherwise the certificate's dates count.
     `windows` are the times in which renewals run that can wait: a renewal that missed one window waits for the next, if
-    that begins in time. `also` are reasons that the pair itself does not show: FORCED, WRONG_MODE and WRONG_OWNER.
+    that begins in time. `also` are reasons that the pair itself does not show: FORCED, KEY_EXPOSED, WRONG_MODE and
+    WRONG_OWNER.
     `replace` is when this leaf of a CA that is replaced `since` then is due; `ends` is when the CA ends that would sign
     now, None if it is not known.
     """
@@ -144,7 +146,7 @@ def assess(
     checks.append((Reason.REVOKED, Reason.REVOKED in also))
     checks.append((Reason.DUE, leaf is not None and at is not None and at <= now < leaf.not_after))
     checks.append((Reason.ISSUER_OUTGOING, replace is not None and replace <= now))
-    checks += [(reason, reason in also) for reason in (Reason.FORCED, *_FILES)]
+    checks += [(reason, reason in also) for reason in (Reason.FORCED, Reason.KEY_EXPOSED, *_FILES)]
     dues = [when for when in (at, replace) if when is not None]
     return Assessment(tuple(reason for reason, applies in checks if applies), min(dues, default=None), final)
 

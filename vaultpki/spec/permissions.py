@@ -18,7 +18,7 @@ import struct
 from collections.abc import Collection
 from typing import Final, Self
 
-from vaultpki.errors import StoreError
+from vaultpki.errors import StoreError, Unsafe
 from vaultpki.spec.input_file import NotRegular
 
 # O_PATH: a folder may allow passing through it without allowing to list it.
@@ -188,12 +188,12 @@ def user() -> str:
     return str(os.geteuid())
 
 
-def _refusal(path: str, problem: str, cure: str) -> StoreError:
+def _refusal(path: str, problem: str, cure: str) -> Unsafe:
     """Return the error for a file or folder; `cure` contains commands for PATH."""
     from shlex import quote
 
     shown = path if path.isprintable() else ascii(path)
-    return StoreError(f"{shown}: {problem}; {cure.replace('PATH', quote(shown))}, or choose another place")
+    return Unsafe(f"{shown}: {problem}; {cure.replace('PATH', quote(shown))}, or choose another place", path)
 
 
 def _link(name: str, folder: int) -> str | None:

@@ -143,14 +143,16 @@ def test_a_whole_process_waits_for_watchers_and_leaves_no_old_generation(worker:
     assert generations == ["bundles", "kube-proxy", "kubelet", "kubelet-client"]
 
 
-def test_modes_and_owners_are_mended_without_a_new_certificate(site: Site, worker: Seat) -> None:
+def test_modes_are_mended_without_a_new_certificate(site: Site, worker: Seat) -> None:
     before = pair(worker, "kubelet")
-    (worker.pki / "kubelet.key").chmod(0o644)
+    (worker.pki / "kubelet.key").chmod(0o400)
     (worker.pki / "kubelet.crt").chmod(0o600)
     (worker.pki / "kubelet.conf").chmod(0o666)
     since = site.server.audit_position()
     ran = worker.run()
-    assert ran.stderr == "" and site.server.requests(since) == []
+    # test_open_writers.py has more of it.
+    assert "another user owned or could write to kubelet.conf; written anew, as another file" in ran.stderr
+    assert site.server.requests(since) == []
     assert pair(worker, "kubelet") == before
     found = [(worker.pki / name).stat().st_mode & 0o777 for name in ("kubelet.key", "kubelet.crt", "kubelet.conf")]
     assert found == [0o600, 0o644, 0o600]
@@ -173,11 +175,13 @@ def test_owner_and_mode_of_agent_yaml(site: Site) -> None:
     assert [modes[name] for name in pair_files("kubelet")] == [0o644, 0o640, 0o640]
     assert [modes[name] for name in pair_files("kube-proxy")] == [0o644, 0o600, 0o600]
     seat.configure("65534:65534", "0:0")
-    before = seat.snapshot(memory=False)
+    before = {path.name: path.stat().st_ino for path in seat.pki.iterdir() if path.is_file()}
     done = passed(seat)
-    assert done.renewed == () and not done.failures
+    # The owner of before knows the keys that were its own, and may have its files open.
+    assert sorted(done.renewed) == ["kube-proxy", "kubelet-client"] and not done.failures
     assert {path.stat().st_uid for path in seat.pki.iterdir()} == {0}
-    assert [entry[0] for entry in before.values()] == [entry[0] for entry in seat.snapshot(memory=False).values()]
+    after = {path.name: path.stat().st_ino for path in seat.pki.iterdir() if path.is_file()}
+    assert {name for name in before if before[name] == after[name]} == set(pair_files("kubelet"))
 
 
 def test_an_owner_this_machine_does_not_have(site: Site) -> None:
@@ -362,17 +366,15 @@ def test_another_root_than_the_pinned(site: Site, worker: Seat) -> None:
     assert sorted(path.name for path in fresh.state.iterdir()) == ["agent.json", "secret-id"]
 
 
-@pytest.mark.parametrize("spoil", ["missing", "wrong", "readable"])
+@pytest.mark.parametrize("spoil", ["missing", "wrong"])
 def test_a_secret_id_that_is_none(site: Site, spoil: str) -> None:
     seat = site.equip("worker-1")
     file = seat.state / "secret-id"
     secret = file.read_text()
     if spoil == "missing":
         file.unlink()
-    elif spoil == "wrong":
-        file.write_text("11111111-2222-3333-4444-555555555555")
     else:
-        file.chmod(0o644)
+        file.write_text("11111111-2222-3333-4444-555555555555")
     ran = seat.run(expect=1)
     assert ran.stderr.count("\n") == 1 and "Traceback" not in ran.stderr and secret not in ran.stderr, ran.stderr
     assert not list(seat.pki.glob("*.crt"))

@@ -117,8 +117,8 @@ def test_what_lies_there(site: Site, seat: Seat) -> None:
             ("broken", ["key-mismatch"]),
             ("broken", ["key-mismatch"]),
         ),
-        (lambda: (pki / "kubelet.key").chmod(0o644), ("broken", ["wrong-mode"]), ("ok", [])),
-        (lambda: os.chown(pki / "kubelet.pem", 1, 1), ("broken", ["wrong-owner"]), ("ok", [])),
+        (lambda: (pki / "kubelet.key").chmod(0o644), ("broken", ["key-exposed", "wrong-mode"]), ("ok", [])),
+        (lambda: os.chown(pki / "kubelet.pem", 1, 1), ("broken", ["key-exposed", "wrong-owner"]), ("ok", [])),
     ):
         damage()
         assert states(status(seat, expect=3)) == FINE | {"kubelet": expected}

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 
-from vaultpki.agent.backoff import AT_ONCE, MOST_A_DAY, early, longest, next_try, pause
+from vaultpki.agent.backoff import (
+    AT_ONCE,
+    MOST_A_DAY,
+    UNANSWERED_AT_ONCE,
+    after_unanswered,
+    early,
+    longest,
+    next_mint,
+    next_try,
+    pause,
+)
 from vaultpki.agent.state import AgentState, with_spent
 
 NOW = 1_780_000_000.0
@@ -108,3 +119,29 @@ def test_a_grant_too_short_to_be_asked_for_excuses_no_loop(granted: int) -> None
 )
 def test_pauses_between_passes(failures: int, left: float | None, seconds: float) -> None:
     assert pause(failures, POLL, left) == seconds
+
+
+def tries(until: float, at: Callable[[list[float], float], float]) -> list[float]:
+    """When something is tried whose answer is always lost, by who comes every second."""
+    made, now = list[float](), NOW
+    while now < NOW + until:
+        made.append(now)
+        now = max(at(made, now + 1), now + 1)
+    return [when - NOW for when in made]
+
+
+def test_signings_without_an_answer_grow_rare() -> None:
+    made = tries(3600, lambda times, now: after_unanswered(times, now, POLL))
+    assert made[:6] == [0, 1, 31, 91, 211, 451] and len(made) == UNANSWERED_AT_ONCE + 14
+    assert after_unanswered((NOW + 1, NOW + DAY), NOW, POLL) == NOW
+    # A certificate that lives for a minute is asked for again in time.
+    assert after_unanswered([NOW] * 20, NOW, longest(60, POLL)) == NOW + 7.5
+
+
+def test_secret_ids_without_an_answer_are_few_in_a_life() -> None:
+    life = 40 * DAY
+    made = tries(life, lambda times, now: next_mint(times, now, NOW + life - now))
+    assert made[:4] == [0, 600, 3000, 12600] and len(made) < 22
+    # Several come in the last day.
+    assert sum(when > life - DAY for when in made) >= 5
+    assert next_mint((NOW + 1,), NOW, life) == NOW

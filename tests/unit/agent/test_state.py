@@ -59,10 +59,13 @@ FULL = AgentState(
     asked=NOW - 30,
     revoked={"etcd-peer": 2**159 - 1},
     report_refused=True,
+    exposed={"kubelet": 7},
+    unsafe=("/etc/kubernetes",),
+    unanswered={"kubelet": (NOW,)},
 )
 LATER = (
     *("quiet_folders", "revisions", "vanished", "bundles", "leaves", "started", "reported", "report_refused"),
-    *("clock_offset", "root", "asked", "revoked"),
+    *("clock_offset", "root", "asked", "revoked", "exposed", "unsafe", "unanswered"),
 )
 
 

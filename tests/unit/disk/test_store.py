@@ -92,22 +92,27 @@ def test_modes_hold_under_any_umask(pki: Path, umask: int) -> None:
         assert stat.S_IMODE(folder.stat().st_mode) == 0o755
 
 
-def test_owner_and_mode_are_mended_in_place(pki: Path) -> None:
+def test_a_mode_is_mended_in_place_and_a_writer_of_before_keeps_nothing(pki: Path) -> None:
     assert os.geteuid() == 0, ROOT_ONLY
+    key = pki / "kubelet.key"
     with Directory.open(str(pki)) as directory:
         directory.install("kubelet", pair("1"))
-        inode = os.stat(pki / "kubelet.key").st_ino
-        os.chmod(pki / "kubelet.key", 0o666)
-        assert directory.read("kubelet", pair("1"))["kubelet.key"].mode == 0o666
-        wanted = pair("1") | {"kubelet.key": File(b"key 1\n", 0o640, 1234, 5678)}
-        assert not directory.install("kubelet", wanted)
-        about = os.stat(pki / "kubelet.key")
-        assert (about.st_ino, about.st_mode & 0o7777, about.st_uid, about.st_gid) == (inode, 0o640, 1234, 5678)
+        inode = key.stat().st_ino
+        key.chmod(0o644)
         assert not directory.install("kubelet", pair("1"))
-        about = os.stat(pki / "kubelet.key")
-        assert (about.st_mode & 0o7777, about.st_uid) == (0o600, 0)
+        assert (key.stat().st_ino, key.stat().st_mode & 0o7777) == (inode, 0o600) and not directory.rewritten
+        wanted = pair("1") | {"kubelet.key": File(b"key 1\n", 0o640, 1234, 5678)}
+        for mode, owner in ((0o666, 0), (0o640, 1234), (0o640, 0)):
+            key.chmod(mode)
+            os.chown(key, owner, owner)
+            before = key.stat().st_ino
+            assert not directory.install("kubelet", wanted)
+            about = key.stat()
+            assert (about.st_mode & 0o7777, about.st_uid, about.st_gid) == (0o640, 1234, 5678)
+            assert about.st_ino != before
+        assert len(directory.rewritten) == 3
         assert directory.install("kubelet", wanted | {"kubelet.crt": File(b"crt 2\n")})
-        assert os.stat(pki / "kubelet.key").st_uid == 1234
+        assert key.stat().st_uid == 1234
 
 
 def test_read_gives_one_generation_and_names_what_is_wrong(pki: Path) -> None:

@@ -1,0 +1,87 @@
+"""What becomes of answers that are lost: few secret ids and certificates pile up, and nobody waits for long."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.node import enrolled_nodes
+from helpers.node.resident_agent import proxy, short_and_long
+from helpers.vault.applied_cluster import Seat, Site, standing, vaultpki
+from helpers.vault.servers import Server
+from vaultpki.agent import credential, run, secret_id
+from vaultpki.agent.context import Outcome
+from vaultpki.spec import load_agent
+
+PASSES = 8
+"""Made one after another, as by a person or a unit that is restarted."""
+
+
+class Losing:
+    """A Vault whose answers to some writes are lost on the way; `path` ends the paths of those, "" is none."""
+
+    def __init__(self) -> None:
+        self.path = ""
+
+    def __call__(self, method: str, path: str, status: int, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if method != "GET" and self.path and self.path in path:
+            raise ConnectionAbortedError
+        return status, body
+
+
+@pytest.fixture(scope="module")
+def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return standing(server, tmp_path_factory.mktemp("site"), f"l{os.urandom(4).hex()}", short_and_long("30d"))
+
+
+def passed(seat: Seat, *force: str) -> Outcome:
+    options = run.Options(settle=False, share=0.0, force=frozenset(force))
+    return run.run(load_agent(seat.config), options)
+
+
+def test_lost_secret_ids_do_not_pile_up(site: Site, tmp_path: Path) -> None:
+    """Nor does the node lose its own: it is replaced once the answers come again."""
+    seat = site.equip("worker-1", folder=tmp_path / "node")
+    passed(seat)
+    live = enrolled_nodes.accessors(site, seat.name, "listed")
+    files = secret_id.SecretIdFiles(str(seat.state))
+    secret = str(files.current())
+    files.note_minted(secret, time.time() - 25 * 86400, 60 * 86400)
+    losing = Losing()
+    with proxy(site.server, losing) as between:
+        seat.configure(site.server.address, between.address)
+        losing.path = f"/role/{seat.name}/secret-id"
+        failures = [set(passed(seat).failures) for _ in range(PASSES)]
+        assert failures == [{"credential"}, *([set()] * (PASSES - 1))], failures
+        assert len(enrolled_nodes.accessors(site, seat.name, "listed")) == len(live) + 1
+        assert files.current() == secret
+        losing.path = ""
+        config = load_agent(seat.config)
+        vault = credential.login(config)
+        assert not credential.roll(config, vault, time.time() + 500)
+        # The pause is over; or a person has repaired something and renews.
+        assert credential.roll(config, vault, time.time() + 700)
+        assert files.current() != secret and files.asked().pending == () and len(files.asked().lost) == 1
+
+
+def test_lost_certificates_do_not_pile_up(site: Site, tmp_path: Path) -> None:
+    """A person who has repaired something renews by name, and waits for nothing."""
+    seat = site.equip("worker-2", folder=tmp_path / "node")
+    losing = Losing()
+    with proxy(site.server, losing) as between:
+        seat.configure(site.server.address, between.address)
+        losing.path = "/sign/"
+        for _ in range(PASSES):
+            last = vaultpki("agent", "-c", seat.config, "--once", expect=1)
+        assert "`vaultpki renew NAME` asks now" in last.stderr, last.stderr
+        assert between.count("/sign/kubelet-client") == 2
+        losing.path = ""
+        assert passed(seat).renewed == ()
+        assert passed(seat, "kubelet").renewed == ("kubelet",)
+        # An answer ends the pause of its own certificate only.
+        assert set(passed(seat, "kubelet-client", "kube-proxy").renewed) == {"kubelet-client", "kube-proxy"}
+        assert not passed(seat).failures
