@@ -57,6 +57,8 @@ def main() -> None:
     timeout, grace, stuck, count, program, *words = text.split(b"\0")
     argv, variables = words[: int(count)], words[int(count) :]
     environment = dict(each.split(b"=", 1) for each in variables)
+    if _is_agent_gone(0):
+        return
     # The same for every start of the agent, and it keeps no file system from being unmounted.
     os.chdir("/")
     try:

@@ -39,10 +39,16 @@ def daemon() -> None:
 
 
 def runner() -> None:
-    """A process that goes on in a new child, in a new session, and ends: each lives for a millisecond or less."""
+    """A process that goes on in a new child, in a new session, and ends: each lives for a millisecond or less.
+
+    Nobody finds it in a list of processes, so it touches the file `beat`.
+    """
+    beat = Path(sys.argv[3], "beat")
+    beat.touch()
     if os.fork() == 0:
         while time.monotonic() < END:
             os.setsid()
+            os.utime(beat)
             if os.fork():
                 os._exit(0)
         os._exit(0)

@@ -55,10 +55,18 @@ def is_ready(folder: Path) -> Callable[[], bool]:
     return (folder / "ready").exists
 
 
+def beats(folder: Path) -> bool:
+    """Whether a process that nobody can find still runs."""
+    beat = folder / "beat"
+    before = beat.stat().st_mtime_ns if beat.exists() else 0
+    time.sleep(0.3)
+    return beat.exists() and beat.stat().st_mtime_ns != before
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_time_out_ends_all_that_a_hook_started(kind: str, token: str, tmp_path: Path) -> None:
     said = CommandRunner().run(escaping(kind, token, tmp_path), {}, 2)
-    assert (said, running(token)) == (TIMED_OUT, [])
+    assert (said, running(token), beats(tmp_path)) == (TIMED_OUT, [], False)
     # Else the test has shown nothing.
     assert is_ready(tmp_path)()
 
@@ -71,7 +79,7 @@ def test_stop_ends_all_that_a_hook_started(kind: str, token: str, tmp_path: Path
     wait_for(is_ready(tmp_path), 30, lambda: "the hook has not begun")
     runner.stop()
     thread.join(30)
-    assert running(token) == [] and not thread.is_alive()
+    assert running(token) == [] and not beats(tmp_path) and not thread.is_alive()
     assert runner.run(("true",), {}, 60) == "was not run"
 
 
@@ -85,7 +93,7 @@ def test_a_ctrl_c_ends_all_that_a_hook_started(token: str, tmp_path: Path) -> No
     with pytest.raises(KeyboardInterrupt):
         CommandRunner().run(escaping("storm", token, tmp_path), {}, 60)
     thread.join()
-    assert running(token) == []
+    assert running(token) == [] and not beats(tmp_path)
 
 
 def test_no_hook_outlives_an_agent_that_is_killed(token: str, tmp_path: Path) -> None:
@@ -95,6 +103,7 @@ def test_no_hook_outlives_an_agent_that_is_killed(token: str, tmp_path: Path) ->
         wait_for(is_ready(tmp_path), 30, lambda: "the hook has not begun")
         agent.kill()
     wait_for(lambda: running(token) == [], 30, lambda: f"these outlive the agent: {running(token)}")
+    wait_for(lambda: not beats(tmp_path), 30, lambda: "a process that goes on in new ones outlives the agent")
 
 
 def test_what_ignores_sigterm_has_no_longer_than_its_time(token: str, tmp_path: Path) -> None:
