@@ -45,18 +45,18 @@ def nodes_command(file: Path, allow_http: bool, watching: bool, every: str | Non
     with opened(file, allow_http=allow_http) as (cluster, vault, _):
 
         def table() -> list[str]:
-            _, rows, ends, now = _look(cluster, vault)
-            return [*node_table.node_lines(rows, now, screen()), *node_table.end_lines(ends)]
+            _, rows, ends, now, problems = _look(cluster, vault)
+            return [*node_table.node_lines(rows, now, screen()), *node_table.end_lines(ends), *problems]
 
         if watching:
             watch(table, seconds)
             return
-        stored, rows, ends, now = _look(cluster, vault)
-    ok = not any(row.state.attention for row in rows) and not any(end.level.attention for end in ends)
+        stored, rows, ends, now, problems = _look(cluster, vault)
+    ok = not any(row.state.attention for row in rows) and not any(end.level.attention for end in ends) and not problems
     if as_json:
-        click.echo(json.dumps(_to_json(stored, rows, ends, ok=ok), indent=2))
+        click.echo(json.dumps(_to_json(stored, rows, ends, problems, ok=ok), indent=2))
     else:
-        for line in (*node_table.node_lines(rows, now, screen()), *node_table.end_lines(ends)):
+        for line in (*node_table.node_lines(rows, now, screen()), *node_table.end_lines(ends), *problems):
             click.echo(line)
     if not ok:
         raise Attention("something here needs attention; see above")
@@ -64,30 +64,36 @@ def nodes_command(file: Path, allow_http: bool, watching: bool, every: str | Non
 
 def _look(
     cluster: Cluster, vault: Vault
-) -> tuple[list[Mapping[str, Any]], list[NodeRow], tuple[Expiry, ...], datetime]:
-    """Return the reports as they are stored and the rows of their nodes in order, the ends of the CAs, and the
-    server's time.
+) -> tuple[list[Mapping[str, Any]], list[NodeRow], tuple[Expiry, ...], datetime, tuple[str, ...]]:
+    """Return the reports as they are stored and the rows of their nodes in order, the ends of the CAs, the server's
+    time, and what is not known.
     """
     from vaultpki.certificates import rows
-    from vaultpki.provision import ca_ends, node_list
+    from vaultpki.provision import ca_ends, node_list, revoked_list
     from vaultpki.show import node_rows
 
     found = node_list.read_nodes(cluster, vault)
+    revoked = revoked_list.read(cluster, vault)
     now = server_now(vault)
     ttls = {row.name: row.ttl or cluster.ttl for row in rows(cluster)}
     # Not by name: an identity that is no node's may have the name of one.
     pairs: list[tuple[NodeRow, Mapping[str, Any]]] = [
-        (node_rows.of_member(each, ttls, now), each.stored) for each in found.members
+        (node_rows.of_member(each, ttls, now, revoked), each.stored) for each in found.members
     ]
     pairs += [(node_rows.of_unfit(each), {}) for each in found.unfit]
     pairs.sort(key=lambda pair: node_rows.order(pair[0]))
     # The ends of CAs by this machine's clock, as `plan` has them.
     ends = ca_ends.read(cluster, vault, datetime.now(UTC))
-    return [stored for _, stored in pairs], [row for row, _ in pairs], ends, now
+    return [stored for _, stored in pairs], [row for row, _ in pairs], ends, now, revoked.problems
 
 
 def _to_json(
-    stored: list[Mapping[str, Any]], rows: list[NodeRow], ends: tuple[Expiry, ...], *, ok: bool
+    stored: list[Mapping[str, Any]],
+    rows: list[NodeRow],
+    ends: tuple[Expiry, ...],
+    problems: tuple[str, ...],
+    *,
+    ok: bool,
 ) -> dict[str, Any]:
     from vaultpki.pki import ca_life
     from vaultpki.provision.node_list import bounded
@@ -98,5 +104,6 @@ def _to_json(
             {**to_json(row), "report": bounded(report) or None} for row, report in zip(rows, stored, strict=True)
         ],
         "cas": [ca_life.to_json(end) for end in ends],
+        **({"problems": list(problems)} if problems else {}),
         "ok": ok,
     }

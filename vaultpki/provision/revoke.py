@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS
 from vaultpki.errors import BadAnswer, CertificateUnreadable, Refused, SpecError
 from vaultpki.model import Cluster
 from vaultpki.provision import node_list, revocation
 from vaultpki.provision.revocation import Chosen, StoredCertificate
+from vaultpki.provision.revoked_list import SERIAL
 from vaultpki.spec import hosts, names
 from vaultpki.vault import Request, Vault, text
-
-_SERIAL: Final = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){0,31}")
 
 
 def find(cluster: Cluster, vault: Vault, node: str, now: datetime) -> Chosen:
@@ -105,6 +102,6 @@ def _stored(cluster: Cluster, vault: Vault, now: datetime) -> list[StoredCertifi
         (ca, serial)
         for ca, found in zip(ISSUING_CAS, listed, strict=True)
         for serial in found
-        if _SERIAL.fullmatch(serial)
+        if SERIAL.fullmatch(serial)
     ]
     return [one for one in vault.map(read, entries) if one is not None]

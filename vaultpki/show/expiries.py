@@ -14,9 +14,10 @@ from vaultpki.pki import ca_life, renewal
 from vaultpki.pki.ca_life import CaLife
 from vaultpki.pki.facts import Facts
 from vaultpki.pki.renewal import State
-from vaultpki.provision import ca_ends, node_list, rotation_store
+from vaultpki.provision import ca_ends, node_list, revoked_list, rotation_store
 from vaultpki.provision.identities import takes
 from vaultpki.provision.node_list import Member
+from vaultpki.provision.revoked_list import Revoked
 from vaultpki.provision.rotation_run import CaStatus
 from vaultpki.show.graph_model import Expiry, count
 from vaultpki.show.inventory import CaFound, Found, Holder, HolderPair
@@ -68,15 +69,16 @@ def of_fleet(cluster: Cluster, vault: Vault, now: datetime, members: Iterable[Me
     """Read the last report of every node, the CAs and their rotations from Vault.
 
     `members` are the nodes if they have been read. A node that never reported is named in `problems`. What a node
-    reports is its own word.
+    reports is its own word; what was revoked is told by the mounts of the CAs too.
     """
     pairs: list[HolderPair] = []
     holders: list[Holder] = []
+    revoked = revoked_list.read(cluster, vault)
     for member in node_list.members(cluster, vault) if members is None else members:
         report = member.report if member.holder is not None else None
         holders.append(_member(member, report))
         if member.holder is not None:
-            pairs += _reported(cluster, member.name, member.holder, report)
+            pairs += _reported(cluster, member.name, member.holder, report, revoked)
     silent = [holder.name for holder in holders if holder.silent]
     records = {domain: stored.record for domain, stored in rotation_store.read_records(cluster, vault).items()}
     ends = ca_ends.read(cluster, vault, now)
@@ -86,7 +88,7 @@ def of_fleet(cluster: Cluster, vault: Vault, now: datetime, members: Iterable[Me
         ends={end.ca: Expiry(end.not_after, due=end.level.attention) for end in ends},
         source=f"reports of {count(len(holders) - len(silent), 'node')}",
         cas=tuple(CaFound(end.ca, end.ca, "", end.not_after, end.level, end.sentence) for end in ends),
-        problems=tuple(f"{name} has never reported" for name in silent),
+        problems=(*(f"{name} has never reported" for name in silent), *revoked.problems),
         rotations={
             domain: record.state.value for domain, record in records.items() if record is not None and record.active
         },
@@ -167,11 +169,14 @@ def _member(member: Member, report: NodeReport | None) -> Holder:
     return Holder(member.name, _roles(member.holder), pool, report.time, report.agent, report.failures)
 
 
-def _reported(cluster: Cluster, name: str, who: Node | Pool, report: NodeReport | None) -> Iterator[HolderPair]:
+def _reported(
+    cluster: Cluster, name: str, who: Node | Pool, report: NodeReport | None, revoked: Revoked
+) -> Iterator[HolderPair]:
     for row in node_rows(cluster, who):
         one = report.certificates.get(row.name) if report is not None else None
         if one is None or one.not_after is None:
             yield HolderPair(name, row.name, row.ca)
         else:
-            due, revoked = one.state in _OVERDUE, one.state == State.REVOKED.value
-            yield HolderPair(name, row.name, row.ca, one.not_after, due, one.issuer_key_id, revoked)
+            gone = one.state == State.REVOKED.value or revoked.has(row.name, one.serial)
+            due = one.state in _OVERDUE
+            yield HolderPair(name, row.name, row.ca, one.not_after, due, one.issuer_key_id, revoked=gone)

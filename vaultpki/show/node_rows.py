@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vaultpki.agent.status import Status
     from vaultpki.pki.facts import Facts
     from vaultpki.provision.node_list import Member, Unfit
+    from vaultpki.provision.revoked_list import Revoked
     from vaultpki.spec.node_report import NodeReport
 
 # A node has one live credential, and for five minutes also the one before.
@@ -44,6 +45,7 @@ class NodeState(enum.Enum):
     BROKEN = "broken"
     UNKNOWN = "unknown"
     REVOKED = "revoked"
+    LOCKED = "locked"
     NEEDS_JOIN = "needs-join"
     SILENT = "silent"
     OVERDUE = "overdue"
@@ -135,8 +137,11 @@ def life_left(signed: datetime, not_after: datetime, now: datetime) -> float:
     return min(max((not_after - now).total_seconds() / whole, 0.0), 1.0) if whole > 0 else 0.0
 
 
-def of_member(member: Member, ttls: Mapping[str, int], now: datetime) -> NodeRow:
-    """Return the row of a node by what Vault has of it; `ttls` are seconds by certificate, for earlier agents."""
+def of_member(member: Member, ttls: Mapping[str, int], now: datetime, revoked: Revoked) -> NodeRow:
+    """Return the row of a node by what Vault has of it; `ttls` are seconds by certificate, for earlier agents.
+
+    `revoked` is what the mounts of the CAs show as revoked: a node's own word is not enough.
+    """
     report = member.report
     if report is None:
         joined = bool(member.stored or member.former)
@@ -146,7 +151,7 @@ def of_member(member: Member, ttls: Mapping[str, int], now: datetime) -> NodeRow
     first = min(lives.values(), key=lambda span: span[1], default=None)
     findings = [
         *_credentials(member, joined=True),
-        *_certificates(report, lives, now),
+        *_certificates(report, lives, now, revoked),
         *_agent(report, now),
     ]
     return NodeRow(
@@ -183,6 +188,8 @@ def _without_report(member: Member) -> Iterator[Finding]:
 
 def _credentials(member: Member, *, joined: bool) -> Iterator[Finding]:
     count = member.credentials
+    if member.disabled:
+        yield Finding(NodeState.LOCKED, "locked", "it is locked; `vaultpki unlock` lets it in again")
     if count is not None and count > _MOST_CREDENTIALS:
         yield Finding(NodeState.CLONE, "many-credentials", f"{count} live credentials (a clone?)")
     if count == 0 and joined:
@@ -203,7 +210,7 @@ def _lives(report: NodeReport, ttls: Mapping[str, int]) -> Iterator[tuple[str, t
 
 
 def _certificates(
-    report: NodeReport, lives: Mapping[str, tuple[datetime, datetime]], now: datetime
+    report: NodeReport, lives: Mapping[str, tuple[datetime, datetime]], now: datetime, revoked: Revoked
 ) -> Iterator[Finding]:
     if not report.certificates:
         yield Finding(NodeState.BROKEN, "empty", "it reports no certificate")
@@ -214,7 +221,7 @@ def _certificates(
             states.setdefault(one.state if one.state in ("missing", "broken") else "missing", []).append(name)
         elif one.state == "expired" or ends <= now:
             states.setdefault("expired", []).append(name)
-        elif one.state == "revoked":
+        elif one.state == "revoked" or revoked.has(name, one.serial):
             states.setdefault("revoked", []).append(name)
         elif _late(one.renew_after, lives[name], report.poll, now):
             states.setdefault("overdue", []).append(name)

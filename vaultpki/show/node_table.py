@@ -23,7 +23,12 @@ _MOST_LINES: Final = 3
 _SOON: Final = 1 / 6
 _GENERATION: Final = 8
 
-_RED: Final = (NodeState.EXPIRED, NodeState.CLONE, NodeState.BROKEN, NodeState.REVOKED, NodeState.NEEDS_JOIN)
+_RED: Final = frozenset(
+    {
+        *(NodeState.EXPIRED, NodeState.CLONE, NodeState.BROKEN, NodeState.REVOKED),
+        *(NodeState.LOCKED, NodeState.NEEDS_JOIN),
+    }
+)
 _WORST: Final = ("expired", "missing", "broken", "revoked")
 
 _NODE: Final = Column("NODE", most=40, least=28)

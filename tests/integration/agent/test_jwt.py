@@ -518,15 +518,6 @@ def test_destroy_leaves_nothing_of_it_and_the_applier_may_do_all_this(own: Vouch
 # A stolen token
 
 
-def applier(site: Vouched) -> dict[str, str]:
-    """The environment of somebody with the policy that is printed for the applier, and with no other."""
-    name = f"applier-{site.name}"
-    printed = vaultpki("policy", "-f", site.file, "applier", env={}).stdout
-    assert site.server.api("POST", f"sys/policies/acl/{name}", {"policy": printed}).status == 204
-    answer = site.server.api("POST", "auth/token/create", {"policies": [name], "no_default_policy": True})
-    return site.server.environment(answer.body["auth"]["client_token"])
-
-
 def opens(site: Vouched, node: str, *tokens: str) -> bool:
     """Whether the issuer's token of a node, or one of its Vault tokens, still opens anything."""
     login = site.login(site.issuer.token(node))
@@ -548,7 +539,7 @@ def entity_fields(site: Vouched, node: str) -> dict[str, Any]:
 
 def test_a_locked_node_gets_nothing_with_its_token_until_it_is_unlocked(own: Vouched) -> None:
     own.apply()
-    environment = applier(own)
+    environment = own.environment()
     seat = own.image("c-1")
     seat.run()
     stolen, other = own.logged_in("c-1"), own.logged_in("c-2")
@@ -557,7 +548,8 @@ def test_a_locked_node_gets_nothing_with_its_token_until_it_is_unlocked(own: Vou
     before, held = entity_fields(own, "c-1"), seat.snapshot()
     assert opens(own, "c-1", stolen)
 
-    said = vaultpki("lock", "-f", own.file, "c-1", env=environment).stdout
+    locker = own.environment("locker")
+    said = vaultpki("lock", "-f", own.file, "c-1", env=locker).stdout
     assert "c-1 is locked: its identity in Vault is disabled" in said and "`vaultpki unlock`" in said
     assert not opens(own, "c-1", stolen) and opens(own, "c-2", other)
     assert entity_fields(own, "c-1") == {**before, "disabled": True}
@@ -570,7 +562,12 @@ def test_a_locked_node_gets_nothing_with_its_token_until_it_is_unlocked(own: Vou
     vaultpki("lock", "-f", own.file, "c-1", env=environment)
     own.settled()
     assert not opens(own, "c-1", stolen)
+    listed = json.loads(vaultpki("nodes", "-f", own.file, "--json", env=own.environment("viewer"), expect=3).stdout)
+    (seen,) = [entry for entry in listed["nodes"] if entry["node"] == "c-1"]
+    assert seen["state"] == "locked" and seen["reasons"] == ["locked"]
 
+    ran = vaultpki("unlock", "-f", own.file, "c-1", env=locker, expect=1)
+    fails(ran, "this token may not disable or enable the identity of c-1")
     said = vaultpki("unlock", "-f", own.file, "c-1", env=environment).stdout
     assert "c-1 is unlocked" in said and entity_fields(own, "c-1") == before
     assert "was not locked" in vaultpki("unlock", "-f", own.file, "c-1", env=environment).stdout
@@ -581,7 +578,7 @@ def test_a_locked_node_gets_nothing_with_its_token_until_it_is_unlocked(own: Vou
 
 def test_an_unenrolled_node_does_not_come_back_with_its_token(own: Vouched) -> None:
     own.apply()
-    environment = applier(own)
+    environment = own.environment()
     before = everything(own.server)
     own.image("c-1").run()
     stolen = own.logged_in("c-1")

@@ -47,6 +47,31 @@ def states(seat: Seat) -> dict[str, tuple[str, list[str]]]:
     return found
 
 
+def views_show_it(site: Site, folder: Path) -> None:
+    """What an operator sees who may only look, and that a token which may not see it is told so."""
+    viewer = site.environment("viewer")
+    ran = vaultpki("nodes", "-f", site.file, "--json", env=viewer, expect=3)
+    (node,) = json.loads(ran.stdout)["nodes"]
+    assert node["state"] == "revoked" and node["reasons"] == ["no-credential", "revoked"]
+    assert node["message"].startswith(f"revoked: {', '.join(sorted(PAIRS))}")
+    drawn = vaultpki("graph", "-f", site.file, "--from-vault", "--format", "mermaid", env=viewer).stdout
+    assert drawn.count("revoked, until ") >= len(PAIRS), drawn
+    page = vaultpki("report", "-f", site.file, "--from-vault", "-o", folder / "report.html", env=viewer, expect=3)
+    assert all(f"{name}: revoked on worker-1" in page.stderr for name in PAIRS), page.stderr
+
+    rules = json.loads(vaultpki("policy", "-f", site.file, "viewer").stdout)["path"]
+    del rules[f"{site.prefix}/+/certs/revoked"]
+    policy = {"policy": json.dumps({"path": rules})}
+    assert site.server.api("POST", f"sys/policies/acl/blind-{site.name}", policy).status == 204
+    blind = site.server.environment(enrolled_nodes.token(site.server, f"blind-{site.name}"))
+    ran = vaultpki("nodes", "-f", site.file, env=blind, expect=3)
+    assert "what was revoked is not known: this token may not list" in ran.stdout
+    assert (
+        "what was revoked is not known"
+        in vaultpki(*("graph", "-f", site.file, "--from-vault", "--format", "mermaid"), env=blind, expect=3).stderr
+    )
+
+
 def test_what_was_revoked_is_replaced_and_stays_revoked(site: Site, tmp_path: Path) -> None:
     hook = f"hooks: {{kubelet-client: [[touch, {tmp_path}/ran]]}}\n"
     seat = site.equip("worker-1", further=hook)
@@ -78,13 +103,16 @@ def test_what_was_revoked_is_replaced_and_stays_revoked(site: Site, tmp_path: Pa
 def test_a_locked_node_shows_what_was_revoked_and_replaces_it_once_it_is_enrolled_again(
     site: Site, tmp_path: Path
 ) -> None:
-    desk = Desk(site, site.server.token)
+    desk = Desk(site, site.token())
     seat = Seat("worker-1", tmp_path / "node")
     seat.folder.mkdir()
     enrolled_nodes.join(seat, desk.join_file("worker-1", tmp_path / "join.json"))
     first = serials(seat)
     desk.run("lock", "-f", site.file, "worker-1")
     revoke(site)
+    # The node has not noticed, and one that was stolen would not tell.
+    assert states(seat) == dict.fromkeys(PAIRS, ("ok", []))
+    views_show_it(site, tmp_path)
     seat.age()
     seat.run(expect=1)
     assert serials(seat) == first

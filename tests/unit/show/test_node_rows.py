@@ -16,6 +16,7 @@ from vaultpki.model import Node, NodeRole
 from vaultpki.pki.ca_life import Expiry, Level
 from vaultpki.pki.renewal import State
 from vaultpki.provision.node_list import Member
+from vaultpki.provision.revoked_list import Revoked
 from vaultpki.show import node_rows, node_table
 from vaultpki.show.node_rows import Finding, NodeRow, NodeState, bar, left, of_member, of_status, order, to_json
 from vaultpki.show.node_table import Screen, node_lines
@@ -24,6 +25,7 @@ from vaultpki.spec.node_report import CertificateReport, NodeReport, Seen
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
+NOTHING_REVOKED = Revoked()
 NODE = Node("cp-1", frozenset({NodeRole.WORKER}))
 
 
@@ -46,11 +48,13 @@ def report(**further: Any) -> NodeReport:
     return replace(made, **further)
 
 
-def row(stored: NodeReport | Mapping[str, Any], credentials: int | None = 1) -> NodeRow:
+def row(
+    stored: NodeReport | Mapping[str, Any], credentials: int | None = 1, revoked: Revoked = NOTHING_REVOKED
+) -> NodeRow:
     """The row of a node whose report is stored so, by way of the form in which it is stored."""
     value = node_report.to_json(stored) if isinstance(stored, NodeReport) else stored
     member = Member("cp-1", "listed", NODE, credentials, node_report.read(value), value)
-    return of_member(member, {"kubelet": 30 * 86400}, NOW)
+    return of_member(member, {"kubelet": 30 * 86400}, NOW, revoked)
 
 
 def test_a_node_that_is_well() -> None:
@@ -313,6 +317,13 @@ def test_a_bar_and_a_part_in_words() -> None:
     assert "83%" in in_a_file[1] and "#" not in in_a_file[1]
 
 
+def test_what_the_mounts_show_as_revoked_counts_whatever_the_node_says() -> None:
+    for ca in ("kubelet", "kubernetes", "none"):
+        told = report(certificates={"kubelet": certificate(25, ca=ca, serial="1f")})
+        assert row(told, revoked=Revoked({"kubelet": frozenset({0x1F})})).message == "revoked: kubelet"
+        assert row(told, revoked=Revoked({"kube-proxy": frozenset({0x1F})})).state is NodeState.OK
+
+
 def test_colours_say_what_is_urgent() -> None:
     def paint(text: str, colour: str | None) -> str:
         return f"{text}:{colour}" if colour else text
@@ -324,4 +335,4 @@ def test_colours_say_what_is_urgent() -> None:
         if line.startswith("cp-1")
     ]
     assert lives == ["0%:red", "13%:red", "22%:yellow", "24%:green"]
-    assert [node_table._colour(state) for state in NodeState].count("red") == 5
+    assert [node_table._colour(state) for state in NodeState].count("red") == 6

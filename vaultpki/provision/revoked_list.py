@@ -1,0 +1,54 @@
+"""Reads which certificates the mounts of the CAs show as revoked: one list for each CA, however many nodes there are.
+
+A node's own report is not enough: who has stolen a node does not report that it is revoked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from vaultpki.certificates import ISSUING_CAS, rows
+from vaultpki.errors import BadAnswer, Denied, Refused
+from vaultpki.model import Cluster
+from vaultpki.vault import Request, Vault
+
+SERIAL: Final = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){0,31}")
+"""The form in which a mount lists serial numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """The serial numbers of revoked certificates by the names of their rows, and why some are not known."""
+
+    serials: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+    def has(self, row: str, serial: str) -> bool:
+        """Return whether the certificate of a row with this serial number, in hex, was revoked."""
+        return bool(serial) and int(serial, 16) in self.serials.get(row, frozenset())
+
+
+def read(cluster: Cluster, vault: Vault) -> Revoked:
+    """Return what the mounts of all issuing CAs show as revoked."""
+    found = dict(zip(ISSUING_CAS, vault.map(lambda ca: _read(cluster, vault, ca), ISSUING_CAS), strict=True))
+    unknown = [ca for ca, serials in found.items() if serials is None]
+    paths = ", ".join(f"{cluster.mount(ca)}/certs/revoked" for ca in unknown)
+    problem = (
+        f"what was revoked is not known: this token may not list {paths}, or the list cannot be read; "
+        f"`vaultpki policy -f {cluster.file} viewer` prints what that needs"
+    )
+    # A row's CA, not the one that a node names: it would name another.
+    return Revoked({row.name: found.get(row.ca) or frozenset() for row in rows(cluster)}, (problem,) if unknown else ())
+
+
+def _read(cluster: Cluster, vault: Vault, ca: str) -> frozenset[int] | None:
+    """Return the serial numbers on one list, empty if nothing was revoked; None if it cannot be read."""
+    try:
+        # hvac has no method for it.
+        listed = vault.call(Request("LIST", f"{cluster.mount(ca)}/certs/revoked")).keys
+    except (Denied, Refused, BadAnswer):
+        return None
+    return frozenset(int(serial.replace(":", ""), 16) for serial in listed if SERIAL.fullmatch(serial))
