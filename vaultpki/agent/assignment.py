@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -60,6 +61,16 @@ def read_copy(config: AgentConfig) -> Assignment | None:
         return None if raw is None else _read(config, json.loads(raw), f"{config.state}/{COPY}")
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, SpecError):
         return None
+
+
+def remove_copy(state: str) -> None:
+    """Remove the copy in the folder `state`, if there is one. Raises StoreError."""
+    try:
+        os.unlink(f"{state}/{COPY}")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StoreError(f"{state}/{COPY}: {error.strerror}") from None
 
 
 def stamp(state: str) -> tuple[float, str] | None:

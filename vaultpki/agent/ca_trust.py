@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vaultpki.model import AgentConfig, Certificate
     from vaultpki.pki.facts import Facts, Trust
     from vaultpki.pki.roots import Roots
+    from vaultpki.spec.rotation_record import RotationRecord
 
 # Vault's clock is known to a second and a little more, and the state is not written for less than this.
 _CLOCK_STEP: Final = 5.0
@@ -103,8 +104,20 @@ def complaints(
         if domain != ROOT and all(facts.fingerprint != record.leaf.sha256 for facts in trusted):
             why = f"does not show {record.leaf.name}, which its rotation names"
             yield f"{domain} CA", VaultpkiError(f"the mount of {domain} {why}; run `vaultpki ca status`")
-        if kept := [facts.subject_text for facts in trusted if facts.fingerprint not in record.trust]:
+        accepted = {facts.fingerprint for facts in trusted}
+        if domain == ROOT and not record.trust <= accepted:
+            yield f"{domain} rotation", _refused(record)
+        elif kept := [facts.subject_text for facts in trusted if facts.fingerprint not in record.trust]:
             yield f"{domain} rotation", _kept(domain, kept)
+
+
+def _refused(record: RotationRecord) -> VaultpkiError:
+    names = " or ".join(ca.name for ca in (record.old, record.new) if ca is not None)
+    return VaultpkiError(
+        f"the record of the rotation of the root names a root CA that this node does not accept ({names}): it gave "
+        "that one up before, or no root that it trusts vouches for it; run `vaultpki ca status`; `vaultpki ca abort` "
+        "and another `vaultpki ca rotate root` make a new one"
+    )
 
 
 def _kept(domain: str, kept: Collection[str]) -> VaultpkiError:

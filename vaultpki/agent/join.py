@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
+from vaultpki.agent import assignment, pins, state
 from vaultpki.agent.credential import approle_login, enrolling, own_record, roll, settings_of
 from vaultpki.agent.join_checks import JoinPlan
 from vaultpki.agent.secret_id import JoinStep, SecretIdFiles, digest
@@ -48,6 +49,8 @@ def join(plan: JoinPlan, now: datetime, *, allow_http: bool) -> AgentConfig:
     if join.ca_pem:
         write_private(f"{plan.state}/{CA_FILE}", join.ca_pem.encode(), 0o644)
     os.close(open_folder(os.path.dirname(plan.file), create=True))
+    if secret is not None:
+        _forget(plan.state)
     write_private(plan.file, dump_agent(config).encode(), 0o644)
     if secret is not None:
         files = SecretIdFiles(plan.state)
@@ -56,6 +59,16 @@ def join(plan: JoinPlan, now: datetime, *, allow_http: bool) -> AgentConfig:
     if node is not None:
         roll(config, node, now.timestamp())
     return config
+
+
+def _forget(folder: str) -> None:
+    """Forget which records and roots the node has seen: it begins with what the join file says.
+
+    The files stay as they are, and what is in the bundles counts as held. Raises StoreError.
+    """
+    assignment.remove_copy(folder)
+    pins.forget(folder)
+    state.forget_records(folder)
 
 
 def _configuration(plan: JoinPlan) -> AgentConfig:

@@ -1,9 +1,11 @@
 """The root CAs that this node trusts, in STATE/pins.json, from the first rotation of the root on.
 
-    {"version": 1, "trusted": {SHA-256: PEM}, "parked": {SHA-256: PEM}, "former": [SHA-256]}
+    {"version": 1, "trusted": {SHA-256: PEM}, "parked": {SHA-256: PEM}, "former": [SHA-256],
+     "given_up": [SHA-256 of a public key]}
 
 agent.yaml names the root with which the node joined. What the node has learnt since is here, and counts as long as it
-goes back to that root; a node without this file has that root alone.
+goes back to that root; a node without this file has that root alone. A join empties it but for `former`, since the
+folders of the node are marked with one of these roots.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ def load(state: str) -> Roots | None:
         value = _value(state)
         if value is None:
             return None
-        return Roots(tuple(_read(value["trusted"])), tuple(_read(value["parked"])), _former(value))
+        given_up = _hashes(value.get("given_up", []))
+        return Roots(tuple(_read(value["trusted"])), tuple(_read(value["parked"])), _hashes(value["former"]), given_up)
     except (CertificateUnreadable, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -50,14 +53,27 @@ def save(config: AgentConfig, roots: Roots) -> None:
     plain = [facts.fingerprint for facts in (*roots.trusted, *roots.parked)] == [config.root_sha256]
     if roots == before or (before is None and plain and not roots.former):
         return
+    _write(config.state, roots)
+
+
+def forget(state: str) -> None:
+    """Forget what the node has learnt, since it joins anew with another pin. Raises StoreError."""
+    from vaultpki.pki.roots import Roots
+
+    if _value(state) is not None:
+        _write(state, Roots((), former=_every(state)))
+
+
+def _write(state: str, roots: Roots) -> None:
     value: dict[str, Any] = {
         "version": _VERSION,
         "trusted": {facts.fingerprint: facts.pem for facts in roots.trusted},
         "parked": {facts.fingerprint: facts.pem for facts in roots.parked},
         "former": sorted(roots.former),
+        "given_up": sorted(roots.given_up),
     }
-    private_folder(config.state)
-    write_private(f"{config.state}/{FILE}", json.dumps(value).encode())
+    private_folder(state)
+    write_private(f"{state}/{FILE}", json.dumps(value).encode())
 
 
 def follow(
@@ -102,12 +118,16 @@ def holder(config: AgentConfig) -> owner_mark.Owner:
 
 def every(state: str, root_sha256: str) -> frozenset[str]:
     """Return the SHA-256 of every root of the node, if the one with this SHA-256 is or was one of them."""
+    known = _every(state)
+    return known if root_sha256 in known else frozenset()
+
+
+def _every(state: str) -> frozenset[str]:
     try:
         value = _value(state) or {"trusted": {}, "parked": {}, "former": []}
-        known = _former(value).union(map(str, value["trusted"]), map(str, value["parked"]))
+        return _hashes(value["former"]).union(map(str, value["trusted"]), map(str, value["parked"]))
     except (KeyError, TypeError):
-        known = frozenset()
-    return known if root_sha256 in known else frozenset()
+        return frozenset()
 
 
 def _value(state: str) -> Mapping[str, Any] | None:
@@ -118,8 +138,8 @@ def _value(state: str) -> Mapping[str, Any] | None:
     return value if isinstance(value, dict) and value.get("version") == _VERSION else None
 
 
-def _former(value: Mapping[str, Any]) -> frozenset[str]:
-    return frozenset(sha256 for sha256 in value["former"] if names.fits(sha256, names.sha256))
+def _hashes(value: Any) -> frozenset[str]:
+    return frozenset(sha256 for sha256 in value if names.fits(sha256, names.sha256))
 
 
 def _read(pems: Mapping[str, str]) -> Iterable[Any]:

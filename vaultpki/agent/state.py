@@ -146,6 +146,13 @@ def save(state: str, content: AgentState) -> None:
     write_private(f"{state}/{FILE}", json.dumps(value, sort_keys=True).encode())
 
 
+def forget_records(state: str) -> None:
+    """Forget the rotation records that were read, since the node joins anew. Raises StoreError."""
+    content = load(state)
+    if content.revisions or content.root:
+        save(state, replace(content, revisions={}, root="", vanished={}, quiet=""))
+
+
 class StateFile:
     """The agent's state during one pass: `value` is current, `at_start` as read; written only if it changed."""
 

@@ -3,6 +3,13 @@
 A root vouches for its successor by a cross certificate: one for the successor's name and key that it signed itself. The
 record `rotation/root` says when a successor counts and when the old root does not any more. It cannot bring in a root
 that no trusted one vouches for, and it cannot take one away below which alone a domain has CAs that can be used.
+
+A root that the record took away is given up: the new one after an abort, the old one once the rotation is done. Its key
+may be a thief's, and the certificates that vouch for it are public. So neither it nor anything else of its key is ever
+accepted by this node again, as a successor or as a voucher for one, whatever record says so and whichever revision it
+has; also not while the server is behind. A root that is parked, since the rotation is retired, is not given up: it is
+trusted again on the way back. A server that was restored to before an abort is led on without the root that was given
+up, and the next rotation makes another key. A node that joins anew remembers nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
 
 from vaultpki.errors import CertificateRefused
 from vaultpki.pki.facts import Facts
@@ -23,12 +31,13 @@ class Roots:
 
     `trusted` are those below which CAs are trusted, in the order in which they were accepted. `parked` are known and
     not trusted now; they are trusted again if the record goes back. `former` are the SHA-256, in hex, of those that
-    were given up: the pin in agent.yaml may still be one of them.
+    were given up: the pin in agent.yaml may still be one of them. `given_up` are the SHA-256 of their public keys.
     """
 
     trusted: tuple[Facts, ...]
     parked: tuple[Facts, ...] = ()
     former: frozenset[str] = frozenset()
+    given_up: frozenset[str] = frozenset()
 
     def knows(self, sha256: str) -> bool:
         """Return whether this root is or was one of the node's."""
@@ -60,7 +69,10 @@ def follow(
     Raises CertificateRefused with the reason `root-differs` if the mount shows no trusted root, `root-unfit` if none of
     those may be one or is in date.
     """
-    own = known if known is not None and known.knows(pin) and known.trusted else _pinned(pin, shown)
+    own = known if known is not None and known.knows(pin) else None
+    if own is None or not own.trusted:
+        own = _pinned(pin, shown, own)
+    shown = [facts for facts in shown if key_id(facts) not in own.given_up]
     found = own if record is None else _by_record(own, shown, record, now, name=name)
     if behind:
         back = tuple(facts for facts in own.parked if facts in shown)
@@ -138,11 +150,18 @@ def successors(roots: Sequence[Facts], shown: Sequence[Facts], now: datetime, *,
     )
 
 
-def _pinned(pin: str, shown: Sequence[Facts]) -> Roots:
+def key_id(facts: Facts) -> str:
+    """Return the SHA-256, in hex, of the public key."""
+    return sha256(facts.public_key).hexdigest()
+
+
+def _pinned(pin: str, shown: Sequence[Facts], known: Roots | None) -> Roots:
+    """Return the root of this pin alone; `known` is what a node has kept of the time before it joined anew."""
     found = tuple(facts for facts in shown if facts.fingerprint == pin)
     if not found:
         raise _differs(pin, shown)
-    return Roots(found[:1])
+    former = known.former if known is not None else frozenset[str]()
+    return Roots(found[:1], former=former - {pin})
 
 
 def _by_record(own: Roots, shown: Sequence[Facts], record: RotationRecord, now: datetime, *, name: str) -> Roots:
@@ -160,8 +179,13 @@ def _roots(before: Roots, trusted: Sequence[Facts], parked: Sequence[Facts]) -> 
     """Return these roots, each once; those of before that are in neither list are former ones."""
     kept = tuple(dict.fromkeys(trusted))
     aside = tuple(facts for facts in dict.fromkeys(parked) if facts not in kept)
-    gone = {facts.fingerprint for facts in (*before.trusted, *before.parked) if facts not in (*kept, *aside)}
-    return Roots(kept, aside, before.former - {facts.fingerprint for facts in kept} | gone)
+    gone = [facts for facts in (*before.trusted, *before.parked) if facts not in (*kept, *aside)]
+    return Roots(
+        kept,
+        aside,
+        before.former - {facts.fingerprint for facts in kept} | {facts.fingerprint for facts in gone},
+        before.given_up | {key_id(facts) for facts in gone} - {key_id(facts) for facts in (*kept, *aside)},
+    )
 
 
 def _differs(pin: str, shown: Sequence[Facts]) -> CertificateRefused:

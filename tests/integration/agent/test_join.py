@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,11 @@ from helpers.node import enrolled_nodes
 from helpers.node.enrolled_nodes import Desk
 from helpers.vault.applied_cluster import Seat, Site, vaultpki
 from helpers.vault.servers import Server, write_tls
+from vaultpki.agent import pins
+from vaultpki.agent import state as agent_state
 from vaultpki.errors import SpecError
+from vaultpki.pki import x509
+from vaultpki.pki.roots import Roots
 from vaultpki.spec import load_agent
 from vaultpki.spec.join_file import load_join
 
@@ -280,7 +285,15 @@ def test_a_node_that_joins_again_keeps_what_its_people_changed(desk: Desk, tmp_p
     seat.configure("poll: 5m", "poll: 7m")
     with seat.config.open("a") as stream:
         stream.write('certificates: {kubelet: {mode: "0640"}}\nhooks: {kubelet: [["true"]]}\n')
+    config, state = load_agent(seat.config), str(seat.state)
+    held = x509.read_certificates((seat.pki / "kubelet-ca-chain.crt").read_bytes())
+    root = next(facts for facts in held if facts.fingerprint == config.root_sha256)
+    pins.save(config, Roots((root,), (), frozenset({"ab" * 32}), frozenset({"cd" * 32})))
+    agent_state.save(state, replace(agent_state.load(state), revisions={"etcd": 1 << 40}, root=root.fingerprint))
     enrolled_nodes.join(seat, desk.join_file("w-again", tmp_path / "fresh.json", pool="autoscaled", replace=True))
+    # What it has seen of records and roots is forgotten; whose folders they are is not.
+    assert pins.load(state) == Roots((root,), (), frozenset({"ab" * 32}))
+    assert agent_state.load(state).revisions == {}
     config = load_agent(seat.config)
     assert config.poll == 420 and config.hooks and config.certificates["kubelet"].mode == 0o640
     # The credential that it had before is destroyed, and so is what was in either join file.

@@ -15,6 +15,7 @@ from helpers.vault.servers import Server
 from vaultpki.agent import pins
 from vaultpki.errors import CertificateRefused, StoreError
 from vaultpki.pki import x509
+from vaultpki.pki.facts import Facts
 from vaultpki.spec import rotation_record
 from vaultpki.spec.rotation_record import CaRef, RotationRecord, State
 
@@ -184,6 +185,47 @@ def test_no_record_takes_away_the_root_that_every_issuing_ca_is_below(rotation: 
     written(rotation, replace(published, revision=published.revision + 3))
     assert not rotation.pass_of(seat).failures
     assert bundles(seat.pki) == before
+
+
+def test_a_root_that_was_given_up_does_not_return(rotation: RootRotation) -> None:
+    site, seat, mount = rotation.site, rotation.seats["worker-1"], f"{rotation.site.prefix}/root"
+    rotation.reach(State.PUBLISHED)
+    rotation.passes()
+    published, made = rotation.record, rotation.certificates()
+    first, second, cross = (made[name] for name in ("root-1", "root-2", "root-2-by-root-1"))
+    assert rotation.roots(seat) == {first.fingerprint, second.fingerprint}
+    rotation.moved(State.STEADY, back=True)
+    rotation.passes()
+    assert rotation.roots(seat) == {first.fingerprint} and set(rotation.certificates()) == {"root-1"}
+    # Both certificates are public, and whoever may write to the mount brings them back.
+    aborted = rotation.record.revision
+    for facts in (second, cross):
+        post(rotation, f"{mount}/issuers/import/cert", {"pem_bundle": facts.pem})
+    # Newer records, and the one of before the abort.
+    for state, revision in ((State.PUBLISHED, aborted + 1), (State.SWITCHED, aborted + 2), (State.PUBLISHED, aborted)):
+        written(rotation, replace(published, state=state, revision=revision))
+        assert "root rotation" in rotation.pass_of(seat).failures
+        assert rotation.roots(seat) == {first.fingerprint}
+        assert rotation.report(seat.name).pins == (first.fingerprint,)
+    # The next rotation has another key.
+    for facts in (second, cross):
+        (issuer,) = [key for key, each in _issuers(rotation).items() if each == facts]
+        assert site.server.api("DELETE", f"{mount}/issuer/{issuer}").status in (200, 204)
+    written(rotation, replace(published, state=State.STEADY, revision=aborted + 3))
+    rotation.reach(State.PUBLISHED)
+    rotation.passes()
+    third = rotation.certificates()["root-3"]
+    assert rotation.roots(seat) == {first.fingerprint, third.fingerprint} and third.public_key != second.public_key
+
+
+def _issuers(rotation: RootRotation) -> dict[str, Facts]:
+    """What is on the root's mount, by the ids of issuers."""
+    api, mount = rotation.site.server.api, f"{rotation.site.prefix}/root"
+    shown = {
+        key: api("GET", f"{mount}/issuer/{key}/json").data["certificate"]
+        for key in api("LIST", f"{mount}/issuers").data["keys"]
+    }
+    return {key: x509.read_certificates(pem.encode())[0] for key, pem in shown.items()}
 
 
 def test_a_server_that_was_set_back_takes_no_root_away(rotation: RootRotation) -> None:

@@ -1,4 +1,4 @@
-"""No sequence of records and of shown CAs empties a node's trust, whatever it says, as long as a root is shown."""
+"""No sequence of records and of shown CAs empties a node's trust, or brings a root back that was given up."""
 
 from __future__ import annotations
 
@@ -130,14 +130,18 @@ def answers(draw: st.DrawFn) -> list[Answer]:
 def test_no_record_and_no_server_empties_the_trust_in_a_ca(said: list[Answer]) -> None:
     node = Node()
     node.reads(Answer((), (R1,), {ca: BELOW[ca][:1] for ca in ISSUING_CAS}))
+    gone = set[Facts]()
     for answer in said:
-        before = node.trust
+        before, above = node.trust, node.roots
         try:
             node.reads(answer)
         except CertificateRefused:
             # It shows no root of this node: nothing is changed by such an answer.
             continue
-        assert node.roots is not None and set(node.roots.trusted) <= {R1, R2, R3}
+        assert node.roots is not None and above is not None
+        known = {*node.roots.trusted, *node.roots.parked}
+        gone |= {*above.trusted, *above.parked} - known
+        assert known <= {R1, R2, R3} and gone.isdisjoint(known)
         for ca, trust in node.trust.items():
             assert usability(trust.issuing, NOW) == usability(before[ca].issuing, NOW) == 2, (ca, trust.issuing)
             assert BELOW[ca][-1] not in trust.issuing

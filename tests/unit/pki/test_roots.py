@@ -10,7 +10,7 @@ import pytest
 from helpers.root_certificates import NAME, NOW, YEAR, Key
 from vaultpki.errors import CertificateRefused
 from vaultpki.pki.facts import Facts
-from vaultpki.pki.roots import Roots, crosses, follow
+from vaultpki.pki.roots import Roots, crosses, follow, key_id
 from vaultpki.spec.rotation_record import CaRef, RotationRecord, State
 
 ONE, TWO, THREE = Key(NAME), Key(f"{NAME} 2"), Key(f"{NAME} 3")
@@ -61,7 +61,7 @@ def test_retired_parks_the_old_one_and_re_trusting_brings_it_back(known: Roots |
 
 def test_done_forgets_the_old_one_and_a_pin_in_agent_yaml_brings_nothing_back() -> None:
     done = pins(Roots((R2,), (R1,)), at(State.DONE), R2, X2)
-    assert done == Roots((R2,), (), frozenset({R1.fingerprint}))
+    assert done == Roots((R2,), (), frozenset({R1.fingerprint}), frozenset({key_id(R1)}))
     for record in (at(State.DONE), None, at(State.PUBLISHED)):
         assert pins(done, record, R1, R2, X2) == done
     assert pins(done, at(State.DONE), R2, pin=R2) == done
@@ -82,7 +82,47 @@ def test_a_node_that_missed_two_rotations_goes_through_the_cross_certificates() 
 
 
 def test_an_abort_drops_the_new_one() -> None:
-    assert pins(Roots((R1, R2)), at(State.STEADY), R1) == Roots((R1,), (), frozenset({R2.fingerprint}))
+    gone = Roots((R1,), (), frozenset({R2.fingerprint}), frozenset({key_id(R2)}))
+    assert pins(Roots((R1, R2)), at(State.STEADY), R1) == gone
+
+
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize("state", [*BOTH_STATES, State.RETIRED, State.DONE])
+def test_a_root_that_was_given_up_does_not_return_by_any_record(state: State, behind: bool) -> None:
+    gone = pins(Roots((R1, R2)), at(State.STEADY), R1)
+    again = TWO.root()
+    for new in (R2, again):
+        record = replace(at(state), revision=50, new=CaRef("root-2", sha256=new.fingerprint))
+        assert pins(gone, record, R1, R2, again, X2, ONE.certify(TWO), behind=behind) == gone
+    # Nor does its key vouch for another one, by itself or in the middle.
+    record = replace(at(state, LATER), old=CaRef("root-1", sha256=R1.fingerprint))
+    assert pins(gone, record, R1, R2, R3, X2, X3, behind=behind) == gone
+    # One with another key, for which a trusted root vouches, is accepted.
+    assert R3 in pins(gone, record, R1, R3, X2, X3, ONE.certify(THREE), behind=behind).trusted
+
+
+def test_the_old_root_does_not_return_once_the_rotation_is_done() -> None:
+    done = pins(Roots((R2,), (R1,)), at(State.DONE), R2, X2)
+    cross = TWO.certify(ONE)
+    record = replace(LATER, new=CaRef("root-1", sha256=R1.fingerprint))
+    for state in (*BOTH_STATES, State.RETIRED):
+        for behind in (False, True):
+            assert pins(done, at(state, record), R1, R2, X2, cross, behind=behind) == done
+
+
+def test_a_server_from_before_an_abort_is_led_back_without_the_root_that_was_given_up() -> None:
+    known = pins(Roots((R1, R2)), at(State.STEADY), R1)
+    # As restored, then as `ca recover` and the way back write it.
+    for state, behind in ((State.SWITCHED, True), (State.RETRUSTING, False), (State.RETURNING, False)):
+        known = pins(known, at(state), R1, R2, X2, behind=behind)
+        assert known.trusted == (R1,)
+    assert pins(known, at(State.STEADY), R1) == known
+
+
+def test_a_node_that_joined_anew_remembers_only_whose_its_folders_are() -> None:
+    former = frozenset({R1.fingerprint, R2.fingerprint})
+    assert pins(Roots((), (), former), None, R2, pin=R2) == Roots((R2,), (), former - {R2.fingerprint})
+    assert pins(Roots((), (), former), at(State.SWITCHED), R1, R2, X2).trusted == (R1, R2)
 
 
 LIES = {
