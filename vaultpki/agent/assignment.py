@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from vaultpki.disk.files import private_folder, read_private, write_private
@@ -85,12 +85,12 @@ def stamp(state: str) -> tuple[float, str] | None:
 
 
 def fetch(
-    config: AgentConfig, vault: Vault, now: float, held: Mapping[str, Sequence[str]], highest: Mapping[str, int]
+    config: AgentConfig, vault: Vault, now: float, held: Mapping[str, Sequence[str]], known: Mapping[str, int] | None
 ) -> Assignment:
     """Ask Vault, and keep the answer as the new copy. SpecError if it has no valid record of this node.
 
-    `held` are the CAs trusted here until now, the root too, as PEM by CA, and `highest` the highest revisions of the
-    rotation records that were ever read here.
+    `held` are the CAs trusted here until now, the root too, as PEM by CA, and `known` the highest revisions of the
+    rotation records that were ever read here; None if nothing of this cluster was.
     """
     from datetime import UTC, datetime
 
@@ -109,7 +109,7 @@ def fetch(
         raise SpecError(f"Vault has no record {own} of cluster {config.cluster}; run `vaultpki apply` for it first")
     # Read before the issuers: what a record names was made before it was written.
     contents = fetch_rotations(vault, config.prefix)
-    rotations = read_rotations(contents, config.prefix)
+    rotations, highest = read_rotations(contents, config.prefix, known), known or {}
     shown = issuers.fetch_issuers(vault, config.prefix, rotations.named())
     # Checked against the pin before it is kept.
     when = datetime.fromtimestamp(now, UTC)
@@ -127,7 +127,8 @@ def fetch(
         "defaults": dict(shown.defaults),
         "unshown": dict(shown.unshown),
         "trusted": {ca: [facts.pem for facts in known.issuing] for ca, known in trust.items()},
-        "rotation": contents,
+        "rotation": {domain: each for domain, each in contents.items() if domain not in rotations.not_followed},
+        "not_followed": dict(rotations.not_followed),
     }
     holding = _read(config, value, f"the records of {store}/data")
     # A machine image brings only agent.yaml and the issuer's token.
@@ -172,8 +173,12 @@ def _read(config: AgentConfig, value: Mapping[str, Any], where: str) -> Assignme
             {str(ca): str(why) for ca, why in value.get("unshown", {}).items()},
         ),
         trusted={ca: _texts(trusted[ca]) for ca in ISSUING_CAS},
-        rotations=read_rotations(value.get("rotation", {}), config.prefix),
+        rotations=replace(read_rotations(value.get("rotation", {}), config.prefix), not_followed=_not_followed(value)),
     )
+
+
+def _not_followed(value: Mapping[str, Any]) -> dict[str, int]:
+    return {str(domain): int(revision) for domain, revision in value.get("not_followed", {}).items()}
 
 
 def _texts(value: object, *, least: int = 0) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from vaultpki.errors import CertificateUnreadable, SigningPaused, VaultpkiError
 from vaultpki.issue.issuers import follow
 from vaultpki.pki.ca_life import CaLife, Expiry, expiry
 from vaultpki.pki.succession import acceptable, default_signs
+from vaultpki.spec.record_gaps import gaps
 from vaultpki.spec.rotation_record import DOMAINS
 
 if TYPE_CHECKING:
@@ -41,6 +42,14 @@ def roots_of(config: AgentConfig, wanted: Assignment, state: AgentState, now: da
     return pins.follow(config, wanted.issuers, wanted.rotations, state.revisions, now, wanted.trusted)
 
 
+def known_revisions(state: AgentState, roots: Collection[str]) -> Mapping[str, int] | None:
+    """Return the highest revisions that were read of this cluster; None if nothing of it was ever read.
+
+    `roots` are as in `remembered`: a cluster that was made anew, with another root, begins its revisions anew.
+    """
+    return state.revisions if state.root in roots else None
+
+
 def remembered(
     state: AgentState, wanted: Assignment, roots: Collection[str], clock: float, clock_offset: float
 ) -> AgentState:
@@ -51,8 +60,7 @@ def remembered(
     """
     if not set(_fingerprints(wanted.issuers.roots)).intersection(roots):
         return state
-    # A cluster that was made anew, with another root, begins its revisions anew.
-    before = state.revisions if state.root in roots else {}
+    before = known_revisions(state, roots) or {}
     seen = wanted.rotations.seen(before)
     revisions = {**before, **{domain: each.highest for domain, each in seen.items() if each.highest}}
     missing = set[str]()
@@ -64,7 +72,7 @@ def remembered(
     return replace(
         state,
         revisions=revisions,
-        root=next(iter(roots)) if revisions else "",
+        root=next(iter(roots)),
         vanished={sha256: state.vanished.get(sha256, clock) for sha256 in sorted(missing)},
         clock_offset=clock_offset if moved else state.clock_offset,
     )
@@ -85,17 +93,8 @@ def complaints(
         )
     for domain, error in rotations.unreadable.items():
         yield f"{domain} rotation", error
-    for domain, seen in rotations.seen(state.revisions).items():
-        if seen.behind:
-            shows = f"revision {seen.revision}" if seen.revision else "none"
-            yield (
-                f"{domain} rotation",
-                VaultpkiError(
-                    f"the record of the rotation of {domain} on the server is older than before (revision "
-                    f"{seen.highest}, now {shows}), as after a restored backup; this node drops and re-issues nothing "
-                    f"of {domain} until `vaultpki ca recover {domain}` has corrected it"
-                ),
-            )
+    for gap in gaps(rotations.seen(state.revisions), rotations.not_followed):
+        yield f"{gap.domain} rotation", VaultpkiError(f"this node {gap.text}")
     for domain in DOMAINS:
         record = rotations.records.get(domain)
         if record is None or domain in wanted.issuers.unshown or rotations.frozen(domain, state.revisions):
@@ -138,7 +137,9 @@ def _trusted(domain: str, trust: Mapping[str, Trust]) -> tuple[Facts, ...]:
 class CaStatus:
     """A CA as this node knows it: the state of its rotation and the revision of that record, if there is one.
 
-    `behind` is whether the record is older than before, or cannot be read. `certificates` are those that are trusted.
+    `behind` is whether the record is older than before, cannot be read, or is not followed since it is too far ahead;
+    `not_followed` is its revision then, and `revision` the highest that was read. `certificates` are those that are
+    trusted.
     """
 
     domain: str
@@ -146,11 +147,13 @@ class CaStatus:
     revision: int
     behind: bool
     certificates: tuple[Facts, ...]
+    not_followed: int | None = None
 
 
 def statuses(wanted: Assignment, trust: Mapping[str, Trust], state: AgentState) -> tuple[CaStatus, ...]:
     """Return each CA, the root first."""
     rotations = wanted.rotations
+    seen = rotations.seen(state.revisions)
     found = []
     for domain in DOMAINS:
         record = rotations.records.get(domain)
@@ -158,9 +161,10 @@ def statuses(wanted: Assignment, trust: Mapping[str, Trust], state: AgentState) 
             CaStatus(
                 domain,
                 record.state.value if record else None,
-                record.revision if record else 0,
+                seen[domain].revision if domain in seen else 0,
                 rotations.frozen(domain, state.revisions),
                 _trusted(domain, trust),
+                rotations.not_followed.get(domain),
             )
         )
     return tuple(found)

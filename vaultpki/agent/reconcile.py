@@ -188,7 +188,8 @@ def _fetch(context: Context, copy: Assignment | None) -> tuple[Assignment, Conta
         before = {**copy.trusted, ROOT: copy.issuers.roots} if copy is not None else {}
         for ca, pems in before.items():
             held.setdefault(ca, []).extend(pems)
-        fetched = assignment.fetch(config, vault, context.clock, held, context.state.value.revisions)
+        known = ca_trust.known_revisions(context.state.value, _roots(context))
+        fetched = assignment.fetch(config, vault, context.clock, held, known)
     except VaultpkiError as error:
         context.state.value = replace(context.state.value, asked=context.clock)
         if copy is None:
@@ -209,13 +210,18 @@ def _fetch(context: Context, copy: Assignment | None) -> tuple[Assignment, Conta
 
 def _remember_answer(context: Context, answer: Assignment, clock_offset: float) -> None:
     """Keep what must be known before anything follows from the answer: a restored server shows an older one later."""
-    pin = context.config.root_sha256
-    roots = (pin, *pins.every(context.config.state, pin))
+    roots = _roots(context)
     context.state.value = ca_trust.remembered(context.state.value, answer, roots, context.clock, clock_offset)
     if context.state.value.revisions != context.state.at_start.revisions:
         # A state that cannot be written is a fault at the end of the pass.
         with contextlib.suppress(StoreError):
             context.state.save()
+
+
+def _roots(context: Context) -> tuple[str, ...]:
+    """The SHA-256 of the roots that this node has had, the pin first."""
+    pin = context.config.root_sha256
+    return (pin, *pins.every(context.config.state, pin))
 
 
 def _trust(context: Context, wanted: Assignment) -> dict[str, Trust]:

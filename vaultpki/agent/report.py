@@ -90,6 +90,7 @@ def build(
         # Without a runner nothing says when the agent runs again.
         poll=context.config.poll if context.runner is not None else 0,
         trust=state.trust,
+        not_followed=wanted.rotations.not_followed,
     )
 
 

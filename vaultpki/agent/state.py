@@ -273,6 +273,7 @@ def _since(each: Mapping[str, Any]) -> Since:
 
 def _revision(value: Any) -> int:
     """Read a revision; ValueError for what is none, so that no record counts as older for the sake of garbage."""
+    # As `rotation_record.BEYOND`, which a pass with nothing to do does not load.
     if type(value) is not int or not 0 <= value < 1 << 53:
         raise ValueError(value)
     return value

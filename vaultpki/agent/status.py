@@ -202,6 +202,8 @@ def to_json(status: Status) -> dict[str, Any]:
                 "state": one.state,
                 "revision": one.revision,
                 "behind": one.behind,
+                # Null unless the record is too far ahead of what the node has read.
+                "not_followed": one.not_followed,
                 # Null for a CA of which this node holds no certificate.
                 "not_after": stamp(ends[one.domain].not_after) if one.domain in ends else None,
                 "level": ends[one.domain].level.value if one.domain in ends else None,

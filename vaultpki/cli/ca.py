@@ -69,7 +69,7 @@ def ca_command() -> None:
 def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_json: bool) -> None:
     """Show each CA, where its rotation stands, which node it waits for and why, and what to do next.
 
-    Exit 3 if a CA cannot sign. Writes nothing.
+    Exit 3 if a CA cannot sign, or nodes do not follow its record. Writes nothing.
 
     \b
     Example:
@@ -89,6 +89,8 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
         _show(ca_text.status_lines(cas, now, str(file), pin=pin))
     if any(ca.problem for ca in cas):
         raise Attention("a CA of this cluster cannot sign; see above")
+    if any(ca.apart for ca in cas):
+        raise Attention("nodes do not follow a record of a CA; see above")
 
 
 @ca_command.command("rotate")

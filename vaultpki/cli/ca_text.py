@@ -87,6 +87,10 @@ def status_lines(cas: tuple[CaStatus, ...], now: datetime, file: str, *, pin: st
         if ca.problem:
             yield ""
             yield printable(f"{ca.domain}: {ca.problem}")
+        if ca.apart:
+            yield ""
+            yield f"These nodes do not follow the record of {ca.domain}:"
+            yield from _each(ca.apart)
     active = under_way(cas)
     if active is None or active.record is None:
         yield ""
@@ -228,6 +232,7 @@ def _ca_json(ca: CaStatus, now: datetime) -> dict[str, Any]:
         "state": State.STEADY.value if record is None else record.state.value,
         "since": None if record is None else stamp(record.since),
         "problem": printable(ca.problem) or None,
+        "apart": _waiting(ca.apart),
     }
 
 

@@ -69,16 +69,17 @@ def _look(
     time, and what is not known.
     """
     from vaultpki.certificates import rows
-    from vaultpki.provision import ca_ends, node_list, revoked_list
+    from vaultpki.provision import ca_ends, node_list, revoked_list, rotation_store
     from vaultpki.show import node_rows
 
     found = node_list.read_nodes(cluster, vault)
     revoked = revoked_list.read(cluster, vault)
     now = server_now(vault)
     ttls = {row.name: row.ttl or cluster.ttl for row in rows(cluster)}
+    revisions = rotation_store.read_revisions(cluster, vault)
     # Not by name: an identity that is no node's may have the name of one.
     pairs: list[tuple[NodeRow, Mapping[str, Any]]] = [
-        (node_rows.of_member(each, ttls, now, revoked), each.stored) for each in found.members
+        (node_rows.of_member(each, ttls, now, revoked, revisions), each.stored) for each in found.members
     ]
     pairs += [(node_rows.of_unfit(each), {}) for each in found.unfit]
     pairs.sort(key=lambda pair: node_rows.order(pair[0]))

@@ -11,31 +11,44 @@ from vaultpki.errors import Denied, SpecError
 from vaultpki.pki.succession import Word
 from vaultpki.spec import rotation_record
 from vaultpki.spec.node_report import Seen
-from vaultpki.spec.rotation_record import DOMAINS, FOLDER, Method, RotationRecord
+from vaultpki.spec.rotation_record import DOMAINS, FOLDER, MOST_AHEAD, Method, RotationRecord
 from vaultpki.vault import Vault
 
 
 @dataclass(frozen=True, slots=True)
 class Rotations:
-    """The rotation records by domain. `unreadable` are those that this version cannot read, and why."""
+    """The rotation records by domain. `unreadable` are those that this version cannot read, and why.
+
+    `not_followed` are the revisions of those that are too far ahead of what the node has read; they are not among
+    `records`.
+    """
 
     records: Mapping[str, RotationRecord] = field(default_factory=dict)
     unreadable: Mapping[str, SpecError] = field(default_factory=dict)
+    not_followed: Mapping[str, int] = field(default_factory=dict)
 
     def seen(self, highest: Mapping[str, int]) -> dict[str, Seen]:
-        """Return the revision read of each domain and the highest ever read; `highest` is that of earlier reads."""
+        """Return the revision read of each domain and the highest ever read; `highest` is that of earlier reads.
+
+        A record that is not followed counts as not read.
+        """
         found = {}
         for domain in DOMAINS:
             if domain not in self.unreadable:
                 record = self.records.get(domain)
                 revision = record.revision if record else 0
+                if domain in self.not_followed:
+                    revision = highest.get(domain, 0)
                 found[domain] = Seen(revision, max(revision, highest.get(domain, 0)))
         return found
 
     def frozen(self, domain: str, highest: Mapping[str, int]) -> bool:
-        """Return whether nothing of a domain may be dropped or replaced: its record is unreadable, or an older one."""
+        """Return whether nothing of a domain may be dropped or replaced.
+
+        Its record is unreadable, an older one, or too far ahead to be followed.
+        """
         seen = self.seen(highest).get(domain)
-        return seen is None or seen.behind
+        return seen is None or seen.behind or domain in self.not_followed
 
     def words(
         self, highest: Mapping[str, int], vanished: Mapping[str, datetime], clock_offset: float = 0.0
@@ -75,15 +88,23 @@ def fetch_rotations(vault: Vault, prefix: str) -> dict[str, Any]:
     return {domain: answer.data.get("data") for domain, answer in zip(DOMAINS, answers, strict=True) if answer.found}
 
 
-def read_rotations(contents: Mapping[str, Any], prefix: str) -> Rotations:
-    """Read the records in what `fetch_rotations` returned."""
-    records, unreadable = {}, {}
+def read_rotations(contents: Mapping[str, Any], prefix: str, highest: Mapping[str, int] | None = None) -> Rotations:
+    """Read the records in what `fetch_rotations` returned.
+
+    `highest` are the highest revisions that a node has read, 0 for a domain that is missing: a record that is more than
+    MOST_AHEAD above is not followed. None follows every record: nothing was ever read of this cluster.
+    """
+    records, unreadable, not_followed = {}, {}, {}
     for domain in DOMAINS:
         if domain in contents:
+            where = f"{prefix}/config/data/{FOLDER}/{domain}"
             try:
-                records[domain] = rotation_record.read(
-                    contents[domain], domain, where=f"{prefix}/config/data/{FOLDER}/{domain}"
-                )
+                record = rotation_record.read(contents[domain], domain, where=where)
             except SpecError as error:
                 unreadable[domain] = error
-    return Rotations(records, unreadable)
+                continue
+            if highest is not None and record.revision > highest.get(domain, 0) + MOST_AHEAD:
+                not_followed[domain] = record.revision
+            else:
+                records[domain] = record
+    return Rotations(records, unreadable, not_followed)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from vaultpki.certificates import ROOT
 from vaultpki.errors import Attention
 from vaultpki.model import Cluster
 from vaultpki.provision import root_run, rotation_course, rotation_run
+from vaultpki.provision.gates import Waiting
 from vaultpki.provision.old_trust import Look
 from vaultpki.provision.rotation_course import Course
 from vaultpki.provision.rotation_run import CaStatus, Step
 from vaultpki.provision.rotation_scene import Scene, read_scene, record_of
 from vaultpki.provision.rotation_store import read_records
+from vaultpki.spec import record_gaps
 from vaultpki.spec.kube_objects import KubeTrust
 from vaultpki.spec.rotation_record import Method, RotationRecord
 from vaultpki.vault import Vault
@@ -26,7 +29,20 @@ def status(cluster: Cluster, vault: Vault, now: datetime, pods: KubeTrust | None
 
 def status_of(scene: Scene, pods: KubeTrust | None = None) -> tuple[CaStatus, ...]:
     """Return where each CA of a scene that was read stands; as `status`."""
-    return (root_run.status(scene, pods), *rotation_run.status(scene))
+    found = (root_run.status(scene, pods), *rotation_run.status(scene))
+    return tuple(replace(ca, apart=_apart(scene, ca.domain)) for ca in found)
+
+
+def _apart(scene: Scene, domain: str) -> tuple[Waiting, ...]:
+    record = scene.records[domain].record
+    revisions = {domain: record.revision} if record is not None else {}
+    return tuple(
+        Waiting(node.name, gap.text)
+        for node in scene.nodes(domain)
+        if node.report is not None and node.credentials != 0
+        for gap in record_gaps.of_report(node.report, revisions)
+        if gap.domain == domain
+    )
 
 
 def rotate(cluster: Cluster, vault: Vault, domain: str, method: Method, spread: int, now: datetime) -> RotationRecord:

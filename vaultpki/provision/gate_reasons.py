@@ -13,6 +13,7 @@ from typing import Final
 
 from vaultpki.certificates import ROOT, SKEW, bundle
 from vaultpki.redact import printable, stamp
+from vaultpki.spec import record_gaps
 from vaultpki.spec.node_report import CertificateReport, NodeReport
 from vaultpki.spec.rotation_record import Method, RotationRecord, State
 
@@ -196,6 +197,12 @@ def _behind(step: Step, node: Participant, report: NodeReport) -> str:
     )
 
 
+def _not_followed(step: Step, node: Participant, report: NodeReport) -> str:
+    found = record_gaps.of_report(report, {step.record.domain: step.record.revision})
+    mine = (gap.text for gap in found if gap.domain == step.record.domain and gap.name == record_gaps.NOT_FOLLOWED)
+    return next(mine, "")
+
+
 def _echo(step: Step, node: Participant, report: NodeReport) -> str:
     if fresh(step, report) or step.outlived or not _concerned(step, node):
         return ""
@@ -264,6 +271,7 @@ _CHECKS: Final[tuple[Callable[[Step, Participant, NodeReport], str], ...]] = (
     _future,
     _old_agent,
     _behind,
+    _not_followed,
     _echo,
     _bundle,
     _restarts,

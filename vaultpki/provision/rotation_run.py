@@ -16,7 +16,7 @@ from vaultpki.errors import SpecError
 from vaultpki.model import Cluster
 from vaultpki.pki.facts import Facts
 from vaultpki.provision import gates, old_trust, rotation_recovery, rotation_start, rotation_steps
-from vaultpki.provision.gates import Gate, OperatorLeaf, Participant
+from vaultpki.provision.gates import Gate, OperatorLeaf, Participant, Waiting
 from vaultpki.provision.old_trust import Look, OldTrust
 from vaultpki.provision.rotation import FORWARD, next_state
 from vaultpki.provision.rotation_facts import (
@@ -66,7 +66,8 @@ class CaStatus:
     """One CA: its name, its certificate's SHA-256, end and kind of key, and where its rotation stands.
 
     `record` is None if it was never rotated. `next` is the state that `continue` leads to, with its gate; `back` the
-    one that `abort` leads to. `problem` is why it cannot sign, in one sentence.
+    one that `abort` leads to. `problem` is why it cannot sign, in one sentence. `apart` are the nodes that have not the
+    record that the server has, and cannot follow it.
     """
 
     domain: str
@@ -79,6 +80,7 @@ class CaStatus:
     gate: Gate | None = None
     problem: str = ""
     key: str = ""
+    apart: tuple[Waiting, ...] = ()
 
 
 def status(scene: Scene) -> tuple[CaStatus, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vaultpki.errors import ChangedMeanwhile, Refused, SpecError
+from vaultpki.errors import ChangedMeanwhile, Denied, Refused, SpecError
 from vaultpki.model import VERSION, Cluster
 from vaultpki.spec import rotation_record
 from vaultpki.spec.rotation_record import DOMAINS, FOLDER, RotationRecord
@@ -29,6 +29,15 @@ def record_path(domain: str) -> str:
 def read_records(cluster: Cluster, vault: Vault) -> dict[str, StoredRecord]:
     """Return the records of all domains. Raises SpecError for one that no vaultpki wrote."""
     return {each.domain: each for each in vault.map(lambda domain: read_record(cluster, vault, domain), DOMAINS)}
+
+
+def read_revisions(cluster: Cluster, vault: Vault) -> dict[str, int] | None:
+    """Return the revisions of the records by domain, of those that there are; None if they cannot be read."""
+    try:
+        found = read_records(cluster, vault)
+    except (Denied, SpecError):
+        return None
+    return {domain: each.record.revision for domain, each in found.items() if each.record is not None}
 
 
 def read_record(cluster: Cluster, vault: Vault, domain: str) -> StoredRecord:
@@ -60,6 +69,11 @@ def _read(cluster: Cluster, found: object, domain: str) -> RotationRecord:
 
 def write_record(cluster: Cluster, vault: Vault, record: RotationRecord, version: int) -> StoredRecord:
     """Write a record over the version of the KV store that was read; raise Refused if somebody wrote meanwhile."""
+    if record.revision >= rotation_record.BEYOND:
+        raise SpecError(
+            f"the record of {record.domain} has the highest revision that there is, which no vaultpki wrote: find out "
+            f"who did, and run `vaultpki ca recover {record.domain} -f {cluster.file}`"
+        )
     # Once: a second try of a write that was done could not be told from another operator's.
     kv, store = vault.sending(once=True).api.secrets.kv.v2, cluster.mount("config")
     value = rotation_record.to_json(record)

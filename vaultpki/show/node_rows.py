@@ -15,6 +15,7 @@ from vaultpki.host.hooks import BUNDLES
 from vaultpki.pki import renewal
 from vaultpki.provision import gate_reasons
 from vaultpki.redact import printable, stamp
+from vaultpki.spec import record_gaps
 
 if TYPE_CHECKING:
     from vaultpki.agent.status import Status
@@ -137,10 +138,17 @@ def life_left(signed: datetime, not_after: datetime, now: datetime) -> float:
     return min(max((not_after - now).total_seconds() / whole, 0.0), 1.0) if whole > 0 else 0.0
 
 
-def of_member(member: Member, ttls: Mapping[str, int], now: datetime, revoked: Revoked) -> NodeRow:
+def of_member(
+    member: Member,
+    ttls: Mapping[str, int],
+    now: datetime,
+    revoked: Revoked,
+    revisions: Mapping[str, int] | None = None,
+) -> NodeRow:
     """Return the row of a node by what Vault has of it; `ttls` are seconds by certificate, for earlier agents.
 
-    `revoked` is what the mounts of the CAs show as revoked: a node's own word is not enough.
+    `revoked` is what the mounts of the CAs show as revoked: a node's own word is not enough. `revisions` are those of
+    the rotation records by domain, None if nobody has read them.
     """
     report = member.report
     if report is None:
@@ -153,6 +161,7 @@ def of_member(member: Member, ttls: Mapping[str, int], now: datetime, revoked: R
         *_credentials(member, joined=True),
         *_certificates(report, lives, now, revoked),
         *_agent(report, now),
+        *_records(report, revisions),
     ]
     return NodeRow(
         node=member.name,
@@ -255,8 +264,11 @@ def _agent(report: NodeReport, now: datetime) -> Iterator[Finding]:
     waits = {key for key, ca in BUNDLES.items() if ca in report.waiting}
     if failed := [key for key in report.failed if key not in waits]:
         yield Finding(NodeState.FAILING, "hook-failed", f"hooks failed: {_some(failed)}")
-    if behind := [domain for domain, seen in report.seen.items() if seen.behind]:
-        yield Finding(NodeState.FAILING, "server-behind", f"read a newer record of {_some(behind)} than Vault has now")
+
+
+def _records(report: NodeReport, revisions: Mapping[str, int] | None) -> Iterator[Finding]:
+    for gap in record_gaps.of_report(report, revisions):
+        yield Finding(NodeState.FAILING, gap.name, gap.text)
 
 
 def of_status(status: Status, now: datetime, *, name: str) -> NodeRow:

@@ -12,13 +12,12 @@ from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from vaultpki.redact import printable, stamp
-from vaultpki.spec.rotation_record import DOMAINS, moment
+from vaultpki.spec.rotation_record import BEYOND, DOMAINS, moment
 
 _MOST_ENTRIES: Final = 64
 _LONGEST: Final = 300
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _HEX = re.compile(r"[0-9a-f]{1,64}")
-_MOST_REVISION: Final = 1 << 53
 # Seconds: the most that agent.yaml takes.
 _LONGEST_POLL: Final = 86400
 
@@ -82,7 +81,8 @@ class NodeReport:
     by `CA/COMPONENT`, of those whose start is known. `owed` are the keys of hooks that have not run, `failed` those of
     them that were tried, `waiting` the domains whose turn to restart this node awaits. `pins` are the SHA-256 of the
     roots that it accepts. `poll` is how many seconds pass between two reports; 0 if the agent does not stay, or is of
-    an earlier version. `trust` names the CAs in the node's bundles.
+    an earlier version. `trust` names the CAs in the node's bundles. `not_followed` are the revisions of records, by
+    domain, that are too far ahead of what the node has read to be followed.
     """
 
     time: datetime
@@ -99,6 +99,7 @@ class NodeReport:
     failed: tuple[str, ...] = ()
     poll: int = 0
     trust: str = ""
+    not_followed: Mapping[str, int] = field(default_factory=dict)
 
 
 def to_json(report: NodeReport) -> dict[str, Any]:
@@ -137,6 +138,7 @@ def to_json(report: NodeReport) -> dict[str, Any]:
         "pins": list(report.pins),
         "failures": list(report.failures),
         "strangers": [printable(text)[:_LONGEST] for text in report.strangers],
+        **({"not_followed": dict(report.not_followed)} if report.not_followed else {}),
     }
 
 
@@ -162,6 +164,11 @@ def read(value: object) -> NodeReport | None:
         failed=_texts(hooks.get("failed")),
         poll=_poll(report.get("poll")),
         trust=_hex(report.get("trust")),
+        not_followed={
+            domain: number
+            for domain, number in _mapping(report.get("not_followed")).items()
+            if domain in DOMAINS and type(number) is int and 0 < number < BEYOND
+        },
     )
 
 
@@ -190,7 +197,7 @@ def _each(value: object, reading: Callable[[Mapping[str, Any]], _Entry | None]) 
 
 def _seen(entry: Mapping[str, Any]) -> Seen | None:
     revision, highest = entry.get("revision"), entry.get("highest")
-    if not all(type(number) is int and 0 <= number < _MOST_REVISION for number in (revision, highest)):
+    if not all(type(number) is int and 0 <= number < BEYOND for number in (revision, highest)):
         return None
     return Seen(revision, highest)  # type: ignore[arg-type]
 

@@ -31,6 +31,16 @@ SPREAD: Final = 3600
 MOST_SPREAD: Final = 30 * 86400
 """The largest number of those seconds."""
 
+BEYOND: Final = 1 << 53
+"""What every revision is below, wherever it is written or read: JSON readers keep these (RFC 8259, section 6)."""
+
+MOST_AHEAD: Final = 1000
+"""How far a record's revision may be above the highest that an agent has read.
+
+One forged record of a high revision would else make nodes deaf to every later one. A rotation writes some ten
+revisions, and an agent that was away for longer than its credential lives joins anew.
+"""
+
 _MOST_NODES: Final = 5000
 _NAME = re.compile(r"[a-z-]{1,20}-[0-9]{1,6}(?:r[0-9]{1,6})?")
 _ID = re.compile(r"[0-9a-f-]{0,64}")
@@ -183,7 +193,7 @@ def read(value: object, domain: str, *, where: str) -> RotationRecord:
         domain=domain,
         state=state,
         method=method,
-        revision=read.integer("revision", 1),
+        revision=read.integer("revision", 1, BEYOND - 1),
         since=time(read, "since"),
         old=_read_ca(value.get("old"), f"{where}: old"),
         new=None if new is None else _read_ca(new, f"{where}: new"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from cryptography import x509 as c
@@ -12,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from vaultpki.agent.assignment import Assignment
-from vaultpki.agent.ca_trust import complaints, remembered, statuses, trust_of, wrong_default
+from vaultpki.agent.ca_trust import complaints, known_revisions, remembered, statuses, trust_of, wrong_default
 from vaultpki.agent.state import AgentState
 from vaultpki.certificates import ISSUING_CAS, ca_subject
 from vaultpki.errors import SpecError
@@ -21,7 +22,7 @@ from vaultpki.issue.rotations import Rotations, read_rotations
 from vaultpki.model import AgentConfig, Auth, Certificate, KeyType, Subject, Usage
 from vaultpki.pki import x509
 from vaultpki.spec import rotation_record
-from vaultpki.spec.rotation_record import CaRef, RotationRecord, State
+from vaultpki.spec.rotation_record import BEYOND, MOST_AHEAD, CaRef, RotationRecord, State
 
 NOW = 1_780_000_000.0
 MOMENT = datetime.fromtimestamp(NOW, UTC)
@@ -117,7 +118,9 @@ def after(state: AgentState, said: Assignment, clock: float = NOW, offset: float
 
 def test_the_highest_revision_is_kept_whatever_comes_later() -> None:
     state = after(AgentState(), answer(OLD))
-    assert state.revisions == {} and state.root == ""
+    # It has seen that there is no record, which is not the same as nothing.
+    assert state.revisions == {} and state.root == ROOT.sha256
+    assert known_revisions(state, (ROOT.sha256,)) == {} and known_revisions(AgentState(), (ROOT.sha256,)) is None
     for revision, highest in ((4, 4), (7, 7), (5, 7)):
         said = answer(OLD, NEW, rotations=record(State.PUBLISHED, revision))
         state = after(state, said)
@@ -126,6 +129,33 @@ def test_the_highest_revision_is_kept_whatever_comes_later() -> None:
     assert after(state, answer(OLD)).revisions == {"etcd": 7}
     unreadable = answer(OLD, rotations=Rotations({}, {"etcd": SpecError("no")}))
     assert after(state, unreadable).revisions == {"etcd": 7}
+
+
+def written(state: State, revision: int) -> dict[str, Any]:
+    return {"etcd": rotation_record.to_json(record(state, revision).records["etcd"])}
+
+
+def test_a_record_is_followed_up_to_a_thousand_revisions_ahead() -> None:
+    state = after(AgentState(), answer(OLD, NEW, rotations=record(State.SWITCHED, 7)))
+    for revision in (8, 7 + MOST_AHEAD):
+        assert not read_rotations(written(State.RETIRED, revision), "p", state.revisions).not_followed
+    for revision in (8 + MOST_AHEAD, 10**9, BEYOND - 1):
+        far = read_rotations(written(State.RETIRED, revision), "p", state.revisions)
+        assert far.records == {} and far.not_followed == {"etcd": revision} and far.frozen("etcd", state.revisions)
+        said = answer(OLD, NEW, rotations=far)
+        # Nothing is dropped or replaced, and the next record of a right number is followed.
+        assert after(state, said).revisions == {"etcd": 7}
+        trust = trust_of(CONFIG, said, state, MOMENT)["etcd"]
+        assert {facts.fingerprint for facts in trust.issuing} == {OLD.sha256, NEW.sha256} and not trust.outgoing
+        (told,) = said_of(said, state).values()
+        assert f"does not follow revision {revision}" in told and "`vaultpki ca recover etcd`" in told
+        found = {each.domain: each for each in statuses(said, trust_of(CONFIG, said, state, MOMENT), state)}["etcd"]
+        assert (found.revision, found.not_followed, found.behind) == (7, revision, True)
+        assert not read_rotations(written(State.RETIRED, 9), "p", after(state, said).revisions).not_followed
+    # A node that has seen that there is no record remembers 0, and one that knows nothing of the cluster takes any.
+    assert read_rotations(written(State.RETIRED, MOST_AHEAD + 1), "p", {}).not_followed
+    assert read_rotations(written(State.RETIRED, 10**9), "p", None).records
+    assert read_rotations(written(State.RETIRED, BEYOND), "p", None).unreadable
 
 
 def test_another_clusters_answer_says_nothing_and_a_new_root_begins_anew() -> None:
@@ -182,9 +212,12 @@ def test_what_is_wrong_on_the_server_is_one_sentence_each() -> None:
     none = said_of(answer(trusted=(OLD,)), AgentState())
     assert none.keys() == {"etcd CA"} and "shows no CA: it shows no issuer; the CAs" in none["etcd CA"]
     older = said_of(answer(OLD, NEW, rotations=record(State.PUBLISHED, 2)), state)
-    assert older.keys() == {"etcd rotation"} and "(revision 3, now revision 2)" in older["etcd rotation"]
+    assert (
+        older.keys() == {"etcd rotation"}
+        and "has read revision 3 of the record of etcd, and Vault has revision 2" in older["etcd rotation"]
+    )
     lost = said_of(answer(OLD, NEW), state)
-    assert "(revision 3, now none)" in lost["etcd rotation"]
+    assert "has read revision 3 of the record of etcd, and Vault has none" in lost["etcd rotation"]
     unreadable = said_of(answer(OLD, rotations=read_rotations({"etcd": {"version": 2}}, "p")), AgentState())
     assert "has version 2 and this vaultpki speaks 1" in unreadable["etcd rotation"]
     missing = said_of(answer(OLD, rotations=record(State.SWITCHED, 3)), AgentState())

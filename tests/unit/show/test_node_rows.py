@@ -76,6 +76,16 @@ def test_a_node_that_is_well() -> None:
 
 
 EXPIRED = {"kubelet": certificate(-1), "kube-proxy": certificate(3, state="expired")}
+BEHIND = (
+    "has read revision 4 of the record of etcd, and Vault has revision 3: it was restored from a snapshot, or "
+    "somebody changed the record; nothing of etcd is dropped or replaced there until `vaultpki ca recover etcd` "
+    "has corrected it"
+)
+AHEAD = (
+    "has read revision 4 of the record of etcd, and does not follow revision 1000000000: no rotation comes so far "
+    "ahead, so no vaultpki wrote it; nothing of etcd is dropped or replaced there; find out who wrote that record, "
+    "and run `vaultpki ca recover etcd`, which writes a right one"
+)
 CASES: dict[str, tuple[NodeReport | Mapping[str, Any], int | None, str, list[str], str]] = {
     "expired": (report(certificates=EXPIRED), 1, "expired", ["expired"], "expired: kubelet, kube-proxy"),
     "clone": (report(), 3, "clone", ["many-credentials"], "3 live credentials (a clone?)"),
@@ -137,7 +147,14 @@ CASES: dict[str, tuple[NodeReport | Mapping[str, Any], int | None, str, list[str
         1,
         "failing",
         ["server-behind"],
-        "read a newer record of etcd than Vault has now",
+        BEHIND,
+    ),
+    "a record too far ahead": (
+        report(seen={"etcd": Seen(4, 4)}, not_followed={"etcd": 10**9}),
+        1,
+        "failing",
+        ["record-not-followed"],
+        AHEAD,
     ),
     "nothing": (report(certificates={}), 1, "broken", ["empty"], "it reports no certificate"),
     "never": ({}, 1, "new", ["never-reported"], "never reported"),
