@@ -169,7 +169,10 @@ class _Collector:
         about = "1 for the state of the CA's rotation; none if it was never rotated."
         rotations = [({"ca": one.domain, "state": one.state}, 1) for one in view.cas]
         yield _metric("ca_rotation_state", about, rotations)
-        about = "1 while the rotation's record is older than before, as after a restored backup, or cannot be read."
+        about = (
+            "1 while the rotation's record is older than before, as after a restored backup, cannot be read, or is not "
+            "followed."
+        )
         yield _metric("ca_rotation_behind", about, [({"ca": one.domain}, int(one.behind)) for one in view.cas])
         for name, about, column in (
             ("hook_owed", "1 while a change waits for this hook to succeed.", lambda attempts, since: 1),

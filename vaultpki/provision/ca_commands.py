@@ -39,7 +39,7 @@ def _apart(scene: Scene, domain: str) -> tuple[Waiting, ...]:
     return tuple(
         Waiting(node.name, gap.text)
         for node in scene.nodes(domain)
-        if node.report is not None and node.credentials != 0
+        if node.report is not None
         for gap in record_gaps.of_report(node.report, revisions)
         if gap.domain == domain
     )

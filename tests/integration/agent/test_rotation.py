@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -370,7 +371,9 @@ def test_a_server_set_back_takes_nothing_away(
         # The copy of Vault's answer knows the revision too.
         (seat.state / "agent.json").unlink()
     done = passed(seat)
-    assert set(done.failures) == {"etcd rotation"} and "`vaultpki ca continue`" in str(done.failures["etcd rotation"])
+    assert set(done.failures) == {"etcd rotation"} and "`vaultpki ca recover etcd`" in str(
+        done.failures["etcd rotation"]
+    )
     assert bundle(seat) == {rotation.old.sha256, rotation.new.sha256} and serials(seat) == before
     told = report(site, seat)
     assert told.seen["etcd"].behind and told.seen["etcd"].highest == revision
@@ -388,6 +391,35 @@ def test_a_server_set_back_takes_nothing_away(
 
 
 @IN_FULL
+def test_one_forged_record_does_not_make_a_node_deaf(site: Site, seat: Seat) -> None:
+    rotation = Rotation.of(site, "etcd")
+    assert not passed(seat).failures
+    both, right = bundle(seat), rotation.record
+    rotation.write(replace(right, state=State.RETIRED, revision=10**9))
+    told = str(passed(seat).failures["etcd rotation"])
+    assert "does not follow revision 1000000000" in told and "`vaultpki ca recover etcd`" in told
+    assert bundle(seat) == both and signers(seat) == {rotation.old.sha256}
+    reported = report(site, seat)
+    assert reported.not_followed == {"etcd": 10**9} and reported.seen["etcd"] == Seen(1, 1)
+    # `status`, `nodes` and `ca status` say the same.
+    shown = json.loads(vaultpki("status", "-c", seat.config, "--json", "--offline", expect=3).stdout)
+    assert told in shown["agent"]["faults"]["etcd rotation"]
+    assert {ca["not_followed"] for ca in shown["cas"] if ca["domain"] == "etcd"} == {10**9}
+    words, env = told.removeprefix("this node "), site.environment()
+    rows = json.loads(vaultpki("nodes", "-f", site.file, "--json", env=env, expect=3).stdout)["nodes"]
+    (row,) = [each for each in rows if each["node"] == seat.name]
+    assert "record-not-followed" in row["reasons"] and words in row["message"]
+    cas = json.loads(vaultpki("ca", "status", "-f", site.file, "--json", env=env, expect=3).stdout)["cas"]
+    assert {"node": seat.name, "reason": words} in next(ca["apart"] for ca in cas if ca["domain"] == "etcd")
+    assert words in vaultpki("ca", "status", "-f", site.file, env=env, expect=3).stdout
+    # An emergency with a right number is followed at once.
+    rotation.write(replace(right, state=State.RETIRED, method=Method.EMERGENCY, revision=2))
+    make_default(site, "etcd", rotation.new)
+    assert not passed(seat).failures
+    assert bundle(seat) == {rotation.new.sha256} == signers(seat)
+    assert report(site, seat).not_followed == {}
+
+
 def test_more_issuers_than_a_ca_has_do_not_break_a_pass(site: Site, seat: Seat) -> None:
     for number in range(MOST_ISSUERS + 3):
         body = {"common_name": "x", "issuer_name": f"x{number}", "key_type": "ec"}
