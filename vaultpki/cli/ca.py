@@ -125,7 +125,7 @@ def rotate_command(
       vaultpki ca rotate etcd -f cluster.yaml --same-key
       vaultpki ca rotate etcd -f cluster.yaml --emergency --yes
     """
-    from vaultpki.cli import ca_wait
+    from vaultpki.cli import ca_text, ca_wait
     from vaultpki.provision import ca_commands, old_trust
     from vaultpki.provision.rotation_course import Course
     from vaultpki.provision.rotation_run import Step
@@ -144,7 +144,10 @@ def rotate_command(
         if emergency and not yes:
             _ask(domain, as_json=as_json)
         record = ca_commands.rotate(cluster, vault, domain, method, seconds, server_now(vault))
+        stays = ca_text.spread_sentence(record, seconds)
         if wait:
+            if stays:
+                click.echo(printable(f"{stays}."), err=True)
 
             def take(course: Course | None, pods: KubeTrust | None) -> Step:
                 now = server_now(vault)
@@ -154,7 +157,7 @@ def rotate_command(
             done = ca_wait.until_rest(vault, take, lambda: None, course, back=False, begun=True, quiet=as_json)
             return _tell(cluster, done, server_now(vault), as_json=as_json)
         active = [ca for ca in ca_commands.status(cluster, vault, server_now(vault)) if ca.domain == domain]
-        step = Step(record, active[0].gate if active else None, moved=True)
+        step = Step(record, active[0].gate if active else None, moved=True, note=stays)
         return _tell(cluster, step, server_now(vault), as_json=as_json)
 
 

@@ -65,6 +65,10 @@ _DOES: Final = {
     State.RETRUSTING: "has nodes trust {old} again",
     State.RETURNING: "makes {old} the CA that signs again; nodes replace their certificates {spread}",
 }
+# From re-trusting, where the new CA signs already.
+_DOES_AGAIN: Final = "goes forward again: {new} signs already, and nodes replace what they have left of {old} {spread}"
+_DOES_AGAIN_ROOT: Final = "goes forward again: the issuing CAs are of {new} already, and nodes go on serving that"
+_DOES_AGAIN_SAME_KEY: Final = "goes forward again: {new} signs already, and nodes go on serving it"
 _DOES_ROOT: Final = {
     State.PUBLISHED: "makes {new}, for which {old} vouches, and nodes learn to trust it",
     State.SWITCHED: "has {new} sign the issuing CAs, with their keys; nodes serve that behind their certificates",
@@ -116,17 +120,44 @@ def record_lines(
     yield f"{record.domain} is {record.state.value} {since}: {_filled(record, record.state, _IS, _IS_SAME_KEY)}."
     if gate is not None:
         yield from gate_lines(gate, now)
+        yield from _turn_lines(record, gate)
     if record.state in _BUNDLES_CHANGE:
         yield from _older_lines(record.domain)
     to, back = next_state(record), next_state(record, back=True)
     if to is not None:
         when = "" if gate is None or gate.open(now) else "once nothing is waited for, "
-        yield f"Next: {when}`vaultpki ca continue -f {file}` {_filled(record, to, _DOES, _DOES_SAME_KEY)}."
+        yield f"Next: {when}`vaultpki ca continue -f {file}` {_onward(record, to)}."
     if back is not None and record.state is not State.RETURNING:
         what = _filled(record, back, _DOES, _DOES_SAME_KEY)
         yield f"Back: `vaultpki ca abort -f {file}` {what}."
     if pin:
         yield printable(f"{pin}.")
+
+
+def _turn_lines(record: RotationRecord, gate: Gate) -> Iterator[str]:
+    """Yield that restarts take turns, and that no turn moves on by itself."""
+    if not gate.turn:
+        return
+    both = (
+        "`vaultpki ca continue` or `vaultpki ca abort`"
+        if record.state is State.RETRUSTING
+        else "`vaultpki ca continue`"
+    )
+    if gate.turn == record.turn:
+        yield f"Turns move on to the next node only while {both} runs: run it again, or with `--wait`."
+    else:
+        yield f"The turn goes to {gate.turn} only when {both} runs: run it again, or with `--wait`."
+
+
+def spread_sentence(record: RotationRecord, seconds: int) -> str:
+    """Return that a rotation keeps the spread that it was begun with; "" if that is the one asked for."""
+    if record.method is Method.EMERGENCY or record.spread == seconds:
+        return ""
+    spread = format_duration(record.spread)
+    return (
+        f"the rotation of {record.domain} has begun already, with `--spread {spread}`, and that stays; for another one "
+        "go back with `vaultpki ca abort` and begin again"
+    )
 
 
 def _older_lines(domain: str) -> Iterator[str]:
@@ -253,6 +284,15 @@ def _each(entries: tuple[Waiting, ...]) -> Iterator[str]:
         yield f"  and {len(entries) - MOST_LINES} more; `vaultpki ca status --json` lists them"
 
 
+def _onward(record: RotationRecord, to: State) -> str:
+    """Return what `ca continue` does."""
+    if (record.state, to) != (State.RETRUSTING, State.SWITCHED):
+        return _filled(record, to, _DOES, _DOES_SAME_KEY)
+    if record.domain == ROOT:
+        return _with_names(record, _DOES_AGAIN_ROOT)
+    return _with_names(record, _DOES_AGAIN_SAME_KEY if record.method is Method.SAME_KEY else _DOES_AGAIN)
+
+
 def _filled(record: RotationRecord, state: State, words: dict[State, str], same_key: dict[State, str]) -> str:
     text = words[state]
     if words is _IS and record.kept is not None and state is record.state:
@@ -261,6 +301,10 @@ def _filled(record: RotationRecord, state: State, words: dict[State, str], same_
         text = (_IS_ROOT if words is _IS else _DOES_ROOT).get(state, text)
     elif record.method is Method.SAME_KEY:
         text = same_key.get(state, text)
+    return _with_names(record, text)
+
+
+def _with_names(record: RotationRecord, text: str) -> str:
     new = record.new.name if record.new is not None else "no other CA"
     spread = f"within {format_duration(record.spread)}" if record.spread else "at once"
     return text.format(old=record.old.name, new=new, spread=spread, leaf=record.leaf.name)
