@@ -151,7 +151,7 @@ def _turn_lines(record: RotationRecord, gate: Gate) -> Iterator[str]:
 
 def spread_sentence(record: RotationRecord, seconds: int) -> str:
     """Return that a rotation keeps the spread that it was begun with; "" if that is the one asked for."""
-    if record.method is Method.EMERGENCY or record.spread == seconds:
+    if record.method is Method.EMERGENCY or record.spread in (0, seconds):
         return ""
     spread = format_duration(record.spread)
     return (
