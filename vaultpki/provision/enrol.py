@@ -28,10 +28,10 @@ from vaultpki.provision.identity_end import (
     unfinished,
     write_note,
 )
-from vaultpki.provision.live_credentials import Identity, role_id
+from vaultpki.provision.live_credentials import JOINING, Identity, role_id
 from vaultpki.spec import hosts, names, records
 from vaultpki.spec.join_file import Join
-from vaultpki.vault import Json, Vault, member
+from vaultpki.vault import Answer, Json, Request, Vault, member
 from vaultpki.vault.answers import wrapping_token
 
 
@@ -115,11 +115,19 @@ def _invite(cluster: Cluster, vault: Vault, name: str, who: Node | Pool, where: 
         known = role_id(cluster, vault, identity)
     if known is None:
         raise SpecError(f"{name} has no AppRole yet; run `vaultpki apply -f {cluster.file}` first")
-    approle = vault.sending(once=True).api.auth.approle
-    answer = approle.generate_secret_id(name, mount_point=identity.mount(cluster), wrap_ttl=f"{wrap_ttl}s")
-    token = wrapping_token(answer, f"{role}/secret-id")
+    token = wrapping_token(_minted(vault, f"{role}/secret-id", wrap_ttl), f"{role}/secret-id")
     expires = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=wrap_ttl)
     return _join(cluster, name, who, where, known, token, expires)
+
+
+def _minted(vault: Vault, path: str, wrap_ttl: int) -> Answer:
+    """Return a new secret id, wrapped. It ends soon after its join file: the node replaces it when it joins."""
+    wrapped = f"{wrap_ttl}s"
+    try:
+        return vault.call(Request("POST", path, {"ttl": f"{wrap_ttl + JOINING}s"}, once=True, wrap_ttl=wrapped))
+    except Denied:
+        # The enroller's policy of 0.1.0 allows no parameter; then it lives as long as the node's own ones.
+        return vault.call(Request("POST", path, {}, once=True, wrap_ttl=wrapped))
 
 
 def _identity(name: str, who: Node | Pool) -> Identity:

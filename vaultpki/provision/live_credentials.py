@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
 from vaultpki.errors import BadAnswer, Denied, Refused, SpecError, Unavailable
@@ -33,6 +34,13 @@ from vaultpki.vault.answers import BODY_LIMIT
 FLOOD: Final = BODY_LIMIT // 40
 """How many secret ids a node has at least when their list is too large to read: each takes about 40 bytes."""
 
+JOINING: Final = 600
+"""For how many seconds a join file's secret id outlives the file: a join that was cut off goes on with it."""
+
+# The secret id that a node mints for itself lives for a week at least, and a join file for a day at most.
+_LONGEST_JOIN: Final = 86400 + JOINING
+# Whoever has more has more than a join file.
+_MOST_JOINS: Final = 8
 _ROUNDS: Final = 6
 _TIDYING: Final = 0.25
 
@@ -62,7 +70,8 @@ def role_id(cluster: Cluster, vault: Vault, identity: Identity) -> str | None:
 def count(cluster: Cluster, vault: Vault, identity: Identity) -> int | None:
     """Return how many secret ids the node has, each of which allows logins; None if the token may not list them.
 
-    An open join file is one of them. An expired join file counts too, until its secret id expires.
+    An open join file is one of them. An expired one counts for `JOINING` seconds more, since what was in it may have
+    been taken out.
     """
     try:
         return len(_secret_ids(cluster, vault, identity))
@@ -73,6 +82,50 @@ def count(cluster: Cluster, vault: Vault, identity: Identity) -> int | None:
     except Refused:
         # Both servers answer 400 if there is no such AppRole.
         return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a node that has never reported can log in with.
+
+    `credentials` is as `count` has it, without join files that have expired. `join_until` is until when the last of its
+    join files can be used, if it has nothing else; None otherwise, and where that is not known.
+    """
+
+    credentials: int | None
+    join_until: datetime | None = None
+
+
+def held(cluster: Cluster, vault: Vault, identity: Identity, now: datetime) -> Held:
+    """Return what a node holds that has never reported; `now` is the server's time.
+
+    Whoever joins replaces the secret id of the join file at once, before its first certificate.
+    """
+    credentials = count(cluster, vault, identity)
+    if not credentials or credentials > _MOST_JOINS:
+        return Held(credentials)
+    try:
+        ends = [_join_ends(cluster, vault, identity, each) for each in _secret_ids(cluster, vault, identity)]
+    except (Denied, Refused, Unavailable, BadAnswer):
+        # The token may not look, or one has expired in this moment.
+        return Held(credentials)
+    joins = [end for end in ends if end is not None]
+    there = [end for end in joins if end > now]
+    own = len(ends) - len(joins)
+    return Held(own + len(there), max(there) if there and not own else None)
+
+
+def _join_ends(cluster: Cluster, vault: Vault, identity: Identity, accessor: str) -> datetime | None:
+    """Return when the join file of a secret id ends; None for a secret id that the node has minted, or an older one."""
+    approle = vault.sending(once=True).api.auth.approle
+    found = approle.read_secret_id_accessor(identity.name, accessor, mount_point=identity.mount(cluster)).data
+    ttl, born = found.get("secret_id_ttl"), found.get("creation_time")
+    if type(ttl) is not int or not 0 < ttl <= _LONGEST_JOIN or not isinstance(born, str):
+        return None
+    try:
+        return datetime.fromisoformat(born).astimezone(UTC) + timedelta(seconds=ttl - JOINING)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _secret_ids(cluster: Cluster, vault: Vault, identity: Identity) -> tuple[str, ...]:
