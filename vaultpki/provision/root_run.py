@@ -159,10 +159,10 @@ def step(
     scene = _settled(scene)
     cluster, vault, stored = scene.cluster, scene.vault, scene.records[ROOT]
     record = record_of(stored)
+    _refuse_late(scene, record, back=back)
     to = next_state(record, back=back)
     if to is None:
         raise SpecError(f"root is {record.state.value}, and there is no step from there")
-    _refuse_late(scene, record, back=back)
     own = _own_gate(scene, record, to)
     told = _told(scene, record, to, own, without, restarted)
     gate = _gate(scene, told, to, pods)
@@ -171,6 +171,10 @@ def step(
         if told != record:
             stored = write_record(cluster, vault, replace(told, revision=record.revision + 1), stored.version)
         return Step(record_of(stored), gate)
+    if to is State.DONE and not told.closing:
+        # Issuing CAs lose what the way back needs, so no other operator may take it from here on.
+        told = replace(told, revision=record.revision + 1, closing=True)
+        stored = write_record(cluster, vault, told, stored.version)
     moved = told.moved(to, scene.now)
     if to in COMING_TO_REST:
         # The root's record last: until then another run knows that these belong to it.
@@ -265,6 +269,9 @@ def _begun(scene: Scene, record: RotationRecord, ca: str, stored: StoredRecord) 
 
 
 def _gate(scene: Scene, record: RotationRecord, to: State, pods: KubeTrust | None) -> Gate:
+    if record.closing:
+        # What was begun when the gate was open goes on.
+        return Gate(opens=record.since)
     companions = {}
     if (record.state, to) in WITH_COMPANIONS:
         for ca in ISSUING_CAS:
@@ -351,10 +358,11 @@ def _refuse_method(method: Method) -> None:
 def _refuse_late(scene: Scene, record: RotationRecord, *, back: bool) -> None:
     """Raise SpecError for a way back once an issuing CA has lost its certificate under the old root."""
     done = [ca for ca in ISSUING_CAS if (own := scene.records[ca].record) is not None and not own.active]
-    if back and record.state is State.RETIRED and done:
+    if back and record.state is State.RETIRED and (done or record.closing):
+        which = f" ({', '.join(done)})" if done else ""
         raise SpecError(
-            f"the certificates under the old root are being deleted ({', '.join(done)}), from which there is no way "
-            f"back; go on with `vaultpki ca continue -f {scene.cluster.file}`"
+            f"the certificates under the old root are being deleted{which}, from which there is no way back; go on "
+            f"with `vaultpki ca continue -f {scene.cluster.file}`"
         )
 
 

@@ -87,6 +87,8 @@ def next_state(record: RotationRecord | None, *, back: bool = False) -> State | 
     An abort goes on with `continue`: from RETURNING to STEADY, never forward again by itself.
     """
     state = State.STEADY if record is None else record.state
+    if back and record is not None and record.closing:
+        return None
     if back or state is State.RETURNING:
         return BACK.get(state)
     if record is not None and record.method is Method.EMERGENCY and state is State.PUBLISHED:

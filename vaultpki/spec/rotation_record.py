@@ -106,6 +106,8 @@ class RotationRecord:
     it holds, drops no CA that it trusts, and the CA that `kept` names is the default until everybody trusts both. A
     release that does not know it takes such a record for plain RETRUSTING; it then installs leaves of `new` alone,
     and none while `old` is the default.
+    `closing` says of the root that its way back has ended: the issuing CAs lose their certificates of the old root, and
+    the state follows.
     """
 
     domain: str
@@ -122,6 +124,7 @@ class RotationRecord:
     restarted: tuple[str, ...] = ()
     turn: str = ""
     kept: Kept | None = None
+    closing: bool = False
 
     @property
     def leaf(self) -> CaRef:
@@ -147,8 +150,8 @@ class RotationRecord:
 
     def moved(self, state: State, now: datetime, **changes: Any) -> RotationRecord:
         """Return the next revision in another state; what people confirmed and whose turn it is, is forgotten."""
-        after = replace(self, state=state, revision=self.revision + 1, since=now, restarted=(), turn="", kept=None)
-        return replace(after, **changes)
+        fresh: dict[str, Any] = {"restarted": (), "turn": "", "kept": None, "closing": False}
+        return replace(self, state=state, revision=self.revision + 1, since=now, **(fresh | changes))
 
     def changed(self, **changes: Any) -> RotationRecord:
         """Return the next revision in the same state."""
@@ -172,7 +175,9 @@ def to_json(record: RotationRecord) -> dict[str, Any]:
         "excused": list(record.excused),
         "restarted": list(record.restarted),
         "turn": record.turn,
-    } | ({"kept": record.kept.value} if record.kept is not None else {})
+        **({"kept": record.kept.value} if record.kept is not None else {}),
+        **({"closing": True} if record.closing else {}),
+    }
 
 
 def read(value: object, domain: str, *, where: str) -> RotationRecord:
@@ -204,6 +209,7 @@ def read(value: object, domain: str, *, where: str) -> RotationRecord:
         restarted=_nodes(read, "restarted"),
         turn=read.text("turn"),
         kept=kept,
+        closing=value.get("closing") is True,
     )
     if record.turn and not names.fits(record.turn, hosts.node_name):
         raise read.wrong("turn")

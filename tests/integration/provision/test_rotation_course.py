@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from helpers.vault.rotations import Rotation, rotation_of
+from helpers.node.root_reporters import RootReporters
+from helpers.vault.root_operator import RootOperator
+from helpers.vault.rotations import Rotation, rotation_of, straight
 from helpers.vault.servers import Server
-from vaultpki.errors import Attention
-from vaultpki.provision import ca_commands
+from vaultpki.errors import Attention, SpecError, Unavailable
+from vaultpki.provision import ca_commands, root_run
 from vaultpki.provision.rotation_course import Course
 from vaultpki.provision.rotation_run import Step
-from vaultpki.spec.rotation_record import Method, State
+from vaultpki.provision.rotation_scene import Scene
+from vaultpki.spec.rotation_record import Method, RotationRecord, State
 
 
 @pytest.fixture
@@ -59,6 +63,7 @@ def test_who_waits_takes_no_step_against_another_operator(rotation: Rotation) ->
     assert rotation.moved(lambda: onward(rotation, course_of(rotation))) is State.STEADY
 
 
+@pytest.mark.conformance
 def test_who_waits_leaves_the_next_rotation_alone(rotation: Rotation) -> None:
     """The rotation has ended, and another operator has begun one of another CA at once."""
     rotation.reach(State.RETIRED)
@@ -76,6 +81,7 @@ def test_who_waits_leaves_the_next_rotation_alone(rotation: Rotation) -> None:
     assert step.stopped and "another rotation of etcd to etcd-3" in step.note and step.record.state is State.PREPARED
 
 
+@pytest.mark.conformance
 def test_a_word_about_a_restart_counts_for_its_state_alone(rotation: Rotation) -> None:
     rotation.reach(State.PUBLISHED)
     course = course_of(rotation)
@@ -85,9 +91,42 @@ def test_a_word_about_a_restart_counts_for_its_state_alone(rotation: Rotation) -
     assert not step.moved and step.record.restarted == ()
 
 
+@pytest.mark.conformance
 def test_a_record_that_is_gone_ends_the_waiting(rotation: Rotation) -> None:
     rotation.reach(State.PUBLISHED)
     course, site = course_of(rotation), rotation.site
     assert site.server.api("DELETE", f"{site.prefix}/config/metadata/rotation/etcd").status == 204
     with pytest.raises(Attention, match="shows no record of etcd's rotation"):
         onward(rotation, course)
+
+
+@pytest.mark.conformance
+def test_the_roots_way_back_ends_before_anything_of_the_old_root_is_deleted(
+    server: Server, tmp_path: Path, cluster_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another operator aborts as the issuing CAs begin to lose their certificates of the old root."""
+    operator = RootOperator.standing(server, tmp_path, cluster_name)
+    operator.reach(State.RETIRED)
+    cluster, follow, said = operator.site.cluster, root_run._followed, list[str]()
+
+    def crossed(scene: Scene, record: RotationRecord) -> Scene:
+        if record.state is State.DONE and not said:
+            with pytest.raises(SpecError) as caught:
+                ca_commands.abort(cluster, straight(server), operator.now)
+            said.append(str(caught.value))
+            # The command is killed then.
+            raise Unavailable("killed")
+        return follow(scene, record)
+
+    monkeypatch.setattr(root_run, "_followed", crossed)
+    RootReporters(operator.site).report(operator.now)
+    operator.now += timedelta(minutes=7)
+    with pytest.raises(Unavailable, match="killed"):
+        ca_commands.advance(cluster, operator.through, operator.now)
+    assert "from which there is no way back" in said[0]
+    record = operator.record
+    assert record.state is State.RETIRED and record.closing
+    (status,) = [each for each in ca_commands.status(cluster, operator.through, operator.now) if each.domain == "root"]
+    assert status.back is None and status.gate is not None and status.gate.open(operator.now)
+    # Nobody is waited for again.
+    assert ca_commands.advance(cluster, operator.through, operator.now).record.state is State.DONE
