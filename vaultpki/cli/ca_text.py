@@ -286,7 +286,7 @@ def _each(entries: tuple[Waiting, ...]) -> Iterator[str]:
 
 def _onward(record: RotationRecord, to: State) -> str:
     """Return what `ca continue` does."""
-    if (record.state, to) != (State.RETRUSTING, State.SWITCHED):
+    if (record.state, to) != (State.RETRUSTING, State.SWITCHED) or record.leaf is not record.new:
         return _filled(record, to, _DOES, _DOES_SAME_KEY)
     if record.domain == ROOT:
         return _with_names(record, _DOES_AGAIN_ROOT)

@@ -41,6 +41,11 @@ def why_stopped(course: Course, record: RotationRecord | None, file: str) -> str
             f"the server shows {shows} of {last.domain}'s rotation: it was restored from a snapshot, or somebody "
             f"deleted it; this command has stopped, {look}"
         )
+    if record.kept is not None and last.kept is None:
+        return (
+            f"another operator has put the rotation of {last.domain} right by `vaultpki ca recover`; this command has "
+            "stopped: agree on the way from there, and let one of you go on"
+        )
     if _another(last, record) or _made_an_emergency(course, record):
         kind = "an emergency rotation" if record.method is Method.EMERGENCY else "another rotation"
         what = f"has begun {kind} of {last.domain} to {_new(record)}, and the one to {_new(last)} is over"

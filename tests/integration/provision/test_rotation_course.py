@@ -9,7 +9,7 @@ import pytest
 
 from helpers.node.root_reporters import RootReporters
 from helpers.vault.root_operator import RootOperator
-from helpers.vault.rotations import Rotation, rotation_of, straight
+from helpers.vault.rotations import Rotation, rotation_of
 from helpers.vault.servers import Server
 from vaultpki.errors import Attention, SpecError, Unavailable
 from vaultpki.provision import ca_commands, root_run
@@ -112,7 +112,7 @@ def test_the_roots_way_back_ends_before_anything_of_the_old_root_is_deleted(
     def crossed(scene: Scene, record: RotationRecord) -> Scene:
         if record.state is State.DONE and not said:
             with pytest.raises(SpecError) as caught:
-                ca_commands.abort(cluster, straight(server), operator.now)
+                ca_commands.abort(cluster, operator.site.client(), operator.now)
             said.append(str(caught.value))
             # The command is killed then.
             raise Unavailable("killed")

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from vaultpki.provision.rotation_course import Course, why_stopped
-from vaultpki.spec.rotation_record import CaRef, Method, RotationRecord, State
+from vaultpki.spec.rotation_record import CaRef, Kept, Method, RotationRecord, State
 
 WHEN = datetime(2026, 11, 26, 12, tzinfo=UTC)
 FILE = "cluster.yaml"
@@ -85,6 +85,13 @@ def test_an_emergency_is_another_rotation_too() -> None:
 def test_a_server_that_was_set_back(back: bool) -> None:
     assert "restored from a snapshot" in said(record(S, 7), record(S, 6), back=back)
     assert "shows no record of etcd's rotation" in said(record(S, 7), None, back=back)
+
+
+def test_a_recovery_is_a_decision_anew() -> None:
+    for back in (False, True):
+        assert "by `vaultpki ca recover`" in said(record(R), record(T, 9, kept=Kept.NEW), back=back)
+    begun = record(T, 9, kept=Kept.OLD)
+    assert said(begun, begun) == "" and said(begun, record(S, 10)) == "" and said(begun, record(N, 10), back=True) == ""
 
 
 def test_what_is_seen_is_remembered_for_its_own_ca_alone() -> None:
