@@ -47,7 +47,8 @@ class Participant:
     bundle, and `readers` the components (`etcd/etcd`) that read it only when they start. `credentials` is how many live
     secret ids it has; None if unknown, and for a node that needs none. `report` is None if it never reported, and for a
     node that is `locked`: nobody can log in as it. `last_expiry` is when the last certificate expires that a locked
-    node reported. `former` is the version of an agent that reports only where 0.1.0 did.
+    node reported. `former` is the version of an agent that reports only where 0.1.0 did. `join_until` is until when
+    its join file can be used, of a node that has nothing else.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Participant:
     former: str = ""
     locked: bool = False
     last_expiry: datetime | None = None
+    join_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +113,22 @@ def reason(step: Step, node: Participant) -> str:
             return f"is locked, or its credential has expired: {again}{_or_without(step, node)}"
         if node.former:
             return f"{too_old(node.former)}{_or_without(step, node)}"
-        return f"has never reported: start its agent{_or_without(step, node)}"
+        return f"{_unjoined(node)}{_or_without(step, node)}"
     for check in _CHECKS:
         found = check(step, node, node.report)
         if found:
             return found
     return ""
+
+
+def _unjoined(node: Participant) -> str:
+    if node.join_until is None:
+        return "has never reported: start its agent"
+    ends = "lock" if node.kind == "listed" else "unenroll"
+    return (
+        f"has a join file that nobody has used, until {stamp(node.join_until)}: join the node, or end the file "
+        f"(`vaultpki {ends} {node.name}`)"
+    )
 
 
 def settled(step: Step, node: Participant) -> datetime:

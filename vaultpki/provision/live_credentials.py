@@ -96,12 +96,13 @@ class Held:
     join_until: datetime | None = None
 
 
-def held(cluster: Cluster, vault: Vault, identity: Identity, now: datetime) -> Held:
-    """Return what a node holds that has never reported; `now` is the server's time.
+def held(cluster: Cluster, vault: Vault, identity: Identity) -> Held:
+    """Return what a node holds that has never reported.
 
     Whoever joins replaces the secret id of the join file at once, before its first certificate.
     """
     credentials = count(cluster, vault, identity)
+    now = datetime.now(UTC) + timedelta(seconds=vault.clock_offset or 0.0)
     if not credentials or credentials > _MOST_JOINS:
         return Held(credentials)
     try:

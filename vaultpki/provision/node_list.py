@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import islice
 from typing import Any, Final, Literal
 
@@ -16,7 +17,7 @@ from vaultpki.provision import report_store
 from vaultpki.provision.applied_record import APPLIED, AppliedRecord
 from vaultpki.provision.identities import fits_pattern, node_certificates, takes
 from vaultpki.provision.identity_end import find_entity, read_accessors
-from vaultpki.provision.live_credentials import Identity, count
+from vaultpki.provision.live_credentials import Identity, count, held
 from vaultpki.provision.read_back import APPROLE
 from vaultpki.provision.report_store import TokenIdentity
 from vaultpki.redact import printable
@@ -39,7 +40,8 @@ class Member:
     `credentials` is how many secret ids it has; None if the token may not look, and for a node that logs in by a token.
     `report` has of its certificates only those that it may hold; None if it never reported, or if that cannot be read.
     `stored` is the report as it is stored, for people. `former` is the version of an agent that reports only where
-    0.1.0 did, else empty. `disabled` is a node by token whose entity opens nothing.
+    0.1.0 did, else empty. `disabled` is a node by token whose entity opens nothing. `join_until` is
+    until when a join file can be used, of a node that has nothing else and has never reported.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Member:
     stored: Mapping[str, Any] = field(default_factory=dict)
     former: str = ""
     disabled: bool = False
+    join_until: datetime | None = None
 
     @property
     def pool(self) -> str | None:
@@ -176,7 +179,11 @@ def _with_approle(cluster: Cluster, vault: Vault, identity: Identity, holder: No
     name = identity.name
     found = report_store.read(cluster, vault, place, holder)
     former = "" if found.raw else report_store.former_agent(cluster, vault, name)
-    return Member(name, identity.kind, holder, count(cluster, vault, identity), found.report, found.raw, former=former)
+    if found.raw or former:
+        counted = count(cluster, vault, identity)
+        return Member(name, identity.kind, holder, counted, found.report, found.raw, former=former)
+    own = held(cluster, vault, identity)
+    return Member(name, identity.kind, holder, own.credentials, join_until=own.join_until)
 
 
 def _pool(cluster: Cluster, name: str, *, jwt: bool) -> Pool | None:

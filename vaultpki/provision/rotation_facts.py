@@ -138,6 +138,7 @@ def _participant(cluster: Cluster, who: Member, domain: str) -> Participant:
         former=who.former,
         locked=who.locked,
         last_expiry=node_report.last_expiry(who.report) if who.locked and who.report is not None else None,
+        join_until=who.join_until,
     )
 
 

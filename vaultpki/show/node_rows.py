@@ -191,6 +191,9 @@ def _without_report(member: Member) -> Iterator[Finding]:
         yield Finding(NodeState.FAILING, "old-agent", gate_reasons.too_old(member.former))
     elif member.credentials == 0:
         yield Finding(NodeState.NEW, "not-enrolled", "not enrolled")
+    elif member.join_until is not None:
+        until = f"has a join file that nobody has used, until {stamp(member.join_until)}"
+        yield Finding(NodeState.NEW, "join-file-unused", until)
     else:
         yield Finding(NodeState.NEW, "never-reported", "never reported")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from helpers.vault.servers import Server
 from vaultpki.certificates import ISSUING_CAS
 from vaultpki.errors import SpecError
 from vaultpki.pki import x509
-from vaultpki.provision import ca_commands, identities
+from vaultpki.provision import ca_commands, enrol, identities
 from vaultpki.spec.rotation_record import Method, State
 
 
@@ -224,3 +225,29 @@ def test_a_renewal_with_the_same_key(rotation: Rotation) -> None:
     rotation.reach(State.DONE)
     assert rotation.names() == ({"etcd-2"}, {"etcd-2"}, "etcd-2")
     rotation.settled()
+
+
+def test_a_join_file_that_nobody_has_used_is_named_until_it_expires(
+    server: Server, tmp_path: Path, cluster_name: str
+) -> None:
+    rotation = rotation_of(server, tmp_path / "site", cluster_name, "kubernetes")
+    site, cluster = rotation.site, rotation.site.cluster
+    who, where = enrol.holder(cluster, "w-1", "autoscaled"), enrol.place(cluster, rotation.vault)
+    enrol.enroll(cluster, rotation.vault, "w-1", who, where, wrap_ttl=600)
+    enrol.enroll(cluster, site.client("enroller"), "w-2", who, where, wrap_ttl=1)
+    rotation.reach(State.PUBLISHED)
+    rotation.reported()
+    time.sleep(1.5)
+    step = rotation.advance()
+    assert not step.moved and step.gate is not None
+    (waiting,) = step.gate.waiting
+    assert waiting.node == "w-1" and "has a join file that nobody has used, until 20" in waiting.reason
+    assert "end the file (`vaultpki unenroll w-1`)" in waiting.reason and "--without w-1" in waiting.reason
+    (gate,) = [
+        each.gate
+        for each in ca_commands.status(cluster, site.client("viewer"), rotation.now)
+        if each.domain == "kubernetes"
+    ]
+    assert gate is not None and gate.waiting == step.gate.waiting
+    enrol.unenroll(cluster, rotation.vault, "w-1", wait=0)
+    assert rotation.advance().record.state is State.SWITCHED
