@@ -306,10 +306,12 @@ def test_a_stolen_enroller(site: Site) -> None:
     assert ask("LIST", f"{pooled}/w-7/secret-id") == 403
     assert ask("LIST", f"{pooled}/w-7/secret-id", None, "60s") == 200
     assert ask("LIST", f"{listed}/cp-1/secret-id", None, "60s") == 403
-    # A secret id only wrapped, and with nothing of its own choice.
+    # A secret id only wrapped, and with nothing of its own choice but a shorter life.
     assert ask("POST", f"{pooled}/w-7/secret-id", {}) in (400, 403)
-    for body in ({"metadata": '{"a": "b"}'}, {"ttl": "1h"}, {"num_uses": "1"}, {"cidr_list": "127.0.0.1/32"}):
+    for body in ({"metadata": '{"a": "b"}'}, {"num_uses": "1"}, {"ttl": "1h", "cidr_list": "127.0.0.1/32"}):
         assert ask("POST", f"{pooled}/w-7/secret-id", body, "60s") == 403, body
+    for ttl in ("", "0", 0, "8760h", "-1s"):
+        assert ask("POST", f"{pooled}/w-7/secret-id", {"ttl": ttl}, "60s") == 400, ttl
     assert ask("POST", f"{pooled}/w-7/secret-id", {}, "48h") in (400, 403)
     # Nothing of listed nodes, nor of the cluster.
     for method, path in (
