@@ -201,11 +201,12 @@ def unenroll_command(node: str, file: Path, allow_http: bool, revoking: bool) ->
     if done is None:
         click.echo(f"{node} {what}; its certificates end by themselves, at their not_after")
         return
-    from vaultpki.cli.revoke import show, tell
+    from vaultpki.cli.revoke import decide, show, tell
 
     click.echo(f"{node} {what}")
     show(done)
     tell(node, done, ended=True)
+    decide(done)
 
 
 def _some(names: Sequence[str]) -> str:

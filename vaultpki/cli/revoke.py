@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vaultpki.cli.common import json_option, opened, spec_option, terminal
-from vaultpki.errors import VaultpkiError
+from vaultpki.errors import Attention, VaultpkiError
 from vaultpki.redact import printable
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ def revoke_command(node: str, file: Path, allow_http: bool, as_json: bool, yes: 
     """Revoke the certificates of a node: they are put on the CRLs of their CAs at once.
 
     Kubernetes reads no CRL, and etcd only if it is told to: the command says what that means. To keep the node from
-    getting new certificates, run `vaultpki lock` first.
+    getting new certificates, run `vaultpki lock` first. Exit 3 if certificates of a name that nodes share were left
+    alone, or if another node reports a revoked one too: both are named.
 
     \b
     Example:
@@ -40,6 +41,8 @@ def revoke_command(node: str, file: Path, allow_http: bool, as_json: bool, yes: 
         if not found.targets:
             for line in revocation.sentences(node, found, ended=True):
                 click.echo(printable(line), err=True)
+            if found.unattributed:
+                raise Attention(f"nothing was revoked: there is no certificate that is known to be {node}'s; see above")
             raise VaultpkiError(
                 f"there is no certificate to revoke that is known to be {node}'s; `vaultpki nodes -f {file}` lists the "
                 "nodes"
@@ -53,10 +56,17 @@ def revoke_command(node: str, file: Path, allow_http: bool, as_json: bool, yes: 
         done = revoke.revoke(cluster, vault, found)
     if as_json:
         click.echo(json.dumps(revocation.to_json(node, done), indent=2))
-        return
-    if yes:
-        show(done)
-    tell(node, done)
+    else:
+        if yes:
+            show(done)
+        tell(node, done)
+    decide(done)
+
+
+def decide(done: Chosen) -> None:
+    """Raise Attention if a person has to decide what becomes of certificates."""
+    if done.doubtful:
+        raise Attention("certificates of shared names are in doubt; see above")
 
 
 def show(chosen: Chosen) -> None:
@@ -64,7 +74,8 @@ def show(chosen: Chosen) -> None:
     for target in chosen.targets:
         one = target.certificate
         ends = f"{one.facts.not_after:%Y-%m-%d %H:%M}Z"
-        click.echo(printable(f"- {one.ca}: {target.name}, serial {one.serial}, expires {ends}"))
+        too = f", reported by {', '.join(target.claimants[:3])} too" if target.claimants else ""
+        click.echo(printable(f"- {one.ca}: {target.name}, serial {one.serial}, expires {ends}{too}"))
 
 
 def tell(node: str, done: Chosen, *, ended: bool = False) -> None:

@@ -21,7 +21,7 @@ __all__ = ["Gate", "OperatorLeaf", "Participant", "Waiting", "gate", "restart_re
 
 @dataclass(frozen=True, slots=True)
 class OperatorLeaf:
-    """A certificate in date that no node reports, of the CA that is to leave: of a row such as `admin`."""
+    """An operator's certificate in date, of the CA that is to leave: of a row such as `admin`."""
 
     name: str
     serial: str

@@ -181,8 +181,10 @@ def sign_rule(certificate: Certificate, pattern: str | None = None) -> Fields:
         parameters["ip_sans"] = [",".join(subject.ips)]
     # Without it the CN would be a DNS SAN too. Vault, unlike OpenBao, allows an empty text for every value.
     denied: dict[str, list[Any]] = {"exclude_cn_from_sans": [""]}
+    if pattern is not None and NODE in subject.common_name:
+        denied["common_name"] = [*_NO_NODE_NAMES, "*,*"]
     if subject.dns and pattern is not None:
-        denied["alt_names"] = [*_NO_HOST_NAMES, *(["*,*"] if len(subject.dns) == 1 else [])]
+        denied["alt_names"] = [*_NO_NODE_NAMES, "*:*", *(["*,*"] if len(subject.dns) == 1 else [])]
     return {
         "capabilities": ["update"],
         "allowed_parameters": parameters,
@@ -192,8 +194,9 @@ def sign_rule(certificate: Certificate, pattern: str | None = None) -> Fields:
 
 
 # A glob binds only the beginning of a text. Of the rest, the role would allow a mail address at an allowed name, and
-# the engine silently drops what is no host name. (`*X*` matches a text with X in it.)
-_NO_HOST_NAMES: Final = ("*@*", "* *", "*:*", "***")
+# the engine silently drops what is no host name. A claim of an issuer's token is any text: `c-*`, `c-1/` or `c-2,c-1`
+# would get certificates in that name. (`*X*` matches a text with X in it.)
+_NO_NODE_NAMES: Final = ("*@*", "* *", "***", "*/*", "*+*", "*%*")
 
 
 def _pooled_names(names: tuple[str, ...], pattern: str) -> str:

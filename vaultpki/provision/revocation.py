@@ -1,16 +1,17 @@
 """Decides which certificates on the CA mounts are a node's, so that they may be revoked; pure.
 
 A certificate whose subject names the node is the node's: Vault signs such names for nobody else. One with a shared
-name, such as that of kube-scheduler, is known only by the reports of the nodes, which may be false: it counts only if
-the node may hold such a certificate, and if no other node reports it.
+name, such as that of kube-scheduler, is known only by the reports of the nodes, which may be false. What a node reports
+in a row of its own is its, whoever reports it too: no word of another node keeps a certificate from being revoked. What
+it does not report is left alone and named, so that a person can decide.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from vaultpki.certificates import node_rows, rows
 from vaultpki.model import NODE, Cluster, Node, Pool, Row
@@ -18,6 +19,8 @@ from vaultpki.pki.facts import Facts, serial_text
 from vaultpki.provision.identities import takes
 from vaultpki.redact import stamp
 from vaultpki.spec.node_report import NodeReport
+
+_SHOWN: Final = 5
 
 SerialsByNode = Mapping[str, Mapping[str, int]]
 """The serial numbers that each node reports, by the names of the certificates."""
@@ -39,21 +42,38 @@ class StoredCertificate:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A certificate of the node, and the name of its row; several rows may share a subject."""
+    """A certificate of the node, and the name of its row; several rows may share a subject.
+
+    `claimants` are other nodes that report the same certificate: one of them says what is not so.
+    """
 
     name: str
     certificate: StoredCertificate
+    claimants: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Unattributed:
-    """Certificates of one name that may be the node's and are left alone: how many, until when, and why."""
+    """Certificates of one name that may be the node's and are left alone: how many, and until when.
+
+    `claimants` are the nodes that report some of them; `unclaimed` is how many nobody reports.
+    """
 
     ca: str
     name: str
     count: int
     not_after: datetime
-    reason: str
+    claimants: tuple[str, ...] = ()
+    unclaimed: int = 0
+
+    @property
+    def reason(self) -> str:
+        """Why they are left alone, as one sentence."""
+        claimed = self.count - self.unclaimed
+        if not claimed:
+            return "no node reports them, and other nodes have certificates of this name"
+        said = f"{_verb(self.claimants, 'report')} {'it' if self.count == 1 else claimed if self.unclaimed else 'them'}"
+        return f"{said}, and nobody the other {self.unclaimed}" if self.unclaimed else said
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +82,11 @@ class Chosen:
 
     targets: tuple[Target, ...]
     unattributed: tuple[Unattributed, ...]
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether a person has to decide something: certificates were left alone, or another node reports them too."""
+        return bool(self.unattributed) or any(target.claimants for target in self.targets)
 
 
 def serials(reports: Mapping[str, NodeReport | None]) -> dict[str, dict[str, int]]:
@@ -84,27 +109,43 @@ def choose(cluster: Cluster, node: str, stored: Sequence[StoredCertificate], rep
     who = holder(cluster, node)
     # A node that was taken off cluster.yaml may have had any role.
     possible = node_rows(cluster, who) if who is not None else tuple(row for row in rows(cluster) if row.node_roles)
+    claims = _claims(node, reported)
+    mine = reported.get(node, {})
     targets: list[Target] = []
-    left: dict[tuple[str, str, str], list[StoredCertificate]] = {}
+    left: dict[tuple[str, str], list[StoredCertificate]] = {}
     for one in stored:
         if names_node(cluster, node, one.ca, one.facts):
             targets.append(Target(_named(cluster, node, one, reported), one))
             continue
-        row = _shared_row(possible, one)
-        if row is None:
+        fitting = _shared_rows(possible, one)
+        if not fitting:
             continue
-        reason = _not_its(cluster, node, row, one.facts.serial, reported)
-        if reason is None:
-            targets.append(Target(row.name, one))
-        elif reason:
-            left.setdefault((one.ca, row.name, reason), []).append(one)
-    return Chosen(
-        tuple(targets),
-        tuple(
-            Unattributed(ca, name, len(some), max(each.facts.not_after for each in some), reason)
-            for (ca, name, reason), some in left.items()
-        ),
-    )
+        others = tuple(sorted(claims.get(one.facts.serial, ())))
+        own = next((row for row in fitting if mine.get(row.name) == one.facts.serial), None)
+        if own is not None:
+            targets.append(Target(own.name, one, others))
+        elif not others and all(_only_holder(cluster, node, row) for row in fitting):
+            targets.append(Target(fitting[0].name, one))
+        elif not one.revoked:
+            left.setdefault((one.ca, fitting[0].name), []).append(one)
+    return Chosen(tuple(targets), tuple(_unattributed(ca, name, some, claims) for (ca, name), some in left.items()))
+
+
+def _claims(node: str, reported: SerialsByNode) -> dict[int, set[str]]:
+    """Return the other nodes that report each serial number."""
+    found: dict[int, set[str]] = {}
+    for name, serials_ in reported.items():
+        for serial in serials_.values() if name != node else ():
+            found.setdefault(serial, set()).add(name)
+    return found
+
+
+def _unattributed(
+    ca: str, name: str, some: Sequence[StoredCertificate], claims: Mapping[int, Collection[str]]
+) -> Unattributed:
+    claimants = sorted({node for each in some for node in claims.get(each.facts.serial, ())})
+    unclaimed = sum(each.facts.serial not in claims for each in some)
+    return Unattributed(ca, name, len(some), max(each.facts.not_after for each in some), tuple(claimants), unclaimed)
 
 
 def names_node(cluster: Cluster, node: str, ca: str, facts: Facts) -> bool:
@@ -144,36 +185,23 @@ def _named(cluster: Cluster, node: str, one: StoredCertificate, reported: Serial
     return " or ".join(fitting) or one.facts.subject.common_name
 
 
-def _shared_row(possible: Iterable[Row], one: StoredCertificate) -> Row | None:
-    """Return the row of a certificate whose common name nodes share; None if the node can have no such certificate."""
-    fitting = (
+def _shared_rows(possible: Iterable[Row], one: StoredCertificate) -> list[Row]:
+    """Return the rows of a certificate whose common name nodes share; none if the node can have no such certificate."""
+    return [
         row
         for row in possible
         if row.ca == one.ca
         and not any(NODE in name for name in (row.common_name, *row.dns))
         and row.common_name == one.facts.subject.common_name
         and row.usage is one.facts.usage
-    )
-    return next(fitting, None)
+    ]
 
 
-def _not_its(cluster: Cluster, node: str, row: Row, serial: int, reported: SerialsByNode) -> str | None:
-    """Return why a certificate with a shared name is left alone; None if it is the node's, "" if it is another's."""
-    others = [name for name, found in reported.items() if name != node and serial in found.values()]
-    mine = reported.get(node, {}).get(row.name) == serial
-    if others:
-        return f"{others[0]} reports it too" if mine else ""
-    if mine or _only_holder(cluster, node, row, reported):
-        return None
-    return "no node reports them, and other nodes have certificates of this name"
-
-
-def _only_holder(cluster: Cluster, node: str, row: Row, reported: SerialsByNode) -> bool:
-    """Return whether no other node of the cluster holds, or reports, a certificate of this row."""
+def _only_holder(cluster: Cluster, node: str, row: Row) -> bool:
+    """Return whether no other node of the cluster may hold a certificate of this row."""
     listed = (each.name for each in cluster.nodes if row.node_roles & each.roles and each.name != node)
     pooled = (pool.name for pool in cluster.pools if row.node_roles & pool.roles)
-    reporting = (name for name, found in reported.items() if name != node and row.name in found)
-    return not any((*listed, *pooled, *reporting))
+    return not any((*listed, *pooled))
 
 
 def sentences(node: str, chosen: Chosen, *, ended: bool = False) -> list[str]:
@@ -196,7 +224,17 @@ def sentences(node: str, chosen: Chosen, *, ended: bool = False) -> list[str]:
     for one in chosen.unattributed:
         some = "1 certificate" if one.count == 1 else f"{one.count} certificates"
         said.append(
-            f"left alone: {some} of {one.name} ({one.ca}), the last of them until {stamp(one.not_after)}: {one.reason}"
+            f"left alone: {some} of {one.name} ({one.ca}), the last of them until {stamp(one.not_after)}: "
+            f"{one.reason}; if {node} may hold {'it' if one.count == 1 else 'one of them'}, `vaultpki ca rotate "
+            f"{one.ca} --emergency` ends {'it' if one.count == 1 else 'them'}"
+        )
+    twice = [target for target in chosen.targets if target.claimants]
+    if twice:
+        names = sorted({name for target in twice for name in target.claimants})
+        said.append(
+            f"{_verb(names, 'report')} {len(twice)} of the revoked certificates too, so {node} or {_or(names)} says "
+            f"what is not so: run `vaultpki renew` there if {'it is' if len(names) == 1 else 'they are'} sound, or "
+            "revoke there too"
         )
     if not ended:
         said.append(f"{node} can still get new certificates: `vaultpki lock {node}` ends all that it can log in with")
@@ -215,6 +253,7 @@ def to_json(node: str, chosen: Chosen, *, ended: bool = False) -> dict[str, Any]
                 "name": target.name,
                 "serial": target.certificate.serial,
                 "not_after": stamp(target.certificate.facts.not_after),
+                **({"reported_by": list(target.claimants)} if target.claimants else {}),
             }
             for target in chosen.targets
         ],
@@ -225,11 +264,23 @@ def to_json(node: str, chosen: Chosen, *, ended: bool = False) -> dict[str, Any]
                 "count": one.count,
                 "not_after": stamp(one.not_after),
                 "reason": one.reason,
+                "reported_by": list(one.claimants),
             }
             for one in chosen.unattributed
         ],
         "notes": sentences(node, chosen, ended=ended),
     }
+
+
+def _verb(names: Sequence[str], verb: str) -> str:
+    """Return the first few names as the subject of a verb."""
+    some = list(names[:_SHOWN])
+    rest = [f"{len(names) - len(some)} more"] if len(names) > len(some) else []
+    return f"{_and([*some, *rest])} {verb}{'s' if len(names) == 1 else ''}"
+
+
+def _or(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else "one of them"
 
 
 def _and(names: Sequence[str]) -> str:

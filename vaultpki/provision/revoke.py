@@ -23,7 +23,7 @@ def find(cluster: Cluster, vault: Vault, node: str, now: datetime) -> Chosen:
     """
     if not names.fits(node, hosts.node_name):
         raise SpecError(f"{node!r} is no node name")
-    reports = {each.name: each.report for each in node_list.members(cluster, vault)}
+    reports = {each.name: each.report for each in node_list.members(cluster, vault) if not each.locked}
     # Its AppRole may just have been deleted, and then it is no member any more.
     reports[node] = node_list.own_report(cluster, vault, node)
     return revocation.choose(cluster, node, _stored(cluster, vault, now), revocation.serials(reports))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Final
+from weakref import WeakKeyDictionary
 
 from vaultpki.certificates import ROOT, node_rows, resolve, rows
 from vaultpki.errors import BadAnswer, CertificateUnreadable, ForeignObject, SpecError
@@ -23,6 +26,7 @@ from vaultpki.spec import node_report
 from vaultpki.vault import Answer, Request, Vault, text
 
 _MOST_ISSUERS: Final = 100
+_SERIAL: Final = re.compile(r"[0-9a-fA-F]{1,2}(?:[:-][0-9a-fA-F]{1,2}){0,63}")
 
 
 def read_mount(cluster: Cluster, vault: Vault, domain: str, root: Facts) -> RotationMount:
@@ -142,12 +146,18 @@ def _participant(cluster: Cluster, who: Member, domain: str) -> Participant:
     )
 
 
-def read_operator_leaves(
-    cluster: Cluster, vault: Vault, ca: Facts, domain: str, nodes: Collection[Participant], now: datetime
-) -> tuple[OperatorLeaf, ...]:
-    """Return the live certificates of operators that `ca` has signed: those in date that no node reports.
+# The certificates that are known to be no operator's, or to count no more, by the mounts that this command reads: a
+# certificate does not change but for its revocation, and a command that waits looks again and again.
+_SETTLED: WeakKeyDictionary[Vault, dict[str, set[str]]] = WeakKeyDictionary()
 
-    They are known by the subjects of the operators' rows. A revoked one does not count: who holds it has been told.
+
+def read_operator_leaves(
+    cluster: Cluster, vault: Vault, ca: Facts, domain: str, now: datetime
+) -> tuple[OperatorLeaf, ...]:
+    """Return the live certificates of operators that `ca` has signed.
+
+    They are known by the subjects of the operators' rows, on the mount itself: a node that reports the serial number of
+    one says what is not so. A revoked one does not count: who holds it has been told.
     """
     from vaultpki.pki import x509
 
@@ -160,37 +170,29 @@ def read_operator_leaves(
     if not operators:
         return ()
     mount = cluster.mount(domain)
-    reported = {
-        int(each.serial, 16)
-        for node in nodes
-        if node.report is not None
-        for each in node.report.certificates.values()
-        if each.serial
-    }
-    serials = vault.call(Request("LIST", f"{mount}/certs")).keys
-    wanted = [serial for serial in serials if _number(serial) not in reported]
+    settled = _SETTLED.setdefault(vault, {}).setdefault(mount, set())
+    listed = vault.call(Request("LIST", f"{mount}/certs")).keys
+    wanted = [_checked(serial) for serial in listed if serial not in settled]
     leaves = []
-    for answer in vault.many([Request("GET", f"{mount}/cert/{serial}") for serial in wanted]):
+    answers = vault.many([Request("GET", f"{mount}/cert/{serial}") for serial in wanted])
+    for serial, answer in zip(wanted, answers, strict=True):
+        facts = None
         # Tidied meanwhile, or revoked.
-        if not answer.found or answer.data.get("revocation_time"):
-            continue
-        try:
-            facts = x509.read_certificates(text(answer.data, "certificate").encode())[0]
-        except CertificateUnreadable:
-            continue
-        name = operators.get((facts.subject.common_name, facts.subject.organization))
-        if name and facts.authority_key_id == ca.subject_key_id and facts.not_after > now and not facts.is_ca:
+        if answer.found and not answer.data.get("revocation_time"):
+            with contextlib.suppress(CertificateUnreadable):
+                facts = x509.read_certificates(text(answer.data, "certificate").encode())[0]
+        name = operators.get((facts.subject.common_name, facts.subject.organization)) if facts is not None else None
+        if facts is None or not name or facts.is_ca or facts.not_after <= now:
+            settled.add(serial)
+        elif facts.authority_key_id == ca.subject_key_id:
             leaves.append(OperatorLeaf(name, f"{facts.serial:x}", facts.not_after))
     return tuple(sorted(leaves, key=lambda leaf: leaf.not_after))
 
 
-def _number(serial: str) -> int:
-    try:
-        return int(serial.replace(":", "").replace("-", ""), 16)
-    except ValueError:
-        raise BadAnswer(
-            f"the server lists {printable(serial[:80])!r} as a serial number; check any proxy in between"
-        ) from None
+def _checked(serial: str) -> str:
+    if not _SERIAL.fullmatch(serial):
+        raise BadAnswer(f"the server lists {printable(serial[:80])!r} as a serial number; check any proxy in between")
+    return serial
 
 
 def longest_ttl(cluster: Cluster, domain: str) -> int:

@@ -300,12 +300,10 @@ def _gate(
         )
 
     first = gate(())
-    return first if first.waiting and not whole else gate(_operators(scene, record, to, mount, nodes))
+    return first if first.waiting and not whole else gate(_operators(scene, record, to, mount))
 
 
-def _operators(
-    scene: Scene, record: RotationRecord, to: State, mount: RotationMount, nodes: Collection[Participant]
-) -> tuple[OperatorLeaf, ...]:
+def _operators(scene: Scene, record: RotationRecord, to: State, mount: RotationMount) -> tuple[OperatorLeaf, ...]:
     """Return the operators' leaves of the CA that is to leave."""
     leaving = {
         (State.SWITCHED, State.RETIRED): record.old,
@@ -314,7 +312,7 @@ def _operators(
     issuer = mount.issuer(leaving.issuer) if leaving is not None else None
     if issuer is None or issuer.facts is None or record.method is Method.SAME_KEY:
         return ()
-    return read_operator_leaves(scene.cluster, scene.vault, issuer.facts, record.domain, nodes, scene.now)
+    return read_operator_leaves(scene.cluster, scene.vault, issuer.facts, record.domain, scene.now)
 
 
 def _behind(scene: Scene) -> str | None:

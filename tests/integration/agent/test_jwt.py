@@ -22,6 +22,7 @@ from helpers.vault.servers import Answer, Server
 from vaultpki.certificates import LEAF_BACKDATE
 from vaultpki.model import Certificate, KeyType, Pool, Subject
 from vaultpki.pki import keys, x509
+from vaultpki.provision import node_list
 from vaultpki.spec import report_place
 from vaultpki.verify.forbidden_signing import allowed, forbidden
 
@@ -283,6 +284,39 @@ def place(site: Vouched, token: str, pool: str = "cloud") -> str:
     """The place where the holder of this token reports."""
     entity = site.server.api("POST", "auth/token/lookup", {"token": token}).data["entity_id"]
     return report_place.by_token(pool, entity)
+
+
+ODD = ("c-*", "c-1/", "c-2,c-1", "c-1 ", "c-A", "c-1.", "c-/../listed/cp-1", "c-+", "c-1/*", "c-1@c-1", "c-%2f")
+
+
+def test_an_odd_subject_is_no_node(own: Vouched) -> None:
+    """An issuer may put any text into the claim, and the servers take the pool's `node_names` for a glob."""
+    own.apply()
+    good, store = own.logged_in("c-1"), f"{own.prefix}/config/data"
+    report = {"data": {"version": 1, "time": "2026-11-27T12:00:00Z", "agent": "odd"}}
+    assert own.server.api("POST", f"{store}/{place(own, good)}", report, token=good).status == 200
+    others = [place(own, good), report_place.listed("cp-1"), report_place.pooled("autoscaled", "w-1")]
+    admitted, reported = set(), set()
+    for subject in ODD:
+        odd = own.login(own.issuer.token(subject))
+        if odd.status != 200:
+            assert odd.status in (400, 403), (subject, odd)
+            continue
+        admitted.add(subject)
+        token = odd.body["auth"]["client_token"]
+        # It reports at its own place alone, whatever its name is; a token whose policy such a name would bend opens
+        # nothing at all on OpenBao, which answers 400.
+        for where in (*others, place(own, token, "edge")):
+            assert own.server.api("POST", f"{store}/{where}", report, token=token).status in (400, 403), subject
+        if own.server.api("POST", f"{store}/{place(own, token)}", report, token=token).status == 200:
+            reported.add(subject)
+        for row in ("kubelet", "kubelet-client"):
+            for name in ("c-1", "c-2", *([subject] if set(subject) & set("*/, +@%") else [])):
+                assert sign(own, token, name, row=row).status in (400, 403), (subject, name, row)
+    assert admitted >= {"c-*", "c-1/", "c-2,c-1"} and "c-2,c-1" in reported
+    found = node_list.read_nodes(own.cluster, own.client())
+    assert [each.name for each in found.members if each.kind == "jwt"] == ["c-1"]
+    assert {each.name for each in found.unfit} == reported and all("fits no pool" in x.sentence for x in found.unfit)
 
 
 def exactly(answer: Answer, own: Certificate | None) -> bool:

@@ -12,6 +12,7 @@ from helpers.node import resident_agent
 from helpers.vault.applied_cluster import Seat, Site, standing, vaultpki
 from helpers.vault.servers import Server, wait_for
 from vaultpki import __version__
+from vaultpki.spec import report_place
 
 
 @pytest.fixture
@@ -91,3 +92,25 @@ def test_an_agent_that_stays_says_how_often_it_reports(site: Site) -> None:
 def report_of_now(site: Site) -> dict[str, Any]:
     answer = site.server.api("GET", site.report_path("worker-1"))
     return dict(answer.data["data"]) if answer.status == 200 else {}
+
+
+def test_where_the_policy_is_of_before_it_reports_where_that_release_reads(site: Site) -> None:
+    """An agent of this release under the policy that an applier of 0.1.0 wrote; it says so once."""
+    policy = f"sys/policies/acl/{site.prefix}/node/worker-1"
+    rules = json.loads(site.read(policy)["policy"])
+    place = f"{site.prefix}/config/data/{report_place.listed('worker-1')}"
+    former = f"{site.prefix}/config/data/{report_place.former('worker-1')}"
+    before = {"path": {path: rule for path, rule in rules["path"].items() if path != place}}
+    assert former in before["path"]
+    assert site.server.api("PUT", policy, {"policy": json.dumps(before)}).status == 204
+    seat = site.equip("worker-1")
+    assert "run `vaultpki apply`" in seat.run().stderr
+    seat.age()
+    assert "vaultpki apply" not in seat.run().stderr
+    assert site.server.api("GET", place).status == 404 and site.read(former)["data"]["agent"]
+    found = row(site, expect=3)
+    assert (found["state"], found["reasons"], found["report"]) == ("failing", ["old-agent"], None)
+    assert site.server.api("PUT", policy, {"policy": json.dumps(rules)}).status == 204
+    seat.age()
+    assert f"the report is written at {report_place.listed('worker-1')} again" in seat.run().stdout
+    assert row(site, expect=0)["state"] == "ok"

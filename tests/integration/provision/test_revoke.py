@@ -31,6 +31,10 @@ nodes:
 pools:
 - {name: autoscaled, roles: [worker], node_names: "w-*"}
 """
+SHARED = (
+    *("kube-scheduler", "kube-controller-manager", "kube-apiserver-etcd", "kube-apiserver-kubelet"),
+    *("front-proxy-client", "etcd-healthcheck-client"),
+)
 QUICK = 20
 """Seconds within which all of a node's certificates are on the CRLs, with the start of the command."""
 
@@ -92,15 +96,20 @@ def test_all_of_a_nodes_certificates_and_no_others(site: Site, tmp_path: Path) -
     assert not any(on_crls(site).values())
 
     began = time.monotonic()
-    document = json.loads(run(site, "revoke", "cp-1", "--yes", "--json").stdout)
+    ran = run(site, "revoke", "cp-1", "--yes", "--json", expect=3)
+    document = json.loads(ran.stdout)
+    assert "in doubt" in ran.stderr
     assert time.monotonic() - began < QUICK
     wanted = of(now)
     # Its earlier serving certificate has its name. The scheduler's has not: it may be cp-2's.
     wanted["kubernetes"].add(first["kube-apiserver"][1].serial)
     assert on_crls(site) == wanted
     assert sum(map(len, wanted.values())) == len(document["revoked"]) == 10
-    (left,) = document["left_alone"]
-    assert (left["ca"], left["name"], left["count"]) == ("kubernetes", "kube-scheduler", 1)
+    # cp-2's own of these names are said, and who reports them.
+    alone = {one["name"]: one for one in document["left_alone"]}
+    assert {name: one["count"] for name, one in alone.items()} == dict.fromkeys(SHARED, 1) | {"kube-scheduler": 2}
+    assert all(one["reported_by"] == ["cp-2"] for one in alone.values())
+    left = alone["kube-scheduler"]
 
     # An independent reader refuses it, and takes that of the other node.
     chain = (seats["cp-1"].pki / "etcd-ca-chain.crt").read_text()
@@ -111,12 +120,13 @@ def test_all_of_a_nodes_certificates_and_no_others(site: Site, tmp_path: Path) -
         ran = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
         assert expected in ran.stdout + ran.stderr
 
-    said = run(site, "revoke", "cp-1", "--yes").stdout
+    said = run(site, "revoke", "cp-1", "--yes", expect=3).stdout
     assert "cp-1: 10 certificates are on the CRLs of their CAs\n" in said and on_crls(site) == wanted
     assert "kube-apiserver, kubelets and aggregated API servers read no CRL" in said
     assert "etcd refuses them only if it runs with --client-crl-file" in said
     assert (
-        f"left alone: 1 certificate of kube-scheduler (kubernetes), the last of them until {left['not_after']}" in said
+        f"left alone: 2 certificates of kube-scheduler (kubernetes), the last of them until {left['not_after']}: "
+        "cp-2 reports 1, and nobody the other 1" in said
     )
 
 
@@ -138,17 +148,22 @@ def test_a_run_that_was_cut_off_is_completed(site: Site) -> None:
     assert len(asked) == len(told) - 1
 
 
-def test_what_a_node_says_of_others_ends_none_of_them(site: Site) -> None:
+def test_what_another_node_says_keeps_nothing_from_being_revoked(site: Site) -> None:
     seats = {name: site.equip(name) for name in ("cp-1", "cp-2")}
     for seat in seats.values():
         seat.run()
     mine, others = held(site, seats["cp-1"]), held(site, seats["cp-2"])
-    report(site, "cp-1", others)
-    report(site, "cp-2", others)
-    said = run(site, "revoke", "cp-1", "--yes").stdout
-    named = {name: one for name, one in mine.items() if name in ("kube-apiserver", "etcd-server", "etcd-peer")}
-    assert on_crls(site) == of(named)
-    assert "cp-2 reports it too" in said
+    report(site, "cp-1", mine)
+    # It says that all of cp-1's are its own; so cp-2's own are nobody's.
+    report(site, "cp-2", mine)
+    said = run(site, "revoke", "cp-1", "--yes", expect=3).stdout
+    assert on_crls(site) == of(mine) and not of(mine)["kubernetes"] & of(others)["kubernetes"]
+    assert "cp-2 reports 6 of the revoked certificates too" in said
+    assert all(f"left alone: 1 certificate of {name}" in said for name in SHARED)
+    # A worker's word about the certificates of control planes counts for nothing.
+    site.equip("w-1", pool="autoscaled")
+    report(site, "w-1", mine)
+    assert "w-1" not in run(site, "revoke", "cp-1", "--yes", expect=3).stdout
 
 
 def test_nothing_to_revoke_and_too_little_right(site: Site) -> None:
@@ -178,13 +193,14 @@ def test_unenroll_revokes_before_the_report_goes(site: Site) -> None:
     assert "permission denied" in run(site, "unenroll", "w-1", "--revoke", token=token, expect=1).stderr
     store = site.report_path("w-1", data="metadata")
     assert site.server.api("GET", store).status == 200 and not any(on_crls(site).values())
-    said = run(site, "unenroll", "w-1", "--revoke").stdout
+    said = run(site, "unenroll", "w-1", "--revoke", expect=3).stdout
+    assert "left alone: 1 certificate of kube-proxy (kubernetes)" in said and "w-2 reports it" in said
     assert said.startswith("w-1 has no identity any more\n") and "w-1: 3 certificates are on the CRLs" in said
     assert "lock" not in said
     assert on_crls(site) == of(held(site, seats["w-1"], "autoscaled"))
     assert site.server.api("GET", store).status == 404
     # What names the node can still be revoked later.
-    again: dict[str, Any] = json.loads(run(site, "revoke", "w-1", "--yes", "--json").stdout)
+    again: dict[str, Any] = json.loads(run(site, "revoke", "w-1", "--yes", "--json", expect=3).stdout)
     assert {one["name"] for one in again["revoked"]} == {"kubelet", "kubelet-client"}
 
     def cut_off() -> None:

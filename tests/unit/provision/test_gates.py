@@ -443,3 +443,37 @@ def test_memory_a_start_before_the_bundle_came_says_nothing_of_later_ones() -> N
     told = reason(between(State.RETRUSTING, State.RETURNING, node))
     # From re-trusting `ca continue` leads forward.
     assert told.startswith("restart etcd") and told.endswith("run `vaultpki ca abort --restarted cp-1`")
+
+
+def locked(name: str = "cp-1", *, ends: datetime | None = NOW + timedelta(days=3), **changes: Any) -> Participant:
+    """A node that nobody can log in as; its last report showed a certificate that ends then."""
+    return member(None, name, credentials=0, locked=True, last_expiry=ends, **changes)
+
+
+def test_a_locked_listed_node_is_waited_for_until_it_is_enrolled_left_out_or_expired() -> None:
+    said = reason(between(State.PUBLISHED, State.SWITCHED, locked(readers=())))
+    assert (
+        said.startswith("is locked, or its credential has expired: `vaultpki enroll cp-1`") and "--without cp-1" in said
+    )
+    left = between(State.PUBLISHED, State.SWITCHED, locked(readers=()), excused=("cp-1",))
+    assert left.open(NOW + timedelta(days=1)) and [each.node for each in left.excused] == ["cp-1"]
+    gone = between(State.PUBLISHED, State.SWITCHED, locked(ends=NOW, readers=()))
+    assert gone.open(NOW + timedelta(days=1)) and "no certificate that is in date" in gone.excused[0].reason
+    # A member of etcd that may run still is never left out.
+    kept = between(State.PUBLISHED, State.SWITCHED, locked(), excused=("cp-1",))
+    assert "a member of etcd cannot be left out" in reason(kept)
+    assert without_refused(record(State.PUBLISHED), locked(), NOW) and not without_refused(
+        record(State.PUBLISHED), locked(ends=NOW), NOW
+    )
+
+
+def test_a_locked_pooled_node_is_left_out_and_named_and_gets_no_turn() -> None:
+    found = between(State.PUBLISHED, State.SWITCHED, locked("w-1", kind="pooled", readers=()), member(report()))
+    assert [(each.node, each.reason) for each in found.excused] == [("w-1", "is locked, or its credential has expired")]
+    assert found.open(NOW + timedelta(days=1))
+    assert turn(record(State.PUBLISHED), State.SWITCHED, [locked()], NOW) == ""
+
+
+def test_an_agent_that_reports_only_where_the_first_release_did_is_named() -> None:
+    said = reason(between(State.PUBLISHED, State.SWITCHED, member(None, former="0.1.0", readers=())))
+    assert "where agents of 0.1.0 did (0.1.0)" in said and "--without cp-1" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -26,6 +27,10 @@ nodes:
 pools:
 - {name: spot, roles: [worker], node_names: "s-*"}
 """
+SHARED = (
+    *("kube-scheduler", "kube-controller-manager", "kube-apiserver-etcd", "kube-apiserver-kubelet"),
+    *("front-proxy-client", "etcd-healthcheck-client"),
+)
 
 
 @pytest.fixture
@@ -86,7 +91,12 @@ def test_a_node_that_tells_the_truth_loses_all_that_it_holds_and_nobody_else_any
     found, reported = everything(cluster)
     result = choose(cluster, node, found, reported)
     assert {target.certificate.facts.serial for target in result.targets} == set(reported[node].values())
-    assert {target.name for target in result.targets} == set(reported[node]) and result.unattributed == ()
+    assert {target.name for target in result.targets} == set(reported[node])
+    # What the other control plane holds by the same names is left alone, and said.
+    other = {"cp-1": "cp-2", "cp-2": "cp-1"}.get(node)
+    left = {(one.count, one.claimants, one.unclaimed) for one in result.unattributed}
+    assert left == ({(1, (other,), 0)} if other else set())
+    assert result.doubtful is (other is not None)
     assert len({target.certificate.ca for target in result.targets}) == (2 if node == "w-1" else 3)
 
 
@@ -105,49 +115,74 @@ def test_an_earlier_certificate_with_a_shared_name_is_left_alone_and_told(cluste
     result = choose(cluster, "cp-1", found, current)
     assert [target.certificate.facts.serial for target in result.targets] == [9]
     (left,) = result.unattributed
-    assert (left.ca, left.name, left.count, left.not_after) == ("kubernetes", "kube-scheduler", 2, END)
-    assert "no node reports them" in left.reason
+    assert (left.ca, left.name, left.count, left.not_after) == ("kubernetes", "kube-scheduler", 3, END)
+    assert (left.claimants, left.unclaimed) == (("cp-2",), 2)
+    assert left.reason == "cp-2 reports 1, and nobody the other 2"
 
 
 def test_the_only_holder_of_a_shared_name_held_the_earlier_ones_too(tmp_path: Path) -> None:
     cluster = load(tmp_path, SPEC.replace("- {name: cp-2, roles: [control-plane, etcd], addresses: [10.0.0.12]}\n", ""))
     older = [stored(cluster, "kube-scheduler", "cp-1", 7)]
     assert chosen(cluster, "cp-1", older, {}) == {"kube-scheduler"}
-    # Another one reports such a certificate, though cluster.yaml has it no more.
-    assert chosen(cluster, "cp-1", older, {"cp-9": {"kube-scheduler": 8}}) == set()
+    # Nobody else may hold one, whatever is said.
+    assert chosen(cluster, "cp-1", older, {"w-1": {"kube-proxy": 8}}) == {"kube-scheduler"}
     # Workers share kube-proxy with every node of the pool.
     assert chosen(cluster, "w-1", [stored(cluster, "kube-proxy", "w-1", 7)], {}) == set()
 
 
-def test_a_node_that_lies_ends_nobody_elses_certificate(cluster: Cluster) -> None:
+def test_a_node_that_lies_ends_no_certificate_that_it_may_not_hold(cluster: Cluster) -> None:
     found, reported = everything(cluster)
     others = reported["cp-2"] | {"admin": 5}
     admin = row_named(cluster, "admin")
     subject = resolve(admin, cluster, None).subject
     found.append(StoredCertificate("kubernetes", facts(subject, 5, EKU[admin.usage]), revoked=False))
     honest = set(reported["cp-1"].values())
-    # It names the serials of another control plane, of the admin and of a worker as its own, under any name.
+    # It names the serials of the admin and of a worker as its own, under any name.
     for lie in (
-        others,
         dict.fromkeys(reported["cp-1"], 5),
-        dict(zip(reported["cp-1"], reported["cp-2"].values(), strict=True)),
         {"kubelet-client": reported["w-1"]["kubelet-client"], "kube-proxy": reported["w-1"]["kube-proxy"]},
     ):
         result = choose(cluster, "cp-1", found, {**reported, "cp-1": lie})
         assert {target.certificate.facts.serial for target in result.targets} <= honest, lie
-    told = choose(cluster, "cp-1", found, {**reported, "cp-1": others}).unattributed
-    assert {one.name for one in told if one.reason == "cp-2 reports it too"} >= {"kube-scheduler", "front-proxy-client"}
+    # Of the other control plane it ends what both say to hold, and that is told: which of them lies is not known.
+    result = choose(cluster, "cp-1", found, {**reported, "cp-1": others})
+    twice = {target.name for target in result.targets if target.claimants == ("cp-2",)}
+    assert twice == set(SHARED) and result.doubtful
+    assert any("run `vaultpki renew` there" in line for line in sentences("cp-1", result))
+    assert {(one.name, one.claimants) for one in result.unattributed} == {(name, ()) for name in SHARED}
 
 
 def test_a_lie_of_another_node_protects_no_certificate_with_the_nodes_own_name(cluster: Cluster) -> None:
     found, reported = everything(cluster)
     result = choose(cluster, "cp-1", found, {**reported, "cp-2": reported["cp-1"]})
-    assert {target.name for target in result.targets} == {"kube-apiserver", "etcd-server", "etcd-peer"}
-    assert {one.name for one in result.unattributed} == set(reported["cp-1"]) - {
-        "kube-apiserver",
-        "etcd-server",
-        "etcd-peer",
-    }
+    assert {target.certificate.facts.serial for target in result.targets} == set(reported["cp-1"].values())
+    assert {target.name for target in result.targets if target.claimants} == set(SHARED)
+    # Its silence protects none either: cp-2's own are nobody's now.
+    assert {(one.name, one.unclaimed) for one in result.unattributed} == {(name, 1) for name in SHARED}
+
+
+def test_a_silent_stolen_node_keeps_nothing_unsaid(cluster: Cluster) -> None:
+    found, reported = everything(cluster)
+    for told in ({"cp-2": reported["cp-2"]}, {}):
+        result = choose(cluster, "cp-1", found, told)
+        named = {serial for name, serial in reported["cp-1"].items() if name not in SHARED}
+        assert {target.certificate.facts.serial for target in result.targets} == named
+        assert {(one.name, one.count) for one in result.unattributed} == {(name, 2) for name in SHARED}
+        assert result.doubtful and all("--emergency" in line for line in sentences("cp-1", result) if "left" in line)
+    revoked = [replace(one, revoked=True) for one in found]
+    assert choose(cluster, "cp-1", revoked, {}).unattributed == ()
+
+
+def test_one_liar_of_three_control_planes_hides_nothing(tmp_path: Path) -> None:
+    third = "- {name: cp-3, roles: [control-plane, etcd], addresses: [10.0.0.13]}\n"
+    cluster = load(tmp_path, SPEC.replace("- {name: w-1", f"{third}- {{name: w-1"))
+    found, reported = everything(cluster)
+    # cp-3 claims all that cp-1 and cp-2 hold, and cp-1 is to be revoked.
+    claimed = {f"{node}-{name}": serial for node in ("cp-1", "cp-2") for name, serial in reported[node].items()}
+    result = choose(cluster, "cp-1", found, {**reported, "cp-3": claimed})
+    assert {target.certificate.facts.serial for target in result.targets} == set(reported["cp-1"].values())
+    left = {(one.name, one.count, one.claimants, one.unclaimed) for one in result.unattributed}
+    assert left == {(name, 2, ("cp-2", "cp-3"), 1) for name in SHARED}
 
 
 @pytest.mark.parametrize("name", ["kubernetes-admin", "kube-apiserver-etcd-client", "api"])
@@ -192,7 +227,8 @@ def test_what_it_does_not_do_is_told(cluster: Cluster) -> None:
     assert told[0].startswith("kube-apiserver, kubelets and aggregated API servers read no CRL: they accept")
     assert "certificates of kubernetes and front-proxy until 2026-12-16T12:00:00Z" in told[0]
     assert "etcd refuses them only if it runs with --client-crl-file" in told[1]
-    assert "`vaultpki lock cp-1`" in told[2] and "--emergency" in told[3]
+    assert all("left alone" in line for line in told[2:-2])
+    assert "`vaultpki lock cp-1`" in told[-2] and "--emergency" in told[-1]
     worker = sentences("w-1", choose(cluster, "w-1", found, reported), ended=True)
     assert len(worker) == 2 and not any("etcd" in line or "lock" in line for line in worker)
 
