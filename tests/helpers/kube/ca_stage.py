@@ -57,7 +57,8 @@ class Stage:
         """A command of the operator's, behind another one; 3 is how one ends that waits for something."""
         site = self.kubernetes.site
         command = ("ca", *words, "-f", site.file)
-        return vaultpki(*command, env=site.environment(), expect=set(expect), timeout=timeout, behind=behind)
+        env = site.environment("viewer" if words[0] == "status" else "applier")
+        return vaultpki(*command, env=env, expect=set(expect), timeout=timeout, behind=behind)
 
     def record(self, domain: str) -> RotationRecord:
         site = self.kubernetes.site

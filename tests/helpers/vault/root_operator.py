@@ -57,7 +57,7 @@ class RootOperator:
             act(self.through)
         except (Sealed, Unavailable):
             vault = self.site.client()
-            for ca in ca_commands.status(self.site.cluster, vault, self.now):
+            for ca in ca_commands.status(self.site.cluster, self.site.client("viewer"), self.now):
                 assert ca.problem == "" and ca.sha256, ca
             act(vault)
 

@@ -55,7 +55,7 @@ class Rotation:
         return ca_commands.abort(self.site.cluster, vault or self.vault, self.now)
 
     def status(self) -> tuple[CaStatus, ...]:
-        return ca_commands.status(self.site.cluster, self.vault, self.now)
+        return ca_commands.status(self.site.cluster, self.site.client("viewer"), self.now)
 
     def reported(self) -> None:
         """Every node makes a pass, and time goes by until every component has noticed new files."""

@@ -133,7 +133,7 @@ def test_a_node_gets_its_own_certificates_and_keeps_them(site: Vouched) -> None:
         name: after[name] for name in after if name.startswith("pki/")
     }
     listed = json.loads(
-        vaultpki("nodes", "-f", site.file, "--json", env=site.environment()).stdout,
+        vaultpki("nodes", "-f", site.file, "--json", env=site.environment("viewer")).stdout,
     )["nodes"]
     (seen,) = [entry for entry in listed if entry["node"] == "c-1"]
     assert seen["pool"] == "cloud" and seen["report"]["certificates"]["kubelet"]["state"] == "ok"
@@ -503,7 +503,7 @@ def test_nodes_whose_pool_goes_or_takes_them_no_more_are_told_and_ended(
         path = f"{own.prefix}/config/data/{place(own, tokens[node], pool)}"
         assert own.server.api("POST", path, {"data": {"time": "now"}}, token=tokens[node]).status == 200
     own.write(SPEC.replace(*change))
-    said = vaultpki("plan", "-f", own.file, env=own.environment()).stdout.replace("\n      ", " ")
+    said = vaultpki("plan", "-f", own.file, env=own.environment("viewer")).stdout.replace("\n      ", " ")
     assert f"1 node loses its identity and can renew nothing: {gone[0]}, which logged in by an issuer's token" in said
     (impact,) = own.plan()["impact"]
     assert (impact["effect"], impact["pool"], impact["nodes"]) == ("loses-access", gone[1], 1)

@@ -343,7 +343,7 @@ def test_another_layout_needs_every_node_to_join_anew(server: Server, tmp_path: 
         assert "the nodes have the layout document, and a node gets its layout when it joins" in ran.stderr
         assert "end the credentials of worker-1 (`vaultpki lock`" in ran.stderr
     before = seat.snapshot(memory=False)
-    vaultpki("lock", "-f", site.file, "worker-1", env=site.environment())
+    vaultpki("lock", "-f", site.file, "worker-1", env=site.environment("locker"))
     early = vaultpki(
         *("enroll", "-f", site.file, "worker-1", "-o", tmp_path / "join.json"), env=site.environment(), expect=1
     )
@@ -364,7 +364,7 @@ def test_another_layout_needs_every_node_to_join_anew(server: Server, tmp_path: 
     }
     # With a live credential the way back is closed, too.
     site.write(DOCUMENT)
-    vaultpki("plan", "-f", site.file, env=site.environment(), expect=1)
+    vaultpki("plan", "-f", site.file, env=site.environment("viewer"), expect=1)
 
 
 DOCUMENT = """\

@@ -309,7 +309,7 @@ def test_a_store_that_says_so_replaces_no_bundle_and_bends_no_certificate(site: 
 def test_another_programs_template_is_copied_and_warned_of(site: Site, worker: Seat) -> None:
     (site.folder / "extra.tmpl").write_text("a $node\n{{ node }}\n")
     site.write(f"{NODES}templates:\n  extra: {{file: extra.conf, template: extra.tmpl, roles: [worker]}}\n")
-    for ran in (vaultpki("plan", "-f", site.file, env=site.environment()), site.apply()):
+    for ran in (vaultpki("plan", "-f", site.file, env=site.environment("viewer")), site.apply()):
         assert ran.stderr.count("\n") == 1, ran.stderr
         assert ran.stderr.startswith(f"vaultpki: warning: {site.file}: templates.extra.template: line 2 ")
     worker.age()

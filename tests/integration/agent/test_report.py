@@ -26,7 +26,7 @@ def report(site: Site) -> dict[str, Any]:
 
 
 def row(site: Site, *, expect: int) -> dict[str, Any]:
-    ran = vaultpki("nodes", "-f", site.file, "--json", env=site.environment(), expect=expect)
+    ran = vaultpki("nodes", "-f", site.file, "--json", env=site.environment("viewer"), expect=expect)
     (found,) = json.loads(ran.stdout)["nodes"]
     return dict(found)
 

@@ -37,7 +37,8 @@ class Cas:
         self.nodes = [Reporter(site, node.name, "etcd") for node in site.cluster.nodes]
 
     def run(self, *words: str | Path, expect: int = 0) -> Ran:
-        return vaultpki("ca", *words, "-f", self.site.file, env=self.site.environment(), expect=expect)
+        env = self.site.environment("viewer" if words[0] == "status" else "applier")
+        return vaultpki("ca", *words, "-f", self.site.file, env=env, expect=expect)
 
     def json(self, *words: str, expect: int = 0) -> dict[str, Any]:
         ran = self.run(*words, "--json", expect=expect)

@@ -41,7 +41,7 @@ class Fleet:
 
     @property
     def env(self) -> dict[str, str]:
-        return self.site.environment()
+        return self.site.environment("viewer")
 
     def run(self, *words: str, expect: int = 0) -> Ran:
         return vaultpki("nodes", "-f", self.site.file, *words, env=self.env, expect=expect)

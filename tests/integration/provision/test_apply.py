@@ -71,7 +71,7 @@ def test_an_empty_server_becomes_the_ca_and_a_second_apply_writes_nothing(site: 
     # Counted by the server: we also ask once what the token may do.
     assert document["requests"]["writes"] == len(writes) + 1
     site.settled()
-    told = vaultpki("plan", "-f", site.file, env=site.environment())
+    told = vaultpki("plan", "-f", site.file, env=site.environment("viewer"))
     assert told.stdout == "Nothing to change.\n"
 
 

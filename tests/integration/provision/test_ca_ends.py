@@ -66,7 +66,7 @@ def test_plan_and_nodes_warn_in_time(site: Watched) -> None:
 
 def test_a_mount_without_a_ca_keeps_no_other_from_being_listed(site: Watched) -> None:
     assert site.server.api("DELETE", f"{site.prefix}/etcd/issuer/etcd-1").status in (200, 204)
-    found = json.loads(vaultpki("nodes", "-f", site.file, "--json", env=site.environment()).stdout)
+    found = json.loads(vaultpki("nodes", "-f", site.file, "--json", env=site.environment("viewer")).stdout)
     assert levels(found, "cas").keys() == {"root", "kubernetes", "kubelet", "front-proxy"}
 
 

@@ -134,7 +134,7 @@ def test_a_ca_of_the_cluster_on_another_mount_changes_nothing(
         [] if act is beside else [("issuer", f"{site.prefix}/etcd")]
     )
     for options in ([], ["--verbose"]):
-        ran = vaultpki("plan", "-f", site.file, *options, env=site.environment())
+        ran = vaultpki("plan", "-f", site.file, *options, env=site.environment("viewer"))
         assert f"! {danger['name']}: {danger['reason']}\n" in ran.stdout.replace("\n    ", " ")
         assert ran.stdout.count(issuer) == 1
 
@@ -271,7 +271,7 @@ def test_a_name_that_would_steer_a_terminal_is_told_harmlessly(site: Watched) ->
         return status, body
 
     with proxy(site.server, lie) as between:
-        ran = vaultpki("plan", "-f", site.file, env=site.environment() | {"VAULT_ADDR": between.address})
+        ran = vaultpki("plan", "-f", site.file, env=site.environment("viewer") | {"VAULT_ADDR": between.address})
     assert "\x1b" not in ran.stdout + ran.stderr
     name = f"issuer {site.prefix}/etcd/issuer/x\\x1b[2J\\nPlan: 0 to create"
     told = f"! {name}: foreign and dangerous: its name is not CN={site.name} etcd CA alone"

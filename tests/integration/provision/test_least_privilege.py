@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import shutil
-import ssl
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -20,6 +15,7 @@ from helpers.node import enrolled_nodes
 from helpers.vault import handmade_rotation
 from helpers.vault.applied_cluster import Seat, Site
 from helpers.vault.jwt_issuer import Issuer
+from helpers.vault.least_privilege import Rules, Step, each_grant_is_needed, first_refused, holder, made, status, write
 from helpers.vault.servers import Server
 from vaultpki.agent import run
 from vaultpki.certificates import resolve, row_named, sign_parameters
@@ -36,10 +32,6 @@ from vaultpki.spec.join_file import dump_join
 from vaultpki.vault import Request, Vault
 from vaultpki.verify import vault_trial
 
-Rules = dict[str, Any]
-Step = tuple[str, Callable[[], object]]
-
-
 ISSUER = Issuer()
 JWT = f"{{issuer: {ISSUER.name}, audiences: [vaultpki], node_claim: node, public_keys_file: keys.pem}}"
 SPEC = f'{enrolled_nodes.SPEC}- {{name: cloud, roles: [worker], node_names: "c-*", jwt: {JWT}}}\n'
@@ -50,54 +42,6 @@ def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
     folder = tmp_path_factory.mktemp("privilege")
     (folder / "keys.pem").write_text(ISSUER.public_pem)
     return enrolled_nodes.site(server, folder, f"l{os.urandom(4).hex()}", SPEC)
-
-
-def grants(rules: Rules) -> Iterator[tuple[str, str]]:
-    """Every path of a policy with every capability on it."""
-    for path, rule in rules.items():
-        for capability in rule["capabilities"]:
-            yield path, capability
-
-
-def without(rules: Rules, path: str, capability: str) -> Rules:
-    left = [each for each in rules[path]["capabilities"] if each != capability]
-    rest = {name: rule for name, rule in rules.items() if name != path}
-    return rest | ({path: {**rules[path], "capabilities": left}} if left else {})
-
-
-def write(server: Server, name: str, rules: Rules) -> None:
-    answer = server.api("PUT", f"sys/policies/acl/{name}", {"policy": json.dumps({"path": rules})})
-    assert answer.status in (200, 204), answer
-
-
-def holder(server: Server, rules: Rules) -> Vault:
-    """The product's client with a token of just these rules."""
-    name = f"test-{os.urandom(6).hex()}"
-    write(server, name, rules)
-    return enrolled_nodes.client(server, enrolled_nodes.token(server, name))
-
-
-def first_refused(steps: Sequence[Step]) -> str | None:
-    """The name of the first step of a job that Vault refuses; None where it was all done."""
-    for name, step in steps:
-        try:
-            step()
-        # Where one may not look, or end what others have, it is told before Vault refuses.
-        except (Denied, SpecError) as error:
-            return f"{name} ({str(error)[:60]})"
-    return None
-
-
-def each_grant_is_needed(rules: Rules, refused: Callable[[Rules], str | None], step: int = 1) -> None:
-    """Takes one grant away after the other (each `step`th), and prints what could not be done then."""
-    assert refused(rules) is None
-    needless = []
-    for path, capability in list(grants(rules))[::step]:
-        failed = refused(without(rules, path, capability))
-        print(f"{path} {capability}: without it, {failed or 'nothing'} fails")
-        if failed is None:
-            needless.append((path, capability))
-    assert not needless
 
 
 CHANGED = (
@@ -218,29 +162,6 @@ def test_the_enroller(site: Site) -> None:
         identities.enroller_policy(site.cluster),
         lambda rules: first_refused(enrolling(site, holder(site.server, rules))),
     )
-
-
-def made(server: Server, vault: Vault) -> Callable[..., Any]:
-    """Raw requests with the token of `vault`, wrapped where `wrap` says so."""
-
-    def ask(method: str, path: str, body: object = None, wrap: str = "") -> int:
-        return status(server, vault, method, path, body, wrap)
-
-    return ask
-
-
-def status(server: Server, vault: Vault, method: str, path: str, body: object, wrap: str) -> int:
-    url = urlsplit(server.address)
-    context = ssl.create_default_context(cafile=server.ca_file)
-    connection = http.client.HTTPSConnection(str(url.hostname), url.port, context=context, timeout=30)
-    headers = {"X-Vault-Token": vault._settings.token, "X-Vault-Request": "true"}
-    if wrap:
-        headers["X-Vault-Wrap-TTL"] = wrap
-    connection.request(method, f"/v1/{path}", None if body is None else json.dumps(body), headers)
-    answer = connection.getresponse()
-    answer.read()
-    connection.close()
-    return answer.status
 
 
 def test_a_stolen_enroller(site: Site) -> None:

@@ -128,7 +128,7 @@ def has_ended(stolen: Stolen) -> None:
 
 def nothing_to_change(site: Site) -> None:
     mark = site.server.audit_position()
-    assert vaultpki("plan", "-f", site.file, env=site.environment()).stdout.startswith("Nothing to change.")
+    assert vaultpki("plan", "-f", site.file, env=site.environment("viewer")).stdout.startswith("Nothing to change.")
     site.apply()
     writes = [path for _, path in site.server.writes(mark)]
     assert writes == [], writes
@@ -270,7 +270,7 @@ def test_a_lock_cut_anywhere_goes_on(site: Site, node: str, pool: str | None) ->
     while True:
         stolen = equipped(site, node, pool)
         cluster, vault = site.cluster, site.client()
-        work = lambda: enrol.lock(site.cluster, site.client(), node, wait=0)  # noqa: E731
+        work = lambda: enrol.lock(site.cluster, site.client("locker"), node, wait=0)  # noqa: E731
         cut = died(work, at, methods=METHODS)
         # Raises where the AppRole is taken for another's.
         apply.look(cluster, vault, ServerFacts((), None))
@@ -380,7 +380,7 @@ def test_a_destruction_cut_off_within_the_server(site: Site) -> None:
     left = enrolled_nodes.accessors(site, "w-cut-off", "pooled")
     lost = [a for a in left if site.server.api("POST", lookup, {"secret_id_accessor": a}).status != 200]
     print(f"{len(left)} of {len(made)} stayed, {len(lost)} of them without an accessor")
-    enrol.lock(site.cluster, site.client(), "w-cut-off", wait=0)
+    enrol.lock(site.cluster, site.client("locker"), "w-cut-off", wait=0)
     has_ended(stolen)
     new = role_id_of(stolen)
     assert not any(enrolled_nodes.login(site, "pooled", new, each["secret_id"]) for each in made)
@@ -389,7 +389,7 @@ def test_a_destruction_cut_off_within_the_server(site: Site) -> None:
 def test_two_at_once_both_end_well(site: Site) -> None:
     stolen = equipped(site, "worker-1", None)
     with ThreadPoolExecutor(2) as threads:
-        lock = lambda _: enrol.lock(site.cluster, site.client(), "worker-1", wait=1)  # noqa: E731
+        lock = lambda _: enrol.lock(site.cluster, site.client("locker"), "worker-1", wait=1)  # noqa: E731
         list(threads.map(lock, range(2)))
     has_ended(stolen)
     nothing_to_change(site)
@@ -401,7 +401,7 @@ def test_a_node_taken_off_the_list_after_a_cut_lock_is_ended_whole(server: Serve
     site = enrolled_nodes.site(server, tmp_path, f"k{os.urandom(4).hex()}")
     stolen = equipped(site, "worker-1", None)
     vault, cluster = site.client(), site.cluster
-    work = lambda: enrol.lock(cluster, site.client(), "worker-1", wait=0)  # noqa: E731
+    work = lambda: enrol.lock(cluster, site.client("locker"), "worker-1", wait=0)  # noqa: E731
     # Through the right to do it, the note, and the new role id.
     assert died(work, 6, methods=("POST",))
     assert role_id_of(stolen) != stolen.role_id and enrolled_nodes.works(site, stolen.tokens[0])
@@ -417,7 +417,7 @@ def test_a_cluster_is_destroyed_after_a_cut_lock(server: Server, tmp_path: Path)
     site = enrolled_nodes.site(server, tmp_path, f"k{os.urandom(4).hex()}")
     stolen = equipped(site, "worker-1", None)
     accessor = site.read("sys/auth")[f"{site.prefix}/listed/"]["accessor"]
-    work = lambda: enrol.lock(site.cluster, site.client(), "worker-1", wait=0)  # noqa: E731
+    work = lambda: enrol.lock(site.cluster, site.client("locker"), "worker-1", wait=0)  # noqa: E731
     assert died(work, 6, methods=("POST",))
     vault = site.client()
     apply.apply(site.cluster, vault, ServerFacts((), None), first=None, progress=lambda change: None)

@@ -37,7 +37,7 @@ def site(applied: Watched) -> Iterator[Watched]:
 
 
 def plan(site: Watched, *options: str, expect: int = 0) -> str:
-    said: str = vaultpki("plan", "-f", site.file, *options, env=site.environment(), expect=expect).stdout
+    said: str = vaultpki("plan", "-f", site.file, *options, env=site.environment("viewer"), expect=expect).stdout
     assert "--verbose" in options or max(map(len, said.splitlines())) <= 100
     return said
 

@@ -297,7 +297,7 @@ def test_the_pin_in_cluster_yaml_is_the_old_root_until_it_is_gone(
             pinned(pin)
             assert site.plan()["changes"] == [] and joins_by(first), (state, pin)
         pinned("ab" * 32)
-        fails(vaultpki("plan", "-f", site.file, env=site.environment(), expect=1), "this is another Vault")
+        fails(vaultpki("plan", "-f", site.file, env=site.environment("viewer"), expect=1), "this is another Vault")
         site.file.write_text(spec)
         assert joins_by(first)
         directory = tmp_path / state.value
@@ -309,7 +309,7 @@ def test_the_pin_in_cluster_yaml_is_the_old_root_until_it_is_gone(
     assert operator.record.state is State.DONE
     pinned(first)
     sentence = f"write `root_sha256: {second}` into {site.file} below `ca`"
-    fails(vaultpki("plan", "-f", site.file, env=site.environment(), expect=1), sentence)
+    fails(vaultpki("plan", "-f", site.file, env=site.environment("viewer"), expect=1), sentence)
     words = ("enroll", "-f", site.file, "w-1", "--pool", "autoscaled", "-o", tmp_path / "join.json")
     fails(vaultpki(*words, env=site.environment(), expect=1), sentence)
     fails(site.issue("admin", tmp_path / "retired", expect=1), sentence)

@@ -103,7 +103,7 @@ def test_plan_and_status_say_where_it_stands(rotation: Rotation) -> None:
     rotation.begin()
     (shown_,) = site.plan()["rotations"]
     assert {"domain": "etcd", "state": "prepared", "old": "etcd-1", "new": "etcd-2"}.items() <= shown_.items()
-    text = vaultpki("plan", "-f", site.file, env=site.environment()).stdout
+    text = vaultpki("plan", "-f", site.file, env=site.environment("viewer")).stdout
     assert "etcd CA: being rotated from etcd-1 to etcd-2, prepared since" in text
     assert "`vaultpki ca status`" in text.replace("\n    ", " ") and text.endswith("Nothing to change.\n")
     assert rotation.moved() is State.PUBLISHED

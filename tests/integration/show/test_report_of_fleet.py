@@ -26,7 +26,7 @@ def page(rotation: Rotation, *, expect: int = 3) -> tuple[str, str]:
     site = rotation.site
     file = site.file.parent / "report.html"
     words = ("report", "-f", site.file, "--from-vault", "-o", file)
-    done = vaultpki(*words, env=site.environment(), expect=expect)
+    done = vaultpki(*words, env=site.environment("viewer"), expect=expect)
     return unescape(file.read_text()), done.stderr
 
 

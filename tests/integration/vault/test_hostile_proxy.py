@@ -246,7 +246,7 @@ def test_a_list_that_names_all_twice_is_read(site: Site, proxy: Relay) -> None:
         guest.answer(status, json.dumps(answer).encode())
 
     proxy.say = say
-    ran = vaultpki("plan", "-f", site.file, env=site.environment() | proxy.environment)
+    ran = vaultpki("plan", "-f", site.file, env=site.environment("viewer") | proxy.environment)
     assert ran.stdout == "Nothing to change.\n"
     assert {f"auth/{site.prefix}/listed/role", f"{site.prefix}/config/metadata/nodes"} <= {*listing}
 
@@ -328,7 +328,7 @@ def test_no_ca_of_another_key_stays_on_a_mount(
         ran = vaultpki("apply", "-f", site.file, "--yes", env=environment, expect=1)
     assert said in ran.stderr, ran.stderr
     site.apply()
-    assert "Nothing to change." in vaultpki("plan", "-f", site.file, env=site.environment()).stdout
+    assert "Nothing to change." in vaultpki("plan", "-f", site.file, env=site.environment("viewer")).stdout
     for ca in ISSUING_CAS:
         assert len(server.api("LIST", f"{site.prefix}/{ca}/issuers").data["keys"]) == 1
     assert len(set(authorities(site).values())) == len(ISSUING_CAS)
