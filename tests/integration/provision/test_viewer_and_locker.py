@@ -62,6 +62,8 @@ def scene(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Scene:
     rotation = Rotation(site, "kubernetes")
     enrol.unenroll(site.cluster, site.client(), "w-1", wait=0)
     rotation.reach(State.SWITCHED)
+    report = f"{site.prefix}/config/data/reports/jwt/cloud/{entity(site, 'c-1')}"
+    assert server.api("POST", report, {"data": {"time": "2026-01-01T00:00:00Z"}}).status == 200
     applier = f"{OF_TESTS}/{site.prefix}/applier"
     writes = {
         (METHODS[entry["request"]["operation"]], entry["request"]["path"])
@@ -80,6 +82,14 @@ def login(site: Watched, node: str) -> None:
     assert site.server.api("POST", f"auth/{site.prefix}/jwt/login", body, token="").status == 200
 
 
+def entity(site: Watched, node: str) -> str:
+    """The id of the entity of a node that has logged in by a token."""
+    accessor = site.read("sys/auth")[f"{site.prefix}/jwt/"]["accessor"]
+    alias = {"alias_name": node, "alias_mount_accessor": accessor}
+    made: str = site.server.api("POST", "identity/lookup/entity", alias).data["id"]
+    return made
+
+
 def viewing(scene: Scene, vault: Vault) -> list[Step]:
     """What the viewer is for, but for what is printed."""
     cluster, now = scene.site.cluster, scene.rotation.now
@@ -89,7 +99,10 @@ def viewing(scene: Scene, vault: Vault) -> list[Step]:
         assert not apply.with_impact(cluster, vault, seen, made).changes
 
     def nodes() -> None:
-        for member in node_list.members(cluster, vault):
+        members = node_list.members(cluster, vault)
+        if "c-1" not in {member.name for member in members}:
+            raise Denied("the node that logs in by a token was not found")
+        for member in members:
             if member.kind != "jwt" and member.credentials is None:
                 raise Denied("live credentials were not counted")
         ca_ends.read(cluster, vault, datetime.now(UTC))
@@ -292,10 +305,7 @@ def test_a_stolen_locker_locks_and_does_nothing_else(scene: Scene) -> None:
         assert ask(method, path, None if method == "GET" else {}) == 403, (method, path)
     # An entity is disabled, and nothing else of it is changed: no name, no policy, no other state.
     login(site, "c-stolen")
-    accessor = site.read("sys/auth")[f"{site.prefix}/jwt/"]["accessor"]
-    alias = {"alias_name": "c-stolen", "alias_mount_accessor": accessor}
-    entity = site.server.api("POST", "identity/lookup/entity", alias).data["id"]
-    path = f"identity/entity/id/{entity}"
+    path = f"identity/entity/id/{entity(site, 'c-stolen')}"
     for body in (
         {"disabled": "true", "policies": ["root"]},
         {"policies": ["root"]},
