@@ -19,7 +19,8 @@ from helpers.vault.plan_commands import Watched
 from helpers.vault.rotations import Rotation
 from helpers.vault.servers import OF_TESTS, Server
 from vaultpki.errors import Denied
-from vaultpki.provision import apply, ca_commands, ca_ends, enrol, identities, node_list
+from vaultpki.provision import apply, ca_commands, ca_ends, enrol, identities, live_credentials, node_list, revoked_list
+from vaultpki.provision.live_credentials import Identity
 from vaultpki.provision.rotation_scene import read_scene
 from vaultpki.provision.server_facts import ServerFacts
 from vaultpki.show import expiries
@@ -52,8 +53,8 @@ def scene(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Scene:
         site.equip(name)
     operator = folder / "operator"
     vaultpki("issue", "-f", site.file, "admin", "--dir", operator, env=site.environment())
-    words = ("enroll", "-f", site.file, "w-1", "--pool", "autoscaled", "-o", folder / "join.json")
-    vaultpki(*words, env=site.environment())
+    enroll = ("enroll", "-f", site.file, "--pool", "autoscaled", "--wrap-ttl", "24h", "-o")
+    vaultpki(*enroll, folder / "join.json", "w-1", env=site.environment())
     login(site, "c-1")
     enrol.lock(site.cluster, site.client(), "w-1", wait=0)
     enrol.lock(site.cluster, site.client(), "c-1", wait=0)
@@ -62,6 +63,7 @@ def scene(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Scene:
     rotation = Rotation(site, "kubernetes")
     enrol.unenroll(site.cluster, site.client(), "w-1", wait=0)
     rotation.reach(State.SWITCHED)
+    vaultpki(*enroll, folder / "unused.json", "w-join", env=site.environment())
     report = f"{site.prefix}/config/data/reports/jwt/cloud/{entity(site, 'c-1')}"
     assert server.api("POST", report, {"data": {"time": "2026-01-01T00:00:00Z"}}).status == 200
     applier = f"{OF_TESTS}/{site.prefix}/applier"
@@ -106,6 +108,10 @@ def viewing(scene: Scene, vault: Vault) -> list[Step]:
             if member.kind != "jwt" and member.credentials is None:
                 raise Denied("live credentials were not counted")
         ca_ends.read(cluster, vault, datetime.now(UTC))
+        if problems := revoked_list.read(cluster, vault).problems:
+            raise Denied(problems[0])
+        if live_credentials.held(cluster, vault, Identity("pooled", "w-join")).join_until is None:
+            raise Denied("an unused join file was not told from a node")
 
     def status() -> None:
         found = {each.domain: each for each in ca_commands.status(cluster, vault, now)}
@@ -150,7 +156,8 @@ def test_the_viewers_commands(scene: Scene, tmp_path: Path) -> None:
     ):
         ran = vaultpki(*words, "-f", site.file, env=env, expect=code)
         assert "may not" not in ran.stderr and "permission denied" not in ran.stderr, ran.stderr
-    assert {path for _, path in site.server.writes(start)} <= {"identity/lookup/entity", "sys/capabilities-self"}
+    looks = ("identity/lookup/entity", "sys/capabilities-self", "/secret-id-accessor/lookup")
+    assert not [path for _, path in site.server.writes(start) if not path.endswith(looks)]
     denied = [
         entry["request"]["path"]
         for entry in site.server.audited(start)
@@ -211,8 +218,9 @@ def _fits(path: str, glob: str) -> bool:
 def test_a_stolen_viewer_writes_nothing(scene: Scene) -> None:
     rules = identities.policy_of(scene.site.cluster, "viewer")
     writing = {path for path, rule in rules.items() if {*rule["capabilities"]} & {*METHODS, "sudo"}}
-    # Both servers ask for `update` where somebody looks up an entity.
-    assert writing == {"identity/lookup/entity"}
+    # Both servers ask for `update` where somebody looks up an entity or a secret id.
+    lookup = f"auth/{scene.site.prefix}/+/role/+/secret-id-accessor/lookup"
+    assert writing == {"identity/lookup/entity", lookup}
     ask = made(scene.site.server, holder(scene.site.server, rules))
     for method, path in forbidden(scene, rules):
         assert ask(method, path, None if method == "GET" else {}) == 403, (method, path)
