@@ -14,7 +14,7 @@ from typing import Final
 from vaultpki.agent import assignment, pins, state
 from vaultpki.agent.credential import approle_login, enrolling, own_record, roll, settings_of
 from vaultpki.agent.join_checks import JoinPlan
-from vaultpki.agent.secret_id import JoinStep, SecretIdFiles, digest
+from vaultpki.agent.secret_id import Asked, JoinStep, SecretIdFiles, digest
 from vaultpki.certificates import ROOT, ca_subject
 from vaultpki.disk.files import open_folder, private_folder, write_private
 from vaultpki.disk.undo import Undo
@@ -55,6 +55,8 @@ def join(plan: JoinPlan, now: datetime, *, allow_http: bool) -> AgentConfig:
     if secret is not None:
         files = SecretIdFiles(plan.state)
         files.replace(secret)
+        # Nobody is enrolled beside live credentials, so what was lost before has ended.
+        files.write_asked(Asked())
         files.write_join_step(JoinStep(digest(join.wrap_token), "done"))
     if node is not None:
         roll(config, node, now.timestamp())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vaultpki import __version__
 from vaultpki.agent import bundles, ca_trust, credential, hook_schedule, pins
+from vaultpki.agent.secret_id import SecretIdFiles
 from vaultpki.agent.state import Since
 from vaultpki.certificates import ROOT
 from vaultpki.errors import Denied, VaultpkiError
@@ -91,6 +92,7 @@ def build(
         poll=context.config.poll if context.runner is not None else 0,
         trust=state.trust,
         not_followed=wanted.rotations.not_followed,
+        lost=SecretIdFiles(context.config.state).lost(context.clock),
     )
 
 

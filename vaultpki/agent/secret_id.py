@@ -18,13 +18,15 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from vaultpki.disk.files import open_folder, read_at, read_private, storage_errors, there, write_private
-from vaultpki.errors import SpecError
+from vaultpki.errors import SpecError, StoreError
 from vaultpki.model import VERSION
 from vaultpki.spec import json_object, names
 from vaultpki.spec.json_object import JsonObject
 
 SECRET_ID: Final = "secret-id"  # noqa: S105 -- a file's name
 _MOST_ASKED: Final = 20
+# Seconds: apply never grants less.
+_SHORTEST_LIFE: Final = 7 * 86400
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,22 @@ class SecretIdFiles:
             return Asked(*(_times(note.value.get(key)) for key in ("pending", "lost")))
         return Asked()
 
+    def lost(self, now: float) -> int:
+        """Return how many secret ids may live whose answers were lost; `now` is Unix time in seconds."""
+        with contextlib.suppress(StoreError):
+            asked, current = self.asked(), self.current()
+            # They live as long as the one in use.
+            minted = self.minted(current) if current is not None else None
+            life = minted[1] if minted is not None else _SHORTEST_LIFE
+            return sum(now - life < when <= now for when in (*asked.pending, *asked.lost))
+        return 0
+
     def write_asked(self, asked: Asked) -> None:
+        """Note which answers were lost; without any there is no file."""
+        if asked == Asked():
+            with storage_errors(f"{self.state}/{SECRET_ID}.asked"), contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{self.state}/{SECRET_ID}.asked")
+            return
         note = {"version": VERSION, "pending": asked.pending[-_MOST_ASKED:], "lost": asked.lost[-_MOST_ASKED:]}
         write_private(f"{self.state}/{SECRET_ID}.asked", json.dumps(note).encode())
 

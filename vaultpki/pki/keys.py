@@ -56,6 +56,13 @@ def public_der(key: PrivateKey) -> bytes:
     return key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
+def requested_key(csr: bytes) -> bytes:
+    """Return the DER of the SubjectPublicKeyInfo in a PEM signing request; CertificateUnreadable if it is none."""
+    with parsing("a signing request"):
+        public = x509.load_pem_x509_csr(csr).public_key()
+        return public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
 def key_type(public: object) -> KeyType | None:
     """Return the kind of a public key of `cryptography`; None for a kind that vaultpki never makes."""
     if isinstance(public, ed25519.Ed25519PublicKey):

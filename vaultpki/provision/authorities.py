@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from vaultpki.certificates import ISSUING_BACKDATE, ROOT, ROOT_BACKDATE, ca_subject
 from vaultpki.errors import BadAnswer
@@ -11,7 +13,11 @@ from vaultpki.model import Cluster
 from vaultpki.provision.read_back import own_issuer
 from vaultpki.provision.rotation import CUT_SHORT, FULL
 from vaultpki.provision.server_facts import Fields
+from vaultpki.provision.signed_before import fingerprints, signed_before
 from vaultpki.vault import Json, Request, Vault, check_named, member, text
+
+if TYPE_CHECKING:
+    from vaultpki.pki.facts import Facts
 
 # In seconds: more than the signing can take, and far less than any TTL of a CA.
 _CLOCK_SLACK = 3600
@@ -113,9 +119,16 @@ def _install(cluster: Cluster, vault: Vault, mount: str, new: NewCa) -> str:
     }
     root = vault.sending(once=True, warnings=_PATHLEN + _CUT_SHORT).api.secrets.pki
     csr = text(request, "csr")
-    signed = root.sign_intermediate(csr, new.subject, parameters, mount_point=cluster.mount(ROOT)).data
-    certificate = text(signed, "certificate")
-    check_life(mount, signed, {"ttl": new.ttl})
+    certificate = None
+    if new.way == "existing":
+        # An earlier run may have had it signed, and never got the answer.
+        ends = datetime.now(UTC) + timedelta(seconds=new.ttl)
+        held, signer = fingerprints(vault, mount), _default(vault, cluster.mount(ROOT))
+        certificate = signed_before(vault, cluster.mount(ROOT), signer, csr, new.subject, ends, held)
+    if certificate is None:
+        signed = root.sign_intermediate(csr, new.subject, parameters, mount_point=cluster.mount(ROOT)).data
+        certificate = text(signed, "certificate")
+        check_life(mount, signed, {"ttl": new.ttl})
     _check_issuing(mount, certificate, new.subject)
     # The CA alone: a chain would add the root as a second issuer of this mount.
     imported = pki.set_signed_intermediate(certificate, mount_point=mount).data
@@ -127,6 +140,14 @@ def _install(cluster: Cluster, vault: Vault, mount: str, new: NewCa) -> str:
         delete_issuer(vault, mount, str(issuers[0]))
         raise BadAnswer(f"the root signed another key than that of {mount}; check any proxy in between, apply again")
     return str(issuers[0])
+
+
+def _default(vault: Vault, mount: str) -> Facts:
+    """Return the certificate by which a mount signs where no issuer is named."""
+    from vaultpki.pki import x509
+
+    answer = vault.api.secrets.pki.read_issuer("default", mount_point=mount).data
+    return x509.read_certificates(text(answer, "certificate").encode())[0]
 
 
 def _check_issuing(mount: str, certificate: str, subject: str) -> None:

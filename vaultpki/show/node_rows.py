@@ -200,9 +200,10 @@ def _without_report(member: Member) -> Iterator[Finding]:
 
 def _credentials(member: Member, *, joined: bool) -> Iterator[Finding]:
     count = member.credentials
+    lost = member.report.lost if member.report is not None else 0
     if member.disabled:
         yield Finding(NodeState.LOCKED, "locked", "it is locked; `vaultpki unlock` lets it in again")
-    if count is not None and count > _MOST_CREDENTIALS:
+    if count is not None and count > _MOST_CREDENTIALS + lost:
         yield Finding(NodeState.CLONE, "many-credentials", f"{count} live credentials (a clone?)")
     if count == 0 and joined:
         yield Finding(NodeState.NEEDS_JOIN, "no-credential", "no live credential, so it needs a new join file")

@@ -21,6 +21,9 @@ _HEX = re.compile(r"[0-9a-f]{1,64}")
 # Seconds: the most that agent.yaml takes.
 _LONGEST_POLL: Final = 86400
 
+# The pauses of an agent allow hardly more, and a node that says more hides its own clone only.
+_MOST_LOST: Final = 20
+
 _Entry = TypeVar("_Entry")
 
 
@@ -82,7 +85,8 @@ class NodeReport:
     them that were tried, `waiting` the domains whose turn to restart this node awaits. `pins` are the SHA-256 of the
     roots that it accepts. `poll` is how many seconds pass between two reports; 0 if the agent does not stay, or is of
     an earlier version. `trust` names the CAs in the node's bundles. `not_followed` are the revisions of records, by
-    domain, that are too far ahead of what the node has read to be followed.
+    domain, that are too far ahead of what the node has read to be followed. `lost` is how many secret ids may
+    live that nobody has, since the answers were lost.
     """
 
     time: datetime
@@ -100,6 +104,7 @@ class NodeReport:
     poll: int = 0
     trust: str = ""
     not_followed: Mapping[str, int] = field(default_factory=dict)
+    lost: int = 0
 
 
 def to_json(report: NodeReport) -> dict[str, Any]:
@@ -139,6 +144,7 @@ def to_json(report: NodeReport) -> dict[str, Any]:
         "failures": list(report.failures),
         "strangers": [printable(text)[:_LONGEST] for text in report.strangers],
         **({"not_followed": dict(report.not_followed)} if report.not_followed else {}),
+        **({"lost_credentials": report.lost} if report.lost else {}),
     }
 
 
@@ -169,6 +175,7 @@ def read(value: object) -> NodeReport | None:
             for domain, number in _mapping(report.get("not_followed")).items()
             if domain in DOMAINS and type(number) is int and 0 < number < BEYOND
         },
+        lost=_lost(report.get("lost_credentials")),
     )
 
 
@@ -243,6 +250,10 @@ def _time(value: object) -> datetime | None:
 
 def _poll(value: object) -> int:
     return value if type(value) is int and 0 < value <= _LONGEST_POLL else 0
+
+
+def _lost(value: object) -> int:
+    return value if type(value) is int and 0 < value <= _MOST_LOST else 0
 
 
 def _hex(value: object) -> str:

@@ -36,7 +36,7 @@ class Proxy:
     reopens: bool = False
     cut: int | None = None
     part: str = ""
-    after: float = 0.0
+    after: float | None = 0.0
     writes: int = 0
     closed: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -48,6 +48,11 @@ class Proxy:
     def arm_within(self, part: str, after: float) -> None:
         self.arm(None, reopens=False)
         self.part, self.after = part, after
+
+    def arm_at(self, part: str) -> None:
+        """The server itself does all of the first write to a path that holds `part`, and its answer is lost."""
+        self.arm(None, reopens=False)
+        self.part, self.after = part, None
 
     def serve(self, client: ssl.SSLSocket) -> None:
         url = urlsplit(self.server.address)
@@ -68,7 +73,7 @@ class Proxy:
                     # Before the write arrives, so that whatever other threads send afterwards is cut off too.
                     self.closed = self.closed or (last and not self.reopens)
                 upstream.request(method, path, body, dict(headers.items()))
-                if last and self.part:
+                if last and self.part and self.after is not None:
                     time.sleep(self.after)
                     return
                 answer = upstream.getresponse()

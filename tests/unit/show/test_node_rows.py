@@ -89,6 +89,8 @@ AHEAD = (
 CASES: dict[str, tuple[NodeReport | Mapping[str, Any], int | None, str, list[str], str]] = {
     "expired": (report(certificates=EXPIRED), 1, "expired", ["expired"], "expired: kubelet, kube-proxy"),
     "clone": (report(), 3, "clone", ["many-credentials"], "3 live credentials (a clone?)"),
+    "two answers were lost": (report(lost=2), 4, "ok", [], ""),
+    "a clone beside a lost answer": (report(lost=1), 4, "clone", ["many-credentials"], "4 live credentials (a clone?)"),
     "while a credential is replaced": (report(), 2, "ok", [], ""),
     "who may not look": (report(), None, "ok", [], ""),
     "missing": (

@@ -1,0 +1,62 @@
+"""A CA that the root signed and whose answer was lost: the next run installs that one, and has no second one signed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from helpers.faults.cutting_proxy import proxied
+from helpers.vault.applied_cluster import Site
+from helpers.vault.rotations import rotation_of
+from helpers.vault.servers import Server
+from vaultpki.errors import Sealed, Unavailable
+from vaultpki.provision import apply as bootstrap
+from vaultpki.provision.server_facts import ServerFacts
+from vaultpki.spec import load_cluster
+from vaultpki.spec.rotation_record import State
+from vaultpki.vault import Settings, Vault
+
+SPEC = """\
+api_server: {endpoint: "https://api.example.com:6443", names: [api.example.com]}
+nodes:
+- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}
+"""
+ISSUING = 4
+
+
+def signed(server: Server, prefix: str, since: int = 0) -> int:
+    """How many CAs the root of a cluster was asked to sign."""
+    return sum("sign-intermediate" in path and path.startswith(f"{prefix}/root/") for _, path in server.requests(since))
+
+
+def test_a_ca_whose_answer_was_lost_is_not_signed_again(own_server: Server, tmp_path: Path) -> None:
+    server = own_server
+    with proxied(server) as proxy:
+        site = Site(server, tmp_path / "site", "lost")
+        site.write(SPEC)
+        cluster = load_cluster(site.file)
+
+        def apply(vault: Vault) -> None:
+            bootstrap.apply(cluster, vault, ServerFacts((), None), first=None, progress=lambda change: None)
+
+        proxy.arm_at("/root/root/sign-intermediate")
+        with pytest.raises((Sealed, Unavailable)):
+            apply(Vault(Settings((proxy.address,), ca_pem=proxy.ca_pem, token=server.token)))
+        before = signed(server, site.prefix)
+        apply(Vault(Settings((server.address,), ca_file=str(server.ca_file), token=server.token)))
+        # Other CAs may have been asked for beside the one that was lost.
+        assert 1 <= before <= ISSUING and signed(server, site.prefix) == ISSUING
+
+        rotation = rotation_of(server, tmp_path / "rotated", "rotated")
+        through = Vault(Settings((proxy.address,), ca_pem=proxy.ca_pem, token=rotation.site.token()))
+        rotation.begin()
+        rotation.reported()
+        since = server.audit_position()
+        proxy.arm_at("/root/root/sign-intermediate")
+        with pytest.raises((Sealed, Unavailable)):
+            rotation.advance(vault=through)
+        assert signed(server, rotation.site.prefix, since) == 1
+        rotation.advance()
+        assert rotation.record.state is State.PUBLISHED
+        assert rotation.names()[0] == {"etcd-1", "etcd-2"} and signed(server, rotation.site.prefix, since) == 1

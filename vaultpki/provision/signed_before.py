@@ -1,0 +1,74 @@
+"""Find a CA that an earlier run had signed and whose answer was lost, so that no second one is signed for its key.
+
+The signer stores every certificate that it signs. A key is made for one CA, or renewed with it on purpose: what lies on
+the mount already is not what was lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from vaultpki.errors import CertificateUnreadable
+from vaultpki.vault import Request, Vault
+
+if TYPE_CHECKING:
+    from vaultpki.pki.facts import Facts
+
+# One that lacks more of the life that is asked for now is not taken: another is signed.
+_OLDEST: Final = timedelta(days=1)
+_SLACK: Final = timedelta(hours=1)
+
+
+def signed_before(
+    vault: Vault, root: str, signer: Facts, csr: str, subject: str, ends: datetime, installed: Collection[str]
+) -> str | None:
+    """Return, as PEM, the newest certificate of `signer`, of the mount `root`, for the key and the name of a request.
+
+    `csr` is the request as PEM, `subject` the common name, `ends` when one that is signed now would end. The SHA-256 in
+    `installed` do not count. None if there is none of the last day, or if it was revoked. Whoever installs it checks
+    the rest, as with one that is signed now.
+    """
+    from vaultpki.pki import keys, x509
+
+    key = keys.requested_key(csr.encode())
+    found = [
+        facts
+        for facts in _stored(vault, root)
+        if facts.public_key == key
+        and facts.subject.common_name == subject
+        and facts.is_ca
+        and facts.fingerprint not in installed
+        and ends - _OLDEST <= facts.not_after <= ends + _SLACK
+        and x509.signed_by(facts, signer)
+    ]
+    newest = max(found, key=lambda facts: facts.not_after, default=None)
+    return newest.pem if newest is not None else None
+
+
+def fingerprints(vault: Vault, mount: str) -> frozenset[str]:
+    """Return the SHA-256 of the certificates of a mount's issuers."""
+    issuers = vault.call(Request("LIST", f"{mount}/issuers")).keys
+    return frozenset(facts.fingerprint for facts in _read(vault, [f"{mount}/issuer/{issuer}" for issuer in issuers]))
+
+
+def _stored(vault: Vault, mount: str) -> list[Facts]:
+    serials = vault.call(Request("LIST", f"{mount}/certs")).keys
+    return _read(vault, [f"{mount}/cert/{serial}" for serial in serials])
+
+
+def _read(vault: Vault, paths: list[str]) -> list[Facts]:
+    from vaultpki.pki import x509
+
+    found = []
+    for answer in vault.many([Request("GET", path) for path in paths]):
+        pem = answer.data.get("certificate")
+        # Tidied meanwhile, or revoked.
+        if not answer.found or not isinstance(pem, str) or answer.data.get("revocation_time"):
+            continue
+        try:
+            found.append(x509.read_certificates(pem.encode())[0])
+        except CertificateUnreadable:
+            continue
+    return found
