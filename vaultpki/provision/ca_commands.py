@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from vaultpki.certificates import ROOT
-from vaultpki.errors import Attention
+from vaultpki.errors import Attention, BadAnswer, ForeignObject, Refused, SpecError
 from vaultpki.model import Cluster
 from vaultpki.provision import root_run, rotation_course, rotation_run
 from vaultpki.provision.gates import Waiting
@@ -15,7 +15,7 @@ from vaultpki.provision.old_trust import Look
 from vaultpki.provision.rotation_course import Course
 from vaultpki.provision.rotation_run import CaStatus, Step
 from vaultpki.provision.rotation_scene import Scene, read_scene, record_of
-from vaultpki.provision.rotation_store import read_records
+from vaultpki.provision.rotation_store import other_operator, read_record, read_records
 from vaultpki.spec import record_gaps
 from vaultpki.spec.kube_objects import KubeTrust
 from vaultpki.spec.rotation_record import Method, RotationRecord
@@ -110,11 +110,34 @@ def _step(
         if record_of(scene.records[course.last.domain]).state is not course.last.state:
             # What a person said was about the state of before.
             restarted = ()
+    try:
+        return _taken(scene, without, restarted, pods, look, back=back)
+    except (SpecError, ForeignObject, Refused, BadAnswer):
+        # What this one has read may have been overtaken: the mount is then another operator's, and nothing is wrong.
+        if course is None or not _changed(scene, course.last.domain):
+            raise
+        raise other_operator(cluster, course.last.domain) from None
+
+
+def _taken(
+    scene: Scene,
+    without: Sequence[str],
+    restarted: Sequence[str],
+    pods: KubeTrust | None,
+    look: Look | None,
+    *,
+    back: bool,
+) -> Step:
     if recovered := root_run.recover(scene, without):
         return recovered
     if root_run.active(scene):
         return root_run.step(scene, back=back, without=without, restarted=restarted, pods=pods)
     return root_run.rest(scene) or rotation_run.step(scene, back=back, without=without, restarted=restarted, look=look)
+
+
+def _changed(scene: Scene, domain: str) -> bool:
+    """Return whether a record has been written since the scene was read."""
+    return read_record(scene.cluster, scene.vault, domain).version != scene.records[domain].version
 
 
 def _ended(scene: Scene, course: Course, pods: KubeTrust | None) -> Step | None:

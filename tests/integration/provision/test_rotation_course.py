@@ -11,11 +11,11 @@ from helpers.node.root_reporters import RootReporters
 from helpers.vault.root_operator import RootOperator
 from helpers.vault.rotations import Rotation, rotation_of
 from helpers.vault.servers import Server
-from vaultpki.errors import Attention, SpecError, Unavailable
+from vaultpki.errors import Attention, ChangedMeanwhile, SpecError, Unavailable
 from vaultpki.provision import ca_commands, root_run
 from vaultpki.provision.rotation_course import Course
 from vaultpki.provision.rotation_run import Step
-from vaultpki.provision.rotation_scene import Scene
+from vaultpki.provision.rotation_scene import Scene, read_scene
 from vaultpki.spec.rotation_record import Method, RotationRecord, State
 
 
@@ -61,6 +61,23 @@ def test_who_waits_takes_no_step_against_another_operator(rotation: Rotation) ->
     assert rotation.moved(lambda: backward(rotation, course_of(rotation, back=True))) is State.RETURNING
     # And `continue` leads on back, if it was begun there.
     assert rotation.moved(lambda: onward(rotation, course_of(rotation))) is State.STEADY
+
+
+@pytest.mark.conformance
+def test_who_was_overtaken_looks_again(rotation: Rotation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other operator was back before the first one had looked at the mount, where its CA is gone then."""
+    rotation.reach(State.SWITCHED)
+    course, cluster = course_of(rotation), rotation.site.cluster
+    rotation.reported()
+    before = read_scene(cluster, rotation.vault, rotation.now)
+    for state in (State.RETURNING, State.STEADY):
+        assert rotation.moved(rotation.abort) is state
+    with monkeypatch.context() as patch:
+        patch.setattr("vaultpki.provision.ca_commands.read_scene", lambda *_: before)
+        with pytest.raises(ChangedMeanwhile):
+            onward(rotation, course)
+    step = onward(rotation, course)
+    assert step.stopped and step.record.state is State.STEADY
 
 
 @pytest.mark.conformance
