@@ -10,7 +10,7 @@ from functools import partial
 
 from vaultpki.errors import BadAnswer, Refused, Sealed, Unavailable
 from vaultpki.model import Cluster
-from vaultpki.provision import ca_ends, layout_change, report_store
+from vaultpki.provision import ca_ends, layout_change, nodes_apart, report_store
 from vaultpki.provision.applied_record import APPLIED, of_cluster
 from vaultpki.provision.ca_facts import rotations_needed
 from vaultpki.provision.carry_out import carry_out, change_path
@@ -46,8 +46,11 @@ def look(cluster: Cluster, vault: Vault, where: ServerFacts) -> tuple[Observatio
     layout_change.refuse(cluster, vault, seen)
     records = seen.found.rotations
     active = tuple(record for record in records.values() if record.active)
+    todo = plan(seen.wanted, seen.observed)
+    there = ("mount", cluster.mount("config")) in seen.observed.objects
     return seen, replace(
-        plan(seen.wanted, seen.observed),
+        todo,
+        dangers=(*todo.dangers, *(nodes_apart.find(cluster, vault, records) if there else ())),
         rotations=rotations_needed(cluster, seen.cas, records),
         active=active,
         expires=ca_ends.of(cluster, seen.cas, datetime.now(UTC), {record.domain for record in active}),

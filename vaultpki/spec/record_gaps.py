@@ -1,6 +1,6 @@
 """Says where a node and the server do not have the same rotation records, and what to do; pure.
 
-`status`, the agent's log, `nodes` and `ca status` say it with these words.
+`status`, the agent's log, `nodes`, `plan` and `ca status` say it with these words.
 """
 
 from __future__ import annotations

@@ -412,6 +412,9 @@ def test_one_forged_record_does_not_make_a_node_deaf(site: Site, seat: Seat) -> 
     cas = json.loads(vaultpki("ca", "status", "-f", site.file, "--json", env=env, expect=3).stdout)["cas"]
     assert {"node": seat.name, "reason": words} in next(ca["apart"] for ca in cas if ca["domain"] == "etcd")
     assert words in vaultpki("ca", "status", "-f", site.file, env=env, expect=3).stdout
+    planned = json.loads(vaultpki("plan", "-f", site.file, "--json", env=env).stdout)["dangers"]
+    path = f"config {site.prefix}/config/rotation/etcd"
+    assert planned == [{"name": path, "reason": f"{seat.name} {words}"}]
     # An emergency with a right number is followed at once.
     rotation.write(replace(right, state=State.RETIRED, method=Method.EMERGENCY, revision=2))
     make_default(site, "etcd", rotation.new)
