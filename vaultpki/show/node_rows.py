@@ -272,7 +272,10 @@ def _agent(report: NodeReport, now: datetime) -> Iterator[Finding]:
 
 def _records(report: NodeReport, revisions: Mapping[str, int] | None) -> Iterator[Finding]:
     for gap in record_gaps.of_report(report, revisions):
-        yield Finding(NodeState.FAILING, gap.name, gap.text)
+        if gap.name == record_gaps.NOT_FOLLOWED:
+            yield Finding(NodeState.FAILING, "record-not-followed", gap.text)
+        else:
+            yield Finding(NodeState.FAILING, "server-behind", gap.text)
 
 
 def of_status(status: Status, now: datetime, *, name: str) -> NodeRow:
