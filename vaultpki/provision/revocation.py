@@ -237,7 +237,10 @@ def sentences(node: str, chosen: Chosen, *, ended: bool = False) -> list[str]:
             "revoke there too"
         )
     if not ended:
-        said.append(f"{node} can still get new certificates: `vaultpki lock {node}` ends all that it can log in with")
+        said.append(
+            f"{node} can still get new certificates, and its agent replaces these when it next asks Vault: "
+            f"`vaultpki lock {node}` ends all that it can log in with"
+        )
     if chosen.targets:
         said.append("`vaultpki ca rotate DOMAIN --emergency` ends every certificate of a CA, also where no CRL is read")
     return said
