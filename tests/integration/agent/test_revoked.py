@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,11 @@ def test_what_was_revoked_is_replaced_and_stays_revoked(site: Site, tmp_path: Pa
     # A server that shows each new certificate as revoked too does not have one signed at every pass.
     revoke(site)
     seat.age()
+    # As if it had been for ten times: the pause is then longer than any test.
+    file = seat.state / "agent.json"
+    memory = json.loads(file.read_text())
+    memory["spent"] = dict.fromkeys(PAIRS, [time.time()] * 10)
+    file.write_text(json.dumps(memory))
     assert "it was signed again and again" in seat.run(expect=1).stderr
     assert serials(seat) == second
     assert states(seat) == dict.fromkeys(PAIRS, ("revoked", ["revoked"]))
