@@ -73,12 +73,15 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Unfit:
-    """An identity that is no node's: its name fits no pool, so it counts nowhere. `credentials` is as in Member."""
+    """An identity that is no node's: its name fits no pool, so it counts nowhere. `credentials` is as in Member.
+
+    `namesake` says that the name is a listed node's, or fits a pool whose nodes have no AppRoles.
+    """
 
     name: str
     kind: Kind
     credentials: int | None
-    listed: bool = False
+    namesake: bool = False
 
     @property
     def sentence(self) -> str:
@@ -86,7 +89,8 @@ class Unfit:
         if self.kind == "jwt":
             return "logged in by an issuer's token, fits no pool and counts nowhere; let its issuer sign no such name"
         ends = "`vaultpki apply`"
-        if not self.listed and names.fits(self.name, hosts.node_name):
+        # That command would end the access of a node of this name too.
+        if not self.namesake and names.fits(self.name, hosts.node_name):
             ends = f"`vaultpki unenroll {self.name}`"
         return f"is an AppRole on the mount of pools that fits no pool, and counts nowhere; {ends} ends it"
 
@@ -140,7 +144,8 @@ def read_nodes(cluster: Cluster, vault: Vault) -> NodeList:
 
     def stranger(name: str) -> Unfit:
         counted = count(cluster, vault, Identity("pooled", name)) if APPROLE.fullmatch(name) else None
-        return Unfit(name, "pooled", counted, any(node.name == name for node in cluster.nodes))
+        namesake = any(node.name == name for node in cluster.nodes) or _pool(cluster, name, jwt=True) is not None
+        return Unfit(name, "pooled", counted, namesake)
 
     enrolled = sorted(name for name, pool in holders.items() if pool is not None or name in homeless)
     return NodeList(
