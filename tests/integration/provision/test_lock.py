@@ -463,6 +463,7 @@ def test_nodes_of_one_who_may_not_look(site: Site, applier: Desk) -> None:
         f"auth/{site.prefix}/pooled/role": {"capabilities": ["list"]},
         f"{site.prefix}/config/data/reports/*": {"capabilities": ["read"]},
         f"{site.prefix}/config/metadata/reports/jwt": {"capabilities": ["list"]},
+        f"{site.prefix}/+/certs/revoked": {"capabilities": ["list"]},
     }
     policy = {"policy": json.dumps({"path": paths})}
     assert site.server.api("POST", "sys/policies/acl/watcher", policy).status == 204
