@@ -6,7 +6,6 @@ holds the role ids by which Vault finds the tokens of a node.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +14,13 @@ from typing import Final
 from vaultpki.errors import BadAnswer, Denied, Refused
 from vaultpki.model import VERSION, Cluster
 from vaultpki.provision.api_paths import LEAVING
+from vaultpki.spec import report_place
 from vaultpki.vault import Json, Vault, member
 
 LOGIN_IN_FLIGHT: Final = 10.0
 """Seconds after which a login is through that was under way when its AppRole was deleted or got a new role id."""
 
 _ROUNDS: Final = 6
-_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +103,12 @@ def find_entity(vault: Vault, accessor: str, alias: str) -> Entity | None:
     if not entity:
         return None
     named = any(is_alias(each, alias, accessor) for each in data.get("aliases") or ())
-    if not named or not isinstance(entity, str) or not _ID.fullmatch(entity):
+    if not named or not report_place.is_entity(entity):
         raise BadAnswer(
             "the answer to identity/lookup/entity is about another identity than the one asked for; check the "
             "address and any proxy in between"
         )
-    return Entity(entity, data.get("disabled") is True)
+    return Entity(str(entity), data.get("disabled") is True)
 
 
 def end_entities(

@@ -14,7 +14,8 @@ Kind = Literal["listed", "pooled", "jwt"]
 FOLDER: Final = "reports"
 """The folder of all reports."""
 
-_ENTITY: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+# In a namespace the id ends with that of the namespace.
+_ENTITY: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?:\.[0-9A-Za-z]{1,32})?")
 
 
 def folder(kind: Kind, pool: str = "") -> str:

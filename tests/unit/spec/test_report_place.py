@@ -30,6 +30,13 @@ def test_what_is_no_entity(text: object) -> None:
     assert report_place.is_entity(ENTITY) and not report_place.is_entity(text)
 
 
+def test_an_entity_of_a_namespace() -> None:
+    """OpenBao appends the namespace's own id."""
+    assert report_place.is_entity(f"{ENTITY}.Ab3xY")
+    for text in (f"{ENTITY}.", f"{ENTITY}./", f"{ENTITY}..", f"{ENTITY}.a/b", f"{ENTITY}.a.b"):
+        assert not report_place.is_entity(text), text
+
+
 def test_a_claim_may_not_lead_into_the_folders_of_reports() -> None:
     """A pool by token whose names may begin as a folder does has no place of 0.1.0."""
     for start in ("l", "listed", "listed/", "p", "j", "jwt/x"):
