@@ -42,9 +42,9 @@ def test_a_ca_whose_answer_was_lost_is_not_signed_again(own_server: Server, tmp_
 
         proxy.arm_at("/root/root/sign-intermediate")
         with pytest.raises((Sealed, Unavailable)):
-            apply(Vault(Settings((proxy.address,), ca_pem=proxy.ca_pem, token=server.token)))
+            apply(Vault(Settings((proxy.address,), ca_pem=proxy.ca_pem, token=site.token())))
         before = signed(server, site.prefix)
-        apply(Vault(Settings((server.address,), ca_file=str(server.ca_file), token=server.token)))
+        apply(site.client())
         # Other CAs may have been asked for beside the one that was lost.
         assert 1 <= before <= ISSUING and signed(server, site.prefix) == ISSUING
 
