@@ -175,7 +175,7 @@ def _rotated(
 ) -> Iterator[Result]:
     cluster, before = there.cluster, sum(agent.requests for agent in agents)
     switch, signed, begin = 0.0, 0, time.perf_counter()
-    record = ca_commands.rotate(cluster, vault, DOMAIN, Method.NEW_KEY, 0, now)
+    record = ca_commands.rotate(cluster, vault, DOMAIN, Method.NEW_KEY, 0, now).record
     while record.state is not State.DONE:
         at = sum(agent.signed for agent in agents)
         took = _pass(there, vault, agents, csr, now)

@@ -43,6 +43,9 @@ def operate(w: World, s: Settings) -> Iterator[tuple[str, World]]:
 
         if now is None:
             for to in recoveries(w, s):
+                if to == "K" and w.default == NEW and w.old in "FC" and "default first" in s.rules:
+                    yield f"{who}: recovers; the old CA is the default", w._replace(default=OLD)
+                    continue
                 yield (
                     f"{who}: recovers; the record says {to} with a higher number",
                     with_(("srv", to, w.generation), record(w, to, s)),

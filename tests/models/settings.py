@@ -77,6 +77,7 @@ NEEDED = (
     ("again", "etcd, set back to published"),
     ("again", "etcd, a liar is ahead"),
     ("default", "etcd, a liar is ahead, an older agent"),
+    ("default first", "etcd, set back to switched, an older agent"),
     ("waits", "etcd, a liar is ahead, a node joins"),
     ("nothing dropped", "etcd, set back, stale reports, a liar"),
     ("steady", "etcd, set back, stale reports, a liar"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from vaultpki.cli.ca_recover import recover_command
 from vaultpki.cli.common import json_option, opened, server_now, spec_option, terminal
 from vaultpki.errors import Attention, VaultpkiError
 from vaultpki.redact import printable
@@ -99,6 +100,7 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
 @click.option("--same-key", is_flag=True, help="Only renew the CA's certificate: certificates of nodes stay valid.")
 @click.option("--emergency", is_flag=True, help="The key was stolen: distrust first, which is an outage.")
 @click.option("--spread", default="1h", show_default=True, help="How long nodes take to replace their certificates.")
+@without_option
 @wait_option
 @click.option("--yes", is_flag=True, help="With --emergency: do not ask.")
 @json_option
@@ -109,6 +111,7 @@ def rotate_command(
     same_key: bool,
     emergency: bool,
     spread: str,
+    without: tuple[str, ...],
     wait: bool,
     yes: bool,
     as_json: bool,
@@ -122,6 +125,7 @@ def rotate_command(
     Example:
       vaultpki ca rotate etcd -f cluster.yaml
       vaultpki ca rotate kubernetes -f cluster.yaml --spread 6h --wait
+      vaultpki ca rotate kubelet -f cluster.yaml --without w-17
       vaultpki ca rotate etcd -f cluster.yaml --same-key
       vaultpki ca rotate etcd -f cluster.yaml --emergency --yes
     """
@@ -143,8 +147,11 @@ def rotate_command(
     with opened(file, allow_http=allow_http, patience=ca_wait.PATIENCE if wait else None) as (cluster, vault, _):
         if emergency and not yes:
             _ask(domain, as_json=as_json)
-        record = ca_commands.rotate(cluster, vault, domain, method, seconds, server_now(vault))
+        begun = ca_commands.rotate(cluster, vault, domain, method, seconds, server_now(vault), without)
+        record = begun.record
         stays = ca_text.spread_sentence(record, seconds)
+        for note in begun.notes:
+            click.echo(printable(f"{note}."), err=True)
         if wait:
             if stays:
                 click.echo(printable(f"{stays}."), err=True)
@@ -156,7 +163,8 @@ def rotate_command(
             course = Course(record, back=False)
             done = ca_wait.until_rest(vault, take, lambda: None, course, back=False, begun=True, quiet=as_json)
             return _tell(cluster, done, server_now(vault), as_json=as_json)
-        active = [ca for ca in ca_commands.status(cluster, vault, server_now(vault)) if ca.domain == domain]
+        found = ca_commands.status(cluster, vault, server_now(vault), strict=not emergency)
+        active = [ca for ca in found if ca.domain == domain]
         step = Step(record, active[0].gate if active else None, moved=True, note=stays)
         return _tell(cluster, step, server_now(vault), as_json=as_json)
 
@@ -220,6 +228,9 @@ def abort_command(
         return ca_commands.abort(cluster, vault, server_now(vault), without, told, pods, course)
 
     return _go(file, step, restarted, kubeconfig, back=True, allow_http=allow_http, wait=wait, as_json=as_json)
+
+
+ca_command.add_command(recover_command)
 
 
 def _pods(kubeconfig: Path | None) -> KubeTrust | None:

@@ -160,6 +160,11 @@ def spread_sentence(record: RotationRecord, seconds: int) -> str:
     )
 
 
+def state_sentence(record: RotationRecord) -> str:
+    """Return what holds in the state of a record, as the rest of a sentence."""
+    return _filled(record, record.state, _IS, _IS_SAME_KEY)
+
+
 def _older_lines(domain: str) -> Iterator[str]:
     """Yield what a person must restart on an older Kubernetes, whose version no gate knows."""
     version, components = hooks.once_start_only(each for each in hooks.READERS if each.ca == domain)

@@ -177,6 +177,11 @@ def update_issuer(vault: Vault, mount: str, issuer: str, fields: Fields) -> None
         vault.write(f"{mount}/config/keys", {"default": key})
 
 
+def make_default(vault: Vault, mount: str, issuer: str) -> None:
+    """Make an issuer the one that signs, and keep later ones from taking its place by themselves."""
+    vault.write(f"{mount}/config/issuers", {"default": issuer, "default_follows_latest_issuer": False})
+
+
 def delete_issuer(vault: Vault, mount: str, issuer: str) -> None:
     """Delete an issuer by its id; its key stays."""
     vault.sending(warnings=_NO_DEFAULT).api.secrets.pki.delete_issuer(issuer, mount_point=mount)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from vaultpki.certificates import ROOT
 from vaultpki.errors import Attention, BadAnswer, ForeignObject, Refused, SpecError
 from vaultpki.model import Cluster
-from vaultpki.provision import root_run, rotation_course, rotation_run
+from vaultpki.provision import root_run, rotation_course, rotation_run, set_back
 from vaultpki.provision.gates import Waiting
 from vaultpki.provision.old_trust import Look
 from vaultpki.provision.rotation_course import Course
@@ -22,9 +22,22 @@ from vaultpki.spec.rotation_record import Method, RotationRecord
 from vaultpki.vault import Vault
 
 
-def status(cluster: Cluster, vault: Vault, now: datetime, pods: KubeTrust | None = None) -> tuple[CaStatus, ...]:
-    """Return where each CA stands; writes nothing. `pods` is what the cluster shows of the root."""
-    return status_of(read_scene(cluster, vault, now), pods)
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A rotation that has begun: its record, and sentences about nodes that it did not wait for."""
+
+    record: RotationRecord
+    notes: tuple[str, ...] = ()
+
+
+def status(
+    cluster: Cluster, vault: Vault, now: datetime, pods: KubeTrust | None = None, *, strict: bool = True
+) -> tuple[CaStatus, ...]:
+    """Return where each CA stands; writes nothing. `pods` is what the cluster shows of the root.
+
+    `strict` is as in `read_scene`.
+    """
+    return status_of(read_scene(cluster, vault, now, strict=strict), pods)
 
 
 def status_of(scene: Scene, pods: KubeTrust | None = None) -> tuple[CaStatus, ...]:
@@ -45,12 +58,24 @@ def _apart(scene: Scene, domain: str) -> tuple[Waiting, ...]:
     )
 
 
-def rotate(cluster: Cluster, vault: Vault, domain: str, method: Method, spread: int, now: datetime) -> RotationRecord:
+def rotate(
+    cluster: Cluster,
+    vault: Vault,
+    domain: str,
+    method: Method,
+    spread: int,
+    now: datetime,
+    without: Sequence[str] = (),
+) -> Begun:
     """Begin the rotation of a CA; see `rotation_run.rotate` and `root_run.rotate`. `now` is the server's time."""
-    scene = read_scene(cluster, vault, now)
+    hasty = method is Method.EMERGENCY
+    scene = read_scene(cluster, vault, now, strict=not hasty)
+    set_back.refuse_no_member(scene, without)
     if domain == ROOT:
-        return root_run.rotate(scene, method, spread)
-    return rotation_run.rotate(scene, domain, method, spread)
+        return Begun(root_run.rotate(scene, method, spread, without))
+    record = rotation_run.rotate(scene, domain, method, spread, without)
+    notes = [set_back.beyond(scene, domain, record)] if hasty else []
+    return Begun(record, tuple(note for note in (*notes, scene.unknown) if note))
 
 
 def begun(cluster: Cluster, vault: Vault, *, back: bool) -> Course | None:
@@ -128,8 +153,7 @@ def _taken(
     *,
     back: bool,
 ) -> Step:
-    if recovered := root_run.recover(scene, without):
-        return recovered
+    set_back.refuse(scene, without)
     if root_run.active(scene):
         return root_run.step(scene, back=back, without=without, restarted=restarted, pods=pods)
     return root_run.rest(scene) or rotation_run.step(scene, back=back, without=without, restarted=restarted, look=look)

@@ -203,10 +203,10 @@ def _behind(step: Step, node: Participant, report: NodeReport) -> str:
     seen, revision = report.seen.get(step.record.domain), step.record.revision
     if seen is None or seen.highest <= revision:
         return ""
-    return (
-        f"has read revision {seen.highest} of this rotation, and the server is back at {revision}: run "
-        "`vaultpki ca continue`, which brings the server up to date"
-    )
+    what = f"says that it has read revision {seen.highest} of this rotation, and the server has {revision}"
+    if node.kind == "listed":
+        return f"{what}: run `vaultpki ca recover {step.record.domain}`, or join it anew"
+    return f"{what}: join it anew{_or_without(step, node)}"
 
 
 def _not_followed(step: Step, node: Participant, report: NodeReport) -> str:

@@ -65,7 +65,7 @@ def _make(cluster: Cluster, vault: Vault, path: str, record: RotationRecord, wri
     elif write.kind == "usage":
         authorities.update_issuer(vault, path, write.target, {"usage": write.usage})
     elif write.kind == "default":
-        vault.write(f"{path}/config/issuers", {"default": write.target, "default_follows_latest_issuer": False})
+        authorities.make_default(vault, path, write.target)
     elif write.kind == "default-key":
         vault.write(f"{path}/config/keys", {"default": write.target})
     elif write.kind == "delete-issuer":

@@ -148,7 +148,7 @@ def _lost(cluster: Cluster, found: Found, foreign: Collection[str]) -> dict[str,
         if record is None and ours:
             why = (
                 f"only a rotation makes this CA, and there is no record of one; nothing of {ca}'s CA is changed until "
-                f"`vaultpki ca continue -f {cluster.file}` has written the record again"
+                f"`vaultpki ca recover {ca} -f {cluster.file}` has written the record again"
             )
             dangers[mount] = Danger(f"issuer {mount}/issuer/{max(ours)}", why)
     return dangers

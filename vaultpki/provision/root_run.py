@@ -6,7 +6,7 @@ root; its record then goes through the same states as the root's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from vaultpki.certificates import ISSUING_CAS, ROOT
@@ -21,6 +21,7 @@ from vaultpki.provision import (
     rotation_recovery,
     rotation_server,
     rotation_start,
+    set_back,
 )
 from vaultpki.provision.gates import Gate, Participant
 from vaultpki.provision.root_rotation import COMING_TO_REST, PODS, WITH_COMPANIONS, WORDS
@@ -46,8 +47,8 @@ _FREE = frozenset(
 )
 
 
-def rotate(scene: Scene, method: Method, spread: int) -> RotationRecord:
-    """Begin the rotation of the root; returns its record. `spread` is in seconds.
+def rotate(scene: Scene, method: Method, spread: int, without: Sequence[str] = ()) -> RotationRecord:
+    """Begin the rotation of the root; returns its record. `spread` is in seconds, `without` as in `step`.
 
     A run that was cut off is continued. Raises SpecError if another rotation is under way or this one cannot begin,
     Refused if another operator was faster.
@@ -58,6 +59,7 @@ def rotate(scene: Scene, method: Method, spread: int) -> RotationRecord:
     if begun is not None and begun.state is State.PREPARED:
         # The same command began it, and may have been cut off.
         return record_of(root_server.match(cluster, vault, scene.records[ROOT], scene.root, scene.now)[0])
+    set_back.refuse(scene, without)
     refuse_active(cluster, scene.records)
     taken = {node.name for node in cluster.nodes} & WORDS
     if taken:
@@ -78,6 +80,7 @@ def rotate(scene: Scene, method: Method, spread: int) -> RotationRecord:
         new=CaRef(f"{ROOT}-{highest + 1}"),
         highest=highest + 1,
         spread=spread,
+        excused=tuple(sorted(set(without))),
     )
     written = write_record(cluster, vault, begun, stored.version)
     others = {name: each for name, each in read_records(cluster, vault).items() if name != ROOT}
@@ -94,43 +97,41 @@ def active(scene: Scene) -> bool:
     return record is not None and record.active
 
 
-def recover(scene: Scene, without: Sequence[str] = ()) -> Step | None:
-    """Answer a server that was set back, or has lost the root's record; None if neither happened."""
-    cluster, vault = scene.cluster, scene.vault
-    stored = scene.records[ROOT]
-    nodes = tuple(node for node in scene.nodes(ROOT) if node.name not in without)
-    if not rotation_recovery.behind(ROOT, stored.record, nodes):
-        return None
-    mount = read_mount(cluster, vault, ROOT, scene.root)
+def propose(scene: Scene, aside: Sequence[str]) -> dict[str, RotationRecord]:
+    """Return the records with which the root, and each issuing CA that nodes have read more of, go on.
+
+    `aside` are the nodes whose word does not count.
+    """
+    mount = read_mount(scene.cluster, scene.vault, ROOT, scene.root)
     companions = {ca: scene.records[ca].record for ca in ISSUING_CAS}
-    found = root_recovery.recovered(cluster.name, stored.record, mount, nodes, companions, scene.now)
-    if found.record is None:
-        if found.waiting and stored.record is not None:
-            return Step(stored.record, Gate(waiting=found.waiting))
-        raise SpecError(found.note or f"{found.waiting[0].node} {found.waiting[0].reason}")
-    records = dict(scene.records)
-    records[ROOT] = write_record(cluster, vault, found.record, stored.version)
+    record, name = scene.records[ROOT].record, scene.cluster.name
+    root = root_recovery.recovered(name, record, mount, scene.nodes(ROOT), companions, aside, scene.now)
+    found = {ROOT: root}
     for ca in ISSUING_CAS:
-        records[ca] = _renewed(scene, ca, found.record)
-    scene = replace(scene, records=records)
-    scene = _settled(scene) if found.record.active else scene
-    return Step(record_of(scene.records[ROOT]), moved=True, note=found.note)
+        if set_back.told(ca, companions[ca], scene.nodes(ca), aside):
+            found[ca] = _renewed(scene, ca, root, aside)
+    return found
 
 
-def _renewed(scene: Scene, ca: str, record: RotationRecord) -> StoredRecord:
-    """Write an issuing CA's record with a higher revision than any node has read, in the state that fits the root's."""
-    stored, nodes = scene.records[ca], scene.nodes(ca)
-    ahead = rotation_recovery.behind(ca, stored.record, nodes)
-    own = stored.record
-    if own is None and ahead:
+def recover(scene: Scene, records: Mapping[str, RotationRecord]) -> RotationRecord:
+    """Write what `propose` returned, and make the server match; returns the root's record."""
+    cluster, vault, stored = scene.cluster, scene.vault, dict(scene.records)
+    for domain, record in records.items():
+        stored[domain] = write_record(cluster, vault, record, stored[domain].version)
+    scene = replace(scene, records=stored)
+    scene = _settled(scene) if records[ROOT].active else scene
+    return record_of(scene.records[ROOT])
+
+
+def _renewed(scene: Scene, ca: str, root: RotationRecord, aside: Sequence[str]) -> RotationRecord:
+    """Return an issuing CA's record with a higher revision than nodes have read, in the state that fits the root's."""
+    own, nodes = scene.records[ca].record, scene.nodes(ca)
+    revision = rotation_recovery.next_revision(ca, own, nodes, aside)
+    if own is None:
         mount = read_mount(scene.cluster, scene.vault, ca, scene.root)
-        own = rotation_recovery.recovered(scene.cluster.name, ca, None, mount, nodes, (), scene.now).record
-    if own is None or not ahead:
-        return stored
-    state = State.RETRUSTING if own.active and record.state is State.RETRUSTING else own.state
-    highest = max(node.report.seen[ca].highest for node in ahead if node.report is not None)
-    renewed = replace(own.moved(state, scene.now), revision=highest + 1)
-    return write_record(scene.cluster, scene.vault, renewed, stored.version)
+        own = rotation_recovery.rebuilt(scene.cluster.name, ca, mount, nodes, scene.now)
+    state = State.RETRUSTING if own.active and root.state is State.RETRUSTING else own.state
+    return replace(own.moved(state, scene.now), revision=revision)
 
 
 def rest(scene: Scene) -> Step | None:
@@ -190,9 +191,12 @@ def status(scene: Scene, pods: KubeTrust | None = None) -> CaStatus:
     """Return where the root stands; writes nothing."""
     cluster, vault = scene.cluster, scene.vault
     record, mount = scene.records[ROOT].record, read_mount(cluster, vault, ROOT, scene.root)
+    behind = set_back.why(scene, ROOT, record.excused if record is not None else ())
+    if behind:
+        behind += f"; {set_back.what_to_do(cluster, ROOT)}"
     kind = scene.root.key.value if scene.root.key is not None else ""
     if record is None:
-        return CaStatus(ROOT, f"{ROOT}-1", scene.root.fingerprint, scene.root.not_after, key=kind)
+        return CaStatus(ROOT, f"{ROOT}-1", scene.root.fingerprint, scene.root.not_after, problem=behind, key=kind)
     to = next_state(record)
     issuer = mount.issuer(record.leaf.issuer)
     return CaStatus(
@@ -204,7 +208,7 @@ def status(scene: Scene, pods: KubeTrust | None = None) -> CaStatus:
         to,
         next_state(record, back=True),
         _gate(scene, record, to, pods) if to is not None else None,
-        root_steps.problem(cluster.name, record, mount),
+        behind or root_steps.problem(cluster.name, record, mount),
         kind,
     )
 

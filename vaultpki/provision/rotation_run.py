@@ -15,7 +15,7 @@ from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject, rows
 from vaultpki.errors import SpecError
 from vaultpki.model import Cluster
 from vaultpki.pki.facts import Facts
-from vaultpki.provision import gates, old_trust, rotation_recovery, rotation_start, rotation_steps
+from vaultpki.provision import gates, old_trust, rotation_recovery, rotation_start, rotation_steps, set_back
 from vaultpki.provision.gates import Gate, OperatorLeaf, Participant, Waiting
 from vaultpki.provision.old_trust import Look, OldTrust
 from vaultpki.provision.rotation import FORWARD, next_state
@@ -88,8 +88,8 @@ def status(scene: Scene) -> tuple[CaStatus, ...]:
     return tuple(scene.vault.map(lambda domain: _status(scene, domain), ISSUING_CAS))
 
 
-def rotate(scene: Scene, domain: str, method: Method, spread: int) -> RotationRecord:
-    """Begin the rotation of an issuing CA; returns its record. `spread` is in seconds.
+def rotate(scene: Scene, domain: str, method: Method, spread: int, without: Sequence[str] = ()) -> RotationRecord:
+    """Begin the rotation of an issuing CA; returns its record. `spread` is in seconds, `without` as in `step`.
 
     An emergency goes on until nobody trusts the old CA. A run that was cut off is continued. Raises SpecError if
     another rotation is under way or this one cannot begin, Refused if another operator was faster.
@@ -100,16 +100,20 @@ def rotate(scene: Scene, domain: str, method: Method, spread: int) -> RotationRe
     if _just_begun(stored, method):
         stored, _, _ = match(cluster, vault, stored, scene.root, now)
         return record_of(_hasten(scene, stored))
-    behind = _behind(scene)
-    if behind is not None:
-        raise SpecError(f"{behind}; run `vaultpki ca continue -f {cluster.file}` first")
+    hasty = method is Method.EMERGENCY
+    if not hasty:
+        # What nodes say does not stop an emergency.
+        set_back.refuse(scene, without)
     refuse_active(cluster, scene.records)
+    before = stored.record or (_lost_record(scene, domain) if hasty else None)
     life(cluster, domain, scene.root, now)
     if stored.record is None:
         mount = read_mount(cluster, vault, domain, scene.root)
     else:
         stored, mount, _ = match(cluster, vault, stored, scene.root, now)
-    begun = rotation_start.first_record(cluster, domain, method, spread, stored.record, mount, scene.nodes(domain), now)
+    begun = rotation_start.first_record(cluster, domain, method, spread, before, mount, scene.nodes(domain), now)
+    revision = rotation_recovery.emergency_revision(domain, begun, scene.nodes(domain)) if hasty else begun.revision
+    begun = replace(begun, revision=revision, excused=tuple(sorted(set(without))))
     written = write_record(cluster, vault, begun, stored.version)
     others = {name: each for name, each in read_records(cluster, vault).items() if name != domain}
     if any(each.record is not None and each.record.active for each in others.values()):
@@ -135,9 +139,6 @@ def step(
     old CA is deleted.
     """
     cluster, vault, now = scene.cluster, scene.vault, scene.now
-    recovered = _recover(scene, without)
-    if recovered is not None:
-        return recovered
     resting = [each for each in scene.records.values() if each.record is not None and not each.record.active]
     done = [match(cluster, vault, each, scene.root, now) for each in resting if each.domain != ROOT]
     stored = next((each for each in scene.records.values() if each.record is not None and each.record.active), None)
@@ -155,8 +156,12 @@ def step(
     if to is None:
         raise SpecError(f"{record.domain} is {record.state.value}, and there is no step from there")
     _refuse_unusable(cluster, record, to, mount)
-    _refuse_unknown(cluster, record, nodes, without, restarted)
-    told = _told(record, to, nodes, now, without, restarted)
+    _refuse_unknown(scene, record, nodes, without, restarted)
+    told = _told(rotation_recovery.named_since(record, mount, nodes), to, nodes, now, without, restarted)
+    if told.trust != record.trust:
+        # Nobody's report answers this one yet, so the gate is closed.
+        written = write_record(cluster, vault, replace(told, revision=record.revision + 1), stored.version)
+        return Step(record_of(written), _gate(scene, record_of(written), to, mount, nodes))
     gate = _gate(scene, told, to, mount, nodes)
     seen = OldTrust()
     if look is not None and old_trust.wanted(told, to) and gate.open(now):
@@ -211,17 +216,19 @@ def _refuse_unusable(cluster: Cluster, record: RotationRecord, to: State, mount:
 
 
 def _refuse_unknown(
-    cluster: Cluster,
+    scene: Scene,
     record: RotationRecord,
     nodes: Collection[Participant],
     without: Sequence[str],
     restarted: Sequence[str],
 ) -> None:
     """Raise SpecError for a name that nobody has whom a gate may wait for."""
-    names = {node.name for node in nodes}
+    cluster, names = scene.cluster, {node.name for node in nodes}
+    # Its word on another CA may be what is set aside.
+    aside = {each.name for each in scene.members if each.kind == "listed"}
     certificates = {row.name for row in rows(cluster) if row.operator and row.ca == record.domain}
     for name in (*without, *restarted):
-        if name not in names and not (name in certificates and name in without):
+        if name not in names and not (name in certificates | aside and name in without):
             raise SpecError(
                 f"{printable(name)} takes no part in the rotation of {record.domain}; "
                 f"`vaultpki ca status -f {cluster.file}` names those that it waits for"
@@ -242,7 +249,9 @@ def _told(
         if why := gates.restart_refused(record, to, by_name[name], now):
             raise SpecError(why)
     for name in without:
-        if name in by_name and (why := gates.without_refused(record, by_name[name], now)):
+        # The gate goes on waiting for a member of etcd whose word does not count any more.
+        set_aside = name in by_name and rotation_recovery.ahead(record.domain, record, [by_name[name]])
+        if name in by_name and not set_aside and (why := gates.without_refused(record, by_name[name], now)):
             raise SpecError(why)
     return replace(
         record,
@@ -315,46 +324,14 @@ def _operators(scene: Scene, record: RotationRecord, to: State, mount: RotationM
     return read_operator_leaves(scene.cluster, scene.vault, issuer.facts, record.domain, scene.now)
 
 
-def _behind(scene: Scene) -> str | None:
-    """Return that the server has an older record than nodes, or has lost one, as the start of a sentence; else None."""
-    return next((said for domain in ISSUING_CAS if (said := _set_back(scene, domain, _lost(scene, domain)))), None)
-
-
-def _set_back(scene: Scene, domain: str, lost: RotationMount | None) -> str:
-    said = rotation_recovery.behind(domain, scene.records[domain].record, scene.nodes(domain))
-    if said:
-        names = ", ".join(node.name for node in said[:3])
-        return f"{names} read a newer record of {domain} than the server has: it was restored from a snapshot"
-    return f"the record of {domain}'s rotation is lost" if lost is not None else ""
-
-
-def _lost(scene: Scene, domain: str) -> RotationMount | None:
-    """Return the mount of a CA that was rotated and has no record; None for any other."""
-    if scene.records[domain].record is not None:
+def _lost_record(scene: Scene, domain: str) -> RotationRecord | None:
+    """Return a record in place of a lost one, by which the CA that signs is replaced; None if none was lost."""
+    mount = set_back.lost_mount(scene, domain)
+    if mount is None:
         return None
-    mount = read_mount(scene.cluster, scene.vault, domain, scene.root)
-    return mount if rotation_recovery.lost(scene.cluster.name, domain, mount) else None
-
-
-def _recover(scene: Scene, without: Sequence[str]) -> Step | None:
-    """Answer a server that was set back, or that has lost a record; None if neither happened."""
-    cluster, vault = scene.cluster, scene.vault
-    for domain in ISSUING_CAS:
-        stored, nodes = scene.records[domain], scene.nodes(domain)
-        mount = _lost(scene, domain)
-        if mount is None and not rotation_recovery.behind(domain, stored.record, nodes, without):
-            continue
-        mount = mount or read_mount(cluster, vault, domain, scene.root)
-        found = rotation_recovery.recovered(cluster.name, domain, stored.record, mount, nodes, without, scene.now)
-        if found.record is None:
-            if stored.record is None:
-                names = ", ".join(each.node for each in found.waiting[:3])
-                raise SpecError(f"{found.note}; wait until {names} have reported, then run this again")
-            return Step(stored.record, Gate(waiting=found.waiting), note=found.note)
-        written = write_record(cluster, vault, found.record, stored.version)
-        written, _, _ = match(cluster, vault, written, scene.root, scene.now)
-        return Step(record_of(written), moved=True, note=found.note)
-    return None
+    found = rotation_recovery.rebuilt(scene.cluster.name, domain, mount, (), scene.now)
+    later = found.new is not None and mount.default == found.new.issuer
+    return replace(found, state=State.DONE if later else State.STEADY)
 
 
 def _own(scene: Scene, domain: str, mount: RotationMount) -> MountIssuer | None:
@@ -368,10 +345,9 @@ def _own(scene: Scene, domain: str, mount: RotationMount) -> MountIssuer | None:
 def _status(scene: Scene, domain: str) -> CaStatus:
     record, cluster = scene.records[domain].record, scene.cluster
     mount, nodes = read_mount(cluster, scene.vault, domain, scene.root), scene.nodes(domain)
-    lost = mount if record is None and rotation_recovery.lost(cluster.name, domain, mount) else None
-    set_back = _set_back(scene, domain, lost)
-    if set_back:
-        set_back += f"; run `vaultpki ca continue -f {cluster.file}`"
+    behind = set_back.why(scene, domain, record.excused if record is not None else ())
+    if behind:
+        behind += f"; {set_back.what_to_do(cluster, set_back.with_root(scene, domain))}"
     if record is None:
         own = _own(scene, domain, mount)
         facts = own.facts if own is not None else None
@@ -381,7 +357,7 @@ def _status(scene: Scene, domain: str) -> CaStatus:
             own.name if own is not None else f"{domain}-1",
             facts.fingerprint if facts is not None else "",
             facts.not_after if facts is not None else None,
-            problem=set_back or ("" if own is not None else missing),
+            problem=behind or ("" if own is not None else missing),
             key=_kind(facts),
         )
     issuer = rotation_steps.issuer_of(cluster.name, record, mount, record.leaf)
@@ -396,7 +372,7 @@ def _status(scene: Scene, domain: str) -> CaStatus:
         to,
         next_state(record, back=True),
         _gate(scene, record, to, mount, nodes, whole=True) if to is not None else None,
-        set_back or rotation_steps.problem(cluster.name, record, mount),
+        behind or rotation_steps.problem(cluster.name, record, mount),
         _kind(facts),
     )
 

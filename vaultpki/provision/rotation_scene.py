@@ -12,7 +12,7 @@ from vaultpki.model import Cluster
 from vaultpki.pki.facts import Facts
 from vaultpki.provision import root_rotation
 from vaultpki.provision.gates import Participant
-from vaultpki.provision.node_list import Member
+from vaultpki.provision.node_list import Member, members
 from vaultpki.provision.rotation_facts import participants, read_members, read_mount, read_root
 from vaultpki.provision.rotation_store import StoredRecord, read_records
 from vaultpki.spec.rotation_record import RotationRecord
@@ -23,7 +23,7 @@ from vaultpki.vault import Vault
 class Scene:
     """A cluster as a command found it: the root that signs now, the records by domain, who takes part, and the time.
 
-    `now` is the server's time.
+    `now` is the server's time. `unknown` says who can log in and is not in cluster.yaml, where that stops nothing.
     """
 
     cluster: Cluster
@@ -32,6 +32,7 @@ class Scene:
     records: Mapping[str, StoredRecord]
     members: tuple[Member, ...]
     now: datetime
+    unknown: str = ""
 
     def nodes(self, domain: str) -> tuple[Participant, ...]:
         """Return those that the gates of a domain count."""
@@ -40,19 +41,22 @@ class Scene:
         return participants(self.cluster, self.members, domain)
 
 
-def read_scene(cluster: Cluster, vault: Vault, now: datetime) -> Scene:
-    """Read the scene from the server's active node; this reads the report of every node."""
+def read_scene(cluster: Cluster, vault: Vault, now: datetime, *, strict: bool = True) -> Scene:
+    """Read the scene from the server's active node; this reads the report of every node.
+
+    Raises SpecError as `read_members`, if it is `strict`.
+    """
     vault.pin_to_leader()
     # As records have it.
     now = now.replace(microsecond=0)
-    return Scene(
-        cluster,
-        vault,
-        read_root(cluster, vault, now),
-        read_records(cluster, vault),
-        read_members(cluster, vault),
-        now,
-    )
+    root, records, unknown = read_root(cluster, vault, now), read_records(cluster, vault), ""
+    try:
+        found = read_members(cluster, vault)
+    except SpecError as error:
+        if strict:
+            raise
+        found, unknown = members(cluster, vault), error.problem
+    return Scene(cluster, vault, root, records, found, now, unknown)
 
 
 def read_old_root(scene: Scene) -> Facts | None:

@@ -62,7 +62,8 @@ def _read(cluster: Cluster, found: object, domain: str) -> RotationRecord:
             raise
         raise SpecError(
             f"is not a record that vaultpki wrote{f' ({error.field})' if error.field else ''}; delete it (`bao kv "
-            f"metadata delete -mount={store} {path}`), and `vaultpki ca continue -f {cluster.file}` writes it again",
+            f"metadata delete -mount={store} {path}`), and `vaultpki ca recover {domain} -f {cluster.file}` writes it "
+            "again",
             file=f"{store}/{path}",
         ) from None
 

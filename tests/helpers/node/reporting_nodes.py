@@ -55,12 +55,12 @@ class Reporter:
         record, there = record_of(self.site, self.domain), shown(self.site, self.domain)
         fingerprints = frozenset(facts.fingerprint for facts in there.values())
         revision = record.revision if record is not None else 0
-        if record is None or revision < self.highest:
+        if record is None or revision < self.highest or record.kept is not None:
             self.trust |= fingerprints
         else:
             self.trust = (self.trust | fingerprints) & record.trust or self.trust
         wanted = there.get(record.leaf.name if record is not None else f"{self.domain}-1")
-        if wanted is not None and revision >= self.highest:
+        if wanted is not None and revision >= self.highest and (record is None or record.kept is None):
             self.leaf = wanted.subject_key_id or ""
         self.highest = max(self.highest, revision)
         if restarts:

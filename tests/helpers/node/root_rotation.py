@@ -87,7 +87,7 @@ class RootRotation:
         return timedelta(minutes=count)
 
     def begin(self, spread: int = 60) -> RotationRecord:
-        return ca_commands.rotate(self.site.cluster, self.vault, "root", Method.NEW_KEY, spread, self.now)
+        return ca_commands.rotate(self.site.cluster, self.vault, "root", Method.NEW_KEY, spread, self.now).record
 
     def advance(self, *restarted: str, without: tuple[str, ...] = ()) -> Step:
         return ca_commands.advance(self.site.cluster, self.vault, self.now, without, restarted, self.pods)

@@ -10,6 +10,8 @@ from helpers.node.reporting_nodes import Reporter, all_pass, record_of
 from helpers.vault.plan_commands import Watched
 from helpers.vault.servers import Server
 from vaultpki.provision import ca_commands
+from vaultpki.provision import recover as recovery
+from vaultpki.provision.recover import Proposal
 from vaultpki.provision.rotation_run import CaStatus, Step
 from vaultpki.spec.rotation_record import Method, RotationRecord, State
 from vaultpki.vault import Vault
@@ -44,7 +46,7 @@ class Rotation:
         return record
 
     def begin(self, method: Method = Method.NEW_KEY, vault: Vault | None = None) -> RotationRecord:
-        return ca_commands.rotate(self.site.cluster, vault or self.vault, self.domain, method, 60, self.now)
+        return ca_commands.rotate(self.site.cluster, vault or self.vault, self.domain, method, 60, self.now).record
 
     def advance(
         self, without: tuple[str, ...] = (), restarted: tuple[str, ...] = (), vault: Vault | None = None
@@ -53,6 +55,15 @@ class Rotation:
 
     def abort(self, vault: Vault | None = None) -> Step:
         return ca_commands.abort(self.site.cluster, vault or self.vault, self.now)
+
+    def recover(self, *without: str) -> RotationRecord:
+        """What `ca recover` does once a person has agreed."""
+        found = self.proposed(*without)
+        assert found.why
+        return recovery.recover(found)
+
+    def proposed(self, *without: str) -> Proposal:
+        return recovery.propose(self.site.cluster, self.vault, self.domain, without, self.now)
 
     def status(self) -> tuple[CaStatus, ...]:
         return ca_commands.status(self.site.cluster, self.site.client("viewer"), self.now)

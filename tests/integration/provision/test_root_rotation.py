@@ -16,12 +16,12 @@ from helpers.vault.applied_cluster import Seat, vaultpki
 from helpers.vault.plan_commands import fails
 from helpers.vault.root_operator import RootOperator
 from helpers.vault.servers import Server
-from vaultpki.errors import SpecError
+from vaultpki.errors import Attention, SpecError
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
 from vaultpki.provision import anchor, ca_commands
 from vaultpki.spec.kube_objects import KubeTrust, PodStart, RootCopy
-from vaultpki.spec.rotation_record import Method, State
+from vaultpki.spec.rotation_record import Method, RotationRecord, State
 
 CAS = ("kubernetes", "kubelet", "etcd", "front-proxy")
 
@@ -142,7 +142,7 @@ def test_a_whole_rotation(rotation: RootRotation, tmp_path: Path) -> None:
     seat.configure("version: 1", "version: 1\n")
     _renew(seat)
     rotation.now = max(rotation.now, rotation.record.since)
-    begun = ca_commands.rotate(site.cluster, rotation.vault, "etcd", Method.NEW_KEY, 60, rotation.now)
+    begun = ca_commands.rotate(site.cluster, rotation.vault, "etcd", Method.NEW_KEY, 60, rotation.now).record
     assert begun.new is not None and begun.new.name == "etcd-2"
     assert ca_commands.advance(site.cluster, rotation.vault, rotation.now).record.state is State.PUBLISHED
 
@@ -321,6 +321,14 @@ def test_the_pin_in_cluster_yaml_is_the_old_root_until_it_is_gone(
         site.issue("admin", tmp_path / "published")
 
 
+def recovered(rotation: RootRotation) -> RotationRecord:
+    """What `ca recover root --yes` writes, with the printed policy."""
+    site = rotation.site
+    ran = vaultpki("ca", "recover", "root", "-f", site.file, "--yes", env=site.environment())
+    assert "read a newer record" in ran.stdout, ran
+    return rotation.record
+
+
 @pytest.mark.conformance
 def test_a_server_that_was_set_back_goes_on_with_both_roots(rotation: RootRotation, tmp_path: Path) -> None:
     """Records of the state switched come back, as from a snapshot, after nodes have read retired."""
@@ -335,8 +343,10 @@ def test_a_server_that_was_set_back_goes_on_with_both_roots(rotation: RootRotati
     for seat in rotation.seats.values():
         assert "root rotation" in rotation.pass_of(seat).failures
         assert len(rotation.roots(seat)) == 2
-    step = ca_commands.advance(site.cluster, rotation.vault, rotation.now)
-    assert step.moved and step.record.state is State.RETRUSTING and "restored from a snapshot" in step.note
+    for act in (ca_commands.advance, ca_commands.abort):
+        with pytest.raises(Attention, match="vaultpki ca recover root"):
+            act(site.cluster, rotation.vault, rotation.now)
+    assert recovered(rotation).state is State.RETRUSTING
     assert all(rotation.domain(ca).state is State.RETRUSTING for ca in CAS)
     for seat in rotation.seats.values():
         assert not rotation.pass_of(seat).failures
@@ -355,9 +365,9 @@ def test_a_lost_record_of_the_root_is_made_again(rotation: RootRotation) -> None
     for seat in rotation.seats.values():
         rotation.pass_of(seat)
         assert len(rotation.roots(seat)) == 2
-    step = ca_commands.advance(site.cluster, rotation.vault, rotation.now)
-    assert step.moved and step.record.state is State.RETRUSTING
-    assert (step.record.old.name, step.record.new and step.record.new.name) == ("root-1", "root-2")
+    record = recovered(rotation)
+    assert record.state is State.RETRUSTING
+    assert (record.old.name, record.new and record.new.name) == ("root-1", "root-2")
     for state in (State.SWITCHED, State.RETIRED, State.DONE):
         rotation.moved(state)
     settled(rotation)

@@ -12,14 +12,14 @@ import pytest
 from helpers.node.reporting_nodes import Reporter, shown
 from helpers.vault.rotations import SPEC, Rotation, rotation_of
 from helpers.vault.servers import Server
-from vaultpki.errors import Refused, SpecError, VaultpkiError
+from vaultpki.errors import Attention, Refused, SpecError, VaultpkiError
 from vaultpki.provision import apply, authorities, ca_commands
 from vaultpki.provision.carry_out import carry_out
 from vaultpki.provision.rotation import FULL, NO_SIGNING
 from vaultpki.provision.rotation_run import Step
 from vaultpki.provision.server_facts import ServerFacts
 from vaultpki.spec import rotation_record
-from vaultpki.spec.rotation_record import Method, State
+from vaultpki.spec.rotation_record import Kept, Method, State
 
 conformance = pytest.mark.conformance
 
@@ -285,37 +285,42 @@ def trusted_by_all(rotation: Rotation) -> bool:
 @pytest.mark.parametrize(
     ("taken", "later", "then"),
     some(
-        (State.PUBLISHED, State.RETIRED, State.RETRUSTING),
+        (State.PUBLISHED, State.RETIRED, Kept.NEW),
         of=(
-            (State.PUBLISHED, State.SWITCHED, State.RETRUSTING),
-            (State.PUBLISHED, State.RETIRED, State.RETRUSTING),
-            (State.SWITCHED, State.RETIRED, State.SWITCHED),
+            (State.PUBLISHED, State.SWITCHED, Kept.NEW),
+            (State.PUBLISHED, State.RETIRED, Kept.NEW),
+            (State.SWITCHED, State.RETIRED, Kept.NEW),
         ),
     ),
 )
-def test_a_server_that_was_set_back(rotation: Rotation, taken: State, later: State, then: State) -> None:
+def test_a_server_that_was_set_back(rotation: Rotation, taken: State, later: State, then: Kept) -> None:
     rotation.reach(taken)
     snapshot = Snapshot(rotation)
     while rotation.record.state is not later:
         rotation.moved()
     rotation.reported()
     snapshot.restore()
-    before = max(node.highest for node in rotation.nodes)
-    # One node finds it out; nothing goes on before the other one has said what it holds.
+    before, leaves = max(node.highest for node in rotation.nodes), [node.leaf for node in rotation.nodes]
+    # One node finds it out; from then on every command but one only says so.
     rotation.nodes[0].passed(rotation.now)
-    step = rotation.advance()
-    assert not step.moved and step.gate is not None and [each.node for each in step.gate.waiting] == ["etcd-2"]
-    with pytest.raises(SpecError, match="restored from a snapshot"):
-        ca_commands.rotate(rotation.site.cluster, rotation.vault, "kubelet", Method.NEW_KEY, 60, rotation.now)
+    start = rotation.site.server.audit_position()
+    acts: tuple[Callable[[], object], ...] = (rotation.advance, rotation.abort, lambda: begin_other(rotation))
+    for act in acts:
+        with pytest.raises(Attention, match=r"cp-1 says that it has read a newer record.*vaultpki ca recover etcd"):
+            act()
+    (told,) = [each.problem for each in rotation.status() if each.problem]
+    assert "vaultpki ca recover etcd" in told
+    assert rotation.site.server.writes(start) == []
     rotation.later(5)
     rotation.nodes[1].passed(rotation.now)
-    step = rotation.advance()
-    assert step.moved and step.record.state is then and step.record.revision > before
-    assert "restored from a snapshot" in step.note
-    for act in range(8):
+    record = rotation.recover()
+    assert (record.state, record.kept) == (State.RETRUSTING, then) and record.revision > before
+    for turn in range(8):
         for node in rotation.nodes:
-            node.passed(rotation.now, restarts=act % 2 == 1)
+            node.passed(rotation.now, restarts=turn % 2 == 1)
             assert trusted_by_all(rotation)
+        if rotation.record.kept is not None:
+            assert [node.leaf for node in rotation.nodes] == leaves
         rotation.later()
         if rotation.record.active:
             rotation.advance()
@@ -324,9 +329,13 @@ def test_a_server_that_was_set_back(rotation: Rotation, taken: State, later: Sta
     rotation.settled()
 
 
+def begin_other(rotation: Rotation) -> object:
+    return ca_commands.rotate(rotation.site.cluster, rotation.vault, "kubelet", Method.NEW_KEY, 60, rotation.now)
+
+
 @pytest.mark.conformance
 def test_a_server_that_was_set_back_after_the_way_back(rotation: Rotation) -> None:
-    """Every leaf is of the old CA again, so the answer is not the state that installs leaves of the new one."""
+    """Every leaf is of the old CA again, and nobody trusts the new one: each node keeps its leaf, and goes back."""
     rotation.reach(State.PUBLISHED)
     snapshot = Snapshot(rotation)
     rotation.reported()
@@ -338,13 +347,12 @@ def test_a_server_that_was_set_back_after_the_way_back(rotation: Rotation) -> No
     assert all(len(node.trust) == 1 for node in rotation.nodes)
     snapshot.restore()
     rotation.reported()
-    step = rotation.advance()
-    assert step.moved and step.record.state is State.RETURNING
-    for _ in range(4):
+    assert rotation.recover().kept is Kept.OLD
+    for _ in range(5):
         rotation.reported()
         assert trusted_by_all(rotation)
         if rotation.record.active:
-            rotation.advance()
+            rotation.abort()
     assert rotation.record.state is State.STEADY
     assert rotation.names() == ({"etcd-1"}, {"etcd-1"}, "etcd-1")
 
@@ -362,12 +370,11 @@ def test_a_snapshot_of_before_the_rotation_loses_the_new_ca(rotation: Rotation) 
     authorities.update_issuer(rotation.vault, f"{rotation.site.prefix}/etcd", old, {"usage": FULL})
     rotation.reported()
     lost = {node.leaf for node in rotation.nodes}
-    step = rotation.advance()
-    assert step.moved and step.record.state is State.RETRUSTING
-    assert "the CA etcd-2 and its key are gone" in rotation.status()[3].problem
+    record = rotation.recover()
+    assert (record.state, record.kept) == (State.RETRUSTING, Kept.OLD)
     rotation.reported()
     assert {node.leaf for node in rotation.nodes} == lost and all(len(node.trust) == 2 for node in rotation.nodes)
-    with pytest.raises(SpecError, match="ca abort"):
+    with pytest.raises(SpecError, match=r"the CA etcd-2 and its key are gone.*ca abort"):
         rotation.advance()
     while rotation.record.active:
         rotation.moved(rotation.abort)
@@ -380,43 +387,44 @@ def test_a_snapshot_of_before_the_rotation_loses_the_new_ca(rotation: Rotation) 
 @pytest.mark.parametrize(
     ("state", "then", "way"),
     some(
-        (State.RETIRED, State.RETRUSTING, "data"),
+        (State.RETIRED, Kept.NEW, "data"),
         of=tuple(
             (state, then, way)
             for way in ("data", "metadata")
             for state, then in (
-                (State.PUBLISHED, State.RETURNING),
-                (State.SWITCHED, State.RETRUSTING),
-                (State.RETIRED, State.RETRUSTING),
-                (State.DONE, State.STEADY),
+                (State.PUBLISHED, Kept.OLD),
+                (State.SWITCHED, Kept.NEW),
+                (State.RETIRED, Kept.NEW),
+                (State.DONE, None),
             )
         ),
     ),
 )
-def test_a_record_that_was_deleted(rotation: Rotation, state: State, then: State, way: str) -> None:
+def test_a_record_that_was_deleted(rotation: Rotation, state: State, then: Kept | None, way: str) -> None:
     rotation.reach(state)
     rotation.reported()
     before = rotation.record.revision
     path = f"{rotation.site.prefix}/config/{way}/rotation/etcd"
     assert rotation.site.server.api("DELETE", path).status in (200, 204)
     plan, names = rotation.site.plan(), rotation.names()
-    (danger,) = plan["dangers"]
-    assert "etcd-2" in danger["name"] and "vaultpki ca continue" in danger["reason"]
+    assert all("vaultpki ca recover etcd" in danger["reason"] for danger in plan["dangers"])
+    assert any("etcd-2" in danger["name"] for danger in plan["dangers"])
     assert plan["changes"] == [] and rotation.site.applied()[1] == [] and rotation.names() == names
-    with pytest.raises(SpecError, match="ca continue"):
-        rotation.begin()
+    for act in (rotation.begin, rotation.advance):
+        with pytest.raises(Attention, match="ca recover etcd"):
+            act()
     (told,) = [each.problem for each in rotation.status() if each.problem]
-    assert "record of etcd" in told and "vaultpki ca continue" in told
+    assert "record of etcd" in told and "vaultpki ca recover etcd" in told
     rotation.reported()
-    step = rotation.advance()
-    assert step.moved and step.record.state is then and step.record.revision > before
+    record = rotation.recover()
+    assert record.state is (State.RETRUSTING if then else State.STEADY)
+    assert record.kept is then and record.revision > before
     for _ in range(5):
         rotation.reported()
         assert trusted_by_all(rotation)
         if rotation.record.active:
             rotation.advance()
-    leaf = "etcd-1" if then is State.RETURNING else "etcd-2"
-    assert rotation.names() == ({leaf}, {leaf}, leaf)
+    assert rotation.names() == ({"etcd-2"}, {"etcd-2"}, "etcd-2")
     rotation.settled()
 
 
@@ -426,8 +434,7 @@ def test_a_record_that_was_deleted_where_nobody_reports(rotation: Rotation) -> N
     for node in rotation.nodes:
         rotation.site.server.api("DELETE", rotation.site.report_path(node.name, data="metadata"))
     rotation.site.server.api("DELETE", f"{rotation.site.prefix}/config/metadata/rotation/etcd")
-    step = rotation.advance()
-    assert step.moved and step.record.state is State.STEADY and "has lost the record" in step.note
+    assert rotation.recover().state is State.STEADY
     rotation.settled()
     again = rotation.begin()
     assert again.new is not None and again.new.name == "etcd-3"
@@ -442,14 +449,14 @@ def test_a_record_that_somebody_edited(rotation: Rotation) -> None:
     assert rotation.site.server.api("POST", path, {"data": value}).status == 200
     start = rotation.site.server.audit_position()
     for act in (rotation.status, rotation.advance, rotation.abort):
-        with pytest.raises(SpecError, match=r"is not a record that vaultpki wrote.*metadata delete.*ca continue"):
+        with pytest.raises(SpecError, match=r"is not a record that vaultpki wrote.*metadata delete.*ca recover etcd"):
             act()
     rotation.site.refused("is not a record that vaultpki wrote")
     assert rotation.site.server.writes(start) == []
     deletion = f"{rotation.site.prefix}/config/metadata/rotation/etcd"
     assert rotation.site.server.api("DELETE", deletion).status in (200, 204)
     rotation.reported()
-    assert rotation.advance().record.state is State.RETRUSTING
+    assert rotation.recover().state is State.RETRUSTING
     rotation.reach_on(State.DONE)
     rotation.settled()
     # What a newer vaultpki wrote is left alone.
@@ -488,8 +495,9 @@ def test_a_false_report_delays_and_sets_nothing_back(rotation: Rotation) -> None
     rotation.reach(State.PUBLISHED)
     liar.highest = 900
     rotation.reported()
-    step = rotation.advance()
-    assert not step.moved and step.record.state is State.PUBLISHED and step.gate is not None
-    (waiting,) = step.gate.waiting
-    assert waiting.node == "cp-3" and "--without cp-3" in waiting.reason
+    with pytest.raises(Attention, match="cp-3 says that it has read a newer record"):
+        rotation.advance()
+    (claim,) = [each for each in rotation.proposed().claims if each.note]
+    assert claim.node == "cp-3" and "alone says so" in claim.note and claim.highest == 900
+    assert not rotation.proposed("cp-3").why and rotation.record.state is State.PUBLISHED
     assert rotation.advance(without=("cp-3",)).record.state is State.SWITCHED

@@ -11,11 +11,15 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from vaultpki.provision import gates, rotation
+from helpers import ca_certificates
+from vaultpki.errors import SpecError
+from vaultpki.pki.facts import Facts
+from vaultpki.provision import gates, rotation, rotation_recovery
 from vaultpki.provision.gates import Gate, OperatorLeaf, Participant
 from vaultpki.provision.rotation import Presence
+from vaultpki.provision.rotation_steps import MountIssuer, RotationMount
 from vaultpki.spec.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport, Seen
-from vaultpki.spec.rotation_record import CaRef, Method, RotationRecord, State
+from vaultpki.spec.rotation_record import CaRef, Kept, Method, RotationRecord, State
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TTL = 30 * 86400
@@ -32,6 +36,12 @@ def sha(name: str) -> str:
 
 def key_id(ca: str) -> str:
     return f"{int(ca, 16):x}"
+
+
+def facts_of(ca: CaRef) -> Facts:
+    """Return what a mount shows of a CA, as far as decisions look at it."""
+    shape = ca_certificates.ca("x etcd CA", key="x")
+    return replace(shape, fingerprint=sha(ca.name), subject_key_id=key_id(sha(ca.name)))
 
 
 @dataclass(frozen=True)
@@ -108,6 +118,8 @@ class World:
     admin_ends: datetime = START
     snapshot: Server | None = None
     used_snapshot: bool = False
+    claim: int = 0
+    disbelieved: bool = False
 
     def __post_init__(self) -> None:
         first = sha("x-1")
@@ -171,6 +183,8 @@ class World:
         behind = record is not None and record.revision < node.highest
         disk = self.bundle(node, view, behind=behind)
         wanted = view.default if record is None else record.leaf.sha256
+        if record is not None and record.kept is not None and self.shape.broken != "kept":
+            wanted = node.leaf
         default = self.server.default
         willing = default in self.server.shown(signing=True) and (default == wanted or self.shape.broken == "leafword")
         if (signs or not node.joined) and willing and not behind and default in disk:
@@ -194,7 +208,7 @@ class World:
         if self.shape.broken == "word":
             return view.shown(signing=True) or node.disk
         record = view.record
-        if record is None or behind:
+        if record is None or behind or record.kept is not None:
             return node.disk | view.shown()
         own = {node.leaf} & node.disk if node.leaf_ends > self.now else frozenset[str]()
         return ((node.disk | view.shown()) & record.trust or node.disk) | own
@@ -206,6 +220,7 @@ class World:
         bundle, leaf, started = node.disk, node.leaf, node.known_start
         if self.shape.liar and node.name == f"n-{self.shape.nodes - 1}" and record is not None:
             bundle, leaf, started = record.trust, record.leaf.sha256, record.trust
+            seen = Seen(record.revision, record.revision + self.claim)
         owed = self.shape.hooks and not self.shape.late and node.hooked != bundle
         return NodeReport(
             time=self.now,
@@ -313,9 +328,17 @@ class World:
             old = CaRef("x-1", "1", "1", sha("x-1"))
             first = RotationRecord(self.shape.domain, State.PREPARED, 1, self.now, old, CaRef("x-2"), highest=2)
             return ("record", first, 0)
-        highest = max((node.report.seen[self.shape.domain].highest for node in self.nodes if node.report), default=0)
-        if highest > record.revision:
-            return ("record", self.recovered(record, highest), record.revision)
+        if rotation_recovery.ahead(self.shape.domain, record, self.participants(), self.aside()):
+            try:
+                recovered = self.recovered(record)
+            except SpecError:
+                # No number is above what both say: the operator leaves the liar out.
+                self.disbelieved = True
+                return None
+            if recovered.kept is Kept.OLD and self.server.default != recovered.old.sha256:
+                # Before the record: an agent of before takes it for plain re-trusting.
+                self.server.default = recovered.old.sha256
+            return ("record", recovered, record.revision)
         if self.difference(record) is not None:
             return ("server", record, 0)
         if record.state is State.PUBLISHED and record.new is not None and not record.new.sha256:
@@ -328,7 +351,9 @@ class World:
             new = CaRef(name)
             moved = record.moved(State.PREPARED, self.now, old=old, new=new, highest=number, excused=())
             return ("record", moved, record.revision)
-        to = rotation.next_state(record, back=back)
+        # As the product, which refuses to go on to a CA that cannot sign.
+        lost = record.kept is not None and record.new is not None and sha(record.new.name) not in self.server.cas
+        to = rotation.next_state(record, back=back or lost)
         if to is None:
             return None
         found = self.gate(to)
@@ -341,17 +366,25 @@ class World:
             return ("record", record.changed(turn=found.turn), record.revision)
         return None
 
-    def recovered(self, record: RotationRecord, highest: int) -> RotationRecord:
-        """Return the record after the server was set back, as `rotation_recovery` decides it.
+    def aside(self) -> tuple[str, ...]:
+        """Return the liar once a person does not believe it any more."""
+        return (self.nodes[self.shape.nodes - 1].name,) if self.disbelieved else ()
 
-        The leaves that are in use must be of a CA that everybody trusts.
-        """
-        new = record.new
-        in_use = {node.leaf for node in self.nodes if node.joined}
-        state = record.state
-        if new is not None and not (record.leaf is new and record.old.sha256 not in in_use):
-            state = State.RETRUSTING if new.sha256 in in_use else State.RETURNING
-        return replace(record.moved(state, self.now), revision=highest + 1)
+    def recovered(self, record: RotationRecord) -> RotationRecord:
+        """Return what `ca recover` writes, by the product's own decision."""
+        refs = [ca for ca in (record.old, record.new) if ca is not None and sha(ca.name) in self.server.shown()]
+        issuers = tuple(MountIssuer(f"i-{ca.name}", ca.name, ca.name, frozenset(), facts=facts_of(ca)) for ca in refs)
+        keys = {
+            ca.name: ca.name for ca in (record.old, record.new) if ca is not None and sha(ca.name) in self.server.cas
+        }
+        default = next((f"i-{ca.name}" for ca in refs if sha(ca.name) == self.server.default), "")
+        mount = RotationMount("x", facts_of(record.old), issuers, keys, default, "")
+        known = replace(record, old=replace(record.old, issuer=f"i-{record.old.name}", key=record.old.name))
+        if record.new is not None:
+            known = replace(known, new=replace(record.new, issuer=f"i-{record.new.name}", key=record.new.name))
+        nodes = self.participants()
+        made = rotation_recovery.recovered("x", self.shape.domain, known, mount, nodes, self.aside(), self.now)
+        return replace(made, excused=record.excused)
 
     def difference(self, record: RotationRecord) -> Callable[[], None] | None:
         """Return the next request that makes the server match a record: rights first, then the default, then ends."""
@@ -471,6 +504,7 @@ class World:
 
     def drained(self) -> bool:
         """Let everybody do their work until the rotation is at rest; return whether it came to that."""
+        self.claim, self.disbelieved = 0, False
         while self.operators[1] is not None:
             self.operates(1)
         for _ in range(80):

@@ -149,6 +149,13 @@ class Machine(RuleBasedStateMachine):
     def the_server_is_set_back(self) -> None:
         self.world.set_back()
 
+    @precondition(lambda self: self.shape.liar)
+    @rule(claim=st.sampled_from([0, 5, 900]), believed=st.booleans())
+    def a_node_says_that_it_has_read_more(self, claim: int, *, believed: bool) -> None:
+        """An operator recovers then, again and again, or leaves the node out."""
+        self.world.claim, self.world.disbelieved = claim, not believed
+        self.world.installs(self.world.nodes[self.shape.nodes - 1])
+
     @invariant()
     def check(self) -> None:
         self.world.check()
@@ -162,8 +169,9 @@ SHAPES = {
     "etcd, hooks": Shape(),
     "etcd, a person restarts": Shape(hooks=False),
     "etcd, a node joins": Shape(nodes=1, joins=True),
-    "etcd, set back": Shape(setback=True, back=False),
+    "etcd, set back": Shape(setback=True),
     "etcd, a liar": Shape(nodes=3, liar=True),
+    "etcd, a liar, set back": Shape(nodes=3, liar=True, setback=True),
     "etcd, one excused": Shape(nodes=3, excused=True),
     "kubernetes": Shape(late=True),
     "kubernetes, admin": Shape(late=True, nodes=1, admin=True),
@@ -179,6 +187,7 @@ CONTROLS = {
     "bound": Shape(hooks=False, back=False),
     "operators": Shape(late=True, nodes=1, admin=True, back=False),
     "retrust": Shape(),
+    "kept": Shape(nodes=3, liar=True),
     "word": Shape(),
 }
 

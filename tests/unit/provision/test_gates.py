@@ -239,7 +239,9 @@ def test_echo_a_report_counts_only_if_its_pass_read_the_record_as_it_stands(revi
 @pytest.mark.parametrize("to", [State.SWITCHED, State.RETURNING])
 def test_a_node_that_has_seen_a_newer_record_says_that_the_server_is_behind(to: State) -> None:
     ahead = report(seen={"etcd": Seen(REVISION, REVISION + 3)})
-    assert "the server is back at 7" in reason(between(State.RETRUSTING, to, member(ahead)))
+    assert "and the server has 7: run `vaultpki ca recover etcd`" in reason(
+        between(State.RETRUSTING, to, member(ahead))
+    )
 
 
 def test_agents_that_are_too_old_or_cannot_read_are_named() -> None:

@@ -16,11 +16,20 @@ from vaultpki.errors import SpecError
 from vaultpki.model import Cluster
 from vaultpki.provision.gates import Participant
 from vaultpki.provision.rotation import FULL, number
-from vaultpki.provision.rotation_recovery import behind, key_ids, lost, recovered
+from vaultpki.provision.rotation_recovery import (
+    ahead,
+    emergency_revision,
+    key_ids,
+    lost,
+    named_since,
+    next_revision,
+    out_of_reach,
+    recovered,
+)
 from vaultpki.provision.rotation_start import first_record, withdrawn
 from vaultpki.provision.rotation_steps import MountIssuer, RotationMount
 from vaultpki.spec.node_report import BundleReport, CertificateReport, NodeReport, Seen
-from vaultpki.spec.rotation_record import CaRef, Method, RotationRecord, State
+from vaultpki.spec.rotation_record import MOST_AHEAD, CaRef, Kept, Method, RotationRecord, State
 
 ROOT = ca_certificates.root("prod")
 LATER = BEGUN + timedelta(days=30)
@@ -58,34 +67,35 @@ def node(
     return Participant(name, "listed", frozenset({"etcd-peer"}), True, ("etcd/etcd",), 1, report)
 
 
-@pytest.mark.parametrize(
-    ("state", "leaves", "then"),
-    [
-        (State.PUBLISHED, (TWO, TWO), State.RETRUSTING),
-        (State.PUBLISHED, (ONE, TWO), State.RETRUSTING),
-        (State.PUBLISHED, (ONE, ONE), State.RETURNING),
-        (State.SWITCHED, (TWO, TWO), State.SWITCHED),
-        (State.SWITCHED, (ONE, TWO), State.RETRUSTING),
-        (State.RETIRED, (TWO, TWO), State.RETIRED),
-        (State.RETIRED, (ONE, ONE), State.RETURNING),
-        (State.RETURNING, (TWO, TWO), State.RETRUSTING),
-        (State.RETRUSTING, (TWO, TWO), State.RETRUSTING),
-    ],
-)
-def test_what_is_in_use_stays_trusted(state: State, leaves: tuple[MountIssuer, ...], then: State) -> None:
+def made(before: RotationRecord | None, mount: RotationMount, nodes: list[Participant], *aside: str) -> RotationRecord:
+    return recovered("prod", "etcd", before, mount, nodes, aside, LATER)
+
+
+@pytest.mark.parametrize("state", [State.PUBLISHED, State.SWITCHED, State.RETIRED, State.RETURNING, State.RETRUSTING])
+@pytest.mark.parametrize(("leaves", "kept"), [((TWO, TWO), Kept.NEW), ((ONE, TWO), Kept.OLD), ((ONE, ONE), Kept.OLD)])
+def test_it_leads_back_and_each_node_keeps_its_leaf(state: State, leaves: tuple[MountIssuer, ...], kept: Kept) -> None:
     nodes = [node(f"n{index}", ONE, TWO, leaf=leaf, highest=14) for index, leaf in enumerate(leaves)]
-    found = recovered("prod", "etcd", record(state), BOTH, nodes, (), LATER)
-    assert found.record is not None and found.record.state is then and found.record.revision == 15
-    assert {ONE.sha256, TWO.sha256} >= {leaf.sha256 for leaf in leaves}
-    in_use = {leaf.sha256 for leaf in leaves}
-    assert in_use <= found.record.trust
+    found = made(record(state), BOTH, nodes)
+    assert (found.state, found.kept) == (State.RETRUSTING, kept) and found.revision > 14
+    assert found.trust == {ONE.sha256, TWO.sha256}
+
+
+def test_one_liar_cannot_have_the_new_ca_sign() -> None:
+    """Leaves of it are taken by agents of earlier releases, and not everybody may trust it."""
+    nodes = [node("n1", ONE, highest=14), *(node(f"l{i}", ONE, TWO, leaf=TWO, highest=14) for i in range(3))]
+    assert made(record(State.PUBLISHED), BOTH, nodes).kept is Kept.OLD
+    pooled = replace(node("w", ONE, TWO, leaf=ONE, highest=14), kind="pooled")
+    assert made(record(State.PUBLISHED), BOTH, [node("n1", TWO, leaf=TWO, highest=14), pooled]).kept is Kept.NEW
+    # A row that the node may not hold says nothing.
+    foreign = replace(node("n2", TWO, leaf=TWO, highest=14), certificates=frozenset({"etcd-server"}))
+    assert made(record(State.PUBLISHED), BOTH, [node("n1", ONE, highest=14), foreign]).kept is Kept.OLD
 
 
 def test_a_stolen_key_is_not_trusted_again() -> None:
-    before = replace(record(State.PUBLISHED), method=Method.EMERGENCY)
+    before = replace(record(State.RETIRED), method=Method.EMERGENCY)
     nodes = [node("n1", ONE, TWO, leaf=ONE, highest=14), node("n2", TWO, leaf=TWO, highest=14)]
-    made = recovered("prod", "etcd", before, BOTH, nodes, (), LATER).record
-    assert made is not None and made.state is State.RETIRED and made.trust == {TWO.sha256}
+    found = made(before, BOTH, nodes)
+    assert found.state is State.RETIRED and found.trust == {TWO.sha256} and found.revision > 14
 
 
 @pytest.mark.parametrize("state", [State.STEADY, State.DONE, State.PREPARED])
@@ -95,67 +105,91 @@ def test_nothing_was_lost_where_every_leaf_is_of_the_ca_that_is_there(state: Sta
         before = replace(before, new=CaRef("etcd-2", key="k-etcd-2"))
     mount = ALONE if state is not State.DONE else replace(BOTH, issuers=(TWO,), default=TWO.id)
     leaf = TWO if state is State.DONE else ONE
-    found = recovered("prod", "etcd", before, mount, [node("n1", leaf, leaf=leaf, highest=12)], (), LATER)
-    assert found.record is not None and (found.record.state, found.record.revision) == (state, 13)
+    found = made(before, mount, [node("n1", leaf, leaf=leaf, highest=12)])
+    assert found.state is (State.DONE if state is State.DONE else State.STEADY) and found.revision > 12
 
 
 def test_a_ca_that_the_snapshot_does_not_have_is_trusted_where_it_is_used() -> None:
     before = RotationRecord("etcd", State.STEADY, 10, BEGUN, ref(ONE), highest=1)
     nodes = [node("n1", TWO, leaf=TWO, highest=16), node("n2", TWO, leaf=TWO, highest=16)]
-    made = recovered("prod", "etcd", before, ALONE, nodes, (), LATER).record
-    assert made is not None and made.state is State.RETRUSTING and made.trust == {ONE.sha256, TWO.sha256}
-    assert made.new == CaRef("etcd-2", sha256=TWO.sha256) and made.highest == 2
-    assert TWO.facts is not None and key_ids(made, ALONE, nodes)["new"] == TWO.facts.subject_key_id
+    found = made(before, ALONE, nodes)
+    assert (found.state, found.kept) == (State.RETRUSTING, Kept.OLD) and found.trust == {ONE.sha256, TWO.sha256}
+    assert found.new == CaRef("etcd-2", sha256=TWO.sha256) and found.highest == 2
+    assert TWO.facts is not None and key_ids(found, ALONE, nodes)["new"] == TWO.facts.subject_key_id
 
 
 def test_of_a_ca_whose_key_the_snapshot_has_the_same_key_goes_on() -> None:
     before = replace(record(State.PREPARED), new=CaRef("etcd-2", key="k-etcd-2"))
-    mount = replace(ALONE, keys=KEYS)
-    made = recovered("prod", "etcd", before, mount, [node("n1", ONE, TWO, leaf=TWO, highest=12)], (), LATER).record
-    assert made is not None and made.state is State.RETRUSTING
-    assert made.new == CaRef("etcd-2", key="k-etcd-2", sha256=TWO.sha256)
+    found = made(before, replace(ALONE, keys=KEYS), [node("n1", ONE, TWO, leaf=TWO, highest=12)])
+    assert found.state is State.RETRUSTING
+    assert found.new == CaRef("etcd-2", key="k-etcd-2", sha256=TWO.sha256)
 
 
-def test_every_node_is_heard_first() -> None:
-    ahead = node("n1", ONE, TWO, highest=14, at=LATER)
-    silent = node("n2", ONE, TWO, at=LATER - timedelta(hours=1))
-    found = recovered("prod", "etcd", record(State.PUBLISHED), BOTH, [ahead, silent], (), LATER)
-    assert found.record is None and [each.node for each in found.waiting] == ["n2"]
-    found = recovered("prod", "etcd", record(State.PUBLISHED), BOTH, [ahead, silent], ("n2",), LATER)
-    assert found.record is not None and found.record.excused == ("n2",)
+def test_a_node_that_has_not_reported_since_may_hold_what_nobody_told() -> None:
+    """Then each node keeps what it trusts, and what is told later is trusted by all before any step."""
+    before = RotationRecord("etcd", State.STEADY, 10, BEGUN, ref(ONE), highest=1)
+    heard, silent = node("n1", ONE, highest=14), node("n2", ONE, at=LATER - timedelta(hours=3))
+    found = made(before, ALONE, [heard, silent])
+    assert (found.state, found.kept) == (State.RETRUSTING, Kept.OLD) and found.trust == {ONE.sha256}
+    assert made(before, ALONE, [heard, silent], "n2").state is State.STEADY
+    later = named_since(found, ALONE, [heard, node("n2", TWO, leaf=TWO)])
+    assert later.trust == {ONE.sha256, TWO.sha256} and named_since(later, ALONE, [heard]) == later
 
 
-def test_one_of_many_is_not_believed() -> None:
-    honest = [node(f"n{index}", ONE, TWO) for index in range(4)]
-    liar = node("liar", ONE, TWO, highest=14, at=LATER - timedelta(seconds=1))
-    found = recovered("prod", "etcd", record(State.PUBLISHED), BOTH, [*honest, liar], (), LATER)
-    assert found.record is None and [each.node for each in found.waiting] == ["liar"]
-    assert behind("etcd", record(State.PUBLISHED), [*honest, liar], ("liar",)) == ()
+def test_only_listed_nodes_that_nobody_set_aside_count() -> None:
+    liar = node("liar", ONE, TWO, highest=14)
+    assert ahead("etcd", record(State.PUBLISHED), [node("n1", ONE, TWO), liar]) == (liar,)
+    assert ahead("etcd", record(State.PUBLISHED), [liar], ("liar",)) == ()
+    assert ahead("etcd", None, [replace(liar, kind="pooled")]) == ()
+    assert ahead("etcd", None, [node("n1", ONE, revision=0, highest=3)]) != ()
 
 
-def test_a_number_that_no_rotation_reaches_is_not_believed() -> None:
-    assert behind("etcd", record(State.PUBLISHED), [node("liar", ONE, highest=1 << 52)]) == ()
-    assert behind("etcd", None, [node("n1", ONE, revision=0, highest=3)]) != ()
+def test_the_number_is_above_what_nodes_remember_and_each_takes_it() -> None:
+    before = record(State.PUBLISHED)
+    nodes = [node("n1", ONE, highest=14), node("n2", ONE, highest=900)]
+    found = next_revision("etcd", before, nodes)
+    assert 900 < found <= 14 + MOST_AHEAD
+    for far in (14 + MOST_AHEAD, 10**9, (1 << 53) - 1):
+        with pytest.raises(SpecError, match=r"n2 has read revision.*--without n2"):
+            next_revision("etcd", before, [node("n1", ONE, highest=14), node("n2", ONE, highest=far)])
+        assert next_revision("etcd", before, [node("n1", ONE, highest=14), node("n2", ONE, highest=far)], ("n2",)) > 14
+    # All of them have read a forged record that no longer stands there, or none takes the one that does.
+    assert next_revision("etcd", before, [node("n1", ONE, highest=10**9)]) > 10**9
+    with pytest.raises(SpecError, match="join"):
+        next_revision("etcd", before, [node("n1", ONE, highest=(1 << 53) - 1)])
+    forged = replace(before, revision=10**9)
+    assert out_of_reach("etcd", forged, [node("n1", ONE, highest=14)])
+    assert next_revision("etcd", forged, [node("n1", ONE, highest=14)]) < 14 + MOST_AHEAD
+
+
+@pytest.mark.parametrize(
+    ("claims", "revision"),
+    [((), 11), ((14, 12), 15), ((14, 10**9), 15), ((10**9, 10**9), 11), ((1009, 11), 1010), ((1010, 11), 12)],
+)
+def test_an_emergency_begins_above_what_others_still_take(claims: tuple[int, ...], revision: int) -> None:
+    begun = record(State.PREPARED, 11)
+    nodes = [node(f"n{index}", ONE, highest=claim) for index, claim in enumerate(claims)]
+    assert emergency_revision("etcd", begun, nodes) == revision
 
 
 @pytest.mark.parametrize(
     ("mount", "leaves", "then"),
     [
-        (BOTH, (ONE, ONE), State.RETURNING),
-        (BOTH, (TWO, ONE), State.RETRUSTING),
-        (replace(BOTH, default=TWO.id), (TWO, TWO), State.RETRUSTING),
-        (replace(BOTH, issuers=(TWO,), default=TWO.id), (TWO, TWO), State.STEADY),
+        (BOTH, (ONE, ONE), Kept.OLD),
+        (BOTH, (TWO, ONE), Kept.OLD),
+        (replace(BOTH, default=TWO.id), (TWO, TWO), Kept.NEW),
+        (replace(BOTH, issuers=(TWO,), default=TWO.id), (TWO, TWO), None),
     ],
 )
-def test_a_lost_record_is_made_from_names_and_the_default(
-    mount: RotationMount, leaves: tuple[MountIssuer, ...], then: State
+def test_a_lost_record_is_made_from_names_and_what_nodes_hold(
+    mount: RotationMount, leaves: tuple[MountIssuer, ...], then: Kept | None
 ) -> None:
     nodes = [node(f"n{index}", *mount.issuers, leaf=leaf, revision=0, highest=9) for index, leaf in enumerate(leaves)]
     assert lost("prod", "etcd", mount)
-    made = recovered("prod", "etcd", None, mount, nodes, (), LATER).record
-    assert made is not None and (made.state, made.revision, made.highest) == (then, 10, 2)
-    assert {leaf.sha256 for leaf in leaves} <= made.trust
-    assert made.leaf.name == ("etcd-1" if then is State.RETURNING else "etcd-2")
+    found = made(None, mount, nodes)
+    assert (found.kept, found.highest) == (then, 2) and found.revision > 9
+    assert found.state is (State.RETRUSTING if then else State.STEADY)
+    assert {leaf.sha256 for leaf in leaves} <= found.trust
 
 
 def test_a_ca_that_was_never_rotated_has_lost_nothing() -> None:

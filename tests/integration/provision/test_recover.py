@@ -1,0 +1,138 @@
+"""`vaultpki ca recover`, and every other command beside it, where nodes lie or a server was set back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from helpers.node.reporting_nodes import Reporter, record_of
+from helpers.vault.applied_cluster import vaultpki
+from helpers.vault.rotations import SPEC, Rotation, rotation_of
+from helpers.vault.servers import Server
+from vaultpki.errors import Attention
+from vaultpki.provision import ca_commands
+from vaultpki.spec import node_report
+from vaultpki.spec.rotation_record import Kept, Method, State
+
+
+@pytest.fixture
+def rotation(server: Server, tmp_path: Path, cluster_name: str) -> Rotation:
+    """Three listed nodes, and a pooled one, have reported."""
+    rotation = rotation_of(server, tmp_path / "site", cluster_name)
+    rotation.site.write(
+        SPEC.replace("pools:", "- {name: cp-3, roles: [control-plane, etcd], addresses: [10.0.0.13]}\npools:")
+    )
+    rotation.site.apply()
+    rotation.site.equip("cp-3")
+    rotation.nodes.append(Reporter(rotation.site, "cp-3", "etcd"))
+    rotation.reported()
+    return rotation
+
+
+def claims(rotation: Rotation, *liars: int, more: int = 5) -> None:
+    for index in liars:
+        record = record_of(rotation.site, "etcd")
+        rotation.nodes[index].highest = (record.revision if record is not None else 0) + more
+    rotation.reported()
+
+
+def test_no_claim_moves_a_rotation_forward_or_begins_one(rotation: Rotation) -> None:
+    """One of three, and most of them, say that they have read a newer record."""
+    rotation.begin()
+    rotation.moved()
+    for liars in ((2,), (1, 2)):
+        claims(rotation, *liars)
+        start, before = rotation.site.server.audit_position(), rotation.record
+        acts: tuple[Callable[[], object], ...] = (rotation.advance, rotation.abort)
+        for act in acts:
+            with pytest.raises(Attention, match=r"read a newer record of etcd.*vaultpki ca recover etcd"):
+                act()
+        dangers = {each["name"]: each["reason"] for each in rotation.site.plan()["dangers"]}
+        assert "vaultpki ca recover etcd" in dangers[f"config {rotation.site.prefix}/config/rotation/etcd"]
+        assert rotation.record == before and rotation.site.server.writes(start) == []
+    # Left out by name, they hold up nothing; a member of etcd still has to report what is so.
+    names = tuple(rotation.nodes[index].name for index in (1, 2))
+    step = rotation.advance(without=names)
+    assert step.record.state is State.PUBLISHED and step.gate is not None
+    assert {each.node for each in step.gate.waiting} == set(names)
+    # Who believes them is led back, and nobody is sent to the other CA.
+    record = rotation.recover()
+    assert (record.state, record.kept) == (State.RETRUSTING, Kept.OLD)
+    leaves = [node.leaf for node in rotation.nodes]
+    rotation.reported()
+    assert [node.leaf for node in rotation.nodes] == leaves and rotation.names()[2] == "etcd-1"
+    while rotation.record.active:
+        rotation.moved(rotation.abort)
+    assert rotation.record.state is State.STEADY
+    rotation.settled()
+
+
+def test_an_emergency_begins_at_once(rotation: Rotation) -> None:
+    """Whatever nodes say, and although somebody can log in whom cluster.yaml does not name."""
+    claims(rotation, 0, more=7)
+    claims(rotation, 1, 2, more=10**6)
+    site = rotation.site
+    site.write(SPEC)
+    ran = vaultpki("ca", "rotate", "etcd", "--emergency", "--yes", "-f", site.file, env=site.environment())
+    assert "cp-3" in ran.stderr and "not in" in ran.stderr
+    assert "etcd-2" in ran.stderr and "vaultpki ca recover etcd" in ran.stderr
+    record = rotation.record
+    assert record.state is State.RETIRED and record.method is Method.EMERGENCY
+    assert 7 < record.revision < 1000
+
+
+def test_rotate_leaves_a_liar_out_by_name(rotation: Rotation) -> None:
+    claims(rotation, 2)
+    site = rotation.site
+    ran = vaultpki("ca", "rotate", "etcd", "-f", site.file, env=site.environment(), expect=3)
+    assert "cp-3 says" in ran.stderr and "vaultpki ca recover etcd" in ran.stderr, ran
+    assert vaultpki("ca", "rotate", "etcd", "-f", site.file, "--without", "cp-9", env=site.environment(), expect=1)
+    ran = vaultpki("ca", "rotate", "etcd", "-f", site.file, "--without", "cp-3", env=site.environment())
+    assert rotation.record.state is State.PREPARED and rotation.record.excused == ("cp-3",)
+
+
+def test_the_command_shows_what_nodes_say_and_asks(rotation: Rotation) -> None:
+    """With the printed policy: an older record comes back, one node lies, and the rotation goes on to its end."""
+    site, place = rotation.site, f"{rotation.site.prefix}/config/data/rotation/etcd"
+    env = site.environment()
+    ran = vaultpki("ca", "recover", "etcd", "-f", site.file, env=env)
+    assert "Nothing is to be recovered" in ran.stdout, ran
+    rotation.reach(State.PUBLISHED)
+    older = site.read(place)["data"]
+    rotation.moved()
+    rotation.reported()
+    assert site.server.api("POST", place, {"data": older}).status == 200
+    rotation.nodes[2].highest = 10**9
+    rotation.reported()
+    ran = vaultpki("ca", "recover", "etcd", "-f", site.file, "--yes", env=env, expect=1)
+    assert "--without cp-3" in ran.stderr, ran
+    words = ("ca", "recover", "etcd", "-f", site.file, "--without", "cp-3")
+    ran = vaultpki(*words, env=env, expect=1)
+    assert "pass --yes" in ran.stderr and "left out" in ran.stdout, ran
+    assert site.read(place)["data"] == older
+    ran = vaultpki(*words, "--yes", "--json", env=env)
+    found = json.loads(ran.stdout)
+    assert found["recovered"]["state"] == "re-trusting" and len(found["nodes"]) == 3, ran
+    assert [each["counts"] for each in found["nodes"]] == [True, False, True]
+    assert rotation.record.kept is Kept.NEW and rotation.record.revision < 1000
+    # It is joined anew, and has no memory of what it was told.
+    rotation.nodes[2].highest = 0
+    rotation.reach_on(State.DONE)
+    rotation.settled()
+
+
+@pytest.mark.conformance
+def test_a_pooled_node_is_only_named(rotation: Rotation) -> None:
+    rotation.begin()
+    rotation.moved()
+    site = rotation.site
+    site.equip("w-1", pool="autoscaled")
+    report = rotation.nodes[0].report(rotation.now, rotation.record.revision + 5)
+    assert site.server.api("POST", site.report_path("w-1"), {"data": node_report.to_json(report)}).status == 200
+    found = rotation.proposed()
+    assert not found.why and [each.node for each in found.claims if not each.counts] == ["w-1"]
+    assert rotation.moved() is State.SWITCHED
+    assert not any(each.problem for each in ca_commands.status(site.cluster, rotation.vault, rotation.now))

@@ -1,0 +1,158 @@
+"""`vaultpki ca recover`: go on after the server was restored from a snapshot, or has lost the record of a rotation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from vaultpki.cli.common import json_option, opened, server_now, spec_option, terminal
+from vaultpki.errors import VaultpkiError
+from vaultpki.redact import printable, stamp
+
+if TYPE_CHECKING:
+    from vaultpki.provision.recover import Claim, Proposal
+    from vaultpki.spec.rotation_record import RotationRecord
+
+_MOST_LINES: Final = 200
+"""How many nodes are shown; JSON has all of them."""
+
+
+@click.command("recover")
+@click.argument("domain")
+@spec_option
+@click.option(
+    "--without",
+    multiple=True,
+    metavar="NODE",
+    help="Do not believe this node: its report or its state is false. Can be repeated.",
+)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def recover_command(
+    domain: str, file: Path, allow_http: bool, without: tuple[str, ...], yes: bool, as_json: bool
+) -> int:
+    """Go on after the server was restored from a snapshot: show what each node has read of a CA, and write a newer
+    record.
+
+    It leads back only: to steady, or to re-trusting, where each node keeps its certificate until everybody trusts both
+    CAs. DOMAIN is root, kubernetes, kubelet, etcd or front-proxy. Wait first until every agent has passed once since
+    the restore.
+
+    \b
+    Example:
+      vaultpki ca recover etcd -f cluster.yaml
+      vaultpki ca recover etcd -f cluster.yaml --without cp-3 --yes
+    """
+    from vaultpki.cli import ca_text
+    from vaultpki.provision import recover
+    from vaultpki.spec.rotation_record import DOMAINS
+
+    if domain not in DOMAINS:
+        raise click.UsageError(f"there is no CA {domain!r}; write one of {', '.join(DOMAINS)}")
+    with opened(file, allow_http=allow_http) as (cluster, vault, _):
+        now = server_now(vault)
+        found = recover.propose(cluster, vault, domain, without, now)
+        if not as_json:
+            for line in lines(found):
+                click.echo(line)
+        if not found.why:
+            if as_json:
+                _print_json(document(found, None))
+            return 0
+        if not yes:
+            _ask(domain, as_json=as_json)
+        record = recover.recover(found)
+        if as_json:
+            _print_json(document(found, record))
+        else:
+            click.echo("")
+            for line in ca_text.record_lines(record, None, now, cluster.file):
+                click.echo(line)
+        return 0
+
+
+def lines(found: Proposal) -> Iterator[str]:
+    """Yield what a recovery rests on, and what it would do, for a person to decide."""
+    from vaultpki.show import table
+
+    titles = ("NODE", "READ", "HIGHEST", "REPORTED", "CERTIFICATES", "TRUSTS", "NOTE")
+    if found.claims:
+        yield from table.lines(tuple(map(table.Column, titles)), map(_row, found.claims[:_MOST_LINES]))
+    if len(found.claims) > _MOST_LINES:
+        yield f"and {len(found.claims) - _MOST_LINES} more; --json has all of them"
+    yield ""
+    if not found.why:
+        has = f"revision {found.before.revision}" if found.before is not None else "none"
+        yield f"Nothing is to be recovered: no node that counts has read a newer record of {found.domain} ({has})."
+        return
+    record = found.records[found.domain]
+    yield printable(f"{found.why}.")
+    yield f"It goes on as {record.state.value}, with revision {record.revision}: {_means(record)}."
+    others = sorted(set(found.records) - {found.domain})
+    if others:
+        yield f"The same for what the root takes along: {', '.join(others)}."
+
+
+def _means(record: RotationRecord) -> str:
+    """Return what the recovered state is for nodes."""
+    from vaultpki.cli.ca_text import state_sentence
+
+    return state_sentence(record)
+
+
+def document(found: Proposal, record: RotationRecord | None) -> dict[str, Any]:
+    """Return what `--json` prints."""
+    from vaultpki.cli.ca_text import record_json
+
+    return {
+        "domain": found.domain,
+        "reason": printable(found.why) or None,
+        "nodes": [
+            {
+                "node": claim.node,
+                "revision": claim.revision,
+                "highest": claim.highest,
+                "reported": _time(claim.reported),
+                "certificates": [printable(each) for each in claim.leaves],
+                "trusts": [printable(each) for each in claim.trusts],
+                "counts": claim.counts,
+                "note": claim.note or None,
+            }
+            for claim in found.claims
+        ],
+        "recovered": None if record is None else record_json(record, None) | {"revision": record.revision},
+    }
+
+
+def _row(claim: Claim) -> tuple[str, ...]:
+    cas = sorted({each.partition(": ")[2] for each in claim.leaves})
+    return (
+        printable(claim.node),
+        str(claim.revision),
+        str(claim.highest),
+        _time(claim.reported) or "never",
+        printable(", ".join(cas)) or "-",
+        printable(", ".join(claim.trusts)) or "-",
+        claim.note,
+    )
+
+
+def _time(when: datetime | None) -> str | None:
+    return None if when is None else stamp(when)
+
+
+def _ask(domain: str, *, as_json: bool) -> None:
+    if not terminal() or as_json:
+        raise VaultpkiError(f"this writes a newer record of {domain}, and there is no terminal to ask on; pass --yes")
+    if click.prompt("Type the name of the CA to go on", default="", show_default=False) != domain:
+        raise VaultpkiError(f"that is not the CA's name ({domain}); nothing was changed")
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    import json
+
+    click.echo(json.dumps(value, indent=2))
