@@ -183,7 +183,7 @@ class World:
         behind = record is not None and record.revision < node.highest
         disk = self.bundle(node, view, behind=behind)
         wanted = view.default if record is None else record.leaf.sha256
-        if record is not None and record.kept is not None and self.shape.broken != "kept":
+        if record is not None and record.kept is not None:
             wanted = node.leaf
         default = self.server.default
         willing = default in self.server.shown(signing=True) and (default == wanted or self.shape.broken == "leafword")
@@ -384,7 +384,7 @@ class World:
             known = replace(known, new=replace(record.new, issuer=f"i-{record.new.name}", key=record.new.name))
         nodes = self.participants()
         made = rotation_recovery.recovered("x", self.shape.domain, known, mount, nodes, self.aside(), self.now)
-        return replace(made, excused=record.excused)
+        return replace(made, excused=record.excused, kept=None if self.shape.broken == "kept" else made.kept)
 
     def difference(self, record: RotationRecord) -> Callable[[], None] | None:
         """Return the next request that makes the server match a record: rights first, then the default, then ends."""
