@@ -114,7 +114,8 @@ soak-rotations: $(VENV)/.dev
 	$(BUILD) && PYTHONPATH=tests $(BIN)/python -m soak.rotations $$given $(SOAK)
 
 # SOAK_HOURS (2 by default) on each server of CA rotations by two operators at once, who are killed at any moment.
-# SOAK="--server bao" takes one server, SOAK_SEED the same chances once more.
+# SOAK="--server bao" takes one server, SOAK="--liars" one cluster of forty nodes of which five lie, SOAK_SEED the same
+# chances once more.
 soak-operators: $(VENV)/.dev
 	$(SETUP)/packages conformance
 	$(VAULT) && PYTHONPATH=tests $(BIN)/python -m soak.operators --vault-binary $$vault/vault $(SOAK)

@@ -2,9 +2,10 @@
 
 Clusters of three shapes stand on one server, and each rotates one CA after the other, the root too, forward and back
 as it comes. Up to two operators at once take each step, and are killed at any moment. Meanwhile agents are killed and
-stay away, somebody plans, applies and changes issuers by hand, and the server is frozen. Ends with 1, and says why,
-where a leaf was of no CA in a bundle of its domain, where a rotation did not end or `plan` wanted something after it,
-or where a command or an agent told of a fault of its own; prints its figures as Markdown.
+stay away, somebody plans, applies and changes issuers by hand, and the server is frozen. `--liars` has one cluster of
+forty nodes in their place, of which five lie in their reports. Ends with 1, and says why, where a leaf was of no CA in
+a bundle of its domain, where a rotation did not end or `plan` wanted something after it, or where a command or an agent
+told of a fault of its own; prints its figures as Markdown.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import json
 import os
 import platform
 import random
+import re
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +33,7 @@ from helpers.vault import servers
 from helpers.vault.applied_cluster import Ran, Site, environment
 from helpers.vault.servers import Server
 from soak.agents import Agent, told_of_a_fault
+from soak.liars import Liar
 from soak.printed import brief, say
 from soak.watch import working
 from vaultpki.certificates import ROOT, bundle, pair_files, rows
@@ -44,8 +47,15 @@ SHAPES = (
     {"cp-1": "control-plane, etcd, worker", "cp-2": "control-plane, etcd"},
     {"only": "control-plane, etcd, worker"},
 )
+# Forty nodes of which five lie; those of the pool do.
+FLEET = {f"cp-{number}": "control-plane, etcd" for number in range(1, 4)} | {
+    f"w-{number}": "worker" for number in range(4, 39)
+}
+POOLED, LIARS = ("p-1", "p-2"), ("w-36", "w-37", "w-38")
 # As the hooks of a real cluster, which restart components.
-FURTHER = "poll: 10s\nhooks:\n  etcd-ca: [[/bin/true]]\n  kubernetes-ca: [[/bin/true]]\n"
+HOOKS = "hooks:\n  etcd-ca: [[/bin/true]]\n  kubernetes-ca: [[/bin/true]]\n"
+# A fleet of which every node makes a pass every ten seconds would leave nothing of two processors for operators.
+POLL = {len(FLEET): "30s"}
 COMMAND_SECONDS = 300.0
 # A gate opens within seven minutes, and a node is away for two.
 MOST_SECONDS = 30 * 60.0
@@ -61,7 +71,8 @@ class Crowd:
     """A cluster, its agents, and all who work on it until it is `over`.
 
     `back_at` are the nodes that are away, with when they return. `done` counts what was done and seen; `wrong` are
-    sentences about what must not be.
+    sentences about what must not be. `liars` report what is false; `named` are those that a command has named, which
+    operators leave out from then on.
     """
 
     site: Site
@@ -71,6 +82,8 @@ class Crowd:
     back_at: dict[str, float] = field(default_factory=dict)
     done: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
+    liars: Mapping[str, Liar] = field(default_factory=dict)
+    named: set[str] = field(default_factory=set)
 
     def command(self, *words: str, killed: float = 0.0) -> Ran | None:
         """What an operator runs; None if it was killed at some moment, which happens so often."""
@@ -94,7 +107,9 @@ class Crowd:
             return None
         if told_of_a_fault(ran.stderr):
             self.tell(f"`{' '.join(words)}` failed: {ran.stderr}")
-        elif ran.returncode not in (0, 3):
+        if ran.returncode in (1, 3):
+            self.named |= {name for name in self.liars if name in re.split(r"[^a-z0-9-]+", ran.stdout + ran.stderr)}
+        if ran.returncode not in (0, 3):
             self.done["commands refused"] += 1
             say(f"{self.site.name}: {' '.join(words)}: {brief(ran.stderr)}")
         return ran
@@ -134,7 +149,7 @@ class Crowd:
                     self.meddle(domain)
                 words = self.step("abort" if back else "continue", words)
             else:
-                self.command("ca", "rotate", domain, *how, killed=KILLED)
+                self.command("ca", "rotate", domain, *how, *self.without(), killed=KILLED)
             if time.monotonic() - since > MOST_SECONDS:
                 status = self.command("ca", "status")
                 raise AssertionError(
@@ -151,7 +166,7 @@ class Crowd:
     def step(self, act: str, words: set[str]) -> set[str]:
         """One step, by two operators now and then; what only a person can do of what it waits for then."""
         both = 1 + (self.chance.random() < BESIDE)
-        told = [word for name in sorted(words) for word in ("--restarted", name)]
+        told = [word for name in sorted(words) for word in ("--restarted", name)] + self.without()
         with ThreadPoolExecutor(both) as operators:
             ran = operators.map(lambda _: self.command("ca", act, *told, "--json", killed=KILLED), range(both))
         found = set[str]()
@@ -161,6 +176,10 @@ class Crowd:
                 found |= {one["node"] for one in rotation["waiting_for"]} & WORDS
         return found
 
+    def without(self) -> list[str]:
+        """The words by which an operator leaves out the nodes that are known to lie."""
+        return [word for name in sorted(self.named) for word in ("--without", name)]
+
     def settle(self) -> None:
         """Everybody is back and has passed; then all is trusted, and nothing is left to do."""
         self.come_back(everybody=True)
@@ -168,8 +187,8 @@ class Crowd:
         self.judge()
         # Who was killed at the last write leaves the rest to the next command.
         self.command("ca", "continue")
-        plan = self.command("plan")
-        if plan is None or plan.returncode != 0:
+        plan = self.command("plan", "--json")
+        if plan is None or plan.returncode != 0 or json.loads(plan.stdout)["changes"]:
             self.tell(f"`plan` after a rotation: {plan and plan.stdout + plan.stderr}")
 
     # What else happens
@@ -223,21 +242,41 @@ class Crowd:
     # What is looked at
 
     def judge(self) -> None:
-        """Every leaf on every node is signed by a CA in each bundle of its domain."""
-        for row in rows(self.site.cluster):
-            for holder in self.agents.values():
-                file = holder.seat.pki / pair_files(row.stem)[0]
-                for truster in self.agents.values() if file.exists() else ():
-                    self.done["looks"] += 1
-                    if not trusted(file, truster.seat.pki / bundle(row.ca)):
-                        self.tell(f"{holder.seat.name}'s {row.name} is of no CA in {truster.seat.name}'s bundle")
+        """Every leaf on every node is signed by a CA in each bundle of its domain; what a liar has is its own harm."""
+        honest = [agent for name, agent in self.agents.items() if name not in self.liars]
+        table = rows(self.site.cluster)
+        # The leaves first: one may be replaced meanwhile, and trust in its CA ends only after that.
+        leaves = [
+            (holder, row, pem)
+            for row in table
+            for holder in honest
+            if (pem := content(holder.seat.pki / pair_files(row.stem)[0])) is not None
+        ]
+        # Most nodes have the same bundles.
+        bundles: dict[str, dict[bytes, str]] = {}
+        for ca in {row.ca for row in table}:
+            for truster in honest:
+                pem = content(truster.seat.pki / bundle(ca))
+                # A node without them trusts nobody, and needs nobody.
+                if pem is not None:
+                    bundles.setdefault(ca, {}).setdefault(pem, truster.seat.name)
+        for holder, row, leaf in leaves:
+            for cas, truster_name in bundles.get(row.ca, {}).items():
+                self.done["looks"] += 1
+                if not trusted(leaf, cas):
+                    self.tell(f"{holder.seat.name}'s {row.name} is of no CA in {truster_name}'s bundle")
 
 
-def trusted(leaf: Path, cas: Path) -> bool:
-    """Whether a leaf is of one of these CAs; a node without them trusts nobody, and needs nobody."""
-    # The leaf first: it may be replaced meanwhile, and trust in its CA ends only after that.
-    found = x509.read_certificates(leaf.read_bytes())[0]
-    return not cas.exists() or x509.issuer_of(found, x509.read_certificates(cas.read_bytes())) is not None
+def content(file: Path) -> bytes | None:
+    """What is in a file; None if it is not there."""
+    with contextlib.suppress(FileNotFoundError):
+        return file.read_bytes()
+    return None
+
+
+def trusted(leaf: bytes, cas: bytes) -> bool:
+    """Whether a leaf is of one of these CAs."""
+    return x509.issuer_of(x509.read_certificates(leaf)[0], x509.read_certificates(cas)) is not None
 
 
 @contextlib.contextmanager
@@ -251,19 +290,41 @@ def standing(
         for number, (name, roles) in enumerate(shape.items(), start=11)
     ]
     head = 'api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}'
-    site.write("\n".join((head, "nodes:", *nodes, "")))
+    pools = ['pools: [{name: pool, roles: [worker], node_names: "p-*"}]'] if shape is FLEET else []
+    site.write("\n".join((head, "nodes:", *nodes, *pools, "")))
     site.apply()
-    agents = {name: Agent(site.equip(name, further=FURTHER)) for name in shape}
+    further = f"poll: {POLL.get(len(shape), '10s')}\n{HOOKS}"
+    agents = {name: Agent(site.equip(name, further=further)) for name in shape}
+    agents |= {name: Agent(site.equip(name, pool="pool", further="poll: 30s\n")) for name in POOLED if pools}
+    liars = {
+        name: Liar(site, agents[name].seat, random.Random(chance.random()), "pool" if name in POOLED else None)  # noqa: S311
+        for name in (*LIARS, *POOLED)
+        if pools
+    }
     with contextlib.ExitStack() as stack:
         for agent in agents.values():
             stack.callback(agent.kill)
             agent.start()
         servers.wait_for(
             lambda: all(any(agent.seat.pki.glob("*.pem")) for agent in agents.values()),
-            PASS_SECONDS,
+            PASS_SECONDS * max(1, len(agents) // 3),
             lambda: "no certificates came",
         )
-        yield Crowd(site, agents, chance, over)
+        stack.enter_context(lying(liars.values(), chance))
+        yield Crowd(site, agents, chance, over, liars=liars)
+
+
+@contextlib.contextmanager
+def lying(liars: Collection[Liar], chance: random.Random) -> Iterator[None]:
+    """Every liar writes a false report again and again, over those of its own agent."""
+    ended = threading.Event()
+
+    def lie() -> None:
+        while not ended.wait(chance.uniform(0.5, 3)):
+            chance.choice([*liars]).lie()
+
+    with working(ended, lie) if liars else contextlib.nullcontext():
+        yield
 
 
 @contextlib.contextmanager
@@ -282,16 +343,18 @@ def frozen_now_and_then(server: Server, chance: random.Random, done: Counter[str
         yield
 
 
-def on(kind: str, binary: Path | None, folder: Path, hours: float, seed: int) -> tuple[Counter[str], list[str]]:
+def on(
+    kind: str, binary: Path | None, folder: Path, hours: float, seed: int, shapes: Sequence[Mapping[str, str]]
+) -> tuple[Counter[str], list[str]]:
     """All clusters on one server: what was done, and what was wrong. Ctrl-C ends it early."""
     (folder / "server").mkdir(parents=True)
-    chances = [random.Random(f"{seed} {kind} {number}") for number in range(len(SHAPES) + 1)]  # noqa: S311 - no secrets
+    chances = [random.Random(f"{seed} {kind} {number}") for number in range(len(shapes) + 1)]  # noqa: S311 - no secrets
     done, over = Counter[str](), threading.Event()
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(servers.running(kind, folder / "server", binary))
         crowds = [
             stack.enter_context(standing(server, folder / f"{kind}-{number}", shape, chances[number], over))
-            for number, shape in enumerate(SHAPES)
+            for number, shape in enumerate(shapes)
         ]
         stack.enter_context(frozen_now_and_then(server, chances[-1], done))
         with ThreadPoolExecutor(len(crowds)) as together:
@@ -300,6 +363,8 @@ def on(kind: str, binary: Path | None, folder: Path, hours: float, seed: int) ->
                 wait(works, timeout=hours * 3600)
             over.set()
         for crowd in crowds:
+            if crowd.liars:
+                crowd.done["lies that Vault took"] = sum(liar.told for liar in crowd.liars.values())
             for name, agent in crowd.agents.items():
                 if agent.faulty():
                     crowd.tell(f"{name} told of a fault of its own")
@@ -325,12 +390,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="soak.operators", description=__doc__)
     parser.add_argument("--vault-binary", type=Path)
     parser.add_argument("--server", action="append", choices=KINDS, help="default: both in turn")
+    parser.add_argument("--liars", action="store_true", help="one cluster of forty nodes, of which five lie")
     asked = parser.parse_args()
+    shapes = (FLEET,) if asked.liars else SHAPES
     hours = float(os.environ.get("SOAK_HOURS", "2"))
     seed = int(os.environ.get("SOAK_SEED", str(random.SystemRandom().randrange(1 << 30))))
     with tempfile.TemporaryDirectory(prefix="vaultpki-soak-") as place:
         found = [
-            (kind, *on(kind, asked.vault_binary, Path(place) / kind, hours, seed)) for kind in asked.server or KINDS
+            (kind, *on(kind, asked.vault_binary, Path(place) / kind, hours, seed, shapes))
+            for kind in asked.server or KINDS
         ]
     return report(found, hours, seed)
 
