@@ -202,11 +202,11 @@ def test_every_state_and_reason_of_a_node_is_documented() -> None:
     assert [row[0].strip("`") for row in tables[0][1:]] == [state.value for state in NodeState]
     calls = [node for node in ast.walk(ast.parse((PACKAGE / "show/node_rows.py").read_text())) if _is_finding(node)]
     written = [call.args[1].value for call in calls if isinstance(call.args[1], ast.Constant)]
-    # One call has the name of a certificate's state, one that of a gap between a node and the server.
-    assert len(written) == len(calls) - 2
-    states, gaps = ("expired", "missing", "broken", "revoked", "overdue"), ("server-behind", "record-not-followed")
+    # One call has the name of a certificate's state.
+    assert len(written) == len(calls) - 1
+    states = ("expired", "missing", "broken", "revoked", "overdue")
     (said,) = re.findall(r"`message` the same in words, or null: (.*?)\.\n", pages.text("reference"), re.DOTALL)
-    assert {*written, *states, *gaps} == set(re.findall(r"`([a-z-]+)`", said))
+    assert {*written, *states} == set(re.findall(r"`([a-z-]+)`", said))
 
 
 def _is_finding(node: ast.AST) -> TypeGuard[ast.Call]:
