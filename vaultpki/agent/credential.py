@@ -216,7 +216,9 @@ def roll(config: AgentConfig, vault: Vault, now: float, *, force: bool = False) 
     if not names.fits(new, names.token) or not isinstance(lives, int) or isinstance(lives, bool):
         raise BadAnswer(f"{mint.path} brought no secret id; check the address and any proxy in between")
     files.replace(new)
-    files.note_minted(new, now, lives or _UNKNOWN_TTL)
+    accessor = data.get("secret_id_accessor")
+    known = accessor if names.fits(accessor, names.uuid) else None
+    files.note_minted(new, now, lives or _UNKNOWN_TTL, accessor=known)
     if asked.pending:
         asked = Asked((), (*asked.lost, *asked.pending))
     files.write_asked(asked)

@@ -61,7 +61,7 @@ def build(
     context: Context, wanted: Assignment, items: Collection[PairStatus], strangers: Collection[str]
 ) -> NodeReport:
     """Return the report of this moment. Its times are Vault's, as far as its clock is known."""
-    state = context.state.value
+    state, files = context.state.value, SecretIdFiles(context.config.state)
 
     def when(clock: float) -> datetime:
         return datetime.fromtimestamp(clock, UTC) + timedelta(seconds=state.clock_offset)
@@ -92,7 +92,8 @@ def build(
         poll=context.config.poll if context.runner is not None else 0,
         trust=state.trust,
         not_followed=wanted.rotations.not_followed,
-        lost=SecretIdFiles(context.config.state).lost(context.clock),
+        lost=files.lost(context.clock),
+        in_use=files.in_use() if context.config.auth.method == "approle" else (),
     )
 
 

@@ -1,7 +1,8 @@
 """The files of a node's credential in its state folder, each written in one step that survives a crash.
 
 STATE/secret-id        the secret id in use, 0600
-STATE/secret-id.json   when it was minted and for how long, and its digest; a secret id put there by hand has none
+STATE/secret-id.json   when it was minted and for how long, its digest, and the accessors of it and of the one before; a
+                       secret id put there by hand has none
 STATE/secret-id.old    the one before, until Vault has accepted the new one for a while and destroyed the old one
 STATE/secret-id.asked  when secret ids were asked for whose answers were lost: since the last answer, and before
 STATE/joined           how far the last join came: the digest of its wrapping token, and the secret id it held until
@@ -113,11 +114,41 @@ class SecretIdFiles:
             return note.text("sha256") == digest(secret) and note.value.get("exposed") is True
         return False
 
-    def note_minted(self, secret: str, now: float, ttl: int, *, exposed: bool = False) -> None:
-        note = {"version": VERSION, "minted": int(now), "ttl": ttl, "sha256": digest(secret)}
+    def note_minted(
+        self, secret: str, now: float, ttl: int, *, accessor: str | None = None, exposed: bool = False
+    ) -> None:
+        """Note when `secret` was minted, as Unix time, and for how many seconds; accessors that are known stay known.
+
+        An accessor names a secret id to those who may look it up or destroy it, and opens nothing.
+        """
+        known, before = self._accessors(), self.previous()
+        if accessor is not None:
+            known[digest(secret)] = accessor
+        wanted = {digest(each) for each in (secret, before) if each is not None}
+        note: dict[str, object] = {"version": VERSION, "minted": int(now), "ttl": ttl, "sha256": digest(secret)}
         if exposed:
             note["exposed"] = True
+        if kept := {sha256: each for sha256, each in known.items() if sha256 in wanted}:
+            note["accessors"] = kept
         write_private(f"{self.state}/{SECRET_ID}.json", json.dumps(note).encode())
+
+    def in_use(self) -> tuple[str, ...]:
+        """Return the accessors of the current secret id and of the previous one; none if one of them is not known."""
+        with contextlib.suppress(StoreError):
+            current, previous = self.current(), self.previous()
+            held = [digest(each) for each in (current, previous) if each is not None]
+            known = self._accessors()
+            if current is not None and all(each in known for each in held):
+                return tuple(dict.fromkeys(known[each] for each in held))
+        return ()
+
+    def _accessors(self) -> dict[str, str]:
+        """Return the accessors that are known, by the digests of their secret ids."""
+        with contextlib.suppress(SpecError):
+            noted = _note(f"{self.state}/{SECRET_ID}.json").value.get("accessors")
+            entries = noted.items() if isinstance(noted, dict) else ()
+            return {sha256: each for sha256, each in entries if names.fits(each, names.uuid)}
+        return {}
 
     def restore(self, secret: str, ttl: int) -> None:
         """Make the previous secret id the current one, noted as minted long ago, so that the next pass rolls it."""

@@ -76,11 +76,12 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool) -> Non
             del seen
             if first.changes and not click.confirm(f"Apply these {len(first.changes)} changes to {vault.address}?"):
                 raise VaultpkiError("nothing was changed")
-        quiet = as_json or not yes
         with progress("Applying") as counter:
 
             def show(change: Change) -> None:
-                for line in () if quiet else plan_text.change_lines(change):
+                # The plan that was shown has all changes but those that no plan can show.
+                said = not as_json and (yes or not plan_text.planned(change))
+                for line in plan_text.change_lines(change) if said else ():
                     counter.say(line.text, line.colour)
 
             done = apply.apply(cluster, vault, where, first=first, progress=show, step=counter.step)

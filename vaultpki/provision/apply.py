@@ -10,7 +10,7 @@ from functools import partial
 
 from vaultpki.errors import BadAnswer, Refused, Sealed, Unavailable
 from vaultpki.model import Cluster
-from vaultpki.provision import ca_ends, layout_change, nodes_apart, report_store
+from vaultpki.provision import ca_ends, layout_change, leftovers, nodes_apart, report_store
 from vaultpki.provision.applied_record import APPLIED, of_cluster
 from vaultpki.provision.ca_facts import rotations_needed
 from vaultpki.provision.carry_out import carry_out, change_path
@@ -81,7 +81,8 @@ def apply(
 
     `first` is the plan that a person agreed to: nothing is written if the server has changed since. `progress` is
     called with each change once its stage is made, `step` after each change at once. A server that goes away in the
-    middle is waited for, and the work continues from what is there then.
+    middle is waited for, and the work continues from what is there then. At the end secret ids are ended whose answers
+    were lost, which no plan shows.
     """
     done: list[Change] = []
     give_up = time.monotonic() + _AWAY_SECONDS
@@ -96,6 +97,10 @@ def apply(
                     status=409,
                 )
             if not todo.changes and seen.found.applied == of_cluster(cluster, seen.facts, seen.wanted):
+                # After all else: of what nobody has nothing depends.
+                for change in leftovers.end(cluster, vault):
+                    done.append(change)
+                    progress(change)
                 return replace(todo, changes=tuple(done), impact=impact, root_sha256=seen.facts.root_sha256)
             if rounds == 0:
                 impact = with_impact(cluster, vault, seen, todo).impact

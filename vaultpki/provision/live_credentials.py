@@ -38,7 +38,9 @@ JOINING: Final = 600
 """For how many seconds a join file's secret id outlives the file: a join that was cut off goes on with it."""
 
 # The secret id that a node mints for itself lives for a week at least, and a join file for a day at most.
-_LONGEST_JOIN: Final = 86400 + JOINING
+LONGEST_JOIN: Final = 86400 + JOINING
+"""For how many seconds the secret id of a join file lives at most."""
+
 # Whoever has more has more than a join file.
 _MOST_JOINS: Final = 8
 _ROUNDS: Final = 6
@@ -61,6 +63,15 @@ class Identity:
         return f"auth/{self.mount(cluster)}/role/{self.name}"
 
 
+@dataclass(frozen=True, slots=True)
+class SecretId:
+    """A live secret id of a node: its accessor, which opens nothing, when it was made, and its life in seconds."""
+
+    accessor: str
+    created: datetime
+    ttl: int
+
+
 def role_id(cluster: Cluster, vault: Vault, identity: Identity) -> str | None:
     """Return the AppRole's role id; None if there is no AppRole."""
     answer = vault.api.auth.approle.read_role_id(identity.name, mount_point=identity.mount(cluster))
@@ -74,7 +85,7 @@ def count(cluster: Cluster, vault: Vault, identity: Identity) -> int | None:
     been taken out.
     """
     try:
-        return len(_secret_ids(cluster, vault, identity))
+        return len(secret_ids(cluster, vault, identity))
     except Denied:
         return None
     except BadAnswer:
@@ -106,7 +117,7 @@ def held(cluster: Cluster, vault: Vault, identity: Identity) -> Held:
     if not credentials or credentials > _MOST_JOINS:
         return Held(credentials)
     try:
-        ends = [_join_ends(cluster, vault, identity, each) for each in _secret_ids(cluster, vault, identity)]
+        ends = [_join_ends(cluster, vault, identity, each) for each in secret_ids(cluster, vault, identity)]
     except (Denied, Refused, Unavailable, BadAnswer):
         # The token may not look, or one has expired in this moment.
         return Held(credentials)
@@ -118,18 +129,32 @@ def held(cluster: Cluster, vault: Vault, identity: Identity) -> Held:
 
 def _join_ends(cluster: Cluster, vault: Vault, identity: Identity, accessor: str) -> datetime | None:
     """Return when the join file of a secret id ends; None for a secret id that the node has minted, or an older one."""
+    found = look_up(cluster, vault, identity, accessor)
+    if found is None or not 0 < found.ttl <= LONGEST_JOIN:
+        return None
+    try:
+        return found.created + timedelta(seconds=found.ttl - JOINING)
+    except OverflowError:
+        return None
+
+
+def look_up(cluster: Cluster, vault: Vault, identity: Identity, accessor: str) -> SecretId | None:
+    """Return what the server knows of one of the node's secret ids; None if there is none, or if it says no such thing.
+
+    Raises Unavailable or Refused for one that has expired in this moment.
+    """
     approle = vault.sending(once=True).api.auth.approle
     found = approle.read_secret_id_accessor(identity.name, accessor, mount_point=identity.mount(cluster)).data
     ttl, born = found.get("secret_id_ttl"), found.get("creation_time")
-    if type(ttl) is not int or not 0 < ttl <= _LONGEST_JOIN or not isinstance(born, str):
+    if type(ttl) is not int or not isinstance(born, str):
         return None
     try:
-        return datetime.fromisoformat(born).astimezone(UTC) + timedelta(seconds=ttl - JOINING)
+        return SecretId(accessor, datetime.fromisoformat(born).astimezone(UTC), ttl)
     except (ValueError, OverflowError):
         return None
 
 
-def _secret_ids(cluster: Cluster, vault: Vault, identity: Identity) -> tuple[str, ...]:
+def secret_ids(cluster: Cluster, vault: Vault, identity: Identity) -> tuple[str, ...]:
     """Return the accessors of the node's secret ids."""
     approle = vault.prepare.auth.approle
     listing: Request = approle.list_secret_id_accessors(identity.name, mount_point=identity.mount(cluster))
@@ -213,17 +238,22 @@ def _record_role_ids(cluster: Cluster, vault: Vault, role_ids: Mapping[str, str]
     change_record(cluster, vault, APPLIED, applied)
 
 
-def _destroy_secret_ids(cluster: Cluster, vault: Vault, identity: Identity) -> None:
+def destroy(cluster: Cluster, vault: Vault, identity: Identity, accessors: Sequence[str]) -> None:
+    """Destroy secret ids of a node by their accessors, as far as the server does it; some may have expired."""
     approle = vault.sending(once=True).api.auth.approle
 
-    def destroy(accessor: str) -> None:
+    def one(accessor: str) -> None:
         # Both servers answer 500 for one that has expired meanwhile; without `once` that would be retried for long.
         with contextlib.suppress(Refused, Unavailable):
             approle.destroy_secret_id_accessor(identity.name, accessor, mount_point=identity.mount(cluster))
 
+    vault.map(one, accessors)
+
+
+def _destroy_secret_ids(cluster: Cluster, vault: Vault, identity: Identity) -> None:
     for attempt in range(_ROUNDS):
         try:
-            left = _secret_ids(cluster, vault, identity)
+            left = secret_ids(cluster, vault, identity)
         except BadAnswer:
             raise SpecError(
                 f"{identity.name} has more secret ids than can be listed, and none of them works with its new role id; "
@@ -238,7 +268,7 @@ def _destroy_secret_ids(cluster: Cluster, vault: Vault, identity: Identity) -> N
             tidy = f"auth/{identity.mount(cluster)}/tidy/secret-id"
             vault.write(tidy, {}, warnings=("Tidy operation",))
             time.sleep(_TIDYING * 2 ** (attempt - 1))
-        vault.map(destroy, left)
+        destroy(cluster, vault, identity, left)
     raise SpecError(f"{identity.name} got new secret ids meanwhile; find out what creates them and run this again")
 
 

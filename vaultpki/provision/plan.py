@@ -33,6 +33,9 @@ STAGES: Final = (
     "cleanup",
 )
 
+SECRET_ID: Final = "secret-id"  # noqa: S105 -- a kind of object
+"""The kind of a change that no plan shows: apply destroyed a secret id that its node never received."""
+
 # Set once, when the CA is made. To change them later needs a rotation.
 _AT_CREATION: Final = frozenset({"common_name", "key", "ttl"})
 

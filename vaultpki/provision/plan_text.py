@@ -17,7 +17,7 @@ from vaultpki.provision.api_paths import LEAVING
 from vaultpki.provision.differences import certificate_differences, differences, word
 from vaultpki.provision.identities import WRITTEN
 from vaultpki.provision.impact import named, sentences
-from vaultpki.provision.plan import Action, Change, Colour, Plan, Rotation
+from vaultpki.provision.plan import SECRET_ID, Action, Change, Colour, Plan, Rotation
 from vaultpki.provision.record_changes import RecordChange
 from vaultpki.provision.server_facts import Key
 from vaultpki.redact import escaped, stamp
@@ -106,7 +106,14 @@ def attention_lines(cluster: Cluster, plan: Plan, *, width: int = WIDTH) -> list
 def change_lines(change: Change) -> list[Line]:
     """Return one change by itself, as apply shows it when it is made."""
     parts = _fields(change) if change.action == "update" else ()
+    if change.kind == SECRET_ID:
+        parts = ("its node never received it",)
     return _Entry(_SIGNS[change.action], _title(change), parts).lines()
+
+
+def planned(change: Change) -> bool:
+    """Return whether a plan shows such a change before it is made."""
+    return change.kind != SECRET_ID
 
 
 def rotation_sentence(file: str, rotation: Rotation) -> str:

@@ -51,13 +51,21 @@ def read(cluster: Cluster, vault: Vault, place: str, holder: Node | Pool | None)
     return Stored(raw, node_report.held(found, _rows(cluster, holder)) if found is not None else None)
 
 
+def of_lost_answers(cluster: Cluster, vault: Vault, place: str) -> tuple[NodeReport, datetime] | None:
+    """Return the report at a place with when the server stored it, if the node says that secret ids may be lost."""
+    raw, written = _stored(cluster, vault, place)
+    # Of a thousand reports hardly one says so, and the others need not be taken apart.
+    report = node_report.read(raw) if "lost_credentials" in raw else None
+    return (report, written) if report is not None and report.lost and written is not None else None
+
+
 def former_agent(cluster: Cluster, vault: Vault, name: str, *, within: float = math.inf) -> str:
     """Return the version of the agent that reported at the place of 0.1.0, in the last `within` seconds.
 
     Empty if there is no such report; its age is the server's word.
     """
-    raw, age = _stored(cluster, vault, report_place.former(name))
-    if age > within:
+    raw, written = _stored(cluster, vault, report_place.former(name))
+    if written is not None and (datetime.now(UTC) - written).total_seconds() > within:
         return ""
     version = raw.get("agent")
     known = isinstance(version, str) and version
@@ -151,18 +159,18 @@ def _keys(cluster: Cluster, vault: Vault, folder: str) -> tuple[str, ...]:
     return keys
 
 
-def _stored(cluster: Cluster, vault: Vault, place: str) -> tuple[Json, float]:
-    """Return what is at a place, and its age in seconds as the server has it."""
+def _stored(cluster: Cluster, vault: Vault, place: str) -> tuple[Json, datetime | None]:
+    """Return what is at a place, and when the server stored it; None if it does not say so."""
     try:
         found = vault.stored(cluster.mount("config"), place)
     except BadAnswer:
         # One node may write a report larger than any answer may be; the others are read all the same.
-        return {"time": "a report too large to read"}, 0.0
+        return {"time": "a report too large to read"}, None
     data = found.get("data")
     if not isinstance(data, dict):
-        return {}, 0.0
+        return {}, None
     created = str(member(found, "metadata").get("created_time"))
     try:
-        return data, (datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds()
-    except (ValueError, TypeError):
-        return data, 0.0
+        return data, datetime.fromisoformat(created).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return data, None

@@ -140,6 +140,11 @@ def sha256(text: str) -> str:
     return digits
 
 
+def uuid(text: str) -> str:
+    """Return a UUID as Vault writes it, such as the accessor of a secret id."""
+    return matching("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", "is no UUID")(text)
+
+
 def token(text: str) -> str:
     """Return a token, secret id or role id of Vault: up to 4096 visible ASCII characters."""
     if not re.fullmatch(r"[\x21-\x7e]{1,4096}", text):

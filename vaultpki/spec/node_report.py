@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from vaultpki.redact import printable, stamp
+from vaultpki.spec import names
 from vaultpki.spec.rotation_record import BEYOND, DOMAINS, moment
 
 _MOST_ENTRIES: Final = 64
@@ -23,6 +24,8 @@ _LONGEST_POLL: Final = 86400
 
 # The pauses of an agent allow hardly more, and a node that says more hides its own clone only.
 _MOST_LOST: Final = 20
+# The current secret id, and the one before until it is destroyed.
+_MOST_IN_USE: Final = 2
 
 _Entry = TypeVar("_Entry")
 
@@ -86,7 +89,8 @@ class NodeReport:
     roots that it accepts. `poll` is how many seconds pass between two reports; 0 if the agent does not stay, or is of
     an earlier version. `trust` names the CAs in the node's bundles. `not_followed` are the revisions of records, by
     domain, that are too far ahead of what the node has read to be followed. `lost` is how many secret ids may
-    live that nobody has, since the answers were lost.
+    live that nobody has, since the answers were lost. `in_use` are the accessors of those that the node has, the
+    current one first; empty if it does not know each of them, and in reports of earlier versions.
     """
 
     time: datetime
@@ -105,6 +109,7 @@ class NodeReport:
     trust: str = ""
     not_followed: Mapping[str, int] = field(default_factory=dict)
     lost: int = 0
+    in_use: tuple[str, ...] = ()
 
 
 def to_json(report: NodeReport) -> dict[str, Any]:
@@ -145,6 +150,7 @@ def to_json(report: NodeReport) -> dict[str, Any]:
         "strangers": [printable(text)[:_LONGEST] for text in report.strangers],
         **({"not_followed": dict(report.not_followed)} if report.not_followed else {}),
         **({"lost_credentials": report.lost} if report.lost else {}),
+        **({"credentials_in_use": list(report.in_use)} if report.in_use else {}),
     }
 
 
@@ -176,6 +182,7 @@ def read(value: object) -> NodeReport | None:
             if domain in DOMAINS and type(number) is int and 0 < number < BEYOND
         },
         lost=_lost(report.get("lost_credentials")),
+        in_use=_in_use(report.get("credentials_in_use")),
     )
 
 
@@ -254,6 +261,12 @@ def _poll(value: object) -> int:
 
 def _lost(value: object) -> int:
     return value if type(value) is int and 0 < value <= _MOST_LOST else 0
+
+
+def _in_use(value: object) -> tuple[str, ...]:
+    """Return the accessors; none if one of them is no accessor, since whoever reads them must know all."""
+    entries = value if isinstance(value, list) and len(value) <= _MOST_IN_USE else []
+    return tuple(entries) if all(names.fits(entry, names.uuid) for entry in entries) else ()
 
 
 def _hex(value: object) -> str:

@@ -39,7 +39,7 @@ BODY_LIMIT: Final = 1 << 20
 LIST_LIMIT: Final = 32 << 20
 # Every mount is told twice, in some 600 bytes each: a thousand mounts pass 1 MiB.
 _WHOLE_LISTS: Final = frozenset({"sys/mounts", "sys/auth", "sys/policies/acl"})
-_LOOKUPS: Final = frozenset({"identity/lookup/entity"})
+_LOOKUPS: Final = ("identity/lookup/entity", "/secret-id-accessor/lookup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +80,11 @@ class Request:
 
     @property
     def changes_nothing(self) -> bool:
-        """Return whether it only reads; Vault answers some questions to a POST alone (api-docs/secret/identity)."""
-        return self.reads or self.path in _LOOKUPS
+        """Return whether it only reads; Vault answers some questions to a POST alone.
+
+        api-docs/secret/identity/entity and api-docs/auth/approle have them.
+        """
+        return self.reads or self.path.endswith(_LOOKUPS)
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"

@@ -271,7 +271,8 @@ class Server:
         """The requests since `since` that change something, or ask to."""
         asked = self.requests(since)
         # A lookup is an `update` to the server.
-        return [(done, path) for done, path in asked if done in WRITES and path != "identity/lookup/entity"]
+        lookups = ("identity/lookup/entity", "/secret-id-accessor/lookup")
+        return [(done, path) for done, path in asked if done in WRITES and not path.endswith(lookups)]
 
     def _await_answer(self) -> None:
         self._await_status("answering", frozenset(range(200, 600)))
