@@ -1,0 +1,138 @@
+"""An issuing CA under rotation with real passes of its nodes' agents, who share the operator's clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from helpers.node.reporting_nodes import record_of, shown
+from helpers.vault.applied_cluster import Seat
+from helpers.vault.plan_commands import Watched
+from helpers.vault.servers import Server
+from vaultpki.agent import run, state
+from vaultpki.agent.context import Outcome
+from vaultpki.certificates import bundle
+from vaultpki.pki import x509
+from vaultpki.pki.facts import Facts
+from vaultpki.provision import ca_commands
+from vaultpki.provision.rotation_run import Step
+from vaultpki.spec import load_agent
+from vaultpki.spec.rotation_record import Method, RotationRecord, State
+from vaultpki.vault import Vault
+
+SPEC = """\
+api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}
+nodes:
+- {name: member-1, roles: [etcd], addresses: [10.0.0.11]}
+- {name: member-2, roles: [etcd], addresses: [10.0.0.12]}
+"""
+CA = "etcd"
+STEMS = ("etcdserver", "etcd-peer", "etcd-healthcheck-client")
+
+
+@dataclass(slots=True)
+class AgentsInRotation:
+    """Two members of etcd, whose hooks count as restarts, and etcd's CA. Only tests move the clock."""
+
+    site: Watched
+    seats: tuple[Seat, Seat]
+    vault: Vault
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @classmethod
+    def standing(cls, server: Server, folder: Path, name: str) -> AgentsInRotation:
+        site = Watched(server, folder / "site", name)
+        site.write(SPEC)
+        site.apply()
+        hooks = f'hooks: {{{CA}-ca: [["true"]]}}\n'
+        first, second = (site.equip(node.name, further=hooks) for node in site.cluster.nodes)
+        made = cls(site, (first, second), site.client())
+        for _ in range(2):
+            # The second pass reports what the hooks of the first have started.
+            made.passes()
+        return made
+
+    @property
+    def record(self) -> RotationRecord:
+        record = record_of(self.site, CA)
+        assert record is not None
+        return record
+
+    def passes(self) -> None:
+        """A pass of every agent."""
+        for seat in self.seats:
+            self.pass_of(seat)
+
+    def pass_of(self, seat: Seat, *, force: bool = False, later: timedelta = timedelta()) -> Outcome:
+        """A pass of one agent, which asks Vault; afterwards everybody must trust everybody.
+
+        `force` renews all certificates, and `later` is how much further the node's clock is.
+        """
+        if (seat.state / "spec.json").exists():
+            seat.age(1e7)
+        options = run.Options(settle=False, force=frozenset({"*"} if force else ()))
+        done = run.run(load_agent(seat.config), options, clock=(self.now + later).timestamp())
+        self.all_trusted()
+        return done
+
+    def all_trusted(self) -> None:
+        """Fail where a leaf of one node is of a CA that another node does not trust on its disk or in its etcd."""
+        present = [seat for seat in self.seats if (seat.pki / bundle(CA)).exists()]
+        signers = {facts for seat in present for facts in self.leaves(seat).values()}
+        for seat in present:
+            lacks = {facts.subject_text for facts in signers if facts.fingerprint not in self.trusted(seat)}
+            assert not lacks, (seat.name, "does not trust", lacks)
+            started = state.load(seat.state).started.get(f"{CA}-ca")
+            if started is not None:
+                lacks = {facts.subject_text for facts in signers if facts.fingerprint not in started.sha256}
+                assert not lacks, (seat.name, "has an etcd that does not trust", lacks)
+
+    def trusted(self, seat: Seat) -> set[str]:
+        """The SHA-256 of the CAs in a node's bundle."""
+        return {facts.fingerprint for facts in x509.read_certificates((seat.pki / bundle(CA)).read_bytes())}
+
+    def leaves(self, seat: Seat) -> dict[int, Facts]:
+        """The CA of each leaf, by the leaf's serial."""
+        found = {}
+        for stem in STEMS:
+            leaf, issuer = x509.read_certificates((seat.pki / f"{stem}.crt").read_bytes())
+            assert x509.signed_by(leaf, issuer)
+            found[leaf.serial] = issuer
+        return found
+
+    def of(self, seat: Seat) -> set[str]:
+        """The SHA-256 of the CAs of a node's leaves."""
+        return {facts.fingerprint for facts in self.leaves(seat).values()}
+
+    def default(self) -> str:
+        """The SHA-256 of the CA that the server signs with."""
+        (name,) = [each["issuer_name"] for each in self._issuers() if each["is_default"]]
+        return shown(self.site, CA)[name].fingerprint
+
+    def names(self) -> set[str]:
+        """The names of the mount's issuers."""
+        return {each["issuer_name"] for each in self._issuers()}
+
+    def begin(self, spread: int) -> RotationRecord:
+        return ca_commands.rotate(self.site.cluster, self.vault, CA, Method.NEW_KEY, spread, self.now).record
+
+    def step(self, *, back: bool = False) -> Step:
+        act: Callable[..., Step] = ca_commands.abort if back else ca_commands.advance
+        return act(self.site.cluster, self.vault, self.now)
+
+    def moved(self, to: State, *, back: bool = False) -> None:
+        """The next step: agents pass and restart by turns, and minutes go by, until the gate opens."""
+        for _ in range(6):
+            self.now += timedelta(seconds=70)
+            step = self.step(back=back)
+            if step.moved:
+                assert step.record.state is to, step
+                return
+            self.passes()
+        raise AssertionError(step)
+
+    def _issuers(self) -> list[dict[str, object]]:
+        listed = self.site.server.api("LIST", f"{self.site.prefix}/{CA}/issuers").data["key_info"]
+        return list(listed.values())
