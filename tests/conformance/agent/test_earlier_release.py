@@ -1,9 +1,8 @@
-"""An agent of an earlier release works on today's cluster while a CA is rotated, and no gate counts on it."""
+"""An agent of an earlier release works on today's cluster while a CA is rotated or recovered; no gate counts on it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,21 @@ from typing import Any
 import pytest
 
 from helpers.node import earlier_release, enrolled_nodes
+from helpers.node.agents_in_rotation import AgentsInRotation
 from helpers.node.earlier_release import Release
-from helpers.vault import applied_cluster, servers
+from helpers.vault import applied_cluster
 from helpers.vault.applied_cluster import Ran, Seat, Site, vaultpki
+from helpers.vault.plan_commands import Watched
+from helpers.vault.servers import Server
+from helpers.vault.snapshots import Snapshot
 from vaultpki.certificates import bundle
 from vaultpki.pki import x509
 from vaultpki.spec import rotation_record
-from vaultpki.spec.rotation_record import RotationRecord, State
+from vaultpki.spec.rotation_record import MOST_SPREAD, Kept, RotationRecord, State
 
 pytestmark = pytest.mark.conformance
 
-NODE = "worker-1"
+NODE, OTHER = "worker-1", "worker-2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +70,23 @@ class Stage:
 
 
 @pytest.fixture(scope="module", params=earlier_release.releases())
-def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def release(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Release:
+    return earlier_release.installed(request.param, tmp_path_factory.mktemp("release") / "release")
+
+
+def joined(site: Site, release: Release, folder: Path) -> Seat:
     """The node has joined by a join file of today."""
-    folder = tmp_path_factory.mktemp("release")
-    release = earlier_release.installed(request.param, folder / "release")
-    (folder / "server").mkdir()
-    with servers.running("bao", folder / "server", None) as server:
-        site = applied_cluster.standing(server, folder / "site", "earlier")
-        seat = Seat(NODE, folder / "node")
-        seat.folder.mkdir()
-        file = enrolled_nodes.Desk(site, site.token()).join_file(NODE, folder / "join.json")
-        release.run(*enrolled_nodes.joining(seat, file))
-        yield Stage(site, release, seat)
+    seat = Seat(NODE, folder / "node")
+    seat.folder.mkdir()
+    file = enrolled_nodes.Desk(site, site.token()).join_file(NODE, folder / "join.json")
+    release.run(*enrolled_nodes.joining(seat, file))
+    return seat
+
+
+@pytest.fixture
+def stage(release: Release, server: Server, tmp_path: Path, cluster_name: str) -> Stage:
+    site = applied_cluster.standing(server, tmp_path / "site", cluster_name)
+    return Stage(site, release, joined(site, release, tmp_path))
 
 
 def test_it_keeps_working_through_a_rotation_that_names_it_as_too_old(stage: Stage) -> None:
@@ -105,3 +113,53 @@ def test_it_keeps_working_through_a_rotation_that_names_it_as_too_old(stage: Sta
     assert stage.leaf[1] == new and stage.trusted == {old, new}
     (status,) = {one["state"] for one in json.loads(stage.run("status", "--json").stdout)["certificates"]}
     assert status == "ok"
+
+
+@pytest.mark.parametrize("moved", [(NODE,), (OTHER,), (NODE, OTHER)], ids=["itself", "the-other", "both"])
+def test_it_keeps_trust_after_a_recovery_and_takes_no_leaf_that_others_do_not_trust(
+    release: Release, server: Server, tmp_path: Path, cluster_name: str, moved: tuple[str, ...]
+) -> None:
+    """Published comes back after these nodes have got leaves of the new CA. It knows of no rotation at all."""
+    site = Watched(server, tmp_path / "site", cluster_name)
+    site.write(f"{applied_cluster.ONE_WORKER}- {{name: {OTHER}, roles: [worker], addresses: [10.0.0.22]}}\n")
+    site.apply()
+    mine, other = joined(site, release, tmp_path), site.equip(OTHER)
+    rotation = AgentsInRotation(site, (other,), site.client(), "kubernetes", (mine,))
+
+    def passes(*, force: bool = False) -> None:
+        mine.age()
+        release.run(*(("renew", "--force") if force else ("agent", "--once")), "-c", mine.config)
+        rotation.all_trusted()
+        rotation.pass_of(other, force=force)
+
+    passes()
+    rotation.begin(0 if OTHER in moved else MOST_SPREAD)
+    rotation.moved(State.PUBLISHED)
+    passes()
+    snapshot = Snapshot.of(site, ["kubernetes"])
+    rotation.moved(State.SWITCHED)
+    record = rotation.record
+    assert record.new is not None
+    old, new = record.old.sha256, record.new.sha256
+    # The other one has read the record in any case.
+    rotation.passes()
+    if NODE in moved:
+        mine.age()
+        release.run("renew", "--force", "-c", mine.config)
+    leaves = rotation.leaves(mine), rotation.leaves(other)
+    assert [rotation.of(seat) for seat in (mine, other)] == [{new if name in moved else old} for name in (NODE, OTHER)]
+    snapshot.restore()
+    passes()
+    vaultpki("ca", "recover", "kubernetes", "-f", site.file, "--yes", env=site.environment())
+    # The word of the other one alone counts, since this one does not report what it holds.
+    record = rotation.record
+    assert (record.state, record.kept) == (State.RETRUSTING, Kept.NEW if OTHER in moved else Kept.OLD)
+    passes()
+    assert (rotation.leaves(mine), rotation.leaves(other)) == leaves
+    # What is due is of the CA that signs, which everybody trusts.
+    passes(force=True)
+    assert rotation.of(mine) == {rotation.default()} and not {*rotation.leaves(mine)} & {*leaves[0]}
+    assert rotation.trusted(mine) == rotation.trusted(other) == {old, new}
+    rotation.moved(State.SWITCHED)
+    passes(force=True)
+    assert rotation.of(mine) == rotation.of(other) == {new} and rotation.trusted(mine) == {old, new}

@@ -1,4 +1,4 @@
-"""An issuing CA under rotation with real passes of its nodes' agents, who share the operator's clock."""
+"""An issuing CA under rotation, with real passes of its nodes' agents at the operator's clock."""
 
 from __future__ import annotations
 
@@ -28,27 +28,35 @@ nodes:
 - {name: member-1, roles: [etcd], addresses: [10.0.0.11]}
 - {name: member-2, roles: [etcd], addresses: [10.0.0.12]}
 """
-CA = "etcd"
-STEMS = ("etcdserver", "etcd-peer", "etcd-healthcheck-client")
+STEMS = {
+    "etcd": ("etcdserver", "etcd-peer", "etcd-healthcheck-client"),
+    "kubernetes": ("kubelet-client", "kube-proxy"),
+}
 
 
 @dataclass(slots=True)
 class AgentsInRotation:
-    """Two members of etcd, whose hooks count as restarts, and etcd's CA. Only tests move the clock."""
+    """A CA and its nodes, whose hooks count as restarts. Only tests move the clock.
+
+    `seats` have agents of this release, and `earlier` those of an earlier one, which a test runs; no gate waits for
+    them.
+    """
 
     site: Watched
-    seats: tuple[Seat, Seat]
+    seats: tuple[Seat, ...]
     vault: Vault
+    ca: str = "etcd"
+    earlier: tuple[Seat, ...] = ()
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @classmethod
     def standing(cls, server: Server, folder: Path, name: str) -> AgentsInRotation:
+        """Two members of etcd."""
         site = Watched(server, folder / "site", name)
         site.write(SPEC)
         site.apply()
-        hooks = f'hooks: {{{CA}-ca: [["true"]]}}\n'
-        first, second = (site.equip(node.name, further=hooks) for node in site.cluster.nodes)
-        made = cls(site, (first, second), site.client())
+        hooks = 'hooks: {etcd-ca: [["true"]]}\n'
+        made = cls(site, tuple(site.equip(node.name, further=hooks) for node in site.cluster.nodes), site.client())
         for _ in range(2):
             # The second pass reports what the hooks of the first have started.
             made.passes()
@@ -56,7 +64,7 @@ class AgentsInRotation:
 
     @property
     def record(self) -> RotationRecord:
-        record = record_of(self.site, CA)
+        record = record_of(self.site, self.ca)
         assert record is not None
         return record
 
@@ -78,25 +86,25 @@ class AgentsInRotation:
         return done
 
     def all_trusted(self) -> None:
-        """Fail where a leaf of one node is of a CA that another node does not trust on its disk or in its etcd."""
-        present = [seat for seat in self.seats if (seat.pki / bundle(CA)).exists()]
+        """Fail where a leaf of one node is of a CA that another one does not trust, on its disk or in what it started."""
+        present = [seat for seat in (*self.seats, *self.earlier) if (seat.pki / bundle(self.ca)).exists()]
         signers = {facts for seat in present for facts in self.leaves(seat).values()}
         for seat in present:
             lacks = {facts.subject_text for facts in signers if facts.fingerprint not in self.trusted(seat)}
             assert not lacks, (seat.name, "does not trust", lacks)
-            started = state.load(seat.state).started.get(f"{CA}-ca")
-            if started is not None:
+            started = state.load(seat.state).started.get(f"{self.ca}-ca")
+            if started is not None and seat in self.seats:
                 lacks = {facts.subject_text for facts in signers if facts.fingerprint not in started.sha256}
-                assert not lacks, (seat.name, "has an etcd that does not trust", lacks)
+                assert not lacks, (seat.name, "has started what does not trust", lacks)
 
     def trusted(self, seat: Seat) -> set[str]:
         """The SHA-256 of the CAs in a node's bundle."""
-        return {facts.fingerprint for facts in x509.read_certificates((seat.pki / bundle(CA)).read_bytes())}
+        return {facts.fingerprint for facts in x509.read_certificates((seat.pki / bundle(self.ca)).read_bytes())}
 
     def leaves(self, seat: Seat) -> dict[int, Facts]:
         """The CA of each leaf, by the leaf's serial."""
         found = {}
-        for stem in STEMS:
+        for stem in STEMS[self.ca]:
             leaf, issuer = x509.read_certificates((seat.pki / f"{stem}.crt").read_bytes())
             assert x509.signed_by(leaf, issuer)
             found[leaf.serial] = issuer
@@ -109,23 +117,24 @@ class AgentsInRotation:
     def default(self) -> str:
         """The SHA-256 of the CA that the server signs with."""
         (name,) = [each["issuer_name"] for each in self._issuers() if each["is_default"]]
-        return shown(self.site, CA)[name].fingerprint
+        return shown(self.site, self.ca)[name].fingerprint
 
     def names(self) -> set[str]:
         """The names of the mount's issuers."""
         return {each["issuer_name"] for each in self._issuers()}
 
     def begin(self, spread: int) -> RotationRecord:
-        return ca_commands.rotate(self.site.cluster, self.vault, CA, Method.NEW_KEY, spread, self.now).record
+        return ca_commands.rotate(self.site.cluster, self.vault, self.ca, Method.NEW_KEY, spread, self.now).record
 
     def step(self, *, back: bool = False) -> Step:
         act: Callable[..., Step] = ca_commands.abort if back else ca_commands.advance
-        return act(self.site.cluster, self.vault, self.now)
+        return act(self.site.cluster, self.vault, self.now, tuple(seat.name for seat in self.earlier))
 
     def moved(self, to: State, *, back: bool = False) -> None:
         """The next step: agents pass and restart by turns, and minutes go by, until the gate opens."""
         for _ in range(6):
-            self.now += timedelta(seconds=70)
+            # Longer than components need to notice new files.
+            self.now += timedelta(seconds=70 if self.ca == "etcd" else 370)
             step = self.step(back=back)
             if step.moved:
                 assert step.record.state is to, step
@@ -134,5 +143,5 @@ class AgentsInRotation:
         raise AssertionError(step)
 
     def _issuers(self) -> list[dict[str, object]]:
-        listed = self.site.server.api("LIST", f"{self.site.prefix}/{CA}/issuers").data["key_info"]
+        listed = self.site.server.api("LIST", f"{self.site.prefix}/{self.ca}/issuers").data["key_info"]
         return list(listed.values())

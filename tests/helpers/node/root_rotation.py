@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from helpers.node.reporting_nodes import record_of, shown
-from helpers.vault.applied_cluster import Seat
+from helpers.vault.applied_cluster import Seat, vaultpki
 from helpers.vault.plan_commands import Watched
 from helpers.vault.servers import Server
 from vaultpki.agent import run
 from vaultpki.agent.context import Outcome
+from vaultpki.certificates import ISSUING_CAS
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
 from vaultpki.provision import ca_commands
@@ -20,7 +22,7 @@ from vaultpki.provision.rotation_run import Step
 from vaultpki.spec import load_agent, node_report
 from vaultpki.spec.kube_objects import KubeTrust
 from vaultpki.spec.node_report import NodeReport
-from vaultpki.spec.rotation_record import Method, RotationRecord, State
+from vaultpki.spec.rotation_record import DOMAINS, Method, RotationRecord, State
 from vaultpki.vault import Vault
 
 SPEC = """\
@@ -155,3 +157,64 @@ class RootRotation:
         """The roots in a node's chain bundle of kubernetes."""
         held = x509.read_certificates((seat.pki / "kubernetes-ca-chain.crt").read_bytes())
         return {facts.fingerprint for facts in held if x509.signed_by(facts, facts)}
+
+    def settled(self) -> None:
+        """Neither plan nor apply has anything to do, and no apply undoes anything."""
+        plan = self.site.plan()
+        found = (plan["changes"], plan["unmanaged"], plan["dangers"], plan["rotation_needed"])
+        assert found == ([], [], [], [])
+        before = self._mounts()
+        self.site.settled()
+        assert self._mounts() == before
+
+    def _mounts(self) -> tuple[dict[str, Facts], set[str], dict[str, str]]:
+        return self.certificates(), self.keys(), {ca: self.default(ca) for ca in DOMAINS}
+
+
+def renew(seat: Seat, name: str) -> None:
+    """`vaultpki renew` on a node, of one certificate."""
+    before = (seat.pki / f"{name}.crt").read_bytes()
+    vaultpki("renew", "-c", seat.config, name, expect={0, 3})
+    assert (seat.pki / f"{name}.crt").read_bytes() != before
+
+
+def verifies(folder: Path, chain: Iterable[Facts], anchors: Iterable[Facts], *, partial: bool = False) -> bool:
+    """Whether OpenSSL verifies a leaf with what is sent behind it; `partial` as Go does: any CA is an anchor."""
+    leaf, *behind = chain
+    for name, certificates in (("leaf", [leaf]), ("sent", behind), ("anchors", list(anchors))):
+        (folder / f"{name}.pem").write_text("".join(facts.pem for facts in certificates))
+    command = ["openssl", "verify", *(["-partial_chain"] if partial else []), "-no-CApath", "-no-CAstore"]
+    command += [
+        "-CAfile",
+        str(folder / "anchors.pem"),
+        "-untrusted",
+        str(folder / "sent.pem"),
+        str(folder / "leaf.pem"),
+    ]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def everybody_verifies(rotation: RootRotation, folder: Path, *roots: Facts) -> None:
+    """Every served chain verifies for who holds one of these roots alone, and for every node's own bundles."""
+    bundles = {
+        (seat.name, ca, kind): x509.read_certificates(file.read_bytes())
+        for seat in rotation.seats.values()
+        for ca in ISSUING_CAS
+        for kind in ("ca", "ca-chain")
+        if (file := seat.pki / f"{ca}-{kind}.crt").exists()
+    }
+    # What stands behind the leaf decides, not which leaf of a CA it is.
+    kinds = {(name.partition("/")[0], chain[1:]): (name, chain) for name, chain in rotation.chains()}
+    for name, chain in kinds.values():
+        for root in roots:
+            assert verifies(folder, chain, [root]), (name, root.subject_text, rotation.record.state)
+        held = [held for (_, ca, kind), held in bundles.items() if kind == "ca" and chain[0].issuer_text == _ca(held)]
+        assert held and all(verifies(folder, chain, each, partial=True) for each in held), name
+        held = [
+            held for (_, ca, kind), held in bundles.items() if kind == "ca-chain" and chain[0].issuer_text == _ca(held)
+        ]
+        assert all(verifies(folder, chain, each) for each in held), name
+
+
+def _ca(held: Iterable[Facts]) -> str:
+    return next(iter(held)).subject_text

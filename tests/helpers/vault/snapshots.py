@@ -1,4 +1,4 @@
-"""What a server has of some CAs and of its nodes' reports at one moment, for a test to bring back as a snapshot does."""
+"""What a server has of some CAs and of its nodes' reports at a moment, for a test to bring back as a snapshot does."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from helpers.vault.applied_cluster import Site
+from vaultpki.provision import authorities
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The records of rotations, the reports, and of each CA the issuers and the default. Deleted issuers stay away."""
+    """The records of rotations, the reports, and of each CA the default issuer, and the issuers with what they may do.
+
+    An issuer that was deleted since stays away.
+    """
 
     site: Site
     stored: dict[str, Any]
-    issuers: dict[str, tuple[str, frozenset[str]]]
+    defaults: dict[str, str]
+    usages: dict[str, dict[str, str]]
 
     @classmethod
     def of(cls, site: Site, cas: Iterable[str]) -> Snapshot:
@@ -26,7 +31,12 @@ class Snapshot:
         for path in paths:
             answer = site.server.api("GET", f"{site.prefix}/config/data/{path}")
             stored[path] = answer.data["data"] if answer.status == 200 else None
-        return cls(site, stored, {domain: (_default(site, domain), _ids(site, domain)) for domain in domains})
+        return cls(
+            site,
+            stored,
+            {ca: str(site.read(f"{site.prefix}/{ca}/config/issuers")["default"]) for ca in domains},
+            {ca: {id_: _usage(site, ca, id_) for id_ in _ids(site, ca)} for ca in domains},
+        )
 
     def restore(self) -> None:
         api, prefix = self.site.server.api, self.site.prefix
@@ -35,15 +45,19 @@ class Snapshot:
                 assert api("DELETE", f"{prefix}/config/metadata/{path}").status in (200, 204)
             else:
                 assert api("POST", f"{prefix}/config/data/{path}", {"data": value}).status == 200
-        for domain, (default, ids) in self.issuers.items():
-            assert api("POST", f"{prefix}/{domain}/config/issuers", {"default": default}).status == 200
-            for id_ in _ids(self.site, domain) - ids:
-                assert api("DELETE", f"{prefix}/{domain}/issuer/{id_}").status in (200, 204)
+        for ca, default in self.defaults.items():
+            assert api("POST", f"{prefix}/{ca}/config/issuers", {"default": default}).status == 200
+            for id_ in _ids(self.site, ca):
+                usage = self.usages[ca].get(id_)
+                if usage is None:
+                    assert api("DELETE", f"{prefix}/{ca}/issuer/{id_}").status in (200, 204)
+                elif usage != _usage(self.site, ca, id_):
+                    authorities.update_issuer(self.site.client(), f"{prefix}/{ca}", id_, {"usage": usage})
 
 
-def _default(site: Site, domain: str) -> str:
-    return str(site.read(f"{site.prefix}/{domain}/config/issuers")["default"])
+def _ids(site: Site, ca: str) -> list[str]:
+    return list(site.server.api("LIST", f"{site.prefix}/{ca}/issuers").data["keys"])
 
 
-def _ids(site: Site, domain: str) -> frozenset[str]:
-    return frozenset(site.server.api("LIST", f"{site.prefix}/{domain}/issuers").data["keys"])
+def _usage(site: Site, ca: str, issuer: str) -> str:
+    return str(site.read(f"{site.prefix}/{ca}/issuer/{issuer}")["usage"])

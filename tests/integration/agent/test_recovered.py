@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from helpers.node.agents_in_rotation import CA, AgentsInRotation
+from helpers.node.agents_in_rotation import AgentsInRotation
 from helpers.vault.applied_cluster import Seat, vaultpki
 from helpers.vault.servers import Server
 from helpers.vault.snapshots import Snapshot
 from vaultpki.spec.rotation_record import MOST_SPREAD, Kept, State
 
+CA = "etcd"
 IN_FULL = pytest.mark.conformance
 DUE = timedelta(days=25)
 """When the last third of a certificate's life has begun, and its CA is far from its end."""

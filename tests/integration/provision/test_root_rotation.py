@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,17 +9,16 @@ from pathlib import Path
 import pytest
 
 from helpers.node.reporting_nodes import shown
-from helpers.node.root_rotation import RootRotation
-from helpers.vault.applied_cluster import Seat, vaultpki
+from helpers.node.root_rotation import RootRotation, everybody_verifies, renew
+from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.plan_commands import fails
 from helpers.vault.root_operator import RootOperator
 from helpers.vault.servers import Server
-from vaultpki.errors import Attention, SpecError
+from vaultpki.errors import SpecError
 from vaultpki.pki import x509
-from vaultpki.pki.facts import Facts
 from vaultpki.provision import anchor, ca_commands
 from vaultpki.spec.kube_objects import KubeTrust, PodStart, RootCopy
-from vaultpki.spec.rotation_record import Method, RotationRecord, State
+from vaultpki.spec.rotation_record import Method, State
 
 CAS = ("kubernetes", "kubelet", "etcd", "front-proxy")
 
@@ -29,58 +26,6 @@ CAS = ("kubernetes", "kubelet", "etcd", "front-proxy")
 @pytest.fixture
 def rotation(server: Server, tmp_path: Path, cluster_name: str) -> RootRotation:
     return RootRotation.standing(server, tmp_path, cluster_name)
-
-
-def settled(rotation: RootRotation) -> None:
-    """Neither plan nor apply has anything to do, and no apply undoes anything."""
-    plan = rotation.site.plan()
-    found = (plan["changes"], plan["unmanaged"], plan["dangers"], plan["rotation_needed"])
-    assert found == ([], [], [], [])
-    before = rotation.certificates(), rotation.keys(), {ca: rotation.default(ca) for ca in ("root", *CAS)}
-    rotation.site.settled()
-    assert (rotation.certificates(), rotation.keys(), {ca: rotation.default(ca) for ca in ("root", *CAS)}) == before
-
-
-def verifies(folder: Path, chain: Iterable[Facts], anchors: Iterable[Facts], *, partial: bool = False) -> bool:
-    """Whether OpenSSL verifies a leaf with what is sent behind it; `partial` as Go does: any CA is an anchor."""
-    leaf, *behind = chain
-    for name, certificates in (("leaf", [leaf]), ("sent", behind), ("anchors", list(anchors))):
-        (folder / f"{name}.pem").write_text("".join(facts.pem for facts in certificates))
-    command = ["openssl", "verify", *(["-partial_chain"] if partial else []), "-no-CApath", "-no-CAstore"]
-    command += [
-        "-CAfile",
-        str(folder / "anchors.pem"),
-        "-untrusted",
-        str(folder / "sent.pem"),
-        str(folder / "leaf.pem"),
-    ]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
-def everybody_verifies(rotation: RootRotation, folder: Path, *roots: Facts) -> None:
-    """Every served chain verifies for who holds one of these roots alone, and for every node's own bundles."""
-    bundles = {
-        (seat.name, ca, kind): x509.read_certificates(file.read_bytes())
-        for seat in rotation.seats.values()
-        for ca in CAS
-        for kind in ("ca", "ca-chain")
-        if (file := seat.pki / f"{ca}-{kind}.crt").exists()
-    }
-    # What stands behind the leaf decides, not which leaf of a CA it is.
-    kinds = {(name.partition("/")[0], chain[1:]): (name, chain) for name, chain in rotation.chains()}
-    for name, chain in kinds.values():
-        for root in roots:
-            assert verifies(folder, chain, [root]), (name, root.subject_text, rotation.record.state)
-        held = [held for (_, ca, kind), held in bundles.items() if kind == "ca" and chain[0].issuer_text == _ca(held)]
-        assert held and all(verifies(folder, chain, each, partial=True) for each in held), name
-        held = [
-            held for (_, ca, kind), held in bundles.items() if kind == "ca-chain" and chain[0].issuer_text == _ca(held)
-        ]
-        assert all(verifies(folder, chain, each) for each in held), name
-
-
-def _ca(held: Iterable[Facts]) -> str:
-    return next(iter(held)).subject_text
 
 
 def test_a_whole_rotation(rotation: RootRotation, tmp_path: Path) -> None:
@@ -100,7 +45,7 @@ def test_a_whole_rotation(rotation: RootRotation, tmp_path: Path) -> None:
     assert second.subject.common_name == f"{site.name} root CA 2" and x509.signed_by(second, second)
     assert x509.signed_by(cross, first) and cross.public_key == second.public_key and cross.path_length == 1
     assert cross.not_after <= first.not_after and (first.not_after - cross.not_after).total_seconds() < 600
-    settled(rotation)
+    rotation.settled()
     rotation.passes()
     for seat in rotation.seats.values():
         assert rotation.roots(seat) == {first.fingerprint, second.fingerprint}
@@ -109,7 +54,7 @@ def test_a_whole_rotation(rotation: RootRotation, tmp_path: Path) -> None:
     rotation.moved(State.SWITCHED)
     assert {ca: rotation.default(ca) for ca in CAS} == {ca: f"{ca}-1r2" for ca in CAS}
     assert rotation.default("root") == "root-2"
-    settled(rotation)
+    rotation.settled()
     # Some serve the certificate of before.
     everybody_verifies(rotation, tmp_path, first)
     rotation.passes()
@@ -131,7 +76,7 @@ def test_a_whole_rotation(rotation: RootRotation, tmp_path: Path) -> None:
         listed = site.server.api("LIST", f"{site.prefix}/{ca}/issuers").data["key_info"].values()
         assert [each["issuer_name"] for each in listed] == [f"{ca}-1r2"]
     assert site.root_sha256 == second.fingerprint
-    settled(rotation)
+    rotation.settled()
     for seat in rotation.seats.values():
         assert f"root_sha256: {first.fingerprint}" in seat.config.read_text()
     rotation.passes()
@@ -140,17 +85,11 @@ def test_a_whole_rotation(rotation: RootRotation, tmp_path: Path) -> None:
     # Leaves are signed as ever, and a CA is rotated below the new root.
     seat = rotation.seats["worker-1"]
     seat.configure("version: 1", "version: 1\n")
-    _renew(seat)
+    renew(seat, "kubelet")
     rotation.now = max(rotation.now, rotation.record.since)
     begun = ca_commands.rotate(site.cluster, rotation.vault, "etcd", Method.NEW_KEY, 60, rotation.now).record
     assert begun.new is not None and begun.new.name == "etcd-2"
     assert ca_commands.advance(site.cluster, rotation.vault, rotation.now).record.state is State.PUBLISHED
-
-
-def _renew(seat: Seat) -> None:
-    before = (seat.pki / "kubelet.crt").read_bytes()
-    vaultpki("renew", "-c", seat.config, "kubelet", expect={0, 3})
-    assert (seat.pki / "kubelet.crt").read_bytes() != before
 
 
 BACK = {
@@ -172,7 +111,7 @@ def test_the_way_back(rotation: RootRotation, tmp_path: Path, state: State) -> N
         here = rotation.record.state
         to = {State.SWITCHED: State.RETURNING, State.RETIRED: State.RETRUSTING, State.RETRUSTING: State.RETURNING}
         rotation.moved(to.get(here, State.STEADY), back=True)
-        settled(rotation)
+        rotation.settled()
         everybody_verifies(rotation, tmp_path)
         rotation.passes()
         everybody_verifies(rotation, tmp_path)
@@ -246,7 +185,7 @@ def test_what_a_second_operator_signed_goes(rotation: RootRotation, tmp_path: Pa
     assert len(imported) == 1 and len(api("LIST", f"{mount}/issuers").data["keys"]) == 4
     for state in (State.SWITCHED, State.RETIRED, State.DONE):
         rotation.moved(state)
-        settled(rotation)
+        rotation.settled()
         everybody_verifies(rotation, tmp_path)
     assert set(rotation.certificates()) == {"root-2", "root-2-by-root-1"}
 
@@ -319,55 +258,3 @@ def test_the_pin_in_cluster_yaml_is_the_old_root_until_it_is_gone(
         # The folders of before are the same operator's, whatever roots they hold.
         site.issue("admin", tmp_path / "retired")
         site.issue("admin", tmp_path / "published")
-
-
-def recovered(rotation: RootRotation) -> RotationRecord:
-    """What `ca recover root --yes` writes, with the printed policy."""
-    site = rotation.site
-    ran = vaultpki("ca", "recover", "root", "-f", site.file, "--yes", env=site.environment())
-    assert "read a newer record" in ran.stdout, ran
-    return rotation.record
-
-
-@pytest.mark.conformance
-def test_a_server_that_was_set_back_goes_on_with_both_roots(rotation: RootRotation, tmp_path: Path) -> None:
-    """Records of the state switched come back, as from a snapshot, after nodes have read retired."""
-    rotation.reach(State.PUBLISHED, State.SWITCHED)
-    site = rotation.site
-    paths = [f"{site.prefix}/config/data/rotation/{domain}" for domain in ("root", *CAS)]
-    before = {path: site.read(path)["data"] for path in paths}
-    rotation.moved(State.RETIRED)
-    rotation.passes()
-    for path, record in before.items():
-        assert site.server.api("POST", path, {"data": record}).status == 200
-    for seat in rotation.seats.values():
-        assert "root rotation" in rotation.pass_of(seat).failures
-        assert len(rotation.roots(seat)) == 2
-    for act in (ca_commands.advance, ca_commands.abort):
-        with pytest.raises(Attention, match="vaultpki ca recover root"):
-            act(site.cluster, rotation.vault, rotation.now)
-    assert recovered(rotation).state is State.RETRUSTING
-    assert all(rotation.domain(ca).state is State.RETRUSTING for ca in CAS)
-    for seat in rotation.seats.values():
-        assert not rotation.pass_of(seat).failures
-    everybody_verifies(rotation, tmp_path, rotation.certificates()["root-1"])
-    for state in (State.SWITCHED, State.RETIRED, State.DONE):
-        rotation.moved(state)
-    settled(rotation)
-
-
-@pytest.mark.conformance
-def test_a_lost_record_of_the_root_is_made_again(rotation: RootRotation) -> None:
-    rotation.reach(State.PUBLISHED, State.SWITCHED)
-    rotation.passes()
-    site = rotation.site
-    assert site.server.api("DELETE", f"{site.prefix}/config/metadata/rotation/root").status == 204
-    for seat in rotation.seats.values():
-        rotation.pass_of(seat)
-        assert len(rotation.roots(seat)) == 2
-    record = recovered(rotation)
-    assert record.state is State.RETRUSTING
-    assert (record.old.name, record.new and record.new.name) == ("root-1", "root-2")
-    for state in (State.SWITCHED, State.RETIRED, State.DONE):
-        rotation.moved(state)
-    settled(rotation)
