@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from helpers.node.reporting_nodes import record_of, shown
 from helpers.vault.applied_cluster import Seat
@@ -86,13 +87,13 @@ class AgentsInRotation:
         return done
 
     def all_trusted(self) -> None:
-        """Fail where a leaf of one node is of a CA that another one does not trust, on its disk or in what it started."""
+        """Fail where a leaf of one node is of a CA that another does not trust: on its disk, or in what it started."""
         present = [seat for seat in (*self.seats, *self.earlier) if (seat.pki / bundle(self.ca)).exists()]
         signers = {facts for seat in present for facts in self.leaves(seat).values()}
         for seat in present:
             lacks = {facts.subject_text for facts in signers if facts.fingerprint not in self.trusted(seat)}
             assert not lacks, (seat.name, "does not trust", lacks)
-            started = state.load(seat.state).started.get(f"{self.ca}-ca")
+            started = state.load(str(seat.state)).started.get(f"{self.ca}-ca")
             if started is not None and seat in self.seats:
                 lacks = {facts.subject_text for facts in signers if facts.fingerprint not in started.sha256}
                 assert not lacks, (seat.name, "has started what does not trust", lacks)
@@ -142,6 +143,6 @@ class AgentsInRotation:
             self.passes()
         raise AssertionError(step)
 
-    def _issuers(self) -> list[dict[str, object]]:
+    def _issuers(self) -> list[dict[str, Any]]:
         listed = self.site.server.api("LIST", f"{self.site.prefix}/{self.ca}/issuers").data["key_info"]
         return list(listed.values())

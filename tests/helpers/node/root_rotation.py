@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -178,10 +179,11 @@ def renew(seat: Seat, name: str) -> None:
     assert (seat.pki / f"{name}.crt").read_bytes() != before
 
 
-def verifies(folder: Path, chain: Iterable[Facts], anchors: Iterable[Facts], *, partial: bool = False) -> bool:
+@functools.cache
+def verifies(folder: Path, chain: tuple[Facts, ...], anchors: tuple[Facts, ...], *, partial: bool = False) -> bool:
     """Whether OpenSSL verifies a leaf with what is sent behind it; `partial` as Go does: any CA is an anchor."""
     leaf, *behind = chain
-    for name, certificates in (("leaf", [leaf]), ("sent", behind), ("anchors", list(anchors))):
+    for name, certificates in (("leaf", (leaf,)), ("sent", behind), ("anchors", anchors)):
         (folder / f"{name}.pem").write_text("".join(facts.pem for facts in certificates))
     command = ["openssl", "verify", *(["-partial_chain"] if partial else []), "-no-CApath", "-no-CAstore"]
     command += [
@@ -207,7 +209,7 @@ def everybody_verifies(rotation: RootRotation, folder: Path, *roots: Facts) -> N
     kinds = {(name.partition("/")[0], chain[1:]): (name, chain) for name, chain in rotation.chains()}
     for name, chain in kinds.values():
         for root in roots:
-            assert verifies(folder, chain, [root]), (name, root.subject_text, rotation.record.state)
+            assert verifies(folder, chain, (root,)), (name, root.subject_text, rotation.record.state)
         held = [held for (_, ca, kind), held in bundles.items() if kind == "ca" and chain[0].issuer_text == _ca(held)]
         assert held and all(verifies(folder, chain, each, partial=True) for each in held), name
         held = [

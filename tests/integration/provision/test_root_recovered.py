@@ -47,21 +47,22 @@ ON = (State.SWITCHED, State.RETIRED, State.DONE)
 
 
 @pytest.mark.parametrize(
-    ("kept", "away", "back"),
+    ("reached", "kept", "away", "back"),
     [
-        (State.PUBLISHED, True, True),
-        pytest.param(State.PUBLISHED, False, False, marks=pytest.mark.conformance),
-        pytest.param(State.SWITCHED, False, False, marks=pytest.mark.conformance),
-        pytest.param(State.SWITCHED, True, True, marks=pytest.mark.conformance),
+        (State.SWITCHED, State.PUBLISHED, True, True),
+        pytest.param(State.RETIRED, State.PUBLISHED, True, True, marks=pytest.mark.conformance),
+        pytest.param(State.RETIRED, State.PUBLISHED, False, False, marks=pytest.mark.conformance),
+        pytest.param(State.RETIRED, State.SWITCHED, False, False, marks=pytest.mark.conformance),
+        pytest.param(State.RETIRED, State.SWITCHED, True, True, marks=pytest.mark.conformance),
     ],
 )
 def test_a_server_that_was_set_back_goes_on_with_both_roots(
-    rotation: RootRotation, tmp_path: Path, kept: State, *, away: bool, back: bool
+    rotation: RootRotation, tmp_path: Path, reached: State, kept: State, *, away: bool, back: bool
 ) -> None:
-    """A snapshot of `kept` comes back after nodes have read retired, one of them not if it was `away`."""
+    """A snapshot of `kept` comes back after nodes have read what was `reached`, one of them not if it was `away`."""
     site = rotation.site
     rotation.reach(State.PUBLISHED)
-    for state in (State.SWITCHED, State.RETIRED):
+    for state in ON[: 1 + ON.index(reached)]:
         if rotation.record.state is kept:
             rotation.passes()
             snapshot = Snapshot.of(site, DOMAINS)
@@ -78,7 +79,8 @@ def test_a_server_that_was_set_back_goes_on_with_both_roots(
         everybody_verifies(rotation, tmp_path)
 
     for seat in rotation.seats.values():
-        assert "root rotation" in rotation.pass_of(seat).failures
+        done = rotation.pass_of(seat)
+        assert "root rotation" in done.failures or (away and seat.name == "worker-1")
         assert len(rotation.roots(seat)) == 2
     trusted_as_before()
     before, start = rotation.record, site.server.audit_position()
