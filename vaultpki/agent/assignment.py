@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from vaultpki.disk.files import private_folder, read_private, write_private
+from vaultpki.disk.files import private_folder, read_private, storage_errors, write_private
 from vaultpki.errors import SpecError, StoreError
 
 if TYPE_CHECKING:
@@ -65,12 +65,8 @@ def read_copy(config: AgentConfig) -> Assignment | None:
 
 def remove_copy(state: str) -> None:
     """Remove the copy in the folder `state`, if there is one. Raises StoreError."""
-    try:
+    with storage_errors(f"{state}/{COPY}"), contextlib.suppress(FileNotFoundError):
         os.unlink(f"{state}/{COPY}")
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise StoreError(f"{state}/{COPY}: {error.strerror}") from None
 
 
 def stamp(state: str) -> tuple[float, str] | None:

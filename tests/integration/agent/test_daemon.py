@@ -100,25 +100,23 @@ def test_it_ends_at_once_as_the_first_process_of_a_container(site: Site, tmp_pat
 
 
 @contextmanager
-def silent_names(folder: Path) -> Iterator[tuple[str, ...]]:
-    """What to run a command behind so that every look-up of a name waits: a name server that never answers."""
+def silent_names(folder: Path) -> Iterator[tuple[tuple[str, ...], socket.socket]]:
+    """What to run a command behind so that every look-up of a name waits, and the name server that never answers."""
     file = folder / "resolv.conf"
     file.write_text("nameserver 127.0.0.153\noptions timeout:30\n")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
         listener.bind(("127.0.0.153", 53))
         script = 'mount --bind "$1" /etc/resolv.conf && shift && exec "$@"'
-        yield ("unshare", "--mount", "--propagation=private", "sh", "-c", script, "sh", str(file))
-        listener.settimeout(1)
-        # It was asked.
-        assert listener.recv(512)
+        listener.settimeout(20)
+        yield ("unshare", "--mount", "--propagation=private", "sh", "-c", script, "sh", str(file)), listener
 
 
 def test_a_signal_ends_it_while_a_name_is_looked_up(server: Server, seat: Seat, tmp_path: Path) -> None:
     """No thread can be woken from a look-up."""
     seat.configure(server.address, "https://vault.example:8200")
-    with silent_names(tmp_path) as behind, resident(seat, *behind) as agent:
+    with silent_names(tmp_path) as (behind, listener), resident(seat, *behind) as agent:
         agent.await_said("has started", 20)
-        time.sleep(1)
+        assert listener.recv(512)
         assert agent.end() < AT_ONCE
     assert not (seat.pki / "kubelet.crt").exists()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -377,6 +378,10 @@ def test_a_node(site: Site, tmp_path: Path, name: str, pool: str | None) -> None
     try:
         # A node that has read a record once complains if it cannot read it any more.
         with handmade_rotation.steady(site, "kubernetes"):
-            each_grant_is_needed(whole, refused)
+            # An agent of 0.1.0 alone reports at the place that has no kind.
+            former = [path for path in whole if re.fullmatch(r".*/reports/[^/]+", path)]
+            seldom = [(path, capability) for path in former for capability in ("create", "update")]
+            assert len(former) == 1
+            each_grant_is_needed(whole, refused, seldom=seldom)
     finally:
         write(site.server, policy, whole)

@@ -136,7 +136,7 @@ def test_a_pool_that_cluster_yaml_lacks_still_stops_a_rotation(
     made_by_an_enroller(site, "kubernetes", keep=True)
     made_by_an_enroller(site, "w-1", keep=True)
     site.write(SPEC.replace(f'pools:\n- {{name: {POOL}, roles: [worker], node_names: "w-*"}}\n', ""))
-    for method in (Method.NEW_KEY, Method.EMERGENCY):
+    for method in (Method.NEW_KEY, Method.SAME_KEY):
         with pytest.raises(SpecError, match=r"nodes: w-1 can log in and is not in"):
             rotation.begin(method)
     assert record_of(site, rotation.domain) is None

@@ -89,8 +89,8 @@ def test_ready_is_what_is_not_held_back_and_no_clock_set_back_holds_for_long() -
 
 def test_jobs_carry_what_their_run_needs() -> None:
     assert hooks.jobs(CONFIG, ("etcd-ca", "kubelet"), {"etcd-ca": "1", "kubelet": "2"}, {"kubelet": Owed(0.0, 4)}) == (
-        hooks.Job("etcd-ca", "1", RELOAD, 0, "/srv/pki", 90),
-        hooks.Job("kubelet", "2", RELOAD, 4, "/srv/pki", 90),
+        hooks.Job("etcd-ca", "1", RELOAD, 0, "/srv/pki", 90, ("/srv/pki",)),
+        hooks.Job("kubelet", "2", RELOAD, 4, "/srv/pki", 90, ("/srv/pki",)),
     )
 
 
