@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Final
 
 from vaultpki.certificates import ROOT
-from vaultpki.errors import Attention, BadAnswer, ForeignObject, Refused, SpecError
+from vaultpki.errors import Attention, BadAnswer, ChangedMeanwhile, ForeignObject, Refused, SpecError
 from vaultpki.model import Cluster
 from vaultpki.provision import root_run, rotation_course, rotation_run, set_back
 from vaultpki.provision.gates import Waiting
@@ -20,6 +22,9 @@ from vaultpki.spec import record_gaps
 from vaultpki.spec.kube_objects import KubeTrust
 from vaultpki.spec.rotation_record import Method, RotationRecord
 from vaultpki.vault import Vault
+
+_TRIES: Final = 5
+"""How often an emergency is tried that other commands overtake, each of which soon ends or stops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,20 @@ def rotate(
     now: datetime,
     without: Sequence[str] = (),
 ) -> Begun:
-    """Begin the rotation of a CA; see `rotation_run.rotate` and `root_run.rotate`. `now` is the server's time."""
+    """Begin the rotation of a CA; see `rotation_run.rotate` and `root_run.rotate`. `now` is the server's time.
+
+    An emergency that another operator's command has overtaken looks again: it waits for nobody.
+    """
+    tries = _TRIES if method is Method.EMERGENCY else 1
+    for _ in range(tries - 1):
+        with contextlib.suppress(ChangedMeanwhile):
+            return _rotate(cluster, vault, domain, method, spread, now, without)
+    return _rotate(cluster, vault, domain, method, spread, now, without)
+
+
+def _rotate(
+    cluster: Cluster, vault: Vault, domain: str, method: Method, spread: int, now: datetime, without: Sequence[str]
+) -> Begun:
     hasty = method is Method.EMERGENCY
     scene = read_scene(cluster, vault, now, strict=not hasty)
     set_back.refuse_no_member(scene, without)

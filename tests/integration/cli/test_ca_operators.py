@@ -109,8 +109,9 @@ def test_one_who_waits_and_an_emergency(operators: Operators, seeds: range) -> N
         with operators.nodes_pass(), operators.run("rotate", "etcd", "--spread", "1m", "--wait") as onward:
             operators.until(State.PREPARED, State.PUBLISHED, State.SWITCHED)
             time.sleep(chance.uniform(0, 1))
-            operators.done("abort", "--wait")
-            assert operators.done("rotate", "etcd", "--emergency", "--yes")[0] == 0
+            aborted = operators.done("abort", "--wait")
+            begun = operators.done("rotate", "etcd", "--emergency", "--yes")
+            assert begun[0] == 0, (seed, begun, aborted)
             stolen = operators.record
             assert stolen is not None and stolen.method is Method.EMERGENCY
             code, said, lines = onward.end()
