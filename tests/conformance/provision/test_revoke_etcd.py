@@ -88,7 +88,8 @@ def test_etcd_with_the_crl_refuses_it(server: Server, tmp_path: Path, cluster_na
         for port in (reads, ignores):
             wait_for(lambda port=port: lets_in(etcd, port, seats[1]), 30, lambda: "etcd lets nobody in")  # type: ignore[misc]
         began = time.monotonic()
-        vaultpki("revoke", "-f", site.file, "cp-2", "--yes", env=site.environment())
+        # Certificates of names that several control planes share are another's by its report, and named.
+        vaultpki("revoke", "-f", site.file, "cp-2", "--yes", env=site.environment(), expect=3)
         write_crl(site, crl)
         assert not lets_in(etcd, reads, seats[1]) and lets_in(etcd, reads, seats[0])
         assert lets_in(etcd, ignores, seats[1])
