@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from vaultpki.cli.ca_recover import recover_command
-from vaultpki.cli.common import json_option, opened, server_now, spec_option, terminal
+from vaultpki.cli.common import json_option, opened, print_json, server_now, spec_option, terminal
 from vaultpki.errors import Attention, VaultpkiError
 from vaultpki.redact import printable
 
@@ -83,7 +83,7 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
         now = server_now(vault)
         cas = ca_commands.status(cluster, vault, now, _pods(kubeconfig))
     if as_json:
-        _print_json(ca_text.status_json(cas, now))
+        print_json(ca_text.status_json(cas, now))
     else:
         active = ca_text.under_way(cas)
         pin = root_pin.advice(cluster, active.record if active is not None else None)
@@ -283,7 +283,7 @@ def _tell(cluster: Cluster, step: Step, now: datetime, *, as_json: bool) -> int:
     from vaultpki.provision import root_pin
 
     if as_json:
-        _print_json(ca_text.step_json(step))
+        print_json(ca_text.step_json(step))
     else:
         if step.note:
             click.echo(printable(f"{step.note}."))
@@ -303,12 +303,6 @@ def _ask(domain: str, *, as_json: bool) -> None:
     _show(ca_text.emergency_lines(domain))
     if click.prompt("Type the name of the CA to go on", default="", show_default=False) != domain:
         raise VaultpkiError(f"that is not the CA's name ({domain}); nothing was changed")
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    import json
-
-    click.echo(json.dumps(document, indent=2))
 
 
 def _show(lines: Iterable[str]) -> None:

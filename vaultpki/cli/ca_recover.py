@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from vaultpki.cli.common import json_option, opened, server_now, spec_option, terminal
+from vaultpki.cli.common import json_option, opened, print_json, server_now, spec_option, terminal
 from vaultpki.errors import VaultpkiError
 from vaultpki.redact import printable, stamp
 
@@ -61,13 +61,13 @@ def recover_command(
                 click.echo(line)
         if not found.why:
             if as_json:
-                _print_json(document(found, None))
+                print_json(document(found, None))
             return 0
         if not yes:
             _ask(domain, as_json=as_json)
         record = recover.recover(found)
         if as_json:
-            _print_json(document(found, record))
+            print_json(document(found, record))
         else:
             click.echo("")
             for line in ca_text.record_lines(record, None, now, cluster.file):
@@ -150,9 +150,3 @@ def _ask(domain: str, *, as_json: bool) -> None:
         raise VaultpkiError(f"this writes a newer record of {domain}, and there is no terminal to ask on; pass --yes")
     if click.prompt("Type the name of the CA to go on", default="", show_default=False) != domain:
         raise VaultpkiError(f"that is not the CA's name ({domain}); nothing was changed")
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    import json
-
-    click.echo(json.dumps(value, indent=2))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -180,3 +180,10 @@ def _painted(text: str, colour: str | None) -> str:
 
 def terminal() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """Print a document as programs read it."""
+    import json
+
+    click.echo(json.dumps(document, indent=2))
