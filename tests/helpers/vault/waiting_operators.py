@@ -133,6 +133,12 @@ class Operators:
         record = self.record
         return None if record is None else record.state
 
+    @property
+    def active(self) -> bool:
+        """Whether the rotation is under way."""
+        record = self.record
+        return record is not None and record.active
+
     def until(self, *states: State) -> None:
         """Wait until the CA is in one of these states."""
         wait_for(lambda: self.state in states, _SECONDS, lambda: f"it is {self.state}")
