@@ -104,7 +104,11 @@ class Agent:
             },
             bundles={ca: BundleReport(frozenset(held[ca]), now) for ca in ISSUING_CAS},
             trust=signer[:16],
-            readers={f"{DOMAIN}/kube-controller-manager": ReaderReport(now, frozenset(held[DOMAIN]))},
+            readers={
+                f"{DOMAIN}/kube-controller-manager": ReaderReport(
+                    now, frozenset(held[DOMAIN]), running=True, healthy=True
+                )
+            },
         )
         own.write(f"{store}/data/{report_place.listed(self.node.name)}", {"data": node_report.to_json(report)})
         self.requests += own.reads + own.writes + 1

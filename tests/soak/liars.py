@@ -70,7 +70,7 @@ class Liar:
             rotation={d: self._seen(record.revision if record is not None else 0) for d, record in found.items()},
             bundles={d: {"sha256": each, "installed": stamp(now - timedelta(hours=1))} for d, each in held.items()},
             readers={
-                f"{d}/{component}": {"started": stamp(now), "sha256": each}
+                f"{d}/{component}": {"started": stamp(now), "sha256": each, "running": True, "healthy": True}
                 for d, each in held.items()
                 for component in ("etcd", "kube-apiserver", "kube-controller-manager")
             },

@@ -143,7 +143,7 @@ def settled(step: Step, node: Participant) -> datetime:
             moments.append(report.bundles[record.domain].installed + late)
         if node.name not in record.restarted:
             started = [report.readers[name].started for name in _readers(step, node) if name in report.readers]
-            moments += [moment + timedelta(seconds=SETTLE) for moment in started]
+            moments += [moment + timedelta(seconds=SETTLE) for moment in started if moment is not None]
     elif not step.outlived:
         moments += [(leaf.installed or report.time) + late for _, leaf in _leaves(node, report) if leaf is not None]
     return max(moments)
@@ -310,7 +310,9 @@ def _started(step: Step, report: NodeReport, name: str) -> bool:
     which nobody noticed, with a bundle that has gone since.
     """
     reader, found = report.readers.get(name), report.bundles.get(step.record.domain)
-    return reader is not None and found is not None and reader.started >= found.installed and _fits(step, reader.sha256)
+    if reader is None or reader.started is None or found is None:
+        return False
+    return reader.started >= found.installed and _fits(step, reader.sha256)
 
 
 def _fits(step: Step, held: frozenset[str]) -> bool:

@@ -60,10 +60,18 @@ class BundleReport:
 
 @dataclass(frozen=True, slots=True)
 class ReaderReport:
-    """A component that reads a bundle only when it starts: when it last did, and the SHA-256 in that bundle then."""
+    """A component that reads a bundle only when it starts: when it last did, and the SHA-256 in that bundle then.
 
-    started: datetime
-    sha256: frozenset[str]
+    `started` is None if no process was seen. `running` says whether the report's pass saw the process, `healthy`
+    whether the component's own endpoint said so then. `problem` is what is wrong with a component that is not both,
+    as a part of a sentence; agents of earlier versions, which do not look at processes, say nothing there.
+    """
+
+    started: datetime | None
+    sha256: frozenset[str] = frozenset()
+    running: bool = False
+    healthy: bool = False
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +92,7 @@ class NodeReport:
     """A node's report. Times are the server's.
 
     `seen` has the rotation records by domain; a domain without a record has revision 0. `bundles` are by CA; `readers`
-    by `CA/COMPONENT`, of those whose start is known. `owed` are the keys of hooks that have not run, `failed` those of
+    by `CA/COMPONENT`. `owed` are the keys of hooks that have not run, `failed` those of
     them that were tried, `waiting` the domains whose turn to restart this node awaits. `pins` are the SHA-256 of the
     roots that it accepts. `poll` is how many seconds pass between two reports; 0 if the agent does not stay, or is of
     an earlier version. `trust` names the CAs in the node's bundles. `not_followed` are the revisions of records, by
@@ -142,7 +150,14 @@ def to_json(report: NodeReport) -> dict[str, Any]:
             ca: {"sha256": sorted(one.sha256), "installed": stamp(one.installed)} for ca, one in report.bundles.items()
         },
         "readers": {
-            name: {"started": stamp(one.started), "sha256": sorted(one.sha256)} for name, one in report.readers.items()
+            name: {
+                "started": None if one.started is None else stamp(one.started),
+                "sha256": sorted(one.sha256),
+                "running": one.running,
+                "healthy": one.healthy,
+                "problem": printable(one.problem)[:_LONGEST],
+            }
+            for name, one in report.readers.items()
         },
         "hooks": {"owed": list(report.owed), "failed": list(report.failed), "waiting": list(report.waiting)},
         "pins": list(report.pins),
@@ -240,8 +255,18 @@ def _bundle(entry: Mapping[str, Any]) -> BundleReport | None:
 
 
 def _reader(entry: Mapping[str, Any]) -> ReaderReport | None:
-    started = _time(entry.get("started"))
-    return None if started is None else ReaderReport(started, frozenset(_hashes(entry.get("sha256"))))
+    """Read a reader; None for a start that is none, which must not pass for a component that was not seen."""
+    when = entry.get("started")
+    started = _time(when)
+    if started is None and (when is not None or "running" not in entry):
+        return None
+    return ReaderReport(
+        started,
+        frozenset(_hashes(entry.get("sha256"))),
+        running=entry.get("running") is True,
+        healthy=entry.get("healthy") is True,
+        problem=_text(entry.get("problem")),
+    )
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -85,7 +85,10 @@ class Reporter:
                 for index, row in enumerate(rows)
             },
             bundles={self.domain: BundleReport(self.trust, before)},
-            readers={f"{self.domain}/{each.component}": ReaderReport(before, self.started) for each in readers},
+            readers={
+                f"{self.domain}/{each.component}": ReaderReport(before, self.started, running=True, healthy=True)
+                for each in readers
+            },
         )
         return replace(made, **self.further)
 

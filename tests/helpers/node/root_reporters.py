@@ -45,7 +45,9 @@ class RootReporters:
                 },
                 bundles={domain: BundleReport(sha256s, before) for domain, sha256s in trust.items()},
                 readers={
-                    f"{domain}/{each.component}": ReaderReport(before, trust.get(domain, held))
+                    f"{domain}/{each.component}": ReaderReport(
+                        before, trust.get(domain, held), running=True, healthy=True
+                    )
                     for each in readers
                     for domain in (each.ca, ROOT)
                 },

@@ -230,7 +230,9 @@ class World:
                 ROLE: CertificateReport(domain, "ok", node.leaf_ends, "1", key_id(leaf), (), node.leaf_installed)
             },
             bundles={domain: BundleReport(bundle, node.installed)},
-            readers={} if started is None or self.shape.late else {"etcd/etcd": ReaderReport(node.started, started)},
+            readers={}
+            if started is None or self.shape.late
+            else {"etcd/etcd": ReaderReport(node.started, started, running=True, healthy=True)},
             owed=(key,) if owed else (),
             waiting=(domain,) if owed and record is not None and record.turn != node.name else (),
         )

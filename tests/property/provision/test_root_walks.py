@@ -118,7 +118,7 @@ class World:
                 )
             },
             bundles={CA: BundleReport(shas, before), ROOT: BundleReport(above, before)},
-            readers={READER: ReaderReport(before, one.started)},
+            readers={READER: ReaderReport(before, one.started, running=True, healthy=True)},
         )
 
     def gate(self, to: State) -> Gate:

@@ -60,7 +60,11 @@ def report(
         seen={"etcd": Seen(REVISION, REVISION)},
         certificates={"etcd-peer": CertificateReport("etcd", "ok", NOW + timedelta(days=20), "1", leaf, (OLD,), then)},
         bundles={"etcd": BundleReport(frozenset(bundle), then)},
-        readers={"etcd/etcd": ReaderReport(then, frozenset(bundle if started is None else started))},
+        readers={
+            "etcd/etcd": ReaderReport(
+                then, frozenset(bundle if started is None else started), running=True, healthy=True
+            )
+        },
     )
     return replace(made, **changes)
 
@@ -282,7 +286,7 @@ def test_settle_a_leaf_counts_from_its_installation_or_else_from_the_report() ->
 
 
 def test_settle_a_process_counts_some_time_after_its_start() -> None:
-    said = report(readers={"etcd/etcd": ReaderReport(NOW, frozenset(BOTH))})
+    said = report(readers={"etcd/etcd": ReaderReport(NOW, frozenset(BOTH), running=True, healthy=True)})
     assert between(State.PUBLISHED, State.SWITCHED, member(said)).opens == NOW + timedelta(seconds=SETTLE)
 
 
@@ -440,7 +444,9 @@ def test_a_false_report_keeps_only_its_own_gate_closed_and_cannot_speak_for_othe
 def test_memory_a_start_before_the_bundle_came_says_nothing_of_later_ones() -> None:
     # The bundle went and came back, and in between the component may have crashed and started with the other one.
     said = report()
-    early = ReaderReport(said.bundles["etcd"].installed - timedelta(seconds=1), frozenset(BOTH))
+    early = ReaderReport(
+        said.bundles["etcd"].installed - timedelta(seconds=1), frozenset(BOTH), running=True, healthy=True
+    )
     node = member(replace(said, readers={"etcd/etcd": early}))
     told = reason(between(State.RETRUSTING, State.RETURNING, node))
     # From re-trusting `ca continue` leads forward.
