@@ -23,14 +23,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from helpers.kube import ca_stage, cas_in_use, kube_cluster
 from helpers.kube.access_matrix import Heard
 from helpers.kube.ca_stage import STEP_SECONDS, Stage
 from helpers.kube.client_load import OPERATORS
 from helpers.kube.components import Programs
-from helpers.kube.forwarded_port import forwarded
 from helpers.kube.kube_cluster import Kubernetes
 from helpers.kube.pod_clients import PodClients
 from helpers.vault import servers
@@ -276,8 +274,6 @@ def on(
         stage = stack.enter_context(ca_stage.standing(cluster))
         pods = PodClients(cluster, stage.load.pods, stage.restarts.serving)
         run = Run(kind, stage, pods, phases)
-        # Vault is on the host.
-        stack.enter_context(forwarded(cluster.outside, urlsplit(server.address).port or 0))
         try:
             with pods.running(), stage.load.running():
                 run.steady("before")

@@ -31,7 +31,7 @@ from helpers.kube.client_load import OPERATORS, Load, of_tls
 from helpers.kube.components import Programs
 from helpers.kube.kube_cluster import Kubernetes
 from helpers.vault import servers
-from helpers.vault.applied_cluster import Seat, vaultpki
+from helpers.vault.applied_cluster import Seat
 from helpers.vault.servers import wait_for
 from vaultpki.certificates import TABLE
 from vaultpki.host import hooks
@@ -66,7 +66,7 @@ class Stage:
     def force(self) -> float:
         """Renews all that the node has, and the operators'; the moment after which all of the node's is new."""
         before = self.lookout.renewed()
-        vaultpki("renew", "-c", only_node(self.kubernetes).seat.config, "--force")
+        self.kubernetes.vaultpki(only_node(self.kubernetes).name, "renew", "--force")
         self.lookout.look()
         assert self.lookout.renewed() == before + 1
         done = time.time()

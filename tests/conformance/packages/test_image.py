@@ -10,14 +10,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
 from helpers.kube import containerd, kube_cluster
 from helpers.kube.components import Programs
-from helpers.kube.forwarded_port import forwarded
 from helpers.kube.kube_cluster import READY_SECONDS, Kubernetes
 from helpers.kube.machines import Machine, Process
 from helpers.node import enrolled_nodes
@@ -120,15 +118,12 @@ def stage(archive: Path, programs: Programs, tmp_path_factory: pytest.TempPathFa
         kube_cluster.cluster(server, programs, folder / "kube", kube_cluster.ONE) as kubernetes,
     ):
         node = kubernetes.control_plane
-        port = urlsplit(server.address).port
-        assert port is not None
-        with forwarded(node.machine, port):
-            _own_etc(node.machine)
-            desk = enrolled_nodes.Desk(kubernetes.site, kubernetes.site.token())
-            _join(node.machine, desk.join_file(node.name, folder / "join.json", replace=True))
-            _import(node.machine, archive)
-            _static_pods(kubernetes)
-            yield Stage(kubernetes, node.machine)
+        _own_etc(node.machine)
+        desk = enrolled_nodes.Desk(kubernetes.site, kubernetes.site.token())
+        _join(node.machine, desk.join_file(node.name, folder / "join.json", replace=True))
+        _import(node.machine, archive)
+        _static_pods(kubernetes)
+        yield Stage(kubernetes, node.machine)
 
 
 def _own_etc(machine: Machine) -> None:
@@ -138,8 +133,8 @@ def _own_etc(machine: Machine) -> None:
 
 
 def _join(machine: Machine, file: Path) -> None:
-    """The node's join with the default paths: its files are the machine's, the network is the host's, as Vault's is."""
-    inside = ["nsenter", "--target", str(machine.holder.pid), "--mount", "--wdns=/"]
+    """The node's join with the default paths: its files and its network are the machine's."""
+    inside = ["nsenter", "--target", str(machine.holder.pid), "--net", "--mount", "--wdns=/"]
     command = [sys.executable, "-m", "vaultpki", "agent", "--join", str(file), "--once"]
     ran = subprocess.run(
         [*inside, *command], env=environment(), capture_output=True, text=True, check=False, timeout=60

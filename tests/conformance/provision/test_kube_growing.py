@@ -113,7 +113,7 @@ def test_and_by_no_address(growing: Kubernetes, pod: str) -> None:
 def test_every_leaf_is_renewed_in_turn_and_nobody_is_turned_away(growing: Kubernetes, pod: str) -> None:
     since, before = growing.audit_position(), growing.running()
     for node in growing.nodes.values():
-        vaultpki("renew", "-c", node.seat.config, "--force")
+        growing.vaultpki(node.name, "renew", "--force")
     wait_for(lambda: not behind(growing), 15, lambda: f"these show their old pairs: {behind(growing)}", pause=0.3)
     assert logs(growing) == "hello\n"
     for member in growing.members:
@@ -126,7 +126,7 @@ def test_every_leaf_is_renewed_in_turn_and_nobody_is_turned_away(growing: Kubern
 def test_a_comer_that_is_unenrolled_works_on_and_gets_nothing_new(growing: Kubernetes, pod: str) -> None:
     worker = growing.worker
     vaultpki("unenroll", "-f", growing.site.file, worker.name, env=growing.site.environment())
-    ran = vaultpki("renew", "-c", worker.seat.config, "--force", expect=1)
+    ran = growing.vaultpki(worker.name, "renew", "--force", expect=1)
     assert "Vault does not take this node's credential" in ran.stderr
     growing.await_node(worker.name)
     assert logs(growing) == "hello\n"

@@ -438,7 +438,7 @@ def test_its_own_work_goes_on(thief: Thief, stage: Stage) -> None:
     before = renewed()
     held = {row.name: (node.pki / pair_files(row.stem)[0]).read_bytes() for row in MINE}
     assert enrolled_nodes.login(robbed.site, "listed", thief.role_id, thief.secret_id)
-    assert applied_cluster.vaultpki("renew", "-c", node.seat.config, "--force").returncode == 0
+    assert robbed.vaultpki(OWN, "renew", "--force").returncode == 0
     robbed.agent(OWN)
     for row in MINE:
         assert (node.pki / pair_files(row.stem)[0]).read_bytes() != held[row.name]
@@ -522,7 +522,7 @@ def test_unenrolled_a_join_file_of_before_opens_nothing(thief: Thief, unenrolled
 
 def test_unenrolled_the_other_worker_goes_on(thief: Thief, unenrolled: str) -> None:
     robbed = thief.kubernetes
-    assert applied_cluster.vaultpki("renew", "-c", robbed.nodes[OTHER].seat.config, "--force").returncode == 0
+    assert robbed.vaultpki(OTHER, "renew", "--force").returncode == 0
     robbed.await_node(OTHER)
 
 

@@ -6,14 +6,12 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from typing import Final
-from urllib.parse import urlsplit
 
 import pytest
 
 from helpers import pages
 from helpers.kube import kube_cluster
 from helpers.kube.components import API_PORT, ETCD_PEER_PORT, ETCD_PORT, KUBELET_PORT, Programs
-from helpers.kube.forwarded_port import forwarded
 from helpers.kube.kube_cluster import Kubernetes
 from helpers.kube.live_faults import (
     AUTHENTICATION,
@@ -65,7 +63,6 @@ def scene(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Itera
     with (
         servers.running("bao", folder / "server", None) as server,
         kube_cluster.cluster(server, programs, folder / "kube", kube_cluster.ONE) as kube,
-        forwarded(kube.control_plane.machine, urlsplit(server.address).port or 0),
     ):
         home = kube.control_plane.machine.folder
         token = home / ".vault-token"

@@ -6,8 +6,10 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
-from helpers.kube.machines import Machine
+from helpers.kube.machines import Lan, Machine
+from helpers.vault.servers import Server
 
 _MOST = 1 << 16
 
@@ -26,6 +28,17 @@ def forwarded(machine: Machine, port: int) -> Iterator[None]:
         listening.shutdown(socket.SHUT_RDWR)
         accepting.join()
         listening.close()
+
+
+@contextlib.contextmanager
+def everywhere(network: Lan, server: Server) -> Iterator[None]:
+    """Every machine finds the Vault server, which is on the host, by the same address as the host does."""
+    port = urlsplit(server.address).port
+    assert port is not None, server.address
+    with contextlib.ExitStack() as stack:
+        for machine in (network.outside, *network.machines.values()):
+            stack.enter_context(forwarded(machine, port))
+        yield
 
 
 def _accept(listening: socket.socket, port: int) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import pages
-from helpers.kube import components, containerd
+from helpers.kube import components, containerd, forwarded_port
 from helpers.kube.components import API_PORT, ETCD_PORT, Programs, ServiceAccountKeys
 from helpers.kube.machines import Lan, Machine, Process, Ran, lan
 from helpers.node import enrolled_nodes
@@ -105,8 +105,9 @@ class KubeNode:
 class Kubernetes:
     """A running cluster, and all that a test may do to it.
 
-    Agents run on the host, where the Vault server is; components run on the nodes' machines; kubectl and strangers sit
-    outside, on a machine of the same network.
+    Components run on the nodes' machines; agents have their files on the host, and the network of their node, where
+    they find its components on loopback; kubectl and strangers sit outside, on a machine of the same network. Each
+    machine finds the Vault server, which is on the host, on its own loopback.
     """
 
     site: Site
@@ -212,13 +213,19 @@ class Kubernetes:
 
     def agent(self, node: str, *arguments: str | Path, expect: int = 0) -> Ran:
         """`vaultpki agent -c AGENT.YAML ...` on a node, to its end; without arguments one pass."""
-        config = self.nodes[node].seat.config
-        return applied_cluster.vaultpki("agent", "-c", config, *(arguments or ("--once",)), expect=expect)
+        return self.vaultpki(node, "agent", *(arguments or ("--once",)), expect=expect)
+
+    def vaultpki(self, node: str, command: str, *arguments: str | Path, expect: int = 0) -> Ran:
+        """A command of the product's with the node's agent.yaml, on its network, to its end."""
+        on = self.nodes[node]
+        words = (command, "-c", on.seat.config, *arguments)
+        return applied_cluster.vaultpki(*words, expect=expect, behind=on.machine.behind)
 
     def resident(self, node: str, *arguments: str | Path) -> Process:
         """The node's agent as a process that stays; start and stop it as you like, the cluster's end ends it."""
         seat = self.nodes[node].seat
-        command = [sys.executable, "-m", "vaultpki", "agent", "-c", str(seat.config), *map(str, arguments)]
+        product = (sys.executable, "-m", "vaultpki")
+        command = [*self.nodes[node].machine.behind, *product, "agent", "-c", str(seat.config), *map(str, arguments)]
         log = seat.folder / "agent.log"
         process = self.agents[node] = Process(f"{node}'s agent", command, log, applied_cluster.environment())
         process.start()
@@ -321,6 +328,7 @@ def cluster(
         site.issue(person, operator)
     with contextlib.ExitStack() as stack:
         network = stack.enter_context(lan(folder / "machines", addresses))
+        stack.enter_context(forwarded_port.everywhere(network, server))
         nodes = {name: KubeNode(name, roles[name], seats[name], network.machines[name]) for name in roles}
         running = Kubernetes(site, programs, folder, network, nodes, operator)
         if comers:

@@ -19,7 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from helpers import page_runner, pages
-from helpers.kube import containerd, kubeadm_nodes
+from helpers.kube import containerd, forwarded_port, kubeadm_nodes
 from helpers.kube.components import Programs
 from helpers.kube.kube_cluster import KubeNode, Kubernetes, remove_cgroups
 from helpers.kube.kubeadm_nodes import KubeadmNode
@@ -179,6 +179,7 @@ def machines(
                 network.machines[listed.name].run("ip", "addr", "add", f"{address}/64", "dev", "eth0", "nodad")
         for name in nodes:
             stack.callback(remove_cgroups, f"/vaultpki-kubeadm-{os.getpid()}-{name}")
+        stack.enter_context(forwarded_port.everywhere(network, server))
         network.tell(addresses | {"api.example.com": addresses["cp-1"]})
         kube_nodes = {
             name: KubeNode(name, roles[name], Seat(name, node.home), node.machine) for name, node in nodes.items()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
 import subprocess
@@ -50,16 +49,16 @@ exit 0
 """
 
 
-# The product on a node: with the files of the machine, and the network of this process, where Vault is.
+# The product on a node.
 _VAULTPKI = """\
 #!/bin/sh
-exec nsenter --net=/proc/{tester}/ns/net -- env PYTHONPATH={checkout} {python} -m vaultpki "$@"
+exec env PYTHONPATH={checkout} {python} -m vaultpki "$@"
 """
 
 
 @dataclass(frozen=True, slots=True)
 class KubeadmNode:
-    """One node as kubeadm sees it; its agent has the files of the machine and the network of the host."""
+    """One node as kubeadm sees it; its agent has the files of the machine and its network."""
 
     name: str
     roles: frozenset[NodeRole]
@@ -137,7 +136,7 @@ def _own_folders(node: KubeadmNode, hosts: Path) -> None:
 
 def _tools(node: KubeadmNode) -> None:
     node.tools.mkdir()
-    product = _VAULTPKI.format(tester=os.getpid(), checkout=CHECKOUT, python=sys.executable)
+    product = _VAULTPKI.format(checkout=CHECKOUT, python=sys.executable)
     for name, text in {"systemctl": _SYSTEMCTL, "kubelet-service": _KUBELET, "vaultpki": product}.items():
         (node.tools / name).write_text(text)
         (node.tools / name).chmod(0o755)

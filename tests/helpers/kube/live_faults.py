@@ -22,7 +22,7 @@ from helpers.kube.components import API_PORT, ETCD_PORT, KUBELET_PORT
 from helpers.kube.kube_cluster import Kubernetes
 from helpers.kube.machines import Machine, Process, Ran
 from helpers.node.handmade_files import authority
-from helpers.vault.applied_cluster import ROOT, vaultpki
+from helpers.vault.applied_cluster import ROOT
 from helpers.vault.servers import wait_for
 
 GROUP: Final = "fault.invalid"
@@ -208,7 +208,7 @@ def older_pair(scene: Scene) -> Iterator[None]:
         API_PORT,
         lambda word: word.replace(f"{pki}/kube-apiserver.", f"{scene.folder}/kube-apiserver."),
     ):
-        vaultpki("renew", "-c", scene.kube.control_plane.seat.config, "kube-apiserver")
+        scene.kube.vaultpki(scene.kube.control_plane.name, "renew", "kube-apiserver")
         yield
 
 

@@ -123,6 +123,11 @@ class Machine:
         # Not `ip netns exec`: it hides /sys/fs/cgroup, and the kubelet dies.
         return ["/usr/bin/nsenter", "--target", str(self.holder.pid), "--net", "--mount", "--"]
 
+    @property
+    def behind(self) -> list[str]:
+        """What to put before a command of the host, with the host's files, so that it has this machine's network."""
+        return ["/usr/bin/nsenter", "--target", str(self.holder.pid), "--net", "--"]
+
     def run(self, *command: str | Path, expect: int | None = 0, stdin: str = "", timeout: float = 60) -> Ran:
         """A command to its end; fails where it ends with another code than `expect`, unless that is None."""
         ran = subprocess.run(

@@ -81,8 +81,10 @@ class Restarts:
         ending = threading.Event()
         threads = []
         for node in self.kubernetes.nodes.values():
-            listening = socket.socket(socket.AF_UNIX)
-            listening.bind(f"\0{self._address(node)}")
+            # Where the agent is: abstract names are of a network.
+            with node.machine.network():
+                listening = socket.socket(socket.AF_UNIX)
+                listening.bind(f"\0{self._address(node)}")
             listening.listen()
             listening.settimeout(0.2)
             # One for each node, which lives on: with it ends what it has started.
