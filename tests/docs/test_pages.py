@@ -23,12 +23,16 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 import reference
 from helpers import pages
 from vaultpki import assets, certificates, layout
+from vaultpki.agent import join_hooks
 from vaultpki.cli import vaultpki
 from vaultpki.errors import TemplateError
+from vaultpki.model import NodeRole
 from vaultpki.places import ETCD, SCHEDULER, Layout
 from vaultpki.show.node_rows import NodeState
 from vaultpki.spec import load_agent, load_cluster, schema
 from vaultpki.spec.agent_config import AGENT
+from vaultpki.spec.durations import format_duration
+from vaultpki.spec.hooks import plain_hooks
 
 PAGES = (pages.README, *pages.names())
 SOURCES = {page: pages.text(page) for page in PAGES}
@@ -285,6 +289,17 @@ def test_parts_of_files_load(block: pages.Block, folder: Path) -> None:
     whole = yaml.safe_load((folder / name).read_text()) | yaml.safe_load(block.text)
     (folder / name).write_text(yaml.safe_dump(whole))
     assert {"cluster.yaml": load_cluster, "agent.yaml": load_agent}[name](folder / name)
+
+
+def test_the_hooks_to_copy_are_those_that_a_join_writes() -> None:
+    part = pages.part("kubeadm", "Hooks that restart static pods")
+    shown = [yaml.safe_load(block.text) for block in pages.blocks(part) if block.language == "yaml"]
+    with_etcd = frozenset({NodeRole.CONTROL_PLANE, NodeRole.ETCD, NodeRole.WORKER})
+    timeout = format_duration(join_hooks.HOOK_TIMEOUT)
+    assert shown == [
+        {"hooks": plain_hooks(join_hooks.static_pods(roles, Layout.KUBEADM)), "hook_timeout": timeout}
+        for roles in (with_etcd, with_etcd - {NodeRole.ETCD})
+    ]
 
 
 def test_an_agent_that_joins_by_token_loads(folder: Path) -> None:

@@ -102,7 +102,7 @@ def fetch(
         [read(name, mount_point=store, raise_on_deleted_version=False) for name in ("cluster", own)]
     )
     if not cluster.found or not node.found:
-        raise SpecError(f"Vault has no record {own} of cluster {config.cluster}; run `vaultpki apply` for it first")
+        raise _unrecorded(config)
     # Read before the issuers: what a record names was made before it was written.
     contents = fetch_rotations(vault, config.prefix)
     rotations, highest = read_rotations(contents, config.prefix, known), known or {}
@@ -131,6 +131,29 @@ def fetch(
     private_folder(config.state)
     write_private(f"{config.state}/{COPY}", json.dumps(value).encode())
     return holding
+
+
+def own_roles(config: AgentConfig, vault: Vault) -> frozenset[NodeRole]:
+    """Ask Vault for the roles of this node. SpecError if it has no valid record of it."""
+    from vaultpki.agent.credential import own_record
+    from vaultpki.spec import records
+
+    store, own = f"{config.prefix}/config", own_record(config)
+    record = vault.stored(store, own).get("data")
+    if record is None:
+        raise _unrecorded(config)
+    where = f"the record {store}/data/{own}"
+    return records.read_certificates(record, node=config.node, prefix=config.prefix, layout=config.layout, where=where)[
+        0
+    ]
+
+
+def _unrecorded(config: AgentConfig) -> SpecError:
+    from vaultpki.agent.credential import own_record
+
+    return SpecError(
+        f"Vault has no record {own_record(config)} of cluster {config.cluster}; run `vaultpki apply` for it first"
+    )
 
 
 def _read(config: AgentConfig, value: Mapping[str, Any], where: str) -> Assignment:

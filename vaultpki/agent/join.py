@@ -7,12 +7,12 @@ cut off afterwards goes on if it is repeated; only a cut within the unwrapping i
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
-from vaultpki.agent import assignment, pins, state
-from vaultpki.agent.credential import approle_login, enrolling, own_record, roll, settings_of
+from vaultpki.agent import assignment, join_hooks, pins, state
+from vaultpki.agent.credential import approle_login, enrolling, login, own_record, roll, settings_of
 from vaultpki.agent.join_checks import JoinPlan
 from vaultpki.agent.secret_id import Asked, JoinStep, SecretIdFiles, digest
 from vaultpki.certificates import ROOT, ca_subject
@@ -30,7 +30,15 @@ from vaultpki.vault import Settings, Vault
 CA_FILE: Final = "vault-ca.pem"
 
 
-def join(plan: JoinPlan, now: datetime, *, allow_http: bool) -> AgentConfig:
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The configuration after a join, and the hooks that it added; None if the plan asked for none."""
+
+    config: AgentConfig
+    hooks: join_hooks.Added | None
+
+
+def join(plan: JoinPlan, now: datetime, *, allow_http: bool) -> Joined:
     """Join as planned: write agent.yaml and the node's secret id, and return the configuration.
 
     What a person changed in an earlier agent.yaml stays. The root CA that Vault shows is compared with the join file's
@@ -46,6 +54,10 @@ def join(plan: JoinPlan, now: datetime, *, allow_http: bool) -> AgentConfig:
     # Of the root's rotation a node learns from its record, which it may read once it has joined.
     _refuse_other_cluster(join, roots_below(issuers, join.root_sha256, None, now, cluster=join.cluster))
     secret, node = _open(config, join, settings, now)
+    added = None
+    if plan.static_pods:
+        roles = assignment.own_roles(config, node or login(config, allow_http=allow_http))
+        config, added = join_hooks.add(config, roles)
     if join.ca_pem:
         write_private(f"{plan.state}/{CA_FILE}", join.ca_pem.encode(), 0o644)
     os.close(open_folder(os.path.dirname(plan.file), create=True))
@@ -60,7 +72,7 @@ def join(plan: JoinPlan, now: datetime, *, allow_http: bool) -> AgentConfig:
         files.write_join_step(JoinStep(digest(join.wrap_token), "done"))
     if node is not None:
         roll(config, node, now.timestamp())
-    return config
+    return Joined(config, added)
 
 
 def _forget(folder: str) -> None:

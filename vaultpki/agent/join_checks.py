@@ -14,6 +14,7 @@ from vaultpki.agent import pairs, pins, taken
 from vaultpki.disk import files, owner_mark
 from vaultpki.disk.generations import HIDDEN
 from vaultpki.errors import SpecError, StoreError, VaultpkiError
+from vaultpki.host import static_pod
 from vaultpki.model import AgentConfig
 from vaultpki.places import KUBECONFIGS, PKI, Layout, inner_folders
 from vaultpki.spec.agent_config import refuse_folders
@@ -29,7 +30,8 @@ _PAIRS_BYTES, _PAIRS_ENTRIES = 512 * 1024, 100
 class JoinPlan:
     """A join that is to be made: where its agent.yaml (`file`), directory and state folder will be, by absolute paths.
 
-    `folders` are as in AgentConfig. `old` is the agent.yaml of an earlier join; what it says of owners stays.
+    `folders` are as in AgentConfig. `old` is the agent.yaml of an earlier join; what it says of owners stays. With
+    `static_pods` agent.yaml gets the hooks that restart this node's static pods.
     """
 
     join: Join
@@ -38,6 +40,7 @@ class JoinPlan:
     directory: str
     state: str
     folders: Mapping[str, str] = field(default_factory=dict)
+    static_pods: bool = False
 
     @property
     def paths(self) -> dict[str, str]:
@@ -48,6 +51,7 @@ class JoinPlan:
 
 def refuse(plan: JoinPlan) -> None:
     """Raise SpecError or StoreError, with what to do, for the first check that fails."""
+    _static_pods(plan)
     for _, error in problems(plan):
         raise error
 
@@ -114,6 +118,15 @@ def _directory(plan: JoinPlan) -> None:
     for path in (plan.directory, *plan.folders.values()):
         hidden = f"{path}/{HIDDEN}"
         _prove(hidden if files.there(hidden) else path, _PAIRS_BYTES, _PAIRS_ENTRIES)
+
+
+def _static_pods(plan: JoinPlan) -> None:
+    # In the layout kubeadm the kubelet and kubeadm make the folder, after the join.
+    if plan.static_pods and plan.join.layout is Layout.DOCUMENT and not os.path.isdir(static_pod.FOLDER):
+        raise SpecError(
+            f"--hooks static-pods: there is no {static_pod.FOLDER}, so no component runs as a static pod here; leave "
+            "the option out, and write hooks that restart this node's units into agent.yaml"
+        )
 
 
 def _owners(plan: JoinPlan) -> None:

@@ -14,6 +14,7 @@ from vaultpki.errors import VaultpkiError
 
 if TYPE_CHECKING:
     from vaultpki.agent.context import Outcome
+    from vaultpki.agent.join import Joined
     from vaultpki.agent.join_checks import JoinPlan
     from vaultpki.model import AgentConfig
     from vaultpki.places import Layout
@@ -96,6 +97,12 @@ class _Telling(click.Command):
     help="With --join and kubeadm: where the kubelet's certificates go.  [default: /var/lib/kubelet/pki]",
 )
 @click.option(
+    "--hooks",
+    type=click.Choice(["static-pods"]),
+    help="With --join, where etcd and the control plane are static pods: write into agent.yaml the hooks that restart "
+    "those of this node that read a CA only when they start. Hooks that are there stay.",
+)
+@click.option(
     "--install-unit", is_flag=True, help="Write the systemd units for this agent.yaml, say what to do next, and end."
 )
 @click.option(
@@ -120,6 +127,7 @@ def agent_command(
     directory: Path | None,
     kubeconfig_dir: Path | None,
     kubelet_dir: Path | None,
+    hooks: Literal["static-pods"] | None,
     install_unit: bool,
     print_unit: str | None,
     log_format: Literal["text", "json"],
@@ -133,12 +141,15 @@ def agent_command(
     \b
     Example:
       vaultpki agent --join join.json --once
+      vaultpki agent --join join.json --hooks static-pods --once
       vaultpki agent --once --if-due
       vaultpki agent -c /etc/vaultpki/agent.yaml
     """
     places = Places(directory, kubeconfig_dir, kubelet_dir)
     if if_due and not once:
         raise click.UsageError("--if-due is for --once; an agent that stays asks Vault at every `poll`")
+    if hooks and join_file is None:
+        raise click.UsageError("--hooks goes with --join; afterwards `hooks` in agent.yaml says what is run")
     if if_due and not (join_file or places.given or install_unit or print_unit):
         import time
 
@@ -160,8 +171,9 @@ def agent_command(
         return 0
 
     if join_file is not None:
-        config = _join(file, join_file, places, allow_http=allow_http)
-        _tell_joined(config, file, log_format)
+        joined = _join(file, join_file, places, static_pods=hooks is not None, allow_http=allow_http)
+        _tell_joined(joined, file, log_format)
+        config = joined.config
     elif places.given:
         raise click.UsageError(
             f"{places.given} goes with --join; afterwards `directory` and `folders` in agent.yaml say where files go"
@@ -193,12 +205,13 @@ def agent_command(
     return 0
 
 
-def _join(file: Path, join_file: Path, places: Places, *, allow_http: bool) -> AgentConfig:
+def _join(file: Path, join_file: Path, places: Places, *, static_pods: bool, allow_http: bool) -> Joined:
+    from dataclasses import replace
     from datetime import UTC, datetime
 
     from vaultpki.agent import join, join_checks
 
-    plan = join_plan(file, join_file, places, allow_http=allow_http)
+    plan = replace(join_plan(file, join_file, places, allow_http=allow_http), static_pods=static_pods)
     # What can be refused is refused before the wrapping token is used up.
     join_checks.refuse(plan)
     return join.join(plan, datetime.now(UTC), allow_http=allow_http)
@@ -223,11 +236,16 @@ def join_plan(file: Path, join_file: Path, places: Places, *, allow_http: bool) 
     return JoinPlan(found, old, str(file), target, state, places.folders(found.layout, target, old))
 
 
-def _tell_joined(config: AgentConfig, file: Path, log_format: Literal["text", "json"]) -> None:
+def _tell_joined(joined: Joined, file: Path, log_format: Literal["text", "json"]) -> None:
+    from vaultpki.agent import join_hooks
     from vaultpki.host.log import Event, writer
 
+    config, tell = joined.config, writer(log_format, sys.stdout)
     text = f"{config.node} has joined {config.cluster}; its configuration is {file}"
-    writer(log_format, sys.stdout)(Event("joined", text, fields={"node": config.node, "cluster": config.cluster}))
+    tell(Event("joined", text, fields={"node": config.node, "cluster": config.cluster}))
+    if joined.hooks is not None:
+        for event in join_hooks.events(joined.hooks):
+            tell(event)
 
 
 def tell_outcome(outcome: Outcome, log_format: Literal["text", "json"] = "text") -> int:

@@ -19,6 +19,7 @@ from vaultpki.certificates import CLIENT_LOOK, ISSUING_CAS, bundle, laid_out
 from vaultpki.errors import StoreError, fault
 from vaultpki.host import static_pod
 from vaultpki.host.command import CommandRunner
+from vaultpki.host.component_flags import COMPONENTS
 from vaultpki.model import AgentConfig, Hook, NodeRole
 from vaultpki.places import Layout
 
@@ -325,6 +326,8 @@ class Runner:
     def _run(self, hook: Hook, job: Job, sharing: list[Job]) -> str:
         """Run one hook for all jobs that share it; return "", or what went wrong as the rest of a sentence."""
         if hook.kind == "static_pod":
+            if _not_there_yet(hook.name):
+                return ""
             try:
                 static_pod.restart(hook.name, {each.key: each.digest for each in sharing})
             except StoreError as error:
@@ -366,6 +369,15 @@ _Step = tuple[Hook, int]
 
 def _steps(job: Job) -> list[_Step]:
     return [(hook, job.hooks[:index].count(hook)) for index, hook in enumerate(job.hooks)]
+
+
+def _not_there_yet(name: str) -> bool:
+    """Return whether this is a component of Kubernetes or etcd that is no static pod here now.
+
+    kubeadm writes its manifests after the node has joined, and `kubeadm reset` removes them. Whatever starts later
+    reads the new files. Any other name may be misspelt.
+    """
+    return name in COMPONENTS and not os.path.lexists(static_pod.manifest(name))
 
 
 def _shown(hook: Hook) -> str:

@@ -327,7 +327,7 @@ def joined_and_rolled(seat: Seat, file: Path) -> bool:
     """Whether it failed, which a person is told in one sentence."""
     try:
         plan = JoinPlan(load_join(file), None, str(seat.config), str(seat.pki), str(seat.state))
-        config = join.join(plan, datetime.now(UTC), allow_http=False)
+        config = join.join(plan, datetime.now(UTC), allow_http=False).config
         credential.roll(config, credential.login(config), time.time())
     except VaultpkiError as error:
         said = str(error)

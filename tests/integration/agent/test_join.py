@@ -18,6 +18,7 @@ from helpers.vault.servers import Server, write_tls
 from vaultpki.agent import pins
 from vaultpki.agent import state as agent_state
 from vaultpki.errors import SpecError
+from vaultpki.host.static_pod import FOLDER
 from vaultpki.pki import x509
 from vaultpki.pki.roots import Roots
 from vaultpki.spec import load_agent
@@ -52,10 +53,10 @@ def seat(tmp_path: Path) -> Seat:
     return Seat("w-1", tmp_path / "node")
 
 
-def refused(seat: Seat, file: Path) -> str:
+def refused(seat: Seat, file: Path, *more: str) -> str:
     """What a join is told that must fail; it says it in one sentence, and leaves everything as it was before."""
     before, existed = contents(seat), seat.folder.exists()
-    ran = enrolled_nodes.join(seat, file, expect=1)
+    ran = vaultpki(*enrolled_nodes.joining(seat, file), *more, expect=1)
     assert ran.stdout == "" and ran.stderr.startswith("vaultpki: ") and ran.stderr.count("\n") == 1, ran
     assert contents(seat) == before and seat.folder.exists() == existed
     wrap_token = json.loads(file.read_text()).get("wrap_token") if file.suffix == ".json" else None
@@ -151,6 +152,20 @@ def test_the_pin_is_looked_at_before_the_token_is_spent(
     assert "sys/wrapping/unwrap" not in [path for _, path in site.server.requests(mark)]
     assert not seat.state.exists()
     enrolled_nodes.join(seat, file)
+
+
+@pytest.mark.skipif(os.path.isdir(FOLDER), reason="this machine runs static pods")
+def test_hooks_for_static_pods_where_there_are_none(site: Site, seat: Seat, file: Path) -> None:
+    """In the layout document, where units run the components unless somebody has made manifests."""
+    mark = site.server.audit_position()
+    assert refused(seat, file, "--hooks", "static-pods") == (
+        "--hooks static-pods: there is no /etc/kubernetes/manifests, so no component runs as a static pod here; leave "
+        "the option out, and write hooks that restart this node's units into agent.yaml"
+    )
+    assert "sys/wrapping/unwrap" not in [path for _, path in site.server.requests(mark)]
+    enrolled_nodes.join(seat, file)
+    said = vaultpki("agent", "-c", seat.config, "--hooks", "static-pods", expect=2).stderr
+    assert "--hooks goes with --join; afterwards `hooks` in agent.yaml says what is run" in said
 
 
 CHANGED: dict[str, tuple[dict[str, Any], str]] = {

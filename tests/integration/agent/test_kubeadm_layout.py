@@ -78,8 +78,8 @@ def equip(site: Site, node: str, folder: Path, *, pool: str | None = None) -> Se
     return site.equip(node, pool=pool, folder=folder, further=further)
 
 
-def join(seat: Seat, file: Path, *, expect: int = 0) -> Ran:
-    arguments = [*enrolled_nodes.joining(seat, file), "--kubelet-dir", seat.folder / "kubelet"]
+def join(seat: Seat, file: Path, *more: str, expect: int = 0) -> Ran:
+    arguments = [*enrolled_nodes.joining(seat, file), "--kubelet-dir", seat.folder / "kubelet", *more]
     return vaultpki(*arguments, expect=expect)
 
 
@@ -175,6 +175,51 @@ def test_a_join_writes_the_layout_and_its_folders(site: Site, desk: Desk, tmp_pa
     assert written["layout"] == "kubeadm" and written["version"] == 1
     assert written["folders"] == {"kubelet": str(seat.folder / "kubelet"), "kubeconfigs": str(seat.folder)}
     assert folders(seat)["kubelet"] == KUBELET
+
+
+STATIC_PODS = ("--hooks", "static-pods")
+MANAGER = [{"static_pod": "kube-controller-manager"}]
+
+
+def test_a_join_writes_the_hooks_of_static_pods(site: Site, desk: Desk, tmp_path: Path) -> None:
+    """Before kubeadm has made the pods, so that nothing is restarted by the first pass. The owner's hooks stay."""
+    enrolled_nodes.vacate(site, "cp-1")
+    seat = Seat("cp-1", tmp_path / "node")
+    ran = join(seat, desk.join_file("cp-1", tmp_path / "join.json"), *STATIC_PODS)
+    assert ran.stdout.splitlines()[1:3] == [
+        "when kubernetes-ca changes, a hook restarts the static pod kube-controller-manager and waits up to 4m for it",
+        "when etcd-ca changes, hooks restart the static pods etcd and kube-apiserver and wait up to 4m for each",
+    ]
+    assert ran.stderr == ""
+    both = [{"static_pod": "etcd"}, {"static_pod": "kube-apiserver"}]
+    written = yaml.safe_load(seat.config.read_text())
+    assert (written["hooks"], written["hook_timeout"]) == ({"kubernetes-ca": MANAGER, "etcd-ca": both}, "4m")
+    own = 'etcd-ca:\n  - ["true"]\n'
+    seat.config.write_text(re.sub(r"etcd-ca:\n(  - .*\n)*", own, seat.config.read_text()))
+    own_hooks = yaml.safe_load(seat.config.read_text())["hooks"]
+    assert own_hooks["etcd-ca"] == [["true"]]
+    ran = join(seat, desk.join_file("cp-1", tmp_path / "again.json", replace=True), *STATIC_PODS)
+    assert "agent.yaml has hooks of etcd-ca already; they stay\n" in ran.stdout
+    assert yaml.safe_load(seat.config.read_text())["hooks"] == own_hooks
+
+
+def test_a_join_that_is_repeated_writes_the_hooks_too(site: Site, desk: Desk, tmp_path: Path) -> None:
+    enrolled_nodes.vacate(site, "cp-2")
+    file, seat = desk.join_file("cp-2", tmp_path / "join.json"), Seat("cp-2", tmp_path / "node")
+    join(seat, file)
+    assert "hooks" not in yaml.safe_load(seat.config.read_text())
+    join(seat, file, *STATIC_PODS)
+    expected = {"kubernetes-ca": MANAGER, "etcd-ca": [{"static_pod": "kube-apiserver"}]}
+    assert yaml.safe_load(seat.config.read_text())["hooks"] == expected
+
+
+def test_a_worker_needs_no_hooks(site: Site, desk: Desk, tmp_path: Path) -> None:
+    enrolled_nodes.vacate(site, "w-7")
+    seat = Seat("w-7", tmp_path / "node")
+    ran = join(seat, desk.join_file("w-7", tmp_path / "join.json", pool="autoscaled"), *STATIC_PODS)
+    assert "this node needs no hooks: none of its components reads a CA only when it starts\n" in ran.stdout
+    written = yaml.safe_load(seat.config.read_text())
+    assert "hooks" not in written and written["hook_timeout"] == "1m"
 
 
 def test_records_of_another_layout_change_nothing(site: Site, tmp_path: Path) -> None:

@@ -1,0 +1,82 @@
+"""The hooks that a join writes for static pods: what they are for each role, and what they leave alone."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+import pytest
+
+from vaultpki.agent import join_hooks
+from vaultpki.host.hooks import BUNDLES, READERS
+from vaultpki.model import AgentConfig, Auth, Hook, NodeRole
+from vaultpki.places import Layout
+from vaultpki.spec.hooks import plain_hooks
+
+CONTROL_PLANE, ETCD, WORKER = NodeRole.CONTROL_PLANE, NodeRole.ETCD, NodeRole.WORKER
+CONFIG = AgentConfig(
+    cluster="prod",
+    prefix="vaultpki/prod",
+    node="cp-1",
+    pool=None,
+    addresses=("https://v",),
+    ca_file=None,
+    root_sha256="4f" * 32,
+    auth=Auth("approle", role_id="9a0e"),
+    directory="/etc/kubernetes/pki",
+    state="/var/lib/vaultpki",
+    layout=Layout.KUBEADM,
+)
+MANAGER, BOTH = [{"static_pod": "kube-controller-manager"}], [{"static_pod": "etcd"}, {"static_pod": "kube-apiserver"}]
+
+
+@pytest.mark.parametrize(
+    ("roles", "expected"),
+    [
+        ((CONTROL_PLANE, ETCD, WORKER), {"kubernetes-ca": MANAGER, "etcd-ca": BOTH}),
+        ((CONTROL_PLANE, WORKER), {"kubernetes-ca": MANAGER, "etcd-ca": BOTH[1:]}),
+        ((ETCD,), {"etcd-ca": BOTH[:1]}),
+        ((WORKER,), {}),
+    ],
+)
+@pytest.mark.parametrize("layout", Layout)
+def test_the_hooks_of_each_role(roles: Collection[NodeRole], layout: Layout, expected: dict[str, object]) -> None:
+    assert plain_hooks(join_hooks.static_pods(roles, layout)) == expected
+
+
+def test_every_reader_of_the_table_has_a_hook_and_can_be_a_static_pod() -> None:
+    hooks = join_hooks.static_pods(tuple(NodeRole), Layout.KUBEADM)
+    written = {(BUNDLES[key], hook.name) for key, each in hooks.items() for hook in each}
+    assert written == {(reader.ca, reader.component) for reader in READERS if reader.follows is None}
+    # The kubelet runs static pods, and is none; kubeadm runs kube-proxy by a DaemonSet.
+    assert not {component for _, component in written} & {"kubelet", "kube-proxy"}
+
+
+def told(added: join_hooks.Added) -> list[str]:
+    return [event.text for event in join_hooks.events(added)]
+
+
+def test_what_is_written_is_told() -> None:
+    config, added = join_hooks.add(CONFIG, (CONTROL_PLANE, ETCD))
+    assert plain_hooks(config.hooks) == {"kubernetes-ca": MANAGER, "etcd-ca": BOTH}
+    assert config.hook_timeout == 240
+    assert told(added) == [
+        "when kubernetes-ca changes, a hook restarts the static pod kube-controller-manager and waits up to 4m for it",
+        "when etcd-ca changes, hooks restart the static pods etcd and kube-apiserver and wait up to 4m for each",
+    ]
+
+
+def test_a_node_that_needs_none_is_told_so() -> None:
+    config, added = join_hooks.add(CONFIG, (WORKER,))
+    assert config == CONFIG
+    assert told(added) == ["this node needs no hooks: none of its components reads a CA only when it starts"]
+
+
+def test_hooks_of_the_owner_stay() -> None:
+    own = {"etcd-ca": (Hook("systemd", name="etcd"),), "kubelet": (Hook("systemd", name="kubelet"),)}
+    config, added = join_hooks.add(replace(CONFIG, hooks=own, hook_timeout=600), (CONTROL_PLANE, ETCD))
+    assert config.hooks == {**own, "kubernetes-ca": (Hook("static_pod", name="kube-controller-manager"),)}
+    assert config.hook_timeout == 600
+    assert told(added)[1:] == ["agent.yaml has hooks of etcd-ca already; they stay"]
+    again, added = join_hooks.add(replace(config, hook_timeout=30), (CONTROL_PLANE, ETCD))
+    assert again == replace(config, hook_timeout=30) and not added.hooks
