@@ -13,7 +13,7 @@ from vaultpki.errors import Denied, Refused, VaultpkiError
 if TYPE_CHECKING:
     from vaultpki.agent.pairs import PairStatus
     from vaultpki.disk.folders import Folders
-    from vaultpki.host.hooks import Runner
+    from vaultpki.host.hook_runner import Runner
     from vaultpki.host.log import Event
     from vaultpki.model import AgentConfig
     from vaultpki.pki.ca_life import CaLife

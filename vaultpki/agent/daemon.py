@@ -38,7 +38,7 @@ from vaultpki.errors import (
     VaultpkiError,
     fault,
 )
-from vaultpki.host import hooks, process_memory
+from vaultpki.host import hook_runner, process_memory
 from vaultpki.host.log import Event
 from vaultpki.host.systemd import Notifier
 from vaultpki.model import AgentConfig
@@ -87,7 +87,7 @@ class _Daemon:
         self._allow_http = allow_http
         self._notifier = Notifier()
         self._wake = threading.Event()
-        self._runner = hooks.Runner(done=self._wake.set)
+        self._runner = hook_runner.Runner(done=self._wake.set)
         self._lock = DaemonLock()
         self._note = ResidentNote()
         # One for each SIGHUP that no pass has followed yet: what is wrong with agent.yaml, as sentences.

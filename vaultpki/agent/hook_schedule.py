@@ -15,7 +15,7 @@ from vaultpki.agent.pairs import PairStatus
 from vaultpki.agent.state import Since
 from vaultpki.certificates import ROOT, pair_files
 from vaultpki.disk.folders import Folders
-from vaultpki.host import command, hook_files, hooks
+from vaultpki.host import command, hook_files, hook_runner, hooks
 from vaultpki.host.log import Event, Value
 from vaultpki.issue.rotations import Rotations
 from vaultpki.model import AgentConfig
@@ -120,7 +120,7 @@ def follow(context: Context, live: Mapping[str, str], wanted: Assignment) -> Non
     keys = [key for key in (owed if runner is None else hooks.ready(owed, now)) if key not in waits]
     jobs = hooks.jobs(config, keys, live, owed)
     if runner is None:
-        _take(context, hooks.run_now(jobs) if jobs else (), done, owed, started, live)
+        _take(context, hook_runner.run_now(jobs) if jobs else (), done, owed, started, live)
         owed = hooks.pending(hooks.owed(live, done, known), owed, now)
         waiting = list(owed)
     else:

@@ -22,7 +22,7 @@ from vaultpki.layout import PLAIN_KUBECONFIGS
 from vaultpki.model import AgentConfig
 
 if TYPE_CHECKING:
-    from vaultpki.host import hooks
+    from vaultpki.host import hook_runner
 
 DAEMON_SHARE: Final = 0.8
 """The part of the poll interval after which the daemon asks Vault again, so that it is never late."""
@@ -37,7 +37,7 @@ def run(
     options: Options = _DEFAULT,
     *,
     clock: float | None = None,
-    runner: hooks.Runner | None = None,
+    runner: hook_runner.Runner | None = None,
 ) -> Outcome:
     """Make one pass over this node. `clock` is Unix time in seconds; the machine's own if it is None.
 

@@ -98,7 +98,7 @@ def findings(component: str, arguments: Sequence[str], layout: Layout, paths: Ma
     A flag that is read from a file or from the environment counts as missing, and only those that must be there are
     reported then.
     """
-    given = _given(arguments)
+    given = flags_of(arguments)
     for flag in FLAGS:
         if flag.component != component:
             continue
@@ -143,7 +143,7 @@ def running(processes: str = "/proc") -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _given(arguments: Sequence[str]) -> dict[str, str]:
+def flags_of(arguments: Sequence[str]) -> dict[str, str]:
     """Return flags and values: Go's flag packages take `--flag=value`, `--flag value`, and one dash."""
     given: dict[str, str] = {}
     for index, word in enumerate(arguments):

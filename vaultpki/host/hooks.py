@@ -1,4 +1,4 @@
-"""Decide which hooks are owed after a file has changed and when they are tried again, and run them.
+"""Decide which hooks are owed after a file has changed, when they are tried again, and who reads which bundle.
 
 Hooks belong to keys: the name of a certificate, or of a bundle such as `etcd-ca`. They are owed as long as the digest
 of the file on disk differs from the one that they last ran for. So nothing is recorded before they run, no kill loses
@@ -7,19 +7,13 @@ them, and a hook that a kill interrupted runs again.
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Final
 
 from vaultpki.certificates import CLIENT_LOOK, ISSUING_CAS, bundle, laid_out
-from vaultpki.errors import StoreError, fault
-from vaultpki.host import static_pod
-from vaultpki.host.command import CommandRunner
-from vaultpki.host.component_flags import COMPONENTS
+from vaultpki.host.boot_time import Moment
 from vaultpki.model import AgentConfig, Hook, NodeRole
 from vaultpki.places import Layout
 
@@ -49,6 +43,7 @@ class Job:
     """A run of the hooks of `key` for the change to `digest`, each for at most `timeout` seconds.
 
     `attempts` runs have failed before; `directory` is the one of agent.yaml, and `folders` are all with certificates.
+    `installed` is when the newest file of the key was installed, or None where that is not known.
     """
 
     key: str
@@ -58,6 +53,7 @@ class Job:
     directory: str
     timeout: float
     folders: tuple[str, ...] = ()
+    installed: Moment | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +77,7 @@ def owed(live: Mapping[str, str], done: Mapping[str, str], hooks: Hooks) -> tupl
     `live` has the digest of each key's file on disk, `done` the digests that hooks have run for.
     """
     keys = [key for key in live if hooks.get(key) and done.get(key) != live[key]]
-    return tuple(sorted(keys, key=_rank))
+    return tuple(sorted(keys, key=rank))
 
 
 def settled(live: Mapping[str, str], done: Mapping[str, str], hooks: Hooks) -> dict[str, str]:
@@ -111,9 +107,13 @@ def ready(owing: Mapping[str, Owed], now: float) -> tuple[str, ...]:
 
 
 def jobs(
-    config: AgentConfig, keys: Iterable[str], live: Mapping[str, str], owing: Mapping[str, Owed]
+    config: AgentConfig,
+    keys: Iterable[str],
+    live: Mapping[str, str],
+    owing: Mapping[str, Owed],
+    installed: Mapping[str, Moment] = MappingProxyType({}),
 ) -> tuple[Job, ...]:
-    """Return a job for each of the keys."""
+    """Return a job for each of the keys; `installed` says when the newest file of a key was installed."""
     failures = {key: each.attempts for key, each in owing.items()}
     return tuple(
         Job(
@@ -124,6 +124,7 @@ def jobs(
             config.directory,
             config.hook_timeout,
             tuple(config.paths.values()),
+            installed.get(key),
         )
         for key in keys
     )
@@ -139,7 +140,8 @@ class Reader:
     """A component that reads the bundle of `ca`: by which setting, and on nodes of which role.
 
     `follows` is the first minor version of Kubernetes 1 that notices a new bundle by itself: 0 for every version in
-    use, None for none. `reload` is how many seconds that takes at most.
+    use, None for none. `reload` is how many seconds that takes at most. `chain` says whether it reads the bundle that
+    has the root too, and so must start again after the root alone has changed.
     """
 
     ca: str
@@ -148,6 +150,7 @@ class Reader:
     setting: str
     follows: int | None
     reload: int = 0
+    chain: bool = False
 
 
 _CONTROL_PLANE, _ETCD, _WORKER = NodeRole.CONTROL_PLANE, NodeRole.ETCD, NodeRole.WORKER
@@ -161,7 +164,7 @@ _KUBECONFIG = "certificate-authority in its kubeconfig"
 READERS: Final[tuple[Reader, ...]] = (
     Reader("kubernetes", "kube-apiserver", _CONTROL_PLANE, "--client-ca-file", 0),
     Reader("kubernetes", "kubelet", _WORKER, "authentication.x509.clientCAFile", 0),
-    Reader("kubernetes", "kube-controller-manager", _CONTROL_PLANE, "--root-ca-file", None),
+    Reader("kubernetes", "kube-controller-manager", _CONTROL_PLANE, "--root-ca-file", None, chain=True),
     Reader("kubernetes", "kube-controller-manager", _CONTROL_PLANE, _KUBECONFIG, 36, CLIENT_LOOK),
     Reader("kubernetes", "kube-scheduler", _CONTROL_PLANE, _KUBECONFIG, 36, CLIENT_LOOK),
     Reader("kubernetes", "kubelet", _WORKER, _KUBECONFIG, 36, CLIENT_LOOK),
@@ -214,174 +217,6 @@ def _listed(words: list[str]) -> str:
     return " and ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
 
 
-def _rank(key: str) -> bool:
-    # Bundles first: a component restarted for a new leaf must not meet one that still has the old CAs.
+def rank(key: str) -> bool:
+    """Return what puts bundles first: a component restarted for a new leaf must not still have the old CAs."""
     return key not in BUNDLES
-
-
-class Runner:
-    """Run hooks one at a time, in a thread (`submit`, `results`) or at once (`run_all`).
-
-    `done` is called in the thread for each result. `ran` has the digests that hooks have succeeded for, by key, as far
-    as `results` has returned them.
-    """
-
-    def __init__(self, done: Callable[[], object] = lambda: None) -> None:
-        self._done = done
-        self.ran: dict[str, str] = {}
-        self._commands = CommandRunner()
-        self._lock = threading.Lock()
-        self._queued: dict[str, Job] = {}
-        self._running: dict[str, Job] = {}
-        self._results: list[Result] = []
-        # What has succeeded of a key's hooks for a digest, as long as the others of the key have not.
-        self._succeeded: dict[str, tuple[str, set[_Step]]] = {}
-        self._thread: threading.Thread | None = None
-
-    def submit(self, jobs: Iterable[Job]) -> None:
-        """Queue the jobs, in place of older ones of their keys; ignore one that runs or whose result is not taken."""
-        with self._lock:
-            if self._commands.stopped:
-                return
-            known: set[tuple[str, str]] = {(job.key, job.digest) for job in self._running.values()}
-            known |= {(result.key, result.digest) for result in self._results}
-            self._queued |= {job.key: job for job in jobs if (job.key, job.digest) not in known}
-            if self._queued and self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="hooks", daemon=True)
-                self._thread.start()
-
-    def results(self) -> tuple[Result, ...]:
-        """Return the results since the last call."""
-        with self._lock:
-            taken, self._results = tuple(self._results), []
-        self.ran |= {result.key: result.digest for result in taken if result.ok}
-        return taken
-
-    @property
-    def busy(self) -> frozenset[str]:
-        """The keys whose hooks are queued or run."""
-        with self._lock:
-            return frozenset((*self._queued, *self._running))
-
-    def run_all(self, jobs: Iterable[Job]) -> tuple[Result, ...]:
-        """Run the jobs and return their results; there is none for a job that `stop` interrupted."""
-        return tuple(self._batch(tuple(jobs)))
-
-    def stop(self) -> None:
-        """Kill the hook that runs, with all that it started, and run no other; returns within half a second."""
-        # Takes no lock of this class: a signal handler that calls it may have interrupted the thread that holds one.
-        self._commands.stop()
-        thread = self._thread
-        if thread is not None:
-            thread.join(0.15)
-
-    def _work(self) -> None:
-        while True:
-            with self._lock:
-                self._running, self._queued = self._queued, {}
-                if not self._running:
-                    self._thread = None
-                    return
-            jobs = tuple(self._running.values())
-            try:
-                for result in self._batch(jobs):
-                    self._ended(result)
-            except Exception as error:  # noqa: BLE001 - the thread goes on, and each job gets a result
-                for job in [job for job in jobs if job.key in self._running]:
-                    self._ended(Result(job.key, job.digest, ok=False, error=fault(error), attempts=job.attempts + 1))
-
-    def _ended(self, result: Result) -> None:
-        with self._lock:
-            self._results.append(result)
-            del self._running[result.key]
-        self._done()
-
-    def _batch(self, jobs: tuple[Job, ...]) -> Iterator[Result]:
-        """Run the hooks of all jobs, bundles first; one that several jobs share runs once."""
-        jobs = tuple(sorted(jobs, key=lambda job: _rank(job.key)))
-        errors: dict[_Step, str] = {}
-        # Of the whole batch: a hook that several jobs share runs with the first of them.
-        began = time.time()
-        for job in jobs:
-            digest, succeeded = self._succeeded.get(job.key, ("", set()))
-            if digest != job.digest:
-                succeeded = set()
-            self._succeeded[job.key] = job.digest, succeeded
-            error = ""
-            for number, step in enumerate(_steps(job), start=1):
-                if step in succeeded:
-                    continue
-                if step not in errors:
-                    errors[step] = self._run(step[0], job, [each for each in jobs if step in _steps(each)])
-                if self._commands.stopped:
-                    return
-                if errors[step]:
-                    error = f"hook {number} of {job.key} ({_shown(step[0])}) {errors[step]}"
-                    break
-                succeeded.add(step)
-            if not error:
-                del self._succeeded[job.key]
-            yield Result(job.key, job.digest, not error, error, job.attempts + 1, began)
-
-    def _run(self, hook: Hook, job: Job, sharing: list[Job]) -> str:
-        """Run one hook for all jobs that share it; return "", or what went wrong as the rest of a sentence."""
-        if hook.kind == "static_pod":
-            if _not_there_yet(hook.name):
-                return ""
-            try:
-                static_pod.restart(hook.name, {each.key: each.digest for each in sharing})
-            except StoreError as error:
-                return f"failed: {error}"
-            return ""
-        # Not `restart`: at boot it waits for ever for a unit that is ordered after vaultpki-agent-once.
-        argv = ("systemctl", "try-restart", "--", hook.name) if hook.kind == "systemd" else hook.argv
-        # Nothing else of our environment: it may hold a Vault token, or NOTIFY_SOCKET.
-        environment = {
-            "HOME": os.environ.get("HOME", "/"),
-            "LANG": os.environ.get("LANG", "C.UTF-8"),
-            "VAULTPKI_CHANGED": " ".join(each.key for each in sharing),
-            "VAULTPKI_DIRECTORY": job.directory,
-        }
-        return self._commands.run(argv, environment, job.timeout, place=hook.place, own=job.folders)
-
-
-def run_now(jobs: Iterable[Job]) -> tuple[Result, ...]:
-    """Run the jobs and return their results. SIGTERM kills the hook, with all that it started, and this process."""
-    runner = Runner()
-    if threading.current_thread() is not threading.main_thread():
-        return runner.run_all(jobs)
-
-    def end(number: int, frame: object) -> None:
-        runner.stop()
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        return runner.run_all(jobs)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-# One hook of a job, and how often it stands in that job's list before.
-_Step = tuple[Hook, int]
-
-
-def _steps(job: Job) -> list[_Step]:
-    return [(hook, job.hooks[:index].count(hook)) for index, hook in enumerate(job.hooks)]
-
-
-def _not_there_yet(name: str) -> bool:
-    """Return whether this is a component of Kubernetes or etcd that is no static pod here now.
-
-    kubeadm writes its manifests after the node has joined, and `kubeadm reset` removes them. Whatever starts later
-    reads the new files. Any other name may be misspelt.
-    """
-    return name in COMPONENTS and not os.path.lexists(static_pod.manifest(name))
-
-
-def _shown(hook: Hook) -> str:
-    # A command's arguments may be secrets.
-    if hook.kind == "command":
-        return ascii(hook.argv[0])[1:-1]
-    return f"{'restart of' if hook.kind == 'systemd' else 'static pod'} {hook.name}"

@@ -7,7 +7,6 @@ answer can be taken for another request's.
 from __future__ import annotations
 
 import http.client
-import io
 import json
 import os
 import ssl
@@ -17,10 +16,11 @@ from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 from vaultpki.errors import SpecError, Unavailable, Untrusted, VaultpkiError
+from vaultpki.host import http_get
 from vaultpki.spec import kube_objects
 from vaultpki.spec.kube_objects import ROOT_COPY, KubeTrust
 from vaultpki.spec.kubeconfig import KubeAccess
-from vaultpki.vault.sockets import Channel, connect
+from vaultpki.vault.sockets import connect
 
 _SECONDS: Final = 30.0
 _LARGEST: Final = 64 * 1024 * 1024
@@ -95,14 +95,6 @@ def request(access: KubeAccess, tls: ssl.SSLContext, target: str, largest: int =
     deadline = time.monotonic() + _SECONDS
     url = urlsplit(access.server)
     origin = f"https://{url.hostname and _bracketed(url.hostname)}:{url.port or _HTTPS}"
-    lines = [
-        f"GET {url.path.rstrip('/')}{target} HTTP/1.1",
-        f"Host: {url.netloc}",
-        "Accept: application/json",
-        "Accept-Encoding: identity",
-        "Connection: close",
-        *([f"Authorization: Bearer {access.token}"] if access.token else []),
-    ]
     try:
         channel = connect(origin, tls, access.server_name, deadline)
     except ssl.SSLCertVerificationError:
@@ -113,33 +105,12 @@ def request(access: KubeAccess, tls: ssl.SSLContext, target: str, largest: int =
         why = "it does not answer in time" if isinstance(error, TimeoutError) else type(error).__name__
         raise Unavailable(f"{access.server} cannot be reached ({why}); check the address in {access.file}") from None
     try:
-        channel.send(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"), deadline)
-        answer = http.client.HTTPResponse(_Bytes(_all(channel, deadline, largest)))  # type: ignore[arg-type]
-        answer.begin()
-        return answer.status, answer.read()
+        extra = {"Accept": "application/json", **({"Authorization": f"Bearer {access.token}"} if access.token else {})}
+        return http_get.get(channel, url.netloc, f"{url.path.rstrip('/')}{target}", extra, deadline, largest)
     except (OSError, ValueError, http.client.HTTPException):
         raise Unavailable(f"{access.server} gave no whole answer in time; try again") from None
     finally:
         channel.close()
-
-
-class _Bytes:
-    """What `http.client` reads an answer from: bytes that are there already."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def makefile(self, *_: object) -> io.BytesIO:
-        return io.BytesIO(self._data)
-
-
-def _all(channel: Channel, deadline: float, largest: int) -> bytes:
-    found = bytearray()
-    while part := channel.receive(65536, deadline):
-        found += part
-        if len(found) > largest:
-            raise ValueError("too large")
-    return bytes(found)
 
 
 def _bracketed(host: str) -> str:

@@ -14,7 +14,7 @@ import sys
 def run(text: str) -> None:
     from dataclasses import asdict
 
-    from vaultpki.host import hooks
+    from vaultpki.host import hook_runner, hooks
     from vaultpki.model import Hook
 
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -22,7 +22,7 @@ def run(text: str) -> None:
         hooks.Job(key, digest, tuple(Hook("command", argv=tuple(argv)) for argv in commands), 0, "/srv/pki", 20)
         for key, digest, commands in json.loads(text)
     ]
-    for result in hooks.Runner().run_all(jobs):
+    for result in hook_runner.Runner().run_all(jobs):
         print(json.dumps(asdict(result)))
 
 

@@ -18,7 +18,7 @@ from vaultpki.agent.state import AgentState, StateFile
 from vaultpki.certificates import pair_files
 from vaultpki.disk.folders import Folders
 from vaultpki.errors import StoreError
-from vaultpki.host import hooks
+from vaultpki.host import hook_runner
 from vaultpki.pki import x509
 from vaultpki.spec import load_agent
 
@@ -166,7 +166,7 @@ def test_a_hook_that_worked_is_not_run_again_where_nothing_can_be_remembered(sea
     config, found = load_agent(seat.config), {"kubelet": "1"}
     spec = assignment.copy(config)
     assert spec is not None
-    runner = hooks.Runner()
+    runner = hook_runner.Runner()
     state = StateFile(config.state)
 
     def pass_over(folders: Folders) -> AgentState:

@@ -26,11 +26,11 @@ DRIVER = """\
 import os, sys
 from pathlib import Path
 from vaultpki.agent import run, state
-from vaultpki.host import hooks, process_memory
+from vaultpki.host import hook_runner, process_memory
 from vaultpki.spec import load_agent
 
 config, passes = load_agent(Path(sys.argv[1])), int(sys.argv[2])
-runner = hooks.Runner()
+runner = hook_runner.Runner()
 for number in range(passes):
     outcome = run.run(config, run.Options(settle=False, force=frozenset("*")), runner=runner)
     assert not outcome.failures and len(outcome.renewed) == 10, outcome

@@ -19,7 +19,7 @@ from helpers.vault.servers import Server
 from vaultpki.agent import run
 from vaultpki.agent.context import Outcome
 from vaultpki.certificates import MOST_ISSUERS
-from vaultpki.host import hooks
+from vaultpki.host import hook_runner
 from vaultpki.pki import x509
 from vaultpki.spec import load_agent, node_report
 from vaultpki.spec.node_report import NodeReport, Seen
@@ -157,7 +157,7 @@ def test_what_a_hook_has_started_is_reported_at_once_and_only_what_it_has_starte
     rotation = Rotation.of(site, "etcd")
     rotation.turn("etcd-2")
     woken = threading.Event()
-    runner = hooks.Runner(done=woken.set)
+    runner = hook_runner.Runner(done=woken.set)
     seat.age(1e6)
     (tmp_path / "broken").touch()
 

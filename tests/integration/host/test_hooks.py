@@ -17,7 +17,8 @@ import pytest
 
 from helpers.node import hooks_driver
 from vaultpki.host import command, hooks
-from vaultpki.host.hooks import Job, Owed, Result, Runner
+from vaultpki.host.hook_runner import Runner
+from vaultpki.host.hooks import Job, Owed, Result
 from vaultpki.model import Hook
 
 DRIVER = Path(hooks_driver.__file__)

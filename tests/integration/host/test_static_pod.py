@@ -19,7 +19,8 @@ import yaml
 from helpers.node import hooks_driver
 from vaultpki.errors import StoreError
 from vaultpki.host import static_pod
-from vaultpki.host.hooks import Job, Runner
+from vaultpki.host.hook_runner import Runner
+from vaultpki.host.hooks import Job
 from vaultpki.model import Hook
 
 DRIVER = Path(hooks_driver.__file__)

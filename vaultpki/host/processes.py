@@ -1,0 +1,131 @@
+"""Finds the processes of this node that run a component, and when each was started.
+
+The command line, the start and the network of a process can be read by every user (proc(5)); its files only by who may
+trace it, which the agent in its unit and in its pod may not. Nothing here writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from vaultpki.host import boot_time, component_flags
+from vaultpki.host.boot_time import Moment
+
+_LONGEST: Final = 64 * 1024
+
+# Fields of /proc/PID/stat, counted from the one after the command's name: ppid is the fourth, starttime the 22nd.
+_PARENT, _STARTED = 1, 19
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process that runs `component`: when it was started, and its arguments without the program itself."""
+
+    component: str
+    pid: int
+    started: Moment
+    arguments: tuple[str, ...]
+    parent: int = 0
+
+    @property
+    def flags(self) -> dict[str, str]:
+        """The flags on its command line with their values."""
+        return component_flags.flags_of(self.arguments)
+
+
+def find(component: str, files: Collection[str], processes: str = "/proc") -> tuple[Process, ...]:
+    """Return the processes that run `component` and read one of `files`, the oldest first.
+
+    `files` are absolute paths of files, or of folders that stand for every file below them. A process whose command
+    line names no file of ours, because its settings are in a file or in its environment, counts too. Left out are
+    those of other nodes, in containers or other networks. A process and its children with the same command line are
+    one. What ends meanwhile is left out.
+    """
+    found = {each.pid: each for each in _running(component, processes) if _ours(each, files, processes)}
+    alone = [each for each in found.values() if not _same_program(each, found.get(each.parent))]
+    return tuple(sorted(alone, key=lambda each: (each.started.uptime, each.pid)))
+
+
+def _same_program(process: Process, parent: Process | None) -> bool:
+    return parent is not None and parent.arguments == process.arguments
+
+
+def _running(component: str, processes: str) -> Iterator[Process]:
+    boot, ticks = boot_time.boot(processes), os.sysconf("SC_CLK_TCK")
+    for name in _names(processes):
+        # A process that ends, or one that this user may not see (hidepid).
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            with open(f"{processes}/{name}/cmdline", "rb") as file:
+                words = file.read(_LONGEST).split(b"\0")[:-1]
+            if not words or os.path.basename(os.fsdecode(words[0])) != component:
+                continue
+            with open(f"{processes}/{name}/stat", "rb") as file:
+                # The command's own name may have spaces and brackets.
+                fields = file.read(_LONGEST).rpartition(b")")[2].split()
+            started = Moment(boot, int(fields[_STARTED]) / ticks)
+            yield Process(component, int(name), started, tuple(map(os.fsdecode, words[1:])), int(fields[_PARENT]))
+
+
+def _names(processes: str) -> list[str]:
+    try:
+        return [name for name in os.listdir(processes) if name.isdecimal()]
+    except OSError:
+        return []
+
+
+def _ours(process: Process, files: Collection[str], processes: str) -> bool:
+    """Return whether a process reads one of `files` of this node, as far as this user can see."""
+    named = list(_named_files(process))
+    wanted = [path for path in named if _among(path, files)]
+    if named and not wanted:
+        return False
+    seen = [_same_file(f"{processes}/{process.pid}/root", path) for path in wanted or files]
+    if any(seen):
+        return True
+    # What it sees under these names is another node's. Without the right to look, or a name, its network tells.
+    return (not named or None in seen) and _same_network(process.pid, processes)
+
+
+def _named_files(process: Process) -> Iterator[str]:
+    flags = process.flags
+    for flag in component_flags.FLAGS:
+        if flag.component == process.component and flags.get(flag.name):
+            yield os.path.normpath(flags[flag.name])
+
+
+def _among(path: str, files: Collection[str]) -> bool:
+    return any(path == each or path.startswith(f"{each.rstrip('/')}/") for each in map(os.path.normpath, files))
+
+
+def _same_file(root: str, path: str) -> bool | None:
+    """Return whether a path leads to the same file in another process's root as here; None if that cannot be seen.
+
+    The folder counts as much as the file, which the agent may be replacing.
+    """
+    try:
+        os.stat(f"{root}/.")
+    except OSError:
+        return None
+    return any(_number(f"{root}{each}") == _number(each) is not None for each in (path, os.path.dirname(path)))
+
+
+def _number(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _same_network(pid: int, processes: str) -> bool:
+    """Return whether a process is in this network namespace; also if that cannot be seen.
+
+    A link in `ns` is only for who may trace the process. Each network has files of its own below `net`, which everybody
+    may look at (Linux fs/proc/proc_net.c).
+    """
+    own, other = _number(f"{processes}/self/net/dev"), _number(f"{processes}/{pid}/net/dev")
+    return own is None or other is None or own == other
