@@ -1,0 +1,183 @@
+"""A small real process that stands for a component of a node: its name, its flags, and its own health endpoint.
+
+It is a program of its own, started as `etcd` and the like with the flags of the real one. Its folder holds what a test
+may change: `answer`, the status and the text of the endpoint, and `slow`, the seconds until it listens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import os
+import shlex
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+HOST = "127.0.0.1"
+POLL = 0.02
+
+
+@dataclass(slots=True)
+class Component:
+    """A component; `flags` are as the real one has them, and say where it listens."""
+
+    name: str
+    folder: Path
+    flags: Sequence[str]
+    starts: int = 0
+    running: subprocess.Popen[bytes] | None = None
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / self.name).symlink_to(os.path.realpath(sys.executable))
+
+    @property
+    def pid(self) -> int:
+        assert self.running is not None, f"{self.name} was not started"
+        return self.running.pid
+
+    @property
+    def hook(self) -> list[str]:
+        """A hook that has it restarted while `supervised`, and waits for that."""
+        return [sys.executable, __file__, "restart", str(self.folder)]
+
+    def answers(self, status: int, text: str = "") -> None:
+        """Let its endpoint answer so, at once and after a restart."""
+        new = self.folder / "answer.new"
+        new.write_text(f"{status} {text}")
+        new.replace(self.folder / "answer")
+
+    def slow(self, seconds: float) -> None:
+        """Let it listen only so long after its next start."""
+        (self.folder / "slow").write_text(str(seconds))
+
+    def start(self) -> None:
+        from helpers.vault.servers import tied
+
+        with self.lock:
+            self.stop()
+            (self.folder / "pid").unlink(missing_ok=True)
+            command = [str(self.folder / self.name), "-I", "-S", __file__, *self.flags]
+            with (self.folder / "log").open("ab") as log:
+                self.running = subprocess.Popen(
+                    tied(*command), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                )
+            self.starts += 1
+            # By then it has its name and its flags.
+            _wait((self.folder / "pid").exists, f"{self.name} did not start")
+
+    def stop(self) -> None:
+        with self.lock:
+            if self.running is not None:
+                self.running.kill()
+                self.running.wait()
+                self.running = None
+
+    @contextlib.contextmanager
+    def supervised(self, watched: Path | None = None) -> Iterator[Component]:
+        """Start it, and start it again whenever its `hook` runs or `watched` is replaced, as the kubelet does."""
+        ended = threading.Event()
+        # The kernel ends it with the thread that has started it.
+        thread = threading.Thread(target=self._supervise, args=(watched, ended), name=self.name, daemon=True)
+        thread.start()
+        try:
+            _wait(lambda: self.running is not None and (self.folder / "pid").exists(), f"{self.name} did not start")
+            yield self
+        finally:
+            ended.set()
+            thread.join()
+
+    def _supervise(self, watched: Path | None, ended: threading.Event) -> None:
+        wanted, seen = self.folder / "restart", _version(watched)
+        self.start()
+        while not ended.wait(POLL):
+            now = _version(watched)
+            if wanted.exists() or now != seen:
+                wanted.unlink(missing_ok=True)
+                seen = now
+                self.start()
+        self.stop()
+
+
+def _version(path: Path | None) -> tuple[int, int] | None:
+    if path is None or not path.exists():
+        return None
+    about = path.stat()
+    return about.st_ino, about.st_mtime_ns
+
+
+def _wait(reached: Callable[[], bool], otherwise: str, seconds: float = 60.0) -> None:
+    until = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < until, otherwise
+        time.sleep(POLL)
+
+
+def _restart(folder: Path) -> None:
+    """What `Component.hook` runs."""
+    before = (folder / "pid").read_text() if (folder / "pid").exists() else ""
+    (folder / "restart").touch()
+
+    def restarted() -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return not (folder / "restart").exists() and (folder / "pid").read_text() != before
+        return False
+
+    _wait(restarted, f"nobody restarts the component of {folder}")
+
+
+class _Health(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        said = Path("answer").read_text() if Path("answer").exists() else "200 ok"
+        status, _, text = said.partition(" ")
+        if self.path.partition("?")[0] not in ("/readyz", "/healthz", "/livez"):
+            status, text = "404", ""
+        self.send_response(int(status))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def _serve(flags: dict[str, str]) -> None:
+    url = (
+        flags.get("listen-metrics-urls") or flags.get("listen-client-urls") or f"https://{HOST}:{flags['secure-port']}"
+    )
+    parts = urlsplit(url)
+    server = http.server.ThreadingHTTPServer((HOST, parts.port or 0), _Health)
+    if parts.scheme == "https":
+        certificate, key = (
+            ("cert-file", "key-file") if "cert-file" in flags else ("tls-cert-file", "tls-private-key-file")
+        )
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(flags[certificate], flags[key])
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    server.serve_forever()
+
+
+def main() -> None:
+    """Be a component in the folder where this was started, or have one restarted."""
+    if sys.argv[1:2] == ["restart"]:
+        _restart(Path(sys.argv[2]))
+        return
+    new = Path("pid.new")
+    new.write_text(str(os.getpid()))
+    new.replace("pid")
+    if Path("slow").exists():
+        time.sleep(float(Path("slow").read_text()))
+    flags = dict(word.removeprefix("--").split("=", 1) for word in sys.argv[1:])
+    print("serves", shlex.join(sys.argv[1:]), flush=True)
+    _serve(flags)
+
+
+if __name__ == "__main__":
+    main()
