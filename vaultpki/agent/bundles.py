@@ -20,6 +20,7 @@ from vaultpki.disk.folders import Folders
 from vaultpki.disk.generations import File
 from vaultpki.errors import CertificateRefused, CertificateUnreadable, StoreError, TemplateError, VaultpkiError
 from vaultpki.host.hooks import BUNDLES as HOOKED
+from vaultpki.host.hooks import reads_roots
 from vaultpki.issue.companions import Site, bundle_files, keep_bundles, kubeconfig, leading, user_file
 from vaultpki.issue.signing import KEY_MODE
 from vaultpki.layout import TrustBundle, bundle_of, shown, trust_bundles
@@ -217,18 +218,36 @@ def installed_roots(folders: Folders, places: Iterable[TrustBundle], trusted: fr
     return next(iter(found)) if len(found) == 1 else frozenset()
 
 
-def digests(folders: Folders, layout: Layout) -> dict[str, str]:
-    """Return a digest of both installed bundles of each CA, by the key that hooks have for them."""
+@dataclass(frozen=True, slots=True)
+class BundleDigest:
+    """Digests of one CA's installed bundles: `read` of what the components read that its hooks restart, in any order.
+
+    `whole` is of both bundles, as vaultpki 0.1 has it in its reports and in its state.
+    """
+
+    read: str
+    whole: str
+
+
+def digests(folders: Folders, layout: Layout) -> dict[str, BundleDigest]:
+    """Return the digests of the installed bundles of each CA, by the key that hooks have for them."""
     found = {}
     for key, ca in HOOKED.items():
-        data = b""
         place, chain = bundle_of(layout, ca), bundle_of(layout, ca, chain=True)
+        issuing = both = b""
         with contextlib.suppress(StoreError):
             stored = folders.read(place.folder, BUNDLES, (place.file, chain.file))
-            data = b"".join(one.data or b"" for one in stored.values())
-        if data:
-            found[key] = sha256(data if layout is Layout.DOCUMENT else _in_any_order(data)).hexdigest()[:32]
+            issuing = stored[place.file].data or b""
+            both = b"".join(one.data or b"" for one in stored.values())
+        read = both if reads_roots(key) else issuing
+        if read:
+            whole = both if layout is Layout.DOCUMENT else _in_any_order(both)
+            found[key] = BundleDigest(_digest(_in_any_order(read)), _digest(whole))
     return found
+
+
+def _digest(data: bytes) -> str:
+    return sha256(data).hexdigest()[:32]
 
 
 def _in_any_order(data: bytes) -> bytes:

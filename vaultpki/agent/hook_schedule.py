@@ -6,34 +6,32 @@ import random
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from hashlib import sha256
-from typing import Final
 
-from vaultpki.agent import bundles, unchanged
+from vaultpki.agent import unchanged
 from vaultpki.agent.assignment import Assignment
+from vaultpki.agent.bundles import BundleDigest
 from vaultpki.agent.context import Context
 from vaultpki.agent.pairs import PairStatus
 from vaultpki.agent.state import Since
 from vaultpki.certificates import ROOT, pair_files
-from vaultpki.disk.folders import Folders
 from vaultpki.host import command, hook_files, hook_runner, hooks
 from vaultpki.host.log import Event, Value
 from vaultpki.issue.rotations import Rotations
 from vaultpki.model import AgentConfig
-from vaultpki.places import Layout
 from vaultpki.spec.rotation_record import State
 
-# What reads a bundle with the roots when it starts.
-_READ_ROOTS: Final = frozenset({"kube-controller-manager"})
 
+def live(items: Iterable[PairStatus], held: Mapping[str, BundleDigest]) -> dict[str, str]:
+    """Return a digest of what is on disk, by the keys of hooks: the names of certificates and bundles.
 
-def live(folders: Folders, layout: Layout, items: Iterable[PairStatus]) -> dict[str, str]:
-    """A digest of what is on disk, by the keys of hooks: the names of certificates and bundles."""
+    Of a bundle it is that of the files that the hooks' components read; `held` has those of the bundles by key.
+    """
     found = {}
     for item in items:
         stored = item.stored.get(pair_files(item.want.stem)[0])
         if stored is not None and stored.data is not None:
             found[item.want.name] = sha256(stored.data).hexdigest()[:32]
-    return found | bundles.digests(folders, layout)
+    return found | {key: each.read for key, each in held.items()}
 
 
 def readers(config: AgentConfig, wanted: Assignment, key: str, *, roots: bool = False) -> tuple[tuple[str, str], ...]:
@@ -44,7 +42,7 @@ def readers(config: AgentConfig, wanted: Assignment, key: str, *, roots: bool = 
     ca = hooks.BUNDLES.get(key)
     found = hooks.start_only(ca, wanted.roles, config.layout) if ca else ()
     named = tuple((each.ca, each.component) for each in found)
-    return named + tuple((ROOT, component) for _, component in named if roots and component in _READ_ROOTS)
+    return named + tuple((ROOT, each.component) for each in found if roots and each.chain)
 
 
 def waiting(context: Context, wanted: Assignment) -> tuple[str, ...]:
@@ -82,12 +80,19 @@ def _gives_turns(rotations: Rotations, domain: str, revisions: Mapping[str, int]
     return rotations.frozen(domain, revisions) or (record is not None and record.active)
 
 
-def note_trust(context: Context, live: Mapping[str, str]) -> None:
-    """Record in the state which CAs the bundles have, in one word, and since when; `live` is as for `follow`."""
+def note_trust(context: Context, held: Mapping[str, BundleDigest]) -> None:
+    """Record in the state which CAs the bundles have, in one word, and since when; `held` has their digests by key.
+
+    Where vaultpki 0.1 ran the hooks of a bundle, its digest becomes that of today: an upgrade restarts nothing.
+    """
     state = context.state.value
-    trust = sha256("-".join(live.get(key, "") for key in hooks.BUNDLES).encode()).hexdigest()[:16]
+    whole = (held[key].whole if key in held else "" for key in hooks.BUNDLES)
+    trust = sha256("-".join(whole).encode()).hexdigest()[:16]
     since = state.trust_since if trust == state.trust else context.clock
-    context.state.value = replace(state, trust=trust, trust_since=since)
+    hooked = {
+        key: held[key].read if key in held and held[key].whole == done else done for key, done in state.hooked.items()
+    }
+    context.state.value = replace(state, trust=trust, trust_since=since, hooked=hooked)
 
 
 def follow(context: Context, live: Mapping[str, str], wanted: Assignment) -> None:

@@ -74,8 +74,9 @@ def reconcile(context: Context) -> Outcome:
         _remove_surplus(context, wanted)
     found.events.extend(Event("rewritten", text, "warning") for text in context.folders.rewritten)
     report.note_installed(context, wanted, items)
-    live = hook_schedule.live(context.folders, config.layout, items)
-    hook_schedule.note_trust(context, live)
+    held = bundles.digests(context.folders, config.layout)
+    hook_schedule.note_trust(context, held)
+    live = hook_schedule.live(items, held)
     vault = contact.vault if contact.away is None else None
     before = None
     if vault is not None:

@@ -176,6 +176,11 @@ READERS: Final[tuple[Reader, ...]] = (
 )
 
 
+def reads_roots(key: str) -> bool:
+    """Return whether a component that the hooks of `key` restart reads the bundle with the roots."""
+    return any(each.chain for each in READERS if each.ca == BUNDLES.get(key))
+
+
 def start_only(ca: str, roles: Collection[NodeRole], layout: Layout = Layout.DOCUMENT) -> tuple[Reader, ...]:
     """Return what reads the bundle of `ca` only when it starts, on a node of these roles."""
     return tuple(each for each in _readers(ca, roles, layout) if each.follows is None)

@@ -1,0 +1,111 @@
+"""The digests that hooks of bundles go by: of the files that the components read which the hooks restart."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from helpers.root_certificates import NAME, Key
+from vaultpki.agent import bundles, hook_schedule
+from vaultpki.agent.bundles import BundleDigest
+from vaultpki.agent.context import Context, Options
+from vaultpki.agent.state import AgentState, StateFile
+from vaultpki.certificates import BUNDLES, ISSUING_CAS
+from vaultpki.disk.folders import Folders
+from vaultpki.disk.generations import File
+from vaultpki.host import hooks
+from vaultpki.layout import bundle_of
+from vaultpki.model import AgentConfig, Auth, Hook
+from vaultpki.places import PKI, Layout, inner_folders
+
+FIRST, SECOND, ROOT, NEXT = (Key(f"{NAME} {number}").root().pem.encode() for number in range(4))
+
+CONFIG = AgentConfig(
+    cluster="prod",
+    prefix="vaultpki/prod",
+    node="cp-1",
+    pool=None,
+    addresses=("https://v",),
+    ca_file=None,
+    root_sha256="5f" * 32,
+    auth=Auth("approle", role_id="9a0e"),
+    directory="/srv/pki",
+    state="/srv/state",
+)
+
+
+def written(folder: Path, layout: Layout, issuing: bytes, roots: bytes) -> dict[str, BundleDigest]:
+    """Install the bundles of every CA, of these certificates, and return their digests."""
+    paths = {PKI: str(folder / "pki"), **inner_folders(str(folder / "pki"))}
+    with Folders.open(paths) as folders:
+        files: dict[str, dict[str, File]] = {}
+        for ca in ISSUING_CAS:
+            for chain in (False, True):
+                place = bundle_of(layout, ca, chain=chain)
+                data = issuing + roots if chain else issuing
+                files.setdefault(place.folder, {})[place.file] = File(data, 0o644, -1, -1)
+        for name, each in files.items():
+            folders.install(name, BUNDLES, each)
+        return bundles.digests(folders, layout)
+
+
+def former(data: bytes) -> str:
+    """The digest of 0.1 in the layout document: of both files one after the other."""
+    return sha256(data).hexdigest()[:32]
+
+
+def changed(before: dict[str, BundleDigest], after: dict[str, BundleDigest]) -> set[str]:
+    return {key for key in after if before[key].read != after[key].read}
+
+
+@pytest.mark.parametrize("layout", Layout)
+def test_another_root_concerns_only_what_reads_roots(tmp_path: Path, layout: Layout) -> None:
+    """etcd and kube-apiserver read no root, and are not restarted for one."""
+    before = written(tmp_path, layout, FIRST, ROOT)
+    assert set(before) == set(hooks.BUNDLES)
+    assert changed(before, written(tmp_path, layout, FIRST, ROOT + NEXT)) == {"kubernetes-ca"}
+    assert changed(before, written(tmp_path, layout, FIRST + SECOND, ROOT)) == set(hooks.BUNDLES)
+
+
+@pytest.mark.parametrize("layout", Layout)
+def test_the_order_of_cas_concerns_nobody(tmp_path: Path, layout: Layout) -> None:
+    before = written(tmp_path, layout, FIRST + SECOND, ROOT + NEXT)
+    assert changed(before, written(tmp_path, layout, SECOND + FIRST, NEXT + ROOT)) == set()
+
+
+def test_what_reads_roots_is_in_the_table() -> None:
+    assert {key for key in hooks.BUNDLES if hooks.reads_roots(key)} == {"kubernetes-ca"}
+    assert [each.component for each in hooks.READERS if each.chain] == ["kube-controller-manager"]
+
+
+@pytest.mark.parametrize("layout", Layout)
+def test_an_upgrade_owes_no_hook(tmp_path: Path, layout: Layout) -> None:
+    """Agents of 0.1 kept the digest of both bundles; the hooks that ran for them are not run again."""
+    held = written(tmp_path, layout, FIRST, ROOT)
+    if layout is Layout.DOCUMENT:
+        assert held["etcd-ca"].whole == former(FIRST + FIRST + ROOT)
+    state = noted(tmp_path, held, AgentState(hooked={key: each.whole for key, each in held.items()}))
+    live = hook_schedule.live((), held)
+    assert state.hooked == live and state.trust
+    # Hooks that ran for other files are owed, as before.
+    other = written(tmp_path, layout, FIRST + SECOND, ROOT)
+    ran = noted(tmp_path, other, AgentState(hooked={key: each.whole for key, each in held.items()})).hooked
+    every = dict.fromkeys(hooks.BUNDLES, (Hook("command", argv=("true",)),))
+    assert set(hooks.owed(hook_schedule.live((), other), ran, every)) == set(hooks.BUNDLES)
+
+
+def test_the_word_for_a_nodes_cas_is_that_of_earlier_releases(tmp_path: Path) -> None:
+    """`vaultpki nodes` compares it between nodes, some of which are not upgraded yet."""
+    whole = former(FIRST + FIRST + ROOT)
+    state = noted(tmp_path, written(tmp_path, Layout.DOCUMENT, FIRST, ROOT), AgentState())
+    assert state.trust == sha256("-".join([whole] * len(hooks.BUNDLES)).encode()).hexdigest()[:16]
+
+
+def noted(folder: Path, held: dict[str, BundleDigest], before: AgentState) -> AgentState:
+    state = StateFile(str(folder / "state"))
+    state.value = before
+    with Folders.open({PKI: str(folder / "pki")}) as folders:
+        hook_schedule.note_trust(Context(CONFIG, Options(), folders, 5.0, state, None), held)
+    return state.value
