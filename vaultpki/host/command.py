@@ -53,6 +53,10 @@ class CommandRunner:
         """Whether `stop` has been called."""
         return self._stopped.is_set()
 
+    def wait(self, seconds: float) -> bool:
+        """Wait so long, or until `stop` is called; return whether it has been."""
+        return self._stopped.wait(seconds)
+
     def stop(self) -> None:
         """Kill the command that runs, and start no other; from any thread, and returns within 0.3 s."""
         self._stopped.set()

@@ -6,17 +6,15 @@ Where that is, is read from its flags. An answer is bounded in time and size.
 from __future__ import annotations
 
 import http.client
-import os
 import re
 import ssl
-import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from vaultpki.host import http_get, kube_api
+from vaultpki.host import http_get, kube_api, setting_files
 from vaultpki.host.component_flags import COMPONENTS
 from vaultpki.host.processes import Process
 from vaultpki.redact import printable
@@ -26,7 +24,6 @@ KNOWN: Final = frozenset(COMPONENTS)
 """The components that can be asked."""
 
 _LARGEST: Final = 64 * 1024
-_LARGEST_FILE: Final = 1024 * 1024
 _LONGEST: Final = 200
 
 _LOOPBACK: Final = "127.0.0.1"
@@ -137,10 +134,10 @@ def _etcd(process: Process) -> _Endpoint:
 
 def _etcd_settings(file: str) -> dict[str, str]:
     """Return flags from etcd's configuration file (etcd server/embed/config.go); with one it ignores its flags."""
-    found = _yaml(file)
+    found = setting_files.mapping(file)
     security = found.get("client-transport-security")
     given = {**found, **(security if isinstance(security, dict) else {})}
-    return {str(name): value for name, value in given.items() if isinstance(value, str)}
+    return {name: value for name, value in given.items() if isinstance(value, str)}
 
 
 def _api_server(process: Process) -> _Endpoint:
@@ -172,7 +169,7 @@ def _secure(flags: Mapping[str, str], port: int) -> str:
 
 def _kubelet(process: Process) -> _Endpoint:
     flags = process.flags
-    settings = _yaml(flags.get("config", ""))
+    settings = setting_files.mapping(flags.get("config", ""))
     port = flags.get("healthz-port", settings.get("healthzPort", 10248))
     if str(port) == "0":
         raise _CannotAsk("its healthzPort is 0, so it cannot be asked: remove that setting")
@@ -182,7 +179,7 @@ def _kubelet(process: Process) -> _Endpoint:
 
 def _proxy(process: Process) -> _Endpoint:
     flags = process.flags
-    settings = _yaml(flags.get("config", ""))
+    settings = setting_files.mapping(flags.get("config", ""))
     given = str(flags.get("healthz-bind-address") or settings.get("healthzBindAddress") or ":10256")
     host, _, port = given.rpartition(":")
     # `livez` is there since Kubernetes 1.28; `healthz` also fails while the node is being drained.
@@ -219,7 +216,7 @@ def _context(trusted: Sequence[str | None], pair: tuple[bytes, bytes] | None) ->
     # The file that it serves counts as well as its CA, whoever issued it and for which names.
     tls.check_hostname = False
     tls.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    blocks = [block for file in trusted for block in _BLOCK.findall(_text(file))]
+    blocks = [block for file in trusted for block in _BLOCK.findall(_file(file).decode("ascii", "replace"))]
     try:
         if not blocks:
             raise _CannotAsk("the CA file in its flags has no certificate that can be read")
@@ -236,32 +233,5 @@ def _pair(flags: Mapping[str, str], certificate: str, key: str) -> tuple[bytes, 
     return pair if all(pair) else None
 
 
-def _text(path: str | None) -> str:
-    return _file(path).decode("ascii", "replace")
-
-
 def _file(path: str | None) -> bytes:
-    """Return a small regular file; empty if there is none that can be read."""
-    if not path or not path.startswith("/"):
-        return b""
-    try:
-        # Not to wait for whoever writes into a pipe.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    except (OSError, ValueError):
-        return b""
-    with open(fd, "rb") as file:
-        return file.read(_LARGEST_FILE) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
-
-
-def _yaml(path: str) -> dict[Any, Any]:
-    """Return the mapping in a file of settings; empty if there is none that can be read."""
-    data = _file(path)
-    if not data:
-        return {}
-    import yaml
-
-    try:
-        found = yaml.safe_load(data)
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return setting_files.content(path or "")

@@ -7,12 +7,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from hashlib import sha256
 
 from vaultpki.errors import StoreError, fault
 from vaultpki.host import static_pod
 from vaultpki.host.command import CommandRunner
 from vaultpki.host.component_flags import COMPONENTS
 from vaultpki.host.hooks import Job, Result, rank
+from vaultpki.host.restarts import Restarts
 from vaultpki.model import Hook
 
 
@@ -27,6 +29,7 @@ class Runner:
         self._done = done
         self.ran: dict[str, str] = {}
         self._commands = CommandRunner()
+        self._restarts = Restarts(self._commands.wait)
         self._lock = threading.Lock()
         self._queued: dict[str, Job] = {}
         self._running: dict[str, Job] = {}
@@ -123,15 +126,14 @@ class Runner:
     def _run(self, hook: Hook, job: Job, sharing: list[Job]) -> str:
         """Run one hook for all jobs that share it; return "", or what went wrong as the rest of a sentence."""
         if hook.kind == "static_pod":
-            if _not_there_yet(hook.name):
-                return ""
-            try:
-                static_pod.restart(hook.name, {each.key: each.digest for each in sharing})
-            except StoreError as error:
-                return f"failed: {error}"
-            return ""
-        # Not `restart`: at boot it waits for ever for a unit that is ordered after vaultpki-agent-once.
-        argv = ("systemctl", "try-restart", "--", hook.name) if hook.kind == "systemd" else hook.argv
+            return self._restarts.run(hook, sharing, lambda: _restart_pod(hook.name, sharing))
+        if hook.kind == "systemd":
+            # Not `restart`: at boot it waits for ever for a unit that is ordered after vaultpki-agent-once.
+            argv = ("systemctl", "try-restart", "--", hook.name)
+            return self._restarts.run(hook, sharing, lambda: self._command(hook, argv, job, sharing))
+        return self._command(hook, hook.argv, job, sharing)
+
+    def _command(self, hook: Hook, argv: tuple[str, ...], job: Job, sharing: list[Job]) -> str:
         # Nothing else of our environment: it may hold a Vault token, or NOTIFY_SOCKET.
         environment = {
             "HOME": os.environ.get("HOME", "/"),
@@ -166,6 +168,24 @@ _Step = tuple[Hook, int]
 
 def _steps(job: Job) -> list[_Step]:
     return [(hook, job.hooks[:index].count(hook)) for index, hook in enumerate(job.hooks)]
+
+
+def _restart_pod(name: str, sharing: list[Job]) -> str:
+    if _not_there_yet(name):
+        return ""
+    try:
+        static_pod.restart(name, {each.key: _change(each) for each in sharing})
+    except StoreError as error:
+        return f"failed: {error}"
+    return ""
+
+
+def _change(job: Job) -> str:
+    """Return what the manifest says that its pod was restarted for: a file that came back is another change."""
+    installed = job.installed
+    if installed is None:
+        return job.digest
+    return sha256(f"{job.digest} {installed.boot} {installed.uptime}".encode()).hexdigest()
 
 
 def _not_there_yet(name: str) -> bool:

@@ -43,7 +43,7 @@ class Job:
     """A run of the hooks of `key` for the change to `digest`, each for at most `timeout` seconds.
 
     `attempts` runs have failed before; `directory` is the one of agent.yaml, and `folders` are all with certificates.
-    `installed` is when the newest file of the key was installed, or None where that is not known.
+    `installed` is a moment after the newest file of the key was installed, or None where that is not known.
     """
 
     key: str

@@ -1,7 +1,7 @@
 """A small real process that stands for a component of a node: its name, its flags, and its own health endpoint.
 
 It is a program of its own, started as `etcd` and the like with the flags of the real one. Its folder holds what a test
-may change: `answer`, the status and the text of the endpoint, and `slow`, the seconds until it listens.
+may change: `answer`, the status and the text of the endpoint, and `slow`, for how many seconds it does not listen.
 """
 
 from __future__ import annotations
@@ -55,9 +55,13 @@ class Component:
         new.write_text(f"{status} {text}")
         new.replace(self.folder / "answer")
 
-    def slow(self, seconds: float) -> None:
-        """Let it listen only so long after its next start."""
+    def slow(self, seconds: float = float("inf")) -> None:
+        """Let it listen only so long after its next start, or once it is released."""
         (self.folder / "slow").write_text(str(seconds))
+
+    def release(self) -> None:
+        """Let it listen at once."""
+        (self.folder / "slow").unlink()
 
     def start(self) -> None:
         from helpers.vault.servers import tied
@@ -172,8 +176,10 @@ def main() -> None:
     new = Path("pid.new")
     new.write_text(str(os.getpid()))
     new.replace("pid")
-    if Path("slow").exists():
-        time.sleep(float(Path("slow").read_text()))
+    started, slow = time.monotonic(), Path("slow")
+    with contextlib.suppress(FileNotFoundError):
+        while time.monotonic() < started + float(slow.read_text()):
+            time.sleep(POLL)
     flags = dict(word.removeprefix("--").split("=", 1) for word in sys.argv[1:])
     print("serves", shlex.join(sys.argv[1:]), flush=True)
     _serve(flags)
