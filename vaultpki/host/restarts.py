@@ -48,10 +48,15 @@ class Restarts:
         were installed is not restarted again.
         """
         component = component_of(hook)
-        if component is None or _is_gone(hook):
+        if component is None:
             return restart()
         until = time.monotonic() + sharing[0].timeout
         files = {folder for job in sharing for folder in job.folders}
+        if _is_gone(hook):
+            if processes.find(component, files):
+                path = static_pod.manifest(hook.name)
+                return f"failed: {path} is missing, and {component} runs: correct the hook, or put the manifest back"
+            return restart()
         changes = frozenset((job.key, job.digest) for job in sharing)
         since = _newest(sharing)
         made = self._made.get(hook)

@@ -111,6 +111,19 @@ def test_a_unit_is_restarted_and_waited_for(node: Node) -> None:
         assert node.healthy()
 
 
+def test_a_component_without_a_manifest(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before kubeadm has made it, and after a reset, there is nothing to restart; one that runs is another matter."""
+    monkeypatch.setattr(static_pod, "FOLDER", str(node.pki))
+    hook = Hook("static_pod", name="etcd")
+    assert node.run(hook).ok
+    with node.etcd.supervised():
+        assert node.run(hook).error == (
+            f"hook 1 of etcd-ca (static pod etcd) failed: {node.pki}/etcd.yaml is missing, and etcd runs: correct the "
+            "hook, or put the manifest back"
+        )
+        assert node.etcd.starts == 1
+
+
 def test_a_static_pod_that_is_never_restarted_is_a_failure(node: Node) -> None:
     with node.etcd.supervised():
         result = node.run(node.pod, SHORT)
