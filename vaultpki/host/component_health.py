@@ -6,12 +6,13 @@ Where that is, is read from its flags. An answer is bounded in time and size.
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import re
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 from vaultpki.host import http_get, kube_api, setting_files
@@ -25,6 +26,8 @@ KNOWN: Final = frozenset(COMPONENTS)
 
 _LARGEST: Final = 64 * 1024
 _LONGEST: Final = 200
+
+_NO_ADDRESS: Final = "its flags name no address at which it can be asked"
 
 _LOOPBACK: Final = "127.0.0.1"
 _EVERY: Final = ("", "0.0.0.0", "::")  # noqa: S104 - compared, not bound
@@ -61,6 +64,8 @@ def problem(process: Process, timeout: float) -> str:
         endpoint = _ENDPOINTS[process.component](process)
     except _CannotAsk as error:
         return str(error)
+    except ValueError:
+        return _NO_ADDRESS
     try:
         return _asked(endpoint, deadline)
     except TimeoutError:
@@ -129,7 +134,7 @@ def _etcd(process: Process) -> _Endpoint:
         # in, is what counts.
         tls = _context((flags.get("trusted-ca-file"), flags.get("cert-file")), _pair(flags, "cert-file", "key-file"))
     # Both include a read that a quorum must agree to. `readyz` is there since etcd 3.4.29 and 3.5.11.
-    return _Endpoint(_origin(parts.scheme, parts.hostname or "", _port(parts)), ("/readyz", "/health"), (tls,))
+    return _Endpoint(_origin(parts.scheme, parts.hostname or "", str(parts.port or "")), ("/readyz", "/health"), (tls,))
 
 
 def _etcd_settings(file: str) -> dict[str, str]:
@@ -199,15 +204,10 @@ _ENDPOINTS: Final[Mapping[str, Callable[[Process], _Endpoint]]] = {
 def _origin(scheme: str, host: str, port: str) -> str:
     host = _LOOPBACK if host in _EVERY else host
     if not re.fullmatch(r"[A-Za-z0-9.:_-]{1,253}", host) or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
-        raise _CannotAsk("its flags name no address at which it can be asked")
+        raise _CannotAsk(_NO_ADDRESS)
+    if ":" in host:
+        ipaddress.IPv6Address(host)
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def _port(parts: Any) -> str:
-    try:
-        return str(parts.port or "")
-    except ValueError:
-        return ""
 
 
 def _context(trusted: Sequence[str | None], pair: tuple[bytes, bytes] | None) -> ssl.SSLContext:

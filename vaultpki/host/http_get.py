@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 from collections.abc import Mapping
+from typing import Any
 
 from vaultpki.vault.sockets import Channel
 
@@ -20,25 +21,34 @@ def get(
     lines = [f"GET {target} HTTP/1.1", f"Host: {host}", "Accept-Encoding: identity", "Connection: close"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     channel.send(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"), deadline)
-    answer = http.client.HTTPResponse(_Bytes(_all(channel, deadline, largest)))  # type: ignore[arg-type]
+    answer = http.client.HTTPResponse(_Socket(_Incoming(channel, deadline, largest)))  # type: ignore[arg-type]
     answer.begin()
     return answer.status, answer.read()
 
 
-class _Bytes:
-    """What `http.client` reads an answer from: bytes that are there already."""
+class _Incoming(io.RawIOBase):
+    """What arrives on a connection, until a time and up to a size."""
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data
+    def __init__(self, channel: Channel, deadline: float, largest: int) -> None:
+        self._channel, self._deadline, self._left = channel, deadline, largest
 
-    def makefile(self, *_: object) -> io.BytesIO:
-        return io.BytesIO(self._data)
+    def readable(self) -> bool:
+        return True
 
-
-def _all(channel: Channel, deadline: float, largest: int) -> bytes:
-    found = bytearray()
-    while part := channel.receive(65536, deadline):
-        found += part
-        if len(found) > largest:
+    def readinto(self, buffer: Any) -> int:
+        data = self._channel.receive(len(buffer), self._deadline)
+        self._left -= len(data)
+        if self._left < 0:
             raise ValueError("too large")
-    return bytes(found)
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class _Socket:
+    """The part of a socket that `http.client` reads an answer from."""
+
+    def __init__(self, incoming: _Incoming) -> None:
+        self._incoming = incoming
+
+    def makefile(self, *_: object) -> io.BufferedReader:
+        return io.BufferedReader(self._incoming)

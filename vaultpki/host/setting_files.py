@@ -19,9 +19,16 @@ def content(path: str) -> bytes:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except (OSError, ValueError):
         return b""
-    with open(fd, "rb") as file:
+    try:
         about = os.fstat(fd)
-        return file.read() if stat.S_ISREG(about.st_mode) and about.st_size <= _LARGEST else b""
+        if not stat.S_ISREG(about.st_mode) or about.st_size > _LARGEST:
+            return b""
+        with open(fd, "rb", closefd=False) as file:
+            return file.read(_LARGEST)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
 
 
 def mapping(path: str) -> dict[str, Any]:
