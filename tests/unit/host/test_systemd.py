@@ -309,8 +309,17 @@ def test_a_pod_has_no_more_rights_than_the_unit(name: str) -> None:
     unit = agent()["CapabilityBoundingSet"][0].split()
     assert context["capabilities"] == {"drop": ["ALL"], "add": [each.removeprefix("CAP_") for each in unit]}
     assert context["readOnlyRootFilesystem"] is True and context["allowPrivilegeEscalation"] is False
-    assert spec["automountServiceAccountToken"] is False and not spec.get("hostPID") and not spec.get("hostIPC")
+    assert spec["automountServiceAccountToken"] is False and not spec.get("hostIPC")
     assert container["resources"]["limits"]["memory"] == "128Mi"
+
+
+@PODS
+def test_a_pod_sees_the_components_of_its_node_as_the_unit_does(name: str) -> None:
+    """When they were started, by their processes; whether they are healthy, on the node's loopback."""
+    spec = pod(name)
+    assert spec["hostPID"] is True and spec["hostNetwork"] is True
+    assert not {"ProtectProc", "ProcSubset", "PrivatePIDs", "PrivateNetwork", "IPAddressDeny"} & agent().keys()
+    assert {"AF_INET", "AF_INET6"} <= set(agent()["RestrictAddressFamilies"][0].split())
 
 
 @PODS
