@@ -83,24 +83,33 @@ def problem(process: Process, timeout: float) -> str:
 
 
 def _asked(endpoint: _Endpoint, deadline: float) -> str:
-    said = ""
+    said = []
     for context in endpoint.contexts:
-        for path in endpoint.paths:
-            # Plain HTTP has no use for any.
-            tls = context or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            channel = connect(endpoint.origin, tls, None, deadline)
-            try:
-                status, body = http_get.get(channel, endpoint.at, path, {}, deadline, _LARGEST)
-            finally:
-                channel.close()
-            if status == http.HTTPStatus.OK:
-                return ""
-            said = f"{path} answers {status}{_failed_checks(body)}"
-            if status != http.HTTPStatus.NOT_FOUND:
-                break
+        status, problem = _answer(endpoint, context, deadline)
+        if not problem:
+            return ""
+        said.append(problem)
         if status not in (http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN):
             break
-    return said
+    # What it says to the caller that it should know.
+    return said[0]
+
+
+def _answer(endpoint: _Endpoint, context: ssl.SSLContext | None, deadline: float) -> tuple[int, str]:
+    """Return the status of the first of the paths that is there, and what is wrong with it."""
+    # Plain HTTP has no use for any.
+    tls = context or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    status, said = 0, ""
+    for path in endpoint.paths:
+        channel = connect(endpoint.origin, tls, None, deadline)
+        try:
+            status, body = http_get.get(channel, endpoint.at, path, {}, deadline, _LARGEST)
+        finally:
+            channel.close()
+        said = "" if status == http.HTTPStatus.OK else f"{path} answers {status}{_failed_checks(body)}"
+        if status != http.HTTPStatus.NOT_FOUND:
+            break
+    return status, said
 
 
 def _failed_checks(body: bytes) -> str:

@@ -154,8 +154,14 @@ def test_an_api_server_is_asked_with_a_pair_and_without(pki: Path) -> None:
     for behaviour in (named, nobody):
         with serving(behaviour, tls=tls(pki, clients=ssl.CERT_OPTIONAL)) as server:
             assert ask("kube-apiserver", f"--secure-port={port(server)}", *flags) == ""
-    with serving(always(401, ""), tls=tls(pki, clients=ssl.CERT_OPTIONAL)) as server:
-        assert ask("kube-apiserver", f"--secure-port={port(server)}", *flags) == "/readyz answers 401"
+
+    def starting(guest: Guest) -> None:
+        guest.request()
+        assert isinstance(guest.socket, ssl.SSLSocket)
+        guest.answer(403 if guest.socket.getpeercert() else 401, "")
+
+    with serving(starting, tls=tls(pki, clients=ssl.CERT_OPTIONAL)) as server:
+        assert ask("kube-apiserver", f"--secure-port={port(server)}", *flags) == "/readyz answers 403"
 
 
 def test_an_api_server_may_serve_a_certificate_of_another_ca_if_it_is_its_own(pki: Path) -> None:
