@@ -9,6 +9,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -202,6 +203,22 @@ def test_a_file_that_came_back_restarts_the_pod_again(node: Node) -> None:
         again = node.install()
         assert node.run(node.pod, installed=again).ok and node.etcd.starts == 3
         assert node.process.started.later_than(again)
+
+
+def test_a_hook_that_keys_share_counts_from_the_newest_of_their_files(node: Node) -> None:
+    with node.etcd.supervised(node.manifest):
+        before = node.install()
+        runner, hook = Runner(), node.pod
+        assert node.run(hook, installed=before, runner=runner).ok and node.etcd.starts == 2
+        jobs = [
+            replace(node.job(hook, installed=installed), key=key)
+            for key, installed in (("etcd-ca", before), ("etcd-server", node.install()))
+        ]
+        assert [result.ok for result in runner.run_all(jobs)] == [True, True]
+        assert node.etcd.starts == 3
+        # One of them is tried again alone, later: it has what it needs.
+        assert [result.ok for job in jobs for result in runner.run_all([job])] == [True, True]
+        assert node.etcd.starts == 3
 
 
 def test_a_new_process_beside_an_old_one_is_not_restarted_again(node: Node, tmp_path: Path) -> None:
