@@ -45,6 +45,8 @@ RULES = {
     "retrust": "from retired the way back stops until every node trusts the old CA again; only then the default moves",
     "bound": "a person's restart counts only if a report had already shown the final bundle on that node's disk",
     "memory": "the gate asks what processes hold (started after the bundle), not only what lies on disk",
+    "seen": "a start counts once the process was seen to run since then, not when its hook has succeeded",
+    "compared": "before leaves of the other CA are installed, listeners that answer must accept the CAs that count",
     "newstate": "confirmed restarts are forgotten at each change of state",
     "operators": "certificates that no node reports (admin) count as leaves",
     "epoch": "a node that has seen a newer record only adds trust; it re-issues and drops nothing",
@@ -61,6 +63,7 @@ RULES = {
     "ids": "deletions name the issuer's id, numbers are never used twice",
     "defuse": "on the way back the new issuer loses its signing usage",
     "probe": "live handshakes at the end",
+    "accepting": "a listener that was seen accepting the old CA in retired holds the step until it is seen refusing it",
     "whole": "before each step the server must match everything the state says (default, both usages), not only its "
     "last change",
 }
@@ -81,6 +84,9 @@ class Node(NamedTuple):
     view: tuple[int, int, int, bool, int] | None  # trust word, leaf word, on the mount, fresh, behind
     ahead: int  # 1: has seen a newer record than the server's; 2: one that no record will ever be above
     heard: bool  # has reported since the server was set back
+    believed: int = 0  # where a component reads another file: what the agent takes it to have started with
+    noted: bool = False  # its listener was seen accepting the old CA in retired
+    away: bool = False  # its listener, which was seen so, cannot be asked now
 
 
 class World(NamedTuple):
@@ -100,7 +106,9 @@ class Settings(NamedTuple):
 
     With `stale` the reports of before a restore stay until each node has passed. `older` is whether the last honest
     node runs the last release's agent. `forged` is whether records are forged. `begin` is the state in which everything
-    is at first; with `restore` the snapshot is of then.
+    is at first; with `restore` the snapshot is of then. Listeners can be asked with `reach`; with `away` one
+    that was seen accepting the old CA can be out of reach afterwards. With `other` the component of the last honest
+    node reads another file than the agent writes, which a person replaces, or forgets, when it is restarted.
     """
 
     reads: str = "start"  # start: as etcd; late: as Kubernetes clients
@@ -118,6 +126,9 @@ class Settings(NamedTuple):
     forged: bool = False
     begin: str = "0"
     excused: bool = False
+    reach: bool = False
+    other: bool = False
+    away: bool = False
     back: bool = True
     rules: frozenset[str] = ALL
 
@@ -128,12 +139,15 @@ class Settings(NamedTuple):
     def lies(self, i: int) -> bool:
         return self.nodes - self.liars <= i < self.nodes
 
+    def reads_other(self, i: int) -> bool:
+        return self.other and i == self.nodes - self.liars - 1
+
 
 def beginning(s: Settings) -> World:
     p = s.begin
     trust, leaf = TRUST[p], LEAF[p]
     node = Node(2, trust, leaf, trust, trust, leaf, (trust, leaf, trust), False, False, False, None, 0, True)
-    nodes = [node] * s.nodes
+    nodes = [node._replace(believed=trust) if s.reads_other(i) else node for i in range(s.nodes)]
     if s.joins:
         nodes.append(Node(0, 0, 0, 0, 0, 0, None, False, False, False, None, 0, True))
     old, new = "C" if p == "R" else "F", "-" if p == "0" else "C" if p == "B" else "F"
@@ -175,13 +189,38 @@ def gate(w: World, to: str, s: Settings) -> bool:
             return False
     if "operators" in s.rules and w.admin and ((step == "SR" and w.admin != NEW) or (step == "B0" and w.admin != OLD)):
         return False
-    if step == "RD" and "probe" in s.rules:
-        for i, node in enumerate(w.nodes):
-            if s.excused and i == s.nodes - 1:
-                continue
-            if node.up == 2 and (node.started if s.reads == "start" else node.follows) & OLD:
-                return False
-    return True
+    return not any(_listener_holds(n, step, s) for i, n in enumerate(w.nodes) if not (s.excused and i == s.nodes - 1))
+
+
+def _listener_holds(node: Node, step: str, s: Settings) -> bool:
+    """Return whether the listener of a node keeps a step from being taken, by what it says or was seen to say."""
+    if node.up != 2 or not s.reach:
+        return False
+    if node.away:
+        return step == "RD" and "accepting" in s.rules
+    trust = node.started if s.reads == "start" else node.follows
+    if "compared" in s.rules and (
+        (step in ("US", "TS", "KS", "LS") and trust != BOTH)
+        or (step in ("TB", "KB", "LB", "kB") and not trust & OLD)
+        or (step == "BS" and not trust & NEW)
+    ):
+        return True
+    return step == "RD" and "probe" in s.rules and bool(trust & OLD)
+
+
+def noted(w: World, s: Settings) -> World | None:
+    """Return the world after a command has seen listeners that accept the old CA, and noted them; None if it sees none.
+
+    Each such node needs a person's word once more, and every node a report that answers the record.
+    """
+    if w.phase != "R" or not gate(w, "D", s._replace(rules=s.rules - {"probe", "accepting"})):
+        return None
+    seen = [not n.away and n.up == 2 and bool(n.started & OLD) for n in w.nodes]
+    nodes = tuple(
+        n._replace(noted=n.noted or one, confirmed=n.confirmed and not one, fresh=False, settled=False)
+        for n, one in zip(w.nodes, seen, strict=True)
+    )
+    return w._replace(nodes=nodes) if any(seen) and nodes != w.nodes else None
 
 
 def _closed(node: Node, report: tuple[int, int, int], step: str, s: Settings) -> bool:
@@ -265,6 +304,8 @@ def record(w: World, to: str, s: Settings) -> World:
             confirmed=n.confirmed and "newstate" not in s.rules,
             view=n.view and (*n.view[:3], False, n.view[4]),
             ahead=0 if n.ahead == 1 and n.heard else n.ahead,
+            noted=False,
+            away=False,
         )
         for n in w.nodes
     )

@@ -25,6 +25,7 @@ from models.rotation import (
     beginning,
     gate,
     mount,
+    noted,
     record,
     server_write,
     signs,
@@ -56,6 +57,8 @@ def operate(w: World, s: Settings) -> Iterator[tuple[str, World]]:
             if "intent" in s.rules and server_write(w, w.phase, s, w.generation) is not None:
                 yield f"{who}: rerun", with_(("srv", w.phase, w.generation))
                 continue
+            if s.away and (seen := noted(w, s)):
+                yield f"{who}: continue sees a listener that accepts the old CA", seen
             for word, table in (("continue", FORWARD), ("abort", BACK if s.back else HOME)):
                 to = table.get(w.phase, "")
                 if to and gate(w, to, s):
@@ -140,9 +143,14 @@ def agents(w: World, s: Settings) -> Iterator[tuple[str, World]]:
         yield from _pass(w, i, n, who, s)
         if n.up == 2 and s.reads == "start":
             proof = "bound" not in s.rules or bool(n.fresh and n.report and n.report[0] == TRUST[w.phase] == n.disk)
-            again = n._replace(started=n.disk, confirmed=n.confirmed or (not s.hooks and proof))
-            if again != n:
-                yield f"{who}: etcd and API server restarted, now trust {NAMES[n.disk]}", with_(again)
+            confirmed = n.confirmed or (not s.hooks and proof)
+            # Where it reads another file, a person may forget to replace that.
+            for holds in {n.disk, n.started} if s.reads_other(i) else {n.disk}:
+                again = n._replace(started=holds, confirmed=confirmed, believed=n.disk if s.reads_other(i) else 0)
+                if again != n:
+                    yield f"{who}: etcd and API server restarted, now trust {NAMES[holds]}", with_(again)
+            if n.noted:
+                yield f"{who}: its listener {'is back' if n.away else 'is away'}", with_(n._replace(away=not n.away))
         if n.up == 2 and s.reads == "late":
             if n.follows != n.disk:
                 yield f"{who}: processes take the bundle {NAMES[n.disk]}", with_(n._replace(follows=n.disk))
@@ -186,7 +194,11 @@ def _pass(w: World, i: int, n: Node, who: str, s: Settings) -> Iterator[tuple[st
             node = n._replace(disk=disk, leaf=leaf, view=None)
         what = f"{who}: installs (bundle {NAMES[disk]}, leaf {NAMES[leaf]})"
         yield f"{what}, report lost", w._replace(nodes=(*w.nodes[:i], node, *w.nodes[i + 1 :]))
-        said = (disk, leaf, node.started if s.hooks else 0)
+        held = node.believed if s.reads_other(i) else node.started
+        if "seen" not in s.rules:
+            # The hook, which the agent has run by then, asks for a restart that may come later.
+            held = disk
+        said = (disk, leaf, held if s.hooks else 0)
         if s.lies(i):
             ideal = TRUST[w.phase]
             said = (ideal, LEAF[w.phase], ideal if s.hooks else 0)
@@ -274,7 +286,7 @@ def steps(w: World, s: Settings) -> Iterator[tuple[str, World]]:
 
 def canonical(w: World, s: Settings) -> World:
     """Return the world that stands for this one: nodes of one kind are interchangeable."""
-    same = s.nodes - s.liars - (1 if s.excused else 0) - (1 if s.older else 0)
+    same = s.nodes - s.liars - sum((s.excused, s.older, s.other))
     tidy = []
     for i, node in enumerate(w.nodes):
         n = node._replace(view=None) if node.view and node.view == view(w, i, node, s) else node

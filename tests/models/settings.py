@@ -23,6 +23,8 @@ SETTINGS = {
     "etcd, a late apply": Settings(apply=True),
     "etcd, a liar": Settings(nodes=3, liars=1, back=False),
     "etcd, one excused": Settings(nodes=3, excused=True, back=False),
+    "etcd, another file": Settings(reach=True, other=True, nodes=1),
+    "etcd, another file, a listener away": Settings(reach=True, other=True, away=True, nodes=1),
     "etcd, set back": Settings(restore=True),
     "etcd, set back, forward only": Settings(restore=True, back=False),
     "etcd, set back to published": Settings(restore=True, begin="U"),
@@ -65,6 +67,10 @@ NEEDED = (
     ("bound", "etcd, a person restarts"),
     ("newstate", "etcd, a person restarts"),
     ("memory", "etcd, hooks"),
+    ("seen", "etcd, hooks"),
+    ("compared", "etcd, another file"),
+    ("probe", "etcd, another file"),
+    ("accepting", "etcd, another file, a listener away"),
     ("operators", "kubernetes, admin"),
     ("leafword", "etcd, a late apply"),
     ("whole", "etcd, a late apply"),
@@ -85,8 +91,6 @@ NEEDED = (
     ("ids", "etcd, two operators"),
     ("defuse", "etcd, two operators"),
     ("whole", "etcd, two operators"),
-    ("probe", "etcd, hooks"),
-    ("probe", "etcd, a person restarts"),
 )
 """Rules, each with a setting in which something breaks without it."""
 
@@ -112,7 +116,14 @@ def tries() -> Iterator[Try]:
     first = SETTINGS["etcd, hooks"]._replace(rules=frozenset({"memory", "probe"}))
     yield Try("etcd, hooks: as first written", False, _rotation(first))
     yield Try("quorum: by turns", True, lambda limit: quorum(turns=True))
+    yield Try("quorum: by turns, one lies", True, lambda limit: quorum(turns=True, liar=True))
     yield Try("quorum: each agent on its own", False, lambda limit: quorum(turns=False))
+    yield Try("quorum: by turns, a hook's success counts", False, lambda limit: quorum(turns=True, seen="hook"))
+    yield Try("quorum: by turns, health alone counts", False, lambda limit: quorum(turns=True, seen="health"))
+    yield Try("quorum: by turns, the start alone counts", False, lambda limit: quorum(turns=True, seen="start"))
+    yield Try(
+        "quorum: by turns, one lies, without a look", False, lambda limit: quorum(turns=True, liar=True, look=False)
+    )
     yield Try("quorum: by turns, one member excused", False, lambda limit: quorum(turns=True, excused=1))
     yield Try("holders of the root, after an issuing CA's rotation", False, lambda limit: holders())
     big = Settings(nodes=3, joins=True, operators=2)

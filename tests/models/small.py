@@ -7,26 +7,43 @@ from typing import Any
 
 from models.explore import Found, explore
 
+OWES, HOOKED, RESTARTS, RUNS, HEALTHY = range(5)
 
-def quorum(*, turns: bool, excused: int = 0, members: int = 3) -> Found:
-    """Explore how members restart: with `turns` one at a time, by the record.
 
-    Each member: 0 owes a restart, 1 is restarting, 2 is back and not yet in sync, 3 healthy. `excused` members trust
-    only the old CA and so are cut off from their peers.
+def quorum(*, turns: bool, seen: str = "both", look: bool = True, liar: bool = False, excused: int = 0) -> Found:
+    """Explore how three members of etcd restart: with `turns` one at a time, by the record.
+
+    Each member owes a restart; then its hook has succeeded, and the old process runs still; then it restarts, runs
+    without being in sync, and is healthy. The next one has the turn once the one before was `seen` with a later start,
+    in good health, or both; "hook" takes the hook's success for that. A `liar` says that it is healthy as soon as it
+    restarts; a `look` at its listener, which answers once it is in sync, shows it. `excused` members trust only the old
+    CA and so are cut off from their peers.
     """
+
+    def done(i: int, m: int) -> bool:
+        said = {
+            "hook": m >= HOOKED,
+            "start": m >= RESTARTS,
+            "health": m in (HOOKED, HEALTHY),
+            "both": m == HEALTHY,
+        }[seen]
+        if liar and i == 0:
+            return m >= RESTARTS and (m == HEALTHY or not look)
+        return said
 
     def successors(w: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
         for i, m in enumerate(w):
-            if m == 0 and (not turns or all(x in (0, 3) for x in w)):
-                yield f"member {i + 1} restarts", (*w[:i], 1, *w[i + 1 :])
-            elif m in (1, 2):
-                yield f"member {i + 1} {'is up' if m == 1 else 'is in sync'}", (*w[:i], m + 1, *w[i + 1 :])
+            if m == OWES and (not turns or all(x == OWES or done(j, x) for j, x in enumerate(w) if j != i)):
+                yield f"the hook of member {i + 1} succeeds", (*w[:i], HOOKED, *w[i + 1 :])
+            elif OWES < m < HEALTHY:
+                what = ("restarts", "is up", "is in sync")[m - 1]
+                yield f"member {i + 1} {what}", (*w[:i], m + 1, *w[i + 1 :])
 
     def bad(w: tuple[int, ...]) -> str | None:
-        serving = sum(m in (0, 3) for m in w[excused:])
-        return f"no quorum: {serving} of {members} members serve" if serving <= members // 2 else None
+        serving = sum(m in (OWES, HOOKED, HEALTHY) for m in w[excused:])
+        return f"no quorum: {serving} of {len(w)} members serve" if serving <= len(w) // 2 else None
 
-    return explore((0,) * members, successors, bad, lambda w: all(m == 3 for m in w))
+    return explore((0,) * 3, successors, bad, lambda w: all(m == HEALTHY for m in w))
 
 
 def same_key(*, wait_restart: bool, wait_sent: bool, in_time: bool, members: int = 2) -> Found:

@@ -16,7 +16,11 @@ QUICK = (
     "etcd, one node, a forged record: without limit",
     "etcd, one node, a forged record: all rules",
     "root: without outside and send-cross",
+    "etcd, hooks: without seen",
+    "etcd, another file: without compared",
+    "etcd, another file, a listener away: without accepting",
     "quorum: by turns",
+    "quorum: by turns, one lies",
     "same key: all rules",
 )
 """Together some seconds of one core."""
