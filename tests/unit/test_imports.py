@@ -87,6 +87,7 @@ PURE: Final = (
     "provision.rotation_recovery",
     "provision.gates",
     "provision.gate_reasons",
+    "provision.listener_trust",
     "provision.root_pin",
     "provision.root_rotation",
     "provision.root_steps",

@@ -130,7 +130,7 @@ def rotate_command(
       vaultpki ca rotate etcd -f cluster.yaml --emergency --yes
     """
     from vaultpki.cli import ca_text, ca_wait
-    from vaultpki.provision import ca_commands, old_trust
+    from vaultpki.provision import ca_commands, listener_look
     from vaultpki.provision.rotation_course import Course
     from vaultpki.provision.rotation_run import Step
     from vaultpki.spec import parse_duration
@@ -158,7 +158,7 @@ def rotate_command(
 
             def take(course: Course | None, pods: KubeTrust | None) -> Step:
                 now = server_now(vault)
-                return ca_commands.advance(cluster, vault, now, pods=pods, look=old_trust.look, course=course)
+                return ca_commands.advance(cluster, vault, now, pods=pods, look=listener_look.look, course=course)
 
             course = Course(record, back=False)
             done = ca_wait.until_rest(vault, take, lambda: None, course, back=False, begun=True, quiet=as_json)
@@ -191,13 +191,13 @@ def continue_command(
       vaultpki ca continue -f cluster.yaml --without w-17 --wait
       vaultpki ca continue -f cluster.yaml --kubeconfig admin.conf
     """
-    from vaultpki.provision import ca_commands, old_trust
+    from vaultpki.provision import ca_commands, listener_look
 
     def step(
         cluster: Cluster, vault: Vault, told: tuple[str, ...], pods: KubeTrust | None, course: Course | None
     ) -> Step:
         now = server_now(vault)
-        return ca_commands.advance(cluster, vault, now, without, told, pods, old_trust.look, course)
+        return ca_commands.advance(cluster, vault, now, without, told, pods, listener_look.look, course)
 
     return _go(file, step, restarted, kubeconfig, back=False, allow_http=allow_http, wait=wait, as_json=as_json)
 
@@ -220,12 +220,12 @@ def abort_command(
       vaultpki ca abort -f cluster.yaml
       vaultpki ca abort -f cluster.yaml --wait
     """
-    from vaultpki.provision import ca_commands
+    from vaultpki.provision import ca_commands, listener_look
 
     def step(
         cluster: Cluster, vault: Vault, told: tuple[str, ...], pods: KubeTrust | None, course: Course | None
     ) -> Step:
-        return ca_commands.abort(cluster, vault, server_now(vault), without, told, pods, course)
+        return ca_commands.abort(cluster, vault, server_now(vault), without, told, pods, listener_look.look, course)
 
     return _go(file, step, restarted, kubeconfig, back=True, allow_http=allow_http, wait=wait, as_json=as_json)
 

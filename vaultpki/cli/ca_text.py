@@ -247,6 +247,7 @@ def record_json(record: RotationRecord, gate: Gate | None) -> dict[str, Any]:
         "left_out": _waiting(gate.excused if gate is not None else ()),
         "opens": None if gate is None or gate.opens is None else stamp(gate.opens),
         "turn": record.turn or None,
+        "accepting": list(record.accepting),
         "next": None if to is None else to.value,
         "back": None if back is None else back.value,
     }

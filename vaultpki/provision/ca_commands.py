@@ -13,7 +13,7 @@ from vaultpki.errors import Attention, BadAnswer, ChangedMeanwhile, ForeignObjec
 from vaultpki.model import Cluster
 from vaultpki.provision import root_run, rotation_course, rotation_run, set_back
 from vaultpki.provision.gates import Waiting
-from vaultpki.provision.old_trust import Look
+from vaultpki.provision.listener_trust import Look
 from vaultpki.provision.rotation_course import Course
 from vaultpki.provision.rotation_run import CaStatus, Step
 from vaultpki.provision.rotation_scene import Scene, read_scene, record_of
@@ -128,10 +128,11 @@ def abort(
     without: Sequence[str] = (),
     restarted: Sequence[str] = (),
     pods: KubeTrust | None = None,
+    look: Look | None = None,
     course: Course | None = None,
 ) -> Step:
     """Take the next step of the way back; as `advance`."""
-    return _step(cluster, vault, now, without, restarted, pods, None, course, back=True)
+    return _step(cluster, vault, now, without, restarted, pods, look, course, back=True)
 
 
 def _step(
@@ -173,7 +174,7 @@ def _taken(
 ) -> Step:
     set_back.refuse(scene, without)
     if root_run.active(scene):
-        return root_run.step(scene, back=back, without=without, restarted=restarted, pods=pods)
+        return root_run.step(scene, back=back, without=without, restarted=restarted, pods=pods, look=look)
     return root_run.rest(scene) or rotation_run.step(scene, back=back, without=without, restarted=restarted, look=look)
 
 

@@ -15,7 +15,7 @@ from vaultpki.certificates import ROOT, SKEW, bundle
 from vaultpki.redact import printable, stamp
 from vaultpki.spec import record_gaps
 from vaultpki.spec.node_report import CertificateReport, NodeReport
-from vaultpki.spec.rotation_record import Method, RotationRecord, State
+from vaultpki.spec.rotation_record import CaRef, Method, RotationRecord, State
 
 SETTLE: Final = 60
 """Seconds after a change on a node before a gate counts it as done."""
@@ -147,6 +147,15 @@ def settled(step: Step, node: Participant) -> datetime:
     elif not step.outlived:
         moments += [(leaf.installed or report.time) + late for _, leaf in _leaves(node, report) if leaf is not None]
     return max(moments)
+
+
+def wanted_cas(record: RotationRecord, to: State) -> tuple[CaRef, ...]:
+    """Return the CAs that everybody must trust before leaves of the next state are installed."""
+    # On the way back from RETIRED the new CA's issuer may be lost, and leaves of it are trusted where they are; the old
+    # one's may be where a way back goes forward again.
+    if record.new is None or (record.state, to) == (State.RETRUSTING, State.RETURNING):
+        return (record.old,)
+    return (record.new,) if (record.state, to) == (State.RETURNING, State.SWITCHED) else (record.old, record.new)
 
 
 def in_use(record: RotationRecord, node: Participant, now: datetime) -> bool:
@@ -324,13 +333,7 @@ def _fits(step: Step, held: frozenset[str]) -> bool:
 
 
 def _wanted(step: Step) -> frozenset[str]:
-    """Return the CAs that a bundle must have before leaves of the next state are installed."""
-    record = step.record
-    old, new = record.old.sha256, record.new.sha256 if record.new is not None else ""
-    # On the way back from RETIRED the new CA's issuer may be lost, and leaves of it are trusted where they are; the old
-    # one's may be where a way back goes forward again.
-    alone = {(State.RETRUSTING, State.RETURNING): old, (State.RETURNING, State.SWITCHED): new}
-    return frozenset({alone[step.path]} if step.path in alone else {old, new})
+    return frozenset(ca.sha256 for ca in wanted_cas(step.record, step.to))
 
 
 def _leaves(node: Participant, report: NodeReport) -> list[tuple[str, CertificateReport | None]]:

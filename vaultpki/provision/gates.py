@@ -65,6 +65,7 @@ def gate(
     longest_ttl: int,
     key_ids: Mapping[str, str],
     signer_ends: datetime,
+    keeps: str = "",
 ) -> Gate:
     """Return the gate between the state of the record and `to`.
 
@@ -72,10 +73,11 @@ def gate(
     the server's time. `reload` is how many seconds components take at most to notice a new file of this CA,
     `longest_ttl` the longest life of its leaves in seconds. `key_ids` has the key ids of the "old" and the "new" CA in
     hex, and `signer_ends` is when the CA expires that signs the new one. `record.since` must not be before the server
-    did what the state says: leaves of the other CA count as expired `longest_ttl` after it.
+    did what the state says: leaves of the other CA count as expired `longest_ttl` after it. `keeps` is the node that
+    keeps the turn whatever its report says.
     """
     step = Step(record, to, now, reload, longest_ttl, key_ids)
-    step = replace(step, turn=_turn(step, nodes))
+    step = replace(step, turn=keeps or _turn(step, nodes))
     if step.path == (State.PREPARED, State.PUBLISHED):
         return _signer(record, now, longest_ttl, signer_ends)
     if step.path not in gate_reasons.TRUST_STEPS | LEAF_STEPS:
@@ -112,6 +114,8 @@ def restart_refused(record: RotationRecord, to: State, node: Participant, now: d
     """
     step = Step(record, to, now, 0, 0, {})
     if step.path not in gate_reasons.TRUST_STEPS:
+        if record.turn == node.name:
+            return ""
         return f"{record.domain} is {record.state.value} and needs no restart; leave out `--restarted {node.name}`"
     report = node.report
     if report is not None and gate_reasons.fresh(step, report) and gate_reasons.holds_final(step, report):

@@ -14,6 +14,7 @@ from vaultpki.errors import SpecError
 from vaultpki.model import Cluster
 from vaultpki.provision import (
     gates,
+    listener_trust,
     root_recovery,
     root_rotation,
     root_server,
@@ -24,6 +25,7 @@ from vaultpki.provision import (
     set_back,
 )
 from vaultpki.provision.gates import Gate, Participant
+from vaultpki.provision.listener_trust import Look
 from vaultpki.provision.root_rotation import COMING_TO_REST, PODS, WITH_COMPANIONS, WORDS
 from vaultpki.provision.rotation import next_state, number
 from vaultpki.provision.rotation_facts import longest_ttl, read_mount, read_root, reload
@@ -151,11 +153,12 @@ def step(
     without: Sequence[str] = (),
     restarted: Sequence[str] = (),
     pods: KubeTrust | None = None,
+    look: Look | None = None,
 ) -> Step:
     """Take the next step of the root's rotation, or of its way back, if the gate is open; else say what it waits for.
 
     `without` and `restarted` are as in `rotation_run.step`; `restarted` may have `pods` and `outside` too. `pods` is
-    what the cluster shows.
+    what the cluster shows. `look` asks the listeners of nodes before a turn passes on.
     """
     scene = _settled(scene)
     cluster, vault, stored = scene.cluster, scene.vault, scene.records[ROOT]
@@ -167,6 +170,12 @@ def step(
     own = _own_gate(scene, record, to)
     told = _told(scene, record, to, own, without, restarted)
     gate = _gate(scene, told, to, pods)
+
+    def kept(turn: str) -> Gate:
+        return _gate(scene, told, to, pods, keeps=turn)
+
+    names = [node.name for node in scene.nodes(ROOT)]
+    gate = listener_trust.looked(cluster, told, to, gate, scene.now, nodes=names, look=look, kept=kept).gate
     if not gate.open(scene.now):
         told = replace(told, turn=gate.turn)
         if told != record:
@@ -272,7 +281,7 @@ def _begun(scene: Scene, record: RotationRecord, ca: str, stored: StoredRecord) 
     return replace(begun, state=State.PUBLISHED, excused=record.excused)
 
 
-def _gate(scene: Scene, record: RotationRecord, to: State, pods: KubeTrust | None) -> Gate:
+def _gate(scene: Scene, record: RotationRecord, to: State, pods: KubeTrust | None, *, keeps: str = "") -> Gate:
     if record.closing:
         # What was begun when the gate was open goes on.
         return Gate(opens=record.since)
@@ -282,15 +291,15 @@ def _gate(scene: Scene, record: RotationRecord, to: State, pods: KubeTrust | Non
             own = scene.records[ca].record
             if own is not None and own.active:
                 own = replace(own, turn=record.turn, restarted=record.restarted, excused=record.excused)
-                companions[ca] = _gate_of(scene, own, to)
-    return root_rotation.gate(record, to, _own_gate(scene, record, to), companions, pods)
+                companions[ca] = _gate_of(scene, own, to, keeps)
+    return root_rotation.gate(record, to, _own_gate(scene, record, to, keeps), companions, pods)
 
 
-def _own_gate(scene: Scene, record: RotationRecord, to: State) -> Gate:
-    return Gate(opens=record.since) if (record.state, to) in _FREE else _gate_of(scene, record, to)
+def _own_gate(scene: Scene, record: RotationRecord, to: State, keeps: str = "") -> Gate:
+    return Gate(opens=record.since) if (record.state, to) in _FREE else _gate_of(scene, record, to, keeps)
 
 
-def _gate_of(scene: Scene, record: RotationRecord, to: State) -> Gate:
+def _gate_of(scene: Scene, record: RotationRecord, to: State, keeps: str) -> Gate:
     domain = record.domain if record.domain != ROOT else "kubernetes"
     return gates.gate(
         record,
@@ -303,6 +312,7 @@ def _gate_of(scene: Scene, record: RotationRecord, to: State) -> Gate:
         # The leaves stay those of the same keys.
         key_ids={},
         signer_ends=scene.root.not_after,
+        keeps=keeps,
     )
 
 
@@ -342,6 +352,7 @@ def _restart_refused(scene: Scene, record: RotationRecord, to: State, node: Part
     for ca in ISSUING_CAS:
         own, mine = scene.records[ca].record, {each.name: each for each in scene.nodes(ca)}
         if own is not None and own.active and mine[node.name].readers:
+            own = replace(own, turn=record.turn)
             why = why or gates.restart_refused(own, to, mine[node.name], scene.now)
     return why
 

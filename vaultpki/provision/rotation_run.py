@@ -15,9 +15,9 @@ from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject, rows
 from vaultpki.errors import SpecError
 from vaultpki.model import Cluster
 from vaultpki.pki.facts import Facts
-from vaultpki.provision import gates, old_trust, rotation_recovery, rotation_start, rotation_steps, set_back
+from vaultpki.provision import gates, listener_trust, rotation_recovery, rotation_start, rotation_steps, set_back
 from vaultpki.provision.gates import Gate, OperatorLeaf, Participant, Waiting
-from vaultpki.provision.old_trust import Look, OldTrust
+from vaultpki.provision.listener_trust import Look
 from vaultpki.provision.rotation import FORWARD, next_state
 from vaultpki.provision.rotation_facts import (
     longest_ttl,
@@ -135,8 +135,8 @@ def step(
     """Take the next step of the rotation, or of its way back, if the gate is open; else say what it waits for.
 
     `without` are nodes, or names of operators' certificates, that no gate waits for any more; `restarted` nodes on
-    which a person has restarted what reads the bundle only at its start. `look` asks the listeners of nodes before an
-    old CA is deleted.
+    which a person has restarted what reads the bundle only at its start. `look` asks the listeners of nodes before a
+    step that depends on whom they trust, and before a turn passes on.
     """
     cluster, vault, now = scene.cluster, scene.vault, scene.now
     resting = [each for each in scene.records.values() if each.record is not None and not each.record.active]
@@ -163,10 +163,14 @@ def step(
         written = write_record(cluster, vault, replace(told, revision=record.revision + 1), stored.version)
         return Step(record_of(written), _gate(scene, record_of(written), to, mount, nodes))
     gate = _gate(scene, told, to, mount, nodes)
-    seen = OldTrust()
-    if look is not None and old_trust.wanted(told, to) and gate.open(now):
-        seen = look(cluster, told)
-        gate = old_trust.narrowed(gate, seen)
+
+    def kept(turn: str) -> Gate:
+        return _gate(scene, told, to, mount, nodes, keeps=turn)
+
+    seen = listener_trust.looked(
+        cluster, told, to, gate, now, nodes=[each.name for each in nodes], look=look, kept=kept
+    )
+    told, gate = seen.record, seen.gate
     if gate.open(now):
         moved = told.moved(to, now, **_changes(told, to))
         stored, mount, _ = match(cluster, vault, write_record(cluster, vault, moved, stored.version), scene.root, now)
@@ -254,7 +258,7 @@ def _told(
         if name in by_name and not set_aside and (why := gates.without_refused(record, by_name[name], now)):
             raise SpecError(why)
     return replace(
-        record,
+        listener_trust.confirmed(record, restarted),
         excused=tuple(sorted({*record.excused, *without})),
         restarted=tuple(sorted({*record.restarted, *restarted})),
     )
@@ -287,6 +291,7 @@ def _gate(
     nodes: Collection[Participant],
     *,
     whole: bool = False,
+    keeps: str = "",
 ) -> Gate:
     """Return the gate of a step. Unless it is wanted `whole`, operators' leaves are read once no node is waited for.
 
@@ -306,10 +311,19 @@ def _gate(
             longest_ttl=longest_ttl(scene.cluster, record.domain),
             key_ids=rotation_recovery.key_ids(record, mount, nodes),
             signer_ends=scene.root.not_after,
+            keeps=keeps,
         )
 
     first = gate(())
     return first if first.waiting and not whole else gate(_operators(scene, record, to, mount))
+
+
+def _shown_gate(
+    scene: Scene, record: RotationRecord, to: State, mount: RotationMount, nodes: Collection[Participant]
+) -> Gate:
+    """Return the whole gate of a step as far as it is known without asking any listener."""
+    gate = _gate(scene, record, to, mount, nodes, whole=True)
+    return listener_trust.held(record, to, gate, [node.name for node in nodes])
 
 
 def _operators(scene: Scene, record: RotationRecord, to: State, mount: RotationMount) -> tuple[OperatorLeaf, ...]:
@@ -371,7 +385,7 @@ def _status(scene: Scene, domain: str) -> CaStatus:
         record,
         to,
         next_state(record, back=True),
-        _gate(scene, record, to, mount, nodes, whole=True) if to is not None else None,
+        _shown_gate(scene, record, to, mount, nodes) if to is not None else None,
         behind or rotation_steps.problem(cluster.name, record, mount),
         _kind(facts),
     )

@@ -43,6 +43,7 @@ revisions, and an agent that was away for longer than its credential lives joins
 
 _MOST_NODES: Final = 5000
 _NAME = re.compile(r"[a-z-]{1,20}-[0-9]{1,6}(?:r[0-9]{1,6})?")
+_COMPONENT = re.compile(r"[a-z][a-z0-9-]{0,40}")
 _ID = re.compile(r"[0-9a-f-]{0,64}")
 _SHA256 = re.compile(r"(?:[0-9a-f]{64})?")
 _YEARS: Final = range(1970, 9001)
@@ -107,7 +108,8 @@ class RotationRecord:
     release that does not know it takes such a record for plain RETRUSTING; it then installs leaves of `new` alone,
     and none while `old` is the default.
     `closing` says of the root that its way back has ended: the issuing CAs lose their certificates of the old root, and
-    the state follows.
+    the state follows. `accepting` are the components (`cp-1/etcd`) whose listeners were seen accepting the old CA in
+    RETIRED, and were not seen refusing it since.
     """
 
     domain: str
@@ -125,6 +127,7 @@ class RotationRecord:
     turn: str = ""
     kept: Kept | None = None
     closing: bool = False
+    accepting: tuple[str, ...] = ()
 
     @property
     def leaf(self) -> CaRef:
@@ -150,7 +153,7 @@ class RotationRecord:
 
     def moved(self, state: State, now: datetime, **changes: Any) -> RotationRecord:
         """Return the next revision in another state; what people confirmed and whose turn it is, is forgotten."""
-        fresh: dict[str, Any] = {"restarted": (), "turn": "", "kept": None, "closing": False}
+        fresh: dict[str, Any] = {"restarted": (), "turn": "", "kept": None, "closing": False, "accepting": ()}
         return replace(self, state=state, revision=self.revision + 1, since=now, **(fresh | changes))
 
     def changed(self, **changes: Any) -> RotationRecord:
@@ -177,6 +180,7 @@ def to_json(record: RotationRecord) -> dict[str, Any]:
         "turn": record.turn,
         **({"kept": record.kept.value} if record.kept is not None else {}),
         **({"closing": True} if record.closing else {}),
+        **({"accepting": list(record.accepting)} if record.accepting else {}),
     }
 
 
@@ -210,6 +214,7 @@ def read(value: object, domain: str, *, where: str) -> RotationRecord:
         turn=read.text("turn"),
         kept=kept,
         closing=value.get("closing") is True,
+        accepting=_components(read, "accepting") if "accepting" in value else (),
     )
     if record.turn and not names.fits(record.turn, hosts.node_name):
         raise read.wrong("turn")
@@ -256,5 +261,15 @@ def _read_ca(value: object, where: str) -> CaRef:
 def _nodes(read: JsonObject, key: str) -> tuple[str, ...]:
     found = tuple(read.texts(key))
     if len(found) > _MOST_NODES or not all(names.fits(name, hosts.node_name) for name in found):
+        raise read.wrong(key)
+    return found
+
+
+def _components(read: JsonObject, key: str) -> tuple[str, ...]:
+    """Return entries such as `cp-1/etcd`."""
+    found = tuple(read.texts(key))
+    pairs = [entry.partition("/") for entry in found]
+    named = all(names.fits(node, hosts.node_name) and _COMPONENT.fullmatch(which) for node, _, which in pairs)
+    if len(found) > _MOST_NODES or not named:
         raise read.wrong(key)
     return found

@@ -314,6 +314,9 @@ def test_bound_a_restart_counts_only_after_a_report_showed_the_final_bundle() ->
     for said in (None, report({OLD}), report(seen={"etcd": Seen(REVISION - 1, REVISION - 1)})):
         assert "has not reported the bundle of this step" in restart_refused(now, State.SWITCHED, member(said), NOW)
     assert "needs no restart" in restart_refused(record(State.SWITCHED), State.RETIRED, member(report()), NOW)
+    # Where only the turn is waited for, the word is about that.
+    turned = record(State.SWITCHED, turn="cp-1")
+    assert restart_refused(turned, State.RETIRED, member(report()), NOW) == ""
 
 
 @pytest.mark.parametrize(("state", "to", "leaf"), LEAVES)
