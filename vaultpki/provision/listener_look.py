@@ -36,7 +36,7 @@ def look(cluster: Cluster, record: RotationRecord) -> Mapping[Listener, Said]:
             return Said(asked=False)
         except presented.NotReached:
             return Said()
-        return Said(answers=True, accepts=names or ())
+        return Said(names or ())
 
     asked = listeners(cluster, record)
     with ThreadPoolExecutor(_AT_ONCE) as pool:

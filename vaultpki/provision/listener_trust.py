@@ -32,12 +32,11 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a listener said: whether it answers with TLS, and the subjects of the CAs from which it accepts clients.
+    """What a listener said: the subjects of the CAs from which it accepts clients; none if it does not answer.
 
     `asked` is False if there was no time to ask it, or no program.
     """
 
-    answers: bool = False
     accepts: tuple[str, ...] = ()
     asked: bool = True
 
@@ -94,7 +93,7 @@ def looked(
     if look is None or not (compares or passes):
         return Looked(record, held(record, to, gate, nodes))
     said = look(cluster, record)
-    if passes and (silent := _silent(record, to, said)):
+    if passes and (silent := _silent(cluster.name, record, to, said)):
         gate = _closed(kept(record.turn), [silent])
     elif compares:
         trusted = {each: it for each, it in said.items() if _accepts(cluster, each.component, record)}
@@ -147,19 +146,17 @@ def _restarting(record: RotationRecord) -> frozenset[str]:
     return frozenset(each.component for ca in cas for each in start_only(ca, tuple(NodeRole)))
 
 
-def _silent(record: RotationRecord, to: State, said: Mapping[Listener, Said]) -> Waiting | None:
+def _silent(cluster: str, record: RotationRecord, to: State, said: Mapping[Listener, Said]) -> Waiting | None:
     """Return that the node with the turn is waited for, since a component there does not answer as others of its kind.
 
-    None if there is no such component.
+    None if there is none. What names no CA of the cluster is something else, such as a proxy that answers for all.
     """
     components, turn = _restarting(record), record.turn
+    here = {each for each, it in said.items() if any(_names(cluster, ca, it) for ca in ISSUING_CAS)}
     for each, it in said.items():
-        if each.node != turn or each.component not in components or it.answers or not it.asked:
+        if each.node != turn or each.component not in components or each in here or not it.asked:
             continue
-        alike = [
-            (one.node, its) for one, its in said.items() if (one.component, one.port) == (each.component, each.port)
-        ]
-        for other in (node for node, its in alike if its.answers):
+        for other in (one.node for one in here if (one.component, one.port) == (each.component, each.port)):
             return Waiting(
                 turn,
                 f"its {each.component} does not answer at port {each.port}, and that of {other} does: wait until it is "
@@ -173,7 +170,7 @@ def _subject(cluster: str, domain: str, ca: CaRef) -> str:
 
 
 def _names(cluster: str, domain: str, said: Said) -> bool:
-    """Return whether a listener names a CA of this domain of the cluster; else it is none of its components."""
+    """Return whether a listener names a CA of this domain of the cluster; if of none, it is no component of it."""
     first = f"CN={ca_subject(cluster, domain)}"
     return any(name == first or name.startswith(f"{first} ") for name in said.accepts)
 

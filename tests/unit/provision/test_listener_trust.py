@@ -18,7 +18,7 @@ from vaultpki.spec.rotation_record import CaRef, Method, RotationRecord, State
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
 OLD, NEW = "CN=prod etcd CA", "CN=prod etcd CA 2"
 OPEN = Gate(opens=NOW)
-BOTH = Said(answers=True, accepts=(OLD, NEW))
+BOTH = Said((OLD, NEW))
 NODES = ("cp-1", "cp-2", "worker-1")
 
 
@@ -56,13 +56,13 @@ def test_listeners_must_accept_the_cas_that_the_step_waits_for(
     cluster: Cluster, state: State, to: State, needs: set[str]
 ) -> None:
     for only in (OLD, NEW):
-        found = asked(cluster, record(state), to, {"cp-2/etcd": Said(answers=True, accepts=(only,))})
+        found = asked(cluster, record(state), to, {"cp-2/etcd": Said((only,))})
         assert found.gate.open(NOW) == (needs == {only})
         assert {each.node for each in found.gate.waiting} == (set() if needs == {only} else {"cp-2"})
 
 
 def test_what_is_no_component_of_the_cluster_or_is_away_is_counted_and_told(cluster: Cluster) -> None:
-    for odd in (Said(answers=True, accepts=("CN=proxy",)), Said(answers=True), Said(), Said(asked=False)):
+    for odd in (Said(("CN=proxy",)), Said(), Said(asked=False)):
         found = asked(cluster, record(State.PUBLISHED), State.SWITCHED, {"cp-2/etcd": odd})
         assert found.gate.open(NOW) and found.note.startswith("2 of 4 listeners that must accept the new CA")
     assert asked(cluster, record(State.PUBLISHED), State.SWITCHED, {}).note == ""
@@ -77,13 +77,13 @@ def test_a_component_refuses_only_if_all_its_listeners_do(cluster: Cluster) -> N
     now = record(State.RETIRED, accepting=("cp-1/etcd", "cp-9/etcd"))
 
     def look(_: Cluster, record: RotationRecord) -> Mapping[Listener, Said]:
-        peers = Said(answers=True, accepts=(NEW,))
+        peers = Said((NEW,))
         return {each: Said() if each.port == 2379 else peers for each in listeners(cluster, record)}
 
     found = looked(cluster, now, State.DONE, OPEN, NOW, nodes=NODES, look=look, kept=lambda _: OPEN)
     # One that is no node any more keeps nothing.
     assert [each.node for each in found.gate.waiting] == ["cp-1"] and "cp-1/etcd" in found.record.accepting
-    whole = asked(cluster, now, State.DONE, {}, Said(answers=True, accepts=(NEW,)))
+    whole = asked(cluster, now, State.DONE, {}, Said((NEW,)))
     assert whole.gate.open(NOW) and whole.record.accepting == ("cp-9/etcd",)
 
 
@@ -108,6 +108,9 @@ def test_a_turn_stays_only_where_others_of_the_kind_answer(cluster: Cluster) -> 
         gone = replace(now, turn="cp-9")
         assert asked(cluster, gone, State.SWITCHED, {f"cp-1/{component}": Said()}, gate=on).gate == on
     assert asked(cluster, now, State.SWITCHED, {}, Said(), gate=on).gate == on
+    # A proxy that answers at any address is none of the components.
+    proxy = asked(cluster, now, State.SWITCHED, {"cp-1/etcd": Said(("CN=proxy",))}, Said(("CN=proxy",)), gate=on)
+    assert proxy.gate == on
     # Nor does the step come before the last turn has ended.
     last = asked(cluster, now, State.SWITCHED, {"cp-1/etcd": Said()})
     assert last.gate.turn == "cp-1" and not last.gate.open(NOW)
