@@ -69,6 +69,7 @@ PURE: Final = (
     "pki.renewal",
     "pki.windows",
     "pki.ca_life",
+    "host.hooks",
     "provision.server_facts",
     "provision.api_paths",
     "provision.applied_record",

@@ -18,7 +18,7 @@ from vaultpki.host.hooks import Job
 from vaultpki.host.processes import Process
 from vaultpki.model import Hook
 
-_PAUSE: Final = 0.25
+_PAUSE: Final = 0.5
 # Seconds for one question. etcd takes up to 5 s, and an election more, to say that it has no quorum.
 _LEAST, _MOST = 1.0, 10.0
 

@@ -108,10 +108,10 @@ def test_others_are_left_out(proc: Proc, bundle: Path) -> None:
 
 def test_nodes_that_share_a_process_table_are_told_apart_by_the_file(proc: Proc, tmp_path: Path) -> None:
     """Each has the same path in a root of its own; ours is the real one."""
-    ours = Path("/etc/hostname")
+    ours = Path("/etc/passwd")
     other = tmp_path / "root"
     (other / "etc").mkdir(parents=True)
-    (other / "etc/hostname").touch()
+    (other / "etc/passwd").touch()
     proc.add(7, "etcd", f"{CA}={ours}", root=Path("/"), network="a-container's")
     proc.add(8, "etcd", f"{CA}={ours}", root=other)
     proc.add(9, "etcd", f"{CA}={ours}", root=tmp_path / "empty")
