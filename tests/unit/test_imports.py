@@ -89,6 +89,7 @@ PURE: Final = (
     "provision.gates",
     "provision.gate_reasons",
     "provision.listener_trust",
+    "provision.serving_copy",
     "provision.root_pin",
     "provision.root_rotation",
     "provision.root_steps",

@@ -40,7 +40,7 @@ kubeconfig_option = click.option(
     "--kubeconfig",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Of the cluster: for the root, look at its kube-root-ca.crt and pods.",
+    help="Of the cluster: look at its kube-root-ca.crt and pods, and for the CA kubelet at its kubelet-serving-ca.",
 )
 
 
@@ -289,6 +289,8 @@ def _tell(cluster: Cluster, step: Step, now: datetime, *, as_json: bool) -> int:
             click.echo(printable(f"{step.note}."))
         pin = root_pin.advice(cluster, step.record)
         _show(ca_text.record_lines(step.record, step.gate, now, cluster.file, pin=pin))
+        if step.advice:
+            click.echo(printable(f"{step.advice[0].upper()}{step.advice[1:]}."))
     return 0 if step.moved or (step.record.state.resting and not step.note) else 3
 
 

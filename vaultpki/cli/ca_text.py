@@ -91,6 +91,9 @@ def status_lines(cas: tuple[CaStatus, ...], now: datetime, file: str, *, pin: st
         if ca.problem:
             yield ""
             yield printable(f"{ca.domain}: {ca.problem}")
+        if ca.advice:
+            yield ""
+            yield printable(f"{ca.domain}: {ca.advice}.")
         if ca.apart:
             yield ""
             yield f"These nodes do not follow the record of {ca.domain}:"
@@ -229,6 +232,7 @@ def step_json(step: Step) -> dict[str, Any]:
         "moved": step.moved,
         "stopped": step.stopped,
         "note": step.note or None,
+        "advice": step.advice or None,
         "rotation": record_json(step.record, step.gate),
     }
 
@@ -269,6 +273,7 @@ def _ca_json(ca: CaStatus, now: datetime) -> dict[str, Any]:
         "state": State.STEADY.value if record is None else record.state.value,
         "since": None if record is None else stamp(record.since),
         "problem": printable(ca.problem) or None,
+        "advice": printable(ca.advice) or None,
         "apart": _waiting(ca.apart),
     }
 

@@ -18,7 +18,7 @@ from urllib.parse import quote, urlsplit
 from vaultpki.errors import SpecError, Unavailable, Untrusted, VaultpkiError
 from vaultpki.host import http_get
 from vaultpki.spec import kube_objects
-from vaultpki.spec.kube_objects import ROOT_COPY, KubeTrust
+from vaultpki.spec.kube_objects import ROOT_COPY, SERVING_CA, KubeTrust
 from vaultpki.spec.kubeconfig import KubeAccess
 from vaultpki.vault.sockets import connect
 
@@ -27,10 +27,12 @@ _LARGEST: Final = 64 * 1024 * 1024
 _PAGE: Final = 500
 _MOST_PAGES: Final = 2000
 _HTTPS: Final = 443
+_SYSTEM: Final = "/api/v1/namespaces/kube-system"
+_SERVING: Final = f"fieldSelector=metadata.name%3D{SERVING_CA}"
 
 
 def read_trust(access: KubeAccess) -> KubeTrust:
-    """Return the namespaces, their `kube-root-ca.crt` and the running pods that were given one.
+    """Return the namespaces, their `kube-root-ca.crt`, the running pods that were given one, and `kubelet-serving-ca`.
 
     Raises Unavailable, Untrusted, or VaultpkiError with what the kubeconfig's user lacks.
     """
@@ -41,6 +43,8 @@ def read_trust(access: KubeAccess) -> KubeTrust:
             kube_objects.copies(listed(access, tls, "configmaps", f"fieldSelector=metadata.name%3D{ROOT_COPY}"))
         ),
         pods=tuple(kube_objects.pods(listed(access, tls, "pods"))),
+        # Who may list ConfigMaps everywhere need not be allowed to get one.
+        serving=tuple(kube_objects.serving(listed(access, tls, "configmaps", _SERVING, under=_SYSTEM))),
     )
 
 

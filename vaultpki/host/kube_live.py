@@ -19,7 +19,7 @@ from vaultpki.host.component_flags import COMPONENTS
 from vaultpki.host.kube_api import context, listed, request
 from vaultpki.spec import kube_cluster, kube_objects
 from vaultpki.spec.kube_cluster import CaCopy, LiveCluster
-from vaultpki.spec.kube_objects import ROOT_COPY
+from vaultpki.spec.kube_objects import ROOT_COPY, SERVING_CA
 from vaultpki.spec.kubeconfig import KubeAccess
 
 _T = TypeVar("_T")
@@ -70,7 +70,7 @@ def _copies(reader: _Reader) -> Iterator[tuple[str, Callable[[], tuple[CaCopy, .
     for name, space, parse in (
         (kube_cluster.CLUSTER_INFO, _PUBLIC, kube_cluster.cluster_info),
         (kube_cluster.AUTHENTICATION, _SYSTEM, kube_cluster.authentication),
-        (kube_cluster.SERVING_CA, _SYSTEM, kube_cluster.serving_ca),
+        (SERVING_CA, _SYSTEM, kube_cluster.serving_ca),
     ):
         yield name, reader.single(f"{space}/configmaps/{name}", parse)
     for plural, kind in _KINDS.items():

@@ -11,7 +11,7 @@ from typing import Final
 from vaultpki.certificates import ROOT
 from vaultpki.errors import Attention, BadAnswer, ChangedMeanwhile, ForeignObject, Refused, SpecError
 from vaultpki.model import Cluster
-from vaultpki.provision import root_run, rotation_course, rotation_run, set_back
+from vaultpki.provision import root_run, rotation_course, rotation_run, serving_copy, set_back
 from vaultpki.provision.gates import Waiting
 from vaultpki.provision.listener_trust import Look
 from vaultpki.provision.rotation_course import Course
@@ -38,7 +38,7 @@ class Begun:
 def status(
     cluster: Cluster, vault: Vault, now: datetime, pods: KubeTrust | None = None, *, strict: bool = True
 ) -> tuple[CaStatus, ...]:
-    """Return where each CA stands; writes nothing. `pods` is what the cluster shows of the root.
+    """Return where each CA stands; writes nothing. `pods` is what the Kubernetes cluster shows.
 
     `strict` is as in `read_scene`.
     """
@@ -47,7 +47,7 @@ def status(
 
 def status_of(scene: Scene, pods: KubeTrust | None = None) -> tuple[CaStatus, ...]:
     """Return where each CA of a scene that was read stands; as `status`."""
-    found = (root_run.status(scene, pods), *rotation_run.status(scene))
+    found = (root_run.status(scene, pods), *rotation_run.status(scene, pods))
     return tuple(replace(ca, apart=_apart(scene, ca.domain)) for ca in found)
 
 
@@ -88,7 +88,7 @@ def _rotate(
 ) -> Begun:
     hasty = method is Method.EMERGENCY
     scene = read_scene(cluster, vault, now, strict=not hasty)
-    set_back.refuse_no_member(scene, without)
+    set_back.refuse_no_member(scene, without, {serving_copy.WORD} if domain == serving_copy.DOMAIN else ())
     if domain == ROOT:
         return Begun(root_run.rotate(scene, method, spread, without))
     record = rotation_run.rotate(scene, domain, method, spread, without)
@@ -175,7 +175,9 @@ def _taken(
     set_back.refuse(scene, without)
     if root_run.active(scene):
         return root_run.step(scene, back=back, without=without, restarted=restarted, pods=pods, look=look)
-    return root_run.rest(scene) or rotation_run.step(scene, back=back, without=without, restarted=restarted, look=look)
+    return root_run.rest(scene) or rotation_run.step(
+        scene, back=back, without=without, restarted=restarted, pods=pods, look=look
+    )
 
 
 def _changed(scene: Scene, domain: str) -> bool:

@@ -15,32 +15,27 @@ from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject, rows
 from vaultpki.errors import SpecError
 from vaultpki.model import Cluster
 from vaultpki.pki.facts import Facts
-from vaultpki.provision import gates, listener_trust, rotation_recovery, rotation_start, rotation_steps, set_back
-from vaultpki.provision.gates import Gate, OperatorLeaf, Participant, Waiting
+from vaultpki.provision import (
+    gates,
+    listener_trust,
+    rotation_gate,
+    rotation_recovery,
+    rotation_start,
+    rotation_steps,
+    serving_copy,
+    set_back,
+)
+from vaultpki.provision.gates import Gate, Participant, Waiting
 from vaultpki.provision.listener_trust import Look
 from vaultpki.provision.rotation import FORWARD, next_state
-from vaultpki.provision.rotation_facts import (
-    longest_ttl,
-    read_mount,
-    read_operator_leaves,
-    reload,
-)
+from vaultpki.provision.rotation_facts import read_mount
 from vaultpki.provision.rotation_scene import Scene, read_old_root, record_of, refuse_active
 from vaultpki.provision.rotation_server import life, match
 from vaultpki.provision.rotation_steps import MountIssuer, RotationMount
 from vaultpki.provision.rotation_store import StoredRecord, read_records, write_record
 from vaultpki.redact import printable
+from vaultpki.spec.kube_objects import KubeTrust
 from vaultpki.spec.rotation_record import Method, RotationRecord, State
-
-# Steps for which nobody is waited for: they take nobody's trust away and sign no leaf that is not trusted.
-_FREE: Final = frozenset(
-    {
-        (State.PREPARED, State.STEADY),
-        (State.PUBLISHED, State.STEADY),
-        (State.SWITCHED, State.RETURNING),
-        (State.RETIRED, State.RETRUSTING),
-    }
-)
 
 # States that may begin while the CA whose leaves are installed cannot sign: they lead to one that can.
 _ON_THE_WAY: Final = frozenset({State.PUBLISHED, State.RETRUSTING})
@@ -52,6 +47,7 @@ class Step:
 
     `gate` is what stands before the next step, None if there is none. `note` is a sentence about something unusual.
     `stopped` says that another operator has decided otherwise, which `note` tells: a command with `--wait` ends then.
+    `advice` is a sentence on what a person does now that the rotation is at rest.
     """
 
     record: RotationRecord
@@ -59,6 +55,7 @@ class Step:
     moved: bool = False
     note: str = ""
     stopped: bool = False
+    advice: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +64,7 @@ class CaStatus:
 
     `record` is None if it was never rotated. `next` is the state that `continue` leads to, with its gate; `back` the
     one that `abort` leads to. `problem` is why it cannot sign, in one sentence. `apart` are the nodes that have not the
-    record that the server has, and cannot follow it.
+    record that the server has, and cannot follow it. `advice` is as in `Step`.
     """
 
     domain: str
@@ -81,11 +78,12 @@ class CaStatus:
     problem: str = ""
     key: str = ""
     apart: tuple[Waiting, ...] = ()
+    advice: str = ""
 
 
-def status(scene: Scene) -> tuple[CaStatus, ...]:
-    """Return where each issuing CA stands; writes nothing."""
-    return tuple(scene.vault.map(lambda domain: _status(scene, domain), ISSUING_CAS))
+def status(scene: Scene, pods: KubeTrust | None = None) -> tuple[CaStatus, ...]:
+    """Return where each issuing CA stands; writes nothing. `pods` is as in `step`."""
+    return tuple(scene.vault.map(lambda domain: _status(scene, domain, pods), ISSUING_CAS))
 
 
 def rotate(scene: Scene, domain: str, method: Method, spread: int, without: Sequence[str] = ()) -> RotationRecord:
@@ -104,6 +102,7 @@ def rotate(scene: Scene, domain: str, method: Method, spread: int, without: Sequ
     if not hasty:
         # What nodes say does not stop an emergency.
         set_back.refuse(scene, without)
+        _refuse_name(cluster, domain)
     refuse_active(cluster, scene.records)
     before = stored.record or (_lost_record(scene, domain) if hasty else None)
     life(cluster, domain, scene.root, now)
@@ -130,13 +129,15 @@ def step(
     back: bool,
     without: Sequence[str] = (),
     restarted: Sequence[str] = (),
+    pods: KubeTrust | None = None,
     look: Look | None = None,
 ) -> Step:
     """Take the next step of the rotation, or of its way back, if the gate is open; else say what it waits for.
 
     `without` are nodes, or names of operators' certificates, that no gate waits for any more; `restarted` nodes on
-    which a person has restarted what reads the bundle only at its start. `look` asks the listeners of nodes before a
-    step that depends on whom they trust, and before a turn passes on.
+    which a person has restarted what reads the bundle only at its start. `pods` is what the Kubernetes cluster shows,
+    None without `--kubeconfig`. `look` asks the listeners of nodes before a step that depends on whom they trust, and
+    before a turn passes on.
     """
     cluster, vault, now = scene.cluster, scene.vault, scene.now
     resting = [each for each in scene.records.values() if each.record is not None and not each.record.active]
@@ -161,11 +162,11 @@ def step(
     if told.trust != record.trust:
         # Nobody's report answers this one yet, so the gate is closed.
         written = write_record(cluster, vault, replace(told, revision=record.revision + 1), stored.version)
-        return Step(record_of(written), _gate(scene, record_of(written), to, mount, nodes))
-    gate = _gate(scene, told, to, mount, nodes)
+        return Step(record_of(written), rotation_gate.gate(scene, record_of(written), to, mount, nodes, pods))
+    gate = rotation_gate.gate(scene, told, to, mount, nodes, pods)
 
     def kept(turn: str) -> Gate:
-        return _gate(scene, told, to, mount, nodes, keeps=turn)
+        return rotation_gate.gate(scene, told, to, mount, nodes, pods, keeps=turn)
 
     seen = listener_trust.looked(
         cluster, told, to, gate, now, nodes=[each.name for each in nodes], look=look, kept=kept
@@ -178,8 +179,9 @@ def step(
         after = next_state(record)
         return Step(
             record,
-            _gate(scene, record, after, mount, nodes) if after is not None else None,
+            rotation_gate.gate(scene, record, after, mount, nodes, pods) if after is not None else None,
             moved=True,
+            advice=serving_copy.advice(record, pods, ended=True),
             note=rotation_steps.problem(cluster.name, record, mount) or seen.note,
         )
     told = replace(told, turn=gate.turn)
@@ -230,6 +232,8 @@ def _refuse_unknown(
     cluster, names = scene.cluster, {node.name for node in nodes}
     # Its word on another CA may be what is set aside.
     aside = {each.name for each in scene.members if each.kind == "listed"}
+    if record.domain == serving_copy.DOMAIN:
+        names.add(serving_copy.WORD)
     certificates = {row.name for row in rows(cluster) if row.operator and row.ca == record.domain}
     for name in (*without, *restarted):
         if name not in names and not (name in certificates | aside and name in without):
@@ -250,7 +254,8 @@ def _told(
     """Return the record with what a person says about nodes; raise SpecError if that does not count."""
     by_name = {node.name: node for node in nodes}
     for name in restarted:
-        if why := gates.restart_refused(record, to, by_name[name], now):
+        node = by_name.get(name)
+        if why := gates.restart_refused(record, to, node, now) if node else serving_copy.word_refused(record, to):
             raise SpecError(why)
     for name in without:
         # The gate goes on waiting for a member of etcd whose word does not count any more.
@@ -262,6 +267,14 @@ def _told(
         excused=tuple(sorted({*record.excused, *without})),
         restarted=tuple(sorted({*record.restarted, *restarted})),
     )
+
+
+def _refuse_name(cluster: Cluster, domain: str) -> None:
+    """Raise SpecError if a node has the name by which a person speaks of something else."""
+    if domain == serving_copy.DOMAIN and any(node.name == serving_copy.WORD for node in cluster.nodes):
+        raise SpecError(
+            f"a node is called {serving_copy.WORD}, which `--restarted` means something else by; rename it first"
+        )
 
 
 def _changes(record: RotationRecord, to: State) -> dict[str, Method]:
@@ -283,61 +296,6 @@ def _hasten(scene: Scene, stored: StoredRecord) -> StoredRecord:
     return stored
 
 
-def _gate(
-    scene: Scene,
-    record: RotationRecord,
-    to: State,
-    mount: RotationMount,
-    nodes: Collection[Participant],
-    *,
-    whole: bool = False,
-    keeps: str = "",
-) -> Gate:
-    """Return the gate of a step. Unless it is wanted `whole`, operators' leaves are read once no node is waited for.
-
-    A mount may have very many certificates, and whoever waits asks again and again.
-    """
-    if (record.state, to) in _FREE or (record.method is Method.EMERGENCY and to in (State.PUBLISHED, State.RETIRED)):
-        return Gate(opens=record.since)
-
-    def gate(operators: tuple[OperatorLeaf, ...]) -> Gate:
-        return gates.gate(
-            record,
-            to,
-            nodes,
-            operators,
-            scene.now,
-            reload=reload(scene.cluster, record.domain),
-            longest_ttl=longest_ttl(scene.cluster, record.domain),
-            key_ids=rotation_recovery.key_ids(record, mount, nodes),
-            signer_ends=scene.root.not_after,
-            keeps=keeps,
-        )
-
-    first = gate(())
-    return first if first.waiting and not whole else gate(_operators(scene, record, to, mount))
-
-
-def _shown_gate(
-    scene: Scene, record: RotationRecord, to: State, mount: RotationMount, nodes: Collection[Participant]
-) -> Gate:
-    """Return the whole gate of a step as far as it is known without asking any listener."""
-    gate = _gate(scene, record, to, mount, nodes, whole=True)
-    return listener_trust.held(record, to, gate, [node.name for node in nodes])
-
-
-def _operators(scene: Scene, record: RotationRecord, to: State, mount: RotationMount) -> tuple[OperatorLeaf, ...]:
-    """Return the operators' leaves of the CA that is to leave."""
-    leaving = {
-        (State.SWITCHED, State.RETIRED): record.old,
-        (State.RETURNING, State.STEADY): record.new,
-    }.get((record.state, to))
-    issuer = mount.issuer(leaving.issuer) if leaving is not None else None
-    if issuer is None or issuer.facts is None or record.method is Method.SAME_KEY:
-        return ()
-    return read_operator_leaves(scene.cluster, scene.vault, issuer.facts, record.domain, scene.now)
-
-
 def _lost_record(scene: Scene, domain: str) -> RotationRecord | None:
     """Return a record in place of a lost one, by which the CA that signs is replaced; None if none was lost."""
     mount = set_back.lost_mount(scene, domain)
@@ -356,7 +314,7 @@ def _own(scene: Scene, domain: str, mount: RotationMount) -> MountIssuer | None:
     return found if old is None else rotation_start.own_issuer(name, domain, replace(mount, root=old))
 
 
-def _status(scene: Scene, domain: str) -> CaStatus:
+def _status(scene: Scene, domain: str, pods: KubeTrust | None) -> CaStatus:
     record, cluster = scene.records[domain].record, scene.cluster
     mount, nodes = read_mount(cluster, scene.vault, domain, scene.root), scene.nodes(domain)
     behind = set_back.why(scene, domain, record.excused if record is not None else ())
@@ -385,9 +343,10 @@ def _status(scene: Scene, domain: str) -> CaStatus:
         record,
         to,
         next_state(record, back=True),
-        _shown_gate(scene, record, to, mount, nodes) if to is not None else None,
+        rotation_gate.shown(scene, record, to, mount, nodes, pods) if to is not None else None,
         behind or rotation_steps.problem(cluster.name, record, mount),
         _kind(facts),
+        advice=serving_copy.advice(record, pods),
     )
 
 

@@ -73,10 +73,10 @@ def what_to_do(cluster: Cluster, domain: str) -> str:
     return f"run `vaultpki ca recover {domain} -f {cluster.file}`, which shows what each node says, and asks"
 
 
-def refuse_no_member(scene: Scene, without: Collection[str]) -> None:
-    """Raise SpecError for a name in `without` that no node has."""
+def refuse_no_member(scene: Scene, without: Collection[str], further: Collection[str] = ()) -> None:
+    """Raise SpecError for a name in `without` that no node has and that is none of the `further` ones."""
     for name in without:
-        if name not in {each.name for each in scene.members}:
+        if name not in {*further, *(each.name for each in scene.members)}:
             raise SpecError(f"no node of {scene.cluster.name} is called {printable(name)}; `vaultpki nodes` lists them")
 
 

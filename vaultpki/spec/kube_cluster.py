@@ -19,12 +19,11 @@ from vaultpki.errors import SpecError
 from vaultpki.layout import KUBELET_PORT
 from vaultpki.redact import printable
 from vaultpki.spec import yaml_tree
-from vaultpki.spec.kube_objects import ROOT_COPY
+from vaultpki.spec.kube_objects import ROOT_COPY, SERVING_CA
 
 CLUSTER_INFO: Final = "cluster-info"
 AUTHENTICATION: Final = "extension-apiserver-authentication"
-SERVING_CA: Final = "kubelet-serving-ca"
-"""ConfigMaps with CAs: kubeadm's for joining nodes, kube-apiserver's for aggregated servers, ours for scrapers."""
+"""ConfigMaps with CAs: kubeadm's for joining nodes, and kube-apiserver's for aggregated servers."""
 
 _LONGEST: Final = 300
 _MOST: Final = 1000

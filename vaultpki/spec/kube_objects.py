@@ -1,4 +1,4 @@
-"""Reads what an API server lists of `kube-root-ca.crt` and of the pods that were given one, as plain values.
+"""Reads what an API server lists of ConfigMaps with CAs and of the pods that were given one, as plain values.
 
 What is not of the form that Kubernetes writes is left out.
 """
@@ -16,6 +16,9 @@ from vaultpki.spec.rotation_record import moment
 
 ROOT_COPY: Final = "kube-root-ca.crt"
 """The ConfigMap by which the controller manager gives its `--root-ca-file` to the pods of every namespace."""
+
+SERVING_CA: Final = "kubelet-serving-ca"
+"""The ConfigMap by which a metrics-server, and whatever else scrapes kubelets, trusts them; ours."""
 
 _ENDED: Final = frozenset({"Succeeded", "Failed"})
 
@@ -41,11 +44,15 @@ class PodStart:
 
 @dataclass(frozen=True, slots=True)
 class KubeTrust:
-    """What a cluster's pods trust: its namespaces, their copies of the root, and the pods that read them."""
+    """What a cluster's pods trust: its namespaces, their copies of the root, and the pods that read them.
+
+    `serving` are the files of `kubelet-serving-ca`; none if there is no such ConfigMap.
+    """
 
     namespaces: tuple[str, ...]
     copies: tuple[RootCopy, ...]
     pods: tuple[PodStart, ...]
+    serving: tuple[str, ...] = ()
 
 
 def namespaces(items: Iterable[object]) -> Iterator[str]:
@@ -63,6 +70,13 @@ def copies(items: Iterable[object]) -> Iterator[RootCopy]:
             continue
         pem = _mapping(_mapping(item).get("data")).get("ca.crt")
         yield RootCopy(_text(about.get("namespace")), pem if isinstance(pem, str) else "", _changed(about))
+
+
+def serving(items: Iterable[object]) -> Iterator[str]:
+    """Yield the files of `kubelet-serving-ca` in a list of ConfigMap objects."""
+    for item in items:
+        if _mapping(_mapping(item).get("metadata")).get("name") == SERVING_CA:
+            yield from (text for text in _mapping(_mapping(item).get("data")).values() if isinstance(text, str))
 
 
 def pods(items: Iterable[object]) -> Iterator[PodStart]:

@@ -11,8 +11,8 @@ from vaultpki.model import Row
 from vaultpki.pki.facts import Facts
 from vaultpki.pki.trust import named
 from vaultpki.redact import printable
-from vaultpki.spec.kube_cluster import AUTHENTICATION, CLUSTER_INFO, SERVING_CA, CaCopy, Copied, LiveCluster
-from vaultpki.spec.kube_objects import ROOT_COPY
+from vaultpki.spec.kube_cluster import AUTHENTICATION, CLUSTER_INFO, CaCopy, Copied, LiveCluster
+from vaultpki.spec.kube_objects import ROOT_COPY, SERVING_CA
 from vaultpki.verify.live_checks import days_left, found, not_checked
 from vaultpki.verify.live_trust import Expected, certificates
 from vaultpki.verify.on_disk import Check

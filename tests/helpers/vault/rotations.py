@@ -71,7 +71,7 @@ class Rotation:
     def reported(self) -> None:
         """Every node makes a pass, and time goes by until every component has noticed new files."""
         all_pass(self.nodes, self.now)
-        self.later(361 if self.domain == "kubernetes" else 61)
+        self.later(361 if self.domain in ("kubernetes", "kubelet") else 61)
 
     def moved(self, act: Callable[[], Step] | None = None) -> State:
         """The next step, which the reports have opened the gate for."""

@@ -25,6 +25,7 @@ from vaultpki.spec import kubeconfig
 from vaultpki.spec.kube_objects import PodStart, RootCopy
 
 CA = trustme.CA()
+SERVING = "namespaces/kube-system/configmaps"
 WHEN = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 
 
@@ -33,7 +34,7 @@ class Api(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.lists: dict[str, list[dict[str, Any]]] = {"namespaces": [], "configmaps": [], "pods": []}
+        self.lists: dict[str, list[dict[str, Any]]] = {"namespaces": [], "configmaps": [], "pods": [], SERVING: []}
         self.refuses = 0
         self.asked: list[str] = []
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -140,6 +141,9 @@ def fill(api: Api) -> None:
     api.lists["namespaces"] = [{"metadata": {"name": name}, "status": {"phase": "Active"}} for name in names]
     api.lists["namespaces"].append({"metadata": {"name": "going"}, "status": {"phase": "Terminating"}})
     api.lists["configmaps"] = [configmap("ns-0", "PEM"), configmap("ns-1", "", None), {"metadata": {"name": "x"}}]
+    api.lists[SERVING] = [
+        {"metadata": {"name": "kubelet-serving-ca"}, "data": {"kubelet-ca.crt": "PEM", "kubelet-ca-chain.crt": "MORE"}}
+    ]
     api.lists["pods"] = [
         pod("runs"),
         pod("ended", phase="Succeeded"),
@@ -156,6 +160,7 @@ def test_all_pages_are_read_and_only_pods_that_read_a_root_count(api: Api, tmp_p
     assert found.namespaces == tuple(f"ns-{number}" for number in range(5))
     assert found.copies == (RootCopy("ns-0", "PEM", WHEN), RootCopy("ns-1", "", None))
     assert found.pods == (PodStart("default", "runs", WHEN, WHEN),)
+    assert found.serving == ("PEM", "MORE")
     assert sum("continue=" in path for path in api.asked) == 2 + 1 + 2
     assert all("s3cret" not in path for path in api.asked)
 
