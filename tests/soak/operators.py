@@ -28,6 +28,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from helpers.node import node_components
 from helpers.node.reporting_nodes import record_of
 from helpers.vault import servers
 from helpers.vault.applied_cluster import Ran, Site, environment
@@ -52,8 +53,6 @@ FLEET = {f"cp-{number}": "control-plane, etcd" for number in range(1, 4)} | {
     f"w-{number}": "worker" for number in range(4, 39)
 }
 POOLED, LIARS = ("p-1", "p-2"), ("w-36", "w-37", "w-38")
-# As the hooks of a real cluster, which restart components.
-HOOKS = "hooks:\n  etcd-ca: [[/bin/true]]\n  kubernetes-ca: [[/bin/true]]\n"
 # A fleet of which every node makes a pass every ten seconds would leave nothing of two processors for operators.
 POLL = {len(FLEET): "30s"}
 COMMAND_SECONDS = 300.0
@@ -293,7 +292,7 @@ def standing(
     pools = ['pools: [{name: pool, roles: [worker], node_names: "p-*"}]'] if shape is FLEET else []
     site.write("\n".join((head, "nodes:", *nodes, *pools, "")))
     site.apply()
-    further = f"poll: {POLL.get(len(shape), '10s')}\n{HOOKS}"
+    further = f"poll: {POLL.get(len(shape), '10s')}\n"
     agents = {name: Agent(site.equip(name, further=further)) for name in shape}
     agents |= {name: Agent(site.equip(name, pool="pool", further="poll: 30s\n")) for name in POOLED if pools}
     liars = {
@@ -302,6 +301,11 @@ def standing(
         if pools
     }
     with contextlib.ExitStack() as stack:
+        for node in site.cluster.nodes:
+            seat = agents[node.name].seat
+            # As the hooks of a real cluster, which restart components.
+            node_components.add_hooks(seat)
+            stack.enter_context(node_components.standing(seat, node.roles))
         for agent in agents.values():
             stack.callback(agent.kill)
             agent.start()

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from vaultpki.agent.state import AgentState, StateFile
+from vaultpki.agent.state import AgentState, ReaderSeen, StateFile
 from vaultpki.errors import Denied, Refused, VaultpkiError
+from vaultpki.host import boot_time
+from vaultpki.host.boot_time import Moment
 
 if TYPE_CHECKING:
     from vaultpki.agent.pairs import PairStatus
@@ -56,7 +58,7 @@ class Findings:
 class Context:
     """What a pass works on. `folders` are locked by this pass; `clock` is Unix time in seconds.
 
-    Without a `runner` hooks have run when the pass returns.
+    Without a `runner` hooks have run when the pass returns. `began` is when the pass began.
     """
 
     config: AgentConfig
@@ -66,6 +68,7 @@ class Context:
     state: StateFile
     runner: Runner | None
     found: Findings = field(default_factory=Findings)
+    began: Moment = field(default_factory=boot_time.now)
 
     @property
     def now(self) -> datetime:
@@ -106,7 +109,8 @@ class Outcome:
     the next certificate is due, `first_expiry` when the first one expires; None if there is none. `retry_at` is when a
     postponed step may be tried, as Unix time. `reached` is whether Vault answered; None if nobody asked. `items` is
     empty if the pass found at once that nothing had changed. `urgent` is when the first certificate expires that Vault
-    may still renew, and `lives` are those of the root and of the CAs of this node's certificates.
+    may still renew, and `lives` are those of the root and of the CAs of this node's certificates. `awaited` are the
+    components by `CA/COMPONENT` that a rotation still waits for here.
     """
 
     renewed: tuple[str, ...] = ()
@@ -122,3 +126,4 @@ class Outcome:
     state: AgentState = field(default_factory=AgentState)
     urgent: datetime | None = None
     lives: tuple[CaLife, ...] = ()
+    awaited: Mapping[str, ReaderSeen] = field(default_factory=dict)

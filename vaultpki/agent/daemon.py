@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import os
 import random
 import select
@@ -21,7 +22,7 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
-from vaultpki.agent import assignment, backoff, run, state, unchanged
+from vaultpki.agent import assignment, backoff, readers_seen, run, state, unchanged
 from vaultpki.agent.context import Options, Outcome
 from vaultpki.agent.daemon_lock import DaemonLock
 from vaultpki.agent.outcome_events import FailureLog
@@ -185,10 +186,12 @@ class _Daemon:
             process_memory.give_back()
             fetched = assignment.stamp(config.state)
             wait = _wait(config, outcome, failed, self._urgent, fetched[0] if fetched else None)
-            if self._refused is None:
-                self._sleep(wait)
+            if self._refused is not None:
+                self._sleep(max(wait, _NEEDS_JOIN_PAUSE), _NEEDS_JOIN_TICK, self._joined)
+            elif outcome is not None and outcome.awaited:
+                self._sleep(wait, readers_seen.AGAIN, functools.partial(readers_seen.changed, config, outcome.awaited))
             else:
-                self._sleep(max(wait, _NEEDS_JOIN_PAUSE), until=self._joined)
+                self._sleep(wait)
 
     def _read_for_hooks(self) -> None:
         """Read agent.yaml again if it has changed and a hook is owed: `renew` may have run one that is new there."""
@@ -263,13 +266,16 @@ class _Daemon:
         failing = ", ".join(self._failures.failures)
         return f"failing: {failing}"[:200] if failing else "every certificate is in place"
 
-    def _sleep(self, seconds: float, until: Callable[[], bool] | None = None) -> None:
-        """Sleep until the time is over by either clock, something is to be done, or `until` returns true."""
+    def _sleep(self, seconds: float, tick: float = _TICK, until: Callable[[], bool] = lambda: False) -> None:
+        """Sleep until the time is over by either clock, something is to be done, or `until` returns true.
+
+        `until` is asked every `tick` seconds.
+        """
         ticks, clock = time.monotonic() + seconds, time.time() + seconds
         while (left := min(ticks - time.monotonic(), clock - time.time())) > 0:
             # The monotonic clock stands still while the machine is suspended, so the other one is read now and then.
             self._last_sign_of_life = time.monotonic()
-            if (until and until()) or self._wake.wait(min(left, _NEEDS_JOIN_TICK if until else _TICK)):
+            if self._wake.wait(min(left, tick)) or until():
                 break
         self._wake.clear()
 

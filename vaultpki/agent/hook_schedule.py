@@ -6,19 +6,23 @@ import random
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from hashlib import sha256
+from typing import Final
 
-from vaultpki.agent import unchanged
+from vaultpki.agent import readers_seen, unchanged
 from vaultpki.agent.assignment import Assignment
 from vaultpki.agent.bundles import BundleDigest
 from vaultpki.agent.context import Context
 from vaultpki.agent.pairs import PairStatus
-from vaultpki.agent.state import Since
+from vaultpki.agent.readers_seen import readers
 from vaultpki.certificates import ROOT, pair_files
 from vaultpki.host import command, hook_files, hook_runner, hooks
 from vaultpki.host.log import Event, Value
 from vaultpki.issue.rotations import Rotations
 from vaultpki.model import AgentConfig
-from vaultpki.spec.rotation_record import State
+from vaultpki.spec.rotation_record import Method, State
+
+# The states of an issuing CA that goes along with the root in which its bundle has both certificates of its key.
+_BOTH_CERTIFICATES: Final = frozenset({State.SWITCHED, State.RETRUSTING, State.RETURNING})
 
 
 def live(items: Iterable[PairStatus], held: Mapping[str, BundleDigest]) -> dict[str, str]:
@@ -32,17 +36,6 @@ def live(items: Iterable[PairStatus], held: Mapping[str, BundleDigest]) -> dict[
         if stored is not None and stored.data is not None:
             found[item.want.name] = sha256(stored.data).hexdigest()[:32]
     return found | {key: each.read for key, each in held.items()}
-
-
-def readers(config: AgentConfig, wanted: Assignment, key: str, *, roots: bool = False) -> tuple[tuple[str, str], ...]:
-    """Return CA and component of what on this node reads the bundle of the hooks `key` only when it starts.
-
-    With `roots` a component whose bundle has the roots too is listed under the root as well.
-    """
-    ca = hooks.BUNDLES.get(key)
-    found = hooks.start_only(ca, wanted.roles, config.layout) if ca else ()
-    named = tuple((each.ca, each.component) for each in found)
-    return named + tuple((ROOT, each.component) for each in found if roots and each.chain)
 
 
 def waiting(context: Context, wanted: Assignment) -> tuple[str, ...]:
@@ -102,17 +95,22 @@ def follow(context: Context, live: Mapping[str, str], wanted: Assignment) -> Non
     takes their results; without one they have run when this returns.
     """
     state, runner, now, config = context.state.value, context.runner, context.clock, context.config
-    context.found.events.extend(_advice(config, live, wanted, state.hooked))
+    enough = {key: digest for key, digest in live.items() if _enough(context, wanted, key)}
+    context.found.events.extend(_advice(config, live, wanted, {**state.hooked, **enough}))
     done, owed = dict(state.hooked), dict(state.owed)
-    started = {key: start for key, start in state.started.items() if key in live}
     if runner is not None:
-        _take(context, runner.results(), done, owed, started, live)
+        _take(context, runner.results(), done, owed)
         # If the state cannot be written, only this process knows what has run.
         done |= {key: digest for key, digest in live.items() if runner.ran.get(key) == digest}
     frozen = _frozen(context, live)
     done = hooks.settled(live, done, config.hooks)
-    done = {key: digest for key, digest in done.items() if not _came_back(context, wanted, key, started)}
-    done |= {key: digest for key, digest in live.items() if _holds_more(context, wanted, key, started)}
+    for key in [key for key, digest in done.items() if digest != live[key] and readers(config, wanted, key)]:
+        # A bundle that becomes what its hooks have run for again was another one in between, and a component that
+        # started meanwhile has read that one.
+        del done[key]
+        if runner is not None:
+            runner.ran.pop(key, None)
+    done |= enough
     done = {key: digest for key, digest in done.items() if key not in frozen}
     done |= {key: state.hooked[key] for key in frozen if key in state.hooked}
     known = {key: each for key, each in config.hooks.items() if key not in frozen}
@@ -123,16 +121,18 @@ def follow(context: Context, live: Mapping[str, str], wanted: Assignment) -> Non
         context.found.events.append(Event("turn", text, fields={"hook": key}))
     # A person who mended a hook and runs the agent once need not wait for the pause between two tries of the daemon.
     keys = [key for key in (owed if runner is None else hooks.ready(owed, now)) if key not in waits]
-    jobs = hooks.jobs(config, keys, live, owed)
+    jobs = hooks.jobs(config, keys, live, owed, readers_seen.installed(state, keys))
     if runner is None:
-        _take(context, hook_runner.run_now(jobs) if jobs else (), done, owed, started, live)
+        _take(context, hook_runner.run_now(jobs) if jobs else (), done, owed)
         owed = hooks.pending(hooks.owed(live, done, known), owed, now)
         waiting = list(owed)
     else:
         runner.submit(jobs)
         waiting = [key for key in owed if key not in runner.busy]
     context.found.retry_at.extend(owed[key].not_before for key in waiting if owed[key].not_before > now)
-    context.state.value = replace(state, hooked=done, owed=owed | frozen, started=started)
+    context.state.value = replace(state, hooked=done, owed=owed | frozen)
+    if runner is None and jobs:
+        readers_seen.note(context, wanted)
 
 
 def _frozen(context: Context, live: Mapping[str, str]) -> dict[str, hooks.Owed]:
@@ -144,18 +144,12 @@ def _frozen(context: Context, live: Mapping[str, str]) -> dict[str, hooks.Owed]:
     return {} if not owed or unchanged.current(context.config) else owed
 
 
-def _came_back(context: Context, wanted: Assignment, key: str, started: Mapping[str, Since]) -> bool:
-    """Return whether a bundle became what its hooks have run for again, and was another one in between.
-
-    A component that reads it only at its start may have started meanwhile, so it has to start once more.
-    """
-    held = context.state.value.bundles.get(hooks.BUNDLES.get(key, ""))
-    start = started.get(key)
-    again = held is not None and start is not None and start.since < held.since
-    return again and bool(readers(context.config, wanted, key))
+def _enough(context: Context, wanted: Assignment, key: str) -> bool:
+    """Return whether what the readers of a changed bundle hold is enough, so that nothing is to be restarted now."""
+    return _holds_more(context, wanted, key) or _only_renewed(context, wanted, key)
 
 
-def _holds_more(context: Context, wanted: Assignment, key: str, started: Mapping[str, Since]) -> bool:
+def _holds_more(context: Context, wanted: Assignment, key: str) -> bool:
     """Return whether the bundle has only lost a CA of a rotation that was taken back, which its readers still hold.
 
     That CA and its key are deleted, and no record gives turns: without this rule every member of etcd would restart at
@@ -167,35 +161,53 @@ def _holds_more(context: Context, wanted: Assignment, key: str, started: Mapping
     last = max(records, key=lambda record: record.since, default=None)
     if last is None or last.state is not State.STEADY or any(record.active for record in records):
         return False
-    held, start = state.bundles.get(ca), started.get(key)
-    if held is None or start is None or any(rotations.frozen(domain, state.revisions) for domain in (ca, ROOT)):
+    if any(rotations.frozen(domain, state.revisions) for domain in (ca, ROOT)):
         return False
-    return set(start.sha256) >= _with_roots(held, state.bundles) and bool(readers(context.config, wanted, key))
+    return _lacking(context, wanted, key) == set()
 
 
-def _with_roots(held: Since, bundles: Mapping[str, Since]) -> set[str]:
-    roots = bundles.get(ROOT)
-    return {*held.sha256, *(roots.sha256 if roots is not None else ())}
+def _only_renewed(context: Context, wanted: Assignment, key: str) -> bool:
+    """Return whether the bundle has only got another certificate for the key of a CA that its readers hold.
+
+    The rotation of the root has each issuing CA signed again with its key. Who trusts the certificate of before trusts
+    all that this key has signed, until that certificate leaves the bundle: then its readers are restarted, once.
+    """
+    ca = hooks.BUNDLES.get(key, "")
+    rotations, state = wanted.rotations, context.state.value
+    root, own, bundle = rotations.records.get(ROOT), rotations.records.get(ca), state.bundles.get(ca)
+    if root is None or own is None or own.new is None or bundle is None:
+        return False
+    if not (root.active and own.active and own.method is Method.SAME_KEY and own.state in _BOTH_CERTIFICATES):
+        return False
+    if own.old.sha256 not in bundle.sha256 or any(rotations.frozen(each, state.revisions) for each in (ca, ROOT)):
+        return False
+    for domain, component in readers(context.config, wanted, key, roots=True):
+        seen = state.readers.get(f"{domain}/{component}")
+        # The gates of the root want a start after the roots that are there now. On the way back from where the old
+        # certificate had left already a reader may hold the new one alone, which goes at the end.
+        if domain == ROOT and not readers_seen.started_with(seen, state.bundles.get(ROOT)):
+            return False
+        if domain != ROOT and (seen is None or own.old.sha256 not in seen.sha256):
+            return False
+    return _lacking(context, wanted, key) == {own.new.sha256}
 
 
-def _take(
-    context: Context,
-    results: Iterable[hooks.Result],
-    done: dict[str, str],
-    owed: dict[str, hooks.Owed],
-    started: dict[str, Since],
-    live: Mapping[str, str],
-) -> None:
-    """Move the results of hooks to `done`, or back to `owed` with a later time; note what a bundle's hooks started."""
+def _lacking(context: Context, wanted: Assignment, key: str) -> set[str] | None:
+    """Return the certificates of a bundle that one of its readers does not hold; None if that is not known."""
+    state, lacking = context.state.value, set[str]()
+    names = readers(context.config, wanted, key, roots=True)
+    for ca, component in names:
+        bundle, seen = state.bundles.get(ca), state.readers.get(f"{ca}/{component}")
+        if bundle is None or seen is None or not seen.running or not seen.sha256:
+            return None
+        lacking |= set(bundle.sha256) - set(seen.sha256)
+    return lacking if names else None
+
+
+def _take(context: Context, results: Iterable[hooks.Result], done: dict[str, str], owed: dict[str, hooks.Owed]) -> None:
+    """Move the results of hooks to `done`, or back to `owed` with a later time."""
     for result in results:
         fields: dict[str, Value] = {"hook": result.key, "attempts": result.attempts}
-        if result.key in hooks.BUNDLES:
-            # A run that failed, or one beside which the bundle changed, leaves unknown what the components hold.
-            started.pop(result.key, None)
-            held = context.state.value.bundles.get(hooks.BUNDLES[result.key])
-            if result.ok and held is not None and live.get(result.key) == result.digest:
-                both = sorted(_with_roots(held, context.state.value.bundles))
-                started[result.key] = Since(max(result.began, held.since), tuple(both))
         if result.ok:
             done[result.key] = result.digest
             context.found.events.append(Event("hook", f"ran the hooks of {result.key}", fields=fields))

@@ -20,6 +20,7 @@ from vaultpki.agent import (
     kubeconfigs,
     pairs,
     pins,
+    readers_seen,
     report,
     sign_due,
     unchanged,
@@ -74,6 +75,7 @@ def reconcile(context: Context) -> Outcome:
         _remove_surplus(context, wanted)
     found.events.extend(Event("rewritten", text, "warning") for text in context.folders.rewritten)
     report.note_installed(context, wanted, items)
+    readers_seen.note(context, wanted)
     held = bundles.digests(context.folders, config.layout)
     hook_schedule.note_trust(context, held)
     live = hook_schedule.live(items, held)
@@ -116,6 +118,7 @@ def reconcile(context: Context) -> Outcome:
             default=None,
         ),
         lives=ca_trust.lives(wanted, trust),
+        awaited=readers_seen.awaited(context, wanted),
     )
 
 
@@ -125,12 +128,13 @@ def remember_failure(context: Context, items: Collection[PairStatus], what: str,
     context.state.save(_remembered(context, items))
 
 
-def remember_if_quiet(context: Context, items: Collection[PairStatus]) -> AgentState:
+def remember_if_quiet(context: Context, outcome: Outcome) -> AgentState:
     """Record whether nothing is left to do, so that the next pass can end at once; return the state as written."""
+    items = outcome.items
     config, before = context.config, context.state.at_start
     fetched, dues = assignment.stamp(config.state), _dues(items)
     busy = context.found.failures or context.state.value.owed or any(item.verdict.reasons for item in items)
-    if busy or fetched is None or not dues or context.folders.unsettled:
+    if busy or outcome.awaited or fetched is None or not dues or context.folders.unsettled:
         return context.state.save(replace(context.state.value, quiet=""))
     source = unchanged.source(config)
     quiet = unchanged.digest(source, fetched[1], context.folders, allow_http=context.options.allow_http)

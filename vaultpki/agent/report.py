@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from vaultpki import __version__
-from vaultpki.agent import bundles, ca_trust, credential, hook_schedule, pins
+from vaultpki.agent import bundles, ca_trust, credential, hook_schedule, readers_seen
 from vaultpki.agent.secret_id import SecretIdFiles
-from vaultpki.agent.state import Since
+from vaultpki.agent.state import ReaderSeen, Since
 from vaultpki.certificates import ROOT
 from vaultpki.errors import Denied, VaultpkiError
+from vaultpki.host import boot_time
 from vaultpki.host.log import Event
 from vaultpki.spec import node_report, report_place
 from vaultpki.spec.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport
@@ -49,7 +50,8 @@ def note_installed(context: Context, wanted: Assignment, items: Collection[PairS
 
 def _since(before: Mapping[str, Since], now: Mapping[str, tuple[str, ...]], clock: float) -> dict[str, Since]:
     kept = {name: each for name, each in before.items() if each.sha256 == now.get(name)}
-    return {name: kept.get(name) or Since(clock, sha256) for name, sha256 in now.items()}
+    moment = boot_time.now()
+    return {name: kept.get(name) or Since(clock, sha256, moment) for name, sha256 in now.items()}
 
 
 def _pins(context: Context, wanted: Assignment) -> tuple[str, ...]:
@@ -66,8 +68,6 @@ def build(
     def when(clock: float) -> datetime:
         return datetime.fromtimestamp(clock, UTC) + timedelta(seconds=state.clock_offset)
 
-    pin = context.config.root_sha256
-    roots = {pin, *pins.every(context.config.state, pin)}
     installed = {name: when(each.since) for name, each in state.leaves.items()}
     return NodeReport(
         time=when(context.clock),
@@ -76,11 +76,7 @@ def build(
         certificates={item.want.name: _certificate(item, installed.get(item.want.name)) for item in items},
         bundles={ca: BundleReport(frozenset(one.sha256), when(one.since)) for ca, one in state.bundles.items()},
         readers={
-            f"{ca}/{component}": ReaderReport(
-                when(start.since), frozenset(sha for sha in start.sha256 if (sha in roots) is (ca == ROOT))
-            )
-            for key, start in state.started.items()
-            for ca, component in hook_schedule.readers(context.config, wanted, key, roots=True)
+            name: _reader(seen, state.bundles.get(name.partition("/")[0]), when) for name, seen in state.readers.items()
         },
         owed=tuple(sorted(state.owed)),
         failed=tuple(sorted(key for key, each in state.owed.items() if each.attempts)),
@@ -157,6 +153,22 @@ def send_if_awaited(context: Context, contact: Contact, wanted: Assignment, repo
     except VaultpkiError:
         return
     send(context, vault, report)
+
+
+def _reader(seen: ReaderSeen, bundle: Since | None, when: Callable[[float], datetime]) -> ReaderReport:
+    """Return what to report of a component; `when` makes a time of Vault's clock out of one of this machine's.
+
+    A gate compares its start with the time of the bundle, to the second and on Vault's clock, so the two times must
+    say what the clock since boot says.
+    """
+    if not seen.running:
+        return ReaderReport(None, problem=seen.problem)
+    started = when(seen.since)
+    if readers_seen.started_with(seen, bundle):
+        started = max(started, when(bundle.since)) if bundle is not None else started
+    elif bundle is not None:
+        started = min(started, when(bundle.since) - timedelta(seconds=1))
+    return ReaderReport(started, frozenset(seen.sha256), running=True, healthy=not seen.problem, problem=seen.problem)
 
 
 def _certificate(item: PairStatus, installed: datetime | None) -> CertificateReport:

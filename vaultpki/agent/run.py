@@ -85,7 +85,7 @@ def _locked(context: Context) -> Outcome:
         except StoreError as error:
             # The new files are installed; the next pass removes the old generation.
             remember_failure(context, outcome.items, "old files", error)
-    return replace(outcome, state=remember_if_quiet(context, outcome.items))
+    return replace(outcome, state=remember_if_quiet(context, outcome))
 
 
 def _nothing_to_do(config: AgentConfig, options: Options, now: float) -> Outcome | None:

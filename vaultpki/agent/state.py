@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
 from vaultpki.agent.backoff import MOST_REMEMBERED
 from vaultpki.disk.files import read_private, write_private
 from vaultpki.errors import NeedsJoin, StoreError, VaultpkiError
+from vaultpki.host.boot_time import Moment
 
 if TYPE_CHECKING:
     from vaultpki.host.hooks import Owed
@@ -29,7 +30,7 @@ _LATER: Final = (
     "vanished",
     "bundles",
     "leaves",
-    "started",
+    "readers",
     "reported",
     "report_refused",
     "clock_offset",
@@ -68,10 +69,29 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Since:
-    """Certificates, as their SHA-256, and since when (Unix time) a bundle or a component has them."""
+    """Certificates, as their SHA-256, and since when (Unix time) a file has them.
+
+    `moment` is a moment after the file was installed; None in the state of an earlier release.
+    """
 
     since: float
     sha256: tuple[str, ...]
+    moment: Moment | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderSeen:
+    """A component that reads a bundle only when it starts, as the last pass saw it.
+
+    `since` (Unix time) and `moment` are its start, and `sha256` the certificates that the bundle had then; empty if
+    nobody knows. `problem` says why it is not healthy, or that no process of it was seen; "" if it is.
+    """
+
+    since: float = 0.0
+    sha256: tuple[str, ...] = ()
+    moment: Moment | None = None
+    running: bool = False
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +105,8 @@ class AgentState:
     `quiet_folders` (the further folders by name) and `quiet_poll` are what agent.yaml said then. `revisions` are the
     highest revisions of rotation records that were ever read, by domain; `vanished` is since when the server does not
     show a trusted CA any more, by its SHA-256. `bundles` are the installed bundles by CA, `leaves` the installed leaves
-    with what stands behind them by their names, and `started` what components started with that read a bundle only
-    then, by the key of its hooks. `reported` is a digest of the last report, `report_refused` whether it had to be
+    with what stands behind them by their names, and `readers` what was seen of the components that read a bundle only
+    when they start, by `CA/COMPONENT`. `reported` is a digest of the last report, `report_refused` whether it had to be
     written at the place of 0.1.0, and `clock_offset` by how many seconds Vault's clock is ahead of this one. `root` is
     the pin that `revisions` belong to. `asked` is when Vault was last asked in vain; when it last answered is told by
     the copy of its answer. `revoked` are the serial numbers of installed certificates that Vault showed as revoked, by
@@ -114,7 +134,7 @@ class AgentState:
     vanished: Mapping[str, float] = field(default_factory=dict)
     bundles: Mapping[str, Since] = field(default_factory=dict)
     leaves: Mapping[str, Since] = field(default_factory=dict)
-    started: Mapping[str, Since] = field(default_factory=dict)
+    readers: Mapping[str, ReaderSeen] = field(default_factory=dict)
     reported: str = ""
     report_refused: bool = False
     clock_offset: float = 0.0
@@ -239,7 +259,7 @@ def _read(value: Mapping[str, Any]) -> AgentState:
         vanished={str(sha256): _number(since) for sha256, since in value.get("vanished", {}).items()},
         bundles={str(ca): _since(each) for ca, each in value.get("bundles", {}).items()},
         leaves={str(name): _since(each) for name, each in value.get("leaves", {}).items()},
-        started={str(key): _since(each) for key, each in value.get("started", {}).items()},
+        readers={str(name): _reader(each) for name, each in value.get("readers", {}).items()},
         reported=str(value.get("reported", "")),
         report_refused=value.get("report_refused") is True,
         clock_offset=_offset(value.get("clock_offset", 0.0)),
@@ -268,7 +288,21 @@ def _owed(o: Mapping[str, Any]) -> Owed:
 
 
 def _since(each: Mapping[str, Any]) -> Since:
-    return Since(_number(each["since"]), tuple(map(str, each["sha256"])))
+    return Since(_number(each["since"]), tuple(map(str, each["sha256"])), _moment(each.get("moment")))
+
+
+def _reader(each: Mapping[str, Any]) -> ReaderSeen:
+    return ReaderSeen(
+        _number(each["since"]),
+        tuple(map(str, each["sha256"])),
+        _moment(each["moment"]),
+        each["running"] is True,
+        str(each["problem"]),
+    )
+
+
+def _moment(value: Any) -> Moment | None:
+    return None if value is None else Moment(str(value["boot"]), _number(value["uptime"]))
 
 
 def _revision(value: Any) -> int:

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from helpers import page_runner
+from helpers.node import node_components
 from helpers.vault import servers
-from helpers.vault.applied_cluster import Site, environment
+from helpers.vault.applied_cluster import Seat, Site, environment
 from helpers.vault.servers import Server, wait_for
 
 pytestmark = [pytest.mark.conformance, pytest.mark.timeout(900)]
@@ -25,12 +26,6 @@ nodes:
 - {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}
 - {name: cp-2, roles: [control-plane, etcd], addresses: [10.0.0.12]}
 - {name: cp-3, roles: [control-plane, etcd], addresses: [10.0.0.13]}
-"""
-
-HOOKED = """\
-poll: 10s
-hooks:
-  etcd-ca: [[/bin/true]]
 """
 
 # Nodes replace their certificates over an hour, for which no test waits.
@@ -54,7 +49,8 @@ def site(server_kind: str, tmp_path_factory: pytest.TempPathFactory, vault_binar
         site.write(SPEC)
         site.apply()
         for node in site.cluster.nodes:
-            seat = site.equip(node.name, further=HOOKED)
+            seat = site.equip(node.name, further="poll: 10s\n")
+            node_components.add_hooks(seat)
             log = stack.enter_context((folder / f"{node.name}.log").open("wb"))
             agent = subprocess.Popen(
                 [sys.executable, "-m", "vaultpki", "agent", "-c", str(seat.config)],
@@ -68,7 +64,9 @@ def site(server_kind: str, tmp_path_factory: pytest.TempPathFactory, vault_binar
         for node in site.cluster.nodes:
             path = site.report_path(node.name)
             wait_for(partial(reported, server, path), 60, partial("{} is not there".format, path))
-        # The next pass reports what the hooks of the first one have started.
+            seat = Seat(node.name, site.folder / "nodes" / node.name)
+            stack.enter_context(node_components.standing(seat, node.roles))
+        # The next pass reports what has started.
         time.sleep(11)
         yield site
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from helpers.node import node_components
 from helpers.node.reporting_nodes import record_of, shown
 from helpers.vault.applied_cluster import Seat
 from helpers.vault.plan_commands import Watched
@@ -51,17 +53,21 @@ class AgentsInRotation:
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @classmethod
-    def standing(cls, server: Server, folder: Path, name: str) -> AgentsInRotation:
-        """Two members of etcd."""
+    @contextmanager
+    def standing(cls, server: Server, folder: Path, name: str) -> Iterator[AgentsInRotation]:
+        """Two members of etcd, which hooks restart."""
         site = Watched(server, folder / "site", name)
         site.write(SPEC)
         site.apply()
-        hooks = 'hooks: {etcd-ca: [["true"]]}\n'
-        made = cls(site, tuple(site.equip(node.name, further=hooks) for node in site.cluster.nodes), site.client())
-        for _ in range(2):
-            # The second pass reports what the hooks of the first have started.
+        made = cls(site, tuple(site.equip(node.name) for node in site.cluster.nodes), site.client())
+        made.passes()
+        with ExitStack() as stack:
+            for node, seat in zip(site.cluster.nodes, made.seats, strict=True):
+                node_components.add_hooks(seat)
+                stack.enter_context(node_components.standing(seat, node.roles))
+            # As it reports.
             made.passes()
-        return made
+            yield made
 
     @property
     def record(self) -> RotationRecord:
@@ -93,9 +99,9 @@ class AgentsInRotation:
         for seat in present:
             lacks = {facts.subject_text for facts in signers if facts.fingerprint not in self.trusted(seat)}
             assert not lacks, (seat.name, "does not trust", lacks)
-            started = state.load(str(seat.state)).started.get(f"{self.ca}-ca")
-            if started is not None and seat in self.seats:
-                lacks = {facts.subject_text for facts in signers if facts.fingerprint not in started.sha256}
+            seen = state.load(str(seat.state)).readers.get(f"{self.ca}/etcd")
+            if seen is not None and seen.running and seat in self.seats:
+                lacks = {facts.subject_text for facts in signers if facts.fingerprint not in seen.sha256}
                 assert not lacks, (seat.name, "has started what does not trust", lacks)
 
     def trusted(self, seat: Seat) -> set[str]:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 HOST = "127.0.0.1"
@@ -78,6 +79,15 @@ class Component:
             # By then it has its name and its flags.
             _wait((self.folder / "pid").exists, f"{self.name} did not start")
 
+    def serves(self) -> None:
+        """Wait until the process that runs listens."""
+        _wait(lambda: _text(self.folder / "serving") == _text(self.folder / "pid") != "", f"{self.name} does not serve")
+
+    def restart(self) -> None:
+        """Have it restarted while `supervised`, as a person does, and wait until it listens."""
+        _restart(self.folder)
+        self.serves()
+
     def stop(self) -> None:
         with self.lock:
             if self.running is not None:
@@ -125,17 +135,27 @@ def _wait(reached: Callable[[], bool], otherwise: str, seconds: float = 60.0) ->
         time.sleep(POLL)
 
 
+def _text(file: Path) -> str:
+    with contextlib.suppress(FileNotFoundError):
+        return file.read_text()
+    return ""
+
+
 def _restart(folder: Path) -> None:
     """What `Component.hook` runs."""
-    before = (folder / "pid").read_text() if (folder / "pid").exists() else ""
+    before = _text(folder / "pid")
     (folder / "restart").touch()
 
     def restarted() -> bool:
-        with contextlib.suppress(FileNotFoundError):
-            return not (folder / "restart").exists() and (folder / "pid").read_text() != before
-        return False
+        return not (folder / "restart").exists() and _text(folder / "pid") not in ("", before)
 
     _wait(restarted, f"nobody restarts the component of {folder}")
+
+
+def _write(name: str, text: str) -> None:
+    new = Path(f"{name}.new")
+    new.write_text(text)
+    new.replace(name)
 
 
 class _Health(http.server.BaseHTTPRequestHandler):
@@ -152,19 +172,31 @@ class _Health(http.server.BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+class _TlsServer(http.server.ThreadingHTTPServer):
+    """Reads its pair anew for each connection, as components of Kubernetes do when the files change."""
+
+    flags: dict[str, str]
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        certificate, key = (
+            ("cert-file", "key-file") if "cert-file" in self.flags else ("tls-cert-file", "tls-private-key-file")
+        )
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(self.flags[certificate], self.flags[key])
+        with contextlib.suppress(OSError), tls.wrap_socket(request, server_side=True) as wrapped:
+            super().finish_request(wrapped, client_address)
+
+
 def _serve(flags: dict[str, str]) -> None:
     url = (
         flags.get("listen-metrics-urls") or flags.get("listen-client-urls") or f"https://{HOST}:{flags['secure-port']}"
     )
     parts = urlsplit(url)
-    server = http.server.ThreadingHTTPServer((HOST, parts.port or 0), _Health)
-    if parts.scheme == "https":
-        certificate, key = (
-            ("cert-file", "key-file") if "cert-file" in flags else ("tls-cert-file", "tls-private-key-file")
-        )
-        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        tls.load_cert_chain(flags[certificate], flags[key])
-        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    made = _TlsServer if parts.scheme == "https" else http.server.ThreadingHTTPServer
+    server = made((HOST, parts.port or 0), _Health)
+    if isinstance(server, _TlsServer):
+        server.flags = flags
+    _write("serving", str(os.getpid()))
     server.serve_forever()
 
 
@@ -173,9 +205,7 @@ def main() -> None:
     if sys.argv[1:2] == ["restart"]:
         _restart(Path(sys.argv[2]))
         return
-    new = Path("pid.new")
-    new.write_text(str(os.getpid()))
-    new.replace("pid")
+    _write("pid", str(os.getpid()))
     started, slow = time.monotonic(), Path("slow")
     with contextlib.suppress(FileNotFoundError):
         while time.monotonic() < started + float(slow.read_text()):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from helpers.node import node_components
 from helpers.node.reporting_nodes import record_of, shown
 from helpers.vault.applied_cluster import Seat, vaultpki
 from helpers.vault.plan_commands import Watched
@@ -34,34 +36,40 @@ nodes:
 pools:
 - {name: autoscaled, roles: [worker], node_names: "w-*"}
 """
-HOOKS = """\
+WORKER_HOOKS = """\
 hooks:
   kubernetes-ca: [["true"]]
-  etcd-ca: [["true"]]
   kubelet-ca: [["true"]]
-  front-proxy-ca: [["true"]]
 """
 
 
 @dataclass(slots=True)
 class RootRotation:
-    """The cluster, its nodes, and what an operator does."""
+    """The cluster, its nodes, and what an operator does. Hooks that restarted something are told in `restarts`."""
 
     site: Watched
     seats: dict[str, Seat]
     vault: Vault
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
     pods: KubeTrust | None = None
+    restarts: Path = Path("/dev/null")
 
     @classmethod
-    def standing(cls, server: Server, folder: Path, name: str) -> RootRotation:
+    @contextmanager
+    def standing(cls, server: Server, folder: Path, name: str) -> Iterator[RootRotation]:
+        """A control plane whose components hooks restart, and a worker."""
         site = Watched(server, folder / "site", name)
         site.write(SPEC)
         site.apply()
-        seats = {node.name: site.equip(node.name, further=HOOKS) for node in site.cluster.nodes}
-        made = cls(site, seats, site.client())
+        control, worker = site.cluster.nodes
+        seats = {control.name: site.equip(control.name), worker.name: site.equip(worker.name, further=WORKER_HOOKS)}
+        made = cls(site, seats, site.client(), restarts=folder / "restarts")
         made.passes()
-        return made
+        made.restarts.touch()
+        seat = seats[control.name]
+        node_components.add_hooks(seat, made.restarts)
+        with node_components.standing(seat, control.roles):
+            yield made
 
     @property
     def record(self) -> RotationRecord:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,8 +22,9 @@ DUE = timedelta(days=25)
 
 
 @pytest.fixture
-def rotation(server: Server, tmp_path: Path, cluster_name: str) -> AgentsInRotation:
-    return AgentsInRotation.standing(server, tmp_path, cluster_name)
+def rotation(server: Server, tmp_path: Path, cluster_name: str) -> Iterator[AgentsInRotation]:
+    with AgentsInRotation.standing(server, tmp_path, cluster_name) as made:
+        yield made
 
 
 def refused(rotation: AgentsInRotation) -> None:

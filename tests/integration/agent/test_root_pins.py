@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers.node.root_rotation import HOOKS, RootRotation
+from helpers.node.root_rotation import WORKER_HOOKS, RootRotation
 from helpers.vault.applied_cluster import Seat, vaultpki
 from helpers.vault.servers import Server
 from vaultpki.agent import pins
@@ -21,13 +22,14 @@ from vaultpki.spec.rotation_record import CaRef, RotationRecord, State
 
 
 @pytest.fixture
-def rotation(server: Server, tmp_path: Path, cluster_name: str) -> RootRotation:
-    return RootRotation.standing(server, tmp_path, cluster_name)
+def rotation(server: Server, tmp_path: Path, cluster_name: str) -> Iterator[RootRotation]:
+    with RootRotation.standing(server, tmp_path, cluster_name) as made:
+        yield made
 
 
 def joined(rotation: RootRotation, name: str, pin: str) -> Seat:
     """A machine of an image that has this pin, and its first pass."""
-    seat = rotation.site.equip(name, pool="autoscaled", further=HOOKS)
+    seat = rotation.site.equip(name, pool="autoscaled", further=WORKER_HOOKS)
     text = seat.config.read_text()
     seat.config.write_text(text.replace(rotation.site.root_sha256, pin))
     rotation.pass_of(seat)

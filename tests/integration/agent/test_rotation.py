@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from helpers.node import node_components
+from helpers.node.node_components import NodeComponents
 from helpers.vault.applied_cluster import Seat, Site, vaultpki
 from helpers.vault.handmade_rotation import Rotation, delete, make_default, successor
 from helpers.vault.servers import Server
@@ -20,6 +22,7 @@ from vaultpki.agent import run
 from vaultpki.agent.context import Outcome
 from vaultpki.certificates import MOST_ISSUERS
 from vaultpki.host import hook_runner
+from vaultpki.model import NodeRole
 from vaultpki.pki import x509
 from vaultpki.spec import load_agent, node_report
 from vaultpki.spec.node_report import NodeReport, Seen
@@ -45,14 +48,21 @@ def site(server: Server, tmp_path: Path, cluster_name: str) -> Site:
 
 
 @pytest.fixture
-def seat(site: Site, tmp_path: Path) -> Seat:
-    """An etcd member with all its certificates, and a hook that restarts etcd in earnest."""
-    made = site.equip("etcd-2", further=f"hooks: {{etcd-ca: [[sh, -c, 'echo restarted >> {tmp_path}/restarts']]}}\n")
-    for _ in range(2):
-        # The second one reports what the hooks of the first have started.
-        passed(made)
-    (tmp_path / "restarts").write_text("")
-    return made
+def member(site: Site) -> Iterator[NodeComponents]:
+    """An etcd member with all its certificates, and the process that stands for etcd."""
+    made = site.equip("etcd-2")
+    passed(made)
+    with node_components.standing(made, frozenset({NodeRole.ETCD})) as components:
+        yield components
+
+
+@pytest.fixture
+def seat(member: NodeComponents, tmp_path: Path) -> Seat:
+    """The same one with a hook that restarts etcd in earnest."""
+    (tmp_path / "restarts").touch()
+    node_components.add_hooks(member.seat, tmp_path / "restarts")
+    passed(member.seat)
+    return member.seat
 
 
 def passed(seat: Seat, *force: str, clock: float | None = None) -> Outcome:
@@ -94,7 +104,7 @@ def started(told: NodeReport) -> datetime:
 
 
 def restarts(tmp_path: Path) -> int:
-    return (tmp_path / "restarts").read_text().count("restarted")
+    return (tmp_path / "restarts").read_text().count("etcd-ca")
 
 
 def test_a_whole_rotation_of_etcds_ca(site: Site, seat: Seat, tmp_path: Path) -> None:
@@ -150,9 +160,12 @@ def test_a_whole_rotation_of_etcds_ca(site: Site, seat: Seat, tmp_path: Path) ->
     assert run.run(load_agent(seat.config), run.Options(settle=False)).items == ()
 
 
-def test_what_a_hook_has_started_is_reported_at_once_and_only_what_it_has_started(site: Site, tmp_path: Path) -> None:
-    hook = f"[sh, -c, 'test ! -e {tmp_path}/broken && echo restarted >> {tmp_path}/restarts']"
-    seat = site.equip("etcd-2", further=f"hooks: {{etcd-ca: [{hook}]}}\n")
+def test_what_a_hook_has_started_is_reported_at_once_and_only_what_it_has_started(
+    site: Site, member: NodeComponents, tmp_path: Path
+) -> None:
+    seat = member.seat
+    hook = f"test ! -e {tmp_path}/broken && {node_components.restart(seat, 'etcd')}"
+    seat.config.write_text(seat.config.read_text() + json.dumps({"hooks": {"etcd-ca": [["sh", "-c", hook]]}})[1:-1])
     passed(seat)
     rotation = Rotation.of(site, "etcd")
     rotation.turn("etcd-2")
@@ -170,7 +183,8 @@ def test_what_a_hook_has_started_is_reported_at_once_and_only_what_it_has_starte
     woken.clear()
     passing()
     told = report(site, seat)
-    assert "etcd/etcd" not in told.readers and told.owed == ("etcd-ca",) and told.waiting == ()
+    assert told.readers["etcd/etcd"].sha256 == {rotation.old.sha256}
+    assert told.owed == ("etcd-ca",) and told.waiting == ()
     (tmp_path / "broken").unlink()
     # After the pause that follows a failure.
     passing(10)

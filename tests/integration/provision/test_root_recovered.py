@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,9 @@ from vaultpki.spec.rotation_record import DOMAINS, RotationRecord, State
 
 
 @pytest.fixture
-def rotation(server: Server, tmp_path: Path, cluster_name: str) -> RootRotation:
-    return RootRotation.standing(server, tmp_path, cluster_name)
+def rotation(server: Server, tmp_path: Path, cluster_name: str) -> Iterator[RootRotation]:
+    with RootRotation.standing(server, tmp_path, cluster_name) as made:
+        yield made
 
 
 def recovered(rotation: RootRotation) -> RotationRecord:

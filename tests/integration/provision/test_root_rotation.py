@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,8 +25,9 @@ CAS = ("kubernetes", "kubelet", "etcd", "front-proxy")
 
 
 @pytest.fixture
-def rotation(server: Server, tmp_path: Path, cluster_name: str) -> RootRotation:
-    return RootRotation.standing(server, tmp_path, cluster_name)
+def rotation(server: Server, tmp_path: Path, cluster_name: str) -> Iterator[RootRotation]:
+    with RootRotation.standing(server, tmp_path, cluster_name) as made:
+        yield made
 
 
 def test_a_whole_rotation(rotation: RootRotation, tmp_path: Path) -> None:
@@ -80,6 +82,8 @@ def test_a_whole_rotation(rotation: RootRotation, tmp_path: Path) -> None:
     for seat in rotation.seats.values():
         assert f"root_sha256: {first.fingerprint}" in seat.config.read_text()
     rotation.passes()
+    # Each is restarted for the files that it reads, and once for both certificates of its CA.
+    assert sorted(rotation.restarts.read_text().splitlines()) == ["cp-1 etcd-ca", *["cp-1 kubernetes-ca"] * 2]
     assert {name: chain[0] for name, chain in rotation.chains()} == leaves
     assert all(rotation.roots(seat) == {second.fingerprint} for seat in rotation.seats.values())
     # Leaves are signed as ever, and a CA is rotated below the new root.
@@ -127,13 +131,10 @@ def test_the_way_back(rotation: RootRotation, tmp_path: Path, state: State) -> N
 
 @pytest.mark.parametrize("state", [State.PUBLISHED, pytest.param(State.SWITCHED, marks=pytest.mark.conformance)])
 def test_the_way_back_restarts_nothing_at_its_end_and_the_next_rotation_does(
-    rotation: RootRotation, tmp_path: Path, state: State
+    rotation: RootRotation, state: State
 ) -> None:
     """Members of etcd would restart all at once: the record gives no turns any more."""
-    runs = tmp_path / "runs"
-    for seat in rotation.seats.values():
-        for key in ("kubernetes-ca", "etcd-ca"):
-            seat.configure(f'{key}: [["true"]]', f"{key}: [[sh, -c, 'echo {seat.name} {key} >> {runs}']]")
+    runs = rotation.restarts
     rotation.reach(*BACK[state])
     if state is State.PUBLISHED:
         rotation.passes()
@@ -151,7 +152,7 @@ def test_the_way_back_restarts_nothing_at_its_end_and_the_next_rotation_does(
     rotation.moved(State.STEADY, back=True)
     for _ in range(2):
         rotation.passes()
-    assert [line for line in runs.read_text()[len(before) :].splitlines() if line.startswith("cp-1")] == []
+    assert runs.read_text() == before
     reports = {name: rotation.report(name) for name in rotation.seats}
     assert {name: (told.owed, told.waiting) for name, told in reports.items()} == dict.fromkeys(reports, ((), ()))
     # Agents may see the end of the one and the beginning of the next at once.

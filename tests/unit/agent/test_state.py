@@ -20,6 +20,7 @@ from vaultpki.agent.state import (
     AgentState,
     Fault,
     IssuedRecord,
+    ReaderSeen,
     Since,
     load,
     save,
@@ -28,6 +29,7 @@ from vaultpki.agent.state import (
     with_spent,
 )
 from vaultpki.errors import Denied, NeedsJoin, Refused, StoreError, Unavailable, VaultpkiError
+from vaultpki.host.boot_time import Moment
 from vaultpki.host.hooks import Owed
 
 NOW = 1_780_000_000.25
@@ -51,8 +53,8 @@ FULL = AgentState(
     revisions={"etcd": 7},
     vanished={"4f" * 32: NOW - 60},
     bundles={"etcd": Since(NOW - 600, ("4f" * 32,))},
-    leaves={"etcd-peer": Since(NOW - 400, ("9a" * 32, "4f" * 32))},
-    started={"etcd-ca": Since(NOW - 500, ("4f" * 32,))},
+    leaves={"etcd-peer": Since(NOW - 400, ("9a" * 32, "4f" * 32), Moment("9a0e", 70.5))},
+    readers={"etcd/etcd": ReaderSeen(NOW - 500, ("4f" * 32,), Moment("9a0e", 77.25), True, "/readyz answers 500")},
     reported="9a0e",
     clock_offset=-42.5,
     root="4f" * 32,
@@ -64,7 +66,7 @@ FULL = AgentState(
     unanswered={"kubelet": (NOW,)},
 )
 LATER = (
-    *("quiet_folders", "revisions", "vanished", "bundles", "leaves", "started", "reported", "report_refused"),
+    *("quiet_folders", "revisions", "vanished", "bundles", "leaves", "readers", "reported", "report_refused"),
     *("clock_offset", "root", "asked", "revoked", "exposed", "unsafe", "unanswered"),
 )
 
@@ -240,9 +242,10 @@ def test_it_has_no_place_for_a_secret() -> None:
         *("state", "quiet", "quiet_since", "quiet_until", "quiet_dies", "quiet_directory", "quiet_poll"),
         *LATER,
     }
-    for row in (IssuedRecord, Fault, Owed, Since):
+    for row in (IssuedRecord, Fault, Owed, Since, ReaderSeen, Moment):
         hints = typing.get_type_hints(row)
-        assert {name for name, hint in hints.items() if hint not in {int, float}} <= {"text", "error", "sha256"}
+        texts = {name for name, hint in hints.items() if hint not in {int, float, bool, Moment | None}}
+        assert texts <= {"text", "error", "sha256", "problem", "boot"}
 
 
 def test_a_fault_keeps_its_beginning_and_counts_while_it_lasts() -> None:

@@ -1,0 +1,105 @@
+"""The components of a node that read a bundle only when they start, as real processes that the node's hooks restart."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from helpers.node.components import HOST, Component
+from helpers.vault.applied_cluster import Seat
+from vaultpki.host.hooks import READERS
+from vaultpki.model import NodeRole
+
+# Waits until each of the components named serves again; one that was not started yet has read nothing.
+_RESTART = (
+    "for c in {names}; do c={folder}/$c; [ -e $c/serving ] || continue; before=$(cat $c/serving); touch $c/restart; "
+    'until [ "$(cat $c/serving)" != "$before" ]; do sleep 0.05; done; done'
+)
+
+
+def restart(seat: Seat, *names: str) -> str:
+    """A shell command that restarts components of a node, and waits until they serve: for a hook of it."""
+    return _RESTART.format(folder=seat.folder / "components", names=" ".join(names))
+
+
+def add_hooks(seat: Seat, log: Path | None = None) -> None:
+    """Add hooks to a node's agent.yaml that restart what reads a bundle only when it starts.
+
+    Each run adds a line to `log`: the node and the key.
+    """
+    lines = ["hooks:"]
+    for ca in dict.fromkeys(each.ca for each in READERS if each.follows is None):
+        names = [each.component for each in READERS if each.ca == ca and each.follows is None]
+        script = restart(seat, *names) + (f"; echo {seat.name} {ca}-ca >> '{log}'" if log is not None else "")
+        lines.append(f"  {ca}-ca: [[sh, -c, {_quoted(script)}]]")
+    seat.config.write_text(seat.config.read_text() + "\n".join(lines) + "\n")
+
+
+def _quoted(text: str) -> str:
+    return "'{}'".format(text.replace("'", "''"))
+
+
+@dataclass(slots=True)
+class NodeComponents:
+    """The running components of a node, by their names."""
+
+    seat: Seat
+    running: dict[str, Component] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Component:
+        return self.running[name]
+
+    def restart(self) -> None:
+        """Restart all of them, as a person does."""
+        for each in self.running.values():
+            each.restart()
+
+
+@contextmanager
+def standing(seat: Seat, roles: frozenset[NodeRole]) -> Iterator[NodeComponents]:
+    """Start the components of a node of these roles, whose files are installed in the layout document."""
+    names = dict.fromkeys(each.component for each in READERS if each.follows is None and each.role in roles)
+    with ExitStack() as stack:
+        found = NodeComponents(seat)
+        for name in names:
+            made = Component(name, seat.folder / "components" / name, _flags(name, str(seat.pki)))
+            found.running[name] = stack.enter_context(made.supervised())
+        for each in found.running.values():
+            each.serves()
+        yield found
+
+
+def _flags(name: str, pki: str) -> list[str]:
+    port = _free_port()
+    if name == "etcd":
+        return [
+            f"--trusted-ca-file={pki}/etcd-ca.crt",
+            f"--peer-trusted-ca-file={pki}/etcd-ca.crt",
+            f"--listen-metrics-urls=http://{HOST}:{port}",
+        ]
+    if name == "kube-apiserver":
+        return [
+            f"--client-ca-file={pki}/kubernetes-ca.crt",
+            f"--etcd-cafile={pki}/etcd-ca.crt",
+            f"--tls-cert-file={pki}/kube-apiserver.crt",
+            f"--tls-private-key-file={pki}/kube-apiserver.key",
+            f"--kubelet-client-certificate={pki}/kube-apiserver-kubelet.crt",
+            f"--kubelet-client-key={pki}/kube-apiserver-kubelet.key",
+            f"--secure-port={port}",
+        ]
+    return [
+        f"--root-ca-file={pki}/kubernetes-ca-chain.crt",
+        f"--tls-cert-file={pki}/controller-manager.crt",
+        f"--tls-private-key-file={pki}/controller-manager.key",
+        f"--bind-address={HOST}",
+        f"--secure-port={port}",
+    ]
+
+
+def _free_port() -> int:
+    with socket.create_server((HOST, 0)) as server:
+        port: int = server.getsockname()[1]
+        return port

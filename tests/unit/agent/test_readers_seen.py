@@ -1,0 +1,88 @@
+"""What counts as started with a bundle, by the clock since boot, and what is said of a component that was not."""
+
+from __future__ import annotations
+
+import pytest
+
+from vaultpki.agent import readers_seen
+from vaultpki.agent.state import AgentState, ReaderSeen, Since
+from vaultpki.host import boot_time
+from vaultpki.host.boot_time import Moment
+
+BOOT = boot_time.boot()
+OLD, BOTH = ("4f" * 32,), ("4f" * 32, "9a" * 32)
+BUNDLE = Since(5000.0, BOTH, Moment(BOOT, 100.0))
+
+
+def process(uptime: float, *, boot: str = BOOT, since: float = 0.0, **changes: object) -> ReaderSeen:
+    seen = {"since": since, "sha256": OLD, "moment": Moment(boot, uptime), "running": True, **changes}
+    return ReaderSeen(**seen)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wall", [0.0, 4999.0, 9e9])
+def test_a_start_counts_by_the_clock_since_boot(wall: float) -> None:
+    """Somebody may have set the wall clock in between."""
+    assert readers_seen.started_with(process(100.5, since=wall), BUNDLE)
+    assert not readers_seen.started_with(process(99.5, since=wall), BUNDLE)
+    assert not readers_seen.started_with(process(100.0, since=wall), BUNDLE)
+
+
+def test_after_a_boot_every_process_is_new() -> None:
+    before = Since(5000.0, BOTH, Moment("another", 1e6))
+    assert readers_seen.started_with(process(3.0), before)
+
+
+def test_a_bundle_that_an_earlier_release_noted_is_compared_by_the_wall_clock() -> None:
+    before = Since(5000.0, BOTH)
+    assert readers_seen.started_with(process(3.0, since=5000.5), before)
+    assert not readers_seen.started_with(process(1e6, since=4999.5), before)
+
+
+@pytest.mark.parametrize(
+    ("seen", "bundle"),
+    [
+        (None, BUNDLE),
+        (process(200.0), None),
+        (process(200.0, running=False), BUNDLE),
+        (ReaderSeen(since=9e9, sha256=BOTH, running=True), BUNDLE),
+    ],
+)
+def test_what_is_not_seen_does_not_count(seen: ReaderSeen | None, bundle: Since | None) -> None:
+    assert not readers_seen.started_with(seen, bundle)
+
+
+def test_what_is_said_of_a_component() -> None:
+    def said(seen: ReaderSeen) -> dict[str, str]:
+        return readers_seen.behind(AgentState(readers={"etcd/etcd": seen}, bundles={"etcd": BUNDLE}))
+
+    stale = "etcd was not started again since the bundle of the CA of etcd changed"
+    assert said(process(99.0)) == {"etcd/etcd": stale}
+    assert said(process(101.0)) == {}
+    # It holds the same CAs: the bundle went and came back, or the state of the agent was lost.
+    assert said(process(99.0, sha256=BOTH)) == {}
+    ill = process(101.0, problem="/readyz answers 500")
+    assert said(ill) == {"etcd/etcd": "etcd is not healthy: /readyz answers 500"}
+    # Nobody knows whether it should run: the machine may be about to get it, or the agent may not see it.
+    assert said(process(99.0, running=False, problem="no process of etcd was seen")) == {}
+
+
+def test_the_moment_of_a_key_is_that_of_its_newest_file() -> None:
+    def at(uptime: float, boot: str = BOOT) -> Since:
+        return Since(0.0, OLD, Moment(boot, uptime))
+
+    known = AgentState(
+        bundles={
+            "etcd": at(5.0),
+            "kubernetes": at(7.0),
+            "root": at(9.0),
+            "kubelet": at(9.0, "x"),
+            "front-proxy": at(1),
+        },
+        leaves={"etcd-peer": at(6.0), "kubelet": Since(0.0, OLD)},
+    )
+    keys = ("etcd-ca", "kubernetes-ca", "etcd-peer", "kubelet", "kube-proxy")
+    found = readers_seen.installed(known, keys)
+    assert found == {"etcd-ca": Moment(BOOT, 5.0), "kubernetes-ca": Moment(BOOT, 9.0), "etcd-peer": Moment(BOOT, 6.0)}
+    # Of two boots the one of now is later, however long the other was.
+    booted = AgentState(bundles={"kubernetes": at(900.0, "x"), "root": at(2.0)})
+    assert readers_seen.installed(booted, ["kubernetes-ca"]) == {"kubernetes-ca": Moment(BOOT, 2.0)}

@@ -1,0 +1,157 @@
+"""Look at what reads a bundle only when it starts: since when each one runs, with which CAs, and whether it is healthy.
+
+A hook may succeed and restart nothing, and a person may restart a component without a hook. So what counts is the
+process. Starts and installations are compared on the clock since boot, which nobody sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Final
+
+from vaultpki.agent.assignment import Assignment
+from vaultpki.agent.context import Context
+from vaultpki.agent.state import AgentState, ReaderSeen, Since
+from vaultpki.certificates import ROOT
+from vaultpki.host import boot_time, component_health, hooks, processes
+from vaultpki.host.boot_time import Moment
+from vaultpki.host.processes import Process
+from vaultpki.model import AgentConfig
+from vaultpki.redact import printable
+
+AGAIN: Final = 10.0
+"""Seconds until a resident agent looks again at what a rotation waits for on this node."""
+
+# Seconds for one component: three of them must not hold up a pass for long.
+_TIMEOUT: Final = 3.0
+_LONGEST: Final = 300
+
+
+def readers(config: AgentConfig, wanted: Assignment, key: str, *, roots: bool = False) -> tuple[tuple[str, str], ...]:
+    """Return CA and component of what on this node reads the bundle of the hooks `key` only when it starts.
+
+    With `roots` a component whose bundle has the roots too is listed under the root as well.
+    """
+    ca = hooks.BUNDLES.get(key)
+    found = hooks.start_only(ca, wanted.roles, config.layout) if ca else ()
+    named = tuple((each.ca, each.component) for each in found)
+    return named + tuple((ROOT, each.component) for each in found if roots and each.chain)
+
+
+def note(context: Context, wanted: Assignment) -> None:
+    """Look at the readers of this node, and record in the state what was seen of each.
+
+    What a process started with is known if it started after the bundle was installed, or was seen before.
+    """
+    state = context.state.value
+    names = _names(context.config, wanted)
+    seen = {component: _look(component, context.config) for component in {component for _, component in names}}
+    now = boot_time.now()
+    found = {}
+    for ca, component in names:
+        name, (process, problem) = f"{ca}/{component}", seen[component]
+        before = state.readers.get(name)
+        if process is None:
+            found[name] = replace(before or ReaderSeen(), running=False, problem=problem)
+            continue
+        if before is None or before.moment != process.started:
+            since = context.clock - max(now.uptime - process.started.uptime, 0.0)
+            before = ReaderSeen(since=max(since, 0.0), moment=process.started)
+        runs = replace(before, running=True, problem=problem)
+        found[name] = replace(runs, sha256=_held(context, ca, runs))
+    context.state.value = replace(state, readers=found)
+
+
+def _names(config: AgentConfig, wanted: Assignment) -> tuple[tuple[str, str], ...]:
+    return tuple(each for key in hooks.BUNDLES for each in readers(config, wanted, key, roots=True))
+
+
+def _look(component: str, config: AgentConfig) -> tuple[Process | None, str]:
+    """Return the process of a component that has run longest, and what is wrong; "" if each of them is healthy."""
+    found = processes.find(component, tuple(config.paths.values()))
+    if not found:
+        return None, f"no process of {component} was seen that reads this node's files"
+    problems = (component_health.problem(each, _TIMEOUT) for each in found)
+    return found[0], printable(next(filter(None, problems), ""))[:_LONGEST]
+
+
+def _held(context: Context, ca: str, seen: ReaderSeen) -> tuple[str, ...]:
+    """Return the CAs that a running process has in memory; empty if that is not known."""
+    bundle, former = context.state.value.bundles.get(ca), context.state.at_start.bundles.get(ca)
+    if started_with(seen, bundle):
+        return bundle.sha256 if bundle is not None else ()
+    if seen.sha256 or former is None or former == bundle:
+        return seen.sha256
+    # This pass has installed another bundle, and the process was there before it began.
+    there = seen.moment is not None and context.began.later_than(seen.moment)
+    return former.sha256 if there and started_with(seen, former) else ()
+
+
+def started_with(seen: ReaderSeen | None, bundle: Since | None) -> bool:
+    """Return whether a process that runs was started after the bundle was installed, so that it has read it."""
+    if seen is None or bundle is None or not seen.running or seen.moment is None:
+        return False
+    if bundle.moment is None:
+        # Noted by an earlier release.
+        return seen.since > bundle.since
+    return seen.moment.later_than(bundle.moment)
+
+
+def installed(state: AgentState, keys: Iterable[str]) -> dict[str, Moment]:
+    """Return a moment after the newest file of each of these keys of hooks was installed, where it is known."""
+    boot, found = boot_time.boot(), {}
+    for key in keys:
+        if key in hooks.BUNDLES:
+            names = (hooks.BUNDLES[key], *((ROOT,) if hooks.reads_roots(key) else ()))
+            files = [state.bundles.get(name) for name in names]
+        else:
+            files = [state.leaves.get(key)]
+        moments = [each.moment if each is not None else None for each in files]
+        known = [moment for moment in moments if moment is not None]
+        if len(known) == len(moments):
+            found[key] = max(known, key=lambda moment: (moment.boot == boot, moment.uptime))
+    return found
+
+
+def behind(state: AgentState) -> dict[str, str]:
+    """Return what is wrong with components that run here, by `CA/COMPONENT`, as a part of a sentence about each."""
+    return {name: text for name in state.readers if (text := _wrong(state, name))}
+
+
+def _wrong(state: AgentState, name: str) -> str:
+    ca, _, component = name.partition("/")
+    seen, bundle = state.readers[name], state.bundles.get(ca)
+    if not seen.running:
+        return ""
+    if bundle is not None and not started_with(seen, bundle) and set(seen.sha256) != set(bundle.sha256):
+        return f"{component} was not started again since the bundle of the CA of {ca} changed"
+    return f"{component} is not healthy: {seen.problem}" if seen.problem else ""
+
+
+def awaited(context: Context, wanted: Assignment) -> dict[str, ReaderSeen]:
+    """Return what this node still owes in a rotation that is under way: readers that are not as its gates want them."""
+    state, rotations = context.state.value, wanted.rotations
+    active = {
+        domain
+        for domain, record in rotations.records.items()
+        if (record.active or record.turn) and not rotations.frozen(domain, state.revisions)
+    }
+    return {
+        name: seen
+        for name, seen in state.readers.items()
+        for ca in [name.partition("/")[0]]
+        if ca in active and (seen.problem or not started_with(seen, state.bundles.get(ca)))
+    }
+
+
+def changed(config: AgentConfig, before: Mapping[str, ReaderSeen]) -> bool:
+    """Return whether one of these readers differs from what a pass saw. Asks nobody but the components."""
+    components = {name.partition("/")[2]: seen for name, seen in before.items()}
+    for component, seen in components.items():
+        process, problem = _look(component, config)
+        if (process is not None, problem) != (seen.running, seen.problem):
+            return True
+        if process is not None and process.started != seen.moment:
+            return True
+    return False
