@@ -164,6 +164,7 @@ _SAMPLE: Final = metrics.View(
     state="ok",
     certificates=(metrics.CertificateView("kubelet", 1.0, 1.0, 1, 1, "ok", 1.0),),
     hooks={"kubelet": (1, 1.0)},
+    readers=("etcd/etcd",),
     trust_generation="1",
     trust_changed=1.0,
     vault_reachable=True,

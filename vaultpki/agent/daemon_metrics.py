@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
-from vaultpki.agent import assignment, ca_trust, pairs, state
+from vaultpki.agent import assignment, ca_trust, pairs, readers_seen, state
 from vaultpki.agent.context import Outcome
 from vaultpki.agent.pairs import PairStatus
 from vaultpki.disk.folders import Folders
@@ -104,6 +104,7 @@ class DaemonMetrics:
             state=known.state,
             certificates=seen,
             hooks={name: (owed.attempts, owed.since) for name, owed in known.owed.items()},
+            readers=tuple(sorted(readers_seen.behind(known))),
             trust_generation=known.trust,
             trust_changed=known.trust_since or None,
             unseen=_unseen(outcome, before),

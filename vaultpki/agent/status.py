@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from vaultpki.agent import assignment, ca_trust, kubeconfigs, pairs
+from vaultpki.agent import assignment, ca_trust, kubeconfigs, pairs, readers_seen
 from vaultpki.agent import state as memory
 from vaultpki.agent.bundles import site_of
 from vaultpki.agent.ca_trust import CaStatus
@@ -54,7 +54,8 @@ class Status:
     `reachable` is None if nobody asked Vault; `error` says why it does not answer. `faults` are what the agent reported
     and what could not be read, as sentences by what failed; `owed` are the hooks that have not run yet. `ends` are
     those of the root and of the CAs of this node's certificates. `asked` is when the agent last asked Vault, and
-    `answered` when it last had the answer; None if never.
+    `answered` when it last had the answer; None if never. `readers` are the components, by `CA/COMPONENT`, that were
+    not started again since their bundle changed, or are not healthy, with a sentence about each.
     """
 
     node: str | None
@@ -72,6 +73,7 @@ class Status:
     roles: tuple[str, ...] = ()
     answered: datetime | None = None
     asked: datetime | None = None
+    readers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -138,6 +140,7 @@ def of_node(config: AgentConfig, now: datetime, *, ask: bool = True, allow_http:
         roles=roles,
         answered=_moment(answered),
         asked=_moment(max(answered, known.asked)),
+        readers=readers_seen.behind(known),
     )
 
 
@@ -180,6 +183,7 @@ def to_json(status: Status) -> dict[str, Any]:
             "state": status.agent,
             "hooks_owed": sorted(status.owed),
             "faults": dict(sorted(status.faults.items())),
+            "readers": dict(sorted(status.readers.items())),
         },
         "certificates": [
             {

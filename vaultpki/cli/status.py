@@ -188,6 +188,7 @@ def _text(status: Status, now: datetime) -> Iterator[str]:
         why = f": {owed.error}" if owed.error else ""
         times = "1 attempt" if owed.attempts == 1 else f"{owed.attempts} attempts"
         yield printable(f"hook of {key} still owed after {times}{why}")
+    yield from map(printable, dict.fromkeys(status.readers.values()))
     if status.reachable is not None:
         yield printable("vault: reachable" if status.reachable else f"vault: {status.error}")
     if status.asked is not None:

@@ -64,7 +64,8 @@ class View:
     to Vault. `outage_left` is the seconds until the first certificate expires. The agent counts as stuck `stale_after`
     seconds after `last_pass`. `unseen` says why the last pass was cut short, so that `certificates` are older than it,
     and `unread` why the files could not be read just now; both are usually "". `ends` are the lives of the root and
-    of the CAs that sign this node's certificates.
+    of the CAs that sign this node's certificates. `readers` are the components by `CA/COMPONENT` that were not started
+    again since their bundle changed, or are not healthy.
     """
 
     node: str
@@ -85,6 +86,7 @@ class View:
     unread: str = ""
     cas: tuple[CaView, ...] = ()
     ends: tuple[CaLife, ...] = ()
+    readers: tuple[str, ...] = ()
 
 
 def exposition(view: View | None) -> bytes:
@@ -180,6 +182,9 @@ class _Collector:
             ("hook_attempts", "Attempts for this change.", lambda attempts, since: attempts),
         ):
             yield _metric(name, about, [({"hook": hook}, column(*owed)) for hook, owed in view.hooks.items()])
+        about = "1 while a component was not started again since the bundle of this CA changed, or is not healthy."
+        parted = [one.partition("/") for one in view.readers]
+        yield _metric("reader_behind", about, [({"ca": ca, "component": component}, 1) for ca, _, component in parted])
 
 
 _LEVELS: Final = (Level.NOTICE, Level.WARNING, Level.CRITICAL)

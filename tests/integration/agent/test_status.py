@@ -83,7 +83,7 @@ def test_before_and_after_the_first_run(site: Site, seat: Seat) -> None:
         "credentials": None,
     }
     assert found["node"] == "worker-1"
-    assert found["agent"] == {"state": "ok", "hooks_owed": [], "faults": {}}
+    assert found["agent"] == {"state": "ok", "hooks_owed": [], "faults": {}, "readers": {}}
     asked = found["vault"]["asked"]
     assert TIME.fullmatch(asked) and found["vault"] == {**REACHED, "asked": asked, "answered": asked}
     assert states(found) == FINE

@@ -43,6 +43,7 @@ VIEW = View(
         CertificateView("kube-proxy", None, None, 3600, None, "missing", NOW - 60),
     ),
     hooks={"kubelet": (3, NOW - 100)},
+    readers=("etcd/kube-apiserver",),
     trust_generation="9f3a",
     trust_changed=NOW - 500,
     vault_reachable=True,
@@ -121,6 +122,7 @@ def test_every_metric_by_name_and_value() -> None:
     each("hook_owed", 1, hook="kubelet")
     each("hook_owed_since_timestamp_seconds", NOW - 100, hook="kubelet")
     each("hook_attempts", 3, hook="kubelet")
+    each("reader_behind", 1, ca="etcd", component="kube-apiserver")
     each("trust_generation_info", 1, generation="9f3a")
     each("trust_changed_timestamp_seconds", NOW - 500)
     each("vault_reachable", 1)
