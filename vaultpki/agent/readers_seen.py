@@ -124,7 +124,9 @@ def _wrong(state: AgentState, name: str) -> str:
     seen, bundle = state.readers[name], state.bundles.get(ca)
     if not seen.running:
         return ""
-    if bundle is not None and not started_with(seen, bundle) and set(seen.sha256) != set(bundle.sha256):
+    # What a process holds is not known if it was there before this agent, or if the agent's state was lost.
+    held = set(seen.sha256)
+    if bundle is not None and held and held != set(bundle.sha256) and not started_with(seen, bundle):
         return f"{component} was not started again since the bundle of the CA of {ca} changed"
     return f"{component} is not healthy: {seen.problem}" if seen.problem else ""
 

@@ -60,6 +60,7 @@ def test_what_is_said_of_a_component() -> None:
     assert said(process(101.0)) == {}
     # It holds the same CAs: the bundle went and came back, or the state of the agent was lost.
     assert said(process(99.0, sha256=BOTH)) == {}
+    assert said(process(99.0, sha256=())) == {}
     ill = process(101.0, problem="/readyz answers 500")
     assert said(ill) == {"etcd/etcd": "etcd is not healthy: /readyz answers 500"}
     # Nobody knows whether it should run: the machine may be about to get it, or the agent may not see it.
