@@ -49,9 +49,10 @@ KUBERNETES := $(foreach name,kube-apiserver kube-controller-manager kube-schedul
 KUBERNETES_VERSION := -X k8s.io/component-base/version.gitVersion=v1.36.3 \
 	-X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36
 # Twenty-four and seventeen minutes, mostly of waiting, beside all others once both clusters stand: CAs, and leaves, are
-# rotated under load.
+# rotated under load. After the leaves, etcd's CA on kubeadm's three control planes.
 CA_ROTATION := tests/conformance/agent/test_kube_ca_rotation.py
 ROTATION := tests/conformance/agent/test_kube_rotation.py
+KUBEADM_CA_ROTATION := tests/conformance/kubeadm/test_kubeadm_ca_rotation.py
 # The life of a CA at its full length: the page's whole session, and a cut after every write.
 CA_PAGE := tests/conformance/provision/test_ca_page.py
 CA_CUTS := tests/integration/provision/test_rotation_killed.py tests/integration/provision/test_root_rotation_killed.py
@@ -62,7 +63,7 @@ ON_BOTH := tests/integration/verify/test_forbidden_paths.py
 # The longest files of the last stage first, so that none runs alone at its end.
 CONFORMANCE := $(wildcard tests/conformance/test_*.py tests/conformance/*/test_*.py)
 LAST := tests/conformance/kubeadm/test_kubeadm_cluster.py tests/conformance/verify/test_live.py
-LAST := $(LAST) $(filter-out $(LAST) $(CA_ROTATION) $(ROTATION) $(CA_PAGE),$(CONFORMANCE)) $(ON_BOTH)
+LAST := $(LAST) $(filter-out $(LAST) $(CA_ROTATION) $(ROTATION) $(KUBEADM_CA_ROTATION) $(CA_PAGE),$(CONFORMANCE)) $(ON_BOTH)
 
 # Builds the programs, and names them in the variable `given` of the same shell.
 VAULT = vault=$$($(SETUP)/go-build tests/conformance/vault 6 vault=github.com/hashicorp/vault)
@@ -78,7 +79,8 @@ conformance: $(VENV)/.dev
 	$(SETUP)/packages conformance
 	$(BUILD) && \
 	$(SETUP)/beside "$(BIN)/python -m pytest $(CA_ROTATION) --standing \$$READY --timeout 2700 $$given $(PYTEST)" \
-		"$(BIN)/python -m pytest $(ROTATION) --standing \$$READY --timeout 1800 $$given $(PYTEST)" \
+		"$(BIN)/python -m pytest $(ROTATION) --standing \$$READY --timeout 1800 $$given $(PYTEST) && \
+		$(BIN)/python -m pytest $(KUBEADM_CA_ROTATION) --timeout 2700 $$given $(PYTEST)" \
 		"$(BIN)/python -m pytest tests/integration tests/docs -m '$(ON_VAULT)' --timeout 900 -n 5 $(PARALLEL) $(IGNORED) --server vault $$given $(PYTEST) && \
 		$(BIN)/python -m pytest $(LAST) -m '$(ON_VAULT)' --timeout 900 -n 4 $(PARALLEL) --server bao --server vault $$given $(PYTEST)"
 
@@ -107,8 +109,9 @@ compare: $(VENV)/.dev
 soak: $(VENV)/.dev
 	PYTHONPATH=tests $(BIN)/python -m soak
 
-# Hours of CA rotations, aborts and an emergency in a real cluster under load, on both servers in turn; the machine should
-# have nothing else to do. SOAK="--server bao etcd emergency" takes one server and these phases alone.
+# Hours of CA rotations, aborts and an emergency in real clusters under load, on both servers in turn; the machine should
+# have nothing else to do. SOAK="--server bao etcd emergency" takes one server and these phases alone; those that begin
+# with `kubeadm-` are of three control planes that kubeadm made.
 soak-rotations: $(VENV)/.dev
 	$(SETUP)/packages conformance
 	$(BUILD) && PYTHONPATH=tests $(BIN)/python -m soak.rotations $$given $(SOAK)

@@ -44,6 +44,12 @@ class Phase:
         """The end of a rotation after which listeners go on letting a leaf of the old CA in."""
         return cls(server, f"a leaf of the old {domain}", 0.0, 0, broken=f"let in by {', '.join(letting_in)}")
 
+    @classmethod
+    def of_members(cls, server: str, name: str, most: int, seconds: float) -> Phase:
+        """The end of a phase in which members of etcd were down together."""
+        said = f"{most} members of etcd were down at once, two or more for {seconds:.0f} s"
+        return cls(server, f"etcd while {name}", 0.0, 0, broken=said)
+
     @property
     def of_tls(self) -> list[Failure]:
         return [each for each in self.failures if each.of_tls]

@@ -5,7 +5,7 @@ emergency, whose outage is measured. All the while operators list, watch, write 
 each pod clients in Python and in Node.js use the files of that pod alone. Ends with 1, and says why, where a request
 failed for a reason of TLS or was answered with 401 outside of the emergency, where a component complained of TLS,
 where the outage was too long, or where a listener went on taking leaves of a CA that left; prints its figures as
-Markdown.
+Markdown. Three control planes that kubeadm made follow (control_planes.py).
 """
 
 from __future__ import annotations
@@ -26,15 +26,18 @@ from typing import Any
 
 from helpers.kube import ca_stage, cas_in_use, kube_cluster
 from helpers.kube.access_matrix import Heard
-from helpers.kube.ca_stage import STEP_SECONDS, Stage
+from helpers.kube.ca_operator import STEP_SECONDS
+from helpers.kube.ca_stage import Stage
 from helpers.kube.client_load import OPERATORS
 from helpers.kube.components import Programs
 from helpers.kube.kube_cluster import Kubernetes
 from helpers.kube.pod_clients import PodClients
 from helpers.vault import servers
 from helpers.vault.servers import wait_for
+from soak import control_planes
 from soak.phases import Phase, report
 from soak.printed import brief, say
+from vaultpki.spec.kube_objects import SERVING_CA
 from vaultpki.spec.rotation_record import State
 
 KINDS = ("vault", "bao")
@@ -63,7 +66,7 @@ class Run:
 
     # What an operator does
 
-    def ca(self, *words: str | Path, behind: Sequence[str] = ()) -> dict[str, Any]:
+    def ca(self, *words: str | Path) -> dict[str, Any]:
         """A step, and what it waits for."""
         deadline = time.monotonic() + ATTEMPTS_SECONDS
         while True:
@@ -71,7 +74,6 @@ class Run:
                 *(*words, "--json"),
                 expect=(0, 1, 3),
                 timeout=COMMAND_SECONDS,
-                behind=behind,
             )
             if ran.returncode != 1:
                 found: dict[str, Any] = json.loads(ran.stdout)["rotation"]
@@ -85,16 +87,15 @@ class Run:
         """Takes steps until the CA is in this state, and does what they wait for meanwhile."""
         deadline = time.monotonic() + MOST_SECONDS
         kubernetes = self.stage.kubernetes
-        # For the root it looks at pods, so it must run on the cluster's network.
-        looks: tuple[str | Path, ...] = ("--kubeconfig", kubernetes.admin) if domain == "root" else ()
-        behind = kubernetes.outside.inside if looks else ()
+        # For the root it looks at pods, for the kubelet's CA at a ConfigMap.
+        looks: tuple[str | Path, ...] = ("--kubeconfig", kubernetes.admin) if domain in ("root", "kubelet") else ()
         last: State | None = None
         words: list[str] = []
         while (state := self.stage.record(domain).state) is not goal:
             if state is not last:
                 say(f"{domain} is {state.value}")
             last = state
-            rotation = self.ca(act, *looks, *words, behind=behind)
+            rotation = self.ca(act, *looks, *words)
             words = self._answer({each["node"]: each["reason"] for each in rotation["waiting_for"]})
             self._revive()
             assert time.monotonic() < deadline, f"{domain} stays {state.value}: {rotation['waiting_for']}"
@@ -119,6 +120,8 @@ class Run:
         for pod in self.pods.pods if "pods" in waiting else ():
             if f"default/{pod}" in waiting["pods"]:
                 self.pods.restart(pod)
+        if SERVING_CA in waiting:
+            self.stage.apply_manifests()
         if "outside" in waiting:
             self.stage.extension.register(self.stage.kubernetes)
             words += ["--restarted", "outside"]
@@ -227,6 +230,8 @@ class Run:
             time.sleep(CALM_SECONDS)
 
     def _forget(self, domain: str) -> None:
+        if domain == "kubelet":
+            self.stage.apply_manifests()
         if domain in ("kubernetes", "front-proxy"):
             self.stage.kubernetes.kubectl(self.stage.kubernetes.admin, "delete", "configmap", *PUBLISHED)
 
@@ -293,16 +298,21 @@ def main() -> int:
     parser.add_argument("--etcd", type=Path, required=True)
     parser.add_argument("--zlint", help="not used; `make` names every program that it has built")
     parser.add_argument("--server", action="append", choices=KINDS, help="default: both in turn")
-    parser.add_argument("phase", nargs="*", metavar="PHASE", help=f"default: all of {', '.join(PHASES)}")
+    every = [*PHASES, *control_planes.PHASES]
+    parser.add_argument("phase", nargs="*", metavar="PHASE", help=f"default: all of {', '.join(every)}")
     asked = parser.parse_args()
-    if unknown := set(asked.phase) - PHASES.keys():
+    if unknown := set(asked.phase) - set(every):
         parser.error(f"there is no phase {', '.join(sorted(unknown))}")
     programs = Programs(asked.kubernetes.absolute(), asked.etcd.absolute())
     phases: list[Phase] = []
     # Whoever stops it after some hours wants to see what there was.
     with contextlib.suppress(KeyboardInterrupt), tempfile.TemporaryDirectory(prefix="vaultpki-soak-") as place:
         for kind in asked.server or KINDS:
-            on(kind, programs, asked.vault_binary, Path(place) / kind, asked.phase or [*PHASES], phases)
+            # Each shape of a cluster in its turn.
+            for part, known in ((on, PHASES), (control_planes.on, control_planes.PHASES)):
+                if names := [name for name in asked.phase or every if name in known]:
+                    folder = Path(place) / f"{kind}-{names[0]}"
+                    part(kind, programs, asked.vault_binary, folder, names, phases)
     return report(phases)
 
 

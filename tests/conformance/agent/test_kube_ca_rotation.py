@@ -20,7 +20,8 @@ import pytest
 
 from helpers.kube import ca_stage, cas_in_use, kube_cluster
 from helpers.kube.access_matrix import Heard
-from helpers.kube.ca_stage import SPREAD, STEP_SECONDS, Stage
+from helpers.kube.ca_operator import SPREAD, STEP_SECONDS
+from helpers.kube.ca_stage import Stage
 from helpers.kube.client_load import OPERATORS
 from helpers.kube.components import Programs
 from helpers.kube.kube_cluster import Kubernetes

@@ -4,43 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
-import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from helpers.kube import cas_in_use, extension_server
-from helpers.kube.client_load import OPERATORS, Load, of_tls
+from helpers.kube.ca_operator import SPREAD, STEP_SECONDS, Operator, complains
+from helpers.kube.client_load import Load
 from helpers.kube.extension_server import Extension
 from helpers.kube.kube_cluster import Kubernetes
 from helpers.kube.restarts import Restarts
-from helpers.vault import servers
-from helpers.vault.applied_cluster import Ran, vaultpki
 from helpers.vault.servers import wait_for
 from vaultpki.model import NodeRole
-from vaultpki.spec import rotation_record
-from vaultpki.spec.rotation_record import RotationRecord, State
-
-SPREAD = 60
-# The gate of the kubernetes CA opens six minutes after the last report that it waited for.
-GATE_SECONDS = 600.0
-STEP_SECONDS = 120.0
-# How the lines of components begin that complain, and those of etcd.
-LEVEL = re.compile(r'^[EWF]\d{4} |"level":"(warn|error|fatal)"')
 
 
 @dataclass(slots=True)
-class Stage:
+class Stage(Operator):
     """The cluster under load, and what an operator does to its CAs."""
 
-    kubernetes: Kubernetes
     restarts: Restarts
     load: Load
     extension: Extension
     audits: dict[str, int] = field(default_factory=dict)
     logs: dict[tuple[str, str], int] = field(default_factory=dict)
-    steps: list[tuple[str, State]] = field(default_factory=list)
 
     def mark(self) -> None:
         """What the API servers and the components write from now on is judged."""
@@ -50,44 +35,6 @@ class Stage:
                 self.audits[node.name] = (node.machine.folder / "audit.log").stat().st_size
             for name, process in node.machine.processes.items():
                 self.logs[node.name, name] = len(process.said())
-
-    def ca(
-        self, *words: str | Path, expect: Collection[int] = (0, 3), timeout: float = 90, behind: Sequence[str] = ()
-    ) -> Ran:
-        """A command of the operator's, behind another one; 3 is how one ends that waits for something."""
-        site = self.kubernetes.site
-        command = ("ca", *words, "-f", site.file)
-        env = site.environment("viewer" if words[0] == "status" else "applier")
-        return vaultpki(*command, env=env, expect=set(expect), timeout=timeout, behind=behind)
-
-    def record(self, domain: str) -> RotationRecord:
-        site = self.kubernetes.site
-        data = site.read(f"{site.prefix}/config/data/{rotation_record.FOLDER}/{domain}")["data"]
-        return rotation_record.read(data, domain, where=domain)
-
-    def rotate(self, domain: str, *words: str) -> None:
-        self.ca("rotate", domain, "--spread", f"{SPREAD}s", *words, timeout=servers.SHARED * STEP_SECONDS)
-        self._note(domain, self.record(domain).state)
-
-    def advance(self, domain: str, to: State) -> None:
-        """Has the rotation continued as soon as it may, until it has this state."""
-        deadline = time.monotonic() + servers.SHARED * GATE_SECONDS
-        while (state := self.record(domain).state) is not to:
-            self._note(domain, state)
-            said = self.ca("continue").stdout
-            assert time.monotonic() < deadline, said
-            time.sleep(2)
-        self._note(domain, to)
-
-    def rest(self, domain: str, *words: str) -> None:
-        """Has it continued until it is at rest."""
-        ran = self.ca("continue", "--wait", *words, expect=[0], timeout=servers.SHARED * 3 * GATE_SECONDS)
-        for state in re.findall(f"^{domain} is ([a-z-]+)", ran.stderr + ran.stdout, re.MULTILINE):
-            self._note(domain, State(state))
-
-    def _note(self, domain: str, state: State) -> None:
-        if (domain, state) not in self.steps[-1:]:
-            self.steps.append((domain, state))
 
     def await_bundles(self, domain: str, *sha256: str) -> None:
         def others() -> list[str]:
@@ -101,17 +48,13 @@ class Stage:
 
         wait_for(lambda: not others(), SPREAD + STEP_SECONDS, lambda: f"of another CA: {others()}", pause=1)
 
-    def issue(self) -> None:
-        for person in OPERATORS:
-            self.kubernetes.site.issue(person, self.kubernetes.operator)
-
     def complaints(self) -> list[str]:
         """What the components' logs have of TLS."""
         found = []
         for node in self.kubernetes.nodes.values():
             for name, process in node.machine.processes.items():
                 lines = process.said()[self.logs.get((node.name, name), 0) :].splitlines()
-                found += [f"{node.name}'s {name}: {line}" for line in lines if LEVEL.search(line) and of_tls(line)]
+                found += [f"{node.name}'s {name}: {line}" for line in lines if complains(line)]
         return found
 
     def unauthorized(self) -> list[str]:

@@ -167,6 +167,9 @@ def images(programs: Programs, folder: Path) -> list[Path]:
     for name in ("etcd", *CONTROL_PLANE, "kube-proxy"):
         files = with_libraries(programs.path(name), f"usr/local/bin/{name}")
         links = {}
+        if name == "etcd":
+            # As the image of Kubernetes' own registry has it.
+            files |= with_libraries(programs.path("etcdctl"), "usr/local/bin/etcdctl")
         if name == "kube-proxy":
             files |= _iptables()
             files["bin/busybox"] = containerd.busybox()

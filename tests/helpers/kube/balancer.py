@@ -1,0 +1,130 @@
+"""A load balancer before the API servers of a cluster: it passes TCP on, and asks each of them whether it is ready."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from helpers.kube.machines import OUTSIDE, Machine
+
+LOOK_SECONDS = 0.5
+# One that is asked while much else runs may take its time; one that is not ready says so at once.
+ANSWER_SECONDS = 4.0
+# One that has just started answers with 403 for a moment.
+READY_ANSWERS = 2
+_MOST = 1 << 16
+
+
+@dataclass(slots=True)
+class Balancer:
+    """Sends each new connection to the next server that is ready, and leaves those that it has alone.
+
+    As a balancer in the mode TCP does: nothing is sent twice, but a connection that no server has taken is tried at the
+    next one. A server is out after one answer that is not 200, and in after two that are. `out` counts how often each
+    was taken out.
+    """
+
+    machine: Machine
+    servers: Mapping[str, str]
+    port: int
+    ready: set[str] = field(default_factory=set)
+    out: dict[str, int] = field(default_factory=dict)
+    turn: int = 0
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @property
+    def at(self) -> tuple[str, int]:
+        return OUTSIDE, self.port
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        standing, ending = threading.Event(), threading.Event()
+        thread = threading.Thread(target=self._run, args=(standing, ending), daemon=True)
+        thread.start()
+        assert standing.wait(10), "the balancer does not start"
+        try:
+            yield
+        finally:
+            ending.set()
+            thread.join(10)
+
+    def _run(self, standing: threading.Event, ending: threading.Event) -> None:
+        # A network is of a thread, and this one has no other.
+        with self.machine.network():
+            asyncio.run(self._serve(standing, ending))
+
+    async def _serve(self, standing: threading.Event, ending: threading.Event) -> None:
+        listening = await asyncio.start_server(self._accept, sock=socket.create_server(self.at))
+        looks = [asyncio.create_task(self._look(name)) for name in self.servers]
+        async with listening:
+            standing.set()
+            await asyncio.to_thread(ending.wait)
+        for task in (*looks, *self.tasks):
+            task.cancel()
+
+    async def _look(self, name: str) -> None:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        well = 0
+        while True:
+            said = b""
+            with contextlib.suppress(OSError, asyncio.TimeoutError):
+                said = await asyncio.wait_for(self._ask(name, context), ANSWER_SECONDS)
+            well = well + 1 if said == b"200" else 0
+            if well >= READY_ANSWERS:
+                self.ready.add(name)
+            elif not well and name in self.ready:
+                self.ready.remove(name)
+                self.out[name] = self.out.get(name, 0) + 1
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _ask(self, name: str, context: ssl.SSLContext) -> bytes:
+        reader, writer = await asyncio.open_connection(self.servers[name], self.port, ssl=context)
+        with contextlib.closing(writer):
+            writer.write(b"GET /readyz HTTP/1.1\r\nHost: balancer\r\nConnection: close\r\n\r\n")
+            line = await reader.readline()
+            writer.transport.abort()
+        return line.split(b" ")[1] if line.count(b" ") > 1 else b""
+
+    async def _accept(self, near: asyncio.StreamReader, near_writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.tasks.add(task)
+        try:
+            with contextlib.closing(near_writer):
+                far = await self._connect()
+                if far is None:
+                    near_writer.transport.abort()
+                    return
+                reader, writer = far
+                with contextlib.closing(writer):
+                    await asyncio.gather(_copy(near, writer), _copy(reader, near_writer))
+        except asyncio.CancelledError:
+            # Its end is the balancer's.
+            pass
+        finally:
+            self.tasks.discard(task)
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        self.turn += 1
+        names = [name for name in self.servers if name in self.ready]
+        for each in range(len(names)):
+            address = self.servers[names[(self.turn + each) % len(names)]]
+            with contextlib.suppress(OSError, asyncio.TimeoutError):
+                return await asyncio.wait_for(asyncio.open_connection(address, self.port), ANSWER_SECONDS)
+        return None
+
+
+async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await source.read(_MOST):
+            target.write(data)
+            await target.drain()
+    with contextlib.suppress(OSError):
+        if target.can_write_eof():
+            target.write_eof()
