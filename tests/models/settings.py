@@ -124,6 +124,9 @@ def tries() -> Iterator[Try]:
     yield Try(
         "quorum: by turns, one lies, without a look", False, lambda limit: quorum(turns=True, liar=True, look=False)
     )
+    yield Try("quorum: by turns, one is down", True, lambda limit: quorum(turns=True, down=True))
+    others = "quorum: by turns, one is down that had no turn"
+    yield Try(others, False, lambda limit: quorum(turns=True, down=True, all_=False))
     yield Try("quorum: by turns, one member excused", False, lambda limit: quorum(turns=True, excused=1))
     yield Try("holders of the root, after an issuing CA's rotation", False, lambda limit: holders())
     big = Settings(nodes=3, joins=True, operators=2)

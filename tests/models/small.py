@@ -10,14 +10,24 @@ from models.explore import Found, explore
 OWES, HOOKED, RESTARTS, RUNS, HEALTHY = range(5)
 
 
-def quorum(*, turns: bool, seen: str = "both", look: bool = True, liar: bool = False, excused: int = 0) -> Found:
+def quorum(
+    *,
+    turns: bool,
+    seen: str = "both",
+    look: bool = True,
+    liar: bool = False,
+    excused: int = 0,
+    down: bool = False,
+    all_: bool = True,
+) -> Found:
     """Explore how three members of etcd restart: with `turns` one at a time, by the record.
 
     Each member owes a restart; then its hook has succeeded, and the old process runs still; then it restarts, runs
     without being in sync, and is healthy. The next one has the turn once the one before was `seen` with a later start,
     in good health, or both; "hook" takes the hook's success for that. A `liar` says that it is healthy as soon as it
     restarts; a `look` at its listener, which answers once it is in sync, shows it. `excused` members trust only the old
-    CA and so are cut off from their peers.
+    CA and so are cut off from their peers. With `down` one restarts by itself at the beginning; with `all_` nobody has
+    the turn until every member is healthy, not only the one that had it before.
     """
 
     def done(i: int, m: int) -> bool:
@@ -33,7 +43,10 @@ def quorum(*, turns: bool, seen: str = "both", look: bool = True, liar: bool = F
 
     def successors(w: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
         for i, m in enumerate(w):
-            if m == OWES and (not turns or all(x == OWES or done(j, x) for j, x in enumerate(w) if j != i)):
+            if m == OWES and (
+                not turns
+                or all(x == OWES or done(j, x) for j, x in enumerate(w) if j != i and (all_ or not down or j != 0))
+            ):
                 yield f"the hook of member {i + 1} succeeds", (*w[:i], HOOKED, *w[i + 1 :])
             elif OWES < m < HEALTHY:
                 what = ("restarts", "is up", "is in sync")[m - 1]
@@ -43,7 +56,7 @@ def quorum(*, turns: bool, seen: str = "both", look: bool = True, liar: bool = F
         serving = sum(m in (OWES, HOOKED, HEALTHY) for m in w[excused:])
         return f"no quorum: {serving} of {len(w)} members serve" if serving <= len(w) // 2 else None
 
-    return explore((0,) * 3, successors, bad, lambda w: all(m == HEALTHY for m in w))
+    return explore((RESTARTS if down else OWES, OWES, OWES), successors, bad, lambda w: all(m == HEALTHY for m in w))
 
 
 def same_key(*, wait_restart: bool, wait_sent: bool, in_time: bool, members: int = 2) -> Found:

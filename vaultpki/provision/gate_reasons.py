@@ -1,12 +1,13 @@
 """Finds why a node keeps a gate closed, and since when it does not: ordered checks of its report, each with a sentence.
 
 Pure. A report counts only if its pass read the record as it stands now, and a process counts by the bundle that it
-started with. A report is a node's own word: a false one affects that node, or delays the gate.
+started with, once it was seen to run and to be healthy. A report is a node's own word: a false one affects that node,
+or delays the gate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -181,11 +182,21 @@ def holds_final(step: Step, report: NodeReport) -> bool:
 
 
 def owes_restart(step: Step, node: Participant) -> bool:
-    """Return whether a component of the node still has to be started with the bundle."""
+    """Return whether a component of the node has not been seen yet to run, healthy, with the bundle of the step."""
     report = node.report
     if report is None or step.path not in TRUST_STEPS or node.name in step.record.restarted:
         return False
-    return any(not _started(step, report, name) for name in _readers(step, node))
+    return any(not _ready(step, report, name) for name in _readers(step, node))
+
+
+def ailing(step: Step, node: Participant) -> bool:
+    """Return whether the node says that a component, which reads the bundle only at its start, is down or not healthy.
+
+    None of the others may restart theirs then. A person's word that it is healthy counts more.
+    """
+    readers = node.report.readers if node.report is not None else {}
+    found = [readers[name] for name in _readers(step, node) if name in readers]
+    return node.name not in step.record.restarted and any(each.problem and not each.sound for each in found)
 
 
 def _future(step: Step, node: Participant, report: NodeReport) -> str:
@@ -247,16 +258,39 @@ def _bundle(step: Step, node: Participant, report: NodeReport) -> str:
 
 
 def _restarts(step: Step, node: Participant, report: NodeReport) -> str:
-    missing = [name.partition("/")[2] for name in _readers(step, node) if not _started(step, report, name)]
-    if not missing or not owes_restart(step, node):
+    """Find components that were not seen to run, healthy, with the bundle: a hook's success alone says nothing."""
+    if not owes_restart(step, node):
         return ""
-    what = " and ".join(missing)
-    if step.turn not in ("", node.name):
-        return f"restarts {what} after {step.turn}, whose turn it is"
-    if step.key in report.owed:
-        return f"has the turn to restart {what}: wait for its hook, or look at its agent's log"
+    missing = [name for name in _readers(step, node) if not _ready(step, report, name)]
+    old = [name for name in missing if not _started(step, report, name)]
+    if old and step.turn not in ("", node.name):
+        return f"restarts {_components(old)} after {step.turn}, whose turn it is"
+    if old and step.key in report.owed:
+        return f"has the turn to restart {_components(old)}: wait for its hook, or look at its agent's log"
     then = f"`{command(step.to)} --restarted {node.name}`"
-    return f"restart {what} there, wait until it is healthy, and run {then}"
+    for name in missing:
+        reader, component = report.readers.get(name), _components([name])
+        if reader is None or not (reader.sound or reader.problem):
+            version = f" ({printable(report.agent)})" if report.agent else ""
+            return (
+                f"its agent does not say whether {component} runs{version}: upgrade it, or restart {component} there, "
+                f"wait until it is healthy, and run {then}"
+            )
+        if not reader.running:
+            return (
+                f"{component} was not seen running there ({reader.problem}): start it, or if only its agent cannot see "
+                f"it, restart it there, wait until it is healthy, and run {then}"
+            )
+        if name not in old:
+            return (
+                f"{component} was restarted there and is not healthy ({reader.problem}): wait, or look at its log; if "
+                f"only its agent takes it so, run {then}"
+            )
+    return f"restart {_components(old)} there, wait until it is healthy, and run {then}"
+
+
+def _components(names: Collection[str]) -> str:
+    return " and ".join(name.partition("/")[2] for name in names)
 
 
 def _hooks(step: Step, node: Participant, report: NodeReport) -> str:
@@ -310,6 +344,11 @@ def _concerned(step: Step, node: Participant) -> bool:
 
 def _readers(step: Step, node: Participant) -> tuple[str, ...]:
     return tuple(name for name in node.readers if name.startswith(f"{step.record.domain}/"))
+
+
+def _ready(step: Step, report: NodeReport, name: str) -> bool:
+    """Return whether a component was seen to run, healthy, with what the step waits for."""
+    return _started(step, report, name) and report.readers[name].sound
 
 
 def _started(step: Step, report: NodeReport, name: str) -> bool:

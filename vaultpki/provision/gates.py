@@ -102,7 +102,8 @@ def gate(
 def turn(record: RotationRecord, to: State, nodes: Collection[Participant], now: datetime) -> str:
     """Return the node that may restart what reads the bundle only at its start; "" if none has to.
 
-    One at a time, members of etcd first, and the next one only after a report of the last one that owes nothing.
+    One at a time: those first where a component is down or not healthy, then members of etcd. The next one has it only
+    after a report of the last one that owes nothing, with everything healthy.
     """
     return _turn(Step(record, to, now, 0, 0, {}), nodes)
 
@@ -201,14 +202,20 @@ def _turn(step: Step, nodes: Collection[Participant]) -> str:
         if node.name == step.record.turn and not _healthy_again(step, node):
             return node.name
     ready = [node for node in counted if _ready(step, node)]
-    first = min(ready, key=lambda node: (ETCD_MEMBER not in node.readers, node.name), default=None)
+    first = min(
+        ready,
+        key=lambda node: (not gate_reasons.ailing(step, node), ETCD_MEMBER not in node.readers, node.name),
+        default=None,
+    )
     return first.name if first is not None else ""
 
 
 def _healthy_again(step: Step, node: Participant) -> bool:
-    """Return whether the node with the turn has reported, after it got the turn, that it owes nothing."""
+    """Return whether the node with the turn has reported, after it got that, that it owes nothing and is healthy."""
     report = node.report
-    if report is None or not gate_reasons.fresh(step, report) or gate_reasons.owes_restart(step, node):
+    if report is None or not gate_reasons.fresh(step, report):
+        return False
+    if gate_reasons.owes_restart(step, node) or gate_reasons.ailing(step, node):
         return False
     confirmed = node.name in step.record.restarted
     return confirmed or not (step.key in report.owed or step.record.domain in report.waiting)

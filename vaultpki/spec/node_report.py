@@ -73,6 +73,11 @@ class ReaderReport:
     healthy: bool = False
     problem: str = ""
 
+    @property
+    def sound(self) -> bool:
+        """Whether the component was seen to run, and said itself that it is healthy."""
+        return self.running and self.healthy
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:

@@ -411,6 +411,54 @@ def test_a_turn_ends_with_a_report_that_owes_nothing() -> None:
     assert next_turn(said, *others, turn="cp-1", restarted=("cp-1",)) == "cp-2"
 
 
+def seen(installed: bool = True, **changes: Any) -> NodeReport:
+    """A report in which etcd was started after the bundle came, or before, and is not as it should be."""
+    said = report()
+    when = said.bundles["etcd"].installed - timedelta(seconds=0 if installed else 1)
+    return replace(said, readers={"etcd/etcd": ReaderReport(when, frozenset(BOTH), **changes)})
+
+
+HEALTHY: dict[str, Any] = {"running": True, "healthy": True}
+
+
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        # The hook has succeeded and nothing has restarted, as with a kubelet that is stopped.
+        (seen(installed=False, **HEALTHY), "restart etcd there, wait until it is healthy"),
+        (seen(running=True, problem="/readyz answers 503"), "etcd was restarted there and is not healthy (/readyz"),
+        (seen(problem="no process of it was found"), "etcd was not seen running there (no process of it was found)"),
+        # An agent of before says that the hook has run, and no more.
+        (seen(), "its agent does not say whether etcd runs (0.2.0): upgrade it, or restart etcd there"),
+        (report(readers={}), "its agent does not say whether etcd runs"),
+        (report(readers={"etcd/etcd": ReaderReport(None, frozenset(BOTH), **HEALTHY)}), "restart etcd there"),
+        (report(readers={"etcd/etcd": ReaderReport(NOW, frozenset({OLD}), **HEALTHY)}), "restart etcd there"),
+    ],
+)
+def test_seen_a_restart_counts_once_the_component_runs_since_then_and_is_healthy(said: NodeReport, says: str) -> None:
+    told = reason(between(State.PUBLISHED, State.SWITCHED, member(said)))
+    assert told.startswith(says) and told.endswith("run `vaultpki ca continue --restarted cp-1`")
+    # Nobody else restarts meanwhile, until a person says that all is well.
+    others = (owing("cp-2"), owing("cp-3"))
+    assert next_turn(member(said), *others, turn="cp-1") == "cp-1"
+    assert next_turn(member(said), *others, turn="cp-1", restarted=("cp-1",)) == "cp-2"
+    assert between(State.PUBLISHED, State.SWITCHED, member(said), restarted=("cp-1",)).open(NOW)
+
+
+def test_a_node_that_is_not_healthy_comes_before_all_others() -> None:
+    down = member(seen(running=True, problem="/readyz answers 503"), "cp-9")
+    assert next_turn(owing("cp-1"), down) == "cp-9"
+    found = between(State.PUBLISHED, State.SWITCHED, owing("cp-1"), down)
+    assert [(each.node, each.reason[:39]) for each in found.waiting] == [
+        ("cp-1", "restarts etcd after cp-9, whose turn it"),
+        ("cp-9", "etcd was restarted there and is not hea"),
+    ]
+    # In a state whose step waits for no restart, hooks are run in turns all the same.
+    waits = member(report(waiting=("etcd",)), "cp-1")
+    assert next_turn(waits, down, state=State.SWITCHED, turn="cp-9") == "cp-9"
+    assert next_turn(waits, member(report(), "cp-9"), state=State.SWITCHED, turn="cp-9") == "cp-1"
+
+
 def test_a_turn_goes_only_to_a_node_that_has_the_bundle_to_restart_with() -> None:
     early = member(report({OLD}), "cp-1")
     stale = member(report(started={OLD}, seen={"etcd": Seen(1, 1)}), "cp-2")
