@@ -149,6 +149,7 @@ def _with_defaults(text: str) -> str:
 def _alike(text: str, folder: Path) -> list[str]:
     """Lines without what differs from run to run: times, folders, addresses, counts. A count of nothing stays."""
     text = re.sub(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\dZ)?", "TIME", text)
+    text = re.sub(r"\b\d{4}-\d\d-\d\d\b", "DATE", text)
     text = re.sub(r"https://127\.0\.0\.1:\d+", ADDRESSES[0], text)
     text = re.sub(rf"{re.escape(str(folder))}/[a-z0-9-]+/etc", "/etc", text)
     text = text.replace(str(folder), "FOLDER").replace("/home/you/vaultpki", "FOLDER").replace("/home/you", "FOLDER")
