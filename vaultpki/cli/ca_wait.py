@@ -49,7 +49,7 @@ def until_rest(
     """Take steps until the rotation is at rest or another operator decides otherwise, and return the last one.
 
     What the first step raises ends it, unless the command has `begun` the rotation itself. Later a server that is away
-    is waited for.
+    is waited for; the API server from the first look on, if a rotation is under way (`course`), which may restart it.
     """
     from vaultpki.cli import ca_text
     from vaultpki.provision.rotation_course import Course
@@ -58,13 +58,16 @@ def until_rest(
     try:
         while True:
             try:
-                done = take(course, cluster.look())
+                looked = False
+                shown = cluster.look()
+                looked = True
+                done = take(course, shown)
             except ChangedMeanwhile:
                 # Another operator was faster; the next look sees whether that was the same step.
                 time.sleep(_AGAIN)
                 continue
             except Unavailable as error:
-                if not begun:
+                if not begun and (looked or course is None):
                     raise
                 progress.away(error)
                 time.sleep(_LOOK)
@@ -104,6 +107,10 @@ class _Lenient:
         """Return what the cluster shows. Raises Unavailable for a refusal that may pass."""
         try:
             found = self._pods()
+        except Unavailable:
+            # It refuses everybody until it has read its roles, however long it was away.
+            self._let_in = time.monotonic()
+            raise
         except (VaultError, SpecError):
             raise
         except VaultpkiError as error:

@@ -51,7 +51,8 @@ def each(events: list[Any]) -> Callable[..., Any]:
 def waited(events: list[Any], pods: list[Any] | None = None, **options: Any) -> Step:
     vault: Any = SimpleNamespace(clock_offset=0.0)
     look = each(pods) if pods is not None else lambda: None
-    return ca_wait.until_rest(vault, each(events), look, None, back=False, **options)
+    course = options.pop("course", None)
+    return ca_wait.until_rest(vault, each(events), look, course, back=False, **options)
 
 
 def test_a_server_that_is_away_is_told_once_and_when_it_is_back(capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,6 +126,23 @@ def test_an_api_server_that_is_away_or_has_just_started(
     monkeypatch.setattr(ca_wait, "_STARTS", -1.0)
     with pytest.raises(VaultpkiError, match="may not list"):
         waited([PUBLISHED], [PODS, refused])
+
+
+def test_the_first_look_waits_for_an_api_server_that_a_rotation_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = VaultpkiError("the user of admin.conf may not list pods")
+    away = Unavailable("https://k:6443 cannot be reached (ConnectionRefusedError)")
+    under_way = Course(PUBLISHED.record, back=False)
+    assert waited([DONE], [away, away, refused, PODS], course=under_way) == DONE
+    assert waited([DONE], [away, PODS], begun=True) == DONE
+    # A user who may not is told at once, and so is who names a wrong address while nothing is rotated.
+    for look, course in ((refused, under_way), (away, None)):
+        with pytest.raises(VaultpkiError):
+            waited([DONE], [look, PODS], course=course)
+    # Roles are read after the server is back, which may take longer than they do.
+    now = [0.0]
+    monkeypatch.setattr("vaultpki.cli.ca_wait.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("vaultpki.cli.ca_wait.time.sleep", lambda seconds: now.__setitem__(0, now[0] + 70))
+    assert waited([PUBLISHED, PUBLISHED, DONE], [PODS, away, away, refused, PODS, PODS]) == DONE
 
 
 @pytest.mark.parametrize("within_threading", [False, True])
