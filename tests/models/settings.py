@@ -9,7 +9,7 @@ from models.explore import Found
 from models.root_rotation import ROOT_RULES, holders, root_model
 from models.rotation import ALL, Settings
 from models.rotation_moves import run, walk
-from models.small import quorum, same_key
+from models.small import aborted, quorum, same_key
 
 SETTINGS = {
     "etcd, hooks": Settings(),
@@ -128,6 +128,8 @@ def tries() -> Iterator[Try]:
     others = "quorum: by turns, one is down that had no turn"
     yield Try(others, False, lambda limit: quorum(turns=True, down=True, all_=False))
     yield Try("quorum: by turns, one member excused", False, lambda limit: quorum(turns=True, excused=1))
+    yield Try("abort: all rules", True, lambda limit: aborted(waits=True))
+    yield Try("abort: over at once", False, lambda limit: aborted(waits=False))
     yield Try("holders of the root, after an issuing CA's rotation", False, lambda limit: holders())
     big = Settings(nodes=3, joins=True, operators=2)
     walks = {

@@ -102,3 +102,30 @@ def same_key(*, wait_restart: bool, wait_sent: bool, in_time: bool, members: int
         return None
 
     return explore((False, 1, False, False, ((1, 1, 1),) * members), successors, bad, lambda w: w[3])
+
+
+def aborted(*, waits: bool, members: int = 3) -> Found:
+    """Explore the end of a way back: the new CA is deleted, and members of etcd hold it in memory from their start.
+
+    Whoever kept a copy of its key is let in by them. The command says that it is over; with `waits` it gives turns
+    until each member was seen started with a bundle without it. A member: 0 holds it and has the bundle of before, 1
+    holds it, 2 restarts, 3 holds the old CA alone.
+    """
+
+    def successors(w: Any) -> Iterator[tuple[str, Any]]:
+        over, nodes = w
+        if not over and (not waits or all(m == 3 for m in nodes)):
+            yield "the abort is called over", (True, nodes)
+        for i, m in enumerate(nodes):
+            after = {0: "has the bundle without it", 1: "has the turn and restarts", 2: "is healthy"}.get(m)
+            if after and not (m == 1 and any(x == 2 for x in nodes)):
+                yield f"member {i + 1} {after}", (over, (*nodes[:i], m + 1, *nodes[i + 1 :]))
+
+    def bad(w: Any) -> str | None:
+        over, nodes = w
+        if sum(m != 2 for m in nodes) <= members // 2:
+            return "no quorum"
+        held = [i + 1 for i, m in enumerate(nodes) if m != 3]
+        return f"the abort is over, and member {held[0]} still accepts the deleted CA" if over and held else None
+
+    return explore((False, (0,) * members), successors, bad, lambda w: w[0])

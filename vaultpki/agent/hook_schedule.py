@@ -65,7 +65,7 @@ def _its_turn(context: Context, wanted: Assignment, ca: str) -> bool:
     if rotations.frozen(domain, revisions):
         # The record that gives the turns is not the newest.
         return False
-    return record is None or not record.active or record.turn == context.config.node
+    return record is None or not (record.active or record.lingers) or record.turn == context.config.node
 
 
 def _gives_turns(rotations: Rotations, domain: str, revisions: Mapping[str, int]) -> bool:
@@ -152,14 +152,14 @@ def _enough(context: Context, wanted: Assignment, key: str) -> bool:
 def _holds_more(context: Context, wanted: Assignment, key: str) -> bool:
     """Return whether the bundle has only lost a CA of a rotation that was taken back, which its readers still hold.
 
-    That CA and its key are deleted, and no record gives turns: without this rule every member of etcd would restart at
-    once. It may be a root, since bundles have those too.
+    It is a root, or has the key of the CA that stays: no record gives turns, and without this rule every member of etcd
+    would restart at once. Of another CA `vaultpki ca abort` gives turns.
     """
     ca = hooks.BUNDLES.get(key, "")
     rotations, state = wanted.rotations, context.state.value
     records = [rotations.records[domain] for domain in (ca, ROOT) if domain in rotations.records]
     last = max(records, key=lambda record: record.since, default=None)
-    if last is None or last.state is not State.STEADY or any(record.active for record in records):
+    if last is None or last.state is not State.STEADY or last.lingers or any(record.active for record in records):
         return False
     if any(rotations.frozen(domain, state.revisions) for domain in (ca, ROOT)):
         return False

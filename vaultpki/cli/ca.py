@@ -291,7 +291,7 @@ def _tell(cluster: Cluster, step: Step, now: datetime, *, as_json: bool) -> int:
         _show(ca_text.record_lines(step.record, step.gate, now, cluster.file, pin=pin))
         if step.advice:
             click.echo(printable(f"{step.advice[0].upper()}{step.advice[1:]}."))
-    return 0 if step.moved or (step.record.state.resting and not step.note) else 3
+    return 0 if step.moved or (step.ended and not step.note) else 3
 
 
 def _ask(domain: str, *, as_json: bool) -> None:

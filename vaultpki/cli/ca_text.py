@@ -50,7 +50,7 @@ _IS_ROOT: Final = {
     State.RETRUSTING: "nodes learn to trust {old} again beside {new}; the issuing CAs are still of {new}",
     State.RETURNING: "the issuing CAs are of {old} again; nodes trust both, and serve that",
 }
-_BUNDLES_CHANGE: Final = frozenset(state for state, _ in TRUST_STEPS) - {State.RETURNING}
+_BUNDLES_CHANGE: Final = frozenset(state for state, _ in TRUST_STEPS) - {State.RETURNING, State.STEADY}
 # The same after a recovery.
 _IS_KEPT: Final = (
     "nodes learn to trust {old} and {new}; each keeps its certificate, and renews it if it is of {leaf}, which signs"
@@ -100,6 +100,10 @@ def status_lines(cas: tuple[CaStatus, ...], now: datetime, file: str, *, pin: st
             yield from _each(ca.apart)
     active = under_way(cas)
     if active is None or active.record is None:
+        for ca in cas:
+            if ca.gate is not None and ca.record is not None:
+                yield ""
+                yield from record_lines(ca.record, ca.gate, now, file)
         yield ""
         yield f"No CA is being rotated. `vaultpki ca rotate DOMAIN -f {file}` begins."
         return
@@ -118,6 +122,8 @@ def record_lines(
         yield f"{record.domain} is {record.state.value}: {_filled(record, record.state, _IS, _IS_SAME_KEY)}."
         if pin:
             yield printable(f"{pin}.")
+        if gate is not None:
+            yield from _lingering_lines(record, gate, now, file)
         return
     since = f"since {stamp(record.since)}"
     yield f"{record.domain} is {record.state.value} {since}: {_filled(record, record.state, _IS, _IS_SAME_KEY)}."
@@ -137,15 +143,23 @@ def record_lines(
         yield printable(f"{pin}.")
 
 
+def _lingering_lines(record: RotationRecord, gate: Gate, now: datetime, file: str) -> Iterator[str]:
+    """Yield what may still accept the CA that a way back deleted, and what goes on."""
+    deleted = record.new.name if record.new is not None else ""
+    yield f"What reads bundles only when it starts may still accept certificates of {deleted}, which is deleted."
+    yield from gate_lines(gate, now)
+    yield from _turn_lines(record, gate)
+    yield f"Next: `vaultpki ca abort -f {file} --wait` goes on until each was restarted; `ca rotate` may come before."
+
+
 def _turn_lines(record: RotationRecord, gate: Gate) -> Iterator[str]:
     """Yield that restarts take turns, and that no turn moves on by itself."""
     if not gate.turn:
         return
-    both = (
-        "`vaultpki ca continue` or `vaultpki ca abort`"
-        if record.state is State.RETRUSTING
-        else "`vaultpki ca continue`"
-    )
+    both = {
+        State.RETRUSTING: "`vaultpki ca continue` or `vaultpki ca abort`",
+        State.STEADY: "`vaultpki ca abort`",
+    }.get(record.state, "`vaultpki ca continue`")
     if gate.turn == record.turn:
         yield f"Turns move on to the next node only while {both} runs: run it again, or with `--wait`."
     else:
@@ -275,6 +289,7 @@ def _ca_json(ca: CaStatus, now: datetime) -> dict[str, Any]:
         "problem": printable(ca.problem) or None,
         "advice": printable(ca.advice) or None,
         "apart": _waiting(ca.apart),
+        "waiting_for": _waiting(ca.gate.waiting if ca.gate is not None else ()),
     }
 
 

@@ -75,7 +75,7 @@ def until_rest(
             begun = True
             progress.back()
             course = course.seen(done.record) if course is not None else Course(done.record, back)
-            if done.stopped or not done.record.active:
+            if done.stopped or done.ended:
                 return done
             now = server_now(vault)
             progress.show(done, done.note or ca_text.progress_line(done.record, done.gate, now))

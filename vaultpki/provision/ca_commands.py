@@ -11,7 +11,7 @@ from typing import Final
 from vaultpki.certificates import ROOT
 from vaultpki.errors import Attention, BadAnswer, ChangedMeanwhile, ForeignObject, Refused, SpecError
 from vaultpki.model import Cluster
-from vaultpki.provision import root_run, rotation_course, rotation_run, serving_copy, set_back
+from vaultpki.provision import letting_go, root_run, rotation_course, rotation_run, serving_copy, set_back
 from vaultpki.provision.gates import Waiting
 from vaultpki.provision.listener_trust import Look
 from vaultpki.provision.rotation_course import Course
@@ -195,6 +195,6 @@ def _ended(scene: Scene, course: Course, pods: KubeTrust | None) -> Step | None:
     if why:
         gates = {each.domain: each.gate for each in status_of(scene, pods)} if record.active else {}
         return Step(record, gates.get(domain), note=why, stopped=True)
-    if record.active:
+    if record.active or (course.back and letting_go.goes_on(scene, record)):
         return None
     return (root_run.rest(scene) or Step(record)) if domain == ROOT else rotation_run.rest(scene, domain)

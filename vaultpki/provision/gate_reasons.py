@@ -32,6 +32,8 @@ TRUST_STEPS: Final = frozenset(
         # After a recovery not everybody has trusted the new CA before.
         (State.RETURNING, State.SWITCHED),
         (State.RETIRED, State.DONE),
+        # The end of a way back, at rest: processes may hold the CA that it deleted.
+        (State.STEADY, State.STEADY),
     }
 )
 """The steps that wait for bundles, and for the processes that read them."""
@@ -101,7 +103,7 @@ class Step:
 
 def command(to: State) -> str:
     """Return the command that leads to this state: from re-trusting, `continue` leads to another one."""
-    return "vaultpki ca abort" if to is State.RETURNING else "vaultpki ca continue"
+    return "vaultpki ca abort" if to in (State.RETURNING, State.STEADY) else "vaultpki ca continue"
 
 
 def reason(step: Step, node: Participant) -> str:
@@ -251,8 +253,9 @@ def _bundle(step: Step, node: Participant, report: NodeReport) -> str:
         return ""
     if report.bundles.get(step.record.domain) is None:
         return "has no bundle of this CA: look at its agent's log"
-    if step.to is State.DONE:
-        return "still trusts the old CA on its disk: look at its agent's log"
+    if step.to in (State.DONE, State.STEADY):
+        which = "old" if step.to is State.DONE else "deleted"
+        return f"still trusts the {which} CA on its disk: look at its agent's log"
     lacks = "old" if step.record.old.sha256 in _wanted(step) - report.bundles[step.record.domain].sha256 else "new"
     return f"does not trust the {lacks} CA on its disk: look at its agent's log"
 
@@ -368,6 +371,8 @@ def _fits(step: Step, held: frozenset[str]) -> bool:
     record, new = step.record, step.record.new.sha256 if step.record.new is not None else ""
     if step.to is State.DONE:
         return new in held and held.isdisjoint({record.old.sha256, *record.also})
+    if step.to is State.STEADY:
+        return record.old.sha256 in held and new not in held
     return _wanted(step) <= held
 
 

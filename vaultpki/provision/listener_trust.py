@@ -181,8 +181,11 @@ def _wrong(cluster: str, record: RotationRecord, to: State, said: Mapping[Listen
         if not _names(cluster, record.domain, it):
             continue
         found = []
-        if to is State.DONE:
-            found += ["still accepts certificates of the old CA"] * (_old(cluster, record) in it.accepts)
+        if to in (State.DONE, State.STEADY):
+            gone = record.old if to is State.DONE or record.new is None else record.new
+            which = "old" if to is State.DONE else "deleted"
+            accepts = _subject(cluster, record.domain, gone) in it.accepts
+            found += [f"still accepts certificates of the {which} CA"] * accepts
         else:
             lacks = [ca for ca in wanted_cas(record, to) if _subject(cluster, record.domain, ca) not in it.accepts]
             found += [f"does not accept certificates of the {'new' if ca is record.new else 'old'} CA" for ca in lacks]
@@ -220,7 +223,11 @@ def _note(to: State, missed: int, all_: int) -> str:
     """Return how much was not looked at, as a sentence without a full stop; "" if nothing."""
     if not missed:
         return ""
-    must = {State.DONE: "refuse the old CA", State.RETURNING: "accept the old CA"}.get(to, "accept the new CA")
+    must = {
+        State.DONE: "refuse the old CA",
+        State.STEADY: "refuse the deleted CA",
+        State.RETURNING: "accept the old CA",
+    }.get(to, "accept the new CA")
     return (
         f"{missed} of {all_} listeners that must {must} could not be asked from this machine; for them the nodes' "
         "reports count"

@@ -17,6 +17,7 @@ from vaultpki.model import Cluster
 from vaultpki.pki.facts import Facts
 from vaultpki.provision import (
     gates,
+    letting_go,
     listener_trust,
     rotation_gate,
     rotation_recovery,
@@ -56,6 +57,11 @@ class Step:
     note: str = ""
     stopped: bool = False
     advice: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the rotation is at rest, and nothing is waited for."""
+        return not self.record.active and self.gate is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +150,9 @@ def step(
     done = [match(cluster, vault, each, scene.root, now) for each in resting if each.domain != ROOT]
     stored = next((each for each in scene.records.values() if each.record is not None and each.record.active), None)
     if stored is None:
+        for finished, _, _ in done if back else ():
+            if letting_go.goes_on(scene, record_of(finished)):
+                return _let_go(scene, finished, without, restarted, look)
         for finished, mount, writes in done:
             record = record_of(finished)
             if writes or rotation_steps.problem(cluster.name, record, mount):
@@ -179,7 +188,9 @@ def step(
         after = next_state(record)
         return Step(
             record,
-            rotation_gate.gate(scene, record, after, mount, nodes, pods) if after is not None else None,
+            rotation_gate.gate(scene, record, after, mount, nodes, pods)
+            if after is not None
+            else letting_go.held(scene, record),
             moved=True,
             advice=serving_copy.advice(record, pods, ended=True),
             note=rotation_steps.problem(cluster.name, record, mount) or seen.note,
@@ -188,6 +199,28 @@ def step(
     if told != record:
         stored = write_record(cluster, vault, replace(told, revision=record.revision + 1), stored.version)
     return Step(record_of(stored), gate, note=rotation_steps.problem(cluster.name, record, mount))
+
+
+def _let_go(
+    scene: Scene, stored: StoredRecord, without: Sequence[str], restarted: Sequence[str], look: Look | None
+) -> Step:
+    """Go on at the end of a way back, until no process holds the CA that was deleted."""
+    record = record_of(stored)
+    nodes = letting_go.nodes(scene, record)
+    _refuse_unknown(scene, record, nodes, without, restarted)
+    told = _told(record, State.STEADY, nodes, scene.now, without, restarted)
+
+    def kept(turn: str) -> Gate:
+        return letting_go.gate(scene, told, keeps=turn)
+
+    names, found = [each.name for each in nodes], letting_go.gate(scene, told)
+    seen = listener_trust.looked(scene.cluster, told, State.STEADY, found, scene.now, nodes=names, look=look, kept=kept)
+    over = seen.gate.open(scene.now)
+    told = replace(seen.record, turn="" if over else seen.gate.turn)
+    if told != record:
+        changed = replace(told, revision=record.revision + 1)
+        stored = write_record(scene.cluster, scene.vault, changed, stored.version)
+    return Step(record_of(stored), None if over else seen.gate, moved=over, note=seen.note)
 
 
 def rest(scene: Scene, domain: str) -> Step:
@@ -343,7 +376,9 @@ def _status(scene: Scene, domain: str, pods: KubeTrust | None) -> CaStatus:
         record,
         to,
         next_state(record, back=True),
-        rotation_gate.shown(scene, record, to, mount, nodes, pods) if to is not None else None,
+        rotation_gate.shown(scene, record, to, mount, nodes, pods)
+        if to is not None
+        else letting_go.held(scene, record),
         behind or rotation_steps.problem(cluster.name, record, mount),
         _kind(facts),
         advice=serving_copy.advice(record, pods),

@@ -26,7 +26,7 @@ _FILE: Final = "manifests/kubelet-serving-ca.yaml"
 
 def counts(record: RotationRecord, to: State) -> bool:
     """Return whether a step waits for the ConfigMap: one before which everybody must trust a further CA."""
-    return record.domain == DOMAIN and to is not State.DONE and (record.state, to) in TRUST_STEPS
+    return record.domain == DOMAIN and to not in (State.DONE, State.STEADY) and (record.state, to) in TRUST_STEPS
 
 
 def gate(record: RotationRecord, to: State, own: Gate, found: KubeTrust | None) -> Gate:

@@ -151,6 +151,12 @@ class RotationRecord:
         """Whether a rotation is under way."""
         return not self.state.resting
 
+    @property
+    def lingers(self) -> bool:
+        """Whether processes may hold an issuing CA that a way back has deleted, from their start; nodes take turns."""
+        deleted = self.new is not None and bool(self.new.sha256) and self.method is not Method.SAME_KEY
+        return self.state is State.STEADY and deleted and self.domain != ROOT
+
     def moved(self, state: State, now: datetime, **changes: Any) -> RotationRecord:
         """Return the next revision in another state; what people confirmed and whose turn it is, is forgotten."""
         fresh: dict[str, Any] = {"restarted": (), "turn": "", "kept": None, "closing": False, "accepting": ()}

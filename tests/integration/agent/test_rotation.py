@@ -236,8 +236,8 @@ def test_a_bundle_that_went_and_came_back_is_read_again(site: Site, seat: Seat, 
     assert started(told) >= told.bundles["etcd"].installed
 
 
-def test_an_aborted_rotation_restarts_nothing_at_its_end(site: Site, seat: Seat, tmp_path: Path) -> None:
-    """Members of etcd would restart all at once: the record gives no turns any more."""
+def test_an_aborted_rotation_restarts_members_by_turns_at_its_end(site: Site, seat: Seat, tmp_path: Path) -> None:
+    """Members of etcd would restart all at once, or go on accepting the CA that was deleted."""
     rotation = Rotation.of(site, "etcd")
     rotation.turn("etcd-2")
     passed(seat)
@@ -245,10 +245,14 @@ def test_an_aborted_rotation_restarts_nothing_at_its_end(site: Site, seat: Seat,
     rotation.move(State.STEADY)
     assert not passed(seat).failures and bundle(seat) == {rotation.old.sha256}
     told = report(site, seat)
-    assert restarts(tmp_path) == 1 and told.owed == () and told.waiting == ()
-    # And it is no hook that was missed: the next pass, and the next rotation, are as any other.
+    assert restarts(tmp_path) == 1 and "etcd-ca" in told.owed and told.waiting == ("etcd",)
+    assert rotation.new.sha256 in told.readers["etcd/etcd"].sha256
+    rotation.turn("etcd-2")
     passed(seat, clock=time.time() + 10)
-    assert restarts(tmp_path) == 1
+    told = report(site, seat)
+    assert restarts(tmp_path) == 2 and told.owed == () and told.waiting == ()
+    assert told.readers["etcd/etcd"].sha256 == {rotation.old.sha256}
+    # And the next rotation is as any other.
     rotation.move(State.PUBLISHED)
     passed(seat, clock=time.time() + 20)
     assert report(site, seat).waiting == ("etcd",)

@@ -1,0 +1,43 @@
+"""Finds, once a way back is over, what still holds the CA that it deleted: processes that read bundles when they start.
+
+Whoever kept a copy of that CA's key is let in by them. Agents restart them by turns, as in a rotation.
+"""
+
+from __future__ import annotations
+
+from vaultpki.provision import gates
+from vaultpki.provision.gates import Gate, Participant
+from vaultpki.provision.rotation_scene import Scene
+from vaultpki.spec.rotation_record import RotationRecord, State
+
+
+def nodes(scene: Scene, record: RotationRecord) -> tuple[Participant, ...]:
+    """Return the nodes with components that read the bundle of the record's CA only when they start."""
+    return tuple(each for each in scene.nodes(record.domain) if each.readers)
+
+
+def gate(scene: Scene, record: RotationRecord, *, keeps: str = "") -> Gate:
+    """Return what the end of a way back waits for, as the gate of a step does; `keeps` is as in `gates.gate`."""
+    return gates.gate(
+        record,
+        State.STEADY,
+        nodes(scene, record),
+        (),
+        scene.now,
+        reload=0,
+        longest_ttl=0,
+        key_ids={},
+        signer_ends=scene.root.not_after,
+        keeps=keeps,
+    )
+
+
+def held(scene: Scene, record: RotationRecord) -> Gate | None:
+    """Return that gate while it is not open; None if nothing is waited for."""
+    found = gate(scene, record) if record.lingers else None
+    return found if found is not None and not found.open(scene.now) else None
+
+
+def goes_on(scene: Scene, record: RotationRecord) -> bool:
+    """Return whether `ca abort` still has something to do: nodes to wait for, or a turn to end."""
+    return record.lingers and (bool(record.turn) or held(scene, record) is not None)
