@@ -195,6 +195,6 @@ def _ended(scene: Scene, course: Course, pods: KubeTrust | None) -> Step | None:
     if why:
         gates = {each.domain: each.gate for each in status_of(scene, pods)} if record.active else {}
         return Step(record, gates.get(domain), note=why, stopped=True)
-    if record.active or (course.back and letting_go.goes_on(scene, record)):
+    if record.active or (course.back and letting_go.held(scene, record) is not None):
         return None
     return (root_run.rest(scene) or Step(record)) if domain == ROOT else rotation_run.rest(scene, domain)

@@ -33,11 +33,5 @@ def gate(scene: Scene, record: RotationRecord, *, keeps: str = "") -> Gate:
 
 
 def held(scene: Scene, record: RotationRecord) -> Gate | None:
-    """Return that gate while it is not open; None if nothing is waited for."""
-    found = gate(scene, record) if record.lingers else None
-    return found if found is not None and not found.open(scene.now) else None
-
-
-def goes_on(scene: Scene, record: RotationRecord) -> bool:
-    """Return whether `ca abort` still has something to do: nodes to wait for, or a turn to end."""
-    return record.lingers and (bool(record.turn) or held(scene, record) is not None)
+    """Return that gate as long as `ca abort` has not found it open; None if there is nothing to wait for."""
+    return gate(scene, record) if record.lingers and nodes(scene, record) else None

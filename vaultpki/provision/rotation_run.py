@@ -151,7 +151,7 @@ def step(
     stored = next((each for each in scene.records.values() if each.record is not None and each.record.active), None)
     if stored is None:
         for finished, _, _ in done if back else ():
-            if letting_go.goes_on(scene, record_of(finished)):
+            if letting_go.held(scene, record_of(finished)) is not None:
                 return _let_go(scene, finished, without, restarted, look)
         for finished, mount, writes in done:
             record = record_of(finished)
@@ -216,7 +216,7 @@ def _let_go(
     names, found = [each.name for each in nodes], letting_go.gate(scene, told)
     seen = listener_trust.looked(scene.cluster, told, State.STEADY, found, scene.now, nodes=names, look=look, kept=kept)
     over = seen.gate.open(scene.now)
-    told = replace(seen.record, turn="" if over else seen.gate.turn)
+    told = replace(seen.record, turn="" if over else seen.gate.turn, let_go=over)
     if told != record:
         changed = replace(told, revision=record.revision + 1)
         stored = write_record(scene.cluster, scene.vault, changed, stored.version)

@@ -109,7 +109,7 @@ class RotationRecord:
     and none while `old` is the default.
     `closing` says of the root that its way back has ended: the issuing CAs lose their certificates of the old root, and
     the state follows. `accepting` are the components (`cp-1/etcd`) whose listeners were seen accepting the old CA in
-    RETIRED, and were not seen refusing it since.
+    RETIRED, and were not seen refusing it since. `let_go` says of STEADY that no process holds what a way back deleted.
     """
 
     domain: str
@@ -128,6 +128,7 @@ class RotationRecord:
     kept: Kept | None = None
     closing: bool = False
     accepting: tuple[str, ...] = ()
+    let_go: bool = False
 
     @property
     def leaf(self) -> CaRef:
@@ -155,11 +156,18 @@ class RotationRecord:
     def lingers(self) -> bool:
         """Whether processes may hold an issuing CA that a way back has deleted, from their start; nodes take turns."""
         deleted = self.new is not None and bool(self.new.sha256) and self.method is not Method.SAME_KEY
-        return self.state is State.STEADY and deleted and self.domain != ROOT
+        return self.state is State.STEADY and deleted and self.domain != ROOT and not self.let_go
 
     def moved(self, state: State, now: datetime, **changes: Any) -> RotationRecord:
         """Return the next revision in another state; what people confirmed and whose turn it is, is forgotten."""
-        fresh: dict[str, Any] = {"restarted": (), "turn": "", "kept": None, "closing": False, "accepting": ()}
+        fresh: dict[str, Any] = {
+            "restarted": (),
+            "turn": "",
+            "kept": None,
+            "closing": False,
+            "accepting": (),
+            "let_go": False,
+        }
         return replace(self, state=state, revision=self.revision + 1, since=now, **(fresh | changes))
 
     def changed(self, **changes: Any) -> RotationRecord:
@@ -187,6 +195,7 @@ def to_json(record: RotationRecord) -> dict[str, Any]:
         **({"kept": record.kept.value} if record.kept is not None else {}),
         **({"closing": True} if record.closing else {}),
         **({"accepting": list(record.accepting)} if record.accepting else {}),
+        **({"let_go": True} if record.let_go else {}),
     }
 
 
@@ -221,6 +230,7 @@ def read(value: object, domain: str, *, where: str) -> RotationRecord:
         kept=kept,
         closing=value.get("closing") is True,
         accepting=_components(read, "accepting") if "accepting" in value else (),
+        let_go=value.get("let_go") is True,
     )
     if record.turn and not names.fits(record.turn, hosts.node_name):
         raise read.wrong("turn")

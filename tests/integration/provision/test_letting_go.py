@@ -42,7 +42,7 @@ def test_members_restart_by_turns_once_the_new_ca_is_deleted(rotation: Rotation)
     assert rotation.abort().record.turn == "etcd-2"
     rotation.reported()
     step = rotation.abort()
-    assert step.moved and step.ended and rotation.record.turn == ""
+    assert step.moved and step.ended and rotation.record.turn == "" and rotation.record.let_go
     rotation.reported()
     with pytest.raises(SpecError, match="no CA of"):
         rotation.abort()
