@@ -32,6 +32,7 @@ KEPT = "cp-1"
 SPREAD = 10
 HOOK_SECONDS = 60
 WHY = "does the kubelet run"
+HELD_LOOKS = 5
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ class Held:
     waiting: dict[str, str]
     state: State
     agent: str
-    changes: int
+    moved: bool
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +71,12 @@ def rotated(planes: Planes) -> tuple[Seen, Held]:
         while WHY not in planes.agent_said(STILL) and time.monotonic() < until:
             planes.ca("continue")
             time.sleep(2)
-        state, changes = planes.record("etcd").state, len(seen.watch.changes)
-        held = Held(planes.waiting(), state, planes.agent_said(STILL), changes)
+        before = seen.watch.changes[:]
+        for _ in range(HELD_LOOKS):
+            planes.ca("continue")
+            time.sleep(2)
+        moved = seen.watch.changes != before or seen.watch.times_down(STILL) > 0
+        held = Held(planes.waiting(), planes.record("etcd").state, planes.agent_said(STILL), moved)
         planes.kubelet(STILL, "start")
         planes.rest("etcd")
     print(f"\nrotated: {seen.told()}\n{seen.watch.shown()}\n{seen.load.failures}")
@@ -165,7 +170,7 @@ def test_a_stopped_kubelet_holds_the_gate(rotated: tuple[Seen, Held]) -> None:
     """The rotation names the node, and its agent says why."""
     held = rotated[1]
     assert held.state is State.PUBLISHED
-    assert STILL in held.waiting and held.changes == 0, held
+    assert STILL in held.waiting and not held.moved, held
     assert WHY in held.agent, held.agent
 
 
@@ -195,7 +200,7 @@ def test_it_was_taken_back(planes: Planes, aborted: Seen) -> None:
 
 
 def test_on_the_way_back_never_two_members_were_down(aborted: Seen) -> None:
-    judge_members(aborted, least=1)
+    judge_members(aborted)
 
 
 def test_on_the_way_back_no_request_failed_and_nobody_complained(aborted: Seen) -> None:
@@ -212,11 +217,11 @@ def test_control_a_restart_that_nobody_looked_at_takes_the_quorum(believed: Seen
         judge_members(believed)
 
 
-def judge_members(seen: Seen, least: int = 2) -> None:
+def judge_members(seen: Seen) -> None:
     watch = seen.watch
     assert watch.most_down == 1, f"{watch.most_down} at once\n{watch.shown()}"
     # Once for both CAs, and once for one.
-    assert all(least <= watch.times_down(name) <= 2 for name in watch.machines), watch.shown()
+    assert all(watch.times_down(name) == 2 for name in watch.machines), watch.shown()
     assert watch.looks > seen.seconds * len(watch.machines), seen.told()
 
 
