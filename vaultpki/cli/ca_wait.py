@@ -135,7 +135,8 @@ class _Progress:
         self._last = ""
         self._state = ""
         self._most = 0
-        self._away = False
+        # What was said of the server or the cluster since it is away.
+        self._away: set[str] = set()
 
     def show(self, step: Step, line: str) -> None:
         from vaultpki.show.node_rows import bar
@@ -158,16 +159,19 @@ class _Progress:
         click.echo(f"\r\x1b[2K{text}", err=True, nl=False)
 
     def away(self, error: Unavailable) -> None:
-        """Say that Vault or the cluster is away, once until `back`; programs read standard output alone."""
-        if not self._away:
+        """Say that Vault or the cluster is away, and why: each reason once until `back`.
+
+        Programs read standard output alone.
+        """
+        if str(error) not in self._away:
             self._say(f"{error}; waiting until it answers again")
-        self._away = True
+        self._away.add(str(error))
 
     def back(self) -> None:
         """Say that what was away has answered."""
         if self._away:
             self._say("it answers again")
-        self._away = False
+        self._away = set()
 
     def _say(self, line: str) -> None:
         self.end()

@@ -55,12 +55,15 @@ def waited(events: list[Any], pods: list[Any] | None = None, **options: Any) -> 
     return ca_wait.until_rest(vault, each(events), look, course, back=False, **options)
 
 
-def test_a_server_that_is_away_is_told_once_and_when_it_is_back(capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_reason_of_a_server_that_is_away_is_told_once_and_when_it_is_back(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     away = Unavailable("https://v:8200 cannot be reached (refused)")
     assert waited([PUBLISHED, SEALED, SEALED, away, PUBLISHED, away, DONE]) == DONE
     assert capsys.readouterr().err.splitlines() == [
         "etcd is published",
         f"{SEALED}; waiting until it answers again",
+        f"{away}; waiting until it answers again",
         "it answers again",
         "etcd is published",
         f"{away}; waiting until it answers again",
