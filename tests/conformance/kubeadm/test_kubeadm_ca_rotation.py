@@ -232,9 +232,9 @@ def judge_members(seen: Seen) -> None:
 
 def judge_requests(seen: Seen) -> None:
     assert seen.of_tls == [] and seen.unauthorized == [] and seen.complaints() == []
-    # etcd drops what is on its way to a leader that hands over (raft, leadTransferee), and tells who asked after 7 s. An API
-    # server that ends closes kept connections, maybe just as a request is sent: Go's clients send it again (net/http,
-    # errServerClosedIdle), and this one does not.
+    # etcd drops what is on its way to a leader that hands over (raft, leadTransferee), and tells who asked after 7 s.
+    # An API server that ends closes kept connections, maybe just as a request is sent: Go's clients send it again
+    # (net/http, errServerClosedIdle), and this one does not.
     lost = [
         each
         for each in seen.load.failures
