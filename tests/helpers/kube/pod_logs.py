@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -47,8 +48,10 @@ class PodLogs:
 
     def _read(self) -> None:
         for node, folder in self.folders.items():
-            for path in folder.glob("*/*/*.log"):
-                # A pod and its log may go at any moment.
+            # A pod and its log may go at any moment, which a walk passes over.
+            for path in [
+                Path(place, name) for place, _, names in os.walk(folder) for name in names if name.endswith(".log")
+            ]:
                 with contextlib.suppress(OSError), path.open("rb") as file:
                     file.seek(self.positions.get(path, 0))
                     written = file.read()
