@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 
@@ -100,8 +99,6 @@ class Runner:
         """Run the hooks of all jobs, bundles first; one that several jobs share runs once."""
         jobs = tuple(sorted(jobs, key=lambda job: rank(job.key)))
         errors: dict[_Step, str] = {}
-        # Of the whole batch: a hook that several jobs share runs with the first of them.
-        began = time.time()
         for job in jobs:
             digest, succeeded = self._succeeded.get(job.key, ("", set()))
             if digest != job.digest:
@@ -121,7 +118,7 @@ class Runner:
                 succeeded.add(step)
             if not error:
                 del self._succeeded[job.key]
-            yield Result(job.key, job.digest, not error, error, job.attempts + 1, began)
+            yield Result(job.key, job.digest, not error, error, job.attempts + 1)
 
     def _run(self, hook: Hook, job: Job, sharing: list[Job]) -> str:
         """Run one hook for all jobs that share it; return "", or what went wrong as the rest of a sentence."""

@@ -58,17 +58,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The result of a job: `error` is a sentence that names the hook, or ""; `attempts` includes this run.
-
-    `began` is a moment (Unix time) before the first of its hooks ran.
-    """
+    """The result of a job: `error` is a sentence that names the hook, or ""; `attempts` includes this run."""
 
     key: str
     digest: str
     ok: bool
     error: str
     attempts: int
-    began: float = field(default=0.0, compare=False)
 
 
 def owed(live: Mapping[str, str], done: Mapping[str, str], hooks: Hooks) -> tuple[str, ...]:
