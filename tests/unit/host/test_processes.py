@@ -155,8 +155,11 @@ def test_a_real_process_is_found_on_the_clock_of_the_boot(bundle: Path) -> None:
     before = boot_time.now()
     # Starts are counted in ticks, so one in the same tick would count as before.
     time.sleep(0.05)
-    words = ["etcd", "-c", "import sys; sys.stdin.read()", f"{CA}={bundle}"]
-    with subprocess.Popen(words, executable=sys.executable, stdin=subprocess.PIPE) as running:
+    words = ["etcd", "-c", "import sys; print(flush=True); sys.stdin.read()", f"{CA}={bundle}"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, executable=sys.executable, stdin=pipe, stdout=pipe) as running:
+        # Popen returns while the kernel still replaces the command line.
+        assert running.stdout is not None and running.stdout.readline() == b"\n"
         [found] = processes.find("etcd", [str(bundle)])
         assert found.pid == running.pid
         assert found.started.later_than(before) and not found.started.later_than(boot_time.now())
