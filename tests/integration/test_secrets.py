@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from helpers.node import enrolled_nodes
-from helpers.vault.applied_cluster import ROOT, Seat, Site, environment
+from helpers.vault.applied_cluster import ROOT, AppliedCluster, NodeFolder, environment
 from helpers.vault.servers import Server
 
 # Tokens of OpenBao and of HashiCorp's Vault, whosever they are.
@@ -40,13 +40,13 @@ class Canaries:
         assert len(raw) > 15
         self.known[raw] = (name, places)
 
-    def add_node(self, seat: Seat) -> None:
+    def add_node(self, node: NodeFolder) -> None:
         """What a node holds now."""
-        self.add((seat.state / "secret-id").read_text(), f"{seat.name}: secret id", credential(seat))
-        for path in seat.pki.glob("*.key"):
+        self.add((node.state / "secret-id").read_text(), f"{node.name}: secret id", credential(node))
+        for path in node.pki.glob("*.key"):
             match = KEY.search(path.read_bytes())
             assert match is not None
-            self.add(match[1], f"{seat.name}: {path.name}", rf"{seat.pki}/")
+            self.add(match[1], f"{node.name}: {path.name}", rf"{node.pki}/")
 
     def add_join(self, file: Path) -> None:
         self.add(json.loads(file.read_text())["wrap_token"], file.name, rf"{file.parent}/\.?{file.name}")
@@ -58,8 +58,8 @@ class Canaries:
         return found + ["a token that nobody knows" for match in TOKEN.findall(text) if match not in known]
 
 
-def credential(seat: Seat) -> str:
-    return rf"{seat.state}/\.?(secret-id|joined)"
+def credential(node: NodeFolder) -> str:
+    return rf"{node.state}/\.?(secret-id|joined)"
 
 
 def carried(told: Told) -> bytes:
@@ -149,59 +149,59 @@ def nothing_escaped(canaries: Canaries, told: Mapping[str, Told], roots: Sequenc
 
 
 @pytest.fixture
-def site(server: Server, tmp_path: Path, cluster_name: str) -> Site:
-    made = Site(server, tmp_path / "site", cluster_name)
+def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AppliedCluster:
+    made = AppliedCluster(server, tmp_path / "cluster", cluster_name)
     made.write(enrolled_nodes.SPEC)
     return made
 
 
-def test_of_all_commands(server: Server, site: Site, tmp_path: Path) -> None:
+def test_of_all_commands(server: Server, cluster: AppliedCluster, tmp_path: Path) -> None:
     canaries, told = Canaries(), {}
     work = tmp_path / "work"
     work.mkdir(mode=0o700)
     mark = server.audit_position()
-    canaries.add(site.token(), "the applier's token", "nowhere")
-    applier = site.environment()
+    canaries.add(cluster.token(), "the applier's token", "nowhere")
+    applier = cluster.environment()
 
     def run(name: str, *arguments: str | Path, env: Mapping[str, str] | None = None, code: int = 0) -> None:
         told[name] = traced(work, arguments, env)
         assert told[name].code == code, (name, told[name].output)
 
-    run("apply", "apply", "-f", site.file, "--yes", env=applier)
-    enroller = enrolled_nodes.enroller(site)
+    run("apply", "apply", "-f", cluster.file, "--yes", env=applier)
+    enroller = enrolled_nodes.enroller_token(cluster)
     canaries.add(enroller, "the enroller's token", "nowhere")
     pooled = server.environment(enroller)
-    seats = [Seat("worker-1", tmp_path / "worker-1"), Seat("w-1", tmp_path / "w-1")]
-    run("enroll", "enroll", "-f", site.file, "worker-1", "-o", work / "worker-1.json", env=applier)
-    run("enroll w-1", "enroll", "-f", site.file, "w-1", "--pool", "autoscaled", "-o", work / "w-1.json", env=pooled)
-    for seat in seats:
-        canaries.add_join(work / f"{seat.name}.json")
-        run(f"join {seat.name}", *enrolled_nodes.joining(seat, work / f"{seat.name}.json"))
-        canaries.add_node(seat)
-        canaries.add(carried(told[f"join {seat.name}"]), f"{seat.name}: what it joined with", credential(seat))
-        (seat.state / "secret-id.json").write_text("{}")
-        (seat.pki / "kubelet.crt").unlink()
-        seat.age()
-        run(f"agent {seat.name}", "agent", "-c", seat.config, "--once")
-        canaries.add_node(seat)
-    run("issue", "issue", "-f", site.file, "admin", "--dir", work / "admin", env=applier)
+    nodes = [NodeFolder("worker-1", tmp_path / "worker-1"), NodeFolder("w-1", tmp_path / "w-1")]
+    run("enroll", "enroll", "-f", cluster.file, "worker-1", "-o", work / "worker-1.json", env=applier)
+    run("enroll w-1", "enroll", "-f", cluster.file, "w-1", "--pool", "autoscaled", "-o", work / "w-1.json", env=pooled)
+    for node in nodes:
+        canaries.add_join(work / f"{node.name}.json")
+        run(f"join {node.name}", *enrolled_nodes.joining(node, work / f"{node.name}.json"))
+        canaries.add_node(node)
+        canaries.add(carried(told[f"join {node.name}"]), f"{node.name}: what it joined with", credential(node))
+        (node.state / "secret-id.json").write_text("{}")
+        (node.pki / "kubelet.crt").unlink()
+        node.age()
+        run(f"agent {node.name}", "agent", "-c", node.config, "--once")
+        canaries.add_node(node)
+    run("issue", "issue", "-f", cluster.file, "admin", "--dir", work / "admin", env=applier)
     canaries.add(key_of(work / "admin" / "admin.key"), "admin's key", f"{work}/admin/")
-    run("nodes", "nodes", "-f", site.file, env=applier)
+    run("nodes", "nodes", "-f", cluster.file, env=applier)
     # What goes wrong, where errors quote what they have.
-    run("join again", *enrolled_nodes.joining(Seat("w-1", tmp_path / "thief"), work / "w-1.json"), code=1)
-    run("enroll, too weak", "enroll", "-f", site.file, "worker-1", "-o", work / "no.json", env=pooled, code=1)
-    run("apply, too weak", "apply", "-f", site.file, "--yes", env=pooled, code=1)
+    run("join again", *enrolled_nodes.joining(NodeFolder("w-1", tmp_path / "thief"), work / "w-1.json"), code=1)
+    run("enroll, too weak", "enroll", "-f", cluster.file, "worker-1", "-o", work / "no.json", env=pooled, code=1)
+    run("apply, too weak", "apply", "-f", cluster.file, "--yes", env=pooled, code=1)
     away = {**applier, "VAULT_ADDR": "https://127.0.0.1:1"}
-    run("nobody there", "nodes", "-f", site.file, env=away, code=1)
+    run("nobody there", "nodes", "-f", cluster.file, env=away, code=1)
     wrong = "11111111-2222-3333-4444-555555555555"
-    secret = seats[0].state / "secret-id"
+    secret = nodes[0].state / "secret-id"
     secret.write_text(wrong)
     canaries.add(wrong, "a wrong secret id", re.escape(str(secret)))
-    (seats[0].pki / "kubelet.crt").unlink()
-    seats[0].age()
-    run("agent refused", "agent", "-c", seats[0].config, "--once", code=1)
-    run("verify", "verify", "-f", site.file, "--vault", env=applier, code=0)
-    nothing_escaped(canaries, told, [work, site.folder, *(seat.folder for seat in seats)])
+    (nodes[0].pki / "kubelet.crt").unlink()
+    nodes[0].age()
+    run("agent refused", "agent", "-c", nodes[0].config, "--once", code=1)
+    run("verify", "verify", "-f", cluster.file, "--vault", env=applier, code=0)
+    nothing_escaped(canaries, told, [work, cluster.folder, *(node.folder for node in nodes)])
     # What a library puts where temporary files go would be found there.
     assert list((work / "tmp").iterdir()) == []
     # The server's own log: it hashes values, so what is bare there was put into a path, or into a name.
@@ -228,7 +228,7 @@ def test_of_the_demo_and_the_programs_it_starts(tmp_path: Path) -> None:
     canaries = Canaries()
     for node in ("cp-1", "worker-1", "worker-2"):
         folder = tmp_path / "demo" / "nodes" / node
-        canaries.add_node(Seat(node, folder))
+        canaries.add_node(NodeFolder(node, folder))
     canaries.add(key_of(tmp_path / "demo" / "operator" / "admin.key"), "admin's key", f"{tmp_path}/demo/operator/")
     started = told.starts()
     assert any(b"openssl" in call for call in started) and any(b"/bao" in call for call in started)
@@ -289,16 +289,16 @@ LIMIT = (
 )
 
 
-def test_a_crash_leaves_no_core(site: Site, tmp_path: Path) -> None:
+def test_a_crash_leaves_no_core(cluster: AppliedCluster, tmp_path: Path) -> None:
     """The agent holds its secret id, its token and its keys in memory when it is aborted."""
     # That cores are left on this machine at all.
     waiting = ["-c", "import time; print('ready', flush=True); time.sleep(60)"]
     assert dumps(waiting, tmp_path / "control", "ready")[0]
-    site.apply()
-    desk = enrolled_nodes.Desk(site, site.token())
-    file = desk.join_file("w-1", tmp_path / "join.json", pool="autoscaled")
-    seat = Seat("w-1", tmp_path / "node")
-    staying = ["-u", "-m", "vaultpki", *enrolled_nodes.joining(seat, file)[:-1]]
+    cluster.apply()
+    enroller = enrolled_nodes.Enroller(cluster, cluster.token())
+    file = enroller.join_file("w-1", tmp_path / "join.json", pool="autoscaled")
+    node = NodeFolder("w-1", tmp_path / "node")
+    staying = ["-u", "-m", "vaultpki", *enrolled_nodes.joining(node, file)[:-1]]
     assert dumps(staying, tmp_path / "agent", "issued kubelet\n") == (False, [])
     # While a person's command holds their token: here it asks.
     asking = "import vaultpki.cli as c, time; c._leave_no_core(); print('ready', flush=True); time.sleep(60)"

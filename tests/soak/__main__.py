@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from helpers.vault import raft_cluster, servers
-from helpers.vault.applied_cluster import Site
+from helpers.vault.applied_cluster import AppliedCluster
 from helpers.vault.raft_cluster import Cluster
 from helpers.vault.servers import Server
 from soak.agents import Agent
@@ -137,7 +137,7 @@ class Soak:
         code = one.process.wait(30)
         self.ends.append(time.monotonic() - began)
         if code != 0:
-            self.wrong.append(f"{one.seat.name} ended with {code} after SIGTERM")
+            self.wrong.append(f"{one.node.name} ended with {code} after SIGTERM")
         self.pause(0, 5)
         one.start()
 
@@ -183,7 +183,7 @@ class Soak:
             self.recover()
             for agent in self.agents.values():
                 if agent.process is None or agent.process.poll() is not None:
-                    self.wrong.append(f"{agent.seat.name} is not running any more")
+                    self.wrong.append(f"{agent.node.name} is not running any more")
                     agent.start()
             time.sleep(min(self.chance.uniform(TTL / 3, TTL), max(until - time.time(), 0)))
 
@@ -247,17 +247,17 @@ def pairs(role: str) -> int:
 
 
 def equipped(cluster: Cluster, place: Path) -> dict[str, Agent]:
-    site = Site(cluster.leader(), place / "site", "soak")
-    site.write(SPEC)
+    applied = AppliedCluster(cluster.leader(), place / "cluster", "soak")
+    applied.write(SPEC)
     addresses = ", ".join(f"'{one}'" for one in cluster.addresses)
-    site.file.write_text(site.file.read_text().replace(f"['{site.server.address}']", f"[{addresses}]"))
-    site.apply()
+    applied.file.write_text(applied.file.read_text().replace(f"['{applied.server.address}']", f"[{addresses}]"))
+    applied.apply()
     cluster.leader()
     agents = {}
     for name in ROLES:
-        seat = site.equip(name, pool=POOL if name == POOLED else None, further="poll: 30s\n")
-        seat.configure(f"['{site.server.address}']", f"[{addresses}]")
-        agents[name] = Agent(seat)
+        node = applied.equip(name, pool=POOL if name == POOLED else None, further="poll: 30s\n")
+        node.configure(f"['{applied.server.address}']", f"[{addresses}]")
+        agents[name] = Agent(node)
     return agents
 
 
@@ -290,7 +290,7 @@ def main() -> int:
         for agent in agents.values():
             stack.callback(agent.kill)
             agent.start()
-        readers = [Reader(name, agent.seat.pki, stems(name)) for name, agent in agents.items()]
+        readers = [Reader(name, agent.node.pki, stems(name)) for name, agent in agents.items()]
         servers.wait_for(
             lambda: all((reader.pki / f"{stem}.pem").exists() for reader in readers for stem in reader.stems),
             60,
@@ -313,7 +313,7 @@ def main() -> int:
         keep = os.environ.get("SOAK_LOGS")
         if keep:
             for name, agent in agents.items():
-                (Path(keep) / f"{name}.log").write_bytes((agent.seat.folder / "log").read_bytes())
+                (Path(keep) / f"{name}.log").write_bytes((agent.node.folder / "log").read_bytes())
     print("\n".join(soak.wrong) or "nothing was wrong", flush=True)
     return 1 if soak.wrong else 0
 

@@ -8,21 +8,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from helpers.node import resident_agent
-from helpers.vault.applied_cluster import Seat, environment
+from helpers.vault.applied_cluster import NodeFolder, environment
 
 
 @dataclass(slots=True)
 class Agent:
     """The agent of a node. `memory` is what it took, in KiB, with the moment of each measurement."""
 
-    seat: Seat
+    node: NodeFolder
     process: subprocess.Popen[bytes] | None = None
     memory: list[tuple[float, int]] = field(default_factory=list)
 
     def start(self) -> None:
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                resident_agent.command(self.seat), env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                resident_agent.command(self.node), env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
 
     def kill(self) -> None:
@@ -43,7 +43,7 @@ class Agent:
 
     @property
     def _log(self) -> Path:
-        return self.seat.folder / "log"
+        return self.node.folder / "log"
 
 
 def told_of_a_fault(text: str) -> bool:

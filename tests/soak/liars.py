@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from helpers.node.reporting_nodes import record_of
-from helpers.vault.applied_cluster import Seat, Site
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
 from vaultpki.certificates import rows
 from vaultpki.redact import stamp
 from vaultpki.spec import report_place
@@ -27,8 +27,8 @@ Lie = dict[str, Any]
 class Liar:
     """A node that lies. `pool` is None for a listed one; `told` counts what Vault took of its lies."""
 
-    site: Site
-    seat: Seat
+    cluster: AppliedCluster
+    node: NodeFolder
     chance: random.Random
     pool: str | None = None
     told: int = 0
@@ -38,32 +38,32 @@ class Liar:
         with contextlib.suppress(OSError, LookupError):
             token = self._login()
             kinds: list[Callable[[], Lie]] = [self._ready, self._ahead, self._far_ahead, self._others, self._nonsense]
-            place = f"{self.site.prefix}/config/data/{self._place}"
-            answer = self.site.server.api("POST", place, {"data": self.chance.choice(kinds)()}, token=token)
+            place = f"{self.cluster.prefix}/config/data/{self._place}"
+            answer = self.cluster.server.api("POST", place, {"data": self.chance.choice(kinds)()}, token=token)
             self.told += answer.status == 200
 
     @property
     def _place(self) -> str:
-        name = self.seat.name
+        name = self.node.name
         return report_place.listed(name) if self.pool is None else report_place.pooled(self.pool, name)
 
     def _login(self) -> str:
         kind = "listed" if self.pool is None else "pooled"
-        secret = (self.seat.state / "secret-id").read_text().strip()
+        secret = (self.node.state / "secret-id").read_text().strip()
         (role_id,) = (
             line.partition("role_id: ")[2].rstrip("}")
-            for line in self.seat.config.read_text().splitlines()
+            for line in self.node.config.read_text().splitlines()
             if "role_id: " in line
         )
         body = {"role_id": role_id, "secret_id": secret}
-        answer = self.site.server.api("POST", f"auth/{self.site.prefix}/{kind}/login", body, token="")
+        answer = self.cluster.server.api("POST", f"auth/{self.cluster.prefix}/{kind}/login", body, token="")
         token: str = answer.body["auth"]["client_token"]
         return token
 
     def _ready(self) -> Lie:
         """All that any gate may wait for: the bundles of the records, processes started just now, leaves of any CA."""
         now = datetime.now(UTC)
-        found = {domain: record_of(self.site, domain) for domain in DOMAINS}
+        found = {domain: record_of(self.cluster, domain) for domain in DOMAINS}
         held = {domain: sorted(record.trust) for domain, record in found.items() if record is not None}
         return self._report(
             now,
@@ -79,7 +79,7 @@ class Liar:
 
     def _ahead(self) -> Lie:
         """A record that is somewhat newer than the server's, as after a restored snapshot."""
-        found = {domain: record_of(self.site, domain) for domain in DOMAINS}
+        found = {domain: record_of(self.cluster, domain) for domain in DOMAINS}
         ahead = {d: self._seen((r.revision if r else 0) + self.chance.randrange(1, 900)) for d, r in found.items()}
         return self._report(datetime.now(UTC), rotation=ahead)
 
@@ -108,8 +108,8 @@ class Liar:
     def _certificates(self, now: datetime) -> Lie:
         """A certificate of every row, with serials that the CAs have given to others."""
         found = {}
-        for row in rows(self.site.cluster):
-            listed = self.site.server.api("LIST", f"{self.site.prefix}/{row.ca}/certs").body["data"]["keys"]
+        for row in rows(self.cluster.model):
+            listed = self.cluster.server.api("LIST", f"{self.cluster.prefix}/{row.ca}/certs").body["data"]["keys"]
             found[row.name] = {
                 "ca": row.ca,
                 "state": "fresh",

@@ -31,7 +31,7 @@ from pathlib import Path
 from helpers.node import node_components
 from helpers.node.reporting_nodes import record_of
 from helpers.vault import servers
-from helpers.vault.applied_cluster import Ran, Site, environment
+from helpers.vault.applied_cluster import AppliedCluster, Ran, environment
 from helpers.vault.servers import Server
 from soak.agents import Agent, told_of_a_fault
 from soak.liars import Liar
@@ -74,7 +74,7 @@ class Crowd:
     operators leave out from then on.
     """
 
-    site: Site
+    cluster: AppliedCluster
     agents: Mapping[str, Agent]
     chance: random.Random
     over: threading.Event
@@ -87,12 +87,12 @@ class Crowd:
     def command(self, *words: str, killed: float = 0.0) -> Ran | None:
         """What an operator runs; None if it was killed at some moment, which happens so often."""
         strikes = self.chance.random() < killed
-        command = [sys.executable, "-m", "vaultpki", *words, "-f", str(self.site.file)]
+        command = [sys.executable, "-m", "vaultpki", *words, "-f", str(self.cluster.file)]
         self.done["commands"] += 1
         try:
             ran = subprocess.run(
                 command,
-                env=environment(self.site.environment()),
+                env=environment(self.cluster.environment()),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -110,12 +110,12 @@ class Crowd:
             self.named |= {name for name in self.liars if name in re.split(r"[^a-z0-9-]+", ran.stdout + ran.stderr)}
         if ran.returncode not in (0, 3):
             self.done["commands refused"] += 1
-            say(f"{self.site.name}: {' '.join(words)}: {brief(ran.stderr)}")
+            say(f"{self.cluster.name}: {' '.join(words)}: {brief(ran.stderr)}")
         return ran
 
     def tell(self, sentence: str) -> None:
-        say(f"{self.site.name}: WRONG: {sentence}")
-        self.wrong.append(f"{self.site.name}: {brief(sentence)}")
+        say(f"{self.cluster.name}: WRONG: {sentence}")
+        self.wrong.append(f"{self.cluster.name}: {brief(sentence)}")
 
     # Rotations
 
@@ -133,17 +133,17 @@ class Crowd:
         how = ["--spread", "5s"]
         if domain != ROOT and self.chance.random() < 0.25:
             how.append("--same-key")
-        say(f"{self.site.name}: rotate {domain} {' '.join(how)}")
-        before = record_of(self.site, domain)
+        say(f"{self.cluster.name}: rotate {domain} {' '.join(how)}")
+        before = record_of(self.cluster, domain)
         last, since, back, words = None, time.monotonic(), False, set[str]()
-        while (record := record_of(self.site, domain)) == before or (record is not None and record.active):
+        while (record := record_of(self.cluster, domain)) == before or (record is not None and record.active):
             if self.over.is_set():
                 return
             if record is not None and record.active:
                 if record.state is not last:
                     last, since = record.state, time.monotonic()
                     back ^= self.chance.random() < THINKS_AGAIN
-                    say(f"{self.site.name}: {domain} is {record.state.value}{', goes back' if back else ''}")
+                    say(f"{self.cluster.name}: {domain} is {record.state.value}{', goes back' if back else ''}")
                 if self.chance.random() < MEDDLED:
                     self.meddle(domain)
                 words = self.step("abort" if back else "continue", words)
@@ -159,7 +159,7 @@ class Crowd:
             time.sleep(self.chance.uniform(0.5, 6))
         ended = record.state.value if record is not None else "nothing"
         self.done[f"{domain}{' --same-key' if '--same-key' in how else ''} {ended}"] += 1
-        say(f"{self.site.name}: {domain} is {ended}")
+        say(f"{self.cluster.name}: {domain} is {ended}")
         self.settle()
 
     def step(self, act: str, words: set[str]) -> set[str]:
@@ -228,42 +228,42 @@ class Crowd:
 
     def meddle(self, domain: str) -> None:
         """Somebody makes another issuer the default by hand, or forbids one to sign; the next step puts it right."""
-        mount = f"{self.site.prefix}/{domain}"
-        listed = self.site.server.api("LIST", f"{mount}/issuers").data["key_info"]
+        mount = f"{self.cluster.prefix}/{domain}"
+        listed = self.cluster.server.api("LIST", f"{mount}/issuers").data["key_info"]
         issuer = self.chance.choice([*listed])
         self.done["changes by hand"] += 1
         if self.chance.random() < 0.5:
-            self.site.server.api("POST", f"{mount}/config/issuers", {"default": issuer})
+            self.cluster.server.api("POST", f"{mount}/config/issuers", {"default": issuer})
         else:
             usage = {"issuer_name": listed[issuer]["issuer_name"], "usage": "read-only,crl-signing"}
-            self.site.server.api("POST", f"{mount}/issuer/{issuer}", usage)
+            self.cluster.server.api("POST", f"{mount}/issuer/{issuer}", usage)
 
     # What is looked at
 
     def judge(self) -> None:
         """Every leaf on every node is signed by a CA in each bundle of its domain; what a liar has is its own harm."""
         honest = [agent for name, agent in self.agents.items() if name not in self.liars]
-        table = rows(self.site.cluster)
+        table = rows(self.cluster.model)
         # The leaves first: one may be replaced meanwhile, and trust in its CA ends only after that.
         leaves = [
             (holder, row, pem)
             for row in table
             for holder in honest
-            if (pem := content(holder.seat.pki / pair_files(row.stem)[0])) is not None
+            if (pem := content(holder.node.pki / pair_files(row.stem)[0])) is not None
         ]
         # Most nodes have the same bundles.
         bundles: dict[str, dict[bytes, str]] = {}
         for ca in {row.ca for row in table}:
             for truster in honest:
-                pem = content(truster.seat.pki / bundle(ca))
+                pem = content(truster.node.pki / bundle(ca))
                 # A node without them trusts nobody, and needs nobody.
                 if pem is not None:
-                    bundles.setdefault(ca, {}).setdefault(pem, truster.seat.name)
+                    bundles.setdefault(ca, {}).setdefault(pem, truster.node.name)
         for holder, row, leaf in leaves:
             for cas, truster_name in bundles.get(row.ca, {}).items():
                 self.done["looks"] += 1
                 if not trusted(leaf, cas):
-                    self.tell(f"{holder.seat.name}'s {row.name} is of no CA in {truster_name}'s bundle")
+                    self.tell(f"{holder.node.name}'s {row.name} is of no CA in {truster_name}'s bundle")
 
 
 def content(file: Path) -> bytes | None:
@@ -283,39 +283,39 @@ def standing(
     server: Server, folder: Path, shape: Mapping[str, str], chance: random.Random, over: threading.Event
 ) -> Iterator[Crowd]:
     """A cluster that is applied, whose agents run and have all their certificates."""
-    site = Site(server, folder, folder.name)
+    cluster = AppliedCluster(server, folder, folder.name)
     nodes = [
         f"- {{name: {name}, roles: [{roles}], addresses: [10.0.0.{number}]}}"
         for number, (name, roles) in enumerate(shape.items(), start=11)
     ]
     head = 'api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}'
     pools = ['pools: [{name: pool, roles: [worker], node_names: "p-*"}]'] if shape is FLEET else []
-    site.write("\n".join((head, "nodes:", *nodes, *pools, "")))
-    site.apply()
+    cluster.write("\n".join((head, "nodes:", *nodes, *pools, "")))
+    cluster.apply()
     further = f"poll: {POLL.get(len(shape), '10s')}\n"
-    agents = {name: Agent(site.equip(name, further=further)) for name in shape}
-    agents |= {name: Agent(site.equip(name, pool="pool", further="poll: 30s\n")) for name in POOLED if pools}
+    agents = {name: Agent(cluster.equip(name, further=further)) for name in shape}
+    agents |= {name: Agent(cluster.equip(name, pool="pool", further="poll: 30s\n")) for name in POOLED if pools}
     liars = {
-        name: Liar(site, agents[name].seat, random.Random(chance.random()), "pool" if name in POOLED else None)  # noqa: S311
+        name: Liar(cluster, agents[name].node, random.Random(chance.random()), "pool" if name in POOLED else None)  # noqa: S311
         for name in (*LIARS, *POOLED)
         if pools
     }
     with contextlib.ExitStack() as stack:
-        for node in site.cluster.nodes:
-            seat = agents[node.name].seat
+        for node in cluster.model.nodes:
+            node_folder = agents[node.name].node
             # As the hooks of a real cluster, which restart components.
-            node_components.add_hooks(seat)
-            stack.enter_context(node_components.standing(seat, node.roles))
+            node_components.add_hooks(node_folder)
+            stack.enter_context(node_components.standing(node_folder, node.roles))
         for agent in agents.values():
             stack.callback(agent.kill)
             agent.start()
         servers.wait_for(
-            lambda: all(any(agent.seat.pki.glob("*.pem")) for agent in agents.values()),
+            lambda: all(any(agent.node.pki.glob("*.pem")) for agent in agents.values()),
             PASS_SECONDS * max(1, len(agents) // 3),
             lambda: "no certificates came",
         )
         stack.enter_context(lying(liars.values(), chance))
-        yield Crowd(site, agents, chance, over, liars=liars)
+        yield Crowd(cluster, agents, chance, over, liars=liars)
 
 
 @contextlib.contextmanager

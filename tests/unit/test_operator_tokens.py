@@ -33,7 +33,7 @@ OF_ROOT: Final = {
 
 
 def root_tokens(source: str) -> bool:
-    """Whether `server.token` or the like is there; `site.token()` is another thing, and a method."""
+    """Whether `server.token` or the like is there; `cluster.token()` is another thing, and a method."""
     return ".token" in source and any(
         isinstance(node, ast.Attribute)
         and node.attr == "token"
@@ -45,13 +45,13 @@ def root_tokens(source: str) -> bool:
 
 def test_root_tokens_are_for_scenes_only() -> None:
     found = {str(path.relative_to(TESTS)) for path in TESTS.rglob("*.py") if root_tokens(path.read_text())}
-    assert found <= OF_ROOT.keys(), "take `site.token()`, `site.environment()` or `site.client()`"
+    assert found <= OF_ROOT.keys(), "take `cluster.token()`, `cluster.environment()` or `cluster.client()`"
 
 
 def test_a_root_token_is_found() -> None:
     assert root_tokens("Settings((server.address,), token=own_server.token)")
-    assert root_tokens('env = {"VAULT_TOKEN": self.site.server.token}')
-    assert not root_tokens("Desk(site, site.token())")
+    assert root_tokens('env = {"VAULT_TOKEN": self.cluster.server.token}')
+    assert not root_tokens("Enroller(cluster, cluster.token())")
 
 
 @pytest.mark.parametrize("name", ["VAULT_TOKEN", "BAO_TOKEN"])

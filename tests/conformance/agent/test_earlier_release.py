@@ -13,8 +13,8 @@ from helpers.node import earlier_release, enrolled_nodes
 from helpers.node.agents_in_rotation import AgentsInRotation
 from helpers.node.earlier_release import Release
 from helpers.vault import applied_cluster
-from helpers.vault.applied_cluster import Ran, Seat, Site, vaultpki
-from helpers.vault.plan_commands import Watched
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, vaultpki
+from helpers.vault.plan_commands import AuditedCluster
 from helpers.vault.servers import Server
 from helpers.vault.snapshots import Snapshot
 from vaultpki.certificates import bundle
@@ -31,21 +31,21 @@ NODE, OTHER = "worker-1", "worker-2"
 class Stage:
     """A cluster that today's tree applied, and a worker whose agent is older."""
 
-    site: Site
+    cluster: AppliedCluster
     release: Release
-    seat: Seat
+    node: NodeFolder
 
     def run(self, *arguments: str | Path) -> Ran:
         """The node's own agent, or another of its commands, after its copy of what Vault told has aged."""
-        self.seat.age()
-        return self.release.run(*arguments, "-c", self.seat.config)
+        self.node.age()
+        return self.release.run(*arguments, "-c", self.node.config)
 
     def ca(self, *words: str) -> Ran:
-        return vaultpki("ca", *words, "-f", self.site.file, env=self.site.environment(), expect={0, 3})
+        return vaultpki("ca", *words, "-f", self.cluster.file, env=self.cluster.environment(), expect={0, 3})
 
     @property
     def record(self) -> RotationRecord:
-        data = self.site.read(f"{self.site.prefix}/config/data/{rotation_record.FOLDER}/kubernetes")["data"]
+        data = self.cluster.read(f"{self.cluster.prefix}/config/data/{rotation_record.FOLDER}/kubernetes")["data"]
         return rotation_record.read(data, "kubernetes", where="kubernetes")
 
     def advance(self, to: State, *words: str) -> None:
@@ -55,12 +55,12 @@ class Stage:
     @property
     def trusted(self) -> set[str]:
         """The SHA-256 of the CAs in the node's bundle."""
-        return {ca.fingerprint for ca in x509.read_certificates((self.seat.pki / bundle("kubernetes")).read_bytes())}
+        return {ca.fingerprint for ca in x509.read_certificates((self.node.pki / bundle("kubernetes")).read_bytes())}
 
     @property
     def leaf(self) -> tuple[int, str]:
         """The serial of a certificate of the node, and the SHA-256 of the CA behind it."""
-        leaf, ca = x509.read_certificates((self.seat.pki / "kubelet-client.crt").read_bytes())
+        leaf, ca = x509.read_certificates((self.node.pki / "kubelet-client.crt").read_bytes())
         return leaf.serial, ca.fingerprint
 
     @property
@@ -74,19 +74,19 @@ def release(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return earlier_release.installed(request.param, tmp_path_factory.mktemp("release") / "release")
 
 
-def joined(site: Site, release: Release, folder: Path) -> Seat:
+def joined(cluster: AppliedCluster, release: Release, folder: Path) -> NodeFolder:
     """The node has joined by a join file of today."""
-    seat = Seat(NODE, folder / "node")
-    seat.folder.mkdir()
-    file = enrolled_nodes.Desk(site, site.token()).join_file(NODE, folder / "join.json")
-    release.run(*enrolled_nodes.joining(seat, file))
-    return seat
+    node = NodeFolder(NODE, folder / "node")
+    node.folder.mkdir()
+    file = enrolled_nodes.Enroller(cluster, cluster.token()).join_file(NODE, folder / "join.json")
+    release.run(*enrolled_nodes.joining(node, file))
+    return node
 
 
 @pytest.fixture
 def stage(release: Release, server: Server, tmp_path: Path, cluster_name: str) -> Stage:
-    site = applied_cluster.standing(server, tmp_path / "site", cluster_name)
-    return Stage(site, release, joined(site, release, tmp_path))
+    cluster = applied_cluster.standing(server, tmp_path / "cluster", cluster_name)
+    return Stage(cluster, release, joined(cluster, release, tmp_path))
 
 
 def test_it_keeps_working_through_a_rotation_that_names_it_as_too_old(stage: Stage) -> None:
@@ -120,11 +120,11 @@ def test_it_keeps_trust_after_a_recovery_and_takes_no_leaf_that_others_do_not_tr
     release: Release, server: Server, tmp_path: Path, cluster_name: str, moved: tuple[str, ...]
 ) -> None:
     """Published comes back after these nodes have got leaves of the new CA. It knows of no rotation at all."""
-    site = Watched(server, tmp_path / "site", cluster_name)
-    site.write(f"{applied_cluster.ONE_WORKER}- {{name: {OTHER}, roles: [worker], addresses: [10.0.0.22]}}\n")
-    site.apply()
-    mine, other = joined(site, release, tmp_path), site.equip(OTHER)
-    rotation = AgentsInRotation(site, (other,), site.client(), "kubernetes", (mine,))
+    cluster = AuditedCluster(server, tmp_path / "cluster", cluster_name)
+    cluster.write(f"{applied_cluster.ONE_WORKER}- {{name: {OTHER}, roles: [worker], addresses: [10.0.0.22]}}\n")
+    cluster.apply()
+    mine, other = joined(cluster, release, tmp_path), cluster.equip(OTHER)
+    rotation = AgentsInRotation(cluster, (other,), cluster.client(), "kubernetes", (mine,))
 
     def passes(*, force: bool = False) -> None:
         mine.age()
@@ -136,7 +136,7 @@ def test_it_keeps_trust_after_a_recovery_and_takes_no_leaf_that_others_do_not_tr
     rotation.begin(0 if OTHER in moved else MOST_SPREAD)
     rotation.moved(State.PUBLISHED)
     passes()
-    snapshot = Snapshot.of(site, ["kubernetes"])
+    snapshot = Snapshot.of(cluster, ["kubernetes"])
     rotation.moved(State.SWITCHED)
     record = rotation.record
     assert record.new is not None
@@ -147,10 +147,10 @@ def test_it_keeps_trust_after_a_recovery_and_takes_no_leaf_that_others_do_not_tr
         mine.age()
         release.run("renew", "--force", "-c", mine.config)
     leaves = rotation.leaves(mine), rotation.leaves(other)
-    assert [rotation.of(seat) for seat in (mine, other)] == [{new if name in moved else old} for name in (NODE, OTHER)]
+    assert [rotation.of(node) for node in (mine, other)] == [{new if name in moved else old} for name in (NODE, OTHER)]
     snapshot.restore()
     passes()
-    vaultpki("ca", "recover", "kubernetes", "-f", site.file, "--yes", env=site.environment())
+    vaultpki("ca", "recover", "kubernetes", "-f", cluster.file, "--yes", env=cluster.environment())
     # The word of the other one alone counts, since this one does not report what it holds.
     record = rotation.record
     assert (record.state, record.kept) == (State.RETRUSTING, Kept.NEW if OTHER in moved else Kept.OLD)

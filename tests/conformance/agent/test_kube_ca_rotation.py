@@ -156,9 +156,9 @@ def test_every_leaf_and_bundle_is_of_the_right_ca(story: Story) -> None:
     for domain, ca, name in (("etcd", etcd.new, "etcd-2"), ("kubernetes", aborted.old, "kubernetes-1")):
         assert set(cas_in_use.leaves(kubernetes, domain).values()) == {ca.sha256}
         assert all(found == {ca.sha256} for found in cas_in_use.trusted(kubernetes, domain).values())
-        mount = f"{kubernetes.site.prefix}/{domain}"
-        issuers = kubernetes.site.server.api("LIST", f"{mount}/issuers").data["key_info"]
-        keys = kubernetes.site.server.api("LIST", f"{mount}/keys").data["key_info"]
+        mount = f"{kubernetes.cluster.prefix}/{domain}"
+        issuers = kubernetes.cluster.server.api("LIST", f"{mount}/issuers").data["key_info"]
+        keys = kubernetes.cluster.server.api("LIST", f"{mount}/keys").data["key_info"]
         assert [one["issuer_name"] for one in issuers.values()] == [name]
         assert [one["key_name"] for one in keys.values()] == [name]
 
@@ -195,7 +195,7 @@ def test_every_listener_refuses_the_leaves_of_the_ca_that_left(story: Story) -> 
 
 def test_control_a_skipped_gate_is_told(story: Story) -> None:
     """With etcd's CA switched before anybody was restarted what has to be empty is not, and the cluster is lost."""
-    stage, site = story.stage, story.stage.kubernetes.site
+    stage, cluster = story.stage, story.stage.kubernetes.cluster
     stage.load = dataclasses.replace(stage.load, failures=[], worked=Counter(), ending=threading.Event())
     stage.mark()
     with stage.load.running():
@@ -206,10 +206,10 @@ def test_control_a_skipped_gate_is_told(story: Story) -> None:
         stage.await_bundles("etcd", record.old.sha256, record.new.sha256)
         switched = stage.record("etcd").moved(State.SWITCHED, datetime.now(UTC))
         body = {"data": rotation_record.to_json(switched)}
-        path = f"{site.prefix}/config/data/{rotation_record.FOLDER}/etcd"
-        assert site.server.api("POST", path, body).status == 200
+        path = f"{cluster.prefix}/config/data/{rotation_record.FOLDER}/etcd"
+        assert cluster.server.api("POST", path, body).status == 200
         default = {"default": record.new.issuer}
-        assert site.server.api("POST", f"{site.prefix}/etcd/config/issuers", default).status == 200
+        assert cluster.server.api("POST", f"{cluster.prefix}/etcd/config/issuers", default).status == 200
         # A server that is refused may log it first, and hears no more than "bad certificate".
         wait_for(
             lambda: any(said in line for line in stage.complaints() for said in UNKNOWN_CA),

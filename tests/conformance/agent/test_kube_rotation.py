@@ -31,7 +31,7 @@ from helpers.kube.client_load import OPERATORS, Load, of_tls
 from helpers.kube.components import Programs
 from helpers.kube.kube_cluster import Kubernetes
 from helpers.vault import servers
-from helpers.vault.applied_cluster import Seat
+from helpers.vault.applied_cluster import NodeFolder
 from helpers.vault.servers import wait_for
 from vaultpki.certificates import TABLE
 from vaultpki.host import hooks
@@ -61,7 +61,7 @@ class Stage:
     lookout: Lookout
     record: Record
     load: Load
-    witness: Seat
+    witness: NodeFolder
 
     def force(self) -> float:
         """Renews all that the node has, and the operators'; the moment after which all of the node's is new."""
@@ -76,7 +76,7 @@ class Stage:
     def issue(self) -> None:
         """Renews what no agent does: the operators' pairs, and those of the witness."""
         for person in OPERATORS:
-            self.kubernetes.site.issue(person, self.kubernetes.operator)
+            self.kubernetes.cluster.issue(person, self.kubernetes.operator)
         self.witness.run()
         self.lookout.look()
 
@@ -166,9 +166,9 @@ def story(cluster: Kubernetes, tmp_path_factory: pytest.TempPathFactory) -> Stor
     begin, processes, own = time.time(), cluster.running(), own_certificates(cluster)
     said = {name: len(process.said()) for name, process in node.machine.processes.items()}
     cluster.run_pod(POD)
-    cluster.site.write(SPEC + recording_servers.spec(cluster))
-    cluster.site.apply()
-    witness = cluster.site.equip(recording_servers.NODE)
+    cluster.cluster.write(SPEC + recording_servers.spec(cluster))
+    cluster.cluster.apply()
+    witness = cluster.cluster.equip(recording_servers.NODE)
     witness.run()
     stage = Stage(cluster, Lookout(cluster), Record(cluster), Load(cluster, [POD]), witness)
     resident = cluster.resident(node.name)
@@ -286,7 +286,7 @@ def test_no_restart_was_needed_and_none_happened(story: Story) -> None:
     assert {reader.ca for reader in hooks.READERS} == set(hooks.BUNDLES.values())
     told = [line for line in pages.text("components").splitlines() if line.startswith("|") and "**restart**" in line]
     assert told and all("CA" in line or "cafile" in line for line in told)
-    assert "restart" not in story.agent and "hooks:" not in node.seat.config.read_text()
+    assert "restart" not in story.agent and "hooks:" not in node.node.config.read_text()
     assert kubernetes.running() == story.processes
     assert own_certificates(kubernetes) == story.own
     (pod,) = kubernetes.get("pods")["items"]

@@ -18,7 +18,7 @@ from helpers import dashboard
 from helpers.node import resident_agent
 from helpers.node.resident_agent import get, resident
 from helpers.promtool import promtool
-from helpers.vault.applied_cluster import Site
+from helpers.vault.applied_cluster import AppliedCluster
 from helpers.vault.servers import Server, free_ports, wait_for
 
 pytestmark = pytest.mark.conformance
@@ -220,11 +220,11 @@ EMPTY = {"Shorter than cluster.yaml asks for", "Rotation records that are behind
 
 def test_every_panel_shows_a_real_agent(server: Server, cluster_name: str, tmp_path: Path) -> None:
     (port,) = free_ports(1)
-    site = Site(server, tmp_path / "site", cluster_name)
-    site.write(resident_agent.SPEC.replace("defaults: {ttl: 30s}\n", ""))
-    site.apply()
+    cluster = AppliedCluster(server, tmp_path / "cluster", cluster_name)
+    cluster.write(resident_agent.SPEC.replace("defaults: {ttl: 30s}\n", ""))
+    cluster.apply()
     hooks = 'hooks: {kubelet: [["false"]]}\n'
-    seat = site.equip("worker-1", further=f"poll: 10s\nmetrics: 127.0.0.1:{port}\n{hooks}")
+    node = cluster.equip("worker-1", further=f"poll: 10s\nmetrics: 127.0.0.1:{port}\n{hooks}")
 
     def refuse(method: str, path: str, status: int, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         return (400, {"errors": ["not today"]}) if "/sign/kube-proxy" in path else (status, body)
@@ -234,8 +234,8 @@ def test_every_panel_shows_a_real_agent(server: Server, cluster_name: str, tmp_p
         resident_agent.proxy(server, refuse) as between,
         prometheus(tmp_path / "prometheus", port) as at,
     ):
-        seat.configure(server.address, between.address)
-        with resident(seat) as agent:
+        node.configure(server.address, between.address)
+        with resident(node) as agent:
             queries = dashboard.queries()
 
             def empty() -> set[str]:

@@ -119,8 +119,8 @@ def stage(archive: Path, programs: Programs, tmp_path_factory: pytest.TempPathFa
     ):
         node = kubernetes.control_plane
         _own_etc(node.machine)
-        desk = enrolled_nodes.Desk(kubernetes.site, kubernetes.site.token())
-        _join(node.machine, desk.join_file(node.name, folder / "join.json", replace=True))
+        enroller = enrolled_nodes.Enroller(kubernetes.cluster, kubernetes.cluster.token())
+        _join(node.machine, enroller.join_file(node.name, folder / "join.json", replace=True))
         _import(node.machine, archive)
         _static_pods(kubernetes)
         yield Stage(kubernetes, node.machine)

@@ -15,7 +15,7 @@ import pytest
 from helpers import page_runner
 from helpers.node import node_components
 from helpers.vault import servers
-from helpers.vault.applied_cluster import Seat, Site, environment
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, environment
 from helpers.vault.servers import Server, wait_for
 
 pytestmark = [pytest.mark.conformance, pytest.mark.timeout(900)]
@@ -40,20 +40,22 @@ def reported(server: Server, path: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def site(server_kind: str, tmp_path_factory: pytest.TempPathFactory, vault_binary: Path | None) -> Iterator[Site]:
+def cluster(
+    server_kind: str, tmp_path_factory: pytest.TempPathFactory, vault_binary: Path | None
+) -> Iterator[AppliedCluster]:
     """The cluster of the page, with an agent on each node."""
     folder = tmp_path_factory.mktemp("ca-page")
     with ExitStack() as stack:
         server = stack.enter_context(servers.running(server_kind, tmp_path_factory.mktemp("server"), vault_binary))
-        site = Site(server, folder, "prod")
-        site.write(SPEC)
-        site.apply()
-        for node in site.cluster.nodes:
-            seat = site.equip(node.name, further="poll: 10s\n")
-            node_components.add_hooks(seat)
+        cluster = AppliedCluster(server, folder, "prod")
+        cluster.write(SPEC)
+        cluster.apply()
+        for node in cluster.model.nodes:
+            node_folder = cluster.equip(node.name, further="poll: 10s\n")
+            node_components.add_hooks(node_folder)
             log = stack.enter_context((folder / f"{node.name}.log").open("wb"))
             agent = subprocess.Popen(
-                [sys.executable, "-m", "vaultpki", "agent", "-c", str(seat.config)],
+                [sys.executable, "-m", "vaultpki", "agent", "-c", str(node_folder.config)],
                 env=environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -61,17 +63,17 @@ def site(server_kind: str, tmp_path_factory: pytest.TempPathFactory, vault_binar
             )
             stack.callback(agent.wait, 30)
             stack.callback(agent.terminate)
-        for node in site.cluster.nodes:
-            path = site.report_path(node.name)
+        for node in cluster.model.nodes:
+            path = cluster.report_path(node.name)
             wait_for(partial(reported, server, path), 60, partial("{} is not there".format, path))
-            seat = Seat(node.name, site.folder / "nodes" / node.name)
-            stack.enter_context(node_components.standing(seat, node.roles))
+            node_folder = NodeFolder(node.name, cluster.folder / "nodes" / node.name)
+            stack.enter_context(node_components.standing(node_folder, node.roles))
         # The next pass reports what has started.
         time.sleep(11)
-        yield site
+        yield cluster
 
 
-def test_the_session_of_the_page(site: Site) -> None:
-    variables = page_runner.equip(site.folder, site.server) | site.environment()
-    ran = page_runner.run("ca-rotation", site.server, site.folder, variables, {}, before=SOONER, timeout=900)
-    page_runner.refuse_other_output(ran, site.folder)
+def test_the_session_of_the_page(cluster: AppliedCluster) -> None:
+    variables = page_runner.equip(cluster.folder, cluster.server) | cluster.environment()
+    ran = page_runner.run("ca-rotation", cluster.server, cluster.folder, variables, {}, before=SOONER, timeout=900)
+    page_runner.refuse_other_output(ran, cluster.folder)

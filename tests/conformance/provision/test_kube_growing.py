@@ -42,7 +42,7 @@ def logs(growing: Kubernetes) -> str:
 
 def shown(growing: Kubernetes, node: KubeNode, row: str) -> str:
     """The serial of what the row's server shows now to whoever asks it by its node's name and trusts its CA alone."""
-    ca = row_named(growing.site.cluster, row).ca
+    ca = row_named(growing.cluster.model, row).ca
     context = ssl.create_default_context(cafile=str(node.pki / bundle(ca)))
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if ca == "etcd":
@@ -61,8 +61,8 @@ def behind(growing: Kubernetes) -> list[str]:
     """The servers that show another certificate than lies in their place."""
     found = []
     for row in SERVERS:
-        crt, _, _ = pair_files(row_named(growing.site.cluster, row).stem)
-        for node, folder in holders(growing, row_named(growing.site.cluster, row)):
+        crt, _, _ = pair_files(row_named(growing.cluster.model, row).stem)
+        for node, folder in holders(growing, row_named(growing.cluster.model, row)):
             assert node is not None
             if shown(growing, node, row) != serial((folder / crt).read_bytes()):
                 found.append(f"{node.name}'s {row}")
@@ -125,7 +125,7 @@ def test_every_leaf_is_renewed_in_turn_and_nobody_is_turned_away(growing: Kubern
 
 def test_a_comer_that_is_unenrolled_works_on_and_gets_nothing_new(growing: Kubernetes, pod: str) -> None:
     worker = growing.worker
-    vaultpki("unenroll", "-f", growing.site.file, worker.name, env=growing.site.environment())
+    vaultpki("unenroll", "-f", growing.cluster.file, worker.name, env=growing.cluster.environment())
     ran = growing.vaultpki(worker.name, "renew", "--force", expect=1)
     assert "Vault does not take this node's credential" in ran.stderr
     growing.await_node(worker.name)

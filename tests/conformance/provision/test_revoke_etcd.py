@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.vault.applied_cluster import Seat, Site, standing, vaultpki
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, standing, vaultpki
 from helpers.vault.servers import Server, free_ports, wait_for
 
 pytestmark = pytest.mark.conformance
@@ -31,10 +31,10 @@ def etcd(request: pytest.FixtureRequest) -> Path:
     return folder
 
 
-def write_crl(site: Site, file: Path) -> None:
+def write_crl(cluster: AppliedCluster, file: Path) -> None:
     """What an operator's cron job does: fetch the CRL in DER, which needs no token."""
-    url = f"{site.server.address}/v1/{site.prefix}/etcd/issuer/default/crl/der"
-    context = ssl.create_default_context(cafile=site.server.ca_file)
+    url = f"{cluster.server.address}/v1/{cluster.prefix}/etcd/issuer/default/crl/der"
+    context = ssl.create_default_context(cafile=cluster.server.ca_file)
     with urllib.request.urlopen(url, context=context, timeout=10) as answer:  # noqa: S310 - the test's own server
         new = file.with_suffix(".new")
         new.write_bytes(answer.read())
@@ -42,10 +42,10 @@ def write_crl(site: Site, file: Path) -> None:
 
 
 @contextlib.contextmanager
-def member(binaries: Path, seat: Seat, folder: Path, *further: str) -> Iterator[int]:
+def member(binaries: Path, node: NodeFolder, folder: Path, *further: str) -> Iterator[int]:
     """An etcd on loopback with the node's files; yields its port."""
     port, peers = free_ports(2)
-    pki = seat.pki
+    pki = node.pki
     command = [
         *(binaries / "etcd", "--name", "cp-1", "--data-dir", folder),
         *("--listen-client-urls", f"https://127.0.0.1:{port}", "--advertise-client-urls", f"https://127.0.0.1:{port}"),
@@ -64,8 +64,8 @@ def member(binaries: Path, seat: Seat, folder: Path, *further: str) -> Iterator[
         process.wait()
 
 
-def lets_in(binaries: Path, port: int, seat: Seat) -> bool:
-    pki = seat.pki
+def lets_in(binaries: Path, port: int, node: NodeFolder) -> bool:
+    pki = node.pki
     command = [
         *(binaries / "etcdctl", f"--endpoints=https://127.0.0.1:{port}", "--dial-timeout=2s", "--command-timeout=3s"),
         *(f"--cacert={pki / 'etcd-ca.crt'}", f"--cert={pki / 'kube-apiserver-etcd.crt'}"),
@@ -75,22 +75,22 @@ def lets_in(binaries: Path, port: int, seat: Seat) -> bool:
 
 
 def test_etcd_with_the_crl_refuses_it(server: Server, tmp_path: Path, cluster_name: str, etcd: Path) -> None:
-    site = standing(server, tmp_path / "site", cluster_name, SPEC)
-    seats = [site.equip(name) for name in ("cp-1", "cp-2")]
-    for seat in seats:
-        seat.run()
+    cluster = standing(server, tmp_path / "cluster", cluster_name, SPEC)
+    nodes = [cluster.equip(name) for name in ("cp-1", "cp-2")]
+    for node in nodes:
+        node.run()
     crl = tmp_path / "etcd.crl"
-    write_crl(site, crl)
+    write_crl(cluster, crl)
     with (
-        member(etcd, seats[0], tmp_path / "reads", "--client-crl-file", str(crl)) as reads,
-        member(etcd, seats[0], tmp_path / "ignores") as ignores,
+        member(etcd, nodes[0], tmp_path / "reads", "--client-crl-file", str(crl)) as reads,
+        member(etcd, nodes[0], tmp_path / "ignores") as ignores,
     ):
         for port in (reads, ignores):
-            wait_for(lambda port=port: lets_in(etcd, port, seats[1]), 30, lambda: "etcd lets nobody in")  # type: ignore[misc]
+            wait_for(lambda port=port: lets_in(etcd, port, nodes[1]), 30, lambda: "etcd lets nobody in")  # type: ignore[misc]
         began = time.monotonic()
         # Certificates of names that several control planes share are another's by its report, and named.
-        vaultpki("revoke", "-f", site.file, "cp-2", "--yes", env=site.environment(), expect=3)
-        write_crl(site, crl)
-        assert not lets_in(etcd, reads, seats[1]) and lets_in(etcd, reads, seats[0])
-        assert lets_in(etcd, ignores, seats[1])
+        vaultpki("revoke", "-f", cluster.file, "cp-2", "--yes", env=cluster.environment(), expect=3)
+        write_crl(cluster, crl)
+        assert not lets_in(etcd, reads, nodes[1]) and lets_in(etcd, reads, nodes[0])
+        assert lets_in(etcd, ignores, nodes[1])
         assert time.monotonic() - began < 60

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.vault.applied_cluster import Site
+from helpers.vault.applied_cluster import AppliedCluster
 from helpers.vault.servers import Server
 from vaultpki.certificates import ISSUING_CAS, bundle, chain_bundle, pair_files
 from vaultpki.model import Certificate, KeyType
@@ -75,17 +75,17 @@ def blocks(data: str) -> list[str]:
 def laid(server: Server, tmp_path_factory: pytest.TempPathFactory) -> tuple[Laid, ...]:
     """All certificates of all nodes and of the operator, laid down by the product and taken apart here."""
     folder = tmp_path_factory.mktemp("checked")
-    site = Site(server, folder, f"t{secrets.token_hex(5)}")
-    site.write(SPEC)
-    site.apply()
-    for node in site.cluster.nodes:
-        site.equip(node.name).run()
-    site.equip("w-7", pool="autoscaled").run()
+    cluster = AppliedCluster(server, folder, f"t{secrets.token_hex(5)}")
+    cluster.write(SPEC)
+    cluster.apply()
+    for node in cluster.model.nodes:
+        cluster.equip(node.name).run()
+    cluster.equip("w-7", pool="autoscaled").run()
     for name in ("admin", "super-admin"):
-        site.issue(name, folder / "operator")
+        cluster.issue(name, folder / "operator")
     apart = folder / "apart"
     found = []
-    for holder in find(site.cluster, folder):
+    for holder in find(cluster.model, folder):
         place = apart / holder.name
         place.mkdir(parents=True)
         for ca in ISSUING_CAS:

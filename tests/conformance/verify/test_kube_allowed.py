@@ -62,7 +62,7 @@ def test_each_kubeconfig_is_who_the_table_says(kubernetes: Kubernetes, row: Row)
     found = holders(kubernetes, row)
     assert found
     for node, folder in found:
-        cluster = kubernetes.site.cluster
+        cluster = kubernetes.cluster.model
         subject = resolve(
             row_named(cluster, row.name),
             cluster,
@@ -333,7 +333,7 @@ def test_an_aggregated_api_sees_the_callers_name(one_node: Kubernetes, tmp_path:
             one_node.kubectl(one_node.admin, "delete", "service,endpointslice", service)
     assert said[0]["user"] == "kubernetes-admin"
     assert sorted(said[0]["groups"]) == ["kubeadm:cluster-admins", "system:authenticated"]
-    assert seen == {row_named(one_node.site.cluster, "front-proxy-client").common_name}
+    assert seen == {row_named(one_node.cluster.model, "front-proxy-client").common_name}
 
 
 @contextlib.contextmanager

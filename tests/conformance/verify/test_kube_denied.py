@@ -80,10 +80,10 @@ def test_everybody_at_every_door(shape: Kubernetes, everybody: list[Caller], nam
     door = found[name]
     assert door.misjudged(shape, everybody) == {}
     assert {caller.certificate.name for caller in everybody if caller.certificate} == {
-        row.name for row in rows(shape.site.cluster)
+        row.name for row in rows(shape.cluster.model)
     }
     let_in = {c.certificate.name for c in everybody if c.certificate and door.rule(c).let_in}
-    own = {row.name for row in shape.site.cluster.rows}
+    own = {row.name for row in shape.cluster.model.rows}
     listed = LET_IN[name.removesuffix(", claiming")] | ({"front-proxy-client"} if _fronted(name) else set())
     assert let_in - own == listed
     assert not [caller for caller in everybody if not caller.genuine and door.rule(caller).let_in]
@@ -94,8 +94,8 @@ def _fronted(name: str) -> bool:
 
 
 def test_rows_of_a_users_own_are_tried_by_the_same_rules(robbed: Kubernetes, tmp_path: Path) -> None:
-    own = {row.name for row in robbed.site.cluster.rows}
-    assert {row.ca for row in robbed.site.cluster.rows} == {*ISSUING_CAS} and len(own) == 12
+    own = {row.name for row in robbed.cluster.model.rows}
+    assert {row.ca for row in robbed.cluster.model.rows} == {*ISSUING_CAS} and len(own) == 12
     found = {
         name: {c.certificate.name for c in access_matrix.pairs(robbed) if c.certificate and door.rule(c).let_in} & own
         for name, door in access_matrix.doors(robbed).items()
@@ -269,7 +269,7 @@ def test_no_component_listens_but_where_the_matrix_knocks(shape: Kubernetes) -> 
 
 def serving(kubernetes: Kubernetes) -> dict[str, tuple[KubeNode, Certificate]]:
     """The first node that has each server's row, and its certificate."""
-    cluster = kubernetes.site.cluster
+    cluster = kubernetes.cluster.model
     listed = {node.name: node for node in cluster.nodes}
     found = {}
     for row in rows(cluster):
@@ -286,7 +286,7 @@ def names_of(certificate: Certificate) -> list[str]:
 
 def every_name(kubernetes: Kubernetes) -> list[str]:
     """All that any server of the cluster is called."""
-    cluster = kubernetes.site.cluster
+    cluster = kubernetes.cluster.model
     held = [
         resolve(row, cluster, node)
         for row in rows(cluster)

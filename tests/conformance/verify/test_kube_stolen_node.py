@@ -64,27 +64,27 @@ class Thief:
 
     @property
     def prefix(self) -> str:
-        return self.kubernetes.site.prefix
+        return self.kubernetes.cluster.prefix
 
     def pair(self, row: Row) -> tuple[Path, Path]:
         crt, key, _ = pair_files(row.stem)
         return self.pki / crt, self.pki / key
 
     def caller(self, row: Row) -> Caller:
-        cluster = self.kubernetes.site.cluster
+        cluster = self.kubernetes.cluster.model
         certificate = resolve(row_named(cluster, row.name), cluster, NODE)
         return Caller(f"a thief's {row.name}", self.kubernetes.outside, certificate, self.pair(row))
 
     def vault(self, method: str, path: str, body: object = None) -> Answer:
-        return self.kubernetes.site.server.api(method, path.format(prefix=self.prefix), body, token=self.token)
+        return self.kubernetes.cluster.server.api(method, path.format(prefix=self.prefix), body, token=self.token)
 
     def intruder(self) -> Intruder:
-        return Intruder(self.kubernetes.site, OWN, NODE, self.token, self.keys)
+        return Intruder(self.kubernetes.cluster, OWN, NODE, self.token, self.keys)
 
     def request(self, row: str, **changes: Any) -> tuple[str, dict[str, Any]]:
         """The worker's own request for a row, as path and body, with something changed."""
         node = self.intruder()
-        found = forbidden_signing.allowed(node.cluster, node.name, node.holder, self.keys.request)
+        found = forbidden_signing.allowed(node.model, node.name, node.holder, self.keys.request)
         (own,) = (each for each in found if each.certificate.name == row)
         return own.path, {**own.body, **changes}
 
@@ -92,10 +92,10 @@ class Thief:
 @pytest.fixture(scope="module")
 def thief(robbed: Kubernetes, tmp_path_factory: pytest.TempPathFactory) -> Thief:
     loot = tmp_path_factory.mktemp("loot") / OWN
-    shutil.copytree(robbed.nodes[OWN].seat.folder, loot, symlinks=True)
+    shutil.copytree(robbed.nodes[OWN].node.folder, loot, symlinks=True)
     role_id = yaml.safe_load((loot / "agent.yaml").read_text())["auth"]["role_id"]
     secret_id = (loot / "state" / "secret-id").read_text().strip()
-    token = enrolled_nodes.login(robbed.site, "listed", role_id, secret_id)
+    token = enrolled_nodes.login(robbed.cluster, "listed", role_id, secret_id)
     assert token is not None, "the credential that was stolen is good"
     return Thief(robbed, loot, role_id, secret_id, token, vault_trial.Keys())
 
@@ -185,7 +185,7 @@ def test_vault_signs_in_no_other_way(thief: Thief, verb: str) -> None:
 
 @pytest.mark.parametrize("row", OTHERS, ids=named)
 def test_vault_signs_no_row_of_others(thief: Thief, row: Row) -> None:
-    cluster = thief.kubernetes.site.cluster
+    cluster = thief.kubernetes.cluster.model
     wanted = resolve(row_named(cluster, row.name), cluster, NODE)
     body = sign_parameters(wanted, thief.keys.request(wanted.key, wanted.subject))
     assert refused(thief.vault("POST", f"{wanted.mount}/sign/{wanted.role}", body))
@@ -198,7 +198,7 @@ def test_vault_gives_nothing_else(thief: Thief, what: str) -> None:
 
 
 def test_vault_refuses_the_whole_forbidden_list(thief: Thief) -> None:
-    assert NODE in thief.kubernetes.site.cluster.nodes
+    assert NODE in thief.kubernetes.cluster.model.nodes
     intruder = thief.intruder()
     intruder.own()
     outcomes = intruder.tries()
@@ -437,7 +437,7 @@ def test_its_own_work_goes_on(thief: Thief, stage: Stage) -> None:
 
     before = renewed()
     held = {row.name: (node.pki / pair_files(row.stem)[0]).read_bytes() for row in MINE}
-    assert enrolled_nodes.login(robbed.site, "listed", thief.role_id, thief.secret_id)
+    assert enrolled_nodes.login(robbed.cluster, "listed", thief.role_id, thief.secret_id)
     assert robbed.vaultpki(OWN, "renew", "--force").returncode == 0
     robbed.agent(OWN)
     for row in MINE:
@@ -454,35 +454,39 @@ def test_its_own_work_goes_on(thief: Thief, stage: Stage) -> None:
 def unenrolled(thief: Thief) -> Iterator[str]:
     """worker-1 has no identity any more, and gets a new one in the end; given is a secret id that was minted before."""
     robbed = thief.kubernetes
-    site, seat = robbed.site, robbed.nodes[OWN].seat
-    desk = enrolled_nodes.Desk(site, site.token())
+    cluster, node = robbed.cluster, robbed.nodes[OWN].node
+    enroller = enrolled_nodes.Enroller(cluster, cluster.token())
     # `enroll` gives none beside a live credential.
-    token = enrolled_nodes.wrapped(site, f"auth/{site.prefix}/listed/role/{OWN}/secret-id", ttl="1h")
-    late = enrolled_nodes.edited(seat.folder / "join.json", thief.loot / "late.json", wrap_token=token)
-    fresh = enrolled_nodes.minted(site, "listed", OWN, thief.token)
-    site.write("".join(line for line in kube_cluster.ROBBED.splitlines(keepends=True) if f"name: {OWN}," not in line))
+    token = enrolled_nodes.wrapped(cluster, f"auth/{cluster.prefix}/listed/role/{OWN}/secret-id", ttl="1h")
+    late = enrolled_nodes.edited(node.folder / "join.json", thief.loot / "late.json", wrap_token=token)
+    fresh = enrolled_nodes.minted(cluster, "listed", OWN, thief.token)
+    cluster.write(
+        "".join(line for line in kube_cluster.ROBBED.splitlines(keepends=True) if f"name: {OWN}," not in line)
+    )
     # It is not told to be gone before it is.
-    assert f"run `vaultpki apply -f {site.file}`" in desk.run("unenroll", "-f", site.file, OWN, expect=1).stderr
-    site.apply()
-    assert f"{OWN} has no identity in this Vault" in desk.run("unenroll", "-f", site.file, OWN, expect=1).stderr
+    assert (
+        f"run `vaultpki apply -f {cluster.file}`" in enroller.run("unenroll", "-f", cluster.file, OWN, expect=1).stderr
+    )
+    cluster.apply()
+    assert f"{OWN} has no identity in this Vault" in enroller.run("unenroll", "-f", cluster.file, OWN, expect=1).stderr
     yield fresh
-    site.write(kube_cluster.ROBBED)
-    site.apply()
+    cluster.write(kube_cluster.ROBBED)
+    cluster.apply()
     assert late.exists()
-    shutil.rmtree(seat.state)
-    enrolled_nodes.join(seat, desk.join_file(OWN, thief.loot / "anew.json"))
+    shutil.rmtree(node.state)
+    enrolled_nodes.join(node, enroller.join_file(OWN, thief.loot / "anew.json"))
 
 
 def test_unenrolled_it_cannot_log_in(thief: Thief, unenrolled: str) -> None:
     for secret_id in (thief.secret_id, unenrolled):
         body = {"role_id": thief.role_id, "secret_id": secret_id}
-        answer = thief.kubernetes.site.server.api("POST", f"auth/{thief.prefix}/listed/login", body, token="")
+        answer = thief.kubernetes.cluster.server.api("POST", f"auth/{thief.prefix}/listed/login", body, token="")
         assert answer.status == 400 and "invalid role" in str(answer.body), answer
 
 
 @pytest.mark.parametrize("row", MINE, ids=named)
 def test_unenrolled_its_earlier_token_signs_nothing(thief: Thief, unenrolled: str, row: Row) -> None:
-    cluster = thief.kubernetes.site.cluster
+    cluster = thief.kubernetes.cluster.model
     assert OWN not in {node.name for node in cluster.nodes}
     wanted = resolve(row_named(cluster, row.name), cluster, NODE)
     body = sign_parameters(wanted, thief.keys.request(wanted.key, wanted.subject))
@@ -506,7 +510,7 @@ def test_unenrolled_its_earlier_token_is_worth_nothing(thief: Thief, unenrolled:
 def test_unenrolled_its_agent_gets_nothing_and_says_so(thief: Thief, unenrolled: str) -> None:
     """The thief runs the product itself on what it has."""
     config = thief.loot / "agent.yaml"
-    config.write_text(config.read_text().replace(str(thief.kubernetes.nodes[OWN].seat.folder), str(thief.loot)))
+    config.write_text(config.read_text().replace(str(thief.kubernetes.nodes[OWN].node.folder), str(thief.loot)))
     held = {row.name: thief.pair(row)[0].read_bytes() for row in MINE}
     ran = applied_cluster.vaultpki("renew", "-c", config, "--force", expect=1)
     assert "Vault does not take this node's credential; join with a new join file" in ran.stderr
@@ -514,10 +518,10 @@ def test_unenrolled_its_agent_gets_nothing_and_says_so(thief: Thief, unenrolled:
 
 
 def test_unenrolled_a_join_file_of_before_opens_nothing(thief: Thief, unenrolled: str, tmp_path: Path) -> None:
-    seat = applied_cluster.Seat(OWN, tmp_path)
-    ran = enrolled_nodes.join(seat, thief.loot / "late.json", expect=1)
+    node = applied_cluster.NodeFolder(OWN, tmp_path)
+    ran = enrolled_nodes.join(node, thief.loot / "late.json", expect=1)
     assert "Vault does not take what the join file holds" in ran.stderr
-    assert not list(seat.folder.glob("pki/*.key"))
+    assert not list(node.folder.glob("pki/*.key"))
 
 
 def test_unenrolled_the_other_worker_goes_on(thief: Thief, unenrolled: str) -> None:

@@ -67,7 +67,7 @@ def scene(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Itera
         home = kube.control_plane.machine.folder
         token = home / ".vault-token"
         token.touch(mode=0o600)
-        token.write_text(kube.site.token())
+        token.write_text(kube.cluster.token())
         (folder / "faults").mkdir()
         static_pods(kube)
         yield Scene(kube, folder / "faults")
@@ -280,18 +280,18 @@ AWAY: Final = "https://127.0.0.1:1"
 def test_the_sha256_of_the_root_is_enough(scene: Scene) -> None:
     chain = file_of("kubernetes-ca-chain.crt")(scene).encode()
     (root,) = (each for each in x509.read_certificates(chain) if each.subject_text == each.issuer_text)
-    spec = scene.kube.site.file.with_name("pinned.yaml")
+    spec = scene.kube.cluster.file.with_name("pinned.yaml")
     for sha256, code, words in (
         (root.fingerprint, 0, "by the CAs of ca.root_sha256: "),
         ("0" * 64, 1, "nothing here says which root CA is right"),
     ):
-        spec.write_text(f"{scene.kube.site.file.read_text()}ca: {{root_sha256: '{sha256}'}}\n")
+        spec.write_text(f"{scene.kube.cluster.file.read_text()}ca: {{root_sha256: '{sha256}'}}\n")
         ran = run(scene.kube, scene.kube.control_plane.machine, spec=spec, vault=AWAY)
         assert ran.returncode == code and words in ran.stdout + ran.stderr, ran.stdout + ran.stderr
 
 
 def test_a_cluster_of_many_nodes_is_right(spread: Kubernetes) -> None:
-    agents = spread.control_plane.seat.folder.parent
+    agents = spread.control_plane.node.folder.parent
     ran = run(spread, spread.outside, "--dir", agents, "--json")
     checks = [check for check in json.loads(ran.stdout)["checks"] if check["kind"] == "live"]
     assert [check for check in checks if check["ok"] is False] == []

@@ -14,7 +14,7 @@ from pathlib import Path
 from helpers.faults import system_calls
 from helpers.faults.system_calls import Call, Fault
 from helpers.vault import forked_command
-from helpers.vault.applied_cluster import Ran, Seat, Site, environment
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, environment
 from vaultpki.agent import run as agent
 from vaultpki.certificates import BUNDLES, pair_files
 from vaultpki.pki import x509
@@ -36,94 +36,96 @@ Files = dict[str, bytes]
 class Trials:
     """A node in a state to start from, and how copies of it are made and run."""
 
-    base: Seat
+    base: NodeFolder
     place: Path
 
-    def copy(self, name: str) -> Seat:
+    def copy(self, name: str) -> NodeFolder:
         """The base on another path, which agent.yaml and kubeconfigs name."""
-        seat = Seat(self.base.name, self.place / name)
-        shutil.copytree(self.base.folder, seat.folder, symlinks=True)
-        seat.configure(str(self.base.folder), str(seat.folder))
-        return seat
+        node = NodeFolder(self.base.name, self.place / name)
+        shutil.copytree(self.base.folder, node.folder, symlinks=True)
+        node.configure(str(self.base.folder), str(node.folder))
+        return node
 
-    def run(self, seat: Seat, *strace: str) -> Ran:
+    def run(self, node: NodeFolder, *strace: str) -> Ran:
         """One pass under strace."""
-        words = ["agent", "-c", str(seat.config), "--once", "--if-due"]
+        words = ["agent", "-c", str(node.config), "--once", "--if-due"]
         return forked_command.run(words, env=environment(), umask=0o022, timeout=120, strace=strace)
 
-    def recorded(self) -> tuple[Seat, list[Call]]:
+    def recorded(self) -> tuple[NodeFolder, list[Call]]:
         """A pass in which nothing goes wrong, and all that its main thread did."""
         # The calls are counted, so all must make the same: what is first imported in a pass is compiled by now.
         self.copy("warm-up").run()
-        seat, log = self.copy("recorded"), self.place / "log"
-        done = self.run(seat, "-o", str(log), "-e", f"trace={system_calls.CHANGING}")
+        node, log = self.copy("recorded"), self.place / "log"
+        done = self.run(node, "-o", str(log), "-e", f"trace={system_calls.CHANGING}")
         assert done.returncode == 0, done.stderr
-        return seat, system_calls.calls(log)
+        return node, system_calls.calls(log)
 
     def points(self) -> list[Call]:
         """Every call of the main thread that changes something below the node's folder."""
-        seat, calls = self.recorded()
-        return [call for call in calls if call.changes and str(seat.folder) in call.line]
+        node, calls = self.recorded()
+        return [call for call in calls if call.changes and str(node.folder) in call.line]
 
 
-def command(seat: Seat) -> list[str]:
-    return [sys.executable, "-m", "vaultpki", "agent", "-c", str(seat.config), "--once", "--if-due"]
+def command(node: NodeFolder) -> list[str]:
+    return [sys.executable, "-m", "vaultpki", "agent", "-c", str(node.config), "--once", "--if-due"]
 
 
-def applied_site(site: Site) -> Site:
-    site.write(SPEC)
-    site.apply()
-    return site
+def applied(cluster: AppliedCluster) -> AppliedCluster:
+    cluster.write(SPEC)
+    cluster.apply()
+    return cluster
 
 
-def first_issue(site: Site, place: Path) -> Trials:
+def first_issue(cluster: AppliedCluster, place: Path) -> Trials:
     """A node that has nothing yet."""
-    return _trials(_seat(site), place)
+    return _trials(_node(cluster), place)
 
 
-def renewal(site: Site, place: Path) -> Trials:
+def renewal(cluster: AppliedCluster, place: Path) -> Trials:
     """A node whose good pairs are due because cluster.yaml has changed."""
-    seat = _seat(site)
-    seat.run()
-    site.write(SPEC + "certificates:\n  kubelet: {extra_names: [kubelet.example.com]}\n  kube-proxy: {key: ec-p384}\n")
-    site.apply()
-    seat.age(100_000)
-    return _trials(seat, place)
+    node = _node(cluster)
+    node.run()
+    cluster.write(
+        SPEC + "certificates:\n  kubelet: {extra_names: [kubelet.example.com]}\n  kube-proxy: {key: ec-p384}\n"
+    )
+    cluster.apply()
+    node.age(100_000)
+    return _trials(node, place)
 
 
-def _seat(site: Site) -> Seat:
-    folder = site.folder / "nodes" / NODE
+def _node(cluster: AppliedCluster) -> NodeFolder:
+    folder = cluster.folder / "nodes" / NODE
     hooks = ", ".join(f"{key}: [[sh, -c, 'echo {key} >> {folder}/hooks']]" for key in HOOKED)
-    return site.equip(NODE, folder=folder, further=f"hooks: {{{hooks}}}\n")
+    return cluster.equip(NODE, folder=folder, further=f"hooks: {{{hooks}}}\n")
 
 
-def _trials(base: Seat, place: Path) -> Trials:
+def _trials(base: NodeFolder, place: Path) -> Trials:
     (place / "trials").mkdir()
     return Trials(base, place / "trials")
 
 
-def pairs(seat: Seat) -> dict[str, Files]:
+def pairs(node: NodeFolder) -> dict[str, Files]:
     return {
-        stem: {name: (seat.pki / name).read_bytes() for name in pair_files(stem) if (seat.pki / name).exists()}
+        stem: {name: (node.pki / name).read_bytes() for name in pair_files(stem) if (node.pki / name).exists()}
         for stem in STEMS
     }
 
 
-def others(seat: Seat, *folders: Path) -> Files:
+def others(node: NodeFolder, *folders: Path) -> Files:
     """Bundles and kubeconfigs, the node's folder in them, or that of `folders`, aside."""
-    if not seat.pki.exists():
+    if not node.pki.exists():
         return {}
     mine = {name for stem in STEMS for name in pair_files(stem)}
     return {
-        path.name: re.sub(b"|".join(str(each).encode() for each in (seat.folder, *folders)), b"HERE", path.read_bytes())
-        for path in seat.pki.iterdir()
+        path.name: re.sub(b"|".join(str(each).encode() for each in (node.folder, *folders)), b"HERE", path.read_bytes())
+        for path in node.pki.iterdir()
         if path.is_symlink() and path.exists() and path.name not in mine
     }
 
 
-def hooked(seat: Seat) -> dict[str, int]:
+def hooked(node: NodeFolder) -> dict[str, int]:
     """How often each hook has run."""
-    log = seat.folder / "hooks"
+    log = node.folder / "hooks"
     ran = log.read_text().splitlines() if log.exists() else []
     assert set(ran) <= set(HOOKED), ran
     return {key: ran.count(key) for key in HOOKED}
@@ -135,20 +137,20 @@ def whole(stem: str, found: Files) -> bool:
     return x509.matches(key, leaf) and pem == key + crt and len(issuing) == 1
 
 
-def clean(seat: Seat) -> None:
+def clean(node: NodeFolder) -> None:
     """Nothing lies on the node but what is live, with its modes."""
-    hidden = seat.pki / ".vaultpki"
+    hidden = node.pki / ".vaultpki"
     units = {BUNDLES, *STEMS}
     live = {os.readlink(hidden / unit) for unit in units}
     assert {path.name for path in hidden.iterdir()} == {"lock", "owner.json", *units, *live}
-    names = {path.name for path in seat.pki.iterdir()} - {".vaultpki"}
+    names = {path.name for path in node.pki.iterdir()} - {".vaultpki"}
     assert names == {path.name for unit in live for path in (hidden / unit).iterdir()}
     for name in names:
         mode = 0o644 if name.endswith(".crt") else 0o600
-        assert (seat.pki / name).stat().st_mode & 0o7777 == mode, name
-    left = {path.name for path in seat.state.iterdir()}
+        assert (node.pki / name).stat().st_mode & 0o7777 == mode, name
+    left = {path.name for path in node.state.iterdir()}
     assert left <= {"secret-id", "secret-id.json", "spec.json", "agent.json"}, left
-    assert {path.stat().st_mode & 0o7777 for path in seat.state.iterdir()} == {0o600}
+    assert {path.stat().st_mode & 0o7777 for path in node.state.iterdir()} == {0o600}
 
 
 def each_disturbed(
@@ -160,34 +162,34 @@ def each_disturbed(
     owed, and leaves nothing behind.
     """
     before, recorded, ran = pairs(trials.base), others(trials.base), hooked(trials.base)
-    good = others(Seat(trials.base.name, trials.place / "recorded"))
+    good = others(NodeFolder(trials.base.name, trials.place / "recorded"))
     changed = {key for key in HOOKED if key in due or not recorded}
 
     def one(number: int) -> None:
         fault = faults[number]
         what = str(fault)
-        seat = trials.copy(f"case-{number}")
+        node = trials.copy(f"case-{number}")
         log = trials.place / f"log-{number}"
-        done = trials.run(seat, "-o", str(log), *fault.options)
+        done = trials.run(node, "-o", str(log), *fault.options)
         if not fault.what.startswith("signal"):
             assert "(INJECTED)" in log.read_text(errors="replace"), f"{what}: nothing injected"
         through = judge(done, what)
-        for stem, found in pairs(seat).items():
+        for stem, found in pairs(node).items():
             if through and stem in due:
                 assert found != before[stem], f"{what}: told a success that was none: {stem}"
             old = found == before[stem]
             assert old or (stem in due and whole(stem, found)), f"{what}: {stem} is torn or short: {sorted(found)}"
-        assert others(seat, trials.base.folder) in ([good] if through else [recorded, good]), what
-        again = agent.run(load_agent(seat.config))
+        assert others(node, trials.base.folder) in ([good] if through else [recorded, good]), what
+        again = agent.run(load_agent(node.config))
         assert not again.failures, f"{what}, then run again: {again.failures}"
-        for stem, found in pairs(seat).items():
+        for stem, found in pairs(node).items():
             assert whole(stem, found) and (found != before[stem]) is (stem in due), f"{what}, then run again: {stem}"
-        assert others(seat) == good, what
-        for key, count in hooked(seat).items():
+        assert others(node) == good, what
+        for key, count in hooked(node).items():
             runs = count - ran[key]
             assert runs in ((1, 2) if key in changed else (0,)), f"{what}: {runs} runs of the hook of {key}"
-        clean(seat)
-        shutil.rmtree(seat.folder)
+        clean(node)
+        shutil.rmtree(node.folder)
         log.unlink()
 
     # More than there are processors: a run that replaced something waits some seconds for watchers.

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from helpers.vault.applied_cluster import Site
+from helpers.vault.applied_cluster import AppliedCluster
 from helpers.vault.servers import Answer, Server
 from vaultpki.issue.issuers import fetch_issuers, roots_below, trusts
 from vaultpki.model import Cluster, Node, Pool
@@ -37,43 +37,43 @@ class Outcome:
 class Intruder:
     """A node with a real token, who asks for all it must not have."""
 
-    site: Site
+    cluster: AppliedCluster
     name: str
     holder: Node | Pool
     token: str
     keys: vault_trial.Keys
 
     @property
-    def cluster(self) -> Cluster:
-        return self.site.cluster
+    def model(self) -> Cluster:
+        return self.cluster.model
 
     def judge(self) -> vault_trial.Judge:
-        server = self.site.server
+        server = self.cluster.server
         settings = Settings((server.address,), ca_file=str(server.ca_file))
         now = datetime.now(UTC)
-        issuers = fetch_issuers(Vault(settings), self.site.prefix)
-        above = roots_below(issuers, self.site.root_sha256, None, now, cluster=self.site.name)
-        trust = trusts(issuers, above, now, cluster=self.site.name)
+        issuers = fetch_issuers(Vault(settings), self.cluster.prefix)
+        above = roots_below(issuers, self.cluster.root_sha256, None, now, cluster=self.cluster.name)
+        trust = trusts(issuers, above, now, cluster=self.cluster.name)
         return self.keys.judge(trust, now)
 
     def own(self) -> None:
         """The positive control: each of its own certificates is signed, exactly as it should be."""
         judge = self.judge()
-        requests = forbidden_signing.allowed(self.cluster, self.name, self.holder, self.keys.request)
+        requests = forbidden_signing.allowed(self.model, self.name, self.holder, self.keys.request)
         assert requests
         for request in requests:
-            answer = self.site.server.api("POST", request.path, request.body, token=self.token)
+            answer = self.cluster.server.api("POST", request.path, request.body, token=self.token)
             assert answer.status == 200, (request.path, answer)
             judge(answer.data["certificate"], request.certificate)
 
     def requests(self) -> tuple[Forbidden, ...]:
-        return forbidden_signing.forbidden(self.cluster, self.name, self.holder, self.keys.request)
+        return forbidden_signing.forbidden(self.model, self.name, self.holder, self.keys.request)
 
     def tries(self, *groups: str, step: int = 1) -> list[Outcome]:
         """Sends the requests (of these groups), and judges what comes; of those with one path every `step`th."""
         judge = self.judge()
         outcomes = []
-        with wire(self.site.server, self.token) as send:
+        with wire(self.cluster.server, self.token) as send:
             for request in spread([each for each in self.requests() if not groups or each.group in groups], step):
                 answer = send(request)
                 hole = ""

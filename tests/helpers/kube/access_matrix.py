@@ -216,7 +216,7 @@ def holders(kubernetes: Kubernetes, row: Row) -> list[tuple[KubeNode | None, Pat
 
 def pairs(kubernetes: Kubernetes) -> Iterator[Caller]:
     """Every pair there is, each where it lies."""
-    cluster = kubernetes.site.cluster
+    cluster = kubernetes.cluster.model
     listed = {node.name: node for node in cluster.nodes}
     for row in rows(cluster):
         crt, key, _ = pair_files(row.stem)

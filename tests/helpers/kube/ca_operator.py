@@ -46,9 +46,9 @@ class Operator:
 
     def ca(self, *words: str | Path, expect: Collection[int] = (0, 3), timeout: float = 90) -> Ran:
         """A command of the operator's; 3 is how one ends that waits for something."""
-        site = self.kubernetes.site
-        command = ("ca", *words, "-f", site.file)
-        env = site.environment("viewer" if words[0] == "status" else "applier")
+        cluster = self.kubernetes.cluster
+        command = ("ca", *words, "-f", cluster.file)
+        env = cluster.environment("viewer" if words[0] == "status" else "applier")
         return vaultpki(*command, env=env, expect=set(expect), timeout=timeout, behind=self.kubernetes.outside.inside)
 
     def waiting(self, *words: str | Path) -> dict[str, str]:
@@ -57,8 +57,8 @@ class Operator:
         return {each["node"]: each["reason"] for each in (found["rotation"] or {"waiting_for": []})["waiting_for"]}
 
     def record(self, domain: str) -> RotationRecord:
-        site = self.kubernetes.site
-        data = site.read(f"{site.prefix}/config/data/{rotation_record.FOLDER}/{domain}")["data"]
+        cluster = self.kubernetes.cluster
+        data = cluster.read(f"{cluster.prefix}/config/data/{rotation_record.FOLDER}/{domain}")["data"]
         return rotation_record.read(data, domain, where=domain)
 
     def rotate(self, domain: str, *words: str, spread: int = SPREAD) -> None:
@@ -87,7 +87,7 @@ class Operator:
 
     def issue(self) -> None:
         for person in OPERATORS:
-            self.kubernetes.site.issue(person, self.kubernetes.operator)
+            self.kubernetes.cluster.issue(person, self.kubernetes.operator)
 
     def apply_manifests(self) -> None:
         """Writes the cluster's objects as they are due now, and applies them."""

@@ -84,7 +84,7 @@ def standing(cluster: Kubernetes, pace: float = 1.0) -> Iterator[Stage]:
     """The cluster with its agents, its hooks and its clients, who have not begun yet; `pace` is that of Load."""
     restarts = Restarts(cluster)
     for node in cluster.nodes.values():
-        node.seat.configure("poll: 5m\n", "poll: 10s\n")
+        node.node.configure("poll: 5m\n", "poll: 10s\n")
         restarts.configure(node)
     workers = cluster.having(NodeRole.WORKER)
     for node in workers:

@@ -19,7 +19,7 @@ SECONDS = 60.0
 def leaves(kubernetes: Kubernetes, domain: str) -> dict[str, str]:
     """The issuing CA (SHA-256) that stands behind each leaf of this CA, by node or operator, and row."""
     found = {}
-    for row in rows(kubernetes.site.cluster):
+    for row in rows(kubernetes.cluster.model):
         for node, folder in holders(kubernetes, row) if row.ca == domain else ():
             ca = x509.read_certificates((folder / pair_files(row.stem)[0]).read_bytes())[1]
             found[f"{node.name if node else 'operator'}'s {row.name}"] = ca.fingerprint

@@ -50,7 +50,7 @@ def folder(kubernetes: Kubernetes, row: Row) -> Path:
 
 def user(kubernetes: Kubernetes, row: Row) -> str:
     """Whom kube-apiserver takes the row's holder for."""
-    cluster = kubernetes.site.cluster
+    cluster = kubernetes.cluster.model
     holder = None if row.operator else next(n for n in cluster.nodes if n.name == only_node(kubernetes).name)
     return resolve(row_named(cluster, row.name), cluster, holder).subject.common_name
 

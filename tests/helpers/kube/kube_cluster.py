@@ -21,7 +21,7 @@ from helpers.kube.components import API_PORT, ETCD_PORT, Programs, ServiceAccoun
 from helpers.kube.machines import Lan, Machine, Process, Ran, lan
 from helpers.node import enrolled_nodes
 from helpers.vault import applied_cluster
-from helpers.vault.applied_cluster import Seat, Site
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
 from helpers.vault.servers import Server, wait_for
 from vaultpki.certificates import ISSUING_CAS
 from vaultpki.model import NodeRole, Usage
@@ -85,16 +85,16 @@ COMERS = {"w-1": ("autoscaled", "198.51.100.41")}
 
 @dataclass(frozen=True, slots=True)
 class KubeNode:
-    """One node: where its agent's files lie (`seat`, on the host), and the machine its components run on."""
+    """One node: where its agent's files lie (`node`, on the host), and the machine its components run on."""
 
     name: str
     roles: frozenset[NodeRole]
-    seat: Seat
+    node: NodeFolder
     machine: Machine
 
     @property
     def pki(self) -> Path:
-        return self.seat.pki
+        return self.node.pki
 
     @property
     def address(self) -> str:
@@ -110,7 +110,7 @@ class Kubernetes:
     machine finds the Vault server, which is on the host, on its own loopback.
     """
 
-    site: Site
+    cluster: AppliedCluster
     programs: Programs
     folder: Path
     lan: Lan
@@ -162,7 +162,7 @@ class Kubernetes:
     def name_api_server(self, node: KubeNode) -> None:
         """Has every machine find the API server's name, and every node, by their addresses; it is this node's then."""
         found = {each.name: each.address for each in self.nodes.values()}
-        self.lan.tell(found | dict.fromkeys(self.site.cluster.api_server.names, node.address))
+        self.lan.tell(found | dict.fromkeys(self.cluster.model.api_server.names, node.address))
 
     def kubectl(self, conf: Path, *arguments: str | Path, expect: int | None = 0, stdin: str = "") -> Ran:
         """kubectl from outside, with one kubeconfig, to its end."""
@@ -218,15 +218,22 @@ class Kubernetes:
     def vaultpki(self, node: str, command: str, *arguments: str | Path, expect: int = 0) -> Ran:
         """A command of the product's with the node's agent.yaml, on its network, to its end."""
         on = self.nodes[node]
-        words = (command, "-c", on.seat.config, *arguments)
+        words = (command, "-c", on.node.config, *arguments)
         return applied_cluster.vaultpki(*words, expect=expect, behind=on.machine.behind)
 
     def resident(self, node: str, *arguments: str | Path) -> Process:
         """The node's agent as a process that stays; start and stop it as you like, the cluster's end ends it."""
-        seat = self.nodes[node].seat
+        node_folder = self.nodes[node].node
         product = (sys.executable, "-m", "vaultpki")
-        command = [*self.nodes[node].machine.behind, *product, "agent", "-c", str(seat.config), *map(str, arguments)]
-        log = seat.folder / "agent.log"
+        command = [
+            *self.nodes[node].machine.behind,
+            *product,
+            "agent",
+            "-c",
+            str(node_folder.config),
+            *map(str, arguments),
+        ]
+        log = node_folder.folder / "agent.log"
         process = self.agents[node] = Process(f"{node}'s agent", command, log, applied_cluster.environment())
         process.start()
         return process
@@ -309,31 +316,33 @@ def cluster(
     The manifests are applied. Logs lie in `folder`, in a folder for each node. `comers` are nodes of the spec's pools
     (see `COMERS`); where there are some, every machine finds all nodes by name, and the API server.
     """
-    site = Site(server, folder / "site", name or f"k{secrets.token_hex(4)}")
-    site.write(spec)
-    site.apply()
-    desk = enrolled_nodes.Desk(site, site.token())
-    roles = {node.name: node.roles for node in site.cluster.nodes}
-    addresses = {node.name: node.addresses[0] for node in site.cluster.nodes}
-    pools = {pool.name: pool for pool in site.cluster.pools}
+    applied = AppliedCluster(server, folder / "cluster", name or f"k{secrets.token_hex(4)}")
+    applied.write(spec)
+    applied.apply()
+    enroller = enrolled_nodes.Enroller(applied, applied.token())
+    roles = {node.name: node.roles for node in applied.model.nodes}
+    addresses = {node.name: node.addresses[0] for node in applied.model.nodes}
+    pools = {pool.name: pool for pool in applied.model.pools}
     for comer, (pool, address) in comers.items():
         roles[comer], addresses[comer] = pools[pool].roles, address
-    seats = {name: Seat(name, folder / "agents" / name) for name in roles}
-    for seat in seats.values():
-        seat.folder.mkdir(parents=True)
-        pool_name = comers[seat.name][0] if seat.name in comers else None
-        enrolled_nodes.join(seat, desk.join_file(seat.name, seat.folder / "join.json", pool=pool_name))
+    node_folders = {name: NodeFolder(name, folder / "agents" / name) for name in roles}
+    for node_folder in node_folders.values():
+        node_folder.folder.mkdir(parents=True)
+        pool_name = comers[node_folder.name][0] if node_folder.name in comers else None
+        enrolled_nodes.join(
+            node_folder, enroller.join_file(node_folder.name, node_folder.folder / "join.json", pool=pool_name)
+        )
     operator = folder / "operator"
     for person in ("super-admin", "admin"):
-        site.issue(person, operator)
+        applied.issue(person, operator)
     with contextlib.ExitStack() as stack:
         network = stack.enter_context(lan(folder / "machines", addresses))
         stack.enter_context(forwarded_port.everywhere(network, server))
-        nodes = {name: KubeNode(name, roles[name], seats[name], network.machines[name]) for name in roles}
-        running = Kubernetes(site, programs, folder, network, nodes, operator)
+        nodes = {name: KubeNode(name, roles[name], node_folders[name], network.machines[name]) for name in roles}
+        running = Kubernetes(applied, programs, folder, network, nodes, operator)
         if comers:
             running.name_api_server(running.control_plane)
-        cgroup = f"/vaultpki-{site.name}"
+        cgroup = f"/vaultpki-{applied.name}"
         stack.callback(remove_cgroups, cgroup)
         stack.callback(running.end_agents)
         _start(running, service_account_keys(folder), cgroup, by_name=bool(comers))

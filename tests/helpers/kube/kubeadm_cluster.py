@@ -25,7 +25,7 @@ from helpers.kube.kube_cluster import KubeNode, Kubernetes, remove_cgroups
 from helpers.kube.kubeadm_nodes import KubeadmNode
 from helpers.page_runner import Ran
 from helpers.pages import Command
-from helpers.vault.applied_cluster import Seat, Site
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
 from helpers.vault.servers import Server
 from vaultpki.model import NodeRole
 from vaultpki.spec import load_cluster
@@ -88,7 +88,7 @@ exec nsenter --target {outside} --net --mount --wdns="$PWD" -- {kubectl} "$@"
 class KubeadmCluster:
     """The cluster, the operator's folder, and what each command of the page printed."""
 
-    site: Site
+    cluster: AppliedCluster
     programs: Programs
     folder: Path
     nodes: dict[str, KubeadmNode]
@@ -122,7 +122,7 @@ class KubeadmCluster:
         for block in pages.blocks(pages.text(PAGE)):
             if block.file is not None:
                 (self.folder / block.file).write_text(
-                    block.text.replace(page_runner.ADDRESSES[0], self.site.server.address)
+                    block.text.replace(page_runner.ADDRESSES[0], self.cluster.server.address)
                 )
             for command in block.commands():
                 self.ran.append(Ran(command, self.run(command.text, command.node)))
@@ -165,16 +165,16 @@ def machines(
     operator.mkdir(parents=True)
     (operator / "vault-ca.crt").write_bytes(server.ca_file.read_bytes())
     (operator / "cluster.yaml").write_text(spec or pages.file(PAGE, "cluster.yaml"))
-    cluster = load_cluster(operator / "cluster.yaml")
-    site = Site(server, operator, cluster.name)
-    environment = page_runner.equip(operator, server) | site.environment()
-    roles = {node.name: node.roles for node in cluster.nodes} | dict.fromkeys(comers, frozenset({NodeRole.WORKER}))
-    addresses = {node.name: node.addresses[0] for node in cluster.nodes} | dict(comers)
+    model = load_cluster(operator / "cluster.yaml")
+    cluster = AppliedCluster(server, operator, model.name)
+    environment = page_runner.equip(operator, server) | cluster.environment()
+    roles = {node.name: node.roles for node in model.nodes} | dict.fromkeys(comers, frozenset({NodeRole.WORKER}))
+    addresses = {node.name: node.addresses[0] for node in model.nodes} | dict(comers)
     with (
         contextlib.ExitStack() as stack,
         kubeadm_nodes.nodes(programs, folder / "nodes", roles, addresses) as (network, nodes),
     ):
-        for listed in cluster.nodes:
+        for listed in model.nodes:
             for address in listed.addresses[1:]:
                 network.machines[listed.name].run("ip", "addr", "add", f"{address}/64", "dev", "eth0", "nodad")
         for name in nodes:
@@ -182,10 +182,10 @@ def machines(
         stack.enter_context(forwarded_port.everywhere(network, server))
         network.tell(addresses | {"api.example.com": addresses["cp-1"]})
         kube_nodes = {
-            name: KubeNode(name, roles[name], Seat(name, node.home), node.machine) for name, node in nodes.items()
+            name: KubeNode(name, roles[name], NodeFolder(name, node.home), node.machine) for name, node in nodes.items()
         }
-        kubernetes = Kubernetes(site, programs, folder, network, kube_nodes, operator / "operator")
-        made = KubeadmCluster(site, programs, operator, nodes, kubernetes, environment)
+        kubernetes = Kubernetes(cluster, programs, folder, network, kube_nodes, operator / "operator")
+        made = KubeadmCluster(cluster, programs, operator, nodes, kubernetes, environment)
         for node in nodes.values():
             node.seen(_AUDIT).mkdir()
             node.seen(f"{_AUDIT}/policy.yaml").write_text(_AUDIT_POLICY)

@@ -31,7 +31,7 @@ AUTHENTICATION: Final = "extension-apiserver-authentication"
 
 def run(kube: Kubernetes, machine: Machine, *arguments: str | Path, spec: Path | None = None, vault: str = "") -> Ran:
     """`verify --live` on a machine of the cluster; `vault` is another address of Vault."""
-    words = ["verify", "-f", spec or kube.site.file, "--live", "--kubeconfig", kube.admin, *arguments]
+    words = ["verify", "-f", spec or kube.cluster.file, "--live", "--kubeconfig", kube.admin, *arguments]
     given = [f"PYTHONPATH={ROOT}", *([f"VAULT_ADDR={vault}"] if vault else [])]
     return machine.run("env", *given, sys.executable, "-m", "vaultpki", *words, expect=None, timeout=120)
 
@@ -66,7 +66,7 @@ class Scene:
     @property
     def agents(self) -> Path:
         """What `--dir` names: the node's own folder."""
-        return self.kube.control_plane.seat.folder.parent
+        return self.kube.control_plane.node.folder.parent
 
 
 def static_pods(kube: Kubernetes, changed: Callable[[str, list[str]], list[str]] = lambda _, flags: flags) -> None:
@@ -277,8 +277,8 @@ def made(kind: str) -> Callable[[Scene], str]:
         name = {"own": "somebody", "expired": "somebody", "root": "root", "kubernetes": "kubernetes"}[kind]
         if kind == "expired":
             return authority(name, life=(-timedelta(days=9), -timedelta(days=1))).pem.decode()
-        signer = authority("root", cluster=scene.kube.site.name) if kind == "kubernetes" else None
-        return authority(name, signer, cluster=scene.kube.site.name).pem.decode()
+        signer = authority("root", cluster=scene.kube.cluster.name) if kind == "kubernetes" else None
+        return authority(name, signer, cluster=scene.kube.cluster.name).pem.decode()
 
     return pem
 

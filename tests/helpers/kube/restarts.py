@@ -73,7 +73,7 @@ class Restarts:
         words = [sys.executable, "-I", "-S", "-c", _HOOK, self._address(node)]
         told = {key: [[*words, *components]] for key, components in self.of(node).items()}
         if told:
-            node.seat.configure("hook_timeout: 1m\n", f"hook_timeout: {HOOK_SECONDS}s\nhooks: {json.dumps(told)}\n")
+            node.node.configure("hook_timeout: 1m\n", f"hook_timeout: {HOOK_SECONDS}s\nhooks: {json.dumps(told)}\n")
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -98,7 +98,7 @@ class Restarts:
                 thread.join(2 * HEALTHY_SECONDS)
 
     def _address(self, node: KubeNode) -> str:
-        return f"{self.kubernetes.site.name}-{node.name}"
+        return f"{self.kubernetes.cluster.name}-{node.name}"
 
     def _serve(self, node: KubeNode, listening: socket.socket, ending: threading.Event) -> None:
         with listening:

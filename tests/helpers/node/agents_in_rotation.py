@@ -11,8 +11,8 @@ from typing import Any
 
 from helpers.node import node_components
 from helpers.node.reporting_nodes import record_of, shown
-from helpers.vault.applied_cluster import Seat
-from helpers.vault.plan_commands import Watched
+from helpers.vault.applied_cluster import NodeFolder
+from helpers.vault.plan_commands import AuditedCluster
 from helpers.vault.servers import Server
 from vaultpki.agent import run, state
 from vaultpki.agent.context import Outcome
@@ -41,101 +41,101 @@ STEMS = {
 class AgentsInRotation:
     """A CA and its nodes, whose hooks count as restarts. Only tests move the clock.
 
-    `seats` have agents of this release, and `earlier` those of an earlier one, which a test runs; no gate waits for
+    `nodes` have agents of this release, and `earlier` those of an earlier one, which a test runs; no gate waits for
     them.
     """
 
-    site: Watched
-    seats: tuple[Seat, ...]
+    cluster: AuditedCluster
+    nodes: tuple[NodeFolder, ...]
     vault: Vault
     ca: str = "etcd"
-    earlier: tuple[Seat, ...] = ()
+    earlier: tuple[NodeFolder, ...] = ()
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @classmethod
     @contextmanager
     def standing(cls, server: Server, folder: Path, name: str) -> Iterator[AgentsInRotation]:
         """Two members of etcd, which hooks restart."""
-        site = Watched(server, folder / "site", name)
-        site.write(SPEC)
-        site.apply()
-        made = cls(site, tuple(site.equip(node.name) for node in site.cluster.nodes), site.client())
+        cluster = AuditedCluster(server, folder / "cluster", name)
+        cluster.write(SPEC)
+        cluster.apply()
+        made = cls(cluster, tuple(cluster.equip(node.name) for node in cluster.model.nodes), cluster.client())
         made.passes()
         with ExitStack() as stack:
-            for node, seat in zip(site.cluster.nodes, made.seats, strict=True):
-                node_components.add_hooks(seat)
-                stack.enter_context(node_components.standing(seat, node.roles))
+            for node, node_folder in zip(cluster.model.nodes, made.nodes, strict=True):
+                node_components.add_hooks(node_folder)
+                stack.enter_context(node_components.standing(node_folder, node.roles))
             # As it reports.
             made.passes()
             yield made
 
     @property
     def record(self) -> RotationRecord:
-        record = record_of(self.site, self.ca)
+        record = record_of(self.cluster, self.ca)
         assert record is not None
         return record
 
     def passes(self) -> None:
         """A pass of every agent."""
-        for seat in self.seats:
-            self.pass_of(seat)
+        for node in self.nodes:
+            self.pass_of(node)
 
-    def pass_of(self, seat: Seat, *, force: bool = False, later: timedelta = timedelta()) -> Outcome:
+    def pass_of(self, node: NodeFolder, *, force: bool = False, later: timedelta = timedelta()) -> Outcome:
         """A pass of one agent, which asks Vault; afterwards everybody must trust everybody.
 
         `force` renews all certificates, and `later` is how much further the node's clock is.
         """
-        if (seat.state / "spec.json").exists():
-            seat.age(1e7)
+        if (node.state / "spec.json").exists():
+            node.age(1e7)
         options = run.Options(settle=False, force=frozenset({"*"} if force else ()))
-        done = run.run(load_agent(seat.config), options, clock=(self.now + later).timestamp())
+        done = run.run(load_agent(node.config), options, clock=(self.now + later).timestamp())
         self.all_trusted()
         return done
 
     def all_trusted(self) -> None:
         """Fail where a leaf of one node is of a CA that another does not trust: on its disk, or in what it started."""
-        present = [seat for seat in (*self.seats, *self.earlier) if (seat.pki / bundle(self.ca)).exists()]
-        signers = {facts for seat in present for facts in self.leaves(seat).values()}
-        for seat in present:
-            lacks = {facts.subject_text for facts in signers if facts.fingerprint not in self.trusted(seat)}
-            assert not lacks, (seat.name, "does not trust", lacks)
-            seen = state.load(str(seat.state)).readers.get(f"{self.ca}/etcd")
-            if seen is not None and seen.running and seat in self.seats:
+        present = [node for node in (*self.nodes, *self.earlier) if (node.pki / bundle(self.ca)).exists()]
+        signers = {facts for node in present for facts in self.leaves(node).values()}
+        for node in present:
+            lacks = {facts.subject_text for facts in signers if facts.fingerprint not in self.trusted(node)}
+            assert not lacks, (node.name, "does not trust", lacks)
+            seen = state.load(str(node.state)).readers.get(f"{self.ca}/etcd")
+            if seen is not None and seen.running and node in self.nodes:
                 lacks = {facts.subject_text for facts in signers if facts.fingerprint not in seen.sha256}
-                assert not lacks, (seat.name, "has started what does not trust", lacks)
+                assert not lacks, (node.name, "has started what does not trust", lacks)
 
-    def trusted(self, seat: Seat) -> set[str]:
+    def trusted(self, node: NodeFolder) -> set[str]:
         """The SHA-256 of the CAs in a node's bundle."""
-        return {facts.fingerprint for facts in x509.read_certificates((seat.pki / bundle(self.ca)).read_bytes())}
+        return {facts.fingerprint for facts in x509.read_certificates((node.pki / bundle(self.ca)).read_bytes())}
 
-    def leaves(self, seat: Seat) -> dict[int, Facts]:
+    def leaves(self, node: NodeFolder) -> dict[int, Facts]:
         """The CA of each leaf, by the leaf's serial."""
         found = {}
         for stem in STEMS[self.ca]:
-            leaf, issuer = x509.read_certificates((seat.pki / f"{stem}.crt").read_bytes())
+            leaf, issuer = x509.read_certificates((node.pki / f"{stem}.crt").read_bytes())
             assert x509.signed_by(leaf, issuer)
             found[leaf.serial] = issuer
         return found
 
-    def of(self, seat: Seat) -> set[str]:
+    def of(self, node: NodeFolder) -> set[str]:
         """The SHA-256 of the CAs of a node's leaves."""
-        return {facts.fingerprint for facts in self.leaves(seat).values()}
+        return {facts.fingerprint for facts in self.leaves(node).values()}
 
     def default(self) -> str:
         """The SHA-256 of the CA that the server signs with."""
         (name,) = [each["issuer_name"] for each in self._issuers() if each["is_default"]]
-        return shown(self.site, self.ca)[name].fingerprint
+        return shown(self.cluster, self.ca)[name].fingerprint
 
     def names(self) -> set[str]:
         """The names of the mount's issuers."""
         return {each["issuer_name"] for each in self._issuers()}
 
     def begin(self, spread: int) -> RotationRecord:
-        return ca_commands.rotate(self.site.cluster, self.vault, self.ca, Method.NEW_KEY, spread, self.now).record
+        return ca_commands.rotate(self.cluster.model, self.vault, self.ca, Method.NEW_KEY, spread, self.now).record
 
     def step(self, *, back: bool = False) -> Step:
         act: Callable[..., Step] = ca_commands.abort if back else ca_commands.advance
-        return act(self.site.cluster, self.vault, self.now, tuple(seat.name for seat in self.earlier))
+        return act(self.cluster.model, self.vault, self.now, tuple(node.name for node in self.earlier))
 
     def moved(self, to: State, *, back: bool = False) -> None:
         """The next step: agents pass and restart by turns, and minutes go by, until the gate opens."""
@@ -150,5 +150,5 @@ class AgentsInRotation:
         raise AssertionError(step)
 
     def _issuers(self) -> list[dict[str, Any]]:
-        listed = self.site.server.api("LIST", f"{self.site.prefix}/{self.ca}/issuers").data["key_info"]
+        listed = self.cluster.server.api("LIST", f"{self.cluster.prefix}/{self.ca}/issuers").data["key_info"]
         return list(listed.values())

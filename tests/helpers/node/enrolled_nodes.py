@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from helpers.vault.applied_cluster import Ran, Seat, Site, environment, vaultpki
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, environment, vaultpki
 from helpers.vault.servers import Server
 from vaultpki.errors import SpecError
 from vaultpki.provision import enrol
@@ -32,9 +32,9 @@ pools:
 """
 
 
-def site(server: Server, folder: Path, name: str, spec: str = SPEC) -> Site:
+def cluster(server: Server, folder: Path, name: str, spec: str = SPEC) -> AppliedCluster:
     """A cluster that was applied to the server."""
-    made = Site(server, folder, name)
+    made = AppliedCluster(server, folder, name)
     made.write(spec)
     made.apply()
     return made
@@ -48,8 +48,8 @@ def token(server: Server, *policies: str) -> str:
     return made
 
 
-def enroller(site: Site) -> str:
-    return token(site.server, f"{site.prefix}/enroller")
+def enroller_token(cluster: AppliedCluster) -> str:
+    return token(cluster.server, f"{cluster.prefix}/enroller")
 
 
 def client(server: Server, token: str) -> Vault:
@@ -58,24 +58,24 @@ def client(server: Server, token: str) -> Vault:
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
-    """Where somebody enrols nodes of a site, with a token of their own."""
+class Enroller:
+    """Where somebody enrols nodes of a cluster, with a token of their own."""
 
-    site: Site
+    cluster: AppliedCluster
     token: str
 
     @property
     def environment(self) -> dict[str, str]:
-        return environment(self.site.server.environment(self.token))
+        return environment(self.cluster.server.environment(self.token))
 
     def enroll(
         self, *arguments: str | Path, expect: int = 0, names: str | None = None, umask: int = 0o022, timeout: float = 90
     ) -> Ran:
         """`vaultpki enroll`; `names` are what comes on standard input."""
         if names is None:
-            words = ["enroll", "-f", self.site.file, *arguments]
+            words = ["enroll", "-f", self.cluster.file, *arguments]
             return vaultpki(
-                *words, env=self.site.server.environment(self.token), expect=expect, umask=umask, timeout=timeout
+                *words, env=self.cluster.server.environment(self.token), expect=expect, umask=umask, timeout=timeout
             )
         ran = subprocess.run(
             [*self.command, *map(str, arguments)],
@@ -92,7 +92,7 @@ class Desk:
 
     @property
     def command(self) -> list[str]:
-        return [sys.executable, "-m", "vaultpki", "enroll", "-f", str(self.site.file)]
+        return [sys.executable, "-m", "vaultpki", "enroll", "-f", str(self.cluster.file)]
 
     def join_file(
         self, node: str, path: Path, *, pool: str | None = None, wrap_ttl: str = "5m", replace: bool = False
@@ -104,30 +104,32 @@ class Desk:
 
     def run(self, *arguments: str | Path, expect: int = 0) -> Ran:
         """Another command of the product with the same token."""
-        return vaultpki(*arguments, env=self.site.server.environment(self.token), expect=expect)
+        return vaultpki(*arguments, env=self.cluster.server.environment(self.token), expect=expect)
 
 
-def join(seat: Seat, file: Path, *, expect: int = 0, umask: int = 0o022) -> Ran:
+def join(node: NodeFolder, file: Path, *, expect: int = 0, umask: int = 0o022) -> Ran:
     """`vaultpki agent --join` and one pass, on a node that knows nothing of Vault but the file."""
-    return vaultpki(*joining(seat, file), expect=expect, umask=umask)
+    return vaultpki(*joining(node, file), expect=expect, umask=umask)
 
 
-def joining(seat: Seat, file: Path) -> list[str | Path]:
-    return ["agent", "-c", seat.config, "--join", file, "--dir", seat.pki, "--once"]
+def joining(node: NodeFolder, file: Path) -> list[str | Path]:
+    return ["agent", "-c", node.config, "--join", file, "--dir", node.pki, "--once"]
 
 
-def vacate(site: Site, node: str) -> None:
+def vacate(cluster: AppliedCluster, node: str) -> None:
     """Ends whatever credentials the node has of earlier tests; it may have none."""
     with contextlib.suppress(SpecError):
-        enrol.lock(site.cluster, site.client("locker"), node, wait=0)
+        enrol.lock(cluster.model, cluster.client("locker"), node, wait=0)
 
 
-def wrapped(site: Site, path: str, *, token: str | None = None, ttl: str = "60s", body: object = None) -> str:
+def wrapped(
+    cluster: AppliedCluster, path: str, *, token: str | None = None, ttl: str = "60s", body: object = None
+) -> str:
     """The token that wraps what a POST brings; with the root token where none is given."""
-    url = urlsplit(site.server.address)
-    context = ssl.create_default_context(cafile=site.server.ca_file)
+    url = urlsplit(cluster.server.address)
+    context = ssl.create_default_context(cafile=cluster.server.ca_file)
     connection = http.client.HTTPSConnection(str(url.hostname), url.port, context=context, timeout=30)
-    headers = {"X-Vault-Token": site.server.token if token is None else token, "X-Vault-Wrap-TTL": ttl}
+    headers = {"X-Vault-Token": cluster.server.token if token is None else token, "X-Vault-Wrap-TTL": ttl}
     with contextlib.closing(connection):
         connection.request("POST", f"/v1/{path}", json.dumps(body or {}), headers)
         answer = json.loads(connection.getresponse().read())
@@ -135,10 +137,10 @@ def wrapped(site: Site, path: str, *, token: str | None = None, ttl: str = "60s"
     return made
 
 
-def minted(site: Site, kind: str, node: str, token: str) -> str:
+def minted(cluster: AppliedCluster, kind: str, node: str, token: str) -> str:
     """A secret id that the node's own token mints, as its agent does."""
-    wrapping = wrapped(site, f"auth/{site.prefix}/{kind}/role/{node}/secret-id", token=token)
-    made: str = site.server.api("POST", "sys/wrapping/unwrap", token=wrapping).data["secret_id"]
+    wrapping = wrapped(cluster, f"auth/{cluster.prefix}/{kind}/role/{node}/secret-id", token=token)
+    made: str = cluster.server.api("POST", "sys/wrapping/unwrap", token=wrapping).data["secret_id"]
     return made
 
 
@@ -153,34 +155,34 @@ def mode(path: Path) -> int:
     return path.stat().st_mode & 0o7777
 
 
-def accessors(site: Site, node: str, kind: str) -> list[str]:
+def accessors(cluster: AppliedCluster, node: str, kind: str) -> list[str]:
     """The accessors of the node's live secret ids."""
-    answer = site.server.api("LIST", f"auth/{site.prefix}/{kind}/role/{node}/secret-id")
+    answer = cluster.server.api("LIST", f"auth/{cluster.prefix}/{kind}/role/{node}/secret-id")
     keys: list[str] = answer.data["keys"] if answer.status == 200 else []
     return keys
 
 
-def login(site: Site, kind: str, role_id: str, secret_id: str) -> str | None:
+def login(cluster: AppliedCluster, kind: str, role_id: str, secret_id: str) -> str | None:
     """A token of the node, or None where Vault refuses."""
     body = {"role_id": role_id, "secret_id": secret_id}
-    answer = site.server.api("POST", f"auth/{site.prefix}/{kind}/login", body, token="")
+    answer = cluster.server.api("POST", f"auth/{cluster.prefix}/{kind}/login", body, token="")
     made: str | None = answer.body["auth"]["client_token"] if answer.status == 200 else None
     return made
 
 
-def works(site: Site, token: str) -> bool:
+def works(cluster: AppliedCluster, token: str) -> bool:
     """Whether Vault still takes a node's token for what every node may read."""
-    status = site.server.api("GET", f"{site.prefix}/config/data/cluster", token=token).status
+    status = cluster.server.api("GET", f"{cluster.prefix}/config/data/cluster", token=token).status
     assert status in (200, 403), status
     return status == 200
 
 
-def entity(site: Site, kind: str, role_id: str) -> str | None:
+def entity(cluster: AppliedCluster, kind: str, role_id: str) -> str | None:
     """The id of the entity that Vault made when this AppRole logged in."""
-    mounts = site.read("sys/auth")
-    accessor = mounts[f"{site.prefix}/{kind}/"]["accessor"]
+    mounts = cluster.read("sys/auth")
+    accessor = mounts[f"{cluster.prefix}/{kind}/"]["accessor"]
     body = {"alias_name": role_id, "alias_mount_accessor": accessor}
-    answer = site.server.api("POST", "identity/lookup/entity", body)
+    answer = cluster.server.api("POST", "identity/lookup/entity", body)
     return str(answer.data["id"]) if answer.status == 200 else None
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from helpers.node.components import HOST, Component
-from helpers.vault.applied_cluster import Seat
+from helpers.vault.applied_cluster import NodeFolder
 from vaultpki.host.hooks import READERS
 from vaultpki.model import NodeRole
 
@@ -20,12 +20,12 @@ _RESTART = (
 )
 
 
-def restart(seat: Seat, *names: str) -> str:
+def restart(node: NodeFolder, *names: str) -> str:
     """A shell command that restarts components of a node, and waits until they serve: for a hook of it."""
-    return _RESTART.format(folder=seat.folder / "components", names=" ".join(names))
+    return _RESTART.format(folder=node.folder / "components", names=" ".join(names))
 
 
-def add_hooks(seat: Seat, log: Path | None = None) -> None:
+def add_hooks(node: NodeFolder, log: Path | None = None) -> None:
     """Add hooks to a node's agent.yaml that restart what reads a bundle only when it starts.
 
     Each run adds a line to `log`: the node and the key.
@@ -33,9 +33,9 @@ def add_hooks(seat: Seat, log: Path | None = None) -> None:
     lines = ["hooks:"]
     for ca in dict.fromkeys(each.ca for each in READERS if each.follows is None):
         names = [each.component for each in READERS if each.ca == ca and each.follows is None]
-        script = restart(seat, *names) + (f"; echo {seat.name} {ca}-ca >> '{log}'" if log is not None else "")
+        script = restart(node, *names) + (f"; echo {node.name} {ca}-ca >> '{log}'" if log is not None else "")
         lines.append(f"  {ca}-ca: [[sh, -c, {_quoted(script)}]]")
-    seat.config.write_text(seat.config.read_text() + "\n".join(lines) + "\n")
+    node.config.write_text(node.config.read_text() + "\n".join(lines) + "\n")
 
 
 def _quoted(text: str) -> str:
@@ -46,7 +46,7 @@ def _quoted(text: str) -> str:
 class NodeComponents:
     """The running components of a node, by their names."""
 
-    seat: Seat
+    node: NodeFolder
     running: dict[str, Component] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Component:
@@ -59,13 +59,13 @@ class NodeComponents:
 
 
 @contextmanager
-def standing(seat: Seat, roles: frozenset[NodeRole]) -> Iterator[NodeComponents]:
+def standing(node: NodeFolder, roles: frozenset[NodeRole]) -> Iterator[NodeComponents]:
     """Start the components of a node of these roles, whose files are installed in the layout document."""
     names = dict.fromkeys(each.component for each in READERS if each.follows is None and each.role in roles)
     with ExitStack() as stack:
-        found = NodeComponents(seat)
+        found = NodeComponents(node)
         for name in names:
-            made = Component(name, seat.folder / "components" / name, _flags(name, str(seat.pki)))
+            made = Component(name, node.folder / "components" / name, _flags(name, str(node.pki)))
             found.running[name] = stack.enter_context(made.supervised())
         for each in found.running.values():
             each.serves()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from helpers.vault.applied_cluster import Site
+from helpers.vault.applied_cluster import AppliedCluster
 from vaultpki.certificates import node_rows
 from vaultpki.host.hooks import READERS
 from vaultpki.pki import x509
@@ -17,20 +17,20 @@ from vaultpki.spec.node_report import BundleReport, CertificateReport, NodeRepor
 from vaultpki.spec.rotation_record import DOMAINS, RotationRecord
 
 
-def record_of(site: Site, domain: str) -> RotationRecord | None:
+def record_of(cluster: AppliedCluster, domain: str) -> RotationRecord | None:
     """The record of a CA, as the server has it."""
-    answer = site.server.api("GET", f"{site.prefix}/config/data/rotation/{domain}")
+    answer = cluster.server.api("GET", f"{cluster.prefix}/config/data/rotation/{domain}")
     if answer.status == 404:
         return None
     return rotation_record.read(answer.data["data"], domain, where=domain)
 
 
-def shown(site: Site, domain: str) -> dict[str, Facts]:
+def shown(cluster: AppliedCluster, domain: str) -> dict[str, Facts]:
     """The certificates on the mount of a CA, by the names of their issuers or their ids."""
-    listed = site.server.api("LIST", f"{site.prefix}/{domain}/issuers").body.get("data", {}).get("key_info", {})
+    listed = cluster.server.api("LIST", f"{cluster.prefix}/{domain}/issuers").body.get("data", {}).get("key_info", {})
     found = {}
     for id_, issuer in listed.items():
-        answer = site.server.api("GET", f"{site.prefix}/{domain}/issuer/{id_}")
+        answer = cluster.server.api("GET", f"{cluster.prefix}/{domain}/issuer/{id_}")
         # One that an operator has deleted since is gone for an agent too.
         if answer.status == 200:
             found[issuer["issuer_name"] or id_] = x509.read_certificates(answer.data["certificate"].encode())[0]
@@ -41,7 +41,7 @@ def shown(site: Site, domain: str) -> dict[str, Facts]:
 class Reporter:
     """A node of a cluster. It holds what an agent would: bundles, one CA for all its leaves, what its readers hold."""
 
-    site: Site
+    cluster: AppliedCluster
     name: str
     domain: str
     trust: frozenset[str] = frozenset()
@@ -52,7 +52,7 @@ class Reporter:
 
     def passed(self, now: datetime, *, restarts: bool = True) -> None:
         """A pass: follows the record as the design says, restarts its readers, and reports."""
-        record, there = record_of(self.site, self.domain), shown(self.site, self.domain)
+        record, there = record_of(self.cluster, self.domain), shown(self.cluster, self.domain)
         fingerprints = frozenset(facts.fingerprint for facts in there.values())
         revision = record.revision if record is not None else 0
         if record is None or revision < self.highest or record.kept is not None:
@@ -68,11 +68,11 @@ class Reporter:
         self.write(self.report(now, revision))
 
     def report(self, now: datetime, revision: int) -> NodeReport:
-        node = next(each for each in self.site.cluster.nodes if each.name == self.name)
+        node = next(each for each in self.cluster.model.nodes if each.name == self.name)
         before = now - timedelta(seconds=2)
-        rows = [row for row in node_rows(self.site.cluster, node) if row.ca == self.domain]
+        rows = [row for row in node_rows(self.cluster.model, node) if row.ca == self.domain]
         readers = [r for r in READERS if r.ca == self.domain and r.follows is None and r.role in node.roles]
-        record = record_of(self.site, self.domain)
+        record = record_of(self.cluster, self.domain)
         new = record.new.sha256 if record is not None and record.new is not None else ""
         made = NodeReport(
             time=now,
@@ -93,8 +93,8 @@ class Reporter:
         return replace(made, **self.further)
 
     def write(self, report: NodeReport) -> None:
-        path = self.site.report_path(self.name)
-        assert self.site.server.api("POST", path, {"data": node_report.to_json(report)}).status == 200
+        path = self.cluster.report_path(self.name)
+        assert self.cluster.server.api("POST", path, {"data": node_report.to_json(report)}).status == 200
 
 
 def all_pass(nodes: Iterable[Reporter], now: datetime) -> None:

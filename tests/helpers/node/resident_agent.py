@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from helpers.vault.applied_cluster import Seat, Site, environment, vaultpki
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, environment, vaultpki
 from helpers.vault.servers import Server, wait_for
 from vaultpki.certificates import pair_files
 from vaultpki.disk.store import GRACE
@@ -59,16 +59,16 @@ def short_and_long(short: str, *names: str) -> str:
     return SPEC.replace("defaults: {ttl: 30s}\n", "") + (f"certificates:\n{own}" if own else "")
 
 
-def polling_node(site: Site, node: str = "worker-1", further: str = "") -> Seat:
+def polling_node(cluster: AppliedCluster, node: str = "worker-1", further: str = "") -> NodeFolder:
     """A node whose agent polls as often as it may; `further` is appended to agent.yaml."""
-    return site.equip(node, further=f"poll: {POLL}s\n{further}")
+    return cluster.equip(node, further=f"poll: {POLL}s\n{further}")
 
 
 @dataclass(frozen=True, slots=True)
 class Resident:
     """An agent that stays, and what it says: JSON lines in `log`."""
 
-    seat: Seat
+    node: NodeFolder
     process: subprocess.Popen[bytes]
     log: Path
 
@@ -91,7 +91,7 @@ class Resident:
 
     def status(self, *, expect: int | AbstractSet[int]) -> dict[str, Any]:
         """`vaultpki status --json` beside it, which ends with this exit code or one of these."""
-        ran = vaultpki("status", "-c", self.seat.config, "--json", expect=expect)
+        ran = vaultpki("status", "-c", self.node.config, "--json", expect=expect)
         found: dict[str, Any] = json.loads(ran.stdout)
         return found
 
@@ -107,19 +107,19 @@ class Resident:
 
 @contextlib.contextmanager
 def resident(
-    seat: Seat, *prefix: str, env: Mapping[str, str] | None = None, log: Path | None = None, foreign: str = ""
+    node: NodeFolder, *prefix: str, env: Mapping[str, str] | None = None, log: Path | None = None, foreign: str = ""
 ) -> Iterator[Resident]:
-    """An agent on this seat, started behind the command `prefix`; killed on the way out if it still runs then.
+    """An agent on this node, started behind the command `prefix`; killed on the way out if it still runs then.
 
     It may tell of no fault of its own, unless that is `foreign`: in these words, and of the test's own making.
     """
-    file = log or seat.folder / "log"
+    file = log or node.folder / "log"
     with file.open("ab") as output:
         process = subprocess.Popen(
-            [*prefix, *command(seat)], env=environment(env), stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            [*prefix, *command(node)], env=environment(env), stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )
     try:
-        yield Resident(seat, process, file)
+        yield Resident(node, process, file)
     finally:
         process.kill()
         process.wait()
@@ -176,23 +176,23 @@ def figure(port: int, name: str) -> float | None:
     return float(found[1]) if found else None
 
 
-def command(seat: Seat) -> list[str]:
-    return [sys.executable, "-m", "vaultpki", "agent", "-c", str(seat.config), "--log-format", "json"]
+def command(node: NodeFolder) -> list[str]:
+    return [sys.executable, "-m", "vaultpki", "agent", "-c", str(node.config), "--log-format", "json"]
 
 
-def leaf(seat: Seat, stem: str) -> Facts:
+def leaf(node: NodeFolder, stem: str) -> Facts:
     """The certificate of a pair; fails where the pair is not whole."""
     names = pair_files(stem)
     # All three of one generation: whoever goes by the links three times may meet a swap in between.
-    generation = (seat.pki / names[0]).resolve(strict=True).parent
+    generation = (node.pki / names[0]).resolve(strict=True).parent
     crt, key, pem = ((generation / name).read_bytes() for name in names)
     found = x509.read_certificates(crt)[0]
     assert x509.matches(key, found) and pem == key + crt, stem
     return found
 
 
-def leaves(seat: Seat, stems: Sequence[str] = WORKER) -> dict[str, Facts]:
-    return {stem: leaf(seat, stem) for stem in stems}
+def leaves(node: NodeFolder, stems: Sequence[str] = WORKER) -> dict[str, Facts]:
+    return {stem: leaf(node, stem) for stem in stems}
 
 
 def signs(server: Server, prefix: str, since: int) -> list[str]:
@@ -206,9 +206,9 @@ def signs(server: Server, prefix: str, since: int) -> list[str]:
 
 @dataclass(slots=True)
 class Watcher:
-    """Looks at the pairs of a seat all the time, through their combined files: what it saw, and what was wrong."""
+    """Looks at the pairs of a node all the time, through their combined files: what it saw, and what was wrong."""
 
-    seat: Seat
+    node: NodeFolder
     stems: Sequence[str] = WORKER
     pause: float = 0.1
     looks: int = 0
@@ -220,7 +220,7 @@ class Watcher:
         for stem in self.stems:
             crt, key, pem = pair_files(stem)
             try:
-                secret, begin, rest = (self.seat.pki / pem).read_bytes().partition(b"-----BEGIN CERTIFICATE-----")
+                secret, begin, rest = (self.node.pki / pem).read_bytes().partition(b"-----BEGIN CERTIFICATE-----")
                 found = x509.read_certificates(begin + rest)[0]
                 if not x509.matches(secret, found):
                     self.problems.append(f"{pem} is torn")
@@ -228,7 +228,7 @@ class Watcher:
                 self.problems.append(f"{pem}: {error}")
                 continue
             for name in (crt, key):
-                if not (self.seat.pki / name).exists():
+                if not (self.node.pki / name).exists():
                     self.problems.append(f"{name} is missing")
             if found.not_after <= datetime.now(UTC):
                 self.problems.append(f"{pem} expired at {found.not_after:%H:%M:%S}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from helpers.node.reporting_nodes import record_of
-from helpers.vault.applied_cluster import Site
+from helpers.vault.applied_cluster import AppliedCluster
 from vaultpki.certificates import ROOT, node_rows
 from vaultpki.host.hooks import READERS
 from vaultpki.spec import node_report
@@ -18,13 +18,13 @@ from vaultpki.spec.rotation_record import DOMAINS, RotationRecord
 class RootReporters:
     """Every listed node of a cluster, which has done at once what the records say."""
 
-    site: Site
+    cluster: AppliedCluster
 
     def report(self, now: datetime) -> None:
-        records = {domain: record_of(self.site, domain) for domain in DOMAINS}
+        records = {domain: record_of(self.cluster, domain) for domain in DOMAINS}
         before = now - timedelta(seconds=2)
         trust = {domain: record.trust for domain, record in records.items() if record is not None}
-        for node in self.site.cluster.nodes:
+        for node in self.cluster.model.nodes:
             readers = [each for each in READERS if each.follows is None and each.role in node.roles]
             held = frozenset[str]().union(*trust.values())
             made = NodeReport(
@@ -41,7 +41,7 @@ class RootReporters:
                         _served(records[row.ca]),
                         installed=before,
                     )
-                    for index, row in enumerate(node_rows(self.site.cluster, node))
+                    for index, row in enumerate(node_rows(self.cluster.model, node))
                 },
                 bundles={domain: BundleReport(sha256s, before) for domain, sha256s in trust.items()},
                 readers={
@@ -53,8 +53,8 @@ class RootReporters:
                 },
                 pins=tuple(sorted(trust.get(ROOT, ()))),
             )
-            path = self.site.report_path(node.name)
-            assert self.site.server.api("POST", path, {"data": node_report.to_json(made)}).status == 200
+            path = self.cluster.report_path(node.name)
+            assert self.cluster.server.api("POST", path, {"data": node_report.to_json(made)}).status == 200
 
 
 def _seen(record: RotationRecord | None) -> Seen:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from helpers.node import node_components
 from helpers.node.reporting_nodes import record_of, shown
-from helpers.vault.applied_cluster import Seat, vaultpki
-from helpers.vault.plan_commands import Watched
+from helpers.vault.applied_cluster import NodeFolder, vaultpki
+from helpers.vault.plan_commands import AuditedCluster
 from helpers.vault.servers import Server
 from vaultpki.agent import run
 from vaultpki.agent.context import Outcome
@@ -47,8 +47,8 @@ hooks:
 class RootRotation:
     """The cluster, its nodes, and what an operator does. Hooks that restarted something are told in `restarts`."""
 
-    site: Watched
-    seats: dict[str, Seat]
+    cluster: AuditedCluster
+    nodes: dict[str, NodeFolder]
     vault: Vault
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
     pods: KubeTrust | None = None
@@ -58,53 +58,56 @@ class RootRotation:
     @contextmanager
     def standing(cls, server: Server, folder: Path, name: str) -> Iterator[RootRotation]:
         """A control plane whose components hooks restart, and a worker."""
-        site = Watched(server, folder / "site", name)
-        site.write(SPEC)
-        site.apply()
-        control, worker = site.cluster.nodes
-        seats = {control.name: site.equip(control.name), worker.name: site.equip(worker.name, further=WORKER_HOOKS)}
-        made = cls(site, seats, site.client(), restarts=folder / "restarts")
+        cluster = AuditedCluster(server, folder / "cluster", name)
+        cluster.write(SPEC)
+        cluster.apply()
+        control, worker = cluster.model.nodes
+        nodes = {
+            control.name: cluster.equip(control.name),
+            worker.name: cluster.equip(worker.name, further=WORKER_HOOKS),
+        }
+        made = cls(cluster, nodes, cluster.client(), restarts=folder / "restarts")
         made.passes()
         made.restarts.touch()
-        seat = seats[control.name]
-        node_components.add_hooks(seat, made.restarts)
-        with node_components.standing(seat, control.roles):
+        node = nodes[control.name]
+        node_components.add_hooks(node, made.restarts)
+        with node_components.standing(node, control.roles):
             yield made
 
     @property
     def record(self) -> RotationRecord:
-        record = record_of(self.site, "root")
+        record = record_of(self.cluster, "root")
         assert record is not None
         return record
 
     def domain(self, ca: str) -> RotationRecord:
-        record = record_of(self.site, ca)
+        record = record_of(self.cluster, ca)
         assert record is not None
         return record
 
     def passes(self) -> None:
         """A pass of every agent."""
-        for seat in self.seats.values():
-            self.pass_of(seat)
+        for node in self.nodes.values():
+            self.pass_of(node)
 
-    def pass_of(self, seat: Seat) -> Outcome:
+    def pass_of(self, node: NodeFolder) -> Outcome:
         """One pass of one agent, which asks Vault."""
-        if (seat.state / "spec.json").exists():
-            seat.age()
-        return run.run(load_agent(seat.config), run.Options(settle=False))
+        if (node.state / "spec.json").exists():
+            node.age()
+        return run.run(load_agent(node.config), run.Options(settle=False))
 
     @staticmethod
     def minutes(count: int) -> timedelta:
         return timedelta(minutes=count)
 
     def begin(self, spread: int = 60) -> RotationRecord:
-        return ca_commands.rotate(self.site.cluster, self.vault, "root", Method.NEW_KEY, spread, self.now).record
+        return ca_commands.rotate(self.cluster.model, self.vault, "root", Method.NEW_KEY, spread, self.now).record
 
     def advance(self, *restarted: str, without: tuple[str, ...] = ()) -> Step:
-        return ca_commands.advance(self.site.cluster, self.vault, self.now, without, restarted, self.pods)
+        return ca_commands.advance(self.cluster.model, self.vault, self.now, without, restarted, self.pods)
 
     def abort(self, *restarted: str, without: tuple[str, ...] = ()) -> Step:
-        return ca_commands.abort(self.site.cluster, self.vault, self.now, without, restarted, self.pods)
+        return ca_commands.abort(self.cluster.model, self.vault, self.now, without, restarted, self.pods)
 
     def words(self, to: State) -> tuple[str, ...]:
         """What a person says before this step."""
@@ -138,53 +141,53 @@ class RootRotation:
 
     def report(self, node: str) -> NodeReport:
         """What a node reported last."""
-        found = node_report.read(self.site.read(self.site.report_path(node))["data"])
+        found = node_report.read(self.cluster.read(self.cluster.report_path(node))["data"])
         assert found is not None
         return found
 
     def certificates(self) -> dict[str, Facts]:
         """What is on the root's mount, by the names of issuers."""
-        return shown(self.site, "root")
+        return shown(self.cluster, "root")
 
     def keys(self) -> set[str]:
-        listed = self.site.server.api("LIST", f"{self.site.prefix}/root/keys").data["key_info"].values()
+        listed = self.cluster.server.api("LIST", f"{self.cluster.prefix}/root/keys").data["key_info"].values()
         return {each["key_name"] for each in listed}
 
     def default(self, ca: str) -> str:
-        listed = self.site.server.api("LIST", f"{self.site.prefix}/{ca}/issuers").data["key_info"].values()
+        listed = self.cluster.server.api("LIST", f"{self.cluster.prefix}/{ca}/issuers").data["key_info"].values()
         (name,) = [each["issuer_name"] for each in listed if each["is_default"]]
         return str(name)
 
     def chains(self) -> Iterator[tuple[str, tuple[Facts, ...]]]:
         """The certificates of every .crt of a pair."""
-        for seat in self.seats.values():
-            for file in sorted(seat.pki.glob("*.crt")):
+        for node in self.nodes.values():
+            for file in sorted(node.pki.glob("*.crt")):
                 if not file.name.endswith(("-ca.crt", "-ca-chain.crt")):
-                    yield f"{seat.name}/{file.name}", x509.read_certificates(file.read_bytes())
+                    yield f"{node.name}/{file.name}", x509.read_certificates(file.read_bytes())
 
-    def roots(self, seat: Seat) -> set[str]:
+    def roots(self, node: NodeFolder) -> set[str]:
         """The roots in a node's chain bundle of kubernetes."""
-        held = x509.read_certificates((seat.pki / "kubernetes-ca-chain.crt").read_bytes())
+        held = x509.read_certificates((node.pki / "kubernetes-ca-chain.crt").read_bytes())
         return {facts.fingerprint for facts in held if x509.signed_by(facts, facts)}
 
     def settled(self) -> None:
         """Neither plan nor apply has anything to do, and no apply undoes anything."""
-        plan = self.site.plan()
+        plan = self.cluster.plan()
         found = (plan["changes"], plan["unmanaged"], plan["dangers"], plan["rotation_needed"])
         assert found == ([], [], [], [])
         before = self._mounts()
-        self.site.settled()
+        self.cluster.settled()
         assert self._mounts() == before
 
     def _mounts(self) -> tuple[dict[str, Facts], set[str], dict[str, str]]:
         return self.certificates(), self.keys(), {ca: self.default(ca) for ca in DOMAINS}
 
 
-def renew(seat: Seat, name: str) -> None:
+def renew(node: NodeFolder, name: str) -> None:
     """`vaultpki renew` on a node, of one certificate."""
-    before = (seat.pki / f"{name}.crt").read_bytes()
-    vaultpki("renew", "-c", seat.config, name, expect={0, 3})
-    assert (seat.pki / f"{name}.crt").read_bytes() != before
+    before = (node.pki / f"{name}.crt").read_bytes()
+    vaultpki("renew", "-c", node.config, name, expect={0, 3})
+    assert (node.pki / f"{name}.crt").read_bytes() != before
 
 
 @functools.cache
@@ -207,11 +210,11 @@ def verifies(folder: Path, chain: tuple[Facts, ...], anchors: tuple[Facts, ...],
 def everybody_verifies(rotation: RootRotation, folder: Path, *roots: Facts) -> None:
     """Every served chain verifies for who holds one of these roots alone, and for every node's own bundles."""
     bundles = {
-        (seat.name, ca, kind): x509.read_certificates(file.read_bytes())
-        for seat in rotation.seats.values()
+        (node.name, ca, kind): x509.read_certificates(file.read_bytes())
+        for node in rotation.nodes.values()
         for ca in ISSUING_CAS
         for kind in ("ca", "ca-chain")
-        if (file := seat.pki / f"{ca}-{kind}.crt").exists()
+        if (file := node.pki / f"{ca}-{kind}.crt").exists()
     }
     # What stands behind the leaf decides, not which leaf of a CA it is.
     kinds = {(name.partition("/")[0], chain[1:]): (name, chain) for name, chain in rotation.chains()}

@@ -71,7 +71,7 @@ def environment(further: Mapping[str, str] | None = None, root: str = "") -> dic
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
+class NodeFolder:
     """One node: its folder with agent.yaml, `state/secret-id` and, after a run, `pki`."""
 
     name: str
@@ -122,7 +122,7 @@ class Seat:
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class AppliedCluster:
     """A folder with cluster.yaml, beside the server it is applied to."""
 
     server: Server
@@ -138,7 +138,7 @@ class Site:
         return f"vaultpki/{self.name}"
 
     @property
-    def cluster(self) -> Cluster:
+    def model(self) -> Cluster:
         return load_cluster(self.file)
 
     def write(self, text: str) -> None:
@@ -175,7 +175,7 @@ class Site:
 
     def report_place(self, node: str) -> str:
         """Where a node with an AppRole reports, as a path below the store's `data` and `metadata`."""
-        cluster = self.cluster
+        cluster = self.model
         listed = any(each.name == node for each in cluster.nodes)
         pool = "" if listed else next(each.name for each in cluster.pools if takes(each, node))
         return report_place.listed(node) if listed else report_place.pooled(pool, node)
@@ -195,17 +195,17 @@ class Site:
         pin: str = self.read(f"{self.prefix}/config/data/cluster")["data"]["root_sha256"]
         return pin
 
-    def equip(self, node: str, *, pool: str | None = None, folder: Path | None = None, further: str = "") -> Seat:
+    def equip(self, node: str, *, pool: str | None = None, folder: Path | None = None, further: str = "") -> NodeFolder:
         """A folder for the node, with a secret id of its AppRole; `further` is appended to agent.yaml."""
-        seat = Seat(node, folder or self.folder / "nodes" / node)
+        node_folder = NodeFolder(node, folder or self.folder / "nodes" / node)
         mount = f"auth/{self.prefix}/{'pooled' if pool else 'listed'}/role/{node}"
         if pool:
-            cluster = self.cluster
+            cluster = self.model
             parameters = pooled_approle(cluster, next(each for each in cluster.pools if each.name == pool))
             assert self.server.api("POST", mount, parameters).status == 204
         minted = _minted(self.server, mount)
-        seat.state.mkdir(parents=True, mode=0o700)
-        secret = seat.state / "secret-id"
+        node_folder.state.mkdir(parents=True, mode=0o700)
+        secret = node_folder.state / "secret-id"
         secret.touch(mode=0o600)
         secret.write_text(minted)
         role_id = self.read(f"{mount}/role-id")["role_id"]
@@ -218,11 +218,11 @@ class Site:
             f"vault: {{addresses: ['{self.server.address}'], ca_file: {self.server.ca_file}}}",
             f"root_sha256: {self.root_sha256}",
             f"auth: {{method: approle, role_id: {role_id}}}",
-            f"directory: {seat.pki}",
-            f"state: {seat.state}",
+            f"directory: {node_folder.pki}",
+            f"state: {node_folder.state}",
         ]
-        seat.config.write_text("\n".join(lines) + f"\n{further}")
-        return seat
+        node_folder.config.write_text("\n".join(lines) + f"\n{further}")
+        return node_folder
 
 
 def _minted(server: Server, role: str) -> str:
@@ -243,22 +243,22 @@ nodes:
 """
 
 
-def standing(server: Server, folder: Path, name: str, spec: str = ONE_WORKER) -> Site:
+def standing(server: Server, folder: Path, name: str, spec: str = ONE_WORKER) -> AppliedCluster:
     """A cluster that is applied."""
-    site = Site(server, folder, name)
-    site.write(spec)
-    site.apply()
-    return site
+    cluster = AppliedCluster(server, folder, name)
+    cluster.write(spec)
+    cluster.apply()
+    return cluster
 
 
-def second_issuer(site: Site) -> str:
+def second_issuer(cluster: AppliedCluster) -> str:
     """Return the fingerprint of a new issuing CA, which is the default of the mount of kubernetes from now on."""
-    mount, server = f"{site.prefix}/kubernetes", site.server
-    name = {"common_name": f"{site.name} kubernetes CA 2"}
+    mount, server = f"{cluster.prefix}/kubernetes", cluster.server
+    name = {"common_name": f"{cluster.name} kubernetes CA 2"}
     wanted = {**name, "key_type": "ec", "key_bits": 256}
     csr = server.api("POST", f"{mount}/intermediate/generate/internal", wanted).data["csr"]
     body = {**name, "csr": csr, "ttl": "8760h", "max_path_length": 0, "not_before_duration": "10m"}
-    pem = server.api("POST", f"{site.prefix}/root/root/sign-intermediate", body).data["certificate"]
+    pem = server.api("POST", f"{cluster.prefix}/root/root/sign-intermediate", body).data["certificate"]
     taken = server.api("POST", f"{mount}/intermediate/set-signed", {"certificate": pem}).data
     (issuer_id,) = taken["imported_issuers"]
     assert server.api("POST", f"{mount}/config/issuers", {"default": issuer_id}).status == 200

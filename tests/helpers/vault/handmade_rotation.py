@@ -8,61 +8,61 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from helpers.vault.applied_cluster import Site
+from helpers.vault.applied_cluster import AppliedCluster
 from vaultpki.pki import x509
 from vaultpki.spec import rotation_record
 from vaultpki.spec.rotation_record import CaRef, Method, RotationRecord, State
 
 
-def issuer_of(site: Site, ca: str, name: str = "default") -> CaRef:
+def issuer_of(cluster: AppliedCluster, ca: str, name: str = "default") -> CaRef:
     """An issuer that is on the mount of a CA."""
-    found = site.read(f"{site.prefix}/{ca}/issuer/{name}")
+    found = cluster.read(f"{cluster.prefix}/{ca}/issuer/{name}")
     fingerprint = x509.fingerprint(found["certificate"].encode())
     return CaRef(found["issuer_name"], found["issuer_id"], found["key_id"], fingerprint)
 
 
-def successor(site: Site, ca: str, name: str = "", *, same_key: bool = False, subject: str = "") -> CaRef:
+def successor(cluster: AppliedCluster, ca: str, name: str = "", *, same_key: bool = False, subject: str = "") -> CaRef:
     """A new issuing CA beside the old one, signed by the root; the default stays."""
-    mount, api = f"{site.prefix}/{ca}", site.server.api
+    mount, api = f"{cluster.prefix}/{ca}", cluster.server.api
     name = name or (f"{ca}-1r2" if same_key else f"{ca}-2")
-    common_name = subject or f"{site.name} {ca} CA{'' if same_key else ' 2'}"
+    common_name = subject or f"{cluster.name} {ca} CA{'' if same_key else ' 2'}"
     key: dict[str, Any] = {"key_ref": f"{ca}-1"} if same_key else {"key_type": "ec", "key_bits": 256, "key_name": name}
     kind = "existing" if same_key else "internal"
     made = api("POST", f"{mount}/intermediate/generate/{kind}", {"common_name": common_name, **key})
     assert made.status == 200, made
     body = {"csr": made.data["csr"], "common_name": common_name, "ttl": "8760h", "max_path_length": 0}
     body |= {"not_before_duration": "10m", "use_csr_values": False}
-    pem = api("POST", f"{site.prefix}/root/root/sign-intermediate", body).data["certificate"]
+    pem = api("POST", f"{cluster.prefix}/root/root/sign-intermediate", body).data["certificate"]
     taken = api("POST", f"{mount}/intermediate/set-signed", {"certificate": pem})
     assert taken.status == 200, taken
     (issuer_id,) = taken.data["imported_issuers"]
     assert api("POST", f"{mount}/issuer/{issuer_id}", {"issuer_name": name}).status in (200, 204)
-    return issuer_of(site, ca, issuer_id)
+    return issuer_of(cluster, ca, issuer_id)
 
 
-def make_default(site: Site, ca: str, issuer: CaRef) -> None:
-    answer = site.server.api("POST", f"{site.prefix}/{ca}/config/issuers", {"default": issuer.issuer})
+def make_default(cluster: AppliedCluster, ca: str, issuer: CaRef) -> None:
+    answer = cluster.server.api("POST", f"{cluster.prefix}/{ca}/config/issuers", {"default": issuer.issuer})
     assert answer.status == 200, answer
 
 
-def delete(site: Site, ca: str, issuer: CaRef) -> None:
-    assert site.server.api("DELETE", f"{site.prefix}/{ca}/issuer/{issuer.issuer}").status in (200, 204)
+def delete(cluster: AppliedCluster, ca: str, issuer: CaRef) -> None:
+    assert cluster.server.api("DELETE", f"{cluster.prefix}/{ca}/issuer/{issuer.issuer}").status in (200, 204)
 
 
 @dataclass(slots=True)
 class Rotation:
     """The rotation of one CA; `record` is what its record says."""
 
-    site: Site
+    cluster: AppliedCluster
     record: RotationRecord
 
     @classmethod
-    def of(cls, site: Site, ca: str, *, method: Method = Method.NEW_KEY, spread: int = 0) -> Rotation:
+    def of(cls, cluster: AppliedCluster, ca: str, *, method: Method = Method.NEW_KEY, spread: int = 0) -> Rotation:
         """A successor is there, and the record says that it is published."""
-        old = issuer_of(site, ca, f"{ca}-1")
-        new = successor(site, ca, same_key=method is Method.SAME_KEY)
+        old = issuer_of(cluster, ca, f"{ca}-1")
+        new = successor(cluster, ca, same_key=method is Method.SAME_KEY)
         record = RotationRecord(ca, State.PUBLISHED, 1, _now(), old, new, method, spread=spread)
-        made = cls(site, record)
+        made = cls(cluster, record)
         made.write(record)
         return made
 
@@ -81,41 +81,41 @@ class Rotation:
 
     def put(self, value: object) -> None:
         """Writes anything in the record's place."""
-        path = f"{self.site.prefix}/config/data/rotation/{self.record.domain}"
-        answer = self.site.server.api("POST", path, {"data": value})
+        path = f"{self.cluster.prefix}/config/data/rotation/{self.record.domain}"
+        answer = self.cluster.server.api("POST", path, {"data": value})
         assert answer.status == 200, answer
 
     def move(self, state: State, **changes: Any) -> None:
         """The record first, then the mount's default."""
         self.write(self.record.moved(state, _now(), **changes))
-        make_default(self.site, self.record.domain, self.record.leaf)
+        make_default(self.cluster, self.record.domain, self.record.leaf)
 
     def turn(self, node: str) -> None:
         self.write(self.record.changed(turn=node))
 
     def lose(self) -> None:
         """The record is gone, as after a restored backup."""
-        path = f"{self.site.prefix}/config/metadata/rotation/{self.record.domain}"
-        assert self.site.server.api("DELETE", path).status == 204
+        path = f"{self.cluster.prefix}/config/metadata/rotation/{self.record.domain}"
+        assert self.cluster.server.api("DELETE", path).status == 204
 
     def set_back(self, state: State, revision: int) -> None:
         """The record is an older one, as after a restored backup."""
         self.write(replace(self.record, state=state, revision=revision))
-        make_default(self.site, self.record.domain, self.record.leaf)
+        make_default(self.cluster, self.record.domain, self.record.leaf)
 
 
 @contextmanager
-def steady(site: Site, ca: str) -> Iterator[Rotation]:
+def steady(cluster: AppliedCluster, ca: str) -> Iterator[Rotation]:
     """A record by which only the old CA counts, and a second one on the mount that does not; both go afterwards."""
-    old, new = issuer_of(site, ca, f"{ca}-1"), successor(site, ca)
-    made = Rotation(site, RotationRecord(ca, State.STEADY, 1, _now(), old))
+    old, new = issuer_of(cluster, ca, f"{ca}-1"), successor(cluster, ca)
+    made = Rotation(cluster, RotationRecord(ca, State.STEADY, 1, _now(), old))
     made.write(made.record)
     try:
         yield made
     finally:
         made.lose()
-        delete(site, ca, new)
-        assert site.server.api("DELETE", f"{site.prefix}/{ca}/key/{new.key}").status in (200, 204)
+        delete(cluster, ca, new)
+        assert cluster.server.api("DELETE", f"{cluster.prefix}/{ca}/key/{new.key}").status in (200, 204)
 
 
 def _now() -> datetime:

@@ -49,6 +49,6 @@ def refuse_root(environment: dict[str, str], why: str = "") -> None:
     """Fail if a command would run with a root token, unless `why` says what for."""
     tokens = {environment.get("VAULT_TOKEN"), environment.get("BAO_TOKEN")}
     assert why or not tokens & ROOT_TOKENS, (
-        "an operator's command in a test has the root token: take `site.environment()`, which has the printed policy, "
-        "or say with `root=` why it must be root's"
+        "an operator's command in a test has the root token: take `cluster.environment()`, which has the printed "
+        "policy, or say with `root=` why it must be root's"
     )

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from helpers.vault.applied_cluster import ROOT, Ran, Site, environment, vaultpki
+from helpers.vault.applied_cluster import ROOT, AppliedCluster, Ran, environment, vaultpki
 from helpers.vault.operator_tokens import Who
 from helpers.vault.servers import OF_TESTS, Server
 
-__all__ = ["ROOT", "SPEC", "Ran", "Watched", "changes", "environment", "everything", "fails", "vaultpki"]
+__all__ = ["ROOT", "SPEC", "AuditedCluster", "Ran", "changes", "environment", "everything", "fails", "vaultpki"]
 
 SPEC = """\
 api_server: {names: [api.example.com]}
@@ -49,7 +49,7 @@ def fails(ran: Ran, *fragments: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Watched(Site):
+class AuditedCluster(AppliedCluster):
     """A cluster's spec beside a server; every command also says what the audit log saw."""
 
     def _environment(self, token: str | None, who: Who = "applier") -> dict[str, str]:

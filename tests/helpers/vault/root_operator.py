@@ -10,7 +10,7 @@ from pathlib import Path
 
 from helpers.node.reporting_nodes import record_of
 from helpers.node.root_reporters import RootReporters
-from helpers.vault.plan_commands import Watched
+from helpers.vault.plan_commands import AuditedCluster
 from helpers.vault.rotations import SPEC
 from helpers.vault.servers import Server
 from vaultpki.errors import Sealed, SpecError, Unavailable
@@ -30,24 +30,24 @@ WORDS = {
 class RootOperator:
     """The cluster, and an operator whose connection `through` may be cut: then the command is run again without it."""
 
-    site: Watched
+    cluster: AuditedCluster
     through: Vault
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @classmethod
     def standing(cls, server: Server, folder: Path, name: str, through: Vault | None = None) -> RootOperator:
-        site = Watched(server, folder / "site", name)
-        site.write(SPEC)
-        site.apply()
-        for node in site.cluster.nodes:
-            site.equip(node.name)
-        made = cls(site, through or site.client())
-        RootReporters(site).report(made.now)
+        cluster = AuditedCluster(server, folder / "cluster", name)
+        cluster.write(SPEC)
+        cluster.apply()
+        for node in cluster.model.nodes:
+            cluster.equip(node.name)
+        made = cls(cluster, through or cluster.client())
+        RootReporters(cluster).report(made.now)
         return made
 
     @property
     def record(self) -> RotationRecord:
-        record = record_of(self.site, "root")
+        record = record_of(self.cluster, "root")
         assert record is not None
         return record
 
@@ -56,17 +56,17 @@ class RootOperator:
         try:
             act(self.through)
         except (Sealed, Unavailable):
-            vault = self.site.client()
-            for ca in ca_commands.status(self.site.cluster, self.site.client("viewer"), self.now):
+            vault = self.cluster.client()
+            for ca in ca_commands.status(self.cluster.model, self.cluster.client("viewer"), self.now):
                 assert ca.problem == "" and ca.sha256, ca
             act(vault)
 
     def begin(self) -> None:
-        self.run(lambda vault: ca_commands.rotate(self.site.cluster, vault, "root", Method.NEW_KEY, 60, self.now))
+        self.run(lambda vault: ca_commands.rotate(self.cluster.model, vault, "root", Method.NEW_KEY, 60, self.now))
 
     def step(self, *, back: bool = False) -> None:
         """The next step, once every node has reported and some minutes have passed."""
-        RootReporters(self.site).report(self.now)
+        RootReporters(self.cluster).report(self.now)
         self.now += timedelta(minutes=7)
         act = ca_commands.abort if back else ca_commands.advance
         state = self.record.state
@@ -76,12 +76,12 @@ class RootOperator:
 
         def once(vault: Vault) -> None:
             if self.record.state is state:
-                act(self.site.cluster, vault, self.now, (), words)
+                act(self.cluster.model, vault, self.now, (), words)
             else:
                 # Its record says the next state: whoever looks in first makes it so.
                 with contextlib.suppress(*() if self.record.active else (SpecError,)):
                     # After the very last write nothing is left to do, and it says so.
-                    assert not ca_commands.advance(self.site.cluster, vault, self.now).moved
+                    assert not ca_commands.advance(self.cluster.model, vault, self.now).moved
 
         self.run(once)
         assert self.record.state is not state
@@ -97,8 +97,8 @@ class RootOperator:
 
     def names(self, ca: str) -> tuple[list[str], list[str], str]:
         """The names of the issuers and the keys of a mount, and of its default issuer."""
-        mount = f"{self.site.prefix}/{ca}"
-        issuers = self.site.server.api("LIST", f"{mount}/issuers").data["key_info"].values()
-        keys = self.site.server.api("LIST", f"{mount}/keys").data["key_info"].values()
+        mount = f"{self.cluster.prefix}/{ca}"
+        issuers = self.cluster.server.api("LIST", f"{mount}/issuers").data["key_info"].values()
+        keys = self.cluster.server.api("LIST", f"{mount}/keys").data["key_info"].values()
         (default,) = [each["issuer_name"] for each in issuers if each["is_default"]]
         return sorted(each["issuer_name"] for each in issuers), [each["key_name"] for each in keys], default

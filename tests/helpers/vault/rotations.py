@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from helpers.node.reporting_nodes import Reporter, all_pass, record_of
-from helpers.vault.plan_commands import Watched
+from helpers.vault.plan_commands import AuditedCluster
 from helpers.vault.servers import Server
 from vaultpki.provision import ca_commands
 from vaultpki.provision import recover as recovery
@@ -29,11 +29,11 @@ pools:
 class Rotation:
     """One CA under rotation."""
 
-    def __init__(self, site: Watched, domain: str = "etcd") -> None:
-        self.site, self.domain = site, domain
-        self.vault = site.client()
+    def __init__(self, cluster: AuditedCluster, domain: str = "etcd") -> None:
+        self.cluster, self.domain = cluster, domain
+        self.vault = cluster.client()
         self.now = datetime.now(UTC)
-        self.nodes = [Reporter(site, node.name, domain) for node in site.cluster.nodes]
+        self.nodes = [Reporter(cluster, node.name, domain) for node in cluster.model.nodes]
         all_pass(self.nodes, self.now)
 
     def later(self, seconds: int = 61) -> None:
@@ -41,20 +41,20 @@ class Rotation:
 
     @property
     def record(self) -> RotationRecord:
-        record = record_of(self.site, self.domain)
+        record = record_of(self.cluster, self.domain)
         assert record is not None
         return record
 
     def begin(self, method: Method = Method.NEW_KEY, vault: Vault | None = None) -> RotationRecord:
-        return ca_commands.rotate(self.site.cluster, vault or self.vault, self.domain, method, 60, self.now).record
+        return ca_commands.rotate(self.cluster.model, vault or self.vault, self.domain, method, 60, self.now).record
 
     def advance(
         self, without: tuple[str, ...] = (), restarted: tuple[str, ...] = (), vault: Vault | None = None
     ) -> Step:
-        return ca_commands.advance(self.site.cluster, vault or self.vault, self.now, without, restarted)
+        return ca_commands.advance(self.cluster.model, vault or self.vault, self.now, without, restarted)
 
     def abort(self, vault: Vault | None = None) -> Step:
-        return ca_commands.abort(self.site.cluster, vault or self.vault, self.now)
+        return ca_commands.abort(self.cluster.model, vault or self.vault, self.now)
 
     def recover(self, *without: str) -> RotationRecord:
         """What `ca recover` does once a person has agreed."""
@@ -63,10 +63,10 @@ class Rotation:
         return recovery.recover(found)
 
     def proposed(self, *without: str) -> Proposal:
-        return recovery.propose(self.site.cluster, self.vault, self.domain, without, self.now)
+        return recovery.propose(self.cluster.model, self.vault, self.domain, without, self.now)
 
     def status(self) -> tuple[CaStatus, ...]:
-        return ca_commands.status(self.site.cluster, self.site.client("viewer"), self.now)
+        return ca_commands.status(self.cluster.model, self.cluster.client("viewer"), self.now)
 
     def reported(self) -> None:
         """Every node makes a pass, and time goes by until every component has noticed new files."""
@@ -91,30 +91,30 @@ class Rotation:
 
     def names(self) -> tuple[set[str], set[str], str]:
         """The names of the mount's issuers and keys, and that of its default issuer."""
-        mount = f"{self.site.prefix}/{self.domain}"
-        issuers = self.site.server.api("LIST", f"{mount}/issuers").data["key_info"].values()
-        keys = self.site.server.api("LIST", f"{mount}/keys").data["key_info"].values()
+        mount = f"{self.cluster.prefix}/{self.domain}"
+        issuers = self.cluster.server.api("LIST", f"{mount}/issuers").data["key_info"].values()
+        keys = self.cluster.server.api("LIST", f"{mount}/keys").data["key_info"].values()
         default = [each["issuer_name"] for each in issuers if each["is_default"]]
         return {each["issuer_name"] for each in issuers}, {each["key_name"] for each in keys}, "".join(default)
 
     def signs(self, name: str) -> bool:
-        issuer = self.site.read(f"{self.site.prefix}/{self.domain}/issuer/{name}")
+        issuer = self.cluster.read(f"{self.cluster.prefix}/{self.domain}/issuer/{name}")
         return "issuing-certificates" in issuer["usage"]
 
     def settled(self) -> None:
         """Neither plan nor apply has anything to do, and no apply undoes anything."""
-        plan = self.site.plan()
+        plan = self.cluster.plan()
         assert (plan["changes"], plan["unmanaged"], plan["dangers"], plan["rotation_needed"]) == ([], [], [], [])
         names = self.names()
-        self.site.settled()
+        self.cluster.settled()
         assert self.names() == names
 
 
 def rotation_of(server: Server, folder: Path, name: str, domain: str = "etcd") -> Rotation:
     """A cluster that is applied, with two nodes that can log in and have reported."""
-    site = Watched(server, folder, name)
-    site.write(SPEC)
-    site.apply()
-    for node in site.cluster.nodes:
-        site.equip(node.name)
-    return Rotation(site, domain)
+    cluster = AuditedCluster(server, folder, name)
+    cluster.write(SPEC)
+    cluster.apply()
+    for node in cluster.model.nodes:
+        cluster.equip(node.name)
+    return Rotation(cluster, domain)

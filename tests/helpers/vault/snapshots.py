@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from helpers.vault.applied_cluster import Site
+from helpers.vault.applied_cluster import AppliedCluster
 from vaultpki.provision import authorities
 
 
@@ -17,29 +17,29 @@ class Snapshot:
     An issuer that was deleted since stays away.
     """
 
-    site: Site
+    cluster: AppliedCluster
     stored: dict[str, Any]
     defaults: dict[str, str]
     usages: dict[str, dict[str, str]]
 
     @classmethod
-    def of(cls, site: Site, cas: Iterable[str]) -> Snapshot:
+    def of(cls, cluster: AppliedCluster, cas: Iterable[str]) -> Snapshot:
         domains = tuple(cas)
         paths = [f"rotation/{domain}" for domain in domains]
-        paths += [site.report_place(node.name) for node in site.cluster.nodes]
+        paths += [cluster.report_place(node.name) for node in cluster.model.nodes]
         stored = {}
         for path in paths:
-            answer = site.server.api("GET", f"{site.prefix}/config/data/{path}")
+            answer = cluster.server.api("GET", f"{cluster.prefix}/config/data/{path}")
             stored[path] = answer.data["data"] if answer.status == 200 else None
         return cls(
-            site,
+            cluster,
             stored,
-            {ca: str(site.read(f"{site.prefix}/{ca}/config/issuers")["default"]) for ca in domains},
-            {ca: {id_: _usage(site, ca, id_) for id_ in _ids(site, ca)} for ca in domains},
+            {ca: str(cluster.read(f"{cluster.prefix}/{ca}/config/issuers")["default"]) for ca in domains},
+            {ca: {id_: _usage(cluster, ca, id_) for id_ in _ids(cluster, ca)} for ca in domains},
         )
 
     def restore(self) -> None:
-        api, prefix = self.site.server.api, self.site.prefix
+        api, prefix = self.cluster.server.api, self.cluster.prefix
         for path, value in self.stored.items():
             if value is None:
                 assert api("DELETE", f"{prefix}/config/metadata/{path}").status in (200, 204)
@@ -47,17 +47,17 @@ class Snapshot:
                 assert api("POST", f"{prefix}/config/data/{path}", {"data": value}).status == 200
         for ca, default in self.defaults.items():
             assert api("POST", f"{prefix}/{ca}/config/issuers", {"default": default}).status == 200
-            for id_ in _ids(self.site, ca):
+            for id_ in _ids(self.cluster, ca):
                 usage = self.usages[ca].get(id_)
                 if usage is None:
                     assert api("DELETE", f"{prefix}/{ca}/issuer/{id_}").status in (200, 204)
-                elif usage != _usage(self.site, ca, id_):
-                    authorities.update_issuer(self.site.client(), f"{prefix}/{ca}", id_, {"usage": usage})
+                elif usage != _usage(self.cluster, ca, id_):
+                    authorities.update_issuer(self.cluster.client(), f"{prefix}/{ca}", id_, {"usage": usage})
 
 
-def _ids(site: Site, ca: str) -> list[str]:
-    return list(site.server.api("LIST", f"{site.prefix}/{ca}/issuers").data["keys"])
+def _ids(cluster: AppliedCluster, ca: str) -> list[str]:
+    return list(cluster.server.api("LIST", f"{cluster.prefix}/{ca}/issuers").data["keys"])
 
 
-def _usage(site: Site, ca: str, issuer: str) -> str:
-    return str(site.read(f"{site.prefix}/{ca}/issuer/{issuer}")["usage"])
+def _usage(cluster: AppliedCluster, ca: str, issuer: str) -> str:
+    return str(cluster.read(f"{cluster.prefix}/{ca}/issuer/{issuer}")["usage"])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from helpers.node.reporting_nodes import Reporter, record_of
 from helpers.vault.applied_cluster import environment
-from helpers.vault.plan_commands import Watched
+from helpers.vault.plan_commands import AuditedCluster
 from helpers.vault.servers import Server, wait_for
 from vaultpki.spec import rotation_record
 from vaultpki.spec.rotation_record import RotationRecord, State
@@ -64,21 +64,21 @@ class Operator:
 class Operators:
     """The cluster, and those who work on its CA for etcd."""
 
-    site: Watched
+    cluster: AuditedCluster
     folder: Path
     nodes: list[Reporter] = field(default_factory=list)
 
     @classmethod
     def standing(cls, server: Server, folder: Path, name: str) -> Operators:
-        site = Watched(server, folder / "site", name)
-        site.write(SPEC)
-        site.apply()
-        for node in site.cluster.nodes:
-            site.equip(node.name)
+        cluster = AuditedCluster(server, folder / "cluster", name)
+        cluster.write(SPEC)
+        cluster.apply()
+        for node in cluster.model.nodes:
+            cluster.equip(node.name)
         # The server keeps ten versions of a record by itself.
-        path = f"{site.prefix}/config/metadata/rotation/{DOMAIN}"
+        path = f"{cluster.prefix}/config/metadata/rotation/{DOMAIN}"
         assert server.api("POST", path, {"max_versions": _VERSIONS}).status in (200, 204)
-        made = cls(site, folder, [Reporter(site, node.name, DOMAIN) for node in site.cluster.nodes])
+        made = cls(cluster, folder, [Reporter(cluster, node.name, DOMAIN) for node in cluster.model.nodes])
         made.passes()
         return made
 
@@ -107,9 +107,9 @@ class Operators:
     @contextlib.contextmanager
     def run(self, *words: str) -> Iterator[Operator]:
         """An operator who runs a command; he is killed at the end if he is still there."""
-        command = [sys.executable, "-c", _HASTY, "ca", *words, "-f", str(self.site.file)]
+        command = [sys.executable, "-c", _HASTY, "ca", *words, "-f", str(self.cluster.file)]
         # Without openssl no listener is asked: the nodes' addresses are those of nobody's machines.
-        env = environment(self.site.environment()) | {"PATH": str(self.folder)}
+        env = environment(self.cluster.environment()) | {"PATH": str(self.folder)}
         with subprocess.Popen(
             command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as process:
@@ -126,7 +126,7 @@ class Operators:
 
     @property
     def record(self) -> RotationRecord | None:
-        return record_of(self.site, DOMAIN)
+        return record_of(self.cluster, DOMAIN)
 
     @property
     def state(self) -> State | None:
@@ -145,27 +145,27 @@ class Operators:
 
     def version(self) -> int:
         """The number of the last version of the record; 0 if there is none."""
-        answer = self.site.server.api("GET", f"{self.site.prefix}/config/metadata/rotation/{DOMAIN}")
+        answer = self.cluster.server.api("GET", f"{self.cluster.prefix}/config/metadata/rotation/{DOMAIN}")
         return int(answer.data.get("current_version") or 0) if answer.status == 200 else 0
 
     def history(self, since: int) -> list[RotationRecord]:
         """Every version of the record after the one with this number."""
-        path = f"{self.site.prefix}/config/data/rotation/{DOMAIN}"
+        path = f"{self.cluster.prefix}/config/data/rotation/{DOMAIN}"
         found = [
-            self.site.server.api("GET", f"{path}?version={number}").data["data"]
+            self.cluster.server.api("GET", f"{path}?version={number}").data["data"]
             for number in range(since + 1, self.version() + 1)
         ]
         return [rotation_record.read(each, DOMAIN, where=path) for each in found]
 
     def keys(self) -> set[str]:
         """The names of the keys on the mount."""
-        listed = self.site.server.api("LIST", f"{self.site.prefix}/{DOMAIN}/keys").data["key_info"].values()
+        listed = self.cluster.server.api("LIST", f"{self.cluster.prefix}/{DOMAIN}/keys").data["key_info"].values()
         return {each["key_name"] for each in listed}
 
     def settled(self) -> None:
         """Nothing is left of another CA, and nobody has anything to do."""
         record = self.record
         assert record is not None and record.state.resting, record
-        plan = self.site.plan()
+        plan = self.cluster.plan()
         assert (plan["changes"], plan["unmanaged"], plan["dangers"], plan["rotation_needed"]) == ([], [], [], [])
         assert self.keys() == {record.leaf.name}

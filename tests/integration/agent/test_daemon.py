@@ -28,19 +28,19 @@ from helpers.node.resident_agent import (
     short_and_long,
     signs,
 )
-from helpers.vault.applied_cluster import Seat, Site, environment, standing
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, environment, standing
 from helpers.vault.servers import Server, free_ports, wait_for
 from vaultpki.certificates import pair_files
 
 
 @pytest.fixture
-def site(server: Server, tmp_path: Path, cluster_name: str) -> Site:
-    return standing(server, tmp_path / "site", cluster_name, resident_agent.SPEC)
+def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AppliedCluster:
+    return standing(server, tmp_path / "cluster", cluster_name, resident_agent.SPEC)
 
 
 @pytest.fixture
-def seat(site: Site) -> Seat:
-    return polling_node(site)
+def node(cluster: AppliedCluster) -> NodeFolder:
+    return polling_node(cluster)
 
 
 # When a signal comes, in seconds after the start: early ones meet the signing, late ones the installs and the waits.
@@ -57,16 +57,16 @@ INSTANTS = [CHANCE.uniform(*span) for span in 12 * ((0, 0.4), (0.4, 4))]
 )
 def test_a_signal_ends_it_at_once(instants: list[float], server: Server, tmp_path: Path, cluster_name: str) -> None:
     """While it signs, installs, waits for watchers or sleeps."""
-    seat = polling_node(standing(server, tmp_path / "site", cluster_name, short_and_long("30s")))
+    node = polling_node(standing(server, tmp_path / "cluster", cluster_name, short_and_long("30s")))
     for trial, instant in enumerate(instants):
         damaged = trial // 2 % 2 == 1
         if damaged:
             # Signed anew, and the damaged ones wait for their watchers.
             for name in WORKER:
-                (seat.pki / f"{name}.crt").write_text("damaged")
+                (node.pki / f"{name}.crt").write_text("damaged")
         else:
-            shutil.rmtree(seat.pki, ignore_errors=True)
-        with resident(seat) as agent:
+            shutil.rmtree(node.pki, ignore_errors=True)
+        with resident(node) as agent:
             agent.await_said("has started", 20, trial + 1)
             time.sleep(instant)
             took = agent.end(signal.SIGINT if trial % 4 == 1 else signal.SIGTERM)
@@ -74,21 +74,21 @@ def test_a_signal_ends_it_at_once(instants: list[float], server: Server, tmp_pat
         if damaged:
             continue
         for name in WORKER:
-            found = [name_ for name_ in pair_files(name) if (seat.pki / name_).exists()]
+            found = [name_ for name_ in pair_files(name) if (node.pki / name_).exists()]
             assert len(found) in (0, 3), found
             if found:
-                leaf(seat, name)
-        assert seat.run().stderr == ""
-        leaves(seat)
-        hidden = {path.name.partition(".")[0] for path in (seat.pki / ".vaultpki").iterdir()}
+                leaf(node, name)
+        assert node.run().stderr == ""
+        leaves(node)
+        hidden = {path.name.partition(".")[0] for path in (node.pki / ".vaultpki").iterdir()}
         assert hidden == {"lock", "owner", "bundles", *WORKER}
-        assert len(list((seat.pki / ".vaultpki").iterdir())) == 2 + 2 * 4
+        assert len(list((node.pki / ".vaultpki").iterdir())) == 2 + 2 * 4
 
 
-def test_it_ends_at_once_as_the_first_process_of_a_container(site: Site, tmp_path: Path) -> None:
+def test_it_ends_at_once_as_the_first_process_of_a_container(cluster: AppliedCluster, tmp_path: Path) -> None:
     """The kernel gives the first process of a container no default action for a signal."""
-    seat = polling_node(site, further=f"hooks: {{kubelet: [[sh, -c, 'echo $$ > {tmp_path}/pid; sleep 1000']]}}\n")
-    with resident(seat, "unshare", "--pid", "--fork", "--kill-child", "--mount-proc") as agent:
+    node = polling_node(cluster, further=f"hooks: {{kubelet: [[sh, -c, 'echo $$ > {tmp_path}/pid; sleep 1000']]}}\n")
+    with resident(node, "unshare", "--pid", "--fork", "--kill-child", "--mount-proc") as agent:
         agent.await_issued()
         wait_for((tmp_path / "pid").exists, 10, agent.log.read_text)
         children = Path(f"/proc/{agent.process.pid}/task/{agent.process.pid}/children")
@@ -111,17 +111,17 @@ def silent_names(folder: Path) -> Iterator[tuple[tuple[str, ...], socket.socket]
         yield ("unshare", "--mount", "--propagation=private", "sh", "-c", script, "sh", str(file)), listener
 
 
-def test_a_signal_ends_it_while_a_name_is_looked_up(server: Server, seat: Seat, tmp_path: Path) -> None:
+def test_a_signal_ends_it_while_a_name_is_looked_up(server: Server, node: NodeFolder, tmp_path: Path) -> None:
     """No thread can be woken from a look-up."""
-    seat.configure(server.address, "https://vault.example:8200")
-    with silent_names(tmp_path) as (behind, listener), resident(seat, *behind) as agent:
+    node.configure(server.address, "https://vault.example:8200")
+    with silent_names(tmp_path) as (behind, listener), resident(node, *behind) as agent:
         agent.await_said("has started", 20)
         assert listener.recv(512)
         assert agent.end() < AT_ONCE
-    assert not (seat.pki / "kubelet.crt").exists()
+    assert not (node.pki / "kubelet.crt").exists()
 
 
-def test_it_renews_while_nobody_reads_its_output(seat: Seat) -> None:
+def test_it_renews_while_nobody_reads_its_output(node: NodeFolder) -> None:
     """Its output goes to a pipe that is full, and a signal still ends it."""
     reading, writing = os.pipe()
     try:
@@ -131,12 +131,12 @@ def test_it_renews_while_nobody_reads_its_output(seat: Seat) -> None:
                 os.write(writing, b"." * 65536)
         os.set_blocking(writing, True)
         process = subprocess.Popen(
-            resident_agent.command(seat), env=environment(), stdin=subprocess.DEVNULL, stdout=writing, stderr=writing
+            resident_agent.command(node), env=environment(), stdin=subprocess.DEVNULL, stdout=writing, stderr=writing
         )
         try:
-            wait_for((seat.pki / "kubelet.pem").exists, 20, lambda: "nothing was issued")
-            first = leaf(seat, "kubelet")
-            wait_for(lambda: leaf(seat, "kubelet") != first, 30, lambda: "nothing was renewed")
+            wait_for((node.pki / "kubelet.pem").exists, 20, lambda: "nothing was issued")
+            first = leaf(node, "kubelet")
+            wait_for(lambda: leaf(node, "kubelet") != first, 30, lambda: "nothing was renewed")
             process.send_signal(signal.SIGTERM)
             began = time.monotonic()
             assert process.wait(10) == 0
@@ -149,18 +149,18 @@ def test_it_renews_while_nobody_reads_its_output(seat: Seat) -> None:
         os.close(writing)
 
 
-def test_sighup_reads_agent_yaml_again(seat: Seat) -> None:
+def test_sighup_reads_agent_yaml_again(node: NodeFolder) -> None:
     """A file that is wrong is reported, and the agent continues with what it read before."""
     one, other = free_ports(2)
-    good = seat.config.read_text()
+    good = node.config.read_text()
 
     def reread(text: str, said: str) -> None:
         before = len(agent.said(said))
-        seat.config.write_text(text)
+        node.config.write_text(text)
         agent.process.send_signal(signal.SIGHUP)
         agent.await_said(said, 5, before + 1)
 
-    with resident(seat) as agent:
+    with resident(node) as agent:
         agent.await_issued()
         reread(good.replace(f"poll: {POLL}s", "poll: soon"), "what was read before goes on")
         (told,) = agent.said("what was read before goes on")
@@ -179,27 +179,29 @@ def test_sighup_reads_agent_yaml_again(seat: Seat) -> None:
         # A restart with nothing to do shows every certificate all the same.
         assert agent.end() < AT_ONCE
     reread_text = f"{good}metrics: 127.0.0.1:{one}\n"
-    seat.config.write_text(reread_text)
-    with resident(seat) as agent:
+    node.config.write_text(reread_text)
+    with resident(node) as agent:
         agent.await_said("has started", 20, 2)
         name = "vaultpki_certificate_not_after_timestamp_seconds"
         wait_for(lambda: get(one, "metrics")[1].count(name + "{") == 3, 10, lambda: get(one, "metrics")[1])
 
 
 @pytest.mark.parametrize("folder", ["pki", "state"])
-def test_nothing_is_signed_while_a_folder_is_read_only(folder: str, server: Server, site: Site, seat: Seat) -> None:
+def test_nothing_is_signed_while_a_folder_is_read_only(
+    folder: str, server: Server, cluster: AppliedCluster, node: NodeFolder
+) -> None:
     """It renews once the folder can be written again."""
-    seat.run()
+    node.run()
     script = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift && exec "$@"'
-    read_only = ("unshare", "--mount", "--propagation=private", "sh", "-c", script, "sh", str(seat.folder / folder))
+    read_only = ("unshare", "--mount", "--propagation=private", "sh", "-c", script, "sh", str(node.folder / folder))
     since = server.audit_position()
-    with resident(seat, *read_only) as agent:
+    with resident(node, *read_only) as agent:
         agent.await_said("read-only", 30)
         time.sleep(8)
         assert agent.process.poll() is None
         assert agent.end() < AT_ONCE
-    assert signs(server, site.prefix, since) == []
+    assert signs(server, cluster.prefix, since) == []
     assert len(agent.said("read-only")) <= 2, agent.log.read_text()
-    leaves(seat)
-    with resident(seat) as agent:
+    leaves(node)
+    with resident(node) as agent:
         agent.await_said("renewed kubelet", 20)

@@ -18,8 +18,8 @@ from vaultpki.agent import backoff
 
 def test_wrong_signatures_are_asked_for_few_times(server: Server, tmp_path: Path, cluster_name: str) -> None:
     """Every answer holds the certificate of another key, and the agent is killed again and again."""
-    site = standing(server, tmp_path / "site", cluster_name, short_and_long("30s"))
-    seat = polling_node(site)
+    cluster = standing(server, tmp_path / "cluster", cluster_name, short_and_long("30s"))
+    node = polling_node(cluster)
     foreign: dict[str, Any] = {}
 
     def swapped(method: str, path: str, status: int, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
@@ -29,16 +29,16 @@ def test_wrong_signatures_are_asked_for_few_times(server: Server, tmp_path: Path
         return status, body
 
     with resident_agent.proxy(server, swapped) as between:
-        seat.configure(server.address, between.address)
-        seat.run()
-        good = leaves(seat)
+        node.configure(server.address, between.address)
+        node.run()
+        good = leaves(node)
         # Wanted again, though the ones that lie there are good.
-        site.write(short_and_long("30s") + "certificates:\n  kubelet: {extra_names: [kubelet.example.com]}\n")
-        site.apply()
-        seat.age()
+        cluster.write(short_and_long("30s") + "certificates:\n  kubelet: {extra_names: [kubelet.example.com]}\n")
+        cluster.apply()
+        node.age()
         began = time.time()
         for starts in range(1, 17):
-            with resident(seat) as agent:
+            with resident(node) as agent:
                 agent.await_said("has started", 20, starts)
                 if starts == 1:
                     wait_for(lambda: between.count("/sign/kubelet", began) > 0, 20, agent.log.read_text)
@@ -46,12 +46,12 @@ def test_wrong_signatures_are_asked_for_few_times(server: Server, tmp_path: Path
                 agent.process.kill()
         asked = between.count("/sign/kubelet", began)
         assert asked <= backoff.AT_ONCE + 4, asked
-        assert leaves(seat) == good
+        assert leaves(node) == good
         # Once it is honest, a pause is all there is to wait for.
         between.alter = resident_agent.honest
-        with resident(seat) as agent:
+        with resident(node) as agent:
             wait_for(
-                lambda: "kubelet.example.com" in leaf(seat, "kubelet").subject.dns, 40, agent.log.read_text, pause=0.5
+                lambda: "kubelet.example.com" in leaf(node, "kubelet").subject.dns, 40, agent.log.read_text, pause=0.5
             )
 
 
@@ -74,19 +74,19 @@ def test_good_pairs_stay_where_something_else_answers(server: Server, tmp_path: 
             status, body = next(answers)
             guest.answer(status, body)
 
-    seat = polling_node(standing(server, tmp_path / "site", cluster_name, resident_agent.SPEC))
-    seat.run()
-    before = leaves(seat)
-    honest = seat.config.read_text()
+    node = polling_node(standing(server, tmp_path / "cluster", cluster_name, resident_agent.SPEC))
+    node.run()
+    before = leaves(node)
+    honest = node.config.read_text()
     with serving(lie) as other:
-        seat.configure(server.address, other.address)
-        with resident(seat) as agent:
+        node.configure(server.address, other.address)
+        with resident(node) as agent:
             time.sleep(2 * POLL + 15)
-            assert leaves(seat) == before
+            assert leaves(node) == before
             asked = other.heard.count(b"HTTP/1.1\r\n")
             assert 2 <= asked <= 150, asked
             assert agent.said("the first certificate here ends at")
-            seat.config.write_text(honest)
+            node.config.write_text(honest)
             agent.process.send_signal(signal.SIGHUP)
             agent.await_said("renewed kubelet", POLL + PASS)
             assert agent.end() < AT_ONCE

@@ -21,33 +21,33 @@ from helpers.node.resident_agent import (
     short_and_long,
     signs,
 )
-from helpers.vault.applied_cluster import Seat, standing, vaultpki
+from helpers.vault.applied_cluster import NodeFolder, standing, vaultpki
 from helpers.vault.servers import Server, free_ports, wait_for
 
 
 def test_a_second_agent_for_the_same_folders_ends_at_once(server: Server, tmp_path: Path, cluster_name: str) -> None:
     """The same directory is enough, and so is the same state folder; other commands work beside the first agent."""
-    site = standing(server, tmp_path / "site", cluster_name, resident_agent.SPEC)
-    seat = polling_node(site)
-    text = seat.config.read_text()
-    with resident(seat) as one:
+    cluster = standing(server, tmp_path / "cluster", cluster_name, resident_agent.SPEC)
+    node = polling_node(cluster)
+    text = node.config.read_text()
+    with resident(node) as one:
         one.await_issued()
-        assert_second(seat, seat.config, seat.state, one.process.pid)
-        for kept, own in ((seat.pki, "state"), (seat.state, "pki")):
-            another = seat.folder / f"{own}.yaml"
-            another.write_text(text.replace(str(seat.folder / own), str(seat.folder / f"other-{own}")))
-            assert_second(seat, another, kept, one.process.pid)
-        assert "renewed kubelet\n" in vaultpki("renew", "-c", seat.config, "kubelet").stdout
-        seat.run()
+        assert_second(node, node.config, node.state, one.process.pid)
+        for kept, own in ((node.pki, "state"), (node.state, "pki")):
+            another = node.folder / f"{own}.yaml"
+            another.write_text(text.replace(str(node.folder / own), str(node.folder / f"other-{own}")))
+            assert_second(node, another, kept, one.process.pid)
+        assert "renewed kubelet\n" in vaultpki("renew", "-c", node.config, "kubelet").stdout
+        node.run()
         assert one.process.poll() is None
         # One that a SIGHUP sends to where another stays goes on as it can, and says so.
-        other = polling_node(site, "worker-2")
+        other = polling_node(cluster, "worker-2")
         own = other.config.read_text()
         with resident(other) as neighbour:
             neighbour.await_issued()
-            other.config.write_text(own.replace(str(other.pki), str(seat.pki)))
+            other.config.write_text(own.replace(str(other.pki), str(node.pki)))
             neighbour.process.send_signal(signal.SIGHUP)
-            neighbour.await_said(f"{seat.pki}: another resident agent", POLL)
+            neighbour.await_said(f"{node.pki}: another resident agent", POLL)
             other.config.write_text(own)
             neighbour.process.send_signal(signal.SIGHUP)
             neighbour.await_said("well again", 2 * POLL)
@@ -55,13 +55,13 @@ def test_a_second_agent_for_the_same_folders_ends_at_once(server: Server, tmp_pa
         one.process.kill()
         one.process.wait()
     # However the first one ended, the next one comes in.
-    with resident(seat, log=seat.folder / "next.log") as following:
+    with resident(node, log=node.folder / "next.log") as following:
         following.await_said("has started", 20)
         time.sleep(1)
         assert following.process.poll() is None and following.end() < AT_ONCE
 
 
-def assert_second(seat: Seat, config: Path, kept: Path, pid: int) -> None:
+def assert_second(node: NodeFolder, config: Path, kept: Path, pid: int) -> None:
     began = time.monotonic()
     ran = vaultpki("agent", "-c", config, "--log-format", "json", expect=1)
     assert time.monotonic() - began < AT_ONCE
@@ -73,49 +73,51 @@ def assert_second(seat: Seat, config: Path, kept: Path, pid: int) -> None:
 
 def test_agents_of_two_nodes_in_one_directory(server: Server, tmp_path: Path, cluster_name: str) -> None:
     """The second one says so and ends."""
-    site = standing(server, tmp_path / "site", cluster_name, short_and_long("30s"))
-    seats = [polling_node(site, node) for node in ("worker-1", "worker-2")]
-    seats[1].configure(str(seats[1].pki), str(seats[0].pki))
-    with resident(seats[0]) as one:
+    cluster = standing(server, tmp_path / "cluster", cluster_name, short_and_long("30s"))
+    nodes = [polling_node(cluster, node) for node in ("worker-1", "worker-2")]
+    nodes[1].configure(str(nodes[1].pki), str(nodes[0].pki))
+    with resident(nodes[0]) as one:
         one.await_issued()
         since = server.audit_position()
-        with resident(seats[1]) as other:
+        with resident(nodes[1]) as other:
             assert other.process.wait(20) == 1
-            assert other.said(f"{seats[0].pki}: another resident agent"), other.log.read_text()
-        assert signs(server, site.prefix, since) == []
-        leaves(seats[0])
+            assert other.said(f"{nodes[0].pki}: another resident agent"), other.log.read_text()
+        assert signs(server, cluster.prefix, since) == []
+        leaves(nodes[0])
         assert one.end() < AT_ONCE
 
 
 def test_a_rejected_credential_needs_a_join(server: Server, tmp_path: Path, cluster_name: str) -> None:
     """The agent reports one state, in one sentence, tries few logins, and continues after a join while it runs."""
-    site = standing(server, tmp_path / "site", cluster_name, resident_agent.SPEC)
+    cluster = standing(server, tmp_path / "cluster", cluster_name, resident_agent.SPEC)
     (port,) = free_ports(1)
-    seat = polling_node(site, further=f"metrics: 127.0.0.1:{port}\n")
-    role = f"auth/{site.prefix}/listed/role/worker-1"
-    with resident(seat) as agent:
+    node = polling_node(cluster, further=f"metrics: 127.0.0.1:{port}\n")
+    role = f"auth/{cluster.prefix}/listed/role/worker-1"
+    with resident(node) as agent:
         agent.await_issued()
-        role_id = site.read(f"{role}/role-id")["role_id"]
+        role_id = cluster.read(f"{role}/role-id")["role_id"]
         # All its secret ids go, and its role id with them.
         assert server.api("DELETE", role).status == 204
         since = server.audit_position()
         told = agent.await_said("does not take this node's credential", 40)
         new = "`vaultpki enroll -f cluster.yaml worker-1`"
-        assert f"({new}, then `vaultpki agent -c {seat.config} --join join.json` here)" in told[0]["message"], told
+        assert f"({new}, then `vaultpki agent -c {node.config} --join join.json` here)" in told[0]["message"], told
         state = agent.status(expect=3)
         assert state["agent"]["state"] == "needs-join" and state["vault"]["reachable"], state
         wait_for(lambda: 'vaultpki_agent_state{state="needs-join"} 1.0' in get(port, "metrics")[1], 5, str)
         assert "vaultpki_vault_reachable 1.0" in get(port, "metrics")[1]
-        wait_for(lambda: leaf(seat, "kubelet").not_after < datetime.now(UTC), 40, lambda: "still good")
-        logins = [path for _, path in server.requests(since) if path == f"auth/{site.prefix}/listed/login"]
+        wait_for(lambda: leaf(node, "kubelet").not_after < datetime.now(UTC), 40, lambda: "still good")
+        logins = [path for _, path in server.requests(since) if path == f"auth/{cluster.prefix}/listed/login"]
         # Vault locks out who comes five times within 15 minutes, and the new join file's login with it.
         assert len(logins) <= 3, logins
-        site.apply()
-        enrol = vaultpki(*("enroll", "-f", site.file, "worker-1", "-o", tmp_path / "join.json"), env=site.environment())
+        cluster.apply()
+        enrol = vaultpki(
+            *("enroll", "-f", cluster.file, "worker-1", "-o", tmp_path / "join.json"), env=cluster.environment()
+        )
         assert enrol.returncode == 0
-        vaultpki("agent", "-c", seat.config, "--join", tmp_path / "join.json", "--once")
+        vaultpki("agent", "-c", node.config, "--join", tmp_path / "join.json", "--once")
         wait_for(lambda: agent.said("well again") != [], POLL, agent.log.read_text)
-        with Watcher(seat).watching():
+        with Watcher(node).watching():
             time.sleep(20)
         assert agent.status(expect=0)["agent"]["state"] == "ok"
         assert len(agent.said("does not take this node's credential")) == 1, agent.log.read_text()
@@ -126,14 +128,14 @@ def test_a_rejected_credential_needs_a_join(server: Server, tmp_path: Path, clus
 def test_a_join_between_two_passes_is_noticed(server: Server, tmp_path: Path, cluster_name: str) -> None:
     """The agent of a node that was unenrolled and joined again continues with the new role id."""
     pool = 'pools:\n- {name: autoscaled, roles: [worker], node_names: "w-*"}\n'
-    site = standing(server, tmp_path / "site", cluster_name, short_and_long("80s", "kube-proxy") + pool)
-    seat = site.equip("w-1", pool="autoscaled", further="poll: 1h\n")
+    cluster = standing(server, tmp_path / "cluster", cluster_name, short_and_long("80s", "kube-proxy") + pool)
+    node = cluster.equip("w-1", pool="autoscaled", further="poll: 1h\n")
     join_file = tmp_path / "join.json"
-    with resident(seat) as agent:
+    with resident(node) as agent:
         agent.await_issued()
         for words in (("unenroll",), ("enroll", "--pool", "autoscaled", "-o", join_file)):
-            vaultpki(*words, "-f", site.file, "w-1", env=site.environment())
-        vaultpki("agent", "-c", seat.config, "--join", join_file, "--once")
+            vaultpki(*words, "-f", cluster.file, "w-1", env=cluster.environment())
+        vaultpki("agent", "-c", node.config, "--join", join_file, "--once")
         # It asks for nothing until the first certificate is due.
         assert not agent.said("does not take this node's credential"), agent.log.read_text()
         agent.await_said("renewed kube-proxy", 90)

@@ -13,7 +13,7 @@ import pytest
 from helpers.faults.hostile_server import Guest, serving
 from helpers.node import resident_agent
 from helpers.node.resident_agent import AT_ONCE, POLL, Resident, Watcher, leaves, resident
-from helpers.vault.applied_cluster import Seat, Site
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
 from helpers.vault.servers import Server, free_ports, wait_for
 from vaultpki.disk.store import GRACE
 
@@ -21,27 +21,27 @@ PASS = GRACE + 5
 
 
 @pytest.fixture
-def site(own_server: Server, tmp_path: Path, cluster_name: str) -> Site:
-    site = Site(own_server, tmp_path / "site", cluster_name)
-    site.write(resident_agent.SPEC)
-    site.apply()
-    return site
+def cluster(own_server: Server, tmp_path: Path, cluster_name: str) -> AppliedCluster:
+    cluster = AppliedCluster(own_server, tmp_path / "cluster", cluster_name)
+    cluster.write(resident_agent.SPEC)
+    cluster.apply()
+    return cluster
 
 
-def seat_of(site: Site, number: int, *addresses: str) -> Seat:
+def node_of(cluster: AppliedCluster, number: int, *addresses: str) -> NodeFolder:
     """A node whose agent.yaml names these addresses before the real one."""
-    seat = site.equip(f"worker-{number}", further=f"poll: {POLL}s\n")
-    real = site.server.address
-    seat.configure(f"['{real}']", json.dumps([*addresses, real]))
-    return seat
+    node = cluster.equip(f"worker-{number}", further=f"poll: {POLL}s\n")
+    real = cluster.server.address
+    node.configure(f"['{real}']", json.dumps([*addresses, real]))
+    return node
 
 
-def ended(seat: Seat) -> bool:
-    return all(found.not_after <= datetime.now(UTC) for found in leaves(seat).values())
+def ended(node: NodeFolder) -> bool:
+    return all(found.not_after <= datetime.now(UTC) for found in leaves(node).values())
 
 
-def good(seat: Seat) -> bool:
-    return all(found.not_after > datetime.now(UTC) for found in leaves(seat).values())
+def good(node: NodeFolder) -> bool:
+    return all(found.not_after > datetime.now(UTC) for found in leaves(node).values())
 
 
 def silence(guest: Guest) -> None:
@@ -49,18 +49,18 @@ def silence(guest: Guest) -> None:
     guest.wait()
 
 
-def test_it_sits_out_every_outage(site: Site, own_server: Server) -> None:
+def test_it_sits_out_every_outage(cluster: AppliedCluster, own_server: Server) -> None:
     (dead,) = free_ports(1)
     with serving(silence) as silent:
         # One has a single address; the other knows a dead and a silent one besides, and asks those first.
-        single = seat_of(site, 1)
-        several = seat_of(site, 2, f"http://127.0.0.1:{dead}", silent.address)
+        single = node_of(cluster, 1)
+        several = node_of(cluster, 2, f"http://127.0.0.1:{dead}", silent.address)
         with resident(single) as one, resident(several) as other:
             agents = (one, other)
             for agent in agents:
                 agent.await_issued()
             with Watcher(single).watching(), Watcher(several).watching():
-                frozen(site, own_server, agents)
+                frozen(cluster, own_server, agents)
             sealed_until_all_have_ended(own_server, agents)
             own_server.stop()
             time.sleep(2)
@@ -68,18 +68,18 @@ def test_it_sits_out_every_outage(site: Site, own_server: Server) -> None:
                 assert agent.process.poll() is None
             own_server.start()
             for agent in agents:
-                wait_for(lambda agent=agent: good(agent.seat), POLL + PASS, agent.log.read_text)  # type: ignore[misc]
+                wait_for(lambda agent=agent: good(agent.node), POLL + PASS, agent.log.read_text)  # type: ignore[misc]
             for agent in agents:
                 # The pass that made it so may not be over yet.
                 wait_for(lambda agent=agent: agent.status(expect={0, 3})["ok"], PASS, agent.log.read_text)  # type: ignore[misc]
                 assert agent.end() < AT_ONCE
 
 
-def frozen(site: Site, server: Server, agents: tuple[Resident, ...]) -> None:
+def frozen(cluster: AppliedCluster, server: Server, agents: tuple[Resident, ...]) -> None:
     """Connections are taken and never answered, for less than the certificates bear; a signal ends it then too."""
     server.freeze()
     try:
-        waiting = seat_of_frozen(agents[0])
+        waiting = node_of_frozen(agents[0])
         with resident(waiting) as third:
             third.await_said("has started", 20)
             time.sleep(1)
@@ -92,13 +92,13 @@ def frozen(site: Site, server: Server, agents: tuple[Resident, ...]) -> None:
         agent.await_said("well again", POLL + PASS)
 
 
-def seat_of_frozen(agent: Resident) -> Seat:
+def node_of_frozen(agent: Resident) -> NodeFolder:
     """A copy of the node, which knows nothing of Vault's but what its credential is."""
-    seat = Seat(agent.seat.name, agent.seat.folder.with_name("third"))
-    seat.state.mkdir(parents=True, mode=0o700)
-    shutil.copy(agent.seat.state / "secret-id", seat.state)
-    seat.config.write_text(agent.seat.config.read_text().replace(str(agent.seat.folder), str(seat.folder)))
-    return seat
+    node = NodeFolder(agent.node.name, agent.node.folder.with_name("third"))
+    node.state.mkdir(parents=True, mode=0o700)
+    shutil.copy(agent.node.state / "secret-id", node.state)
+    node.config.write_text(agent.node.config.read_text().replace(str(agent.node.folder), str(node.folder)))
+    return node
 
 
 def sealed_until_all_have_ended(server: Server, agents: tuple[Resident, ...]) -> None:
@@ -109,7 +109,7 @@ def sealed_until_all_have_ended(server: Server, agents: tuple[Resident, ...]) ->
         assert said["level"] == "error"
         agent.await_said("the first certificate here ends at", 2, before + 1)
     for agent in agents:
-        wait_for(lambda agent=agent: ended(agent.seat), 40, lambda: "still good")  # type: ignore[misc]
+        wait_for(lambda agent=agent: ended(agent.node), 40, lambda: "still good")  # type: ignore[misc]
         state = agent.status(expect=3)
         assert state["agent"]["state"] == "backing-off" and not state["vault"]["reachable"], state
         assert "sealed" in state["vault"]["error"]

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from helpers.node.resident_agent import AT_ONCE
-from helpers.vault.applied_cluster import Site, environment
+from helpers.vault.applied_cluster import AppliedCluster, environment
 from helpers.vault.servers import Server, wait_for
 from vaultpki.certificates import pair_files
 from vaultpki.pki import x509
@@ -27,13 +27,13 @@ certificates:
 
 
 def test_it_renews_in_time_and_ends_at_once(server: Server, tmp_path: Path, cluster_name: str) -> None:
-    site = Site(server, tmp_path / "site", cluster_name)
-    site.write(SPEC)
-    site.apply()
-    seat = site.equip("worker-1")
+    cluster = AppliedCluster(server, tmp_path / "cluster", cluster_name)
+    cluster.write(SPEC)
+    cluster.apply()
+    node = cluster.equip("worker-1")
 
     def leaf(stem: str) -> Facts:
-        crt, key, pem = ((seat.pki / name).read_bytes() for name in pair_files(stem))
+        crt, key, pem = ((node.pki / name).read_bytes() for name in pair_files(stem))
         found = x509.read_certificates(crt)[0]
         assert x509.matches(key, found) and pem == key + crt
         return found
@@ -41,7 +41,7 @@ def test_it_renews_in_time_and_ends_at_once(server: Server, tmp_path: Path, clus
     log = tmp_path / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-u", "-m", "vaultpki", "agent", "-c", str(seat.config)],
+            [sys.executable, "-u", "-m", "vaultpki", "agent", "-c", str(node.config)],
             env=environment(),
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -68,5 +68,5 @@ def test_it_renews_in_time_and_ends_at_once(server: Server, tmp_path: Path, clus
     said = log.read_text()
     assert said.count("issued kubelet-client\n") == 1 and "Traceback" not in said, said
     # Whatever the signal cut short, the next run begins from what lies on the disk.
-    assert seat.run().stderr == ""
+    assert node.run().stderr == ""
     leaf("kubelet")

@@ -14,39 +14,41 @@ from typing import Any
 import pytest
 
 from helpers.node import enrolled_nodes
-from helpers.node.enrolled_nodes import Desk
-from helpers.vault.applied_cluster import Seat, Site, vaultpki
+from helpers.node.enrolled_nodes import Enroller
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.servers import Server
 
 Found = dict[str, tuple[str, str]]
 
 
 @pytest.fixture(scope="module")
-def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
-    return enrolled_nodes.site(server, tmp_path_factory.mktemp("doctor"), f"d{os.urandom(4).hex()}")
+def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
+    return enrolled_nodes.cluster(server, tmp_path_factory.mktemp("doctor"), f"d{os.urandom(4).hex()}")
 
 
 @pytest.fixture
-def file(site: Site, tmp_path: Path) -> Path:
-    enrolled_nodes.vacate(site, "w-1")
-    return Desk(site, site.token()).join_file("w-1", tmp_path / "join.json", pool="autoscaled")
+def file(cluster: AppliedCluster, tmp_path: Path) -> Path:
+    enrolled_nodes.vacate(cluster, "w-1")
+    return Enroller(cluster, cluster.token()).join_file("w-1", tmp_path / "join.json", pool="autoscaled")
 
 
 @pytest.fixture(scope="module")
-def joined(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Seat:
+def joined(cluster: AppliedCluster, tmp_path_factory: pytest.TempPathFactory) -> NodeFolder:
     """A node with all its files; a test that changes it works on a copy."""
     folder = tmp_path_factory.mktemp("joined")
-    seat = Seat("w-2", folder / "node")
-    enrolled_nodes.join(seat, Desk(site, site.token()).join_file("w-2", folder / "join.json", pool="autoscaled"))
-    return seat
+    node = NodeFolder("w-2", folder / "node")
+    enrolled_nodes.join(
+        node, Enroller(cluster, cluster.token()).join_file("w-2", folder / "join.json", pool="autoscaled")
+    )
+    return node
 
 
 @pytest.fixture
-def node(joined: Seat, tmp_path: Path) -> Seat:
-    seat = Seat(joined.name, tmp_path / "node")
-    shutil.copytree(joined.folder, seat.folder, symlinks=True)
-    seat.configure(str(joined.folder), str(seat.folder))
-    return seat
+def node(joined: NodeFolder, tmp_path: Path) -> NodeFolder:
+    node = NodeFolder(joined.name, tmp_path / "node")
+    shutil.copytree(joined.folder, node.folder, symlinks=True)
+    node.configure(str(joined.folder), str(node.folder))
+    return node
 
 
 def examined(*arguments: str | Path, expect: int) -> Found:
@@ -65,30 +67,30 @@ def failed(found: Found) -> dict[str, str]:
     return {check: detail for check, (verdict, detail) in found.items() if verdict == "failed"}
 
 
-def test_a_machine_that_is_fit_to_join(site: Site, file: Path, tmp_path: Path) -> None:
-    seat = Seat("w-1", tmp_path / "fresh")
+def test_a_machine_that_is_fit_to_join(cluster: AppliedCluster, file: Path, tmp_path: Path) -> None:
+    node = NodeFolder("w-1", tmp_path / "fresh")
     for _ in range(2):
-        found = examined("-c", seat.config, "--join", file, "--dir", seat.pki, expect=0)
+        found = examined("-c", node.config, "--join", file, "--dir", node.pki, expect=0)
     assert found["join file"][1].startswith("good until 20") and found["cluster"] == ("ok", "")
-    assert not seat.folder.exists()
+    assert not node.folder.exists()
     # The file is as good as before.
-    enrolled_nodes.join(seat, file)
-    again = examined("-c", seat.config, "--join", file, "--dir", seat.pki, expect=0)
+    enrolled_nodes.join(node, file)
+    again = examined("-c", node.config, "--join", file, "--dir", node.pki, expect=0)
     assert again["join file"] == ("ok", "this node has used it already")
 
 
-def test_a_node_that_is_well(node: Seat, site: Site) -> None:
-    before, since = node.snapshot(memory=False), site.server.audit_position()
+def test_a_node_that_is_well(node: NodeFolder, cluster: AppliedCluster) -> None:
+    before, since = node.snapshot(memory=False), cluster.server.audit_position()
     found = examined("-c", node.config, expect=0)
     assert found["login"] == ("ok", "") and found["files"] == ("ok", "") and found["cluster"] == ("ok", "")
     assert node.snapshot(memory=False) == before
-    assert not [path for _, path in site.server.requests(since) if "sign" in path]
+    assert not [path for _, path in cluster.server.requests(since) if "sign" in path]
 
 
-def test_a_join_file_that_was_used_elsewhere(site: Site, file: Path, tmp_path: Path) -> None:
-    enrolled_nodes.join(Seat("w-1", tmp_path / "thief"), file)
-    seat = Seat("w-1", tmp_path / "node")
-    found = failed(examined("-c", seat.config, "--join", file, "--dir", seat.pki, expect=3))
+def test_a_join_file_that_was_used_elsewhere(cluster: AppliedCluster, file: Path, tmp_path: Path) -> None:
+    enrolled_nodes.join(NodeFolder("w-1", tmp_path / "thief"), file)
+    node = NodeFolder("w-1", tmp_path / "node")
+    found = failed(examined("-c", node.config, "--join", file, "--dir", node.pki, expect=3))
     assert found.keys() == {"join file"} and "somebody may have intercepted it" in found["join file"]
 
 
@@ -98,12 +100,14 @@ def test_a_join_file_that_others_may_read(file: Path, tmp_path: Path) -> None:
     assert "others may read or write it" in found["join file"]
 
 
-def test_addresses_one_by_one(node: Seat, site: Site) -> None:
+def test_addresses_one_by_one(node: NodeFolder, cluster: AppliedCluster) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         away = f"https://127.0.0.1:{taken.getsockname()[1]}"
-        node.configure(f"'{site.server.address}'" if "'" in node.config.read_text() else site.server.address, away)
-        node.configure(away, f"{away}, {site.server.address}") if "[" in node.config.read_text() else None
+        node.configure(
+            f"'{cluster.server.address}'" if "'" in node.config.read_text() else cluster.server.address, away
+        )
+        node.configure(away, f"{away}, {cluster.server.address}") if "[" in node.config.read_text() else None
         found = examined("-c", node.config, expect=3)
     assert failed(found).keys() == {f"Vault at {away}"}
     assert found["login"] == ("ok", "")
@@ -119,7 +123,7 @@ def changed(path: Path, content: bytes) -> Iterator[None]:
         path.write_bytes(before)
 
 
-def test_a_ca_that_did_not_sign_vaults_certificate(node: Seat) -> None:
+def test_a_ca_that_did_not_sign_vaults_certificate(node: NodeFolder) -> None:
     chain = (node.pki / "kubernetes-ca-chain.crt").read_bytes()
     with changed(node.state / "vault-ca.pem", chain):
         found = examined("-c", node.config, expect=3)
@@ -128,7 +132,7 @@ def test_a_ca_that_did_not_sign_vaults_certificate(node: Seat) -> None:
     assert found["cluster"][0] == found["login"][0] == "unchecked"
 
 
-def test_another_root(node: Seat) -> None:
+def test_another_root(node: NodeFolder) -> None:
     text = node.config.read_text()
     (pin,) = [line.split()[1] for line in text.splitlines() if line.startswith("root_sha256:")]
     node.configure(pin, "a" * 64)
@@ -136,7 +140,7 @@ def test_another_root(node: Seat) -> None:
     assert "not the pinned" in found["cluster"] and f"directory {node.pki}" in found
 
 
-def test_a_credential_that_vault_does_not_take(node: Seat) -> None:
+def test_a_credential_that_vault_does_not_take(node: NodeFolder) -> None:
     before = (node.state / "secret-id").read_bytes()
     with changed(node.state / "secret-id", b"11111111-2222-3333-4444-555555555555"):
         found = failed(examined("-c", node.config, expect=3))
@@ -146,7 +150,7 @@ def test_a_credential_that_vault_does_not_take(node: Seat) -> None:
     assert failed(examined("-c", node.config, expect=3)).keys() == {"state folder", "login"}
 
 
-def test_foreign_and_missing_files(node: Seat) -> None:
+def test_foreign_and_missing_files(node: NodeFolder) -> None:
     (node.pki / "kubelet.crt").unlink()
     (node.pki / "kubelet.crt").write_text("somebody else's")
     (node.pki / "kubelet-client.key").unlink()
@@ -155,7 +159,7 @@ def test_foreign_and_missing_files(node: Seat) -> None:
     assert "kubelet-client.key: missing" in told and any("kubelet.crt" in line for line in told), ran
 
 
-def test_hooks_that_cannot_run(node: Seat) -> None:
+def test_hooks_that_cannot_run(node: NodeFolder) -> None:
     node.config.write_text(
         node.config.read_text()
         + "hooks:\n  kubelet: [[/no/such/program, secret-word]]\n  etcd-ca: [{static_pod: nothing-here}]\n"
@@ -166,7 +170,7 @@ def test_hooks_that_cannot_run(node: Seat) -> None:
     assert "secret-word" not in ran.stdout + ran.stderr
 
 
-def test_flags_of_a_component_that_runs_here(node: Seat, tmp_path: Path) -> None:
+def test_flags_of_a_component_that_runs_here(node: NodeFolder, tmp_path: Path) -> None:
     """In a network namespace of its own, so that no other test sees this etcd."""
     etcd = tmp_path / "etcd"
     etcd.symlink_to("/bin/bash")

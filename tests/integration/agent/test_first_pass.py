@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from helpers.vault.applied_cluster import Seat, Site
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
 from helpers.vault.servers import Server
 
 SPEC = """\
@@ -146,8 +146,8 @@ UMASKS = {"cp-1": 0o077, "etcd-1": 0, "worker-1": 0o777, "all-1": 0o022, "w-7": 
 
 
 @pytest.fixture(scope="module")
-def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
-    made = Site(server, tmp_path_factory.mktemp("site"), f"t{secrets.token_hex(5)}")
+def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
+    made = AppliedCluster(server, tmp_path_factory.mktemp("cluster"), f"t{secrets.token_hex(5)}")
     made.write(SPEC)
     (made.folder / "motd.tmpl").write_text(MOTD)
     made.apply()
@@ -155,14 +155,14 @@ def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 
 @pytest.fixture(scope="module")
-def seats(site: Site) -> dict[str, Seat]:
+def nodes(cluster: AppliedCluster) -> dict[str, NodeFolder]:
     made = {}
     for name, held in NODES.items():
-        seat = site.equip(name, pool="autoscaled" if name == "w-7" else None)
-        ran = seat.run(umask=UMASKS[name])
+        node = cluster.equip(name, pool="autoscaled" if name == "w-7" else None)
+        ran = node.run(umask=UMASKS[name])
         assert ran.stderr == "", ran.stderr
         assert ran.stdout.count("issued ") == len(held), ran.stdout
-        made[name] = seat
+        made[name] = node
     return made
 
 
@@ -242,13 +242,13 @@ def check_ca(pem: bytes, subject: str, issuer: str, path_length: str) -> None:
 
 
 @pytest.mark.parametrize("node", NODES)
-def test_every_pair_is_what_the_table_says(node: str, site: Site, seats: dict[str, Seat]) -> None:
-    pki = seats[node].pki
+def test_every_pair_is_what_the_table_says(node: str, cluster: AppliedCluster, nodes: dict[str, NodeFolder]) -> None:
+    pki = nodes[node].pki
     for stem, row in NODES[node].items():
         crt, key, pem = ((pki / f"{stem}.{kind}").read_bytes() for kind in ("crt", "key", "pem"))
         leaf, issuing = blocks(crt)
-        check_leaf(leaf, row, site.name)
-        check_ca(issuing, f"{site.name} {row.ca} CA", f"{site.name} root CA", ", pathlen:0")
+        check_leaf(leaf, row, cluster.name)
+        check_ca(issuing, f"{cluster.name} {row.ca} CA", f"{cluster.name} root CA", ", pathlen:0")
         assert blocks(pem) == [key, leaf, issuing]
         public = openssl("x509", "-noout", "-pubkey", data=leaf)
         assert openssl("pkey", "-pubout", data=key) == public
@@ -256,8 +256,8 @@ def test_every_pair_is_what_the_table_says(node: str, site: Site, seats: dict[st
 
 
 @pytest.mark.parametrize("node", NODES)
-def test_the_folder_holds_just_these_files_with_their_modes(node: str, seats: dict[str, Seat]) -> None:
-    pki = seats[node].pki
+def test_the_folder_holds_just_these_files_with_their_modes(node: str, nodes: dict[str, NodeFolder]) -> None:
+    pki = nodes[node].pki
     kinds = (("crt", 0o644), ("key", 0o600), ("pem", 0o600))
     modes = {f"{stem}.{kind}": mode for stem in NODES[node] for kind, mode in kinds}
     modes |= {f"{ca}-ca{chain}.crt": 0o644 for ca in CAS for chain in ("", "-chain")}
@@ -268,7 +268,7 @@ def test_the_folder_holds_just_these_files_with_their_modes(node: str, seats: di
     assert found == modes
     folders = [pki, *(path for path in pki.rglob("*") if path.is_dir() and not path.is_symlink())]
     assert {path.stat().st_mode & 0o7777 for path in folders} == {0o755}
-    state = seats[node].state
+    state = nodes[node].state
     assert {path.name: path.stat().st_mode & 0o7777 for path in state.iterdir()} == {
         "agent.json": 0o600,
         "secret-id": 0o600,
@@ -277,25 +277,27 @@ def test_the_folder_holds_just_these_files_with_their_modes(node: str, seats: di
 
 
 @pytest.mark.parametrize("node", NODES)
-def test_bundles_hold_the_root_only_where_they_say_chain(node: str, site: Site, seats: dict[str, Seat]) -> None:
+def test_bundles_hold_the_root_only_where_they_say_chain(
+    node: str, cluster: AppliedCluster, nodes: dict[str, NodeFolder]
+) -> None:
     roots = set()
     for ca in CAS:
-        (issuing,) = blocks((seats[node].pki / f"{ca}-ca.crt").read_bytes())
-        check_ca(issuing, f"{site.name} {ca} CA", f"{site.name} root CA", ", pathlen:0")
-        first, root = blocks((seats[node].pki / f"{ca}-ca-chain.crt").read_bytes())
+        (issuing,) = blocks((nodes[node].pki / f"{ca}-ca.crt").read_bytes())
+        check_ca(issuing, f"{cluster.name} {ca} CA", f"{cluster.name} root CA", ", pathlen:0")
+        first, root = blocks((nodes[node].pki / f"{ca}-ca-chain.crt").read_bytes())
         assert first == issuing
-        check_ca(root, f"{site.name} root CA", f"{site.name} root CA", "")
+        check_ca(root, f"{cluster.name} root CA", f"{cluster.name} root CA", "")
         roots.add(root)
     (root,) = roots
     print_ = openssl("x509", "-noout", "-fingerprint", "-sha256", data=root)
-    assert print_.strip().partition("=")[2].replace(":", "").lower() == site.root_sha256
+    assert print_.strip().partition("=")[2].replace(":", "").lower() == cluster.root_sha256
 
 
 @pytest.mark.parametrize("node", NODES)
 def test_openssl_accepts_each_for_its_purpose_and_refuses_the_other(
-    node: str, seats: dict[str, Seat], tmp_path: Path
+    node: str, nodes: dict[str, NodeFolder], tmp_path: Path
 ) -> None:
-    pki = seats[node].pki
+    pki = nodes[node].pki
     (tmp_path / "root.pem").write_bytes(blocks((pki / "etcd-ca-chain.crt").read_bytes())[1])
     for stem, row in NODES[node].items():
         for purpose, usage in (("sslclient", CLIENT), ("sslserver", SERVER)):
@@ -327,8 +329,8 @@ def verifies(file: Path, *options: str | Path) -> bool:
 
 
 @pytest.mark.parametrize("node", ["cp-1", "worker-1", "all-1", "w-7"])
-def test_kubeconfigs_name_files(node: str, site: Site, seats: dict[str, Seat]) -> None:
-    pki = seats[node].pki
+def test_kubeconfigs_name_files(node: str, cluster: AppliedCluster, nodes: dict[str, NodeFolder]) -> None:
+    pki = nodes[node].pki
     for stem, row in NODES[node].items():
         if row.kubeconfig is None:
             continue
@@ -339,7 +341,7 @@ def test_kubeconfigs_name_files(node: str, site: Site, seats: dict[str, Seat]) -
             "kind": "Config",
             "clusters": [
                 {
-                    "name": site.name,
+                    "name": cluster.name,
                     "cluster": {
                         "server": "https://api.example.com:6443",
                         "certificate-authority": str(pki / "kubernetes-ca.crt"),
@@ -355,29 +357,29 @@ def test_kubeconfigs_name_files(node: str, site: Site, seats: dict[str, Seat]) -
                     },
                 }
             ],
-            "contexts": [{"name": f"{user}@{site.name}", "context": {"cluster": site.name, "user": user}}],
-            "current-context": f"{user}@{site.name}",
+            "contexts": [{"name": f"{user}@{cluster.name}", "context": {"cluster": cluster.name, "user": user}}],
+            "current-context": f"{user}@{cluster.name}",
         }
 
 
-def test_the_users_template_is_rendered(site: Site, seats: dict[str, Seat]) -> None:
-    pki = seats["worker-1"].pki
-    text = f'node "worker-1" of {site.name}, https://api.example.com:6443, $5 in {pki}\n'
+def test_the_users_template_is_rendered(cluster: AppliedCluster, nodes: dict[str, NodeFolder]) -> None:
+    pki = nodes["worker-1"].pki
+    text = f'node "worker-1" of {cluster.name}, https://api.example.com:6443, $5 in {pki}\n'
     assert (pki / "motd.conf").read_text() == text
 
 
-def test_a_second_run_touches_nothing_and_asks_nothing(site: Site, seats: dict[str, Seat]) -> None:
-    for seat in seats.values():
-        before, since = seat.snapshot(), site.server.audit_position()
-        ran = seat.run()
+def test_a_second_run_touches_nothing_and_asks_nothing(cluster: AppliedCluster, nodes: dict[str, NodeFolder]) -> None:
+    for node in nodes.values():
+        before, since = node.snapshot(), cluster.server.audit_position()
+        ran = node.run()
         assert ran.stdout.startswith("nothing to do until 20") and ran.stderr == ""
-        assert seat.snapshot() == before
-        assert site.server.requests(since) == []
+        assert node.snapshot() == before
+        assert cluster.server.requests(since) == []
 
 
-def test_no_secret_of_the_node_is_told_or_left(site: Site, seats: dict[str, Seat]) -> None:
-    for seat in seats.values():
-        secret = (seat.state / "secret-id").read_bytes()
-        for path in seat.folder.rglob("*"):
+def test_no_secret_of_the_node_is_told_or_left(cluster: AppliedCluster, nodes: dict[str, NodeFolder]) -> None:
+    for node in nodes.values():
+        secret = (node.state / "secret-id").read_bytes()
+        for path in node.folder.rglob("*"):
             if path.is_file() and path.name != "secret-id":
                 assert secret not in path.read_bytes(), path

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from helpers.node import enrolled_nodes
-from helpers.node.enrolled_nodes import Desk
-from helpers.vault.applied_cluster import Seat, Site, vaultpki
+from helpers.node.enrolled_nodes import Enroller
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.servers import Server, write_tls
 from vaultpki.agent import pins
 from vaultpki.agent import state as agent_state
@@ -26,54 +26,54 @@ from vaultpki.spec.join_file import load_join
 
 
 @pytest.fixture(scope="module")
-def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
-    return enrolled_nodes.site(server, tmp_path_factory.mktemp("join"), f"j{os.urandom(4).hex()}")
+def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
+    return enrolled_nodes.cluster(server, tmp_path_factory.mktemp("join"), f"j{os.urandom(4).hex()}")
 
 
 @pytest.fixture(scope="module")
-def other(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
+def other(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
     """Another cluster on the same server."""
-    return enrolled_nodes.site(server, tmp_path_factory.mktemp("other"), f"o{os.urandom(4).hex()}")
+    return enrolled_nodes.cluster(server, tmp_path_factory.mktemp("other"), f"o{os.urandom(4).hex()}")
 
 
 @pytest.fixture
-def desk(site: Site) -> Desk:
-    return Desk(site, site.token())
+def enroller(cluster: AppliedCluster) -> Enroller:
+    return Enroller(cluster, cluster.token())
 
 
 @pytest.fixture
-def file(desk: Desk, tmp_path: Path) -> Path:
+def file(enroller: Enroller, tmp_path: Path) -> Path:
     """A join file of the pooled node w-1, which has no other credential."""
-    enrolled_nodes.vacate(desk.site, "w-1")
-    return desk.join_file("w-1", tmp_path / "join.json", pool="autoscaled")
+    enrolled_nodes.vacate(enroller.cluster, "w-1")
+    return enroller.join_file("w-1", tmp_path / "join.json", pool="autoscaled")
 
 
 @pytest.fixture
-def seat(tmp_path: Path) -> Seat:
-    return Seat("w-1", tmp_path / "node")
+def node(tmp_path: Path) -> NodeFolder:
+    return NodeFolder("w-1", tmp_path / "node")
 
 
-def refused(seat: Seat, file: Path, *more: str) -> str:
+def refused(node: NodeFolder, file: Path, *more: str) -> str:
     """What a join is told that must fail; it says it in one sentence, and leaves everything as it was before."""
-    before, existed = contents(seat), seat.folder.exists()
-    ran = vaultpki(*enrolled_nodes.joining(seat, file), *more, expect=1)
+    before, existed = contents(node), node.folder.exists()
+    ran = vaultpki(*enrolled_nodes.joining(node, file), *more, expect=1)
     assert ran.stdout == "" and ran.stderr.startswith("vaultpki: ") and ran.stderr.count("\n") == 1, ran
-    assert contents(seat) == before and seat.folder.exists() == existed
+    assert contents(node) == before and node.folder.exists() == existed
     wrap_token = json.loads(file.read_text()).get("wrap_token") if file.suffix == ".json" else None
     assert not wrap_token or wrap_token not in ran.stderr
     return ran.stderr.removeprefix("vaultpki: ").rstrip("\n")
 
 
-def contents(seat: Seat) -> dict[str, tuple[int, bytes]]:
+def contents(node: NodeFolder) -> dict[str, tuple[int, bytes]]:
     """Mode and content of all there is on the node."""
-    return {name: (mode, content) for name, (_, _, mode, content) in seat.snapshot().items()}
+    return {name: (mode, content) for name, (_, _, mode, content) in node.snapshot().items()}
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o777])
-def test_what_a_join_leaves(site: Site, seat: Seat, file: Path, umask: int) -> None:
-    ran = enrolled_nodes.join(seat, file, umask=umask)
-    assert ran.stdout.startswith(f"w-1 has joined {site.name}; its configuration is {seat.config}\n")
-    assert {path.name: enrolled_nodes.mode(path) for path in seat.state.iterdir()} == {
+def test_what_a_join_leaves(cluster: AppliedCluster, node: NodeFolder, file: Path, umask: int) -> None:
+    ran = enrolled_nodes.join(node, file, umask=umask)
+    assert ran.stdout.startswith(f"w-1 has joined {cluster.name}; its configuration is {node.config}\n")
+    assert {path.name: enrolled_nodes.mode(path) for path in node.state.iterdir()} == {
         "agent.json": 0o600,
         "secret-id": 0o600,
         "secret-id.json": 0o600,
@@ -81,31 +81,38 @@ def test_what_a_join_leaves(site: Site, seat: Seat, file: Path, umask: int) -> N
         "spec.json": 0o600,
         "vault-ca.pem": 0o644,
     }
-    assert enrolled_nodes.mode(seat.state) == 0o700 and enrolled_nodes.mode(seat.config) == 0o644
-    config = load_agent(seat.config)
-    assert (config.cluster, config.prefix, config.node, config.pool) == (site.name, site.prefix, "w-1", "autoscaled")
-    assert config.root_sha256 == site.root_sha256 and config.state == str(seat.state)
-    seat.run()
+    assert enrolled_nodes.mode(node.state) == 0o700 and enrolled_nodes.mode(node.config) == 0o644
+    config = load_agent(node.config)
+    assert (config.cluster, config.prefix, config.node, config.pool) == (
+        cluster.name,
+        cluster.prefix,
+        "w-1",
+        "autoscaled",
+    )
+    assert config.root_sha256 == cluster.root_sha256 and config.state == str(node.state)
+    node.run()
 
 
-def test_all_that_is_said_is_json_where_that_is_asked_for(desk: Desk, seat: Seat, file: Path, tmp_path: Path) -> None:
-    ran = vaultpki(*enrolled_nodes.joining(seat, file), "--log-format", "json")
+def test_all_that_is_said_is_json_where_that_is_asked_for(
+    enroller: Enroller, node: NodeFolder, file: Path, tmp_path: Path
+) -> None:
+    ran = vaultpki(*enrolled_nodes.joining(node, file), "--log-format", "json")
     told = [json.loads(line) for line in ran.stdout.splitlines()]
     assert ran.stderr == "" and {"issued", "bundles"} < {event["event"] for event in told}
-    assert (told[0]["event"], told[0]["node"], told[0]["cluster"]) == ("joined", "w-1", desk.site.name)
-    assert told[0]["message"] == f"w-1 has joined {desk.site.name}; its configuration is {seat.config}"
-    thief = Seat("w-1", tmp_path / "thief")
+    assert (told[0]["event"], told[0]["node"], told[0]["cluster"]) == ("joined", "w-1", enroller.cluster.name)
+    assert told[0]["message"] == f"w-1 has joined {enroller.cluster.name}; its configuration is {node.config}"
+    thief = NodeFolder("w-1", tmp_path / "thief")
     ran = vaultpki(*enrolled_nodes.joining(thief, file), "--log-format", "json", expect=1)
     (line,) = ran.stderr.splitlines()
     assert ran.stdout == "" and json.loads(line)["level"] == "error"
     assert json.loads(line)["message"].startswith("the join file has been used already, and not by this node")
 
 
-def test_used_twice(desk: Desk, seat: Seat, file: Path, tmp_path: Path) -> None:
-    enrolled_nodes.join(seat, file)
+def test_used_twice(enroller: Enroller, node: NodeFolder, file: Path, tmp_path: Path) -> None:
+    enrolled_nodes.join(node, file)
     # On the node that used it, it is done already.
-    assert "has joined" in enrolled_nodes.join(seat, file).stdout
-    said = refused(Seat("w-1", tmp_path / "thief"), file)
+    assert "has joined" in enrolled_nodes.join(node, file).stdout
+    said = refused(NodeFolder("w-1", tmp_path / "thief"), file)
     assert said == (
         "the join file has been used already, and not by this node: somebody may have intercepted it; run "
         "`vaultpki lock -f cluster.yaml w-1`, find out who had the file, and ask for a new one "
@@ -113,58 +120,60 @@ def test_used_twice(desk: Desk, seat: Seat, file: Path, tmp_path: Path) -> None:
     )
 
 
-def test_late(desk: Desk, seat: Seat, tmp_path: Path) -> None:
-    enrolled_nodes.vacate(desk.site, "w-1")
-    file = desk.join_file("w-1", tmp_path / "join.json", pool="autoscaled", wrap_ttl="1s")
+def test_late(enroller: Enroller, node: NodeFolder, tmp_path: Path) -> None:
+    enrolled_nodes.vacate(enroller.cluster, "w-1")
+    file = enroller.join_file("w-1", tmp_path / "join.json", pool="autoscaled", wrap_ttl="1s")
     time.sleep(2.5)
     ended = json.loads(file.read_text())["expires"]
-    assert refused(seat, file) == (
+    assert refused(node, file) == (
         f"the join file ended at {ended}; ask for a new one (`vaultpki enroll -f cluster.yaml w-1 --pool autoscaled`)"
     )
 
 
-def test_of_another_cluster_or_node(desk: Desk, other: Site, seat: Seat, file: Path, tmp_path: Path) -> None:
-    enrolled_nodes.join(seat, file)
-    theirs = Desk(other, other.token()).join_file("w-1", tmp_path / "theirs.json", pool="autoscaled")
-    said = refused(seat, theirs)
+def test_of_another_cluster_or_node(
+    enroller: Enroller, other: AppliedCluster, node: NodeFolder, file: Path, tmp_path: Path
+) -> None:
+    enrolled_nodes.join(node, file)
+    theirs = Enroller(other, other.token()).join_file("w-1", tmp_path / "theirs.json", pool="autoscaled")
+    said = refused(node, theirs)
     assert said == (
-        f"the join file is for node w-1 of {other.name}, and {seat.config} is of node w-1 of {desk.site.name}; "
+        f"the join file is for node w-1 of {other.name}, and {node.config} is of node w-1 of {enroller.cluster.name}; "
         "name another agent.yaml with -c"
     )
-    second = desk.join_file("w-2", tmp_path / "w-2.json", pool="autoscaled")
-    assert "is for node w-2 of" in refused(seat, second)
-    enrolled_nodes.join(Seat("w-1", tmp_path / "theirs"), theirs)
-    enrolled_nodes.join(Seat("w-2", tmp_path / "second"), second)
+    second = enroller.join_file("w-2", tmp_path / "w-2.json", pool="autoscaled")
+    assert "is for node w-2 of" in refused(node, second)
+    enrolled_nodes.join(NodeFolder("w-1", tmp_path / "theirs"), theirs)
+    enrolled_nodes.join(NodeFolder("w-2", tmp_path / "second"), second)
 
 
 def test_the_pin_is_looked_at_before_the_token_is_spent(
-    site: Site, other: Site, seat: Seat, file: Path, tmp_path: Path
+    cluster: AppliedCluster, other: AppliedCluster, node: NodeFolder, file: Path, tmp_path: Path
 ) -> None:
-    mark = site.server.audit_position()
+    mark = cluster.server.audit_position()
     pinned = enrolled_nodes.edited(file, tmp_path / "pinned.json", root_sha256=other.root_sha256)
-    assert "is not the one pinned" in refused(seat, pinned) or "pin" in refused(seat, pinned)
+    assert "is not the one pinned" in refused(node, pinned) or "pin" in refused(node, pinned)
     renamed = enrolled_nodes.edited(file, tmp_path / "renamed.json", cluster=other.name)
-    said = refused(seat, renamed)
+    said = refused(node, renamed)
     assert said == (
-        f"the join file is for cluster {other.name}, and what Vault has at {site.prefix} is '{site.name} root CA': the "
-        "file was changed or mixed up; tell whoever enrolled w-1, and ask for a new one"
+        f"the join file is for cluster {other.name}, and what Vault has at {cluster.prefix} is "
+        f"'{cluster.name} root CA': the file was changed or mixed up; tell whoever enrolled w-1, and ask for a new one"
     )
-    assert "sys/wrapping/unwrap" not in [path for _, path in site.server.requests(mark)]
-    assert not seat.state.exists()
-    enrolled_nodes.join(seat, file)
+    assert "sys/wrapping/unwrap" not in [path for _, path in cluster.server.requests(mark)]
+    assert not node.state.exists()
+    enrolled_nodes.join(node, file)
 
 
 @pytest.mark.skipif(os.path.isdir(FOLDER), reason="this machine runs static pods")
-def test_hooks_for_static_pods_where_there_are_none(site: Site, seat: Seat, file: Path) -> None:
+def test_hooks_for_static_pods_where_there_are_none(cluster: AppliedCluster, node: NodeFolder, file: Path) -> None:
     """In the layout document, where units run the components unless somebody has made manifests."""
-    mark = site.server.audit_position()
-    assert refused(seat, file, "--hooks", "static-pods") == (
+    mark = cluster.server.audit_position()
+    assert refused(node, file, "--hooks", "static-pods") == (
         "--hooks static-pods: there is no /etc/kubernetes/manifests, so no component runs as a static pod here; leave "
         "the option out, and write hooks that restart this node's units into agent.yaml"
     )
-    assert "sys/wrapping/unwrap" not in [path for _, path in site.server.requests(mark)]
-    enrolled_nodes.join(seat, file)
-    said = vaultpki("agent", "-c", seat.config, "--hooks", "static-pods", expect=2).stderr
+    assert "sys/wrapping/unwrap" not in [path for _, path in cluster.server.requests(mark)]
+    enrolled_nodes.join(node, file)
+    said = vaultpki("agent", "-c", node.config, "--hooks", "static-pods", expect=2).stderr
     assert "--hooks goes with --join; afterwards `hooks` in agent.yaml says what is run" in said
 
 
@@ -204,53 +213,57 @@ CHANGED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("what", CHANGED)
-def test_tampered(site: Site, seat: Seat, file: Path, tmp_path: Path, what: str) -> None:
+def test_tampered(cluster: AppliedCluster, node: NodeFolder, file: Path, tmp_path: Path, what: str) -> None:
     fields, said = CHANGED[what]
     changed = enrolled_nodes.edited(file, tmp_path / "changed.json", **fields)
-    if what == "namespace" and site.server.product == "vault":
+    if what == "namespace" and cluster.server.product == "vault":
         # HashiCorp's community edition does not look at it.
-        enrolled_nodes.join(seat, changed)
+        enrolled_nodes.join(node, changed)
     else:
-        assert said in refused(seat, changed)
+        assert said in refused(node, changed)
 
 
 def test_every_field_is_tampered_with(file: Path) -> None:
     assert json.loads(file.read_text()).keys() <= {name.partition("-")[0] for name in CHANGED} | {"cluster"}
 
 
-def test_a_tampered_file_does_not_harm_a_node_that_works(desk: Desk, seat: Seat, file: Path, tmp_path: Path) -> None:
-    enrolled_nodes.join(seat, file)
-    token = enrolled_nodes.wrapped(desk.site, f"auth/{desk.site.prefix}/pooled/role/w-1/secret-id")
+def test_a_tampered_file_does_not_harm_a_node_that_works(
+    enroller: Enroller, node: NodeFolder, file: Path, tmp_path: Path
+) -> None:
+    enrolled_nodes.join(node, file)
+    token = enrolled_nodes.wrapped(enroller.cluster, f"auth/{enroller.cluster.prefix}/pooled/role/w-1/secret-id")
     wrong = "00000000-0000-0000-0000-000000000000"
     bad = enrolled_nodes.edited(file, tmp_path / "bad.json", role_id=wrong, wrap_token=token)
-    refused(seat, bad)
-    seat.age()
-    seat.run()
+    refused(node, bad)
+    node.age()
+    node.run()
 
 
-def test_another_ca_stands_at_the_address(seat: Seat, file: Path, tmp_path: Path) -> None:
+def test_another_ca_stands_at_the_address(node: NodeFolder, file: Path, tmp_path: Path) -> None:
     (tmp_path / "tls").mkdir()
     ca_pem = write_tls(tmp_path / "tls").read_text()
-    said = refused(seat, enrolled_nodes.edited(file, tmp_path / "changed.json", ca_pem=ca_pem))
+    said = refused(node, enrolled_nodes.edited(file, tmp_path / "changed.json", ca_pem=ca_pem))
     assert said.endswith(
         "; the CA in the join file did not sign it: whoever enrolled w-1 must look at vault.ca_file in cluster.yaml, "
         "and make a new join file (`vaultpki enroll -f cluster.yaml w-1 --pool autoscaled`)"
     )
     assert "does not verify" in said and "VAULT_CACERT" not in said
-    enrolled_nodes.join(seat, file)
+    enrolled_nodes.join(node, file)
 
 
-def test_a_token_that_wraps_something_else(site: Site, seat: Seat, file: Path, tmp_path: Path) -> None:
+def test_a_token_that_wraps_something_else(
+    cluster: AppliedCluster, node: NodeFolder, file: Path, tmp_path: Path
+) -> None:
     """Such as a secret id of another node, a token, or whatever an attacker may have had wrapped."""
-    role = f"auth/{site.prefix}/pooled/role/w-9"
-    made = site.server.api("POST", role, {"token_policies": f"{site.prefix}/pool/autoscaled"})
+    role = f"auth/{cluster.prefix}/pooled/role/w-9"
+    made = cluster.server.api("POST", role, {"token_policies": f"{cluster.prefix}/pool/autoscaled"})
     assert made.status == 204
     for path, body in ((f"{role}/secret-id", {}), ("sys/wrapping/wrap", {"secret_id": "mine"})):
-        token = enrolled_nodes.wrapped(site, path, body=body, ttl="5m")
-        said = refused(seat, enrolled_nodes.edited(file, tmp_path / "changed.json", wrap_token=token))
+        token = enrolled_nodes.wrapped(cluster, path, body=body, ttl="5m")
+        said = refused(node, enrolled_nodes.edited(file, tmp_path / "changed.json", wrap_token=token))
         assert said.startswith("the join file's token was not made for this node's secret id"), said
         # It was only looked at.
-        assert site.server.api("POST", "sys/wrapping/unwrap", token=token).status == 200
+        assert cluster.server.api("POST", "sys/wrapping/unwrap", token=token).status == 200
 
 
 @pytest.mark.parametrize(
@@ -269,16 +282,16 @@ def test_a_token_that_wraps_something_else(site: Site, seat: Seat, file: Path, t
         (None, "cannot be read (No such file or directory); name the join file you were given"),
     ],
 )
-def test_broken(seat: Seat, tmp_path: Path, content: bytes | None, said: str) -> None:
+def test_broken(node: NodeFolder, tmp_path: Path, content: bytes | None, said: str) -> None:
     broken = tmp_path / "broken.txt"
     if content is not None:
         broken.touch(0o600)
         broken.write_bytes(content)
-    found = refused(seat, broken)
+    found = refused(node, broken)
     assert found.startswith(f"{broken}: {said}"), found
 
 
-def test_every_truncation_is_told(seat: Seat, file: Path, tmp_path: Path) -> None:
+def test_every_truncation_is_told(node: NodeFolder, file: Path, tmp_path: Path) -> None:
     whole = file.read_bytes()
     short = tmp_path / "short"
     short.touch(0o600)
@@ -288,28 +301,28 @@ def test_every_truncation_is_told(seat: Seat, file: Path, tmp_path: Path) -> Non
             load_join(short)
 
 
-def test_the_agents_folder_never_lies_in_the_directory(seat: Seat, file: Path) -> None:
-    again = Seat("w-1", seat.folder / "inside")
+def test_the_agents_folder_never_lies_in_the_directory(node: NodeFolder, file: Path) -> None:
+    again = NodeFolder("w-1", node.folder / "inside")
     said = vaultpki("agent", "-c", again.config, "--join", file, "--dir", again.folder, "--once", expect=1).stderr
     assert "would lie in" in said and not again.state.exists()
 
 
-def test_a_node_that_joins_again_keeps_what_its_people_changed(desk: Desk, tmp_path: Path) -> None:
-    seat = Seat("w-again", tmp_path / "node")
-    enrolled_nodes.join(seat, desk.join_file("w-again", tmp_path / "first.json", pool="autoscaled"))
-    seat.configure("poll: 5m", "poll: 7m")
-    with seat.config.open("a") as stream:
+def test_a_node_that_joins_again_keeps_what_its_people_changed(enroller: Enroller, tmp_path: Path) -> None:
+    node = NodeFolder("w-again", tmp_path / "node")
+    enrolled_nodes.join(node, enroller.join_file("w-again", tmp_path / "first.json", pool="autoscaled"))
+    node.configure("poll: 5m", "poll: 7m")
+    with node.config.open("a") as stream:
         stream.write('certificates: {kubelet: {mode: "0640"}}\nhooks: {kubelet: [["true"]]}\n')
-    config, state = load_agent(seat.config), str(seat.state)
-    held = x509.read_certificates((seat.pki / "kubelet-ca-chain.crt").read_bytes())
+    config, state = load_agent(node.config), str(node.state)
+    held = x509.read_certificates((node.pki / "kubelet-ca-chain.crt").read_bytes())
     root = next(facts for facts in held if facts.fingerprint == config.root_sha256)
     pins.save(config, Roots((root,), (), frozenset({"ab" * 32}), frozenset({"cd" * 32})))
     agent_state.save(state, replace(agent_state.load(state), revisions={"etcd": 1 << 40}, root=root.fingerprint))
-    enrolled_nodes.join(seat, desk.join_file("w-again", tmp_path / "fresh.json", pool="autoscaled", replace=True))
+    enrolled_nodes.join(node, enroller.join_file("w-again", tmp_path / "fresh.json", pool="autoscaled", replace=True))
     # What it has seen of records and roots is forgotten; whose folders they are is not.
     assert pins.load(state) == Roots((root,), (), frozenset({"ab" * 32}))
     assert agent_state.load(state).revisions == {}
-    config = load_agent(seat.config)
+    config = load_agent(node.config)
     assert config.poll == 420 and config.hooks and config.certificates["kubelet"].mode == 0o640
     # The credential that it had before is destroyed, and so is what was in either join file.
-    assert len(enrolled_nodes.accessors(desk.site, "w-again", "pooled")) == 1
+    assert len(enrolled_nodes.accessors(enroller.cluster, "w-again", "pooled")) == 1

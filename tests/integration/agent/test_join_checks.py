@@ -12,73 +12,75 @@ import pytest
 
 from helpers.faults.small_disks import private_disk
 from helpers.node import enrolled_nodes
-from helpers.node.enrolled_nodes import Desk
-from helpers.vault.applied_cluster import Seat, Site, environment, vaultpki
+from helpers.node.enrolled_nodes import Enroller
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, environment, vaultpki
 from helpers.vault.servers import Server
 
 
 @pytest.fixture(scope="module")
-def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
-    return enrolled_nodes.site(server, tmp_path_factory.mktemp("checks"), f"j{os.urandom(4).hex()}")
+def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
+    return enrolled_nodes.cluster(server, tmp_path_factory.mktemp("checks"), f"j{os.urandom(4).hex()}")
 
 
 @pytest.fixture
-def seat(tmp_path: Path) -> Seat:
-    return Seat("w-1", tmp_path / "node")
+def node(tmp_path: Path) -> NodeFolder:
+    return NodeFolder("w-1", tmp_path / "node")
 
 
 @pytest.fixture
-def file(site: Site, tmp_path: Path) -> Path:
-    enrolled_nodes.vacate(site, "w-1")
-    return Desk(site, site.token()).join_file("w-1", tmp_path / "join.json", pool="autoscaled")
+def file(cluster: AppliedCluster, tmp_path: Path) -> Path:
+    enrolled_nodes.vacate(cluster, "w-1")
+    return Enroller(cluster, cluster.token()).join_file("w-1", tmp_path / "join.json", pool="autoscaled")
 
 
-def of_another(site: Site, seat: Seat, tmp_path: Path) -> str:
+def of_another(cluster: AppliedCluster, node: NodeFolder, tmp_path: Path) -> str:
     """The directory of another node of the same cluster."""
-    other = Seat("w-2", tmp_path / "w-2")
-    enrolled_nodes.vacate(site, "w-2")
-    enrolled_nodes.join(other, Desk(site, site.token()).join_file("w-2", tmp_path / "w-2.json", pool="autoscaled"))
-    seat.folder.mkdir()
-    other.pki.rename(seat.pki)
-    return f"{seat.pki}: this directory belongs to node w-2 of cluster {site.name}, and not to node w-1"
+    other = NodeFolder("w-2", tmp_path / "w-2")
+    enrolled_nodes.vacate(cluster, "w-2")
+    enrolled_nodes.join(
+        other, Enroller(cluster, cluster.token()).join_file("w-2", tmp_path / "w-2.json", pool="autoscaled")
+    )
+    node.folder.mkdir()
+    other.pki.rename(node.pki)
+    return f"{node.pki}: this directory belongs to node w-2 of cluster {cluster.name}, and not to node w-1"
 
 
-def open_to_others(site: Site, seat: Seat, tmp_path: Path) -> str:
-    seat.pki.mkdir(parents=True)
-    seat.pki.chmod(0o777)
-    return f"{seat.pki}: "
+def open_to_others(cluster: AppliedCluster, node: NodeFolder, tmp_path: Path) -> str:
+    node.pki.mkdir(parents=True)
+    node.pki.chmod(0o777)
+    return f"{node.pki}: "
 
 
-def a_file_for_a_directory(site: Site, seat: Seat, tmp_path: Path) -> str:
-    seat.folder.mkdir()
-    seat.pki.write_text("a file")
-    return f"{seat.pki}: "
+def a_file_for_a_directory(cluster: AppliedCluster, node: NodeFolder, tmp_path: Path) -> str:
+    node.folder.mkdir()
+    node.pki.write_text("a file")
+    return f"{node.pki}: "
 
 
-def a_link_for_a_directory(site: Site, seat: Seat, tmp_path: Path) -> str:
-    seat.folder.mkdir()
-    seat.pki.symlink_to(tmp_path)
-    return f"{seat.pki}: "
+def a_link_for_a_directory(cluster: AppliedCluster, node: NodeFolder, tmp_path: Path) -> str:
+    node.folder.mkdir()
+    node.pki.symlink_to(tmp_path)
+    return f"{node.pki}: "
 
 
-def a_link_for_the_state(site: Site, seat: Seat, tmp_path: Path) -> str:
-    seat.folder.mkdir()
-    seat.state.symlink_to(tmp_path)
-    return f"{seat.state}: "
+def a_link_for_the_state(cluster: AppliedCluster, node: NodeFolder, tmp_path: Path) -> str:
+    node.folder.mkdir()
+    node.state.symlink_to(tmp_path)
+    return f"{node.state}: "
 
 
-def a_file_for_the_hidden_folder(site: Site, seat: Seat, tmp_path: Path) -> str:
-    seat.pki.mkdir(parents=True)
-    (seat.pki / ".vaultpki").write_text("a file")
-    return f"{seat.pki}/.vaultpki: "
+def a_file_for_the_hidden_folder(cluster: AppliedCluster, node: NodeFolder, tmp_path: Path) -> str:
+    node.pki.mkdir(parents=True)
+    (node.pki / ".vaultpki").write_text("a file")
+    return f"{node.pki}/.vaultpki: "
 
 
-def no_place_for_agent_yaml(site: Site, seat: Seat, tmp_path: Path) -> str:
-    seat.folder.write_text("a file")
-    return f"{seat.folder}: "
+def no_place_for_agent_yaml(cluster: AppliedCluster, node: NodeFolder, tmp_path: Path) -> str:
+    node.folder.write_text("a file")
+    return f"{node.folder}: "
 
 
-SPOILT: tuple[Callable[[Site, Seat, Path], str], ...] = (
+SPOILT: tuple[Callable[[AppliedCluster, NodeFolder, Path], str], ...] = (
     of_another,
     open_to_others,
     a_file_for_a_directory,
@@ -97,80 +99,86 @@ def tree(path: Path) -> dict[str, tuple[int, int]]:
 
 @pytest.mark.parametrize("spoil", SPOILT, ids=lambda spoil: spoil.__name__)
 def test_nothing_is_used_up_and_nothing_is_left(
-    site: Site, seat: Seat, file: Path, tmp_path: Path, spoil: Callable[[Site, Seat, Path], str]
+    cluster: AppliedCluster,
+    node: NodeFolder,
+    file: Path,
+    tmp_path: Path,
+    spoil: Callable[[AppliedCluster, NodeFolder, Path], str],
 ) -> None:
-    said, since = spoil(site, seat, tmp_path), site.server.audit_position()
-    before = tree(seat.folder)
-    examined = vaultpki("doctor", "-c", seat.config, "--join", file, "--dir", seat.pki, "--json", expect=3)
+    said, since = spoil(cluster, node, tmp_path), cluster.server.audit_position()
+    before = tree(node.folder)
+    examined = vaultpki("doctor", "-c", node.config, "--join", file, "--dir", node.pki, "--json", expect=3)
     failed = [each["detail"] for each in json.loads(examined.stdout)["checks"] if each["verdict"] == "failed"]
     assert any(detail.startswith(said) for detail in failed), examined
-    assert tree(seat.folder) == before
-    since = site.server.audit_position()
-    ran = enrolled_nodes.join(seat, file, expect=1)
+    assert tree(node.folder) == before
+    since = cluster.server.audit_position()
+    ran = enrolled_nodes.join(node, file, expect=1)
     assert ran.stdout == "" and ran.stderr.startswith(f"vaultpki: {said}") and ran.stderr.count("\n") == 1, ran
-    assert site.server.requests(since) == []
-    assert tree(seat.folder) == before
+    assert cluster.server.requests(since) == []
+    assert tree(node.folder) == before
     # The same join file serves once that is mended.
-    enrolled_nodes.join(Seat("w-1", tmp_path / "elsewhere"), file)
+    enrolled_nodes.join(NodeFolder("w-1", tmp_path / "elsewhere"), file)
 
 
-def test_folders_lie_apart(site: Site, seat: Seat, file: Path) -> None:
+def test_folders_lie_apart(cluster: AppliedCluster, node: NodeFolder, file: Path) -> None:
     for directory, said in (
-        (seat.folder, f"the agent's own folder {seat.state} would lie in {seat.folder}, which static pods mount"),
-        (seat.state / "pki", f"{seat.state}/pki would lie in the agent's own folder {seat.state}, which nobody else"),
-        (seat.folder / "x/../state", f"{seat.folder}/x/../state"),
+        (node.folder, f"the agent's own folder {node.state} would lie in {node.folder}, which static pods mount"),
+        (node.state / "pki", f"{node.state}/pki would lie in the agent's own folder {node.state}, which nobody else"),
+        (node.folder / "x/../state", f"{node.folder}/x/../state"),
     ):
-        ran = vaultpki("agent", "-c", seat.config, "--join", file, "--dir", directory, "--once", expect=1)
-        assert said in ran.stderr and not seat.folder.exists(), ran
-    enrolled_nodes.join(seat, file)
+        ran = vaultpki("agent", "-c", node.config, "--join", file, "--dir", directory, "--once", expect=1)
+        assert said in ran.stderr and not node.folder.exists(), ran
+    enrolled_nodes.join(node, file)
 
 
-def test_an_owner_that_this_machine_lacks(site: Site, seat: Seat, file: Path, tmp_path: Path) -> None:
-    enrolled_nodes.join(seat, file)
-    text = seat.config.read_text()
-    enrolled_nodes.vacate(site, "w-1")
-    fresh = Desk(site, site.token()).join_file("w-1", tmp_path / "fresh.json", pool="autoscaled")
+def test_an_owner_that_this_machine_lacks(
+    cluster: AppliedCluster, node: NodeFolder, file: Path, tmp_path: Path
+) -> None:
+    enrolled_nodes.join(node, file)
+    text = node.config.read_text()
+    enrolled_nodes.vacate(cluster, "w-1")
+    fresh = Enroller(cluster, cluster.token()).join_file("w-1", tmp_path / "fresh.json", pool="autoscaled")
     for further in ("owner: nobody-here:root\n", "certificates: {kubelet: {owner: 'root:nobody-here'}}\n"):
-        seat.config.write_text(text + further)
-        before = seat.snapshot()
-        ran = enrolled_nodes.join(seat, fresh, expect=1)
+        node.config.write_text(text + further)
+        before = node.snapshot()
+        ran = enrolled_nodes.join(node, fresh, expect=1)
         assert "this machine has no such user or group; create it or change agent.yaml" in ran.stderr, ran
-        assert {name: about[2:] for name, about in seat.snapshot().items()} == {
+        assert {name: about[2:] for name, about in node.snapshot().items()} == {
             name: about[2:] for name, about in before.items()
         }
-    seat.config.write_text(text)
-    enrolled_nodes.join(seat, fresh)
+    node.config.write_text(text)
+    enrolled_nodes.join(node, fresh)
 
 
-def test_a_user_who_may_not_look(site: Site, seat: Seat, file: Path) -> None:
+def test_a_user_who_may_not_look(cluster: AppliedCluster, node: NodeFolder, file: Path) -> None:
     """One sentence, and no fault of ours, where agent.yaml lies in a folder that this user may not enter."""
-    enrolled_nodes.join(seat, file)
-    before = seat.snapshot()
-    seat.folder.chmod(0)
+    enrolled_nodes.join(node, file)
+    before = node.snapshot()
+    node.folder.chmod(0)
     try:
         behind = () if os.geteuid() else ("setpriv", "--bounding-set", "-dac_override,-dac_read_search")
-        ran = vaultpki(*enrolled_nodes.joining(seat, file), expect=1, behind=behind)
+        ran = vaultpki(*enrolled_nodes.joining(node, file), expect=1, behind=behind)
     finally:
-        seat.folder.chmod(0o755)
-    assert ran.stderr == f"vaultpki: {seat.config}: permission denied; run as its owner or as root\n"
-    assert seat.snapshot() == before
+        node.folder.chmod(0o755)
+    assert ran.stderr == f"vaultpki: {node.config}: permission denied; run as its owner or as root\n"
+    assert node.snapshot() == before
 
 
 @pytest.mark.parametrize("where", ["state", "pki", "agent.yaml"])
-def test_no_room_and_no_writing(site: Site, tmp_path: Path, where: str) -> None:
+def test_no_room_and_no_writing(cluster: AppliedCluster, tmp_path: Path, where: str) -> None:
     """A disk that is full, and one that is read-only, under each of the three places."""
-    enrolled_nodes.vacate(site, "w-1")
-    file = Desk(site, site.token()).join_file("w-1", tmp_path / "join.json", pool="autoscaled")
+    enrolled_nodes.vacate(cluster, "w-1")
+    file = Enroller(cluster, cluster.token()).join_file("w-1", tmp_path / "join.json", pool="autoscaled")
     disk_folder = tmp_path / "disk"
     places = {name: tmp_path / "node" / name for name in ("state", "pki", "agent.yaml")} | {where: disk_folder / where}
-    seat_config = places["agent.yaml"]
+    node_config = places["agent.yaml"]
     if where == "state":
         # The state folder lies beside agent.yaml, which stands on the same small disk then.
-        seat_config = disk_folder / "agent.yaml"
-    arguments = ["agent", "-c", str(seat_config), "--join", str(file), "--dir", str(places["pki"]), "--once"]
+        node_config = disk_folder / "agent.yaml"
+    arguments = ["agent", "-c", str(node_config), "--join", str(file), "--dir", str(places["pki"]), "--once"]
     with private_disk(disk_folder, "size=2m,mode=0755") as disk:
         command = [sys.executable, "-m", "vaultpki", *arguments]
-        since = site.server.audit_position()
+        since = cluster.server.audit_position()
         disk.fill(leaving=4)
         full = disk.run(command, environment())
         assert full.returncode == 1 and "the disk is full; free some space and run again" in full.stderr, full
@@ -178,7 +186,7 @@ def test_no_room_and_no_writing(site: Site, tmp_path: Path, where: str) -> None:
         disk.remount("ro")
         closed = disk.run(command, environment())
         assert closed.returncode == 1 and "read-only" in closed.stderr, closed
-        assert site.server.requests(since) == []
+        assert cluster.server.requests(since) == []
         assert list(disk.seen(disk_folder).iterdir()) == [] and not (tmp_path / "node").exists()
         disk.remount("rw")
         done = disk.run(command, environment())

@@ -15,9 +15,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from helpers.faults.forbidden_requests import wire
-from helpers.vault.applied_cluster import Ran, Seat
+from helpers.vault.applied_cluster import NodeFolder, Ran
 from helpers.vault.jwt_issuer import Issuer, showing
-from helpers.vault.plan_commands import Watched, changes, everything, fails, vaultpki
+from helpers.vault.plan_commands import AuditedCluster, changes, everything, fails, vaultpki
 from helpers.vault.servers import Answer, Server
 from vaultpki.certificates import LEAF_BACKDATE
 from vaultpki.model import Certificate, KeyType, Pool, Subject
@@ -36,7 +36,7 @@ WITHOUT = f"{NODES}pools:\n{LISTED}"
 
 
 @dataclass(frozen=True, slots=True)
-class Vouched(Watched):
+class Vouched(AuditedCluster):
     """A cluster whose pools trust an issuer; keys.pem lies beside its cluster.yaml."""
 
     issuer: Issuer
@@ -44,7 +44,7 @@ class Vouched(Watched):
     def write(self, text: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "keys.pem").write_text(self.issuer.public_pem)
-        Watched.write(self, text)
+        AuditedCluster.write(self, text)
 
     def login(self, token: str, pool: str = "cloud") -> Answer:
         return self.server.api("POST", f"auth/{self.prefix}/jwt/login", {"role": pool, "jwt": token}, token="")
@@ -56,26 +56,26 @@ class Vouched(Watched):
         made: str = answer.body["auth"]["client_token"]
         return made
 
-    def image(self, node: str, *, pool: str = "cloud", token: str | None = None) -> Seat:
+    def image(self, node: str, *, pool: str = "cloud", token: str | None = None) -> NodeFolder:
         """A node's folder as an image would bring it: agent.yaml, and the issuer's token."""
-        seat = Seat(node, self.folder / "nodes" / node)
-        seat.folder.mkdir(parents=True)
-        put(seat, self.issuer.token(node) if token is None else token)
-        seat.config.write_text(
+        node_folder = NodeFolder(node, self.folder / "nodes" / node)
+        node_folder.folder.mkdir(parents=True)
+        put(node_folder, self.issuer.token(node) if token is None else token)
+        node_folder.config.write_text(
             f"version: 1\ncluster: {self.name}\nnode: {node}\npool: {pool}\n"
             f"vault: {{addresses: ['{self.server.address}'], ca_file: {self.server.ca_file}}}\n"
             f"root_sha256: {self.root_sha256}\n"
-            f"auth: {{method: jwt, path: {seat.folder}/token}}\n"
-            f"directory: {seat.pki}\nstate: {seat.state}\n"
+            f"auth: {{method: jwt, path: {node_folder.folder}/token}}\n"
+            f"directory: {node_folder.pki}\nstate: {node_folder.state}\n"
         )
-        return seat
+        return node_folder
 
     def pool(self, name: str) -> Pool:
-        return next(pool for pool in self.cluster.pools if pool.name == name)
+        return next(pool for pool in self.model.pools if pool.name == name)
 
 
-def put(seat: Seat, token: str) -> None:
-    file = seat.folder / "token"
+def put(node: NodeFolder, token: str) -> None:
+    file = node.folder / "token"
     file.unlink(missing_ok=True)
     file.touch(mode=0o600)
     file.write_text(f"{token}\n")
@@ -85,55 +85,55 @@ def csr(key: KeyType, subject: Subject) -> str:
     return keys.request(keys.generate_key(key), subject)
 
 
-def sign(site: Vouched, token: str, node: str, pool: str = "cloud", row: str = "kubelet-client") -> Answer:
+def sign(cluster: Vouched, token: str, node: str, pool: str = "cloud", row: str = "kubelet-client") -> Answer:
     """What the node's own request for a row brings with this token."""
-    for own in allowed(site.cluster, node, site.pool(pool), csr):
+    for own in allowed(cluster.model, node, cluster.pool(pool), csr):
         if own.certificate.name == row:
-            return site.server.api("POST", own.path, own.body, token=token)
+            return cluster.server.api("POST", own.path, own.body, token=token)
     raise AssertionError(row)
 
 
-def shown(seat: Seat, file: str) -> str:
-    command = ["openssl", "x509", "-in", f"{seat.pki}/{file}", "-noout", "-subject", "-ext", "subjectAltName"]
+def shown(node: NodeFolder, file: str) -> str:
+    command = ["openssl", "x509", "-in", f"{node.pki}/{file}", "-noout", "-subject", "-ext", "subjectAltName"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 @pytest.fixture(scope="module")
-def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vouched]:
+def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vouched]:
     """One applied cluster for all tests that leave it as it was."""
-    site = Vouched(server, tmp_path_factory.mktemp("jwt"), f"jwt{server.product}", Issuer())
-    site.write(SPEC)
-    site.apply()
-    yield site
-    site.settled()
+    cluster = Vouched(server, tmp_path_factory.mktemp("jwt"), f"jwt{server.product}", Issuer())
+    cluster.write(SPEC)
+    cluster.apply()
+    yield cluster
+    cluster.settled()
 
 
 @pytest.fixture
 def own(server: Server, tmp_path: Path, cluster_name: str) -> Vouched:
     """A cluster of the test's own, not applied yet."""
-    site = Vouched(server, tmp_path, cluster_name, Issuer())
-    site.write(SPEC)
-    return site
+    cluster = Vouched(server, tmp_path, cluster_name, Issuer())
+    cluster.write(SPEC)
+    return cluster
 
 
 # What a node gets
 
 
-def test_a_node_gets_its_own_certificates_and_keeps_them(site: Vouched) -> None:
-    seat = site.image("c-1")
-    assert "issued kubelet" in seat.run().stdout
-    assert "CN = system:node:c-1" in shown(seat, "kubelet.crt").replace("CN=", "CN = ")
-    assert "DNS:c-1" in shown(seat, "kubelet.crt") and "IP Address" not in shown(seat, "kubelet.crt")
-    assert {path.name for path in seat.pki.glob("*.crt")} >= {"kubelet.crt", "kubelet-client.crt", "kube-proxy.crt"}
-    assert not list(seat.state.glob("secret-id*"))
-    before = seat.snapshot()
-    assert "nothing to do" in seat.run().stdout
-    after = seat.snapshot()
+def test_a_node_gets_its_own_certificates_and_keeps_them(cluster: Vouched) -> None:
+    node = cluster.image("c-1")
+    assert "issued kubelet" in node.run().stdout
+    assert "CN = system:node:c-1" in shown(node, "kubelet.crt").replace("CN=", "CN = ")
+    assert "DNS:c-1" in shown(node, "kubelet.crt") and "IP Address" not in shown(node, "kubelet.crt")
+    assert {path.name for path in node.pki.glob("*.crt")} >= {"kubelet.crt", "kubelet-client.crt", "kube-proxy.crt"}
+    assert not list(node.state.glob("secret-id*"))
+    before = node.snapshot()
+    assert "nothing to do" in node.run().stdout
+    after = node.snapshot()
     assert {name: before[name] for name in before if name.startswith("pki/")} == {
         name: after[name] for name in after if name.startswith("pki/")
     }
     listed = json.loads(
-        vaultpki("nodes", "-f", site.file, "--json", env=site.environment("viewer")).stdout,
+        vaultpki("nodes", "-f", cluster.file, "--json", env=cluster.environment("viewer")).stdout,
     )["nodes"]
     (seen,) = [entry for entry in listed if entry["node"] == "c-1"]
     assert seen["pool"] == "cloud" and seen["report"]["certificates"]["kubelet"]["state"] == "ok"
@@ -165,29 +165,29 @@ def goes_on(ran: Ran, *fragments: str) -> None:
     assert ends.startswith("vaultpki: the first certificate here ends at "), ran.stderr
 
 
-def test_the_token_is_read_at_each_login_and_a_bad_one_harms_nothing(site: Vouched) -> None:
-    seat = site.image("c-swap")
-    seat.run()
-    before = shown(seat, "kubelet.crt")
+def test_the_token_is_read_at_each_login_and_a_bad_one_harms_nothing(cluster: Vouched) -> None:
+    node = cluster.image("c-swap")
+    node.run()
+    before = shown(node, "kubelet.crt")
     now = int(time.time())
-    put(seat, site.issuer.token("c-swap", iat=now - 900, nbf=now - 900, exp=now - 600))
-    seat.age()
-    goes_on(seat.run(expect=1), "Vault does not take the token in", "expired", "pool cloud")
-    put(seat, "no token at all")
-    goes_on(seat.run(expect=1), "holds no token")
-    (seat.folder / "token").unlink()
-    goes_on(seat.run(expect=1), "is missing, so this node cannot prove who it is")
-    put(seat, site.issuer.token("c-swap"))
-    (seat.folder / "token").chmod(0o644)
-    seat.folder.chmod(0o700)
-    seat.run()
-    assert shown(seat, "kubelet.crt") == before
+    put(node, cluster.issuer.token("c-swap", iat=now - 900, nbf=now - 900, exp=now - 600))
+    node.age()
+    goes_on(node.run(expect=1), "Vault does not take the token in", "expired", "pool cloud")
+    put(node, "no token at all")
+    goes_on(node.run(expect=1), "holds no token")
+    (node.folder / "token").unlink()
+    goes_on(node.run(expect=1), "is missing, so this node cannot prove who it is")
+    put(node, cluster.issuer.token("c-swap"))
+    (node.folder / "token").chmod(0o644)
+    node.folder.chmod(0o700)
+    node.run()
+    assert shown(node, "kubelet.crt") == before
 
 
-def test_a_node_with_the_token_of_another_gets_nothing(site: Vouched) -> None:
-    seat = site.image("c-victim", token=site.issuer.token("c-thief"))
-    assert "not allowed by this role" in seat.run(expect=1).stderr
-    assert not (seat.pki / "kubelet.crt").exists() and not (seat.pki / "kubelet-client.crt").exists()
+def test_a_node_with_the_token_of_another_gets_nothing(cluster: Vouched) -> None:
+    node = cluster.image("c-victim", token=cluster.issuer.token("c-thief"))
+    assert "not allowed by this role" in node.run(expect=1).stderr
+    assert not (node.pki / "kubelet.crt").exists() and not (node.pki / "kubelet-client.crt").exists()
 
 
 # Who gets in
@@ -196,93 +196,95 @@ def test_a_node_with_the_token_of_another_gets_nothing(site: Vouched) -> None:
 Bad = Callable[[Vouched], str]
 
 
-def _ago(site: Vouched, seconds: int) -> str:
+def _ago(cluster: Vouched, seconds: int) -> str:
     now = int(time.time())
-    return site.issuer.token("c-1", iat=now - seconds - 300, nbf=now - seconds - 300, exp=now - seconds)
+    return cluster.issuer.token("c-1", iat=now - seconds - 300, nbf=now - seconds - 300, exp=now - seconds)
 
 
-def _tampered(site: Vouched) -> str:
-    mine, other = site.issuer.token("c-1").split("."), site.issuer.token("c-2").split(".")
+def _tampered(cluster: Vouched) -> str:
+    mine, other = cluster.issuer.token("c-1").split("."), cluster.issuer.token("c-2").split(".")
     return f"{mine[0]}.{other[1]}.{mine[2]}"
 
 
 REFUSED: dict[str, Bad] = {
-    "another audience": lambda site: site.issuer.token("c-1", aud="kubernetes"),
-    "no audience": lambda site: site.issuer.token("c-1", aud=None),
-    "another issuer": lambda site: site.issuer.token("c-1", iss="https://other.example"),
-    "the issuer's name with a slash": lambda site: site.issuer.token("c-1", iss="https://issuer.example/"),
-    "no issuer": lambda site: site.issuer.token("c-1", iss=None),
-    "expired": lambda site: _ago(site, 12),
-    "expired long ago": lambda site: _ago(site, 100_000),
-    "not valid yet": lambda site: site.issuer.token("c-1", nbf=int(time.time()) + 60),
-    "no times": lambda site: site.issuer.token("c-1", iat=None, nbf=None, exp=None),
-    "no end, and old": lambda site: site.issuer.token(
+    "another audience": lambda cluster: cluster.issuer.token("c-1", aud="kubernetes"),
+    "no audience": lambda cluster: cluster.issuer.token("c-1", aud=None),
+    "another issuer": lambda cluster: cluster.issuer.token("c-1", iss="https://other.example"),
+    "the issuer's name with a slash": lambda cluster: cluster.issuer.token("c-1", iss="https://issuer.example/"),
+    "no issuer": lambda cluster: cluster.issuer.token("c-1", iss=None),
+    "expired": lambda cluster: _ago(cluster, 12),
+    "expired long ago": lambda cluster: _ago(cluster, 100_000),
+    "not valid yet": lambda cluster: cluster.issuer.token("c-1", nbf=int(time.time()) + 60),
+    "no times": lambda cluster: cluster.issuer.token("c-1", iat=None, nbf=None, exp=None),
+    "no end, and old": lambda cluster: cluster.issuer.token(
         "c-1", exp=None, iat=int(time.time()) - 60, nbf=int(time.time()) - 60
     ),
-    "another key of the issuer's name": lambda site: replace(site.issuer, key=Issuer().key).token("c-1"),
-    "an RSA key": lambda site: replace(site.issuer, key=rsa.generate_private_key(65537, 2048)).token("c-1"),
-    "alg none": lambda site: site.issuer.sign(site.issuer.claims("c-1"), alg="none"),
-    "an HMAC by the public key": lambda site: site.issuer.sign(site.issuer.claims("c-1"), alg="HS256"),
+    "another key of the issuer's name": lambda cluster: replace(cluster.issuer, key=Issuer().key).token("c-1"),
+    "an RSA key": lambda cluster: replace(cluster.issuer, key=rsa.generate_private_key(65537, 2048)).token("c-1"),
+    "alg none": lambda cluster: cluster.issuer.sign(cluster.issuer.claims("c-1"), alg="none"),
+    "an HMAC by the public key": lambda cluster: cluster.issuer.sign(cluster.issuer.claims("c-1"), alg="HS256"),
     "another token's claims": _tampered,
-    "no signature": lambda site: site.issuer.token("c-1").rpartition(".")[0] + ".",
-    "no node claim": lambda site: site.issuer.token(None),
-    "a node of no pool": lambda site: site.issuer.token("d-1"),
-    "a listed node": lambda site: site.issuer.token("cp-1"),
-    "a node of another pool": lambda site: site.issuer.token("e-1"),
-    "a node that joins by a file": lambda site: site.issuer.token("w-1"),
-    "upper case": lambda site: site.issuer.token("C-1"),
-    "the pattern inside": lambda site: site.issuer.token("x-c-1"),
-    "a blank before": lambda site: site.issuer.token(" c-1"),
-    "a list of names": lambda site: site.issuer.token(["c-1", "c-2"]),
-    "a list of one": lambda site: site.issuer.token(["c-1"]),
-    "a number": lambda site: site.issuer.token(1),
-    "a mapping": lambda site: site.issuer.token({"c-1": True}),
-    "the name in another claim": lambda site: site.issuer.token(None, sub="c-1"),
-    "nothing": lambda site: "",
-    "no token": lambda site: "c-1",
+    "no signature": lambda cluster: cluster.issuer.token("c-1").rpartition(".")[0] + ".",
+    "no node claim": lambda cluster: cluster.issuer.token(None),
+    "a node of no pool": lambda cluster: cluster.issuer.token("d-1"),
+    "a listed node": lambda cluster: cluster.issuer.token("cp-1"),
+    "a node of another pool": lambda cluster: cluster.issuer.token("e-1"),
+    "a node that joins by a file": lambda cluster: cluster.issuer.token("w-1"),
+    "upper case": lambda cluster: cluster.issuer.token("C-1"),
+    "the pattern inside": lambda cluster: cluster.issuer.token("x-c-1"),
+    "a blank before": lambda cluster: cluster.issuer.token(" c-1"),
+    "a list of names": lambda cluster: cluster.issuer.token(["c-1", "c-2"]),
+    "a list of one": lambda cluster: cluster.issuer.token(["c-1"]),
+    "a number": lambda cluster: cluster.issuer.token(1),
+    "a mapping": lambda cluster: cluster.issuer.token({"c-1": True}),
+    "the name in another claim": lambda cluster: cluster.issuer.token(None, sub="c-1"),
+    "nothing": lambda cluster: "",
+    "no token": lambda cluster: "c-1",
 }
 
 
 @pytest.mark.parametrize("why", REFUSED)
-def test_vault_refuses(why: str, site: Vouched) -> None:
-    assert site.login(site.issuer.token("c-1")).status == 200
-    answer = site.login(REFUSED[why](site))
+def test_vault_refuses(why: str, cluster: Vouched) -> None:
+    assert cluster.login(cluster.issuer.token("c-1")).status == 200
+    answer = cluster.login(REFUSED[why](cluster))
     assert 400 <= answer.status < 404 and "auth" not in answer.body, answer
 
 
-def test_a_token_is_good_at_its_own_pools_role_only(site: Vouched) -> None:
-    cloud, edge = site.issuer.token("c-1"), site.issuer.token("e-1")
-    assert [site.login(cloud, "cloud").status, site.login(edge, "edge").status] == [200, 200]
+def test_a_token_is_good_at_its_own_pools_role_only(cluster: Vouched) -> None:
+    cloud, edge = cluster.issuer.token("c-1"), cluster.issuer.token("e-1")
+    assert [cluster.login(cloud, "cloud").status, cluster.login(edge, "edge").status] == [200, 200]
     for token, pool in ((cloud, "edge"), (edge, "cloud"), (cloud, "autoscaled"), (cloud, "nowhere"), (cloud, "")):
-        assert site.login(token, pool).status == 400, pool
+        assert cluster.login(token, pool).status == 400, pool
     # There is no default role.
-    assert site.server.api("POST", f"auth/{site.prefix}/jwt/login", {"jwt": cloud}, token="").status == 400
+    assert cluster.server.api("POST", f"auth/{cluster.prefix}/jwt/login", {"jwt": cloud}, token="").status == 400
 
 
-def test_one_nodes_token_is_never_anothers(site: Vouched) -> None:
+def test_one_nodes_token_is_never_anothers(cluster: Vouched) -> None:
     # Their tokens differ in the one claim alone, and the second logs in while the first one's token lives.
-    first, second = site.logged_in("c-1"), site.logged_in("c-2")
-    other = site.logged_in("e-1", "edge")
+    first, second = cluster.logged_in("c-1"), cluster.logged_in("c-2")
+    other = cluster.logged_in("e-1", "edge")
     for token, mine, foreign in ((first, "c-1", "c-2"), (second, "c-2", "c-1")):
-        assert sign(site, token, mine).status == 200
+        assert sign(cluster, token, mine).status == 200
         for row in ("kubelet", "kubelet-client"):
-            assert sign(site, token, foreign, row=row).status in (400, 403)
-            assert sign(site, token, "e-1", "edge", row=row).status in (400, 403)
-    assert sign(site, other, "e-1", "edge").status == 200 and sign(site, other, "c-1").status in (400, 403)
-    entities = {site.server.api("POST", "auth/token/lookup", {"token": t}).data["entity_id"] for t in (first, second)}
+            assert sign(cluster, token, foreign, row=row).status in (400, 403)
+            assert sign(cluster, token, "e-1", "edge", row=row).status in (400, 403)
+    assert sign(cluster, other, "e-1", "edge").status == 200 and sign(cluster, other, "c-1").status in (400, 403)
+    entities = {
+        cluster.server.api("POST", "auth/token/lookup", {"token": t}).data["entity_id"] for t in (first, second)
+    }
     assert len(entities) == 2
-    report, store = {"data": {"version": 1}}, f"{site.prefix}/config/data"
+    report, store = {"data": {"version": 1}}, f"{cluster.prefix}/config/data"
     for node, status in (("c-1", 200), ("c-2", 403), ("e-1", 403), ("listed/c-1", 403), ("pooled/cloud/c-1", 403)):
-        assert site.server.api("POST", f"{store}/reports/{node}", report, token=first).status == status
+        assert cluster.server.api("POST", f"{store}/reports/{node}", report, token=first).status == status
     for token, status in ((first, 200), (second, 403), (other, 403)):
-        assert site.server.api("POST", f"{store}/{place(site, token)}", report, token=first).status == status
-    elsewhere = f"{store}/{place(site, first).replace('/cloud/', '/edge/')}"
-    assert site.server.api("POST", elsewhere, report, token=first).status == 403
+        assert cluster.server.api("POST", f"{store}/{place(cluster, token)}", report, token=first).status == status
+    elsewhere = f"{store}/{place(cluster, first).replace('/cloud/', '/edge/')}"
+    assert cluster.server.api("POST", elsewhere, report, token=first).status == 403
 
 
-def place(site: Vouched, token: str, pool: str = "cloud") -> str:
+def place(cluster: Vouched, token: str, pool: str = "cloud") -> str:
     """The place where the holder of this token reports."""
-    entity = site.server.api("POST", "auth/token/lookup", {"token": token}).data["entity_id"]
+    entity = cluster.server.api("POST", "auth/token/lookup", {"token": token}).data["entity_id"]
     return report_place.by_token(pool, entity)
 
 
@@ -314,7 +316,7 @@ def test_an_odd_subject_is_no_node(own: Vouched) -> None:
             for name in ("c-1", "c-2", *([subject] if set(subject) & set("*/, +@%") else [])):
                 assert sign(own, token, name, row=row).status in (400, 403), (subject, name, row)
     assert admitted >= {"c-*", "c-1/", "c-2,c-1"} and "c-2,c-1" in reported
-    found = node_list.read_nodes(own.cluster, own.client())
+    found = node_list.read_nodes(own.model, own.client())
     assert [each.name for each in found.members if each.kind == "jwt"] == ["c-1"]
     assert {each.name for each in found.unfit} == reported and all("fits no pool" in x.sentence for x in found.unfit)
 
@@ -334,14 +336,14 @@ def exactly(answer: Answer, own: Certificate | None) -> bool:
     )
 
 
-def test_what_a_node_must_not_have_is_refused_by_vault(site: Vouched) -> None:
-    cluster, pool = site.cluster, site.pool("cloud")
-    token = site.logged_in("c-17")
-    for mine in allowed(cluster, "c-17", pool, csr):
-        assert site.server.api("POST", mine.path, mine.body, token=token).status == 200, mine.path
-    asked = [each for each in forbidden(cluster, "c-17", pool, csr) if each.held_by == "refusal"]
+def test_what_a_node_must_not_have_is_refused_by_vault(cluster: Vouched) -> None:
+    model, pool = cluster.model, cluster.pool("cloud")
+    token = cluster.logged_in("c-17")
+    for mine in allowed(model, "c-17", pool, csr):
+        assert cluster.server.api("POST", mine.path, mine.body, token=token).status == 200, mine.path
+    asked = [each for each in forbidden(model, "c-17", pool, csr) if each.held_by == "refusal"]
     got, own = [], 0
-    with wire(site.server, token) as send:
+    with wire(cluster.server, token) as send:
         for each in asked:
             answer = send(each)
             if answer.status < 400 and exactly(answer, each.own):
@@ -354,35 +356,35 @@ def test_what_a_node_must_not_have_is_refused_by_vault(site: Vouched) -> None:
     assert got == [] and len(asked) - own >= 300 and own <= 3
 
 
-def test_names_that_differ_in_case_alone_are_one_node_to_vault(site: Vouched) -> None:
+def test_names_that_differ_in_case_alone_are_one_node_to_vault(cluster: Vouched) -> None:
     # Vault keeps one alias for both, so the issuer must not give them to two machines. No other name comes of it.
-    mixed, lower = site.logged_in("c-Fold"), site.logged_in("c-fold")
-    entities = {site.server.api("POST", "auth/token/lookup", {"token": t}).data["entity_id"] for t in (mixed, lower)}
+    mixed, lower = cluster.logged_in("c-Fold"), cluster.logged_in("c-fold")
+    entities = {cluster.server.api("POST", "auth/token/lookup", {"token": t}).data["entity_id"] for t in (mixed, lower)}
     assert len(entities) == 1
-    assert sign(site, mixed, "c-1").status in (400, 403)
-    seat = site.image("c-fold2")
-    seat.configure("node: c-fold2", "node: c-Fold2")
-    fails(seat.run(expect=1), "upper-case letters, which Vault changes")
+    assert sign(cluster, mixed, "c-1").status in (400, 403)
+    node = cluster.image("c-fold2")
+    node.configure("node: c-fold2", "node: c-Fold2")
+    fails(node.run(expect=1), "upper-case letters, which Vault changes")
 
 
 @pytest.mark.parametrize("key", [ed25519.Ed25519PrivateKey.generate(), rsa.generate_private_key(65537, 2048)])
 def test_other_kinds_of_keys(key: Any, own: Vouched) -> None:
-    site = replace(own, issuer=Issuer(key))
-    site.write(SPEC)
-    site.apply()
-    site.settled()
-    assert site.login(site.issuer.token("c-1")).status == 200
-    assert site.login(Issuer(ec.generate_private_key(ec.SECP256R1())).token("c-1")).status == 400
+    cluster = replace(own, issuer=Issuer(key))
+    cluster.write(SPEC)
+    cluster.apply()
+    cluster.settled()
+    assert cluster.login(cluster.issuer.token("c-1")).status == 200
+    assert cluster.login(Issuer(ec.generate_private_key(ec.SECP256R1())).token("c-1")).status == 400
 
 
 def test_a_claim_below_another_as_kubernetes_has_it(own: Vouched) -> None:
-    site = replace(own, issuer=replace(own.issuer, claim="kubernetes.io"))
-    site.write(SPEC.replace("node_claim: node", "node_claim: /kubernetes.io/node/name"))
-    site.apply()
-    site.settled()
-    seat = site.image("c-1", token=site.issuer.token({"namespace": "c-2", "node": {"name": "c-1", "uid": "1"}}))
-    seat.run()
-    assert "system:node:c-1" in shown(seat, "kubelet.crt")
+    cluster = replace(own, issuer=replace(own.issuer, claim="kubernetes.io"))
+    cluster.write(SPEC.replace("node_claim: node", "node_claim: /kubernetes.io/node/name"))
+    cluster.apply()
+    cluster.settled()
+    node = cluster.image("c-1", token=cluster.issuer.token({"namespace": "c-2", "node": {"name": "c-1", "uid": "1"}}))
+    node.run()
+    assert "system:node:c-1" in shown(node, "kubelet.crt")
     claims: tuple[Any, ...] = (
         {"node": {"name": "d-1"}},
         {"node": "c-1"},
@@ -391,7 +393,7 @@ def test_a_claim_below_another_as_kubernetes_has_it(own: Vouched) -> None:
         {"node": {"name": ["c-1"]}},
     )
     for claim in claims:
-        assert site.login(site.issuer.token(claim)).status == 400, claim
+        assert cluster.login(cluster.issuer.token(claim)).status == 400, claim
 
 
 def test_keys_that_vault_fetches(own: Vouched) -> None:
@@ -412,9 +414,9 @@ def test_keys_that_vault_fetches(own: Vouched) -> None:
 # What apply makes of it
 
 
-def records(site: Vouched) -> set[str]:
+def records(cluster: Vouched) -> set[str]:
     """The paths of everything there is of the cluster, without folders."""
-    return {path for path in everything(site.server) if site.prefix in path and not path.endswith("/")}
+    return {path for path in everything(cluster.server) if cluster.prefix in path and not path.endswith("/")}
 
 
 def test_apply_makes_it_once_shows_drift_and_takes_it_away(own: Vouched) -> None:
@@ -478,11 +480,11 @@ def test_apply_makes_it_once_shows_drift_and_takes_it_away(own: Vouched) -> None
     assert records(own) == before
 
 
-def entity(site: Vouched, node: str) -> str | None:
+def entity(cluster: Vouched, node: str) -> str | None:
     """The entity that Vault made when the node logged in; an alias there is the node's name."""
-    accessor = site.read("sys/auth")[f"{site.prefix}/jwt/"]["accessor"]
+    accessor = cluster.read("sys/auth")[f"{cluster.prefix}/jwt/"]["accessor"]
     body = {"alias_name": node, "alias_mount_accessor": accessor}
-    answer = site.server.api("POST", "identity/lookup/entity", body)
+    answer = cluster.server.api("POST", "identity/lookup/entity", body)
     return str(answer.data["id"]) if answer.status == 200 else None
 
 
@@ -552,21 +554,21 @@ def test_destroy_leaves_nothing_of_it_and_the_applier_may_do_all_this(own: Vouch
 # A stolen token
 
 
-def opens(site: Vouched, node: str, *tokens: str) -> bool:
+def opens(cluster: Vouched, node: str, *tokens: str) -> bool:
     """Whether the issuer's token of a node, or one of its Vault tokens, still opens anything."""
-    login = site.login(site.issuer.token(node))
+    login = cluster.login(cluster.issuer.token(node))
     more = [login.body["auth"]["client_token"]] if login.status == 200 else []
     assert login.status in (200, 403), login
-    paths = (f"{site.prefix}/config/data/cluster", f"{site.prefix}/config/data/pools/cloud")
-    read = {site.server.api("GET", path, token=token).status for path in paths for token in (*tokens, *more)}
-    signed = {sign(site, token, node).status for token in (*tokens, *more)}
+    paths = (f"{cluster.prefix}/config/data/cluster", f"{cluster.prefix}/config/data/pools/cloud")
+    read = {cluster.server.api("GET", path, token=token).status for path in paths for token in (*tokens, *more)}
+    signed = {sign(cluster, token, node).status for token in (*tokens, *more)}
     assert (read | signed) <= {200, 403}, (read, signed)
     return 200 in read | signed
 
 
-def entity_fields(site: Vouched, node: str) -> dict[str, Any]:
+def entity_fields(cluster: Vouched, node: str) -> dict[str, Any]:
     """What the server keeps of the node's identity, without times."""
-    fields = site.read(f"identity/entity/id/{entity(site, node)}")
+    fields = cluster.read(f"identity/entity/id/{entity(cluster, node)}")
     kept = ("id", "name", "policies", "metadata", "disabled", "direct_group_ids")
     return {name: fields[name] for name in kept} | {"aliases": [alias["name"] for alias in fields["aliases"]]}
 
@@ -574,12 +576,12 @@ def entity_fields(site: Vouched, node: str) -> dict[str, Any]:
 def test_a_locked_node_gets_nothing_with_its_token_until_it_is_unlocked(own: Vouched) -> None:
     own.apply()
     environment = own.environment()
-    seat = own.image("c-1")
-    seat.run()
+    node = own.image("c-1")
+    node.run()
     stolen, other = own.logged_in("c-1"), own.logged_in("c-2")
     named = {"name": f"kept-{own.name}", "metadata": {"owner": "somebody"}}
     assert own.server.api("POST", f"identity/entity/id/{entity(own, 'c-1')}", named).status in (200, 204)
-    before, held = entity_fields(own, "c-1"), seat.snapshot()
+    before, held = entity_fields(own, "c-1"), node.snapshot()
     assert opens(own, "c-1", stolen)
 
     locker = own.environment("locker")
@@ -587,9 +589,9 @@ def test_a_locked_node_gets_nothing_with_its_token_until_it_is_unlocked(own: Vou
     assert "c-1 is locked: its identity in Vault is disabled" in said and "`vaultpki unlock`" in said
     assert not opens(own, "c-1", stolen) and opens(own, "c-2", other)
     assert entity_fields(own, "c-1") == {**before, "disabled": True}
-    seat.age()
-    goes_on(seat.run(expect=1), "refuses this node all the same", "it may be locked; `vaultpki unlock")
-    after = seat.snapshot()
+    node.age()
+    goes_on(node.run(expect=1), "refuses this node all the same", "it may be locked; `vaultpki unlock")
+    after = node.snapshot()
     assert {n: v for n, v in held.items() if n.startswith("pki/")} == {
         n: v for n, v in after.items() if n.startswith("pki/")
     }
@@ -606,7 +608,7 @@ def test_a_locked_node_gets_nothing_with_its_token_until_it_is_unlocked(own: Vou
     assert "c-1 is unlocked" in said and entity_fields(own, "c-1") == before
     assert "was not locked" in vaultpki("unlock", "-f", own.file, "c-1", env=environment).stdout
     assert opens(own, "c-1")
-    seat.run()
+    node.run()
     assert own.read_names(f"{own.prefix}/config/metadata/locked") == []
 
 
@@ -641,8 +643,8 @@ def test_an_unenrolled_node_does_not_come_back_with_its_token(own: Vouched) -> N
     own.settled()
 
 
-def entity_ids(site: Vouched) -> list[str]:
-    return sorted(site.read_names("identity/entity/id"))
+def entity_ids(cluster: Vouched) -> list[str]:
+    return sorted(cluster.read_names("identity/entity/id"))
 
 
 def entity_ids_in(found: dict[str, Any]) -> list[str]:
@@ -650,38 +652,38 @@ def entity_ids_in(found: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["c-*", "c-1/", "c-2,c-1", "../c-1", "C-1", "{{c-1}}"])
-def test_what_is_no_name_of_a_node_is_not_asked_for(site: Vouched, name: str) -> None:
-    start = site.server.audit_position()
+def test_what_is_no_name_of_a_node_is_not_asked_for(cluster: Vouched, name: str) -> None:
+    start = cluster.server.audit_position()
     for command in ("lock", "unlock", "unenroll"):
-        fails(vaultpki(command, "-f", site.file, name, env=site.environment(), expect=1), "is no node name")
-    assert site.server.writes(start) == []
+        fails(vaultpki(command, "-f", cluster.file, name, env=cluster.environment(), expect=1), "is no node name")
+    assert cluster.server.writes(start) == []
 
 
-def test_a_node_with_an_approle_is_enrolled_again_and_not_unlocked(site: Vouched) -> None:
-    ran = vaultpki("unlock", "-f", site.file, "cp-1", env=site.environment(), expect=1)
+def test_a_node_with_an_approle_is_enrolled_again_and_not_unlocked(cluster: Vouched) -> None:
+    ran = vaultpki("unlock", "-f", cluster.file, "cp-1", env=cluster.environment(), expect=1)
     fails(ran, "cp-1 does not log in by a token of an issuer", "`vaultpki enroll")
 
 
 # What people are told
 
 
-def test_nobody_enrols_such_a_node(site: Vouched) -> None:
-    environment = site.environment()
+def test_nobody_enrols_such_a_node(cluster: Vouched) -> None:
+    environment = cluster.environment()
     for arguments in (("c-9", "--pool", "cloud"), ("c-9",)):
-        ran = vaultpki("enroll", "-f", site.file, *arguments, env=environment, expect=1)
+        ran = vaultpki("enroll", "-f", cluster.file, *arguments, env=environment, expect=1)
         fails(ran, "nodes of pool cloud join by their issuer's token and need no join file")
     for command in ("unenroll", "lock", "unlock"):
-        fails(vaultpki(command, "-f", site.file, "c-9", env=environment, expect=1), "https://issuer.example")
+        fails(vaultpki(command, "-f", cluster.file, "c-9", env=environment, expect=1), "https://issuer.example")
 
 
-def test_the_enroller_cannot_make_a_node_of_such_a_pool(site: Vouched) -> None:
-    answer = site.server.api("POST", "auth/token/create", {"policies": [f"{site.prefix}/enroller"]})
-    token, parameters = answer.body["auth"]["client_token"], site.read(f"sys/policies/acl/{site.prefix}/enroller")
-    allowed = json.loads(parameters["policy"])["path"][f"auth/{site.prefix}/pooled/role/+"]["allowed_parameters"]
+def test_the_enroller_cannot_make_a_node_of_such_a_pool(cluster: Vouched) -> None:
+    answer = cluster.server.api("POST", "auth/token/create", {"policies": [f"{cluster.prefix}/enroller"]})
+    token, parameters = answer.body["auth"]["client_token"], cluster.read(f"sys/policies/acl/{cluster.prefix}/enroller")
+    allowed = json.loads(parameters["policy"])["path"][f"auth/{cluster.prefix}/pooled/role/+"]["allowed_parameters"]
     wanted = {name: values[0] for name, values in allowed.items()}
-    path = f"auth/{site.prefix}/pooled/role"
-    assert wanted["token_policies"] == f"{site.prefix}/pool/autoscaled"
-    assert site.server.api("POST", f"{path}/w-7", wanted, token=token).status == 204
-    wanted["token_policies"] = f"{site.prefix}/pool/cloud"
-    assert site.server.api("POST", f"{path}/c-7", wanted, token=token).status == 403
-    assert site.server.api("DELETE", f"{path}/w-7").status == 204
+    path = f"auth/{cluster.prefix}/pooled/role"
+    assert wanted["token_policies"] == f"{cluster.prefix}/pool/autoscaled"
+    assert cluster.server.api("POST", f"{path}/w-7", wanted, token=token).status == 204
+    wanted["token_policies"] = f"{cluster.prefix}/pool/cloud"
+    assert cluster.server.api("POST", f"{path}/c-7", wanted, token=token).status == 403
+    assert cluster.server.api("DELETE", f"{path}/w-7").status == 204

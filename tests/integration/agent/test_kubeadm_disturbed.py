@@ -22,7 +22,7 @@ from helpers.faults import system_calls
 from helpers.faults.disturbed_passes import Trials, command, whole
 from helpers.faults.small_disks import private_disk
 from helpers.faults.system_calls import Call, Fault
-from helpers.vault.applied_cluster import Ran, Seat, Site, environment, vaultpki
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, environment, vaultpki
 from helpers.vault.servers import Server
 from vaultpki.agent import run as agent
 from vaultpki.pki import x509
@@ -52,12 +52,12 @@ Files = dict[str, bytes]
 class Copies(Trials):
     """As Trials; but a plain kubeconfig names its pair by the path of its node, and is foreign on another one."""
 
-    def copy(self, name: str) -> Seat:
-        seat = super().copy(name)
-        for path in seat.folder.glob("*.conf"):
-            text = path.read_text().replace(str(self.base.folder), str(seat.folder))
+    def copy(self, name: str) -> NodeFolder:
+        node = super().copy(name)
+        for path in node.folder.glob("*.conf"):
+            text = path.read_text().replace(str(self.base.folder), str(node.folder))
             path.write_text(text)
-        return seat
+        return node
 
 
 @dataclass(frozen=True)
@@ -69,25 +69,25 @@ class Found:
     inodes: dict[str, int]
 
 
-def found(seat: Seat, *others: Path) -> Found:
+def found(node: NodeFolder, *others: Path) -> Found:
     """Read a node as its components do, by the stable names; its own path and `others` read as HERE."""
     pairs: dict[str, Files] = {}
     rest: Files = {}
-    for path in _files(seat):
-        key = str(path.relative_to(seat.folder).with_suffix(""))
+    for path in _files(node):
+        key = str(path.relative_to(node.folder).with_suffix(""))
         data = path.read_bytes()
         if path.suffix in (".key", ".pem") or path.with_suffix(".key").exists():
             pairs.setdefault(key, {})[path.name] = data
         else:
-            here = b"|".join(str(each).encode() for each in (seat.folder, *others))
-            rest[str(path.relative_to(seat.folder))] = re.sub(here, b"HERE", data)
-    return Found(pairs, rest, {path.name: path.stat().st_ino for path in seat.folder.glob("*.conf")})
+            here = b"|".join(str(each).encode() for each in (node.folder, *others))
+            rest[str(path.relative_to(node.folder))] = re.sub(here, b"HERE", data)
+    return Found(pairs, rest, {path.name: path.stat().st_ino for path in node.folder.glob("*.conf")})
 
 
-def _files(seat: Seat) -> Iterator[Path]:
-    for folder in (seat.folder, seat.pki, seat.pki / "etcd", seat.pki / "scheduler", seat.folder / "kubelet"):
+def _files(node: NodeFolder) -> Iterator[Path]:
+    for folder in (node.folder, node.pki, node.pki / "etcd", node.pki / "scheduler", node.folder / "kubelet"):
         for path in sorted(folder.glob("*")):
-            plain = folder == seat.folder
+            plain = folder == node.folder
             if path.name.startswith(".") or path.name == "agent.yaml":
                 continue
             if path.is_file() and (plain or path.is_symlink()):
@@ -95,63 +95,63 @@ def _files(seat: Seat) -> Iterator[Path]:
 
 
 @pytest.fixture
-def site(server: Server, tmp_path: Path, cluster_name: str) -> Site:
-    made = Site(server, tmp_path / "site", cluster_name)
+def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AppliedCluster:
+    made = AppliedCluster(server, tmp_path / "cluster", cluster_name)
     made.write(SPEC)
     made.apply()
     return made
 
 
-def _seat(site: Site) -> Seat:
-    folder = site.folder / "nodes" / "cp-1"
-    return site.equip("cp-1", folder=folder, further=f"layout: kubeadm\nfolders: {{kubelet: {folder}/kubelet}}\n")
+def _node(cluster: AppliedCluster) -> NodeFolder:
+    folder = cluster.folder / "nodes" / "cp-1"
+    return cluster.equip("cp-1", folder=folder, further=f"layout: kubeadm\nfolders: {{kubelet: {folder}/kubelet}}\n")
 
 
-def first_issue(site: Site, place: Path) -> Copies:
+def first_issue(cluster: AppliedCluster, place: Path) -> Copies:
     """A node that has nothing yet."""
-    return _copies(_seat(site), place)
+    return _copies(_node(cluster), place)
 
 
-def renewal(site: Site, place: Path) -> Copies:
+def renewal(cluster: AppliedCluster, place: Path) -> Copies:
     """A node with a pair to replace in each further folder, and another API server for its kubeconfigs."""
-    seat = _seat(site)
-    seat.run()
-    site.write(SPEC.replace(":6443", ":8443") + CHANGED)
-    site.apply()
-    seat.age(100_000)
-    return _copies(seat, place)
+    node = _node(cluster)
+    node.run()
+    cluster.write(SPEC.replace(":6443", ":8443") + CHANGED)
+    cluster.apply()
+    node.age(100_000)
+    return _copies(node, place)
 
 
-def _copies(base: Seat, place: Path) -> Copies:
+def _copies(base: NodeFolder, place: Path) -> Copies:
     (place / "trials").mkdir()
     return Copies(base, place / "trials")
 
 
-def clean(seat: Seat) -> None:
+def clean(node: NodeFolder) -> None:
     """Nothing lies on the node but what is live."""
-    for folder in (seat.pki, seat.pki / "etcd", seat.pki / "scheduler", seat.folder / "kubelet"):
+    for folder in (node.pki, node.pki / "etcd", node.pki / "scheduler", node.folder / "kubelet"):
         hidden = folder / ".vaultpki"
         sets = {path.name for path in hidden.iterdir() if path.is_symlink()}
         live = {os.readlink(hidden / name) for name in sets}
         assert {path.name for path in hidden.iterdir()} == {"lock", "owner.json", *sets, *live}, folder
         names = {path.name for path in folder.iterdir() if path.is_symlink()}
         assert names == {path.name for name in live for path in (hidden / name).iterdir()}, folder
-    plain = {path.name for path in seat.folder.iterdir()}
+    plain = {path.name for path in node.folder.iterdir()}
     assert plain == {"agent.yaml", "state", "pki", "kubelet", "kubelet.conf", *FIXED}
 
 
 def each_disturbed(trials: Copies, faults: list[Fault], judge: Callable[[Ran, str], bool]) -> None:
     before = found(trials.base)
-    good = found(Seat("cp-1", trials.place / "recorded"))
+    good = found(NodeFolder("cp-1", trials.place / "recorded"))
     due = RENEWED if before.pairs else set(good.pairs)
     assert len(good.pairs) == 11
 
     def one(number: int) -> None:
         fault = faults[number]
-        seat = trials.copy(f"case-{number}")
-        what, at_start = str(fault), found(seat).inodes
-        through = judge(trials.run(seat, "-o", str(trials.place / f"log-{number}"), *fault.options), what)
-        now = found(seat, trials.base.folder)
+        node = trials.copy(f"case-{number}")
+        what, at_start = str(fault), found(node).inodes
+        through = judge(trials.run(node, "-o", str(trials.place / f"log-{number}"), *fault.options), what)
+        now = found(node, trials.base.folder)
         for key, files in now.pairs.items():
             assert files == before.pairs.get(key) or (key in due and whole(Path(key).name, files)), f"{what}: {key}"
             assert not through or key not in due or files != before.pairs.get(key), f"{what}: success told: {key}"
@@ -160,14 +160,14 @@ def each_disturbed(trials: Copies, faults: list[Fault], judge: Callable[[Ran, st
             assert data in (before.others.get(name), good.others[name]), f"{what}: {name}"
         for name, inode in at_start.items():
             assert name not in FIXED or now.inodes.get(name) == inode, f"{what}: {name} was replaced"
-        again = agent.run(load_agent(seat.config))
+        again = agent.run(load_agent(node.config))
         assert not again.failures, f"{what}, then run again: {again.failures}"
-        end = found(seat)
+        end = found(node)
         assert end.pairs.keys() == good.pairs.keys() and end.others == good.others, what
         for key, files in end.pairs.items():
             assert whole(Path(key).name, files) and (files != before.pairs.get(key)) is (key in due), f"{what}: {key}"
-        clean(seat)
-        shutil.rmtree(seat.folder)
+        clean(node)
+        shutil.rmtree(node.folder)
 
     # More than there are processors: a pass that replaced something waits some seconds for watchers.
     with ThreadPoolExecutor(max_workers=8) as pool:
@@ -205,8 +205,10 @@ def chosen(points: list[Call], size: int) -> list[Call]:
     ],
 )
 @pytest.mark.parametrize("begin", [first_issue, renewal])
-def test_killed(begin: Callable[[Site, Path], Copies], size: int, site: Site, tmp_path: Path) -> None:
-    made = begin(site, tmp_path)
+def test_killed(
+    begin: Callable[[AppliedCluster, Path], Copies], size: int, cluster: AppliedCluster, tmp_path: Path
+) -> None:
+    made = begin(cluster, tmp_path)
     points = chosen(made.points(), size)
     each_disturbed(made, [Fault(call, "signal=SIGKILL") for call in points], killed)
 
@@ -220,22 +222,24 @@ def test_killed(begin: Callable[[Site, Path], Copies], size: int, site: Site, tm
     ],
 )
 @pytest.mark.parametrize("begin", [first_issue, renewal])
-def test_a_failing_call(begin: Callable[[Site, Path], Copies], size: int, site: Site, tmp_path: Path) -> None:
-    made = begin(site, tmp_path)
+def test_a_failing_call(
+    begin: Callable[[AppliedCluster, Path], Copies], size: int, cluster: AppliedCluster, tmp_path: Path
+) -> None:
+    made = begin(cluster, tmp_path)
     each_disturbed(made, system_calls.rotating(chosen(made.points(), size), size), told)
 
 
-def signed(site: Site, since: int) -> list[str]:
+def signed(cluster: AppliedCluster, since: int) -> list[str]:
     """The names of the roles by which Vault was asked to sign."""
-    paths = [path for _, path in site.server.writes(since) if f"{site.prefix}/" in path and "/sign/" in path]
+    paths = [path for _, path in cluster.server.writes(since) if f"{cluster.prefix}/" in path and "/sign/" in path]
     return sorted(path.rpartition("/")[2] for path in paths)
 
 
 @pytest.mark.parametrize("how", ["full", "read-only"])
-def test_a_folder_that_cannot_be_written_holds_no_other_back(site: Site, tmp_path: Path, how: str) -> None:
+def test_a_folder_that_cannot_be_written_holds_no_other_back(cluster: AppliedCluster, tmp_path: Path, how: str) -> None:
     """The kubelet's folder fails alone, and costs no signature."""
-    seat = renewal(site, tmp_path).base
-    before, folder = found(seat), seat.folder / "kubelet"
+    node = renewal(cluster, tmp_path).base
+    before, folder = found(node), node.folder / "kubelet"
     aside = folder.rename(folder.with_name("aside"))
     with private_disk(folder, "size=256k,mode=755") as disk:
         # From within, since a mount covers the folder for nobody else.
@@ -244,46 +248,46 @@ def test_a_folder_that_cannot_be_written_holds_no_other_back(site: Site, tmp_pat
             disk.fill(leaving=1)
         else:
             disk.remount("ro")
-        start = site.server.audit_position()
-        done = disk.run(command(seat), environment())
+        start = cluster.server.audit_position()
+        done = disk.run(command(node), environment())
         assert not told(done, how)
         assert "the disk is full" in done.stderr if how == "full" else "read-only" in done.stderr
-        assert signed(site, start) == ["etcd-server", "kube-scheduler"]
-        inside = Seat(seat.name, disk.seen(seat.folder))
-        now = found(inside, seat.folder)
+        assert signed(cluster, start) == ["etcd-server", "kube-scheduler"]
+        inside = NodeFolder(node.name, disk.seen(node.folder))
+        now = found(inside, node.folder)
         assert {key for key, files in now.pairs.items() if files != before.pairs[key]} == RENEWED - {
             "kubelet/kubelet-client"
         }
         disk.remount("rw")
         disk.empty()
-        done = disk.run(command(seat), environment())
-        assert told(done, how) and signed(site, start)[-1] == "kubelet-client"
-        assert found(inside, seat.folder).pairs["kubelet/kubelet-client"] != before.pairs["kubelet/kubelet-client"]
+        done = disk.run(command(node), environment())
+        assert told(done, how) and signed(cluster, start)[-1] == "kubelet-client"
+        assert found(inside, node.folder).pairs["kubelet/kubelet-client"] != before.pairs["kubelet/kubelet-client"]
 
 
-def test_a_folder_that_others_may_write_to_holds_no_other_back(site: Site) -> None:
-    seat = _seat(site)
-    seat.run()
-    before = found(seat)
-    (seat.pki / "etcd").chmod(0o777)
-    ran = vaultpki("renew", "-c", seat.config, "--force", expect=1)
-    (said,) = (line for line in ran.stderr.splitlines() if f"{seat.pki}/etcd: " in line)
+def test_a_folder_that_others_may_write_to_holds_no_other_back(cluster: AppliedCluster) -> None:
+    node = _node(cluster)
+    node.run()
+    before = found(node)
+    (node.pki / "etcd").chmod(0o777)
+    ran = vaultpki("renew", "-c", node.config, "--force", expect=1)
+    (said,) = (line for line in ran.stderr.splitlines() if f"{node.pki}/etcd: " in line)
     assert "kube-apiserver-etcd, etcd-server" in said and "choose another place" in said
-    renewed = {key for key, files in found(seat).pairs.items() if files != before.pairs[key]}
+    renewed = {key for key, files in found(node).pairs.items() if files != before.pairs[key]}
     # kube-apiserver checks etcd with the bundle in that folder, so its own pair for etcd waits, too.
     assert before.pairs.keys() - renewed == {
         *(f"pki/etcd/{stem}" for stem in ("server", "peer", "healthcheck-client")),
         "pki/apiserver-etcd-client",
     }
-    (seat.pki / "etcd").chmod(0o755)
-    vaultpki("renew", "-c", seat.config, "--force")
-    assert all(files != before.pairs[key] for key, files in found(seat).pairs.items())
+    (node.pki / "etcd").chmod(0o755)
+    vaultpki("renew", "-c", node.config, "--force")
+    assert all(files != before.pairs[key] for key, files in found(node).pairs.items())
 
 
-def test_readers_find_whole_files_in_every_folder_at_every_moment(site: Site, tmp_path: Path) -> None:
-    seat = _seat(site)
-    seat.run()
-    combined = [path for path in _files(seat) if path.suffix == ".pem"]
+def test_readers_find_whole_files_in_every_folder_at_every_moment(cluster: AppliedCluster, tmp_path: Path) -> None:
+    node = _node(cluster)
+    node.run()
+    combined = [path for path in _files(node) if path.suffix == ".pem"]
     assert len(combined) == 11
     ended, problems, looks = threading.Event(), list[str](), 0
 
@@ -295,10 +299,10 @@ def test_readers_find_whole_files_in_every_folder_at_every_moment(site: Site, tm
                 if not x509.matches(begin, x509.read_certificates(middle + rest)[0]):
                     problems.append(f"{path}: torn")
             for name, ports in (("kubelet.conf", (6443, 8443)), ("scheduler.conf", (6443,))):
-                text = (seat.folder / name).read_text()
+                text = (node.folder / name).read_text()
                 if not any(f"10.0.0.11:{port}" in text and text.endswith("\n") for port in ports):
                     problems.append(f"{name}: {text!r}")
-            for folder in (seat.pki, seat.pki / "etcd", seat.pki / "scheduler"):
+            for folder in (node.pki, node.pki / "etcd", node.pki / "scheduler"):
                 if len(x509.read_certificates((folder / "ca.crt").read_bytes())) != 1:
                     problems.append(f"{folder}/ca.crt: torn")
             looks += 1
@@ -306,11 +310,11 @@ def test_readers_find_whole_files_in_every_folder_at_every_moment(site: Site, tm
     reader = threading.Thread(target=look)
     reader.start()
     try:
-        site.write(SPEC.replace(":6443", ":8443"))
-        site.apply()
+        cluster.write(SPEC.replace(":6443", ":8443"))
+        cluster.apply()
         for _ in range(2):
-            seat.age(100_000)
-            vaultpki("renew", "-c", seat.config, "--force")
+            node.age(100_000)
+            vaultpki("renew", "-c", node.config, "--force")
     finally:
         ended.set()
         reader.join()

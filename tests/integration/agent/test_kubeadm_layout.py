@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from helpers.node import enrolled_nodes
-from helpers.node.enrolled_nodes import Desk
+from helpers.node.enrolled_nodes import Enroller
 from helpers.node.resident_agent import AT_ONCE, PASS, POLL, resident
-from helpers.vault.applied_cluster import Ran, Seat, Site, second_issuer, vaultpki
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, second_issuer, vaultpki
 from helpers.vault.servers import Server, wait_for
 from vaultpki.pki import x509
 
@@ -58,8 +58,8 @@ CP_CONFS = {"kubelet.conf", "controller-manager.conf", "scheduler.conf"}
 
 
 @pytest.fixture(scope="module")
-def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
-    made = Site(server, tmp_path_factory.mktemp("kubeadm"), f"k{os.urandom(4).hex()}")
+def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
+    made = AppliedCluster(server, tmp_path_factory.mktemp("kubeadm"), f"k{os.urandom(4).hex()}")
     made.folder.mkdir(exist_ok=True)
     (made.folder / "motd.tmpl").write_text("node ${node} in ${directory}\n")
     made.write(SPEC)
@@ -68,18 +68,18 @@ def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 
 @pytest.fixture
-def desk(site: Site) -> Desk:
-    return Desk(site, site.token())
+def enroller(cluster: AppliedCluster) -> Enroller:
+    return Enroller(cluster, cluster.token())
 
 
-def equip(site: Site, node: str, folder: Path, *, pool: str | None = None) -> Seat:
+def equip(cluster: AppliedCluster, node: str, folder: Path, *, pool: str | None = None) -> NodeFolder:
     """A node whose kubelet's folder is beside pki; kubeconfigs lie above it."""
     further = f"layout: kubeadm\nfolders: {{kubelet: {folder}/kubelet}}\n"
-    return site.equip(node, pool=pool, folder=folder, further=further)
+    return cluster.equip(node, pool=pool, folder=folder, further=further)
 
 
-def join(seat: Seat, file: Path, *more: str, expect: int = 0) -> Ran:
-    arguments = [*enrolled_nodes.joining(seat, file), "--kubelet-dir", seat.folder / "kubelet", *more]
+def join(node: NodeFolder, file: Path, *more: str, expect: int = 0) -> Ran:
+    arguments = [*enrolled_nodes.joining(node, file), "--kubelet-dir", node.folder / "kubelet", *more]
     return vaultpki(*arguments, expect=expect)
 
 
@@ -90,10 +90,10 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if path.name != ".vaultpki" and not path.is_dir()}
 
 
-def folders(seat: Seat) -> dict[str, set[str]]:
-    inner = {"pki": seat.pki, "etcd": seat.pki / "etcd", "scheduler": seat.pki / "scheduler"}
-    found = {name: names(path) for name, path in {**inner, "kubelet": seat.folder / "kubelet"}.items()}
-    return {name: held for name, held in found.items() if held} | {"above": names(seat.folder) - {"agent.yaml"}}
+def folders(node: NodeFolder) -> dict[str, set[str]]:
+    inner = {"pki": node.pki, "etcd": node.pki / "etcd", "scheduler": node.pki / "scheduler"}
+    found = {name: names(path) for name, path in {**inner, "kubelet": node.folder / "kubelet"}.items()}
+    return {name: held for name, held in found.items() if held} | {"above": names(node.folder) - {"agent.yaml"}}
 
 
 @pytest.mark.parametrize(
@@ -114,153 +114,155 @@ def folders(seat: Seat) -> dict[str, set[str]]:
     ],
 )
 def test_each_node_has_kubeadms_files(
-    site: Site, tmp_path: Path, node: str, pool: str | None, expected: dict[str, set[str]]
+    cluster: AppliedCluster, tmp_path: Path, node: str, pool: str | None, expected: dict[str, set[str]]
 ) -> None:
-    seat = equip(site, node, tmp_path / node, pool=pool)
-    seat.run()
-    assert folders(seat) == expected
-    for path in seat.folder.rglob("*"):
+    node_folder = equip(cluster, node, tmp_path / node, pool=pool)
+    node_folder.run()
+    assert folders(node_folder) == expected
+    for path in node_folder.folder.rglob("*"):
         if path.is_symlink():
             # A static pod that mounts one folder sees no other: no link may lead out of it.
             hidden = path.parent if path.parent.name == ".vaultpki" else path.parent / ".vaultpki"
             assert hidden in path.resolve().parents, path
-    assert not any(path.is_symlink() for path in seat.folder.glob("*.conf"))
-    before = seat.snapshot()
-    assert "nothing to do until" in seat.run().stdout
-    assert seat.snapshot() == before
+    assert not any(path.is_symlink() for path in node_folder.folder.glob("*.conf"))
+    before = node_folder.snapshot()
+    assert "nothing to do until" in node_folder.run().stdout
+    assert node_folder.snapshot() == before
 
 
-def test_kubeconfigs_name_files_that_their_readers_see(site: Site, tmp_path: Path) -> None:
-    seat = equip(site, "cp-1", tmp_path / "cp-1")
-    seat.run()
-    kubelet = seat.folder / "kubelet"
+def test_kubeconfigs_name_files_that_their_readers_see(cluster: AppliedCluster, tmp_path: Path) -> None:
+    node = equip(cluster, "cp-1", tmp_path / "cp-1")
+    node.run()
+    kubelet = node.folder / "kubelet"
     for name, folder, stem, ca in (
-        ("kubelet.conf", kubelet, "kubelet-client", seat.pki),
-        ("controller-manager.conf", seat.pki, "controller-manager", seat.pki),
-        ("scheduler.conf", seat.pki / "scheduler", "scheduler", seat.pki / "scheduler"),
+        ("kubelet.conf", kubelet, "kubelet-client", node.pki),
+        ("controller-manager.conf", node.pki, "controller-manager", node.pki),
+        ("scheduler.conf", node.pki / "scheduler", "scheduler", node.pki / "scheduler"),
     ):
-        file = seat.folder / name
+        file = node.folder / name
         assert stat.S_ISREG(file.lstat().st_mode) and file.stat().st_mode & 0o7777 == 0o600
         config = yaml.safe_load(file.read_text())
-        user, cluster = config["users"][0]["user"], config["clusters"][0]["cluster"]
+        user, entry = config["users"][0]["user"], config["clusters"][0]["cluster"]
         assert user == {"client-certificate": f"{folder}/{stem}.crt", "client-key": f"{folder}/{stem}.key"}
         # Its own kube-apiserver, as kubeadm has it: `kubeadm upgrade` would change any other one.
-        assert cluster == {"server": "https://10.0.0.11:6443", "certificate-authority": f"{ca}/ca.crt"}
-    for bundle in (seat.pki / "ca.crt", seat.pki / "scheduler" / "ca.crt"):
+        assert entry == {"server": "https://10.0.0.11:6443", "certificate-authority": f"{ca}/ca.crt"}
+    for bundle in (node.pki / "ca.crt", node.pki / "scheduler" / "ca.crt"):
         (issuing,) = x509.read_certificates(bundle.read_bytes())
-        assert issuing.subject.common_name == f"{site.name} kubernetes CA"
-    (issuing,) = x509.read_certificates((seat.pki / "etcd" / "ca.crt").read_bytes())
-    assert issuing.subject.common_name == f"{site.name} etcd CA"
-    seat = equip(site, "w-1", tmp_path / "w-1", pool="autoscaled")
-    seat.run()
-    (cluster,) = yaml.safe_load((seat.folder / "kubelet.conf").read_text())["clusters"]
-    assert cluster["cluster"]["server"] == "https://api.example.com:6443"
+        assert issuing.subject.common_name == f"{cluster.name} kubernetes CA"
+    (issuing,) = x509.read_certificates((node.pki / "etcd" / "ca.crt").read_bytes())
+    assert issuing.subject.common_name == f"{cluster.name} etcd CA"
+    node = equip(cluster, "w-1", tmp_path / "w-1", pool="autoscaled")
+    node.run()
+    (entry,) = yaml.safe_load((node.folder / "kubelet.conf").read_text())["clusters"]
+    assert entry["cluster"]["server"] == "https://api.example.com:6443"
 
 
-def test_templates_know_the_folder(site: Site, tmp_path: Path) -> None:
-    seat = equip(site, "cp-1", tmp_path / "cp-1")
-    seat.run()
-    assert (seat.pki / "motd.txt").read_text() == f"node cp-1 in {seat.pki}\n"
+def test_templates_know_the_folder(cluster: AppliedCluster, tmp_path: Path) -> None:
+    node = equip(cluster, "cp-1", tmp_path / "cp-1")
+    node.run()
+    assert (node.pki / "motd.txt").read_text() == f"node cp-1 in {node.pki}\n"
 
 
-def test_a_join_writes_the_layout_and_its_folders(site: Site, desk: Desk, tmp_path: Path) -> None:
-    enrolled_nodes.vacate(site, "cp-2")
-    file = desk.join_file("cp-2", tmp_path / "join.json")
+def test_a_join_writes_the_layout_and_its_folders(cluster: AppliedCluster, enroller: Enroller, tmp_path: Path) -> None:
+    enrolled_nodes.vacate(cluster, "cp-2")
+    file = enroller.join_file("cp-2", tmp_path / "join.json")
     held = json.loads(file.read_text())
     # An agent that knows no layouts refuses the version with what to do.
     assert (held["version"], held["layout"]) == (2, "kubeadm")
-    seat = Seat("cp-2", tmp_path / "node")
-    join(seat, file)
-    written = yaml.safe_load(seat.config.read_text())
+    node = NodeFolder("cp-2", tmp_path / "node")
+    join(node, file)
+    written = yaml.safe_load(node.config.read_text())
     assert written["layout"] == "kubeadm" and written["version"] == 1
-    assert written["folders"] == {"kubelet": str(seat.folder / "kubelet"), "kubeconfigs": str(seat.folder)}
-    assert folders(seat)["kubelet"] == KUBELET
+    assert written["folders"] == {"kubelet": str(node.folder / "kubelet"), "kubeconfigs": str(node.folder)}
+    assert folders(node)["kubelet"] == KUBELET
 
 
 STATIC_PODS = ("--hooks", "static-pods")
 MANAGER = [{"static_pod": "kube-controller-manager"}]
 
 
-def test_a_join_writes_the_hooks_of_static_pods(site: Site, desk: Desk, tmp_path: Path) -> None:
+def test_a_join_writes_the_hooks_of_static_pods(cluster: AppliedCluster, enroller: Enroller, tmp_path: Path) -> None:
     """Before kubeadm has made the pods, so that nothing is restarted by the first pass. The owner's hooks stay."""
-    enrolled_nodes.vacate(site, "cp-1")
-    seat = Seat("cp-1", tmp_path / "node")
-    ran = join(seat, desk.join_file("cp-1", tmp_path / "join.json"), *STATIC_PODS)
+    enrolled_nodes.vacate(cluster, "cp-1")
+    node = NodeFolder("cp-1", tmp_path / "node")
+    ran = join(node, enroller.join_file("cp-1", tmp_path / "join.json"), *STATIC_PODS)
     assert ran.stdout.splitlines()[1:3] == [
         "when kubernetes-ca changes, a hook restarts the static pod kube-controller-manager and waits up to 4m for it",
         "when etcd-ca changes, hooks restart the static pods etcd and kube-apiserver and wait up to 4m for each",
     ]
     assert ran.stderr == ""
     both = [{"static_pod": "etcd"}, {"static_pod": "kube-apiserver"}]
-    written = yaml.safe_load(seat.config.read_text())
+    written = yaml.safe_load(node.config.read_text())
     assert (written["hooks"], written["hook_timeout"]) == ({"kubernetes-ca": MANAGER, "etcd-ca": both}, "4m")
     own = 'etcd-ca:\n  - ["true"]\n'
-    seat.config.write_text(re.sub(r"etcd-ca:\n(  - .*\n)*", own, seat.config.read_text()))
-    own_hooks = yaml.safe_load(seat.config.read_text())["hooks"]
+    node.config.write_text(re.sub(r"etcd-ca:\n(  - .*\n)*", own, node.config.read_text()))
+    own_hooks = yaml.safe_load(node.config.read_text())["hooks"]
     assert own_hooks["etcd-ca"] == [["true"]]
-    ran = join(seat, desk.join_file("cp-1", tmp_path / "again.json", replace=True), *STATIC_PODS)
+    ran = join(node, enroller.join_file("cp-1", tmp_path / "again.json", replace=True), *STATIC_PODS)
     assert "agent.yaml has hooks of etcd-ca already; they stay\n" in ran.stdout
-    assert yaml.safe_load(seat.config.read_text())["hooks"] == own_hooks
+    assert yaml.safe_load(node.config.read_text())["hooks"] == own_hooks
 
 
-def test_a_join_that_is_repeated_writes_the_hooks_too(site: Site, desk: Desk, tmp_path: Path) -> None:
-    enrolled_nodes.vacate(site, "cp-2")
-    file, seat = desk.join_file("cp-2", tmp_path / "join.json"), Seat("cp-2", tmp_path / "node")
-    join(seat, file)
-    assert "hooks" not in yaml.safe_load(seat.config.read_text())
-    join(seat, file, *STATIC_PODS)
+def test_a_join_that_is_repeated_writes_the_hooks_too(
+    cluster: AppliedCluster, enroller: Enroller, tmp_path: Path
+) -> None:
+    enrolled_nodes.vacate(cluster, "cp-2")
+    file, node = enroller.join_file("cp-2", tmp_path / "join.json"), NodeFolder("cp-2", tmp_path / "node")
+    join(node, file)
+    assert "hooks" not in yaml.safe_load(node.config.read_text())
+    join(node, file, *STATIC_PODS)
     expected = {"kubernetes-ca": MANAGER, "etcd-ca": [{"static_pod": "kube-apiserver"}]}
-    assert yaml.safe_load(seat.config.read_text())["hooks"] == expected
+    assert yaml.safe_load(node.config.read_text())["hooks"] == expected
 
 
-def test_a_worker_needs_no_hooks(site: Site, desk: Desk, tmp_path: Path) -> None:
-    enrolled_nodes.vacate(site, "w-7")
-    seat = Seat("w-7", tmp_path / "node")
-    ran = join(seat, desk.join_file("w-7", tmp_path / "join.json", pool="autoscaled"), *STATIC_PODS)
+def test_a_worker_needs_no_hooks(cluster: AppliedCluster, enroller: Enroller, tmp_path: Path) -> None:
+    enrolled_nodes.vacate(cluster, "w-7")
+    node = NodeFolder("w-7", tmp_path / "node")
+    ran = join(node, enroller.join_file("w-7", tmp_path / "join.json", pool="autoscaled"), *STATIC_PODS)
     assert "this node needs no hooks: none of its components reads a CA only when it starts\n" in ran.stdout
-    written = yaml.safe_load(seat.config.read_text())
+    written = yaml.safe_load(node.config.read_text())
     assert "hooks" not in written and written["hook_timeout"] == "1m"
 
 
-def test_records_of_another_layout_change_nothing(site: Site, tmp_path: Path) -> None:
+def test_records_of_another_layout_change_nothing(cluster: AppliedCluster, tmp_path: Path) -> None:
     for kind in ("nodes/cp-2", "cluster"):
-        record = site.read(f"{site.prefix}/config/data/{kind}")["data"]
+        record = cluster.read(f"{cluster.prefix}/config/data/{kind}")["data"]
         assert (record["version"], record["layout"]) == (2, "kubeadm")
-    seat = site.equip("cp-2", folder=tmp_path / "cp-2")
-    ran = seat.run(expect=1)
+    node = cluster.equip("cp-2", folder=tmp_path / "cp-2")
+    ran = node.run(expect=1)
     assert "is for the layout kubeadm, and agent.yaml says document" in ran.stderr
-    assert not names(seat.pki)
+    assert not names(node.pki)
 
 
-def reset(seat: Seat) -> None:
+def reset(node: NodeFolder) -> None:
     """What `kubeadm reset` removes (kubernetes cmd/kubeadm/app/cmd/phases/reset/cleanupnode.go)."""
-    for path in seat.folder.glob("*.conf"):
+    for path in node.folder.glob("*.conf"):
         path.unlink()
-    for path in seat.pki.iterdir():
+    for path in node.pki.iterdir():
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    shutil.rmtree(seat.folder / "kubelet")
+    shutil.rmtree(node.folder / "kubelet")
 
 
-def test_after_kubeadm_reset_a_plain_run_restores_everything(site: Site, tmp_path: Path) -> None:
-    seat = equip(site, "cp-1", tmp_path / "cp-1")
-    seat.run()
-    before = folders(seat)
-    reset(seat)
-    seat.run()
-    assert folders(seat) == before
+def test_after_kubeadm_reset_a_plain_run_restores_everything(cluster: AppliedCluster, tmp_path: Path) -> None:
+    node = equip(cluster, "cp-1", tmp_path / "cp-1")
+    node.run()
+    before = folders(node)
+    reset(node)
+    node.run()
+    assert folders(node) == before
 
 
-def test_a_resident_agent_restores_everything_after_kubeadm_reset(site: Site, tmp_path: Path) -> None:
-    seat = equip(site, "cp-1", tmp_path / "cp-1")
-    with seat.config.open("a") as file:
+def test_a_resident_agent_restores_everything_after_kubeadm_reset(cluster: AppliedCluster, tmp_path: Path) -> None:
+    node = equip(cluster, "cp-1", tmp_path / "cp-1")
+    with node.config.open("a") as file:
         file.write(f"poll: {POLL}s\n")
-    with resident(seat, log=tmp_path / "log") as agent:
+    with resident(node, log=tmp_path / "log") as agent:
         agent.await_issued()
-        wait_for(lambda: names(seat.folder) >= CP_CONFS, PASS, str)
-        before = folders(seat)
-        reset(seat)
-        assert folders(seat) == {"above": set()}
-        wait_for(lambda: folders(seat) == before, POLL + PASS, lambda: str(folders(seat)))
+        wait_for(lambda: names(node.folder) >= CP_CONFS, PASS, str)
+        before = folders(node)
+        reset(node)
+        assert folders(node) == {"above": set()}
+        wait_for(lambda: folders(node) == before, POLL + PASS, lambda: str(folders(node)))
         assert agent.end() < AT_ONCE
 
 
@@ -279,53 +281,53 @@ def test_a_resident_agent_restores_everything_after_kubeadm_reset(site: Site, tm
     ],
 )
 def test_a_cluster_of_kubeadms_own_is_refused_before_anything_is_used(
-    site: Site, desk: Desk, tmp_path: Path, path: str
+    cluster: AppliedCluster, enroller: Enroller, tmp_path: Path, path: str
 ) -> None:
-    enrolled_nodes.vacate(site, "cp-2")
-    file = desk.join_file("cp-2", tmp_path / "join.json")
-    seat = Seat("cp-2", tmp_path / "node")
-    mine = seat.folder / path
+    enrolled_nodes.vacate(cluster, "cp-2")
+    file = enroller.join_file("cp-2", tmp_path / "join.json")
+    node = NodeFolder("cp-2", tmp_path / "node")
+    mine = node.folder / path
     mine.parent.mkdir(parents=True, exist_ok=True)
     mine.write_text("theirs\n")
-    before = seat.snapshot()
-    ran = join(seat, file, expect=1)
+    before = node.snapshot()
+    ran = join(node, file, expect=1)
     assert f"{mine}: it was made by kubeadm or a kubelet, and taking over an existing kubeadm cluster" in ran.stderr
-    assert seat.snapshot() == before
+    assert node.snapshot() == before
     mine.unlink()
     for name in ("sa.key", "sa.pub"):
-        seat.pki.mkdir(exist_ok=True)
-        (seat.pki / name).write_text("kubeadm's own\n")
-    join(seat, file)
-    assert (seat.pki / "sa.key").read_text() == "kubeadm's own\n" and folders(seat)["etcd"] == ETCD_BUNDLES
+        node.pki.mkdir(exist_ok=True)
+        (node.pki / name).write_text("kubeadm's own\n")
+    join(node, file)
+    assert (node.pki / "sa.key").read_text() == "kubeadm's own\n" and folders(node)["etcd"] == ETCD_BUNDLES
 
 
-def test_a_first_pass_refuses_it_too(site: Site, tmp_path: Path) -> None:
-    seat = equip(site, "cp-1", tmp_path / "cp-1")
-    seat.pki.mkdir()
-    (seat.pki / "ca.key").write_text("theirs\n")
-    ran = seat.run(expect=1)
+def test_a_first_pass_refuses_it_too(cluster: AppliedCluster, tmp_path: Path) -> None:
+    node = equip(cluster, "cp-1", tmp_path / "cp-1")
+    node.pki.mkdir()
+    (node.pki / "ca.key").write_text("theirs\n")
+    ran = node.run(expect=1)
     assert "taking over an existing kubeadm cluster is not supported yet" in ran.stderr
-    assert [path.name for path in seat.pki.iterdir()] == ["ca.key"]
+    assert [path.name for path in node.pki.iterdir()] == ["ca.key"]
 
 
 def test_a_kubeconfig_that_a_pod_mounts_is_never_replaced(server: Server, tmp_path: Path, cluster_name: str) -> None:
-    site = Site(server, tmp_path / "site", cluster_name)
+    cluster = AppliedCluster(server, tmp_path / "cluster", cluster_name)
     spec = re.sub(r"certificates:(.|\n)*", "", SPEC)
-    site.write(spec)
-    site.apply()
-    seat = equip(site, "cp-1", tmp_path / "cp-1")
-    seat.run()
-    before = {name: (seat.folder / name).stat().st_ino for name in CP_CONFS}
-    site.write(spec.replace("10.0.0.11", "10.0.0.99"))
-    site.apply()
-    seat.age(100_000)
-    ran = seat.run()
+    cluster.write(spec)
+    cluster.apply()
+    node = equip(cluster, "cp-1", tmp_path / "cp-1")
+    node.run()
+    before = {name: (node.folder / name).stat().st_ino for name in CP_CONFS}
+    cluster.write(spec.replace("10.0.0.11", "10.0.0.99"))
+    cluster.apply()
+    node.age(100_000)
+    ran = node.run()
     assert ran.stderr.count("it is outdated and stays, because a static pod mounts this very file") == 2, ran
     assert "restart the static pod kube-scheduler" in ran.stderr
-    after = {name: (seat.folder / name).stat().st_ino for name in CP_CONFS}
+    after = {name: (node.folder / name).stat().st_ino for name in CP_CONFS}
     assert {name for name in CP_CONFS if after[name] != before[name]} == {"kubelet.conf"}
-    assert 'server: "https://10.0.0.99:6443"' in (seat.folder / "kubelet.conf").read_text()
-    shown = vaultpki("status", "-c", seat.config, "--offline", "--json", expect=3)
+    assert 'server: "https://10.0.0.99:6443"' in (node.folder / "kubelet.conf").read_text()
+    shown = vaultpki("status", "-c", node.config, "--offline", "--json", expect=3)
     reasons = {each["name"]: each["reasons"] for each in json.loads(shown.stdout)["certificates"]}
     odd = {name: why for name, why in reasons.items() if why}
     assert odd == {
@@ -333,83 +335,83 @@ def test_a_kubeconfig_that_a_pod_mounts_is_never_replaced(server: Server, tmp_pa
         "kube-controller-manager": ["kubeconfig-outdated"],
     }
     # The remedy of the warning.
-    (seat.folder / "scheduler.conf").unlink()
-    ran = seat.run()
-    assert ran.stderr.count("it is outdated") == 1 and "10.0.0.99" in (seat.folder / "scheduler.conf").read_text()
+    (node.folder / "scheduler.conf").unlink()
+    ran = node.run()
+    assert ran.stderr.count("it is outdated") == 1 and "10.0.0.99" in (node.folder / "scheduler.conf").read_text()
 
 
 def test_the_signer_of_the_leaves_is_first(server: Server, tmp_path: Path, cluster_name: str) -> None:
     """kubeadm looks at the first certificate of ca.crt alone; a change of the order alone runs no hook."""
-    site = Site(server, tmp_path / "site", cluster_name)
-    site.write(re.sub(r"certificates:(.|\n)*", "", SPEC))
-    site.apply()
-    seat = equip(site, "cp-1", tmp_path / "cp-1")
-    with seat.config.open("a") as file:
+    cluster = AppliedCluster(server, tmp_path / "cluster", cluster_name)
+    cluster.write(re.sub(r"certificates:(.|\n)*", "", SPEC))
+    cluster.apply()
+    node = equip(cluster, "cp-1", tmp_path / "cp-1")
+    with node.config.open("a") as file:
         file.write(f"hooks: {{kubernetes-ca: [[sh, -c, 'echo ran >> {tmp_path}/ran']]}}\n")
 
     def cas() -> list[list[str]]:
         """What both bundles hold, and who signed the leaves that lie beside them."""
-        read = [(seat.pki / name).read_bytes() for name in ("ca.crt", "scheduler/ca.crt")]
-        signers = [(seat.pki / name).read_bytes() for name in ("apiserver.crt", "scheduler/scheduler.crt")]
+        read = [(node.pki / name).read_bytes() for name in ("ca.crt", "scheduler/ca.crt")]
+        signers = [(node.pki / name).read_bytes() for name in ("apiserver.crt", "scheduler/scheduler.crt")]
         found = [[facts.fingerprint for facts in x509.read_certificates(pem)] for pem in (*read, *signers)]
         return [found[0], found[1], found[2][1:], found[3][1:]]
 
-    seat.run()
+    node.run()
     (old,) = cas()[0]
-    new = second_issuer(site)
-    seat.age(100_000)
-    seat.run()
+    new = second_issuer(cluster)
+    node.age(100_000)
+    node.run()
     assert cas() == [[old, new], [old, new], [old], [old]]
     count = (tmp_path / "ran").read_text().count("ran")
     assert count == 2
-    vaultpki("renew", "-c", seat.config, "--force")
+    vaultpki("renew", "-c", node.config, "--force")
     assert cas() == [[new, old], [new, old], [new], [new]]
     assert (tmp_path / "ran").read_text().count("ran") == count
-    ran = vaultpki("verify", "-f", site.file, "--dir", seat.pki, "--json")
+    ran = vaultpki("verify", "-f", cluster.file, "--dir", node.pki, "--json")
     assert json.loads(ran.stdout)["ok"]
     # What kubeadm would reject is found.
-    live = (seat.pki / "ca.crt").resolve()
+    live = (node.pki / "ca.crt").resolve()
     one, two = (facts.pem for facts in x509.read_certificates(live.read_bytes()))
     live.write_text(two + one)
-    ran = vaultpki("verify", "-f", site.file, "--dir", seat.pki, "--json", expect=3)
+    ran = vaultpki("verify", "-f", cluster.file, "--dir", node.pki, "--json", expect=3)
     wrong = [check for check in json.loads(ran.stdout)["checks"] if not check["ok"]]
     assert [check["to"] for check in wrong] == ["ca.crt"] and "which kubeadm compares" in wrong[0]["detail"]
 
 
 def test_another_layout_needs_every_node_to_join_anew(server: Server, tmp_path: Path, cluster_name: str) -> None:
-    site = Site(server, tmp_path / "site", cluster_name)
-    site.write(DOCUMENT)
-    site.apply()
-    seat = site.equip("worker-1")
-    seat.run()
-    site.write("layout: kubeadm\n" + DOCUMENT)
+    cluster = AppliedCluster(server, tmp_path / "cluster", cluster_name)
+    cluster.write(DOCUMENT)
+    cluster.apply()
+    node = cluster.equip("worker-1")
+    node.run()
+    cluster.write("layout: kubeadm\n" + DOCUMENT)
     for command in (["plan"], ["apply", "--yes"]):
-        ran = vaultpki(*command, "-f", site.file, env=site.environment(), expect=1)
+        ran = vaultpki(*command, "-f", cluster.file, env=cluster.environment(), expect=1)
         assert "the nodes have the layout document, and a node gets its layout when it joins" in ran.stderr
         assert "end the credentials of worker-1 (`vaultpki lock`" in ran.stderr
-    before = seat.snapshot(memory=False)
-    vaultpki("lock", "-f", site.file, "worker-1", env=site.environment("locker"))
+    before = node.snapshot(memory=False)
+    vaultpki("lock", "-f", cluster.file, "worker-1", env=cluster.environment("locker"))
     early = vaultpki(
-        *("enroll", "-f", site.file, "worker-1", "-o", tmp_path / "join.json"), env=site.environment(), expect=1
+        *("enroll", "-f", cluster.file, "worker-1", "-o", tmp_path / "join.json"), env=cluster.environment(), expect=1
     )
     assert "in Vault is for another layout; run `vaultpki apply" in early.stderr
-    site.apply()
+    cluster.apply()
     # The node that still has the old layout keeps its files as they are.
-    mount = f"auth/{site.prefix}/listed/role/worker-1"
-    role_id = site.read(f"{mount}/role-id")["role_id"]
-    seat.config.write_text(re.sub("role_id: [^}]*", f"role_id: {role_id}", seat.config.read_text()))
+    mount = f"auth/{cluster.prefix}/listed/role/worker-1"
+    role_id = cluster.read(f"{mount}/role-id")["role_id"]
+    node.config.write_text(re.sub("role_id: [^}]*", f"role_id: {role_id}", node.config.read_text()))
     minted = server.api("POST", f"{mount}/secret-id")
-    (seat.state / "secret-id").write_text(minted.data["secret_id"])
-    seat.age(100_000)
-    ran = seat.run(expect=1)
+    (node.state / "secret-id").write_text(minted.data["secret_id"])
+    node.age(100_000)
+    ran = node.run(expect=1)
     assert "is for the layout kubeadm, and agent.yaml says document; a node gets its layout when it joins" in ran.stderr
-    after = seat.snapshot(memory=False)
+    after = node.snapshot(memory=False)
     assert {name: held for name, held in after.items() if name.startswith("pki")} == {
         name: held for name, held in before.items() if name.startswith("pki")
     }
     # With a live credential the way back is closed, too.
-    site.write(DOCUMENT)
-    vaultpki("plan", "-f", site.file, env=site.environment("viewer"), expect=1)
+    cluster.write(DOCUMENT)
+    vaultpki("plan", "-f", cluster.file, env=cluster.environment("viewer"), expect=1)
 
 
 DOCUMENT = """\
@@ -420,38 +422,38 @@ nodes:
 
 
 def test_verify_proves_every_node_and_the_operator(server: Server, tmp_path: Path, cluster_name: str) -> None:
-    site = Site(server, tmp_path / "site", cluster_name)
-    site.write(re.sub(r"certificates:(.|\n)*", "", SPEC))
-    site.apply()
+    cluster = AppliedCluster(server, tmp_path / "cluster", cluster_name)
+    cluster.write(re.sub(r"certificates:(.|\n)*", "", SPEC))
+    cluster.apply()
     for node, pool in (("cp-1", None), ("cp-2", None), ("etcd-1", None), ("w-1", "autoscaled")):
-        equip(site, node, site.folder / "nodes" / node, pool=pool).run()
-    operator = site.folder / "operator"
+        equip(cluster, node, cluster.folder / "nodes" / node, pool=pool).run()
+    operator = cluster.folder / "operator"
     for name in ("admin", "super-admin"):
-        site.issue(name, operator)
+        cluster.issue(name, operator)
         config = yaml.safe_load((operator / f"{name}.conf").read_text())
         held = config["users"][0]["user"]
         # As kubeadm writes it: whole in itself, so it can be copied to /etc/kubernetes.
         assert b64decode(held["client-key-data"]) == (operator / f"{name}.key").read_bytes()
         assert b64decode(held["client-certificate-data"]) == (operator / f"{name}.crt").read_bytes()
         cas = x509.read_certificates(b64decode(config["clusters"][0]["cluster"]["certificate-authority-data"]))
-        first = x509.read_certificates((site.folder / "nodes" / "cp-1" / "pki" / "ca.crt").read_bytes())[0]
+        first = x509.read_certificates((cluster.folder / "nodes" / "cp-1" / "pki" / "ca.crt").read_bytes())[0]
         assert cas[0] == first and (operator / f"{name}.conf").stat().st_mode & 0o7777 == 0o600
-    for folder in (site.folder, site.folder / "nodes", site.folder / "nodes" / "w-1" / "pki"):
-        ran = vaultpki("verify", "-f", site.file, "--dir", folder, "--json")
+    for folder in (cluster.folder, cluster.folder / "nodes", cluster.folder / "nodes" / "w-1" / "pki"):
+        ran = vaultpki("verify", "-f", cluster.file, "--dir", folder, "--json")
         assert json.loads(ran.stdout)["ok"]
-    checks = json.loads(vaultpki("verify", "-f", site.file, "--dir", site.folder, "--json").stdout)["checks"]
+    checks = json.loads(vaultpki("verify", "-f", cluster.file, "--dir", cluster.folder, "--json").stdout)["checks"]
     read = {(check["from"], check["to"]) for check in checks if check["kind"] == "file"}
     for file in ("etcd/server.key", "scheduler/ca.crt", "kubelet/kubelet.crt", "scheduler.conf", "kubelet.conf"):
         assert ("cp-1", file) in read, file
     # Another first certificate of ca.crt, a torn pair and a wrong kubeconfig are found.
-    seat = Seat("cp-1", site.folder / "nodes" / "cp-1")
-    live = (seat.pki / "etcd" / "server.key").resolve()
-    live.write_bytes((seat.pki / "etcd" / "peer.key").read_bytes())
-    (seat.folder / "scheduler.conf").write_text("no kubeconfig\n")
-    ran = vaultpki("verify", "-f", site.file, "--dir", site.folder, "--json", expect=3)
+    node_folder = NodeFolder("cp-1", cluster.folder / "nodes" / "cp-1")
+    live = (node_folder.pki / "etcd" / "server.key").resolve()
+    live.write_bytes((node_folder.pki / "etcd" / "peer.key").read_bytes())
+    (node_folder.folder / "scheduler.conf").write_text("no kubeconfig\n")
+    ran = vaultpki("verify", "-f", cluster.file, "--dir", cluster.folder, "--json", expect=3)
     wrong = {check["to"] for check in json.loads(ran.stdout)["checks"] if check["kind"] == "file" and not check["ok"]}
     assert wrong == {"etcd/server.key", "etcd/server.pem", "scheduler.conf"}
-    shown = json.loads(vaultpki("status", "--dir", seat.pki, "--json", expect=3).stdout)["certificates"]
+    shown = json.loads(vaultpki("status", "--dir", node_folder.pki, "--json", expect=3).stdout)["certificates"]
     states = {each["name"]: each["state"] for each in shown}
     assert states["etcd-server"] == "broken" and states["kube-scheduler"] == "ok" and "kubelet" not in states
     assert set(states) >= {"kube-apiserver", "etcd-peer", "kube-controller-manager"}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.vault.applied_cluster import Seat, Site, environment, vaultpki
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, environment, vaultpki
 from helpers.vault.servers import Server
 from vaultpki.agent import run
 from vaultpki.agent.context import Outcome
@@ -32,26 +32,26 @@ OWN = """\
 
 
 @pytest.fixture
-def site(server: Server, tmp_path: Path, cluster_name: str) -> Site:
-    made = Site(server, tmp_path / "site", cluster_name)
+def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AppliedCluster:
+    made = AppliedCluster(server, tmp_path / "cluster", cluster_name)
     made.write(NODES)
     made.apply()
     return made
 
 
 @pytest.fixture
-def worker(site: Site) -> Seat:
-    seat = site.equip("worker-1")
-    seat.run()
-    return seat
+def worker(cluster: AppliedCluster) -> NodeFolder:
+    node = cluster.equip("worker-1")
+    node.run()
+    return node
 
 
-def passed(seat: Seat) -> Outcome:
+def passed(node: NodeFolder) -> Outcome:
     """A pass in this process, which does not wait for watchers."""
-    return run.run(load_agent(seat.config), run.Options(settle=False))
+    return run.run(load_agent(node.config), run.Options(settle=False))
 
 
-def test_a_pass_with_nothing_due_loads_neither_hvac_nor_cryptography(worker: Seat) -> None:
+def test_a_pass_with_nothing_due_loads_neither_hvac_nor_cryptography(worker: NodeFolder) -> None:
     worker.run()
     program = (
         "import sys; from vaultpki.cli import vaultpki\n"
@@ -66,13 +66,13 @@ def test_a_pass_with_nothing_due_loads_neither_hvac_nor_cryptography(worker: Sea
     assert names & {"hvac", "requests", "h11", "cryptography", "yaml"} == set()
 
 
-def pair(seat: Seat, stem: str) -> tuple[bytes, bytes, bytes]:
-    crt, key, pem = ((seat.pki / name).read_bytes() for name in pair_files(stem))
+def pair(node: NodeFolder, stem: str) -> tuple[bytes, bytes, bytes]:
+    crt, key, pem = ((node.pki / name).read_bytes() for name in pair_files(stem))
     return crt, key, pem
 
 
-def whole(seat: Seat, stem: str) -> bool:
-    crt, key, pem = pair(seat, stem)
+def whole(node: NodeFolder, stem: str) -> bool:
+    crt, key, pem = pair(node, stem)
     return x509.matches(key, x509.read_certificates(crt)[0]) and pem == key + crt
 
 
@@ -83,13 +83,13 @@ def rewrite(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def test_one_run_mends_what_was_removed_garbled_torn_or_swapped(site: Site, worker: Seat) -> None:
-    etcd = site.equip("etcd-1")
+def test_one_run_mends_what_was_removed_garbled_torn_or_swapped(cluster: AppliedCluster, worker: NodeFolder) -> None:
+    etcd = cluster.equip("etcd-1")
     etcd.run()
     untouched = pair(etcd, "etcd-peer")
     foreign = pair(etcd, "etcd-healthcheck-client")
-    stems = {seat: [path.stem for path in seat.pki.glob("*.key")] for seat in (worker, etcd)}
-    before = {(seat.name, stem): pair(seat, stem) for seat in stems for stem in stems[seat]}
+    stems = {node: [path.stem for path in node.pki.glob("*.key")] for node in (worker, etcd)}
+    before = {(node.name, stem): pair(node, stem) for node in stems for stem in stems[node]}
     (worker.pki / "kubelet.key").unlink()
     rewrite(worker.pki / "kubelet-client.crt", before["worker-1", "kubelet-client"][0][:300])
     rewrite(worker.pki / "kube-proxy.key", foreign[1])
@@ -99,26 +99,28 @@ def test_one_run_mends_what_was_removed_garbled_torn_or_swapped(site: Site, work
     (worker.pki / "kubelet.conf").unlink()
     rewrite(worker.pki / "kubernetes-ca.crt", b"")
     bundle = (etcd.pki / "kubernetes-ca.crt").read_bytes()
-    for seat in (worker, etcd):
-        passed(seat)
-    for seat, names in stems.items():
+    for node in (worker, etcd):
+        passed(node)
+    for node, names in stems.items():
         for stem in names:
-            assert whole(seat, stem), stem
-            crt, key, _ = pair(seat, stem)
-            old_crt, old_key, _ = before[seat.name, stem]
-            assert (seat, stem) == (etcd, "etcd-peer") or (crt != old_crt and key != old_key), stem
+            assert whole(node, stem), stem
+            crt, key, _ = pair(node, stem)
+            old_crt, old_key, _ = before[node.name, stem]
+            assert (node, stem) == (etcd, "etcd-peer") or (crt != old_crt and key != old_key), stem
     assert pair(etcd, "etcd-peer") == untouched
     assert (worker.pki / "kubernetes-ca.crt").read_bytes() == bundle
     assert (worker.pki / "kubelet.conf").read_bytes()
-    for seat in (worker, etcd):
-        done = passed(seat)
+    for node in (worker, etcd):
+        done = passed(node)
         assert done.renewed == () and not done.bundles_changed and not done.failures
 
 
-def test_an_issuer_that_is_none_of_the_roots_is_named_and_stops_nobody(site: Site, worker: Seat) -> None:
+def test_an_issuer_that_is_none_of_the_roots_is_named_and_stops_nobody(
+    cluster: AppliedCluster, worker: NodeFolder
+) -> None:
     bundle = (worker.pki / "etcd-ca.crt").read_bytes()
-    made = site.server.api(
-        "POST", f"{site.prefix}/etcd/root/generate/internal", {"common_name": "foreign", "issuer_name": "foreign"}
+    made = cluster.server.api(
+        "POST", f"{cluster.prefix}/etcd/root/generate/internal", {"common_name": "foreign", "issuer_name": "foreign"}
     )
     assert made.status == 200, made
     text = "CN=foreign on the mount of etcd is not trusted: it was not signed by the cluster's root CA; remove it"
@@ -126,13 +128,13 @@ def test_an_issuer_that_is_none_of_the_roots_is_named_and_stops_nobody(site: Sit
     assert text in worker.run().stderr
     assert (worker.pki / "etcd-ca.crt").read_bytes() == bundle
     # And a node that has nothing yet gets all of its own.
-    other = site.equip("etcd-1")
+    other = cluster.equip("etcd-1")
     done = passed(other)
     assert not done.failures and "etcd-server" in done.renewed
     assert (other.pki / "etcd-ca.crt").read_bytes() == bundle
 
 
-def test_a_whole_process_waits_for_watchers_and_leaves_no_old_generation(worker: Seat) -> None:
+def test_a_whole_process_waits_for_watchers_and_leaves_no_old_generation(worker: NodeFolder) -> None:
     (worker.pki / "kubelet.crt").unlink()
     began = time.monotonic()
     ran = worker.run()
@@ -143,56 +145,56 @@ def test_a_whole_process_waits_for_watchers_and_leaves_no_old_generation(worker:
     assert generations == ["bundles", "kube-proxy", "kubelet", "kubelet-client"]
 
 
-def test_modes_are_mended_without_a_new_certificate(site: Site, worker: Seat) -> None:
+def test_modes_are_mended_without_a_new_certificate(cluster: AppliedCluster, worker: NodeFolder) -> None:
     before = pair(worker, "kubelet")
     (worker.pki / "kubelet.key").chmod(0o400)
     (worker.pki / "kubelet.crt").chmod(0o600)
     (worker.pki / "kubelet.conf").chmod(0o666)
-    since = site.server.audit_position()
+    since = cluster.server.audit_position()
     ran = worker.run()
     # test_open_writers.py has more of it.
     assert "another user owned or could write to kubelet.conf; written anew, as another file" in ran.stderr
-    assert site.server.requests(since) == []
+    assert cluster.server.requests(since) == []
     assert pair(worker, "kubelet") == before
     found = [(worker.pki / name).stat().st_mode & 0o777 for name in ("kubelet.key", "kubelet.crt", "kubelet.conf")]
     assert found == [0o600, 0o644, 0o600]
 
 
-def test_owner_and_mode_of_agent_yaml(site: Site) -> None:
-    seat = site.equip(
+def test_owner_and_mode_of_agent_yaml(cluster: AppliedCluster) -> None:
+    node = cluster.equip(
         "worker-1", further='owner: "65534:65534"\ncertificates: {kubelet: {owner: "0:65534", mode: "0640"}}\n'
     )
     if os.geteuid() != 0:
         # Only root gives files away.
-        assert "run as root, or take `owner` out of agent.yaml" in seat.run(expect=1).stderr
+        assert "run as root, or take `owner` out of agent.yaml" in node.run(expect=1).stderr
         return
-    seat.run()
-    found = {path.name: path.stat() for path in seat.pki.iterdir() if path.is_file()}
+    node.run()
+    found = {path.name: path.stat() for path in node.pki.iterdir() if path.is_file()}
     assert {name: (about.st_uid, about.st_gid) for name, about in found.items()} == {
         name: (0, 65534) if name in pair_files("kubelet") else (65534, 65534) for name in found
     }
     modes = {name: about.st_mode & 0o777 for name, about in found.items()}
     assert [modes[name] for name in pair_files("kubelet")] == [0o644, 0o640, 0o640]
     assert [modes[name] for name in pair_files("kube-proxy")] == [0o644, 0o600, 0o600]
-    seat.configure("65534:65534", "0:0")
-    before = {path.name: path.stat().st_ino for path in seat.pki.iterdir() if path.is_file()}
-    done = passed(seat)
+    node.configure("65534:65534", "0:0")
+    before = {path.name: path.stat().st_ino for path in node.pki.iterdir() if path.is_file()}
+    done = passed(node)
     # The owner of before knows the keys that were its own, and may have its files open.
     assert sorted(done.renewed) == ["kube-proxy", "kubelet-client"] and not done.failures
-    assert {path.stat().st_uid for path in seat.pki.iterdir()} == {0}
-    after = {path.name: path.stat().st_ino for path in seat.pki.iterdir() if path.is_file()}
+    assert {path.stat().st_uid for path in node.pki.iterdir()} == {0}
+    after = {path.name: path.stat().st_ino for path in node.pki.iterdir() if path.is_file()}
     assert {name for name in before if before[name] == after[name]} == set(pair_files("kubelet"))
 
 
-def test_an_owner_this_machine_does_not_have(site: Site) -> None:
-    seat = site.equip("worker-1", further="owner: nobody-here:nobody-here\n")
-    ran = seat.run(expect=1)
+def test_an_owner_this_machine_does_not_have(cluster: AppliedCluster) -> None:
+    node = cluster.equip("worker-1", further="owner: nobody-here:nobody-here\n")
+    ran = node.run(expect=1)
     assert ran.stderr.count("\n") == 1 and "nobody-here" in ran.stderr and "Traceback" not in ran.stderr
 
 
-def test_a_changed_spec_reaches_the_node_once_its_copy_is_old(site: Site, worker: Seat) -> None:
-    site.write(NODES + "certificates:\n  kubelet: {ttl: 7d, extra_names: [kubelet.example.com]}\n" + OWN)
-    site.apply()
+def test_a_changed_spec_reaches_the_node_once_its_copy_is_old(cluster: AppliedCluster, worker: NodeFolder) -> None:
+    cluster.write(NODES + "certificates:\n  kubelet: {ttl: 7d, extra_names: [kubelet.example.com]}\n" + OWN)
+    cluster.apply()
     untouched, before = pair(worker, "kubelet-client"), pair(worker, "kubelet")
     assert passed(worker).renewed == ()
     worker.age()
@@ -206,8 +208,8 @@ def test_a_changed_spec_reaches_the_node_once_its_copy_is_old(site: Site, worker
     assert pair(worker, "kubelet")[1] != before[1] and pair(worker, "kubelet-client") == untouched
     assert (worker.pki / "scraper.conf").exists() and whole(worker, "scraper")
     # Other names and another TTL again: one new pair; what the spec has no more goes.
-    site.write(NODES)
-    site.apply()
+    cluster.write(NODES)
+    cluster.apply()
     worker.age()
     assert passed(worker).renewed == ("kubelet",)
     left = sorted(path.name for path in worker.pki.rglob("*scraper*") if "generation" not in path.name)
@@ -217,9 +219,9 @@ def test_a_changed_spec_reaches_the_node_once_its_copy_is_old(site: Site, worker
     assert not [path for path in worker.pki.rglob("*") if path.name.startswith("scraper")]
 
 
-def test_a_renamed_file_and_another_key_type(site: Site, worker: Seat) -> None:
-    site.write(NODES + "certificates:\n  kubelet: {file: serving}\n  kube-proxy: {key: ec-p384}\n")
-    site.apply()
+def test_a_renamed_file_and_another_key_type(cluster: AppliedCluster, worker: NodeFolder) -> None:
+    cluster.write(NODES + "certificates:\n  kubelet: {file: serving}\n  kube-proxy: {key: ec-p384}\n")
+    cluster.apply()
     worker.age()
     assert sorted(passed(worker).renewed) == ["kube-proxy", "kubelet"]
     assert sorted(path.name for path in worker.pki.glob("serving*")) == ["serving.crt", "serving.key", "serving.pem"]
@@ -247,25 +249,25 @@ def test_a_renamed_file_and_another_key_type(site: Site, worker: Seat) -> None:
     ],
 )
 def test_bad_templates_are_refused_in_one_sentence(
-    site: Site, worker: Seat, file: str, template: str, said: tuple[str, ...]
+    cluster: AppliedCluster, worker: NodeFolder, file: str, template: str, said: tuple[str, ...]
 ) -> None:
-    (site.folder / "extra.tmpl").write_text(template)
-    site.write(f"{NODES}templates:\n  extra: {{file: {file}, template: extra.tmpl, roles: [worker]}}\n")
-    since = site.server.audit_position()
-    ran = vaultpki("apply", "-f", site.file, "--yes", env=site.environment(), expect=1)
-    assert site.server.writes(since) == []
-    assert ran.stderr.count("\n") == 1 and ran.stderr.startswith(f"vaultpki: {site.file}:"), ran.stderr
+    (cluster.folder / "extra.tmpl").write_text(template)
+    cluster.write(f"{NODES}templates:\n  extra: {{file: {file}, template: extra.tmpl, roles: [worker]}}\n")
+    since = cluster.server.audit_position()
+    ran = vaultpki("apply", "-f", cluster.file, "--yes", env=cluster.environment(), expect=1)
+    assert cluster.server.writes(since) == []
+    assert ran.stderr.count("\n") == 1 and ran.stderr.startswith(f"vaultpki: {cluster.file}:"), ran.stderr
     assert all(word in ran.stderr for word in said), ran.stderr
 
 
-def test_a_store_that_says_so_still_writes_no_file_elsewhere(site: Site, worker: Seat) -> None:
+def test_a_store_that_says_so_still_writes_no_file_elsewhere(cluster: AppliedCluster, worker: NodeFolder) -> None:
     """Whoever can write the records can make a node write neither outside its directory nor over a pair."""
-    record = site.read(f"{site.prefix}/config/data/cluster")["data"]
+    record = cluster.read(f"{cluster.prefix}/config/data/cluster")["data"]
     before = worker.snapshot()
     elsewhere = ("../escaped", "/var/escaped", ".vaultpki", "a/b", "")
     for file in (*elsewhere, "kubelet.key", "kubelet-ca.crt", "Etcd-CA.crt", "ca.crt", "sa.pub", "admin.conf", "x.key"):
         bad = {**record, "templates": {"bad": {"file": file, "text": "x", "roles": ["worker"]}}}
-        assert site.server.api("POST", f"{site.prefix}/config/data/cluster", {"data": bad}).status == 200
+        assert cluster.server.api("POST", f"{cluster.prefix}/config/data/cluster", {"data": bad}).status == 200
         worker.age()
         aged = worker.snapshot()
         ran = worker.run(expect=1)
@@ -292,13 +294,15 @@ BENT: tuple[tuple[str, str, object], ...] = (
 )
 
 
-def test_a_store_that_says_so_replaces_no_bundle_and_bends_no_certificate(site: Site, worker: Seat) -> None:
-    path = f"{site.prefix}/config/data/nodes/{worker.name}"
-    record = site.read(path)["data"]
+def test_a_store_that_says_so_replaces_no_bundle_and_bends_no_certificate(
+    cluster: AppliedCluster, worker: NodeFolder
+) -> None:
+    path = f"{cluster.prefix}/config/data/nodes/{worker.name}"
+    record = cluster.read(path)["data"]
     before = {k: v for k, v in worker.snapshot().items() if k.startswith("pki")}
     for name, field, value in BENT:
         bent = [{**each, **({field: value} if each["name"] == name else {})} for each in record["certificates"]]
-        assert site.server.api("POST", path, {"data": {**record, "certificates": bent}}).status == 200
+        assert cluster.server.api("POST", path, {"data": {**record, "certificates": bent}}).status == 200
         worker.age()
         ran = worker.run(expect=1)
         what = f"{name}.{field}: {ran.stderr}"
@@ -306,22 +310,22 @@ def test_a_store_that_says_so_replaces_no_bundle_and_bends_no_certificate(site: 
         assert {k: v for k, v in worker.snapshot().items() if k.startswith("pki")} == before, what
 
 
-def test_another_programs_template_is_copied_and_warned_of(site: Site, worker: Seat) -> None:
-    (site.folder / "extra.tmpl").write_text("a $node\n{{ node }}\n")
-    site.write(f"{NODES}templates:\n  extra: {{file: extra.conf, template: extra.tmpl, roles: [worker]}}\n")
-    for ran in (vaultpki("plan", "-f", site.file, env=site.environment("viewer")), site.apply()):
+def test_another_programs_template_is_copied_and_warned_of(cluster: AppliedCluster, worker: NodeFolder) -> None:
+    (cluster.folder / "extra.tmpl").write_text("a $node\n{{ node }}\n")
+    cluster.write(f"{NODES}templates:\n  extra: {{file: extra.conf, template: extra.tmpl, roles: [worker]}}\n")
+    for ran in (vaultpki("plan", "-f", cluster.file, env=cluster.environment("viewer")), cluster.apply()):
         assert ran.stderr.count("\n") == 1, ran.stderr
-        assert ran.stderr.startswith(f"vaultpki: warning: {site.file}: templates.extra.template: line 2 ")
+        assert ran.stderr.startswith(f"vaultpki: warning: {cluster.file}: templates.extra.template: line 2 ")
     worker.age()
     worker.run()
     assert (worker.pki / "extra.conf").read_text() == f"a {worker.name}\n{{{{ node }}}}\n"
 
 
-def test_vault_away(site: Site, worker: Seat) -> None:
+def test_vault_away(cluster: AppliedCluster, worker: NodeFolder) -> None:
     """Files stay; the exit code is 1, and a sentence says when the first certificate ends."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    worker.configure(site.server.address, f"https://127.0.0.1:{port}")
+    worker.configure(cluster.server.address, f"https://127.0.0.1:{port}")
     before = worker.snapshot(memory=False)
     ran = worker.run()
     assert ran.stdout.startswith("nothing to do until"), "a fresh copy needs no Vault"
@@ -337,20 +341,20 @@ def test_vault_away(site: Site, worker: Seat) -> None:
     after = worker.snapshot(memory=False)
     assert {k: v for k, v in after.items() if v[0] != 0} == before
     # The server is back: one run, and all is well.
-    worker.configure(f"https://127.0.0.1:{port}", site.server.address)
+    worker.configure(f"https://127.0.0.1:{port}", cluster.server.address)
     assert passed(worker).renewed == ("kube-proxy",)
 
 
-def test_a_first_run_without_vault(site: Site) -> None:
-    seat = site.equip("worker-1")
-    seat.configure(site.server.address, "https://127.0.0.1:1")
-    ran = seat.run(expect=1)
+def test_a_first_run_without_vault(cluster: AppliedCluster) -> None:
+    node = cluster.equip("worker-1")
+    node.configure(cluster.server.address, "https://127.0.0.1:1")
+    ran = node.run(expect=1)
     assert ran.stderr.count("\n") == 1 and "127.0.0.1:1" in ran.stderr
-    assert [path.name for path in seat.pki.iterdir()] == [".vaultpki"]
+    assert [path.name for path in node.pki.iterdir()] == [".vaultpki"]
 
 
-def test_another_root_than_the_pinned(site: Site, worker: Seat) -> None:
-    pinned = site.root_sha256
+def test_another_root_than_the_pinned(cluster: AppliedCluster, worker: NodeFolder) -> None:
+    pinned = cluster.root_sha256
     worker.configure(pinned, "f" * 64)
     for aged in (False, True):
         if aged:
@@ -359,7 +363,7 @@ def test_another_root_than_the_pinned(site: Site, worker: Seat) -> None:
         ran = worker.run(expect=1)
         assert ran.stderr.count("\n") == 1 and pinned in ran.stderr and "f" * 64 in ran.stderr, ran.stderr
         assert worker.snapshot(memory=False) == before
-    fresh = site.equip("etcd-1")
+    fresh = cluster.equip("etcd-1")
     fresh.configure(pinned, secrets.token_hex(32))
     assert "pinned" in fresh.run(expect=1).stderr
     assert [path.name for path in fresh.pki.iterdir()] == [".vaultpki"]
@@ -367,29 +371,29 @@ def test_another_root_than_the_pinned(site: Site, worker: Seat) -> None:
 
 
 @pytest.mark.parametrize("spoil", ["missing", "wrong"])
-def test_a_secret_id_that_is_none(site: Site, spoil: str) -> None:
-    seat = site.equip("worker-1")
-    file = seat.state / "secret-id"
+def test_a_secret_id_that_is_none(cluster: AppliedCluster, spoil: str) -> None:
+    node = cluster.equip("worker-1")
+    file = node.state / "secret-id"
     secret = file.read_text()
     if spoil == "missing":
         file.unlink()
     else:
         file.write_text("11111111-2222-3333-4444-555555555555")
-    ran = seat.run(expect=1)
+    ran = node.run(expect=1)
     assert ran.stderr.count("\n") == 1 and "Traceback" not in ran.stderr and secret not in ran.stderr, ran.stderr
-    assert not list(seat.pki.glob("*.crt"))
+    assert not list(node.pki.glob("*.crt"))
 
 
-def test_bundles_come_before_the_leaves_that_need_them(site: Site) -> None:
+def test_bundles_come_before_the_leaves_that_need_them(cluster: AppliedCluster) -> None:
     """Where every signing is refused, the new trust lies there all the same, and each failure has its sentence."""
-    seat = site.equip("worker-1")
-    policy = f"sys/policies/acl/{site.prefix}/node/worker-1"
-    old = site.read(policy)["policy"]
-    assert site.server.api("PUT", policy, {"policy": old.replace("/sign/", "/sing/")}).status in (200, 204)
-    ran = seat.run(expect=1)
+    node = cluster.equip("worker-1")
+    policy = f"sys/policies/acl/{cluster.prefix}/node/worker-1"
+    old = cluster.read(policy)["policy"]
+    assert cluster.server.api("PUT", policy, {"policy": old.replace("/sign/", "/sing/")}).status in (200, 204)
+    ran = node.run(expect=1)
     lines = ran.stderr.splitlines()
     assert [line.split(": ")[1] for line in lines] == ["kube-proxy", "kubelet-client", "kubelet"], ran.stderr
-    assert len(list(seat.pki.glob("*-ca*.crt"))) == 8
-    assert not list(seat.pki.glob("*.key"))
-    assert site.server.api("PUT", policy, {"policy": old}).status in (200, 204)
-    assert len(passed(seat).renewed) == 3
+    assert len(list(node.pki.glob("*-ca*.crt"))) == 8
+    assert not list(node.pki.glob("*.key"))
+    assert cluster.server.api("PUT", policy, {"policy": old}).status in (200, 204)
+    assert len(passed(node).renewed) == 3

@@ -11,7 +11,7 @@ import pytest
 
 from helpers.node import enrolled_nodes
 from helpers.node.resident_agent import proxy, short_and_long
-from helpers.vault.applied_cluster import Seat, Site, standing, vaultpki
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, standing, vaultpki
 from helpers.vault.servers import Server
 from vaultpki.agent import credential, run, secret_id
 from vaultpki.agent.context import Outcome
@@ -34,33 +34,33 @@ class Losing:
 
 
 @pytest.fixture(scope="module")
-def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
-    return standing(server, tmp_path_factory.mktemp("site"), f"l{os.urandom(4).hex()}", short_and_long("30d"))
+def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
+    return standing(server, tmp_path_factory.mktemp("cluster"), f"l{os.urandom(4).hex()}", short_and_long("30d"))
 
 
-def passed(seat: Seat, *force: str) -> Outcome:
+def passed(node: NodeFolder, *force: str) -> Outcome:
     options = run.Options(settle=False, share=0.0, force=frozenset(force))
-    return run.run(load_agent(seat.config), options)
+    return run.run(load_agent(node.config), options)
 
 
-def test_lost_secret_ids_do_not_pile_up(site: Site, tmp_path: Path) -> None:
+def test_lost_secret_ids_do_not_pile_up(cluster: AppliedCluster, tmp_path: Path) -> None:
     """Nor does the node lose its own: it is replaced once the answers come again."""
-    seat = site.equip("worker-1", folder=tmp_path / "node")
-    passed(seat)
-    live = enrolled_nodes.accessors(site, seat.name, "listed")
-    files = secret_id.SecretIdFiles(str(seat.state))
+    node = cluster.equip("worker-1", folder=tmp_path / "node")
+    passed(node)
+    live = enrolled_nodes.accessors(cluster, node.name, "listed")
+    files = secret_id.SecretIdFiles(str(node.state))
     secret = str(files.current())
     files.note_minted(secret, time.time() - 25 * 86400, 60 * 86400)
     losing = Losing()
-    with proxy(site.server, losing) as between:
-        seat.configure(site.server.address, between.address)
-        losing.path = f"/role/{seat.name}/secret-id"
-        failures = [set(passed(seat).failures) for _ in range(PASSES)]
+    with proxy(cluster.server, losing) as between:
+        node.configure(cluster.server.address, between.address)
+        losing.path = f"/role/{node.name}/secret-id"
+        failures = [set(passed(node).failures) for _ in range(PASSES)]
         assert failures == [{"credential"}, *([set()] * (PASSES - 1))], failures
-        assert len(enrolled_nodes.accessors(site, seat.name, "listed")) == len(live) + 1
+        assert len(enrolled_nodes.accessors(cluster, node.name, "listed")) == len(live) + 1
         assert files.current() == secret
         losing.path = ""
-        config = load_agent(seat.config)
+        config = load_agent(node.config)
         vault = credential.login(config)
         assert not credential.roll(config, vault, time.time() + 500)
         # The pause is over; or a person has repaired something and renews.
@@ -68,20 +68,20 @@ def test_lost_secret_ids_do_not_pile_up(site: Site, tmp_path: Path) -> None:
         assert files.current() != secret and files.asked().pending == () and len(files.asked().lost) == 1
 
 
-def test_lost_certificates_do_not_pile_up(site: Site, tmp_path: Path) -> None:
+def test_lost_certificates_do_not_pile_up(cluster: AppliedCluster, tmp_path: Path) -> None:
     """A person who has repaired something renews by name, and waits for nothing."""
-    seat = site.equip("worker-2", folder=tmp_path / "node")
+    node = cluster.equip("worker-2", folder=tmp_path / "node")
     losing = Losing()
-    with proxy(site.server, losing) as between:
-        seat.configure(site.server.address, between.address)
+    with proxy(cluster.server, losing) as between:
+        node.configure(cluster.server.address, between.address)
         losing.path = "/sign/"
         for _ in range(PASSES):
-            last = vaultpki("agent", "-c", seat.config, "--once", expect=1)
+            last = vaultpki("agent", "-c", node.config, "--once", expect=1)
         assert "`vaultpki renew NAME` asks now" in last.stderr, last.stderr
         assert between.count("/sign/kubelet-client") == 2
         losing.path = ""
-        assert passed(seat).renewed == ()
-        assert passed(seat, "kubelet").renewed == ("kubelet",)
+        assert passed(node).renewed == ()
+        assert passed(node, "kubelet").renewed == ("kubelet",)
         # An answer ends the pause of its own certificate only.
-        assert set(passed(seat, "kubelet-client", "kube-proxy").renewed) == {"kubelet-client", "kube-proxy"}
-        assert not passed(seat).failures
+        assert set(passed(node, "kubelet-client", "kube-proxy").renewed) == {"kubelet-client", "kube-proxy"}
+        assert not passed(node).failures

@@ -17,7 +17,7 @@ import pytest
 
 from helpers.node.resident_agent import faketime_library
 from helpers.terminals import on_terminal
-from helpers.vault.applied_cluster import Seat, Site, standing, vaultpki
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, standing, vaultpki
 from helpers.vault.servers import Server
 from vaultpki.agent import node_folders
 from vaultpki.agent.status import of_folder
@@ -33,17 +33,17 @@ nodes:
 
 
 @pytest.fixture
-def site(server: Server, tmp_path: Path, cluster_name: str) -> Site:
-    return standing(server, tmp_path / "site", cluster_name, SPEC)
+def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AppliedCluster:
+    return standing(server, tmp_path / "cluster", cluster_name, SPEC)
 
 
 @pytest.fixture
-def seats(site: Site) -> list[Seat]:
+def nodes(cluster: AppliedCluster) -> list[NodeFolder]:
     """Two nodes, in `nodes` below the folder of cluster.yaml as `demo --dir` leaves them."""
-    seats = [site.equip(name) for name in ("worker-1", "worker-2")]
-    for seat in seats:
-        seat.run()
-    return seats
+    nodes = [cluster.equip(name) for name in ("worker-1", "worker-2")]
+    for node in nodes:
+        node.run()
+    return nodes
 
 
 def status(directory: Path, *, expect: int, faketime: str = "") -> dict[str, Any]:
@@ -59,14 +59,14 @@ def states(found: dict[str, Any]) -> dict[str, tuple[str, list[str]]]:
     return {each["node"]: (each["state"], each["reasons"]) for each in found["nodes"]}
 
 
-def test_nodes_that_are_well(site: Site, seats: list[Seat]) -> None:
-    start = site.server.audit_position()
-    found = status(site.folder, expect=0)
+def test_nodes_that_are_well(cluster: AppliedCluster, nodes: list[NodeFolder]) -> None:
+    start = cluster.server.audit_position()
+    found = status(cluster.folder, expect=0)
     assert states(found) == {"worker-1": ("ok", []), "worker-2": ("ok", [])}
     # Vault is not asked.
-    assert site.server.requests(start) == []
-    for each, seat in zip(found["nodes"], seats, strict=True):
-        alone = json.loads(vaultpki("status", "-c", seat.config, "--offline", "--json").stdout)
+    assert cluster.server.requests(start) == []
+    for each, node in zip(found["nodes"], nodes, strict=True):
+        alone = json.loads(vaultpki("status", "-c", node.config, "--offline", "--json").stdout)
         summary = alone["summary"]
         assert abs(summary.pop("life_left") - each.pop("life_left")) < 0.01
         # One vocabulary: the row of a node says the same wherever it is shown.
@@ -75,65 +75,67 @@ def test_nodes_that_are_well(site: Site, seats: list[Seat]) -> None:
         assert each["first_expiry"] == min(one["not_after"] for one in alone["certificates"])
         assert (each["roles"], each["pool"], each["credentials"]) == (["worker"], None, None)
     # The folder of nodes itself, and nodes beside other things.
-    assert states(status(site.folder / "nodes", expect=0)) == states(found)
-    lines = vaultpki("status", "--dir", site.folder / "nodes").stdout.splitlines()
+    assert states(status(cluster.folder / "nodes", expect=0)) == states(found)
+    lines = vaultpki("status", "--dir", cluster.folder / "nodes").stdout.splitlines()
     assert lines[0].split() == ["NODE", "POOL", "ROLES", "STATE", "EXPIRES", "LIFE", "CAS", "HOOKS"]
     generation = found["nodes"][0]["ca_generation"]
     assert lines[1].split() == ["worker-1", "listed", "worker", "ok", "in", "29d", "99%", generation[:8], "0"]
     assert lines[-1] == "2 nodes: 2 ok"
 
 
-def test_a_broken_node_and_its_place(site: Site, seats: list[Seat]) -> None:
-    first, second = seats
+def test_a_broken_node_and_its_place(cluster: AppliedCluster, nodes: list[NodeFolder]) -> None:
+    first, second = nodes
     (second.pki / "kubelet.key").unlink()
-    found = status(site.folder, expect=3)
+    found = status(cluster.folder, expect=3)
     assert list(states(found).items()) == [("worker-2", ("broken", ["missing"])), ("worker-1", ("ok", []))]
-    lines = vaultpki("status", "--dir", site.folder, expect=3).stdout.splitlines()
+    lines = vaultpki("status", "--dir", cluster.folder, expect=3).stdout.splitlines()
     assert lines[1].startswith("worker-2 ") and lines[2] == "    missing: kubelet"
-    found = status(site.folder, expect=3, faketime="+25d")
+    found = status(cluster.folder, expect=3, faketime="+25d")
     assert [each["state"] for each in found["nodes"]] == ["broken", "overdue"]
     assert 0.1 < found["nodes"][1]["life_left"] < 0.2
-    found = status(site.folder, expect=3, faketime="+31d")
+    found = status(cluster.folder, expect=3, faketime="+31d")
     assert {each["state"] for each in found["nodes"]} == {"expired"}
     first.configure("version: 1", "version: 1\nowner: no-one-here:no-one-here")
-    assert states(status(site.folder, expect=3))["worker-1"][0] == "broken"
+    assert states(status(cluster.folder, expect=3))["worker-1"][0] == "broken"
 
 
-def test_a_node_without_state_and_one_without_a_valid_agent_yaml(site: Site, seats: list[Seat]) -> None:
-    first, second = seats
+def test_a_node_without_state_and_one_without_a_valid_agent_yaml(
+    cluster: AppliedCluster, nodes: list[NodeFolder]
+) -> None:
+    first, second = nodes
     shutil.rmtree(first.state)
     second.config.write_text("version: 1\nclutser: x\x1b[2J\n")
-    found = status(site.folder, expect=3)
+    found = status(cluster.folder, expect=3)
     assert states(found) == {"worker-1": ("failing", ["failed"]), "worker-2": ("unknown", ["failed"])}
     by_name = {each["node"]: each for each in found["nodes"]}
     assert by_name["worker-1"]["message"] == "nothing was ever issued here; run `vaultpki agent`"
     assert "agent.yaml:2" in by_name["worker-2"]["message"] and by_name["worker-2"]["message"].isprintable()
-    shown = vaultpki("status", "--dir", site.folder, expect=3).stdout
+    shown = vaultpki("status", "--dir", cluster.folder, expect=3).stdout
     assert "\x1b" not in shown and "\n    " in shown
     # A link could lead to any file that this user may read.
     second.config.unlink()
     second.config.symlink_to(first.config)
-    assert "symbolic link" in status(site.folder, expect=3)["nodes"][0]["message"]
+    assert "symbolic link" in status(cluster.folder, expect=3)["nodes"][0]["message"]
 
 
-def test_what_an_ordinary_user_may_not_read(site: Site) -> None:
+def test_what_an_ordinary_user_may_not_read(cluster: AppliedCluster) -> None:
     with tempfile.TemporaryDirectory() as name:
         top = Path(name)
         os.chmod(top, 0o755)
-        seats = [site.equip(node, folder=top / node) for node in ("worker-1", "worker-2")]
-        for seat in seats:
-            seat.run()
+        nodes = [cluster.equip(node, folder=top / node) for node in ("worker-1", "worker-2")]
+        for node_folder in nodes:
+            node_folder.run()
         (top / "notes.txt").touch()
         now = datetime.now(UTC)
-        seats[1].folder.chmod(0o700)
+        nodes[1].folder.chmod(0o700)
         # As root both can be read; and Python loads what it needs, which somebody else may not read either.
         assert [node_folders.read(each, now).ok for each in node_folders.find(top)] == [True, True]
         with somebody_else():
             first, second = node_folders.find(top)
             open_, closed = (node_folders.read(each, now) for each in (first, second))
         # The state of the first is root's alone, so nothing is known but why.
-        assert open_.faults == {"state": f"{seats[0].state}/spec.json: permission denied; run as its owner or as root"}
-        assert closed.faults == {"agent.yaml": f"{seats[1].folder}: permission denied; run as its owner or as root"}
+        assert open_.faults == {"state": f"{nodes[0].state}/spec.json: permission denied; run as its owner or as root"}
+        assert closed.faults == {"agent.yaml": f"{nodes[1].folder}: permission denied; run as its owner or as root"}
         assert not open_.ok and not closed.ok
         top.chmod(0o700)
         with somebody_else():
@@ -157,8 +159,8 @@ def somebody_else() -> Iterator[None]:
         os.seteuid(0)
 
 
-def test_a_folder_of_files_is_none_of_nodes(site: Site, seats: list[Seat], tmp_path: Path) -> None:
-    found = status(seats[0].pki, expect=0)
+def test_a_folder_of_files_is_none_of_nodes(cluster: AppliedCluster, nodes: list[NodeFolder], tmp_path: Path) -> None:
+    found = status(nodes[0].pki, expect=0)
     assert "nodes" not in found and len(found["certificates"]) == 3 and found["summary"]["state"] == "ok"
     empty = tmp_path / "nodes-to-be"
     empty.mkdir()
@@ -168,13 +170,13 @@ def test_a_folder_of_files_is_none_of_nodes(site: Site, seats: list[Seat], tmp_p
     assert "nodes" not in status(empty, expect=3)
 
 
-def test_watch(site: Site, seats: list[Seat]) -> None:
-    with on_terminal("status", "--dir", site.folder, "--watch", "--every", "1s", env={}, columns=80) as shown:
+def test_watch(cluster: AppliedCluster, nodes: list[NodeFolder]) -> None:
+    with on_terminal("status", "--dir", cluster.folder, "--watch", "--every", "1s", env={}, columns=80) as shown:
         shown.until("2 nodes: 2 ok")
-        (seats[0].pki / "kubelet.key").unlink()
+        (nodes[0].pki / "kubelet.key").unlink()
         shown.until("missing: kubelet")
         assert shown.ended(signal.SIGTERM) == 0
-    with on_terminal("status", "-c", seats[1].config, "--offline", "--watch", env={}, columns=100) as shown:
+    with on_terminal("status", "-c", nodes[1].config, "--offline", "--watch", env={}, columns=100) as shown:
         shown.until("agent: ok")
         assert "########" in shown.shown and shown.coloured
         assert shown.ended(signal.SIGINT) == 0

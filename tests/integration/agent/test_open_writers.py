@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from helpers.node import enrolled_nodes
-from helpers.vault.applied_cluster import Seat, Site, standing, vaultpki
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, standing, vaultpki
 from helpers.vault.servers import Server
 from vaultpki.agent import run, state
 from vaultpki.agent.context import Outcome
@@ -31,25 +31,25 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files
 
 
 @pytest.fixture(scope="module")
-def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
-    return standing(server, tmp_path_factory.mktemp("site"), f"w{os.urandom(4).hex()}", SPEC)
+def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
+    return standing(server, tmp_path_factory.mktemp("cluster"), f"w{os.urandom(4).hex()}", SPEC)
 
 
 @pytest.fixture
-def seat(site: Site, tmp_path: Path) -> Seat:
+def node(cluster: AppliedCluster, tmp_path: Path) -> NodeFolder:
     folders = f"layout: kubeadm\nfolders: {{kubeconfigs: {tmp_path}/etc, kubelet: {tmp_path}/kubelet}}\n"
-    made = site.equip("cp-1", folder=tmp_path / "cp-1", further=folders)
+    made = cluster.equip("cp-1", folder=tmp_path / "cp-1", further=folders)
     assert not passed(made).failures
     return made
 
 
-def conf(seat: Seat, name: str) -> Path:
-    return seat.folder.parent / "etc" / name
+def conf(node: NodeFolder, name: str) -> Path:
+    return node.folder.parent / "etc" / name
 
 
-def passed(seat: Seat) -> Outcome:
+def passed(node: NodeFolder) -> Outcome:
     """A pass in this process, which asks Vault and does not wait for watchers."""
-    return run.run(load_agent(seat.config), run.Options(settle=False, share=0.0))
+    return run.run(load_agent(node.config), run.Options(settle=False, share=0.0))
 
 
 def said(outcome: Outcome, name: str) -> list[str]:
@@ -72,15 +72,15 @@ def holds_what_was_written(fd: int, path: Path) -> bool:
     return EVIL in path.read_bytes()
 
 
-def test_a_writer_of_before_reaches_no_file(seat: Seat) -> None:
+def test_a_writer_of_before_reaches_no_file(node: NodeFolder) -> None:
     """Kubeconfigs, bundles and certificates, of another user or of a mode that lets others write; each is said once."""
-    kubeconfig, bundle = conf(seat, "kubelet.conf"), seat.pki / "ca.crt"
-    fixed, leaf = conf(seat, "scheduler.conf"), seat.pki / "apiserver.crt"
+    kubeconfig, bundle = conf(node, "kubelet.conf"), node.pki / "ca.crt"
+    fixed, leaf = conf(node, "scheduler.conf"), node.pki / "apiserver.crt"
     handles = {path: replaced_by_another_user(path) for path in (kubeconfig, leaf)}
     for path in (bundle, fixed):
         path.chmod(0o666)
         handles[path] = os.open(path, os.O_WRONLY)
-    outcome = passed(seat)
+    outcome = passed(node)
     assert not outcome.failures and outcome.renewed == (), outcome
     for path in handles:
         assert any(path.name in text for text in said(outcome, "rewritten")), outcome.events
@@ -89,72 +89,72 @@ def test_a_writer_of_before_reaches_no_file(seat: Seat) -> None:
         assert not holds_what_was_written(fd, path), path
         about = path.stat()
         assert about.st_uid == 0 and not stat.S_IMODE(about.st_mode) & 0o022, path
-    again = passed(seat)
+    again = passed(node)
     assert said(again, "rewritten") == said(again, "kubeconfig") == [] and not again.failures
 
 
-def test_a_folder_that_others_could_write_to(seat: Seat) -> None:
+def test_a_folder_that_others_could_write_to(node: NodeFolder) -> None:
     """Once it is mended, with all that lies there: nothing tells any more who has which file open."""
-    kubeconfig, bundle = conf(seat, "kubelet.conf"), seat.pki / "ca.crt"
+    kubeconfig, bundle = conf(node, "kubelet.conf"), node.pki / "ca.crt"
     for path in (kubeconfig, bundle):
         fd = os.open(path.resolve(), os.O_WRONLY)
         path.parent.chmod(0o777)
         if path == bundle:
             with pytest.raises(Unsafe, match="others may write to the folder"):
-                passed(seat)
+                passed(node)
         else:
-            assert "others may write to the folder" in str(passed(seat).failures["kubelet.conf"])
-        assert state.load(str(seat.state)).unsafe == (str(path.parent),)
+            assert "others may write to the folder" in str(passed(node).failures["kubelet.conf"])
+        assert state.load(str(node.state)).unsafe == (str(path.parent),)
         path.parent.chmod(0o755)
-        outcome = passed(seat)
+        outcome = passed(node)
         assert not outcome.failures and outcome.renewed == (), outcome
         assert any(str(path.parent) in text for text in said(outcome, "rewritten")), outcome.events
         assert not holds_what_was_written(fd, path)
-        assert state.load(str(seat.state)).unsafe == () and said(passed(seat), "rewritten") == []
+        assert state.load(str(node.state)).unsafe == () and said(passed(node), "rewritten") == []
 
 
-def test_a_hidden_folder_that_others_could_write_to(seat: Seat) -> None:
-    bundle = seat.pki / "ca.crt"
-    (seat.pki / ".vaultpki").chmod(0o777)
+def test_a_hidden_folder_that_others_could_write_to(node: NodeFolder) -> None:
+    bundle = node.pki / "ca.crt"
+    (node.pki / ".vaultpki").chmod(0o777)
     fd = os.open(bundle, os.O_WRONLY)
-    assert said(passed(seat), "rewritten")
+    assert said(passed(node), "rewritten")
     assert not holds_what_was_written(fd, bundle)
-    assert said(passed(seat), "rewritten") == []
+    assert said(passed(node), "rewritten") == []
 
 
-def test_a_key_that_others_could_read_is_made_anew(seat: Seat, site: Site) -> None:
+def test_a_key_that_others_could_read_is_made_anew(node: NodeFolder, cluster: AppliedCluster) -> None:
     """Its mode is mended although Vault is away, and the new key comes as soon as it is back."""
-    crt, key, _ = (seat.pki / name for name in pair_files("apiserver"))
-    before = {path.name: path.read_bytes() for path in seat.pki.glob("*.key")}
+    crt, key, _ = (node.pki / name for name in pair_files("apiserver"))
+    before = {path.name: path.read_bytes() for path in node.pki.glob("*.key")}
     key.chmod(0o644)
-    seat.configure(site.server.address, "https://127.0.0.1:9")
-    away = passed(seat)
+    node.configure(cluster.server.address, "https://127.0.0.1:9")
+    away = passed(node)
     assert away.renewed == () and stat.S_IMODE(key.stat().st_mode) == 0o600
     assert said(away, "exposed") == ["others could read the key of kube-apiserver; it gets a new key and certificate"]
-    shown = vaultpki("status", "-c", seat.config, "--offline", expect=3).stdout
+    shown = vaultpki("status", "-c", node.config, "--offline", expect=3).stdout
     assert re.search(r"kube-apiserver .*key-exposed", shown), shown
-    seat.configure("https://127.0.0.1:9", site.server.address)
-    back = passed(seat)
+    node.configure("https://127.0.0.1:9", cluster.server.address)
+    back = passed(node)
     assert back.renewed == ("kube-apiserver",) and said(back, "exposed") == []
-    after = {path.name: path.read_bytes() for path in seat.pki.glob("*.key")}
+    after = {path.name: path.read_bytes() for path in node.pki.glob("*.key")}
     assert {name for name, data in after.items() if data != before[name]} == {key.name} and crt.exists()
-    assert passed(seat).renewed == ()
+    assert passed(node).renewed == ()
 
 
-def test_a_secret_id_that_others_could_read_is_rolled_at_once(site: Site, seat: Seat) -> None:
-    path = seat.state / "secret-id"
-    passed(seat)
-    before, known = path.read_text(), set(enrolled_nodes.accessors(site, seat.name, "listed"))
+def test_a_secret_id_that_others_could_read_is_rolled_at_once(cluster: AppliedCluster, node: NodeFolder) -> None:
+    path = node.state / "secret-id"
+    passed(node)
+    before, known = path.read_text(), set(enrolled_nodes.accessors(cluster, node.name, "listed"))
     path.chmod(0o666)
     fd = os.open(path, os.O_WRONLY)
-    outcome = passed(seat)
+    outcome = passed(node)
     assert not outcome.failures, outcome.failures
     assert said(outcome, "credential") == [
         f"others could read {path}; it is replaced now",
         "replaced this node's own credential",
     ]
     assert path.read_text() != before and not holds_what_was_written(fd, path)
-    after = set(enrolled_nodes.accessors(site, seat.name, "listed"))
+    after = set(enrolled_nodes.accessors(cluster, node.name, "listed"))
     # The one that others know is destroyed.
     assert len(after - known) == len(known - after) == 1
-    assert said(passed(seat), "credential") == []
+    assert said(passed(node), "credential") == []

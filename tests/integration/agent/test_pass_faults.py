@@ -19,7 +19,7 @@ from helpers.faults import disturbed_passes, system_calls, unexpected_files
 from helpers.faults.disturbed_passes import RENEWED, STEMS, Trials
 from helpers.faults.small_disks import Disk, private_disk
 from helpers.faults.system_calls import Call, Fault
-from helpers.vault.applied_cluster import Ran, Seat, Site, environment
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, environment
 from helpers.vault.servers import Server
 
 ATTEMPTS = 25
@@ -35,8 +35,8 @@ Faults = Callable[[list[Call]], list[Fault]]
 
 
 @pytest.fixture
-def site(server: Server, tmp_path: Path, cluster_name: str) -> Site:
-    return disturbed_passes.applied_site(Site(server, tmp_path / "site", cluster_name))
+def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AppliedCluster:
+    return disturbed_passes.applied(AppliedCluster(server, tmp_path / "cluster", cluster_name))
 
 
 def all_of(one: Callable[[int], None], count: int, at_once: int = 8) -> None:
@@ -68,9 +68,13 @@ def told(done: Ran, what: str) -> bool:
 )
 @pytest.mark.parametrize(("begin", "due"), [(disturbed_passes.first_issue, STEMS), (disturbed_passes.renewal, RENEWED)])
 def test_a_fault_leaves_whole_pairs(
-    begin: Callable[[Site, Path], Trials], due: tuple[str, ...], faults: Faults, site: Site, tmp_path: Path
+    begin: Callable[[AppliedCluster, Path], Trials],
+    due: tuple[str, ...],
+    faults: Faults,
+    cluster: AppliedCluster,
+    tmp_path: Path,
 ) -> None:
-    made = begin(site, tmp_path)
+    made = begin(cluster, tmp_path)
     points = made.points()
     chosen = faults(points)
     assert len(chosen) > 60
@@ -80,71 +84,73 @@ def test_a_fault_leaves_whole_pairs(
 # -- nothing is signed that could not be laid down -------------------------------------------------------------------
 
 
-def signed(site: Site, since: int) -> int:
-    return sum(f"{site.prefix}/" in path and "/sign/" in path for _, path in site.server.writes(since))
+def signed(cluster: AppliedCluster, since: int) -> int:
+    return sum(f"{cluster.prefix}/" in path and "/sign/" in path for _, path in cluster.server.writes(since))
 
 
-def one_pass(disk: Disk, seat: Seat) -> Ran:
-    done = disk.run(disturbed_passes.command(seat), environment())
+def one_pass(disk: Disk, node: NodeFolder) -> Ran:
+    done = disk.run(disturbed_passes.command(node), environment())
     told(done, "a pass")
     return done
 
 
 @pytest.fixture(params=["pki", "state"])
-def crowded(request: pytest.FixtureRequest, site: Site, tmp_path: Path) -> Iterator[tuple[Seat, Disk, Pairs]]:
+def crowded(
+    request: pytest.FixtureRequest, cluster: AppliedCluster, tmp_path: Path
+) -> Iterator[tuple[NodeFolder, Disk, Pairs]]:
     """A node whose pairs are due, one of its two folders on a small disk."""
     # Not on a copy: kubeconfigs name their folder, so there bundles would be due too, and fail before any pair.
-    seat = disturbed_passes.renewal(site, tmp_path).base
-    before = disturbed_passes.pairs(seat)
-    folder = seat.folder / request.param
+    node = disturbed_passes.renewal(cluster, tmp_path).base
+    before = disturbed_passes.pairs(node)
+    folder = node.folder / request.param
     aside = folder.rename(folder.with_name("aside"))
     with private_disk(folder, "size=256k,mode=700" if request.param == "state" else "size=256k,mode=755") as disk:
         # From within, since a mount covers the folder for nobody else.
         copied = disk.run(["cp", "-a", f"{aside}/.", str(folder)], environment())
         assert copied.returncode == 0, copied.stderr
-        yield seat, disk, before
+        yield node, disk, before
 
 
-def seen(disk: Disk, seat: Seat) -> Seat:
-    return Seat(seat.name, disk.seen(seat.folder))
+def seen(disk: Disk, node: NodeFolder) -> NodeFolder:
+    return NodeFolder(node.name, disk.seen(node.folder))
 
 
-def renewed(disk: Disk, seat: Seat, before: Pairs) -> None:
-    done = one_pass(disk, seat)
+def renewed(disk: Disk, node: NodeFolder, before: Pairs) -> None:
+    done = one_pass(disk, node)
     assert done.returncode == 0, done.stderr
-    for stem, found in disturbed_passes.pairs(seen(disk, seat)).items():
+    for stem, found in disturbed_passes.pairs(seen(disk, node)).items():
         assert disturbed_passes.whole(stem, found) and (found != before[stem]) is (stem in RENEWED), stem
-    disturbed_passes.clean(seen(disk, seat))
+    disturbed_passes.clean(seen(disk, node))
 
 
-def test_a_full_disk_costs_no_signature(crowded: tuple[Seat, Disk, Pairs], site: Site) -> None:
-    seat, disk, before = crowded
-    start = site.server.audit_position()
+def test_a_full_disk_costs_no_signature(crowded: tuple[NodeFolder, Disk, Pairs], cluster: AppliedCluster) -> None:
+    node, disk, before = crowded
+    start = cluster.server.audit_position()
     for blocks in (0, 1, 3):
         disk.fill(leaving=blocks)
-        done = one_pass(disk, seat)
+        done = one_pass(disk, node)
         assert done.returncode == 1 and "the disk is full; free some space" in done.stderr, done.stderr
-        assert disturbed_passes.pairs(seen(disk, seat)) == before and signed(site, start) == 0, blocks
+        assert disturbed_passes.pairs(seen(disk, node)) == before and signed(cluster, start) == 0, blocks
     disk.empty()
-    renewed(disk, seat, before)
-    assert signed(site, start) == len(RENEWED)
+    renewed(disk, node, before)
+    assert signed(cluster, start) == len(RENEWED)
 
 
-def test_a_read_only_disk_costs_no_signature(crowded: tuple[Seat, Disk, Pairs], site: Site) -> None:
-    seat, disk, before = crowded
-    start = site.server.audit_position()
+def test_a_read_only_disk_costs_no_signature(crowded: tuple[NodeFolder, Disk, Pairs], cluster: AppliedCluster) -> None:
+    node, disk, before = crowded
+    start = cluster.server.audit_position()
     disk.remount("ro")
-    done = one_pass(disk, seat)
+    done = one_pass(disk, node)
     assert done.returncode == 1 and "read-only" in done.stderr, done.stderr
-    assert disturbed_passes.pairs(seen(disk, seat)) == before and signed(site, start) == 0
+    assert disturbed_passes.pairs(seen(disk, node)) == before and signed(cluster, start) == 0
     disk.remount("rw")
-    renewed(disk, seat, before)
-    assert signed(site, start) == len(RENEWED)
+    renewed(disk, node, before)
+    assert signed(cluster, start) == len(RENEWED)
 
 
 @pytest.mark.conformance
-def test_a_used_up_quota_costs_no_signature(site: Site, tmp_path: Path) -> None:
-    made = disturbed_passes.renewal(site, tmp_path)
+def test_a_used_up_quota_costs_no_signature(cluster: AppliedCluster, tmp_path: Path) -> None:
+    made = disturbed_passes.renewal(cluster, tmp_path)
     before = disturbed_passes.pairs(made.base)
     # What is done before Vault is asked to sign: the proof that it can be laid down.
     points = [call for call in made.points() if "probe." in call.line and call.name in ("mkdirat", "openat", "write")]
@@ -156,12 +162,12 @@ def test_a_used_up_quota_costs_no_signature(site: Site, tmp_path: Path) -> None:
         fault = Fault(point, "error=EDQUOT")
         for attempt in range(ATTEMPTS):
             # How many requests the first thread sends by itself, and so its writes before, differs from run to run.
-            seat, log = made.copy(f"quota-{number}-{attempt}"), tmp_path / "strace.log"
-            start = site.server.audit_position()
-            done = made.run(seat, "-o", str(log), *fault.options)
+            node, log = made.copy(f"quota-{number}-{attempt}"), tmp_path / "strace.log"
+            start = cluster.server.audit_position()
+            done = made.run(node, "-o", str(log), *fault.options)
             if any("probe." in line and "INJECTED" in line for line in log.read_text().splitlines()):
                 assert not told(done, str(fault)) and "the disk quota is used up" in done.stderr, done.stderr
-                assert disturbed_passes.pairs(seat) == before and signed(site, start) == 0, str(fault)
+                assert disturbed_passes.pairs(node) == before and signed(cluster, start) == 0, str(fault)
                 break
         else:
             pytest.fail(f"{fault} was not met in {ATTEMPTS} passes")
@@ -171,32 +177,34 @@ def test_a_used_up_quota_costs_no_signature(site: Site, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("begin", [disturbed_passes.first_issue, disturbed_passes.renewal])
-def test_nothing_is_told_before_it_lasts(begin: Callable[[Site, Path], Trials], site: Site, tmp_path: Path) -> None:
-    made = begin(site, tmp_path)
-    seat, calls = made.recorded()
+def test_nothing_is_told_before_it_lasts(
+    begin: Callable[[AppliedCluster, Path], Trials], cluster: AppliedCluster, tmp_path: Path
+) -> None:
+    made = begin(cluster, tmp_path)
+    node, calls = made.recorded()
     lines = [call.line for call in calls]
     told = r'^write\(1<.*"(issued|renewed|wrote)'
     assert any(re.match(told, line) for line in lines)
-    assert system_calls.hasty(lines, seat.folder, told) == []
+    assert system_calls.hasty(lines, node.folder, told) == []
     # The control: the checker needs each of these.
     files = ["kubelet.crt", "kube-proxy.key", "kubernetes-ca.crt", r"\.spec\.json\.\w+", r"\.agent\.json\.\w+"]
     for path in [*files, r"\.vaultpki/kubelet\.\w{16}", r"\.vaultpki", "/state"]:
         kept = [line for line in lines if not re.match(rf"fsync\(\d+<[^>]*{path}>", line)]
-        assert len(kept) < len(lines) and system_calls.hasty(kept, seat.folder, told), path
+        assert len(kept) < len(lines) and system_calls.hasty(kept, node.folder, told), path
 
 
 # -- tampering -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def settled(server: Server, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trials, Site]:
+def settled(server: Server, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trials, AppliedCluster]:
     """A node whose pairs are due, for tests that work on copies of it."""
     folder = tmp_path_factory.mktemp("settled")
-    site = disturbed_passes.applied_site(Site(server, folder / "site", f"t{secrets.token_hex(5)}"))
-    return disturbed_passes.renewal(site, folder), site
+    cluster = disturbed_passes.applied(AppliedCluster(server, folder / "cluster", f"t{secrets.token_hex(5)}"))
+    return disturbed_passes.renewal(cluster, folder), cluster
 
 
-def test_the_state_folder_was_tampered_with(settled: tuple[Trials, Site]) -> None:
+def test_the_state_folder_was_tampered_with(settled: tuple[Trials, AppliedCluster]) -> None:
     made, _ = settled
     before = disturbed_passes.pairs(made.base)
     cases = [(name, put) for name in ("spec.json", "agent.json", "secret-id") for put in SOME]
@@ -204,38 +212,38 @@ def test_the_state_folder_was_tampered_with(settled: tuple[Trials, Site]) -> Non
     def one(number: int) -> None:
         name, put = cases[number]
         what = f"{put.__name__} in the place of {name}"
-        seat = made.copy(f"tampered-{number}")
-        kept = (seat.state / name).rename(seat.folder / "kept")
-        put(seat.state / name)
-        told(seat.run(expect={0, 1}), what)
-        assert all(disturbed_passes.whole(stem, found) for stem, found in disturbed_passes.pairs(seat).items()), what
-        unexpected_files.removed(seat.state / name)
-        kept.rename(seat.state / name)
-        seat.run()
-        changed = {stem for stem, found in disturbed_passes.pairs(seat).items() if found != before[stem]}
+        node = made.copy(f"tampered-{number}")
+        kept = (node.state / name).rename(node.folder / "kept")
+        put(node.state / name)
+        told(node.run(expect={0, 1}), what)
+        assert all(disturbed_passes.whole(stem, found) for stem, found in disturbed_passes.pairs(node).items()), what
+        unexpected_files.removed(node.state / name)
+        kept.rename(node.state / name)
+        node.run()
+        changed = {stem for stem, found in disturbed_passes.pairs(node).items() if found != before[stem]}
         assert changed == set(RENEWED), f"{what}: {changed}"
-        disturbed_passes.clean(seat)
+        disturbed_passes.clean(node)
 
     all_of(one, len(cases))
 
 
-def test_a_name_that_somebody_took_keeps_the_others_from_nothing(settled: tuple[Trials, Site]) -> None:
+def test_a_name_that_somebody_took_keeps_the_others_from_nothing(settled: tuple[Trials, AppliedCluster]) -> None:
     made, _ = settled
     before = disturbed_passes.pairs(made.base)
-    seat = made.copy("taken")
-    taken = seat.pki / "kubelet.key"
+    node = made.copy("taken")
+    taken = node.pki / "kubelet.key"
     taken.unlink()
     taken.write_text("theirs")
-    done = seat.run(expect=1)
+    done = node.run(expect=1)
     assert not told(done, "taken") and f"{taken}: this file was not made by vaultpki" in done.stderr
-    after = disturbed_passes.pairs(seat)
+    after = disturbed_passes.pairs(node)
     assert after["kube-proxy"] != before["kube-proxy"] and disturbed_passes.whole("kube-proxy", after["kube-proxy"])
     assert after["kubelet-client"] == before["kubelet-client"]
     assert after["kubelet"] == before["kubelet"] | {"kubelet.key": b"theirs"}
     taken.unlink()
-    seat.run()
-    assert disturbed_passes.whole("kubelet", disturbed_passes.pairs(seat)["kubelet"])
-    disturbed_passes.clean(seat)
+    node.run()
+    assert disturbed_passes.whole("kubelet", disturbed_passes.pairs(node)["kubelet"])
+    disturbed_passes.clean(node)
 
 
 # -- two at once -----------------------------------------------------------------------------------------------------
@@ -243,16 +251,16 @@ def test_a_name_that_somebody_took_keeps_the_others_from_nothing(settled: tuple[
 ROUNDS = 6
 
 
-def test_two_agents_on_one_directory(settled: tuple[Trials, Site]) -> None:
+def test_two_agents_on_one_directory(settled: tuple[Trials, AppliedCluster]) -> None:
     """Started together: who comes second finds nothing left to do, and nothing is signed twice."""
-    made, site = settled
+    made, cluster = settled
     before = disturbed_passes.pairs(made.base)
 
     def together(number: int) -> None:
-        seat = made.copy(f"together-{number}")
+        node = made.copy(f"together-{number}")
         started = [
             subprocess.Popen(
-                disturbed_passes.command(seat),
+                disturbed_passes.command(node),
                 env=environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -264,12 +272,12 @@ def test_two_agents_on_one_directory(settled: tuple[Trials, Site]) -> None:
         ended = [process.communicate(timeout=90) for process in started]
         assert [process.returncode for process in started] == [0, 0], ended
         assert sorted(out.count("renewed ") for out, _ in ended) == [0, len(RENEWED)], ended
-        for stem, found in disturbed_passes.pairs(seat).items():
+        for stem, found in disturbed_passes.pairs(node).items():
             assert disturbed_passes.whole(stem, found) and (found != before[stem]) is (stem in RENEWED), stem
-        assert disturbed_passes.hooked(seat)["kubelet"] == disturbed_passes.hooked(made.base)["kubelet"] + 1
-        disturbed_passes.clean(seat)
+        assert disturbed_passes.hooked(node)["kubelet"] == disturbed_passes.hooked(made.base)["kubelet"] + 1
+        disturbed_passes.clean(node)
 
-    start = site.server.audit_position()
+    start = cluster.server.audit_position()
     # The second one waits for some seconds only, so the first one must not be held up by many others.
     all_of(together, ROUNDS, at_once=2)
-    assert signed(site, start) == ROUNDS * len(RENEWED)
+    assert signed(cluster, start) == ROUNDS * len(RENEWED)

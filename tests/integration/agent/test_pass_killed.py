@@ -15,7 +15,7 @@ import pytest
 from helpers.faults import disturbed_passes, system_calls
 from helpers.faults.disturbed_passes import RENEWED, STEMS, Trials
 from helpers.faults.system_calls import Call, Fault
-from helpers.vault.applied_cluster import Ran, Site
+from helpers.vault.applied_cluster import AppliedCluster, Ran
 from helpers.vault.servers import Server
 
 Choice = Callable[[list[Call]], list[Call]]
@@ -25,8 +25,8 @@ SAMPLE = 10
 
 
 @pytest.fixture
-def site(server: Server, tmp_path: Path, cluster_name: str) -> Site:
-    return disturbed_passes.applied_site(Site(server, tmp_path / "site", cluster_name))
+def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AppliedCluster:
+    return disturbed_passes.applied(AppliedCluster(server, tmp_path / "cluster", cluster_name))
 
 
 def sample(points: list[Call]) -> list[Call]:
@@ -61,9 +61,13 @@ def killed(done: Ran, what: str) -> bool:
     ],
 )
 def test_killed(
-    begin: Callable[[Site, Path], Trials], due: tuple[str, ...], choice: Choice, site: Site, tmp_path: Path
+    begin: Callable[[AppliedCluster, Path], Trials],
+    due: tuple[str, ...],
+    choice: Choice,
+    cluster: AppliedCluster,
+    tmp_path: Path,
 ) -> None:
-    made = begin(site, tmp_path)
+    made = begin(cluster, tmp_path)
     points = made.points()
     assert {"write", "fsync", "openat"} <= {call.name for call in points}
     assert len(points) > 60, points

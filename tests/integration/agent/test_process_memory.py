@@ -9,7 +9,7 @@ from statistics import fmean
 
 import pytest
 
-from helpers.vault.applied_cluster import Site, environment
+from helpers.vault.applied_cluster import AppliedCluster, environment
 from helpers.vault.servers import Server
 
 PASSES = 300
@@ -45,12 +45,12 @@ for number in range(passes):
 
 @pytest.mark.conformance
 def test_memory_is_flat(server: Server, tmp_path: Path, cluster_name: str) -> None:
-    site = Site(server, tmp_path / "site", cluster_name)
-    site.write(SPEC)
-    site.apply()
-    seat = site.equip("cp-1")
+    cluster = AppliedCluster(server, tmp_path / "cluster", cluster_name)
+    cluster.write(SPEC)
+    cluster.apply()
+    node = cluster.equip("cp-1")
     driven = subprocess.run(
-        [sys.executable, "-c", DRIVER, str(seat.config), str(PASSES)],
+        [sys.executable, "-c", DRIVER, str(node.config), str(PASSES)],
         env=environment(),
         capture_output=True,
         text=True,

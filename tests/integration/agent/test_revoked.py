@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from helpers.node import enrolled_nodes
-from helpers.node.enrolled_nodes import Desk
+from helpers.node.enrolled_nodes import Enroller
 from helpers.node.resident_agent import leaf
-from helpers.vault.applied_cluster import Seat, Site, standing, vaultpki
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, standing, vaultpki
 from helpers.vault.servers import Server
 from vaultpki.pki.facts import serial_text
 
@@ -21,109 +21,109 @@ PAIRS = {"kubelet": "kubelet", "kubelet-client": "kubernetes", "kube-proxy": "ku
 
 
 @pytest.fixture
-def site(server: Server, tmp_path: Path, cluster_name: str) -> Site:
-    return standing(server, tmp_path / "site", cluster_name)
+def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AppliedCluster:
+    return standing(server, tmp_path / "cluster", cluster_name)
 
 
-def serials(seat: Seat) -> dict[str, str]:
-    return {name: serial_text(leaf(seat, name).serial) for name in PAIRS}
+def serials(node: NodeFolder) -> dict[str, str]:
+    return {name: serial_text(leaf(node, name).serial) for name in PAIRS}
 
 
-def revoked(site: Site, held: Mapping[str, str]) -> set[str]:
+def revoked(cluster: AppliedCluster, held: Mapping[str, str]) -> set[str]:
     """Those of the certificates that their mounts list as revoked."""
-    lists = {ca: site.server.api("LIST", f"{site.prefix}/{ca}/certs/revoked").body for ca in set(PAIRS.values())}
+    lists = {ca: cluster.server.api("LIST", f"{cluster.prefix}/{ca}/certs/revoked").body for ca in set(PAIRS.values())}
     return {name for name, serial in held.items() if serial in lists[PAIRS[name]].get("data", {}).get("keys", [])}
 
 
-def revoke(site: Site) -> None:
-    vaultpki("revoke", "-f", site.file, "worker-1", "--yes", env=site.environment())
+def revoke(cluster: AppliedCluster) -> None:
+    vaultpki("revoke", "-f", cluster.file, "worker-1", "--yes", env=cluster.environment())
 
 
-def states(seat: Seat) -> dict[str, tuple[str, list[str]]]:
+def states(node: NodeFolder) -> dict[str, tuple[str, list[str]]]:
     """What `status` says offline of each certificate; it needs attention where one is not ok."""
-    ran = vaultpki("status", "-c", seat.config, "--offline", "--json", expect={0, 3})
+    ran = vaultpki("status", "-c", node.config, "--offline", "--json", expect={0, 3})
     document: dict[str, Any] = json.loads(ran.stdout)
     found = {one["name"]: (one["state"], one["reasons"]) for one in document["certificates"]}
     assert (ran.returncode == 0) is document["ok"]
     return found
 
 
-def views_show_it(site: Site, folder: Path) -> None:
+def views_show_it(cluster: AppliedCluster, folder: Path) -> None:
     """What an operator sees who may only look, and that a token which may not see it is told so."""
-    viewer = site.environment("viewer")
-    ran = vaultpki("nodes", "-f", site.file, "--json", env=viewer, expect=3)
+    viewer = cluster.environment("viewer")
+    ran = vaultpki("nodes", "-f", cluster.file, "--json", env=viewer, expect=3)
     (node,) = json.loads(ran.stdout)["nodes"]
     assert node["state"] == "revoked" and node["reasons"] == ["no-credential", "revoked"]
     assert node["message"].startswith(f"revoked: {', '.join(sorted(PAIRS))}")
-    drawn = vaultpki("graph", "-f", site.file, "--from-vault", "--format", "mermaid", env=viewer).stdout
+    drawn = vaultpki("graph", "-f", cluster.file, "--from-vault", "--format", "mermaid", env=viewer).stdout
     assert drawn.count("revoked, until ") >= len(PAIRS), drawn
-    page = vaultpki("report", "-f", site.file, "--from-vault", "-o", folder / "report.html", env=viewer, expect=3)
+    page = vaultpki("report", "-f", cluster.file, "--from-vault", "-o", folder / "report.html", env=viewer, expect=3)
     assert all(f"{name}: revoked on worker-1" in page.stderr for name in PAIRS), page.stderr
 
-    rules = json.loads(vaultpki("policy", "-f", site.file, "viewer").stdout)["path"]
-    del rules[f"{site.prefix}/+/certs/revoked"]
+    rules = json.loads(vaultpki("policy", "-f", cluster.file, "viewer").stdout)["path"]
+    del rules[f"{cluster.prefix}/+/certs/revoked"]
     policy = {"policy": json.dumps({"path": rules})}
-    assert site.server.api("POST", f"sys/policies/acl/blind-{site.name}", policy).status == 204
-    blind = site.server.environment(enrolled_nodes.token(site.server, f"blind-{site.name}"))
-    ran = vaultpki("nodes", "-f", site.file, env=blind, expect=3)
+    assert cluster.server.api("POST", f"sys/policies/acl/blind-{cluster.name}", policy).status == 204
+    blind = cluster.server.environment(enrolled_nodes.token(cluster.server, f"blind-{cluster.name}"))
+    ran = vaultpki("nodes", "-f", cluster.file, env=blind, expect=3)
     assert "what was revoked is not known: this token may not list" in ran.stdout
     assert (
         "what was revoked is not known"
-        in vaultpki(*("graph", "-f", site.file, "--from-vault", "--format", "mermaid"), env=blind, expect=3).stderr
+        in vaultpki(*("graph", "-f", cluster.file, "--from-vault", "--format", "mermaid"), env=blind, expect=3).stderr
     )
 
 
-def test_what_was_revoked_is_replaced_and_stays_revoked(site: Site, tmp_path: Path) -> None:
+def test_what_was_revoked_is_replaced_and_stays_revoked(cluster: AppliedCluster, tmp_path: Path) -> None:
     hook = f"hooks: {{kubelet-client: [[touch, {tmp_path}/ran]]}}\n"
-    seat = site.equip("worker-1", further=hook)
-    seat.run()
+    node = cluster.equip("worker-1", further=hook)
+    node.run()
     (tmp_path / "ran").unlink()
-    first = serials(seat)
-    revoke(site)
-    assert revoked(site, first) == set(PAIRS)
-    seat.age()
-    said = seat.run()
-    second = serials(seat)
+    first = serials(node)
+    revoke(cluster)
+    assert revoked(cluster, first) == set(PAIRS)
+    node.age()
+    said = node.run()
+    second = serials(node)
     assert all(f"renewed {name}" in said.stdout for name in PAIRS), said
     assert "kubelet-client was revoked (serial " in said.stdout + said.stderr
     assert not set(first.values()) & set(second.values())
-    assert revoked(site, first) == set(PAIRS) and revoked(site, second) == set()
+    assert revoked(cluster, first) == set(PAIRS) and revoked(cluster, second) == set()
     assert (tmp_path / "ran").exists()
-    assert states(seat) == dict.fromkeys(PAIRS, ("ok", []))
-    seat.age()
-    assert "nothing to do" in seat.run().stdout
+    assert states(node) == dict.fromkeys(PAIRS, ("ok", []))
+    node.age()
+    assert "nothing to do" in node.run().stdout
 
     # A server that shows each new certificate as revoked too does not have one signed at every pass.
-    revoke(site)
-    seat.age()
+    revoke(cluster)
+    node.age()
     # As if it had been for ten times: the pause is then longer than any test.
-    file = seat.state / "agent.json"
+    file = node.state / "agent.json"
     memory = json.loads(file.read_text())
     memory["spent"] = dict.fromkeys(PAIRS, [time.time()] * 10)
     file.write_text(json.dumps(memory))
-    assert "it was signed again and again" in seat.run(expect=1).stderr
-    assert serials(seat) == second
-    assert states(seat) == dict.fromkeys(PAIRS, ("revoked", ["revoked"]))
+    assert "it was signed again and again" in node.run(expect=1).stderr
+    assert serials(node) == second
+    assert states(node) == dict.fromkeys(PAIRS, ("revoked", ["revoked"]))
 
 
 def test_a_locked_node_shows_what_was_revoked_and_replaces_it_once_it_is_enrolled_again(
-    site: Site, tmp_path: Path
+    cluster: AppliedCluster, tmp_path: Path
 ) -> None:
-    desk = Desk(site, site.token())
-    seat = Seat("worker-1", tmp_path / "node")
-    seat.folder.mkdir()
-    enrolled_nodes.join(seat, desk.join_file("worker-1", tmp_path / "join.json"))
-    first = serials(seat)
-    desk.run("lock", "-f", site.file, "worker-1")
-    revoke(site)
+    enroller = Enroller(cluster, cluster.token())
+    node = NodeFolder("worker-1", tmp_path / "node")
+    node.folder.mkdir()
+    enrolled_nodes.join(node, enroller.join_file("worker-1", tmp_path / "join.json"))
+    first = serials(node)
+    enroller.run("lock", "-f", cluster.file, "worker-1")
+    revoke(cluster)
     # The node has not noticed, and one that was stolen would not tell.
-    assert states(seat) == dict.fromkeys(PAIRS, ("ok", []))
-    views_show_it(site, tmp_path)
-    seat.age()
-    seat.run(expect=1)
-    assert serials(seat) == first
-    assert states(seat) == dict.fromkeys(PAIRS, ("revoked", ["revoked"]))
-    again = desk.join_file("worker-1", tmp_path / "again.json")
-    assert "renewed kubelet" in enrolled_nodes.join(seat, again).stdout
-    assert not set(first.values()) & set(serials(seat).values()) and revoked(site, serials(seat)) == set()
-    assert states(seat) == dict.fromkeys(PAIRS, ("ok", []))
+    assert states(node) == dict.fromkeys(PAIRS, ("ok", []))
+    views_show_it(cluster, tmp_path)
+    node.age()
+    node.run(expect=1)
+    assert serials(node) == first
+    assert states(node) == dict.fromkeys(PAIRS, ("revoked", ["revoked"]))
+    again = enroller.join_file("worker-1", tmp_path / "again.json")
+    assert "renewed kubelet" in enrolled_nodes.join(node, again).stdout
+    assert not set(first.values()) & set(serials(node).values()) and revoked(cluster, serials(node)) == set()
+    assert states(node) == dict.fromkeys(PAIRS, ("ok", []))

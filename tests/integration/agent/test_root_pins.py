@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from helpers.node.root_rotation import WORKER_HOOKS, RootRotation
-from helpers.vault.applied_cluster import Seat, vaultpki
+from helpers.vault.applied_cluster import NodeFolder, vaultpki
 from helpers.vault.servers import Server
 from vaultpki.agent import pins
 from vaultpki.errors import CertificateRefused, StoreError
@@ -27,18 +27,18 @@ def rotation(server: Server, tmp_path: Path, cluster_name: str) -> Iterator[Root
         yield made
 
 
-def joined(rotation: RootRotation, name: str, pin: str) -> Seat:
+def joined(rotation: RootRotation, name: str, pin: str) -> NodeFolder:
     """A machine of an image that has this pin, and its first pass."""
-    seat = rotation.site.equip(name, pool="autoscaled", further=WORKER_HOOKS)
-    text = seat.config.read_text()
-    seat.config.write_text(text.replace(rotation.site.root_sha256, pin))
-    rotation.pass_of(seat)
-    return seat
+    node = rotation.cluster.equip(name, pool="autoscaled", further=WORKER_HOOKS)
+    text = node.config.read_text()
+    node.config.write_text(text.replace(rotation.cluster.root_sha256, pin))
+    rotation.pass_of(node)
+    return node
 
 
 @pytest.mark.conformance
 def test_an_image_with_the_old_pin_joins_until_the_old_root_is_gone(rotation: RootRotation, tmp_path: Path) -> None:
-    site = rotation.site
+    cluster = rotation.cluster
     first = rotation.certificates()["root-1"].fingerprint
     rotation.begin()
     expected: dict[State, set[str]] = {}
@@ -50,28 +50,28 @@ def test_an_image_with_the_old_pin_joins_until_the_old_root_is_gone(rotation: Ro
         # What a person writes into the image is what the join files have.
         file = tmp_path / f"{number}.json"
         vaultpki(
-            *("enroll", "-f", site.file, f"w-9{number}", "--pool", "autoscaled", "-o", file),
-            env=site.environment(),
+            *("enroll", "-f", cluster.file, f"w-9{number}", "--pool", "autoscaled", "-o", file),
+            env=cluster.environment(),
         )
         assert json.loads(file.read_text())["root_sha256"] == first, state
-        vaultpki("unenroll", "-f", site.file, f"w-9{number}", env=site.environment())
-        seat = joined(rotation, f"w-{number}", first)
-        rotation.seats[seat.name] = seat
-        assert rotation.roots(seat) == expected[state], state
-        assert set(rotation.report(seat.name).pins) == expected[state]
+        vaultpki("unenroll", "-f", cluster.file, f"w-9{number}", env=cluster.environment())
+        node = joined(rotation, f"w-{number}", first)
+        rotation.nodes[node.name] = node
+        assert rotation.roots(node) == expected[state], state
+        assert set(rotation.report(node.name).pins) == expected[state]
     rotation.moved(State.DONE)
     with pytest.raises(CertificateRefused, match="not the pinned"):
         joined(rotation, "w-7", first)
     file = tmp_path / "after.json"
-    vaultpki("enroll", "-f", site.file, "w-8", "--pool", "autoscaled", "-o", file, env=site.environment())
+    vaultpki("enroll", "-f", cluster.file, "w-8", "--pool", "autoscaled", "-o", file, env=cluster.environment())
     assert json.loads(file.read_text())["root_sha256"] == rotation.certificates()["root-2"].fingerprint
-    seat = Seat("w-8", tmp_path / "w-8")
-    vaultpki("agent", "-c", seat.config, "--join", file, "--dir", seat.pki, "--once")
-    assert rotation.roots(seat) == {rotation.certificates()["root-2"].fingerprint}
+    node = NodeFolder("w-8", tmp_path / "w-8")
+    vaultpki("agent", "-c", node.config, "--join", file, "--dir", node.pki, "--once")
+    assert rotation.roots(node) == {rotation.certificates()["root-2"].fingerprint}
 
 
 def test_a_node_that_was_away_learns_the_new_root_by_the_cross_certificate(rotation: RootRotation) -> None:
-    away = rotation.seats.pop("worker-1")
+    away = rotation.nodes.pop("worker-1")
     first = rotation.certificates()["root-1"].fingerprint
     rotation.begin()
     for state in (State.PUBLISHED, State.SWITCHED, State.RETIRED, State.DONE):
@@ -104,21 +104,21 @@ def test_a_node_that_was_away_learns_the_new_root_by_the_cross_certificate(rotat
 
 
 def written(rotation: RootRotation, record: RotationRecord) -> None:
-    path = f"{rotation.site.prefix}/config/data/rotation/root"
-    assert rotation.site.server.api("POST", path, {"data": rotation_record.to_json(record)}).status == 200
+    path = f"{rotation.cluster.prefix}/config/data/rotation/root"
+    assert rotation.cluster.server.api("POST", path, {"data": rotation_record.to_json(record)}).status == 200
 
 
 def post(rotation: RootRotation, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    answer = rotation.site.server.api("POST", path, body)
+    answer = rotation.cluster.server.api("POST", path, body)
     assert answer.status == 200, answer
     return answer.data
 
 
 def test_a_server_that_lies_brings_in_no_root(rotation: RootRotation) -> None:
-    site, seat = rotation.site, rotation.seats["worker-1"]
-    mount = f"{site.prefix}/root"
+    cluster, node = rotation.cluster, rotation.nodes["worker-1"]
+    mount = f"{cluster.prefix}/root"
     (first,) = rotation.certificates().values()
-    name = f"{site.name} root CA 2"
+    name = f"{cluster.name} root CA 2"
     made = post(
         rotation, f"{mount}/root/rotate/internal", {"common_name": name, "issuer_name": "root-2", "ttl": "8760h"}
     )
@@ -134,9 +134,9 @@ def test_a_server_that_lies_brings_in_no_root(rotation: RootRotation) -> None:
     def refused() -> None:
         for each in records:
             written(rotation, each)
-            rotation.pass_of(seat)
-            assert rotation.roots(seat) == {first.fingerprint}
-            assert rotation.report(seat.name).pins == (first.fingerprint,)
+            rotation.pass_of(node)
+            assert rotation.roots(node) == {first.fingerprint}
+            assert rotation.report(node.name).pins == (first.fingerprint,)
         records[:] = [
             RotationRecord("root", each.state, each.revision + len(states), each.since, old, each.new)
             for each in records
@@ -144,9 +144,9 @@ def test_a_server_that_lies_brings_in_no_root(rotation: RootRotation) -> None:
 
     refused()
     # One for the same name and key, of a root that nobody is pinned to.
-    stranger = f"{site.prefix}-stranger"
-    assert site.server.api("POST", f"sys/mounts/{stranger}", {"type": "pki"}).status in (200, 204)
-    post(rotation, f"{stranger}/root/generate/internal", {"common_name": f"{site.name} root CA", "ttl": "700h"})
+    stranger = f"{cluster.prefix}-stranger"
+    assert cluster.server.api("POST", f"sys/mounts/{stranger}", {"type": "pki"}).status in (200, 204)
+    post(rotation, f"{stranger}/root/generate/internal", {"common_name": f"{cluster.name} root CA", "ttl": "700h"})
     csr = post(rotation, f"{mount}/intermediate/cross-sign", {"key_ref": made["key_id"], "common_name": name})["csr"]
     body = {"csr": csr, "common_name": name, "ttl": "500h", "max_path_length": 1}
     cross = post(rotation, f"{stranger}/root/sign-intermediate", body)["certificate"]
@@ -156,8 +156,8 @@ def test_a_server_that_lies_brings_in_no_root(rotation: RootRotation) -> None:
     cross = post(rotation, f"{mount}/issuer/root-1/sign-intermediate", body)["certificate"]
     post(rotation, f"{mount}/issuers/import/cert", {"pem_bundle": cross})
     written(rotation, records[0])
-    rotation.pass_of(seat)
-    assert rotation.roots(seat) == {first.fingerprint, second.fingerprint}
+    rotation.pass_of(node)
+    assert rotation.roots(node) == {first.fingerprint, second.fingerprint}
 
 
 def bundles(folder: Path) -> dict[str, bytes]:
@@ -166,39 +166,39 @@ def bundles(folder: Path) -> dict[str, bytes]:
 
 def test_no_record_takes_away_the_root_that_every_issuing_ca_is_below(rotation: RootRotation, tmp_path: Path) -> None:
     operator = tmp_path / "operator"
-    issue = ("issue", "-f", rotation.site.file, "admin", "--dir", operator)
-    vaultpki(*issue, env=rotation.site.environment())
+    issue = ("issue", "-f", rotation.cluster.file, "admin", "--dir", operator)
+    vaultpki(*issue, env=rotation.cluster.environment())
     rotation.reach(State.PUBLISHED)
     rotation.passes()
-    seat, first = rotation.seats["cp-1"], rotation.certificates()["root-1"].fingerprint
-    before, published = bundles(seat.pki), rotation.record
+    node, first = rotation.nodes["cp-1"], rotation.certificates()["root-1"].fingerprint
+    before, published = bundles(node.pki), rotation.record
     assert len(before) == 8
     for number, state in enumerate((State.RETIRED, State.DONE), 1):
         written(rotation, replace(published, state=state, revision=published.revision + number))
-        for each in rotation.seats.values():
+        for each in rotation.nodes.values():
             assert "does not name" in str(rotation.pass_of(each).failures["root rotation"])
-        assert bundles(seat.pki) == before
-        assert first in rotation.report(seat.name).pins
+        assert bundles(node.pki) == before
+        assert first in rotation.report(node.name).pins
     held = bundles(operator)
-    vaultpki(*issue, env=rotation.site.environment())
+    vaultpki(*issue, env=rotation.cluster.environment())
     assert bundles(operator).keys() == held.keys() and first in {
         facts.fingerprint for facts in x509.read_certificates((operator / "etcd-ca-chain.crt").read_bytes())
     }
     written(rotation, replace(published, revision=published.revision + 3))
-    assert not rotation.pass_of(seat).failures
-    assert bundles(seat.pki) == before
+    assert not rotation.pass_of(node).failures
+    assert bundles(node.pki) == before
 
 
 def test_a_root_that_was_given_up_does_not_return(rotation: RootRotation) -> None:
-    site, seat, mount = rotation.site, rotation.seats["worker-1"], f"{rotation.site.prefix}/root"
+    cluster, node, mount = rotation.cluster, rotation.nodes["worker-1"], f"{rotation.cluster.prefix}/root"
     rotation.reach(State.PUBLISHED)
     rotation.passes()
     published, made = rotation.record, rotation.certificates()
     first, second, cross = (made[name] for name in ("root-1", "root-2", "root-2-by-root-1"))
-    assert rotation.roots(seat) == {first.fingerprint, second.fingerprint}
+    assert rotation.roots(node) == {first.fingerprint, second.fingerprint}
     rotation.moved(State.STEADY, back=True)
     rotation.passes()
-    assert rotation.roots(seat) == {first.fingerprint} and set(rotation.certificates()) == {"root-1"}
+    assert rotation.roots(node) == {first.fingerprint} and set(rotation.certificates()) == {"root-1"}
     # Both certificates are public, and whoever may write to the mount brings them back.
     aborted = rotation.record.revision
     for facts in (second, cross):
@@ -206,23 +206,23 @@ def test_a_root_that_was_given_up_does_not_return(rotation: RootRotation) -> Non
     # Newer records, and the one of before the abort.
     for state, revision in ((State.PUBLISHED, aborted + 1), (State.SWITCHED, aborted + 2), (State.PUBLISHED, aborted)):
         written(rotation, replace(published, state=state, revision=revision))
-        assert "root rotation" in rotation.pass_of(seat).failures
-        assert rotation.roots(seat) == {first.fingerprint}
-        assert rotation.report(seat.name).pins == (first.fingerprint,)
+        assert "root rotation" in rotation.pass_of(node).failures
+        assert rotation.roots(node) == {first.fingerprint}
+        assert rotation.report(node.name).pins == (first.fingerprint,)
     # The next rotation has another key.
     for facts in (second, cross):
         (issuer,) = [key for key, each in _issuers(rotation).items() if each == facts]
-        assert site.server.api("DELETE", f"{mount}/issuer/{issuer}").status in (200, 204)
+        assert cluster.server.api("DELETE", f"{mount}/issuer/{issuer}").status in (200, 204)
     written(rotation, replace(published, state=State.STEADY, revision=aborted + 3))
     rotation.reach(State.PUBLISHED)
     rotation.passes()
     third = rotation.certificates()["root-3"]
-    assert rotation.roots(seat) == {first.fingerprint, third.fingerprint} and third.public_key != second.public_key
+    assert rotation.roots(node) == {first.fingerprint, third.fingerprint} and third.public_key != second.public_key
 
 
 def _issuers(rotation: RootRotation) -> dict[str, Facts]:
     """What is on the root's mount, by the ids of issuers."""
-    api, mount = rotation.site.server.api, f"{rotation.site.prefix}/root"
+    api, mount = rotation.cluster.server.api, f"{rotation.cluster.prefix}/root"
     shown = {
         key: api("GET", f"{mount}/issuer/{key}/json").data["certificate"]
         for key in api("LIST", f"{mount}/issuers").data["keys"]
@@ -231,7 +231,7 @@ def _issuers(rotation: RootRotation) -> dict[str, Facts]:
 
 
 def test_a_server_that_was_set_back_takes_no_root_away(rotation: RootRotation) -> None:
-    seat = rotation.seats["worker-1"]
+    node = rotation.nodes["worker-1"]
     first = rotation.certificates()["root-1"].fingerprint
     rotation.reach(State.PUBLISHED)
     published = rotation.record
@@ -239,10 +239,10 @@ def test_a_server_that_was_set_back_takes_no_root_away(rotation: RootRotation) -
         rotation.moved(state)
     rotation.passes()
     second = rotation.certificates()["root-2"].fingerprint
-    assert rotation.roots(seat) == {second}
+    assert rotation.roots(node) == {second}
     written(rotation, published)
-    chain = x509.read_certificates((seat.pki / "kubelet.crt").read_bytes())
-    assert "root rotation" in rotation.pass_of(seat).failures
-    assert rotation.roots(seat) == {first, second}
-    assert x509.read_certificates((seat.pki / "kubelet.crt").read_bytes()) == chain
-    assert rotation.report(seat.name).seen["root"].behind
+    chain = x509.read_certificates((node.pki / "kubelet.crt").read_bytes())
+    assert "root rotation" in rotation.pass_of(node).failures
+    assert rotation.roots(node) == {first, second}
+    assert x509.read_certificates((node.pki / "kubelet.crt").read_bytes()) == chain
+    assert rotation.report(node.name).seen["root"].behind

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from helpers.node import resident_agent
-from helpers.vault.applied_cluster import ONE_WORKER, Seat, Site, standing, vaultpki
+from helpers.vault.applied_cluster import ONE_WORKER, AppliedCluster, NodeFolder, standing, vaultpki
 from helpers.vault.servers import Server, free_ports
 from vaultpki.agent import state as memory
 from vaultpki.agent.status import of_folder, of_node
@@ -26,19 +26,19 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
 @pytest.fixture
-def site(server: Server, tmp_path: Path, cluster_name: str) -> Site:
-    return standing(server, tmp_path / "site", cluster_name)
+def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AppliedCluster:
+    return standing(server, tmp_path / "cluster", cluster_name)
 
 
 @pytest.fixture
-def seat(site: Site) -> Seat:
-    return site.equip("worker-1")
+def node(cluster: AppliedCluster) -> NodeFolder:
+    return cluster.equip("worker-1")
 
 
-def status(seat: Seat, *options: str | Path, expect: int, faketime: str = "") -> dict[str, Any]:
+def status(node: NodeFolder, *options: str | Path, expect: int, faketime: str = "") -> dict[str, Any]:
     """What it says for programs; and for people it says no less, with the same exit code."""
     env = {"LD_PRELOAD": resident_agent.faketime_library(), "FAKETIME": faketime} if faketime else None
-    options = options or ("-c", seat.config)
+    options = options or ("-c", node.config)
     ran = vaultpki("status", *options, "--json", expect=expect, env=env)
     assert (ran.stderr == "vaultpki: something here needs attention; see above\n") is (expect == 3), ran.stderr
     found: dict[str, Any] = json.loads(ran.stdout)
@@ -58,12 +58,12 @@ REACHED = {"reachable": True, "error": None}
 FINE: dict[str, tuple[str, list[str]]] = dict.fromkeys(resident_agent.WORKER, ("ok", []))
 
 
-def test_before_and_after_the_first_run(site: Site, seat: Seat) -> None:
-    found = status(seat, expect=3)
+def test_before_and_after_the_first_run(cluster: AppliedCluster, node: NodeFolder) -> None:
+    found = status(node, expect=3)
     assert found["certificates"] == [] and found["vault"] == {**REACHED, "asked": None, "answered": None}
     assert found["agent"]["faults"] == {"agent": "nothing was ever issued here; run `vaultpki agent`"}
-    seat.run()
-    found = status(seat, expect=0)
+    node.run()
+    found = status(node, expect=0)
     assert set(found) == {"node", "agent", "certificates", "cas", "trust", "vault", "ok", "summary"}
     first = min(found["certificates"], key=lambda one: one["not_after"])
     summary = found["summary"]
@@ -88,27 +88,27 @@ def test_before_and_after_the_first_run(site: Site, seat: Seat) -> None:
     assert TIME.fullmatch(asked) and found["vault"] == {**REACHED, "asked": asked, "answered": asked}
     assert states(found) == FINE
     for one in found["certificates"]:
-        leaf = resident_agent.leaf(seat, one["name"])
+        leaf = resident_agent.leaf(node, one["name"])
         times = {name: one.pop(name) for name in ("not_before", "not_after", "renew_after")}
         assert all(TIME.fullmatch(when) for when in times.values())
         assert times["not_before"] < times["renew_after"] < times["not_after"] == f"{leaf.not_after:%Y-%m-%dT%H:%M:%SZ}"
         assert one == {
             "name": one["name"],
-            "path": str(seat.pki / f"{one['name']}.crt"),
+            "path": str(node.pki / f"{one['name']}.crt"),
             "subject": leaf.subject_text,
             "issuer": leaf.issuer_text,
             "serial": f"{leaf.serial:x}",
             "state": "ok",
             "reasons": [],
         }
-    offline = status(seat, "-c", seat.config, "--offline", expect=0)
+    offline = status(node, "-c", node.config, "--offline", expect=0)
     assert offline["vault"] == {"reachable": None, "error": None, "asked": asked, "answered": asked}
 
 
-def test_what_lies_there(site: Site, seat: Seat) -> None:
+def test_what_lies_there(cluster: AppliedCluster, node: NodeFolder) -> None:
     """Damages of files, each told by its reason, on the node and in the folder alone; one run mends them all."""
-    seat.run()
-    pki = seat.pki
+    node.run()
+    pki = node.pki
     for damage, expected, by_folder in (
         ((pki / "kubelet.key").unlink, ("missing", ["missing"]), ("missing", ["missing"])),
         (lambda: (pki / "kubelet.crt").write_text("damaged"), ("broken", ["unreadable"]), ("broken", ["unreadable"])),
@@ -121,80 +121,83 @@ def test_what_lies_there(site: Site, seat: Seat) -> None:
         (lambda: os.chown(pki / "kubelet.pem", 1, 1), ("broken", ["key-exposed", "wrong-owner"]), ("ok", [])),
     ):
         damage()
-        assert states(status(seat, expect=3)) == FINE | {"kubelet": expected}
-        folder = status(seat, "--dir", pki, expect=0 if by_folder[0] == "ok" else 3)
+        assert states(status(node, expect=3)) == FINE | {"kubelet": expected}
+        folder = status(node, "--dir", pki, expect=0 if by_folder[0] == "ok" else 3)
         assert (folder["node"], folder["agent"]["state"], folder["vault"]["reachable"]) == (None, None, None)
         assert states(folder) == FINE | {"kubelet": by_folder}
-        seat.run()
-        assert states(status(seat, expect=0)) == FINE
+        node.run()
+        assert states(status(node, expect=0)) == FINE
 
 
-def test_what_cannot_be_looked_at(site: Site, seat: Seat) -> None:
+def test_what_cannot_be_looked_at(cluster: AppliedCluster, node: NodeFolder) -> None:
     """However broken the node is, all of it is told, and why."""
-    seat.run()
+    node.run()
     broken, missing = ("broken", ["unreadable"]), ("missing", ["missing"])
-    link = seat.pki / ".vaultpki" / "kube-proxy"
+    link = node.pki / ".vaultpki" / "kube-proxy"
     generation = link.readlink()
     link.unlink()
     link.mkdir()
-    found = status(seat, expect=3)
+    found = status(node, expect=3)
     assert states(found) == FINE | {"kube-proxy": broken}
     assert found["agent"]["faults"] == {"kube-proxy": f"{link}: it was not made by vaultpki; move it away"}
     link.rmdir()
     link.symlink_to(generation)
-    assert status(seat, expect=0)["vault"].items() >= REACHED.items()
+    assert status(node, expect=0)["vault"].items() >= REACHED.items()
 
-    seat.configure("version: 1", "version: 1\nowner: no-one-here:no-one-here")
-    found = status(seat, expect=3)
+    node.configure("version: 1", "version: 1\nowner: no-one-here:no-one-here")
+    found = status(node, expect=3)
     assert states(found) == dict.fromkeys(resident_agent.WORKER, ("broken", ["wrong-owner"]))
     (text,) = found["agent"]["faults"].values()
     assert text.startswith("owner no-one-here:no-one-here: this machine has no such user or group")
     # What can be told of a certificate is told.
     for one in found["certificates"]:
-        assert one["not_after"] == f"{resident_agent.leaf(seat, one['name']).not_after:%Y-%m-%dT%H:%M:%SZ}"
-    seat.configure("owner: no-one-here:no-one-here\n", "")
+        assert one["not_after"] == f"{resident_agent.leaf(node, one['name']).not_after:%Y-%m-%dT%H:%M:%SZ}"
+    node.configure("owner: no-one-here:no-one-here\n", "")
 
-    aside = seat.folder / "aside"
-    seat.pki.rename(aside)
-    found = status(seat, expect=3)
+    aside = node.folder / "aside"
+    node.pki.rename(aside)
+    found = status(node, expect=3)
     assert states(found) == dict.fromkeys(resident_agent.WORKER, missing)
-    assert found["agent"]["faults"] == {"directory": f"{seat.pki}: it does not exist; create it or check the path"}
+    assert found["agent"]["faults"] == {"directory": f"{node.pki}: it does not exist; create it or check the path"}
     assert {one["path"] for one in found["certificates"]} == {
-        f"{seat.pki}/{name}.crt" for name in resident_agent.WORKER
+        f"{node.pki}/{name}.crt" for name in resident_agent.WORKER
     }
-    puts: list[Callable[[], None]] = [lambda: seat.pki.symlink_to(aside), seat.pki.touch]
+    puts: list[Callable[[], None]] = [lambda: node.pki.symlink_to(aside), node.pki.touch]
     for put in puts:
         put()
-        found = status(seat, expect=3)
+        found = status(node, expect=3)
         assert states(found) == dict.fromkeys(resident_agent.WORKER, broken)
         (text,) = found["agent"]["faults"].values()
-        assert text.startswith(f"{seat.pki}: ")
+        assert text.startswith(f"{node.pki}: ")
         # What the agent says of it is not said twice.
-        assert text in seat.run(expect=1).stderr
-        assert status(seat, expect=3)["agent"]["faults"] == {"agent": text}
-        seat.pki.unlink()
-        (seat.state / "agent.json").unlink()
-    aside.rename(seat.pki)
-    assert states(status(seat, expect=0)) == FINE
+        assert text in node.run(expect=1).stderr
+        assert status(node, expect=3)["agent"]["faults"] == {"agent": text}
+        node.pki.unlink()
+        (node.state / "agent.json").unlink()
+    aside.rename(node.pki)
+    assert states(status(node, expect=0)) == FINE
 
 
-def test_what_somebody_else_may_not_read(site: Site) -> None:
+def test_what_somebody_else_may_not_read(cluster: AppliedCluster) -> None:
     """Whoever is neither root nor the owner hears that, and not that nothing is there."""
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
-        seat = site.equip("worker-1", folder=Path(folder) / "node")
-        seat.run()
-        config, now = load_agent(seat.config), datetime.now(UTC)
-        keys = list(seat.pki.glob(".vaultpki/*/*.key"))
-        with closed(seat.state, *keys):
-            node, alone = of_node(config, now, ask=False), of_folder(str(seat.pki), now)
-        assert of_node(config, now, ask=False).ok and of_folder(str(seat.pki), now).ok
+        node_folder = cluster.equip("worker-1", folder=Path(folder) / "node")
+        node_folder.run()
+        config, now = load_agent(node_folder.config), datetime.now(UTC)
+        keys = list(node_folder.pki.glob(".vaultpki/*/*.key"))
+        with closed(node_folder.state, *keys):
+            node, alone = of_node(config, now, ask=False), of_folder(str(node_folder.pki), now)
+        assert of_node(config, now, ask=False).ok and of_folder(str(node_folder.pki), now).ok
     assert not node.ok and node.agent is None and node.seen == ()
-    assert node.faults == {"state": f"{seat.state}/spec.json: permission denied; run as its owner or as root"}
+    assert node.faults == {"state": f"{node_folder.state}/spec.json: permission denied; run as its owner or as root"}
     assert not alone.ok
     for one in alone.seen:
         assert (one.state.value, one.reasons) == ("broken", ("unreadable",)) and one.leaf is not None
-        assert alone.faults[one.name] == f"{seat.pki}/{one.name}.key: permission denied; run as its owner or as root"
+        assert (
+            alone.faults[one.name]
+            == f"{node_folder.pki}/{one.name}.key: permission denied; run as its owner or as root"
+        )
     assert alone.faults.keys() == {one.name for one in alone.seen} == set(resident_agent.WORKER)
 
 
@@ -216,33 +219,33 @@ def closed(*paths: Path) -> Iterator[None]:
             path.chmod(mode)
 
 
-def test_what_the_clock_says(site: Site, seat: Seat) -> None:
-    seat.run()
+def test_what_the_clock_says(cluster: AppliedCluster, node: NodeFolder) -> None:
+    node.run()
     # Due is no news before the agent had the time to see to it.
-    assert {state for state, _ in states(status(seat, expect=0, faketime="+14d")).values()} == {"ok"}
+    assert {state for state, _ in states(status(node, expect=0, faketime="+14d")).values()} == {"ok"}
     for when, expected in (("+25d", ("due", ["due"])), ("+31d", ("expired", ["expired"]))):
-        found = status(seat, expect=3, faketime=when)
+        found = status(node, expect=3, faketime=when)
         assert states(found) == dict.fromkeys(resident_agent.WORKER, expected)
-        assert states(status(seat, "--dir", seat.pki, expect=3, faketime=when)) == states(found)
+        assert states(status(node, "--dir", node.pki, expect=3, faketime=when)) == states(found)
 
 
-def test_what_cluster_yaml_says_now(site: Site, seat: Seat) -> None:
+def test_what_cluster_yaml_says_now(cluster: AppliedCluster, node: NodeFolder) -> None:
     """Changed, but not signed yet: Vault refuses, in words that are shown."""
-    seat.run()
+    node.run()
 
     def refused(method: str, path: str, code: int, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         return (403, {"errors": ["permission denied"]}) if "/sign/" in path else (code, body)
 
-    site.write(
+    cluster.write(
         ONE_WORKER + "certificates:\n  kubelet: {extra_names: [kubelet.example.com]}\n"
         "  kubelet-client: {ttl: 20d}\n  kube-proxy: {key: ec-p384}\n"
     )
-    site.apply()
-    with resident_agent.proxy(site.server, refused) as between:
-        seat.configure(site.server.address, between.address)
-        seat.age()
-        seat.run(expect=1)
-        found = status(seat, expect=3)
+    cluster.apply()
+    with resident_agent.proxy(cluster.server, refused) as between:
+        node.configure(cluster.server.address, between.address)
+        node.age()
+        node.run(expect=1)
+        found = status(node, expect=3)
     assert states(found) == {
         "kubelet": ("due", ["names-changed"]),
         "kubelet-client": ("due", ["ttl-changed"]),
@@ -253,43 +256,43 @@ def test_what_cluster_yaml_says_now(site: Site, seat: Seat) -> None:
     assert all("permission denied" in text for text in found["agent"]["faults"].values())
 
 
-def test_what_fails_beside_the_certificates(site: Site, seat: Seat) -> None:
-    with seat.config.open("a") as config:
+def test_what_fails_beside_the_certificates(cluster: AppliedCluster, node: NodeFolder) -> None:
+    with node.config.open("a") as config:
         config.write("hooks: {kubelet: [['false']]}\n")
-    assert "hook 1 of kubelet (false) failed with exit code 1" in seat.run(expect=3).stderr
-    found = status(seat, expect=3)
+    assert "hook 1 of kubelet (false) failed with exit code 1" in node.run(expect=3).stderr
+    found = status(node, expect=3)
     assert found["agent"]["hooks_owed"] == ["kubelet"] and states(found) == FINE
-    assert "hook 1 of kubelet (false) failed with exit code 1" in vaultpki("status", "-c", seat.config, expect=3).stdout
-    seat.configure("'false'", "'true'")
+    assert "hook 1 of kubelet (false) failed with exit code 1" in vaultpki("status", "-c", node.config, expect=3).stdout
+    node.configure("'false'", "'true'")
     # Its time has not come yet, but a person who runs it is not kept waiting.
-    assert owed_after_a_run(seat) == []
-    assert states(status(seat, expect=0)) == FINE
+    assert owed_after_a_run(node) == []
+    assert states(status(node, expect=0)) == FINE
 
     (dead,) = free_ports(1)
-    seat.configure(site.server.address, f"https://127.0.0.1:{dead}")
-    found = status(seat, expect=3)
+    node.configure(cluster.server.address, f"https://127.0.0.1:{dead}")
+    found = status(node, expect=3)
     assert found["vault"]["reachable"] is False and str(dead) in found["vault"]["error"]
-    assert status(seat, "-c", seat.config, "--offline", expect=0)["vault"]["reachable"] is None
-    seat.configure(f"https://127.0.0.1:{dead}", site.server.address)
+    assert status(node, "-c", node.config, "--offline", expect=0)["vault"]["reachable"] is None
+    node.configure(f"https://127.0.0.1:{dead}", cluster.server.address)
 
-    (seat.state / "secret-id").unlink()
-    seat.age()
-    said = seat.run(expect=1).stderr
+    (node.state / "secret-id").unlink()
+    node.age()
+    said = node.run(expect=1).stderr
     assert "--join" in said and said.count("is missing") == 1
-    found = status(seat, expect=3)
+    found = status(node, expect=3)
     assert found["agent"]["state"] == "needs-join" and states(found) == FINE
 
 
-def owed_after_a_run(seat: Seat) -> list[str]:
-    seat.run()
-    return sorted(memory.load(str(seat.state)).owed)
+def owed_after_a_run(node: NodeFolder) -> list[str]:
+    node.run()
+    return sorted(memory.load(str(node.state)).owed)
 
 
-def test_a_folder_that_is_none(site: Site, seat: Seat, tmp_path: Path) -> None:
-    for folder in (tmp_path / "nowhere", seat.config):
+def test_a_folder_that_is_none(cluster: AppliedCluster, node: NodeFolder, tmp_path: Path) -> None:
+    for folder in (tmp_path / "nowhere", node.config):
         ran = vaultpki("status", "--dir", folder, expect=1)
         assert ran.stdout == "" and ran.stderr.startswith("vaultpki: ") and ran.stderr.count("\n") == 1, ran
     empty = tmp_path / "empty"
     empty.mkdir(mode=0o755)
-    assert status(seat, "--dir", empty, expect=3)["certificates"] == []
+    assert status(node, "--dir", empty, expect=3)["certificates"] == []
     vaultpki("status", "-c", tmp_path / "none.yaml", expect=1)

@@ -15,7 +15,7 @@ import pytest
 
 from helpers.node.posix_acls import ACCESS, USER, give
 from helpers.node.resident_agent import resident
-from helpers.vault.applied_cluster import ONE_WORKER, Ran, Seat, Site, standing, vaultpki
+from helpers.vault.applied_cluster import ONE_WORKER, AppliedCluster, NodeFolder, Ran, standing, vaultpki
 from helpers.vault.servers import Server
 
 STRANGER = 1234
@@ -57,36 +57,36 @@ def some_of(places: Iterable[str]) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
-    return standing(server, tmp_path_factory.mktemp("unsafe") / "site", "unsafe")
+def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
+    return standing(server, tmp_path_factory.mktemp("unsafe") / "cluster", "unsafe")
 
 
 @pytest.fixture(scope="module")
-def base(site: Site) -> Seat:
+def base(cluster: AppliedCluster) -> NodeFolder:
     """A node with its CA file and hook program in folders of their own."""
-    seat = site.equip("worker-1", further="hooks: {kubelet: [[HERE/bin/hook]]}\n")
+    node = cluster.equip("worker-1", further="hooks: {kubelet: [[HERE/bin/hook]]}\n")
     for folder, name in (("ca", "vault-ca.crt"), ("bin", "hook")):
-        (seat.folder / folder).mkdir()
-        (seat.folder / folder / name).write_bytes(site.server.ca_file.read_bytes())
-    (seat.folder / "bin/hook").write_text(f"#!/bin/sh\necho ran >> {seat.folder}/hooks\n")
-    (seat.folder / "bin/hook").chmod(0o755)
-    seat.configure("HERE", str(seat.folder))
-    seat.configure(str(site.server.ca_file), f"{seat.folder}/ca/vault-ca.crt")
-    return seat
+        (node.folder / folder).mkdir()
+        (node.folder / folder / name).write_bytes(cluster.server.ca_file.read_bytes())
+    (node.folder / "bin/hook").write_text(f"#!/bin/sh\necho ran >> {node.folder}/hooks\n")
+    (node.folder / "bin/hook").chmod(0o755)
+    node.configure("HERE", str(node.folder))
+    node.configure(str(cluster.server.ca_file), f"{node.folder}/ca/vault-ca.crt")
+    return node
 
 
 @pytest.fixture
-def seat(base: Seat, tmp_path: Path) -> Seat:
+def node(base: NodeFolder, tmp_path: Path) -> NodeFolder:
     """A copy that has not run yet."""
-    copy = Seat(base.name, tmp_path / "node")
+    copy = NodeFolder(base.name, tmp_path / "node")
     shutil.copytree(base.folder, copy.folder)
     for file in (copy.config, copy.folder / "bin/hook"):
         file.write_text(file.read_text().replace(str(base.folder), str(copy.folder)))
     return copy
 
 
-def ran_hooks(seat: Seat) -> int:
-    log = seat.folder / "hooks"
+def ran_hooks(node: NodeFolder) -> int:
+    log = node.folder / "hooks"
     return len(log.read_text().splitlines()) if log.exists() else 0
 
 
@@ -109,79 +109,81 @@ def mend(text: str, path: Path) -> None:
             subprocess.run(["sh", "-c", command], check=True)
 
 
-PLACES: dict[str, Callable[[Seat], Path]] = {
-    "agent.yaml": lambda seat: seat.config,
-    "its folder": lambda seat: seat.folder,
-    "a folder above": lambda seat: seat.folder.parent,
-    "the state folder": lambda seat: seat.state,
-    "the directory": lambda seat: seat.pki,
-    "the CA file": lambda seat: seat.folder / "ca/vault-ca.crt",
-    "the CA file's folder": lambda seat: seat.folder / "ca",
+PLACES: dict[str, Callable[[NodeFolder], Path]] = {
+    "agent.yaml": lambda node: node.config,
+    "its folder": lambda node: node.folder,
+    "a folder above": lambda node: node.folder.parent,
+    "the state folder": lambda node: node.state,
+    "the directory": lambda node: node.pki,
+    "the CA file": lambda node: node.folder / "ca/vault-ca.crt",
+    "the CA file's folder": lambda node: node.folder / "ca",
 }
 
 
 @pytest.mark.parametrize(("place", "spoil"), some_of(PLACES))
-def test_nobody_is_asked_and_nothing_is_run(place: str, spoil: str, site: Site, seat: Seat) -> None:
-    path = PLACES[place](seat)
-    seat.pki.mkdir()
+def test_nobody_is_asked_and_nothing_is_run(place: str, spoil: str, cluster: AppliedCluster, node: NodeFolder) -> None:
+    path = PLACES[place](node)
+    node.pki.mkdir()
     SPOIL[spoil](path)
-    before, position = seat.snapshot(memory=False), site.server.audit_position()
-    told = sentence(seat.run(expect=1), path)
-    assert site.server.requests(position) == [] and ran_hooks(seat) == 0
+    before, position = node.snapshot(memory=False), cluster.server.audit_position()
+    told = sentence(node.run(expect=1), path)
+    assert cluster.server.requests(position) == [] and ran_hooks(node) == 0
     # Whom to ask is looked up once the directory is held.
-    assert place.startswith("the CA file") or seat.snapshot(memory=False) == before
+    assert place.startswith("the CA file") or node.snapshot(memory=False) == before
     mend(told, path)
-    assert seat.run().stderr == "" and ran_hooks(seat) == 1
+    assert node.run().stderr == "" and ran_hooks(node) == 1
     # A node on which nothing is due looks all the same.
     if not place.startswith("the CA file"):
         SPOIL[spoil](path)
-        position = site.server.audit_position()
+        position = cluster.server.audit_position()
         commands = [("agent", "--once"), ("renew", "--force"), ("agent",)]
         for command in commands if spoil == "writable" else commands[:1]:
-            assert sentence(vaultpki(command[0], "-c", seat.config, *command[1:], expect=1), path) == told
-        assert site.server.requests(position) == [] and ran_hooks(seat) == 1
+            assert sentence(vaultpki(command[0], "-c", node.config, *command[1:], expect=1), path) == told
+        assert cluster.server.requests(position) == [] and ran_hooks(node) == 1
 
 
-def test_nobody_is_asked_with_a_token_of_another_kind(site: Site, seat: Seat) -> None:
+def test_nobody_is_asked_with_a_token_of_another_kind(cluster: AppliedCluster, node: NodeFolder) -> None:
     """The state folder holds no credential of theirs, and yet what Vault says would be kept in it."""
-    token = seat.folder / "token"
-    token.write_text(site.server.token)
+    token = node.folder / "token"
+    token.write_text(cluster.server.token)
     token.chmod(0o600)
-    role_id = re.search(r"auth: .*", seat.config.read_text())
+    role_id = re.search(r"auth: .*", node.config.read_text())
     assert role_id
-    seat.configure(role_id[0], f"auth: {{method: token_file, path: {token}}}")
-    seat.state.chmod(0o777)
-    position = site.server.audit_position()
-    sentence(seat.run(expect=1), seat.state)
-    assert site.server.requests(position) == []
+    node.configure(role_id[0], f"auth: {{method: token_file, path: {token}}}")
+    node.state.chmod(0o777)
+    position = cluster.server.audit_position()
+    sentence(node.run(expect=1), node.state)
+    assert cluster.server.requests(position) == []
 
 
 @pytest.mark.parametrize(("place", "spoil"), some_of(["bin/hook", "bin"]))
-def test_a_hooks_program_that_others_could_change_is_not_run(place: str, spoil: str, seat: Seat) -> None:
-    path = seat.folder / place
+def test_a_hooks_program_that_others_could_change_is_not_run(place: str, spoil: str, node: NodeFolder) -> None:
+    path = node.folder / place
     SPOIL[spoil](path)
-    ran = seat.run(expect=3)
+    ran = node.run(expect=3)
     [line] = [line for line in ran.stderr.splitlines() if "hook" in line]
-    assert f"hooks.kubelet[0]: {path}: " in line and "was not run: " in line and ran_hooks(seat) == 0, ran.stderr
-    assert (seat.pki / "kubelet.crt").exists(), "a hook keeps nobody from his certificate"
+    assert f"hooks.kubelet[0]: {path}: " in line and "was not run: " in line and ran_hooks(node) == 0, ran.stderr
+    assert (node.pki / "kubelet.crt").exists(), "a hook keeps nobody from his certificate"
 
 
-def test_a_hook_that_others_could_change_is_told_before_it_is_due(seat: Seat) -> None:
-    seat.run()
-    script = seat.folder / "bin/hook"
+def test_a_hook_that_others_could_change_is_told_before_it_is_due(node: NodeFolder) -> None:
+    node.run()
+    script = node.folder / "bin/hook"
     os.chown(script, STRANGER, STRANGER)
-    seat.configure(str(script), f"sh, {script}")
+    node.configure(str(script), f"sh, {script}")
     said = f"hooks.kubelet[0]: {script}: the file belongs to the user {STRANGER}"
-    ran = seat.run()
+    ran = node.run()
     [line] = [line for line in ran.stderr.splitlines() if "hook" in line]
-    assert said in line and str(seat.config) in line and line.endswith("; this hook will not be run"), ran.stderr
-    ran = vaultpki("doctor", "-c", seat.config, expect=3)
-    assert f"FAILED       hook of kubelet: {seat.config}:" in ran.stdout and said in ran.stdout, ran.stdout
+    assert said in line and str(node.config) in line and line.endswith("; this hook will not be run"), ran.stderr
+    ran = vaultpki("doctor", "-c", node.config, expect=3)
+    assert f"FAILED       hook of kubelet: {node.config}:" in ran.stdout and said in ran.stdout, ran.stdout
 
 
-def test_a_link_to_agent_yaml_is_followed_where_nobody_else_can_lead_it_elsewhere(seat: Seat, tmp_path: Path) -> None:
+def test_a_link_to_agent_yaml_is_followed_where_nobody_else_can_lead_it_elsewhere(
+    node: NodeFolder, tmp_path: Path
+) -> None:
     (tmp_path / "etc").mkdir()
-    (tmp_path / "etc/agent.yaml").symlink_to(seat.config)
+    (tmp_path / "etc/agent.yaml").symlink_to(node.config)
     assert vaultpki("agent", "-c", tmp_path / "etc/agent.yaml", "--once").stderr == ""
     (tmp_path / "etc").chmod(0o777)
     for arguments in (["--once"], []):
@@ -189,16 +191,16 @@ def test_a_link_to_agent_yaml_is_followed_where_nobody_else_can_lead_it_elsewher
         sentence(ran, tmp_path / "etc")
 
 
-def test_an_agent_that_stays_keeps_what_it_has_read(seat: Seat) -> None:
-    with resident(seat) as agent:
+def test_an_agent_that_stays_keeps_what_it_has_read(node: NodeFolder) -> None:
+    with resident(node) as agent:
         agent.await_issued()
-        seat.config.write_text(seat.config.read_text().replace("bin/hook", "bin/evil"))
-        writable(seat.config)
+        node.config.write_text(node.config.read_text().replace("bin/hook", "bin/evil"))
+        writable(node.config)
         agent.process.send_signal(signal.SIGHUP)
         [event] = agent.await_said("what was read before goes on", 20)
-        assert f"{seat.config}: others may write to the file (mode 0646)" in event["message"]
+        assert f"{node.config}: others may write to the file (mode 0646)" in event["message"]
         assert "chmod go-w" in event["message"]
-        seat.config.chmod(0o644)
+        node.config.chmod(0o644)
         agent.process.send_signal(signal.SIGHUP)
         agent.await_said("was read again", 20)
 
@@ -212,8 +214,8 @@ SPEC = (
 
 
 @pytest.fixture
-def spec(server: Server, tmp_path: Path) -> Site:
-    made = Site(server, tmp_path / "site", "unsafespec")
+def spec(server: Server, tmp_path: Path) -> AppliedCluster:
+    made = AppliedCluster(server, tmp_path / "cluster", "unsafespec")
     (made.folder / "more").mkdir(parents=True)
     (made.folder / "more/motd.tmpl").write_text("of ${node}\n")
     subprocess.run(
@@ -231,7 +233,7 @@ def spec(server: Server, tmp_path: Path) -> Site:
 @pytest.mark.parametrize(
     ("place", "spoil"), some_of(["cluster.yaml", "vault-ca.crt", "more/motd.tmpl", "more/keys.pem", "more", "."])
 )
-def test_cluster_yaml_and_what_it_names(place: str, spoil: str, spec: Site) -> None:
+def test_cluster_yaml_and_what_it_names(place: str, spoil: str, spec: AppliedCluster) -> None:
     path = spec.folder / place
     run = ("plan", "-f", spec.file)
     vaultpki(*run, env=spec.environment())

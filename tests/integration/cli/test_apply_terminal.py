@@ -13,31 +13,31 @@ from typing import Any
 
 import pytest
 
-from helpers.vault.plan_commands import SPEC, Watched, environment, fails, vaultpki
+from helpers.vault.plan_commands import SPEC, AuditedCluster, environment, fails, vaultpki
 from helpers.vault.servers import Server
 
 
 @pytest.fixture
-def site(server: Server, tmp_path: Path, cluster_name: str) -> Watched:
-    site = Watched(server, tmp_path, cluster_name)
-    site.write(SPEC)
-    return site
+def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AuditedCluster:
+    cluster = AuditedCluster(server, tmp_path, cluster_name)
+    cluster.write(SPEC)
+    return cluster
 
 
-def test_without_a_terminal_apply_wants_yes(site: Watched) -> None:
-    start = site.server.audit_position()
-    ran = vaultpki("apply", "-f", site.file, env=site.environment(), expect=1)
+def test_without_a_terminal_apply_wants_yes(cluster: AuditedCluster) -> None:
+    start = cluster.server.audit_position()
+    ran = vaultpki("apply", "-f", cluster.file, env=cluster.environment(), expect=1)
     fails(ran, "there is no terminal to ask on; pass --yes")
-    assert site.server.requests(start) == []
-    ran = vaultpki("apply", "--no-such-option", env=site.environment(), expect=2)
+    assert cluster.server.requests(start) == []
+    ran = vaultpki("apply", "--no-such-option", env=cluster.environment(), expect=2)
     assert "No such option" in ran.stderr
 
 
-def redirected(site: Watched, redirection: str, *arguments: str, expect: int) -> tuple[str, str]:
+def redirected(cluster: AuditedCluster, redirection: str, *arguments: str, expect: int) -> tuple[str, str]:
     """What a command says whose streams a shell has redirected so; fails where it ends with another code."""
     ran = subprocess.run(
         ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-m", "vaultpki", *arguments],
-        env=environment(site.environment()),
+        env=environment(cluster.environment()),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -48,30 +48,36 @@ def redirected(site: Watched, redirection: str, *arguments: str, expect: int) ->
     return ran.stdout, ran.stderr
 
 
-def test_work_goes_on_where_output_cannot_be_written(site: Watched) -> None:
+def test_work_goes_on_where_output_cannot_be_written(cluster: AuditedCluster) -> None:
     lost = "vaultpki: standard output cannot be written (No space left on device); "
-    for command in (["schema"], ["plan", "-f", str(site.file), "--json"], ["apply", "-f", str(site.file), "--yes"]):
-        said, error = redirected(site, ">/dev/full", *command, expect=1)
+    for command in (
+        ["schema"],
+        ["plan", "-f", str(cluster.file), "--json"],
+        ["apply", "-f", str(cluster.file), "--yes"],
+    ):
+        said, error = redirected(cluster, ">/dev/full", *command, expect=1)
         assert said == "" and error.startswith(lost) and error.count("\n") == 1, error
-    site.settled()
-    _, error = redirected(site, ">/dev/full", "destroy", "-f", str(site.file), "--confirm", site.name, expect=1)
+    cluster.settled()
+    _, error = redirected(
+        cluster, ">/dev/full", "destroy", "-f", str(cluster.file), "--confirm", cluster.name, expect=1
+    )
     assert error.startswith(lost) and error.count("\n") == 1, error
-    assert not [path for path in site.read("sys/mounts") if path.startswith(f"{site.prefix}/")]
+    assert not [path for path in cluster.read("sys/mounts") if path.startswith(f"{cluster.prefix}/")]
     # Where an error cannot be told, the exit code tells it.
-    _, error = redirected(site, "2>/dev/full", "plan", "-f", "nowhere.yaml", expect=1)
+    _, error = redirected(cluster, "2>/dev/full", "plan", "-f", "nowhere.yaml", expect=1)
     assert error == ""
 
 
-def test_streams_that_are_closed(site: Watched) -> None:
-    file = str(site.file)
-    assert redirected(site, ">&-", "plan", "-f", file, "--json", expect=0) == ("", "")
-    _, error = redirected(site, "<&-", "apply", "-f", file, expect=1)
+def test_streams_that_are_closed(cluster: AuditedCluster) -> None:
+    file = str(cluster.file)
+    assert redirected(cluster, ">&-", "plan", "-f", file, "--json", expect=0) == ("", "")
+    _, error = redirected(cluster, "<&-", "apply", "-f", file, expect=1)
     assert error == "vaultpki: apply changes Vault and there is no terminal to ask on; pass --yes\n"
-    _, error = redirected(site, "<&-", "enroll", "-f", file, "-", "-o", "joins", expect=1)
+    _, error = redirected(cluster, "<&-", "enroll", "-f", file, "-", "-o", "joins", expect=1)
     assert error == "vaultpki: no names came on standard input; give one a line\n"
-    redirected(site, "2>&-", "plan", "-f", "nowhere.yaml", expect=1)
-    redirected(site, "<&- >&- 2>&-", "apply", "-f", file, "--yes", expect=0)
-    site.settled()
+    redirected(cluster, "2>&-", "plan", "-f", "nowhere.yaml", expect=1)
+    redirected(cluster, "<&- >&- 2>&-", "apply", "-f", file, "--yes", expect=0)
+    cluster.settled()
 
 
 def test_a_reader_that_has_gone_is_told_nothing() -> None:
@@ -89,12 +95,12 @@ def test_a_reader_that_has_gone_is_told_nothing() -> None:
     assert (ran.returncode, ran.stderr) == (1, b"")
 
 
-def at_a_terminal(site: Watched, answer: str, between: Any = None) -> tuple[int, str]:
+def at_a_terminal(cluster: AuditedCluster, answer: str, between: Any = None) -> tuple[int, str]:
     """`apply` on a pseudo-terminal; `between` is called when it asks, before `answer` is typed."""
     leader, follower = pty.openpty()
     running = subprocess.Popen(
-        [sys.executable, "-m", "vaultpki", "apply", "-f", str(site.file)],
-        env=environment(site.environment()),
+        [sys.executable, "-m", "vaultpki", "apply", "-f", str(cluster.file)],
+        env=environment(cluster.environment()),
         stdin=follower,
         stdout=follower,
         stderr=follower,
@@ -123,27 +129,27 @@ def at_a_terminal(site: Watched, answer: str, between: Any = None) -> tuple[int,
     return code, re.sub(r"\x1b\[[0-9;]*m", "", said.decode())
 
 
-def test_at_a_terminal_apply_shows_and_asks(site: Watched) -> None:
-    start = site.server.audit_position()
-    code, said = at_a_terminal(site, "n")
+def test_at_a_terminal_apply_shows_and_asks(cluster: AuditedCluster) -> None:
+    start = cluster.server.audit_position()
+    code, said = at_a_terminal(cluster, "n")
     assert code == 1 and "vaultpki: nothing was changed" in said and "to create, 0 to update, 0 to delete." in said
-    assert f"+ cluster {site.name} below {site.prefix}: 6 mounts, 2 auth mounts, " in said
-    assert f'+ CA root: "{site.name} root CA", life 10y, key ec-p256' in said
-    assert site.server.writes(start) == []
-    code, said = at_a_terminal(site, "y")
+    assert f"+ cluster {cluster.name} below {cluster.prefix}: 6 mounts, 2 auth mounts, " in said
+    assert f'+ CA root: "{cluster.name} root CA", life 10y, key ec-p256' in said
+    assert cluster.server.writes(start) == []
+    code, said = at_a_terminal(cluster, "y")
     assert code == 0 and "Done: " in said, said
-    site.settled()
+    cluster.settled()
 
 
-def test_a_server_that_changed_since_the_plan_was_agreed_to_is_not_written(site: Watched) -> None:
-    site.apply()
-    site.write(SPEC.replace("w-*", "v-*"))
+def test_a_server_that_changed_since_the_plan_was_agreed_to_is_not_written(cluster: AuditedCluster) -> None:
+    cluster.apply()
+    cluster.write(SPEC.replace("w-*", "v-*"))
     since = []
 
     def meddle() -> None:
-        assert site.server.api("DELETE", f"{site.prefix}/etcd/roles/etcd-peer").status == 204
-        since.append(site.server.audit_position())
+        assert cluster.server.api("DELETE", f"{cluster.prefix}/etcd/roles/etcd-peer").status == 204
+        since.append(cluster.server.audit_position())
 
-    code, said = at_a_terminal(site, "y", meddle)
+    code, said = at_a_terminal(cluster, "y", meddle)
     assert code == 1 and "the server has changed since the plan was shown" in said, said
-    assert site.server.writes(since[0]) == []
+    assert cluster.server.writes(since[0]) == []

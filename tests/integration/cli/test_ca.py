@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from helpers.node.reporting_nodes import Reporter, record_of
-from helpers.vault.plan_commands import Ran, Watched, environment, fails, vaultpki
+from helpers.vault.plan_commands import AuditedCluster, Ran, environment, fails, vaultpki
 from helpers.vault.servers import Server
 
 SPEC = """\
@@ -32,13 +32,13 @@ nodes:
 class Cas:
     """A cluster, nodes that report, and the command."""
 
-    def __init__(self, site: Watched) -> None:
-        self.site = site
-        self.nodes = [Reporter(site, node.name, "etcd") for node in site.cluster.nodes]
+    def __init__(self, cluster: AuditedCluster) -> None:
+        self.cluster = cluster
+        self.nodes = [Reporter(cluster, node.name, "etcd") for node in cluster.model.nodes]
 
     def run(self, *words: str | Path, expect: int = 0) -> Ran:
-        env = self.site.environment("viewer" if words[0] == "status" else "applier")
-        return vaultpki("ca", *words, "-f", self.site.file, env=env, expect=expect)
+        env = self.cluster.environment("viewer" if words[0] == "status" else "applier")
+        return vaultpki("ca", *words, "-f", self.cluster.file, env=env, expect=expect)
 
     def json(self, *words: str, expect: int = 0) -> dict[str, Any]:
         ran = self.run(*words, "--json", expect=expect)
@@ -53,24 +53,24 @@ class Cas:
 
     @property
     def state(self) -> str | None:
-        record = record_of(self.site, "etcd")
+        record = record_of(self.cluster, "etcd")
         return None if record is None else record.state.value
 
 
 @pytest.fixture
 def cas(server: Server, tmp_path: Path, cluster_name: str) -> Cas:
-    site = Watched(server, tmp_path, cluster_name)
-    site.write(SPEC)
-    site.apply()
-    for node in site.cluster.nodes:
-        site.equip(node.name)
-    cas = Cas(site)
+    cluster = AuditedCluster(server, tmp_path, cluster_name)
+    cluster.write(SPEC)
+    cluster.apply()
+    for node in cluster.model.nodes:
+        cluster.equip(node.name)
+    cas = Cas(cluster)
     cas.pass_()
     return cas
 
 
 def test_a_rotation_by_hand(cas: Cas) -> None:
-    file = cas.site.file
+    file = cas.cluster.file
     said = cas.run("status").stdout.splitlines()
     assert said[0].split() == ["CA", "NAME", "KEY", "EXPIRES", "DAYS", "LEFT", "STATE", "SINCE"]
     assert [line.split()[:3] for line in said[1:6]] == [
@@ -155,7 +155,7 @@ def test_usage(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
 
 
 def test_the_root_is_rotated_in_steps_too(cas: Cas, tmp_path: Path) -> None:
-    file = cas.site.file
+    file = cas.cluster.file
     fails(cas.run("rotate", "root", "--same-key", expect=1), "a new root all the same")
     fails(cas.run("rotate", "root", "--emergency", "--yes", expect=1), "leave out `--emergency`")
     said = cas.run("rotate", "root").stdout.splitlines()
@@ -185,8 +185,8 @@ def typed(cas: Cas, keys: str, *words: str) -> tuple[int, str | None]:
     main, other = pty.openpty()
     try:
         ran = subprocess.Popen(
-            [sys.executable, "-m", "vaultpki", "ca", *words, "-f", str(cas.site.file)],
-            env=environment(cas.site.environment()),
+            [sys.executable, "-m", "vaultpki", "ca", *words, "-f", str(cas.cluster.file)],
+            env=environment(cas.cluster.environment()),
             stdin=other,
             stdout=other,
             stderr=other,
@@ -251,10 +251,10 @@ def test_ctrl_c_ends_the_waiting_and_nothing_else(cas: Cas) -> None:
 @contextlib.contextmanager
 def started(cas: Cas, *words: str) -> Iterator[subprocess.Popen[str]]:
     # Without openssl no listener is asked: the nodes' addresses are those of nobody's machines.
-    without_openssl = {"PATH": str(cas.site.folder)}
+    without_openssl = {"PATH": str(cas.cluster.folder)}
     with subprocess.Popen(
-        [sys.executable, "-m", "vaultpki", "ca", *words, "-f", str(cas.site.file)],
-        env=environment(cas.site.environment() | without_openssl),
+        [sys.executable, "-m", "vaultpki", "ca", *words, "-f", str(cas.cluster.file)],
+        env=environment(cas.cluster.environment() | without_openssl),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from helpers.terminals import on_terminal
-from helpers.vault.plan_commands import Ran, Watched, environment, fails, vaultpki
+from helpers.vault.plan_commands import AuditedCluster, Ran, environment, fails, vaultpki
 from helpers.vault.servers import Server, wait_for
 from vaultpki.redact import stamp
 from vaultpki.spec import node_report
@@ -36,15 +36,15 @@ DAY = timedelta(days=1)
 class Fleet:
     """A cluster whose nodes report what a test says."""
 
-    def __init__(self, site: Watched) -> None:
-        self.site = site
+    def __init__(self, cluster: AuditedCluster) -> None:
+        self.cluster = cluster
 
     @property
     def env(self) -> dict[str, str]:
-        return self.site.environment("viewer")
+        return self.cluster.environment("viewer")
 
     def run(self, *words: str, expect: int = 0) -> Ran:
-        return vaultpki("nodes", "-f", self.site.file, *words, env=self.env, expect=expect)
+        return vaultpki("nodes", "-f", self.cluster.file, *words, env=self.env, expect=expect)
 
     def json(self, *, expect: int = 0) -> dict[str, Any]:
         document: dict[str, Any] = json.loads(self.run("--json", expect=expect).stdout)
@@ -68,32 +68,32 @@ class Fleet:
         self.writes(node, node_report.to_json(stored))
 
     def writes(self, node: str, report: Mapping[str, Any]) -> None:
-        path = self.site.report_path(node)
-        assert self.site.server.api("POST", path, {"data": report}).status == 200
+        path = self.cluster.report_path(node)
+        assert self.cluster.server.api("POST", path, {"data": report}).status == 200
 
     def logins(self, node: str, count: int) -> None:
         """Gives a listed node so many live secret ids more."""
         for _ in range(count):
-            path = f"auth/{self.site.prefix}/listed/role/{node}/secret-id"
-            assert self.site.server.api("POST", path).status == 200
+            path = f"auth/{self.cluster.prefix}/listed/role/{node}/secret-id"
+            assert self.cluster.server.api("POST", path).status == 200
 
 
 @pytest.fixture
 def fleet(server: Server, tmp_path: Path, cluster_name: str) -> Fleet:
-    site = Watched(server, tmp_path, cluster_name)
-    site.write(SPEC)
-    site.apply()
-    return Fleet(site)
+    cluster = AuditedCluster(server, tmp_path, cluster_name)
+    cluster.write(SPEC)
+    cluster.apply()
+    return Fleet(cluster)
 
 
 def test_a_cluster_without_a_node(server: Server, tmp_path: Path, cluster_name: str) -> None:
-    site = Watched(server, tmp_path, cluster_name)
-    site.write(
+    cluster = AuditedCluster(server, tmp_path, cluster_name)
+    cluster.write(
         'api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}\n'
         'pools:\n- {name: a, roles: [worker], node_names: "w-*"}\n'
     )
-    site.apply()
-    fleet = Fleet(site)
+    cluster.apply()
+    fleet = Fleet(cluster)
     assert fleet.run().stdout == "There is no node.\n"
     assert fleet.json()["nodes"] == []
 
@@ -143,14 +143,14 @@ def test_on_a_terminal(fleet: Fleet, columns: int) -> None:
     fleet.logins("cp-1", 1)
     fleet.reports("cp-1", days=15)
     fleet.reports("worker-1", failures=("\x1b[2J\u202ekubelet",) * 5)
-    with on_terminal("nodes", "-f", fleet.site.file, env=fleet.env, columns=columns) as shown:
+    with on_terminal("nodes", "-f", fleet.cluster.file, env=fleet.env, columns=columns) as shown:
         assert shown.ended() == 3
     assert shown.coloured and "\x1b[2J" not in shown.shown and "\u202e" not in shown.shown
     assert all(len(line) <= columns for line in shown.lines), shown.lines
     good = next(line for line in shown.lines if line.startswith("cp-1 "))
     assert "####----" in good and "%" not in good
     assert ("control-plane+etcd" in good) is (columns == 160)
-    with on_terminal("nodes", "-f", fleet.site.file, env={**fleet.env, "NO_COLOR": "1"}, columns=columns) as plain:
+    with on_terminal("nodes", "-f", fleet.cluster.file, env={**fleet.env, "NO_COLOR": "1"}, columns=columns) as plain:
         assert plain.ended() == 3
     assert not plain.coloured and "####----" in plain.shown
 
@@ -158,7 +158,7 @@ def test_on_a_terminal(fleet: Fleet, columns: int) -> None:
 def test_watch_on_a_terminal_draws_in_place(fleet: Fleet) -> None:
     fleet.logins("cp-1", 1)
     fleet.reports("cp-1")
-    words = ("nodes", "-f", fleet.site.file, "--watch", "--every", "1s")
+    words = ("nodes", "-f", fleet.cluster.file, "--watch", "--every", "1s")
     with on_terminal(*words, env=fleet.env, rows=12) as shown:
         shown.until("2 new, 1 ok")
         fleet.reports("cp-1", days=-1)
@@ -171,7 +171,7 @@ def test_watch_on_a_terminal_draws_in_place(fleet: Fleet) -> None:
 
 
 def test_watch_keeps_to_the_height_of_the_terminal(fleet: Fleet) -> None:
-    with on_terminal("nodes", "-f", fleet.site.file, "--watch", env=fleet.env, rows=6) as shown:
+    with on_terminal("nodes", "-f", fleet.cluster.file, "--watch", env=fleet.env, rows=6) as shown:
         shown.until("more lines")
         assert shown.shown.count("\r\n") <= 5
         assert shown.ended(signal.SIGTERM, 20) == 0
@@ -182,7 +182,7 @@ def test_watch_in_a_file_writes_one_table_after_the_other(fleet: Fleet, tmp_path
     out = tmp_path / "watched"
     with out.open("w") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "vaultpki", "nodes", "-f", str(fleet.site.file), "--watch", "--every", "1s"],
+            [sys.executable, "-m", "vaultpki", "nodes", "-f", str(fleet.cluster.file), "--watch", "--every", "1s"],
             env=environment(fleet.env),
             stdin=subprocess.DEVNULL,
             stdout=stream,
@@ -208,8 +208,8 @@ def test_watch_in_a_file_writes_one_table_after_the_other(fleet: Fleet, tmp_path
 
 
 def test_watch_goes_on_while_the_server_is_sealed(fleet: Fleet, tmp_path: Path) -> None:
-    server = fleet.site.server
-    with on_terminal("nodes", "-f", fleet.site.file, "--watch", "--every", "1s", env=fleet.env) as shown:
+    server = fleet.cluster.server
+    with on_terminal("nodes", "-f", fleet.cluster.file, "--watch", "--every", "1s", env=fleet.env) as shown:
         shown.until("3 new")
         server.seal()
         try:
@@ -224,7 +224,7 @@ def test_watch_goes_on_while_the_server_is_sealed(fleet: Fleet, tmp_path: Path) 
 def test_what_cannot_be_watched_is_said_at_once(fleet: Fleet) -> None:
     away = {**fleet.env, "VAULT_TOKEN": "no-token"}
     began = time.monotonic()
-    fails(vaultpki("nodes", "-f", fleet.site.file, "--watch", env=away, expect=1), "token")
+    fails(vaultpki("nodes", "-f", fleet.cluster.file, "--watch", env=away, expect=1), "token")
     assert time.monotonic() - began < 60
     for words, said in (
         (["--every", "5s"], "--every is for --watch"),

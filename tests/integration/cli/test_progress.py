@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from helpers.terminals import OnTerminal, on_terminal
-from helpers.vault.plan_commands import SPEC, Watched, environment, vaultpki
+from helpers.vault.plan_commands import SPEC, AuditedCluster, environment, vaultpki
 from helpers.vault.servers import Server
 
 
 @pytest.fixture
-def site(server: Server, tmp_path: Path, cluster_name: str) -> Watched:
-    site = Watched(server, tmp_path, cluster_name)
-    site.write(SPEC)
-    return site
+def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AuditedCluster:
+    cluster = AuditedCluster(server, tmp_path, cluster_name)
+    cluster.write(SPEC)
+    return cluster
 
 
 def left_on_screen(shown: OnTerminal) -> list[str]:
@@ -38,43 +38,43 @@ def plain(lines: list[str]) -> list[str]:
     return [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).rstrip() for line in lines]
 
 
-def test_apply_and_destroy(site: Watched) -> None:
-    env = site.environment()
-    with on_terminal("apply", "-f", site.file, "--yes", env=env, columns=100) as shown:
+def test_apply_and_destroy(cluster: AuditedCluster) -> None:
+    env = cluster.environment()
+    with on_terminal("apply", "-f", cluster.file, "--yes", env=env, columns=100) as shown:
         assert shown.ended() == 0
     assert "Applying" in shown.shown and "100%" in shown.shown
     on_screen = plain(left_on_screen(shown))
-    removed = vaultpki("destroy", "-f", site.file, "--confirm", site.name, env=env)
+    removed = vaultpki("destroy", "-f", cluster.file, "--confirm", cluster.name, env=env)
     assert removed.stderr == ""
     # The same lines as in a file, with nothing of a bar in them.
-    again = site.apply()
+    again = cluster.apply()
     assert again.stderr == ""
     wanted = [line for line in again.stdout.splitlines() if line.startswith("+ ")]
     assert len(wanted) > 20 and [line for line in on_screen if line.startswith("+ ")] == wanted
-    site.settled()
-    with on_terminal("destroy", "-f", site.file, "--confirm", site.name, env=env, columns=100) as shown:
+    cluster.settled()
+    with on_terminal("destroy", "-f", cluster.file, "--confirm", cluster.name, env=env, columns=100) as shown:
         assert shown.ended() == 0
     assert "Removing" in shown.shown and "100%" in shown.shown
     wanted = [line for line in removed.stdout.splitlines() if line.startswith("- ")]
     assert sorted(line for line in plain(left_on_screen(shown)) if line.startswith("- ")) == sorted(wanted)
 
 
-def test_apply_that_asks(site: Watched) -> None:
-    with on_terminal("apply", "-f", site.file, env=site.environment(), columns=100) as shown:
+def test_apply_that_asks(cluster: AuditedCluster) -> None:
+    with on_terminal("apply", "-f", cluster.file, env=cluster.environment(), columns=100) as shown:
         shown.until("[y/N]:")
         assert "Applying" not in shown.shown
         os.write(shown.leader, b"y\n")
         assert shown.ended() == 0
     assert "Applying" in shown.shown and "100%" in shown.shown and "Done: " in shown.shown
-    site.settled()
+    cluster.settled()
 
 
-def test_json_stays_whole_beside_a_bar(site: Watched) -> None:
+def test_json_stays_whole_beside_a_bar(cluster: AuditedCluster) -> None:
     leader, follower = pty.openpty()
     try:
         ran = subprocess.run(
-            [sys.executable, "-m", "vaultpki", "apply", "-f", str(site.file), "--yes", "--json"],
-            env=environment(site.environment()),
+            [sys.executable, "-m", "vaultpki", "apply", "-f", str(cluster.file), "--yes", "--json"],
+            env=environment(cluster.environment()),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=follower,
@@ -87,15 +87,15 @@ def test_json_stays_whole_beside_a_bar(site: Watched) -> None:
     assert json.loads(ran.stdout)["changes"]
 
 
-def test_work_that_does_not_begin_has_no_bar(site: Watched) -> None:
-    site.apply()
-    env = site.environment()
-    weak = site.server.api("POST", "auth/token/create", {"policies": ["default"], "ttl": "5m"}).body["auth"]
-    with on_terminal("apply", "-f", site.file, "--yes", env={**env, "VAULT_TOKEN": weak["client_token"]}) as shown:
+def test_work_that_does_not_begin_has_no_bar(cluster: AuditedCluster) -> None:
+    cluster.apply()
+    env = cluster.environment()
+    weak = cluster.server.api("POST", "auth/token/create", {"policies": ["default"], "ttl": "5m"}).body["auth"]
+    with on_terminal("apply", "-f", cluster.file, "--yes", env={**env, "VAULT_TOKEN": weak["client_token"]}) as shown:
         assert shown.ended() == 1
     assert "Applying" not in shown.shown
     assert [line[:10] for line in shown.lines if line] == ["vaultpki: "]
-    with on_terminal("apply", "-f", site.file, "--yes", env=env, columns=200) as shown:
+    with on_terminal("apply", "-f", cluster.file, "--yes", env=env, columns=200) as shown:
         assert shown.ended() == 0
     assert "Applying" not in shown.shown and "Done: 0 changes" in shown.shown
 

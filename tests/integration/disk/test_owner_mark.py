@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.vault.applied_cluster import Ran, Seat, Site, standing, vaultpki
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, standing, vaultpki
 from helpers.vault.servers import Server
 
 SPEC = """\
@@ -20,14 +20,14 @@ nodes:
 
 
 @pytest.fixture(scope="module")
-def sites(server: Server, tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, Site]:
+def clusters(server: Server, tmp_path_factory: pytest.TempPathFactory) -> tuple[AppliedCluster, AppliedCluster]:
     folder = tmp_path_factory.mktemp("marks")
     return standing(server, folder / "one", "marksone", SPEC), standing(server, folder / "two", "markstwo", SPEC)
 
 
-def seat(site: Site, node: str, folder: Path, pki: Path) -> Seat:
+def equipped(cluster: AppliedCluster, node: str, folder: Path, pki: Path) -> NodeFolder:
     """A node whose certificates go to a directory that another one may use."""
-    made = site.equip(node, folder=folder)
+    made = cluster.equip(node, folder=folder)
     made.configure(f"directory: {made.pki}", f"directory: {pki}")
     return made
 
@@ -45,21 +45,21 @@ def refused(ran: Ran, *words: str) -> None:
 
 
 @pytest.mark.parametrize("other", ["another cluster", "another node"])
-def test_another_agent(other: str, sites: tuple[Site, Site], tmp_path: Path) -> None:
-    one, two = sites
+def test_another_agent(other: str, clusters: tuple[AppliedCluster, AppliedCluster], tmp_path: Path) -> None:
+    one, two = clusters
     pki = tmp_path / "pki"
-    first = seat(one, "worker-1", tmp_path / "first", pki)
+    first = equipped(one, "worker-1", tmp_path / "first", pki)
     first.run()
     mark = json.loads((pki / ".vaultpki/owner.json").read_bytes())
     assert mark == {"version": 1, "cluster": one.name, "node": "worker-1", "root_sha256": one.root_sha256}
-    site, node = (two, "worker-1") if other == "another cluster" else (one, "worker-2")
-    second = seat(site, node, tmp_path / "second", pki)
-    before, position = files(pki), site.server.audit_position()
-    owners = (f"node worker-1 of cluster {one.name}", f"node {node} of cluster {site.name}")
+    cluster, node = (two, "worker-1") if other == "another cluster" else (one, "worker-2")
+    second = equipped(cluster, node, tmp_path / "second", pki)
+    before, position = files(pki), cluster.server.audit_position()
+    owners = (f"node worker-1 of cluster {one.name}", f"node {node} of cluster {cluster.name}")
     for command in (["agent", "--once"], ["renew", "--force"]):
         ran = vaultpki(command[0], "-c", second.config, *command[1:], expect=1)
         refused(ran, str(pki), *owners, "choose another directory")
-    assert site.server.requests(position) == [] and files(pki) == before
+    assert cluster.server.requests(position) == [] and files(pki) == before
     first.run()
     # As the sentence says: once nothing uses the files any more.
     shutil.rmtree(pki / ".vaultpki")
@@ -67,10 +67,10 @@ def test_another_agent(other: str, sites: tuple[Site, Site], tmp_path: Path) -> 
     refused(first.run(expect=1), *owners)
 
 
-def test_files_from_before_there_were_marks(sites: tuple[Site, Site], tmp_path: Path) -> None:
-    one, two = sites
+def test_files_from_before_there_were_marks(clusters: tuple[AppliedCluster, AppliedCluster], tmp_path: Path) -> None:
+    one, two = clusters
     pki = tmp_path / "pki"
-    first, second = (seat(site, "worker-1", tmp_path / f"of-{site.name}", pki) for site in sites)
+    first, second = (equipped(cluster, "worker-1", tmp_path / f"of-{cluster.name}", pki) for cluster in clusters)
     first.run()
     mark = pki / ".vaultpki/owner.json"
     mark.unlink()
@@ -87,8 +87,8 @@ def test_files_from_before_there_were_marks(sites: tuple[Site, Site], tmp_path: 
     refused(first.run(expect=1), "another root")
 
 
-def test_operators(sites: tuple[Site, Site], tmp_path: Path) -> None:
-    one, two = sites
+def test_operators(clusters: tuple[AppliedCluster, AppliedCluster], tmp_path: Path) -> None:
+    one, two = clusters
     mine = tmp_path / "mine"
     one.issue("admin", mine)
     assert json.loads((mine / ".vaultpki/owner.json").read_bytes())["node"] is None
@@ -96,24 +96,26 @@ def test_operators(sites: tuple[Site, Site], tmp_path: Path) -> None:
     refused(two.issue("admin", mine, expect=1), f"an operator of cluster {one.name}", f"operator of cluster {two.name}")
     assert two.server.writes(position) == [] and files(mine) == before
     one.issue("super-admin", mine)
-    node = seat(one, "worker-1", tmp_path / "node", mine)
+    node = equipped(one, "worker-1", tmp_path / "node", mine)
     refused(node.run(expect=1), f"an operator of cluster {one.name}", f"node worker-1 of cluster {one.name}")
     node.configure(f"directory: {mine}", f"directory: {node.pki}")
     node.run()
     refused(one.issue("admin", node.pki, expect=1), f"node worker-1 of cluster {one.name}")
 
 
-def test_a_mistake_in_agent_yaml_keeps_nobody_out(sites: tuple[Site, Site], tmp_path: Path) -> None:
-    one, two = sites
-    node = seat(one, "worker-1", tmp_path / "node", tmp_path / "pki")
+def test_a_mistake_in_agent_yaml_keeps_nobody_out(
+    clusters: tuple[AppliedCluster, AppliedCluster], tmp_path: Path
+) -> None:
+    one, two = clusters
+    node = equipped(one, "worker-1", tmp_path / "node", tmp_path / "pki")
     node.configure(one.root_sha256, two.root_sha256)
     refused(node.run(expect=1), two.root_sha256)
     node.configure(two.root_sha256, one.root_sha256)
     assert node.run().stderr == ""
 
 
-def test_readers_do_not_mind_the_mark(sites: tuple[Site, Site], tmp_path: Path) -> None:
-    one, _ = sites
+def test_readers_do_not_mind_the_mark(clusters: tuple[AppliedCluster, AppliedCluster], tmp_path: Path) -> None:
+    one, _ = clusters
     one.issue("admin", tmp_path / "operator")
     plain = json.loads(vaultpki("status", "--dir", tmp_path / "operator", "--json").stdout)
     mark = tmp_path / "operator/.vaultpki/owner.json"

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from helpers.vault.applied_cluster import Seat, Site, environment, vaultpki
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, environment, vaultpki
 from helpers.vault.servers import Server, free_ports, wait_for
 from vaultpki.host.systemd import UNITS, install_units, unit_files
 from vaultpki.spec import load_agent
@@ -48,11 +48,11 @@ exec setpriv --no-new-privs --inh-caps -all --bounding-set -all,+chown,+dac_over
 
 
 @pytest.fixture
-def seat(server: Server, tmp_path: Path, cluster_name: str) -> Seat:
-    site = Site(server, tmp_path / "site", cluster_name)
-    site.write(SPEC)
-    site.apply()
-    return site.equip("worker-1", further=f"metrics: 127.0.0.1:{free_ports(1)[0]}\n")
+def node(server: Server, tmp_path: Path, cluster_name: str) -> NodeFolder:
+    cluster = AppliedCluster(server, tmp_path / "cluster", cluster_name)
+    cluster.write(SPEC)
+    cluster.apply()
+    return cluster.equip("worker-1", further=f"metrics: 127.0.0.1:{free_ports(1)[0]}\n")
 
 
 def judged(*arguments: str | Path) -> str:
@@ -68,15 +68,15 @@ def judged(*arguments: str | Path) -> str:
     return ran.stdout + ran.stderr
 
 
-def test_systemd_takes_the_units_and_finds_little_to_say(seat: Seat, tmp_path: Path) -> None:
+def test_systemd_takes_the_units_and_finds_little_to_say(node: NodeFolder, tmp_path: Path) -> None:
     folder = tmp_path / "system"
     folder.mkdir()
-    paths = install_units(load_agent(seat.config), folder=folder)
+    paths = install_units(load_agent(node.config), folder=folder)
     assert [path.name for path in paths] == list(UNITS)
     said = judged("verify", "--man=no", *paths)
     assert not [line for line in said.splitlines() if "vaultpki" in line], said
     # As on a node: nothing of it below /home, /root or /tmp.
-    usual = replace(load_agent(seat.config), directory="/etc/kubernetes/pki", state="/var/lib/vaultpki", ca_file=None)
+    usual = replace(load_agent(node.config), directory="/etc/kubernetes/pki", state="/var/lib/vaultpki", ca_file=None)
     usual, program = replace(usual, file="/etc/vaultpki/agent.yaml"), Path("/usr/local/bin/vaultpki")
     for name, text in unit_files(usual, executable=program).items():
         (folder / name).write_text(text)
@@ -100,15 +100,15 @@ def syscall_sets() -> dict[str, set[str]]:
     return sets
 
 
-def test_a_first_and_a_later_pass_need_no_more_than_the_unit_allows(seat: Seat, tmp_path: Path) -> None:
+def test_a_first_and_a_later_pass_need_no_more_than_the_unit_allows(node: NodeFolder, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     trace.mkdir()
-    seat.configure("metrics: ", "hooks: {kubelet: [['true']]}\nmetrics: ")
-    agent = [sys.executable, "-m", "vaultpki", "agent", "-c", str(seat.config), "--once"]
+    node.configure("metrics: ", "hooks: {kubelet: [['true']]}\nmetrics: ")
+    agent = [sys.executable, "-m", "vaultpki", "agent", "-c", str(node.config), "--once"]
     calls: list[str] = []
     for expected in ("issued kubelet\n", "nothing to do until "):
         ran = subprocess.run(
-            ["unshare", "--mount", "--propagation", "private", "sh", "-c", SANDBOX, "sh", seat.folder, trace, *agent],
+            ["unshare", "--mount", "--propagation", "private", "sh", "-c", SANDBOX, "sh", node.folder, trace, *agent],
             env=environment() | {"PYTHONDONTWRITEBYTECODE": "1"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -118,7 +118,7 @@ def test_a_first_and_a_later_pass_need_no_more_than_the_unit_allows(seat: Seat, 
         )
         assert ran.returncode == 0 and expected in ran.stdout, ran.stdout + ran.stderr
         calls += (trace / "trace").read_text().splitlines()
-    assert (seat.pki / "kubelet.crt").exists()
+    assert (node.pki / "kubelet.crt").exists()
 
     names = {found[1] for call in calls if (found := re.match(r"\d+ +(\w+)\(", call))}
     assert {"openat", "mmap", "renameat", "fchmod", "connect", "prctl"} <= names
@@ -131,12 +131,14 @@ def test_a_first_and_a_later_pass_need_no_more_than_the_unit_allows(seat: Seat, 
 
 
 @contextlib.contextmanager
-def resident(seat: Seat, further: dict[str, str], *options: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+def resident(
+    node: NodeFolder, further: dict[str, str], *options: str
+) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """The agent as it stays, and the file with what it says."""
-    log = seat.folder / "log"
+    log = node.folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "vaultpki", "agent", "-c", str(seat.config), *options],
+            [sys.executable, "-m", "vaultpki", "agent", "-c", str(node.config), *options],
             env=environment(further),
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -149,7 +151,7 @@ def resident(seat: Seat, further: dict[str, str], *options: str) -> Iterator[tup
         process.wait()
 
 
-def test_systemd_is_told_of_start_life_reload_and_end(seat: Seat, tmp_path: Path) -> None:
+def test_systemd_is_told_of_start_life_reload_and_end(node: NodeFolder, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(str(tmp_path / "notify"))
         receiver.settimeout(20)
@@ -160,9 +162,9 @@ def test_systemd_is_told_of_start_life_reload_and_end(seat: Seat, tmp_path: Path
                 heard.extend(receiver.recv(4096).decode().splitlines())
 
         further = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000"}
-        with resident(seat, further) as (process, log):
+        with resident(node, further) as (process, log):
             until("READY=1")
-            assert (seat.pki / "kubelet.crt").exists() and (seat.pki / "kube-proxy.conf").exists()
+            assert (node.pki / "kubelet.crt").exists() and (node.pki / "kube-proxy.conf").exists()
             heard.clear()
             until("WATCHDOG=1")
             process.send_signal(signal.SIGHUP)
@@ -186,9 +188,9 @@ def fetched(url: str) -> tuple[int, str]:
         return 0, ""
 
 
-def test_a_resident_agent_shows_what_it_holds(seat: Seat) -> None:
-    address = load_agent(seat.config).metrics
-    with resident(seat, {}, "--log-format", "json") as (process, log):
+def test_a_resident_agent_shows_what_it_holds(node: NodeFolder) -> None:
+    address = load_agent(node.config).metrics
+    with resident(node, {}, "--log-format", "json") as (process, log):
         wait_for(lambda: fetched(f"http://{address}/healthz") == (200, "ok\n"), 20, log.read_text, pause=0.1)
         status, text = fetched(f"http://{address}/metrics")
         assert status == 200
@@ -197,7 +199,7 @@ def test_a_resident_agent_shows_what_it_holds(seat: Seat) -> None:
             for family in text_string_to_metric_families(text)
             for sample in family.samples
         }
-        shown = json.loads(vaultpki("status", "-c", seat.config, "--json").stdout)
+        shown = json.loads(vaultpki("status", "-c", node.config, "--json").stdout)
         names = {each["name"] for each in shown["certificates"]}
         assert names == {"kubelet", "kubelet-client", "kube-proxy"}
         for name in names:
@@ -213,5 +215,5 @@ def test_a_resident_agent_shows_what_it_holds(seat: Seat) -> None:
     assert fetched(f"http://{address}/livez") == (0, "")
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert all(line["level"] == "info" and line["message"] for line in lines), lines
-    secret = (seat.state / "secret-id").read_text()
+    secret = (node.state / "secret-id").read_text()
     assert secret and secret not in log.read_text() and secret not in text

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 import trustme
 
-from helpers.vault.applied_cluster import Seat, Site
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
 from helpers.vault.servers import Server
 from vaultpki.agent import run
 from vaultpki.certificates import pair_files
@@ -34,11 +34,11 @@ STEMS = (
     *("kube-apiserver", "front-proxy-client"),
 )
 Body = dict[str, Any]
-Swap = Callable[[Site, str, Body, Body], Body]
+Swap = Callable[[AppliedCluster, str, Body, Body], Body]
 
 
 @contextlib.contextmanager
-def middle(site: Site, seat: Seat, swap: Swap) -> Iterator[None]:
+def middle(cluster: AppliedCluster, node: NodeFolder, swap: Swap) -> Iterator[None]:
     """Between the node and the server, with a TLS certificate that the node trusts, answering `sign` as `swap` says."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -49,8 +49,8 @@ def middle(site: Site, seat: Seat, swap: Swap) -> Iterator[None]:
 
         def pass_on(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            url = urlsplit(site.server.address)
-            context = ssl.create_default_context(cafile=site.server.ca_file)
+            url = urlsplit(cluster.server.address)
+            context = ssl.create_default_context(cafile=cluster.server.ca_file)
             upstream = HTTPSConnection(str(url.hostname), url.port, context=context, timeout=30)
             with contextlib.closing(upstream):
                 headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
@@ -59,7 +59,7 @@ def middle(site: Site, seat: Seat, swap: Swap) -> Iterator[None]:
                 content = answer.read()
             path = self.path.removeprefix("/v1/")
             if "/sign/" in path:
-                content = json.dumps(swap(site, path, json.loads(body), json.loads(content))).encode()
+                content = json.dumps(swap(cluster, path, json.loads(body), json.loads(content))).encode()
             self.send_response(answer.status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
@@ -71,40 +71,47 @@ def middle(site: Site, seat: Seat, swap: Swap) -> Iterator[None]:
     ca = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ca.issue_cert("127.0.0.1").configure_cert(context)
-    ca_file = seat.folder / "middle.pem"
+    ca_file = node.folder / "middle.pem"
     ca.cert_pem.write_to_path(ca_file)
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
         http.socket = context.wrap_socket(http.socket, server_side=True)
         http.daemon_threads = True
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
-        seat.configure(site.server.address, f"https://127.0.0.1:{http.server_address[1]}")
-        seat.configure(str(site.server.ca_file), str(ca_file))
+        node.configure(cluster.server.address, f"https://127.0.0.1:{http.server_address[1]}")
+        node.configure(str(cluster.server.ca_file), str(ca_file))
         try:
             yield
         finally:
-            seat.configure(f"https://127.0.0.1:{http.server_address[1]}", site.server.address)
-            seat.configure(str(ca_file), str(site.server.ca_file))
+            node.configure(f"https://127.0.0.1:{http.server_address[1]}", cluster.server.address)
+            node.configure(str(ca_file), str(cluster.server.ca_file))
             http.shutdown()
             thread.join()
 
 
 def forged(
-    site: Site, path: str, body: Body, answer: Body, *, mount: str = "", role: Body | None = None, **asked: object
+    cluster: AppliedCluster,
+    path: str,
+    body: Body,
+    answer: Body,
+    *,
+    mount: str = "",
+    role: Body | None = None,
+    **asked: object,
 ) -> Body:
     """The answer with a certificate from the cluster's own CA, by a role that should not be, in place of the right one.
 
     `role` widens the role, `asked` the request.
     """
     right, _, name = path.partition("/sign/")
-    right = f"{site.prefix}/{mount}" if mount else right
-    wide = site.read(f"{path.replace('/sign/', '/roles/')}")
+    right = f"{cluster.prefix}/{mount}" if mount else right
+    wide = cluster.read(f"{path.replace('/sign/', '/roles/')}")
     wide |= {"allow_any_name": True, "allow_ip_sans": True, "allowed_domains_template": False, "key_type": "any"}
     # OpenBao alone knows these; Vault ignores what it does not know.
     wide |= {"max_ttl": "9000h", "not_before_bound": "permit", "not_after_bound": "permit"} | (role or {})
-    assert site.server.api("POST", f"{right}/roles/forged-{name}", wide).status in (200, 204)
+    assert cluster.server.api("POST", f"{right}/roles/forged-{name}", wide).status in (200, 204)
     sent = {**body, **asked}
-    signed = site.server.api("POST", f"{right}/sign/forged-{name}", sent)
+    signed = cluster.server.api("POST", f"{right}/sign/forged-{name}", sent)
     assert signed.status == 200, signed
     return swapped(answer, signed.data["certificate"])
 
@@ -114,84 +121,88 @@ def swapped(answer: Body, pem: object) -> Body:
     return {**answer, "data": {**answer["data"], "certificate": pem}}
 
 
-def other_key(site: Site, path: str, body: Body, answer: Body) -> Body:
+def other_key(cluster: AppliedCluster, path: str, body: Body, answer: Body) -> Body:
     csr = keys.request(keys.generate_key(KeyType.EC_P256), Subject(body["common_name"]))
-    return forged(site, path, body, answer, csr=csr)
+    return forged(cluster, path, body, answer, csr=csr)
 
 
-def extra_name(site: Site, path: str, body: Body, answer: Body) -> Body:
+def extra_name(cluster: AppliedCluster, path: str, body: Body, answer: Body) -> Body:
     names = ",".join(filter(None, (body.get("alt_names", ""), "evil.example.com")))
-    return forged(site, path, body, answer, alt_names=names)
+    return forged(cluster, path, body, answer, alt_names=names)
 
 
-def extra_address(site: Site, path: str, body: Body, answer: Body) -> Body:
-    return forged(site, path, body, answer, ip_sans=",".join(filter(None, (body.get("ip_sans", ""), "192.0.2.66"))))
+def extra_address(cluster: AppliedCluster, path: str, body: Body, answer: Body) -> Body:
+    return forged(cluster, path, body, answer, ip_sans=",".join(filter(None, (body.get("ip_sans", ""), "192.0.2.66"))))
 
 
-def other_name(site: Site, path: str, body: Body, answer: Body) -> Body:
-    return forged(site, path, body, answer, common_name="system:admin")
+def other_name(cluster: AppliedCluster, path: str, body: Body, answer: Body) -> Body:
+    return forged(cluster, path, body, answer, common_name="system:admin")
 
 
-def other_case(site: Site, path: str, body: Body, answer: Body) -> Body:
-    return forged(site, path, body, answer, common_name=body["common_name"].upper())
+def other_case(cluster: AppliedCluster, path: str, body: Body, answer: Body) -> Body:
+    return forged(cluster, path, body, answer, common_name=body["common_name"].upper())
 
 
-def other_group(site: Site, path: str, body: Body, answer: Body) -> Body:
-    return forged(site, path, body, answer, role={"organization": ["system:masters"]})
+def other_group(cluster: AppliedCluster, path: str, body: Body, answer: Body) -> Body:
+    return forged(cluster, path, body, answer, role={"organization": ["system:masters"]})
 
 
-def other_use(site: Site, path: str, body: Body, answer: Body) -> Body:
-    return forged(site, path, body, answer, role={"server_flag": True, "client_flag": True})
+def other_use(cluster: AppliedCluster, path: str, body: Body, answer: Body) -> Body:
+    return forged(cluster, path, body, answer, role={"server_flag": True, "client_flag": True})
 
 
-def other_key_usage(site: Site, path: str, body: Body, answer: Body) -> Body:
-    return forged(site, path, body, answer, role={"key_usage": ["DigitalSignature", "KeyAgreement"]})
+def other_key_usage(cluster: AppliedCluster, path: str, body: Body, answer: Body) -> Body:
+    return forged(cluster, path, body, answer, role={"key_usage": ["DigitalSignature", "KeyAgreement"]})
 
 
-def longer(site: Site, path: str, body: Body, answer: Body) -> Body:
-    return forged(site, path, body, answer, ttl="8000h")
+def longer(cluster: AppliedCluster, path: str, body: Body, answer: Body) -> Body:
+    return forged(cluster, path, body, answer, ttl="8000h")
 
 
-def an_authority(site: Site, path: str, body: Body, answer: Body) -> Body:
+def an_authority(cluster: AppliedCluster, path: str, body: Body, answer: Body) -> Body:
     sent = body | {"ttl": "24h"}
-    signed = site.server.api("POST", f"{site.prefix}/root/root/sign-intermediate", sent)
+    signed = cluster.server.api("POST", f"{cluster.prefix}/root/root/sign-intermediate", sent)
     assert signed.status == 200, signed
     return swapped(answer, signed.data["certificate"])
 
 
-def other_ca(site: Site, path: str, body: Body, answer: Body) -> Body:
-    return forged(site, path, body, answer, mount="kubelet")
+def other_ca(cluster: AppliedCluster, path: str, body: Body, answer: Body) -> Body:
+    return forged(cluster, path, body, answer, mount="kubelet")
 
 
-def strange_ca(site: Site, path: str, body: Body, answer: Body) -> Body:
-    mount = f"strange-{site.name}"
-    role = site.read(path.replace("/sign/", "/roles/")) | {"ttl": 3600, "allow_any_name": True, "issuer_ref": "default"}
+def strange_ca(cluster: AppliedCluster, path: str, body: Body, answer: Body) -> Body:
+    mount = f"strange-{cluster.name}"
+    role = cluster.read(path.replace("/sign/", "/roles/")) | {
+        "ttl": 3600,
+        "allow_any_name": True,
+        "issuer_ref": "default",
+    }
     name = path.rpartition("/")[2]
-    assert site.server.api("POST", f"{mount}/roles/{name}", role).status in (200, 204)
-    signed = site.server.api("POST", f"{mount}/sign/{name}", body)
+    assert cluster.server.api("POST", f"{mount}/roles/{name}", role).status in (200, 204)
+    signed = cluster.server.api("POST", f"{mount}/sign/{name}", body)
     assert signed.status == 200, signed
     return swapped(answer, signed.data["certificate"])
 
 
-def two(site: Site, path: str, body: Body, answer: Body) -> Body:
+def two(cluster: AppliedCluster, path: str, body: Body, answer: Body) -> Body:
     pem = answer["data"]["certificate"]
-    return swapped(answer, f"{strange_ca(site, path, body, answer)['data']['certificate']}\n{pem}")
+    return swapped(answer, f"{strange_ca(cluster, path, body, answer)['data']['certificate']}\n{pem}")
 
 
-def no_certificate(site: Site, path: str, body: Body, answer: Body) -> Body:
+def no_certificate(cluster: AppliedCluster, path: str, body: Body, answer: Body) -> Body:
     return swapped(answer, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
 
 
-def no_text(site: Site, path: str, body: Body, answer: Body) -> Body:
+def no_text(cluster: AppliedCluster, path: str, body: Body, answer: Body) -> Body:
     return swapped(answer, ["x"])
 
 
-def an_old_answer(site: Site, path: str, body: Body, answer: Body) -> Body:
+def an_old_answer(cluster: AppliedCluster, path: str, body: Body, answer: Body) -> Body:
     """The first answer again, as somebody who recorded it would."""
-    kept = site.folder / path.replace("/", "_")
+    kept = cluster.folder / path.replace("/", "_")
     if not kept.exists():
         kept.write_text(answer["data"]["certificate"])
-        return no_text(site, path, body, answer)
+        return no_text(cluster, path, body, answer)
     return swapped(answer, kept.read_text())
 
 
@@ -216,9 +227,9 @@ SWAPS: tuple[tuple[Swap, str], ...] = (
 
 
 @pytest.fixture(scope="module")
-def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
+def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
     folder = tmp_path_factory.mktemp("hostile")
-    made = Site(server, folder, f"t{secrets.token_hex(5)}")
+    made = AppliedCluster(server, folder, f"t{secrets.token_hex(5)}")
     made.write(SPEC)
     made.apply()
     strange = f"strange-{made.name}"
@@ -230,28 +241,28 @@ def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 
 @pytest.mark.parametrize(("swap", "said"), SWAPS, ids=[swap.__name__ for swap, _ in SWAPS])
-def test_nothing_is_installed(swap: Swap, said: str, site: Site, tmp_path: Path) -> None:
-    seat = site.equip("cp-1", folder=tmp_path / "cp-1")
-    with middle(site, seat, swap):
+def test_nothing_is_installed(swap: Swap, said: str, cluster: AppliedCluster, tmp_path: Path) -> None:
+    node = cluster.equip("cp-1", folder=tmp_path / "cp-1")
+    with middle(cluster, node, swap):
         for _ in range(2 if swap is an_old_answer else 1):
-            done = run.run(load_agent(seat.config))
+            done = run.run(load_agent(node.config))
     assert done.renewed == () and len(done.failures) == len(STEMS)
     assert said in str(done.failures["kube-apiserver-etcd"]), done.failures
-    assert not [path for path in seat.pki.rglob("*") if path.suffix in (".key", ".pem")]
-    assert {path.name for path in seat.pki.glob("*.crt")} == {
+    assert not [path for path in node.pki.rglob("*") if path.suffix in (".key", ".pem")]
+    assert {path.name for path in node.pki.glob("*.crt")} == {
         f"{ca}-ca{kind}.crt" for ca in ("kubernetes", "kubelet", "etcd", "front-proxy") for kind in ("", "-chain")
     }
 
 
-def test_good_pairs_outlive_bad_answers(site: Site, tmp_path: Path) -> None:
+def test_good_pairs_outlive_bad_answers(cluster: AppliedCluster, tmp_path: Path) -> None:
     """A pair that needs renewal stays as it is until a good one comes; then one run sets it right."""
-    seat = site.equip("cp-1", folder=tmp_path / "cp-1")
-    seat.run()
-    (seat.pki / "kube-scheduler.pem").unlink()
-    before = {stem: [(seat.pki / name).read_bytes() for name in pair_files(stem)[:2]] for stem in STEMS}
-    with middle(site, seat, extra_name):
-        ran = seat.run(expect=1)
+    node = cluster.equip("cp-1", folder=tmp_path / "cp-1")
+    node.run()
+    (node.pki / "kube-scheduler.pem").unlink()
+    before = {stem: [(node.pki / name).read_bytes() for name in pair_files(stem)[:2]] for stem in STEMS}
+    with middle(cluster, node, extra_name):
+        ran = node.run(expect=1)
     lines = ran.stderr.splitlines()
     assert len(lines) == 2 and "kube-scheduler" in lines[0] and "ends at" in lines[1], ran.stderr
-    assert {stem: [(seat.pki / name).read_bytes() for name in pair_files(stem)[:2]] for stem in STEMS} == before
-    assert seat.run().stdout == "renewed kube-scheduler\n"
+    assert {stem: [(node.pki / name).read_bytes() for name in pair_files(stem)[:2]] for stem in STEMS} == before
+    assert node.run().stdout == "renewed kube-scheduler\n"

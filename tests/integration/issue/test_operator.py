@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from helpers.vault.applied_cluster import Site
+from helpers.vault.applied_cluster import AppliedCluster
 from helpers.vault.servers import Server
 from vaultpki.certificates import pair_files
 from vaultpki.pki import x509
@@ -29,8 +29,8 @@ BUNDLES = {f"{ca}-ca{kind}.crt" for ca in ("kubernetes", "kubelet", "etcd", "fro
 
 
 @pytest.fixture(scope="module")
-def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
-    made = Site(server, tmp_path_factory.mktemp("operator"), f"t{secrets.token_hex(5)}")
+def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
+    made = AppliedCluster(server, tmp_path_factory.mktemp("operator"), f"t{secrets.token_hex(5)}")
     made.write(SPEC)
     made.apply()
     return made
@@ -52,7 +52,7 @@ def expected(*names: str) -> dict[str, int]:
     return files
 
 
-def check(site: Site, folder: Path, name: str) -> None:
+def check(cluster: AppliedCluster, folder: Path, name: str) -> None:
     common_name, group, life = PEOPLE[name]
     crt, key, pem = ((folder / file).read_bytes() for file in pair_files(name))
     leaf = x509.read_certificates(crt)[0]
@@ -76,11 +76,11 @@ def check(site: Site, folder: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "umask"), [("admin", 0), ("super-admin", 0o077)])
-def test_one_alone(site: Site, tmp_path: Path, name: str, umask: int) -> None:
+def test_one_alone(cluster: AppliedCluster, tmp_path: Path, name: str, umask: int) -> None:
     folder = tmp_path / "mine"
-    ran = site.issue(name, folder, umask=umask)
+    ran = cluster.issue(name, folder, umask=umask)
     assert listing(folder) == expected(name)
-    check(site, folder, name)
+    check(cluster, folder, name)
     first, *others = ran.stdout.splitlines()
     assert re.fullmatch(rf"CN={PEOPLE[name][0]},O={PEOPLE[name][1]} until 20\S+Z", first)
     assert others == [
@@ -91,24 +91,24 @@ def test_one_alone(site: Site, tmp_path: Path, name: str, umask: int) -> None:
     ]
 
 
-def test_both_in_one_folder_and_again(site: Site, tmp_path: Path) -> None:
+def test_both_in_one_folder_and_again(cluster: AppliedCluster, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
-    site.issue("admin", folder)
+    cluster.issue("admin", folder)
     admin = (folder / "admin.crt").read_bytes()
-    site.issue("super-admin", folder)
+    cluster.issue("super-admin", folder)
     assert listing(folder) == expected("admin", "super-admin")
     assert (folder / "admin.crt").read_bytes() == admin
-    site.issue("admin", folder)
+    cluster.issue("admin", folder)
     assert listing(folder) == expected("admin", "super-admin")
     for name in PEOPLE:
-        check(site, folder, name)
+        check(cluster, folder, name)
     assert (folder / "admin.crt").read_bytes() != admin
     generations = [path for path in (folder / ".vaultpki").iterdir() if path.is_dir() and not path.is_symlink()]
     assert len(generations) == 3, "nothing replaced is left behind"
 
 
-def test_the_manifests_let_in_whom_the_table_says(site: Site, tmp_path: Path) -> None:
-    site.issue("super-admin", tmp_path / "mine")
+def test_the_manifests_let_in_whom_the_table_says(cluster: AppliedCluster, tmp_path: Path) -> None:
+    cluster.issue("super-admin", tmp_path / "mine")
     manifests = tmp_path / "mine" / "manifests"
     *bindings, trust = [yaml.safe_load(path.read_text()) for path in sorted(manifests.iterdir())]
     assert [(one["kind"], one["metadata"]["name"], one["roleRef"]["name"], one["subjects"][0]) for one in bindings] == [
@@ -131,26 +131,28 @@ def test_the_manifests_let_in_whom_the_table_says(site: Site, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", ["kubelet", "kube-apiserver", "nobody", "../admin"])
-def test_nobody_elses_certificate(site: Site, tmp_path: Path, name: str) -> None:
-    ran = site.issue(name, tmp_path / "mine", expect=1)
+def test_nobody_elses_certificate(cluster: AppliedCluster, tmp_path: Path, name: str) -> None:
+    ran = cluster.issue(name, tmp_path / "mine", expect=1)
     assert ran.stderr == f"vaultpki: {name!r} is not an operator's certificate; choose one of: admin, super-admin\n"
     assert not (tmp_path / "mine").exists()
 
 
-def test_a_file_of_somebody_elses_stays(site: Site, tmp_path: Path) -> None:
+def test_a_file_of_somebody_elses_stays(cluster: AppliedCluster, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "admin.key").write_text("precious")
-    ran = site.issue("admin", folder, expect=1)
+    ran = cluster.issue("admin", folder, expect=1)
     assert ran.stderr.count("\n") == 1 and str(folder / "admin.key") in ran.stderr
     assert (folder / "admin.key").read_text() == "precious"
     (folder / "admin.key").unlink()
-    site.issue("admin", folder)
-    check(site, folder, "admin")
+    cluster.issue("admin", folder)
+    check(cluster, folder, "admin")
 
 
-def test_a_cluster_that_was_never_applied(site: Site, server: Server, tmp_path: Path, cluster_name: str) -> None:
-    other = Site(server, tmp_path / "other", cluster_name)
+def test_a_cluster_that_was_never_applied(
+    cluster: AppliedCluster, server: Server, tmp_path: Path, cluster_name: str
+) -> None:
+    other = AppliedCluster(server, tmp_path / "other", cluster_name)
     other.write(SPEC)
     ran = other.issue("admin", tmp_path / "mine", expect=1)
     assert ran.stderr.count("\n") == 1 and "vaultpki apply" in ran.stderr

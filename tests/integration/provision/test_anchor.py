@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from helpers.node import enrolled_nodes
 from helpers.vault.applied_cluster import vaultpki
-from helpers.vault.plan_commands import SPEC, Watched, changes, fails
+from helpers.vault.plan_commands import SPEC, AuditedCluster, changes, fails
 from helpers.vault.servers import Server, write_tls
 
 FOREIGN = "https://evil.example:8200"
@@ -30,29 +30,29 @@ PLANTED: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def site(server: Server, tmp_path: Path, cluster_name: str) -> Watched:
+def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AuditedCluster:
     """A cluster that is applied, without `vault` in its cluster.yaml."""
-    site = Watched(server, tmp_path, cluster_name)
-    site.write(SPEC)
-    site.file.write_text(ambient(site))
-    site.apply()
-    return site
+    cluster = AuditedCluster(server, tmp_path, cluster_name)
+    cluster.write(SPEC)
+    cluster.file.write_text(ambient(cluster))
+    cluster.apply()
+    return cluster
 
 
-def ambient(site: Watched) -> str:
-    return f"cluster: {site.name}\n{SPEC}"
+def ambient(cluster: AuditedCluster) -> str:
+    return f"cluster: {cluster.name}\n{SPEC}"
 
 
-def planted(site: Watched, fields: dict[str, Any]) -> None:
-    path = f"{site.prefix}/config/data/cluster"
-    record = site.read(path)["data"]
-    assert site.server.api("POST", path, {"data": record | fields}).status == 200
+def planted(cluster: AuditedCluster, fields: dict[str, Any]) -> None:
+    path = f"{cluster.prefix}/config/data/cluster"
+    record = cluster.read(path)["data"]
+    assert cluster.server.api("POST", path, {"data": record | fields}).status == 200
 
 
-def run(site: Watched, *arguments: str | Path, expect: int = 0, **variables: str) -> Any:
+def run(cluster: AuditedCluster, *arguments: str | Path, expect: int = 0, **variables: str) -> Any:
     command, *rest = arguments
-    env = site.environment() | variables
-    return vaultpki(command, "-f", site.file, *rest, env=env, expect=expect)
+    env = cluster.environment() | variables
+    return vaultpki(command, "-f", cluster.file, *rest, env=env, expect=expect)
 
 
 @pytest.mark.parametrize(
@@ -65,104 +65,105 @@ def run(site: Watched, *arguments: str | Path, expect: int = 0, **variables: str
     ],
 )
 def test_a_record_that_says_something_else_is_drift_and_not_believed(
-    site: Watched, tmp_path: Path, what: str, named: bool
+    cluster: AuditedCluster, tmp_path: Path, what: str, named: bool
 ) -> None:
     if named:
-        site.write(SPEC)
-    pin, ca_pem = site.root_sha256, site.server.ca_file.read_text()
-    urls = site.read(f"{site.prefix}/etcd/config/urls")
-    planted(site, PLANTED[what])
+        cluster.write(SPEC)
+    pin, ca_pem = cluster.root_sha256, cluster.server.ca_file.read_text()
+    urls = cluster.read(f"{cluster.prefix}/etcd/config/urls")
+    planted(cluster, PLANTED[what])
 
-    warning = f"the record {site.prefix}/config/cluster in Vault differs from {site.file} ("
+    warning = f"the record {cluster.prefix}/config/cluster in Vault differs from {cluster.file} ("
     for arguments in (("enroll", "worker-1", "-o", tmp_path / "j.json"), ("enroll", "--all", "-o", tmp_path / "all")):
-        enrolled_nodes.vacate(site, "worker-1")
-        ran = run(site, *arguments)
+        enrolled_nodes.vacate(cluster, "worker-1")
+        ran = run(cluster, *arguments)
         assert ran.stderr.startswith(warning) and ran.stderr.count("\n") == 1 and ran.stderr[:-1].isprintable()
         assert "apply` corrects it" in ran.stderr
     for file in (tmp_path / "j.json", tmp_path / "all/worker-1.json"):
         told = json.loads(file.read_text())
         assert (told["root_sha256"], told["addresses"], told["ca_pem"], told["namespace"]) == (
             pin,
-            [site.server.address],
+            [cluster.server.address],
             ca_pem,
             None,
         )
-    ran = run(site, "issue", "admin", "--dir", tmp_path / "operator")
+    ran = run(cluster, "issue", "admin", "--dir", tmp_path / "operator")
     assert ran.stderr.startswith(warning) and ran.stderr.count("\n") == 1
     admin = (tmp_path / "operator/admin.conf").read_text()
     assert "evil" not in admin and 'server: "https://10.0.0.11:6443"' in admin
 
-    drift = changes(site.plan())
+    drift = changes(cluster.plan())
     ((key, (action, fields)),) = drift.items()
-    assert key == ("config", f"{site.prefix}/config/cluster") and action == "update"
+    assert key == ("config", f"{cluster.prefix}/config/cluster") and action == "update"
     assert fields.keys() == PLANTED[what].keys()
-    site.applied()
-    assert site.plan()["changes"] == [] and site.read(f"{site.prefix}/etcd/config/urls") == urls
-    enrolled_nodes.vacate(site, "worker-1")
-    ran = run(site, "enroll", "worker-1", "-o", tmp_path / "j.json")
+    cluster.applied()
+    assert cluster.plan()["changes"] == [] and cluster.read(f"{cluster.prefix}/etcd/config/urls") == urls
+    enrolled_nodes.vacate(cluster, "worker-1")
+    ran = run(cluster, "enroll", "worker-1", "-o", tmp_path / "j.json")
     assert ran.stderr == ""
 
 
-def test_without_a_record_or_with_a_newer_one_nobody_is_enrolled(site: Watched, tmp_path: Path) -> None:
-    planted(site, {"version": 2})
+def test_without_a_record_or_with_a_newer_one_nobody_is_enrolled(cluster: AuditedCluster, tmp_path: Path) -> None:
+    planted(cluster, {"version": 2})
     for arguments in (
         ("enroll", "cp-1", "-o", tmp_path / "j.json"),
         ("issue", "admin", "--dir", tmp_path / "operator"),
     ):
-        fails(run(site, *arguments, expect=1), "has version 2 and this vaultpki speaks 1")
-    assert site.server.api("DELETE", f"{site.prefix}/config/metadata/cluster").status == 204
+        fails(run(cluster, *arguments, expect=1), "has version 2 and this vaultpki speaks 1")
+    assert cluster.server.api("DELETE", f"{cluster.prefix}/config/metadata/cluster").status == 204
     for arguments in (
         ("enroll", "cp-1", "-o", tmp_path / "j.json"),
         ("issue", "admin", "--dir", tmp_path / "operator"),
     ):
-        fails(run(site, *arguments, expect=1), f"cluster {site.name} is not in this Vault; run `vaultpki apply")
+        fails(run(cluster, *arguments, expect=1), f"cluster {cluster.name} is not in this Vault; run `vaultpki apply")
     assert not [*tmp_path.glob("*.json"), *tmp_path.glob(".*")] and not (tmp_path / "operator").exists()
 
 
-def test_the_ca_of_addresses_in_cluster_yaml_is_the_one_beside_them(site: Watched, tmp_path: Path) -> None:
+def test_the_ca_of_addresses_in_cluster_yaml_is_the_one_beside_them(cluster: AuditedCluster, tmp_path: Path) -> None:
     """VAULT_CACERT is of the way that a person takes, who may come by another address."""
     (tmp_path / "other").mkdir()
     both = tmp_path / "both.pem"
-    both.write_text(site.server.ca_file.read_text() + write_tls(tmp_path / "other").read_text())
-    site.write(SPEC)
-    run(site, "enroll", "cp-1", "-o", tmp_path / "cp-1.json", VAULT_CACERT=str(both))
-    assert json.loads((tmp_path / "cp-1.json").read_text())["ca_pem"] == site.server.ca_file.read_text()
-    assert json.loads(run(site, "plan", "--json", VAULT_CACERT=str(both)).stdout)["changes"] == []
+    both.write_text(cluster.server.ca_file.read_text() + write_tls(tmp_path / "other").read_text())
+    cluster.write(SPEC)
+    run(cluster, "enroll", "cp-1", "-o", tmp_path / "cp-1.json", VAULT_CACERT=str(both))
+    assert json.loads((tmp_path / "cp-1.json").read_text())["ca_pem"] == cluster.server.ca_file.read_text()
+    assert json.loads(run(cluster, "plan", "--json", VAULT_CACERT=str(both)).stdout)["changes"] == []
 
 
 # The root's SHA-256 in cluster.yaml
 
 
-def pinned(site: Watched, pin: str) -> None:
-    site.file.write_text(f"{ambient(site)}ca: {{root_sha256: '{pin}'}}\n")
+def pinned(cluster: AuditedCluster, pin: str) -> None:
+    cluster.file.write_text(f"{ambient(cluster)}ca: {{root_sha256: '{pin}'}}\n")
 
 
 def test_apply_tells_the_root_until_cluster_yaml_names_it(server: Server, tmp_path: Path, cluster_name: str) -> None:
-    site = Watched(server, tmp_path, cluster_name)
-    site.write(SPEC)
-    first = run(site, "apply", "--yes").stdout
-    pin = site.root_sha256
-    line = f"Root CA SHA-256: {pin}; write it into {site.file} as ca.root_sha256"
-    assert line in first.splitlines() and line in run(site, "apply", "--yes").stdout.splitlines()
-    assert json.loads(run(site, "apply", "--yes", "--json").stdout)["root_sha256"] == pin
+    cluster = AuditedCluster(server, tmp_path, cluster_name)
+    cluster.write(SPEC)
+    first = run(cluster, "apply", "--yes").stdout
+    pin = cluster.root_sha256
+    line = f"Root CA SHA-256: {pin}; write it into {cluster.file} as ca.root_sha256"
+    assert line in first.splitlines() and line in run(cluster, "apply", "--yes").stdout.splitlines()
+    assert json.loads(run(cluster, "apply", "--yes", "--json").stdout)["root_sha256"] == pin
     colons = ":".join(pin[at : at + 2] for at in range(0, 64, 2)).upper()
     for spelling in (pin, pin.upper(), colons):
-        site.write(f"{SPEC}ca: {{root_sha256: '{spelling}'}}\n")
-        assert "Root CA SHA-256" not in run(site, "apply", "--yes").stdout
-        assert json.loads(run(site, "apply", "--yes", "--json").stdout)["root_sha256"] == pin
-        assert json.loads(run(site, "plan", "--json").stdout)["changes"] == []
-        enrolled_nodes.vacate(site, "cp-1")
-        run(site, "enroll", "cp-1", "-o", tmp_path / "cp-1.json")
-    run(site, "issue", "admin", "--dir", tmp_path / "operator")
+        cluster.write(f"{SPEC}ca: {{root_sha256: '{spelling}'}}\n")
+        assert "Root CA SHA-256" not in run(cluster, "apply", "--yes").stdout
+        assert json.loads(run(cluster, "apply", "--yes", "--json").stdout)["root_sha256"] == pin
+        assert json.loads(run(cluster, "plan", "--json").stdout)["changes"] == []
+        enrolled_nodes.vacate(cluster, "cp-1")
+        run(cluster, "enroll", "cp-1", "-o", tmp_path / "cp-1.json")
+    run(cluster, "issue", "admin", "--dir", tmp_path / "operator")
 
 
-def test_a_server_that_shows_another_root_is_refused(site: Watched, tmp_path: Path) -> None:
-    pin, other = site.root_sha256, "4f" * 32
-    pinned(site, other)
-    mark = site.server.audit_position()
+def test_a_server_that_shows_another_root_is_refused(cluster: AuditedCluster, tmp_path: Path) -> None:
+    pin, other = cluster.root_sha256, "4f" * 32
+    pinned(cluster, other)
+    mark = cluster.server.audit_position()
     said = (
-        f"the root CA at {site.prefix}/root has the SHA-256 {pin}, and {site.file} names {other} (ca.root_sha256): "
-        "this is another Vault, or somebody changed the root; find out which before anything is trusted"
+        f"the root CA at {cluster.prefix}/root has the SHA-256 {pin}, and {cluster.file} names "
+        f"{other} (ca.root_sha256): this is another Vault, or somebody changed the root; find out which before "
+        "anything is trusted"
     )
     for arguments in (
         ("plan",),
@@ -172,29 +173,29 @@ def test_a_server_that_shows_another_root_is_refused(site: Watched, tmp_path: Pa
         ("enroll", "--all", "-o", tmp_path / "all"),
         ("issue", "admin", "--dir", tmp_path / "operator"),
         ("verify", "--vault"),
-        ("destroy", "--confirm", site.name),
+        ("destroy", "--confirm", cluster.name),
     ):
-        ran = run(site, *arguments, expect=1)
+        ran = run(cluster, *arguments, expect=1)
         fails(ran, said)
-    assert site.server.writes(mark) == []
+    assert cluster.server.writes(mark) == []
     assert not [*tmp_path.glob("*.json"), *tmp_path.glob(".*")] and not (tmp_path / "operator").exists()
-    pinned(site, pin)
-    run(site, "destroy", "--confirm", site.name)
+    pinned(cluster, pin)
+    run(cluster, "destroy", "--confirm", cluster.name)
 
 
 def test_an_empty_server_gets_no_other_root(server: Server, tmp_path: Path, cluster_name: str) -> None:
-    site = Watched(server, tmp_path, cluster_name)
-    site.write(SPEC)
-    pinned(site, "4f" * 32)
+    cluster = AuditedCluster(server, tmp_path, cluster_name)
+    cluster.write(SPEC)
+    pinned(cluster, "4f" * 32)
     mark = server.audit_position()
     for arguments in (("plan",), ("apply", "--yes")):
         fails(
-            run(site, *arguments, expect=1),
-            f"there is no root CA at {site.prefix}/root, and a new one would be another root than ca.root_sha256 in "
-            f"{site.file} names; restore that one from a backup, or remove the key to make a new one",
+            run(cluster, *arguments, expect=1),
+            f"there is no root CA at {cluster.prefix}/root, and a new one would be another root than ca.root_sha256 in "
+            f"{cluster.file} names; restore that one from a backup, or remove the key to make a new one",
         )
     assert server.writes(mark) == []
-    assert server.api("GET", f"sys/mounts/{site.prefix}/root").status != 200
+    assert server.api("GET", f"sys/mounts/{cluster.prefix}/root").status != 200
 
 
 # What the root's mount shows
@@ -225,28 +226,30 @@ def self_signed(name: str, *, ca: bool = True, begun: timedelta = timedelta(days
     return made.public_bytes(Encoding.PEM).decode()
 
 
-def imported(site: Watched, pem: str) -> str:
-    answer = site.server.api("POST", f"{site.prefix}/root/issuers/import/cert", {"pem_bundle": pem})
+def imported(cluster: AuditedCluster, pem: str) -> str:
+    answer = cluster.server.api("POST", f"{cluster.prefix}/root/issuers/import/cert", {"pem_bundle": pem})
     assert answer.status == 200, answer
     made: str = answer.data["imported_issuers"][0]
     return made
 
 
-def test_a_root_that_somebody_put_beside_ours_is_not_taken_for_it(site: Watched, tmp_path: Path) -> None:
-    pin = site.root_sha256
-    imported(site, self_signed("another root CA"))
-    fake = imported(site, self_signed(f"{site.name} root CA"))
-    assert site.server.api("POST", f"{site.prefix}/root/config/issuers", {"default": fake}).status == 200
-    run(site, "enroll", "cp-1", "-o", tmp_path / "cp-1.json")
+def test_a_root_that_somebody_put_beside_ours_is_not_taken_for_it(cluster: AuditedCluster, tmp_path: Path) -> None:
+    pin = cluster.root_sha256
+    imported(cluster, self_signed("another root CA"))
+    fake = imported(cluster, self_signed(f"{cluster.name} root CA"))
+    assert cluster.server.api("POST", f"{cluster.prefix}/root/config/issuers", {"default": fake}).status == 200
+    run(cluster, "enroll", "cp-1", "-o", tmp_path / "cp-1.json")
     assert json.loads((tmp_path / "cp-1.json").read_text())["root_sha256"] == pin
     # With no name by which ours is known, a person must say which one it is.
-    named = site.server.api("POST", f"{site.prefix}/root/issuer/root-1", {"issuer_name": "mine"})
+    named = cluster.server.api("POST", f"{cluster.prefix}/root/issuer/root-1", {"issuer_name": "mine"})
     assert named.status == 200, named
-    ran = run(site, "enroll", "cp-1", "-o", tmp_path / "cp-1.json", expect=1)
-    fails(ran, f"{site.prefix}/root shows 2 root CAs named {site.name} root CA; write the SHA-256 of the right one")
-    pinned(site, pin)
-    enrolled_nodes.vacate(site, "cp-1")
-    run(site, "enroll", "cp-1", "-o", tmp_path / "cp-1.json")
+    ran = run(cluster, "enroll", "cp-1", "-o", tmp_path / "cp-1.json", expect=1)
+    fails(
+        ran, f"{cluster.prefix}/root shows 2 root CAs named {cluster.name} root CA; write the SHA-256 of the right one"
+    )
+    pinned(cluster, pin)
+    enrolled_nodes.vacate(cluster, "cp-1")
+    run(cluster, "enroll", "cp-1", "-o", tmp_path / "cp-1.json")
     assert json.loads((tmp_path / "cp-1.json").read_text())["root_sha256"] == pin
 
 
@@ -259,11 +262,11 @@ def test_a_root_that_somebody_put_beside_ours_is_not_taken_for_it(site: Watched,
     ],
     ids=["other-name", "other-ca", "expired"],
 )
-def test_a_mount_without_a_root_of_ours_pins_nobody(site: Watched, tmp_path: Path, pem: Any) -> None:
-    root = f"{site.prefix}/root"
-    assert site.server.api("DELETE", f"{root}/issuer/root-1").status in (200, 204)
-    imported(site, pem(site.name))
-    said = f"none of its issuers is a self-signed CA named {site.name} root CA that is in date"
-    fails(run(site, "enroll", "cp-1", "-o", tmp_path / "cp-1.json", expect=1), said)
-    fails(run(site, "issue", "admin", "--dir", tmp_path / "operator", expect=1), said)
+def test_a_mount_without_a_root_of_ours_pins_nobody(cluster: AuditedCluster, tmp_path: Path, pem: Any) -> None:
+    root = f"{cluster.prefix}/root"
+    assert cluster.server.api("DELETE", f"{root}/issuer/root-1").status in (200, 204)
+    imported(cluster, pem(cluster.name))
+    said = f"none of its issuers is a self-signed CA named {cluster.name} root CA that is in date"
+    fails(run(cluster, "enroll", "cp-1", "-o", tmp_path / "cp-1.json", expect=1), said)
+    fails(run(cluster, "issue", "admin", "--dir", tmp_path / "operator", expect=1), said)
     assert not (tmp_path / "cp-1.json").exists() and not (tmp_path / "operator").exists()

@@ -9,32 +9,32 @@ from typing import Any
 import pytest
 
 from helpers.node.resident_agent import faketime_library
-from helpers.vault.plan_commands import SPEC, Ran, Watched, changes, vaultpki
+from helpers.vault.plan_commands import SPEC, AuditedCluster, Ran, changes, vaultpki
 from helpers.vault.servers import Server
 
 ISSUING = ("kubernetes", "kubelet", "etcd", "front-proxy")
 
 
 @pytest.fixture
-def site(server: Server, tmp_path: Path, cluster_name: str) -> Watched:
-    site = Watched(server, tmp_path, cluster_name)
-    site.write(SPEC)
-    site.apply()
-    return site
+def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AuditedCluster:
+    cluster = AuditedCluster(server, tmp_path, cluster_name)
+    cluster.write(SPEC)
+    cluster.apply()
+    return cluster
 
 
-def ahead(site: Watched, days: float, command: str, *options: str, expect: int = 0) -> Ran:
+def ahead(cluster: AuditedCluster, days: float, command: str, *options: str, expect: int = 0) -> Ran:
     """The command with a clock that many days ahead."""
     clock = {"LD_PRELOAD": faketime_library(), "FAKETIME": f"+{days}d"}
-    env = {**site.environment(), **clock}
-    return vaultpki(command, "-f", site.file, *options, env=env, expect=expect)
+    env = {**cluster.environment(), **clock}
+    return vaultpki(command, "-f", cluster.file, *options, env=env, expect=expect)
 
 
 def levels(document: dict[str, Any], key: str) -> dict[str, str]:
     return {one["ca"]: one["level"] for one in document[key]}
 
 
-def test_plan_and_nodes_warn_in_time(site: Watched) -> None:
+def test_plan_and_nodes_warn_in_time(cluster: AuditedCluster) -> None:
     """Root 730, 365 and 182 days before its end, issuing CAs 180, 60 and 30: their lives are ten and five years."""
     quiet = dict.fromkeys(("root", *ISSUING), "none")
     for left, expect, issuing in (
@@ -45,44 +45,44 @@ def test_plan_and_nodes_warn_in_time(site: Watched) -> None:
         (-1, 3, "expired"),
     ):
         days = 1825 - left
-        ran = ahead(site, days, "plan", "--json", "--detailed-exitcode", expect=expect)
+        ran = ahead(cluster, days, "plan", "--json", "--detailed-exitcode", expect=expect)
         wanted = quiet | dict.fromkeys(ISSUING, issuing)
         assert levels(json.loads(ran.stdout), "expires") == wanted, left
-        assert levels(json.loads(ahead(site, days, "nodes", "--json", expect=expect).stdout), "cas") == wanted, left
-    said = " ".join(ahead(site, 1825 - 59, "plan").stdout.split())
+        assert levels(json.loads(ahead(cluster, days, "nodes", "--json", expect=expect).stdout), "cas") == wanted, left
+    said = " ".join(ahead(cluster, 1825 - 59, "plan").stdout.split())
     assert said.count("! ") == 4 and said.endswith("Nothing to change.")
     for ca in ISSUING:
         assert f"! {ca} CA: it expires on " in said and f"run `vaultpki ca rotate {ca}`" in said
-    lines = ahead(site, 3650 - 364, "nodes", expect=3).stdout.splitlines()
+    lines = ahead(cluster, 3650 - 364, "nodes", expect=3).stdout.splitlines()
     assert [line.split(":")[0] for line in lines if line[:2] in ("! ", "? ")] == [
         f"! {ca} CA" for ca in ("root", *ISSUING)
     ]
-    assert "? etcd CA: it expires on " in ahead(site, 1825 - 179, "nodes").stdout
-    vaultpki("ca", "rotate", "etcd", "-f", site.file, env=site.environment())
+    assert "? etcd CA: it expires on " in ahead(cluster, 1825 - 179, "nodes").stdout
+    vaultpki("ca", "rotate", "etcd", "-f", cluster.file, env=cluster.environment())
     for command, expect in (("plan", 0), ("nodes", 3)):
-        said = " ".join(ahead(site, 1825 - 59, command, expect=expect).stdout.split())
+        said = " ".join(ahead(cluster, 1825 - 59, command, expect=expect).stdout.split())
         assert "`vaultpki ca rotate etcd`" not in said and "continue its rotation with `vaultpki ca continue`" in said
 
 
-def test_a_mount_without_a_ca_keeps_no_other_from_being_listed(site: Watched) -> None:
-    assert site.server.api("DELETE", f"{site.prefix}/etcd/issuer/etcd-1").status in (200, 204)
-    found = json.loads(vaultpki("nodes", "-f", site.file, "--json", env=site.environment("viewer")).stdout)
+def test_a_mount_without_a_ca_keeps_no_other_from_being_listed(cluster: AuditedCluster) -> None:
+    assert cluster.server.api("DELETE", f"{cluster.prefix}/etcd/issuer/etcd-1").status in (200, 204)
+    found = json.loads(vaultpki("nodes", "-f", cluster.file, "--json", env=cluster.environment("viewer")).stdout)
     assert levels(found, "cas").keys() == {"root", "kubernetes", "kubelet", "front-proxy"}
 
 
-def test_a_cluster_of_before_gets_one_update_for_each_issuing_ca(site: Watched) -> None:
+def test_a_cluster_of_before_gets_one_update_for_each_issuing_ca(cluster: AuditedCluster) -> None:
     """Release 0.1.0 made CAs that refuse a leaf which would end after them; its leaves ended half a TTL before."""
     for ca in ISSUING:
-        path = f"{site.prefix}/{ca}/issuer/{ca}-1"
-        about = site.read(path)
+        path = f"{cluster.prefix}/{ca}/issuer/{ca}-1"
+        about = cluster.read(path)
         fields = {name: about[name] for name in ("issuer_name", "usage")} | {"leaf_not_after_behavior": "err"}
-        assert site.server.api("POST", path, fields).status == 200
-    document, writes = site.applied()
+        assert cluster.server.api("POST", path, fields).status == 200
+    document, writes = cluster.applied()
     assert changes(document) == {
-        ("issuer", f"{site.prefix}/{ca}"): ("update", {"leaf_not_after_behavior": ("err", "truncate")})
+        ("issuer", f"{cluster.prefix}/{ca}"): ("update", {"leaf_not_after_behavior": ("err", "truncate")})
         for ca in ISSUING
     }
     # The record of what was applied is written only if it changes.
     assert len(writes) == len(ISSUING)
-    site.settled()
-    assert site.read(f"{site.prefix}/root/issuer/root-1")["leaf_not_after_behavior"] == "err"
+    cluster.settled()
+    assert cluster.read(f"{cluster.prefix}/root/issuer/root-1")["leaf_not_after_behavior"] == "err"

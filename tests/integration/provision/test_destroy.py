@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from helpers.vault.plan_commands import SPEC, Watched, everything, fails, vaultpki
+from helpers.vault.plan_commands import SPEC, AuditedCluster, everything, fails, vaultpki
 from helpers.vault.servers import Server
 from vaultpki.errors import Unavailable
 from vaultpki.provision import destroy
@@ -18,50 +18,50 @@ from vaultpki.vault import Answer, Request, Settings, Vault
 
 
 @pytest.fixture
-def site(server: Server, tmp_path: Path, cluster_name: str) -> Watched:
-    site = Watched(server, tmp_path, cluster_name)
-    site.write(SPEC)
-    return site
+def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AuditedCluster:
+    cluster = AuditedCluster(server, tmp_path, cluster_name)
+    cluster.write(SPEC)
+    return cluster
 
 
-def traces(site: Watched) -> list[str]:
+def traces(cluster: AuditedCluster) -> list[str]:
     """What of a cluster is left on its server: mounts, auth mounts, policies."""
-    names = [*site.read("sys/mounts"), *site.read("sys/auth"), *site.read_names("sys/policies/acl")]
-    return [name for name in names if name.startswith(f"{site.prefix}/")]
+    names = [*cluster.read("sys/mounts"), *cluster.read("sys/auth"), *cluster.read_names("sys/policies/acl")]
+    return [name for name in names if name.startswith(f"{cluster.prefix}/")]
 
 
-def log_in(site: Watched, mount: str, node: str) -> str:
+def log_in(cluster: AuditedCluster, mount: str, node: str) -> str:
     """Logs a node in; answers the entity that Vault made for it."""
-    api = site.server.api
-    role = f"auth/{site.prefix}/{mount}/role/{node}"
+    api = cluster.server.api
+    role = f"auth/{cluster.prefix}/{mount}/role/{node}"
     pair = {
         "role_id": api("GET", f"{role}/role-id").data["role_id"],
         "secret_id": api("POST", f"{role}/secret-id").data["secret_id"],
     }
-    answer = api("POST", f"auth/{site.prefix}/{mount}/login", pair, token="")
+    answer = api("POST", f"auth/{cluster.prefix}/{mount}/login", pair, token="")
     entity: str = answer.body["auth"]["entity_id"]
     return entity
 
 
 def test_one_of_two_clusters_goes_and_everything_else_stays(own_server: Server, tmp_path: Path) -> None:
-    server, site = own_server, Watched(own_server, tmp_path, "one")
-    site.write(SPEC)
+    server, cluster = own_server, AuditedCluster(own_server, tmp_path, "one")
+    cluster.write(SPEC)
     # Its prefix begins with the other's, and lies below it, as far as names go.
-    longer = Watched(server, tmp_path / "longer", f"{site.name}-b")
+    longer = AuditedCluster(server, tmp_path / "longer", f"{cluster.name}-b")
     longer.write(SPEC)
-    below = Watched(server, tmp_path / "below", f"{site.name}-c")
-    below.write(SPEC + f"prefix: {site.prefix}/more\n")
+    below = AuditedCluster(server, tmp_path / "below", f"{cluster.name}-c")
+    below.write(SPEC + f"prefix: {cluster.prefix}/more\n")
     for path, body in {
-        f"sys/mounts/{site.name}-theirs": {"type": "pki"},
-        f"{site.name}-theirs/root/generate/internal": {"common_name": "theirs", "ttl": "24h"},
-        f"{site.name}-theirs/roles/kubelet": {"allowed_domains": "theirs"},
-        f"sys/policies/acl/{site.prefix}": {"policy": '{"path": {}}'},
-        f"sys/policies/acl/{site.prefix}/theirs": {"policy": '{"path": {}}'},
-        f"sys/policies/acl/{site.prefix}/node/theirs": {"policy": '{"path": {}}'},
-        f"sys/policies/acl/{site.prefix}b/theirs": {"policy": '{"path": {}}'},
-        f"sys/auth/{site.name}-theirs": {"type": "approle"},
-        f"auth/{site.name}-theirs/role/worker-1": {"token_policies": "theirs"},
-        f"identity/entity/name/{site.name}-theirs": {},
+        f"sys/mounts/{cluster.name}-theirs": {"type": "pki"},
+        f"{cluster.name}-theirs/root/generate/internal": {"common_name": "theirs", "ttl": "24h"},
+        f"{cluster.name}-theirs/roles/kubelet": {"allowed_domains": "theirs"},
+        f"sys/policies/acl/{cluster.prefix}": {"policy": '{"path": {}}'},
+        f"sys/policies/acl/{cluster.prefix}/theirs": {"policy": '{"path": {}}'},
+        f"sys/policies/acl/{cluster.prefix}/node/theirs": {"policy": '{"path": {}}'},
+        f"sys/policies/acl/{cluster.prefix}b/theirs": {"policy": '{"path": {}}'},
+        f"sys/auth/{cluster.name}-theirs": {"type": "approle"},
+        f"auth/{cluster.name}-theirs/role/worker-1": {"token_policies": "theirs"},
+        f"identity/entity/name/{cluster.name}-theirs": {},
     }.items():
         assert server.api("POST", path, body).status in (200, 204), path
     longer.apply()
@@ -69,17 +69,17 @@ def test_one_of_two_clusters_goes_and_everything_else_stays(own_server: Server, 
     kept = log_in(longer, "listed", "worker-1")
     before = everything(server)
 
-    site.apply()
+    cluster.apply()
     longer.settled()
     below.settled()
-    site.settled()
-    assert site.plan()["unmanaged"] == [f"policy {site.prefix}/node/theirs"]
-    pooled = f"auth/{site.prefix}/pooled/role/w-1"
-    assert server.api("POST", pooled, {"token_policies": f"{site.prefix}/pool/autoscaled"}).status == 204
-    ended = [log_in(site, "listed", "cp-1"), log_in(site, "pooled", "w-1")]
+    cluster.settled()
+    assert cluster.plan()["unmanaged"] == [f"policy {cluster.prefix}/node/theirs"]
+    pooled = f"auth/{cluster.prefix}/pooled/role/w-1"
+    assert server.api("POST", pooled, {"token_policies": f"{cluster.prefix}/pool/autoscaled"}).status == 204
+    ended = [log_in(cluster, "listed", "cp-1"), log_in(cluster, "pooled", "w-1")]
 
-    ran = site.destroy()
-    assert ran.stdout.endswith(f"Done: nothing of {site.name} is left at {server.address}.\n")
+    ran = cluster.destroy()
+    assert ran.stdout.endswith(f"Done: nothing of {cluster.name} is left at {server.address}.\n")
     for entity in ended:
         assert server.api("GET", f"identity/entity/id/{entity}").status == 404
     assert server.api("GET", f"identity/entity/id/{kept}").status == 200
@@ -88,14 +88,17 @@ def test_one_of_two_clusters_goes_and_everything_else_stays(own_server: Server, 
     below.settled()
     # Nothing is there, which is as it should be.
     start = server.audit_position()
-    site.destroy()
+    cluster.destroy()
     assert server.writes(start) == []
     longer.destroy()
     below.destroy()
 
 
 def test_clusters_whose_policies_would_share_names_do_not_live_in_one_vault(own_server: Server, tmp_path: Path) -> None:
-    above, below = Watched(own_server, tmp_path / "above", "above"), Watched(own_server, tmp_path / "below", "below")
+    above, below = (
+        AuditedCluster(own_server, tmp_path / "above", "above"),
+        AuditedCluster(own_server, tmp_path / "below", "below"),
+    )
     above.write(SPEC)
     for prefix, folder in ((f"{above.prefix}/node", "node"), (f"{above.prefix}/pool/more", "pool")):
         below.write(SPEC + f"prefix: {prefix}\n")
@@ -117,30 +120,30 @@ def test_clusters_whose_policies_would_share_names_do_not_live_in_one_vault(own_
     assert traces(above) == []
 
 
-def test_destroy_asks(site: Watched) -> None:
-    site.apply()
-    start = site.server.audit_position()
-    env = site.environment()
-    ran = vaultpki("destroy", "-f", site.file, env=env, expect=1)
-    fails(ran, f"destroy removes the CAs of {site.name} for good; pass --confirm {site.name}")
-    ran = vaultpki("destroy", "-f", site.file, "--confirm", "other", env=env, expect=1)
-    fails(ran, f"that is not the cluster's name ({site.name}); nothing was removed")
-    assert site.server.writes(start) == []
-    weak = site.server.api("POST", "auth/token/create", {"policies": ["default"]}).body["auth"]["client_token"]
-    site.refused("the Vault token is too weak", token=weak, command="destroy")
+def test_destroy_asks(cluster: AuditedCluster) -> None:
+    cluster.apply()
+    start = cluster.server.audit_position()
+    env = cluster.environment()
+    ran = vaultpki("destroy", "-f", cluster.file, env=env, expect=1)
+    fails(ran, f"destroy removes the CAs of {cluster.name} for good; pass --confirm {cluster.name}")
+    ran = vaultpki("destroy", "-f", cluster.file, "--confirm", "other", env=env, expect=1)
+    fails(ran, f"that is not the cluster's name ({cluster.name}); nothing was removed")
+    assert cluster.server.writes(start) == []
+    weak = cluster.server.api("POST", "auth/token/create", {"policies": ["default"]}).body["auth"]["client_token"]
+    cluster.refused("the Vault token is too weak", token=weak, command="destroy")
     rules = {"path": {"*": {"capabilities": ["read", "list"]}, "sys/auth/*": {"capabilities": ["delete", "sudo"]}}}
     policy = {"policy": json.dumps(rules)}
-    assert site.server.api("POST", f"sys/policies/acl/{site.name}-half", policy).status == 204
-    weak = site.server.api("POST", "auth/token/create", {"policies": [f"{site.name}-half"]}).body["auth"][
+    assert cluster.server.api("POST", f"sys/policies/acl/{cluster.name}-half", policy).status == 204
+    weak = cluster.server.api("POST", "auth/token/create", {"policies": [f"{cluster.name}-half"]}).body["auth"][
         "client_token"
     ]
-    site.refused("the Vault token is too weak: it may not delete", token=weak, command="destroy")
+    cluster.refused("the Vault token is too weak: it may not delete", token=weak, command="destroy")
 
 
 @pytest.mark.parametrize("remembered", [True, False])
-def test_a_destroy_cut_off_anywhere_goes_on_when_repeated(site: Watched, remembered: bool) -> None:
-    vault = Vault(Settings((site.server.address,), ca_pem=site.server.ca_file.read_text(), token=site.token()))
-    where = ServerFacts((site.server.address,), None)
+def test_a_destroy_cut_off_anywhere_goes_on_when_repeated(cluster: AuditedCluster, remembered: bool) -> None:
+    vault = Vault(Settings((cluster.server.address,), ca_pem=cluster.server.ca_file.read_text(), token=cluster.token()))
+    where = ServerFacts((cluster.server.address,), None)
 
     class Cut(Vault):
         """The same server, which is gone after so many removals."""
@@ -157,64 +160,64 @@ def test_a_destroy_cut_off_anywhere_goes_on_when_repeated(site: Watched, remembe
                     self.left[0] -= 1
             return super().call(request)
 
-    site.apply()
-    entity = log_in(site, "listed", "cp-1")
+    cluster.apply()
+    entity = log_in(cluster, "listed", "cp-1")
     if not remembered:
-        assert site.server.api("DELETE", f"{site.prefix}/config/metadata/applied").status == 204
+        assert cluster.server.api("DELETE", f"{cluster.prefix}/config/metadata/applied").status == 204
     cut = Cut(vault._settings)
     rounds = 0
     while True:
         cut.left[0], rounds = 1, rounds + 1
         try:
-            destroy.destroy(site.cluster, cut, where, progress=lambda path: None)
+            destroy.destroy(cluster.model, cut, where, progress=lambda path: None)
             break
         except Unavailable:
             assert rounds < 40
     # One entity, two auth mounts, five policies, six mounts, one at a time.
     assert rounds >= 14
-    assert traces(site) == []
-    assert site.server.api("GET", f"identity/entity/id/{entity}").status == 404
-    site.apply()
-    site.settled()
+    assert traces(cluster) == []
+    assert cluster.server.api("GET", f"identity/entity/id/{entity}").status == 404
+    cluster.apply()
+    cluster.settled()
 
 
-def test_an_apply_in_the_middle_of_a_destroy_makes_it_whole(site: Watched) -> None:
-    site.apply()
-    for path in (f"sys/auth/{site.prefix}/listed", f"sys/policies/acl/{site.prefix}/operator"):
-        assert site.server.api("DELETE", path).status == 204
-    site.apply()
-    site.settled()
+def test_an_apply_in_the_middle_of_a_destroy_makes_it_whole(cluster: AuditedCluster) -> None:
+    cluster.apply()
+    for path in (f"sys/auth/{cluster.prefix}/listed", f"sys/policies/acl/{cluster.prefix}/operator"):
+        assert cluster.server.api("DELETE", path).status == 204
+    cluster.apply()
+    cluster.settled()
 
 
 THEIRS = {"policy": '{"path": {"theirs": {"capabilities": ["read"]}}}'}
 
 
-def test_a_policy_that_stands_where_ours_would_is_not_removed_before_a_first_apply(site: Watched) -> None:
-    path = f"sys/policies/acl/{site.prefix}/operator"
-    assert site.server.api("POST", path, THEIRS).status == 204
-    site.refused(f"the policy {site.prefix}/operator was not made by vaultpki")
-    start = site.server.audit_position()
-    ran = site.destroy()
-    assert site.server.writes(start) == []
-    assert f"The policy {site.prefix}/operator stays" in ran.stdout
-    assert json.loads(site.read(path)["policy"]) == json.loads(THEIRS["policy"])
-    assert site.server.api("DELETE", path).status == 204
+def test_a_policy_that_stands_where_ours_would_is_not_removed_before_a_first_apply(cluster: AuditedCluster) -> None:
+    path = f"sys/policies/acl/{cluster.prefix}/operator"
+    assert cluster.server.api("POST", path, THEIRS).status == 204
+    cluster.refused(f"the policy {cluster.prefix}/operator was not made by vaultpki")
+    start = cluster.server.audit_position()
+    ran = cluster.destroy()
+    assert cluster.server.writes(start) == []
+    assert f"The policy {cluster.prefix}/operator stays" in ran.stdout
+    assert json.loads(cluster.read(path)["policy"]) == json.loads(THEIRS["policy"])
+    assert cluster.server.api("DELETE", path).status == 204
 
 
-def test_a_policy_of_others_under_a_name_that_only_the_spec_gives_is_not_removed(site: Watched) -> None:
-    site.apply()
-    path = f"sys/policies/acl/{site.prefix}/node/worker-2"
-    assert site.server.api("POST", path, THEIRS).status == 204
-    site.write(SPEC.replace("worker-1", "worker-2"))
-    ran = site.destroy()
-    assert traces(site) == [f"{site.prefix}/node/worker-2"]
-    assert f"The policy {site.prefix}/node/worker-2 stays" in ran.stdout
-    assert site.server.api("DELETE", path).status == 204
+def test_a_policy_of_others_under_a_name_that_only_the_spec_gives_is_not_removed(cluster: AuditedCluster) -> None:
+    cluster.apply()
+    path = f"sys/policies/acl/{cluster.prefix}/node/worker-2"
+    assert cluster.server.api("POST", path, THEIRS).status == 204
+    cluster.write(SPEC.replace("worker-1", "worker-2"))
+    ran = cluster.destroy()
+    assert traces(cluster) == [f"{cluster.prefix}/node/worker-2"]
+    assert f"The policy {cluster.prefix}/node/worker-2 stays" in ran.stdout
+    assert cluster.server.api("DELETE", path).status == 204
 
 
-def test_what_apply_refuses_destroy_still_removes(site: Watched) -> None:
-    site.apply()
-    p, api = site.prefix, site.server.api
+def test_what_apply_refuses_destroy_still_removes(cluster: AuditedCluster) -> None:
+    cluster.apply()
+    p, api = cluster.prefix, cluster.server.api
     damage: dict[str, dict[str, Any]] = {
         f"auth/{p}/listed/role/cp-1": {"token_policies": "theirs"},
         f"sys/policies/acl/{p}/node/cp-1": {"policy": '{"path": {}}'},
@@ -224,15 +227,15 @@ def test_what_apply_refuses_destroy_still_removes(site: Watched) -> None:
         api("DELETE", path)
         assert api("POST", path, body).status in (200, 204)
     assert api("DELETE", f"{p}/config/metadata/applied").status == 204
-    site.refused("was not made by vaultpki")
-    ran = site.destroy()
+    cluster.refused("was not made by vaultpki")
+    ran = cluster.destroy()
     # Nothing tells whose this policy is: there is no memory, and it does not say what ours would.
-    assert traces(site) == [f"{p}/node/cp-1"] and f"The policy {p}/node/cp-1 stays" in ran.stdout
+    assert traces(cluster) == [f"{p}/node/cp-1"] and f"The policy {p}/node/cp-1 stays" in ran.stdout
     assert api("DELETE", f"sys/policies/acl/{p}/node/cp-1").status == 204
 
 
-def test_what_apply_would_mend_destroy_removes(site: Watched) -> None:
-    site.apply()
-    assert site.server.api("POST", f"sys/policies/acl/{site.prefix}/node/cp-1", THEIRS).status == 204
-    site.destroy()
-    assert traces(site) == []
+def test_what_apply_would_mend_destroy_removes(cluster: AuditedCluster) -> None:
+    cluster.apply()
+    assert cluster.server.api("POST", f"sys/policies/acl/{cluster.prefix}/node/cp-1", THEIRS).status == 204
+    cluster.destroy()
+    assert traces(cluster) == []

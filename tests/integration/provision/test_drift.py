@@ -9,52 +9,52 @@ from typing import Any
 
 import pytest
 
-from helpers.vault.plan_commands import SPEC, Watched, changes
+from helpers.vault.plan_commands import SPEC, AuditedCluster, changes
 from helpers.vault.servers import Server
 
 DAY = 86400
 
 
 @pytest.fixture(scope="module")
-def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuditedCluster]:
     """One applied cluster for all of these tests: each leaves it as it found it, which it also checks."""
-    site = Watched(server, tmp_path_factory.mktemp("drift"), f"drift{server.product}")
-    site.write(SPEC)
-    site.apply()
-    yield site
-    site.write(SPEC)
-    site.settled()
+    cluster = AuditedCluster(server, tmp_path_factory.mktemp("drift"), f"drift{server.product}")
+    cluster.write(SPEC)
+    cluster.apply()
+    yield cluster
+    cluster.write(SPEC)
+    cluster.settled()
 
 
-def patch(site: Watched, path: str, fields: dict[str, Any]) -> None:
+def patch(cluster: AuditedCluster, path: str, fields: dict[str, Any]) -> None:
     """Changes some fields and keeps the others, as a person with Vault's CLI or UI does: read, edit, write."""
-    assert site.server.api("POST", path, {**site.read(path), **fields}).status in (200, 204)
+    assert cluster.server.api("POST", path, {**cluster.read(path), **fields}).status in (200, 204)
 
 
-Drift = tuple[Callable[[Watched, str], object], tuple[str, str], dict[str, tuple[Any, Any]], str]
+Drift = tuple[Callable[[AuditedCluster, str], object], tuple[str, str], dict[str, tuple[Any, Any]], str]
 DRIFT: dict[str, Drift] = {
     "role": (
-        lambda site, p: patch(
-            site, f"{p}/kubernetes/roles/kube-proxy", {"max_ttl": 999 * DAY, "allowed_domains": ["a", "b"]}
+        lambda cluster, p: patch(
+            cluster, f"{p}/kubernetes/roles/kube-proxy", {"max_ttl": 999 * DAY, "allowed_domains": ["a", "b"]}
         ),
         ("role", "{p}/kubernetes/kube-proxy"),
         {"max_ttl": (999 * DAY, 30 * DAY), "allowed_domains": (["a", "b"], ["system:kube-proxy"])},
         "{p}/kubernetes/roles/kube-proxy",
     ),
     "role, a date that goes before its TTL": (
-        lambda site, p: patch(site, f"{p}/kubelet/roles/kubelet", {"not_after": "2099-01-01T00:00:00Z"}),
+        lambda cluster, p: patch(cluster, f"{p}/kubelet/roles/kubelet", {"not_after": "2099-01-01T00:00:00Z"}),
         ("role", "{p}/kubelet/kubelet"),
         {"not_after": ("2099-01-01T00:00:00Z", "")},
         "{p}/kubelet/roles/kubelet",
     ),
     "mount": (
-        lambda site, p: site.server.api("POST", f"sys/mounts/{p}/etcd/tune", {"max_lease_ttl": "9000h"}),
+        lambda cluster, p: cluster.server.api("POST", f"sys/mounts/{p}/etcd/tune", {"max_lease_ttl": "9000h"}),
         ("mount", "{p}/etcd"),
         {"max_ttl": (9000 * 3600, 1825 * DAY)},
         "sys/mounts/{p}/etcd/tune",
     ),
     "store": (
-        lambda site, p: site.server.api(
+        lambda cluster, p: cluster.server.api(
             "POST", f"{p}/config/config", {"cas_required": True, "delete_version_after": "3h", "max_versions": 1}
         ),
         ("mount", "{p}/config"),
@@ -62,13 +62,13 @@ DRIFT: dict[str, Drift] = {
         "{p}/config/config",
     ),
     "auth mount": (
-        lambda site, p: site.server.api("POST", f"sys/auth/{p}/listed/tune", {"max_lease_ttl": "2000h"}),
+        lambda cluster, p: cluster.server.api("POST", f"sys/auth/{p}/listed/tune", {"max_lease_ttl": "2000h"}),
         ("auth", "{p}/listed"),
         {"max_ttl": (2000 * 3600, 60 * DAY)},
         "sys/auth/{p}/listed/tune",
     ),
     "auth mount, lockout": (
-        lambda site, p: site.server.api(
+        lambda cluster, p: cluster.server.api(
             "POST", f"sys/auth/{p}/pooled/tune", {"user_lockout_config": {"lockout_disable": False}}
         ),
         ("auth", "{p}/pooled"),
@@ -76,46 +76,48 @@ DRIFT: dict[str, Drift] = {
         "sys/auth/{p}/pooled/tune",
     ),
     "auth mount, type of tokens": (
-        lambda site, p: site.server.api("POST", f"sys/auth/{p}/listed/tune", {"token_type": "service"}),
+        lambda cluster, p: cluster.server.api("POST", f"sys/auth/{p}/listed/tune", {"token_type": "service"}),
         ("auth", "{p}/listed"),
         {"token_type": ("service", "default-service")},
         "sys/auth/{p}/listed/tune",
     ),
     "urls": (
-        lambda site, p: site.server.api("POST", f"{p}/etcd/config/urls", {"ocsp_servers": ["https://x.example.com"]}),
+        lambda cluster, p: cluster.server.api(
+            "POST", f"{p}/etcd/config/urls", {"ocsp_servers": ["https://x.example.com"]}
+        ),
         ("config", "{p}/etcd/config/urls"),
         {"ocsp_servers": (["https://x.example.com"], ["{a}/v1/{p}/etcd/ocsp"])},
         "{p}/etcd/config/urls",
     ),
     "crl": (
-        lambda site, p: site.server.api("POST", f"{p}/etcd/config/crl", {"expiry": "70h", "auto_rebuild": False}),
+        lambda cluster, p: cluster.server.api("POST", f"{p}/etcd/config/crl", {"expiry": "70h", "auto_rebuild": False}),
         ("config", "{p}/etcd/config/crl"),
         {"expiry": ("70h", "72h"), "auto_rebuild": (False, True)},
         "{p}/etcd/config/crl",
     ),
     "auto-tidy": (
-        lambda site, p: site.server.api("POST", f"{p}/root/config/auto-tidy", {"enabled": False}),
+        lambda cluster, p: cluster.server.api("POST", f"{p}/root/config/auto-tidy", {"enabled": False}),
         ("config", "{p}/root/config/auto-tidy"),
         {"enabled": (False, True)},
         "{p}/root/config/auto-tidy",
     ),
     "acme": (
-        lambda site, p: (
-            site.server.api("POST", f"{p}/etcd/config/cluster", {"path": f"{site.server.address}/v1/{p}/etcd"}),
-            site.server.api("POST", f"{p}/etcd/config/acme", {"enabled": True}),
+        lambda cluster, p: (
+            cluster.server.api("POST", f"{p}/etcd/config/cluster", {"path": f"{cluster.server.address}/v1/{p}/etcd"}),
+            cluster.server.api("POST", f"{p}/etcd/config/acme", {"enabled": True}),
         ),
         ("config", "{p}/etcd/config/acme"),
         {"enabled": (True, False)},
         "{p}/etcd/config/acme",
     ),
     "approle": (
-        lambda site, p: site.server.api("POST", f"auth/{p}/listed/role/cp-1", {"token_policies": "root-of-all"}),
+        lambda cluster, p: cluster.server.api("POST", f"auth/{p}/listed/role/cp-1", {"token_policies": "root-of-all"}),
         ("approle", "{p}/listed/cp-1"),
         {"token_policies": (["root-of-all"], ["{p}/node/cp-1"])},
         "auth/{p}/listed/role/cp-1",
     ),
     "approle, a period that no batch token has": (
-        lambda site, p: site.server.api(
+        lambda cluster, p: cluster.server.api(
             "POST", f"auth/{p}/listed/role/cp-1", {"token_type": "service", "token_period": "1h"}
         ),
         ("approle", "{p}/listed/cp-1"),
@@ -123,7 +125,7 @@ DRIFT: dict[str, Drift] = {
         "auth/{p}/listed/role/cp-1",
     ),
     "approle, a number of uses": (
-        lambda site, p: site.server.api(
+        lambda cluster, p: cluster.server.api(
             "POST", f"auth/{p}/listed/role/cp-1", {"token_type": "service", "token_num_uses": 1}
         ),
         ("approle", "{p}/listed/cp-1"),
@@ -131,7 +133,7 @@ DRIFT: dict[str, Drift] = {
         "auth/{p}/listed/role/cp-1",
     ),
     "approle, an end and networks": (
-        lambda site, p: site.server.api(
+        lambda cluster, p: cluster.server.api(
             "POST",
             f"auth/{p}/listed/role/cp-1",
             {
@@ -149,26 +151,26 @@ DRIFT: dict[str, Drift] = {
         "auth/{p}/listed/role/cp-1",
     ),
     "issuer's name": (
-        lambda site, p: patch(site, f"{p}/kubelet/issuer/kubelet-1", {"issuer_name": "mine"}),
+        lambda cluster, p: patch(cluster, f"{p}/kubelet/issuer/kubelet-1", {"issuer_name": "mine"}),
         ("issuer", "{p}/kubelet"),
         {"issuer_name": ("mine", "kubelet-1")},
         "{p}/kubelet/issuer/{i}",
     ),
     "issuer's behaviour": (
-        lambda site, p: patch(site, f"{p}/kubelet/issuer/kubelet-1", {"leaf_not_after_behavior": "permit"}),
+        lambda cluster, p: patch(cluster, f"{p}/kubelet/issuer/kubelet-1", {"leaf_not_after_behavior": "permit"}),
         ("issuer", "{p}/kubelet"),
         {"leaf_not_after_behavior": ("permit", "truncate")},
         "{p}/kubelet/issuer/{i}",
     ),
     "issuer's usage": (
-        lambda site, p: patch(site, f"{p}/kubelet/issuer/kubelet-1", {"usage": "read-only,issuing-certificates"}),
+        lambda cluster, p: patch(cluster, f"{p}/kubelet/issuer/kubelet-1", {"usage": "read-only,issuing-certificates"}),
         ("issuer", "{p}/kubelet"),
         {"usage": ("issuing-certificates,read-only", "crl-signing,issuing-certificates,ocsp-signing,read-only")},
         "{p}/kubelet/issuer/{i}",
     ),
     "issuer's URLs": (
-        lambda site, p: patch(
-            site, f"{p}/kubelet/issuer/kubelet-1", {"crl_distribution_points": ["https://x.example.com/crl"]}
+        lambda cluster, p: patch(
+            cluster, f"{p}/kubelet/issuer/kubelet-1", {"crl_distribution_points": ["https://x.example.com/crl"]}
         ),
         ("issuer", "{p}/kubelet"),
         {"crl_distribution_points": (["https://x.example.com/crl"], [])},
@@ -179,13 +181,13 @@ DRIFT: dict[str, Drift] = {
 # Where the server has these fields.
 OPENBAO: dict[str, Drift] = {
     "role, networks of its addresses": (
-        lambda site, p: patch(site, f"{p}/kubelet/roles/kubelet", {"allowed_ip_sans_cidr": ["192.0.2.0/24"]}),
+        lambda cluster, p: patch(cluster, f"{p}/kubelet/roles/kubelet", {"allowed_ip_sans_cidr": ["192.0.2.0/24"]}),
         ("role", "{p}/kubelet/kubelet"),
         {"allowed_ip_sans_cidr": (["192.0.2.0/24"], [])},
         "{p}/kubelet/roles/kubelet",
     ),
     "approle, tokens for one address only": (
-        lambda site, p: site.server.api("POST", f"auth/{p}/listed/role/cp-1", {"token_strictly_bind_ip": True}),
+        lambda cluster, p: cluster.server.api("POST", f"auth/{p}/listed/role/cp-1", {"token_strictly_bind_ip": True}),
         ("approle", "{p}/listed/cp-1"),
         {"token_strictly_bind_ip": (True, False)},
         "auth/{p}/listed/role/cp-1",
@@ -194,62 +196,62 @@ OPENBAO: dict[str, Drift] = {
 
 
 @pytest.mark.parametrize("name", DRIFT)
-def test_a_change_by_hand_is_shown_and_mended(site: Watched, name: str) -> None:
-    shown_and_mended(site, *DRIFT[name])
+def test_a_change_by_hand_is_shown_and_mended(cluster: AuditedCluster, name: str) -> None:
+    shown_and_mended(cluster, *DRIFT[name])
 
 
 @pytest.mark.parametrize("name", OPENBAO)
-def test_so_is_one_of_what_only_openbao_has(site: Watched, name: str) -> None:
-    if site.server.product == "vault":
+def test_so_is_one_of_what_only_openbao_has(cluster: AuditedCluster, name: str) -> None:
+    if cluster.server.product == "vault":
         # Vault drops what it does not know.
-        OPENBAO[name][0](site, site.prefix)
-        assert site.plan()["changes"] == []
+        OPENBAO[name][0](cluster, cluster.prefix)
+        assert cluster.plan()["changes"] == []
         return
-    shown_and_mended(site, *OPENBAO[name])
+    shown_and_mended(cluster, *OPENBAO[name])
 
 
 def shown_and_mended(
-    site: Watched,
-    by_hand: Callable[[Watched, str], object],
+    cluster: AuditedCluster,
+    by_hand: Callable[[AuditedCluster, str], object],
     changed: tuple[str, str],
     fields: dict[str, tuple[Any, Any]],
     path: str,
 ) -> None:
     """Changes an object by hand: a plan shows just these fields of it, and an apply mends them by one write."""
     kind, key = changed
-    p = site.prefix
-    issuer = site.read(f"{p}/kubelet/issuer/default")["issuer_id"]
+    p = cluster.prefix
+    issuer = cluster.read(f"{p}/kubelet/issuer/default")["issuer_id"]
 
     def fill(value: Any) -> Any:
         if isinstance(value, list):
             return [fill(each) for each in value]
-        return value.format(p=p, a=site.server.address, i=issuer) if isinstance(value, str) else value
+        return value.format(p=p, a=cluster.server.address, i=issuer) if isinstance(value, str) else value
 
-    by_hand(site, p)
+    by_hand(cluster, p)
     wanted = {(kind, fill(key)): ("update", {name: (fill(old), fill(new)) for name, (old, new) in fields.items()})}
-    assert changes(site.plan()) == wanted
-    document, writes = site.applied()
+    assert changes(cluster.plan()) == wanted
+    document, writes = cluster.applied()
     assert changes(document) == wanted
     assert [(write.replace("patch", "update"), where) for write, where in writes] == [("update", fill(path))]
 
 
-def test_a_duration_in_other_words_is_no_change(site: Watched) -> None:
-    path = f"{site.prefix}/etcd/config/crl"
+def test_a_duration_in_other_words_is_no_change(cluster: AuditedCluster) -> None:
+    path = f"{cluster.prefix}/etcd/config/crl"
     for words in (
         {"expiry": "259200s", "auto_rebuild_grace_period": "12h0m0s"},
         {"expiry": "3d", "auto_rebuild_grace_period": "43200"},
     ):
-        assert site.server.api("POST", path, words).status == 200
-        assert site.read(path).items() >= words.items()
-        site.settled()
+        assert cluster.server.api("POST", path, words).status == 200
+        assert cluster.read(path).items() >= words.items()
+        cluster.settled()
 
 
-def test_a_policy_changed_by_hand(site: Watched) -> None:
-    name = f"{site.prefix}/node/cp-1"
-    rules = json.loads(site.read(f"sys/policies/acl/{name}")["policy"])["path"]
-    ours = f"{site.prefix}/config/data/cluster"
+def test_a_policy_changed_by_hand(cluster: AuditedCluster) -> None:
+    name = f"{cluster.prefix}/node/cp-1"
+    rules = json.loads(cluster.read(f"sys/policies/acl/{name}")["policy"])["path"]
+    ours = f"{cluster.prefix}/config/data/cluster"
     changed = {**rules, "sys/*": {"capabilities": ["sudo"]}, ours: {"capabilities": ["read", "update"]}}
-    site.server.api("POST", f"sys/policies/acl/{name}", {"policy": json.dumps({"path": changed})})
+    cluster.server.api("POST", f"sys/policies/acl/{name}", {"policy": json.dumps({"path": changed})})
     wanted = {
         ("policy", name): (
             "update",
@@ -259,41 +261,41 @@ def test_a_policy_changed_by_hand(site: Watched) -> None:
             },
         )
     }
-    assert changes(site.plan()) == wanted
-    document, writes = site.applied()
+    assert changes(cluster.plan()) == wanted
+    document, writes = cluster.applied()
     assert changes(document) == wanted and writes == [("update", f"sys/policies/acl/{name}")]
     # A policy in Vault's own language, or with more than paths in it, is never as we write it.
-    site.server.api("POST", f"sys/policies/acl/{name}", {"policy": 'path "sys/*" { capabilities = ["read"] }'})
-    assert changes(site.plan())["policy", name][0] == "update"
-    site.applied()
-    assert site.plan()["changes"] == []
+    cluster.server.api("POST", f"sys/policies/acl/{name}", {"policy": 'path "sys/*" { capabilities = ["read"] }'})
+    assert changes(cluster.plan())["policy", name][0] == "update"
+    cluster.applied()
+    assert cluster.plan()["changes"] == []
 
 
-def test_records_changed_by_hand(site: Watched) -> None:
-    head = f"{site.prefix}/config"
-    node = site.read(f"{head}/data/nodes/cp-1")["data"]
-    cluster = site.read(f"{head}/data/cluster")["data"]
+def test_records_changed_by_hand(cluster: AuditedCluster) -> None:
+    head = f"{cluster.prefix}/config"
+    node = cluster.read(f"{head}/data/nodes/cp-1")["data"]
+    record = cluster.read(f"{head}/data/cluster")["data"]
     # Whoever changes a record's role id does not get another AppRole taken for the node's.
-    site.server.api("POST", f"{head}/data/nodes/cp-1", {"data": {**node, "role_id": "other", "more": 1}})
-    site.server.api("POST", f"{head}/data/cluster", {"data": {**cluster, "root_sha256": "00" * 32}})
+    cluster.server.api("POST", f"{head}/data/nodes/cp-1", {"data": {**node, "role_id": "other", "more": 1}})
+    cluster.server.api("POST", f"{head}/data/cluster", {"data": {**record, "root_sha256": "00" * 32}})
     wanted = {
         ("config", f"{head}/nodes/cp-1"): (
             "update",
             {"role_id": ("other", node["role_id"]), "more": (1, None)},
         ),
-        ("config", f"{head}/cluster"): ("update", {"root_sha256": ("00" * 32, cluster["root_sha256"])}),
+        ("config", f"{head}/cluster"): ("update", {"root_sha256": ("00" * 32, record["root_sha256"])}),
     }
-    assert changes(site.plan()) == wanted
-    document, writes = site.applied()
+    assert changes(cluster.plan()) == wanted
+    document, writes = cluster.applied()
     assert changes(document) == wanted
     assert sorted(writes) == [("update", f"{head}/data/cluster"), ("update", f"{head}/data/nodes/cp-1")]
-    assert site.read(f"{head}/data/nodes/cp-1")["data"] == node
+    assert cluster.read(f"{head}/data/nodes/cp-1")["data"] == node
 
 
-def test_what_was_deleted_by_hand_is_made_again(site: Watched) -> None:
-    p = site.prefix
-    role_id = site.read(f"auth/{p}/listed/role/worker-1/role-id")
-    issuing = site.read(f"{p}/front-proxy/issuer/default")
+def test_what_was_deleted_by_hand_is_made_again(cluster: AuditedCluster) -> None:
+    p = cluster.prefix
+    role_id = cluster.read(f"auth/{p}/listed/role/worker-1/role-id")
+    issuing = cluster.read(f"{p}/front-proxy/issuer/default")
     gone = {
         f"{p}/etcd/roles/etcd-peer": ("role", f"{p}/etcd/etcd-peer"),
         f"sys/policies/acl/{p}/node/worker-1": ("policy", f"{p}/node/worker-1"),
@@ -304,27 +306,27 @@ def test_what_was_deleted_by_hand_is_made_again(site: Watched) -> None:
         f"{p}/front-proxy/issuer/front-proxy-1": ("issuer", f"{p}/front-proxy"),
     }
     for path in gone:
-        assert site.server.api("DELETE", path).status in (200, 204), path
-    shown = changes(site.plan())
+        assert cluster.server.api("DELETE", path).status in (200, 204), path
+    shown = changes(cluster.plan())
     assert {key: action for key, (action, _) in shown.items()} == dict.fromkeys(gone.values(), "create")
-    document, _ = site.applied()
+    document, _ = cluster.applied()
     assert changes(document).keys() == shown.keys()
-    assert site.plan()["changes"] == []
+    assert cluster.plan()["changes"] == []
     # The same identity, and a CA with the key that the cluster's leaves were signed with.
-    assert site.read(f"auth/{p}/listed/role/worker-1/role-id") == role_id
-    assert site.read(f"{p}/front-proxy/issuer/default")["key_id"] == issuing["key_id"]
-    assert len(site.read_names(f"{p}/front-proxy/issuers")) == len(site.read_names(f"{p}/front-proxy/keys")) == 1
+    assert cluster.read(f"auth/{p}/listed/role/worker-1/role-id") == role_id
+    assert cluster.read(f"{p}/front-proxy/issuer/default")["key_id"] == issuing["key_id"]
+    assert len(cluster.read_names(f"{p}/front-proxy/issuers")) == len(cluster.read_names(f"{p}/front-proxy/keys")) == 1
 
 
-def test_a_lost_memory_comes_back(site: Watched) -> None:
-    p = site.prefix
-    assert site.server.api("DELETE", f"{p}/config/metadata/applied").status == 204
-    document, writes = site.applied()
+def test_a_lost_memory_comes_back(cluster: AuditedCluster) -> None:
+    p = cluster.prefix
+    assert cluster.server.api("DELETE", f"{p}/config/metadata/applied").status == 204
+    document, writes = cluster.applied()
     assert document["changes"] == [] and writes == [("create", f"{p}/config/data/applied")]
 
 
-def test_what_others_put_beside_ours_is_named_and_left_alone(site: Watched) -> None:
-    p, api = site.prefix, site.server.api
+def test_what_others_put_beside_ours_is_named_and_left_alone(cluster: AuditedCluster) -> None:
+    p, api = cluster.prefix, cluster.server.api
     root = {"common_name": "foreign", "ttl": "24h", "issuer_name": "foreign"}
     made = {
         f"{p}/etcd/roles/roles": {"allowed_domains": "a"},
@@ -340,7 +342,7 @@ def test_what_others_put_beside_ours_is_named_and_left_alone(site: Watched) -> N
     }
     for path, body in made.items():
         assert api("POST", path, body).status in (200, 204), path
-    shown = site.plan()
+    shown = cluster.plan()
     assert shown["changes"] == []
     assert shown["unmanaged"] == sorted(
         [
@@ -358,28 +360,28 @@ def test_what_others_put_beside_ours_is_named_and_left_alone(site: Watched) -> N
     )
     why = "foreign and dangerous: it was not signed by the cluster's root CA"
     assert shown["dangers"] == [{"name": f"issuer {p}/etcd/issuer/foreign", "reason": why}]
-    assert site.applied()[1] == []
+    assert cluster.applied()[1] == []
     # Our roles sign with the mount's default issuer, so that one is ours to say.
     assert api("POST", f"{p}/etcd/config/issuers", {"default": "foreign"}).status == 200
     wanted = {("issuer", f"{p}/etcd"): ("update", {"default": (False, True)})}
-    assert changes(site.plan()) == wanted
-    document, writes = site.applied()
+    assert changes(cluster.plan()) == wanted
+    document, writes = cluster.applied()
     assert changes(document) == wanted and writes == [("update", f"{p}/etcd/config/issuers")]
     assert document["unmanaged"] == shown["unmanaged"] and document["dangers"] == shown["dangers"]
     # And who asks a mount to make a request or a CA without a word of the key means the default one.
-    assert api("POST", f"{p}/etcd/config/keys", {"default": foreign_key(site)}).status == 200
+    assert api("POST", f"{p}/etcd/config/keys", {"default": foreign_key(cluster)}).status == 200
     wanted = {("issuer", f"{p}/etcd"): ("update", {"default_key": (False, True)})}
-    assert changes(site.plan()) == wanted
-    document, writes = site.applied()
+    assert changes(cluster.plan()) == wanted
+    document, writes = cluster.applied()
     assert changes(document) == wanted and writes == [("update", f"{p}/etcd/config/keys")]
     for path in made:
         target = path.replace("/data/", "/metadata/").replace("/root/generate/internal", "/issuer/foreign")
         assert api("DELETE", target).status in (200, 204), target
 
 
-def foreign_key(site: Watched) -> str:
+def foreign_key(cluster: AuditedCluster) -> str:
     """The id of etcd's key that is not ours."""
-    issuer = site.read(f"{site.prefix}/etcd/issuer/foreign")
+    issuer = cluster.read(f"{cluster.prefix}/etcd/issuer/foreign")
     return str(issuer["key_id"])
 
 
@@ -387,55 +389,57 @@ def foreign_key(site: Watched) -> str:
 
 
 @pytest.fixture
-def respec(site: Watched) -> Iterator[Callable[[str, str], dict[tuple[str, str], str]]]:
+def respec(cluster: AuditedCluster) -> Iterator[Callable[[str, str], dict[tuple[str, str], str]]]:
     """Changes cluster.yaml and applies it; answers what was done. Afterwards all is put back."""
 
     def change(old: str, new: str) -> dict[tuple[str, str], str]:
         assert old in SPEC
-        site.write(SPEC.replace(old, new))
-        shown = changes(site.plan())
-        document, _ = site.applied()
+        cluster.write(SPEC.replace(old, new))
+        shown = changes(cluster.plan())
+        document, _ = cluster.applied()
         assert changes(document).keys() == shown.keys()
-        site.settled()
+        cluster.settled()
         return {key: action for key, (action, _) in shown.items()}
 
     yield change
-    site.write(SPEC)
-    site.apply()
+    cluster.write(SPEC)
+    cluster.apply()
 
 
-def test_a_node_comes_and_goes(site: Watched) -> None:
-    p, api = site.prefix, site.server.api
+def test_a_node_comes_and_goes(cluster: AuditedCluster) -> None:
+    p, api = cluster.prefix, cluster.server.api
     further = "- {name: worker-2, roles: [worker], addresses: [10.0.0.22]}\npools:"
-    site.write(SPEC.replace("pools:", further))
+    cluster.write(SPEC.replace("pools:", further))
     its = {
         ("approle", f"{p}/listed/worker-2"),
         ("policy", f"{p}/node/worker-2"),
         ("config", f"{p}/config/nodes/worker-2"),
     }
-    assert {key: action for key, (action, _) in changes(site.plan()).items()} == dict.fromkeys(its, "create")
-    site.applied()
-    site.settled()
-    role_id = site.read(f"auth/{p}/listed/role/worker-2/role-id")["role_id"]
+    assert {key: action for key, (action, _) in changes(cluster.plan()).items()} == dict.fromkeys(its, "create")
+    cluster.applied()
+    cluster.settled()
+    role_id = cluster.read(f"auth/{p}/listed/role/worker-2/role-id")["role_id"]
     secret_id = api("POST", f"auth/{p}/listed/role/worker-2/secret-id").data["secret_id"]
     login = api("POST", f"auth/{p}/listed/login", {"role_id": role_id, "secret_id": secret_id}, token="")
     token, entity = login.body["auth"]["client_token"], login.body["auth"]["entity_id"]
     assert api("GET", f"{p}/config/data/nodes/worker-2", token=token).status == 200
 
-    site.write(SPEC)
-    assert {key: action for key, (action, _) in changes(site.plan()).items()} == dict.fromkeys(its, "delete")
-    document, _ = site.applied()
+    cluster.write(SPEC)
+    assert {key: action for key, (action, _) in changes(cluster.plan()).items()} == dict.fromkeys(its, "delete")
+    document, _ = cluster.applied()
     # First what gives rights, and the record that names its role id after the AppRole.
     order = [change["kind"] for change in document["changes"]]
     assert order[0] == "approle"
     assert api("GET", f"identity/entity/id/{entity}").status == 404
     assert api("GET", f"{p}/config/data/cluster", token=token).status == 403
     assert api("GET", f"{p}/config/metadata/nodes/worker-2").status == 404
-    site.settled()
+    cluster.settled()
 
 
-def test_a_row_comes_and_goes(site: Watched, respec: Callable[[str, str], dict[tuple[str, str], str]]) -> None:
-    p = site.prefix
+def test_a_row_comes_and_goes(
+    cluster: AuditedCluster, respec: Callable[[str, str], dict[tuple[str, str], str]]
+) -> None:
+    p = cluster.prefix
     row = "certificates:\n  roles: {kind: client, common_name: mine, ca: kubernetes, roles: [worker]}\n"
     made = respec("api_server:", row + "api_server:")
     assert made == {
@@ -445,38 +449,38 @@ def test_a_row_comes_and_goes(site: Watched, respec: Callable[[str, str], dict[t
         ("config", f"{p}/config/nodes/worker-1"): "update",
         ("config", f"{p}/config/pools/autoscaled"): "update",
     }
-    site.write(SPEC)
-    gone = {key: action for key, (action, _) in changes(site.plan()).items()}
+    cluster.write(SPEC)
+    gone = {key: action for key, (action, _) in changes(cluster.plan()).items()}
     assert gone == made | {("role", f"{p}/kubernetes/roles"): "delete"}
 
 
-def test_a_ttl_changes(site: Watched, respec: Callable[[str, str], dict[tuple[str, str], str]]) -> None:
-    p = site.prefix
+def test_a_ttl_changes(cluster: AuditedCluster, respec: Callable[[str, str], dict[tuple[str, str], str]]) -> None:
+    p = cluster.prefix
     assert respec("api_server:", "certificates: {etcd-peer: {ttl: 7d}}\napi_server:") == {
         ("role", f"{p}/etcd/etcd-peer"): "update",
         ("config", f"{p}/config/nodes/cp-1"): "update",
     }
-    assert site.read(f"{p}/etcd/roles/etcd-peer")["max_ttl"] == 7 * DAY
+    assert cluster.read(f"{p}/etcd/roles/etcd-peer")["max_ttl"] == 7 * DAY
 
 
 def test_a_store_with_other_options_is_mended_before_a_record_is_written(
-    site: Watched, respec: Callable[[str, str], dict[tuple[str, str], str]]
+    cluster: AuditedCluster, respec: Callable[[str, str], dict[tuple[str, str], str]]
 ) -> None:
-    p = site.prefix
+    p = cluster.prefix
     options = {"cas_required": True, "delete_version_after": "3s"}
-    assert site.server.api("POST", f"{p}/config/config", options).status == 204
+    assert cluster.server.api("POST", f"{p}/config/config", options).status == 204
     assert respec("api_server:", "certificates: {etcd-peer: {ttl: 7d}}\napi_server:") == {
         ("mount", f"{p}/config"): "update",
         ("role", f"{p}/etcd/etcd-peer"): "update",
         ("config", f"{p}/config/nodes/cp-1"): "update",
     }
-    assert site.read(f"{p}/config/data/nodes/cp-1")["metadata"]["deletion_time"] == ""
+    assert cluster.read(f"{p}/config/data/nodes/cp-1")["metadata"]["deletion_time"] == ""
 
 
 def test_a_further_name_changes_only_what_carries_it(
-    site: Watched, respec: Callable[[str, str], dict[tuple[str, str], str]]
+    cluster: AuditedCluster, respec: Callable[[str, str], dict[tuple[str, str], str]]
 ) -> None:
-    p = site.prefix
+    p = cluster.prefix
     assert respec("names: [api.example.com]", "names: [api.example.com, k8s.example.com]") == {
         ("role", f"{p}/kubernetes/kube-apiserver"): "update",
         ("policy", f"{p}/node/cp-1"): "update",
@@ -484,8 +488,10 @@ def test_a_further_name_changes_only_what_carries_it(
     }
 
 
-def test_a_pool_comes_and_goes(site: Watched, respec: Callable[[str, str], dict[tuple[str, str], str]]) -> None:
-    p = site.prefix
+def test_a_pool_comes_and_goes(
+    cluster: AuditedCluster, respec: Callable[[str, str], dict[tuple[str, str], str]]
+) -> None:
+    p = cluster.prefix
     made = respec("pools:\n", 'pools:\n- {name: spot, roles: [worker], node_names: "s-*"}\n')
     assert made == {
         ("role", f"{p}/kubelet/kubelet-spot"): "create",
@@ -493,16 +499,16 @@ def test_a_pool_comes_and_goes(site: Watched, respec: Callable[[str, str], dict[
         ("policy", f"{p}/enroller"): "update",
         ("config", f"{p}/config/pools/spot"): "create",
     }
-    site.write(SPEC)
-    gone = {key: action for key, (action, _) in changes(site.plan()).items()}
+    cluster.write(SPEC)
+    gone = {key: action for key, (action, _) in changes(cluster.plan()).items()}
     assert gone == {key: "update" if action == "update" else "delete" for key, action in made.items()}
 
 
 def test_a_version_1_store_of_ours_is_upgraded(server: Server, tmp_path: Path, cluster_name: str) -> None:
-    site = Watched(server, tmp_path, cluster_name)
-    site.write(SPEC)
-    made = {"type": "kv", "description": f"made by vaultpki for cluster {site.name}", "options": {"version": "1"}}
-    assert server.api("POST", f"sys/mounts/{site.prefix}/config", made).status == 204
-    assert changes(site.plan())["mount", f"{site.prefix}/config"] == ("update", {"version": ("1", "2")})
-    site.apply()
-    site.settled()
+    cluster = AuditedCluster(server, tmp_path, cluster_name)
+    cluster.write(SPEC)
+    made = {"type": "kv", "description": f"made by vaultpki for cluster {cluster.name}", "options": {"version": "1"}}
+    assert server.api("POST", f"sys/mounts/{cluster.prefix}/config", made).status == 204
+    assert changes(cluster.plan())["mount", f"{cluster.prefix}/config"] == ("update", {"version": ("1", "2")})
+    cluster.apply()
+    cluster.settled()

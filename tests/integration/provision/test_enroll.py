@@ -16,84 +16,89 @@ import pytest
 
 from helpers.faults.kill_points import NEVER, command, died
 from helpers.node import enrolled_nodes
-from helpers.node.enrolled_nodes import Desk
-from helpers.vault.applied_cluster import Seat, Site
+from helpers.node.enrolled_nodes import Enroller
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
 from helpers.vault.servers import Server, wait_for
 from vaultpki import __version__
 from vaultpki.vault.transport import CONNECTIONS
 
 
 @pytest.fixture(scope="module")
-def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
+def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
     folder = tmp_path_factory.mktemp("enroll")
-    return enrolled_nodes.site(server, folder, f"e{os.urandom(4).hex()}")
+    return enrolled_nodes.cluster(server, folder, f"e{os.urandom(4).hex()}")
 
 
 @pytest.fixture
-def desk(site: Site) -> Desk:
+def enroller(cluster: AppliedCluster) -> Enroller:
     """An enroller's: a token that may do nothing but enrol nodes of pools."""
-    return Desk(site, enrolled_nodes.enroller(site))
+    return Enroller(cluster, enrolled_nodes.enroller_token(cluster))
 
 
 @pytest.fixture
-def applier(site: Site) -> Desk:
-    return Desk(site, site.token())
+def applier(cluster: AppliedCluster) -> Enroller:
+    return Enroller(cluster, cluster.token())
 
 
-def test_a_listed_node_is_enrolled_by_the_applier(site: Site, applier: Desk, tmp_path: Path) -> None:
-    enrolled_nodes.vacate(site, "worker-1")
-    before = site.read(f"auth/{site.prefix}/listed/role/worker-1")
-    mark = site.server.audit_position()
+def test_a_listed_node_is_enrolled_by_the_applier(cluster: AppliedCluster, applier: Enroller, tmp_path: Path) -> None:
+    enrolled_nodes.vacate(cluster, "worker-1")
+    before = cluster.read(f"auth/{cluster.prefix}/listed/role/worker-1")
+    mark = cluster.server.audit_position()
     first = applier.join_file("worker-1", tmp_path / "1.json")
-    assert [path for _, path in site.server.writes(mark)] == [f"auth/{site.prefix}/listed/role/worker-1/secret-id"]
-    enrolled_nodes.join(Seat("worker-1", tmp_path / "node-1"), first)
+    assert [path for _, path in cluster.server.writes(mark)] == [
+        f"auth/{cluster.prefix}/listed/role/worker-1/secret-id"
+    ]
+    enrolled_nodes.join(NodeFolder("worker-1", tmp_path / "node-1"), first)
     second = applier.join_file("worker-1", tmp_path / "2.json", replace=True)
-    assert site.read(f"auth/{site.prefix}/listed/role/worker-1") == before
+    assert cluster.read(f"auth/{cluster.prefix}/listed/role/worker-1") == before
     said = [json.loads(file.read_text()) for file in (first, second)]
     assert said[0]["wrap_token"] != said[1]["wrap_token"] and said[0]["role_id"] != said[1]["role_id"]
     for value in said:
-        assert (value["version"], value["cluster"], value["node"], value["pool"]) == (1, site.name, "worker-1", None)
-        assert value["prefix"] == site.prefix and value["addresses"] == [site.server.address]
-        assert value["root_sha256"] == site.root_sha256 and value["ca_pem"] == site.server.ca_file.read_text()
-    enrolled_nodes.join(Seat("worker-1", tmp_path / "node-2"), second)
-    assert len(enrolled_nodes.accessors(site, "worker-1", "listed")) == 1
+        assert (value["version"], value["cluster"], value["node"], value["pool"]) == (1, cluster.name, "worker-1", None)
+        assert value["prefix"] == cluster.prefix and value["addresses"] == [cluster.server.address]
+        assert value["root_sha256"] == cluster.root_sha256 and value["ca_pem"] == cluster.server.ca_file.read_text()
+    enrolled_nodes.join(NodeFolder("worker-1", tmp_path / "node-2"), second)
+    assert len(enrolled_nodes.accessors(cluster, "worker-1", "listed")) == 1
 
 
 def test_what_apply_has_not_done_yet_is_told(server: Server, cluster_name: str, tmp_path: Path) -> None:
-    site = Site(server, tmp_path, cluster_name)
-    site.write(enrolled_nodes.SPEC)
-    applier = Desk(site, site.token())
+    cluster = AppliedCluster(server, tmp_path, cluster_name)
+    cluster.write(enrolled_nodes.SPEC)
+    applier = Enroller(cluster, cluster.token())
     said = applier.enroll("worker-1", expect=1).stderr
-    assert said == f"vaultpki: cluster {cluster_name} is not in this Vault; run `vaultpki apply -f {site.file}` first\n"
-    site.apply()
-    site.write(enrolled_nodes.SPEC.replace("10.0.0.21", "10.0.0.99") + "# later\n")
+    assert (
+        said == f"vaultpki: cluster {cluster_name} is not in this Vault; run `vaultpki apply -f {cluster.file}` first\n"
+    )
+    cluster.apply()
+    cluster.write(enrolled_nodes.SPEC.replace("10.0.0.21", "10.0.0.99") + "# later\n")
     said = applier.enroll("worker-1", "-o", tmp_path / "join.json").stderr
     assert said == (
-        f"Vault's records of worker-1 differ from {site.file}; run `vaultpki apply -f {site.file}` to update them\n"
+        f"Vault's records of worker-1 differ from {cluster.file}; run `vaultpki apply -f {cluster.file}` "
+        "to update them\n"
     )
-    site.write(enrolled_nodes.SPEC.replace("worker-1, roles: [worker]", "worker-1, roles: [worker, etcd]"))
-    enrolled_nodes.vacate(site, "worker-1")
+    cluster.write(enrolled_nodes.SPEC.replace("worker-1, roles: [worker]", "worker-1, roles: [worker, etcd]"))
+    enrolled_nodes.vacate(cluster, "worker-1")
     assert "records of worker-1 differ" in applier.enroll("--all", "-o", tmp_path / "joins").stderr
-    site.write(enrolled_nodes.SPEC.replace("name: worker-1", "name: worker-2"))
+    cluster.write(enrolled_nodes.SPEC.replace("name: worker-1", "name: worker-2"))
     said = applier.enroll("worker-2", "-o", tmp_path / "2.json", expect=1).stderr.splitlines()[-1]
-    assert said == f"vaultpki: worker-2 has no AppRole yet; run `vaultpki apply -f {site.file}` first"
+    assert said == f"vaultpki: worker-2 has no AppRole yet; run `vaultpki apply -f {cluster.file}` first"
 
 
-def test_a_pooled_node_is_enrolled_by_an_enroller(site: Site, desk: Desk, tmp_path: Path) -> None:
-    first = desk.join_file("w-1", tmp_path / "1.json", pool="autoscaled")
-    role = site.read(f"auth/{site.prefix}/pooled/role/w-1")
-    assert role["token_policies"] == [f"{site.prefix}/pool/autoscaled"] and role["token_no_default_policy"] is True
+def test_a_pooled_node_is_enrolled_by_an_enroller(cluster: AppliedCluster, enroller: Enroller, tmp_path: Path) -> None:
+    first = enroller.join_file("w-1", tmp_path / "1.json", pool="autoscaled")
+    role = cluster.read(f"auth/{cluster.prefix}/pooled/role/w-1")
+    assert role["token_policies"] == [f"{cluster.prefix}/pool/autoscaled"] and role["token_no_default_policy"] is True
     assert role["token_type"] == "batch" and role["bind_secret_id"] is True
-    seat = Seat("w-1", tmp_path / "node")
-    enrolled_nodes.join(seat, first)
-    assert sorted(path.suffix for path in seat.pki.glob("kubelet.*")) == [".conf", ".crt", ".key", ".pem"]
+    node = NodeFolder("w-1", tmp_path / "node")
+    enrolled_nodes.join(node, first)
+    assert sorted(path.suffix for path in node.pki.glob("kubelet.*")) == [".conf", ".crt", ".key", ".pem"]
     # An AppRole that is there, with no credential, is enrolled by the enroller as it is.
-    enrolled_nodes.vacate(site, "w-1")
-    mark = site.server.audit_position()
-    second = desk.join_file("w-1", tmp_path / "2.json", pool="autoscaled")
-    assert [path for _, path in site.server.writes(mark)] == [f"auth/{site.prefix}/pooled/role/w-1/secret-id"]
-    assert site.read(f"auth/{site.prefix}/pooled/role/w-1") == role
-    enrolled_nodes.join(Seat("w-1", tmp_path / "again"), second)
+    enrolled_nodes.vacate(cluster, "w-1")
+    mark = cluster.server.audit_position()
+    second = enroller.join_file("w-1", tmp_path / "2.json", pool="autoscaled")
+    assert [path for _, path in cluster.server.writes(mark)] == [f"auth/{cluster.prefix}/pooled/role/w-1/secret-id"]
+    assert cluster.read(f"auth/{cluster.prefix}/pooled/role/w-1") == role
+    enrolled_nodes.join(NodeFolder("w-1", tmp_path / "again"), second)
 
 
 @pytest.mark.parametrize(
@@ -111,33 +116,39 @@ def test_a_pooled_node_is_enrolled_by_an_enroller(site: Site, desk: Desk, tmp_pa
         (["w-" + "x" * 60, "--pool", "autoscaled"], "is too long: a common name has at most 64 characters"),
     ],
 )
-def test_names_that_cannot_be_enrolled(site: Site, desk: Desk, arguments: list[str], said: str) -> None:
-    mark = site.server.audit_position()
-    ran = desk.enroll(*arguments, expect=1)
+def test_names_that_cannot_be_enrolled(
+    cluster: AppliedCluster, enroller: Enroller, arguments: list[str], said: str
+) -> None:
+    mark = cluster.server.audit_position()
+    ran = enroller.enroll(*arguments, expect=1)
     assert said in ran.stderr and ran.stderr.count("\n") == 1, ran.stderr
-    assert site.server.writes(mark) == []
+    assert cluster.server.writes(mark) == []
 
 
-def test_the_longest_name_that_fits_is_a_node(desk: Desk, tmp_path: Path) -> None:
+def test_the_longest_name_that_fits_is_a_node(enroller: Enroller, tmp_path: Path) -> None:
     name = "w-" + "x" * (64 - len("system:node:w-"))
-    enrolled_nodes.join(Seat(name, tmp_path / "node"), desk.join_file(name, tmp_path / "join.json", pool="autoscaled"))
-    desk.enroll(f"{name}x", "--pool", "autoscaled", "-o", tmp_path / "no.json", expect=1)
+    enrolled_nodes.join(
+        NodeFolder(name, tmp_path / "node"), enroller.join_file(name, tmp_path / "join.json", pool="autoscaled")
+    )
+    enroller.enroll(f"{name}x", "--pool", "autoscaled", "-o", tmp_path / "no.json", expect=1)
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o277, 0o777])
-def test_join_files_are_the_owners_alone(site: Site, applier: Desk, tmp_path: Path, umask: int) -> None:
+def test_join_files_are_the_owners_alone(
+    cluster: AppliedCluster, applier: Enroller, tmp_path: Path, umask: int
+) -> None:
     for node in ("cp-1", "worker-1"):
-        enrolled_nodes.vacate(site, node)
+        enrolled_nodes.vacate(cluster, node)
     applier.enroll("worker-1", "-o", tmp_path / "join.json", umask=umask)
     assert enrolled_nodes.mode(tmp_path / "join.json") == 0o600
     # One that others may read is replaced, not written into.
     (tmp_path / "join.json").chmod(0o666)
-    enrolled_nodes.vacate(site, "worker-1")
+    enrolled_nodes.vacate(cluster, "worker-1")
     with (tmp_path / "join.json").open() as reader:
         applier.enroll("worker-1", "-o", tmp_path / "join.json", umask=umask)
         assert reader.read() != (tmp_path / "join.json").read_text()
     assert enrolled_nodes.mode(tmp_path / "join.json") == 0o600
-    enrolled_nodes.vacate(site, "worker-1")
+    enrolled_nodes.vacate(cluster, "worker-1")
     applier.enroll("--all", "-o", tmp_path / "joins", umask=umask)
     assert enrolled_nodes.mode(tmp_path / "joins") == 0o700
     assert {path.name: enrolled_nodes.mode(path) for path in (tmp_path / "joins").iterdir()} == {
@@ -146,12 +157,14 @@ def test_join_files_are_the_owners_alone(site: Site, applier: Desk, tmp_path: Pa
     }
 
 
-def test_a_node_that_has_used_its_join_file_is_left_alone(site: Site, applier: Desk, tmp_path: Path) -> None:
+def test_a_node_that_has_used_its_join_file_is_left_alone(
+    cluster: AppliedCluster, applier: Enroller, tmp_path: Path
+) -> None:
     for node in ("cp-1", "worker-1"):
-        enrolled_nodes.vacate(site, node)
+        enrolled_nodes.vacate(cluster, node)
     applier.enroll("--all", "-o", tmp_path)
-    seat = Seat("worker-1", tmp_path / "node")
-    enrolled_nodes.join(seat, tmp_path / "worker-1.json")
+    node_folder = NodeFolder("worker-1", tmp_path / "node")
+    enrolled_nodes.join(node_folder, tmp_path / "worker-1.json")
     files = [(tmp_path / f"{node}.json").read_bytes() for node in ("cp-1", "worker-1")]
     ran = applier.enroll("--all", "-o", tmp_path, expect=3)
     assert ran.stdout == f"wrote 0 join files to {tmp_path}, 1 from an earlier run are still good\n"
@@ -160,13 +173,13 @@ def test_a_node_that_has_used_its_join_file_is_left_alone(site: Site, applier: D
         "--replace to end their credentials and to enrol them again, and use no old join file of theirs\n"
     )
     assert files == [(tmp_path / f"{node}.json").read_bytes() for node in ("cp-1", "worker-1")]
-    seat.age()
-    seat.run()
+    node_folder.age()
+    node_folder.run()
     ran = applier.enroll("--all", "--replace", "-o", tmp_path)
     assert ran.stdout == f"wrote 2 join files to {tmp_path}\n"
     for node in ("cp-1", "worker-1"):
-        assert len(enrolled_nodes.accessors(site, node, "listed")) == 1
-        enrolled_nodes.join(Seat(node, tmp_path / f"{node}-anew"), tmp_path / f"{node}.json")
+        assert len(enrolled_nodes.accessors(cluster, node, "listed")) == 1
+        enrolled_nodes.join(NodeFolder(node, tmp_path / f"{node}-anew"), tmp_path / f"{node}.json")
 
 
 @pytest.mark.parametrize(
@@ -179,7 +192,7 @@ def test_a_node_that_has_used_its_join_file_is_left_alone(site: Site, applier: D
         (["worker-1", "--wrap-ttl", "25h"], "--wrap-ttl is at most 24h"),
     ],
 )
-def test_usage(applier: Desk, arguments: list[str], said: str) -> None:
+def test_usage(applier: Enroller, arguments: list[str], said: str) -> None:
     assert said in applier.enroll(*arguments, expect=2).stderr
 
 
@@ -190,7 +203,7 @@ def test_usage(applier: Desk, arguments: list[str], said: str) -> None:
         pytest.param(1000, id="thousand", marks=pytest.mark.conformance),
     ],
 )
-def test_many_nodes_cut_twice(applier: Desk, desk: Desk, tmp_path: Path, nodes: int) -> None:
+def test_many_nodes_cut_twice(applier: Enroller, enroller: Enroller, tmp_path: Path, nodes: int) -> None:
     names = "".join(f"w-{nodes}-{number}\n" for number in range(nodes))
     (tmp_path / "names").write_text(names)
     joins = tmp_path / "joins"
@@ -198,8 +211,8 @@ def test_many_nodes_cut_twice(applier: Desk, desk: Desk, tmp_path: Path, nodes: 
     def begin() -> subprocess.Popen[str]:
         with (tmp_path / "names").open() as stream:
             return subprocess.Popen(
-                [*desk.command, "-", "--pool", "autoscaled", "-o", str(joins)],
-                env=desk.environment,
+                [*enroller.command, "-", "--pool", "autoscaled", "-o", str(joins)],
+                env=enroller.environment,
                 stdin=stream,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -236,14 +249,14 @@ def test_many_nodes_cut_twice(applier: Desk, desk: Desk, tmp_path: Path, nodes: 
         names = "\n".join(left)
         assert (
             "may not end the credentials of"
-            in desk.enroll(*("-", "--pool", "autoscaled", "--replace", "-o", joins), names=names, expect=1).stderr
+            in enroller.enroll(*("-", "--pool", "autoscaled", "--replace", "-o", joins), names=names, expect=1).stderr
         )
         applier.enroll("-", "--pool", "autoscaled", "--replace", "-o", joins, names=names)
     assert {path.name for path in joins.iterdir()} == {f"w-{nodes}-{number}.json" for number in range(nodes)}
     assert len({json.loads(path.read_text())["wrap_token"] for path in joins.iterdir()}) == nodes
     print(f"{nodes} nodes enrolled, cut twice: {took:.1f} s")
     for node in (f"w-{nodes}-0", f"w-{nodes}-{nodes - 1}"):
-        enrolled_nodes.join(Seat(node, tmp_path / node), joins / f"{node}.json")
+        enrolled_nodes.join(NodeFolder(node, tmp_path / node), joins / f"{node}.json")
 
 
 def _whole(terminal: int) -> str:
@@ -257,9 +270,9 @@ def _whole(terminal: int) -> str:
     return data.decode()
 
 
-def test_a_progress_bar_on_a_terminal_only(site: Site, applier: Desk, tmp_path: Path) -> None:
+def test_a_progress_bar_on_a_terminal_only(cluster: AppliedCluster, applier: Enroller, tmp_path: Path) -> None:
     for node in ("cp-1", "worker-1"):
-        enrolled_nodes.vacate(site, node)
+        enrolled_nodes.vacate(cluster, node)
     command_line = [*applier.command, "--all", "-o", str(tmp_path / "joins")]
     ours, theirs = pty.openpty()
     ran = subprocess.run(command_line, env=applier.environment, stderr=theirs, stdout=subprocess.PIPE, check=True)
@@ -269,43 +282,45 @@ def test_a_progress_bar_on_a_terminal_only(site: Site, applier: Desk, tmp_path: 
     assert applier.enroll("--all", "-o", tmp_path / "joins").stderr == ""
 
 
-def test_a_single_enrolment_cut_anywhere_goes_on(site: Site, applier: Desk, desk: Desk, tmp_path: Path) -> None:
+def test_a_single_enrolment_cut_anywhere_goes_on(
+    cluster: AppliedCluster, applier: Enroller, enroller: Enroller, tmp_path: Path
+) -> None:
     """The enroller's again; the applier's, where a secret id was made that nobody has."""
     at, lost = 0, []
-    with enrolled_nodes.variables(site.server.environment(desk.token)):
+    with enrolled_nodes.variables(cluster.server.environment(enroller.token)):
         while True:
             file, node = tmp_path / f"{at}.json", f"w-cut-{at}"
-            work = command("enroll", "-f", site.file, node, "--pool", "autoscaled", "-o", file)
+            work = command("enroll", "-f", cluster.file, node, "--pool", "autoscaled", "-o", file)
             cut = died(work, at, files=r"\.json$", methods=("POST",))
             if not cut:
                 break
-            if not file.exists() and enrolled_nodes.accessors(site, node, "pooled"):
+            if not file.exists() and enrolled_nodes.accessors(cluster, node, "pooled"):
                 lost.append(at)
-                said = desk.enroll(node, "--pool", "autoscaled", "-o", file, expect=1).stderr
+                said = enroller.enroll(node, "--pool", "autoscaled", "-o", file, expect=1).stderr
                 assert said.startswith(f"vaultpki: {node} has 1 live credential"), said
                 applier.join_file(node, file, pool="autoscaled", replace=True)
             elif not file.exists():
                 assert not died(work, NEVER)
             with enrolled_nodes.variables({}):
-                assert not died(command(*enrolled_nodes.joining(Seat(node, tmp_path / node), file)), NEVER)
-            assert len(enrolled_nodes.accessors(site, node, "pooled")) == 1
+                assert not died(command(*enrolled_nodes.joining(NodeFolder(node, tmp_path / node), file)), NEVER)
+            assert len(enrolled_nodes.accessors(cluster, node, "pooled")) == 1
             at += 1
     # The AppRole's making, the secret id, and the file: before and after each.
     assert at == 2 * 3 and lost == [3, 4]
 
 
 def test_nodes_shows_listed_and_pooled_with_their_reports(
-    site: Site, applier: Desk, desk: Desk, tmp_path: Path
+    cluster: AppliedCluster, applier: Enroller, enroller: Enroller, tmp_path: Path
 ) -> None:
-    enrolled_nodes.vacate(site, "cp-1")
-    enrolled_nodes.join(Seat("cp-1", tmp_path / "cp-1"), applier.join_file("cp-1", tmp_path / "1.json"))
+    enrolled_nodes.vacate(cluster, "cp-1")
+    enrolled_nodes.join(NodeFolder("cp-1", tmp_path / "cp-1"), applier.join_file("cp-1", tmp_path / "1.json"))
     enrolled_nodes.join(
-        Seat("batch-1", tmp_path / "batch-1"), desk.join_file("batch-1", tmp_path / "2.json", pool="batch")
+        NodeFolder("batch-1", tmp_path / "batch-1"), enroller.join_file("batch-1", tmp_path / "2.json", pool="batch")
     )
-    desk.join_file("batch-2", tmp_path / "3.json", pool="batch")
+    enroller.join_file("batch-2", tmp_path / "3.json", pool="batch")
     for _ in range(3):
-        assert site.server.api("POST", f"auth/{site.prefix}/pooled/role/batch-2/secret-id").status == 200
-    ran = applier.run("nodes", "-f", site.file, expect=3)
+        assert cluster.server.api("POST", f"auth/{cluster.prefix}/pooled/role/batch-2/secret-id").status == 200
+    ran = applier.run("nodes", "-f", cluster.file, expect=3)
     assert ran.stderr == "vaultpki: something here needs attention; see above\n"
     lines = ran.stdout.splitlines()
     assert re.fullmatch(r"NODE +POOL +ROLES +STATE +EXPIRES +LIFE +REPORTED +AGENT +CAS +HOOKS +LOGINS", lines[0]), (
@@ -319,7 +334,7 @@ def test_nodes_shows_listed_and_pooled_with_their_reports(
     assert re.fullmatch(rf"cp-1 +listed +control-plane\+etcd +ok +{good}", first), first
     second = next(line for line in lines if line.startswith("batch-1 "))
     assert re.fullmatch(rf"batch-1 +batch +worker +ok +{good}", second), second
-    document = json.loads(applier.run("nodes", "-f", site.file, "--json", expect=3).stdout)
+    document = json.loads(applier.run("nodes", "-f", cluster.file, "--json", expect=3).stdout)
     assert document["ok"] is False and document["nodes"][0]["node"] == "batch-2"
     told = {entry["node"]: entry for entry in document["nodes"]}
     assert told["batch-2"] == {
@@ -357,21 +372,23 @@ HOSTILE: dict[str, object] = {
 }
 
 
-def test_a_hostile_report_does_no_harm(site: Site, applier: Desk, desk: Desk, tmp_path: Path) -> None:
+def test_a_hostile_report_does_no_harm(
+    cluster: AppliedCluster, applier: Enroller, enroller: Enroller, tmp_path: Path
+) -> None:
     for what, report in HOSTILE.items():
         node = f"batch-{what}"
-        value = json.loads(desk.join_file(node, tmp_path / f"{node}.json", pool="batch").read_text())
-        minted = site.server.api("POST", f"auth/{site.prefix}/pooled/role/{node}/secret-id").data["secret_id"]
-        own = enrolled_nodes.login(site, "pooled", value["role_id"], minted)
+        value = json.loads(enroller.join_file(node, tmp_path / f"{node}.json", pool="batch").read_text())
+        minted = cluster.server.api("POST", f"auth/{cluster.prefix}/pooled/role/{node}/secret-id").data["secret_id"]
+        own = enrolled_nodes.login(cluster, "pooled", value["role_id"], minted)
         assert own is not None
-        said = site.server.api("POST", site.report_path(node), {"data": report}, token=own)
+        said = cluster.server.api("POST", cluster.report_path(node), {"data": report}, token=own)
         assert said.status == 200, said
-    shown = applier.run("nodes", "-f", site.file, expect=3).stdout
+    shown = applier.run("nodes", "-f", cluster.file, expect=3).stdout
     assert all(c.isprintable() or c == "\n" for c in shown)
     for what in HOSTILE:
         lines = [line for line in shown.splitlines() if line.startswith(f"batch-{what} ")]
         assert len(lines) == 1 and len(lines[0]) < 160, lines
-    ran = applier.run("nodes", "-f", site.file, "--json", expect=3)
+    ran = applier.run("nodes", "-f", cluster.file, "--json", expect=3)
     told = {entry["node"]: entry["report"] for entry in json.loads(ran.stdout)["nodes"]}
     assert all(c.isprintable() or c == "\n" for c in ran.stdout)
     for what in HOSTILE:

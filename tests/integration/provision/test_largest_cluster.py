@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from helpers.vault.plan_commands import Watched, fails, vaultpki
+from helpers.vault.plan_commands import AuditedCluster, fails, vaultpki
 from helpers.vault.servers import Server
 from vaultpki.spec.cluster_schema import MOST_NODES
 
@@ -50,39 +50,41 @@ def listed(count: int, ttl: str = "30d") -> str:
 def test_a_large_cluster_from_the_first_apply_to_its_end(
     count: int, most_mib: int, own_server: Server, tmp_path: Path
 ) -> None:
-    site = Watched(own_server, tmp_path, "largest")
+    cluster = AuditedCluster(own_server, tmp_path, "largest")
     peak = tmp_path / "peak"
     weighed = (sys.executable, "-I", "-S", "-c", WEIGHED, str(peak))
     peaks: dict[str, float] = {}
 
     def run(what: str, command: str, *words: str) -> str:
-        env = site.environment()
-        ran = vaultpki(command, "-f", site.file, *words, env=env, timeout=SECONDS, behind=weighed)
+        env = cluster.environment()
+        ran = vaultpki(command, "-f", cluster.file, *words, env=env, timeout=SECONDS, behind=weighed)
         peaks[what] = int(peak.read_text()) / 1024
         return ran.stdout
 
     def changed(stdout: str) -> Counter[tuple[str, str]]:
         return Counter((change["action"], change["kind"]) for change in json.loads(stdout)["changes"])
 
-    site.write(listed(MOST_NODES + 1))
+    cluster.write(listed(MOST_NODES + 1))
     start = own_server.audit_position()
-    fails(vaultpki("apply", "-f", site.file, "--yes", expect=1), "nodes: the list has 5001 items: write at most 5000")
+    fails(
+        vaultpki("apply", "-f", cluster.file, "--yes", expect=1), "nodes: the list has 5001 items: write at most 5000"
+    )
     assert own_server.requests(start) == []
 
-    site.write(listed(count))
+    cluster.write(listed(count))
     made = changed(run("the first apply", "apply", "--yes", "--json"))
     assert made["create", "approle"] == count
     assert made["create", "policy"] == count + 4
 
     # Another record of each node but the control plane's, and one node fewer. That nothing else is to be done, before
     # and after, is what apply itself looks for: a plan for itself would take as long again.
-    site.write(listed(count - 1, ttl="20d"))
+    cluster.write(listed(count - 1, ttl="20d"))
     made = changed(run("an apply of a change", "apply", "--yes", "--json"))
     assert made["update", "config"] == count - 4
     assert made["delete", "approle"] == made["delete", "policy"] == made["delete", "config"] == 1
 
-    run("destroy", "destroy", "--confirm", site.name)
-    left = (*site.read("sys/mounts"), *site.read("sys/auth"), *site.read_names("sys/policies/acl"))
-    assert [name for name in left if name.startswith(f"{site.prefix}/")] == []
+    run("destroy", "destroy", "--confirm", cluster.name)
+    left = (*cluster.read("sys/mounts"), *cluster.read("sys/auth"), *cluster.read_names("sys/policies/acl"))
+    assert [name for name in left if name.startswith(f"{cluster.prefix}/")] == []
     assert max(peaks.values()) < most_mib, peaks
     print("peak memory in MiB:", {what: round(most) for what, most in peaks.items()})

@@ -15,7 +15,7 @@ from vaultpki.spec.rotation_record import Method, State
 
 @pytest.fixture
 def rotation(server: Server, tmp_path: Path, cluster_name: str) -> Rotation:
-    return rotation_of(server, tmp_path / "site", cluster_name)
+    return rotation_of(server, tmp_path / "cluster", cluster_name)
 
 
 def waits(step: Step) -> dict[str, str]:

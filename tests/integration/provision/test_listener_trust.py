@@ -54,7 +54,7 @@ def _listens(address: str, port: int) -> bool:
 
 
 def pem(rotation: Rotation, issuer: str) -> str:
-    return str(rotation.site.read(f"{rotation.site.prefix}/etcd/issuer/{issuer}")["certificate"])
+    return str(rotation.cluster.read(f"{rotation.cluster.prefix}/etcd/issuer/{issuer}")["certificate"])
 
 
 def here(cluster: Cluster) -> Cluster:
@@ -66,7 +66,7 @@ def here(cluster: Cluster) -> Cluster:
 def advance(rotation: Rotation, *restarted: str) -> Step:
     """`ca continue`, which looks at the listeners."""
 
-    return ca_commands.advance(rotation.site.cluster, rotation.vault, rotation.now, restarted=restarted, look=look)
+    return ca_commands.advance(rotation.cluster.model, rotation.vault, rotation.now, restarted=restarted, look=look)
 
 
 def look(cluster: Cluster, record: RotationRecord) -> Mapping[Listener, Said]:
@@ -75,7 +75,7 @@ def look(cluster: Cluster, record: RotationRecord) -> Mapping[Listener, Said]:
 
 @pytest.fixture
 def rotation(server: Server, tmp_path: Path, cluster_name: str) -> Rotation:
-    return rotation_of(server, tmp_path / "site", cluster_name)
+    return rotation_of(server, tmp_path / "cluster", cluster_name)
 
 
 @pytest.mark.parametrize("version", [pytest.param("-tls1_2", marks=pytest.mark.conformance), "-tls1_3"])
@@ -184,7 +184,7 @@ def test_what_does_not_say_is_told_and_keeps_nothing_closed(rotation: Rotation) 
 
 
 def test_who_accepts_certificates_of_which_ca(rotation: Rotation) -> None:
-    cluster, planes = here(rotation.site.cluster), {("cp-1", API_PORT)}
+    cluster, planes = here(rotation.cluster.model), {("cp-1", API_PORT)}
 
     def asked(domain: str) -> set[tuple[str, int]]:
         return {(each.node, each.port) for each in listeners(cluster, RotationRecord(domain, *REST))}

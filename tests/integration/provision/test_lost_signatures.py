@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from helpers.faults.cutting_proxy import proxied
-from helpers.vault.applied_cluster import Site
+from helpers.vault.applied_cluster import AppliedCluster
 from helpers.vault.rotations import rotation_of
 from helpers.vault.servers import Server
 from vaultpki.errors import Sealed, Unavailable
@@ -33,30 +33,30 @@ def signed(server: Server, prefix: str, since: int = 0) -> int:
 def test_a_ca_whose_answer_was_lost_is_not_signed_again(own_server: Server, tmp_path: Path) -> None:
     server = own_server
     with proxied(server) as proxy:
-        site = Site(server, tmp_path / "site", "lost")
-        site.write(SPEC)
-        cluster = load_cluster(site.file)
+        cluster = AppliedCluster(server, tmp_path / "cluster", "lost")
+        cluster.write(SPEC)
+        model = load_cluster(cluster.file)
 
         def apply(vault: Vault) -> None:
-            bootstrap.apply(cluster, vault, ServerFacts((), None), first=None, progress=lambda change: None)
+            bootstrap.apply(model, vault, ServerFacts((), None), first=None, progress=lambda change: None)
 
         proxy.arm_at("/root/root/sign-intermediate")
         with pytest.raises((Sealed, Unavailable)):
-            apply(Vault(Settings((proxy.address,), ca_pem=proxy.ca_pem, token=site.token())))
-        before = signed(server, site.prefix)
-        apply(site.client())
+            apply(Vault(Settings((proxy.address,), ca_pem=proxy.ca_pem, token=cluster.token())))
+        before = signed(server, cluster.prefix)
+        apply(cluster.client())
         # Other CAs may have been asked for beside the one that was lost.
-        assert 1 <= before <= ISSUING and signed(server, site.prefix) == ISSUING
+        assert 1 <= before <= ISSUING and signed(server, cluster.prefix) == ISSUING
 
         rotation = rotation_of(server, tmp_path / "rotated", "rotated")
-        through = Vault(Settings((proxy.address,), ca_pem=proxy.ca_pem, token=rotation.site.token()))
+        through = Vault(Settings((proxy.address,), ca_pem=proxy.ca_pem, token=rotation.cluster.token()))
         rotation.begin()
         rotation.reported()
         since = server.audit_position()
         proxy.arm_at("/root/root/sign-intermediate")
         with pytest.raises((Sealed, Unavailable)):
             rotation.advance(vault=through)
-        assert signed(server, rotation.site.prefix, since) == 1
+        assert signed(server, rotation.cluster.prefix, since) == 1
         rotation.advance()
         assert rotation.record.state is State.PUBLISHED
-        assert rotation.names()[0] == {"etcd-1", "etcd-2"} and signed(server, rotation.site.prefix, since) == 1
+        assert rotation.names()[0] == {"etcd-1", "etcd-2"} and signed(server, rotation.cluster.prefix, since) == 1

@@ -22,7 +22,7 @@ from cryptography.x509.oid import AuthorityInformationAccessOID
 from helpers.faults import hostile_server
 from helpers.faults.hostile_server import Guest
 from helpers.node import resident_agent
-from helpers.vault.applied_cluster import Seat, Site, vaultpki
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.jwt_issuer import Issuer
 from helpers.vault.plan_commands import SPEC, everything, fails
 from helpers.vault.servers import Server, wait_for
@@ -68,8 +68,8 @@ def check_node_urls(server: Server, pki: Path, above: str) -> None:
 
 
 def test_an_applier_of_a_namespace_is_root_there_and_nowhere_else(own_server: Server, tmp_path: Path) -> None:
-    site = Site(own_server, tmp_path, "prod")
-    site.write(SPEC)
+    cluster = AppliedCluster(own_server, tmp_path, "prod")
+    cluster.write(SPEC)
     within = {"VAULT_NAMESPACE": NAMESPACE}
     made = own_server.api("POST", f"sys/namespaces/{NAMESPACE}", {})
     if own_server.product == "vault":
@@ -78,56 +78,56 @@ def test_an_applier_of_a_namespace_is_root_there_and_nowhere_else(own_server: Se
         assert made.status == 404
         start = own_server.audit_position()
         for command in (("plan",), ("apply", "--yes")):
-            site.write(SPEC)
-            site.file.write_text(site.file.read_text().replace("ca_file:", f"namespace: {NAMESPACE}, ca_file:"))
-            ran = vaultpki(*command[:1], "-f", site.file, *command[1:], env=site.environment(), expect=1)
+            cluster.write(SPEC)
+            cluster.file.write_text(cluster.file.read_text().replace("ca_file:", f"namespace: {NAMESPACE}, ca_file:"))
+            ran = vaultpki(*command[:1], "-f", cluster.file, *command[1:], env=cluster.environment(), expect=1)
             fails(ran, "vault.namespace: this server (Vault 1.", "community edition) has no namespaces")
         assert own_server.writes(start) == []
-        site.write(SPEC)
-        vaultpki("apply", "-f", site.file, "--yes", env=site.environment() | within)
-        assert own_server.api("GET", f"sys/mounts/{site.prefix}/root").status == 200
-        urls = site.read(f"{site.prefix}/kubelet/config/urls")
-        assert urls["ocsp_servers"] == [f"{own_server.address}/v1/{site.prefix}/kubelet/ocsp"]
+        cluster.write(SPEC)
+        vaultpki("apply", "-f", cluster.file, "--yes", env=cluster.environment() | within)
+        assert own_server.api("GET", f"sys/mounts/{cluster.prefix}/root").status == 200
+        urls = cluster.read(f"{cluster.prefix}/kubelet/config/urls")
+        assert urls["ocsp_servers"] == [f"{own_server.address}/v1/{cluster.prefix}/kubelet/ocsp"]
         return
     assert made.status == 200, made
-    rules = vaultpki("policy", "-f", site.file, "applier").stdout
+    rules = vaultpki("policy", "-f", cluster.file, "applier").stdout
     path = f"{NAMESPACE}/sys/policies/acl/prod-applier"
     assert own_server.api("PUT", path, {"policy": rules}).status == 204
     token = own_server.api("POST", f"{NAMESPACE}/auth/token/create", {"policies": ["prod-applier"], "ttl": "1h"})
     applier = own_server.environment(token.body["auth"]["client_token"])
     outside = everything(own_server)
 
-    vaultpki("apply", "-f", site.file, "--yes", env=applier | within)
-    again = json.loads(vaultpki("apply", "-f", site.file, "--yes", "--json", env=applier | within).stdout)
+    vaultpki("apply", "-f", cluster.file, "--yes", env=applier | within)
+    again = json.loads(vaultpki("apply", "-f", cluster.file, "--yes", "--json", env=applier | within).stdout)
     assert (again["changes"], again["requests"]["writes"]) == ([], 0)
     other = applier | {"VAULT_NAMESPACE": f"/{NAMESPACE}/"}
-    assert json.loads(vaultpki("plan", "-f", site.file, "--json", env=other).stdout)["changes"] == []
+    assert json.loads(vaultpki("plan", "-f", cluster.file, "--json", env=other).stdout)["changes"] == []
 
     for name, pool in (("worker-1", []), ("w-7", ["--pool", "autoscaled"])):
         node = tmp_path / name
         node.mkdir()
         join = tmp_path / f"{name}.json"
-        vaultpki("enroll", "-f", site.file, name, *pool, "-o", join, env=applier | within)
+        vaultpki("enroll", "-f", cluster.file, name, *pool, "-o", join, env=applier | within)
         assert json.loads(join.read_text())["namespace"] == NAMESPACE
         # What the node's own environment says has no say.
         elsewhere = {"VAULT_NAMESPACE": "elsewhere", "BAO_NAMESPACE": "elsewhere"}
         vaultpki("agent", "-c", node / "agent.yaml", "--join", join, "--dir", node / "pki", "--once", env=elsewhere)
-        vaultpki("verify", "-f", site.file, "--dir", node / "pki")
-        check_node_urls(own_server, node / "pki", f"{NAMESPACE}/{site.prefix}")
-    vaultpki("issue", "-f", site.file, "admin", "--dir", tmp_path / "operator", env=applier | within)
+        vaultpki("verify", "-f", cluster.file, "--dir", node / "pki")
+        check_node_urls(own_server, node / "pki", f"{NAMESPACE}/{cluster.prefix}")
+    vaultpki("issue", "-f", cluster.file, "admin", "--dir", tmp_path / "operator", env=applier | within)
 
-    fails(vaultpki("apply", "-f", site.file, "--yes", env=applier, expect=1), "token")
-    vaultpki("destroy", "-f", site.file, "--confirm", "prod", env=applier | within)
+    fails(vaultpki("apply", "-f", cluster.file, "--yes", env=applier, expect=1), "token")
+    vaultpki("destroy", "-f", cluster.file, "--confirm", "prod", env=applier | within)
     assert everything(own_server) == outside
 
 
 def test_the_namespace_above_all_has_no_name_in_urls(own_server: Server, tmp_path: Path) -> None:
-    site = Site(own_server, tmp_path, "prod")
-    site.write(SPEC)
-    vaultpki("apply", "-f", site.file, "--yes", env=site.environment() | {"VAULT_NAMESPACE": "root"})
-    site.equip("worker-1").run()
-    check_node_urls(own_server, tmp_path / "nodes/worker-1/pki", site.prefix)
-    plan = vaultpki("plan", "-f", site.file, "--json", env=site.environment("viewer")).stdout
+    cluster = AppliedCluster(own_server, tmp_path, "prod")
+    cluster.write(SPEC)
+    vaultpki("apply", "-f", cluster.file, "--yes", env=cluster.environment() | {"VAULT_NAMESPACE": "root"})
+    cluster.equip("worker-1").run()
+    check_node_urls(own_server, tmp_path / "nodes/worker-1/pki", cluster.prefix)
+    plan = vaultpki("plan", "-f", cluster.file, "--json", env=cluster.environment("viewer")).stdout
     assert json.loads(plan)["changes"] == []
 
 
@@ -138,10 +138,10 @@ JWT = "{issuer: https://issuer.example, audiences: [vaultpki], node_claim: node,
 CLOUD = f'- {{name: cloud, roles: [worker], node_names: "c-*", jwt: {JWT}}}\n'
 
 
-def named(site: Site, namespace: str = NESTED, text: str = SPEC) -> None:
+def named(cluster: AppliedCluster, namespace: str = NESTED, text: str = SPEC) -> None:
     """cluster.yaml that says in which namespace the cluster lies."""
-    site.write(text)
-    site.file.write_text(site.file.read_text().replace("ca_file:", f"namespace: {namespace}, ca_file:", 1))
+    cluster.write(text)
+    cluster.file.write_text(cluster.file.read_text().replace("ca_file:", f"namespace: {namespace}, ca_file:", 1))
 
 
 def within(server: Server, namespace: str = NESTED) -> dict[str, Any]:
@@ -153,125 +153,127 @@ def within(server: Server, namespace: str = NESTED) -> dict[str, Any]:
 
 
 @pytest.fixture
-def nested(own_server: Server, tmp_path: Path) -> Iterator[tuple[Site, dict[str, str]]]:
+def nested(own_server: Server, tmp_path: Path) -> Iterator[tuple[AppliedCluster, dict[str, str]]]:
     """A cluster's spec in a nested namespace of a server of its own, and the environment of its applier.
 
     HashiCorp's community edition has no namespaces: there nothing is made.
     """
     if own_server.product == "vault":
-        site = Site(own_server, tmp_path, "prod")
-        named(site)
-        yield site, site.environment()
+        cluster = AppliedCluster(own_server, tmp_path, "prod")
+        named(cluster)
+        yield cluster, cluster.environment()
         return
     for path in ("sys/namespaces/team1", "team1/sys/namespaces/prod"):
         assert own_server.api("POST", path, {}).status == 200
-    site = Site(own_server, tmp_path, "prod")
+    cluster = AppliedCluster(own_server, tmp_path, "prod")
     (tmp_path / "keys.pem").write_text(ISSUER.public_pem)
-    named(site, text=SPEC + CLOUD)
-    rules = vaultpki("policy", "-f", site.file, "applier").stdout
+    named(cluster, text=SPEC + CLOUD)
+    rules = vaultpki("policy", "-f", cluster.file, "applier").stdout
     path = f"{NESTED}/sys/policies/acl/prod-applier"
     assert own_server.api("PUT", path, {"policy": rules}).status == 204
     token = own_server.api("POST", f"{NESTED}/auth/token/create", {"policies": ["prod-applier"], "ttl": "1h"})
     before, inside = everything(own_server), within(own_server)
-    yield site, own_server.environment(token.body["auth"]["client_token"])
+    yield cluster, own_server.environment(token.body["auth"]["client_token"])
     assert everything(own_server) == before and within(own_server) == inside
 
 
 ISSUER = Issuer()
 
 
-def test_a_nested_namespace_from_apply_to_destroy(nested: tuple[Site, dict[str, str]], tmp_path: Path) -> None:
+def test_a_nested_namespace_from_apply_to_destroy(
+    nested: tuple[AppliedCluster, dict[str, str]], tmp_path: Path
+) -> None:
     """No command, node, unit or pod has to be told it by its environment."""
-    site, applier = nested
-    if site.server.product == "vault":
-        fails(vaultpki("apply", "-f", site.file, "--yes", env=applier, expect=1), "has no namespaces")
+    cluster, applier = nested
+    if cluster.server.product == "vault":
+        fails(vaultpki("apply", "-f", cluster.file, "--yes", env=applier, expect=1), "has no namespaces")
         return
 
     def run(*arguments: str | Path, expect: int = 0, env: Mapping[str, str] = applier) -> Any:
         command, *rest = arguments
-        return vaultpki(command, "-f", site.file, *rest, env=env, expect=expect)
+        return vaultpki(command, "-f", cluster.file, *rest, env=env, expect=expect)
 
     said = run("apply", "--yes").stdout
-    pin = site.read(f"{NESTED}/{site.prefix}/config/data/cluster")["data"]["root_sha256"]
+    pin = cluster.read(f"{NESTED}/{cluster.prefix}/config/data/cluster")["data"]["root_sha256"]
     assert f"For agent.yaml of nodes that join by a token: root_sha256: {pin}, vault.namespace: {NESTED}\n" in said
     for spelling in ({}, {"VAULT_NAMESPACE": NESTED}, {"BAO_NAMESPACE": f"/{NESTED}/"}):
         again = json.loads(run("apply", "--yes", "--json", env=applier | spelling).stdout)
         assert (again["changes"], again["requests"]["writes"]) == ([], 0)
 
     for name, pool in (("worker-1", []), ("w-7", ["--pool", "autoscaled"])):
-        seat = Seat(name, tmp_path / name)
+        node_folder = NodeFolder(name, tmp_path / name)
         join = tmp_path / f"{name}.json"
         run("enroll", name, *pool, "-o", join)
         assert json.loads(join.read_text())["namespace"] == NESTED
-        vaultpki("agent", "-c", seat.config, "--join", join, "--dir", seat.pki, "--once")
-        assert f"namespace: {NESTED}" in seat.config.read_text()
-        check_node_urls(site.server, seat.pki, f"{NESTED}/{site.prefix}")
-        stays_in_place(seat)
+        vaultpki("agent", "-c", node_folder.config, "--join", join, "--dir", node_folder.pki, "--once")
+        assert f"namespace: {NESTED}" in node_folder.config.read_text()
+        check_node_urls(cluster.server, node_folder.pki, f"{NESTED}/{cluster.prefix}")
+        stays_in_place(node_folder)
     assert "worker-1 may have a live credential" in run("enroll", "--all", "-o", tmp_path / "joins", expect=3).stderr
     run("lock", "worker-1")
     run("enroll", "--all", "-o", tmp_path / "joins")
     kept = run("enroll", "--all", "-o", tmp_path / "joins").stdout
     assert kept == f"wrote 0 join files to {tmp_path}/joins, 2 from an earlier run are still good\n"
 
-    cloud = Seat("c-1", tmp_path / "c-1")
+    cloud = NodeFolder("c-1", tmp_path / "c-1")
     cloud.folder.mkdir()
     token = cloud.folder / "token"
     token.touch(0o600)
     token.write_text(ISSUER.token("c-1"))
     cloud.config.write_text(
         f"cluster: prod\nnode: c-1\npool: cloud\nroot_sha256: {pin}\n"
-        f"vault: {{addresses: ['{site.server.address}'], ca_file: {site.server.ca_file}, namespace: /{NESTED}/}}\n"
-        f"auth: {{method: jwt, path: {token}}}\ndirectory: {cloud.pki}\nstate: {cloud.state}\n"
+        f"vault: {{addresses: ['{cluster.server.address}'], ca_file: {cluster.server.ca_file}, "
+        f"namespace: /{NESTED}/}}\nauth: {{method: jwt, path: {token}}}\ndirectory: {cloud.pki}\nstate: {cloud.state}\n"
     )
     cloud.run()
-    check_node_urls(site.server, cloud.pki, f"{NESTED}/{site.prefix}")
+    check_node_urls(cluster.server, cloud.pki, f"{NESTED}/{cluster.prefix}")
 
     shown = {node["node"]: node["report"] for node in json.loads(run("nodes", "--json").stdout)["nodes"]}
     assert shown.keys() == {"cp-1", "worker-1", "w-7", "c-1"} and shown["w-7"] and shown["c-1"]
     run("issue", "admin", "--dir", tmp_path / "operator")
     run("verify", "--vault")
     run("unenroll", "w-7")
-    gone = Seat("w-7", tmp_path / "w-7")
+    gone = NodeFolder("w-7", tmp_path / "w-7")
     gone.age()
     assert "Vault does not take this node's credential; join with a new join file" in gone.run(expect=1).stderr
     run("destroy", "--confirm", "prod")
 
 
-def stays_in_place(seat: Seat) -> None:
+def stays_in_place(node: NodeFolder) -> None:
     """A resident agent with an empty environment, and one started as its unit would."""
-    seat.age()
-    with resident_agent.resident(seat) as agent:
-        wait_for(lambda: _fetched(seat), 30, agent.log.read_text, 0.05)
+    node.age()
+    with resident_agent.resident(node) as agent:
+        wait_for(lambda: _fetched(node), 30, agent.log.read_text, 0.05)
         agent.end()
         assert not [event for event in agent.events() if event["level"] != "info"], agent.log.read_text()
     for name in ("vaultpki-agent.service", "vaultpki-agent-once.service", "daemonset.yaml", "static-pod.yaml"):
-        text = vaultpki("agent", "-c", seat.config, "--print-unit", name).stdout
+        text = vaultpki("agent", "-c", node.config, "--print-unit", name).stdout
         assert "NAMESPACE" not in text and "Environment" not in text and "env:" not in text
-    unit = vaultpki("agent", "-c", seat.config, "--print-unit", "vaultpki-agent-once.service").stdout
+    unit = vaultpki("agent", "-c", node.config, "--print-unit", "vaultpki-agent-once.service").stdout
     (start,) = [line.removeprefix("ExecStart=") for line in unit.splitlines() if line.startswith("ExecStart=")]
-    seat.age()
+    node.age()
     ran = subprocess.run(["env", "-i", *start.split()], capture_output=True, text=True, check=False, timeout=60)
-    assert (ran.returncode, ran.stderr) == (0, "") and _fetched(seat), ran
+    assert (ran.returncode, ran.stderr) == (0, "") and _fetched(node), ran
 
 
-def _fetched(seat: Seat) -> bool:
-    """Whether Vault was asked again since the seat was aged by an hour."""
-    fetched: float = json.loads((seat.state / "spec.json").read_text())["fetched"]
+def _fetched(node: NodeFolder) -> bool:
+    """Whether Vault was asked again since the node was aged by an hour."""
+    fetched: float = json.loads((node.state / "spec.json").read_text())["fetched"]
     return time.time() - fetched < 1800
 
 
 def test_a_namespace_that_does_not_exist_is_told_before_anything_is_promised(server: Server, tmp_path: Path) -> None:
-    site = Site(server, tmp_path, "prod")
+    cluster = AppliedCluster(server, tmp_path, "prod")
     if server.product == "vault":
-        named(site, "nowhere")
-        fails(vaultpki("plan", "-f", site.file, env=site.environment("viewer"), expect=1), "has no namespaces")
+        named(cluster, "nowhere")
+        fails(vaultpki("plan", "-f", cluster.file, env=cluster.environment("viewer"), expect=1), "has no namespaces")
         return
     hint = "look at vault.namespace in cluster.yaml and at VAULT_NAMESPACE, or make it first"
     start = server.audit_position()
     for spec, env, name in (("nowhere", {}, "nowhere"), (None, {"VAULT_NAMESPACE": "team1/nowhere/"}, "team1/nowhere")):
-        site.write(SPEC)
+        cluster.write(SPEC)
         if spec is not None:
-            named(site, spec)
+            named(cluster, spec)
         for command, *rest in (
             ("plan",),
             ("apply", "--yes"),
@@ -283,30 +285,30 @@ def test_a_namespace_that_does_not_exist_is_told_before_anything_is_promised(ser
             ("verify", "--vault"),
             ("destroy", "--confirm", "prod"),
         ):
-            ran = vaultpki(str(command), "-f", site.file, *rest, env=site.environment() | env, expect=1)
+            ran = vaultpki(str(command), "-f", cluster.file, *rest, env=cluster.environment() | env, expect=1)
             fails(ran, f"the namespace {name} does not exist at {server.address}; {hint}")
             assert ran.stdout == ""
     assert server.writes(start) == []
 
 
 def test_an_agent_whose_namespace_is_gone_asks_for_no_join_file(server: Server, tmp_path: Path) -> None:
-    seat = Seat("w-1", tmp_path / "node")
-    seat.state.mkdir(parents=True, mode=0o700)
-    (seat.state / "secret-id").touch(0o600)
-    (seat.state / "secret-id").write_text("00000000-0000-0000-0000-000000000000")
-    seat.config.write_text(
+    node = NodeFolder("w-1", tmp_path / "node")
+    node.state.mkdir(parents=True, mode=0o700)
+    (node.state / "secret-id").touch(0o600)
+    (node.state / "secret-id").write_text("00000000-0000-0000-0000-000000000000")
+    node.config.write_text(
         f"cluster: prod\nnode: w-1\npool: autoscaled\nroot_sha256: '{'4f' * 32}'\n"
         f"vault: {{addresses: ['{server.address}'], ca_file: {server.ca_file}, namespace: nowhere}}\n"
-        f"auth: {{method: approle, role_id: r}}\ndirectory: {seat.pki}\nstate: {seat.state}\n"
+        f"auth: {{method: approle, role_id: r}}\ndirectory: {node.pki}\nstate: {node.state}\n"
     )
-    said = seat.run(expect=1).stderr
+    said = node.run(expect=1).stderr
     if server.product == "vault":
         # It does not look at the header, and has no such auth mount.
         assert "Vault refuses POST auth/vaultpki/prod/pooled/login: permission denied" in said
         return
-    sentence = f"the namespace nowhere does not exist at {server.address}; look at vault.namespace in {seat.config}"
+    sentence = f"the namespace nowhere does not exist at {server.address}; look at vault.namespace in {node.config}"
     assert sentence in said and "join" not in said
-    agent = json.loads(vaultpki("status", "-c", seat.config, "--json", expect=3).stdout)["agent"]
+    agent = json.loads(vaultpki("status", "-c", node.config, "--json", expect=3).stdout)["agent"]
     assert agent["state"] != "needs-join", agent
 
 

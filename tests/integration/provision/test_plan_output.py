@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from helpers.faults.hostile_server import Behaviour, Guest, serving
-from helpers.vault.plan_commands import SPEC, Ran, Watched, changes, environment, vaultpki
+from helpers.vault.plan_commands import SPEC, AuditedCluster, Ran, changes, environment, vaultpki
 from helpers.vault.servers import Server
 
 DAY = 86400
@@ -21,23 +21,23 @@ EVIL = "\x1b[2J\x1b]0;owned\x07\nNothing to change.\r\u202egpj\x9b1m"
 
 
 @pytest.fixture(scope="module")
-def applied(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+def applied(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuditedCluster]:
     """One applied cluster for all of these tests, each of which leaves it as it found it."""
-    site = Watched(server, tmp_path_factory.mktemp("shown"), f"shown{server.product}")
-    site.write(SPEC)
-    site.apply()
-    yield site
-    site.settled()
+    cluster = AuditedCluster(server, tmp_path_factory.mktemp("shown"), f"shown{server.product}")
+    cluster.write(SPEC)
+    cluster.apply()
+    yield cluster
+    cluster.settled()
 
 
 @pytest.fixture
-def site(applied: Watched) -> Iterator[Watched]:
+def cluster(applied: AuditedCluster) -> Iterator[AuditedCluster]:
     yield applied
     applied.write(SPEC)
 
 
-def plan(site: Watched, *options: str, expect: int = 0) -> str:
-    said: str = vaultpki("plan", "-f", site.file, *options, env=site.environment("viewer"), expect=expect).stdout
+def plan(cluster: AuditedCluster, *options: str, expect: int = 0) -> str:
+    said: str = vaultpki("plan", "-f", cluster.file, *options, env=cluster.environment("viewer"), expect=expect).stdout
     assert "--verbose" in options or max(map(len, said.splitlines())) <= 100
     return said
 
@@ -46,32 +46,33 @@ def joined(said: str) -> str:
     return re.sub(r"\n +", " ", said)
 
 
-def test_a_changed_address_reads_as_one_and_says_what_the_node_does(site: Watched) -> None:
-    site.write(SPEC.replace("10.0.0.21", "10.0.0.22"))
+def test_a_changed_address_reads_as_one_and_says_what_the_node_does(cluster: AuditedCluster) -> None:
+    cluster.write(SPEC.replace("10.0.0.21", "10.0.0.22"))
     entry = "~ worker-1: kubelet: addresses + 10.0.0.22 - 10.0.0.21\n"
     last = "Plan: 0 to create, 2 to update, 0 to delete.\n"
-    assert plan(site) == entry + last
-    assert site.plan()["impact"] == []
-    assert site.server.api("POST", site.report_path("worker-1"), {"data": {"time": "now"}}).status == 200
+    assert plan(cluster) == entry + last
+    assert cluster.plan()["impact"] == []
+    assert cluster.server.api("POST", cluster.report_path("worker-1"), {"data": {"time": "now"}}).status == 200
     when = "within its agent's `poll` (5m by default) or in its next window"
-    assert joined(plan(site)) == f"{entry}Impact: worker-1 issues kubelet anew {when}\n{last}"
-    assert [(i["node"], i["certificate"], i["effect"]) for i in site.plan()["impact"]] == [
+    assert joined(plan(cluster)) == f"{entry}Impact: worker-1 issues kubelet anew {when}\n{last}"
+    assert [(i["node"], i["certificate"], i["effect"]) for i in cluster.plan()["impact"]] == [
         ("worker-1", "kubelet", "reissues")
     ]
-    said = plan(site, "--verbose")
+    said = plan(cluster, "--verbose")
     assert (
-        f"~ policy {site.prefix}/node/worker-1\n" in said and f"~ config {site.prefix}/config/nodes/worker-1\n" in said
+        f"~ policy {cluster.prefix}/node/worker-1\n" in said
+        and f"~ config {cluster.prefix}/config/nodes/worker-1\n" in said
     )
-    (rule,) = (line for line in said.splitlines() if f"{site.prefix}/kubelet/sign/kubelet: " in line)
+    (rule,) = (line for line in said.splitlines() if f"{cluster.prefix}/kubelet/sign/kubelet: " in line)
     old, _, new = rule.partition(" -> ")
     assert '"ip_sans": ["10.0.0.21"]' in old and '"ip_sans": ["10.0.0.22"]' in new
     # What apply --yes did is told, with what it meant.
-    document, _ = site.applied()
+    document, _ = cluster.applied()
     assert document["impact"][0]["node"] == "worker-1"
-    site.write(SPEC)
-    site.apply()
-    assert site.server.api("DELETE", site.report_path("worker-1", data="metadata")).status == 204
-    site.settled()
+    cluster.write(SPEC)
+    cluster.apply()
+    assert cluster.server.api("DELETE", cluster.report_path("worker-1", data="metadata")).status == 204
+    cluster.settled()
 
 
 @pytest.mark.parametrize(
@@ -83,62 +84,62 @@ def test_a_changed_address_reads_as_one_and_says_what_the_node_does(site: Watche
     ],
 )
 def test_a_change_under_ca_needs_a_rotation_and_changes_nothing(
-    site: Watched, wish: str, fields: dict[str, tuple[Any, Any]]
+    cluster: AuditedCluster, wish: str, fields: dict[str, tuple[Any, Any]]
 ) -> None:
-    site.write(SPEC + f"ca: {{{wish}}}\n")
-    said = joined(plan(site, "--detailed-exitcode", expect=3))
+    cluster.write(SPEC + f"ca: {{{wish}}}\n")
+    said = joined(plan(cluster, "--detailed-exitcode", expect=3))
     assert "! kubernetes CA: " in said and said.endswith("\nNothing to change.\n")
     assert "it needs a rotation (`vaultpki ca rotate kubernetes`); nothing is changed\n" in said
     of_root = "it needs a rotation (`vaultpki ca rotate root`); nothing is changed\n" in said
     assert of_root is not wish.startswith("issuing")
-    start = site.server.audit_position()
-    ran = vaultpki("apply", "-f", site.file, "--yes", "--json", env=site.environment())
+    start = cluster.server.audit_position()
+    ran = vaultpki("apply", "-f", cluster.file, "--yes", "--json", env=cluster.environment())
     document = json.loads(ran.stdout)
-    assert document["changes"] == [] and site.server.writes(start) == []
+    assert document["changes"] == [] and cluster.server.writes(start) == []
     needed = {entry["ca"]: entry["fields"] for entry in document["rotation_needed"]}
     assert needed.keys() >= {"kubernetes", "kubelet", "etcd", "front-proxy"}
     for name, (old, new) in fields.items():
         assert needed["etcd"][name]["to"] == new
         assert needed["etcd"][name]["from"] == old or abs(needed["etcd"][name]["from"] - old) < 3
-    said = joined(vaultpki("apply", "-f", site.file, "--yes", env=site.environment()).stdout)
-    assert "! etcd CA: " in said and said.endswith(f"Done: 0 changes, 0 writes to {site.server.address}.\n")
+    said = joined(vaultpki("apply", "-f", cluster.file, "--yes", env=cluster.environment()).stdout)
+    assert "! etcd CA: " in said and said.endswith(f"Done: 0 changes, 0 writes to {cluster.server.address}.\n")
     # Changes come first: what needs a person is still told beside them.
-    site.write(SPEC.replace("10.0.0.21", "10.0.0.22") + f"ca: {{{wish}}}\n")
-    said = plan(site, "--detailed-exitcode", expect=4)
+    cluster.write(SPEC.replace("10.0.0.21", "10.0.0.22") + f"ca: {{{wish}}}\n")
+    said = plan(cluster, "--detailed-exitcode", expect=4)
     assert "! etcd CA: " in said and said.endswith("\nPlan: 0 to create, 2 to update, 0 to delete.\n")
 
 
-def test_a_longer_life_of_leaves_than_the_ca_has_is_told(site: Watched) -> None:
-    site.write(SPEC + "ca: {root_ttl: 20y, issuing_ttl: 9y}\ncertificates: {etcd-peer: {ttl: 6y}}\n")
-    assert "until then etcd-peer would outlive it and end with it" in joined(plan(site))
+def test_a_longer_life_of_leaves_than_the_ca_has_is_told(cluster: AuditedCluster) -> None:
+    cluster.write(SPEC + "ca: {root_ttl: 20y, issuing_ttl: 9y}\ncertificates: {etcd-peer: {ttl: 6y}}\n")
+    assert "until then etcd-peer would outlive it and end with it" in joined(plan(cluster))
 
 
-def test_as_asked_nothing_needs_a_rotation(site: Watched) -> None:
-    site.write(SPEC)
-    assert plan(site, "--detailed-exitcode") == "Nothing to change.\n"
-    assert site.plan()["rotation_needed"] == []
+def test_as_asked_nothing_needs_a_rotation(cluster: AuditedCluster) -> None:
+    cluster.write(SPEC)
+    assert plan(cluster, "--detailed-exitcode") == "Nothing to change.\n"
+    assert cluster.plan()["rotation_needed"] == []
 
 
-def test_nothing_that_lies_on_the_server_steers_a_terminal(site: Watched) -> None:
-    api, p = site.server.api, site.prefix
-    record = site.read(f"{p}/config/data/nodes/cp-1")["data"]
+def test_nothing_that_lies_on_the_server_steers_a_terminal(cluster: AuditedCluster) -> None:
+    api, p = cluster.server.api, cluster.prefix
+    record = cluster.read(f"{p}/config/data/nodes/cp-1")["data"]
     bad = {**record["certificates"][0], "name": EVIL, "dns": [EVIL]}
     evil = {**record, EVIL: EVIL, "certificates": [bad, *record["certificates"][1:]], "role_id": EVIL}
     assert api("POST", f"{p}/config/data/nodes/cp-1", {"data": evil}).status == 200
     rules = {"path": {EVIL: {"capabilities": ["read"]}, f"x/{EVIL}": {"capabilities": ["sudo"]}}}
     assert api("POST", f"sys/policies/acl/{p}/node/cp-1", {"policy": json.dumps(rules)}).status == 204
-    role = site.read(f"{p}/etcd/roles/etcd-peer")
+    role = cluster.read(f"{p}/etcd/roles/etcd-peer")
     assert (
         api("POST", f"{p}/etcd/roles/etcd-peer", {**role, "allowed_domains": [EVIL], "organization": [EVIL]}).status
         < 300
     )
     for options in ([], ["--verbose"]):
-        said = plan(site, *options)
+        said = plan(cluster, *options)
         assert all(line.isprintable() for line in said.splitlines()), said
         assert not [line for line in said.splitlines() if line.startswith("Nothing to change")]
-    progress: Ran = vaultpki("apply", "-f", site.file, "--yes", env=site.environment())
+    progress: Ran = vaultpki("apply", "-f", cluster.file, "--yes", env=cluster.environment())
     assert all(line.isprintable() for line in progress.stdout.splitlines()), progress.stdout
-    site.settled()
+    cluster.settled()
 
 
 def lying(server: Server, prefix: str) -> Behaviour:
@@ -163,14 +164,14 @@ def lying(server: Server, prefix: str) -> Behaviour:
     return behave
 
 
-def test_nor_does_a_name_that_only_a_lying_server_gives(site: Watched) -> None:
+def test_nor_does_a_name_that_only_a_lying_server_gives(cluster: AuditedCluster) -> None:
     """Lists of records, policies, issuers, AppRoles and reports that hold it, printed by plan, nodes and destroy."""
-    site.write(SPEC.replace("10.0.0.21", "10.0.0.22"))
+    cluster.write(SPEC.replace("10.0.0.21", "10.0.0.22"))
     shown = "\\x1b[2J\\x1b]0;owned\\x07\\nNothing to change.\\r\\u202egpj\\x9b1m"
-    with serving(lying(site.server, site.prefix)) as liar:
-        env = {"VAULT_ADDR": liar.address, "VAULT_TOKEN": site.token()}
+    with serving(lying(cluster.server, cluster.prefix)) as liar:
+        env = {"VAULT_ADDR": liar.address, "VAULT_TOKEN": cluster.token()}
         for options in ([], ["--verbose"]):
-            said = vaultpki("plan", "-f", site.file, *options, env=env).stdout
+            said = vaultpki("plan", "-f", cluster.file, *options, env=env).stdout
             assert all(line.isprintable() for line in said.splitlines()), said
             assert not [line for line in said.splitlines() if line.startswith("Nothing to change")]
             assert shown in said.replace("\n    ", " "), said
@@ -180,14 +181,14 @@ def test_nor_does_a_name_that_only_a_lying_server_gives(site: Watched) -> None:
                 ("?", "policy", "/node/"),
                 ("?", "config", "/config/"),
             ):
-                assert f"{sign} {kind} {site.prefix}{name}\\x1b[2J" in said, said
-        said = vaultpki("nodes", "-f", site.file, env=env).stdout
+                assert f"{sign} {kind} {cluster.prefix}{name}\\x1b[2J" in said, said
+        said = vaultpki("nodes", "-f", cluster.file, env=env).stdout
         assert all(line.isprintable() for line in said.splitlines()), said
 
 
-def test_nor_do_names_in_an_error(site: Watched, tmp_path: Path, cluster_name: str) -> None:
+def test_nor_do_names_in_an_error(cluster: AuditedCluster, tmp_path: Path, cluster_name: str) -> None:
     """A mount of somebody else where ours belongs, described with escapes: the refusal quotes it."""
-    other = Watched(site.server, tmp_path, cluster_name)
+    other = AuditedCluster(cluster.server, tmp_path, cluster_name)
     other.write(SPEC)
     body = {"type": "kv", "description": EVIL}
     assert other.server.api("POST", f"sys/mounts/{other.prefix}/etcd", body).status == 204
@@ -206,14 +207,15 @@ def test_nor_do_names_in_an_error(site: Watched, tmp_path: Path, cluster_name: s
     assert other.server.api("DELETE", f"sys/mounts/{other.prefix}/etcd").status == 204
 
 
-def test_a_change_by_hand_is_told_in_words_too(site: Watched) -> None:
-    role = site.read(f"{site.prefix}/kubernetes/roles/kube-proxy")
-    path = f"{site.prefix}/kubernetes/roles/kube-proxy"
-    assert site.server.api("POST", path, {**role, "max_ttl": 999 * DAY}).status < 300
+def test_a_change_by_hand_is_told_in_words_too(cluster: AuditedCluster) -> None:
+    role = cluster.read(f"{cluster.prefix}/kubernetes/roles/kube-proxy")
+    path = f"{cluster.prefix}/kubernetes/roles/kube-proxy"
+    assert cluster.server.api("POST", path, {**role, "max_ttl": 999 * DAY}).status < 300
     assert (
-        plan(site) == "~ certificate kube-proxy: max_ttl 2y269d -> 30d\nPlan: 0 to create, 1 to update, 0 to delete.\n"
+        plan(cluster)
+        == "~ certificate kube-proxy: max_ttl 2y269d -> 30d\nPlan: 0 to create, 1 to update, 0 to delete.\n"
     )
-    assert changes(site.plan()) == {
+    assert changes(cluster.plan()) == {
         ("role", path.replace("/roles", "")): ("update", {"max_ttl": (999 * DAY, 30 * DAY)})
     }
-    site.apply()
+    cluster.apply()

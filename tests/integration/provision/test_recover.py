@@ -23,20 +23,20 @@ from vaultpki.spec.rotation_record import Kept, Method, State
 @pytest.fixture
 def rotation(server: Server, tmp_path: Path, cluster_name: str) -> Rotation:
     """Three listed nodes, and a pooled one, have reported."""
-    rotation = rotation_of(server, tmp_path / "site", cluster_name)
-    rotation.site.write(
+    rotation = rotation_of(server, tmp_path / "cluster", cluster_name)
+    rotation.cluster.write(
         SPEC.replace("pools:", "- {name: cp-3, roles: [control-plane, etcd], addresses: [10.0.0.13]}\npools:")
     )
-    rotation.site.apply()
-    rotation.site.equip("cp-3")
-    rotation.nodes.append(Reporter(rotation.site, "cp-3", "etcd"))
+    rotation.cluster.apply()
+    rotation.cluster.equip("cp-3")
+    rotation.nodes.append(Reporter(rotation.cluster, "cp-3", "etcd"))
     rotation.reported()
     return rotation
 
 
 def claims(rotation: Rotation, *liars: int, more: int = 5) -> None:
     for index in liars:
-        record = record_of(rotation.site, "etcd")
+        record = record_of(rotation.cluster, "etcd")
         rotation.nodes[index].highest = (record.revision if record is not None else 0) + more
     rotation.reported()
 
@@ -47,14 +47,14 @@ def test_no_claim_moves_a_rotation_forward_or_begins_one(rotation: Rotation) -> 
     rotation.moved()
     for liars in ((2,), (1, 2)):
         claims(rotation, *liars)
-        start, before = rotation.site.server.audit_position(), rotation.record
+        start, before = rotation.cluster.server.audit_position(), rotation.record
         acts: tuple[Callable[[], object], ...] = (rotation.advance, rotation.abort)
         for act in acts:
             with pytest.raises(Attention, match=r"read a newer record of etcd.*vaultpki ca recover etcd"):
                 act()
-        dangers = {each["name"]: each["reason"] for each in rotation.site.plan()["dangers"]}
-        assert "vaultpki ca recover etcd" in dangers[f"config {rotation.site.prefix}/config/rotation/etcd"]
-        assert rotation.record == before and rotation.site.server.writes(start) == []
+        dangers = {each["name"]: each["reason"] for each in rotation.cluster.plan()["dangers"]}
+        assert "vaultpki ca recover etcd" in dangers[f"config {rotation.cluster.prefix}/config/rotation/etcd"]
+        assert rotation.record == before and rotation.cluster.server.writes(start) == []
     # Left out by name, they hold up nothing; a member of etcd still has to report what is so.
     names = tuple(rotation.nodes[index].name for index in (1, 2))
     step = rotation.advance(without=names)
@@ -76,9 +76,9 @@ def test_an_emergency_begins_at_once(rotation: Rotation) -> None:
     """Whatever nodes say, and although somebody can log in whom cluster.yaml does not name."""
     claims(rotation, 0, more=7)
     claims(rotation, 1, 2, more=10**6)
-    site = rotation.site
-    site.write(SPEC)
-    ran = vaultpki("ca", "rotate", "etcd", "--emergency", "--yes", "-f", site.file, env=site.environment())
+    cluster = rotation.cluster
+    cluster.write(SPEC)
+    ran = vaultpki("ca", "rotate", "etcd", "--emergency", "--yes", "-f", cluster.file, env=cluster.environment())
     assert "cp-3" in ran.stderr and "not in" in ran.stderr
     assert "etcd-2" in ran.stderr and "vaultpki ca recover etcd" in ran.stderr
     record = rotation.record
@@ -88,33 +88,35 @@ def test_an_emergency_begins_at_once(rotation: Rotation) -> None:
 
 def test_rotate_leaves_a_liar_out_by_name(rotation: Rotation) -> None:
     claims(rotation, 2)
-    site = rotation.site
-    ran = vaultpki("ca", "rotate", "etcd", "-f", site.file, env=site.environment(), expect=3)
+    cluster = rotation.cluster
+    ran = vaultpki("ca", "rotate", "etcd", "-f", cluster.file, env=cluster.environment(), expect=3)
     assert "cp-3 says" in ran.stderr and "vaultpki ca recover etcd" in ran.stderr, ran
-    assert vaultpki("ca", "rotate", "etcd", "-f", site.file, "--without", "cp-9", env=site.environment(), expect=1)
-    ran = vaultpki("ca", "rotate", "etcd", "-f", site.file, "--without", "cp-3", env=site.environment())
+    assert vaultpki(
+        "ca", "rotate", "etcd", "-f", cluster.file, "--without", "cp-9", env=cluster.environment(), expect=1
+    )
+    ran = vaultpki("ca", "rotate", "etcd", "-f", cluster.file, "--without", "cp-3", env=cluster.environment())
     assert rotation.record.state is State.PREPARED and rotation.record.excused == ("cp-3",)
 
 
 def test_the_command_shows_what_nodes_say_and_asks(rotation: Rotation) -> None:
     """With the printed policy: an older record comes back, one node lies, and the rotation goes on to its end."""
-    site, place = rotation.site, f"{rotation.site.prefix}/config/data/rotation/etcd"
-    env = site.environment()
-    ran = vaultpki("ca", "recover", "etcd", "-f", site.file, env=env)
+    cluster, place = rotation.cluster, f"{rotation.cluster.prefix}/config/data/rotation/etcd"
+    env = cluster.environment()
+    ran = vaultpki("ca", "recover", "etcd", "-f", cluster.file, env=env)
     assert "Nothing is to be recovered" in ran.stdout, ran
     rotation.reach(State.PUBLISHED)
-    older = site.read(place)["data"]
+    older = cluster.read(place)["data"]
     rotation.moved()
     rotation.reported()
-    assert site.server.api("POST", place, {"data": older}).status == 200
+    assert cluster.server.api("POST", place, {"data": older}).status == 200
     rotation.nodes[2].highest = 10**9
     rotation.reported()
-    ran = vaultpki("ca", "recover", "etcd", "-f", site.file, "--yes", env=env, expect=1)
+    ran = vaultpki("ca", "recover", "etcd", "-f", cluster.file, "--yes", env=env, expect=1)
     assert "--without cp-3" in ran.stderr, ran
-    words = ("ca", "recover", "etcd", "-f", site.file, "--without", "cp-3")
+    words = ("ca", "recover", "etcd", "-f", cluster.file, "--without", "cp-3")
     ran = vaultpki(*words, env=env, expect=1)
     assert "pass --yes" in ran.stderr and "left out" in ran.stdout, ran
-    assert site.read(place)["data"] == older
+    assert cluster.read(place)["data"] == older
     ran = vaultpki(*words, "--yes", "--json", env=env)
     found = json.loads(ran.stdout)
     assert found["recovered"]["state"] == "re-trusting" and len(found["nodes"]) == 3, ran
@@ -130,12 +132,12 @@ def test_the_command_shows_what_nodes_say_and_asks(rotation: Rotation) -> None:
 def test_a_pooled_node_is_only_named(rotation: Rotation) -> None:
     rotation.begin()
     rotation.moved()
-    site = rotation.site
-    site.equip("w-1", pool="autoscaled")
+    cluster = rotation.cluster
+    cluster.equip("w-1", pool="autoscaled")
     ahead = rotation.record.revision + 5
     report = rotation.nodes[0].report(rotation.now, ahead)
     report = replace(report, seen={**report.seen, "etcd": Seen(ahead, ahead)})
-    assert site.server.api("POST", site.report_path("w-1"), {"data": node_report.to_json(report)}).status == 200
+    assert cluster.server.api("POST", cluster.report_path("w-1"), {"data": node_report.to_json(report)}).status == 200
     found = rotation.proposed()
     assert not found.why and [each.node for each in found.claims if not each.counts] == ["w-1"]
     # Its own gate waits for it, as for any node that does not follow, until a person leaves it out.
@@ -143,4 +145,4 @@ def test_a_pooled_node_is_only_named(rotation: Rotation) -> None:
     gate = rotation.advance().gate
     assert gate is not None and [each.node for each in gate.waiting] == ["w-1"]
     assert rotation.moved(lambda: rotation.advance(without=("w-1",))) is State.SWITCHED
-    assert not any(each.problem for each in ca_commands.status(site.cluster, rotation.vault, rotation.now))
+    assert not any(each.problem for each in ca_commands.status(cluster.model, rotation.vault, rotation.now))

@@ -31,30 +31,30 @@ class Pinned:
     @classmethod
     def standing(cls, server: Server, folder: Path, name: str) -> Pinned:
         operator = RootOperator.standing(server, folder, name)
-        made = cls(operator, operator.site.file.read_text(), {})
+        made = cls(operator, operator.cluster.file.read_text(), {})
         made.pin("root-1")
         return made
 
     def sha256(self, root: str) -> str:
-        self.known |= {name: facts.fingerprint for name, facts in shown(self.operator.site, "root").items()}
+        self.known |= {name: facts.fingerprint for name, facts in shown(self.operator.cluster, "root").items()}
         return self.known.get(root, root)
 
     def pin(self, root: str) -> None:
-        self.operator.site.file.write_text(f"{self.spec}ca: {{root_sha256: {self.sha256(root)}}}\n")
+        self.operator.cluster.file.write_text(f"{self.spec}ca: {{root_sha256: {self.sha256(root)}}}\n")
 
     def ca(self, *words: str, expect: int = 0) -> Ran:
-        site = self.operator.site
-        return vaultpki("ca", *words, "-f", site.file, env=site.environment(), expect=expect)
+        cluster = self.operator.cluster
+        return vaultpki("ca", *words, "-f", cluster.file, env=cluster.environment(), expect=expect)
 
     def passes(self) -> None:
         """Whatever reads the root reads it."""
-        site = self.operator.site
+        cluster = self.operator.cluster
         assert all(ca.problem == "" for ca in self.status())
-        assert site.plan()["changes"] == []
+        assert cluster.plan()["changes"] == []
 
     def status(self) -> tuple[CaStatus, ...]:
         operator = self.operator
-        return ca_commands.status(operator.site.cluster, operator.through, operator.now)
+        return ca_commands.status(operator.cluster.model, operator.through, operator.now)
 
     def refused(self, sentence: str) -> None:
         with pytest.raises(ForeignObject) as caught:
@@ -69,17 +69,17 @@ class Pinned:
 
 
 def change(pinned: Pinned, root: str) -> str:
-    return f"write `root_sha256: {pinned.sha256(root)}` into {pinned.operator.site.file} below `ca`"
+    return f"write `root_sha256: {pinned.sha256(root)}` into {pinned.operator.cluster.file} below `ca`"
 
 
 def test_a_whole_rotation(server: Server, tmp_path: Path, cluster_name: str) -> None:
     pinned = Pinned.standing(server, tmp_path, cluster_name)
-    operator, site = pinned.operator, pinned.operator.site
+    operator, cluster = pinned.operator, pinned.operator.cluster
     pinned.reach(State.SWITCHED)
-    keep = f"{site.file} names root-1 (ca.root_sha256): leave it so until the rotation is done, and write "
+    keep = f"{cluster.file} names root-1 (ca.root_sha256): leave it so until the rotation is done, and write "
     keep += f"`root_sha256: {pinned.sha256('root-2')}` there then"
     assert keep in pinned.ca("status").stdout
-    plan = vaultpki("plan", "-f", site.file, env=site.environment("viewer")).stdout
+    plan = vaultpki("plan", "-f", cluster.file, env=cluster.environment("viewer")).stdout
     assert keep.replace(" ", "") in "".join(plan.split())
     # The new one already, which the old one vouches for; but none for which nobody does.
     pinned.pin("root-2")
@@ -118,8 +118,8 @@ def test_an_abort(server: Server, tmp_path: Path, cluster_name: str, state: Stat
     assert operator.record.state is State.STEADY
     if pin == "root-2":
         fails(pinned.ca("status", expect=1), "came back by `vaultpki ca abort`", change(pinned, "root-1"))
-        words = ("plan", "-f", operator.site.file)
-        fails(vaultpki(*words, env=operator.site.environment(), expect=1), change(pinned, "root-1"))
+        words = ("plan", "-f", operator.cluster.file)
+        fails(vaultpki(*words, env=operator.cluster.environment(), expect=1), change(pinned, "root-1"))
         pinned.pin("root-1")
     pinned.passes()
 
@@ -128,11 +128,11 @@ def test_an_abort(server: Server, tmp_path: Path, cluster_name: str, state: Stat
 def test_a_root_that_nobody_vouches_for(server: Server, tmp_path: Path, cluster_name: str) -> None:
     """Somebody deletes the certificate by which the old root vouches for the new one, and writes a record."""
     pinned = Pinned.standing(server, tmp_path, cluster_name)
-    site = pinned.operator.site
+    cluster = pinned.operator.cluster
     pinned.reach(State.SWITCHED)
     pinned.passes()
-    mount = f"{site.prefix}/root"
-    assert site.server.api("DELETE", f"{mount}/issuer/root-2-by-root-1").status in (200, 204)
+    mount = f"{cluster.prefix}/root"
+    assert cluster.server.api("DELETE", f"{mount}/issuer/root-2-by-root-1").status in (200, 204)
     pinned.refused("this is another Vault, or somebody changed the root")
     fails(pinned.ca("continue", expect=1), "this is another Vault, or somebody changed the root")
-    assert site.server.api("GET", f"{mount}/issuer/root-2-by-root-1").status >= 400
+    assert cluster.server.api("GET", f"{mount}/issuer/root-2-by-root-1").status >= 400

@@ -24,8 +24,8 @@ def rotation(server: Server, tmp_path: Path, cluster_name: str) -> Iterator[Root
 
 def recovered(rotation: RootRotation) -> RotationRecord:
     """What `ca recover root --yes` writes, with the printed policy."""
-    site = rotation.site
-    ran = vaultpki("ca", "recover", "root", "-f", site.file, "--yes", env=site.environment())
+    cluster = rotation.cluster
+    ran = vaultpki("ca", "recover", "root", "-f", cluster.file, "--yes", env=cluster.environment())
     assert "read a newer record" in ran.stdout, ran
     return rotation.record
 
@@ -33,10 +33,10 @@ def recovered(rotation: RootRotation) -> RotationRecord:
 def bundles(rotation: RootRotation) -> dict[str, set[str]]:
     """The CAs in every bundle of every node."""
     return {
-        f"{seat.name}/{file.name}": {facts.fingerprint for facts in x509.read_certificates(file.read_bytes())}
-        for seat in rotation.seats.values()
+        f"{node.name}/{file.name}": {facts.fingerprint for facts in x509.read_certificates(file.read_bytes())}
+        for node in rotation.nodes.values()
         for kind in ("ca", "ca-chain")
-        for file in seat.pki.glob(f"*-{kind}.crt")
+        for file in node.pki.glob(f"*-{kind}.crt")
     }
 
 
@@ -62,15 +62,15 @@ def test_a_server_that_was_set_back_goes_on_with_both_roots(
     rotation: RootRotation, tmp_path: Path, reached: State, kept: State, *, away: bool, back: bool
 ) -> None:
     """A snapshot of `kept` comes back after nodes have read what was `reached`, one of them not if it was `away`."""
-    site = rotation.site
+    cluster = rotation.cluster
     rotation.reach(State.PUBLISHED)
     for state in ON[: 1 + ON.index(reached)]:
         if rotation.record.state is kept:
             rotation.passes()
-            snapshot = Snapshot.of(site, DOMAINS)
+            snapshot = Snapshot.of(cluster, DOMAINS)
         rotation.moved(state)
-    for seat in [*rotation.seats.values()][: 1 if away else None]:
-        rotation.pass_of(seat)
+    for node in [*rotation.nodes.values()][: 1 if away else None]:
+        rotation.pass_of(node)
     files, keys = bundles(rotation), keys_of(rotation)
     snapshot.restore()
 
@@ -80,26 +80,26 @@ def test_a_server_that_was_set_back_goes_on_with_both_roots(
         assert keys_of(rotation) == keys
         everybody_verifies(rotation, tmp_path)
 
-    for seat in rotation.seats.values():
-        done = rotation.pass_of(seat)
-        assert "root rotation" in done.failures or (away and seat.name == "worker-1")
-        assert len(rotation.roots(seat)) == 2
+    for node in rotation.nodes.values():
+        done = rotation.pass_of(node)
+        assert "root rotation" in done.failures or (away and node.name == "worker-1")
+        assert len(rotation.roots(node)) == 2
     trusted_as_before()
-    before, start = rotation.record, site.server.audit_position()
+    before, start = rotation.record, cluster.server.audit_position()
     for command in ("continue", "abort"):
-        ran = vaultpki("ca", command, "-f", site.file, env=site.environment(), expect=3)
+        ran = vaultpki("ca", command, "-f", cluster.file, env=cluster.environment(), expect=3)
         assert "vaultpki ca recover root" in ran.stderr and "nothing was changed" in ran.stderr, ran
-    assert [write for write in site.server.writes(start) if write[1] != "sys/capabilities-self"] == []
+    assert [write for write in cluster.server.writes(start) if write[1] != "sys/capabilities-self"] == []
     assert rotation.record == before
     whole = kept is State.SWITCHED
     assert recovered(rotation).state is (State.RETRUSTING if whole else State.PUBLISHED)
     if whole:
         assert all(rotation.domain(ca).state is State.RETRUSTING for ca in ISSUING_CAS)
-    for seat in rotation.seats.values():
-        assert not rotation.pass_of(seat).failures
-        assert len(rotation.roots(seat)) == 2
+    for node in rotation.nodes.values():
+        assert not rotation.pass_of(node).failures
+        assert len(rotation.roots(node)) == 2
         trusted_as_before()
-        renew(seat, "kubelet-client" if seat.name == "worker-1" else "etcd-peer")
+        renew(node, "kubelet-client" if node.name == "worker-1" else "etcd-peer")
         everybody_verifies(rotation, tmp_path)
     assert keys_of(rotation) == keys
     for state in ((State.RETURNING, State.STEADY) if whole else (State.STEADY,)) if back else ON:
@@ -107,7 +107,7 @@ def test_a_server_that_was_set_back_goes_on_with_both_roots(
         everybody_verifies(rotation, tmp_path)
     rotation.passes()
     everybody_verifies(rotation, tmp_path, rotation.certificates()["root-1" if back else "root-2"])
-    assert keys_of(rotation) == keys and all(len(rotation.roots(seat)) == 1 for seat in rotation.seats.values())
+    assert keys_of(rotation) == keys and all(len(rotation.roots(node)) == 1 for node in rotation.nodes.values())
     rotation.settled()
 
 
@@ -115,11 +115,11 @@ def test_a_server_that_was_set_back_goes_on_with_both_roots(
 def test_a_lost_record_of_the_root_is_made_again(rotation: RootRotation) -> None:
     rotation.reach(State.PUBLISHED, State.SWITCHED)
     rotation.passes()
-    site = rotation.site
-    assert site.server.api("DELETE", f"{site.prefix}/config/metadata/rotation/root").status == 204
-    for seat in rotation.seats.values():
-        rotation.pass_of(seat)
-        assert len(rotation.roots(seat)) == 2
+    cluster = rotation.cluster
+    assert cluster.server.api("DELETE", f"{cluster.prefix}/config/metadata/rotation/root").status == 204
+    for node in rotation.nodes.values():
+        rotation.pass_of(node)
+        assert len(rotation.roots(node)) == 2
     record = recovered(rotation)
     assert record.state is State.RETRUSTING
     assert (record.old.name, record.new and record.new.name) == ("root-1", "root-2")

@@ -31,26 +31,26 @@ def rotation(server: Server, tmp_path: Path, cluster_name: str) -> Iterator[Root
 
 
 def test_a_whole_rotation(rotation: RootRotation, tmp_path: Path) -> None:
-    site = rotation.site
+    cluster = rotation.cluster
     (first,) = rotation.certificates().values()
     leaves = {name: chain[0] for name, chain in rotation.chains()}
     record = rotation.begin()
     assert record.state is State.PREPARED and set(rotation.certificates()) == {"root-1"}
     assert rotation.keys() == {"root-1", "root-2"}
     with pytest.raises(SpecError, match="one is rotated at a time"):
-        ca_commands.rotate(site.cluster, rotation.vault, "etcd", Method.NEW_KEY, 60, rotation.now)
+        ca_commands.rotate(cluster.model, rotation.vault, "etcd", Method.NEW_KEY, 60, rotation.now)
 
     rotation.moved(State.PUBLISHED)
     shown = rotation.certificates()
     assert set(shown) == {"root-1", "root-2", "root-2-by-root-1"} and rotation.default("root") == "root-1"
     second, cross = shown["root-2"], shown["root-2-by-root-1"]
-    assert second.subject.common_name == f"{site.name} root CA 2" and x509.signed_by(second, second)
+    assert second.subject.common_name == f"{cluster.name} root CA 2" and x509.signed_by(second, second)
     assert x509.signed_by(cross, first) and cross.public_key == second.public_key and cross.path_length == 1
     assert cross.not_after <= first.not_after and (first.not_after - cross.not_after).total_seconds() < 600
     rotation.settled()
     rotation.passes()
-    for seat in rotation.seats.values():
-        assert rotation.roots(seat) == {first.fingerprint, second.fingerprint}
+    for node in rotation.nodes.values():
+        assert rotation.roots(node) == {first.fingerprint, second.fingerprint}
     everybody_verifies(rotation, tmp_path, first)
 
     rotation.moved(State.SWITCHED)
@@ -66,8 +66,8 @@ def test_a_whole_rotation(rotation: RootRotation, tmp_path: Path) -> None:
     rotation.moved(State.RETIRED)
     everybody_verifies(rotation, tmp_path, second)
     rotation.passes()
-    for seat in rotation.seats.values():
-        assert rotation.roots(seat) == {second.fingerprint}
+    for node in rotation.nodes.values():
+        assert rotation.roots(node) == {second.fingerprint}
     assert all(len(chain) == 2 for _, chain in rotation.chains())
     everybody_verifies(rotation, tmp_path, second)
 
@@ -75,25 +75,25 @@ def test_a_whole_rotation(rotation: RootRotation, tmp_path: Path) -> None:
     assert step.gate is None
     assert set(rotation.certificates()) == {"root-2", "root-2-by-root-1"} and rotation.keys() == {"root-2"}
     for ca in CAS:
-        listed = site.server.api("LIST", f"{site.prefix}/{ca}/issuers").data["key_info"].values()
+        listed = cluster.server.api("LIST", f"{cluster.prefix}/{ca}/issuers").data["key_info"].values()
         assert [each["issuer_name"] for each in listed] == [f"{ca}-1r2"]
-    assert site.root_sha256 == second.fingerprint
+    assert cluster.root_sha256 == second.fingerprint
     rotation.settled()
-    for seat in rotation.seats.values():
-        assert f"root_sha256: {first.fingerprint}" in seat.config.read_text()
+    for node in rotation.nodes.values():
+        assert f"root_sha256: {first.fingerprint}" in node.config.read_text()
     rotation.passes()
     # Each is restarted for the files that it reads, and once for both certificates of its CA.
     assert sorted(rotation.restarts.read_text().splitlines()) == ["cp-1 etcd-ca", *["cp-1 kubernetes-ca"] * 2]
     assert {name: chain[0] for name, chain in rotation.chains()} == leaves
-    assert all(rotation.roots(seat) == {second.fingerprint} for seat in rotation.seats.values())
+    assert all(rotation.roots(node) == {second.fingerprint} for node in rotation.nodes.values())
     # Leaves are signed as ever, and a CA is rotated below the new root.
-    seat = rotation.seats["worker-1"]
-    seat.configure("version: 1", "version: 1\n")
-    renew(seat, "kubelet")
+    node = rotation.nodes["worker-1"]
+    node.configure("version: 1", "version: 1\n")
+    renew(node, "kubelet")
     rotation.now = max(rotation.now, rotation.record.since)
-    begun = ca_commands.rotate(site.cluster, rotation.vault, "etcd", Method.NEW_KEY, 60, rotation.now).record
+    begun = ca_commands.rotate(cluster.model, rotation.vault, "etcd", Method.NEW_KEY, 60, rotation.now).record
     assert begun.new is not None and begun.new.name == "etcd-2"
-    assert ca_commands.advance(site.cluster, rotation.vault, rotation.now).record.state is State.PUBLISHED
+    assert ca_commands.advance(cluster.model, rotation.vault, rotation.now).record.state is State.PUBLISHED
 
 
 BACK = {
@@ -122,7 +122,7 @@ def test_the_way_back(rotation: RootRotation, tmp_path: Path, state: State) -> N
     assert set(rotation.certificates()) == {"root-1"} and rotation.keys() == {"root-1"}
     assert {ca: rotation.default(ca) for ca in CAS} == issuing
     rotation.passes()
-    assert all(rotation.roots(seat) == {first.fingerprint} for seat in rotation.seats.values())
+    assert all(rotation.roots(node) == {first.fingerprint} for node in rotation.nodes.values())
     everybody_verifies(rotation, tmp_path, first)
     # The number is not used again.
     begun = rotation.begin()
@@ -153,7 +153,7 @@ def test_the_way_back_restarts_nothing_at_its_end_and_the_next_rotation_does(
     for _ in range(2):
         rotation.passes()
     assert runs.read_text() == before
-    reports = {name: rotation.report(name) for name in rotation.seats}
+    reports = {name: rotation.report(name) for name in rotation.nodes}
     assert {name: (told.owed, told.waiting) for name, told in reports.items()} == dict.fromkeys(reports, ((), ()))
     # Agents may see the end of the one and the beginning of the next at once.
     rotation.begin()
@@ -177,9 +177,9 @@ def test_from_re_trusting_it_goes_on_too(rotation: RootRotation, tmp_path: Path)
 def test_what_a_second_operator_signed_goes(rotation: RootRotation, tmp_path: Path) -> None:
     """Two at once may both have the old root sign the new one, and only one gives its cross certificate the name."""
     rotation.reach(State.PUBLISHED)
-    record, api, mount = rotation.record, rotation.site.server.api, f"{rotation.site.prefix}/root"
+    record, api, mount = rotation.record, rotation.cluster.server.api, f"{rotation.cluster.prefix}/root"
     assert record.new is not None
-    name = {"common_name": f"{rotation.site.name} root CA 2", "exclude_cn_from_sans": True}
+    name = {"common_name": f"{rotation.cluster.name} root CA 2", "exclude_cn_from_sans": True}
     csr = api("POST", f"{mount}/intermediate/cross-sign", {"key_ref": record.new.key, **name}).data["csr"]
     body = {"csr": csr, "ttl": "8760h", "max_path_length": 1, "use_csr_values": False, **name}
     pem = api("POST", f"{mount}/issuer/{record.old.issuer}/sign-intermediate", body).data["certificate"]
@@ -220,43 +220,45 @@ def test_the_pin_in_cluster_yaml_is_the_old_root_until_it_is_gone(
     server: Server, tmp_path: Path, cluster_name: str
 ) -> None:
     operator = RootOperator.standing(server, tmp_path, cluster_name)
-    site, spec = operator.site, operator.site.file.read_text()
-    first = shown(site, "root")["root-1"].fingerprint
+    cluster, spec = operator.cluster, operator.cluster.file.read_text()
+    first = shown(cluster, "root")["root-1"].fingerprint
 
     def pinned(sha256: str) -> None:
-        site.file.write_text(f"{spec}ca: {{root_sha256: {sha256}}}\n")
+        cluster.file.write_text(f"{spec}ca: {{root_sha256: {sha256}}}\n")
 
     def joins_by(sha256: str) -> bool:
-        return anchor.find(site.cluster, operator.through, datetime.now(UTC)).root_sha256 == sha256
+        return anchor.find(cluster.model, operator.through, datetime.now(UTC)).root_sha256 == sha256
 
     for state in (State.PUBLISHED, State.SWITCHED, State.RETIRED):
         if state is State.PUBLISHED:
             operator.begin()
         operator.step()
-        second = shown(site, "root")["root-2"].fingerprint
+        second = shown(cluster, "root")["root-2"].fingerprint
         for pin in (first, second):
             pinned(pin)
-            assert site.plan()["changes"] == [] and joins_by(first), (state, pin)
+            assert cluster.plan()["changes"] == [] and joins_by(first), (state, pin)
         pinned("ab" * 32)
-        fails(vaultpki("plan", "-f", site.file, env=site.environment("viewer"), expect=1), "this is another Vault")
-        site.file.write_text(spec)
+        fails(
+            vaultpki("plan", "-f", cluster.file, env=cluster.environment("viewer"), expect=1), "this is another Vault"
+        )
+        cluster.file.write_text(spec)
         assert joins_by(first)
         directory = tmp_path / state.value
-        site.issue("admin", directory)
+        cluster.issue("admin", directory)
         held = x509.read_certificates((directory / "kubernetes-ca-chain.crt").read_bytes())
         roots = {facts.fingerprint for facts in held if x509.signed_by(facts, facts)}
         assert roots == ({second} if state is State.RETIRED else {first, second}), state
     operator.step()
     assert operator.record.state is State.DONE
     pinned(first)
-    sentence = f"write `root_sha256: {second}` into {site.file} below `ca`"
-    fails(vaultpki("plan", "-f", site.file, env=site.environment("viewer"), expect=1), sentence)
-    words = ("enroll", "-f", site.file, "w-1", "--pool", "autoscaled", "-o", tmp_path / "join.json")
-    fails(vaultpki(*words, env=site.environment(), expect=1), sentence)
-    fails(site.issue("admin", tmp_path / "retired", expect=1), sentence)
+    sentence = f"write `root_sha256: {second}` into {cluster.file} below `ca`"
+    fails(vaultpki("plan", "-f", cluster.file, env=cluster.environment("viewer"), expect=1), sentence)
+    words = ("enroll", "-f", cluster.file, "w-1", "--pool", "autoscaled", "-o", tmp_path / "join.json")
+    fails(vaultpki(*words, env=cluster.environment(), expect=1), sentence)
+    fails(cluster.issue("admin", tmp_path / "retired", expect=1), sentence)
     for text in (f"{spec}ca: {{root_sha256: {second}}}\n", spec):
-        site.file.write_text(text)
-        assert site.plan()["changes"] == [] and joins_by(second)
+        cluster.file.write_text(text)
+        assert cluster.plan()["changes"] == [] and joins_by(second)
         # The folders of before are the same operator's, whatever roots they hold.
-        site.issue("admin", tmp_path / "retired")
-        site.issue("admin", tmp_path / "published")
+        cluster.issue("admin", tmp_path / "retired")
+        cluster.issue("admin", tmp_path / "published")

@@ -31,12 +31,12 @@ def proxy(own_server: Server) -> Iterator[Proxy]:
 
 def check(operator: RootOperator, when: str) -> None:
     """Nothing is left but the root in force with its cross certificate, and one issuer with one key for each CA."""
-    vault = operator.site.client()
+    vault = operator.cluster.client()
     with contextlib.suppress(SpecError):
         # What was cut off in the very last step.
-        ca_commands.advance(operator.site.cluster, vault, operator.now)
+        ca_commands.advance(operator.cluster.model, vault, operator.now)
     with pytest.raises(SpecError, match="no CA of"):
-        ca_commands.advance(operator.site.cluster, vault, operator.now)
+        ca_commands.advance(operator.cluster.model, vault, operator.now)
     record = operator.record
     root = record.leaf.name
     issuers, *rest = operator.names("root")
@@ -46,7 +46,7 @@ def check(operator: RootOperator, when: str) -> None:
     for ca in CAS:
         issuers, keys, default = operator.names(ca)
         assert issuers == [default] and keys == [f"{ca}-1"], (when, ca)
-    plan = operator.site.plan()
+    plan = operator.cluster.plan()
     assert (plan["changes"], plan["unmanaged"], plan["dangers"]) == ([], [], []), when
 
 

@@ -21,12 +21,12 @@ from vaultpki.spec.rotation_record import Method, State
 
 @pytest.fixture
 def rotation(server: Server, tmp_path: Path, cluster_name: str) -> Rotation:
-    return rotation_of(server, tmp_path / "site", cluster_name)
+    return rotation_of(server, tmp_path / "cluster", cluster_name)
 
 
 def test_a_whole_rotation(rotation: Rotation) -> None:
-    site = rotation.site
-    (first,) = shown(site, "etcd").values()
+    cluster = rotation.cluster
+    (first,) = shown(cluster, "etcd").values()
     record = rotation.begin()
     assert record.state is State.PREPARED and record.new is not None and record.new.key
     assert rotation.names() == ({"etcd-1"}, {"etcd-1", "etcd-2"}, "etcd-1")
@@ -34,8 +34,8 @@ def test_a_whole_rotation(rotation: Rotation) -> None:
 
     assert rotation.moved() is State.PUBLISHED
     assert rotation.names() == ({"etcd-1", "etcd-2"}, {"etcd-1", "etcd-2"}, "etcd-1")
-    second = shown(site, "etcd")["etcd-2"]
-    assert second.subject.common_name == f"{site.name} etcd CA 2" and second.path_length == 0
+    second = shown(cluster, "etcd")["etcd-2"]
+    assert second.subject.common_name == f"{cluster.name} etcd CA 2" and second.path_length == 0
     assert rotation.record.trust == {first.fingerprint, second.fingerprint}
     assert abs((second.not_after - first.not_after).total_seconds()) < 3600
     rotation.settled()
@@ -54,7 +54,8 @@ def test_a_whole_rotation(rotation: Rotation) -> None:
     assert rotation.moved() is State.DONE
     assert rotation.names() == ({"etcd-2"}, {"etcd-2"}, "etcd-2")
     assert (
-        site.read(f"{site.prefix}/etcd/config/keys")["default"] == site.read(f"{site.prefix}/etcd/key/etcd-2")["key_id"]
+        cluster.read(f"{cluster.prefix}/etcd/config/keys")["default"]
+        == cluster.read(f"{cluster.prefix}/etcd/key/etcd-2")["key_id"]
     )
     rotation.settled()
     with pytest.raises(SpecError, match="no CA of"):
@@ -63,7 +64,7 @@ def test_a_whole_rotation(rotation: Rotation) -> None:
     rotation.reach(State.DONE)
     assert rotation.names() == ({"etcd-3"}, {"etcd-3"}, "etcd-3")
     rotation.settled()
-    site.destroy()
+    cluster.destroy()
 
 
 @pytest.mark.parametrize(
@@ -98,16 +99,16 @@ def test_the_way_back_from_each_state(rotation: Rotation, state: State) -> None:
 
 
 def test_plan_and_status_say_where_it_stands(rotation: Rotation) -> None:
-    site = rotation.site
-    assert "rotations" not in site.plan()
+    cluster = rotation.cluster
+    assert "rotations" not in cluster.plan()
     rotation.begin()
-    (shown_,) = site.plan()["rotations"]
+    (shown_,) = cluster.plan()["rotations"]
     assert {"domain": "etcd", "state": "prepared", "old": "etcd-1", "new": "etcd-2"}.items() <= shown_.items()
-    text = vaultpki("plan", "-f", site.file, env=site.environment("viewer")).stdout
+    text = vaultpki("plan", "-f", cluster.file, env=cluster.environment("viewer")).stdout
     assert "etcd CA: being rotated from etcd-1 to etcd-2, prepared since" in text
     assert "`vaultpki ca status`" in text.replace("\n    ", " ") and text.endswith("Nothing to change.\n")
     assert rotation.moved() is State.PUBLISHED
-    cas = {each.domain: each for each in ca_commands.status(site.cluster, rotation.vault, rotation.now)}
+    cas = {each.domain: each for each in ca_commands.status(cluster.model, rotation.vault, rotation.now)}
     assert list(cas) == ["root", *ISSUING_CAS]
     one, other = cas["etcd"], cas["kubelet"]
     assert (other.record, other.next, other.gate, other.name) == (None, None, None, "kubelet-1")
@@ -115,14 +116,14 @@ def test_plan_and_status_say_where_it_stands(rotation: Rotation) -> None:
     assert one.gate is not None and {each.node for each in one.gate.waiting} == {"cp-1", "etcd-2"}
     # Another one begins after this one.
     with pytest.raises(SpecError, match="the CA etcd is being rotated"):
-        ca_commands.rotate(site.cluster, rotation.vault, "kubelet", Method.NEW_KEY, 60, rotation.now)
+        ca_commands.rotate(cluster.model, rotation.vault, "kubelet", Method.NEW_KEY, 60, rotation.now)
     with pytest.raises(SpecError, match="there is no issuing CA etcdd"):
-        ca_commands.rotate(site.cluster, rotation.vault, "etcdd", Method.NEW_KEY, 60, rotation.now)
+        ca_commands.rotate(cluster.model, rotation.vault, "etcdd", Method.NEW_KEY, 60, rotation.now)
 
 
 @pytest.mark.conformance
 def test_a_node_that_is_away_is_left_out_by_its_name(server: Server, tmp_path: Path, cluster_name: str) -> None:
-    rotation = rotation_of(server, tmp_path / "site", cluster_name, "kubernetes")
+    rotation = rotation_of(server, tmp_path / "cluster", cluster_name, "kubernetes")
     away = rotation.nodes.pop(0)
     rotation.reach(State.PUBLISHED)
     rotation.reported()
@@ -139,9 +140,9 @@ def test_a_node_that_is_away_is_left_out_by_its_name(server: Server, tmp_path: P
 
 @pytest.mark.conformance
 def test_the_applier_suffices(rotation: Rotation) -> None:
-    server, site = rotation.site.server, rotation.site
-    name = f"applier-{site.name}"
-    rules = {"path": identities.policy("applier.json", {"prefix": site.prefix})}
+    server, cluster = rotation.cluster.server, rotation.cluster
+    name = f"applier-{cluster.name}"
+    rules = {"path": identities.policy("applier.json", {"prefix": cluster.prefix})}
     assert server.api("PUT", f"sys/policies/acl/{name}", {"policy": json.dumps(rules)}).status in (200, 204)
     token = server.api("POST", "auth/token/create", {"policies": [name]}).body["auth"]["client_token"]
     rotation.vault = rotation.vault.as_token(token)
@@ -153,20 +154,20 @@ def test_the_applier_suffices(rotation: Rotation) -> None:
 
 @pytest.mark.conformance
 def test_a_node_that_cluster_yaml_does_not_name_is_not_forgotten(rotation: Rotation) -> None:
-    site = rotation.site
-    before = site.cluster
-    site.write(SPEC.replace("- {name: etcd-2, roles: [etcd], addresses: [10.0.0.12]}\n", ""))
+    cluster = rotation.cluster
+    before = cluster.model
+    cluster.write(SPEC.replace("- {name: etcd-2, roles: [etcd], addresses: [10.0.0.12]}\n", ""))
     with pytest.raises(SpecError, match="etcd-2 can log in and is not in"):
         rotation.begin()
-    assert before != site.cluster
+    assert before != cluster.model
 
 
 def test_operators_certificates_hold_the_gate_until_they_are_revoked(
     server: Server, tmp_path: Path, cluster_name: str
 ) -> None:
-    rotation = rotation_of(server, tmp_path / "site", cluster_name, "kubernetes")
-    site = rotation.site
-    site.issue("admin", tmp_path / "admin")
+    rotation = rotation_of(server, tmp_path / "cluster", cluster_name, "kubernetes")
+    cluster = rotation.cluster
+    cluster.issue("admin", tmp_path / "admin")
     rotation.reach(State.SWITCHED)
     rotation.reported()
     rotation.later(600)
@@ -176,7 +177,7 @@ def test_operators_certificates_hold_the_gate_until_they_are_revoked(
     assert waiting.node == "admin" and "--without admin" in waiting.reason
     leaf = x509.read_certificates((tmp_path / "admin" / "admin.crt").read_bytes())[0]
     serial = ":".join(f"{leaf.serial:040x}"[index : index + 2] for index in range(0, 40, 2))
-    revoked = site.server.api("POST", f"{site.prefix}/kubernetes/revoke", {"serial_number": serial})
+    revoked = cluster.server.api("POST", f"{cluster.prefix}/kubernetes/revoke", {"serial_number": serial})
     assert revoked.status == 200, revoked
     assert rotation.moved() is State.RETIRED
 
@@ -207,13 +208,13 @@ def test_an_emergency_distrusts_first(rotation: Rotation) -> None:
 
 @pytest.mark.conformance
 def test_a_renewal_with_the_same_key(rotation: Rotation) -> None:
-    site = rotation.site
-    (first,) = shown(site, "etcd").values()
+    cluster = rotation.cluster
+    (first,) = shown(cluster, "etcd").values()
     record = rotation.begin(Method.SAME_KEY)
     assert record.new is not None and record.new.name == "etcd-1r2" and record.new.key == record.old.key
     rotation.settled()
     assert rotation.moved() is State.PUBLISHED
-    second = shown(site, "etcd")["etcd-1r2"]
+    second = shown(cluster, "etcd")["etcd-1r2"]
     assert (second.public_key, second.subject) == (first.public_key, first.subject)
     assert second.fingerprint != first.fingerprint
     rotation.settled()
@@ -230,11 +231,11 @@ def test_a_renewal_with_the_same_key(rotation: Rotation) -> None:
 def test_a_join_file_that_nobody_has_used_is_named_until_it_expires(
     server: Server, tmp_path: Path, cluster_name: str
 ) -> None:
-    rotation = rotation_of(server, tmp_path / "site", cluster_name, "kubernetes")
-    site, cluster = rotation.site, rotation.site.cluster
-    who, where = enrol.holder(cluster, "w-1", "autoscaled"), enrol.place(cluster, rotation.vault)
-    enrol.enroll(cluster, rotation.vault, "w-1", who, where, wrap_ttl=600)
-    enrol.enroll(cluster, site.client("enroller"), "w-2", who, where, wrap_ttl=1)
+    rotation = rotation_of(server, tmp_path / "cluster", cluster_name, "kubernetes")
+    cluster, model = rotation.cluster, rotation.cluster.model
+    who, where = enrol.holder(model, "w-1", "autoscaled"), enrol.place(model, rotation.vault)
+    enrol.enroll(model, rotation.vault, "w-1", who, where, wrap_ttl=600)
+    enrol.enroll(model, cluster.client("enroller"), "w-2", who, where, wrap_ttl=1)
     rotation.reach(State.PUBLISHED)
     rotation.reported()
     time.sleep(1.5)
@@ -245,9 +246,9 @@ def test_a_join_file_that_nobody_has_used_is_named_until_it_expires(
     assert "end the file (`vaultpki unenroll w-1`)" in waiting.reason and "--without w-1" in waiting.reason
     (gate,) = [
         each.gate
-        for each in ca_commands.status(cluster, site.client("viewer"), rotation.now)
+        for each in ca_commands.status(model, cluster.client("viewer"), rotation.now)
         if each.domain == "kubernetes"
     ]
     assert gate is not None and gate.waiting == step.gate.waiting
-    enrol.unenroll(cluster, rotation.vault, "w-1", wait=0)
+    enrol.unenroll(model, rotation.vault, "w-1", wait=0)
     assert rotation.advance().record.state is State.SWITCHED

@@ -34,11 +34,11 @@ def some(*sample: Any, of: tuple[Any, ...]) -> list[Any]:
 
 @pytest.fixture
 def rotation(server: Server, tmp_path: Path, cluster_name: str) -> Rotation:
-    return rotation_of(server, tmp_path / "site", cluster_name)
+    return rotation_of(server, tmp_path / "cluster", cluster_name)
 
 
 def deleted(rotation: Rotation, what: str, name: str) -> None:
-    assert rotation.site.server.api("DELETE", f"{rotation.site.prefix}/etcd/{what}/{name}").status in (200, 204)
+    assert rotation.cluster.server.api("DELETE", f"{rotation.cluster.prefix}/etcd/{what}/{name}").status in (200, 204)
 
 
 def at_once(*acts: Callable[[], object]) -> list[object]:
@@ -62,8 +62,8 @@ def at_once(*acts: Callable[[], object]) -> list[object]:
 
 
 def test_two_operators_never_both_take_a_step(rotation: Rotation) -> None:
-    cluster = rotation.site.cluster
-    vaults = rotation.site.client(), rotation.site.client()
+    cluster = rotation.cluster.model
+    vaults = rotation.cluster.client(), rotation.cluster.client()
     rotation.begin()
     while rotation.record.active:
         before = rotation.record
@@ -85,10 +85,10 @@ def test_two_operators_never_both_take_a_step(rotation: Rotation) -> None:
 
 @pytest.mark.conformance
 def test_two_operators_who_begin_two_rotations(rotation: Rotation) -> None:
-    cluster = rotation.site.cluster
+    cluster = rotation.cluster.model
 
     def begin(domain: str) -> Callable[[], object]:
-        vault = rotation.site.client()
+        vault = rotation.cluster.client()
         return lambda: ca_commands.rotate(cluster, vault, domain, Method.NEW_KEY, 60, rotation.now)
 
     results = at_once(begin("etcd"), begin("kubernetes"))
@@ -106,14 +106,14 @@ def test_two_operators_who_begin_two_rotations(rotation: Rotation) -> None:
 def test_an_issuer_that_was_deleted_is_signed_again_for_its_key(rotation: Rotation, state: State) -> None:
     rotation.reach(state)
     leaf = rotation.record.leaf
-    key = shown(rotation.site, "etcd")[leaf.name].public_key
+    key = shown(rotation.cluster, "etcd")[leaf.name].public_key
     deleted(rotation, "issuer", leaf.name)
-    plan = rotation.site.plan()
+    plan = rotation.cluster.plan()
     (danger,) = plan["dangers"]
     assert leaf.name in danger["name"] and "vaultpki ca continue" in danger["reason"]
     assert [change for change in plan["changes"] if change["kind"] == "issuer"] == []
     rotation.advance()
-    again = shown(rotation.site, "etcd")[leaf.name]
+    again = shown(rotation.cluster, "etcd")[leaf.name]
     assert again.public_key == key
     record = rotation.record
     # From prepared the next step waits for nobody.
@@ -166,8 +166,8 @@ def test_a_ca_whose_key_is_gone_too(rotation: Rotation, state: State, words: str
 
 
 def revoked(rotation: Rotation, name: str) -> None:
-    path = f"{rotation.site.prefix}/etcd/issuer/{name}/revoke"
-    assert rotation.site.server.api("POST", path).status == 200
+    path = f"{rotation.cluster.prefix}/etcd/issuer/{name}/revoke"
+    assert rotation.cluster.server.api("POST", path).status == 200
 
 
 @pytest.mark.conformance
@@ -199,14 +199,14 @@ def test_an_old_ca_that_was_revoked_is_left_by_going_on(rotation: Rotation) -> N
 @pytest.mark.conformance
 def test_a_late_change_by_hand_is_corrected_before_the_next_step(rotation: Rotation) -> None:
     rotation.reach(State.RETIRED)
-    mount = f"{rotation.site.prefix}/etcd"
+    mount = f"{rotation.cluster.prefix}/etcd"
     ids = {
         each["issuer_name"]: id_
-        for id_, each in rotation.site.server.api("LIST", f"{mount}/issuers").data["key_info"].items()
+        for id_, each in rotation.cluster.server.api("LIST", f"{mount}/issuers").data["key_info"].items()
     }
-    rotation.site.server.api("POST", f"{mount}/config/issuers", {"default": ids["etcd-1"]})
+    rotation.cluster.server.api("POST", f"{mount}/config/issuers", {"default": ids["etcd-1"]})
     change = {"default": (False, True)}
-    shown_changes = {each["name"]: each["fields"] for each in rotation.site.plan()["changes"]}
+    shown_changes = {each["name"]: each["fields"] for each in rotation.cluster.plan()["changes"]}
     assert {name: (side["from"], side["to"]) for name, side in shown_changes[mount].items()} == change
     assert not rotation.advance().moved
     assert rotation.names()[2] == "etcd-2" and not rotation.signs("etcd-1")
@@ -215,10 +215,10 @@ def test_a_late_change_by_hand_is_corrected_before_the_next_step(rotation: Rotat
 
 @pytest.mark.conformance
 def test_a_server_where_each_new_issuer_becomes_the_default(rotation: Rotation) -> None:
-    mount = f"{rotation.site.prefix}/etcd"
-    default = rotation.site.read(f"{mount}/config/issuers")["default"]
+    mount = f"{rotation.cluster.prefix}/etcd"
+    default = rotation.cluster.read(f"{mount}/config/issuers")["default"]
     body = {"default": default, "default_follows_latest_issuer": True}
-    assert rotation.site.server.api("POST", f"{mount}/config/issuers", body).status == 200
+    assert rotation.cluster.server.api("POST", f"{mount}/config/issuers", body).status == 200
     rotation.reach(State.PUBLISHED)
     assert rotation.names()[2] == "etcd-1"
 
@@ -226,15 +226,15 @@ def test_a_server_where_each_new_issuer_becomes_the_default(rotation: Rotation) 
 @pytest.mark.conformance
 def test_what_a_second_operator_signed_for_the_same_key_is_deleted(rotation: Rotation) -> None:
     rotation.reach(State.PREPARED)
-    mount, name = f"{rotation.site.prefix}/etcd", f"{rotation.site.name} etcd CA 2"
-    key = rotation.site.read(f"{mount}/key/etcd-2")["key_id"]
-    server = rotation.site.server
+    mount, name = f"{rotation.cluster.prefix}/etcd", f"{rotation.cluster.name} etcd CA 2"
+    key = rotation.cluster.read(f"{mount}/key/etcd-2")["key_id"]
+    server = rotation.cluster.server
 
     def sign() -> str:
         body: dict[str, Any] = {"common_name": name, "key_ref": key}
         csr = server.api("POST", f"{mount}/intermediate/generate/existing", body).data["csr"]
         body = {"common_name": name, "csr": csr, "ttl": "8760h", "max_path_length": 0, "not_before_duration": "10m"}
-        pem = server.api("POST", f"{rotation.site.prefix}/root/root/sign-intermediate", body).data["certificate"]
+        pem = server.api("POST", f"{rotation.cluster.prefix}/root/root/sign-intermediate", body).data["certificate"]
         taken = server.api("POST", f"{mount}/intermediate/set-signed", {"certificate": pem}).data
         return str(taken["imported_issuers"][0])
 
@@ -254,29 +254,29 @@ class Snapshot:
         self.rotation = rotation
         self.paths = [
             f"rotation/{rotation.domain}",
-            *(rotation.site.report_place(node.name) for node in rotation.nodes),
+            *(rotation.cluster.report_place(node.name) for node in rotation.nodes),
         ]
         self.values = {path: self._read(path) for path in self.paths}
-        self.default = rotation.site.read(f"{rotation.site.prefix}/etcd/config/issuers")["default"]
+        self.default = rotation.cluster.read(f"{rotation.cluster.prefix}/etcd/config/issuers")["default"]
 
     def _read(self, path: str) -> Any:
-        answer = self.rotation.site.server.api("GET", f"{self.rotation.site.prefix}/config/data/{path}")
+        answer = self.rotation.cluster.server.api("GET", f"{self.rotation.cluster.prefix}/config/data/{path}")
         return answer.data["data"] if answer.status == 200 else None
 
     def restore(self) -> None:
-        site = self.rotation.site
+        cluster = self.rotation.cluster
         for path, value in self.values.items():
             if value is None:
-                assert site.server.api("DELETE", f"{site.prefix}/config/metadata/{path}").status in (200, 204)
+                assert cluster.server.api("DELETE", f"{cluster.prefix}/config/metadata/{path}").status in (200, 204)
             else:
-                assert site.server.api("POST", f"{site.prefix}/config/data/{path}", {"data": value}).status == 200
+                assert cluster.server.api("POST", f"{cluster.prefix}/config/data/{path}", {"data": value}).status == 200
         body = {"default": self.default}
-        assert site.server.api("POST", f"{site.prefix}/etcd/config/issuers", body).status == 200
+        assert cluster.server.api("POST", f"{cluster.prefix}/etcd/config/issuers", body).status == 200
 
 
 def trusted_by_all(rotation: Rotation) -> bool:
     """Whether each node trusts the CA of every node's leaves, on disk and in its processes."""
-    certificates = shown(rotation.site, "etcd").values()
+    certificates = shown(rotation.cluster, "etcd").values()
     by_key = {facts.subject_key_id: facts.fingerprint for facts in certificates}
     used = {by_key[node.leaf] for node in rotation.nodes}
     return all(used <= node.trust and used <= node.started for node in rotation.nodes)
@@ -303,14 +303,14 @@ def test_a_server_that_was_set_back(rotation: Rotation, taken: State, later: Sta
     before, leaves = max(node.highest for node in rotation.nodes), [node.leaf for node in rotation.nodes]
     # One node finds it out; from then on every command but one only says so.
     rotation.nodes[0].passed(rotation.now)
-    start = rotation.site.server.audit_position()
+    start = rotation.cluster.server.audit_position()
     acts: tuple[Callable[[], object], ...] = (rotation.advance, rotation.abort, lambda: begin_other(rotation))
     for act in acts:
         with pytest.raises(Attention, match=r"cp-1 says that it has read a newer record.*vaultpki ca recover etcd"):
             act()
     (told,) = [each.problem for each in rotation.status() if each.problem]
     assert "vaultpki ca recover etcd" in told
-    assert rotation.site.server.writes(start) == []
+    assert rotation.cluster.server.writes(start) == []
     rotation.later(5)
     rotation.nodes[1].passed(rotation.now)
     record = rotation.recover()
@@ -330,7 +330,7 @@ def test_a_server_that_was_set_back(rotation: Rotation, taken: State, later: Sta
 
 
 def begin_other(rotation: Rotation) -> object:
-    return ca_commands.rotate(rotation.site.cluster, rotation.vault, "kubelet", Method.NEW_KEY, 60, rotation.now)
+    return ca_commands.rotate(rotation.cluster.model, rotation.vault, "kubelet", Method.NEW_KEY, 60, rotation.now)
 
 
 @pytest.mark.conformance
@@ -341,8 +341,8 @@ def test_a_server_that_was_set_back_after_the_way_back(rotation: Rotation) -> No
     rotation.reported()
     # The snapshot has the new issuer, so it stays here.
     steady = rotation_record.to_json(rotation.record.moved(State.STEADY, rotation.now))
-    path = f"{rotation.site.prefix}/config/data/rotation/etcd"
-    assert rotation.site.server.api("POST", path, {"data": steady}).status == 200
+    path = f"{rotation.cluster.prefix}/config/data/rotation/etcd"
+    assert rotation.cluster.server.api("POST", path, {"data": steady}).status == 200
     rotation.reported()
     assert all(len(node.trust) == 1 for node in rotation.nodes)
     snapshot.restore()
@@ -361,13 +361,13 @@ def test_a_server_that_was_set_back_after_the_way_back(rotation: Rotation) -> No
 def test_a_snapshot_of_before_the_rotation_loses_the_new_ca(rotation: Rotation) -> None:
     """The key is lost: nodes keep their certificates, trust the old CA again, and go back to it."""
     snapshot = Snapshot(rotation)
-    old = rotation.site.read(f"{rotation.site.prefix}/etcd/config/issuers")["default"]
+    old = rotation.cluster.read(f"{rotation.cluster.prefix}/etcd/config/issuers")["default"]
     rotation.reach(State.RETIRED)
     rotation.reported()
     snapshot.restore()
     deleted(rotation, "issuer", "etcd-2")
     deleted(rotation, "key", "etcd-2")
-    authorities.update_issuer(rotation.vault, f"{rotation.site.prefix}/etcd", old, {"usage": FULL})
+    authorities.update_issuer(rotation.vault, f"{rotation.cluster.prefix}/etcd", old, {"usage": FULL})
     rotation.reported()
     lost = {node.leaf for node in rotation.nodes}
     record = rotation.recover()
@@ -404,12 +404,12 @@ def test_a_record_that_was_deleted(rotation: Rotation, state: State, then: Kept 
     rotation.reach(state)
     rotation.reported()
     before = rotation.record.revision
-    path = f"{rotation.site.prefix}/config/{way}/rotation/etcd"
-    assert rotation.site.server.api("DELETE", path).status in (200, 204)
-    plan, names = rotation.site.plan(), rotation.names()
+    path = f"{rotation.cluster.prefix}/config/{way}/rotation/etcd"
+    assert rotation.cluster.server.api("DELETE", path).status in (200, 204)
+    plan, names = rotation.cluster.plan(), rotation.names()
     assert all("vaultpki ca recover etcd" in danger["reason"] for danger in plan["dangers"])
     assert any("etcd-2" in danger["name"] for danger in plan["dangers"])
-    assert plan["changes"] == [] and rotation.site.applied()[1] == [] and rotation.names() == names
+    assert plan["changes"] == [] and rotation.cluster.applied()[1] == [] and rotation.names() == names
     for act in (rotation.begin, rotation.advance):
         with pytest.raises(Attention, match="ca recover etcd"):
             act()
@@ -432,8 +432,8 @@ def test_a_record_that_was_deleted(rotation: Rotation, state: State, then: Kept 
 def test_a_record_that_was_deleted_where_nobody_reports(rotation: Rotation) -> None:
     rotation.reach(State.DONE)
     for node in rotation.nodes:
-        rotation.site.server.api("DELETE", rotation.site.report_path(node.name, data="metadata"))
-    rotation.site.server.api("DELETE", f"{rotation.site.prefix}/config/metadata/rotation/etcd")
+        rotation.cluster.server.api("DELETE", rotation.cluster.report_path(node.name, data="metadata"))
+    rotation.cluster.server.api("DELETE", f"{rotation.cluster.prefix}/config/metadata/rotation/etcd")
     assert rotation.recover().state is State.STEADY
     rotation.settled()
     again = rotation.begin()
@@ -444,40 +444,40 @@ def test_a_record_that_was_deleted_where_nobody_reports(rotation: Rotation) -> N
 def test_a_record_that_somebody_edited(rotation: Rotation) -> None:
     rotation.reach(State.SWITCHED)
     rotation.reported()
-    path = f"{rotation.site.prefix}/config/data/rotation/etcd"
-    value = {**rotation.site.read(path)["data"], "state": "nearly done"}
-    assert rotation.site.server.api("POST", path, {"data": value}).status == 200
-    start = rotation.site.server.audit_position()
+    path = f"{rotation.cluster.prefix}/config/data/rotation/etcd"
+    value = {**rotation.cluster.read(path)["data"], "state": "nearly done"}
+    assert rotation.cluster.server.api("POST", path, {"data": value}).status == 200
+    start = rotation.cluster.server.audit_position()
     for act in (rotation.status, rotation.advance, rotation.abort):
         with pytest.raises(SpecError, match=r"is not a record that vaultpki wrote.*metadata delete.*ca recover etcd"):
             act()
-    rotation.site.refused("is not a record that vaultpki wrote")
-    assert rotation.site.server.writes(start) == []
-    deletion = f"{rotation.site.prefix}/config/metadata/rotation/etcd"
-    assert rotation.site.server.api("DELETE", deletion).status in (200, 204)
+    rotation.cluster.refused("is not a record that vaultpki wrote")
+    assert rotation.cluster.server.writes(start) == []
+    deletion = f"{rotation.cluster.prefix}/config/metadata/rotation/etcd"
+    assert rotation.cluster.server.api("DELETE", deletion).status in (200, 204)
     rotation.reported()
     assert rotation.recover().state is State.RETRUSTING
     rotation.reach_on(State.DONE)
     rotation.settled()
     # What a newer vaultpki wrote is left alone.
-    value = {**rotation.site.read(path)["data"], "version": 9}
-    rotation.site.server.api("POST", path, {"data": value})
+    value = {**rotation.cluster.read(path)["data"], "version": 9}
+    rotation.cluster.server.api("POST", path, {"data": value})
     with pytest.raises(SpecError, match="version") as error:
         rotation.status()
     assert "delete" not in str(error.value)
 
 
 def test_an_apply_that_was_planned_before_the_rotation_changes_no_ca(rotation: Rotation) -> None:
-    site, mount = rotation.site, f"{rotation.site.prefix}/etcd"
-    vault = site.client()
+    cluster, mount = rotation.cluster, f"{rotation.cluster.prefix}/etcd"
+    vault = cluster.client()
     authorities.update_issuer(vault, mount, "etcd-1", {"usage": NO_SIGNING})
-    seen, todo = apply.look(site.cluster, vault, ServerFacts(vault.addresses, vault.ca_pem))
+    seen, todo = apply.look(cluster.model, vault, ServerFacts(vault.addresses, vault.ca_pem))
     assert [change.key for change in todo.changes] == [("issuer", mount)]
     rotation.begin()
     assert rotation.signs("etcd-1")
     before = rotation.names()
     with pytest.raises(Refused, match="the rotation of etcd has gone on since the plan was made"):
-        list(carry_out(site.cluster, vault, seen, todo, lambda: None))
+        list(carry_out(cluster.model, vault, seen, todo, lambda: None))
     assert rotation.names() == before
     rotation.settled()
 
@@ -485,12 +485,12 @@ def test_an_apply_that_was_planned_before_the_rotation_changes_no_ca(rotation: R
 @pytest.mark.conformance
 def test_a_false_report_delays_and_sets_nothing_back(rotation: Rotation) -> None:
     """Two of three nodes say what is so; the third one holds the gate until a person leaves it out."""
-    rotation.site.write(
+    rotation.cluster.write(
         SPEC.replace("pools:", "- {name: cp-3, roles: [control-plane], addresses: [10.0.0.13]}\npools:")
     )
-    rotation.site.apply()
-    rotation.site.equip("cp-3")
-    liar = Reporter(rotation.site, "cp-3", "etcd")
+    rotation.cluster.apply()
+    rotation.cluster.equip("cp-3")
+    liar = Reporter(rotation.cluster, "cp-3", "etcd")
     rotation.nodes.append(liar)
     rotation.reach(State.PUBLISHED)
     liar.highest = 900

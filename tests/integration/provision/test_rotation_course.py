@@ -21,23 +21,23 @@ from vaultpki.spec.rotation_record import Method, RotationRecord, State
 
 @pytest.fixture
 def rotation(server: Server, tmp_path: Path, cluster_name: str) -> Rotation:
-    return rotation_of(server, tmp_path / "site", cluster_name)
+    return rotation_of(server, tmp_path / "cluster", cluster_name)
 
 
 def course_of(rotation: Rotation, *, back: bool = False) -> Course:
     """The rotation as a command that begins to wait finds it."""
-    found = ca_commands.begun(rotation.site.cluster, rotation.vault, back=back)
+    found = ca_commands.begun(rotation.cluster.model, rotation.vault, back=back)
     assert found is not None and found.last == rotation.record
     return found
 
 
 def onward(rotation: Rotation, course: Course, restarted: tuple[str, ...] = ()) -> Step:
     """The next step of a command that goes on."""
-    return ca_commands.advance(rotation.site.cluster, rotation.vault, rotation.now, restarted=restarted, course=course)
+    return ca_commands.advance(rotation.cluster.model, rotation.vault, rotation.now, restarted=restarted, course=course)
 
 
 def backward(rotation: Rotation, course: Course) -> Step:
-    return ca_commands.abort(rotation.site.cluster, rotation.vault, rotation.now, course=course)
+    return ca_commands.abort(rotation.cluster.model, rotation.vault, rotation.now, course=course)
 
 
 def test_who_waits_takes_no_step_against_another_operator(rotation: Rotation) -> None:
@@ -46,12 +46,12 @@ def test_who_waits_takes_no_step_against_another_operator(rotation: Rotation) ->
     forward = course_of(rotation)
     assert rotation.moved(rotation.abort) is State.RETRUSTING
     rotation.reported()
-    before, since = rotation.record, rotation.site.server.audit_position()
+    before, since = rotation.record, rotation.cluster.server.audit_position()
     # All is ready for `continue`, which leads forward again from here.
     step = onward(rotation, forward)
     assert step.stopped and not step.moved and step.gate is not None and "ca abort" in step.note
     assert rotation.record == before
-    assert rotation.site.server.writes(since) == []
+    assert rotation.cluster.server.writes(since) == []
 
     backwards = course_of(rotation, back=True)
     assert rotation.moved(rotation.advance) is State.SWITCHED
@@ -67,7 +67,7 @@ def test_who_waits_takes_no_step_against_another_operator(rotation: Rotation) ->
 def test_who_was_overtaken_looks_again(rotation: Rotation, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other operator was back before the first one had looked at the mount, where its CA is gone then."""
     rotation.reach(State.SWITCHED)
-    course, cluster = course_of(rotation), rotation.site.cluster
+    course, cluster = course_of(rotation), rotation.cluster.model
     rotation.reported()
     before = read_scene(cluster, rotation.vault, rotation.now)
     for state in (State.RETURNING, State.STEADY):
@@ -86,13 +86,13 @@ def test_who_waits_leaves_the_next_rotation_alone(rotation: Rotation) -> None:
     rotation.reach(State.RETIRED)
     course = course_of(rotation)
     assert rotation.moved() is State.DONE
-    ca_commands.rotate(rotation.site.cluster, rotation.vault, "kubelet", Method.NEW_KEY, 60, rotation.now)
+    ca_commands.rotate(rotation.cluster.model, rotation.vault, "kubelet", Method.NEW_KEY, 60, rotation.now)
     step = onward(rotation, course)
     assert not step.stopped and step.record.domain == "etcd" and step.record.state is State.DONE and step.note == ""
     status = {each.domain: each.record for each in rotation.status()}
     assert status["kubelet"] is not None and status["kubelet"].state is State.PREPARED
     # Or of the same one.
-    ca_commands.abort(rotation.site.cluster, rotation.vault, rotation.now)
+    ca_commands.abort(rotation.cluster.model, rotation.vault, rotation.now)
     rotation.begin()
     step = onward(rotation, course)
     assert step.stopped and "another rotation of etcd to etcd-3" in step.note and step.record.state is State.PREPARED
@@ -111,8 +111,8 @@ def test_a_word_about_a_restart_counts_for_its_state_alone(rotation: Rotation) -
 @pytest.mark.conformance
 def test_a_record_that_is_gone_ends_the_waiting(rotation: Rotation) -> None:
     rotation.reach(State.PUBLISHED)
-    course, site = course_of(rotation), rotation.site
-    assert site.server.api("DELETE", f"{site.prefix}/config/metadata/rotation/etcd").status == 204
+    course, cluster = course_of(rotation), rotation.cluster
+    assert cluster.server.api("DELETE", f"{cluster.prefix}/config/metadata/rotation/etcd").status == 204
     with pytest.raises(Attention, match="shows no record of etcd's rotation"):
         onward(rotation, course)
 
@@ -124,19 +124,19 @@ def test_the_roots_way_back_ends_before_anything_of_the_old_root_is_deleted(
     """Another operator aborts as the issuing CAs begin to lose their certificates of the old root."""
     operator = RootOperator.standing(server, tmp_path, cluster_name)
     operator.reach(State.RETIRED)
-    cluster, follow, said = operator.site.cluster, root_run._followed, list[str]()
+    cluster, follow, said = operator.cluster.model, root_run._followed, list[str]()
 
     def crossed(scene: Scene, record: RotationRecord) -> Scene:
         if record.state is State.DONE and not said:
             with pytest.raises(SpecError) as caught:
-                ca_commands.abort(cluster, operator.site.client(), operator.now)
+                ca_commands.abort(cluster, operator.cluster.client(), operator.now)
             said.append(str(caught.value))
             # The command is killed then.
             raise Unavailable("killed")
         return follow(scene, record)
 
     monkeypatch.setattr(root_run, "_followed", crossed)
-    RootReporters(operator.site).report(operator.now)
+    RootReporters(operator.cluster).report(operator.now)
     operator.now += timedelta(minutes=7)
     with pytest.raises(Unavailable, match="killed"):
         ca_commands.advance(cluster, operator.through, operator.now)

@@ -79,8 +79,8 @@ def check(rotation: Rotation, when: str) -> None:
 
 
 def run(server: Server, proxy: Proxy, folder: Path, way: str, cuts: list[int]) -> None:
-    rotation = rotation_of(server, folder / "site", "killed")
-    through = Vault(Settings((proxy.address,), ca_pem=proxy.ca_pem, token=rotation.site.token()))
+    rotation = rotation_of(server, folder / "cluster", "killed")
+    through = Vault(Settings((proxy.address,), ca_pem=proxy.ca_pem, token=rotation.cluster.token()))
     for cut in cuts:
         proxy.arm(cut, reopens=False)
         if way == "forward":

@@ -19,12 +19,12 @@ from vaultpki.spec.rotation_record import State
 def test_the_manifest_holds_both_cas_in_published_and_the_new_one_in_the_end(
     server: Server, tmp_path: Path, cluster_name: str
 ) -> None:
-    rotation = rotation_of(server, tmp_path / "site", cluster_name, "kubelet")
-    cluster = rotation.site.cluster
+    rotation = rotation_of(server, tmp_path / "cluster", cluster_name, "kubelet")
+    cluster = rotation.cluster.model
 
     def manifest() -> KubeTrust:
         made = issue(
-            cluster, rotation.site.client("operator"), "admin", str(tmp_path / "operator"), rotation.now, grace=0
+            cluster, rotation.cluster.client("operator"), "admin", str(tmp_path / "operator"), rotation.now, grace=0
         )
         (file,) = (file for file in made.manifests if WORD in file)
         return KubeTrust((), (), (), tuple(serving([yaml.safe_load(Path(file).read_text())])))
@@ -49,7 +49,7 @@ def test_the_manifest_holds_both_cas_in_published_and_the_new_one_in_the_end(
     assert step.record.state is State.DONE and WORD in step.advice
 
     def advised(pods: KubeTrust) -> dict[str, str]:
-        found = ca_commands.status(cluster, rotation.site.client("viewer"), rotation.now, pods)
+        found = ca_commands.status(cluster, rotation.cluster.client("viewer"), rotation.now, pods)
         return {each.domain: each.advice for each in found if each.advice}
 
     assert advised(both).keys() == {"kubelet"} and advised(manifest()) == {}

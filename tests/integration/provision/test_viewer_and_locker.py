@@ -15,7 +15,7 @@ from helpers.node import enrolled_nodes
 from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.jwt_issuer import Issuer
 from helpers.vault.least_privilege import Rules, Step, each_grant_is_needed, first_refused, holder, made
-from helpers.vault.plan_commands import Watched
+from helpers.vault.plan_commands import AuditedCluster
 from helpers.vault.rotations import Rotation
 from helpers.vault.servers import OF_TESTS, Server
 from vaultpki.errors import Denied
@@ -37,7 +37,7 @@ METHODS: Final = {"create": "POST", "update": "POST", "patch": "PATCH", "delete"
 class Scene:
     """A cluster in the middle of a rotation, and every write that its applier has made until now."""
 
-    site: Watched
+    cluster: AuditedCluster
     rotation: Rotation
     writes: frozenset[tuple[str, str]]
 
@@ -46,27 +46,27 @@ class Scene:
 def scene(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Scene:
     folder, since = tmp_path_factory.mktemp("viewed"), server.audit_position()
     (folder / "keys.pem").write_text(ISSUER.public_pem)
-    site = Watched(server, folder, f"v{os.urandom(4).hex()}")
-    site.write(SPEC)
-    site.apply()
+    cluster = AuditedCluster(server, folder, f"v{os.urandom(4).hex()}")
+    cluster.write(SPEC)
+    cluster.apply()
     for name in ("cp-1", "worker-1"):
-        site.equip(name)
+        cluster.equip(name)
     operator = folder / "operator"
-    vaultpki("issue", "-f", site.file, "admin", "--dir", operator, env=site.environment())
-    enroll = ("enroll", "-f", site.file, "--pool", "autoscaled", "--wrap-ttl", "24h", "-o")
-    vaultpki(*enroll, folder / "join.json", "w-1", env=site.environment())
-    login(site, "c-1")
-    enrol.lock(site.cluster, site.client(), "w-1", wait=0)
-    enrol.lock(site.cluster, site.client(), "c-1", wait=0)
-    enrol.unlock(site.cluster, site.client(), "c-1")
-    vaultpki("revoke", "-f", site.file, "cp-1", "--yes", env=site.environment(), expect={0, 1, 3})
-    rotation = Rotation(site, "kubernetes")
-    enrol.unenroll(site.cluster, site.client(), "w-1", wait=0)
+    vaultpki("issue", "-f", cluster.file, "admin", "--dir", operator, env=cluster.environment())
+    enroll = ("enroll", "-f", cluster.file, "--pool", "autoscaled", "--wrap-ttl", "24h", "-o")
+    vaultpki(*enroll, folder / "join.json", "w-1", env=cluster.environment())
+    login(cluster, "c-1")
+    enrol.lock(cluster.model, cluster.client(), "w-1", wait=0)
+    enrol.lock(cluster.model, cluster.client(), "c-1", wait=0)
+    enrol.unlock(cluster.model, cluster.client(), "c-1")
+    vaultpki("revoke", "-f", cluster.file, "cp-1", "--yes", env=cluster.environment(), expect={0, 1, 3})
+    rotation = Rotation(cluster, "kubernetes")
+    enrol.unenroll(cluster.model, cluster.client(), "w-1", wait=0)
     rotation.reach(State.SWITCHED)
-    vaultpki(*enroll, folder / "unused.json", "w-join", env=site.environment())
-    report = f"{site.prefix}/config/data/reports/jwt/cloud/{entity(site, 'c-1')}"
+    vaultpki(*enroll, folder / "unused.json", "w-join", env=cluster.environment())
+    report = f"{cluster.prefix}/config/data/reports/jwt/cloud/{entity(cluster, 'c-1')}"
     assert server.api("POST", report, {"data": {"time": "2026-01-01T00:00:00Z"}}).status == 200
-    applier = f"{OF_TESTS}/{site.prefix}/applier"
+    applier = f"{OF_TESTS}/{cluster.prefix}/applier"
     writes = {
         (METHODS[entry["request"]["operation"]], entry["request"]["path"])
         for entry in server.audited(since)
@@ -75,26 +75,26 @@ def scene(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Scene:
         and applier in entry["auth"].get("policies", ())
     }
     assert len(writes) > 80
-    return Scene(site, rotation, frozenset(writes))
+    return Scene(cluster, rotation, frozenset(writes))
 
 
-def login(site: Watched, node: str) -> None:
+def login(cluster: AuditedCluster, node: str) -> None:
     """A node that logs in by a token; Vault makes its entity."""
     body = {"role": "cloud", "jwt": ISSUER.token(node)}
-    assert site.server.api("POST", f"auth/{site.prefix}/jwt/login", body, token="").status == 200
+    assert cluster.server.api("POST", f"auth/{cluster.prefix}/jwt/login", body, token="").status == 200
 
 
-def entity(site: Watched, node: str) -> str:
+def entity(cluster: AuditedCluster, node: str) -> str:
     """The id of the entity of a node that has logged in by a token."""
-    accessor = site.read("sys/auth")[f"{site.prefix}/jwt/"]["accessor"]
+    accessor = cluster.read("sys/auth")[f"{cluster.prefix}/jwt/"]["accessor"]
     alias = {"alias_name": node, "alias_mount_accessor": accessor}
-    made: str = site.server.api("POST", "identity/lookup/entity", alias).data["id"]
+    made: str = cluster.server.api("POST", "identity/lookup/entity", alias).data["id"]
     return made
 
 
 def viewing(scene: Scene, vault: Vault) -> list[Step]:
     """What the viewer is for, but for what is printed."""
-    cluster, now = scene.site.cluster, scene.rotation.now
+    cluster, now = scene.cluster.model, scene.rotation.now
 
     def plan() -> None:
         seen, made = apply.look(cluster, vault, ServerFacts((), None))
@@ -137,15 +137,15 @@ def viewing(scene: Scene, vault: Vault) -> list[Step]:
 )
 def test_the_viewer_needs_each_grant(scene: Scene, step: int) -> None:
     each_grant_is_needed(
-        identities.policy_of(scene.site.cluster, "viewer"),
-        lambda rules: first_refused(viewing(scene, holder(scene.site.server, rules))),
+        identities.policy_of(scene.cluster.model, "viewer"),
+        lambda rules: first_refused(viewing(scene, holder(scene.cluster.server, rules))),
         step,
     )
 
 
 def test_the_viewers_commands(scene: Scene, tmp_path: Path) -> None:
-    site = scene.site
-    env, start = site.environment("viewer"), site.server.audit_position()
+    cluster = scene.cluster
+    env, start = cluster.environment("viewer"), cluster.server.audit_position()
     for words, code in (
         (("plan",), {0}),
         (("nodes",), {0, 3}),
@@ -154,13 +154,13 @@ def test_the_viewers_commands(scene: Scene, tmp_path: Path) -> None:
         (("report", "--from-vault", "-o", tmp_path / "report.html"), {0, 3}),
         (("graph", "--from-vault", "-o", tmp_path / "graph.svg"), {0, 3}),
     ):
-        ran = vaultpki(*words, "-f", site.file, env=env, expect=code)
+        ran = vaultpki(*words, "-f", cluster.file, env=env, expect=code)
         assert "may not" not in ran.stderr and "permission denied" not in ran.stderr, ran.stderr
     looks = ("identity/lookup/entity", "sys/capabilities-self", "/secret-id-accessor/lookup")
-    assert not [path for _, path in site.server.writes(start) if not path.endswith(looks)]
+    assert not [path for _, path in cluster.server.writes(start) if not path.endswith(looks)]
     denied = [
         entry["request"]["path"]
-        for entry in site.server.audited(start)
+        for entry in cluster.server.audited(start)
         if entry["type"] == "response" and "permission denied" in entry.get("error", "")
     ]
     assert denied == []
@@ -168,7 +168,7 @@ def test_the_viewers_commands(scene: Scene, tmp_path: Path) -> None:
 
 def forbidden(scene: Scene, own: Rules) -> Iterator[tuple[str, str]]:
     """Every write that the applier has made but those of the policy, and what it has not made."""
-    prefix = scene.site.prefix
+    prefix = scene.cluster.prefix
     allowed = {path.replace("+", "*") for path, rule in own.items() if {*rule["capabilities"]} & {*METHODS}}
     for method, path in sorted(scene.writes):
         if not any(Path(path).match(f"/{glob}") or _fits(path, glob) for glob in allowed):
@@ -216,15 +216,15 @@ def _fits(path: str, glob: str) -> bool:
 
 
 def test_a_stolen_viewer_writes_nothing(scene: Scene) -> None:
-    rules = identities.policy_of(scene.site.cluster, "viewer")
+    rules = identities.policy_of(scene.cluster.model, "viewer")
     writing = {path for path, rule in rules.items() if {*rule["capabilities"]} & {*METHODS, "sudo"}}
     # Both servers ask for `update` where somebody looks up an entity or a secret id.
-    lookup = f"auth/{scene.site.prefix}/+/role/+/secret-id-accessor/lookup"
+    lookup = f"auth/{scene.cluster.prefix}/+/role/+/secret-id-accessor/lookup"
     assert writing == {"identity/lookup/entity", lookup}
-    ask = made(scene.site.server, holder(scene.site.server, rules))
+    ask = made(scene.cluster.server, holder(scene.cluster.server, rules))
     for method, path in forbidden(scene, rules):
         assert ask(method, path, None if method == "GET" else {}) == 403, (method, path)
-    assert ask("GET", f"{scene.site.prefix}/config/data/cluster") == 200
+    assert ask("GET", f"{scene.cluster.prefix}/config/data/cluster") == 200
     # Nor does it see what is not the cluster's.
     for method, path in (("GET", "secret/data/x"), ("LIST", "auth/token/accessors"), ("LIST", "identity/entity/id")):
         assert ask(method, path) == 403, path
@@ -232,32 +232,32 @@ def test_a_stolen_viewer_writes_nothing(scene: Scene) -> None:
 
 def locking(scene: Scene, vault: Vault) -> list[Step]:
     """Every kind of node, with live credentials and tokens; and one whose last lock was cut off."""
-    site = scene.site
+    cluster = scene.cluster
 
     def lock(kind: str, node: str) -> None:
-        role = f"auth/{site.prefix}/{kind}/role/{node}"
-        secret_id = site.server.api("POST", f"{role}/secret-id", {}).data["secret_id"]
-        role_id = site.read(f"{role}/role-id")["role_id"]
-        token = enrolled_nodes.login(site, kind, role_id, secret_id)
-        assert token is not None and enrolled_nodes.works(site, token)
-        enrol.lock(site.cluster, vault, node, wait=0)
-        assert not enrolled_nodes.works(site, token)
-        assert enrolled_nodes.login(site, kind, role_id, secret_id) is None
-        assert enrolled_nodes.accessors(site, node, kind) == []
-        assert site.server.api("GET", f"{site.prefix}/config/metadata/leaving/{node}").status == 404
+        role = f"auth/{cluster.prefix}/{kind}/role/{node}"
+        secret_id = cluster.server.api("POST", f"{role}/secret-id", {}).data["secret_id"]
+        role_id = cluster.read(f"{role}/role-id")["role_id"]
+        token = enrolled_nodes.login(cluster, kind, role_id, secret_id)
+        assert token is not None and enrolled_nodes.works(cluster, token)
+        enrol.lock(cluster.model, vault, node, wait=0)
+        assert not enrolled_nodes.works(cluster, token)
+        assert enrolled_nodes.login(cluster, kind, role_id, secret_id) is None
+        assert enrolled_nodes.accessors(cluster, node, kind) == []
+        assert cluster.server.api("GET", f"{cluster.prefix}/config/metadata/leaving/{node}").status == 404
 
     def after_a_cut(node: str) -> None:
         note = {"data": {"version": 1, "role_ids": ["00000000-0000-0000-0000-000000000000"]}}
-        assert site.server.api("POST", f"{site.prefix}/config/data/leaving/{node}", note).status == 200
+        assert cluster.server.api("POST", f"{cluster.prefix}/config/data/leaving/{node}", note).status == 200
         lock("listed", node)
 
     def by_token(node: str) -> None:
-        login(site, node)
-        assert enrol.lock(site.cluster, vault, node, wait=0) == {"jwt"}
+        login(cluster, node)
+        assert enrol.lock(cluster.model, vault, node, wait=0) == {"jwt"}
         body = {"role": "cloud", "jwt": ISSUER.token(node)}
-        assert site.server.api("POST", f"auth/{site.prefix}/jwt/login", body, token="").status in (400, 403)
+        assert cluster.server.api("POST", f"auth/{cluster.prefix}/jwt/login", body, token="").status in (400, 403)
         with pytest.raises(Exception, match="may not"):
-            enrol.unlock(site.cluster, vault, node)
+            enrol.unlock(cluster.model, vault, node)
 
     return [
         ("lock of a listed node", lambda: lock("listed", "worker-1")),
@@ -269,11 +269,11 @@ def locking(scene: Scene, vault: Vault) -> list[Step]:
 
 @pytest.fixture
 def pooled_node(scene: Scene) -> Iterator[None]:
-    site = scene.site
-    good = identities.pooled_approle(site.cluster, site.cluster.pools[0])
-    assert site.server.api("POST", f"auth/{site.prefix}/pooled/role/w-lock", good).status == 204
+    cluster = scene.cluster
+    good = identities.pooled_approle(cluster.model, cluster.model.pools[0])
+    assert cluster.server.api("POST", f"auth/{cluster.prefix}/pooled/role/w-lock", good).status == 204
     yield
-    enrol.unenroll(site.cluster, site.client(), "w-lock", wait=0)
+    enrol.unenroll(cluster.model, cluster.client(), "w-lock", wait=0)
 
 
 @pytest.mark.usefixtures("pooled_node")
@@ -285,35 +285,35 @@ def pooled_node(scene: Scene) -> Iterator[None]:
     ],
 )
 def test_the_locker_needs_each_grant(scene: Scene, step: int) -> None:
-    site, prefix = scene.site, scene.site.prefix
+    cluster, prefix = scene.cluster, scene.cluster.prefix
 
     def refused(rules: Rules) -> str | None:
-        found = first_refused(locking(scene, holder(site.server, rules)))
+        found = first_refused(locking(scene, holder(cluster.server, rules)))
         if found is not None:
             # With the record of a lock that was cut off nobody knows the role ids.
             for node in ("worker-1", "w-lock"):
-                enrol.lock(site.cluster, site.client(), node, wait=0)
+                enrol.lock(cluster.model, cluster.client(), node, wait=0)
         return found
 
     each_grant_is_needed(
-        identities.policy_of(site.cluster, "locker"),
+        identities.policy_of(cluster.model, "locker"),
         refused,
         step,
         # Only where a secret id was lost while it was destroyed.
         seldom={(f"auth/{prefix}/+/tidy/secret-id", "update")},
     )
-    assert site.plan()["changes"] == []
+    assert cluster.plan()["changes"] == []
 
 
 def test_a_stolen_locker_locks_and_does_nothing_else(scene: Scene) -> None:
-    site = scene.site
-    rules = identities.policy_of(site.cluster, "locker")
-    ask = made(site.server, holder(site.server, rules))
+    cluster = scene.cluster
+    rules = identities.policy_of(cluster.model, "locker")
+    ask = made(cluster.server, holder(cluster.server, rules))
     for method, path in forbidden(scene, rules):
         assert ask(method, path, None if method == "GET" else {}) == 403, (method, path)
     # An entity is disabled, and nothing else of it is changed: no name, no policy, no other state.
-    login(site, "c-stolen")
-    path = f"identity/entity/id/{entity(site, 'c-stolen')}"
+    login(cluster, "c-stolen")
+    path = f"identity/entity/id/{entity(cluster, 'c-stolen')}"
     for body in (
         {"disabled": "true", "policies": ["root"]},
         {"policies": ["root"]},
@@ -326,4 +326,4 @@ def test_a_stolen_locker_locks_and_does_nothing_else(scene: Scene) -> None:
     ):
         assert ask("POST", path, body) == 403, body
     assert ask("POST", path, {"disabled": "true"}) in (200, 204)
-    assert site.read(path)["disabled"] is True
+    assert cluster.read(path)["disabled"] is True

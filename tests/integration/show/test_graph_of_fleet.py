@@ -25,7 +25,7 @@ def rotation(server: Server, tmp_path: Path, cluster_name: str) -> Rotation:
 
 
 def drawn(rotation: Rotation) -> Graph:
-    cluster = rotation.site.cluster
+    cluster = rotation.cluster.model
     found = expiries.of_fleet(cluster, rotation.vault, rotation.now)
     assert found.problems == ()
     made = graph(
@@ -57,15 +57,15 @@ def test_reports_give_colours_and_records_the_state_of_rotations(rotation: Rotat
 
 
 def test_a_node_that_never_reported_is_named(rotation: Rotation) -> None:
-    site = rotation.site
-    path = site.report_path("etcd-2", data="metadata")
-    assert site.server.api("DELETE", path).status == 204
-    file = site.file.parent / "fleet.svg"
-    ran = vaultpki("graph", "-f", site.file, "--from-vault", "-o", file, env=site.environment("viewer"), expect=3)
+    cluster = rotation.cluster
+    path = cluster.report_path("etcd-2", data="metadata")
+    assert cluster.server.api("DELETE", path).status == 204
+    file = cluster.file.parent / "fleet.svg"
+    ran = vaultpki("graph", "-f", cluster.file, "--from-vault", "-o", file, env=cluster.environment("viewer"), expect=3)
     assert ran.stderr.splitlines() == [
         "etcd-2 has never reported",
         "vaultpki: not everything could be read, so the picture does not show all; see above",
     ]
     assert "reports of 1 node read on" in file.read_text()
-    both = ("--from-vault", "--dir", site.file.parent)
-    assert "choose one of" in vaultpki("graph", "-f", site.file, *both, expect=2).stderr
+    both = ("--from-vault", "--dir", cluster.file.parent)
+    assert "choose one of" in vaultpki("graph", "-f", cluster.file, *both, expect=2).stderr

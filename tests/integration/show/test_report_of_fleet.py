@@ -23,10 +23,10 @@ def rotation(server: Server, tmp_path: Path, cluster_name: str) -> Rotation:
 
 def page(rotation: Rotation, *, expect: int = 3) -> tuple[str, str]:
     """The page, and what was printed beside it."""
-    site = rotation.site
-    file = site.file.parent / "report.html"
-    words = ("report", "-f", site.file, "--from-vault", "-o", file)
-    done = vaultpki(*words, env=site.environment("viewer"), expect=expect)
+    cluster = rotation.cluster
+    file = cluster.file.parent / "report.html"
+    words = ("report", "-f", cluster.file, "--from-vault", "-o", file)
+    done = vaultpki(*words, env=cluster.environment("viewer"), expect=expect)
     return unescape(file.read_text()), done.stderr
 
 
@@ -38,7 +38,7 @@ def test_nodes_cas_and_the_rotation_are_on_it(rotation: Rotation) -> None:
     assert re.findall(r'<details data-node="([\w-]+)"', text) == ["cp-1", "etcd-2"]
     assert "Last report: " in text and "agent 0.2.0" in text
     for domain in ("root", "kubernetes", "kubelet", "etcd", "front-proxy"):
-        (facts,) = shown(rotation.site, domain).values()
+        (facts,) = shown(rotation.cluster, domain).values()
         assert facts.fingerprint in text, domain
     assert "etcd-1" in text
 
@@ -51,14 +51,14 @@ def test_nodes_cas_and_the_rotation_are_on_it(rotation: Rotation) -> None:
 
 
 def test_a_node_that_says_nothing_or_failed_is_named(rotation: Rotation) -> None:
-    site = rotation.site
-    assert site.server.api("DELETE", site.report_path("etcd-2", data="metadata")).status == 204
+    cluster = rotation.cluster
+    assert cluster.server.api("DELETE", cluster.report_path("etcd-2", data="metadata")).status == 204
     failed = replace(rotation.nodes[0].report(rotation.now, 0), failures=("<b>Vault is sealed</b>\x1b[31m",))
     rotation.nodes[0].write(failed)
     text, said = page(rotation)
     assert "etcd-2 never reported" in said.splitlines()
     assert "the last pass of the agent failed on cp-1" in said.splitlines()
-    raw = (site.file.parent / "report.html").read_text()
+    raw = (cluster.file.parent / "report.html").read_text()
     assert "It reported: &lt;b&gt;Vault is sealed&lt;/b&gt;?[31m" in raw
     assert "This node has never reported." in text
     block = text.partition('<details data-node="etcd-2"')[2].partition("</details>")[0]
@@ -66,9 +66,9 @@ def test_a_node_that_says_nothing_or_failed_is_named(rotation: Rotation) -> None
 
 
 def test_a_stranger_that_can_log_in_hides_no_node(rotation: Rotation) -> None:
-    site = rotation.site
-    path = f"auth/{site.prefix}/listed/role/gone"
-    assert site.server.api("POST", path, {"token_policies": ["default"]}).status == 204
+    cluster = rotation.cluster
+    path = f"auth/{cluster.prefix}/listed/role/gone"
+    assert cluster.server.api("POST", path, {"token_policies": ["default"]}).status == 204
     text, said = page(rotation)
     assert "where the CAs stand is not known: " in said and "gone can log in" in said
     assert "where the CAs stand is not known" in text

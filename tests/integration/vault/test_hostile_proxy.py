@@ -15,7 +15,7 @@ import pytest
 from helpers.faults import trusted_proxy
 from helpers.faults.hostile_server import Guest
 from helpers.faults.trusted_proxy import Relay
-from helpers.vault.applied_cluster import Seat, Site, vaultpki
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.servers import Server
 from vaultpki.agent import run
 from vaultpki.certificates import ISSUING_CAS
@@ -36,36 +36,38 @@ pools:
 
 
 @pytest.fixture(scope="module")
-def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
-    made = Site(server, tmp_path_factory.mktemp("relay"), f"t{secrets.token_hex(5)}")
+def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
+    made = AppliedCluster(server, tmp_path_factory.mktemp("relay"), f"t{secrets.token_hex(5)}")
     made.write(SPEC)
     made.apply()
     return made
 
 
 @pytest.fixture
-def proxy(site: Site, tmp_path: Path) -> Iterator[Relay]:
-    with trusted_proxy.relaying(site.server, tmp_path) as running:
+def proxy(cluster: AppliedCluster, tmp_path: Path) -> Iterator[Relay]:
+    with trusted_proxy.relaying(cluster.server, tmp_path) as running:
         yield running
 
 
-def seated(site: Site, proxy: Relay, folder: Path, node: str = "worker-1", pool: str | None = None) -> Seat:
+def behind_proxy(
+    cluster: AppliedCluster, proxy: Relay, folder: Path, node: str = "worker-1", pool: str | None = None
+) -> NodeFolder:
     """A node that reaches the server by the proxy."""
-    seat = site.equip(node, pool=pool, folder=folder / node)
-    seat.configure(site.server.address, proxy.address)
-    seat.configure(str(site.server.ca_file), str(proxy.ca_file))
-    return seat
+    node_folder = cluster.equip(node, pool=pool, folder=folder / node)
+    node_folder.configure(cluster.server.address, proxy.address)
+    node_folder.configure(str(cluster.server.ca_file), str(proxy.ca_file))
+    return node_folder
 
 
-def authorities(site: Site) -> dict[str, str]:
+def authorities(cluster: AppliedCluster) -> dict[str, str]:
     """The fingerprint of each issuing CA, by its name."""
-    pems = {ca: site.read(f"{site.prefix}/{ca}/issuer/default")["certificate"] for ca in ISSUING_CAS}
+    pems = {ca: cluster.read(f"{cluster.prefix}/{ca}/issuer/default")["certificate"] for ca in ISSUING_CAS}
     return {ca: x509.fingerprint(pem.encode()) for ca, pem in pems.items()}
 
 
-def trusted(seat: Seat) -> dict[str, list[str]]:
+def trusted(node: NodeFolder) -> dict[str, list[str]]:
     """The fingerprints in each bundle that is there."""
-    files = {ca: seat.pki / f"{ca}-ca.crt" for ca in ISSUING_CAS}
+    files = {ca: node.pki / f"{ca}-ca.crt" for ca in ISSUING_CAS}
     return {
         ca: [facts.fingerprint for facts in x509.read_certificates(file.read_bytes())]
         for ca, file in files.items()
@@ -113,27 +115,27 @@ def late_without_ids(path_part: str) -> trusted_proxy.Say:
 @pytest.mark.parametrize("ca", ["kubernetes", "etcd"])
 @pytest.mark.parametrize("twice", [at_once, late, late_without_ids])
 def test_an_issuers_answer_that_comes_twice_is_no_other_issuer(
-    twice: Callable[[str], trusted_proxy.Say], ca: str, site: Site, proxy: Relay, tmp_path: Path
+    twice: Callable[[str], trusted_proxy.Say], ca: str, cluster: AppliedCluster, proxy: Relay, tmp_path: Path
 ) -> None:
-    seat = seated(site, proxy, tmp_path)
-    right = {name: [fingerprint] for name, fingerprint in authorities(site).items()}
+    node = behind_proxy(cluster, proxy, tmp_path)
+    right = {name: [fingerprint] for name, fingerprint in authorities(cluster).items()}
     proxy.say = twice(f"/{ca}/issuer/")
     for _ in range(3):
         with contextlib.suppress(VaultpkiError):
-            run.run(load_agent(seat.config))
-        seat_trusts = trusted(seat)
-        assert seat_trusts == {name: right[name] for name in seat_trusts}
-        if seat.state.joinpath("spec.json").exists():
-            seat.age()
+            run.run(load_agent(node.config))
+        node_trusts = trusted(node)
+        assert node_trusts == {name: right[name] for name in node_trusts}
+        if node.state.joinpath("spec.json").exists():
+            node.age()
     proxy.say = trusted_proxy.as_heard
-    run.run(load_agent(seat.config))
-    assert trusted(seat) == right
+    run.run(load_agent(node.config))
+    assert trusted(node) == right
 
 
-def issuer(site: Site, ca: str) -> str:
+def issuer(cluster: AppliedCluster, ca: str) -> str:
     """The path at which a node asks for the CA."""
-    name = site.server.api("LIST", f"{site.prefix}/{ca}/issuers").data["keys"][0]
-    return f"{site.prefix}/{ca}/issuer/{name}/json"
+    name = cluster.server.api("LIST", f"{cluster.prefix}/{ca}/issuers").data["keys"][0]
+    return f"{cluster.prefix}/{ca}/issuer/{name}/json"
 
 
 def exchanged(one: str, other: str) -> trusted_proxy.Ask:
@@ -153,29 +155,29 @@ def in_place_of(path: str, body: Any) -> trusted_proxy.Say:
     return say
 
 
-def other_login(site: Site) -> trusted_proxy.Say:
-    mount = f"auth/{site.prefix}/listed"
+def other_login(cluster: AppliedCluster) -> trusted_proxy.Say:
+    mount = f"auth/{cluster.prefix}/listed"
     role = f"{mount}/role/worker-2"
     sent = {
-        "role_id": site.read(f"{role}/role-id")["role_id"],
-        "secret_id": site.server.api("POST", f"{role}/secret-id").data["secret_id"],
+        "role_id": cluster.read(f"{role}/role-id")["role_id"],
+        "secret_id": cluster.server.api("POST", f"{role}/secret-id").data["secret_id"],
     }
-    return in_place_of(f"{mount}/login", site.server.api("POST", f"{mount}/login", sent, token="").body)
+    return in_place_of(f"{mount}/login", cluster.server.api("POST", f"{mount}/login", sent, token="").body)
 
 
-def other_record(site: Site) -> trusted_proxy.Say:
-    records = f"{site.prefix}/config/data/nodes"
-    return in_place_of(f"{records}/worker-1", site.server.api("GET", f"{records}/worker-2").body)
+def other_record(cluster: AppliedCluster) -> trusted_proxy.Say:
+    records = f"{cluster.prefix}/config/data/nodes"
+    return in_place_of(f"{records}/worker-1", cluster.server.api("GET", f"{records}/worker-2").body)
 
 
-def other_cluster(site: Site) -> trusted_proxy.Say:
-    path = f"{site.prefix}/config/data/cluster"
-    body = site.server.api("GET", path).body
+def other_cluster(cluster: AppliedCluster) -> trusted_proxy.Say:
+    path = f"{cluster.prefix}/config/data/cluster"
+    body = cluster.server.api("GET", path).body
     body["data"]["data"]["cluster"] = "other"
     return in_place_of(path, body)
 
 
-MIXED: dict[str, tuple[Callable[[Site], trusted_proxy.Say], str]] = {
+MIXED: dict[str, tuple[Callable[[AppliedCluster], trusted_proxy.Say], str]] = {
     "login": (other_login, "is about worker-2, not worker-1"),
     "record": (other_record, "is not that of worker-1"),
     "cluster": (other_cluster, "belongs to cluster other"),
@@ -183,38 +185,38 @@ MIXED: dict[str, tuple[Callable[[Site], trusted_proxy.Say], str]] = {
 
 
 @pytest.mark.parametrize("name", MIXED)
-def test_a_node_takes_nothing_of_anothers(name: str, site: Site, proxy: Relay, tmp_path: Path) -> None:
-    seat = seated(site, proxy, tmp_path)
-    seat.run()
-    seat.age()
-    before = {path: path.read_bytes() for path in seat.pki.rglob("*") if path.is_file()}
+def test_a_node_takes_nothing_of_anothers(name: str, cluster: AppliedCluster, proxy: Relay, tmp_path: Path) -> None:
+    node = behind_proxy(cluster, proxy, tmp_path)
+    node.run()
+    node.age()
+    before = {path: path.read_bytes() for path in node.pki.rglob("*") if path.is_file()}
     make, words = MIXED[name]
-    proxy.say = make(site)
-    ran = seat.run(expect=1)
+    proxy.say = make(cluster)
+    ran = node.run(expect=1)
     assert words in ran.stderr, ran.stderr
-    assert {path: path.read_bytes() for path in seat.pki.rglob("*") if path.is_file()} == before
+    assert {path: path.read_bytes() for path in node.pki.rglob("*") if path.is_file()} == before
 
 
-def test_a_pooled_node_takes_no_other_pools_record(site: Site, proxy: Relay, tmp_path: Path) -> None:
-    seat = seated(site, proxy, tmp_path, "b-1", "blue")
-    records = f"{site.prefix}/config/data/pools"
-    proxy.say = in_place_of(f"{records}/blue", site.server.api("GET", f"{records}/green").body)
-    assert "is not that of blue" in seat.run(expect=1).stderr
-    assert not list(seat.pki.rglob("*.key"))
+def test_a_pooled_node_takes_no_other_pools_record(cluster: AppliedCluster, proxy: Relay, tmp_path: Path) -> None:
+    node = behind_proxy(cluster, proxy, tmp_path, "b-1", "blue")
+    records = f"{cluster.prefix}/config/data/pools"
+    proxy.say = in_place_of(f"{records}/blue", cluster.server.api("GET", f"{records}/green").body)
+    assert "is not that of blue" in node.run(expect=1).stderr
+    assert not list(node.pki.rglob("*.key"))
 
 
-def test_two_issuers_that_are_exchanged_are_refused(site: Site, proxy: Relay, tmp_path: Path) -> None:
-    seat = seated(site, proxy, tmp_path)
-    proxy.ask = exchanged(issuer(site, "kubernetes"), issuer(site, "kubelet"))
-    assert "is about" in seat.run(expect=1).stderr
-    assert trusted(seat) == {}
+def test_two_issuers_that_are_exchanged_are_refused(cluster: AppliedCluster, proxy: Relay, tmp_path: Path) -> None:
+    node = behind_proxy(cluster, proxy, tmp_path)
+    proxy.ask = exchanged(issuer(cluster, "kubernetes"), issuer(cluster, "kubelet"))
+    assert "is about" in node.run(expect=1).stderr
+    assert trusted(node) == {}
     proxy.ask = trusted_proxy.same
-    seat.run()
-    seat.age()
-    right = trusted(seat)
-    proxy.ask = exchanged(issuer(site, "etcd"), issuer(site, "front-proxy"))
-    assert "is about" in seat.run(expect=1).stderr
-    assert trusted(seat) == right
+    node.run()
+    node.age()
+    right = trusted(node)
+    proxy.ask = exchanged(issuer(cluster, "etcd"), issuer(cluster, "front-proxy"))
+    assert "is about" in node.run(expect=1).stderr
+    assert trusted(node) == right
 
 
 @pytest.mark.parametrize(
@@ -225,16 +227,18 @@ def test_two_issuers_that_are_exchanged_are_refused(site: Site, proxy: Relay, tm
         ("sys/mounts", "sys/auth", "does not list sys/"),
     ],
 )
-def test_a_plan_is_not_made_from_exchanged_answers(one: str, other: str, words: str, site: Site, proxy: Relay) -> None:
-    environment = {**site.environment(), **proxy.environment}
-    paths = one.format(prefix=site.prefix), other.format(prefix=site.prefix)
+def test_a_plan_is_not_made_from_exchanged_answers(
+    one: str, other: str, words: str, cluster: AppliedCluster, proxy: Relay
+) -> None:
+    environment = {**cluster.environment(), **proxy.environment}
+    paths = one.format(prefix=cluster.prefix), other.format(prefix=cluster.prefix)
     proxy.ask = exchanged(*paths)
-    ran = vaultpki("plan", "-f", site.file, env=environment, expect=1)
+    ran = vaultpki("plan", "-f", cluster.file, env=environment, expect=1)
     assert words in ran.stderr, ran.stderr
     assert {*paths} <= {*proxy.asked}
 
 
-def test_a_list_that_names_all_twice_is_read(site: Site, proxy: Relay) -> None:
+def test_a_list_that_names_all_twice_is_read(cluster: AppliedCluster, proxy: Relay) -> None:
     listing: list[str] = []
 
     def say(guest: Guest, path: str, status: int, body: bytes) -> None:
@@ -246,61 +250,63 @@ def test_a_list_that_names_all_twice_is_read(site: Site, proxy: Relay) -> None:
         guest.answer(status, json.dumps(answer).encode())
 
     proxy.say = say
-    ran = vaultpki("plan", "-f", site.file, env=site.environment("viewer") | proxy.environment)
+    ran = vaultpki("plan", "-f", cluster.file, env=cluster.environment("viewer") | proxy.environment)
     assert ran.stdout == "Nothing to change.\n"
-    assert {f"auth/{site.prefix}/listed/role", f"{site.prefix}/config/metadata/nodes"} <= {*listing}
+    assert {f"auth/{cluster.prefix}/listed/role", f"{cluster.prefix}/config/metadata/nodes"} <= {*listing}
 
 
-def test_a_join_file_is_not_made_from_another_nodes_answer(site: Site, proxy: Relay, tmp_path: Path) -> None:
+def test_a_join_file_is_not_made_from_another_nodes_answer(
+    cluster: AppliedCluster, proxy: Relay, tmp_path: Path
+) -> None:
     def say(guest: Guest, path: str, status: int, heard: bytes) -> None:
         body = json.loads(heard or b"{}")
         if path.endswith("/secret-id") and body.get("wrap_info"):
             body["wrap_info"]["creation_path"] = body["wrap_info"]["creation_path"].replace("b-7", "b-8")
         guest.answer(status, body if heard else b"")
 
-    environment = {**site.environment(), **proxy.environment}
+    environment = {**cluster.environment(), **proxy.environment}
     file = tmp_path / "join.json"
     proxy.say = say
-    line = ("enroll", "-f", site.file, "b-7", "--pool", "blue", "-o", file)
+    line = ("enroll", "-f", cluster.file, "b-7", "--pool", "blue", "-o", file)
     ran = vaultpki(*line, env=environment, expect=1)
     assert "role/b-8/secret-id" in ran.stderr and not file.exists(), ran.stderr
 
 
-def test_nobody_elses_tokens_end(site: Site, proxy: Relay, tmp_path: Path) -> None:
+def test_nobody_elses_tokens_end(cluster: AppliedCluster, proxy: Relay, tmp_path: Path) -> None:
     """Where Vault shows another identity than the one to be ended, and where it shows no mounts of identities."""
-    goes = site.equip("b-3", pool="blue", folder=tmp_path / "b-3")
-    stays = site.equip("g-3", pool="green", folder=tmp_path / "g-3")
-    for seat in (goes, stays):
-        seat.run()
-    accessor = site.read("sys/auth")[f"{site.prefix}/pooled/"]["accessor"]
-    role_id = site.read(f"auth/{site.prefix}/pooled/role/g-3/role-id")["role_id"]
+    goes = cluster.equip("b-3", pool="blue", folder=tmp_path / "b-3")
+    stays = cluster.equip("g-3", pool="green", folder=tmp_path / "g-3")
+    for node in (goes, stays):
+        node.run()
+    accessor = cluster.read("sys/auth")[f"{cluster.prefix}/pooled/"]["accessor"]
+    role_id = cluster.read(f"auth/{cluster.prefix}/pooled/role/g-3/role-id")["role_id"]
     sent = {"alias_name": role_id, "alias_mount_accessor": accessor}
-    found = site.server.api("POST", "identity/lookup/entity", sent)
-    line = ("unenroll", "-f", site.file, "b-3")
-    environment = {**site.environment(), **proxy.environment}
+    found = cluster.server.api("POST", "identity/lookup/entity", sent)
+    line = ("unenroll", "-f", cluster.file, "b-3")
+    environment = {**cluster.environment(), **proxy.environment}
     proxy.say = in_place_of("identity/lookup/entity", found.body)
     assert "another identity" in vaultpki(*line, env=environment, expect=1).stderr
     proxy.say = trusted_proxy.as_heard
     proxy.ask = exchanged("sys/auth", "sys/mounts")
     assert "does not list token/" in vaultpki(*line, env=environment, expect=1).stderr
-    assert site.server.api("GET", f"identity/entity/id/{found.data['id']}").status == 200
+    assert cluster.server.api("GET", f"identity/entity/id/{found.data['id']}").status == 200
     proxy.ask = trusted_proxy.same
     vaultpki(*line, env=environment)
-    assert site.server.api("GET", f"identity/entity/id/{found.data['id']}").status == 200
+    assert cluster.server.api("GET", f"identity/entity/id/{found.data['id']}").status == 200
 
 
-def _signed_before(site: Site, asked: list[Any], told: dict[str, Any]) -> dict[str, Any]:
+def _signed_before(cluster: AppliedCluster, asked: list[Any], told: dict[str, Any]) -> dict[str, Any]:
     """Give the first CA that was signed to every mount."""
     asked.append(told)
     return {**asked[0], "request_id": told["request_id"]}
 
 
-def _signed_for_another_key(site: Site, asked: list[Any], told: dict[str, Any]) -> dict[str, Any]:
+def _signed_for_another_key(cluster: AppliedCluster, asked: list[Any], told: dict[str, Any]) -> dict[str, Any]:
     """Give each mount a CA of the name that it asked for, signed by the true root, and with a key of somebody else."""
     name = x509.read_certificates(told["data"]["certificate"].encode())[0].subject.common_name
     csr = keys.request(keys.generate_key(KeyType.EC_P256), Subject(name))
     body = {"csr": csr, "common_name": name, "max_path_length": 0, "ttl": "43800h", "exclude_cn_from_sans": True}
-    signed = site.server.api("POST", f"{site.prefix}/root/root/sign-intermediate", body)
+    signed = cluster.server.api("POST", f"{cluster.prefix}/root/root/sign-intermediate", body)
     assert signed.status == 200, signed
     return {**told, "data": {**signed.data, "expiration": told["data"]["expiration"]}}
 
@@ -310,25 +316,28 @@ def _signed_for_another_key(site: Site, asked: list[Any], told: dict[str, Any]) 
     [(_signed_before, "and was not installed"), (_signed_for_another_key, "the root signed another key")],
 )
 def test_no_ca_of_another_key_stays_on_a_mount(
-    server: Server, tmp_path: Path, lie: Callable[[Site, list[Any], dict[str, Any]], dict[str, Any]], said: str
+    server: Server,
+    tmp_path: Path,
+    lie: Callable[[AppliedCluster, list[Any], dict[str, Any]], dict[str, Any]],
+    said: str,
 ) -> None:
     """Both servers take a signed CA whose key they do not have, and would make it the mount's own."""
-    site = Site(server, tmp_path / "site", f"t{secrets.token_hex(5)}")
-    site.write(SPEC)
+    cluster = AppliedCluster(server, tmp_path / "cluster", f"t{secrets.token_hex(5)}")
+    cluster.write(SPEC)
     asked: list[Any] = []
 
     def say(guest: Guest, path: str, status: int, heard: bytes) -> None:
         body = json.loads(heard or b"{}")
         if path.endswith("/root/sign-intermediate"):
-            body = lie(site, asked, body)
+            body = lie(cluster, asked, body)
         guest.answer(status, body if heard else b"")
 
     with trusted_proxy.relaying(server, tmp_path, say=say) as proxy:
-        environment = {**site.environment(), **proxy.environment}
-        ran = vaultpki("apply", "-f", site.file, "--yes", env=environment, expect=1)
+        environment = {**cluster.environment(), **proxy.environment}
+        ran = vaultpki("apply", "-f", cluster.file, "--yes", env=environment, expect=1)
     assert said in ran.stderr, ran.stderr
-    site.apply()
-    assert "Nothing to change." in vaultpki("plan", "-f", site.file, env=site.environment("viewer")).stdout
+    cluster.apply()
+    assert "Nothing to change." in vaultpki("plan", "-f", cluster.file, env=cluster.environment("viewer")).stdout
     for ca in ISSUING_CAS:
-        assert len(server.api("LIST", f"{site.prefix}/{ca}/issuers").data["keys"]) == 1
-    assert len(set(authorities(site).values())) == len(ISSUING_CAS)
+        assert len(server.api("LIST", f"{cluster.prefix}/{ca}/issuers").data["keys"]) == 1
+    assert len(set(authorities(cluster).values())) == len(ISSUING_CAS)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from helpers.faults.forbidden_requests import Intruder, found, holes, sent, wire
-from helpers.vault.applied_cluster import Ran, Site, vaultpki
+from helpers.vault.applied_cluster import AppliedCluster, Ran, vaultpki
 from helpers.vault.servers import Server
 from vaultpki.errors import CertificateRefused
 from vaultpki.model import Node, Pool
@@ -72,27 +72,27 @@ LOOSE = {
 }
 
 
-def applied(server: Server, folder: Path, spec: str = SPEC) -> Site:
-    site = Site(server, folder, f"t{secrets.token_hex(5)}")
-    site.write(spec)
-    site.apply()
-    return site
+def applied(server: Server, folder: Path, spec: str = SPEC) -> AppliedCluster:
+    cluster = AppliedCluster(server, folder, f"t{secrets.token_hex(5)}")
+    cluster.write(spec)
+    cluster.apply()
+    return cluster
 
 
 @pytest.fixture(scope="module")
-def good(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
+def good(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
     """A cluster as apply makes it."""
     return applied(server, tmp_path_factory.mktemp("forbidden"))
 
 
 @pytest.fixture
-def site(server: Server, tmp_path: Path) -> Site:
+def cluster(server: Server, tmp_path: Path) -> AppliedCluster:
     """A cluster whose locks a test may open."""
     return applied(server, tmp_path)
 
 
 @pytest.fixture
-def small(server: Server, tmp_path: Path) -> Site:
+def small(server: Server, tmp_path: Path) -> AppliedCluster:
     """The same, with one pool and one more node."""
     return applied(server, tmp_path, ONE_POOL)
 
@@ -109,49 +109,49 @@ def step(request: pytest.FixtureRequest) -> int:
     return found
 
 
-def intruder(site: Site, name: str, pool: str | None = None) -> Intruder:
+def intruder(cluster: AppliedCluster, name: str, pool: str | None = None) -> Intruder:
     """Logs in as the node does, through its own AppRole; one in w- is of the pool of that pattern."""
-    cluster, server = site.cluster, site.server
+    model, server = cluster.model, cluster.server
     if pool is None and name.startswith("w-"):
         pool = "autoscaled"
-    role = f"auth/{site.prefix}/{'pooled' if pool else 'listed'}/role/{name}"
+    role = f"auth/{cluster.prefix}/{'pooled' if pool else 'listed'}/role/{name}"
     holder: Node | Pool
     if pool:
-        holder = next(each for each in cluster.pools if each.name == pool)
-        assert server.api("POST", role, pooled_approle(cluster, holder)).status == 204
+        holder = next(each for each in model.pools if each.name == pool)
+        assert server.api("POST", role, pooled_approle(model, holder)).status == 204
     else:
-        holder = next(each for each in cluster.nodes if each.name == name)
+        holder = next(each for each in model.nodes if each.name == name)
     body = {
         "role_id": server.api("GET", f"{role}/role-id").data["role_id"],
         "secret_id": server.api("POST", f"{role}/secret-id").data["secret_id"],
     }
     answer = server.api("POST", f"{role.partition('/role/')[0]}/login", body, token="")
-    return Intruder(site, name, holder, answer.body["auth"]["client_token"], vault_trial.Keys())
+    return Intruder(cluster, name, holder, answer.body["auth"]["client_token"], vault_trial.Keys())
 
 
-def loosen_role(site: Site, *roles: str) -> None:
+def loosen_role(cluster: AppliedCluster, *roles: str) -> None:
     for path in roles:
-        fields = site.read(path)
-        answer = site.server.api("POST", path, {**fields, **LOOSE})
+        fields = cluster.read(path)
+        answer = cluster.server.api("POST", path, {**fields, **LOOSE})
         assert answer.status in (200, 204), answer
 
 
-def loosen_policy(site: Site, name: str, *paths: str) -> None:
+def loosen_policy(cluster: AppliedCluster, name: str, *paths: str) -> None:
     """Takes the bounds on parameters out of a policy; of the paths that begin so, or of all."""
-    where = f"sys/policies/acl/{site.prefix}/{name}"
-    policy = json.loads(site.read(where)["policy"])
+    where = f"sys/policies/acl/{cluster.prefix}/{name}"
+    policy = json.loads(cluster.read(where)["policy"])
     for path, rule in policy["path"].items():
         if not paths or path.startswith(paths):
             for bound in ("allowed_parameters", "denied_parameters", "required_parameters"):
                 rule.pop(bound, None)
-    assert site.server.api("POST", where, {"policy": json.dumps(policy)}).status == 204
+    assert cluster.server.api("POST", where, {"policy": json.dumps(policy)}).status == 204
 
 
-def widen_policy(site: Site, name: str, path: str, *capabilities: str) -> None:
-    where = f"sys/policies/acl/{site.prefix}/{name}"
-    policy = json.loads(site.read(where)["policy"])
+def widen_policy(cluster: AppliedCluster, name: str, path: str, *capabilities: str) -> None:
+    where = f"sys/policies/acl/{cluster.prefix}/{name}"
+    policy = json.loads(cluster.read(where)["policy"])
     policy["path"][path] = {"capabilities": list(capabilities)}
-    assert site.server.api("POST", where, {"policy": json.dumps(policy)}).status == 204
+    assert cluster.server.api("POST", where, {"policy": json.dumps(policy)}).status == 204
 
 
 NAMES = ("names of others", "its own name in other spelling", "names in the certificate request")
@@ -159,7 +159,7 @@ NAMES = ("names of others", "its own name in other spelling", "names in the cert
 
 @pytest.mark.parametrize("name", NODES)
 def test_vault_refuses_a_node_all_that_is_not_its_own(
-    good: Site, name: str, step: int, capsys: pytest.CaptureFixture[str]
+    good: AppliedCluster, name: str, step: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     node = intruder(good, name)
     node.own()
@@ -184,7 +184,7 @@ def dropped(request: Forbidden) -> bool:
     return "ALT_NAMES" in body or any(not re.fullmatch(r"[A-Za-z0-9.-]+", entry) for entry in entries)
 
 
-def test_where_vault_folds_case_our_check_of_the_answer_refuses(good: Site) -> None:
+def test_where_vault_folds_case_our_check_of_the_answer_refuses(good: AppliedCluster) -> None:
     node = intruder(good, "w-desk-2")
     outcomes = node.tries("its own name in other spelling")
     folded = [o for o in outcomes if o.status == 200]
@@ -199,19 +199,23 @@ def test_where_vault_folds_case_our_check_of_the_answer_refuses(good: Site) -> N
             assert refusal.value.reason == "names-differ"
 
 
-def test_a_listed_nodes_names_are_held_by_its_policy_where_the_role_is_loose(site: Site, step: int) -> None:
+def test_a_listed_nodes_names_are_held_by_its_policy_where_the_role_is_loose(
+    cluster: AppliedCluster, step: int
+) -> None:
     loosen_role(
-        site, *(f"{site.prefix}/{role}" for role in ("kubernetes/roles/kubelet-client", "kubelet/roles/kubelet"))
+        cluster, *(f"{cluster.prefix}/{role}" for role in ("kubernetes/roles/kubelet-client", "kubelet/roles/kubelet"))
     )
-    node = intruder(site, "worker-1")
+    node = intruder(cluster, "worker-1")
     node.own()
     outcomes = node.tries(step=step)
     assert not holes(outcomes), "\n".join(holes(outcomes)[:20])
 
 
-def test_a_listed_nodes_names_are_held_by_the_role_where_the_policy_is_loose(site: Site, step: int) -> None:
-    loosen_policy(site, "node/worker-1", site.prefix)
-    node = intruder(site, "worker-1")
+def test_a_listed_nodes_names_are_held_by_the_role_where_the_policy_is_loose(
+    cluster: AppliedCluster, step: int
+) -> None:
+    loosen_policy(cluster, "node/worker-1", cluster.prefix)
+    node = intruder(cluster, "worker-1")
     node.own()
     outcomes = node.tries(*NAMES, "addresses", step=step)
     names = [o for o in found(outcomes) if o.request.group in NAMES]
@@ -223,19 +227,19 @@ def test_a_listed_nodes_names_are_held_by_the_role_where_the_policy_is_loose(sit
 
 
 @pytest.mark.conformance
-def test_with_both_locks_of_a_name_open_the_hole_is_found(site: Site) -> None:
-    loosen_policy(site, "node/worker-1", site.prefix)
-    loosen_role(site, f"{site.prefix}/kubernetes/roles/kubelet-client")
-    outcomes = intruder(site, "worker-1").tries("names of others")
+def test_with_both_locks_of_a_name_open_the_hole_is_found(cluster: AppliedCluster) -> None:
+    loosen_policy(cluster, "node/worker-1", cluster.prefix)
+    loosen_role(cluster, f"{cluster.prefix}/kubernetes/roles/kubelet-client")
+    outcomes = intruder(cluster, "worker-1").tries("names of others")
     stolen = {sent(o.request)["common_name"] for o in found(outcomes) if o.request.path.endswith("/kubelet-client")}
     assert {"system:node:worker-2", "system:node:cp-1", "system:node:w-other", "kubernetes-admin"} <= {
         name for name in stolen if isinstance(name, str)
     }
 
 
-def test_a_pools_names_are_held_by_the_role_where_the_policy_is_loose(site: Site, step: int) -> None:
-    loosen_policy(site, "pool/autoscaled", site.prefix)
-    node = intruder(site, POOLED)
+def test_a_pools_names_are_held_by_the_role_where_the_policy_is_loose(cluster: AppliedCluster, step: int) -> None:
+    loosen_policy(cluster, "pool/autoscaled", cluster.prefix)
+    node = intruder(cluster, POOLED)
     node.own()
     outcomes = node.tries(*NAMES, "addresses", step=step)
     left = [o for o in found(outcomes) if f"@{node.name}" not in str(sent(o.request))]
@@ -243,12 +247,14 @@ def test_a_pools_names_are_held_by_the_role_where_the_policy_is_loose(site: Site
 
 
 def test_a_pools_addresses_and_foreign_names_are_held_by_its_policy_where_the_role_is_loose(
-    site: Site, step: int
+    cluster: AppliedCluster, step: int
 ) -> None:
     loosen_role(
-        site, f"{site.prefix}/kubernetes/roles/kubelet-client", f"{site.prefix}/kubelet/roles/kubelet-autoscaled"
+        cluster,
+        f"{cluster.prefix}/kubernetes/roles/kubelet-client",
+        f"{cluster.prefix}/kubelet/roles/kubelet-autoscaled",
     )
-    node = intruder(site, POOLED)
+    node = intruder(cluster, POOLED)
     node.own()
     outcomes = node.tries(*NAMES, "addresses", step=step)
     names = {str(sent(o.request)) for o in found(outcomes)}
@@ -259,27 +265,27 @@ def test_a_pools_addresses_and_foreign_names_are_held_by_its_policy_where_the_ro
     assert not [name for name in names if "ip_sans" in name]
 
 
-def test_with_both_locks_of_a_pools_name_open_the_hole_is_found(site: Site) -> None:
-    loosen_policy(site, "pool/autoscaled", site.prefix)
-    loosen_role(site, f"{site.prefix}/kubelet/roles/kubelet-autoscaled")
-    outcomes = intruder(site, POOLED).tries("names of others", "addresses", step=5)
+def test_with_both_locks_of_a_pools_name_open_the_hole_is_found(cluster: AppliedCluster) -> None:
+    loosen_policy(cluster, "pool/autoscaled", cluster.prefix)
+    loosen_role(cluster, f"{cluster.prefix}/kubelet/roles/kubelet-autoscaled")
+    outcomes = intruder(cluster, POOLED).tries("names of others", "addresses", step=5)
     assert any("worker-1" in str(sent(o.request)) for o in found(outcomes))
     assert any("10.0.0.11" in str(sent(o.request).get("ip_sans")) for o in found(outcomes))
 
 
-def test_a_pools_pattern_is_held_by_its_policy_alone_and_loosening_it_is_found(site: Site) -> None:
+def test_a_pools_pattern_is_held_by_its_policy_alone_and_loosening_it_is_found(cluster: AppliedCluster) -> None:
     """An AppRole of a listed node's name on the pools' mount is what a stolen enroller can make at most."""
-    assert by_another_name(site, "worker-1") == []
-    loosen_policy(site, "pool/autoscaled", site.prefix)
-    assert "system:node:worker-1" in by_another_name(site, "worker-1")
+    assert by_another_name(cluster, "worker-1") == []
+    loosen_policy(cluster, "pool/autoscaled", cluster.prefix)
+    assert "system:node:worker-1" in by_another_name(cluster, "worker-1")
 
 
-def by_another_name(site: Site, name: str) -> list[str]:
+def by_another_name(cluster: AppliedCluster, name: str) -> list[str]:
     """The names with its own name in them that an AppRole outside the pool's pattern gets signed."""
-    rogue = intruder(site, name, pool="autoscaled")
+    rogue = intruder(cluster, name, pool="autoscaled")
     signed = []
-    for request in forbidden_signing.allowed(rogue.cluster, name, rogue.holder, rogue.keys.request):
-        answer = site.server.api("POST", request.path, request.body, token=rogue.token)
+    for request in forbidden_signing.allowed(rogue.model, name, rogue.holder, rogue.keys.request):
+        answer = cluster.server.api("POST", request.path, request.body, token=rogue.token)
         subject = request.certificate.subject
         if answer.status == 200 and name in (subject.common_name + "".join(subject.dns)):
             signed.append(subject.common_name)
@@ -302,7 +308,7 @@ def by_another_name(site: Site, name: str) -> list[str]:
         ("secret/*", "read", "other mounts"),
     ],
 )
-def test_a_path_too_many_is_found(good: Site, path: str, capability: str, group: str) -> None:
+def test_a_path_too_many_is_found(good: AppliedCluster, path: str, capability: str, group: str) -> None:
     before = good.read(f"sys/policies/acl/{good.prefix}/node/worker-2")["policy"]
     widen_policy(good, "node/worker-2", path.format(prefix=good.prefix), capability)
     try:
@@ -319,23 +325,23 @@ def test_a_path_too_many_is_found(good: Site, path: str, capability: str, group:
     ],
 )
 def test_a_bound_on_what_a_node_mints_that_is_missing_is_found(
-    site: Site, bound: str, shown: set[tuple[str, str]]
+    cluster: AppliedCluster, bound: str, shown: set[tuple[str, str]]
 ) -> None:
-    where = f"sys/policies/acl/{site.prefix}/node/worker-2"
-    policy = json.loads(site.read(where)["policy"])
-    del policy["path"][f"auth/{site.prefix}/listed/role/worker-2/secret-id"][bound]
-    assert site.server.api("POST", where, {"policy": json.dumps(policy)}).status == 204
-    holes = found(intruder(site, "worker-2").tries("its own AppRole"))
+    where = f"sys/policies/acl/{cluster.prefix}/node/worker-2"
+    policy = json.loads(cluster.read(where)["policy"])
+    del policy["path"][f"auth/{cluster.prefix}/listed/role/worker-2/secret-id"][bound]
+    assert cluster.server.api("POST", where, {"policy": json.dumps(policy)}).status == 204
+    holes = found(intruder(cluster, "worker-2").tries("its own AppRole"))
     assert shown <= {(o.request.wrap_ttl, repr(o.request.body)) for o in holes}
     assert all((o.request.wrap_ttl == "60s") == (bound == "denied_parameters") for o in holes)
 
 
-def test_a_boolean_in_a_policy_bounds_nothing_so_ours_is_text(good: Site) -> None:
+def test_a_boolean_in_a_policy_bounds_nothing_so_ours_is_text(good: AppliedCluster) -> None:
     """Both servers drop it, and an empty list lets all values pass: `exclude_cn_from_sans` was open that way."""
     node = intruder(good, "cp-2")
     (own,) = (
         a
-        for a in forbidden_signing.allowed(node.cluster, node.name, node.holder, node.keys.request)
+        for a in forbidden_signing.allowed(node.model, node.name, node.holder, node.keys.request)
         if a.certificate.name == "kube-apiserver-etcd"
     )
     for value in (False, True, "false", 0, None):
@@ -343,11 +349,11 @@ def test_a_boolean_in_a_policy_bounds_nothing_so_ours_is_text(good: Site) -> Non
         assert answer.status == 403, (value, answer)
 
 
-def test_an_empty_value_bends_no_approle_that_an_enroller_makes(good: Site) -> None:
+def test_an_empty_value_bends_no_approle_that_an_enroller_makes(good: AppliedCluster) -> None:
     """Vault takes an empty text for every value that a policy allows; OpenBao does not."""
     token = good.token("enroller")
-    pool = good.cluster.pools[0]
-    parameters = pooled_approle(good.cluster, pool)
+    pool = good.model.pools[0]
+    parameters = pooled_approle(good.model, pool)
     for name in parameters:
         empties: tuple[Any, ...] = ("", [])
         for empty in empties:
@@ -366,39 +372,41 @@ def test_an_empty_value_bends_no_approle_that_an_enroller_makes(good: Site) -> N
 # verify --vault
 
 
-def verify(site: Site, *further: str | Path, token: str | None = None, expect: int = 0) -> Ran:
+def verify(cluster: AppliedCluster, *further: str | Path, token: str | None = None, expect: int = 0) -> Ran:
     return vaultpki(
-        "verify", "-f", site.file, *further, env=site.server.environment(token or site.token()), expect=expect
+        "verify", "-f", cluster.file, *further, env=cluster.server.environment(token or cluster.token()), expect=expect
     )
 
 
-def left_over(site: Site) -> list[str]:
-    answer = site.server.api("LIST", f"auth/{site.prefix}/pooled/role")
+def left_over(cluster: AppliedCluster) -> list[str]:
+    answer = cluster.server.api("LIST", f"auth/{cluster.prefix}/pooled/role")
     roles = answer.data["keys"] if answer.status == 200 else []
     return [role for role in roles if "verify" in role]
 
 
-def entities(site: Site) -> set[str]:
-    answer = site.server.api("LIST", "identity/entity/id")
+def entities(cluster: AppliedCluster) -> set[str]:
+    answer = cluster.server.api("LIST", "identity/entity/id")
     return set(answer.data["keys"]) if answer.status == 200 else set()
 
 
 @pytest.mark.conformance
-def test_verify_vault_passes_a_good_cluster_and_leaves_nothing_behind(site: Site) -> None:
-    token = site.token()
-    before = entities(site)
-    position = site.server.audit_position()
-    told = json.loads(verify(site, "--vault", "--json", token=token).stdout)
+def test_verify_vault_passes_a_good_cluster_and_leaves_nothing_behind(cluster: AppliedCluster) -> None:
+    token = cluster.token()
+    before = entities(cluster)
+    position = cluster.server.audit_position()
+    told = json.loads(verify(cluster, "--vault", "--json", token=token).stdout)
     assert told["ok"] and {check["kind"] for check in told["checks"]} == {"vault"}
     refused = [check for check in told["checks"] if check["expect"] == "refuse"]
     own = [check for check in told["checks"] if check["expect"] == "accept"]
     assert len(refused) >= FEWEST and len(own) == 4 and all(check["ok"] for check in told["checks"])
     assert all(check["from"].startswith("w-verify-") for check in told["checks"])
-    assert not left_over(site) and entities(site) == before
-    assert vaultpki("plan", "-f", site.file, "--detailed-exitcode", env=site.environment("viewer")).returncode == 0
+    assert not left_over(cluster) and entities(cluster) == before
+    assert (
+        vaultpki("plan", "-f", cluster.file, "--detailed-exitcode", env=cluster.environment("viewer")).returncode == 0
+    )
     # Whatever it wrote, or asked to write, was its own AppRole and entity, or something to be signed.
     name = refused[0]["from"]
-    for operation, path in site.server.writes(position):
+    for operation, path in cluster.server.writes(position):
         assert (
             f"/pooled/role/{name}" in path
             or path.startswith(("identity/", "sys/capabilities"))
@@ -408,15 +416,15 @@ def test_verify_vault_passes_a_good_cluster_and_leaves_nothing_behind(site: Site
 
 
 @pytest.mark.conformance
-def test_verify_vault_goes_with_verify_dir_and_is_told_in_words(small: Site) -> None:
-    seat = small.equip("w-7", pool="autoscaled")
-    seat.run()
-    said = verify(small, "--dir", seat.pki, "--vault").stdout
+def test_verify_vault_goes_with_verify_dir_and_is_told_in_words(small: AppliedCluster) -> None:
+    node = small.equip("w-7", pool="autoscaled")
+    node.run()
+    said = verify(small, "--dir", node.pki, "--vault").stdout
     assert "checks of 1 holder" in said and "temporary node w-verify-" in said
     assert said.count("all as they should be") == 2
 
 
-def test_verify_vault_finds_what_is_loose(small: Site) -> None:
+def test_verify_vault_finds_what_is_loose(small: AppliedCluster) -> None:
     policy = "pool/autoscaled"
     loosen_policy(small, policy, f"{small.prefix}/kubelet", f"auth/{small.prefix}/pooled")
     loosen_role(small, f"{small.prefix}/kubelet/roles/kubelet-autoscaled")
@@ -448,7 +456,7 @@ def test_verify_vault_finds_what_is_loose(small: Site) -> None:
 
 
 @pytest.mark.conformance
-def test_verify_vault_with_a_node_that_gets_nothing_is_no_proof(small: Site) -> None:
+def test_verify_vault_with_a_node_that_gets_nothing_is_no_proof(small: AppliedCluster) -> None:
     where = f"sys/policies/acl/{small.prefix}/pool/autoscaled"
     assert small.server.api("POST", where, {"policy": '{"path": {}}'}).status == 204
     told = json.loads(verify(small, "--vault", "--json", expect=3).stdout)
@@ -456,18 +464,18 @@ def test_verify_vault_with_a_node_that_gets_nothing_is_no_proof(small: Site) -> 
     assert not left_over(small)
 
 
-def test_verify_vault_by_the_enroller_makes_nothing(site: Site) -> None:
-    ran = verify(site, "--vault", token=site.token("enroller"), expect=1)
+def test_verify_vault_by_the_enroller_makes_nothing(cluster: AppliedCluster) -> None:
+    ran = verify(cluster, "--vault", token=cluster.token("enroller"), expect=1)
     assert ran.stderr.count("\n") == 1 and "as only the applier may" in ran.stderr
-    assert not left_over(site)
+    assert not left_over(cluster)
 
 
 def test_verify_vault_needs_a_pool(server: Server, tmp_path: Path) -> None:
-    site = Site(server, tmp_path, f"t{secrets.token_hex(5)}")
-    site.write("nodes:\n- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}\n")
-    ran = verify(site, "--vault", expect=1)
+    cluster = AppliedCluster(server, tmp_path, f"t{secrets.token_hex(5)}")
+    cluster.write("nodes:\n- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}\n")
+    ran = verify(cluster, "--vault", expect=1)
     assert ran.stderr.count("\n") == 1 and "pools" in ran.stderr and "apply" in ran.stderr
 
 
-def test_verify_needs_something_to_verify(good: Site) -> None:
+def test_verify_needs_something_to_verify(good: AppliedCluster) -> None:
     assert "--vault" in verify(good, expect=2).stderr
