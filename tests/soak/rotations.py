@@ -24,13 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helpers.kube import ca_stage, cas_in_use, kube_cluster
+from helpers.kube import cas_in_use, kube_cluster, operator_under_load
 from helpers.kube.access_matrix import Heard
 from helpers.kube.ca_operator import STEP_SECONDS
-from helpers.kube.ca_stage import Stage
 from helpers.kube.client_load import OPERATORS
 from helpers.kube.components import Programs
 from helpers.kube.kube_cluster import Kubernetes
+from helpers.kube.operator_under_load import OperatorUnderLoad
 from helpers.kube.pod_clients import PodClients
 from helpers.vault import servers
 from helpers.vault.servers import wait_for
@@ -59,7 +59,7 @@ class Run:
     """One cluster on one server: what is done to its CAs, and the phases so far."""
 
     server: str
-    stage: Stage
+    operator: OperatorUnderLoad
     pods: PodClients
     phases: list[Phase]
     reviving: bool = False
@@ -70,7 +70,7 @@ class Run:
         """A step, and what it waits for."""
         deadline = time.monotonic() + ATTEMPTS_SECONDS
         while True:
-            ran = self.stage.ca(
+            ran = self.operator.ca(
                 *(*words, "--json"),
                 expect=(0, 1, 3),
                 timeout=COMMAND_SECONDS,
@@ -86,12 +86,12 @@ class Run:
     def settle(self, domain: str, goal: State, act: str = "continue") -> None:
         """Takes steps until the CA is in this state, and does what they wait for meanwhile."""
         deadline = time.monotonic() + MOST_SECONDS
-        kubernetes = self.stage.kubernetes
+        kubernetes = self.operator.kubernetes
         # For the root it looks at pods, for the kubelet's CA at a ConfigMap.
         looks: tuple[str | Path, ...] = ("--kubeconfig", kubernetes.admin) if domain in ("root", "kubelet") else ()
         last: State | None = None
         words: list[str] = []
-        while (state := self.stage.record(domain).state) is not goal:
+        while (state := self.operator.record(domain).state) is not goal:
             if state is not last:
                 say(f"{domain} is {state.value}")
             last = state
@@ -107,8 +107,8 @@ class Run:
 
         kube-scheduler reads its CA file every five minutes, and ends before that for want of its lease.
         """
-        for node in self.stage.kubernetes.nodes.values() if self.reviving else ():
-            by_hooks = {name for names in self.stage.restarts.of(node).values() for name in names}
+        for node in self.operator.kubernetes.nodes.values() if self.reviving else ():
+            by_hooks = {name for names in self.operator.restarts.of(node).values() for name in names}
             for name, process in node.machine.processes.items():
                 if name not in by_hooks and not process.alive():
                     say(f"{node.name}'s {name} has ended, and is started again")
@@ -121,15 +121,15 @@ class Run:
             if f"default/{pod}" in waiting["pods"]:
                 self.pods.restart(pod)
         if SERVING_CA in waiting:
-            self.stage.apply_manifests()
+            self.operator.apply_manifests()
         if "outside" in waiting:
-            self.stage.extension.register(self.stage.kubernetes)
+            self.operator.extension.register(self.operator.kubernetes)
             words += ["--restarted", "outside"]
         people = [person for person in OPERATORS if person in waiting]
         for person in people:
             words += ["--without", person]
         if words:
-            self.stage.issue()
+            self.operator.issue()
         return words
 
     # Phases
@@ -137,33 +137,33 @@ class Run:
     @contextlib.contextmanager
     def phase(self, name: str, *, outage: bool = False) -> Iterator[None]:
         """What happens in the block, and what it did to clients; `outage` says that there may be one."""
-        stage = self.stage
+        operator = self.operator
         self.pods.taken()
-        stage.mark()
-        refused, worked, begin = len(stage.extension.refused), stage.load.worked.total(), time.time()
+        operator.mark()
+        refused, worked, begin = len(operator.extension.refused), operator.load.worked.total(), time.time()
         say(f"{self.server}: {name}")
         broken = ""
         try:
             yield
-            stage.kubernetes.running()
+            operator.kubernetes.running()
             self.pods.check()
-            for agent in stage.kubernetes.agents.values():
+            for agent in operator.kubernetes.agents.values():
                 agent.check()
         except (AssertionError, subprocess.SubprocessError, OSError, KeyboardInterrupt) as error:
             broken = f"{type(error).__name__}: {error}"
             raise
         finally:
             others, failures = self.pods.taken()
-            failures += stage.load.failures
+            failures += operator.load.failures
             self.phases.append(
                 Phase(
                     server=self.server,
                     name=name,
                     seconds=time.time() - begin,
-                    requests=stage.load.worked.total() - worked + others + len(failures),
+                    requests=operator.load.worked.total() - worked + others + len(failures),
                     failures=tuple(failures),
-                    unauthorized=tuple(stage.unauthorized()),
-                    complaints=(*stage.complaints(), *stage.extension.refused[refused:]),
+                    unauthorized=tuple(operator.unauthorized()),
+                    complaints=(*operator.complaints(), *operator.extension.refused[refused:]),
                     most_outage=MOST_OUTAGE if outage else 0.0,
                     broken=broken,
                 )
@@ -175,7 +175,7 @@ class Run:
 
         No part of the phase, in which a refusal would count as a failure.
         """
-        kubernetes = self.stage.kubernetes
+        kubernetes = self.operator.kubernetes
         at: Mapping[str, tuple[Callable[[Kubernetes, Path], Mapping[str, Heard]], Path]] = {
             "etcd": (cas_in_use.at_etcd, kubernetes.members[-1].pki / "etcd-peer.pem"),
             "kubernetes": (cas_in_use.at_kubernetes, kubernetes.operator / "admin.pem"),
@@ -203,13 +203,13 @@ class Run:
 
     def rotated(self, domain: str, *words: str) -> None:
         with self._replaced(domain, *words), self.phase(" ".join((f"{domain} rotated", *words))):
-            self.stage.rotate(domain, *words)
+            self.operator.rotate(domain, *words)
             self.settle(domain, State.DONE)
             self._forget(domain)
 
     def aborted(self, domain: str, at: State) -> None:
         with self.phase(f"{domain} aborted when {at.value}"):
-            self.stage.rotate(domain)
+            self.operator.rotate(domain)
             self.settle(domain, at)
             self.settle(domain, State.STEADY, "abort")
             self._forget(domain)
@@ -217,8 +217,8 @@ class Run:
     def emergency(self, domain: str) -> None:
         self.reviving = True
         with self._replaced(domain), self.phase(f"{domain} in an emergency", outage=True):
-            self.stage.rotate(domain, "--emergency", "--yes")
-            self.stage.issue()
+            self.operator.rotate(domain, "--emergency", "--yes")
+            self.operator.issue()
             self.settle(domain, State.DONE)
             self._forget(domain)
             wait_for(self._calm, MOST_OUTAGE, lambda: f"no calm: {self._faults()}", pause=1)
@@ -231,9 +231,9 @@ class Run:
 
     def _forget(self, domain: str) -> None:
         if domain == "kubelet":
-            self.stage.apply_manifests()
+            self.operator.apply_manifests()
         if domain in ("kubernetes", "front-proxy"):
-            self.stage.kubernetes.kubectl(self.stage.kubernetes.admin, "delete", "configmap", *PUBLISHED)
+            self.operator.kubernetes.kubectl(self.operator.kubernetes.admin, "delete", "configmap", *PUBLISHED)
 
     def _calm(self) -> bool:
         """Whether nothing failed for half of the time of a steady phase."""
@@ -243,7 +243,7 @@ class Run:
         return self._faults() == before
 
     def _faults(self) -> dict[str, int]:
-        found = {name: len(said) for name, said in self.stage.faults().items()}
+        found = {name: len(said) for name, said in self.operator.faults().items()}
         return found | {"pods": sum(client.failed() for client in self.pods.clients)}
 
 
@@ -276,15 +276,15 @@ def on(
         cluster = stack.enter_context(
             kube_cluster.cluster(server, programs, folder / "kube", shape, comers=kube_cluster.COMERS)
         )
-        stage = stack.enter_context(ca_stage.standing(cluster))
-        pods = PodClients(cluster, stage.load.pods, stage.restarts.serving)
-        run = Run(kind, stage, pods, phases)
+        operator = stack.enter_context(operator_under_load.standing(cluster))
+        pods = PodClients(cluster, operator.load.pods, operator.restarts.serving)
+        run = Run(kind, operator, pods, phases)
         try:
-            with pods.running(), stage.load.running():
+            with pods.running(), operator.load.running():
                 run.steady("before")
                 for name in names:
                     PHASES[name](run)
-            missed = {who: stage.load.missed(who) for who in OPERATORS}
+            missed = {who: operator.load.missed(who) for who in OPERATORS}
             phases += [Phase.of_watch(kind, who, numbers) for who, numbers in missed.items() if numbers]
         except (AssertionError, subprocess.SubprocessError, OSError) as error:
             assert phases and phases[-1].broken, "no phase has begun"

@@ -28,7 +28,7 @@ NODE, OTHER = "worker-1", "worker-2"
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class OlderAgent:
     """A cluster that today's tree applied, and a worker whose agent is older."""
 
     cluster: AppliedCluster
@@ -84,34 +84,34 @@ def joined(cluster: AppliedCluster, release: Release, folder: Path) -> NodeFolde
 
 
 @pytest.fixture
-def stage(release: Release, server: Server, tmp_path: Path, cluster_name: str) -> Stage:
+def older(release: Release, server: Server, tmp_path: Path, cluster_name: str) -> OlderAgent:
     cluster = applied_cluster.standing(server, tmp_path / "cluster", cluster_name)
-    return Stage(cluster, release, joined(cluster, release, tmp_path))
+    return OlderAgent(cluster, release, joined(cluster, release, tmp_path))
 
 
-def test_it_keeps_working_through_a_rotation_that_names_it_as_too_old(stage: Stage) -> None:
-    assert f"version {stage.release.version}" in stage.release.run("--version").stdout
-    stage.ca("rotate", "kubernetes", "--spread", "1s")
-    stage.advance(State.PUBLISHED)
-    record = stage.record
+def test_it_keeps_working_through_a_rotation_that_names_it_as_too_old(older: OlderAgent) -> None:
+    assert f"version {older.release.version}" in older.release.run("--version").stdout
+    older.ca("rotate", "kubernetes", "--spread", "1s")
+    older.advance(State.PUBLISHED)
+    record = older.record
     assert record.new is not None
     old, new = record.old.sha256, record.new.sha256
     # It trusts both, and its certificates are of the old CA, renewed or not.
-    stage.run("agent", "--once")
-    assert stage.trusted == {old, new}
-    before = stage.leaf
-    stage.run("renew", "--force")
-    assert stage.leaf[0] != before[0] and stage.leaf[1] == before[1] == old
+    older.run("agent", "--once")
+    assert older.trusted == {old, new}
+    before = older.leaf
+    older.run("renew", "--force")
+    assert older.leaf[0] != before[0] and older.leaf[1] == before[1] == old
     # No gate takes its word, and what is said tells what to do.
-    (waiting,) = stage.waiting
+    (waiting,) = older.waiting
     assert waiting["node"] == NODE and "too old" in waiting["reason"] and "upgrade" in waiting["reason"]
-    assert NODE in stage.ca("continue").stdout and stage.record.state is State.PUBLISHED
+    assert NODE in older.ca("continue").stdout and older.record.state is State.PUBLISHED
     # Left out by name, it follows in its own way: it takes what the mount's default issuer signs, which it trusts.
-    stage.advance(State.SWITCHED, "--without", NODE)
-    stage.run("agent", "--once")
-    stage.run("renew", "--force")
-    assert stage.leaf[1] == new and stage.trusted == {old, new}
-    (status,) = {one["state"] for one in json.loads(stage.run("status", "--json").stdout)["certificates"]}
+    older.advance(State.SWITCHED, "--without", NODE)
+    older.run("agent", "--once")
+    older.run("renew", "--force")
+    assert older.leaf[1] == new and older.trusted == {old, new}
+    (status,) = {one["state"] for one in json.loads(older.run("status", "--json").stdout)["certificates"]}
     assert status == "ok"
 
 

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import pytest
 
-from helpers.kube import ca_stage, cas_in_use, kube_cluster
+from helpers.kube import cas_in_use, kube_cluster, operator_under_load
 from helpers.kube.access_matrix import Heard
 from helpers.kube.ca_operator import SPREAD, STEP_SECONDS
-from helpers.kube.ca_stage import Stage
 from helpers.kube.client_load import OPERATORS
 from helpers.kube.components import Programs
 from helpers.kube.kube_cluster import Kubernetes
+from helpers.kube.operator_under_load import OperatorUnderLoad
 from helpers.kube.restarts import Restart
 from helpers.vault import servers
 from helpers.vault.servers import wait_for
@@ -38,13 +38,13 @@ UNKNOWN_CA = ("certificate signed by unknown authority", "unknown certificate au
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class Outcome:
     """What happened, to be judged by the tests.
 
     `old_etcd` and `new_kubernetes` are leaves of the two CAs that nobody may trust in the end, with their keys.
     """
 
-    stage: Stage
+    operator: OperatorUnderLoad
     faults: dict[str, list[str]]
     restarts: tuple[Restart, ...]
     let_in: dict[str, Heard]
@@ -74,71 +74,71 @@ def cluster(
 
 
 @pytest.fixture(scope="module")
-def stage(cluster: Kubernetes) -> Iterator[Stage]:
+def operator(cluster: Kubernetes) -> Iterator[OperatorUnderLoad]:
     """The cluster with its agents, its hooks and its clients, who have not begun yet."""
     # Half as many requests as in `make soak-rotations`, since other tests need the processors too.
-    with ca_stage.standing(cluster, pace=2) as stage:
-        yield stage
+    with operator_under_load.standing(cluster, pace=2) as operator:
+        yield operator
 
 
 @pytest.fixture(scope="module")
-def story(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Story:
+def outcome(operator: OperatorUnderLoad, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """The cluster's twenty minutes; afterwards it stands without load."""
-    kubernetes, folder = stage.kubernetes, tmp_path_factory.mktemp("story")
+    kubernetes, folder = operator.kubernetes, tmp_path_factory.mktemp("outcome")
     old_etcd, new_kubernetes = folder / "old-etcd.pem", folder / "new-kubernetes.pem"
     shutil.copy(kubernetes.members[-1].pki / "etcd-peer.pem", old_etcd)
-    stage.mark()
-    with stage.load.running():
+    operator.mark()
+    with operator.load.running():
         let_in = cas_in_use.at_etcd(kubernetes, old_etcd)
-        stage.rotate("etcd")
-        stage.rest("etcd")
-        stage.rotate("kubernetes")
-        stage.advance("kubernetes", State.SWITCHED)
-        switched = stage.record("kubernetes")
+        operator.rotate("etcd")
+        operator.rest("etcd")
+        operator.rotate("kubernetes")
+        operator.advance("kubernetes", State.SWITCHED)
+        switched = operator.record("kubernetes")
         assert switched.new is not None
-        stage.issue()
-        stage.await_leaves("kubernetes", switched.new.sha256)
+        operator.issue()
+        operator.await_leaves("kubernetes", switched.new.sha256)
         shutil.copy(kubernetes.operator / "admin.pem", new_kubernetes)
         let_in |= cas_in_use.all_let_in(kubernetes, new_kubernetes)
-        stage.ca("abort")
-        stage.issue()
+        operator.ca("abort")
+        operator.issue()
         # Nobody has the operators' certificates of the new CA any more, which only an operator can know.
-        stage.rest("kubernetes", *(f"--without={person}" for person in OPERATORS))
-        stage.await_leaves("kubernetes", switched.old.sha256)
-        stage.await_bundles("kubernetes", switched.old.sha256)
+        operator.rest("kubernetes", *(f"--without={person}" for person in OPERATORS))
+        operator.await_leaves("kubernetes", switched.old.sha256)
+        operator.await_bundles("kubernetes", switched.old.sha256)
         time.sleep(10)
     kubernetes.running()
     for agent in kubernetes.agents.values():
         agent.check()
-    restarts = tuple(stage.restarts.done)
-    return Story(stage, stage.faults(), restarts, let_in, old_etcd, new_kubernetes, switched)
+    restarts = tuple(operator.restarts.done)
+    return Outcome(operator, operator.faults(), restarts, let_in, old_etcd, new_kubernetes, switched)
 
 
-def test_both_went_through_every_state(story: Story) -> None:
+def test_both_went_through_every_state(outcome: Outcome) -> None:
     states: dict[str, list[State]] = {"etcd": [], "kubernetes": []}
-    for domain, state in story.stage.steps:
+    for domain, state in outcome.operator.steps:
         states[domain].append(state)
     forward = [State.PREPARED, State.PUBLISHED, State.SWITCHED]
     assert states["etcd"] == [*forward, State.RETIRED, State.DONE], states
     assert states["kubernetes"] == [*forward, State.RETURNING, State.STEADY], states
 
 
-def test_no_request_failed_for_a_reason_of_tls_and_nobody_was_unauthorized(story: Story) -> None:
+def test_no_request_failed_for_a_reason_of_tls_and_nobody_was_unauthorized(outcome: Outcome) -> None:
     """Nor does any component complain of TLS."""
-    assert story.faults == {}
+    assert outcome.faults == {}
 
 
-def test_hardly_a_request_failed_at_all(story: Story) -> None:
+def test_hardly_a_request_failed_at_all(outcome: Outcome) -> None:
     """But those on the connections that an API server or a member of etcd ended as it was restarted."""
-    load = story.stage.load
-    away = [(restart.begin - 1, restart.end + 5) for restart in story.restarts]
+    load = outcome.operator.load
+    away = [(restart.begin - 1, restart.end + 5) for restart in outcome.restarts]
     others = [each for each in load.failures if not any(begin < each.at < end for begin, end in away)]
     assert len(others) <= load.worked.total() / 1000, others
     assert len(load.failures) <= load.worked.total() / 100, load.failures
 
 
-def test_there_was_load(story: Story) -> None:
-    load, asked = story.stage.load, story.stage.extension.asked
+def test_there_was_load(outcome: Outcome) -> None:
+    load, asked = outcome.operator.load, outcome.operator.extension.asked
     # On a machine that has nothing else to do it is twice as much.
     assert all(load.worked[f"list as {who}"] > 300 for who in OPERATORS), load.worked
     assert load.worked["write"] > 800 and load.worked["exec"] > 150 and load.worked["logs"] > 300, load.worked
@@ -149,9 +149,9 @@ def test_there_was_load(story: Story) -> None:
         assert load.missed(who) == []
 
 
-def test_every_leaf_and_bundle_is_of_the_right_ca(story: Story) -> None:
-    kubernetes = story.stage.kubernetes
-    etcd, aborted = story.stage.record("etcd"), story.stage.record("kubernetes")
+def test_every_leaf_and_bundle_is_of_the_right_ca(outcome: Outcome) -> None:
+    kubernetes = outcome.operator.kubernetes
+    etcd, aborted = outcome.operator.record("etcd"), outcome.operator.record("kubernetes")
     assert etcd.new is not None and etcd.new.name == "etcd-2" and aborted.old.name == "kubernetes-1"
     for domain, ca, name in (("etcd", etcd.new, "etcd-2"), ("kubernetes", aborted.old, "kubernetes-1")):
         assert set(cas_in_use.leaves(kubernetes, domain).values()) == {ca.sha256}
@@ -163,22 +163,22 @@ def test_every_leaf_and_bundle_is_of_the_right_ca(story: Story) -> None:
         assert [one["key_name"] for one in keys.values()] == [name]
 
 
-def test_restarts_took_turns(story: Story) -> None:
+def test_restarts_took_turns(outcome: Outcome) -> None:
     """Nobody was restarted while another node was; everyone was whose old memory would have been wrong."""
-    for before, after in itertools.pairwise(sorted(story.restarts, key=lambda restart: restart.begin)):
+    for before, after in itertools.pairwise(sorted(outcome.restarts, key=lambda restart: restart.begin)):
         assert before.node == after.node or before.end <= after.begin, (before, after)
-    counted = Counter((restart.node, restart.component) for restart in story.restarts)
-    for node in story.stage.kubernetes.nodes.values():
-        for key, components in story.stage.restarts.of(node).items():
+    counted = Counter((restart.node, restart.component) for restart in outcome.restarts)
+    for node in outcome.operator.kubernetes.nodes.values():
+        for key, components in outcome.operator.restarts.of(node).items():
             # etcd's CA: once for both CAs, once without the old one.
             assert all(counted[node.name, name] >= (2 if key == "etcd-ca" else 1) for name in components), counted
             assert all(counted[node.name, name] <= 3 for name in components), counted
 
 
-def test_every_listener_refuses_the_leaves_of_the_ca_that_left(story: Story) -> None:
-    kubernetes = story.stage.kubernetes
-    assert {at: heard.status for at, heard in story.let_in.items()} == dict.fromkeys(story.let_in, 200)
-    refused = cas_in_use.at_etcd(kubernetes, story.old_etcd)
+def test_every_listener_refuses_the_leaves_of_the_ca_that_left(outcome: Outcome) -> None:
+    kubernetes = outcome.operator.kubernetes
+    assert {at: heard.status for at, heard in outcome.let_in.items()} == dict.fromkeys(outcome.let_in, 200)
+    refused = cas_in_use.at_etcd(kubernetes, outcome.old_etcd)
     assert {at: "unknown_ca" in heard.alert for at, heard in refused.items()} == dict.fromkeys(refused, True)
     # kube-apiserver only ever adds to what it publishes for the two that ask it for their client CAs.
     kubernetes.kubectl(
@@ -186,25 +186,25 @@ def test_every_listener_refuses_the_leaves_of_the_ca_that_left(story: Story) -> 
     )
 
     def let_in() -> dict[str, Heard]:
-        found = cas_in_use.at_kubernetes(kubernetes, story.new_kubernetes)
+        found = cas_in_use.at_kubernetes(kubernetes, outcome.new_kubernetes)
         return {at: heard for at, heard in found.items() if heard.status != 401}
 
     wait_for(lambda: not let_in(), STEP_SECONDS, lambda: str(let_in()), pause=1)
-    assert refused.keys() | cas_in_use.at_kubernetes(kubernetes, story.new_kubernetes).keys() == story.let_in.keys()
+    assert refused.keys() | cas_in_use.at_kubernetes(kubernetes, outcome.new_kubernetes).keys() == outcome.let_in.keys()
 
 
-def test_control_a_skipped_gate_is_told(story: Story) -> None:
+def test_control_a_skipped_gate_is_told(outcome: Outcome) -> None:
     """With etcd's CA switched before anybody was restarted what has to be empty is not, and the cluster is lost."""
-    stage, cluster = story.stage, story.stage.kubernetes.cluster
-    stage.load = dataclasses.replace(stage.load, failures=[], worked=Counter(), ending=threading.Event())
-    stage.mark()
-    with stage.load.running():
-        stage.rotate("etcd")
-        stage.advance("etcd", State.PUBLISHED)
-        record = stage.record("etcd")
-        assert record.new is not None and stage.faults() == {}
-        stage.await_bundles("etcd", record.old.sha256, record.new.sha256)
-        switched = stage.record("etcd").moved(State.SWITCHED, datetime.now(UTC))
+    operator, cluster = outcome.operator, outcome.operator.kubernetes.cluster
+    operator.load = dataclasses.replace(operator.load, failures=[], worked=Counter(), ending=threading.Event())
+    operator.mark()
+    with operator.load.running():
+        operator.rotate("etcd")
+        operator.advance("etcd", State.PUBLISHED)
+        record = operator.record("etcd")
+        assert record.new is not None and operator.faults() == {}
+        operator.await_bundles("etcd", record.old.sha256, record.new.sha256)
+        switched = operator.record("etcd").moved(State.SWITCHED, datetime.now(UTC))
         body = {"data": rotation_record.to_json(switched)}
         path = f"{cluster.prefix}/config/data/{rotation_record.FOLDER}/etcd"
         assert cluster.server.api("POST", path, body).status == 200
@@ -212,9 +212,9 @@ def test_control_a_skipped_gate_is_told(story: Story) -> None:
         assert cluster.server.api("POST", f"{cluster.prefix}/etcd/config/issuers", default).status == 200
         # A server that is refused may log it first, and hears no more than "bad certificate".
         wait_for(
-            lambda: any(said in line for line in stage.complaints() for said in UNKNOWN_CA),
+            lambda: any(said in line for line in operator.complaints() for said in UNKNOWN_CA),
             SPREAD + STEP_SECONDS,
-            lambda: str(stage.faults() or "nobody complains"),
+            lambda: str(operator.faults() or "nobody complains"),
             pause=1,
         )
-    assert stage.faults() != {}
+    assert operator.faults() != {}

@@ -54,7 +54,7 @@ LEVEL = re.compile(r'^[EWF]\d{4} |"level":"(warn|error|fatal)"')
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class ClusterUnderLoad:
     """The cluster under load, and all who look on."""
 
     kubernetes: Kubernetes
@@ -122,7 +122,7 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class Outcome:
     """What happened in the quarter of an hour, to be judged by the tests; times are Unix time.
 
     `processes`, `own` and `said` are the components' ids, the certificates that two of them make for themselves, and
@@ -130,7 +130,7 @@ class Story:
     the third is in use.
     """
 
-    stage: Stage
+    loaded: ClusterUnderLoad
     begin: float
     processes: dict[tuple[str, str], int]
     own: dict[int, str]
@@ -160,9 +160,9 @@ def cluster(
 
 
 @pytest.fixture(scope="module")
-def story(cluster: Kubernetes, tmp_path_factory: pytest.TempPathFactory) -> Story:
+def outcome(cluster: Kubernetes, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """The cluster's quarter of an hour; afterwards it stands without load and without agents."""
-    folder, node = tmp_path_factory.mktemp("story"), only_node(cluster)
+    folder, node = tmp_path_factory.mktemp("outcome"), only_node(cluster)
     begin, processes, own = time.time(), cluster.running(), own_certificates(cluster)
     said = {name: len(process.said()) for name, process in node.machine.processes.items()}
     cluster.run_pod(POD)
@@ -170,30 +170,30 @@ def story(cluster: Kubernetes, tmp_path_factory: pytest.TempPathFactory) -> Stor
     cluster.cluster.apply()
     witness = cluster.cluster.equip(recording_servers.NODE)
     witness.run()
-    stage = Stage(cluster, Lookout(cluster), Record(cluster), Load(cluster, [POD]), witness)
+    loaded = ClusterUnderLoad(cluster, Lookout(cluster), Record(cluster), Load(cluster, [POD]), witness)
     resident = cluster.resident(node.name)
     with (
-        recording_servers.called(cluster, witness.pki, folder, stage.record.uses),
-        stage.load.running(),
-        stage.lookout.running(),
+        recording_servers.called(cluster, witness.pki, folder, loaded.record.uses),
+        loaded.load.running(),
+        loaded.lookout.running(),
     ):
-        stage.force()
-        stage.await_all(1)
+        loaded.force()
+        loaded.await_all(1)
         # The second renewal comes by itself.
-        wait_for(lambda: stage.lookout.renewed() == 2, TTL * 2 / 3, resident.last_words, pause=1)
-        stage.issue()
-        stage.await_all(2)
+        wait_for(lambda: loaded.lookout.renewed() == 2, TTL * 2 / 3, resident.last_words, pause=1)
+        loaded.issue()
+        loaded.await_all(2)
         shutil.copytree(node.pki, folder / "older")
-        third = stage.force()
-        cut = stage.cut()
-        stage.await_all(3)
+        third = loaded.force()
+        cut = loaded.cut()
+        loaded.await_all(3)
         # To the end, though all may have come before: nobody may come with an older one later.
         while time.time() < third + LOOK_SECONDS + MARGIN_SECONDS + 5:
-            stage.call()
+            loaded.call()
             time.sleep(1)
     resident.stop()
-    stage.record.read()
-    return Story(stage, begin, processes, own, said, third, cut, resident.said(), folder / "older")
+    loaded.record.read()
+    return Outcome(loaded, begin, processes, own, said, third, cut, resident.said(), folder / "older")
 
 
 def own_certificates(kubernetes: Kubernetes) -> dict[int, str]:
@@ -201,29 +201,29 @@ def own_certificates(kubernetes: Kubernetes) -> dict[int, str]:
     return {port: certificates_in_use.shown_at(kubernetes, port) for port in OWN_PORTS}
 
 
-def test_every_pair_was_renewed_three_times(story: Story) -> None:
+def test_every_pair_was_renewed_three_times(outcome: Outcome) -> None:
     """Twice by force, and once between by the agent, since it was due; in no more than fifteen minutes."""
-    lookout = story.stage.lookout
+    lookout = outcome.loaded.lookout
     assert not lookout.errors
     for row in TABLE:
         changes = lookout.changes[row.name]
         assert len({change.pair for change in changes}) == len(changes) == 4, row.name
-        assert changes[-1].at - story.begin < 15 * 60
+        assert changes[-1].at - outcome.begin < 15 * 60
         if row.node_roles:
-            assert story.agent.count(f"renewed {row.name}\n") == 1, story.agent
+            assert outcome.agent.count(f"renewed {row.name}\n") == 1, outcome.agent
             assert changes[2].at - changes[1].at > TTL / 2 - 60
 
 
-def test_no_request_failed_for_a_reason_of_tls(story: Story) -> None:
+def test_no_request_failed_for_a_reason_of_tls(outcome: Outcome) -> None:
     """Nor for any other but that etcd was away; one in a thousand may, since others work on this machine too."""
-    load, cut = story.stage.load, story.cut
+    load, cut = outcome.loaded.load, outcome.cut
     assert [failure for failure in load.failures if failure.of_tls] == []
     others = [failure for failure in load.failures if not cut.begin - 1 < failure.at < cut.end + 5]
     assert len(others) <= load.worked.total() / 1000, others
 
 
-def test_there_was_load(story: Story) -> None:
-    load = story.stage.load
+def test_there_was_load(outcome: Outcome) -> None:
+    load = outcome.loaded.load
     assert all(load.worked[f"list as {who}"] > 300 for who in OPERATORS), load.worked
     assert load.worked["write"] > 500 and load.worked["exec"] > 100 and load.worked["logs"] > 100, load.worked
     for who in OPERATORS:
@@ -231,34 +231,34 @@ def test_there_was_load(story: Story) -> None:
         assert load.missed(who) == []
 
 
-def test_nobody_was_unauthorized(story: Story) -> None:
-    assert story.stage.record.unauthorized == []
+def test_nobody_was_unauthorized(outcome: Outcome) -> None:
+    assert outcome.loaded.record.unauthorized == []
 
 
-def test_no_component_complains_of_tls(story: Story) -> None:
+def test_no_component_complains_of_tls(outcome: Outcome) -> None:
     """Nor was any request of their own refused for such a reason."""
-    assert complaints(story) == []
+    assert complaints(outcome) == []
 
 
-def complaints(story: Story) -> list[str]:
+def complaints(outcome: Outcome) -> list[str]:
     """What the components' logs have of it since the beginning."""
     found = []
-    for name, process in only_node(story.stage.kubernetes).machine.processes.items():
-        lines = process.said()[story.said[name] :].splitlines()
+    for name, process in only_node(outcome.loaded.kubernetes).machine.processes.items():
+        lines = process.said()[outcome.said[name] :].splitlines()
         found += [f"{name}: {line}" for line in lines if LEVEL.search(line) and of_tls(line)]
     return found
 
 
 @pytest.mark.parametrize("name", PORTS)
-def test_servers_show_the_new_pair_at_their_next_handshake(story: Story, name: str) -> None:
-    lookout = story.stage.lookout
+def test_servers_show_the_new_pair_at_their_next_handshake(outcome: Outcome, name: str) -> None:
+    lookout = outcome.loaded.lookout
     for change in lookout.changes[name]:
         assert lookout.showing[change.pair] - change.at < SECONDS_FOR_SERVERS
 
 
 @pytest.mark.parametrize("name", sorted(CALLING))
-def test_clients_come_with_the_new_pair_in_five_minutes(story: Story, name: str) -> None:
-    changes, record = story.stage.lookout.changes[name], story.stage.record
+def test_clients_come_with_the_new_pair_in_five_minutes(outcome: Outcome, name: str) -> None:
+    changes, record = outcome.loaded.lookout.changes[name], outcome.loaded.record
     for number, change in enumerate(changes[1:], start=1):
         latest = change.at + LOOK_SECONDS + MARGIN_SECONDS
         came = record.first(name, change.pair)
@@ -268,88 +268,88 @@ def test_clients_come_with_the_new_pair_in_five_minutes(story: Story, name: str)
     assert {use.pair for use in record.uses if use.row == name} <= {change.pair for change in changes}
 
 
-def test_the_connection_to_etcd_was_cut_and_came_back_with_the_new_pair(story: Story) -> None:
-    assert story.cut.before - story.cut.after and story.cut.after - story.cut.before
-    pairs = {use.pair for use in story.stage.record.uses if use.row == recording_servers.ETCD}
-    assert pairs == {story.stage.lookout.changes[recording_servers.ETCD][-1].pair}
+def test_the_connection_to_etcd_was_cut_and_came_back_with_the_new_pair(outcome: Outcome) -> None:
+    assert outcome.cut.before - outcome.cut.after and outcome.cut.after - outcome.cut.before
+    pairs = {use.pair for use in outcome.loaded.record.uses if use.row == recording_servers.ETCD}
+    assert pairs == {outcome.loaded.lookout.changes[recording_servers.ETCD][-1].pair}
 
 
-def test_etcds_health_check_uses_what_lies_there(story: Story) -> None:
-    node = only_node(story.stage.kubernetes)
-    story.stage.kubernetes.etcdctl(node, "endpoint", "health")
+def test_etcds_health_check_uses_what_lies_there(outcome: Outcome) -> None:
+    node = only_node(outcome.loaded.kubernetes)
+    outcome.loaded.kubernetes.etcdctl(node, "endpoint", "health")
 
 
-def test_no_restart_was_needed_and_none_happened(story: Story) -> None:
-    kubernetes = story.stage.kubernetes
+def test_no_restart_was_needed_and_none_happened(outcome: Outcome) -> None:
+    kubernetes = outcome.loaded.kubernetes
     node = only_node(kubernetes)
     assert all(hooks.advice(row.name, node.roles) is None for row in TABLE)
     assert {reader.ca for reader in hooks.READERS} == set(hooks.BUNDLES.values())
     told = [line for line in pages.text("components").splitlines() if line.startswith("|") and "**restart**" in line]
     assert told and all("CA" in line or "cafile" in line for line in told)
-    assert "restart" not in story.agent and "hooks:" not in node.node.config.read_text()
-    assert kubernetes.running() == story.processes
-    assert own_certificates(kubernetes) == story.own
+    assert "restart" not in outcome.agent and "hooks:" not in node.node.config.read_text()
+    assert kubernetes.running() == outcome.processes
+    assert own_certificates(kubernetes) == outcome.own
     (pod,) = kubernetes.get("pods")["items"]
     assert pod["status"]["containerStatuses"][0]["restartCount"] == 0
 
 
-def test_in_the_end_all_is_well(story: Story) -> None:
-    assert faults(story) == {}
+def test_in_the_end_all_is_well(outcome: Outcome) -> None:
+    assert faults(outcome) == {}
 
 
-def faults(story: Story, since: float | None = None) -> dict[str, str]:
-    stage = story.stage
-    latest = story.third + LOOK_SECONDS + MARGIN_SECONDS
-    return certificates_in_use.faults(stage.kubernetes, stage.record, latest if since is None else since)
+def faults(outcome: Outcome, since: float | None = None) -> dict[str, str]:
+    loaded = outcome.loaded
+    latest = outcome.third + LOOK_SECONDS + MARGIN_SECONDS
+    return certificates_in_use.faults(loaded.kubernetes, loaded.record, latest if since is None else since)
 
 
 # The controls: with one thing wrong, each of those checks says just that. They leave the cluster as it was.
 
 
-def test_control_a_torn_pair_is_told(story: Story) -> None:
-    kubernetes = story.stage.kubernetes
+def test_control_a_torn_pair_is_told(outcome: Outcome) -> None:
+    kubernetes = outcome.loaded.kubernetes
     node = only_node(kubernetes)
-    (node.pki / "kubelet.key").write_bytes((story.older / "kubelet.key").read_bytes())
+    (node.pki / "kubelet.key").write_bytes((outcome.older / "kubelet.key").read_bytes())
     try:
-        found = faults(story)
-        wait_for(lambda: bool(complaints(story)), 10, lambda: "the kubelet says nothing of its key", pause=0.2)
+        found = faults(outcome)
+        wait_for(lambda: bool(complaints(outcome)), 10, lambda: "the kubelet says nothing of its key", pause=0.2)
     finally:
         # Which is also what the agent is there for.
         kubernetes.agent(node.name)
     assert set(found) == {"kubelet"} and found["kubelet"].startswith("torn"), found
-    assert all(line.startswith("kubelet: ") for line in complaints(story))
-    wait_for(lambda: faults(story) == {}, SECONDS_FOR_SERVERS, lambda: str(faults(story)), pause=0.5)
+    assert all(line.startswith("kubelet: ") for line in complaints(outcome))
+    wait_for(lambda: faults(outcome) == {}, SECONDS_FOR_SERVERS, lambda: str(faults(outcome)), pause=0.5)
 
 
-def test_control_a_stale_server_is_told(story: Story) -> None:
-    kubernetes = story.stage.kubernetes
+def test_control_a_stale_server_is_told(outcome: Outcome) -> None:
+    kubernetes = outcome.loaded.kubernetes
     node = only_node(kubernetes)
     configuration = node.machine.folder / "kubelet.yaml"
     right = configuration.read_text()
-    wrong = right.replace(str(node.pki / "kubelet."), str(story.older / "kubelet."))
+    wrong = right.replace(str(node.pki / "kubelet."), str(outcome.older / "kubelet."))
     assert wrong != right
     try:
         configuration.write_text(wrong)
         kubernetes.restart("kubelet")
         wait_for(lambda: node.machine.answers(PORTS["kubelet"]), 20, kubernetes.component("kubelet").last_words)
-        found = faults(story)
+        found = faults(outcome)
         assert set(found) == {"kubelet"} and found["kubelet"].startswith("stale"), found
     finally:
         configuration.write_text(right)
         kubernetes.restart("kubelet")
     wait_for(lambda: node.machine.answers(PORTS["kubelet"]), 20, kubernetes.component("kubelet").last_words)
-    assert faults(story) == {}
+    assert faults(outcome) == {}
 
 
-def test_control_a_stale_client_is_told(story: Story) -> None:
-    kubernetes, record = story.stage.kubernetes, story.stage.record
+def test_control_a_stale_client_is_told(outcome: Outcome) -> None:
+    kubernetes, record = outcome.loaded.kubernetes, outcome.loaded.record
     node, scheduler = only_node(kubernetes), kubernetes.component("kube-scheduler")
     for row in TABLE:
         if row.name == "kube-scheduler" and row.kubeconfig:
-            copy = story.older / row.kubeconfig
-            copy.write_text(copy.read_text().replace(str(node.pki), str(story.older)))
+            copy = outcome.older / row.kubeconfig
+            copy.write_text(copy.read_text().replace(str(node.pki), str(outcome.older)))
     right = scheduler.command
-    old = story.stage.lookout.changes["kube-scheduler"][2].pair
+    old = outcome.loaded.lookout.changes["kube-scheduler"][2].pair
     begin = time.time()
 
     def came() -> bool:
@@ -357,27 +357,27 @@ def test_control_a_stale_client_is_told(story: Story) -> None:
         return any(use.row == "kube-scheduler" and use.pair == old and use.at > begin for use in record.uses)
 
     try:
-        scheduler.command = [word.replace(str(node.pki), str(story.older)) for word in right]
+        scheduler.command = [word.replace(str(node.pki), str(outcome.older)) for word in right]
         scheduler.restart()
         wait_for(came, 20, scheduler.last_words, pause=0.2)
-        found = faults(story)
+        found = faults(outcome)
         assert set(found) == {"kube-scheduler"} and found["kube-scheduler"].startswith("stale"), found
     finally:
         scheduler.command = right
         scheduler.restart()
-    assert faults(story, time.time()) == {}
+    assert faults(outcome, time.time()) == {}
 
 
-def test_control_a_stranger_is_told(story: Story) -> None:
+def test_control_a_stranger_is_told(outcome: Outcome) -> None:
     """Whom kube-apiserver does not know fails for a reason of TLS, and the audit log has it."""
-    kubernetes, load = story.stage.kubernetes, story.stage.load
+    kubernetes, load = outcome.loaded.kubernetes, outcome.loaded.load
     failed = len(load.failures)
     shutil.copy(only_node(kubernetes).pki / "etcd-healthcheck-client.pem", kubernetes.operator / "stranger.pem")
     assert not load.attempt("stranger", lambda: load.request("stranger", "GET", "/api/v1/nodes"))
     assert all(failure.of_tls for failure in load.failures[failed:])
 
     def told() -> bool:
-        story.stage.record.read()
-        return bool(story.stage.record.unauthorized)
+        outcome.loaded.record.read()
+        return bool(outcome.loaded.record.unauthorized)
 
     wait_for(told, 10, lambda: "no 401 in the audit log", pause=0.2)

@@ -34,7 +34,7 @@ PAIR = "/etc/kubernetes/pki/kube-proxy.crt"
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class ClusterWithImage:
     """A cluster of one node that has joined with the default paths, and has the image."""
 
     kubernetes: Kubernetes
@@ -110,7 +110,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stage(archive: Path, programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def cluster(archive: Path, programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterWithImage]:
     folder = tmp_path_factory.mktemp("kube-image")
     (folder / "server").mkdir()
     with (
@@ -123,7 +123,7 @@ def stage(archive: Path, programs: Programs, tmp_path_factory: pytest.TempPathFa
         _join(node.machine, enroller.join_file(node.name, folder / "join.json", replace=True))
         _import(node.machine, archive)
         _static_pods(kubernetes)
-        yield Stage(kubernetes, node.machine)
+        yield ClusterWithImage(kubernetes, node.machine)
 
 
 def _own_etc(machine: Machine) -> None:
@@ -156,40 +156,40 @@ def _static_pods(kubernetes: Kubernetes) -> None:
     kubernetes.restart("kubelet")
 
 
-def test_it_is_built_from_the_recipe_and_runs(stage: Stage) -> None:
-    client = ("ctr", "--address", str(containerd.socket_of(stage.machine)), "--namespace", "k8s.io")
+def test_it_is_built_from_the_recipe_and_runs(cluster: ClusterWithImage) -> None:
+    client = ("ctr", "--address", str(containerd.socket_of(cluster.machine)), "--namespace", "k8s.io")
     image = "docker.io/library/vaultpki:0.1.0"
-    ran = stage.machine.run(
+    ran = cluster.machine.run(
         *client, "run", "--rm", "--snapshotter", "native", image, "version", "env", "vaultpki", "--version", expect=None
     )
     assert ran.stdout == "vaultpki, version 0.1.0\n", ran.stderr
 
 
-def test_static_pod(stage: Stage) -> None:
+def test_static_pod(cluster: ClusterWithImage) -> None:
     manifest = f"{MANIFESTS}/vaultpki-agent.yaml"
-    stage.machine.run("sh", "-c", f"cat >{manifest}", stdin=recipe("static-pod.yaml"))
-    pod = stage.await_ready()
-    assert pod == f"vaultpki-agent-{stage.kubernetes.control_plane.name}"
-    said = stage.follow(pod)
-    stage.renews()
-    stage.machine.run("rm", manifest)
-    _ends(stage, said)
+    cluster.machine.run("sh", "-c", f"cat >{manifest}", stdin=recipe("static-pod.yaml"))
+    pod = cluster.await_ready()
+    assert pod == f"vaultpki-agent-{cluster.kubernetes.control_plane.name}"
+    said = cluster.follow(pod)
+    cluster.renews()
+    cluster.machine.run("rm", manifest)
+    _ends(cluster, said)
 
 
-def test_daemon_set(stage: Stage) -> None:
-    kubectl = (stage.kubernetes.admin, "-n", NAMESPACE)
-    stage.kubernetes.kubectl(stage.kubernetes.admin, "apply", "-f", "-", stdin=recipe("daemonset.yaml"))
-    said = stage.follow(stage.await_ready())
-    stage.renews()
+def test_daemon_set(cluster: ClusterWithImage) -> None:
+    kubectl = (cluster.kubernetes.admin, "-n", NAMESPACE)
+    cluster.kubernetes.kubectl(cluster.kubernetes.admin, "apply", "-f", "-", stdin=recipe("daemonset.yaml"))
+    said = cluster.follow(cluster.await_ready())
+    cluster.renews()
     rolled = ("rollout", "status", "daemonset/vaultpki-agent", "--timeout=60s")
-    stage.kubernetes.kubectl(stage.kubernetes.admin, "-n", NAMESPACE, *rolled)
-    stage.kubernetes.kubectl(*kubectl, "delete", "daemonset", "vaultpki-agent")
-    _ends(stage, said)
+    cluster.kubernetes.kubectl(cluster.kubernetes.admin, "-n", NAMESPACE, *rolled)
+    cluster.kubernetes.kubectl(*kubectl, "delete", "daemonset", "vaultpki-agent")
+    _ends(cluster, said)
 
 
-def _ends(stage: Stage, said: Process) -> None:
+def _ends(cluster: ClusterWithImage, said: Process) -> None:
     """The agent ends by SIGTERM, in order, and not by the SIGKILL that comes ten seconds later."""
     begin = time.monotonic()
-    wait_for(stage.gone, READY_SECONDS, lambda: f"the pod stays:\n{said.last_words()}", pause=0.3)
+    wait_for(cluster.gone, READY_SECONDS, lambda: f"the pod stays:\n{said.last_words()}", pause=0.3)
     wait_for(lambda: not said.alive(), 20, lambda: f"its log does not end after {time.monotonic() - begin:.0f} s")
     assert json.loads(said.last_words(1))["event"] == "stopped", said.last_words()

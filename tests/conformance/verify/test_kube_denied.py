@@ -355,10 +355,10 @@ def test_gos_own_clients_say_the_same(shape: Kubernetes, row: str) -> None:
 
 def test_a_kubelet_is_held_to_its_own_node(shape: Kubernetes) -> None:
     own, other = shape.worker, "elsewhere"
-    with kubelet_authorization.stage(shape, own.name, other) as stage:
-        got = kubelet_authorization.get_through(shape, own.pki, stage)
+    with kubelet_authorization.two_nodes(shape, own.name, other) as two_nodes:
+        got = kubelet_authorization.get_through(shape, own.pki, two_nodes)
         assert got == {}
-        own_things = kubelet_authorization.of_its_own(stage)
+        own_things = kubelet_authorization.of_its_own(two_nodes)
         wait_for(lambda: not kubelet_authorization.kept_from(shape, own.pki, own_things), 10, lambda: f"{own_things}")
 
 

@@ -24,7 +24,7 @@ from helpers.faults.forbidden_requests import Intruder, holes
 from helpers.kube import access_matrix, kube_cluster, kubelet_authorization
 from helpers.kube.access_matrix import Caller
 from helpers.kube.kube_cluster import KubeNode, Kubernetes
-from helpers.kube.kubelet_authorization import Attempt, Stage
+from helpers.kube.kubelet_authorization import Attempt, TwoNodes
 from helpers.kube.machines import Machine
 from helpers.node import enrolled_nodes
 from helpers.vault import applied_cluster
@@ -101,8 +101,8 @@ def thief(robbed: Kubernetes, tmp_path_factory: pytest.TempPathFactory) -> Thief
 
 
 @pytest.fixture(scope="module")
-def stage(robbed: Kubernetes) -> Iterator[Stage]:
-    with kubelet_authorization.stage(robbed, OWN, OTHER) as made:
+def two_nodes(robbed: Kubernetes) -> Iterator[TwoNodes]:
+    with kubelet_authorization.two_nodes(robbed, OWN, OTHER) as made:
         yield made
 
 
@@ -242,7 +242,7 @@ KUBELETS_PATHS = (
 
 
 @pytest.mark.parametrize("path", KUBELETS_PATHS)
-def test_another_kubelet_answers_none_of_its_pairs(thief: Thief, stage: Stage, path: str) -> None:
+def test_another_kubelet_answers_none_of_its_pairs(thief: Thief, two_nodes: TwoNodes, path: str) -> None:
     robbed = thief.kubernetes
     door = replace(access_matrix.doors(robbed)["kubelet"], node=robbed.nodes[OTHER], path=path)
     for row in MINE:
@@ -254,12 +254,12 @@ def test_another_kubelet_answers_none_of_its_pairs(thief: Thief, stage: Stage, p
             assert heard.status == 401 and heard.body.strip() == "Unauthorized", (row.name, heard)
 
 
-_STAGED = Stage(OWN, OTHER, {})
+_BY_NAME = TwoNodes(OWN, OTHER, {})
 
 
-@pytest.mark.parametrize("name", [attempt.name for attempt in kubelet_authorization.of_a_kubelet(_STAGED)])
-def test_kube_apiserver_refuses_its_kubelet(thief: Thief, stage: Stage, name: str) -> None:
-    (attempt,) = (each for each in kubelet_authorization.of_a_kubelet(stage) if each.name == name)
+@pytest.mark.parametrize("name", [attempt.name for attempt in kubelet_authorization.of_a_kubelet(_BY_NAME)])
+def test_kube_apiserver_refuses_its_kubelet(thief: Thief, two_nodes: TwoNodes, name: str) -> None:
+    (attempt,) = (each for each in kubelet_authorization.of_a_kubelet(two_nodes) if each.name == name)
     heard = kubelet_authorization.ask(thief.kubernetes, thief.pki, "kubelet-client", attempt)
     assert kubelet_authorization.refused(attempt, heard), heard
 
@@ -302,7 +302,7 @@ OF_A_PROXY = [
 
 
 @pytest.mark.parametrize("attempt", OF_A_PROXY, ids=lambda attempt: attempt.name)
-def test_kube_apiserver_refuses_its_proxy(thief: Thief, stage: Stage, attempt: Attempt) -> None:
+def test_kube_apiserver_refuses_its_proxy(thief: Thief, two_nodes: TwoNodes, attempt: Attempt) -> None:
     heard = kubelet_authorization.ask(thief.kubernetes, thief.pki, "kube-proxy", attempt)
     assert kubelet_authorization.refused(attempt, heard), heard
 
@@ -426,7 +426,7 @@ def test_its_pairs_do_not_pass_for_etcd(thief: Thief, row: Row, place: str) -> N
 # And all the while, and after.
 
 
-def test_its_own_work_goes_on(thief: Thief, stage: Stage) -> None:
+def test_its_own_work_goes_on(thief: Thief, two_nodes: TwoNodes) -> None:
     robbed = thief.kubernetes
     node = robbed.nodes[OWN]
     robbed.running()
@@ -444,7 +444,7 @@ def test_its_own_work_goes_on(thief: Thief, stage: Stage) -> None:
         assert (node.pki / pair_files(row.stem)[0]).read_bytes() != held[row.name]
     wait_for(lambda: renewed() != before, 30, lambda: "the kubelet's heart has stopped", pause=0.3)
     robbed.await_node(OWN)
-    own = kubelet_authorization.of_its_own(stage)
+    own = kubelet_authorization.of_its_own(two_nodes)
     wait_for(lambda: not kubelet_authorization.kept_from(robbed, node.pki, own), 10, lambda: f"not all of {own}")
     phase = ("get", "pod", "mine", "-o", "jsonpath={.status.phase}")
     wait_for(lambda: robbed.kubectl(robbed.admin, *phase).stdout == "Running", 30, lambda: "its pod does not run", 0.3)
@@ -532,6 +532,10 @@ def test_unenrolled_the_other_worker_goes_on(thief: Thief, unenrolled: str) -> N
 
 def test_there_are_many_attempts() -> None:
     many = (
-        len(CHANGED) + len(ELSEWHERE) + len(OTHERS) + len(OF_A_PROXY) + len(kubelet_authorization.of_a_kubelet(_STAGED))
+        len(CHANGED)
+        + len(ELSEWHERE)
+        + len(OTHERS)
+        + len(OF_A_PROXY)
+        + len(kubelet_authorization.of_a_kubelet(_BY_NAME))
     )
     assert many >= 100

@@ -17,7 +17,7 @@ from helpers.kube.live_faults import (
     AUTHENTICATION,
     GROUP,
     Fault,
-    Scene,
+    LiveCluster,
     api_service,
     client_ca,
     cluster_info,
@@ -57,7 +57,7 @@ API_SERVER, ETCD, PEER, KUBELET, MANAGER, SCHEDULER = LISTENERS
 
 
 @pytest.fixture(scope="module")
-def scene(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+def live(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]:
     folder = tmp_path_factory.mktemp("live")
     (folder / "server").mkdir()
     with (
@@ -70,7 +70,7 @@ def scene(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Itera
         token.write_text(kube.cluster.token())
         (folder / "faults").mkdir()
         static_pods(kube)
-        yield Scene(kube, folder / "faults")
+        yield LiveCluster(kube, folder / "faults")
 
 
 # The fault; the check that must name it; where; and with which words.
@@ -88,7 +88,7 @@ FAULTS: Final[dict[str, tuple[Fault, str, str, str]]] = {
         "lacks",
     ),
     "root copy with a forged root": (
-        root_copy(lambda scene: file_of("kubernetes-ca-chain.crt")(scene) + made("root")(scene)),
+        root_copy(lambda live: file_of("kubernetes-ca-chain.crt")(live) + made("root")(live)),
         "copy of a CA",
         "kube-root-ca.crt in default",
         "which is no CA of the API server",
@@ -199,13 +199,13 @@ FAULTS: Final[dict[str, tuple[Fault, str, str, str]]] = {
         "accepts clients of the CA kubernetes, another trust domain",
     ),
     "kube-apiserver that lets etcd's clients in": (
-        lambda scene: client_ca(scene, "kubernetes-ca.crt", "etcd-ca.crt"),
+        lambda live: client_ca(live, "kubernetes-ca.crt", "etcd-ca.crt"),
         "another domain",
         API_SERVER,
         "answers",
     ),
     "kube-apiserver whose client CA is the root": (
-        lambda scene: client_ca(scene, "kubernetes-ca-chain.crt"),
+        lambda live: client_ca(live, "kubernetes-ca-chain.crt"),
         "client CAs",
         API_SERVER,
         "clients of the root CA",
@@ -238,33 +238,33 @@ FAULTS: Final[dict[str, tuple[Fault, str, str, str]]] = {
 }
 
 
-def test_nothing_is_wrong_with_a_right_cluster(scene: Scene) -> None:
-    found = scene.verify("--dir", scene.agents)
-    live = [check for check in found["checks"] if check["kind"] == "live"]
-    assert [check for check in live if check["ok"] is not True] == []
-    assert found["ok"] and {check["from"] for check in live if check["name"] == "client CAs"} == {*LISTENERS}
-    names = {check["name"] for check in live}
+def test_nothing_is_wrong_with_a_right_cluster(live: LiveCluster) -> None:
+    found = live.verify("--dir", live.agents)
+    checks = [check for check in found["checks"] if check["kind"] == "live"]
+    assert [check for check in checks if check["ok"] is not True] == []
+    assert found["ok"] and {check["from"] for check in checks if check["name"] == "client CAs"} == {*LISTENERS}
+    names = {check["name"] for check in checks}
     assert names >= {"served certificate", "chain", "on disk", "reported", "stranger", "another domain", "own domain"}
     assert names >= {"copy of a CA", "front proxies", "bundles", "flags", "node"}
 
 
-def test_it_only_reads(scene: Scene) -> None:
-    since = scene.kube.audit_position()
-    scene.verify("--dir", scene.agents)
+def test_it_only_reads(live: LiveCluster) -> None:
+    since = live.kube.audit_position()
+    live.verify("--dir", live.agents)
     # Every other client of this cluster says what it is.
-    events = [event for event in scene.kube.audit(since) if not event.get("userAgent")]
+    events = [event for event in live.kube.audit(since) if not event.get("userAgent")]
     assert len(events) > 15 and {event["verb"] for event in events} <= {"get", "list"}
     assert {event["user"].get("username") for event in events} >= {"kubernetes-admin", "system:anonymous"}
 
 
-def test_without_files_pairs_of_other_domains_are_not_checked(scene: Scene) -> None:
-    found = scene.verify()
+def test_without_files_pairs_of_other_domains_are_not_checked(live: LiveCluster) -> None:
+    found = live.verify()
     left = [check for check in found["checks"] if check["ok"] is None]
     assert [(check["name"], check["got"]) for check in left] == [("another domain", "unchecked")]
 
 
-def test_from_another_machine_what_listens_on_loopback_is_not_checked(scene: Scene) -> None:
-    ran = run(scene.kube, scene.kube.outside, "--dir", scene.agents)
+def test_from_another_machine_what_listens_on_loopback_is_not_checked(live: LiveCluster) -> None:
+    ran = run(live.kube, live.kube.outside, "--dir", live.agents)
     assert ran.returncode == 0, ran.stdout
     assert (
         f"not checked: listener of {MANAGER}, listener of {SCHEDULER}: it listens on its own machine only" in ran.stdout
@@ -277,16 +277,16 @@ def test_from_another_machine_what_listens_on_loopback_is_not_checked(scene: Sce
 AWAY: Final = "https://127.0.0.1:1"
 
 
-def test_the_sha256_of_the_root_is_enough(scene: Scene) -> None:
-    chain = file_of("kubernetes-ca-chain.crt")(scene).encode()
+def test_the_sha256_of_the_root_is_enough(live: LiveCluster) -> None:
+    chain = file_of("kubernetes-ca-chain.crt")(live).encode()
     (root,) = (each for each in x509.read_certificates(chain) if each.subject_text == each.issuer_text)
-    spec = scene.kube.cluster.file.with_name("pinned.yaml")
+    spec = live.kube.cluster.file.with_name("pinned.yaml")
     for sha256, code, words in (
         (root.fingerprint, 0, "by the CAs of ca.root_sha256: "),
         ("0" * 64, 1, "nothing here says which root CA is right"),
     ):
-        spec.write_text(f"{scene.kube.cluster.file.read_text()}ca: {{root_sha256: '{sha256}'}}\n")
-        ran = run(scene.kube, scene.kube.control_plane.machine, spec=spec, vault=AWAY)
+        spec.write_text(f"{live.kube.cluster.file.read_text()}ca: {{root_sha256: '{sha256}'}}\n")
+        ran = run(live.kube, live.kube.control_plane.machine, spec=spec, vault=AWAY)
         assert ran.returncode == code and words in ran.stdout + ran.stderr, ran.stdout + ran.stderr
 
 
@@ -307,24 +307,24 @@ def _without_numbers(lines: Iterable[str]) -> list[str]:
     return [re.sub(r"[0-9]+", "N", line) for line in lines]
 
 
-def test_the_page_shows_what_is_printed(scene: Scene) -> None:
+def test_the_page_shows_what_is_printed(live: LiveCluster) -> None:
     shown, fault = (block for block in pages.blocks(pages.text("verify-live")) if block.language != "json")
     (command,) = shown.commands()
     assert command.text == "vaultpki verify -f cluster.yaml --live --kubeconfig operator/admin.conf"
-    assert _without_numbers(scene.printed()) == _without_numbers(command.shown)
-    with kubelet(readOnlyPort=10255)(scene):
-        assert fault.text.strip() in scene.printed()
+    assert _without_numbers(live.printed()) == _without_numbers(command.shown)
+    with kubelet(readOnlyPort=10255)(live):
+        assert fault.text.strip() in live.printed()
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_each_fault_is_named(scene: Scene, name: str) -> None:
+def test_each_fault_is_named(live: LiveCluster, name: str) -> None:
     fault, check, where, words = FAULTS[name]
-    with fault(scene):
-        wrong = scene.wrong("--dir", scene.agents)
+    with fault(live):
+        wrong = live.wrong("--dir", live.agents)
     named = [each for each in wrong if each["name"] == check and where in (each["from"], each["to"])]
     assert any(words in each["detail"] for each in named), "\n".join(map(str, wrong))
 
 
-def test_the_cluster_is_right_again(scene: Scene) -> None:
+def test_the_cluster_is_right_again(live: LiveCluster) -> None:
     # The components on loopback take the client CAs that kube-apiserver publishes within moments.
-    wait_for(lambda: scene.wrong("--dir", scene.agents) == [], 60, lambda: str(scene.wrong("--dir", scene.agents)))
+    wait_for(lambda: live.wrong("--dir", live.agents) == [], 60, lambda: str(live.wrong("--dir", live.agents)))

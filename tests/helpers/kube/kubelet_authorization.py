@@ -22,7 +22,7 @@ PATCHING = {"Content-Type": "application/strategic-merge-patch+json"}
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class TwoNodes:
     """A node, another one, and on each a pod with a secret, a configuration and an account of its own.
 
     `uids` are those of nodes and pods, by name.
@@ -55,11 +55,11 @@ def ask(kubernetes: Kubernetes, pki: Path, stem: str, attempt: Attempt) -> Heard
     )
 
 
-def get_through(kubernetes: Kubernetes, pki: Path, stage: Stage) -> dict[str, str]:
+def get_through(kubernetes: Kubernetes, pki: Path, two_nodes: TwoNodes) -> dict[str, str]:
     """The attempts of a kubelet that are not refused as they should be, and what is said to them."""
     return {
         attempt.name: f"{heard.status} {heard.message}, not {attempt.reason}"
-        for attempt in of_a_kubelet(stage)
+        for attempt in of_a_kubelet(two_nodes)
         if not refused(attempt, heard := ask(kubernetes, pki, "kubelet-client", attempt))
     }
 
@@ -68,21 +68,21 @@ def refused(attempt: Attempt, heard: Heard) -> bool:
     return heard.status == attempt.status and attempt.reason in heard.message
 
 
-def of_its_own(stage: Stage) -> list[Attempt]:
+def of_its_own(two_nodes: TwoNodes) -> list[Attempt]:
     """What a kubelet does every day, without which no refusal proves anything."""
     core = "/api/v1/namespaces/default"
     return [
         Attempt("its own pod's secret", "GET", f"{core}/secrets/{MINE}", "", status=200),
         Attempt("its own pod's configuration", "GET", f"{core}/configmaps/{MINE}", "", status=200),
-        Attempt("its own node", "GET", f"/api/v1/nodes/{stage.own}", "", status=200),
-        Attempt("its own pods", "GET", f"/api/v1/pods?fieldSelector=spec.nodeName%3D{stage.own}", "", status=200),
-        _patch("label its own node", f"/api/v1/nodes/{stage.own}", "", {"metadata": {"labels": {"a": "b"}}}, 200),
+        Attempt("its own node", "GET", f"/api/v1/nodes/{two_nodes.own}", "", status=200),
+        Attempt("its own pods", "GET", f"/api/v1/pods?fieldSelector=spec.nodeName%3D{two_nodes.own}", "", status=200),
+        _patch("label its own node", f"/api/v1/nodes/{two_nodes.own}", "", {"metadata": {"labels": {"a": "b"}}}, 200),
         Attempt(
             "its own pod's token",
             "POST",
             f"{core}/serviceaccounts/{MINE}/token",
             "",
-            _token_request(stage, MINE),
+            _token_request(two_nodes, MINE),
             status=201,
         ),
     ]
@@ -97,13 +97,13 @@ def kept_from(kubernetes: Kubernetes, pki: Path, own: Sequence[Attempt]) -> dict
     }
 
 
-def of_a_kubelet(stage: Stage) -> list[Attempt]:
-    """All attempts, for a kubelet of `stage.own`."""
-    return [*_reading(stage), *_nodes(stage), *_pods(stage), *_tokens(stage), *_escalating(stage)]
+def of_a_kubelet(two_nodes: TwoNodes) -> list[Attempt]:
+    """All attempts, for a kubelet of `two_nodes.own`."""
+    return [*_reading(two_nodes), *_nodes(two_nodes), *_pods(two_nodes), *_tokens(two_nodes), *_escalating(two_nodes)]
 
 
-def _reading(stage: Stage) -> Iterator[Attempt]:
-    own, other = stage.own, stage.other
+def _reading(two_nodes: TwoNodes) -> Iterator[Attempt]:
+    own, other = two_nodes.own, two_nodes.other
     core = "/api/v1/namespaces/default"
     unrelated = f"no relationship found between node '{own}' and this object"
     yield Attempt("read all secrets", "GET", "/api/v1/secrets", "can only read namespaced object of this type")
@@ -118,8 +118,8 @@ def _reading(stage: Stage) -> Iterator[Attempt]:
     yield Attempt("list all nodes", "GET", "/api/v1/nodes", "only its own Node object")
 
 
-def _nodes(stage: Stage) -> Iterator[Attempt]:
-    own, other = stage.own, stage.other
+def _nodes(two_nodes: TwoNodes) -> Iterator[Attempt]:
+    own, other = two_nodes.own, two_nodes.other
     path = "/api/v1/nodes"
     not_other = f'node "{own}" is not allowed to modify node "{other}"'
     yield _patch("label another node", f"{path}/{other}", not_other, {"metadata": {"labels": {"a": "b"}}})
@@ -149,8 +149,8 @@ def _nodes(stage: Stage) -> Iterator[Attempt]:
     yield _patch("offer storage as another node", storage, "can only access CSINode with the same name", driver)
 
 
-def _pods(stage: Stage) -> Iterator[Attempt]:
-    own, other = stage.own, stage.other
+def _pods(two_nodes: TwoNodes) -> Iterator[Attempt]:
+    own, other = two_nodes.own, two_nodes.other
     path = "/api/v1/namespaces/default/pods"
     itself = "with spec.nodeName set to itself"
     made = "can only create pods with spec.nodeName set to itself"
@@ -162,7 +162,7 @@ def _pods(stage: Stage) -> Iterator[Attempt]:
         "persistentvolumeclaim": {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": THEIRS}}]},
         "service account": {"serviceAccountName": THEIRS},
     }
-    owner = {"apiVersion": "v1", "kind": "Node", "name": own, "uid": stage.uids.get(own, ""), "controller": True}
+    owner = {"apiVersion": "v1", "kind": "Node", "name": own, "uid": two_nodes.uids.get(own, ""), "controller": True}
     for kind, spec in referring.items():
         mirror = pod("rogue", own, mirror=True, **spec)
         mirror["metadata"]["ownerReferences"] = [owner]
@@ -184,39 +184,39 @@ def _pods(stage: Stage) -> Iterator[Attempt]:
     yield Attempt("read another's log", "GET", f"{path}/{THEIRS}/log", 'cannot get resource "pods/log"')
 
 
-def _tokens(stage: Stage) -> Iterator[Attempt]:
+def _tokens(two_nodes: TwoNodes) -> Iterator[Attempt]:
     path = "/api/v1/namespaces/default/serviceaccounts"
 
-    unrelated = f"no relationship found between node '{stage.own}' and this object"
+    unrelated = f"no relationship found between node '{two_nodes.own}' and this object"
     yield Attempt(
-        "a token of another's pod", "POST", f"{path}/{THEIRS}/token", unrelated, _token_request(stage, THEIRS)
+        "a token of another's pod", "POST", f"{path}/{THEIRS}/token", unrelated, _token_request(two_nodes, THEIRS)
     )
     yield Attempt(
-        "a token of no pod", "POST", f"{path}/{MINE}/token", "token not bound to a pod", _token_request(stage, None)
+        "a token of no pod", "POST", f"{path}/{MINE}/token", "token not bound to a pod", _token_request(two_nodes, None)
     )
     elsewhere = "bound to a pod scheduled on a different node"
     yield Attempt(
-        "a token bound to another's pod", "POST", f"{path}/{MINE}/token", elsewhere, _token_request(stage, THEIRS)
+        "a token bound to another's pod", "POST", f"{path}/{MINE}/token", elsewhere, _token_request(two_nodes, THEIRS)
     )
     yield Attempt(
         "a token for another audience",
         "POST",
         f"{path}/{MINE}/token",
         'audience "vault" not found in pod spec volume',
-        _token_request(stage, MINE, audiences=["vault"]),
+        _token_request(two_nodes, MINE, audiences=["vault"]),
     )
     system = "/api/v1/namespaces/kube-system/serviceaccounts/clusterrole-aggregation-controller/token"
-    yield Attempt("a token of a controller", "POST", system, unrelated, _token_request(stage, None))
+    yield Attempt("a token of a controller", "POST", system, unrelated, _token_request(two_nodes, None))
 
 
-def _escalating(stage: Stage) -> Iterator[Attempt]:
+def _escalating(two_nodes: TwoNodes) -> Iterator[Attempt]:
     roles = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
     binding = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "ClusterRoleBinding",
         **_named("rogue"),
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
-        "subjects": [{"kind": "User", "name": f"system:node:{stage.own}"}],
+        "subjects": [{"kind": "User", "name": f"system:node:{two_nodes.own}"}],
     }
     yield Attempt(
         "bind itself to cluster-admin", "POST", roles, 'cannot create resource "clusterrolebindings"', binding
@@ -227,10 +227,10 @@ def _escalating(stage: Stage) -> Iterator[Attempt]:
     yield _patch("approve a certificate request", f"{requests}/rogue/approval", approving, approval)
     signing = 'cannot patch resource "certificatesigningrequests/status"'
     yield _patch("sign a certificate request", f"{requests}/rogue/status", signing, {"status": {"certificate": "eA=="}})
-    for name, groups in {"kubernetes-super-admin": ["system:masters"], f"system:node:{stage.other}": []}.items():
+    for name, groups in {"kubernetes-super-admin": ["system:masters"], f"system:node:{two_nodes.other}": []}.items():
         headers = {"Impersonate-User": name} | ({"Impersonate-Group": groups[0]} if groups else {})
         yield Attempt(f"act as {name}", "GET", "/api/v1/secrets", "cannot impersonate", headers=headers)
-    proxy = f"/api/v1/nodes/{stage.other}/proxy/pods"
+    proxy = f"/api/v1/nodes/{two_nodes.other}/proxy/pods"
     yield Attempt("reach another kubelet by kube-apiserver", "GET", proxy, 'cannot get resource "nodes/proxy"')
     hook = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
     yield Attempt("see every object made", "POST", hook, "cannot create resource", _named("rogue"))
@@ -241,8 +241,8 @@ def _patch(name: str, path: str, reason: str, content: object, status: int = 403
     return Attempt(name, "PATCH", path, reason, content, PATCHING, status)
 
 
-def _token_request(stage: Stage, pod: str | None, **spec: Any) -> dict[str, Any]:
-    bound = {"kind": "Pod", "apiVersion": "v1", "name": pod, "uid": stage.uids.get(pod or "", "")}
+def _token_request(two_nodes: TwoNodes, pod: str | None, **spec: Any) -> dict[str, Any]:
+    bound = {"kind": "Pod", "apiVersion": "v1", "name": pod, "uid": two_nodes.uids.get(pod or "", "")}
     body = {"audiences": [], "boundObjectRef": bound if pod else None, **spec}
     return {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": body}
 
@@ -279,7 +279,7 @@ def pod(name: str, node: str, *, mirror: bool = False, **spec: Any) -> dict[str,
 
 
 @contextlib.contextmanager
-def stage(kubernetes: Kubernetes, own: str, other: str) -> Iterator[Stage]:
+def two_nodes(kubernetes: Kubernetes, own: str, other: str) -> Iterator[TwoNodes]:
     """On each of two nodes a pod with a secret, a configuration and an account of its own; taken away at the end.
 
     Where the cluster has no such other node it is one in name only.
@@ -298,7 +298,7 @@ def stage(kubernetes: Kubernetes, own: str, other: str) -> Iterator[Stage]:
     try:
         found = kubernetes.get("pods,nodes", "-n", "default")["items"]
         uids = {each["metadata"]["name"]: each["metadata"]["uid"] for each in found}
-        yield Stage(own, other, uids)
+        yield TwoNodes(own, other, uids)
     finally:
         away = ("delete", "--force", "--grace-period=0", "--ignore-not-found")
         names = [

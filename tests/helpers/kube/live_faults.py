@@ -37,7 +37,7 @@ def run(kube: Kubernetes, machine: Machine, *arguments: str | Path, spec: Path |
 
 
 @dataclass(slots=True)
-class Scene:
+class LiveCluster:
     """A cluster of one node, and a folder for what a fault needs."""
 
     kube: Kubernetes
@@ -109,7 +109,7 @@ def static_pods(kube: Kubernetes, changed: Callable[[str, list[str]], list[str]]
     wait_for(shown, 60, lambda: f"static pods are not shown:\n{kube.component('kubelet').last_words()}", pause=0.5)
 
 
-Fault = Callable[[Scene], AbstractContextManager[object]]
+Fault = Callable[[LiveCluster], AbstractContextManager[object]]
 
 
 def _listens(kube: Kubernetes, port: int) -> None:
@@ -150,65 +150,65 @@ def _restarted(kube: Kubernetes, component: str, port: int) -> None:
 
 
 def kubelet(**change: Any) -> Fault:
-    return lambda scene: _kubelet(scene.kube, {name.replace("__", "."): value for name, value in change.items()})
+    return lambda live: _kubelet(live.kube, {name.replace("__", "."): value for name, value in change.items()})
 
 
 @contextlib.contextmanager
-def _flags(scene: Scene, component: str, port: int, change: Callable[[str], str | None]) -> Iterator[None]:
-    process: Process = scene.kube.component(component)
+def _flags(live: LiveCluster, component: str, port: int, change: Callable[[str], str | None]) -> Iterator[None]:
+    process: Process = live.kube.component(component)
     before = list(process.command)
     changed = [change(word) for word in before]
     assert changed != before
     process.command = [word for word in changed if word is not None]
-    _restarted(scene.kube, component, port)
+    _restarted(live.kube, component, port)
     try:
         yield
     finally:
         process.command = before
-        _restarted(scene.kube, component, port)
+        _restarted(live.kube, component, port)
 
 
 @contextlib.contextmanager
-def kubelet_of_etcds_clients(scene: Scene) -> Iterator[None]:
+def kubelet_of_etcds_clients(live: LiveCluster) -> Iterator[None]:
     """A kubelet that takes etcd's CA for that of its clients."""
-    file = str(scene.kube.control_plane.pki / "etcd-ca.crt")
-    with _kubelet(scene.kube, {"authentication.x509.clientCAFile": file}):
+    file = str(live.kube.control_plane.pki / "etcd-ca.crt")
+    with _kubelet(live.kube, {"authentication.x509.clientCAFile": file}):
         yield
 
 
 def flag(component: str, port: int, name: str, *bundles: str) -> Fault:
     """The component with another file for a flag: the content of these files; of none, without the flag."""
 
-    def fault(scene: Scene) -> AbstractContextManager[None]:
-        file = scene.folder / f"{component}-{name}.pem"
-        file.write_text("".join((scene.kube.control_plane.pki / each).read_text() for each in bundles))
+    def fault(live: LiveCluster) -> AbstractContextManager[None]:
+        file = live.folder / f"{component}-{name}.pem"
+        file.write_text("".join((live.kube.control_plane.pki / each).read_text() for each in bundles))
         value = f"--{name}={file}" if bundles else None
-        return _flags(scene, component, port, lambda word: value if word.startswith(f"--{name}") else word)
+        return _flags(live, component, port, lambda word: value if word.startswith(f"--{name}") else word)
 
     return fault
 
 
 @contextlib.contextmanager
-def no_client_check(scene: Scene) -> Iterator[None]:
+def no_client_check(live: LiveCluster) -> Iterator[None]:
     """etcd that checks no client: it takes a set --trusted-ca-file alone as a wish to check."""
     dropped = ("--client-cert-auth", "--trusted-ca-file")
-    with _flags(scene, "etcd", ETCD_PORT, lambda word: None if word.startswith(dropped) else word):
+    with _flags(live, "etcd", ETCD_PORT, lambda word: None if word.startswith(dropped) else word):
         yield
 
 
 @contextlib.contextmanager
-def older_pair(scene: Scene) -> Iterator[None]:
+def older_pair(live: LiveCluster) -> Iterator[None]:
     """kube-apiserver on a copy of its pair, and the pair renewed since."""
-    pki = scene.kube.control_plane.pki
+    pki = live.kube.control_plane.pki
     for name in ("kube-apiserver.crt", "kube-apiserver.key"):
-        shutil.copy(pki / name, scene.folder / name)
+        shutil.copy(pki / name, live.folder / name)
     with _flags(
-        scene,
+        live,
         "kube-apiserver",
         API_PORT,
-        lambda word: word.replace(f"{pki}/kube-apiserver.", f"{scene.folder}/kube-apiserver."),
+        lambda word: word.replace(f"{pki}/kube-apiserver.", f"{live.folder}/kube-apiserver."),
     ):
-        scene.kube.vaultpki(scene.kube.control_plane.name, "renew", "kube-apiserver")
+        live.kube.vaultpki(live.kube.control_plane.name, "renew", "kube-apiserver")
         yield
 
 
@@ -226,32 +226,32 @@ def _paused(kube: Kubernetes, *components: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _objects(scene: Scene, *documents: dict[str, Any]) -> Iterator[None]:
-    scene.kube.apply(*documents)
+def _objects(live: LiveCluster, *documents: dict[str, Any]) -> Iterator[None]:
+    live.kube.apply(*documents)
     try:
         yield
     finally:
         for each in documents:
             about = each["metadata"]
             space = ["-n", about["namespace"]] if "namespace" in about else []
-            scene.kube.kubectl(scene.kube.admin, "delete", each["kind"], about["name"], *space, "--wait=false")
+            live.kube.kubectl(live.kube.admin, "delete", each["kind"], about["name"], *space, "--wait=false")
 
 
-def objects(*make: Callable[[Scene], dict[str, Any]]) -> Fault:
-    return lambda scene: _objects(scene, *(one(scene) for one in make))
+def objects(*make: Callable[[LiveCluster], dict[str, Any]]) -> Fault:
+    return lambda live: _objects(live, *(one(live) for one in make))
 
 
 @contextlib.contextmanager
-def _root_copy(scene: Scene, pem: Callable[[Scene], str] | None) -> Iterator[None]:
-    kube = scene.kube
+def _root_copy(live: LiveCluster, pem: Callable[[LiveCluster], str] | None) -> Iterator[None]:
+    kube = live.kube
     with _paused(kube, "kube-controller-manager"):
         if pem is None:
             kube.kubectl(kube.admin, "delete", "configmap", "kube-root-ca.crt", "-n", "default")
         else:
-            patch = json.dumps({"data": {"ca.crt": pem(scene)}})
+            patch = json.dumps({"data": {"ca.crt": pem(live)}})
             kube.kubectl(kube.admin, "patch", "configmap", "kube-root-ca.crt", "-n", "default", "-p", patch)
         yield
-    chain = file_of("kubernetes-ca-chain.crt")(scene)
+    chain = file_of("kubernetes-ca-chain.crt")(live)
 
     def mended() -> bool:
         found = kube.kubectl(
@@ -262,23 +262,23 @@ def _root_copy(scene: Scene, pem: Callable[[Scene], str] | None) -> Iterator[Non
     wait_for(mended, 60, lambda: "the controller manager did not correct the copy", pause=0.3)
 
 
-def root_copy(pem: Callable[[Scene], str] | None) -> Fault:
-    return lambda scene: _root_copy(scene, pem)
+def root_copy(pem: Callable[[LiveCluster], str] | None) -> Fault:
+    return lambda live: _root_copy(live, pem)
 
 
-def file_of(*names: str) -> Callable[[Scene], str]:
-    return lambda scene: "".join((scene.kube.control_plane.pki / name).read_text() for name in names)
+def file_of(*names: str) -> Callable[[LiveCluster], str]:
+    return lambda live: "".join((live.kube.control_plane.pki / name).read_text() for name in names)
 
 
-def made(kind: str) -> Callable[[Scene], str]:
+def made(kind: str) -> Callable[[LiveCluster], str]:
     """A CA that is none of the cluster: `own` of a user's name, `expired`, or with the name of the root."""
 
-    def pem(scene: Scene) -> str:
+    def pem(live: LiveCluster) -> str:
         name = {"own": "somebody", "expired": "somebody", "root": "root", "kubernetes": "kubernetes"}[kind]
         if kind == "expired":
             return authority(name, life=(-timedelta(days=9), -timedelta(days=1))).pem.decode()
-        signer = authority("root", cluster=scene.kube.cluster.name) if kind == "kubernetes" else None
-        return authority(name, signer, cluster=scene.kube.cluster.name).pem.decode()
+        signer = authority("root", cluster=live.kube.cluster.name) if kind == "kubernetes" else None
+        return authority(name, signer, cluster=live.kube.cluster.name).pem.decode()
 
     return pem
 
@@ -287,9 +287,9 @@ def _encoded(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-def webhook(pem: Callable[[Scene], str]) -> Callable[[Scene], dict[str, Any]]:
-    def document(scene: Scene) -> dict[str, Any]:
-        client = {"service": {"name": "none", "namespace": "default"}, "caBundle": _encoded(pem(scene))}
+def webhook(pem: Callable[[LiveCluster], str]) -> Callable[[LiveCluster], dict[str, Any]]:
+    def document(live: LiveCluster) -> dict[str, Any]:
+        client = {"service": {"name": "none", "namespace": "default"}, "caBundle": _encoded(pem(live))}
         rule = {"apiGroups": [GROUP], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["none"]}
         hook = {"name": f"one.{GROUP}", "clientConfig": client, "rules": [rule], "failurePolicy": "Ignore"}
         hook |= {"sideEffects": "None", "admissionReviewVersions": ["v1"]}
@@ -303,20 +303,20 @@ def webhook(pem: Callable[[Scene], str]) -> Callable[[Scene], dict[str, Any]]:
     return document
 
 
-def api_service(**spec: Any) -> Callable[[Scene], dict[str, Any]]:
-    def document(scene: Scene) -> dict[str, Any]:
+def api_service(**spec: Any) -> Callable[[LiveCluster], dict[str, Any]]:
+    def document(live: LiveCluster) -> dict[str, Any]:
         whole = {"group": GROUP, "version": "v1", "groupPriorityMinimum": 100, "versionPriority": 100}
         whole |= {"service": {"name": "none", "namespace": "default"}}
-        whole |= {key: _encoded(value(scene)) if callable(value) else value for key, value in spec.items()}
+        whole |= {key: _encoded(value(live)) if callable(value) else value for key, value in spec.items()}
         about = {"name": f"v1.{GROUP}"}
         return {"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService", "metadata": about, "spec": whole}
 
     return document
 
 
-def definition(pem: Callable[[Scene], str]) -> Callable[[Scene], dict[str, Any]]:
-    def document(scene: Scene) -> dict[str, Any]:
-        client = {"service": {"name": "none", "namespace": "default"}, "caBundle": _encoded(pem(scene))}
+def definition(pem: Callable[[LiveCluster], str]) -> Callable[[LiveCluster], dict[str, Any]]:
+    def document(live: LiveCluster) -> dict[str, Any]:
+        client = {"service": {"name": "none", "namespace": "default"}, "caBundle": _encoded(pem(live))}
         schema = {"openAPIV3Schema": {"type": "object"}}
         version = {"name": "v1", "served": True, "storage": True, "schema": schema}
         conversion = {"strategy": "Webhook", "webhook": {"clientConfig": client, "conversionReviewVersions": ["v1"]}}
@@ -337,23 +337,23 @@ def definition(pem: Callable[[Scene], str]) -> Callable[[Scene], dict[str, Any]]
     return document
 
 
-def cluster_info(pem: Callable[[Scene], str]) -> Callable[[Scene], dict[str, Any]]:
-    def document(scene: Scene) -> dict[str, Any]:
-        config = {"clusters": [{"name": "", "cluster": {"certificate-authority-data": _encoded(pem(scene))}}]}
+def cluster_info(pem: Callable[[LiveCluster], str]) -> Callable[[LiveCluster], dict[str, Any]]:
+    def document(live: LiveCluster) -> dict[str, Any]:
+        config = {"clusters": [{"name": "", "cluster": {"certificate-authority-data": _encoded(pem(live))}}]}
         about = {"name": "cluster-info", "namespace": "kube-public"}
         return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": about, "data": {"kubeconfig": json.dumps(config)}}
 
     return document
 
 
-def strange_node(scene: Scene) -> dict[str, Any]:
+def strange_node(live: LiveCluster) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "stranger"}}
 
 
 @contextlib.contextmanager
-def _published(scene: Scene, key: str, text: str) -> Iterator[None]:
+def _published(live: LiveCluster, key: str, text: str) -> Iterator[None]:
     """kube-apiserver's own ConfigMap with something more: it only adds what is missing, until the map is deleted."""
-    kube = scene.kube
+    kube = live.kube
     found = kube.get("configmap", AUTHENTICATION, "-n", "kube-system")["data"]
     before = found[key]
     value = json.dumps([*json.loads(before), text]) if key.endswith("names") else before + text
@@ -377,21 +377,21 @@ def _publish_again(kube: Kubernetes, key: str, wanted: str) -> None:
 
 
 @contextlib.contextmanager
-def client_ca(scene: Scene, *bundles: str) -> Iterator[None]:
+def client_ca(live: LiveCluster, *bundles: str) -> Iterator[None]:
     """kube-apiserver with another client CA, which it also publishes, and never takes back by itself."""
-    right = file_of("kubernetes-ca.crt")(scene)
-    with flag("kube-apiserver", API_PORT, "client-ca-file", *bundles)(scene):
+    right = file_of("kubernetes-ca.crt")(live)
+    with flag("kube-apiserver", API_PORT, "client-ca-file", *bundles)(live):
         yield
-    _publish_again(scene.kube, "client-ca-file", right)
+    _publish_again(live.kube, "client-ca-file", right)
 
 
-def published(key: str, text: Callable[[Scene], str]) -> Fault:
-    return lambda scene: _published(scene, key, text(scene))
+def published(key: str, text: Callable[[LiveCluster], str]) -> Fault:
+    return lambda live: _published(live, key, text(live))
 
 
 @contextlib.contextmanager
-def _pod_flags(scene: Scene, component: str, old: str, new: str | None) -> Iterator[None]:
-    pki = str(scene.kube.control_plane.pki)
+def _pod_flags(live: LiveCluster, component: str, old: str, new: str | None) -> Iterator[None]:
+    pki = str(live.kube.control_plane.pki)
 
     def change(name: str, flags: Sequence[str]) -> list[str]:
         if name != component:
@@ -400,12 +400,12 @@ def _pod_flags(scene: Scene, component: str, old: str, new: str | None) -> Itera
         kept = [word for word in flags if not word.startswith(old)]
         return kept if new is None else [*kept, new.replace("PKI", pki)]
 
-    static_pods(scene.kube, change)
+    static_pods(live.kube, change)
     try:
         yield
     finally:
-        static_pods(scene.kube)
+        static_pods(live.kube)
 
 
 def pod_flags(component: str, old: str, new: str | None = None) -> Fault:
-    return lambda scene: _pod_flags(scene, component, old, new)
+    return lambda live: _pod_flags(live, component, old, new)

@@ -93,7 +93,7 @@ def authority(
 
 
 @dataclass(frozen=True)
-class World:
+class HandmadeFiles:
     """A cluster's CAs, and the folder of its nodes' files."""
 
     cluster: Cluster
@@ -178,20 +178,20 @@ def put(path: Path, data: bytes, mode: int) -> None:
     path.chmod(mode)
 
 
-def made(folder: Path) -> World:
+def made(folder: Path) -> HandmadeFiles:
     file = folder / "cluster.yaml"
     file.write_text(SPEC)
     root = authority("root")
-    world = World(load_cluster(file), file, folder, root, {ca: authority(ca, root) for ca in ISSUING_CAS})
+    files = HandmadeFiles(load_cluster(file), file, folder, root, {ca: authority(ca, root) for ca in ISSUING_CAS})
     for node in ("cp-1", "worker-1", "w-7"):
-        world.pki(node).mkdir(parents=True)
-    for holder in folders.find(world.cluster, folder):
-        world.lay_bundles(holder.folder)
+        files.pki(node).mkdir(parents=True)
+    for holder in folders.find(files.cluster, folder):
+        files.lay_bundles(holder.folder)
         for certificate in holder.certificates:
-            world.lay(holder.folder, certificate)
-    operator = world.pki("operator")
+            files.lay(holder.folder, certificate)
+    operator = files.pki("operator")
     operator.mkdir()
-    world.lay_bundles(operator)
+    files.lay_bundles(operator)
     for name in ("admin", "super-admin"):
-        world.lay(operator, certificates.resolve(certificates.row_named(world.cluster, name), world.cluster, None))
-    return world
+        files.lay(operator, certificates.resolve(certificates.row_named(files.cluster, name), files.cluster, None))
+    return files

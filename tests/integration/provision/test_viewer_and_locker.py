@@ -34,7 +34,7 @@ METHODS: Final = {"create": "POST", "update": "POST", "patch": "PATCH", "delete"
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class ClusterInRotation:
     """A cluster in the middle of a rotation, and every write that its applier has made until now."""
 
     cluster: AuditedCluster
@@ -43,7 +43,7 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Scene:
+def in_rotation(server: Server, tmp_path_factory: pytest.TempPathFactory) -> ClusterInRotation:
     folder, since = tmp_path_factory.mktemp("viewed"), server.audit_position()
     (folder / "keys.pem").write_text(ISSUER.public_pem)
     cluster = AuditedCluster(server, folder, f"v{os.urandom(4).hex()}")
@@ -75,7 +75,7 @@ def scene(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Scene:
         and applier in entry["auth"].get("policies", ())
     }
     assert len(writes) > 80
-    return Scene(cluster, rotation, frozenset(writes))
+    return ClusterInRotation(cluster, rotation, frozenset(writes))
 
 
 def login(cluster: AuditedCluster, node: str) -> None:
@@ -92,9 +92,9 @@ def entity(cluster: AuditedCluster, node: str) -> str:
     return made
 
 
-def viewing(scene: Scene, vault: Vault) -> list[Step]:
+def viewing(in_rotation: ClusterInRotation, vault: Vault) -> list[Step]:
     """What the viewer is for, but for what is printed."""
-    cluster, now = scene.cluster.model, scene.rotation.now
+    cluster, now = in_rotation.cluster.model, in_rotation.rotation.now
 
     def plan() -> None:
         seen, made = apply.look(cluster, vault, ServerFacts((), None))
@@ -135,16 +135,16 @@ def viewing(scene: Scene, vault: Vault) -> list[Step]:
         pytest.param(1, id="each", marks=pytest.mark.conformance),
     ],
 )
-def test_the_viewer_needs_each_grant(scene: Scene, step: int) -> None:
+def test_the_viewer_needs_each_grant(in_rotation: ClusterInRotation, step: int) -> None:
     each_grant_is_needed(
-        identities.policy_of(scene.cluster.model, "viewer"),
-        lambda rules: first_refused(viewing(scene, holder(scene.cluster.server, rules))),
+        identities.policy_of(in_rotation.cluster.model, "viewer"),
+        lambda rules: first_refused(viewing(in_rotation, holder(in_rotation.cluster.server, rules))),
         step,
     )
 
 
-def test_the_viewers_commands(scene: Scene, tmp_path: Path) -> None:
-    cluster = scene.cluster
+def test_the_viewers_commands(in_rotation: ClusterInRotation, tmp_path: Path) -> None:
+    cluster = in_rotation.cluster
     env, start = cluster.environment("viewer"), cluster.server.audit_position()
     for words, code in (
         (("plan",), {0}),
@@ -166,11 +166,11 @@ def test_the_viewers_commands(scene: Scene, tmp_path: Path) -> None:
     assert denied == []
 
 
-def forbidden(scene: Scene, own: Rules) -> Iterator[tuple[str, str]]:
+def forbidden(in_rotation: ClusterInRotation, own: Rules) -> Iterator[tuple[str, str]]:
     """Every write that the applier has made but those of the policy, and what it has not made."""
-    prefix = scene.cluster.prefix
+    prefix = in_rotation.cluster.prefix
     allowed = {path.replace("+", "*") for path, rule in own.items() if {*rule["capabilities"]} & {*METHODS}}
-    for method, path in sorted(scene.writes):
+    for method, path in sorted(in_rotation.writes):
         if not any(Path(path).match(f"/{glob}") or _fits(path, glob) for glob in allowed):
             yield method, path
     for path in ("crl/rotate", "crl/rotate-delta", "root/rotate/exported"):
@@ -215,24 +215,24 @@ def _fits(path: str, glob: str) -> bool:
     return len(parts) == len(wanted) and all(want in ("*", part) for part, want in zip(parts, wanted, strict=True))
 
 
-def test_a_stolen_viewer_writes_nothing(scene: Scene) -> None:
-    rules = identities.policy_of(scene.cluster.model, "viewer")
+def test_a_stolen_viewer_writes_nothing(in_rotation: ClusterInRotation) -> None:
+    rules = identities.policy_of(in_rotation.cluster.model, "viewer")
     writing = {path for path, rule in rules.items() if {*rule["capabilities"]} & {*METHODS, "sudo"}}
     # Both servers ask for `update` where somebody looks up an entity or a secret id.
-    lookup = f"auth/{scene.cluster.prefix}/+/role/+/secret-id-accessor/lookup"
+    lookup = f"auth/{in_rotation.cluster.prefix}/+/role/+/secret-id-accessor/lookup"
     assert writing == {"identity/lookup/entity", lookup}
-    ask = made(scene.cluster.server, holder(scene.cluster.server, rules))
-    for method, path in forbidden(scene, rules):
+    ask = made(in_rotation.cluster.server, holder(in_rotation.cluster.server, rules))
+    for method, path in forbidden(in_rotation, rules):
         assert ask(method, path, None if method == "GET" else {}) == 403, (method, path)
-    assert ask("GET", f"{scene.cluster.prefix}/config/data/cluster") == 200
+    assert ask("GET", f"{in_rotation.cluster.prefix}/config/data/cluster") == 200
     # Nor does it see what is not the cluster's.
     for method, path in (("GET", "secret/data/x"), ("LIST", "auth/token/accessors"), ("LIST", "identity/entity/id")):
         assert ask(method, path) == 403, path
 
 
-def locking(scene: Scene, vault: Vault) -> list[Step]:
+def locking(in_rotation: ClusterInRotation, vault: Vault) -> list[Step]:
     """Every kind of node, with live credentials and tokens; and one whose last lock was cut off."""
-    cluster = scene.cluster
+    cluster = in_rotation.cluster
 
     def lock(kind: str, node: str) -> None:
         role = f"auth/{cluster.prefix}/{kind}/role/{node}"
@@ -268,8 +268,8 @@ def locking(scene: Scene, vault: Vault) -> list[Step]:
 
 
 @pytest.fixture
-def pooled_node(scene: Scene) -> Iterator[None]:
-    cluster = scene.cluster
+def pooled_node(in_rotation: ClusterInRotation) -> Iterator[None]:
+    cluster = in_rotation.cluster
     good = identities.pooled_approle(cluster.model, cluster.model.pools[0])
     assert cluster.server.api("POST", f"auth/{cluster.prefix}/pooled/role/w-lock", good).status == 204
     yield
@@ -284,11 +284,11 @@ def pooled_node(scene: Scene) -> Iterator[None]:
         pytest.param(1, id="each", marks=pytest.mark.conformance),
     ],
 )
-def test_the_locker_needs_each_grant(scene: Scene, step: int) -> None:
-    cluster, prefix = scene.cluster, scene.cluster.prefix
+def test_the_locker_needs_each_grant(in_rotation: ClusterInRotation, step: int) -> None:
+    cluster, prefix = in_rotation.cluster, in_rotation.cluster.prefix
 
     def refused(rules: Rules) -> str | None:
-        found = first_refused(locking(scene, holder(cluster.server, rules)))
+        found = first_refused(locking(in_rotation, holder(cluster.server, rules)))
         if found is not None:
             # With the record of a lock that was cut off nobody knows the role ids.
             for node in ("worker-1", "w-lock"):
@@ -305,11 +305,11 @@ def test_the_locker_needs_each_grant(scene: Scene, step: int) -> None:
     assert cluster.plan()["changes"] == []
 
 
-def test_a_stolen_locker_locks_and_does_nothing_else(scene: Scene) -> None:
-    cluster = scene.cluster
+def test_a_stolen_locker_locks_and_does_nothing_else(in_rotation: ClusterInRotation) -> None:
+    cluster = in_rotation.cluster
     rules = identities.policy_of(cluster.model, "locker")
     ask = made(cluster.server, holder(cluster.server, rules))
-    for method, path in forbidden(scene, rules):
+    for method, path in forbidden(in_rotation, rules):
         assert ask(method, path, None if method == "GET" else {}) == 403, (method, path)
     # An entity is disabled, and nothing else of it is changed: no name, no policy, no other state.
     login(cluster, "c-stolen")

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import pytest
 
-from helpers.node.handmade_files import NOW, World, authority, made
+from helpers.node.handmade_files import NOW, HandmadeFiles, authority, made
 from helpers.vault.applied_cluster import vaultpki
 from vaultpki.certificates import ISSUING_CAS, pair_files
 from vaultpki.host import presented
@@ -123,10 +123,10 @@ def openssl_listening(setting: Setting, folder: Path) -> Iterator[int]:
 
 
 @dataclass
-class Scene:
+class ServedListener:
     """A cluster's files, and etcd of cp-1 as it should listen; a test changes what it is about."""
 
-    world: World
+    files: HandmadeFiles
     folder: Path
     expected: Expected
     holders: tuple[Holder, ...]
@@ -136,27 +136,27 @@ class Scene:
 
     @property
     def pki(self) -> Path:
-        return self.world.pki("cp-1")
+        return self.files.pki("cp-1")
 
     def pair(self, row: str, node: str = "cp-1") -> tuple[bytes, bytes]:
-        crt, key, _ = pair_files(self.world.want(node, row).stem)
-        return (self.world.pki(node) / crt).read_bytes(), (self.world.pki(node) / key).read_bytes()
+        crt, key, _ = pair_files(self.files.want(node, row).stem)
+        return (self.files.pki(node) / crt).read_bytes(), (self.files.pki(node) / key).read_bytes()
 
     def lay(self, row: str, **options: Any) -> tuple[bytes, bytes]:
         """Another pair of this row, which does not lie on the node."""
         folder = self.folder / "elsewhere"
         folder.mkdir(exist_ok=True)
         names = {key: options.pop(key) for key in ("common_name", "dns", "ips", "organization") if key in options}
-        want = self.world.want("cp-1", row)
+        want = self.files.want("cp-1", row)
         want = replace(want, subject=replace(want.subject, **names), ca=options.pop("signer", want.ca))
-        self.world.lay(folder, want, **options)
+        self.files.lay(folder, want, **options)
         crt, key, _ = pair_files(want.stem)
         return (folder / crt).read_bytes(), (folder / key).read_bytes()
 
     def listener(self, port: int) -> Listener:
         (found,) = (
             each
-            for each in listeners(self.world.cluster, (), "https://127.0.0.1:1", lambda _: False)[0]
+            for each in listeners(self.files.cluster, (), "https://127.0.0.1:1", lambda _: False)[0]
             if each.name == self.name and each.label.startswith("cp-1/")
         )
         return replace(found, address="127.0.0.1", port=port)
@@ -173,34 +173,34 @@ class Scene:
             known = live_served.held(self.holders, self.reports)
             found = list(live_served.served_checks(listener, shown, self.expected, known, NOW))
             if callers:
-                who = live_knocks.callers(self.world.cluster, self.expected, {}, self.holders, datetime.now(UTC))
+                who = live_knocks.callers(self.files.cluster, self.expected, {}, self.holders, datetime.now(UTC))
                 found += live_knocks.knock_checks(listener, who)
             assert all(line.startswith("GET ") for line in asked)
         return found
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Scene:
-    world = made(tmp_path)
-    holders = folders.find(world.cluster, world.folder)
-    expected = live_trust.from_files(world.cluster, holders, NOW)
+def served(tmp_path: Path) -> ServedListener:
+    files = made(tmp_path)
+    holders = folders.find(files.cluster, files.folder)
+    expected = live_trust.from_files(files.cluster, holders, NOW)
     assert expected is not None and set(expected.issuing) == {*ISSUING_CAS}
-    crt, key, _ = pair_files(world.want("cp-1", "etcd-server").stem)
-    pki = world.pki("cp-1")
-    setting = Setting((pki / crt).read_bytes(), (pki / key).read_bytes(), world.issuing["etcd"].pem)
-    return Scene(world, tmp_path, expected, holders, setting)
+    crt, key, _ = pair_files(files.want("cp-1", "etcd-server").stem)
+    pki = files.pki("cp-1")
+    setting = Setting((pki / crt).read_bytes(), (pki / key).read_bytes(), files.issuing["etcd"].pem)
+    return ServedListener(files, tmp_path, expected, holders, setting)
 
 
-def api_server(scene: Scene) -> None:
+def api_server(served: ServedListener) -> None:
     """Make the listener the API server, which decides in its answers."""
-    scene.name = "kube-apiserver"
-    scene.setting.chain, scene.setting.key = scene.pair("kube-apiserver")
-    scene.setting.cas = scene.world.issuing["kubernetes"].pem + scene.world.issuing["front-proxy"].pem
-    scene.setting.asks = ssl.CERT_OPTIONAL
+    served.name = "kube-apiserver"
+    served.setting.chain, served.setting.key = served.pair("kube-apiserver")
+    served.setting.cas = served.files.issuing["kubernetes"].pem + served.files.issuing["front-proxy"].pem
+    served.setting.asks = ssl.CERT_OPTIONAL
 
 
-def test_a_right_listener_has_no_fault(scene: Scene) -> None:
-    found = scene.checks()
+def test_a_right_listener_has_no_fault(served: ServedListener) -> None:
+    found = served.checks()
     assert [check for check in found if check.ok is not True] == []
     assert {check.name for check in found} == {
         "served certificate",
@@ -216,80 +216,80 @@ def test_a_right_listener_has_no_fault(scene: Scene) -> None:
     assert [check.name for check in found].count("another domain") == 3
 
 
-def test_a_right_api_server_has_no_fault(scene: Scene) -> None:
-    api_server(scene)
-    scene.setting.cas = scene.world.issuing["kubernetes"].pem
-    found = [check for check in scene.checks() if check.ok is not True]
+def test_a_right_api_server_has_no_fault(served: ServedListener) -> None:
+    api_server(served)
+    served.setting.cas = served.files.issuing["kubernetes"].pem
+    found = [check for check in served.checks() if check.ok is not True]
     # Python's servers name no client CA.
     assert [check.name for check in found] == ["client CAs"]
     assert found[0].detail == "asks for client certificates and names no CA, so any public CA may do"
 
 
-Change = Callable[[Scene], None]
+Change = Callable[[ServedListener], None]
 
 
 def serve(row: str, **options: Any) -> Change:
-    def change(scene: Scene) -> None:
-        scene.setting.chain, scene.setting.key = scene.lay(row, **options)
+    def change(served: ServedListener) -> None:
+        served.setting.chain, served.setting.key = served.lay(row, **options)
 
     return change
 
 
-def chain_of(change: Callable[[bytes, World], bytes]) -> Change:
-    def apply(scene: Scene) -> None:
-        scene.setting.chain = change(scene.setting.chain, scene.world)
+def chain_of(change: Callable[[bytes, HandmadeFiles], bytes]) -> Change:
+    def apply(served: ServedListener) -> None:
+        served.setting.chain = change(served.setting.chain, served.files)
 
     return apply
 
 
 def cas(*names: str) -> Change:
-    def change(scene: Scene) -> None:
-        known = {**scene.world.issuing, "root": scene.world.root, "strange": authority("strange")}
-        scene.setting.cas = b"".join(known[name].pem for name in names)
+    def change(served: ServedListener) -> None:
+        known = {**served.files.issuing, "root": served.files.root, "strange": authority("strange")}
+        served.setting.cas = b"".join(known[name].pem for name in names)
 
     return change
 
 
-def forged(scene: Scene) -> None:
+def forged(served: ServedListener) -> None:
     """A CA of the right name below another root."""
-    scene.world.issuing["etcd"] = authority("etcd", authority("root"))
-    serve("etcd-server")(scene)
+    served.files.issuing["etcd"] = authority("etcd", authority("root"))
+    serve("etcd-server")(served)
 
 
-def self_signed(scene: Scene) -> None:
+def self_signed(served: ServedListener) -> None:
     import trustme
 
     own = trustme.CA()
     pair = own.cert_pem.bytes(), own.private_key_pem.bytes()
-    scene.setting.chain, scene.setting.key = pair
+    served.setting.chain, served.setting.key = pair
 
 
 def asks(mode: ssl.VerifyMode) -> Change:
-    def change(scene: Scene) -> None:
-        scene.setting.asks = mode
+    def change(served: ServedListener) -> None:
+        served.setting.asks = mode
 
     return change
 
 
-def alone(scene: Scene) -> None:
+def alone(served: ServedListener) -> None:
     """The leaf without its CA; OpenSSL's server would take that from its client CAs."""
-    scene.setting.chain = scene.setting.chain[: scene.setting.chain.index(b"END CERT") + 21]
-    scene.setting.asks = ssl.CERT_NONE
+    served.setting.chain = served.setting.chain[: served.setting.chain.index(b"END CERT") + 21]
+    served.setting.asks = ssl.CERT_NONE
 
 
-def rotated(scene: Scene) -> None:
+def rotated(served: ServedListener) -> None:
     """Vault has a later CA, and the one behind what is served has left."""
-    later = authority("etcd", scene.world.root)
+    later = authority("etcd", served.files.root)
     (found,) = live_trust.certificates(later.pem.decode())
-    scene.expected = replace(scene.expected, issuing={**scene.expected.issuing, "etcd": (found,)})
+    served.expected = replace(served.expected, issuing={**served.expected.issuing, "etcd": (found,)})
 
 
 def reported(serial: str, minutes: int = 60) -> Change:
-    def change(scene: Scene) -> None:
+    def change(served: ServedListener) -> None:
         when = NOW + timedelta(hours=1)
         told = CertificateReport("etcd", "ok", serial=serial, installed=when - timedelta(minutes=minutes))
-        scene.reports["cp-1"] = NodeReport(when, certificates={"etcd-server": told})
-        scene.holders = tuple(holder for holder in scene.holders if holder.name != "cp-1")
+        served.reports["cp-1"] = NodeReport(when, certificates={"etcd-server": told})
+        served.holders = tuple(holder for holder in served.holders if holder.name != "cp-1")
 
     return change
 
@@ -297,11 +297,11 @@ def reported(serial: str, minutes: int = 60) -> Change:
 def apiserver(body: bytes) -> Change:
     """An API server that answers everybody with 403."""
 
-    def change(scene: Scene) -> None:
-        api_server(scene)
-        scene.setting.asks = ssl.CERT_NONE
-        scene.setting.status = lambda known: 403
-        scene.setting.body = body
+    def change(served: ServedListener) -> None:
+        api_server(served)
+        served.setting.asks = ssl.CERT_NONE
+        served.setting.status = lambda known: 403
+        served.setting.body = body
 
     return change
 
@@ -311,11 +311,11 @@ FAULTS: Final[dict[str, tuple[Change, str, str]]] = {
     "self-signed": (self_signed, "chain", "is self-signed"),
     "no issuing CA behind it": (alone, "chain", "no issuing CA is served behind the certificate"),
     "CA of another domain behind it": (
-        chain_of(lambda chain, world: chain[: chain.index(b"END CERT") + 21] + world.issuing["kubelet"].pem),
+        chain_of(lambda chain, files: chain[: chain.index(b"END CERT") + 21] + files.issuing["kubelet"].pem),
         "chain",
         "did not sign it",
     ),
-    "root behind it too": (chain_of(lambda chain, world: chain + authority("odd").pem), "chain", "is served too"),
+    "root behind it too": (chain_of(lambda chain, files: chain + authority("odd").pem), "chain", "is served too"),
     "signed by another domain": (serve("etcd-server", signer="kubelet"), "chain", "no CA of etcd: its name is not"),
     "signed below another root": (forged, "chain", "not signed by the cluster's root"),
     "signed by a CA that has left": (rotated, "chain", "does not have it any more"),
@@ -355,10 +355,10 @@ FAULTS: Final[dict[str, tuple[Change, str, str]]] = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_each_fault_is_named(scene: Scene, name: str) -> None:
+def test_each_fault_is_named(served: ServedListener, name: str) -> None:
     change, check, words = FAULTS[name]
-    change(scene)
-    wrong = [each for each in scene.checks() if each.ok is False]
+    change(served)
+    wrong = [each for each in served.checks() if each.ok is False]
     assert any(each.name == check and words in each.detail for each in wrong), "\n".join(map(str, wrong))
 
 
@@ -382,11 +382,11 @@ def test_who_does_not_answer_is_not_reached(what: str) -> None:
         assert time.monotonic() - begin < 10
 
 
-def test_a_flood_is_cut_off(tmp_path: Path, scene: Scene) -> None:
-    scene.setting.body = b"x" * 8_000_000
-    with listening(scene.setting, tmp_path) as server:
-        listener = scene.listener(server.server_address[1])
-        who = live_knocks.callers(scene.world.cluster, scene.expected, {}, scene.holders, datetime.now(UTC))
+def test_a_flood_is_cut_off(tmp_path: Path, served: ServedListener) -> None:
+    served.setting.body = b"x" * 8_000_000
+    with listening(served.setting, tmp_path) as server:
+        listener = served.listener(server.server_address[1])
+        who = live_knocks.callers(served.files.cluster, served.expected, {}, served.holders, datetime.now(UTC))
         (own,) = (caller for caller in who.pairs if caller.ca == "etcd")
         assert live_knocks.knock(listener, own).how == "user"
 
@@ -410,13 +410,13 @@ def test_answers_are_read_as_verdicts(data: bytes, how: str) -> None:
     assert live_knocks.answer(data).how == how
 
 
-def test_reports_that_may_be_older_prove_nothing(scene: Scene) -> None:
-    reported("abc123", minutes=0)(scene)
-    (found,) = (each for each in scene.checks(callers=False) if each.name == "reported")
+def test_reports_that_may_be_older_prove_nothing(served: ServedListener) -> None:
+    reported("abc123", minutes=0)(served)
+    (found,) = (each for each in served.checks(callers=False) if each.name == "reported")
     assert found.ok is None and "just been installed" in found.detail
 
 
 @pytest.mark.parametrize("arguments", [["--live"], ["--kubeconfig", "admin.conf"], ["--dir", ".", "--live"]])
-def test_live_and_a_kubeconfig_belong_together(scene: Scene, arguments: list[str]) -> None:
-    ran = vaultpki("verify", "-f", scene.world.file, *arguments, expect=2)
+def test_live_and_a_kubeconfig_belong_together(served: ServedListener, arguments: list[str]) -> None:
+    ran = vaultpki("verify", "-f", served.files.file, *arguments, expect=2)
     assert "--live" in ran.stderr

@@ -16,21 +16,21 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from helpers.node.handmade_files import NOW, World, authority, build, key_usage, made, put
+from helpers.node.handmade_files import NOW, HandmadeFiles, authority, build, key_usage, made, put
 from vaultpki import certificates
 from vaultpki.model import Usage
 from vaultpki.verify import folders
 from vaultpki.verify.on_disk import Check, bundle_checks, pair_checks
 
 # What is changed, in the folder of cp-1; which file the check must name, and with which words.
-Change = Callable[[World, Path], Any]
+Change = Callable[[HandmadeFiles, Path], Any]
 Mutation = tuple[str, Change, str, str]
 
 
-def checks(world: World) -> Iterator[Check]:
+def checks(files: HandmadeFiles) -> Iterator[Check]:
     """The checks of cp-1's files, without handshakes."""
-    rows = {row.name: row for row in certificates.rows(world.cluster)}
-    (holder,) = (each for each in folders.find(world.cluster, world.folder) if each.name == "cp-1")
+    rows = {row.name: row for row in certificates.rows(files.cluster)}
+    (holder,) = (each for each in folders.find(files.cluster, files.folder) if each.name == "cp-1")
     yield from holder.found
     yield from bundle_checks(holder, rows, NOW)
     for certificate in holder.certificates:
@@ -40,29 +40,29 @@ def checks(world: World) -> Iterator[Check]:
 def leaf(**options: Any) -> Change:
     """Another certificate of the API server with one thing changed."""
 
-    def change(world: World, pki: Path) -> None:
+    def change(files: HandmadeFiles, pki: Path) -> None:
         names = {key: options.pop(key) for key in ("common_name", "organization", "dns", "ips") if key in options}
         usage = options.pop("purpose", None)
-        want = world.want("cp-1", "kube-apiserver")
+        want = files.want("cp-1", "kube-apiserver")
         want = replace(want, subject=replace(want.subject, **names), usage=usage or want.usage)
-        world.lay(pki, want, **options)
+        files.lay(pki, want, **options)
 
     return change
 
 
 def without(what: str, name: str) -> Change:
-    def change(world: World, pki: Path) -> None:
-        want = world.want("cp-1", "kube-apiserver")
+    def change(files: HandmadeFiles, pki: Path) -> None:
+        want = files.want("cp-1", "kube-apiserver")
         names = tuple(one for one in getattr(want.subject, what) if one != name)
         assert names != getattr(want.subject, what)
-        leaf(**{what: names})(world, pki)
+        leaf(**{what: names})(files, pki)
 
     return change
 
 
 def beside(what: str, name: str) -> Change:
-    def change(world: World, pki: Path) -> None:
-        leaf(**{what: (*getattr(world.want("cp-1", "kube-apiserver").subject, what), name)})(world, pki)
+    def change(files: HandmadeFiles, pki: Path) -> None:
+        leaf(**{what: (*getattr(files.want("cp-1", "kube-apiserver").subject, what), name)})(files, pki)
 
     return change
 
@@ -70,14 +70,14 @@ def beside(what: str, name: str) -> Change:
 def of_ca(ca: str) -> Change:
     """The pair of kube-apiserver for etcd, signed by the CA of another domain."""
 
-    def change(world: World, pki: Path) -> None:
-        world.lay(pki, replace(world.want("cp-1", "kube-apiserver-etcd"), ca=ca))
+    def change(files: HandmadeFiles, pki: Path) -> None:
+        files.lay(pki, replace(files.want("cp-1", "kube-apiserver-etcd"), ca=ca))
 
     return change
 
 
 def edit(name: str, change: Callable[[bytes], bytes]) -> Change:
-    def apply(world: World, pki: Path) -> None:
+    def apply(files: HandmadeFiles, pki: Path) -> None:
         path = pki / name
         mode = path.stat().st_mode & 0o777
         after = change(path.read_bytes())
@@ -88,26 +88,26 @@ def edit(name: str, change: Callable[[bytes], bytes]) -> Change:
 
 
 def copied(source: str, name: str) -> Change:
-    return lambda world, pki: put(pki / name, (pki / source).read_bytes(), (pki / name).stat().st_mode & 0o777)
+    return lambda files, pki: put(pki / name, (pki / source).read_bytes(), (pki / name).stat().st_mode & 0o777)
 
 
 def mode(name: str, bits: int) -> Change:
-    return lambda world, pki: (pki / name).chmod(bits)
+    return lambda files, pki: (pki / name).chmod(bits)
 
 
 def owner(name: str) -> Change:
-    return lambda world, pki: os.chown(pki / name, 1234, 1234)
+    return lambda files, pki: os.chown(pki / name, 1234, 1234)
 
 
 def key_of(kind: str) -> Change:
     """A right certificate for a key of another kind."""
 
-    def change(world: World, pki: Path) -> None:
+    def change(files: HandmadeFiles, pki: Path) -> None:
         key = rsa.generate_private_key(65537, 2048) if kind == "rsa" else ec.generate_private_key(ec.SECP384R1())
         pem = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        signer = world.issuing["kubernetes"]
+        signer = files.issuing["kubernetes"]
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "system:kube-scheduler")])
         extensions: list[tuple[x509.ExtensionType, bool]] = [
             (key_usage("digital_signature"), True),
@@ -125,7 +125,7 @@ def key_of(kind: str) -> Change:
 def stranger(name: str) -> Change:
     """A bundle with a CA that has the right name and another root's signature beside the right one."""
 
-    def change(world: World, pki: Path) -> None:
+    def change(files: HandmadeFiles, pki: Path) -> None:
         forged = authority("etcd", authority("root"))
         put(pki / name, (pki / name).read_bytes() + forged.pem, 0o644)
 
@@ -146,13 +146,13 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     ("keys-swapped", copied("kube-scheduler.key", "kube-apiserver.key"), "kube-apiserver.key", "not the key of"),
     ("key-of-another-kind", key_of("rsa"), "kube-scheduler.crt", "key of another type"),
     ("key-of-another-size", key_of("p384"), "kube-scheduler.crt", "key of another type"),
-    ("key-missing", lambda world, pki: (pki / "etcdserver.key").unlink(), "etcdserver.key", "is missing"),
+    ("key-missing", lambda files, pki: (pki / "etcdserver.key").unlink(), "etcdserver.key", "is missing"),
     ("key-truncated", halves("etcdserver.key"), "etcdserver.key", ""),
     ("key-empty", edit("etcdserver.key", lambda data: b""), "etcdserver.key", ""),
     ("certificate-in-place-of-the-key", copied("etcdserver.crt", "etcdserver.key"), "etcdserver.key", ""),
     # Certificates
     ("pairs-swapped", copied("etcd-peer.crt", "etcdserver.crt"), "etcdserver.key", "not the key of"),
-    ("certificate-missing", lambda world, pki: (pki / "etcd-peer.crt").unlink(), "etcd-peer.crt", "is missing"),
+    ("certificate-missing", lambda files, pki: (pki / "etcd-peer.crt").unlink(), "etcd-peer.crt", "is missing"),
     ("certificate-truncated", halves("etcd-peer.crt"), "etcd-peer.crt", ""),
     ("certificate-empty", edit("etcd-peer.crt", lambda data: b""), "etcd-peer.crt", ""),
     (
@@ -177,7 +177,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     ("text-before", edit("etcd-peer.crt", lambda data: b"subject: x\n" + data), "etcd-peer.pem", "followed by"),
     ("key-in-the-certificate", copied("etcd-peer.pem", "etcd-peer.crt"), "etcd-peer.crt", ""),
     ("pem-of-another", copied("etcdserver.pem", "etcd-peer.pem"), "etcd-peer.pem", "followed by"),
-    ("pem-missing", lambda world, pki: (pki / "etcd-peer.pem").unlink(), "etcd-peer.pem", "is missing"),
+    ("pem-missing", lambda files, pki: (pki / "etcd-peer.pem").unlink(), "etcd-peer.pem", "is missing"),
     # What the certificate says
     ("expired", leaf(life=(-timedelta(hours=2), -timedelta(minutes=1))), "kube-apiserver.crt", "has expired"),
     ("not-yet-valid", leaf(life=(timedelta(hours=1), timedelta(hours=2))), "kube-apiserver.crt", "not valid yet"),
@@ -200,7 +200,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     ("is-a-ca", leaf(ca=True), "kube-apiserver.crt", "is a CA"),
     ("ca-of-another-domain", of_ca("kubernetes"), "kube-apiserver-etcd.crt", "followed by its issuing CA"),
     # Bundles
-    ("bundle-missing", lambda world, pki: (pki / "etcd-ca.crt").unlink(), "etcd-ca.crt", "is missing"),
+    ("bundle-missing", lambda files, pki: (pki / "etcd-ca.crt").unlink(), "etcd-ca.crt", "is missing"),
     ("bundle-truncated", halves("etcd-ca.crt"), "etcd-ca.crt", ""),
     ("bundle-empty", edit("etcd-ca.crt", lambda data: b""), "etcd-ca.crt", ""),
     (
@@ -258,11 +258,11 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> World:
+def template(tmp_path_factory: pytest.TempPathFactory) -> HandmadeFiles:
     return made(tmp_path_factory.mktemp("right"))
 
 
-def test_nothing_is_found_in_the_right_folder(template: World) -> None:
+def test_nothing_is_found_in_the_right_folder(template: HandmadeFiles) -> None:
     assert [check for check in checks(template) if not check.ok] == []
 
 
@@ -273,10 +273,10 @@ def test_there_are_enough_and_no_two_alike() -> None:
 @pytest.mark.parametrize(
     ("change", "file", "words"), [each[1:] for each in MUTATIONS], ids=[each[0] for each in MUTATIONS]
 )
-def test_a_change_is_found(template: World, tmp_path: Path, change: Change, file: str, words: str) -> None:
-    folder = tmp_path / "world"
+def test_a_change_is_found(template: HandmadeFiles, tmp_path: Path, change: Change, file: str, words: str) -> None:
+    folder = tmp_path / "files"
     shutil.copytree(template.folder, folder)
-    world = replace(template, folder=folder, file=folder / "cluster.yaml")
-    change(world, world.pki("cp-1"))
-    found = {check.target: check.detail for check in checks(world) if not check.ok}
+    files = replace(template, folder=folder, file=folder / "cluster.yaml")
+    change(files, files.pki("cp-1"))
+    found = {check.target: check.detail for check in checks(files) if not check.ok}
     assert words in found.get(file, "nothing was found") and found[file], found

@@ -68,7 +68,7 @@ class Machine:
 
 
 @dataclass(slots=True)
-class World:
+class SimulatedCluster:
     record: RotationRecord
     own: RotationRecord
     machines: list[Machine]
@@ -199,64 +199,66 @@ class World:
         return ""
 
 
-def beginning(skipped: str = "") -> World:
+def beginning(skipped: str = "") -> SimulatedCluster:
     old, own = CaRef("root-1", sha256=R1.fingerprint), CaRef("etcd-1", sha256=I1.fingerprint)
     record = RotationRecord(ROOT, State.PREPARED, 1, NOW, old, CaRef("root-2", key="k"))
-    return World(record, RotationRecord(CA, State.STEADY, 1, NOW, own), [Machine("a"), Machine("b")], skipped=skipped)
+    return SimulatedCluster(
+        record, RotationRecord(CA, State.STEADY, 1, NOW, own), [Machine("a"), Machine("b")], skipped=skipped
+    )
 
 
-def acts(world: World, chance: random.Random, *, back: float) -> Callable[[], object]:
+def acts(cluster: SimulatedCluster, chance: random.Random, *, back: float) -> Callable[[], object]:
     """One of the things that may happen now."""
-    one = chance.choice(world.machines)
+    one = chance.choice(cluster.machines)
 
     def restart() -> None:
         one.started = frozenset(facts.fingerprint for facts in one.above)
         if one.report is not None:
-            world.reports(one)
+            cluster.reports(one)
 
     def publish() -> None:
         # The controller manager that leads gives away what it began with.
-        begun = [facts for facts in (R1, R2) if facts.fingerprint in world.machines[0].started]
-        world.copy = frozenset({*world.machines[0].strict, *begun})
+        begun = [facts for facts in (R1, R2) if facts.fingerprint in cluster.machines[0].started]
+        cluster.copy = frozenset({*cluster.machines[0].strict, *begun})
 
     def gives_outside() -> None:
-        if world.record.state in (State.PUBLISHED, State.SWITCHED, State.RETRUSTING):
-            world.outside = frozenset({R1, R2})
-        elif world.record.state in (State.RETIRED, State.DONE):
-            world.outside = frozenset({R2})
+        if cluster.record.state in (State.PUBLISHED, State.SWITCHED, State.RETRUSTING):
+            cluster.outside = frozenset({R1, R2})
+        elif cluster.record.state in (State.RETIRED, State.DONE):
+            cluster.outside = frozenset({R2})
 
     choices: list[tuple[float, Callable[[], object]]] = [
-        (4, lambda: world.passes(one)),
+        (4, lambda: cluster.passes(one)),
         (2, restart),
         (2, publish),
-        (1, lambda: world.pods.add(world.copy)),
-        (0.7, lambda: setattr(world, "pods", {world.copy})),
+        (1, lambda: cluster.pods.add(cluster.copy)),
+        (0.7, lambda: setattr(cluster, "pods", {cluster.copy})),
         (0.3, gives_outside),
-        (3 * (1 - back), lambda: world.moves(back=False)),
-        (3 * back, lambda: world.moves(back=True)),
+        (3 * (1 - back), lambda: cluster.moves(back=False)),
+        (3 * back, lambda: cluster.moves(back=True)),
     ]
     return chance.choices([act for _, act in choices], [weight for weight, _ in choices])[0]
 
 
-def walk(seed: int, length: int, skipped: str = "") -> tuple[str, World]:
+def walk(seed: int, length: int, skipped: str = "") -> tuple[str, SimulatedCluster]:
     chance = random.Random(seed)  # noqa: S311 - not a secret
-    world = beginning(skipped)
+    cluster = beginning(skipped)
     back = chance.choice((0.0, 0.1, 0.4))
     for _ in range(length):
-        acts(world, chance, back=back)()
-        if found := world.wrong():
-            return found, world
-        if world.record.state.resting:
+        acts(cluster, chance, back=back)()
+        if found := cluster.wrong():
+            return found, cluster
+        if cluster.record.state.resting:
             break
-    return "", world
+    return "", cluster
 
 
 def test_no_client_refuses_a_server_at_any_time() -> None:
     ends = set()
     for seed in range(150):
-        found, world = walk(seed, 250)
+        found, cluster = walk(seed, 250)
         assert not found, (seed, found)
-        ends.add(world.record.state)
+        ends.add(cluster.record.state)
     assert ends >= {State.DONE, State.STEADY}
 
 

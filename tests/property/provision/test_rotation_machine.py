@@ -21,7 +21,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from property.provision.rotation_world import Broken, Shape, World
+from property.provision.simulated_cluster import Broken, Shape, SimulatedCluster
 from vaultpki.spec.rotation_record import State
 
 NODES = st.integers(0, 3)
@@ -35,7 +35,7 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(self.shape)
+        self.cluster = SimulatedCluster(self.shape)
         self.lied = False
 
     @initialize(
@@ -46,73 +46,73 @@ class Machine(RuleBasedStateMachine):
     def begins(self, state: State | None, halfway: int, *, back: bool) -> None:
         """A rotation that came to some state without trouble; a second operator may be in the middle of a step."""
         if state is not None and (self.shape.back or state not in (State.RETURNING, State.RETRUSTING)):
-            self.world.bring_to(state)
+            self.cluster.bring_to(state)
         for _ in range(halfway):
-            self.world.operates(1, back=back and self.shape.back)
+            self.cluster.operates(1, back=back and self.shape.back)
 
-    @precondition(lambda self: any(not node.joined for node in self.world.nodes))
+    @precondition(lambda self: any(not node.joined for node in self.cluster.nodes))
     @rule(reports=st.booleans())
     def a_node_joins(self, *, reports: bool) -> None:
         """A node logs in for the first time, and may be cut off before its first report."""
-        for node in self.world.nodes:
+        for node in self.cluster.nodes:
             if not node.joined:
-                self.world.installs(node, reports=reports)
+                self.cluster.installs(node, reports=reports)
                 node.away = node.joined and not reports
 
     @rule(admin=st.booleans())
     def a_quiet_time(self, *, admin: bool) -> None:
-        self.world.quiet_minutes(admin=admin)
+        self.cluster.quiet_minutes(admin=admin)
 
     @rule(i=NODES)
     def a_node_goes_away_or_comes_back(self, i: int) -> None:
         """Its files and processes stay; its agent does not pass."""
-        node = self.world.nodes[i % len(self.world.nodes)]
+        node = self.cluster.nodes[i % len(self.cluster.nodes)]
         node.away = not node.away
 
     @rule(seconds=st.sampled_from([10, 61, 200, 400, 7200, 31 * 86400]))
     def time_passes(self, seconds: int) -> None:
-        self.world.passes(seconds)
+        self.cluster.passes(seconds)
 
     @rule(i=NODES, lags=st.booleans(), signs=st.booleans(), reports=st.booleans())
     def a_pass(self, i: int, *, lags: bool, signs: bool, reports: bool) -> None:
         """A pass reads the server, and installs what it read, now or much later."""
-        node = self.world.nodes[i % len(self.world.nodes)]
+        node = self.cluster.nodes[i % len(self.cluster.nodes)]
         if lags and node.view is None:
-            self.world.reads(node)
+            self.cluster.reads(node)
         else:
-            self.world.installs(node, signs=signs, reports=reports)
+            self.cluster.installs(node, signs=signs, reports=reports)
 
     @rule(settles=st.booleans())
     def all_pass(self, *, settles: bool) -> None:
-        for node in self.world.at_work():
-            self.world.installs(node)
+        for node in self.cluster.at_work():
+            self.cluster.installs(node)
             self.check()
         if settles:
-            self.world.passes(400)
-            for node in self.world.at_work():
-                self.world.installs(node)
+            self.cluster.passes(400)
+            for node in self.cluster.at_work():
+                self.cluster.installs(node)
 
     @precondition(lambda self: not self.shape.late)
     @rule(i=NODES)
     def a_restart(self, i: int) -> None:
-        self.world.restarts(self.world.nodes[i % len(self.world.nodes)])
+        self.cluster.restarts(self.cluster.nodes[i % len(self.cluster.nodes)])
 
     @precondition(lambda self: self.shape.hooks and not self.shape.late)
     @rule(i=NODES)
     def hooks_run(self, i: int) -> None:
-        node = self.world.nodes[i % len(self.world.nodes)]
-        self.world.runs_hooks(node)
-        self.world.installs(node)
+        node = self.cluster.nodes[i % len(self.cluster.nodes)]
+        self.cluster.runs_hooks(node)
+        self.cluster.installs(node)
 
     @precondition(lambda self: not self.shape.hooks)
     @rule(i=NODES)
     def a_person_restarts(self, i: int) -> None:
-        self.world.confirms(self.world.nodes[i % len(self.world.nodes)], restarts_first=True)
+        self.cluster.confirms(self.cluster.nodes[i % len(self.cluster.nodes)], restarts_first=True)
 
     @rule(i=OPERATORS, requests=st.sampled_from([1, 2, 3, 8, 8, 8]))
     def an_operator_goes_on(self, i: int, requests: int) -> None:
         for _ in range(requests):
-            if not self.world.operates(i):
+            if not self.cluster.operates(i):
                 break
             self.check()
 
@@ -120,52 +120,52 @@ class Machine(RuleBasedStateMachine):
     @rule(i=OPERATORS, requests=st.integers(1, 8))
     def an_operator_goes_back(self, i: int, requests: int) -> None:
         for _ in range(requests):
-            if not self.world.operates(i, back=True):
+            if not self.cluster.operates(i, back=True):
                 break
             self.check()
 
     @rule(i=OPERATORS)
     def an_operator_is_killed(self, i: int) -> None:
-        self.world.operators[i] = None
+        self.cluster.operators[i] = None
 
     @precondition(lambda self: self.shape.admin)
     @rule()
     def the_admin_takes_a_new_certificate(self) -> None:
-        self.world.renews_admin()
+        self.cluster.renews_admin()
 
     @precondition(lambda self: self.shape.excused)
     @rule()
     def a_node_is_excused(self) -> None:
-        self.world.excuses(self.world.nodes[self.shape.nodes - 1])
+        self.cluster.excuses(self.cluster.nodes[self.shape.nodes - 1])
 
-    @precondition(lambda self: self.shape.setback and self.world.snapshot is None)
+    @precondition(lambda self: self.shape.setback and self.cluster.snapshot is None)
     @rule()
     def a_snapshot(self) -> None:
-        record = self.world.server.record
-        if record is not None and record.new is not None and record.new.sha256 and not any(self.world.operators):
-            self.world.snapshot = self.world.server.copy()
+        record = self.cluster.server.record
+        if record is not None and record.new is not None and record.new.sha256 and not any(self.cluster.operators):
+            self.cluster.snapshot = self.cluster.server.copy()
 
-    @precondition(lambda self: self.shape.setback and self.world.snapshot is not None)
+    @precondition(lambda self: self.shape.setback and self.cluster.snapshot is not None)
     @rule()
     def the_server_is_set_back(self) -> None:
-        self.world.set_back()
+        self.cluster.set_back()
 
     @precondition(lambda self: self.shape.liar)
     @rule(claim=st.sampled_from([0, 5, 900]), believed=st.booleans())
     def a_node_says_that_it_has_read_more(self, claim: int, *, believed: bool) -> None:
         """An operator recovers then, again and again, or leaves the node out."""
         self.lied = self.lied or claim > 0
-        self.world.claim, self.world.disbelieved = claim, not believed
-        self.world.installs(self.world.nodes[self.shape.nodes - 1])
+        self.cluster.claim, self.cluster.disbelieved = claim, not believed
+        self.cluster.installs(self.cluster.nodes[self.shape.nodes - 1])
 
     @invariant()
     def check(self) -> None:
-        self.world.check()
+        self.cluster.check()
 
     def teardown(self) -> None:
         # A member of etcd that lies may hold a step for ever, since no gate leaves it out; it breaks nothing.
         if not self.shape.broken and not self.lied:
-            assert self.world.drained(), f"the rotation does not end: {self.world.server}"
+            assert self.cluster.drained(), f"the rotation does not end: {self.cluster.server}"
 
 
 SHAPES = {
@@ -239,53 +239,53 @@ def test_without_a_rule_a_failure_is_found(rule: str) -> None:
 # Two rules that only a rare order of events needs: by hand, with the rule and without.
 
 
-def late_pass_after_a_way_back(shape: Shape) -> World:
+def late_pass_after_a_way_back(shape: Shape) -> SimulatedCluster:
     """A pass that read that the old CA leaves installs this only after everybody has gone back."""
-    world = World(shape)
-    world.bring_to(State.SWITCHED)
-    late, other = world.nodes
-    for node in world.nodes:
-        world.installs(node)
-    world.passes(400)
-    while world.operates(0, rotates=False):
+    cluster = SimulatedCluster(shape)
+    cluster.bring_to(State.SWITCHED)
+    late, other = cluster.nodes
+    for node in cluster.nodes:
+        cluster.installs(node)
+    cluster.passes(400)
+    while cluster.operates(0, rotates=False):
         pass
-    world.reads(late)
+    cluster.reads(late)
     assert late.view is not None and late.view.record is not None and late.view.record.state is State.RETIRED
     for _ in range(12):
-        world.operates(0, back=True)
-        world.passes(400)
-        world.installs(other)
-    world.installs(late)
-    world.passes(400)
-    world.check()
-    return world
+        cluster.operates(0, back=True)
+        cluster.passes(400)
+        cluster.installs(other)
+    cluster.installs(late)
+    cluster.passes(400)
+    cluster.check()
+    return cluster
 
 
-def default_moved_by_a_command_that_was_overtaken(shape: Shape) -> World:
+def default_moved_by_a_command_that_was_overtaken(shape: Shape) -> SimulatedCluster:
     """A command that was to switch goes on after another operator has gone back."""
-    world = World(shape)
-    world.bring_to(State.PUBLISHED)
-    first, other = world.nodes
-    for node in world.nodes:
-        world.installs(node)
-    world.passes(400)
+    cluster = SimulatedCluster(shape)
+    cluster.bring_to(State.PUBLISHED)
+    first, other = cluster.nodes
+    for node in cluster.nodes:
+        cluster.installs(node)
+    cluster.passes(400)
     # It has written its record, and is then cut off for a while.
-    while world.operators[1] is None or world.operators[1][0] != "server":
-        world.operates(1)
-    while not (world.operators[0] and world.operators[0][1].state is State.STEADY):
-        world.operates(0, back=True)
-        world.passes(400)
-        for node in world.nodes:
-            world.installs(node)
-    while world.operators[1] is not None:
-        world.operates(1)
-    world.installs(first)
-    while world.operates(0, back=True, rotates=False):
+    while cluster.operators[1] is None or cluster.operators[1][0] != "server":
+        cluster.operates(1)
+    while not (cluster.operators[0] and cluster.operators[0][1].state is State.STEADY):
+        cluster.operates(0, back=True)
+        cluster.passes(400)
+        for node in cluster.nodes:
+            cluster.installs(node)
+    while cluster.operators[1] is not None:
+        cluster.operates(1)
+    cluster.installs(first)
+    while cluster.operates(0, back=True, rotates=False):
         pass
-    world.installs(other)
-    world.passes(400)
-    world.check()
-    return world
+    cluster.installs(other)
+    cluster.passes(400)
+    cluster.check()
+    return cluster
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def default_moved_by_a_command_that_was_overtaken(shape: Shape) -> World:
     [("echo", late_pass_after_a_way_back), ("leafword", default_moved_by_a_command_that_was_overtaken)],
 )
 def test_a_rare_order_of_events_breaks_a_cluster_only_without_a_rule(
-    rule: str, events: Callable[[Shape], World]
+    rule: str, events: Callable[[Shape], SimulatedCluster]
 ) -> None:
     assert events(Shape(late=True)).drained()
     with pytest.raises(Broken):

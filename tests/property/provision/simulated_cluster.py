@@ -108,7 +108,7 @@ class Node:
 
 
 @dataclass
-class World:
+class SimulatedCluster:
     shape: Shape
     now: datetime = START
     server: Server = field(default_factory=lambda: Server({sha("x-1"): Presence.SIGNING}, sha("x-1")))

@@ -147,7 +147,7 @@ class Step:
 class Side:
     """One checkout before its server at `address`, whose requests come into `requests`.
 
-    A `strict` one fails where a command ends with another code than the scene is written for.
+    A `strict` one fails where a command ends with another code than the run is written for.
     """
 
     checkout: Path

@@ -18,7 +18,7 @@ from vaultpki.model import NodeRole
 
 
 @dataclass(slots=True)
-class Stage(Operator):
+class OperatorUnderLoad(Operator):
     """The cluster under load, and what an operator does to its CAs."""
 
     restarts: Restarts
@@ -80,7 +80,7 @@ class Stage(Operator):
 
 
 @contextlib.contextmanager
-def standing(cluster: Kubernetes, pace: float = 1.0) -> Iterator[Stage]:
+def standing(cluster: Kubernetes, pace: float = 1.0) -> Iterator[OperatorUnderLoad]:
     """The cluster with its agents, its hooks and its clients, who have not begun yet; `pace` is that of Load."""
     restarts = Restarts(cluster)
     for node in cluster.nodes.values():
@@ -94,5 +94,5 @@ def standing(cluster: Kubernetes, pace: float = 1.0) -> Iterator[Stage]:
             cluster.resident(name)
         further = {"aggregated": extension_server.PATH}
         load = Load(cluster, [node.name for node in workers], further, restarts.serving, pace)
-        yield Stage(cluster, restarts, load, extension)
+        yield OperatorUnderLoad(cluster, restarts, load, extension)
         cluster.end_agents()
