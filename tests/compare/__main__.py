@@ -4,7 +4,8 @@
 
 BEFORE and AFTER are folders or git refs; each runs with the Python of its own .venv where it has one, else with this
 one. Each side plays the same life of a cluster (recorded_run.py) by its command line, against a fresh server of
-its own and through a proxy. For each command these are compared, with all that is random replaced by stable words (normal.py):
+its own and through a proxy. For each command these are compared, with all that is random replaced by stable words
+(normal.py):
 
 - the exit code;
 - the requests: method, path, token, body and the answer's status; their order, too, where both sides sent them one
