@@ -50,19 +50,19 @@ KUBERNETES_VERSION := -X k8s.io/component-base/version.gitVersion=v1.36.3 \
 	-X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36
 # Twenty-four and seventeen minutes, mostly of waiting, beside all others once both clusters stand: CAs, and leaves, are
 # rotated under load. After the leaves, etcd's CA on kubeadm's three control planes.
-CA_ROTATION := tests/conformance/agent/test_kube_ca_rotation.py
+CA_ROTATION := tests/conformance/ca/test_kube_ca_rotation.py
 ROTATION := tests/conformance/agent/test_kube_rotation.py
 KUBEADM_CA_ROTATION := tests/conformance/kubeadm/test_kubeadm_ca_rotation.py
 # The life of a CA at its full length: the page's whole session, and a cut after every write.
-CA_PAGE := tests/conformance/provision/test_ca_page.py
-CA_CUTS := tests/integration/provision/test_rotation_killed.py tests/integration/provision/test_root_rotation_killed.py
+CA_PAGE := tests/conformance/ca/test_ca_page.py
+CA_CUTS := tests/integration/ca/test_rotation_killed.py tests/integration/ca/test_root_rotation_killed.py
 # All but what `test` has had whole: what needs no server, and samples of what is done in full here.
 ON_VAULT := conformance or not (serverless or sample or exhaustive)
 # All that a node's token must be refused: in full on both servers, since each has its own rules for policies and roles.
 ON_BOTH := tests/integration/verify/test_forbidden_paths.py
 # The longest files of the last stage first, so that none runs alone at its end.
 CONFORMANCE := $(wildcard tests/conformance/test_*.py tests/conformance/*/test_*.py)
-LAST := tests/conformance/kubeadm/test_kubeadm_cluster.py tests/conformance/verify/test_live.py
+LAST := tests/conformance/kubeadm/test_kubeadm_cluster.py tests/conformance/live/test_live.py
 LAST := $(LAST) $(filter-out $(LAST) $(CA_ROTATION) $(ROTATION) $(KUBEADM_CA_ROTATION) $(CA_PAGE),$(CONFORMANCE)) $(ON_BOTH)
 
 # Builds the programs, and names them in the variable `given` of the same shell.

@@ -16,15 +16,15 @@ from typing import Final
 
 from benchmarks.timing import Contender, Measure, Result, compare
 from vaultpki.certificates import pair_files, sign_parameters
+from vaultpki.config import load_cluster
 from vaultpki.demo import openbao, run
 from vaultpki.disk import files
 from vaultpki.disk.store import Directory, File
+from vaultpki.identity.access import node_certificates
 from vaultpki.model import Certificate, Cluster
 from vaultpki.pki.x509 import fingerprint
 from vaultpki.provision import apply
-from vaultpki.provision.identities import node_certificates
-from vaultpki.provision.server_facts import ServerFacts
-from vaultpki.spec import load_cluster
+from vaultpki.records.server_facts import ServerFacts
 from vaultpki.vault import Request, Settings, Vault
 
 TEN: Final = 10

@@ -11,7 +11,7 @@ from benchmarks import peers
 from benchmarks.ground import HVAC, Ground, ground
 from benchmarks.peers import Step
 from benchmarks.timing import Contender, Hooks, Measure, Result, compare, once
-from vaultpki.spec.cluster_schema import MOST_NODES
+from vaultpki.config.cluster_schema import MOST_NODES
 
 FLEET: Final = 1000
 THREADS: Final = (8, 16)

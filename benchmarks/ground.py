@@ -14,11 +14,11 @@ from typing import Final
 
 from benchmarks import peers
 from benchmarks.timing import Contender, Hook, Hooks, Measure, nothing
+from vaultpki.config import load_cluster
 from vaultpki.demo import openbao
 from vaultpki.model import Cluster
 from vaultpki.provision import apply, destroy
-from vaultpki.provision.server_facts import ServerFacts
-from vaultpki.spec import load_cluster
+from vaultpki.records.server_facts import ServerFacts
 from vaultpki.vault import Settings, Vault
 
 NETWORK_SECONDS: Final = 0.005

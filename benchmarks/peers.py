@@ -12,7 +12,7 @@ from typing import Any
 
 from vaultpki.model import Cluster
 from vaultpki.provision import apply, destroy
-from vaultpki.provision.server_facts import ServerFacts
+from vaultpki.records.server_facts import ServerFacts
 from vaultpki.vault import Answer, Request, Settings, Vault
 
 # What one call makes and a later one needs: a CA's request and its signed certificate.

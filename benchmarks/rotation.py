@@ -17,17 +17,19 @@ from benchmarks.ground import HVAC, Ground, ground
 from benchmarks.peers import Step
 from benchmarks.timing import Contender, Measure, Result, compare, once
 from vaultpki import __version__
+from vaultpki.ca import commands
 from vaultpki.certificates import ISSUING_CAS, sign_parameters
+from vaultpki.identity import nodes
+from vaultpki.identity.access import node_certificates
 from vaultpki.issue.issuers import fetch_issuers
 from vaultpki.issue.rotations import fetch_rotations, read_rotations
 from vaultpki.model import Certificate, KeyType, Node
 from vaultpki.pki import keys, x509
 from vaultpki.pki.facts import Facts
-from vaultpki.provision import ca_commands, ca_ends, node_list
-from vaultpki.provision.identities import node_certificates
-from vaultpki.spec import node_report, report_place
-from vaultpki.spec.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport
-from vaultpki.spec.rotation_record import Method, State
+from vaultpki.provision import ca_ends
+from vaultpki.records import node_report, report_paths
+from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport
+from vaultpki.records.rotation import Method, State
 from vaultpki.vault import Vault
 
 FLEET: Final = 1000
@@ -110,7 +112,7 @@ class Agent:
                 )
             },
         )
-        own.write(f"{store}/data/{report_place.listed(self.node.name)}", {"data": node_report.to_json(report)})
+        own.write(f"{store}/data/{report_paths.listed(self.node.name)}", {"data": node_report.to_json(report)})
         self.requests += own.reads + own.writes + 1
 
 
@@ -155,7 +157,7 @@ def _pass(there: Ground, vault: Vault, agents: list[Agent], csr: dict[KeyType, s
 
 def _status(there: Ground) -> Measure:
     recorder = peers.Recorder(there.settings)
-    ca_commands.status(there.cluster, recorder, datetime.now(UTC))
+    commands.status(there.cluster, recorder, datetime.now(UTC))
     steps = peers.steps(recorder)
     file = there.file("status.json", peers.to_json([steps]))
     ours = there.ours("ca", "status", "-f", str(there.spec))
@@ -165,7 +167,7 @@ def _status(there: Ground) -> Measure:
 
 def _nodes(there: Ground) -> Measure:
     recorder = peers.Recorder(there.settings)
-    node_list.members(there.cluster, recorder)
+    nodes.members(there.cluster, recorder)
     ca_ends.read(there.cluster, recorder, datetime.now(UTC))
     steps = peers.steps(recorder)
     file = there.file("nodes.json", peers.to_json([steps]))
@@ -179,14 +181,14 @@ def _rotated(
 ) -> Iterator[Result]:
     cluster, before = there.cluster, sum(agent.requests for agent in agents)
     switch, signed, begin = 0.0, 0, time.perf_counter()
-    record = ca_commands.rotate(cluster, vault, DOMAIN, Method.NEW_KEY, 0, now).record
+    record = commands.rotate(cluster, vault, DOMAIN, Method.NEW_KEY, 0, now).record
     while record.state is not State.DONE:
         at = sum(agent.signed for agent in agents)
         took = _pass(there, vault, agents, csr, now)
         if record.state is State.SWITCHED:
             switch, signed = took, sum(agent.signed for agent in agents) - at
         now += _LATER
-        step = ca_commands.advance(cluster, vault, now)
+        step = commands.advance(cluster, vault, now)
         if not step.moved and step.gate is not None and step.gate.waiting:
             waiting = step.gate.waiting[0]
             if not step.record.turn:

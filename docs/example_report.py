@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject, node_rows, rows
+from vaultpki.config import load_cluster
+from vaultpki.graph.content import Expiry
 from vaultpki.layout import client_cas
 from vaultpki.model import Cluster
 from vaultpki.pki.ca_life import CaLife, expiry
 from vaultpki.show.check_summary import check_summary
-from vaultpki.show.graph_model import Expiry
 from vaultpki.show.inventory import CaFound, Found, Holder, HolderPair
 from vaultpki.show.report_model import Report, report
-from vaultpki.spec import load_cluster
 from vaultpki.verify.on_disk import Check, tried
 
 NOW: Final = datetime(2026, 11, 26, 10, tzinfo=UTC)

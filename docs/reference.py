@@ -31,14 +31,14 @@ from vaultpki.certificates import (
     pair_files,
 )
 from vaultpki.cli import vaultpki
-from vaultpki.host import metrics
+from vaultpki.config import load_cluster
+from vaultpki.daemon import metric_families
+from vaultpki.graph.content import Expiry, graph
+from vaultpki.graph.svg import svg
 from vaultpki.layout import shown
 from vaultpki.model import Cluster, NodeRole, Row
 from vaultpki.pki.ca_life import CaLife
-from vaultpki.show.graph_model import Expiry, graph
-from vaultpki.show.graph_svg import svg
 from vaultpki.show.report_page import html
-from vaultpki.spec import load_cluster
 
 PAGES: Final = Path(__file__).resolve().parent
 
@@ -151,18 +151,18 @@ def _named(value: str) -> str:
 
 def _metrics() -> str:
     rows = []
-    for family in text_string_to_metric_families(metrics.exposition(_SAMPLE).decode()):
+    for family in text_string_to_metric_families(metric_families.exposition(_SAMPLE).decode()):
         name = f"{family.name}_total" if family.type == "counter" else family.name
         labels = dict.fromkeys(label for sample in family.samples for label in sample.labels)
         rows.append((f"`{name}`", ", ".join(f"`{label}`" for label in labels) or "-", family.documentation))
     return _table(("metric", "labels", "meaning"), rows)
 
 
-_SAMPLE: Final = metrics.View(
+_SAMPLE: Final = metric_families.View(
     node="cp-1",
     cluster="prod",
     state="ok",
-    certificates=(metrics.CertificateView("kubelet", 1.0, 1.0, 1, 1, "ok", 1.0),),
+    certificates=(metric_families.CertificateView("kubelet", 1.0, 1.0, 1, 1, "ok", 1.0),),
     hooks={"kubelet": (1, 1.0)},
     readers=("etcd/etcd",),
     trust_generation="1",
@@ -175,7 +175,7 @@ _SAMPLE: Final = metrics.View(
     last_pass=1.0,
     stale_after=1.0,
     ends=(CaLife("etcd", False, datetime(2026, 1, 1, tzinfo=UTC), datetime(2031, 1, 1, tzinfo=UTC), 1),),
-    cas=(metrics.CaView("etcd", "none", False),),
+    cas=(metric_families.CaView("etcd", "none", False),),
 )
 
 

@@ -51,8 +51,8 @@ ELSEWHERE = {
 CONFORMANCE = {
     "kubeadm": "tests/conformance/kubeadm runs it, as root and with the real kubeadm",
     "ca-root": "it takes an hour; test_ca.py runs its commands, and test_ca_root_page.py reads its output",
-    "ca-rotation": "tests/conformance/provision/test_ca_page.py runs it, beside three agents and for some minutes",
-    "verify-live": "tests/conformance/verify/test_live.py runs it, on a real Kubernetes",
+    "ca-rotation": "tests/conformance/ca/test_ca_page.py runs it, beside three agents and for some minutes",
+    "verify-live": "tests/conformance/live/test_live.py runs it, on a real Kubernetes",
     "install": "tests/conformance/packages runs it, with packages that it makes",
 }
 """Pages of which no command runs here, each with its reason."""

@@ -25,14 +25,14 @@ from helpers import pages
 from vaultpki import assets, certificates, layout
 from vaultpki.agent import join_hooks
 from vaultpki.cli import vaultpki
+from vaultpki.config import load_agent, load_cluster, schema
+from vaultpki.config.agent import AGENT
+from vaultpki.config.hooks import plain_hooks
 from vaultpki.errors import TemplateError
+from vaultpki.findings.nodes import NodeState
 from vaultpki.model import NodeRole
 from vaultpki.places import ETCD, SCHEDULER, Layout
-from vaultpki.show.node_rows import NodeState
-from vaultpki.spec import load_agent, load_cluster, schema
-from vaultpki.spec.agent_config import AGENT
-from vaultpki.spec.durations import format_duration
-from vaultpki.spec.hooks import plain_hooks
+from vaultpki.values.durations import format_duration
 
 PAGES = (pages.README, *pages.names())
 SOURCES = {page: pages.text(page) for page in PAGES}
@@ -208,7 +208,7 @@ def _results(node: ast.expr) -> Iterator[int]:
 def test_every_state_and_reason_of_a_node_is_documented() -> None:
     tables = pages.tables(pages.part("operations", "See all nodes"))
     assert [row[0].strip("`") for row in tables[0][1:]] == [state.value for state in NodeState]
-    calls = [node for node in ast.walk(ast.parse((PACKAGE / "show/node_rows.py").read_text())) if _is_finding(node)]
+    calls = [node for node in ast.walk(ast.parse((PACKAGE / "findings/nodes.py").read_text())) if _is_finding(node)]
     written = [call.args[1].value for call in calls if isinstance(call.args[1], ast.Constant)]
     # One call has the name of a certificate's state.
     assert len(written) == len(calls) - 1

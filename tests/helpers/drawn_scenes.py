@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import combinations, pairwise
 
+from vaultpki.graph.scene import Card, Line, Rect, Scene
 from vaultpki.model import NodeRole, Row, Usage
-from vaultpki.show.scene import Card, Line, Rect, Scene
 
 NODES = """\
 cluster: prod

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from vaultpki.config import load_cluster
 from vaultpki.errors import SpecError
 from vaultpki.model import Cluster
-from vaultpki.spec import load_cluster
 
 CP = "- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}"
 W = "- {name: w-1, roles: [worker], addresses: [10.0.0.21]}"

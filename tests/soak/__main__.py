@@ -37,7 +37,7 @@ TTL = 60
 EARLIEST = TTL / 2
 # With a renewal due after two thirds of the life at the latest, so long may nobody lead.
 BEARABLE = TTL / 3 - 2
-# What may come to nothing within an hour before the brakes pause (agent/backoff.py), plus those after the pauses.
+# What may come to nothing within an hour before the brakes pause (node/backoff.py), plus those after the pauses.
 SPENT_AN_HOUR = 40
 
 SPEC = f"""\

@@ -21,8 +21,8 @@ from helpers.kube.kubeadm_planes import POD, Planes
 from helpers.vault import servers
 from soak.phases import Phase
 from soak.printed import brief, say
-from vaultpki.spec.kube_objects import SERVING_CA
-from vaultpki.spec.rotation_record import State
+from vaultpki.kube.objects import SERVING_CA
+from vaultpki.records.rotation import State
 
 # The slowest is the root, whose turns restart every control plane three times.
 MOST_SECONDS = 2 * 3600.0

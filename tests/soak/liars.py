@@ -16,9 +16,9 @@ from typing import Any
 from helpers.node.reporting_nodes import record_of
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
 from vaultpki.certificates import rows
+from vaultpki.records import report_paths
+from vaultpki.records.rotation import DOMAINS
 from vaultpki.redact import stamp
-from vaultpki.spec import report_place
-from vaultpki.spec.rotation_record import DOMAINS
 
 Lie = dict[str, Any]
 
@@ -45,7 +45,7 @@ class Liar:
     @property
     def _place(self) -> str:
         name = self.node.name
-        return report_place.listed(name) if self.pool is None else report_place.pooled(self.pool, name)
+        return report_paths.listed(name) if self.pool is None else report_paths.pooled(self.pool, name)
 
     def _login(self) -> str:
         kind = "listed" if self.pool is None else "pooled"

@@ -39,8 +39,8 @@ from soak.printed import brief, say
 from soak.watch import working
 from vaultpki.certificates import ROOT, bundle, pair_files, rows
 from vaultpki.pki import x509
-from vaultpki.provision.root_rotation import WORDS
-from vaultpki.spec.rotation_record import DOMAINS
+from vaultpki.records.rotation import DOMAINS
+from vaultpki.rotation.root_gates import WORDS
 
 KINDS = ("bao", "vault")
 SHAPES = (

@@ -37,8 +37,8 @@ from helpers.vault.servers import wait_for
 from soak import control_planes
 from soak.phases import Phase, report
 from soak.printed import brief, say
-from vaultpki.spec.kube_objects import SERVING_CA
-from vaultpki.spec.rotation_record import State
+from vaultpki.kube.objects import SERVING_CA
+from vaultpki.records.rotation import State
 
 KINDS = ("vault", "bao")
 # The slowest way of one CA: that of the root, all states there and back.

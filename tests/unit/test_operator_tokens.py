@@ -12,7 +12,7 @@ import pytest
 from helpers.vault import operator_tokens, servers
 from helpers.vault.applied_cluster import environment
 from vaultpki.cli.policy import policy_command
-from vaultpki.provision import identities
+from vaultpki.identity import access
 
 TESTS: Final = Path(__file__).parents[1]
 OF_ROOT: Final = {
@@ -23,11 +23,11 @@ OF_ROOT: Final = {
     "helpers/vault/raft_cluster.py": "it joins the nodes",
     "helpers/vault/server_contents.py": "it lists all that a cluster has",
     "helpers/vault/servers.py": "it sets the server up",
-    "integration/agent/test_credential.py": "a node must not be helped by it",
+    "integration/node/test_credential.py": "a node must not be helped by it",
     "integration/agent/test_unsafe_places.py": "a node must not send it",
     "integration/demo/test_openbao.py": "it is the demo's own server",
     "integration/provision/test_apply_raft.py": "the client is tried, and no command",
-    "integration/provision/test_lock.py": "it cuts off raw requests",
+    "integration/identity/test_lock.py": "it cuts off raw requests",
 }
 """The files that may name a server's root token, each with its reason."""
 
@@ -70,8 +70,8 @@ def test_the_roles_are_those_of_the_code() -> None:
     (who,) = [each for each in policy_command.params if isinstance(each, click.Argument)]
     assert isinstance(who.type, click.Choice)
     assert tuple(who.type.choices) == ("applier", "enroller", "operator", "viewer", "locker")
-    assert {*who.type.choices} == {*identities.POLICIES}
-    assert {f"{name}.json" for name in identities.POLICIES} <= {
+    assert {*who.type.choices} == {*access.POLICIES}
+    assert {f"{name}.json" for name in access.POLICIES} <= {
         path.name for path in (TESTS.parent / "policies").glob("*.json")
     }
-    assert {*get_args(operator_tokens.Who)} == {*identities.POLICIES}
+    assert {*get_args(operator_tokens.Who)} == {*access.POLICIES}

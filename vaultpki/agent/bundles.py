@@ -13,7 +13,6 @@ from datetime import datetime
 from hashlib import sha256
 
 from vaultpki import assets
-from vaultpki.agent.assignment import Assignment
 from vaultpki.agent.pairs import PairStatus, owner_of
 from vaultpki.certificates import BUNDLES, ca_subject, pair_files
 from vaultpki.disk.folders import Folders
@@ -25,6 +24,7 @@ from vaultpki.issue.companions import Site, bundle_files, keep_bundles, kubeconf
 from vaultpki.issue.signing import KEY_MODE
 from vaultpki.layout import TrustBundle, bundle_of, shown, trust_bundles
 from vaultpki.model import AgentConfig
+from vaultpki.node.assignment import Assignment
 from vaultpki.pki.facts import Trust
 from vaultpki.pki.trust import trust_below
 from vaultpki.places import PKI, KubeconfigFile, Layout

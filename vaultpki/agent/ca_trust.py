@@ -8,22 +8,22 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from vaultpki.agent import pins
 from vaultpki.certificates import ROOT
 from vaultpki.errors import CertificateUnreadable, SigningPaused, VaultpkiError
 from vaultpki.issue.issuers import follow
+from vaultpki.node import pins
 from vaultpki.pki.ca_life import CaLife, Expiry, expiry
 from vaultpki.pki.succession import acceptable, default_signs
-from vaultpki.spec.record_gaps import gaps
-from vaultpki.spec.rotation_record import DOMAINS
+from vaultpki.records.gaps import gaps
+from vaultpki.records.rotation import DOMAINS
 
 if TYPE_CHECKING:
-    from vaultpki.agent.assignment import Assignment
-    from vaultpki.agent.state import AgentState
     from vaultpki.model import AgentConfig, Certificate
+    from vaultpki.node.assignment import Assignment
+    from vaultpki.node.state import AgentState
     from vaultpki.pki.facts import Facts, Trust
     from vaultpki.pki.roots import Roots
-    from vaultpki.spec.rotation_record import RotationRecord
+    from vaultpki.records.rotation import RotationRecord
 
 # Vault's clock is known to a second and a little more, and the state is not written for less than this.
 _CLOCK_STEP: Final = 5.0

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from vaultpki.agent.state import AgentState, ReaderSeen, StateFile
 from vaultpki.errors import Denied, Refused, VaultpkiError
 from vaultpki.host import boot_time
 from vaultpki.host.boot_time import Moment
+from vaultpki.node.state import AgentState, ReaderSeen, StateFile
 
 if TYPE_CHECKING:
     from vaultpki.agent.pairs import PairStatus

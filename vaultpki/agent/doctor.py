@@ -15,21 +15,23 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Literal
 
-from vaultpki.agent import assignment, credential, join_checks, pins
+from vaultpki.agent import join_checks
 from vaultpki.agent.join import join_settings, refuse_other_token
 from vaultpki.agent.join_checks import JoinPlan
-from vaultpki.agent.secret_id import JoinStep, SecretIdFiles, digest
 from vaultpki.certificates import BUNDLES, SKEW, file_set, pair_files
 from vaultpki.disk import files, owner_mark
 from vaultpki.disk.folders import Folders
 from vaultpki.errors import SpecError, StoreError, VaultpkiError
-from vaultpki.host import command, component_flags, hook_files, static_pod
+from vaultpki.host import command, hook_files, static_pod
 from vaultpki.issue.issuers import fetch_issuers, roots_below, trusts
+from vaultpki.kube import flags
 from vaultpki.layout import shown, trust_bundles
 from vaultpki.model import AgentConfig, Hook
+from vaultpki.node import assignment, credential, pins
+from vaultpki.node.secret_id import JoinStep, SecretIdFiles, digest
 from vaultpki.places import KUBECONFIGS, Layout
+from vaultpki.records.join_file import Join
 from vaultpki.redact import printable
-from vaultpki.spec.join_file import Join
 from vaultpki.vault import HEALTH, Settings, Vault
 
 Verdict = Literal["ok", "warning", "failed", "unchecked"]
@@ -263,13 +265,13 @@ def _login(config: AgentConfig, *, allow_http: bool) -> str:
 
 
 def _flags(layout: Layout, paths: Mapping[str, str]) -> Iterator[Finding]:
-    found = component_flags.running()
+    found = flags.running()
     if not found:
         yield Finding(
             "component flags", "unchecked", "no component of Kubernetes or etcd that this user may see runs here"
         )
     for component, arguments in found.items():
-        problems = list(component_flags.findings(component, arguments, layout, paths))
+        problems = list(flags.findings(component, arguments, layout, paths))
         for each in problems:
             yield Finding(f"flags of {component}", "failed", f"{printable(each.problem)}; {each.remedy}")
         if not problems:

@@ -9,7 +9,6 @@ from hashlib import sha256
 from typing import Final
 
 from vaultpki.agent import readers_seen, unchanged
-from vaultpki.agent.assignment import Assignment
 from vaultpki.agent.bundles import BundleDigest
 from vaultpki.agent.context import Context
 from vaultpki.agent.pairs import PairStatus
@@ -19,7 +18,8 @@ from vaultpki.host import command, hook_files, hook_runner, hooks
 from vaultpki.host.log import Event, Value
 from vaultpki.issue.rotations import Rotations
 from vaultpki.model import AgentConfig
-from vaultpki.spec.rotation_record import Method, State
+from vaultpki.node.assignment import Assignment
+from vaultpki.records.rotation import Method, State
 
 # The states of an issuing CA that goes along with the root in which its bundle has both certificates of its key.
 _BOTH_CERTIFICATES: Final = frozenset({State.SWITCHED, State.RETRUSTING, State.RETURNING})

@@ -11,20 +11,21 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
-from vaultpki.agent import assignment, join_hooks, pins, state
-from vaultpki.agent.credential import approle_login, enrolling, login, own_record, roll, settings_of
+from vaultpki.agent import join_hooks
 from vaultpki.agent.join_checks import JoinPlan
-from vaultpki.agent.secret_id import Asked, JoinStep, SecretIdFiles, digest
 from vaultpki.certificates import ROOT, ca_subject
 from vaultpki.disk.files import open_folder, private_folder, write_private
 from vaultpki.disk.undo import Undo
 from vaultpki.errors import BadAnswer, Denied, Refused, SpecError
 from vaultpki.issue.issuers import fetch_issuers, roots_below
 from vaultpki.model import AgentConfig, Auth
+from vaultpki.node import assignment, pins, state
+from vaultpki.node.credential import approle_login, enrolling, login, own_record, roll, settings_of
+from vaultpki.node.secret_id import Asked, JoinStep, SecretIdFiles, digest
 from vaultpki.pki.roots import Roots
 from vaultpki.pki.trust import named
-from vaultpki.spec import names
-from vaultpki.spec.join_file import Join
+from vaultpki.records.join_file import Join
+from vaultpki.values import names
 from vaultpki.vault import Settings, Vault
 
 CA_FILE: Final = "vault-ca.pem"
@@ -45,7 +46,7 @@ def join(plan: JoinPlan, now: datetime, *, allow_http: bool) -> Joined:
     pin before the wrapping token is used, so a join file for another cluster is not spent. Raises SpecError with what
     to do if the file is spent, expired or not what Vault wrapped. A join that is refused leaves nothing behind.
     """
-    from vaultpki.spec import dump_agent
+    from vaultpki.config import dump_agent
 
     join = plan.join
     config = _configuration(plan)

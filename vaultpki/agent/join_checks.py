@@ -10,16 +10,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from vaultpki.agent import pairs, pins, taken
+from vaultpki.agent import pairs, taken
+from vaultpki.config.agent import refuse_folders
 from vaultpki.disk import files, owner_mark
 from vaultpki.disk.generations import HIDDEN
 from vaultpki.errors import SpecError, StoreError, VaultpkiError
 from vaultpki.host import static_pod
 from vaultpki.model import AgentConfig
+from vaultpki.node import pins
 from vaultpki.places import KUBECONFIGS, PKI, Layout, inner_folders
-from vaultpki.spec.agent_config import refuse_folders
-from vaultpki.spec.join_file import Join
-from vaultpki.spec.permissions import PASSING
+from vaultpki.records.join_file import Join
+from vaultpki.values.permissions import PASSING
 
 # What a join and a first pass write, with room to spare: pairs in blocks of 4 KiB, their folders and links.
 _STATE_BYTES, _STATE_ENTRIES = 64 * 1024, 8

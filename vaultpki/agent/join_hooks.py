@@ -10,7 +10,7 @@ from vaultpki.host.hooks import BUNDLES, start_only
 from vaultpki.host.log import Event
 from vaultpki.model import AgentConfig, Hook, NodeRole
 from vaultpki.places import Layout
-from vaultpki.spec.durations import format_duration
+from vaultpki.values.durations import format_duration
 
 # kube-apiserver takes up to a minute to end and begin anew, and a member of etcd that is far behind some minutes.
 HOOK_TIMEOUT: Final = 240

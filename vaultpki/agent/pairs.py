@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from vaultpki.agent import backoff
 from vaultpki.agent.ca_trust import in_place_of
-from vaultpki.agent.state import AgentState, IssuedRecord
 from vaultpki.certificates import SKEW, file_set, pair_files
 from vaultpki.disk.folders import Folders
 from vaultpki.disk.generations import File, Stored
@@ -28,6 +26,8 @@ from vaultpki.errors import (
 from vaultpki.issue import signing
 from vaultpki.issue.signing import Owner, Signed
 from vaultpki.model import AgentConfig, Certificate
+from vaultpki.node import backoff
+from vaultpki.node.state import AgentState, IssuedRecord
 from vaultpki.pki import renewal
 from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.renewal import Assessment, Reason

@@ -10,14 +10,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from vaultpki.agent.assignment import Assignment
 from vaultpki.agent.context import Context
-from vaultpki.agent.state import AgentState, ReaderSeen, Since
 from vaultpki.certificates import ROOT
 from vaultpki.host import boot_time, component_health, hooks, processes
 from vaultpki.host.boot_time import Moment
 from vaultpki.host.processes import Process
 from vaultpki.model import AgentConfig
+from vaultpki.node.assignment import Assignment
+from vaultpki.node.state import AgentState, ReaderSeen, Since
 from vaultpki.redact import printable
 
 AGAIN: Final = 10.0

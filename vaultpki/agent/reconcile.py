@@ -12,26 +12,19 @@ from dataclasses import replace
 from datetime import datetime
 
 from vaultpki.agent import (
-    assignment,
     bundles,
     ca_trust,
-    credential,
     hook_schedule,
     kubeconfigs,
     pairs,
-    pins,
     readers_seen,
     report,
     sign_due,
     unchanged,
 )
-from vaultpki.agent import state as agent_state
-from vaultpki.agent.assignment import Assignment
 from vaultpki.agent.context import Contact, Context, Outcome
 from vaultpki.agent.pairs import PairStatus
 from vaultpki.agent.revoked import note_revoked
-from vaultpki.agent.secret_id import SECRET_ID
-from vaultpki.agent.state import AgentState
 from vaultpki.certificates import BUNDLES, ROOT, SKEW, file_set
 from vaultpki.errors import (
     CertificateRefused,
@@ -45,6 +38,11 @@ from vaultpki.errors import (
 from vaultpki.host.log import Event, Value
 from vaultpki.issue.issuers import installed_bundles, installed_roots, strangers
 from vaultpki.layout import shown
+from vaultpki.node import assignment, credential, pins
+from vaultpki.node import state as agent_state
+from vaultpki.node.assignment import Assignment
+from vaultpki.node.secret_id import SECRET_ID
+from vaultpki.node.state import AgentState
 from vaultpki.pki.facts import Trust
 from vaultpki.places import PKI
 from vaultpki.vault import Vault

@@ -10,22 +10,23 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from vaultpki import __version__
-from vaultpki.agent import bundles, ca_trust, credential, hook_schedule, readers_seen
-from vaultpki.agent.secret_id import SecretIdFiles
-from vaultpki.agent.state import ReaderSeen, Since
+from vaultpki.agent import bundles, ca_trust, hook_schedule, readers_seen
 from vaultpki.certificates import ROOT
 from vaultpki.errors import Denied, VaultpkiError
 from vaultpki.host import boot_time
 from vaultpki.host.log import Event
-from vaultpki.spec import node_report, report_place
-from vaultpki.spec.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport
-from vaultpki.spec.rotation_record import DOMAINS
+from vaultpki.node import credential
+from vaultpki.node.secret_id import SecretIdFiles
+from vaultpki.node.state import ReaderSeen, Since
+from vaultpki.records import node_report, report_paths
+from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport
+from vaultpki.records.rotation import DOMAINS
 
 if TYPE_CHECKING:
-    from vaultpki.agent.assignment import Assignment
     from vaultpki.agent.context import Contact, Context
     from vaultpki.agent.pairs import PairStatus
     from vaultpki.model import AgentConfig
+    from vaultpki.node.assignment import Assignment
     from vaultpki.vault import Vault
 
 
@@ -109,22 +110,22 @@ def send(context: Context, vault: Vault, report: NodeReport) -> None:
         except Denied:
             refused = True
         if refused:
-            vault.write(f"{store}/{report_place.former(context.config.node)}", {"data": value})
+            vault.write(f"{store}/{report_paths.former(context.config.node)}", {"data": value})
     except VaultpkiError:
         # The next pass that asks Vault writes it; until then a gate waits, and nothing else depends on it.
         return
     if refused != context.state.value.report_refused:
-        context.found.events.append(_refusal(place or report_place.FOLDER) if refused else _accepted(place or ""))
+        context.found.events.append(_refusal(place or report_paths.FOLDER) if refused else _accepted(place or ""))
     context.state.value = replace(context.state.value, reported=_digest(value), report_refused=refused)
 
 
 def _place(config: AgentConfig, vault: Vault) -> str | None:
     """Return where this node's report belongs; None if Vault has not said which entity it is."""
     if config.pool is None:
-        return report_place.listed(config.node)
+        return report_paths.listed(config.node)
     if config.auth.method != "jwt":
-        return report_place.pooled(config.pool, config.node)
-    return report_place.by_token(config.pool, vault.entity) if report_place.is_entity(vault.entity) else None
+        return report_paths.pooled(config.pool, config.node)
+    return report_paths.by_token(config.pool, vault.entity) if report_paths.is_entity(vault.entity) else None
 
 
 def _refusal(place: str) -> Event:

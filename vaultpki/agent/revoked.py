@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
-from vaultpki.agent import credential
 from vaultpki.agent.context import Contact, Context
 from vaultpki.agent.pairs import PairStatus
 from vaultpki.errors import CertificateUnreadable, SpecError, Unavailable, Untrusted, VaultError
 from vaultpki.host.log import Event
+from vaultpki.node import credential
 from vaultpki.pki.facts import Facts, serial_text
 from vaultpki.vault import Vault, text
 

@@ -12,14 +12,15 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from vaultpki.agent import pins, state, taken, unchanged
+from vaultpki.agent import taken, unchanged
 from vaultpki.agent.context import Context, Options, Outcome
-from vaultpki.agent.state import StateFile
 from vaultpki.disk import files
 from vaultpki.disk.folders import Folders
 from vaultpki.errors import Busy, StoreError, Unsafe, VaultpkiError
 from vaultpki.layout import PLAIN_KUBECONFIGS
 from vaultpki.model import AgentConfig
+from vaultpki.node import pins, state
+from vaultpki.node.state import StateFile
 
 if TYPE_CHECKING:
     from vaultpki.host import hook_runner

@@ -8,16 +8,16 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from vaultpki.agent import bundles, ca_trust, pairs
-from vaultpki.agent.assignment import Assignment
 from vaultpki.agent.context import Contact, Context
 from vaultpki.agent.pairs import PairStatus
-from vaultpki.agent.state import IssuedRecord, with_spent, with_unanswered
 from vaultpki.certificates import BUNDLES, SKEW, file_set, pair_files
 from vaultpki.disk.files import probe_folder
 from vaultpki.errors import CertificateRefused, SigningPaused, StoreError, VaultpkiError
 from vaultpki.host.log import Event, Value
 from vaultpki.issue.signing import Signed
 from vaultpki.layout import shown
+from vaultpki.node.assignment import Assignment
+from vaultpki.node.state import IssuedRecord, with_spent, with_unanswered
 from vaultpki.pki.facts import Trust
 from vaultpki.pki.renewal import Reason
 from vaultpki.redact import stamp

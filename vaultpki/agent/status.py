@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from vaultpki.agent import assignment, ca_trust, kubeconfigs, pairs, readers_seen
-from vaultpki.agent import state as memory
+from vaultpki.agent import ca_trust, kubeconfigs, pairs, readers_seen
 from vaultpki.agent.bundles import site_of
 from vaultpki.agent.ca_trust import CaStatus
 from vaultpki.certificates import BUNDLES, TABLE, file_set, pair_files
@@ -18,6 +17,8 @@ from vaultpki.disk.folders import Folders
 from vaultpki.errors import CertificateRefused, CertificateUnreadable, StoreError, VaultpkiError
 from vaultpki.host.hooks import Owed
 from vaultpki.model import AgentConfig, Certificate
+from vaultpki.node import assignment
+from vaultpki.node import state as memory
 from vaultpki.pki import renewal
 from vaultpki.pki.ca_life import Expiry
 from vaultpki.pki.facts import Facts, Trust
@@ -344,7 +345,7 @@ def _seen(
 
 
 def _asked(config: AgentConfig, *, allow_http: bool) -> tuple[bool, str | None]:
-    from vaultpki.agent import credential
+    from vaultpki.node import credential
     from vaultpki.vault import HEALTH
 
     try:

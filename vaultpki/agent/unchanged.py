@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from vaultpki import __version__
-from vaultpki.agent import assignment
-from vaultpki.agent import state as memory
-from vaultpki.agent.state import AgentState
 from vaultpki.disk.folders import Folders
 from vaultpki.errors import StoreError
+from vaultpki.node import assignment
+from vaultpki.node import state as memory
+from vaultpki.node.state import AgentState
 from vaultpki.places import PKI
-from vaultpki.spec import input_file, permissions
+from vaultpki.values import input_file, permissions
 
 if TYPE_CHECKING:
     from vaultpki.model import AgentConfig

@@ -70,7 +70,7 @@ class _Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in _COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
-            from vaultpki.spec import names
+            from vaultpki.values import names
 
             near = names.close(args[0], _COMMANDS)
             hint = f"did you mean {near}?" if near else "`vaultpki --help` lists them"

@@ -161,7 +161,7 @@ def agent_command(
             return 0
 
     from vaultpki.agent import run
-    from vaultpki.spec import load_agent
+    from vaultpki.config import load_agent
 
     if print_unit is not None:
         from vaultpki.host import systemd
@@ -193,7 +193,7 @@ def agent_command(
         share = 1.0 if if_due else 0.0
         options = run.Options(allow_http=allow_http, wait=_LOCK_WAIT, share=share)
         return tell_outcome(run.run(config, options), log_format)
-    from vaultpki.agent import daemon
+    from vaultpki.daemon import loop as daemon
     from vaultpki.host import log
 
     daemon.stay(
@@ -220,10 +220,10 @@ def _join(file: Path, join_file: Path, places: Places, *, static_pods: bool, all
 def join_plan(file: Path, join_file: Path, places: Places, *, allow_http: bool) -> JoinPlan:
     """Return the join that these files and folders ask for; nothing is checked but the files themselves."""
     from vaultpki.agent.join_checks import JoinPlan
+    from vaultpki.config import load_agent
     from vaultpki.disk import files
     from vaultpki.layout import DIRECTORY
-    from vaultpki.spec import load_agent
-    from vaultpki.spec.join_file import load_join
+    from vaultpki.records.join_file import load_join
 
     found = load_join(join_file)
     file = file.absolute()
@@ -253,7 +253,7 @@ def tell_outcome(outcome: Outcome, log_format: Literal["text", "json"] = "text")
 
     Returns the command's exit code: 1 if something failed, else 3 if a hook is owed, else 0.
     """
-    from vaultpki.agent import outcome_events
+    from vaultpki.daemon import outcome_events
     from vaultpki.host.log import writer
 
     done, failed = writer(log_format, sys.stdout), writer(log_format, sys.stderr)

@@ -17,7 +17,7 @@ from vaultpki.redact import escaped
 if TYPE_CHECKING:
     from vaultpki.model import Cluster
     from vaultpki.provision.plan import Change, Plan
-    from vaultpki.provision.plan_text import Line
+    from vaultpki.show.plan import Line
 
 
 @click.command("plan")
@@ -36,7 +36,8 @@ def plan_command(file: Path, allow_http: bool, as_json: bool, detailed_exitcode:
     Example:
       vaultpki plan -f cluster.yaml --detailed-exitcode
     """
-    from vaultpki.provision import apply, plan_text
+    from vaultpki.provision import apply
+    from vaultpki.show import plan as plan_text
 
     with opened(file, allow_http=allow_http) as (cluster, vault, where):
         _warn_of_templates(cluster)
@@ -62,7 +63,8 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool) -> Non
     Example:
       vaultpki apply -f cluster.yaml --yes
     """
-    from vaultpki.provision import apply, plan_text
+    from vaultpki.provision import apply
+    from vaultpki.show import plan as plan_text
 
     first = None
     with opened(file, allow_http=allow_http) as (cluster, vault, where):
@@ -160,7 +162,7 @@ def _show(lines: Iterable[Line]) -> None:
 def _warn_of_templates(cluster: Cluster) -> None:
     """Warn on standard error of each template that looks like one of another program."""
     if cluster.templates:
-        from vaultpki.spec import templates
+        from vaultpki.config import templates
 
         for warning in templates.warnings(cluster):
             click.echo(f"vaultpki: warning: {warning}", err=True)

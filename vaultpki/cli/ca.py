@@ -15,10 +15,10 @@ from vaultpki.errors import Attention, VaultpkiError
 from vaultpki.redact import printable
 
 if TYPE_CHECKING:
+    from vaultpki.ca.run import Step
+    from vaultpki.kube.objects import KubeTrust
     from vaultpki.model import Cluster
-    from vaultpki.provision.rotation_course import Course
-    from vaultpki.provision.rotation_run import Step
-    from vaultpki.spec.kube_objects import KubeTrust
+    from vaultpki.rotation.course import Course
     from vaultpki.vault import Vault
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -76,12 +76,13 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
     Example:
       vaultpki ca status -f cluster.yaml
     """
-    from vaultpki.cli import ca_text
-    from vaultpki.provision import ca_commands, root_pin
+    from vaultpki.ca import commands
+    from vaultpki.identity import root_pin
+    from vaultpki.show import ca as ca_text
 
     with opened(file, allow_http=allow_http) as (cluster, vault, _):
         now = server_now(vault)
-        cas = ca_commands.status(cluster, vault, now, _pods(kubeconfig))
+        cas = commands.status(cluster, vault, now, _pods(kubeconfig))
     if as_json:
         print_json(ca_text.status_json(cas, now))
     else:
@@ -129,12 +130,13 @@ def rotate_command(
       vaultpki ca rotate etcd -f cluster.yaml --same-key
       vaultpki ca rotate etcd -f cluster.yaml --emergency --yes
     """
-    from vaultpki.cli import ca_text, ca_wait
-    from vaultpki.provision import ca_commands, listener_look
-    from vaultpki.provision.rotation_course import Course
-    from vaultpki.provision.rotation_run import Step
-    from vaultpki.spec import parse_duration
-    from vaultpki.spec.rotation_record import DOMAINS, MOST_SPREAD, Method
+    from vaultpki.ca import commands, listeners
+    from vaultpki.ca.run import Step
+    from vaultpki.cli import ca_wait
+    from vaultpki.records.rotation import DOMAINS, MOST_SPREAD, Method
+    from vaultpki.rotation.course import Course
+    from vaultpki.show import ca as ca_text
+    from vaultpki.values.durations import parse_duration
 
     if domain not in DOMAINS:
         raise click.UsageError(f"there is no CA {domain!r}; write one of {', '.join(DOMAINS)}")
@@ -147,7 +149,7 @@ def rotate_command(
     with opened(file, allow_http=allow_http, patience=ca_wait.PATIENCE if wait else None) as (cluster, vault, _):
         if emergency and not yes:
             _ask(domain, as_json=as_json)
-        begun = ca_commands.rotate(cluster, vault, domain, method, seconds, server_now(vault), without)
+        begun = commands.rotate(cluster, vault, domain, method, seconds, server_now(vault), without)
         record = begun.record
         stays = ca_text.spread_sentence(record, seconds)
         for note in begun.notes:
@@ -158,12 +160,12 @@ def rotate_command(
 
             def take(course: Course | None, pods: KubeTrust | None) -> Step:
                 now = server_now(vault)
-                return ca_commands.advance(cluster, vault, now, pods=pods, look=listener_look.look, course=course)
+                return commands.advance(cluster, vault, now, pods=pods, look=listeners.look, course=course)
 
             course = Course(record, back=False)
             done = ca_wait.until_rest(vault, take, lambda: None, course, back=False, begun=True, quiet=as_json)
             return _tell(cluster, done, server_now(vault), as_json=as_json)
-        found = ca_commands.status(cluster, vault, server_now(vault), strict=not emergency)
+        found = commands.status(cluster, vault, server_now(vault), strict=not emergency)
         active = [ca for ca in found if ca.domain == domain]
         step = Step(record, active[0].gate if active else None, moved=True, note=stays)
         return _tell(cluster, step, server_now(vault), as_json=as_json)
@@ -191,13 +193,13 @@ def continue_command(
       vaultpki ca continue -f cluster.yaml --without w-17 --wait
       vaultpki ca continue -f cluster.yaml --kubeconfig admin.conf
     """
-    from vaultpki.provision import ca_commands, listener_look
+    from vaultpki.ca import commands, listeners
 
     def step(
         cluster: Cluster, vault: Vault, told: tuple[str, ...], pods: KubeTrust | None, course: Course | None
     ) -> Step:
         now = server_now(vault)
-        return ca_commands.advance(cluster, vault, now, without, told, pods, listener_look.look, course)
+        return commands.advance(cluster, vault, now, without, told, pods, listeners.look, course)
 
     return _go(file, step, restarted, kubeconfig, back=False, allow_http=allow_http, wait=wait, as_json=as_json)
 
@@ -220,12 +222,12 @@ def abort_command(
       vaultpki ca abort -f cluster.yaml
       vaultpki ca abort -f cluster.yaml --wait
     """
-    from vaultpki.provision import ca_commands, listener_look
+    from vaultpki.ca import commands, listeners
 
     def step(
         cluster: Cluster, vault: Vault, told: tuple[str, ...], pods: KubeTrust | None, course: Course | None
     ) -> Step:
-        return ca_commands.abort(cluster, vault, server_now(vault), without, told, pods, listener_look.look, course)
+        return commands.abort(cluster, vault, server_now(vault), without, told, pods, listeners.look, course)
 
     return _go(file, step, restarted, kubeconfig, back=True, allow_http=allow_http, wait=wait, as_json=as_json)
 
@@ -237,8 +239,8 @@ def _pods(kubeconfig: Path | None) -> KubeTrust | None:
     """Return what the cluster shows of the root; None without a kubeconfig."""
     if kubeconfig is None:
         return None
-    from vaultpki.host import kube_api
-    from vaultpki.spec import kubeconfig as document
+    from vaultpki.kube import api as kube_api
+    from vaultpki.kube import kubeconfig as document
 
     return kube_api.read_trust(document.read(kubeconfig))
 
@@ -255,8 +257,8 @@ def _go(
     as_json: bool,
 ) -> int:
     """Take one step, or with `wait` all of them."""
+    from vaultpki.ca import commands
     from vaultpki.cli import ca_wait
-    from vaultpki.provision import ca_commands
 
     patience = ca_wait.PATIENCE if wait else None
     with opened(file, allow_http=allow_http, patience=patience) as (cluster, vault, _):
@@ -272,15 +274,15 @@ def _go(
             said = ()
             return done
 
-        course = ca_commands.begun(cluster, vault, back=back)
+        course = commands.begun(cluster, vault, back=back)
         done = ca_wait.until_rest(vault, take, lambda: _pods(kubeconfig), course, back=back, quiet=as_json)
         return _tell(cluster, done, server_now(vault), as_json=as_json)
 
 
 def _tell(cluster: Cluster, step: Step, now: datetime, *, as_json: bool) -> int:
     """Print a step; return the exit code: 3 where it waits for something, or something is unusual."""
-    from vaultpki.cli import ca_text
-    from vaultpki.provision import root_pin
+    from vaultpki.identity import root_pin
+    from vaultpki.show import ca as ca_text
 
     if as_json:
         print_json(ca_text.step_json(step))
@@ -296,7 +298,7 @@ def _tell(cluster: Cluster, step: Step, now: datetime, *, as_json: bool) -> int:
 
 def _ask(domain: str, *, as_json: bool) -> None:
     """Announce an emergency, and have a person confirm it by the CA's name."""
-    from vaultpki.cli import ca_text
+    from vaultpki.show import ca as ca_text
 
     if not terminal() or as_json:
         raise VaultpkiError(

@@ -14,8 +14,8 @@ from vaultpki.errors import VaultpkiError
 from vaultpki.redact import printable, stamp
 
 if TYPE_CHECKING:
-    from vaultpki.provision.recover import Claim, Proposal
-    from vaultpki.spec.rotation_record import RotationRecord
+    from vaultpki.ca.recover import Claim, Proposal
+    from vaultpki.records.rotation import RotationRecord
 
 _MOST_LINES: Final = 200
 """How many nodes are shown; JSON has all of them."""
@@ -47,9 +47,9 @@ def recover_command(
       vaultpki ca recover etcd -f cluster.yaml
       vaultpki ca recover etcd -f cluster.yaml --without cp-3 --yes
     """
-    from vaultpki.cli import ca_text
-    from vaultpki.provision import recover
-    from vaultpki.spec.rotation_record import DOMAINS
+    from vaultpki.ca import recover
+    from vaultpki.records.rotation import DOMAINS
+    from vaultpki.show import ca as ca_text
 
     if domain not in DOMAINS:
         raise click.UsageError(f"there is no CA {domain!r}; write one of {', '.join(DOMAINS)}")
@@ -99,14 +99,14 @@ def lines(found: Proposal) -> Iterator[str]:
 
 def _means(record: RotationRecord) -> str:
     """Return what the recovered state is for nodes."""
-    from vaultpki.cli.ca_text import state_sentence
+    from vaultpki.show.ca import state_sentence
 
     return state_sentence(record)
 
 
 def document(found: Proposal, record: RotationRecord | None) -> dict[str, Any]:
     """Return what `--json` prints."""
-    from vaultpki.cli.ca_text import record_json
+    from vaultpki.show.ca import record_json
 
     return {
         "domain": found.domain,

@@ -16,9 +16,9 @@ from vaultpki.errors import ChangedMeanwhile, Denied, SpecError, Unavailable, Va
 from vaultpki.redact import printable
 
 if TYPE_CHECKING:
-    from vaultpki.provision.rotation_course import Course
-    from vaultpki.provision.rotation_run import Step
-    from vaultpki.spec.kube_objects import KubeTrust
+    from vaultpki.ca.run import Step
+    from vaultpki.kube.objects import KubeTrust
+    from vaultpki.rotation.course import Course
     from vaultpki.vault import Vault
 
 PATIENCE: Final = 10.0
@@ -51,8 +51,8 @@ def until_rest(
     What the first step raises ends it, unless the command has `begun` the rotation itself. Later a server that is away
     is waited for; the API server from the first look on, if a rotation is under way (`course`), which may restart it.
     """
-    from vaultpki.cli import ca_text
-    from vaultpki.provision.rotation_course import Course
+    from vaultpki.rotation.course import Course
+    from vaultpki.show import ca as ca_text
 
     progress, cluster = _Progress(quiet=quiet), _Lenient(pods)
     try:
@@ -139,7 +139,7 @@ class _Progress:
         self._away: set[str] = set()
 
     def show(self, step: Step, line: str) -> None:
-        from vaultpki.show.node_rows import bar
+        from vaultpki.findings.nodes import bar
 
         line = printable(line)
         if self._quiet:

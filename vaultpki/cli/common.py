@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from vaultpki.model import Cluster
-    from vaultpki.provision.server_facts import ServerFacts
+    from vaultpki.records.server_facts import ServerFacts
     from vaultpki.show.node_table import Screen
     from vaultpki.vault import Settings, Vault
 
@@ -67,7 +67,7 @@ def opened(
     file: Path, *, allow_http: bool, patience: float | None = None
 ) -> Iterator[tuple[Cluster, Vault, ServerFacts]]:
     """Load the spec and open its server; a refusal for want of rights is explained. As `open_vault`."""
-    from vaultpki.spec import load_cluster
+    from vaultpki.config import load_cluster
     from vaultpki.vault import explained
 
     cluster = load_cluster(file, allow_http=allow_http)
@@ -81,7 +81,7 @@ def open_vault(cluster: Cluster, *, allow_http: bool, patience: float | None = N
 
     `patience` is for how many seconds a request goes on trying while the server is away, if not for the usual time.
     """
-    from vaultpki.provision.server_facts import ServerFacts
+    from vaultpki.records.server_facts import ServerFacts
     from vaultpki.vault import Vault
     from vaultpki.vault.settings import namespace_path
 
@@ -111,7 +111,7 @@ def _settings(cluster: Cluster, *, allow_http: bool) -> Settings:
 def _namespace(cluster: Cluster, named: str | None) -> str | None:
     """Return the namespace of VAULT_NAMESPACE, as Vault's CLI has it, else of the spec; SpecError if they differ."""
     from vaultpki.errors import SpecError
-    from vaultpki.spec import names
+    from vaultpki.values import names
 
     if named is None:
         return cluster.vault.namespace
@@ -132,7 +132,7 @@ def _namespace(cluster: Cluster, named: str | None) -> str | None:
 def _address(address: str, *, allow_http: bool) -> str:
     """Return the normal form of VAULT_ADDR, which goes into every agent.yaml."""
     from vaultpki.errors import SpecError
-    from vaultpki.spec.hosts import parse_origin
+    from vaultpki.values.hosts import parse_origin
 
     try:
         return parse_origin(address, allow_http=allow_http)
@@ -143,7 +143,7 @@ def _address(address: str, *, allow_http: bool) -> str:
 def _certificates(ca_file: str) -> str:
     """Return the certificates of VAULT_CACERT. They go into every join file, so nothing else of the file is kept."""
     from vaultpki.errors import SpecError
-    from vaultpki.spec import pem, yaml_tree
+    from vaultpki.values import pem, yaml_tree
 
     try:
         return pem.pem_certificates(yaml_tree.read_text(Path(ca_file), pem.MOST_CA_BYTES))

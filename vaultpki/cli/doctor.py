@@ -71,8 +71,8 @@ def _findings(
 ) -> Iterator[Finding]:
     from vaultpki.agent import doctor
     from vaultpki.cli.agent import Places, join_plan
+    from vaultpki.config import load_agent
     from vaultpki.errors import VaultpkiError
-    from vaultpki.spec import load_agent
 
     try:
         if join_file is not None:

@@ -14,8 +14,8 @@ from vaultpki.cli.progress import progress
 from vaultpki.errors import Attention, SpecError, VaultpkiError
 
 if TYPE_CHECKING:
+    from vaultpki.identity.anchor import Anchors
     from vaultpki.model import Cluster, Node, Pool
-    from vaultpki.provision.anchor import Anchors
     from vaultpki.vault import Vault
 
 _LONGEST_WRAP = 86400
@@ -60,8 +60,8 @@ def enroll_command(
       vaultpki enroll -f cluster.yaml --all -o joins/
     """
     from vaultpki.disk.files import storage_errors
-    from vaultpki.provision import enrol, join_files
-    from vaultpki.spec import parse_duration
+    from vaultpki.identity import enrol, join_files
+    from vaultpki.values.durations import parse_duration
 
     if (node is None) == (not everyone):
         raise click.UsageError("name one node, or -, or pass --all")
@@ -121,7 +121,7 @@ def lock_command(node: str, file: Path, allow_http: bool) -> None:
     Example:
       vaultpki lock -f cluster.yaml cp-1
     """
-    from vaultpki.provision import enrol
+    from vaultpki.identity import enrol
 
     with opened(file, allow_http=allow_http) as (cluster, vault, _):
         ended = enrol.lock(cluster, vault, node)
@@ -149,7 +149,7 @@ def unlock_command(node: str, file: Path, allow_http: bool) -> None:
     Example:
       vaultpki unlock -f cluster.yaml c-17
     """
-    from vaultpki.provision import enrol
+    from vaultpki.identity import enrol
 
     with opened(file, allow_http=allow_http) as (cluster, vault, _):
         was_locked = enrol.unlock(cluster, vault, node)
@@ -175,8 +175,8 @@ def unenroll_command(node: str, file: Path, allow_http: bool, revoking: bool) ->
     """
     from datetime import UTC, datetime
 
-    from vaultpki.provision import enrol, revoke
-    from vaultpki.provision.revocation import Chosen
+    from vaultpki.identity import enrol, revoke
+    from vaultpki.identity.revocation import Chosen
 
     done: Chosen | None = None
 
@@ -215,7 +215,7 @@ def _some(names: Sequence[str]) -> str:
 
 def _place(cluster: Cluster, vault: Vault) -> Anchors:
     """Return what all join files have in common; warns where Vault's record differs."""
-    from vaultpki.provision import anchor, enrol
+    from vaultpki.identity import anchor, enrol
 
     place = enrol.place(cluster, vault)
     if place.drift:
@@ -224,7 +224,7 @@ def _place(cluster: Cluster, vault: Vault) -> Anchors:
 
 
 def _warn_of_drift(cluster: Cluster, vault: Vault, wanted: list[tuple[str, Node | Pool]]) -> None:
-    from vaultpki.provision import enrol
+    from vaultpki.identity import enrol
 
     drifts = vault.map(lambda entry: enrol.drift(cluster, vault, entry[1]), wanted)
     names = [name for (name, _), drifted in zip(wanted, drifts, strict=True) if drifted]
@@ -237,7 +237,7 @@ def _warn_of_drift(cluster: Cluster, vault: Vault, wanted: list[tuple[str, Node 
 
 
 def _wanted(cluster: Cluster, pool: str | None, *, everyone: bool) -> list[tuple[str, Node | Pool]]:
-    from vaultpki.provision import enrol
+    from vaultpki.identity import enrol
 
     if everyone:
         if pool is not None:

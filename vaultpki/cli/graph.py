@@ -13,7 +13,7 @@ from vaultpki.redact import printable
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from vaultpki.show.graph_model import Graph
+    from vaultpki.graph.content import Graph
 
 _FORMATS: Final = ("svg", "mermaid", "dot")
 _ENDINGS: Final = {".mmd": "mermaid", ".mermaid": "mermaid", ".dot": "dot", ".gv": "dot"}
@@ -63,13 +63,14 @@ def graph_command(
 
     from vaultpki.cli import own_file
     from vaultpki.errors import Attention
-    from vaultpki.show import graph_svg, graph_text
+    from vaultpki.graph import svg
+    from vaultpki.graph import text as graph_text
 
     if directory is not None and from_vault:
         raise click.UsageError("choose one of --dir and --from-vault")
     graph, problems = _read(file, directory, datetime.now(UTC), from_vault=from_vault, allow_http=allow_http)
     form = form or _ENDINGS.get(output.suffix if output else "", "svg")
-    text = {"svg": graph_svg.svg, "mermaid": graph_text.mermaid, "dot": graph_text.dot}[form](graph)
+    text = {"svg": svg.svg, "mermaid": graph_text.mermaid, "dot": graph_text.dot}[form](graph)
     if output is None:
         click.echo(text, nl=False)
     else:
@@ -85,8 +86,8 @@ def _read(
     file: Path, directory: Path | None, now: datetime, *, from_vault: bool, allow_http: bool
 ) -> tuple[Graph, tuple[str, ...]]:
     """Return the picture, and what could not be read."""
-    from vaultpki.show import graph_model
-    from vaultpki.spec import load_cluster
+    from vaultpki.config import load_cluster
+    from vaultpki.graph import content
 
     if from_vault:
         from vaultpki.show import expiries
@@ -97,17 +98,18 @@ def _read(
         # No server is asked, so none is refused.
         cluster = load_cluster(file, allow_http=True)
         if directory is None:
-            return graph_model.graph(cluster, now), ()
+            return content.graph(cluster, now), ()
         from vaultpki.show import expiries
 
         found = expiries.of_folder(cluster, directory, now)
-    graph = graph_model.graph(
+    graph = content.graph(
         cluster, now, expiries=found.rows, cas=found.ends, rotations=found.rotations, source=found.source
     )
     return graph, found.problems
 
 
 def _marks() -> set[str]:
-    from vaultpki.show import graph_svg, graph_text
+    from vaultpki.graph import svg
+    from vaultpki.graph import text as graph_text
 
-    return {graph_svg.MARK, graph_text.MERMAID_MARK, graph_text.DOT_MARK}
+    return {svg.MARK, graph_text.MERMAID_MARK, graph_text.DOT_MARK}

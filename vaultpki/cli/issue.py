@@ -26,9 +26,9 @@ def issue_command(name: str, file: Path, allow_http: bool, directory: Path) -> N
     """
     from datetime import UTC, datetime
 
+    from vaultpki.config import load_cluster
+    from vaultpki.identity import anchor
     from vaultpki.issue import operator
-    from vaultpki.provision import anchor
-    from vaultpki.spec import load_cluster
     from vaultpki.vault import explained
 
     cluster = load_cluster(file, allow_http=allow_http)

@@ -80,8 +80,8 @@ def config_command(
       vaultpki kubeadm config -f cluster.yaml cp-2 --join -o cp-2
       vaultpki kubeadm config -f cluster.yaml --pool autoscaled -o autoscaled
     """
+    from vaultpki.config import load_cluster
     from vaultpki.kubeadm import files
-    from vaultpki.spec import load_cluster
 
     if (node is None) == (pool is None):
         raise click.UsageError("name either one node or --pool")

@@ -12,9 +12,9 @@ import click
 from vaultpki.cli.common import every_option, json_option, opened, screen, server_now, spec_option, watch_option
 
 if TYPE_CHECKING:
+    from vaultpki.findings.nodes import NodeRow
     from vaultpki.model import Cluster
     from vaultpki.pki.ca_life import Expiry
-    from vaultpki.show.node_rows import NodeRow
     from vaultpki.vault import Vault
 
 
@@ -69,14 +69,15 @@ def _look(
     time, and what is not known.
     """
     from vaultpki.certificates import rows
-    from vaultpki.provision import ca_ends, node_list, revoked_list, rotation_store
-    from vaultpki.show import node_rows
+    from vaultpki.findings import nodes as node_rows
+    from vaultpki.identity import nodes, revoked_list
+    from vaultpki.provision import ca_ends, rotation_records
 
-    found = node_list.read_nodes(cluster, vault)
+    found = nodes.read_nodes(cluster, vault)
     revoked = revoked_list.read(cluster, vault)
     now = server_now(vault)
     ttls = {row.name: row.ttl or cluster.ttl for row in rows(cluster)}
-    revisions = rotation_store.read_revisions(cluster, vault)
+    revisions = rotation_records.read_revisions(cluster, vault)
     # Not by name: an identity that is no node's may have the name of one.
     pairs: list[tuple[NodeRow, Mapping[str, Any]]] = [
         (node_rows.of_member(each, ttls, now, revoked, revisions), each.stored) for each in found.members
@@ -96,9 +97,9 @@ def _to_json(
     *,
     ok: bool,
 ) -> dict[str, Any]:
+    from vaultpki.findings.nodes import to_json
+    from vaultpki.identity.nodes import bounded
     from vaultpki.pki import ca_life
-    from vaultpki.provision.node_list import bounded
-    from vaultpki.show.node_rows import to_json
 
     return {
         "nodes": [

@@ -28,8 +28,8 @@ def policy_command(who: str, file: Path, allow_http: bool) -> None:
     """
     import json
 
-    from vaultpki.provision import identities
-    from vaultpki.spec import load_cluster
+    from vaultpki.config import load_cluster
+    from vaultpki.identity import access
 
-    rules = identities.policy_of(load_cluster(file, allow_http=allow_http), who)
+    rules = access.policy_of(load_cluster(file, allow_http=allow_http), who)
     click.echo(json.dumps({"path": rules}, indent=2))

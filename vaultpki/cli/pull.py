@@ -26,9 +26,9 @@ def pull_command(file: Path, allow_http: bool, as_json: bool) -> int:
     import json
     import sys
 
-    from vaultpki.agent import resident
+    from vaultpki.config import load_agent
+    from vaultpki.daemon import resident
     from vaultpki.host.log import writer
-    from vaultpki.spec import load_agent
 
     config = load_agent(file, allow_http=allow_http)
     done = resident.pull(config)

@@ -59,8 +59,8 @@ def _of_folder(file: Path, directory: Path) -> Report:
     from datetime import UTC, datetime
 
     from vaultpki import certificates
+    from vaultpki.config import load_cluster
     from vaultpki.show import check_summary, expiries, report_model
-    from vaultpki.spec import load_cluster
     from vaultpki.verify import folders, matrix
 
     now = datetime.now(UTC)
@@ -77,17 +77,18 @@ def _of_fleet(file: Path, *, allow_http: bool) -> Report:
     from dataclasses import replace
     from datetime import UTC, datetime
 
-    from vaultpki.cli import ca_text
+    from vaultpki.ca import commands
+    from vaultpki.ca.scene import read_scene
     from vaultpki.errors import ForeignObject, SpecError
-    from vaultpki.provision import ca_commands, root_pin
-    from vaultpki.provision.rotation_scene import read_scene
+    from vaultpki.identity import root_pin
+    from vaultpki.show import ca as ca_text
     from vaultpki.show import expiries, report_model
 
     now = datetime.now(UTC)
     with opened(file, allow_http=allow_http) as (cluster, vault, _):
         try:
             scene = read_scene(cluster, vault, now)
-            cas = ca_commands.status_of(scene)
+            cas = commands.status_of(scene)
         except (SpecError, ForeignObject) as error:
             # What nodes hold is worth a page all the same.
             found = expiries.of_fleet(cluster, vault, now)

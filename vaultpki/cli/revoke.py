@@ -12,7 +12,7 @@ from vaultpki.errors import Attention, VaultpkiError
 from vaultpki.redact import printable
 
 if TYPE_CHECKING:
-    from vaultpki.provision.revocation import Chosen
+    from vaultpki.identity.revocation import Chosen
 
 
 @click.command("revoke")
@@ -34,7 +34,7 @@ def revoke_command(node: str, file: Path, allow_http: bool, as_json: bool, yes: 
     import json
     from datetime import UTC, datetime
 
-    from vaultpki.provision import revocation, revoke
+    from vaultpki.identity import revocation, revoke
 
     with opened(file, allow_http=allow_http) as (cluster, vault, _):
         found = revoke.find(cluster, vault, node, datetime.now(UTC))
@@ -80,7 +80,7 @@ def show(chosen: Chosen) -> None:
 
 def tell(node: str, done: Chosen, *, ended: bool = False) -> None:
     """Print what was done, and what it does not do; `ended` if the node can get no new certificates."""
-    from vaultpki.provision import revocation
+    from vaultpki.identity import revocation
 
     some = "1 certificate is" if len(done.targets) == 1 else f"{len(done.targets)} certificates are"
     click.echo(f"{node}: {some} on the CRLs of their CAs")

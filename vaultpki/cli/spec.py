@@ -47,6 +47,6 @@ def schema_command() -> None:
     """
     import json
 
-    from vaultpki.spec import schema
+    from vaultpki.config import schema
 
     click.echo(json.dumps(schema(), indent=2))

@@ -16,7 +16,7 @@ from vaultpki.redact import printable, stamp
 
 if TYPE_CHECKING:
     from vaultpki.agent.status import Status
-    from vaultpki.show.node_rows import NodeRow
+    from vaultpki.findings.nodes import NodeRow
 
 # Seconds: the longest pass of a resident agent if Vault answers every request.
 _LOCK_WAIT = 30.0
@@ -94,7 +94,7 @@ class Shown:
 
 def _of_node(file: Path, *, offline: bool, allow_http: bool) -> Shown:
     from vaultpki.agent import status
-    from vaultpki.spec import load_agent
+    from vaultpki.config import load_agent
 
     now = datetime.now(UTC)
     config = load_agent(file, allow_http=allow_http)
@@ -103,7 +103,8 @@ def _of_node(file: Path, *, offline: bool, allow_http: bool) -> Shown:
 
 def _of_directory(directory: Path, *, allow_http: bool, bar: bool) -> Shown:
     from vaultpki.agent import node_folders, status
-    from vaultpki.show import node_rows, node_table
+    from vaultpki.findings import nodes
+    from vaultpki.show import node_table
 
     now = datetime.now(UTC)
     folders = node_folders.find(directory)
@@ -113,34 +114,34 @@ def _of_directory(directory: Path, *, allow_http: bool, bar: bool) -> Shown:
     with progress("Reading nodes") as counter:
         for folder in folders:
             one = node_folders.read(folder, now, allow_http=allow_http)
-            found.append((node_rows.of_status(one, now, name=folder.path.name), one))
+            found.append((nodes.of_status(one, now, name=folder.path.name), one))
             if bar and len(folders) > _MANY:
                 counter.step(len(folders))
-    found.sort(key=lambda each: node_rows.order(each[0]))
+    found.sort(key=lambda each: nodes.order(each[0]))
     rows = [row for row, _ in found]
     ok = all(one.ok for _, one in found)
     return Shown(
         ok,
         lambda: node_table.node_lines(rows, now, screen(), files=True),
         lambda: {
-            "nodes": [{**node_rows.to_json(row), "status": _to_json(one, row)} for row, one in found],
+            "nodes": [{**nodes.to_json(row), "status": _to_json(one, row)} for row, one in found],
             "ok": ok,
         },
     )
 
 
 def _of_one(seen: Status, now: datetime, name: str) -> Shown:
-    from vaultpki.show import node_rows
+    from vaultpki.findings import nodes
 
-    row = node_rows.of_status(seen, now, name=name)
+    row = nodes.of_status(seen, now, name=name)
     return Shown(seen.ok, lambda: _text(seen, now), lambda: _to_json(seen, row))
 
 
 def _to_json(seen: Status, row: NodeRow) -> dict[str, Any]:
     from vaultpki.agent import status
-    from vaultpki.show import node_rows
+    from vaultpki.findings import nodes
 
-    return {**status.to_json(seen), "summary": node_rows.to_json(row)}
+    return {**status.to_json(seen), "summary": nodes.to_json(row)}
 
 
 @click.command("renew")
@@ -158,10 +159,11 @@ def renew_command(file: Path, force: bool, allow_http: bool, names: tuple[str, .
       vaultpki renew kubelet kubelet-client
       vaultpki renew --force
     """
-    from vaultpki.agent import assignment, pairs, run
+    from vaultpki.agent import pairs, run
     from vaultpki.cli.agent import tell_outcome
+    from vaultpki.config import load_agent
     from vaultpki.errors import SpecError
-    from vaultpki.spec import load_agent
+    from vaultpki.node import assignment
 
     if not names and not force:
         raise click.UsageError("name the certificates to renew, or pass --force to renew all of this node")

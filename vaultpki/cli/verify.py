@@ -69,9 +69,9 @@ def verify_command(
     from datetime import UTC, datetime
 
     from vaultpki import certificates
-    from vaultpki.cli import verify_text
+    from vaultpki.config import load_cluster
     from vaultpki.errors import Attention
-    from vaultpki.spec import load_cluster
+    from vaultpki.show import verify as verify_text
     from vaultpki.verify import folders, matrix
 
     if directory is None and not ask_vault and not running:
@@ -114,8 +114,8 @@ def verify_command(
 def _seen(
     cluster: Cluster, kubeconfig: Path, holders: tuple[Holder, ...], now: datetime, *, allow_http: bool
 ) -> tuple[tuple[Check, ...], str]:
-    from vaultpki.spec import kubeconfig as document
-    from vaultpki.verify import live
+    from vaultpki.kube import kubeconfig as document
+    from vaultpki.live import cluster as live
 
     def vault() -> Vault:
         # A cluster can be looked at while Vault is away, and then nobody wants to wait for it.

@@ -24,7 +24,7 @@ _CLEAR: Final = "\x1b[2J"
 
 def interval(every: str | None, *, watching: bool, as_json: bool) -> int:
     """Return how many seconds pass between two looks. Raises UsageError for options that exclude each other."""
-    from vaultpki.spec import parse_duration
+    from vaultpki.values.durations import parse_duration
 
     if every is not None and not watching:
         raise click.UsageError("--every is for --watch")

@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Final
 
 from vaultpki.agent import run
-from vaultpki.agent.secret_id import SECRET_ID
 from vaultpki.certificates import rows
+from vaultpki.config import dump_agent, load_agent, load_cluster
 from vaultpki.demo import openbao
 from vaultpki.disk.files import open_folder, private_folder, remove_tree, storage_errors, swap, write_private
 from vaultpki.errors import StoreError
 from vaultpki.issue import operator
 from vaultpki.model import AgentConfig, Auth, Cluster, Node
+from vaultpki.node.secret_id import SECRET_ID
 from vaultpki.provision import apply
-from vaultpki.provision.server_facts import ServerFacts
-from vaultpki.spec import dump_agent, load_agent, load_cluster
+from vaultpki.records.server_facts import ServerFacts
 from vaultpki.vault import Settings, Vault, text
 from vaultpki.verify.folders import find
 from vaultpki.verify.matrix import verify

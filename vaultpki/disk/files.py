@@ -17,8 +17,8 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
 from vaultpki.errors import StoreError
-from vaultpki.spec import permissions
-from vaultpki.spec.permissions import PASSING
+from vaultpki.values import permissions
+from vaultpki.values.permissions import PASSING
 
 LARGEST: Final = 1024 * 1024
 """The most bytes that are read from any file."""

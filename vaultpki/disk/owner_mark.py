@@ -19,7 +19,7 @@ from vaultpki.disk.generations import HIDDEN, MARK
 from vaultpki.disk.store import Directory
 from vaultpki.errors import CertificateUnreadable, StoreError
 from vaultpki.model import VERSION
-from vaultpki.spec import hosts, json_object, names
+from vaultpki.values import hosts, json_object, names
 
 if TYPE_CHECKING:
     from vaultpki.disk.generations import Generations

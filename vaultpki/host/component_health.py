@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from vaultpki.host import http_get, kube_api, setting_files
-from vaultpki.host.component_flags import COMPONENTS
+from vaultpki.host import setting_files
 from vaultpki.host.processes import Process
+from vaultpki.kube import api as kube_api
+from vaultpki.kube import http_get
+from vaultpki.kube.flags import COMPONENTS
 from vaultpki.redact import printable
 from vaultpki.vault.sockets import connect
 

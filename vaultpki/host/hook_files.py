@@ -15,10 +15,10 @@ import stat
 from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
+from vaultpki.config.hooks import CARRIERS
 from vaultpki.errors import StoreError
 from vaultpki.model import Hook
-from vaultpki.spec import permissions
-from vaultpki.spec.hooks import CARRIERS
+from vaultpki.values import permissions
 
 FOLDER: Final = "/"
 """The folder in which a hook runs, so that a relative path means the same wherever the agent was started."""

@@ -11,9 +11,9 @@ from hashlib import sha256
 from vaultpki.errors import StoreError, fault
 from vaultpki.host import static_pod
 from vaultpki.host.command import CommandRunner
-from vaultpki.host.component_flags import COMPONENTS
 from vaultpki.host.hooks import Job, Result, rank
 from vaultpki.host.restarts import Restarts
+from vaultpki.kube.flags import COMPONENTS
 from vaultpki.model import Hook
 
 

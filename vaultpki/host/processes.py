@@ -12,8 +12,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from vaultpki.host import boot_time, component_flags
+from vaultpki.host import boot_time
 from vaultpki.host.boot_time import Moment
+from vaultpki.kube import flags as component_flags
 
 _LONGEST: Final = 64 * 1024
 

@@ -15,6 +15,7 @@ from vaultpki.disk.files import open_folder, write_private
 from vaultpki.disk.folders import Folders
 from vaultpki.disk.store import GRACE
 from vaultpki.errors import SpecError
+from vaultpki.identity import anchor
 from vaultpki.issue import signing
 from vaultpki.issue.companions import Site, bundle_files, embedded_kubeconfig, keep_bundles, kubeconfig
 from vaultpki.issue.issuers import (
@@ -36,7 +37,6 @@ from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.roots import successors
 from vaultpki.pki.succession import default_signs
 from vaultpki.places import PKI, Layout
-from vaultpki.provision import anchor
 from vaultpki.vault import Vault
 
 MANIFESTS: Final = "manifests"

@@ -9,9 +9,9 @@ from typing import Any
 
 from vaultpki.errors import Denied, SpecError
 from vaultpki.pki.succession import Word
-from vaultpki.spec import rotation_record
-from vaultpki.spec.node_report import Seen
-from vaultpki.spec.rotation_record import DOMAINS, FOLDER, MOST_AHEAD, Method, RotationRecord
+from vaultpki.records import rotation as rotation_record
+from vaultpki.records.node_report import Seen
+from vaultpki.records.rotation import DOMAINS, FOLDER, MOST_AHEAD, Method, RotationRecord
 from vaultpki.vault import Vault
 
 

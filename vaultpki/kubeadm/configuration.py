@@ -16,7 +16,7 @@ from vaultpki.errors import SpecError
 from vaultpki.layout import ETCD_PORT, advertised, api_port, bundle_of
 from vaultpki.model import NODE, Cluster, KeyType, Node, NodeRole
 from vaultpki.places import KUBELET, PKI, Layout, inner_folders
-from vaultpki.spec import hosts, names
+from vaultpki.values import hosts, names
 
 Document = dict[str, Any]
 

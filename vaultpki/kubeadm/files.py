@@ -10,12 +10,12 @@ from typing import Final, Literal
 
 from vaultpki.disk.files import open_folder, write_private
 from vaultpki.errors import SpecError
+from vaultpki.identity.access import takes
 from vaultpki.kubeadm import configuration
 from vaultpki.kubeadm.configuration import Document, Places
 from vaultpki.model import Cluster, Node, NodeRole
 from vaultpki.places import Layout
-from vaultpki.provision.identities import takes
-from vaultpki.spec import names, yaml_text
+from vaultpki.values import names, yaml_text
 
 Mode = Literal["init", "join", "upgrade"]
 

@@ -22,7 +22,7 @@ from hashlib import sha256
 from vaultpki.errors import CertificateRefused
 from vaultpki.pki.facts import Facts
 from vaultpki.pki.trust import in_date, named, no_root
-from vaultpki.spec.rotation_record import RotationRecord, State
+from vaultpki.records.rotation import RotationRecord, State
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Final
 
 from vaultpki.pki.facts import Facts, Replacement, Trust
 from vaultpki.pki.trust import in_date, usability
-from vaultpki.spec.rotation_record import RotationRecord
+from vaultpki.records.rotation import RotationRecord
 
 MOST_KEPT: Final = 32
 """How many CAs of one domain a node trusts at most: a bundle of that many can still be read."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+from vaultpki.identity.access import jwt_roles
 from vaultpki.model import Cluster
-from vaultpki.provision.api_paths import is_record, record_name
-from vaultpki.provision.identities import jwt_roles
-from vaultpki.provision.server_facts import Key
+from vaultpki.records.paths import is_record, record_name
+from vaultpki.records.server_facts import Key
 from vaultpki.vault import Request, Vault
 
 _UNMOUNT_SECONDS: Final = 300.0

@@ -9,17 +9,18 @@ from datetime import UTC, datetime
 from functools import partial
 
 from vaultpki.errors import BadAnswer, Refused, Sealed, Unavailable
+from vaultpki.identity import reports
+from vaultpki.identity.applied import APPLIED, of_cluster
+from vaultpki.identity.token_rights import refuse_weak_token
 from vaultpki.model import Cluster
-from vaultpki.provision import ca_ends, layout_change, leftovers, nodes_apart, report_store
-from vaultpki.provision.applied_record import APPLIED, of_cluster
+from vaultpki.provision import ca_ends, layout_change, leftovers, nodes_apart
 from vaultpki.provision.ca_facts import rotations_needed
 from vaultpki.provision.carry_out import carry_out, change_path
 from vaultpki.provision.impact import Live, concerns_nodes, impact_of
 from vaultpki.provision.observe import Observation, observe, refuse_foreign
 from vaultpki.provision.plan import Change, Impact, Plan, plan
-from vaultpki.provision.server_facts import ServerFacts
-from vaultpki.provision.token_rights import refuse_weak_token
-from vaultpki.spec import report_place
+from vaultpki.records import report_paths
+from vaultpki.records.server_facts import ServerFacts
 from vaultpki.vault import Vault
 
 # In seconds: an election (8 to 14 s by default) and a slow one after it.
@@ -62,9 +63,9 @@ def with_impact(cluster: Cluster, vault: Vault, seen: Observation, todo: Plan) -
     if not concerns_nodes(cluster, todo.changes):
         return todo
     # Also where agents of 0.1.0 report: whoever wrote a false report there only adds a line to the plan.
-    folders = (report_place.folder("listed"), report_place.FOLDER)
-    reported = {name for folder in folders for name in report_store.names_in(cluster, vault, folder)}
-    reported |= {each.name for each in report_store.token_identities(cluster, vault)}
+    folders = (report_paths.folder("listed"), report_paths.FOLDER)
+    reported = {name for folder in folders for name in reports.names_in(cluster, vault, folder)}
+    reported |= {each.name for each in reports.token_identities(cluster, vault)}
     return replace(todo, impact=impact_of(cluster, todo.changes, Live(frozenset(reported), seen.found.pooled)))
 
 

@@ -11,9 +11,9 @@ from vaultpki.certificates import ISSUING_BACKDATE, ROOT, ROOT_BACKDATE, ca_subj
 from vaultpki.errors import BadAnswer
 from vaultpki.model import Cluster
 from vaultpki.provision.read_back import own_issuer
-from vaultpki.provision.rotation import CUT_SHORT, FULL
-from vaultpki.provision.server_facts import Fields
 from vaultpki.provision.signed_before import fingerprints, signed_before
+from vaultpki.records.server_facts import Fields
+from vaultpki.rotation.states import CUT_SHORT, FULL
 from vaultpki.vault import Json, Request, Vault, check_named, member, text
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from vaultpki.errors import BadAnswer, Denied, Refused, SpecError
 from vaultpki.model import Cluster
 from vaultpki.pki.ca_life import CaLife, Expiry, expiry
 from vaultpki.provision.ca_facts import CaFacts, read_ca
-from vaultpki.provision.rotation_store import read_records
+from vaultpki.provision.rotation_records import read_records
 from vaultpki.vault import Vault, text
 
 

@@ -11,8 +11,8 @@ from vaultpki.certificates import ISSUING_BACKDATE, ISSUING_CAS, ROOT, ROOT_BACK
 from vaultpki.errors import CertificateUnreadable
 from vaultpki.model import Cluster, KeyType
 from vaultpki.provision.plan import Rotation
-from vaultpki.provision.rotation import number
-from vaultpki.spec.rotation_record import RotationRecord
+from vaultpki.records.rotation import RotationRecord
+from vaultpki.rotation.states import number
 
 BEFORE_ROOT: Final = 3600
 """How many seconds before the root a CA ends at the latest: OpenBao signs a longer one and warns, Vault cuts it."""

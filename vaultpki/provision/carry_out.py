@@ -10,22 +10,23 @@ from functools import partial
 
 from vaultpki.certificates import ROOT
 from vaultpki.errors import BadAnswer, Refused
+from vaultpki.identity import reports
+from vaultpki.identity.access import auth_mounts, fits_pattern, unmatched
+from vaultpki.identity.applied import APPLIED, AppliedRecord, of_cluster
+from vaultpki.identity.credentials import Identity, role_id
+from vaultpki.identity.ending import end_entities, read_accessors, read_note, remove_note, write_note
+from vaultpki.identity.reports import TokenIdentity
 from vaultpki.model import Cluster
-from vaultpki.provision import authorities, destroy, report_store
+from vaultpki.provision import authorities, destroy
 from vaultpki.provision.api_calls import delete_request, object_path
-from vaultpki.provision.api_paths import is_record
-from vaultpki.provision.applied_record import APPLIED, AppliedRecord, of_cluster
 from vaultpki.provision.desired import STORE_OPTIONS, desired, marker
-from vaultpki.provision.identities import auth_mounts, fits_pattern, unmatched
-from vaultpki.provision.identity_end import end_entities, read_accessors, read_note, remove_note, write_note
-from vaultpki.provision.live_credentials import Identity, role_id
 from vaultpki.provision.observe import Observation
 from vaultpki.provision.plan import STAGES, Change, Plan, stage
 from vaultpki.provision.read_back import CaMount
-from vaultpki.provision.report_store import TokenIdentity
-from vaultpki.provision.rotation_store import read_record
-from vaultpki.provision.server_facts import Fields, Key, ServerFacts, shared
-from vaultpki.spec import report_place
+from vaultpki.provision.rotation_records import read_record
+from vaultpki.records import report_paths
+from vaultpki.records.paths import is_record
+from vaultpki.records.server_facts import Fields, Key, ServerFacts, shared
 from vaultpki.vault import Json, Vault
 
 _KV_UPGRADE = ("Upgrading mount from version",)
@@ -261,21 +262,21 @@ def _end_tokens(run: _Run, noted: Mapping[str, frozenset[str]]) -> None:
     gone = {*unlisted, *noted} - listed
     entities = {each.entity: each.name for each in removed}
     pools = [change.name.rpartition("/")[2] for change in run.todo.changes if _removes_pool(run, change)]
-    report_store.remove(cluster, vault, listed=gone, pooled=noted.keys(), entities=entities, pools=pools)
+    reports.remove(cluster, vault, listed=gone, pooled=noted.keys(), entities=entities, pools=pools)
     vault.map(lambda name: remove_note(cluster, vault, name), noted)
 
 
 def _removed_by_token(run: _Run) -> list[TokenIdentity]:
     """Return the nodes that logged in by an issuer's token and fit no pool any more."""
     patterns = _removed_patterns(run)
-    found = report_store.token_identities(run.cluster, run.vault, patterns) if patterns else ()
+    found = reports.token_identities(run.cluster, run.vault, patterns) if patterns else ()
     return [each for each in found if unmatched(run.cluster, [each.name])]
 
 
 def _early_removed(run: _Run) -> list[str]:
     """Return the names of such nodes that report only where agents of 0.1.0 did."""
     patterns = _removed_patterns(run).values()
-    reported = report_store.names_in(run.cluster, run.vault, report_place.FOLDER) if patterns else ()
+    reported = reports.names_in(run.cluster, run.vault, report_paths.FOLDER) if patterns else ()
     return [
         name for name in unmatched(run.cluster, reported) if any(fits_pattern(pattern, name) for pattern in patterns)
     ]

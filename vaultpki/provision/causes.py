@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from vaultpki.identity.access import node_certificates, sign_rule
 from vaultpki.model import Certificate, Cluster, KeyType, Subject, Usage
 from vaultpki.provision.desired import role_fields
-from vaultpki.provision.identities import node_certificates, sign_rule
 from vaultpki.provision.plan import Change
 from vaultpki.provision.record_changes import Entry, RecordChange, by_name, record_changes
-from vaultpki.spec import records
+from vaultpki.records import published as records
 
 
 def folded(cluster: Cluster, changes: Sequence[Change]) -> tuple[list[RecordChange], list[Change]]:

@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from vaultpki.certificates import ISSUING_CAS, LEAF_BACKDATE, ROOT, ca_subject, pool_role, resolve, rows
+from vaultpki.identity import access
+from vaultpki.identity.access import CertificatesByHolder, auth_mounts, jwt_roles, node_certificates
 from vaultpki.layout import own_server
 from vaultpki.model import NODE, Certificate, Cluster, Node, Pool, Row
-from vaultpki.provision import identities
-from vaultpki.provision.identities import CertificatesByHolder, auth_mounts, jwt_roles, node_certificates
-from vaultpki.provision.rotation import CUT_SHORT, FULL, number
-from vaultpki.provision.server_facts import UNKNOWN, Fields, Key, ServerFacts
-from vaultpki.spec import records
-from vaultpki.spec.rotation_record import RotationRecord
+from vaultpki.records import published
+from vaultpki.records.rotation import RotationRecord
+from vaultpki.records.server_facts import UNKNOWN, Fields, Key, ServerFacts
+from vaultpki.rotation.states import CUT_SHORT, FULL, number
 
 _DAY = 86400
 _HOUR = 3600
@@ -48,7 +48,7 @@ def desired(cluster: Cluster, facts: ServerFacts) -> dict[Key, Fields]:
             "type": kind,
             # `service` or `batch` would override the auth roles (api-docs/system/auth).
             "token_type": "default-service",
-            **(identities.approle_mount(certificates) if kind == "approle" else {}),
+            **(access.approle_mount(certificates) if kind == "approle" else {}),
         }
     for ca in (ROOT, *ISSUING_CAS):
         wanted["issuer", cluster.mount(ca)] = _issuer(cluster, ca, facts.rotations.get(ca))
@@ -56,16 +56,16 @@ def desired(cluster: Cluster, facts: ServerFacts) -> dict[Key, Fields]:
             wanted["config", f"{cluster.mount(ca)}/config/{name}"] = fields
     for role, fields in _roles(cluster, facts).items():
         wanted["role", role] = fields
-    for policy, rules in identities.policies(cluster, facts, certificates).items():
+    for policy, rules in access.policies(cluster, facts, certificates).items():
         wanted["policy", policy] = rules
     for node in cluster.nodes:
-        wanted["approle", f"{cluster.prefix}/listed/{node.name}"] = identities.approle(
+        wanted["approle", f"{cluster.prefix}/listed/{node.name}"] = access.approle(
             cluster, node, certificates[node], facts
         )
     for pool in cluster.pools:
         if pool.jwt:
-            wanted["config", f"auth/{cluster.prefix}/jwt/config"] = identities.jwt_config(pool.jwt)
-            wanted["config", f"{jwt_roles(cluster)}/{pool.name}"] = identities.jwt_role(cluster, pool, pool.jwt, facts)
+            wanted["config", f"auth/{cluster.prefix}/jwt/config"] = access.jwt_config(pool.jwt)
+            wanted["config", f"{jwt_roles(cluster)}/{pool.name}"] = access.jwt_role(cluster, pool, pool.jwt, facts)
     for record, value in _records(cluster, facts, certificates).items():
         wanted["config", f"{cluster.mount('config')}/{record}"] = value
     return wanted
@@ -217,11 +217,11 @@ def role_fields(certificate: Certificate) -> Fields:
 
 
 def _records(cluster: Cluster, facts: ServerFacts, certificates: CertificatesByHolder) -> dict[str, Fields]:
-    made = {"cluster": records.cluster_record(cluster, facts.addresses, facts.ca_pem, facts.root_sha256)}
+    made = {"cluster": published.cluster_record(cluster, facts.addresses, facts.ca_pem, facts.root_sha256)}
     for pool in cluster.pools:
-        made[f"pools/{pool.name}"] = records.pool_record(pool, certificates[pool], cluster.layout)
+        made[f"pools/{pool.name}"] = published.pool_record(pool, certificates[pool], cluster.layout)
     for node in cluster.nodes:
-        made[f"nodes/{node.name}"] = records.node_record(
+        made[f"nodes/{node.name}"] = published.node_record(
             node,
             certificates[node],
             facts.role_ids.get(node.name, UNKNOWN),

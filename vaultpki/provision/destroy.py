@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from vaultpki.certificates import ROOT
+from vaultpki.identity import reports
+from vaultpki.identity.ending import end_entities, read_note, unfinished
+from vaultpki.identity.jwt_nodes import locked_names, remove_notes
+from vaultpki.identity.token_rights import refuse_weak_token
 from vaultpki.model import Cluster
-from vaultpki.provision import report_store
 from vaultpki.provision.api_calls import delete_request, object_path
-from vaultpki.provision.identity_end import end_entities, read_note, unfinished
-from vaultpki.provision.jwt_nodes import locked_names, remove_notes
 from vaultpki.provision.observe import Observation, observe, refuse_other_root
-from vaultpki.provision.server_facts import Key, ServerFacts
-from vaultpki.provision.token_rights import refuse_weak_token
-from vaultpki.spec import report_place
+from vaultpki.records import report_paths
+from vaultpki.records.server_facts import Key, ServerFacts
 from vaultpki.vault import Vault
 
 
@@ -98,10 +98,10 @@ def _aliases(cluster: Cluster, vault: Vault, seen: Observation, name: str) -> li
     were locked.
     """
     if name == f"{cluster.prefix}/jwt":
-        known = {each.name for each in report_store.token_identities(cluster, vault)}
+        known = {each.name for each in reports.token_identities(cluster, vault)}
         # Agents of 0.1.0 report where nothing says which kind of node it is; an alias that nobody has ends nothing.
         known |= {*locked_names(cluster, vault)}
-        return sorted(known.union(report_store.names_in(cluster, vault, report_place.FOLDER)))
+        return sorted(known.union(reports.names_in(cluster, vault, report_paths.FOLDER)))
     approles = vault.api.auth.approle.list_roles(mount_point=name).keys
     read = vault.prepare.auth.approle.read_role_id
     found = vault.many([read(approle, mount_point=name) for approle in approles])

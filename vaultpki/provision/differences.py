@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import Any, Final
 
 from vaultpki.redact import escaped
-from vaultpki.spec.durations import format_duration
+from vaultpki.values.durations import format_duration
 
 # Fields whose numbers are seconds.
 _SECONDS: Final = frozenset(

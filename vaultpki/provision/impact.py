@@ -6,14 +6,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from vaultpki.identity.access import approle_pools, fits_pattern, node_certificates, takes, unmatched
 from vaultpki.model import Cluster
 from vaultpki.provision.differences import certificate_differences
-from vaultpki.provision.identities import approle_pools, fits_pattern, node_certificates, takes, unmatched
 from vaultpki.provision.plan import Change, Colour, Impact
 from vaultpki.provision.record_changes import RecordChange, record_changes
-from vaultpki.provision.server_facts import Key
+from vaultpki.records.server_facts import Key
 from vaultpki.redact import escaped
-from vaultpki.spec.durations import format_duration
+from vaultpki.values.durations import format_duration
 
 SHOWN: Final = 10
 """How many names of a long list are shown."""

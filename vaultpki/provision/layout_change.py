@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from vaultpki.errors import SpecError
+from vaultpki.identity import nodes
+from vaultpki.identity.credentials import Identity, count
 from vaultpki.model import Cluster
 from vaultpki.places import Layout
-from vaultpki.provision import node_list
 from vaultpki.provision.impact import named
-from vaultpki.provision.live_credentials import Identity, count
 from vaultpki.provision.observe import Observation
 from vaultpki.vault import Vault
 
@@ -26,7 +26,7 @@ def refuse(cluster: Cluster, vault: Vault, seen: Observation) -> None:
     # None: this token may not look, so the node may have one.
     live = [identity.name for identity, number in zip(listed, counts, strict=True) if number != 0]
     # An identity that fits no pool is no node's, and this apply ends it.
-    found = node_list.read_nodes(cluster, vault)
+    found = nodes.read_nodes(cluster, vault)
     live += [each.name for each in found.members if each.kind != "listed" and not each.locked]
     live += [f"the nodes of pool {pool}" for pool in found.lacking]
     if live:

@@ -17,13 +17,13 @@ from itertools import chain
 from typing import Final
 
 from vaultpki.errors import BadAnswer, Denied, Refused, Unavailable
+from vaultpki.identity import reports
+from vaultpki.identity.credentials import LONGEST_JOIN, Identity, SecretId, destroy, look_up, secret_ids
 from vaultpki.model import Cluster
-from vaultpki.provision import report_store
-from vaultpki.provision.live_credentials import LONGEST_JOIN, Identity, SecretId, destroy, look_up, secret_ids
 from vaultpki.provision.plan import SECRET_ID, Change
+from vaultpki.records import report_paths
+from vaultpki.records.node_report import NodeReport
 from vaultpki.redact import stamp
-from vaultpki.spec import report_place
-from vaultpki.spec.node_report import NodeReport
 from vaultpki.vault import Vault
 
 SETTLED: Final = timedelta(seconds=LONGEST_JOIN)
@@ -70,14 +70,14 @@ def end(cluster: Cluster, vault: Vault) -> tuple[Change, ...]:
     """
     reported: frozenset[str] = frozenset()
     with contextlib.suppress(Denied):
-        reported = frozenset(report_store.names_in(cluster, vault, report_place.folder("listed")))
+        reported = frozenset(reports.names_in(cluster, vault, report_paths.folder("listed")))
     reporting = [node.name for node in cluster.nodes if node.name in reported]
     return tuple(chain.from_iterable(vault.map(lambda name: _end(cluster, vault, Identity("listed", name)), reporting)))
 
 
 def _end(cluster: Cluster, vault: Vault, identity: Identity) -> list[Change]:
     with contextlib.suppress(Denied, Refused, BadAnswer):
-        found = report_store.of_lost_answers(cluster, vault, report_place.listed(identity.name))
+        found = reports.of_lost_answers(cluster, vault, report_paths.listed(identity.name))
         if found is None:
             return []
         report, written = found

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Final
 
 from vaultpki.errors import BadAnswer, Denied
+from vaultpki.identity import reports
 from vaultpki.model import Cluster, Node, NodeRole
-from vaultpki.provision import report_store
 from vaultpki.provision.plan import Danger
-from vaultpki.spec import record_gaps
-from vaultpki.spec.rotation_record import FOLDER, RotationRecord
+from vaultpki.records import gaps
+from vaultpki.records.rotation import FOLDER, RotationRecord
 from vaultpki.vault import Vault
 
 # Every node reads the records, so a few tell it; `ca status` reads the reports of all.
@@ -27,12 +27,12 @@ def find(cluster: Cluster, vault: Vault, records: Mapping[str, RotationRecord]) 
 
     def look(node: Node) -> list[Danger]:
         try:
-            report = report_store.read(cluster, vault, report_store.place_of(node, node.name), node).report
+            report = reports.read(cluster, vault, reports.place_of(node, node.name), node).report
         except (BadAnswer, Denied):
             return []
         return [
             Danger(f"config {cluster.mount('config')}/{FOLDER}/{gap.domain}", f"{node.name} {gap.text}")
-            for gap in (record_gaps.of_report(report, revisions) if report is not None else ())
+            for gap in (gaps.of_report(report, revisions) if report is not None else ())
         ]
 
     return tuple(danger for found in vault.map(look, asked) for danger in found)

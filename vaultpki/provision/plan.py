@@ -11,9 +11,9 @@ from typing import Any, Final, Literal
 from vaultpki.pki import ca_life
 from vaultpki.pki.ca_life import Expiry
 from vaultpki.provision.desired import ENGINE_CONFIG
-from vaultpki.provision.server_facts import UNKNOWN, Fields, Key
+from vaultpki.records.rotation import RotationRecord
+from vaultpki.records.server_facts import UNKNOWN, Fields, Key
 from vaultpki.redact import stamp
-from vaultpki.spec.rotation_record import RotationRecord
 
 Action = Literal["create", "update", "delete"]
 Colour = Literal["green", "yellow", "red"]

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS, MOST_ISSUERS, ROOT
+from vaultpki.identity.access import approle_pools, jwt_roles, takes
+from vaultpki.identity.applied import APPLIED, AppliedRecord
+from vaultpki.identity.credentials import Identity, role_id
 from vaultpki.model import Cluster
 from vaultpki.provision.api_calls import read_request
-from vaultpki.provision.api_paths import LEAVING, LOCKED, is_record
-from vaultpki.provision.applied_record import APPLIED, AppliedRecord
 from vaultpki.provision.desired import ENGINE_CONFIG
-from vaultpki.provision.identities import approle_pools, jwt_roles, takes
-from vaultpki.provision.live_credentials import Identity, role_id
-from vaultpki.provision.rotation_store import read_records
-from vaultpki.provision.server_facts import Fields, Key
-from vaultpki.spec.rotation_record import FOLDER, RotationRecord
+from vaultpki.provision.rotation_records import read_records
+from vaultpki.records.paths import LEAVING, LOCKED, is_record
+from vaultpki.records.rotation import FOLDER, RotationRecord
+from vaultpki.records.server_facts import Fields, Key
 from vaultpki.vault import Answer, Json, Request, Vault, check_named, text
 
 # Records that the plan does not cover, or that are listed folder by folder.

@@ -8,20 +8,21 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from vaultpki.ca.run import CaStatus
 from vaultpki.certificates import ISSUING_CAS, ROOT, node_rows, pair_files
+from vaultpki.graph.content import Expiry, count
+from vaultpki.identity import nodes, revoked_list
+from vaultpki.identity.access import takes
+from vaultpki.identity.nodes import Member
+from vaultpki.identity.revoked_list import Revoked
 from vaultpki.model import Certificate, Cluster, Node, Pool
 from vaultpki.pki import ca_life, renewal
 from vaultpki.pki.ca_life import CaLife
 from vaultpki.pki.facts import Facts
 from vaultpki.pki.renewal import State
-from vaultpki.provision import ca_ends, node_list, revoked_list, rotation_store
-from vaultpki.provision.identities import takes
-from vaultpki.provision.node_list import Member
-from vaultpki.provision.revoked_list import Revoked
-from vaultpki.provision.rotation_run import CaStatus
-from vaultpki.show.graph_model import Expiry, count
+from vaultpki.provision import ca_ends, rotation_records
+from vaultpki.records.node_report import NodeReport
 from vaultpki.show.inventory import CaFound, Found, Holder, HolderPair
-from vaultpki.spec.node_report import NodeReport
 from vaultpki.vault import Vault
 from vaultpki.verify import folders
 from vaultpki.verify.on_disk import Holder as Folder
@@ -74,13 +75,13 @@ def of_fleet(cluster: Cluster, vault: Vault, now: datetime, members: Iterable[Me
     pairs: list[HolderPair] = []
     holders: list[Holder] = []
     revoked = revoked_list.read(cluster, vault)
-    for member in node_list.members(cluster, vault) if members is None else members:
+    for member in nodes.members(cluster, vault) if members is None else members:
         report = member.report if member.holder is not None else None
         holders.append(_member(member, report))
         if member.holder is not None:
             pairs += _reported(cluster, member.name, member.holder, report, revoked)
     silent = [holder.name for holder in holders if holder.silent]
-    records = {domain: stored.record for domain, stored in rotation_store.read_records(cluster, vault).items()}
+    records = {domain: stored.record for domain, stored in rotation_records.read_records(cluster, vault).items()}
     ends = ca_ends.read(cluster, vault, now)
     return Found(
         pairs=tuple(pairs),

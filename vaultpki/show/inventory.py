@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from vaultpki.graph.content import Expiry, Health
 from vaultpki.pki.ca_life import Level
-from vaultpki.show.graph_model import Expiry, Health
 
 
 @dataclass(frozen=True, slots=True)

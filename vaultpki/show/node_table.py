@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
+from vaultpki.findings.nodes import LATE, NodeRow, NodeState, ago, bar, left, life, life_left
 from vaultpki.pki.ca_life import Expiry, Level
 from vaultpki.redact import printable
-from vaultpki.show.node_rows import LATE, NodeRow, NodeState, ago, bar, left, life, life_left
 from vaultpki.show.table import Cell, Column, Paint, lines, plain, wrapped
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from datetime import datetime
 from typing import Final
 
 from vaultpki.certificates import ROOT, rows
+from vaultpki.graph import content
+from vaultpki.graph.content import Graph, Health, count, left
 from vaultpki.model import Cluster, Row
 from vaultpki.pki.ca_life import Level
-from vaultpki.show import graph_model
 from vaultpki.show.calendar import Calendar, calendar
 from vaultpki.show.check_summary import CheckSummary
-from vaultpki.show.graph_model import Graph, Health, count, left
 from vaultpki.show.inventory import CaFound, Found, Holder, HolderPair
 
 STATES: Final[Mapping[Health, str]] = {
@@ -158,7 +158,7 @@ def report(
         by_holder.setdefault(line.holder, []).append(line)
     blocks = [_block(holder, by_holder.get(holder.name, ())) for holder in found.holders]
     blocks.sort(key=lambda block: _WORST.index(block.health))
-    drawn = graph_model.graph(
+    drawn = content.graph(
         cluster, now, expiries=found.rows, cas=found.ends, rotations=found.rotations, source=found.source
     )
     cas = [_ca(ca, found, now) for ca in found.cas]

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from vaultpki import __version__, assets
 from vaultpki.certificates import ISSUING_CAS
+from vaultpki.graph.svg import COLOURS, svg
+from vaultpki.graph.svg import MARK as PICTURE_MARK
 from vaultpki.redact import printable
 from vaultpki.show.calendar import SHADES
-from vaultpki.show.graph_svg import COLOURS, svg
-from vaultpki.show.graph_svg import MARK as PICTURE_MARK
 from vaultpki.show.report_model import BAD, STATES, Report
 
 MARK: Final = "<!-- vaultpki report -->"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from vaultpki.errors import BadAnswer, Denied, Refused, Sealed, SpecError, Unavailable, Untrusted, VaultError
-from vaultpki.spec.hosts import parse_origin
+from vaultpki.values.hosts import parse_origin
 from vaultpki.vault.answers import Answer, Json, Raw, Request, judge, quoted
 from vaultpki.vault.settings import Settings
 from vaultpki.vault.transport import Transport

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from vaultpki.errors import SpecError
 from vaultpki.redact import printable
-from vaultpki.spec import input_file
+from vaultpki.values import input_file
 
 # A system's whole set of CAs is a few hundred KiB.
 _LARGEST_PEM: Final = 4 * 1024 * 1024

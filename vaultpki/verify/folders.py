@@ -10,10 +10,10 @@ from typing import Final
 
 from vaultpki import certificates
 from vaultpki.errors import SpecError, VaultpkiError
+from vaultpki.identity.access import takes
 from vaultpki.layout import DIRECTORY, node_folders
 from vaultpki.model import NODE, AgentConfig, Cluster, Node, Pool, Row
 from vaultpki.places import KUBECONFIGS, KUBELET, Layout, inner_folders
-from vaultpki.provision.identities import takes
 from vaultpki.verify.forbidden_signing import certificates_of
 from vaultpki.verify.held_files import DENIED
 from vaultpki.verify.on_disk import Holder, read_bundle, tried
@@ -225,7 +225,7 @@ def _agent_file(folder: Path) -> Path:
 
 def agent_beside(folder: Path) -> AgentConfig | None:
     """Return the agent.yaml beside a holder's folder; None if there is none. Raises VaultpkiError if it is wrong."""
-    from vaultpki.spec import load_agent
+    from vaultpki.config import load_agent
 
     path = _agent_file(folder)
     if path.is_symlink():

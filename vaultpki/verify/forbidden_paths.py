@@ -13,10 +13,10 @@ from itertools import product
 from typing import Any, Final, Literal
 
 from vaultpki.certificates import ISSUING_CAS, ROOT, rows
+from vaultpki.identity.access import POLICIES
 from vaultpki.model import Certificate, Cluster, Node, Pool
-from vaultpki.provision.identities import POLICIES
-from vaultpki.spec import report_place
-from vaultpki.spec.rotation_record import DOMAINS, FOLDER
+from vaultpki.records import report_paths
+from vaultpki.records.rotation import DOMAINS, FOLDER
 
 HeldBy = Literal["refusal", "check", "indifference"]
 
@@ -116,8 +116,8 @@ def _values(cluster: Cluster, name: str, holder: Node | Pool, others: tuple[str,
         "store": [cluster.mount("config")],
         "read": ["cluster", mine, *rotations],
         "theirs": [record for record in dict.fromkeys(theirs) if record != mine],
-        "record": ["cluster", mine, report_place.former(name), reports[0], f"nodes/{others[0]}", rotations[0], *own],
-        "reports": [report_place.FOLDER, *sorted({place.rpartition("/")[0] for place in (*reports, *own)})],
+        "record": ["cluster", mine, report_paths.former(name), reports[0], f"nodes/{others[0]}", rotations[0], *own],
+        "reports": [report_paths.FOLDER, *sorted({place.rpartition("/")[0] for place in (*reports, *own)})],
         "elsewhere": ["cluster", f"nodes/{name}", *pools],
         "policy": [*(f"{prefix}/{end}" for end in ends), "default", "root", "of-my-own"],
     }
@@ -125,19 +125,19 @@ def _values(cluster: Cluster, name: str, holder: Node | Pool, others: tuple[str,
 
 def _foreign_reports(cluster: Cluster, name: str, holder: Node | Pool, others: Sequence[str]) -> list[str]:
     """Return the places of reports that the node must not write: of other names, other kinds and other pools."""
-    found = [report_place.former(other) for other in others]
-    found += [report_place.listed(each) for each in (name, *others)]
+    found = [report_paths.former(other) for other in others]
+    found += [report_paths.listed(each) for each in (name, *others)]
     for pool in cluster.pools:
-        found += [report_place.pooled(pool.name, each) for each in (name, *others)]
-        found += [report_place.by_token(pool.name, each) for each in (name, _ENTITY)]
+        found += [report_paths.pooled(pool.name, each) for each in (name, *others)]
+        found += [report_paths.by_token(pool.name, each) for each in (name, _ENTITY)]
     return [place for place in found if place not in _own_reports(name, holder)]
 
 
 def _own_reports(name: str, holder: Node | Pool) -> list[str]:
     """Return the place of the node's own report; none for one by token, whose entity only Vault knows."""
     if not isinstance(holder, Pool):
-        return [report_place.listed(name)]
-    return [] if holder.jwt else [report_place.pooled(holder.name, name)]
+        return [report_paths.listed(name)]
+    return [] if holder.jwt else [report_paths.pooled(holder.name, name)]
 
 
 def _expand(table: Iterable[_Row], values: Mapping[str, Sequence[str]]) -> Iterator[_Entry]:

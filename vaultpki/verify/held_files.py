@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from vaultpki.spec import input_file
+from vaultpki.values import input_file
 
 DENIED: Final = "cannot be read as this user; run as root"
 

@@ -23,11 +23,11 @@ from vaultpki.errors import (
     SpecError,
     Unavailable,
 )
+from vaultpki.identity import ending, enrol, token_rights
+from vaultpki.identity.access import pooled_approle
 from vaultpki.issue.issuers import fetch_issuers, roots_below, trusts
 from vaultpki.issue.rotations import fetch_rotations, read_rotations
 from vaultpki.model import Certificate, Cluster, KeyType, Pool, Subject
-from vaultpki.provision import enrol, identity_end, token_rights
-from vaultpki.provision.identities import pooled_approle
 from vaultpki.vault import Request, Vault
 from vaultpki.vault.answers import login_token
 from vaultpki.verify import forbidden_signing
@@ -269,6 +269,6 @@ def _pool(cluster: Cluster) -> Pool:
 
 def _remove(cluster: Cluster, vault: Vault, name: str, role_id: str) -> None:
     vault.api.auth.approle.delete_role(name, mount_point=f"{cluster.prefix}/pooled")
-    accessor = identity_end.read_accessors(cluster, vault)["pooled"]
+    accessor = ending.read_accessors(cluster, vault)["pooled"]
     # Nobody else had its secret id, so no login of it can be under way.
-    identity_end.end_entities(vault, accessor, [role_id], wait=0)
+    ending.end_entities(vault, accessor, [role_id], wait=0)

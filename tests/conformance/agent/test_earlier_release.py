@@ -19,8 +19,8 @@ from helpers.vault.servers import Server
 from helpers.vault.snapshots import Snapshot
 from vaultpki.certificates import bundle
 from vaultpki.pki import x509
-from vaultpki.spec import rotation_record
-from vaultpki.spec.rotation_record import MOST_SPREAD, Kept, RotationRecord, State
+from vaultpki.records import rotation as rotation_record
+from vaultpki.records.rotation import MOST_SPREAD, Kept, RotationRecord, State
 
 pytestmark = pytest.mark.conformance
 

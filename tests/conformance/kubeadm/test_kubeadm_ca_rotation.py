@@ -20,7 +20,7 @@ from helpers.kube.components import Programs
 from helpers.kube.kubeadm_planes import Planes, Seen
 from helpers.vault import servers
 from helpers.vault.servers import wait_for
-from vaultpki.spec.rotation_record import State
+from vaultpki.records.rotation import State
 
 pytestmark = [pytest.mark.conformance, pytest.mark.timeout(2400)]
 

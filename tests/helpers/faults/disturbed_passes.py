@@ -17,8 +17,8 @@ from helpers.vault import forked_command
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, environment
 from vaultpki.agent import run as agent
 from vaultpki.certificates import BUNDLES, pair_files
+from vaultpki.config import load_agent
 from vaultpki.pki import x509
-from vaultpki.spec import load_agent
 
 SPEC = """\
 api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}

@@ -15,8 +15,8 @@ from helpers.kube.kube_cluster import Kubernetes
 from helpers.kube.machines import OUTSIDE
 from helpers.vault import servers
 from helpers.vault.applied_cluster import Ran, vaultpki
-from vaultpki.spec import rotation_record
-from vaultpki.spec.rotation_record import RotationRecord, State
+from vaultpki.records import rotation as rotation_record
+from vaultpki.records.rotation import RotationRecord, State
 
 SPREAD = 60
 # The gate of the kubernetes CA opens six minutes after the last report that it waited for.

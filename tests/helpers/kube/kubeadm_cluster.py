@@ -27,8 +27,8 @@ from helpers.page_runner import Ran
 from helpers.pages import Command
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
 from helpers.vault.servers import Server
+from vaultpki.config import load_cluster
 from vaultpki.model import NodeRole
-from vaultpki.spec import load_cluster
 
 PAGE = "kubeadm"
 COMERS: Mapping[str, str] = types.MappingProxyType({"w-1": "198.51.100.41"})

@@ -14,15 +14,16 @@ from helpers.node.reporting_nodes import record_of, shown
 from helpers.vault.applied_cluster import NodeFolder
 from helpers.vault.plan_commands import AuditedCluster
 from helpers.vault.servers import Server
-from vaultpki.agent import run, state
+from vaultpki.agent import run
 from vaultpki.agent.context import Outcome
+from vaultpki.ca import commands
+from vaultpki.ca.run import Step
 from vaultpki.certificates import bundle
+from vaultpki.config import load_agent
+from vaultpki.node import state
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
-from vaultpki.provision import ca_commands
-from vaultpki.provision.rotation_run import Step
-from vaultpki.spec import load_agent
-from vaultpki.spec.rotation_record import Method, RotationRecord, State
+from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.vault import Vault
 
 SPEC = """\
@@ -131,10 +132,10 @@ class AgentsInRotation:
         return {each["issuer_name"] for each in self._issuers()}
 
     def begin(self, spread: int) -> RotationRecord:
-        return ca_commands.rotate(self.cluster.model, self.vault, self.ca, Method.NEW_KEY, spread, self.now).record
+        return commands.rotate(self.cluster.model, self.vault, self.ca, Method.NEW_KEY, spread, self.now).record
 
     def step(self, *, back: bool = False) -> Step:
-        act: Callable[..., Step] = ca_commands.abort if back else ca_commands.advance
+        act: Callable[..., Step] = commands.abort if back else commands.advance
         return act(self.cluster.model, self.vault, self.now, tuple(node.name for node in self.earlier))
 
     def moved(self, to: State, *, back: bool = False) -> None:

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, environment, vaultpki
 from helpers.vault.servers import Server
 from vaultpki.errors import SpecError
-from vaultpki.provision import enrol
+from vaultpki.identity import enrol
 from vaultpki.vault import Settings, Vault
 
 SPEC = """\

@@ -16,8 +16,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from vaultpki import assets, certificates
 from vaultpki.certificates import ISSUING_CAS, bundle, chain_bundle, pair_files
+from vaultpki.config import load_cluster
 from vaultpki.model import Certificate, Cluster, Row
-from vaultpki.spec import load_cluster
 from vaultpki.verify import folders
 from vaultpki.verify.matrix import Check, verify
 

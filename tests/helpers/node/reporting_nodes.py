@@ -12,9 +12,10 @@ from vaultpki.certificates import node_rows
 from vaultpki.host.hooks import READERS
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
-from vaultpki.spec import node_report, rotation_record
-from vaultpki.spec.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport, Seen
-from vaultpki.spec.rotation_record import DOMAINS, RotationRecord
+from vaultpki.records import node_report
+from vaultpki.records import rotation as rotation_record
+from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport, Seen
+from vaultpki.records.rotation import DOMAINS, RotationRecord
 
 
 def record_of(cluster: AppliedCluster, domain: str) -> RotationRecord | None:

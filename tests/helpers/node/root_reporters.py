@@ -9,9 +9,9 @@ from helpers.node.reporting_nodes import record_of
 from helpers.vault.applied_cluster import AppliedCluster
 from vaultpki.certificates import ROOT, node_rows
 from vaultpki.host.hooks import READERS
-from vaultpki.spec import node_report
-from vaultpki.spec.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport, Seen
-from vaultpki.spec.rotation_record import DOMAINS, RotationRecord
+from vaultpki.records import node_report
+from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport, Seen
+from vaultpki.records.rotation import DOMAINS, RotationRecord
 
 
 @dataclass(frozen=True, slots=True)

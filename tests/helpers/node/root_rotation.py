@@ -17,15 +17,16 @@ from helpers.vault.plan_commands import AuditedCluster
 from helpers.vault.servers import Server
 from vaultpki.agent import run
 from vaultpki.agent.context import Outcome
+from vaultpki.ca import commands
+from vaultpki.ca.run import Step
 from vaultpki.certificates import ISSUING_CAS
+from vaultpki.config import load_agent
+from vaultpki.kube.objects import KubeTrust
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
-from vaultpki.provision import ca_commands
-from vaultpki.provision.rotation_run import Step
-from vaultpki.spec import load_agent, node_report
-from vaultpki.spec.kube_objects import KubeTrust
-from vaultpki.spec.node_report import NodeReport
-from vaultpki.spec.rotation_record import DOMAINS, Method, RotationRecord, State
+from vaultpki.records import node_report
+from vaultpki.records.node_report import NodeReport
+from vaultpki.records.rotation import DOMAINS, Method, RotationRecord, State
 from vaultpki.vault import Vault
 
 SPEC = """\
@@ -101,13 +102,13 @@ class RootRotation:
         return timedelta(minutes=count)
 
     def begin(self, spread: int = 60) -> RotationRecord:
-        return ca_commands.rotate(self.cluster.model, self.vault, "root", Method.NEW_KEY, spread, self.now).record
+        return commands.rotate(self.cluster.model, self.vault, "root", Method.NEW_KEY, spread, self.now).record
 
     def advance(self, *restarted: str, without: tuple[str, ...] = ()) -> Step:
-        return ca_commands.advance(self.cluster.model, self.vault, self.now, without, restarted, self.pods)
+        return commands.advance(self.cluster.model, self.vault, self.now, without, restarted, self.pods)
 
     def abort(self, *restarted: str, without: tuple[str, ...] = ()) -> Step:
-        return ca_commands.abort(self.cluster.model, self.vault, self.now, without, restarted, self.pods)
+        return commands.abort(self.cluster.model, self.vault, self.now, without, restarted, self.pods)
 
     def words(self, to: State) -> tuple[str, ...]:
         """What a person says before this step."""

@@ -17,10 +17,11 @@ from typing import Any
 from helpers.vault import forked_command, operator_tokens
 from helpers.vault.operator_tokens import Who
 from helpers.vault.servers import Server
+from vaultpki.config import load_cluster
+from vaultpki.identity.access import pooled_approle, takes
 from vaultpki.model import Cluster
 from vaultpki.pki import x509
-from vaultpki.provision.identities import pooled_approle, takes
-from vaultpki.spec import load_cluster, report_place
+from vaultpki.records import report_paths as report_place
 from vaultpki.vault import Settings, Vault
 
 ROOT = Path(__file__).parents[3]

@@ -10,8 +10,8 @@ from typing import Any
 
 from helpers.vault.applied_cluster import AppliedCluster
 from vaultpki.pki import x509
-from vaultpki.spec import rotation_record
-from vaultpki.spec.rotation_record import CaRef, Method, RotationRecord, State
+from vaultpki.records import rotation as rotation_record
+from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
 
 
 def issuer_of(cluster: AppliedCluster, ca: str, name: str = "default") -> CaRef:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from helpers.vault.servers import OF_TESTS, ROOT_TOKENS, Server
-from vaultpki.provision import identities
-from vaultpki.spec import load_cluster
+from vaultpki.config import load_cluster
+from vaultpki.identity import access
 
 Who = Literal["applier", "enroller", "operator", "viewer", "locker"]
 
@@ -26,9 +26,9 @@ def token(server: Server, prefix: str, who: Who, *, spec: Path | None = None, na
     """
     if who in _OF_SPEC:
         assert spec is not None, f"the policy of the {who} depends on cluster.yaml"
-        rules = identities.policy_of(load_cluster(spec), who)
+        rules = access.policy_of(load_cluster(spec), who)
     else:
-        rules = identities.policy(f"{who}.json", {"prefix": prefix})
+        rules = access.policy(f"{who}.json", {"prefix": prefix})
     key = (server.address, server.token, namespace, prefix, who)
     known, made = _made.get(key, ({}, ""))
     within, name = f"{namespace}/" if namespace else "", f"{OF_TESTS}/{prefix}/{who}"

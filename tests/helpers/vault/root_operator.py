@@ -13,10 +13,10 @@ from helpers.node.root_reporters import RootReporters
 from helpers.vault.plan_commands import AuditedCluster
 from helpers.vault.rotations import SPEC
 from helpers.vault.servers import Server
+from vaultpki.ca import commands
 from vaultpki.errors import Sealed, SpecError, Unavailable
-from vaultpki.provision import ca_commands
-from vaultpki.provision.rotation import BACK
-from vaultpki.spec.rotation_record import Method, RotationRecord, State
+from vaultpki.records.rotation import Method, RotationRecord, State
+from vaultpki.rotation.states import BACK
 from vaultpki.vault import Vault
 
 WORDS = {
@@ -57,18 +57,18 @@ class RootOperator:
             act(self.through)
         except (Sealed, Unavailable):
             vault = self.cluster.client()
-            for ca in ca_commands.status(self.cluster.model, self.cluster.client("viewer"), self.now):
+            for ca in commands.status(self.cluster.model, self.cluster.client("viewer"), self.now):
                 assert ca.problem == "" and ca.sha256, ca
             act(vault)
 
     def begin(self) -> None:
-        self.run(lambda vault: ca_commands.rotate(self.cluster.model, vault, "root", Method.NEW_KEY, 60, self.now))
+        self.run(lambda vault: commands.rotate(self.cluster.model, vault, "root", Method.NEW_KEY, 60, self.now))
 
     def step(self, *, back: bool = False) -> None:
         """The next step, once every node has reported and some minutes have passed."""
         RootReporters(self.cluster).report(self.now)
         self.now += timedelta(minutes=7)
-        act = ca_commands.abort if back else ca_commands.advance
+        act = commands.abort if back else commands.advance
         state = self.record.state
         words = WORDS.get(state, ()) if not back or state is State.RETRUSTING else ()
         if state is State.RETRUSTING and not back:
@@ -81,7 +81,7 @@ class RootOperator:
                 # Its record says the next state: whoever looks in first makes it so.
                 with contextlib.suppress(*() if self.record.active else (SpecError,)):
                     # After the very last write nothing is left to do, and it says so.
-                    assert not ca_commands.advance(self.cluster.model, vault, self.now).moved
+                    assert not commands.advance(self.cluster.model, vault, self.now).moved
 
         self.run(once)
         assert self.record.state is not state

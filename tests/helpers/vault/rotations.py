@@ -9,11 +9,11 @@ from pathlib import Path
 from helpers.node.reporting_nodes import Reporter, all_pass, record_of
 from helpers.vault.plan_commands import AuditedCluster
 from helpers.vault.servers import Server
-from vaultpki.provision import ca_commands
-from vaultpki.provision import recover as recovery
-from vaultpki.provision.recover import Proposal
-from vaultpki.provision.rotation_run import CaStatus, Step
-from vaultpki.spec.rotation_record import Method, RotationRecord, State
+from vaultpki.ca import commands
+from vaultpki.ca import recover as recovery
+from vaultpki.ca.recover import Proposal
+from vaultpki.ca.run import CaStatus, Step
+from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.vault import Vault
 
 SPEC = """\
@@ -46,15 +46,15 @@ class Rotation:
         return record
 
     def begin(self, method: Method = Method.NEW_KEY, vault: Vault | None = None) -> RotationRecord:
-        return ca_commands.rotate(self.cluster.model, vault or self.vault, self.domain, method, 60, self.now).record
+        return commands.rotate(self.cluster.model, vault or self.vault, self.domain, method, 60, self.now).record
 
     def advance(
         self, without: tuple[str, ...] = (), restarted: tuple[str, ...] = (), vault: Vault | None = None
     ) -> Step:
-        return ca_commands.advance(self.cluster.model, vault or self.vault, self.now, without, restarted)
+        return commands.advance(self.cluster.model, vault or self.vault, self.now, without, restarted)
 
     def abort(self, vault: Vault | None = None) -> Step:
-        return ca_commands.abort(self.cluster.model, vault or self.vault, self.now)
+        return commands.abort(self.cluster.model, vault or self.vault, self.now)
 
     def recover(self, *without: str) -> RotationRecord:
         """What `ca recover` does once a person has agreed."""
@@ -66,7 +66,7 @@ class Rotation:
         return recovery.propose(self.cluster.model, self.vault, self.domain, without, self.now)
 
     def status(self) -> tuple[CaStatus, ...]:
-        return ca_commands.status(self.cluster.model, self.cluster.client("viewer"), self.now)
+        return commands.status(self.cluster.model, self.cluster.client("viewer"), self.now)
 
     def reported(self) -> None:
         """Every node makes a pass, and time goes by until every component has noticed new files."""

@@ -15,8 +15,8 @@ from helpers.node.reporting_nodes import Reporter, record_of
 from helpers.vault.applied_cluster import environment
 from helpers.vault.plan_commands import AuditedCluster
 from helpers.vault.servers import Server, wait_for
-from vaultpki.spec import rotation_record
-from vaultpki.spec.rotation_record import RotationRecord, State
+from vaultpki.records import rotation as rotation_record
+from vaultpki.records.rotation import RotationRecord, State
 
 SPEC = """\
 api_server: {names: [api.example.com]}

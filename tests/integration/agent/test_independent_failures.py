@@ -11,16 +11,17 @@ import pytest
 from helpers.node.resident_agent import WORKER, leaf, leaves
 from helpers.vault.applied_cluster import ONE_WORKER, AppliedCluster, NodeFolder, standing
 from helpers.vault.servers import Server
-from vaultpki.agent import assignment, credential, run
+from vaultpki.agent import run
 from vaultpki.agent.context import Context, Outcome
 from vaultpki.agent.hook_schedule import follow
-from vaultpki.agent.state import AgentState, StateFile
 from vaultpki.certificates import pair_files
+from vaultpki.config import load_agent
 from vaultpki.disk.folders import Folders
 from vaultpki.errors import StoreError
 from vaultpki.host import hook_runner
+from vaultpki.node import assignment, credential
+from vaultpki.node.state import AgentState, StateFile
 from vaultpki.pki import x509
-from vaultpki.spec import load_agent
 
 
 @pytest.fixture

@@ -15,14 +15,14 @@ from helpers.node import enrolled_nodes
 from helpers.node.enrolled_nodes import Enroller
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.servers import Server, write_tls
-from vaultpki.agent import pins
-from vaultpki.agent import state as agent_state
+from vaultpki.config import load_agent
 from vaultpki.errors import SpecError
 from vaultpki.host.static_pod import FOLDER
+from vaultpki.node import pins
+from vaultpki.node import state as agent_state
 from vaultpki.pki import x509
 from vaultpki.pki.roots import Roots
-from vaultpki.spec import load_agent
-from vaultpki.spec.join_file import load_join
+from vaultpki.records.join_file import load_join
 
 
 @pytest.fixture(scope="module")

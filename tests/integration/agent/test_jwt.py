@@ -20,10 +20,10 @@ from helpers.vault.jwt_issuer import Issuer, showing
 from helpers.vault.plan_commands import AuditedCluster, changes, everything, fails, vaultpki
 from helpers.vault.servers import Answer, Server
 from vaultpki.certificates import LEAF_BACKDATE
+from vaultpki.identity import nodes
 from vaultpki.model import Certificate, KeyType, Pool, Subject
 from vaultpki.pki import keys, x509
-from vaultpki.provision import node_list
-from vaultpki.spec import report_place
+from vaultpki.records import report_paths
 from vaultpki.verify.forbidden_signing import allowed, forbidden
 
 NODES = "nodes:\n- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}\n"
@@ -285,7 +285,7 @@ def test_one_nodes_token_is_never_anothers(cluster: Vouched) -> None:
 def place(cluster: Vouched, token: str, pool: str = "cloud") -> str:
     """The place where the holder of this token reports."""
     entity = cluster.server.api("POST", "auth/token/lookup", {"token": token}).data["entity_id"]
-    return report_place.by_token(pool, entity)
+    return report_paths.by_token(pool, entity)
 
 
 ODD = ("c-*", "c-1/", "c-2,c-1", "c-1 ", "c-A", "c-1.", "c-/../listed/cp-1", "c-+", "c-1/*", "c-1@c-1", "c-%2f")
@@ -297,7 +297,7 @@ def test_an_odd_subject_is_no_node(own: Vouched) -> None:
     good, store = own.logged_in("c-1"), f"{own.prefix}/config/data"
     report = {"data": {"version": 1, "time": "2026-11-27T12:00:00Z", "agent": "odd"}}
     assert own.server.api("POST", f"{store}/{place(own, good)}", report, token=good).status == 200
-    others = [place(own, good), report_place.listed("cp-1"), report_place.pooled("autoscaled", "w-1")]
+    others = [place(own, good), report_paths.listed("cp-1"), report_paths.pooled("autoscaled", "w-1")]
     admitted, reported = set(), set()
     for subject in ODD:
         odd = own.login(own.issuer.token(subject))
@@ -316,7 +316,7 @@ def test_an_odd_subject_is_no_node(own: Vouched) -> None:
             for name in ("c-1", "c-2", *([subject] if set(subject) & set("*/, +@%") else [])):
                 assert sign(own, token, name, row=row).status in (400, 403), (subject, name, row)
     assert admitted >= {"c-*", "c-1/", "c-2,c-1"} and "c-2,c-1" in reported
-    found = node_list.read_nodes(own.model, own.client())
+    found = nodes.read_nodes(own.model, own.client())
     assert [each.name for each in found.members if each.kind == "jwt"] == ["c-1"]
     assert {each.name for each in found.unfit} == reported and all("fits no pool" in x.sentence for x in found.unfit)
 

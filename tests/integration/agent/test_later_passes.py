@@ -17,8 +17,8 @@ from helpers.vault.servers import Server
 from vaultpki.agent import run
 from vaultpki.agent.context import Outcome
 from vaultpki.certificates import pair_files
+from vaultpki.config import load_agent
 from vaultpki.pki import x509
-from vaultpki.spec import load_agent
 
 NODES = """\
 api_server: {endpoint: "https://api.example.com:6443", names: [api.example.com]}

@@ -13,9 +13,10 @@ from helpers.node import enrolled_nodes
 from helpers.node.resident_agent import proxy, short_and_long
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, standing, vaultpki
 from helpers.vault.servers import Server
-from vaultpki.agent import credential, run, secret_id
+from vaultpki.agent import run
 from vaultpki.agent.context import Outcome
-from vaultpki.spec import load_agent
+from vaultpki.config import load_agent
+from vaultpki.node import credential, secret_id
 
 PASSES = 8
 """Made one after another, as by a person or a unit that is restarted."""

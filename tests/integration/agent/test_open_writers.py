@@ -12,11 +12,12 @@ import pytest
 from helpers.node import enrolled_nodes
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, standing, vaultpki
 from helpers.vault.servers import Server
-from vaultpki.agent import run, state
+from vaultpki.agent import run
 from vaultpki.agent.context import Outcome
 from vaultpki.certificates import pair_files
+from vaultpki.config import load_agent
 from vaultpki.errors import Unsafe
-from vaultpki.spec import load_agent
+from vaultpki.node import state
 
 SPEC = """\
 layout: kubeadm

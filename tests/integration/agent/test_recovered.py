@@ -13,7 +13,7 @@ from helpers.node.agents_in_rotation import AgentsInRotation
 from helpers.vault.applied_cluster import NodeFolder, vaultpki
 from helpers.vault.servers import Server
 from helpers.vault.snapshots import Snapshot
-from vaultpki.spec.rotation_record import MOST_SPREAD, Kept, State
+from vaultpki.records.rotation import MOST_SPREAD, Kept, State
 
 CA = "etcd"
 IN_FULL = pytest.mark.conformance

@@ -13,8 +13,8 @@ import pytest
 from helpers.node.resident_agent import AT_ONCE, POLL, WORKER, leaves, resident, signs
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, standing, vaultpki
 from helpers.vault.servers import Server, wait_for
-from vaultpki.agent import state
 from vaultpki.disk.store import GRACE
+from vaultpki.node import state
 
 
 @pytest.fixture

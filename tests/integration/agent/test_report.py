@@ -12,7 +12,7 @@ from helpers.node import resident_agent
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, standing, vaultpki
 from helpers.vault.servers import Server, wait_for
 from vaultpki import __version__
-from vaultpki.spec import report_place
+from vaultpki.records import report_paths
 
 
 @pytest.fixture
@@ -98,8 +98,8 @@ def test_where_the_policy_is_of_before_it_reports_where_that_release_reads(clust
     """An agent of this release under the policy that an applier of 0.1.0 wrote; it says so once."""
     policy = f"sys/policies/acl/{cluster.prefix}/node/worker-1"
     rules = json.loads(cluster.read(policy)["policy"])
-    place = f"{cluster.prefix}/config/data/{report_place.listed('worker-1')}"
-    former = f"{cluster.prefix}/config/data/{report_place.former('worker-1')}"
+    place = f"{cluster.prefix}/config/data/{report_paths.listed('worker-1')}"
+    former = f"{cluster.prefix}/config/data/{report_paths.former('worker-1')}"
     before = {"path": {path: rule for path, rule in rules["path"].items() if path != place}}
     assert former in before["path"]
     assert cluster.server.api("PUT", policy, {"policy": json.dumps(before)}).status == 204
@@ -112,5 +112,5 @@ def test_where_the_policy_is_of_before_it_reports_where_that_release_reads(clust
     assert (found["state"], found["reasons"], found["report"]) == ("failing", ["old-agent"], None)
     assert cluster.server.api("PUT", policy, {"policy": json.dumps(rules)}).status == 204
     node.age()
-    assert f"the report is written at {report_place.listed('worker-1')} again" in node.run().stdout
+    assert f"the report is written at {report_paths.listed('worker-1')} again" in node.run().stdout
     assert row(cluster, expect=0)["state"] == "ok"

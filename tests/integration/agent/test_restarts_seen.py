@@ -14,11 +14,13 @@ from helpers.node.resident_agent import PASS, resident
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.handmade_rotation import Rotation
 from helpers.vault.servers import Server, wait_for
-from vaultpki.agent import readers_seen, run, state
+from vaultpki.agent import readers_seen, run
+from vaultpki.config import load_agent
 from vaultpki.model import NodeRole
-from vaultpki.spec import load_agent, node_report
-from vaultpki.spec.node_report import NodeReport, ReaderReport
-from vaultpki.spec.rotation_record import State
+from vaultpki.node import state
+from vaultpki.records import node_report
+from vaultpki.records.node_report import NodeReport, ReaderReport
+from vaultpki.records.rotation import State
 
 SPEC = """\
 api_server: {endpoint: "https://api.example.com:6443", names: [api.example.com]}

@@ -21,12 +21,13 @@ from helpers.vault.servers import Server
 from vaultpki.agent import run
 from vaultpki.agent.context import Outcome
 from vaultpki.certificates import MOST_ISSUERS
+from vaultpki.config import load_agent
 from vaultpki.host import hook_runner
 from vaultpki.model import NodeRole
 from vaultpki.pki import x509
-from vaultpki.spec import load_agent, node_report
-from vaultpki.spec.node_report import NodeReport, Seen
-from vaultpki.spec.rotation_record import CaRef, Method, State
+from vaultpki.records import node_report
+from vaultpki.records.node_report import NodeReport, Seen
+from vaultpki.records.rotation import CaRef, Method, State
 
 SPEC = """\
 api_server: {endpoint: "https://api.example.com:6443", names: [api.example.com]}

@@ -17,9 +17,9 @@ import pytest
 from helpers.node import resident_agent
 from helpers.vault.applied_cluster import ONE_WORKER, AppliedCluster, NodeFolder, standing, vaultpki
 from helpers.vault.servers import Server, free_ports
-from vaultpki.agent import state as memory
 from vaultpki.agent.status import of_folder, of_node
-from vaultpki.spec import load_agent
+from vaultpki.config import load_agent
+from vaultpki.node import state as memory
 
 NOBODY = 65534
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")

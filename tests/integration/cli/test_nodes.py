@@ -17,9 +17,9 @@ import pytest
 from helpers.terminals import on_terminal
 from helpers.vault.plan_commands import AuditedCluster, Ran, environment, fails, vaultpki
 from helpers.vault.servers import Server, wait_for
+from vaultpki.records import node_report
+from vaultpki.records.node_report import CertificateReport, NodeReport
 from vaultpki.redact import stamp
-from vaultpki.spec import node_report
-from vaultpki.spec.node_report import CertificateReport, NodeReport
 
 SPEC = """\
 api_server: {names: [api.example.com]}

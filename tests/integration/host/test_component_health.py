@@ -14,8 +14,8 @@ from helpers.faults.hostile_server import Behaviour, Guest, Hostile, serving
 from helpers.faults.server_behaviours import always, closes, garbage, hangs
 from vaultpki.host import component_health
 from vaultpki.host.boot_time import Moment
-from vaultpki.host.component_flags import COMPONENTS
 from vaultpki.host.processes import Process
+from vaultpki.kube.flags import COMPONENTS
 
 # Nothing here waits for the first, which a busy machine may need; the second is waited for.
 TIMEOUT, SHORT = 30.0, 0.5

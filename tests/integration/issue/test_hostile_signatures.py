@@ -21,9 +21,9 @@ from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
 from helpers.vault.servers import Server
 from vaultpki.agent import run
 from vaultpki.certificates import pair_files
+from vaultpki.config import load_agent
 from vaultpki.model import KeyType, Subject
 from vaultpki.pki import keys
-from vaultpki.spec import load_agent
 
 SPEC = """\
 nodes:

@@ -17,13 +17,14 @@ from helpers.vault import servers
 from helpers.vault.plan_commands import SPEC, AuditedCluster, changes, fails, vaultpki
 from helpers.vault.servers import Server
 from vaultpki.certificates import ISSUING_CAS, ROOT
+from vaultpki.config import load_cluster
 from vaultpki.errors import BadAnswer, Refused
+from vaultpki.identity.access import node_certificates
 from vaultpki.provision import authorities, carry_out
 from vaultpki.provision.desired import desired
-from vaultpki.provision.identities import node_certificates
 from vaultpki.provision.plan import Observed, plan
-from vaultpki.provision.server_facts import ServerFacts
-from vaultpki.spec import load_cluster, records
+from vaultpki.records import published
+from vaultpki.records.server_facts import ServerFacts
 from vaultpki.vault import Vault
 
 DAY = 86400
@@ -377,12 +378,12 @@ def test_the_largest_records_that_the_spec_takes_are_taken(cluster: AuditedClust
     assert cluster.applied()[1] == []
     model = load_cluster(cluster.file)
     stored = cluster.read(f"{cluster.prefix}/config/data/nodes/w-1")["data"]
-    assert 850 < records.strings(stored) <= records.MOST_STRINGS
-    read = records.read_certificates(stored, node="w-1", prefix=model.prefix, where="record")
+    assert 850 < published.strings(stored) <= published.MOST_STRINGS
+    read = published.read_certificates(stored, node="w-1", prefix=model.prefix, where="record")
     assert read == (model.nodes[1].roles, node_certificates(model, model.nodes[1]))
     told = cluster.read(f"{cluster.prefix}/config/data/cluster")["data"]
-    assert records.size(told) > 500_000
-    assert records.read_cluster(told, where="record").templates == model.templates
+    assert published.size(told) > 500_000
+    assert published.read_cluster(told, where="record").templates == model.templates
 
 
 def test_nothing_but_certificates_of_a_ca_file_is_published(cluster: AuditedCluster, tmp_path: Path) -> None:

@@ -17,12 +17,12 @@ from helpers.vault import operator_tokens
 from helpers.vault.applied_cluster import environment
 from helpers.vault.server_contents import ISSUERS, Listing, listing
 from helpers.vault.servers import Server
+from vaultpki.config import load_cluster
 from vaultpki.errors import Sealed, Unavailable
 from vaultpki.model import Cluster
 from vaultpki.provision import apply as bootstrap
 from vaultpki.provision.desired import marker
-from vaultpki.provision.server_facts import ServerFacts
-from vaultpki.spec import load_cluster
+from vaultpki.records.server_facts import ServerFacts
 from vaultpki.vault import Settings, Vault
 
 SPEC = """

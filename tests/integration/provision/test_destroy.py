@@ -13,7 +13,7 @@ from helpers.vault.plan_commands import SPEC, AuditedCluster, everything, fails,
 from helpers.vault.servers import Server
 from vaultpki.errors import Unavailable
 from vaultpki.provision import destroy
-from vaultpki.provision.server_facts import ServerFacts
+from vaultpki.records.server_facts import ServerFacts
 from vaultpki.vault import Answer, Request, Settings, Vault
 
 

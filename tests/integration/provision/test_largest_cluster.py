@@ -12,7 +12,7 @@ import pytest
 
 from helpers.vault.plan_commands import AuditedCluster, fails, vaultpki
 from helpers.vault.servers import Server
-from vaultpki.spec.cluster_schema import MOST_NODES
+from vaultpki.config.cluster_schema import MOST_NODES
 
 # Minutes on two quiet cores for the largest; three times as long beside other tests.
 pytestmark = pytest.mark.timeout(1800)

@@ -18,11 +18,12 @@ from helpers.node.enrolled_nodes import Enroller
 from helpers.node.resident_agent import proxy
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
 from helpers.vault.servers import Server
-from vaultpki.agent import credential, run, secret_id
+from vaultpki.agent import run
 from vaultpki.cli.apply import apply_command
+from vaultpki.config import load_agent
 from vaultpki.errors import VaultpkiError
+from vaultpki.node import credential, secret_id
 from vaultpki.provision import leftovers
-from vaultpki.spec import load_agent
 
 DAY = 86400
 LOST = 3

@@ -10,11 +10,11 @@ from helpers.faults.cutting_proxy import proxied
 from helpers.vault.applied_cluster import AppliedCluster
 from helpers.vault.rotations import rotation_of
 from helpers.vault.servers import Server
+from vaultpki.config import load_cluster
 from vaultpki.errors import Sealed, Unavailable
 from vaultpki.provision import apply as bootstrap
-from vaultpki.provision.server_facts import ServerFacts
-from vaultpki.spec import load_cluster
-from vaultpki.spec.rotation_record import State
+from vaultpki.records.rotation import State
+from vaultpki.records.server_facts import ServerFacts
 from vaultpki.vault import Settings, Vault
 
 SPEC = """\

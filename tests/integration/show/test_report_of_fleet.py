@@ -13,7 +13,7 @@ from helpers.node.reporting_nodes import shown
 from helpers.vault.plan_commands import vaultpki
 from helpers.vault.rotations import Rotation, rotation_of
 from helpers.vault.servers import Server
-from vaultpki.spec.rotation_record import State
+from vaultpki.records.rotation import State
 
 
 @pytest.fixture

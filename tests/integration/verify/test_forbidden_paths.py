@@ -19,8 +19,8 @@ from helpers.faults.forbidden_requests import Intruder, found, holes, sent, wire
 from helpers.vault.applied_cluster import AppliedCluster, Ran, vaultpki
 from helpers.vault.servers import Server
 from vaultpki.errors import CertificateRefused
+from vaultpki.identity.access import pooled_approle
 from vaultpki.model import Node, Pool
-from vaultpki.provision.identities import pooled_approle
 from vaultpki.verify import forbidden_signing, vault_trial
 from vaultpki.verify.forbidden_paths import Forbidden
 

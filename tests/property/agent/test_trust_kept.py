@@ -17,7 +17,7 @@ from vaultpki.issue.rotations import Rotations
 from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.roots import Roots
 from vaultpki.pki.trust import usability
-from vaultpki.spec.rotation_record import CaRef, Method, RotationRecord, State
+from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
 
 ONE, TWO, THREE, STRANGER = Key(NAME), Key(f"{NAME} 2"), Key(f"{NAME} 3"), Key(NAME)
 R1, R2, R3 = ONE.root(), TWO.root(), THREE.root()

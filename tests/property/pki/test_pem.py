@@ -12,10 +12,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from vaultpki.config import jwt
 from vaultpki.errors import VaultpkiError
 from vaultpki.pki import keys, x509
 from vaultpki.provision.plan import Observed, plan
-from vaultpki.spec import jwt, pem
+from vaultpki.values import pem
 
 BEGIN, END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 BODY = base64.b64encode(b"\x30\x03\x02\x01\x01").decode()

@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from helpers import sample_certificates
-from vaultpki.agent.backoff import MOST_A_DAY, daily_limit
 from vaultpki.agent.pairs import PairStatus, held_back, known, premature
-from vaultpki.agent.state import AgentState, with_spent
 from vaultpki.certificates import LEAF_BACKDATE, SKEW
 from vaultpki.errors import SigningPaused
 from vaultpki.issue.signing import Signed
 from vaultpki.model import Certificate, KeyType, Subject, Usage, Window
+from vaultpki.node.backoff import MOST_A_DAY, daily_limit
+from vaultpki.node.state import AgentState, with_spent
 from vaultpki.pki.facts import EKU, Facts, Pair
 from vaultpki.pki.renewal import Reason, State, assess, jitter, renew_at, signed_at
 

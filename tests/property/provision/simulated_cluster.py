@@ -14,12 +14,12 @@ from functools import partial
 from helpers import ca_certificates
 from vaultpki.errors import SpecError
 from vaultpki.pki.facts import Facts
-from vaultpki.provision import gates, rotation, rotation_recovery
-from vaultpki.provision.gates import Gate, OperatorLeaf, Participant
-from vaultpki.provision.rotation import Presence
-from vaultpki.provision.rotation_steps import MountIssuer, RotationMount
-from vaultpki.spec.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport, Seen
-from vaultpki.spec.rotation_record import CaRef, Kept, Method, RotationRecord, State
+from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport, Seen
+from vaultpki.records.rotation import CaRef, Kept, Method, RotationRecord, State
+from vaultpki.rotation import gates, recovery, states
+from vaultpki.rotation.gates import Gate, OperatorLeaf, Participant
+from vaultpki.rotation.mount_steps import MountIssuer, RotationMount
+from vaultpki.rotation.states import Presence
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TTL = 30 * 86400
@@ -31,7 +31,7 @@ class Broken(AssertionError):
 
 
 def sha(name: str) -> str:
-    return f"{rotation.number(name):064x}"
+    return f"{states.number(name):064x}"
 
 
 def key_id(ca: str) -> str:
@@ -330,7 +330,7 @@ class SimulatedCluster:
             old = CaRef("x-1", "1", "1", sha("x-1"))
             first = RotationRecord(self.shape.domain, State.PREPARED, 1, self.now, old, CaRef("x-2"), highest=2)
             return ("record", first, 0)
-        if rotation_recovery.ahead(self.shape.domain, record, self.participants(), self.aside()):
+        if recovery.ahead(self.shape.domain, record, self.participants(), self.aside()):
             try:
                 recovered = self.recovered(record)
             except SpecError:
@@ -349,13 +349,13 @@ class SimulatedCluster:
             if back or not rotates:
                 return None
             old = record.new if record.state is State.DONE and record.new is not None else record.old
-            name, number = rotation.successor_name("x", record.highest, Method.NEW_KEY, old.name)
+            name, number = states.successor_name("x", record.highest, Method.NEW_KEY, old.name)
             new = CaRef(name)
             moved = record.moved(State.PREPARED, self.now, old=old, new=new, highest=number, excused=())
             return ("record", moved, record.revision)
         # As the product, which refuses to go on to a CA that cannot sign.
         lost = record.kept is not None and record.new is not None and sha(record.new.name) not in self.server.cas
-        to = rotation.next_state(record, back=back or lost)
+        to = states.next_state(record, back=back or lost)
         if to is None:
             return None
         found = self.gate(to)
@@ -385,12 +385,12 @@ class SimulatedCluster:
         if record.new is not None:
             known = replace(known, new=replace(record.new, issuer=f"i-{record.new.name}", key=record.new.name))
         nodes = self.participants()
-        made = rotation_recovery.recovered("x", self.shape.domain, known, mount, nodes, self.aside(), self.now)
+        made = recovery.recovered("x", self.shape.domain, known, mount, nodes, self.aside(), self.now)
         return replace(made, excused=record.excused, kept=None if self.shape.broken == "kept" else made.kept)
 
     def difference(self, record: RotationRecord) -> Callable[[], None] | None:
         """Return the next request that makes the server match a record: rights first, then the default, then ends."""
-        cas, want = self.server.cas, rotation.server_state(record)
+        cas, want = self.server.cas, states.server_state(record)
         old = record.old.sha256
         new = sha(record.new.name) if record.new is not None else ""
 
@@ -424,7 +424,7 @@ class SimulatedCluster:
         record = self.server.record
         if record is None or not record.active or not node.joined or self.shape.late:
             return
-        to = rotation.next_state(record)
+        to = states.next_state(record)
         here = next((each for each in self.participants() if each.name == node.name), None)
         if to is None or here is None or node.name in record.restarted:
             return

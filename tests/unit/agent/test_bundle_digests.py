@@ -11,13 +11,13 @@ from helpers.root_certificates import NAME, Key
 from vaultpki.agent import bundles, hook_schedule
 from vaultpki.agent.bundles import BundleDigest
 from vaultpki.agent.context import Context, Options
-from vaultpki.agent.state import AgentState, StateFile
 from vaultpki.certificates import BUNDLES, ISSUING_CAS
 from vaultpki.disk.folders import Folders
 from vaultpki.disk.generations import File
 from vaultpki.host import hooks
 from vaultpki.layout import bundle_of
 from vaultpki.model import AgentConfig, Auth, Hook
+from vaultpki.node.state import AgentState, StateFile
 from vaultpki.places import PKI, Layout, inner_folders
 
 FIRST, SECOND, ROOT, NEXT = (Key(f"{NAME} {number}").root().pem.encode() for number in range(4))

@@ -12,17 +12,17 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from vaultpki.agent.assignment import Assignment
 from vaultpki.agent.ca_trust import complaints, known_revisions, remembered, statuses, trust_of, wrong_default
-from vaultpki.agent.state import AgentState
 from vaultpki.certificates import ISSUING_CAS, ca_subject
 from vaultpki.errors import SpecError
 from vaultpki.issue.issuers import Issuers
 from vaultpki.issue.rotations import Rotations, read_rotations
 from vaultpki.model import AgentConfig, Auth, Certificate, KeyType, Subject, Usage
+from vaultpki.node.assignment import Assignment
+from vaultpki.node.state import AgentState
 from vaultpki.pki import x509
-from vaultpki.spec import rotation_record
-from vaultpki.spec.rotation_record import BEYOND, MOST_AHEAD, CaRef, RotationRecord, State
+from vaultpki.records import rotation as rotation_record
+from vaultpki.records.rotation import BEYOND, MOST_AHEAD, CaRef, RotationRecord, State
 
 NOW = 1_780_000_000.0
 MOMENT = datetime.fromtimestamp(NOW, UTC)

@@ -8,9 +8,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from helpers import sample_certificates
-from vaultpki.agent.backoff import AT_ONCE, MOST_A_DAY
 from vaultpki.agent.pairs import PairStatus, granted, held_back, hopeless, known, may_have_signed, premature, short
-from vaultpki.agent.state import AgentState, Fault, IssuedRecord, with_spent
 from vaultpki.errors import (
     BadAnswer,
     CertificateRefused,
@@ -27,6 +25,8 @@ from vaultpki.errors import (
 )
 from vaultpki.issue.signing import Signed
 from vaultpki.model import Certificate, KeyType, Subject, Usage
+from vaultpki.node.backoff import AT_ONCE, MOST_A_DAY
+from vaultpki.node.state import AgentState, Fault, IssuedRecord, with_spent
 from vaultpki.pki.renewal import Assessment, Reason
 
 MOMENT = sample_certificates.SIGNED

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from vaultpki.agent import readers_seen
-from vaultpki.agent.state import AgentState, ReaderSeen, Since
 from vaultpki.host import boot_time
 from vaultpki.host.boot_time import Moment
+from vaultpki.node.state import AgentState, ReaderSeen, Since
 
 BOOT = boot_time.boot()
 OLD, BOTH = ("4f" * 32,), ("4f" * 32, "9a" * 32)

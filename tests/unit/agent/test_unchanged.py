@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from vaultpki.agent import assignment, unchanged
-from vaultpki.agent import state as memory
-from vaultpki.agent.state import AgentState
+from vaultpki.agent import unchanged
 from vaultpki.certificates import SKEW
 from vaultpki.disk.folders import Folders
 from vaultpki.disk.store import File
 from vaultpki.host.hooks import Owed
+from vaultpki.node import assignment
+from vaultpki.node import state as memory
+from vaultpki.node.state import AgentState
 from vaultpki.places import PKI
 
 NOW = 1_780_000_000.0

@@ -10,12 +10,12 @@ from typing import Any
 import click
 import pytest
 
+from vaultpki.ca.run import Step
 from vaultpki.cli import ca_wait
 from vaultpki.errors import ChangedMeanwhile, Denied, Sealed, SpecError, Unavailable, VaultpkiError
-from vaultpki.provision.rotation_course import Course
-from vaultpki.provision.rotation_run import Step
-from vaultpki.spec.kube_objects import KubeTrust
-from vaultpki.spec.rotation_record import CaRef, RotationRecord, State
+from vaultpki.kube.objects import KubeTrust
+from vaultpki.records.rotation import CaRef, RotationRecord, State
+from vaultpki.rotation.course import Course
 
 WHEN = datetime(2026, 11, 26, 12, tzinfo=UTC)
 PODS = KubeTrust((), (), ())

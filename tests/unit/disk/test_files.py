@@ -16,7 +16,7 @@ import pytest
 from vaultpki.disk import files
 from vaultpki.disk.files import LARGEST, probe_folder, read_swapped
 from vaultpki.errors import StoreError
-from vaultpki.spec import permissions
+from vaultpki.values import permissions
 
 
 @pytest.fixture

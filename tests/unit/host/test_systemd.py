@@ -19,9 +19,9 @@ import pytest
 import yaml
 
 from vaultpki import __version__
+from vaultpki.daemon import metric_families
+from vaultpki.daemon.metric_families import CertificateView, View
 from vaultpki.errors import StoreError, VaultpkiError
-from vaultpki.host import metrics
-from vaultpki.host.metrics import CertificateView, View
 from vaultpki.host.systemd import RECIPES, UNITS, Notifier, install_units, recipe, unit_files
 from vaultpki.layout import node_folders
 from vaultpki.model import AgentConfig, Auth, Hook
@@ -352,7 +352,7 @@ def exported() -> set[str]:
     now = datetime.now(UTC)
     ends = (CaLife("etcd", False, now, now, 1),)
     view = View("n", "c", "ok", (certificate,), {"h": (1, 1)}, "g", 1, True, 1, 1, 1, {"c": 1}, 1, 1, ends=ends)
-    lines = metrics.exposition(view).decode().splitlines()
+    lines = metric_families.exposition(view).decode().splitlines()
     return {re.split(r"[{ ]", line)[0] for line in lines if not line.startswith("#")}
 
 

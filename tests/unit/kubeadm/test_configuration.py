@@ -11,11 +11,11 @@ import yaml
 from click.testing import CliRunner
 
 from vaultpki.cli import vaultpki
+from vaultpki.config import load_cluster
 from vaultpki.errors import SpecError
 from vaultpki.kubeadm import configuration, files
 from vaultpki.kubeadm.configuration import Document, Places
 from vaultpki.model import Cluster
-from vaultpki.spec import load_cluster
 
 HEAD = "cluster: prod\nlayout: kubeadm\n"
 STACKED = """\

@@ -11,8 +11,8 @@ from helpers import ca_certificates
 from vaultpki.errors import SpecError
 from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.succession import Word, acceptable, default_signs, trusted
-from vaultpki.spec import rotation_record
-from vaultpki.spec.rotation_record import CaRef, Kept, RotationRecord, State
+from vaultpki.records import rotation as rotation_record
+from vaultpki.records.rotation import CaRef, Kept, RotationRecord, State
 
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
 ROOT = ca_certificates.root("prod root CA")

@@ -9,10 +9,10 @@ import pytest
 
 from helpers import sample_certificates
 from vaultpki.certificates import SKEW, TABLE, shortest_ttl
+from vaultpki.config.windows import parse
 from vaultpki.model import Certificate, KeyType, Row, Subject, Usage
 from vaultpki.pki.facts import EKU, Pair
 from vaultpki.pki.renewal import Reason, State, assess, jitter, last_moment, life, renew_at, signed_at
-from vaultpki.spec.windows import parse
 
 SIGNED = sample_certificates.SIGNED
 LIFE = timedelta(hours=30)

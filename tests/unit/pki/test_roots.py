@@ -11,7 +11,7 @@ from helpers.root_certificates import NAME, NOW, YEAR, Key
 from vaultpki.errors import CertificateRefused
 from vaultpki.pki.facts import Facts
 from vaultpki.pki.roots import Roots, crosses, follow, key_id
-from vaultpki.spec.rotation_record import CaRef, RotationRecord, State
+from vaultpki.records.rotation import CaRef, RotationRecord, State
 
 ONE, TWO, THREE = Key(NAME), Key(f"{NAME} 2"), Key(f"{NAME} 3")
 R1, R2, R3 = ONE.root(), TWO.root(), THREE.root()

@@ -19,8 +19,8 @@ from vaultpki.pki.succession import (
     served,
     trusted,
 )
-from vaultpki.spec import rotation_record
-from vaultpki.spec.rotation_record import CaRef, Method, RotationRecord
+from vaultpki.records import rotation as rotation_record
+from vaultpki.records.rotation import CaRef, Method, RotationRecord
 
 NOW = SIGNED
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from vaultpki.config.windows import parse
 from vaultpki.pki.windows import within
-from vaultpki.spec.windows import parse
 
 # A Friday.
 DUE = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)

@@ -17,9 +17,9 @@ from helpers.example_cluster import BASE, load
 from vaultpki.model import KeyType
 from vaultpki.provision.ca_facts import CaFacts, lives, read_ca, rotations_needed
 from vaultpki.provision.desired import desired
-from vaultpki.provision.plan_text import rotation_sentence
-from vaultpki.provision.server_facts import ServerFacts
-from vaultpki.spec.rotation_record import CaRef, RotationRecord, State
+from vaultpki.records.rotation import CaRef, RotationRecord, State
+from vaultpki.records.server_facts import ServerFacts
+from vaultpki.show.plan import rotation_sentence
 
 DAY = 86400
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)

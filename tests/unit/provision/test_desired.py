@@ -11,7 +11,7 @@ from helpers.example_cluster import load
 from vaultpki.certificates import ISSUING_CAS, ROOT, TABLE, rows
 from vaultpki.model import Cluster
 from vaultpki.provision.desired import desired
-from vaultpki.provision.server_facts import UNKNOWN, Fields, Key, ServerFacts
+from vaultpki.records.server_facts import UNKNOWN, Fields, Key, ServerFacts
 
 DAY = 86400
 SPEC = """\

@@ -13,7 +13,7 @@ from vaultpki.model import Cluster
 from vaultpki.provision.desired import desired
 from vaultpki.provision.impact import SHOWN, Live, concerns_nodes, impact_of, named, sentences
 from vaultpki.provision.plan import Impact, Observed, Plan, plan
-from vaultpki.provision.server_facts import Fields, Key, ServerFacts
+from vaultpki.records.server_facts import Fields, Key, ServerFacts
 
 JWT = """\
 - name: spot

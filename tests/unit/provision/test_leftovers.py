@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from vaultpki.identity.credentials import SecretId
 from vaultpki.provision.leftovers import SETTLED, chosen, unknown
-from vaultpki.provision.live_credentials import SecretId
-from vaultpki.spec import node_report
-from vaultpki.spec.node_report import NodeReport
+from vaultpki.records import node_report
+from vaultpki.records.node_report import NodeReport
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 DAY = 86400

@@ -14,7 +14,7 @@ from vaultpki.model import Cluster
 from vaultpki.pki.ca_life import Expiry, Level
 from vaultpki.provision.desired import desired
 from vaultpki.provision.plan import STAGES, Change, Danger, Impact, Observed, Rotation, plan, stage, to_json
-from vaultpki.provision.server_facts import UNKNOWN, Fields, Key, ServerFacts
+from vaultpki.records.server_facts import UNKNOWN, Fields, Key, ServerFacts
 
 ROLE: Key = ("role", "vaultpki/prod/etcd/etcd-peer")
 POLICY: Key = ("policy", "vaultpki/prod/node/cp-1")

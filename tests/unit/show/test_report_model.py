@@ -9,10 +9,10 @@ import pytest
 
 import example_report
 from example_report import NOW
+from vaultpki.graph.content import Health
 from vaultpki.model import Cluster
 from vaultpki.pki.ca_life import Level
 from vaultpki.show.check_summary import check_summary
-from vaultpki.show.graph_model import Health
 from vaultpki.show.inventory import Found, Holder, HolderPair
 from vaultpki.show.report_model import report
 from vaultpki.verify.on_disk import tried

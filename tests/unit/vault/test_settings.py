@@ -10,7 +10,7 @@ import pytest
 import trustme
 
 from vaultpki.errors import SpecError
-from vaultpki.spec.hosts import parse_origin, vault_address
+from vaultpki.values.hosts import parse_origin, vault_address
 from vaultpki.vault import Settings, Vault, from_environment
 from vaultpki.vault.settings import namespace_path, tls_context
 

@@ -1,0 +1,63 @@
+"""The end of a way back: `ca abort` gives turns until no process holds the CA that was deleted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from helpers.vault.rotations import Rotation, rotation_of
+from helpers.vault.servers import Server
+from vaultpki.ca.run import Step
+from vaultpki.errors import SpecError
+from vaultpki.records.rotation import Method, State
+
+
+@pytest.fixture
+def rotation(server: Server, tmp_path: Path, cluster_name: str) -> Rotation:
+    return rotation_of(server, tmp_path / "cluster", cluster_name)
+
+
+def waits(step: Step) -> dict[str, str]:
+    return {each.node: each.reason for each in step.gate.waiting} if step.gate is not None else {}
+
+
+def test_members_restart_by_turns_once_the_new_ca_is_deleted(rotation: Rotation) -> None:
+    cp, etcd = rotation.nodes
+    rotation.reach(State.PUBLISHED)
+    rotation.reported()
+    step = rotation.abort()
+    assert step.moved and not step.ended and step.record.state is State.STEADY
+    assert "has not read the latest step" in waits(step)["cp-1"]
+    for node in rotation.nodes:
+        node.passed(rotation.now, restarts=False)
+    step = rotation.abort()
+    assert not step.moved and step.record.turn == "cp-1" and rotation.record.state is State.STEADY
+    assert waits(step)["cp-1"].endswith("run `vaultpki ca abort --restarted cp-1`")
+    assert waits(step)["etcd-2"] == "restarts etcd after cp-1, whose turn it is"
+    (shown,) = [each for each in rotation.status() if each.domain == "etcd"]
+    assert shown.gate is not None and {each.node for each in shown.gate.waiting} == {"cp-1", "etcd-2"}
+    cp.passed(rotation.now)
+    etcd.passed(rotation.now, restarts=False)
+    assert rotation.abort().record.turn == "etcd-2"
+    rotation.reported()
+    step = rotation.abort()
+    assert step.moved and step.ended and rotation.record.turn == "" and rotation.record.let_go
+    rotation.reported()
+    with pytest.raises(SpecError, match="no CA of"):
+        rotation.abort()
+    assert all(each.gate is None for each in rotation.status())
+    rotation.settled()
+
+
+def test_a_new_rotation_begins_before_that_and_another_way_back_has_nothing_to_wait_for(rotation: Rotation) -> None:
+    rotation.reach(State.PUBLISHED)
+    assert not rotation.abort().ended
+    rotation.begin()
+    assert rotation.record.state is State.PREPARED and rotation.record.turn == ""
+    # Of this one no node ever had a certificate, so nothing holds it.
+    assert rotation.abort().ended
+    rotation.begin(Method.SAME_KEY)
+    rotation.moved()
+    # Its key is that of the CA that stays.
+    assert rotation.abort().ended

@@ -1,0 +1,204 @@
+"""Before an old CA is deleted, real TLS listeners are asked whether they still accept certificates of it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from helpers.vault.rotations import Rotation, rotation_of
+from helpers.vault.servers import Server, wait_for
+from vaultpki.ca import commands
+from vaultpki.ca import listeners as listener_look
+from vaultpki.ca.run import Step
+from vaultpki.host import presented
+from vaultpki.layout import API_PORT, ETCD_PEER_PORT, ETCD_PORT
+from vaultpki.model import Cluster, NodeRole
+from vaultpki.records.rotation import CaRef, RotationRecord, State
+from vaultpki.rotation.listener_trust import Listener, Said, listeners
+
+# Of cp-1 and etcd-2: addresses of this machine at which nobody else listens, other tests neither. A cluster.yaml takes
+# no such address.
+REST = (State.STEADY, 1, datetime.now(UTC), CaRef("x-1"))
+ADDRESSES = tuple(f"127.83.{os.getpid() % 250}.{os.getpid() // 250 % 120 + last}" for last in (1, 121))
+
+
+@contextlib.contextmanager
+def listening(address: str, port: int, clients: Path, folder: Path, *options: str) -> Iterator[None]:
+    """A TLS server that accepts client certificates of the CAs in the file `clients`, and names them."""
+    key, certificate = folder / "listener.key", folder / "listener.crt"
+    if not key.exists():
+        made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+        made += ["-subj", "/CN=listener", "-keyout", str(key), "-out", str(certificate)]
+        subprocess.run(made, check=True, capture_output=True)
+    command = ["openssl", "s_server", "-accept", f"{address}:{port}", "-cert", str(certificate), "-key", str(key)]
+    command += ["-CAfile", str(clients), "-Verify", "1", "-quiet", *options]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_for(functools.partial(_listens, address, port), 20, lambda: f"nothing listens at {address}:{port}")
+            yield
+        finally:
+            process.kill()
+
+
+def _listens(address: str, port: int) -> bool:
+    with contextlib.suppress(presented.NotReached):
+        return bool(presented.ask(address, port, "", 10).client_cas)
+    return False
+
+
+def pem(rotation: Rotation, issuer: str) -> str:
+    return str(rotation.cluster.read(f"{rotation.cluster.prefix}/etcd/issuer/{issuer}")["certificate"])
+
+
+def here(cluster: Cluster) -> Cluster:
+    """The cluster with its nodes at addresses of this machine."""
+    nodes = zip(cluster.nodes, ADDRESSES, strict=True)
+    return replace(cluster, nodes=tuple(replace(node, addresses=(address,)) for node, address in nodes))
+
+
+def advance(rotation: Rotation, *restarted: str) -> Step:
+    """`ca continue`, which looks at the listeners."""
+
+    return commands.advance(rotation.cluster.model, rotation.vault, rotation.now, restarted=restarted, look=look)
+
+
+def look(cluster: Cluster, record: RotationRecord) -> Mapping[Listener, Said]:
+    return listener_look.look(here(cluster), record)
+
+
+@pytest.fixture
+def rotation(server: Server, tmp_path: Path, cluster_name: str) -> Rotation:
+    return rotation_of(server, tmp_path / "cluster", cluster_name)
+
+
+@pytest.mark.parametrize("version", [pytest.param("-tls1_2", marks=pytest.mark.conformance), "-tls1_3"])
+def test_a_listener_that_accepts_the_old_ca_keeps_the_gate_closed(
+    rotation: Rotation, tmp_path: Path, version: str
+) -> None:
+    rotation.reach(State.PUBLISHED)
+    both, new = tmp_path / "both.crt", tmp_path / "new.crt"
+    both.write_text(f"{pem(rotation, 'etcd-1')}\n{pem(rotation, 'etcd-2')}\n")
+    new.write_text(pem(rotation, "etcd-2"))
+    with (
+        listening(ADDRESSES[0], ETCD_PORT, new, tmp_path, version),
+        listening(ADDRESSES[1], ETCD_PEER_PORT, both, tmp_path, version),
+    ):
+        # What every listener accepts is right until the old CA has left.
+        rotation.reach_on(State.RETIRED)
+        rotation.reported()
+        step = advance(rotation)
+        assert not step.moved and step.gate is not None and step.gate.opens is None
+        (waiting,) = step.gate.waiting
+        assert waiting.node == "etcd-2" and f"its etcd at port {ETCD_PEER_PORT} still accepts" in waiting.reason
+        assert (rotation.record.state, rotation.record.accepting) == (State.RETIRED, ("etcd-2/etcd",))
+        assert not advance(rotation).moved
+    # It restarts just now, so that nobody can ask it.
+    with listening(ADDRESSES[0], ETCD_PORT, new, tmp_path, version):
+        rotation.reported()
+        step = advance(rotation)
+        assert not step.moved and step.gate is not None
+        (waiting,) = step.gate.waiting
+        assert waiting.node == "etcd-2" and waiting.reason.startswith("its etcd was seen accepting")
+        # `ca status`, which asks no listener, says the same.
+        (shown,) = [each for each in rotation.status() if each.domain == "etcd"]
+        assert shown.gate is not None and [each.node for each in shown.gate.waiting] == ["etcd-2"]
+    with (
+        listening(ADDRESSES[0], ETCD_PORT, new, tmp_path, version),
+        listening(ADDRESSES[1], ETCD_PORT, new, tmp_path, version),
+        listening(ADDRESSES[1], ETCD_PEER_PORT, new, tmp_path, version),
+    ):
+        step = advance(rotation)
+    assert step.moved and step.record.state is State.DONE and not step.record.accepting
+    assert step.note.startswith("1 of 4 listeners that must refuse the old CA could not be asked")
+
+
+def test_a_person_may_say_that_a_component_was_restarted_that_nobody_can_ask(
+    rotation: Rotation, tmp_path: Path
+) -> None:
+    rotation.reach(State.RETIRED)
+    both = tmp_path / "both.crt"
+    both.write_text(f"{pem(rotation, 'etcd-1')}\n{pem(rotation, 'etcd-2')}\n")
+    with listening(ADDRESSES[1], ETCD_PORT, both, tmp_path):
+        rotation.reported()
+        assert not advance(rotation).moved
+        rotation.reported()
+        # What is seen counts more than a word.
+        assert not advance(rotation, "etcd-2").moved
+        assert rotation.record.accepting == ("etcd-2/etcd",) and rotation.record.restarted == ()
+    rotation.reported()
+    assert not advance(rotation).moved
+    assert advance(rotation, "etcd-2").moved
+
+
+def test_a_listener_that_does_not_accept_the_new_ca_keeps_leaves_as_they_are(
+    rotation: Rotation, tmp_path: Path
+) -> None:
+    rotation.reach(State.PUBLISHED)
+    both, old = tmp_path / "both.crt", tmp_path / "old.crt"
+    both.write_text(f"{pem(rotation, 'etcd-1')}\n{pem(rotation, 'etcd-2')}\n")
+    old.write_text(pem(rotation, "etcd-1"))
+    rotation.reported()
+    with listening(ADDRESSES[0], ETCD_PORT, both, tmp_path), listening(ADDRESSES[1], ETCD_PORT, old, tmp_path):
+        step = advance(rotation)
+        assert not step.moved and step.gate is not None
+        (waiting,) = step.gate.waiting
+        assert waiting.node == "etcd-2" and "port 2379 does not accept certificates of the new CA" in waiting.reason
+    with listening(ADDRESSES[0], ETCD_PORT, both, tmp_path), listening(ADDRESSES[1], ETCD_PORT, both, tmp_path):
+        step = advance(rotation)
+    assert step.moved and step.note.startswith("2 of 4 listeners that must accept the new CA could not be asked")
+
+
+def test_the_turn_stays_at_a_node_whose_listener_is_away(rotation: Rotation, tmp_path: Path) -> None:
+    cp, etcd = rotation.nodes
+    rotation.begin()
+    rotation.moved()
+    for node in rotation.nodes:
+        node.passed(rotation.now, restarts=False)
+    assert advance(rotation).record.turn == "cp-1"
+    cp.passed(rotation.now)
+    etcd.passed(rotation.now, restarts=False)
+    old = tmp_path / "old.crt"
+    old.write_text(pem(rotation, "etcd-1"))
+    with listening(ADDRESSES[1], ETCD_PORT, old, tmp_path):
+        step = advance(rotation)
+        assert step.gate is not None and (step.record.turn, step.gate.turn) == ("cp-1", "cp-1")
+        told = {each.node: each.reason for each in step.gate.waiting}
+        assert "its etcd does not answer at port 2379, and that of etcd-2 does" in told["cp-1"]
+        assert told["etcd-2"] == "restarts etcd after cp-1, whose turn it is"
+        with listening(ADDRESSES[0], ETCD_PORT, old, tmp_path):
+            assert advance(rotation).record.turn == "etcd-2"
+
+
+def test_what_does_not_say_is_told_and_keeps_nothing_closed(rotation: Rotation) -> None:
+    rotation.reach(State.RETIRED)
+    rotation.reported()
+    step = advance(rotation)
+    assert step.moved and step.note.startswith("4 of 4 listeners")
+
+
+def test_who_accepts_certificates_of_which_ca(rotation: Rotation) -> None:
+    cluster, planes = here(rotation.cluster.model), {("cp-1", API_PORT)}
+
+    def asked(domain: str) -> set[tuple[str, int]]:
+        return {(each.node, each.port) for each in listeners(cluster, RotationRecord(domain, *REST))}
+
+    members = {
+        (node.name, port)
+        for node in cluster.nodes
+        if NodeRole.ETCD in node.roles
+        for port in (ETCD_PORT, ETCD_PEER_PORT)
+    }
+    # kube-apiserver restarts for etcd's CA too, so its answer counts where turns pass on.
+    assert asked("etcd") == members | planes
+    assert asked("front-proxy") == planes == asked("kubernetes")
+    # The kubelet's CA signs no clients.
+    assert asked("kubelet") == set()
+    assert asked("root") == members | planes

@@ -1,0 +1,117 @@
+"""A rotation cut off after any of its writes: the same command again continues, and nothing is doubled or left over.
+
+These are all of its ends: a command keeps nothing on its own machine, so that one which is killed at a read leaves what
+the write before left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from helpers.faults.cutting_proxy import Proxy, proxied
+from helpers.vault.rotations import Rotation, rotation_of
+from helpers.vault.servers import Server
+from vaultpki.errors import Sealed, SpecError, Unavailable
+from vaultpki.records.rotation import Method, State
+from vaultpki.vault import Settings, Vault
+
+
+@pytest.fixture
+def proxy(own_server: Server) -> Iterator[Proxy]:
+    with proxied(own_server) as one:
+        yield one
+
+
+def forward(rotation: Rotation, through: Vault, method: Method) -> None:
+    """A whole rotation, each command of which is run again, as a person would, if it was cut off."""
+    try:
+        rotation.begin(method, through)
+    except (Sealed, Unavailable):
+        rotation.begin(method)
+    while rotation.record.active:
+        rotation.reported()
+        cut_off(lambda vault: rotation.advance(vault=vault), rotation, through)
+
+
+def back(rotation: Rotation, through: Vault, state: State) -> None:
+    """A rotation up to a state, and all the way back."""
+    try:
+        rotation.begin(vault=through)
+    except (Sealed, Unavailable):
+        rotation.begin()
+    while rotation.record.state is not state:
+        rotation.reported()
+        cut_off(lambda vault: rotation.advance(vault=vault), rotation, through)
+    while rotation.record.active:
+        rotation.reported()
+        cut_off(rotation.abort, rotation, through)
+
+
+def cut_off(act: Callable[[Vault], object], rotation: Rotation, through: Vault) -> None:
+    """A command that may be cut off: then another one makes the server match the record, and takes no step more."""
+    before = rotation.record
+    try:
+        act(through)
+    except (Sealed, Unavailable):
+        if rotation.record.active and rotation.record.state is before.state:
+            act(rotation.vault)
+        elif rotation.record.active:
+            # Its record says the next state: whoever looks in first makes it so.
+            assert not rotation.advance().moved or rotation.record.method is Method.EMERGENCY
+        else:
+            # After the last write there is nothing left to do.
+            with contextlib.suppress(SpecError):
+                rotation.advance()
+
+
+def check(rotation: Rotation, when: str) -> None:
+    """The CA is one issuer with one key, which signs, and no command or apply finds anything to do."""
+    leaf = rotation.record.leaf.name
+    assert rotation.names() == ({leaf}, {leaf.partition("r")[0]}, leaf), when
+    assert rotation.signs(leaf), when
+    with pytest.raises(SpecError, match="no CA of"):
+        rotation.advance()
+    rotation.settled()
+
+
+def run(server: Server, proxy: Proxy, folder: Path, way: str, cuts: list[int]) -> None:
+    rotation = rotation_of(server, folder / "cluster", "killed")
+    through = Vault(Settings((proxy.address,), ca_pem=proxy.ca_pem, token=rotation.cluster.token()))
+    for cut in cuts:
+        proxy.arm(cut, reopens=False)
+        if way == "forward":
+            forward(rotation, through, Method.NEW_KEY)
+        elif way == "same key":
+            forward(rotation, through, Method.SAME_KEY)
+        elif way == "emergency":
+            forward(rotation, through, Method.EMERGENCY)
+        else:
+            back(rotation, through, State(way))
+        assert proxy.closed, f"{way}: fewer than {cut} writes"
+        check(rotation, f"{way}, cut after write {cut}")
+
+
+@pytest.mark.parametrize(
+    ("way", "cuts"),
+    [
+        pytest.param("forward", [6, 9], id="sample", marks=pytest.mark.sample),
+        *(
+            pytest.param(way, [*range(1, most + 1)], id=way, marks=pytest.mark.conformance)
+            for way, most in (
+                ("forward", 17),
+                ("same key", 13),
+                ("emergency", 16),
+                ("prepared", 5),
+                ("published", 12),
+                ("switched", 19),
+                ("retired", 23),
+            )
+        ),
+    ],
+)
+def test_cut_after_every_write(own_server: Server, proxy: Proxy, tmp_path: Path, way: str, cuts: list[int]) -> None:
+    run(own_server, proxy, tmp_path, way, cuts)

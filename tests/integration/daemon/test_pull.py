@@ -1,0 +1,113 @@
+"""Who asks Vault at once, and who only when something is due: `--once`, `--if-due`, SIGHUP and `pull`; and `status`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from helpers.node.resident_agent import leaf, resident, short_and_long
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, standing, vaultpki
+from helpers.vault.servers import Server, wait_for
+from vaultpki.node import state
+
+FURTHER = "certificates:\n  kubelet: {{extra_names: [{name}]}}\n"
+QUIET = "poll: 24h\n"
+
+
+@pytest.fixture
+def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AppliedCluster:
+    return standing(server, tmp_path / "cluster", cluster_name, short_and_long("30d"))
+
+
+def apply(cluster: AppliedCluster, name: str) -> None:
+    cluster.write(short_and_long("30d") + FURTHER.format(name=name))
+    cluster.apply()
+
+
+def dns(node: NodeFolder) -> tuple[str, ...]:
+    return leaf(node, "kubelet").subject.dns
+
+
+def test_once_asks_and_if_due_does_not(cluster: AppliedCluster) -> None:
+    node = cluster.equip("worker-1", further=QUIET)
+    node.run()
+    apply(cluster, "a.example.com")
+    since = cluster.server.audit_position()
+    assert node.run().stdout.startswith("nothing to do until ")
+    assert cluster.server.requests(since) == []
+    assert "renewed kubelet" in vaultpki("agent", "-c", node.config, "--once").stdout
+    assert "a.example.com" in dns(node)
+    said = vaultpki("agent", "-c", node.config, "--if-due", expect=2).stderr
+    assert "--if-due is for --once" in said
+
+
+def test_status_says_when_vault_was_asked(cluster: AppliedCluster) -> None:
+    node = cluster.equip("worker-1", further=QUIET)
+    command = ("status", "-c", node.config, "--offline")
+    found = json.loads(vaultpki(*command, "--json", expect=3).stdout)["vault"]
+    assert found == {"reachable": None, "error": None, "asked": None, "answered": None}
+    node.run()
+    found = json.loads(vaultpki(*command, "--json").stdout)["vault"]
+    assert found["asked"] == found["answered"] is not None
+    assert f"the agent last asked Vault at {found['asked']}" in vaultpki(*command).stdout.splitlines()
+    node.configure(cluster.server.address, "https://127.0.0.1:9")
+    time.sleep(1.1)
+    vaultpki("agent", "-c", node.config, "--once", expect=1)
+    later = json.loads(vaultpki(*command, "--json", expect=3).stdout)["vault"]
+    assert later["answered"] == found["answered"] < later["asked"]
+    assert f"and last had an answer at {found['answered']}" in vaultpki(*command, expect=3).stdout
+
+
+def test_pull_and_sighup_make_a_resident_agent_ask_at_once(cluster: AppliedCluster) -> None:
+    node = cluster.equip("worker-1", further=QUIET)
+    with resident(node) as agent:
+        agent.await_issued()
+        apply(cluster, "a.example.com")
+        assert "renewed kubelet" in vaultpki("pull", "-c", node.config).stdout
+        assert "a.example.com" in dns(node)
+        assert "asked Vault; nothing was to be done" in vaultpki("pull", "-c", node.config).stdout
+        found = json.loads(vaultpki("pull", "-c", node.config, "--json").stdout)
+        assert found == {"pid": agent.process.pid, "events": [], "failures": {}, "ok": True}
+        apply(cluster, "b.example.com")
+        agent.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: "b.example.com" in dns(node), 30, agent.log.read_text)
+        # What is wrong with agent.yaml is told, and the pass is made by what was read before.
+        text = node.config.read_text()
+        node.configure(QUIET, "pole: 24h\n")
+        refused = vaultpki("pull", "-c", node.config, expect=1).stderr
+        assert "pole" in refused
+        node.config.write_text(text + "hooks: {kubelet: [['false']]}\n")
+        apply(cluster, "c.example.com")
+        vaultpki("pull", "-c", node.config, expect={0, 3})
+        wait_for(lambda: any(each.attempts for each in state.load(str(node.state)).owed.values()), 20, str)
+        assert "hook 1 of kubelet (false) failed" in vaultpki("pull", "-c", node.config, expect=3).stderr
+        agent.end()
+    said = vaultpki("pull", "-c", node.config, expect=1).stderr
+    assert "no resident agent of" in said and "--once" in said
+
+
+def test_pull_signals_no_other_process(cluster: AppliedCluster) -> None:
+    """Neither one that has the agent's number by now, nor one that a note names with a start of its own."""
+    node = cluster.equip("worker-1", further=QUIET)
+    with resident(node) as agent:
+        agent.await_issued()
+        agent.process.kill()
+        agent.process.wait()
+    note = node.state / "resident.json"
+    with subprocess.Popen(["sleep", "60"]) as other:
+        value = json.loads(note.read_text())
+        for pid in (other.pid, os.getpid(), 1, 2**22):
+            note.write_text(json.dumps({**value, "pid": pid}))
+            assert re.search("no resident agent of", vaultpki("pull", "-c", node.config, expect=1).stderr)
+        for garbage in ("", "{", "[]", '{"version": 1, "pid": true, "started": -1}'):
+            note.write_text(garbage)
+            assert "no resident agent of" in vaultpki("pull", "-c", node.config, expect=1).stderr
+        assert other.poll() is None
+        other.kill()

@@ -1,0 +1,238 @@
+"""What a plan says of identities that end, and that an apply ends them: at once, all of them, whatever cuts it off."""
+
+from __future__ import annotations
+
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from helpers.faults.kill_points import NEVER, begun, ended
+from helpers.node import enrolled_nodes
+from helpers.vault.applied_cluster import AppliedCluster
+from helpers.vault.plan_commands import AuditedCluster, changes, vaultpki
+from helpers.vault.servers import Server
+from vaultpki.identity import enrol
+from vaultpki.provision import apply as bootstrap
+from vaultpki.records.server_facts import ServerFacts
+
+SPEC = enrolled_nodes.SPEC
+BATCH = '- {name: batch, roles: [worker], node_names: "batch-*"}\n'
+WHERE = ServerFacts((), None)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A pooled node with all that it holds: it has logged in, and has reported."""
+
+    cluster: AuditedCluster
+    name: str
+    role_id: str
+    secret_id: str
+    token: str
+
+    def lives(self) -> bool:
+        return enrolled_nodes.works(self.cluster, self.token)
+
+    def ended_wholly(self) -> None:
+        api, p = self.cluster.server.api, self.cluster.prefix
+        assert api("GET", f"auth/{p}/pooled/role/{self.name}").status == 404
+        assert enrolled_nodes.entity(self.cluster, "pooled", self.role_id) is None
+        assert not self.lives() and enrolled_nodes.login(self.cluster, "pooled", self.role_id, self.secret_id) is None
+        assert api("GET", f"{p}/config/metadata/leaving/{self.name}").status == 404
+        assert self.name not in reports_at(self.cluster, "reports/pooled"), "its report"
+
+
+def reports_at(cluster: AppliedCluster, folder: str) -> set[str]:
+    """The names of all reports below a folder of the store."""
+    listed = cluster.server.api("LIST", f"{cluster.prefix}/config/metadata/{folder}")
+    found = set[str]()
+    for key in listed.data["keys"] if listed.status == 200 else ():
+        found |= reports_at(cluster, f"{folder}/{key.rstrip('/')}") if key.endswith("/") else {key}
+    return found
+
+
+def join(cluster: AuditedCluster, name: str, pool: str) -> Joined:
+    vault, model = cluster.client(), cluster.model
+    who = enrol.holder(model, name, pool)
+    file = enrol.enroll(model, vault, name, who, enrol.place(model, vault), wrap_ttl=300)
+    secret_id = cluster.server.api("POST", "sys/wrapping/unwrap", token=file.wrap_token).data["secret_id"]
+    token = enrolled_nodes.login(cluster, "pooled", file.role_id, secret_id)
+    assert token is not None and enrolled_nodes.works(cluster, token)
+    report = {"data": {"time": "now"}}
+    assert cluster.server.api("POST", cluster.report_path(name), report, token=token).status == 200
+    return Joined(cluster, name, file.role_id, secret_id, token)
+
+
+def applied(server: Server, folder: Path, name: str) -> AuditedCluster:
+    cluster = AuditedCluster(server, folder, name)
+    cluster.write(SPEC)
+    bootstrap.apply(cluster.model, cluster.client(), WHERE, first=None, progress=lambda change: None)
+    return cluster
+
+
+@pytest.fixture
+def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AuditedCluster:
+    return applied(server, tmp_path, cluster_name)
+
+
+def shown(cluster: AuditedCluster, *options: str) -> str:
+    """The plan as a person sees it, with its lines joined."""
+    said = vaultpki("plan", "-f", cluster.file, *options, env=cluster.environment("viewer")).stdout
+    assert max(map(len, said.splitlines())) <= 100
+    return re.sub(r"\n +", " ", said)
+
+
+def test_a_pool_that_goes_takes_its_nodes_with_it_and_no_others(cluster: AuditedCluster) -> None:
+    gone, stays = (
+        [join(cluster, f"batch-{number:02}", "batch") for number in range(12)],
+        join(cluster, "w-1", "autoscaled"),
+    )
+    cluster.write(SPEC.replace(BATCH, ""))
+    said = shown(cluster)
+    names = ", ".join(f"batch-{number:02}" for number in range(10))
+    assert "- pool batch: its record, policy, role\n" in said
+    assert f"- 12 identities of pooled nodes: {names} and 2 more (no pool has the name)\n" in said
+    assert f"12 nodes lose their identity at once and can renew nothing: {names} and 2 more" in said
+    assert "certificates that they have stay valid for at most 30d" in said
+    document = cluster.plan()
+    ends = [key for key in changes(document) if key[0] == "approle"]
+    assert sorted(ends) == [("approle", f"{cluster.prefix}/pooled/{node.name}") for node in gone]
+    (impact,) = document["impact"]
+    assert (impact["effect"], impact["nodes"]) == ("loses-access", 12)
+    cluster.applied()
+    for node in gone:
+        node.ended_wholly()
+    assert stays.lives()
+    cluster.settled()
+
+
+def test_names_narrowed_end_those_that_fit_no_more(cluster: AuditedCluster) -> None:
+    gone, stays = join(cluster, "w-1", "autoscaled"), join(cluster, "w-a1", "autoscaled")
+    cluster.write(SPEC.replace("w-*", "w-a*"))
+    said = shown(cluster)
+    assert "~ pool autoscaled: node_names w-* -> w-a*\n" in said
+    assert "- 1 identity of pooled nodes: w-1 (no pool has the name)\n" in said
+    cluster.applied()
+    gone.ended_wholly()
+    assert stays.lives() and cluster.server.api("GET", cluster.report_path("w-a1")).status == 200
+    cluster.settled()
+
+
+def test_a_pool_under_another_name_is_another_pool(cluster: AuditedCluster) -> None:
+    old = join(cluster, "w-1", "autoscaled")
+    cluster.write(SPEC.replace("name: autoscaled", "name: spot"))
+    said = shown(cluster)
+    assert f"w-1 (no such pool has its policy {cluster.prefix}/pool/autoscaled)" in said
+    cluster.applied()
+    old.ended_wholly()
+    new = join(cluster, "w-1", "spot")
+    cluster.settled()
+    assert new.lives()
+
+
+def test_what_an_earlier_apply_orphaned_is_shown_and_ended(cluster: AuditedCluster) -> None:
+    """As an apply left it that knew nothing of this: the pools are gone, their AppRoles and its memory are there."""
+    by_name, by_policy = join(cluster, "batch-1", "batch"), join(cluster, "w-1", "autoscaled")
+    server, p = cluster.server, cluster.prefix
+    theirs = f"auth/{p}/pooled/role/theirs_1"
+    assert server.api("POST", theirs, {"token_policies": "root-of-all"}).status == 204
+    fits = f"auth/{p}/pooled/role/w-2"
+    assert server.api("POST", fits, {"token_policies": "root-of-all"}).status == 204
+    cluster.write(SPEC.replace(BATCH, "").replace("name: autoscaled", "name: spot"))
+    for pool in ("batch", "autoscaled"):
+        for path in (f"sys/policies/acl/{p}/pool/{pool}", f"{p}/config/metadata/pools/{pool}"):
+            assert server.api("DELETE", path).status == 204
+        assert server.api("DELETE", f"{p}/kubelet/roles/kubelet-{pool}").status == 204
+    memory = {key: value for key, value in cluster.read(f"{p}/config/data/applied")["data"].items() if key != "pools"}
+    memory["objects"] = "\n".join(
+        line
+        for line in memory["objects"].splitlines()
+        if not line.endswith(
+            ("pool/batch", "pool/autoscaled", "pools/batch", "pools/autoscaled", "-batch", "-autoscaled")
+        )
+    )
+    assert server.api("POST", f"{p}/config/data/applied", {"data": memory}).status == 200
+    said = shown(cluster)
+    assert "- 2 identities of pooled nodes: batch-1, theirs_1 (no pool has the name)\n" in said
+    assert f"- 1 identity of pooled nodes: w-1 (no such pool has its policy {p}/pool/autoscaled)\n" in said
+    assert "- 1 identity of pooled nodes: w-2 (no such pool has its policy root-of-all)\n" in said
+    cluster.applied()
+    by_name.ended_wholly()
+    by_policy.ended_wholly()
+    assert server.api("GET", theirs).status == server.api("GET", fits).status == 404
+    cluster.settled()
+
+
+def test_only_another_set_of_pools_has_every_approle_read(cluster: AuditedCluster) -> None:
+    for number in range(3):
+        join(cluster, f"w-{number}", "autoscaled")
+    start = cluster.server.audit_position()
+    cluster.plan()
+    asked = [path for _, path in cluster.server.requests(start)]
+    assert f"auth/{cluster.prefix}/pooled/role" in asked or f"auth/{cluster.prefix}/pooled/role/" in asked
+    assert not [path for path in asked if path.startswith(f"auth/{cluster.prefix}/pooled/role/w-")]
+    # Those of listed nodes are looked at: a node may be apart from the server.
+    assert not [path for path in asked if "/reports/pooled" in path]
+
+
+def test_a_removed_node_that_has_joined_is_warned_of(cluster: AuditedCluster) -> None:
+    cluster.server.api("POST", cluster.report_path("worker-1"), {"data": {"time": "now"}})
+    cluster.write(SPEC.replace("- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}\n", ""))
+    said = shown(cluster)
+    assert "- node worker-1: its record, policy, AppRole\n" in said
+    assert (
+        "worker-1 loses its identity at once and can renew nothing; its certificates stay valid for at most 30d" in said
+    )
+    (impact,) = cluster.plan()["impact"]
+    assert impact["node"] == "worker-1" and impact["effect"] == "loses-access"
+
+
+@pytest.mark.conformance
+def test_a_removal_cut_off_anywhere_goes_on_when_repeated(server: Server, tmp_path: Path) -> None:
+    """Each cut on a cluster of its own, all at once: a rerun looks twice with ten seconds between, like any."""
+
+    def prepared(number: int) -> Joined:
+        cluster = applied(server, tmp_path / str(number), f"p{number}{os.urandom(4).hex()}")
+        node = join(cluster, "batch-1", "batch")
+        cluster.write(SPEC.replace(BATCH, ""))
+        return node
+
+    def apply(cluster: AuditedCluster) -> None:
+        bootstrap.apply(cluster.model, cluster.client(), WHERE, first=None, progress=lambda change: None)
+
+    # Before every other request that writes.
+    points = (*range(0, 44, 4), NEVER)
+    nodes = [prepared(number) for number in range(len(points))]
+    children = [begun(lambda: apply(node.cluster), at) for at, node in zip(points, nodes, strict=True)]  # noqa: B023
+    cut = [ended(child) for child in children]
+    # It was cut at least a few times on either side of the AppRole's end, and not at all once.
+    gone = [server.api("GET", f"auth/{n.cluster.prefix}/pooled/role/batch-1").status == 404 for n in nodes]
+    halves = [c and g and n.lives() for c, g, n in zip(cut, gone, nodes, strict=True)]
+    assert not cut[-1] and any(halves) and any(c and not g for c, g in zip(cut, gone, strict=True))
+    for node, half in zip(nodes, halves, strict=True):
+        if half:
+            said = shown(node.cluster)
+            assert "batch-1 (a run that was cut off has not ended all)" in said and "Nothing to change" not in said
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda node: apply(node.cluster), nodes))
+    for node in nodes:
+        node.ended_wholly()
+        assert shown(node.cluster) == "Nothing to change.\n"
+
+
+def test_a_note_of_an_unenroll_that_was_cut_off_is_left_to_it(cluster: AuditedCluster) -> None:
+    node = join(cluster, "w-1", "autoscaled")
+    note = {"data": {"version": 1, "role_ids": [node.role_id]}}
+    assert cluster.server.api("POST", f"{cluster.prefix}/config/data/leaving/w-1", note).status == 200
+    cluster.settled()
+    assert node.lives()
+    # Cut off after the AppRole's end, there is nothing but the note to find its tokens by.
+    assert cluster.server.api("DELETE", f"auth/{cluster.prefix}/pooled/role/w-1").status == 204
+    assert "w-1 (a run that was cut off has not ended all)" in shown(cluster)
+    cluster.applied()
+    node.ended_wholly()
+    cluster.settled()

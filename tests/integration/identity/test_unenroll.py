@@ -1,0 +1,250 @@
+"""The end of a node's identity: at once, against a login in flight, and whatever cuts it short."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from helpers.faults.kill_points import NEVER, begun, died, ended
+from helpers.node import enrolled_nodes
+from helpers.node.enrolled_nodes import Enroller
+from helpers.vault.applied_cluster import AppliedCluster
+from helpers.vault.servers import Server
+from vaultpki.identity import ending, enrol
+from vaultpki.provision import apply as bootstrap
+from vaultpki.records import report_paths
+from vaultpki.records.server_facts import ServerFacts
+
+
+@pytest.fixture(scope="module")
+def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
+    return enrolled_nodes.cluster(server, tmp_path_factory.mktemp("unenroll"), f"u{os.urandom(4).hex()}")
+
+
+@pytest.fixture
+def applier(cluster: AppliedCluster) -> Enroller:
+    return Enroller(cluster, cluster.token())
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a node holds, and somebody who stole it all."""
+
+    cluster: AppliedCluster
+    kind: str
+    node: str
+    role_id: str
+    secret_id: str
+    token: str
+
+    def login(self) -> str | None:
+        return enrolled_nodes.login(self.cluster, self.kind, self.role_id, self.secret_id)
+
+    def has_ended(self) -> bool:
+        cluster = self.cluster
+        gone = cluster.server.api("GET", f"auth/{cluster.prefix}/{self.kind}/role/{self.node}").status == 404
+        gone = gone and enrolled_nodes.entity(cluster, self.kind, self.role_id) is None
+        return gone and self.login() is None and not enrolled_nodes.works(cluster, self.token)
+
+    def leaves_nothing(self) -> None:
+        store = f"{self.cluster.prefix}/config/metadata"
+        places = [report_paths.former(self.node), report_paths.listed(self.node)]
+        for path in (
+            *places,
+            report_paths.pooled("autoscaled", self.node),
+            f"leaving/{self.node}",
+            f"nodes/{self.node}",
+        ):
+            assert self.cluster.server.api("GET", f"{store}/{path}").status == 404, path
+        name = f"{self.cluster.prefix}/node/{self.node}"
+        assert self.cluster.server.api("GET", f"sys/policies/acl/{name}").status == 404
+
+
+def identity(cluster: AppliedCluster, node: str, pool: str | None = "autoscaled") -> Identity:
+    """A node that is enrolled, has logged in and has reported."""
+    vault, model = cluster.client(), cluster.model
+    who = enrol.holder(model, node, pool)
+    join = enrol.enroll(model, vault, node, who, enrol.place(model, vault), wrap_ttl=300)
+    kind = "pooled" if pool else "listed"
+    secret_id = cluster.server.api("POST", "sys/wrapping/unwrap", token=join.wrap_token).data["secret_id"]
+    token = enrolled_nodes.login(cluster, kind, join.role_id, secret_id)
+    assert token is not None and token.startswith(("b.", "hvb.")) and enrolled_nodes.works(cluster, token)
+    report = {"data": {"time": "now"}}
+    assert cluster.server.api("POST", cluster.report_path(node), report, token=token).status == 200
+    return Identity(cluster, kind, node, join.role_id, secret_id, token)
+
+
+def test_it_ends_the_tokens_of_a_pooled_node_and_no_others(cluster: AppliedCluster, applier: Enroller) -> None:
+    gone, stays = identity(cluster, "w-1"), identity(cluster, "w-2")
+    assert enrol.unenroll(cluster.model, cluster.client(), "w-1", wait=0)
+    assert gone.has_ended() and enrolled_nodes.works(cluster, stays.token)
+    gone.leaves_nothing()
+    assert_nothing_to_end(applier, "w-1")
+    # The name is free again, for another machine.
+    again = identity(cluster, "w-1")
+    assert again.role_id != gone.role_id and not enrolled_nodes.works(cluster, gone.token)
+
+
+def test_a_node_still_listed_is_refused(cluster: AppliedCluster, applier: Enroller) -> None:
+    listed = identity(cluster, "worker-1", None)
+    mark = cluster.server.audit_position()
+    said = applier.run("unenroll", "-f", cluster.file, "worker-1", expect=1).stderr
+    assert said == (
+        f"vaultpki: worker-1 is listed in {cluster.file}; `vaultpki lock -f {cluster.file} worker-1` ends all that it "
+        f"can log in with, and to end the node itself take it off the list and run `vaultpki apply -f {cluster.file}`\n"
+    )
+    assert cluster.server.writes(mark) == [] and enrolled_nodes.works(cluster, listed.token)
+    for name in ("W-1", "w-1/secret-id", "../listed/role/worker-1", "x" * 300):
+        assert "is no node name" in applier.run("unenroll", "-f", cluster.file, name, expect=1).stderr
+    assert cluster.server.writes(mark) == []
+
+
+def test_a_node_taken_off_the_list_is_not_called_ended_before_apply_has_ended_it(
+    server: Server, tmp_path: Path
+) -> None:
+    cluster = enrolled_nodes.cluster(server, tmp_path, f"u{os.urandom(4).hex()}")
+    listed = identity(cluster, "worker-1", None)
+    enroller = Enroller(cluster, cluster.token())
+    cluster.write("".join(line for line in enrolled_nodes.SPEC.splitlines(keepends=True) if "worker-1" not in line))
+    said = enroller.run("unenroll", "-f", cluster.file, "worker-1", expect=1).stderr
+    assert said == (
+        "vaultpki: worker-1 was a listed node and has its identity still; run "
+        f"`vaultpki apply -f {cluster.file}`, which ends it\n"
+    )
+    assert enrolled_nodes.works(cluster, listed.token)
+    cluster.apply()
+    assert listed.has_ended()
+    assert_nothing_to_end(enroller, "worker-1")
+
+
+def assert_nothing_to_end(enroller: Enroller, name: str) -> None:
+    """Fails where the end of a node without an identity passes for a success, or changes anything."""
+    mark = enroller.cluster.server.audit_position()
+    ran = enroller.run("unenroll", "-f", enroller.cluster.file, name, expect=1)
+    assert ran.stdout == "" and ran.stderr == (
+        f"vaultpki: {name} has no identity in this Vault, so there is nothing to end; "
+        f"`vaultpki nodes -f {enroller.cluster.file}` lists the names that do\n"
+    )
+    assert enroller.cluster.server.writes(mark) == []
+
+
+def test_a_name_that_never_was_is_no_success(applier: Enroller) -> None:
+    for name in ("w-99", "no-pools-name", "batch-x.example"):
+        assert_nothing_to_end(applier, name)
+
+
+def test_it_wins_against_a_login_in_flight(cluster: AppliedCluster, applier: Enroller) -> None:
+    """Logins go on all through it, four at a time: afterwards no token of any of them works, and no entity is left."""
+    node = identity(cluster, "w-racing")
+    ended = threading.Event()
+
+    def hammer() -> list[str]:
+        tokens = []
+        while not ended.is_set():
+            token = node.login()
+            if token is None:
+                time.sleep(0.02)
+            else:
+                tokens.append(token)
+        return tokens
+
+    with ThreadPoolExecutor(4) as pool:
+        hammers = [pool.submit(hammer) for _ in range(4)]
+        try:
+            time.sleep(0.3)
+            began = time.monotonic()
+            ran = applier.run("unenroll", "-f", cluster.file, node.node)
+            # In full, with the ten seconds to its second look.
+            assert ran.stdout.startswith("w-racing has no identity any more") and time.monotonic() - began > 10
+        finally:
+            ended.set()
+        tokens = {token for each in hammers for token in each.result()}
+    assert len(tokens) > 20 and node.has_ended()
+    assert not any(enrolled_nodes.works(cluster, token) for token in tokens)
+
+
+def test_the_second_look_ends_what_came_after_the_first(cluster: AppliedCluster) -> None:
+    """A login that was through only after the first look: made here by giving the AppRole back in between."""
+    node = identity(cluster, "w-late")
+    vault = cluster.client()
+    mounts = cluster.read("sys/auth")
+    accessor = mounts[f"{cluster.prefix}/pooled/"]["accessor"]
+    late: list[str | None] = []
+    timer = threading.Timer(0.5, lambda: late.append(node.login()))
+    timer.start()
+    ending.end_entities(vault, accessor, [node.role_id], wait=2)
+    timer.join()
+    assert (
+        late[0] is not None
+        and not enrolled_nodes.works(cluster, late[0])
+        and not enrolled_nodes.works(cluster, node.token)
+    )
+
+
+def test_cut_anywhere_it_goes_on(cluster: AppliedCluster) -> None:
+    at = 0
+    while True:
+        node = identity(cluster, f"w-cut-{at}")
+        # The second look comes at once here; in full it is looked at above.
+        work = lambda: enrol.unenroll(cluster.model, cluster.client(), node.node, wait=0.01)  # noqa: B023, E731
+        cut = died(work, at, methods=("GET", "POST", "DELETE"))
+        assert enrol.unenroll(cluster.model, cluster.client(), node.node, wait=0) or node.has_ended()
+        assert node.has_ended(), at
+        node.leaves_nothing()
+        if not cut:
+            break
+        at += 1
+    assert at == 2 * 11
+
+
+def test_enrolled_again_between_a_cut_and_its_rerun(cluster: AppliedCluster) -> None:
+    """The machine's successor under the same name; ending that one ends the old one's tokens too."""
+    old = identity(cluster, "w-again")
+    work = lambda: enrol.unenroll(cluster.model, cluster.client(), "w-again", wait=0)  # noqa: E731
+    # Through the note and the AppRole's end.
+    assert died(work, 4, methods=("POST", "DELETE"))
+    assert enrolled_nodes.works(cluster, old.token) and old.login() is None
+    new = identity(cluster, "w-again")
+    assert enrol.unenroll(cluster.model, cluster.client(), "w-again", wait=0)
+    assert old.has_ended() and new.has_ended()
+
+
+def test_apply_ends_a_node_taken_off_the_list_cut_or_not(server: Server, tmp_path: Path) -> None:
+    """Each cut on a cluster of its own, all at once: a rerun looks twice with ten seconds between, like any."""
+
+    def cluster_with_node(number: int) -> Identity:
+        made = AppliedCluster(server, tmp_path / str(number), f"a{number}{os.urandom(4).hex()}")
+        made.write(enrolled_nodes.SPEC)
+        bootstrap.apply(made.model, made.client(), WHERE, first=None, progress=lambda change: None)
+        node = identity(made, "worker-1", None)
+        made.write(enrolled_nodes.SPEC.replace("- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}\n", ""))
+        return node
+
+    def apply(cluster: AppliedCluster) -> None:
+        bootstrap.apply(cluster.model, cluster.client(), WHERE, first=None, progress=lambda change: None)
+
+    # Not at all, after the AppRole's end, after the entity's, and after the second look, where records go.
+    points = (NEVER, 3, 7, 14)
+    nodes = [cluster_with_node(number) for number in range(len(points))]
+    children = [begun(lambda: apply(node.cluster), at) for at, node in zip(points, nodes, strict=True)]  # noqa: B023
+    assert ended(children[1]) and nodes[1].login() is None and not nodes[1].has_ended()
+    assert ended(children[2]) and nodes[2].has_ended()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda node: apply(node.cluster), nodes[1:3]))
+    assert ended(children[3]) and not ended(children[0])
+    apply(nodes[3].cluster)
+    for node in nodes:
+        assert node.has_ended(), node.cluster.name
+        node.leaves_nothing()
+        applied = node.cluster.read(f"{node.cluster.prefix}/config/data/applied")["data"]
+        assert "worker-1" not in json.dumps(applied)
+
+
+WHERE = ServerFacts((), None)

@@ -1,0 +1,257 @@
+"""What pods trust is read from an API server with a person's kubeconfig; a bad one ends in one sentence."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import trustme
+
+from vaultpki.errors import SpecError, Unavailable, Untrusted, VaultpkiError
+from vaultpki.kube import api as kube_api
+from vaultpki.kube import kubeconfig
+from vaultpki.kube.objects import PodStart, RootCopy
+
+CA = trustme.CA()
+SERVING = "namespaces/kube-system/configmaps"
+WHEN = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
+
+
+class Api(ThreadingHTTPServer):
+    """An API server that lists what it is given, two objects a page, to clients with a certificate or the token."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.lists: dict[str, list[dict[str, Any]]] = {"namespaces": [], "configmaps": [], "pods": [], SERVING: []}
+        self.refuses = 0
+        self.asked: list[str] = []
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        CA.issue_cert("127.0.0.1").configure_cert(tls)
+        CA.configure_trust(tls)
+        tls.verify_mode = ssl.CERT_OPTIONAL
+        self.socket = tls.wrap_socket(self.socket, server_side=True)
+
+    def handle_error(self, *_: object) -> None:
+        """A client that does not trust this server is part of a test."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        server = self.server
+        assert isinstance(server, Api) and isinstance(self.connection, ssl.SSLSocket)
+        server.asked.append(self.path)
+        known = self.connection.getpeercert() or self.headers.get("Authorization") == "Bearer s3cret"
+        url = urlsplit(self.path)
+        query = {name: values[0] for name, values in parse_qs(url.query).items()}
+        items = server.lists.get(url.path.removeprefix("/prefix/api/v1/"))
+        status = server.refuses or (200 if known and items is not None else 401)
+        at = int(query.get("continue", "0"))
+        more = str(at + 2) if items and at + 2 < len(items) else ""
+        body = json.dumps({"items": (items or [])[at : at + 2], "metadata": {"continue": more}}).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    server = Api()
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def document(server: str, cluster: Mapping[str, Any] | None = None, user: Mapping[str, Any] | None = None) -> str:
+    ca = base64.b64encode(CA.cert_pem.bytes()).decode()
+    return json.dumps(
+        {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "admin@prod",
+            "contexts": [{"name": "admin@prod", "context": {"cluster": "prod", "user": "admin"}}],
+            "clusters": [{"name": "prod", "cluster": cluster or {"server": server, "certificate-authority-data": ca}}],
+            "users": [{"name": "admin", "user": {"token": "s3cret"} if user is None else user}],
+        }
+    )
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    path.chmod(0o600)
+    return path
+
+
+def access(api: Api, folder: Path, user: Mapping[str, Any] | None = None) -> kubeconfig.KubeAccess:
+    address = f"https://127.0.0.1:{api.server_address[1]}/prefix"
+    return kubeconfig.read(written(folder / "admin.conf", document(address, user=user)))
+
+
+def pair(folder: Path) -> Mapping[str, Any]:
+    """A client certificate and its key, in files that the kubeconfig names by paths beside it."""
+    mine = CA.issue_cert("admin@example.com")
+    (folder / "admin.crt").write_bytes(b"".join(blob.bytes() for blob in mine.cert_chain_pems))
+    mine.private_key_pem.write_to_path(folder / "admin.key")
+    return {"client-certificate": "admin.crt", "client-key": "admin.key"}
+
+
+def configmap(namespace: str, pem: str, time: str | None = "2026-05-01T12:00:00Z") -> dict[str, Any]:
+    fields = [
+        {"fieldsV1": {"f:data": {}}, "time": time},
+        {"fieldsV1": {"f:metadata": {}}, "time": "2026-06-01T12:00:00Z"},
+    ]
+    about = {"name": "kube-root-ca.crt", "namespace": namespace, "managedFields": fields if time else []}
+    return {"metadata": about, "data": {"ca.crt": pem}}
+
+
+def pod(name: str, *, phase: str = "Running", mounts: bool = True, state: str = "running") -> dict[str, Any]:
+    volume = {"projected": {"sources": [{"configMap": {"name": "kube-root-ca.crt"}}]}} if mounts else {"emptyDir": {}}
+    when = "2026-05-01T12:00:00Z"
+    return {
+        "metadata": {"namespace": "default", "name": name},
+        "spec": {"volumes": [volume]},
+        "status": {
+            "phase": phase,
+            "startTime": when,
+            "containerStatuses": [{"state": {state: {"startedAt": when}}}, {"state": {"waiting": {}}}],
+        },
+    }
+
+
+def fill(api: Api) -> None:
+    names = [f"ns-{number}" for number in range(5)]
+    api.lists["namespaces"] = [{"metadata": {"name": name}, "status": {"phase": "Active"}} for name in names]
+    api.lists["namespaces"].append({"metadata": {"name": "going"}, "status": {"phase": "Terminating"}})
+    api.lists["configmaps"] = [configmap("ns-0", "PEM"), configmap("ns-1", "", None), {"metadata": {"name": "x"}}]
+    api.lists[SERVING] = [
+        {"metadata": {"name": "kubelet-serving-ca"}, "data": {"kubelet-ca.crt": "PEM", "kubelet-ca-chain.crt": "MORE"}}
+    ]
+    api.lists["pods"] = [
+        pod("runs"),
+        pod("ended", phase="Succeeded"),
+        pod("without", mounts=False),
+        pod("begins", state="waiting"),
+        {"spec": "kube-root-ca.crt", "status": []},
+    ]
+
+
+@pytest.mark.parametrize("way", ["token", "pair"])
+def test_all_pages_are_read_and_only_pods_that_read_a_root_count(api: Api, tmp_path: Path, way: str) -> None:
+    fill(api)
+    found = kube_api.read_trust(access(api, tmp_path, pair(tmp_path) if way == "pair" else None))
+    assert found.namespaces == tuple(f"ns-{number}" for number in range(5))
+    assert found.copies == (RootCopy("ns-0", "PEM", WHEN), RootCopy("ns-1", "", None))
+    assert found.pods == (PodStart("default", "runs", WHEN, WHEN),)
+    assert found.serving == ("PEM", "MORE")
+    assert sum("continue=" in path for path in api.asked) == 2 + 1 + 2
+    assert all("s3cret" not in path for path in api.asked)
+
+
+@pytest.mark.parametrize(
+    ("status", "says"), [(401, "does not accept the user"), (403, "may not list namespaces"), (500, "answers 500")]
+)
+def test_who_may_not_list_reads_one_sentence(api: Api, tmp_path: Path, status: int, says: str) -> None:
+    api.refuses = status
+    with pytest.raises(VaultpkiError, match=says) as error:
+        kube_api.read_trust(access(api, tmp_path))
+    assert "\n" not in str(error.value) and "s3cret" not in str(error.value)
+
+
+def test_another_ca_is_not_trusted(api: Api, tmp_path: Path) -> None:
+    other = base64.b64encode(trustme.CA().cert_pem.bytes()).decode()
+    cluster = {"server": f"https://127.0.0.1:{api.server_address[1]}", "certificate-authority-data": other}
+    with pytest.raises(Untrusted, match="is not of a CA in"):
+        kube_api.read_trust(kubeconfig.read(written(tmp_path / "admin.conf", document("", cluster))))
+
+
+def listening(answer: Callable[[ssl.SSLSocket], None]) -> tuple[str, threading.Thread]:
+    """A server that does anything with one connection."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    CA.issue_cert("127.0.0.1").configure_cert(tls)
+    plain = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with plain, contextlib.suppress(OSError), tls.wrap_socket(plain.accept()[0], server_side=True) as connection:
+            answer(connection)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    return f"https://127.0.0.1:{plain.getsockname()[1]}", thread
+
+
+def test_a_server_without_end_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kube_api, "_SECONDS", 1.0)
+    monkeypatch.setattr(kube_api, "_LARGEST", 100_000)
+
+    def drips(connection: ssl.SSLSocket) -> None:
+        connection.send(b"HTTP/1.1 200 OK\r\n")
+        while True:
+            time.sleep(0.05)
+            connection.send(b"A: b\r\n")
+
+    def pours(connection: ssl.SSLSocket) -> None:
+        connection.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            connection.send(b" " * 65536)
+
+    def babbles(connection: ssl.SSLSocket) -> None:
+        connection.send(b"220 hello\r\n")
+
+    def closes(connection: ssl.SSLSocket) -> None:
+        connection.recv(1000)
+
+    for answer in (drips, pours, babbles, closes):
+        address, thread = listening(answer)
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            kube_api.read_trust(kubeconfig.read(written(tmp_path / "admin.conf", document(address))))
+        assert time.monotonic() - began < 10
+        thread.join(10)
+
+
+ENTRY = {"server": "https://x", "certificate-authority-data": "AAAA"}
+BAD = {
+    "no YAML": "{",
+    "a list": "[]",
+    "no context": json.dumps({"current-context": "x"}),
+    "plain http": document("", ENTRY | {"server": "http://x"}),
+    "no check": document("", ENTRY | {"insecure-skip-tls-verify": True}),
+    "no CA": document("", {"server": "https://x"}),
+    "a program": document("", ENTRY, {"exec": {"command": "aws"}}),
+    "a pair without a key": document("", ENTRY, {"client-certificate-data": "AAAA"}),
+    "no base64": document("", ENTRY, {"client-certificate-data": "?"}),
+    "a file that is not there": document("", ENTRY, {"client-certificate": "nowhere.crt"}),
+}
+
+
+@pytest.mark.parametrize("text", BAD.values(), ids=BAD)
+def test_a_kubeconfig_that_cannot_be_used_is_named(tmp_path: Path, text: str) -> None:
+    file = written(tmp_path / "admin.conf", text)
+    with pytest.raises(SpecError, match=r"admin\.conf") as error:
+        kubeconfig.read(file)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_no_certificate_is_named(api: Api, tmp_path: Path) -> None:
+    for bad in (b"", b"no PEM"):
+        data = base64.b64encode(bad or b"\n").decode()
+        with pytest.raises(SpecError, match=r"admin\.conf"):
+            kube_api.read_trust(access(api, tmp_path, {"client-certificate-data": data, "client-key-data": data}))

@@ -1,0 +1,186 @@
+"""What `verify --live` reads from an API server: each part for itself, by GET alone, and bounded."""
+
+from __future__ import annotations
+
+import base64
+import json
+import ssl
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from vaultpki.errors import Unavailable, VaultpkiError
+from vaultpki.kube import kubeconfig
+from vaultpki.kube import running as kube_live
+from vaultpki.kube.cluster import Copied, LiveCluster
+
+CA = trustme.CA()
+PEM = "-----BEGIN CERTIFICATE-----\n"
+
+
+class Api(ThreadingHTTPServer):
+    """An API server that answers paths with values, and others with 404; a number is a status."""
+
+    daemon_threads = True
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.values = dict(values)
+        self.methods: set[str] = set()
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        CA.issue_cert("127.0.0.1").configure_cert(tls)
+        self.socket = tls.wrap_socket(self.socket, server_side=True)
+
+    def handle_error(self, *_: object) -> None:
+        pass
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def handle_one_request(self) -> None:
+        super().handle_one_request()
+        if getattr(self, "command", None) and isinstance(self.server, Api):
+            self.server.methods.add(self.command)
+
+    def do_GET(self) -> None:
+        assert isinstance(self.server, Api)
+        value = self.server.values.get(self.path.partition("?")[0], 404)
+        body = value if isinstance(value, bytes) else json.dumps(value).encode()
+        self.send_response(value if isinstance(value, int) else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def items(*found: Mapping[str, Any]) -> dict[str, Any]:
+    return {"items": found, "metadata": {}}
+
+
+def values() -> dict[str, Any]:
+    admission = "/apis/admissionregistration.k8s.io/v1"
+    system = "/api/v1/namespaces/kube-system"
+    hook = {"name": "one", "clientConfig": {"caBundle": base64.b64encode(PEM.encode()).decode()}}
+    return {
+        "/api/v1/nodes": items({"metadata": {"name": "w-1"}, "status": {}}),
+        "/api/v1/namespaces": items({"metadata": {"name": "default"}}),
+        "/api/v1/configmaps": items(
+            {"metadata": {"name": "kube-root-ca.crt", "namespace": "default"}, "data": {"ca.crt": PEM}}
+        ),
+        f"{system}/pods": items(),
+        f"{system}/configmaps/extension-apiserver-authentication": {
+            "data": {"client-ca-file": PEM, "requestheader-allowed-names": '["front-proxy-client"]'}
+        },
+        f"{admission}/validatingwebhookconfigurations": items({"metadata": {"name": "v"}, "webhooks": [hook]}),
+        f"{admission}/mutatingwebhookconfigurations": items({"metadata": {"name": "m"}, "webhooks": [hook]}),
+        "/apis/apiregistration.k8s.io/v1/apiservices": items({"metadata": {"name": "v1."}, "spec": {}}),
+        "/apis/apiextensions.k8s.io/v1/customresourcedefinitions": items(),
+        "/api/v1/nodes/w-1/proxy/configz": {"kubeletconfig": {"readOnlyPort": 0}},
+    }
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    server = Api(values())
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def read(api: Api, folder: Path, *, seconds: float = 60) -> LiveCluster:
+    ca = base64.b64encode(CA.cert_pem.bytes()).decode()
+    cluster = {"server": f"https://127.0.0.1:{api.server_address[1]}", "certificate-authority-data": ca}
+    config = {
+        "current-context": "a",
+        "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
+        "clusters": [{"name": "a", "cluster": cluster}],
+        "users": [{"name": "a", "user": {"token": "s3cret"}}],
+    }
+    file = folder / "admin.conf"
+    file.write_text(json.dumps(config))
+    file.chmod(0o600)
+    return kube_live.read(kubeconfig.read(file), time.monotonic() + seconds)
+
+
+def test_all_parts_are_read_by_get_alone(api: Api, tmp_path: Path) -> None:
+    found = read(api, tmp_path)
+    assert found.unread == {}
+    assert [node.name for node in found.nodes] == ["w-1"] and found.namespaces == ("default",)
+    assert [(copy.place, copy.copied) for copy in found.copies] == [
+        ("kube-root-ca.crt in default", Copied.PODS),
+        ("client-ca-file of extension-apiserver-authentication in kube-system", Copied.CLIENTS),
+        ("requestheader-client-ca-file of extension-apiserver-authentication in kube-system", Copied.FRONT_PROXY),
+        ("ValidatingWebhookConfiguration v: webhook one", Copied.SERVER),
+        ("MutatingWebhookConfiguration m: webhook one", Copied.SERVER),
+    ]
+    assert found.allowed_names == ("front-proxy-client",) and found.kubelets == {"w-1": {"readOnlyPort": 0}}
+    assert api.methods == {"GET"}
+
+
+@pytest.mark.parametrize(
+    ("path", "part"),
+    [
+        ("/api/v1/nodes", "nodes"),
+        ("/api/v1/namespaces", "namespaces"),
+        ("/api/v1/configmaps", "kube-root-ca.crt"),
+        ("/api/v1/namespaces/kube-system/pods", "static pods"),
+        ("/api/v1/namespaces/kube-public/configmaps/cluster-info", "cluster-info"),
+        ("/apis/apiregistration.k8s.io/v1/apiservices", "apiservices"),
+        ("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations", "mutatingwebhookconfigurations"),
+        ("/api/v1/nodes/w-1/proxy/configz", "kubelet of w-1"),
+    ],
+)
+@pytest.mark.parametrize(("status", "says"), [(403, "may not read it"), (500, "answers 500")])
+def test_a_part_that_is_refused_is_missing_with_a_reason(
+    api: Api, tmp_path: Path, path: str, part: str, status: int, says: str
+) -> None:
+    api.values[path] = status
+    found = read(api, tmp_path)
+    assert list(found.unread) == [part] and says in found.unread[part]
+
+
+def test_a_user_who_is_not_accepted_reads_one_sentence(api: Api, tmp_path: Path) -> None:
+    api.values = dict.fromkeys(api.values, 401)
+    with pytest.raises(VaultpkiError, match="does not accept the user of"):
+        read(api, tmp_path)
+
+
+def test_a_kubelets_401_is_not_the_users(api: Api, tmp_path: Path) -> None:
+    api.values["/api/v1/nodes/w-1/proxy/configz"] = 401
+    assert read(api, tmp_path).unread == {
+        "kubelet of w-1": "the kubelet does not accept the certificate of kube-apiserver"
+    }
+
+
+def test_an_api_server_that_is_away_ends_the_command(api: Api, tmp_path: Path) -> None:
+    api.shutdown()
+    api.server_close()
+    with pytest.raises(Unavailable, match="cannot be reached"):
+        read(api, tmp_path)
+
+
+@pytest.mark.parametrize("body", [b"not json", b"[" * 100_000])
+def test_what_is_no_json_is_named(api: Api, tmp_path: Path, body: bytes) -> None:
+    api.values["/api/v1/nodes/w-1/proxy/configz"] = body
+    assert read(api, tmp_path).unread == {"kubelet of w-1": "the answer is not JSON"}
+
+
+def test_a_kubelet_that_floods_is_not_read(api: Api, tmp_path: Path) -> None:
+    api.values["/api/v1/nodes/w-1/proxy/configz"] = b" " * 3_000_000
+    assert read(api, tmp_path).unread == {"kubelet of w-1": "the API server gave no answer"}
+
+
+def test_nothing_is_asked_after_the_time(api: Api, tmp_path: Path) -> None:
+    found = read(api, tmp_path, seconds=-1)
+    assert set(found.unread.values()) == {"the time of this command is over"} and len(found.unread) == 11
+    assert api.methods == set()

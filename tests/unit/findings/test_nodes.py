@@ -1,0 +1,358 @@
+"""The state of a node, why it is that, and its place among others: from reports of any kind, and from files."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from vaultpki.agent.status import CertificateStatus, Status
+from vaultpki.findings import nodes
+from vaultpki.findings.nodes import Finding, NodeRow, NodeState, bar, left, of_member, of_status, order, to_json
+from vaultpki.host.hooks import Owed
+from vaultpki.identity.nodes import Member
+from vaultpki.identity.revoked_list import Revoked
+from vaultpki.model import Node, NodeRole
+from vaultpki.pki.ca_life import Expiry, Level
+from vaultpki.pki.renewal import State
+from vaultpki.records import node_report
+from vaultpki.records.node_report import CertificateReport, NodeReport, Seen
+from vaultpki.show import node_table
+from vaultpki.show.node_table import Screen, node_lines
+
+NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
+DAY = timedelta(days=1)
+NOTHING_REVOKED = Revoked()
+NODE = Node("cp-1", frozenset({NodeRole.WORKER}))
+
+
+def certificate(days: float, *, state: str = "ok", **further: Any) -> CertificateReport:
+    """One of thirty days, of which so many are left."""
+    end = NOW + days * DAY
+    begin = end - 30 * DAY - timedelta(minutes=5)
+    made = CertificateReport("kubelet", state, end, "1f", not_before=begin, renew_after=end - 12 * DAY, installed=begin)
+    return replace(made, **further)
+
+
+def report(**further: Any) -> NodeReport:
+    made = NodeReport(
+        NOW - timedelta(minutes=2),
+        "0.2.0",
+        certificates={"kubelet": certificate(25), "kube-proxy": certificate(28)},
+        poll=300,
+        trust="5b0c2f6f3c1d9a77",
+    )
+    return replace(made, **further)
+
+
+def row(
+    stored: NodeReport | Mapping[str, Any], credentials: int | None = 1, revoked: Revoked = NOTHING_REVOKED
+) -> NodeRow:
+    """The row of a node whose report is stored so, by way of the form in which it is stored."""
+    value = node_report.to_json(stored) if isinstance(stored, NodeReport) else stored
+    member = Member("cp-1", "listed", NODE, credentials, node_report.read(value), value)
+    return of_member(member, {"kubelet": 30 * 86400}, NOW, revoked)
+
+
+def test_a_node_that_is_well() -> None:
+    assert to_json(row(report())) == {
+        "node": "cp-1",
+        "pool": None,
+        "roles": ["worker"],
+        "state": "ok",
+        "reasons": [],
+        "message": None,
+        "first_expiry": "2026-12-21T12:00:00Z",
+        "life_left": 0.833,
+        "reported": "2026-11-26T11:58:00Z",
+        "agent_version": "0.2.0",
+        "ca_generation": "5b0c2f6f3c1d9a77",
+        "hooks_owed": [],
+        "credentials": 1,
+    }
+
+
+EXPIRED = {"kubelet": certificate(-1), "kube-proxy": certificate(3, state="expired")}
+BEHIND = (
+    "has read revision 4 of the record of etcd, and Vault has revision 3: it was restored from a snapshot, or "
+    "somebody changed the record; nothing of etcd is dropped or replaced there until `vaultpki ca recover etcd` "
+    "has corrected it"
+)
+AHEAD = (
+    "has read revision 4 of the record of etcd, and does not follow revision 1000000000: no rotation comes so far "
+    "ahead, so no vaultpki wrote it; nothing of etcd is dropped or replaced there; find out who wrote that record, "
+    "and run `vaultpki ca recover etcd`, which writes a right one"
+)
+CASES: dict[str, tuple[NodeReport | Mapping[str, Any], int | None, str, list[str], str]] = {
+    "expired": (report(certificates=EXPIRED), 1, "expired", ["expired"], "expired: kubelet, kube-proxy"),
+    "clone": (report(), 3, "clone", ["many-credentials"], "3 live credentials (a clone?)"),
+    "two answers were lost": (report(lost=2), 4, "ok", [], ""),
+    "a clone beside a lost answer": (report(lost=1), 4, "clone", ["many-credentials"], "4 live credentials (a clone?)"),
+    "while a credential is replaced": (report(), 2, "ok", [], ""),
+    "who may not look": (report(), None, "ok", [], ""),
+    "missing": (
+        report(certificates={"kubelet": CertificateReport("kubelet", "missing")}),
+        1,
+        "broken",
+        ["missing"],
+        "missing: kubelet",
+    ),
+    "revoked": (
+        report(certificates={"kubelet": certificate(25, state="revoked")}),
+        1,
+        "revoked",
+        ["revoked"],
+        "revoked: kubelet",
+    ),
+    "broken": (
+        report(certificates={"kubelet": certificate(9, state="broken")}),
+        1,
+        "broken",
+        ["broken"],
+        "broken: kubelet",
+    ),
+    "needs-join": (report(), 0, "needs-join", ["no-credential"], "no live credential, so it needs a new join file"),
+    "silent": (report(time=NOW - timedelta(minutes=21)), 1, "silent", ["silent"], "last report 21m ago"),
+    "between two polls": (report(time=NOW - timedelta(minutes=19)), 1, "ok", [], ""),
+    "an agent that does not stay": (report(time=NOW - 1.9 * DAY, poll=0), 1, "ok", [], ""),
+    "one that nobody starts": (report(time=NOW - 2.1 * DAY, poll=0), 1, "silent", ["silent"], "last report 2d ago"),
+    "overdue": (
+        report(certificates={"kubelet": certificate(11, state="due")}),
+        1,
+        "overdue",
+        ["overdue"],
+        "overdue: kubelet",
+    ),
+    "just due": (report(certificates={"kubelet": certificate(11.995, state="due")}), 1, "ok", [], ""),
+    "it waits for a window": (
+        report(certificates={"kubelet": certificate(5, renew_after=NOW + DAY)}),
+        1,
+        "ok",
+        [],
+        "",
+    ),
+    "failing": (report(failures=("kubelet", "agent")), 1, "failing", ["failed"], "failed: kubelet, agent"),
+    "a hook failed": (
+        report(owed=("kubelet",), failed=("kubelet",)),
+        1,
+        "failing",
+        ["hook-failed"],
+        "hooks failed: kubelet",
+    ),
+    "a hook runs": (report(owed=("kubelet",)), 1, "ok", [], ""),
+    "a hook waits for its turn": (report(owed=("etcd-ca",), failed=("etcd-ca",), waiting=("etcd",)), 1, "ok", [], ""),
+    "a restored server": (
+        report(seen={"etcd": Seen(3, 4)}),
+        1,
+        "failing",
+        ["server-behind"],
+        BEHIND,
+    ),
+    "a record too far ahead": (
+        report(seen={"etcd": Seen(4, 4)}, not_followed={"etcd": 10**9}),
+        1,
+        "failing",
+        ["record-not-followed"],
+        AHEAD,
+    ),
+    "nothing": (report(certificates={}), 1, "broken", ["empty"], "it reports no certificate"),
+    "never": ({}, 1, "new", ["never-reported"], "never reported"),
+    "not enrolled": ({}, 0, "new", ["not-enrolled"], "not enrolled"),
+    "not readable": ({"time": "now"}, 1, "failing", ["report-unreadable"], "its report cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_state_and_its_reason(case: str) -> None:
+    stored, credentials, state, reasons, message = CASES[case]
+    found = row(stored, credentials)
+    assert (found.state.value, [each.name for each in found.findings], found.message) == (state, reasons, message)
+    assert found.state.attention is (state not in ("ok", "new"))
+
+
+def test_several_findings_are_told_the_worst_first() -> None:
+    found = row(report(certificates=EXPIRED, failures=("agent",), time=NOW - DAY), 7)
+    assert found.state is NodeState.EXPIRED
+    assert found.message == (
+        "expired: kubelet, kube-proxy; 7 live credentials (a clone?); last report 24h ago; failed: agent"
+    )
+    many = {f"c{number}": certificate(-1) for number in range(9)}
+    assert row(report(certificates=many)).message == "expired: c0, c1, c2, c3, c4 and 4 more"
+
+
+def test_a_report_of_an_earlier_agent() -> None:
+    """It says neither when a certificate begins, nor when it is renewed, nor how often the agent reports."""
+    value = node_report.to_json(report(certificates={"kubelet": certificate(15)}))
+    for name in ("poll", "trust"):
+        del value[name]
+    for name in ("not_before", "renew_after"):
+        del value["certificates"]["kubelet"][name]
+    found = row(value)
+    assert (found.state, found.life_left, found.trust) == (NodeState.OK, 0.5, "")
+    value["certificates"]["kubelet"]["not_after"] = "2026-12-02T12:00:00Z"
+    assert row(value).state is NodeState.OVERDUE
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"not_after": "0001-01-01T00:00:00Z"},
+        {"not_after": "9999-12-31T23:59:59Z", "not_before": "0001-01-01T00:00:00Z"},
+        {
+            "not_after": "2026-12-01T00:00:00Z",
+            "not_before": "2027-01-01T00:00:00Z",
+            "renew_after": "9999-12-31T23:59:59Z",
+        },
+        {"not_after": None, "state": "\x1b[31m"},
+        {"not_after": "2026-12-01T00:00:00Z", "state": ["ok"], "serial": 7, "renew_after": "0001-01-01T00:00:00Z"},
+    ],
+)
+def test_times_that_no_certificate_has(entry: dict[str, Any]) -> None:
+    value = {
+        **node_report.to_json(report()),
+        "certificates": {"\x1b[2Jkubelet": entry},
+        "poll": 10**30,
+        "trust": "\x07",
+    }
+    found = row(value)
+    assert found.life_left is None or 0 <= found.life_left <= 1
+    shown = list(node_lines([found], NOW, Screen(80, bars=True)))
+    assert all(line.isprintable() and len(line) <= 80 for line in shown), shown
+
+
+def test_the_order() -> None:
+    made = [
+        NodeRow(f"{state.value}-{name}", None, (), (Finding(state, "x", "x"),), first_expiry=ends)
+        for state in NodeState
+        for name, ends in (("a", NOW), ("b", NOW), ("c", NOW + DAY), ("d", None))
+    ]
+    shuffled = made[:]
+    random.Random(7).shuffle(shuffled)  # noqa: S311 -- no secret
+    assert sorted(shuffled, key=order) == made
+    assert [state.value for state in NodeState if not state.attention] == ["new", "ok"]
+
+
+def seen(name: str, state: State, days: float, *, wrong: bool) -> CertificateStatus:
+    from vaultpki.pki.facts import Facts
+
+    leaf = Facts.__new__(Facts)
+    object.__setattr__(leaf, "not_before", NOW + days * DAY - 30 * DAY - timedelta(minutes=5))
+    object.__setattr__(leaf, "not_after", NOW + days * DAY)
+    return CertificateStatus(name, f"/pki/{name}.crt", leaf, None, state, (), wrong)
+
+
+GOOD = Status(
+    "cp-1", "ok", (seen("kubelet", State.OK, 15, wrong=False),), {}, {}, True, None, trust="5b0c", roles=("etcd",)
+)
+FILES: dict[str, tuple[Status, str, str]] = {
+    "ok": (GOOD, "ok", ""),
+    "expired": (
+        replace(GOOD, seen=(seen("etcd-peer", State.EXPIRED, -1, wrong=True),)),
+        "expired",
+        "expired: etcd-peer",
+    ),
+    "due": (replace(GOOD, seen=(seen("etcd-peer", State.DUE, 9, wrong=False),)), "ok", ""),
+    "overdue": (replace(GOOD, seen=(seen("etcd-peer", State.DUE, 9, wrong=True),)), "overdue", "overdue: etcd-peer"),
+    "revoked": (
+        replace(GOOD, seen=(seen("kubelet", State.REVOKED, 20, wrong=True),)),
+        "revoked",
+        "revoked: kubelet",
+    ),
+    "kubeconfig": (replace(GOOD, seen=(seen("kubelet", State.OK, 9, wrong=True),)), "broken", "broken: kubelet"),
+    "needs-join": (
+        replace(GOOD, agent="needs-join"),
+        "needs-join",
+        "its credential is not accepted, so it needs a new join file",
+    ),
+    "fault": (replace(GOOD, agent="backing-off", faults={"agent": "the disk is full"}), "failing", "the disk is full"),
+    "hook": (replace(GOOD, owed={"kubelet": Owed(1.0, attempts=2)}), "failing", "hooks failed: kubelet"),
+    "away": (replace(GOOD, reachable=False, error="x"), "failing", "Vault does not answer"),
+    "CA": (replace(GOOD, ends=(Expiry("etcd", NOW, Level.CRITICAL, "..."),)), "failing", "CA expires soon: etcd"),
+    "unknown": (replace(GOOD, agent=None, seen=(), faults={"agent.yaml": "denied"}), "unknown", "denied"),
+    "empty": (replace(GOOD, agent=None, seen=()), "broken", "there is no certificate here"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_node_by_its_files(case: str) -> None:
+    status, state, message = FILES[case]
+    found = of_status(status, NOW, name="folder")
+    assert (found.state.value, found.message) == (state, message)
+    # Both ways to say that a person must look agree.
+    assert found.state.attention is not status.ok
+    assert found.node == "cp-1" and (found.life_left == 0.5 if case == "ok" else True)
+
+
+def test_no_node_at_all() -> None:
+    assert list(node_lines([], NOW, Screen())) == ["There is no node."]
+    assert list(node_lines([], NOW, Screen(80, bars=True), files=True)) == ["There is no node."]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
+def test_lines_fit_whatever_nodes_say(width: int) -> None:
+    hostile = "\x1b[2J\r\n\u202e" + "节点" * 40
+    rows = [
+        row(report(certificates=EXPIRED, failures=(hostile,) * 9, agent=hostile)),
+        replace(
+            row(report()), node="ip-10-1-0-240.eu-central-1.compute.internal", roles=("control-plane", "etcd", "worker")
+        ),
+        NodeRow(hostile, hostile, (hostile,), version=hostile),
+    ]
+    shown = list(node_lines(rows, NOW, Screen(width, bars=True)))
+    from vaultpki.show.table import cells
+
+    assert max(map(cells, shown)) <= width
+    assert all(line.isprintable() for line in shown)
+    assert shown[-1] == "3 nodes: 1 expired, 2 ok"
+    heads = shown[0].split()
+    assert {"NODE", "STATE", "EXPIRES", "LIFE", "REPORTED", "LOGINS"} <= set(heads)
+    assert ("ROLES" in heads) is (width == 200)
+
+
+def test_a_bar_and_a_part_in_words() -> None:
+    assert [bar(share, 8) for share in (0.0, 0.01, 0.5, 0.97, 1.0)] == [
+        "-" * 8,
+        "#" + "-" * 7,
+        "####----",
+        "#" * 8,
+        "#" * 8,
+    ]
+    spans = [
+        timedelta(seconds=1),
+        timedelta(seconds=119),
+        timedelta(minutes=2),
+        timedelta(hours=47),
+        2 * DAY,
+        400 * DAY,
+    ]
+    assert [left(span) for span in spans] == ["in 1s", "in 119s", "in 2m", "in 47h", "in 2d", "in 400d"]
+    assert left(-3 * DAY) == "3d ago" and nodes.ago(-DAY) == "0s ago"
+    on_a_terminal = list(node_lines([row(report())], NOW, Screen(100, bars=True)))
+    in_a_file = list(node_lines([row(report())], NOW, Screen()))
+    assert "#######-" in on_a_terminal[1] and "%" not in on_a_terminal[1]
+    assert "83%" in in_a_file[1] and "#" not in in_a_file[1]
+
+
+def test_what_the_mounts_show_as_revoked_counts_whatever_the_node_says() -> None:
+    for ca in ("kubelet", "kubernetes", "none"):
+        told = report(certificates={"kubelet": certificate(25, ca=ca, serial="1f")})
+        assert row(told, revoked=Revoked({"kubelet": frozenset({0x1F})})).message == "revoked: kubelet"
+        assert row(told, revoked=Revoked({"kube-proxy": frozenset({0x1F})})).state is NodeState.OK
+
+
+def test_colours_say_what_is_urgent() -> None:
+    def paint(text: str, colour: str | None) -> str:
+        return f"{text}:{colour}" if colour else text
+
+    rows = [row(report(certificates={"kubelet": certificate(days)})) for days in (-1.0, 4.0, 6.8, 7.3)]
+    lives = [
+        next(each for each in line.split() if "%" in each)
+        for line in list(node_lines(rows, NOW, Screen(paint=paint)))[1:]
+        if line.startswith("cp-1")
+    ]
+    assert lives == ["0%:red", "13%:red", "22%:yellow", "24%:green"]
+    assert [node_table._colour(state) for state in NodeState].count("red") == 6

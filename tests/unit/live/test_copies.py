@@ -1,0 +1,314 @@
+"""Each wrong copy of a CA in a cluster is named with what is wrong about it; the right ones are not."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Final
+
+import pytest
+
+from helpers.node.handmade_files import NOW, Authority, authority
+from vaultpki.certificates import ISSUING_CAS, TABLE
+from vaultpki.kube import cluster as kube_cluster
+from vaultpki.kube.cluster import CaCopy, Copied, LiveCluster
+from vaultpki.live.copies import BundleWord, bundle_checks, copy_checks
+from vaultpki.live.trust import Expected, certificates
+from vaultpki.pki.facts import Facts
+from vaultpki.verify.on_disk import Check
+
+
+def text(*of: Authority) -> str:
+    return b"".join(each.pem for each in of).decode()
+
+
+def facts(of: Authority) -> Facts:
+    (found,) = certificates(of.pem.decode())
+    return found
+
+
+ROOT: Final = authority("root")
+SECOND: Final = authority("root")
+FORGED: Final = authority("root")
+ISSUING: Final = {ca: authority(ca, ROOT) for ca in ISSUING_CAS}
+NEW: Final = authority("kubernetes", ROOT)
+STRANGE: Final = authority("kubernetes", FORGED)
+EXPIRED: Final = authority("webhook", life=(-timedelta(days=9), -timedelta(days=1)))
+OWN: Final = authority("webhook")
+EXPECTED: Final = Expected("prod", (facts(ROOT),), {ca: (facts(each),) for ca, each in ISSUING.items()}, "Vault")
+BOTH: Final = (facts(ISSUING["kubernetes"]), facts(NEW))
+ROTATING: Final = replace(EXPECTED, issuing={**EXPECTED.issuing, "kubernetes": BOTH})
+TWO_ROOTS: Final = replace(EXPECTED, roots=(facts(ROOT), facts(SECOND)))
+
+KUBERNETES: Final = ISSUING["kubernetes"]
+POD: Final = "kube-root-ca.crt in default"
+INFO: Final = "cluster-info in kube-public"
+CLIENTS: Final = "client-ca-file of extension-apiserver-authentication in kube-system"
+NAMES: Final = "requestheader-allowed-names of extension-apiserver-authentication in kube-system"
+FRONT: Final = "requestheader-client-ca-file of extension-apiserver-authentication in kube-system"
+HOOK: Final = "ValidatingWebhookConfiguration hooks: webhook one.example.com"
+KIND: Final = "ValidatingWebhookConfiguration"
+SCRAPED: Final = "kubelet-serving-ca in kube-system"
+CONVERSION: Final = "CustomResourceDefinition things.own: conversion webhook"
+CHAIN: Final = text(KUBERNETES, ROOT)
+
+
+def configmap(name: str, space: str, **data: str) -> dict[str, Any]:
+    about = {"name": name, "namespace": space}
+    return {"metadata": about, "data": {key.replace("_", "-"): each for key, each in data.items()}}
+
+
+def root_copy(space: str, pem: str) -> dict[str, Any]:
+    return {"metadata": {"name": "kube-root-ca.crt", "namespace": space}, "data": {"ca.crt": pem}}
+
+
+def encoded(pem: str) -> str:
+    return base64.b64encode(pem.encode()).decode()
+
+
+def cluster_info(pem: str) -> dict[str, Any]:
+    config = {"clusters": [{"cluster": {"certificate-authority-data": encoded(pem), "server": "https://a:6443"}}]}
+    return configmap("cluster-info", "kube-public", kubeconfig=json.dumps(config))
+
+
+def authentication(clients: str, front: str, names: str = '["front-proxy-client"]') -> dict[str, Any]:
+    found = configmap("extension-apiserver-authentication", "kube-system", client_ca_file=clients)
+    found["data"] |= {"requestheader-client-ca-file": front, "requestheader-allowed-names": names}
+    return found
+
+
+def webhook(pem: str, **client: Any) -> list[dict[str, Any]]:
+    config = {"caBundle": encoded(pem), "service": {"name": "hook", "namespace": "default"}, **client}
+    return [{"metadata": {"name": "hooks"}, "webhooks": [{"name": "one.example.com", "clientConfig": config}]}]
+
+
+def api_service(pem: str, **spec: Any) -> list[dict[str, Any]]:
+    return [{"metadata": {"name": "v1.own"}, "spec": {"service": {"name": "own"}, "caBundle": encoded(pem), **spec}}]
+
+
+def definition(pem: str) -> list[dict[str, Any]]:
+    client = {"caBundle": encoded(pem), "service": {"name": "own"}}
+    conversion = {"strategy": "Webhook", "webhook": {"clientConfig": client}}
+    return [{"metadata": {"name": "things.own"}, "spec": {"conversion": conversion}}]
+
+
+def live(
+    *,
+    roots: tuple[tuple[str, str], ...] = (("default", CHAIN),),
+    info: str | None = CHAIN,
+    clients: str = text(KUBERNETES),
+    front: str = text(ISSUING["front-proxy"]),
+    names: str = '["front-proxy-client"]',
+    further: tuple[CaCopy, ...] = (),
+) -> LiveCluster:
+    """A cluster whose copies are right, with some of them changed."""
+    told = authentication(clients, front, names)
+    copies = [
+        *kube_cluster.root_copies([root_copy(space, pem) for space, pem in roots]),
+        *(kube_cluster.cluster_info(cluster_info(info)) if info is not None else ()),
+        *kube_cluster.authentication(told),
+        *further,
+    ]
+    return LiveCluster(namespaces=("default",), copies=tuple(copies), allowed_names=kube_cluster.allowed_names(told))
+
+
+def hooks(pem: str, **client: Any) -> Callable[[], LiveCluster]:
+    return lambda: live(further=tuple(kube_cluster.webhooks(webhook(pem, **client), KIND)))
+
+
+def only_hooks(pem: str) -> Callable[[], LiveCluster]:
+    return lambda: replace(live(), copies=tuple(kube_cluster.webhooks(webhook(pem), KIND)))
+
+
+def services(pem: str, **spec: Any) -> Callable[[], LiveCluster]:
+    return lambda: live(further=tuple(kube_cluster.api_services(api_service(pem, **spec))))
+
+
+def scraped(pem: str) -> Callable[[], LiveCluster]:
+    found = {"metadata": {"name": "kubelet-serving-ca"}, "data": {"kubelet-ca.crt": pem}}
+    return lambda: live(further=tuple(kube_cluster.serving_ca(found)))
+
+
+def wrong(found: LiveCluster, expected: Expected) -> list[Check]:
+    return [check for check in copy_checks(found, expected, TABLE, NOW) if check.ok is not True]
+
+
+RIGHT: Final[dict[str, tuple[Callable[[], LiveCluster], Expected]]] = {
+    "all": (live, EXPECTED),
+    "by the root's SHA-256 alone": (live, replace(EXPECTED, issuing={})),
+    "no cluster-info": (lambda: live(info=None), EXPECTED),
+    "cluster-info with issuing CAs alone, as kubeadm writes it": (lambda: live(info=text(KUBERNETES)), EXPECTED),
+    "the root alone in kube-root-ca.crt": (lambda: live(roots=(("default", text(ROOT)),)), EXPECTED),
+    "two roots": (
+        lambda: live(roots=(("default", text(KUBERNETES, ROOT, SECOND)),), info=text(ROOT, SECOND)),
+        TWO_ROOTS,
+    ),
+    "a webhook of the user's own CA": (hooks(text(OWN)), EXPECTED),
+    "text between certificates": (hooks(f"# mine\n{text(OWN)}\n"), EXPECTED),
+    "a webhook of ours": (hooks(text(KUBERNETES)), EXPECTED),
+    "a webhook of our root": (hooks(text(ROOT)), EXPECTED),
+    "a webhook outside with a public CA": (hooks("", service=None, url="https://hooks.example.com"), EXPECTED),
+    "an APIService": (services(text(KUBERNETES)), EXPECTED),
+    "a conversion webhook": (lambda: live(further=tuple(kube_cluster.conversions(definition(text(OWN))))), EXPECTED),
+    "a scraper's": (scraped(text(ISSUING["kubelet"])), EXPECTED),
+}
+
+EMPTY_INFO: Final = tuple(kube_cluster.cluster_info(configmap("cluster-info", "kube-public")))
+
+# What is wrong; where the check must say so; and with which words.
+FAULTS: Final[dict[str, tuple[Callable[[], LiveCluster], Expected, str, str]]] = {
+    "root copy of another root": (
+        lambda: live(roots=(("default", text(FORGED)),)),
+        EXPECTED,
+        POD,
+        "no CA of the API server",
+    ),
+    "root copy without the root": (
+        lambda: live(roots=(("default", text(KUBERNETES)),)),
+        EXPECTED,
+        POD,
+        "lacks CN=prod root CA",
+    ),
+    "root copy with a stranger beside": (
+        lambda: live(roots=(("default", CHAIN + text(OWN)),)),
+        EXPECTED,
+        POD,
+        "holds CN=prod webhook CA",
+    ),
+    "root copy without the new root": (lambda: live(info=None), TWO_ROOTS, POD, "lacks CN=prod root CA"),
+    "root copy of another domain": (
+        lambda: live(roots=(("default", text(ISSUING["etcd"], ROOT)),)),
+        EXPECTED,
+        POD,
+        "its name is not CN=prod kubernetes CA alone",
+    ),
+    "root copy that is no PEM": (lambda: live(roots=(("default", "hello"),)), EXPECTED, POD, "not a PEM"),
+    "empty root copy": (lambda: live(roots=(("default", ""),)), EXPECTED, POD, "holds no CA"),
+    "namespace without a copy": (lambda: live(roots=()), EXPECTED, POD, "is missing"),
+    "cluster-info of another CA": (lambda: live(info=text(OWN)), EXPECTED, INFO, "no CA of the API server"),
+    "cluster-info without the new CA": (
+        lambda: live(info=text(KUBERNETES), clients=text(KUBERNETES, NEW)),
+        ROTATING,
+        INFO,
+        "lacks CN=prod kubernetes CA",
+    ),
+    "cluster-info without a kubeconfig": (lambda: live(info=None, further=EMPTY_INFO), EXPECTED, INFO, "holds no CA"),
+    "client CA with the root": (
+        lambda: live(clients=CHAIN),
+        EXPECTED,
+        CLIENTS,
+        "certificates of every other CA are accepted",
+    ),
+    "client CA of etcd": (
+        lambda: live(clients=text(KUBERNETES, ISSUING["etcd"])),
+        EXPECTED,
+        CLIENTS,
+        "not a CA of kubernetes",
+    ),
+    "client CA that has left": (
+        lambda: live(clients=text(KUBERNETES, NEW)),
+        EXPECTED,
+        CLIENTS,
+        "Vault does not have it any more",
+    ),
+    "client CA that is new is missing": (lambda: live(info=CHAIN), ROTATING, CLIENTS, "lacks CN=prod kubernetes CA"),
+    "client CA forged": (
+        lambda: live(clients=text(KUBERNETES, STRANGE)),
+        EXPECTED,
+        CLIENTS,
+        "not signed by the cluster's root",
+    ),
+    "extra requestheader CA": (
+        lambda: live(front=text(ISSUING["front-proxy"], OWN)),
+        EXPECTED,
+        FRONT,
+        "not a CA of front-proxy",
+    ),
+    "no requestheader CA": (lambda: live(front=""), EXPECTED, FRONT, "holds no CA"),
+    "any front proxy": (lambda: live(names="[]"), EXPECTED, NAMES, "may speak for any user"),
+    "another front proxy": (
+        lambda: live(names='["front-proxy-client", "mallory"]'),
+        EXPECTED,
+        NAMES,
+        "lets mallory speak",
+    ),
+    "webhook with an expired CA": (hooks(text(EXPIRED)), EXPECTED, HOOK, "expired on"),
+    "webhook without a CA": (hooks(""), EXPECTED, HOOK, "holds no CA"),
+    "webhook with a damaged CA": (hooks(text(OWN)[:-40]), EXPECTED, HOOK, "not a PEM"),
+    "webhook of a forged root": (hooks(text(FORGED)), EXPECTED, HOOK, "has the name of the root CA and is not it"),
+    "webhook of a CA that has left": (hooks(text(NEW)), EXPECTED, HOOK, "does not have it any more"),
+    "webhook without our new CA": (only_hooks(text(KUBERNETES)), ROTATING, HOOK, "lacks CN=prod kubernetes CA"),
+    "webhook without our new root": (only_hooks(text(ROOT)), TWO_ROOTS, HOOK, "lacks CN=prod root CA"),
+    "APIService that checks nobody": (
+        services("", insecureSkipTLSVerify=True),
+        EXPECTED,
+        "APIService v1.own",
+        "not to be checked at all",
+    ),
+    "APIService with a forged CA": (services(text(STRANGE)), EXPECTED, "APIService v1.own", "not a CA of kubernetes"),
+    "conversion webhook without a CA": (
+        lambda: live(further=tuple(kube_cluster.conversions(definition("")))),
+        EXPECTED,
+        CONVERSION,
+        "holds no CA",
+    ),
+    "scraper's with the root": (scraped(text(ISSUING["kubelet"], ROOT)), EXPECTED, SCRAPED, "holds the root CA"),
+    "scraper's of another domain": (scraped(text(KUBERNETES)), EXPECTED, SCRAPED, "not a CA of kubelet"),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_right_copies_are_right(name: str) -> None:
+    make, expected = RIGHT[name]
+    assert wrong(make(), expected) == []
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_fault_is_named(name: str) -> None:
+    make, expected, place, words = FAULTS[name]
+    found = {check.target: check for check in wrong(make(), expected)}
+    assert words in found[place].detail, found
+    assert found[place].got == "refuse" and found[place].kind == "live"
+    others = {target for target in found if target != place and target in str(RIGHT)}
+    assert others == set()
+
+
+def test_what_may_not_be_read_is_not_checked() -> None:
+    found = replace(live(roots=(), info=None), unread={"kube-root-ca.crt": "the user may not", "cluster-info": "no"})
+    left = wrong(found, EXPECTED)
+    assert {(check.target, check.ok, check.got) for check in left} == {
+        ("kube-root-ca.crt", None, "unchecked"),
+        ("cluster-info", None, "unchecked"),
+    }
+
+
+def test_bundles_of_nodes_are_compared_with_the_right_ones() -> None:
+    own = {ca: frozenset({each[0].fingerprint}) for ca, each in EXPECTED.issuing.items()}
+    root = frozenset({EXPECTED.roots[0].fingerprint})
+    words = [
+        BundleWord("right", "files", own, root),
+        BundleWord("late", "files", {**own, "kubernetes": frozenset({facts(NEW).fingerprint})}, root),
+        BundleWord("other", "files", own, frozenset({facts(FORGED).fingerprint})),
+    ]
+    found = {check.source: check.detail for check in bundle_checks(words, EXPECTED)}
+    assert found["right"] == ""
+    assert found["late"].startswith("its bundle of kubernetes lacks ") and "and also holds" in found["late"]
+    assert found["other"].startswith("its roots: it lacks ")
+
+
+def test_a_kubeconfig_that_grows_is_not_read() -> None:
+    bomb = "a: &a {b: 1}\n" + "".join(f"{key}: &{key} {{<<: [*a, *a]}}\n" for key in "cdefgh") + "clusters: [*h]\n"
+    (found,) = kube_cluster.cluster_info(configmap("cluster-info", "kube-public", kubeconfig=bomb))
+    assert found.pem == ""
+
+
+def test_copied_names_every_reader() -> None:
+    assert {copy.copied for copy in live().copies} == {
+        Copied.PODS,
+        Copied.JOINING,
+        Copied.CLIENTS,
+        Copied.FRONT_PROXY,
+    }

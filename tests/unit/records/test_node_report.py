@@ -1,0 +1,71 @@
+"""What a report says of the components that read a bundle only when they start, written and read again."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from vaultpki.records import node_report
+from vaultpki.records.node_report import NodeReport, ReaderReport
+
+NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
+SHA = "5f" * 32
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        ReaderReport(NOW, frozenset({SHA}), running=True, healthy=True),
+        ReaderReport(NOW, frozenset(), running=True, problem="/readyz answers 500"),
+        ReaderReport(None, problem="no process of it runs"),
+    ],
+)
+def test_a_reader_is_read_as_it_was_written(one: ReaderReport) -> None:
+    written = node_report.to_json(NodeReport(NOW, readers={"etcd/etcd": one}))
+    assert set(written["readers"]["etcd/etcd"]) == {"started", "sha256", "running", "healthy", "problem"}
+    read = node_report.read(written)
+    assert read is not None and read.readers == {"etcd/etcd": one}
+
+
+def test_a_report_of_an_earlier_version_says_nothing_of_processes() -> None:
+    entry = {"started": "2026-11-27T12:00:00Z", "sha256": [SHA]}
+    read = node_report.read({"time": "2026-11-27T12:00:00Z", "readers": {"etcd/etcd": entry}})
+    assert read is not None and read.readers == {"etcd/etcd": ReaderReport(NOW, frozenset({SHA}))}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {},
+        {"sha256": [SHA]},
+        {"started": None},
+        {"started": "yesterday", "running": True, "healthy": True},
+        {"started": 7, "running": True, "healthy": True},
+    ],
+)
+def test_what_is_no_start_is_no_reader(entry: dict[str, object]) -> None:
+    read = node_report.read({"time": "2026-11-27T12:00:00Z", "readers": {"etcd/etcd": entry}})
+    assert read is not None and read.readers == {}
+
+
+@pytest.mark.parametrize("word", ["true", 1, None, [True]])
+def test_only_true_says_that_a_component_runs_and_is_healthy(word: object) -> None:
+    entry = {"started": "2026-11-27T12:00:00Z", "sha256": [SHA], "running": word, "healthy": word}
+    read = node_report.read({"time": "2026-11-27T12:00:00Z", "readers": {"etcd/etcd": entry}})
+    assert read is not None
+    assert not read.readers["etcd/etcd"].running and not read.readers["etcd/etcd"].healthy
+
+
+def test_a_problem_is_printable_and_bounded() -> None:
+    one = ReaderReport(None, problem="\x1b[2Jno\nprocess " + "x" * 900)
+    written = node_report.to_json(NodeReport(NOW, readers={"etcd/etcd": one}))
+    for said in (written["readers"]["etcd/etcd"]["problem"], _problem("\x1b[2Jno\nprocess " + "x" * 900)):
+        assert len(said) <= 300 and said.isprintable()
+
+
+def _problem(text: str) -> str:
+    entry: dict[str, object] = {"started": None, "sha256": [], "running": False, "problem": text}
+    read = node_report.read({"time": "2026-11-27T12:00:00Z", "readers": {"etcd/etcd": entry}})
+    assert read is not None
+    return read.readers["etcd/etcd"].problem

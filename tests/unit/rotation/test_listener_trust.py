@@ -1,0 +1,116 @@
+"""What listeners' answers mean for a step and for a turn, where no listener is needed to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from helpers.example_cluster import WITH_POOL, load
+from vaultpki.model import Cluster
+from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
+from vaultpki.rotation.gates import Gate
+from vaultpki.rotation.listener_trust import Listener, Looked, Said, confirmed, listeners, looked
+
+NOW = datetime(2027, 1, 1, tzinfo=UTC)
+OLD, NEW = "CN=prod etcd CA", "CN=prod etcd CA 2"
+OPEN = Gate(opens=NOW)
+BOTH = Said((OLD, NEW))
+NODES = ("cp-1", "cp-2", "worker-1")
+
+
+def record(state: State, **changes: object) -> RotationRecord:
+    made = RotationRecord("etcd", state, 9, NOW, CaRef("etcd-1", sha256="a" * 64), CaRef("etcd-2", sha256="b" * 64))
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def asked(
+    cluster: Cluster, now: RotationRecord, to: State, said: Mapping[str, Said], others: Said = BOTH, gate: Gate = OPEN
+) -> Looked:
+    """A look in which components such as `cp-1/etcd` answer like this."""
+
+    def look(_: Cluster, record: RotationRecord) -> Mapping[Listener, Said]:
+        return {each: said.get(f"{each.node}/{each.component}", others) for each in listeners(cluster, record)}
+
+    return looked(cluster, now, to, gate, NOW, nodes=NODES, look=look, kept=lambda turn: replace(gate, turn=turn))
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    return load(tmp_path, WITH_POOL)
+
+
+@pytest.mark.parametrize(
+    ("state", "to", "needs"),
+    [
+        (State.PUBLISHED, State.SWITCHED, {OLD, NEW}),
+        (State.RETRUSTING, State.SWITCHED, {OLD, NEW}),
+        (State.RETRUSTING, State.RETURNING, {OLD}),
+        (State.RETURNING, State.SWITCHED, {NEW}),
+    ],
+)
+def test_listeners_must_accept_the_cas_that_the_step_waits_for(
+    cluster: Cluster, state: State, to: State, needs: set[str]
+) -> None:
+    for only in (OLD, NEW):
+        found = asked(cluster, record(state), to, {"cp-2/etcd": Said((only,))})
+        assert found.gate.open(NOW) == (needs == {only})
+        assert {each.node for each in found.gate.waiting} == (set() if needs == {only} else {"cp-2"})
+
+
+def test_what_is_no_component_of_the_cluster_or_is_away_is_counted_and_told(cluster: Cluster) -> None:
+    for odd in (Said(("CN=proxy",)), Said(), Said(asked=False)):
+        found = asked(cluster, record(State.PUBLISHED), State.SWITCHED, {"cp-2/etcd": odd})
+        assert found.gate.open(NOW) and found.note.startswith("2 of 4 listeners that must accept the new CA")
+    assert asked(cluster, record(State.PUBLISHED), State.SWITCHED, {}).note == ""
+
+
+def test_a_renewed_certificate_is_the_same_ca_for_whoever_accepts_it(cluster: Cluster) -> None:
+    now = record(State.RETIRED, method=Method.SAME_KEY)
+    assert asked(cluster, now, State.DONE, {}).gate.open(NOW)
+
+
+def test_a_component_refuses_only_if_all_its_listeners_do(cluster: Cluster) -> None:
+    now = record(State.RETIRED, accepting=("cp-1/etcd", "cp-9/etcd"))
+
+    def look(_: Cluster, record: RotationRecord) -> Mapping[Listener, Said]:
+        peers = Said((NEW,))
+        return {each: Said() if each.port == 2379 else peers for each in listeners(cluster, record)}
+
+    found = looked(cluster, now, State.DONE, OPEN, NOW, nodes=NODES, look=look, kept=lambda _: OPEN)
+    # One that is no node any more keeps nothing.
+    assert [each.node for each in found.gate.waiting] == ["cp-1"] and "cp-1/etcd" in found.record.accepting
+    whole = asked(cluster, now, State.DONE, {}, Said((NEW,)))
+    assert whole.gate.open(NOW) and whole.record.accepting == ("cp-9/etcd",)
+
+
+def test_a_persons_word_counts_after_what_was_seen_and_no_longer_than_that(cluster: Cluster) -> None:
+    now = record(State.RETIRED, accepting=("cp-1/etcd",), restarted=("cp-2",))
+    said = confirmed(now, ["cp-1"])
+    assert said.accepting == ()
+    seen = asked(cluster, replace(said, restarted=("cp-1", "cp-2")), State.DONE, {"cp-1/etcd": BOTH}, Said())
+    assert (seen.record.accepting, seen.record.restarted) == (("cp-1/etcd",), ("cp-2",))
+
+
+def test_a_turn_stays_only_where_others_of_the_kind_answer(cluster: Cluster) -> None:
+    now, on = record(State.PUBLISHED, turn="cp-1"), Gate(turn="cp-2")
+    for component in ("etcd", "kube-apiserver"):
+        found = asked(cluster, now, State.SWITCHED, {f"cp-1/{component}": Said()}, gate=on)
+        (waits,) = found.gate.waiting
+        assert found.gate.turn == "cp-1" and f"its {component} does not answer" in waits.reason
+        assert "`vaultpki ca continue --restarted cp-1`" in waits.reason
+        # A person's word, a node that is gone, and a machine from which nothing answers.
+        word = replace(now, restarted=("cp-1",))
+        assert asked(cluster, word, State.SWITCHED, {f"cp-1/{component}": Said()}, gate=on).gate == on
+        gone = replace(now, turn="cp-9")
+        assert asked(cluster, gone, State.SWITCHED, {f"cp-1/{component}": Said()}, gate=on).gate == on
+    assert asked(cluster, now, State.SWITCHED, {}, Said(), gate=on).gate == on
+    # A proxy that answers at any address is none of the components.
+    proxy = asked(cluster, now, State.SWITCHED, {"cp-1/etcd": Said(("CN=proxy",))}, Said(("CN=proxy",)), gate=on)
+    assert proxy.gate == on
+    # Nor does the step come before the last turn has ended.
+    last = asked(cluster, now, State.SWITCHED, {"cp-1/etcd": Said()})
+    assert last.gate.turn == "cp-1" and not last.gate.open(NOW)

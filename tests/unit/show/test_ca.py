@@ -1,0 +1,77 @@
+"""What `ca status` and the other commands say about a rotation: restarts, turns, and what the next step does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
+from vaultpki.rotation.gates import Gate, Waiting
+from vaultpki.show import ca as ca_text
+
+WHEN = datetime(2026, 11, 26, 12, tzinfo=UTC)
+OLDER = {
+    "kubernetes": (
+        "Before Kubernetes 1.36, restart kube-controller-manager, kube-scheduler, kubelet, kube-proxy first, node by "
+        "node: no step waits for that."
+    ),
+    "kubelet": "Before Kubernetes 1.36, restart kube-apiserver first, node by node: no step waits for that.",
+}
+
+
+@pytest.mark.parametrize("state", [state for state in State if not state.resting])
+@pytest.mark.parametrize("domain", ["kubernetes", "kubelet", "etcd", "front-proxy", "root"])
+def test_restarts_of_an_older_kubernetes(domain: str, state: State) -> None:
+    old, new = (CaRef(f"{domain}-{number}", "", "", str(number) * 64) for number in (1, 2))
+    record = RotationRecord(domain=domain, state=state, revision=3, since=WHEN, old=old, new=new)
+    said = list(ca_text.record_lines(record, Gate(opens=WHEN), WHEN, "cluster.yaml"))
+    changing = state in (State.PUBLISHED, State.RETIRED, State.RETRUSTING)
+    expected = [OLDER[domain]] if changing and domain in OLDER else []
+    assert [line for line in said if line.startswith("Before Kubernetes")] == expected
+    if expected and state is not State.RETRUSTING:
+        assert said[said.index(expected[0]) + 1].startswith("Next: ")
+
+
+def lines(state: State, turn: str = "", gate: Gate | None = None, **changes: Any) -> list[str]:
+    """What is said about a rotation of etcd's CA."""
+    old, new = (CaRef(f"etcd-{number}", "", "", str(number) * 64) for number in (1, 2))
+    record = RotationRecord("etcd", state, 3, WHEN, old, new, turn=turn)
+    record = replace(record, **changes)
+    return list(ca_text.record_lines(record, gate or Gate(opens=WHEN), WHEN, "cluster.yaml"))
+
+
+@pytest.mark.parametrize("domain", ["etcd", "root"])
+@pytest.mark.parametrize("method", [Method.NEW_KEY, Method.SAME_KEY])
+def test_from_re_trusting_the_new_ca_signs_already(domain: str, method: Method) -> None:
+    (said,) = [line for line in lines(State.RETRUSTING, domain=domain, method=method) if line.startswith("Next: ")]
+    assert "goes forward again" in said and "etcd-2" in said and "already" in said
+    assert "makes" not in said and "has etcd-2 sign" not in said
+    (said,) = [line for line in lines(State.PUBLISHED, domain=domain, method=method) if line.startswith("Next: ")]
+    assert "already" not in said
+
+
+def test_no_turn_moves_on_by_itself() -> None:
+    waits = Gate((Waiting("cp-1", "has the turn"),), turn="cp-1")
+    assert "Turns move on to the next node only while `vaultpki ca continue` runs: run it again, or with `--wait`." in (
+        lines(State.PUBLISHED, "cp-1", waits)
+    )
+    assert "The turn goes to cp-1 only when `vaultpki ca continue` runs: run it again, or with `--wait`." in (
+        lines(State.PUBLISHED, "cp-9", waits)
+    )
+    both = [line for line in lines(State.RETRUSTING, "cp-1", waits) if line.startswith("Turns")]
+    assert "`vaultpki ca continue` or `vaultpki ca abort` runs" in both[0]
+    assert not [line for line in lines(State.PUBLISHED) if "turn" in line.lower()]
+
+
+def test_the_spread_stays_as_it_was_begun() -> None:
+    old, new = CaRef("etcd-1", sha256="1" * 64), CaRef("etcd-2")
+    record = RotationRecord("etcd", State.PREPARED, 3, WHEN, old, new, spread=1)
+    assert ca_text.spread_sentence(record, 1) == ""
+    assert ca_text.spread_sentence(record, 60) == (
+        "the rotation of etcd has begun already, with `--spread 1s`, and that stays; for another one go back with "
+        "`vaultpki ca abort` and begin again"
+    )
+    assert ca_text.spread_sentence(replace(record, method=Method.EMERGENCY, spread=0), 60) == ""

@@ -1,0 +1,266 @@
+"""The plan that a person approves: by node and certificate, each change once, and at most a hundred columns wide."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.example_cluster import WITH_POOL, load
+from vaultpki.model import Cluster
+from vaultpki.provision.desired import desired
+from vaultpki.provision.impact import Live, impact_of
+from vaultpki.provision.plan import Change, Impact, Observed, Plan, plan
+from vaultpki.records.server_facts import Fields, Key, ServerFacts
+from vaultpki.show.plan import WIDTH, change_lines, lines
+
+KNOWN = ServerFacts(
+    addresses=("https://vault.example.com:8200",), root_sha256="ab", role_ids={"cp-1": "r1", "cp-2": "r2"}
+)
+
+
+Objects = dict[Key, Fields]
+
+
+def objects(cluster: Cluster) -> Objects:
+    """A server that is as a cluster wants it."""
+    return copy.deepcopy(desired(cluster, KNOWN))
+
+
+def planned(wanted: Cluster, found: Objects) -> Plan:
+    return plan(desired(wanted, KNOWN), Observed(found, frozenset(found)))
+
+
+def told(cluster: Cluster, made: Plan, *, verbose: bool = False) -> list[str]:
+    shown = [line.text for line in lines(cluster, made, verbose=verbose)]
+    assert all(text.isprintable() for text in shown)
+    assert verbose or max(map(len, shown)) <= WIDTH
+    return shown
+
+
+def text(shown: list[str]) -> str:
+    """What is shown with its lines joined again, as a person reads it."""
+    return " ".join(line.strip() for line in shown)
+
+
+def test_one_changed_address_is_one_entry_for_each_certificate(tmp_path: Path) -> None:
+    before = objects(load(tmp_path, WITH_POOL))
+    after = load(tmp_path, WITH_POOL.replace("10.0.0.11", "10.0.0.12"))
+    made = planned(after, before)
+    assert {change.key for change in made.changes} == {
+        ("policy", "vaultpki/prod/node/cp-1"),
+        ("config", "vaultpki/prod/config/nodes/cp-1"),
+        ("config", "vaultpki/prod/config/cluster"),
+    }
+    assert told(after, made) == [
+        "~ cp-1: kube-apiserver: addresses + 10.0.0.12 - 10.0.0.11",
+        "~ cp-1: etcd-server: addresses + 10.0.0.12 - 10.0.0.11",
+        "~ cp-1: etcd-peer: addresses + 10.0.0.12 - 10.0.0.11",
+        "~ cluster prod: endpoint https://10.0.0.11:6443 -> https://10.0.0.12:6443",
+        "Plan: 0 to create, 3 to update, 0 to delete.",
+    ]
+
+
+def test_the_same_change_on_many_nodes_is_one_entry(tmp_path: Path) -> None:
+    before = objects(load(tmp_path, WITH_POOL))
+    after = load(tmp_path, WITH_POOL.replace("[api.example.com]", "[api.example.com, k8s.example.com]"))
+    assert told(after, planned(after, before)) == [
+        "~ cp-1, cp-2: kube-apiserver: names + k8s.example.com",
+        "Plan: 0 to create, 5 to update, 0 to delete.",
+    ]
+
+
+def test_durations_are_as_people_write_them_and_a_role_follows_its_certificate(tmp_path: Path) -> None:
+    before = objects(load(tmp_path, WITH_POOL))
+    after = load(tmp_path, WITH_POOL + "certificates: {etcd-peer: {ttl: 7d, key: rsa-2048}, admin: {ttl: 12h}}\n")
+    assert told(after, planned(after, before)) == [
+        "~ cp-1, cp-2: etcd-peer: ttl 30d -> 7d; key ec-p256 -> rsa-2048",
+        "~ certificate admin: ttl 30d -> 12h",
+        "Plan: 0 to create, 4 to update, 0 to delete.",
+    ]
+
+
+def by_hand(found: Objects, key: Key, **fields: Any) -> None:
+    found[key] = {**found[key], **fields}
+
+
+def test_what_was_changed_by_hand_is_not_hidden_behind_a_cause(tmp_path: Path) -> None:
+    cluster = load(tmp_path, WITH_POOL)
+    found = objects(cluster)
+    sign = "vaultpki/prod/etcd/sign/etcd-peer"
+    rule = copy.deepcopy(found["policy", "vaultpki/prod/node/cp-1"][sign])
+    rule["allowed_parameters"]["ip_sans"] = ["10.0.0.11,127.0.0.1,::1,192.0.2.66"]
+    by_hand(found, ("policy", "vaultpki/prod/node/cp-1"), **{sign: rule, "sys/*": {"capabilities": ["sudo"]}})
+    by_hand(found, ("role", "vaultpki/prod/etcd/etcd-peer"), max_ttl=999 * 86400, allowed_domains=["evil", "localhost"])
+    after = load(tmp_path, WITH_POOL.replace("10.0.0.11", "10.0.0.12") + "certificates: {etcd-peer: {ttl: 7d}}\n")
+    shown = text(told(after, planned(after, found)))
+    assert "~ cp-1: etcd-peer: addresses + 10.0.0.12 - 10.0.0.11; ttl 30d -> 7d" in shown
+    assert "ip_sans + 10.0.0.12 - 10.0.0.11, 192.0.2.66" in shown and "- sys/* (sudo)" in shown
+    assert "~ certificate etcd-peer: " in shown and "- evil" in shown and "max_ttl 2y269d -> 7d" in shown
+    assert "etcd-server: addresses" in shown and "sign/etcd-server" not in shown
+
+
+def test_a_record_changed_by_hand_is_shown_whole(tmp_path: Path) -> None:
+    cluster = load(tmp_path, WITH_POOL)
+    found = objects(cluster)
+    record = found["config", "vaultpki/prod/config/nodes/cp-1"]
+    by_hand(
+        found, ("config", "vaultpki/prod/config/nodes/cp-1"), certificates=[*record["certificates"], 7], role_id="x"
+    )
+    shown = text(told(cluster, planned(cluster, found)))
+    assert "~ node cp-1: role_id x -> r1; certificates - 7" in shown
+
+
+def test_a_new_cluster_is_told_by_its_cas_certificates_and_nodes(tmp_path: Path) -> None:
+    cluster = load(tmp_path, WITH_POOL + "certificates: {kube-apiserver: {ttl: 7d, key: rsa-3072}}\n")
+    made = plan(desired(cluster, KNOWN), Observed())
+    shown = told(cluster, made)
+    assert shown[:3] == [
+        "+ cluster prod below vaultpki/prod: 6 mounts, 2 auth mounts, 21 settings, 4 policies",
+        '+ CA root: "prod root CA", life 10y, key ec-p256',
+        '+ CA kubernetes: "prod kubernetes CA", life 5y, key ec-p256, signed by the root',
+    ]
+    assert "+ certificate kube-apiserver: server, ttl 7d, key rsa-3072, CA kubernetes" in shown
+    assert "+ node worker-1: worker, addresses 10.0.0.21; 3 certificates: kube-proxy, kubelet-client, kubelet" in shown
+    assert "+ pool autoscaled: worker, names w-*; 3 certificates: kube-proxy, kubelet-client, kubelet" in shown
+    # Each object is told within one of these, and none of them twice.
+    assert sum(line.startswith("+ ") for line in shown) == 1 + 5 + 14 + 3 + 1
+    assert shown[-1] == f"Plan: {len(made.changes)} to create, 0 to update, 0 to delete."
+
+
+def test_a_part_that_is_missing_is_told_by_itself(tmp_path: Path) -> None:
+    cluster = load(tmp_path, WITH_POOL)
+    found = objects(cluster)
+    for key in (
+        ("policy", "vaultpki/prod/node/cp-1"),
+        ("mount", "vaultpki/prod/etcd"),
+        ("approle", "vaultpki/prod/listed/cp-2"),
+    ):
+        del found[key]
+    shown = told(cluster, planned(cluster, found))
+    assert shown == [
+        "+ mount vaultpki/prod/etcd: type pki, max_ttl 5y",
+        "+ policy vaultpki/prod/node/cp-1",
+        "+ approle vaultpki/prod/listed/cp-2: token_policies vaultpki/prod/node/cp-2, secret_id_ttl 60d",
+        "Plan: 3 to create, 0 to update, 0 to delete.",
+    ]
+
+
+def test_a_node_and_a_pool_that_come_and_go(tmp_path: Path) -> None:
+    less = load(tmp_path, WITH_POOL.partition("- {name: worker-1")[0])
+    few = objects(less)
+    whole = load(tmp_path, WITH_POOL)
+    many = objects(whole)
+    shown = told(whole, planned(whole, few))
+    assert "+ node worker-1: worker, addresses 10.0.0.21; 3 certificates: kube-proxy, kubelet-client, kubelet" in shown
+    assert "+ pool autoscaled: worker, names w-*; 3 certificates: kube-proxy, kubelet-client, kubelet" in shown
+    shown = told(less, planned(less, many))
+    assert "- node worker-1: its record, policy, AppRole" in shown
+    assert "- pool autoscaled: its record, policy, role" in shown
+
+
+def test_a_pools_names_change_in_one_entry(tmp_path: Path) -> None:
+    before = objects(load(tmp_path, WITH_POOL))
+    after = load(tmp_path, WITH_POOL.replace("w-*", "v-*"))
+    assert told(after, planned(after, before))[0] == "~ pool autoscaled: node_names w-* -> v-*"
+    assert len(told(after, planned(after, before))) == 2
+
+
+def test_what_differs_only_by_a_ca_is_one_entry(tmp_path: Path) -> None:
+    cluster = load(tmp_path, WITH_POOL)
+    found = objects(cluster)
+    for ca in ("kubernetes", "kubelet", "etcd"):
+        key = ("config", f"vaultpki/prod/{ca}/config/urls")
+        by_hand(found, key, ocsp_servers=[f"https://old/v1/vaultpki/prod/{ca}/ocsp"])
+    assert told(cluster, planned(cluster, found))[:-1] == [
+        "~ config vaultpki/prod/CA/config/urls (kubernetes, kubelet, etcd): ocsp_servers +",
+        "    https://vault.example.com:8200/v1/vaultpki/prod/CA/ocsp - https://old/v1/vaultpki/prod/CA/ocsp",
+    ]
+
+
+def test_identities_that_end_are_counted_and_the_first_ten_named(tmp_path: Path) -> None:
+    cluster = load(tmp_path, WITH_POOL)
+    found = objects(cluster)
+    for number in range(10, 23):
+        found["approle", f"vaultpki/prod/pooled/s-{number}"] = {}
+    found["approle", "vaultpki/prod/pooled/w-1"] = {"token_policies": ["vaultpki/prod/pool/gone"]}
+    found["config", "vaultpki/prod/config/leaving/s-1"] = {}
+    shown = text(told(cluster, planned(cluster, found)))
+    names = ", ".join(f"s-{number}" for number in range(10, 20))
+    assert f"- 13 identities of pooled nodes: {names} and 3 more (no pool has the name)" in shown
+    assert "- 1 identity of pooled nodes: w-1 (no such pool has its policy vaultpki/prod/pool/gone)" in shown
+    assert "- 1 identity of pooled nodes: s-1 (a run that was cut off has not ended all)" in shown
+    assert shown.endswith("Plan: 0 to create, 0 to update, 15 to delete.")
+
+
+def test_verbose_shows_every_object_and_field_uncut(tmp_path: Path) -> None:
+    before = objects(load(tmp_path, WITH_POOL))
+    after = load(tmp_path, WITH_POOL.replace("10.0.0.11", "10.0.0.12"))
+    made = planned(after, before)
+    shown = told(after, made, verbose=True)
+    for change in made.changes:
+        place = shown.index(f"~ {change.kind} {change.name}")
+        assert [line.split(":")[0].strip() for line in shown[place + 1 : place + 1 + len(change.fields)]] == [
+            name.split(":")[0] for name in change.fields
+        ]
+    (certificates,) = (line for line in shown if line.startswith("    certificates: "))
+    old, _, new = certificates.removeprefix("    certificates: ").partition(" -> ")
+    assert "10.0.0.11" in old and "10.0.0.12" in new and len(old) == len(new) > 1000
+    assert shown[-1] == "Plan: 0 to create, 3 to update, 0 to delete."
+    created = told(after, plan(desired(after, KNOWN), Observed()), verbose=True)
+    assert "+ role vaultpki/prod/etcd/etcd-peer" in created and '    organization: ["system:nodes"]' in created
+
+
+EVIL = "\x1b[2J\x1b]0;owned\x07\nPlan: 0 to create, 0 to update, 0 to delete.\r\u202e\x9b1m\u2028"
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_nothing_of_a_servers_names_and_values_steers_a_terminal(tmp_path: Path, verbose: bool) -> None:
+    """Each of them holds escapes, a line of ours, a bidi control and C1: told() fails where one gets through."""
+    cluster = load(tmp_path, WITH_POOL)
+    found = objects(cluster)
+    node = found["config", "vaultpki/prod/config/nodes/cp-1"]
+    first = {**node["certificates"][0], "dns": [EVIL], "common_name": EVIL, EVIL: EVIL}
+    by_hand(
+        found,
+        ("config", "vaultpki/prod/config/nodes/cp-1"),
+        **{EVIL: EVIL, "certificates": [first, {**first, "name": EVIL}], "node": EVIL},
+    )
+    by_hand(found, ("policy", "vaultpki/prod/node/cp-2"), **{EVIL: {"capabilities": [EVIL]}, f"{EVIL}2": EVIL})
+    by_hand(found, ("role", "vaultpki/prod/etcd/etcd-peer"), allowed_domains=[EVIL], ttl=EVIL)
+    by_hand(found, ("config", "vaultpki/prod/config/pools/autoscaled"), node_names=EVIL, certificates=EVIL)
+    by_hand(found, ("config", "vaultpki/prod/config/cluster"), endpoint=EVIL, vault={EVIL: EVIL})
+    for key in (
+        ("approle", f"vaultpki/prod/pooled/{EVIL}"),
+        ("config", f"vaultpki/prod/config/leaving/{EVIL}"),
+        ("config", f"vaultpki/prod/config/nodes/{EVIL}"),
+        ("role", f"vaultpki/prod/etcd/{EVIL}"),
+        ("policy", f"vaultpki/prod/node/{EVIL}"),
+    ):
+        found[key] = {"token_policies": [EVIL], "certificates": [{"name": EVIL, "ttl": EVIL}]}
+    made = planned(cluster, found)
+    live = Live(frozenset({"cp-1", EVIL}), (f"w-{EVIL}",))
+    whole = Plan(made.changes, (("issuer", EVIL),), impact=impact_of(cluster, made.changes, live))
+    shown = told(cluster, whole, verbose=verbose)
+    # A line that it brings stands within another one.
+    assert [line for line in shown if line.startswith("Plan: ")] == [shown[-1]]
+    for change in made.changes:
+        assert all(line.text.isprintable() for line in change_lines(change))
+
+
+def test_notes_come_before_the_last_line(tmp_path: Path) -> None:
+    cluster = load(tmp_path, WITH_POOL)
+    made = Plan((), (("role", "theirs"),), impact=(Impact("loses-access", "x " * 80, node="n"),))
+    shown = told(cluster, made)
+    assert shown[0] == "? role theirs  (not made by vaultpki; left alone)"
+    assert shown[1] == "Impact:" and shown[2].startswith("  x x") and shown[3].startswith("      x")
+    assert shown[-1] == "Nothing to change."
+
+
+def test_apply_tells_a_change_in_its_own_lines() -> None:
+    one = Change("update", "role", "vaultpki/prod/etcd/etcd-peer", {"ttl": (60, 120), "max_ttl": (60, 120)})
+    assert [line.text for line in change_lines(one)] == ["~ role vaultpki/prod/etcd/etcd-peer: ttl 1m -> 2m"]
+    made = Change("create", "mount", "vaultpki/prod/etcd", {"type": (None, "pki")})
+    assert [line.text for line in change_lines(made)] == ["+ mount vaultpki/prod/etcd"]

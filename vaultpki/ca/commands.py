@@ -1,0 +1,203 @@
+"""What `vaultpki ca` does: the root and the issuing CAs by the same four commands."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final
+
+from vaultpki.ca import letting_go, root_run, set_back
+from vaultpki.ca import run as rotation_run
+from vaultpki.ca.run import CaStatus, Step
+from vaultpki.ca.scene import Scene, read_scene, record_of
+from vaultpki.certificates import ROOT
+from vaultpki.errors import Attention, BadAnswer, ChangedMeanwhile, ForeignObject, Refused, SpecError
+from vaultpki.kube.objects import KubeTrust
+from vaultpki.model import Cluster
+from vaultpki.provision.rotation_records import other_operator, read_record, read_records
+from vaultpki.records import gaps
+from vaultpki.records.rotation import Method, RotationRecord
+from vaultpki.rotation import course as rotation_course
+from vaultpki.rotation import serving_copy
+from vaultpki.rotation.course import Course
+from vaultpki.rotation.gates import Waiting
+from vaultpki.rotation.listener_trust import Look
+from vaultpki.vault import Vault
+
+_TRIES: Final = 5
+"""How often an emergency is tried that other commands overtake, each of which soon ends or stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A rotation that has begun: its record, and sentences about nodes that it did not wait for."""
+
+    record: RotationRecord
+    notes: tuple[str, ...] = ()
+
+
+def status(
+    cluster: Cluster, vault: Vault, now: datetime, pods: KubeTrust | None = None, *, strict: bool = True
+) -> tuple[CaStatus, ...]:
+    """Return where each CA stands; writes nothing. `pods` is what the Kubernetes cluster shows.
+
+    `strict` is as in `read_scene`.
+    """
+    return status_of(read_scene(cluster, vault, now, strict=strict), pods)
+
+
+def status_of(scene: Scene, pods: KubeTrust | None = None) -> tuple[CaStatus, ...]:
+    """Return where each CA of a scene that was read stands; as `status`."""
+    found = (root_run.status(scene, pods), *rotation_run.status(scene, pods))
+    return tuple(replace(ca, apart=_apart(scene, ca.domain)) for ca in found)
+
+
+def _apart(scene: Scene, domain: str) -> tuple[Waiting, ...]:
+    record = scene.records[domain].record
+    revisions = {domain: record.revision} if record is not None else {}
+    return tuple(
+        Waiting(node.name, gap.text)
+        for node in scene.nodes(domain)
+        if node.report is not None
+        for gap in gaps.of_report(node.report, revisions)
+        if gap.domain == domain
+    )
+
+
+def rotate(
+    cluster: Cluster,
+    vault: Vault,
+    domain: str,
+    method: Method,
+    spread: int,
+    now: datetime,
+    without: Sequence[str] = (),
+) -> Begun:
+    """Begin the rotation of a CA; see `rotation_run.rotate` and `root_run.rotate`. `now` is the server's time.
+
+    An emergency that another operator's command has overtaken looks again: it waits for nobody.
+    """
+    tries = _TRIES if method is Method.EMERGENCY else 1
+    for _ in range(tries - 1):
+        with contextlib.suppress(ChangedMeanwhile):
+            return _rotate(cluster, vault, domain, method, spread, now, without)
+    return _rotate(cluster, vault, domain, method, spread, now, without)
+
+
+def _rotate(
+    cluster: Cluster, vault: Vault, domain: str, method: Method, spread: int, now: datetime, without: Sequence[str]
+) -> Begun:
+    hasty = method is Method.EMERGENCY
+    scene = read_scene(cluster, vault, now, strict=not hasty)
+    set_back.refuse_no_member(scene, without, {serving_copy.WORD} if domain == serving_copy.DOMAIN else ())
+    if domain == ROOT:
+        return Begun(root_run.rotate(scene, method, spread, without))
+    record = rotation_run.rotate(scene, domain, method, spread, without)
+    notes = [set_back.beyond(scene, domain, record)] if hasty else []
+    return Begun(record, tuple(note for note in (*notes, scene.unknown) if note))
+
+
+def begun(cluster: Cluster, vault: Vault, *, back: bool) -> Course | None:
+    """Return the rotation that is under way, as a command with `--wait` goes on with it; None if there is none."""
+    vault.pin_to_leader()
+    active = [each.record for each in read_records(cluster, vault).values() if each.record and each.record.active]
+    # The root first: issuing CAs go along with it.
+    return Course(active[0], back) if active else None
+
+
+def advance(
+    cluster: Cluster,
+    vault: Vault,
+    now: datetime,
+    without: Sequence[str] = (),
+    restarted: Sequence[str] = (),
+    pods: KubeTrust | None = None,
+    look: Look | None = None,
+    course: Course | None = None,
+) -> Step:
+    """Take the next step of the rotation that is under way; see `rotation_run.step` and `root_run.step`.
+
+    With a `course` no step is taken once another operator has decided otherwise.
+    """
+    return _step(cluster, vault, now, without, restarted, pods, look, course, back=False)
+
+
+def abort(
+    cluster: Cluster,
+    vault: Vault,
+    now: datetime,
+    without: Sequence[str] = (),
+    restarted: Sequence[str] = (),
+    pods: KubeTrust | None = None,
+    look: Look | None = None,
+    course: Course | None = None,
+) -> Step:
+    """Take the next step of the way back; as `advance`."""
+    return _step(cluster, vault, now, without, restarted, pods, look, course, back=True)
+
+
+def _step(
+    cluster: Cluster,
+    vault: Vault,
+    now: datetime,
+    without: Sequence[str],
+    restarted: Sequence[str],
+    pods: KubeTrust | None,
+    look: Look | None,
+    course: Course | None,
+    *,
+    back: bool,
+) -> Step:
+    scene = read_scene(cluster, vault, now)
+    if course is not None:
+        if ended := _ended(scene, course, pods):
+            return ended
+        if record_of(scene.records[course.last.domain]).state is not course.last.state:
+            # What a person said was about the state of before.
+            restarted = ()
+    try:
+        return _taken(scene, without, restarted, pods, look, back=back)
+    except (SpecError, ForeignObject, Refused, BadAnswer):
+        # What this one has read may have been overtaken: the mount is then another operator's, and nothing is wrong.
+        if course is None or not _changed(scene, course.last.domain):
+            raise
+        raise other_operator(cluster, course.last.domain) from None
+
+
+def _taken(
+    scene: Scene,
+    without: Sequence[str],
+    restarted: Sequence[str],
+    pods: KubeTrust | None,
+    look: Look | None,
+    *,
+    back: bool,
+) -> Step:
+    set_back.refuse(scene, without)
+    if root_run.active(scene):
+        return root_run.step(scene, back=back, without=without, restarted=restarted, pods=pods, look=look)
+    return root_run.rest(scene) or rotation_run.step(
+        scene, back=back, without=without, restarted=restarted, pods=pods, look=look
+    )
+
+
+def _changed(scene: Scene, domain: str) -> bool:
+    """Return whether a record has been written since the scene was read."""
+    return read_record(scene.cluster, scene.vault, domain).version != scene.records[domain].version
+
+
+def _ended(scene: Scene, course: Course, pods: KubeTrust | None) -> Step | None:
+    """Answer a command whose rotation has come to rest, or goes another way; None if it goes on."""
+    domain = course.last.domain
+    record = scene.records[domain].record
+    why = rotation_course.why_stopped(course, record, scene.cluster.file)
+    if record is None:
+        raise Attention(why)
+    if why:
+        gates = {each.domain: each.gate for each in status_of(scene, pods)} if record.active else {}
+        return Step(record, gates.get(domain), note=why, stopped=True)
+    if record.active or (course.back and letting_go.held(scene, record) is not None):
+        return None
+    return (root_run.rest(scene) or Step(record)) if domain == ROOT else rotation_run.rest(scene, domain)

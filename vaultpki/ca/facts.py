@@ -1,0 +1,207 @@
+"""Reads what a rotation depends on: the mount of its CA, and what nodes and operators hold."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from typing import Final
+from weakref import WeakKeyDictionary
+
+from vaultpki.certificates import ROOT, node_rows, resolve, rows
+from vaultpki.errors import BadAnswer, CertificateUnreadable, ForeignObject, SpecError
+from vaultpki.host.hooks import READERS
+from vaultpki.identity.access import node_certificates
+from vaultpki.identity.anchor import refuse_unvouched_root
+from vaultpki.identity.nodes import Member, read_nodes
+from vaultpki.layout import trust_bundles
+from vaultpki.model import Cluster, Node, Pool
+from vaultpki.pki.facts import Facts
+from vaultpki.provision.impact import named
+from vaultpki.records import node_report
+from vaultpki.redact import printable
+from vaultpki.rotation.gates import OperatorLeaf, Participant
+from vaultpki.rotation.mount_steps import MountIssuer, RotationMount
+from vaultpki.vault import Answer, Request, Vault, text
+
+_MOST_ISSUERS: Final = 100
+_SERIAL: Final = re.compile(r"[0-9a-fA-F]{1,2}(?:[:-][0-9a-fA-F]{1,2}){0,63}")
+
+
+def read_mount(cluster: Cluster, vault: Vault, domain: str, root: Facts) -> RotationMount:
+    """Return what is on the mount of a CA. Raises ForeignObject if it has more issuers than anybody can want."""
+    mount = cluster.mount(domain)
+    requests = [
+        vault.prepare.secrets.pki.list_issuers(mount_point=mount),
+        Request("LIST", f"{mount}/keys"),
+        Request("GET", f"{mount}/config/issuers"),
+    ]
+    issuers, keys, config = vault.map(vault.call, requests)
+    if len(issuers.keys) > _MOST_ISSUERS:
+        raise ForeignObject(f"{mount} has {len(issuers.keys)} issuers; find out who made them, and delete them")
+    read = vault.prepare.secrets.pki.read_issuer
+    answers = vault.map(vault.call, [read(id_, mount_point=mount) for id_ in issuers.keys])
+    found = zip(issuers.keys, answers, strict=True)
+    return RotationMount(
+        path=mount,
+        root=root,
+        # One may have been deleted meanwhile.
+        issuers=tuple(_issuer(id_, answer, keys.key_info) for id_, answer in found if answer.found),
+        keys={id_: str(key.get("key_name") or "") for id_, key in keys.key_info.items()},
+        default=next((id_ for id_, each in issuers.key_info.items() if each.get("is_default")), ""),
+        default_key=next((id_ for id_, each in keys.key_info.items() if each.get("is_default")), ""),
+        follows=config.data.get("default_follows_latest_issuer") is True,
+    )
+
+
+def read_root(cluster: Cluster, vault: Vault, now: datetime, *, known: Facts | None = None) -> Facts:
+    """Return the certificate of the root CA that signs now.
+
+    Raises ForeignObject if its mount shows none, or another one than cluster.yaml names; see
+    `anchor.refuse_unvouched_root`. `known` is the root that this command has found to be the cluster's already: once a
+    rotation is done, the root that vouched for it is not on the mount any more.
+    """
+    from vaultpki.pki import x509
+
+    mount, pki = cluster.mount(ROOT), vault.api.secrets.pki
+    listed = pki.list_issuers(mount_point=mount)
+    answer = pki.read_issuer("default", mount_point=mount) if listed.keys else None
+    if answer is None or not answer.found:
+        raise ForeignObject(f"there is no root CA at {mount}; run `vaultpki apply -f {cluster.file}` first")
+    root = x509.read_certificates(text(answer.data, "certificate").encode())[0]
+    if known is None or root != known:
+        refuse_unvouched_root(cluster, vault, root, listed, now)
+    return root
+
+
+def _issuer(id_: str, answer: Answer, keys: Mapping[str, object]) -> MountIssuer:
+    from vaultpki.pki import x509
+
+    data = answer.data
+    facts: Facts | None = None
+    try:
+        facts = x509.read_certificates(str(data.get("certificate") or "").encode())[0]
+    except CertificateUnreadable:
+        facts = None
+    key = str(data.get("key_id") or "")
+    return MountIssuer(
+        id=id_,
+        name=str(data.get("issuer_name") or ""),
+        key=key if key in keys else "",
+        usage=frozenset(str(data.get("usage") or "").split(",")),
+        revoked=data.get("revoked") is True,
+        facts=facts,
+    )
+
+
+def read_members(cluster: Cluster, vault: Vault) -> tuple[Member, ...]:
+    """Return every node that may take part. Raises SpecError for one with a credential that cluster.yaml does not name.
+
+    A gate that did not know such a node would not wait for it.
+    """
+    listed = vault.api.auth.approle.list_roles(mount_point=f"{cluster.prefix}/listed").keys
+    known = {node.name for node in cluster.nodes}
+    found = read_nodes(cluster, vault)
+    unknown = [name for name in listed if name not in known]
+    unknown += [each.name for each in found.members if each.holder is None and each.credentials != 0]
+    unknown += [f"the nodes of pool {pool}" for pool in found.lacking]
+    if unknown:
+        raise SpecError(
+            f"{named(unknown)} can log in and {'is' if len(unknown) == 1 else 'are'} not in {cluster.file}; run "
+            "`vaultpki plan` with the cluster.yaml that was applied last, and `vaultpki apply` if they are gone",
+            file=cluster.file,
+            field="nodes",
+        )
+    return found.members
+
+
+def participants(cluster: Cluster, found: Collection[Member], domain: str) -> tuple[Participant, ...]:
+    """Return these nodes as the gates of a domain count them; a listed node that never joined is none of them."""
+    return tuple(_participant(cluster, each, domain) for each in found if not each.locked or each.report or each.former)
+
+
+def _participant(cluster: Cluster, who: Member, domain: str) -> Participant:
+    holder: Node | Pool | None = who.holder
+    roles = holder.roles if holder is not None else frozenset()
+    certificates = node_certificates(cluster, holder) if holder is not None else ()
+    bundles = trust_bundles(cluster.layout, roles, certificates)
+    components = {row.source for row in rows(cluster)}
+    readers = (each for each in READERS if each.ca == domain and each.follows is None and each.role in roles)
+    return Participant(
+        name=who.name,
+        kind="listed" if who.kind == "listed" else "pooled",
+        certificates=frozenset(row.name for row in node_rows(cluster, holder) if row.ca == domain)
+        if holder is not None
+        else frozenset(),
+        bundle=any(each.ca == domain and not each.chain for each in bundles),
+        readers=tuple(f"{domain}/{each.component}" for each in readers if each.component in components),
+        credentials=who.credentials,
+        # Nothing that a locked node claims counts, for others or for itself; a thief may have written it.
+        report=None if who.locked else who.report,
+        former=who.former,
+        locked=who.locked,
+        last_expiry=node_report.last_expiry(who.report) if who.locked and who.report is not None else None,
+        join_until=who.join_until,
+    )
+
+
+# The certificates that are known to be no operator's, or to count no more, by the mounts that this command reads: a
+# certificate does not change but for its revocation, and a command that waits looks again and again.
+_SETTLED: WeakKeyDictionary[Vault, dict[str, set[str]]] = WeakKeyDictionary()
+
+
+def read_operator_leaves(
+    cluster: Cluster, vault: Vault, ca: Facts, domain: str, now: datetime
+) -> tuple[OperatorLeaf, ...]:
+    """Return the live certificates of operators that `ca` has signed.
+
+    They are known by the subjects of the operators' rows, on the mount itself: a node that reports the serial number of
+    one says what is not so. A revoked one does not count: who holds it has been told.
+    """
+    from vaultpki.pki import x509
+
+    operators = {
+        (each.subject.common_name, each.subject.organization): each.name
+        for row in rows(cluster)
+        if row.operator and row.ca == domain
+        for each in [resolve(row, cluster, None)]
+    }
+    if not operators:
+        return ()
+    mount = cluster.mount(domain)
+    settled = _SETTLED.setdefault(vault, {}).setdefault(mount, set())
+    listed = vault.call(Request("LIST", f"{mount}/certs")).keys
+    wanted = [_checked(serial) for serial in listed if serial not in settled]
+    leaves = []
+    answers = vault.many([Request("GET", f"{mount}/cert/{serial}") for serial in wanted])
+    for serial, answer in zip(wanted, answers, strict=True):
+        facts = None
+        # Tidied meanwhile, or revoked.
+        if answer.found and not answer.data.get("revocation_time"):
+            with contextlib.suppress(CertificateUnreadable):
+                facts = x509.read_certificates(text(answer.data, "certificate").encode())[0]
+        name = operators.get((facts.subject.common_name, facts.subject.organization)) if facts is not None else None
+        if facts is None or not name or facts.is_ca or facts.not_after <= now:
+            settled.add(serial)
+        elif facts.authority_key_id == ca.subject_key_id:
+            leaves.append(OperatorLeaf(name, f"{facts.serial:x}", facts.not_after))
+    return tuple(sorted(leaves, key=lambda leaf: leaf.not_after))
+
+
+def _checked(serial: str) -> str:
+    if not _SERIAL.fullmatch(serial):
+        raise BadAnswer(f"the server lists {printable(serial[:80])!r} as a serial number; check any proxy in between")
+    return serial
+
+
+def longest_ttl(cluster: Cluster, domain: str) -> int:
+    """Return the longest TTL, in seconds, of the leaves of a CA."""
+    return max((row.ttl or cluster.ttl for row in rows(cluster) if row.ca == domain), default=cluster.ttl)
+
+
+def reload(cluster: Cluster, domain: str) -> int:
+    """Return after how many seconds each reader of a CA's leaves or of its bundle has noticed a new file by itself."""
+    leaves = (row.reload for row in rows(cluster) if row.ca == domain)
+    bundles = (reader.reload for reader in READERS if reader.ca == domain)
+    return max((*leaves, *bundles), default=0)

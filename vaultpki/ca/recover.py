@@ -1,0 +1,199 @@
+"""Recovers the rotation of a CA after its server was restored from a snapshot, or has lost the record: `ca recover`.
+
+It is an operator's decision: what nodes say is shown first, and may be left out. No other command does this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from vaultpki.ca import root_run, set_back
+from vaultpki.ca.facts import read_mount
+from vaultpki.ca.scene import Scene, read_scene, record_of
+from vaultpki.ca.server import match
+from vaultpki.certificates import ISSUING_CAS, ROOT
+from vaultpki.errors import SpecError
+from vaultpki.model import Cluster
+from vaultpki.provision import authorities
+from vaultpki.provision.rotation_records import other_operator, read_record, write_record
+from vaultpki.records.rotation import Kept, RotationRecord
+from vaultpki.rotation import recovery
+from vaultpki.rotation.gates import Participant
+from vaultpki.rotation.mount_steps import RotationMount, issuer_of
+from vaultpki.vault import Vault
+
+_FAR: Final = 100
+"""How much more than all others a node must have read to be called an outlier."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What one node says about a CA: the revision that it last read, the highest ever, and when it said so.
+
+    `leaves` are its certificates of this CA with the CA that signed each, `trusts` the CAs in its bundle, by their
+    names on the server. `counts` is whether its word counts; `note` is what is odd about it, in a few words.
+    """
+
+    node: str
+    kind: str
+    revision: int
+    highest: int
+    reported: datetime | None
+    leaves: tuple[str, ...] = ()
+    trusts: tuple[str, ...] = ()
+    counts: bool = True
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What a recovery would do: why, what each node says, and the records that it writes, that of `domain` first.
+
+    Without a reason there is nothing to recover. `before` is the record that the server has.
+    """
+
+    scene: Scene
+    domain: str
+    why: str
+    claims: tuple[Claim, ...]
+    before: RotationRecord | None
+    records: Mapping[str, RotationRecord] = field(default_factory=dict)
+
+
+def propose(cluster: Cluster, vault: Vault, domain: str, without: Sequence[str], now: datetime) -> Proposal:
+    """Return what would be done; writes nothing. `without` are the nodes whose word does not count.
+
+    Raises SpecError if it is the root that is to be recovered, or if no revision fits what nodes say.
+    """
+    scene = read_scene(cluster, vault, now)
+    set_back.refuse_no_member(scene, without)
+    record = scene.records[domain].record
+    whole = set_back.with_root(scene, domain)
+    if whole != domain:
+        raise SpecError(
+            f"the root is being rotated and takes {domain} along; run `vaultpki ca recover {whole} -f {cluster.file}`"
+        )
+    # What a gate leaves out has still read what it has read; only a person's word now sets it aside.
+    claims = _claims(scene, domain, without)
+    domains = (ROOT, *ISSUING_CAS) if domain == ROOT and (record is not None and record.active) else (domain,)
+    why = next((said for each in domains if (said := set_back.why(scene, each, without))), "")
+    if not why:
+        return Proposal(scene, domain, "", claims, record)
+    if domain == ROOT:
+        records = root_run.propose(scene, without)
+    else:
+        mount = read_mount(cluster, vault, domain, scene.root)
+        nodes = scene.nodes(domain)
+        made = recovery.recovered(cluster.name, domain, record, mount, nodes, without, scene.now)
+        others = [each.record for name, each in scene.records.items() if name != domain]
+        if made.active and any(each is not None and each.active for each in others):
+            raise SpecError(
+                f"{domain} would go on as {made.state.value}, and another CA is being rotated: end that one first "
+                f"(`vaultpki ca abort -f {cluster.file} {' '.join(f'--without {name}' for name in _named(claims))}`)"
+            )
+        records = {domain: made}
+    return Proposal(scene, domain, why, claims, record, records)
+
+
+def recover(proposal: Proposal) -> RotationRecord:
+    """Write what was proposed, unless somebody changed a record meanwhile (Refused), and make the server match it."""
+    scene, domain = proposal.scene, proposal.domain
+    if domain == ROOT:
+        return root_run.recover(scene, proposal.records)
+    record = proposal.records[domain]
+    if record.kept is Kept.OLD:
+        _make_default(scene, record)
+    written = write_record(scene.cluster, scene.vault, record, scene.records[domain].version)
+    written, _, _ = match(scene.cluster, scene.vault, written, scene.root, scene.now)
+    return record_of(written)
+
+
+def _make_default(scene: Scene, record: RotationRecord) -> None:
+    """Make the old CA the default before the record is written.
+
+    An agent of an earlier release takes the record for plain re-trusting, and would take a leaf of the new one.
+    """
+    cluster, vault = scene.cluster, scene.vault
+    mount = read_mount(cluster, vault, record.domain, scene.root)
+    issuer = issuer_of(cluster.name, record, mount, record.old)
+    if issuer is None or mount.default == issuer.id:
+        return
+    if read_record(cluster, vault, record.domain).version != scene.records[record.domain].version:
+        raise other_operator(cluster, record.domain)
+    authorities.make_default(vault, mount.path, issuer.id)
+
+
+def _named(claims: Collection[Claim]) -> list[str]:
+    return [claim.node for claim in claims if claim.counts and claim.note]
+
+
+def _claims(scene: Scene, domain: str, without: Collection[str]) -> tuple[Claim, ...]:
+    """Return what listed nodes say, and of pooled ones those that say that they have read a newer record."""
+    record, nodes = scene.records[domain].record, scene.nodes(domain)
+    names = {} if domain == ROOT else _names(read_mount(scene.cluster, scene.vault, domain, scene.root), record)
+    known = {
+        node.name: recovery.seen_of(domain, node).highest
+        for node in recovery.counted(nodes, without)
+        if node.report is not None
+    }
+    pooled = set_back.pooled_claims(domain, record, nodes)
+    shown = [node for node in nodes if node.kind == "listed" or node.name in pooled]
+    return tuple(
+        _claim(domain, record, node, names, _note(record, node, known, without))
+        for node in sorted(shown, key=lambda each: (each.kind != "listed", each.name))
+    )
+
+
+def _claim(
+    domain: str, record: RotationRecord | None, node: Participant, names: Mapping[str, str], note: tuple[bool, str]
+) -> Claim:
+    seen, report = recovery.seen_of(domain, node), node.report
+    leaves = {
+        name: names.get(leaf.issuer_key_id, f"unknown ({leaf.issuer_key_id[:8]})")
+        for name, leaf in recovery.held_leaves(node, domain)
+    }
+    bundle = report.bundles.get(domain) if report is not None and node.bundle and domain != ROOT else None
+    trusts = bundle.sha256 if bundle is not None else report.pins if report is not None and domain == ROOT else ()
+    if domain == ROOT and record is not None:
+        names = {ca.sha256: ca.name for ca in (record.old, record.new) if ca is not None}
+    return Claim(
+        node.name,
+        node.kind,
+        seen.revision,
+        seen.highest,
+        report.time if report is not None else None,
+        tuple(f"{name}: {ca}" for name, ca in sorted(leaves.items())),
+        tuple(sorted(names.get(sha256, f"unknown ({sha256[:8]})") for sha256 in trusts)),
+        *note,
+    )
+
+
+def _note(
+    record: RotationRecord | None, node: Participant, known: Mapping[str, int], without: Collection[str]
+) -> tuple[bool, str]:
+    """Return whether a node's word counts, and what is odd about it."""
+    now = record.revision if record is not None else 0
+    if node.name in without:
+        return False, "left out"
+    if node.kind != "listed":
+        return False, "pooled: does not count; join it anew if it stays ahead"
+    if node.report is None:
+        return True, "has not reported, or is locked"
+    mine, others = known[node.name], [highest for name, highest in known.items() if name != node.name]
+    alone = mine > now and bool(others) and max(others) <= now
+    if alone or (others and mine > max(others) + _FAR):
+        return True, "alone says so: perhaps false; join it anew, or leave it out"
+    return True, "ahead of the server" if mine > now else ""
+
+
+def _names(mount: RotationMount, record: RotationRecord | None) -> dict[str, str]:
+    """Return the names of a mount's CAs, by the id of their keys and by their SHA-256."""
+    found = {ca.sha256: ca.name for ca in (record.old, record.new) if ca is not None} if record is not None else {}
+    for each in mount.issuers:
+        if each.facts is not None:
+            found[each.sha256] = each.name or each.id
+            found.setdefault(each.facts.subject_key_id or "", each.name or each.id)
+    return found

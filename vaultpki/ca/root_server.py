@@ -1,0 +1,130 @@
+"""Makes the root's mount hold what the record of its rotation says, write by write, and makes the new root itself."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from vaultpki.ca import mount_writes
+from vaultpki.certificates import ROOT, ROOT_BACKDATE, ca_subject
+from vaultpki.errors import BadAnswer, SpecError
+from vaultpki.model import Cluster
+from vaultpki.pki.facts import Facts
+from vaultpki.provision import authorities
+from vaultpki.provision.rotation_records import StoredRecord
+from vaultpki.provision.signed_before import fingerprints, signed_before
+from vaultpki.records.rotation import CaRef, RotationRecord
+from vaultpki.rotation.mount_steps import RotationMount, Write
+from vaultpki.rotation.root_steps import cross_name, next_write
+from vaultpki.rotation.states import NO_SIGNING, number
+from vaultpki.vault import Request, Vault, member, text
+
+# Seconds: a cross certificate that would outlive its signer is cut by Vault with a warning, and OpenBao warns too.
+_BEFORE_OLD: Final = 60
+
+_NO_AIA = ("authority information access", "AIA configuration")
+
+
+def match(
+    cluster: Cluster, vault: Vault, stored: StoredRecord, root: Facts, now: datetime
+) -> tuple[StoredRecord, RotationMount, int]:
+    """Make the root's mount hold what the record says; see `mount_writes.match`. `root` is the root in force."""
+
+    def decide(record: RotationRecord, mount: RotationMount) -> Write | None:
+        return next_write(cluster.name, record, mount, now)
+
+    def sign_root(record: RotationRecord, mount: RotationMount, write: Write) -> None:
+        _sign_root(cluster, vault, mount.path, write.ca or record.old)
+
+    def sign_cross(record: RotationRecord, mount: RotationMount, write: Write) -> None:
+        _sign_cross(cluster, vault, mount, write.ca or record.old, write.target, now)
+
+    def name_cross(record: RotationRecord, mount: RotationMount, write: Write) -> None:
+        fields = {"issuer_name": cross_name(record), "usage": NO_SIGNING}
+        authorities.update_issuer(vault, mount.path, write.target, fields)
+
+    own = {"sign-root": sign_root, "sign-cross": sign_cross, "name-cross": name_cross}
+    return mount_writes.match(cluster, vault, stored, root, decide, own)
+
+
+def _sign_root(cluster: Cluster, vault: Vault, path: str, ca: CaRef) -> None:
+    """Make the certificate of the new root, signed by itself, and check it; the default issuer stays."""
+    from vaultpki.pki import x509
+    from vaultpki.pki.trust import no_root
+
+    ttl, name = cluster.authority.root_ttl, ca_subject(cluster.name, ROOT, number(ca.name))
+    _allow(vault, path, ttl)
+    body = {
+        "key_ref": ca.key,
+        # Without a name both servers call it `next`.
+        "issuer_name": ca.name,
+        "common_name": name,
+        "ttl": ttl,
+        "not_before_duration": ROOT_BACKDATE,
+        "exclude_cn_from_sans": True,
+        "format": "pem",
+    }
+    request = Request("POST", f"{path}/root/rotate/existing", body, once=True, warnings=_NO_AIA)
+    made = vault.call(request).data
+    facts = x509.read_certificates(text(made, "certificate").encode())[0]
+    fit = no_root(facts) is None and x509.signed_by(facts, facts) and facts.subject.common_name == name
+    try:
+        authorities.check_life(path, made, {"ttl": ttl})
+        if not fit or made.get("key_id") != ca.key:
+            raise BadAnswer(f"{path} made another root than was asked for; check any proxy in between, run this again")
+    except BadAnswer:
+        authorities.delete_issuer(vault, path, text(made, "issuer_id"))
+        raise
+
+
+def _sign_cross(cluster: Cluster, vault: Vault, mount: RotationMount, ca: CaRef, old: str, now: datetime) -> None:
+    """Have the old root sign the new root's name and key, and install that certificate beside both."""
+    from vaultpki.pki import x509
+
+    path, name = mount.path, ca_subject(cluster.name, ROOT, number(ca.name))
+    signer = mount.issuer(old)
+    if signer is None or signer.facts is None:
+        raise BadAnswer(f"{path} does not show the certificate of {old}; check any proxy in between")
+    ttl = int((signer.facts.not_after - now).total_seconds()) - _BEFORE_OLD
+    if ttl <= 0:
+        raise SpecError(
+            f"the root CA {signer.name} ends at {signer.facts.not_after:%Y-%m-%d %H:%M}Z and can vouch for no new one; "
+            "make new join files for every node once there is one"
+        )
+    own = {"exclude_cn_from_sans": True, "format": "pem"}
+    body = {"key_ref": ca.key, "common_name": name, **own}
+    asked = vault.call(Request("POST", f"{path}/intermediate/cross-sign", body, once=True, warnings=_NO_AIA)).data
+    parameters = {
+        **own,
+        "csr": text(asked, "csr"),
+        "common_name": name,
+        "ttl": ttl,
+        # The issuing CAs stand below it.
+        "max_path_length": 1,
+        "not_before_duration": ROOT_BACKDATE,
+        "use_csr_values": False,
+    }
+    ends = now + timedelta(seconds=ttl)
+    pem = signed_before(vault, path, signer.facts, text(asked, "csr"), name, ends, fingerprints(vault, path))
+    if pem is None:
+        request = Request("POST", f"{path}/issuer/{old}/sign-intermediate", parameters, once=True, warnings=_NO_AIA)
+        pem = text(vault.call(request).data, "certificate")
+    facts = x509.read_certificates(pem.encode())[0]
+    if not x509.signed_by(facts, signer.facts) or facts.path_length != 1 or facts.subject.common_name != name:
+        raise BadAnswer(f"{path} signed another certificate than was asked for; check any proxy in between")
+    request = Request("POST", f"{path}/issuers/import/cert", {"pem_bundle": pem}, once=True, warnings=_NO_AIA)
+    imported = vault.call(request).data
+    ids = [*(imported.get("imported_issuers") or ()), *(imported.get("existing_issuers") or ())]
+    if len(ids) != 1 or member(imported, "mapping").get(str(ids[0])) != ca.key:
+        for id_ in ids:
+            authorities.delete_issuer(vault, path, str(id_))
+        raise BadAnswer(f"{path} has no key for the cross certificate; check any proxy in between, and run this again")
+
+
+def _allow(vault: Vault, path: str, ttl: int) -> None:
+    """Let the mount's certificates live as long as the new root: else the server makes it shorter."""
+    # In the list of mounts, which a token for this may read anyway; 0 is the server's own maximum.
+    mounts = vault.api.sys.list_mounted_secrets_engines().data
+    longest = member(member(mounts, f"{path}/"), "config").get("max_lease_ttl")
+    if not isinstance(longest, int) or longest < ttl:
+        vault.api.sys.tune_mount_configuration(path, max_lease_ttl=ttl)

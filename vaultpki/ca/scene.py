@@ -1,0 +1,85 @@
+"""Reads all that a command on CAs decides by, once: the root, the rotation records, who takes part, and the time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from vaultpki.ca.facts import participants, read_members, read_mount, read_root
+from vaultpki.certificates import ROOT
+from vaultpki.errors import SpecError
+from vaultpki.identity.nodes import Member, members
+from vaultpki.model import Cluster
+from vaultpki.pki.facts import Facts
+from vaultpki.provision.rotation_records import StoredRecord, read_records
+from vaultpki.records.rotation import RotationRecord
+from vaultpki.rotation import root_gates
+from vaultpki.rotation.gates import Participant
+from vaultpki.vault import Vault
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A cluster as a command found it: the root that signs now, the records by domain, who takes part, and the time.
+
+    `now` is the server's time. `unknown` says who can log in and is not in cluster.yaml, where that stops nothing.
+    """
+
+    cluster: Cluster
+    vault: Vault
+    root: Facts
+    records: Mapping[str, StoredRecord]
+    members: tuple[Member, ...]
+    now: datetime
+    unknown: str = ""
+
+    def nodes(self, domain: str) -> tuple[Participant, ...]:
+        """Return those that the gates of a domain count."""
+        if domain == ROOT:
+            return root_gates.without_leaves(participants(self.cluster, self.members, "kubernetes"))
+        return participants(self.cluster, self.members, domain)
+
+
+def read_scene(cluster: Cluster, vault: Vault, now: datetime, *, strict: bool = True) -> Scene:
+    """Read the scene from the server's active node; this reads the report of every node.
+
+    Raises SpecError as `read_members`, if it is `strict`.
+    """
+    vault.pin_to_leader()
+    # As records have it.
+    now = now.replace(microsecond=0)
+    root, records, unknown = read_root(cluster, vault, now), read_records(cluster, vault), ""
+    try:
+        found = read_members(cluster, vault)
+    except SpecError as error:
+        if strict:
+            raise
+        found, unknown = members(cluster, vault), error.problem
+    return Scene(cluster, vault, root, records, found, now, unknown)
+
+
+def read_old_root(scene: Scene) -> Facts | None:
+    """Return the root that is being replaced, as its mount shows it; None if none is, or if it is gone."""
+    record = scene.records[ROOT].record
+    if record is None or not record.active:
+        return None
+    issuer = read_mount(scene.cluster, scene.vault, ROOT, scene.root).issuer(record.old.issuer)
+    return issuer.facts if issuer is not None else None
+
+
+def record_of(stored: StoredRecord) -> RotationRecord:
+    """Return the record that is there; ValueError if there is none."""
+    if stored.record is None:
+        raise ValueError(f"there is no record of {stored.domain}")
+    return stored.record
+
+
+def refuse_active(cluster: Cluster, records: Mapping[str, StoredRecord]) -> None:
+    """Raise SpecError if one of these says that a rotation is under way."""
+    for domain, each in records.items():
+        if each.record is not None and each.record.active:
+            raise SpecError(
+                f"the CA {domain} is being rotated ({each.record.state.value}), and one is rotated at a time; go on "
+                f"with `vaultpki ca continue -f {cluster.file}`, or back with `vaultpki ca abort`"
+            )

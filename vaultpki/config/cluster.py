@@ -1,0 +1,197 @@
+"""Reads cluster.yaml into a checked `Cluster`."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from vaultpki import certificates
+from vaultpki.config import consistency, jwt, limits, templates
+from vaultpki.config.cluster_schema import CLUSTER
+from vaultpki.config.fields import Found
+from vaultpki.model import ApiServer, Authority, Cluster, Node, NodeRole, Override, Pool, Row, VaultAddress
+from vaultpki.values import hosts, pem, row_rules, yaml_tree
+from vaultpki.values.yaml_tree import Place
+
+_API_PORT = 6443
+# About 800 bytes for each of 5,000 nodes.
+_MOST_BYTES = 4 * 1024 * 1024
+
+_T = TypeVar("_T")
+
+
+def load_cluster(path: Path, *, allow_http: bool = False) -> Cluster:
+    """Return the cluster that `path` describes, after checking it as a whole.
+
+    `allow_http` allows plain http to other hosts than loopback in `vault.addresses`. Reads the CA files, key files and
+    templates that the file names. Raises SpecError with file, line and field for the first problem.
+    """
+    file = yaml_tree.shown(path)
+    root = yaml_tree.parse(
+        yaml_tree.read_text(path, _MOST_BYTES), file, start="`vaultpki init` writes one to start from"
+    )
+    spec = CLUSTER.read(root, Place(file, 1, ""))
+    nodes = _nodes(spec)
+    pools = _pools(spec, nodes, path)
+    named = spec["certificates"].value
+    cluster = Cluster(
+        name=spec.get("cluster"),
+        prefix=spec.get("prefix") or f"vaultpki/{spec.get('cluster')}",
+        vault=_vault(spec, path, allow_http),
+        api_server=_api_server(spec, nodes),
+        nodes=nodes,
+        pools=pools,
+        authority=Authority(
+            spec["ca"].get("root_ttl"),
+            spec["ca"].get("issuing_ttl"),
+            spec["ca"].get("key"),
+            spec["ca"].get("root_sha256"),
+        ),
+        ttl=spec["defaults"].get("ttl"),
+        key=spec["defaults"].get("key"),
+        overrides={name: _override(found) for name, found in named.items() if name in row_rules.OF_TABLE},
+        rows=tuple(_row(name, found, spec) for name, found in named.items() if name not in row_rules.OF_TABLE),
+        templates=tuple(templates.read(name, found, path.parent) for name, found in spec["templates"].value.items()),
+        layout=spec.get("layout"),
+        file=str(path),
+    )
+    templates.check(cluster, spec)
+    consistency.check(cluster, spec)
+    limits.check(cluster, spec)
+    return cluster
+
+
+def _vault(spec: Found, path: Path, allow_http: bool) -> VaultAddress:
+    if not spec.has("vault"):
+        return VaultAddress()
+    found = spec["vault"]
+    if not allow_http:
+        for item in found.items("addresses"):
+            item.checked(hosts.refuse_plain_http)
+    ca_pem = _file_content(found["ca_file"], path, pem.pem_certificates) if found.has("ca_file") else None
+    return VaultAddress(found.get("addresses") or (), ca_pem, found.get("namespace"))
+
+
+def _file_content(found: Found, path: Path, check: Callable[[str], _T]) -> _T:
+    """Return the checked text of the file that `found` names, relative to the folder of cluster.yaml."""
+    return found.checked(lambda name: check(yaml_tree.read_text(path.parent / name, pem.MOST_CA_BYTES)))
+
+
+def _nodes(spec: Found) -> tuple[Node, ...]:
+    names: dict[str, Found] = {}
+    addresses: dict[str, Found] = {}
+    families = {ipaddress.ip_network(cidr).version for cidr in spec["api_server"].get("service_cidr")}
+    for found in spec.items("nodes"):
+        name = found["name"]
+        if name.value in names:
+            first = names[name.value].place
+            other = first.path.rpartition(".")[0]
+            raise name.refuse(
+                f"{name.value} is also the name of {other} in line {first.line}: give every node its own name"
+            )
+        names[name.value] = name
+        for item in found.items("addresses"):
+            if item.value in addresses:
+                first = addresses[item.value].place
+                raise item.refuse(
+                    f"{item.value} is also {first.path} in line {first.line}: give every node its own address"
+                )
+            addresses[item.value] = item
+        if not any(ipaddress.ip_address(item.value).version in families for item in found.items("addresses")):
+            has, wants = ("IPv6", "IPv4") if families == {4} else ("IPv4", "IPv6")
+            raise found["addresses"].refuse(
+                f"{name.value} has {has} addresses only, and service_cidr is {wants}: add an {wants} address, or a "
+                f"range of {has} to api_server.service_cidr"
+            )
+    return tuple(
+        Node(each.get("name"), frozenset(each.get("roles")), each.get("addresses")) for each in spec.items("nodes")
+    )
+
+
+def _pools(spec: Found, nodes: Iterable[Node], path: Path) -> tuple[Pool, ...]:
+    pools = [
+        Pool(
+            each.get("name"),
+            frozenset(each.get("roles")),
+            each.get("node_names"),
+            jwt.read(each["jwt"], lambda found, check: _file_content(found, path, check)) if each.has("jwt") else None,
+        )
+        for each in spec.items("pools")
+    ]
+    jwt.refuse_second_issuer(zip(pools, spec.items("pools"), strict=True))
+    for index, (pool, found) in enumerate(zip(pools, spec.items("pools"), strict=True)):
+        for other in pools[:index]:
+            if other.name == pool.name:
+                raise found["name"].refuse(f"another pool is called {pool.name}: give every pool its own name")
+            start, earlier = pool.node_names[:-1], other.node_names[:-1]
+            if start.startswith(earlier) or earlier.startswith(start):
+                raise found["node_names"].refuse(
+                    f"{pool.node_names} and {other.node_names} of pool {other.name} match the same names, and a node "
+                    "belongs to one pool only: choose patterns that do not overlap"
+                )
+        for node in nodes:
+            if node.name.startswith(pool.node_names[:-1]):
+                raise found["node_names"].refuse(
+                    f"{pool.node_names} also matches the listed node {node.name}: rename the node or narrow the pattern"
+                )
+    return tuple(pools)
+
+
+def _api_server(spec: Found, nodes: Iterable[Node]) -> ApiServer:
+    found = spec["api_server"]
+    cidrs = found.get("service_cidr")
+    if len({ipaddress.ip_network(cidr).version for cidr in cidrs}) < len(cidrs):
+        raise found["service_cidr"].refuse(
+            "both ranges have the same IP family: write one IPv4 range and one IPv6 range"
+        )
+    addresses = found.get("addresses")
+    endpoint = found.get("endpoint")
+    if endpoint is None:
+        control_plane = [node for node in nodes if NodeRole.CONTROL_PLANE in node.roles]
+        candidates = [*addresses, *(address for node in control_plane for address in node.addresses)]
+        if not candidates:
+            raise found.place.under("endpoint").refuse(
+                "the address of the API server is unknown: write endpoint: https://HOST:6443, or list a control-plane "
+                "node"
+            )
+        host = f"[{candidates[0]}]" if ":" in candidates[0] else candidates[0]
+        endpoint = f"https://{host}:{_API_PORT}"
+    return ApiServer(endpoint, found.get("names"), addresses, cidrs, found.get("dns_domain"))
+
+
+def _override(found: Found) -> Override:
+    return Override(
+        ttl=found.get("ttl"),
+        key=found.get("key"),
+        extra_names=found.get("extra_names") or (),
+        extra_addresses=found.get("extra_addresses") or (),
+        stem=found.get("file"),
+        allow_short_ttl=found.get("allow_short_ttl"),
+    )
+
+
+def _row(name: str, found: Found, spec: Found) -> Row:
+    usage = found.get("kind")
+    kubeconfig = found.get("kubeconfig")
+    # client-go reads every kubeconfig, and it reloads all pairs at the same interval.
+    reload = max(row.reload for row in certificates.TABLE if row.kubeconfig) if kubeconfig else 0
+    return Row(
+        name=name,
+        usage=usage,
+        source=found.get("from") or name,
+        target=found.get("to") or "-",
+        common_name=found.get("common_name").replace("{domain}", spec["api_server"].get("dns_domain")),
+        organization=found.get("organization"),
+        dns=found.get("names"),
+        ips=tuple(certificates.NODE_ADDRESSES if ip == "{node_addresses}" else ip for ip in found.get("addresses")),
+        ca=found.get("ca"),
+        stem=found.get("file") or name,
+        kubeconfig=kubeconfig,
+        node_roles=frozenset(found.get("roles")),
+        reload=reload,
+        ttl=found.get("ttl"),
+        key=found.get("key"),
+        built_in=False,
+    )

@@ -1,0 +1,253 @@
+"""Checks that the parts of cluster.yaml fit together: lifetimes, names, identities, files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
+
+from vaultpki import certificates
+from vaultpki.config.fields import Found
+from vaultpki.errors import SpecError
+from vaultpki.model import NODE, Cluster, Node, NodeRole, Pool, Row
+from vaultpki.places import Layout
+from vaultpki.values import file_names, hosts, row_rules
+from vaultpki.values.durations import format_duration
+from vaultpki.values.names import quoted
+
+SHORTEST_CA: Final = 60
+
+_MAX_CN = 64  # RFC 5280 appendix A, ub-common-name
+
+
+def check(cluster: Cluster, spec: Found) -> None:
+    """Raise SpecError for the first contradiction; `spec` has the place of each value of `cluster`."""
+    _layout(cluster, spec)
+    _node_names(cluster, spec)
+    _endpoint(cluster, spec)
+    _authority(cluster, spec)
+    _ttls(cluster, spec)
+    for row in cluster.rows:
+        _own_row(row, cluster, spec["certificates"][row.name])
+    _row_names(cluster, spec)
+    _lengths(cluster, spec)
+    _files(cluster, spec)
+
+
+def _layout(cluster: Cluster, spec: Found) -> None:
+    if cluster.layout is Layout.DOCUMENT:
+        return
+    for node, found in zip(cluster.nodes, spec.items("nodes"), strict=True):
+        if NodeRole.CONTROL_PLANE in node.roles and NodeRole.WORKER not in node.roles:
+            raise found["roles"].refuse(
+                f"kubeadm runs a kubelet on every control-plane node: add worker to the roles of {node.name}"
+            )
+    rows = {row.name for row in certificates.laid_out(cluster.layout)}
+    for name, found in spec["certificates"].value.items():
+        if name in row_rules.OF_TABLE and name not in rows:
+            raise found.refuse(
+                f"with kubeadm {name} has no certificate, since it logs in with a ServiceAccount: leave {name} out"
+            )
+        if name in row_rules.OF_TABLE and found.has("file"):
+            raise found["file"].refuse(
+                f"with kubeadm the file of {name} has the name that kubeadm expects: leave file out"
+            )
+
+
+def _node_names(cluster: Cluster, spec: Found) -> None:
+    domain = cluster.api_server.dns_domain
+    fixed = (dns for dns in row_rules.OF_TABLE["kube-apiserver"].dns if dns not in (NODE, certificates.API_NAMES))
+    reserved = {"localhost", *(dns.replace("{domain}", domain) for dns in fixed)}
+    taken = _reached_by(cluster)
+    service = certificates.service_addresses(cluster)
+    for node, found in zip(cluster.nodes, spec.items("nodes"), strict=True):
+        if node.name in reserved:
+            raise found["name"].refuse(f"{node.name} is reserved for another service in every cluster: rename the node")
+        for item in found.items("addresses"):
+            if item.value in service:
+                raise item.refuse(f"{item.value} is the API server's service address: write the node's own address")
+        if NodeRole.CONTROL_PLANE in node.roles:
+            continue
+        for key, items in (("names", [found["name"]]), ("addresses", found.items("addresses"))):
+            for item in items:
+                if item.value in taken:
+                    named = item.value in spec["api_server"].get(key)
+                    where = f"api_server.{key}" if named else f"certificates.kube-apiserver.extra_{key}"
+                    raise item.refuse(f"{item.value} is also in {where}: only a control-plane node may have it")
+
+
+def _reached_by(cluster: Cluster) -> frozenset[str]:
+    """Return the names and addresses in the certificates of kube-apiserver on all control-plane nodes."""
+    row = certificates.row_named(cluster, "kube-apiserver")
+    holders = [node for node in cluster.nodes if NodeRole.CONTROL_PLANE in node.roles] or [Node("-", frozenset())]
+    subjects = [certificates.resolve(row, cluster, node).subject for node in holders]
+    return frozenset(name for subject in subjects for name in subject.dns + subject.ips)
+
+
+def _endpoint(cluster: Cluster, spec: Found) -> None:
+    endpoint = cluster.api_server.endpoint or ""
+    host = hosts.url_host(endpoint)
+    if host in _reached_by(cluster):
+        return
+    api = spec["api_server"]
+    place = api["endpoint"] if api.has("endpoint") else api
+    where = "addresses" if hosts.is_address(host) else "names"
+    raise place.refuse(
+        f"{quoted(host)} is not in the certificate of the API server, so clients would reject it: add it to "
+        f"api_server.{where}"
+    )
+
+
+def _authority(cluster: Cluster, spec: Found) -> None:
+    root, issuing = cluster.authority.root_ttl, cluster.authority.issuing_ttl
+    for key, seconds in (("root_ttl", root), ("issuing_ttl", issuing)):
+        if seconds < SHORTEST_CA:
+            raise spec["ca"][key].refuse(
+                f"{format_duration(seconds)} is too short for a CA: write at least {format_duration(SHORTEST_CA)}"
+            )
+    if issuing >= root:
+        key = "issuing_ttl" if spec["ca"]["issuing_ttl"].given else "root_ttl"
+        raise spec["ca"][key].refuse(
+            f"an issuing CA must expire before the root, and {format_duration(issuing)} is not shorter than "
+            f"{format_duration(root)}: make issuing_ttl shorter than root_ttl"
+        )
+
+
+def _ttls(cluster: Cluster, spec: Found) -> None:
+    issuing = cluster.authority.issuing_ttl
+    for row in certificates.rows(cluster):
+        own = spec["certificates"].value.get(row.name)
+        default = spec["defaults"]["ttl"]
+        if own is not None and own.has("ttl"):
+            place, ttl = own["ttl"], row.ttl or 0
+        elif row.ttl is not None:
+            place, ttl = spec["ca"]["issuing_ttl"], row.ttl
+        else:
+            place, ttl = default, cluster.ttl
+        if ttl < row_rules.SHORTEST_LEAF:
+            raise place.refuse(f"{format_duration(ttl)} is too short to renew in time: write at least 30s")
+        if ttl >= issuing:
+            life = f"{row.name} would live {format_duration(ttl)}, and its CA only {format_duration(issuing)}"
+            if not place.given and spec["ca"]["issuing_ttl"].given:
+                place = spec["ca"]["issuing_ttl"]
+            raise place.refuse(f"{life}: make the certificate's ttl shorter than ca.issuing_ttl")
+        allowed = spec.get("allow_short_ttl") or (own is not None and own.get("allow_short_ttl"))
+        allowed = allowed or (place is default and spec["defaults"].get("allow_short_ttl"))
+        shortest = certificates.shortest_ttl(row)
+        if ttl < shortest and not allowed:
+            how = (
+                f"its consumer reloads only every {format_duration(row.reload)}"
+                if row.reload
+                else f"clocks differ by up to {format_duration(certificates.SKEW)}"
+            )
+            raise place.refuse(
+                f"{format_duration(ttl)} is too short for {row.name}, because {how}: write at least "
+                f"{format_duration(shortest)}, or allow_short_ttl: true if failed requests do not matter"
+            )
+
+
+def _own_row(row: Row, cluster: Cluster, found: Found) -> None:
+    problem = row_rules.own_row_problem(
+        row, node=NODE, reads_as=lambda text, other: _could_be(text, other, row, cluster)
+    )
+    if problem is not None:
+        place = found[problem.key] if problem.key else found
+        raise (place if problem.item is None else place.value[problem.item]).refuse(problem.text)
+    if row.usage.server and row.ca == "kubernetes" and row.node_roles != {NodeRole.CONTROL_PLANE}:
+        # Loopback names are excepted: a client that connects to loopback reaches only its own machine.
+        taken = {name for name in _reached_by(cluster) if name != "localhost" and not hosts.is_loopback(name)}
+        # A control-plane node may have its own name in another certificate.
+        others = replace(cluster, nodes=tuple(n for n in cluster.nodes if NodeRole.CONTROL_PLANE not in n.roles))
+        for item in (*found.items("names"), *found.items("addresses")):
+            mine = item.value.replace("{domain}", cluster.api_server.dns_domain)
+            for other in sorted(taken):
+                if _could_be(mine, other, row, others):
+                    raise item.refuse(
+                        f"with {other} this certificate could pass for the API server's, on nodes outside the control "
+                        "plane: choose another name, or another ca"
+                    )
+
+
+def _could_be(text: str, other: str, row: Row, cluster: Cluster) -> bool:
+    """Return whether `text` equals the literal `other` for some node that gets the row; Vault ignores case."""
+    text, other = text.lower(), other.lower()
+    if NODE in other:
+        return False
+    if NODE not in text:
+        return text == other
+    if any(text.replace(NODE, node.name) == other for node in cluster.nodes if node.roles & row.node_roles):
+        return True
+    before, _, after = text.partition(NODE)
+    if NODE in after:
+        return False
+    fits = len(other) > len(before) + len(after) and other.startswith(before) and other.endswith(after)
+    middle = other[len(before) : len(other) - len(after)]
+    return fits and any(
+        middle.startswith(pool.node_names[:-1]) for pool in cluster.pools if pool.roles & row.node_roles
+    )
+
+
+def _row_names(cluster: Cluster, spec: Found) -> None:
+    every = {row.name: row for row in certificates.rows(cluster)}
+    for index, pool in enumerate(cluster.pools):
+        for row in certificates.node_rows(cluster, pool):
+            role = certificates.pool_role(row, pool)
+            if role == row.name or role not in every:
+                continue
+            own = spec["certificates"].value.get(role)
+            place = own if own is not None and not every[role].built_in else spec.items("pools")[index]["name"]
+            raise place.refuse(f"{role} is also the role of {row.name} for pool {pool.name}: rename one of the two")
+
+
+def _lengths(cluster: Cluster, spec: Found) -> None:
+    rows = certificates.rows(cluster)
+    of_the_table = {dns for row in certificates.TABLE for dns in row.dns}
+    for holder, found in holders(cluster, spec):
+        name = holder.name if isinstance(holder, Node) else holder.node_names[:-1] + "x"
+        for row in rows:
+            if not row.node_roles & holder.roles:
+                continue
+            common_name = row.common_name.replace(NODE, name)
+            if len(common_name) > _MAX_CN:
+                place = found if row.built_in else spec["certificates"][row.name]["common_name"]
+                room = _MAX_CN - len(row.common_name.replace(NODE, ""))
+                hint = f"choose a node name of at most {room} characters" if row.built_in else "shorten it"
+                raise place.refuse(
+                    f"{quoted(common_name)}, the common name of {row.name}, has {len(common_name)} characters, and at "
+                    f"most {_MAX_CN} are allowed (RFC 5280): {hint}"
+                )
+            for dns in row.dns:
+                try:
+                    if dns not in (NODE, certificates.API_NAMES):
+                        hosts.host_name(dns.replace(NODE, name).replace("{domain}", cluster.api_server.dns_domain))
+                except SpecError as error:
+                    by_domain = dns in of_the_table
+                    place = spec["api_server"]["dns_domain"] if by_domain else spec["certificates"][row.name]
+                    raise place.refuse(f"for {name}: {error.problem}") from None
+
+
+def holders(cluster: Cluster, spec: Found) -> Iterator[tuple[Node | Pool, Found]]:
+    """Yield the listed nodes and the pools, each with the place of its name or pattern."""
+    for node, found in zip(cluster.nodes, spec.items("nodes"), strict=True):
+        yield node, found["name"]
+    for pool, found in zip(cluster.pools, spec.items("pools"), strict=True):
+        yield pool, found["node_names"]
+
+
+def _files(cluster: Cluster, spec: Found) -> None:
+    claims: list[file_names.Claim] = []
+    places: list[Found | None] = []
+    # Unchanged rows come first, so that an error points to a line that a person wrote.
+    for row in sorted(certificates.rows(cluster), key=lambda row: row.name in spec["certificates"].value):
+        found = spec["certificates"].value.get(row.name)
+        for claim in file_names.of_row(row):
+            key = "kubeconfig" if claim.kind == "kubeconfig" else "file"
+            claims.append(claim)
+            places.append(found[key] if found is not None and found.has(key) else found)
+    for template in cluster.templates:
+        claims.append(file_names.of_template(template))
+        places.append(spec["templates"][template.name]["file"])
+    for index, problem in file_names.refused(claims, cluster.layout):
+        place = places[index]
+        if place is not None:
+            raise place.refuse(problem)

@@ -1,0 +1,248 @@
+"""What the daemon's metrics server shows: the outcome of the last pass, and the pairs as they are on disk now."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Final
+
+from vaultpki.agent import ca_trust, pairs, readers_seen
+from vaultpki.agent.context import Outcome
+from vaultpki.agent.pairs import PairStatus
+from vaultpki.daemon import metrics_server, process_memory
+from vaultpki.daemon.metric_families import CaView, CertificateView, LeafView, View
+from vaultpki.disk.folders import Folders
+from vaultpki.errors import (
+    Busy,
+    CertificateRefused,
+    CertificateUnreadable,
+    StoreError,
+    VaultError,
+    VaultpkiError,
+    fault,
+)
+from vaultpki.host.log import Event
+from vaultpki.model import AgentConfig
+from vaultpki.node import assignment, state
+
+PAUSE: Final = 1.0
+"""Seconds from the start of one inspection to the next; a caller in between gets the result of the last one."""
+
+PATIENCE: Final = 2.0
+"""Seconds that a caller waits for an inspection."""
+
+
+class DaemonMetrics:
+    """The metrics server of a daemon, and the view that it shows.
+
+    `config` returns the agent.yaml in force. `longest_pass` is how many seconds a pass may take.
+    """
+
+    def __init__(self, config: Callable[[], AgentConfig], log: Callable[[Event], None], *, longest_pass: float) -> None:
+        self._config, self._log, self._longest_pass = config, log, longest_pass
+        self._view: View | None = None
+        self._server: metrics_server.Server | None = None
+        self._served: tuple[str | None, tuple[str, ...]] = None, ()
+        self._error = ""
+        self._renewals: dict[str, int] = {}
+        self._signs = 0
+
+    @property
+    def needs_inspection(self) -> bool:
+        """Whether the next pass must inspect every pair, because the view knows none."""
+        return self._config().metrics is not None and not (
+            self._view is not None and self._view.certificates and not self._view.unseen
+        )
+
+    def serve(self) -> None:
+        """Listen where agent.yaml says now; a port that is in use is logged once and tried again at each call."""
+        config = self._config()
+        if self._server is not None:
+            if self._served == (config.metrics, config.metrics_hosts):
+                return
+            self._server.close()
+            self._server = None
+        if config.metrics is None:
+            return
+        watch = PairWatch(lambda: self._view, self._config)
+        try:
+            server = metrics_server.Server(
+                config.metrics,
+                lambda: self._view,
+                listed=config.metrics_hosts,
+                look=watch.view,
+                stale_after=self._stale_after(config),
+            )
+            server.start()
+            self._server, self._error = server, ""
+            self._served = config.metrics, config.metrics_hosts
+        except VaultpkiError as error:
+            if str(error) != self._error:
+                self._log(Event("metrics", str(error), "error"))
+            self._error = str(error)
+
+    def record_fault(self, text: str) -> None:
+        """Note a pass that ended with a fault of ours: it does not count as a pass, since a restart may heal it."""
+        self._view = replace(self._view, unseen=text) if self._view else None
+
+    def record(self, config: AgentConfig, outcome: Outcome) -> None:
+        """Show the outcome of a pass."""
+        self._signs += outcome.requested
+        for name in outcome.renewed:
+            self._renewals[name] = self._renewals.get(name, 0) + 1
+        self._view = self._of(config, outcome) if config.metrics is not None else None
+
+    def _of(self, config: AgentConfig, outcome: Outcome) -> View:
+        now, known, before, reached = time.time(), outcome.state, self._view, outcome.reached
+        found = tuple(certificate(item, config, known) for item in outcome.items)
+        seen = found or (before.certificates if before else ())
+        return View(
+            node=config.node,
+            cluster=config.cluster,
+            state=known.state,
+            certificates=seen,
+            hooks={name: (owed.attempts, owed.since) for name, owed in known.owed.items()},
+            readers=tuple(sorted(readers_seen.behind(known))),
+            trust_generation=known.trust,
+            trust_changed=known.trust_since or None,
+            unseen=_unseen(outcome, before),
+            vault_reachable=reached if reached is not None else (before.vault_reachable if before else None),
+            vault_last_ok=now if reached else (before.vault_last_ok if before else None),
+            outage_left=_seconds_left(seen),
+            signs_total=self._signs,
+            renewals_total=dict(self._renewals),
+            last_pass=now,
+            stale_after=self._stale_after(config),
+            cas=_cas(config, known),
+            ends=outcome.lives or (before.ends if before else ()),
+        )
+
+    def _stale_after(self, config: AgentConfig) -> float:
+        """How many seconds after a pass the agent counts as stuck."""
+        return 2 * config.poll + self._longest_pass
+
+
+class PairWatch:
+    """The view with the pairs as they are on disk now, inspected at most once a second; for one thread to call.
+
+    The inspection has a thread of its own, so that a disk that hangs delays no caller by more than `PATIENCE`.
+    """
+
+    def __init__(self, last: Callable[[], View | None], config: Callable[[], AgentConfig]) -> None:
+        self._last, self._config = last, config
+        self._assignment: assignment.Assignment | None = None
+        self._began = -PAUSE
+        self._thread: threading.Thread | None = None
+        # What the last inspection found; a text says why nothing could be read, None that nothing is wanted yet.
+        self._found: tuple[CertificateView, ...] | str | None = None
+        self._made: tuple[View, object, View] | None = None
+
+    def view(self) -> View | None:
+        """The view as of now, or of a second ago; None before the first pass has ended."""
+        view = self._last()
+        if view is None:
+            return None
+        waits = self._thread is not None and self._thread.is_alive()
+        if not waits and time.monotonic() - self._began >= PAUSE:
+            self._began = time.monotonic()
+            self._thread = threading.Thread(target=self._work, name="pair-watch", daemon=True)
+            self._thread.start()
+            self._thread.join(PATIENCE)
+            waits = self._thread.is_alive()
+        if waits:
+            return replace(view, unread=f"the disk has not answered for {time.monotonic() - self._began:.0f} s")
+        # The same object as long as nothing is new, so that its text is made only once.
+        if self._made is None or self._made[0] is not view or self._made[1] is not self._found:
+            self._made = view, self._found, _with(view, self._found)
+        return self._made[2]
+
+    def _work(self) -> None:
+        try:
+            self._found = self._inspect(self._config())
+        except (StoreError, CertificateRefused, CertificateUnreadable) as error:
+            self._found = str(error)
+        except Exception as error:  # noqa: BLE001 - shown to the caller; the next inspection is made all the same
+            self._found = fault(error)
+        process_memory.give_back()
+
+    def _inspect(self, config: AgentConfig) -> tuple[CertificateView, ...] | None:
+        now = datetime.now(UTC)
+        # If somebody removed the copy, what was wanted before still is.
+        self._assignment = wanted = assignment.copy(config) or self._assignment
+        if wanted is None:
+            return None
+        known = state.load(config.state)
+        trust = ca_trust.trust_of(config, wanted, known, now)
+        with Folders.open(config.paths, create=False, write=False) as folders:
+            found = pairs.inspect(config, folders, wanted.certificates, trust, known, now)
+        return tuple(certificate(item, config, state.AgentState()) for item in found)
+
+
+def _cas(config: AgentConfig, known: state.AgentState) -> tuple[CaView, ...]:
+    """The rotations by the copy of Vault's last answer; none before the first."""
+    copy = assignment.copy(config)
+    if copy is None:
+        return ()
+    found = ca_trust.statuses(copy, {}, known)
+    return tuple(CaView(one.domain, one.state or "none", one.behind) for one in found)
+
+
+def certificate(item: PairStatus, config: AgentConfig, known: state.AgentState) -> CertificateView:
+    """One certificate as it was inspected, with what the agent's state says of it."""
+    name = item.want.name
+    signed, wrong = known.certificates.get(name), known.faults.get(name)
+    return CertificateView(
+        name=name,
+        not_after=None if item.not_after is None else item.not_after.timestamp(),
+        renew_after=None if item.verdict.renew_after is None else item.verdict.renew_after.timestamp(),
+        asked=item.want.ttl,
+        granted=signed.granted if signed else None,
+        state=item.verdict.state.value,
+        last_error_time=wrong.last if wrong else None,
+        leaf=_leaf(item, config),
+    )
+
+
+def _leaf(item: PairStatus, config: AgentConfig) -> LeafView | None:
+    if item.leaf is None:
+        return None
+    return LeafView(
+        path=f"{config.paths[item.want.folder]}/{item.want.stem}.crt",
+        subject=item.leaf.subject.common_name,
+        organization=item.leaf.subject.organization,
+        issuer=item.issuer.subject.common_name if item.issuer else "",
+        serial=item.leaf.serial,
+        not_before=item.leaf.not_before.timestamp(),
+        not_after=item.leaf.not_after.timestamp(),
+    )
+
+
+def _with(view: View, found: tuple[CertificateView, ...] | str | None) -> View:
+    if found is None:
+        return view
+    if isinstance(found, str):
+        return replace(view, unread=found)
+    before = {one.name: one for one in view.certificates}
+    certificates = []
+    for fresh in found:
+        old = before.get(fresh.name, fresh)
+        # What the agent's state says is as of the last pass.
+        certificates.append(replace(fresh, granted=old.granted, last_error_time=old.last_error_time))
+    return replace(view, certificates=tuple(certificates), outage_left=_seconds_left(certificates))
+
+
+def _seconds_left(certificates: tuple[CertificateView, ...] | list[CertificateView]) -> float | None:
+    """The seconds until the first certificate expires; None if there is none."""
+    ends = [one.not_after for one in certificates if one.not_after is not None]
+    return min(ends) - time.time() if ends else None
+
+
+def _unseen(outcome: Outcome, before: View | None) -> str:
+    """Why the pass could not read the pairs; as before if Vault was away or another process held the directory."""
+    error = outcome.failures.get("agent")
+    if isinstance(error, VaultError | Busy):
+        return before.unseen if before else ""
+    return "" if error is None else str(error)

@@ -1,0 +1,1 @@
+"""What needs attention, decided once for every view: the state of a node, why, and what expires first."""

@@ -1,0 +1,41 @@
+"""Places the legend below a picture: whose border is whose, and what the colours mean."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from vaultpki.certificates import ISSUING_CAS
+from vaultpki.graph.content import Health
+from vaultpki.graph.scene import Chip, Label, Rect, text_width
+
+_WORDS: Final = {
+    Health.VALID: "valid",
+    Health.DUE: "renewal overdue",
+    Health.REVOKED: "revoked",
+    Health.EXPIRED: "expired",
+    Health.MISSING: "missing",
+    Health.UNKNOWN: "not read",
+}
+
+
+def legend(above: Rect, *, known: bool) -> tuple[tuple[Chip, ...], tuple[Label, ...], float]:
+    """Return the samples, their words, and the lower end of a legend as wide as what is above it.
+
+    `known` says that expiries are shown.
+    """
+    borders = [(ca, Health.UNKNOWN, f"signed by CA {ca}") for ca in ISSUING_CAS]
+    colours = [("", health, words) for health, words in _WORDS.items()] if known else []
+    samples: list[Chip] = []
+    labels: list[Label] = []
+    y = above.bottom + 24
+    for line in (borders, colours):
+        x = above.x
+        for ca, health, words in line:
+            wide = 38 + text_width(words, "key")
+            if x > above.x and x + wide > above.right:
+                x, y = above.x, y + 24
+            samples.append(Chip(Rect(x, y, 30, 16), ca, health, (), words))
+            labels.append(Label(x + 38, y + 12, words, "key"))
+            x += wide + 26
+        y += 26 if line else 0
+    return tuple(samples), tuple(labels), y

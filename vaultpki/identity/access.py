@@ -1,0 +1,271 @@
+"""Computes who a node is to Vault and what it may do: auth mounts, AppRoles, jwt roles, policies; pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any, Final
+
+from vaultpki import assets
+from vaultpki.certificates import node_rows, resolve, rows
+from vaultpki.model import NODE, Certificate, Cluster, Jwt, Node, Pool
+from vaultpki.records import report_paths
+from vaultpki.records.server_facts import Fields, ServerFacts
+from vaultpki.values import hosts, names
+
+CertificatesByHolder = Mapping[Node | Pool, tuple[Certificate, ...]]
+
+WRITTEN: Final = ("operator", "enroller", "viewer", "locker")
+"""Those whose policies apply writes, to be given to people by name."""
+POLICIES: Final = ("applier", *WRITTEN)
+"""Everybody who runs commands. The applier's policy is what apply itself needs, so it is written by hand."""
+
+_DAY = 86400
+TOKEN_TTL: Final = 20 * 60
+"""In seconds. A token is for one pass of an agent; a batch token cannot be revoked, so it is short."""
+# In seconds: after an outage shorter than this, no node needs a new join file.
+_SECRET_ID_FLOOR = 7 * _DAY
+
+# Those with public keys alone: a public key used as the secret of an HMAC would let anybody sign.
+_SIGNATURES: Final = ("RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256", "PS384", "PS512", "EdDSA")
+# In seconds, between the clocks of Vault and the issuer.
+_JWT_SKEW: Final = 10
+
+
+def auth_mounts(cluster: Cluster) -> dict[str, str]:
+    """Return the type of each auth mount that the cluster needs, by the last part of its path."""
+    jwt = {"jwt": "jwt"} if any(pool.jwt for pool in cluster.pools) else {}
+    return {"listed": "approle", "pooled": "approle", **jwt}
+
+
+def approle_pools(cluster: Cluster) -> tuple[Pool, ...]:
+    """Return the pools whose nodes log in by an AppRole of their own."""
+    return tuple(pool for pool in cluster.pools if not pool.jwt)
+
+
+def takes(pool: Pool, name: str) -> bool:
+    """Return whether a node of that name fits the pool."""
+    return fits_pattern(pool.node_names, name)
+
+
+def fits_pattern(node_names: str, name: str) -> bool:
+    """Return whether `name` is a node's name and fits a pool's `node_names`."""
+    start = node_names.removesuffix("*")
+    return names.fits(name, hosts.node_name) and name.startswith(start) and len(name) > len(start)
+
+
+def unmatched(cluster: Cluster, nodes: Iterable[str]) -> list[str]:
+    """Return those of the nodes that are neither listed nor fit a pool."""
+    listed = {node.name for node in cluster.nodes}
+    return [name for name in nodes if name not in listed and not any(takes(pool, name) for pool in cluster.pools)]
+
+
+def jwt_roles(cluster: Cluster) -> str:
+    """Return the path of the auth roles of pools with `jwt`."""
+    return f"auth/{cluster.prefix}/jwt/role"
+
+
+def secret_id_ttl(certificates: tuple[Certificate, ...]) -> int:
+    """Return the TTL of a node's secret id in seconds: twice its longest leaf's, and at least a week."""
+    return max(_SECRET_ID_FLOOR, 2 * max((c.ttl for c in certificates), default=0))
+
+
+def node_certificates(cluster: Cluster, holder: Node | Pool) -> tuple[Certificate, ...]:
+    return tuple(resolve(row, cluster, holder) for row in node_rows(cluster, holder))
+
+
+def policies(cluster: Cluster, facts: ServerFacts, certificates: CertificatesByHolder) -> dict[str, Fields]:
+    """Return the rules of every policy that apply writes, by the policy's name."""
+    written = {f"{cluster.prefix}/{who}": policy_of(cluster, who) for who in WRITTEN}
+    for node in cluster.nodes:
+        rules = policy("node.json", {"prefix": cluster.prefix, "node": node.name})
+        written[f"{cluster.prefix}/node/{node.name}"] = rules | _sign_rules(certificates[node])
+    for pool in cluster.pools:
+        values = {"prefix": cluster.prefix, "pool": pool.name, "accessor": facts.accessor(pool.auth_mount)}
+        rules = policy("pool-jwt.json" if pool.jwt else "pool.json", values)
+        if pool.jwt and report_paths.reaches_reports(pool.node_names.removesuffix("*")):
+            # A claim may hold a slash, and would lead from the place of 0.1.0 to a report of another kind.
+            del rules[f"{cluster.mount('config')}/data/{report_paths.former(_alias(facts, pool))}"]
+        written[f"{cluster.prefix}/pool/{pool.name}"] = rules | _sign_rules(certificates[pool], pool.node_names)
+    return written
+
+
+def policy_of(cluster: Cluster, who: str) -> Fields:
+    """Return the rules for one of `POLICIES`: whoever runs commands with an operator's token."""
+    if who == "operator":
+        return operator_policy(cluster)
+    if who == "enroller":
+        return enroller_policy(cluster)
+    return policy(f"{who}.json", {"prefix": cluster.prefix})
+
+
+def _alias(facts: ServerFacts, pool: Pool) -> str:
+    """Return the template of a node's name at a pool's jwt mount."""
+    return f"{{{{identity.entity.aliases.{facts.accessor(pool.auth_mount)}.name}}}}"
+
+
+def operator_policy(cluster: Cluster) -> Fields:
+    """Return the rules for a person who issues the operator's certificates."""
+    certificates = [resolve(row, cluster, None) for row in rows(cluster) if row.operator]
+    return policy("operator.json", {"prefix": cluster.prefix}) | _sign_rules(certificates)
+
+
+def enroller_policy(cluster: Cluster) -> Fields:
+    """Return the rules for whoever enrols pooled nodes: to create AppRoles as we do, and wrapped secret ids."""
+    rules = policy("enroller.json", {"prefix": cluster.prefix})
+    made = [pooled_approle(cluster, pool) for pool in approle_pools(cluster)]
+    values = {name: sorted({fields[name] for fields in made}) for name in (made[0] if made else ())}
+    rule = rules[f"auth/{cluster.prefix}/pooled/role/+"]
+    if values:
+        # Vault allows an empty text for every value; an empty TTL or type would be the mount's.
+        empty = {name: [""] for name in values}
+        rule |= {"allowed_parameters": values, "denied_parameters": empty, "required_parameters": sorted(values)}
+    else:
+        del rules[f"auth/{cluster.prefix}/pooled/role/+"]
+    return rules
+
+
+def pooled_approle(cluster: Cluster, pool: Pool) -> dict[str, str]:
+    """Return the parameters with which a pooled node's AppRole is made.
+
+    All are texts: the two servers compare other types in a policy's `allowed_parameters` differently.
+    """
+    return {
+        "token_policies": f"{cluster.prefix}/pool/{pool.name}",
+        "token_no_default_policy": "true",
+        "token_type": "batch",
+        "token_ttl": str(TOKEN_TTL),
+        "token_max_ttl": str(TOKEN_TTL),
+        "bind_secret_id": "true",
+        "secret_id_num_uses": "0",
+        "secret_id_ttl": str(secret_id_ttl(node_certificates(cluster, pool))),
+    }
+
+
+def policy(name: str, values: Mapping[str, str]) -> Fields:
+    """Return the rules of a policy in `policies/`, path by path."""
+    rules: Fields = json.loads(assets.render(_shipped(name), values, name=name))["path"]
+    return rules
+
+
+@cache
+def _shipped(name: str) -> str:
+    return assets.text("policies", name)
+
+
+def approle_mount(certificates: CertificatesByHolder) -> Fields:
+    # A mount's maximum, by default 32 days, silently limits the TTL of a secret id.
+    longest = max(map(secret_id_ttl, certificates.values()), default=0)
+    # Five logins with a wrong secret id lock a node out for 15 minutes (api-docs/system/user-lockout), and a role id is
+    # no secret: anybody could keep a node from renewing. A secret id cannot be guessed.
+    return {"default_ttl": TOKEN_TTL, "max_ttl": max(longest, _SECRET_ID_FLOOR), "lockout": False}
+
+
+def _sign_rules(certificates: Iterable[Certificate], pattern: str | None = None) -> Fields:
+    return {f"{each.mount}/sign/{each.role}": sign_rule(each, pattern) for each in certificates}
+
+
+def sign_rule(certificate: Certificate, pattern: str | None = None) -> Fields:
+    """Return the parameters and values that a holder may send to `sign`. `pattern` is a pool's `node_names`."""
+    subject = certificate.subject
+    parameters: dict[str, list[Any]] = {
+        "csr": [],
+        "format": ["pem"],
+        "exclude_cn_from_sans": ["true"],
+        "common_name": [subject.common_name if pattern is None else subject.common_name.replace(NODE, pattern)],
+    }
+    if subject.dns:
+        # One text with all names. Of a pool's node only the first one, its own, is bound here; the role binds all.
+        parameters["alt_names"] = [",".join(subject.dns) if pattern is None else _pooled_names(subject.dns, pattern)]
+    if subject.ips:
+        parameters["ip_sans"] = [",".join(subject.ips)]
+    # Without it the CN would be a DNS SAN too. Vault, unlike OpenBao, allows an empty text for every value.
+    denied: dict[str, list[Any]] = {"exclude_cn_from_sans": [""]}
+    if pattern is not None and NODE in subject.common_name:
+        denied["common_name"] = [*_NO_NODE_NAMES, "*,*"]
+    if subject.dns and pattern is not None:
+        denied["alt_names"] = [*_NO_NODE_NAMES, "*:*", *(["*,*"] if len(subject.dns) == 1 else [])]
+    return {
+        "capabilities": ["update"],
+        "allowed_parameters": parameters,
+        "denied_parameters": denied,
+        "required_parameters": ["exclude_cn_from_sans"],
+    }
+
+
+# A glob binds only the beginning of a text. Of the rest, the role would allow a mail address at an allowed name, and
+# the engine silently drops what is no host name. A claim of an issuer's token is any text: `c-*`, `c-1/` or `c-2,c-1`
+# would get certificates in that name. (`*X*` matches a text with X in it.)
+_NO_NODE_NAMES: Final = ("*@*", "* *", "***", "*/*", "*+*", "*%*")
+
+
+def _pooled_names(names: tuple[str, ...], pattern: str) -> str:
+    text = ",".join(names)
+    before, found, _ = text.partition(NODE)
+    # A glob of Vault has one `*`, at the end.
+    return before + pattern if found else text
+
+
+def jwt_config(jwt: Jwt) -> Fields:
+    return {
+        "bound_issuer": jwt.issuer,
+        "jwt_validation_pubkeys": list(jwt.public_keys),
+        "jwks_url": jwt.jwks_url or "",
+        "jwks_ca_pem": jwt.jwks_ca_pem or "",
+        "jwt_supported_algs": list(_SIGNATURES),
+        "default_role": "",
+        "oidc_discovery_url": "",
+        "oidc_discovery_ca_pem": "",
+    }
+
+
+def jwt_role(cluster: Cluster, pool: Pool, jwt: Jwt, facts: ServerFacts) -> Fields:
+    return {
+        "role_type": "jwt",
+        # It names the alias: two nodes with the same claim would be the same node.
+        "user_claim": jwt.node_claim,
+        "user_claim_json_pointer": jwt.node_claim.startswith("/"),
+        "bound_claims": {jwt.node_claim: [pool.node_names]},
+        "bound_claims_type": "glob",
+        "bound_audiences": list(jwt.audiences),
+        "bound_subject": "",
+        "claim_mappings": {},
+        "groups_claim": "",
+        # Less than zero means none, zero means Vault's default of 150 s.
+        "expiration_leeway": -1,
+        "not_before_leeway": -1,
+        "clock_skew_leeway": _JWT_SKEW,
+        "max_age": 0,
+        **_token(f"{cluster.prefix}/pool/{pool.name}", facts),
+    }
+
+
+def approle(cluster: Cluster, node: Node, certificates: tuple[Certificate, ...], facts: ServerFacts) -> Fields:
+    return {
+        **_token(f"{cluster.prefix}/node/{node.name}", facts),
+        "bind_secret_id": True,
+        "secret_id_num_uses": 0,
+        "secret_id_ttl": secret_id_ttl(certificates),
+        "secret_id_bound_cidrs": [],
+    }
+
+
+def _token(policy_name: str, facts: ServerFacts) -> Fields:
+    """Return the fields of a node's token, which are the same for AppRole and jwt."""
+    fields: Fields = {
+        "token_policies": [policy_name],
+        "token_no_default_policy": True,
+        "token_type": "batch",
+        "token_ttl": TOKEN_TTL,
+        "token_max_ttl": TOKEN_TTL,
+        "token_explicit_max_ttl": 0,
+        # A batch token has neither: if somebody sets one by hand, the server refuses every write that has batch tokens
+        # and does not reset it.
+        "token_period": 0,
+        "token_num_uses": 0,
+        "token_bound_cidrs": [],
+    }
+    if facts.openbao:
+        fields["token_strictly_bind_ip"] = False
+    return fields

@@ -1,0 +1,283 @@
+"""Counts the live credentials of nodes and ends them: secret ids, open join files, tokens, and logins in flight.
+
+A node's AppRole stays. It gets a new role id, which no earlier credential knows; then the entity is deleted by which
+Vault knows the tokens of the old role id, and every secret id is destroyed. A node's own token may do none of this:
+whoever stole the node's credential would have the same rights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Final, Literal
+
+from vaultpki.errors import BadAnswer, Denied, Refused, SpecError, Unavailable
+from vaultpki.identity.applied import APPLIED, AppliedRecord
+from vaultpki.identity.ending import (
+    LOGIN_IN_FLIGHT,
+    change_record,
+    end_entities,
+    read_accessors,
+    remove_note,
+    write_note,
+)
+from vaultpki.identity.token_rights import missing_right
+from vaultpki.model import Cluster
+from vaultpki.records.paths import LEAVING
+from vaultpki.vault import Json, Request, Vault
+from vaultpki.vault.answers import BODY_LIMIT
+
+FLOOD: Final = BODY_LIMIT // 40
+"""How many secret ids a node has at least when their list is too large to read: each takes about 40 bytes."""
+
+JOINING: Final = 600
+"""For how many seconds a join file's secret id outlives the file: a join that was cut off goes on with it."""
+
+# The secret id that a node mints for itself lives for a week at least, and a join file for a day at most.
+LONGEST_JOIN: Final = 86400 + JOINING
+"""For how many seconds the secret id of a join file lives at most."""
+
+# Whoever has more has more than a join file.
+_MOST_JOINS: Final = 8
+_ROUNDS: Final = 6
+_TIDYING: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A node's AppRole: the kind of its mount, and its name."""
+
+    kind: Literal["listed", "pooled"]
+    name: str
+
+    def mount(self, cluster: Cluster) -> str:
+        """Return the path of the auth mount, below `auth`."""
+        return f"{cluster.prefix}/{self.kind}"
+
+    def role(self, cluster: Cluster) -> str:
+        """Return the AppRole's path."""
+        return f"auth/{self.mount(cluster)}/role/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class SecretId:
+    """A live secret id of a node: its accessor, which opens nothing, when it was made, and its life in seconds."""
+
+    accessor: str
+    created: datetime
+    ttl: int
+
+
+def role_id(cluster: Cluster, vault: Vault, identity: Identity) -> str | None:
+    """Return the AppRole's role id; None if there is no AppRole."""
+    answer = vault.api.auth.approle.read_role_id(identity.name, mount_point=identity.mount(cluster))
+    return str(answer.data.get("role_id")) if answer.found else None
+
+
+def count(cluster: Cluster, vault: Vault, identity: Identity) -> int | None:
+    """Return how many secret ids the node has, each of which allows logins; None if the token may not list them.
+
+    An open join file is one of them. An expired one counts for `JOINING` seconds more, since what was in it may have
+    been taken out.
+    """
+    try:
+        return len(secret_ids(cluster, vault, identity))
+    except Denied:
+        return None
+    except BadAnswer:
+        return FLOOD
+    except Refused:
+        # Both servers answer 400 if there is no such AppRole.
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a node that has never reported can log in with.
+
+    `credentials` is as `count` has it, without join files that have expired. `join_until` is until when the last of its
+    join files can be used, if it has nothing else; None otherwise, and where that is not known.
+    """
+
+    credentials: int | None
+    join_until: datetime | None = None
+
+
+def held(cluster: Cluster, vault: Vault, identity: Identity) -> Held:
+    """Return what a node holds that has never reported.
+
+    Whoever joins replaces the secret id of the join file at once, before its first certificate.
+    """
+    credentials = count(cluster, vault, identity)
+    now = datetime.now(UTC) + timedelta(seconds=vault.clock_offset or 0.0)
+    if not credentials or credentials > _MOST_JOINS:
+        return Held(credentials)
+    try:
+        ends = [_join_ends(cluster, vault, identity, each) for each in secret_ids(cluster, vault, identity)]
+    except (Denied, Refused, Unavailable, BadAnswer):
+        # The token may not look, or one has expired in this moment.
+        return Held(credentials)
+    joins = [end for end in ends if end is not None]
+    there = [end for end in joins if end > now]
+    own = len(ends) - len(joins)
+    return Held(own + len(there), max(there) if there and not own else None)
+
+
+def _join_ends(cluster: Cluster, vault: Vault, identity: Identity, accessor: str) -> datetime | None:
+    """Return when the join file of a secret id ends; None for a secret id that the node has minted, or an older one."""
+    found = look_up(cluster, vault, identity, accessor)
+    if found is None or not 0 < found.ttl <= LONGEST_JOIN:
+        return None
+    try:
+        return found.created + timedelta(seconds=found.ttl - JOINING)
+    except OverflowError:
+        return None
+
+
+def look_up(cluster: Cluster, vault: Vault, identity: Identity, accessor: str) -> SecretId | None:
+    """Return what the server knows of one of the node's secret ids; None if there is none, or if it says no such thing.
+
+    Raises Unavailable or Refused for one that has expired in this moment.
+    """
+    approle = vault.sending(once=True).api.auth.approle
+    found = approle.read_secret_id_accessor(identity.name, accessor, mount_point=identity.mount(cluster)).data
+    ttl, born = found.get("secret_id_ttl"), found.get("creation_time")
+    if type(ttl) is not int or not isinstance(born, str):
+        return None
+    try:
+        return SecretId(accessor, datetime.fromisoformat(born).astimezone(UTC), ttl)
+    except (ValueError, OverflowError):
+        return None
+
+
+def secret_ids(cluster: Cluster, vault: Vault, identity: Identity) -> tuple[str, ...]:
+    """Return the accessors of the node's secret ids."""
+    approle = vault.prepare.auth.approle
+    listing: Request = approle.list_secret_id_accessors(identity.name, mount_point=identity.mount(cluster))
+    try:
+        return vault.call(listing).keys
+    except Denied:
+        # The enroller's policy allows this path with wrapping only, for the sake of new secret ids.
+        return vault.unwrapped(listing).keys
+
+
+def end(cluster: Cluster, vault: Vault, identities: Sequence[Identity], *, wait: float = LOGIN_IN_FLIGHT) -> None:
+    """End every credential of these nodes. Their AppRoles stay, each with a role id that nobody has been told.
+
+    A run that was cut off continues when it is repeated; until then `apply` accepts the AppRole as ours because of the
+    note. `wait` is as for `end_entities`, once for all nodes. Raises SpecError, before anything is changed, if the
+    token may not do it, and if a node has more secret ids than can be listed.
+    """
+    if not identities:
+        return
+    first = identities[0]
+    needs = {
+        f"{cluster.mount('config')}/data/{LEAVING}/{first.name}": "update",
+        f"{first.role(cluster)}/role-id": "update",
+        f"{first.role(cluster)}/secret-id": "list",
+        f"{first.role(cluster)}/secret-id-accessor/destroy": "update",
+        "sys/auth": "read",
+        "identity/lookup/entity": "update",
+        "identity/entity/id/x": "delete",
+    }
+    if missing_right(vault, needs):
+        raise may_not(cluster, identities)
+    noted: dict[Identity, frozenset[str]] = {}
+
+    def begin(identity: Identity) -> None:
+        current = role_id(cluster, vault, identity)
+        if current is None:
+            raise SpecError(f"{identity.name} has no AppRole any more: somebody deleted it while its credentials ended")
+        fresh = str(uuid.uuid4())
+        noted[identity] = write_note(cluster, vault, identity.name, {current, fresh})
+        vault.api.auth.approle.update_role_id(identity.name, fresh, mount_point=identity.mount(cluster))
+
+    try:
+        # The first one alone: a token that may not write the note fails before anything is changed.
+        begin(first)
+    except Denied:
+        if not noted:
+            raise may_not(cluster, identities) from None
+        raise
+    vault.map(begin, identities[1:])
+    accessors = read_accessors(cluster, vault)
+    for last in (False, True):
+        for kind in ("listed", "pooled"):
+            ids = sorted(id_ for identity, some in noted.items() if identity.kind == kind for id_ in some)
+            end_entities(vault, accessors.get(kind, ""), ids, wait=0)
+        if not last:
+            time.sleep(wait)
+    # Read again: somebody else may have changed them meanwhile.
+    current = {identity: role_id(cluster, vault, identity) or "" for identity in identities}
+    _record_role_ids(cluster, vault, {each.name: id_ for each, id_ in current.items() if each.kind == "listed" and id_})
+    vault.map(lambda identity: _destroy_secret_ids(cluster, vault, identity), identities)
+    vault.map(lambda identity: remove_note(cluster, vault, identity.name), identities)
+
+
+def _record_role_ids(cluster: Cluster, vault: Vault, role_ids: Mapping[str, str]) -> None:
+    """Write the listed nodes' new role ids into the two records where `apply` looks for them."""
+    if not role_ids:
+        return
+
+    def node(entry: tuple[str, str]) -> None:
+        name, id_ = entry
+        # A record that is missing is made again by apply.
+        change_record(cluster, vault, f"nodes/{name}", lambda old: {**old, "role_id": id_} if old else old)
+
+    vault.map(node, role_ids.items())
+
+    def applied(old: Json) -> Json:
+        known = AppliedRecord.read(cluster, old)
+        # If this record is lost, apply uses the nodes' own records.
+        return replace(known, role_ids={**known.role_ids, **role_ids}).record(cluster) if old else old
+
+    change_record(cluster, vault, APPLIED, applied)
+
+
+def destroy(cluster: Cluster, vault: Vault, identity: Identity, accessors: Sequence[str]) -> None:
+    """Destroy secret ids of a node by their accessors, as far as the server does it; some may have expired."""
+    approle = vault.sending(once=True).api.auth.approle
+
+    def one(accessor: str) -> None:
+        # Both servers answer 500 for one that has expired meanwhile; without `once` that would be retried for long.
+        with contextlib.suppress(Refused, Unavailable):
+            approle.destroy_secret_id_accessor(identity.name, accessor, mount_point=identity.mount(cluster))
+
+    vault.map(one, accessors)
+
+
+def _destroy_secret_ids(cluster: Cluster, vault: Vault, identity: Identity) -> None:
+    for attempt in range(_ROUNDS):
+        try:
+            left = secret_ids(cluster, vault, identity)
+        except BadAnswer:
+            raise SpecError(
+                f"{identity.name} has more secret ids than can be listed, and none of them works with its new role id; "
+                f"`bao delete {identity.role(cluster)}` ends them all, and `vaultpki apply` or `enroll` makes the "
+                "AppRole again"
+            ) from None
+        if not left:
+            return
+        if attempt:
+            # If a client disconnects while Vault destroys a secret id, one may remain to which no accessor leads. Tidy,
+            # which runs in the background, removes those (path_tidy_user_id.go).
+            tidy = f"auth/{identity.mount(cluster)}/tidy/secret-id"
+            vault.write(tidy, {}, warnings=("Tidy operation",))
+            time.sleep(_TIDYING * 2 ** (attempt - 1))
+        destroy(cluster, vault, identity, left)
+    raise SpecError(f"{identity.name} got new secret ids meanwhile; find out what creates them and run this again")
+
+
+def may_not(cluster: Cluster, identities: Sequence[Identity]) -> SpecError:
+    """Return the error for a token that may not end the credentials of these nodes."""
+    name = identities[0].name
+    nodes = name if len(identities) == 1 else f"{name} and {len(identities) - 1} more"
+    return SpecError(
+        f"this token may not end the credentials of {nodes}, and nothing was changed; the applier may, with "
+        f"`vaultpki enroll --replace` or `vaultpki lock` (`vaultpki policy -f {cluster.file} applier` prints what that "
+        "needs)"
+    )

@@ -1,0 +1,152 @@
+"""Notes about identities that are being ended, and the end of their tokens.
+
+A note is written before anything is ended and removed when all is done, so a run that was cut off can be repeated. It
+holds the role ids by which Vault finds the tokens of a node.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from vaultpki.errors import BadAnswer, Denied, Refused
+from vaultpki.model import VERSION, Cluster
+from vaultpki.records import report_paths
+from vaultpki.records.paths import LEAVING
+from vaultpki.vault import Json, Vault, member
+
+LOGIN_IN_FLIGHT: Final = 10.0
+"""Seconds after which a login is through that was under way when its AppRole was deleted or got a new role id."""
+
+_ROUNDS: Final = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """What Vault made of a login. While it is disabled, no token of it works, and its logins are refused."""
+
+    id: str
+    disabled: bool
+
+
+def read_note(cluster: Cluster, vault: Vault, name: str) -> frozenset[str]:
+    """Return the role ids of a node whose end is unfinished; none for any other node."""
+    return _role_ids(vault.stored(cluster.mount("config"), f"{LEAVING}/{name}").get("data"))
+
+
+def unfinished(cluster: Cluster, vault: Vault) -> frozenset[str]:
+    """Return the nodes whose end is unfinished; none if the token may not list them."""
+    try:
+        return frozenset(vault.api.secrets.kv.v2.list_secrets(LEAVING, mount_point=cluster.mount("config")).keys)
+    except Denied:
+        return frozenset()
+
+
+def write_note(cluster: Cluster, vault: Vault, name: str, role_ids: Iterable[str]) -> frozenset[str]:
+    """Add role ids to the node's note; returns all that it holds now."""
+    added = frozenset(role_ids)
+
+    def more(record: Json) -> Json:
+        return {"version": VERSION, "role_ids": sorted(_role_ids(record) | added)}
+
+    return _role_ids(change_record(cluster, vault, f"{LEAVING}/{name}", more))
+
+
+def remove_note(cluster: Cluster, vault: Vault, name: str) -> None:
+    kv = vault.api.secrets.kv.v2
+    kv.delete_metadata_and_all_versions(f"{LEAVING}/{name}", mount_point=cluster.mount("config"))
+
+
+def change_record(cluster: Cluster, vault: Vault, name: str, change: Callable[[Json], Json]) -> Json:
+    """Apply `change` to a record of the store, {} if it does not exist, and return the result.
+
+    Uses check-and-set: what somebody else writes meanwhile is read again and not overwritten.
+    """
+    store = cluster.mount("config")
+    for attempt in range(_ROUNDS):
+        found = vault.stored(store, name)
+        before = member(found, "data")
+        after = change(before)
+        if after == before:
+            break
+        try:
+            version = member(found, "metadata").get("version", 0)
+            vault.api.secrets.kv.v2.create_or_update_secret(name, after, cas=version, mount_point=store)
+            break
+        except Refused:
+            # Both servers answer 400 when the version has changed.
+            if attempt == _ROUNDS - 1:
+                raise
+    return after
+
+
+def read_accessors(cluster: Cluster, vault: Vault) -> dict[str, str]:
+    """Return the accessors of the cluster's auth mounts by the last part of their paths."""
+    found = vault.api.sys.list_auth_methods().data
+    # Every server and every namespace has it. Without it, no token would be found, and none would end.
+    if "token/" not in found:
+        raise BadAnswer("the answer to sys/auth does not list token/; check the address and any proxy in between")
+    kinds = ("listed", "pooled", "jwt")
+    mounts = {kind: member(found, f"{cluster.prefix}/{kind}/") for kind in kinds}
+    return {kind: str(mount["accessor"]) for kind, mount in mounts.items() if mount.get("accessor")}
+
+
+def find_entity(vault: Vault, accessor: str, alias: str) -> Entity | None:
+    """Return the entity of an alias of an auth mount; None if nobody has logged in as that.
+
+    Raises BadAnswer for an answer about another identity: what follows must not end the tokens of somebody else.
+    """
+    data = vault.api.secrets.identity.lookup_entity(alias_name=alias, alias_mount_accessor=accessor).data
+    entity = data.get("id")
+    if not entity:
+        return None
+    named = any(is_alias(each, alias, accessor) for each in data.get("aliases") or ())
+    if not named or not report_paths.is_entity(entity):
+        raise BadAnswer(
+            "the answer to identity/lookup/entity is about another identity than the one asked for; check the "
+            "address and any proxy in between"
+        )
+    return Entity(str(entity), data.get("disabled") is True)
+
+
+def end_entities(
+    vault: Vault,
+    accessor: str,
+    aliases: Sequence[str],
+    *,
+    wait: float = LOGIN_IN_FLIGHT,
+    keep_disabled: bool = False,
+) -> None:
+    """Delete the entities that Vault made for these aliases of an auth mount, which ends their tokens at once.
+
+    The alias of an AppRole login is its role id. Looks again after `wait` seconds (not at all for 0), for a login that
+    was in flight when its AppRole was deleted. `keep_disabled` spares the entities of locked nodes: none of their
+    tokens works, and a deleted entity would come back with the next login.
+    """
+    ids = [alias for alias in aliases if alias]
+    if not accessor or not ids:
+        return
+
+    def end(alias: str) -> None:
+        entity = find_entity(vault, accessor, alias)
+        if entity is not None and not (keep_disabled and entity.disabled):
+            vault.api.secrets.identity.delete_entity(entity.id)
+
+    vault.map(end, ids)
+    if wait:
+        time.sleep(wait)
+        vault.map(end, ids)
+
+
+def is_alias(alias: object, name: str | None, accessor: str) -> bool:
+    """Return whether an entry of an entity's `aliases` is of this auth mount and of this name; of any for None."""
+    if not isinstance(alias, dict) or alias.get("mount_accessor") != accessor:
+        return False
+    return isinstance(alias.get("name"), str) if name is None else alias.get("name") == name
+
+
+def _role_ids(record: Mapping[str, object] | object) -> frozenset[str]:
+    ids = record.get("role_ids") if isinstance(record, Mapping) else None
+    return frozenset(map(str, ids)) if isinstance(ids, list) else frozenset()

@@ -1,0 +1,397 @@
+"""Enrols nodes and ends their identities: join files for listed and pooled nodes, lock, unenroll.
+
+A listed node's AppRole is made by apply, and its join file by the applier. A pooled node's AppRole is made here, by an
+enroller who may make such AppRoles and nothing else. A node that logs in by a token of an issuer is never enrolled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+from vaultpki.certificates import SKEW
+from vaultpki.errors import Denied, Refused, SpecError
+from vaultpki.identity import anchor, credentials, join_files, jwt_nodes, reports
+from vaultpki.identity.access import node_certificates, pooled_approle, takes
+from vaultpki.identity.anchor import Anchors
+from vaultpki.identity.credentials import JOINING, Identity, role_id
+from vaultpki.identity.ending import (
+    LOGIN_IN_FLIGHT,
+    end_entities,
+    read_accessors,
+    read_note,
+    remove_note,
+    unfinished,
+    write_note,
+)
+from vaultpki.layout import own_server
+from vaultpki.model import Cluster, Node, Pool
+from vaultpki.records import published
+from vaultpki.records.join_file import Join
+from vaultpki.values import hosts, names
+from vaultpki.vault import Answer, Json, Request, Vault, member
+from vaultpki.vault.answers import wrapping_token
+
+
+def place(cluster: Cluster, vault: Vault) -> Anchors:
+    """Return what all join files of a cluster have in common.
+
+    Raises as `anchor.find`, and SpecError if another layout was applied: the node would refuse its record.
+    """
+    found = anchor.find(cluster, vault, datetime.now(UTC))
+    if {"layout", "version"}.intersection(found.drift):
+        raise SpecError(
+            f"the record {cluster.mount('config')}/cluster in Vault is for another layout; run `vaultpki apply -f "
+            f"{cluster.file}` first",
+            file=cluster.file,
+            field="layout",
+        )
+    return found
+
+
+def holder(cluster: Cluster, name: str, pool: str | None) -> Node | Pool:
+    """Return the listed node, or the pool named `pool`, as which `name` may be enrolled; SpecError says why not."""
+    if pool is None:
+        for node in cluster.nodes:
+            if node.name == name:
+                return node
+        fits = next((each for each in cluster.pools if takes(each, name)), None)
+        _refuse_jwt_pool(fits)
+        hint = f"pass --pool {fits.name}" if fits else f"add it to `nodes` in {cluster.file} and apply"
+        raise SpecError(f"{name!r} is no listed node of {cluster.name}; {hint}")
+    found = next((each for each in cluster.pools if each.name == pool), None)
+    if found is None:
+        raise SpecError(
+            f"{cluster.file} has no pool {pool!r}; it has: {', '.join(p.name for p in cluster.pools) or 'none'}"
+        )
+    _refuse_jwt_pool(found)
+    if not takes(found, name):
+        raise SpecError(f"{name!r} cannot be a node of pool {pool}, whose names are {found.node_names}")
+    record = published.pool_record(found, node_certificates(cluster, found), cluster.layout)
+    try:
+        # As its agent will read it.
+        published.read_certificates(record, node=name, prefix=cluster.prefix, layout=cluster.layout, where=cluster.file)
+    except SpecError:
+        raise SpecError(
+            f"{name!r} is too long: a common name has at most 64 characters, and a DNS name 253; choose a shorter one"
+        ) from None
+    return found
+
+
+def enroll(
+    cluster: Cluster,
+    vault: Vault,
+    name: str,
+    who: Node | Pool,
+    where: Anchors,
+    *,
+    wrap_ttl: int,
+    replace: bool = False,
+    wait: float = LOGIN_IN_FLIGHT,
+) -> Join:
+    """Make a join file for a node, and a pooled node's AppRole if it is missing.
+
+    The join file can be used for `wrap_ttl` seconds. Raises SpecError if the node has a live credential already;
+    with `replace` every credential of the node is ended first, and `wait` is as for `live_credentials.end`.
+    """
+    identity = _identity(name, who)
+    if replace and role_id(cluster, vault, identity) is not None:
+        credentials.end(cluster, vault, [identity], wait=wait)
+    elif why := _occupied(cluster, vault, identity, unfinished(cluster, vault)):
+        raise SpecError(f"{name} {why}")
+    return _invite(cluster, vault, name, who, where, wrap_ttl=wrap_ttl)
+
+
+def _invite(cluster: Cluster, vault: Vault, name: str, who: Node | Pool, where: Anchors, *, wrap_ttl: int) -> Join:
+    """Make a join file with a new secret id, whatever other credentials the node has."""
+    identity = _identity(name, who)
+    role = identity.role(cluster)
+    known = role_id(cluster, vault, identity)
+    if known is None and isinstance(who, Pool):
+        # The policy allows create and not update: an AppRole that appears meanwhile is not changed.
+        vault.write(role, pooled_approle(cluster, who), once=True)
+        known = role_id(cluster, vault, identity)
+    if known is None:
+        raise SpecError(f"{name} has no AppRole yet; run `vaultpki apply -f {cluster.file}` first")
+    token = wrapping_token(_minted(vault, f"{role}/secret-id", wrap_ttl), f"{role}/secret-id")
+    expires = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=wrap_ttl)
+    return _join(cluster, name, who, where, known, token, expires)
+
+
+def _minted(vault: Vault, path: str, wrap_ttl: int) -> Answer:
+    """Return a new secret id, wrapped. It ends soon after its join file: the node replaces it when it joins."""
+    wrapped = f"{wrap_ttl}s"
+    try:
+        return vault.call(Request("POST", path, {"ttl": f"{wrap_ttl + JOINING}s"}, once=True, wrap_ttl=wrapped))
+    except Denied:
+        # The enroller's policy of 0.1.0 allows no parameter; then it lives as long as the node's own ones.
+        return vault.call(Request("POST", path, {}, once=True, wrap_ttl=wrapped))
+
+
+def _identity(name: str, who: Node | Pool) -> Identity:
+    return Identity("pooled" if isinstance(who, Pool) else "listed", name)
+
+
+def _occupied(cluster: Cluster, vault: Vault, identity: Identity, ending: frozenset[str]) -> str:
+    """Return why the node may get no join file beside what it has, and what to do; empty if it may.
+
+    `ending` are the nodes whose end is unfinished.
+    """
+    if role_id(cluster, vault, identity) is None:
+        return ""
+    live = credentials.count(cluster, vault, identity)
+    if live is None:
+        return (
+            "may have a live credential, and this token may not look; `vaultpki apply` gives enrollers that right, or "
+            "take an applier's token"
+        )
+    if live:
+        which = "1 live credential" if live == 1 else f"{live} live credentials"
+        return (
+            f"has {which} (its agent's, an unused join file's or a stolen one); pass --replace to end "
+            f"{'it' if live == 1 else 'them'} and to enrol the node anew, as the applier may"
+        )
+    if identity.name in ending:
+        return "has credentials whose end was cut off; pass --replace to complete it and to enrol the node anew"
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """How many join files a run for many nodes wrote and kept, and which nodes got none."""
+
+    written: int
+    kept: int
+    left: tuple[str, ...]
+
+
+def enroll_many(
+    cluster: Cluster,
+    vault: Vault,
+    wanted: Sequence[tuple[str, Node | Pool]],
+    folder: Path,
+    where: Anchors,
+    *,
+    wrap_ttl: int,
+    done: Callable[[], None],
+    replace: bool = False,
+    wait: float = LOGIN_IN_FLIGHT,
+) -> Enrolled:
+    """Write `folder`/NODE.json for each; a join file of an earlier run that is still good is kept.
+
+    A node that has another live credential gets none. With `replace` every credential of all these nodes is ended
+    first, and no file is kept. Raises StoreError, before anything is written to Vault, if one of the files cannot be
+    written. `done` is called after each node, from any thread.
+    """
+    join_files.check_targets(cluster, folder, [name for name, _ in wanted])
+    written, left = [], []
+    if replace:
+        identities = [_identity(name, who) for name, who in wanted]
+        there = vault.map(lambda each: role_id(cluster, vault, each) is not None, identities)
+        ending = [each for each, known in zip(identities, there, strict=True) if known]
+        credentials.end(cluster, vault, ending, wait=wait)
+    unfinished_ends = unfinished(cluster, vault)
+
+    def one(entry: tuple[str, Node | Pool]) -> None:
+        name, who = entry
+        path = folder / f"{name}.json"
+        if replace or not _is_good(cluster, path, vault, name, who, where, wrap_ttl):
+            if not replace and _occupied(cluster, vault, _identity(name, who), unfinished_ends):
+                left.append(name)
+            else:
+                with join_files.reserved(cluster, path, name) as put:
+                    put(_invite(cluster, vault, name, who, where, wrap_ttl=wrap_ttl))
+                written.append(name)
+        done()
+
+    vault.map(one, wanted)
+    return Enrolled(len(written), len(wanted) - len(written) - len(left), tuple(sorted(left)))
+
+
+def drift(cluster: Cluster, vault: Vault, node: Node | Pool) -> bool:
+    """Return whether Vault's record of a listed node differs from cluster.yaml; apply corrects it."""
+    if isinstance(node, Pool):
+        return False
+    found = vault.stored(cluster.mount("config"), f"nodes/{node.name}").get("data")
+    # A cluster that was not applied has its own error.
+    if not found:
+        return False
+    role_id = str(found.get("role_id"))
+    certificates = node_certificates(cluster, node)
+    wanted = published.node_record(node, certificates, role_id, cluster.layout, own_server(cluster, node))
+    return bool(found != wanted)
+
+
+Ended = Literal["approle", "jwt"]
+"""How a node logged in whose access was ended."""
+
+
+def unenroll(
+    cluster: Cluster,
+    vault: Vault,
+    name: str,
+    *,
+    wait: float = LOGIN_IN_FLIGHT,
+    last: Callable[[], None] | None = None,
+) -> frozenset[Ended]:
+    """End a pooled node's identity: its AppRole, its tokens at once, its report. Returns how it logged in.
+
+    The identity of a node that logs in by a token of an issuer is kept and disabled, since a deleted one would come
+    back with the next login. A note is written first, so a run that was cut off continues when it is repeated. A listed
+    node is refused, also one that was just taken off the list: apply ends it then. `wait` is as for `end_entities`.
+    `last` is called once all its tokens have ended, before its report is deleted. Returns nothing if it has no
+    identity; SpecError if it fits a pool with `jwt` and has never logged in.
+    """
+    if any(node.name == name for node in cluster.nodes):
+        raise SpecError(
+            f"{name} is listed in {cluster.file}; `vaultpki lock -f {cluster.file} {name}` ends all that it can log in "
+            f"with, and to end the node itself take it off the list and run `vaultpki apply -f {cluster.file}`"
+        )
+    _check_node_name(name)
+    identity = Identity("pooled", name)
+    found = role_id(cluster, vault, identity)
+    accessors = read_accessors(cluster, vault)
+    accessor = accessors.get("jwt", "")
+    entity = jwt_nodes.find(vault, accessor, name)
+    if found is None:
+        ids = read_note(cluster, vault, name)
+    else:
+        ids = write_note(cluster, vault, name, {found})
+        vault.api.auth.approle.delete_role(name, mount_point=identity.mount(cluster))
+    if not ids and entity is None:
+        _refuse_unknown_jwt_node(cluster, name)
+        if role_id(cluster, vault, Identity("listed", name)) is not None:
+            raise SpecError(
+                f"{name} was a listed node and has its identity still; run `vaultpki apply -f {cluster.file}`, which "
+                "ends it"
+            )
+        return frozenset()
+    if entity is not None:
+        jwt_nodes.lock(cluster, vault, accessor, name, entity)
+    if ids:
+        end_entities(vault, accessors.get("pooled", ""), sorted(ids), wait=wait)
+    if last is not None:
+        last()
+    entities = {entity.id: name} if entity is not None else {}
+    reports.remove(cluster, vault, pooled=[name], entities=entities)
+    remove_note(cluster, vault, name)
+    return _kinds(approle=bool(ids), jwt=entity is not None)
+
+
+def lock(cluster: Cluster, vault: Vault, name: str, *, wait: float = LOGIN_IN_FLIGHT) -> frozenset[Ended]:
+    """End every credential of a node; the node stays. Returns how it logged in.
+
+    A listed or a pooled node can be enrolled again. Of a node that logs in by a token of an issuer the identity is
+    disabled, until `unlock`. A run that was cut off continues when it is repeated. Raises SpecError if there is nothing
+    to lock. `wait` is as for `live_credentials.end`.
+    """
+    _check_node_name(name)
+    both = [Identity("listed", name), Identity("pooled", name)]
+    try:
+        found = [each for each in both if role_id(cluster, vault, each) is not None]
+        accessor = jwt_nodes.accessor_of(cluster, vault)
+        entity = jwt_nodes.find(vault, accessor, name)
+    except Denied:
+        raise credentials.may_not(cluster, both[:1]) from None
+    if not found and entity is None:
+        if any(node.name == name for node in cluster.nodes):
+            raise SpecError(
+                f"{name} has no AppRole yet, so there is nothing to lock; run `vaultpki apply -f {cluster.file}`"
+            )
+        _refuse_unknown_jwt_node(cluster, name)
+        raise SpecError(
+            f"{name} has no identity in this Vault, so there is nothing to lock; `vaultpki nodes -f {cluster.file}` "
+            "lists the nodes that have one"
+        )
+    if entity is not None:
+        jwt_nodes.lock(cluster, vault, accessor, name, entity)
+    credentials.end(cluster, vault, found, wait=wait)
+    return _kinds(approle=bool(found), jwt=entity is not None)
+
+
+def unlock(cluster: Cluster, vault: Vault, name: str) -> bool:
+    """Let a locked node that logs in by a token of an issuer log in again; return False if it was not locked.
+
+    Raises SpecError for every other node: `enroll` gives it a new credential.
+    """
+    _check_node_name(name)
+    return jwt_nodes.unlock(cluster, vault, name)
+
+
+def _kinds(*, approle: bool, jwt: bool) -> frozenset[Ended]:
+    kinds: tuple[tuple[Ended, bool], ...] = (("approle", approle), ("jwt", jwt))
+    return frozenset(kind for kind, ended in kinds if ended)
+
+
+def _check_node_name(name: str) -> None:
+    if not names.fits(name, hosts.node_name):
+        raise SpecError(f"{name!r} is no node name")
+
+
+def _refuse_unknown_jwt_node(cluster: Cluster, name: str) -> None:
+    issuer = jwt_nodes.issuer_of(cluster, name)
+    if issuer is not None:
+        raise SpecError(jwt_nodes.never_logged_in(name, issuer))
+
+
+def _refuse_jwt_pool(pool: Pool | None) -> None:
+    if pool and pool.jwt:
+        raise SpecError(
+            f"nodes of pool {pool.name} join by their issuer's token and need no join file; write "
+            "`auth: {method: jwt, path: ...}` into their agent.yaml"
+        )
+
+
+def _join(
+    cluster: Cluster, name: str, who: Node | Pool, where: Anchors, role_id: str, wrap_token: str, expires: datetime
+) -> Join:
+    return Join(
+        cluster=cluster.name,
+        prefix=cluster.prefix,
+        node=name,
+        pool=who.name if isinstance(who, Pool) else None,
+        addresses=where.addresses,
+        ca_pem=where.ca_pem,
+        root_sha256=where.root_sha256,
+        role_id=role_id,
+        wrap_token=wrap_token,
+        expires=expires,
+        namespace=where.namespace,
+        layout=cluster.layout,
+    )
+
+
+def _is_good(
+    cluster: Cluster, path: Path, vault: Vault, name: str, who: Node | Pool, where: Anchors, wrap_ttl: int
+) -> bool:
+    """Return whether the join file of an earlier run is what would be written now, and was not used yet."""
+    found = join_files.kept(path)
+    if found is None:
+        return False
+    identity = _identity(name, who)
+    known = str(role_id(cluster, vault, identity))
+    left = (found.expires - datetime.now(UTC)).total_seconds()
+    wanted = _join(cluster, name, who, where, known, found.wrap_token, found.expires)
+    if found != wanted or not wrap_ttl / 4 < left <= wrap_ttl:
+        return False
+    try:
+        data = member(vault.write("sys/wrapping/lookup", {"token": found.wrap_token}), "data")
+    except (Refused, Denied):
+        return False
+    same_path = data.get("creation_path") == f"{identity.role(cluster)}/secret-id"
+    return same_path and _expires_at(data, found.expires)
+
+
+def _expires_at(data: Json, expires: datetime) -> bool:
+    """Return whether Vault's data of a wrapping token agrees with the end that the join file names."""
+    born, ttl = data.get("creation_time"), data.get("creation_ttl")
+    if not isinstance(born, str) or not isinstance(ttl, int):
+        return False
+    try:
+        ends = datetime.fromisoformat(born) + timedelta(seconds=ttl)
+        return abs((ends - expires).total_seconds()) <= SKEW
+    except (ValueError, OverflowError, TypeError):
+        return False

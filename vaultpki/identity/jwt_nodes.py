@@ -1,0 +1,118 @@
+"""Locks and unlocks nodes that log in by a token of an issuer.
+
+Vault holds no credential of such a node, but it makes an identity entity of its first login. While that is disabled,
+every login of the node is refused, and no Vault token that it has works. It is never deleted for that: the next login
+would make another one.
+"""
+
+from __future__ import annotations
+
+from vaultpki.errors import BadAnswer, Denied, SpecError
+from vaultpki.identity.access import takes
+from vaultpki.identity.ending import Entity, change_record, find_entity, read_accessors
+from vaultpki.identity.token_rights import missing_right
+from vaultpki.model import VERSION, Cluster
+from vaultpki.records.paths import LOCKED
+from vaultpki.vault import Vault
+
+
+def issuer_of(cluster: Cluster, name: str) -> str | None:
+    """Return the issuer whose tokens let a node of that name in; None if it fits no pool with `jwt`."""
+    return next((pool.jwt.issuer for pool in cluster.pools if pool.jwt and takes(pool, name)), None)
+
+
+def accessor_of(cluster: Cluster, vault: Vault) -> str:
+    """Return the accessor of the cluster's jwt auth mount; empty if there is no such mount."""
+    return read_accessors(cluster, vault).get("jwt", "")
+
+
+def never_logged_in(name: str, issuer: str) -> str:
+    """Return what is to say of a node that Vault does not know yet."""
+    return (
+        f"{name} has never logged in, so Vault has no identity of it that could be disabled: block it at {issuer}, "
+        "whose tokens let it in"
+    )
+
+
+def find(vault: Vault, accessor: str, name: str) -> Entity | None:
+    """Return the identity of a node, whose name is checked; None if there is no jwt mount or it never logged in."""
+    return find_entity(vault, accessor, name) if accessor else None
+
+
+def lock(cluster: Cluster, vault: Vault, accessor: str, name: str, entity: Entity) -> None:
+    """Disable the identity of a node: its tokens end at once, and its logins are refused.
+
+    Raises SpecError, before anything is changed, if the token may not do it. A run that was cut off is repeated.
+    """
+    _refuse_weak_token(cluster, vault, name)
+    # Noted first: the mount's own list of those who logged in is in nobody's policy.
+    change_record(cluster, vault, f"{LOCKED}/{name}", lambda _: {"version": VERSION})
+    _disable(cluster, vault, accessor, name, entity, disabled=True)
+
+
+def unlock(cluster: Cluster, vault: Vault, name: str) -> bool:
+    """Enable the identity of a locked node again; return False if it was not locked.
+
+    `name` is checked. Raises SpecError if Vault has no such identity, and if the token may not do it.
+    """
+    accessor = accessor_of(cluster, vault)
+    try:
+        entity = find(vault, accessor, name)
+    except Denied:
+        raise may_not(cluster, name) from None
+    if entity is None:
+        raise _nothing_to_unlock(cluster, name)
+    _refuse_weak_token(cluster, vault, name)
+    if entity.disabled:
+        _disable(cluster, vault, accessor, name, entity, disabled=False)
+    remove_notes(cluster, vault, [name])
+    return entity.disabled
+
+
+def locked_names(cluster: Cluster, vault: Vault) -> tuple[str, ...]:
+    """Return the nodes that were locked and not unlocked since, according to the notes."""
+    names: tuple[str, ...] = vault.api.secrets.kv.v2.list_secrets(LOCKED, mount_point=cluster.mount("config")).keys
+    return names
+
+
+def remove_notes(cluster: Cluster, vault: Vault, names: list[str]) -> None:
+    """Remove the notes that these nodes are locked."""
+    delete = vault.prepare.secrets.kv.v2.delete_metadata_and_all_versions
+    vault.many([delete(f"{LOCKED}/{name}", mount_point=cluster.mount("config")) for name in names])
+
+
+def may_not(cluster: Cluster, name: str) -> SpecError:
+    """Return the error for a token that may not disable and enable the identity of this node."""
+    return SpecError(
+        f"this token may not disable or enable the identity of {name}, and that was not changed; the applier may "
+        f"(`vaultpki policy -f {cluster.file} applier` prints what that needs)"
+    )
+
+
+def _refuse_weak_token(cluster: Cluster, vault: Vault, name: str) -> None:
+    needs = {f"{cluster.mount('config')}/data/{LOCKED}/{name}": "update", "identity/entity/id/x": "update"}
+    if missing_right(vault, needs):
+        raise may_not(cluster, name)
+
+
+def _disable(cluster: Cluster, vault: Vault, accessor: str, name: str, entity: Entity, *, disabled: bool) -> None:
+    """Disable or enable the entity, and check it; the server leaves its other fields as they are."""
+    try:
+        # A text: both servers drop a boolean that a policy allows, and would then allow every value.
+        vault.write(f"identity/entity/id/{entity.id}", {"disabled": "true" if disabled else "false"})
+    except Denied:
+        raise may_not(cluster, name) from None
+    found = find_entity(vault, accessor, name)
+    if found is None or found.disabled is not disabled:
+        state = "disabled" if disabled else "enabled"
+        raise BadAnswer(f"Vault does not show the identity of {name} as {state}; run the command again")
+
+
+def _nothing_to_unlock(cluster: Cluster, name: str) -> SpecError:
+    issuer = issuer_of(cluster, name)
+    if issuer is not None:
+        return SpecError(f"{name} is not locked: it has never logged in with a token of {issuer}")
+    return SpecError(
+        f"{name} does not log in by a token of an issuer, and only such a node is unlocked; a node with a join file "
+        f"gets a new one by `vaultpki enroll -f {cluster.file}`"
+    )

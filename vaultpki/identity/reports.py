@@ -1,0 +1,177 @@
+"""Reads and removes the reports of nodes in the KV store, and finds out whose the reports of the jwt mount are.
+
+A name counts within its own kind alone. Of the place of 0.1.0, which has no kind, only the agent's version is used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from vaultpki.certificates import node_rows, rows
+from vaultpki.errors import BadAnswer
+from vaultpki.identity.ending import is_alias, read_accessors
+from vaultpki.model import Cluster, Node, Pool
+from vaultpki.records import node_report, report_paths
+from vaultpki.records.node_report import NodeReport
+from vaultpki.redact import printable
+from vaultpki.values import hosts, names
+from vaultpki.vault import Json, Vault, member
+
+_LONGEST_VERSION = 60
+
+
+@dataclass(frozen=True, slots=True)
+class TokenIdentity:
+    """A node that logged in by an issuer's token and has reported: its pool, and the id of its identity entity.
+
+    `name` is what Vault says that its token named, which may be no node's name. A `disabled` entity opens nothing.
+    """
+
+    pool: str
+    entity: str
+    name: str
+    disabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A report as it is stored, empty if there is none, and what of it counts; None if it cannot be read."""
+
+    raw: Mapping[str, Any]
+    report: NodeReport | None
+
+
+def read(cluster: Cluster, vault: Vault, place: str, holder: Node | Pool | None) -> Stored:
+    """Read the report at a place. Of its certificates count those of the holder's rows; of any node's if it is None."""
+    raw, _ = _stored(cluster, vault, place)
+    found = node_report.read(raw)
+    return Stored(raw, node_report.held(found, _rows(cluster, holder)) if found is not None else None)
+
+
+def of_lost_answers(cluster: Cluster, vault: Vault, place: str) -> tuple[NodeReport, datetime] | None:
+    """Return the report at a place with when the server stored it, if the node says that secret ids may be lost."""
+    raw, written = _stored(cluster, vault, place)
+    # Of a thousand reports hardly one says so, and the others need not be taken apart.
+    report = node_report.read(raw) if "lost_credentials" in raw else None
+    return (report, written) if report is not None and report.lost and written is not None else None
+
+
+def former_agent(cluster: Cluster, vault: Vault, name: str, *, within: float = math.inf) -> str:
+    """Return the version of the agent that reported at the place of 0.1.0, in the last `within` seconds.
+
+    Empty if there is no such report; its age is the server's word.
+    """
+    raw, written = _stored(cluster, vault, report_paths.former(name))
+    if written is not None and (datetime.now(UTC) - written).total_seconds() > within:
+        return ""
+    version = raw.get("agent")
+    known = isinstance(version, str) and version
+    return (printable(str(version)[:_LONGEST_VERSION]) if known else "of unknown version") if raw else ""
+
+
+def place_of(holder: Node | Pool, name: str) -> str:
+    """Return the place of the report of a node with an AppRole."""
+    return report_paths.pooled(holder.name, name) if isinstance(holder, Pool) else report_paths.listed(name)
+
+
+def names_in(cluster: Cluster, vault: Vault, folder: str) -> tuple[str, ...]:
+    """Return the names of the reports in a folder, of those that are names of nodes."""
+    return tuple(name for name in _keys(cluster, vault, folder) if names.fits(name, hosts.node_name))
+
+
+def pools_in(cluster: Cluster, vault: Vault, kind: report_paths.Kind) -> tuple[str, ...]:
+    """Return the pools whose nodes have reported. Only a policy that `apply` wrote opens the place of a pool."""
+    keys = (key.removesuffix("/") for key in _keys(cluster, vault, report_paths.folder(kind)) if key.endswith("/"))
+    return tuple(key for key in keys if names.fits(key, names.pool_name))
+
+
+def token_identities(cluster: Cluster, vault: Vault, pools: Iterable[str] | None = None) -> tuple[TokenIdentity, ...]:
+    """Return the nodes that logged in by an issuer's token and reported, of these pools or of all.
+
+    Vault's own entity says whose a report is, never the report. One whose entity is gone is left out.
+    """
+    folders = pools_in(cluster, vault, "jwt") if pools is None else tuple(pools)
+    found = vault.map(lambda pool: _keys(cluster, vault, report_paths.folder("jwt", pool)), folders)
+    entries = [
+        (pool, entity)
+        for pool, entities in zip(folders, found, strict=True)
+        for entity in entities
+        if report_paths.is_entity(entity)
+    ]
+    accessor = read_accessors(cluster, vault).get("jwt", "") if entries else ""
+    if not accessor:
+        return ()
+
+    def look(entry: tuple[str, str]) -> TokenIdentity | None:
+        pool, entity = entry
+        data = vault.api.secrets.identity.lookup_entity(entity_id=entity).data
+        if not data.get("id"):
+            return None
+        if data["id"] != entity:
+            raise BadAnswer(
+                "the answer to identity/lookup/entity is about another identity than the one asked for; check the "
+                "address and any proxy in between"
+            )
+        aliases = [each for each in data.get("aliases") or () if is_alias(each, None, accessor)]
+        name = str(aliases[0]["name"]) if len(aliases) == 1 else ""
+        return TokenIdentity(pool, entity, name, data.get("disabled") is True) if name else None
+
+    return tuple(each for each in vault.map(look, entries) if each is not None)
+
+
+def remove(
+    cluster: Cluster,
+    vault: Vault,
+    *,
+    listed: Collection[str] = (),
+    pooled: Collection[str] = (),
+    entities: Mapping[str, str] = {},
+    pools: Collection[str] = (),
+) -> None:
+    """Delete the reports of nodes of each kind at every place that they may have written, and those of whole pools.
+
+    `entities` are the names of nodes by token, by the ids of their entities.
+    """
+    staying = {node.name for node in cluster.nodes}.difference(listed)
+    every = {*listed, *pooled, *entities.values()} - staying
+    places = [report_paths.former(name) for name in every if names.fits(name, hosts.node_name)]
+    places += [report_paths.listed(name) for name in listed]
+    kinds: tuple[report_paths.Kind, ...] = ("pooled", "jwt")
+    for kind, gone in zip(kinds, (pooled, entities), strict=True):
+        known = pools_in(cluster, vault, kind) if gone else ()
+        places += [f"{report_paths.folder(kind, pool)}/{each}" for each in gone for pool in known]
+    for folder in (report_paths.folder(kind, pool) for kind in kinds for pool in pools):
+        places += [f"{folder}/{key}" for key in _keys(cluster, vault, folder)]
+    delete = vault.prepare.secrets.kv.v2.delete_metadata_and_all_versions
+    vault.many([delete(place, mount_point=cluster.mount("config")) for place in sorted(set(places))])
+
+
+def _rows(cluster: Cluster, holder: Node | Pool | None) -> dict[str, str]:
+    possible = node_rows(cluster, holder) if holder is not None else (row for row in rows(cluster) if row.node_roles)
+    return {row.name: row.ca for row in possible}
+
+
+def _keys(cluster: Cluster, vault: Vault, folder: str) -> tuple[str, ...]:
+    keys: tuple[str, ...] = vault.api.secrets.kv.v2.list_secrets(folder, mount_point=cluster.mount("config")).keys
+    return keys
+
+
+def _stored(cluster: Cluster, vault: Vault, place: str) -> tuple[Json, datetime | None]:
+    """Return what is at a place, and when the server stored it; None if it does not say so."""
+    try:
+        found = vault.stored(cluster.mount("config"), place)
+    except BadAnswer:
+        # One node may write a report larger than any answer may be; the others are read all the same.
+        return {"time": "a report too large to read"}, None
+    data = found.get("data")
+    if not isinstance(data, dict):
+        return {}, None
+    created = str(member(found, "metadata").get("created_time"))
+    try:
+        return data, datetime.fromisoformat(created).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return data, None

@@ -1,0 +1,107 @@
+"""Puts the certificates of a node on the CRLs of their CAs, and checks that they are on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from vaultpki.certificates import ISSUING_CAS
+from vaultpki.errors import BadAnswer, CertificateUnreadable, Refused, SpecError
+from vaultpki.identity import nodes, revocation
+from vaultpki.identity.revocation import Chosen, StoredCertificate
+from vaultpki.identity.revoked_list import SERIAL
+from vaultpki.model import Cluster
+from vaultpki.values import hosts, names
+from vaultpki.vault import Request, Vault, text
+
+
+def find(cluster: Cluster, vault: Vault, node: str, now: datetime) -> Chosen:
+    """Find the node's certificates on the mounts that have not expired, also those that are revoked already.
+
+    Raises SpecError for what can be no node's name.
+    """
+    if not names.fits(node, hosts.node_name):
+        raise SpecError(f"{node!r} is no node name")
+    reports = {each.name: each.report for each in nodes.members(cluster, vault) if not each.locked}
+    # Its AppRole may just have been deleted, and then it is no member any more.
+    reports[node] = nodes.own_report(cluster, vault, node)
+    return revocation.choose(cluster, node, _stored(cluster, vault, now), revocation.serials(reports))
+
+
+def revoke(cluster: Cluster, vault: Vault, chosen: Chosen) -> Chosen:
+    """Revoke what `find` found, write the CRLs anew, and return what is revoked now.
+
+    Raises BadAnswer if a CRL does not list a certificate then. A run that was cut off is repeated.
+    """
+    for ca in dict.fromkeys(target.certificate.ca for target in chosen.targets):
+        mine = [target.certificate for target in chosen.targets if target.certificate.ca == ca]
+        _revoke(cluster, vault, ca, mine)
+    done = tuple(replace(target, certificate=replace(target.certificate, revoked=True)) for target in chosen.targets)
+    return replace(chosen, targets=done)
+
+
+def _revoke(cluster: Cluster, vault: Vault, ca: str, certificates: Iterable[StoredCertificate]) -> None:
+    mount = cluster.mount(ca)
+    # One that has expired meanwhile needs no CRL, and Vault says so.
+    pki = vault.sending(warnings=("already expired",)).api.secrets.pki
+    vault.map(
+        lambda one: pki.revoke_certificate(one.serial, mount_point=mount),
+        [one for one in certificates if not one.revoked],
+    )
+    # With auto_rebuild a CRL changes only when it is due (api-docs/secret/pki, "Rotate CRLs").
+    vault.api.secrets.pki.rotate_crl(mount_point=mount)
+    listed, now = _on_crls(vault, mount), datetime.now(UTC)
+    missing = {one.facts.serial for one in certificates if one.facts.not_after > now} - listed
+    if missing:
+        raise BadAnswer(
+            f"the CRL of {ca} does not list {len(missing)} of the certificates that were revoked; look at "
+            f"{mount}/config/crl, and run the command again"
+        )
+
+
+def _on_crls(vault: Vault, mount: str) -> frozenset[int]:
+    """Return the serial numbers on the CRLs of all issuers of a mount."""
+    from vaultpki.pki import crl
+
+    found: frozenset[int] = frozenset()
+    for issuer in vault.api.secrets.pki.list_issuers(mount_point=mount).keys:
+        try:
+            answer = vault.call(Request("GET", f"{mount}/issuer/{issuer}/crl"))
+            if answer.found:
+                found |= crl.revoked_serials(text(answer.data, "crl").encode())
+        except (Refused, BadAnswer, CertificateUnreadable):
+            # An issuer that may not sign CRLs has none; what is on no other CRL is missing then.
+            continue
+    return found
+
+
+def _stored(cluster: Cluster, vault: Vault, now: datetime) -> list[StoredCertificate]:
+    """Read the leaves on the mounts of the issuing CAs that have not expired."""
+    from vaultpki.pki import x509
+
+    def read(entry: tuple[str, str]) -> StoredCertificate | None:
+        ca, serial = entry
+        answer = vault.api.secrets.pki.read_certificate(serial, mount_point=cluster.mount(ca))
+        # The server may have removed it since it was listed.
+        if not answer.found:
+            return None
+        try:
+            facts = x509.read_certificates(text(answer.data, "certificate").encode())[0]
+        except CertificateUnreadable:
+            # Others may have signed what none of ours is like.
+            return None
+        if facts.is_ca or facts.not_after <= now:
+            return None
+        return StoredCertificate(ca, facts, revoked=bool(answer.data.get("revocation_time")))
+
+    listed = vault.map(
+        lambda ca: vault.api.secrets.pki.list_certificates(mount_point=cluster.mount(ca)).keys, ISSUING_CAS
+    )
+    entries = [
+        (ca, serial)
+        for ca, found in zip(ISSUING_CAS, listed, strict=True)
+        for serial in found
+        if SERIAL.fullmatch(serial)
+    ]
+    return [one for one in vault.map(read, entries) if one is not None]

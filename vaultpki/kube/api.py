@@ -1,0 +1,147 @@
+"""Reads a running cluster by its API server and a person's kubeconfig: GET requests only.
+
+Lists are read page by page. Each answer is bounded in time and size, and each has a connection of its own, so that no
+answer can be taken for another request's.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import ssl
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
+
+from vaultpki.errors import SpecError, Unavailable, Untrusted, VaultpkiError
+from vaultpki.kube import http_get, objects
+from vaultpki.kube.kubeconfig import KubeAccess
+from vaultpki.kube.objects import ROOT_COPY, SERVING_CA, KubeTrust
+from vaultpki.vault.sockets import connect
+
+_SECONDS: Final = 30.0
+_LARGEST: Final = 64 * 1024 * 1024
+_PAGE: Final = 500
+_MOST_PAGES: Final = 2000
+_HTTPS: Final = 443
+_SYSTEM: Final = "/api/v1/namespaces/kube-system"
+_SERVING: Final = f"fieldSelector=metadata.name%3D{SERVING_CA}"
+
+
+def read_trust(access: KubeAccess) -> KubeTrust:
+    """Return the namespaces, their `kube-root-ca.crt`, the running pods that were given one, and `kubelet-serving-ca`.
+
+    Raises Unavailable, Untrusted, or VaultpkiError with what the kubeconfig's user lacks.
+    """
+    tls = context(access)
+    return KubeTrust(
+        namespaces=tuple(objects.namespaces(listed(access, tls, "namespaces"))),
+        copies=tuple(objects.copies(listed(access, tls, "configmaps", f"fieldSelector=metadata.name%3D{ROOT_COPY}"))),
+        pods=tuple(objects.pods(listed(access, tls, "pods"))),
+        # Who may list ConfigMaps everywhere need not be allowed to get one.
+        serving=tuple(objects.serving(listed(access, tls, "configmaps", _SERVING, under=_SYSTEM))),
+    )
+
+
+def listed(
+    access: KubeAccess, tls: ssl.SSLContext, kind: str, more: str = "", *, under: str = "/api/v1"
+) -> Iterator[object]:
+    """Yield the objects of a kind, a page at a time; `under` is the path before it: all namespaces, or one.
+
+    Raises Unavailable, Untrusted, or VaultpkiError with what the kubeconfig's user lacks.
+    """
+    token: object = ""
+    for _ in range(_MOST_PAGES):
+        rest = f"continue={quote(str(token), safe='')}" if token else ""
+        query = "&".join(part for part in (f"limit={_PAGE}", more, rest) if part)
+        page = _get(access, tls, kind, f"{under}/{kind}?{query}")
+        items, about = page.get("items"), page.get("metadata")
+        yield from items if isinstance(items, list) else ()
+        token = about.get("continue") if isinstance(about, dict) else ""
+        if not isinstance(token, str) or not token:
+            return
+    raise VaultpkiError(f"{access.server} lists {kind} without end; check the address in {access.file}")
+
+
+def _get(access: KubeAccess, tls: ssl.SSLContext, kind: str, target: str) -> dict[str, Any]:
+    status, body = request(access, tls, target)
+    if status == http.HTTPStatus.UNAUTHORIZED:
+        raise VaultpkiError(
+            f"{access.server} does not accept the user of {access.file}: its certificate or token may have expired; "
+            "issue it again"
+        )
+    if status == http.HTTPStatus.FORBIDDEN:
+        raise VaultpkiError(
+            f"the user of {access.file} may not list {kind} in all namespaces; name the kubeconfig of one who may list "
+            # kube-apiserver refuses everybody until it has read its roles.
+            "namespaces, configmaps and pods, such as admin.conf; if the API server has just started, try again in a "
+            "minute"
+        )
+    try:
+        value = json.loads(body) if status == http.HTTPStatus.OK else None
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise Unavailable(f"{access.server} answers {status} to a list of {kind}; check the address in {access.file}")
+    return value
+
+
+def request(access: KubeAccess, tls: ssl.SSLContext, target: str, largest: int = _LARGEST) -> tuple[int, bytes]:
+    """Send one GET on a connection of its own; return the status and the body.
+
+    Raises Untrusted, or Unavailable, also if the answer has more than `largest` bytes.
+    """
+    deadline = time.monotonic() + _SECONDS
+    url = urlsplit(access.server)
+    origin = f"https://{url.hostname and _bracketed(url.hostname)}:{url.port or _HTTPS}"
+    try:
+        channel = connect(origin, tls, access.server_name, deadline)
+    except ssl.SSLCertVerificationError:
+        raise Untrusted(
+            f"the certificate of {access.server} is not of a CA in {access.file}; take a kubeconfig with both roots"
+        ) from None
+    except (OSError, ValueError) as error:
+        why = "it does not answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+        raise Unavailable(f"{access.server} cannot be reached ({why}); check the address in {access.file}") from None
+    try:
+        extra = {"Accept": "application/json", **({"Authorization": f"Bearer {access.token}"} if access.token else {})}
+        return http_get.get(channel, url.netloc, f"{url.path.rstrip('/')}{target}", extra, deadline, largest)
+    except (OSError, ValueError, http.client.HTTPException):
+        raise Unavailable(f"{access.server} gave no whole answer in time; try again") from None
+    finally:
+        channel.close()
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def context(access: KubeAccess) -> ssl.SSLContext:
+    """Return the TLS settings of a kubeconfig: its CA and its pair. Raises SpecError if they cannot be used."""
+    try:
+        tls = ssl.create_default_context(cadata=access.ca_pem)
+        # A bundle without the root is enough for Go, and so for kubectl.
+        tls.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        if access.certificate_pem:
+            load_pair(tls, access.certificate_pem, access.key_pem)
+    except (ssl.SSLError, OSError, ValueError):
+        raise SpecError(
+            "its CA, certificate or key cannot be used; issue the kubeconfig again", file=access.file
+        ) from None
+    return tls
+
+
+def load_pair(tls: ssl.SSLContext, certificate_pem: bytes, key_pem: bytes) -> None:
+    """Give a context a client's pair that lies in no file. Raises `ssl.SSLError`, OSError or ValueError."""
+    # `ssl` reads a pair from a file alone: one in memory, which no other user and no disk sees.
+    memory = os.memfd_create("pair", os.MFD_CLOEXEC)
+    try:
+        rest = memoryview(certificate_pem + b"\n" + key_pem)
+        while rest:
+            rest = rest[os.write(memory, rest) :]
+        # Without a password callback OpenSSL would ask at the terminal.
+        tls.load_cert_chain(f"/proc/self/fd/{memory}", password=lambda: "")
+    finally:
+        os.close(memory)

@@ -1,0 +1,258 @@
+"""Reads what an API server shows of a running cluster: nodes, copies of CAs, and flags of components; plain values.
+
+Whoever answers may write anything. What is not of the form that Kubernetes writes is left out, and nothing is longer
+than a bound.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import enum
+import ipaddress
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from vaultpki.errors import SpecError
+from vaultpki.kube.objects import ROOT_COPY, SERVING_CA
+from vaultpki.layout import KUBELET_PORT
+from vaultpki.redact import printable
+from vaultpki.values import yaml_tree
+
+CLUSTER_INFO: Final = "cluster-info"
+AUTHENTICATION: Final = "extension-apiserver-authentication"
+"""ConfigMaps with CAs: kubeadm's for joining nodes, and kube-apiserver's for aggregated servers."""
+
+_LONGEST: Final = 300
+_MOST: Final = 1000
+_LONGEST_PEM: Final = 256 * 1024
+# kubernetes pkg/kubelet/types/pod_update.go
+_MIRROR: Final = "kubernetes.io/config.mirror"
+
+
+class Copied(enum.Enum):
+    """Who reads a copy of CAs, which decides what it must hold."""
+
+    PODS = "pods"
+    JOINING = "joining nodes"
+    CLIENTS = "kubernetes"
+    FRONT_PROXY = "front-proxy"
+    KUBELETS = "kubelet"
+    SERVER = "server"
+
+
+@dataclass(frozen=True, slots=True)
+class CaCopy:
+    """One copy of CAs in the cluster: where it is, who reads it, and its text; empty if there is none.
+
+    `insecure` is whether the reader does not check the server at all. `service` is whether that server is one in the
+    cluster, which no public CA knows.
+    """
+
+    place: str
+    copied: Copied
+    pem: str
+    insecure: bool = False
+    service: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class LiveNode:
+    """A Node object: its name, its addresses of type InternalIP, and the port of its kubelet."""
+
+    name: str
+    addresses: tuple[str, ...]
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class PodFlags:
+    """A static pod: its node, the component in it, and the arguments of that."""
+
+    node: str
+    component: str
+    arguments: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LiveCluster:
+    """What the API server shows. `unread` says by the name of a part why it could not be read.
+
+    `kubelets` are the configurations that kubelets run with, by node. `allowed_names` are the front proxies that
+    kube-apiserver admits, None if it does not say.
+    """
+
+    nodes: tuple[LiveNode, ...] = ()
+    namespaces: tuple[str, ...] = ()
+    copies: tuple[CaCopy, ...] = ()
+    pods: tuple[PodFlags, ...] = ()
+    kubelets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    allowed_names: tuple[str, ...] | None = None
+    unread: Mapping[str, str] = field(default_factory=dict)
+
+
+def nodes(items: Iterable[object]) -> Iterator[LiveNode]:
+    """Yield the nodes in a list of Node objects."""
+    for item in items:
+        status = _mapping(_mapping(item).get("status"))
+        port = _mapping(_mapping(status.get("daemonEndpoints")).get("kubeletEndpoint")).get("Port")
+        addresses = [
+            address
+            for one in map(_mapping, _list(status.get("addresses"))[:_MOST])
+            if one.get("type") == "InternalIP" and (address := _address(one.get("address")))
+        ]
+        if name := _name(item):
+            yield LiveNode(name, tuple(addresses), port if type(port) is int and 0 < port < 65536 else KUBELET_PORT)
+
+
+def root_copies(items: Iterable[object]) -> Iterator[CaCopy]:
+    """Yield the copies of the root in a list of ConfigMap objects."""
+    for item in items:
+        if _name(item) == ROOT_COPY:
+            space = _text(_mapping(_mapping(item).get("metadata")).get("namespace"))
+            yield CaCopy(f"{ROOT_COPY} in {space}", Copied.PODS, _data(item, "ca.crt"))
+
+
+def cluster_info(item: object) -> Iterator[CaCopy]:
+    """Yield the CAs in the kubeconfig of the ConfigMap `cluster-info`, by which kubeadm lets nodes join."""
+    place = f"{CLUSTER_INFO} in kube-public"
+    found = list(_clusters(_data(item, "kubeconfig")))
+    if not found:
+        yield CaCopy(place, Copied.JOINING, "")
+    for one in found[:_MOST]:
+        insecure = one.get("insecure-skip-tls-verify", "").lower() == "true"
+        yield CaCopy(place, Copied.JOINING, _decoded(one.get("certificate-authority-data")), insecure=insecure)
+
+
+def _clusters(text: str) -> Iterator[dict[str, str]]:
+    """Yield the clusters of a kubeconfig, with their scalar values; none if it is not YAML that kubeadm writes."""
+    try:
+        # Not PyYAML's own loader: by merge keys a short text becomes a large one.
+        whole = yaml_tree.parse(text, CLUSTER_INFO, start="kubeadm writes it")
+    except SpecError:
+        return
+    _, clusters = whole.items.get("clusters", (None, None))
+    for entry in clusters.items if isinstance(clusters, yaml_tree.Sequence) else ():
+        _, cluster = entry.items.get("cluster", (None, None)) if isinstance(entry, yaml_tree.Mapping) else (None, None)
+        if isinstance(cluster, yaml_tree.Mapping):
+            yield {key: value.value for key, (_, value) in cluster.items.items() if isinstance(value, yaml_tree.Scalar)}
+
+
+def authentication(item: object) -> Iterator[CaCopy]:
+    """Yield the client CAs in the ConfigMap `extension-apiserver-authentication`."""
+    for key, copied in (
+        ("client-ca-file", Copied.CLIENTS),
+        ("requestheader-client-ca-file", Copied.FRONT_PROXY),
+    ):
+        yield CaCopy(f"{key} of {AUTHENTICATION} in kube-system", copied, _data(item, key))
+
+
+def allowed_names(item: object) -> tuple[str, ...] | None:
+    """Return the names of front proxies in the same ConfigMap; None if it has no list of them."""
+    try:
+        found = json.loads(_data(item, "requestheader-allowed-names"))
+    except (ValueError, RecursionError):
+        return None
+    return tuple(map(_text, found[:_MOST])) if isinstance(found, list) else None
+
+
+def serving_ca(item: object) -> Iterator[CaCopy]:
+    """Yield the CAs in the ConfigMap `kubelet-serving-ca`."""
+    yield CaCopy(f"{SERVING_CA} in kube-system", Copied.KUBELETS, _data(item, "kubelet-ca.crt"))
+
+
+def webhooks(items: Iterable[object], kind: str) -> Iterator[CaCopy]:
+    """Yield the caBundle of each webhook in a list of webhook configurations; `kind` is their singular for people."""
+    for item in items:
+        for one in map(_mapping, _list(_mapping(item).get("webhooks"))[:_MOST]):
+            place = f"{kind} {_name(item)}: webhook {_text(one.get('name'))}"
+            yield _server(place, _mapping(one.get("clientConfig")))
+
+
+def conversions(items: Iterable[object]) -> Iterator[CaCopy]:
+    """Yield the caBundle of each conversion webhook in a list of CustomResourceDefinition objects."""
+    for item in items:
+        conversion = _mapping(_mapping(_mapping(item).get("spec")).get("conversion"))
+        client = _mapping(_mapping(conversion.get("webhook")).get("clientConfig"))
+        if conversion.get("strategy") == "Webhook":
+            yield _server(f"CustomResourceDefinition {_name(item)}: conversion webhook", client)
+
+
+def api_services(items: Iterable[object]) -> Iterator[CaCopy]:
+    """Yield the caBundle of each APIService that another server answers."""
+    for item in items:
+        spec = _mapping(_mapping(item).get("spec"))
+        if isinstance(spec.get("service"), Mapping):
+            skips = spec.get("insecureSkipTLSVerify") is True
+            yield CaCopy(f"APIService {_name(item)}", Copied.SERVER, _decoded(spec.get("caBundle")), insecure=skips)
+
+
+def static_pods(items: Iterable[object], components: Iterable[str]) -> Iterator[PodFlags]:
+    """Yield the static pods in a list of Pod objects that run one of these components."""
+    known = set(components)
+    for item in items:
+        about, spec = _mapping(_mapping(item).get("metadata")), _mapping(_mapping(item).get("spec"))
+        if _MIRROR not in _mapping(about.get("annotations")):
+            continue
+        for container in map(_mapping, _list(spec.get("containers"))[:_MOST]):
+            # The kubelet runs `command`, and `args` after it (pod v1 API).
+            words = [*_list(container.get("command"))[:_MOST], *_list(container.get("args"))[:_MOST]]
+            texts = [word[:_LONGEST] for word in words if isinstance(word, str)]
+            name = texts[0].rpartition("/")[2] if texts else ""
+            if name in known:
+                yield PodFlags(_text(spec.get("nodeName")), name, tuple(texts[1:]))
+
+
+def kubelet_configuration(value: object) -> Mapping[str, Any] | None:
+    """Return the KubeletConfiguration in the answer to a kubelet's `/configz`; None if it is none."""
+    found = _mapping(value).get("kubeletconfig")
+    return found if isinstance(found, Mapping) else None
+
+
+def _server(place: str, client: Mapping[str, Any]) -> CaCopy:
+    return CaCopy(
+        place, Copied.SERVER, _decoded(client.get("caBundle")), service=isinstance(client.get("service"), Mapping)
+    )
+
+
+def _address(value: object) -> str:
+    """Return an address at which a kubelet can be: none of this machine, of a link or of no machine."""
+    try:
+        found = ipaddress.ip_address(value if isinstance(value, str) else "")
+    except ValueError:
+        return ""
+    odd = found.is_loopback or found.is_link_local or found.is_multicast or found.is_unspecified or found.is_reserved
+    return "" if odd else str(found)
+
+
+def _name(item: object) -> str:
+    return _text(_mapping(_mapping(item).get("metadata")).get("name"))
+
+
+def _data(item: object, key: str) -> str:
+    value = _mapping(_mapping(item).get("data")).get(key)
+    return value[:_LONGEST_PEM] if isinstance(value, str) else ""
+
+
+def _decoded(value: object) -> str:
+    if not isinstance(value, str):
+        return ""
+    try:
+        return base64.b64decode(value[: 2 * _LONGEST_PEM], validate=True).decode("ascii", "replace")
+    except (binascii.Error, ValueError):
+        # Not the same as none: it is no certificate, and is said to be so.
+        return "?"
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
+def _text(value: object) -> str:
+    return printable(value[:_LONGEST]) if isinstance(value, str) else ""

@@ -1,0 +1,123 @@
+"""Reads what an API server lists of ConfigMaps with CAs and of the pods that were given one, as plain values.
+
+What is not of the form that Kubernetes writes is left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from vaultpki.records.rotation import moment
+from vaultpki.redact import printable
+
+ROOT_COPY: Final = "kube-root-ca.crt"
+"""The ConfigMap by which the controller manager gives its `--root-ca-file` to the pods of every namespace."""
+
+SERVING_CA: Final = "kubelet-serving-ca"
+"""The ConfigMap by which a metrics-server, and whatever else scrapes kubelets, trusts them; ours."""
+
+_ENDED: Final = frozenset({"Succeeded", "Failed"})
+
+
+@dataclass(frozen=True, slots=True)
+class RootCopy:
+    """The `kube-root-ca.crt` of one namespace: its PEM, and when it last changed; None if the object does not say."""
+
+    namespace: str
+    pem: str
+    changed: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class PodStart:
+    """A running pod that was given `kube-root-ca.crt`: when it was made ready to run, and its first container began."""
+
+    namespace: str
+    name: str
+    started: datetime
+    first_container: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class KubeTrust:
+    """What a cluster's pods trust: its namespaces, their copies of the root, and the pods that read them.
+
+    `serving` are the files of `kubelet-serving-ca`; none if there is no such ConfigMap.
+    """
+
+    namespaces: tuple[str, ...]
+    copies: tuple[RootCopy, ...]
+    pods: tuple[PodStart, ...]
+    serving: tuple[str, ...] = ()
+
+
+def namespaces(items: Iterable[object]) -> Iterator[str]:
+    """Yield the namespaces that are in use, from a list of Namespace objects."""
+    for item in items:
+        if _mapping(_mapping(item).get("status")).get("phase") != "Terminating":
+            yield _text(_mapping(_mapping(item).get("metadata")).get("name"))
+
+
+def copies(items: Iterable[object]) -> Iterator[RootCopy]:
+    """Yield the copies of the root in a list of ConfigMap objects."""
+    for item in items:
+        about = _mapping(_mapping(item).get("metadata"))
+        if about.get("name") != ROOT_COPY:
+            continue
+        pem = _mapping(_mapping(item).get("data")).get("ca.crt")
+        yield RootCopy(_text(about.get("namespace")), pem if isinstance(pem, str) else "", _changed(about))
+
+
+def serving(items: Iterable[object]) -> Iterator[str]:
+    """Yield the files of `kubelet-serving-ca` in a list of ConfigMap objects."""
+    for item in items:
+        if _mapping(_mapping(item).get("metadata")).get("name") == SERVING_CA:
+            yield from (text for text in _mapping(_mapping(item).get("data")).values() if isinstance(text, str))
+
+
+def pods(items: Iterable[object]) -> Iterator[PodStart]:
+    """Yield the running pods in a list of Pod objects that were given `kube-root-ca.crt`."""
+    for item in items:
+        pod = _mapping(item)
+        about, status = _mapping(pod.get("metadata")), _mapping(pod.get("status"))
+        if status.get("phase") in _ENDED or ROOT_COPY not in json.dumps(pod.get("spec")):
+            continue
+        containers = [*_list(status.get("containerStatuses")), *_list(status.get("initContainerStatuses"))]
+        running = [_mapping(_mapping(_mapping(one).get("state")).get("running")) for one in containers]
+        begun = [when for one in running if (when := _time(one.get("startedAt"))) is not None]
+        started = _time(status.get("startTime"))
+        if begun and started is not None:
+            yield PodStart(_text(about.get("namespace")), _text(about.get("name")), started, min(begun))
+
+
+def _changed(about: Mapping[str, Any]) -> datetime | None:
+    """Return when the data of an object last changed: `managedFields` has the time of each writer's last change."""
+    times = [
+        when
+        for one in map(_mapping, _list(about.get("managedFields")))
+        if "f:data" in _mapping(one.get("fieldsV1")) and (when := _time(one.get("time"))) is not None
+    ]
+    return max(times, default=None)
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
+def _text(value: object) -> str:
+    return printable(value[:300]) if isinstance(value, str) else ""
+
+
+def _time(value: object) -> datetime | None:
+    try:
+        return moment(value) if isinstance(value, str) else None
+    except ValueError:
+        return None

@@ -1,0 +1,101 @@
+"""Compares the flags with which a running cluster's components run with the page Components: pure."""
+
+from __future__ import annotations
+
+import functools
+import posixpath
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+from vaultpki.certificates import laid_out, pair_files
+from vaultpki.kube import flags
+from vaultpki.kube.cluster import LiveCluster
+from vaultpki.layout import DIRECTORY, TRUST_BUNDLES, node_folders
+from vaultpki.live.checks import found, not_checked
+from vaultpki.model import Cluster, NodeRole
+from vaultpki.places import PKI, Layout, inner_folders
+from vaultpki.redact import printable
+from vaultpki.verify.on_disk import Check
+
+NAME: Final = "flags"
+
+_LONGEST: Final = 400
+_OF_ROLE: Final = {
+    NodeRole.CONTROL_PLANE: ("kube-apiserver", "kube-controller-manager", "kube-scheduler"),
+    NodeRole.ETCD: ("etcd",),
+}
+_ELSEWHERE: Final = "it is no static pod that the API server shows; run `vaultpki doctor` on the node"
+
+
+def flag_checks(cluster: Cluster, live: LiveCluster, directories: Mapping[str, Mapping[str, str]]) -> Iterator[Check]:
+    """Check the static pods and kubelets of a cluster.
+
+    `directories` are the folders of the nodes' files by node, where an agent.yaml says them. Elsewhere they are where
+    most flags of the component say; those of a kubelet of kubeadm do not tell, and then the whole cluster's do.
+    """
+    seen = set()
+    kubelets = {
+        name: [str(value) for value in flags.kubelet_files(configuration).values() if value]
+        for name, configuration in live.kubelets.items()
+    }
+    everywhere = [word for pod in live.pods for word in pod.arguments]
+    everywhere += [word for words in kubelets.values() for word in words]
+    usual = _directory(cluster.layout, everywhere) or DIRECTORY
+
+    def paths(node: str, words: Iterable[str]) -> Mapping[str, str]:
+        return directories.get(node) or _paths(cluster.layout, _directory(cluster.layout, words) or usual)
+
+    for pod in live.pods:
+        seen.add((pod.node, pod.component))
+        folders = paths(pod.node, pod.arguments)
+        findings = flags.findings(pod.component, pod.arguments, cluster.layout, folders)
+        yield found(NAME, f"{pod.node}/{pod.component}", "docs/components.md", refusal="; ".join(map(_words, findings)))
+    for node in cluster.nodes:
+        for role, components in _OF_ROLE.items():
+            for component in components if role in node.roles else ():
+                if (node.name, component) not in seen:
+                    why = live.unread.get("static pods", _ELSEWHERE)
+                    yield not_checked(NAME, f"{node.name}/{component}", "docs/components.md", why)
+    for name, configuration in live.kubelets.items():
+        folders = paths(name, kubelets[name])
+        findings = flags.kubelet_findings(configuration, cluster.layout, folders)
+        yield found(NAME, f"{name}/kubelet", "docs/components.md", refusal="; ".join(map(_words, findings)))
+    for part, why in live.unread.items():
+        name = part.removeprefix("kubelet of ")
+        if name != part:
+            yield not_checked(NAME, f"{name}/kubelet", "docs/components.md", why)
+
+
+def _words(finding: flags.Finding) -> str:
+    return f"{printable(finding.problem[:_LONGEST])}; {finding.remedy}"
+
+
+def _paths(layout: Layout, directory: str) -> dict[str, str]:
+    if layout is Layout.DOCUMENT:
+        return {PKI: directory}
+    return {PKI: directory, **inner_folders(directory), **node_folders(directory)}
+
+
+@functools.cache
+def _known(layout: Layout) -> Mapping[str, str]:
+    """Return the files by which a directory is known: the folder below it, by name."""
+    inner = {PKI: "", **({} if layout is Layout.DOCUMENT else inner_folders(""))}
+    places = {(each.file, inner[each.folder]) for each in TRUST_BUNDLES[layout] if each.folder in inner}
+    for row in laid_out(layout):
+        folder = PKI if layout is Layout.DOCUMENT or row.kubeadm is None else row.kubeadm.folder
+        places |= {(name, inner[folder]) for name in pair_files(row.stem) if folder in inner}
+    names = Counter(name for name, _ in places)
+    # A name that more than one folder has says nothing.
+    return {name: below for name, below in places if names[name] == 1}
+
+
+def _directory(layout: Layout, words: Iterable[str]) -> str | None:
+    """Return the directory of a node's files in which most of these flags' values are; None where none tells."""
+    known = _known(layout)
+    votes: Counter[str] = Counter()
+    for word in words:
+        folder, name = posixpath.split(word.partition("=")[2] or word)
+        if name in known and folder.startswith("/") and folder.endswith(known[name]):
+            votes[folder.removesuffix(known[name])] += 1
+    return votes.most_common(1)[0][0] if votes else None

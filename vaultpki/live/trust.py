@@ -1,0 +1,144 @@
+"""Says which CAs are right in a running cluster: by its Vault, by files that a person names, or by the root's SHA-256.
+
+What the cluster itself shows never decides it: only a certificate with the right SHA-256 is taken from there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject
+from vaultpki.errors import CertificateUnreadable, SpecError, VaultpkiError
+from vaultpki.identity import anchor, nodes
+from vaultpki.issue import issuers, rotations
+from vaultpki.model import Cluster
+from vaultpki.pki.facts import Facts
+from vaultpki.pki.trust import in_date, is_root, why_untrusted
+from vaultpki.records.node_report import NodeReport
+from vaultpki.values import pem
+from vaultpki.vault import Vault
+from vaultpki.verify.on_disk import Holder, read_bundle
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """The CAs that count now: the roots, and the issuing CAs by domain.
+
+    A domain of which `issuing` has none is not known: an issuing CA of it counts by its root and its name. `source`
+    says in a few words where this is from.
+    """
+
+    cluster: str
+    roots: tuple[Facts, ...]
+    issuing: Mapping[str, tuple[Facts, ...]]
+    source: str
+
+    def why_wrong(self, facts: Facts, domain: str) -> str | None:
+        """Return why it is no issuing CA of this domain now, as the rest of a sentence; None if it is one."""
+        whys = [why_untrusted(facts, root, ca_subject(self.cluster, domain)) for root in self.roots]
+        if None not in whys:
+            return whys[0]
+        if domain in self.issuing and facts not in self.issuing[domain]:
+            return f"{self.source} does not have it any more"
+        return None
+
+    def of(self, domain: str) -> tuple[Facts, ...]:
+        """Return the issuing CAs of a domain, none if they are not known."""
+        return self.issuing.get(domain, ())
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """What Vault says of the nodes: their last reports by node. `unread` says why there are none."""
+
+    reports: Mapping[str, NodeReport] = field(default_factory=dict)
+    silent: tuple[str, ...] = ()
+    unread: str = ""
+
+
+def from_vault(cluster: Cluster, vault: Vault, now: datetime) -> Expected:
+    """Return what a node of the cluster trusts now, by the same rules. Raises VaultpkiError if Vault does not say."""
+    pin = anchor.find(cluster, vault, now).root_sha256
+    found = rotations.read_rotations(rotations.fetch_rotations(vault, cluster.prefix), cluster.prefix)
+    for error in found.unreadable.values():
+        raise error
+    shown = issuers.fetch_issuers(vault, cluster.prefix, found.named())
+    above = issuers.roots_below(shown, pin, found.records.get(ROOT), now, cluster=cluster.name)
+    trust = issuers.follow(shown, {}, found.words({}, {}), above, now, cluster=cluster.name)
+    return Expected(cluster.name, above.trusted, {ca: trust[ca].issuing for ca in ISSUING_CAS}, "Vault")
+
+
+def fleet(cluster: Cluster, vault: Vault) -> Fleet:
+    """Return the reports of the nodes; why there are none if Vault does not give them."""
+    try:
+        members = nodes.members(cluster, vault)
+    except VaultpkiError as error:
+        return Fleet(unread=str(error))
+    found = {member.name: member.report for member in members}
+    reports = {name: report for name, report in found.items() if report is not None}
+    return Fleet(reports, tuple(name for name in found if name not in reports))
+
+
+def from_files(cluster: Cluster, holders: Sequence[Holder], now: datetime) -> Expected | None:
+    """Return what most of these holders trust, the pin of cluster.yaml considered; None if they hold no root CA.
+
+    Raises SpecError if cluster.yaml names another root than they hold.
+    """
+    name = ca_subject(cluster.name, ROOT)
+    by_roots: Counter[frozenset[Facts]] = Counter()
+    for holder in holders:
+        held = {facts for ca in ISSUING_CAS for facts in read_bundle(holder.bundle(ca, chain=True))}
+        if roots := frozenset(facts for facts in held if is_root(facts, name, now)):
+            by_roots[roots] += 1
+    if not by_roots:
+        return None
+    ((roots, _),) = by_roots.most_common(1)
+    pin = cluster.authority.root_sha256
+    if pin is not None and all(facts.fingerprint != pin for facts in roots):
+        raise SpecError(
+            f"the files of --dir hold another root CA than ca.root_sha256 in {cluster.file}: name the files of this "
+            "cluster, reach its Vault if the root is being rotated, or find out who changed them"
+        )
+    issuing = {
+        ca: tuple(
+            dict.fromkeys(
+                facts
+                for holder in holders
+                for facts in read_bundle(holder.bundle(ca))
+                if in_date(facts, now)
+                and any(why_untrusted(facts, root, ca_subject(cluster.name, ca)) is None for root in roots)
+            )
+        )
+        for ca in ISSUING_CAS
+    }
+    return Expected(cluster.name, tuple(roots), {ca: found for ca, found in issuing.items() if found}, "--dir")
+
+
+def from_pin(cluster: Cluster, shown: Iterable[str], now: datetime) -> Expected | None:
+    """Return the root that cluster.yaml names, if one of these texts holds it; None without one."""
+    pin = cluster.authority.root_sha256
+    for text in shown if pin is not None else ():
+        for facts in certificates(text):
+            if facts.fingerprint == pin and is_root(facts, ca_subject(cluster.name, ROOT), now):
+                return Expected(cluster.name, (facts,), {}, "ca.root_sha256")
+    return None
+
+
+def certificates(text: str) -> tuple[Facts, ...]:
+    """Return the certificates in a text from the cluster; text between them is ignored, as Go does.
+
+    Returns none unless every one of them can be read.
+    """
+    from vaultpki.pki import x509
+
+    found = []
+    for body in pem.pem_bodies(text, "CERTIFICATE"):
+        try:
+            block = f"-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n"
+            found.append(x509.read_certificates(block.encode("ascii", "replace"))[0])
+        except CertificateUnreadable:
+            return ()
+    return tuple(found)

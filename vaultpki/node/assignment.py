@@ -1,0 +1,206 @@
+"""What this node holds, as Vault says: its record and the cluster's CAs, checked against the pin, kept as a copy.
+
+The copy (STATE/spec.json) is used without a request within the poll interval, and as long as Vault is unreachable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from vaultpki.disk.files import private_folder, read_private, storage_errors, write_private
+from vaultpki.errors import SpecError, StoreError
+
+if TYPE_CHECKING:
+    from vaultpki.issue.issuers import Issuers
+    from vaultpki.issue.rotations import Rotations
+    from vaultpki.model import AgentConfig, Certificate, NodeRole, UserTemplate
+    from vaultpki.vault import Vault
+
+COPY: Final = "spec.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What this node holds. `fetched` is Unix time.
+
+    `endpoint` is the URL of the API server, `server` that of the kube-apiserver that plain kubeconfigs name. `issuers`
+    is what the CA mounts showed, `trusted` whom the node then trusted, as PEM by CA.
+    """
+
+    fetched: float
+    endpoint: str
+    server: str
+    roles: frozenset[NodeRole]
+    certificates: tuple[Certificate, ...]
+    templates: tuple[UserTemplate, ...]
+    issuers: Issuers
+    trusted: Mapping[str, tuple[str, ...]]
+    rotations: Rotations
+
+    def fresh(self, now: float, age: float) -> bool:
+        """Return whether it is younger than `age` seconds. A copy from the future means that a clock was set back."""
+        return 0 <= now - self.fetched < age
+
+
+def copy(config: AgentConfig) -> Assignment | None:
+    """Return the copy on disk; None if there is none that this user and this version can read."""
+    with contextlib.suppress(StoreError):
+        return read_copy(config)
+    return None
+
+
+def read_copy(config: AgentConfig) -> Assignment | None:
+    """As `copy`; but StoreError if there is one that this user may not read, or that is not a private file."""
+    try:
+        raw = read_private(f"{config.state}/{COPY}")
+        return None if raw is None else _read(config, json.loads(raw), f"{config.state}/{COPY}")
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, SpecError):
+        return None
+
+
+def remove_copy(state: str) -> None:
+    """Remove the copy in the folder `state`, if there is one. Raises StoreError."""
+    with storage_errors(f"{state}/{COPY}"), contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{state}/{COPY}")
+
+
+def stamp(state: str) -> tuple[float, str] | None:
+    """Return when the copy in the folder `state` was fetched (Unix time) and a digest of it; None without one."""
+    from hashlib import sha256
+
+    try:
+        value = json.loads(read_private(f"{state}/{COPY}") or b"")
+        return float(value.pop("fetched")), sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, StoreError):
+        return None
+
+
+def fetch(
+    config: AgentConfig, vault: Vault, now: float, held: Mapping[str, Sequence[str]], known: Mapping[str, int] | None
+) -> Assignment:
+    """Ask Vault, and keep the answer as the new copy. SpecError if it has no valid record of this node.
+
+    `held` are the CAs trusted here until now, the root too, as PEM by CA, and `known` the highest revisions of the
+    rotation records that were ever read here; None if nothing of this cluster was.
+    """
+    from datetime import UTC, datetime
+
+    from vaultpki.issue import issuers
+    from vaultpki.issue.rotations import fetch_rotations, read_rotations
+    from vaultpki.node import pins
+    from vaultpki.node.credential import own_record
+
+    own = own_record(config)
+    store = f"{config.prefix}/config"
+    read = vault.prepare.secrets.kv.v2.read_secret
+    cluster, node = vault.many(
+        [read(name, mount_point=store, raise_on_deleted_version=False) for name in ("cluster", own)]
+    )
+    if not cluster.found or not node.found:
+        raise _unrecorded(config)
+    # Read before the issuers: what a record names was made before it was written.
+    contents = fetch_rotations(vault, config.prefix)
+    rotations, highest = read_rotations(contents, config.prefix, known), known or {}
+    shown = issuers.fetch_issuers(vault, config.prefix, rotations.named())
+    # Checked against the pin before it is kept.
+    when = datetime.fromtimestamp(now, UTC)
+    above = pins.follow(config, shown, rotations, highest, when, held)
+    trust = issuers.follow(shown, held, rotations.words(highest, {}), above, when, cluster=config.cluster)
+    # Before the copy: the root that this node was pinned to may leave the server.
+    pins.save(config, above)
+    value = {
+        "version": 1,
+        "fetched": now,
+        "cluster": cluster.data.get("data"),
+        "own": node.data.get("data"),
+        "issuing": {ca: list(pems) for ca, pems in shown.issuing.items()},
+        "roots": list(shown.roots),
+        "defaults": dict(shown.defaults),
+        "unshown": dict(shown.unshown),
+        "trusted": {ca: [facts.pem for facts in known.issuing] for ca, known in trust.items()},
+        "rotation": {domain: each for domain, each in contents.items() if domain not in rotations.not_followed},
+        "not_followed": dict(rotations.not_followed),
+    }
+    holding = _read(config, value, f"the records of {store}/data")
+    # A machine image brings only agent.yaml and the issuer's token.
+    private_folder(config.state)
+    write_private(f"{config.state}/{COPY}", json.dumps(value).encode())
+    return holding
+
+
+def own_roles(config: AgentConfig, vault: Vault) -> frozenset[NodeRole]:
+    """Ask Vault for the roles of this node. SpecError if it has no valid record of it."""
+    from vaultpki.node.credential import own_record
+    from vaultpki.records import published
+
+    store, own = f"{config.prefix}/config", own_record(config)
+    record = vault.stored(store, own).get("data")
+    if record is None:
+        raise _unrecorded(config)
+    where = f"the record {store}/data/{own}"
+    return published.read_certificates(
+        record, node=config.node, prefix=config.prefix, layout=config.layout, where=where
+    )[0]
+
+
+def _unrecorded(config: AgentConfig) -> SpecError:
+    from vaultpki.node.credential import own_record
+
+    return SpecError(
+        f"Vault has no record {own_record(config)} of cluster {config.cluster}; run `vaultpki apply` for it first"
+    )
+
+
+def _read(config: AgentConfig, value: Mapping[str, Any], where: str) -> Assignment:
+    from vaultpki.certificates import ISSUING_CAS
+    from vaultpki.issue.issuers import Issuers
+    from vaultpki.issue.rotations import read_rotations
+    from vaultpki.records import published
+
+    cluster = published.read_cluster(value["cluster"], where=where, cluster=config.cluster)
+    published.refuse_other_layout(cluster.layout, config.layout, where=where)
+    kind, name = ("pool", config.pool) if config.pool else ("node", config.node)
+    own = value["own"]
+    if isinstance(own, dict) and own.get(kind) != name:
+        raise SpecError(f"is not that of {name}; check the address and any proxy in between", file=where, field=kind)
+    roles, certificates = published.read_certificates(
+        own, node=config.node, prefix=config.prefix, layout=config.layout, where=where
+    )
+    published.refuse_file_names(certificates, cluster.templates, config.layout, where=where)
+    if not certificates:
+        raise SpecError("names no certificate, and every node of a cluster holds some", file=where)
+    issuing = {ca: _texts(value["issuing"][ca]) for ca in ISSUING_CAS}
+    # Vaultpki 0.1 did not write it.
+    trusted = value.get("trusted", issuing)
+    return Assignment(
+        fetched=float(value["fetched"]),
+        endpoint=cluster.endpoint,
+        server=published.read_server(own, where=where) or cluster.endpoint,
+        roles=roles,
+        certificates=certificates,
+        templates=tuple(t for t in cluster.templates if t.roles & roles),
+        issuers=Issuers(
+            issuing,
+            # Without a root nothing can be checked.
+            _texts(value["roots"], least=1),
+            {str(ca): str(sha256) for ca, sha256 in value.get("defaults", {}).items()},
+            {str(ca): str(why) for ca, why in value.get("unshown", {}).items()},
+        ),
+        trusted={ca: _texts(trusted[ca]) for ca in ISSUING_CAS},
+        rotations=replace(read_rotations(value.get("rotation", {}), config.prefix), not_followed=_not_followed(value)),
+    )
+
+
+def _not_followed(value: Mapping[str, Any]) -> dict[str, int]:
+    return {str(domain): int(revision) for domain, revision in value.get("not_followed", {}).items()}
+
+
+def _texts(value: object, *, least: int = 0) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or len(value) < least or not all(isinstance(pem, str) for pem in value):
+        raise TypeError("no list of certificates")
+    return tuple(value)

@@ -1,0 +1,328 @@
+"""What the agent keeps between passes, in STATE/agent.json: what was signed, what failed, which hooks are owed.
+
+A node that loses it inspects its files as if for the first time, and runs each hook once more. It holds no secret.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
+
+from vaultpki.disk.files import read_private, write_private
+from vaultpki.errors import NeedsJoin, StoreError, VaultpkiError
+from vaultpki.host.boot_time import Moment
+from vaultpki.node.backoff import MOST_REMEMBERED
+
+if TYPE_CHECKING:
+    from vaultpki.host.hooks import Owed
+
+FILE: Final = "agent.json"
+State = Literal["ok", "backing-off", "needs-join"]
+
+_Value = TypeVar("_Value")
+_VERSION: Final = 1
+_STATES: Final[Mapping[str, State]] = {state: state for state in get_args(State)}
+_LATER: Final = (
+    "quiet_folders",
+    "revisions",
+    "vanished",
+    "bundles",
+    "leaves",
+    "readers",
+    "reported",
+    "report_refused",
+    "clock_offset",
+    "root",
+    "asked",
+    "revoked",
+    "exposed",
+    "unsafe",
+    "unanswered",
+)
+# The pause is at its limit long before this.
+_UNANSWERED: Final = 20
+# The last second of the year 9999: nothing beyond is a time to `datetime`.
+_LAST: Final = 253402300799
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedRecord:
+    """A certificate that this agent had signed. `signed` is Unix time, `asked` and `granted` are seconds."""
+
+    serial: int
+    signed: float
+    asked: int
+    granted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A failure in one sentence; when it began and was last seen (Unix time), and how often."""
+
+    text: str
+    since: float
+    last: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """Certificates, as their SHA-256, and since when (Unix time) a file has them.
+
+    `moment` is a moment after the file was installed; None in the state of an earlier release.
+    """
+
+    since: float
+    sha256: tuple[str, ...]
+    moment: Moment | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderSeen:
+    """A component that reads a bundle only when it starts, as the last pass saw it.
+
+    `since` (Unix time) and `moment` are its start, and `sha256` the certificates that the bundle had then; empty if
+    nobody knows. `problem` says why it is not healthy, or that no process of it was seen; "" if it is.
+    """
+
+    since: float = 0.0
+    sha256: tuple[str, ...] = ()
+    moment: Moment | None = None
+    running: bool = False
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentState:
+    """The agent's state. Certificates, faults and hooks by their names; all times are Unix time in seconds.
+
+    `spent` are the times of signings that were wasted or premature; `held` is until when a certificate that is only due
+    is not signed. `hooked` are the digests for which hooks last ran. `trust` is the digest of the bundles,
+    `trust_since` when they changed to it. `quiet` is the digest of all that a pass inspected when it left nothing to
+    do, `quiet_until` when something will be due, `quiet_dies` when the first certificate expires; `quiet_directory`,
+    `quiet_folders` (the further folders by name) and `quiet_poll` are what agent.yaml said then. `revisions` are the
+    highest revisions of rotation records that were ever read, by domain; `vanished` is since when the server does not
+    show a trusted CA any more, by its SHA-256. `bundles` are the installed bundles by CA, `leaves` the installed leaves
+    with what stands behind them by their names, and `readers` what was seen of the components that read a bundle only
+    when they start, by `CA/COMPONENT`. `reported` is a digest of the last report, `report_refused` whether it had to be
+    written at the place of 0.1.0, and `clock_offset` by how many seconds Vault's clock is ahead of this one. `root` is
+    the pin that `revisions` belong to. `asked` is when Vault was last asked in vain; when it last answered is told by
+    the copy of its answer. `revoked` are the serial numbers of installed certificates that Vault showed as revoked, by
+    their names, `exposed` those of certificates whose key others could read, and `unsafe` the paths that others could
+    write to. `unanswered` are the times of signings since the last one that was answered.
+    """
+
+    certificates: Mapping[str, IssuedRecord] = field(default_factory=dict)
+    spent: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    held: Mapping[str, float] = field(default_factory=dict)
+    faults: Mapping[str, Fault] = field(default_factory=dict)
+    hooked: Mapping[str, str] = field(default_factory=dict)
+    owed: Mapping[str, Owed] = field(default_factory=dict)
+    trust: str = ""
+    trust_since: float = 0.0
+    state: State = "ok"
+    quiet: str = ""
+    quiet_since: float = 0.0
+    quiet_until: float = 0.0
+    quiet_dies: float = 0.0
+    quiet_directory: str = ""
+    quiet_poll: float = 0.0
+    quiet_folders: Mapping[str, str] = field(default_factory=dict)
+    revisions: Mapping[str, int] = field(default_factory=dict)
+    vanished: Mapping[str, float] = field(default_factory=dict)
+    bundles: Mapping[str, Since] = field(default_factory=dict)
+    leaves: Mapping[str, Since] = field(default_factory=dict)
+    readers: Mapping[str, ReaderSeen] = field(default_factory=dict)
+    reported: str = ""
+    report_refused: bool = False
+    clock_offset: float = 0.0
+    root: str = ""
+    asked: float = 0.0
+    revoked: Mapping[str, int] = field(default_factory=dict)
+    exposed: Mapping[str, int] = field(default_factory=dict)
+    unsafe: tuple[str, ...] = ()
+    unanswered: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+def load(state: str) -> AgentState:
+    """Read the state in the folder `state`; an empty one if there is none that this version can read."""
+    try:
+        raw = read_private(f"{state}/{FILE}")
+        value = json.loads(raw or b"{}")
+        return _read(value) if value.get("version") == _VERSION else AgentState()
+    except (StoreError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return AgentState()
+
+
+def save(state: str, content: AgentState) -> None:
+    """Write it in one step that survives a crash; StoreError if the folder cannot be written."""
+    value = {"version": _VERSION, **asdict(content)}
+    # Vaultpki 0.1 has no such fields, and its file stays as it writes it.
+    for name in _LATER:
+        if not value[name]:
+            del value[name]
+    write_private(f"{state}/{FILE}", json.dumps(value, sort_keys=True).encode())
+
+
+def forget_records(state: str) -> None:
+    """Forget the rotation records that were read, since the node joins anew. Raises StoreError."""
+    content = load(state)
+    if content.revisions or content.root:
+        save(state, replace(content, revisions={}, root="", vanished={}, quiet=""))
+
+
+class StateFile:
+    """The agent's state during one pass: `value` is current, `at_start` as read; written only if it changed."""
+
+    def __init__(self, state: str) -> None:
+        self._folder = state
+        self.value = self.at_start = self._written = load(state)
+
+    def save(self, value: AgentState | None = None) -> AgentState:
+        """Write `value`, or the current value, if the disk has another; StoreError if it cannot be written."""
+        self.value = self.value if value is None else value
+        if self.value != self._written:
+            save(self._folder, self.value)
+            self._written = self.value
+        return self.value
+
+
+def with_faults(memory: AgentState, failing: Mapping[str, str], now: float) -> AgentState:
+    """Return the state after a pass in which exactly `failing` failed: sentences by what failed."""
+    faults: dict[str, Fault] = {}
+    for what, text in failing.items():
+        old = memory.faults.get(what)
+        faults[what] = Fault(text, old.since if old else now, now, old.count + 1 if old else 1)
+    return replace(memory, faults=faults)
+
+
+def with_spent(memory: AgentState, names: Mapping[str, float | None]) -> AgentState:
+    """Add a signing for each name at the given time, or remove the newest one if the time is None.
+
+    A recorded time later than the new one becomes the new one: with a clock that jumps back and forth no signing is
+    forgotten, and none waits until that later time comes again.
+    """
+    spent = dict(memory.spent)
+    for name, when in names.items():
+        held = spent.get(name, ())
+        held = held[:-1] if when is None else (*sorted(min(t, when) for t in held), when)[-MOST_REMEMBERED:]
+        if held:
+            spent[name] = held
+        else:
+            spent.pop(name, None)
+    return replace(memory, spent=spent)
+
+
+def with_unanswered(memory: AgentState, names: Iterable[str], when: float | None) -> AgentState:
+    """Return the state after a signing of each name was asked for at `when`; after an answer to each if it is None."""
+    unanswered = dict(memory.unanswered)
+    for name in names:
+        before = unanswered.pop(name, ())
+        if when is not None:
+            # As in `with_spent`: a clock that was ahead forgets none, and holds none back for long.
+            unanswered[name] = (*(min(each, when) for each in before), when)[-_UNANSWERED:]
+    return replace(memory, unanswered=unanswered)
+
+
+def state_of(failures: Collection[VaultpkiError]) -> State:
+    """Return one word for the agent: ok, backing-off, or needs-join, which waiting does not repair."""
+    if any(isinstance(error, NeedsJoin) for error in failures):
+        return "needs-join"
+    return "backing-off" if failures else "ok"
+
+
+def _read(value: Mapping[str, Any]) -> AgentState:
+    def each(key: str, read: Callable[[Any], _Value]) -> dict[str, _Value]:
+        return {str(name): read(entry) for name, entry in value[key].items()}
+
+    return AgentState(
+        certificates=each("certificates", _issued),
+        spent=each("spent", lambda times: tuple(map(_number, times))),
+        held=each("held", _number),
+        faults=each("faults", _fault),
+        hooked=each("hooked", str),
+        owed=each("owed", _owed),
+        trust=str(value["trust"]),
+        trust_since=_number(value["trust_since"]),
+        state=_STATES[str(value["state"])],
+        quiet=str(value["quiet"]),
+        quiet_since=_number(value["quiet_since"]),
+        quiet_until=_number(value["quiet_until"]),
+        quiet_dies=_number(value["quiet_dies"]),
+        quiet_directory=str(value["quiet_directory"]),
+        quiet_poll=_number(value["quiet_poll"]),
+        # Vaultpki 0.1 did not write these.
+        quiet_folders={str(name): str(path) for name, path in value.get("quiet_folders", {}).items()},
+        revisions={str(domain): _revision(number) for domain, number in value.get("revisions", {}).items()},
+        vanished={str(sha256): _number(since) for sha256, since in value.get("vanished", {}).items()},
+        bundles={str(ca): _since(each) for ca, each in value.get("bundles", {}).items()},
+        leaves={str(name): _since(each) for name, each in value.get("leaves", {}).items()},
+        readers={str(name): _reader(each) for name, each in value.get("readers", {}).items()},
+        reported=str(value.get("reported", "")),
+        report_refused=value.get("report_refused") is True,
+        clock_offset=_offset(value.get("clock_offset", 0.0)),
+        root=str(value.get("root", "")),
+        asked=_number(value.get("asked", 0.0)),
+        revoked={str(name): int(serial) for name, serial in value.get("revoked", {}).items()},
+        exposed={str(name): int(serial) for name, serial in value.get("exposed", {}).items()},
+        unsafe=tuple(map(str, value.get("unsafe", ()))),
+        unanswered={str(name): tuple(map(_number, times)) for name, times in value.get("unanswered", {}).items()},
+    )
+
+
+def _issued(k: Mapping[str, Any]) -> IssuedRecord:
+    return IssuedRecord(int(k["serial"]), _number(k["signed"]), int(_number(k["asked"])), int(_number(k["granted"])))
+
+
+def _fault(f: Mapping[str, Any]) -> Fault:
+    return Fault(str(f["text"]), _number(f["since"]), _number(f["last"]), int(_number(f["count"])))
+
+
+def _owed(o: Mapping[str, Any]) -> Owed:
+    # Loaded only where something is owed: a pass with nothing to do does not need it.
+    from vaultpki.host.hooks import Owed
+
+    return Owed(_number(o["since"]), int(_number(o["attempts"])), _number(o["not_before"]), str(o["error"]))
+
+
+def _since(each: Mapping[str, Any]) -> Since:
+    return Since(_number(each["since"]), tuple(map(str, each["sha256"])), _moment(each.get("moment")))
+
+
+def _reader(each: Mapping[str, Any]) -> ReaderSeen:
+    return ReaderSeen(
+        _number(each["since"]),
+        tuple(map(str, each["sha256"])),
+        _moment(each["moment"]),
+        each["running"] is True,
+        str(each["problem"]),
+    )
+
+
+def _moment(value: Any) -> Moment | None:
+    return None if value is None else Moment(str(value["boot"]), _number(value["uptime"]))
+
+
+def _revision(value: Any) -> int:
+    """Read a revision; ValueError for what is none, so that no record counts as older for the sake of garbage."""
+    # As `rotation_record.BEYOND`, which a pass with nothing to do does not load.
+    if type(value) is not int or not 0 <= value < 1 << 53:
+        raise ValueError(value)
+    return value
+
+
+def _offset(value: Any) -> float:
+    offset = float(value)
+    if not abs(offset) <= _LAST:
+        raise ValueError(offset)
+    return offset
+
+
+def _number(value: Any) -> float:
+    """Read a time or a number of seconds; ValueError for what can be neither, such as JSON's NaN and Infinity."""
+    number = float(value)
+    if not 0 <= number <= _LAST:
+        raise ValueError(number)
+    return number

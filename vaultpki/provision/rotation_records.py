@@ -1,0 +1,97 @@
+"""Reads and writes the records of rotations in the config store, by check-and-set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vaultpki.errors import ChangedMeanwhile, Denied, Refused, SpecError
+from vaultpki.model import VERSION, Cluster
+from vaultpki.records import rotation as rotation_record
+from vaultpki.records.rotation import DOMAINS, FOLDER, RotationRecord
+from vaultpki.vault import Vault, member
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRecord:
+    """A domain's record, None if there is none, and the version in the KV store that a check-and-set names."""
+
+    domain: str
+    record: RotationRecord | None
+    version: int = 0
+
+
+def record_path(domain: str) -> str:
+    """Return the path of a domain's record in the config store."""
+    return f"{FOLDER}/{domain}"
+
+
+def read_records(cluster: Cluster, vault: Vault) -> dict[str, StoredRecord]:
+    """Return the records of all domains. Raises SpecError for one that no vaultpki wrote."""
+    return {each.domain: each for each in vault.map(lambda domain: read_record(cluster, vault, domain), DOMAINS)}
+
+
+def read_revisions(cluster: Cluster, vault: Vault) -> dict[str, int] | None:
+    """Return the revisions of the records by domain, of those that there are; None if they cannot be read."""
+    try:
+        found = read_records(cluster, vault)
+    except (Denied, SpecError):
+        return None
+    return {domain: each.record.revision for domain, each in found.items() if each.record is not None}
+
+
+def read_record(cluster: Cluster, vault: Vault, domain: str) -> StoredRecord:
+    """Return one domain's record. Raises SpecError if no vaultpki wrote it."""
+    store = cluster.mount("config")
+    kv = vault.api.secrets.kv.v2
+    # Of a deleted record there is the version, which a check-and-set must name.
+    data = kv.read_secret(record_path(domain), mount_point=store, raise_on_deleted_version=False).data
+    version = member(data, "metadata").get("version", 0)
+    found = data.get("data")
+    record = None if found is None else _read(cluster, found, domain)
+    return StoredRecord(domain, record, version if type(version) is int else 0)
+
+
+def _read(cluster: Cluster, found: object, domain: str) -> RotationRecord:
+    store, path = cluster.mount("config"), record_path(domain)
+    try:
+        return rotation_record.read(found, domain, where=f"{store}/{path}")
+    except SpecError as error:
+        if isinstance(found, Mapping) and found.get("version") != VERSION:
+            # A newer vaultpki wrote it.
+            raise
+        raise SpecError(
+            f"is not a record that vaultpki wrote{f' ({error.field})' if error.field else ''}; delete it (`bao kv "
+            f"metadata delete -mount={store} {path}`), and `vaultpki ca recover {domain} -f {cluster.file}` writes it "
+            "again",
+            file=f"{store}/{path}",
+        ) from None
+
+
+def write_record(cluster: Cluster, vault: Vault, record: RotationRecord, version: int) -> StoredRecord:
+    """Write a record over the version of the KV store that was read; raise Refused if somebody wrote meanwhile."""
+    if record.revision >= rotation_record.BEYOND:
+        raise SpecError(
+            f"the record of {record.domain} has the highest revision that there is, which no vaultpki wrote: find out "
+            f"who did, and run `vaultpki ca recover {record.domain} -f {cluster.file}`"
+        )
+    # Once: a second try of a write that was done could not be told from another operator's.
+    kv, store = vault.sending(once=True).api.secrets.kv.v2, cluster.mount("config")
+    value = rotation_record.to_json(record)
+    try:
+        kv.create_or_update_secret(record_path(record.domain), value, cas=version, mount_point=store)
+    except Refused as error:
+        # Both servers answer 400 when the version has changed.
+        if not any("check-and-set" in reason for reason in error.reasons):
+            raise
+        raise other_operator(cluster, record.domain) from None
+    return StoredRecord(record.domain, record, version + 1)
+
+
+def other_operator(cluster: Cluster, domain: str) -> ChangedMeanwhile:
+    """Return the error for a record that somebody else has changed."""
+    return ChangedMeanwhile(
+        f"another operator has changed the rotation of {domain} meanwhile, and nothing more was done; look at "
+        f"`vaultpki ca status -f {cluster.file}`",
+        status=409,
+    )

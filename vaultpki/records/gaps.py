@@ -1,0 +1,69 @@
+"""Says where a node and the server do not have the same rotation records, and what to do; pure.
+
+`status`, the agent's log, `nodes`, `plan` and `ca status` say it with these words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from vaultpki.records.node_report import NodeReport, Seen
+from vaultpki.records.rotation import DOMAINS, MOST_AHEAD
+
+SERVER_BEHIND = "server-behind"
+"""The name of a gap: the node has read a newer record than the server has."""
+
+NOT_FOLLOWED = "record-not-followed"
+"""The name of a gap: the server's record is further ahead of what the node has read than any rotation comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """One gap: the CA's domain, its name for programs, and the rest of a sentence whose subject is the node."""
+
+    domain: str
+    name: str
+    text: str
+
+
+def of_report(report: NodeReport, revisions: Mapping[str, int] | None = None) -> Iterator[Gap]:
+    """Yield the gaps of a node that reports; `revisions` as in `gaps`."""
+    return gaps(report.seen, report.not_followed, revisions)
+
+
+def gaps(
+    seen: Mapping[str, Seen], not_followed: Mapping[str, int], revisions: Mapping[str, int] | None = None
+) -> Iterator[Gap]:
+    """Yield the gaps of a node that has seen these revisions, by domain, and does not follow those of `not_followed`.
+
+    `revisions` are those of the server's records now, where there are any. Without them it is what the node has found.
+    """
+    for domain in DOMAINS:
+        if domain not in seen:
+            continue
+        highest, now = seen[domain].highest, seen[domain].revision
+        if revisions is not None:
+            now = revisions.get(domain, 0)
+        ahead = not_followed.get(domain, 0) if revisions is None else now
+        if ahead > highest + MOST_AHEAD:
+            yield Gap(domain, NOT_FOLLOWED, _not_followed(domain, highest, ahead))
+        elif now < highest:
+            yield Gap(domain, SERVER_BEHIND, _behind(domain, highest, now))
+
+
+def _behind(domain: str, highest: int, now: int) -> str:
+    shown = f"has revision {now}" if now else "has none"
+    return (
+        f"has read revision {highest} of the record of {domain}, and Vault {shown}: it was restored from a snapshot, "
+        f"or somebody changed the record; nothing of {domain} is dropped or replaced there until "
+        f"`vaultpki ca recover {domain}` has corrected it"
+    )
+
+
+def _not_followed(domain: str, highest: int, ahead: int) -> str:
+    return (
+        f"has read revision {highest} of the record of {domain}, and does not follow revision {ahead}: no rotation "
+        f"comes so far ahead, so no vaultpki wrote it; nothing of {domain} is dropped or replaced there; find out who "
+        f"wrote that record, and run `vaultpki ca recover {domain}`, which writes a right one"
+    )

@@ -1,0 +1,138 @@
+"""Reads and writes join.json, the short-lived file with which an enroller hands a node its first credential."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from vaultpki.errors import SpecError
+from vaultpki.places import Layout
+from vaultpki.values import hosts, input_file, json_object, names, pem
+from vaultpki.values.json_object import JsonObject
+
+_LARGEST: Final = 1 << 19
+# The same limit as in agent.yaml.
+_MOST_ADDRESSES: Final = 16
+_NOT_A_JOIN_FILE: Final = "is not a join file; ask the person who enrolled this node for a new one"
+_STAMP = "%Y-%m-%dT%H:%M:%SZ"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Join:
+    """A join file. `pool` is None for a listed node, `ca_pem` if the system's CAs verify Vault.
+
+    `namespace` is the Vault namespace of the cluster; None is the root namespace. `layout` is that of the node's files.
+    """
+
+    cluster: str
+    prefix: str
+    namespace: str | None = None
+    node: str
+    pool: str | None
+    addresses: tuple[str, ...]
+    ca_pem: str | None
+    root_sha256: str
+    role_id: str
+    wrap_token: str = field(repr=False)
+    expires: datetime
+    layout: Layout = Layout.DOCUMENT
+
+
+def dump_join(join: Join) -> str:
+    """Return the text of the file; it contains the wrapping token, so it must be written with mode 0600."""
+    content = {"version": join.layout.version, **asdict(join), "expires": f"{join.expires:{_STAMP}}"}
+    # A vaultpki without layouts reads the file for the layout document, which does not name it.
+    del content["layout"]
+    if join.layout is not Layout.DOCUMENT:
+        content["layout"] = join.layout.value
+    return json.dumps(content, indent=2) + "\n"
+
+
+def load_join(path: Path) -> Join:
+    """Return the join file at `path`; raise SpecError with file and field if an enroller did not write it like this.
+
+    Also raises SpecError if it is not a regular file, if its owner is neither root nor this user, or if others may read
+    or write it, because then it may no longer be secret.
+    """
+    raw, about = read(path)
+    if about.st_uid not in (0, os.geteuid()):
+        raise SpecError(
+            f"belongs to the user {about.st_uid}, who may have changed it; if you trust it, give it to the user that "
+            "joins (`chown`), else ask for a new one",
+            file=str(path),
+        )
+    if about.st_mode & 0o077:
+        raise SpecError(
+            "others may read or write it; `chmod 600` it, and ask for a new one if they did", file=str(path)
+        )
+    return parse(raw, str(path))
+
+
+def parse(raw: bytes, file: str) -> Join:
+    """Return the join file in these bytes; raise SpecError as `load_join`, with `file` as the file's name."""
+    value = json_object.parse(raw)
+    if value is None:
+        raise SpecError(_NOT_A_JOIN_FILE, file=file)
+    problem = "is not as `vaultpki enroll` writes it; do not use this file, and ask for a new one"
+    read = JsonObject(value, file, problem)
+    layout = read.layout()
+    known = {"version", *(each.name for each in fields(Join))}
+    for key in value:
+        if key not in known:
+            raise read.wrong(key[:40])
+    addresses = read.texts("addresses")
+    if not 0 < len(addresses) <= _MOST_ADDRESSES or not all(names.fits(a, hosts.vault_address) for a in addresses):
+        raise read.wrong("addresses")
+    try:
+        expires = datetime.strptime(read.text("expires", re.compile(".{20}")), _STAMP).replace(tzinfo=UTC)
+    except ValueError:
+        raise read.wrong("expires") from None
+    return Join(
+        cluster=read.word("cluster", names.cluster_name),
+        prefix=read.word("prefix", names.prefix),
+        namespace=read.optional("namespace", names.vault_namespace),
+        node=read.word("node", hosts.node_name),
+        pool=read.optional("pool", names.pool_name),
+        addresses=tuple(addresses),
+        ca_pem=read.optional("ca_pem", pem.pem_certificates),
+        root_sha256=read.word("root_sha256", names.sha256),
+        role_id=read.word("role_id", names.token),
+        wrap_token=read.word("wrap_token", names.token),
+        expires=expires,
+        layout=layout,
+    )
+
+
+def owner(path: Path) -> tuple[str, str, str] | None:
+    """Return cluster, prefix and node of the join file at `path`, of any version; None if it is not a join file."""
+    try:
+        value = json_object.parse(read(path)[0]) or {}
+    except SpecError:
+        return None
+    checks = {"cluster": names.cluster_name, "prefix": names.prefix, "node": hosts.node_name}
+    found = tuple(value[key] for key, check in checks.items() if names.fits(value.get(key), check))
+    return (found[0], found[1], found[2]) if len(found) == len(checks) and "wrap_token" in value else None
+
+
+def read(path: Path) -> tuple[bytes, os.stat_result]:
+    """Return the bytes of the file at `path` and its `fstat` result.
+
+    Raises SpecError if it cannot be read, is not a regular file, is a symbolic link or is too large.
+    """
+    try:
+        return input_file.read(path, _LARGEST, follow=False)
+    except input_file.TooLarge:
+        raise SpecError(_NOT_A_JOIN_FILE, file=str(path)) from None
+    except (IsADirectoryError, input_file.NotRegular):
+        raise SpecError("is not a file; name the join file you were given", file=str(path)) from None
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "the path is not usable"
+        if isinstance(error, OSError) and error.errno == errno.ELOOP:
+            why = "it is a symbolic link"
+        raise SpecError(f"cannot be read ({why}); name the join file you were given", file=str(path)) from None

@@ -1,0 +1,317 @@
+"""Writes and reads the reports of nodes: what a node says that it holds, which the gates of a rotation count.
+
+A node may write anything here. What cannot be read counts as missing, so that a false report affects its own node only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Final, TypeVar
+
+from vaultpki.records.rotation import BEYOND, DOMAINS, moment
+from vaultpki.redact import printable, stamp
+from vaultpki.values import names
+
+_MOST_ENTRIES: Final = 64
+_LONGEST: Final = 300
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_HEX = re.compile(r"[0-9a-f]{1,64}")
+# Seconds: the most that agent.yaml takes.
+_LONGEST_POLL: Final = 86400
+
+# The pauses of an agent allow hardly more, and a node that says more hides its own clone only.
+_MOST_LOST: Final = 20
+# The current secret id, and the one before until it is destroyed.
+_MOST_IN_USE: Final = 2
+
+_Entry = TypeVar("_Entry")
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateReport:
+    """One certificate: its CA's domain, its state, `serial` and the issuer's key id in hex, and its end.
+
+    `served` are the SHA-256 of the certificates that stand behind the leaf in its file. `installed` is since when the
+    file holds this leaf with this chain; None if the agent does not know. `not_before` and `renew_after` are None in
+    reports of earlier versions.
+    """
+
+    ca: str
+    state: str
+    not_after: datetime | None = None
+    serial: str = ""
+    issuer_key_id: str = ""
+    served: tuple[str, ...] = ()
+    installed: datetime | None = None
+    not_before: datetime | None = None
+    renew_after: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BundleReport:
+    """The issuing-only bundle of one CA: the SHA-256 of the certificates in it, and since when it has them."""
+
+    sha256: frozenset[str]
+    installed: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderReport:
+    """A component that reads a bundle only when it starts: when it last did, and the SHA-256 in that bundle then.
+
+    `started` is None if no process was seen. `running` says whether the report's pass saw the process, `healthy`
+    whether the component's own endpoint said so then. `problem` is what is wrong with a component that is not both,
+    as a part of a sentence; agents of earlier versions, which do not look at processes, say nothing there.
+    """
+
+    started: datetime | None
+    sha256: frozenset[str] = frozenset()
+    running: bool = False
+    healthy: bool = False
+    problem: str = ""
+
+    @property
+    def sound(self) -> bool:
+        """Whether the component was seen to run, and said itself that it is healthy."""
+        return self.running and self.healthy
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The revision of a rotation record that a pass read, and the highest that the node has ever read."""
+
+    revision: int
+    highest: int
+
+    @property
+    def behind(self) -> bool:
+        """Whether the server shows an older record than before: it was restored from a snapshot."""
+        return self.revision < self.highest
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    """A node's report. Times are the server's.
+
+    `seen` has the rotation records by domain; a domain without a record has revision 0. `bundles` are by CA; `readers`
+    by `CA/COMPONENT`. `owed` are the keys of hooks that have not run, `failed` those of
+    them that were tried, `waiting` the domains whose turn to restart this node awaits. `pins` are the SHA-256 of the
+    roots that it accepts. `poll` is how many seconds pass between two reports; 0 if the agent does not stay, or is of
+    an earlier version. `trust` names the CAs in the node's bundles. `not_followed` are the revisions of records, by
+    domain, that are too far ahead of what the node has read to be followed. `lost` is how many secret ids may
+    live that nobody has, since the answers were lost. `in_use` are the accessors of those that the node has, the
+    current one first; empty if it does not know each of them, and in reports of earlier versions.
+    """
+
+    time: datetime
+    agent: str = ""
+    seen: Mapping[str, Seen] = field(default_factory=dict)
+    certificates: Mapping[str, CertificateReport] = field(default_factory=dict)
+    bundles: Mapping[str, BundleReport] = field(default_factory=dict)
+    readers: Mapping[str, ReaderReport] = field(default_factory=dict)
+    owed: tuple[str, ...] = ()
+    waiting: tuple[str, ...] = ()
+    pins: tuple[str, ...] = ()
+    failures: tuple[str, ...] = ()
+    strangers: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+    poll: int = 0
+    trust: str = ""
+    not_followed: Mapping[str, int] = field(default_factory=dict)
+    lost: int = 0
+    in_use: tuple[str, ...] = ()
+
+
+def to_json(report: NodeReport) -> dict[str, Any]:
+    """Return the report as it is stored."""
+    return {
+        "version": 1,
+        "time": stamp(report.time),
+        "agent": report.agent,
+        "poll": report.poll,
+        "trust": report.trust,
+        "rotation": {
+            domain: {"revision": seen.revision, "highest": seen.highest, "behind": seen.behind}
+            for domain, seen in report.seen.items()
+        },
+        "certificates": {
+            name: {
+                "ca": one.ca,
+                "state": one.state,
+                "not_after": None if one.not_after is None else stamp(one.not_after),
+                "serial": one.serial,
+                "issuer_key_id": one.issuer_key_id,
+                "served": list(one.served),
+                "installed": None if one.installed is None else stamp(one.installed),
+                "not_before": None if one.not_before is None else stamp(one.not_before),
+                "renew_after": None if one.renew_after is None else stamp(one.renew_after),
+            }
+            for name, one in report.certificates.items()
+        },
+        "bundles": {
+            ca: {"sha256": sorted(one.sha256), "installed": stamp(one.installed)} for ca, one in report.bundles.items()
+        },
+        "readers": {
+            name: {
+                "started": None if one.started is None else stamp(one.started),
+                "sha256": sorted(one.sha256),
+                "running": one.running,
+                "healthy": one.healthy,
+                "problem": printable(one.problem)[:_LONGEST],
+            }
+            for name, one in report.readers.items()
+        },
+        "hooks": {"owed": list(report.owed), "failed": list(report.failed), "waiting": list(report.waiting)},
+        "pins": list(report.pins),
+        "failures": list(report.failures),
+        "strangers": [printable(text)[:_LONGEST] for text in report.strangers],
+        **({"not_followed": dict(report.not_followed)} if report.not_followed else {}),
+        **({"lost_credentials": report.lost} if report.lost else {}),
+        **({"credentials_in_use": list(report.in_use)} if report.in_use else {}),
+    }
+
+
+def read(value: object) -> NodeReport | None:
+    """Return the report in the data of a record; None if it has no time. What is not of its form is left out."""
+    report = value if isinstance(value, Mapping) else {}
+    when = _time(report.get("time"))
+    if when is None:
+        return None
+    hooks = _mapping(report.get("hooks"))
+    return NodeReport(
+        time=when,
+        agent=_text(report.get("agent")),
+        seen={domain: seen for domain, seen in _each(report.get("rotation"), _seen) if domain in DOMAINS},
+        certificates=dict(_each(report.get("certificates"), _certificate)),
+        bundles={ca: one for ca, one in _each(report.get("bundles"), _bundle) if ca in DOMAINS},
+        readers=dict(_each(report.get("readers"), _reader)),
+        owed=_texts(hooks.get("owed")),
+        waiting=_texts(hooks.get("waiting")),
+        pins=_hashes(report.get("pins")),
+        failures=_texts(report.get("failures")),
+        strangers=_texts(report.get("strangers")),
+        failed=_texts(hooks.get("failed")),
+        poll=_poll(report.get("poll")),
+        trust=_hex(report.get("trust")),
+        not_followed={
+            domain: number
+            for domain, number in _mapping(report.get("not_followed")).items()
+            if domain in DOMAINS and type(number) is int and 0 < number < BEYOND
+        },
+        lost=_lost(report.get("lost_credentials")),
+        in_use=_in_use(report.get("credentials_in_use")),
+    )
+
+
+def held(report: NodeReport, rows: Mapping[str, str]) -> NodeReport:
+    """Return the report with those certificates alone that the node may hold; `rows` are its rows and their CAs.
+
+    A node may write any name, such as that of another node's certificate, and any CA.
+    """
+    kept = {name: one for name, one in report.certificates.items() if rows.get(name) == one.ca}
+    return replace(report, certificates=kept)
+
+
+def last_expiry(report: NodeReport) -> datetime | None:
+    """Return when the last of the certificates expires; None if the report has none."""
+    return max((one.not_after for one in report.certificates.values() if one.not_after is not None), default=None)
+
+
+def _each(value: object, reading: Callable[[Mapping[str, Any]], _Entry | None]) -> list[tuple[str, _Entry]]:
+    found = []
+    for name, entry in list(_mapping(value).items())[:_MOST_ENTRIES]:
+        one = reading(_mapping(entry))
+        if one is not None and isinstance(name, str) and len(name) <= _LONGEST:
+            found.append((printable(name), one))
+    return found
+
+
+def _seen(entry: Mapping[str, Any]) -> Seen | None:
+    revision, highest = entry.get("revision"), entry.get("highest")
+    if not all(type(number) is int and 0 <= number < BEYOND for number in (revision, highest)):
+        return None
+    return Seen(revision, highest)  # type: ignore[arg-type]
+
+
+def _certificate(entry: Mapping[str, Any]) -> CertificateReport | None:
+    ends = entry.get("not_after")
+    when = _time(ends)
+    if ends is not None and when is None:
+        return None
+    return CertificateReport(
+        ca=_text(entry.get("ca")),
+        state=_text(entry.get("state")),
+        not_after=when,
+        serial=_hex(entry.get("serial")),
+        issuer_key_id=_hex(entry.get("issuer_key_id")),
+        served=_hashes(entry.get("served")),
+        installed=_time(entry.get("installed")),
+        not_before=_time(entry.get("not_before")),
+        renew_after=_time(entry.get("renew_after")),
+    )
+
+
+def _bundle(entry: Mapping[str, Any]) -> BundleReport | None:
+    installed = _time(entry.get("installed"))
+    return None if installed is None else BundleReport(frozenset(_hashes(entry.get("sha256"))), installed)
+
+
+def _reader(entry: Mapping[str, Any]) -> ReaderReport | None:
+    """Read a reader; None for a start that is none, which must not pass for a component that was not seen."""
+    when = entry.get("started")
+    started = _time(when)
+    if started is None and (when is not None or "running" not in entry):
+        return None
+    return ReaderReport(
+        started,
+        frozenset(_hashes(entry.get("sha256"))),
+        running=entry.get("running") is True,
+        healthy=entry.get("healthy") is True,
+        problem=_text(entry.get("problem")),
+    )
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _time(value: object) -> datetime | None:
+    try:
+        return moment(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def _poll(value: object) -> int:
+    return value if type(value) is int and 0 < value <= _LONGEST_POLL else 0
+
+
+def _lost(value: object) -> int:
+    return value if type(value) is int and 0 < value <= _MOST_LOST else 0
+
+
+def _in_use(value: object) -> tuple[str, ...]:
+    """Return the accessors; none if one of them is no accessor, since whoever reads them must know all."""
+    entries = value if isinstance(value, list) and len(value) <= _MOST_IN_USE else []
+    return tuple(entries) if all(names.fits(entry, names.uuid) for entry in entries) else ()
+
+
+def _hex(value: object) -> str:
+    return value if isinstance(value, str) and _HEX.fullmatch(value) else ""
+
+
+def _text(value: object) -> str:
+    return printable(value[:_LONGEST]) if isinstance(value, str) else ""
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    entries = value[:_MOST_ENTRIES] if isinstance(value, list) else []
+    return tuple(_text(entry) for entry in entries if isinstance(entry, str))
+
+
+def _hashes(value: object) -> tuple[str, ...]:
+    entries = value[:_MOST_ENTRIES] if isinstance(value, list) else []
+    return tuple(entry for entry in entries if isinstance(entry, str) and _SHA256.fullmatch(entry))

@@ -1,0 +1,291 @@
+"""Writes and reads the records `rotation/DOMAIN`: what an operator intends with a CA, which agents and apply follow.
+
+A record is written by check-and-set before the server is changed. Nodes trust what it names only if the pinned root
+signed it: a record can delay a rotation, and cannot bring in a foreign CA.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from vaultpki.certificates import ISSUING_CAS, ROOT
+from vaultpki.errors import SpecError
+from vaultpki.redact import stamp
+from vaultpki.values import hosts, names
+from vaultpki.values.json_object import JsonObject
+
+DOMAINS: Final = (ROOT, *ISSUING_CAS)
+"""What `ca rotate` takes."""
+
+FOLDER: Final = "rotation"
+"""The folder of these records in the config store."""
+
+SPREAD: Final = 3600
+"""The default seconds over which nodes re-issue their leaves after a switch."""
+
+MOST_SPREAD: Final = 30 * 86400
+"""The largest number of those seconds."""
+
+BEYOND: Final = 1 << 53
+"""What every revision is below, wherever it is written or read: JSON readers keep these (RFC 8259, section 6)."""
+
+MOST_AHEAD: Final = 1000
+"""How far a record's revision may be above the highest that an agent has read.
+
+One forged record of a high revision would else make nodes deaf to every later one. A rotation writes some ten
+revisions, and an agent that was away for longer than its credential lives joins anew.
+"""
+
+_MOST_NODES: Final = 5000
+_NAME = re.compile(r"[a-z-]{1,20}-[0-9]{1,6}(?:r[0-9]{1,6})?")
+_COMPONENT = re.compile(r"[a-z][a-z0-9-]{0,40}")
+_ID = re.compile(r"[0-9a-f-]{0,64}")
+_SHA256 = re.compile(r"(?:[0-9a-f]{64})?")
+_YEARS: Final = range(1970, 9001)
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+
+
+class State(enum.Enum):
+    """Where a CA is in its life. STEADY and DONE are at rest: the one signs as before, the other with its successor."""
+
+    STEADY = "steady"
+    PREPARED = "prepared"
+    PUBLISHED = "published"
+    SWITCHED = "switched"
+    RETIRED = "retired"
+    DONE = "done"
+    RETRUSTING = "re-trusting"
+    RETURNING = "returning"
+
+    @property
+    def resting(self) -> bool:
+        return self in (State.STEADY, State.DONE)
+
+
+class Kept(enum.Enum):
+    """Which CA stays the default while each node keeps its leaf, after a recovery."""
+
+    OLD = "old"
+    NEW = "new"
+
+
+class Method(enum.Enum):
+    """How a CA is replaced: with a new key, with a new certificate for its key, or with distrust first."""
+
+    NEW_KEY = "new-key"
+    SAME_KEY = "same-key"
+    EMERGENCY = "emergency"
+
+
+@dataclass(frozen=True, slots=True)
+class CaRef:
+    """One CA of a rotation: the name of its issuer and key (`etcd-2`), their ids, and the certificate's SHA-256 in hex.
+
+    What does not exist yet is empty.
+    """
+
+    name: str
+    issuer: str = ""
+    key: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RotationRecord:
+    """The record of one CA.
+
+    `revision` only grows, also over a restored snapshot. `since` is when the state began. `highest` is the highest
+    number that was given to a key of this CA. `also` are the SHA-256 of further CAs that were on the mount when the
+    rotation began, which are trusted as long as `old` is. `spread` is in seconds. `excused` are the nodes that no gate
+    waits for, `restarted` those whose restarts a person confirmed in this state, and `turn` the node that may restart
+    what reads the bundle only at its start. `kept` is set by a recovery, in RETRUSTING: each node keeps the leaf that
+    it holds, drops no CA that it trusts, and the CA that `kept` names is the default until everybody trusts both. A
+    release that does not know it takes such a record for plain RETRUSTING; it then installs leaves of `new` alone,
+    and none while `old` is the default.
+    `closing` says of the root that its way back has ended: the issuing CAs lose their certificates of the old root, and
+    the state follows. `accepting` are the components (`cp-1/etcd`) whose listeners were seen accepting the old CA in
+    RETIRED, and were not seen refusing it since. `let_go` says of STEADY that no process holds what a way back deleted.
+    """
+
+    domain: str
+    state: State
+    revision: int
+    since: datetime
+    old: CaRef
+    new: CaRef | None = None
+    method: Method = Method.NEW_KEY
+    highest: int = 1
+    also: tuple[str, ...] = ()
+    spread: int = SPREAD
+    excused: tuple[str, ...] = ()
+    restarted: tuple[str, ...] = ()
+    turn: str = ""
+    kept: Kept | None = None
+    closing: bool = False
+    accepting: tuple[str, ...] = ()
+    let_go: bool = False
+
+    @property
+    def leaf(self) -> CaRef:
+        """The CA whose leaves are installed; with `kept` the one that the server signs with."""
+        if self.kept is Kept.OLD:
+            return self.old
+        later = self.state in (State.SWITCHED, State.RETIRED, State.DONE, State.RETRUSTING)
+        return self.new if later and self.new is not None else self.old
+
+    @property
+    def trust(self) -> frozenset[str]:
+        """The SHA-256 of the CAs that bundles hold."""
+        new = {self.new.sha256} - {""} if self.new is not None else set[str]()
+        if self.state in (State.RETIRED, State.DONE):
+            return frozenset(new)
+        old = {self.old.sha256, *self.also}
+        return frozenset(old if self.state in (State.STEADY, State.PREPARED) else old | new)
+
+    @property
+    def active(self) -> bool:
+        """Whether a rotation is under way."""
+        return not self.state.resting
+
+    @property
+    def lingers(self) -> bool:
+        """Whether processes may hold an issuing CA that a way back has deleted, from their start; nodes take turns."""
+        deleted = self.new is not None and bool(self.new.sha256) and self.method is not Method.SAME_KEY
+        return self.state is State.STEADY and deleted and self.domain != ROOT and not self.let_go
+
+    def moved(self, state: State, now: datetime, **changes: Any) -> RotationRecord:
+        """Return the next revision in another state; what people confirmed and whose turn it is, is forgotten."""
+        fresh: dict[str, Any] = {
+            "restarted": (),
+            "turn": "",
+            "kept": None,
+            "closing": False,
+            "accepting": (),
+            "let_go": False,
+        }
+        return replace(self, state=state, revision=self.revision + 1, since=now, **(fresh | changes))
+
+    def changed(self, **changes: Any) -> RotationRecord:
+        """Return the next revision in the same state."""
+        return replace(self, revision=self.revision + 1, **changes)
+
+
+def to_json(record: RotationRecord) -> dict[str, Any]:
+    """Return the record as it is stored."""
+    return {
+        "version": 1,
+        "domain": record.domain,
+        "state": record.state.value,
+        "method": record.method.value,
+        "revision": record.revision,
+        "since": stamp(record.since),
+        "old": _ca(record.old),
+        "new": None if record.new is None else _ca(record.new),
+        "highest": record.highest,
+        "also": list(record.also),
+        "spread": record.spread,
+        "excused": list(record.excused),
+        "restarted": list(record.restarted),
+        "turn": record.turn,
+        **({"kept": record.kept.value} if record.kept is not None else {}),
+        **({"closing": True} if record.closing else {}),
+        **({"accepting": list(record.accepting)} if record.accepting else {}),
+        **({"let_go": True} if record.let_go else {}),
+    }
+
+
+def read(value: object, domain: str, *, where: str) -> RotationRecord:
+    """Return the record of `domain`; raise SpecError with record and field if no vaultpki writes it like this."""
+    if not isinstance(value, Mapping):
+        raise SpecError("is not a record of vaultpki; run `vaultpki ca status`", file=where)
+    read = JsonObject(value, where, "contains a value that vaultpki does not write; run `vaultpki ca status`")
+    read.refuse_other_version()
+    if read.text("domain") != domain:
+        raise read.wrong("domain")
+    try:
+        state, method = State(read.text("state")), Method(read.text("method"))
+        kept = Kept(read.text("kept")) if "kept" in value else None
+    except ValueError:
+        raise read.wrong("state, method or kept") from None
+    new = value.get("new")
+    record = RotationRecord(
+        domain=domain,
+        state=state,
+        method=method,
+        revision=read.integer("revision", 1, BEYOND - 1),
+        since=time(read, "since"),
+        old=_read_ca(value.get("old"), f"{where}: old"),
+        new=None if new is None else _read_ca(new, f"{where}: new"),
+        highest=read.integer("highest", 1, 999_999),
+        also=tuple(read.texts("also")),
+        spread=read.integer("spread", 0, MOST_SPREAD),
+        excused=_nodes(read, "excused"),
+        restarted=_nodes(read, "restarted"),
+        turn=read.text("turn"),
+        kept=kept,
+        closing=value.get("closing") is True,
+        accepting=_components(read, "accepting") if "accepting" in value else (),
+        let_go=value.get("let_go") is True,
+    )
+    if record.turn and not names.fits(record.turn, hosts.node_name):
+        raise read.wrong("turn")
+    if len(record.also) > _MOST_NODES or not all(sha and _SHA256.fullmatch(sha) for sha in record.also):
+        raise read.wrong("also")
+    if record.new is None and state is not State.STEADY:
+        raise read.wrong("new")
+    if kept is not None and state is not State.RETRUSTING:
+        raise read.wrong("kept")
+    if not record.old.sha256 or (record.leaf is record.new and not record.new.sha256):
+        raise read.wrong("sha256")
+    return record
+
+
+def moment(text: str) -> datetime:
+    """Return the time that `redact.stamp` wrote; ValueError for any other text."""
+    return datetime.strptime(text, _TIME).replace(tzinfo=UTC)
+
+
+def time(read: JsonObject, key: str) -> datetime:
+    """Return a field that holds a time; raise SpecError if it holds none, or one so far off that sums overflow."""
+    try:
+        found = moment(read.text(key))
+    except ValueError:
+        raise read.wrong(key) from None
+    if found.year not in _YEARS:
+        raise read.wrong(key)
+    return found
+
+
+def _ca(ca: CaRef) -> dict[str, str]:
+    return {"name": ca.name, "issuer": ca.issuer, "key": ca.key, "sha256": ca.sha256}
+
+
+def _read_ca(value: object, where: str) -> CaRef:
+    if not isinstance(value, Mapping):
+        raise SpecError("is not a CA; run `vaultpki ca status`", file=where)
+    read = JsonObject(value, where, "contains a value that vaultpki does not write; run `vaultpki ca status`")
+    return CaRef(
+        read.text("name", _NAME), read.text("issuer", _ID), read.text("key", _ID), read.text("sha256", _SHA256)
+    )
+
+
+def _nodes(read: JsonObject, key: str) -> tuple[str, ...]:
+    found = tuple(read.texts(key))
+    if len(found) > _MOST_NODES or not all(names.fits(name, hosts.node_name) for name in found):
+        raise read.wrong(key)
+    return found
+
+
+def _components(read: JsonObject, key: str) -> tuple[str, ...]:
+    """Return entries such as `cp-1/etcd`."""
+    found = tuple(read.texts(key))
+    pairs = [entry.partition("/") for entry in found]
+    named = all(names.fits(node, hosts.node_name) and _COMPONENT.fullmatch(which) for node, _, which in pairs)
+    if len(found) > _MOST_NODES or not named:
+        raise read.wrong(key)
+    return found

@@ -1,0 +1,46 @@
+"""The types of what is on a server: an object's key and fields, and what only the server itself knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from vaultpki.records.rotation import RotationRecord
+
+UNKNOWN: Final = "(known after apply)"
+"""The placeholder for a value that is not known yet."""
+
+Fields = dict[str, Any]
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What is known of the server; before it is asked, only where nodes find it.
+
+    `addresses`, `ca_pem` and `namespace` (as in a URL's path, empty for none) are where nodes find Vault. `accessors`
+    are those of the auth mounts by the last part of their paths, `role_ids` those of the listed AppRoles by node.
+    `openbao` is as in `Capabilities`. `ca_lives` are the seconds for which each existing CA was made. `rotations` are
+    the records of CAs by domain, of those that have one. `root_successors` are the SHA-256 of the roots that the root
+    with `root_sha256` vouches for.
+    """
+
+    addresses: tuple[str, ...] = ()
+    ca_pem: str | None = None
+    namespace: str = ""
+    accessors: Mapping[str, str] = field(default_factory=dict)
+    root_sha256: str = UNKNOWN
+    role_ids: Mapping[str, str] = field(default_factory=dict)
+    openbao: bool = False
+    ca_lives: Mapping[str, int] = field(default_factory=dict)
+    rotations: Mapping[str, RotationRecord] = field(default_factory=dict)
+    root_successors: frozenset[str] = frozenset()
+
+    def accessor(self, mount: str) -> str:
+        return self.accessors.get(mount, UNKNOWN)
+
+
+def shared(objects: Mapping[Key, Fields], others: Mapping[Key, Fields]) -> dict[Key, Fields]:
+    """Return the objects with those of `others` in place of equal ones, so that a large cluster takes less memory."""
+    return {key: others[key] if others.get(key) == fields else fields for key, fields in objects.items()}

@@ -1,0 +1,231 @@
+"""Decides whether a CA's rotation may take its next step: which nodes it waits for, and why.
+
+Pure. A gate counts every live credential, not only the nodes that have reported. It relies on reports: live handshakes
+with every component are not possible from an operator's machine; `vaultpki verify --live` makes those that are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from vaultpki.certificates import SKEW
+from vaultpki.records.rotation import Method, RotationRecord, State
+from vaultpki.redact import stamp
+from vaultpki.rotation import reasons
+from vaultpki.rotation.reasons import ETCD_MEMBER, LEAF_STEPS, Participant, Step
+
+__all__ = ["Gate", "OperatorLeaf", "Participant", "Waiting", "gate", "restart_refused", "turn", "without_refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorLeaf:
+    """An operator's certificate in date, of the CA that is to leave: of a row such as `admin`."""
+
+    name: str
+    serial: str
+    not_after: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A node, or an operator's certificate, and what must happen there, as one sentence without a subject."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What stands before a step.
+
+    `waiting` keeps it closed. `excused` are the nodes that it does not wait for, and why. `opens` is from when on it is
+    open if nothing changes; None as long as something is waited for. `turn` is the node that restarts now, or "".
+    """
+
+    waiting: tuple[Waiting, ...] = ()
+    excused: tuple[Waiting, ...] = ()
+    opens: datetime | None = None
+    turn: str = ""
+
+    def open(self, now: datetime) -> bool:
+        """Return whether the step may be taken at the server's time `now`."""
+        return not self.waiting and self.opens is not None and now >= self.opens
+
+
+def gate(
+    record: RotationRecord,
+    to: State,
+    nodes: Collection[Participant],
+    operators: Iterable[OperatorLeaf],
+    now: datetime,
+    *,
+    reload: int,
+    longest_ttl: int,
+    key_ids: Mapping[str, str],
+    signer_ends: datetime,
+    keeps: str = "",
+) -> Gate:
+    """Return the gate between the state of the record and `to`.
+
+    `operators` are the leaves of the CA that is to leave: of the old one, and on the way back of the new one. `now` is
+    the server's time. `reload` is how many seconds components take at most to notice a new file of this CA,
+    `longest_ttl` the longest life of its leaves in seconds. `key_ids` has the key ids of the "old" and the "new" CA in
+    hex, and `signer_ends` is when the CA expires that signs the new one. `record.since` must not be before the server
+    did what the state says: leaves of the other CA count as expired `longest_ttl` after it. `keeps` is the node that
+    keeps the turn whatever its report says.
+    """
+    step = Step(record, to, now, reload, longest_ttl, key_ids)
+    step = replace(step, turn=keeps or _turn(step, nodes))
+    if step.path == (State.PREPARED, State.PUBLISHED):
+        return _signer(record, now, longest_ttl, signer_ends)
+    if step.path not in reasons.TRUST_STEPS | LEAF_STEPS:
+        return Gate(opens=record.since, turn=step.turn)
+    waiting, excused, opens = [], [], record.since
+    for node in sorted(nodes, key=lambda each: each.name):
+        counts, why_not = _counts(record, node, now)
+        if counts:
+            reason = reasons.reason(step, node)
+            if reason:
+                waiting.append(Waiting(node.name, reason))
+            opens = max(opens, reasons.settled(step, node))
+        elif why_not:
+            excused.append(Waiting(node.name, why_not))
+    if step.path in LEAF_STEPS and record.method is not Method.SAME_KEY:
+        held, left_out = _operators(record, operators, now)
+        waiting += held
+        excused += left_out
+    return Gate(tuple(waiting), tuple(excused), None if waiting else opens, step.turn)
+
+
+def turn(record: RotationRecord, to: State, nodes: Collection[Participant], now: datetime) -> str:
+    """Return the node that may restart what reads the bundle only at its start; "" if none has to.
+
+    One at a time: those first where a component is down or not healthy, then members of etcd. The next one has it only
+    after a report of the last one that owes nothing, with everything healthy.
+    """
+    return _turn(Step(record, to, now, 0, 0, {}), nodes)
+
+
+def restart_refused(record: RotationRecord, to: State, node: Participant, now: datetime) -> str:
+    """Return why a person's word that a node was restarted does not count yet, as a sentence; "" if it does.
+
+    The restart counts only after a report showed the final bundle: a process that was started before has read another.
+    """
+    step = Step(record, to, now, 0, 0, {})
+    if step.path not in reasons.TRUST_STEPS:
+        if record.turn == node.name:
+            return ""
+        return f"{record.domain} is {record.state.value} and needs no restart; leave out `--restarted {node.name}`"
+    report = node.report
+    if report is not None and reasons.fresh(step, report) and reasons.holds_final(step, report):
+        return ""
+    return (
+        f"{node.name} has not reported the bundle of this step yet, so a restart may have read the one before; wait "
+        f"for its report (`vaultpki ca status`), restart it then, and pass `--restarted {node.name}` again"
+    )
+
+
+def without_refused(record: RotationRecord, node: Participant, now: datetime) -> str:
+    """Return why no gate may leave a node out, as a sentence; "" if it may."""
+    if _live(node, now) and reasons.in_use(record, node, now):
+        return (
+            f"{node.name} is a member of etcd, which no gate leaves out; repair it, or remove it from etcd and from "
+            "cluster.yaml and run `vaultpki apply`"
+        )
+    return ""
+
+
+def _counts(record: RotationRecord, node: Participant, now: datetime) -> tuple[bool, str]:
+    """Return whether a gate waits for a node, and if not, why not: "" for a node that has nothing of this CA."""
+    if not (node.certificates or node.bundle or node.readers):
+        return False, ""
+    if not _live(node, now):
+        known = node.report is not None or node.last_expiry is not None
+        return False, "has no credential and no certificate that is in date" if known else ""
+    if node.locked and node.kind == "pooled":
+        return False, "is locked, or its credential has expired"
+    if node.kind == "pooled" and node.report is not None and _expired(node, now):
+        return False, "its certificates have all expired"
+    if node.name in record.excused and not without_refused(record, node, now):
+        return False, "is left out by `--without`"
+    return True, ""
+
+
+def _live(node: Participant, now: datetime) -> bool:
+    """Return whether the node can log in, or has a certificate that is in date."""
+    if node.locked:
+        return node.last_expiry is not None and node.last_expiry > now
+    return node.credentials != 0 or (node.report is not None and reasons.alive(node.report, now))
+
+
+def _expired(node: Participant, now: datetime) -> bool:
+    ends = [one.not_after for one in node.report.certificates.values()] if node.report is not None else []
+    return any(ends) and not any(end is not None and end > now for end in ends)
+
+
+def _signer(record: RotationRecord, now: datetime, longest_ttl: int, ends: datetime) -> Gate:
+    needed = now + timedelta(seconds=record.spread + longest_ttl + SKEW)
+    if record.method is Method.EMERGENCY or ends > needed:
+        return Gate(opens=record.since)
+    reason = f"expires at {stamp(ends)}, before certificates of the new CA would: run `vaultpki ca rotate root` first"
+    return Gate((Waiting("root", reason),))
+
+
+def _operators(
+    record: RotationRecord, operators: Iterable[OperatorLeaf], now: datetime
+) -> tuple[list[Waiting], list[Waiting]]:
+    by_name: dict[str, list[datetime]] = {}
+    for leaf in operators:
+        if leaf.not_after > now:
+            by_name.setdefault(leaf.name, []).append(leaf.not_after)
+    held, excused = [], []
+    for name, ends in sorted(by_name.items()):
+        if name in record.excused:
+            excused.append(Waiting(name, "is left out by `--without`"))
+            continue
+        verb, last = "expires" if len(ends) == 1 else f"has {len(ends)} certificates, which expire", stamp(max(ends))
+        held.append(
+            Waiting(
+                name,
+                f"{verb} at {last}: replace it with `vaultpki issue {name}`, or if nobody uses it go on without it "
+                f"(`--without {name}`)",
+            )
+        )
+    return held, excused
+
+
+def _turn(step: Step, nodes: Collection[Participant]) -> str:
+    counted = [node for node in nodes if _counts(step.record, node, step.now)[0]]
+    for node in counted:
+        if node.name == step.record.turn and not _healthy_again(step, node):
+            return node.name
+    ready = [node for node in counted if _ready(step, node)]
+    first = min(
+        ready,
+        key=lambda node: (not reasons.ailing(step, node), ETCD_MEMBER not in node.readers, node.name),
+        default=None,
+    )
+    return first.name if first is not None else ""
+
+
+def _healthy_again(step: Step, node: Participant) -> bool:
+    """Return whether the node with the turn has reported, after it got that, that it owes nothing and is healthy."""
+    report = node.report
+    if report is None or not reasons.fresh(step, report):
+        return False
+    if reasons.owes_restart(step, node) or reasons.ailing(step, node):
+        return False
+    confirmed = node.name in step.record.restarted
+    return confirmed or not (step.key in report.owed or step.record.domain in report.waiting)
+
+
+def _ready(step: Step, node: Participant) -> bool:
+    """Return whether a restart of the node would be useful now: it has the bundle, and owes the restart."""
+    report = node.report
+    if report is None or not reasons.fresh(step, report) or node.name in step.record.restarted:
+        return False
+    if step.path in reasons.TRUST_STEPS and not reasons.holds_final(step, report):
+        return False
+    return reasons.owes_restart(step, node) or step.record.domain in report.waiting

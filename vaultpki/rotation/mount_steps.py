@@ -1,0 +1,232 @@
+"""Decides which write comes next until a CA's mount holds what its rotation record says; pure.
+
+Each write is decided from the record and from the mount as it is then, so that a run that was cut off anywhere is
+continued by the next one. Deletions name the ids of the record, or of what carries the name that it reserved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from vaultpki.certificates import ca_subject
+from vaultpki.pki import trust
+from vaultpki.pki.facts import Facts
+from vaultpki.records.rotation import CaRef, Method, RotationRecord
+from vaultpki.rotation.states import FULL, NO_SIGNING, Presence, number, server_state
+
+SIGNS: Final = "issuing-certificates"
+"""The usage of an issuer that signs certificates."""
+
+
+@dataclass(frozen=True, slots=True)
+class MountIssuer:
+    """One issuer on a CA's mount. `key` is the id of its key, empty if the mount does not have it.
+
+    `facts` is None if its certificate cannot be read.
+    """
+
+    id: str
+    name: str
+    key: str
+    usage: frozenset[str]
+    revoked: bool = False
+    facts: Facts | None = None
+
+    @property
+    def signs(self) -> bool:
+        return SIGNS in self.usage and not self.revoked
+
+    @property
+    def sha256(self) -> str:
+        return self.facts.fingerprint if self.facts is not None else ""
+
+
+@dataclass(frozen=True, slots=True)
+class RotationMount:
+    """What is on the mount of one CA. `keys` are the names of its keys by id; `default` and `default_key` are ids.
+
+    `follows` says that each new issuer becomes the default. `root` is the cluster's root CA.
+    """
+
+    path: str
+    root: Facts
+    issuers: tuple[MountIssuer, ...] = ()
+    keys: Mapping[str, str] = field(default_factory=dict)
+    default: str = ""
+    default_key: str = ""
+    follows: bool = False
+
+    def issuer(self, id_: str) -> MountIssuer | None:
+        """Return the issuer with this id; None if there is none."""
+        return next((each for each in self.issuers if id_ and each.id == id_), None)
+
+    def key_named(self, name: str) -> str:
+        """Return the id of the key with this name; empty if there is none."""
+        return next((id_ for id_, each in self.keys.items() if each == name), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One write. `kind` is make-key, sign, name, usage, default, default-key, delete-issuer, delete-key or amend.
+
+    `ca` is the CA that it is for, `target` the id of an issuer or key, `usage` the new one, `record` the amended
+    record.
+    """
+
+    kind: str
+    ca: CaRef | None = None
+    target: str = ""
+    usage: str = ""
+    record: RotationRecord | None = None
+
+
+def next_write(cluster: str, record: RotationRecord, mount: RotationMount) -> Write | None:
+    """Return the next write for `record`; None if the mount holds all that it says, as far as it can."""
+    return next(_writes(cluster, record, mount), None)
+
+
+def issuer_of(cluster: str, record: RotationRecord, mount: RotationMount, ca: CaRef) -> MountIssuer | None:
+    """Return the issuer of one of the record's CAs; None if the mount does not have it.
+
+    It is the one with the id in the record. If that is not written yet, or is gone, it is one of the CA's key that has
+    the CA's name or none yet, and that the root signed under the CA's common name.
+    """
+    if found := mount.issuer(ca.issuer):
+        return found
+    key = key_of(record, mount, ca)
+    other = record.new if ca is record.old else record.old
+    wanted = ca_subject(cluster, record.domain, number(ca.name))
+    candidates = [
+        each
+        for each in mount.issuers
+        if key and each.key == key and each.name in ("", ca.name) and (other is None or each.id != other.issuer)
+        if each.facts is not None and each.sha256 not in record.also and each.facts.subject.common_name == wanted
+        if trust.why_untrusted(each.facts, mount.root, wanted) is None
+    ]
+    # Of several, which operators at once have left, the one that one of them named.
+    return min(candidates, key=lambda each: (not each.name, each.id), default=None)
+
+
+def key_of(record: RotationRecord, mount: RotationMount, ca: CaRef) -> str:
+    """Return the id of a CA's key; empty if the mount does not have it."""
+    if ca.key in mount.keys:
+        return ca.key
+    if record.method is Method.SAME_KEY and ca is record.new:
+        return record.old.key if record.old.key in mount.keys else ""
+    return mount.key_named(ca.name)
+
+
+def usable(cluster: str, record: RotationRecord, mount: RotationMount, ca: CaRef) -> bool:
+    """Return whether a CA can sign leaves: it has an issuer that was not revoked, or a key for which one is made."""
+    found = issuer_of(cluster, record, mount, ca)
+    return bool(key_of(record, mount, ca)) and (found is None or not found.revoked)
+
+
+def problem(cluster: str, record: RotationRecord, mount: RotationMount, ca: CaRef | None = None) -> str:
+    """Return why a CA of the record cannot sign, in one sentence that says what to do; nothing if it can.
+
+    Without `ca` it is the one whose leaves are installed.
+    """
+    ca = ca if ca is not None else record.leaf
+    if usable(cluster, record, mount, ca):
+        return ""
+    found = issuer_of(cluster, record, mount, ca)
+    if found is not None and found.revoked:
+        what = f"somebody revoked the CA {ca.name} ({mount.path}/issuer/{found.id}), which signs nothing any more"
+    elif found is not None:
+        what = f"the key of the CA {ca.name} is gone from {mount.path}"
+    else:
+        what = f"the CA {ca.name} and its key are gone from {mount.path}"
+    other = record.old if ca is record.new else record.new
+    if record.state.resting:
+        how = f"`vaultpki ca rotate {record.domain}` makes the next one"
+    elif other is None or not usable(cluster, record, mount, other):
+        how = "restore it from a backup of Vault"
+    elif ca is record.new:
+        how = f"`vaultpki ca abort` goes back to {other.name}"
+    else:
+        how = f"`vaultpki ca continue` goes on to {other.name}"
+    return f"{what}, and what it has signed stays valid; {how}"
+
+
+def _writes(cluster: str, record: RotationRecord, mount: RotationMount) -> Iterator[Write]:
+    want = server_state(record)
+    pairs = [(record.old, want.old)] + ([(record.new, want.new)] if record.new is not None else [])
+    if mount.follows:
+        # Else the new CA would sign before anybody trusts it.
+        yield Write("default", target=mount.default)
+    if record.new is not None and want.new is not Presence.ABSENT:
+        yield from _key_writes(record, mount, record.new)
+    found = {ca.name: issuer_of(cluster, record, mount, ca) for ca, _ in pairs}
+    for ca, presence in pairs:
+        yield from _issuer_writes(record, mount, ca, presence, found[ca.name])
+    for ca, presence in pairs:
+        issuer = found[ca.name]
+        if issuer is not None and presence is Presence.SIGNING and not issuer.revoked and not _has(issuer, FULL):
+            yield Write("usage", ca, issuer.id, usage=FULL)
+    leaf = found[want.default.name]
+    if leaf is not None and leaf.signs and mount.default != leaf.id:
+        yield Write("default", want.default, leaf.id)
+    if leaf is not None and leaf.key and mount.default_key != leaf.key:
+        yield Write("default-key", want.default, leaf.key)
+    for ca, presence in pairs:
+        issuer = found[ca.name]
+        if issuer is not None and presence is Presence.MUTE and SIGNS in issuer.usage and not issuer.revoked:
+            yield Write("usage", ca, issuer.id, usage=NO_SIGNING)
+    for ca, presence in pairs:
+        if presence is Presence.ABSENT and (leaf is not None or ca is record.new):
+            yield from _deletions(cluster, record, mount, ca)
+    yield from _strays(record, mount, {each.id for each in found.values() if each is not None})
+
+
+def _key_writes(record: RotationRecord, mount: RotationMount, ca: CaRef) -> Iterator[Write]:
+    key = key_of(record, mount, ca)
+    if not key and not ca.sha256 and record.method is not Method.SAME_KEY:
+        yield Write("make-key", ca)
+    elif key and ca.key != key:
+        yield Write("amend", ca, record=record.changed(new=replace(ca, key=key)))
+
+
+def _issuer_writes(
+    record: RotationRecord, mount: RotationMount, ca: CaRef, presence: Presence, found: MountIssuer | None
+) -> Iterator[Write]:
+    if presence not in (Presence.SIGNING, Presence.MUTE):
+        return
+    if found is None:
+        # Who deleted an issuer that signs no more did what comes next anyway.
+        if presence is Presence.SIGNING and key_of(record, mount, ca):
+            yield Write("sign", ca)
+        return
+    if found.name != ca.name:
+        yield Write("name", ca, found.id)
+    known = replace(ca, issuer=found.id, key=found.key or ca.key, sha256=found.sha256)
+    if known != ca:
+        side = {"new": known} if ca is record.new else {"old": known}
+        yield Write("amend", ca, record=record.changed(**side))
+
+
+def _deletions(cluster: str, record: RotationRecord, mount: RotationMount, ca: CaRef) -> Iterator[Write]:
+    """Delete a CA that has gone: its issuer, then its key, unless the other CA or somebody else's has the same key."""
+    found = issuer_of(cluster, record, mount, ca)
+    if found is not None and found.id != mount.default:
+        yield Write("delete-issuer", ca, found.id)
+    key = key_of(record, mount, ca)
+    shared = record.method is Method.SAME_KEY or any(each.key == key for each in mount.issuers)
+    if key and not shared:
+        yield Write("delete-key", ca, key)
+
+
+def _strays(record: RotationRecord, mount: RotationMount, ours: set[str]) -> Iterator[Write]:
+    """Delete what a run that was cut off, or a second operator, signed for the new key and nobody named."""
+    new = record.new
+    key = key_of(record, mount, new) if new is not None else ""
+    for each in mount.issuers:
+        unknown = each.id not in ours and each.id not in (record.old.issuer, mount.default)
+        if key and each.key == key and not each.name and unknown and each.sha256 not in record.also:
+            yield Write("delete-issuer", new, each.id)
+
+
+def _has(issuer: MountIssuer, usage: str) -> bool:
+    return issuer.usage == frozenset(usage.split(","))

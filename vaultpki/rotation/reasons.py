@@ -1,0 +1,395 @@
+"""Finds why a node keeps a gate closed, and since when it does not: ordered checks of its report, each with a sentence.
+
+Pure. A report counts only if its pass read the record as it stands now, and a process counts by the bundle that it
+started with, once it was seen to run and to be healthy. A report is a node's own word: a false one affects that node,
+or delays the gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from vaultpki.certificates import ROOT, SKEW, bundle
+from vaultpki.records import gaps
+from vaultpki.records.node_report import CertificateReport, NodeReport
+from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
+from vaultpki.redact import printable, stamp
+
+SETTLE: Final = 60
+"""Seconds after a change on a node before a gate counts it as done."""
+
+ETCD_MEMBER: Final = "etcd/etcd"
+"""The reader of a node that is a member of etcd."""
+
+TRUST_STEPS: Final = frozenset(
+    {
+        (State.PUBLISHED, State.SWITCHED),
+        (State.RETRUSTING, State.SWITCHED),
+        (State.RETRUSTING, State.RETURNING),
+        # After a recovery not everybody has trusted the new CA before.
+        (State.RETURNING, State.SWITCHED),
+        (State.RETIRED, State.DONE),
+        # The end of a way back, at rest: processes may hold the CA that it deleted.
+        (State.STEADY, State.STEADY),
+    }
+)
+"""The steps that wait for bundles, and for the processes that read them."""
+
+LEAF_STEPS: Final = frozenset({(State.SWITCHED, State.RETIRED), (State.RETURNING, State.STEADY)})
+"""The steps that wait until every leaf is of the CA that the record names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Participant:
+    """A node that a gate may wait for.
+
+    `kind` is "listed" or "pooled". `certificates` are its rows of the record's CA, `bundle` whether it has that CA's
+    bundle, and `readers` the components (`etcd/etcd`) that read it only when they start. `credentials` is how many live
+    secret ids it has; None if unknown, and for a node that needs none. `report` is None if it never reported, and for a
+    node that is `locked`: nobody can log in as it. `last_expiry` is when the last certificate expires that a locked
+    node reported. `former` is the version of an agent that reports only where 0.1.0 did. `join_until` is until when
+    its join file can be used, of a node that has nothing else.
+    """
+
+    name: str
+    kind: str
+    certificates: frozenset[str]
+    bundle: bool
+    readers: tuple[str, ...]
+    credentials: int | None
+    report: NodeReport | None
+    former: str = ""
+    locked: bool = False
+    last_expiry: datetime | None = None
+    join_until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step that is wanted: from the state of the record to `to`, at the server's time `now`.
+
+    `reload` is how many seconds a component takes at most to notice a new file, `longest_ttl` the longest life of a
+    leaf of this CA. `key_ids` has the key ids in hex of the "old" and the "new" CA. `turn` is the node that restarts.
+    """
+
+    record: RotationRecord
+    to: State
+    now: datetime
+    reload: int
+    longest_ttl: int
+    key_ids: Mapping[str, str]
+    turn: str = ""
+
+    @property
+    def path(self) -> tuple[State, State]:
+        return self.record.state, self.to
+
+    @property
+    def key(self) -> str:
+        """The key of the hooks that follow the bundle."""
+        # Of the root's, those of the controller manager, which alone reads it when it starts.
+        domain = "kubernetes" if self.record.domain == ROOT else self.record.domain
+        return bundle(domain).removesuffix(".crt")
+
+    @property
+    def outlived(self) -> bool:
+        """Whether every leaf that was signed before this state has expired by now."""
+        life = timedelta(seconds=self.longest_ttl + SKEW)
+        return self.path in LEAF_STEPS and self.now >= self.record.since + life
+
+
+def command(to: State) -> str:
+    """Return the command that leads to this state: from re-trusting, `continue` leads to another one."""
+    return "vaultpki ca abort" if to in (State.RETURNING, State.STEADY) else "vaultpki ca continue"
+
+
+def reason(step: Step, node: Participant) -> str:
+    """Return what must happen on a node that counts before the step may be taken; "" if nothing."""
+    if node.report is None:
+        if step.outlived or not _concerned(step, node):
+            return ""
+        if node.locked:
+            again = f"`vaultpki enroll {node.name}` and join it again"
+            return f"is locked, or its credential has expired: {again}{_or_without(step, node)}"
+        if node.former:
+            return f"{too_old(node.former)}{_or_without(step, node)}"
+        return f"{_unjoined(node)}{_or_without(step, node)}"
+    for check in _CHECKS:
+        found = check(step, node, node.report)
+        if found:
+            return found
+    return ""
+
+
+def _unjoined(node: Participant) -> str:
+    if node.join_until is None:
+        return "has never reported: start its agent"
+    ends = "lock" if node.kind == "listed" else "unenroll"
+    return (
+        f"has a join file that nobody has used, until {stamp(node.join_until)}: join the node, or end the file "
+        f"(`vaultpki {ends} {node.name}`)"
+    )
+
+
+def settled(step: Step, node: Participant) -> datetime:
+    """Return from when on a node without a reason counts: when its last change has reached every process there."""
+    report, record = node.report, step.record
+    moments = [record.since]
+    if report is None or not _concerned(step, node):
+        return record.since
+    late = timedelta(seconds=SETTLE + step.reload)
+    if step.path in TRUST_STEPS:
+        if node.bundle and record.domain in report.bundles:
+            moments.append(report.bundles[record.domain].installed + late)
+        if node.name not in record.restarted:
+            started = [report.readers[name].started for name in _readers(step, node) if name in report.readers]
+            moments += [moment + timedelta(seconds=SETTLE) for moment in started if moment is not None]
+    elif not step.outlived:
+        moments += [(leaf.installed or report.time) + late for _, leaf in _leaves(node, report) if leaf is not None]
+    return max(moments)
+
+
+def wanted_cas(record: RotationRecord, to: State) -> tuple[CaRef, ...]:
+    """Return the CAs that everybody must trust before leaves of the next state are installed."""
+    # On the way back from RETIRED the new CA's issuer may be lost, and leaves of it are trusted where they are; the old
+    # one's may be where a way back goes forward again.
+    if record.new is None or (record.state, to) == (State.RETRUSTING, State.RETURNING):
+        return (record.old,)
+    return (record.new,) if (record.state, to) == (State.RETURNING, State.SWITCHED) else (record.old, record.new)
+
+
+def in_use(record: RotationRecord, node: Participant, now: datetime) -> bool:
+    """Return whether a node is a member of etcd that other members need, so that no gate may leave it out."""
+    return record.domain == "etcd" and ETCD_MEMBER in node.readers and (node.report is None or alive(node.report, now))
+
+
+def alive(report: NodeReport, now: datetime) -> bool:
+    """Return whether a report shows a certificate that is in date."""
+    return any(one.not_after is not None and one.not_after > now for one in report.certificates.values())
+
+
+def fresh(step: Step, report: NodeReport) -> bool:
+    """Return whether the report answers the record as it stands."""
+    seen = report.seen.get(step.record.domain)
+    return seen is not None and seen.revision == step.record.revision == seen.highest
+
+
+def holds_final(step: Step, report: NodeReport) -> bool:
+    """Return whether the bundle on the node's disk is the one that the step waits for."""
+    found = report.bundles.get(step.record.domain)
+    return found is not None and _fits(step, found.sha256)
+
+
+def owes_restart(step: Step, node: Participant) -> bool:
+    """Return whether a component of the node has not been seen yet to run, healthy, with the bundle of the step."""
+    report = node.report
+    if report is None or step.path not in TRUST_STEPS or node.name in step.record.restarted:
+        return False
+    return any(not _ready(step, report, name) for name in _readers(step, node))
+
+
+def ailing(step: Step, node: Participant) -> bool:
+    """Return whether the node says that a component, which reads the bundle only at its start, is down or not healthy.
+
+    None of the others may restart theirs then. A person's word that it is healthy counts more.
+    """
+    readers = node.report.readers if node.report is not None else {}
+    found = [readers[name] for name in _readers(step, node) if name in readers]
+    return node.name not in step.record.restarted and any(each.problem and not each.sound for each in found)
+
+
+def _future(step: Step, node: Participant, report: NodeReport) -> str:
+    late = report.time > step.now + timedelta(seconds=SKEW)
+    return f"its report is from the future ({stamp(report.time)}): set its clock" if late else ""
+
+
+def _old_agent(step: Step, node: Participant, report: NodeReport) -> str:
+    if report.seen or not _concerned(step, node) or (step.outlived and not alive(report, step.now)):
+        return ""
+    version = f" ({printable(report.agent)})" if report.agent else ""
+    return f"its agent is too old to take part{version}: upgrade it{_or_without(step, node)}"
+
+
+def too_old(version: str) -> str:
+    """Return what is wrong with a node that reports only where agents of 0.1.0 did, as a sentence without a subject."""
+    return (
+        f"reports only where agents of 0.1.0 did ({version}), so its agent is too old, or its policy is: upgrade the "
+        "agent, and run `vaultpki apply`"
+    )
+
+
+def _behind(step: Step, node: Participant, report: NodeReport) -> str:
+    seen, revision = report.seen.get(step.record.domain), step.record.revision
+    if seen is None or seen.highest <= revision:
+        return ""
+    what = f"says that it has read revision {seen.highest} of this rotation, and the server has {revision}"
+    if node.kind == "listed":
+        return f"{what}: run `vaultpki ca recover {step.record.domain}`, or join it anew"
+    return f"{what}: join it anew{_or_without(step, node)}"
+
+
+def _not_followed(step: Step, node: Participant, report: NodeReport) -> str:
+    found = gaps.of_report(report, {step.record.domain: step.record.revision})
+    mine = (gap.text for gap in found if gap.domain == step.record.domain and gap.name == gaps.NOT_FOLLOWED)
+    return next(mine, "")
+
+
+def _echo(step: Step, node: Participant, report: NodeReport) -> str:
+    if fresh(step, report) or step.outlived or not _concerned(step, node):
+        return ""
+    if step.record.domain not in report.seen:
+        return f"cannot read the rotation's record: look at its agent's log{_or_without(step, node)}"
+    return (
+        f"has not read the latest step, and last reported at {stamp(report.time)}: wait for its agent's next pass, or "
+        f"start its agent{_or_without(step, node)}"
+    )
+
+
+def _bundle(step: Step, node: Participant, report: NodeReport) -> str:
+    if not node.bundle or step.path not in TRUST_STEPS or holds_final(step, report):
+        return ""
+    if report.bundles.get(step.record.domain) is None:
+        return "has no bundle of this CA: look at its agent's log"
+    if step.to in (State.DONE, State.STEADY):
+        which = "old" if step.to is State.DONE else "deleted"
+        return f"still trusts the {which} CA on its disk: look at its agent's log"
+    lacks = "old" if step.record.old.sha256 in _wanted(step) - report.bundles[step.record.domain].sha256 else "new"
+    return f"does not trust the {lacks} CA on its disk: look at its agent's log"
+
+
+def _restarts(step: Step, node: Participant, report: NodeReport) -> str:
+    """Find components that were not seen to run, healthy, with the bundle: a hook's success alone says nothing."""
+    if not owes_restart(step, node):
+        return ""
+    missing = [name for name in _readers(step, node) if not _ready(step, report, name)]
+    old = [name for name in missing if not _started(step, report, name)]
+    if old and step.turn not in ("", node.name):
+        return f"restarts {_components(old)} after {step.turn}, whose turn it is"
+    if old and step.key in report.owed:
+        return f"has the turn to restart {_components(old)}: wait for its hook, or look at its agent's log"
+    then = f"`{command(step.to)} --restarted {node.name}`"
+    for name in missing:
+        reader, component = report.readers.get(name), _components([name])
+        if reader is None or not (reader.sound or reader.problem):
+            version = f" ({printable(report.agent)})" if report.agent else ""
+            return (
+                f"its agent does not say whether {component} runs{version}: upgrade it, or restart {component} there, "
+                f"wait until it is healthy, and run {then}"
+            )
+        if not reader.running:
+            return (
+                f"{component} was not seen running there ({reader.problem}): start it, or if only its agent cannot see "
+                f"it, restart it there, wait until it is healthy, and run {then}"
+            )
+        if name not in old:
+            return (
+                f"{component} was restarted there and is not healthy ({reader.problem}): wait, or look at its log; if "
+                f"only its agent takes it so, run {then}"
+            )
+    return f"restart {_components(old)} there, wait until it is healthy, and run {then}"
+
+
+def _components(names: Collection[str]) -> str:
+    return " and ".join(name.partition("/")[2] for name in names)
+
+
+def _hooks(step: Step, node: Participant, report: NodeReport) -> str:
+    """Find hooks that tell a component of new files and have not succeeded."""
+    if step.path in TRUST_STEPS:
+        confirmed = node.name in step.record.restarted
+        owed = [step.key] if step.key in report.owed and not confirmed else []
+    else:
+        owed = [name for name in report.owed if name in node.certificates]
+    return f"its hook for {owed[0]} has not succeeded: look at its agent's log" if owed else ""
+
+
+def _leaf(step: Step, node: Participant, report: NodeReport) -> str:
+    if step.path not in LEAF_STEPS and step.to is not State.DONE:
+        return ""
+    must = step.path in LEAF_STEPS and not step.outlived
+    wanted, other = ("old", "new") if step.to is State.STEADY else ("new", "old")
+    for name, leaf in _leaves(node, report):
+        if leaf is None or leaf.not_after is None:
+            if must:
+                return f"has no {name} yet: look at its agent's log"
+        elif leaf.not_after <= step.now and not must:
+            continue
+        elif step.record.method is Method.SAME_KEY:
+            if step.record.new is not None and (step.record.new.sha256 in leaf.served) != (wanted == "new"):
+                return f"{name} is still served with the {other} CA certificate: wait for its agent's next pass"
+        elif leaf.issuer_key_id != step.key_ids.get(wanted, ""):
+            return f"{name} is not of the {wanted} CA yet: its agent renews it within {_spread(step)}"
+    return ""
+
+
+_CHECKS: Final[tuple[Callable[[Step, Participant, NodeReport], str], ...]] = (
+    _future,
+    _old_agent,
+    _behind,
+    _not_followed,
+    _echo,
+    _bundle,
+    _restarts,
+    _hooks,
+    _leaf,
+)
+
+
+def _concerned(step: Step, node: Participant) -> bool:
+    """Return whether the node holds anything that the step waits for."""
+    trusts = step.path in TRUST_STEPS and (node.bundle or bool(_readers(step, node)))
+    leaves = (step.path in LEAF_STEPS or step.to is State.DONE) and bool(node.certificates)
+    return trusts or leaves
+
+
+def _readers(step: Step, node: Participant) -> tuple[str, ...]:
+    return tuple(name for name in node.readers if name.startswith(f"{step.record.domain}/"))
+
+
+def _ready(step: Step, report: NodeReport, name: str) -> bool:
+    """Return whether a component was seen to run, healthy, with what the step waits for."""
+    return _started(step, report, name) and report.readers[name].sound
+
+
+def _started(step: Step, report: NodeReport, name: str) -> bool:
+    """Return whether a component is known to hold what the step waits for.
+
+    Its last known start must be after the bundle was installed: one before may have been followed by another start,
+    which nobody noticed, with a bundle that has gone since.
+    """
+    reader, found = report.readers.get(name), report.bundles.get(step.record.domain)
+    if reader is None or reader.started is None or found is None:
+        return False
+    return reader.started >= found.installed and _fits(step, reader.sha256)
+
+
+def _fits(step: Step, held: frozenset[str]) -> bool:
+    """Return whether a bundle with these CAs is what the step waits for."""
+    record, new = step.record, step.record.new.sha256 if step.record.new is not None else ""
+    if step.to is State.DONE:
+        return new in held and held.isdisjoint({record.old.sha256, *record.also})
+    if step.to is State.STEADY:
+        return record.old.sha256 in held and new not in held
+    return _wanted(step) <= held
+
+
+def _wanted(step: Step) -> frozenset[str]:
+    return frozenset(ca.sha256 for ca in wanted_cas(step.record, step.to))
+
+
+def _leaves(node: Participant, report: NodeReport) -> list[tuple[str, CertificateReport | None]]:
+    return [(name, report.certificates.get(name)) for name in sorted(node.certificates)]
+
+
+def _or_without(step: Step, node: Participant) -> str:
+    if in_use(step.record, node, step.now):
+        return "; a member of etcd cannot be left out"
+    return f", or go on without it (`--without {node.name}`)"
+
+
+def _spread(step: Step) -> str:
+    minutes = -(-step.record.spread // 60)
+    return f"{minutes} min of {stamp(step.record.since)}"

@@ -1,0 +1,225 @@
+"""Decides what the rotation of the root waits for beyond a node's reports, and what it asks of the issuing CAs; pure.
+
+The root has the states of every CA. In `switched` each issuing CA has a second certificate for its key, signed by the
+new root: a renewal with the same key, whose record goes through the states that the root's goes through. In `published`
+and on the way back the pods of the cluster count, which hold a root from their start, and in `switched` kubeconfigs
+outside of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from vaultpki.errors import CertificateUnreadable
+from vaultpki.kube.objects import ROOT_COPY, KubeTrust, PodStart
+from vaultpki.records.rotation import RotationRecord, State
+from vaultpki.rotation.gates import Gate, Participant, Waiting
+from vaultpki.rotation.reasons import command
+
+PODS: Final = "pods"
+"""As `--restarted pods`: a person's word that every `kube-root-ca.crt` and every pod was looked after."""
+
+OUTSIDE: Final = "outside"
+"""As `--restarted outside`: a person's word that kubeconfigs outside the cluster hold the root that is named."""
+
+WORDS: Final = frozenset({PODS, OUTSIDE})
+
+COMPONENT: Final = "kube-controller-manager"
+"""The component that reads the root when it starts, and gives it to the pods of every namespace."""
+
+# A file in a pod that runs already changes with the kubelet's next look at it, which comes once a minute and a half.
+_KUBELET: Final = timedelta(seconds=120)
+_MOST_NAMED: Final = 5
+
+_FOLLOWED: Final = frozenset(
+    {State.SWITCHED, State.RETIRED, State.RETRUSTING, State.RETURNING, State.DONE, State.STEADY}
+)
+
+COMING_TO_REST: Final = frozenset({State.DONE, State.STEADY})
+"""The states of the root in which the issuing CAs move before the root's record, since they come to rest with it."""
+
+WITH_COMPANIONS: Final = frozenset(
+    {(State.SWITCHED, State.RETIRED), (State.RETURNING, State.STEADY), (State.RETIRED, State.DONE)}
+)
+"""The steps of the root that wait for what the issuing CAs wait for in the same step."""
+
+
+def next_companion(state: State, own: RotationRecord | None) -> State | None:
+    """Return the next state of an issuing CA that goes along with the root; None if it is where it must be.
+
+    `state` is the root's. `own` is that CA's record, None if it was never rotated. PUBLISHED is where it begins.
+    """
+    if state not in _FOLLOWED:
+        return None
+    if own is None or not own.active:
+        return State.PUBLISHED if state is State.SWITCHED else None
+    if own.state is State.PUBLISHED:
+        if state is not State.SWITCHED:
+            return State.STEADY
+        return State.SWITCHED if own.new is not None and own.new.sha256 else None
+    return None if own.state is state else state
+
+
+def without_leaves(nodes: Iterable[Participant]) -> tuple[Participant, ...]:
+    """Return the participants of the kubernetes CA as those of the root.
+
+    Every node holds the root and has no leaf of it, and the controller managers read it when they start.
+    """
+    manager = f"kubernetes/{COMPONENT}"
+    return tuple(
+        replace(
+            each,
+            certificates=frozenset(),
+            bundle=True,
+            readers=(f"root/{COMPONENT}",) if manager in each.readers else (),
+        )
+        for each in nodes
+    )
+
+
+def gate(record: RotationRecord, to: State, own: Gate, companions: Mapping[str, Gate], pods: KubeTrust | None) -> Gate:
+    """Return the whole gate of the root: its own, those of the issuing CAs that go along, pods and kubeconfigs outside.
+
+    `own` is the gate of the nodes, `companions` those of the issuing CAs by their names. `pods` is what the cluster
+    shows, None without `--kubeconfig`.
+    """
+    gates = (own, *companions.values())
+    waiting = [*own.waiting, *_together(own, companions)]
+    waiting += _pods(record, to, own, pods)
+    waiting += _outside(record, to)
+    opens = [each.opens for each in gates if each.opens is not None]
+    whole = len(opens) == len(gates) and not waiting
+    return Gate(
+        waiting=tuple(dict.fromkeys(waiting)),
+        excused=tuple(dict.fromkeys(one for each in gates for one in each.excused)),
+        opens=max(opens) if whole else None,
+        turn=_turn(record, gates),
+    )
+
+
+def _together(own: Gate, companions: Mapping[str, Gate]) -> list[Waiting]:
+    """Return what is waited for of the issuing CAs, each once with their names; without what the root waits for too."""
+    found: dict[Waiting, list[str]] = {}
+    for ca, each in companions.items():
+        for one in each.waiting:
+            found.setdefault(one, []).append(ca)
+    return [
+        Waiting(one.node, f"{one.reason} ({', '.join(cas)})") for one, cas in found.items() if one not in own.waiting
+    ]
+
+
+def word_refused(record: RotationRecord, to: State, word: str, own: Gate) -> str:
+    """Return why a person's word about pods or kubeconfigs outside does not count now, as a sentence; "" if it does."""
+    if word == OUTSIDE and not _needs_outside(record, to):
+        return f"root is {record.state.value}, which waits for no kubeconfig outside; leave out `--restarted {OUTSIDE}`"
+    if word == PODS and not _roots_of_pods(record, to)[1]:
+        return f"root is {record.state.value}, which waits for no pod; leave out `--restarted {PODS}`"
+    if word == PODS and own.waiting:
+        first = own.waiting[0]
+        return (
+            f"the pods get the root from the controller managers, and not every node is ready ({first.node}: "
+            f"{first.reason}); restart them afterwards, and pass `--restarted {PODS}` then"
+        )
+    return ""
+
+
+def _turn(record: RotationRecord, gates: Collection[Gate]) -> str:
+    """Return whose turn it is: one node at a time over all CAs."""
+    turns = [each.turn for each in gates if each.turn]
+    return record.turn if record.turn in turns else next(iter(turns), "")
+
+
+def _roots_of_pods(record: RotationRecord, to: State) -> tuple[bool, bool, str]:
+    """Return whether `kube-root-ca.crt` must hold or lack a root, whether pods count, and which root it is."""
+    new = record.new.sha256 if record.new is not None else ""
+    return {
+        (State.PUBLISHED, State.SWITCHED): (True, True, new),
+        (State.RETRUSTING, State.SWITCHED): (True, True, new),
+        (State.RETRUSTING, State.RETURNING): (True, True, record.old.sha256),
+        (State.RETIRED, State.DONE): (False, False, record.old.sha256),
+    }.get((record.state, to), (False, False, ""))
+
+
+def _pods(record: RotationRecord, to: State, own: Gate, found: KubeTrust | None) -> list[Waiting]:
+    holds, pods_count, root = _roots_of_pods(record, to)
+    if not root:
+        return []
+    if found is not None:
+        copies = _copies(found, root, holds=holds, which="new" if holds and to is State.SWITCHED else "old")
+        return copies or (_started_before(found) if pods_count else [])
+    if PODS in record.restarted or not pods_count:
+        return []
+    which = "the old" if to is State.RETURNING else "the new"
+    how = (
+        f"pass `--kubeconfig FILE`, which looks at every {ROOT_COPY} and pod, or once every {ROOT_COPY} holds {which} "
+        f"root and every pod was restarted, `--restarted {PODS}`"
+    )
+    return [Waiting(PODS, how)] if not own.waiting else [Waiting(PODS, "restart them once every node is ready")]
+
+
+def _copies(found: KubeTrust, root: str, *, holds: bool, which: str) -> list[Waiting]:
+    have = {copy.namespace: _fingerprints(copy.pem) for copy in found.copies}
+    wrong = sorted(
+        each for each in found.namespaces if (each not in have and holds) or (root in have.get(each, ())) != holds
+    )
+    if not wrong:
+        return []
+    what = f"does not hold the {which} root yet" if holds else f"still holds the {which} root"
+    return [
+        Waiting(
+            ROOT_COPY,
+            f"{what} in {_some(wrong, 'namespace')}: the controller manager that leads publishes it; look at its log",
+        )
+    ]
+
+
+def _started_before(found: KubeTrust) -> list[Waiting]:
+    changed = {copy.namespace: copy.changed for copy in found.copies}
+    undated = sorted(namespace for namespace, when in changed.items() if when is None)
+    if undated:
+        why = f"does not say when it changed in {_some(undated, 'namespace')}: restart the pods there, and pass "
+        return [Waiting(ROOT_COPY, f"{why}`--restarted {PODS}` without `--kubeconfig`")]
+    old = sorted(f"{pod.namespace}/{pod.name}" for pod in found.pods if _before(pod, changed.get(pod.namespace)))
+    return [Waiting(PODS, f"{_some(old, 'pod')} started before {ROOT_COPY} changed: restart them")] if old else []
+
+
+def _before(pod: PodStart, changed: datetime | None) -> bool:
+    """Return whether a pod may hold the root of before: a container that started later may have read the older file."""
+    if changed is None:
+        return False
+    return pod.started < changed and pod.first_container < changed + _KUBELET
+
+
+def _needs_outside(record: RotationRecord, to: State) -> bool:
+    return (record.state, to) in ((State.SWITCHED, State.RETIRED), (State.RETRUSTING, State.RETURNING))
+
+
+def _outside(record: RotationRecord, to: State) -> list[Waiting]:
+    if not _needs_outside(record, to) or OUTSIDE in record.restarted:
+        return []
+    which = "old" if to is State.RETURNING else "new"
+    return [
+        Waiting(
+            OUTSIDE,
+            f"once every kubeconfig and program outside the cluster that holds a root of it holds the {which} one too "
+            f"(`vaultpki issue` writes an operator's again), say so: `{command(to)} --restarted {OUTSIDE}`",
+        )
+    ]
+
+
+def _some(names: Collection[str], noun: str) -> str:
+    listed = sorted(names)
+    more = f" and {len(listed) - _MOST_NAMED} more" if len(listed) > _MOST_NAMED else ""
+    return f"{noun}{'s' if len(listed) > 1 else ''} {', '.join(listed[:_MOST_NAMED])}{more}"
+
+
+def _fingerprints(pem: str) -> frozenset[str]:
+    from vaultpki.pki import x509
+
+    try:
+        return frozenset(facts.fingerprint for facts in x509.read_certificates(pem.encode()))
+    except CertificateUnreadable:
+        return frozenset()

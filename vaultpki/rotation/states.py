@@ -1,0 +1,111 @@
+"""Decides how a CA is rotated: its states, which comes next and which is the way back, and what the server must hold.
+
+Pure: `gates` decides whether a step may be taken, `rotation_server` changes the server, `rotation_run` does both.
+The states and ways back were explored exhaustively; no other transition is safe.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Final
+
+from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
+
+FORWARD: Final = {
+    State.STEADY: State.PREPARED,
+    State.DONE: State.PREPARED,
+    State.PREPARED: State.PUBLISHED,
+    State.PUBLISHED: State.SWITCHED,
+    State.SWITCHED: State.RETIRED,
+    State.RETIRED: State.DONE,
+    State.RETURNING: State.SWITCHED,
+    State.RETRUSTING: State.SWITCHED,
+}
+"""The state that `continue` leads to."""
+
+BACK: Final = {
+    State.PREPARED: State.STEADY,
+    State.PUBLISHED: State.STEADY,
+    State.SWITCHED: State.RETURNING,
+    State.RETURNING: State.STEADY,
+    State.RETIRED: State.RETRUSTING,
+    State.RETRUSTING: State.RETURNING,
+}
+"""The state that `abort` leads to. RETURNING is on its way back already, and ends in STEADY by `continue` too."""
+
+FULL: Final = "crl-signing,issuing-certificates,ocsp-signing,read-only"
+"""The usage of an issuer that signs."""
+
+CUT_SHORT: Final = "truncate"
+"""What an issuing CA does near its end: leaves end with it. If they were refused, the first ones would end half a TTL
+before the CA."""
+
+NO_SIGNING: Final = "crl-signing,ocsp-signing,read-only"
+"""The usage of an issuer that signs no certificate any more."""
+
+
+class Presence(enum.Enum):
+    """What the server must hold of one CA: nothing, its key alone, or its issuer with this usage."""
+
+    ABSENT = "absent"
+    KEY = "key"
+    MUTE = "mute"
+    SIGNING = "signing"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    """What the mount must hold in a state: the old CA, the new one, and which of them is the default issuer."""
+
+    old: Presence
+    new: Presence
+    default: CaRef
+
+
+_SERVER: Final = {
+    State.STEADY: (Presence.SIGNING, Presence.ABSENT),
+    State.PREPARED: (Presence.SIGNING, Presence.KEY),
+    State.PUBLISHED: (Presence.SIGNING, Presence.SIGNING),
+    State.SWITCHED: (Presence.SIGNING, Presence.SIGNING),
+    State.RETIRED: (Presence.MUTE, Presence.SIGNING),
+    State.DONE: (Presence.ABSENT, Presence.SIGNING),
+    State.RETRUSTING: (Presence.SIGNING, Presence.SIGNING),
+    State.RETURNING: (Presence.SIGNING, Presence.MUTE),
+}
+
+
+def server_state(record: RotationRecord) -> ServerState:
+    """Return what the server must hold for a record."""
+    old, new = _SERVER[record.state]
+    return ServerState(old, new, record.leaf)
+
+
+def next_state(record: RotationRecord | None, *, back: bool = False) -> State | None:
+    """Return the state that `continue`, or with `back` `abort`, leads to; None if there is none.
+
+    An abort goes on with `continue`: from RETURNING to STEADY, never forward again by itself.
+    """
+    state = State.STEADY if record is None else record.state
+    if back and record is not None and record.closing:
+        return None
+    if back or state is State.RETURNING:
+        return BACK.get(state)
+    if record is not None and record.method is Method.EMERGENCY and state is State.PUBLISHED:
+        # Distrust comes first.
+        return State.RETIRED
+    return None if state.resting else FORWARD[state]
+
+
+def successor_name(domain: str, highest: int, method: Method, old: str) -> tuple[str, int]:
+    """Return the name of the next CA and the highest number that is then used: `etcd-2`, or `etcd-1r2` for one key."""
+    if method is not Method.SAME_KEY:
+        return f"{domain}-{highest + 1}", highest + 1
+    key, _, last = old.rpartition("-")
+    current, _, renewal = last.partition("r")
+    return f"{key}-{current}r{int(renewal or 1) + 1}", highest
+
+
+def number(name: str) -> int:
+    """Return the number of a CA's key: 2 for `etcd-2` and for `etcd-2r3`."""
+    return int(name.rpartition("-")[2].partition("r")[0])

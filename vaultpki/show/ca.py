@@ -1,0 +1,336 @@
+"""Words for people, and JSON for programs, about where the CAs of a cluster stand; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, Final
+
+from vaultpki.ca.run import CaStatus, Step
+from vaultpki.certificates import ROOT
+from vaultpki.host import hooks
+from vaultpki.records.rotation import Method, RotationRecord, State
+from vaultpki.redact import printable, stamp
+from vaultpki.rotation.gates import Gate, Waiting
+from vaultpki.rotation.reasons import TRUST_STEPS
+from vaultpki.rotation.states import next_state
+from vaultpki.show import table
+from vaultpki.values.durations import format_duration
+
+MOST_LINES: Final = 20
+"""How many nodes that wait are shown; JSON has all of them."""
+
+_COLUMNS: Final = tuple(
+    table.Column(title) for title in ("CA", "NAME", "KEY", "EXPIRES", "DAYS LEFT", "STATE", "SINCE")
+)
+# What holds in a state. `{old}` and `{new}` are the two CAs, `{spread}` says how fast.
+_IS: Final = {
+    State.STEADY: "{old} signs, and nodes trust it alone",
+    State.PREPARED: "{new} has a key and no certificate yet; nothing has changed for nodes",
+    State.PUBLISHED: "nodes learn to trust {new} beside {old}; their certificates are still of {old}",
+    State.SWITCHED: "{new} signs; nodes trust both, and replace their certificates of {old} {spread}",
+    State.RETIRED: "nodes drop {old}, which signs no more, and trust {new} alone",
+    State.DONE: "{new} signs, and nodes trust it alone; {old} and its key are deleted",
+    State.RETRUSTING: "nodes learn to trust {old} again beside {new}; their certificates are still of {new}",
+    State.RETURNING: "{old} signs again; nodes trust both, and replace their certificates of {new} {spread}",
+}
+_IS_SAME_KEY: Final = {
+    State.PREPARED: "nothing has changed for nodes; {new} will be a new certificate for the key of {old}",
+    State.PUBLISHED: "nodes learn to trust {new} beside {old}, which has the same key",
+    State.SWITCHED: "{new} signs; nodes serve it behind their certificates, which stay as they are",
+    State.DONE: "{new} signs, and nodes trust it alone; {old} is deleted, and its key is that of {new}",
+    State.RETURNING: "{old} signs again; nodes serve it behind their certificates",
+}
+_IS_ROOT: Final = {
+    State.PREPARED: "{new} has a key and no certificate yet; nothing has changed for nodes",
+    State.PUBLISHED: "nodes learn to trust {new}, for which {old} vouches; the issuing CAs are still of {old}",
+    State.SWITCHED: "the issuing CAs are of {new}, with their keys; nodes serve that, and the word of {old} for {new}",
+    State.RETIRED: "nodes drop {old}, which signs no more, and trust {new} alone",
+    State.DONE: "nodes trust {new} alone; {old} and its key are deleted",
+    State.RETRUSTING: "nodes learn to trust {old} again beside {new}; the issuing CAs are still of {new}",
+    State.RETURNING: "the issuing CAs are of {old} again; nodes trust both, and serve that",
+}
+_BUNDLES_CHANGE: Final = frozenset(state for state, _ in TRUST_STEPS) - {State.RETURNING, State.STEADY}
+# The same after a recovery.
+_IS_KEPT: Final = (
+    "nodes learn to trust {old} and {new}; each keeps its certificate, and renews it if it is of {leaf}, which signs"
+)
+# What a step does, as the rest of a sentence.
+_DOES: Final = {
+    State.STEADY: "deletes {new}, and nodes trust {old} alone",
+    State.PUBLISHED: "has the root sign {new}, and nodes learn to trust it",
+    State.SWITCHED: "makes {new} the CA that signs; nodes replace their certificates {spread}",
+    State.RETIRED: "ends the trust in {old}",
+    State.DONE: "deletes {old} and its key; after that there is no way back",
+    State.RETRUSTING: "has nodes trust {old} again",
+    State.RETURNING: "makes {old} the CA that signs again; nodes replace their certificates {spread}",
+}
+# From re-trusting, where the new CA signs already.
+_DOES_AGAIN: Final = "goes forward again: {new} signs already, and nodes replace what they have left of {old} {spread}"
+_DOES_AGAIN_ROOT: Final = "goes forward again: the issuing CAs are of {new} already, and nodes go on serving that"
+_DOES_AGAIN_SAME_KEY: Final = "goes forward again: {new} signs already, and nodes go on serving it"
+_DOES_ROOT: Final = {
+    State.PUBLISHED: "makes {new}, for which {old} vouches, and nodes learn to trust it",
+    State.SWITCHED: "has {new} sign the issuing CAs, with their keys; nodes serve that behind their certificates",
+    State.RETURNING: "makes the issuing CAs of {old} those that sign again; nodes serve them behind their certificates",
+}
+_DOES_SAME_KEY: Final = {
+    State.SWITCHED: "makes {new} the CA that signs; nodes serve it behind their certificates",
+    State.DONE: "deletes {old}; after that there is no way back",
+    State.RETURNING: "makes {old} the CA that signs again; nodes serve it behind their certificates",
+}
+
+
+def status_lines(cas: tuple[CaStatus, ...], now: datetime, file: str, *, pin: str = "") -> Iterator[str]:
+    """Yield what `ca status` prints: every CA, and for a rotation that is under way what to do next.
+
+    `pin` is as for `record_lines`.
+    """
+    yield from table.lines(_COLUMNS, (_row(ca, now) for ca in cas))
+    for ca in cas:
+        if ca.problem:
+            yield ""
+            yield printable(f"{ca.domain}: {ca.problem}")
+        if ca.advice:
+            yield ""
+            yield printable(f"{ca.domain}: {ca.advice}.")
+        if ca.apart:
+            yield ""
+            yield f"These nodes do not follow the record of {ca.domain}:"
+            yield from _each(ca.apart)
+    active = under_way(cas)
+    if active is None or active.record is None:
+        for ca in cas:
+            if ca.gate is not None and ca.record is not None:
+                yield ""
+                yield from record_lines(ca.record, ca.gate, now, file)
+        yield ""
+        yield f"No CA is being rotated. `vaultpki ca rotate DOMAIN -f {file}` begins."
+        return
+    yield ""
+    yield from record_lines(active.record, active.gate, now, file, pin=pin)
+
+
+def record_lines(
+    record: RotationRecord, gate: Gate | None, now: datetime, file: str, *, pin: str = ""
+) -> Iterator[str]:
+    """Yield where a rotation stands: what holds, what it waits for, what comes next, and the way back.
+
+    `pin` says what to do with `ca.root_sha256` in cluster.yaml; see `root_pin.advice`.
+    """
+    if record.state.resting:
+        yield f"{record.domain} is {record.state.value}: {_filled(record, record.state, _IS, _IS_SAME_KEY)}."
+        if pin:
+            yield printable(f"{pin}.")
+        if gate is not None:
+            yield from _lingering_lines(record, gate, now, file)
+        return
+    since = f"since {stamp(record.since)}"
+    yield f"{record.domain} is {record.state.value} {since}: {_filled(record, record.state, _IS, _IS_SAME_KEY)}."
+    if gate is not None:
+        yield from gate_lines(gate, now)
+        yield from _turn_lines(record, gate)
+    if record.state in _BUNDLES_CHANGE:
+        yield from _older_lines(record.domain)
+    to, back = next_state(record), next_state(record, back=True)
+    if to is not None:
+        when = "" if gate is None or gate.open(now) else "once nothing is waited for, "
+        yield f"Next: {when}`vaultpki ca continue -f {file}` {_onward(record, to)}."
+    if back is not None and record.state is not State.RETURNING:
+        what = _filled(record, back, _DOES, _DOES_SAME_KEY)
+        yield f"Back: `vaultpki ca abort -f {file}` {what}."
+    if pin:
+        yield printable(f"{pin}.")
+
+
+def _lingering_lines(record: RotationRecord, gate: Gate, now: datetime, file: str) -> Iterator[str]:
+    """Yield what may still accept the CA that a way back deleted, and what goes on."""
+    deleted = record.new.name if record.new is not None else ""
+    yield f"What reads bundles only when it starts may still accept certificates of {deleted}, which is deleted."
+    yield from gate_lines(gate, now)
+    yield from _turn_lines(record, gate)
+    yield f"Next: `vaultpki ca abort -f {file} --wait` goes on until each was restarted; `ca rotate` may come before."
+
+
+def _turn_lines(record: RotationRecord, gate: Gate) -> Iterator[str]:
+    """Yield that restarts take turns, and that no turn moves on by itself."""
+    if not gate.turn:
+        return
+    both = {
+        State.RETRUSTING: "`vaultpki ca continue` or `vaultpki ca abort`",
+        State.STEADY: "`vaultpki ca abort`",
+    }.get(record.state, "`vaultpki ca continue`")
+    if gate.turn == record.turn:
+        yield f"Turns move on to the next node only while {both} runs: run it again, or with `--wait`."
+    else:
+        yield f"The turn goes to {gate.turn} only when {both} runs: run it again, or with `--wait`."
+
+
+def spread_sentence(record: RotationRecord, seconds: int) -> str:
+    """Return that a rotation keeps the spread that it was begun with; "" if that is the one asked for."""
+    if record.method is Method.EMERGENCY or record.spread in (0, seconds):
+        return ""
+    spread = format_duration(record.spread)
+    return (
+        f"the rotation of {record.domain} has begun already, with `--spread {spread}`, and that stays; for another one "
+        "go back with `vaultpki ca abort` and begin again"
+    )
+
+
+def state_sentence(record: RotationRecord) -> str:
+    """Return what holds in the state of a record, as the rest of a sentence."""
+    return _filled(record, record.state, _IS, _IS_SAME_KEY)
+
+
+def _older_lines(domain: str) -> Iterator[str]:
+    """Yield what a person must restart on an older Kubernetes, whose version no gate knows."""
+    version, components = hooks.once_start_only(each for each in hooks.READERS if each.ca == domain)
+    if components:
+        names = ", ".join(components)
+        yield f"Before Kubernetes 1.{version}, restart {names} first, node by node: no step waits for that."
+
+
+def gate_lines(gate: Gate, now: datetime) -> Iterator[str]:
+    """Yield what a step waits for, and who is left out."""
+    if gate.waiting:
+        yield "It waits for:"
+        yield from _each(gate.waiting)
+    elif gate.opens is not None and gate.opens > now:
+        seconds = max(int((gate.opens - now).total_seconds()), 1)
+        yield f"Every node is ready; it waits {format_duration(seconds)} more, until {stamp(gate.opens)}."
+    if gate.excused:
+        yield "It does not wait for:"
+        yield from _each(gate.excused)
+
+
+def progress_line(record: RotationRecord, gate: Gate | None, now: datetime) -> str:
+    """Return one line about a wait: how many are missing, and the first of them with its reason."""
+    head = f"{record.domain} is {record.state.value}"
+    if gate is None or gate.open(now):
+        return head
+    if gate.waiting:
+        first = gate.waiting[0]
+        more = f" (and {len(gate.waiting) - 1} more)" if len(gate.waiting) > 1 else ""
+        return printable(f"{head}, waits for {first.node}{more}: {first.reason}")
+    return f"{head}, every node is ready, waits until {stamp(gate.opens)}" if gate.opens is not None else head
+
+
+def emergency_lines(domain: str) -> Iterator[str]:
+    """Yield what an emergency rotation does to a cluster, for a person to confirm."""
+    yield f"An emergency rotation of {domain} is for a stolen key. It does not wait for any node:"
+    yield f"- At once nodes stop trusting the CA that {domain} has now, and it signs no more."
+    yield "- Every component refuses its peers until both have certificates of the new CA. This outage ends once every"
+    yield "  agent has passed, and what reads the CA only at its start was restarted."
+    yield "- Operators' certificates of this CA end too: issue them again with `vaultpki issue`."
+    yield "- Whoever trusts the root alone (pods, kubeconfigs outside) goes on trusting the stolen CA until it expires."
+    yield "  Only a rotation of the root ends that, too."
+
+
+def under_way(cas: tuple[CaStatus, ...]) -> CaStatus | None:
+    """Return the CA whose rotation is under way; None if there is none."""
+    return next((ca for ca in cas if ca.record is not None and ca.record.active), None)
+
+
+def status_json(cas: tuple[CaStatus, ...], now: datetime) -> dict[str, Any]:
+    """Return what `ca status --json` prints."""
+    active = under_way(cas)
+    rotation = None
+    if active is not None and active.record is not None:
+        rotation = record_json(active.record, active.gate)
+    return {"cas": [_ca_json(ca, now) for ca in cas], "rotation": rotation}
+
+
+def step_json(step: Step) -> dict[str, Any]:
+    """Return what the commands that take a step print with `--json`."""
+    return {
+        "moved": step.moved,
+        "stopped": step.stopped,
+        "note": step.note or None,
+        "advice": step.advice or None,
+        "rotation": record_json(step.record, step.gate),
+    }
+
+
+def record_json(record: RotationRecord, gate: Gate | None) -> dict[str, Any]:
+    """Return a rotation and what it waits for."""
+    to, back = next_state(record), next_state(record, back=True)
+    return {
+        "domain": record.domain,
+        "state": record.state.value,
+        "since": stamp(record.since),
+        "method": record.method.value,
+        "old": record.old.name,
+        "new": None if record.new is None else record.new.name,
+        "waiting_for": _waiting(gate.waiting if gate is not None else ()),
+        "left_out": _waiting(gate.excused if gate is not None else ()),
+        "opens": None if gate is None or gate.opens is None else stamp(gate.opens),
+        "turn": record.turn or None,
+        "accepting": list(record.accepting),
+        "next": None if to is None else to.value,
+        "back": None if back is None else back.value,
+    }
+
+
+def _waiting(entries: tuple[Waiting, ...]) -> list[dict[str, str]]:
+    return [{"node": each.node, "reason": printable(each.reason)} for each in entries]
+
+
+def _ca_json(ca: CaStatus, now: datetime) -> dict[str, Any]:
+    record = ca.record
+    return {
+        "domain": ca.domain,
+        "name": ca.name,
+        "sha256": ca.sha256 or None,
+        "key": ca.key or None,
+        "not_after": None if ca.not_after is None else stamp(ca.not_after),
+        "days_left": None if ca.not_after is None else (ca.not_after - now).days,
+        "state": State.STEADY.value if record is None else record.state.value,
+        "since": None if record is None else stamp(record.since),
+        "problem": printable(ca.problem) or None,
+        "advice": printable(ca.advice) or None,
+        "apart": _waiting(ca.apart),
+        "waiting_for": _waiting(ca.gate.waiting if ca.gate is not None else ()),
+    }
+
+
+def _row(ca: CaStatus, now: datetime) -> tuple[str, ...]:
+    ends = "-" if ca.not_after is None else f"{ca.not_after:%Y-%m-%d}"
+    left = "-" if ca.not_after is None else str((ca.not_after - now).days)
+    record = ca.record
+    state = State.STEADY.value if record is None else record.state.value
+    since = "" if record is None else stamp(record.since)
+    return ca.domain, ca.name, ca.key or "-", ends, left, state, since
+
+
+def _each(entries: tuple[Waiting, ...]) -> Iterator[str]:
+    width = min(max(len(each.node) for each in entries[:MOST_LINES]), 30)
+    for each in entries[:MOST_LINES]:
+        yield printable(f"  {each.node.ljust(width)}  {each.reason}")
+    if len(entries) > MOST_LINES:
+        yield f"  and {len(entries) - MOST_LINES} more; `vaultpki ca status --json` lists them"
+
+
+def _onward(record: RotationRecord, to: State) -> str:
+    """Return what `ca continue` does."""
+    if (record.state, to) != (State.RETRUSTING, State.SWITCHED) or record.leaf is not record.new:
+        return _filled(record, to, _DOES, _DOES_SAME_KEY)
+    if record.domain == ROOT:
+        return _with_names(record, _DOES_AGAIN_ROOT)
+    return _with_names(record, _DOES_AGAIN_SAME_KEY if record.method is Method.SAME_KEY else _DOES_AGAIN)
+
+
+def _filled(record: RotationRecord, state: State, words: dict[State, str], same_key: dict[State, str]) -> str:
+    text = words[state]
+    if words is _IS and record.kept is not None and state is record.state:
+        text = _IS_KEPT
+    elif record.domain == ROOT:
+        text = (_IS_ROOT if words is _IS else _DOES_ROOT).get(state, text)
+    elif record.method is Method.SAME_KEY:
+        text = same_key.get(state, text)
+    return _with_names(record, text)
+
+
+def _with_names(record: RotationRecord, text: str) -> str:
+    new = record.new.name if record.new is not None else "no other CA"
+    spread = f"within {format_duration(record.spread)}" if record.spread else "at once"
+    return text.format(old=record.old.name, new=new, spread=spread, leaf=record.leaf.name)
