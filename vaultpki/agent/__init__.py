@@ -1,5 +1,5 @@
-"""The node side: what one pass of the agent does, and the daemon that makes pass after pass.
+"""One pass over a node, and what is done on a node by hand: join, status, doctor.
 
 A pass reads what is on the disk, asks Vault for what is missing or due, installs it through `disk`, runs the hooks of
-`host` and reports. This room imports every room above it; only `demo` and `cli` import it. Entry: `run.run`.
+`host` and reports. Entry: `run.run`.
 """

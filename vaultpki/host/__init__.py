@@ -1,4 +1,4 @@
-"""The machine that an agent runs on: hooks and the commands they run, static pods, systemd, metrics and the log.
+"""The machine that an agent runs on: hooks and the commands they run, static pods, components, systemd and the log.
 
-It imports the plain modules, `spec` and `disk`, and never talks to Vault. Entry: `hook_runner.Runner`.
+It never talks to Vault. Entry: `hook_runner.Runner`.
 """

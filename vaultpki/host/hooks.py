@@ -1,4 +1,4 @@
-"""Decide which hooks are owed after a file has changed, when they are tried again, and who reads which bundle.
+"""Decide which hooks are owed after a file has changed, when they are tried again, and who reads which bundle; pure.
 
 Hooks belong to keys: the name of a certificate, or of a bundle such as `etcd-ca`. They are owed as long as the digest
 of the file on disk differs from the one that they last ran for. So nothing is recorded before they run, no kill loses

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, Final
@@ -13,6 +14,9 @@ from vaultpki.model import NODE, Certificate, Cluster, Jwt, Node, Pool
 from vaultpki.records import report_paths
 from vaultpki.records.server_facts import Fields, ServerFacts
 from vaultpki.values import hosts, names
+
+APPROLE: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+"""The AppRole names, also those of others, that fit into a path."""
 
 CertificatesByHolder = Mapping[Node | Pool, tuple[Certificate, ...]]
 

@@ -1,4 +1,4 @@
-"""The record `applied`: which objects an apply made, so that a later one may change and remove them.
+"""The record `applied`: which objects an apply made, so that a later one may change and remove them; pure.
 
 It is written before the objects are made and after they are removed: a crash leaves no object that nobody knows.
 """

@@ -13,13 +13,12 @@ from itertools import islice
 from typing import Any, Final, Literal
 
 from vaultpki.identity import reports
-from vaultpki.identity.access import fits_pattern, node_certificates, takes
+from vaultpki.identity.access import APPROLE, fits_pattern, node_certificates, takes
 from vaultpki.identity.applied import APPLIED, AppliedRecord
 from vaultpki.identity.credentials import Identity, count, held
 from vaultpki.identity.ending import find_entity, read_accessors
 from vaultpki.identity.reports import TokenIdentity
 from vaultpki.model import Cluster, Node, Pool
-from vaultpki.provision.read_back import APPROLE
 from vaultpki.records import report_paths
 from vaultpki.records.node_report import NodeReport
 from vaultpki.redact import printable

@@ -1,4 +1,4 @@
-"""Reads what an API server shows of a running cluster: nodes, copies of CAs, and flags of components; plain values.
+"""Reads what an API server shows of a running cluster: nodes, copies of CAs, and flags of components; pure.
 
 Whoever answers may write anything. What is not of the form that Kubernetes writes is left out, and nothing is longer
 than a bound.

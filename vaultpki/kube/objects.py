@@ -1,4 +1,4 @@
-"""Reads what an API server lists of ConfigMaps with CAs and of the pods that were given one, as plain values.
+"""Reads what an API server lists of ConfigMaps with CAs and of the pods that were given one; pure.
 
 What is not of the form that Kubernetes writes is left out.
 """

@@ -1,4 +1,4 @@
-"""Makes the documents of `kubeadm init`, `join` and `upgrade` for one node, in kubeadm.k8s.io/v1beta4.
+"""Makes the documents of `kubeadm init`, `join` and `upgrade` for one node, in kubeadm.k8s.io/v1beta4; pure.
 
 kubeadm 1.31 to 1.36 accept this version (cmd/kubeadm/app/apis/kubeadm/v1beta4). A pooled node is a `Node` without
 addresses here, and without a name if kubeadm shall take the host name.

@@ -1,4 +1,4 @@
-"""Makes the checks of a running cluster: one that was made, and one that cannot be made from here."""
+"""Makes the checks of a running cluster: one that was made, and one that cannot be made from here; pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks the copies of CAs inside a running cluster: pure, over what the API server shows."""
+"""Checks the copies of CAs inside a running cluster; pure."""
 
 from __future__ import annotations
 

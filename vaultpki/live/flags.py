@@ -1,4 +1,4 @@
-"""Compares the flags with which a running cluster's components run with the page Components: pure."""
+"""Compares the flags with which a running cluster's components run with the page Components; pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Says which listeners a running cluster has, and which of them can be tried from here: pure, over what was fetched."""
+"""Says which listeners a running cluster has, and which of them can be tried from here; pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks what a listener of a running cluster presents: pure, over what was fetched."""
+"""Checks what a listener of a running cluster presents; pure."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Pure rules on certificates: what one says, whom to trust, when to renew. The only importer of `cryptography`.
 
-It imports the plain modules and `spec`; it opens no file and reads no clock. Entries: `x509.read_certificates`,
-`keys.request`, `signed.check_signed`, `trust.build_trust`, `renewal.assess`.
+It opens no file and reads no clock. Entries: `x509.read_certificates`, `keys.request`, `signed.check_signed`,
+`trust.build_trust`, `renewal.assess`.
 """

@@ -1,4 +1,4 @@
-"""Finds which changes follow from a changed certificate in a record: it changes a role and a policy too.
+"""Finds which changes follow from a changed certificate in a record: it changes a role and a policy too; pure.
 
 A change is left out only if its old value is exactly what the old record implies. What somebody changed by hand at
 the same time is never hidden.

@@ -14,14 +14,14 @@ from typing import Final
 from vaultpki.certificates import ISSUING_CAS, ROOT
 from vaultpki.errors import BadAnswer, ForeignObject, SpecError
 from vaultpki.identity import anchor
-from vaultpki.identity.access import WRITTEN, auth_mounts
+from vaultpki.identity.access import APPROLE, WRITTEN, auth_mounts
 from vaultpki.identity.ending import read_note
 from vaultpki.model import Cluster
 from vaultpki.provision import foreign_issuers
 from vaultpki.provision.ca_facts import CaFacts, lives, read_ca
 from vaultpki.provision.desired import MARK, STORE_OPTIONS, desired, marker
 from vaultpki.provision.plan import Danger, Observed
-from vaultpki.provision.read_back import APPROLE, CaMount, Found, read_back
+from vaultpki.provision.read_back import CaMount, Found, read_back
 from vaultpki.records.paths import LEAVING, is_record
 from vaultpki.records.server_facts import UNKNOWN, Fields, Key, ServerFacts, shared
 from vaultpki.vault import HEALTH, Capabilities, Json, Vault, member

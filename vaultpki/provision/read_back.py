@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS, MOST_ISSUERS, ROOT
-from vaultpki.identity.access import approle_pools, jwt_roles, takes
+from vaultpki.identity.access import APPROLE, approle_pools, jwt_roles, takes
 from vaultpki.identity.applied import APPLIED, AppliedRecord
 from vaultpki.identity.credentials import Identity, role_id
 from vaultpki.model import Cluster
@@ -29,9 +29,6 @@ _NOT_PLANNED: Final = frozenset(
 
 # Every name of ours is of this form. Another one is not ours, and may not even fit into a path.
 _OURS = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)*")
-
-APPROLE: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
-"""The AppRole names, also those of others, that fit into a path."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The only road to a Vault or OpenBao server, and the only importer of hvac; its exceptions never leave this room.
 
-hvac calls an adapter of ours, which exchanges HTTP by h11 over sockets with a deadline for everything. It imports the
-plain modules and `spec`. Entry: `Vault`.
+hvac calls an adapter of ours, which exchanges HTTP by h11 over sockets with a deadline for everything. Entry:
+`Vault`.
 """
 
 from vaultpki.vault.answers import HEALTH, Answer, Capabilities, Json, Request, check_named, member, text

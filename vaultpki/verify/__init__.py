@@ -1,4 +1,4 @@
 """Proves that every client that must be accepted is, and no other: files, chains, TLS handshakes, a forbidden list.
 
-It imports every room above it. Entries: `matrix.verify`, `vault_trial.verify_vault`.
+Entries: `matrix.verify`, `vault_trial.verify_vault`.
 """

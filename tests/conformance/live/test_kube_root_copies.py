@@ -21,8 +21,8 @@ from dataclasses import asdict
 from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
 from vaultpki.errors import VaultpkiError
-from vaultpki.host import kube_api
-from vaultpki.spec import kubeconfig
+from vaultpki.kube import api as kube_api
+from vaultpki.kube import kubeconfig
 try:
     found = asdict(kube_api.read_trust(kubeconfig.read(Path(sys.argv[1]))))
 except VaultpkiError as error:

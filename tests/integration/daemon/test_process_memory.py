@@ -25,9 +25,11 @@ certificates:
 DRIVER = """\
 import os, sys
 from pathlib import Path
-from vaultpki.agent import run, state
-from vaultpki.host import hook_runner, process_memory
-from vaultpki.spec import load_agent
+from vaultpki.agent import run
+from vaultpki.config import load_agent
+from vaultpki.daemon import process_memory
+from vaultpki.host import hook_runner
+from vaultpki.node import state
 
 config, passes = load_agent(Path(sys.argv[1])), int(sys.argv[2])
 runner = hook_runner.Runner()
