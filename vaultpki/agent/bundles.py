@@ -18,8 +18,6 @@ from vaultpki.certificates import BUNDLES, ca_subject, pair_files
 from vaultpki.disk.folders import Folders
 from vaultpki.disk.generations import File
 from vaultpki.errors import CertificateRefused, CertificateUnreadable, StoreError, TemplateError, VaultpkiError
-from vaultpki.host.hooks import BUNDLES as HOOKED
-from vaultpki.host.hooks import reads_roots
 from vaultpki.issue.companions import Site, bundle_files, keep_bundles, kubeconfig, leading, user_file
 from vaultpki.issue.signing import KEY_MODE
 from vaultpki.layout import TrustBundle, bundle_of, shown, trust_bundles
@@ -28,6 +26,8 @@ from vaultpki.node.assignment import Assignment
 from vaultpki.pki.facts import Trust
 from vaultpki.pki.trust import trust_below
 from vaultpki.places import PKI, KubeconfigFile, Layout
+from vaultpki.readers import BUNDLES as HOOKED
+from vaultpki.readers import reads_roots
 
 
 def site_of(config: AgentConfig, endpoint: str) -> Site:

@@ -8,11 +8,12 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Final
 
+from vaultpki import readers
 from vaultpki.agent import readers_seen, unchanged
 from vaultpki.agent.bundles import BundleDigest
 from vaultpki.agent.context import Context
 from vaultpki.agent.pairs import PairStatus
-from vaultpki.agent.readers_seen import readers
+from vaultpki.agent.readers_seen import read_at_start
 from vaultpki.certificates import ROOT, pair_files
 from vaultpki.host import command, hook_files, hook_runner, hooks
 from vaultpki.host.log import Event, Value
@@ -41,7 +42,7 @@ def live(items: Iterable[PairStatus], held: Mapping[str, BundleDigest]) -> dict[
 def waiting(context: Context, wanted: Assignment) -> tuple[str, ...]:
     """Return the CAs whose rotation this node waits for until it may restart something."""
     rotations, revisions = wanted.rotations, context.state.value.revisions
-    domains = {hooks.BUNDLES[key] for key in held(context, wanted, context.state.value.owed)}
+    domains = {readers.BUNDLES[key] for key in held(context, wanted, context.state.value.owed)}
     return tuple(sorted(domains | ({ROOT} if domains and _gives_turns(rotations, ROOT, revisions) else set())))
 
 
@@ -53,7 +54,7 @@ def held(context: Context, wanted: Assignment, keys: Iterable[str]) -> frozenset
     return frozenset(
         key
         for key in keys
-        if readers(context.config, wanted, key) and not _its_turn(context, wanted, hooks.BUNDLES[key])
+        if read_at_start(context.config, wanted, key) and not _its_turn(context, wanted, readers.BUNDLES[key])
     )
 
 
@@ -79,7 +80,7 @@ def note_trust(context: Context, held: Mapping[str, BundleDigest]) -> None:
     Where vaultpki 0.1 ran the hooks of a bundle, its digest becomes that of today: an upgrade restarts nothing.
     """
     state = context.state.value
-    whole = (held[key].whole if key in held else "" for key in hooks.BUNDLES)
+    whole = (held[key].whole if key in held else "" for key in readers.BUNDLES)
     trust = sha256("-".join(whole).encode()).hexdigest()[:16]
     since = state.trust_since if trust == state.trust else context.clock
     hooked = {
@@ -104,7 +105,7 @@ def follow(context: Context, live: Mapping[str, str], wanted: Assignment) -> Non
         done |= {key: digest for key, digest in live.items() if runner.ran.get(key) == digest}
     frozen = _frozen(context, live)
     done = hooks.settled(live, done, config.hooks)
-    for key in [key for key, digest in done.items() if digest != live[key] and readers(config, wanted, key)]:
+    for key in [key for key, digest in done.items() if digest != live[key] and read_at_start(config, wanted, key)]:
         # A bundle that becomes what its hooks have run for again was another one in between, and a component that
         # started meanwhile has read that one.
         del done[key]
@@ -117,7 +118,7 @@ def follow(context: Context, live: Mapping[str, str], wanted: Assignment) -> Non
     owed = hooks.pending(hooks.owed(live, done, known), owed, now)
     waits = held(context, wanted, owed)
     for key in sorted(waits):
-        text = f"the hooks of {key} wait for this node's turn in the rotation of the CA of {hooks.BUNDLES[key]}"
+        text = f"the hooks of {key} wait for this node's turn in the rotation of the CA of {readers.BUNDLES[key]}"
         context.found.events.append(Event("turn", text, fields={"hook": key}))
     # A person who mended a hook and runs the agent once need not wait for the pause between two tries of the daemon.
     keys = [key for key in (owed if runner is None else hooks.ready(owed, now)) if key not in waits]
@@ -155,7 +156,7 @@ def _holds_more(context: Context, wanted: Assignment, key: str) -> bool:
     It is a root, or has the key of the CA that stays: no record gives turns, and without this rule every member of etcd
     would restart at once. Of another CA `vaultpki ca abort` gives turns.
     """
-    ca = hooks.BUNDLES.get(key, "")
+    ca = readers.BUNDLES.get(key, "")
     rotations, state = wanted.rotations, context.state.value
     records = [rotations.records[domain] for domain in (ca, ROOT) if domain in rotations.records]
     last = max(records, key=lambda record: record.since, default=None)
@@ -172,7 +173,7 @@ def _only_renewed(context: Context, wanted: Assignment, key: str) -> bool:
     The rotation of the root has each issuing CA signed again with its key. Who trusts the certificate of before trusts
     all that this key has signed, until that certificate leaves the bundle: then its readers are restarted, once.
     """
-    ca = hooks.BUNDLES.get(key, "")
+    ca = readers.BUNDLES.get(key, "")
     rotations, state = wanted.rotations, context.state.value
     root, own, bundle = rotations.records.get(ROOT), rotations.records.get(ca), state.bundles.get(ca)
     if root is None or own is None or own.new is None or bundle is None:
@@ -181,7 +182,7 @@ def _only_renewed(context: Context, wanted: Assignment, key: str) -> bool:
         return False
     if own.old.sha256 not in bundle.sha256 or any(rotations.frozen(each, state.revisions) for each in (ca, ROOT)):
         return False
-    for domain, component in readers(context.config, wanted, key, roots=True):
+    for domain, component in read_at_start(context.config, wanted, key, roots=True):
         seen = state.readers.get(f"{domain}/{component}")
         # The gates of the root want a start after the roots that are there now. On the way back from where the old
         # certificate had left already a reader may hold the new one alone, which goes at the end.
@@ -195,7 +196,7 @@ def _only_renewed(context: Context, wanted: Assignment, key: str) -> bool:
 def _lacking(context: Context, wanted: Assignment, key: str) -> set[str] | None:
     """Return the certificates of a bundle that one of its readers does not hold; None if that is not known."""
     state, lacking = context.state.value, set[str]()
-    names = readers(context.config, wanted, key, roots=True)
+    names = read_at_start(context.config, wanted, key, roots=True)
     for ca, component in names:
         bundle, seen = state.bundles.get(ca), state.readers.get(f"{ca}/{component}")
         if bundle is None or seen is None or not seen.running or not seen.sha256:
@@ -234,7 +235,7 @@ def _advice(
             if problem := hook_files.problem(hook, path=command.PATH, own=config.paths.values()):
                 yield Event("config", f"{problem}; this hook will not be run", "warning", {"hook": key})
     names = {want.name for want in wanted.certificates}
-    for key in hooks.unknown(config, names.union(hooks.BUNDLES)):
+    for key in hooks.unknown(config, names.union(readers.BUNDLES)):
         text = f"{config.file}: hooks: {key} is no certificate or bundle of this node; its hooks never run"
         yield Event("config", text, "warning", {"hook": key})
     for name in config.certificates:

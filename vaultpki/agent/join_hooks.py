@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from vaultpki.host.hooks import BUNDLES, start_only
 from vaultpki.host.log import Event
 from vaultpki.model import AgentConfig, Hook, NodeRole
 from vaultpki.places import Layout
+from vaultpki.readers import BUNDLES, start_only
 from vaultpki.values.durations import format_duration
 
 # kube-apiserver takes up to a minute to end and begin anew, and a member of etcd that is far behind some minutes.

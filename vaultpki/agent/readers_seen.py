@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
+from vaultpki import readers
 from vaultpki.agent.context import Context
 from vaultpki.certificates import ROOT
-from vaultpki.host import boot_time, component_health, hooks, processes
+from vaultpki.host import boot_time, component_health, processes
 from vaultpki.host.boot_time import Moment
 from vaultpki.host.processes import Process
 from vaultpki.model import AgentConfig
@@ -28,13 +29,15 @@ _TIMEOUT: Final = 3.0
 _LONGEST: Final = 300
 
 
-def readers(config: AgentConfig, wanted: Assignment, key: str, *, roots: bool = False) -> tuple[tuple[str, str], ...]:
+def read_at_start(
+    config: AgentConfig, wanted: Assignment, key: str, *, roots: bool = False
+) -> tuple[tuple[str, str], ...]:
     """Return CA and component of what on this node reads the bundle of the hooks `key` only when it starts.
 
     With `roots` a component whose bundle has the roots too is listed under the root as well.
     """
-    ca = hooks.BUNDLES.get(key)
-    found = hooks.start_only(ca, wanted.roles, config.layout) if ca else ()
+    ca = readers.BUNDLES.get(key)
+    found = readers.start_only(ca, wanted.roles, config.layout) if ca else ()
     named = tuple((each.ca, each.component) for each in found)
     return named + tuple((ROOT, each.component) for each in found if roots and each.chain)
 
@@ -64,7 +67,7 @@ def note(context: Context, wanted: Assignment) -> None:
 
 
 def _names(config: AgentConfig, wanted: Assignment) -> tuple[tuple[str, str], ...]:
-    return tuple(each for key in hooks.BUNDLES for each in readers(config, wanted, key, roots=True))
+    return tuple(each for key in readers.BUNDLES for each in read_at_start(config, wanted, key, roots=True))
 
 
 def _look(component: str, config: AgentConfig) -> tuple[Process | None, str]:
@@ -102,8 +105,8 @@ def installed(state: AgentState, keys: Iterable[str]) -> dict[str, Moment]:
     """Return a moment after the newest file of each of these keys of hooks was installed, where it is known."""
     boot, found = boot_time.boot(), {}
     for key in keys:
-        if key in hooks.BUNDLES:
-            names = (hooks.BUNDLES[key], *((ROOT,) if hooks.reads_roots(key) else ()))
+        if key in readers.BUNDLES:
+            names = (readers.BUNDLES[key], *((ROOT,) if readers.reads_roots(key) else ()))
             files = [state.bundles.get(name) for name in names]
         else:
             files = [state.leaves.get(key)]

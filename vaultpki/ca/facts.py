@@ -11,7 +11,6 @@ from weakref import WeakKeyDictionary
 
 from vaultpki.certificates import ROOT, node_rows, resolve, rows
 from vaultpki.errors import BadAnswer, CertificateUnreadable, ForeignObject, SpecError
-from vaultpki.host.hooks import READERS
 from vaultpki.identity.access import node_certificates
 from vaultpki.identity.anchor import refuse_unvouched_root
 from vaultpki.identity.nodes import Member, read_nodes
@@ -19,6 +18,7 @@ from vaultpki.layout import trust_bundles
 from vaultpki.model import Cluster, Node, Pool
 from vaultpki.pki.facts import Facts
 from vaultpki.provision.impact import named
+from vaultpki.readers import READERS
 from vaultpki.records import node_report
 from vaultpki.redact import printable
 from vaultpki.rotation.gates import OperatorLeaf, Participant

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from vaultpki.host.hooks import BUNDLES
 from vaultpki.pki import renewal
+from vaultpki.readers import BUNDLES
 from vaultpki.records import gaps
 from vaultpki.redact import printable, stamp
 from vaultpki.rotation import reasons

@@ -23,7 +23,7 @@ from vaultpki.records import published
 from vaultpki.records import rotation as rotation_record
 from vaultpki.records.rotation import FOLDER, RotationRecord, State
 from vaultpki.values import names
-from vaultpki.vault import HEALTH, Answer, Capabilities, Request, Vault, check_named
+from vaultpki.vault import HEALTH, Answer, Capabilities, Request, Vault, shown_certificate
 
 if TYPE_CHECKING:
     from vaultpki.pki.facts import Facts
@@ -146,16 +146,6 @@ def refuse_no_namespaces(cluster: Cluster, capabilities: Capabilities) -> None:
             file=cluster.file,
             field="vault.namespace",
         )
-
-
-def shown_certificate(mount: str, issuer: str, answer: Answer) -> str:
-    """Return the PEM certificate in the answer to `MOUNT/issuer/ID/json`; BadAnswer if it is not that issuer's."""
-    path = f"{mount}/issuer/{issuer}/json"
-    check_named(answer.data, "issuer_id", issuer, path)
-    pem = answer.data.get("certificate")
-    if not isinstance(pem, str):
-        raise BadAnswer(f"{path} shows no certificate; check the address and any proxy in between")
-    return pem
 
 
 def _namespace(cluster: Cluster, vault: Vault) -> str | None:

@@ -11,7 +11,6 @@ from types import MappingProxyType
 from vaultpki.certificates import BUNDLES, ISSUING_CAS, MOST_ISSUERS, ROOT, ca_subject
 from vaultpki.disk.folders import Folders
 from vaultpki.errors import BadAnswer, CertificateUnreadable, Denied, Refused, StoreError
-from vaultpki.identity.anchor import shown_certificate
 from vaultpki.layout import bundle_of
 from vaultpki.pki import roots
 from vaultpki.pki.facts import Facts, Stranger, Trust
@@ -20,7 +19,7 @@ from vaultpki.pki.succession import Word, trusted
 from vaultpki.pki.trust import trust_below, usability
 from vaultpki.places import Layout
 from vaultpki.records.rotation import RotationRecord, State
-from vaultpki.vault import Answer, Request, Vault
+from vaultpki.vault import Answer, Request, Vault, shown_certificate
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject, node_rows, rows
-from vaultpki.host.hooks import start_only
 from vaultpki.layout import advertised, listener_cas, listener_port
 from vaultpki.model import Cluster, NodeRole
+from vaultpki.readers import start_only
 from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
 from vaultpki.rotation.gates import Gate, Waiting
 from vaultpki.rotation.reasons import TRUST_STEPS, command, wanted_cas

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Final
 
+from vaultpki import readers
 from vaultpki.ca.run import CaStatus, Step
 from vaultpki.certificates import ROOT
-from vaultpki.host import hooks
 from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.redact import printable, stamp
 from vaultpki.rotation.gates import Gate, Waiting
@@ -184,7 +184,7 @@ def state_sentence(record: RotationRecord) -> str:
 
 def _older_lines(domain: str) -> Iterator[str]:
     """Yield what a person must restart on an older Kubernetes, whose version no gate knows."""
-    version, components = hooks.once_start_only(each for each in hooks.READERS if each.ca == domain)
+    version, components = readers.once_start_only(each for each in readers.READERS if each.ca == domain)
     if components:
         names = ", ".join(components)
         yield f"Before Kubernetes 1.{version}, restart {names} first, node by node: no step waits for that."

@@ -4,7 +4,17 @@ hvac calls an adapter of ours, which exchanges HTTP by h11 over sockets with a d
 `Vault`.
 """
 
-from vaultpki.vault.answers import HEALTH, Answer, Capabilities, Json, Request, check_named, member, text
+from vaultpki.vault.answers import (
+    HEALTH,
+    Answer,
+    Capabilities,
+    Json,
+    Request,
+    check_named,
+    member,
+    shown_certificate,
+    text,
+)
 from vaultpki.vault.client import Vault, explained
 from vaultpki.vault.settings import Settings, from_environment
 
@@ -20,5 +30,6 @@ __all__ = [
     "explained",
     "from_environment",
     "member",
+    "shown_certificate",
     "text",
 ]

@@ -308,6 +308,16 @@ def check_named(data: Mapping[str, Any], field: str, wanted: str, asked: str) ->
         raise BadAnswer(f"the answer to {asked} {other}, not {wanted}; check the address and any proxy in between")
 
 
+def shown_certificate(mount: str, issuer: str, answer: Answer) -> str:
+    """Return the PEM certificate in the answer to `MOUNT/issuer/ID/json`; BadAnswer if it is not that issuer's."""
+    path = f"{mount}/issuer/{issuer}/json"
+    check_named(answer.data, "issuer_id", issuer, path)
+    pem = answer.data.get("certificate")
+    if not isinstance(pem, str):
+        raise BadAnswer(f"{path} shows no certificate; check the address and any proxy in between")
+    return pem
+
+
 def login_token(answer: Json, path: str) -> str:
     """Return the token in the answer to a login. Raises BadAnswer if there is none."""
     auth = answer.get("auth")

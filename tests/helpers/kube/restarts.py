@@ -17,8 +17,8 @@ from helpers import pages
 from helpers.kube.components import API_PORT, ETCD_PORT
 from helpers.kube.kube_cluster import KubeNode, Kubernetes
 from helpers.vault.servers import wait_for
+from vaultpki import readers
 from vaultpki.certificates import bundle
-from vaultpki.host import hooks
 
 HEALTHY_SECONDS = 60.0
 HOOK_SECONDS = 240
@@ -63,7 +63,7 @@ class Restarts:
     def of(self, node: KubeNode) -> dict[str, list[str]]:
         """The components that read a bundle only when they start, by the key of that bundle's hooks."""
         found: dict[str, list[str]] = {}
-        for reader in hooks.READERS:
+        for reader in readers.READERS:
             if reader.follows is None and reader.role in node.roles:
                 found.setdefault(bundle(reader.ca).removesuffix(".crt"), []).append(reader.component)
         return found

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from helpers.node.components import HOST, Component
 from helpers.vault.applied_cluster import NodeFolder
-from vaultpki.host.hooks import READERS
 from vaultpki.model import NodeRole
+from vaultpki.readers import READERS
 
 # Waits until each of the components named serves again; one that was not started yet has read nothing.
 _RESTART = (

@@ -9,9 +9,9 @@ from typing import Any
 
 from helpers.vault.applied_cluster import AppliedCluster
 from vaultpki.certificates import node_rows
-from vaultpki.host.hooks import READERS
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
+from vaultpki.readers import READERS
 from vaultpki.records import node_report
 from vaultpki.records import rotation as rotation_record
 from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport, Seen

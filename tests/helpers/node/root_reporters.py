@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from helpers.node.reporting_nodes import record_of
 from helpers.vault.applied_cluster import AppliedCluster
 from vaultpki.certificates import ROOT, node_rows
-from vaultpki.host.hooks import READERS
+from vaultpki.readers import READERS
 from vaultpki.records import node_report
 from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport, Seen
 from vaultpki.records.rotation import DOMAINS, RotationRecord

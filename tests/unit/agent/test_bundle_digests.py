@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from helpers.root_certificates import NAME, Key
+from vaultpki import readers
 from vaultpki.agent import bundles, hook_schedule
 from vaultpki.agent.bundles import BundleDigest
 from vaultpki.agent.context import Context, Options
@@ -64,9 +65,9 @@ def changed(before: dict[str, BundleDigest], after: dict[str, BundleDigest]) -> 
 def test_another_root_concerns_only_what_reads_roots(tmp_path: Path, layout: Layout) -> None:
     """etcd and kube-apiserver read no root, and are not restarted for one."""
     before = written(tmp_path, layout, FIRST, ROOT)
-    assert set(before) == set(hooks.BUNDLES)
+    assert set(before) == set(readers.BUNDLES)
     assert changed(before, written(tmp_path, layout, FIRST, ROOT + NEXT)) == {"kubernetes-ca"}
-    assert changed(before, written(tmp_path, layout, FIRST + SECOND, ROOT)) == set(hooks.BUNDLES)
+    assert changed(before, written(tmp_path, layout, FIRST + SECOND, ROOT)) == set(readers.BUNDLES)
 
 
 @pytest.mark.parametrize("layout", Layout)
@@ -76,8 +77,8 @@ def test_the_order_of_cas_concerns_nobody(tmp_path: Path, layout: Layout) -> Non
 
 
 def test_what_reads_roots_is_in_the_table() -> None:
-    assert {key for key in hooks.BUNDLES if hooks.reads_roots(key)} == {"kubernetes-ca"}
-    assert [each.component for each in hooks.READERS if each.chain] == ["kube-controller-manager"]
+    assert {key for key in readers.BUNDLES if readers.reads_roots(key)} == {"kubernetes-ca"}
+    assert [each.component for each in readers.READERS if each.chain] == ["kube-controller-manager"]
 
 
 @pytest.mark.parametrize("layout", Layout)
@@ -92,15 +93,15 @@ def test_an_upgrade_owes_no_hook(tmp_path: Path, layout: Layout) -> None:
     # Hooks that ran for other files are owed, as before.
     other = written(tmp_path, layout, FIRST + SECOND, ROOT)
     ran = noted(tmp_path, other, AgentState(hooked={key: each.whole for key, each in held.items()})).hooked
-    every = dict.fromkeys(hooks.BUNDLES, (Hook("command", argv=("true",)),))
-    assert set(hooks.owed(hook_schedule.live((), other), ran, every)) == set(hooks.BUNDLES)
+    every = dict.fromkeys(readers.BUNDLES, (Hook("command", argv=("true",)),))
+    assert set(hooks.owed(hook_schedule.live((), other), ran, every)) == set(readers.BUNDLES)
 
 
 def test_the_word_for_a_nodes_cas_is_that_of_earlier_releases(tmp_path: Path) -> None:
     """`vaultpki nodes` compares it between nodes, some of which are not upgraded yet."""
     whole = former(FIRST + FIRST + ROOT)
     state = noted(tmp_path, written(tmp_path, Layout.DOCUMENT, FIRST, ROOT), AgentState())
-    assert state.trust == sha256("-".join([whole] * len(hooks.BUNDLES)).encode()).hexdigest()[:16]
+    assert state.trust == sha256("-".join([whole] * len(readers.BUNDLES)).encode()).hexdigest()[:16]
 
 
 def noted(folder: Path, held: dict[str, BundleDigest], before: AgentState) -> AgentState:

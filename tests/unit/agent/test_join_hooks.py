@@ -9,9 +9,9 @@ import pytest
 
 from vaultpki.agent import join_hooks
 from vaultpki.config.hooks import plain_hooks
-from vaultpki.host.hooks import BUNDLES, READERS
 from vaultpki.model import AgentConfig, Auth, Hook, NodeRole
 from vaultpki.places import Layout
+from vaultpki.readers import BUNDLES, READERS
 
 CONTROL_PLANE, ETCD, WORKER = NodeRole.CONTROL_PLANE, NodeRole.ETCD, NodeRole.WORKER
 CONFIG = AgentConfig(

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from vaultpki import readers
 from vaultpki.certificates import ISSUING_CAS, TABLE
 from vaultpki.host import hooks
 from vaultpki.host.hooks import Owed
@@ -96,13 +97,13 @@ def test_jobs_carry_what_their_run_needs() -> None:
 
 def test_unknown_keys_are_named() -> None:
     assert hooks.unknown(CONFIG, {"kubelet"}) == ("etcd-ca",)
-    assert hooks.unknown(CONFIG, {"kubelet", *hooks.BUNDLES}) == ()
+    assert hooks.unknown(CONFIG, {"kubelet", *readers.BUNDLES}) == ()
 
 
 def test_every_bundle_has_its_readers_and_no_row_its_name() -> None:
-    assert list(hooks.BUNDLES.values()) == list(ISSUING_CAS)
-    assert {reader.ca for reader in hooks.READERS} == set(ISSUING_CAS)
-    assert not {row.name for row in TABLE} & set(hooks.BUNDLES)
+    assert list(readers.BUNDLES.values()) == list(ISSUING_CAS)
+    assert {reader.ca for reader in readers.READERS} == set(ISSUING_CAS)
+    assert not {row.name for row in TABLE} & set(readers.BUNDLES)
 
 
 @pytest.mark.parametrize(
