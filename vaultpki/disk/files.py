@@ -260,7 +260,7 @@ def write_new(name: str, folder: int, data: bytes, mode: int, uid: int | None = 
         os.fsync(fd)
     finally:
         os.close(fd)
-    if read_at(name, folder)[0] != data:
+    if read_at(name, folder, len(data))[0] != data:
         raise OSError(errno.EIO, "another content read than written")
 
 
@@ -277,23 +277,26 @@ def own(fd: int, mode: int, uid: int | None, gid: int | None) -> None:
         os.fchmod(fd, mode)
 
 
-def read_at(name: str, folder: int) -> tuple[bytes, os.stat_result]:
-    """Read the regular file `name` in `folder`; return its content and fstat(2). OSError for anything else."""
+def read_at(name: str, folder: int, most: int = LARGEST) -> tuple[bytes, os.stat_result]:
+    """Read the regular file `name` in `folder`; return its content and fstat(2).
+
+    Raises OSError for anything else, and for one of more than `most` bytes.
+    """
     fd = os.open(name, OLD_FILE, dir_fd=folder)
     try:
-        return _content(fd)
+        return _content(fd, most)
     finally:
         os.close(fd)
 
 
-def _content(fd: int) -> tuple[bytes, os.stat_result]:
+def _content(fd: int, most: int = LARGEST) -> tuple[bytes, os.stat_result]:
     about = os.fstat(fd)
     if not stat.S_ISREG(about.st_mode):
         raise OSError(errno.EISDIR if stat.S_ISDIR(about.st_mode) else errno.EEXIST, "no regular file")
     data = b""
-    while len(data) <= LARGEST and (more := os.read(fd, LARGEST + 1 - len(data))):
+    while len(data) <= most and (more := os.read(fd, most + 1 - len(data))):
         data += more
-    if len(data) > LARGEST:
+    if len(data) > most:
         raise OSError(errno.EFBIG, "too large")
     return data, about
 
@@ -336,6 +339,8 @@ def write_private(path: str, data: bytes, mode: int = 0o600, *, trusted: Collect
     folder = open_folder(folder_path, create=False, trusted=trusted)
     try:
         with storage_errors(path):
+            if len(data) > LARGEST:
+                raise OSError(errno.EFBIG, "could not be read again")
             swap(name, folder, data, mode)
     finally:
         os.close(folder)
