@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -30,7 +28,6 @@ _LOOK: Final = 10.0
 _AGAIN: Final = 1.0
 # Seconds for which an API server that has let us in before may refuse us: it does so until it has read its roles.
 _STARTS: Final = 120.0
-_BAR: Final = 20
 
 Take = Callable[["Course | None", "KubeTrust | None"], "Step"]
 """Takes a step, in the course of the steps before, with what the Kubernetes cluster shows."""
@@ -54,7 +51,7 @@ def until_rest(
     from vaultpki.rotation.course import Course
     from vaultpki.show import ca as ca_text
 
-    progress, cluster = _Progress(quiet=quiet), _Lenient(pods)
+    said, cluster = _Said(quiet=quiet), _Lenient(pods)
     try:
         while True:
             try:
@@ -69,31 +66,27 @@ def until_rest(
             except Unavailable as error:
                 if not begun and (looked or course is None):
                     raise
-                progress.away(error)
+                said.away(error)
                 time.sleep(_LOOK)
                 continue
             begun = True
-            progress.back()
+            said.back()
             course = course.seen(done.record) if course is not None else Course(done.record, back)
             if done.stopped or done.ended:
                 return done
             now = server_now(vault)
-            progress.show(done, done.note or ca_text.progress_line(done.record, done.gate, now))
+            said.once(done.note or ca_text.progress_line(done.record, done.gate, now))
             if not done.moved or done.gate is None or not done.gate.open(now):
                 time.sleep(_pause(done, now))
     except (KeyboardInterrupt, RuntimeError) as error:
         # Ctrl-C inside threading's Condition.wait makes it release a lock that it does not hold.
         if isinstance(error, RuntimeError) and not isinstance(error.__context__, KeyboardInterrupt):
             raise
-        progress.end()
         click.echo("stopped waiting; nothing is lost: the same command goes on", err=True)
         raise click.exceptions.Abort from None
     except Denied:
-        progress.end()
         click.echo("stopped waiting; nothing is lost: the same command goes on with another token", err=True)
         raise
-    finally:
-        progress.end()
 
 
 class _Lenient:
@@ -126,43 +119,23 @@ def _pause(step: Step, now: datetime) -> float:
     return _LOOK if opens is None else min(max((opens - now).total_seconds(), 0.5), _LOOK)
 
 
-class _Progress:
-    """Shows a wait on standard error: one line that changes on a terminal, else a line at each change."""
+class _Said:
+    """Says on standard error what a wait is about: a line at each change."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
-        self._live = sys.stderr.isatty()
         self._last = ""
-        self._state = ""
-        self._most = 0
         # What was said of the server or the cluster since it is away.
         self._away: set[str] = set()
 
-    def show(self, step: Step, line: str) -> None:
-        from vaultpki.findings.nodes import bar
-
-        line = printable(line)
-        if self._quiet:
-            return
-        if step.record.state.value != self._state:
-            self._state, self._most = step.record.state.value, 0
-        waits = len(step.gate.waiting) if step.gate is not None else 0
-        self._most = max(self._most, waits)
-        if not self._live:
-            if line != self._last:
-                click.echo(line, err=True)
-            self._last = line
-            return
-        width = max(shutil.get_terminal_size().columns, 40)
-        share = 1 - waits / self._most if self._most else 1.0
-        text = f"[{bar(share, _BAR)}] {line}"[: width - 1]
-        click.echo(f"\r\x1b[2K{text}", err=True, nl=False)
+    def once(self, line: str) -> None:
+        """Say a line, unless it was the last one; not to programs, which read standard output alone."""
+        if not self._quiet and line != self._last:
+            click.echo(printable(line), err=True)
+        self._last = line
 
     def away(self, error: Unavailable) -> None:
-        """Say that Vault or the cluster is away, and why: each reason once until `back`.
-
-        Programs read standard output alone.
-        """
+        """Say that Vault or the cluster is away, and why: each reason once until `back`."""
         if str(error) not in self._away:
             self._say(f"{error}; waiting until it answers again")
         self._away.add(str(error))
@@ -174,10 +147,5 @@ class _Progress:
         self._away = set()
 
     def _say(self, line: str) -> None:
-        self.end()
         click.echo(printable(line), err=True)
         self._last = ""
-
-    def end(self) -> None:
-        if self._live and not self._quiet and self._state:
-            click.echo("\r\x1b[2K", err=True, nl=False)
