@@ -30,37 +30,26 @@ _MOST_LINKS: Final = 40
 # A shell passes `<(command)` and /dev/stdin as these links, which only the kernel can follow (proc(5)).
 _DESCRIPTORS: Final = re.compile(r"/proc/[0-9]+(/task/[0-9]+)?/fd")
 
-# The kernel's include/uapi/linux/posix_acl_xattr.h and posix_acl.h, all little-endian.
 ACL: Final = "system.posix_acl_access"
 _DEFAULT_ACL: Final = "system.posix_acl_default"
-_ACL_VERSION: Final = 2
-_HEADER, _ENTRY = struct.Struct("<I"), struct.Struct("<HHI")
-_USER, _GROUP_OBJ, _GROUP, _MASK, _OTHER = 0x02, 0x04, 0x08, 0x10, 0x20
+# The kernel's include/uapi/linux/posix_acl_xattr.h and posix_acl.h, all little-endian: a version, then the entries.
+_ACL_VERSION: Final = b"\2\0\0\0"
+_ACL_ENTRY: Final = struct.Struct("<HHI")
+_OWNER, _USER, _MASK = 0x01, 0x02, 0x10
 _WRITE: Final = 0x02
 
 
 def acl_lets_others_write(raw: bytes, trusted: Collection[int]) -> bool:
-    """Return whether a POSIX ACL lets any user except root and `trusted` (user ids) write.
+    """Return whether a POSIX ACL names anybody who may write, except its owner, root and `trusted` (user ids).
 
-    `raw` is the extended attribute. The entry of the owning group counts like any other. An unknown format counts as
-    an ACL that lets others write.
+    `raw` is the extended attribute; an unknown format counts as such an ACL. The mask is ignored: the mode shows it.
     """
-    if len(raw) < _HEADER.size or (len(raw) - _HEADER.size) % _ENTRY.size:
+    if raw[:4] != _ACL_VERSION or len(raw) % _ACL_ENTRY.size != len(_ACL_VERSION):
         return True
-    if _HEADER.unpack_from(raw)[0] != _ACL_VERSION:
-        return True
-    entries = list(_ENTRY.iter_unpack(raw[_HEADER.size :]))
-    # The mask limits every entry except those of the owner and of all others (acl(5)).
-    mask = next((permissions for tag, permissions, _ in entries if tag == _MASK), _WRITE)
-    for tag, permissions, number in entries:
-        bounded = permissions & mask & _WRITE
-        if tag == _USER and bounded and number not in {0, *trusted}:
-            return True
-        if tag in (_GROUP_OBJ, _GROUP) and bounded:
-            return True
-        if tag == _OTHER and permissions & _WRITE:
-            return True
-    return False
+    harmless = {_OWNER, _MASK, *((_USER, number) for number in (0, *trusted))}
+    entries = _ACL_ENTRY.iter_unpack(raw[len(_ACL_VERSION) :])
+    names = [(tag, number) if tag == _USER else tag for tag, bits, number in entries if bits & _WRITE]
+    return not harmless.issuperset(names)
 
 
 def refuse_others(
