@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Final
 
 from vaultpki.agent import readers_seen, run, unchanged
 from vaultpki.agent.context import Options, Outcome
-from vaultpki.daemon import process_memory
 from vaultpki.daemon.lock import DaemonLock
 from vaultpki.daemon.outcome_events import FailureLog
 from vaultpki.daemon.resident import Pulled, ResidentNote
@@ -166,7 +165,7 @@ class _Daemon:
     # The thread that works
 
     def _work(self) -> None:
-        failed, first = 0, True
+        failed = 0
         while True:
             self._last_sign_of_life = time.monotonic()
             pulls = [self._pulls.popleft() for _ in range(len(self._pulls))]
@@ -182,10 +181,6 @@ class _Daemon:
             failed = failed + 1 if outcome is None or outcome.failures else 0
             if pulls:
                 self._note.pulled(config, Pulled(began, tuple(events), {**pulls[-1], **self._failures.failures}))
-            if first:
-                process_memory.settle()
-                first = False
-            process_memory.give_back()
             fetched = assignment.stamp(config.state)
             wait = _wait(config, outcome, failed, self._urgent, fetched[0] if fetched else None)
             if self._refused is not None:

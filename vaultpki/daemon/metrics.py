@@ -12,7 +12,7 @@ from typing import Final
 from vaultpki.agent import ca_trust, pairs, readers_seen
 from vaultpki.agent.context import Outcome
 from vaultpki.agent.pairs import PairStatus
-from vaultpki.daemon import metrics_server, process_memory
+from vaultpki.daemon import metrics_server
 from vaultpki.daemon.metric_families import CaView, CertificateView, LeafView, View
 from vaultpki.disk.folders import Folders
 from vaultpki.errors import (
@@ -166,7 +166,6 @@ class PairWatch:
             self._found = str(error)
         except Exception as error:  # noqa: BLE001 - shown to the caller; the next inspection is made all the same
             self._found = fault(error)
-        process_memory.give_back()
 
     def _inspect(self, config: AgentConfig) -> tuple[CertificateView, ...] | None:
         now = datetime.now(UTC)

@@ -27,7 +27,6 @@ import os, sys
 from pathlib import Path
 from vaultpki.agent import run
 from vaultpki.config import load_agent
-from vaultpki.daemon import process_memory
 from vaultpki.host import hook_runner
 from vaultpki.node import state
 
@@ -36,9 +35,6 @@ runner = hook_runner.Runner()
 for number in range(passes):
     outcome = run.run(config, run.Options(settle=False, force=frozenset("*")), runner=runner)
     assert not outcome.failures and len(outcome.renewed) == 10, outcome
-    if number == 0:
-        process_memory.settle()
-    process_memory.give_back()
     # By force it comes sooner than any renewal may, and the brakes' list of such would be all that grows.
     os.unlink(f"{config.state}/{state.FILE}")
     print(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0])
