@@ -16,6 +16,7 @@ from typing import Final
 
 import click
 import yaml
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 import example_report
@@ -151,7 +152,7 @@ def _named(value: str) -> str:
 
 def _metrics() -> str:
     rows = []
-    for family in text_string_to_metric_families(metric_families.exposition(_SAMPLE).decode()):
+    for family in text_string_to_metric_families(generate_latest(metric_families.Collector(lambda: _SAMPLE)).decode()):
         name = f"{family.name}_total" if family.type == "counter" else family.name
         labels = dict.fromkeys(label for sample in family.samples for label in sample.labels)
         rows.append((f"`{name}`", ", ".join(f"`{label}`" for label in labels) or "-", family.documentation))

@@ -1,4 +1,4 @@
-"""The agent's state as metrics in Prometheus' text format, and what is wrong with its certificates in sentences."""
+"""The agent's state as metrics of Prometheus, and what is wrong with its certificates in sentences."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from prometheus_client import Metric, generate_latest
+from prometheus_client import Metric, registry
 
 from vaultpki import __version__
 from vaultpki.pki.ca_life import CaLife, Level
@@ -89,29 +89,22 @@ class View:
     readers: tuple[str, ...] = ()
 
 
-def exposition(view: View | None) -> bytes:
-    """Return the metrics in Prometheus' text format."""
-    # No registry: the default one adds metrics of the process and the platform, which a node exporter has.
-    return generate_latest(_Collector(view))
-
-
-def x509_exposition(view: View | None) -> bytes:
-    """Return the installed certificates under the names of x509-certificate-exporter, in Prometheus' text format.
+class X509Collector(registry.Collector):
+    """The installed certificates under the names of x509-certificate-exporter.
 
     It has that exporter's labels for a certificate in a file (its docs/metrics.md, version 4); the serial number is
     decimal there.
     """
-    return generate_latest(_X509Collector(view))
 
-
-class _X509Collector:
-    def __init__(self, view: View | None) -> None:
-        self._leaves = [one.leaf for one in view.certificates if one.leaf] if view else []
+    def __init__(self, look: Callable[[], View | None]) -> None:
+        self._look = look
 
     def collect(self) -> Iterator[Metric]:
+        view = self._look()
+        leaves = [one.leaf for one in view.certificates if one.leaf] if view else []
         for name, about, read in _X509_METRICS:
             metric = Metric(name, about, "gauge")
-            for leaf in self._leaves:
+            for leaf in leaves:
                 labels = {
                     "filename": leaf.path.rpartition("/")[2],
                     "filepath": leaf.path,
@@ -130,12 +123,14 @@ _X509_METRICS: Final[tuple[tuple[str, str, Callable[[LeafView], float]], ...]] =
 )
 
 
-class _Collector:
-    def __init__(self, view: View | None) -> None:
-        self._view = view
+class Collector(registry.Collector):
+    """The agent's metrics, as `look` shows it at each collection."""
+
+    def __init__(self, look: Callable[[], View | None]) -> None:
+        self._look = look
 
     def collect(self) -> Iterator[Metric]:
-        view = self._view
+        view = self._look()
         yield _metric("build_info", "The version that runs.", [({"version": __version__}, 1)])
         if view is None:
             return

@@ -3,8 +3,9 @@
 A web page of any site may have its own name point to 127.0.0.1, and then read what answers there (DNS rebinding). The
 browser still sends that name, so only requests for a name or address of this machine are answered.
 
-Each connection has a thread, and both are bounded: a connection is reset at its deadline, and where there are too many
-the one that has waited longest is reset for each new one. One whose answer is being made is never reset for another.
+Each connection has a thread. A connection is reset at its deadline, a request of more than `MAX_REQUEST` bytes is not
+answered, and where `MAX_CONNECTIONS` are open a further one is closed at once. So a program on this machine can keep
+others from an answer, and cost the agent no more than that.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler
 from typing import Any, Final
 
-from vaultpki.daemon.metric_families import View, certificate_problems, exposition, x509_exposition
+from prometheus_client import MetricsHandler
+from prometheus_client.registry import CollectorRegistry
+
+from vaultpki.daemon.metric_families import Collector, View, X509Collector, certificate_problems
 from vaultpki.errors import VaultpkiError
 from vaultpki.values import hosts
 
@@ -37,15 +40,7 @@ MAX_CONNECTIONS: Final = 32
 MAX_REQUEST: Final = 8192
 """The most bytes of a request line and headers."""
 
-# accept(2): nothing can be accepted for want of file descriptors or memory.
-_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_EXHAUSTED_PAUSE: Final = 0.2
-
-TEXTS: Final = {"/metrics": exposition, "/metrics/x509": x509_exposition}
-"""The paths for Prometheus, and what makes the answer."""
-
-# Status, content type, body.
-_Answer = tuple[HTTPStatus, str, bytes]
+_NO_DESCRIPTOR_PAUSE: Final = 0.2
 
 _UNLISTED: Final = (
     "the Host header names neither localhost nor a loopback address; ask for 127.0.0.1, or list the name under "
@@ -78,8 +73,9 @@ class Server(socketserver.ThreadingTCPServer):
     but `/livez`. Before there is a view the agent counts as stuck after `stale_after` seconds.
     """
 
+    # Not http.server's class: that one asks the resolver for the name of the address.
     allow_reuse_address = True
-    request_queue_size = 4096  # the kernel's limit, by default (listen(2))
+    request_queue_size = 128
 
     def __init__(
         self,
@@ -91,13 +87,13 @@ class Server(socketserver.ThreadingTCPServer):
         stale_after: float = 900.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._view, self._look, self._stale_after, self._clock = view, look or view, stale_after, clock
+        self._view, self._look_now, self._stale_after, self._clock = view, look or view, stale_after, clock
         self._looking = threading.Lock()
-        self._shown: dict[str, tuple[View | None, bytes]] = {}
+        self.registries = {"/metrics": CollectorRegistry(), "/metrics/x509": CollectorRegistry()}
+        self.registries["/metrics"].register(Collector(self._look))
+        self.registries["/metrics/x509"].register(X509Collector(self._look))
         self._started = clock()
         self._ends: dict[socket.socket, float] = {}
-        self._closed_one = threading.Condition()
-        self.busy: set[socket.socket] = set()
         self._thread = threading.Thread(target=self.serve_forever, name="vaultpki-metrics", daemon=True)
         host, _, port = address.rpartition(":")
         self.listed = frozenset((*listed, host.strip("[]")))
@@ -111,25 +107,16 @@ class Server(socketserver.ThreadingTCPServer):
             ) from None
         self.address = f"{host}:{self.server_address[1]}"
 
-    def answer(self, path: str) -> _Answer:
-        """Return the answer for a path."""
-        if path not in (*TEXTS, "/healthz", "/livez"):
-            return _text(HTTPStatus.NOT_FOUND)
-        if path == "/livez":
-            view = self._view()
-        else:
-            with self._looking:
-                view = self._look()
-        if path in TEXTS:
-            if path not in self._shown or self._shown[path][0] is not view:
-                self._shown[path] = view, TEXTS[path](view)
-            return HTTPStatus.OK, "text/plain; version=0.0.4; charset=utf-8", self._shown[path][1]
-        now = self._clock()
+    def _look(self) -> View | None:
+        with self._looking:
+            return self._look_now()
+
+    def problems(self, *, certificates: bool) -> list[str]:
+        """Return what is wrong with the agent, and with its `certificates` if asked for, as sentences."""
+        view, now = self._look() if certificates else self._view(), self._clock()
         since, most = (self._started, self._stale_after) if view is None else (view.last_pass, view.stale_after)
-        problems = [f"the agent has ended no pass for {now - since:.0f} s"] if now - since > most else []
-        if path == "/healthz":
-            problems += certificate_problems(view, now)
-        return _text(HTTPStatus.SERVICE_UNAVAILABLE, *problems) if problems else _text(HTTPStatus.OK)
+        stuck = [f"the agent has ended no pass for {now - since:.0f} s"] if now - since > most else []
+        return [*stuck, *certificate_problems(view, now)] if certificates else stuck
 
     # Connections
 
@@ -141,53 +128,34 @@ class Server(socketserver.ThreadingTCPServer):
         """Reset every connection, end every thread and free the port."""
         self.shutdown()
         self._thread.join()
-        with self._closed_one:
-            for each in self._ends:
-                _reset(each)
+        for each in list(self._ends):
+            _reset(each)
         self.server_close()
-
-    def server_activate(self) -> None:
-        # A connection that has sent nothing for a second stays in the kernel, and takes no place here (tcp(7)).
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
-        super().server_activate()
 
     def get_request(self) -> tuple[socket.socket, Any]:
         try:
             return super().get_request()
-        except OSError as error:
-            # The connection still waits in the kernel, so `serve_forever` would try again at once, for ever.
-            if error.errno in _EXHAUSTED:
-                time.sleep(_EXHAUSTED_PAUSE)
+        except OSError:
+            # Without a free descriptor (accept(2)) the connection goes on waiting, and `serve_forever` would spin.
+            time.sleep(_NO_DESCRIPTOR_PAUSE)
             raise
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Return False for a caller that has already gone: where thousands connect a second, a thread is too dear."""
-        try:
-            return bool(request.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
-        except OSError as error:
-            return isinstance(error, BlockingIOError)
+        """Return whether a connection may have a thread."""
+        return len(self._ends) < MAX_CONNECTIONS
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        with self._closed_one:
-            while len(self._ends) >= MAX_CONNECTIONS:
-                for oldest in [each for each in self._ends if each not in self.busy][:1]:
-                    _reset(oldest)
-                self._closed_one.wait(0.1)
-            self._ends[request] = time.monotonic() + DEADLINE
+        self._ends[request] = time.monotonic() + DEADLINE
         super().process_request(request, client_address)
 
     def service_actions(self) -> None:
-        with self._closed_one:
-            for each, end in self._ends.items():
-                if end < time.monotonic():
-                    _reset(each)
+        for each, end in list(self._ends.items()):
+            if end < time.monotonic():
+                _reset(each)
 
     def shutdown_request(self, request: Any) -> None:
-        with self._closed_one:
-            request.close()
-            self._ends.pop(request, None)
-            self.busy.discard(request)
-            self._closed_one.notify()
+        super().shutdown_request(request)
+        self._ends.pop(request, None)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log nothing: the caller has gone, or was reset."""
@@ -196,74 +164,72 @@ class Server(socketserver.ThreadingTCPServer):
 def _reset(connection: socket.socket) -> None:
     """Wake the connection's thread, which closes it."""
     with contextlib.suppress(OSError):
-        # What the caller does not take would stay in the kernel's memory for minutes (socket(7), SO_LINGER).
+        # No cut answer may look whole, nor stay in the kernel's memory for minutes (socket(7), SO_LINGER).
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.shutdown(socket.SHUT_RDWR)
 
 
-def _text(status: HTTPStatus, *lines: str) -> _Answer:
-    lines = lines or (status.phrase.lower(),)
-    return status, "text/plain; charset=utf-8", "".join(f"{line}\n" for line in lines).encode()
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(MetricsHandler):
     """Answer one request on a connection, which the server resets if it lasts too long."""
 
     server: Server
-    protocol_version = default_request_version = "HTTP/1.1"
-    wbufsize = -1
+    default_request_version = "HTTP/1.0"
 
     def handle(self) -> None:
         # http.server itself bounds a line and the number of lines: 6.5 MB in all.
         head = b""
-        while b"\r\n\r\n" not in head and b"\n\n" not in head and len(head) <= MAX_REQUEST:
+        while b"\r\n\r\n" not in head and b"\n\n" not in head:
             more = self.connection.recv(MAX_REQUEST)
-            if not more:
-                return
             head += more
-        self.server.busy.add(self.connection)
+            if not more or len(head) > MAX_REQUEST:
+                return
         self.rfile.close()
         self.rfile = io.BytesIO(head)
-        if len(head) > MAX_REQUEST:
-            self.command = self.request_version = ""
-            self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-        else:
-            self.handle_one_request()
-        self.wfile.flush()
-        self.server.busy.discard(self.connection)
-        # Closing with bytes unread resets the connection, and the answer is lost (RFC 9112, section 9.6).
-        self.connection.shutdown(socket.SHUT_WR)
-        while self.connection.recv(MAX_REQUEST):
-            pass
+        self.handle_one_request()
 
-    def do_GET(self) -> None:
-        named = self.headers.get_all("Host", [])
-        if len(named) != 1:
-            problem = "the request has no Host header" if not named else "the request has more than one Host header"
-            self._respond(*_text(HTTPStatus.BAD_REQUEST, problem))
-            return
-        if not is_listed(named[0], self.server.listed):
-            self._respond(*_text(HTTPStatus.MISDIRECTED_REQUEST, _UNLISTED))
-            return
+    def do_GET(self) -> None:  # noqa: N802 - the standard library's name
+        named, path = self.headers.get_all("Host", []), self.path.partition("?")[0]
         try:
-            self._respond(*self.server.answer(self.path.partition("?")[0]))
+            if len(named) != 1:
+                problem = f"the request has {'more than one' if named else 'no'} Host header"
+                self._say(HTTPStatus.BAD_REQUEST, problem)
+            elif not is_listed(named[0], self.server.listed):
+                self._say(HTTPStatus.MISDIRECTED_REQUEST, _UNLISTED)
+            elif path in self.server.registries:
+                self.registry = self.server.registries[path]
+                super().do_GET()
+            elif path in ("/healthz", "/livez"):
+                problems = self.server.problems(certificates=path == "/healthz")
+                self._say(HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK, *problems)
+            else:
+                self._say(HTTPStatus.NOT_FOUND)
         except Exception:  # noqa: BLE001 - a fault of the view is one bad answer, without a traceback
-            self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR)
+            self._say(HTTPStatus.INTERNAL_SERVER_ERROR)
 
-    do_HEAD = do_GET  # noqa: N815 - the standard library's name
+    do_HEAD = do_GET  # noqa: N815
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Answer with the status alone; the standard library would repeat the request."""
         # It says 501 where there is no do_METHOD.
-        self._respond(*_text(HTTPStatus(405 if code == HTTPStatus.NOT_IMPLEMENTED else code)))
+        self._say(HTTPStatus(405 if code == HTTPStatus.NOT_IMPLEMENTED else code))
 
-    def _respond(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
-        self.send_response_only(status)
-        headers = {"Content-Type": content_type, "Content-Length": str(len(body)), "Cache-Control": "no-store"}
-        headers |= {"X-Content-Type-Options": "nosniff", "Connection": "close"}
-        headers |= {"Allow": "GET, HEAD"} if status == HTTPStatus.METHOD_NOT_ALLOWED else {}
-        for name, value in headers.items():
-            self.send_header(name, value)
+    def send_response(self, code: int, message: str | None = None) -> None:
+        """Begin an answer that does not say which program made it."""
+        self.send_response_only(code)
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        if code == HTTPStatus.METHOD_NOT_ALLOWED:
+            self.send_header("Allow", "GET, HEAD")
+
+    def end_headers(self) -> None:
+        super().end_headers()
+        if self.command == "HEAD":
+            self.wfile = io.BytesIO()
+
+    def _say(self, status: HTTPStatus, *lines: str) -> None:
+        body = "".join(f"{line}\n" for line in lines or (status.phrase.lower(),)).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "text/plain; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        self.wfile.write(body)

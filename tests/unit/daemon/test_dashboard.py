@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, get_args
 
 import pytest
+from prometheus_client import generate_latest
 from promql_parser import VectorSelector
 
 from helpers import dashboard
@@ -36,7 +37,7 @@ VIEW = View(
     cas=(CaView("etcd", "none", False),),
     ends=(CaLife("etcd", False, NOW, NOW, 1),),
 )
-KNOWN = dashboard.exported(metric_families.exposition(VIEW).decode())
+KNOWN = dashboard.exported(generate_latest(metric_families.Collector(lambda: VIEW)).decode())
 QUERIES = dashboard.queries()
 each_query = pytest.mark.parametrize("query", QUERIES, ids=[f"{query.panel}-{n}" for n, query in enumerate(QUERIES)])
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client import generate_latest
 
 from vaultpki import __version__
 from vaultpki.daemon import metric_families
@@ -352,7 +353,7 @@ def exported() -> set[str]:
     now = datetime.now(UTC)
     ends = (CaLife("etcd", False, now, now, 1),)
     view = View("n", "c", "ok", (certificate,), {"h": (1, 1)}, "g", 1, True, 1, 1, 1, {"c": 1}, 1, 1, ends=ends)
-    lines = metric_families.exposition(view).decode().splitlines()
+    lines = generate_latest(metric_families.Collector(lambda: view)).decode().splitlines()
     return {re.split(r"[{ ]", line)[0] for line in lines if not line.startswith("#")}
 
 
