@@ -1,7 +1,11 @@
 """Defines every error of vaultpki; the message of each is one sentence for a person.
 
 VaultpkiError
-├── SpecError            cluster.yaml, agent.yaml or a record of the config store is wrong: file, line, field
+├── SpecError            a document is wrong, such as cluster.yaml, agent.yaml or a record: file, line, field
+├── ArgumentError        a name, option or variable given to the command does not fit this cluster or node
+├── StateConflict        the state of the cluster, the server or the node does not allow it now
+├── TokenTooWeak         the token may not do all that the command needs: nothing was changed
+├── JoinRefused          the join file is used, expired or mixed up: the node needs another one
 ├── ForeignObject        a path of ours in Vault contains something that vaultpki did not create
 ├── VaultError           the server, or the connection to it
 │   ├── Unavailable      no usable response in time: unreachable, sealed, standby, overloaded, failing over
@@ -46,6 +50,22 @@ class SpecError(VaultpkiError):
         self.file, self.line, self.field, self.problem = file, line, field, problem
         where = f"{file}:{line}" if line is not None else file
         super().__init__(": ".join(part for part in (where, field, problem) if part))
+
+
+class ArgumentError(VaultpkiError):
+    """A name, an option, a folder or a variable that was given to the command does not fit this cluster or node."""
+
+
+class StateConflict(VaultpkiError):
+    """The state of the cluster, the server or the node does not allow it now; the message says what must come first."""
+
+
+class TokenTooWeak(VaultpkiError):
+    """The token's policies do not allow all that the command needs; this was found before anything was changed."""
+
+
+class JoinRefused(VaultpkiError):
+    """The join file is used, expired, or of something else than it says: the node needs another one."""
 
 
 class ForeignObject(VaultpkiError):

@@ -21,7 +21,7 @@ from vaultpki.agent.join_checks import JoinPlan
 from vaultpki.certificates import BUNDLES, SKEW, file_set, pair_files
 from vaultpki.disk import files, owner_mark
 from vaultpki.disk.folders import Folders
-from vaultpki.errors import SpecError, StoreError, VaultpkiError
+from vaultpki.errors import NeedsJoin, StateConflict, StoreError, VaultpkiError
 from vaultpki.host import command, hook_files, static_pod
 from vaultpki.issue.issuers import fetch_issuers, roots_below, trusts
 from vaultpki.kube import flags
@@ -149,7 +149,7 @@ def _cluster(vault: Vault, who: AgentConfig | Join, state: str, now: datetime) -
     found = trusts(issuers, above, now, cluster=who.cluster)
     missing = sorted(ca for ca, trust in found.items() if not trust.live)
     if missing:
-        raise SpecError(
+        raise StateConflict(
             f"no CA of {', '.join(missing)} is in date, so nothing of it can be signed; run `vaultpki plan` where the "
             "cluster is applied"
         )
@@ -255,12 +255,12 @@ def _login(config: AgentConfig, *, allow_http: bool) -> str:
         secret = SecretIdFiles(config.state).current() or ""
         vault = credential.present(config, credential.server(config, allow_http=allow_http), secret)
         if vault is None:
-            raise SpecError(f"Vault does not take this node's credential; {credential.joining(config)}")
+            raise NeedsJoin(f"Vault does not take this node's credential; {credential.joining(config)}")
     else:
         vault = credential.login(config, allow_http=allow_http)
     own = credential.own_record(config)
     if not vault.stored(f"{config.prefix}/config", own):
-        raise SpecError(f"Vault has no record {own} of cluster {config.cluster}; run `vaultpki apply` for it")
+        raise StateConflict(f"Vault has no record {own} of cluster {config.cluster}; run `vaultpki apply` for it")
     return ""
 
 

@@ -16,7 +16,7 @@ from vaultpki.agent.join_checks import JoinPlan
 from vaultpki.certificates import ROOT, ca_subject
 from vaultpki.disk.files import open_folder, private_folder, write_private
 from vaultpki.disk.undo import Undo
-from vaultpki.errors import BadAnswer, Denied, Refused, SpecError
+from vaultpki.errors import BadAnswer, Denied, JoinRefused, Refused
 from vaultpki.issue.issuers import fetch_issuers, roots_below
 from vaultpki.model import AgentConfig, Auth
 from vaultpki.node import assignment, pins, state
@@ -43,7 +43,7 @@ def join(plan: JoinPlan, now: datetime, *, allow_http: bool) -> Joined:
     """Join as planned: write agent.yaml and the node's secret id, and return the configuration.
 
     What a person changed in an earlier agent.yaml stays. The root CA that Vault shows is compared with the join file's
-    pin before the wrapping token is used, so a join file for another cluster is not spent. Raises SpecError with what
+    pin before the wrapping token is used, so a join file for another cluster is not spent. Raises JoinRefused with what
     to do if the file is spent, expired or not what Vault wrapped. A join that is refused leaves nothing behind.
     """
     from vaultpki.config import dump_agent
@@ -155,7 +155,7 @@ def _open(config: AgentConfig, join: Join, settings: Settings, now: datetime) ->
         return secret, None if secret is None else _prove(config, join, Vault(settings), secret)
     except BaseException as error:
         # Once the token is used, its content is kept for another try, unless only another join file helps.
-        if not used or isinstance(error, SpecError):
+        if not used or isinstance(error, JoinRefused):
             undo()
         raise
 
@@ -164,14 +164,14 @@ def _refuse_other_cluster(join: Join, above: Roots) -> None:
     root = above.trusted[0]
     name = root.subject.common_name
     if not named(root, ca_subject(join.cluster, ROOT)):
-        raise SpecError(
+        raise JoinRefused(
             f"the join file is for cluster {join.cluster}, and what Vault has at {join.prefix} is {name!r}: the file "
             f"was changed or mixed up; tell whoever enrolled {join.node}, and ask for a new one"
         )
 
 
 def refuse_other_token(join: Join, joined: JoinStep, vault: Vault, now: datetime) -> None:
-    """Raise SpecError if the wrapping token is spent, late, or wraps something else; the token stays usable.
+    """Raise JoinRefused if the wrapping token is spent, late, or wraps something else; the token stays usable.
 
     `vault` has the wrapping token as its own; `joined` says how far an earlier join with it came.
     """
@@ -181,21 +181,21 @@ def refuse_other_token(join: Join, joined: JoinStep, vault: Vault, now: datetime
         origin = vault.write("sys/wrapping/lookup", {"token": join.wrap_token}).get("data") or {}
     except (Refused, Denied):
         if joined.stage == "opening":
-            raise SpecError(
+            raise JoinRefused(
                 "a join on this node was cut off in the very moment when it took its credential out of the join file, "
                 "and what was in it is lost (or somebody else was faster: then run "
                 f"{_locking(join)}); {new}"
             ) from None
         if now >= join.expires:
-            raise SpecError(f"the join file ended at {join.expires:%Y-%m-%dT%H:%M:%SZ}; {new}") from None
-        raise SpecError(
+            raise JoinRefused(f"the join file ended at {join.expires:%Y-%m-%dT%H:%M:%SZ}; {new}") from None
+        raise JoinRefused(
             "the join file has been used already, and not by this node: somebody may have intercepted it; run "
             f"{_locking(join)}, find out who had the file, and {new}"
         ) from None
     kind = "pooled" if join.pool else "listed"
     expected = f"auth/{join.prefix}/{kind}/role/{join.node}/secret-id"
     if origin.get("creation_path") != expected:
-        raise SpecError(
+        raise JoinRefused(
             "the join file's token was not made for this node's secret id: the file was tampered with or mixed up; "
             f"tell whoever enrolled the node, and {new}"
         )
@@ -207,7 +207,7 @@ def _unwrap(join: Join, vault: Vault) -> str:
     try:
         data = vault.sending(once=True).api.sys.unwrap().data
     except (Refused, Denied):
-        raise SpecError(
+        raise JoinRefused(
             "the join file was used by somebody else in this very moment: it may be intercepted; run "
             f"{_locking(join)}, and {new}"
         ) from None
@@ -218,13 +218,13 @@ def _unwrap(join: Join, vault: Vault) -> str:
 
 
 def _prove(config: AgentConfig, join: Join, vault: Vault, secret: str) -> Vault:
-    """Vault as the node that the join file says, before anything of an earlier join is replaced; else SpecError."""
+    """Vault as the node that the join file says, before anything of an earlier join is replaced; else JoinRefused."""
     try:
         node = vault.login(approle_login(config, vault, join.role_id, secret), who=("role_name", join.node))
         node.stored(f"{config.prefix}/config", own_record(config))
         return node
     except (Refused, Denied):
-        raise SpecError(
+        raise JoinRefused(
             f"Vault does not take what the join file holds for {join.node}: the node was unenrolled since, or the "
             "file's role_id or pool was changed on its way; tell whoever enrolled it, and ask for a new one "
             f"({enrolling(join)})"

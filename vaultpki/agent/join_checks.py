@@ -14,7 +14,7 @@ from vaultpki.agent import pairs, taken
 from vaultpki.config.agent import refuse_folders
 from vaultpki.disk import files, owner_mark
 from vaultpki.disk.generations import HIDDEN
-from vaultpki.errors import SpecError, StoreError, VaultpkiError
+from vaultpki.errors import ArgumentError, SpecError, StoreError, VaultpkiError
 from vaultpki.host import static_pod
 from vaultpki.model import AgentConfig
 from vaultpki.node import pins
@@ -51,7 +51,7 @@ class JoinPlan:
 
 
 def refuse(plan: JoinPlan) -> None:
-    """Raise SpecError or StoreError, with what to do, for the first check that fails."""
+    """Raise ArgumentError, SpecError or StoreError, with what to do, for the first check that fails."""
     _static_pods(plan)
     for _, error in problems(plan):
         raise error
@@ -62,19 +62,19 @@ def problems(plan: JoinPlan) -> Iterator[tuple[str, VaultpkiError]]:
     for name, check in CHECKS:
         try:
             check(plan)
-        except (SpecError, StoreError) as error:
+        except (ArgumentError, SpecError, StoreError) as error:
             yield name, error
 
 
 def _same_node(plan: JoinPlan) -> None:
     join, old = plan.join, plan.old
     if old is not None and (old.cluster, old.prefix, old.node) != (join.cluster, join.prefix, join.node):
-        raise SpecError(
+        raise ArgumentError(
             f"the join file is for node {join.node} of {join.cluster}, and {plan.file} is of node {old.node} of "
             f"{old.cluster}; name another agent.yaml with -c"
         )
     if old is not None and old.layout is not join.layout:
-        raise SpecError(
+        raise ArgumentError(
             f"the join file is for the layout {join.layout.value}, and {plan.file} is for {old.layout.value}; name "
             "another agent.yaml with -c, and another --dir if files of the old layout are still in use"
         )
@@ -82,12 +82,12 @@ def _same_node(plan: JoinPlan) -> None:
 
 def _apart(plan: JoinPlan) -> None:
     if _inside(plan.state, plan.directory):
-        raise SpecError(
+        raise ArgumentError(
             f"the agent's own folder {plan.state} would lie in {plan.directory}, which static pods mount; "
             "name another place for agent.yaml with -c, or another --dir"
         )
     if _inside(plan.directory, plan.state):
-        raise SpecError(
+        raise ArgumentError(
             f"{plan.directory} would lie in the agent's own folder {plan.state}, which nobody else may enter; "
             "name another --dir"
         )
@@ -124,7 +124,7 @@ def _directory(plan: JoinPlan) -> None:
 def _static_pods(plan: JoinPlan) -> None:
     # In the layout kubeadm the kubelet and kubeadm make the folder, after the join.
     if plan.static_pods and plan.join.layout is Layout.DOCUMENT and not os.path.isdir(static_pod.FOLDER):
-        raise SpecError(
+        raise ArgumentError(
             f"--hooks static-pods: there is no {static_pod.FOLDER}, so no component runs as a static pod here; leave "
             "the option out, and write hooks that restart this node's units into agent.yaml"
         )

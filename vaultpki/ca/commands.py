@@ -13,7 +13,16 @@ from vaultpki.ca import run as rotation_run
 from vaultpki.ca.run import CaStatus, Step
 from vaultpki.ca.scene import Scene, read_scene, record_of
 from vaultpki.certificates import ROOT
-from vaultpki.errors import Attention, BadAnswer, ChangedMeanwhile, ForeignObject, Refused, SpecError
+from vaultpki.errors import (
+    ArgumentError,
+    Attention,
+    BadAnswer,
+    ChangedMeanwhile,
+    ForeignObject,
+    Refused,
+    SpecError,
+    StateConflict,
+)
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
 from vaultpki.provision.rotation_records import other_operator, read_record, read_records
@@ -159,7 +168,7 @@ def _step(
             restarted = ()
     try:
         return _taken(scene, without, restarted, pods, look, back=back)
-    except (SpecError, ForeignObject, Refused, BadAnswer):
+    except (ArgumentError, SpecError, StateConflict, ForeignObject, Refused, BadAnswer):
         # What this one has read may have been overtaken: the mount is then another operator's, and nothing is wrong.
         if course is None or not _changed(scene, course.last.domain):
             raise

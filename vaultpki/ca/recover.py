@@ -15,7 +15,7 @@ from vaultpki.ca.facts import read_mount
 from vaultpki.ca.scene import Scene, read_scene, record_of
 from vaultpki.ca.server import match
 from vaultpki.certificates import ISSUING_CAS, ROOT
-from vaultpki.errors import SpecError
+from vaultpki.errors import StateConflict
 from vaultpki.model import Cluster
 from vaultpki.provision import authorities
 from vaultpki.provision.rotation_records import other_operator, read_record, write_record
@@ -66,14 +66,14 @@ class Proposal:
 def propose(cluster: Cluster, vault: Vault, domain: str, without: Sequence[str], now: datetime) -> Proposal:
     """Return what would be done; writes nothing. `without` are the nodes whose word does not count.
 
-    Raises SpecError if it is the root that is to be recovered, or if no revision fits what nodes say.
+    Raises StateConflict if it is the root that is to be recovered, or if no revision fits what nodes say.
     """
     scene = read_scene(cluster, vault, now)
     set_back.refuse_no_member(scene, without)
     record = scene.records[domain].record
     whole = set_back.with_root(scene, domain)
     if whole != domain:
-        raise SpecError(
+        raise StateConflict(
             f"the root is being rotated and takes {domain} along; run `vaultpki ca recover {whole} -f {cluster.file}`"
         )
     # What a gate leaves out has still read what it has read; only a person's word now sets it aside.
@@ -90,7 +90,7 @@ def propose(cluster: Cluster, vault: Vault, domain: str, without: Sequence[str],
         made = recovery.recovered(cluster.name, domain, record, mount, nodes, without, scene.now)
         others = [each.record for name, each in scene.records.items() if name != domain]
         if made.active and any(each is not None and each.active for each in others):
-            raise SpecError(
+            raise StateConflict(
                 f"{domain} would go on as {made.state.value}, and another CA is being rotated: end that one first "
                 f"(`vaultpki ca abort -f {cluster.file} {' '.join(f'--without {name}' for name in _named(claims))}`)"
             )

@@ -15,7 +15,7 @@ from vaultpki.ca.facts import longest_ttl, read_mount, read_root, reload
 from vaultpki.ca.run import CaStatus, Step
 from vaultpki.ca.scene import Scene, read_old_root, record_of, refuse_active
 from vaultpki.certificates import ISSUING_CAS, ROOT
-from vaultpki.errors import SpecError
+from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
 from vaultpki.provision.rotation_records import StoredRecord, read_records, write_record
@@ -43,7 +43,7 @@ _FREE = frozenset(
 def rotate(scene: Scene, method: Method, spread: int, without: Sequence[str] = ()) -> RotationRecord:
     """Begin the rotation of the root; returns its record. `spread` is in seconds, `without` as in `step`.
 
-    A run that was cut off is continued. Raises SpecError if another rotation is under way or this one cannot begin,
+    A run that was cut off is continued. Raises StateConflict if another rotation is under way or this one cannot begin,
     Refused if another operator was faster.
     """
     _refuse_method(method)
@@ -56,7 +56,9 @@ def rotate(scene: Scene, method: Method, spread: int, without: Sequence[str] = (
     refuse_active(cluster, scene.records)
     taken = {node.name for node in cluster.nodes} & WORDS
     if taken:
-        raise SpecError(f"a node is called {min(taken)}, which `--restarted` means something else by; rename it first")
+        raise StateConflict(
+            f"a node is called {min(taken)}, which `--restarted` means something else by; rename it first"
+        )
     before = scene.records[ROOT].record
     stored = scene.records[ROOT]
     if before is not None:
@@ -157,7 +159,7 @@ def step(
     _refuse_late(scene, record, back=back)
     to = next_state(record, back=back)
     if to is None:
-        raise SpecError(f"root is {record.state.value}, and there is no step from there")
+        raise StateConflict(f"root is {record.state.value}, and there is no step from there")
     own = _own_gate(scene, record, to)
     told = _told(scene, record, to, own, without, restarted)
     gate = _gate(scene, told, to, pods)
@@ -264,7 +266,7 @@ def _begun(scene: Scene, record: RotationRecord, ca: str, stored: StoredRecord) 
     old = read_old_root(scene)
     if old is None:
         roots = read_mount(cluster, vault, ROOT, scene.root)
-        raise SpecError(root_steps.problem(cluster.name, record, roots))
+        raise StateConflict(root_steps.problem(cluster.name, record, roots))
     mount = read_mount(cluster, vault, ca, old)
     begun = start.first_record(
         cluster, ca, Method.SAME_KEY, record.spread, stored.record, mount, scene.nodes(ca), scene.now
@@ -320,7 +322,7 @@ def _told(
         else:
             why = _restart_refused(scene, record, to, nodes[name])
         if why:
-            raise SpecError(why)
+            raise StateConflict(why)
     for name in without:
         if name == PODS or any(
             why := gates.without_refused(replace(record, domain=ca), node, scene.now)
@@ -328,7 +330,9 @@ def _told(
             for node in scene.nodes(ca)
             if node.name == name
         ):
-            raise SpecError(why if name != PODS else f"pods cannot be left out; restart them (`--restarted {PODS}`)")
+            raise StateConflict(
+                why if name != PODS else f"pods cannot be left out; restart them (`--restarted {PODS}`)"
+            )
     return replace(
         record,
         excused=tuple(sorted({*record.excused, *without})),
@@ -350,23 +354,23 @@ def _restart_refused(scene: Scene, record: RotationRecord, to: State, node: Part
 
 def _refuse_method(method: Method) -> None:
     if method is Method.SAME_KEY:
-        raise SpecError(
+        raise ArgumentError(
             "the root is trusted by its certificate, so another one for the same key is a new root all the same; leave "
             "out `--same-key`"
         )
     if method is Method.EMERGENCY:
-        raise SpecError(
+        raise ArgumentError(
             "nodes take a new root on the word of the old one alone, and a thief of its key can give that word too; "
             "leave out `--emergency` if the key is safe, else make another cluster (`prefix`), and join every node anew"
         )
 
 
 def _refuse_late(scene: Scene, record: RotationRecord, *, back: bool) -> None:
-    """Raise SpecError for a way back once an issuing CA has lost its certificate under the old root."""
+    """Raise StateConflict for a way back once an issuing CA has lost its certificate under the old root."""
     done = [ca for ca in ISSUING_CAS if (own := scene.records[ca].record) is not None and not own.active]
     if back and record.state is State.RETIRED and (done or record.closing):
         which = f" ({', '.join(done)})" if done else ""
-        raise SpecError(
+        raise StateConflict(
             f"the certificates under the old root are being deleted{which}, from which there is no way back; go on "
             f"with `vaultpki ca continue -f {scene.cluster.file}`"
         )
@@ -377,7 +381,7 @@ def _own(cluster: Cluster, mount: RotationMount) -> CaRef:
     name = f"{ROOT}-1"
     own = next((each for each in mount.issuers if each.name == name and each.id == mount.default), None)
     if own is None or not own.key or own.facts is None:
-        raise SpecError(
+        raise StateConflict(
             f"{mount.path} does not sign by its own root CA {name}; run `vaultpki apply -f {cluster.file}` first"
         )
     return CaRef(name, own.id, own.key, own.sha256)

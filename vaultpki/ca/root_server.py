@@ -7,7 +7,7 @@ from typing import Final
 
 from vaultpki.ca import mount_writes
 from vaultpki.certificates import ROOT, ROOT_BACKDATE, ca_subject
-from vaultpki.errors import BadAnswer, SpecError
+from vaultpki.errors import BadAnswer, StateConflict
 from vaultpki.model import Cluster
 from vaultpki.pki.facts import Facts
 from vaultpki.provision import authorities
@@ -87,7 +87,7 @@ def _sign_cross(cluster: Cluster, vault: Vault, mount: RotationMount, ca: CaRef,
         raise BadAnswer(f"{path} does not show the certificate of {old}; check any proxy in between")
     ttl = int((signer.facts.not_after - now).total_seconds()) - _BEFORE_OLD
     if ttl <= 0:
-        raise SpecError(
+        raise StateConflict(
             f"the root CA {signer.name} ends at {signer.facts.not_after:%Y-%m-%d %H:%M}Z and can vouch for no new one; "
             "make new join files for every node once there is one"
         )

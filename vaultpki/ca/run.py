@@ -17,7 +17,7 @@ from vaultpki.ca.facts import read_mount
 from vaultpki.ca.scene import Scene, read_old_root, record_of, refuse_active
 from vaultpki.ca.server import life, match
 from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject, rows
-from vaultpki.errors import SpecError
+from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
 from vaultpki.pki.facts import Facts
@@ -87,11 +87,11 @@ def status(scene: Scene, pods: KubeTrust | None = None) -> tuple[CaStatus, ...]:
 def rotate(scene: Scene, domain: str, method: Method, spread: int, without: Sequence[str] = ()) -> RotationRecord:
     """Begin the rotation of an issuing CA; returns its record. `spread` is in seconds, `without` as in `step`.
 
-    An emergency goes on until nobody trusts the old CA. A run that was cut off is continued. Raises SpecError if
+    An emergency goes on until nobody trusts the old CA. A run that was cut off is continued. Raises StateConflict if
     another rotation is under way or this one cannot begin, Refused if another operator was faster.
     """
     if domain not in ISSUING_CAS:
-        raise SpecError(f"there is no issuing CA {domain}; write one of {', '.join(ISSUING_CAS)}")
+        raise ArgumentError(f"there is no issuing CA {domain}; write one of {', '.join(ISSUING_CAS)}")
     cluster, vault, now, stored = scene.cluster, scene.vault, scene.now, scene.records[domain]
     if _just_begun(stored, method):
         stored, _, _ = match(cluster, vault, stored, scene.root, now)
@@ -149,14 +149,14 @@ def step(
             record = record_of(finished)
             if writes or mount_steps.problem(cluster.name, record, mount):
                 return Step(record, note=mount_steps.problem(cluster.name, record, mount))
-        raise SpecError(
+        raise StateConflict(
             f"no CA of {cluster.name} is being rotated; `vaultpki ca rotate DOMAIN -f {cluster.file}` begins"
         )
     stored, mount, _ = match(cluster, vault, stored, scene.root, now)
     record, nodes = record_of(stored), scene.nodes(stored.domain)
     to = _next(cluster, record, mount, back=back)
     if to is None:
-        raise SpecError(f"{record.domain} is {record.state.value}, and there is no step from there")
+        raise StateConflict(f"{record.domain} is {record.state.value}, and there is no step from there")
     _refuse_unusable(cluster, record, to, mount)
     _refuse_unknown(scene, record, nodes, without, restarted)
     told = _told(recovery.named_since(record, mount, nodes), to, nodes, now, without, restarted)
@@ -238,12 +238,12 @@ def _next(cluster: Cluster, record: RotationRecord, mount: RotationMount, *, bac
 
 
 def _refuse_unusable(cluster: Cluster, record: RotationRecord, to: State, mount: RotationMount) -> None:
-    """Raise SpecError if the CA whose leaves the next state installs cannot sign any."""
+    """Raise StateConflict if the CA whose leaves the next state installs cannot sign any."""
     later = record.moved(to, record.since)
     ca = record.new if later.leaf is record.new else record.old
     why = mount_steps.problem(cluster.name, record, mount, ca)
     if why and to not in _ON_THE_WAY:
-        raise SpecError(why)
+        raise StateConflict(why)
 
 
 def _refuse_unknown(
@@ -253,7 +253,7 @@ def _refuse_unknown(
     without: Sequence[str],
     restarted: Sequence[str],
 ) -> None:
-    """Raise SpecError for a name that nobody has whom a gate may wait for."""
+    """Raise ArgumentError for a name that nobody has whom a gate may wait for."""
     cluster, names = scene.cluster, {node.name for node in nodes}
     # Its word on another CA may be what is set aside.
     aside = {each.name for each in scene.members if each.kind == "listed"}
@@ -262,7 +262,7 @@ def _refuse_unknown(
     certificates = {row.name for row in rows(cluster) if row.operator and row.ca == record.domain}
     for name in (*without, *restarted):
         if name not in names and not (name in certificates | aside and name in without):
-            raise SpecError(
+            raise ArgumentError(
                 f"{printable(name)} takes no part in the rotation of {record.domain}; "
                 f"`vaultpki ca status -f {cluster.file}` names those that it waits for"
             )
@@ -281,12 +281,12 @@ def _told(
     for name in restarted:
         node = by_name.get(name)
         if why := gates.restart_refused(record, to, node, now) if node else serving_copy.word_refused(record, to):
-            raise SpecError(why)
+            raise StateConflict(why)
     for name in without:
         # The gate goes on waiting for a member of etcd whose word does not count any more.
         set_aside = name in by_name and recovery.ahead(record.domain, record, [by_name[name]])
         if name in by_name and not set_aside and (why := gates.without_refused(record, by_name[name], now)):
-            raise SpecError(why)
+            raise StateConflict(why)
     return replace(
         listener_trust.confirmed(record, restarted),
         excused=tuple(sorted({*record.excused, *without})),
@@ -295,9 +295,9 @@ def _told(
 
 
 def _refuse_name(cluster: Cluster, domain: str) -> None:
-    """Raise SpecError if a node has the name by which a person speaks of something else."""
+    """Raise StateConflict if a node has the name by which a person speaks of something else."""
     if domain == serving_copy.DOMAIN and any(node.name == serving_copy.WORD for node in cluster.nodes):
-        raise SpecError(
+        raise StateConflict(
             f"a node is called {serving_copy.WORD}, which `--restarted` means something else by; rename it first"
         )
 

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from vaultpki.ca.facts import participants, read_members, read_mount, read_root
 from vaultpki.certificates import ROOT
-from vaultpki.errors import SpecError
+from vaultpki.errors import SpecError, StateConflict
 from vaultpki.identity.nodes import Member, members
 from vaultpki.model import Cluster
 from vaultpki.pki.facts import Facts
@@ -76,10 +76,10 @@ def record_of(stored: StoredRecord) -> RotationRecord:
 
 
 def refuse_active(cluster: Cluster, records: Mapping[str, StoredRecord]) -> None:
-    """Raise SpecError if one of these says that a rotation is under way."""
+    """Raise StateConflict if one of these says that a rotation is under way."""
     for domain, each in records.items():
         if each.record is not None and each.record.active:
-            raise SpecError(
+            raise StateConflict(
                 f"the CA {domain} is being rotated ({each.record.state.value}), and one is rotated at a time; go on "
                 f"with `vaultpki ca continue -f {cluster.file}`, or back with `vaultpki ca abort`"
             )

@@ -8,7 +8,7 @@ from typing import Final
 from vaultpki.ca import mount_writes
 from vaultpki.ca.facts import longest_ttl
 from vaultpki.certificates import ca_subject
-from vaultpki.errors import SpecError
+from vaultpki.errors import StateConflict
 from vaultpki.model import Cluster
 from vaultpki.pki.facts import Facts
 from vaultpki.provision import authorities
@@ -47,10 +47,10 @@ def match(
 
 
 def life(cluster: Cluster, domain: str, root: Facts, now: datetime) -> int:
-    """Return for how many seconds a new CA can live below the root; raise SpecError if that is too short for leaves."""
+    """Return how many seconds a new CA can live below the root; raise StateConflict if leaves need more."""
     left = int((root.not_after - now).total_seconds()) - BEFORE_ROOT
     if left <= 2 * longest_ttl(cluster, domain):
-        raise SpecError(
+        raise StateConflict(
             f"the root CA ends at {stamp(root.not_after)}, too early for a new CA of {domain} and its certificates; "
             "rotate the root first (`vaultpki ca rotate root`)"
         )

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from vaultpki.ca.facts import read_mount
 from vaultpki.ca.scene import Scene
 from vaultpki.certificates import ISSUING_CAS, ROOT
-from vaultpki.errors import Attention, SpecError
+from vaultpki.errors import ArgumentError, Attention
 from vaultpki.model import Cluster
 from vaultpki.records.rotation import DOMAINS, RotationRecord
 from vaultpki.redact import printable
@@ -72,10 +72,12 @@ def what_to_do(cluster: Cluster, domain: str) -> str:
 
 
 def refuse_no_member(scene: Scene, without: Collection[str], further: Collection[str] = ()) -> None:
-    """Raise SpecError for a name in `without` that no node has and that is none of the `further` ones."""
+    """Raise ArgumentError for a name in `without` that no node has and that is none of the `further` ones."""
     for name in without:
         if name not in {*further, *(each.name for each in scene.members)}:
-            raise SpecError(f"no node of {scene.cluster.name} is called {printable(name)}; `vaultpki nodes` lists them")
+            raise ArgumentError(
+                f"no node of {scene.cluster.name} is called {printable(name)}; `vaultpki nodes` lists them"
+            )
 
 
 def beyond(scene: Scene, domain: str, record: RotationRecord) -> str:

@@ -110,7 +110,7 @@ def _settings(cluster: Cluster, *, allow_http: bool) -> Settings:
 
 def _namespace(cluster: Cluster, named: str | None) -> str | None:
     """Return the namespace of VAULT_NAMESPACE, as Vault's CLI has it, else of the spec; SpecError if they differ."""
-    from vaultpki.errors import SpecError
+    from vaultpki.errors import ArgumentError, SpecError
     from vaultpki.values import names
 
     if named is None:
@@ -118,7 +118,7 @@ def _namespace(cluster: Cluster, named: str | None) -> str | None:
     try:
         name = names.vault_namespace(named.strip("/") or "root")
     except SpecError as error:
-        raise SpecError(error.problem, field="VAULT_NAMESPACE") from None
+        raise ArgumentError(f"VAULT_NAMESPACE: {error.problem}") from None
     if cluster.vault.namespace not in (None, name):
         raise SpecError(
             f"vault.namespace is {cluster.vault.namespace}, and VAULT_NAMESPACE is {name}: unset the variable, or make "
@@ -131,13 +131,13 @@ def _namespace(cluster: Cluster, named: str | None) -> str | None:
 
 def _address(address: str, *, allow_http: bool) -> str:
     """Return the normal form of VAULT_ADDR, which goes into every agent.yaml."""
-    from vaultpki.errors import SpecError
+    from vaultpki.errors import ArgumentError, SpecError
     from vaultpki.values.hosts import parse_origin
 
     try:
         return parse_origin(address, allow_http=allow_http)
     except SpecError as error:
-        raise SpecError(error.problem, field="VAULT_ADDR") from None
+        raise ArgumentError(f"VAULT_ADDR: {error.problem}") from None
 
 
 def _certificates(ca_file: str) -> str:

@@ -11,7 +11,7 @@ import click
 
 from vaultpki.cli.common import opened, spec_option
 from vaultpki.cli.progress import progress
-from vaultpki.errors import Attention, SpecError, VaultpkiError
+from vaultpki.errors import ArgumentError, Attention, VaultpkiError
 
 if TYPE_CHECKING:
     from vaultpki.identity.anchor import Anchors
@@ -245,5 +245,5 @@ def _wanted(cluster: Cluster, pool: str | None, *, everyone: bool) -> list[tuple
         return [(node.name, node) for node in cluster.nodes]
     names = list(dict.fromkeys(line.strip() for line in sys.stdin if line.strip()))
     if not names:
-        raise SpecError("no names came on standard input; give one a line")
+        raise ArgumentError("no names came on standard input; give one a line")
     return [(name, enrol.holder(cluster, name, pool)) for name in names]

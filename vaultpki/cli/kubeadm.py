@@ -11,13 +11,13 @@ from vaultpki.cli.common import spec_option
 
 
 def _version(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
-    from vaultpki.errors import SpecError
+    from vaultpki.errors import ArgumentError
     from vaultpki.kubeadm.configuration import kubernetes_version
 
     try:
         return None if value is None else kubernetes_version(value)
-    except SpecError as error:
-        raise click.BadParameter(error.problem, context, option) from None
+    except ArgumentError as error:
+        raise click.BadParameter(str(error), context, option) from None
 
 
 @click.group("kubeadm")

@@ -79,7 +79,7 @@ def _of_fleet(file: Path, *, allow_http: bool) -> Report:
 
     from vaultpki.ca import commands
     from vaultpki.ca.scene import read_scene
-    from vaultpki.errors import ForeignObject, SpecError
+    from vaultpki.errors import ForeignObject, SpecError, StateConflict
     from vaultpki.identity import root_pin
     from vaultpki.show import ca as ca_text
     from vaultpki.show import expiries, report_model
@@ -89,7 +89,7 @@ def _of_fleet(file: Path, *, allow_http: bool) -> Report:
         try:
             scene = read_scene(cluster, vault, now)
             cas = commands.status_of(scene)
-        except (SpecError, ForeignObject) as error:
+        except (SpecError, StateConflict, ForeignObject) as error:
             # What nodes hold is worth a page all the same.
             found = expiries.of_fleet(cluster, vault, now)
             problem = f"where the CAs stand is not known: {error}"

@@ -162,7 +162,7 @@ def renew_command(file: Path, force: bool, allow_http: bool, names: tuple[str, .
     from vaultpki.agent import pairs, run
     from vaultpki.cli.agent import tell_outcome
     from vaultpki.config import load_agent
-    from vaultpki.errors import SpecError
+    from vaultpki.errors import ArgumentError
     from vaultpki.node import assignment
 
     if not names and not force:
@@ -172,7 +172,7 @@ def renew_command(file: Path, force: bool, allow_http: bool, names: tuple[str, .
     held = [] if spec is None else [want.name for want in spec.certificates]
     for name in names:
         if spec is not None and name not in held:
-            raise SpecError(f"{config.node} holds no certificate {name}; it holds {', '.join(held)}")
+            raise ArgumentError(f"{config.node} holds no certificate {name}; it holds {', '.join(held)}")
     options = run.Options(allow_http=allow_http, force=frozenset(names or (pairs.EVERY,)), wait=_LOCK_WAIT)
     return tell_outcome(run.run(config, options))
 

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from vaultpki.certificates import MOST_ISSUERS, ROOT, ca_subject
-from vaultpki.errors import BadAnswer, ForeignObject, SpecError
+from vaultpki.errors import BadAnswer, ForeignObject, SpecError, StateConflict
 from vaultpki.identity import root_pin
 from vaultpki.model import Cluster
 from vaultpki.pki.roots import successors
@@ -49,7 +49,7 @@ class Anchors:
 def find(cluster: Cluster, vault: Vault, now: datetime) -> Anchors:
     """Return what the nodes of an applied cluster are told; the root CA must be valid at `now`.
 
-    Raises SpecError if the cluster was not applied, and ForeignObject if the root's mount has no root CA of this
+    Raises StateConflict if the cluster was not applied, and ForeignObject if the root's mount has no root CA of this
     cluster, or another one than `ca.root_sha256` in cluster.yaml.
     """
     namespace = _namespace(cluster, vault)
@@ -57,7 +57,9 @@ def find(cluster: Cluster, vault: Vault, now: datetime) -> Anchors:
     record = vault.stored(cluster.mount("config"), "cluster").get("data")
     listed = vault.api.secrets.pki.list_issuers(mount_point=cluster.mount(ROOT)) if record is not None else None
     if record is None or listed is None or not listed.keys:
-        raise SpecError(f"cluster {cluster.name} is not in this Vault; run `vaultpki apply -f {cluster.file}` first")
+        raise StateConflict(
+            f"cluster {cluster.name} is not in this Vault; run `vaultpki apply -f {cluster.file}` first"
+        )
     addresses, ca_pem = where(cluster, vault.addresses, vault.ca_pem)
     pin = _root_sha256(cluster, vault, listed, now)
     wanted = published.cluster_record(cluster, addresses, ca_pem, pin)

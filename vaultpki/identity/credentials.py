@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
-from vaultpki.errors import BadAnswer, Denied, Refused, SpecError, Unavailable
+from vaultpki.errors import BadAnswer, Denied, Refused, StateConflict, TokenTooWeak, Unavailable
 from vaultpki.identity.applied import APPLIED, AppliedRecord
 from vaultpki.identity.ending import (
     LOGIN_IN_FLIGHT,
@@ -169,8 +169,8 @@ def end(cluster: Cluster, vault: Vault, identities: Sequence[Identity], *, wait:
     """End every credential of these nodes. Their AppRoles stay, each with a role id that nobody has been told.
 
     A run that was cut off continues when it is repeated; until then `apply` accepts the AppRole as ours because of the
-    note. `wait` is as for `end_entities`, once for all nodes. Raises SpecError, before anything is changed, if the
-    token may not do it, and if a node has more secret ids than can be listed.
+    note. `wait` is as for `end_entities`, once for all nodes. Raises TokenTooWeak, before anything is changed, if the
+    token may not do it, and StateConflict if a node has more secret ids than can be listed.
     """
     if not identities:
         return
@@ -191,7 +191,9 @@ def end(cluster: Cluster, vault: Vault, identities: Sequence[Identity], *, wait:
     def begin(identity: Identity) -> None:
         current = role_id(cluster, vault, identity)
         if current is None:
-            raise SpecError(f"{identity.name} has no AppRole any more: somebody deleted it while its credentials ended")
+            raise StateConflict(
+                f"{identity.name} has no AppRole any more: somebody deleted it while its credentials ended"
+            )
         fresh = str(uuid.uuid4())
         noted[identity] = write_note(cluster, vault, identity.name, {current, fresh})
         vault.api.auth.approle.update_role_id(identity.name, fresh, mount_point=identity.mount(cluster))
@@ -255,7 +257,7 @@ def _destroy_secret_ids(cluster: Cluster, vault: Vault, identity: Identity) -> N
         try:
             left = secret_ids(cluster, vault, identity)
         except BadAnswer:
-            raise SpecError(
+            raise StateConflict(
                 f"{identity.name} has more secret ids than can be listed, and none of them works with its new role id; "
                 f"`bao delete {identity.role(cluster)}` ends them all, and `vaultpki apply` or `enroll` makes the "
                 "AppRole again"
@@ -269,14 +271,14 @@ def _destroy_secret_ids(cluster: Cluster, vault: Vault, identity: Identity) -> N
             vault.write(tidy, {}, warnings=("Tidy operation",))
             time.sleep(_TIDYING * 2 ** (attempt - 1))
         destroy(cluster, vault, identity, left)
-    raise SpecError(f"{identity.name} got new secret ids meanwhile; find out what creates them and run this again")
+    raise StateConflict(f"{identity.name} got new secret ids meanwhile; find out what creates them and run this again")
 
 
-def may_not(cluster: Cluster, identities: Sequence[Identity]) -> SpecError:
+def may_not(cluster: Cluster, identities: Sequence[Identity]) -> TokenTooWeak:
     """Return the error for a token that may not end the credentials of these nodes."""
     name = identities[0].name
     nodes = name if len(identities) == 1 else f"{name} and {len(identities) - 1} more"
-    return SpecError(
+    return TokenTooWeak(
         f"this token may not end the credentials of {nodes}, and nothing was changed; the applier may, with "
         f"`vaultpki enroll --replace` or `vaultpki lock` (`vaultpki policy -f {cluster.file} applier` prints what that "
         "needs)"

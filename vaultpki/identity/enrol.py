@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from vaultpki.certificates import SKEW
-from vaultpki.errors import Denied, Refused, SpecError
+from vaultpki.errors import ArgumentError, Denied, Refused, SpecError, StateConflict
 from vaultpki.identity import anchor, credentials, join_files, jwt_nodes, reports
 from vaultpki.identity.access import node_certificates, pooled_approle, takes
 from vaultpki.identity.anchor import Anchors
@@ -39,21 +39,19 @@ from vaultpki.vault.answers import wrapping_token
 def place(cluster: Cluster, vault: Vault) -> Anchors:
     """Return what all join files of a cluster have in common.
 
-    Raises as `anchor.find`, and SpecError if another layout was applied: the node would refuse its record.
+    Raises as `anchor.find`, and StateConflict if another layout was applied: the node would refuse its record.
     """
     found = anchor.find(cluster, vault, datetime.now(UTC))
     if {"layout", "version"}.intersection(found.drift):
-        raise SpecError(
-            f"the record {cluster.mount('config')}/cluster in Vault is for another layout; run `vaultpki apply -f "
-            f"{cluster.file}` first",
-            file=cluster.file,
-            field="layout",
+        raise StateConflict(
+            f"{cluster.file}: layout: the record {cluster.mount('config')}/cluster in Vault is for another layout; run "
+            f"`vaultpki apply -f {cluster.file}` first"
         )
     return found
 
 
 def holder(cluster: Cluster, name: str, pool: str | None) -> Node | Pool:
-    """Return the listed node, or the pool named `pool`, as which `name` may be enrolled; SpecError says why not."""
+    """Return the listed node, or the pool named `pool`, as which `name` may be enrolled; ArgumentError says why not."""
     if pool is None:
         for node in cluster.nodes:
             if node.name == name:
@@ -61,21 +59,21 @@ def holder(cluster: Cluster, name: str, pool: str | None) -> Node | Pool:
         fits = next((each for each in cluster.pools if takes(each, name)), None)
         _refuse_jwt_pool(fits)
         hint = f"pass --pool {fits.name}" if fits else f"add it to `nodes` in {cluster.file} and apply"
-        raise SpecError(f"{name!r} is no listed node of {cluster.name}; {hint}")
+        raise ArgumentError(f"{name!r} is no listed node of {cluster.name}; {hint}")
     found = next((each for each in cluster.pools if each.name == pool), None)
     if found is None:
-        raise SpecError(
+        raise ArgumentError(
             f"{cluster.file} has no pool {pool!r}; it has: {', '.join(p.name for p in cluster.pools) or 'none'}"
         )
     _refuse_jwt_pool(found)
     if not takes(found, name):
-        raise SpecError(f"{name!r} cannot be a node of pool {pool}, whose names are {found.node_names}")
+        raise ArgumentError(f"{name!r} cannot be a node of pool {pool}, whose names are {found.node_names}")
     record = published.pool_record(found, node_certificates(cluster, found), cluster.layout)
     try:
         # As its agent will read it.
         published.read_certificates(record, node=name, prefix=cluster.prefix, layout=cluster.layout, where=cluster.file)
     except SpecError:
-        raise SpecError(
+        raise ArgumentError(
             f"{name!r} is too long: a common name has at most 64 characters, and a DNS name 253; choose a shorter one"
         ) from None
     return found
@@ -94,14 +92,14 @@ def enroll(
 ) -> Join:
     """Make a join file for a node, and a pooled node's AppRole if it is missing.
 
-    The join file can be used for `wrap_ttl` seconds. Raises SpecError if the node has a live credential already;
+    The join file can be used for `wrap_ttl` seconds. Raises StateConflict if the node has a live credential already;
     with `replace` every credential of the node is ended first, and `wait` is as for `live_credentials.end`.
     """
     identity = _identity(name, who)
     if replace and role_id(cluster, vault, identity) is not None:
         credentials.end(cluster, vault, [identity], wait=wait)
     elif why := _occupied(cluster, vault, identity, unfinished(cluster, vault)):
-        raise SpecError(f"{name} {why}")
+        raise StateConflict(f"{name} {why}")
     return _invite(cluster, vault, name, who, where, wrap_ttl=wrap_ttl)
 
 
@@ -115,7 +113,7 @@ def _invite(cluster: Cluster, vault: Vault, name: str, who: Node | Pool, where: 
         vault.write(role, pooled_approle(cluster, who), once=True)
         known = role_id(cluster, vault, identity)
     if known is None:
-        raise SpecError(f"{name} has no AppRole yet; run `vaultpki apply -f {cluster.file}` first")
+        raise StateConflict(f"{name} has no AppRole yet; run `vaultpki apply -f {cluster.file}` first")
     token = wrapping_token(_minted(vault, f"{role}/secret-id", wrap_ttl), f"{role}/secret-id")
     expires = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=wrap_ttl)
     return _join(cluster, name, who, where, known, token, expires)
@@ -243,10 +241,10 @@ def unenroll(
     back with the next login. A note is written first, so a run that was cut off continues when it is repeated. A listed
     node is refused, also one that was just taken off the list: apply ends it then. `wait` is as for `end_entities`.
     `last` is called once all its tokens have ended, before its report is deleted. Returns nothing if it has no
-    identity; SpecError if it fits a pool with `jwt` and has never logged in.
+    identity; StateConflict if it fits a pool with `jwt` and has never logged in.
     """
     if any(node.name == name for node in cluster.nodes):
-        raise SpecError(
+        raise ArgumentError(
             f"{name} is listed in {cluster.file}; `vaultpki lock -f {cluster.file} {name}` ends all that it can log in "
             f"with, and to end the node itself take it off the list and run `vaultpki apply -f {cluster.file}`"
         )
@@ -264,7 +262,7 @@ def unenroll(
     if not ids and entity is None:
         _refuse_unknown_jwt_node(cluster, name)
         if role_id(cluster, vault, Identity("listed", name)) is not None:
-            raise SpecError(
+            raise StateConflict(
                 f"{name} was a listed node and has its identity still; run `vaultpki apply -f {cluster.file}`, which "
                 "ends it"
             )
@@ -285,8 +283,8 @@ def lock(cluster: Cluster, vault: Vault, name: str, *, wait: float = LOGIN_IN_FL
     """End every credential of a node; the node stays. Returns how it logged in.
 
     A listed or a pooled node can be enrolled again. Of a node that logs in by a token of an issuer the identity is
-    disabled, until `unlock`. A run that was cut off continues when it is repeated. Raises SpecError if there is nothing
-    to lock. `wait` is as for `live_credentials.end`.
+    disabled, until `unlock`. A run that was cut off continues when it is repeated. Raises StateConflict if there is
+    nothing to lock. `wait` is as for `live_credentials.end`.
     """
     _check_node_name(name)
     both = [Identity("listed", name), Identity("pooled", name)]
@@ -298,11 +296,11 @@ def lock(cluster: Cluster, vault: Vault, name: str, *, wait: float = LOGIN_IN_FL
         raise credentials.may_not(cluster, both[:1]) from None
     if not found and entity is None:
         if any(node.name == name for node in cluster.nodes):
-            raise SpecError(
+            raise StateConflict(
                 f"{name} has no AppRole yet, so there is nothing to lock; run `vaultpki apply -f {cluster.file}`"
             )
         _refuse_unknown_jwt_node(cluster, name)
-        raise SpecError(
+        raise StateConflict(
             f"{name} has no identity in this Vault, so there is nothing to lock; `vaultpki nodes -f {cluster.file}` "
             "lists the nodes that have one"
         )
@@ -315,7 +313,7 @@ def lock(cluster: Cluster, vault: Vault, name: str, *, wait: float = LOGIN_IN_FL
 def unlock(cluster: Cluster, vault: Vault, name: str) -> bool:
     """Let a locked node that logs in by a token of an issuer log in again; return False if it was not locked.
 
-    Raises SpecError for every other node: `enroll` gives it a new credential.
+    Raises StateConflict for every other node: `enroll` gives it a new credential.
     """
     _check_node_name(name)
     return jwt_nodes.unlock(cluster, vault, name)
@@ -328,18 +326,18 @@ def _kinds(*, approle: bool, jwt: bool) -> frozenset[Ended]:
 
 def _check_node_name(name: str) -> None:
     if not names.fits(name, hosts.node_name):
-        raise SpecError(f"{name!r} is no node name")
+        raise ArgumentError(f"{name!r} is no node name")
 
 
 def _refuse_unknown_jwt_node(cluster: Cluster, name: str) -> None:
     issuer = jwt_nodes.issuer_of(cluster, name)
     if issuer is not None:
-        raise SpecError(jwt_nodes.never_logged_in(name, issuer))
+        raise StateConflict(jwt_nodes.never_logged_in(name, issuer))
 
 
 def _refuse_jwt_pool(pool: Pool | None) -> None:
     if pool and pool.jwt:
-        raise SpecError(
+        raise ArgumentError(
             f"nodes of pool {pool.name} join by their issuer's token and need no join file; write "
             "`auth: {method: jwt, path: ...}` into their agent.yaml"
         )

@@ -7,7 +7,7 @@ would make another one.
 
 from __future__ import annotations
 
-from vaultpki.errors import BadAnswer, Denied, SpecError
+from vaultpki.errors import BadAnswer, Denied, StateConflict, TokenTooWeak
 from vaultpki.identity.access import takes
 from vaultpki.identity.ending import Entity, change_record, find_entity, read_accessors
 from vaultpki.identity.token_rights import missing_right
@@ -42,7 +42,7 @@ def find(vault: Vault, accessor: str, name: str) -> Entity | None:
 def lock(cluster: Cluster, vault: Vault, accessor: str, name: str, entity: Entity) -> None:
     """Disable the identity of a node: its tokens end at once, and its logins are refused.
 
-    Raises SpecError, before anything is changed, if the token may not do it. A run that was cut off is repeated.
+    Raises TokenTooWeak, before anything is changed, if the token may not do it. A run that was cut off is repeated.
     """
     _refuse_weak_token(cluster, vault, name)
     # Noted first: the mount's own list of those who logged in is in nobody's policy.
@@ -53,7 +53,7 @@ def lock(cluster: Cluster, vault: Vault, accessor: str, name: str, entity: Entit
 def unlock(cluster: Cluster, vault: Vault, name: str) -> bool:
     """Enable the identity of a locked node again; return False if it was not locked.
 
-    `name` is checked. Raises SpecError if Vault has no such identity, and if the token may not do it.
+    `name` is checked. Raises StateConflict if Vault has no such identity, and TokenTooWeak if the token may not do it.
     """
     accessor = accessor_of(cluster, vault)
     try:
@@ -81,9 +81,9 @@ def remove_notes(cluster: Cluster, vault: Vault, names: list[str]) -> None:
     vault.many([delete(f"{LOCKED}/{name}", mount_point=cluster.mount("config")) for name in names])
 
 
-def may_not(cluster: Cluster, name: str) -> SpecError:
+def may_not(cluster: Cluster, name: str) -> TokenTooWeak:
     """Return the error for a token that may not disable and enable the identity of this node."""
-    return SpecError(
+    return TokenTooWeak(
         f"this token may not disable or enable the identity of {name}, and that was not changed; the applier may "
         f"(`vaultpki policy -f {cluster.file} applier` prints what that needs)"
     )
@@ -108,11 +108,11 @@ def _disable(cluster: Cluster, vault: Vault, accessor: str, name: str, entity: E
         raise BadAnswer(f"Vault does not show the identity of {name} as {state}; run the command again")
 
 
-def _nothing_to_unlock(cluster: Cluster, name: str) -> SpecError:
+def _nothing_to_unlock(cluster: Cluster, name: str) -> StateConflict:
     issuer = issuer_of(cluster, name)
     if issuer is not None:
-        return SpecError(f"{name} is not locked: it has never logged in with a token of {issuer}")
-    return SpecError(
+        return StateConflict(f"{name} is not locked: it has never logged in with a token of {issuer}")
+    return StateConflict(
         f"{name} does not log in by a token of an issuer, and only such a node is unlocked; a node with a join file "
         f"gets a new one by `vaultpki enroll -f {cluster.file}`"
     )

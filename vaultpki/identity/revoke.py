@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from vaultpki.certificates import ISSUING_CAS
-from vaultpki.errors import BadAnswer, CertificateUnreadable, Refused, SpecError
+from vaultpki.errors import ArgumentError, BadAnswer, CertificateUnreadable, Refused
 from vaultpki.identity import nodes, revocation
 from vaultpki.identity.revocation import Chosen, StoredCertificate
 from vaultpki.identity.revoked_list import SERIAL
@@ -19,10 +19,10 @@ from vaultpki.vault import Request, Vault, text
 def find(cluster: Cluster, vault: Vault, node: str, now: datetime) -> Chosen:
     """Find the node's certificates on the mounts that have not expired, also those that are revoked already.
 
-    Raises SpecError for what can be no node's name.
+    Raises ArgumentError for what can be no node's name.
     """
     if not names.fits(node, hosts.node_name):
-        raise SpecError(f"{node!r} is no node name")
+        raise ArgumentError(f"{node!r} is no node name")
     reports = {each.name: each.report for each in nodes.members(cluster, vault) if not each.locked}
     # Its AppRole may just have been deleted, and then it is no member any more.
     reports[node] = nodes.own_report(cluster, vault, node)

@@ -14,7 +14,7 @@ from vaultpki.disk import owner_mark
 from vaultpki.disk.files import open_folder, write_private
 from vaultpki.disk.folders import Folders
 from vaultpki.disk.store import GRACE
-from vaultpki.errors import SpecError
+from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.identity import anchor
 from vaultpki.issue import signing
 from vaultpki.issue.companions import Site, bundle_files, embedded_kubeconfig, keep_bundles, kubeconfig
@@ -60,7 +60,7 @@ class Issued:
 def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: datetime, *, grace: float = GRACE) -> Issued:
     """Issue an operator's row into `directory`, beside the operator's other rows.
 
-    Replaced files are removed after `grace` seconds, for which it waits. Raises SpecError if the row is not an
+    Replaced files are removed after `grace` seconds, for which it waits. Raises ArgumentError if the row is not an
     operator's, and the errors of `anchor.find`, `signing.sign` and the store.
     """
     try:
@@ -69,7 +69,7 @@ def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: dateti
         row = None
     if row is None or not row.operator:
         known = ", ".join(row.name for row in rows(cluster) if row.operator)
-        raise SpecError(f"{name!r} is not an operator's certificate; choose one of: {known}")
+        raise ArgumentError(f"{name!r} is not an operator's certificate; choose one of: {known}")
     place = anchor.find(cluster, vault, now)
     rotations = read_rotations(fetch_rotations(vault, cluster.prefix), cluster.prefix)
     words = rotations.words({}, {})
@@ -85,7 +85,7 @@ def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: dateti
         signing_ca = trust[want.ca]
         default = issuers.defaults.get(want.ca)
         if signing_ca.signers and not default_signs(signing_ca, default, signing_ca.signers):
-            raise SpecError(
+            raise StateConflict(
                 f"the server does not sign with the CA of {want.ca} that its nodes take leaves of now; run "
                 f"`vaultpki ca status -f {cluster.file}`"
             )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from vaultpki.certificates import NODE_ADDRESSES, laid_out, pair_files
-from vaultpki.errors import SpecError
+from vaultpki.errors import ArgumentError, SpecError
 from vaultpki.layout import ETCD_PORT, advertised, api_port, bundle_of
 from vaultpki.model import NODE, Cluster, KeyType, Node, NodeRole
 from vaultpki.places import KUBELET, PKI, Layout, inner_folders
@@ -85,32 +85,31 @@ def kubernetes_version(text: str) -> str:
     too, are refused: kubeadm asks the internet what they mean, and each node could get another answer.
     """
     if not _VERSION.fullmatch(text) or len(text) > 128:
-        raise SpecError(
+        raise ArgumentError(
             f"{names.quoted(text)} is not a Kubernetes version: write one such as v1.36.3, with three numbers"
         )
     return f"v{text.removeprefix('v')}"
 
 
 def check(cluster: Cluster, node: Node) -> None:
-    """Raise SpecError if kubeadm cannot run on this node of this cluster."""
+    """Raise ArgumentError if kubeadm cannot run on this node of this cluster."""
     if node.roles & {NodeRole.CONTROL_PLANE, NodeRole.WORKER}:
         return
-    raise SpecError(
-        f"{node.name} has the role etcd only, and kubeadm joins control-plane and worker nodes: start its etcd without "
-        "kubeadm",
-        file=cluster.file,
+    raise ArgumentError(
+        f"{cluster.file}: {node.name} has the role etcd only, and kubeadm joins control-plane and worker nodes: start "
+        "its etcd without kubeadm"
     )
 
 
 def init(cluster: Cluster, node: Node, places: Places, *, version: str | None = None) -> tuple[Document, ...]:
     """Return InitConfiguration and ClusterConfiguration for the first control-plane node.
 
-    `version` is the Kubernetes version; without it kubeadm decides. Raises SpecError if the node is no control-plane
-    node, or no node of the cluster has the role etcd.
+    `version` is the Kubernetes version; without it kubeadm decides. Raises ArgumentError if the node is not a
+    control-plane node, and SpecError if no node of the cluster has the role etcd.
     """
     if NodeRole.CONTROL_PLANE not in node.roles:
-        raise SpecError(
-            f"{node.name} is not a control-plane node, and `kubeadm init` makes one: pass --join", file=cluster.file
+        raise ArgumentError(
+            f"{cluster.file}: {node.name} is not a control-plane node, and `kubeadm init` makes one: pass --join"
         )
     return (
         _document(

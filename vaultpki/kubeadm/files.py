@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from vaultpki.disk.files import open_folder, write_private
-from vaultpki.errors import SpecError
+from vaultpki.errors import ArgumentError, SpecError
 from vaultpki.identity.access import takes
 from vaultpki.kubeadm import configuration
 from vaultpki.kubeadm.configuration import Document, Places
@@ -35,7 +35,7 @@ class Options:
     version: str | None = None
 
     def places(self) -> Places:
-        """Return the folders in their normal form; raise SpecError for a relative one."""
+        """Return the folders in their normal form; raise ArgumentError for a relative one."""
         folders = {"--dir": self.pki, "--kubelet-dir": self.kubelet, "--at": self.folder}
         found = {option: _absolute(option, path) for option, path in folders.items()}
         return Places(found["--dir"], found["--kubelet-dir"], found["--at"])
@@ -44,13 +44,13 @@ class Options:
 def holder(cluster: Cluster, name: str | None, pool: str | None) -> Node:
     """Return the listed node `name`, or a node of the pool that takes this name or is called `pool`.
 
-    A node of a pool has no addresses, and no name if only the pool is given. Raises SpecError if there is none.
+    A node of a pool has no addresses, and no name if only the pool is given. Raises ArgumentError if there is none.
     """
     if name is None:
         found = next((each for each in cluster.pools if each.name == pool), None)
         if found is None:
             known = ", ".join(each.name for each in cluster.pools) or "none"
-            raise SpecError(f"{cluster.file} has no pool {pool!r}; it has: {known}")
+            raise ArgumentError(f"{cluster.file} has no pool {pool!r}; it has: {known}")
         return Node("", found.roles)
     for node in cluster.nodes:
         if node.name == name:
@@ -58,23 +58,25 @@ def holder(cluster: Cluster, name: str | None, pool: str | None) -> Node:
     for each in cluster.pools:
         if takes(each, name):
             return Node(name, each.roles)
-    raise SpecError(f"{name!r} is no listed node of {cluster.name}, and no pool takes this name; check {cluster.file}")
+    raise ArgumentError(
+        f"{name!r} is no listed node of {cluster.name}, and no pool takes this name; check {cluster.file}"
+    )
 
 
 def mode(cluster: Cluster, node: Node, asked: str | None) -> Mode:
-    """Return what to configure: what was asked, else join for a worker; raise SpecError for a control-plane node."""
+    """Return what was asked, else join for a worker; raise ArgumentError for a control-plane node."""
     for each in ("init", "join", "upgrade"):
         if asked == each:
             return each
     if NodeRole.CONTROL_PLANE in node.roles:
-        raise SpecError(
-            f"{node.name} is a control-plane node: pass --init if it is the first one, else --join", file=cluster.file
+        raise ArgumentError(
+            f"{cluster.file}: {node.name} is a control-plane node: pass --init if it is the first one, else --join"
         )
     return "join"
 
 
 def made(cluster: Cluster, node: Node, what: Mode, options: Options) -> dict[str, tuple[Document, ...]]:
-    """Return the documents by file name. Raises SpecError if kubeadm cannot run so on this node."""
+    """Return the documents by file name. Raises ArgumentError if kubeadm cannot run so on this node."""
     places = options.places()
     if cluster.layout is not Layout.KUBEADM:
         raise SpecError(
@@ -127,7 +129,7 @@ def _absolute(option: str, path: str) -> str:
     try:
         return names.absolute_path(path)
     except SpecError as error:
-        raise SpecError(error.problem, field=option) from None
+        raise ArgumentError(f"{option}: {error.problem}") from None
 
 
 def _text(documents: tuple[Document, ...]) -> str:

@@ -17,7 +17,7 @@ from typing import Final
 
 from vaultpki import certificates
 from vaultpki.certificates import ISSUING_CAS
-from vaultpki.errors import SpecError, VaultpkiError
+from vaultpki.errors import ArgumentError, VaultpkiError
 from vaultpki.host import openssl, presented
 from vaultpki.host.presented import NotReached, Presented
 from vaultpki.kube import running as kube_live
@@ -55,7 +55,8 @@ def verify(
     """Check the running cluster that `access` leads to; return the checks, and what said which CAs are right.
 
     `holders` are what `--dir` names, none without it. `vault` opens the cluster's Vault; if that fails its part is not
-    checked. Raises SpecError if nothing says which root is right, and VaultpkiError if the API server cannot be asked.
+    checked. Raises ArgumentError if nothing says which root is right, and VaultpkiError if the API server cannot be
+    asked.
     """
     openssl.program()
     deadline = time.monotonic() + TOTAL
@@ -105,10 +106,9 @@ def _expected(
         shown = (access.ca_pem, *(copy.pem for copy in live.copies))
         expected_here = live_trust.from_pin(cluster, shown, now)
     if expected_here is None:
-        raise SpecError(
-            f"nothing here says which root CA is right, and Vault does not ({why}): reach the cluster's Vault, name "
-            "the files of its nodes with --dir, or write ca.root_sha256 into the file",
-            file=cluster.file,
+        raise ArgumentError(
+            f"{cluster.file}: nothing here says which root CA is right, and Vault does not ({why}): reach the "
+            "cluster's Vault, name the files of its nodes with --dir, or write ca.root_sha256 into the file"
         )
     return expected_here, Fleet(unread=why)
 

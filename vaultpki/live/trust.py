@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject
-from vaultpki.errors import CertificateUnreadable, SpecError, VaultpkiError
+from vaultpki.errors import CertificateUnreadable, StateConflict, VaultpkiError
 from vaultpki.identity import anchor, nodes
 from vaultpki.issue import issuers, rotations
 from vaultpki.model import Cluster
@@ -85,7 +85,7 @@ def fleet(cluster: Cluster, vault: Vault) -> Fleet:
 def from_files(cluster: Cluster, holders: Sequence[Holder], now: datetime) -> Expected | None:
     """Return what most of these holders trust, the pin of cluster.yaml considered; None if they hold no root CA.
 
-    Raises SpecError if cluster.yaml names another root than they hold.
+    Raises StateConflict if cluster.yaml names another root than they hold.
     """
     name = ca_subject(cluster.name, ROOT)
     by_roots: Counter[frozenset[Facts]] = Counter()
@@ -98,7 +98,7 @@ def from_files(cluster: Cluster, holders: Sequence[Holder], now: datetime) -> Ex
     ((roots, _),) = by_roots.most_common(1)
     pin = cluster.authority.root_sha256
     if pin is not None and all(facts.fingerprint != pin for facts in roots):
-        raise SpecError(
+        raise StateConflict(
             f"the files of --dir hold another root CA than ca.root_sha256 in {cluster.file}: name the files of this "
             "cluster, reach its Vault if the root is being rotated, or find out who changed them"
         )

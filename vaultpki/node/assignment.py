@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from vaultpki.disk.files import private_folder, read_private, storage_errors, write_private
-from vaultpki.errors import SpecError, StoreError
+from vaultpki.errors import SpecError, StateConflict, StoreError
 
 if TYPE_CHECKING:
     from vaultpki.issue.issuers import Issuers
@@ -83,7 +83,7 @@ def stamp(state: str) -> tuple[float, str] | None:
 def fetch(
     config: AgentConfig, vault: Vault, now: float, held: Mapping[str, Sequence[str]], known: Mapping[str, int] | None
 ) -> Assignment:
-    """Ask Vault, and keep the answer as the new copy. SpecError if it has no valid record of this node.
+    """Ask Vault, and keep the answer as the new copy. Raises StateConflict if it has no record of this node.
 
     `held` are the CAs trusted here until now, the root too, as PEM by CA, and `known` the highest revisions of the
     rotation records that were ever read here; None if nothing of this cluster was.
@@ -134,7 +134,7 @@ def fetch(
 
 
 def own_roles(config: AgentConfig, vault: Vault) -> frozenset[NodeRole]:
-    """Ask Vault for the roles of this node. SpecError if it has no valid record of it."""
+    """Ask Vault for the roles of this node. Raises StateConflict if it has no record of it."""
     from vaultpki.node.credential import own_record
     from vaultpki.records import published
 
@@ -148,10 +148,10 @@ def own_roles(config: AgentConfig, vault: Vault) -> frozenset[NodeRole]:
     )[0]
 
 
-def _unrecorded(config: AgentConfig) -> SpecError:
+def _unrecorded(config: AgentConfig) -> StateConflict:
     from vaultpki.node.credential import own_record
 
-    return SpecError(
+    return StateConflict(
         f"Vault has no record {own_record(config)} of cluster {config.cluster}; run `vaultpki apply` for it first"
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vaultpki.errors import SpecError
+from vaultpki.errors import StateConflict
 from vaultpki.identity import nodes
 from vaultpki.identity.credentials import Identity, count
 from vaultpki.model import Cluster
@@ -13,7 +13,7 @@ from vaultpki.vault import Vault
 
 
 def refuse(cluster: Cluster, vault: Vault, seen: Observation) -> None:
-    """Raise SpecError if the applied layout is another one and a node has a live credential, or logs in by a token.
+    """Raise StateConflict if the applied layout is another one and a node has a live credential, or logs in by a token.
 
     Nodes that log in by their issuer's token have no credential in Vault; those that have reported count.
     """
@@ -30,10 +30,8 @@ def refuse(cluster: Cluster, vault: Vault, seen: Observation) -> None:
     live += [each.name for each in found.members if each.kind != "listed" and not each.locked]
     live += [f"the nodes of pool {pool}" for pool in found.lacking]
     if live:
-        raise SpecError(
-            f"the nodes have the layout {applied}, and a node gets its layout when it joins: end the credentials of "
-            f"{named(sorted(live))} (`vaultpki lock`; take a pool with jwt out and apply), apply again, "
-            "and let each of them join anew with another agent.yaml",
-            file=cluster.file,
-            field="layout",
+        raise StateConflict(
+            f"{cluster.file}: layout: the nodes have the layout {applied}, and a node gets its layout when it joins: "
+            f"end the credentials of {named(sorted(live))} (`vaultpki lock`; take a pool with jwt out and apply), "
+            "apply again, and let each of them join anew with another agent.yaml"
         )

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS, ROOT
-from vaultpki.errors import BadAnswer, ForeignObject, SpecError
+from vaultpki.errors import BadAnswer, ForeignObject, StateConflict
 from vaultpki.identity import anchor
 from vaultpki.identity.access import APPROLE, WRITTEN, auth_mounts
 from vaultpki.identity.ending import read_note
@@ -67,7 +67,9 @@ def observe(cluster: Cluster, vault: Vault, where: ServerFacts) -> Observation:
     anchor.refuse_no_namespaces(cluster, capabilities)
     if not mounts.found:
         # Every namespace has this list (api-docs/system/mounts); OpenBao says so itself.
-        raise SpecError(f"{vault.address} has no namespace {vault.namespace}, or shows no mounts in it; make it first")
+        raise StateConflict(
+            f"{vault.address} has no namespace {vault.namespace}, or shows no mounts in it; make it first"
+        )
     own_mounts = _mounts(cluster, mounts.entries)
     own_auths, accessors = _auths(cluster, auths.entries)
     # Below our prefix may be the prefix of another cluster.

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from vaultpki.certificates import ca_subject
-from vaultpki.errors import SpecError
+from vaultpki.errors import StateConflict
 from vaultpki.pki import trust
 from vaultpki.records.node_report import CertificateReport, Seen
 from vaultpki.records.rotation import BEYOND, MOST_AHEAD, CaRef, Kept, Method, RotationRecord, State
@@ -89,7 +89,7 @@ def next_revision(
 ) -> int:
     """Return a revision above all that counted nodes have read, and that each of them takes.
 
-    Raises SpecError if there is none: of numbers that are far apart some are false.
+    Raises StateConflict if there is none: of numbers that are far apart some are false.
     """
     known = _remembered(domain, nodes, aside)
     remembered = list(known.values())
@@ -99,7 +99,7 @@ def next_revision(
     if top - low >= MOST_AHEAD or top >= BEYOND - _MARGIN:
         far = sorted(name for name, highest in known.items() if highest > low + MOST_AHEAD - 1)
         names = ", ".join(far[:3]) or "the server"
-        raise SpecError(
+        raise StateConflict(
             f"{names} {'has' if len(far) == 1 else 'have'} read revision {top} of {domain}, others {low}: no number "
             f"above both is taken by every node (at most {MOST_AHEAD} above what it has read); join {names} anew, or "
             f"leave out what is false (`--without {far[0] if far else 'NODE'}`)"
@@ -132,7 +132,7 @@ def recovered(
     """Return the record with which a CA goes on: at rest, or in re-trusting where each node keeps its leaf.
 
     At rest only if every counted node has reported since, and none holds anything of a CA that the server lost; a
-    stolen key is not trusted again. Raises SpecError as `next_revision`.
+    stolen key is not trusted again. Raises StateConflict as `next_revision`.
     """
     heard = counted(nodes, aside)
     found = _safe(cluster, domain, record, mount, heard, now)

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Final
 
 from vaultpki.certificates import ROOT, ca_subject
-from vaultpki.errors import SpecError
+from vaultpki.errors import StateConflict
 from vaultpki.pki import trust
 from vaultpki.records.rotation import CaRef, RotationRecord, State
 from vaultpki.rotation.gates import Participant
@@ -37,12 +37,12 @@ def recovered(
     """Return the record with which the root goes on.
 
     `companions` are the records of the issuing CAs, `aside` the nodes whose word does not count. Without the new root
-    on the server, the way is back to the old one. Raises SpecError if nodes trust no root that the server has, and as
-    `next_revision`.
+    on the server, the way is back to the old one. Raises StateConflict if nodes trust no root that the server has, and
+    as `next_revision`.
     """
     base = record if record is not None else _rebuilt(cluster, mount, now)
     if base is None or _lost(mount, ahead(ROOT, record, nodes, aside), base):
-        raise SpecError(
+        raise StateConflict(
             "the server was restored from a snapshot, and has lost the root that its nodes trust; restore a newer "
             "snapshot, or make new join files for every node (`vaultpki enroll --all --replace`)"
         )

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Final
 
 from vaultpki.certificates import ca_subject
-from vaultpki.errors import SpecError
+from vaultpki.errors import StateConflict
 from vaultpki.model import Cluster
 from vaultpki.pki import trust
 from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
@@ -34,7 +34,7 @@ def first_record(
 ) -> RotationRecord:
     """Return the record of a rotation that begins; `before` is the one at rest, None if the CA was never rotated.
 
-    Raises SpecError if the mount has no CA to begin with.
+    Raises StateConflict if the mount has no CA to begin with.
     """
     old = _current(cluster, domain, before, mount)
     known = [before.highest] if before is not None else []
@@ -96,7 +96,7 @@ def _current(cluster: Cluster, domain: str, before: RotationRecord | None, mount
     own = own_issuer(cluster.name, domain, mount)
     if own is None or own.id != mount.default:
         what = "has no CA" if own is None else "does not sign by its CA"
-        raise SpecError(
+        raise StateConflict(
             f"{mount.path} {what} {ca_subject(cluster.name, domain)}; run `vaultpki apply -f {cluster.file}` first"
         )
     return CaRef(f"{domain}-1", own.id, own.key, own.sha256)

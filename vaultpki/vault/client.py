@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
-from vaultpki.errors import BadAnswer, Denied, SpecError, VaultError
+from vaultpki.errors import ArgumentError, BadAnswer, Denied, VaultError
 from vaultpki.redact import printable
 from vaultpki.vault.answers import (
     Answer,
@@ -65,7 +65,7 @@ class Vault:
         self, settings: Settings, *, patience: float = PATIENCE_SECONDS, request_seconds: float = REQUEST_SECONDS
     ) -> None:
         if not settings.addresses:
-            raise SpecError("no Vault address is known; set VAULT_ADDR, or vault.addresses in cluster.yaml")
+            raise ArgumentError("no Vault address is known; set VAULT_ADDR, or vault.addresses in cluster.yaml")
         self._settings = settings
         self._work = Work()
         self._route = Route(settings, patience, request_seconds, self._work.given_up)

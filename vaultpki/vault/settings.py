@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from vaultpki.errors import SpecError
+from vaultpki.errors import ArgumentError, SpecError
 from vaultpki.redact import printable
 from vaultpki.values import input_file
 
@@ -43,9 +43,11 @@ class Settings:
     def __post_init__(self) -> None:
         # Both become header lines.
         if not re.fullmatch(r"[\x21-\x7e]{0,4096}", self.token):
-            raise SpecError("the Vault token holds characters that no token has; look at VAULT_TOKEN or ~/.vault-token")
+            raise ArgumentError(
+                "the Vault token holds characters that no token has; look at VAULT_TOKEN or ~/.vault-token"
+            )
         if self.namespace is not None and not re.fullmatch(r"[\x21-\x7e]{1,1024}", self.namespace):
-            raise SpecError("the Vault namespace holds characters that no namespace has; look at VAULT_NAMESPACE")
+            raise ArgumentError("the Vault namespace holds characters that no namespace has; look at VAULT_NAMESPACE")
 
 
 def from_environment(
@@ -58,7 +60,7 @@ def from_environment(
 ) -> Settings:
     """Return the settings as Vault's own CLI reads them; VAULT_ before BAO_, and the arguments before both.
 
-    Raises SpecError if no address is known or a file named cannot be used.
+    Raises ArgumentError for an unusable variable, and SpecError if a file named cannot be used.
     """
 
     def setting(name: str) -> str | None:

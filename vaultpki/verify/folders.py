@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from vaultpki import certificates
-from vaultpki.errors import SpecError, VaultpkiError
+from vaultpki.errors import ArgumentError, SpecError, VaultpkiError
 from vaultpki.identity.access import takes
 from vaultpki.layout import DIRECTORY, node_folders
 from vaultpki.model import NODE, AgentConfig, Cluster, Node, Pool, Row
@@ -31,15 +31,15 @@ def find(cluster: Cluster, directory: Path) -> tuple[Holder, ...]:
 
     It may be one node's or operator's folder of files, a folder of nodes (`NODE/pki` or `NODE`), or what `demo` leaves
     (`nodes/` and `operator/`). A folder that this user may not enter, or a link that leads out of `directory`, gives a
-    holder with that failed check only. Raises SpecError if there is nothing of this cluster, or a folder of an unknown
-    node.
+    holder with that failed check only. Raises ArgumentError if there is nothing of this cluster, and SpecError for a
+    folder of an unknown node.
     """
     try:
         found = tuple(map(_with_agent, _find(cluster, directory)))
     except OSError as error:
-        raise SpecError(f"{directory} cannot be read ({error.strerror}): name another --dir") from None
+        raise ArgumentError(f"{directory} cannot be read ({error.strerror}): name another --dir") from None
     if not found:
-        raise SpecError(
+        raise ArgumentError(
             f"{directory} holds no certificate files of {cluster.name}: name a node's or an operator's folder"
         )
     return found
@@ -86,7 +86,7 @@ def _listed(directory: Path) -> list[Path]:
         for entry in entries:
             found.append(directory / entry.name)
             if len(found) > MOST:
-                raise SpecError(f"{directory} holds more than {MOST} entries: name one node's folder with --dir")
+                raise ArgumentError(f"{directory} holds more than {MOST} entries: name one node's folder with --dir")
     return sorted(found)
 
 

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, environment, vaultpki
 from helpers.vault.servers import Server
-from vaultpki.errors import SpecError
+from vaultpki.errors import StateConflict
 from vaultpki.identity import enrol
 from vaultpki.vault import Settings, Vault
 
@@ -118,7 +118,7 @@ def joining(node: NodeFolder, file: Path) -> list[str | Path]:
 
 def vacate(cluster: AppliedCluster, node: str) -> None:
     """Ends whatever credentials the node has of earlier tests; it may have none."""
-    with contextlib.suppress(SpecError):
+    with contextlib.suppress(StateConflict):
         enrol.lock(cluster.model, cluster.client("locker"), node, wait=0)
 
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from helpers.node import enrolled_nodes
 from helpers.vault.servers import Server
-from vaultpki.errors import Denied, SpecError
+from vaultpki.errors import Denied, StateConflict, TokenTooWeak
 from vaultpki.vault import Vault
 
 Rules = dict[str, Any]
@@ -50,7 +50,7 @@ def first_refused(steps: Sequence[Step]) -> str | None:
         try:
             step()
         # Where one may not look, or end what others have, it is told before Vault refuses.
-        except (Denied, SpecError) as error:
+        except (Denied, StateConflict, TokenTooWeak) as error:
             return f"{name} ({str(error)[:60]})"
     return None
 

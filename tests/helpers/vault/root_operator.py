@@ -14,7 +14,7 @@ from helpers.vault.plan_commands import AuditedCluster
 from helpers.vault.rotations import SPEC
 from helpers.vault.servers import Server
 from vaultpki.ca import commands
-from vaultpki.errors import Sealed, SpecError, Unavailable
+from vaultpki.errors import Sealed, StateConflict, Unavailable
 from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.rotation.states import BACK
 from vaultpki.vault import Vault
@@ -79,7 +79,7 @@ class RootOperator:
                 act(self.cluster.model, vault, self.now, (), words)
             else:
                 # Its record says the next state: whoever looks in first makes it so.
-                with contextlib.suppress(*() if self.record.active else (SpecError,)):
+                with contextlib.suppress(*() if self.record.active else (StateConflict,)):
                     # After the very last write nothing is left to do, and it says so.
                     assert not commands.advance(self.cluster.model, vault, self.now).moved
 

@@ -9,7 +9,7 @@ import pytest
 from helpers.vault.rotations import Rotation, rotation_of
 from helpers.vault.servers import Server
 from vaultpki.ca.run import Step
-from vaultpki.errors import SpecError
+from vaultpki.errors import StateConflict
 from vaultpki.records.rotation import Method, State
 
 
@@ -44,7 +44,7 @@ def test_members_restart_by_turns_once_the_new_ca_is_deleted(rotation: Rotation)
     step = rotation.abort()
     assert step.moved and step.ended and rotation.record.turn == "" and rotation.record.let_go
     rotation.reported()
-    with pytest.raises(SpecError, match="no CA of"):
+    with pytest.raises(StateConflict, match="no CA of"):
         rotation.abort()
     assert all(each.gate is None for each in rotation.status())
     rotation.settled()

@@ -16,7 +16,7 @@ from helpers.vault.plan_commands import fails
 from helpers.vault.root_operator import RootOperator
 from helpers.vault.servers import Server
 from vaultpki.ca import commands
-from vaultpki.errors import SpecError
+from vaultpki.errors import StateConflict
 from vaultpki.identity import anchor
 from vaultpki.kube.objects import KubeTrust, PodStart, RootCopy
 from vaultpki.pki import x509
@@ -38,7 +38,7 @@ def test_a_whole_rotation(rotation: RootRotation, tmp_path: Path) -> None:
     record = rotation.begin()
     assert record.state is State.PREPARED and set(rotation.certificates()) == {"root-1"}
     assert rotation.keys() == {"root-1", "root-2"}
-    with pytest.raises(SpecError, match="one is rotated at a time"):
+    with pytest.raises(StateConflict, match="one is rotated at a time"):
         commands.rotate(cluster.model, rotation.vault, "etcd", Method.NEW_KEY, 60, rotation.now)
 
     rotation.moved(State.PUBLISHED)
@@ -212,7 +212,7 @@ def test_pods_and_kubeconfigs_outside_hold_it_up(rotation: RootRotation) -> None
     assert step.gate is not None and "default/web" in step.gate.waiting[0].reason
     rotation.pods = KubeTrust(("default",), (both,), ())
     assert rotation.advance().record.state is State.SWITCHED
-    with pytest.raises(SpecError, match="outside"):
+    with pytest.raises(StateConflict, match="outside"):
         rotation.abort("outside")
 
 

@@ -16,7 +16,7 @@ from helpers.vault import operator_tokens
 from helpers.vault.root_operator import RootOperator
 from helpers.vault.servers import Server
 from vaultpki.ca import commands
-from vaultpki.errors import SpecError
+from vaultpki.errors import StateConflict
 from vaultpki.records.rotation import State
 from vaultpki.vault import Settings, Vault
 
@@ -32,10 +32,10 @@ def proxy(own_server: Server) -> Iterator[Proxy]:
 def check(operator: RootOperator, when: str) -> None:
     """Nothing is left but the root in force with its cross certificate, and one issuer with one key for each CA."""
     vault = operator.cluster.client()
-    with contextlib.suppress(SpecError):
+    with contextlib.suppress(StateConflict):
         # What was cut off in the very last step.
         commands.advance(operator.cluster.model, vault, operator.now)
-    with pytest.raises(SpecError, match="no CA of"):
+    with pytest.raises(StateConflict, match="no CA of"):
         commands.advance(operator.cluster.model, vault, operator.now)
     record = operator.record
     root = record.leaf.name

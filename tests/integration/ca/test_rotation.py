@@ -14,7 +14,7 @@ from helpers.vault.rotations import SPEC, Rotation, rotation_of
 from helpers.vault.servers import Server
 from vaultpki.ca import commands
 from vaultpki.certificates import ISSUING_CAS
-from vaultpki.errors import SpecError
+from vaultpki.errors import ArgumentError, SpecError, StateConflict
 from vaultpki.identity import access, enrol
 from vaultpki.pki import x509
 from vaultpki.records.rotation import Method, State
@@ -59,7 +59,7 @@ def test_a_whole_rotation(rotation: Rotation) -> None:
         == cluster.read(f"{cluster.prefix}/etcd/key/etcd-2")["key_id"]
     )
     rotation.settled()
-    with pytest.raises(SpecError, match="no CA of"):
+    with pytest.raises(StateConflict, match="no CA of"):
         rotation.advance()
     # And once more, from there.
     rotation.reach(State.DONE)
@@ -116,9 +116,9 @@ def test_plan_and_status_say_where_it_stands(rotation: Rotation) -> None:
     assert (one.next, one.back, one.problem, one.name) == (State.SWITCHED, State.STEADY, "", "etcd-1")
     assert one.gate is not None and {each.node for each in one.gate.waiting} == {"cp-1", "etcd-2"}
     # Another one begins after this one.
-    with pytest.raises(SpecError, match="the CA etcd is being rotated"):
+    with pytest.raises(StateConflict, match="the CA etcd is being rotated"):
         commands.rotate(cluster.model, rotation.vault, "kubelet", Method.NEW_KEY, 60, rotation.now)
-    with pytest.raises(SpecError, match="there is no issuing CA etcdd"):
+    with pytest.raises(ArgumentError, match="there is no issuing CA etcdd"):
         commands.rotate(cluster.model, rotation.vault, "etcdd", Method.NEW_KEY, 60, rotation.now)
 
 
@@ -130,9 +130,9 @@ def test_a_node_that_is_away_is_left_out_by_its_name(server: Server, tmp_path: P
     rotation.reported()
     step = rotation.advance()
     assert not step.moved and step.gate is not None and [each.node for each in step.gate.waiting] == [away.name]
-    with pytest.raises(SpecError, match="w-17 takes no part in the rotation of kubernetes"):
+    with pytest.raises(ArgumentError, match="w-17 takes no part in the rotation of kubernetes"):
         rotation.advance(without=("w-17",))
-    with pytest.raises(SpecError, match="admin takes no part"):
+    with pytest.raises(ArgumentError, match="admin takes no part"):
         rotation.advance(restarted=("admin",))
     step = rotation.advance(without=(away.name, "admin"))
     assert step.moved and step.record.excused == ("admin", away.name)

@@ -14,7 +14,7 @@ from helpers.vault.rotations import SPEC, Rotation, rotation_of
 from helpers.vault.servers import Server
 from vaultpki.ca import commands
 from vaultpki.ca.run import Step
-from vaultpki.errors import Attention, Refused, SpecError, VaultpkiError
+from vaultpki.errors import Attention, Refused, SpecError, StateConflict, VaultpkiError
 from vaultpki.provision import apply, authorities
 from vaultpki.provision.carry_out import carry_out
 from vaultpki.records import rotation as rotation_record
@@ -78,7 +78,7 @@ def test_two_operators_never_both_take_a_step(rotation: Rotation) -> None:
         assert after.state in (before.state, *(step.record.state for step in moved))
         if not moved and after.state is before.state:
             rotation.advance()
-    with pytest.raises(SpecError, match="no CA of"):
+    with pytest.raises(StateConflict, match="no CA of"):
         rotation.advance()
     assert rotation.names() == ({"etcd-2"}, {"etcd-2"}, "etcd-2")
     rotation.settled()
@@ -148,13 +148,13 @@ def test_a_ca_whose_key_is_gone_too(rotation: Rotation, state: State, words: str
     (one,) = [each for each in rotation.status() if each.record]
     assert one.problem.startswith(f"the CA {name} and its key are gone from") and words in one.problem
     if state in (State.SWITCHED, State.RETIRED):
-        with pytest.raises(SpecError, match="ca abort"):
+        with pytest.raises(StateConflict, match="ca abort"):
             rotation.advance()
         while rotation.record.active:
             rotation.moved(rotation.abort)
         assert rotation.names() == ({"etcd-1"}, {"etcd-1"}, "etcd-1")
     elif state is State.PUBLISHED:
-        with pytest.raises(SpecError, match="ca continue"):
+        with pytest.raises(StateConflict, match="ca continue"):
             rotation.abort()
         while rotation.record.active:
             rotation.moved()
@@ -176,7 +176,9 @@ def test_a_new_ca_that_was_revoked_is_left_by_the_way_back(rotation: Rotation) -
     rotation.reach(State.SWITCHED)
     revoked(rotation, "etcd-2")
     rotation.reported()
-    with pytest.raises(SpecError, match=r"somebody revoked the CA etcd-2 .*`vaultpki ca abort` goes back to etcd-1"):
+    with pytest.raises(
+        StateConflict, match=r"somebody revoked the CA etcd-2 .*`vaultpki ca abort` goes back to etcd-1"
+    ):
         rotation.advance()
     while rotation.record.active:
         rotation.moved(rotation.abort)
@@ -189,7 +191,7 @@ def test_an_old_ca_that_was_revoked_is_left_by_going_on(rotation: Rotation) -> N
     rotation.reach(State.PUBLISHED)
     revoked(rotation, "etcd-1")
     rotation.reported()
-    with pytest.raises(SpecError, match="somebody revoked the CA etcd-1"):
+    with pytest.raises(StateConflict, match="somebody revoked the CA etcd-1"):
         rotation.abort()
     while rotation.record.active:
         rotation.moved()
@@ -375,7 +377,7 @@ def test_a_snapshot_of_before_the_rotation_loses_the_new_ca(rotation: Rotation) 
     assert (record.state, record.kept) == (State.RETRUSTING, Kept.OLD)
     rotation.reported()
     assert {node.leaf for node in rotation.nodes} == lost and all(len(node.trust) == 2 for node in rotation.nodes)
-    with pytest.raises(SpecError, match=r"the CA etcd-2 and its key are gone.*ca abort"):
+    with pytest.raises(StateConflict, match=r"the CA etcd-2 and its key are gone.*ca abort"):
         rotation.advance()
     while rotation.record.active:
         rotation.moved(rotation.abort)

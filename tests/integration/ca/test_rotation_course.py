@@ -14,7 +14,7 @@ from helpers.vault.servers import Server
 from vaultpki.ca import commands, root_run
 from vaultpki.ca.run import Step
 from vaultpki.ca.scene import Scene, read_scene
-from vaultpki.errors import Attention, ChangedMeanwhile, SpecError, Unavailable
+from vaultpki.errors import Attention, ChangedMeanwhile, StateConflict, Unavailable
 from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.rotation.course import Course
 
@@ -128,7 +128,7 @@ def test_the_roots_way_back_ends_before_anything_of_the_old_root_is_deleted(
 
     def crossed(scene: Scene, record: RotationRecord) -> Scene:
         if record.state is State.DONE and not said:
-            with pytest.raises(SpecError) as caught:
+            with pytest.raises(StateConflict) as caught:
                 commands.abort(cluster, operator.cluster.client(), operator.now)
             said.append(str(caught.value))
             # The command is killed then.

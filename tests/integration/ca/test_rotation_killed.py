@@ -15,7 +15,7 @@ import pytest
 from helpers.faults.cutting_proxy import Proxy, proxied
 from helpers.vault.rotations import Rotation, rotation_of
 from helpers.vault.servers import Server
-from vaultpki.errors import Sealed, SpecError, Unavailable
+from vaultpki.errors import Sealed, StateConflict, Unavailable
 from vaultpki.records.rotation import Method, State
 from vaultpki.vault import Settings, Vault
 
@@ -64,7 +64,7 @@ def cut_off(act: Callable[[Vault], object], rotation: Rotation, through: Vault) 
             assert not rotation.advance().moved or rotation.record.method is Method.EMERGENCY
         else:
             # After the last write there is nothing left to do.
-            with contextlib.suppress(SpecError):
+            with contextlib.suppress(StateConflict):
                 rotation.advance()
 
 
@@ -73,7 +73,7 @@ def check(rotation: Rotation, when: str) -> None:
     leaf = rotation.record.leaf.name
     assert rotation.names() == ({leaf}, {leaf.partition("r")[0]}, leaf), when
     assert rotation.signs(leaf), when
-    with pytest.raises(SpecError, match="no CA of"):
+    with pytest.raises(StateConflict, match="no CA of"):
         rotation.advance()
     rotation.settled()
 

@@ -22,7 +22,7 @@ from vaultpki.agent import run
 from vaultpki.certificates import resolve, row_named, sign_parameters
 from vaultpki.config import load_agent
 from vaultpki.disk.files import write_private
-from vaultpki.errors import Denied, SpecError
+from vaultpki.errors import Denied, StateConflict
 from vaultpki.identity import access, enrol, nodes
 from vaultpki.issue import operator
 from vaultpki.model import Certificate
@@ -150,7 +150,7 @@ def enrolling(cluster: AppliedCluster, vault: Vault) -> list[Step]:
     def occupied() -> None:
         try:
             enroll()
-        except SpecError as error:
+        except StateConflict as error:
             if "has 1 live credential " not in str(error):
                 raise
         else:

@@ -24,7 +24,7 @@ from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.jwt_issuer import Issuer
 from helpers.vault.servers import Server
 from vaultpki.config import load_agent
-from vaultpki.errors import SpecError
+from vaultpki.errors import StateConflict
 from vaultpki.identity import credentials, ending, enrol
 from vaultpki.identity.credentials import Identity
 from vaultpki.provision import apply, destroy
@@ -288,7 +288,7 @@ def test_a_lock_cut_anywhere_goes_on(cluster: AppliedCluster, node: str, pool: s
             unfinished = ending.unfinished(model, vault) | set(enrolled_nodes.accessors(cluster, node, stolen.kind))
             who = enrol.holder(model, node, pool)
             if unfinished:
-                with pytest.raises(SpecError, match="pass --replace"):
+                with pytest.raises(StateConflict, match="pass --replace"):
                     enrol.enroll(model, vault, node, who, enrol.place(model, vault), wrap_ttl=60)
         if cut:
             enrol.lock(model, vault, node, wait=0)

@@ -22,7 +22,7 @@ from helpers.vault.applied_cluster import vaultpki
 from vaultpki import certificates
 from vaultpki.certificates import ISSUING_CAS, TABLE, bundle
 from vaultpki.cli.verify import verify_command
-from vaultpki.errors import Attention, SpecError, ToolMissing
+from vaultpki.errors import ArgumentError, Attention, SpecError, ToolMissing
 from vaultpki.model import Usage
 from vaultpki.verify import folders, handshake
 from vaultpki.verify.matrix import Check, to_json, verify
@@ -254,7 +254,7 @@ def test_a_folder_of_too_many_entries_is_refused(files: HandmadeFiles, tmp_path:
     many.mkdir()
     for number in range(folders.MOST + 1):
         (many / str(number)).touch()
-    with pytest.raises(SpecError, match="holds more than 10000 entries: name one node's folder with --dir"):
+    with pytest.raises(ArgumentError, match="holds more than 10000 entries: name one node's folder with --dir"):
         folders.find(files.cluster, many)
 
 
@@ -530,9 +530,9 @@ def test_a_folder_of_another_name_is_known_by_what_lies_in_it(files: HandmadeFil
 
 
 def test_folders_that_are_nobodys(files: HandmadeFiles, tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="holds no certificate files of prod"):
+    with pytest.raises(ArgumentError, match="holds no certificate files of prod"):
         folders.find(files.cluster, tmp_path)
-    with pytest.raises(SpecError, match="No such file"):
+    with pytest.raises(ArgumentError, match="No such file"):
         folders.find(files.cluster, tmp_path / "nothing")
     stranger = tmp_path / "strangers" / "stranger"
     stranger.mkdir(parents=True)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from helpers import ca_certificates
-from vaultpki.errors import SpecError
+from vaultpki.errors import StateConflict
 from vaultpki.pki.facts import Facts
 from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport, Seen
 from vaultpki.records.rotation import CaRef, Kept, Method, RotationRecord, State
@@ -333,7 +333,7 @@ class SimulatedCluster:
         if recovery.ahead(self.shape.domain, record, self.participants(), self.aside()):
             try:
                 recovered = self.recovered(record)
-            except SpecError:
+            except StateConflict:
                 # No number is above what both say: the operator leaves the liar out.
                 self.disbelieved = True
                 return None

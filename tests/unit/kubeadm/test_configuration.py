@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from vaultpki.cli import vaultpki
 from vaultpki.config import load_cluster
-from vaultpki.errors import SpecError
+from vaultpki.errors import ArgumentError, SpecError
 from vaultpki.kubeadm import configuration, files
 from vaultpki.kubeadm.configuration import Document, Places
 from vaultpki.model import Cluster
@@ -170,14 +170,19 @@ def test_upgrades_renew_nothing_and_patch_again() -> None:
         (["etcd-1"], EXTERNAL, "etcd-1 has the role etcd only"),
         (["nobody"], STACKED, "'nobody' is no listed node of prod, and no pool takes this name"),
         (["--pool", "none"], STACKED, "has no pool 'none'; it has: none"),
-        (["cp-1", "--init"], STACKED.replace(", etcd", ""), "no node has the role etcd"),
         (["cp-1", "--init", "--dir", "pki"], STACKED, "--dir: 'pki' is a relative path"),
     ],
 )
 def test_refusals(tmp_path: Path, arguments: list[str], text: str, message: str) -> None:
     read(tmp_path, text)
     ran = CliRunner().invoke(vaultpki, ["kubeadm", "config", "-f", str(tmp_path / "cluster.yaml"), *arguments])
-    assert isinstance(ran.exception, SpecError) and message in str(ran.exception), ran.exception
+    assert isinstance(ran.exception, ArgumentError) and message in str(ran.exception), ran.exception
+
+
+def test_a_cluster_without_etcd_is_refused(tmp_path: Path) -> None:
+    read(tmp_path, STACKED.replace(", etcd", ""))
+    ran = CliRunner().invoke(vaultpki, ["kubeadm", "config", "-f", str(tmp_path / "cluster.yaml"), "cp-1", "--init"])
+    assert isinstance(ran.exception, SpecError) and "no node has the role etcd" in str(ran.exception), ran.exception
 
 
 @pytest.mark.parametrize(

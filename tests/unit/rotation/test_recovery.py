@@ -12,7 +12,7 @@ from helpers import ca_certificates
 from helpers.ca_certificates import BEGUN
 from helpers.example_cluster import load
 from vaultpki.certificates import ca_subject
-from vaultpki.errors import SpecError
+from vaultpki.errors import StateConflict
 from vaultpki.model import Cluster
 from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, Seen
 from vaultpki.records.rotation import MOST_AHEAD, CaRef, Kept, Method, RotationRecord, State
@@ -150,12 +150,12 @@ def test_the_number_is_above_what_nodes_remember_and_each_takes_it() -> None:
     found = next_revision("etcd", before, nodes)
     assert 900 < found <= 14 + MOST_AHEAD
     for far in (14 + MOST_AHEAD, 10**9, (1 << 53) - 1):
-        with pytest.raises(SpecError, match=r"n2 has read revision.*--without n2"):
+        with pytest.raises(StateConflict, match=r"n2 has read revision.*--without n2"):
             next_revision("etcd", before, [node("n1", ONE, highest=14), node("n2", ONE, highest=far)])
         assert next_revision("etcd", before, [node("n1", ONE, highest=14), node("n2", ONE, highest=far)], ("n2",)) > 14
     # All of them have read a forged record that no longer stands there, or none takes the one that does.
     assert next_revision("etcd", before, [node("n1", ONE, highest=10**9)]) > 10**9
-    with pytest.raises(SpecError, match="join"):
+    with pytest.raises(StateConflict, match="join"):
         next_revision("etcd", before, [node("n1", ONE, highest=(1 << 53) - 1)])
     forged = replace(before, revision=10**9)
     assert out_of_reach("etcd", forged, [node("n1", ONE, highest=14)])
@@ -220,5 +220,5 @@ def test_the_first_rotation_goes_on_trusting_what_nodes_trust(cluster: Cluster) 
 
 def test_a_mount_that_signs_by_another_ca_is_applied_first(cluster: Cluster) -> None:
     for mount in (replace(BOTH, default=TWO.id), replace(BOTH, issuers=(TWO,))):
-        with pytest.raises(SpecError, match="vaultpki apply"):
+        with pytest.raises(StateConflict, match="vaultpki apply"):
             first_record(cluster, "etcd", Method.NEW_KEY, 60, None, mount, [], LATER)

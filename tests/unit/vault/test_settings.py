@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from vaultpki.errors import SpecError
+from vaultpki.errors import ArgumentError, SpecError
 from vaultpki.values.hosts import parse_origin, vault_address
 from vaultpki.vault import Settings, Vault, from_environment
 from vaultpki.vault.settings import namespace_path, tls_context
@@ -76,16 +76,16 @@ def test_a_token_that_cannot_be_one_is_refused_and_not_repeated(tmp_path: Path, 
     if content == "\u00e9":
         assert from_environment({"HOME": str(tmp_path)}).token == ""
     else:
-        with pytest.raises(SpecError, match=r"~/\.vault-token") as caught:
+        with pytest.raises(ArgumentError, match=r"~/\.vault-token") as caught:
             from_environment({"HOME": str(tmp_path)})
         assert content not in str(caught.value)
-    with pytest.raises(SpecError, match="VAULT_TOKEN"):
+    with pytest.raises(ArgumentError, match="VAULT_TOKEN"):
         from_environment({"VAULT_TOKEN": content})
 
 
 @pytest.mark.parametrize("namespace", ["a b", "a\r\nX-Vault-Token: x", "\u00e9"])
 def test_a_namespace_that_is_no_header_is_refused(namespace: str) -> None:
-    with pytest.raises(SpecError, match="VAULT_NAMESPACE"):
+    with pytest.raises(ArgumentError, match="VAULT_NAMESPACE"):
         from_environment({"VAULT_NAMESPACE": namespace})
 
 
@@ -104,7 +104,7 @@ def test_no_representation_shows_the_token() -> None:
 
 
 def test_no_address_is_told() -> None:
-    with pytest.raises(SpecError, match="set VAULT_ADDR"):
+    with pytest.raises(ArgumentError, match="set VAULT_ADDR"):
         Vault(from_environment({}))
 
 
