@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import reference
 from helpers import pages
+from unit.test_imports import ORDER
 from vaultpki import assets, certificates, layout
 from vaultpki.agent import join_hooks
 from vaultpki.cli import vaultpki
@@ -411,7 +412,8 @@ def test_the_rooms_are_those_of_the_package() -> None:
     there = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert there <= set(spans)
     for name in spans:
-        assert (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file() or name.endswith("/"), name
+        assert (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file(), name
+    assert [*spans, "__main__"] == [*ORDER]
 
 
 def test_files_to_open_exist() -> None:
