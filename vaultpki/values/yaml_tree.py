@@ -6,7 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -144,7 +144,8 @@ def parse(text: str, file: str, *, start: str) -> Mapping:
         raise SpecError(f"the file contains the control character {bad[0]!a}: remove it", file=file, line=line)
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        root = _Builder(file, yaml.SafeLoader.yaml_implicit_resolvers).document(yaml.parse(text, Loader=loader))
+        events = yaml.parse(text, Loader=loader)
+        root = _Builder(file, yaml.SafeLoader.yaml_implicit_resolvers, events).document()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         # Without libyaml, PyYAML's own parser quotes the text that it found, which may be a secret.
@@ -167,102 +168,76 @@ def parse(text: str, file: str, *, start: str) -> Mapping:
 
 
 class _Builder:
-    """Builds the tree from parser events with its own stack, so that deep nesting cannot exhaust Python's stack."""
+    """Builds the tree from parser events, and refuses deep nesting before it could exhaust Python's stack."""
 
-    def __init__(self, file: str, resolvers: Any) -> None:
-        self.file = file
-        self.resolvers = resolvers
-        self.stack: list[_Open] = []
-        self.root: Node | None = None
+    def __init__(self, file: str, resolvers: Any, events: Iterator[Any]) -> None:
+        self.file, self.resolvers, self.events = file, resolvers, events
         self.values = 0
 
-    def document(self, events: Iterator[Any]) -> Node | None:
+    def document(self) -> Node | None:
         import yaml
 
+        root: Node | None = None
         documents = 0
-        for event in events:
-            line = event.start_mark.line + 1
+        for event in self.events:
+            place = Place(self.file, event.start_mark.line + 1, "")
             if isinstance(event, yaml.DocumentStartEvent):
                 documents += 1
                 if documents > 1:
-                    raise self._refuse(line, "the file contains a second document: keep one, without --- in between")
+                    raise place.refuse("the file contains a second document: keep one, without --- in between")
             elif isinstance(event, yaml.NodeEvent):
-                self._node(event, line)
-            elif isinstance(event, yaml.CollectionEndEvent):
-                done = self.stack.pop()
-                self._place(Mapping(done.pairs, done.line) if done.mapping else Sequence(done.items, done.line))
-        return self.root
+                root = self._node(event, place, 0)
+        return root
 
-    def _node(self, event: Any, line: int) -> None:
+    def _node(self, event: Any, place: Place, depth: int) -> Node:
+        """Return the node that begins with `event`, whose place has the event's line."""
         import yaml
 
         if isinstance(event, yaml.AliasEvent):
-            raise self._refuse(line, f"the alias {quoted_key(str(event.anchor))} is not allowed: repeat the value")
+            raise place.refuse(f"the alias {quoted_key(str(event.anchor))} is not allowed: repeat the value")
         if event.anchor is not None:
-            raise self._refuse(line, f"the anchor {quoted_key(event.anchor)} is not allowed: repeat the value")
+            raise place.refuse(f"the anchor {quoted_key(event.anchor)} is not allowed: repeat the value")
         if event.tag is not None:
-            raise self._refuse(
-                line, f"the tag {quoted_key(event.tag)} is not allowed: write the plain value, text in quotes"
-            )
+            raise place.refuse(f"the tag {quoted_key(event.tag)} is not allowed: write the plain value, text in quotes")
         self.values += 1
         if self.values > MAX_VALUES:
-            raise self._refuse(line, f"the file contains more than {MAX_VALUES} values: make it smaller")
+            raise place.refuse(f"the file contains more than {MAX_VALUES} values: make it smaller")
         if isinstance(event, yaml.ScalarEvent):
-            self._place(Scalar(event.value, line, self._read_as(event, line)))
-            return
-        if len(self.stack) >= MAX_DEPTH:
-            raise self._refuse(line, f"the file is nested deeper than {MAX_DEPTH} levels: make it flatter")
-        mapping = isinstance(event, yaml.MappingStartEvent)
-        if self.stack and self.stack[-1].mapping and self.stack[-1].key is None:
-            raise self._refuse(line, "this key is a list or mapping: write a plain word before the colon")
-        self.stack.append(_Open(mapping, line))
+            return Scalar(event.value, place.line, self._read_as(event, place))
+        if depth >= MAX_DEPTH:
+            raise place.refuse(f"the file is nested deeper than {MAX_DEPTH} levels: make it flatter")
+        if isinstance(event, yaml.MappingStartEvent):
+            return Mapping(self._pairs(place, depth + 1), place.line)
+        items: list[Node] = []
+        while not isinstance(each := next(self.events), yaml.SequenceEndEvent):
+            items.append(self._node(each, place.item(len(items), each.start_mark.line + 1), depth + 1))
+        return Sequence(items, place.line)
 
-    def _read_as(self, event: Any, line: int) -> str | None:
+    def _pairs(self, place: Place, depth: int) -> dict[str, tuple[Scalar, Node]]:
+        import yaml
+
+        pairs: dict[str, tuple[Scalar, Node]] = {}
+        while not isinstance(event := next(self.events), yaml.MappingEndEvent):
+            at = Place(place.file, event.start_mark.line + 1, place.path)
+            key = self._node(event, at, depth)
+            if not isinstance(key, Scalar):
+                raise at.refuse("this key is a list or mapping: write a plain word before the colon")
+            here = place.under(key.value, key.line)
+            if key.value in pairs:
+                first = pairs[key.value][0].line
+                raise here.refuse(
+                    f"the key {quoted_key(key.value)} is given twice, first in line {first}: keep one of them"
+                )
+            event = next(self.events)
+            pairs[key.value] = key, self._node(event, place.under(key.value, event.start_mark.line + 1), depth)
+        return pairs
+
+    def _read_as(self, event: Any, place: Place) -> str | None:
         if not event.implicit[0]:
             return None
         for tag, pattern in self.resolvers.get(event.value[:1], []):
             if pattern.match(event.value):
                 if tag == _MERGE:
-                    raise self._refuse(line, "the merge key << is not allowed: repeat the keys")
+                    raise place.refuse("the merge key << is not allowed: repeat the keys")
                 return None if tag == _TEXT else _READ_AS.get(tag.rpartition(":")[2], "not text")
         return None
-
-    def _place(self, node: Node) -> None:
-        if not self.stack:
-            self.root = node
-            return
-        top = self.stack[-1]
-        if not top.mapping:
-            top.items.append(node)
-        elif top.key is None and isinstance(node, Scalar):
-            if node.value in top.pairs:
-                first = top.pairs[node.value][0].line
-                raise self._refuse(
-                    node.line,
-                    f"the key {quoted_key(node.value)} is given twice, first in line {first}: keep one of them",
-                    node.value,
-                )
-            top.key = node
-        elif top.key is not None:
-            top.pairs[top.key.value] = (top.key, node)
-            top.key = None
-
-    def _refuse(self, line: int, problem: str, last: str | None = None) -> SpecError:
-        place = Place(self.file, line, "")
-        for opened in self.stack:
-            if opened.mapping and opened.key is not None:
-                place = place.under(opened.key.value)
-            elif not opened.mapping:
-                place = place.item(len(opened.items), line)
-        return (place.under(last) if last is not None else place).refuse(problem)
-
-
-@dataclass(slots=True)
-class _Open:
-    """A mapping or sequence whose end event has not been read yet."""
-
-    mapping: bool
-    line: int
-    items: list[Node] = field(default_factory=list)
-    pairs: dict[str, tuple[Scalar, Node]] = field(default_factory=dict)
-    key: Scalar | None = None
