@@ -16,7 +16,7 @@ from typing import Final
 
 from benchmarks.timing import Contender, Measure, Result, compare
 from vaultpki.certificates import pair_files, sign_parameters
-from vaultpki.config import load_cluster
+from vaultpki.config.cluster import load_cluster
 from vaultpki.demo import openbao, run
 from vaultpki.disk import files
 from vaultpki.disk.store import Directory, File

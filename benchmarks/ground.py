@@ -14,7 +14,7 @@ from typing import Final
 
 from benchmarks import peers
 from benchmarks.timing import Contender, Hook, Hooks, Measure, nothing
-from vaultpki.config import load_cluster
+from vaultpki.config.cluster import load_cluster
 from vaultpki.demo import openbao
 from vaultpki.model import Cluster
 from vaultpki.provision import apply, destroy

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject, node_rows, rows
-from vaultpki.config import load_cluster
+from vaultpki.config.cluster import load_cluster
 from vaultpki.graph.content import Expiry
 from vaultpki.layout import client_cas
 from vaultpki.model import Cluster

@@ -32,7 +32,7 @@ from vaultpki.certificates import (
     pair_files,
 )
 from vaultpki.cli import vaultpki
-from vaultpki.config import load_cluster
+from vaultpki.config.cluster import load_cluster
 from vaultpki.daemon import metric_families
 from vaultpki.graph.content import Expiry, graph
 from vaultpki.graph.svg import svg

@@ -26,8 +26,9 @@ from unit.test_imports import ORDER
 from vaultpki import assets, certificates, layout
 from vaultpki.agent import join_hooks
 from vaultpki.cli import vaultpki
-from vaultpki.config import load_agent, load_cluster, schema
-from vaultpki.config.agent import AGENT
+from vaultpki.config.agent import AGENT, load_agent
+from vaultpki.config.cluster import load_cluster
+from vaultpki.config.cluster_schema import schema
 from vaultpki.config.hooks import plain_hooks
 from vaultpki.errors import TemplateError
 from vaultpki.findings.nodes import NodeState

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vaultpki.config import load_cluster
+from vaultpki.config.cluster import load_cluster
 from vaultpki.errors import SpecError
 from vaultpki.model import Cluster
 

@@ -242,14 +242,14 @@ def test_a_fault_of_ours_tells_no_secret(tmp_path: Path) -> None:
     """An exception may carry whatever was at hand; of a fault only its kind and its place are told."""
     secret = "s.CANARYCANARYCANARYCANARY"
     code = (
-        "import vaultpki.config, vaultpki.cli, sys\n"
+        "import vaultpki.config.cluster, vaultpki.cli, sys\n"
         "def load(*_, **__):\n"
         f"    token = {secret!r}\n"
         "    try:\n"
         "        raise ValueError(token)\n"
         "    except ValueError:\n"
         "        raise RuntimeError('of ' + token)\n"
-        "vaultpki.config.load_cluster = load\n"
+        "vaultpki.config.cluster.load_cluster = load\n"
         "sys.argv = ['vaultpki', 'plan']\n"
         "vaultpki.cli.main()\n"
     )

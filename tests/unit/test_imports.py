@@ -238,7 +238,7 @@ def test_plan_and_apply_load_no_cryptography(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from vaultpki.provision import apply\n"
         "from vaultpki.assets import starter\n"
-        "from vaultpki.config import load_cluster\n"
+        "from vaultpki.config.cluster import load_cluster\n"
         "from vaultpki.provision.desired import desired\n"
         "from vaultpki.records.server_facts import ServerFacts\n"
         "import vaultpki.cli.apply\n"

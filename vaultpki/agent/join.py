@@ -46,7 +46,7 @@ def join(plan: JoinPlan, now: datetime, *, allow_http: bool) -> Joined:
     pin before the wrapping token is used, so a join file for another cluster is not spent. Raises JoinRefused with what
     to do if the file is spent, expired or not what Vault wrapped. A join that is refused leaves nothing behind.
     """
-    from vaultpki.config import dump_agent
+    from vaultpki.config.agent import dump_agent
 
     join = plan.join
     config = _configuration(plan)

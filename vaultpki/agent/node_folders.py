@@ -49,7 +49,7 @@ def find(directory: Path) -> tuple[NodeFolder, ...]:
 
 def read(folder: NodeFolder, now: datetime, *, allow_http: bool = False) -> status.Status:
     """Return how a node is, however broken; its agent.yaml is held to the same rules as on the node."""
-    from vaultpki.config import load_agent
+    from vaultpki.config.agent import load_agent
 
     path = folder.path / _FILE
     try:

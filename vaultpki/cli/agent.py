@@ -161,7 +161,7 @@ def agent_command(
             return 0
 
     from vaultpki.agent import run
-    from vaultpki.config import load_agent
+    from vaultpki.config.agent import load_agent
 
     if print_unit is not None:
         from vaultpki.host import systemd
@@ -220,7 +220,7 @@ def _join(file: Path, join_file: Path, places: Places, *, static_pods: bool, all
 def join_plan(file: Path, join_file: Path, places: Places, *, allow_http: bool) -> JoinPlan:
     """Return the join that these files and folders ask for; nothing is checked but the files themselves."""
     from vaultpki.agent.join_checks import JoinPlan
-    from vaultpki.config import load_agent
+    from vaultpki.config.agent import load_agent
     from vaultpki.disk import files
     from vaultpki.layout import DIRECTORY
     from vaultpki.records.join_file import load_join

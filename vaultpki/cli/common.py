@@ -67,7 +67,7 @@ def opened(
     file: Path, *, allow_http: bool, patience: float | None = None
 ) -> Iterator[tuple[Cluster, Vault, ServerFacts]]:
     """Load the spec and open its server; a refusal for want of rights is explained. As `open_vault`."""
-    from vaultpki.config import load_cluster
+    from vaultpki.config.cluster import load_cluster
     from vaultpki.vault import explained
 
     cluster = load_cluster(file, allow_http=allow_http)

@@ -71,7 +71,7 @@ def _findings(
 ) -> Iterator[Finding]:
     from vaultpki.agent import doctor
     from vaultpki.cli.agent import Places, join_plan
-    from vaultpki.config import load_agent
+    from vaultpki.config.agent import load_agent
     from vaultpki.errors import VaultpkiError
 
     try:

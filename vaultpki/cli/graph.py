@@ -86,7 +86,7 @@ def _read(
     file: Path, directory: Path | None, now: datetime, *, from_vault: bool, allow_http: bool
 ) -> tuple[Graph, tuple[str, ...]]:
     """Return the picture, and what could not be read."""
-    from vaultpki.config import load_cluster
+    from vaultpki.config.cluster import load_cluster
     from vaultpki.graph import content
 
     if from_vault:

@@ -26,7 +26,7 @@ def issue_command(name: str, file: Path, allow_http: bool, directory: Path) -> N
     """
     from datetime import UTC, datetime
 
-    from vaultpki.config import load_cluster
+    from vaultpki.config.cluster import load_cluster
     from vaultpki.identity import anchor
     from vaultpki.issue import operator
     from vaultpki.vault import explained

@@ -80,7 +80,7 @@ def config_command(
       vaultpki kubeadm config -f cluster.yaml cp-2 --join -o cp-2
       vaultpki kubeadm config -f cluster.yaml --pool autoscaled -o autoscaled
     """
-    from vaultpki.config import load_cluster
+    from vaultpki.config.cluster import load_cluster
     from vaultpki.kubeadm import files
 
     if (node is None) == (pool is None):

@@ -28,7 +28,7 @@ def policy_command(who: str, file: Path, allow_http: bool) -> None:
     """
     import json
 
-    from vaultpki.config import load_cluster
+    from vaultpki.config.cluster import load_cluster
     from vaultpki.identity import access
 
     rules = access.policy_of(load_cluster(file, allow_http=allow_http), who)

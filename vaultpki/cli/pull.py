@@ -26,7 +26,7 @@ def pull_command(file: Path, allow_http: bool, as_json: bool) -> int:
     import json
     import sys
 
-    from vaultpki.config import load_agent
+    from vaultpki.config.agent import load_agent
     from vaultpki.daemon import resident
     from vaultpki.host.log import writer
 

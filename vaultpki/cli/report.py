@@ -59,7 +59,7 @@ def _of_folder(file: Path, directory: Path) -> Report:
     from datetime import UTC, datetime
 
     from vaultpki import certificates
-    from vaultpki.config import load_cluster
+    from vaultpki.config.cluster import load_cluster
     from vaultpki.show import check_summary, expiries, report_model
     from vaultpki.verify import folders, matrix
 

@@ -47,6 +47,6 @@ def schema_command() -> None:
     """
     import json
 
-    from vaultpki.config import schema
+    from vaultpki.config.cluster_schema import schema
 
     click.echo(json.dumps(schema(), indent=2))

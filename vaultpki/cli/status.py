@@ -94,7 +94,7 @@ class Shown:
 
 def _of_node(file: Path, *, offline: bool, allow_http: bool) -> Shown:
     from vaultpki.agent import status
-    from vaultpki.config import load_agent
+    from vaultpki.config.agent import load_agent
 
     now = datetime.now(UTC)
     config = load_agent(file, allow_http=allow_http)
@@ -161,7 +161,7 @@ def renew_command(file: Path, force: bool, allow_http: bool, names: tuple[str, .
     """
     from vaultpki.agent import pairs, run
     from vaultpki.cli.agent import tell_outcome
-    from vaultpki.config import load_agent
+    from vaultpki.config.agent import load_agent
     from vaultpki.errors import ArgumentError
     from vaultpki.node import assignment
 

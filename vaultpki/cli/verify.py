@@ -69,7 +69,7 @@ def verify_command(
     from datetime import UTC, datetime
 
     from vaultpki import certificates
-    from vaultpki.config import load_cluster
+    from vaultpki.config.cluster import load_cluster
     from vaultpki.errors import Attention
     from vaultpki.show import verify as verify_text
     from vaultpki.verify import folders, matrix

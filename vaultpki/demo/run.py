@@ -17,7 +17,8 @@ from typing import Final
 
 from vaultpki.agent import run
 from vaultpki.certificates import rows
-from vaultpki.config import dump_agent, load_agent, load_cluster
+from vaultpki.config.agent import dump_agent, load_agent
+from vaultpki.config.cluster import load_cluster
 from vaultpki.demo import openbao
 from vaultpki.disk.files import open_folder, private_folder, remove_tree, storage_errors, swap, write_private
 from vaultpki.errors import StoreError

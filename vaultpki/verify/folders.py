@@ -225,7 +225,7 @@ def _agent_file(folder: Path) -> Path:
 
 def agent_beside(folder: Path) -> AgentConfig | None:
     """Return the agent.yaml beside a holder's folder; None if there is none. Raises VaultpkiError if it is wrong."""
-    from vaultpki.config import load_agent
+    from vaultpki.config.agent import load_agent
 
     path = _agent_file(folder)
     if path.is_symlink():

@@ -17,7 +17,7 @@ from helpers.vault import forked_command
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, environment
 from vaultpki.agent import run as agent
 from vaultpki.certificates import BUNDLES, pair_files
-from vaultpki.config import load_agent
+from vaultpki.config.agent import load_agent
 from vaultpki.pki import x509
 
 SPEC = """\

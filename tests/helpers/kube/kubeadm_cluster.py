@@ -27,7 +27,7 @@ from helpers.page_runner import Ran
 from helpers.pages import Command
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
 from helpers.vault.servers import Server
-from vaultpki.config import load_cluster
+from vaultpki.config.cluster import load_cluster
 from vaultpki.model import NodeRole
 
 PAGE = "kubeadm"

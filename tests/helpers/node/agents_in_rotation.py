@@ -19,7 +19,7 @@ from vaultpki.agent.context import Outcome
 from vaultpki.ca import commands
 from vaultpki.ca.run import Step
 from vaultpki.certificates import bundle
-from vaultpki.config import load_agent
+from vaultpki.config.agent import load_agent
 from vaultpki.node import state
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts

@@ -16,7 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from vaultpki import assets, certificates
 from vaultpki.certificates import ISSUING_CAS, bundle, chain_bundle, pair_files
-from vaultpki.config import load_cluster
+from vaultpki.config.cluster import load_cluster
 from vaultpki.model import Certificate, Cluster, Row
 from vaultpki.verify import folders
 from vaultpki.verify.matrix import Check, verify

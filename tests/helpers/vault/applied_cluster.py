@@ -17,7 +17,7 @@ from typing import Any
 from helpers.vault import forked_command, operator_tokens
 from helpers.vault.operator_tokens import Who
 from helpers.vault.servers import Server
-from vaultpki.config import load_cluster
+from vaultpki.config.cluster import load_cluster
 from vaultpki.identity.access import pooled_approle, takes
 from vaultpki.model import Cluster
 from vaultpki.pki import x509

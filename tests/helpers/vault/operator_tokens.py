@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from helpers.vault.servers import OF_TESTS, ROOT_TOKENS, Server
-from vaultpki.config import load_cluster
+from vaultpki.config.cluster import load_cluster
 from vaultpki.identity import access
 
 Who = Literal["applier", "enroller", "operator", "viewer", "locker"]

@@ -15,7 +15,7 @@ from vaultpki.agent import run
 from vaultpki.agent.context import Context, Outcome
 from vaultpki.agent.hook_schedule import follow
 from vaultpki.certificates import pair_files
-from vaultpki.config import load_agent
+from vaultpki.config.agent import load_agent
 from vaultpki.disk.folders import Folders
 from vaultpki.errors import StoreError
 from vaultpki.host import hook_runner

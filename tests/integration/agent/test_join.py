@@ -15,7 +15,7 @@ from helpers.node import enrolled_nodes
 from helpers.node.enrolled_nodes import Enroller
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.servers import Server, write_tls
-from vaultpki.config import load_agent
+from vaultpki.config.agent import load_agent
 from vaultpki.errors import SpecError
 from vaultpki.host.static_pod import FOLDER
 from vaultpki.node import pins

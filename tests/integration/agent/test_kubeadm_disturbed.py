@@ -25,7 +25,7 @@ from helpers.faults.system_calls import Call, Fault
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, environment, vaultpki
 from helpers.vault.servers import Server
 from vaultpki.agent import run as agent
-from vaultpki.config import load_agent
+from vaultpki.config.agent import load_agent
 from vaultpki.pki import x509
 
 SPEC = """\

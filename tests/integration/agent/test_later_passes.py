@@ -17,7 +17,7 @@ from helpers.vault.servers import Server
 from vaultpki.agent import run
 from vaultpki.agent.context import Outcome
 from vaultpki.certificates import pair_files
-from vaultpki.config import load_agent
+from vaultpki.config.agent import load_agent
 from vaultpki.pki import x509
 
 NODES = """\

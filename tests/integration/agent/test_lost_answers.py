@@ -15,7 +15,7 @@ from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, standing, 
 from helpers.vault.servers import Server
 from vaultpki.agent import run
 from vaultpki.agent.context import Outcome
-from vaultpki.config import load_agent
+from vaultpki.config.agent import load_agent
 from vaultpki.node import credential, secret_id
 
 PASSES = 8

@@ -15,7 +15,7 @@ from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.handmade_rotation import Rotation
 from helpers.vault.servers import Server, wait_for
 from vaultpki.agent import readers_seen, run
-from vaultpki.config import load_agent
+from vaultpki.config.agent import load_agent
 from vaultpki.model import NodeRole
 from vaultpki.node import state
 from vaultpki.records import node_report

@@ -21,7 +21,7 @@ from helpers.vault.servers import Server
 from vaultpki.agent import run
 from vaultpki.agent.context import Outcome
 from vaultpki.certificates import MOST_ISSUERS
-from vaultpki.config import load_agent
+from vaultpki.config.agent import load_agent
 from vaultpki.host import hook_runner
 from vaultpki.model import NodeRole
 from vaultpki.pki import x509

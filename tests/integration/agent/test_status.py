@@ -18,7 +18,7 @@ from helpers.node import resident_agent
 from helpers.vault.applied_cluster import ONE_WORKER, AppliedCluster, NodeFolder, standing, vaultpki
 from helpers.vault.servers import Server, free_ports
 from vaultpki.agent.status import of_folder, of_node
-from vaultpki.config import load_agent
+from vaultpki.config.agent import load_agent
 from vaultpki.node import state as memory
 
 NOBODY = 65534

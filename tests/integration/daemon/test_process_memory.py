@@ -26,7 +26,7 @@ DRIVER = """\
 import os, sys
 from pathlib import Path
 from vaultpki.agent import run
-from vaultpki.config import load_agent
+from vaultpki.config.agent import load_agent
 from vaultpki.host import hook_runner
 from vaultpki.node import state
 

@@ -20,7 +20,7 @@ from helpers.faults import unexpected_files
 from helpers.vault.applied_cluster import Ran, environment, vaultpki
 from helpers.vault.servers import call, wait_for
 from vaultpki.certificates import pair_files
-from vaultpki.config import load_cluster
+from vaultpki.config.cluster import load_cluster
 from vaultpki.pki import x509
 from vaultpki.verify.folders import find
 

@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, environment, vaultpki
 from helpers.vault.servers import Server, free_ports, wait_for
-from vaultpki.config import load_agent
+from vaultpki.config.agent import load_agent
 from vaultpki.host.systemd import UNITS, install_units, unit_files
 
 SPEC = """\

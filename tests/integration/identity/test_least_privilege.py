@@ -20,7 +20,7 @@ from helpers.vault.least_privilege import Rules, Step, each_grant_is_needed, fir
 from helpers.vault.servers import Server
 from vaultpki.agent import run
 from vaultpki.certificates import resolve, row_named, sign_parameters
-from vaultpki.config import load_agent
+from vaultpki.config.agent import load_agent
 from vaultpki.disk.files import write_private
 from vaultpki.errors import Denied, StateConflict
 from vaultpki.identity import access, enrol, nodes

@@ -23,7 +23,7 @@ from helpers.node.enrolled_nodes import Enroller
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.jwt_issuer import Issuer
 from helpers.vault.servers import Server
-from vaultpki.config import load_agent
+from vaultpki.config.agent import load_agent
 from vaultpki.errors import StateConflict
 from vaultpki.identity import credentials, ending, enrol
 from vaultpki.identity.credentials import Identity

@@ -21,7 +21,7 @@ from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
 from helpers.vault.servers import Server
 from vaultpki.agent import run
 from vaultpki.certificates import pair_files
-from vaultpki.config import load_agent
+from vaultpki.config.agent import load_agent
 from vaultpki.model import KeyType, Subject
 from vaultpki.pki import keys
 

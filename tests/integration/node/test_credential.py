@@ -19,7 +19,7 @@ from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.servers import Server, write_tls
 from vaultpki.agent import join, run
 from vaultpki.agent.join_checks import JoinPlan
-from vaultpki.config import load_agent
+from vaultpki.config.agent import load_agent
 from vaultpki.disk.files import write_private
 from vaultpki.errors import SpecError, VaultpkiError
 from vaultpki.identity import enrol

@@ -17,7 +17,7 @@ from helpers.vault import servers
 from helpers.vault.plan_commands import SPEC, AuditedCluster, changes, fails, vaultpki
 from helpers.vault.servers import Server
 from vaultpki.certificates import ISSUING_CAS, ROOT
-from vaultpki.config import load_cluster
+from vaultpki.config.cluster import load_cluster
 from vaultpki.errors import BadAnswer, Refused
 from vaultpki.identity.access import node_certificates
 from vaultpki.provision import authorities, carry_out

@@ -17,7 +17,7 @@ from helpers.vault import operator_tokens
 from helpers.vault.applied_cluster import environment
 from helpers.vault.server_contents import ISSUERS, Listing, listing
 from helpers.vault.servers import Server
-from vaultpki.config import load_cluster
+from vaultpki.config.cluster import load_cluster
 from vaultpki.errors import Sealed, Unavailable
 from vaultpki.model import Cluster
 from vaultpki.provision import apply as bootstrap

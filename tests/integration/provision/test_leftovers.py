@@ -20,7 +20,7 @@ from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
 from helpers.vault.servers import Server
 from vaultpki.agent import run
 from vaultpki.cli.apply import apply_command
-from vaultpki.config import load_agent
+from vaultpki.config.agent import load_agent
 from vaultpki.errors import VaultpkiError
 from vaultpki.node import credential, secret_id
 from vaultpki.provision import leftovers

@@ -10,7 +10,7 @@ from helpers.faults.cutting_proxy import proxied
 from helpers.vault.applied_cluster import AppliedCluster
 from helpers.vault.rotations import rotation_of
 from helpers.vault.servers import Server
-from vaultpki.config import load_cluster
+from vaultpki.config.cluster import load_cluster
 from vaultpki.errors import Sealed, Unavailable
 from vaultpki.provision import apply as bootstrap
 from vaultpki.records.rotation import State

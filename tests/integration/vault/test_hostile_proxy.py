@@ -19,7 +19,7 @@ from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.servers import Server
 from vaultpki.agent import run
 from vaultpki.certificates import ISSUING_CAS
-from vaultpki.config import load_agent
+from vaultpki.config.agent import load_agent
 from vaultpki.errors import VaultpkiError
 from vaultpki.model import KeyType, Subject
 from vaultpki.pki import keys, x509

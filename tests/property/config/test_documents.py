@@ -11,7 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vaultpki.assets import starter
-from vaultpki.config import dump_agent, load_agent, load_cluster
+from vaultpki.config.agent import dump_agent, load_agent
+from vaultpki.config.cluster import load_cluster
 from vaultpki.errors import SpecError
 from vaultpki.model import AgentConfig, Hook
 from vaultpki.values.durations import format_duration, parse_duration

@@ -11,7 +11,8 @@ from typing import Any
 from hypothesis import HealthCheck, assume, event, example, given, settings
 from hypothesis import strategies as st
 
-from vaultpki.config import dump_agent, load_agent, load_cluster
+from vaultpki.config.agent import dump_agent, load_agent
+from vaultpki.config.cluster import load_cluster
 from vaultpki.errors import SpecError
 from vaultpki.identity.access import node_certificates
 from vaultpki.identity.enrol import holder

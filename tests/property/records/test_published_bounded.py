@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from vaultpki.certificates import TABLE, resolve
-from vaultpki.config import load_cluster
+from vaultpki.config.cluster import load_cluster
 from vaultpki.errors import SpecError
 from vaultpki.identity.access import node_certificates
 from vaultpki.model import NODE, Certificate, Cluster, Node, NodeRole

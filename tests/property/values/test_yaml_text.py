@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from helpers.yaml_readers import read
 from vaultpki import assets
 from vaultpki.config import agent as agent_config
-from vaultpki.config import load_cluster
+from vaultpki.config.cluster import load_cluster
 from vaultpki.errors import SpecError
 from vaultpki.kubeadm import files
 from vaultpki.model import AgentConfig, Auth, Cluster, FileOptions, Hook

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vaultpki.config import dump_agent, load_agent
+from vaultpki.config.agent import dump_agent, load_agent
 from vaultpki.errors import SpecError
 from vaultpki.model import AgentConfig, Auth, FileOptions, Hook
 

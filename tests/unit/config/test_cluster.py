@@ -16,8 +16,8 @@ from click.testing import CliRunner
 from vaultpki.assets import starter
 from vaultpki.certificates import NODE_ADDRESSES, TABLE
 from vaultpki.cli.spec import init_command, schema_command
-from vaultpki.config import load_cluster, schema
-from vaultpki.config.cluster_schema import CLUSTER
+from vaultpki.config.cluster import load_cluster
+from vaultpki.config.cluster_schema import CLUSTER, schema
 from vaultpki.config.fields import Kind, ListOf, MapOf, Record
 from vaultpki.errors import SpecError, StoreError
 from vaultpki.model import ApiServer, Authority, Cluster, KeyType, Node, NodeRole, Override, Pool, Usage, VaultAddress

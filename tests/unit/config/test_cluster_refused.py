@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from helpers.example_cluster import BASE, W, check_refused
-from vaultpki.config import load_cluster
+from vaultpki.config.cluster import load_cluster
 from vaultpki.errors import SpecError
 
 CN53 = "a" * 53

@@ -11,8 +11,9 @@ from uuid import uuid4
 import pytest
 
 from helpers.example_cluster import BASE, CP, W, check_refused
-from vaultpki.config import limits, load_cluster, schema
-from vaultpki.config.cluster_schema import MOST_NODES
+from vaultpki.config import limits
+from vaultpki.config.cluster import load_cluster
+from vaultpki.config.cluster_schema import MOST_NODES, schema
 from vaultpki.errors import SpecError
 from vaultpki.identity.access import node_certificates
 from vaultpki.identity.applied import AppliedRecord, node_objects, of_cluster

@@ -8,7 +8,8 @@ import jsonschema
 import pytest
 import yaml
 
-from vaultpki.config import load_cluster, schema
+from vaultpki.config.cluster import load_cluster
+from vaultpki.config.cluster_schema import schema
 from vaultpki.errors import SpecError
 from vaultpki.model import Cluster, Jwt
 

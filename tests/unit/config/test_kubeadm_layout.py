@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from vaultpki.certificates import TABLE, node_rows, resolve, rows
-from vaultpki.config import dump_agent, load_agent, load_cluster
+from vaultpki.config.agent import dump_agent, load_agent
+from vaultpki.config.cluster import load_cluster
 from vaultpki.errors import SpecError
 from vaultpki.identity.access import node_certificates
 from vaultpki.layout import TRUST_BUNDLES, bundle_of, node_folders

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vaultpki import assets
-from vaultpki.config import load_cluster, templates
+from vaultpki.config import templates
+from vaultpki.config.cluster import load_cluster
 from vaultpki.errors import SpecError, TemplateError
 from vaultpki.model import Cluster
 

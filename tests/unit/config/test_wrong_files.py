@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vaultpki.config import load_agent, load_cluster
+from vaultpki.config.agent import load_agent
+from vaultpki.config.cluster import load_cluster
 from vaultpki.errors import SpecError
 from vaultpki.records.join_file import load_join
 

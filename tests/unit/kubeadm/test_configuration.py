@@ -11,7 +11,7 @@ import yaml
 from click.testing import CliRunner
 
 from vaultpki.cli import vaultpki
-from vaultpki.config import load_cluster
+from vaultpki.config.cluster import load_cluster
 from vaultpki.errors import ArgumentError, SpecError
 from vaultpki.kubeadm import configuration, files
 from vaultpki.kubeadm.configuration import Document, Places

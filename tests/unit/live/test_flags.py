@@ -10,7 +10,7 @@ import pytest
 
 from helpers import pages
 from helpers.node.handmade_files import SPEC
-from vaultpki.config import load_cluster
+from vaultpki.config.cluster import load_cluster
 from vaultpki.kube import cluster as kube_cluster
 from vaultpki.kube.cluster import LiveCluster
 from vaultpki.kube.flags import COMPONENTS

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from helpers.node.handmade_files import SPEC
-from vaultpki.config import load_cluster
+from vaultpki.config.cluster import load_cluster
 from vaultpki.kube.cluster import LiveNode
 from vaultpki.live.checks import days_left, not_checked
 from vaultpki.live.listeners import dns_name, listeners, node_checks

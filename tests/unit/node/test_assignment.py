@@ -12,7 +12,7 @@ import pytest
 
 from vaultpki.assets import starter
 from vaultpki.certificates import ISSUING_CAS, node_rows, resolve
-from vaultpki.config import load_cluster
+from vaultpki.config.cluster import load_cluster
 from vaultpki.model import AgentConfig, Auth, NodeRole
 from vaultpki.node import assignment
 from vaultpki.records.published import cluster_record, node_record
