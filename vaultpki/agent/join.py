@@ -177,7 +177,7 @@ def refuse_other_token(join: Join, joined: JoinStep, vault: Vault, now: datetime
     """
     new = f"ask for a new one ({enrolling(join)})"
     try:
-        # The wrapping token alone, as the client's own: no other token is in the request.
+        # The wrapping token alone, as the client's own: no other token is in the request. hvac has no lookup of one.
         origin = vault.write("sys/wrapping/lookup", {"token": join.wrap_token}).get("data") or {}
     except (Refused, Denied):
         if joined.stage == "opening":

@@ -30,7 +30,7 @@ from vaultpki.node import backoff
 from vaultpki.node.state import AgentState, IssuedRecord
 from vaultpki.pki import renewal
 from vaultpki.pki.facts import Facts, Trust
-from vaultpki.pki.renewal import Assessment, Reason
+from vaultpki.pki.renewal import Assessment, Reason, Recorded
 from vaultpki.pki.succession import chain, chain_differs
 from vaultpki.vault import Vault
 
@@ -157,6 +157,7 @@ def _inspect(
     jitter = renewal.jitter(config.node, want.name, leaf.serial if leaf else 0)
     outgoing = trust.outgoing.get(pair.issuer.fingerprint) if pair.issuer else None
     signers = in_place_of(trust, pair.issuer).signers
+    recorded = Recorded(datetime.fromtimestamp(known.signed, UTC), known.asked) if known else Recorded()
     # The default issuer is the first.
     ends = signers[0].not_after if signers else None
     verdict = renewal.assess(
@@ -164,13 +165,10 @@ def _inspect(
         want,
         now,
         jitter,
-        signed=datetime.fromtimestamp(known.signed, UTC) if known else None,
-        asked=known.asked if known else None,
+        recorded=recorded,
+        signers=renewal.Signers(outgoing, ends),
         windows=config.windows,
         also=also,
-        replace=renewal.replaced_at(outgoing, jitter),
-        since=outgoing.since if outgoing else None,
-        ends=ends,
     )
     return PairStatus(want, stored, verdict, leaf, issuer=pair.issuer, served=pair.served, serve=serve, ends=ends)
 

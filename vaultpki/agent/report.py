@@ -101,16 +101,17 @@ def send(context: Context, vault: Vault, report: NodeReport) -> None:
     read there.
     """
     value = node_report.to_json(report)
-    store, place = f"{context.config.prefix}/config/data", _place(context.config, vault)
+    store, place = f"{context.config.prefix}/config", _place(context.config, vault)
+    write = vault.api.secrets.kv.v2.create_or_update_secret
     refused = place is None
     try:
         try:
             if place is not None:
-                vault.write(f"{store}/{place}", {"data": value})
+                write(place, value, mount_point=store)
         except Denied:
             refused = True
         if refused:
-            vault.write(f"{store}/{report_paths.former(context.config.node)}", {"data": value})
+            write(report_paths.former(context.config.node), value, mount_point=store)
     except VaultpkiError:
         # The next pass that asks Vault writes it; until then a gate waits, and nothing else depends on it.
         return

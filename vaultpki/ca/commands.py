@@ -30,9 +30,9 @@ from vaultpki.records import gaps
 from vaultpki.records.rotation import Method, RotationRecord
 from vaultpki.rotation import course as rotation_course
 from vaultpki.rotation import serving_copy
+from vaultpki.rotation.confirmations import NOTHING, Confirmations
 from vaultpki.rotation.course import Course
 from vaultpki.rotation.gates import Waiting
-from vaultpki.rotation.listener_trust import Look
 from vaultpki.vault import Vault
 
 _TRIES: Final = 5
@@ -120,54 +120,24 @@ def advance(
     cluster: Cluster,
     vault: Vault,
     now: datetime,
-    without: Sequence[str] = (),
-    restarted: Sequence[str] = (),
-    pods: KubeTrust | None = None,
-    look: Look | None = None,
+    said: Confirmations = NOTHING,
     course: Course | None = None,
-) -> Step:
-    """Take the next step of the rotation that is under way; see `rotation_run.step` and `root_run.step`.
-
-    With a `course` no step is taken once another operator has decided otherwise.
-    """
-    return _step(cluster, vault, now, without, restarted, pods, look, course, back=False)
-
-
-def abort(
-    cluster: Cluster,
-    vault: Vault,
-    now: datetime,
-    without: Sequence[str] = (),
-    restarted: Sequence[str] = (),
-    pods: KubeTrust | None = None,
-    look: Look | None = None,
-    course: Course | None = None,
-) -> Step:
-    """Take the next step of the way back; as `advance`."""
-    return _step(cluster, vault, now, without, restarted, pods, look, course, back=True)
-
-
-def _step(
-    cluster: Cluster,
-    vault: Vault,
-    now: datetime,
-    without: Sequence[str],
-    restarted: Sequence[str],
-    pods: KubeTrust | None,
-    look: Look | None,
-    course: Course | None,
     *,
-    back: bool,
+    back: bool = False,
 ) -> Step:
+    """Take the next step of the rotation that is under way, or of its way back.
+
+    `now` is the server's time. With a `course` no step is taken once another operator has decided otherwise.
+    """
     scene = read_scene(cluster, vault, now)
     if course is not None:
-        if ended := _ended(scene, course, pods):
+        if ended := _ended(scene, course, said.pods):
             return ended
         if record_of(scene.records[course.last.domain]).state is not course.last.state:
             # What a person said was about the state of before.
-            restarted = ()
+            said = replace(said, restarted=())
     try:
-        return _taken(scene, without, restarted, pods, look, back=back)
+        return _taken(scene, said, back=back)
     except (ArgumentError, SpecError, StateConflict, ForeignObject, Refused, BadAnswer):
         # What this one has read may have been overtaken: the mount is then another operator's, and nothing is wrong.
         if course is None or not _changed(scene, course.last.domain):
@@ -175,21 +145,11 @@ def _step(
         raise other_operator(cluster, course.last.domain) from None
 
 
-def _taken(
-    scene: Scene,
-    without: Sequence[str],
-    restarted: Sequence[str],
-    pods: KubeTrust | None,
-    look: Look | None,
-    *,
-    back: bool,
-) -> Step:
-    set_back.refuse(scene, without)
+def _taken(scene: Scene, said: Confirmations, *, back: bool) -> Step:
+    set_back.refuse(scene, said.without)
     if root_run.active(scene):
-        return root_run.step(scene, back=back, without=without, restarted=restarted, pods=pods, look=look)
-    return root_run.rest(scene) or rotation_run.step(
-        scene, back=back, without=without, restarted=restarted, pods=pods, look=look
-    )
+        return root_run.step(scene, said, back=back)
+    return root_run.rest(scene) or rotation_run.step(scene, said, back=back)
 
 
 def _changed(scene: Scene, domain: str) -> bool:

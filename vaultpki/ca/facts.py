@@ -34,6 +34,7 @@ def read_mount(cluster: Cluster, vault: Vault, domain: str, root: Facts) -> Rota
     mount = cluster.mount(domain)
     requests = [
         vault.prepare.secrets.pki.list_issuers(mount_point=mount),
+        # hvac has no method for keys, and none for a mount's defaults.
         Request("LIST", f"{mount}/keys"),
         Request("GET", f"{mount}/config/issuers"),
     ]
@@ -171,10 +172,11 @@ def read_operator_leaves(
         return ()
     mount = cluster.mount(domain)
     settled = _SETTLED.setdefault(vault, {}).setdefault(mount, set())
-    listed = vault.call(Request("LIST", f"{mount}/certs")).keys
+    listed = vault.api.secrets.pki.list_certificates(mount_point=mount).keys
     wanted = [_checked(serial) for serial in listed if serial not in settled]
     leaves = []
-    answers = vault.many([Request("GET", f"{mount}/cert/{serial}") for serial in wanted])
+    read = vault.prepare.secrets.pki.read_certificate
+    answers = vault.many([read(serial, mount_point=mount) for serial in wanted])
     for serial, answer in zip(wanted, answers, strict=True):
         facts = None
         # Tidied meanwhile, or revoked.

@@ -12,6 +12,7 @@ from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.rotation import gates, listener_trust, recovery, serving_copy
 from vaultpki.rotation.gates import Gate, OperatorLeaf, Participant
 from vaultpki.rotation.mount_steps import RotationMount
+from vaultpki.rotation.reasons import Transition
 
 # Steps for which nobody is waited for: they take nobody's trust away and sign no leaf that is not trusted.
 _FREE: Final = frozenset(
@@ -38,24 +39,24 @@ def gate(
     """Return the gate of a step. Unless it is wanted `whole`, operators' leaves are read once no node is waited for.
 
     A mount may have very many certificates, and whoever waits asks again and again. `pods` is what the Kubernetes
-    cluster shows, None without `--kubeconfig`; `keeps` is as in `gates.gate`.
+    cluster shows, None without `--kubeconfig`; `keeps` is the node that keeps the turn.
     """
     if (record.state, to) in _FREE or (record.method is Method.EMERGENCY and to in (State.PUBLISHED, State.RETIRED)):
         return Gate(opens=record.since)
 
+    step = Transition(
+        record,
+        to,
+        scene.now,
+        reload(scene.cluster, record.domain),
+        longest_ttl(scene.cluster, record.domain),
+        recovery.key_ids(record, mount, nodes),
+        scene.root.not_after,
+        keeps,
+    )
+
     def of(operators: tuple[OperatorLeaf, ...]) -> Gate:
-        return gates.gate(
-            record,
-            to,
-            nodes,
-            operators,
-            scene.now,
-            reload=reload(scene.cluster, record.domain),
-            longest_ttl=longest_ttl(scene.cluster, record.domain),
-            key_ids=recovery.key_ids(record, mount, nodes),
-            signer_ends=scene.root.not_after,
-            keeps=keeps,
-        )
+        return gates.gate(step, nodes, operators)
 
     first = of(())
     found = first if first.waiting and not whole else of(_operators(scene, record, to, mount))

@@ -9,6 +9,7 @@ from vaultpki.ca.scene import Scene
 from vaultpki.records.rotation import RotationRecord, State
 from vaultpki.rotation import gates
 from vaultpki.rotation.gates import Gate, Participant
+from vaultpki.rotation.reasons import Transition
 
 
 def nodes(scene: Scene, record: RotationRecord) -> tuple[Participant, ...]:
@@ -17,19 +18,8 @@ def nodes(scene: Scene, record: RotationRecord) -> tuple[Participant, ...]:
 
 
 def gate(scene: Scene, record: RotationRecord, *, keeps: str = "") -> Gate:
-    """Return what the end of a way back waits for, as the gate of a step does; `keeps` is as in `gates.gate`."""
-    return gates.gate(
-        record,
-        State.STEADY,
-        nodes(scene, record),
-        (),
-        scene.now,
-        reload=0,
-        longest_ttl=0,
-        key_ids={},
-        signer_ends=scene.root.not_after,
-        keeps=keeps,
-    )
+    """Return what the end of a way back waits for, as the gate of a step does; `keeps` keeps the turn."""
+    return gates.gate(Transition(record, State.STEADY, scene.now, turn=keeps), nodes(scene, record))
 
 
 def held(scene: Scene, record: RotationRecord) -> Gate | None:

@@ -67,7 +67,7 @@ def _make(cluster: Cluster, vault: Vault, path: str, record: RotationRecord, wri
     elif write.kind == "default":
         authorities.make_default(vault, path, write.target)
     elif write.kind == "default-key":
-        vault.write(f"{path}/config/keys", {"default": write.target})
+        authorities.make_default_key(vault, path, write.target)
     elif write.kind == "delete-issuer":
         authorities.delete_issuer(vault, path, write.target)
     elif write.kind == "delete-key":

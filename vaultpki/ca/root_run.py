@@ -21,9 +21,10 @@ from vaultpki.model import Cluster
 from vaultpki.provision.rotation_records import StoredRecord, read_records, write_record
 from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
 from vaultpki.rotation import gates, listener_trust, recovery, root_gates, root_recovery, root_steps, start
+from vaultpki.rotation.confirmations import NOTHING, Confirmations
 from vaultpki.rotation.gates import Gate, Participant
-from vaultpki.rotation.listener_trust import Look
 from vaultpki.rotation.mount_steps import RotationMount
+from vaultpki.rotation.reasons import Transition
 from vaultpki.rotation.root_gates import COMING_TO_REST, PODS, WITH_COMPANIONS, WORDS
 from vaultpki.rotation.states import next_state, number
 from vaultpki.vault import member
@@ -41,7 +42,7 @@ _FREE = frozenset(
 
 
 def rotate(scene: Scene, method: Method, spread: int, without: Sequence[str] = ()) -> RotationRecord:
-    """Begin the rotation of the root; returns its record. `spread` is in seconds, `without` as in `step`.
+    """Begin the rotation of the root; returns its record. `spread` is in seconds, and nobody waits for `without`.
 
     A run that was cut off is continued. Raises StateConflict if another rotation is under way or this one cannot begin,
     Refused if another operator was faster.
@@ -141,17 +142,13 @@ def rest(scene: Scene) -> Step | None:
 
 def step(
     scene: Scene,
+    said: Confirmations = NOTHING,
     *,
     back: bool,
-    without: Sequence[str] = (),
-    restarted: Sequence[str] = (),
-    pods: KubeTrust | None = None,
-    look: Look | None = None,
 ) -> Step:
     """Take the next step of the root's rotation, or of its way back, if the gate is open; else say what it waits for.
 
-    `without` and `restarted` are as in `rotation_run.step`; `restarted` may have `pods` and `outside` too. `pods` is
-    what the cluster shows. `look` asks the listeners of nodes before a turn passes on.
+    What is said to have been restarted may be `pods` and `outside` too.
     """
     scene = _settled(scene)
     cluster, vault, stored = scene.cluster, scene.vault, scene.records[ROOT]
@@ -161,14 +158,14 @@ def step(
     if to is None:
         raise StateConflict(f"root is {record.state.value}, and there is no step from there")
     own = _own_gate(scene, record, to)
-    told = _told(scene, record, to, own, without, restarted)
-    gate = _gate(scene, told, to, pods)
+    told = _told(scene, record, to, own, said)
+    gate = _gate(scene, told, to, said.pods)
 
     def kept(turn: str) -> Gate:
-        return _gate(scene, told, to, pods, keeps=turn)
+        return _gate(scene, told, to, said.pods, keeps=turn)
 
     names = [node.name for node in scene.nodes(ROOT)]
-    gate = listener_trust.looked(cluster, told, to, gate, scene.now, nodes=names, look=look, kept=kept).gate
+    gate = listener_trust.looked(cluster, told, to, gate, scene.now, nodes=names, look=said.look, kept=kept).gate
     if not gate.open(scene.now):
         told = replace(told, turn=gate.turn)
         if told != record:
@@ -186,7 +183,7 @@ def step(
     scene = _settled(replace(scene, records={**scene.records, ROOT: stored}))
     record = record_of(scene.records[ROOT])
     after = next_state(record)
-    return Step(record, _gate(scene, record, after, pods) if after is not None else None, moved=True)
+    return Step(record, _gate(scene, record, after, said.pods) if after is not None else None, moved=True)
 
 
 def status(scene: Scene, pods: KubeTrust | None = None) -> CaStatus:
@@ -294,27 +291,17 @@ def _own_gate(scene: Scene, record: RotationRecord, to: State, keeps: str = "") 
 
 def _gate_of(scene: Scene, record: RotationRecord, to: State, keeps: str) -> Gate:
     domain = record.domain if record.domain != ROOT else "kubernetes"
-    return gates.gate(
-        record,
-        to,
-        scene.nodes(record.domain),
-        (),
-        scene.now,
-        reload=reload(scene.cluster, domain),
-        longest_ttl=longest_ttl(scene.cluster, domain),
-        # The leaves stay those of the same keys.
-        key_ids={},
-        signer_ends=scene.root.not_after,
-        keeps=keeps,
+    # Without key ids: the leaves stay those of the same keys.
+    step = Transition(
+        record, to, scene.now, reload(scene.cluster, domain), longest_ttl(scene.cluster, domain), turn=keeps
     )
+    return gates.gate(step, scene.nodes(record.domain))
 
 
-def _told(
-    scene: Scene, record: RotationRecord, to: State, own: Gate, without: Sequence[str], restarted: Sequence[str]
-) -> RotationRecord:
-    """Return the record with what a person says; raise SpecError if that does not count."""
+def _told(scene: Scene, record: RotationRecord, to: State, own: Gate, said: Confirmations) -> RotationRecord:
+    """Return the record with what a person says; raise StateConflict if that does not count."""
     nodes = {node.name: node for node in scene.nodes(ROOT)}
-    for name in restarted:
+    for name in said.restarted:
         if name in WORDS:
             why = root_gates.word_refused(record, to, name, own)
         elif name not in nodes:
@@ -323,7 +310,7 @@ def _told(
             why = _restart_refused(scene, record, to, nodes[name])
         if why:
             raise StateConflict(why)
-    for name in without:
+    for name in said.without:
         if name == PODS or any(
             why := gates.without_refused(replace(record, domain=ca), node, scene.now)
             for ca in ISSUING_CAS
@@ -333,11 +320,7 @@ def _told(
             raise StateConflict(
                 why if name != PODS else f"pods cannot be left out; restart them (`--restarted {PODS}`)"
             )
-    return replace(
-        record,
-        excused=tuple(sorted({*record.excused, *without})),
-        restarted=tuple(sorted({*record.restarted, *restarted})),
-    )
+    return said.noted(record)
 
 
 def _restart_refused(scene: Scene, record: RotationRecord, to: State, node: Participant) -> str:

@@ -22,6 +22,8 @@ from vaultpki.vault import Request, Vault, member, text
 # Seconds: a cross certificate that would outlive its signer is cut by Vault with a warning, and OpenBao warns too.
 _BEFORE_OLD: Final = 60
 
+# hvac has no method to make a further root on a mount, to sign by an issuer that is not the default, or to import a
+# certificate: their requests are written here.
 _NO_AIA = ("authority information access", "AIA configuration")
 
 

@@ -25,8 +25,8 @@ from vaultpki.provision.rotation_records import StoredRecord, read_records, writ
 from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.redact import printable
 from vaultpki.rotation import gates, listener_trust, mount_steps, recovery, serving_copy, start
+from vaultpki.rotation.confirmations import NOTHING, Confirmations
 from vaultpki.rotation.gates import Gate, Participant, Waiting
-from vaultpki.rotation.listener_trust import Look
 from vaultpki.rotation.mount_steps import MountIssuer, RotationMount
 from vaultpki.rotation.states import FORWARD, next_state
 
@@ -80,12 +80,12 @@ class CaStatus:
 
 
 def status(scene: Scene, pods: KubeTrust | None = None) -> tuple[CaStatus, ...]:
-    """Return where each issuing CA stands; writes nothing. `pods` is as in `step`."""
+    """Return where each issuing CA stands; writes nothing. `pods` is what the Kubernetes cluster shows."""
     return tuple(scene.vault.map(lambda domain: _status(scene, domain, pods), ISSUING_CAS))
 
 
 def rotate(scene: Scene, domain: str, method: Method, spread: int, without: Sequence[str] = ()) -> RotationRecord:
-    """Begin the rotation of an issuing CA; returns its record. `spread` is in seconds, `without` as in `step`.
+    """Begin the rotation of an issuing CA; returns its record. `spread` is in seconds; no gate waits for `without`.
 
     An emergency goes on until nobody trusts the old CA. A run that was cut off is continued. Raises StateConflict if
     another rotation is under way or this one cannot begin, Refused if another operator was faster.
@@ -123,20 +123,11 @@ def rotate(scene: Scene, domain: str, method: Method, spread: int, without: Sequ
 
 def step(
     scene: Scene,
+    said: Confirmations = NOTHING,
     *,
     back: bool,
-    without: Sequence[str] = (),
-    restarted: Sequence[str] = (),
-    pods: KubeTrust | None = None,
-    look: Look | None = None,
 ) -> Step:
-    """Take the next step of the rotation, or of its way back, if the gate is open; else say what it waits for.
-
-    `without` are nodes, or names of operators' certificates, that no gate waits for any more; `restarted` nodes on
-    which a person has restarted what reads the bundle only at its start. `pods` is what the Kubernetes cluster shows,
-    None without `--kubeconfig`. `look` asks the listeners of nodes before a step that depends on whom they trust, and
-    before a turn passes on.
-    """
+    """Take the next step of the rotation, or of its way back, if the gate is open; else say what it waits for."""
     cluster, vault, now = scene.cluster, scene.vault, scene.now
     resting = [each for each in scene.records.values() if each.record is not None and not each.record.active]
     done = [match(cluster, vault, each, scene.root, now) for each in resting if each.domain != ROOT]
@@ -144,7 +135,7 @@ def step(
     if stored is None:
         for finished, _, _ in done if back else ():
             if letting_go.held(scene, record_of(finished)) is not None:
-                return _let_go(scene, finished, without, restarted, look)
+                return _let_go(scene, finished, said)
         for finished, mount, writes in done:
             record = record_of(finished)
             if writes or mount_steps.problem(cluster.name, record, mount):
@@ -158,19 +149,19 @@ def step(
     if to is None:
         raise StateConflict(f"{record.domain} is {record.state.value}, and there is no step from there")
     _refuse_unusable(cluster, record, to, mount)
-    _refuse_unknown(scene, record, nodes, without, restarted)
-    told = _told(recovery.named_since(record, mount, nodes), to, nodes, now, without, restarted)
+    _refuse_unknown(scene, record, nodes, said)
+    told = _told(recovery.named_since(record, mount, nodes), to, nodes, now, said)
     if told.trust != record.trust:
         # Nobody's report answers this one yet, so the gate is closed.
         written = write_record(cluster, vault, replace(told, revision=record.revision + 1), stored.version)
-        return Step(record_of(written), rotation_gate.gate(scene, record_of(written), to, mount, nodes, pods))
-    gate = rotation_gate.gate(scene, told, to, mount, nodes, pods)
+        return Step(record_of(written), rotation_gate.gate(scene, record_of(written), to, mount, nodes, said.pods))
+    gate = rotation_gate.gate(scene, told, to, mount, nodes, said.pods)
 
     def kept(turn: str) -> Gate:
-        return rotation_gate.gate(scene, told, to, mount, nodes, pods, keeps=turn)
+        return rotation_gate.gate(scene, told, to, mount, nodes, said.pods, keeps=turn)
 
     seen = listener_trust.looked(
-        cluster, told, to, gate, now, nodes=[each.name for each in nodes], look=look, kept=kept
+        cluster, told, to, gate, now, nodes=[each.name for each in nodes], look=said.look, kept=kept
     )
     told, gate = seen.record, seen.gate
     if gate.open(now):
@@ -180,11 +171,11 @@ def step(
         after = next_state(record)
         return Step(
             record,
-            rotation_gate.gate(scene, record, after, mount, nodes, pods)
+            rotation_gate.gate(scene, record, after, mount, nodes, said.pods)
             if after is not None
             else letting_go.held(scene, record),
             moved=True,
-            advice=serving_copy.advice(record, pods, ended=True),
+            advice=serving_copy.advice(record, said.pods, ended=True),
             note=mount_steps.problem(cluster.name, record, mount) or seen.note,
         )
     told = replace(told, turn=gate.turn)
@@ -193,20 +184,20 @@ def step(
     return Step(record_of(stored), gate, note=mount_steps.problem(cluster.name, record, mount))
 
 
-def _let_go(
-    scene: Scene, stored: StoredRecord, without: Sequence[str], restarted: Sequence[str], look: Look | None
-) -> Step:
+def _let_go(scene: Scene, stored: StoredRecord, said: Confirmations) -> Step:
     """Go on at the end of a way back, until no process holds the CA that was deleted."""
     record = record_of(stored)
     nodes = letting_go.nodes(scene, record)
-    _refuse_unknown(scene, record, nodes, without, restarted)
-    told = _told(record, State.STEADY, nodes, scene.now, without, restarted)
+    _refuse_unknown(scene, record, nodes, said)
+    told = _told(record, State.STEADY, nodes, scene.now, said)
 
     def kept(turn: str) -> Gate:
         return letting_go.gate(scene, told, keeps=turn)
 
     names, found = [each.name for each in nodes], letting_go.gate(scene, told)
-    seen = listener_trust.looked(scene.cluster, told, State.STEADY, found, scene.now, nodes=names, look=look, kept=kept)
+    seen = listener_trust.looked(
+        scene.cluster, told, State.STEADY, found, scene.now, nodes=names, look=said.look, kept=kept
+    )
     over = seen.gate.open(scene.now)
     told = replace(seen.record, turn="" if over else seen.gate.turn, let_go=over)
     if told != record:
@@ -250,8 +241,7 @@ def _refuse_unknown(
     scene: Scene,
     record: RotationRecord,
     nodes: Collection[Participant],
-    without: Sequence[str],
-    restarted: Sequence[str],
+    said: Confirmations,
 ) -> None:
     """Raise ArgumentError for a name that nobody has whom a gate may wait for."""
     cluster, names = scene.cluster, {node.name for node in nodes}
@@ -260,8 +250,8 @@ def _refuse_unknown(
     if record.domain == serving_copy.DOMAIN:
         names.add(serving_copy.WORD)
     certificates = {row.name for row in rows(cluster) if row.operator and row.ca == record.domain}
-    for name in (*without, *restarted):
-        if name not in names and not (name in certificates | aside and name in without):
+    for name in (*said.without, *said.restarted):
+        if name not in names and not (name in certificates | aside and name in said.without):
             raise ArgumentError(
                 f"{printable(name)} takes no part in the rotation of {record.domain}; "
                 f"`vaultpki ca status -f {cluster.file}` names those that it waits for"
@@ -273,25 +263,20 @@ def _told(
     to: State,
     nodes: Collection[Participant],
     now: datetime,
-    without: Sequence[str],
-    restarted: Sequence[str],
+    said: Confirmations,
 ) -> RotationRecord:
-    """Return the record with what a person says about nodes; raise SpecError if that does not count."""
+    """Return the record with what a person says about nodes; raise StateConflict if that does not count."""
     by_name = {node.name: node for node in nodes}
-    for name in restarted:
+    for name in said.restarted:
         node = by_name.get(name)
         if why := gates.restart_refused(record, to, node, now) if node else serving_copy.word_refused(record, to):
             raise StateConflict(why)
-    for name in without:
+    for name in said.without:
         # The gate goes on waiting for a member of etcd whose word does not count any more.
         set_aside = name in by_name and recovery.ahead(record.domain, record, [by_name[name]])
         if name in by_name and not set_aside and (why := gates.without_refused(record, by_name[name], now)):
             raise StateConflict(why)
-    return replace(
-        listener_trust.confirmed(record, restarted),
-        excused=tuple(sorted({*record.excused, *without})),
-        restarted=tuple(sorted({*record.restarted, *restarted})),
-    )
+    return said.noted(record)
 
 
 def _refuse_name(cluster: Cluster, domain: str) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -51,6 +53,65 @@ class Places:
         return node_folders(directory, kubeconfigs or before.get(KUBECONFIGS), kubelet or before.get(KUBELET))
 
 
+@dataclass(frozen=True, slots=True)
+class Joining:
+    """A join as the options ask for it: by which file, None for no join; where files go; and whether hooks are written.
+
+    `static_pods` asks for the hooks that restart this node's static pods.
+    """
+
+    file: Path | None
+    places: Places
+    static_pods: bool = False
+
+
+def _join_options(function: Callable[..., int]) -> Callable[..., int]:
+    """Add the options that say how a node joins, and pass them on as one value, `joining`."""
+
+    @click.option(
+        "--join",
+        "join_file",
+        type=click.Path(path_type=Path),
+        help="Take part in the cluster by this join file first; writes agent.yaml where -c points.",
+    )
+    @click.option(
+        "--dir",
+        "directory",
+        type=click.Path(path_type=Path),
+        help="With --join: where the certificates go.  [default: /etc/kubernetes/pki]",
+    )
+    @click.option(
+        "--kubeconfig-dir",
+        type=click.Path(path_type=Path),
+        help="With --join and kubeadm: where kubeconfigs go.  [default: above --dir, /etc/kubernetes]",
+    )
+    @click.option(
+        "--kubelet-dir",
+        type=click.Path(path_type=Path),
+        help="With --join and kubeadm: where the kubelet's certificates go.  [default: /var/lib/kubelet/pki]",
+    )
+    @click.option(
+        "--hooks",
+        type=click.Choice(["static-pods"]),
+        help="With --join, where etcd and the control plane are static pods: write into agent.yaml the hooks that "
+        "restart those of this node that read a CA only when they start. Hooks that are there stay.",
+    )
+    @functools.wraps(function)
+    def with_joining(
+        *,
+        join_file: Path | None,
+        directory: Path | None,
+        kubeconfig_dir: Path | None,
+        kubelet_dir: Path | None,
+        hooks: Literal["static-pods"] | None,
+        **options: Any,
+    ) -> int:
+        places = Places(directory, kubeconfig_dir, kubelet_dir)
+        return function(joining=Joining(join_file, places, static_pods=hooks is not None), **options)
+
+    return with_joining
+
+
 class _Telling(click.Command):
     """A command that tells an error that ends it in the form that `--log-format` asks for."""
 
@@ -74,34 +135,7 @@ class _Telling(click.Command):
 @click.option(
     "--if-due", is_flag=True, help="With --once, for timers: ask Vault nothing if nothing is due within `poll`."
 )
-@click.option(
-    "--join",
-    "join_file",
-    type=click.Path(path_type=Path),
-    help="Take part in the cluster by this join file first; writes agent.yaml where -c points.",
-)
-@click.option(
-    "--dir",
-    "directory",
-    type=click.Path(path_type=Path),
-    help="With --join: where the certificates go.  [default: /etc/kubernetes/pki]",
-)
-@click.option(
-    "--kubeconfig-dir",
-    type=click.Path(path_type=Path),
-    help="With --join and kubeadm: where kubeconfigs go.  [default: above --dir, /etc/kubernetes]",
-)
-@click.option(
-    "--kubelet-dir",
-    type=click.Path(path_type=Path),
-    help="With --join and kubeadm: where the kubelet's certificates go.  [default: /var/lib/kubelet/pki]",
-)
-@click.option(
-    "--hooks",
-    type=click.Choice(["static-pods"]),
-    help="With --join, where etcd and the control plane are static pods: write into agent.yaml the hooks that restart "
-    "those of this node that read a CA only when they start. Hooks that are there stay.",
-)
+@_join_options
 @click.option(
     "--install-unit", is_flag=True, help="Write the systemd units for this agent.yaml, say what to do next, and end."
 )
@@ -123,11 +157,7 @@ def agent_command(
     file: Path,
     once: bool,
     if_due: bool,
-    join_file: Path | None,
-    directory: Path | None,
-    kubeconfig_dir: Path | None,
-    kubelet_dir: Path | None,
-    hooks: Literal["static-pods"] | None,
+    joining: Joining,
     install_unit: bool,
     print_unit: str | None,
     log_format: Literal["text", "json"],
@@ -145,12 +175,12 @@ def agent_command(
       vaultpki agent --once --if-due
       vaultpki agent -c /etc/vaultpki/agent.yaml
     """
-    places = Places(directory, kubeconfig_dir, kubelet_dir)
+    places = joining.places
     if if_due and not once:
         raise click.UsageError("--if-due is for --once; an agent that stays asks Vault at every `poll`")
-    if hooks and join_file is None:
+    if joining.static_pods and joining.file is None:
         raise click.UsageError("--hooks goes with --join; afterwards `hooks` in agent.yaml says what is run")
-    if if_due and not (join_file or places.given or install_unit or print_unit):
+    if if_due and not (joining.file or places.given or install_unit or print_unit):
         import time
 
         from vaultpki.agent import unchanged
@@ -170,8 +200,8 @@ def agent_command(
         click.echo(systemd.recipe(print_unit, known), nl=False)
         return 0
 
-    if join_file is not None:
-        joined = _join(file, join_file, places, static_pods=hooks is not None, allow_http=allow_http)
+    if joining.file is not None:
+        joined = _join(file, joining.file, joining, allow_http=allow_http)
         _tell_joined(joined, file, log_format)
         config = joined.config
     elif places.given:
@@ -205,19 +235,18 @@ def agent_command(
     return 0
 
 
-def _join(file: Path, join_file: Path, places: Places, *, static_pods: bool, allow_http: bool) -> Joined:
-    from dataclasses import replace
+def _join(file: Path, join_file: Path, joining: Joining, *, allow_http: bool) -> Joined:
     from datetime import UTC, datetime
 
     from vaultpki.agent import join, join_checks
 
-    plan = replace(join_plan(file, join_file, places, allow_http=allow_http), static_pods=static_pods)
+    plan = join_plan(file, join_file, joining.places, allow_http=allow_http, static_pods=joining.static_pods)
     # What can be refused is refused before the wrapping token is used up.
     join_checks.refuse(plan)
     return join.join(plan, datetime.now(UTC), allow_http=allow_http)
 
 
-def join_plan(file: Path, join_file: Path, places: Places, *, allow_http: bool) -> JoinPlan:
+def join_plan(file: Path, join_file: Path, places: Places, *, allow_http: bool, static_pods: bool = False) -> JoinPlan:
     """Return the join that these files and folders ask for; nothing is checked but the files themselves."""
     from vaultpki.agent.join_checks import JoinPlan
     from vaultpki.config.agent import load_agent
@@ -233,7 +262,8 @@ def join_plan(file: Path, join_file: Path, places: Places, *, allow_http: bool) 
     old = load_agent(file, allow_http=allow_http) if files.there(str(file)) else None
     if old is not None:
         target, state = (target if places.directory is not None else old.directory), old.state
-    return JoinPlan(found, old, str(file), target, state, places.folders(found.layout, target, old))
+    folders = places.folders(found.layout, target, old)
+    return JoinPlan(found, old, str(file), target, state, folders, static_pods=static_pods)
 
 
 def _tell_joined(joined: Joined, file: Path, log_format: Literal["text", "json"]) -> None:

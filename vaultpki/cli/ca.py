@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
     from vaultpki.ca.run import Step
     from vaultpki.kube.objects import KubeTrust
     from vaultpki.model import Cluster
+    from vaultpki.records.rotation import Method
     from vaultpki.rotation.course import Course
-    from vaultpki.vault import Vault
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -49,6 +51,23 @@ def _step_options(function: _F) -> _F:
     for option in (json_option, wait_option, kubeconfig_option, restarted_option, without_option, spec_option):
         function = option(function)
     return function
+
+
+def _method_options(function: Callable[..., int]) -> Callable[..., int]:
+    """Add the options that say how a CA is replaced, and pass them on as one value, `method`."""
+
+    @click.option("--same-key", is_flag=True, help="Only renew the CA's certificate: certificates of nodes stay valid.")
+    @click.option("--emergency", is_flag=True, help="The key was stolen: distrust first, which is an outage.")
+    @functools.wraps(function)
+    def with_method(*, same_key: bool, emergency: bool, **options: Any) -> int:
+        from vaultpki.records.rotation import Method
+
+        if same_key and emergency:
+            raise click.UsageError("--same-key keeps the key, so it does not help against a stolen one; leave one out")
+        method = Method.EMERGENCY if emergency else Method.SAME_KEY if same_key else Method.NEW_KEY
+        return function(method=method, **options)
+
+    return with_method
 
 
 @click.group("ca")
@@ -98,8 +117,7 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
 @ca_command.command("rotate")
 @click.argument("domain")
 @spec_option
-@click.option("--same-key", is_flag=True, help="Only renew the CA's certificate: certificates of nodes stay valid.")
-@click.option("--emergency", is_flag=True, help="The key was stolen: distrust first, which is an outage.")
+@_method_options
 @click.option("--spread", default="1h", show_default=True, help="How long nodes take to replace their certificates.")
 @without_option
 @wait_option
@@ -109,8 +127,7 @@ def rotate_command(
     domain: str,
     file: Path,
     allow_http: bool,
-    same_key: bool,
-    emergency: bool,
+    method: Method,
     spread: str,
     without: tuple[str, ...],
     wait: bool,
@@ -134,18 +151,17 @@ def rotate_command(
     from vaultpki.ca.run import Step
     from vaultpki.cli import ca_wait
     from vaultpki.records.rotation import DOMAINS, MOST_SPREAD, Method
+    from vaultpki.rotation.confirmations import Confirmations
     from vaultpki.rotation.course import Course
     from vaultpki.show import ca as ca_text
     from vaultpki.values.durations import parse_duration
 
     if domain not in DOMAINS:
         raise click.UsageError(f"there is no CA {domain!r}; write one of {', '.join(DOMAINS)}")
-    if same_key and emergency:
-        raise click.UsageError("--same-key keeps the key, so it does not help against a stolen one; leave one out")
     seconds = parse_duration(spread)
     if seconds > MOST_SPREAD:
         raise click.UsageError(f"--spread is at most {MOST_SPREAD // 86400}d")
-    method = Method.EMERGENCY if emergency else Method.SAME_KEY if same_key else Method.NEW_KEY
+    emergency = method is Method.EMERGENCY
     with opened(file, allow_http=allow_http, patience=ca_wait.PATIENCE if wait else None) as (cluster, vault, _):
         if emergency and not yes:
             _ask(domain, as_json=as_json)
@@ -159,8 +175,8 @@ def rotate_command(
                 click.echo(printable(f"{stays}."), err=True)
 
             def take(course: Course | None, pods: KubeTrust | None) -> Step:
-                now = server_now(vault)
-                return commands.advance(cluster, vault, now, pods=pods, look=listeners.look, course=course)
+                said = Confirmations(pods=pods, look=listeners.look)
+                return commands.advance(cluster, vault, server_now(vault), said, course)
 
             course = Course(record, back=False)
             done = ca_wait.until_rest(vault, take, lambda: None, course, back=False, begun=True, quiet=as_json)
@@ -193,15 +209,8 @@ def continue_command(
       vaultpki ca continue -f cluster.yaml --without w-17 --wait
       vaultpki ca continue -f cluster.yaml --kubeconfig admin.conf
     """
-    from vaultpki.ca import commands, listeners
-
-    def step(
-        cluster: Cluster, vault: Vault, told: tuple[str, ...], pods: KubeTrust | None, course: Course | None
-    ) -> Step:
-        now = server_now(vault)
-        return commands.advance(cluster, vault, now, without, told, pods, listeners.look, course)
-
-    return _go(file, step, restarted, kubeconfig, back=False, allow_http=allow_http, wait=wait, as_json=as_json)
+    how = {"allow_http": allow_http, "wait": wait, "as_json": as_json}
+    return _go(file, kubeconfig, without, restarted, back=False, **how)
 
 
 @ca_command.command("abort")
@@ -222,14 +231,8 @@ def abort_command(
       vaultpki ca abort -f cluster.yaml
       vaultpki ca abort -f cluster.yaml --wait
     """
-    from vaultpki.ca import commands, listeners
-
-    def step(
-        cluster: Cluster, vault: Vault, told: tuple[str, ...], pods: KubeTrust | None, course: Course | None
-    ) -> Step:
-        return commands.abort(cluster, vault, server_now(vault), without, told, pods, listeners.look, course)
-
-    return _go(file, step, restarted, kubeconfig, back=True, allow_http=allow_http, wait=wait, as_json=as_json)
+    how = {"allow_http": allow_http, "wait": wait, "as_json": as_json}
+    return _go(file, kubeconfig, without, restarted, back=True, **how)
 
 
 ca_command.add_command(recover_command)
@@ -247,9 +250,9 @@ def _pods(kubeconfig: Path | None) -> KubeTrust | None:
 
 def _go(
     file: Path,
-    step: Callable[[Cluster, Vault, tuple[str, ...], KubeTrust | None, Course | None], Step],
-    restarted: tuple[str, ...],
     kubeconfig: Path | None,
+    without: tuple[str, ...],
+    restarted: tuple[str, ...],
     *,
     back: bool,
     allow_http: bool,
@@ -257,25 +260,26 @@ def _go(
     as_json: bool,
 ) -> int:
     """Take one step, or with `wait` all of them."""
-    from vaultpki.ca import commands
+    from vaultpki.ca import commands, listeners
     from vaultpki.cli import ca_wait
+    from vaultpki.rotation.confirmations import Confirmations
 
+    said = Confirmations(without, restarted, look=listeners.look)
     patience = ca_wait.PATIENCE if wait else None
     with opened(file, allow_http=allow_http, patience=patience) as (cluster, vault, _):
-        if not wait:
-            done = step(cluster, vault, restarted, _pods(kubeconfig), None)
-            return _tell(cluster, done, server_now(vault), as_json=as_json)
-        said = restarted
 
         def take(course: Course | None, pods: KubeTrust | None) -> Step:
             nonlocal said
-            done = step(cluster, vault, said, pods, course)
-            # What a person has said counts once.
-            said = ()
+            done = commands.advance(cluster, vault, server_now(vault), replace(said, pods=pods), course, back=back)
+            # What a person has said was restarted counts once.
+            said = replace(said, restarted=())
             return done
 
-        course = commands.begun(cluster, vault, back=back)
-        done = ca_wait.until_rest(vault, take, lambda: _pods(kubeconfig), course, back=back, quiet=as_json)
+        if wait:
+            course = commands.begun(cluster, vault, back=back)
+            done = ca_wait.until_rest(vault, take, lambda: _pods(kubeconfig), course, back=back, quiet=as_json)
+        else:
+            done = take(None, _pods(kubeconfig))
         return _tell(cluster, done, server_now(vault), as_json=as_json)
 
 

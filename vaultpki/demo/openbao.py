@@ -193,8 +193,9 @@ def _initialise(process: subprocess.Popen[bytes], folder: Path, port: int, deadl
         time.sleep(POLL)
     vault = Vault(settings, patience=deadline - time.monotonic())
     try:
-        answer = vault.write("sys/init", {"secret_shares": 1, "secret_threshold": 1}, once=True)
-        state = vault.write("sys/unseal", {"key": answer["keys"][0]}, once=True)
+        system = vault.sending(once=True).api.sys
+        answer = system.initialize(secret_shares=1, secret_threshold=1).body
+        state = system.submit_unseal_key(answer["keys"][0]).body
     except VaultError as error:
         raise Unavailable(
             f"The embedded OpenBao did not start: {error}; the end of its log: {_last_line(log)}"

@@ -23,7 +23,7 @@ from vaultpki.records import published
 from vaultpki.records import rotation as rotation_record
 from vaultpki.records.rotation import FOLDER, RotationRecord, State
 from vaultpki.values import names
-from vaultpki.vault import HEALTH, Answer, Capabilities, Request, Vault, shown_certificate
+from vaultpki.vault import HEALTH, Answer, Capabilities, Vault, shown_certificate, shown_request
 
 if TYPE_CHECKING:
     from vaultpki.pki.facts import Facts
@@ -210,7 +210,7 @@ def _certificates(cluster: Cluster, vault: Vault, ids: tuple[str, ...]) -> dict[
             f"{mount} shows {len(ids)} issuers, and a CA has one to {MOST_ISSUERS}; "
             f"run `vaultpki plan -f {cluster.file}`"
         )
-    answers = vault.many([Request("GET", f"{mount}/issuer/{id_}/json") for id_ in ids])
+    answers = vault.many([shown_request(mount, id_) for id_ in ids])
     return {
         id_: x509.read_certificates(shown_certificate(mount, id_, answer).encode())[0]
         for id_, answer in zip(ids, answers, strict=True)

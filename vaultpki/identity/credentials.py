@@ -266,7 +266,7 @@ def _destroy_secret_ids(cluster: Cluster, vault: Vault, identity: Identity) -> N
             return
         if attempt:
             # If a client disconnects while Vault destroys a secret id, one may remain to which no accessor leads. Tidy,
-            # which runs in the background, removes those (path_tidy_user_id.go).
+            # which runs in the background, removes those (path_tidy_user_id.go). hvac has no method for it.
             tidy = f"auth/{identity.mount(cluster)}/tidy/secret-id"
             vault.write(tidy, {}, warnings=("Tidy operation",))
             time.sleep(_TIDYING * 2 ** (attempt - 1))

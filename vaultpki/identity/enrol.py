@@ -6,6 +6,7 @@ enroller who may make such AppRoles and nothing else. A node that logs in by a t
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -109,24 +110,27 @@ def _invite(cluster: Cluster, vault: Vault, name: str, who: Node | Pool, where: 
     role = identity.role(cluster)
     known = role_id(cluster, vault, identity)
     if known is None and isinstance(who, Pool):
-        # The policy allows create and not update: an AppRole that appears meanwhile is not changed.
+        # The policy allows create and not update: an AppRole that appears meanwhile is not changed. hvac would write
+        # lists as one string.
         vault.write(role, pooled_approle(cluster, who), once=True)
         known = role_id(cluster, vault, identity)
     if known is None:
         raise StateConflict(f"{name} has no AppRole yet; run `vaultpki apply -f {cluster.file}` first")
-    token = wrapping_token(_minted(vault, f"{role}/secret-id", wrap_ttl), f"{role}/secret-id")
+    token = wrapping_token(_minted(cluster, vault, identity, wrap_ttl), f"{role}/secret-id")
     expires = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=wrap_ttl)
     return _join(cluster, name, who, where, known, token, expires)
 
 
-def _minted(vault: Vault, path: str, wrap_ttl: int) -> Answer:
+def _minted(cluster: Cluster, vault: Vault, identity: Identity, wrap_ttl: int) -> Answer:
     """Return a new secret id, wrapped. It ends soon after its join file: the node replaces it when it joins."""
-    wrapped = f"{wrap_ttl}s"
+    generate, mount = vault.prepare.auth.approle.generate_secret_id, identity.mount(cluster)
+    plain: Request = dataclasses.replace(generate(identity.name, mount_point=mount, wrap_ttl=f"{wrap_ttl}s"), once=True)
     try:
-        return vault.call(Request("POST", path, {"ttl": f"{wrap_ttl + JOINING}s"}, once=True, wrap_ttl=wrapped))
+        # hvac's method has no TTL.
+        return vault.call(dataclasses.replace(plain, body={"ttl": f"{wrap_ttl + JOINING}s"}))
     except Denied:
         # The enroller's policy of 0.1.0 allows no parameter; then it lives as long as the node's own ones.
-        return vault.call(Request("POST", path, {}, once=True, wrap_ttl=wrapped))
+        return vault.call(plain)
 
 
 def _identity(name: str, who: Node | Pool) -> Identity:
@@ -376,6 +380,7 @@ def _is_good(
     if found != wanted or not wrap_ttl / 4 < left <= wrap_ttl:
         return False
     try:
+        # hvac has no method for it.
         data = member(vault.write("sys/wrapping/lookup", {"token": found.wrap_token}), "data")
     except (Refused, Denied):
         return False

@@ -98,8 +98,8 @@ def _refuse_weak_token(cluster: Cluster, vault: Vault, name: str) -> None:
 def _disable(cluster: Cluster, vault: Vault, accessor: str, name: str, entity: Entity, *, disabled: bool) -> None:
     """Disable or enable the entity, and check it; the server leaves its other fields as they are."""
     try:
-        # A text: both servers drop a boolean that a policy allows, and would then allow every value.
-        vault.write(f"identity/entity/id/{entity.id}", {"disabled": "true" if disabled else "false"})
+        # As text: both servers drop a boolean that a policy allows, and would then allow every value.
+        vault.api.secrets.identity.update_entity(entity.id, disabled="true" if disabled else "false")
     except Denied:
         raise may_not(cluster, name) from None
     found = find_entity(vault, accessor, name)

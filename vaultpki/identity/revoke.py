@@ -67,6 +67,7 @@ def _on_crls(vault: Vault, mount: str) -> frozenset[int]:
     found: frozenset[int] = frozenset()
     for issuer in vault.api.secrets.pki.list_issuers(mount_point=mount).keys:
         try:
+            # hvac has no method for the CRL of one issuer.
             answer = vault.call(Request("GET", f"{mount}/issuer/{issuer}/crl"))
             if answer.found:
                 found |= crl.revoked_serials(text(answer.data, "crl").encode())

@@ -19,7 +19,7 @@ from vaultpki.pki.succession import Word, trusted
 from vaultpki.pki.trust import trust_below, usability
 from vaultpki.places import Layout
 from vaultpki.records.rotation import RotationRecord, State
-from vaultpki.vault import Answer, Request, Vault, shown_certificate
+from vaultpki.vault import Answer, Vault, shown_certificate, shown_request
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,7 @@ def fetch_issuers(vault: Vault, prefix: str, named: Mapping[str, Collection[str]
         for name in _chosen(answer, named.get(ca, ()))
     ]
     # In turn over one connection: a thousand nodes would else make eight thousand TLS handshakes.
-    answers = vault.map(
-        vault.call, [Request("GET", f"{mounts[ca]}/issuer/{name}/json") for ca, name in wanted], width=1
-    )
+    answers = vault.map(vault.call, [shown_request(mounts[ca], name) for ca, name in wanted], width=1)
     found: dict[str, list[str]] = {ca: [] for ca in mounts}
     defaults: dict[str, str] = {}
     for (ca, name), answer in zip(wanted, answers, strict=True):

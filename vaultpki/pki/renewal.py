@@ -103,39 +103,52 @@ class Assessment:
         return not self.sign and bool(self.reasons)
 
 
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What the agent recorded of a signing: its moment, and the TTL in seconds that was requested; None if unknown."""
+
+    signed: datetime | None = None
+    asked: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Signers:
+    """What happens to the CAs of a leaf: how that which signed it is replaced, and when that ends which would sign now.
+
+    `replacement` is None if it is not replaced, `ends` if it is not known.
+    """
+
+    replacement: Replacement | None = None
+    ends: datetime | None = None
+
+
 def assess(
     pair: Pair,
     want: Certificate,
     now: datetime,
     jitter: float,
     *,
-    signed: datetime | None = None,
-    asked: int | None = None,
+    recorded: Recorded = Recorded(),
+    signers: Signers = Signers(),
     windows: Sequence[Window] = (),
     also: Collection[Reason] = (),
-    replace: datetime | None = None,
-    since: datetime | None = None,
-    ends: datetime | None = None,
 ) -> Assessment:
     """Return what `pair` needs to be `want` at the time `now`.
 
-    `jitter` is in [0, 1) and the same for one certificate (see `jitter`). `signed` is the moment of signing and `asked`
-    the TTL in seconds that was requested then, if the agent recorded them; otherwise the certificate's dates count.
-    `windows` are the times in which renewals run that can wait: a renewal that missed one window waits for the next, if
-    that begins in time. `also` are reasons that the pair itself does not show: FORCED, KEY_EXPOSED, WRONG_MODE and
-    WRONG_OWNER.
-    `replace` is when this leaf of a CA that is replaced `since` then is due; `ends` is when the CA ends that would sign
-    now, None if it is not known.
+    `jitter` is in [0, 1) and the same for one certificate (see `jitter`). Of what was not `recorded` the certificate's
+    dates count. `windows` are the times in which renewals run that can wait: a renewal that missed one window waits for
+    the next, if that begins in time. `also` are reasons that the pair itself does not show: FORCED, KEY_EXPOSED,
+    WRONG_MODE and WRONG_OWNER.
     """
-    leaf = pair.leaf
-    at = None
+    leaf, signed, asked, ends = pair.leaf, recorded.signed, recorded.asked, signers.ends
+    replace, at = replaced_at(signers.replacement, jitter), None
     final = leaf is not None and ends is not None and leaf.not_after >= ends
     if leaf is not None:
         if signed is None or not leaf.not_before - timedelta(seconds=SKEW) <= signed < leaf.not_after:
             signed = signed_at(leaf.not_before, leaf.not_after)
         end = signed + life(leaf, signed)
         at = renew_at(signed, end, jitter, want.reload)
-        if replace is not None and since is not None and at < since:
+        if replace is not None and signers.replacement is not None and at < signers.replacement.since:
             # It ended with its CA and waited for the next one, as those of all nodes did.
             at = min(replace, leaf.not_after - timedelta(seconds=want.reload + SKEW))
         at = leaf.not_after if final else within(windows, at, last_moment(signed, end, want.reload), jitter, now)

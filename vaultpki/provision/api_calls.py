@@ -25,6 +25,7 @@ def read_request(cluster: Cluster, vault: Vault, key: Key) -> Request:
     made, (kind, name) = vault.prepare, key
     pki, jwt = made.secrets.pki, made.auth.jwt
     folder, _, last = name.rpartition("/")
+    # hvac has no method for the other configurations of a PKI mount (config/cluster, config/auto-tidy).
     request = Request("GET", name)
     if kind == "policy":
         request = made.sys.read_acl_policy(name)
@@ -50,6 +51,7 @@ def delete_request(cluster: Cluster, vault: Vault, key: Key) -> Request:
     """Return the deletion of a mount, a policy, a PKI role, an AppRole, an auth role or a record with its versions."""
     made, (kind, name) = vault.prepare, key
     folder, _, last = name.rpartition("/")
+    # As in read_request.
     request = Request("DELETE", name)
     if kind in ("mount", "auth"):
         unmount = made.sys.disable_secrets_engine if kind == "mount" else made.sys.disable_auth_method

@@ -19,6 +19,8 @@ from vaultpki.vault import Json, Request, Vault, check_named, member, text
 if TYPE_CHECKING:
     from vaultpki.pki.facts import Facts
 
+# hvac has no method for keys or for a mount's defaults: those requests are written here.
+
 # In seconds: more than the signing can take, and far less than any TTL of a CA.
 _CLOCK_SLACK = 3600
 
@@ -174,12 +176,17 @@ def update_issuer(vault: Vault, mount: str, issuer: str, fields: Fields) -> None
         vault.write(f"{mount}/config/issuers", {"default": issuer})
     if "default_key" in fields:
         key = vault.api.secrets.pki.read_issuer(issuer, mount_point=mount).data.get("key_id")
-        vault.write(f"{mount}/config/keys", {"default": key})
+        make_default_key(vault, mount, str(key))
 
 
 def make_default(vault: Vault, mount: str, issuer: str) -> None:
     """Make an issuer the one that signs, and keep later ones from taking its place by themselves."""
     vault.write(f"{mount}/config/issuers", {"default": issuer, "default_follows_latest_issuer": False})
+
+
+def make_default_key(vault: Vault, mount: str, key: str) -> None:
+    """Make a key, by its id or name, the one that is used where none is named."""
+    vault.write(f"{mount}/config/keys", {"default": key})
 
 
 def delete_issuer(vault: Vault, mount: str, issuer: str) -> None:
@@ -210,7 +217,7 @@ def _key(cluster: Cluster, vault: Vault, mount: str, keys: frozenset[str]) -> tu
         return "internal", {"key_name": name, "key_type": key.vault_type, "key_bits": key.vault_bits}
     # An apply that was cut off made the key; a second one would be left over for ever. If the server itself stopped
     # in that moment, the key is not the mount's default yet.
-    vault.write(f"{mount}/config/keys", {"default": name})
+    make_default_key(vault, mount, name)
     return "existing", {"key_ref": name}
 
 

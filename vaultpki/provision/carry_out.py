@@ -111,8 +111,8 @@ def _learn(run: _Run) -> _Run:
 
 def _write_applied(run: _Run, applied: AppliedRecord) -> None:
     if applied != run.applied:
-        path = f"{run.cluster.mount('config')}/data/{APPLIED}"
-        run.vault.write(path, {"data": applied.record(run.cluster)})
+        write = run.vault.api.secrets.kv.v2.create_or_update_secret
+        write(APPLIED, applied.record(run.cluster), mount_point=run.cluster.mount("config"))
 
 
 def _make_and_count(run: _Run, counted: Callable[[], None], change: Change) -> str:

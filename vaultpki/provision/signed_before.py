@@ -6,7 +6,7 @@ the mount already is not what was lost.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -49,20 +49,22 @@ def signed_before(
 
 def fingerprints(vault: Vault, mount: str) -> frozenset[str]:
     """Return the SHA-256 of the certificates of a mount's issuers."""
-    issuers = vault.call(Request("LIST", f"{mount}/issuers")).keys
-    return frozenset(facts.fingerprint for facts in _read(vault, [f"{mount}/issuer/{issuer}" for issuer in issuers]))
+    read = vault.prepare.secrets.pki.read_issuer
+    issuers = vault.api.secrets.pki.list_issuers(mount_point=mount).keys
+    return frozenset(facts.fingerprint for facts in _read(vault, [read(each, mount_point=mount) for each in issuers]))
 
 
 def _stored(vault: Vault, mount: str) -> list[Facts]:
-    serials = vault.call(Request("LIST", f"{mount}/certs")).keys
-    return _read(vault, [f"{mount}/cert/{serial}" for serial in serials])
+    read = vault.prepare.secrets.pki.read_certificate
+    serials = vault.api.secrets.pki.list_certificates(mount_point=mount).keys
+    return _read(vault, [read(serial, mount_point=mount) for serial in serials])
 
 
-def _read(vault: Vault, paths: list[str]) -> list[Facts]:
+def _read(vault: Vault, requests: Sequence[Request]) -> list[Facts]:
     from vaultpki.pki import x509
 
     found = []
-    for answer in vault.many([Request("GET", path) for path in paths]):
+    for answer in vault.many(requests):
         pem = answer.data.get("certificate")
         # Tidied meanwhile, or revoked.
         if not answer.found or not isinstance(pem, str) or answer.data.get("revocation_time"):

@@ -6,7 +6,7 @@ with every component are not possible from an operator's machine; `vaultpki veri
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -14,7 +14,7 @@ from vaultpki.certificates import SKEW
 from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.redact import stamp
 from vaultpki.rotation import reasons
-from vaultpki.rotation.reasons import ETCD_MEMBER, LEAF_STEPS, Participant, Step
+from vaultpki.rotation.reasons import ETCD_MEMBER, LEAF_STEPS, Participant, Transition
 
 __all__ = ["Gate", "OperatorLeaf", "Participant", "Waiting", "gate", "restart_refused", "turn", "without_refused"]
 
@@ -54,37 +54,20 @@ class Gate:
         return not self.waiting and self.opens is not None and now >= self.opens
 
 
-def gate(
-    record: RotationRecord,
-    to: State,
-    nodes: Collection[Participant],
-    operators: Iterable[OperatorLeaf],
-    now: datetime,
-    *,
-    reload: int,
-    longest_ttl: int,
-    key_ids: Mapping[str, str],
-    signer_ends: datetime,
-    keeps: str = "",
-) -> Gate:
-    """Return the gate between the state of the record and `to`.
+def gate(step: Transition, nodes: Collection[Participant], operators: Iterable[OperatorLeaf] = ()) -> Gate:
+    """Return the gate before a step, by the reports of these nodes.
 
-    `operators` are the leaves of the CA that is to leave: of the old one, and on the way back of the new one. `now` is
-    the server's time. `reload` is how many seconds components take at most to notice a new file of this CA,
-    `longest_ttl` the longest life of its leaves in seconds. `key_ids` has the key ids of the "old" and the "new" CA in
-    hex, and `signer_ends` is when the CA expires that signs the new one. `record.since` must not be before the server
-    did what the state says: leaves of the other CA count as expired `longest_ttl` after it. `keeps` is the node that
-    keeps the turn whatever its report says.
+    `operators` are the leaves of the CA that is to leave: of the old one, and on the way back of the new one.
     """
-    step = Step(record, to, now, reload, longest_ttl, key_ids)
-    step = replace(step, turn=keeps or _turn(step, nodes))
+    record = step.record
+    step = replace(step, turn=step.turn or _turn(step, nodes))
     if step.path == (State.PREPARED, State.PUBLISHED):
-        return _signer(record, now, longest_ttl, signer_ends)
+        return _signer(step)
     if step.path not in reasons.TRUST_STEPS | LEAF_STEPS:
         return Gate(opens=record.since, turn=step.turn)
     waiting, excused, opens = [], [], record.since
     for node in sorted(nodes, key=lambda each: each.name):
-        counts, why_not = _counts(record, node, now)
+        counts, why_not = _counts(record, node, step.now)
         if counts:
             reason = reasons.reason(step, node)
             if reason:
@@ -93,7 +76,7 @@ def gate(
         elif why_not:
             excused.append(Waiting(node.name, why_not))
     if step.path in LEAF_STEPS and record.method is not Method.SAME_KEY:
-        held, left_out = _operators(record, operators, now)
+        held, left_out = _operators(record, operators, step.now)
         waiting += held
         excused += left_out
     return Gate(tuple(waiting), tuple(excused), None if waiting else opens, step.turn)
@@ -105,7 +88,7 @@ def turn(record: RotationRecord, to: State, nodes: Collection[Participant], now:
     One at a time: those first where a component is down or not healthy, then members of etcd. The next one has it only
     after a report of the last one that owes nothing, with everything healthy.
     """
-    return _turn(Step(record, to, now, 0, 0, {}), nodes)
+    return _turn(Transition(record, to, now), nodes)
 
 
 def restart_refused(record: RotationRecord, to: State, node: Participant, now: datetime) -> str:
@@ -113,7 +96,7 @@ def restart_refused(record: RotationRecord, to: State, node: Participant, now: d
 
     The restart counts only after a report showed the final bundle: a process that was started before has read another.
     """
-    step = Step(record, to, now, 0, 0, {})
+    step = Transition(record, to, now)
     if step.path not in reasons.TRUST_STEPS:
         if record.turn == node.name:
             return ""
@@ -165,9 +148,10 @@ def _expired(node: Participant, now: datetime) -> bool:
     return any(ends) and not any(end is not None and end > now for end in ends)
 
 
-def _signer(record: RotationRecord, now: datetime, longest_ttl: int, ends: datetime) -> Gate:
-    needed = now + timedelta(seconds=record.spread + longest_ttl + SKEW)
-    if record.method is Method.EMERGENCY or ends > needed:
+def _signer(step: Transition) -> Gate:
+    record, ends = step.record, step.signer_ends
+    needed = step.now + timedelta(seconds=record.spread + step.longest_ttl + SKEW)
+    if record.method is Method.EMERGENCY or ends is None or ends > needed:
         return Gate(opens=record.since)
     reason = f"expires at {stamp(ends)}, before certificates of the new CA would: run `vaultpki ca rotate root` first"
     return Gate((Waiting("root", reason),))
@@ -196,7 +180,7 @@ def _operators(
     return held, excused
 
 
-def _turn(step: Step, nodes: Collection[Participant]) -> str:
+def _turn(step: Transition, nodes: Collection[Participant]) -> str:
     counted = [node for node in nodes if _counts(step.record, node, step.now)[0]]
     for node in counted:
         if node.name == step.record.turn and not _healthy_again(step, node):
@@ -210,7 +194,7 @@ def _turn(step: Step, nodes: Collection[Participant]) -> str:
     return first.name if first is not None else ""
 
 
-def _healthy_again(step: Step, node: Participant) -> bool:
+def _healthy_again(step: Transition, node: Participant) -> bool:
     """Return whether the node with the turn has reported, after it got that, that it owes nothing and is healthy."""
     report = node.report
     if report is None or not reasons.fresh(step, report):
@@ -221,7 +205,7 @@ def _healthy_again(step: Step, node: Participant) -> bool:
     return confirmed or not (step.key in report.owed or step.record.domain in report.waiting)
 
 
-def _ready(step: Step, node: Participant) -> bool:
+def _ready(step: Transition, node: Participant) -> bool:
     """Return whether a restart of the node would be useful now: it has the bundle, and owes the restart."""
     report = node.report
     if report is None or not reasons.fresh(step, report) or node.name in step.record.restarted:

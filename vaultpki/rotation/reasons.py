@@ -8,7 +8,7 @@ or delays the gate.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -68,19 +68,23 @@ class Participant:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Transition:
     """A step that is wanted: from the state of the record to `to`, at the server's time `now`.
 
-    `reload` is how many seconds a component takes at most to notice a new file, `longest_ttl` the longest life of a
-    leaf of this CA. `key_ids` has the key ids in hex of the "old" and the "new" CA. `turn` is the node that restarts.
+    `reload` is how many seconds components take at most to notice a new file of this CA, `longest_ttl` the longest life
+    of its leaves in seconds. `key_ids` has the key ids in hex of the "old" and the "new" CA, and `signer_ends` is when
+    the CA expires that signs the new one. `turn` is the node that restarts, or keeps the turn whatever it reports.
+    `record.since` must not be before the server did what the state says: leaves of the other CA count as expired
+    `longest_ttl` after it.
     """
 
     record: RotationRecord
     to: State
     now: datetime
-    reload: int
-    longest_ttl: int
-    key_ids: Mapping[str, str]
+    reload: int = 0
+    longest_ttl: int = 0
+    key_ids: Mapping[str, str] = field(default_factory=dict)
+    signer_ends: datetime | None = None
     turn: str = ""
 
     @property
@@ -106,7 +110,7 @@ def command(to: State) -> str:
     return "vaultpki ca abort" if to in (State.RETURNING, State.STEADY) else "vaultpki ca continue"
 
 
-def reason(step: Step, node: Participant) -> str:
+def reason(step: Transition, node: Participant) -> str:
     """Return what must happen on a node that counts before the step may be taken; "" if nothing."""
     if node.report is None:
         if step.outlived or not _concerned(step, node):
@@ -134,7 +138,7 @@ def _unjoined(node: Participant) -> str:
     )
 
 
-def settled(step: Step, node: Participant) -> datetime:
+def settled(step: Transition, node: Participant) -> datetime:
     """Return from when on a node without a reason counts: when its last change has reached every process there."""
     report, record = node.report, step.record
     moments = [record.since]
@@ -171,19 +175,19 @@ def alive(report: NodeReport, now: datetime) -> bool:
     return any(one.not_after is not None and one.not_after > now for one in report.certificates.values())
 
 
-def fresh(step: Step, report: NodeReport) -> bool:
+def fresh(step: Transition, report: NodeReport) -> bool:
     """Return whether the report answers the record as it stands."""
     seen = report.seen.get(step.record.domain)
     return seen is not None and seen.revision == step.record.revision == seen.highest
 
 
-def holds_final(step: Step, report: NodeReport) -> bool:
+def holds_final(step: Transition, report: NodeReport) -> bool:
     """Return whether the bundle on the node's disk is the one that the step waits for."""
     found = report.bundles.get(step.record.domain)
     return found is not None and _fits(step, found.sha256)
 
 
-def owes_restart(step: Step, node: Participant) -> bool:
+def owes_restart(step: Transition, node: Participant) -> bool:
     """Return whether a component of the node has not been seen yet to run, healthy, with the bundle of the step."""
     report = node.report
     if report is None or step.path not in TRUST_STEPS or node.name in step.record.restarted:
@@ -191,7 +195,7 @@ def owes_restart(step: Step, node: Participant) -> bool:
     return any(not _ready(step, report, name) for name in _readers(step, node))
 
 
-def ailing(step: Step, node: Participant) -> bool:
+def ailing(step: Transition, node: Participant) -> bool:
     """Return whether the node says that a component, which reads the bundle only at its start, is down or not healthy.
 
     None of the others may restart theirs then. A person's word that it is healthy counts more.
@@ -201,12 +205,12 @@ def ailing(step: Step, node: Participant) -> bool:
     return node.name not in step.record.restarted and any(each.problem and not each.sound for each in found)
 
 
-def _future(step: Step, node: Participant, report: NodeReport) -> str:
+def _future(step: Transition, node: Participant, report: NodeReport) -> str:
     late = report.time > step.now + timedelta(seconds=SKEW)
     return f"its report is from the future ({stamp(report.time)}): set its clock" if late else ""
 
 
-def _old_agent(step: Step, node: Participant, report: NodeReport) -> str:
+def _old_agent(step: Transition, node: Participant, report: NodeReport) -> str:
     if report.seen or not _concerned(step, node) or (step.outlived and not alive(report, step.now)):
         return ""
     version = f" ({printable(report.agent)})" if report.agent else ""
@@ -221,7 +225,7 @@ def too_old(version: str) -> str:
     )
 
 
-def _behind(step: Step, node: Participant, report: NodeReport) -> str:
+def _behind(step: Transition, node: Participant, report: NodeReport) -> str:
     seen, revision = report.seen.get(step.record.domain), step.record.revision
     if seen is None or seen.highest <= revision:
         return ""
@@ -231,13 +235,13 @@ def _behind(step: Step, node: Participant, report: NodeReport) -> str:
     return f"{what}: join it anew{_or_without(step, node)}"
 
 
-def _not_followed(step: Step, node: Participant, report: NodeReport) -> str:
+def _not_followed(step: Transition, node: Participant, report: NodeReport) -> str:
     found = gaps.of_report(report, {step.record.domain: step.record.revision})
     mine = (gap.text for gap in found if gap.domain == step.record.domain and gap.name == gaps.NOT_FOLLOWED)
     return next(mine, "")
 
 
-def _echo(step: Step, node: Participant, report: NodeReport) -> str:
+def _echo(step: Transition, node: Participant, report: NodeReport) -> str:
     if fresh(step, report) or step.outlived or not _concerned(step, node):
         return ""
     if step.record.domain not in report.seen:
@@ -248,7 +252,7 @@ def _echo(step: Step, node: Participant, report: NodeReport) -> str:
     )
 
 
-def _bundle(step: Step, node: Participant, report: NodeReport) -> str:
+def _bundle(step: Transition, node: Participant, report: NodeReport) -> str:
     if not node.bundle or step.path not in TRUST_STEPS or holds_final(step, report):
         return ""
     if report.bundles.get(step.record.domain) is None:
@@ -260,7 +264,7 @@ def _bundle(step: Step, node: Participant, report: NodeReport) -> str:
     return f"does not trust the {lacks} CA on its disk: look at its agent's log"
 
 
-def _restarts(step: Step, node: Participant, report: NodeReport) -> str:
+def _restarts(step: Transition, node: Participant, report: NodeReport) -> str:
     """Find components that were not seen to run, healthy, with the bundle: a hook's success alone says nothing."""
     if not owes_restart(step, node):
         return ""
@@ -296,7 +300,7 @@ def _components(names: Collection[str]) -> str:
     return " and ".join(name.partition("/")[2] for name in names)
 
 
-def _hooks(step: Step, node: Participant, report: NodeReport) -> str:
+def _hooks(step: Transition, node: Participant, report: NodeReport) -> str:
     """Find hooks that tell a component of new files and have not succeeded."""
     if step.path in TRUST_STEPS:
         confirmed = node.name in step.record.restarted
@@ -306,7 +310,7 @@ def _hooks(step: Step, node: Participant, report: NodeReport) -> str:
     return f"its hook for {owed[0]} has not succeeded: look at its agent's log" if owed else ""
 
 
-def _leaf(step: Step, node: Participant, report: NodeReport) -> str:
+def _leaf(step: Transition, node: Participant, report: NodeReport) -> str:
     if step.path not in LEAF_STEPS and step.to is not State.DONE:
         return ""
     must = step.path in LEAF_STEPS and not step.outlived
@@ -325,7 +329,7 @@ def _leaf(step: Step, node: Participant, report: NodeReport) -> str:
     return ""
 
 
-_CHECKS: Final[tuple[Callable[[Step, Participant, NodeReport], str], ...]] = (
+_CHECKS: Final[tuple[Callable[[Transition, Participant, NodeReport], str], ...]] = (
     _future,
     _old_agent,
     _behind,
@@ -338,23 +342,23 @@ _CHECKS: Final[tuple[Callable[[Step, Participant, NodeReport], str], ...]] = (
 )
 
 
-def _concerned(step: Step, node: Participant) -> bool:
+def _concerned(step: Transition, node: Participant) -> bool:
     """Return whether the node holds anything that the step waits for."""
     trusts = step.path in TRUST_STEPS and (node.bundle or bool(_readers(step, node)))
     leaves = (step.path in LEAF_STEPS or step.to is State.DONE) and bool(node.certificates)
     return trusts or leaves
 
 
-def _readers(step: Step, node: Participant) -> tuple[str, ...]:
+def _readers(step: Transition, node: Participant) -> tuple[str, ...]:
     return tuple(name for name in node.readers if name.startswith(f"{step.record.domain}/"))
 
 
-def _ready(step: Step, report: NodeReport, name: str) -> bool:
+def _ready(step: Transition, report: NodeReport, name: str) -> bool:
     """Return whether a component was seen to run, healthy, with what the step waits for."""
     return _started(step, report, name) and report.readers[name].sound
 
 
-def _started(step: Step, report: NodeReport, name: str) -> bool:
+def _started(step: Transition, report: NodeReport, name: str) -> bool:
     """Return whether a component is known to hold what the step waits for.
 
     Its last known start must be after the bundle was installed: one before may have been followed by another start,
@@ -366,7 +370,7 @@ def _started(step: Step, report: NodeReport, name: str) -> bool:
     return reader.started >= found.installed and _fits(step, reader.sha256)
 
 
-def _fits(step: Step, held: frozenset[str]) -> bool:
+def _fits(step: Transition, held: frozenset[str]) -> bool:
     """Return whether a bundle with these CAs is what the step waits for."""
     record, new = step.record, step.record.new.sha256 if step.record.new is not None else ""
     if step.to is State.DONE:
@@ -376,7 +380,7 @@ def _fits(step: Step, held: frozenset[str]) -> bool:
     return _wanted(step) <= held
 
 
-def _wanted(step: Step) -> frozenset[str]:
+def _wanted(step: Transition) -> frozenset[str]:
     return frozenset(ca.sha256 for ca in wanted_cas(step.record, step.to))
 
 
@@ -384,12 +388,12 @@ def _leaves(node: Participant, report: NodeReport) -> list[tuple[str, Certificat
     return [(name, report.certificates.get(name)) for name in sorted(node.certificates)]
 
 
-def _or_without(step: Step, node: Participant) -> str:
+def _or_without(step: Transition, node: Participant) -> str:
     if in_use(step.record, node, step.now):
         return "; a member of etcd cannot be left out"
     return f", or go on without it (`--without {node.name}`)"
 
 
-def _spread(step: Step) -> str:
+def _spread(step: Transition) -> str:
     minutes = -(-step.record.spread // 60)
     return f"{minutes} min of {stamp(step.record.since)}"

@@ -13,6 +13,7 @@ from vaultpki.vault.answers import (
     check_named,
     member,
     shown_certificate,
+    shown_request,
     text,
 )
 from vaultpki.vault.client import Vault, explained
@@ -31,5 +32,6 @@ __all__ = [
     "from_environment",
     "member",
     "shown_certificate",
+    "shown_request",
     "text",
 ]

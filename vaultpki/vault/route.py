@@ -20,6 +20,7 @@ _REDIRECTS: Final = 3
 _REDIRECTING: Final = frozenset({301, 302, 303, 307, 308})
 # A node that does not answer as the leader within this time is none: an election alone takes longer.
 _LEADER_SECONDS: Final = 2.0
+# The route also asks it by itself, where hvac's client is not.
 LEADER: Final = Request("GET", "sys/leader")
 
 

@@ -108,6 +108,7 @@ def verify_vault(
         vault.api.auth.approle.delete_role(name, mount_point=mount)
     except Denied as error:
         raise Denied(f"`verify --vault` makes a node and removes it again, as only the applier may: {error}") from None
+    # hvac's method writes lists as one string.
     vault.write(f"auth/{mount}/role/{name}", pooled_approle(cluster, pool), once=True)
     role_id = ""
     try:
@@ -194,6 +195,7 @@ class _Trial:
         """Send the node's own request: a refusal proves nothing unless this succeeds."""
         refusal = ""
         try:
+            # What an agent sends, byte by byte, and not what hvac would make of it.
             answer = self.node.write(request.path, request.body, once=True)
             self.judge(str((answer.get("data") or {}).get("certificate")), request.certificate)
         except (Denied, Refused, BadAnswer, CertificateRefused) as error:
@@ -202,7 +204,7 @@ class _Trial:
 
     def forbidden(self, request: Forbidden) -> Check:
         try:
-            # Any warning is accepted: only the answer counts.
+            # Any warning is accepted: only the answer counts. hvac has no method for most of what a policy forbids.
             wrap_ttl = request.wrap_ttl or None
             answer = self.node.call(
                 Request(request.method, request.path, request.body, once=True, warnings=("",), wrap_ttl=wrap_ttl)

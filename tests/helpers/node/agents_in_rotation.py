@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -24,6 +24,7 @@ from vaultpki.node import state
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
 from vaultpki.records.rotation import Method, RotationRecord, State
+from vaultpki.rotation.confirmations import Confirmations
 from vaultpki.vault import Vault
 
 SPEC = """\
@@ -135,8 +136,8 @@ class AgentsInRotation:
         return commands.rotate(self.cluster.model, self.vault, self.ca, Method.NEW_KEY, spread, self.now).record
 
     def step(self, *, back: bool = False) -> Step:
-        act: Callable[..., Step] = commands.abort if back else commands.advance
-        return act(self.cluster.model, self.vault, self.now, tuple(node.name for node in self.earlier))
+        said = Confirmations(without=tuple(node.name for node in self.earlier))
+        return commands.advance(self.cluster.model, self.vault, self.now, said, back=back)
 
     def moved(self, to: State, *, back: bool = False) -> None:
         """The next step: agents pass and restart by turns, and minutes go by, until the gate opens."""

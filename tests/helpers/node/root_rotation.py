@@ -27,6 +27,7 @@ from vaultpki.pki.facts import Facts
 from vaultpki.records import node_report
 from vaultpki.records.node_report import NodeReport
 from vaultpki.records.rotation import DOMAINS, Method, RotationRecord, State
+from vaultpki.rotation.confirmations import Confirmations
 from vaultpki.vault import Vault
 
 SPEC = """\
@@ -105,10 +106,13 @@ class RootRotation:
         return commands.rotate(self.cluster.model, self.vault, "root", Method.NEW_KEY, spread, self.now).record
 
     def advance(self, *restarted: str, without: tuple[str, ...] = ()) -> Step:
-        return commands.advance(self.cluster.model, self.vault, self.now, without, restarted, self.pods)
+        return self._advance(Confirmations(without, restarted, self.pods), back=False)
 
     def abort(self, *restarted: str, without: tuple[str, ...] = ()) -> Step:
-        return commands.abort(self.cluster.model, self.vault, self.now, without, restarted, self.pods)
+        return self._advance(Confirmations(without, restarted, self.pods), back=True)
+
+    def _advance(self, said: Confirmations, *, back: bool) -> Step:
+        return commands.advance(self.cluster.model, self.vault, self.now, said, back=back)
 
     def words(self, to: State) -> tuple[str, ...]:
         """What a person says before this step."""

@@ -16,6 +16,7 @@ from helpers.vault.servers import Server
 from vaultpki.ca import commands
 from vaultpki.errors import Sealed, StateConflict, Unavailable
 from vaultpki.records.rotation import Method, RotationRecord, State
+from vaultpki.rotation.confirmations import Confirmations
 from vaultpki.rotation.states import BACK
 from vaultpki.vault import Vault
 
@@ -68,7 +69,6 @@ class RootOperator:
         """The next step, once every node has reported and some minutes have passed."""
         RootReporters(self.cluster).report(self.now)
         self.now += timedelta(minutes=7)
-        act = commands.abort if back else commands.advance
         state = self.record.state
         words = WORDS.get(state, ()) if not back or state is State.RETRUSTING else ()
         if state is State.RETRUSTING and not back:
@@ -76,7 +76,7 @@ class RootOperator:
 
         def once(vault: Vault) -> None:
             if self.record.state is state:
-                act(self.cluster.model, vault, self.now, (), words)
+                commands.advance(self.cluster.model, vault, self.now, Confirmations(restarted=words), back=back)
             else:
                 # Its record says the next state: whoever looks in first makes it so.
                 with contextlib.suppress(*() if self.record.active else (StateConflict,)):

@@ -14,6 +14,7 @@ from vaultpki.ca import recover as recovery
 from vaultpki.ca.recover import Proposal
 from vaultpki.ca.run import CaStatus, Step
 from vaultpki.records.rotation import Method, RotationRecord, State
+from vaultpki.rotation.confirmations import Confirmations
 from vaultpki.vault import Vault
 
 SPEC = """\
@@ -51,10 +52,10 @@ class Rotation:
     def advance(
         self, without: tuple[str, ...] = (), restarted: tuple[str, ...] = (), vault: Vault | None = None
     ) -> Step:
-        return commands.advance(self.cluster.model, vault or self.vault, self.now, without, restarted)
+        return commands.advance(self.cluster.model, vault or self.vault, self.now, Confirmations(without, restarted))
 
     def abort(self, vault: Vault | None = None) -> Step:
-        return commands.abort(self.cluster.model, vault or self.vault, self.now)
+        return commands.advance(self.cluster.model, vault or self.vault, self.now, back=True)
 
     def recover(self, *without: str) -> RotationRecord:
         """What `ca recover` does once a person has agreed."""

@@ -22,6 +22,7 @@ from vaultpki.host import presented
 from vaultpki.layout import API_PORT, ETCD_PEER_PORT, ETCD_PORT
 from vaultpki.model import Cluster, NodeRole
 from vaultpki.records.rotation import CaRef, RotationRecord, State
+from vaultpki.rotation.confirmations import Confirmations
 from vaultpki.rotation.listener_trust import Listener, Said, listeners
 
 # Of cp-1 and etcd-2: addresses of this machine at which nobody else listens, other tests neither. A cluster.yaml takes
@@ -67,7 +68,8 @@ def here(cluster: Cluster) -> Cluster:
 def advance(rotation: Rotation, *restarted: str) -> Step:
     """`ca continue`, which looks at the listeners."""
 
-    return commands.advance(rotation.cluster.model, rotation.vault, rotation.now, restarted=restarted, look=look)
+    said = Confirmations(restarted=restarted, look=look)
+    return commands.advance(rotation.cluster.model, rotation.vault, rotation.now, said)
 
 
 def look(cluster: Cluster, record: RotationRecord) -> Mapping[Listener, Said]:

@@ -16,6 +16,7 @@ from vaultpki.ca.run import Step
 from vaultpki.ca.scene import Scene, read_scene
 from vaultpki.errors import Attention, ChangedMeanwhile, StateConflict, Unavailable
 from vaultpki.records.rotation import Method, RotationRecord, State
+from vaultpki.rotation.confirmations import Confirmations
 from vaultpki.rotation.course import Course
 
 
@@ -33,11 +34,12 @@ def course_of(rotation: Rotation, *, back: bool = False) -> Course:
 
 def onward(rotation: Rotation, course: Course, restarted: tuple[str, ...] = ()) -> Step:
     """The next step of a command that goes on."""
-    return commands.advance(rotation.cluster.model, rotation.vault, rotation.now, restarted=restarted, course=course)
+    said = Confirmations(restarted=restarted)
+    return commands.advance(rotation.cluster.model, rotation.vault, rotation.now, said, course)
 
 
 def backward(rotation: Rotation, course: Course) -> Step:
-    return commands.abort(rotation.cluster.model, rotation.vault, rotation.now, course=course)
+    return commands.advance(rotation.cluster.model, rotation.vault, rotation.now, course=course, back=True)
 
 
 def test_who_waits_takes_no_step_against_another_operator(rotation: Rotation) -> None:
@@ -92,7 +94,7 @@ def test_who_waits_leaves_the_next_rotation_alone(rotation: Rotation) -> None:
     status = {each.domain: each.record for each in rotation.status()}
     assert status["kubelet"] is not None and status["kubelet"].state is State.PREPARED
     # Or of the same one.
-    commands.abort(rotation.cluster.model, rotation.vault, rotation.now)
+    commands.advance(rotation.cluster.model, rotation.vault, rotation.now, back=True)
     rotation.begin()
     step = onward(rotation, course)
     assert step.stopped and "another rotation of etcd to etcd-3" in step.note and step.record.state is State.PREPARED
@@ -129,7 +131,7 @@ def test_the_roots_way_back_ends_before_anything_of_the_old_root_is_deleted(
     def crossed(scene: Scene, record: RotationRecord) -> Scene:
         if record.state is State.DONE and not said:
             with pytest.raises(StateConflict) as caught:
-                commands.abort(cluster, operator.cluster.client(), operator.now)
+                commands.advance(cluster, operator.cluster.client(), operator.now, back=True)
             said.append(str(caught.value))
             # The command is killed then.
             raise Unavailable("killed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,7 +21,7 @@ from vaultpki.model import Certificate, KeyType, Subject, Usage, Window
 from vaultpki.node.backoff import MOST_A_DAY, daily_limit
 from vaultpki.node.state import AgentState, with_spent
 from vaultpki.pki.facts import EKU, Facts, Pair
-from vaultpki.pki.renewal import Reason, State, assess, jitter, renew_at, signed_at
+from vaultpki.pki.renewal import Assessment, Reason, Recorded, Signers, State, assess, jitter, renew_at, signed_at
 
 BEGIN = datetime(2000, 1, 1, tzinfo=UTC)
 MOMENTS = st.timedeltas(timedelta(), timedelta(days=36525)).map(lambda since: BEGIN + since)
@@ -179,12 +180,19 @@ def expected(pair: Pair, want: Certificate, now: datetime, known: dict[str, Any]
     return found | ({"due"} if due < clock else set())
 
 
+def judged(
+    pair: Pair, want: Certificate, now: datetime, known: Mapping[str, Any], windows: Sequence[Window] = ()
+) -> Assessment:
+    recorded = Recorded(known.get("signed"), known.get("asked"))
+    return assess(pair, want, now, known["jitter"], recorded=recorded, windows=windows, also=known.get("also", ()))
+
+
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(st.data())
 def test_exactly_the_reasons_there_are_in_the_order_of_the_checks(data: st.DataObject) -> None:
     pair, want, known = data.draw(cases())
     now = data.draw(moments_of(pair))
-    verdict = assess(pair, want, now, **known)
+    verdict = judged(pair, want, now, known)
     reasons = verdict.reasons
     assert {reason.value for reason in reasons} == expected(pair, want, now, known)
     assert list(reasons) == [reason for reason in Reason if reason in reasons]
@@ -205,7 +213,7 @@ def test_exactly_the_reasons_there_are_in_the_order_of_the_checks(data: st.DataO
 def test_time_takes_back_no_reason_but_two(data: st.DataObject) -> None:
     pair, want, known = data.draw(cases())
     first, second = sorted((data.draw(moments_of(pair)), data.draw(moments_of(pair))))
-    before, after = (assess(pair, want, now, **known) for now in (first, second))
+    before, after = (judged(pair, want, now, known) for now in (first, second))
     gone = {*before.reasons} - {*after.reasons}
     assert gone <= {Reason.DUE, Reason.NOT_YET_VALID}
     assert Reason.DUE not in gone or Reason.EXPIRED in after.reasons
@@ -225,7 +233,7 @@ WINDOWS = st.lists(
 def test_windows_only_ever_put_off_and_give_way(data: st.DataObject, windows: list[Window]) -> None:
     pair, want, known = data.draw(cases())
     now = data.draw(moments_of(pair))
-    plain, waiting = assess(pair, want, now, **known), assess(pair, want, now, windows=windows, **known)
+    plain, waiting = judged(pair, want, now, known), judged(pair, want, now, known, windows)
     assert {*plain.reasons} - {Reason.DUE} == {*waiting.reasons} - {Reason.DUE}
     assert {*waiting.reasons} <= {*plain.reasons}
     if pair.leaf is None:
@@ -269,8 +277,7 @@ class Node:
             self.want,
             self.now,
             self.share,
-            signed=datetime.fromtimestamp(known.signed, UTC) if known else None,
-            asked=known.asked if known else None,
+            recorded=Recorded(datetime.fromtimestamp(known.signed, UTC), known.asked) if known else Recorded(),
         )
         return PairStatus(self.want, {}, verdict, self.leaf)
 
@@ -371,7 +378,9 @@ def test_leaves_live_until_their_cas_end_with_few_signatures(
             not_after=min(now + timedelta(seconds=ttl), end),
         )
         signatures += 1
-        verdict = assess(Pair((), (), leaf, True, True), want, now, share, signed=now, asked=ttl, ends=end)
+        verdict = assess(
+            Pair((), (), leaf, True, True), want, now, share, recorded=Recorded(now, ttl), signers=Signers(ends=end)
+        )
         assert verdict.reasons == () and verdict.renew_after is not None
         if verdict.renew_after >= leaf.not_after:
             break

@@ -19,6 +19,7 @@ from vaultpki.records.rotation import CaRef, Kept, Method, RotationRecord, State
 from vaultpki.rotation import gates, recovery, states
 from vaultpki.rotation.gates import Gate, OperatorLeaf, Participant
 from vaultpki.rotation.mount_steps import MountIssuer, RotationMount
+from vaultpki.rotation.reasons import Transition
 from vaultpki.rotation.states import Presence
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -289,20 +290,14 @@ class SimulatedCluster:
         admins = (OperatorLeaf("admin", "1", self.admin_ends),) if self.admin and leaves.get(to) == self.admin else ()
         if self.shape.broken == "operators":
             admins = ()
-        return gates.gate(
-            record,
-            to,
-            self.participants(),
-            admins,
-            self.now,
-            reload=0 if self.shape.broken == "settle" else self.shape.reload,
-            longest_ttl=TTL,
-            key_ids={
-                "old": key_id(record.old.sha256),
-                "new": key_id(record.new.sha256) if record.new and record.new.sha256 else "",
-            },
-            signer_ends=self.now + timedelta(days=3650),
-        )
+        keys = {
+            "old": key_id(record.old.sha256),
+            "new": key_id(record.new.sha256) if record.new and record.new.sha256 else "",
+        }
+        reload = 0 if self.shape.broken == "settle" else self.shape.reload
+        ends = self.now + timedelta(days=3650)
+        step = Transition(record, to, self.now, reload, TTL, keys, ends)
+        return gates.gate(step, self.participants(), admins)
 
     def operates(self, i: int, *, back: bool = False, rotates: bool = True) -> bool:
         """Send the next request of operator `i`, or begin a command; False if there is nothing to do."""

@@ -26,6 +26,7 @@ from vaultpki.records.node_report import BundleReport, CertificateReport, NodeRe
 from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
 from vaultpki.rotation import gates, root_gates
 from vaultpki.rotation.gates import Gate, Participant
+from vaultpki.rotation.reasons import Transition
 from vaultpki.rotation.root_gates import OUTSIDE, PODS, WITH_COMPANIONS
 from vaultpki.rotation.states import next_state
 
@@ -152,9 +153,8 @@ class SimulatedCluster:
             )
             for one in self.machines
         ]
-        return gates.gate(
-            record, to, nodes, (), NOW, reload=0, longest_ttl=10**8, key_ids={}, signer_ends=NOW + 10**3 * LATER
-        )
+        step = Transition(record, to, NOW, longest_ttl=10**8, signer_ends=NOW + 10**3 * LATER)
+        return gates.gate(step, nodes)
 
     def kube(self) -> KubeTrust:
         pem = "".join(facts.pem for facts in self.copy)

@@ -11,8 +11,19 @@ from helpers import sample_certificates
 from vaultpki.certificates import SKEW, TABLE, shortest_ttl
 from vaultpki.config.windows import parse
 from vaultpki.model import Certificate, KeyType, Row, Subject, Usage
-from vaultpki.pki.facts import EKU, Pair
-from vaultpki.pki.renewal import Reason, State, assess, jitter, last_moment, life, renew_at, signed_at
+from vaultpki.pki.facts import EKU, Pair, Replacement
+from vaultpki.pki.renewal import (
+    Reason,
+    Recorded,
+    Signers,
+    State,
+    assess,
+    jitter,
+    last_moment,
+    life,
+    renew_at,
+    signed_at,
+)
 
 SIGNED = sample_certificates.SIGNED
 LIFE = timedelta(hours=30)
@@ -104,38 +115,42 @@ def test_modes_and_owners_are_mended_and_never_a_reason_to_sign() -> None:
 
 def test_a_leaf_whose_ca_is_replaced_is_due_from_its_moment_on_and_works_until_then() -> None:
     at = SIGNED + timedelta(minutes=7)
-    before = assess(GOOD, WANT, SIGNED, 0.5, replace=at)
+    signers = Signers(Replacement(at, 0))
+    before = assess(GOOD, WANT, SIGNED, 0.5, signers=signers)
     assert before.state is State.OK and before.renew_after == at
-    after = assess(GOOD, WANT, at, 0.5, replace=at)
+    after = assess(GOOD, WANT, at, 0.5, signers=signers)
     assert after.reasons == (Reason.ISSUER_OUTGOING,) and after.state is State.DUE and after.sign
     # Its ordinary renewal may come first.
-    late = assess(GOOD, WANT, SIGNED + LIFE / 2, 0.0, replace=SIGNED + LIFE)
-    assert late.reasons == (Reason.DUE,) and late.renew_after == SIGNED + LIFE / 2
+    signers = Signers(Replacement(SIGNED, 2 * LIFE.total_seconds()))
+    late = assess(GOOD, WANT, SIGNED + LIFE * 7 / 12, 0.5, signers=signers)
+    assert late.reasons == (Reason.DUE,) and late.renew_after == SIGNED + LIFE * 7 / 12
 
 
 def test_what_ends_with_its_ca_is_not_renewed_in_vain() -> None:
     end = SIGNED + LIFE
+    last = Signers(ends=end)
     for at in (SIGNED, SIGNED + LIFE * 0.9, end - timedelta(seconds=1)):
-        verdict = assess(GOOD, WANT, at, 0.0, ends=end)
+        verdict = assess(GOOD, WANT, at, 0.0, signers=last)
         assert verdict.final and verdict.reasons == () and verdict.renew_after == end, at
-    assert assess(GOOD, WANT, end, 0.0, ends=end).reasons == (Reason.EXPIRED,)
+    assert assess(GOOD, WANT, end, 0.0, signers=last).reasons == (Reason.EXPIRED,)
     # A second more is worth a renewal at the ordinary time; so is a CA that nobody knows.
     for ends in (end + timedelta(seconds=1), None):
-        verdict = assess(GOOD, WANT, SIGNED + LIFE / 2, 0.0, ends=ends)
+        verdict = assess(GOOD, WANT, SIGNED + LIFE / 2, 0.0, signers=Signers(ends=ends))
         assert verdict.reasons == (Reason.DUE,) and not verdict.final
     # No window moves the end.
-    assert assess(GOOD, WANT, SIGNED, 0.0, ends=end, windows=(parse("sat 02:00-04:00"),)).renew_after == end
+    assert assess(GOOD, WANT, SIGNED, 0.0, signers=last, windows=(parse("sat 02:00-04:00"),)).renew_after == end
 
 
 def test_a_longer_ttl_is_not_asked_of_a_ca_that_cannot_grant_it() -> None:
-    end, longer = SIGNED + LIFE, dataclasses.replace(WANT, ttl=WANT.ttl * 2)
-    assert assess(GOOD, longer, SIGNED, 0.0, ends=end, asked=WANT.ttl).reasons == ()
-    assert assess(GOOD, longer, SIGNED, 0.0, ends=None, asked=WANT.ttl).reasons == (Reason.TTL_CHANGED,)
+    last, asked = Signers(ends=SIGNED + LIFE), Recorded(asked=WANT.ttl)
+    longer = dataclasses.replace(WANT, ttl=WANT.ttl * 2)
+    assert assess(GOOD, longer, SIGNED, 0.0, signers=last, recorded=asked).reasons == ()
+    assert assess(GOOD, longer, SIGNED, 0.0, recorded=asked).reasons == (Reason.TTL_CHANGED,)
     shorter = dataclasses.replace(WANT, ttl=WANT.ttl // 2)
-    assert assess(GOOD, shorter, SIGNED, 0.0, ends=end, asked=WANT.ttl).reasons == (Reason.TTL_CHANGED,)
+    assert assess(GOOD, shorter, SIGNED, 0.0, signers=last, recorded=asked).reasons == (Reason.TTL_CHANGED,)
     # Names, keys and what a person asks for count until the end.
-    assert assess(GOOD, WANT, SIGNED, 0.0, ends=end, also={Reason.FORCED}).reasons == (Reason.FORCED,)
-    assert assess(subject(dns=("w-1",)), WANT, SIGNED, 0.0, ends=end).reasons == (Reason.NAMES_CHANGED,)
+    assert assess(GOOD, WANT, SIGNED, 0.0, signers=last, also={Reason.FORCED}).reasons == (Reason.FORCED,)
+    assert assess(subject(dns=("w-1",)), WANT, SIGNED, 0.0, signers=last).reasons == (Reason.NAMES_CHANGED,)
 
 
 def test_leaves_that_waited_for_a_new_ca_are_replaced_in_its_time_and_not_at_once() -> None:
@@ -143,14 +158,13 @@ def test_leaves_that_waited_for_a_new_ca_are_replaced_in_its_time_and_not_at_onc
     since = SIGNED + LIFE * 0.8
     new_end = SIGNED + timedelta(days=3650)
     place = since + timedelta(hours=1)
-    verdict = assess(GOOD, WANT, since, 0.5, replace=place, since=since, ends=new_end)
+    signers = Signers(Replacement(since, 2 * 3600), new_end)
+    verdict = assess(GOOD, WANT, since, 0.5, signers=signers)
     assert verdict.reasons == () and verdict.renew_after == place
-    assert assess(GOOD, WANT, place, 0.5, replace=place, since=since, ends=new_end).reasons == (
-        Reason.DUE,
-        Reason.ISSUER_OUTGOING,
-    )
+    assert assess(GOOD, WANT, place, 0.5, signers=signers).reasons == (Reason.DUE, Reason.ISSUER_OUTGOING)
     # One that would expire before its place, or would not be noticed in time, is not held back.
-    late = assess(GOOD, WANT, since, 0.5, replace=SIGNED + LIFE * 2, since=since, ends=new_end)
+    far = Replacement(since, 4 * LIFE.total_seconds())
+    late = assess(GOOD, WANT, since, 0.5, signers=Signers(far, new_end))
     assert late.renew_after == SIGNED + LIFE - timedelta(seconds=WANT.reload + SKEW)
 
 
@@ -178,13 +192,13 @@ def test_a_one_minute_leaf_backdated_by_five_is_not_due_at_birth() -> None:
 def test_a_remembered_signing_counts_before_the_certificates_own_date() -> None:
     pair = leaf(not_before=SIGNED - timedelta(days=30))
     assert assess(pair, WANT, SIGNED, 0.0).state is State.DUE
-    assert assess(pair, WANT, SIGNED, 0.0, signed=SIGNED, asked=WANT.ttl).state is State.OK
+    assert assess(pair, WANT, SIGNED, 0.0, recorded=Recorded(SIGNED, WANT.ttl)).state is State.OK
 
 
 def test_a_memory_that_cannot_be_true_is_no_memory() -> None:
     plain = assess(GOOD, WANT, SIGNED, 0.5).renew_after
     for signed in (SIGNED + LIFE, SIGNED + LIFE * 9, LEAF.not_before - timedelta(seconds=301), SIGNED - LIFE * 9):
-        assert assess(GOOD, WANT, SIGNED, 0.5, signed=signed).renew_after == plain
+        assert assess(GOOD, WANT, SIGNED, 0.5, recorded=Recorded(signed)).renew_after == plain
 
 
 def test_a_clock_behind_vaults_does_not_stretch_a_short_life() -> None:
@@ -192,9 +206,8 @@ def test_a_clock_behind_vaults_does_not_stretch_a_short_life() -> None:
     minute = leaf(not_after=SIGNED + timedelta(seconds=60))
     assert minute.leaf is not None
     assert life(minute.leaf, SIGNED - behind) == timedelta(seconds=60)
-    assert assess(minute, WANT, SIGNED, 0.0, signed=SIGNED - behind).renew_after == SIGNED - behind + timedelta(
-        seconds=30
-    )
+    verdict = assess(minute, WANT, SIGNED, 0.0, recorded=Recorded(SIGNED - behind))
+    assert verdict.renew_after == SIGNED - behind + timedelta(seconds=30)
     # Ahead of Vault's it has less time by both clocks.
     assert life(minute.leaf, SIGNED + timedelta(seconds=20)) == timedelta(seconds=40)
     # A role that is not ours, and does not backdate: only this machine's clock tells.
@@ -211,7 +224,7 @@ def test_a_certificate_at_the_end_of_time_is_judged_too() -> None:
 
 def test_another_ttl_asked_for_is_a_reason_and_a_smaller_grant_is_none() -> None:
     def reasons(ttl: int, asked: int | None, pair: Pair = GOOD) -> tuple[Reason, ...]:
-        return assess(pair, dataclasses.replace(WANT, ttl=ttl), SIGNED, 0.0, asked=asked).reasons
+        return assess(pair, dataclasses.replace(WANT, ttl=ttl), SIGNED, 0.0, recorded=Recorded(asked=asked)).reasons
 
     assert reasons(WANT.ttl, WANT.ttl) == reasons(10 * WANT.ttl, 10 * WANT.ttl) == reasons(60, 60) == ()
     assert reasons(WANT.ttl + 1, WANT.ttl) == reasons(WANT.ttl - 1, WANT.ttl) == (Reason.TTL_CHANGED,)

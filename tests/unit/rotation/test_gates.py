@@ -22,7 +22,7 @@ from vaultpki.rotation.gates import (
     turn,
     without_refused,
 )
-from vaultpki.rotation.reasons import SETTLE
+from vaultpki.rotation.reasons import SETTLE, Transition
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 SINCE = NOW - timedelta(hours=1)
@@ -80,17 +80,7 @@ def between(
     now = changes.pop("now", NOW)
     reload = changes.pop("reload", 0)
     ends = changes.pop("signer_ends", NOW + timedelta(days=3650))
-    return gate(
-        record(state, **changes),
-        to,
-        nodes,
-        operators,
-        now,
-        reload=reload,
-        longest_ttl=30 * DAY,
-        key_ids=KEYS,
-        signer_ends=ends,
-    )
+    return gate(Transition(record(state, **changes), to, now, reload, 30 * DAY, KEYS, ends), nodes, operators)
 
 
 def reason(found: Gate) -> str:
