@@ -161,9 +161,5 @@ def _prove(path: str, size: int, entries: int) -> None:
     files.refuse_unsafe_way(path)
     while not files.there(path):
         path = os.path.dirname(path)
-    with files.storage_errors(path):
-        fd = os.open(path, PASSING)
-        try:
-            files.prove_writable(f".probe.{files.random_suffix()}", fd, size, entries)
-        finally:
-            os.close(fd)
+    with files.storage_errors(path), files.closing(os.open(path, PASSING)) as fd:
+        files.prove_writable(f".probe.{files.random_suffix()}", fd, size, entries)

@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from vaultpki.errors import StoreError
@@ -72,17 +72,26 @@ def random_suffix() -> str:
     return os.urandom(_RANDOM).hex()
 
 
-def open_folder(path: str, *, create: bool, trusted: Collection[int] = ()) -> int:
+@contextlib.contextmanager
+def closing(fd: int) -> Iterator[int]:
+    """Close a descriptor at the end of the block."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def open_folder(path: str, *, create: bool) -> int:
     """Open the folder `path` without following any symbolic link; return its descriptor.
 
-    Refuses a path with a folder that does not belong to root, this user or one of `trusted` (user ids), or that others
-    may write to: they could put their own files in place of ours. A sticky folder such as /tmp is allowed, but not as
-    the last one. `create` makes missing folders, with mode 0755 under any umask.
+    Refuses a path with a folder that does not belong to root or this user, or that others may write to: they could put
+    their own files in place of ours. A sticky folder such as /tmp is allowed, but not as the last one. `create` makes
+    missing folders, with mode 0755 under any umask.
     """
-    return _reach(path, create=create, trusted=trusted, last=True)
+    return _reach(path, create=create, last=True)
 
 
-def _reach(path: str, *, create: bool, trusted: Collection[int], last: bool) -> int:
+def _reach(path: str, *, create: bool, last: bool) -> int:
     """As `open_folder`; without `last` the path is only the beginning of a longer one."""
     absolute = os.path.abspath(path)
     parts = [part for part in absolute.split("/") if part]
@@ -90,7 +99,7 @@ def _reach(path: str, *, create: bool, trusted: Collection[int], last: bool) -> 
     with storage_errors("/"):
         way = permissions.Way()
     with way:
-        permissions.refuse_others("/", way.fd, os.fstat(way.fd), trusted=trusted, passing=True)
+        permissions.refuse_others("/", way.fd, os.fstat(way.fd), passing=True)
         for index, part in enumerate(parts):
             at = f"{at}/{part}"
             with storage_errors(at):
@@ -103,7 +112,7 @@ def _reach(path: str, *, create: bool, trusted: Collection[int], last: bool) -> 
             way.to(below)
             with storage_errors(at):
                 passing = not last or index < len(parts) - 1
-                permissions.refuse_others(at, way.fd, os.fstat(way.fd), trusted=trusted, passing=passing)
+                permissions.refuse_others(at, way.fd, os.fstat(way.fd), passing=passing)
         return way.fd
 
 
@@ -112,7 +121,7 @@ def refuse_unsafe_way(path: str) -> None:
     at = os.path.abspath(path)
     while not there(at):
         at = os.path.dirname(at)
-    os.close(_reach(at, create=False, trusted=(), last=at == os.path.abspath(path)))
+    os.close(_reach(at, create=False, last=at == os.path.abspath(path)))
 
 
 def make_folder(name: str, parent: int, mode: int) -> int:
@@ -129,11 +138,8 @@ def make_folder(name: str, parent: int, mode: int) -> int:
     fd = os.open(name, FOLDER, dir_fd=parent)
     try:
         permissions.remove_acls(fd)
-        listed = os.open(".", FOLDER, dir_fd=parent)
-        try:
+        with closing(os.open(".", FOLDER, dir_fd=parent)) as listed:
             os.fsync(listed)
-        finally:
-            os.close(listed)
     except BaseException:
         os.close(fd)
         raise
@@ -142,13 +148,9 @@ def make_folder(name: str, parent: int, mode: int) -> int:
 
 def private_folder(path: str) -> None:
     """Make the folder if it is missing, and let nobody but its owner enter it."""
-    fd = open_folder(path, create=True)
-    try:
-        with storage_errors(path):
-            if os.fstat(fd).st_mode & 0o077:
-                os.fchmod(fd, 0o700)
-    finally:
-        os.close(fd)
+    with closing(open_folder(path, create=True)) as fd, storage_errors(path):
+        if os.fstat(fd).st_mode & 0o077:
+            os.fchmod(fd, 0o700)
 
 
 def lock(name: str, folder: int, wait: float) -> int:
@@ -186,15 +188,11 @@ def probe_folder(path: str, size: int = 16 * 1024) -> None:
     Makes the folder if it is missing, leaves nothing in it, and removes what a killed run of this left.
     """
     private_folder(path)
-    fd = open_folder(path, create=False)
-    try:
-        with storage_errors(path):
-            for entry in os.listdir(fd):
-                if _PROBE.fullmatch(entry):
-                    remove_tree(entry, fd)
-            prove_writable(f".probe.{random_suffix()}", fd, size, 1)
-    finally:
-        os.close(fd)
+    with closing(open_folder(path, create=False)) as fd, storage_errors(path):
+        for entry in os.listdir(fd):
+            if _PROBE.fullmatch(entry):
+                remove_tree(entry, fd)
+        prove_writable(f".probe.{random_suffix()}", fd, size, 1)
 
 
 def prove_writable(name: str, folder: int, size: int, count: int) -> None:
@@ -205,15 +203,12 @@ def prove_writable(name: str, folder: int, size: int, count: int) -> None:
     os.mkdir(name, 0o700, dir_fd=folder)
     try:
         os.chmod(name, 0o700, dir_fd=folder)
-        fd = os.open(name, FOLDER, dir_fd=folder)
-        try:
+        with closing(os.open(name, FOLDER, dir_fd=folder)) as fd:
             # Random, since a file system that compresses would store repeated bytes in no space.
             write_new("data", fd, os.urandom(size), 0o600)
             for number in range(count):
                 # A symbolic link takes an inode as a file does, for one call.
                 os.symlink("data", f"link-{number}", dir_fd=fd)
-        finally:
-            os.close(fd)
     except BaseException:
         with contextlib.suppress(OSError):
             remove_tree(name, folder)
@@ -230,14 +225,12 @@ def remove_tree(name: str, parent: int) -> None:
     except NotADirectoryError:
         os.unlink(name, dir_fd=parent)
         return
-    try:
+    with closing(folder):
         for entry in os.listdir(folder):
             try:
                 os.unlink(entry, dir_fd=folder)
             except IsADirectoryError:
                 remove_tree(entry, folder)
-    finally:
-        os.close(folder)
     os.rmdir(name, dir_fd=parent)
 
 
@@ -247,8 +240,7 @@ def write_new(name: str, folder: int, data: bytes, mode: int, uid: int | None = 
     It inherits no POSIX ACL of the folder, which would let others read it in spite of the mode. None as `uid` or `gid`
     means this process's own. Raises OSError if anything fails.
     """
-    fd = os.open(name, NEW_FILE, 0o600, dir_fd=folder)
-    try:
+    with closing(os.open(name, NEW_FILE, 0o600, dir_fd=folder)) as fd:
         view = memoryview(data)
         while view:
             written = os.write(fd, view)
@@ -258,8 +250,6 @@ def write_new(name: str, folder: int, data: bytes, mode: int, uid: int | None = 
         permissions.remove_acls(fd)
         own(fd, mode, uid, gid)
         os.fsync(fd)
-    finally:
-        os.close(fd)
     if read_at(name, folder, len(data))[0] != data:
         raise OSError(errno.EIO, "another content read than written")
 
@@ -282,11 +272,8 @@ def read_at(name: str, folder: int, most: int = LARGEST) -> tuple[bytes, os.stat
 
     Raises OSError for anything else, and for one of more than `most` bytes.
     """
-    fd = os.open(name, OLD_FILE, dir_fd=folder)
-    try:
+    with closing(os.open(name, OLD_FILE, dir_fd=folder)) as fd:
         return _content(fd, most)
-    finally:
-        os.close(fd)
 
 
 def _content(fd: int, most: int = LARGEST) -> tuple[bytes, os.stat_result]:
@@ -333,17 +320,13 @@ def swap(
     os.fsync(folder)
 
 
-def write_private(path: str, data: bytes, mode: int = 0o600, *, trusted: Collection[int] = ()) -> None:
+def write_private(path: str, data: bytes, mode: int = 0o600) -> None:
     """Replace the file `path` by `data` as `swap` does. The folder must exist."""
     folder_path, name = os.path.split(os.path.abspath(path))
-    folder = open_folder(folder_path, create=False, trusted=trusted)
-    try:
-        with storage_errors(path):
-            if len(data) > LARGEST:
-                raise OSError(errno.EFBIG, "could not be read again")
-            swap(name, folder, data, mode)
-    finally:
-        os.close(folder)
+    with closing(open_folder(folder_path, create=False)) as folder, storage_errors(path):
+        if len(data) > LARGEST:
+            raise OSError(errno.EFBIG, "could not be read again")
+        swap(name, folder, data, mode)
 
 
 def there(path: str) -> bool:
@@ -357,7 +340,7 @@ def there(path: str) -> bool:
     return True
 
 
-def read_private(path: str, *, trusted: Collection[int] = ()) -> bytes | None:
+def read_private(path: str) -> bytes | None:
     """Return the content of a file that only its owner may read; None if there is no such file.
 
     Raises StoreError for a symbolic link, a file of another user than root and this one, or one that others may read.
@@ -365,16 +348,12 @@ def read_private(path: str, *, trusted: Collection[int] = ()) -> bytes | None:
     folder_path, name = os.path.split(os.path.abspath(path))
     if not there(path):
         return None
-    folder = open_folder(folder_path, create=False, trusted=trusted)
-    try:
-        with storage_errors(path):
-            try:
-                data, about = read_at(name, folder)
-            except FileNotFoundError:
-                return None
-    finally:
-        os.close(folder)
-    if about.st_uid not in {0, os.geteuid(), *trusted}:
+    with closing(open_folder(folder_path, create=False)) as folder, storage_errors(path):
+        try:
+            data, about = read_at(name, folder)
+        except FileNotFoundError:
+            return None
+    if about.st_uid not in {0, os.geteuid()}:
         raise StoreError(
             f"{path}: it belongs to the user {about.st_uid}; give it to {permissions.user()} with chown, or remove it"
         )
@@ -394,12 +373,10 @@ def read_swapped(path: str) -> bytes | None:
             fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
-        try:
+        with closing(fd):
             data, about = _content(fd)
             # Where it really lies, whatever the links say by now (proc(5)).
             folder = os.path.dirname(os.readlink(f"/proc/self/fd/{fd}"))
-        finally:
-            os.close(fd)
         exposed = about.st_mode & 0o066
         while exposed and os.stat(folder).st_mode & 0o011:
             if folder == "/":

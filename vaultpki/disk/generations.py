@@ -16,7 +16,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
@@ -88,15 +88,12 @@ class Stored:
 
 
 class Generations:
-    """The file sets in the directory that is open as `fd`; leaving the `with` block closes it.
+    """The file sets in the directory that is open as `fd`; leaving the `with` block closes it."""
 
-    `trusted` are ids of further users, beside root and this one, who may own folders here.
-    """
-
-    def __init__(self, path: str, fd: int, trusted: Collection[int]) -> None:
+    def __init__(self, path: str, fd: int) -> None:
         self.path = path
         self._fd = fd
-        self._trusted = frozenset({0, os.geteuid(), *trusted})
+        self._trusted = {0, os.geteuid()}
         self._hidden: int | None = None
         self._lock: int | None = None
 

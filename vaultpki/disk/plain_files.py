@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from vaultpki.disk import files
@@ -35,24 +35,24 @@ class PlainFolder:
         _valid(name)
         if not files.there(self.path):
             return Stored(None, problem="missing")
-        folder = files.open_folder(self.path, create=False)
-        try:
+        with files.closing(files.open_folder(self.path, create=False)) as folder:
             return stored_at(name, folder)
-        finally:
-            os.close(folder)
+
+    @contextlib.contextmanager
+    def _opened(self, name: str, *, create: bool = False) -> Iterator[int]:
+        """Open the folder to change the file `name` in it."""
+        _valid(name)
+        opened = files.open_folder(self.path, create=create)
+        with files.closing(opened) as folder, storage_errors(f"{self.path}/{name}"):
+            yield folder
 
     def write(self, name: str, wanted: File, *, replace: bool) -> None:
         """Write a file so that a reader sees it whole; without `replace` StoreError if something is there already."""
-        _valid(name)
-        folder = files.open_folder(self.path, create=True)
-        try:
-            with storage_errors(f"{self.path}/{name}"):
-                if replace:
-                    files.swap(name, folder, wanted.data, wanted.mode, wanted.uid, wanted.gid)
-                else:
-                    _write_once(name, folder, wanted)
-        finally:
-            os.close(folder)
+        with self._opened(name, create=True) as folder:
+            if replace:
+                files.swap(name, folder, wanted.data, wanted.mode, wanted.uid, wanted.gid)
+            else:
+                _write_once(name, folder, wanted)
 
     def unsafe(self, stored: Stored, wanted: File) -> bool:
         """Return whether somebody may have the file open for writing who should not: then only `rewrite` helps."""
@@ -69,45 +69,27 @@ class PlainFolder:
 
     def mend(self, name: str, wanted: File) -> None:
         """Give a file its mode; a container that mounts it sees the same file."""
-        _valid(name)
-        folder = files.open_folder(self.path, create=False)
-        try:
-            with storage_errors(f"{self.path}/{name}"):
-                fd = os.open(name, files.OLD_FILE, dir_fd=folder)
-                try:
-                    files.own(fd, wanted.mode, wanted.uid, wanted.gid)
-                    os.fsync(fd)
-                finally:
-                    os.close(fd)
-        finally:
-            os.close(folder)
+        with self._opened(name) as folder, files.closing(os.open(name, files.OLD_FILE, dir_fd=folder)) as fd:
+            files.own(fd, wanted.mode, wanted.uid, wanted.gid)
+            os.fsync(fd)
 
     def remove(self, name: str) -> None:
         """Remove a file."""
-        _valid(name)
-        folder = files.open_folder(self.path, create=False)
-        try:
-            with storage_errors(f"{self.path}/{name}"):
-                os.unlink(name, dir_fd=folder)
-                os.fsync(folder)
-        finally:
-            os.close(folder)
+        with self._opened(name) as folder:
+            os.unlink(name, dir_fd=folder)
+            os.fsync(folder)
 
     def sweep(self, names: Iterable[str]) -> int:
         """Remove what a killed run left beside these files; return how many files that were."""
         if not files.there(self.path):
             return 0
         leftover = re.compile(rf"\.({'|'.join(map(re.escape, names))})\.{_RANDOM}")
-        folder = files.open_folder(self.path, create=False)
-        try:
-            with storage_errors(self.path):
-                found = [entry for entry in os.listdir(folder) if leftover.fullmatch(entry)]
-                for entry in found:
-                    os.unlink(entry, dir_fd=folder)
-                if found:
-                    os.fsync(folder)
-        finally:
-            os.close(folder)
+        with files.closing(files.open_folder(self.path, create=False)) as folder, storage_errors(self.path):
+            found = [entry for entry in os.listdir(folder) if leftover.fullmatch(entry)]
+            for entry in found:
+                os.unlink(entry, dir_fd=folder)
+            if found:
+                os.fsync(folder)
         return len(found)
 
 

@@ -52,8 +52,8 @@ class Directory(Generations):
     Old generations that are not removed by then are left to the next `sweep`.
     """
 
-    def __init__(self, path: str, fd: int, trusted: Collection[int]) -> None:
-        super().__init__(path, fd, trusted)
+    def __init__(self, path: str, fd: int) -> None:
+        super().__init__(path, fd)
         self._retired: list[tuple[float, str]] = []
         self.suspect = False
         """Whether others could write to the hidden folder until now, so that `refresh` is needed."""
@@ -61,23 +61,15 @@ class Directory(Generations):
         """Sentences on files that got another inode, since others may have them open for writing."""
 
     @classmethod
-    def open(
-        cls,
-        path: str,
-        *,
-        create: bool = True,
-        write: bool = True,
-        trusted: Collection[int] = (),
-        wait: float = 0.0,
-    ) -> Directory:
+    def open(cls, path: str, *, create: bool = True, write: bool = True, wait: float = 0.0) -> Directory:
         """Open the directory at `path`, locked for this process if `write` is true.
 
         Without `write` nothing is made, changed or locked. Raises StoreError if the path is unsafe (see
         `files.open_folder`), Busy if another process holds the lock for `wait` more seconds.
         """
         path = os.path.abspath(path)
-        fd = files.open_folder(path, create=create and write, trusted=trusted)
-        directory = cls(path, fd, trusted)
+        fd = files.open_folder(path, create=create and write)
+        directory = cls(path, fd)
         try:
             with storage_errors(f"{path}/{HIDDEN}"):
                 directory._enter(write, wait)
@@ -209,14 +201,10 @@ class Directory(Generations):
     def _mend(self, file_set: str, wanted: Mapping[str, File]) -> None:
         with self._opened(file_set) as generation:
             for name, file in wanted.items():
-                fd = os.open(name, files.OLD_FILE, dir_fd=generation)
-                try:
-                    about = os.fstat(fd)
-                    if stat.S_IMODE(about.st_mode) != file.mode:
+                with files.closing(os.open(name, files.OLD_FILE, dir_fd=generation)) as fd:
+                    if stat.S_IMODE(os.fstat(fd).st_mode) != file.mode:
                         files.own(fd, file.mode, file.uid, file.gid)
                         os.fsync(fd)
-                finally:
-                    os.close(fd)
         self._link(file_set, wanted, [])
         self._unlink_obsolete(file_set, wanted)
 
@@ -226,7 +214,7 @@ class Directory(Generations):
         path = f"{self.path}/{HIDDEN}/{generation}"
         with storage_errors(path):
             folder = files.make_folder(generation, hidden, 0o755)
-        try:
+        with files.closing(folder):
             for name, file in wanted.items():
                 with storage_errors(f"{path}/{name}"):
                     files.write_new(name, folder, file.data, file.mode, file.uid, file.gid)
@@ -236,8 +224,6 @@ class Directory(Generations):
                 check(back)
             with storage_errors(path):
                 os.fsync(folder)
-        finally:
-            os.close(folder)
 
     def _link(self, file_set: str, names: Collection[str], linked: list[str]) -> None:
         owners = {name: self._owner_of(name) for name in names}

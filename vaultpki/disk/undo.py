@@ -33,14 +33,11 @@ class Undo:
         for path in self._new:
             with contextlib.suppress(StoreError, OSError):
                 above, name = os.path.split(path)
-                fd = files.open_folder(above, create=False)
-                try:
+                with files.closing(files.open_folder(above, create=False)) as fd:
                     if path == self._whole:
                         files.remove_tree(name, fd)
                     else:
                         os.rmdir(name, dir_fd=fd)
-                finally:
-                    os.close(fd)
 
 
 def _missing(path: str) -> Iterable[str]:

@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 from vaultpki.config.hooks import CARRIERS
+from vaultpki.disk.files import closing
 from vaultpki.errors import StoreError
 from vaultpki.model import Hook
 from vaultpki.values import permissions
@@ -133,10 +134,8 @@ def _first_line(file: str) -> bytes:
     except OSError:
         # It has gone, or cannot be reached: nor can it be run.
         return b""
-    try:
+    with closing(fd):
         return os.read(fd, _FIRST_LINE).partition(b"\n")[0]
-    finally:
-        os.close(fd)
 
 
 def _interpreter(line: bytes) -> list[str]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import stat
 from typing import Any, Final
+
+from vaultpki.values import input_file
 
 _LARGEST: Final = 1024 * 1024
 
@@ -15,20 +15,9 @@ def content(path: str) -> bytes:
     if not path.startswith("/"):
         return b""
     try:
-        # Not to wait for whoever writes into a pipe.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        return input_file.read(path, _LARGEST)[0]
     except (OSError, ValueError):
         return b""
-    try:
-        about = os.fstat(fd)
-        if not stat.S_ISREG(about.st_mode) or about.st_size > _LARGEST:
-            return b""
-        with open(fd, "rb", closefd=False) as file:
-            return file.read(_LARGEST)
-    except OSError:
-        return b""
-    finally:
-        os.close(fd)
 
 
 def mapping(path: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Mapping
 from typing import Any, Final
 
-from vaultpki.disk.files import open_folder, read_at, storage_errors, swap
+from vaultpki.disk.files import closing, open_folder, read_at, storage_errors, swap
 from vaultpki.errors import StoreError
 
 FOLDER: Final = "/etc/kubernetes/manifests"
@@ -34,23 +34,19 @@ def restart(name: str, changes: Mapping[str, str]) -> None:
     """
     path = manifest(name)
     folder_path, file = os.path.split(path)
-    folder = open_folder(folder_path, create=False)
-    try:
-        with storage_errors(path):
-            data, about = read_at(file, folder)
-            changed = annotated(data, changes, path)
-            if changed is None:
-                return
+    with closing(open_folder(folder_path, create=False)) as folder, storage_errors(path):
+        data, about = read_at(file, folder)
+        changed = annotated(data, changes, path)
+        if changed is None:
+            return
 
-            def unchanged() -> None:
-                now = os.stat(file, dir_fd=folder, follow_symlinks=False)
-                if (now.st_ino, now.st_mtime_ns, now.st_size) != (about.st_ino, about.st_mtime_ns, about.st_size):
-                    raise StoreError(f"{path}: another program changed it at the same time; this is tried again")
+        def unchanged() -> None:
+            now = os.stat(file, dir_fd=folder, follow_symlinks=False)
+            if (now.st_ino, now.st_mtime_ns, now.st_size) != (about.st_ino, about.st_mtime_ns, about.st_size):
+                raise StoreError(f"{path}: another program changed it at the same time; this is tried again")
 
-            mode = stat.S_IMODE(about.st_mode)
-            swap(file, folder, changed, mode, about.st_uid, about.st_gid, check=unchanged)
-    finally:
-        os.close(folder)
+        mode = stat.S_IMODE(about.st_mode)
+        swap(file, folder, changed, mode, about.st_uid, about.st_gid, check=unchanged)
 
 
 def annotated(data: bytes, changes: Mapping[str, str], path: str) -> bytes | None:

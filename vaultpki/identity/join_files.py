@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from vaultpki.disk.files import NEW_FILE, open_folder, prove_writable, random_suffix, storage_errors
+from vaultpki.disk.files import NEW_FILE, closing, open_folder, prove_writable, random_suffix, storage_errors
 from vaultpki.errors import SpecError, StoreError
 from vaultpki.model import Cluster
 from vaultpki.records import join_file
@@ -28,12 +28,8 @@ def check_targets(cluster: Cluster, folder: Path, nodes: Iterable[str]) -> None:
 
     Only a join file of the same node may be replaced. Writes nothing.
     """
-    fd = open_folder(str(folder), create=False)
-    try:
-        with storage_errors(str(folder)):
-            prove_writable(f".probe.{random_suffix()}", fd, _ROOM, 1)
-    finally:
-        os.close(fd)
+    with closing(open_folder(str(folder), create=False)) as fd, storage_errors(str(folder)):
+        prove_writable(f".probe.{random_suffix()}", fd, _ROOM, 1)
     for node in nodes:
         _refuse_other_file(cluster, folder / f"{node}.json", node)
 

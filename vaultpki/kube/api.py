@@ -136,12 +136,8 @@ def context(access: KubeAccess) -> ssl.SSLContext:
 def load_pair(tls: ssl.SSLContext, certificate_pem: bytes, key_pem: bytes) -> None:
     """Give a context a client's pair that lies in no file. Raises `ssl.SSLError`, OSError or ValueError."""
     # `ssl` reads a pair from a file alone: one in memory, which no other user and no disk sees.
-    memory = os.memfd_create("pair", os.MFD_CLOEXEC)
-    try:
-        rest = memoryview(certificate_pem + b"\n" + key_pem)
-        while rest:
-            rest = rest[os.write(memory, rest) :]
+    with open(os.memfd_create("pair", os.MFD_CLOEXEC), "wb") as memory:
+        memory.write(certificate_pem + b"\n" + key_pem)
+        memory.flush()
         # Without a password callback OpenSSL would ask at the terminal.
-        tls.load_cert_chain(f"/proc/self/fd/{memory}", password=lambda: "")
-    finally:
-        os.close(memory)
+        tls.load_cert_chain(f"/proc/self/fd/{memory.fileno()}", password=lambda: "")

@@ -18,7 +18,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Final
 
-from vaultpki.disk.files import open_folder, read_at, read_private, storage_errors, there, write_private
+from vaultpki.disk.files import closing, open_folder, read_at, read_private, storage_errors, there, write_private
 from vaultpki.errors import SpecError, StoreError
 from vaultpki.model import VERSION
 from vaultpki.values import json_object, names
@@ -202,12 +202,8 @@ class SecretIdFiles:
         path = f"{self.state}/{name}"
         if not there(path):
             return None
-        folder = open_folder(self.state, create=False)
-        try:
-            with storage_errors(path):
-                data, about = read_at(name, folder)
-        finally:
-            os.close(folder)
+        with closing(open_folder(self.state, create=False)) as folder, storage_errors(path):
+            data, about = read_at(name, folder)
         secret = data.decode("ascii", "replace").strip()
         ours = about.st_uid in {0, os.geteuid()} and names.fits(secret, names.token)
         return secret if ours and about.st_mode & 0o077 else None

@@ -52,15 +52,13 @@ def acl_lets_others_write(raw: bytes, trusted: Collection[int]) -> bool:
     return not harmless.issuperset(names)
 
 
-def refuse_others(
-    path: str, fd: int, about: os.stat_result, *, trusted: Collection[int] = (), passing: bool = False
-) -> None:
-    """Raise StoreError if anyone except root, this user and `trusted` (user ids) owns or may write the open `fd`.
+def refuse_others(path: str, fd: int, about: os.stat_result, *, passing: bool = False) -> None:
+    """Raise StoreError if anyone except root and this user owns or may write the open `fd`.
 
     `about` is its `fstat`. `passing` accepts a sticky folder: the caller must then check the owner of its entry.
     """
     what = "folder" if stat.S_ISDIR(about.st_mode) else "file"
-    if about.st_uid not in {0, os.geteuid(), *trusted}:
+    if about.st_uid not in {0, os.geteuid()}:
         raise _refusal(
             path,
             f"the {what} belongs to the user {about.st_uid}, who could change its content",
@@ -75,7 +73,7 @@ def refuse_others(
             return
         mode = stat.S_IMODE(about.st_mode)
         raise _refusal(path, f"others may write to the {what} (mode {mode:04o})", "run `chmod go-w PATH`")
-    if acl_lets_others_write(acl, {os.geteuid(), *trusted}):
+    if acl_lets_others_write(acl, {os.geteuid()}):
         raise _refusal(
             path,
             f"others may write to the {what} by its POSIX ACL (`getfacl` shows it)",
@@ -83,18 +81,18 @@ def refuse_others(
         )
 
 
-def open_file(path: str, *, trusted: Collection[int] = ()) -> int:
-    """Return a descriptor of the file `path`, which only root, this user and `trusted` can change or replace.
+def open_file(path: str) -> int:
+    """Return a descriptor of the file `path`, which only root and this user can change or replace.
 
     Follows links and checks each folder on the way. Raises StoreError with the remedy if others could change the file,
     and OSError if it is missing, is not a regular file or cannot be opened.
     """
-    return _reach(path, _FILE, trusted)
+    return _reach(path, _FILE)
 
 
-def refuse_file(path: str, *, trusted: Collection[int] = ()) -> None:
+def refuse_file(path: str) -> None:
     """Check as `open_file` does, for a file that need not be readable."""
-    os.close(_reach(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, trusted))
+    os.close(_reach(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC))
 
 
 class Way:
@@ -117,12 +115,12 @@ class Way:
             os.close(self.fd)
 
 
-def _reach(path: str, flags: int, trusted: Collection[int]) -> int:
+def _reach(path: str, flags: int) -> int:
     todo = _parts(os.path.join(os.getcwd(), path))
     at, links = "", 0
     with Way() as way:
         about = os.fstat(way.fd)
-        refuse_others("/", way.fd, about, trusted=trusted, passing=True)
+        refuse_others("/", way.fd, about, passing=True)
         while todo:
             part = todo.pop()
             if _DESCRIPTORS.fullmatch(at) and not todo:
@@ -135,7 +133,7 @@ def _reach(path: str, flags: int, trusted: Collection[int]) -> int:
                 if links > _MOST_LINKS:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
                 if about.st_mode & stat.S_ISVTX:
-                    _refuse_link(f"{at}/{part}", os.stat(part, dir_fd=way.fd, follow_symlinks=False), trusted)
+                    _refuse_link(f"{at}/{part}", os.stat(part, dir_fd=way.fd, follow_symlinks=False))
                 todo += _parts(target)
                 if target.startswith("/"):
                     way.to(os.open("/", PASSING))
@@ -146,12 +144,12 @@ def _reach(path: str, flags: int, trusted: Collection[int]) -> int:
             about = os.fstat(way.fd)
             at = os.path.dirname(at).rstrip("/") if part == ".." else f"{at}/{part}"
             if stat.S_ISDIR(about.st_mode):
-                refuse_others(at or "/", way.fd, about, trusted=trusted, passing=True)
+                refuse_others(at or "/", way.fd, about, passing=True)
         if stat.S_ISDIR(about.st_mode):
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not stat.S_ISREG(about.st_mode):
             raise NotRegular
-        refuse_others(at, way.fd, about, trusted=trusted)
+        refuse_others(at, way.fd, about)
         return way.fd
 
 
@@ -192,8 +190,8 @@ def _link(name: str, folder: int) -> str | None:
     return None
 
 
-def _refuse_link(path: str, about: os.stat_result, trusted: Collection[int]) -> None:
-    if about.st_uid not in {0, os.geteuid(), *trusted}:
+def _refuse_link(path: str, about: os.stat_result) -> None:
+    if about.st_uid not in {0, os.geteuid()}:
         raise StoreError(
             f"{path if path.isprintable() else ascii(path)}: the symbolic link belongs to the user {about.st_uid}, who "
             "could change its target; name the file itself"

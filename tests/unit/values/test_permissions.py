@@ -33,7 +33,7 @@ R, W, RW = 4, 2, 6
         ([(USER_OBJ, RW, -1), (USER, W, STRANGER), (GROUP_OBJ, R, -1), (MASK, RW, -1), (OTHER, R, -1)], True),
         ([(USER_OBJ, RW, -1), (USER, RW, STRANGER), (GROUP_OBJ, R, -1), (MASK, R, -1), (OTHER, R, -1)], False),
         ([(USER_OBJ, RW, -1), (USER, R, STRANGER), (GROUP_OBJ, R, -1), (MASK, RW, -1), (OTHER, R, -1)], False),
-        ([(USER_OBJ, RW, -1), (USER, RW, 0), (USER, RW, 7), (GROUP_OBJ, R, -1), (MASK, RW, -1), (OTHER, R, -1)], False),
+        ([(USER_OBJ, RW, -1), (USER, RW, 0), (GROUP_OBJ, R, -1), (MASK, RW, -1), (OTHER, R, -1)], False),
         ([(USER_OBJ, RW, -1), (GROUP_OBJ, R, -1), (GROUP, RW, 0), (MASK, RW, -1), (OTHER, R, -1)], True),
         ([(USER_OBJ, RW, -1), (GROUP_OBJ, R, -1), (GROUP, R, 7), (MASK, RW, -1), (OTHER, R, -1)], False),
     ],
@@ -42,9 +42,15 @@ def test_an_acl(entries: list[tuple[int, int, int]], let: bool, file: Path) -> N
     os.setxattr(file, ACCESS, acl(entries))
     if let:
         with pytest.raises(StoreError, match="others may write to the file"):
-            open_file(str(file), trusted={7})
+            open_file(str(file))
     else:
-        os.close(open_file(str(file), trusted={7}))
+        os.close(open_file(str(file)))
+
+
+def test_an_acl_may_name_the_user_who_runs_this() -> None:
+    entries = [(USER_OBJ, RW, -1), (USER, RW, 0), (USER, RW, 7), (GROUP_OBJ, R, -1), (MASK, RW, -1), (OTHER, R, -1)]
+    assert not acl_lets_others_write(acl(entries), {7})
+    assert acl_lets_others_write(acl(entries), {8})
 
 
 @pytest.mark.parametrize("raw", [b"", b"\2\0\0", struct.pack("<I", 3), acl([(OTHER, R, -1)])[:-1]])
