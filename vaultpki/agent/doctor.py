@@ -22,7 +22,7 @@ from vaultpki.certificates import BUNDLES, SKEW, file_set, pair_files
 from vaultpki.disk import files, owner_mark
 from vaultpki.disk.folders import Folders
 from vaultpki.errors import NeedsJoin, StateConflict, StoreError, VaultpkiError
-from vaultpki.host import command, hook_files, static_pod
+from vaultpki.host import command, hook_files, processes, static_pod
 from vaultpki.issue.issuers import fetch_issuers, roots_below, trusts
 from vaultpki.kube import flags
 from vaultpki.layout import shown, trust_bundles
@@ -265,7 +265,7 @@ def _login(config: AgentConfig, *, allow_http: bool) -> str:
 
 
 def _flags(layout: Layout, paths: Mapping[str, str]) -> Iterator[Finding]:
-    found = flags.running()
+    found = processes.running()
     if not found:
         yield Finding(
             "component flags", "unchecked", "no component of Kubernetes or etcd that this user may see runs here"

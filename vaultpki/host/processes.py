@@ -51,6 +51,19 @@ def find(component: str, files: Collection[str], processes: str = "/proc") -> tu
     return tuple(sorted(alone, key=lambda each: (each.started.uptime, each.pid)))
 
 
+def running(processes: str = "/proc") -> dict[str, tuple[str, ...]]:
+    """Return the arguments of each component that runs on this machine, by component; of several, the first process's.
+
+    A component in another network belongs to another node, such as one in a container.
+    """
+    found = {}
+    for component in component_flags.COMPONENTS:
+        here = [each for each in _running(component, processes) if _same_network(each.pid, processes)]
+        if here:
+            found[component] = min(here, key=lambda each: each.pid).arguments
+    return found
+
+
 def _same_program(process: Process, parent: Process | None) -> bool:
     return parent is not None and parent.arguments == process.arguments
 

@@ -7,11 +7,10 @@ answer can be taken for another request's.
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
@@ -19,10 +18,11 @@ from vaultpki.errors import SpecError, Unavailable, Untrusted, VaultpkiError
 from vaultpki.kube import http_get, objects
 from vaultpki.kube.kubeconfig import KubeAccess
 from vaultpki.kube.objects import ROOT_COPY, SERVING_CA, KubeTrust
+from vaultpki.values import json_object
 from vaultpki.vault.sockets import connect
 
 _SECONDS: Final = 30.0
-_LARGEST: Final = 64 * 1024 * 1024
+LARGEST_PAGE: Final = 64 * 1024 * 1024
 _PAGE: Final = 500
 _MOST_PAGES: Final = 2000
 _HTTPS: Final = 443
@@ -36,27 +36,31 @@ def read_trust(access: KubeAccess) -> KubeTrust:
     Raises Unavailable, Untrusted, or VaultpkiError with what the kubeconfig's user lacks.
     """
     tls = context(access)
+
+    def every(kind: str, more: str = "", *, under: str = "/api/v1") -> Iterator[object]:
+        return listed(access, lambda target: _page(access, tls, kind, target), kind, more, under=under)
+
     return KubeTrust(
-        namespaces=tuple(objects.namespaces(listed(access, tls, "namespaces"))),
-        copies=tuple(objects.copies(listed(access, tls, "configmaps", f"fieldSelector=metadata.name%3D{ROOT_COPY}"))),
-        pods=tuple(objects.pods(listed(access, tls, "pods"))),
+        namespaces=tuple(objects.namespaces(every("namespaces"))),
+        copies=tuple(objects.copies(every("configmaps", f"fieldSelector=metadata.name%3D{ROOT_COPY}"))),
+        pods=tuple(objects.pods(every("pods"))),
         # Who may list ConfigMaps everywhere need not be allowed to get one.
-        serving=tuple(objects.serving(listed(access, tls, "configmaps", _SERVING, under=_SYSTEM))),
+        serving=tuple(objects.serving(every("configmaps", _SERVING, under=_SYSTEM))),
     )
 
 
 def listed(
-    access: KubeAccess, tls: ssl.SSLContext, kind: str, more: str = "", *, under: str = "/api/v1"
+    access: KubeAccess, page_at: Callable[[str], Mapping[str, Any]], kind: str, more: str = "", *, under: str
 ) -> Iterator[object]:
-    """Yield the objects of a kind, a page at a time; `under` is the path before it: all namespaces, or one.
+    """Yield the objects of a kind; `under` is the path before it: all namespaces, or one.
 
-    Raises Unavailable, Untrusted, or VaultpkiError with what the kubeconfig's user lacks.
+    `page_at` reads one page of the list. Raises VaultpkiError for a list without end.
     """
     token: object = ""
     for _ in range(_MOST_PAGES):
         rest = f"continue={quote(str(token), safe='')}" if token else ""
         query = "&".join(part for part in (f"limit={_PAGE}", more, rest) if part)
-        page = _get(access, tls, kind, f"{under}/{kind}?{query}")
+        page = page_at(f"{under}/{kind}?{query}")
         items, about = page.get("items"), page.get("metadata")
         yield from items if isinstance(items, list) else ()
         token = about.get("continue") if isinstance(about, dict) else ""
@@ -65,13 +69,18 @@ def listed(
     raise VaultpkiError(f"{access.server} lists {kind} without end; check the address in {access.file}")
 
 
-def _get(access: KubeAccess, tls: ssl.SSLContext, kind: str, target: str) -> dict[str, Any]:
-    status, body = request(access, tls, target)
+def refuse_unknown_user(access: KubeAccess, status: int) -> None:
+    """Raise VaultpkiError if this status says that the API server does not accept the kubeconfig's user."""
     if status == http.HTTPStatus.UNAUTHORIZED:
         raise VaultpkiError(
             f"{access.server} does not accept the user of {access.file}: its certificate or token may have expired; "
             "issue it again"
         )
+
+
+def _page(access: KubeAccess, tls: ssl.SSLContext, kind: str, target: str) -> dict[str, Any]:
+    status, body = request(access, tls, target)
+    refuse_unknown_user(access, status)
     if status == http.HTTPStatus.FORBIDDEN:
         raise VaultpkiError(
             f"the user of {access.file} may not list {kind} in all namespaces; name the kubeconfig of one who may list "
@@ -79,16 +88,13 @@ def _get(access: KubeAccess, tls: ssl.SSLContext, kind: str, target: str) -> dic
             "namespaces, configmaps and pods, such as admin.conf; if the API server has just started, try again in a "
             "minute"
         )
-    try:
-        value = json.loads(body) if status == http.HTTPStatus.OK else None
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
+    value = json_object.parse(body) if status == http.HTTPStatus.OK else None
+    if value is None:
         raise Unavailable(f"{access.server} answers {status} to a list of {kind}; check the address in {access.file}")
     return value
 
 
-def request(access: KubeAccess, tls: ssl.SSLContext, target: str, largest: int = _LARGEST) -> tuple[int, bytes]:
+def request(access: KubeAccess, tls: ssl.SSLContext, target: str, largest: int = LARGEST_PAGE) -> tuple[int, bytes]:
     """Send one GET on a connection of its own; return the status and the body.
 
     Raises Untrusted, or Unavailable, also if the answer has more than `largest` bytes.

@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from vaultpki.errors import SpecError
-from vaultpki.kube.objects import ROOT_COPY, SERVING_CA
+from vaultpki.kube.objects import ROOT_COPY, SERVING_CA, entries, mapping, metadata, text
 from vaultpki.layout import KUBELET_PORT
-from vaultpki.redact import printable
 from vaultpki.values import yaml_tree
 
 CLUSTER_INFO: Final = "cluster-info"
@@ -96,11 +95,11 @@ class LiveCluster:
 def nodes(items: Iterable[object]) -> Iterator[LiveNode]:
     """Yield the nodes in a list of Node objects."""
     for item in items:
-        status = _mapping(_mapping(item).get("status"))
-        port = _mapping(_mapping(status.get("daemonEndpoints")).get("kubeletEndpoint")).get("Port")
+        status = mapping(mapping(item).get("status"))
+        port = mapping(mapping(status.get("daemonEndpoints")).get("kubeletEndpoint")).get("Port")
         addresses = [
             address
-            for one in map(_mapping, _list(status.get("addresses"))[:_MOST])
+            for one in map(mapping, entries(status.get("addresses"))[:_MOST])
             if one.get("type") == "InternalIP" and (address := _address(one.get("address")))
         ]
         if name := _name(item):
@@ -111,7 +110,7 @@ def root_copies(items: Iterable[object]) -> Iterator[CaCopy]:
     """Yield the copies of the root in a list of ConfigMap objects."""
     for item in items:
         if _name(item) == ROOT_COPY:
-            space = _text(_mapping(_mapping(item).get("metadata")).get("namespace"))
+            space = text(metadata(item).get("namespace"))
             yield CaCopy(f"{ROOT_COPY} in {space}", Copied.PODS, _data(item, "ca.crt"))
 
 
@@ -126,11 +125,11 @@ def cluster_info(item: object) -> Iterator[CaCopy]:
         yield CaCopy(place, Copied.JOINING, _decoded(one.get("certificate-authority-data")), insecure=insecure)
 
 
-def _clusters(text: str) -> Iterator[dict[str, str]]:
+def _clusters(kubeconfig: str) -> Iterator[dict[str, str]]:
     """Yield the clusters of a kubeconfig, with their scalar values; none if it is not YAML that kubeadm writes."""
     try:
         # Not PyYAML's own loader: by merge keys a short text becomes a large one.
-        whole = yaml_tree.parse(text, CLUSTER_INFO, start="kubeadm writes it")
+        whole = yaml_tree.parse(kubeconfig, CLUSTER_INFO, start="kubeadm writes it")
     except SpecError:
         return
     _, clusters = whole.items.get("clusters", (None, None))
@@ -155,7 +154,7 @@ def allowed_names(item: object) -> tuple[str, ...] | None:
         found = json.loads(_data(item, "requestheader-allowed-names"))
     except (ValueError, RecursionError):
         return None
-    return tuple(map(_text, found[:_MOST])) if isinstance(found, list) else None
+    return tuple(map(text, found[:_MOST])) if isinstance(found, list) else None
 
 
 def serving_ca(item: object) -> Iterator[CaCopy]:
@@ -166,16 +165,16 @@ def serving_ca(item: object) -> Iterator[CaCopy]:
 def webhooks(items: Iterable[object], kind: str) -> Iterator[CaCopy]:
     """Yield the caBundle of each webhook in a list of webhook configurations; `kind` is their singular for people."""
     for item in items:
-        for one in map(_mapping, _list(_mapping(item).get("webhooks"))[:_MOST]):
-            place = f"{kind} {_name(item)}: webhook {_text(one.get('name'))}"
-            yield _server(place, _mapping(one.get("clientConfig")))
+        for one in map(mapping, entries(mapping(item).get("webhooks"))[:_MOST]):
+            place = f"{kind} {_name(item)}: webhook {text(one.get('name'))}"
+            yield _server(place, mapping(one.get("clientConfig")))
 
 
 def conversions(items: Iterable[object]) -> Iterator[CaCopy]:
     """Yield the caBundle of each conversion webhook in a list of CustomResourceDefinition objects."""
     for item in items:
-        conversion = _mapping(_mapping(_mapping(item).get("spec")).get("conversion"))
-        client = _mapping(_mapping(conversion.get("webhook")).get("clientConfig"))
+        conversion = mapping(mapping(mapping(item).get("spec")).get("conversion"))
+        client = mapping(mapping(conversion.get("webhook")).get("clientConfig"))
         if conversion.get("strategy") == "Webhook":
             yield _server(f"CustomResourceDefinition {_name(item)}: conversion webhook", client)
 
@@ -183,7 +182,7 @@ def conversions(items: Iterable[object]) -> Iterator[CaCopy]:
 def api_services(items: Iterable[object]) -> Iterator[CaCopy]:
     """Yield the caBundle of each APIService that another server answers."""
     for item in items:
-        spec = _mapping(_mapping(item).get("spec"))
+        spec = mapping(mapping(item).get("spec"))
         if isinstance(spec.get("service"), Mapping):
             skips = spec.get("insecureSkipTLSVerify") is True
             yield CaCopy(f"APIService {_name(item)}", Copied.SERVER, _decoded(spec.get("caBundle")), insecure=skips)
@@ -193,21 +192,21 @@ def static_pods(items: Iterable[object], components: Iterable[str]) -> Iterator[
     """Yield the static pods in a list of Pod objects that run one of these components."""
     known = set(components)
     for item in items:
-        about, spec = _mapping(_mapping(item).get("metadata")), _mapping(_mapping(item).get("spec"))
-        if _MIRROR not in _mapping(about.get("annotations")):
+        about, spec = metadata(item), mapping(mapping(item).get("spec"))
+        if _MIRROR not in mapping(about.get("annotations")):
             continue
-        for container in map(_mapping, _list(spec.get("containers"))[:_MOST]):
+        for container in map(mapping, entries(spec.get("containers"))[:_MOST]):
             # The kubelet runs `command`, and `args` after it (pod v1 API).
-            words = [*_list(container.get("command"))[:_MOST], *_list(container.get("args"))[:_MOST]]
+            words = [*entries(container.get("command"))[:_MOST], *entries(container.get("args"))[:_MOST]]
             texts = [word[:_LONGEST] for word in words if isinstance(word, str)]
             name = texts[0].rpartition("/")[2] if texts else ""
             if name in known:
-                yield PodFlags(_text(spec.get("nodeName")), name, tuple(texts[1:]))
+                yield PodFlags(text(spec.get("nodeName")), name, tuple(texts[1:]))
 
 
 def kubelet_configuration(value: object) -> Mapping[str, Any] | None:
     """Return the KubeletConfiguration in the answer to a kubelet's `/configz`; None if it is none."""
-    found = _mapping(value).get("kubeletconfig")
+    found = mapping(value).get("kubeletconfig")
     return found if isinstance(found, Mapping) else None
 
 
@@ -228,11 +227,11 @@ def _address(value: object) -> str:
 
 
 def _name(item: object) -> str:
-    return _text(_mapping(_mapping(item).get("metadata")).get("name"))
+    return text(metadata(item).get("name"))
 
 
 def _data(item: object, key: str) -> str:
-    value = _mapping(_mapping(item).get("data")).get(key)
+    value = mapping(mapping(item).get("data")).get(key)
     return value[:_LONGEST_PEM] if isinstance(value, str) else ""
 
 
@@ -244,15 +243,3 @@ def _decoded(value: object) -> str:
     except (binascii.Error, ValueError):
         # Not the same as none: it is no certificate, and is said to be so.
         return "?"
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _list(value: object) -> list[object]:
-    return value if isinstance(value, list) else []
-
-
-def _text(value: object) -> str:
-    return printable(value[:_LONGEST]) if isinstance(value, str) else ""

@@ -12,17 +12,15 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from vaultpki.certificates import laid_out, pair_files
+from vaultpki.kube.objects import mapping
 from vaultpki.layout import TRUST_BUNDLES
 from vaultpki.places import PKI, Layout
 
 COMPONENTS: Final = ("kube-apiserver", "etcd", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
 """The programs whose flags are looked at, by the names of their files."""
-
-_LONGEST: Final = 64 * 1024
 
 
 class Expect(enum.Enum):
@@ -118,31 +116,6 @@ def findings(component: str, arguments: Sequence[str], layout: Layout, paths: Ma
         yield from check(given)
 
 
-def running(processes: str = "/proc") -> dict[str, tuple[str, ...]]:
-    """Return the arguments of the components that run on this machine, by component; of several, one process's.
-
-    Reads only, and leaves out what this user may not read. A component in another network namespace belongs to another
-    node, such as one in a container.
-    """
-    found: dict[str, tuple[str, ...]] = {}
-    try:
-        own = os.readlink(f"{processes}/self/ns/net")
-    except OSError:
-        return found
-    for process in sorted(Path(processes).glob("[0-9]*"), key=lambda path: int(path.name)):
-        try:
-            if os.readlink(process / "ns/net") != own:
-                continue
-            with (process / "cmdline").open("rb") as file:
-                words = file.read(_LONGEST).split(b"\0")[:-1]
-        except OSError:
-            continue
-        name = os.path.basename(os.fsdecode(words[0])) if words else ""
-        if name in COMPONENTS:
-            found.setdefault(name, tuple(map(os.fsdecode, words[1:])))
-    return found
-
-
 def flags_of(arguments: Sequence[str]) -> dict[str, str]:
     """Return flags and values: Go's flag packages take `--flag=value`, `--flag value`, and one dash."""
     given: dict[str, str] = {}
@@ -184,7 +157,7 @@ def _problem(flag: Flag, value: str, layout: Layout, paths: Mapping[str, str]) -
 
 def kubelet_files(configuration: Mapping[str, Any]) -> dict[str, object]:
     """Return the files of ours that a KubeletConfiguration should name, by the path of the field."""
-    x509 = _mapping(_mapping(configuration.get("authentication")).get("x509"))
+    x509 = mapping(mapping(configuration.get("authentication")).get("x509"))
     return {
         "tlsCertFile": configuration.get("tlsCertFile"),
         "tlsPrivateKeyFile": configuration.get("tlsPrivateKeyFile"),
@@ -205,7 +178,7 @@ def kubelet_findings(configuration: Mapping[str, Any], layout: Layout, paths: Ma
     for field, wanted, why in _KUBELET_SETTINGS:
         given: object = configuration
         for part in field.split("."):
-            given = _mapping(given).get(part)
+            given = mapping(given).get(part)
         # The API leaves out what has its empty value.
         if (given or wanted.__class__()) != wanted:
             yield Finding("kubelet", f"{field} is {given}, so {why}", f"set it to {json.dumps(wanted)}")
@@ -225,10 +198,6 @@ _KUBELET_SETTINGS: Final[tuple[tuple[str, bool | int | str, str], ...]] = (
     ("serverTLSBootstrap", False, "the kubelet asks for a serving certificate that nobody signs"),
     ("readOnlyPort", 0, "it also answers everybody without TLS"),
 )
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _etcd_checks(given: Mapping[str, str]) -> Iterator[Finding]:

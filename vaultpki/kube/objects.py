@@ -55,65 +55,73 @@ class KubeTrust:
     serving: tuple[str, ...] = ()
 
 
+def mapping(value: object) -> Mapping[str, Any]:
+    """Return the value if it is a mapping, else an empty one."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def entries(value: object) -> list[object]:
+    """Return the value if it is a list, else an empty one."""
+    return value if isinstance(value, list) else []
+
+
+def text(value: object) -> str:
+    """Return the value if it is text, printable and cut short, else empty text."""
+    return printable(value[:300]) if isinstance(value, str) else ""
+
+
+def metadata(item: object) -> Mapping[str, Any]:
+    """Return the metadata of an object."""
+    return mapping(mapping(item).get("metadata"))
+
+
 def namespaces(items: Iterable[object]) -> Iterator[str]:
     """Yield the namespaces that are in use, from a list of Namespace objects."""
     for item in items:
-        if _mapping(_mapping(item).get("status")).get("phase") != "Terminating":
-            yield _text(_mapping(_mapping(item).get("metadata")).get("name"))
+        if mapping(mapping(item).get("status")).get("phase") != "Terminating":
+            yield text(metadata(item).get("name"))
 
 
 def copies(items: Iterable[object]) -> Iterator[RootCopy]:
     """Yield the copies of the root in a list of ConfigMap objects."""
     for item in items:
-        about = _mapping(_mapping(item).get("metadata"))
+        about = metadata(item)
         if about.get("name") != ROOT_COPY:
             continue
-        pem = _mapping(_mapping(item).get("data")).get("ca.crt")
-        yield RootCopy(_text(about.get("namespace")), pem if isinstance(pem, str) else "", _changed(about))
+        pem = mapping(mapping(item).get("data")).get("ca.crt")
+        yield RootCopy(text(about.get("namespace")), pem if isinstance(pem, str) else "", _changed(about))
 
 
 def serving(items: Iterable[object]) -> Iterator[str]:
     """Yield the files of `kubelet-serving-ca` in a list of ConfigMap objects."""
     for item in items:
-        if _mapping(_mapping(item).get("metadata")).get("name") == SERVING_CA:
-            yield from (text for text in _mapping(_mapping(item).get("data")).values() if isinstance(text, str))
+        if metadata(item).get("name") == SERVING_CA:
+            yield from (held for held in mapping(mapping(item).get("data")).values() if isinstance(held, str))
 
 
 def pods(items: Iterable[object]) -> Iterator[PodStart]:
     """Yield the running pods in a list of Pod objects that were given `kube-root-ca.crt`."""
     for item in items:
-        pod = _mapping(item)
-        about, status = _mapping(pod.get("metadata")), _mapping(pod.get("status"))
+        pod = mapping(item)
+        about, status = mapping(pod.get("metadata")), mapping(pod.get("status"))
         if status.get("phase") in _ENDED or ROOT_COPY not in json.dumps(pod.get("spec")):
             continue
-        containers = [*_list(status.get("containerStatuses")), *_list(status.get("initContainerStatuses"))]
-        running = [_mapping(_mapping(_mapping(one).get("state")).get("running")) for one in containers]
+        containers = [*entries(status.get("containerStatuses")), *entries(status.get("initContainerStatuses"))]
+        running = [mapping(mapping(mapping(one).get("state")).get("running")) for one in containers]
         begun = [when for one in running if (when := _time(one.get("startedAt"))) is not None]
         started = _time(status.get("startTime"))
         if begun and started is not None:
-            yield PodStart(_text(about.get("namespace")), _text(about.get("name")), started, min(begun))
+            yield PodStart(text(about.get("namespace")), text(about.get("name")), started, min(begun))
 
 
 def _changed(about: Mapping[str, Any]) -> datetime | None:
     """Return when the data of an object last changed: `managedFields` has the time of each writer's last change."""
     times = [
         when
-        for one in map(_mapping, _list(about.get("managedFields")))
-        if "f:data" in _mapping(one.get("fieldsV1")) and (when := _time(one.get("time"))) is not None
+        for one in map(mapping, entries(about.get("managedFields")))
+        if "f:data" in mapping(one.get("fieldsV1")) and (when := _time(one.get("time"))) is not None
     ]
     return max(times, default=None)
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _list(value: object) -> list[object]:
-    return value if isinstance(value, list) else []
-
-
-def _text(value: object) -> str:
-    return printable(value[:300]) if isinstance(value, str) else ""
 
 
 def _time(value: object) -> datetime | None:

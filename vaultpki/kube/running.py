@@ -6,7 +6,6 @@ A part that the kubeconfig's user may not read is missing with a reason, and the
 from __future__ import annotations
 
 import http
-import json
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,14 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
-from vaultpki.errors import Unavailable, Untrusted, VaultpkiError
+from vaultpki.errors import Unavailable, Untrusted
 from vaultpki.kube import cluster as kube_cluster
 from vaultpki.kube import objects
-from vaultpki.kube.api import context, listed, request
+from vaultpki.kube.api import LARGEST_PAGE, context, listed, refuse_unknown_user, request
 from vaultpki.kube.cluster import CaCopy, LiveCluster
 from vaultpki.kube.flags import COMPONENTS
 from vaultpki.kube.kubeconfig import KubeAccess
 from vaultpki.kube.objects import ROOT_COPY, SERVING_CA
+from vaultpki.values import json_object
 
 _T = TypeVar("_T")
 
@@ -101,12 +101,9 @@ class _Reader:
         return None
 
     def list(self, plural: str, more: str = "", *, under: str = "/api/v1") -> Iterator[object]:
-        # The first answer decides whether the user may list them.
-        self._status(f"{under}/{plural}?limit=1")
-        for count, item in enumerate(listed(self._access, self._tls, plural, more, under=under)):
+        for count, item in enumerate(listed(self._access, self._page, plural, more, under=under)):
             if count >= _MOST:
                 raise _Unread(f"there are more than {_MOST}")
-            self._in_time()
             yield item
 
     def many(
@@ -123,17 +120,20 @@ class _Reader:
 
     def object(self, path: str) -> Any:
         """Return an object; None if there is none of this name."""
-        self._in_time()
-        status, body = request(self._access, self._tls, path, _LARGEST)
+        status, body = self._asked(path)
         if status == http.HTTPStatus.NOT_FOUND:
             return None
         self._refuse(status)
         return _json(body)
 
+    def _page(self, path: str) -> Mapping[str, Any]:
+        status, body = self._asked(path, LARGEST_PAGE)
+        self._refuse(status)
+        return _json(body)
+
     def _proxied(self, path: str) -> Any:
         """Return what a kubelet answers, which the API server hands on with the kubelet's status."""
-        self._in_time()
-        status, body = request(self._access, self._tls, f"/api/v1/nodes/{path}", _LARGEST)
+        status, body = self._asked(f"/api/v1/nodes/{path}")
         if status == http.HTTPStatus.UNAUTHORIZED:
             # The API server has accepted the user before.
             raise _Unread("the kubelet does not accept the certificate of kube-apiserver")
@@ -159,31 +159,24 @@ class _Reader:
         self.unread |= {f"kubelet of {name}": said for name, said in answers.items() if isinstance(said, str)}
         return {name: said for name, said in answers.items() if not isinstance(said, str)}
 
-    def _status(self, path: str) -> None:
-        self._in_time()
-        self._refuse(request(self._access, self._tls, path)[0])
-
-    def _in_time(self) -> None:
+    def _asked(self, path: str, largest: int = _LARGEST) -> tuple[int, bytes]:
         if time.monotonic() >= self._deadline:
             raise _Unread("the time of this command is over")
+        return request(self._access, self._tls, path, largest)
 
     def _refuse(self, status: int) -> None:
-        if status == http.HTTPStatus.UNAUTHORIZED:
-            raise VaultpkiError(
-                f"{self._access.server} does not accept the user of {self._access.file}: its certificate or token may "
-                "have expired; issue it again"
-            )
+        refuse_unknown_user(self._access, status)
         if status == http.HTTPStatus.FORBIDDEN:
             raise _Unread(f"the user of {self._access.file} may not read it")
         if status != http.HTTPStatus.OK:
             raise _Unread(f"the API server answers {status}")
 
 
-def _json(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        raise _Unread("the answer is not JSON") from None
+def _json(body: bytes) -> dict[str, Any]:
+    found = json_object.parse(body)
+    if found is None:
+        raise _Unread("the answer is not a JSON object")
+    return found
 
 
 def _bounded(copies: Iterable[CaCopy]) -> tuple[CaCopy, ...]:

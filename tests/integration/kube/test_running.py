@@ -172,7 +172,7 @@ def test_an_api_server_that_is_away_ends_the_command(api: Api, tmp_path: Path) -
 @pytest.mark.parametrize("body", [b"not json", b"[" * 100_000])
 def test_what_is_no_json_is_named(api: Api, tmp_path: Path, body: bytes) -> None:
     api.values["/api/v1/nodes/w-1/proxy/configz"] = body
-    assert read(api, tmp_path).unread == {"kubelet of w-1": "the answer is not JSON"}
+    assert read(api, tmp_path).unread == {"kubelet of w-1": "the answer is not a JSON object"}
 
 
 def test_a_kubelet_that_floods_is_not_read(api: Api, tmp_path: Path) -> None:

@@ -106,6 +106,16 @@ def test_others_are_left_out(proc: Proc, bundle: Path) -> None:
     assert processes.find("etcd", [str(bundle)], str(proc.folder / "missing")) == ()
 
 
+def test_the_components_of_this_machine_are_found_with_their_arguments(proc: Proc) -> None:
+    proc.add(9, "/usr/bin/etcd", "--name=b", network="here")
+    proc.add(7, "/usr/bin/etcd", "--name=a", network="here")
+    proc.add(8, "kubelet", network="a-container's")
+    proc.add(10, "sh", network="here")
+
+    assert processes.running(str(proc.folder)) == {"etcd": ("--name=a",)}
+    assert processes.running(str(proc.folder / "missing")) == {}
+
+
 def test_nodes_that_share_a_process_table_are_told_apart_by_the_file(proc: Proc, tmp_path: Path) -> None:
     """Each has the same path in a root of its own; ours is the real one."""
     ours = Path("/etc/passwd")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from vaultpki.kube import flags
-from vaultpki.kube.flags import FLAGS, Expect, findings, running
+from vaultpki.kube.flags import FLAGS, Expect, findings
 from vaultpki.layout import DIRECTORY, node_folders
 from vaultpki.places import PKI, Layout, inner_folders
 
@@ -129,22 +128,3 @@ def test_a_signer_that_has_no_files_signs_nothing() -> None:
         problems("kube-controller-manager", [*kept, "--cluster-signing-cert-file=", "--cluster-signing-key-file="])
         == []
     )
-
-
-def test_running_components_are_found_by_their_program(tmp_path: Path) -> None:
-    program = tmp_path / "etcd"
-    program.symlink_to("/bin/sleep")
-    with subprocess.Popen([str(program), "60"]) as process:
-        try:
-            made = tmp_path / "proc"
-            made.mkdir()
-            (made / str(process.pid)).symlink_to(f"/proc/{process.pid}")
-            (made / "self").symlink_to("/proc/self")
-            assert running(str(made)) == {"etcd": ("60",)}
-            (made / "self").unlink()
-            (made / "self/ns").mkdir(parents=True)
-            (made / "self/ns/net").symlink_to("net:[1]")
-            assert running(str(made)) == {}
-        finally:
-            process.kill()
-    assert running(str(tmp_path / "nothing")) == {}
