@@ -60,7 +60,8 @@ def fetch_issuers(vault: Vault, prefix: str, named: Mapping[str, Collection[str]
         if any("is_default" in each for each in about.values()):
             defaults.setdefault(ca, "")
         if about.get(name, {}).get("is_default") is True:
-            defaults |= dict(_defaults(ca, found[ca][-1]))
+            for facts in certificates(found[ca][-1:]):
+                defaults[ca] = facts.fingerprint
     if not found[ROOT]:
         raise BadAnswer(f"{mounts[ROOT]} shows no issuer; run `vaultpki plan` where the cluster is applied")
     unshown = {ca: answer if isinstance(answer, str) else "it shows no issuer" for ca, answer in listed.items()}
@@ -94,11 +95,6 @@ def _chosen(listed: Answer, named: Collection[str]) -> tuple[str, ...]:
         return 1 if name in named or mine.get("issuer_name") in named else 2
 
     return tuple(sorted(listed.keys, key=rank)[:MOST_ISSUERS])
-
-
-def _defaults(ca: str, pem: str) -> Iterator[tuple[str, str]]:
-    for sha256, _ in _fingerprints([pem]):
-        yield ca, sha256
 
 
 def roots_below(
@@ -233,12 +229,3 @@ def certificates(pems: Iterable[str]) -> Iterator[Facts]:
     for pem in pems:
         with contextlib.suppress(CertificateUnreadable):
             yield x509.read_certificates(pem.encode())[0]
-
-
-def _fingerprints(pems: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield the SHA-256 and the PEM of each certificate that can be read."""
-    from vaultpki.pki import x509
-
-    for pem in pems:
-        with contextlib.suppress(CertificateUnreadable):
-            yield x509.fingerprint(pem.encode()), pem

@@ -1,5 +1,5 @@
 """Pure rules on certificates: what one says, whom to trust, when to renew. The only importer of `cryptography`.
 
 It opens no file and reads no clock. Entries: `x509.read_certificates`, `keys.request`, `signed.check_signed`,
-`trust.build_trust`, `renewal.assess`.
+`trust.trust_below`, `renewal.assess`.
 """

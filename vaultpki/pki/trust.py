@@ -12,7 +12,7 @@ from hashlib import sha256
 from typing import Final
 
 from vaultpki.certificates import SKEW
-from vaultpki.errors import CertificateRefused, CertificateUnreadable
+from vaultpki.errors import CertificateUnreadable
 from vaultpki.model import Subject, Usage
 from vaultpki.pki.facts import Facts, Stranger, Trust
 
@@ -32,47 +32,14 @@ LEAF_CRITICAL: Final = frozenset({_BASIC_CONSTRAINTS, _KEY_USAGE, _EXTENDED_KEY_
 """The extensions that a leaf of ours may mark critical; RFC 5280 section 4.2 lets anybody reject the rest."""
 
 
-def build_trust(issuing_pems: Sequence[bytes], root_pem: bytes, root_sha256: str, now: datetime, *, name: str) -> Trust:
-    """Build the trust in one CA from what its mount shows: issuing CAs with the CN `name`, signed by the pinned root.
-
-    `root_sha256` is the pin in hex, `name` what `certificates.ca_subject` gives; the CN of a later key has a number
-    after it. If no issuing CA is in date, none is live. Everything else is a stranger and raises nothing: whoever may
-    write to the mount must not be able to stop a node.
-
-    Raises CertificateRefused with the reason `root-differs` or `root-unfit`, CertificateUnreadable if the root is not a
-    certificate.
-    """
-    from vaultpki.pki import x509
-
-    root = x509.read_certificates(root_pem)[0]
-    if root.fingerprint != root_sha256.replace(":", "").lower():
-        raise CertificateRefused(
-            f"the root CA that Vault shows has the fingerprint {root.fingerprint}, not the pinned {root_sha256}; "
-            "find out who changed it before anything is trusted again",
-            reason="root-differs",
-        )
-    if root.not_before > now:
-        raise CertificateRefused(
-            f"the root CA {root.subject_text} is not valid before {root.not_before:%Y-%m-%d %H:%M}Z, and this "
-            f"machine's clock says {now:%Y-%m-%d %H:%M}Z; correct the clock",
-            reason="root-unfit",
-        )
-    problem = no_root(root) or (None if x509.signed_by(root, root) else "it is not self-signed")
-    if problem:
-        raise CertificateRefused(f"the root CA {root.subject_text} cannot be trusted: {problem}", reason="root-unfit")
-    if not in_date(root, now):
-        raise CertificateRefused(
-            f"the root CA {root.subject_text} expired on {root.not_after:%Y-%m-%d}", reason="root-unfit"
-        )
-    return trust_below(issuing_pems, (root,), now, name=name)
-
-
 def trust_below(
     issuing_pems: Sequence[bytes], roots: Sequence[Facts], now: datetime, *, name: str, parked: Sequence[Facts] = ()
 ) -> Trust:
-    """Build the trust in one CA below these roots, of which there is at least one; otherwise as `build_trust`.
+    """Build the trust in one CA from what its mount shows: issuing CAs with the CN `name`, signed by one of `roots`.
 
-    A CA below a root of `parked` is not trusted, and is no stranger.
+    `name` is what `certificates.ca_subject` gives; the CN of a later key has a number after it. If no issuing CA is in
+    date, none is live. Everything else is a stranger and raises nothing: whoever may write to the mount must not be
+    able to stop a node. A CA below a root of `parked` is not trusted, and is no stranger.
     """
     from vaultpki.pki import x509
 

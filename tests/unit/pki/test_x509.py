@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 
 from vaultpki.errors import CertificateRefused, CertificateUnreadable, SpecError
 from vaultpki.model import Certificate, KeyType, Subject, Usage
-from vaultpki.pki import der, keys, x509
+from vaultpki.pki import der, keys, roots, x509
 from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.signed import check_signed
-from vaultpki.pki.trust import build_trust
+from vaultpki.pki.trust import trust_below
 
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -496,14 +496,14 @@ def _either(call: Callable[[], object]) -> None:
 
 
 def trusted(*issuing: bytes, root: Authority = ROOT, pin: str = "", now: datetime = NOW) -> Trust:
-    return build_trust(issuing, root.pem, pin or root.facts.fingerprint, now, name="issuing")
+    above = roots.follow(pin or root.facts.fingerprint, None, [root.facts], None, now, name="root")
+    return trust_below(issuing, above.trusted, now, name="issuing")
 
 
 def test_trust_orders_the_newest_first_and_keeps_the_root_out_of_the_bundle() -> None:
     newer = Authority("issuing 2", ROOT, not_before=NOW - timedelta(hours=1))
     gone = Authority("issuing 10", ROOT, not_before=NOW - 9 * DAY, not_after=NOW - DAY)
-    pin = ":".join(ROOT.facts.fingerprint[i : i + 2] for i in range(0, 64, 2)).upper()
-    trust = trusted(gone.pem, ISSUING.pem + ROOT.pem, newer.pem, newer.pem, pin=pin)
+    trust = trusted(gone.pem, ISSUING.pem + ROOT.pem, newer.pem, newer.pem)
     assert trust.issuing == (newer.facts, ISSUING.facts, gone.facts) and trust.live == (newer.facts, ISSUING.facts)
     assert trust.bundle.encode() == newer.pem + ISSUING.pem + gone.pem
     assert trust.chain_bundle.encode() == newer.pem + ISSUING.pem + gone.pem + ROOT.pem
@@ -527,8 +527,8 @@ def test_only_the_pinned_root_and_one_that_go_takes_is_a_root() -> None:
             )
         ],
     }
-    for reason, roots in cases.items():
-        for root, pin in roots:
+    for reason, pinned in cases.items():
+        for root, pin in pinned:
             with pytest.raises(CertificateRefused) as error:
                 trusted(ISSUING.pem, root=root, pin=pin)
             assert error.value.reason == reason and "\n" not in str(error.value)
