@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from vaultpki.errors import SigningPaused, VaultpkiError
+from vaultpki.host.hooks import Owed
 from vaultpki.host.log import Event
 from vaultpki.redact import stamp
-
-if TYPE_CHECKING:
-    from vaultpki.host.hooks import Owed
 
 # Events that every pass repeats as long as their cause is there.
 _STANDING: Final = frozenset({"config", "stranger", "kubeconfig", "turn"})

@@ -7,20 +7,16 @@ folder. The one called PKI is always there, and its lock is taken first. The oth
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Collection, Iterable, Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from hashlib import sha256
+from typing import Self
 
-from vaultpki.disk import files
+from vaultpki.disk import files, owner_mark
 from vaultpki.disk.generations import File, Stored
 from vaultpki.disk.plain_files import PlainFolder
 from vaultpki.disk.store import GRACE, Check, Directory
 from vaultpki.errors import StoreError
 from vaultpki.places import KUBECONFIGS, PKI
-
-if TYPE_CHECKING:
-    from vaultpki.disk.owner_mark import Owner
 
 
 class Folders:
@@ -36,7 +32,7 @@ class Folders:
         self._write, self._wait = write, wait
         self._opened: dict[str, Directory] = {}
         self._failed: dict[str, StoreError] = {}
-        self._holder: Owner | None = None
+        self._holder: owner_mark.Owner | None = None
 
     @classmethod
     def open(cls, paths: Mapping[str, str], *, create: bool = True, write: bool = True, wait: float = 0.0) -> Folders:
@@ -58,9 +54,7 @@ class Folders:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -86,7 +80,7 @@ class Folders:
             directory = Directory.open(path, create=make, write=self._write, wait=self._wait)
             try:
                 if self._holder is not None:
-                    self._take(directory, self._holder)
+                    owner_mark.claim(directory, self._holder)
                     directory.sweep()
             except BaseException:
                 directory.close()
@@ -123,8 +117,6 @@ class Folders:
         """Return a SHA-256 in hex of everything here that is ours, and of the plain files of these names."""
         if self.paths.keys() == {PKI}:
             return self._opened[PKI].digest()
-        from hashlib import sha256
-
         whole = sha256()
         for name in self.paths:
             found = self._find(name, make=False)
@@ -136,24 +128,19 @@ class Folders:
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
-    def claim(self, holder: Owner) -> None:
+    def claim(self, holder: owner_mark.Owner) -> None:
         """Mark every folder as `holder`'s, those that are made later too, as `owner_mark.claim` does.
 
         Raises StoreError if PKI belongs to somebody else; another folder then fails alone.
         """
-        self._take(self._opened[PKI], holder)
+        owner_mark.claim(self._opened[PKI], holder)
         self._holder = holder
         for name, directory in [entry for entry in self._opened.items() if entry[0] != PKI]:
             try:
-                self._take(directory, holder)
+                owner_mark.claim(directory, holder)
             except StoreError as error:
                 self._failed[name] = error
                 self._opened.pop(name).close()
-
-    def _take(self, directory: Directory, holder: Owner) -> None:
-        from vaultpki.disk import owner_mark
-
-        owner_mark.claim(directory, holder)
 
     def probe(self, folder: str, generations: int) -> None:
         """Prove that so many generations can be written in a folder now; StoreError if they cannot."""
@@ -204,8 +191,8 @@ class Folders:
 
     def settle(self, grace: float = GRACE) -> None:
         """Wait until every replaced generation is `grace` seconds old, and remove it."""
-        while left := max(directory.retire(grace) for directory in self._opened.values()):
-            time.sleep(left)
+        for directory in self._opened.values():
+            directory.settle(grace)
 
     def sweep(self, kubeconfigs: Iterable[str] = ()) -> int:
         """Remove what a killed or failed run left behind, also beside the plain files of these names."""

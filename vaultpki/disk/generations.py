@@ -18,7 +18,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
+from hashlib import sha256
 from typing import Final, Self
 
 from vaultpki.disk import files
@@ -100,9 +100,7 @@ class Generations:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -214,8 +212,6 @@ class Generations:
 
     def digest(self) -> str:
         """Return a SHA-256 in hex of everything here that is ours: links, contents, modes, owners and leftovers."""
-        from hashlib import sha256
-
         whole = sha256()
 
         def add(*parts: object) -> None:

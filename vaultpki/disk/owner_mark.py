@@ -11,19 +11,14 @@ from __future__ import annotations
 import contextlib
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from vaultpki.certificates import BUNDLES, ISSUING_CAS, chain_bundle
 from vaultpki.disk import files
-from vaultpki.disk.generations import HIDDEN, MARK
+from vaultpki.disk.generations import HIDDEN, MARK, Generations
 from vaultpki.disk.store import Directory
 from vaultpki.errors import CertificateUnreadable, StoreError
-from vaultpki.model import VERSION
+from vaultpki.model import VERSION, AgentConfig
 from vaultpki.values import hosts, json_object, names
-
-if TYPE_CHECKING:
-    from vaultpki.disk.generations import Generations
-    from vaultpki.model import AgentConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +61,8 @@ def claim(directory: Directory, holder: Owner) -> None:
     """
     _refuse_other(directory, holder)
     if _read(directory) != holder:
-        directory.write_mark(json.dumps({"version": VERSION, **_content(holder)}).encode())
+        mark = {"version": VERSION, "cluster": holder.cluster, "node": holder.node, "root_sha256": holder.root_sha256}
+        directory.write_mark(json.dumps(mark).encode())
 
 
 def _refuse_other(directory: Generations, holder: Owner) -> None:
@@ -88,10 +84,6 @@ def _refuse_other(directory: Generations, holder: Owner) -> None:
         f"{directory.path}: this directory {whose}; choose another directory, or, if nothing uses its files any more, "
         f"remove {directory.path}/{HIDDEN} and run again"
     )
-
-
-def _content(holder: Owner) -> dict[str, str | None]:
-    return {"cluster": holder.cluster, "node": holder.node, "root_sha256": holder.root_sha256}
 
 
 def _read(directory: Generations) -> Owner | None:

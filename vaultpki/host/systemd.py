@@ -11,13 +11,14 @@ import sys
 import time
 from collections.abc import MutableMapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from vaultpki.assets import render, text
+from vaultpki.disk.files import storage_errors, write_private
 from vaultpki.errors import StoreError, ToolMissing, VaultpkiError
+from vaultpki.host.static_pod import manifest
+from vaultpki.model import AgentConfig, Auth
 from vaultpki.places import KUBELET
-
-if TYPE_CHECKING:
-    from vaultpki.model import AgentConfig
 
 UNITS: Final = ("vaultpki-agent.service", "vaultpki-agent-once.service")
 RECIPES: Final = ("Containerfile", "daemonset.yaml", "static-pod.yaml", "alerts.yaml", "grafana-dashboard.json")
@@ -50,9 +51,9 @@ class Notifier:
         """Say that the agent is ready: for the first time, or after `reloading`."""
         self._send(f"READY=1\nSTATUS={_one_line(status)}")
 
-    def status(self, text: str) -> None:
+    def status(self, status: str) -> None:
         """Set what `systemctl status` shows."""
-        self._send(f"STATUS={_one_line(text)}")
+        self._send(f"STATUS={_one_line(status)}")
 
     def reloading(self) -> None:
         """Say that the agent reads its configuration again; `ready` ends that."""
@@ -80,9 +81,6 @@ def unit_files(config: AgentConfig, *, executable: Path | None = None, allow_htt
 
     `executable` is the program to run (default: the one that runs now). VaultpkiError if a unit cannot hold a path.
     """
-    from vaultpki.assets import render, text
-    from vaultpki.host.static_pod import manifest
-
     file = str(Path(config.file).absolute())
     program = str(executable or own_executable())
     # The others lie in these.
@@ -115,8 +113,6 @@ def install_units(
 
     StoreError if a unit is masked or cannot be written. For `executable` see `unit_files`.
     """
-    from vaultpki.disk.files import storage_errors, write_private
-
     changed = []
     for name, content in unit_files(config, executable=executable, allow_http=allow_http).items():
         path = folder / name
@@ -135,9 +131,6 @@ def recipe(name: str, config: AgentConfig | None = None, *, executable: Path | N
 
     For `executable` see `unit_files`. VaultpkiError if there is no such name.
     """
-    from vaultpki.assets import text
-    from vaultpki.model import AgentConfig, Auth
-
     if name in UNITS:
         usual = AgentConfig(
             cluster="",
@@ -171,22 +164,22 @@ def _below(paths: list[str], folders: tuple[str, ...]) -> bool:
     return any(f"{path}/".startswith(f"{folder}/") for path in paths for folder in folders)
 
 
-def _one_line(text: str) -> str:
+def _one_line(status: str) -> str:
     # A second line would be another message to systemd.
-    return " ".join(text.split())[:_LONGEST_STATUS]
+    return " ".join(status.split())[:_LONGEST_STATUS]
 
 
-def _word(text: str) -> str:
+def _word(path: str) -> str:
     """Return a path as one word of a unit (systemd.syntax(7))."""
     # ReadWritePaths= knows no escapes.
-    if not text.isprintable() or re.search(r"""["'\\]""", text):
+    if not path.isprintable() or re.search(r"""["'\\]""", path):
         raise VaultpkiError(
-            f"{text[:200]!a}: a systemd unit cannot hold this path; choose one without quotes and backslashes"
+            f"{path[:200]!a}: a systemd unit cannot hold this path; choose one without quotes and backslashes"
         )
-    escaped = text.replace("%", "%%")
-    return f'"{escaped}"' if re.search(r"\s", text) else escaped
+    escaped = path.replace("%", "%%")
+    return f'"{escaped}"' if re.search(r"\s", path) else escaped
 
 
-def _argument(text: str) -> str:
-    """Return it as an argument of a command, where `$` begins a variable (systemd.service(5))."""
-    return _word(text).replace("$", "$$")
+def _argument(path: str) -> str:
+    """Return a path as an argument of a command, where `$` begins a variable (systemd.service(5))."""
+    return _word(path).replace("$", "$$")
