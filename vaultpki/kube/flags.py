@@ -98,22 +98,23 @@ def findings(component: str, arguments: Sequence[str], layout: Layout, paths: Ma
     """
     given = flags_of(arguments)
     for flag in FLAGS:
-        if flag.component != component:
-            continue
-        value = given.get(flag.name)
-        if value is None:
-            if flag.missing:
-                yield Finding(
-                    component,
-                    f"--{flag.name} is not set, so {flag.missing}",
-                    f"set it to {_paths(flag, layout, paths)[0]}",
-                )
-        elif (problem := _problem(flag, value, layout, paths)) is not None:
-            yield Finding(
-                component, f"--{flag.name} is {value}: {problem}", f"set it to {_paths(flag, layout, paths)[0]}"
-            )
+        if flag.component == component:
+            yield from _flag_findings(flag, f"--{flag.name}", given.get(flag.name), layout, paths)
     for check in _FURTHER.get(component, ()):
         yield from check(given)
+
+
+def _flag_findings(
+    flag: Flag, name: str, value: str | None, layout: Layout, paths: Mapping[str, str]
+) -> Iterator[Finding]:
+    """Yield what is wrong with one flag, or setting, that is called `name` for people."""
+    if value is None:
+        problem = f"{name} is not set, so {flag.missing}" if flag.missing else None
+    else:
+        problem = _problem(flag, value, layout, paths)
+        problem = problem and f"{name} is {value}: {problem}"
+    if problem:
+        yield Finding(flag.component, problem, f"set it to {_paths(flag, layout, paths)[0]}")
 
 
 def flags_of(arguments: Sequence[str]) -> dict[str, str]:
@@ -157,28 +158,23 @@ def _problem(flag: Flag, value: str, layout: Layout, paths: Mapping[str, str]) -
 
 def kubelet_files(configuration: Mapping[str, Any]) -> dict[str, object]:
     """Return the files of ours that a KubeletConfiguration should name, by the path of the field."""
-    x509 = mapping(mapping(configuration.get("authentication")).get("x509"))
-    return {
-        "tlsCertFile": configuration.get("tlsCertFile"),
-        "tlsPrivateKeyFile": configuration.get("tlsPrivateKeyFile"),
-        "authentication.x509.clientCAFile": x509.get("clientCAFile"),
-    }
+    return {flag.name: _field(configuration, flag.name) for flag in _KUBELET_FILES}
+
+
+def _field(configuration: Mapping[str, Any], path: str) -> object:
+    found: object = configuration
+    for part in path.split("."):
+        found = mapping(found).get(part)
+    return found
 
 
 def kubelet_findings(configuration: Mapping[str, Any], layout: Layout, paths: Mapping[str, str]) -> Iterator[Finding]:
     """Yield what is wrong with the KubeletConfiguration of a kubelet; `paths` are the folders of our files by name."""
-    flags = dict(zip(kubelet_files(configuration), _KUBELET_FILES, strict=True))
-    for name, value in kubelet_files(configuration).items():
-        flag = flags[name]
-        best = f"set it to {_paths(flag, layout, paths)[0]}"
-        if not isinstance(value, str) or not value:
-            yield Finding("kubelet", f"{name} is not set, so {flag.missing}", best)
-        elif (problem := _problem(flag, value, layout, paths)) is not None:
-            yield Finding("kubelet", f"{name} is {value}: {problem}", best)
+    for flag in _KUBELET_FILES:
+        value = _field(configuration, flag.name)
+        yield from _flag_findings(flag, flag.name, value if isinstance(value, str) and value else None, layout, paths)
     for field, wanted, why in _KUBELET_SETTINGS:
-        given: object = configuration
-        for part in field.split("."):
-            given = mapping(given).get(part)
+        given = _field(configuration, field)
         # The API leaves out what has its empty value.
         if (given or wanted.__class__()) != wanted:
             yield Finding("kubelet", f"{field} is {given}, so {why}", f"set it to {json.dumps(wanted)}")
@@ -186,10 +182,11 @@ def kubelet_findings(configuration: Mapping[str, Any], layout: Layout, paths: Ma
 
 # Those of the page that decide who is let in, and whose certificates are in use
 # (kubernetes staging/src/k8s.io/kubelet/config/v1beta1/types.go).
+_CLIENT_CA: Final = "authentication.x509.clientCAFile"
 _KUBELET_FILES: Final = (
     Flag("kubelet", "tlsCertFile", Expect.CERTIFICATE, "kubelet", "it serves a certificate of its own making"),
     Flag("kubelet", "tlsPrivateKeyFile", Expect.KEY, "kubelet", "it serves a certificate of its own making"),
-    Flag("kubelet", "clientCAFile", Expect.ISSUING, "kubernetes", "no client certificate is accepted"),
+    Flag("kubelet", _CLIENT_CA, Expect.ISSUING, "kubernetes", "no client certificate is accepted"),
 )
 _KUBELET_SETTINGS: Final[tuple[tuple[str, bool | int | str, str], ...]] = (
     ("authentication.anonymous.enabled", False, "callers without a certificate are not turned away at once"),
