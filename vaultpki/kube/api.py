@@ -79,7 +79,7 @@ def refuse_unknown_user(access: KubeAccess, status: int) -> None:
 
 
 def _page(access: KubeAccess, tls: ssl.SSLContext, kind: str, target: str) -> dict[str, Any]:
-    status, body = request(access, tls, target)
+    status, body = request(access, tls, target, LARGEST_PAGE)
     refuse_unknown_user(access, status)
     if status == http.HTTPStatus.FORBIDDEN:
         raise VaultpkiError(
@@ -94,7 +94,7 @@ def _page(access: KubeAccess, tls: ssl.SSLContext, kind: str, target: str) -> di
     return value
 
 
-def request(access: KubeAccess, tls: ssl.SSLContext, target: str, largest: int = LARGEST_PAGE) -> tuple[int, bytes]:
+def request(access: KubeAccess, tls: ssl.SSLContext, target: str, largest: int) -> tuple[int, bytes]:
     """Send one GET on a connection of its own; return the status and the body.
 
     Raises Untrusted, or Unavailable, also if the answer has more than `largest` bytes.

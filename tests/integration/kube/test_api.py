@@ -199,7 +199,7 @@ def listening(answer: Callable[[ssl.SSLSocket], None]) -> tuple[str, threading.T
 
 def test_a_server_without_end_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kube_api, "_SECONDS", 1.0)
-    monkeypatch.setattr(kube_api, "_LARGEST", 100_000)
+    monkeypatch.setattr(kube_api, "LARGEST_PAGE", 100_000)
 
     def drips(connection: ssl.SSLSocket) -> None:
         connection.send(b"HTTP/1.1 200 OK\r\n")
