@@ -25,6 +25,8 @@ Block = tuple[str, tuple[str, ...]]
 RANDOM = frozenset({"client_token", "token", "accessor", "secret_id", "secret_id_accessor", "role_id", "entity_id"})
 # Keys of lifetimes in seconds, counted from a moment some milliseconds after the server's.
 ROUNDED = frozenset({"granted"})
+# Seconds since the machine booted.
+UPTIME = frozenset({"uptime"})
 
 # Quoted within YAML, a line ends in a backslash and an n.
 _PEM = re.compile(r"-----BEGIN ([A-Z ]+)-----.+?-----END \1-----(?:\n|\\n)?", re.DOTALL)
@@ -33,6 +35,7 @@ _UUID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 _HEX = re.compile(r"\b(?:[0-9a-f]{2}[:-]){14,}[0-9a-f]{2}\b|\b[0-9a-f]{30,}\b", re.IGNORECASE)
 _REST = (
     (re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)?"), "<time>"),
+    (re.compile(r"\b\d{4}-\d\d-\d\d \d\d:\d\dZ"), "<minute>"),
     (re.compile(r"\b(?:hv[sb]|s|b)\.[\w-]{20,}"), "<other token>"),
     # The name of a generation of files, or a short digest.
     (re.compile(r"\b[0-9a-f]{16}\b"), "<16 digits>"),
@@ -83,10 +86,7 @@ class Normaliser:
         """Return a JSON value with placeholders in its keys and texts; JSON within a text is read, too."""
         match value:
             case dict():
-                return {
-                    self.text(key): round(inner, -1) if key in ROUNDED else self.value(inner)
-                    for key, inner in value.items()
-                }
+                return {self.text(key): self._member(key, inner) for key, inner in value.items()}
             case list():
                 return [self.value(inner) for inner in value]
             case str():
@@ -102,6 +102,11 @@ class Normaliser:
                 said = self.text(json.dumps(value))
                 return value if said == json.dumps(value) else said
         raise TypeError(type(value))
+
+    def _member(self, key: str, inner: Any) -> Any:
+        if key in UPTIME:
+            return "<seconds>"
+        return round(inner, -1) if key in ROUNDED else self.value(inner)
 
     def lines(self, content: bytes) -> tuple[str, ...]:
         """Return the lines of a body, an output or a file: JSON indented with sorted keys, else its text."""

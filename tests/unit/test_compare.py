@@ -28,6 +28,9 @@ def test_what_is_random_is_replaced_and_what_is_not_stays() -> None:
     text = "2026-05-01T12:00:00.5Z 1777000000 3f2b8a10-0000-4000-8000-1234567890ab kubelet.0123456789abcdef"
     assert Normaliser().text(text) == "<time> <seconds> <uuid> kubelet.<16 digits>"
     assert Normaliser().text("0a:" * 19 + "0b " + "ab" * 32) == "<hex> <hex>"
+    text = "it expires on 2036-11-25 01:24Z, in 3649 days"
+    assert Normaliser().text(text) == "it expires on <minute>, in 3649 days"
+    assert Normaliser().value({"moment": {"uptime": 31667.42}}) == {"moment": {"uptime": "<seconds>"}}
     kept = {"ttl": 2592000, "address": "fd00::11", "mode": "0640", "port": 6443, "no": None, "yes": True}
     assert Normaliser().value(kept) == kept
 
