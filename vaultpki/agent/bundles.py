@@ -23,6 +23,7 @@ from vaultpki.issue.signing import KEY_MODE
 from vaultpki.layout import TrustBundle, bundle_of, shown, trust_bundles
 from vaultpki.model import AgentConfig
 from vaultpki.node.assignment import Assignment
+from vaultpki.pki import x509
 from vaultpki.pki.facts import Trust
 from vaultpki.pki.trust import trust_below
 from vaultpki.places import PKI, KubeconfigFile, Layout
@@ -52,8 +53,6 @@ def with_outgoing(
 
     In an emergency they leave at once.
     """
-    from vaultpki.pki import x509
-
     wide = dict(trust)
     for item in items:
         ca, leaf, known = item.want.ca, item.leaf, wide[item.want.ca]
@@ -185,8 +184,6 @@ def installed(folders: Folders, places: Iterable[TrustBundle]) -> dict[str, froz
 
     A CA is missing if one of its bundles cannot be read or differs from another.
     """
-    from vaultpki.pki import x509
-
     found: dict[str, set[frozenset[str]]] = {}
     for each in places:
         if not each.chain:
@@ -203,8 +200,6 @@ def installed_roots(folders: Folders, places: Iterable[TrustBundle], trusted: fr
 
     Empty if one of them cannot be read or differs from another.
     """
-    from vaultpki.pki import x509
-
     found = set[frozenset[str]]()
     for each in places:
         if each.chain:

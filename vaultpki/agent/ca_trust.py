@@ -6,24 +6,22 @@ import contextlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from vaultpki.certificates import ROOT
 from vaultpki.errors import CertificateUnreadable, SigningPaused, VaultpkiError
 from vaultpki.issue.issuers import follow
+from vaultpki.model import AgentConfig, Certificate
 from vaultpki.node import pins
+from vaultpki.node.assignment import Assignment
+from vaultpki.node.state import AgentState
+from vaultpki.pki import x509
 from vaultpki.pki.ca_life import CaLife, Expiry, expiry
+from vaultpki.pki.facts import Facts, Trust
+from vaultpki.pki.roots import Roots
 from vaultpki.pki.succession import acceptable, default_signs
 from vaultpki.records.gaps import gaps
-from vaultpki.records.rotation import DOMAINS
-
-if TYPE_CHECKING:
-    from vaultpki.model import AgentConfig, Certificate
-    from vaultpki.node.assignment import Assignment
-    from vaultpki.node.state import AgentState
-    from vaultpki.pki.facts import Facts, Trust
-    from vaultpki.pki.roots import Roots
-    from vaultpki.records.rotation import RotationRecord
+from vaultpki.records.rotation import DOMAINS, RotationRecord
 
 # Vault's clock is known to a second and a little more, and the state is not written for less than this.
 _CLOCK_STEP: Final = 5.0
@@ -227,8 +225,6 @@ def wrong_default(
 
 
 def _fingerprints(pems: Iterable[str]) -> Iterator[str]:
-    from vaultpki.pki import x509
-
     for pem in pems:
         with contextlib.suppress(CertificateUnreadable):
             yield from (facts.fingerprint for facts in x509.read_certificates(pem.encode()))

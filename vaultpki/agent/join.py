@@ -14,6 +14,7 @@ from typing import Final
 from vaultpki.agent import join_hooks
 from vaultpki.agent.join_checks import JoinPlan
 from vaultpki.certificates import ROOT, ca_subject
+from vaultpki.config.agent import dump_agent
 from vaultpki.disk.files import open_folder, private_folder, write_private
 from vaultpki.disk.undo import Undo
 from vaultpki.errors import BadAnswer, Denied, JoinRefused, Refused
@@ -46,8 +47,6 @@ def join(plan: JoinPlan, now: datetime, *, allow_http: bool) -> Joined:
     pin before the wrapping token is used, so a join file for another cluster is not spent. Raises JoinRefused with what
     to do if the file is spent, expired or not what Vault wrapped. A join that is refused leaves nothing behind.
     """
-    from vaultpki.config.agent import dump_agent
-
     join = plan.join
     config = _configuration(plan)
     settings = join_settings(join, allow_http=allow_http)

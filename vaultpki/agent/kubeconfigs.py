@@ -6,6 +6,7 @@ that a static pod mounts by itself is written once: the pod would never see anot
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Iterator
 
 from vaultpki.agent.bundles import site_of
@@ -72,8 +73,6 @@ def problems(site: Site, folder: PlainFolder | None, certificates: Iterable[Cert
 
 def names_pair(data: bytes, folder: str, stem: str) -> bool:
     """Return whether the bytes of a kubeconfig name the pair `stem` of `folder` in lines as we write them."""
-    import json
-
     crt, key, _ = pair_files(stem)
     lines = [line.strip() for line in data.decode(errors="replace").splitlines()]
     return all(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from vaultpki.agent import status
+from vaultpki.config.agent import load_agent
 from vaultpki.errors import StoreError, VaultpkiError
 from vaultpki.redact import printable
 
@@ -49,8 +50,6 @@ def find(directory: Path) -> tuple[NodeFolder, ...]:
 
 def read(folder: NodeFolder, now: datetime, *, allow_http: bool = False) -> status.Status:
     """Return how a node is, however broken; its agent.yaml is held to the same rules as on the node."""
-    from vaultpki.config.agent import load_agent
-
     path = folder.path / _FILE
     try:
         if folder.problem:

@@ -28,7 +28,7 @@ from vaultpki.issue.signing import Owner, Signed
 from vaultpki.model import AgentConfig, Certificate
 from vaultpki.node import backoff
 from vaultpki.node.state import AgentState, IssuedRecord
-from vaultpki.pki import renewal
+from vaultpki.pki import renewal, x509
 from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.renewal import Assessment, Reason, Recorded
 from vaultpki.pki.succession import chain, chain_differs
@@ -128,8 +128,6 @@ def _inspect(
     now: datetime,
     force: Collection[str],
 ) -> PairStatus:
-    from vaultpki.pki import x509
-
     names = pair_files(want.stem)
     stored = folders.read(want.folder, file_set(want.stem), names)
     crt, key, pem = (stored[name].data for name in names)

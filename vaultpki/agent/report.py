@@ -7,27 +7,25 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vaultpki import __version__
 from vaultpki.agent import bundles, ca_trust, hook_schedule, readers_seen
+from vaultpki.agent.context import Contact, Context
+from vaultpki.agent.pairs import PairStatus
 from vaultpki.certificates import ROOT
 from vaultpki.errors import Denied, VaultpkiError
 from vaultpki.host import boot_time
 from vaultpki.host.log import Event
+from vaultpki.model import AgentConfig
 from vaultpki.node import credential
+from vaultpki.node.assignment import Assignment
 from vaultpki.node.secret_id import SecretIdFiles
 from vaultpki.node.state import ReaderSeen, Since
 from vaultpki.records import node_report, report_paths
 from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport
 from vaultpki.records.rotation import DOMAINS
-
-if TYPE_CHECKING:
-    from vaultpki.agent.context import Contact, Context
-    from vaultpki.agent.pairs import PairStatus
-    from vaultpki.model import AgentConfig
-    from vaultpki.node.assignment import Assignment
-    from vaultpki.vault import Vault
+from vaultpki.vault import Vault
 
 
 def note_installed(context: Context, wanted: Assignment, items: Collection[PairStatus]) -> None:

@@ -14,6 +14,7 @@ from vaultpki.agent.pairs import PairStatus
 from vaultpki.errors import CertificateUnreadable, SpecError, Unavailable, Untrusted, VaultError
 from vaultpki.host.log import Event
 from vaultpki.node import credential
+from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts, serial_text
 from vaultpki.vault import Vault, text
 
@@ -64,8 +65,6 @@ def _revoked(vault: Vault, items: Collection[PairStatus], known: Mapping[str, in
 
 
 def _shown_as_revoked(vault: Vault, mount: str, leaf: Facts) -> bool:
-    from vaultpki.pki import x509
-
     answer = vault.api.secrets.pki.read_certificate(serial_text(leaf.serial), mount_point=mount)
     when = answer.data.get("revocation_time") if answer.found else 0
     if type(when) is not int or when <= 0:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from vaultpki.agent import taken, unchanged
+from vaultpki.agent import unchanged
 from vaultpki.agent.context import Context, Options, Outcome
 from vaultpki.disk import files
 from vaultpki.disk.folders import Folders
@@ -49,6 +49,8 @@ def run(
     idle = None if options.force or options.inspect else _nothing_to_do(config, options, now)
     if idle is not None:
         return idle
+    from vaultpki.agent import taken
+
     try:
         # Before anybody is asked: what others wrote there would be sent, or run.
         files.refuse_unsafe_way(config.state)

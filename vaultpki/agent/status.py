@@ -17,14 +17,15 @@ from vaultpki.disk.folders import Folders
 from vaultpki.errors import CertificateRefused, CertificateUnreadable, StoreError, VaultpkiError
 from vaultpki.host.hooks import Owed
 from vaultpki.model import AgentConfig, Certificate
-from vaultpki.node import assignment
+from vaultpki.node import assignment, credential
 from vaultpki.node import state as memory
-from vaultpki.pki import renewal
+from vaultpki.pki import renewal, x509
 from vaultpki.pki.ca_life import Expiry
 from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.renewal import Assessment, Reason, State
 from vaultpki.places import KUBELET, PKI, inner_folders
 from vaultpki.redact import stamp
+from vaultpki.vault import HEALTH
 
 # A certificate that became due is worth mentioning only once an agent had the time to renew it.
 _LEAST_DELAY: Final = 900.0
@@ -301,8 +302,6 @@ def _unfit(folders: Folders, want: Certificate, now: datetime) -> tuple[Facts | 
 
 def _alone(folders: Folders, folder: str, stem: str, now: datetime) -> tuple[Facts | None, Assessment, tuple[str, ...]]:
     """Return a pair judged by itself, and its files that this user may not read."""
-    from vaultpki.pki import x509
-
     names = pair_files(stem)
     stored = folders.read(folder, file_set(stem), names)
     denied = tuple(name for name in names if stored[name].problem == "denied")
@@ -345,9 +344,6 @@ def _seen(
 
 
 def _asked(config: AgentConfig, *, allow_http: bool) -> tuple[bool, str | None]:
-    from vaultpki.node import credential
-    from vaultpki.vault import HEALTH
-
     try:
         credential.server(config, allow_http=allow_http, patience=0.0).call(HEALTH)
     except VaultpkiError as error:

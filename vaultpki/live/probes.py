@@ -17,11 +17,15 @@ from pathlib import Path
 from typing import Final, Literal
 
 from vaultpki.certificates import ISSUING_CAS, resolve, rows
+from vaultpki.kube.api import load_pair
 from vaultpki.live.checks import found, not_checked
 from vaultpki.live.listeners import Listener, dns_name
 from vaultpki.live.trust import Expected
 from vaultpki.model import Cluster, Subject
+from vaultpki.pki import stranger
 from vaultpki.pki.facts import Facts
+from vaultpki.vault.sockets import connect
+from vaultpki.verify import handshake
 from vaultpki.verify.on_disk import Check, Holder, PairOnDisk
 
 _SECONDS: Final = 5.0
@@ -69,10 +73,6 @@ def callers(
 
     Pairs are those of `holders`, one of each domain, a client's before a server's.
     """
-    from vaultpki.kube.api import load_pair
-    from vaultpki.pki import stranger
-    from vaultpki.verify import handshake
-
     strangers = {}
     for domain in ISSUING_CAS:
         ca = next(iter((*expected.of(domain), *filter(None, [seen.get(domain)]))), None)
@@ -155,8 +155,6 @@ def _accepted(listener: Listener, label: str, told: Told) -> Check:
 
 def knock(listener: Listener, caller: Caller) -> Told:
     """Come to one listener once; bounded in time and size."""
-    from vaultpki.vault.sockets import connect
-
     shown = f"[{listener.address}]" if ":" in listener.address else listener.address
     deadline = time.monotonic() + _SECONDS
     lines = (f"GET {listener.path} HTTP/1.1", f"Host: {shown}:{listener.port}", "Connection: close", "", "")
@@ -189,8 +187,6 @@ def knock(listener: Listener, caller: Caller) -> Told:
 
 
 def _ended(error: ssl.SSLError) -> Told:
-    from vaultpki.verify import handshake
-
     words = error.reason or ""
     if any(part in words for part in _ALERTS):
         return Told("refused", handshake.reason(error))

@@ -13,7 +13,7 @@ from vaultpki.live.checks import days_left, found, not_checked
 from vaultpki.live.listeners import FRONT_PROXY, Listener
 from vaultpki.live.trust import Expected
 from vaultpki.model import Certificate
-from vaultpki.pki import renewal
+from vaultpki.pki import renewal, x509
 from vaultpki.pki.facts import Facts
 from vaultpki.records.node_report import NodeReport
 from vaultpki.verify.on_disk import Check, Holder, leaf_problems, read_bundle
@@ -81,8 +81,6 @@ def _overdue(leaf: Facts, want: Certificate, behind: Sequence[Facts], now: datet
 
 
 def _chain_problem(chain: Sequence[Facts], want: Certificate, expected: Expected, now: datetime) -> str:
-    from vaultpki.pki import x509
-
     leaf, *behind = chain
     if x509.signed_by(leaf, leaf):
         return "is self-signed, so no client of this cluster accepts it; it was not issued by Vault"

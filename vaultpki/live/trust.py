@@ -15,6 +15,7 @@ from vaultpki.errors import CertificateUnreadable, StateConflict, VaultpkiError
 from vaultpki.identity import anchor, nodes
 from vaultpki.issue import issuers, rotations
 from vaultpki.model import Cluster
+from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
 from vaultpki.pki.trust import in_date, is_root, why_untrusted
 from vaultpki.records.node_report import NodeReport
@@ -132,8 +133,6 @@ def certificates(text: str) -> tuple[Facts, ...]:
 
     Returns none unless every one of them can be read.
     """
-    from vaultpki.pki import x509
-
     found = []
     for body in pem.pem_bodies(text, "CERTIFICATE"):
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from vaultpki import certificates
+from vaultpki.config.agent import load_agent
 from vaultpki.errors import ArgumentError, SpecError, VaultpkiError
 from vaultpki.identity.access import takes
 from vaultpki.layout import DIRECTORY, node_folders
@@ -225,8 +226,6 @@ def _agent_file(folder: Path) -> Path:
 
 def agent_beside(folder: Path) -> AgentConfig | None:
     """Return the agent.yaml beside a holder's folder; None if there is none. Raises VaultpkiError if it is wrong."""
-    from vaultpki.config.agent import load_agent
-
     path = _agent_file(folder)
     if path.is_symlink():
         raise SpecError("is a symbolic link: put the file itself there", file=str(path))

@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from ssl import SSLContext
+from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS, TABLE
+from vaultpki.host import openssl
 from vaultpki.layout import client_cas
 from vaultpki.model import Row
 from vaultpki.pki.facts import Facts
+from vaultpki.verify import handshake
 from vaultpki.verify.held_files import DENIED
 from vaultpki.verify.on_disk import (
     Check,
@@ -28,9 +31,6 @@ from vaultpki.verify.on_disk import (
     to_json,
     tried,
 )
-
-if TYPE_CHECKING:
-    from ssl import SSLContext
 
 __all__ = ["Check", "Holder", "to_json", "verify"]
 
@@ -53,8 +53,6 @@ def verify(
     `rows` are the cluster's, which say who may reach whom. `step` is called during the handshakes, which take longest,
     with how many steps they are in all. Raises ToolMissing without `openssl`.
     """
-    from vaultpki.host import openssl
-
     openssl.program()
     by_name = {row.name: row for row in rows}
     checks: list[Check] = []
@@ -75,8 +73,6 @@ def verify(
 
 
 def _chains(holders: Sequence[Holder], sound: Sequence[PairOnDisk], now: datetime) -> Iterator[Check]:
-    from vaultpki.host import openssl
-
     held = {holder.name: _authorities(holder) for holder in holders if holder.certificates}
     by_roots: dict[frozenset[Facts], list[str]] = {}
     for name, (roots, _) in held.items():
@@ -139,8 +135,6 @@ def _authorities(holder: Holder) -> tuple[frozenset[Facts], frozenset[Facts]]:
 
 def _own_ca_only(sound: Sequence[PairOnDisk], now: datetime) -> Iterator[Check]:
     """Check each leaf with the issuing-only bundle of each CA: its own accepts it, the others refuse it."""
-    from vaultpki.host import openssl
-
     bundles = _Bundles(sound)
     for ca in ISSUING_CAS:
         # Nodes have the same bundle, so one call of openssl is enough for all of them.
@@ -170,8 +164,6 @@ class _Bundles:
 
 
 def _handshakes(pairs: Sequence[PairOnDisk], rows: Sequence[Row], step: Callable[[int], None]) -> Iterator[Check]:
-    from vaultpki.verify import handshake
-
     bundles = _Bundles(pairs)
     contexts = _Contexts()
     servers, meetings = [pair for pair in pairs if pair.certificate.usage.server], list(_meetings(pairs))
@@ -241,8 +233,6 @@ def _first(pairs: Sequence[PairOnDisk]) -> dict[str, PairOnDisk]:
 
 def _server_alone(server: PairOnDisk, bundles: _Bundles, contexts: _Contexts) -> Iterator[Check]:
     """Check a server from the client's side: accepted by each of its names and its own CA's bundle, by no other."""
-    from vaultpki.verify import handshake
-
     answering = contexts.server(server, ())
     subject = server.certificate.subject
     names = (*subject.dns, *subject.ips)
@@ -292,8 +282,6 @@ class _Contexts:
         return self._get(False, pair, trusted, names)
 
     def _get(self, server: bool, pair: PairOnDisk | None, trusted: tuple[Path, ...], names: bool) -> SSLContext | str:
-        from vaultpki.verify import handshake
-
         key = (server, pair.label if pair else "", trusted, names)
         if key not in self._made:
             # OpenSSL would block on a FIFO in place of the key.

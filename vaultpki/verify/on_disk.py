@@ -11,10 +11,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import yaml
+
 from vaultpki.certificates import ISSUING_CAS, LEAF_BACKDATE, SKEW, ca_subject, pair_files
 from vaultpki.errors import CertificateUnreadable
 from vaultpki.layout import TRUST_BUNDLES, TrustBundle, bundle_of, client_cas, shown
 from vaultpki.model import Certificate, Row
+from vaultpki.pki import keys, x509
 from vaultpki.pki.facts import EKU, Facts, same_names
 from vaultpki.pki.trust import LEAF_CRITICAL, SANE_SIGNATURES, fit_key_usage, no_issuing_ca, no_root
 from vaultpki.places import ETCD, PKI, Layout
@@ -153,8 +156,6 @@ def needed_cas(holder: Holder, rows: Mapping[str, Row]) -> tuple[str, ...]:
 
 def read_bundle(path: Path) -> tuple[Facts, ...]:
     """Read the certificates of a bundle; none if the file is missing or is not a bundle."""
-    from vaultpki.pki import x509
-
     data, _ = held_files.read(path, None)
     try:
         return x509.read_certificates(data) if data is not None else ()
@@ -179,8 +180,6 @@ def pair_checks(
     holder: Holder, row: Row, certificate: Certificate, now: datetime
 ) -> tuple[PairOnDisk, tuple[Check, ...]]:
     """Check the files of one pair at time `now`; return the pair for later checks, and the checks."""
-    from vaultpki.pki import keys, x509
-
     names = crt_name, key_name, pem_name = pair_files(certificate.stem)
     secret = holder.modes.get(certificate.name, _SECRET)
     folder = holder.at(certificate.folder)
@@ -231,8 +230,6 @@ def pair_checks(
 
 def chain_fits(leaf: Facts, behind: Sequence[Facts], issuing: Sequence[Facts], chain: Sequence[Facts]) -> bool:
     """Return whether its issuing CA stands behind the leaf, and after it at most a root's word for another root."""
-    from vaultpki.pki import x509
-
     if not behind or behind[0] not in issuing or not x509.signed_by(leaf, behind[0]):
         return False
     roots = [facts for facts in chain if x509.signed_by(facts, facts)]
@@ -282,8 +279,6 @@ def _issuing_problem(facts: Facts, holder: Holder, ca: str) -> str | None:
 
 def _bundle_problems(holder: Holder, which: TrustBundle, path: Path, now: datetime) -> Iterator[str]:
     ca, root = which.ca, which.chain
-    from vaultpki.pki import x509
-
     data, problems = held_files.read(path, _PUBLIC)
     yield from problems
     if data is None:
@@ -332,8 +327,6 @@ def _embedded_problems(path: Path, contents: Mapping[str, bytes | None]) -> list
     data, problems = held_files.read(path, _SECRET)
     if data is None:
         return problems
-    import yaml
-
     try:
         config = yaml.safe_load(data)
         ((user,), (cluster,)) = (config["users"], config["clusters"])
@@ -354,8 +347,6 @@ def _kubeconfig_problems(holder: Holder, path: Path, certificate: Certificate, m
     data, problems = held_files.read(path, mode)
     if data is None:
         return problems
-    import yaml
-
     crt_name, key_name, _ = pair_files(certificate.stem)
     try:
         config = yaml.safe_load(data)

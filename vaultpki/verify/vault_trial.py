@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from vaultpki.certificates import ROOT
 from vaultpki.errors import (
@@ -28,16 +28,16 @@ from vaultpki.identity.access import pooled_approle
 from vaultpki.issue.issuers import fetch_issuers, roots_below, trusts
 from vaultpki.issue.rotations import fetch_rotations, read_rotations
 from vaultpki.model import Certificate, Cluster, KeyType, Pool, Subject
+from vaultpki.pki import keys, x509
+from vaultpki.pki.facts import Facts, Trust
+from vaultpki.pki.keys import PrivateKey
+from vaultpki.pki.signed import check_signed
 from vaultpki.vault import Request, Vault
 from vaultpki.vault.answers import login_token
 from vaultpki.verify import forbidden_signing
 from vaultpki.verify.forbidden_paths import Forbidden
 from vaultpki.verify.forbidden_signing import Allowed
 from vaultpki.verify.on_disk import Check, tried
-
-if TYPE_CHECKING:
-    from vaultpki.pki.facts import Facts, Trust
-    from vaultpki.pki.keys import PrivateKey
 
 # Our client does not send such paths; the test suite sends them raw.
 _BENT: Final = re.compile(r"[^A-Za-z0-9_.:+/-]")
@@ -65,20 +65,15 @@ class Keys:
     _made: dict[KeyType, PrivateKey] = field(default_factory=dict, repr=False)
 
     def key(self, kind: KeyType) -> PrivateKey:
-        from vaultpki.pki import keys
-
         if kind not in self._made:
             self._made[kind] = keys.generate_key(kind)
         return self._made[kind]
 
     def request(self, kind: KeyType, subject: Subject) -> str:
-        from vaultpki.pki import keys
-
         return keys.request(self.key(kind), subject)
 
     def judge(self, trust: Mapping[str, Trust], now: datetime) -> Judge:
         """Return a check of signed certificates by the rules of a node: our key, the names, the CA, the life."""
-        from vaultpki.pki.signed import check_signed
 
         def judge(pem: str, want: Certificate) -> Facts:
             known = trust[want.ca]
@@ -168,8 +163,6 @@ def refused(request: Forbidden, status: int) -> bool:
 
 def _narrower(pem: str, own: Certificate, judge: Judge) -> bool:
     """Return whether a certificate is the node's own with fewer names: Vault drops names that are not valid."""
-    from vaultpki.pki import x509
-
     said = x509.read_certificates(pem.encode())[0].subject
     less = replace(
         own.subject,
