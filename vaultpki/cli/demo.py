@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from vaultpki.cli.progress import progress
+from vaultpki.show import table
+from vaultpki.show.table import Column
 
 if TYPE_CHECKING:
     from vaultpki.demo.run import Shown
 
 _WIDTH: Final = 100
-_GAP: Final = "  "
-_CUT: Final = "..."
 
 _Entry = tuple[tuple[str, ...], tuple[str, ...]]
 
@@ -78,11 +78,11 @@ def _show(shown: Shown, seconds: float) -> int:
     from vaultpki.pki.x509 import read_certificates
     from vaultpki.verify.folders import find
 
-    table = rows(shown.cluster)
+    every = rows(shown.cluster)
     clients, servers = [], []
     for holder in find(shown.cluster, shown.directory):
         for certificate in holder.certificates:
-            row = next(row for row in table if row.name == certificate.name)
+            row = next(row for row in every if row.name == certificate.name)
             crt = holder.at(certificate.folder) / pair_files(certificate.stem)[0]
             leaf = read_certificates(crt.read_bytes())[0]
             ends = f"{leaf.not_after:%Y-%m-%d %H:%M}"
@@ -110,30 +110,11 @@ def _show(shown: Shown, seconds: float) -> int:
 
 
 def _table(head: _Entry, entries: Sequence[_Entry]) -> None:
-    for number, line in enumerate(table_lines([head, *entries])):
+    """Print entries of two lines each in common columns; text that is too long loses its middle."""
+    titles, below = head
+    # The columns before the last one, which has names of nodes, leave it at least half of the width.
+    most = _WIDTH // (2 * max(len(titles) - 1, 1)) - 2
+    columns = [*(Column(title, most) for title in titles[:-1]), Column(titles[-1], _WIDTH, least=1)]
+    rows = [below, *(line for entry in entries for line in entry)]
+    for number, line in enumerate(table.lines(columns, rows, width=_WIDTH)):
         click.secho(line, dim=number < len(head))
-
-
-def table_lines(entries: Sequence[_Entry]) -> list[str]:
-    """Return entries of two lines each in common columns, at most 100 characters wide.
-
-    Text that is too long loses its middle, first in the last column, which has names of nodes.
-    """
-    lines = [line for entry in entries for line in entry]
-    columns = range(len(lines[0]))
-    # The columns before the last one leave it at least half of the width.
-    most = _WIDTH // (2 * max(len(columns) - 1, 1)) - len(_GAP)
-    widths = [min(max(len(line[i]) for line in lines), most) for i in columns[:-1]]
-    widths.append(_WIDTH - sum(widths) - len(_GAP) * len(widths))
-    return [
-        _GAP.join(_short(cell, width).ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    ]
-
-
-def _short(text: str, width: int) -> str:
-    """Return the text, without its middle if it is longer than `width`."""
-    if len(text) <= width:
-        return text
-    kept = width - len(_CUT)
-    return text[: kept // 2] + _CUT + text[len(text) - (kept - kept // 2) :]
