@@ -31,6 +31,17 @@ class Health(enum.Enum):
     MISSING = "missing"
 
 
+STATES: Final[Mapping[Health, str]] = {
+    Health.EXPIRED: "expired",
+    Health.MISSING: "missing",
+    Health.REVOKED: "revoked",
+    Health.DUE: "renewal overdue",
+    Health.UNKNOWN: "not read",
+    Health.VALID: "valid",
+}
+"""The states in words, the worst first."""
+
+
 @dataclass(frozen=True, slots=True)
 class Expiry:
     """What was found of one row or CA: `first` is when the first of `read` certificates expires.

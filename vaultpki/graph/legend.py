@@ -5,17 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS
-from vaultpki.graph.content import Health
+from vaultpki.graph.content import STATES, Health
 from vaultpki.graph.scene import Chip, Label, Rect, text_width
 
-_WORDS: Final = {
-    Health.VALID: "valid",
-    Health.DUE: "renewal overdue",
-    Health.REVOKED: "revoked",
-    Health.EXPIRED: "expired",
-    Health.MISSING: "missing",
-    Health.UNKNOWN: "not read",
-}
+_ORDER: Final = sorted(Health, key=lambda health: health is Health.UNKNOWN)
 
 
 def legend(above: Rect, *, known: bool) -> tuple[tuple[Chip, ...], tuple[Label, ...], float]:
@@ -24,7 +17,7 @@ def legend(above: Rect, *, known: bool) -> tuple[tuple[Chip, ...], tuple[Label, 
     `known` says that expiries are shown.
     """
     borders = [(ca, Health.UNKNOWN, f"signed by CA {ca}") for ca in ISSUING_CAS]
-    colours = [("", health, words) for health, words in _WORDS.items()] if known else []
+    colours = [("", health, STATES[health]) for health in _ORDER] if known else []
     samples: list[Chip] = []
     labels: list[Label] = []
     y = above.bottom + 24

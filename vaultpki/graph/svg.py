@@ -30,15 +30,13 @@ COLOURS: Final[Mapping[str, tuple[str, str]]] = {
     "unknown": ("#ffffff", "#171d29"),
     "valid": ("#e4f5e6", "#15301e"),
     "due": ("#fdf0cf", "#3b2f10"),
-    "revoked": ("#fde3e1", "#43191a"),
-    "expired": ("#fde3e1", "#43191a"),
-    "missing": ("#fde3e1", "#43191a"),
+    **dict.fromkeys(("revoked", "expired", "missing"), ("#fde3e1", "#43191a")),
+    "valid-text": ("#1f6e34", "#6fd58b"),
     "due-text": ("#8a5a00", "#f0b73a"),
+    **dict.fromkeys(("revoked-text", "expired-text", "missing-text"), ("#b3261e", "#ff8f87")),
     "valid-bar": ("#2e8b45", "#58c878"),
     "due-bar": ("#b87a00", "#f0b73a"),
-    "revoked-bar": ("#c8322b", "#ff7b72"),
-    "expired-bar": ("#c8322b", "#ff7b72"),
-    "missing-bar": ("#c8322b", "#ff7b72"),
+    **dict.fromkeys(("revoked-bar", "expired-bar", "missing-bar"), ("#c8322b", "#ff7b72")),
 }
 
 _QUIET: Final = frozenset({"about", "where", "files", "key"})

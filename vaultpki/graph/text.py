@@ -6,28 +6,18 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from vaultpki.graph.content import Component, Graph, Health, Pair, domain_title, root_title
+from vaultpki.graph.svg import COLOURS
 
 MERMAID_MARK: Final = "%% vaultpki graph"
 DOT_MARK: Final = "// vaultpki graph"
 """The first lines of the two formats."""
 
-# One colour for light and dark pages each: what draws the text decides on the page.
-_BORDERS: Final = {"kubernetes": "#2860c5", "kubelet": "#0b7a75", "etcd": "#7a3fb5", "front-proxy": "#a8326e"}
-_FILLS: Final = {
-    Health.VALID: "#e4f5e6",
-    Health.DUE: "#fdf0cf",
-    Health.REVOKED: "#fde3e1",
-    Health.EXPIRED: "#fde3e1",
-    Health.MISSING: "#fde3e1",
-}
-_WORDS: Final = {
-    Health.VALID: "#1f6e34",
-    Health.DUE: "#8a5a00",
-    Health.REVOKED: "#b3261e",
-    Health.EXPIRED: "#b3261e",
-    Health.MISSING: "#b3261e",
-}
 _WORST: Final = (Health.MISSING, Health.EXPIRED, Health.REVOKED, Health.DUE, Health.VALID)
+
+# One colour for light and dark pages each: what draws the text decides on the page.
+_LIGHT: Final = {name: light for name, (light, _) in COLOURS.items()}
+_FILLS: Final = {health: _LIGHT[health.value] for health in _WORST}
+_WORDS: Final = {health: _LIGHT[f"{health.value}-text"] for health in _WORST}
 
 # Mermaid reads these as themselves inside a quoted label; a number stands for any other character.
 _PLAIN: Final = frozenset(" abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:-()+/")
@@ -67,9 +57,9 @@ def _mermaid(graph: Graph) -> Iterator[str]:
         yield f"  {ids[source]} -->|{label}| {ids[target]}"
     for number, (_, _, pairs) in enumerate(links):
         words = _WORDS.get(_health(pairs))
-        yield f"  linkStyle {number} stroke:{_BORDERS[pairs[0].ca]}" + (f",color:{words}" if words else "")
+        yield f"  linkStyle {number} stroke:{_LIGHT[pairs[0].ca]}" + (f",color:{words}" if words else "")
     for number, domain in enumerate(graph.domains):
-        yield f"  style domain{number} fill:none,stroke:{_BORDERS[domain.ca]},stroke-width:2px"
+        yield f"  style domain{number} fill:none,stroke:{_LIGHT[domain.ca]},stroke-width:2px"
     yield "  style root fill:none,stroke:#6b7588"
     for component in graph.components:
         if fill := _FILLS.get(_health(component.pairs)):
@@ -100,7 +90,7 @@ def _dot(graph: Graph) -> Iterator[str]:
     yield f'  subgraph cluster_root {{ label={_string(_title(root_title(graph), graph.root.rotation))}; color="#6b7588"'
     for number, domain in enumerate(graph.domains):
         title = _string(_title(domain_title(domain), domain.rotation))
-        yield f'    subgraph cluster_{number} {{ label={title}; color="{_BORDERS[domain.ca]}"; penwidth=2'
+        yield f'    subgraph cluster_{number} {{ label={title}; color="{_LIGHT[domain.ca]}"; penwidth=2'
         yield from (
             f"      {_dot_node(ids[component.name], component)}"
             for component in graph.components
@@ -112,7 +102,7 @@ def _dot(graph: Graph) -> Iterator[str]:
             yield f"    {_dot_node(ids[component.name], component)}"
     yield "  }"
     for arrow in graph.arrows:
-        colour = _BORDERS[arrow.pair.ca]
+        colour = _LIGHT[arrow.pair.ca]
         label = _string(*_pair_lines(arrow.pair))
         words = _WORDS.get(arrow.pair.health)
         also = f', fontcolor="{words}"' if words else ""

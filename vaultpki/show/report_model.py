@@ -10,22 +10,12 @@ from typing import Final
 
 from vaultpki.certificates import ROOT, rows
 from vaultpki.graph import content
-from vaultpki.graph.content import Graph, Health, count, left
+from vaultpki.graph.content import STATES, Graph, Health, count, left
 from vaultpki.model import Cluster, Row
 from vaultpki.pki.ca_life import Level
 from vaultpki.show.calendar import Calendar, calendar
 from vaultpki.show.check_summary import CheckSummary
 from vaultpki.show.inventory import CaFound, Found, Holder, HolderPair
-
-STATES: Final[Mapping[Health, str]] = {
-    Health.EXPIRED: "expired",
-    Health.MISSING: "missing",
-    Health.REVOKED: "revoked",
-    Health.DUE: "renewal overdue",
-    Health.UNKNOWN: "not read",
-    Health.VALID: "valid",
-}
-"""The states of a certificate in words, the worst first."""
 
 _WORST: Final = tuple(STATES)
 BAD: Final = (Health.EXPIRED, Health.MISSING, Health.REVOKED, Health.DUE)
