@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from vaultpki.cli.common import DEFAULT_AGENT, allow_http_option, config_option
+from vaultpki.cli.common import DEFAULT_AGENT, allow_http_option, config_option, path_option
 from vaultpki.errors import VaultpkiError
 
 if TYPE_CHECKING:
@@ -68,26 +68,18 @@ class Joining:
 def _join_options(function: Callable[..., int]) -> Callable[..., int]:
     """Add the options that say how a node joins, and pass them on as one value, `joining`."""
 
-    @click.option(
+    @path_option(
         "--join",
         "join_file",
-        type=click.Path(path_type=Path),
         help="Take part in the cluster by this join file first; writes agent.yaml where -c points.",
     )
-    @click.option(
-        "--dir",
-        "directory",
-        type=click.Path(path_type=Path),
-        help="With --join: where the certificates go.  [default: /etc/kubernetes/pki]",
-    )
-    @click.option(
+    @path_option("--dir", "directory", help="With --join: where the certificates go.  [default: /etc/kubernetes/pki]")
+    @path_option(
         "--kubeconfig-dir",
-        type=click.Path(path_type=Path),
         help="With --join and kubeadm: where kubeconfigs go.  [default: above --dir, /etc/kubernetes]",
     )
-    @click.option(
+    @path_option(
         "--kubelet-dir",
-        type=click.Path(path_type=Path),
         help="With --join and kubeadm: where the kubelet's certificates go.  [default: /var/lib/kubelet/pki]",
     )
     @click.option(

@@ -33,32 +33,27 @@ allow_http_option = click.option(
     help="Use plain http to a Vault that is not on this machine. Everybody on the way can read tokens.",
 )
 
-config_option = click.option(
-    "-c",
-    "--config",
-    "file",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_AGENT,
-    show_default=True,
-    help="The node's agent.yaml.",
+
+def path_option(*names: str, **settings: Any) -> Callable[[_F], _F]:
+    """Return an option whose value is a path."""
+    return click.option(*names, type=click.Path(path_type=Path), **settings)
+
+
+config_option = path_option(
+    "-c", "--config", "file", default=DEFAULT_AGENT, show_default=True, help="The node's agent.yaml."
 )
 
 
-watch_option = click.option("--watch", "watching", is_flag=True, help="Show it again and again, until Ctrl-C.")
-
-every_option = click.option("--every", metavar="DURATION", help="With --watch: how often.  [default: 10s]")
+def watch_options(function: _F) -> _F:
+    """Add `--watch` and `--every`."""
+    every = click.option("--every", metavar="DURATION", help="With --watch: how often.  [default: 10s]")
+    again = click.option("--watch", "watching", is_flag=True, help="Show it again and again, until Ctrl-C.")
+    return again(every(function))
 
 
 def spec_option(function: _F) -> _F:
     """Add `-f cluster.yaml` and `--allow-http`."""
-    file = click.option(
-        "-f",
-        "--file",
-        type=click.Path(path_type=Path),
-        default="cluster.yaml",
-        show_default=True,
-        help="The cluster's spec.",
-    )
+    file = path_option("-f", "--file", default="cluster.yaml", show_default=True, help="The cluster's spec.")
     return file(allow_http_option(function))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from vaultpki.cli.common import path_option
 from vaultpki.cli.progress import progress
 from vaultpki.show import table
 from vaultpki.show.table import Column
@@ -22,10 +23,9 @@ _Entry = tuple[tuple[str, ...], tuple[str, ...]]
 
 
 @click.command("demo")
-@click.option(
+@path_option(
     "--dir",
     "directory",
-    type=click.Path(path_type=Path),
     default="vaultpki-demo",
     show_default=True,
     help="The folder for everything: empty, or an earlier demo's.",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vaultpki.cli.common import allow_http_option, config_option, json_option
+from vaultpki.cli.common import allow_http_option, config_option, json_option, path_option, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,18 +20,8 @@ _WORDS = {"ok": "ok", "warning": "WARNING", "failed": "FAILED", "unchecked": "no
 
 @click.command("doctor")
 @config_option
-@click.option(
-    "--join",
-    "join_file",
-    type=click.Path(path_type=Path),
-    help="Examine this machine for a join by this file, which stays unused.",
-)
-@click.option(
-    "--dir",
-    "directory",
-    type=click.Path(path_type=Path),
-    help="With --join: where the certificates will go.  [default: /etc/kubernetes/pki]",
-)
+@path_option("--join", "join_file", help="Examine this machine for a join by this file, which stays unused.")
+@path_option("--dir", "directory", help="With --join: where the certificates will go.  [default: /etc/kubernetes/pki]")
 @json_option
 @allow_http_option
 def doctor_command(file: Path, join_file: Path | None, directory: Path | None, as_json: bool, allow_http: bool) -> None:
@@ -46,7 +36,6 @@ def doctor_command(file: Path, join_file: Path | None, directory: Path | None, a
       vaultpki doctor --join join.json
       vaultpki doctor -c /etc/vaultpki/agent.yaml
     """
-    import json
     from datetime import UTC, datetime
 
     from vaultpki.agent import doctor
@@ -61,7 +50,7 @@ def doctor_command(file: Path, join_file: Path | None, directory: Path | None, a
             # At once: an address that does not answer takes its time.
             click.echo(_line(finding))
     if as_json:
-        click.echo(json.dumps(doctor.to_json(tuple(findings)), indent=2))
+        print_json(doctor.to_json(tuple(findings)))
     if not doctor.fine(tuple(findings)):
         raise Attention("something here would fail, or fails; see above")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vaultpki.cli.common import opened, spec_option
+from vaultpki.cli.common import opened, path_option, spec_option
 from vaultpki.cli.progress import progress
 from vaultpki.errors import ArgumentError, Attention, VaultpkiError
 
@@ -30,11 +30,8 @@ _LONGEST_WRAP = 86400
 @click.option(
     "--replace", is_flag=True, help="End every credential that the node has first: of its agent, join files, clones."
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    help="The file to write; with several nodes the folder for NODE.json.  [default: join.json]",
+@path_option(
+    "-o", "--output", help="The file to write; with several nodes the folder for NODE.json.  [default: join.json]"
 )
 def enroll_command(
     node: str | None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from vaultpki.cli.common import opened, spec_option
+from vaultpki.cli.common import opened, path_option, spec_option
 from vaultpki.redact import printable
 
 if TYPE_CHECKING:
@@ -21,10 +21,9 @@ _ENDINGS: Final = {".mmd": "mermaid", ".mermaid": "mermaid", ".dot": "dot", ".gv
 
 @click.command("graph")
 @spec_option
-@click.option(
+@path_option(
     "--dir",
     "directory",
-    type=click.Path(path_type=Path),
     help="Colour the picture by the expiry of the files here: a folder as for `vaultpki verify --dir`.",
 )
 @click.option(
@@ -38,7 +37,7 @@ _ENDINGS: Final = {".mmd": "mermaid", ".mermaid": "mermaid", ".dot": "dot", ".gv
     type=click.Choice(_FORMATS),
     help="The format; without it the ending of -o decides, else svg.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The file to write; without it, print.")
+@path_option("-o", "--output", help="The file to write; without it, print.")
 def graph_command(
     file: Path,
     allow_http: bool,

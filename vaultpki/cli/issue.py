@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from vaultpki.cli.common import open_vault, spec_option
+from vaultpki.cli.common import open_vault, path_option, spec_option
 from vaultpki.redact import printable
 
 
 @click.command("issue")
 @click.argument("name", metavar="admin|super-admin")
 @spec_option
-@click.option("--dir", "directory", required=True, type=click.Path(path_type=Path), help="The operator's own folder.")
+@path_option("--dir", "directory", required=True, help="The operator's own folder.")
 def issue_command(name: str, file: Path, allow_http: bool, directory: Path) -> None:
     """Issue an operator's certificate, with its kubeconfig and the cluster-wide manifests, into a folder.
 

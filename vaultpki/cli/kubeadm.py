@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from vaultpki.cli.common import spec_option
+from vaultpki.cli.common import path_option, spec_option
 
 
 def _version(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
@@ -59,7 +59,7 @@ def kubeadm_command() -> None:
     show_default=True,
     help="The path on the node to which the folder of -o will be copied.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The folder to write to; without it, print.")
+@path_option("-o", "--output", help="The folder to write to; without it, print.")
 def config_command(
     node: str | None,
     file: Path,

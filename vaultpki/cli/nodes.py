@@ -9,19 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaultpki.cli.common import every_option, json_option, opened, screen, server_now, spec_option, watch_option
+from vaultpki.cli.common import json_option, opened, screen, server_now, spec_option, watch_options
 
 if TYPE_CHECKING:
+    from vaultpki.cli.shown import Shown
     from vaultpki.findings.nodes import NodeRow
     from vaultpki.model import Cluster
-    from vaultpki.pki.ca_life import Expiry
     from vaultpki.vault import Vault
 
 
 @click.command("nodes")
 @spec_option
-@watch_option
-@every_option
+@watch_options
 @json_option
 def nodes_command(file: Path, allow_http: bool, watching: bool, every: str | None, as_json: bool) -> None:
     """Show the state of each node, listed and pooled, what needs attention first, and the CAs that expire soon.
@@ -35,43 +34,22 @@ def nodes_command(file: Path, allow_http: bool, watching: bool, every: str | Non
       vaultpki nodes -f cluster.yaml --watch --every 30s
       vaultpki nodes -f cluster.yaml --json
     """
-    import json
-
-    from vaultpki.cli.watch import interval, watch
-    from vaultpki.errors import Attention
-    from vaultpki.show import node_table
+    from vaultpki.cli.shown import show
+    from vaultpki.cli.watch import interval
 
     seconds = interval(every, watching=watching, as_json=as_json)
     with opened(file, allow_http=allow_http) as (cluster, vault, _):
-
-        def table() -> list[str]:
-            _, rows, ends, now, problems = _look(cluster, vault)
-            return [*node_table.node_lines(rows, now, screen()), *node_table.end_lines(ends), *problems]
-
-        if watching:
-            watch(table, seconds)
-            return
-        stored, rows, ends, now, problems = _look(cluster, vault)
-    ok = not any(row.state.attention for row in rows) and not any(end.level.attention for end in ends) and not problems
-    if as_json:
-        click.echo(json.dumps(_to_json(stored, rows, ends, problems, ok=ok), indent=2))
-    else:
-        for line in (*node_table.node_lines(rows, now, screen()), *node_table.end_lines(ends), *problems):
-            click.echo(line)
-    if not ok:
-        raise Attention("something here needs attention; see above")
+        show(lambda: _look(cluster, vault), seconds, watching=watching, as_json=as_json)
 
 
-def _look(
-    cluster: Cluster, vault: Vault
-) -> tuple[list[Mapping[str, Any]], list[NodeRow], tuple[Expiry, ...], datetime, tuple[str, ...]]:
-    """Return the reports as they are stored and the rows of their nodes in order, the ends of the CAs, the server's
-    time, and what is not known.
-    """
+def _look(cluster: Cluster, vault: Vault) -> Shown:
     from vaultpki.certificates import rows
+    from vaultpki.cli.shown import Shown
     from vaultpki.findings import nodes as node_rows
     from vaultpki.identity import nodes, revoked_list
+    from vaultpki.pki import ca_life
     from vaultpki.provision import ca_ends, rotation_records
+    from vaultpki.show import node_table
 
     found = nodes.read_nodes(cluster, vault)
     revoked = revoked_list.read(cluster, vault)
@@ -85,27 +63,17 @@ def _look(
     pairs += [(node_rows.of_unfit(each), {}) for each in found.unfit]
     pairs.sort(key=lambda pair: node_rows.order(pair[0]))
     # The ends of CAs by this machine's clock, as `plan` has them.
-    ends = ca_ends.read(cluster, vault, datetime.now(UTC))
-    return [stored for _, stored in pairs], [row for row, _ in pairs], ends, now, revoked.problems
-
-
-def _to_json(
-    stored: list[Mapping[str, Any]],
-    rows: list[NodeRow],
-    ends: tuple[Expiry, ...],
-    problems: tuple[str, ...],
-    *,
-    ok: bool,
-) -> dict[str, Any]:
-    from vaultpki.findings.nodes import to_json
-    from vaultpki.identity.nodes import bounded
-    from vaultpki.pki import ca_life
-
-    return {
-        "nodes": [
-            {**to_json(row), "report": bounded(report) or None} for row, report in zip(rows, stored, strict=True)
-        ],
-        "cas": [ca_life.to_json(end) for end in ends],
-        **({"problems": list(problems)} if problems else {}),
-        "ok": ok,
-    }
+    ends, problems = ca_ends.read(cluster, vault, datetime.now(UTC)), revoked.problems
+    shown = [row for row, _ in pairs]
+    attention = any(row.state.attention for row in shown) or any(end.level.attention for end in ends)
+    ok = not attention and not problems
+    return Shown(
+        ok,
+        lambda: [*node_table.node_lines(shown, now, screen()), *node_table.end_lines(ends), *problems],
+        lambda: {
+            "nodes": [{**node_rows.to_json(row), "report": nodes.bounded(stored) or None} for row, stored in pairs],
+            "cas": [ca_life.to_json(end) for end in ends],
+            **({"problems": list(problems)} if problems else {}),
+            "ok": ok,
+        },
+    )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from vaultpki.cli.common import spec_option
+from vaultpki.cli.common import print_json, spec_option
 
 
 @click.command("policy")
@@ -26,10 +26,8 @@ def policy_command(who: str, file: Path, allow_http: bool) -> None:
     Example:
       vaultpki policy -f cluster.yaml applier | bao policy write prod-applier -
     """
-    import json
-
     from vaultpki.config.cluster import load_cluster
     from vaultpki.identity import access
 
     rules = access.policy_of(load_cluster(file, allow_http=allow_http), who)
-    click.echo(json.dumps({"path": rules}, indent=2))
+    print_json({"path": rules})

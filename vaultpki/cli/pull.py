@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from vaultpki.cli.common import allow_http_option, config_option, json_option
+from vaultpki.cli.common import allow_http_option, config_option, json_option, print_json
 
 
 @click.command("pull")
@@ -23,7 +23,6 @@ def pull_command(file: Path, allow_http: bool, as_json: bool) -> int:
       vaultpki pull
       vaultpki pull -c /etc/vaultpki/agent.yaml --json
     """
-    import json
     import sys
 
     from vaultpki.config.agent import load_agent
@@ -36,7 +35,7 @@ def pull_command(file: Path, allow_http: bool, as_json: bool) -> int:
     if as_json:
         events = [{"event": each.name, "level": each.level, "message": each.text} for each in (*told, *done.owed)]
         ok = not failures and not done.owed
-        click.echo(json.dumps({"pid": done.pid, "events": events, "failures": dict(failures), "ok": ok}, indent=2))
+        print_json({"pid": done.pid, "events": events, "failures": dict(failures), "ok": ok})
     else:
         well, wrong = writer("text", sys.stdout), writer("text", sys.stderr)
         for event in (*told, *done.owed):

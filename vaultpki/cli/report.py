@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vaultpki.cli.common import opened, spec_option
+from vaultpki.cli.common import opened, path_option, spec_option
 from vaultpki.redact import printable
 
 if TYPE_CHECKING:
@@ -16,18 +16,13 @@ if TYPE_CHECKING:
 
 @click.command("report")
 @spec_option
-@click.option(
-    "--dir",
-    "directory",
-    type=click.Path(path_type=Path),
-    help="Read and verify the files here: a folder as for `vaultpki verify --dir`.",
-)
+@path_option("--dir", "directory", help="Read and verify the files here: a folder as for `vaultpki verify --dir`.")
 @click.option(
     "--from-vault",
     is_flag=True,
     help="Read the last reports of all nodes, the CAs, and where rotations stand; asks Vault.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The page to write.")
+@path_option("-o", "--output", required=True, help="The page to write.")
 def report_command(file: Path, allow_http: bool, directory: Path | None, from_vault: bool, output: Path) -> None:
     """Write one page about all certificates: what needs attention, the picture, the CAs, expiries, checks, rotations.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vaultpki.cli.common import json_option, opened, spec_option, terminal
+from vaultpki.cli.common import json_option, opened, print_json, spec_option, terminal
 from vaultpki.errors import Attention, VaultpkiError
 from vaultpki.redact import printable
 
@@ -31,7 +31,6 @@ def revoke_command(node: str, file: Path, allow_http: bool, as_json: bool, yes: 
     Example:
       vaultpki revoke -f cluster.yaml cp-1
     """
-    import json
     from datetime import UTC, datetime
 
     from vaultpki.identity import revocation, revoke
@@ -55,7 +54,7 @@ def revoke_command(node: str, file: Path, allow_http: bool, as_json: bool, yes: 
                 raise VaultpkiError("nothing was revoked")
         done = revoke.revoke(cluster, vault, found)
     if as_json:
-        click.echo(json.dumps(revocation.to_json(node, done), indent=2))
+        print_json(revocation.to_json(node, done))
     else:
         if yes:
             show(done)

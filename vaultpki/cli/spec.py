@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from vaultpki.cli.common import print_json
+
 
 @click.command("init")
 @click.option("-o", "--output", default="cluster.yaml", show_default=True, help="The file to write; - prints it.")
@@ -45,8 +47,6 @@ def schema_command() -> None:
     Example:
       vaultpki schema > cluster.schema.json
     """
-    import json
-
     from vaultpki.config.cluster_schema import schema
 
-    click.echo(json.dumps(schema(), indent=2))
+    print_json(schema())

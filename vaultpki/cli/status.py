@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaultpki.cli.common import allow_http_option, config_option, every_option, json_option, screen, watch_option
+from vaultpki.cli.common import allow_http_option, config_option, json_option, path_option, screen, watch_options
 from vaultpki.cli.progress import progress
 from vaultpki.redact import printable, stamp
 
 if TYPE_CHECKING:
     from vaultpki.agent.status import Status
+    from vaultpki.cli.shown import Shown
     from vaultpki.findings.nodes import NodeRow
 
 # Seconds: the longest pass of a resident agent if Vault answers every request.
@@ -26,15 +26,13 @@ _MANY = 50
 
 @click.command("status")
 @config_option
-@click.option(
+@path_option(
     "--dir",
     "directory",
-    type=click.Path(path_type=Path),
     help="A folder of files, checked without agent.yaml; or of nodes: NODE/agent.yaml or nodes/NODE/agent.yaml.",
 )
 @click.option("--offline", is_flag=True, help="Do not check whether Vault is reachable.")
-@watch_option
-@every_option
+@watch_options
 @allow_http_option
 @json_option
 def status_command(
@@ -58,10 +56,8 @@ def status_command(
       vaultpki status --dir /etc/kubernetes/pki --json
       vaultpki status --dir vaultpki-demo
     """
-    import json
-
-    from vaultpki.cli.watch import interval, watch
-    from vaultpki.errors import Attention
+    from vaultpki.cli.shown import show
+    from vaultpki.cli.watch import interval
 
     seconds = interval(every, watching=watching, as_json=as_json)
 
@@ -70,26 +66,7 @@ def status_command(
             return _of_directory(directory.absolute(), allow_http=allow_http, bar=not watching)
         return _of_node(file, offline=offline, allow_http=allow_http)
 
-    if watching:
-        watch(lambda: list(look().lines()), seconds)
-        return
-    shown = look()
-    if as_json:
-        click.echo(json.dumps(shown.document(), indent=2))
-    else:
-        for line in shown.lines():
-            click.echo(line)
-    if not shown.ok:
-        raise Attention("something here needs attention; see above")
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """What was found: whether nothing needs attention, the lines for people and the document for programs."""
-
-    ok: bool
-    lines: Callable[[], Iterable[str]]
-    document: Callable[[], dict[str, Any]]
+    show(look, seconds, watching=watching, as_json=as_json)
 
 
 def _of_node(file: Path, *, offline: bool, allow_http: bool) -> Shown:
@@ -103,6 +80,7 @@ def _of_node(file: Path, *, offline: bool, allow_http: bool) -> Shown:
 
 def _of_directory(directory: Path, *, allow_http: bool, bar: bool) -> Shown:
     from vaultpki.agent import node_folders, status
+    from vaultpki.cli.shown import Shown
     from vaultpki.findings import nodes
     from vaultpki.show import node_table
 
@@ -131,6 +109,7 @@ def _of_directory(directory: Path, *, allow_http: bool, bar: bool) -> Shown:
 
 
 def _of_one(seen: Status, now: datetime, name: str) -> Shown:
+    from vaultpki.cli.shown import Shown
     from vaultpki.findings import nodes
 
     row = nodes.of_status(seen, now, name=name)

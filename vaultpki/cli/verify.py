@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vaultpki.cli.common import json_option, open_vault, spec_option
+from vaultpki.cli.common import json_option, open_vault, path_option, spec_option
 from vaultpki.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -23,22 +23,12 @@ _PATIENCE = 5.0
 
 @click.command("verify")
 @spec_option
-@click.option(
-    "--dir",
-    "directory",
-    type=click.Path(path_type=Path),
-    help="A node's or an operator's folder of files, or a folder of nodes.",
-)
+@path_option("--dir", "directory", help="A node's or an operator's folder of files, or a folder of nodes.")
 @click.option(
     "--vault", "ask_vault", is_flag=True, help="Ask Vault, as a temporary node, for all that nodes must not have."
 )
 @click.option("--live", "running", is_flag=True, help="Check the running cluster, read-only; needs --kubeconfig.")
-@click.option(
-    "--kubeconfig",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="With --live: how to reach the cluster, such as admin.conf.",
-)
+@path_option("--kubeconfig", metavar="FILE", help="With --live: how to reach the cluster, such as admin.conf.")
 @json_option
 def verify_command(
     file: Path,
