@@ -110,11 +110,15 @@ def _show(shown: Shown, seconds: float) -> int:
 
 
 def _table(head: _Entry, entries: Sequence[_Entry]) -> None:
-    """Print entries of two lines each in common columns; text that is too long loses its middle."""
-    titles, below = head
-    # The columns before the last one, which has names of nodes, leave it at least half of the width.
-    most = _WIDTH // (2 * max(len(titles) - 1, 1)) - 2
-    columns = [*(Column(title, most) for title in titles[:-1]), Column(titles[-1], _WIDTH, least=1)]
-    rows = [below, *(line for entry in entries for line in entry)]
-    for number, line in enumerate(table.lines(columns, rows, width=_WIDTH)):
+    for number, line in enumerate(table_lines([head, *entries])):
         click.secho(line, dim=number < len(head))
+
+
+def table_lines(entries: Sequence[_Entry]) -> list[str]:
+    """Return entries of two lines each in common columns; text that is too long loses its middle."""
+    rows = [line for entry in entries for line in entry]
+    before = len(rows[0]) - 1
+    # The columns before the last one, which has names of nodes, leave it at least half of the width.
+    most = _WIDTH // (2 * max(before, 1)) - 2
+    columns = [Column("", most)] * before + [Column("", _WIDTH, least=1)]
+    return list(table.lines(columns, rows, width=_WIDTH))[1:]
