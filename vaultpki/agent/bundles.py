@@ -187,11 +187,7 @@ def installed(folders: Folders, places: Iterable[TrustBundle]) -> dict[str, froz
     found: dict[str, set[frozenset[str]]] = {}
     for each in places:
         if not each.chain:
-            held = frozenset[str]()
-            with contextlib.suppress(CertificateUnreadable, StoreError):
-                data = folders.read(each.folder, BUNDLES, [each.file])[each.file].data or b""
-                held = frozenset(facts.fingerprint for facts in x509.read_certificates(data))
-            found.setdefault(each.ca, set()).add(held)
+            found.setdefault(each.ca, set()).add(_held(folders, each))
     return {ca: next(iter(held)) for ca, held in found.items() if len(held) == 1 and all(held)}
 
 
@@ -200,17 +196,17 @@ def installed_roots(folders: Folders, places: Iterable[TrustBundle], trusted: fr
 
     Empty if one of them cannot be read or differs from another.
     """
-    found = set[frozenset[str]]()
-    for each in places:
-        if each.chain:
-            held = frozenset[str]()
-            with contextlib.suppress(CertificateUnreadable, StoreError):
-                data = folders.read(each.folder, BUNDLES, [each.file])[each.file].data or b""
-                held = frozenset(f.fingerprint for f in x509.read_certificates(data) if x509.signed_by(f, f))
-            found.add(held)
-    if not found:
-        return trusted
+    found = {_held(folders, each) for each in places if each.chain} or {trusted}
     return next(iter(found)) if len(found) == 1 else frozenset()
+
+
+def _held(folders: Folders, bundle: TrustBundle) -> frozenset[str]:
+    """Return the SHA-256 of an installed bundle's certificates, of one with roots only those; empty if it is unread."""
+    with contextlib.suppress(CertificateUnreadable, StoreError):
+        data = folders.read(bundle.folder, BUNDLES, [bundle.file])[bundle.file].data or b""
+        held = x509.read_certificates(data)
+        return frozenset(facts.fingerprint for facts in held if not bundle.chain or x509.signed_by(facts, facts))
+    return frozenset()
 
 
 @dataclass(frozen=True, slots=True)

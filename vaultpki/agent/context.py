@@ -105,7 +105,7 @@ class Outcome:
     """What one pass did and how it left the node.
 
     `renewed` are the names of installed certificates, `requested` is how many Vault was asked to sign.
-    `bundles_changed` is whether bundles or kubeconfigs were written. `failures` is what failed, by name. `due` is when
+    `failures` is what failed, by name. `due` is when
     the next certificate is due, `first_expiry` when the first one expires; None if there is none. `retry_at` is when a
     postponed step may be tried, as Unix time. `reached` is whether Vault answered; None if nobody asked. `items` is
     empty if the pass found at once that nothing had changed. `urgent` is when the first certificate expires that Vault
@@ -115,7 +115,6 @@ class Outcome:
 
     renewed: tuple[str, ...] = ()
     requested: int = 0
-    bundles_changed: bool = False
     failures: Mapping[str, VaultpkiError] = field(default_factory=dict)
     due: datetime | None = None
     first_expiry: datetime | None = None

@@ -22,15 +22,14 @@ from vaultpki.model import Certificate
 from vaultpki.places import KubeconfigFile, Layout
 
 
-def install(context: Context, server: str, items: Iterable[PairStatus]) -> list[str]:
-    """Write the kubeconfigs of the installed pairs that are missing or may be replaced; return their names.
+def install(context: Context, server: str, items: Iterable[PairStatus]) -> None:
+    """Write the kubeconfigs of the installed pairs that are missing or may be replaced; `server` is their URL.
 
-    `server` is the URL that they name.
     Failures and warnings go to `context.found`.
     """
     folder = context.folders.kubeconfigs
     if folder is None:
-        return []
+        return
     written = []
     site = site_of(context.config, server)
     for item in items:
@@ -45,7 +44,6 @@ def install(context: Context, server: str, items: Iterable[PairStatus]) -> list[
             context.found.failures[name] = error
     if written:
         context.found.events.append(Event("bundles", f"wrote {', '.join(written)}"))
-    return written
 
 
 def remove_surplus(context: Context, held: Collection[Certificate]) -> None:

@@ -62,13 +62,12 @@ def reconcile(context: Context) -> Outcome:
     waiting = {item.want.name for item in items if not item.ready}
     first = _install_bundles(context, wanted, during, waiting)
     signed = sign_due.renew(context, contact, wanted, items, trust)
-    bundles_changed = first.changed
     items = _inspect(context, wanted, trust)
     after = bundles.with_outgoing(config, context.folders, wanted, trust, items, context.now)
     after = bundles.in_order(config, after, items)
     if during != after or (first.kept and waiting.intersection(signed.renewed)):
-        bundles_changed |= _install_bundles(context, wanted, after, waiting.difference(signed.renewed)).changed
-    bundles_changed |= bool(kubeconfigs.install(context, wanted.server, items))
+        _install_bundles(context, wanted, after, waiting.difference(signed.renewed))
+    kubeconfigs.install(context, wanted.server, items)
     if all(item.ready for item in items):
         _remove_surplus(context, wanted)
     found.events.extend(Event("rewritten", text, "warning") for text in context.folders.rewritten)
@@ -98,7 +97,6 @@ def reconcile(context: Context) -> Outcome:
     return Outcome(
         renewed=signed.renewed,
         requested=signed.requested,
-        bundles_changed=bundles_changed,
         failures=found.failures,
         due=min(_dues(items), default=None),
         first_expiry=min((item.not_after for item in items if item.not_after is not None), default=None),

@@ -47,11 +47,6 @@ class Listener:
     cas: tuple[str, ...]
     path: str
 
-    @property
-    def front(self) -> bool:
-        """Whether front proxies speak for users here: such a client is no user by itself."""
-        return FRONT_PROXY in self.cas[1:]
-
 
 def listeners(
     cluster: Cluster, live: Sequence[LiveNode], server: str, local: Callable[[str], bool]
