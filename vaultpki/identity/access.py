@@ -53,6 +53,12 @@ def takes(pool: Pool, name: str) -> bool:
     return fits_pattern(pool.node_names, name)
 
 
+def holder_of(cluster: Cluster, name: str) -> Node | Pool | None:
+    """Return the listed node, or the pool that its name fits; None for a name that cluster.yaml does not know."""
+    listed = next((node for node in cluster.nodes if node.name == name), None)
+    return listed or next((pool for pool in cluster.pools if takes(pool, name)), None)
+
+
 def fits_pattern(node_names: str, name: str) -> bool:
     """Return whether `name` is a node's name and fits a pool's `node_names`."""
     start = node_names.removesuffix("*")

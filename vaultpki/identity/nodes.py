@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any, Final, Literal
 
 from vaultpki.identity import reports
-from vaultpki.identity.access import APPROLE, fits_pattern, node_certificates, takes
+from vaultpki.identity.access import APPROLE, fits_pattern, holder_of, node_certificates, takes
 from vaultpki.identity.applied import APPLIED, AppliedRecord
 from vaultpki.identity.credentials import Identity, count, held
 from vaultpki.identity.ending import find_entity, read_accessors
@@ -162,8 +162,7 @@ def read_nodes(cluster: Cluster, vault: Vault) -> NodeList:
 
 def own_report(cluster: Cluster, vault: Vault, name: str) -> NodeReport | None:
     """Return the report of a node by its name, also of one whose AppRole has just been deleted; None if it has none."""
-    node = next((node for node in cluster.nodes if node.name == name), None)
-    holder: Node | Pool | None = node or next((pool for pool in cluster.pools if takes(pool, name)), None)
+    holder = holder_of(cluster, name)
     if isinstance(holder, Pool) and holder.jwt:
         accessor = read_accessors(cluster, vault).get("jwt", "")
         entity = find_entity(vault, accessor, name) if accessor else None

@@ -14,8 +14,8 @@ from datetime import datetime
 from typing import Any, Final
 
 from vaultpki.certificates import node_rows, rows
-from vaultpki.identity.access import takes
-from vaultpki.model import NODE, Cluster, Node, Pool, Row
+from vaultpki.identity.access import holder_of
+from vaultpki.model import NODE, Cluster, Row
 from vaultpki.pki.facts import Facts, serial_text
 from vaultpki.records.node_report import NodeReport
 from vaultpki.redact import stamp
@@ -98,15 +98,9 @@ def serials(reports: Mapping[str, NodeReport | None]) -> dict[str, dict[str, int
     }
 
 
-def holder(cluster: Cluster, node: str) -> Node | Pool | None:
-    """Return the listed node, or the pool that its name fits; None for a name that cluster.yaml does not know."""
-    listed = next((each for each in cluster.nodes if each.name == node), None)
-    return listed or next((pool for pool in cluster.pools if takes(pool, node)), None)
-
-
 def choose(cluster: Cluster, node: str, stored: Sequence[StoredCertificate], reported: SerialsByNode) -> Chosen:
     """Return which of the certificates on the mounts are the node's."""
-    who = holder(cluster, node)
+    who = holder_of(cluster, node)
     # A node that was taken off cluster.yaml may have had any role.
     possible = node_rows(cluster, who) if who is not None else tuple(row for row in rows(cluster) if row.node_roles)
     claims = _claims(node, reported)

@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from vaultpki.disk.files import open_folder, write_private
 from vaultpki.errors import ArgumentError, SpecError
-from vaultpki.identity.access import takes
+from vaultpki.identity.access import holder_of
 from vaultpki.kubeadm import configuration
 from vaultpki.kubeadm.configuration import Document, Places
 from vaultpki.model import Cluster, Node, NodeRole
@@ -52,12 +52,9 @@ def holder(cluster: Cluster, name: str | None, pool: str | None) -> Node:
             known = ", ".join(each.name for each in cluster.pools) or "none"
             raise ArgumentError(f"{cluster.file} has no pool {pool!r}; it has: {known}")
         return Node("", found.roles)
-    for node in cluster.nodes:
-        if node.name == name:
-            return node
-    for each in cluster.pools:
-        if takes(each, name):
-            return Node(name, each.roles)
+    who = holder_of(cluster, name)
+    if who is not None:
+        return who if isinstance(who, Node) else Node(name, who.roles)
     raise ArgumentError(
         f"{name!r} is no listed node of {cluster.name}, and no pool takes this name; check {cluster.file}"
     )

@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from vaultpki.certificates import rows
-from vaultpki.identity.access import takes
+from vaultpki.identity.access import holder_of
 from vaultpki.kube.cluster import LiveNode
 from vaultpki.layout import advertised, listener_cas, listener_port
 from vaultpki.live.checks import found, not_checked
@@ -89,8 +89,8 @@ def _of_pools(cluster: Cluster, live: Sequence[LiveNode]) -> Iterator[Listener |
     """Yield the kubelets of pooled nodes, whose addresses only the Node objects have."""
     row = next(row for row in rows(cluster) if row.name == KUBELET)
     for known in live:
-        pool = _pool(cluster, known.name)
-        wanted = certificates_of(cluster, known.name, pool) if pool is not None else ()
+        pool = holder_of(cluster, known.name)
+        wanted = certificates_of(cluster, known.name, pool) if isinstance(pool, Pool) else ()
         for want in wanted:
             if want.name == KUBELET and not known.addresses:
                 why = "its Node object has no address at which it can be reached"
@@ -137,7 +137,7 @@ def node_checks(cluster: Cluster, live: Sequence[LiveNode]) -> Iterator[Check]:
     for one in live:
         node = listed.get(one.name)
         problem = ""
-        if node is None and _pool(cluster, one.name) is None:
+        if holder_of(cluster, one.name) is None:
             problem = f"is no node of {cluster.file}, and no pool takes its name"
         elif node is not None and (others := [each for each in one.addresses if each not in node.addresses]):
             problem = f"is called at {', '.join(others)}, which its certificate does not name"
@@ -146,12 +146,6 @@ def node_checks(cluster: Cluster, live: Sequence[LiveNode]) -> Iterator[Check]:
     for node in cluster.nodes:
         if NodeRole.WORKER in node.roles and node.name not in there:
             yield not_checked("node", "API server", node.name, "has no Node object; its kubelet has not registered")
-
-
-def _pool(cluster: Cluster, name: str) -> Pool | None:
-    if any(isinstance(node, Node) and node.name == name for node in cluster.nodes):
-        return None
-    return next((pool for pool in cluster.pools if takes(pool, name)), None)
 
 
 def dns_name(address: str) -> str:

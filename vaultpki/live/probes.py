@@ -135,22 +135,18 @@ def knock_checks(listener: Listener, who: Callers) -> Iterator[Check]:
 def _refused(name: str, listener: Listener, label: str, told: Told) -> Check:
     if told.how == "unclear":
         return not_checked(name, label, listener.label, told.detail)
-    if told.how == "refused":
-        return found(name, label, listener.label, good=False, refusal=told.detail)
-    if told.how == "anonymous":
+    if told.how == "anonymous" and listener.name == "kubelet":
         # A proxy in between may end TLS, and kube-apiserver then knows nobody; a kubelet lets nobody in.
-        if listener.name == "kubelet":
-            return found(name, label, listener.label, good=False, refusal="", accepted="anonymous requests are on")
-        return found(name, label, listener.label, good=False, refusal=told.detail)
-    return found(name, label, listener.label, good=False, refusal="", accepted=told.detail)
+        told = Told("user", "anonymous requests are on")
+    refusal = "" if told.how == "user" else told.detail
+    return found(name, label, listener.label, good=False, refusal=refusal, accepted=told.detail)
 
 
 def _accepted(listener: Listener, label: str, told: Told) -> Check:
     if told.how == "unclear":
         return not_checked("own domain", label, listener.label, told.detail)
-    if told.how == "user":
-        return found("own domain", label, listener.label, refusal="", accepted=told.detail)
-    return found("own domain", label, listener.label, refusal=told.detail)
+    refusal = "" if told.how == "user" else told.detail
+    return found("own domain", label, listener.label, refusal=refusal, accepted=told.detail)
 
 
 def knock(listener: Listener, caller: Caller) -> Told:

@@ -56,7 +56,7 @@ class Calendar:
 
     def index(self, when: datetime) -> int:
         """Return the number of the column in which a time lies; the columns cover all times."""
-        return next(number for number, column in enumerate(self.columns) if column.has(when))
+        return _index(self.columns, when)
 
     @property
     def largest(self) -> int:

@@ -12,7 +12,7 @@ from vaultpki.ca.run import CaStatus
 from vaultpki.certificates import ISSUING_CAS, ROOT, node_rows, pair_files
 from vaultpki.graph.content import Expiry, count
 from vaultpki.identity import nodes, revoked_list
-from vaultpki.identity.access import takes
+from vaultpki.identity.access import holder_of
 from vaultpki.identity.nodes import Member
 from vaultpki.identity.revoked_list import Revoked
 from vaultpki.model import Certificate, Cluster, Node, Pool
@@ -121,9 +121,12 @@ def _pair(holder: str, want: Certificate, leaf: Facts | None, now: datetime) -> 
 
 
 def _holder(cluster: Cluster, name: str) -> Holder:
-    node: Node | Pool | None = next((node for node in cluster.nodes if node.name == name), None)
-    pool = None if node else next((pool for pool in cluster.pools if takes(pool, name)), None)
-    return Holder(name, _roles(node or pool), pool.name if pool else "")
+    who = holder_of(cluster, name)
+    return Holder(name, _roles(who), _pool(who))
+
+
+def _pool(who: Node | Pool | None) -> str:
+    return who.name if isinstance(who, Pool) else ""
 
 
 def _roles(who: Node | Pool | None) -> tuple[str, ...]:
@@ -164,7 +167,7 @@ def _end(cluster: Cluster, ca: str, found: Iterable[Facts], now: datetime) -> Ex
 
 
 def _member(member: Member, report: NodeReport | None) -> Holder:
-    pool = member.holder.name if isinstance(member.holder, Pool) else ""
+    pool = _pool(member.holder)
     if report is None:
         return Holder(member.name, _roles(member.holder), pool, silent=True)
     return Holder(member.name, _roles(member.holder), pool, report.time, report.agent, report.failures)

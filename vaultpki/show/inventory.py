@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -90,15 +90,11 @@ class Found:
     def rows(self) -> Mapping[str, Expiry]:
         """The expiry of each row by its name, of what its holders have; a silent node tells nothing."""
         silent = {holder.name for holder in self.holders if holder.silent}
-        return by_row(pair for pair in self.pairs if pair.holder not in silent)
-
-
-def by_row(pairs: Iterable[HolderPair]) -> dict[str, Expiry]:
-    """Return what was found of each row: the first end, how many were read, how many are lacking."""
-    rows: dict[str, list[HolderPair]] = {}
-    for pair in pairs:
-        rows.setdefault(pair.row, []).append(pair)
-    return {name: _expiry(found) for name, found in rows.items()}
+        found: dict[str, list[HolderPair]] = {}
+        for pair in self.pairs:
+            if pair.holder not in silent:
+                found.setdefault(pair.row, []).append(pair)
+        return {name: _expiry(pairs) for name, pairs in found.items()}
 
 
 def _expiry(pairs: Collection[HolderPair]) -> Expiry:

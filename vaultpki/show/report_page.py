@@ -10,11 +10,12 @@ from typing import Any, Final
 
 from vaultpki import __version__, assets
 from vaultpki.certificates import ISSUING_CAS
+from vaultpki.graph.content import STATES
 from vaultpki.graph.svg import COLOURS, svg
 from vaultpki.graph.svg import MARK as PICTURE_MARK
 from vaultpki.redact import printable
 from vaultpki.show.calendar import SHADES
-from vaultpki.show.report_model import BAD, STATES, Report
+from vaultpki.show.report_model import BAD, Report
 
 MARK: Final = "<!-- vaultpki report -->"
 """The first line of every report; HTML allows a comment before the doctype."""

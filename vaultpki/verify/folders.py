@@ -11,9 +11,9 @@ from typing import Final
 from vaultpki import certificates
 from vaultpki.config.agent import load_agent
 from vaultpki.errors import ArgumentError, SpecError, VaultpkiError
-from vaultpki.identity.access import takes
+from vaultpki.identity.access import holder_of
 from vaultpki.layout import DIRECTORY, node_folders
-from vaultpki.model import NODE, AgentConfig, Cluster, Node, Pool, Row
+from vaultpki.model import NODE, AgentConfig, Cluster, Row
 from vaultpki.places import KUBECONFIGS, KUBELET, Layout, inner_folders
 from vaultpki.verify.forbidden_signing import certificates_of
 from vaultpki.verify.held_files import DENIED
@@ -170,9 +170,7 @@ def _one(cluster: Cluster, folder: Path) -> Holder:
 
 
 def _node(cluster: Cluster, name: str, folder: Path) -> Holder | None:
-    who: Node | Pool | None = next((node for node in cluster.nodes if node.name == name), None)
-    if who is None:
-        who = next((pool for pool in cluster.pools if takes(pool, name)), None)
+    who = holder_of(cluster, name)
     if who is None:
         return None
     return Holder(
