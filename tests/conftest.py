@@ -14,6 +14,7 @@ import pytest
 
 from helpers.closing_tls import ClosingSocket
 from helpers.vault import raft_cluster, servers
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.raft_cluster import Cluster
 from helpers.vault.servers import Server
 
@@ -95,6 +96,18 @@ def cluster3(server_kind: str, tmp_path: Path, vault_binary: Path | None) -> Ite
     folder.mkdir()
     with raft_cluster.running_cluster(server_kind, folder, vault_binary) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def clusters(server: Server, tmp_path: Path) -> ClusterFactory:
+    """Makes clusters for one test."""
+    return ClusterFactory(server, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared_clusters(server: Server, tmp_path_factory: pytest.TempPathFactory) -> ClusterFactory:
+    """Makes clusters for all tests of a module, which leave them as they were."""
+    return ClusterFactory(server, tmp_path_factory.mktemp("clusters"))
 
 
 @pytest.fixture

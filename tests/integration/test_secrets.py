@@ -21,6 +21,7 @@ import pytest
 
 from helpers.node import enrolled_nodes
 from helpers.vault.applied_cluster import ROOT, AppliedCluster, NodeFolder, environment
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import Server
 
 # Tokens of OpenBao and of HashiCorp's Vault, whosever they are.
@@ -149,10 +150,8 @@ def nothing_escaped(canaries: Canaries, told: Mapping[str, Told], roots: Sequenc
 
 
 @pytest.fixture
-def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AppliedCluster:
-    made = AppliedCluster(server, tmp_path / "cluster", cluster_name)
-    made.write(enrolled_nodes.SPEC)
-    return made
+def cluster(clusters: ClusterFactory) -> AppliedCluster:
+    return clusters.written(enrolled_nodes.SPEC)
 
 
 def test_of_all_commands(server: Server, cluster: AppliedCluster, tmp_path: Path) -> None:

@@ -14,8 +14,7 @@ from helpers.node.agents_in_rotation import AgentsInRotation
 from helpers.node.earlier_release import Release
 from helpers.vault import applied_cluster
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, vaultpki
-from helpers.vault.plan_commands import AuditedCluster
-from helpers.vault.servers import Server
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.snapshots import Snapshot
 from vaultpki.certificates import bundle
 from vaultpki.pki import x509
@@ -84,8 +83,8 @@ def joined(cluster: AppliedCluster, release: Release, folder: Path) -> NodeFolde
 
 
 @pytest.fixture
-def older(release: Release, server: Server, tmp_path: Path, cluster_name: str) -> OlderAgent:
-    cluster = applied_cluster.standing(server, tmp_path / "cluster", cluster_name)
+def older(release: Release, clusters: ClusterFactory, tmp_path: Path) -> OlderAgent:
+    cluster = clusters.applied()
     return OlderAgent(cluster, release, joined(cluster, release, tmp_path))
 
 
@@ -117,12 +116,12 @@ def test_it_keeps_working_through_a_rotation_that_names_it_as_too_old(older: Old
 
 @pytest.mark.parametrize("moved", [(NODE,), (OTHER,), (NODE, OTHER)], ids=["itself", "the-other", "both"])
 def test_it_keeps_trust_after_a_recovery_and_takes_no_leaf_that_others_do_not_trust(
-    release: Release, server: Server, tmp_path: Path, cluster_name: str, moved: tuple[str, ...]
+    release: Release, clusters: ClusterFactory, tmp_path: Path, moved: tuple[str, ...]
 ) -> None:
     """Published comes back after these nodes have got leaves of the new CA. It knows of no rotation at all."""
-    cluster = AuditedCluster(server, tmp_path / "cluster", cluster_name)
-    cluster.write(f"{applied_cluster.ONE_WORKER}- {{name: {OTHER}, roles: [worker], addresses: [10.0.0.22]}}\n")
-    cluster.apply()
+    cluster = clusters.applied(
+        f"{applied_cluster.ONE_WORKER}- {{name: {OTHER}, roles: [worker], addresses: [10.0.0.22]}}\n"
+    )
     mine, other = joined(cluster, release, tmp_path), cluster.equip(OTHER)
     rotation = AgentsInRotation(cluster, (other,), cluster.client(), "kubernetes", (mine,))
 

@@ -18,7 +18,7 @@ from helpers import dashboard
 from helpers.node import resident_agent
 from helpers.node.resident_agent import get, resident
 from helpers.promtool import promtool
-from helpers.vault.applied_cluster import AppliedCluster
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import Server, free_ports, wait_for
 
 pytestmark = pytest.mark.conformance
@@ -218,11 +218,9 @@ def answer(port: int, expression: str) -> list[dict[str, Any]]:
 EMPTY = {"Shorter than cluster.yaml asks for", "Rotation records that are behind"}
 
 
-def test_every_panel_shows_a_real_agent(server: Server, cluster_name: str, tmp_path: Path) -> None:
+def test_every_panel_shows_a_real_agent(clusters: ClusterFactory, server: Server, tmp_path: Path) -> None:
     (port,) = free_ports(1)
-    cluster = AppliedCluster(server, tmp_path / "cluster", cluster_name)
-    cluster.write(resident_agent.SPEC.replace("defaults: {ttl: 30s}\n", ""))
-    cluster.apply()
+    cluster = clusters.applied(resident_agent.SPEC.replace("defaults: {ttl: 30s}\n", ""))
     hooks = 'hooks: {kubelet: [["false"]]}\n'
     node = cluster.equip("worker-1", further=f"poll: 10s\nmetrics: 127.0.0.1:{port}\n{hooks}")
 
@@ -240,11 +238,11 @@ def test_every_panel_shows_a_real_agent(server: Server, cluster_name: str, tmp_p
 
             def empty() -> set[str]:
                 with contextlib.suppress(AssertionError):
-                    return {query.panel for query in queries if not answer(at, chosen(query, cluster_name))}
+                    return {query.panel for query in queries if not answer(at, chosen(query, cluster.name))}
                 return {"no answer"}
 
             wait_for(lambda: empty() == EMPTY, 90, lambda: f"{empty()}\n{agent.log.read_text()}", 1)
-            found = {query.panel: answer(at, chosen(query, cluster_name)) for query in queries}
+            found = {query.panel: answer(at, chosen(query, cluster.name)) for query in queries}
             named = found["Nodes that need attention"]
             assert [one["metric"]["reason"] for one in named] == ["a certificate is missing"], named
             assert named[0]["metric"]["name"] == "kube-proxy" and named[0]["metric"]["node"] == "worker-1"

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, standing, vaultpki
-from helpers.vault.servers import Server, free_ports, wait_for
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
+from helpers.vault.cluster_factory import ClusterFactory
+from helpers.vault.servers import free_ports, wait_for
 
 pytestmark = pytest.mark.conformance
 
@@ -74,8 +75,8 @@ def lets_in(binaries: Path, port: int, node: NodeFolder) -> bool:
     return subprocess.run(list(map(str, command)), capture_output=True, check=False, timeout=60).returncode == 0
 
 
-def test_etcd_with_the_crl_refuses_it(server: Server, tmp_path: Path, cluster_name: str, etcd: Path) -> None:
-    cluster = standing(server, tmp_path / "cluster", cluster_name, SPEC)
+def test_etcd_with_the_crl_refuses_it(clusters: ClusterFactory, tmp_path: Path, etcd: Path) -> None:
+    cluster = clusters.applied(SPEC)
     nodes = [cluster.equip(name) for name in ("cp-1", "cp-2")]
     for node in nodes:
         node.run()

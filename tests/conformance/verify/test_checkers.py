@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import secrets
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.vault.applied_cluster import AppliedCluster
-from helpers.vault.servers import Server
+from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.certificates import ISSUING_CAS, bundle, chain_bundle, pair_files
 from vaultpki.model import Certificate, KeyType
 from vaultpki.verify.folders import find
@@ -72,12 +70,10 @@ def blocks(data: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def laid(server: Server, tmp_path_factory: pytest.TempPathFactory) -> tuple[Laid, ...]:
+def laid(shared_clusters: ClusterFactory) -> tuple[Laid, ...]:
     """All certificates of all nodes and of the operator, laid down by the product and taken apart here."""
-    folder = tmp_path_factory.mktemp("checked")
-    cluster = AppliedCluster(server, folder, f"t{secrets.token_hex(5)}")
-    cluster.write(SPEC)
-    cluster.apply()
+    cluster = shared_clusters.applied(SPEC)
+    folder = cluster.folder
     for node in cluster.model.nodes:
         cluster.equip(node.name).run()
     cluster.equip("w-7", pool="autoscaled").run()

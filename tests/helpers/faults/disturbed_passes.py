@@ -70,12 +70,6 @@ def command(node: NodeFolder) -> list[str]:
     return [sys.executable, "-m", "vaultpki", "agent", "-c", str(node.config), "--once", "--if-due"]
 
 
-def applied(cluster: AppliedCluster) -> AppliedCluster:
-    cluster.write(SPEC)
-    cluster.apply()
-    return cluster
-
-
 def first_issue(cluster: AppliedCluster, place: Path) -> Trials:
     """A node that has nothing yet."""
     return _trials(_node(cluster), place)

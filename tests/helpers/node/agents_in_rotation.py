@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from helpers.node import node_components
 from helpers.node.reporting_nodes import record_of, shown
 from helpers.vault.applied_cluster import NodeFolder
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import AuditedCluster
-from helpers.vault.servers import Server
 from vaultpki.agent import run
 from vaultpki.agent.context import Outcome
 from vaultpki.ca import commands
@@ -56,11 +55,9 @@ class AgentsInRotation:
 
     @classmethod
     @contextmanager
-    def standing(cls, server: Server, folder: Path, name: str) -> Iterator[AgentsInRotation]:
+    def standing(cls, clusters: ClusterFactory) -> Iterator[AgentsInRotation]:
         """Two members of etcd, which hooks restart."""
-        cluster = AuditedCluster(server, folder / "cluster", name)
-        cluster.write(SPEC)
-        cluster.apply()
+        cluster = clusters.applied(SPEC)
         made = cls(cluster, tuple(cluster.equip(node.name) for node in cluster.model.nodes), cluster.client())
         made.passes()
         with ExitStack() as stack:

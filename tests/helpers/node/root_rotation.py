@@ -13,8 +13,8 @@ from pathlib import Path
 from helpers.node import node_components
 from helpers.node.reporting_nodes import record_of, shown
 from helpers.vault.applied_cluster import NodeFolder, vaultpki
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import AuditedCluster
-from helpers.vault.servers import Server
 from vaultpki.agent import run
 from vaultpki.agent.context import Outcome
 from vaultpki.ca import commands
@@ -58,17 +58,15 @@ class RootRotation:
 
     @classmethod
     @contextmanager
-    def standing(cls, server: Server, folder: Path, name: str) -> Iterator[RootRotation]:
+    def standing(cls, clusters: ClusterFactory) -> Iterator[RootRotation]:
         """A control plane whose components hooks restart, and a worker."""
-        cluster = AuditedCluster(server, folder / "cluster", name)
-        cluster.write(SPEC)
-        cluster.apply()
+        cluster = clusters.applied(SPEC)
         control, worker = cluster.model.nodes
         nodes = {
             control.name: cluster.equip(control.name),
             worker.name: cluster.equip(worker.name, further=WORKER_HOOKS),
         }
-        made = cls(cluster, nodes, cluster.client(), restarts=folder / "restarts")
+        made = cls(cluster, nodes, cluster.client(), restarts=clusters.folder / "restarts")
         made.passes()
         made.restarts.touch()
         node = nodes[control.name]

@@ -6,13 +6,12 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from helpers.node.reporting_nodes import record_of
 from helpers.node.root_reporters import RootReporters
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import AuditedCluster
 from helpers.vault.rotations import SPEC
-from helpers.vault.servers import Server
 from vaultpki.ca import commands
 from vaultpki.errors import Sealed, StateConflict, Unavailable
 from vaultpki.records.rotation import Method, RotationRecord, State
@@ -36,13 +35,11 @@ class RootOperator:
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @classmethod
-    def standing(cls, server: Server, folder: Path, name: str, through: Vault | None = None) -> RootOperator:
-        cluster = AuditedCluster(server, folder / "cluster", name)
-        cluster.write(SPEC)
-        cluster.apply()
+    def standing(cls, clusters: ClusterFactory) -> RootOperator:
+        cluster = clusters.applied(SPEC)
         for node in cluster.model.nodes:
             cluster.equip(node.name)
-        made = cls(cluster, through or cluster.client())
+        made = cls(cluster, cluster.client())
         RootReporters(cluster).report(made.now)
         return made
 

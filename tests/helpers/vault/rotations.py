@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from helpers.node.reporting_nodes import Reporter, all_pass, record_of
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import AuditedCluster
-from helpers.vault.servers import Server
 from vaultpki.ca import commands
 from vaultpki.ca import recover as recovery
 from vaultpki.ca.recover import Proposal
@@ -111,11 +110,9 @@ class Rotation:
         assert self.names() == names
 
 
-def rotation_of(server: Server, folder: Path, name: str, domain: str = "etcd") -> Rotation:
+def rotation_of(clusters: ClusterFactory, domain: str = "etcd") -> Rotation:
     """A cluster that is applied, with two nodes that can log in and have reported."""
-    cluster = AuditedCluster(server, folder, name)
-    cluster.write(SPEC)
-    cluster.apply()
+    cluster = clusters.applied(SPEC)
     for node in cluster.model.nodes:
         cluster.equip(node.name)
     return Rotation(cluster, domain)

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from helpers.node.reporting_nodes import Reporter, record_of
 from helpers.vault.applied_cluster import environment
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import AuditedCluster
-from helpers.vault.servers import Server, wait_for
+from helpers.vault.servers import wait_for
 from vaultpki.records import rotation as rotation_record
 from vaultpki.records.rotation import RotationRecord, State
 
@@ -69,16 +70,14 @@ class Operators:
     nodes: list[Reporter] = field(default_factory=list)
 
     @classmethod
-    def standing(cls, server: Server, folder: Path, name: str) -> Operators:
-        cluster = AuditedCluster(server, folder / "cluster", name)
-        cluster.write(SPEC)
-        cluster.apply()
+    def standing(cls, clusters: ClusterFactory) -> Operators:
+        cluster = clusters.applied(SPEC)
         for node in cluster.model.nodes:
             cluster.equip(node.name)
         # The server keeps ten versions of a record by itself.
         path = f"{cluster.prefix}/config/metadata/rotation/{DOMAIN}"
-        assert server.api("POST", path, {"max_versions": _VERSIONS}).status in (200, 204)
-        made = cls(cluster, folder, [Reporter(cluster, node.name, DOMAIN) for node in cluster.model.nodes])
+        assert clusters.server.api("POST", path, {"max_versions": _VERSIONS}).status in (200, 204)
+        made = cls(cluster, clusters.folder, [Reporter(cluster, node.name, DOMAIN) for node in cluster.model.nodes])
         made.passes()
         return made
 

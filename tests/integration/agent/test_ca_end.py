@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from helpers.node import resident_agent
 from helpers.node.resident_agent import PASS, POLL, leaf, leaves, polling_node, resident, signs
-from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, standing, vaultpki
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import Server, wait_for
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
@@ -64,8 +64,8 @@ def reasons(found: dict[str, Any], name: str) -> list[str]:
     return list(one["reasons"])
 
 
-def test_a_leaf_ends_with_its_ca_and_is_not_renewed_in_vain(server: Server, tmp_path: Path, cluster_name: str) -> None:
-    cluster = standing(server, tmp_path / "cluster", cluster_name)
+def test_a_leaf_ends_with_its_ca_and_is_not_renewed_in_vain(server: Server, clusters: ClusterFactory) -> None:
+    cluster = clusters.applied()
     old = new_ca(cluster, "kubelet", 2, 25)
     remove_first(cluster, "kubelet")
     node = cluster.equip("worker-1")
@@ -103,10 +103,10 @@ def test_a_leaf_ends_with_its_ca_and_is_not_renewed_in_vain(server: Server, tmp_
 
 
 @pytest.mark.conformance
-def test_an_emergency_after_the_end_needs_no_other_node(server: Server, tmp_path: Path, cluster_name: str) -> None:
+def test_an_emergency_after_the_end_needs_no_other_node(clusters: ClusterFactory) -> None:
     """As the page on a CA's end says: the outage is there, so the way that waits for nobody costs nothing."""
     short = "ca: {issuing_ttl: 60s}\ncertificates: {super-admin: {ttl: 30s}}\n"
-    cluster = standing(server, tmp_path / "cluster", cluster_name, resident_agent.SPEC + short)
+    cluster = clusters.applied(resident_agent.SPEC + short)
     node = cluster.equip("worker-1")
     node.run()
     until(signing(cluster, "kubelet").not_after)
@@ -125,8 +125,8 @@ def test_an_emergency_after_the_end_needs_no_other_node(server: Server, tmp_path
     assert new.pem == (node.pki / "kubelet-ca.crt").read_text()
 
 
-def test_a_new_ca_before_the_end_is_taken_in_time(server: Server, tmp_path: Path, cluster_name: str) -> None:
-    cluster = standing(server, tmp_path / "cluster", cluster_name)
+def test_a_new_ca_before_the_end_is_taken_in_time(server: Server, clusters: ClusterFactory) -> None:
+    cluster = clusters.applied()
     new_ca(cluster, "kubelet", 2, 60)
     remove_first(cluster, "kubelet")
     node = cluster.equip("worker-1")
@@ -146,11 +146,11 @@ def test_a_new_ca_before_the_end_is_taken_in_time(server: Server, tmp_path: Path
 
 @pytest.mark.conformance
 @pytest.mark.parametrize("behaviour", ["truncate", "err"])
-def test_a_cluster_that_nobody_looks_after(server: Server, tmp_path: Path, cluster_name: str, behaviour: str) -> None:
+def test_a_cluster_that_nobody_looks_after(server: Server, clusters: ClusterFactory, behaviour: str) -> None:
     """Every CA of a node ends. With `err`, as release 0.1.0 made them, leaves end before; still there is no storm."""
     life = 120
     short = f"ca: {{issuing_ttl: {life}s, root_ttl: 1h}}\ncertificates: {{super-admin: {{ttl: 30s}}}}\n"
-    cluster = standing(server, tmp_path / "cluster", cluster_name, resident_agent.SPEC + short)
+    cluster = clusters.applied(resident_agent.SPEC + short)
     old = {}
     for ca in HELD:
         path = f"{cluster.prefix}/{ca}/issuer/{ca}-1"

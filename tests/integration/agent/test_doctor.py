@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import socket
 from collections.abc import Iterator
@@ -16,20 +15,14 @@ import pytest
 from helpers.node import enrolled_nodes
 from helpers.node.enrolled_nodes import Enroller
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
-from helpers.vault.servers import Server
+from helpers.vault.cluster_factory import ClusterFactory
 
 Found = dict[str, tuple[str, str]]
 
 
 @pytest.fixture(scope="module")
-def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
-    return enrolled_nodes.cluster(server, tmp_path_factory.mktemp("doctor"), f"d{os.urandom(4).hex()}")
-
-
-@pytest.fixture
-def file(cluster: AppliedCluster, tmp_path: Path) -> Path:
-    enrolled_nodes.vacate(cluster, "w-1")
-    return Enroller(cluster, cluster.token()).join_file("w-1", tmp_path / "join.json", pool="autoscaled")
+def cluster(shared_clusters: ClusterFactory) -> AppliedCluster:
+    return shared_clusters.applied(enrolled_nodes.SPEC)
 
 
 @pytest.fixture(scope="module")

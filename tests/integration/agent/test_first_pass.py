@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import secrets
 import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,7 +12,7 @@ import pytest
 import yaml
 
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
-from helpers.vault.servers import Server
+from helpers.vault.cluster_factory import ClusterFactory
 
 SPEC = """\
 api_server:
@@ -146,12 +145,8 @@ UMASKS = {"cp-1": 0o077, "etcd-1": 0, "worker-1": 0o777, "all-1": 0o022, "w-7": 
 
 
 @pytest.fixture(scope="module")
-def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
-    made = AppliedCluster(server, tmp_path_factory.mktemp("cluster"), f"t{secrets.token_hex(5)}")
-    made.write(SPEC)
-    (made.folder / "motd.tmpl").write_text(MOTD)
-    made.apply()
-    return made
+def cluster(shared_clusters: ClusterFactory) -> AppliedCluster:
+    return shared_clusters.applied(SPEC, {"motd.tmpl": MOTD})
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from helpers.node.resident_agent import WORKER, leaf, leaves
-from helpers.vault.applied_cluster import ONE_WORKER, AppliedCluster, NodeFolder, standing
-from helpers.vault.servers import Server
+from helpers.vault.applied_cluster import ONE_WORKER, AppliedCluster, NodeFolder
 from vaultpki.agent import run
 from vaultpki.agent.context import Context, Outcome
 from vaultpki.agent.hook_schedule import follow
@@ -22,11 +21,6 @@ from vaultpki.host import hook_runner
 from vaultpki.node import assignment, credential
 from vaultpki.node.state import AgentState, StateFile
 from vaultpki.pki import x509
-
-
-@pytest.fixture
-def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AppliedCluster:
-    return standing(server, tmp_path / "cluster", cluster_name)
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ import pytest
 from helpers.node import enrolled_nodes
 from helpers.node.enrolled_nodes import Enroller
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
-from helpers.vault.servers import Server, write_tls
+from helpers.vault.cluster_factory import ClusterFactory
+from helpers.vault.servers import write_tls
 from vaultpki.config.agent import load_agent
 from vaultpki.errors import SpecError
 from vaultpki.host.static_pod import FOLDER
@@ -26,31 +27,14 @@ from vaultpki.records.join_file import load_join
 
 
 @pytest.fixture(scope="module")
-def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
-    return enrolled_nodes.cluster(server, tmp_path_factory.mktemp("join"), f"j{os.urandom(4).hex()}")
+def cluster(shared_clusters: ClusterFactory) -> AppliedCluster:
+    return shared_clusters.applied(enrolled_nodes.SPEC)
 
 
 @pytest.fixture(scope="module")
-def other(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
+def other(shared_clusters: ClusterFactory) -> AppliedCluster:
     """Another cluster on the same server."""
-    return enrolled_nodes.cluster(server, tmp_path_factory.mktemp("other"), f"o{os.urandom(4).hex()}")
-
-
-@pytest.fixture
-def enroller(cluster: AppliedCluster) -> Enroller:
-    return Enroller(cluster, cluster.token())
-
-
-@pytest.fixture
-def file(enroller: Enroller, tmp_path: Path) -> Path:
-    """A join file of the pooled node w-1, which has no other credential."""
-    enrolled_nodes.vacate(enroller.cluster, "w-1")
-    return enroller.join_file("w-1", tmp_path / "join.json", pool="autoscaled")
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> NodeFolder:
-    return NodeFolder("w-1", tmp_path / "node")
+    return shared_clusters.applied(enrolled_nodes.SPEC)
 
 
 def refused(node: NodeFolder, file: Path, *more: str) -> str:
@@ -94,13 +78,13 @@ def test_what_a_join_leaves(cluster: AppliedCluster, node: NodeFolder, file: Pat
 
 
 def test_all_that_is_said_is_json_where_that_is_asked_for(
-    enroller: Enroller, node: NodeFolder, file: Path, tmp_path: Path
+    applier: Enroller, node: NodeFolder, file: Path, tmp_path: Path
 ) -> None:
     ran = vaultpki(*enrolled_nodes.joining(node, file), "--log-format", "json")
     told = [json.loads(line) for line in ran.stdout.splitlines()]
     assert ran.stderr == "" and {"issued", "bundles"} < {event["event"] for event in told}
-    assert (told[0]["event"], told[0]["node"], told[0]["cluster"]) == ("joined", "w-1", enroller.cluster.name)
-    assert told[0]["message"] == f"w-1 has joined {enroller.cluster.name}; its configuration is {node.config}"
+    assert (told[0]["event"], told[0]["node"], told[0]["cluster"]) == ("joined", "w-1", applier.cluster.name)
+    assert told[0]["message"] == f"w-1 has joined {applier.cluster.name}; its configuration is {node.config}"
     thief = NodeFolder("w-1", tmp_path / "thief")
     ran = vaultpki(*enrolled_nodes.joining(thief, file), "--log-format", "json", expect=1)
     (line,) = ran.stderr.splitlines()
@@ -108,7 +92,7 @@ def test_all_that_is_said_is_json_where_that_is_asked_for(
     assert json.loads(line)["message"].startswith("the join file has been used already, and not by this node")
 
 
-def test_used_twice(enroller: Enroller, node: NodeFolder, file: Path, tmp_path: Path) -> None:
+def test_used_twice(applier: Enroller, node: NodeFolder, file: Path, tmp_path: Path) -> None:
     enrolled_nodes.join(node, file)
     # On the node that used it, it is done already.
     assert "has joined" in enrolled_nodes.join(node, file).stdout
@@ -120,9 +104,9 @@ def test_used_twice(enroller: Enroller, node: NodeFolder, file: Path, tmp_path: 
     )
 
 
-def test_late(enroller: Enroller, node: NodeFolder, tmp_path: Path) -> None:
-    enrolled_nodes.vacate(enroller.cluster, "w-1")
-    file = enroller.join_file("w-1", tmp_path / "join.json", pool="autoscaled", wrap_ttl="1s")
+def test_late(applier: Enroller, node: NodeFolder, tmp_path: Path) -> None:
+    enrolled_nodes.vacate(applier.cluster, "w-1")
+    file = applier.join_file("w-1", tmp_path / "join.json", pool="autoscaled", wrap_ttl="1s")
     time.sleep(2.5)
     ended = json.loads(file.read_text())["expires"]
     assert refused(node, file) == (
@@ -131,16 +115,16 @@ def test_late(enroller: Enroller, node: NodeFolder, tmp_path: Path) -> None:
 
 
 def test_of_another_cluster_or_node(
-    enroller: Enroller, other: AppliedCluster, node: NodeFolder, file: Path, tmp_path: Path
+    applier: Enroller, other: AppliedCluster, node: NodeFolder, file: Path, tmp_path: Path
 ) -> None:
     enrolled_nodes.join(node, file)
     theirs = Enroller(other, other.token()).join_file("w-1", tmp_path / "theirs.json", pool="autoscaled")
     said = refused(node, theirs)
     assert said == (
-        f"the join file is for node w-1 of {other.name}, and {node.config} is of node w-1 of {enroller.cluster.name}; "
+        f"the join file is for node w-1 of {other.name}, and {node.config} is of node w-1 of {applier.cluster.name}; "
         "name another agent.yaml with -c"
     )
-    second = enroller.join_file("w-2", tmp_path / "w-2.json", pool="autoscaled")
+    second = applier.join_file("w-2", tmp_path / "w-2.json", pool="autoscaled")
     assert "is for node w-2 of" in refused(node, second)
     enrolled_nodes.join(NodeFolder("w-1", tmp_path / "theirs"), theirs)
     enrolled_nodes.join(NodeFolder("w-2", tmp_path / "second"), second)
@@ -228,10 +212,10 @@ def test_every_field_is_tampered_with(file: Path) -> None:
 
 
 def test_a_tampered_file_does_not_harm_a_node_that_works(
-    enroller: Enroller, node: NodeFolder, file: Path, tmp_path: Path
+    applier: Enroller, node: NodeFolder, file: Path, tmp_path: Path
 ) -> None:
     enrolled_nodes.join(node, file)
-    token = enrolled_nodes.wrapped(enroller.cluster, f"auth/{enroller.cluster.prefix}/pooled/role/w-1/secret-id")
+    token = enrolled_nodes.wrapped(applier.cluster, f"auth/{applier.cluster.prefix}/pooled/role/w-1/secret-id")
     wrong = "00000000-0000-0000-0000-000000000000"
     bad = enrolled_nodes.edited(file, tmp_path / "bad.json", role_id=wrong, wrap_token=token)
     refused(node, bad)
@@ -307,9 +291,9 @@ def test_the_agents_folder_never_lies_in_the_directory(node: NodeFolder, file: P
     assert "would lie in" in said and not again.state.exists()
 
 
-def test_a_node_that_joins_again_keeps_what_its_people_changed(enroller: Enroller, tmp_path: Path) -> None:
+def test_a_node_that_joins_again_keeps_what_its_people_changed(applier: Enroller, tmp_path: Path) -> None:
     node = NodeFolder("w-again", tmp_path / "node")
-    enrolled_nodes.join(node, enroller.join_file("w-again", tmp_path / "first.json", pool="autoscaled"))
+    enrolled_nodes.join(node, applier.join_file("w-again", tmp_path / "first.json", pool="autoscaled"))
     node.configure("poll: 5m", "poll: 7m")
     with node.config.open("a") as stream:
         stream.write('certificates: {kubelet: {mode: "0640"}}\nhooks: {kubelet: [["true"]]}\n')
@@ -318,11 +302,11 @@ def test_a_node_that_joins_again_keeps_what_its_people_changed(enroller: Enrolle
     root = next(facts for facts in held if facts.fingerprint == config.root_sha256)
     pins.save(config, Roots((root,), (), frozenset({"ab" * 32}), frozenset({"cd" * 32})))
     agent_state.save(state, replace(agent_state.load(state), revisions={"etcd": 1 << 40}, root=root.fingerprint))
-    enrolled_nodes.join(node, enroller.join_file("w-again", tmp_path / "fresh.json", pool="autoscaled", replace=True))
+    enrolled_nodes.join(node, applier.join_file("w-again", tmp_path / "fresh.json", pool="autoscaled", replace=True))
     # What it has seen of records and roots is forgotten; whose folders they are is not.
     assert pins.load(state) == Roots((root,), (), frozenset({"ab" * 32}))
     assert agent_state.load(state).revisions == {}
     config = load_agent(node.config)
     assert config.poll == 420 and config.hooks and config.certificates["kubelet"].mode == 0o640
     # The credential that it had before is destroyed, and so is what was in either join file.
-    assert len(enrolled_nodes.accessors(enroller.cluster, "w-again", "pooled")) == 1
+    assert len(enrolled_nodes.accessors(applier.cluster, "w-again", "pooled")) == 1

@@ -14,23 +14,12 @@ from helpers.faults.small_disks import private_disk
 from helpers.node import enrolled_nodes
 from helpers.node.enrolled_nodes import Enroller
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, environment, vaultpki
-from helpers.vault.servers import Server
+from helpers.vault.cluster_factory import ClusterFactory
 
 
 @pytest.fixture(scope="module")
-def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
-    return enrolled_nodes.cluster(server, tmp_path_factory.mktemp("checks"), f"j{os.urandom(4).hex()}")
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> NodeFolder:
-    return NodeFolder("w-1", tmp_path / "node")
-
-
-@pytest.fixture
-def file(cluster: AppliedCluster, tmp_path: Path) -> Path:
-    enrolled_nodes.vacate(cluster, "w-1")
-    return Enroller(cluster, cluster.token()).join_file("w-1", tmp_path / "join.json", pool="autoscaled")
+def cluster(shared_clusters: ClusterFactory) -> AppliedCluster:
+    return shared_clusters.applied(enrolled_nodes.SPEC)
 
 
 def of_another(cluster: AppliedCluster, node: NodeFolder, tmp_path: Path) -> str:

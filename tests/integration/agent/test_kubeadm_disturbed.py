@@ -23,7 +23,7 @@ from helpers.faults.disturbed_passes import Trials, command, whole
 from helpers.faults.small_disks import private_disk
 from helpers.faults.system_calls import Call, Fault
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, environment, vaultpki
-from helpers.vault.servers import Server
+from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.agent import run as agent
 from vaultpki.config.agent import load_agent
 from vaultpki.pki import x509
@@ -95,11 +95,8 @@ def _files(node: NodeFolder) -> Iterator[Path]:
 
 
 @pytest.fixture
-def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AppliedCluster:
-    made = AppliedCluster(server, tmp_path / "cluster", cluster_name)
-    made.write(SPEC)
-    made.apply()
-    return made
+def cluster(clusters: ClusterFactory) -> AppliedCluster:
+    return clusters.applied(SPEC)
 
 
 def _node(cluster: AppliedCluster) -> NodeFolder:

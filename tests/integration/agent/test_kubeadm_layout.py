@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import stat
@@ -17,6 +16,7 @@ from helpers.node import enrolled_nodes
 from helpers.node.enrolled_nodes import Enroller
 from helpers.node.resident_agent import AT_ONCE, PASS, POLL, resident
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, second_issuer, vaultpki
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import Server, wait_for
 from vaultpki.pki import x509
 
@@ -58,18 +58,8 @@ CP_CONFS = {"kubelet.conf", "controller-manager.conf", "scheduler.conf"}
 
 
 @pytest.fixture(scope="module")
-def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
-    made = AppliedCluster(server, tmp_path_factory.mktemp("kubeadm"), f"k{os.urandom(4).hex()}")
-    made.folder.mkdir(exist_ok=True)
-    (made.folder / "motd.tmpl").write_text("node ${node} in ${directory}\n")
-    made.write(SPEC)
-    made.apply()
-    return made
-
-
-@pytest.fixture
-def enroller(cluster: AppliedCluster) -> Enroller:
-    return Enroller(cluster, cluster.token())
+def cluster(shared_clusters: ClusterFactory) -> AppliedCluster:
+    return shared_clusters.applied(SPEC, {"motd.tmpl": "node ${node} in ${directory}\n"})
 
 
 def equip(cluster: AppliedCluster, node: str, folder: Path, *, pool: str | None = None) -> NodeFolder:
@@ -163,9 +153,9 @@ def test_templates_know_the_folder(cluster: AppliedCluster, tmp_path: Path) -> N
     assert (node.pki / "motd.txt").read_text() == f"node cp-1 in {node.pki}\n"
 
 
-def test_a_join_writes_the_layout_and_its_folders(cluster: AppliedCluster, enroller: Enroller, tmp_path: Path) -> None:
+def test_a_join_writes_the_layout_and_its_folders(cluster: AppliedCluster, applier: Enroller, tmp_path: Path) -> None:
     enrolled_nodes.vacate(cluster, "cp-2")
-    file = enroller.join_file("cp-2", tmp_path / "join.json")
+    file = applier.join_file("cp-2", tmp_path / "join.json")
     held = json.loads(file.read_text())
     # An agent that knows no layouts refuses the version with what to do.
     assert (held["version"], held["layout"]) == (2, "kubeadm")
@@ -181,11 +171,11 @@ STATIC_PODS = ("--hooks", "static-pods")
 MANAGER = [{"static_pod": "kube-controller-manager"}]
 
 
-def test_a_join_writes_the_hooks_of_static_pods(cluster: AppliedCluster, enroller: Enroller, tmp_path: Path) -> None:
+def test_a_join_writes_the_hooks_of_static_pods(cluster: AppliedCluster, applier: Enroller, tmp_path: Path) -> None:
     """Before kubeadm has made the pods, so that nothing is restarted by the first pass. The owner's hooks stay."""
     enrolled_nodes.vacate(cluster, "cp-1")
     node = NodeFolder("cp-1", tmp_path / "node")
-    ran = join(node, enroller.join_file("cp-1", tmp_path / "join.json"), *STATIC_PODS)
+    ran = join(node, applier.join_file("cp-1", tmp_path / "join.json"), *STATIC_PODS)
     assert ran.stdout.splitlines()[1:3] == [
         "when kubernetes-ca changes, a hook restarts the static pod kube-controller-manager and waits up to 4m for it",
         "when etcd-ca changes, hooks restart the static pods etcd and kube-apiserver and wait up to 4m for each",
@@ -198,16 +188,16 @@ def test_a_join_writes_the_hooks_of_static_pods(cluster: AppliedCluster, enrolle
     node.config.write_text(re.sub(r"etcd-ca:\n(  - .*\n)*", own, node.config.read_text()))
     own_hooks = yaml.safe_load(node.config.read_text())["hooks"]
     assert own_hooks["etcd-ca"] == [["true"]]
-    ran = join(node, enroller.join_file("cp-1", tmp_path / "again.json", replace=True), *STATIC_PODS)
+    ran = join(node, applier.join_file("cp-1", tmp_path / "again.json", replace=True), *STATIC_PODS)
     assert "agent.yaml has hooks of etcd-ca already; they stay\n" in ran.stdout
     assert yaml.safe_load(node.config.read_text())["hooks"] == own_hooks
 
 
 def test_a_join_that_is_repeated_writes_the_hooks_too(
-    cluster: AppliedCluster, enroller: Enroller, tmp_path: Path
+    cluster: AppliedCluster, applier: Enroller, tmp_path: Path
 ) -> None:
     enrolled_nodes.vacate(cluster, "cp-2")
-    file, node = enroller.join_file("cp-2", tmp_path / "join.json"), NodeFolder("cp-2", tmp_path / "node")
+    file, node = applier.join_file("cp-2", tmp_path / "join.json"), NodeFolder("cp-2", tmp_path / "node")
     join(node, file)
     assert "hooks" not in yaml.safe_load(node.config.read_text())
     join(node, file, *STATIC_PODS)
@@ -215,10 +205,10 @@ def test_a_join_that_is_repeated_writes_the_hooks_too(
     assert yaml.safe_load(node.config.read_text())["hooks"] == expected
 
 
-def test_a_worker_needs_no_hooks(cluster: AppliedCluster, enroller: Enroller, tmp_path: Path) -> None:
+def test_a_worker_needs_no_hooks(cluster: AppliedCluster, applier: Enroller, tmp_path: Path) -> None:
     enrolled_nodes.vacate(cluster, "w-7")
     node = NodeFolder("w-7", tmp_path / "node")
-    ran = join(node, enroller.join_file("w-7", tmp_path / "join.json", pool="autoscaled"), *STATIC_PODS)
+    ran = join(node, applier.join_file("w-7", tmp_path / "join.json", pool="autoscaled"), *STATIC_PODS)
     assert "this node needs no hooks: none of its components reads a CA only when it starts\n" in ran.stdout
     written = yaml.safe_load(node.config.read_text())
     assert "hooks" not in written and written["hook_timeout"] == "1m"
@@ -281,10 +271,10 @@ def test_a_resident_agent_restores_everything_after_kubeadm_reset(cluster: Appli
     ],
 )
 def test_a_cluster_of_kubeadms_own_is_refused_before_anything_is_used(
-    cluster: AppliedCluster, enroller: Enroller, tmp_path: Path, path: str
+    cluster: AppliedCluster, applier: Enroller, tmp_path: Path, path: str
 ) -> None:
     enrolled_nodes.vacate(cluster, "cp-2")
-    file = enroller.join_file("cp-2", tmp_path / "join.json")
+    file = applier.join_file("cp-2", tmp_path / "join.json")
     node = NodeFolder("cp-2", tmp_path / "node")
     mine = node.folder / path
     mine.parent.mkdir(parents=True, exist_ok=True)
@@ -310,11 +300,9 @@ def test_a_first_pass_refuses_it_too(cluster: AppliedCluster, tmp_path: Path) ->
     assert [path.name for path in node.pki.iterdir()] == ["ca.key"]
 
 
-def test_a_kubeconfig_that_a_pod_mounts_is_never_replaced(server: Server, tmp_path: Path, cluster_name: str) -> None:
-    cluster = AppliedCluster(server, tmp_path / "cluster", cluster_name)
+def test_a_kubeconfig_that_a_pod_mounts_is_never_replaced(clusters: ClusterFactory, tmp_path: Path) -> None:
     spec = re.sub(r"certificates:(.|\n)*", "", SPEC)
-    cluster.write(spec)
-    cluster.apply()
+    cluster = clusters.applied(spec)
     node = equip(cluster, "cp-1", tmp_path / "cp-1")
     node.run()
     before = {name: (node.folder / name).stat().st_ino for name in CP_CONFS}
@@ -340,11 +328,9 @@ def test_a_kubeconfig_that_a_pod_mounts_is_never_replaced(server: Server, tmp_pa
     assert ran.stderr.count("it is outdated") == 1 and "10.0.0.99" in (node.folder / "scheduler.conf").read_text()
 
 
-def test_the_signer_of_the_leaves_is_first(server: Server, tmp_path: Path, cluster_name: str) -> None:
+def test_the_signer_of_the_leaves_is_first(clusters: ClusterFactory, tmp_path: Path) -> None:
     """kubeadm looks at the first certificate of ca.crt alone; a change of the order alone runs no hook."""
-    cluster = AppliedCluster(server, tmp_path / "cluster", cluster_name)
-    cluster.write(re.sub(r"certificates:(.|\n)*", "", SPEC))
-    cluster.apply()
+    cluster = clusters.applied(re.sub(r"certificates:(.|\n)*", "", SPEC))
     node = equip(cluster, "cp-1", tmp_path / "cp-1")
     with node.config.open("a") as file:
         file.write(f"hooks: {{kubernetes-ca: [[sh, -c, 'echo ran >> {tmp_path}/ran']]}}\n")
@@ -378,10 +364,8 @@ def test_the_signer_of_the_leaves_is_first(server: Server, tmp_path: Path, clust
     assert [check["to"] for check in wrong] == ["ca.crt"] and "which kubeadm compares" in wrong[0]["detail"]
 
 
-def test_another_layout_needs_every_node_to_join_anew(server: Server, tmp_path: Path, cluster_name: str) -> None:
-    cluster = AppliedCluster(server, tmp_path / "cluster", cluster_name)
-    cluster.write(DOCUMENT)
-    cluster.apply()
+def test_another_layout_needs_every_node_to_join_anew(server: Server, tmp_path: Path, clusters: ClusterFactory) -> None:
+    cluster = clusters.applied(DOCUMENT)
     node = cluster.equip("worker-1")
     node.run()
     cluster.write("layout: kubeadm\n" + DOCUMENT)
@@ -421,10 +405,8 @@ nodes:
 """
 
 
-def test_verify_proves_every_node_and_the_operator(server: Server, tmp_path: Path, cluster_name: str) -> None:
-    cluster = AppliedCluster(server, tmp_path / "cluster", cluster_name)
-    cluster.write(re.sub(r"certificates:(.|\n)*", "", SPEC))
-    cluster.apply()
+def test_verify_proves_every_node_and_the_operator(clusters: ClusterFactory) -> None:
+    cluster = clusters.applied(re.sub(r"certificates:(.|\n)*", "", SPEC))
     for node, pool in (("cp-1", None), ("cp-2", None), ("etcd-1", None), ("w-1", "autoscaled")):
         equip(cluster, node, cluster.folder / "nodes" / node, pool=pool).run()
     operator = cluster.folder / "operator"

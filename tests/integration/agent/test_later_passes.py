@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, environment, vaultpki
-from helpers.vault.servers import Server
+from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.agent import run
 from vaultpki.agent.context import Outcome
 from vaultpki.certificates import pair_files
@@ -32,11 +32,8 @@ OWN = """\
 
 
 @pytest.fixture
-def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AppliedCluster:
-    made = AppliedCluster(server, tmp_path / "cluster", cluster_name)
-    made.write(NODES)
-    made.apply()
-    return made
+def cluster(clusters: ClusterFactory) -> AppliedCluster:
+    return clusters.applied(NODES)
 
 
 @pytest.fixture

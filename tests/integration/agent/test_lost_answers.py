@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ import pytest
 
 from helpers.node import enrolled_nodes
 from helpers.node.resident_agent import proxy, short_and_long
-from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, standing, vaultpki
-from helpers.vault.servers import Server
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
+from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.agent import run
 from vaultpki.agent.context import Outcome
 from vaultpki.config.agent import load_agent
@@ -35,8 +34,8 @@ class Losing:
 
 
 @pytest.fixture(scope="module")
-def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
-    return standing(server, tmp_path_factory.mktemp("cluster"), f"l{os.urandom(4).hex()}", short_and_long("30d"))
+def cluster(shared_clusters: ClusterFactory) -> AppliedCluster:
+    return shared_clusters.applied(short_and_long("30d"))
 
 
 def passed(node: NodeFolder, *force: str) -> Outcome:

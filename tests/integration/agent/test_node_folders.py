@@ -17,8 +17,8 @@ import pytest
 
 from helpers.node.resident_agent import faketime_library
 from helpers.terminals import on_terminal
-from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, standing, vaultpki
-from helpers.vault.servers import Server
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
+from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.agent import node_folders
 from vaultpki.agent.status import of_folder
 from vaultpki.errors import StoreError
@@ -33,8 +33,8 @@ nodes:
 
 
 @pytest.fixture
-def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AppliedCluster:
-    return standing(server, tmp_path / "cluster", cluster_name, SPEC)
+def cluster(clusters: ClusterFactory) -> AppliedCluster:
+    return clusters.applied(SPEC)
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from helpers.node import enrolled_nodes
-from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, standing, vaultpki
-from helpers.vault.servers import Server
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
+from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.agent import run
 from vaultpki.agent.context import Outcome
 from vaultpki.certificates import pair_files
@@ -32,8 +32,8 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files
 
 
 @pytest.fixture(scope="module")
-def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
-    return standing(server, tmp_path_factory.mktemp("cluster"), f"w{os.urandom(4).hex()}", SPEC)
+def cluster(shared_clusters: ClusterFactory) -> AppliedCluster:
+    return shared_clusters.applied(SPEC)
 
 
 @pytest.fixture

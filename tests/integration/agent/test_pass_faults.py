@@ -7,7 +7,6 @@ nothing is signed that could not be laid down.
 from __future__ import annotations
 
 import re
-import secrets
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from helpers.faults.disturbed_passes import RENEWED, STEMS, Trials
 from helpers.faults.small_disks import Disk, private_disk
 from helpers.faults.system_calls import Call, Fault
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, environment
-from helpers.vault.servers import Server
+from helpers.vault.cluster_factory import ClusterFactory
 
 ATTEMPTS = 25
 SOME = (
@@ -35,8 +34,8 @@ Faults = Callable[[list[Call]], list[Fault]]
 
 
 @pytest.fixture
-def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AppliedCluster:
-    return disturbed_passes.applied(AppliedCluster(server, tmp_path / "cluster", cluster_name))
+def cluster(clusters: ClusterFactory) -> AppliedCluster:
+    return clusters.applied(disturbed_passes.SPEC)
 
 
 def all_of(one: Callable[[int], None], count: int, at_once: int = 8) -> None:
@@ -197,11 +196,10 @@ def test_nothing_is_told_before_it_lasts(
 
 
 @pytest.fixture(scope="module")
-def settled(server: Server, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trials, AppliedCluster]:
+def settled(shared_clusters: ClusterFactory) -> tuple[Trials, AppliedCluster]:
     """A node whose pairs are due, for tests that work on copies of it."""
-    folder = tmp_path_factory.mktemp("settled")
-    cluster = disturbed_passes.applied(AppliedCluster(server, folder / "cluster", f"t{secrets.token_hex(5)}"))
-    return disturbed_passes.renewal(cluster, folder), cluster
+    cluster = shared_clusters.applied(disturbed_passes.SPEC)
+    return disturbed_passes.renewal(cluster, shared_clusters.folder), cluster
 
 
 def test_the_state_folder_was_tampered_with(settled: tuple[Trials, AppliedCluster]) -> None:

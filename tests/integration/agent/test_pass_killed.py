@@ -16,7 +16,7 @@ from helpers.faults import disturbed_passes, system_calls
 from helpers.faults.disturbed_passes import RENEWED, STEMS, Trials
 from helpers.faults.system_calls import Call, Fault
 from helpers.vault.applied_cluster import AppliedCluster, Ran
-from helpers.vault.servers import Server
+from helpers.vault.cluster_factory import ClusterFactory
 
 Choice = Callable[[list[Call]], list[Call]]
 
@@ -25,8 +25,8 @@ SAMPLE = 10
 
 
 @pytest.fixture
-def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AppliedCluster:
-    return disturbed_passes.applied(AppliedCluster(server, tmp_path / "cluster", cluster_name))
+def cluster(clusters: ClusterFactory) -> AppliedCluster:
+    return clusters.applied(disturbed_passes.SPEC)
 
 
 def sample(points: list[Call]) -> list[Call]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
 from helpers.node.agents_in_rotation import AgentsInRotation
 from helpers.vault.applied_cluster import NodeFolder, vaultpki
-from helpers.vault.servers import Server
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.snapshots import Snapshot
 from vaultpki.records.rotation import MOST_SPREAD, Kept, State
 
@@ -22,8 +21,8 @@ DUE = timedelta(days=25)
 
 
 @pytest.fixture
-def rotation(server: Server, tmp_path: Path, cluster_name: str) -> Iterator[AgentsInRotation]:
-    with AgentsInRotation.standing(server, tmp_path, cluster_name) as made:
+def rotation(clusters: ClusterFactory) -> Iterator[AgentsInRotation]:
+    with AgentsInRotation.standing(clusters) as made:
         yield made
 
 

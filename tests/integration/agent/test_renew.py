@@ -6,20 +6,14 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from helpers.node.resident_agent import AT_ONCE, POLL, WORKER, leaves, resident, signs
-from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, standing, vaultpki
-from helpers.vault.servers import Server, wait_for
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, vaultpki
+from helpers.vault.servers import wait_for
 from vaultpki.disk.store import GRACE
 from vaultpki.node import state
-
-
-@pytest.fixture
-def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AppliedCluster:
-    return standing(server, tmp_path / "cluster", cluster_name)
 
 
 @pytest.fixture

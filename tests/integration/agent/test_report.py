@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
-import pytest
-
 from helpers.node import resident_agent
-from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, standing, vaultpki
-from helpers.vault.servers import Server, wait_for
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
+from helpers.vault.servers import wait_for
 from vaultpki import __version__
 from vaultpki.records import report_paths
-
-
-@pytest.fixture
-def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AppliedCluster:
-    return standing(server, tmp_path / "cluster", cluster_name)
 
 
 def report(cluster: AppliedCluster) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -12,8 +11,9 @@ from helpers.node import node_components
 from helpers.node.node_components import NodeComponents
 from helpers.node.resident_agent import PASS, resident
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.handmade_rotation import Rotation
-from helpers.vault.servers import Server, wait_for
+from helpers.vault.servers import wait_for
 from vaultpki.agent import readers_seen, run
 from vaultpki.config.agent import load_agent
 from vaultpki.model import NodeRole
@@ -30,11 +30,8 @@ nodes:
 
 
 @pytest.fixture
-def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AppliedCluster:
-    made = AppliedCluster(server, tmp_path / "cluster", cluster_name)
-    made.write(SPEC)
-    made.apply()
-    return made
+def cluster(clusters: ClusterFactory) -> AppliedCluster:
+    return clusters.applied(SPEC)
 
 
 @pytest.fixture

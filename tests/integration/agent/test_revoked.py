@@ -8,21 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from helpers.node import enrolled_nodes
 from helpers.node.enrolled_nodes import Enroller
 from helpers.node.resident_agent import leaf
-from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, standing, vaultpki
-from helpers.vault.servers import Server
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
 from vaultpki.pki.facts import serial_text
 
 PAIRS = {"kubelet": "kubelet", "kubelet-client": "kubernetes", "kube-proxy": "kubernetes"}
-
-
-@pytest.fixture
-def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AppliedCluster:
-    return standing(server, tmp_path / "cluster", cluster_name)
 
 
 def serials(node: NodeFolder) -> dict[str, str]:

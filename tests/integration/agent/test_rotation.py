@@ -16,8 +16,8 @@ import pytest
 from helpers.node import node_components
 from helpers.node.node_components import NodeComponents
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.handmade_rotation import Rotation, delete, make_default, successor
-from helpers.vault.servers import Server
 from vaultpki.agent import run
 from vaultpki.agent.context import Outcome
 from vaultpki.certificates import MOST_ISSUERS
@@ -41,11 +41,8 @@ STEMS = ("etcdserver", "etcd-peer", "etcd-healthcheck-client")
 
 
 @pytest.fixture
-def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AppliedCluster:
-    made = AppliedCluster(server, tmp_path / "cluster", cluster_name)
-    made.write(SPEC)
-    made.apply()
-    return made
+def cluster(clusters: ClusterFactory) -> AppliedCluster:
+    return clusters.applied(SPEC)
 
 
 @pytest.fixture

@@ -15,19 +15,14 @@ from typing import Any
 import pytest
 
 from helpers.node import resident_agent
-from helpers.vault.applied_cluster import ONE_WORKER, AppliedCluster, NodeFolder, standing, vaultpki
-from helpers.vault.servers import Server, free_ports
+from helpers.vault.applied_cluster import ONE_WORKER, AppliedCluster, NodeFolder, vaultpki
+from helpers.vault.servers import free_ports
 from vaultpki.agent.status import of_folder, of_node
 from vaultpki.config.agent import load_agent
 from vaultpki.node import state as memory
 
 NOBODY = 65534
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
-
-
-@pytest.fixture
-def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AppliedCluster:
-    return standing(server, tmp_path / "cluster", cluster_name)
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ import pytest
 
 from helpers.node.posix_acls import ACCESS, USER, give
 from helpers.node.resident_agent import resident
-from helpers.vault.applied_cluster import ONE_WORKER, AppliedCluster, NodeFolder, Ran, standing, vaultpki
-from helpers.vault.servers import Server
+from helpers.vault.applied_cluster import ONE_WORKER, AppliedCluster, NodeFolder, Ran, vaultpki
+from helpers.vault.cluster_factory import ClusterFactory
 
 STRANGER = 1234
 Spoil = Callable[[Path], object]
@@ -57,8 +57,8 @@ def some_of(places: Iterable[str]) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
-    return standing(server, tmp_path_factory.mktemp("unsafe") / "cluster", "unsafe")
+def cluster(shared_clusters: ClusterFactory) -> AppliedCluster:
+    return shared_clusters.applied()
 
 
 @pytest.fixture(scope="module")
@@ -214,8 +214,8 @@ SPEC = (
 
 
 @pytest.fixture
-def spec(server: Server, tmp_path: Path) -> AppliedCluster:
-    made = AppliedCluster(server, tmp_path / "cluster", "unsafespec")
+def spec(clusters: ClusterFactory) -> AppliedCluster:
+    made = clusters.written(SPEC)
     (made.folder / "more").mkdir(parents=True)
     (made.folder / "more/motd.tmpl").write_text("of ${node}\n")
     subprocess.run(
@@ -226,7 +226,6 @@ def spec(server: Server, tmp_path: Path) -> AppliedCluster:
         check=True,
         capture_output=True,
     )
-    made.write(SPEC)
     return made
 
 

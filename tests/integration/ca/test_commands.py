@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from helpers.node.reporting_nodes import Reporter, record_of
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import AuditedCluster, Ran, environment, fails, vaultpki
-from helpers.vault.servers import Server
 
 SPEC = """\
 api_server: {names: [api.example.com]}
@@ -58,10 +58,8 @@ class Cas:
 
 
 @pytest.fixture
-def cas(server: Server, tmp_path: Path, cluster_name: str) -> Cas:
-    cluster = AuditedCluster(server, tmp_path, cluster_name)
-    cluster.write(SPEC)
-    cluster.apply()
+def cas(clusters: ClusterFactory) -> Cas:
+    cluster = clusters.applied(SPEC)
     for node in cluster.model.nodes:
         cluster.equip(node.name)
     cas = Cas(cluster)

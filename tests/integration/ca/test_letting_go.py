@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from helpers.vault.rotations import Rotation, rotation_of
-from helpers.vault.servers import Server
+from helpers.vault.rotations import Rotation
 from vaultpki.ca.run import Step
 from vaultpki.errors import StateConflict
 from vaultpki.records.rotation import Method, State
-
-
-@pytest.fixture
-def rotation(server: Server, tmp_path: Path, cluster_name: str) -> Rotation:
-    return rotation_of(server, tmp_path / "cluster", cluster_name)
 
 
 def waits(step: Step) -> dict[str, str]:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.vault.rotations import Rotation, rotation_of
-from helpers.vault.servers import Server, wait_for
+from helpers.vault.rotations import Rotation
+from helpers.vault.servers import wait_for
 from vaultpki.ca import commands
 from vaultpki.ca import listeners as listener_look
 from vaultpki.ca.run import Step
@@ -74,11 +74,6 @@ def advance(rotation: Rotation, *restarted: str) -> Step:
 
 def look(cluster: Cluster, record: RotationRecord) -> Mapping[Listener, Said]:
     return listener_look.look(here(cluster), record)
-
-
-@pytest.fixture
-def rotation(server: Server, tmp_path: Path, cluster_name: str) -> Rotation:
-    return rotation_of(server, tmp_path / "cluster", cluster_name)
 
 
 @pytest.mark.parametrize("version", [pytest.param("-tls1_2", marks=pytest.mark.conformance), "-tls1_3"])

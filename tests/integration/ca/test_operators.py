@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import Server
 from helpers.vault.waiting_operators import Operators
 from vaultpki.records.rotation import Method, RotationRecord, State
@@ -20,8 +21,8 @@ MEETING = (State.PREPARED, State.PUBLISHED, State.SWITCHED, State.RETIRED)
 
 
 @pytest.fixture
-def operators(server: Server, tmp_path: Path, cluster_name: str) -> Operators:
-    return Operators.standing(server, tmp_path, cluster_name)
+def operators(clusters: ClusterFactory) -> Operators:
+    return Operators.standing(clusters)
 
 
 def luck(seed: int) -> random.Random:
@@ -133,7 +134,7 @@ def is_done_before(code: int, stolen: RotationRecord) -> bool:
 
 
 def test_it_waits_for_a_server_that_is_sealed_or_restarts(own_server: Server, tmp_path: Path) -> None:
-    operators = Operators.standing(own_server, tmp_path, "away")
+    operators = Operators.standing(ClusterFactory(own_server, tmp_path))
     with operators.run("rotate", "etcd", "--spread", "1m", "--wait") as waiting:
         operators.until(State.PUBLISHED)
         shown = waiting.lines()

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from helpers.node.reporting_nodes import Reporter, record_of
 from helpers.vault.applied_cluster import vaultpki
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.rotations import SPEC, Rotation, rotation_of
-from helpers.vault.servers import Server
 from vaultpki.ca import commands
 from vaultpki.errors import Attention
 from vaultpki.records import node_report
@@ -21,9 +20,9 @@ from vaultpki.records.rotation import Kept, Method, State
 
 
 @pytest.fixture
-def rotation(server: Server, tmp_path: Path, cluster_name: str) -> Rotation:
+def rotation(clusters: ClusterFactory) -> Rotation:
     """Three listed nodes, and a pooled one, have reported."""
-    rotation = rotation_of(server, tmp_path / "cluster", cluster_name)
+    rotation = rotation_of(clusters)
     rotation.cluster.write(
         SPEC.replace("pools:", "- {name: cp-3, roles: [control-plane, etcd], addresses: [10.0.0.13]}\npools:")
     )

@@ -9,7 +9,7 @@ import pytest
 
 from helpers.node.root_rotation import RootRotation, everybody_verifies, renew
 from helpers.vault.applied_cluster import vaultpki
-from helpers.vault.servers import Server
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.snapshots import Snapshot
 from vaultpki.certificates import ISSUING_CAS
 from vaultpki.pki import x509
@@ -17,8 +17,8 @@ from vaultpki.records.rotation import DOMAINS, RotationRecord, State
 
 
 @pytest.fixture
-def rotation(server: Server, tmp_path: Path, cluster_name: str) -> Iterator[RootRotation]:
-    with RootRotation.standing(server, tmp_path, cluster_name) as made:
+def rotation(clusters: ClusterFactory) -> Iterator[RootRotation]:
+    with RootRotation.standing(clusters) as made:
         yield made
 
 

@@ -12,9 +12,9 @@ import pytest
 from helpers.node.reporting_nodes import shown
 from helpers.node.root_rotation import RootRotation, everybody_verifies, renew
 from helpers.vault.applied_cluster import vaultpki
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import fails
 from helpers.vault.root_operator import RootOperator
-from helpers.vault.servers import Server
 from vaultpki.ca import commands
 from vaultpki.errors import StateConflict
 from vaultpki.identity import anchor
@@ -26,8 +26,8 @@ CAS = ("kubernetes", "kubelet", "etcd", "front-proxy")
 
 
 @pytest.fixture
-def rotation(server: Server, tmp_path: Path, cluster_name: str) -> Iterator[RootRotation]:
-    with RootRotation.standing(server, tmp_path, cluster_name) as made:
+def rotation(clusters: ClusterFactory) -> Iterator[RootRotation]:
+    with RootRotation.standing(clusters) as made:
         yield made
 
 
@@ -217,10 +217,8 @@ def test_pods_and_kubeconfigs_outside_hold_it_up(rotation: RootRotation) -> None
 
 
 @pytest.mark.conformance
-def test_the_pin_in_cluster_yaml_is_the_old_root_until_it_is_gone(
-    server: Server, tmp_path: Path, cluster_name: str
-) -> None:
-    operator = RootOperator.standing(server, tmp_path, cluster_name)
+def test_the_pin_in_cluster_yaml_is_the_old_root_until_it_is_gone(clusters: ClusterFactory, tmp_path: Path) -> None:
+    operator = RootOperator.standing(clusters)
     cluster, spec = operator.cluster, operator.cluster.file.read_text()
     first = shown(cluster, "root")["root-1"].fingerprint
 

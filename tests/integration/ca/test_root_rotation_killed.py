@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from helpers.faults.cutting_proxy import Proxy, proxied
-from helpers.vault import operator_tokens
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.root_operator import RootOperator
 from helpers.vault.servers import Server
 from vaultpki.ca import commands
@@ -62,9 +62,8 @@ def check(operator: RootOperator, when: str) -> None:
 )
 @pytest.mark.timeout(1800)
 def test_cut_after_writes(own_server: Server, proxy: Proxy, tmp_path: Path, way: str, cuts: range | list[int]) -> None:
-    token = operator_tokens.token(own_server, "vaultpki/killed", "applier")
-    through = Vault(Settings((proxy.address,), ca_pem=proxy.ca_pem, token=token))
-    operator = RootOperator.standing(own_server, tmp_path, "killed", through)
+    operator = RootOperator.standing(ClusterFactory(own_server, tmp_path))
+    operator.through = Vault(Settings((proxy.address,), ca_pem=proxy.ca_pem, token=operator.cluster.token()))
     for number in cuts:
         proxy.arm(number, reopens=False)
         operator.reach(State.DONE if way == "forward" else State(way))

@@ -10,19 +10,14 @@ import pytest
 
 from helpers.node.reporting_nodes import shown
 from helpers.vault.applied_cluster import vaultpki
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.rotations import SPEC, Rotation, rotation_of
-from helpers.vault.servers import Server
 from vaultpki.ca import commands
 from vaultpki.certificates import ISSUING_CAS
 from vaultpki.errors import ArgumentError, SpecError, StateConflict
 from vaultpki.identity import access, enrol
 from vaultpki.pki import x509
 from vaultpki.records.rotation import Method, State
-
-
-@pytest.fixture
-def rotation(server: Server, tmp_path: Path, cluster_name: str) -> Rotation:
-    return rotation_of(server, tmp_path / "cluster", cluster_name)
 
 
 def test_a_whole_rotation(rotation: Rotation) -> None:
@@ -123,8 +118,8 @@ def test_plan_and_status_say_where_it_stands(rotation: Rotation) -> None:
 
 
 @pytest.mark.conformance
-def test_a_node_that_is_away_is_left_out_by_its_name(server: Server, tmp_path: Path, cluster_name: str) -> None:
-    rotation = rotation_of(server, tmp_path / "cluster", cluster_name, "kubernetes")
+def test_a_node_that_is_away_is_left_out_by_its_name(clusters: ClusterFactory) -> None:
+    rotation = rotation_of(clusters, "kubernetes")
     away = rotation.nodes.pop(0)
     rotation.reach(State.PUBLISHED)
     rotation.reported()
@@ -163,10 +158,8 @@ def test_a_node_that_cluster_yaml_does_not_name_is_not_forgotten(rotation: Rotat
     assert before != cluster.model
 
 
-def test_operators_certificates_hold_the_gate_until_they_are_revoked(
-    server: Server, tmp_path: Path, cluster_name: str
-) -> None:
-    rotation = rotation_of(server, tmp_path / "cluster", cluster_name, "kubernetes")
+def test_operators_certificates_hold_the_gate_until_they_are_revoked(clusters: ClusterFactory, tmp_path: Path) -> None:
+    rotation = rotation_of(clusters, "kubernetes")
     cluster = rotation.cluster
     cluster.issue("admin", tmp_path / "admin")
     rotation.reach(State.SWITCHED)
@@ -229,10 +222,8 @@ def test_a_renewal_with_the_same_key(rotation: Rotation) -> None:
     rotation.settled()
 
 
-def test_a_join_file_that_nobody_has_used_is_named_until_it_expires(
-    server: Server, tmp_path: Path, cluster_name: str
-) -> None:
-    rotation = rotation_of(server, tmp_path / "cluster", cluster_name, "kubernetes")
+def test_a_join_file_that_nobody_has_used_is_named_until_it_expires(clusters: ClusterFactory) -> None:
+    rotation = rotation_of(clusters, "kubernetes")
     cluster, model = rotation.cluster, rotation.cluster.model
     who, where = enrol.holder(model, "w-1", "autoscaled"), enrol.place(model, rotation.vault)
     enrol.enroll(model, rotation.vault, "w-1", who, where, wrap_ttl=600)

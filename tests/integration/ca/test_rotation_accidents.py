@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from helpers.node.reporting_nodes import Reporter, shown
-from helpers.vault.rotations import SPEC, Rotation, rotation_of
-from helpers.vault.servers import Server
+from helpers.vault.rotations import SPEC, Rotation
 from vaultpki.ca import commands
 from vaultpki.ca.run import Step
 from vaultpki.errors import Attention, Refused, SpecError, StateConflict, VaultpkiError
@@ -31,11 +29,6 @@ def some(*sample: Any, of: tuple[Any, ...]) -> list[Any]:
         pytest.param(*(each if isinstance(each, tuple) else (each,)), marks=() if each in sample else conformance)
         for each in of
     ]
-
-
-@pytest.fixture
-def rotation(server: Server, tmp_path: Path, cluster_name: str) -> Rotation:
-    return rotation_of(server, tmp_path / "cluster", cluster_name)
 
 
 def deleted(rotation: Rotation, what: str, name: str) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
 from helpers.node.root_reporters import RootReporters
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.root_operator import RootOperator
-from helpers.vault.rotations import Rotation, rotation_of
-from helpers.vault.servers import Server
+from helpers.vault.rotations import Rotation
 from vaultpki.ca import commands, root_run
 from vaultpki.ca.run import Step
 from vaultpki.ca.scene import Scene, read_scene
@@ -18,11 +17,6 @@ from vaultpki.errors import Attention, ChangedMeanwhile, StateConflict, Unavaila
 from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.rotation.confirmations import Confirmations
 from vaultpki.rotation.course import Course
-
-
-@pytest.fixture
-def rotation(server: Server, tmp_path: Path, cluster_name: str) -> Rotation:
-    return rotation_of(server, tmp_path / "cluster", cluster_name)
 
 
 def course_of(rotation: Rotation, *, back: bool = False) -> Course:
@@ -121,10 +115,10 @@ def test_a_record_that_is_gone_ends_the_waiting(rotation: Rotation) -> None:
 
 @pytest.mark.conformance
 def test_the_roots_way_back_ends_before_anything_of_the_old_root_is_deleted(
-    server: Server, tmp_path: Path, cluster_name: str, monkeypatch: pytest.MonkeyPatch
+    clusters: ClusterFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another operator aborts as the issuing CAs begin to lose their certificates of the old root."""
-    operator = RootOperator.standing(server, tmp_path, cluster_name)
+    operator = RootOperator.standing(clusters)
     operator.reach(State.RETIRED)
     cluster, follow, said = operator.cluster.model, root_run._followed, list[str]()
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from helpers.faults.cutting_proxy import Proxy, proxied
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.rotations import Rotation, rotation_of
 from helpers.vault.servers import Server
 from vaultpki.errors import Sealed, StateConflict, Unavailable
@@ -79,7 +80,7 @@ def check(rotation: Rotation, when: str) -> None:
 
 
 def run(server: Server, proxy: Proxy, folder: Path, way: str, cuts: list[int]) -> None:
-    rotation = rotation_of(server, folder / "cluster", "killed")
+    rotation = rotation_of(ClusterFactory(server, folder))
     through = Vault(Settings((proxy.address,), ca_pem=proxy.ca_pem, token=rotation.cluster.token()))
     for cut in cuts:
         proxy.arm(cut, reopens=False)

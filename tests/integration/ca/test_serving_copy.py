@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.rotations import rotation_of
-from helpers.vault.servers import Server
 from vaultpki.ca import commands
 from vaultpki.ca.run import Step
 from vaultpki.issue.operator import issue
@@ -18,9 +18,9 @@ from vaultpki.rotation.serving_copy import WORD
 
 
 def test_the_manifest_holds_both_cas_in_published_and_the_new_one_in_the_end(
-    server: Server, tmp_path: Path, cluster_name: str
+    clusters: ClusterFactory, tmp_path: Path
 ) -> None:
-    rotation = rotation_of(server, tmp_path / "cluster", cluster_name, "kubelet")
+    rotation = rotation_of(clusters, "kubelet")
     cluster = rotation.cluster.model
 
     def manifest() -> KubeTrust:

@@ -8,20 +8,17 @@ import re
 import select
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import SPEC, AuditedCluster, environment, fails, vaultpki
-from helpers.vault.servers import Server
 
 
 @pytest.fixture
-def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AuditedCluster:
-    cluster = AuditedCluster(server, tmp_path, cluster_name)
-    cluster.write(SPEC)
-    return cluster
+def cluster(clusters: ClusterFactory) -> AuditedCluster:
+    return clusters.written(SPEC)
 
 
 def test_without_a_terminal_apply_wants_yes(cluster: AuditedCluster) -> None:

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from helpers.terminals import on_terminal
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import AuditedCluster, Ran, environment, fails, vaultpki
-from helpers.vault.servers import Server, wait_for
+from helpers.vault.servers import wait_for
 from vaultpki.records import node_report
 from vaultpki.records.node_report import CertificateReport, NodeReport
 from vaultpki.redact import stamp
@@ -79,21 +80,13 @@ class Fleet:
 
 
 @pytest.fixture
-def fleet(server: Server, tmp_path: Path, cluster_name: str) -> Fleet:
-    cluster = AuditedCluster(server, tmp_path, cluster_name)
-    cluster.write(SPEC)
-    cluster.apply()
-    return Fleet(cluster)
+def fleet(clusters: ClusterFactory) -> Fleet:
+    return Fleet(clusters.applied(SPEC))
 
 
-def test_a_cluster_without_a_node(server: Server, tmp_path: Path, cluster_name: str) -> None:
-    cluster = AuditedCluster(server, tmp_path, cluster_name)
-    cluster.write(
-        'api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}\n'
-        'pools:\n- {name: a, roles: [worker], node_names: "w-*"}\n'
-    )
-    cluster.apply()
-    fleet = Fleet(cluster)
+def test_a_cluster_without_a_node(clusters: ClusterFactory) -> None:
+    api = 'api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}\n'
+    fleet = Fleet(clusters.applied(api + 'pools:\n- {name: a, roles: [worker], node_names: "w-*"}\n'))
     assert fleet.run().stdout == "There is no node.\n"
     assert fleet.json()["nodes"] == []
 

@@ -12,15 +12,13 @@ from pathlib import Path
 import pytest
 
 from helpers.terminals import OnTerminal, on_terminal
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import SPEC, AuditedCluster, environment, vaultpki
-from helpers.vault.servers import Server
 
 
 @pytest.fixture
-def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AuditedCluster:
-    cluster = AuditedCluster(server, tmp_path, cluster_name)
-    cluster.write(SPEC)
-    return cluster
+def cluster(clusters: ClusterFactory) -> AuditedCluster:
+    return clusters.written(SPEC)
 
 
 def left_on_screen(shown: OnTerminal) -> list[str]:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import itertools
 import signal
 import time
-from pathlib import Path
 from typing import Any
 
 from helpers.faults.hostile_server import Guest, serving
 from helpers.node import resident_agent
 from helpers.node.resident_agent import AT_ONCE, PASS, POLL, leaf, leaves, polling_node, resident, short_and_long
-from helpers.vault.applied_cluster import standing
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import Server, wait_for
 from vaultpki.node import backoff
 
 
-def test_wrong_signatures_are_asked_for_few_times(server: Server, tmp_path: Path, cluster_name: str) -> None:
+def test_wrong_signatures_are_asked_for_few_times(server: Server, clusters: ClusterFactory) -> None:
     """Every answer holds the certificate of another key, and the agent is killed again and again."""
-    cluster = standing(server, tmp_path / "cluster", cluster_name, short_and_long("30s"))
+    cluster = clusters.applied(short_and_long("30s"))
     node = polling_node(cluster)
     foreign: dict[str, Any] = {}
 
@@ -64,7 +63,7 @@ LIES: tuple[object, ...] = (
 )
 
 
-def test_good_pairs_stay_where_something_else_answers(server: Server, tmp_path: Path, cluster_name: str) -> None:
+def test_good_pairs_stay_where_something_else_answers(server: Server, clusters: ClusterFactory) -> None:
     """It is asked now and then only, and the agent renews once agent.yaml names a Vault again."""
     answers = itertools.cycle((status, body) for body in LIES for status in (200, 500, 403))
 
@@ -74,7 +73,7 @@ def test_good_pairs_stay_where_something_else_answers(server: Server, tmp_path: 
             status, body = next(answers)
             guest.answer(status, body)
 
-    node = polling_node(standing(server, tmp_path / "cluster", cluster_name, resident_agent.SPEC))
+    node = polling_node(clusters.applied(resident_agent.SPEC))
     node.run()
     before = leaves(node)
     honest = node.config.read_text()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
-from pathlib import Path
 
 from helpers.node.resident_agent import (
     AT_ONCE,
@@ -18,7 +17,8 @@ from helpers.node.resident_agent import (
     short_and_long,
     signs,
 )
-from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, standing
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.handmade_rotation import Rotation, delete
 from helpers.vault.servers import Server, wait_for
 from vaultpki.pki import x509
@@ -37,9 +37,9 @@ def change(cluster: AppliedCluster, text: str) -> None:
     cluster.apply()
 
 
-def test_what_is_applied_is_on_the_node_in_time(server: Server, tmp_path: Path, cluster_name: str) -> None:
+def test_what_is_applied_is_on_the_node_in_time(server: Server, clusters: ClusterFactory) -> None:
     """A new name, a new row and a shorter TTL come within the poll interval; so does the end of the first two."""
-    cluster = standing(server, tmp_path / "cluster", cluster_name, short_and_long("30d"))
+    cluster = clusters.applied(short_and_long("30d"))
     node = polling_node(cluster)
     with resident(node) as agent:
         agent.await_issued()
@@ -70,9 +70,9 @@ def test_what_is_applied_is_on_the_node_in_time(server: Server, tmp_path: Path, 
     assert [event for event in agent.events() if event["level"] != "info"] == [], agent.log.read_text()
 
 
-def test_a_role_that_grants_less_than_asked_is_reported_once(server: Server, tmp_path: Path, cluster_name: str) -> None:
+def test_a_role_that_grants_less_than_asked_is_reported_once(server: Server, clusters: ClusterFactory) -> None:
     """Each certificate of the shorter life is renewed in time, and no more is signed than that needs."""
-    cluster = standing(server, tmp_path / "cluster", cluster_name, short_and_long("60s", "kube-proxy"))
+    cluster = clusters.applied(short_and_long("60s", "kube-proxy"))
     node = polling_node(cluster)
     role = f"{cluster.prefix}/kubernetes/roles/kube-proxy"
     with resident(node) as agent:
@@ -114,10 +114,10 @@ class IssuerWatcher(Watcher):
 
 
 def test_a_rotation_brings_trust_before_leaves_and_takes_it_after_them(
-    server: Server, tmp_path: Path, cluster_name: str
+    server: Server, clusters: ClusterFactory
 ) -> None:
     """The bundles hold both, and the old one goes last; tests/unit/pki holds their order, which dates decide."""
-    cluster = standing(server, tmp_path / "cluster", cluster_name, short_and_long("30s", "kube-proxy"))
+    cluster = clusters.applied(short_and_long("30s", "kube-proxy"))
     node = polling_node(cluster)
     with resident(node) as agent:
         agent.await_issued()

@@ -9,14 +9,16 @@ from pathlib import Path
 
 from helpers.node import resident_agent
 from helpers.node.resident_agent import AT_ONCE, PASS, POLL, faked, leaves, polling_node, resident, signs
-from helpers.vault.applied_cluster import standing
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import Server
 from vaultpki.node import backoff
 
 
-def test_a_wrong_clock_is_reported_and_nothing_is_signed(server: Server, tmp_path: Path, cluster_name: str) -> None:
+def test_a_wrong_clock_is_reported_and_nothing_is_signed(
+    server: Server, tmp_path: Path, clusters: ClusterFactory
+) -> None:
     """It is behind by an hour and by a day, then ahead by a day; the agent continues once it is set right."""
-    cluster = standing(server, tmp_path / "cluster", cluster_name, resident_agent.SPEC)
+    cluster = clusters.applied(resident_agent.SPEC)
     node = polling_node(cluster)
     env, set_clock = faked(tmp_path)
 

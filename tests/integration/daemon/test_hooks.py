@@ -8,17 +8,18 @@ from pathlib import Path
 
 from helpers.node import resident_agent
 from helpers.node.resident_agent import AT_ONCE, PASS, POLL, Watcher, polling_node, resident, short_and_long
-from helpers.vault.applied_cluster import NodeFolder, standing, vaultpki
+from helpers.vault.applied_cluster import NodeFolder, vaultpki
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import Server, wait_for
 from vaultpki.node import state
 
 
-def test_a_pass_that_only_runs_a_hook_asks_vault_nothing(server: Server, tmp_path: Path, cluster_name: str) -> None:
+def test_a_pass_that_only_runs_a_hook_asks_vault_nothing(server: Server, clusters: ClusterFactory) -> None:
     """Nor does it delay the next pass that asks."""
     poll = 2 * POLL
     # Long enough for the pause for watchers, and over before the pass that follows would ask again.
     further = f"hooks: {{kubelet: [[sleep, '{0.6 * poll}']]}}\n"
-    node = polling_node(standing(server, tmp_path / "cluster", cluster_name, short_and_long("30s")), further=further)
+    node = polling_node(clusters.applied(short_and_long("30s")), further=further)
     node.configure(f"poll: {POLL}s", f"poll: {poll}s")
     with resident_agent.proxy(server) as between:
         node.configure(server.address, between.address)
@@ -33,9 +34,9 @@ def test_a_pass_that_only_runs_a_hook_asks_vault_nothing(server: Server, tmp_pat
     assert asked()[1] - asked()[0] < 1.25 * poll, asked()
 
 
-def test_a_hook_is_owed_over_a_kill_and_retried(server: Server, tmp_path: Path, cluster_name: str) -> None:
+def test_a_hook_is_owed_over_a_kill_and_retried(clusters: ClusterFactory, tmp_path: Path) -> None:
     """Each runs once for each change that it has not worked for."""
-    cluster = standing(server, tmp_path / "cluster", cluster_name, short_and_long("30d"))
+    cluster = clusters.applied(short_and_long("30d"))
     log, proxy_pem = tmp_path / "hooks", cluster.folder / "nodes/worker-1/pki/kube-proxy.pem"
     # The second time it is run, it works.
     fails_once = f"echo kubelet >> {log}; test $(grep -c kubelet {log}) -ge 2"
@@ -65,12 +66,12 @@ def test_a_hook_is_owed_over_a_kill_and_retried(server: Server, tmp_path: Path, 
     assert 1 <= ran.count("ca") <= 2 and ran[0] == "ca" and ran.count("kubelet") >= 2, ran
 
 
-def test_a_hook_that_hangs_delays_no_certificate(server: Server, tmp_path: Path, cluster_name: str) -> None:
+def test_a_hook_that_hangs_delays_no_certificate(clusters: ClusterFactory, tmp_path: Path) -> None:
     """It is written into agent.yaml while the agent runs, and ends with the agent."""
     pids_file = tmp_path / "pids"
     # A process group: the shell, and what it started.
     hangs = f"echo $$ >> {pids_file}; sleep 1000 & echo $! >> {pids_file}; wait"
-    cluster = standing(server, tmp_path / "cluster", cluster_name, resident_agent.SPEC)
+    cluster = clusters.applied(resident_agent.SPEC)
     node = polling_node(cluster, further="hook_timeout: 1h\nhooks: {kubelet: [['true']]}\n")
     node.run()
     with resident(node) as agent, Watcher(node).watching() as watched:
@@ -105,9 +106,9 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_a_new_hook_that_failed_in_renew_stays_owed(server: Server, tmp_path: Path, cluster_name: str) -> None:
+def test_a_new_hook_that_failed_in_renew_stays_owed(clusters: ClusterFactory, tmp_path: Path) -> None:
     """Beside an agent that read agent.yaml before its line was there; until it has succeeded or the line is gone."""
-    cluster = standing(server, tmp_path / "cluster", cluster_name, short_and_long("30d"))
+    cluster = clusters.applied(short_and_long("30d"))
     node = polling_node(cluster)
     mended, text = tmp_path / "mended", node.config.read_text()
     with resident(node) as agent:

@@ -21,13 +21,14 @@ from helpers.node.resident_agent import (
     short_and_long,
     signs,
 )
-from helpers.vault.applied_cluster import NodeFolder, standing, vaultpki
+from helpers.vault.applied_cluster import NodeFolder, vaultpki
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import Server, free_ports, wait_for
 
 
-def test_a_second_agent_for_the_same_folders_ends_at_once(server: Server, tmp_path: Path, cluster_name: str) -> None:
+def test_a_second_agent_for_the_same_folders_ends_at_once(clusters: ClusterFactory) -> None:
     """The same directory is enough, and so is the same state folder; other commands work beside the first agent."""
-    cluster = standing(server, tmp_path / "cluster", cluster_name, resident_agent.SPEC)
+    cluster = clusters.applied(resident_agent.SPEC)
     node = polling_node(cluster)
     text = node.config.read_text()
     with resident(node) as one:
@@ -71,9 +72,9 @@ def assert_second(node: NodeFolder, config: Path, kept: Path, pid: int) -> None:
     )
 
 
-def test_agents_of_two_nodes_in_one_directory(server: Server, tmp_path: Path, cluster_name: str) -> None:
+def test_agents_of_two_nodes_in_one_directory(server: Server, clusters: ClusterFactory) -> None:
     """The second one says so and ends."""
-    cluster = standing(server, tmp_path / "cluster", cluster_name, short_and_long("30s"))
+    cluster = clusters.applied(short_and_long("30s"))
     nodes = [polling_node(cluster, node) for node in ("worker-1", "worker-2")]
     nodes[1].configure(str(nodes[1].pki), str(nodes[0].pki))
     with resident(nodes[0]) as one:
@@ -87,9 +88,9 @@ def test_agents_of_two_nodes_in_one_directory(server: Server, tmp_path: Path, cl
         assert one.end() < AT_ONCE
 
 
-def test_a_rejected_credential_needs_a_join(server: Server, tmp_path: Path, cluster_name: str) -> None:
+def test_a_rejected_credential_needs_a_join(server: Server, tmp_path: Path, clusters: ClusterFactory) -> None:
     """The agent reports one state, in one sentence, tries few logins, and continues after a join while it runs."""
-    cluster = standing(server, tmp_path / "cluster", cluster_name, resident_agent.SPEC)
+    cluster = clusters.applied(resident_agent.SPEC)
     (port,) = free_ports(1)
     node = polling_node(cluster, further=f"metrics: 127.0.0.1:{port}\n")
     role = f"auth/{cluster.prefix}/listed/role/worker-1"
@@ -125,10 +126,10 @@ def test_a_rejected_credential_needs_a_join(server: Server, tmp_path: Path, clus
     assert role_id
 
 
-def test_a_join_between_two_passes_is_noticed(server: Server, tmp_path: Path, cluster_name: str) -> None:
+def test_a_join_between_two_passes_is_noticed(clusters: ClusterFactory, tmp_path: Path) -> None:
     """The agent of a node that was unenrolled and joined again continues with the new role id."""
     pool = 'pools:\n- {name: autoscaled, roles: [worker], node_names: "w-*"}\n'
-    cluster = standing(server, tmp_path / "cluster", cluster_name, short_and_long("80s", "kube-proxy") + pool)
+    cluster = clusters.applied(short_and_long("80s", "kube-proxy") + pool)
     node = cluster.equip("w-1", pool="autoscaled", further="poll: 1h\n")
     join_file = tmp_path / "join.json"
     with resident(node) as agent:

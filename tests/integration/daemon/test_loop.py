@@ -28,14 +28,15 @@ from helpers.node.resident_agent import (
     short_and_long,
     signs,
 )
-from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, environment, standing
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, environment
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import Server, free_ports, wait_for
 from vaultpki.certificates import pair_files
 
 
 @pytest.fixture
-def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AppliedCluster:
-    return standing(server, tmp_path / "cluster", cluster_name, resident_agent.SPEC)
+def cluster(clusters: ClusterFactory) -> AppliedCluster:
+    return clusters.applied(resident_agent.SPEC)
 
 
 @pytest.fixture
@@ -55,9 +56,9 @@ INSTANTS = [CHANCE.uniform(*span) for span in 12 * ((0, 0.4), (0.4, 4))]
         pytest.param(INSTANTS, id="each", marks=pytest.mark.conformance),
     ],
 )
-def test_a_signal_ends_it_at_once(instants: list[float], server: Server, tmp_path: Path, cluster_name: str) -> None:
+def test_a_signal_ends_it_at_once(instants: list[float], clusters: ClusterFactory) -> None:
     """While it signs, installs, waits for watchers or sleeps."""
-    node = polling_node(standing(server, tmp_path / "cluster", cluster_name, short_and_long("30s")))
+    node = polling_node(clusters.applied(short_and_long("30s")))
     for trial, instant in enumerate(instants):
         damaged = trial // 2 % 2 == 1
         if damaged:

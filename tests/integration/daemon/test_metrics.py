@@ -15,7 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from helpers import dashboard
 from helpers.node import resident_agent
 from helpers.node.resident_agent import AT_ONCE, PASS, faked, figure, get, resident, short_and_long
-from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
+from helpers.vault.applied_cluster import NodeFolder
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import Server, free_ports, wait_for
 from vaultpki.daemon import metrics
 
@@ -27,10 +28,8 @@ def port() -> int:
 
 
 @pytest.fixture
-def node(server: Server, tmp_path: Path, cluster_name: str, port: int) -> NodeFolder:
-    cluster = AppliedCluster(server, tmp_path / "cluster", cluster_name)
-    cluster.write(short_and_long("30s"))
-    cluster.apply()
+def node(clusters: ClusterFactory, port: int) -> NodeFolder:
+    cluster = clusters.applied(short_and_long("30s"))
     # Not so soon that it asks by itself while a test looks.
     return cluster.equip("worker-1", further=f"poll: 10m\nmetrics: 127.0.0.1:{port}\n")
 

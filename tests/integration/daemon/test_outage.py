@@ -14,6 +14,7 @@ from helpers.faults.hostile_server import Guest, serving
 from helpers.node import resident_agent
 from helpers.node.resident_agent import AT_ONCE, POLL, Resident, Watcher, leaves, resident
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import Server, free_ports, wait_for
 from vaultpki.disk.store import GRACE
 
@@ -21,11 +22,8 @@ PASS = GRACE + 5
 
 
 @pytest.fixture
-def cluster(own_server: Server, tmp_path: Path, cluster_name: str) -> AppliedCluster:
-    cluster = AppliedCluster(own_server, tmp_path / "cluster", cluster_name)
-    cluster.write(resident_agent.SPEC)
-    cluster.apply()
-    return cluster
+def cluster(own_server: Server, tmp_path: Path) -> AppliedCluster:
+    return ClusterFactory(own_server, tmp_path).applied(resident_agent.SPEC)
 
 
 def node_of(cluster: AppliedCluster, number: int, *addresses: str) -> NodeFolder:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 from statistics import fmean
 
 import pytest
 
-from helpers.vault.applied_cluster import AppliedCluster, environment
-from helpers.vault.servers import Server
+from helpers.vault.applied_cluster import environment
+from helpers.vault.cluster_factory import ClusterFactory
 
 PASSES = 300
 SPEC = """\
@@ -42,10 +41,8 @@ for number in range(passes):
 
 
 @pytest.mark.conformance
-def test_memory_is_flat(server: Server, tmp_path: Path, cluster_name: str) -> None:
-    cluster = AppliedCluster(server, tmp_path / "cluster", cluster_name)
-    cluster.write(SPEC)
-    cluster.apply()
+def test_memory_is_flat(clusters: ClusterFactory) -> None:
+    cluster = clusters.applied(SPEC)
     node = cluster.equip("cp-1")
     driven = subprocess.run(
         [sys.executable, "-c", DRIVER, str(node.config), str(PASSES)],

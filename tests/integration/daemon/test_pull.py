@@ -8,13 +8,13 @@ import re
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
 from helpers.node.resident_agent import leaf, resident, short_and_long
-from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, standing, vaultpki
-from helpers.vault.servers import Server, wait_for
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
+from helpers.vault.cluster_factory import ClusterFactory
+from helpers.vault.servers import wait_for
 from vaultpki.node import state
 
 FURTHER = "certificates:\n  kubelet: {{extra_names: [{name}]}}\n"
@@ -22,8 +22,8 @@ QUIET = "poll: 24h\n"
 
 
 @pytest.fixture
-def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AppliedCluster:
-    return standing(server, tmp_path / "cluster", cluster_name, short_and_long("30d"))
+def cluster(clusters: ClusterFactory) -> AppliedCluster:
+    return clusters.applied(short_and_long("30d"))
 
 
 def apply(cluster: AppliedCluster, name: str) -> None:

@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from helpers.node.resident_agent import AT_ONCE
-from helpers.vault.applied_cluster import AppliedCluster, environment
-from helpers.vault.servers import Server, wait_for
+from helpers.vault.applied_cluster import environment
+from helpers.vault.cluster_factory import ClusterFactory
+from helpers.vault.servers import wait_for
 from vaultpki.certificates import pair_files
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
@@ -26,10 +27,8 @@ certificates:
 """
 
 
-def test_it_renews_in_time_and_ends_at_once(server: Server, tmp_path: Path, cluster_name: str) -> None:
-    cluster = AppliedCluster(server, tmp_path / "cluster", cluster_name)
-    cluster.write(SPEC)
-    cluster.apply()
+def test_it_renews_in_time_and_ends_at_once(clusters: ClusterFactory, tmp_path: Path) -> None:
+    cluster = clusters.applied(SPEC)
     node = cluster.equip("worker-1")
 
     def leaf(stem: str) -> Facts:

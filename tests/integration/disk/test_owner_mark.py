@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, standing, vaultpki
-from helpers.vault.servers import Server
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, vaultpki
+from helpers.vault.cluster_factory import ClusterFactory
 
 SPEC = """\
 api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}
@@ -20,9 +20,8 @@ nodes:
 
 
 @pytest.fixture(scope="module")
-def clusters(server: Server, tmp_path_factory: pytest.TempPathFactory) -> tuple[AppliedCluster, AppliedCluster]:
-    folder = tmp_path_factory.mktemp("marks")
-    return standing(server, folder / "one", "marksone", SPEC), standing(server, folder / "two", "markstwo", SPEC)
+def two_clusters(shared_clusters: ClusterFactory) -> tuple[AppliedCluster, AppliedCluster]:
+    return shared_clusters.applied(SPEC), shared_clusters.applied(SPEC)
 
 
 def equipped(cluster: AppliedCluster, node: str, folder: Path, pki: Path) -> NodeFolder:
@@ -45,8 +44,8 @@ def refused(ran: Ran, *words: str) -> None:
 
 
 @pytest.mark.parametrize("other", ["another cluster", "another node"])
-def test_another_agent(other: str, clusters: tuple[AppliedCluster, AppliedCluster], tmp_path: Path) -> None:
-    one, two = clusters
+def test_another_agent(other: str, two_clusters: tuple[AppliedCluster, AppliedCluster], tmp_path: Path) -> None:
+    one, two = two_clusters
     pki = tmp_path / "pki"
     first = equipped(one, "worker-1", tmp_path / "first", pki)
     first.run()
@@ -67,10 +66,12 @@ def test_another_agent(other: str, clusters: tuple[AppliedCluster, AppliedCluste
     refused(first.run(expect=1), *owners)
 
 
-def test_files_from_before_there_were_marks(clusters: tuple[AppliedCluster, AppliedCluster], tmp_path: Path) -> None:
-    one, two = clusters
+def test_files_from_before_there_were_marks(
+    two_clusters: tuple[AppliedCluster, AppliedCluster], tmp_path: Path
+) -> None:
+    one, two = two_clusters
     pki = tmp_path / "pki"
-    first, second = (equipped(cluster, "worker-1", tmp_path / f"of-{cluster.name}", pki) for cluster in clusters)
+    first, second = (equipped(cluster, "worker-1", tmp_path / f"of-{cluster.name}", pki) for cluster in two_clusters)
     first.run()
     mark = pki / ".vaultpki/owner.json"
     mark.unlink()
@@ -87,8 +88,8 @@ def test_files_from_before_there_were_marks(clusters: tuple[AppliedCluster, Appl
     refused(first.run(expect=1), "another root")
 
 
-def test_operators(clusters: tuple[AppliedCluster, AppliedCluster], tmp_path: Path) -> None:
-    one, two = clusters
+def test_operators(two_clusters: tuple[AppliedCluster, AppliedCluster], tmp_path: Path) -> None:
+    one, two = two_clusters
     mine = tmp_path / "mine"
     one.issue("admin", mine)
     assert json.loads((mine / ".vaultpki/owner.json").read_bytes())["node"] is None
@@ -104,9 +105,9 @@ def test_operators(clusters: tuple[AppliedCluster, AppliedCluster], tmp_path: Pa
 
 
 def test_a_mistake_in_agent_yaml_keeps_nobody_out(
-    clusters: tuple[AppliedCluster, AppliedCluster], tmp_path: Path
+    two_clusters: tuple[AppliedCluster, AppliedCluster], tmp_path: Path
 ) -> None:
-    one, two = clusters
+    one, two = two_clusters
     node = equipped(one, "worker-1", tmp_path / "node", tmp_path / "pki")
     node.configure(one.root_sha256, two.root_sha256)
     refused(node.run(expect=1), two.root_sha256)
@@ -114,8 +115,8 @@ def test_a_mistake_in_agent_yaml_keeps_nobody_out(
     assert node.run().stderr == ""
 
 
-def test_readers_do_not_mind_the_mark(clusters: tuple[AppliedCluster, AppliedCluster], tmp_path: Path) -> None:
-    one, _ = clusters
+def test_readers_do_not_mind_the_mark(two_clusters: tuple[AppliedCluster, AppliedCluster], tmp_path: Path) -> None:
+    one, _ = two_clusters
     one.issue("admin", tmp_path / "operator")
     plain = json.loads(vaultpki("status", "--dir", tmp_path / "operator", "--json").stdout)
     mark = tmp_path / "operator/.vaultpki/owner.json"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
 from helpers.drawn_scenes import problems
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import vaultpki
 from helpers.vault.rotations import Rotation, rotation_of
-from helpers.vault.servers import Server
 from vaultpki.graph.content import Graph, Health, graph
 from vaultpki.graph.placement import scene
 from vaultpki.records.node_report import CertificateReport
@@ -20,8 +19,8 @@ from vaultpki.show import expiries
 
 
 @pytest.fixture
-def rotation(server: Server, tmp_path: Path, cluster_name: str) -> Rotation:
-    return rotation_of(server, tmp_path, cluster_name)
+def rotation(clusters: ClusterFactory) -> Rotation:
+    return rotation_of(clusters)
 
 
 def drawn(rotation: Rotation) -> Graph:

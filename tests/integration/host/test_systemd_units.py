@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, environment, vaultpki
-from helpers.vault.servers import Server, free_ports, wait_for
+from helpers.vault.applied_cluster import NodeFolder, environment, vaultpki
+from helpers.vault.cluster_factory import ClusterFactory
+from helpers.vault.servers import free_ports, wait_for
 from vaultpki.config.agent import load_agent
 from vaultpki.host.systemd import UNITS, install_units, unit_files
 
@@ -48,10 +49,8 @@ exec setpriv --no-new-privs --inh-caps -all --bounding-set -all,+chown,+dac_over
 
 
 @pytest.fixture
-def node(server: Server, tmp_path: Path, cluster_name: str) -> NodeFolder:
-    cluster = AppliedCluster(server, tmp_path / "cluster", cluster_name)
-    cluster.write(SPEC)
-    cluster.apply()
+def node(clusters: ClusterFactory) -> NodeFolder:
+    cluster = clusters.applied(SPEC)
     return cluster.equip("worker-1", further=f"metrics: 127.0.0.1:{free_ports(1)[0]}\n")
 
 

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from helpers.node import enrolled_nodes
 from helpers.vault.applied_cluster import vaultpki
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import SPEC, AuditedCluster, changes, fails
 from helpers.vault.servers import Server, write_tls
 
@@ -30,10 +31,9 @@ PLANTED: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AuditedCluster:
+def cluster(clusters: ClusterFactory) -> AuditedCluster:
     """A cluster that is applied, without `vault` in its cluster.yaml."""
-    cluster = AuditedCluster(server, tmp_path, cluster_name)
-    cluster.write(SPEC)
+    cluster = clusters.written(SPEC)
     cluster.file.write_text(ambient(cluster))
     cluster.apply()
     return cluster
@@ -137,9 +137,8 @@ def pinned(cluster: AuditedCluster, pin: str) -> None:
     cluster.file.write_text(f"{ambient(cluster)}ca: {{root_sha256: '{pin}'}}\n")
 
 
-def test_apply_tells_the_root_until_cluster_yaml_names_it(server: Server, tmp_path: Path, cluster_name: str) -> None:
-    cluster = AuditedCluster(server, tmp_path, cluster_name)
-    cluster.write(SPEC)
+def test_apply_tells_the_root_until_cluster_yaml_names_it(clusters: ClusterFactory, tmp_path: Path) -> None:
+    cluster = clusters.written(SPEC)
     first = run(cluster, "apply", "--yes").stdout
     pin = cluster.root_sha256
     line = f"Root CA SHA-256: {pin}; write it into {cluster.file} as ca.root_sha256"
@@ -183,9 +182,8 @@ def test_a_server_that_shows_another_root_is_refused(cluster: AuditedCluster, tm
     run(cluster, "destroy", "--confirm", cluster.name)
 
 
-def test_an_empty_server_gets_no_other_root(server: Server, tmp_path: Path, cluster_name: str) -> None:
-    cluster = AuditedCluster(server, tmp_path, cluster_name)
-    cluster.write(SPEC)
+def test_an_empty_server_gets_no_other_root(server: Server, clusters: ClusterFactory) -> None:
+    cluster = clusters.written(SPEC)
     pinned(cluster, "4f" * 32)
     mark = server.audit_position()
     for arguments in (("plan",), ("apply", "--yes")):

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from helpers.faults.kill_points import NEVER, begun, ended
 from helpers.node import enrolled_nodes
 from helpers.vault.applied_cluster import AppliedCluster
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import AuditedCluster, changes, vaultpki
-from helpers.vault.servers import Server
 from vaultpki.identity import enrol
 from vaultpki.provision import apply as bootstrap
 from vaultpki.records.server_facts import ServerFacts
@@ -67,16 +65,9 @@ def join(cluster: AuditedCluster, name: str, pool: str) -> Joined:
     return Joined(cluster, name, file.role_id, secret_id, token)
 
 
-def applied(server: Server, folder: Path, name: str) -> AuditedCluster:
-    cluster = AuditedCluster(server, folder, name)
-    cluster.write(SPEC)
-    bootstrap.apply(cluster.model, cluster.client(), WHERE, first=None, progress=lambda change: None)
-    return cluster
-
-
 @pytest.fixture
-def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AuditedCluster:
-    return applied(server, tmp_path, cluster_name)
+def cluster(clusters: ClusterFactory) -> AuditedCluster:
+    return clusters.applied(SPEC)
 
 
 def shown(cluster: AuditedCluster, *options: str) -> str:
@@ -192,11 +183,11 @@ def test_a_removed_node_that_has_joined_is_warned_of(cluster: AuditedCluster) ->
 
 
 @pytest.mark.conformance
-def test_a_removal_cut_off_anywhere_goes_on_when_repeated(server: Server, tmp_path: Path) -> None:
+def test_a_removal_cut_off_anywhere_goes_on_when_repeated(clusters: ClusterFactory) -> None:
     """Each cut on a cluster of its own, all at once: a rerun looks twice with ten seconds between, like any."""
 
-    def prepared(number: int) -> Joined:
-        cluster = applied(server, tmp_path / str(number), f"p{number}{os.urandom(4).hex()}")
+    def prepared() -> Joined:
+        cluster = clusters.applied(SPEC)
         node = join(cluster, "batch-1", "batch")
         cluster.write(SPEC.replace(BATCH, ""))
         return node
@@ -206,11 +197,11 @@ def test_a_removal_cut_off_anywhere_goes_on_when_repeated(server: Server, tmp_pa
 
     # Before every other request that writes.
     points = (*range(0, 44, 4), NEVER)
-    nodes = [prepared(number) for number in range(len(points))]
+    nodes = [prepared() for _ in points]
     children = [begun(lambda: apply(node.cluster), at) for at, node in zip(points, nodes, strict=True)]  # noqa: B023
     cut = [ended(child) for child in children]
     # It was cut at least a few times on either side of the AppRole's end, and not at all once.
-    gone = [server.api("GET", f"auth/{n.cluster.prefix}/pooled/role/batch-1").status == 404 for n in nodes]
+    gone = [clusters.server.api("GET", f"auth/{n.cluster.prefix}/pooled/role/batch-1").status == 404 for n in nodes]
     halves = [c and g and n.lives() for c, g, n in zip(cut, gone, nodes, strict=True)]
     assert not cut[-1] and any(halves) and any(c and not g for c, g in zip(cut, gone, strict=True))
     for node, half in zip(nodes, halves, strict=True):

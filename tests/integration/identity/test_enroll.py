@@ -18,26 +18,10 @@ from helpers.faults.kill_points import NEVER, command, died
 from helpers.node import enrolled_nodes
 from helpers.node.enrolled_nodes import Enroller
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
-from helpers.vault.servers import Server, wait_for
+from helpers.vault.cluster_factory import ClusterFactory
+from helpers.vault.servers import wait_for
 from vaultpki import __version__
 from vaultpki.vault.transport import CONNECTIONS
-
-
-@pytest.fixture(scope="module")
-def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
-    folder = tmp_path_factory.mktemp("enroll")
-    return enrolled_nodes.cluster(server, folder, f"e{os.urandom(4).hex()}")
-
-
-@pytest.fixture
-def enroller(cluster: AppliedCluster) -> Enroller:
-    """An enroller's: a token that may do nothing but enrol nodes of pools."""
-    return Enroller(cluster, enrolled_nodes.enroller_token(cluster))
-
-
-@pytest.fixture
-def applier(cluster: AppliedCluster) -> Enroller:
-    return Enroller(cluster, cluster.token())
 
 
 def test_a_listed_node_is_enrolled_by_the_applier(cluster: AppliedCluster, applier: Enroller, tmp_path: Path) -> None:
@@ -61,13 +45,12 @@ def test_a_listed_node_is_enrolled_by_the_applier(cluster: AppliedCluster, appli
     assert len(enrolled_nodes.accessors(cluster, "worker-1", "listed")) == 1
 
 
-def test_what_apply_has_not_done_yet_is_told(server: Server, cluster_name: str, tmp_path: Path) -> None:
-    cluster = AppliedCluster(server, tmp_path, cluster_name)
-    cluster.write(enrolled_nodes.SPEC)
+def test_what_apply_has_not_done_yet_is_told(clusters: ClusterFactory, tmp_path: Path) -> None:
+    cluster = clusters.written(enrolled_nodes.SPEC)
     applier = Enroller(cluster, cluster.token())
     said = applier.enroll("worker-1", expect=1).stderr
     assert (
-        said == f"vaultpki: cluster {cluster_name} is not in this Vault; run `vaultpki apply -f {cluster.file}` first\n"
+        said == f"vaultpki: cluster {cluster.name} is not in this Vault; run `vaultpki apply -f {cluster.file}` first\n"
     )
     cluster.apply()
     cluster.write(enrolled_nodes.SPEC.replace("10.0.0.21", "10.0.0.99") + "# later\n")

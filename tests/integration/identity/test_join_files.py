@@ -18,15 +18,9 @@ from helpers.faults import unexpected_files
 from helpers.node import enrolled_nodes
 from helpers.node.enrolled_nodes import Enroller
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
-from helpers.vault.servers import Server
 from vaultpki.errors import StoreError
 from vaultpki.identity import enrol, join_files
 from vaultpki.records.join_file import load_join
-
-
-@pytest.fixture(scope="module")
-def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
-    return enrolled_nodes.cluster(server, tmp_path_factory.mktemp("join-files"), f"f{os.urandom(4).hex()}")
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pytest
 from helpers.node import enrolled_nodes
 from helpers.vault import handmade_rotation
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.jwt_issuer import Issuer
 from helpers.vault.least_privilege import Rules, Step, each_grant_is_needed, first_refused, holder, made, status, write
 from helpers.vault.servers import Server
@@ -40,10 +41,8 @@ SPEC = f'{enrolled_nodes.SPEC}- {{name: cloud, roles: [worker], node_names: "c-*
 
 
 @pytest.fixture(scope="module")
-def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
-    folder = tmp_path_factory.mktemp("privilege")
-    (folder / "keys.pem").write_text(ISSUER.public_pem)
-    return enrolled_nodes.cluster(server, folder, f"l{os.urandom(4).hex()}", SPEC)
+def cluster(shared_clusters: ClusterFactory) -> AppliedCluster:
+    return shared_clusters.applied(SPEC, {"keys.pem": ISSUER.public_pem})
 
 
 CHANGED = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import ssl
 import threading
 import time
@@ -21,6 +20,7 @@ from helpers.faults.kill_points import NEVER, command, died
 from helpers.node import enrolled_nodes
 from helpers.node.enrolled_nodes import Enroller
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.jwt_issuer import Issuer
 from helpers.vault.servers import Server
 from vaultpki.config.agent import load_agent
@@ -35,21 +35,6 @@ METHODS = ("POST", "DELETE")
 NODES = [("worker-1", None), ("w-1", "autoscaled")]
 # A listed one everywhere, a pooled one too in conformance.
 ONE_HERE = [pytest.param(*each, marks=[pytest.mark.conformance] if each[1] else []) for each in NODES]
-
-
-@pytest.fixture(scope="module")
-def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
-    return enrolled_nodes.cluster(server, tmp_path_factory.mktemp("lock"), f"k{os.urandom(4).hex()}")
-
-
-@pytest.fixture
-def applier(cluster: AppliedCluster) -> Enroller:
-    return Enroller(cluster, cluster.token())
-
-
-@pytest.fixture
-def enroller(cluster: AppliedCluster) -> Enroller:
-    return Enroller(cluster, enrolled_nodes.enroller_token(cluster))
 
 
 @dataclass(frozen=True)
@@ -401,9 +386,9 @@ def test_two_at_once_both_end_well(cluster: AppliedCluster) -> None:
 
 
 @pytest.mark.conformance
-def test_a_node_taken_off_the_list_after_a_cut_lock_is_ended_whole(server: Server, tmp_path: Path) -> None:
+def test_a_node_taken_off_the_list_after_a_cut_lock_is_ended_whole(server: Server, clusters: ClusterFactory) -> None:
     """`apply` has mended the records in between, so that only the note tells whose tokens must end."""
-    cluster = enrolled_nodes.cluster(server, tmp_path, f"k{os.urandom(4).hex()}")
+    cluster = clusters.applied(enrolled_nodes.SPEC)
     stolen = equipped(cluster, "worker-1", None)
     vault, model = cluster.client(), cluster.model
     work = lambda: enrol.lock(model, cluster.client("locker"), "worker-1", wait=0)  # noqa: E731
@@ -418,8 +403,8 @@ def test_a_node_taken_off_the_list_after_a_cut_lock_is_ended_whole(server: Serve
     assert server.api("GET", f"{cluster.prefix}/config/metadata/leaving/worker-1").status == 404
 
 
-def test_a_cluster_is_destroyed_after_a_cut_lock(server: Server, tmp_path: Path) -> None:
-    cluster = enrolled_nodes.cluster(server, tmp_path, f"k{os.urandom(4).hex()}")
+def test_a_cluster_is_destroyed_after_a_cut_lock(server: Server, clusters: ClusterFactory) -> None:
+    cluster = clusters.applied(enrolled_nodes.SPEC)
     stolen = equipped(cluster, "worker-1", None)
     accessor = cluster.read("sys/auth")[f"{cluster.prefix}/listed/"]["accessor"]
     work = lambda: enrol.lock(cluster.model, cluster.client("locker"), "worker-1", wait=0)  # noqa: E731
@@ -481,9 +466,9 @@ def test_nodes_of_one_who_may_not_look(cluster: AppliedCluster, applier: Enrolle
 
 
 @pytest.mark.conformance
-def test_a_thousand_nodes_are_counted_in_parallel(server: Server, tmp_path: Path) -> None:
+def test_a_thousand_nodes_are_counted_in_parallel(clusters: ClusterFactory, tmp_path: Path) -> None:
     """And replaced together, with one wait for all of them."""
-    cluster = enrolled_nodes.cluster(server, tmp_path, f"k{os.urandom(4).hex()}")
+    cluster = clusters.applied(enrolled_nodes.SPEC)
     names = [f"w-{number}" for number in range(1000)]
     enroller = Enroller(cluster, cluster.token())
     enroller.enroll("-", "--pool", "autoscaled", "-o", tmp_path / "joins", names="\n".join(names))

@@ -13,8 +13,8 @@ import pytest
 from helpers.node import enrolled_nodes
 from helpers.node.reporting_nodes import Reporter, record_of, shown
 from helpers.vault.applied_cluster import AppliedCluster, vaultpki
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.rotations import SPEC, Rotation, rotation_of
-from helpers.vault.servers import Server
 from vaultpki.certificates import resolve, rows
 from vaultpki.errors import SpecError
 from vaultpki.identity import enrol, nodes
@@ -67,9 +67,9 @@ def written(cluster: AppliedCluster, name: str, report: dict[str, Any], token: s
     return {place for place, status in statuses.items() if status == 200}
 
 
-def test_an_approle_called_as_a_listed_node_opens_no_gate(server: Server, tmp_path: Path, cluster_name: str) -> None:
+def test_an_approle_called_as_a_listed_node_opens_no_gate(clusters: ClusterFactory) -> None:
     """Two members of etcd that trust the new CA on disk and have restarted nothing; their reports are forged."""
-    rotation = rotation_of(server, tmp_path, cluster_name)
+    rotation = rotation_of(clusters)
     rotation.begin()
     assert rotation.advance().moved and rotation.record.state is State.PUBLISHED
     for node in rotation.nodes:
@@ -94,8 +94,8 @@ def test_an_approle_called_as_a_listed_node_opens_no_gate(server: Server, tmp_pa
     assert rotation.moved() is State.SWITCHED
 
 
-def test_names_that_fit_no_pool_block_nothing_and_are_named(server: Server, tmp_path: Path, cluster_name: str) -> None:
-    rotation = rotation_of(server, tmp_path, cluster_name)
+def test_names_that_fit_no_pool_block_nothing_and_are_named(clusters: ClusterFactory) -> None:
+    rotation = rotation_of(clusters)
     cluster, names = rotation.cluster, ("cp-1", "kubernetes", "admin")
     report = as_if_ahead(rotation)
     for name in names:
@@ -128,11 +128,9 @@ def as_if_ahead(rotation: Rotation) -> dict[str, Any]:
     return node_report.to_json(report)
 
 
-def test_a_pool_that_cluster_yaml_lacks_still_stops_a_rotation(
-    server: Server, tmp_path: Path, cluster_name: str
-) -> None:
+def test_a_pool_that_cluster_yaml_lacks_still_stops_a_rotation(clusters: ClusterFactory) -> None:
     """Its nodes live and would be left behind; a name that fits none of the applied pools is none of them."""
-    rotation = rotation_of(server, tmp_path, cluster_name)
+    rotation = rotation_of(clusters)
     cluster = rotation.cluster
     made_by_an_enroller(cluster, "kubernetes", keep=True)
     made_by_an_enroller(cluster, "w-1", keep=True)
@@ -145,10 +143,8 @@ def test_a_pool_that_cluster_yaml_lacks_still_stops_a_rotation(
     assert rotation.begin().state is State.PREPARED
 
 
-def test_no_report_hides_an_operators_certificate_from_the_gate(
-    server: Server, tmp_path: Path, cluster_name: str
-) -> None:
-    rotation = rotation_of(server, tmp_path, cluster_name, "kubernetes")
+def test_no_report_hides_an_operators_certificate_from_the_gate(clusters: ClusterFactory, tmp_path: Path) -> None:
+    rotation = rotation_of(clusters, "kubernetes")
     cluster = rotation.cluster
     cluster.issue("admin", tmp_path / "operator")
     admin = next(resolve(row, cluster.model, None) for row in rows(cluster.model) if row.name == "admin")
@@ -179,8 +175,8 @@ def issued_to(cluster: AppliedCluster, path: str) -> str:
     return x509.read_certificates(cluster.read(path)["certificate"].encode())[0].subject.common_name
 
 
-def test_what_a_locked_node_says_counts_nowhere(server: Server, tmp_path: Path, cluster_name: str) -> None:
-    rotation = rotation_of(server, tmp_path, cluster_name, "kubernetes")
+def test_what_a_locked_node_says_counts_nowhere(clusters: ClusterFactory) -> None:
+    rotation = rotation_of(clusters, "kubernetes")
     cluster, cp = rotation.cluster, rotation.nodes[0]
     token = made_by_an_enroller(cluster, "w-1", keep=True)
     leaf = CertificateReport("kubernetes", "ok", rotation.now + timedelta(days=9), "1f")
@@ -211,10 +207,8 @@ def test_what_a_locked_node_says_counts_nowhere(server: Server, tmp_path: Path, 
     assert {line["node"] for line in lines if "no-credential" in line["reasons"]} == {"cp-1", "w-1"}
 
 
-def test_an_agent_of_before_is_named_and_nothing_else_is_read_of_it(
-    server: Server, tmp_path: Path, cluster_name: str
-) -> None:
-    rotation = rotation_of(server, tmp_path, cluster_name)
+def test_an_agent_of_before_is_named_and_nothing_else_is_read_of_it(clusters: ClusterFactory) -> None:
+    rotation = rotation_of(clusters)
     cluster = rotation.cluster
     rotation.begin()
     assert rotation.advance().moved

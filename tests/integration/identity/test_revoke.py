@@ -15,8 +15,8 @@ from cryptography import x509
 
 from helpers.node import enrolled_nodes
 from helpers.node.resident_agent import leaf
-from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, standing, vaultpki
-from helpers.vault.servers import Server
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, vaultpki
+from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.certificates import ISSUING_CAS, node_rows
 from vaultpki.identity import enrol
 from vaultpki.model import Node, Pool
@@ -40,8 +40,8 @@ QUICK = 20
 
 
 @pytest.fixture
-def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AppliedCluster:
-    return standing(server, tmp_path / "cluster", cluster_name, SPEC)
+def cluster(clusters: ClusterFactory) -> AppliedCluster:
+    return clusters.applied(SPEC)
 
 
 def held(cluster: AppliedCluster, node: NodeFolder, pool: str | None = None) -> dict[str, tuple[str, Facts]]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from helpers.node.reporting_nodes import shown
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import Ran, fails, vaultpki
 from helpers.vault.root_operator import RootOperator
-from helpers.vault.servers import Server
 from vaultpki.ca import commands
 from vaultpki.ca.run import CaStatus
 from vaultpki.errors import ForeignObject
@@ -29,8 +28,8 @@ class Pinned:
     known: dict[str, str]
 
     @classmethod
-    def standing(cls, server: Server, folder: Path, name: str) -> Pinned:
-        operator = RootOperator.standing(server, folder, name)
+    def standing(cls, clusters: ClusterFactory) -> Pinned:
+        operator = RootOperator.standing(clusters)
         made = cls(operator, operator.cluster.file.read_text(), {})
         made.pin("root-1")
         return made
@@ -72,8 +71,8 @@ def change(pinned: Pinned, root: str) -> str:
     return f"write `root_sha256: {pinned.sha256(root)}` into {pinned.operator.cluster.file} below `ca`"
 
 
-def test_a_whole_rotation(server: Server, tmp_path: Path, cluster_name: str) -> None:
-    pinned = Pinned.standing(server, tmp_path, cluster_name)
+def test_a_whole_rotation(clusters: ClusterFactory) -> None:
+    pinned = Pinned.standing(clusters)
     operator, cluster = pinned.operator, pinned.operator.cluster
     pinned.reach(State.SWITCHED)
     keep = f"{cluster.file} names root-1 (ca.root_sha256): leave it so until the rotation is done, and write "
@@ -99,8 +98,8 @@ def test_a_whole_rotation(server: Server, tmp_path: Path, cluster_name: str) -> 
 @pytest.mark.conformance
 @pytest.mark.parametrize("pin", ["root-1", "root-2"])
 @pytest.mark.parametrize("state", [State.PUBLISHED, State.SWITCHED, State.RETIRED])
-def test_an_abort(server: Server, tmp_path: Path, cluster_name: str, state: State, pin: str) -> None:
-    pinned = Pinned.standing(server, tmp_path, cluster_name)
+def test_an_abort(clusters: ClusterFactory, state: State, pin: str) -> None:
+    pinned = Pinned.standing(clusters)
     operator = pinned.operator
     pinned.reach(state)
     pinned.pin(pin)
@@ -125,9 +124,9 @@ def test_an_abort(server: Server, tmp_path: Path, cluster_name: str, state: Stat
 
 
 @pytest.mark.conformance
-def test_a_root_that_nobody_vouches_for(server: Server, tmp_path: Path, cluster_name: str) -> None:
+def test_a_root_that_nobody_vouches_for(clusters: ClusterFactory) -> None:
     """Somebody deletes the certificate by which the old root vouches for the new one, and writes a record."""
-    pinned = Pinned.standing(server, tmp_path, cluster_name)
+    pinned = Pinned.standing(clusters)
     cluster = pinned.operator.cluster
     pinned.reach(State.SWITCHED)
     pinned.passes()

@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-
-import pytest
 
 from helpers.faults.kill_points import NEVER, begun, died, ended
 from helpers.node import enrolled_nodes
 from helpers.node.enrolled_nodes import Enroller
 from helpers.vault.applied_cluster import AppliedCluster
-from helpers.vault.servers import Server
+from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.identity import ending, enrol
 from vaultpki.provision import apply as bootstrap
 from vaultpki.records import report_paths
 from vaultpki.records.server_facts import ServerFacts
-
-
-@pytest.fixture(scope="module")
-def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
-    return enrolled_nodes.cluster(server, tmp_path_factory.mktemp("unenroll"), f"u{os.urandom(4).hex()}")
-
-
-@pytest.fixture
-def applier(cluster: AppliedCluster) -> Enroller:
-    return Enroller(cluster, cluster.token())
 
 
 @dataclass(frozen=True)
@@ -106,10 +92,8 @@ def test_a_node_still_listed_is_refused(cluster: AppliedCluster, applier: Enroll
     assert cluster.server.writes(mark) == []
 
 
-def test_a_node_taken_off_the_list_is_not_called_ended_before_apply_has_ended_it(
-    server: Server, tmp_path: Path
-) -> None:
-    cluster = enrolled_nodes.cluster(server, tmp_path, f"u{os.urandom(4).hex()}")
+def test_a_node_taken_off_the_list_is_not_called_ended_before_apply_has_ended_it(clusters: ClusterFactory) -> None:
+    cluster = clusters.applied(enrolled_nodes.SPEC)
     listed = identity(cluster, "worker-1", None)
     enroller = Enroller(cluster, cluster.token())
     cluster.write("".join(line for line in enrolled_nodes.SPEC.splitlines(keepends=True) if "worker-1" not in line))
@@ -216,12 +200,11 @@ def test_enrolled_again_between_a_cut_and_its_rerun(cluster: AppliedCluster) -> 
     assert old.has_ended() and new.has_ended()
 
 
-def test_apply_ends_a_node_taken_off_the_list_cut_or_not(server: Server, tmp_path: Path) -> None:
+def test_apply_ends_a_node_taken_off_the_list_cut_or_not(clusters: ClusterFactory) -> None:
     """Each cut on a cluster of its own, all at once: a rerun looks twice with ten seconds between, like any."""
 
     def cluster_with_node(number: int) -> Identity:
-        made = AppliedCluster(server, tmp_path / str(number), f"a{number}{os.urandom(4).hex()}")
-        made.write(enrolled_nodes.SPEC)
+        made = clusters.written(enrolled_nodes.SPEC)
         bootstrap.apply(made.model, made.client(), WHERE, first=None, progress=lambda change: None)
         node = identity(made, "worker-1", None)
         made.write(enrolled_nodes.SPEC.replace("- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}\n", ""))

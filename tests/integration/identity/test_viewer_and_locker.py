@@ -13,6 +13,7 @@ import pytest
 
 from helpers.node import enrolled_nodes
 from helpers.vault.applied_cluster import vaultpki
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.jwt_issuer import Issuer
 from helpers.vault.least_privilege import Rules, Step, each_grant_is_needed, first_refused, holder, made
 from helpers.vault.plan_commands import AuditedCluster
@@ -46,12 +47,10 @@ class ClusterInRotation:
 
 
 @pytest.fixture(scope="module")
-def in_rotation(server: Server, tmp_path_factory: pytest.TempPathFactory) -> ClusterInRotation:
-    folder, since = tmp_path_factory.mktemp("viewed"), server.audit_position()
-    (folder / "keys.pem").write_text(ISSUER.public_pem)
-    cluster = AuditedCluster(server, folder, f"v{os.urandom(4).hex()}")
-    cluster.write(SPEC)
-    cluster.apply()
+def in_rotation(server: Server, shared_clusters: ClusterFactory) -> ClusterInRotation:
+    since = server.audit_position()
+    cluster = shared_clusters.applied(SPEC, {"keys.pem": ISSUER.public_pem})
+    folder = cluster.folder
     for name in ("cp-1", "worker-1"):
         cluster.equip(name)
     operator = folder / "operator"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import secrets
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ import pytest
 import trustme
 
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import Server
 from vaultpki.agent import run
 from vaultpki.certificates import pair_files
@@ -227,11 +227,8 @@ SWAPS: tuple[tuple[Swap, str], ...] = (
 
 
 @pytest.fixture(scope="module")
-def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
-    folder = tmp_path_factory.mktemp("hostile")
-    made = AppliedCluster(server, folder, f"t{secrets.token_hex(5)}")
-    made.write(SPEC)
-    made.apply()
+def cluster(server: Server, shared_clusters: ClusterFactory) -> AppliedCluster:
+    made = shared_clusters.applied(SPEC)
     strange = f"strange-{made.name}"
     assert server.api("POST", f"sys/mounts/{strange}", {"type": "pki"}).status == 204
     # Backdated as ours are, or Vault signs no leaf that begins before.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import secrets
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 import yaml
 
 from helpers.vault.applied_cluster import AppliedCluster
-from helpers.vault.servers import Server
+from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.certificates import pair_files
 from vaultpki.pki import x509
 
@@ -29,11 +28,8 @@ BUNDLES = {f"{ca}-ca{kind}.crt" for ca in ("kubernetes", "kubelet", "etcd", "fro
 
 
 @pytest.fixture(scope="module")
-def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
-    made = AppliedCluster(server, tmp_path_factory.mktemp("operator"), f"t{secrets.token_hex(5)}")
-    made.write(SPEC)
-    made.apply()
-    return made
+def cluster(shared_clusters: ClusterFactory) -> AppliedCluster:
+    return shared_clusters.applied(SPEC)
 
 
 def listing(folder: Path) -> dict[str, int]:
@@ -149,10 +145,6 @@ def test_a_file_of_somebody_elses_stays(cluster: AppliedCluster, tmp_path: Path)
     check(cluster, folder, "admin")
 
 
-def test_a_cluster_that_was_never_applied(
-    cluster: AppliedCluster, server: Server, tmp_path: Path, cluster_name: str
-) -> None:
-    other = AppliedCluster(server, tmp_path / "other", cluster_name)
-    other.write(SPEC)
-    ran = other.issue("admin", tmp_path / "mine", expect=1)
+def test_a_cluster_that_was_never_applied(clusters: ClusterFactory, tmp_path: Path) -> None:
+    ran = clusters.written(SPEC).issue("admin", tmp_path / "mine", expect=1)
     assert ran.stderr.count("\n") == 1 and "vaultpki apply" in ran.stderr

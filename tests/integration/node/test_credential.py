@@ -16,7 +16,8 @@ from helpers.faults.kill_points import NEVER, command, died
 from helpers.node import enrolled_nodes, resident_agent
 from helpers.node.enrolled_nodes import Enroller
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
-from helpers.vault.servers import Server, write_tls
+from helpers.vault.cluster_factory import ClusterFactory
+from helpers.vault.servers import write_tls
 from vaultpki.agent import join, run
 from vaultpki.agent.join_checks import JoinPlan
 from vaultpki.config.agent import load_agent
@@ -34,13 +35,8 @@ SETTLED = 300
 
 
 @pytest.fixture(scope="module")
-def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
-    return enrolled_nodes.cluster(server, tmp_path_factory.mktemp("credential"), f"c{os.urandom(4).hex()}")
-
-
-@pytest.fixture
-def enroller(cluster: AppliedCluster) -> Enroller:
-    return Enroller(cluster, cluster.token())
+def cluster(shared_clusters: ClusterFactory) -> AppliedCluster:
+    return shared_clusters.applied(enrolled_nodes.SPEC)
 
 
 @pytest.fixture
@@ -49,10 +45,10 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def node(enroller: Enroller, name: str, tmp_path: Path) -> NodeFolder:
+def node(applier: Enroller, name: str, tmp_path: Path) -> NodeFolder:
     """A pooled node that has joined."""
     made = NodeFolder(name, tmp_path / "node")
-    enrolled_nodes.join(made, enroller.join_file(name, tmp_path / "join.json", pool="autoscaled"))
+    enrolled_nodes.join(made, applier.join_file(name, tmp_path / "join.json", pool="autoscaled"))
     return made
 
 
@@ -297,7 +293,7 @@ def test_a_roll_cut_anywhere_never_locks_out(cluster: AppliedCluster, node: Node
 
 @pytest.mark.parametrize("call", ["rename", "fsync", "unlink", "write"])
 def test_a_disk_that_fails_never_locks_out(
-    cluster: AppliedCluster, enroller: Enroller, name: str, tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch
+    cluster: AppliedCluster, applier: Enroller, name: str, tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each write of the credential fails once, in a join and in a roll; the process lives and tells it."""
     real = getattr(os, call)

@@ -12,7 +12,7 @@ import pytest
 
 from helpers.node.root_rotation import WORKER_HOOKS, RootRotation
 from helpers.vault.applied_cluster import NodeFolder, vaultpki
-from helpers.vault.servers import Server
+from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.errors import CertificateRefused, StoreError
 from vaultpki.node import pins
 from vaultpki.pki import x509
@@ -22,8 +22,8 @@ from vaultpki.records.rotation import CaRef, RotationRecord, State
 
 
 @pytest.fixture
-def rotation(server: Server, tmp_path: Path, cluster_name: str) -> Iterator[RootRotation]:
-    with RootRotation.standing(server, tmp_path, cluster_name) as made:
+def rotation(clusters: ClusterFactory) -> Iterator[RootRotation]:
+    with RootRotation.standing(clusters) as made:
         yield made
 
 

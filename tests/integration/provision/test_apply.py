@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtensionOID
 
 from helpers.vault import servers
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import SPEC, AuditedCluster, changes, fails, vaultpki
 from helpers.vault.servers import Server
 from vaultpki.certificates import ISSUING_CAS, ROOT
@@ -39,10 +40,8 @@ LEFT_ALONE = {
 
 
 @pytest.fixture
-def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AuditedCluster:
-    cluster = AuditedCluster(server, tmp_path, cluster_name)
-    cluster.write(SPEC)
-    return cluster
+def cluster(clusters: ClusterFactory) -> AuditedCluster:
+    return clusters.written(SPEC)
 
 
 def vault_of(cluster: AuditedCluster) -> tuple[Vault, ServerFacts]:

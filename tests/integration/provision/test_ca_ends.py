@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from helpers.node.resident_agent import faketime_library
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import SPEC, AuditedCluster, Ran, changes, vaultpki
-from helpers.vault.servers import Server
 
 ISSUING = ("kubernetes", "kubelet", "etcd", "front-proxy")
 
 
 @pytest.fixture
-def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AuditedCluster:
-    cluster = AuditedCluster(server, tmp_path, cluster_name)
-    cluster.write(SPEC)
-    cluster.apply()
-    return cluster
+def cluster(clusters: ClusterFactory) -> AuditedCluster:
+    return clusters.applied(SPEC)
 
 
 def ahead(cluster: AuditedCluster, days: float, command: str, *options: str, expect: int = 0) -> Ran:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import SPEC, AuditedCluster, everything, fails, vaultpki
 from helpers.vault.servers import Server
 from vaultpki.errors import Unavailable
@@ -18,10 +19,8 @@ from vaultpki.vault import Answer, Request, Settings, Vault
 
 
 @pytest.fixture
-def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AuditedCluster:
-    cluster = AuditedCluster(server, tmp_path, cluster_name)
-    cluster.write(SPEC)
-    return cluster
+def cluster(clusters: ClusterFactory) -> AuditedCluster:
+    return clusters.written(SPEC)
 
 
 def traces(cluster: AuditedCluster) -> list[str]:

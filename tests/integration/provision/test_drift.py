@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import SPEC, AuditedCluster, changes
 from helpers.vault.servers import Server
 
@@ -16,11 +16,9 @@ DAY = 86400
 
 
 @pytest.fixture(scope="module")
-def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuditedCluster]:
+def cluster(shared_clusters: ClusterFactory) -> Iterator[AuditedCluster]:
     """One applied cluster for all of these tests: each leaves it as it found it, which it also checks."""
-    cluster = AuditedCluster(server, tmp_path_factory.mktemp("drift"), f"drift{server.product}")
-    cluster.write(SPEC)
-    cluster.apply()
+    cluster = shared_clusters.applied(SPEC)
     yield cluster
     cluster.write(SPEC)
     cluster.settled()
@@ -504,9 +502,8 @@ def test_a_pool_comes_and_goes(
     assert gone == {key: "update" if action == "update" else "delete" for key, action in made.items()}
 
 
-def test_a_version_1_store_of_ours_is_upgraded(server: Server, tmp_path: Path, cluster_name: str) -> None:
-    cluster = AuditedCluster(server, tmp_path, cluster_name)
-    cluster.write(SPEC)
+def test_a_version_1_store_of_ours_is_upgraded(server: Server, clusters: ClusterFactory) -> None:
+    cluster = clusters.written(SPEC)
     made = {"type": "kv", "description": f"made by vaultpki for cluster {cluster.name}", "options": {"version": "1"}}
     assert server.api("POST", f"sys/mounts/{cluster.prefix}/config", made).status == 204
     assert changes(cluster.plan())["mount", f"{cluster.prefix}/config"] == ("update", {"version": ("1", "2")})

@@ -13,8 +13,8 @@ import pytest
 
 from helpers.node.resident_agent import proxy
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import SPEC, AuditedCluster
-from helpers.vault.servers import Server
 from vaultpki.agent import run
 from vaultpki.agent.context import Outcome
 from vaultpki.certificates import ISSUING_CAS
@@ -25,11 +25,8 @@ ETCD = ("etcdserver", "etcd-peer", "etcd-healthcheck-client")
 
 
 @pytest.fixture
-def cluster(server: Server, tmp_path: Path, cluster_name: str) -> AuditedCluster:
-    cluster = AuditedCluster(server, tmp_path / "cluster", cluster_name)
-    cluster.write(SPEC)
-    cluster.apply()
-    return cluster
+def cluster(clusters: ClusterFactory) -> AuditedCluster:
+    return clusters.applied(SPEC)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from helpers.node import enrolled_nodes
 from helpers.node.enrolled_nodes import Enroller
 from helpers.node.resident_agent import proxy
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
-from helpers.vault.servers import Server
+from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.agent import run
 from vaultpki.cli.apply import apply_command
 from vaultpki.config.agent import load_agent
@@ -30,8 +30,8 @@ LOST = 3
 
 
 @pytest.fixture
-def cluster(server: Server, tmp_path: Path) -> AppliedCluster:
-    return enrolled_nodes.cluster(server, tmp_path / "cluster", f"o{os.urandom(4).hex()}")
+def cluster(clusters: ClusterFactory) -> AppliedCluster:
+    return clusters.applied(enrolled_nodes.SPEC)
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from helpers.faults.cutting_proxy import proxied
-from helpers.vault.applied_cluster import AppliedCluster
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.rotations import rotation_of
 from helpers.vault.servers import Server
 from vaultpki.config.cluster import load_cluster
@@ -33,8 +33,8 @@ def signed(server: Server, prefix: str, since: int = 0) -> int:
 def test_a_ca_whose_answer_was_lost_is_not_signed_again(own_server: Server, tmp_path: Path) -> None:
     server = own_server
     with proxied(server) as proxy:
-        cluster = AppliedCluster(server, tmp_path / "cluster", "lost")
-        cluster.write(SPEC)
+        clusters = ClusterFactory(server, tmp_path)
+        cluster = clusters.written(SPEC)
         model = load_cluster(cluster.file)
 
         def apply(vault: Vault) -> None:
@@ -48,7 +48,7 @@ def test_a_ca_whose_answer_was_lost_is_not_signed_again(own_server: Server, tmp_
         # Other CAs may have been asked for beside the one that was lost.
         assert 1 <= before <= ISSUING and signed(server, cluster.prefix) == ISSUING
 
-        rotation = rotation_of(server, tmp_path / "rotated", "rotated")
+        rotation = rotation_of(clusters)
         through = Vault(Settings((proxy.address,), ca_pem=proxy.ca_pem, token=rotation.cluster.token()))
         rotation.begin()
         rotation.reported()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from helpers.faults.hostile_server import Behaviour, Guest, serving
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import SPEC, AuditedCluster, Ran, changes, environment, vaultpki
 from helpers.vault.servers import Server
 
@@ -21,11 +22,9 @@ EVIL = "\x1b[2J\x1b]0;owned\x07\nNothing to change.\r\u202egpj\x9b1m"
 
 
 @pytest.fixture(scope="module")
-def applied(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuditedCluster]:
+def applied(shared_clusters: ClusterFactory) -> Iterator[AuditedCluster]:
     """One applied cluster for all of these tests, each of which leaves it as it found it."""
-    cluster = AuditedCluster(server, tmp_path_factory.mktemp("shown"), f"shown{server.product}")
-    cluster.write(SPEC)
-    cluster.apply()
+    cluster = shared_clusters.applied(SPEC)
     yield cluster
     cluster.settled()
 

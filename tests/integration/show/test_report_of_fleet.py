@@ -5,20 +5,19 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from html import unescape
-from pathlib import Path
 
 import pytest
 
 from helpers.node.reporting_nodes import shown
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import vaultpki
 from helpers.vault.rotations import Rotation, rotation_of
-from helpers.vault.servers import Server
 from vaultpki.records.rotation import State
 
 
 @pytest.fixture
-def rotation(server: Server, tmp_path: Path, cluster_name: str) -> Rotation:
-    return rotation_of(server, tmp_path, cluster_name)
+def rotation(clusters: ClusterFactory) -> Rotation:
+    return rotation_of(clusters)
 
 
 def page(rotation: Rotation, *, expect: int = 3) -> tuple[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import secrets
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from helpers.faults import trusted_proxy
 from helpers.faults.hostile_server import Guest
 from helpers.faults.trusted_proxy import Relay
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import Server
 from vaultpki.agent import run
 from vaultpki.certificates import ISSUING_CAS
@@ -36,11 +36,8 @@ pools:
 
 
 @pytest.fixture(scope="module")
-def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
-    made = AppliedCluster(server, tmp_path_factory.mktemp("relay"), f"t{secrets.token_hex(5)}")
-    made.write(SPEC)
-    made.apply()
-    return made
+def cluster(shared_clusters: ClusterFactory) -> AppliedCluster:
+    return shared_clusters.applied(SPEC)
 
 
 @pytest.fixture
@@ -318,12 +315,12 @@ def _signed_for_another_key(cluster: AppliedCluster, asked: list[Any], told: dic
 def test_no_ca_of_another_key_stays_on_a_mount(
     server: Server,
     tmp_path: Path,
+    clusters: ClusterFactory,
     lie: Callable[[AppliedCluster, list[Any], dict[str, Any]], dict[str, Any]],
     said: str,
 ) -> None:
     """Both servers take a signed CA whose key they do not have, and would make it the mount's own."""
-    cluster = AppliedCluster(server, tmp_path / "cluster", f"t{secrets.token_hex(5)}")
-    cluster.write(SPEC)
+    cluster = clusters.written(SPEC)
     asked: list[Any] = []
 
     def say(guest: Guest, path: str, status: int, heard: bytes) -> None:

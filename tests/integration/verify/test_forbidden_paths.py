@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import pytest
 
 from helpers.faults.forbidden_requests import Intruder, found, holes, sent, wire
 from helpers.vault.applied_cluster import AppliedCluster, Ran, vaultpki
-from helpers.vault.servers import Server
+from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.errors import CertificateRefused
 from vaultpki.identity.access import pooled_approle
 from vaultpki.model import Node, Pool
@@ -72,29 +71,22 @@ LOOSE = {
 }
 
 
-def applied(server: Server, folder: Path, spec: str = SPEC) -> AppliedCluster:
-    cluster = AppliedCluster(server, folder, f"t{secrets.token_hex(5)}")
-    cluster.write(spec)
-    cluster.apply()
-    return cluster
-
-
 @pytest.fixture(scope="module")
-def good(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AppliedCluster:
+def good(shared_clusters: ClusterFactory) -> AppliedCluster:
     """A cluster as apply makes it."""
-    return applied(server, tmp_path_factory.mktemp("forbidden"))
+    return shared_clusters.applied(SPEC)
 
 
 @pytest.fixture
-def cluster(server: Server, tmp_path: Path) -> AppliedCluster:
+def cluster(clusters: ClusterFactory) -> AppliedCluster:
     """A cluster whose locks a test may open."""
-    return applied(server, tmp_path)
+    return clusters.applied(SPEC)
 
 
 @pytest.fixture
-def small(server: Server, tmp_path: Path) -> AppliedCluster:
+def small(clusters: ClusterFactory) -> AppliedCluster:
     """The same, with one pool and one more node."""
-    return applied(server, tmp_path, ONE_POOL)
+    return clusters.applied(ONE_POOL)
 
 
 @pytest.fixture(
@@ -470,9 +462,8 @@ def test_verify_vault_by_the_enroller_makes_nothing(cluster: AppliedCluster) -> 
     assert not left_over(cluster)
 
 
-def test_verify_vault_needs_a_pool(server: Server, tmp_path: Path) -> None:
-    cluster = AppliedCluster(server, tmp_path, f"t{secrets.token_hex(5)}")
-    cluster.write("nodes:\n- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}\n")
+def test_verify_vault_needs_a_pool(clusters: ClusterFactory) -> None:
+    cluster = clusters.written("nodes:\n- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}\n")
     ran = verify(cluster, "--vault", expect=1)
     assert ran.stderr.count("\n") == 1 and "pools" in ran.stderr and "apply" in ran.stderr
 

@@ -21,7 +21,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from property.provision.simulated_cluster import Broken, Shape, SimulatedCluster
+from property.rotation.simulated_cluster import Broken, Shape, SimulatedCluster
 from vaultpki.records.rotation import State
 
 NODES = st.integers(0, 3)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.example_agent import agent_config
 from helpers.root_certificates import NAME, Key
 from vaultpki import readers
 from vaultpki.agent import bundles, hook_schedule
@@ -17,24 +18,13 @@ from vaultpki.disk.folders import Folders
 from vaultpki.disk.generations import File
 from vaultpki.host import hooks
 from vaultpki.layout import bundle_of
-from vaultpki.model import AgentConfig, Auth, Hook
+from vaultpki.model import Hook
 from vaultpki.node.state import AgentState, StateFile
 from vaultpki.places import PKI, Layout, inner_folders
 
 FIRST, SECOND, ROOT, NEXT = (Key(f"{NAME} {number}").root().pem.encode() for number in range(4))
 
-CONFIG = AgentConfig(
-    cluster="prod",
-    prefix="vaultpki/prod",
-    node="cp-1",
-    pool=None,
-    addresses=("https://v",),
-    ca_file=None,
-    root_sha256="5f" * 32,
-    auth=Auth("approle", role_id="9a0e"),
-    directory="/srv/pki",
-    state="/srv/state",
-)
+CONFIG = agent_config(root_sha256="5f" * 32)
 
 
 def written(folder: Path, layout: Layout, issuing: bytes, roots: bytes) -> dict[str, BundleDigest]:

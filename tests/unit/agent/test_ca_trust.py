@@ -12,12 +12,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from helpers.example_agent import agent_config
 from vaultpki.agent.ca_trust import complaints, known_revisions, remembered, statuses, trust_of, wrong_default
 from vaultpki.certificates import ISSUING_CAS, ca_subject
 from vaultpki.errors import SpecError
 from vaultpki.issue.issuers import Issuers
 from vaultpki.issue.rotations import Rotations, read_rotations
-from vaultpki.model import AgentConfig, Auth, Certificate, KeyType, Subject, Usage
+from vaultpki.model import Certificate, KeyType, Subject, Usage
 from vaultpki.node.assignment import Assignment
 from vaultpki.node.state import AgentState
 from vaultpki.pki import x509
@@ -59,18 +60,7 @@ ROOT = Ca(ca_subject("prod", "root"))
 FIRST = {ca: Ca(ca_subject("prod", ca), ROOT) for ca in ISSUING_CAS}
 OLD, NEW = FIRST["etcd"], Ca(f"{ca_subject('prod', 'etcd')} 2", ROOT)
 
-CONFIG = AgentConfig(
-    cluster="prod",
-    prefix="vaultpki/prod",
-    node="cp-1",
-    pool=None,
-    addresses=("https://v",),
-    ca_file=None,
-    root_sha256=ROOT.sha256,
-    auth=Auth("approle", role_id="9a0e"),
-    directory="/srv/pki",
-    state="/srv/state",
-)
+CONFIG = agent_config(root_sha256=ROOT.sha256)
 PEER = Certificate(
     name="etcd-peer",
     usage=Usage.BOTH,

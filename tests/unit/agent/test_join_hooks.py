@@ -7,26 +7,15 @@ from dataclasses import replace
 
 import pytest
 
+from helpers.example_agent import agent_config
 from vaultpki.agent import join_hooks
 from vaultpki.config.hooks import plain_hooks
-from vaultpki.model import AgentConfig, Auth, Hook, NodeRole
+from vaultpki.model import Hook, NodeRole
 from vaultpki.places import Layout
 from vaultpki.readers import BUNDLES, READERS
 
 CONTROL_PLANE, ETCD, WORKER = NodeRole.CONTROL_PLANE, NodeRole.ETCD, NodeRole.WORKER
-CONFIG = AgentConfig(
-    cluster="prod",
-    prefix="vaultpki/prod",
-    node="cp-1",
-    pool=None,
-    addresses=("https://v",),
-    ca_file=None,
-    root_sha256="4f" * 32,
-    auth=Auth("approle", role_id="9a0e"),
-    directory="/etc/kubernetes/pki",
-    state="/var/lib/vaultpki",
-    layout=Layout.KUBEADM,
-)
+CONFIG = agent_config(directory="/etc/kubernetes/pki", state="/var/lib/vaultpki", layout=Layout.KUBEADM)
 MANAGER, BOTH = [{"static_pod": "kube-controller-manager"}], [{"static_pod": "etcd"}, {"static_pod": "kube-apiserver"}]
 
 

@@ -6,28 +6,16 @@ from dataclasses import replace
 
 import pytest
 
+from helpers.example_agent import agent_config
 from vaultpki import readers
 from vaultpki.certificates import ISSUING_CAS, TABLE
 from vaultpki.host import hooks
 from vaultpki.host.hooks import Owed
-from vaultpki.model import AgentConfig, Auth, Hook, NodeRole
+from vaultpki.model import Hook, NodeRole
 from vaultpki.places import Layout
 
 RELOAD = (Hook("command", argv=("reload",)),)
-CONFIG = AgentConfig(
-    cluster="prod",
-    prefix="vaultpki/prod",
-    node="cp-1",
-    pool=None,
-    addresses=("https://v",),
-    ca_file=None,
-    root_sha256="4f" * 32,
-    auth=Auth("approle", role_id="9a0e"),
-    directory="/srv/pki",
-    state="/srv/state",
-    hooks={"kubelet": RELOAD, "etcd-ca": RELOAD},
-    hook_timeout=90,
-)
+CONFIG = agent_config(hooks={"kubelet": RELOAD, "etcd-ca": RELOAD}, hook_timeout=90)
 CONTROL_PLANE, ETCD, WORKER = NodeRole.CONTROL_PLANE, NodeRole.ETCD, NodeRole.WORKER
 
 

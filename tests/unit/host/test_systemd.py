@@ -19,6 +19,7 @@ import pytest
 import yaml
 from prometheus_client import generate_latest
 
+from helpers.example_agent import agent_config
 from vaultpki import __version__
 from vaultpki.daemon import metric_families
 from vaultpki.daemon.metric_families import CertificateView, View
@@ -34,20 +35,8 @@ PROGRAM = Path("/usr/local/bin/vaultpki")
 
 
 def config(**fields: Any) -> AgentConfig:
-    values: dict[str, Any] = {
-        "cluster": "prod",
-        "prefix": "vaultpki/prod",
-        "node": "w-1",
-        "pool": None,
-        "addresses": ("https://vault.example.com:8200",),
-        "ca_file": "/etc/vaultpki/ca.pem",
-        "root_sha256": "0" * 64,
-        "auth": Auth("approle", "r"),
-        "directory": "/etc/kubernetes/pki",
-        "state": "/var/lib/vaultpki",
-        "file": "/etc/vaultpki/agent.yaml",
-    }
-    return AgentConfig(**{**values, **fields})
+    places = {"directory": "/etc/kubernetes/pki", "state": "/var/lib/vaultpki", "file": "/etc/vaultpki/agent.yaml"}
+    return agent_config(**{"ca_file": "/etc/vaultpki/ca.pem", **places, **fields})
 
 
 def settings(text: str) -> dict[str, list[str]]:

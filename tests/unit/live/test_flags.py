@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from helpers import pages
+from helpers.example_cluster import load
 from helpers.node.handmade_files import SPEC
-from vaultpki.config.cluster import load_cluster
 from vaultpki.kube import cluster as kube_cluster
 from vaultpki.kube.cluster import LiveCluster
 from vaultpki.kube.flags import COMPONENTS
@@ -23,9 +23,7 @@ STATIC = ("kube-apiserver", "etcd", "kube-controller-manager", "kube-scheduler")
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Cluster:
-    file = tmp_path / "cluster.yaml"
-    file.write_text(SPEC)
-    return load_cluster(file)
+    return load(tmp_path, SPEC)
 
 
 def pod(component: str, flags: list[str], *, static: bool = True, node: str = "cp-1") -> dict[str, Any]:
@@ -52,9 +50,7 @@ def test_the_flags_of_the_page_are_right_in_any_folder(cluster: Cluster, pki: st
 
 @pytest.fixture
 def kubeadm(tmp_path: Path) -> Cluster:
-    file = tmp_path / "cluster.yaml"
-    file.write_text(f"layout: kubeadm\n{SPEC.replace('[control-plane, etcd]', '[control-plane, etcd, worker]')}")
-    return load_cluster(file)
+    return load(tmp_path, f"layout: kubeadm\n{SPEC.replace('[control-plane, etcd]', '[control-plane, etcd, worker]')}")
 
 
 @pytest.mark.parametrize("pki", ["/etc/kubernetes/pki", "/opt/pki"])

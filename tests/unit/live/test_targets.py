@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from helpers.example_cluster import load
 from helpers.node.handmade_files import SPEC
-from vaultpki.config.cluster import load_cluster
 from vaultpki.kube.cluster import LiveNode
 from vaultpki.live.checks import days_left, not_checked
 from vaultpki.live.listeners import dns_name, listeners, node_checks
@@ -24,9 +24,7 @@ ENDPOINT = "https://api.example.com:6443"
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Cluster:
-    file = tmp_path / "cluster.yaml"
-    file.write_text(SPEC + OWN)
-    return load_cluster(file)
+    return load(tmp_path, SPEC + OWN)
 
 
 def live(*nodes: LiveNode) -> tuple[LiveNode, ...]:

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from helpers.example_agent import agent_config
 from vaultpki.assets import starter
 from vaultpki.certificates import ISSUING_CAS, node_rows, resolve
 from vaultpki.config.cluster import load_cluster
-from vaultpki.model import AgentConfig, Auth, NodeRole
+from vaultpki.model import AgentConfig, NodeRole
 from vaultpki.node import assignment
 from vaultpki.records.published import cluster_record, node_record
 
@@ -49,18 +50,7 @@ def said(tmp_path: Path) -> Json:
 
 def config(state: Path, said: Json) -> AgentConfig:
     cluster = said["cluster"]["cluster"]
-    return AgentConfig(
-        cluster=cluster,
-        prefix=f"vaultpki/{cluster}",
-        node=said["own"]["node"],
-        pool=None,
-        addresses=("https://v",),
-        ca_file=None,
-        root_sha256="4f" * 32,
-        auth=Auth("approle", role_id="9a0e"),
-        directory="/srv/pki",
-        state=str(state),
-    )
+    return agent_config(cluster=cluster, prefix=f"vaultpki/{cluster}", node=said["own"]["node"], state=str(state))
 
 
 def lay(state: Path, said: object, mode: int = 0o600) -> None:
