@@ -27,7 +27,7 @@ from vaultpki.pki import x509
 from vaultpki.pki.facts import Trust
 from vaultpki.pki.trust import trust_below
 from vaultpki.places import PKI, KubeconfigFile, Layout
-from vaultpki.readers import BUNDLES as HOOKED
+from vaultpki.readers import CA_OF_BUNDLE as HOOKED
 from vaultpki.readers import reads_roots
 
 

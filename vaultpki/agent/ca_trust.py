@@ -16,7 +16,7 @@ from vaultpki.node import pins
 from vaultpki.node.assignment import Assignment
 from vaultpki.node.state import AgentState
 from vaultpki.pki import x509
-from vaultpki.pki.ca_life import CaLife, Expiry, expiry
+from vaultpki.pki.ca_life import CaLife, CaExpiry, expiry
 from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.roots import Roots
 from vaultpki.pki.succession import acceptable, default_signs
@@ -30,9 +30,9 @@ _CLOCK_STEP: Final = 5.0
 def trust_of(config: AgentConfig, wanted: Assignment, state: AgentState, now: datetime) -> dict[str, Trust]:
     """Return the trust in each CA. Raises CertificateRefused if the root mount shows no root that this node trusts."""
     vanished = {sha256: datetime.fromtimestamp(since, UTC) for sha256, since in state.vanished.items()}
-    words = wanted.rotations.words(state.revisions, vanished, state.clock_offset)
+    views = wanted.rotations.views(state.revisions, vanished, state.clock_offset)
     above = roots_of(config, wanted, state, now)
-    return follow(wanted.issuers, wanted.trusted, words, above, now, cluster=config.cluster)
+    return follow(wanted.issuers, wanted.trusted, views, above, now, cluster=config.cluster)
 
 
 def roots_of(config: AgentConfig, wanted: Assignment, state: AgentState, now: datetime) -> Roots:
@@ -105,7 +105,7 @@ def complaints(
         if domain == ROOT and not record.trust <= accepted:
             yield f"{domain} rotation", _refused(record)
         elif kept := [facts.subject_text for facts in trusted if facts.fingerprint not in record.trust]:
-            yield f"{domain} rotation", _kept(domain, kept)
+            yield f"{domain} rotation", _unnamed_cas_kept(domain, kept)
 
 
 def _refused(record: RotationRecord) -> VaultpkiError:
@@ -117,7 +117,7 @@ def _refused(record: RotationRecord) -> VaultpkiError:
     )
 
 
-def _kept(domain: str, kept: Collection[str]) -> VaultpkiError:
+def _unnamed_cas_kept(domain: str, kept: Collection[str]) -> VaultpkiError:
     what = "the CAs below it could not be used" if domain == ROOT else "no CA of it could be used"
     return VaultpkiError(
         f"the record of the rotation of {domain} does not name {', '.join(sorted(kept))}, and without it {what}; this "
@@ -132,7 +132,7 @@ def _trusted(domain: str, trust: Mapping[str, Trust]) -> tuple[Facts, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class CaStatus:
+class CaOnNode:
     """A CA as this node knows it: the state of its rotation and the revision of that record, if there is one.
 
     `behind` is whether the record is older than before, cannot be read, or is not followed since it is too far ahead;
@@ -148,7 +148,7 @@ class CaStatus:
     not_followed: int | None = None
 
 
-def statuses(wanted: Assignment, trust: Mapping[str, Trust], state: AgentState) -> tuple[CaStatus, ...]:
+def statuses(wanted: Assignment, trust: Mapping[str, Trust], state: AgentState) -> tuple[CaOnNode, ...]:
     """Return each CA, the root first."""
     rotations = wanted.rotations
     seen = rotations.seen(state.revisions)
@@ -156,7 +156,7 @@ def statuses(wanted: Assignment, trust: Mapping[str, Trust], state: AgentState) 
     for domain in DOMAINS:
         record = rotations.records.get(domain)
         found.append(
-            CaStatus(
+            CaOnNode(
                 domain,
                 record.state.value if record else None,
                 seen[domain].revision if domain in seen else 0,
@@ -187,7 +187,7 @@ def lives(wanted: Assignment, trust: Mapping[str, Trust]) -> tuple[CaLife, ...]:
     return tuple(found)
 
 
-def ends(wanted: Assignment, trust: Mapping[str, Trust], now: datetime) -> tuple[Expiry, ...]:
+def ends(wanted: Assignment, trust: Mapping[str, Trust], now: datetime) -> tuple[CaExpiry, ...]:
     """Return how urgent the ends of these CAs are."""
     active = {domain for domain, record in wanted.rotations.records.items() if record.active}
     return tuple(expiry(life, now, rotating=life.ca in active) for life in lives(wanted, trust))
@@ -220,7 +220,7 @@ def wrong_default(
     if ca in wanted.rotations.records:
         why = f"the server does not sign with the CA that the rotation of {ca} names"
         return SigningPaused(f"{name}: {why} yet; `vaultpki ca continue` corrects it", at)
-    why = f"the default issuer on the mount of {ca} is no CA of this cluster, or there is none"
+    why = f"the default issuer on the mount of {ca} is not a CA of this cluster, or there is none"
     return SigningPaused(f"{name}: {why}; run `vaultpki plan` where the cluster is applied", at)
 
 

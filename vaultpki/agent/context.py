@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class PassOptions:
     """How a pass is made.
 
     `force` names certificates to renew even if they are not due (`pairs.EVERY`: all). `settle` waits some seconds after
@@ -62,7 +62,7 @@ class Context:
     """
 
     config: AgentConfig
-    options: Options
+    options: PassOptions
     folders: Folders
     clock: float
     state: StateFile

@@ -34,41 +34,41 @@ from vaultpki.records.join_file import Join
 from vaultpki.redact import printable
 from vaultpki.vault import HEALTH, Settings, Vault
 
-Verdict = Literal["ok", "warning", "failed", "unchecked"]
+DoctorVerdict = Literal["ok", "warning", "failed", "unchecked"]
 
 # A clock that is off by more than this is worth a word long before anything fails at SKEW.
 _ODD_CLOCK = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class DoctorCheck:
     """One check: what was looked at, how it went, and one sentence that says what was found or what to do."""
 
     check: str
-    verdict: Verdict
+    verdict: DoctorVerdict
     detail: str
 
 
-def before_join(plan: JoinPlan, now: datetime, *, allow_http: bool) -> Iterator[Finding]:
+def before_join(plan: JoinPlan, now: datetime, *, allow_http: bool) -> Iterator[DoctorCheck]:
     """Examine this machine for a join with `plan`; the join file stays unused."""
     join = plan.join
     failed = dict(join_checks.problems(plan))
     for name, _ in join_checks.CHECKS:
-        yield Finding(name, "failed" if name in failed else "ok", str(failed.get(name, "")))
+        yield DoctorCheck(name, "failed" if name in failed else "ok", str(failed.get(name, "")))
     settings = join_settings(join, allow_http=allow_http)
     reached = yield from _addresses(settings)
     if not reached:
-        yield Finding("cluster", "unchecked", "no address of Vault answers")
-        yield Finding("join file", "unchecked", "no address of Vault answers")
+        yield DoctorCheck("cluster", "unchecked", "no address of Vault answers")
+        yield DoctorCheck("join file", "unchecked", "no address of Vault answers")
         return
     yield from _tried("cluster", lambda: _cluster(Vault(settings), join, plan.state, now))
     yield from _tried("join file", lambda: _token(plan, Vault(replace(settings, token=join.wrap_token)), now))
     yield from _flags(join.layout, plan.paths)
 
 
-def of_node(config: AgentConfig, now: datetime, *, allow_http: bool) -> Iterator[Finding]:
+def of_node(config: AgentConfig, now: datetime, *, allow_http: bool) -> Iterator[DoctorCheck]:
     """Examine a node that has joined."""
-    yield Finding("agent.yaml", "ok", "")
+    yield DoctorCheck("agent.yaml", "ok", "")
     yield from _tried("state folder", lambda: _state(config))
     for name, path in config.paths.items():
         if name != KUBECONFIGS:
@@ -79,7 +79,7 @@ def of_node(config: AgentConfig, now: datetime, *, allow_http: bool) -> Iterator
     try:
         settings = credential.server_settings(config, allow_http=allow_http)
     except VaultpkiError as error:
-        yield Finding("Vault's CA", "failed", str(error))
+        yield DoctorCheck("Vault's CA", "failed", str(error))
         return
     reached = yield from _addresses(settings)
     if reached:
@@ -87,29 +87,29 @@ def of_node(config: AgentConfig, now: datetime, *, allow_http: bool) -> Iterator
         yield from _tried("cluster", lambda: _cluster(vault, config, config.state, now))
         yield from _tried("login", lambda: _login(config, allow_http=allow_http))
     else:
-        yield Finding("cluster", "unchecked", "no address of Vault answers")
-        yield Finding("login", "unchecked", "no address of Vault answers")
+        yield DoctorCheck("cluster", "unchecked", "no address of Vault answers")
+        yield DoctorCheck("login", "unchecked", "no address of Vault answers")
     yield from _flags(config.layout, config.paths)
 
 
-def to_json(findings: tuple[Finding, ...]) -> dict[str, Any]:
+def to_json(findings: tuple[DoctorCheck, ...]) -> dict[str, Any]:
     """Return what `doctor --json` prints."""
     return {"checks": [asdict(finding) for finding in findings], "ok": fine(findings)}
 
 
-def fine(findings: tuple[Finding, ...]) -> bool:
+def fine(findings: tuple[DoctorCheck, ...]) -> bool:
     """Return whether nothing failed."""
     return not any(finding.verdict == "failed" for finding in findings)
 
 
-def _tried(check: str, work: Callable[[], str]) -> Iterator[Finding]:
+def _tried(check: str, work: Callable[[], str]) -> Iterator[DoctorCheck]:
     try:
-        yield Finding(check, "ok", work())
+        yield DoctorCheck(check, "ok", work())
     except VaultpkiError as error:
-        yield Finding(check, "failed", str(error))
+        yield DoctorCheck(check, "failed", str(error))
 
 
-def _addresses(settings: Settings) -> Generator[Finding, None, bool]:
+def _addresses(settings: Settings) -> Generator[DoctorCheck, None, bool]:
     """Ask each address of Vault by itself; returns whether one of them can serve this node."""
     reached = False
     for address in settings.addresses:
@@ -117,28 +117,28 @@ def _addresses(settings: Settings) -> Generator[Finding, None, bool]:
         try:
             answer = vault.call(HEALTH)
         except VaultpkiError as error:
-            yield Finding(f"Vault at {address}", "failed", str(error))
+            yield DoctorCheck(f"Vault at {address}", "failed", str(error))
             continue
         reached = True
         version = printable(str(answer.body.get("version", "unknown"))[:40])
-        yield Finding(f"Vault at {address}", "ok", f"version {version}")
+        yield DoctorCheck(f"Vault at {address}", "ok", f"version {version}")
         offset = vault.clock_offset
         if offset is not None:
             yield _clock(offset, address)
     return reached
 
 
-def _clock(offset: float, address: str) -> Finding:
+def _clock(offset: float, address: str) -> DoctorCheck:
     check = f"clock beside {address}"
     # A Date header has whole seconds, and an answer takes its time.
     off = abs(offset)
     side = "behind" if offset > 0 else "ahead of"
     text = f"this machine's clock is {off:.0f} s {side} the server's"
     if off > SKEW:
-        return Finding(check, "failed", f"{text}; nothing is signed until it is set right, such as by chrony")
+        return DoctorCheck(check, "failed", f"{text}; nothing is signed until it is set right, such as by chrony")
     if off > _ODD_CLOCK:
-        return Finding(check, "warning", f"{text}; set it right before it is more than {SKEW} s")
-    return Finding(check, "ok", "")
+        return DoctorCheck(check, "warning", f"{text}; set it right before it is more than {SKEW} s")
+    return DoctorCheck(check, "ok", "")
 
 
 def _cluster(vault: Vault, who: AgentConfig | Join, state: str, now: datetime) -> str:
@@ -153,7 +153,7 @@ def _cluster(vault: Vault, who: AgentConfig | Join, state: str, now: datetime) -
             f"no CA of {', '.join(missing)} is in date, so nothing of it can be signed; run `vaultpki plan` where the "
             "cluster is applied"
         )
-    strange = sum(len(trust.strangers) for trust in found.values())
+    strange = sum(len(trust.untrusted) for trust in found.values())
     return f"{strange} CAs on its mounts are not trusted; `vaultpki plan` names them" if strange else ""
 
 
@@ -170,7 +170,7 @@ def _token(plan: JoinPlan, vault: Vault, now: datetime) -> str:
 
 
 def _state(config: AgentConfig) -> str:
-    if not files.there(config.state):
+    if not files.exists(config.state):
         raise StoreError(f"{config.state} is missing; join this node, or correct `state` in {config.file}")
     files.probe_folder(config.state)
     if config.auth.method == "approle" and SecretIdFiles(config.state).current() is None:
@@ -180,16 +180,16 @@ def _state(config: AgentConfig) -> str:
 
 def _whose(path: str, config: AgentConfig) -> str:
     owner_mark.refuse_foreign(path, owner_mark.holder_of(config))
-    return "" if files.there(path) else "it is not there yet"
+    return "" if files.exists(path) else "it is not there yet"
 
 
-def _files(config: AgentConfig) -> Iterator[Finding]:
+def _files(config: AgentConfig) -> Iterator[DoctorCheck]:
     """Find files of somebody else in the place of ours, and pairs that are missing."""
     check = "files"
     try:
         spec = assignment.read_copy(config)
         if spec is None:
-            yield Finding(check, "unchecked", f"nothing was ever issued here; run `vaultpki agent -c {config.file}`")
+            yield DoctorCheck(check, "unchecked", f"nothing was ever issued here; run `vaultpki agent -c {config.file}`")
             return
         wanted: list[tuple[str, str, tuple[str, ...]]] = [
             (want.folder, file_set(want.stem), pair_files(want.stem)) for want in spec.certificates
@@ -204,20 +204,20 @@ def _files(config: AgentConfig) -> Iterator[Finding]:
                     folders.refuse_taken(folder, name, names)
                     held = folders.read(folder, name, names)
                 except StoreError as error:
-                    yield Finding(check, "failed", str(error))
+                    yield DoctorCheck(check, "failed", str(error))
                     wrong = True
                     continue
                 for one in [one for one in names if held[one].problem]:
                     wrong = True
                     what = "you may not read it; run as root" if held[one].problem == "denied" else held[one].problem
-                    yield Finding(check, "failed", f"{shown(folder, one)}: {what}")
+                    yield DoctorCheck(check, "failed", f"{shown(folder, one)}: {what}")
         if not wrong:
-            yield Finding(check, "ok", "")
+            yield DoctorCheck(check, "ok", "")
     except StoreError as error:
-        yield Finding(check, "failed", str(error))
+        yield DoctorCheck(check, "failed", str(error))
 
 
-def _mounts(paths: Mapping[str, str], table: str = "/proc/self/mountinfo") -> Iterator[Finding]:
+def _mounts(paths: Mapping[str, str], table: str = "/proc/self/mountinfo") -> Iterator[DoctorCheck]:
     """Find single files of ours that are mounted by themselves: such a mount never follows a renewal."""
     with contextlib.suppress(OSError), open(table, encoding="utf-8", errors="replace") as lines:
         for line in lines:
@@ -225,23 +225,23 @@ def _mounts(paths: Mapping[str, str], table: str = "/proc/self/mountinfo") -> It
             point = line.split(" ")[4]
             if any(point.startswith(f"{path}/") for path in paths.values()) and os.path.isfile(point):
                 text = f"{printable(point)} is mounted by itself and never follows a renewal; mount its folder"
-                yield Finding("mounts", "failed", text)
+                yield DoctorCheck("mounts", "failed", text)
 
 
-def _hooks(config: AgentConfig) -> Iterator[Finding]:
+def _hooks(config: AgentConfig) -> Iterator[DoctorCheck]:
     for key, hooks in config.hooks.items():
         for hook in hooks:
             problem = _hook_problem(hook, config)
-            yield Finding(f"hook of {key}", "failed" if problem else "ok", problem)
+            yield DoctorCheck(f"hook of {key}", "failed" if problem else "ok", problem)
 
 
 def _hook_problem(hook: Hook, config: AgentConfig) -> str:
     if hook.kind == "command":
         if shutil.which(hook.argv[0], path=command.PATH) is None:
-            return f"{ascii(hook.argv[0])[1:-1]} is no program that can be run; correct the hook in agent.yaml"
+            return f"{ascii(hook.argv[0])[1:-1]} is not a program that can be run; correct the hook in agent.yaml"
     elif hook.kind == "static_pod":
         path = static_pod.manifest(hook.name)
-        if not files.there(path):
+        if not files.exists(path):
             return f"{path} is missing; correct the hook in agent.yaml, or start the pod"
     elif shutil.which("systemctl", path=command.PATH) is None:
         return "this machine has no systemctl; use a command or a static pod in the hook"
@@ -264,15 +264,15 @@ def _login(config: AgentConfig, *, allow_http: bool) -> str:
     return ""
 
 
-def _flags(layout: Layout, paths: Mapping[str, str]) -> Iterator[Finding]:
+def _flags(layout: Layout, paths: Mapping[str, str]) -> Iterator[DoctorCheck]:
     found = processes.running()
     if not found:
-        yield Finding(
+        yield DoctorCheck(
             "component flags", "unchecked", "no component of Kubernetes or etcd that this user may see runs here"
         )
     for component, arguments in found.items():
         problems = list(flags.findings(component, arguments, layout, paths))
         for each in problems:
-            yield Finding(f"flags of {component}", "failed", f"{printable(each.problem)}; {each.remedy}")
+            yield DoctorCheck(f"flags of {component}", "failed", f"{printable(each.problem)}; {each.remedy}")
         if not problems:
-            yield Finding(f"flags of {component}", "ok", "")
+            yield DoctorCheck(f"flags of {component}", "ok", "")

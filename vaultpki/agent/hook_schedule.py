@@ -236,11 +236,12 @@ def _advice(
                 yield Event("config", f"{problem}; this hook will not be run", "warning", {"hook": key})
     names = {want.name for want in wanted.certificates}
     for key in hooks.unknown(config, names.union(readers.BUNDLES)):
-        text = f"{config.file}: hooks: {key} is no certificate or bundle of this node; its hooks never run"
+        text = f"{config.file}: hooks: {key} is not a certificate or bundle of this node; its hooks never run"
         yield Event("config", text, "warning", {"hook": key})
     for name in config.certificates:
         if name not in names:
             text = (
-                f"{config.file}: certificates: {name} is no certificate of this node; its owner and mode are nobody's"
+                f"{config.file}: certificates: {name} is not a certificate of this node; its owner and mode are not "
+                "used"
             )
             yield Event("config", text, "warning", {"certificate": name})

@@ -13,7 +13,7 @@ from typing import Final
 from vaultpki.agent import pairs, taken
 from vaultpki.config.agent import refuse_folders
 from vaultpki.disk import files, owner_mark
-from vaultpki.disk.generations import HIDDEN
+from vaultpki.disk.generations import HIDDEN_FOLDER
 from vaultpki.errors import ArgumentError, SpecError, StoreError, VaultpkiError
 from vaultpki.host import static_pod
 from vaultpki.model import AgentConfig
@@ -105,7 +105,7 @@ def _state(plan: JoinPlan) -> None:
 
 def _whose(plan: JoinPlan) -> None:
     pin = plan.join.root_sha256
-    holder = owner_mark.Owner(plan.join.cluster, plan.join.node, pin, pins.every(plan.state, pin))
+    holder = owner_mark.DirectoryOwner(plan.join.cluster, plan.join.node, pin, pins.every(plan.state, pin))
     for name, path in plan.paths.items():
         if name != KUBECONFIGS:
             owner_mark.refuse_foreign(path, holder)
@@ -117,15 +117,15 @@ def _kubeadms(plan: JoinPlan) -> None:
 
 def _directory(plan: JoinPlan) -> None:
     for path in (plan.directory, *plan.folders.values()):
-        hidden = f"{path}/{HIDDEN}"
-        _prove(hidden if files.there(hidden) else path, _PAIRS_BYTES, _PAIRS_ENTRIES)
+        hidden = f"{path}/{HIDDEN_FOLDER}"
+        _prove(hidden if files.exists(hidden) else path, _PAIRS_BYTES, _PAIRS_ENTRIES)
 
 
 def _static_pods(plan: JoinPlan) -> None:
     # In the layout kubeadm the kubelet and kubeadm make the folder, after the join.
-    if plan.static_pods and plan.join.layout is Layout.DOCUMENT and not os.path.isdir(static_pod.FOLDER):
+    if plan.static_pods and plan.join.layout is Layout.DOCUMENT and not os.path.isdir(static_pod.MANIFEST_FOLDER):
         raise ArgumentError(
-            f"--hooks static-pods: there is no {static_pod.FOLDER}, so no component runs as a static pod here; leave "
+            f"--hooks static-pods: there is no {static_pod.MANIFEST_FOLDER}, so no component runs as a static pod here; leave "
             "the option out, and write hooks that restart this node's units into agent.yaml"
         )
 
@@ -159,7 +159,7 @@ def _prove(path: str, size: int, entries: int) -> None:
     Nothing is left there.
     """
     files.refuse_unsafe_way(path)
-    while not files.there(path):
+    while not files.exists(path):
         path = os.path.dirname(path)
     with files.storage_errors(path), files.closing(os.open(path, PASSING)) as fd:
         files.prove_writable(f".probe.{files.random_suffix()}", fd, size, entries)

@@ -13,7 +13,7 @@ from vaultpki.agent.bundles import site_of
 from vaultpki.agent.context import Context
 from vaultpki.agent.pairs import PairStatus
 from vaultpki.certificates import laid_out, pair_files
-from vaultpki.disk.generations import File, Stored
+from vaultpki.disk.generations import File, StoredFile
 from vaultpki.disk.plain_files import PlainFolder
 from vaultpki.errors import StoreError
 from vaultpki.host.log import Event
@@ -83,7 +83,7 @@ def _plain(certificate: Certificate) -> bool:
     return certificate.kubeconfig is not None and certificate.kubeconfig_file is not KubeconfigFile.LINKED
 
 
-def _problem(site: Site, certificate: Certificate, stored: Stored, wanted: File) -> str:
+def _problem(site: Site, certificate: Certificate, stored: StoredFile, wanted: File) -> str:
     if stored.data == wanted.data:
         return ""
     if stored.data is None:

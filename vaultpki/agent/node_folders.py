@@ -15,7 +15,7 @@ from vaultpki.config.agent import load_agent
 from vaultpki.errors import StoreError, VaultpkiError
 from vaultpki.redact import printable
 
-MOST: Final = 10_000
+MOST_ENTRIES: Final = 10_000
 """The most entries of a folder of nodes."""
 
 _FILE: Final = "agent.yaml"
@@ -74,8 +74,8 @@ def _folders(directory: Path) -> tuple[NodeFolder, ...]:
     try:
         with os.scandir(directory) as entries:
             for number, entry in enumerate(entries):
-                if number == MOST:
-                    raise StoreError(f"{directory} holds more than {MOST} entries; name one node's folder with --dir")
+                if number == MOST_ENTRIES:
+                    raise StoreError(f"{directory} holds more than {MOST_ENTRIES} entries; name one node's folder with --dir")
                 if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
                     found.append(_folder(Path(entry.path)))
     except OSError as error:

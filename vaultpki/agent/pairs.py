@@ -12,7 +12,7 @@ from typing import Final
 from vaultpki.agent.ca_trust import in_place_of
 from vaultpki.certificates import SKEW, file_set, pair_files
 from vaultpki.disk.folders import Folders
-from vaultpki.disk.generations import File, Stored
+from vaultpki.disk.generations import File, StoredFile
 from vaultpki.errors import (
     CertificateRefused,
     Denied,
@@ -24,7 +24,7 @@ from vaultpki.errors import (
     VaultpkiError,
 )
 from vaultpki.issue import signing
-from vaultpki.issue.signing import Owner, Signed
+from vaultpki.issue.signing import FileOwner, Signed
 from vaultpki.model import AgentConfig, Certificate
 from vaultpki.node import backoff
 from vaultpki.node.state import AgentState, IssuedRecord
@@ -50,7 +50,7 @@ class PairStatus:
     """
 
     want: Certificate
-    stored: Mapping[str, Stored] = field(repr=False)
+    stored: Mapping[str, StoredFile] = field(repr=False)
     verdict: Assessment
     leaf: Facts | None = field(repr=False)
     problem: StoreError | None = field(default=None, repr=False)
@@ -84,10 +84,10 @@ _BROKEN: Final = frozenset({Reason.MISSING, Reason.UNREADABLE, Reason.KEY_MISMAT
 _NOT_READY: Final = _BROKEN | {Reason.NAMES_CHANGED}
 
 
-def owner_of(text: str | None) -> Owner:
+def owner_of(text: str | None) -> FileOwner:
     """Return user and group ids of `user:group`; StoreError if this machine has no such user or group."""
     if text is None:
-        return Owner()
+        return FileOwner()
     user, _, group = text.partition(":")
     try:
         uid = int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
@@ -96,7 +96,7 @@ def owner_of(text: str | None) -> Owner:
         raise StoreError(
             f"owner {text}: this machine has no such user or group; create it or change agent.yaml"
         ) from None
-    return Owner(uid, gid)
+    return FileOwner(uid, gid)
 
 
 def inspect(
@@ -171,7 +171,7 @@ def _inspect(
     return PairStatus(want, stored, verdict, leaf, issuer=pair.issuer, served=pair.served, serve=serve, ends=ends)
 
 
-def _shown(stored: Mapping[str, Stored], wanted: Mapping[str, File]) -> bool:
+def _shown(stored: Mapping[str, StoredFile], wanted: Mapping[str, File]) -> bool:
     """Return whether others could read a file with the key, or could own it."""
     return any(
         stored[name].data is not None and stored[name].shown_to_others(file)
@@ -244,7 +244,7 @@ def sign(
     return outcomes
 
 
-def hopeless(item: PairStatus, error: VaultpkiError | None, now: datetime) -> bool:
+def needs_another_ca(item: PairStatus, error: VaultpkiError | None, now: datetime) -> bool:
     """Return whether only another CA helps this certificate, so that nothing is won by asking Vault more often.
 
     `error` is why it was not signed in this pass. A server that refuses a leaf which would end after its CA is one to
@@ -305,7 +305,7 @@ def _keep_the_better(item: PairStatus, signed: Signed, now: datetime) -> None:
 _STILL_GOOD: Final = frozenset({Reason.DUE, Reason.TTL_CHANGED, Reason.FORCED})
 
 
-def _options(config: AgentConfig, want: Certificate) -> tuple[Owner, int]:
+def _options(config: AgentConfig, want: Certificate) -> tuple[FileOwner, int]:
     options = config.certificates.get(want.name)
     owner = owner_of((options.owner if options else None) or config.owner)
     mode = options.mode if options and options.mode is not None else signing.KEY_MODE

@@ -36,7 +36,7 @@ from vaultpki.errors import (
     VaultpkiError,
 )
 from vaultpki.host.log import Event, Value
-from vaultpki.issue.issuers import installed_bundles, installed_roots, strangers
+from vaultpki.issue.issuers import installed_bundles, installed_roots, untrusted_cas
 from vaultpki.layout import shown
 from vaultpki.node import assignment, credential, pins
 from vaultpki.node import state as agent_state
@@ -50,10 +50,10 @@ from vaultpki.vault import Vault
 
 def reconcile(context: Context) -> Outcome:
     """Make the node's files what Vault says they should be; the directory of `context` is locked."""
-    wanted, trust, items, contact = _wanted(context)
+    wanted, trust, items, contact = _assigned_pairs(context)
     found, config = context.found, context.config
     found.failures.update(ca_trust.complaints(wanted, trust, context.state.value))
-    strangers = _report_strangers(context, wanted, trust)
+    untrusted = _report_untrusted_cas(context, wanted, trust)
     # New trust first: a leaf of a new issuing CA must not come before its readers know the CA. Old trust last: a CA
     # must not go before its leaves.
     during = bundles.with_outgoing(config, context.folders, wanted, trust, items, context.now)
@@ -82,10 +82,10 @@ def reconcile(context: Context) -> Outcome:
         _roll_credential(context, vault)
         if context.runner is None:
             # A hook may take long, and may end this process.
-            before = report.build(context, wanted, items, strangers)
+            before = report.build(context, wanted, items, untrusted)
             report.send(context, vault, before)
     hook_schedule.follow(context, live, wanted)
-    last = report.build(context, wanted, items, strangers)
+    last = report.build(context, wanted, items, untrusted)
     if vault is not None and (before is None or (last.owed, last.failed) != (before.owed, before.failed)):
         report.send(context, vault, last)
     else:
@@ -109,7 +109,7 @@ def reconcile(context: Context) -> Outcome:
                 item.not_after
                 for item in items
                 if item.not_after is not None
-                and not pairs.hopeless(item, found.failures.get(item.want.name), context.now)
+                and not pairs.needs_another_ca(item, found.failures.get(item.want.name), context.now)
             ),
             default=None,
         ),
@@ -148,7 +148,7 @@ def remember_if_quiet(context: Context, outcome: Outcome) -> AgentState:
     )
 
 
-def _wanted(context: Context) -> tuple[Assignment, dict[str, Trust], tuple[PairStatus, ...], Contact]:
+def _assigned_pairs(context: Context) -> tuple[Assignment, dict[str, Trust], tuple[PairStatus, ...], Contact]:
     """What this node holds, whom it trusts, and its pairs.
 
     Asks Vault only if the copy on disk is old or something is due.
@@ -244,14 +244,14 @@ def _dues(items: Collection[PairStatus]) -> list[datetime]:
     return [item.verdict.renew_after for item in items if item.verdict.renew_after is not None]
 
 
-def _report_strangers(context: Context, wanted: Assignment, trust: Mapping[str, Trust]) -> list[str]:
+def _report_untrusted_cas(context: Context, wanted: Assignment, trust: Mapping[str, Trust]) -> list[str]:
     """Add an event for each CA on our mounts that is not trusted; return the sentences."""
     sentences = []
     above = ca_trust.roots_of(context.config, wanted, context.state.value, context.now)
     record, cluster = wanted.rotations.records.get(ROOT), context.config.cluster
-    for ca, stranger in strangers(wanted.issuers, trust, above, record, cluster):
-        sentences.append(stranger.sentence(ca))
-        fields: dict[str, Value] = {"ca": ca, "sha256": stranger.fingerprint, "reason": stranger.reason}
+    for ca, ca_found in untrusted_cas(wanted.issuers, trust, above, record, cluster):
+        sentences.append(ca_found.sentence(ca))
+        fields: dict[str, Value] = {"ca": ca, "sha256": ca_found.fingerprint, "reason": ca_found.reason}
         context.found.events.append(Event("stranger", f"{sentences[-1]}; remove it from the mount", "warning", fields))
     return sentences
 

@@ -59,7 +59,7 @@ def _pins(context: Context, wanted: Assignment) -> tuple[str, ...]:
 
 
 def build(
-    context: Context, wanted: Assignment, items: Collection[PairStatus], strangers: Collection[str]
+    context: Context, wanted: Assignment, items: Collection[PairStatus], untrusted: Collection[str]
 ) -> NodeReport:
     """Return the report of this moment. Its times are Vault's, as far as its clock is known."""
     state, files = context.state.value, SecretIdFiles(context.config.state)
@@ -82,7 +82,7 @@ def build(
         waiting=hook_schedule.waiting(context, wanted),
         pins=_pins(context, wanted),
         failures=tuple(sorted(context.found.failures)),
-        strangers=tuple(strangers),
+        untrusted=tuple(untrusted),
         # Without a runner nothing says when the agent runs again.
         poll=context.config.poll if context.runner is not None else 0,
         trust=state.trust,
@@ -114,7 +114,7 @@ def send(context: Context, vault: Vault, report: NodeReport) -> None:
         # The next pass that asks Vault writes it; until then a gate waits, and nothing else depends on it.
         return
     if refused != context.state.value.report_refused:
-        context.found.events.append(_refusal(place or report_paths.FOLDER) if refused else _accepted(place or ""))
+        context.found.events.append(_refusal(place or report_paths.REPORT_FOLDER) if refused else _accepted(place or ""))
     context.state.value = replace(context.state.value, reported=_digest(value), report_refused=refused)
 
 

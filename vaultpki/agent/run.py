@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from vaultpki.agent import unchanged
-from vaultpki.agent.context import Context, Options, Outcome
+from vaultpki.agent.context import Context, PassOptions, Outcome
 from vaultpki.disk import files
 from vaultpki.disk.folders import Folders
 from vaultpki.errors import Busy, StoreError, Unsafe, VaultpkiError
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 DAEMON_SHARE: Final = 0.8
 """The part of the poll interval after which the daemon asks Vault again, so that it is never late."""
 
-__all__ = ["DAEMON_SHARE", "Options", "run"]
+__all__ = ["DAEMON_SHARE", "PassOptions", "run"]
 
-_DEFAULT: Final = Options()
+_DEFAULT: Final = PassOptions()
 
 
 def run(
     config: AgentConfig,
-    options: Options = _DEFAULT,
+    options: PassOptions = _DEFAULT,
     *,
     clock: float | None = None,
     runner: hook_runner.Runner | None = None,
@@ -91,7 +91,7 @@ def _locked(context: Context) -> Outcome:
     return replace(outcome, state=remember_if_quiet(context, outcome))
 
 
-def _nothing_to_do(config: AgentConfig, options: Options, now: float) -> Outcome | None:
+def _nothing_to_do(config: AgentConfig, options: PassOptions, now: float) -> Outcome | None:
     """The outcome of a pass that can end at once: nothing has changed since the last one, and nothing is due."""
     known = state.load(config.state)
     same = unchanged.unchanged(

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from vaultpki.agent import ca_trust, kubeconfigs, pairs, readers_seen
 from vaultpki.agent.bundles import site_of
-from vaultpki.agent.ca_trust import CaStatus
+from vaultpki.agent.ca_trust import CaOnNode
 from vaultpki.certificates import BUNDLES, TABLE, file_set, pair_files
 from vaultpki.disk import files
 from vaultpki.disk.folders import Folders
@@ -20,9 +20,9 @@ from vaultpki.model import AgentConfig, Certificate
 from vaultpki.node import assignment, credential
 from vaultpki.node import state as memory
 from vaultpki.pki import renewal, x509
-from vaultpki.pki.ca_life import Expiry
+from vaultpki.pki.ca_life import CaExpiry
 from vaultpki.pki.facts import Facts, Trust
-from vaultpki.pki.renewal import Assessment, Reason, State
+from vaultpki.pki.renewal import Assessment, Reason, PairState
 from vaultpki.places import KUBELET, PKI, inner_folders
 from vaultpki.redact import stamp
 from vaultpki.vault import HEALTH
@@ -44,7 +44,7 @@ class CertificateStatus:
     path: str
     leaf: Facts | None
     renew_after: datetime | None
-    state: State
+    state: PairState
     reasons: tuple[str, ...]
     wrong: bool
 
@@ -69,8 +69,8 @@ class Status:
     error: str | None
     trust: str = ""
     trust_since: float = 0.0
-    cas: tuple[CaStatus, ...] = ()
-    ends: tuple[Expiry, ...] = ()
+    cas: tuple[CaOnNode, ...] = ()
+    ends: tuple[CaExpiry, ...] = ()
     pool: str | None = None
     roles: tuple[str, ...] = ()
     answered: datetime | None = None
@@ -100,8 +100,8 @@ def of_node(config: AgentConfig, now: datetime, *, ask: bool = True, allow_http:
     faults = {what: fault.text for what, fault in known.faults.items()}
     seen: tuple[CertificateStatus, ...] = ()
     found: dict[str, str] = {}
-    cas: tuple[CaStatus, ...] = ()
-    ends: tuple[Expiry, ...] = ()
+    cas: tuple[CaOnNode, ...] = ()
+    ends: tuple[CaExpiry, ...] = ()
     roles: tuple[str, ...] = ()
     answered = 0.0
     try:
@@ -114,7 +114,7 @@ def of_node(config: AgentConfig, now: datetime, *, ask: bool = True, allow_http:
             trust = ca_trust.trust_of(config, spec, known, now)
             cas = ca_trust.statuses(spec, trust, known)
             ends = ca_trust.ends(spec, trust, now)
-            seen, found = _wanted(config, spec, trust, known, now)
+            seen, found = _inspect_pairs(config, spec, trust, known, now)
     except StoreError as error:
         found = {"state": str(error)}
         # A user who may not read the copy has hardly read the state.
@@ -125,7 +125,7 @@ def of_node(config: AgentConfig, now: datetime, *, ask: bool = True, allow_http:
         # The agent may have reported the same already.
         if text not in faults.values():
             faults[what] = text
-    reachable, why = _asked(config, allow_http=allow_http) if ask else (None, None)
+    reachable, why = _reach_vault(config, allow_http=allow_http) if ask else (None, None)
     return Status(
         config.node,
         state,
@@ -170,7 +170,7 @@ def of_folder(path: str, now: datetime) -> Status:
             # A folder of the kubelet's pairs may be named by itself.
             title = titles.get((folder, stems[0])) or titles.get((KUBELET, stems[0]), stems[0])
             leaf, verdict, denied = _alone(folders, folder, stems[0], now)
-            seen.append(_seen(title, f"{folders.paths[folder]}/{stems[0]}.crt", leaf, verdict, now, _LEAST_DELAY))
+            seen.append(_certificate_status(title, f"{folders.paths[folder]}/{stems[0]}.crt", leaf, verdict, now, _LEAST_DELAY))
             if denied:
                 faults[title] = f"{folders.paths[folder]}/{denied[0]}: permission denied; run as its owner or as root"
     return Status(None, None, tuple(seen), faults, {}, None, None)
@@ -239,7 +239,7 @@ def to_json(status: Status) -> dict[str, Any]:
     }
 
 
-def _wanted(
+def _inspect_pairs(
     config: AgentConfig,
     spec: assignment.Assignment,
     trust: Mapping[str, Trust],
@@ -260,11 +260,11 @@ def _wanted(
             odd = _odd_kubeconfigs(config, folders, spec, faults)
     except StoreError as error:
         faults["directory"] = str(error)
-        nothing = Assessment((Reason.MISSING if _gone(config.directory) else Reason.UNREADABLE,), None)
+        nothing = Assessment((Reason.MISSING if _is_missing(config.directory) else Reason.UNREADABLE,), None)
         looks, odd = [(want, None, nothing) for want in spec.certificates], {}
     delay = max(2.0 * config.poll, _LEAST_DELAY)
     seen = (
-        _seen(
+        _certificate_status(
             want.name,
             f"{config.paths[want.folder]}/{want.stem}.crt",
             leaf,
@@ -319,13 +319,13 @@ def _alone(folders: Folders, folder: str, stem: str, now: datetime) -> tuple[Fac
     return leaf, Assessment(tuple(reasons), after), denied
 
 
-def _gone(path: str) -> bool:
+def _is_missing(path: str) -> bool:
     with contextlib.suppress(StoreError):
-        return not files.there(path)
+        return not files.exists(path)
     return False
 
 
-def _seen(
+def _certificate_status(
     name: str,
     path: str,
     leaf: Facts | None,
@@ -343,7 +343,7 @@ def _seen(
     return CertificateStatus(name, path, leaf, verdict.renew_after, verdict.state, reasons, wrong)
 
 
-def _asked(config: AgentConfig, *, allow_http: bool) -> tuple[bool, str | None]:
+def _reach_vault(config: AgentConfig, *, allow_http: bool) -> tuple[bool, str | None]:
     try:
         credential.server(config, allow_http=allow_http, patience=0.0).call(HEALTH)
     except VaultpkiError as error:

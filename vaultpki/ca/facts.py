@@ -25,7 +25,7 @@ from vaultpki.rotation.gates import OperatorLeaf, Participant
 from vaultpki.rotation.mount_steps import MountIssuer, RotationMount
 from vaultpki.vault import Answer, Request, Vault, text
 
-_MOST_ISSUERS: Final = 100
+_MOST_ON_MOUNT: Final = 100
 _SERIAL: Final = re.compile(r"[0-9a-fA-F]{1,2}(?:[:-][0-9a-fA-F]{1,2}){0,63}")
 
 
@@ -39,7 +39,7 @@ def read_mount(cluster: Cluster, vault: Vault, domain: str, root: Facts) -> Rota
         Request("GET", f"{mount}/config/issuers"),
     ]
     issuers, keys, config = vault.map(vault.call, requests)
-    if len(issuers.keys) > _MOST_ISSUERS:
+    if len(issuers.keys) > _MOST_ON_MOUNT:
         raise ForeignObject(f"{mount} has {len(issuers.keys)} issuers; find out who made them, and delete them")
     read = vault.prepare.secrets.pki.read_issuer
     answers = vault.map(vault.call, [read(id_, mount_point=mount) for id_ in issuers.keys])
@@ -147,8 +147,8 @@ def _participant(cluster: Cluster, who: Member, domain: str) -> Participant:
     )
 
 
-# The certificates that are known to be no operator's, or to count no more, by the mounts that this command reads: a
-# certificate does not change but for its revocation, and a command that waits looks again and again.
+# The certificates that are known not to be an operator's, or not to count any more, by the mounts that this command
+# reads: a certificate does not change but for its revocation, and a command that waits looks again and again.
 _SETTLED: WeakKeyDictionary[Vault, dict[str, set[str]]] = WeakKeyDictionary()
 
 

@@ -26,7 +26,7 @@ _LOCK_WAIT = 15.0
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class JoinFolders:
     """Where a join puts files, as the options say; None is the default."""
 
     directory: Path | None
@@ -61,7 +61,7 @@ class Joining:
     """
 
     file: Path | None
-    places: Places
+    places: JoinFolders
     static_pods: bool = False
 
 
@@ -98,7 +98,7 @@ def _join_options(function: Callable[..., int]) -> Callable[..., int]:
         hooks: Literal["static-pods"] | None,
         **options: Any,
     ) -> int:
-        places = Places(directory, kubeconfig_dir, kubelet_dir)
+        places = JoinFolders(directory, kubeconfig_dir, kubelet_dir)
         return function(joining=Joining(join_file, places, static_pods=hooks is not None), **options)
 
     return with_joining
@@ -213,7 +213,7 @@ def agent_command(
     if once:
         # A person who runs this knows of something new.
         share = 1.0 if if_due else 0.0
-        options = run.Options(allow_http=allow_http, wait=_LOCK_WAIT, share=share)
+        options = run.PassOptions(allow_http=allow_http, wait=_LOCK_WAIT, share=share)
         return tell_outcome(run.run(config, options), log_format)
     from vaultpki.daemon import loop as daemon
     from vaultpki.host import log
@@ -238,7 +238,7 @@ def _join(file: Path, join_file: Path, joining: Joining, *, allow_http: bool) ->
     return join.join(plan, datetime.now(UTC), allow_http=allow_http)
 
 
-def join_plan(file: Path, join_file: Path, places: Places, *, allow_http: bool, static_pods: bool = False) -> JoinPlan:
+def join_plan(file: Path, join_file: Path, places: JoinFolders, *, allow_http: bool, static_pods: bool = False) -> JoinPlan:
     """Return the join that these files and folders ask for; nothing is checked but the files themselves."""
     from vaultpki.agent.join_checks import JoinPlan
     from vaultpki.config.agent import load_agent
@@ -251,7 +251,7 @@ def join_plan(file: Path, join_file: Path, places: Places, *, allow_http: bool, 
     target = str(places.directory.absolute()) if places.directory is not None else DIRECTORY
     # Beside agent.yaml where that lies elsewhere, so that a test or a second cluster needs no root.
     state = "/var/lib/vaultpki" if file == DEFAULT_AGENT else str(file.parent / "state")
-    old = load_agent(file, allow_http=allow_http) if files.there(str(file)) else None
+    old = load_agent(file, allow_http=allow_http) if files.exists(str(file)) else None
     if old is not None:
         target, state = (target if places.directory is not None else old.directory), old.state
     folders = places.folders(found.layout, target, old)

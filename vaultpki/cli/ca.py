@@ -162,7 +162,7 @@ def rotate_command(
     if seconds > MOST_SPREAD:
         raise click.UsageError(f"--spread is at most {MOST_SPREAD // 86400}d")
     emergency = method is Method.EMERGENCY
-    with opened(file, allow_http=allow_http, patience=ca_wait.PATIENCE if wait else None) as (cluster, vault, _):
+    with opened(file, allow_http=allow_http, patience=ca_wait.WAIT_PATIENCE if wait else None) as (cluster, vault, _):
         if emergency and not yes:
             _ask(domain, as_json=as_json)
         begun = commands.rotate(cluster, vault, domain, method, seconds, server_now(vault), without)
@@ -265,7 +265,7 @@ def _go(
     from vaultpki.rotation.confirmations import Confirmations
 
     said = Confirmations(without, restarted, look=listeners.look)
-    patience = ca_wait.PATIENCE if wait else None
+    patience = ca_wait.WAIT_PATIENCE if wait else None
     with opened(file, allow_http=allow_http, patience=patience) as (cluster, vault, _):
 
         def take(course: Course | None, pods: KubeTrust | None) -> Step:

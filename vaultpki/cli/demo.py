@@ -15,7 +15,7 @@ from vaultpki.show import table
 from vaultpki.show.table import Column
 
 if TYPE_CHECKING:
-    from vaultpki.demo.run import Shown
+    from vaultpki.demo.run import DemoResult
 
 _WIDTH: Final = 100
 
@@ -73,7 +73,7 @@ def demo_command(directory: Path, port: int, serve: bool) -> int:
     return 3 if bad else 0
 
 
-def _show(shown: Shown, seconds: float) -> int:
+def _show(shown: DemoResult, seconds: float) -> int:
     from vaultpki.certificates import pair_files, rows
     from vaultpki.pki.x509 import read_certificates
     from vaultpki.verify.folders import find

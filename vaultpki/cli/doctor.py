@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
-    from vaultpki.agent.doctor import Finding
+    from vaultpki.agent.doctor import DoctorCheck
 
 _WORDS = {"ok": "ok", "warning": "WARNING", "failed": "FAILED", "unchecked": "not checked"}
 
@@ -57,19 +57,19 @@ def doctor_command(file: Path, join_file: Path | None, directory: Path | None, a
 
 def _findings(
     file: Path, join_file: Path | None, directory: Path | None, now: datetime, *, allow_http: bool
-) -> Iterator[Finding]:
+) -> Iterator[DoctorCheck]:
     from vaultpki.agent import doctor
-    from vaultpki.cli.agent import Places, join_plan
+    from vaultpki.cli.agent import JoinFolders, join_plan
     from vaultpki.config.agent import load_agent
     from vaultpki.errors import VaultpkiError
 
     try:
         if join_file is not None:
-            plan = join_plan(file, join_file, Places(directory, None, None), allow_http=allow_http)
+            plan = join_plan(file, join_file, JoinFolders(directory, None, None), allow_http=allow_http)
         else:
             config = load_agent(file, allow_http=allow_http)
     except VaultpkiError as error:
-        yield doctor.Finding("join file" if join_file is not None else "agent.yaml", "failed", str(error))
+        yield doctor.DoctorCheck("join file" if join_file is not None else "agent.yaml", "failed", str(error))
         return
     if join_file is not None:
         yield from doctor.before_join(plan, now, allow_http=allow_http)
@@ -77,7 +77,7 @@ def _findings(
         yield from doctor.of_node(config, now, allow_http=allow_http)
 
 
-def _line(finding: Finding) -> str:
+def _line(finding: DoctorCheck) -> str:
     from vaultpki.redact import printable
 
     text = f"{_WORDS[finding.verdict]:<11}  {finding.check}"

@@ -78,7 +78,7 @@ def enroll_command(
             return
         if output is None:
             raise click.UsageError("several nodes need -o FOLDER")
-        wanted = _wanted(cluster, pool, everyone=everyone)
+        wanted = _nodes_to_enroll(cluster, pool, everyone=everyone)
         place = _place(cluster, vault)
         _warn_of_drift(cluster, vault, wanted)
         with storage_errors(str(output)):
@@ -233,7 +233,7 @@ def _warn_of_drift(cluster: Cluster, vault: Vault, wanted: list[tuple[str, Node 
         )
 
 
-def _wanted(cluster: Cluster, pool: str | None, *, everyone: bool) -> list[tuple[str, Node | Pool]]:
+def _nodes_to_enroll(cluster: Cluster, pool: str | None, *, everyone: bool) -> list[tuple[str, Node | Pool]]:
     from vaultpki.identity import enrol
 
     if everyone:

@@ -48,8 +48,8 @@ def graph_command(
 ) -> None:
     """Draw the cluster: who logs in to whom with which pair, and which CA signed it.
 
-    Mermaid and DOT are text that other programs draw. A file that is no picture of vaultpki is not replaced. Exit 3 if
-    something could not be read. Without --from-vault no server is asked.
+    Mermaid and DOT are text that other programs draw. A file that is not a picture of vaultpki is not replaced. Exit 3
+    if something could not be read. Without --from-vault no server is asked.
 
     \b
     Example:
@@ -111,4 +111,4 @@ def _marks() -> set[str]:
     from vaultpki.graph import svg
     from vaultpki.graph import text as graph_text
 
-    return {svg.MARK, graph_text.MERMAID_MARK, graph_text.DOT_MARK}
+    return {svg.GRAPH_MARK, graph_text.MERMAID_MARK, graph_text.DOT_MARK}

@@ -42,5 +42,5 @@ def issue_command(name: str, file: Path, allow_http: bool, directory: Path) -> N
         click.echo(f"kubeconfig: {issued.kubeconfig}")
     for path in issued.manifests:
         click.echo(f"manifest: {path}")
-    for text in issued.strangers:
+    for text in issued.untrusted:
         click.secho(f"! {printable(text)}; remove it from the mount", fg="red", err=True)

@@ -87,7 +87,7 @@ def config_command(
         raise click.UsageError("name either one node or --pool")
     cluster = load_cluster(file, allow_http=allow_http)
     who = files.holder(cluster, node, pool)
-    settings = files.Options(**options)
+    settings = files.ConfigOptions(**options)
     what = files.mode(cluster, who, mode)
     made = files.made(cluster, who, what, settings)
     if output is None:

@@ -39,10 +39,10 @@ def nodes_command(file: Path, allow_http: bool, watching: bool, every: str | Non
 
     seconds = interval(every, watching=watching, as_json=as_json)
     with opened(file, allow_http=allow_http) as (cluster, vault, _):
-        show(lambda: _look(cluster, vault), seconds, watching=watching, as_json=as_json)
+        show(lambda: _read_nodes(cluster, vault), seconds, watching=watching, as_json=as_json)
 
 
-def _look(cluster: Cluster, vault: Vault) -> Shown:
+def _read_nodes(cluster: Cluster, vault: Vault) -> Shown:
     from vaultpki.certificates import rows
     from vaultpki.cli.shown import Shown
     from vaultpki.findings import nodes as node_rows
@@ -56,7 +56,7 @@ def _look(cluster: Cluster, vault: Vault) -> Shown:
     now = server_now(vault)
     ttls = {row.name: row.ttl or cluster.ttl for row in rows(cluster)}
     revisions = rotation_records.read_revisions(cluster, vault)
-    # Not by name: an identity that is no node's may have the name of one.
+    # Not by name: an identity that does not belong to a node may have the name of one.
     pairs: list[tuple[NodeRow, Mapping[str, Any]]] = [
         (node_rows.of_member(each, ttls, now, revoked, revisions), each.stored) for each in found.members
     ]

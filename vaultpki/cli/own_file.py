@@ -26,7 +26,7 @@ def write(path: Path, text: str, *, marks: Collection[str], what: str) -> None:
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             if not _replaceable(path.name, folder, marks):
-                raise StoreError(f"{str(path)!r} is no {what} of vaultpki: choose another name with -o")
+                raise StoreError(f"{str(path)!r} is not a {what} of vaultpki: choose another name with -o")
             swap(path.name, folder, text.encode(), 0o644 & ~umask)
         finally:
             os.close(folder)

@@ -1,4 +1,4 @@
-"""Shows on a terminal how far long work is: a bar on standard error, and nothing where that is no terminal."""
+"""Shows on a terminal how far long work is: a bar on standard error, and nothing where that is not a terminal."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Progress:
 
 @contextmanager
 def progress(label: str) -> Iterator[Progress]:
-    """Yield what counts the pieces of some work; there is no bar where standard error is no terminal."""
+    """Yield what counts the pieces of some work; there is no bar where standard error is not a terminal."""
     if not sys.stderr.isatty():
         yield Progress()
         return

@@ -27,7 +27,7 @@ def report_command(file: Path, allow_http: bool, directory: Path | None, from_va
     """Write one page about all certificates: what needs attention, the picture, the CAs, expiries, checks, rotations.
 
     The page loads nothing from a network, and works without scripts. With --dir it shows what `vaultpki verify` finds;
-    no server is asked. A file that is no report of vaultpki is not replaced. Exit 3 if anything needs attention.
+    no server is asked. A file that is not a report of vaultpki is not replaced. Exit 3 if anything needs attention.
 
     \b
     Example:
@@ -41,7 +41,7 @@ def report_command(file: Path, allow_http: bool, directory: Path | None, from_va
     if (directory is not None) == from_vault:
         raise click.UsageError("choose one of --dir DIR, for files, and --from-vault, for the reports of all nodes")
     found = _of_folder(file, directory) if directory is not None else _of_fleet(file, allow_http=allow_http)
-    own_file.write(output, report_page.html(found), marks={report_page.MARK}, what="report")
+    own_file.write(output, report_page.html(found), marks={report_page.REPORT_MARK}, what="report")
     click.echo(f"wrote {output}")
     for notice in found.notices:
         click.echo(printable(notice.text), err=True)

@@ -152,7 +152,7 @@ def renew_command(file: Path, force: bool, allow_http: bool, names: tuple[str, .
     for name in names:
         if spec is not None and name not in held:
             raise ArgumentError(f"{config.node} holds no certificate {name}; it holds {', '.join(held)}")
-    options = run.Options(allow_http=allow_http, force=frozenset(names or (pairs.EVERY,)), wait=_LOCK_WAIT)
+    options = run.PassOptions(allow_http=allow_http, force=frozenset(names or (pairs.EVERY,)), wait=_LOCK_WAIT)
     return tell_outcome(run.run(config, options))
 
 

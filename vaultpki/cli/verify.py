@@ -82,11 +82,11 @@ def verify_command(
             checks = matrix.verify(found, now=now, rows=certificates.rows(cluster), step=counter.step)
         report.append(verify_text.of_files(checks, len(found)))
     if ask_vault:
-        asked = _asked(cluster, now, allow_http=allow_http)
+        asked = _verify_vault(cluster, now, allow_http=allow_http)
         checks += asked
         report.append(verify_text.of_vault(asked))
     if kubeconfig is not None:
-        seen, source = _seen(cluster, kubeconfig, found, now, allow_http=allow_http)
+        seen, source = _verify_live(cluster, kubeconfig, found, now, allow_http=allow_http)
         checks += seen
         report.append(verify_text.of_live(seen, source))
     click.echo(json.dumps(matrix.to_json(checks), indent=2) if as_json else "\n".join(report))
@@ -101,7 +101,7 @@ def verify_command(
         raise Attention(f"{unmade} of {len(made)} checks could not be made as this user; run as root")
 
 
-def _seen(
+def _verify_live(
     cluster: Cluster, kubeconfig: Path, holders: tuple[Holder, ...], now: datetime, *, allow_http: bool
 ) -> tuple[tuple[Check, ...], str]:
     from vaultpki.kube import kubeconfig as document
@@ -114,7 +114,7 @@ def _seen(
     return live.verify(cluster, document.read(kubeconfig), holders, vault, now)
 
 
-def _asked(cluster: Cluster, now: datetime, *, allow_http: bool) -> tuple[Check, ...]:
+def _verify_vault(cluster: Cluster, now: datetime, *, allow_http: bool) -> tuple[Check, ...]:
     from vaultpki.vault import explained
     from vaultpki.verify import vault_trial
 

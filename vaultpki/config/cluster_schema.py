@@ -196,7 +196,7 @@ CLUSTER: Final = Record(
         "defaults": Field(DEFAULTS, "Defaults for all certificates", default={}),
         "allow_short_ttl": _SHORT,
         "certificates": Field(
-            MapOf(kinds.LABEL, OWN_ROW, {row.name: _override(row) for row in TABLE}, stranger=_stranger),
+            MapOf(kinds.LABEL, OWN_ROW, {row.name: _override(row) for row in TABLE}, explain_unknown=_stranger),
             "Changes to the table's certificates, by name, and certificates of your own",
             default={},
         ),

@@ -267,13 +267,13 @@ class Record(Kind):
 
 @dataclass(frozen=True, slots=True)
 class MapOf(Kind):
-    """A mapping from names to values; names in `named` have their own kind. `stranger` may explain an unknown name."""
+    """A mapping from names to values; names in `named` have their own kind. `explain_unknown` may explain an unknown name."""
 
     key: Text
     value: Kind
     named: Mapping[str, Kind] = field(default_factory=dict)
     most: int = 1000
-    stranger: Callable[[str, yaml_tree.Mapping], str | None] = lambda key, node: None
+    explain_unknown: Callable[[str, yaml_tree.Mapping], str | None] = lambda key, node: None
     expected: str = "a mapping"
 
     def read(self, node: Node, place: Place) -> Found:
@@ -286,7 +286,7 @@ class MapOf(Kind):
             here = place.under(key, at.line)
             kind = self.named.get(key)
             if kind is None:
-                problem = self.stranger(key, each) if isinstance(each, yaml_tree.Mapping) else None
+                problem = self.explain_unknown(key, each) if isinstance(each, yaml_tree.Mapping) else None
                 if problem is not None:
                     raise here.refuse(problem)
                 self.key.read(at, here)

@@ -20,10 +20,10 @@ from vaultpki.errors import StoreError
 from vaultpki.values import permissions
 from vaultpki.values.permissions import PASSING
 
-LARGEST: Final = 1024 * 1024
+LARGEST_FILE: Final = 1024 * 1024
 """The most bytes that are read from any file."""
 
-FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO that somebody put in a file's place must not wait for a writer.
 OLD_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -104,7 +104,7 @@ def _reach(path: str, *, create: bool, last: bool) -> int:
             at = f"{at}/{part}"
             with storage_errors(at):
                 try:
-                    below = os.open(part, FOLDER if last and index == len(parts) - 1 else PASSING, dir_fd=way.fd)
+                    below = os.open(part, OPEN_FOLDER if last and index == len(parts) - 1 else PASSING, dir_fd=way.fd)
                 except FileNotFoundError:
                     if not create:
                         raise
@@ -119,7 +119,7 @@ def _reach(path: str, *, create: bool, last: bool) -> int:
 def refuse_unsafe_way(path: str) -> None:
     """Raise StoreError if `open_folder` would refuse a folder of `path`; folders that do not exist are skipped."""
     at = os.path.abspath(path)
-    while not there(at):
+    while not exists(at):
         at = os.path.dirname(at)
     os.close(_reach(at, create=False, last=at == os.path.abspath(path)))
 
@@ -132,13 +132,13 @@ def make_folder(name: str, parent: int, mode: int) -> int:
     try:
         os.mkdir(name, mode, dir_fd=parent)
     except FileExistsError:
-        return os.open(name, FOLDER, dir_fd=parent)
+        return os.open(name, OPEN_FOLDER, dir_fd=parent)
     # By name, since a folder made under umask 0777 cannot be opened; safe, as nobody else may write to `parent`.
     os.chmod(name, mode, dir_fd=parent)
-    fd = os.open(name, FOLDER, dir_fd=parent)
+    fd = os.open(name, OPEN_FOLDER, dir_fd=parent)
     try:
         permissions.remove_acls(fd)
-        with closing(os.open(".", FOLDER, dir_fd=parent)) as listed:
+        with closing(os.open(".", OPEN_FOLDER, dir_fd=parent)) as listed:
             os.fsync(listed)
     except BaseException:
         os.close(fd)
@@ -203,7 +203,7 @@ def prove_writable(name: str, folder: int, size: int, count: int) -> None:
     os.mkdir(name, 0o700, dir_fd=folder)
     try:
         os.chmod(name, 0o700, dir_fd=folder)
-        with closing(os.open(name, FOLDER, dir_fd=folder)) as fd:
+        with closing(os.open(name, OPEN_FOLDER, dir_fd=folder)) as fd:
             # Random, since a file system that compresses would store repeated bytes in no space.
             write_new("data", fd, os.urandom(size), 0o600)
             for number in range(count):
@@ -219,7 +219,7 @@ def prove_writable(name: str, folder: int, size: int, count: int) -> None:
 def remove_tree(name: str, parent: int) -> None:
     """Remove the file or folder `name` with its content, if it is there; follow no link."""
     try:
-        folder = os.open(name, FOLDER, dir_fd=parent)
+        folder = os.open(name, OPEN_FOLDER, dir_fd=parent)
     except FileNotFoundError:
         return
     except NotADirectoryError:
@@ -248,13 +248,13 @@ def write_new(name: str, folder: int, data: bytes, mode: int, uid: int | None = 
                 raise OSError(errno.EIO, "nothing written")
             view = view[written:]
         permissions.remove_acls(fd)
-        own(fd, mode, uid, gid)
+        set_mode_and_owner(fd, mode, uid, gid)
         os.fsync(fd)
     if read_at(name, folder, len(data))[0] != data:
         raise OSError(errno.EIO, "another content read than written")
 
 
-def own(fd: int, mode: int, uid: int | None, gid: int | None) -> None:
+def set_mode_and_owner(fd: int, mode: int, uid: int | None, gid: int | None) -> None:
     """Give an open file exactly this mode and owner; at no moment may more users read it than before or after."""
     owner = (os.geteuid() if uid is None else uid, os.getegid() if gid is None else gid)
     now = os.fstat(fd)
@@ -267,7 +267,7 @@ def own(fd: int, mode: int, uid: int | None, gid: int | None) -> None:
         os.fchmod(fd, mode)
 
 
-def read_at(name: str, folder: int, most: int = LARGEST) -> tuple[bytes, os.stat_result]:
+def read_at(name: str, folder: int, most: int = LARGEST_FILE) -> tuple[bytes, os.stat_result]:
     """Read the regular file `name` in `folder`; return its content and fstat(2).
 
     Raises OSError for anything else, and for one of more than `most` bytes.
@@ -276,7 +276,7 @@ def read_at(name: str, folder: int, most: int = LARGEST) -> tuple[bytes, os.stat
         return _content(fd, most)
 
 
-def _content(fd: int, most: int = LARGEST) -> tuple[bytes, os.stat_result]:
+def _content(fd: int, most: int = LARGEST_FILE) -> tuple[bytes, os.stat_result]:
     about = os.fstat(fd)
     if not stat.S_ISREG(about.st_mode):
         raise OSError(errno.EISDIR if stat.S_ISDIR(about.st_mode) else errno.EEXIST, "no regular file")
@@ -324,12 +324,12 @@ def write_private(path: str, data: bytes, mode: int = 0o600) -> None:
     """Replace the file `path` by `data` as `swap` does. The folder must exist."""
     folder_path, name = os.path.split(os.path.abspath(path))
     with closing(open_folder(folder_path, create=False)) as folder, storage_errors(path):
-        if len(data) > LARGEST:
+        if len(data) > LARGEST_FILE:
             raise OSError(errno.EFBIG, "could not be read again")
         swap(name, folder, data, mode)
 
 
-def there(path: str) -> bool:
+def exists(path: str) -> bool:
     """Return whether anything is at `path`, even a link that leads nowhere; StoreError if this user may not know."""
     # Not os.path.lexists, which returns False if a folder of the path may not be entered.
     with storage_errors(path):
@@ -346,7 +346,7 @@ def read_private(path: str) -> bytes | None:
     Raises StoreError for a symbolic link, a file of another user than root and this one, or one that others may read.
     """
     folder_path, name = os.path.split(os.path.abspath(path))
-    if not there(path):
+    if not exists(path):
         return None
     with closing(open_folder(folder_path, create=False)) as folder, storage_errors(path):
         try:

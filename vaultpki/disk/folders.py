@@ -12,9 +12,9 @@ from hashlib import sha256
 from typing import Self
 
 from vaultpki.disk import files, owner_mark
-from vaultpki.disk.generations import File, Stored
+from vaultpki.disk.generations import File, StoredFile
 from vaultpki.disk.plain_files import PlainFolder
-from vaultpki.disk.store import GRACE, Check, Directory
+from vaultpki.disk.store import OLD_FILES_GRACE, Check, Directory
 from vaultpki.errors import StoreError
 from vaultpki.places import KUBECONFIGS, PKI
 
@@ -32,7 +32,7 @@ class Folders:
         self._write, self._wait = write, wait
         self._opened: dict[str, Directory] = {}
         self._failed: dict[str, StoreError] = {}
-        self._holder: owner_mark.Owner | None = None
+        self._holder: owner_mark.DirectoryOwner | None = None
 
     @classmethod
     def open(cls, paths: Mapping[str, str], *, create: bool = True, write: bool = True, wait: float = 0.0) -> Folders:
@@ -75,7 +75,7 @@ class Folders:
             raise self._failed[name]
         path = self.paths[name]
         try:
-            if not make and not files.there(path):
+            if not make and not files.exists(path):
                 return None
             directory = Directory.open(path, create=make, write=self._write, wait=self._wait)
             try:
@@ -98,11 +98,11 @@ class Folders:
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
-    def read(self, folder: str, file_set: str, names: Iterable[str]) -> dict[str, Stored]:
+    def read(self, folder: str, file_set: str, names: Iterable[str]) -> dict[str, StoredFile]:
         """Read files of a file set as `Generations.read`; in a folder that is missing, they are missing."""
         directory = self._find(folder, make=False)
         if directory is None:
-            return {name: Stored(None, problem="missing") for name in names}
+            return {name: StoredFile(None, problem="missing") for name in names}
         return directory.read(file_set, names)
 
     def file_sets(self) -> dict[tuple[str, str], tuple[str, ...]]:
@@ -122,13 +122,13 @@ class Folders:
             found = self._find(name, make=False)
             whole.update(repr((name, found.digest() if found else None)).encode())
         for file in kubeconfigs if self.kubeconfigs else ():
-            stored = self.kubeconfigs.read(file) if self.kubeconfigs else Stored(None)
+            stored = self.kubeconfigs.read(file) if self.kubeconfigs else StoredFile(None)
             whole.update(repr((file, stored.data, stored.mode, stored.uid, stored.gid, stored.problem)).encode())
         return whole.hexdigest()
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
-    def claim(self, holder: owner_mark.Owner) -> None:
+    def claim(self, holder: owner_mark.DirectoryOwner) -> None:
         """Mark every folder as `holder`'s, those that are made later too, as `owner_mark.claim` does.
 
         Raises StoreError if PKI belongs to somebody else; another folder then fails alone.
@@ -189,7 +189,7 @@ class Folders:
         """Whether a replaced generation is not removed yet."""
         return any(directory.unsettled for directory in self._opened.values())
 
-    def settle(self, grace: float = GRACE) -> None:
+    def settle(self, grace: float = OLD_FILES_GRACE) -> None:
         """Wait until every replaced generation is `grace` seconds old, and remove it."""
         for directory in self._opened.values():
             directory.settle(grace)

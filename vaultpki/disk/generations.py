@@ -25,14 +25,14 @@ from vaultpki.disk import files
 from vaultpki.disk.files import storage_errors
 from vaultpki.errors import StoreError
 
-HIDDEN: Final = ".vaultpki"
+HIDDEN_FOLDER: Final = ".vaultpki"
 LOCK: Final = "lock"
-MARK: Final = "owner.json"
+OWNER_MARK: Final = "owner.json"
 FILE_SET: Final = r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}"
-NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,199}"
+NAME_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,199}"
 GENERATION: Final = re.compile(rf"({FILE_SET})\.[0-9a-f]{{16}}")
 
-_STABLE = re.compile(rf"{re.escape(HIDDEN)}/({FILE_SET})/({NAME})")
+_STABLE = re.compile(rf"{re.escape(HIDDEN_FOLDER)}/({FILE_SET})/({NAME_PATTERN})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredFile:
     """What a file on disk is.
 
     `problem` is empty, or one of missing, foreign, not-a-file, too-large, denied and unreadable; `data` is then None.
@@ -117,38 +117,38 @@ class Generations:
         if self._hidden is None:
             return {}
         found = {}
-        with storage_errors(f"{self.path}/{HIDDEN}"):
+        with storage_errors(f"{self.path}/{HIDDEN_FOLDER}"):
             for file_set in sorted(os.listdir(self._hidden)):
                 if self._is_file_set(file_set):
                     with self._opened(file_set) as generation:
                         found[file_set] = tuple(sorted(os.listdir(generation)) if generation is not None else ())
         return found
 
-    def read(self, file_set: str, names: Iterable[str]) -> dict[str, Stored]:
+    def read(self, file_set: str, names: Iterable[str]) -> dict[str, StoredFile]:
         """Read the files `names` of a file set, all of one generation; what is wrong with one is its `problem`."""
         valid(file_set, names := tuple(names))
-        with storage_errors(f"{self.path}/{HIDDEN}/{file_set}"), self._opened(file_set) as generation:
+        with storage_errors(f"{self.path}/{HIDDEN_FOLDER}/{file_set}"), self._opened(file_set) as generation:
             return {name: self._stored(file_set, name, generation) for name in names}
 
     def mark(self) -> bytes | None:
         """Return the owner mark; None if there is none, or if others could have written it."""
         if self._hidden is None:
             return None
-        with storage_errors(f"{self.path}/{HIDDEN}/{MARK}"):
+        with storage_errors(f"{self.path}/{HIDDEN_FOLDER}/{OWNER_MARK}"):
             try:
-                data, about = files.read_at(MARK, self._hidden)
+                data, about = files.read_at(OWNER_MARK, self._hidden)
             except OSError as error:
                 if error.errno in (errno.EACCES, errno.EIO):
                     raise
                 return None
         return data if about.st_uid in self._trusted and not about.st_mode & 0o022 else None
 
-    def _stored(self, file_set: str, name: str, generation: int | None) -> Stored:
+    def _stored(self, file_set: str, name: str, generation: int | None) -> StoredFile:
         owner = self._owner_of(name)
         if owner != file_set:
-            return Stored(None, problem="foreign" if owner == "" else "missing")
+            return StoredFile(None, problem="foreign" if owner == "" else "missing")
         if generation is None:
-            return Stored(None, problem="missing")
+            return StoredFile(None, problem="missing")
         return stored_at(name, generation)
 
     def _owner_of(self, name: str) -> str | None:
@@ -174,10 +174,10 @@ class Generations:
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            raise StoreError(f"{self.path}/{HIDDEN}/{file_set}: it was not made by vaultpki; move it away") from None
+            raise StoreError(f"{self.path}/{HIDDEN_FOLDER}/{file_set}: it was not made by vaultpki; move it away") from None
         match = GENERATION.fullmatch(target)
         if match is None or match[1] != file_set:
-            raise StoreError(f"{self.path}/{HIDDEN}/{file_set}: the link was not made by vaultpki; move it away")
+            raise StoreError(f"{self.path}/{HIDDEN_FOLDER}/{file_set}: the link was not made by vaultpki; move it away")
         return target
 
     def _is_file_set(self, entry: str) -> bool:
@@ -196,7 +196,7 @@ class Generations:
             with contextlib.suppress(FileNotFoundError):
                 # Anything else in its place counts as nothing: a new generation replaces it.
                 with contextlib.suppress(NotADirectoryError):
-                    fd = os.open(generation, files.FOLDER, dir_fd=self._hidden)
+                    fd = os.open(generation, files.OPEN_FOLDER, dir_fd=self._hidden)
                 break
         if fd is not None:
             about = os.fstat(fd)
@@ -217,14 +217,14 @@ class Generations:
         def add(*parts: object) -> None:
             whole.update(repr(parts).encode())
 
-        with storage_errors(f"{self.path}/{HIDDEN}"):
+        with storage_errors(f"{self.path}/{HIDDEN_FOLDER}"):
             for name in sorted(os.listdir(self._fd)):
-                owner = self._owner_of(name) if re.fullmatch(NAME, name) else None
+                owner = self._owner_of(name) if re.fullmatch(NAME_PATTERN, name) else None
                 if owner:
                     add(name, owner)
             for entry in sorted(os.listdir(self._hidden) if self._hidden is not None else ()):
                 add(entry)
-                if entry == MARK:
+                if entry == OWNER_MARK:
                     add(self.mark())
                 if not self._is_file_set(entry):
                     continue
@@ -237,15 +237,15 @@ class Generations:
         return whole.hexdigest()
 
 
-def stored_at(name: str, folder: int) -> Stored:
+def stored_at(name: str, folder: int) -> StoredFile:
     """Read a file of the folder that is open as `folder`; what is wrong with it is its `problem`."""
     try:
         data, about = files.read_at(name, folder)
     except OSError as error:
         kinds = {errno.ENOENT: "missing", errno.EFBIG: "too-large", errno.EACCES: "denied"}
         kinds |= dict.fromkeys((errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENXIO), "not-a-file")
-        return Stored(None, problem=kinds.get(error.errno or 0, "unreadable"))
-    return Stored(data, stat.S_IMODE(about.st_mode), about.st_uid, about.st_gid)
+        return StoredFile(None, problem=kinds.get(error.errno or 0, "unreadable"))
+    return StoredFile(data, stat.S_IMODE(about.st_mode), about.st_uid, about.st_gid)
 
 
 def link_of(path: str) -> str:
@@ -266,7 +266,7 @@ def valid(file_set: str, names: Iterable[str]) -> None:
     if not re.fullmatch(FILE_SET, file_set) or file_set == LOCK:
         raise StoreError(f"{file_set!r} cannot name a set of files: letters, digits, - and _ are possible; rename it")
     for name in names:
-        if not re.fullmatch(NAME, name):
+        if not re.fullmatch(NAME_PATTERN, name):
             raise StoreError(
                 f"{name!r} cannot be a file of the certificate directory: "
                 "letters, digits, dots, @, - and _ are possible; rename it"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from vaultpki.certificates import BUNDLES, ISSUING_CAS, chain_bundle
 from vaultpki.disk import files
-from vaultpki.disk.generations import HIDDEN, MARK, Generations
+from vaultpki.disk.generations import HIDDEN_FOLDER, OWNER_MARK, Generations
 from vaultpki.disk.store import Directory
 from vaultpki.errors import CertificateUnreadable, StoreError
 from vaultpki.model import VERSION, AgentConfig
@@ -22,7 +22,7 @@ from vaultpki.values import hosts, json_object, names
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class DirectoryOwner:
     """Whose files a directory holds. `node` is None for an operator; `root_sha256` is the pin in lower-case hex.
 
     `others` are further roots of the same owner: those that followed it or came before it.
@@ -33,28 +33,28 @@ class Owner:
     root_sha256: str
     others: frozenset[str] = field(default=frozenset(), compare=False)
 
-    def text(self, other: Owner | None = None) -> str:
+    def text(self, other: DirectoryOwner | None = None) -> str:
         """Return how a message names it, told apart from the `other` one."""
         who = f"{'an operator' if self.node is None else f'node {self.node}'} of cluster {self.cluster}"
         same = other is not None and (self.cluster, self.node) == (other.cluster, other.node)
         return f"{who} with the root {self.root_sha256}" if same else who
 
 
-def holder_of(config: AgentConfig) -> Owner:
+def holder_of(config: AgentConfig) -> DirectoryOwner:
     """Return the owner that this agent.yaml describes."""
-    return Owner(config.cluster, config.node, config.root_sha256)
+    return DirectoryOwner(config.cluster, config.node, config.root_sha256)
 
 
-def refuse_foreign(path: str, holder: Owner) -> None:
+def refuse_foreign(path: str, holder: DirectoryOwner) -> None:
     """Raise StoreError if the directory `path` belongs to another owner, or others could replace it; reads only."""
     files.refuse_unsafe_way(path)
-    if not files.there(path):
+    if not files.exists(path):
         return
     with Directory.open(path, create=False, write=False) as directory:
         _refuse_other(directory, holder)
 
 
-def claim(directory: Directory, holder: Owner) -> None:
+def claim(directory: Directory, holder: DirectoryOwner) -> None:
     """Mark a directory that is open for writing as `holder`'s; StoreError if it belongs to another owner.
 
     Call this before anything in it is changed. Writes nothing if the mark is there already.
@@ -65,7 +65,7 @@ def claim(directory: Directory, holder: Owner) -> None:
         directory.write_mark(json.dumps(mark).encode())
 
 
-def _refuse_other(directory: Generations, holder: Owner) -> None:
+def _refuse_other(directory: Generations, holder: DirectoryOwner) -> None:
     known = _read(directory)
     # A mark without files protects nothing: it may come from a mistake in agent.yaml that was mended since.
     if known == holder or not directory.file_sets():
@@ -82,22 +82,22 @@ def _refuse_other(directory: Generations, holder: Owner) -> None:
         return
     raise StoreError(
         f"{directory.path}: this directory {whose}; choose another directory, or, if nothing uses its files any more, "
-        f"remove {directory.path}/{HIDDEN} and run again"
+        f"remove {directory.path}/{HIDDEN_FOLDER} and run again"
     )
 
 
-def _read(directory: Generations) -> Owner | None:
+def _read(directory: Generations) -> DirectoryOwner | None:
     """Read the mark; None if there is none that can be read. StoreError for a newer version."""
     value = json_object.parse(directory.mark() or b"") or {}
     version, cluster, node, pin = (value.get(name) for name in ("version", "cluster", "node", "root_sha256"))
     if isinstance(version, int) and version > VERSION:
         raise StoreError(
-            f"{directory.path}/{HIDDEN}/{MARK}: it is of version {version} and this vaultpki speaks {VERSION}; "
+            f"{directory.path}/{HIDDEN_FOLDER}/{OWNER_MARK}: it is of version {version} and this vaultpki speaks {VERSION}; "
             "install the newer vaultpki"
         )
     if not names.fits(cluster, names.cluster_name) or not names.fits(pin, names.sha256) or "node" not in value:
         return None
-    return Owner(cluster, node, pin) if node is None or names.fits(node, hosts.node_name) else None
+    return DirectoryOwner(cluster, node, pin) if node is None or names.fits(node, hosts.node_name) else None
 
 
 def _shows(directory: Generations, root_sha256: str) -> bool:

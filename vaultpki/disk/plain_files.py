@@ -14,7 +14,7 @@ from typing import Final
 
 from vaultpki.disk import files
 from vaultpki.disk.files import storage_errors
-from vaultpki.disk.generations import NAME, File, Stored, stored_at
+from vaultpki.disk.generations import NAME_PATTERN, File, StoredFile, stored_at
 from vaultpki.errors import StoreError
 
 _RANDOM: Final = r"[0-9a-f]{16}"
@@ -30,11 +30,11 @@ class PlainFolder:
         self.rewritten: list[str] = []
         """Sentences on files that got another inode for that reason, or for one of their own."""
 
-    def read(self, name: str) -> Stored:
+    def read(self, name: str) -> StoredFile:
         """Read a file; what is wrong with it is its `problem`, as in `Generations.read`."""
         _valid(name)
-        if not files.there(self.path):
-            return Stored(None, problem="missing")
+        if not files.exists(self.path):
+            return StoredFile(None, problem="missing")
         with files.closing(files.open_folder(self.path, create=False)) as folder:
             return stored_at(name, folder)
 
@@ -54,7 +54,7 @@ class PlainFolder:
             else:
                 _write_once(name, folder, wanted)
 
-    def unsafe(self, stored: Stored, wanted: File) -> bool:
+    def unsafe(self, stored: StoredFile, wanted: File) -> bool:
         """Return whether somebody may have the file open for writing who should not: then only `rewrite` helps."""
         return self.suspect or stored.open_to_others(wanted)
 
@@ -70,7 +70,7 @@ class PlainFolder:
     def mend(self, name: str, wanted: File) -> None:
         """Give a file its mode; a container that mounts it sees the same file."""
         with self._opened(name) as folder, files.closing(os.open(name, files.OLD_FILE, dir_fd=folder)) as fd:
-            files.own(fd, wanted.mode, wanted.uid, wanted.gid)
+            files.set_mode_and_owner(fd, wanted.mode, wanted.uid, wanted.gid)
             os.fsync(fd)
 
     def remove(self, name: str) -> None:
@@ -81,7 +81,7 @@ class PlainFolder:
 
     def sweep(self, names: Iterable[str]) -> int:
         """Remove what a killed run left beside these files; return how many files that were."""
-        if not files.there(self.path):
+        if not files.exists(self.path):
             return 0
         leftover = re.compile(rf"\.({'|'.join(map(re.escape, names))})\.{_RANDOM}")
         with files.closing(files.open_folder(self.path, create=False)) as folder, storage_errors(self.path):
@@ -106,5 +106,5 @@ def _write_once(name: str, folder: int, wanted: File) -> None:
 
 
 def _valid(name: str) -> None:
-    if not re.fullmatch(NAME, name):
+    if not re.fullmatch(NAME_PATTERN, name):
         raise StoreError(f"{name!r} cannot be a kubeconfig: letters, digits, dots, @, - and _ are possible; rename it")

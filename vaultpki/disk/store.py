@@ -20,21 +20,21 @@ from vaultpki.disk.files import read_private, storage_errors, write_private
 from vaultpki.disk.generations import (
     FILE_SET,
     GENERATION,
-    HIDDEN,
+    HIDDEN_FOLDER,
     LOCK,
-    MARK,
-    NAME,
+    OWNER_MARK,
+    NAME_PATTERN,
     File,
     Generations,
-    Stored,
+    StoredFile,
     stored_at,
     valid,
 )
 from vaultpki.errors import Busy, StoreError
 
-__all__ = ["GRACE", "HIDDEN", "Directory", "File", "Stored", "read_private", "write_private"]
+__all__ = ["OLD_FILES_GRACE", "HIDDEN_FOLDER", "Directory", "File", "StoredFile", "read_private", "write_private"]
 
-GRACE: Final = 5.0
+OLD_FILES_GRACE: Final = 5.0
 """Seconds between a swap and the removal of the old generation."""
 
 # A pair of RSA-4096 in blocks of 4 KiB with its folder; the folder, three files, their links, and the one that swaps.
@@ -71,7 +71,7 @@ class Directory(Generations):
         fd = files.open_folder(path, create=create and write)
         directory = cls(path, fd)
         try:
-            with storage_errors(f"{path}/{HIDDEN}"):
+            with storage_errors(f"{path}/{HIDDEN_FOLDER}"):
                 directory._enter(write, wait)
         except BaseException:
             directory.close()
@@ -81,18 +81,18 @@ class Directory(Generations):
     def _enter(self, write: bool, wait: float) -> None:
         if not write:
             with contextlib.suppress(FileNotFoundError):
-                self._hidden = os.open(HIDDEN, files.FOLDER, dir_fd=self._fd)
+                self._hidden = os.open(HIDDEN_FOLDER, files.OPEN_FOLDER, dir_fd=self._fd)
             return
-        self._hidden = files.make_folder(HIDDEN, self._fd, 0o755)
+        self._hidden = files.make_folder(HIDDEN_FOLDER, self._fd, 0o755)
         about = os.fstat(self._hidden)
         if about.st_uid not in self._trusted:
             raise StoreError(
-                f"{self.path}/{HIDDEN}: it belongs to the user {about.st_uid}; run as that user or as root"
+                f"{self.path}/{HIDDEN_FOLDER}: it belongs to the user {about.st_uid}; run as that user or as root"
             )
         if stat.S_IMODE(about.st_mode) != 0o755:
             os.fchmod(self._hidden, 0o755)
             self.suspect = bool(about.st_mode & 0o022)
-        with storage_errors(f"{self.path}/{HIDDEN}/{LOCK}"):
+        with storage_errors(f"{self.path}/{HIDDEN_FOLDER}/{LOCK}"):
             try:
                 self._lock = files.lock(LOCK, self._hidden, wait)
             except BlockingIOError:
@@ -108,18 +108,18 @@ class Directory(Generations):
         hidden = self._writable()
         # If this process is killed right here, the next sweep removes a folder of this name.
         name = f"probe.{files.random_suffix()}"
-        with storage_errors(f"{self.path}/{HIDDEN}"):
+        with storage_errors(f"{self.path}/{HIDDEN_FOLDER}"):
             files.prove_writable(name, hidden, generations * _TYPICAL_BYTES, generations * _TYPICAL_ENTRIES)
 
     def write_mark(self, data: bytes) -> None:
         """Replace the owner mark by `data` in one step that survives a crash; StoreError if that fails."""
-        with storage_errors(f"{self.path}/{HIDDEN}/{MARK}"):
-            files.swap(MARK, self._writable(), data, 0o644)
+        with storage_errors(f"{self.path}/{HIDDEN_FOLDER}/{OWNER_MARK}"):
+            files.swap(OWNER_MARK, self._writable(), data, 0o644)
 
     def refuse_taken(self, file_set: str, names: Iterable[str]) -> None:
         """Raise StoreError if `install` cannot use these names, because a file that is not ours has one of them."""
         valid(file_set, names := tuple(names))
-        with storage_errors(f"{self.path}/{HIDDEN}/{file_set}"):
+        with storage_errors(f"{self.path}/{HIDDEN_FOLDER}/{file_set}"):
             self._generation(file_set)
         for name in names:
             with storage_errors(f"{self.path}/{name}"):
@@ -140,7 +140,7 @@ class Directory(Generations):
             raise ValueError(f"the file set {file_set} has no files; remove it instead")
         hidden = self._writable()
         self.refuse_taken(file_set, wanted)
-        with storage_errors(f"{self.path}/{HIDDEN}/{file_set}"):
+        with storage_errors(f"{self.path}/{HIDDEN_FOLDER}/{file_set}"):
             same = self._same(file_set, wanted)
             unsafe = self._unsafe(file_set, wanted) if same else []
             if same and not unsafe:
@@ -152,7 +152,7 @@ class Directory(Generations):
             self._write(hidden, file_set, generation, wanted, check)
             with storage_errors(self.path):
                 self._link(file_set, wanted, linked)
-            with storage_errors(f"{self.path}/{HIDDEN}/{file_set}"):
+            with storage_errors(f"{self.path}/{HIDDEN_FOLDER}/{file_set}"):
                 old = self._flip(hidden, file_set, generation)
         except BaseException:
             self._forget(hidden, file_set, generation, linked)
@@ -203,7 +203,7 @@ class Directory(Generations):
             for name, file in wanted.items():
                 with files.closing(os.open(name, files.OLD_FILE, dir_fd=generation)) as fd:
                     if stat.S_IMODE(os.fstat(fd).st_mode) != file.mode:
-                        files.own(fd, file.mode, file.uid, file.gid)
+                        files.set_mode_and_owner(fd, file.mode, file.uid, file.gid)
                         os.fsync(fd)
         self._link(file_set, wanted, [])
         self._unlink_obsolete(file_set, wanted)
@@ -211,7 +211,7 @@ class Directory(Generations):
     def _write(
         self, hidden: int, file_set: str, generation: str, wanted: Mapping[str, File], check: Check | None
     ) -> None:
-        path = f"{self.path}/{HIDDEN}/{generation}"
+        path = f"{self.path}/{HIDDEN_FOLDER}/{generation}"
         with storage_errors(path):
             folder = files.make_folder(generation, hidden, 0o755)
         with files.closing(folder):
@@ -233,7 +233,7 @@ class Directory(Generations):
                 os.unlink(name, dir_fd=self._fd)
         for name, owner in owners.items():
             if owner != file_set:
-                os.symlink(f"{HIDDEN}/{file_set}/{name}", name, dir_fd=self._fd)
+                os.symlink(f"{HIDDEN_FOLDER}/{file_set}/{name}", name, dir_fd=self._fd)
                 linked.append(name)
         if any(owner != file_set for owner in owners.values()):
             os.fsync(self._fd)
@@ -280,7 +280,7 @@ class Directory(Generations):
         """Remove the files of the set in one step; return whether there were any."""
         valid(file_set, ())
         hidden = self._writable()
-        with storage_errors(f"{self.path}/{HIDDEN}/{file_set}"):
+        with storage_errors(f"{self.path}/{HIDDEN_FOLDER}/{file_set}"):
             old = self._generation(file_set)
             if old is not None:
                 os.unlink(file_set, dir_fd=hidden)
@@ -291,13 +291,13 @@ class Directory(Generations):
 
     # -- cleaning up -------------------------------------------------------------------------------------------------
 
-    def retire(self, grace: float = GRACE) -> float:
+    def retire(self, grace: float = OLD_FILES_GRACE) -> float:
         """Remove generations replaced more than `grace` seconds ago; return the seconds until the next, or 0.0."""
         hidden = self._writable()
         now = time.monotonic()
         while self._retired and self._retired[0][0] + grace <= now:
             _, old = self._retired.pop(0)
-            with storage_errors(f"{self.path}/{HIDDEN}/{old}"):
+            with storage_errors(f"{self.path}/{HIDDEN_FOLDER}/{old}"):
                 files.remove_tree(old, hidden)
         return self._retired[0][0] + grace - now if self._retired else 0.0
 
@@ -306,7 +306,7 @@ class Directory(Generations):
         """Whether a replaced generation is not removed yet."""
         return bool(self._retired)
 
-    def settle(self, grace: float = GRACE) -> None:
+    def settle(self, grace: float = OLD_FILES_GRACE) -> None:
         """Wait until every replaced generation is `grace` seconds old, and remove it."""
         while left := self.retire(grace):
             time.sleep(left)
@@ -318,7 +318,7 @@ class Directory(Generations):
         """
         hidden = self._writable()
         swept = 0
-        with storage_errors(f"{self.path}/{HIDDEN}"):
+        with storage_errors(f"{self.path}/{HIDDEN_FOLDER}"):
             kept = {name for _, name in self._retired}
             entries = os.listdir(hidden)
             live: dict[str, set[str]] = {}
@@ -343,7 +343,7 @@ class Directory(Generations):
                     except OSError:
                         self._retired.insert(0, (0.0, entry))
             for name in os.listdir(self._fd):
-                owner = self._owner_of(name) if re.fullmatch(NAME, name) else None
+                owner = self._owner_of(name) if re.fullmatch(NAME_PATTERN, name) else None
                 # If something that is not ours has the file set's place, a person must decide about its links.
                 if owner and (owner not in entries or name not in live.get(owner, (name,))):
                     os.unlink(name, dir_fd=self._fd)

@@ -42,6 +42,6 @@ class Undo:
 
 def _missing(path: str) -> Iterable[str]:
     """Return the folders that do not exist yet, from `path` upwards."""
-    while not files.there(path):
+    while not files.exists(path):
         yield path
         path = os.path.dirname(path)

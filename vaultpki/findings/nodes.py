@@ -179,7 +179,7 @@ def of_member(
 
 
 def of_unfit(unfit: Unfit) -> NodeRow:
-    """Return the row of an identity that is no node's."""
+    """Return the row of an identity that does not belong to a node."""
     finding = Finding(NodeState.UNKNOWN, "fits-no-pool", unfit.sentence)
     return NodeRow(printable(unfit.name[:_LONGEST]), "-", (), (finding,), credentials=unfit.credentials)
 

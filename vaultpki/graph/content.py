@@ -43,7 +43,7 @@ STATES: Final[Mapping[Health, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Expiry:
+class ExpirySummary:
     """What was found of one row or CA: `first` is when the first of `read` certificates expires.
 
     `lacking` counts the certificates that should be there and could not be read. `due` says that a renewal is overdue,
@@ -67,7 +67,7 @@ class Expiry:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class PictureRow:
     """One row of the table in the picture. `files` is a short text with its files, `health` and `until` its expiry.
 
     `kubeconfig` and `until` are empty if there is none. `server` is False for a pair that only clients have.
@@ -94,7 +94,7 @@ class Component:
     name: str
     where: str
     many: bool
-    pairs: tuple[Pair, ...]
+    pairs: tuple[PictureRow, ...]
     domain: str
 
 
@@ -104,7 +104,7 @@ class Arrow:
 
     source: str
     target: str
-    pair: Pair
+    pair: PictureRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ class Graph:
     known: bool
 
     @property
-    def pairs(self) -> tuple[Pair, ...]:
+    def pairs(self) -> tuple[PictureRow, ...]:
         """Every pair of the picture, those of the arrows first."""
         held = [pair for component in self.components for pair in component.pairs]
         return (*(arrow.pair for arrow in self.arrows), *held)
@@ -144,8 +144,8 @@ def graph(
     cluster: Cluster,
     now: datetime,
     *,
-    expiries: Mapping[str, Expiry] | None = None,
-    cas: Mapping[str, Expiry] | None = None,
+    expiries: Mapping[str, ExpirySummary] | None = None,
+    cas: Mapping[str, ExpirySummary] | None = None,
     rotations: Mapping[str, str] | None = None,
     source: str = "",
 ) -> Graph:
@@ -199,12 +199,12 @@ def sentence(arrow: Arrow) -> str:
     return f"{arrow.source} to {arrow.target}: {_words(arrow.pair)}."
 
 
-def pair_sentence(component: Component, pair: Pair) -> str:
+def pair_sentence(component: Component, pair: PictureRow) -> str:
     """Return a pair that no arrow shows in words."""
     return f"{component.name}: {_words(pair)}."
 
 
-def _words(pair: Pair) -> str:
+def _words(pair: PictureRow) -> str:
     return f"{pair.name}, signed by CA {pair.ca}" + (f", {pair.until}" if pair.until else "")
 
 
@@ -221,15 +221,15 @@ def _has_target(row: Row) -> bool:
     return row.usage.client and row.target != _NO_TARGET
 
 
-def _pair(row: Row, layout: Layout, expiry: Expiry | None, now: datetime) -> Pair:
+def _pair(row: Row, layout: Layout, expiry: ExpirySummary | None, now: datetime) -> PictureRow:
     place = row.kubeadm if layout is Layout.KUBEADM and not row.operator else None
     crt, _, _ = pair_files(row.stem)
     files = f"{shown(place.folder if place else PKI, crt)} .key"
-    pair = Pair(row.name, row.ca, row.purpose, files, row.kubeconfig or "", row.usage.server)
+    pair = PictureRow(row.name, row.ca, row.purpose, files, row.kubeconfig or "", row.usage.server)
     return pair if expiry is None else replace(pair, health=expiry.health(now), until=_until(expiry, now))
 
 
-def _until(expiry: Expiry, now: datetime) -> str:
+def _until(expiry: ExpirySummary, now: datetime) -> str:
     """Return an expiry in a few words."""
     lacking = "missing"
     if expiry.read:
@@ -245,17 +245,17 @@ def _until(expiry: Expiry, now: datetime) -> str:
     if expiry.revoked:
         which = f"{expiry.revoked} of {expiry.read} revoked" if expiry.read > 1 else "revoked"
         return f"{which}, {said}"
-    return f"overdue, {said}" if expiry.due else f"{said} ({left(expiry.first, now)})"
+    return f"overdue, {said}" if expiry.due else f"{said} ({time_left(expiry.first, now)})"
 
 
-def _ca_until(expiry: Expiry, now: datetime) -> str:
+def _ca_until(expiry: ExpirySummary, now: datetime) -> str:
     if expiry.first is None:
         return ""
     said = "expired" if expiry.first <= now else "rotate soon, until" if expiry.due else "until"
     return f"{said} {expiry.first:%Y-%m-%d}"
 
 
-def left(then: datetime, now: datetime) -> str:
+def time_left(then: datetime, now: datetime) -> str:
     """Return how long `then` is after `now`, in hours or days."""
     hours = int((then - now).total_seconds() // 3600)
     if hours < 48:
@@ -278,7 +278,7 @@ def _where(cluster: Cluster, own: tuple[Row, ...]) -> tuple[str, bool]:
     return " and ".join(said) or "no node yet", len(nodes) > 1 or bool(pools)
 
 
-def _domain(name: str, held: tuple[Pair, ...], arrows: tuple[Arrow, ...]) -> str:
+def _domain(name: str, held: tuple[PictureRow, ...], arrows: tuple[Arrow, ...]) -> str:
     """Return the CA that signs the component's server pairs; without one, the first whose clients it lets in."""
     signed = [pair.ca for pair in held if pair.server]
     return next(iter((*signed, *(arrow.pair.ca for arrow in arrows if arrow.target == name))), "")

@@ -8,9 +8,9 @@ from xml.sax.saxutils import escape
 
 from vaultpki.graph.content import Graph, Health, pair_sentence, sentence
 from vaultpki.graph.placement import scene
-from vaultpki.graph.scene import BOLD, SIZES, Card, Chip, Frame, Label, Line, Rect, Scene
+from vaultpki.graph.scene import BOLD, SIZES, Card, Chip, Frame, Label, DrawnArrow, Rect, Picture
 
-MARK: Final = "<!-- vaultpki graph -->"
+GRAPH_MARK: Final = "<!-- vaultpki graph -->"
 """The first line of every picture."""
 
 _ROOT: Final = "root"
@@ -54,10 +54,10 @@ _DASHES: Final = {
 def svg(graph: Graph) -> str:
     """Return the picture as SVG."""
     placed = scene(graph)
-    return "\n".join((MARK, *_lines(graph, placed), ""))
+    return "\n".join((GRAPH_MARK, *_lines(graph, placed), ""))
 
 
-def _lines(graph: Graph, placed: Scene) -> Iterator[str]:
+def _lines(graph: Graph, placed: Picture) -> Iterator[str]:
     wide, high = _n(placed.width), _n(placed.height)
     yield (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" width="{wide}" height="{high}" '
@@ -156,7 +156,7 @@ def _chip(chip: Chip) -> Iterator[str]:
     yield "</g>"
 
 
-def _line(line: Line) -> str:
+def _line(line: DrawnArrow) -> str:
     (x, y), *rest = line.points
     path = [f"M{_n(x)} {_n(y)}"]
     for (_, before), (at_x, at_y) in zip(line.points, rest, strict=False):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from vaultpki.graph.content import Component, Graph, Health, Pair, domain_title, root_title
+from vaultpki.graph.content import Component, Graph, Health, PictureRow, domain_title, root_title
 from vaultpki.graph.svg import COLOURS
 
 MERMAID_MARK: Final = "%% vaultpki graph"
@@ -66,12 +66,12 @@ def _mermaid(graph: Graph) -> Iterator[str]:
             yield f"  style {ids[component.name]} fill:{fill},color:#1b2230"
 
 
-def _links(graph: Graph) -> list[tuple[str, str, list[Pair]]]:
+def _links(graph: Graph) -> list[tuple[str, str, list[PictureRow]]]:
     """Return the arrows with their pairs; one for all arrows of a component to itself.
 
     Mermaid 11 draws a second such arrow on top of the first.
     """
-    links: list[tuple[str, str, list[Pair]]] = []
+    links: list[tuple[str, str, list[PictureRow]]] = []
     for arrow in graph.arrows:
         same = [pairs for source, target, pairs in links if source == target == arrow.source == arrow.target]
         if same:
@@ -128,11 +128,11 @@ def _lines(component: Component) -> list[str]:
     return [component.name, *filter(None, [component.where]), *held]
 
 
-def _pair_lines(pair: Pair) -> list[str]:
+def _pair_lines(pair: PictureRow) -> list[str]:
     return [pair.name, pair.files, *filter(None, [pair.until])]
 
 
-def _health(pairs: Sequence[Pair]) -> Health:
+def _health(pairs: Sequence[PictureRow]) -> Health:
     states = {pair.health for pair in pairs}
     return next((health for health in _WORST if health in states), Health.UNKNOWN)
 

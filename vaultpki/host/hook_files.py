@@ -21,7 +21,7 @@ from vaultpki.errors import StoreError
 from vaultpki.model import Hook
 from vaultpki.values import permissions
 
-FOLDER: Final = "/"
+WORKING_FOLDER: Final = "/"
 """The folder in which a hook runs, so that a relative path means the same wherever the agent was started."""
 
 # The kernel takes as many interpreters of interpreters, and as much of the first line (execve(2)).
@@ -139,7 +139,7 @@ def _first_line(file: str) -> bytes:
 
 
 def _interpreter(line: bytes) -> list[str]:
-    """Return the words after `#!`; none if the file is no script."""
+    """Return the words after `#!`; none if the file is not a script."""
     # A carriage return, as editors on Windows leave it, is part of the name.
     return [os.fsdecode(word) for word in re.split(rb"[ \t]+", line[2:]) if word] if line.startswith(b"#!") else []
 
@@ -156,4 +156,4 @@ def _missing(file: str) -> StoreError:
 
 
 def _from_root(path: str) -> str:
-    return os.path.normpath(os.path.join(FOLDER, path))
+    return os.path.normpath(os.path.join(WORKING_FOLDER, path))

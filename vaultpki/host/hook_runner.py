@@ -186,7 +186,7 @@ def _change(job: Job) -> str:
 
 
 def _not_there_yet(name: str) -> bool:
-    """Return whether this is a component of Kubernetes or etcd that is no static pod here now.
+    """Return whether this is a component of Kubernetes or etcd that is not a static pod here now.
 
     kubeadm writes its manifests after the node has joined, and `kubeadm reset` removes them. Whatever starts later
     reads the new files. Any other name may be misspelt.

@@ -123,7 +123,7 @@ def jobs(
 
 
 def unknown(config: AgentConfig, names: Collection[str]) -> tuple[str, ...]:
-    """Return the keys of agent.yaml's hooks that are no certificate or bundle of this node, which `names` lists."""
+    """Return the keys of agent.yaml's hooks that are not a certificate or bundle of this node, which `names` lists."""
     return tuple(key for key in config.hooks if key not in names)
 
 

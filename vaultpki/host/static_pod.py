@@ -16,7 +16,7 @@ from typing import Any, Final
 from vaultpki.disk.files import closing, open_folder, read_at, storage_errors, swap
 from vaultpki.errors import StoreError
 
-FOLDER: Final = "/etc/kubernetes/manifests"
+MANIFEST_FOLDER: Final = "/etc/kubernetes/manifests"
 ANNOTATION: Final = "vaultpki/restarted-for"
 
 _KEPT = 16
@@ -24,7 +24,7 @@ _KEPT = 16
 
 def manifest(name: str) -> str:
     """Return the path of a static pod's manifest: kubeadm's, unless `name` is a path."""
-    return name if name.startswith("/") else f"{FOLDER}/{name}.yaml"
+    return name if name.startswith("/") else f"{MANIFEST_FOLDER}/{name}.yaml"
 
 
 def restart(name: str, changes: Mapping[str, str]) -> None:

@@ -20,7 +20,7 @@ from vaultpki.host.static_pod import manifest
 from vaultpki.model import AgentConfig, Auth
 from vaultpki.places import KUBELET
 
-UNITS: Final = ("vaultpki-agent.service", "vaultpki-agent-once.service")
+SYSTEMD_UNITS: Final = ("vaultpki-agent.service", "vaultpki-agent-once.service")
 RECIPES: Final = ("Containerfile", "daemonset.yaml", "static-pod.yaml", "alerts.yaml", "grafana-dashboard.json")
 """What is printed as it is."""
 
@@ -103,7 +103,7 @@ def unit_files(config: AgentConfig, *, executable: Path | None = None, allow_htt
         "private_tmp": "no" if _below(read, _TEMPORARY) else "yes",
     }
     values["sandbox"] = render(text("templates", "sandbox.conf"), values, name="sandbox.conf")
-    return {name: render(text("templates", name), values, name=name) for name in UNITS}
+    return {name: render(text("templates", name), values, name=name) for name in SYSTEMD_UNITS}
 
 
 def install_units(
@@ -131,7 +131,7 @@ def recipe(name: str, config: AgentConfig | None = None, *, executable: Path | N
 
     For `executable` see `unit_files`. VaultpkiError if there is no such name.
     """
-    if name in UNITS:
+    if name in SYSTEMD_UNITS:
         usual = AgentConfig(
             cluster="",
             prefix="",
@@ -148,7 +148,7 @@ def recipe(name: str, config: AgentConfig | None = None, *, executable: Path | N
         return unit_files(config or usual, executable=executable)[name]
     if name in RECIPES:
         return text("templates", name)
-    raise VaultpkiError(f"there is no unit or recipe {name[:100]!a}; there are: {', '.join((*UNITS, *RECIPES))}")
+    raise VaultpkiError(f"there is no unit or recipe {name[:100]!a}; there are: {', '.join((*SYSTEMD_UNITS, *RECIPES))}")
 
 
 def own_executable() -> Path:

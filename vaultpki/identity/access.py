@@ -205,8 +205,8 @@ def sign_rule(certificate: Certificate, pattern: str | None = None) -> Fields:
 
 
 # A glob binds only the beginning of a text. Of the rest, the role would allow a mail address at an allowed name, and
-# the engine silently drops what is no host name. A claim of an issuer's token is any text: `c-*`, `c-1/` or `c-2,c-1`
-# would get certificates in that name. (`*X*` matches a text with X in it.)
+# the engine silently drops what is not a host name. A claim of an issuer's token is any text: `c-*`, `c-1/` or
+# `c-2,c-1` would get certificates in that name. (`*X*` matches a text with X in it.)
 _NO_NODE_NAMES: Final = ("*@*", "* *", "***", "*/*", "*+*", "*%*")
 
 

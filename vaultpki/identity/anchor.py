@@ -21,7 +21,7 @@ from vaultpki.pki.roots import successors
 from vaultpki.pki.trust import is_root
 from vaultpki.records import published
 from vaultpki.records import rotation as rotation_record
-from vaultpki.records.rotation import FOLDER, RotationRecord, State
+from vaultpki.records.rotation import ROTATION_FOLDER, RotationRecord, State
 from vaultpki.values import names
 from vaultpki.vault import HEALTH, Answer, Capabilities, Vault, shown_certificate, shown_request
 
@@ -89,10 +89,10 @@ def drift_sentence(cluster: Cluster, drift: tuple[str, ...]) -> str:
 def refuse_other_root(
     cluster: Cluster, shown: str | None, *, accepted: Collection[str] = (), record: RotationRecord | None = None
 ) -> None:
-    """Raise ForeignObject if `ca.root_sha256` is set and is neither `shown` nor `accepted`; None is no root CA at all.
+    """Raise ForeignObject if `ca.root_sha256` is set and is neither `shown` nor `accepted`.
 
-    `accepted` are successors that the root vouches for. The root's `record` tells of a rotation that has ended, after
-    which that line must be changed; it makes no other root pass.
+    `shown` is None if there is no root CA. `accepted` are successors that the root vouches for. The root's `record`
+    tells of a rotation that has ended, after which that line must be changed; it makes no other root pass.
     """
     wanted, mount = cluster.authority.root_sha256, cluster.mount(ROOT)
     if wanted is None or wanted == shown or wanted in accepted:
@@ -193,7 +193,7 @@ def _root_sha256(cluster: Cluster, vault: Vault, listed: Answer, now: datetime) 
 
 def _root_record(cluster: Cluster, vault: Vault) -> RotationRecord | None:
     """Return the record of the root's rotation; None if there is none that can be read."""
-    path = f"{FOLDER}/{ROOT}"
+    path = f"{ROTATION_FOLDER}/{ROOT}"
     data = vault.stored(cluster.mount("config"), path).get("data")
     with contextlib.suppress(SpecError):
         return rotation_record.read(data, ROOT, where=path)

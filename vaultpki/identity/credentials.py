@@ -96,7 +96,7 @@ def count(cluster: Cluster, vault: Vault, identity: Identity) -> int | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldCredentials:
     """What a node that has never reported can log in with.
 
     `credentials` is as `count` has it, without join files that have expired. `join_until` is until when the last of its
@@ -107,7 +107,7 @@ class Held:
     join_until: datetime | None = None
 
 
-def held(cluster: Cluster, vault: Vault, identity: Identity) -> Held:
+def held_credentials(cluster: Cluster, vault: Vault, identity: Identity) -> HeldCredentials:
     """Return what a node holds that has never reported.
 
     Whoever joins replaces the secret id of the join file at once, before its first certificate.
@@ -115,16 +115,16 @@ def held(cluster: Cluster, vault: Vault, identity: Identity) -> Held:
     credentials = count(cluster, vault, identity)
     now = datetime.now(UTC) + timedelta(seconds=vault.clock_offset or 0.0)
     if not credentials or credentials > _MOST_JOINS:
-        return Held(credentials)
+        return HeldCredentials(credentials)
     try:
         ends = [_join_ends(cluster, vault, identity, each) for each in secret_ids(cluster, vault, identity)]
     except (Denied, Refused, Unavailable, BadAnswer):
         # The token may not look, or one has expired in this moment.
-        return Held(credentials)
+        return HeldCredentials(credentials)
     joins = [end for end in ends if end is not None]
     there = [end for end in joins if end > now]
     own = len(ends) - len(joins)
-    return Held(own + len(there), max(there) if there and not own else None)
+    return HeldCredentials(own + len(there), max(there) if there and not own else None)
 
 
 def _join_ends(cluster: Cluster, vault: Vault, identity: Identity, accessor: str) -> datetime | None:
@@ -185,7 +185,7 @@ def end(cluster: Cluster, vault: Vault, identities: Sequence[Identity], *, wait:
         "identity/entity/id/x": "delete",
     }
     if missing_right(vault, needs):
-        raise may_not(cluster, identities)
+        raise too_weak(cluster, identities)
     noted: dict[Identity, frozenset[str]] = {}
 
     def begin(identity: Identity) -> None:
@@ -203,7 +203,7 @@ def end(cluster: Cluster, vault: Vault, identities: Sequence[Identity], *, wait:
         begin(first)
     except Denied:
         if not noted:
-            raise may_not(cluster, identities) from None
+            raise too_weak(cluster, identities) from None
         raise
     vault.map(begin, identities[1:])
     accessors = read_accessors(cluster, vault)
@@ -274,7 +274,7 @@ def _destroy_secret_ids(cluster: Cluster, vault: Vault, identity: Identity) -> N
     raise StateConflict(f"{identity.name} got new secret ids meanwhile; find out what creates them and run this again")
 
 
-def may_not(cluster: Cluster, identities: Sequence[Identity]) -> TokenTooWeak:
+def too_weak(cluster: Cluster, identities: Sequence[Identity]) -> TokenTooWeak:
     """Return the error for a token that may not end the credentials of these nodes."""
     name = identities[0].name
     nodes = name if len(identities) == 1 else f"{name} and {len(identities) - 1} more"

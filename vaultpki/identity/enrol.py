@@ -60,7 +60,7 @@ def holder(cluster: Cluster, name: str, pool: str | None) -> Node | Pool:
         fits = next((each for each in cluster.pools if takes(each, name)), None)
         _refuse_jwt_pool(fits)
         hint = f"pass --pool {fits.name}" if fits else f"add it to `nodes` in {cluster.file} and apply"
-        raise ArgumentError(f"{name!r} is no listed node of {cluster.name}; {hint}")
+        raise ArgumentError(f"{name!r} is not a listed node of {cluster.name}; {hint}")
     found = next((each for each in cluster.pools if each.name == pool), None)
     if found is None:
         raise ArgumentError(
@@ -297,7 +297,7 @@ def lock(cluster: Cluster, vault: Vault, name: str, *, wait: float = LOGIN_IN_FL
         accessor = jwt_nodes.accessor_of(cluster, vault)
         entity = jwt_nodes.find(vault, accessor, name)
     except Denied:
-        raise credentials.may_not(cluster, both[:1]) from None
+        raise credentials.too_weak(cluster, both[:1]) from None
     if not found and entity is None:
         if any(node.name == name for node in cluster.nodes):
             raise StateConflict(
@@ -330,7 +330,7 @@ def _kinds(*, approle: bool, jwt: bool) -> frozenset[Ended]:
 
 def _check_node_name(name: str) -> None:
     if not names.fits(name, hosts.node_name):
-        raise ArgumentError(f"{name!r} is no node name")
+        raise ArgumentError(f"{name!r} is not a node name")
 
 
 def _refuse_unknown_jwt_node(cluster: Cluster, name: str) -> None:
@@ -370,7 +370,7 @@ def _is_good(
     cluster: Cluster, path: Path, vault: Vault, name: str, who: Node | Pool, where: Anchors, wrap_ttl: int
 ) -> bool:
     """Return whether the join file of an earlier run is what would be written now, and was not used yet."""
-    found = join_files.kept(path)
+    found = join_files.read_own_join_file(path)
     if found is None:
         return False
     identity = _identity(name, who)

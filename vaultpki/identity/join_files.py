@@ -34,7 +34,7 @@ def check_targets(cluster: Cluster, folder: Path, nodes: Iterable[str]) -> None:
         _refuse_other_file(cluster, folder / f"{node}.json", node)
 
 
-def kept(path: Path) -> Join | None:
+def read_own_join_file(path: Path) -> Join | None:
     """Return the join file of an earlier run; None for one that another user may have made, changed or read.
 
     Raises StoreError if others may write to its folder.

@@ -59,7 +59,7 @@ def unlock(cluster: Cluster, vault: Vault, name: str) -> bool:
     try:
         entity = find(vault, accessor, name)
     except Denied:
-        raise may_not(cluster, name) from None
+        raise too_weak(cluster, name) from None
     if entity is None:
         raise _nothing_to_unlock(cluster, name)
     _refuse_weak_token(cluster, vault, name)
@@ -81,7 +81,7 @@ def remove_notes(cluster: Cluster, vault: Vault, names: list[str]) -> None:
     vault.many([delete(f"{LOCKED}/{name}", mount_point=cluster.mount("config")) for name in names])
 
 
-def may_not(cluster: Cluster, name: str) -> TokenTooWeak:
+def too_weak(cluster: Cluster, name: str) -> TokenTooWeak:
     """Return the error for a token that may not disable and enable the identity of this node."""
     return TokenTooWeak(
         f"this token may not disable or enable the identity of {name}, and that was not changed; the applier may "
@@ -92,7 +92,7 @@ def may_not(cluster: Cluster, name: str) -> TokenTooWeak:
 def _refuse_weak_token(cluster: Cluster, vault: Vault, name: str) -> None:
     needs = {f"{cluster.mount('config')}/data/{LOCKED}/{name}": "update", "identity/entity/id/x": "update"}
     if missing_right(vault, needs):
-        raise may_not(cluster, name)
+        raise too_weak(cluster, name)
 
 
 def _disable(cluster: Cluster, vault: Vault, accessor: str, name: str, entity: Entity, *, disabled: bool) -> None:
@@ -101,7 +101,7 @@ def _disable(cluster: Cluster, vault: Vault, accessor: str, name: str, entity: E
         # As text: both servers drop a boolean that a policy allows, and would then allow every value.
         vault.api.secrets.identity.update_entity(entity.id, disabled="true" if disabled else "false")
     except Denied:
-        raise may_not(cluster, name) from None
+        raise too_weak(cluster, name) from None
     found = find_entity(vault, accessor, name)
     if found is None or found.disabled is not disabled:
         state = "disabled" if disabled else "enabled"

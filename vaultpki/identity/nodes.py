@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 from vaultpki.identity import reports
 from vaultpki.identity.access import APPROLE, fits_pattern, holder_of, node_certificates, takes
 from vaultpki.identity.applied import APPLIED, AppliedRecord
-from vaultpki.identity.credentials import Identity, count, held
+from vaultpki.identity.credentials import Identity, count, held_credentials
 from vaultpki.identity.ending import find_entity, read_accessors
 from vaultpki.identity.reports import TokenIdentity
 from vaultpki.model import Cluster, Node, Pool
@@ -30,7 +30,7 @@ _MOST: Final = 64
 _LONGEST: Final = 100
 _DAY: Final = 86400
 
-Kind = Literal["listed", "pooled", "jwt"]
+NodeKind = Literal["listed", "pooled", "jwt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Member:
     """
 
     name: str
-    kind: Kind
+    kind: NodeKind
     holder: Node | Pool | None
     credentials: int | None
     report: NodeReport | None = None
@@ -73,13 +73,14 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Unfit:
-    """An identity that is no node's: its name fits no pool, so it counts nowhere. `credentials` is as in Member.
+    """An identity that does not belong to a node: its name fits no pool, so it counts nowhere.
 
-    `namesake` says that the name is a listed node's, or fits a pool whose nodes have no AppRoles.
+    `credentials` is as in Member. `namesake` says that the name is a listed node's, or fits a pool whose nodes have no
+    AppRoles.
     """
 
     name: str
-    kind: Kind
+    kind: NodeKind
     credentials: int | None
     namesake: bool = False
 
@@ -97,7 +98,7 @@ class Unfit:
 
 @dataclass(frozen=True, slots=True)
 class NodeList:
-    """The nodes of a cluster, each name once, and the identities that are no node's.
+    """The nodes of a cluster, each name once, and the identities that do not belong to a node.
 
     `lacking` are pools by token that were applied and that cluster.yaml lacks, in which a node has reported.
     """
@@ -140,7 +141,7 @@ def read_nodes(cluster: Cluster, vault: Vault) -> NodeList:
         found = reports.read(cluster, vault, place, pool)
         return Member(each.name, "jwt", pool, None, found.report, found.raw, disabled=each.disabled)
 
-    def stranger(name: str) -> Unfit:
+    def unfit_identity(name: str) -> Unfit:
         counted = count(cluster, vault, Identity("pooled", name)) if APPROLE.fullmatch(name) else None
         namesake = any(node.name == name for node in cluster.nodes) or _pool(cluster, name, jwt=True) is not None
         return Unfit(name, "pooled", counted, namesake)
@@ -153,7 +154,7 @@ def read_nodes(cluster: Cluster, vault: Vault) -> NodeList:
             *sorted((*vault.map(token, by_token), *early), key=lambda each: each.name),
         ),
         (
-            *vault.map(stranger, sorted(unfit)),
+            *vault.map(unfit_identity, sorted(unfit)),
             *(Unfit(each.name, "jwt", None) for each in tokens if each.pool in pools and each.entity not in known),
         ),
         tuple(sorted(pool for pool in {each.pool for each in tokens} - pools.keys() if _applied(cluster, vault, pool))),
@@ -184,7 +185,7 @@ def _with_approle(cluster: Cluster, vault: Vault, identity: Identity, holder: No
     if found.raw or former:
         counted = count(cluster, vault, identity)
         return Member(name, identity.kind, holder, counted, found.report, found.raw, former=former)
-    own = held(cluster, vault, identity)
+    own = held_credentials(cluster, vault, identity)
     return Member(name, identity.kind, holder, own.credentials, join_until=own.join_until)
 
 
@@ -217,7 +218,7 @@ def _early(cluster: Cluster, vault: Vault, known: Collection[str]) -> list[Membe
     Older reports than the longest life of a certificate are of nodes that hold none.
     """
     pools = [pool for pool in cluster.pools if pool.jwt]
-    reported = reports.names_in(cluster, vault, report_paths.FOLDER) if pools else ()
+    reported = reports.names_in(cluster, vault, report_paths.REPORT_FOLDER) if pools else ()
     names_ = [(name, pool) for name in reported if name not in known for pool in pools if takes(pool, name)]
     accessor = read_accessors(cluster, vault).get("jwt", "") if names_ else ""
     if not accessor:

@@ -28,7 +28,7 @@ _LONGEST_VERSION = 60
 class TokenIdentity:
     """A node that logged in by an issuer's token and has reported: its pool, and the id of its identity entity.
 
-    `name` is what Vault says that its token named, which may be no node's name. A `disabled` entity opens nothing.
+    `name` is what Vault says that its token named, which may not be a node's name. A `disabled` entity opens nothing.
     """
 
     pool: str

@@ -19,12 +19,12 @@ from vaultpki.vault import Request, Vault, text
 def find(cluster: Cluster, vault: Vault, node: str, now: datetime) -> Chosen:
     """Find the node's certificates on the mounts that have not expired, also those that are revoked already.
 
-    Raises ArgumentError for what can be no node's name.
+    Raises ArgumentError for what cannot be a node's name.
     """
     if not names.fits(node, hosts.node_name):
-        raise ArgumentError(f"{node!r} is no node name")
+        raise ArgumentError(f"{node!r} is not a node name")
     reports = {each.name: each.report for each in nodes.members(cluster, vault) if not each.locked}
-    # Its AppRole may just have been deleted, and then it is no member any more.
+    # Its AppRole may just have been deleted, and then it is not a member any more.
     reports[node] = nodes.own_report(cluster, vault, node)
     return revocation.choose(cluster, node, _stored(cluster, vault, now), revocation.serials(reports))
 

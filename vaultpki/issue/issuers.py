@@ -13,9 +13,9 @@ from vaultpki.disk.folders import Folders
 from vaultpki.errors import BadAnswer, CertificateUnreadable, Denied, Refused, StoreError
 from vaultpki.layout import bundle_of
 from vaultpki.pki import roots
-from vaultpki.pki.facts import Facts, Stranger, Trust
+from vaultpki.pki.facts import Facts, UntrustedCa, Trust
 from vaultpki.pki.roots import Roots
-from vaultpki.pki.succession import Word, trusted
+from vaultpki.pki.succession import RotationView, trust_during_rotation
 from vaultpki.pki.trust import trust_below, usability
 from vaultpki.places import Layout
 from vaultpki.records.rotation import RotationRecord, State
@@ -107,16 +107,16 @@ def roots_below(
     known: Roots | None = None,
     behind: bool = False,
     held: Mapping[str, Sequence[str]] = MappingProxyType({}),
-    words: Mapping[str, Word] = MappingProxyType({}),
+    views: Mapping[str, RotationView] = MappingProxyType({}),
 ) -> Roots:
     """Return the roots of one with this pin; `record` is that of the root's rotation, `known` what it has learnt.
 
-    `behind` is as in `roots.follow`, `held` and `words` as in `follow`: a root is dropped or parked only if every
+    `behind` is as in `roots.follow`, `held` and `views` as in `follow`: a root is dropped or parked only if every
     domain keeps a CA that can be used. Raises as `roots.follow`.
     """
 
     def keeps(before: Roots, after: Roots) -> bool:
-        first, then = (follow(issuers, held, words, above, now, cluster=cluster) for above in (before, after))
+        first, then = (follow(issuers, held, views, above, now, cluster=cluster) for above in (before, after))
         return all(usability(then[ca].issuing, now) >= usability(first[ca].issuing, now) for ca in ISSUING_CAS)
 
     name = ca_subject(cluster, ROOT)
@@ -131,7 +131,7 @@ def shown_roots(issuers: Issuers) -> tuple[Facts, ...]:
 def trusts(issuers: Issuers, above: Roots, now: datetime, *, cluster: str) -> dict[str, Trust]:
     """Build each CA's trust: issuing CAs that a trusted root signed and that have the name of this CA of `cluster`.
 
-    Everything else that a mount shows is a stranger.
+    Everything else that a mount shows is untrusted.
     """
     return {
         ca: trust_below(
@@ -148,40 +148,40 @@ def trusts(issuers: Issuers, above: Roots, now: datetime, *, cluster: str) -> di
 def follow(
     issuers: Issuers,
     held: Mapping[str, Sequence[str]],
-    words: Mapping[str, Word],
+    views: Mapping[str, RotationView],
     above: Roots,
     now: datetime,
     *,
     cluster: str,
 ) -> dict[str, Trust]:
-    """Build each CA's trust from what the mounts show and what was trusted before (`held`, PEM by CA), by `words`.
+    """Build each CA's trust from what the mounts show and what was trusted before (`held`, PEM by CA), by `views`.
 
     The word on a CA needs no `shown`, `held` and `default`: they are filled in here. The same rules apply to `held` as
-    to what is shown, and what they refuse of it is no stranger.
+    to what is shown, and what they refuse of it is not reported as untrusted.
     """
     shown = trusts(issuers, above, now, cluster=cluster)
     before = replace(issuers, issuing={ca: tuple(held.get(ca, ())) for ca in ISSUING_CAS})
     known = trusts(before, above, now, cluster=cluster)
-    crosses = _served_crosses(issuers, above, words.get(ROOT, Word()), cluster)
+    crosses = _served_crosses(issuers, above, views.get(ROOT, RotationView()), cluster)
     found = {}
     for ca, trust in shown.items():
         fit = {*trust.issuing, *known[ca].issuing}
         issuing = tuple(sorted(fit, key=lambda facts: (facts.not_before, facts.serial), reverse=True))
         word = replace(
-            words.get(ca, Word()),
+            views.get(ca, RotationView()),
             shown=frozenset(facts.fingerprint for facts in trust.issuing),
             held=frozenset(facts.fingerprint for facts in known[ca].issuing),
             default=issuers.defaults.get(ca),
         )
-        found[ca] = trusted(replace(trust, issuing=issuing, crosses=crosses), word, now)
+        found[ca] = trust_during_rotation(replace(trust, issuing=issuing, crosses=crosses), view, now)
     return found
 
 
-def _served_crosses(issuers: Issuers, above: Roots, word: Word, cluster: str) -> tuple[Facts, ...] | None:
+def _served_crosses(issuers: Issuers, above: Roots, view: RotationView, cluster: str) -> tuple[Facts, ...] | None:
     """Return the cross certificates that are served: clients that hold the old root alone verify the new one's CAs."""
-    if word.frozen:
+    if view.frozen:
         return None
-    if word.record is None or word.record.state not in (State.SWITCHED, State.RETRUSTING):
+    if view.record is None or view.record.state not in (State.SWITCHED, State.RETRUSTING):
         return ()
     return roots.crosses(above, shown_roots(issuers), name=ca_subject(cluster, ROOT))
 
@@ -207,19 +207,19 @@ def installed_roots(folders: Folders, layout: Layout) -> Iterator[str]:
             yield from (facts.pem for facts in x509.read_certificates(held or b""))
 
 
-def strangers(
+def untrusted_cas(
     issuers: Issuers, trust: Mapping[str, Trust], above: Roots, record: RotationRecord | None, cluster: str
-) -> Iterator[tuple[str, Stranger]]:
+) -> Iterator[tuple[str, UntrustedCa]]:
     """Yield the name of each CA with each certificate on its mount that is not trusted there, the root mount included.
 
     `record` is that of the root's rotation. At most MOST_ISSUERS for each CA: a hostile server can put any number of
     certificates into one issuer.
     """
-    for facts in roots.strangers(above, shown_roots(issuers), record, name=ca_subject(cluster, ROOT))[:MOST_ISSUERS]:
-        yield ROOT, Stranger(facts.subject_text, facts.fingerprint, "it is not the pinned root CA")
+    for facts in roots.untrusted_roots(above, shown_roots(issuers), record, name=ca_subject(cluster, ROOT))[:MOST_ISSUERS]:
+        yield ROOT, UntrustedCa(facts.subject_text, facts.fingerprint, "it is not the pinned root CA")
     for ca, known in trust.items():
-        for stranger in known.strangers[:MOST_ISSUERS]:
-            yield ca, stranger
+        for each in known.untrusted[:MOST_ISSUERS]:
+            yield ca, each
 
 
 def certificates(pems: Iterable[str]) -> Iterator[Facts]:

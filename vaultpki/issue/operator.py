@@ -46,14 +46,14 @@ MANIFESTS: Final = "manifests"
 class Issued:
     """A certificate that was installed in a folder: what it says, and the files that a person uses.
 
-    `strangers` are sentences about certificates on the CAs' mounts that are not trusted. `drift` is that of
+    `untrusted` are sentences about certificates on the CAs' mounts that are not trusted. `drift` is that of
     `anchor.Place`.
     """
 
     facts: Facts
     kubeconfig: str | None
     manifests: tuple[str, ...]
-    strangers: tuple[str, ...] = ()
+    untrusted: tuple[str, ...] = ()
     drift: tuple[str, ...] = ()
 
 
@@ -72,7 +72,7 @@ def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: dateti
         raise ArgumentError(f"{name!r} is not an operator's certificate; choose one of: {known}")
     place = anchor.find(cluster, vault, now)
     rotations = read_rotations(fetch_rotations(vault, cluster.prefix), cluster.prefix)
-    words = rotations.words({}, {})
+    views = rotations.views({}, {})
     issuers = fetch_issuers(vault, cluster.prefix, rotations.named())
     record = rotations.records.get(ROOT)
     want = resolve(row, cluster, None)
@@ -80,8 +80,8 @@ def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: dateti
         store.claim(_owner(cluster, place.root_sha256, store, issuers, now))
         store.sweep()
         held = {ca: [text] for ca, text in installed_bundles(store, Layout.DOCUMENT).items()}
-        above = roots_below(issuers, place.root_sha256, record, now, cluster=cluster.name, held=held, words=words)
-        trust = follow(issuers, held, words, above, now, cluster=cluster.name)
+        above = roots_below(issuers, place.root_sha256, record, now, cluster=cluster.name, held=held, views=views)
+        trust = follow(issuers, held, views, above, now, cluster=cluster.name)
         signing_ca = trust[want.ca]
         default = issuers.defaults.get(want.ca)
         if signing_ca.signers and not default_signs(signing_ca, default, signing_ca.signers):
@@ -113,7 +113,7 @@ def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: dateti
         manifests = tuple(_write_manifests(cluster, trust["kubelet"], store.path))
         store.settle(grace)
     file = f"{store.path}/{want.kubeconfig}" if want.kubeconfig else None
-    sentences = tuple(stranger.sentence(ca) for ca, stranger in strangers(issuers, trust, above, record, cluster.name))
+    sentences = tuple(each.sentence(ca) for ca, each in strangers(issuers, trust, above, record, cluster.name))
     return Issued(signed.facts, file, manifests, sentences, place.drift)
 
 

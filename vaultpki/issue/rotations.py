@@ -50,7 +50,7 @@ class Rotations:
         seen = self.seen(highest).get(domain)
         return seen is None or seen.behind or domain in self.not_followed
 
-    def words(
+    def views(
         self, highest: Mapping[str, int], vanished: Mapping[str, datetime], clock_offset: float = 0.0
     ) -> dict[str, Word]:
         """Return the word on each CA. `clock_offset` is by how many seconds Vault's clock is ahead of this one."""

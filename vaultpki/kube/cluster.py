@@ -241,5 +241,5 @@ def _decoded(value: object) -> str:
     try:
         return base64.b64decode(value[: 2 * _LONGEST_PEM], validate=True).decode("ascii", "replace")
     except (binascii.Error, ValueError):
-        # Not the same as none: it is no certificate, and is said to be so.
+        # Not the same as none: it is not a certificate, and is said not to be one.
         return "?"

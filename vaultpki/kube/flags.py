@@ -45,7 +45,7 @@ class Flag:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class FlagProblem:
     """What is wrong with one component, in one sentence, and what to do."""
 
     component: str
@@ -90,7 +90,7 @@ FLAGS: Final = (
 """The flags that name our files."""
 
 
-def findings(component: str, arguments: Sequence[str], layout: Layout, paths: Mapping[str, str]) -> Iterator[Finding]:
+def findings(component: str, arguments: Sequence[str], layout: Layout, paths: Mapping[str, str]) -> Iterator[FlagProblem]:
     """Yield what is wrong with the arguments of a component; `paths` are the folders of our files by name.
 
     A flag that is read from a file or from the environment counts as missing, and only those that must be there are
@@ -106,7 +106,7 @@ def findings(component: str, arguments: Sequence[str], layout: Layout, paths: Ma
 
 def _flag_findings(
     flag: Flag, name: str, value: str | None, layout: Layout, paths: Mapping[str, str]
-) -> Iterator[Finding]:
+) -> Iterator[FlagProblem]:
     """Yield what is wrong with one flag, or setting, that is called `name` for people."""
     if value is None:
         problem = f"{name} is not set, so {flag.missing}" if flag.missing else None
@@ -114,7 +114,7 @@ def _flag_findings(
         problem = _problem(flag, value, layout, paths)
         problem = problem and f"{name} is {value}: {problem}"
     if problem:
-        yield Finding(flag.component, problem, f"set it to {_paths(flag, layout, paths)[0]}")
+        yield FlagProblem(flag.component, problem, f"set it to {_paths(flag, layout, paths)[0]}")
 
 
 def flags_of(arguments: Sequence[str]) -> dict[str, str]:
@@ -168,7 +168,7 @@ def _field(configuration: Mapping[str, Any], path: str) -> object:
     return found
 
 
-def kubelet_findings(configuration: Mapping[str, Any], layout: Layout, paths: Mapping[str, str]) -> Iterator[Finding]:
+def kubelet_findings(configuration: Mapping[str, Any], layout: Layout, paths: Mapping[str, str]) -> Iterator[FlagProblem]:
     """Yield what is wrong with the KubeletConfiguration of a kubelet; `paths` are the folders of our files by name."""
     for flag in _KUBELET_FILES:
         value = _field(configuration, flag.name)
@@ -177,7 +177,7 @@ def kubelet_findings(configuration: Mapping[str, Any], layout: Layout, paths: Ma
         given = _field(configuration, field)
         # The API leaves out what has its empty value.
         if (given or wanted.__class__()) != wanted:
-            yield Finding("kubelet", f"{field} is {given}, so {why}", f"set it to {json.dumps(wanted)}")
+            yield FlagProblem("kubelet", f"{field} is {given}, so {why}", f"set it to {json.dumps(wanted)}")
 
 
 # Those of the page that decide who is let in, and whose certificates are in use
@@ -197,50 +197,50 @@ _KUBELET_SETTINGS: Final[tuple[tuple[str, bool | int | str, str], ...]] = (
 )
 
 
-def _etcd_checks(given: Mapping[str, str]) -> Iterator[Finding]:
+def _etcd_checks(given: Mapping[str, str]) -> Iterator[FlagProblem]:
     for name, who in (("client-cert-auth", "client"), ("peer-client-cert-auth", "peer")):
         if given.get(name, "false") != "true":
-            yield Finding("etcd", f"--{name} is not set, so it lets in any {who}", f"set --{name}")
+            yield FlagProblem("etcd", f"--{name} is not set, so it lets in any {who}", f"set --{name}")
     for name, who in (("listen-client-urls", "clients"), ("listen-peer-urls", "peers")):
         if plain := [url for url in given.get(name, "").split(",") if url.startswith("http://")]:
-            yield Finding("etcd", f"--{name} has {plain[0]}, so {who} are let in without TLS", f"set --{name} to https")
+            yield FlagProblem("etcd", f"--{name} has {plain[0]}, so {who} are let in without TLS", f"set --{name} to https")
 
 
-def _apiserver_checks(given: Mapping[str, str]) -> Iterator[Finding]:
+def _apiserver_checks(given: Mapping[str, str]) -> Iterator[FlagProblem]:
     if "requestheader-client-ca-file" in given and not given.get("requestheader-allowed-names"):
-        yield Finding(
+        yield FlagProblem(
             "kube-apiserver",
             "--requestheader-allowed-names is empty, so every certificate of the front-proxy CA may speak for any user",
             "set it to front-proxy-client",
         )
     plugins = given.get("enable-admission-plugins", "").split(",")
     if "NodeRestriction" not in plugins:
-        yield Finding(
+        yield FlagProblem(
             "kube-apiserver",
             "--enable-admission-plugins lacks NodeRestriction, so a kubelet may change other nodes and their pods",
             "add NodeRestriction to it",
         )
     modes = given.get("authorization-mode", "AlwaysAllow").split(",")
     if "AlwaysAllow" in modes or not {"Node", "RBAC"} <= set(modes):
-        yield Finding(
+        yield FlagProblem(
             "kube-apiserver",
             f"--authorization-mode is {','.join(modes)}, so certificates give other rights than they should",
             "set it to Node,RBAC",
         )
 
 
-def _manager_checks(given: Mapping[str, str]) -> Iterator[Finding]:
+def _manager_checks(given: Mapping[str, str]) -> Iterator[FlagProblem]:
     # One pair for all signers, or one for each; kubeadm with an external CA sets them to nothing.
     signing = [f"--{name}" for name in given if re.fullmatch(r"cluster-signing-.*file", name) and given[name]]
     if signing:
-        yield Finding(
+        yield FlagProblem(
             "kube-controller-manager",
             "it signs CertificateSigningRequests with a key on this machine, which is a CA outside Vault",
             f"remove {' and '.join(signing)}",
         )
 
 
-_FURTHER: Final[Mapping[str, tuple[Callable[[Mapping[str, str]], Iterator[Finding]], ...]]] = {
+_FURTHER: Final[Mapping[str, tuple[Callable[[Mapping[str, str]], Iterator[FlagProblem]], ...]]] = {
     "etcd": (_etcd_checks,),
     "kube-apiserver": (_apiserver_checks,),
     "kube-controller-manager": (_manager_checks,),

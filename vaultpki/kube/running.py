@@ -47,7 +47,7 @@ def read(access: KubeAccess, deadline: float) -> LiveCluster:
 
     Raises Unavailable or Untrusted if it cannot be talked to at all, and VaultpkiError if it does not accept the user.
     """
-    reader = _Reader(access, context(access), deadline)
+    reader = _ClusterReader(access, context(access), deadline)
     nodes = reader.part("nodes", lambda: tuple(kube_cluster.nodes(reader.list("nodes"))))
     namespaces = reader.part("namespaces", lambda: tuple(objects.namespaces(reader.list("namespaces"))))
     pods = reader.part(
@@ -81,7 +81,7 @@ def _copies(reader: _Reader) -> Iterator[tuple[str, Callable[[], tuple[CaCopy, .
     yield definitions, reader.many(definitions, "/apis/apiextensions.k8s.io/v1", kube_cluster.conversions)
 
 
-class _Reader:
+class _ClusterReader:
     """Reads parts of one cluster, and keeps the reasons of those that could not be read."""
 
     def __init__(self, access: KubeAccess, tls: ssl.SSLContext, deadline: float) -> None:

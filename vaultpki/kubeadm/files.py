@@ -12,7 +12,7 @@ from vaultpki.disk.files import open_folder, write_private
 from vaultpki.errors import ArgumentError, SpecError
 from vaultpki.identity.access import holder_of
 from vaultpki.kubeadm import configuration
-from vaultpki.kubeadm.configuration import Document, Places
+from vaultpki.kubeadm.configuration import Document, KubeadmFolders
 from vaultpki.model import Cluster, Node, NodeRole
 from vaultpki.places import Layout
 from vaultpki.values import names, yaml_text
@@ -23,7 +23,7 @@ CONFIGURATION: Final = "kubeadm.yaml"
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class ConfigOptions:
     """What cluster.yaml does not say: folders on the node, and the Kubernetes version (None lets kubeadm decide).
 
     `folder` is where the written folder will be on the node.
@@ -34,11 +34,11 @@ class Options:
     folder: str
     version: str | None = None
 
-    def places(self) -> Places:
+    def places(self) -> KubeadmFolders:
         """Return the folders in their normal form; raise ArgumentError for a relative one."""
         folders = {"--dir": self.pki, "--kubelet-dir": self.kubelet, "--at": self.folder}
         found = {option: _absolute(option, path) for option, path in folders.items()}
-        return Places(found["--dir"], found["--kubelet-dir"], found["--at"])
+        return KubeadmFolders(found["--dir"], found["--kubelet-dir"], found["--at"])
 
 
 def holder(cluster: Cluster, name: str | None, pool: str | None) -> Node:
@@ -56,7 +56,7 @@ def holder(cluster: Cluster, name: str | None, pool: str | None) -> Node:
     if who is not None:
         return who if isinstance(who, Node) else Node(name, who.roles)
     raise ArgumentError(
-        f"{name!r} is no listed node of {cluster.name}, and no pool takes this name; check {cluster.file}"
+        f"{name!r} is not a listed node of {cluster.name}, and no pool takes this name; check {cluster.file}"
     )
 
 
@@ -72,7 +72,7 @@ def mode(cluster: Cluster, node: Node, asked: str | None) -> Mode:
     return "join"
 
 
-def made(cluster: Cluster, node: Node, what: Mode, options: Options) -> dict[str, tuple[Document, ...]]:
+def made(cluster: Cluster, node: Node, what: Mode, options: ConfigOptions) -> dict[str, tuple[Document, ...]]:
     """Return the documents by file name. Raises ArgumentError if kubeadm cannot run so on this node."""
     places = options.places()
     if cluster.layout is not Layout.KUBEADM:

@@ -93,7 +93,7 @@ def _of_the_root(held: Sequence[Facts], expected: Expected, *, pods: bool) -> It
     """Yield what is wrong with a copy by which the API server is recognised."""
     for facts in held:
         if facts not in expected.roots and (why := expected.why_wrong(facts, "kubernetes")):
-            yield f"holds {_about(facts)}, which is no CA of the API server: {why}"
+            yield f"holds {_about(facts)}, which is not a CA of the API server: {why}"
     if not pods and expected.of("kubernetes") and set(expected.of("kubernetes")) <= set(held):
         return
     if pods or any(facts in expected.roots for facts in held) or not expected.of("kubernetes"):

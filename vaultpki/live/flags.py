@@ -25,7 +25,7 @@ _OF_ROLE: Final = {
     NodeRole.CONTROL_PLANE: ("kube-apiserver", "kube-controller-manager", "kube-scheduler"),
     NodeRole.ETCD: ("etcd",),
 }
-_ELSEWHERE: Final = "it is no static pod that the API server shows; run `vaultpki doctor` on the node"
+_ELSEWHERE: Final = "it is not a static pod that the API server shows; run `vaultpki doctor` on the node"
 
 
 def flag_checks(cluster: Cluster, live: LiveCluster, directories: Mapping[str, Mapping[str, str]]) -> Iterator[Check]:

@@ -31,7 +31,7 @@ _PATHS: Final = {API: "/api/v1/nodes?limit=1", KUBELET: "/healthz", "etcd-server
 
 
 @dataclass(frozen=True, slots=True)
-class Listener:
+class Endpoint:
     """A place where a component listens: `label` for people, and `path` is what a client asks for there.
 
     `name` is that of the server row, or of the component that makes its own certificate. `candidates` are the nodes
@@ -50,18 +50,18 @@ class Listener:
 
 def listeners(
     cluster: Cluster, live: Sequence[LiveNode], server: str, local: Callable[[str], bool]
-) -> tuple[tuple[Listener, ...], tuple[Check, ...]]:
+) -> tuple[tuple[Endpoint, ...], tuple[Check, ...]]:
     """Return every listener that can be tried from here, and the others as not checked.
 
     `server` is the URL in the kubeconfig. `local` says whether an address is this machine's.
     """
     found_here = [*_of_listed(cluster, live), *_of_pools(cluster, live), *_own_machine(cluster, local)]
-    made = [each for each in found_here if isinstance(each, Listener)]
+    made = [each for each in found_here if isinstance(each, Endpoint)]
     made += _endpoints(cluster, server, {(each.address, each.port) for each in made})
     return tuple(made), tuple(each for each in found_here if isinstance(each, Check))
 
 
-def _of_listed(cluster: Cluster, live: Sequence[LiveNode]) -> Iterator[Listener | Check]:
+def _of_listed(cluster: Cluster, live: Sequence[LiveNode]) -> Iterator[Endpoint | Check]:
     by_name = {row.name: row for row in rows(cluster)}
     known = {node.name: node for node in live}
     for node, want in _servers(cluster):
@@ -85,7 +85,7 @@ def _servers(cluster: Cluster) -> Iterator[tuple[Node, Certificate]]:
         yield from ((node, want) for want in certificates_of(cluster, node.name, node) if want.usage.server)
 
 
-def _of_pools(cluster: Cluster, live: Sequence[LiveNode]) -> Iterator[Listener | Check]:
+def _of_pools(cluster: Cluster, live: Sequence[LiveNode]) -> Iterator[Endpoint | Check]:
     """Yield the kubelets of pooled nodes, whose addresses only the Node objects have."""
     row = next(row for row in rows(cluster) if row.name == KUBELET)
     for known in live:
@@ -99,20 +99,20 @@ def _of_pools(cluster: Cluster, live: Sequence[LiveNode]) -> Iterator[Listener |
                 yield _listener(cluster, row, known.name, address, known.port, ((known.name, want),))
 
 
-def _own_machine(cluster: Cluster, local: Callable[[str], bool]) -> Iterator[Listener | Check]:
+def _own_machine(cluster: Cluster, local: Callable[[str], bool]) -> Iterator[Endpoint | Check]:
     """Yield what listens on the loopback address of a control-plane node."""
     for node in cluster.nodes:
         for name, port in _OWN_MACHINE.items() if NodeRole.CONTROL_PLANE in node.roles else ():
             label = f"{node.name}/{name} {_LOOPBACK}:{port}"
             if any(map(local, node.addresses)):
-                yield Listener(label, name, _LOOPBACK, port, (), ("kubernetes", FRONT_PROXY), "/metrics")
+                yield Endpoint(label, name, _LOOPBACK, port, (), ("kubernetes", FRONT_PROXY), "/metrics")
             else:
                 why = "it listens on its own machine only; run this command there"
                 yield not_checked("listener", label, name, why)
 
 
-def _endpoints(cluster: Cluster, server: str, there: set[tuple[str, int]]) -> Iterator[Listener]:
-    """Yield the endpoint of the API server, and the one of the kubeconfig, if they are no node's own."""
+def _endpoints(cluster: Cluster, server: str, there: set[tuple[str, int]]) -> Iterator[Endpoint]:
+    """Yield the endpoint of the API server, and the one of the kubeconfig, if they are not a node's own."""
     row = next(row for row in rows(cluster) if row.name == API)
     wanted = tuple((node.name, want) for node, want in _servers(cluster) if want.name == API)
     for url in dict.fromkeys(filter(None, (cluster.api_server.endpoint, server))):
@@ -125,10 +125,10 @@ def _endpoints(cluster: Cluster, server: str, there: set[tuple[str, int]]) -> It
 
 def _listener(
     cluster: Cluster, row: Row, node: str, address: str, port: int, candidates: tuple[tuple[str, Certificate], ...]
-) -> Listener:
+) -> Endpoint:
     shown = f"[{address}]" if ":" in address else address
     label = f"{node}/{row.name} {shown}:{port}"
-    return Listener(label, row.name, address, port, candidates, listener_cas(row, rows(cluster)), _PATHS[row.name])
+    return Endpoint(label, row.name, address, port, candidates, listener_cas(row, rows(cluster)), _PATHS[row.name])
 
 
 def node_checks(cluster: Cluster, live: Sequence[LiveNode]) -> Iterator[Check]:
@@ -138,7 +138,7 @@ def node_checks(cluster: Cluster, live: Sequence[LiveNode]) -> Iterator[Check]:
         node = listed.get(one.name)
         problem = ""
         if holder_of(cluster, one.name) is None:
-            problem = f"is no node of {cluster.file}, and no pool takes its name"
+            problem = f"is not a node of {cluster.file}, and no pool takes its name"
         elif node is not None and (others := [each for each in one.addresses if each not in node.addresses]):
             problem = f"is called at {', '.join(others)}, which its certificate does not name"
         yield found("node", "API server", one.name, refusal=problem)

@@ -19,10 +19,10 @@ from typing import Final, Literal
 from vaultpki.certificates import ISSUING_CAS, resolve, rows
 from vaultpki.kube.api import load_pair
 from vaultpki.live.checks import found, not_checked
-from vaultpki.live.listeners import Listener, dns_name
+from vaultpki.live.listeners import Endpoint, dns_name
 from vaultpki.live.trust import Expected
 from vaultpki.model import Cluster, Subject
-from vaultpki.pki import stranger
+from vaultpki.pki import forged_client
 from vaultpki.pki.facts import Facts
 from vaultpki.vault.sockets import connect
 from vaultpki.verify import handshake
@@ -50,8 +50,8 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What a caller was told: let in as a user, as nobody in particular, turned away, or nothing that says so."""
+class ProbeResult:
+    """What a caller was result: let in as a user, as nobody in particular, turned away, or nothing that says so."""
 
     how: Literal["user", "anonymous", "refused", "unclear"]
     detail: str
@@ -62,7 +62,7 @@ class Callers:
     """Who comes to listeners: `nobody`, a stranger for each domain of users, and one pair of each domain."""
 
     nobody: Caller
-    strangers: Mapping[str, Caller]
+    forged: Mapping[str, Caller]
     pairs: tuple[Caller, ...]
 
 
@@ -73,13 +73,13 @@ def callers(
 
     Pairs are those of `holders`, one of each domain, a client's before a server's.
     """
-    strangers = {}
+    forged = {}
     for domain in ISSUING_CAS:
         ca = next(iter((*expected.of(domain), *filter(None, [seen.get(domain)]))), None)
         if ca is not None:
             tls = handshake.context(server=False, pair=None, trusted=())
-            load_pair(tls, *stranger.stranger(_claimed(cluster, domain), ca.der, now))
-            strangers[domain] = Caller(f"a stranger's {ca.subject_text}", tls)
+            load_pair(tls, *forged_client.forged_pair(_claimed(cluster, domain), ca.der, now))
+            forged[domain] = Caller(f"a stranger's {ca.subject_text}", tls)
     pairs = []
     for domain in ISSUING_CAS:
         for label, pair, client in _pairs(cluster, holders, domain):
@@ -91,7 +91,7 @@ def callers(
             pairs.append(Caller(label, tls, domain, client))
             break
     return Callers(
-        Caller("no certificate", handshake.context(server=False, pair=None, trusted=())), strangers, (*pairs,)
+        Caller("no certificate", handshake.context(server=False, pair=None, trusted=())), forged, (*pairs,)
     )
 
 
@@ -114,42 +114,42 @@ def _pairs(cluster: Cluster, holders: Sequence[Holder], domain: str) -> Iterator
         yield pair.label, (pair.crt, pair.key), pair.row.usage.client
 
 
-def knock_checks(listener: Listener, who: Callers) -> Iterator[Check]:
-    """Come to one listener as everybody, and check what each is told."""
+def knock_checks(listener: Endpoint, who: Callers) -> Iterator[Check]:
+    """Come to one listener as everybody, and check what each is result."""
     users = listener.cas[0] if listener.cas else ""
-    told = knock(listener, who.nobody)
-    yield _refused("no certificate", listener, who.nobody.label, told)
-    if users in who.strangers:
-        stranger = who.strangers[users]
-        yield _refused("stranger", listener, stranger.label, knock(listener, stranger))
+    result = probe(listener, who.nobody)
+    yield _refused("no certificate", listener, who.nobody.label, result)
+    if users in who.forged:
+        stranger = who.forged[users]
+        yield _refused("stranger", listener, stranger.label, probe(listener, stranger))
     else:
         yield not_checked("stranger", "a stranger", listener.label, f"no CA of {users or 'its clients'} is known")
     for caller in who.pairs:
         if caller.ca != users:
-            yield _refused("another domain", listener, caller.label, knock(listener, caller))
+            yield _refused("another domain", listener, caller.label, probe(listener, caller))
         elif caller.client and listener.name != "etcd-peer":
             # A peer's pair is taken from the machine of its own names alone.
-            yield _accepted(listener, caller.label, knock(listener, caller))
+            yield _accepted(listener, caller.label, probe(listener, caller))
 
 
-def _refused(name: str, listener: Listener, label: str, told: Told) -> Check:
-    if told.how == "unclear":
-        return not_checked(name, label, listener.label, told.detail)
-    if told.how == "anonymous" and listener.name == "kubelet":
+def _refused(name: str, listener: Endpoint, label: str, result: ProbeResult) -> Check:
+    if result.how == "unclear":
+        return not_checked(name, label, listener.label, result.detail)
+    if result.how == "anonymous" and listener.name == "kubelet":
         # A proxy in between may end TLS, and kube-apiserver then knows nobody; a kubelet lets nobody in.
-        told = Told("user", "anonymous requests are on")
-    refusal = "" if told.how == "user" else told.detail
-    return found(name, label, listener.label, good=False, refusal=refusal, accepted=told.detail)
+        result = ProbeResult("user", "anonymous requests are on")
+    refusal = "" if result.how == "user" else result.detail
+    return found(name, label, listener.label, good=False, refusal=refusal, accepted=result.detail)
 
 
-def _accepted(listener: Listener, label: str, told: Told) -> Check:
-    if told.how == "unclear":
-        return not_checked("own domain", label, listener.label, told.detail)
-    refusal = "" if told.how == "user" else told.detail
-    return found("own domain", label, listener.label, refusal=refusal, accepted=told.detail)
+def _accepted(listener: Endpoint, label: str, result: ProbeResult) -> Check:
+    if result.how == "unclear":
+        return not_checked("own domain", label, listener.label, result.detail)
+    refusal = "" if result.how == "user" else result.detail
+    return found("own domain", label, listener.label, refusal=refusal, accepted=result.detail)
 
 
-def knock(listener: Listener, caller: Caller) -> Told:
+def probe(listener: Endpoint, caller: Caller) -> ProbeResult:
     """Come to one listener once; bounded in time and size."""
     shown = f"[{listener.address}]" if ":" in listener.address else listener.address
     deadline = time.monotonic() + _SECONDS
@@ -159,7 +159,7 @@ def knock(listener: Listener, caller: Caller) -> Told:
     except ssl.SSLError as error:
         return _ended(error)
     except (OSError, ValueError):
-        return Told("unclear", "it cannot be reached")
+        return ProbeResult("unclear", "it cannot be reached")
     try:
         # With TLS 1.3 the server looks at the pair now (RFC 8446, section 4.4.2.4). Its alert may cross the request,
         # and the connection is then reset.
@@ -168,40 +168,40 @@ def knock(listener: Listener, caller: Caller) -> Told:
         while len(data) < _LARGEST and (part := channel.receive(_LARGEST, deadline)):
             data += part
     except ssl.SSLEOFError:
-        return Told("refused", "it closes the connection")
+        return ProbeResult("refused", "it closes the connection")
     except ssl.SSLError as error:
         return _ended(error)
     except TimeoutError:
-        return Told("unclear", f"it gives no answer within {_SECONDS:g} s")
+        return ProbeResult("unclear", f"it gives no answer within {_SECONDS:g} s")
     except ConnectionError:
-        return Told("refused", "it closes the connection")
+        return ProbeResult("refused", "it closes the connection")
     except OSError:
-        return Told("unclear", "the connection broke")
+        return ProbeResult("unclear", "the connection broke")
     finally:
         channel.close()
     return answer(data)
 
 
-def _ended(error: ssl.SSLError) -> Told:
+def _ended(error: ssl.SSLError) -> ProbeResult:
     words = error.reason or ""
     if any(part in words for part in _ALERTS):
-        return Told("refused", handshake.reason(error))
-    return Told("unclear", handshake.reason(error))
+        return ProbeResult("refused", handshake.reason(error))
+    return ProbeResult("unclear", handshake.reason(error))
 
 
-def answer(data: bytes) -> Told:
+def answer(data: bytes) -> ProbeResult:
     """Return what an HTTP answer to a GET says about the caller; none at all is a refusal."""
     if not data:
-        return Told("refused", "it closes the connection")
+        return ProbeResult("refused", "it closes the connection")
     status = _STATUS.match(data)
     if status is None:
-        return Told("unclear", "it does not answer in HTTP/1.1")
+        return ProbeResult("unclear", "it does not answer in HTTP/1.1")
     code = int(status[1])
     if code == http.HTTPStatus.UNAUTHORIZED:
-        return Told("refused", "answers 401")
+        return ProbeResult("refused", "answers 401")
     if code == http.HTTPStatus.FORBIDDEN:
         anonymous = any(name in data for name in _ANONYMOUS)
-        return Told("anonymous", "answers 403 to an anonymous user") if anonymous else Told("user", "answers 403")
+        return ProbeResult("anonymous", "answers 403 to an anonymous user") if anonymous else ProbeResult("user", "answers 403")
     if code in _LET_IN:
-        return Told("user", f"answers {code}")
-    return Told("unclear", f"answers {code}")
+        return ProbeResult("user", f"answers {code}")
+    return ProbeResult("unclear", f"answers {code}")

@@ -10,7 +10,7 @@ from typing import Final
 from vaultpki.certificates import ISSUING_CAS, LEAF_BACKDATE, ca_subject, pair_files
 from vaultpki.host.presented import Presented
 from vaultpki.live.checks import days_left, found, not_checked
-from vaultpki.live.listeners import FRONT_PROXY, Listener
+from vaultpki.live.listeners import FRONT_PROXY, Endpoint
 from vaultpki.live.trust import Expected
 from vaultpki.model import Certificate
 from vaultpki.pki import renewal, x509
@@ -28,14 +28,14 @@ _TOLERANT: Final = "kube-scheduler"
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class NodeContents:
     """What lies on nodes: `files` are the certificates of each pair by node and row, `reports` the nodes' own words."""
 
     files: Mapping[tuple[str, str], tuple[Facts, ...]] = field(default_factory=dict)
     reports: Mapping[str, NodeReport] = field(default_factory=dict)
 
 
-def held(holders: Sequence[Holder], reports: Mapping[str, NodeReport]) -> Held:
+def read_contents(holders: Sequence[Holder], reports: Mapping[str, NodeReport]) -> NodeContents:
     """Return what these folders hold, and these reports say."""
     files = {
         (holder.name, each.name): read_bundle(holder.at(each.folder) / pair_files(each.stem)[0])
@@ -43,11 +43,11 @@ def held(holders: Sequence[Holder], reports: Mapping[str, NodeReport]) -> Held:
         for each in holder.certificates
         if each.usage.server
     }
-    return Held({key: chain for key, chain in files.items() if chain}, reports)
+    return NodeContents({key: chain for key, chain in files.items() if chain}, reports)
 
 
 def served_checks(
-    listener: Listener, shown: Presented, expected: Expected, known: Held, now: datetime
+    listener: Endpoint, shown: Presented, expected: Expected, known: NodeContents, now: datetime
 ) -> Iterator[Check]:
     """Check what a listener presents: its certificate, the chain, its client CAs, and whether it is what lies there."""
     if not shown.chain:
@@ -92,7 +92,7 @@ def _chain_problem(chain: Sequence[Facts], want: Certificate, expected: Expected
     if not x509.signed_by(leaf, issuer):
         return "the CA that is served behind the certificate did not sign it"
     if why := expected.why_wrong(issuer, want.ca):
-        return f"was signed by {issuer.subject_text} ({issuer.fingerprint[:12]}), which is no CA of {want.ca}: {why}"
+        return f"was signed by {issuer.subject_text} ({issuer.fingerprint[:12]}), which is not a CA of {want.ca}: {why}"
     if issuer.not_after <= now:
         return f"its CA expired on {issuer.not_after:%Y-%m-%d}"
     for further in behind[1:]:
@@ -101,7 +101,7 @@ def _chain_problem(chain: Sequence[Facts], want: Certificate, expected: Expected
     return ""
 
 
-def _pending(listener: Listener, chain: Sequence[Facts], node: str, want: Certificate, known: Held) -> Iterator[Check]:
+def _pending(listener: Endpoint, chain: Sequence[Facts], node: str, want: Certificate, known: NodeContents) -> Iterator[Check]:
     files, report = known.files.get((node, want.name)), known.reports.get(node)
     if files is not None:
         problem = ""
@@ -133,7 +133,7 @@ def _pending(listener: Listener, chain: Sequence[Facts], node: str, want: Certif
             yield found("reported", listener.label, target, refusal=why)
 
 
-def _client_ca_problems(listener: Listener, shown: Presented, expected: Expected) -> str:
+def _client_ca_problems(listener: Endpoint, shown: Presented, expected: Expected) -> str:
     if shown.client_cas is None:
         return "asks for no client certificate, so it cannot tell who calls"
     if not shown.client_cas:
@@ -141,7 +141,7 @@ def _client_ca_problems(listener: Listener, shown: Presented, expected: Expected
     own = {name: _subjects(name, expected) for name in listener.cas}
     accepted = set(shown.client_cas)
     others = sorted(accepted - {each for names in own.values() for each in names})
-    problems = [_stranger(subject, listener.cas, expected) for subject in others]
+    problems = [_foreign_client_ca(subject, listener.cas, expected) for subject in others]
     for domain, names in own.items():
         if listener.name == _TOLERANT and domain == FRONT_PROXY and not names & accepted:
             continue
@@ -154,7 +154,7 @@ def _subjects(domain: str, expected: Expected) -> set[str]:
     return known or {f"CN={ca_subject(expected.cluster, domain)}"}
 
 
-def _stranger(subject: str, cas: Collection[str], expected: Expected) -> str:
+def _foreign_client_ca(subject: str, cas: Collection[str], expected: Expected) -> str:
     if any(subject == root.subject_text for root in expected.roots):
         return "accepts clients of the root CA, so of every CA of the cluster"
     for domain in ISSUING_CAS:
@@ -167,4 +167,4 @@ def _stranger(subject: str, cas: Collection[str], expected: Expected) -> str:
                 # A later CA of this domain; only the root is known, so it may be right.
                 return ""
             return f"accepts clients of {subject}, which is not trusted any more"
-    return f"accepts clients of {subject or 'a CA without a name'}, which is no CA of the cluster"
+    return f"accepts clients of {subject or 'a CA without a name'}, which is not a CA of the cluster"

@@ -38,7 +38,7 @@ class Expected:
     source: str
 
     def why_wrong(self, facts: Facts, domain: str) -> str | None:
-        """Return why it is no issuing CA of this domain now, as the rest of a sentence; None if it is one."""
+        """Return why it is not an issuing CA of this domain now, as the rest of a sentence; None if it is one."""
         whys = [why_untrusted(facts, root, ca_subject(self.cluster, domain)) for root in self.roots]
         if None not in whys:
             return whys[0]
@@ -68,7 +68,7 @@ def from_vault(cluster: Cluster, vault: Vault, now: datetime) -> Expected:
         raise error
     shown = issuers.fetch_issuers(vault, cluster.prefix, found.named())
     above = issuers.roots_below(shown, pin, found.records.get(ROOT), now, cluster=cluster.name)
-    trust = issuers.follow(shown, {}, found.words({}, {}), above, now, cluster=cluster.name)
+    trust = issuers.follow(shown, {}, found.views({}, {}), above, now, cluster=cluster.name)
     return Expected(cluster.name, above.trusted, {ca: trust[ca].issuing for ca in ISSUING_CAS}, "Vault")
 
 

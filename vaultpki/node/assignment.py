@@ -110,7 +110,7 @@ def fetch(
     # Checked against the pin before it is kept.
     when = datetime.fromtimestamp(now, UTC)
     above = pins.follow(config, shown, rotations, highest, when, held)
-    trust = issuers.follow(shown, held, rotations.words(highest, {}), above, when, cluster=config.cluster)
+    trust = issuers.follow(shown, held, rotations.views(highest, {}), above, when, cluster=config.cluster)
     # Before the copy: the root that this node was pinned to may leave the server.
     pins.save(config, above)
     value = {

@@ -24,7 +24,7 @@ _DAY: Final = 86400.0
 _HOUR: Final = 3600.0
 # No renewal is due before this share of a life; an earlier signing counts as wasted.
 _EARLY: Final = 0.4
-# cluster.yaml accepts no shorter TTL, so a shorter life is no reason to sign more often.
+# cluster.yaml accepts no shorter TTL, so a shorter life is not a reason to sign more often.
 _SHORTEST: Final = 30
 # The pause is at its limit long before this; a float overflows at 2.0 ** 1024.
 _MOST_DOUBLINGS: Final = 20

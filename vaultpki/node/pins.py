@@ -106,7 +106,7 @@ def follow(
         known=known,
         behind=rotations.frozen(ROOT, highest),
         held=held,
-        words=rotations.words(highest, {}),
+        views=rotations.views(highest, {}),
     )
 
 

@@ -18,7 +18,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Final
 
-from vaultpki.disk.files import closing, open_folder, read_at, read_private, storage_errors, there, write_private
+from vaultpki.disk.files import closing, open_folder, read_at, read_private, storage_errors, exists, write_private
 from vaultpki.errors import SpecError, StoreError
 from vaultpki.model import VERSION
 from vaultpki.values import json_object, names
@@ -200,7 +200,7 @@ class SecretIdFiles:
     def _loose(self, name: str) -> str | None:
         """Return a secret id whose file is ours, and that others may read or write; None otherwise."""
         path = f"{self.state}/{name}"
-        if not there(path):
+        if not exists(path):
             return None
         with closing(open_folder(self.state, create=False)) as folder, storage_errors(path):
             data, about = read_at(name, folder)
@@ -227,6 +227,6 @@ def digest(secret: str) -> str:
 
 def _note(file: str) -> JsonObject:
     """A note in the state folder; SpecError if it is missing or not what this vaultpki writes."""
-    note = JsonObject(json_object.parse(read_private(file) or b"") or {}, file, "is no note of this vaultpki")
+    note = JsonObject(json_object.parse(read_private(file) or b"") or {}, file, "is not a note of this vaultpki")
     note.refuse_other_version()
     return note

@@ -104,7 +104,7 @@ class Trust:
     which one of them vouches for another, served behind the CAs of that one; None leaves what is served as it is.
 
     `issuing` is what bundles hold, expired ones included, so that a bundle changes only when the cluster's records do;
-    `live` are those in date, whose leaves are valid. `strangers` is what else the mount shows. `signers` are those of
+    `live` are those in date, whose leaves are valid. `untrusted` is what else the mount shows. `signers` are those of
     `live` whose leaves are installed, and `serving` is the one that is then served behind them, if a rotation names it.
     Leaves of `outgoing`, CAs by their SHA-256, are replaced. With `frozen` each leaf stays with the CA that signed it;
     with `kept`, after a recovery, a node that has none also waits.
@@ -113,7 +113,7 @@ class Trust:
     root: Facts
     issuing: tuple[Facts, ...]
     live: tuple[Facts, ...]
-    strangers: tuple[Stranger, ...] = ()
+    untrusted: tuple[Stranger, ...] = ()
     signers: tuple[Facts, ...] = ()
     outgoing: Mapping[str, Replacement] = field(default_factory=dict)
     frozen: bool = False

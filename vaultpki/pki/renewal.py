@@ -41,7 +41,7 @@ class Reason(enum.Enum):
     CHAIN_OLD = "chain-old"
 
 
-class State(enum.Enum):
+class PairState(enum.Enum):
     """The state of a pair; the values are those of `status --json`."""
 
     OK = "ok"
@@ -58,21 +58,21 @@ MENDABLE: Final = frozenset(_FILES)
 """What is corrected on the files themselves, without a new certificate."""
 
 _STATE = {
-    Reason.MISSING: State.MISSING,
-    Reason.EXPIRED: State.EXPIRED,
-    Reason.REVOKED: State.REVOKED,
-    Reason.DUE: State.DUE,
+    Reason.MISSING: PairState.MISSING,
+    Reason.EXPIRED: PairState.EXPIRED,
+    Reason.REVOKED: PairState.REVOKED,
+    Reason.DUE: PairState.DUE,
     # The pair still works; only what is requested has changed.
-    Reason.NAMES_CHANGED: State.DUE,
-    Reason.USAGE_CHANGED: State.DUE,
-    Reason.KEY_TYPE_CHANGED: State.DUE,
-    Reason.TTL_CHANGED: State.DUE,
-    Reason.ISSUER_OUTGOING: State.DUE,
-    Reason.FORCED: State.DUE,
-    Reason.CHAIN_OLD: State.DUE,
+    Reason.NAMES_CHANGED: PairState.DUE,
+    Reason.USAGE_CHANGED: PairState.DUE,
+    Reason.KEY_TYPE_CHANGED: PairState.DUE,
+    Reason.TTL_CHANGED: PairState.DUE,
+    Reason.ISSUER_OUTGOING: PairState.DUE,
+    Reason.FORCED: PairState.DUE,
+    Reason.CHAIN_OLD: PairState.DUE,
 }
 
-_WORST = (State.MISSING, State.BROKEN, State.EXPIRED, State.REVOKED, State.DUE)
+_WORST = (PairState.MISSING, PairState.BROKEN, PairState.EXPIRED, PairState.REVOKED, PairState.DUE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +88,9 @@ class Assessment:
     final: bool = False
 
     @property
-    def state(self) -> State:
-        states = {_STATE.get(reason, State.BROKEN) for reason in self.reasons}
-        return next((state for state in _WORST if state in states), State.OK)
+    def state(self) -> PairState:
+        states = {_STATE.get(reason, PairState.BROKEN) for reason in self.reasons}
+        return next((state for state in _WORST if state in states), PairState.OK)
 
     @property
     def sign(self) -> bool:
@@ -233,7 +233,10 @@ def _leaf_reasons(
 
 
 def _ttl_changed(leaf: Facts, ttl: int, asked: int | None) -> bool:
-    """Return whether another TTL is requested now. A shorter grant by Vault is no reason: it would renew in a loop."""
+    """Return whether another TTL is requested now.
+
+    A shorter grant by Vault is not a reason: it would renew in a loop.
+    """
     if asked is not None:
         return asked != ttl
     return (leaf.not_after - signed_at(leaf.not_before, leaf.not_after)).total_seconds() > ttl + SKEW

@@ -50,20 +50,20 @@ class Word:
         return self.frozen or self.kept
 
 
-def trusted(known: Trust, word: Word, now: datetime) -> Trust:
+def trusted(known: Trust, view: Word, now: datetime) -> Trust:
     """Return the trust in one CA; `known` has every fit CA that the node holds or the mount shows."""
-    issuing = _bundle(known, word, now)
+    issuing = _bundle(known, view, now)
     live = tuple(facts for facts in issuing if in_date(facts, now))
-    signers = _signers(known, live, word)
-    named = None if word.still or word.record is None else word.record.leaf.sha256
+    signers = _signers(known, live, view)
+    named = None if view.still or view.record is None else view.record.leaf.sha256
     return replace(
         known,
         issuing=issuing,
         live=live,
         signers=signers,
-        outgoing={} if word.still or not signers else _outgoing(live, signers, word),
-        frozen=word.still,
-        kept=word.kept and not word.frozen,
+        outgoing={} if view.still or not signers else _outgoing(live, signers, view),
+        frozen=view.still,
+        kept=view.kept and not view.frozen,
         serving=next((facts for facts in signers if facts.fingerprint == named), None),
     )
 
@@ -107,40 +107,40 @@ def chain_differs(trust: Trust, issuer: Facts, found: Sequence[Facts]) -> bool:
     return tuple(found[:1]) != wanted[:1] if trust.crosses is None else tuple(found) != wanted
 
 
-def _bundle(known: Trust, word: Word, now: datetime) -> tuple[Facts, ...]:
-    record = word.record
-    if record is None or word.still:
+def _bundle(known: Trust, view: Word, now: datetime) -> tuple[Facts, ...]:
+    record = view.record
+    if record is None or view.still:
         # Beyond the limit those stay that leaves may be of, and the newest of the others.
         def rank(facts: Facts) -> tuple[bool, ...]:
             sha256 = facts.fingerprint
             unnamed = record is None or sha256 not in record.trust
-            return sha256 != word.default, not in_date(facts, now), unnamed, sha256 not in word.shown
+            return sha256 != view.default, not in_date(facts, now), unnamed, sha256 not in view.shown
 
         kept = frozenset(sorted(known.issuing, key=rank)[:MOST_KEPT])
         return tuple(facts for facts in known.issuing if facts in kept)
     named = tuple(facts for facts in known.issuing if facts.fingerprint in record.trust)
-    held = tuple(facts for facts in known.issuing if facts.fingerprint in word.held)
-    there = [facts for facts in named if facts.fingerprint in word.shown]
+    held = tuple(facts for facts in known.issuing if facts.fingerprint in view.held)
+    there = [facts for facts in named if facts.fingerprint in view.shown]
     if usability(there, now) >= usability(held, now):
         return named
     # A record that names none of ours, or only expired or deleted ones, must not take the last CA away that works.
     return tuple(facts for facts in known.issuing if facts in named or facts in held)
 
 
-def _signers(known: Trust, live: tuple[Facts, ...], word: Word) -> tuple[Facts, ...]:
-    if word.record is not None and not word.still:
-        first = word.record.leaf.sha256
+def _signers(known: Trust, live: tuple[Facts, ...], view: Word) -> tuple[Facts, ...]:
+    if view.record is not None and not view.still:
+        first = view.record.leaf.sha256
         keys = {facts.public_key for facts in known.issuing if facts.fingerprint == first}
     else:
-        first = word.default or ""
-        keys = {facts.public_key for facts in live if word.still or facts.fingerprint in word.shown}
+        first = view.default or ""
+        keys = {facts.public_key for facts in live if view.still or facts.fingerprint in view.shown}
     fit = (facts for facts in live if facts.public_key in keys)
     return tuple(sorted(fit, key=lambda facts: facts.fingerprint != first))
 
 
-def _outgoing(live: tuple[Facts, ...], signers: tuple[Facts, ...], word: Word) -> dict[str, Replacement]:
+def _outgoing(live: tuple[Facts, ...], signers: tuple[Facts, ...], view: Word) -> dict[str, Replacement]:
     keys = {facts.public_key for facts in signers}
     others = [facts.fingerprint for facts in live if facts.public_key not in keys]
-    if word.record is not None:
-        return {sha256: Replacement(word.record.since, word.record.spread) for sha256 in others}
-    return {sha256: Replacement(word.vanished[sha256], VANISHED_SPREAD) for sha256 in others if sha256 in word.vanished}
+    if view.record is not None:
+        return {sha256: Replacement(view.record.since, view.record.spread) for sha256 in others}
+    return {sha256: Replacement(view.vanished[sha256], VANISHED_SPREAD) for sha256 in others if sha256 in view.vanished}

@@ -14,7 +14,7 @@ from typing import Final
 from vaultpki.certificates import SKEW
 from vaultpki.errors import CertificateUnreadable
 from vaultpki.model import Subject, Usage
-from vaultpki.pki.facts import Facts, Stranger, Trust
+from vaultpki.pki.facts import Facts, UntrustedCa, Trust
 
 SANE_SIGNATURES: Final = frozenset({"sha256", "sha384", "sha512", "ed25519"})
 """The signature hashes, or ed25519, that a certificate of ours may have."""
@@ -38,19 +38,19 @@ def trust_below(
     """Build the trust in one CA from what its mount shows: issuing CAs with the CN `name`, signed by one of `roots`.
 
     `name` is what `certificates.ca_subject` gives; the CN of a later key has a number after it. If no issuing CA is in
-    date, none is live. Everything else is a stranger and raises nothing: whoever may write to the mount must not be
-    able to stop a node. A CA below a root of `parked` is not trusted, and is no stranger.
+    date, none is live. Everything else is reported as untrusted and raises nothing: whoever may write to the mount must not be
+    able to stop a node. A CA below a root of `parked` is not trusted, and is not reported as untrusted.
     """
     from vaultpki.pki import x509
 
     fit: set[Facts] = set()
-    strangers: dict[str, Stranger] = {}
+    untrusted: dict[str, UntrustedCa] = {}
     for pem in issuing_pems:
         try:
             found = x509.read_certificates(pem)
         except CertificateUnreadable:
             unreadable = sha256(pem).hexdigest()
-            strangers[unreadable] = Stranger("a certificate", unreadable, "it cannot be read")
+            untrusted[unreadable] = UntrustedCa("a certificate", unreadable, "it cannot be read")
             continue
         for facts in found:
             whys = [why_untrusted(facts, root, name) for root in roots]
@@ -59,10 +59,10 @@ def trust_below(
             elif all(why_untrusted(facts, root, name) for root in parked):
                 # The word of the root that signed it, if one did.
                 why = next((str(why) for why in whys if why != _NOT_SIGNED), _NOT_SIGNED)
-                strangers[facts.fingerprint] = Stranger(facts.subject_text, facts.fingerprint, why)
+                untrusted[facts.fingerprint] = UntrustedCa(facts.subject_text, facts.fingerprint, why)
     ordered = tuple(sorted(fit, key=lambda facts: (facts.not_before, facts.serial), reverse=True))
     live = tuple(facts for facts in ordered if in_date(facts, now))
-    return Trust(roots[0], ordered, live, tuple(strangers.values()), signers=live, further_roots=tuple(roots[1:]))
+    return Trust(roots[0], ordered, live, tuple(untrusted.values()), signers=live, further_roots=tuple(roots[1:]))
 
 
 def why_untrusted(facts: Facts, root: Facts, name: str) -> str | None:

@@ -276,7 +276,7 @@ def _removed_by_token(run: _Run) -> list[TokenIdentity]:
 def _early_removed(run: _Run) -> list[str]:
     """Return the names of such nodes that report only where agents of 0.1.0 did."""
     patterns = _removed_patterns(run).values()
-    reported = reports.names_in(run.cluster, run.vault, report_paths.FOLDER) if patterns else ()
+    reported = reports.names_in(run.cluster, run.vault, report_paths.REPORT_FOLDER) if patterns else ()
     return [
         name for name in unmatched(run.cluster, reported) if any(fits_pattern(pattern, name) for pattern in patterns)
     ]

@@ -33,7 +33,7 @@ def destroy(
     """
     seen = observe(cluster, vault, where)
     if ("issuer", cluster.mount(ROOT)) in seen.observed.objects:
-        # A missing root is no reason to keep the rest.
+        # A missing root is not a reason to keep the rest.
         refuse_other_root(cluster, seen)
     doomed = [key for key in seen.observed.objects if _made_by_us(seen, key)]
     if doomed:

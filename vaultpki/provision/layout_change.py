@@ -25,7 +25,7 @@ def refuse(cluster: Cluster, vault: Vault, seen: Observation) -> None:
     counts = vault.map(lambda identity: count(cluster, vault, identity), listed)
     # None: this token may not look, so the node may have one.
     live = [identity.name for identity, number in zip(listed, counts, strict=True) if number != 0]
-    # An identity that fits no pool is no node's, and this apply ends it.
+    # An identity that fits no pool does not belong to a node, and this apply ends it.
     found = nodes.read_nodes(cluster, vault)
     live += [each.name for each in found.members if each.kind != "listed" and not each.locked]
     live += [f"the nodes of pool {pool}" for pool in found.lacking]

@@ -133,7 +133,7 @@ def _others(cluster: Cluster, found: Found) -> dict[str, CaFacts]:
 def _lost(cluster: Cluster, found: Found, foreign: Collection[str]) -> dict[str, Danger]:
     """Return, by mount, what is lost of a CA that was rotated: its issuer, or its record.
 
-    `foreign` are the names of issuers that are no CA of ours.
+    `foreign` are the names of issuers that are not a CA of ours.
     """
     dangers = {}
     for ca in ISSUING_CAS:

@@ -116,7 +116,7 @@ class NodeReport:
     waiting: tuple[str, ...] = ()
     pins: tuple[str, ...] = ()
     failures: tuple[str, ...] = ()
-    strangers: tuple[str, ...] = ()
+    untrusted: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
     poll: int = 0
     trust: str = ""
@@ -167,7 +167,7 @@ def to_json(report: NodeReport) -> dict[str, Any]:
         "hooks": {"owed": list(report.owed), "failed": list(report.failed), "waiting": list(report.waiting)},
         "pins": list(report.pins),
         "failures": list(report.failures),
-        "strangers": [printable(text)[:_LONGEST] for text in report.strangers],
+        "strangers": [printable(text)[:_LONGEST] for text in report.untrusted],
         **({"not_followed": dict(report.not_followed)} if report.not_followed else {}),
         **({"lost_credentials": report.lost} if report.lost else {}),
         **({"credentials_in_use": list(report.in_use)} if report.in_use else {}),
@@ -192,7 +192,7 @@ def read(value: object) -> NodeReport | None:
         waiting=_texts(hooks.get("waiting")),
         pins=_hashes(report.get("pins")),
         failures=_texts(report.get("failures")),
-        strangers=_texts(report.get("strangers")),
+        untrusted=_texts(report.get("strangers")),
         failed=_texts(hooks.get("failed")),
         poll=_poll(report.get("poll")),
         trust=_hex(report.get("trust")),
@@ -294,7 +294,7 @@ def _lost(value: object) -> int:
 
 
 def _in_use(value: object) -> tuple[str, ...]:
-    """Return the accessors; none if one of them is no accessor, since whoever reads them must know all."""
+    """Return the accessors; none if one of them is not an accessor, since whoever reads them must know all."""
     entries = value if isinstance(value, list) and len(value) <= _MOST_IN_USE else []
     return tuple(entries) if all(names.fits(entry, names.uuid) for entry in entries) else ()
 

@@ -170,7 +170,7 @@ def _subject(cluster: str, domain: str, ca: CaRef) -> str:
 
 
 def _names(cluster: str, domain: str, said: Said) -> bool:
-    """Return whether a listener names a CA of this domain of the cluster; if of none, it is no component of it."""
+    """Return whether a listener names a CA of this domain of the cluster; if of none, it is not a component of it."""
     first = f"CN={ca_subject(cluster, domain)}"
     return any(name == first or name.startswith(f"{first} ") for name in said.accepts)
 

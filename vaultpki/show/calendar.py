@@ -17,7 +17,7 @@ SHADES: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class Period:
     """A column: the words above it and in a sentence, and from when until before when it lasts.
 
     `begin` is None for what has expired, `end` None for all that is later than the columns before.
@@ -33,7 +33,7 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class CalendarCell:
     """How many certificates of a row end in a column; `shade` is 0 for none up to SHADES for the most of any cell."""
 
     count: int
@@ -48,9 +48,9 @@ class Calendar:
     what has expired is not crowded.
     """
 
-    columns: tuple[Column, ...]
+    columns: tuple[Period, ...]
     totals: tuple[int, ...]
-    rows: Mapping[str, tuple[Cell, ...]]
+    rows: Mapping[str, tuple[CalendarCell, ...]]
     weekly: bool
     crowded: int | None
 
@@ -82,7 +82,7 @@ def calendar(ends: Mapping[str, Sequence[datetime]], now: datetime) -> Calendar:
         columns,
         totals,
         {
-            name: tuple(Cell(found[at], _shade(found[at], most)) for at in range(len(columns)))
+            name: tuple(CalendarCell(found[at], _shade(found[at], most)) for at in range(len(columns)))
             for name, found in counts.items()
         },
         weekly,
@@ -90,11 +90,11 @@ def calendar(ends: Mapping[str, Sequence[datetime]], now: datetime) -> Calendar:
     )
 
 
-def _columns(now: datetime, last: datetime, *, weekly: bool, expired: bool) -> Iterable[Column]:
+def _columns(now: datetime, last: datetime, *, weekly: bool, expired: bool) -> Iterable[Period]:
     # What ends at this moment has expired.
     over = now + timedelta.resolution
     if expired:
-        yield Column("expired", "expired", None, over)
+        yield Period("expired", "expired", None, over)
     day = datetime.combine(now.date(), time(), now.tzinfo)
     begin, step = (day - _DAY * day.weekday(), _DAY * 7) if weekly else (day, _DAY)
     at = begin
@@ -102,14 +102,14 @@ def _columns(now: datetime, last: datetime, *, weekly: bool, expired: bool) -> I
         end = at + step
         what = "week of" if weekly else "day"
         # The first column begins with what has not expired yet.
-        yield Column(f"{at:%b} {at.day}", f"{what} {at:%Y-%m-%d}", over if number == 0 and expired else at, end)
+        yield Period(f"{at:%b} {at.day}", f"{what} {at:%Y-%m-%d}", over if number == 0 and expired else at, end)
         at = end
         if last < at:
             return
-    yield Column("later", f"after {at - _DAY:%Y-%m-%d}", at, None)
+    yield Period("later", f"after {at - _DAY:%Y-%m-%d}", at, None)
 
 
-def _index(columns: Sequence[Column], when: datetime) -> int:
+def _index(columns: Sequence[Period], when: datetime) -> int:
     return next(number for number, column in enumerate(columns) if column.has(when))
 
 
@@ -118,6 +118,6 @@ def _shade(count: int, most: int) -> int:
     return -(-count * SHADES // max(most, SHADES))
 
 
-def _crowded(columns: Sequence[Column], totals: Sequence[int]) -> int | None:
+def _crowded(columns: Sequence[Period], totals: Sequence[int]) -> int | None:
     bounded = [at for at, column in enumerate(columns) if column.begin is not None and column.end and totals[at]]
     return max(bounded, key=totals.__getitem__, default=None)

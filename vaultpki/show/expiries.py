@@ -10,7 +10,7 @@ from typing import Final
 
 from vaultpki.ca.run import CaStatus
 from vaultpki.certificates import ISSUING_CAS, ROOT, node_rows, pair_files
-from vaultpki.graph.content import Expiry, count
+from vaultpki.graph.content import ExpirySummary, count
 from vaultpki.identity import nodes, revoked_list
 from vaultpki.identity.access import holder_of
 from vaultpki.identity.nodes import Member
@@ -19,25 +19,25 @@ from vaultpki.model import Certificate, Cluster, Node, Pool
 from vaultpki.pki import ca_life, renewal
 from vaultpki.pki.ca_life import CaLife
 from vaultpki.pki.facts import Facts
-from vaultpki.pki.renewal import State
+from vaultpki.pki.renewal import PairState
 from vaultpki.provision import ca_ends, rotation_records
 from vaultpki.records.node_report import NodeReport
-from vaultpki.show.inventory import CaFound, Found, Holder, HolderPair
+from vaultpki.show.inventory import CaFound, Inventory, HolderSummary, HolderPair
 from vaultpki.vault import Vault
 from vaultpki.verify import folders
 from vaultpki.verify.on_disk import Holder as Folder
 from vaultpki.verify.on_disk import read_bundle
 
 # A report follows a pass, so what is still due there could not be renewed.
-_OVERDUE: Final = frozenset({State.DUE.value, State.BROKEN.value, State.EXPIRED.value})
+_OVERDUE: Final = frozenset({PairState.DUE.value, PairState.BROKEN.value, PairState.EXPIRED.value})
 
 
-def of_folder(cluster: Cluster, directory: Path, now: datetime) -> Found:
+def of_folder(cluster: Cluster, directory: Path, now: datetime) -> Inventory:
     """Read the certificates in `directory`, as `verify --dir` finds them. Raises SpecError if it holds none."""
     return of_folders(cluster, folders.find(cluster, directory), now)
 
 
-def of_folders(cluster: Cluster, found: Sequence[Folder], now: datetime) -> Found:
+def of_folders(cluster: Cluster, found: Sequence[Folder], now: datetime) -> Inventory:
     """Read the certificates in folders that `verify.folders` found."""
     pairs: list[HolderPair] = []
     signers: dict[str, set[Facts]] = {}
@@ -55,8 +55,8 @@ def of_folders(cluster: Cluster, found: Sequence[Folder], now: datetime) -> Foun
     for ca in cas:
         if ca.ca == ROOT:
             # They stand in the order of their ends.
-            ends.setdefault(ROOT, Expiry(ca.not_after, due=ca.level.attention))
-    return Found(
+            ends.setdefault(ROOT, ExpirySummary(ca.not_after, due=ca.level.attention))
+    return Inventory(
         pairs=tuple(pairs),
         holders=tuple(_holder(cluster, folder.name) for folder in held),
         ends=ends,
@@ -66,14 +66,14 @@ def of_folders(cluster: Cluster, found: Sequence[Folder], now: datetime) -> Foun
     )
 
 
-def of_fleet(cluster: Cluster, vault: Vault, now: datetime, members: Iterable[Member] | None = None) -> Found:
+def of_fleet(cluster: Cluster, vault: Vault, now: datetime, members: Iterable[Member] | None = None) -> Inventory:
     """Read the last report of every node, the CAs and their rotations from Vault.
 
     `members` are the nodes if they have been read. A node that never reported is named in `problems`. What a node
     reports is its own word; what was revoked is told by the mounts of the CAs too.
     """
     pairs: list[HolderPair] = []
-    holders: list[Holder] = []
+    holders: list[HolderSummary] = []
     revoked = revoked_list.read(cluster, vault)
     for member in nodes.members(cluster, vault) if members is None else members:
         report = member.report if member.holder is not None else None
@@ -83,10 +83,10 @@ def of_fleet(cluster: Cluster, vault: Vault, now: datetime, members: Iterable[Me
     silent = [holder.name for holder in holders if holder.silent]
     records = {domain: stored.record for domain, stored in rotation_records.read_records(cluster, vault).items()}
     ends = ca_ends.read(cluster, vault, now)
-    return Found(
+    return Inventory(
         pairs=tuple(pairs),
         holders=tuple(holders),
-        ends={end.ca: Expiry(end.not_after, due=end.level.attention) for end in ends},
+        ends={end.ca: ExpirySummary(end.not_after, due=end.level.attention) for end in ends},
         source=f"reports of {count(len(holders) - len(silent), 'node')}",
         cas=tuple(CaFound(end.ca, end.ca, "", end.not_after, end.level, end.sentence) for end in ends),
         problems=(*(f"{name} has never reported" for name in silent), *revoked.problems),
@@ -96,7 +96,7 @@ def of_fleet(cluster: Cluster, vault: Vault, now: datetime, members: Iterable[Me
     )
 
 
-def with_cas(found: Found, cas: Iterable[CaStatus]) -> Found:
+def with_cas(found: Inventory, cas: Iterable[CaStatus]) -> Inventory:
     """Return what was found with what `ca status` knows of each CA: its name, key, fingerprint and problem."""
     ends = {ca.ca: ca for ca in found.cas}
     known = (
@@ -120,9 +120,9 @@ def _pair(holder: str, want: Certificate, leaf: Facts | None, now: datetime) -> 
     )
 
 
-def _holder(cluster: Cluster, name: str) -> Holder:
+def _holder(cluster: Cluster, name: str) -> HolderSummary:
     who = holder_of(cluster, name)
-    return Holder(name, _roles(who), _pool(who))
+    return HolderSummary(name, _roles(who), _pool(who))
 
 
 def _pool(who: Node | Pool | None) -> str:
@@ -161,16 +161,16 @@ def _life(cluster: Cluster, ca: str, facts: Facts) -> CaLife:
     return CaLife(ca, ca == ROOT, facts.not_before, facts.not_after, ca_ends.longest_ttl(cluster, ca))
 
 
-def _end(cluster: Cluster, ca: str, found: Iterable[Facts], now: datetime) -> Expiry:
+def _end(cluster: Cluster, ca: str, found: Iterable[Facts], now: datetime) -> ExpirySummary:
     first = min(found, key=lambda facts: facts.not_after)
-    return Expiry(first.not_after, due=_life(cluster, ca, first).level(now).attention)
+    return ExpirySummary(first.not_after, due=_life(cluster, ca, first).level(now).attention)
 
 
-def _member(member: Member, report: NodeReport | None) -> Holder:
+def _member(member: Member, report: NodeReport | None) -> HolderSummary:
     pool = _pool(member.holder)
     if report is None:
-        return Holder(member.name, _roles(member.holder), pool, silent=True)
-    return Holder(member.name, _roles(member.holder), pool, report.time, report.agent, report.failures)
+        return HolderSummary(member.name, _roles(member.holder), pool, silent=True)
+    return HolderSummary(member.name, _roles(member.holder), pool, report.time, report.agent, report.failures)
 
 
 def _reported(
@@ -181,6 +181,6 @@ def _reported(
         if one is None or one.not_after is None:
             yield HolderPair(name, row.name, row.ca)
         else:
-            gone = one.state == State.REVOKED.value or revoked.has(row.name, one.serial)
+            gone = one.state == PairState.REVOKED.value or revoked.has(row.name, one.serial)
             due = one.state in _OVERDUE
             yield HolderPair(name, row.name, row.ca, one.not_after, due, one.issuer_key_id, revoked=gone)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from vaultpki.graph.content import Expiry, Health
+from vaultpki.graph.content import ExpirySummary, Health
 from vaultpki.pki.ca_life import Level
 
 
@@ -28,13 +28,13 @@ class HolderPair:
 
     def health(self, now: datetime) -> Health:
         """Return the state of this one pair."""
-        return Expiry(
+        return ExpirySummary(
             self.not_after, lacking=int(self.not_after is None), due=self.due, revoked=int(self.revoked)
         ).health(now)
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class HolderSummary:
     """A node or an operator. `where` is its pool, or empty.
 
     `reported` is the time of its last report and `agent` the version that wrote it; `failures` are the sentences in
@@ -70,7 +70,7 @@ class CaFound:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Inventory:
     """All that was read of a cluster, and where it comes from in a few words.
 
     `pairs` are in the order of the holders. `ends` has the end of each CA by its domain, for pictures; `cas` are the
@@ -79,15 +79,15 @@ class Found:
     """
 
     pairs: tuple[HolderPair, ...]
-    holders: tuple[Holder, ...]
-    ends: Mapping[str, Expiry]
+    holders: tuple[HolderSummary, ...]
+    ends: Mapping[str, ExpirySummary]
     source: str
     cas: tuple[CaFound, ...] = ()
     problems: tuple[str, ...] = ()
     rotations: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def rows(self) -> Mapping[str, Expiry]:
+    def rows(self) -> Mapping[str, ExpirySummary]:
         """The expiry of each row by its name, of what its holders have; a silent node tells nothing."""
         silent = {holder.name for holder in self.holders if holder.silent}
         found: dict[str, list[HolderPair]] = {}
@@ -97,8 +97,8 @@ class Found:
         return {name: _expiry(pairs) for name, pairs in found.items()}
 
 
-def _expiry(pairs: Collection[HolderPair]) -> Expiry:
+def _expiry(pairs: Collection[HolderPair]) -> ExpirySummary:
     ends = [pair.not_after for pair in pairs if pair.not_after is not None]
     due = any(pair.due for pair in pairs if pair.not_after is not None)
     revoked = sum(pair.revoked for pair in pairs if pair.not_after is not None)
-    return Expiry(min(ends, default=None), len(ends), len(pairs) - len(ends), due, revoked)
+    return ExpirySummary(min(ends, default=None), len(ends), len(pairs) - len(ends), due, revoked)

@@ -10,12 +10,12 @@ from typing import Final
 
 from vaultpki.certificates import ROOT, rows
 from vaultpki.graph import content
-from vaultpki.graph.content import STATES, Graph, Health, count, left
+from vaultpki.graph.content import STATES, Graph, Health, count, time_left
 from vaultpki.model import Cluster, Row
 from vaultpki.pki.ca_life import Level
 from vaultpki.show.calendar import Calendar, calendar
 from vaultpki.show.check_summary import CheckSummary
-from vaultpki.show.inventory import CaFound, Found, Holder, HolderPair
+from vaultpki.show.inventory import CaFound, Inventory, HolderSummary, HolderPair
 
 _WORST: Final = tuple(STATES)
 BAD: Final = (Health.EXPIRED, Health.MISSING, Health.REVOKED, Health.DUE)
@@ -41,7 +41,7 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class PairLine:
-    """One certificate of one holder: `until` is its end, `left` how long that is away in words.
+    """One certificate of one holder: `until` is its end, `time_left` how long that is away in words.
 
     `column` is its column in the calendar, None if its end is not known.
     """
@@ -125,7 +125,7 @@ class Report:
 
 def report(
     cluster: Cluster,
-    found: Found,
+    found: Inventory,
     now: datetime,
     *,
     checks: CheckSummary | None = None,
@@ -186,16 +186,16 @@ def _line(pair: HolderPair, row: Row, weeks: Calendar, now: datetime, *, silent:
         health=health,
         state=STATES[health],
         until=f"{end:%Y-%m-%d %H:%M}" if end else "",
-        left=_left(end, now) if end else "",
+        left=_time_left(end, now) if end else "",
         column=weeks.index(end) if end else None,
     )
 
 
-def _left(end: datetime, now: datetime) -> str:
-    return f"in {left(end, now)}" if end > now else f"{left(now, end)} ago"
+def _time_left(end: datetime, now: datetime) -> str:
+    return f"in {time_left(end, now)}" if end > now else f"{time_left(now, end)} ago"
 
 
-def _block(holder: Holder, pairs: Sequence[PairLine]) -> HolderBlock:
+def _block(holder: HolderSummary, pairs: Sequence[PairLine]) -> HolderBlock:
     states = Counter(pair.health for pair in pairs)
     worst = next((health for health in _WORST if states[health]), Health.UNKNOWN)
     ends = [pair for pair in pairs if pair.until]
@@ -212,7 +212,7 @@ def _block(holder: Holder, pairs: Sequence[PairLine]) -> HolderBlock:
     )
 
 
-def _notes(holder: Holder) -> Iterator[str]:
+def _notes(holder: HolderSummary) -> Iterator[str]:
     if holder.silent:
         yield "This node has never reported."
     elif holder.reported is not None:
@@ -230,7 +230,7 @@ def _opened(blocks: Sequence[HolderBlock]) -> Iterator[HolderBlock]:
         yield replace(block, open=bad and shown <= _OPEN)
 
 
-def _ca(ca: CaFound, found: Found, now: datetime) -> CaLine:
+def _ca(ca: CaFound, found: Inventory, now: datetime) -> CaLine:
     signed = [pair for pair in found.pairs if (pair.signer == ca.key_id if ca.key_id else pair.ca == ca.ca)]
     ends = [pair.not_after for pair in signed if pair.not_after is not None]
     first = min(ends, default=None)
@@ -247,7 +247,7 @@ def _ca(ca: CaFound, found: Found, now: datetime) -> CaLine:
         sha256=ca.sha256,
         key=ca.key,
         until=f"{ca.not_after:%Y-%m-%d}" if ca.not_after else "",
-        left=_left(ca.not_after, now) if ca.not_after else "",
+        left=_time_left(ca.not_after, now) if ca.not_after else "",
         health=health,
         sentence=ca.problem or (ca.sentence if ca.level is not Level.NONE else ""),
         pairs=len(ends),
@@ -257,7 +257,7 @@ def _ca(ca: CaFound, found: Found, now: datetime) -> CaLine:
 
 
 def _notices(
-    found: Found, lines: Sequence[PairLine], cas: Sequence[CaLine], checks: CheckSummary | None
+    found: Inventory, lines: Sequence[PairLine], cas: Sequence[CaLine], checks: CheckSummary | None
 ) -> Iterator[Notice]:
     for health in BAD:
         names: dict[str, list[str]] = {}

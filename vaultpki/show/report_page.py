@@ -12,12 +12,12 @@ from vaultpki import __version__, assets
 from vaultpki.certificates import ISSUING_CAS
 from vaultpki.graph.content import STATES
 from vaultpki.graph.svg import COLOURS, svg
-from vaultpki.graph.svg import MARK as PICTURE_MARK
+from vaultpki.graph.svg import GRAPH_MARK as PICTURE_MARK
 from vaultpki.redact import printable
 from vaultpki.show.calendar import SHADES
 from vaultpki.show.report_model import BAD, Report
 
-MARK: Final = "<!-- vaultpki report -->"
+REPORT_MARK: Final = "<!-- vaultpki report -->"
 """The first line of every report; HTML allows a comment before the doctype."""
 
 _BAR: Final = 56
@@ -68,7 +68,7 @@ def html(found: Report) -> str:
         version=__version__,
         **safe,
     )
-    return f"{MARK}\n{page}\n"
+    return f"{REPORT_MARK}\n{page}\n"
 
 
 def _template() -> Any:

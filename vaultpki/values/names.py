@@ -142,7 +142,7 @@ def sha256(text: str) -> str:
 
 def uuid(text: str) -> str:
     """Return a UUID as Vault writes it, such as the accessor of a secret id."""
-    return matching("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", "is no UUID")(text)
+    return matching("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", "is not a UUID")(text)
 
 
 def token(text: str) -> str:

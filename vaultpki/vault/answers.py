@@ -128,7 +128,7 @@ class Answer:
 
     @property
     def data(self) -> Json:
-        """Return the `data` member; empty if there is none. Raises BadAnswer if it is no object."""
+        """Return the `data` member; empty if there is none. Raises BadAnswer if it is not an object."""
         return member(self.body, "data")
 
     @property
@@ -270,7 +270,7 @@ def quoted(text: str, request: Request, token: str) -> str:
 
 
 def json_object(raw: bytes) -> Json | None:
-    """Return the JSON object in the bytes; None if they hold anything else, or text that is no Unicode."""
+    """Return the JSON object in the bytes; None if they hold anything else, or text that is not Unicode."""
     try:
         value = json.loads(raw, parse_constant=_no_number)
         # RFC 8259 section 8.2: an escape may spell half of a surrogate pair, which no file or terminal takes.
@@ -364,7 +364,7 @@ def http_date(text: str | None) -> float | None:
 
 
 def _no_number(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _seconds(text: str | None) -> float | None:

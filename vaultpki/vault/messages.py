@@ -50,7 +50,7 @@ def broken_off(origin: str, error: OSError) -> VaultError:
 
 
 def no_http(origin: str, unread: bytes, ended: bool) -> VaultError:
-    """Return the error to raise if what came is no whole HTTP answer.
+    """Return the error to raise if what came is not a whole HTTP response.
 
     `unread` is what could not be read, `ended` whether the server closed the connection.
     """

@@ -21,7 +21,7 @@ from vaultpki.verify.on_disk import Holder, read_bundle, tried
 
 OPERATOR: Final = "operator"
 
-MOST: Final = 10_000
+MOST_ENTRIES: Final = 10_000
 """The most entries of a folder of nodes."""
 
 _NODE_USER: Final = "system:node:"
@@ -86,8 +86,8 @@ def _listed(directory: Path) -> list[Path]:
     with os.scandir(directory) as entries:
         for entry in entries:
             found.append(directory / entry.name)
-            if len(found) > MOST:
-                raise ArgumentError(f"{directory} holds more than {MOST} entries: name one node's folder with --dir")
+            if len(found) > MOST_ENTRIES:
+                raise ArgumentError(f"{directory} holds more than {MOST_ENTRIES} entries: name one node's folder with --dir")
     return sorted(found)
 
 

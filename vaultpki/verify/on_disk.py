@@ -25,7 +25,7 @@ from vaultpki.verify import held_files
 from vaultpki.verify.held_files import DENIED
 
 Verdict = Literal["accept", "refuse", "unchecked"]
-Kind = Literal["file", "chain", "handshake", "vault", "live"]
+CheckKind = Literal["file", "chain", "handshake", "vault", "live"]
 
 _SECRET: Final = 0o600
 _PUBLIC: Final = 0o644
@@ -42,7 +42,7 @@ class Check:
     """
 
     name: str
-    kind: Kind
+    kind: CheckKind
     source: str
     target: str
     expect: Verdict
@@ -114,7 +114,7 @@ class PairOnDisk:
 
 def tried(
     name: str,
-    kind: Kind,
+    kind: CheckKind,
     source: str,
     target: str,
     *,

@@ -98,7 +98,7 @@ def test_the_api_server_is_reached_by_its_names_and_both_families(cluster: Kubea
 
 
 def test_verify_live_finds_nothing_wrong(cluster: KubeadmCluster) -> None:
-    """Where etcd is no static pod, and its flags are not shown."""
+    """Where etcd is not a static pod, and its flags are not shown."""
 
     def there() -> tuple[int, set[str]]:
         """What the controller manager and the kubelet have made, which takes its time in a new cluster."""

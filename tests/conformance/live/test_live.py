@@ -91,14 +91,14 @@ FAULTS: Final[dict[str, tuple[Fault, str, str, str]]] = {
         root_copy(lambda live: file_of("kubernetes-ca-chain.crt")(live) + made("root")(live)),
         "copy of a CA",
         "kube-root-ca.crt in default",
-        "which is no CA of the API server",
+        "which is not a CA of the API server",
     ),
     "no root copy": (root_copy(None), "copy of a CA", "kube-root-ca.crt in default", "is missing"),
     "cluster-info of another CA": (
         objects(cluster_info(made("own"))),
         "copy of a CA",
         "cluster-info in kube-public",
-        "no CA of the API server",
+        "not a CA of the API server",
     ),
     "webhook with an expired CA": (
         objects(webhook(made("expired"))),
@@ -154,12 +154,12 @@ FAULTS: Final[dict[str, tuple[Fault, str, str, str]]] = {
         f"requestheader-allowed-names of {AUTHENTICATION} in kube-system",
         "lets mallory speak for any user",
     ),
-    "a node that nobody listed": (objects(strange_node), "node", "stranger", "is no node of"),
+    "a node that nobody listed": (objects(strange_node), "node", "stranger", "is not a node of"),
     "kubelet with a certificate of its own": (
         kubelet(tlsCertFile=None, tlsPrivateKeyFile=None),
         "chain",
         KUBELET,
-        "which is no CA of kubelet: it was not signed by the cluster's root CA",
+        "which is not a CA of kubelet: it was not signed by the cluster's root CA",
     ),
     "kubelet that lets etcd's clients in": (
         kubelet_of_etcds_clients,

@@ -86,7 +86,7 @@ class AgentsInRotation:
         """
         if (node.state / "spec.json").exists():
             node.age(1e7)
-        options = run.Options(settle=False, force=frozenset({"*"} if force else ()))
+        options = run.PassOptions(settle=False, force=frozenset({"*"} if force else ()))
         done = run.run(load_agent(node.config), options, clock=(self.now + later).timestamp())
         self.all_trusted()
         return done

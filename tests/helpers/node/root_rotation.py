@@ -94,7 +94,7 @@ class RootRotation:
         """One pass of one agent, which asks Vault."""
         if (node.state / "spec.json").exists():
             node.age()
-        return run.run(load_agent(node.config), run.Options(settle=False))
+        return run.run(load_agent(node.config), run.PassOptions(settle=False))
 
     @staticmethod
     def minutes(count: int) -> timedelta:

@@ -158,7 +158,7 @@ def test_hooks_that_cannot_run(node: NodeFolder) -> None:
         + "hooks:\n  kubelet: [[/no/such/program, secret-word]]\n  etcd-ca: [{static_pod: nothing-here}]\n"
     )
     ran = vaultpki("doctor", "-c", node.config, expect=3)
-    assert "FAILED       hook of kubelet: /no/such/program is no program that can be run" in ran.stdout, ran
+    assert "FAILED       hook of kubelet: /no/such/program is not a program that can be run" in ran.stdout, ran
     assert "FAILED       hook of etcd-ca: /etc/kubernetes/manifests/nothing-here.yaml is missing" in ran.stdout, ran
     assert "secret-word" not in ran.stdout + ran.stderr
 

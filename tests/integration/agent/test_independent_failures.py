@@ -199,6 +199,6 @@ def test_what_agent_yaml_says_of_nothing_here_is_told(cluster: AppliedCluster) -
     (node.pki / "kubelet.crt").write_text("mine\n")
     outcome = run.run(load_agent(node.config), run.Options(settle=False))
     assert [event.text.partition(": ")[2] for event in outcome.events if event.name == "config"] == [
-        "hooks: kubelet-cleint is no certificate or bundle of this node; its hooks never run",
-        "certificates: kubelett is no certificate of this node; its owner and mode are nobody's",
+        "hooks: kubelet-cleint is not a certificate or bundle of this node; its hooks never run",
+        "certificates: kubelett is not a certificate of this node; its owner and mode are not used",
     ]

@@ -655,7 +655,7 @@ def entity_ids_in(found: dict[str, Any]) -> list[str]:
 def test_what_is_no_name_of_a_node_is_not_asked_for(cluster: Vouched, name: str) -> None:
     start = cluster.server.audit_position()
     for command in ("lock", "unlock", "unenroll"):
-        fails(vaultpki(command, "-f", cluster.file, name, env=cluster.environment(), expect=1), "is no node name")
+        fails(vaultpki(command, "-f", cluster.file, name, env=cluster.environment(), expect=1), "is not a node name")
     assert cluster.server.writes(start) == []
 
 

@@ -45,7 +45,7 @@ def worker(cluster: AppliedCluster) -> NodeFolder:
 
 def passed(node: NodeFolder) -> Outcome:
     """A pass in this process, which does not wait for watchers."""
-    return run.run(load_agent(node.config), run.Options(settle=False))
+    return run.run(load_agent(node.config), run.PassOptions(settle=False))
 
 
 def test_a_pass_with_nothing_due_loads_neither_hvac_nor_cryptography(worker: NodeFolder) -> None:

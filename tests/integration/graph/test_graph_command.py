@@ -66,14 +66,14 @@ def test_the_ending_of_the_name_decides_the_format(files: HandmadeFiles) -> None
 def test_no_other_file_is_overwritten(files: HandmadeFiles) -> None:
     before = files.file.read_bytes()
     ran = vaultpki("graph", "-f", files.file, "-o", files.file, expect=1)
-    assert ran.stderr == f"vaultpki: {str(files.file)!r} is no picture of vaultpki: choose another name with -o\n"
+    assert ran.stderr == f"vaultpki: {str(files.file)!r} is not a picture of vaultpki: choose another name with -o\n"
     assert files.file.read_bytes() == before
     link = files.folder / "link.svg"
     link.symlink_to(files.folder / "elsewhere.svg")
     assert "cannot be written" in vaultpki("graph", "-f", files.file, "-o", link, expect=1).stderr
     assert not (files.folder / "elsewhere.svg").exists()
     os.mkfifo(files.folder / "pipe.svg")
-    assert "is no picture" in vaultpki("graph", "-f", files.file, "-o", files.folder / "pipe.svg", expect=1).stderr
+    assert "is not a picture" in vaultpki("graph", "-f", files.file, "-o", files.folder / "pipe.svg", expect=1).stderr
 
 
 def test_what_could_not_be_read_is_said(files: HandmadeFiles) -> None:

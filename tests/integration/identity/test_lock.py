@@ -229,11 +229,12 @@ def test_an_enroller_of_before_who_may_not_look_is_told_so(cluster: AppliedClust
     [
         ("w-99", "w-99 has no identity in this Vault, so there is nothing to lock; `vaultpki nodes -f {file}` lists"),
         ("stranger", "stranger has no identity in this Vault, so there is nothing to lock;"),
-        ("W-1", "'W-1' is no node name"),
-        ("w-1/../w-2", "'w-1/../w-2' is no node name"),
+        ("W-1", "'W-1' is not a node name"),
+        ("w-1/../w-2", "'w-1/../w-2' is not a node name"),
         (
             "x-7",
-            "x-7 has never logged in, so Vault has no identity of it that could be disabled: block it at https://issuer.example",
+            "x-7 has never logged in, so Vault has no identity of it that could be disabled: block it at "
+            "https://issuer.example",
         ),
         ("worker-9", "worker-9 has no AppRole yet, so there is nothing to lock; run `vaultpki apply -f {file}`"),
     ],

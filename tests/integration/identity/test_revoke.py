@@ -176,7 +176,7 @@ def test_nothing_to_revoke_and_too_little_right(cluster: AppliedCluster) -> None
     node.run()
     token = enrolled_nodes.enroller_token(cluster)
     since = cluster.server.audit_position()
-    for name, said in (("w-1", "there is no certificate to revoke"), ("CP 1", "is no node name")):
+    for name, said in (("w-1", "there is no certificate to revoke"), ("CP 1", "is not a node name")):
         assert said in run(cluster, "revoke", name, "--yes", expect=1).stderr
     assert "permission denied" in run(cluster, "revoke", "cp-1", "--yes", token=token, expect=1).stderr
     assert cluster.server.writes(since) == []

@@ -88,7 +88,7 @@ def test_a_node_still_listed_is_refused(cluster: AppliedCluster, applier: Enroll
     )
     assert cluster.server.writes(mark) == [] and enrolled_nodes.works(cluster, listed.token)
     for name in ("W-1", "w-1/secret-id", "../listed/role/worker-1", "x" * 300):
-        assert "is no node name" in applier.run("unenroll", "-f", cluster.file, name, expect=1).stderr
+        assert "is not a node name" in applier.run("unenroll", "-f", cluster.file, name, expect=1).stderr
     assert cluster.server.writes(mark) == []
 
 

@@ -347,7 +347,7 @@ FAULTS: Final[dict[str, tuple[Change, str, str]]] = {
     "another domain as client CA": (cas("etcd", "kubernetes"), "client CAs", "CA kubernetes, another trust domain"),
     "another domain is let in": (cas("etcd", "kubernetes"), "another domain", ""),
     "the root lets all in": (cas("etcd", "root"), "another domain", ""),
-    "a foreign client CA": (cas("etcd", "strange"), "client CAs", f"clients of {STRANGE}, which is no CA"),
+    "a foreign client CA": (cas("etcd", "strange"), "client CAs", f"clients of {STRANGE}, which is not a CA"),
     "its own clients are not accepted": (cas("kubelet"), "own domain", "unknown ca"),
     "its own client CA is missing": (cas("kubelet"), "client CAs", "does not accept clients of CN=prod etcd CA"),
     "asks for no certificate": (asks(ssl.CERT_NONE), "client CAs", "asks for no client certificate"),

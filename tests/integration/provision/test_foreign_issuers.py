@@ -73,7 +73,7 @@ def pairs(node: NodeFolder) -> dict[str, bytes]:
 def passed(node: NodeFolder, *force: str, clock: float | None = None) -> Outcome:
     """A pass in this process that asks Vault, and does not wait for watchers."""
     node.age()
-    return run.run(load_agent(node.config), run.Options(settle=False, force=frozenset(force)), clock=clock)
+    return run.run(load_agent(node.config), run.PassOptions(settle=False, force=frozenset(force)), clock=clock)
 
 
 def told(done: Outcome) -> list[dict[str, Any]]:
@@ -138,7 +138,7 @@ def test_a_ca_of_the_cluster_on_another_mount_changes_nothing(
 
 
 def passed_first(node: NodeFolder) -> Outcome:
-    return run.run(load_agent(node.config), run.Options(settle=False))
+    return run.run(load_agent(node.config), run.PassOptions(settle=False))
 
 
 def test_a_node_that_renews_goes_on_with_the_other_domains(cluster: AuditedCluster, node: NodeFolder) -> None:
@@ -165,7 +165,7 @@ def test_a_stranger_comes_and_goes_and_a_ca_that_is_gone_stays_trusted(
     assert not passed(node).failures and (node.pki / "etcd-ca.crt").read_bytes() == trusted
     # The copy of what Vault said is lost, and the bundle is all that knows.
     (node.state / "spec.json").unlink()
-    assert not run.run(load_agent(node.config), run.Options(settle=False)).failures
+    assert not run.run(load_agent(node.config), run.PassOptions(settle=False)).failures
     assert (node.pki / "etcd-ca.crt").read_bytes() == trusted
     # The bundle is lost, and the copy is all that knows.
     (node.pki / "etcd-ca.crt").unlink()

@@ -99,15 +99,15 @@ def test_its_own_page_is_replaced_in_one_step_and_no_other_file(files: HandmadeF
 
     spec = files.file.read_bytes()
     said = ran(files, "-o", files.file, expect=1).stderr
-    assert said == f"vaultpki: {str(files.file)!r} is no report of vaultpki: choose another name with -o\n"
+    assert said == f"vaultpki: {str(files.file)!r} is not a report of vaultpki: choose another name with -o\n"
     assert files.file.read_bytes() == spec
     vaultpki("graph", "-f", files.file, "-o", files.folder / "a.svg")
-    assert "is no report" in ran(files, "-o", files.folder / "a.svg", expect=1).stderr
+    assert "is not a report" in ran(files, "-o", files.folder / "a.svg", expect=1).stderr
     link = files.folder / "link.html"
     link.symlink_to(page)
     assert "cannot be written" in ran(files, "-o", link, expect=1).stderr
     os.mkfifo(files.folder / "pipe.html")
-    assert "is no report" in ran(files, "-o", files.folder / "pipe.html", expect=1).stderr
+    assert "is not a report" in ran(files, "-o", files.folder / "pipe.html", expect=1).stderr
     assert "cannot be written" in ran(files, "-o", files.folder / "nowhere/a.html", expect=1).stderr
 
 

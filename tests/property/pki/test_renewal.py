@@ -21,7 +21,7 @@ from vaultpki.model import Certificate, KeyType, Subject, Usage, Window
 from vaultpki.node.backoff import MOST_A_DAY, daily_limit
 from vaultpki.node.state import AgentState, with_spent
 from vaultpki.pki.facts import EKU, Facts, Pair
-from vaultpki.pki.renewal import Assessment, Reason, Recorded, Signers, State, assess, jitter, renew_at, signed_at
+from vaultpki.pki.renewal import Assessment, Reason, Recorded, Signers, PairState, assess, jitter, renew_at, signed_at
 
 BEGIN = datetime(2000, 1, 1, tzinfo=UTC)
 MOMENTS = st.timedeltas(timedelta(), timedelta(days=36525)).map(lambda since: BEGIN + since)
@@ -200,11 +200,11 @@ def test_exactly_the_reasons_there_are_in_the_order_of_the_checks(data: st.DataO
     files_only = {Reason.WRONG_MODE, Reason.WRONG_OWNER}
     assert verdict.sign == bool({*reasons} - files_only)
     assert verdict.mend == (bool(reasons) and {*reasons} <= files_only)
-    assert (verdict.state is State.OK) == (not reasons)
-    assert (verdict.state is State.MISSING) == (Reason.MISSING in reasons)
-    if verdict.state is State.DUE:
+    assert (verdict.state is PairState.OK) == (not reasons)
+    assert (verdict.state is PairState.MISSING) == (Reason.MISSING in reasons)
+    if verdict.state is PairState.DUE:
         assert not {*reasons} & {*files_only, Reason.EXPIRED, Reason.KEY_MISMATCH, Reason.UNREADABLE}
-    if verdict.state is State.EXPIRED:
+    if verdict.state is PairState.EXPIRED:
         assert Reason.EXPIRED in reasons and not {*reasons} & files_only
 
 

@@ -20,7 +20,7 @@ from vaultpki.kube.objects import KubeTrust, PodStart, RootCopy
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.roots import Roots, crosses, follow
-from vaultpki.pki.succession import Word, chain, trusted
+from vaultpki.pki.succession import RotationView, chain, trust_during_rotation
 from vaultpki.pki.trust import trust_below
 from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport, Seen
 from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
@@ -36,7 +36,7 @@ ONE, TWO, ISSUING = Key(NAME), Key(f"{NAME} 2"), Key(CA_NAME)
 R1, R2, X = ONE.root(), TWO.root(), ONE.certify(TWO, path=1)
 I1, I2 = ONE.certify(ISSUING, path=0), TWO.certify(ISSUING, path=0)
 LEAF = ISSUING.certify(Key("leaf"), path=0)
-READER = f"{ROOT}/{root_gates.COMPONENT}"
+READER = f"{ROOT}/{root_gates.CONTROLLER_MANAGER}"
 FREE = {(State.SWITCHED, State.RETURNING), (State.RETIRED, State.RETRUSTING), (State.PUBLISHED, State.STEADY)}
 LATER = timedelta(hours=1)
 
@@ -96,9 +96,9 @@ class SimulatedCluster:
         known: Trust = trust_below(pems, one.roots.trusted, NOW, name=CA_NAME, parked=one.roots.parked)
         found = {facts.fingerprint for facts in known.issuing}
         serve = self.record.state in (State.SWITCHED, State.RETRUSTING) and self.skipped != "cross"
-        trust = trusted(
+        trust = trust_during_rotation(
             replace(known, crosses=crosses(one.roots, self.shown, name=NAME) if serve else ()),
-            Word(self.own, shown=found, held={facts.fingerprint for facts in one.strict}),
+            RotationView(self.own, shown=found, held={facts.fingerprint for facts in one.strict}),
             NOW,
         )
         one.strict, one.above = trust.issuing, frozenset(one.roots.trusted)

@@ -185,7 +185,7 @@ def test_the_switch_is_counted_by_vaults_clock() -> None:
 def test_a_ca_that_is_missing_stays_trusted_by_the_copy() -> None:
     said = answer(NEW, trusted=(OLD, NEW))
     trust = trust_of(CONFIG, said, after(AgentState(), said), MOMENT)["etcd"]
-    assert {facts.fingerprint for facts in trust.issuing} == {OLD.sha256, NEW.sha256} and not trust.strangers
+    assert {facts.fingerprint for facts in trust.issuing} == {OLD.sha256, NEW.sha256} and not trust.untrusted
     assert trust.outgoing.keys() == {OLD.sha256}
     # Before a pass has noted it, nothing is replaced.
     assert trust_of(CONFIG, said, AgentState(), MOMENT)["etcd"].outgoing == {}
@@ -221,7 +221,7 @@ def test_what_is_wrong_on_the_server_is_one_sentence_each() -> None:
     [
         (Rotations(), OLD, None),
         (Rotations(), None, None),
-        (Rotations(), ROOT, "is no CA of this cluster"),
+        (Rotations(), ROOT, "is not a CA of this cluster"),
         (record(State.SWITCHED, 3), NEW, None),
         (record(State.SWITCHED, 3), OLD, "the CA that the rotation of etcd names yet"),
         (record(State.PUBLISHED, 3), NEW, "the CA that the rotation of etcd names yet"),

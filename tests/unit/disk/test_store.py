@@ -127,7 +127,7 @@ def test_read_gives_one_generation_and_names_what_is_wrong(pki: Path) -> None:
         (generation / "kubelet.key").unlink()
         (generation / "kubelet.pem").unlink()
         os.mkfifo(generation / "kubelet.key")
-        (generation / "kubelet.pem").write_bytes(b"x" * (files.LARGEST + 1))
+        (generation / "kubelet.pem").write_bytes(b"x" * (files.LARGEST_FILE + 1))
         problems = {name: item.problem for name, item in directory.read("kubelet", pair("1")).items()}
         assert problems == {"kubelet.crt": "missing", "kubelet.key": "not-a-file", "kubelet.pem": "too-large"}
         assert directory.install("kubelet", pair("1")) and whole(pki, "1")

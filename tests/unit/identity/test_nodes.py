@@ -1,4 +1,4 @@
-"""What is said of an identity that is no node's."""
+"""What is said of an identity that does not belong to a node."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ def test_upgrades_renew_nothing_and_patch_again() -> None:
         (["cp-1"], STACKED, "cp-1 is a control-plane node: pass --init if it is the first one, else --join"),
         (["worker-1", "--init"], STACKED, "worker-1 is not a control-plane node"),
         (["etcd-1"], EXTERNAL, "etcd-1 has the role etcd only"),
-        (["nobody"], STACKED, "'nobody' is no listed node of prod, and no pool takes this name"),
+        (["nobody"], STACKED, "'nobody' is not a listed node of prod, and no pool takes this name"),
         (["--pool", "none"], STACKED, "has no pool 'none'; it has: none"),
         (["cp-1", "--init", "--dir", "pki"], STACKED, "--dir: 'pki' is a relative path"),
     ],

@@ -164,7 +164,7 @@ FAULTS: Final[dict[str, tuple[Callable[[], LiveCluster], Expected, str, str]]] =
         lambda: live(roots=(("default", text(FORGED)),)),
         EXPECTED,
         POD,
-        "no CA of the API server",
+        "not a CA of the API server",
     ),
     "root copy without the root": (
         lambda: live(roots=(("default", text(KUBERNETES)),)),
@@ -188,7 +188,7 @@ FAULTS: Final[dict[str, tuple[Callable[[], LiveCluster], Expected, str, str]]] =
     "root copy that is no PEM": (lambda: live(roots=(("default", "hello"),)), EXPECTED, POD, "not a PEM"),
     "empty root copy": (lambda: live(roots=(("default", ""),)), EXPECTED, POD, "holds no CA"),
     "namespace without a copy": (lambda: live(roots=()), EXPECTED, POD, "is missing"),
-    "cluster-info of another CA": (lambda: live(info=text(OWN)), EXPECTED, INFO, "no CA of the API server"),
+    "cluster-info of another CA": (lambda: live(info=text(OWN)), EXPECTED, INFO, "not a CA of the API server"),
     "cluster-info without the new CA": (
         lambda: live(info=text(KUBERNETES), clients=text(KUBERNETES, NEW)),
         ROTATING,

@@ -16,7 +16,7 @@ from vaultpki.pki.renewal import (
     Reason,
     Recorded,
     Signers,
-    State,
+    PairState,
     assess,
     jitter,
     last_moment,
@@ -46,12 +46,12 @@ GOOD = Pair((), (), LEAF, True, True)
 
 def test_a_good_pair_is_left_alone_until_it_is_due() -> None:
     verdict = assess(GOOD, WANT, SIGNED, 0.0)
-    assert verdict.state is State.OK and not verdict.sign and not verdict.mend and verdict.reasons == ()
+    assert verdict.state is PairState.OK and not verdict.sign and not verdict.mend and verdict.reasons == ()
     assert verdict.renew_after == SIGNED + LIFE / 2
     late = assess(GOOD, WANT, SIGNED + LIFE / 2, 0.0)
-    assert late.reasons == (Reason.DUE,) and late.state is State.DUE and late.sign
-    assert assess(GOOD, WANT, SIGNED + LIFE / 2 - timedelta(seconds=1), 0.0).state is State.OK
-    assert assess(GOOD, WANT, SIGNED + LIFE / 2, 0.5).state is State.OK
+    assert late.reasons == (Reason.DUE,) and late.state is PairState.DUE and late.sign
+    assert assess(GOOD, WANT, SIGNED + LIFE / 2 - timedelta(seconds=1), 0.0).state is PairState.OK
+    assert assess(GOOD, WANT, SIGNED + LIFE / 2, 0.5).state is PairState.OK
 
 
 def leaf(**changes: object) -> Pair:
@@ -63,28 +63,28 @@ def subject(**changes: object) -> Pair:
 
 
 CASES = [
-    (Pair(("crt", "key", "pem"), (), None, False, None), Reason.MISSING, State.MISSING),
-    (dataclasses.replace(GOOD, missing=("pem",)), Reason.MISSING, State.MISSING),
-    (Pair((), ("crt",), None, False, None), Reason.UNREADABLE, State.BROKEN),
-    (dataclasses.replace(GOOD, unreadable=("key",), matches=False), Reason.UNREADABLE, State.BROKEN),
-    (dataclasses.replace(GOOD, matches=False), Reason.KEY_MISMATCH, State.BROKEN),
-    (subject(common_name="system:node:W-1"), Reason.NAMES_CHANGED, State.DUE),
-    (subject(organization=()), Reason.NAMES_CHANGED, State.DUE),
-    (subject(dns=("w-1",)), Reason.NAMES_CHANGED, State.DUE),
-    (subject(ips=("10.0.0.21", "10.0.0.22")), Reason.NAMES_CHANGED, State.DUE),
-    (leaf(further_names=("RFC822Name:x@w-1",)), Reason.NAMES_CHANGED, State.DUE),
-    (leaf(usages=EKU[Usage.BOTH]), Reason.USAGE_CHANGED, State.DUE),
-    (leaf(usages=frozenset({"1.2.3"})), Reason.USAGE_CHANGED, State.DUE),
-    (leaf(key=KeyType.RSA_2048), Reason.KEY_TYPE_CHANGED, State.DUE),
-    (leaf(key=None), Reason.KEY_TYPE_CHANGED, State.DUE),
-    (dataclasses.replace(GOOD, issuer_live=False), Reason.ISSUER_CHANGED, State.BROKEN),
-    (leaf(not_before=SIGNED + timedelta(seconds=301)), Reason.NOT_YET_VALID, State.BROKEN),
-    (leaf(not_after=SIGNED), Reason.EXPIRED, State.EXPIRED),
+    (Pair(("crt", "key", "pem"), (), None, False, None), Reason.MISSING, PairState.MISSING),
+    (dataclasses.replace(GOOD, missing=("pem",)), Reason.MISSING, PairState.MISSING),
+    (Pair((), ("crt",), None, False, None), Reason.UNREADABLE, PairState.BROKEN),
+    (dataclasses.replace(GOOD, unreadable=("key",), matches=False), Reason.UNREADABLE, PairState.BROKEN),
+    (dataclasses.replace(GOOD, matches=False), Reason.KEY_MISMATCH, PairState.BROKEN),
+    (subject(common_name="system:node:W-1"), Reason.NAMES_CHANGED, PairState.DUE),
+    (subject(organization=()), Reason.NAMES_CHANGED, PairState.DUE),
+    (subject(dns=("w-1",)), Reason.NAMES_CHANGED, PairState.DUE),
+    (subject(ips=("10.0.0.21", "10.0.0.22")), Reason.NAMES_CHANGED, PairState.DUE),
+    (leaf(further_names=("RFC822Name:x@w-1",)), Reason.NAMES_CHANGED, PairState.DUE),
+    (leaf(usages=EKU[Usage.BOTH]), Reason.USAGE_CHANGED, PairState.DUE),
+    (leaf(usages=frozenset({"1.2.3"})), Reason.USAGE_CHANGED, PairState.DUE),
+    (leaf(key=KeyType.RSA_2048), Reason.KEY_TYPE_CHANGED, PairState.DUE),
+    (leaf(key=None), Reason.KEY_TYPE_CHANGED, PairState.DUE),
+    (dataclasses.replace(GOOD, issuer_live=False), Reason.ISSUER_CHANGED, PairState.BROKEN),
+    (leaf(not_before=SIGNED + timedelta(seconds=301)), Reason.NOT_YET_VALID, PairState.BROKEN),
+    (leaf(not_after=SIGNED), Reason.EXPIRED, PairState.EXPIRED),
 ]
 
 
 @pytest.mark.parametrize(("pair", "reason", "state"), CASES, ids=[f"{n}-{c[1].value}" for n, c in enumerate(CASES)])
-def test_each_fault_has_its_reason_and_asks_for_a_signature(pair: Pair, reason: Reason, state: State) -> None:
+def test_each_fault_has_its_reason_and_asks_for_a_signature(pair: Pair, reason: Reason, state: PairState) -> None:
     verdict = assess(pair, WANT, SIGNED, 0.0)
     assert verdict.reasons == (reason,) and verdict.state is state and verdict.sign and not verdict.mend
 
@@ -95,20 +95,20 @@ def test_order_of_names_unknown_issuers_and_clocks_a_little_apart_are_no_fault()
         dataclasses.replace(GOOD, issuer_live=None),
         leaf(not_before=SIGNED + timedelta(seconds=300)),
     ):
-        assert assess(pair, WANT, SIGNED, 0.0).state is State.OK
+        assert assess(pair, WANT, SIGNED, 0.0).state is PairState.OK
 
 
 def test_a_revoked_leaf_is_replaced_at_once_and_no_window_holds_it() -> None:
     verdict = assess(GOOD, WANT, SIGNED, 0.0, also={Reason.REVOKED})
-    assert verdict.reasons == (Reason.REVOKED,) and verdict.state is State.REVOKED and verdict.sign
+    assert verdict.reasons == (Reason.REVOKED,) and verdict.state is PairState.REVOKED and verdict.sign
     late = assess(GOOD, WANT, SIGNED + LIFE, 0.0, also={Reason.REVOKED})
-    assert late.reasons == (Reason.EXPIRED, Reason.REVOKED) and late.state is State.EXPIRED
+    assert late.reasons == (Reason.EXPIRED, Reason.REVOKED) and late.state is PairState.EXPIRED
 
 
 def test_modes_and_owners_are_mended_and_never_a_reason_to_sign() -> None:
     verdict = assess(GOOD, WANT, SIGNED, 0.0, also={Reason.WRONG_MODE, Reason.WRONG_OWNER})
     assert verdict.reasons == (Reason.WRONG_MODE, Reason.WRONG_OWNER)
-    assert verdict.mend and not verdict.sign and verdict.state is State.BROKEN
+    assert verdict.mend and not verdict.sign and verdict.state is PairState.BROKEN
     due = assess(GOOD, WANT, SIGNED + LIFE * 0.9, 0.0, also={Reason.WRONG_MODE})
     assert due.sign and not due.mend
 
@@ -117,9 +117,9 @@ def test_a_leaf_whose_ca_is_replaced_is_due_from_its_moment_on_and_works_until_t
     at = SIGNED + timedelta(minutes=7)
     signers = Signers(Replacement(at, 0))
     before = assess(GOOD, WANT, SIGNED, 0.5, signers=signers)
-    assert before.state is State.OK and before.renew_after == at
+    assert before.state is PairState.OK and before.renew_after == at
     after = assess(GOOD, WANT, at, 0.5, signers=signers)
-    assert after.reasons == (Reason.ISSUER_OUTGOING,) and after.state is State.DUE and after.sign
+    assert after.reasons == (Reason.ISSUER_OUTGOING,) and after.state is PairState.DUE and after.sign
     # Its ordinary renewal may come first.
     signers = Signers(Replacement(SIGNED, 2 * LIFE.total_seconds()))
     late = assess(GOOD, WANT, SIGNED + LIFE * 7 / 12, 0.5, signers=signers)
@@ -171,13 +171,13 @@ def test_leaves_that_waited_for_a_new_ca_are_replaced_in_its_time_and_not_at_onc
 def test_an_old_certificate_of_the_ca_behind_the_leaf_is_mended_and_no_reason_to_sign() -> None:
     verdict = assess(GOOD, WANT, SIGNED, 0.0, also={Reason.CHAIN_OLD})
     assert verdict.reasons == (Reason.CHAIN_OLD,) and verdict.mend and not verdict.sign
-    assert verdict.state is State.DUE
+    assert verdict.state is PairState.DUE
 
 
 def test_several_faults_are_all_told_and_the_worst_names_the_state() -> None:
     pair = dataclasses.replace(subject(dns=()), matches=False, issuer_live=False)
     verdict = assess(pair, WANT, SIGNED + LIFE, 0.0)
-    assert verdict.state is State.BROKEN
+    assert verdict.state is PairState.BROKEN
     assert verdict.reasons == (Reason.KEY_MISMATCH, Reason.NAMES_CHANGED, Reason.ISSUER_CHANGED, Reason.EXPIRED)
 
 
@@ -186,13 +186,13 @@ def test_a_one_minute_leaf_backdated_by_five_is_not_due_at_birth() -> None:
     assert signed_at(SIGNED - timedelta(minutes=5), end) == SIGNED
     at = renew_at(SIGNED, end, 0.0, 300)
     assert at == SIGNED + timedelta(seconds=30)
-    assert assess(leaf(not_after=end), WANT, SIGNED + timedelta(seconds=29), 0.0).state is State.OK
+    assert assess(leaf(not_after=end), WANT, SIGNED + timedelta(seconds=29), 0.0).state is PairState.OK
 
 
 def test_a_remembered_signing_counts_before_the_certificates_own_date() -> None:
     pair = leaf(not_before=SIGNED - timedelta(days=30))
-    assert assess(pair, WANT, SIGNED, 0.0).state is State.DUE
-    assert assess(pair, WANT, SIGNED, 0.0, recorded=Recorded(SIGNED, WANT.ttl)).state is State.OK
+    assert assess(pair, WANT, SIGNED, 0.0).state is PairState.DUE
+    assert assess(pair, WANT, SIGNED, 0.0, recorded=Recorded(SIGNED, WANT.ttl)).state is PairState.OK
 
 
 def test_a_memory_that_cannot_be_true_is_no_memory() -> None:
@@ -237,9 +237,9 @@ def test_another_ttl_asked_for_is_a_reason_and_a_smaller_grant_is_none() -> None
 def test_force_is_the_last_reason_to_sign_and_names_no_fault() -> None:
     verdict = assess(GOOD, WANT, SIGNED, 0.0, also={Reason.FORCED, Reason.WRONG_MODE})
     assert verdict.reasons == (Reason.FORCED, Reason.WRONG_MODE) and verdict.sign and not verdict.mend
-    assert assess(GOOD, WANT, SIGNED, 0.0, also={Reason.FORCED}).state is State.DUE
+    assert assess(GOOD, WANT, SIGNED, 0.0, also={Reason.FORCED}).state is PairState.DUE
     gone = assess(Pair(("crt",), (), None, False, None), WANT, SIGNED, 0.0, also={Reason.FORCED})
-    assert gone.reasons == (Reason.MISSING, Reason.FORCED) and gone.state is State.MISSING
+    assert gone.reasons == (Reason.MISSING, Reason.FORCED) and gone.state is PairState.MISSING
 
 
 # SIGNED is a Friday, 12:00; GOOD is due on Saturday at 03:00, and can wait until 14:50.

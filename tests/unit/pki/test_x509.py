@@ -573,24 +573,24 @@ def test_a_stranger_is_named_with_the_reason_and_takes_nothing_away(authority: A
     for pems in ([authority.pem, ISSUING.pem], [ISSUING.pem, authority.pem]):
         trust = trusted(*pems)
         assert trust.issuing == trust.live == (ISSUING.facts,) and trust.bundle.encode() == ISSUING.pem
-        (stranger,) = trust.strangers
+        (stranger,) = trust.untrusted
         assert stranger.fingerprint == authority.facts.fingerprint and why in stranger.reason
     alone = trusted(authority.pem)
-    assert alone.issuing == alone.live == () and alone.bundle == "" and len(alone.strangers) == 1
+    assert alone.issuing == alone.live == () and alone.bundle == "" and len(alone.untrusted) == 1
 
 
 def test_what_cannot_be_read_on_a_mount_is_a_stranger() -> None:
     garbled = ISSUING.pem.replace(b"M", b"N", 1)
     trust = trusted(garbled, ISSUING.pem, b"")
     assert trust.issuing == (ISSUING.facts,)
-    assert [stranger.reason for stranger in trust.strangers] == ["it cannot be read"] * 2
+    assert [stranger.reason for stranger in trust.untrusted] == ["it cannot be read"] * 2
 
 
 def test_a_ca_past_its_date_stays_in_the_bundle_and_signs_nothing() -> None:
     gone = Authority("issuing", ROOT, not_after=NOW)
     soon = Authority("issuing 2", ROOT, not_before=NOW + timedelta(seconds=301))
     trust = trusted(gone.pem, soon.pem)
-    assert trust.live == () and trust.issuing == (soon.facts, gone.facts) and trust.strangers == ()
+    assert trust.live == () and trust.issuing == (soon.facts, gone.facts) and trust.untrusted == ()
     assert trusted(soon.pem, now=NOW + timedelta(seconds=1)).live == (soon.facts,)
     assert trusted(ROOT.pem).issuing == ()
 

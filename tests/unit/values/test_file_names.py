@@ -50,7 +50,7 @@ def test_bundles_and_kubeadms_own_belong_to_nobody(kind: str, stem: str) -> None
 )
 def test_a_template_makes_no_pair_kubeconfig_or_key(name: str) -> None:
     assert problem(*TABLES_OWN, Claim("template mine", "template", name))
-    # Nor where the row itself is called otherwise, or is no row of this node's.
+    # Nor where the row itself is called otherwise, or is not a row of this node's.
     renamed = [dataclasses.replace(claim, name=f"other-{claim.name}") for claim in TABLES_OWN]
     assert problem(*renamed, Claim("template mine", "template", name))
 
