@@ -73,7 +73,7 @@ class Ground:
 
     def configured(self) -> None:
         """Ends the benchmark where the run just timed did not leave the whole cluster behind."""
-        _, plan = apply.look(self.cluster, Vault(self.settings), self.where)
+        _, plan = apply.observe_and_plan(self.cluster, Vault(self.settings), self.where)
         if any(change.action == "create" for change in plan.changes):
             sys.exit(f"a run left {plan.changes[0].kind} {plan.changes[0].name} out, so its time means nothing")
 

@@ -82,7 +82,7 @@ def writes_of_apply(cluster: Cluster, settings: Settings, where: ServerFacts) ->
 def reads_of_plan(cluster: Cluster, settings: Settings, where: ServerFacts) -> list[Step]:
     """Every read of a `plan` on this server."""
     recorder = Recorder(settings)
-    _, plan = apply.look(cluster, recorder, where)
+    _, plan = apply.observe_and_plan(cluster, recorder, where)
     if plan.changes:
         raise RuntimeError(f"the plan is not empty: {plan.changes[0]}")
     return steps(recorder)

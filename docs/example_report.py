@@ -12,12 +12,12 @@ from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject, node_rows, rows
 from vaultpki.config.cluster import load_cluster
-from vaultpki.graph.content import Expiry
+from vaultpki.graph.content import ExpirySummary
 from vaultpki.layout import client_cas
 from vaultpki.model import Cluster
 from vaultpki.pki.ca_life import CaLife, expiry
 from vaultpki.show.check_summary import check_summary
-from vaultpki.show.inventory import CaFound, Found, Holder, HolderPair
+from vaultpki.show.inventory import CaFound, HolderPair, HolderSummary, Inventory
 from vaultpki.show.report_model import Report, report
 from vaultpki.verify.on_disk import Check, tried
 
@@ -43,28 +43,28 @@ def cluster(control_plane: int, workers: int) -> Cluster:
         return load_cluster(file, allow_http=True)
 
 
-def found(of: Cluster, *, faults: bool, reported: bool) -> Found:
+def found(of: Cluster, *, faults: bool, reported: bool) -> Inventory:
     """Return what is found of a cluster; with `faults`, one of each kind. `reported` is as from nodes' reports."""
     # Not for anything secret: the same numbers each time.
     chance = random.Random(7)  # noqa: S311
     pairs = list(_pairs(of, chance))
-    holders = [Holder(node.name, tuple(sorted(role.value for role in node.roles))) for node in of.nodes]
+    holders = [HolderSummary(node.name, tuple(sorted(role.value for role in node.roles))) for node in of.nodes]
     if reported:
         holders = [
-            Holder(each.name, each.roles, "", NOW - timedelta(minutes=chance.randrange(1, 60)), "0.2.0")
+            HolderSummary(each.name, each.roles, "", NOW - timedelta(minutes=chance.randrange(1, 60)), "0.2.0")
             for each in holders
         ]
     else:
-        holders.append(Holder("operator", ()))
+        holders.append(HolderSummary("operator", ()))
         pairs.append(HolderPair("operator", "admin", "kubernetes", NOW + timedelta(days=61), signer="kubernetes"))
     if faults:
         pairs = list(_with_faults(pairs))
     rotations = {"etcd": "switched"} if faults and reported else {}
     cas = tuple(_cas(of))
-    return Found(
+    return Inventory(
         tuple(pairs),
         tuple(holders),
-        {ca.ca: Expiry(ca.not_after) for ca in cas},
+        {ca.ca: ExpirySummary(ca.not_after) for ca in cas},
         f"{'reports' if reported else 'files'} of {len(holders)} {'nodes' if reported else 'folders'}",
         cas,
         rotations=rotations,
@@ -120,7 +120,7 @@ def _cas(of: Cluster) -> Iterator[CaFound]:
         yield CaFound(ca, name, sha256(name.encode()).hexdigest(), end, urgent.level, urgent.sentence, "ec-p256", ca)
 
 
-def _checks(of: Cluster, what: Found) -> Iterator[Check]:
+def _checks(of: Cluster, what: Inventory) -> Iterator[Check]:
     """Yield what `verify` would find: each client pair against each server row."""
     table = rows(of)
     servers = [row for row in table if row.usage.server]

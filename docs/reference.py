@@ -34,7 +34,7 @@ from vaultpki.certificates import (
 from vaultpki.cli import vaultpki
 from vaultpki.config.cluster import load_cluster
 from vaultpki.daemon import metric_families
-from vaultpki.graph.content import Expiry, graph
+from vaultpki.graph.content import ExpirySummary, graph
 from vaultpki.graph.svg import svg
 from vaultpki.layout import shown
 from vaultpki.model import Cluster, NodeRole, Row
@@ -251,15 +251,17 @@ def _quickstart() -> str:
 def _example() -> str:
     """A larger cluster, with one example of each colour."""
     cluster = _loaded(_SIXTY)
-    ends = {row.name: Expiry(_NOW + timedelta(days=21), 3) for row in (*TABLE, *cluster.rows)}
+    ends = {row.name: ExpirySummary(_NOW + timedelta(days=21), 3) for row in (*TABLE, *cluster.rows)}
     ends |= {
-        "kubelet": Expiry(_NOW + timedelta(days=9), 60, 2),
-        "kubelet-client": Expiry(_NOW + timedelta(days=2), 62, due=True),
-        "prometheus": Expiry(_NOW - timedelta(days=1), 62),
+        "kubelet": ExpirySummary(_NOW + timedelta(days=9), 60, 2),
+        "kubelet-client": ExpirySummary(_NOW + timedelta(days=2), 62, due=True),
+        "prometheus": ExpirySummary(_NOW - timedelta(days=1), 62),
     }
     # No node reports an operator's certificates.
     del ends["admin"], ends["super-admin"]
-    cas = {ca: Expiry(_NOW + timedelta(days=1800)) for ca in ISSUING_CAS} | {ROOT: Expiry(_NOW + timedelta(days=3600))}
+    cas = {ca: ExpirySummary(_NOW + timedelta(days=1800)) for ca in ISSUING_CAS} | {
+        ROOT: ExpirySummary(_NOW + timedelta(days=3600))
+    }
     return svg(
         graph(cluster, _NOW, expiries=ends, cas=cas, rotations={"etcd": "switched"}, source="reports of 62 nodes")
     )

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Final
 
 from vaultpki.model import NODE, Certificate, Cluster, Node, NodeRole, Pool, Row, Subject, Usage
-from vaultpki.places import ETCD, KUBECONFIGS, KUBELET, PKI, SCHEDULER, KubeconfigFile, Layout, Place
+from vaultpki.places import ETCD, KUBECONFIGS, KUBELET, PKI, SCHEDULER, KubeadmPlace, KubeconfigFile, Layout
 
 ROOT: Final = "root"
 ISSUING_CAS: Final = ("kubernetes", "kubelet", "etcd", "front-proxy")
@@ -48,7 +48,7 @@ TABLE: Final[tuple[Row, ...]] = (
         organization=("kubeadm:cluster-admins",),
         ca="kubernetes",
         stem="admin",
-        kubeadm=Place(KUBECONFIGS, "admin"),
+        kubeadm=KubeadmPlace(KUBECONFIGS, "admin"),
         kubeconfig="admin.conf",
         reload=CLIENT_LOOK,
         manifest="cluster-admins.yaml",
@@ -63,7 +63,7 @@ TABLE: Final[tuple[Row, ...]] = (
         common_name="system:kube-scheduler",
         ca="kubernetes",
         stem="kube-scheduler",
-        kubeadm=Place(SCHEDULER, "scheduler", KubeconfigFile.FIXED),
+        kubeadm=KubeadmPlace(SCHEDULER, "scheduler", KubeconfigFile.FIXED),
         kubeconfig="scheduler.conf",
         node_roles=_CONTROL_PLANE,
         reload=CLIENT_LOOK,
@@ -78,7 +78,7 @@ TABLE: Final[tuple[Row, ...]] = (
         common_name="system:kube-controller-manager",
         ca="kubernetes",
         stem="controller-manager",
-        kubeadm=Place(PKI, "controller-manager", KubeconfigFile.FIXED),
+        kubeadm=KubeadmPlace(PKI, "controller-manager", KubeconfigFile.FIXED),
         kubeconfig="controller-manager.conf",
         node_roles=_CONTROL_PLANE,
         reload=CLIENT_LOOK,
@@ -109,7 +109,7 @@ TABLE: Final[tuple[Row, ...]] = (
         common_name="kube-apiserver-etcd-client",
         ca="etcd",
         stem="kube-apiserver-etcd",
-        kubeadm=Place(PKI, "apiserver-etcd-client"),
+        kubeadm=KubeadmPlace(PKI, "apiserver-etcd-client"),
         node_roles=_CONTROL_PLANE,
         document=True,
     ),
@@ -123,7 +123,7 @@ TABLE: Final[tuple[Row, ...]] = (
         # No group: the newest kubeadm binds the user to system:kubelet-api-admin instead (kubernetes PR 138957).
         ca="kubernetes",
         stem="kube-apiserver-kubelet",
-        kubeadm=Place(PKI, "apiserver-kubelet-client"),
+        kubeadm=KubeadmPlace(PKI, "apiserver-kubelet-client"),
         node_roles=_CONTROL_PLANE,
         reload=CLIENT_LOOK,
         manifest="kubelet-api-admin.yaml",
@@ -139,7 +139,7 @@ TABLE: Final[tuple[Row, ...]] = (
         organization=("system:nodes",),
         ca="kubernetes",
         stem="kubelet-client",
-        kubeadm=Place(KUBELET, "kubelet-client", KubeconfigFile.PLAIN),
+        kubeadm=KubeadmPlace(KUBELET, "kubelet-client", KubeconfigFile.PLAIN),
         kubeconfig="kubelet.conf",
         node_roles=_WORKER,
         reload=CLIENT_LOOK,
@@ -162,7 +162,7 @@ TABLE: Final[tuple[Row, ...]] = (
         ips=(SERVICE_IPS, NODE_ADDRESSES, API_ADDRESSES, "127.0.0.1"),
         ca="kubernetes",
         stem="kube-apiserver",
-        kubeadm=Place(PKI, "apiserver"),
+        kubeadm=KubeadmPlace(PKI, "apiserver"),
         node_roles=_CONTROL_PLANE,
         document=True,
     ),
@@ -177,7 +177,7 @@ TABLE: Final[tuple[Row, ...]] = (
         ips=(NODE_ADDRESSES, "127.0.0.1", "::1"),
         ca="etcd",
         stem="etcdserver",
-        kubeadm=Place(ETCD, "server"),
+        kubeadm=KubeadmPlace(ETCD, "server"),
         node_roles=_ETCD,
         document=True,
     ),
@@ -193,7 +193,7 @@ TABLE: Final[tuple[Row, ...]] = (
         ips=(NODE_ADDRESSES,),
         ca="kubelet",
         stem="kubelet",
-        kubeadm=Place(KUBELET, "kubelet"),
+        kubeadm=KubeadmPlace(KUBELET, "kubelet"),
         node_roles=_WORKER,
         document=True,
     ),
@@ -208,7 +208,7 @@ TABLE: Final[tuple[Row, ...]] = (
         ips=(NODE_ADDRESSES, "127.0.0.1", "::1"),
         ca="etcd",
         stem="etcd-peer",
-        kubeadm=Place(ETCD, "peer"),
+        kubeadm=KubeadmPlace(ETCD, "peer"),
         node_roles=_ETCD,
     ),
     Row(
@@ -220,7 +220,7 @@ TABLE: Final[tuple[Row, ...]] = (
         common_name="kube-etcd-healthcheck-client",
         ca="etcd",
         stem="etcd-healthcheck-client",
-        kubeadm=Place(ETCD, "healthcheck-client"),
+        kubeadm=KubeadmPlace(ETCD, "healthcheck-client"),
         node_roles=_ETCD,
     ),
     Row(
@@ -232,7 +232,7 @@ TABLE: Final[tuple[Row, ...]] = (
         common_name="front-proxy-client",
         ca="front-proxy",
         stem="front-proxy-client",
-        kubeadm=Place(PKI, "front-proxy-client"),
+        kubeadm=KubeadmPlace(PKI, "front-proxy-client"),
         node_roles=_CONTROL_PLANE,
     ),
     Row(
@@ -245,7 +245,7 @@ TABLE: Final[tuple[Row, ...]] = (
         organization=("system:masters",),
         ca="kubernetes",
         stem="super-admin",
-        kubeadm=Place(KUBECONFIGS, "super-admin"),
+        kubeadm=KubeadmPlace(KUBECONFIGS, "super-admin"),
         kubeconfig="super-admin.conf",
         reload=CLIENT_LOOK,
         ttl=8 * _HOUR,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vaultpki.places import KUBECONFIGS, PKI, KubeconfigFile, Layout, Place, inner_folders
+from vaultpki.places import KUBECONFIGS, PKI, KubeadmPlace, KubeconfigFile, Layout, inner_folders
 
 VERSION = 1
 """The version of cluster.yaml, agent.yaml, join.json and the config store's records that this program supports."""
@@ -105,7 +105,7 @@ class Row:
     ips: tuple[str, ...] = ()
     ca: str
     stem: str
-    kubeadm: Place | None = None
+    kubeadm: KubeadmPlace | None = None
     kubeconfig: str | None = None
     node_roles: frozenset[NodeRole] = frozenset()
     reload: int = 0

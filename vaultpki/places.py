@@ -35,7 +35,7 @@ class KubeconfigFile(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class KubeadmPlace:
     """Where kubeadm's layout has a pair: the folder, and the file name without `.crt`."""
 
     folder: str

@@ -10,7 +10,7 @@ from vaultpki.certificates import CLIENT_LOOK, ISSUING_CAS, bundle, laid_out
 from vaultpki.model import NodeRole
 from vaultpki.places import Layout
 
-BUNDLES: Final[Mapping[str, str]] = {bundle(ca).removesuffix(".crt"): ca for ca in ISSUING_CAS}
+CA_OF_BUNDLE: Final[Mapping[str, str]] = {bundle(ca).removesuffix(".crt"): ca for ca in ISSUING_CAS}
 """The keys of the bundles, with the CA of each."""
 
 
@@ -57,7 +57,7 @@ READERS: Final[tuple[Reader, ...]] = (
 
 def reads_roots(key: str) -> bool:
     """Return whether a component that the hooks of `key` restart reads the bundle with the roots."""
-    return any(each.chain for each in READERS if each.ca == BUNDLES.get(key))
+    return any(each.chain for each in READERS if each.ca == CA_OF_BUNDLE.get(key))
 
 
 def start_only(ca: str, roles: Collection[NodeRole], layout: Layout = Layout.DOCUMENT) -> tuple[Reader, ...]:

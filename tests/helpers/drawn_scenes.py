@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations, pairwise
 
-from vaultpki.graph.scene import Card, Line, Rect, Scene
+from vaultpki.graph.scene import Card, DrawnArrow, Picture, Rect
 from vaultpki.model import NodeRole, Row, Usage
 
 NODES = """\
@@ -51,12 +51,12 @@ def own_row(name: str, usage: Usage, source: str, target: str, ca: str) -> Row:
     )
 
 
-def problems(scene: Scene) -> list[str]:
+def problems(scene: Picture) -> list[str]:
     """Everything that is wrong with the picture."""
     return [*_texts(scene), *_boxes(scene), *_lines(scene)]
 
 
-def _texts(scene: Scene) -> list[str]:
+def _texts(scene: Picture) -> list[str]:
     page = Rect(0, 0, scene.width, scene.height)
     found = [
         f"{one.text!r} meets {other.text!r}"
@@ -72,7 +72,7 @@ def _texts(scene: Scene) -> list[str]:
     return found
 
 
-def _boxes(scene: Scene) -> list[str]:
+def _boxes(scene: Picture) -> list[str]:
     found = [
         f"{one.name} meets {other.name}" for one, other in combinations(scene.cards, 2) if one.rect.meets(other.rect)
     ]
@@ -95,7 +95,7 @@ def _boxes(scene: Scene) -> list[str]:
     return found
 
 
-def _lines(scene: Scene) -> list[str]:
+def _lines(scene: Picture) -> list[str]:
     found = []
     for line in scene.lines:
         parts = _parts(line)
@@ -120,7 +120,7 @@ def _lines(scene: Scene) -> list[str]:
     return found
 
 
-def _parts(line: Line) -> list[Rect]:
+def _parts(line: DrawnArrow) -> list[Rect]:
     return [
         Rect(min(x, u) - 0.5, min(y, v) - 0.5, abs(x - u) + 1, abs(y - v) + 1)
         for (x, y), (u, v) in pairwise(line.points)

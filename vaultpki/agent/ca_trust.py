@@ -16,7 +16,7 @@ from vaultpki.node import pins
 from vaultpki.node.assignment import Assignment
 from vaultpki.node.state import AgentState
 from vaultpki.pki import x509
-from vaultpki.pki.ca_life import CaLife, CaExpiry, expiry
+from vaultpki.pki.ca_life import CaExpiry, CaLife, expiry
 from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.roots import Roots
 from vaultpki.pki.succession import acceptable, default_signs

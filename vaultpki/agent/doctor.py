@@ -189,7 +189,9 @@ def _files(config: AgentConfig) -> Iterator[DoctorCheck]:
     try:
         spec = assignment.read_copy(config)
         if spec is None:
-            yield DoctorCheck(check, "unchecked", f"nothing was ever issued here; run `vaultpki agent -c {config.file}`")
+            yield DoctorCheck(
+                check, "unchecked", f"nothing was ever issued here; run `vaultpki agent -c {config.file}`"
+            )
             return
         wanted: list[tuple[str, str, tuple[str, ...]]] = [
             (want.folder, file_set(want.stem), pair_files(want.stem)) for want in spec.certificates

@@ -29,7 +29,8 @@ _BOTH_CERTIFICATES: Final = frozenset({State.SWITCHED, State.RETRUSTING, State.R
 def live(items: Iterable[PairStatus], held: Mapping[str, BundleDigest]) -> dict[str, str]:
     """Return a digest of what is on disk, by the keys of hooks: the names of certificates and bundles.
 
-    Of a bundle it is that of the files that the hooks' components read; `held` has those of the bundles by key.
+    Of a bundle it is that of the files that the hooks' components read; `held` has those of the bundles by
+    key.
     """
     found = {}
     for item in items:
@@ -42,11 +43,11 @@ def live(items: Iterable[PairStatus], held: Mapping[str, BundleDigest]) -> dict[
 def waiting(context: Context, wanted: Assignment) -> tuple[str, ...]:
     """Return the CAs whose rotation this node waits for until it may restart something."""
     rotations, revisions = wanted.rotations, context.state.value.revisions
-    domains = {readers.BUNDLES[key] for key in held(context, wanted, context.state.value.owed)}
+    domains = {readers.CA_OF_BUNDLE[key] for key in waiting_for_turn(context, wanted, context.state.value.owed)}
     return tuple(sorted(domains | ({ROOT} if domains and _gives_turns(rotations, ROOT, revisions) else set())))
 
 
-def held(context: Context, wanted: Assignment, keys: Iterable[str]) -> frozenset[str]:
+def waiting_for_turn(context: Context, wanted: Assignment, keys: Iterable[str]) -> frozenset[str]:
     """Return those of `keys` whose hooks wait for this node's turn.
 
     While a CA is rotated, the nodes restart what reads it only at its start one after the other, as its record says.
@@ -54,7 +55,7 @@ def held(context: Context, wanted: Assignment, keys: Iterable[str]) -> frozenset
     return frozenset(
         key
         for key in keys
-        if read_at_start(context.config, wanted, key) and not _its_turn(context, wanted, readers.BUNDLES[key])
+        if read_at_start(context.config, wanted, key) and not _its_turn(context, wanted, readers.CA_OF_BUNDLE[key])
     )
 
 
@@ -80,7 +81,7 @@ def note_trust(context: Context, held: Mapping[str, BundleDigest]) -> None:
     Where vaultpki 0.1 ran the hooks of a bundle, its digest becomes that of today: an upgrade restarts nothing.
     """
     state = context.state.value
-    whole = (held[key].whole if key in held else "" for key in readers.BUNDLES)
+    whole = (held[key].whole if key in held else "" for key in readers.CA_OF_BUNDLE)
     trust = sha256("-".join(whole).encode()).hexdigest()[:16]
     since = state.trust_since if trust == state.trust else context.clock
     hooked = {
@@ -116,9 +117,9 @@ def follow(context: Context, live: Mapping[str, str], wanted: Assignment) -> Non
     done |= {key: state.hooked[key] for key in frozen if key in state.hooked}
     known = {key: each for key, each in config.hooks.items() if key not in frozen}
     owed = hooks.pending(hooks.owed(live, done, known), owed, now)
-    waits = held(context, wanted, owed)
+    waits = waiting_for_turn(context, wanted, owed)
     for key in sorted(waits):
-        text = f"the hooks of {key} wait for this node's turn in the rotation of the CA of {readers.BUNDLES[key]}"
+        text = f"the hooks of {key} wait for this node's turn in the rotation of the CA of {readers.CA_OF_BUNDLE[key]}"
         context.found.events.append(Event("turn", text, fields={"hook": key}))
     # A person who mended a hook and runs the agent once need not wait for the pause between two tries of the daemon.
     keys = [key for key in (owed if runner is None else hooks.ready(owed, now)) if key not in waits]
@@ -156,7 +157,7 @@ def _holds_more(context: Context, wanted: Assignment, key: str) -> bool:
     It is a root, or has the key of the CA that stays: no record gives turns, and without this rule every member of etcd
     would restart at once. Of another CA `vaultpki ca abort` gives turns.
     """
-    ca = readers.BUNDLES.get(key, "")
+    ca = readers.CA_OF_BUNDLE.get(key, "")
     rotations, state = wanted.rotations, context.state.value
     records = [rotations.records[domain] for domain in (ca, ROOT) if domain in rotations.records]
     last = max(records, key=lambda record: record.since, default=None)
@@ -173,7 +174,7 @@ def _only_renewed(context: Context, wanted: Assignment, key: str) -> bool:
     The rotation of the root has each issuing CA signed again with its key. Who trusts the certificate of before trusts
     all that this key has signed, until that certificate leaves the bundle: then its readers are restarted, once.
     """
-    ca = readers.BUNDLES.get(key, "")
+    ca = readers.CA_OF_BUNDLE.get(key, "")
     rotations, state = wanted.rotations, context.state.value
     root, own, bundle = rotations.records.get(ROOT), rotations.records.get(ca), state.bundles.get(ca)
     if root is None or own is None or own.new is None or bundle is None:
@@ -235,7 +236,7 @@ def _advice(
             if problem := hook_files.problem(hook, path=command.PATH, own=config.paths.values()):
                 yield Event("config", f"{problem}; this hook will not be run", "warning", {"hook": key})
     names = {want.name for want in wanted.certificates}
-    for key in hooks.unknown(config, names.union(readers.BUNDLES)):
+    for key in hooks.unknown(config, names.union(readers.CA_OF_BUNDLE)):
         text = f"{config.file}: hooks: {key} is not a certificate or bundle of this node; its hooks never run"
         yield Event("config", text, "warning", {"hook": key})
     for name in config.certificates:

@@ -125,8 +125,8 @@ def _static_pods(plan: JoinPlan) -> None:
     # In the layout kubeadm the kubelet and kubeadm make the folder, after the join.
     if plan.static_pods and plan.join.layout is Layout.DOCUMENT and not os.path.isdir(static_pod.MANIFEST_FOLDER):
         raise ArgumentError(
-            f"--hooks static-pods: there is no {static_pod.MANIFEST_FOLDER}, so no component runs as a static pod here; leave "
-            "the option out, and write hooks that restart this node's units into agent.yaml"
+            f"--hooks static-pods: there is no {static_pod.MANIFEST_FOLDER}, so no component runs as a static pod "
+            "here; leave the option out, and write hooks that restart this node's units into agent.yaml"
         )
 
 

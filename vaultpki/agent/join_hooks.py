@@ -9,7 +9,7 @@ from typing import Final
 from vaultpki.host.log import Event
 from vaultpki.model import AgentConfig, Hook, NodeRole
 from vaultpki.places import Layout
-from vaultpki.readers import BUNDLES, start_only
+from vaultpki.readers import CA_OF_BUNDLE, start_only
 from vaultpki.values.durations import format_duration
 
 # kube-apiserver takes up to a minute to end and begin anew, and a member of etcd that is far behind some minutes.
@@ -31,7 +31,7 @@ class Added:
 def static_pods(roles: Collection[NodeRole], layout: Layout) -> dict[str, tuple[Hook, ...]]:
     """Return the hooks of a node of these roles whose components are static pods, by the keys of bundles."""
     found = {}
-    for key, ca in BUNDLES.items():
+    for key, ca in CA_OF_BUNDLE.items():
         components = dict.fromkeys(reader.component for reader in start_only(ca, roles, layout))
         if components:
             found[key] = tuple(Hook("static_pod", name=component) for component in components)

@@ -75,7 +75,9 @@ def _folders(directory: Path) -> tuple[NodeFolder, ...]:
         with os.scandir(directory) as entries:
             for number, entry in enumerate(entries):
                 if number == MOST_ENTRIES:
-                    raise StoreError(f"{directory} holds more than {MOST_ENTRIES} entries; name one node's folder with --dir")
+                    raise StoreError(
+                        f"{directory} holds more than {MOST_ENTRIES} entries; name one node's folder with --dir"
+                    )
                 if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
                     found.append(_folder(Path(entry.path)))
     except OSError as error:

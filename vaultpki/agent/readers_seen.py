@@ -36,7 +36,7 @@ def read_at_start(
 
     With `roots` a component whose bundle has the roots too is listed under the root as well.
     """
-    ca = readers.BUNDLES.get(key)
+    ca = readers.CA_OF_BUNDLE.get(key)
     found = readers.start_only(ca, wanted.roles, config.layout) if ca else ()
     named = tuple((each.ca, each.component) for each in found)
     return named + tuple((ROOT, each.component) for each in found if roots and each.chain)
@@ -49,7 +49,7 @@ def note(context: Context, wanted: Assignment) -> None:
     """
     state = context.state.value
     names = _names(context.config, wanted)
-    seen = {component: _look(component, context.config) for component in {component for _, component in names}}
+    seen = {component: _find_process(component, context.config) for component in {component for _, component in names}}
     now = boot_time.now()
     found = {}
     for ca, component in names:
@@ -62,15 +62,15 @@ def note(context: Context, wanted: Assignment) -> None:
             since = context.clock - max(now.uptime - process.started.uptime, 0.0)
             before = ReaderSeen(since=max(since, 0.0), moment=process.started)
         runs = replace(before, running=True, problem=problem)
-        found[name] = replace(runs, sha256=_held(context, ca, runs))
+        found[name] = replace(runs, sha256=_cas_in_memory(context, ca, runs))
     context.state.value = replace(state, readers=found)
 
 
 def _names(config: AgentConfig, wanted: Assignment) -> tuple[tuple[str, str], ...]:
-    return tuple(each for key in readers.BUNDLES for each in read_at_start(config, wanted, key, roots=True))
+    return tuple(each for key in readers.CA_OF_BUNDLE for each in read_at_start(config, wanted, key, roots=True))
 
 
-def _look(component: str, config: AgentConfig) -> tuple[Process | None, str]:
+def _find_process(component: str, config: AgentConfig) -> tuple[Process | None, str]:
     """Return the process of a component that has run longest, and what is wrong; "" if each of them is healthy."""
     found = processes.find(component, tuple(config.paths.values()))
     if not found:
@@ -79,7 +79,7 @@ def _look(component: str, config: AgentConfig) -> tuple[Process | None, str]:
     return found[0], printable(next(filter(None, problems), ""))[:_LONGEST]
 
 
-def _held(context: Context, ca: str, seen: ReaderSeen) -> tuple[str, ...]:
+def _cas_in_memory(context: Context, ca: str, seen: ReaderSeen) -> tuple[str, ...]:
     """Return the CAs that a running process has in memory; empty if that is not known."""
     bundle, former = context.state.value.bundles.get(ca), context.state.at_start.bundles.get(ca)
     if started_with(seen, bundle):
@@ -105,8 +105,8 @@ def installed(state: AgentState, keys: Iterable[str]) -> dict[str, Moment]:
     """Return a moment after the newest file of each of these keys of hooks was installed, where it is known."""
     boot, found = boot_time.boot(), {}
     for key in keys:
-        if key in readers.BUNDLES:
-            names = (readers.BUNDLES[key], *((ROOT,) if readers.reads_roots(key) else ()))
+        if key in readers.CA_OF_BUNDLE:
+            names = (readers.CA_OF_BUNDLE[key], *((ROOT,) if readers.reads_roots(key) else ()))
             files = [state.bundles.get(name) for name in names]
         else:
             files = [state.leaves.get(key)]
@@ -154,7 +154,7 @@ def changed(config: AgentConfig, before: Mapping[str, ReaderSeen]) -> bool:
     """Return whether one of these readers differs from what a pass saw. Asks nobody but the components."""
     components = {name.partition("/")[2]: seen for name, seen in before.items()}
     for component, seen in components.items():
-        process, problem = _look(component, config)
+        process, problem = _find_process(component, config)
         if (process is not None, problem) != (seen.running, seen.problem):
             return True
         if process is not None and process.started != seen.moment:

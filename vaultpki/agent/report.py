@@ -114,7 +114,9 @@ def send(context: Context, vault: Vault, report: NodeReport) -> None:
         # The next pass that asks Vault writes it; until then a gate waits, and nothing else depends on it.
         return
     if refused != context.state.value.report_refused:
-        context.found.events.append(_refusal(place or report_paths.REPORT_FOLDER) if refused else _accepted(place or ""))
+        context.found.events.append(
+            _refusal(place or report_paths.REPORT_FOLDER) if refused else _accepted(place or "")
+        )
     context.state.value = replace(context.state.value, reported=_digest(value), report_refused=refused)
 
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from vaultpki.agent import unchanged
-from vaultpki.agent.context import Context, PassOptions, Outcome
+from vaultpki.agent.context import Context, Outcome, PassOptions
 from vaultpki.disk import files
 from vaultpki.disk.folders import Folders
 from vaultpki.errors import Busy, StoreError, Unsafe, VaultpkiError

@@ -22,7 +22,7 @@ from vaultpki.node import state as memory
 from vaultpki.pki import renewal, x509
 from vaultpki.pki.ca_life import CaExpiry
 from vaultpki.pki.facts import Facts, Trust
-from vaultpki.pki.renewal import Assessment, Reason, PairState
+from vaultpki.pki.renewal import Assessment, PairState, Reason
 from vaultpki.places import KUBELET, PKI, inner_folders
 from vaultpki.redact import stamp
 from vaultpki.vault import HEALTH
@@ -170,7 +170,9 @@ def of_folder(path: str, now: datetime) -> Status:
             # A folder of the kubelet's pairs may be named by itself.
             title = titles.get((folder, stems[0])) or titles.get((KUBELET, stems[0]), stems[0])
             leaf, verdict, denied = _alone(folders, folder, stems[0], now)
-            seen.append(_certificate_status(title, f"{folders.paths[folder]}/{stems[0]}.crt", leaf, verdict, now, _LEAST_DELAY))
+            seen.append(
+                _certificate_status(title, f"{folders.paths[folder]}/{stems[0]}.crt", leaf, verdict, now, _LEAST_DELAY)
+            )
             if denied:
                 faults[title] = f"{folders.paths[folder]}/{denied[0]}: permission denied; run as its owner or as root"
     return Status(None, None, tuple(seen), faults, {}, None, None)

@@ -30,7 +30,7 @@ def refuse_kubeadms(layout: Layout, paths: Mapping[str, str]) -> None:
 
 
 def _ours(paths: Mapping[str, str]) -> bool:
-    if not files.there(paths[PKI]):
+    if not files.exists(paths[PKI]):
         return False
     with Folders.open(paths, create=False, write=False) as folders:
         return bool(folders.file_sets())
@@ -40,7 +40,7 @@ def _foreign(paths: Mapping[str, str]) -> Iterator[str]:
     """Yield the path of each file that is in the place of one of ours, or proves that the machine has another CA."""
     for folder, name in _names():
         path = f"{paths[folder]}/{name}"
-        if files.there(path) and not link_of(path):
+        if files.exists(path) and not link_of(path):
             yield path
     kubeconfigs = PlainFolder(paths[KUBECONFIGS])
     for row in laid_out(Layout.KUBEADM):

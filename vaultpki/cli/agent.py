@@ -238,7 +238,9 @@ def _join(file: Path, join_file: Path, joining: Joining, *, allow_http: bool) ->
     return join.join(plan, datetime.now(UTC), allow_http=allow_http)
 
 
-def join_plan(file: Path, join_file: Path, places: JoinFolders, *, allow_http: bool, static_pods: bool = False) -> JoinPlan:
+def join_plan(
+    file: Path, join_file: Path, places: JoinFolders, *, allow_http: bool, static_pods: bool = False
+) -> JoinPlan:
     """Return the join that these files and folders ask for; nothing is checked but the files themselves."""
     from vaultpki.agent.join_checks import JoinPlan
     from vaultpki.config.agent import load_agent

@@ -41,7 +41,7 @@ def plan_command(file: Path, allow_http: bool, as_json: bool, detailed_exitcode:
 
     with opened(file, allow_http=allow_http) as (cluster, vault, where):
         _warn_of_templates(cluster)
-        seen, plan = apply.look(cluster, vault, where)
+        seen, plan = apply.observe_and_plan(cluster, vault, where)
         plan = apply.with_impact(cluster, vault, seen, plan)
     if as_json:
         _print_json(plan, vault.reads, vault.writes)
@@ -72,7 +72,7 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool) -> Non
         if not yes:
             if not terminal() or as_json:
                 raise VaultpkiError("apply changes Vault and there is no terminal to ask on; pass --yes")
-            seen, first = apply.look(cluster, vault, where)
+            seen, first = apply.observe_and_plan(cluster, vault, where)
             _show(plan_text.lines(cluster, apply.with_impact(cluster, vault, seen, first)))
             # It takes much memory in a large cluster, and apply observes again.
             del seen

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vaultpki.rotation.course import Course
     from vaultpki.vault import Vault
 
-PATIENCE: Final = 10.0
+WAIT_PATIENCE: Final = 10.0
 """Seconds that one request of a command with `--wait` goes on trying; the command itself waits on."""
 
 # Seconds between two looks; each reads the report of every node.
@@ -51,7 +51,7 @@ def until_rest(
     from vaultpki.rotation.course import Course
     from vaultpki.show import ca as ca_text
 
-    said, cluster = _Said(quiet=quiet), _Lenient(pods)
+    said, cluster = _WaitLine(quiet=quiet), _Lenient(pods)
     try:
         while True:
             try:
@@ -119,7 +119,7 @@ def _pause(step: Step, now: datetime) -> float:
     return _LOOK if opens is None else min(max((opens - now).total_seconds(), 0.5), _LOOK)
 
 
-class _Said:
+class _WaitLine:
     """Says on standard error what a wait is about: a line at each change."""
 
     def __init__(self, *, quiet: bool) -> None:

@@ -10,7 +10,19 @@ from typing import Any, Final
 
 from vaultpki import layout
 from vaultpki.config import kinds, windows
-from vaultpki.config.fields import Choice, Field, Found, Kind, ListOf, MapOf, Record, Schema, Text, Version, duration
+from vaultpki.config.fields import (
+    Choice,
+    Field,
+    FieldValue,
+    Kind,
+    ListOf,
+    MapOf,
+    Record,
+    Schema,
+    Text,
+    Version,
+    duration,
+)
 from vaultpki.config.hooks import HOOKS, plain_hooks, read_hooks
 from vaultpki.errors import SpecError
 from vaultpki.model import VERSION, AgentConfig, Auth, FileOptions
@@ -82,11 +94,11 @@ class _Metrics(Kind):
         }
     )
 
-    def read(self, node: yaml_tree.Node, place: Place) -> Found:
+    def read(self, node: yaml_tree.Node, place: Place) -> FieldValue:
         if isinstance(node, yaml_tree.Mapping):
             found = self._record.read(node, place)
-            return Found((found.get("address"), found.get("hosts")), place)
-        return Found((self._address.read(self.scalar(node, place), place).value, ()), place)
+            return FieldValue((found.get("address"), found.get("hosts")), place)
+        return FieldValue((self._address.read(self.scalar(node, place), place).value, ()), place)
 
     def schema(self) -> Schema:
         return {"anyOf": [self._address.schema(), self._record.schema()]}
@@ -291,7 +303,7 @@ def refuse_folders(directory: str, state: str, folders: Mapping[str, str]) -> No
             )
 
 
-def _folders(spec: Found) -> dict[str, str]:
+def _folders(spec: FieldValue) -> dict[str, str]:
     found = spec["folders"]
     if spec.get("layout") is Layout.DOCUMENT:
         if found.given:
@@ -315,7 +327,7 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _auth(found: Found) -> Auth:
+def _auth(found: FieldValue) -> Auth:
     method = found.get("method")
     needs, not_here = ("role_id", "path") if method == "approle" else ("path", "role_id")
     if not found.has(needs):

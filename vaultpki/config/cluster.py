@@ -10,7 +10,7 @@ from typing import TypeVar
 from vaultpki import certificates
 from vaultpki.config import consistency, jwt, limits, templates
 from vaultpki.config.cluster_schema import CLUSTER
-from vaultpki.config.fields import Found
+from vaultpki.config.fields import FieldValue
 from vaultpki.model import ApiServer, Authority, Cluster, Node, NodeRole, Override, Pool, Row, VaultAddress
 from vaultpki.values import hosts, pem, row_rules, yaml_tree
 from vaultpki.values.yaml_tree import Place
@@ -63,7 +63,7 @@ def load_cluster(path: Path, *, allow_http: bool = False) -> Cluster:
     return cluster
 
 
-def _vault(spec: Found, path: Path, allow_http: bool) -> VaultAddress:
+def _vault(spec: FieldValue, path: Path, allow_http: bool) -> VaultAddress:
     if not spec.has("vault"):
         return VaultAddress()
     found = spec["vault"]
@@ -74,14 +74,14 @@ def _vault(spec: Found, path: Path, allow_http: bool) -> VaultAddress:
     return VaultAddress(found.get("addresses") or (), ca_pem, found.get("namespace"))
 
 
-def _file_content(found: Found, path: Path, check: Callable[[str], _T]) -> _T:
+def _file_content(found: FieldValue, path: Path, check: Callable[[str], _T]) -> _T:
     """Return the checked text of the file that `found` names, relative to the folder of cluster.yaml."""
     return found.checked(lambda name: check(yaml_tree.read_text(path.parent / name, pem.MOST_CA_BYTES)))
 
 
-def _nodes(spec: Found) -> tuple[Node, ...]:
-    names: dict[str, Found] = {}
-    addresses: dict[str, Found] = {}
+def _nodes(spec: FieldValue) -> tuple[Node, ...]:
+    names: dict[str, FieldValue] = {}
+    addresses: dict[str, FieldValue] = {}
     families = {ipaddress.ip_network(cidr).version for cidr in spec["api_server"].get("service_cidr")}
     for found in spec.items("nodes"):
         name = found["name"]
@@ -110,7 +110,7 @@ def _nodes(spec: Found) -> tuple[Node, ...]:
     )
 
 
-def _pools(spec: Found, nodes: Iterable[Node], path: Path) -> tuple[Pool, ...]:
+def _pools(spec: FieldValue, nodes: Iterable[Node], path: Path) -> tuple[Pool, ...]:
     pools = [
         Pool(
             each.get("name"),
@@ -139,7 +139,7 @@ def _pools(spec: Found, nodes: Iterable[Node], path: Path) -> tuple[Pool, ...]:
     return tuple(pools)
 
 
-def _api_server(spec: Found, nodes: Iterable[Node]) -> ApiServer:
+def _api_server(spec: FieldValue, nodes: Iterable[Node]) -> ApiServer:
     found = spec["api_server"]
     cidrs = found.get("service_cidr")
     if len({ipaddress.ip_network(cidr).version for cidr in cidrs}) < len(cidrs):
@@ -161,7 +161,7 @@ def _api_server(spec: Found, nodes: Iterable[Node]) -> ApiServer:
     return ApiServer(endpoint, found.get("names"), addresses, cidrs, found.get("dns_domain"))
 
 
-def _override(found: Found) -> Override:
+def _override(found: FieldValue) -> Override:
     return Override(
         ttl=found.get("ttl"),
         key=found.get("key"),
@@ -172,7 +172,7 @@ def _override(found: Found) -> Override:
     )
 
 
-def _row(name: str, found: Found, spec: Found) -> Row:
+def _row(name: str, found: FieldValue, spec: FieldValue) -> Row:
     usage = found.get("kind")
     kubeconfig = found.get("kubeconfig")
     # client-go reads every kubeconfig, and it reloads all pairs at the same interval.

@@ -6,7 +6,7 @@ from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS, TABLE
 from vaultpki.config import jwt, kinds
-from vaultpki.config.fields import Choice, Field, Flag, ListOf, MapOf, Record, Schema, Version, duration
+from vaultpki.config.fields import Boolean, Choice, Field, ListOf, MapOf, Record, Schema, Version, duration
 from vaultpki.model import KeyType, NodeRole, Row, Usage
 from vaultpki.places import Layout
 from vaultpki.values import names, yaml_tree
@@ -35,7 +35,9 @@ _POOL_ROLE = Choice(
 _USAGE = Choice(tuple(usage.value for usage in Usage), "kind", Usage)
 _CA = Choice(ISSUING_CAS, "issuing CA")
 
-_SHORT = Field(Flag(), "Allows TTLs that are too short for the consumer to reload in time, down to 30s", default=False)
+_SHORT = Field(
+    Boolean(), "Allows TTLs that are too short for the consumer to reload in time, down to 30s", default=False
+)
 _PLACEHOLDERS = "may contain {node} and {domain}"
 
 VAULT: Final = Record(
@@ -70,7 +72,7 @@ API_SERVER: Final = Record(
     }
 )
 
-NODE: Final = Record(
+LISTED_NODE: Final = Record(
     {
         "name": Field(kinds.NODE_NAME, "The Node object's name: a lower-case DNS name", required=True),
         "roles": Field(_ROLES, "The node's roles: control-plane, etcd, worker, or several", required=True),
@@ -151,7 +153,7 @@ OWN_ROW: Final = Record(
 )
 
 
-def _stranger(name: str, node: yaml_tree.Mapping) -> str | None:
+def _explain_unknown_row(name: str, node: yaml_tree.Mapping) -> str | None:
     if {"kind", "common_name", "ca"} & set(node.items):
         return None
     hint = names.nearest(name, [row.name for row in TABLE])
@@ -190,13 +192,17 @@ CLUSTER: Final = Record(
             default=Layout.DOCUMENT.value,
         ),
         "api_server": Field(API_SERVER, "Names and addresses of kube-apiserver", default={}),
-        "nodes": Field(ListOf(NODE, most=MOST_NODES), "Listed nodes: names and addresses are fixed here", default=[]),
+        "nodes": Field(
+            ListOf(LISTED_NODE, most=MOST_NODES), "Listed nodes: names and addresses are fixed here", default=[]
+        ),
         "pools": Field(ListOf(POOL, most=200), "Nodes that come and go, without addresses in certificates", default=[]),
         "ca": Field(CA, "The certificate authorities", default={}),
         "defaults": Field(DEFAULTS, "Defaults for all certificates", default={}),
         "allow_short_ttl": _SHORT,
         "certificates": Field(
-            MapOf(kinds.LABEL, OWN_ROW, {row.name: _override(row) for row in TABLE}, explain_unknown=_stranger),
+            MapOf(
+                kinds.LABEL, OWN_ROW, {row.name: _override(row) for row in TABLE}, explain_unknown=_explain_unknown_row
+            ),
             "Changes to the table's certificates, by name, and certificates of your own",
             default={},
         ),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from vaultpki import certificates
-from vaultpki.config.fields import Found
+from vaultpki.config.fields import FieldValue
 from vaultpki.errors import SpecError
 from vaultpki.model import NODE, Cluster, Node, NodeRole, Pool, Row
 from vaultpki.places import Layout
@@ -20,7 +20,7 @@ SHORTEST_CA: Final = 60
 _MAX_CN = 64  # RFC 5280 appendix A, ub-common-name
 
 
-def check(cluster: Cluster, spec: Found) -> None:
+def check(cluster: Cluster, spec: FieldValue) -> None:
     """Raise SpecError for the first contradiction; `spec` has the place of each value of `cluster`."""
     _layout(cluster, spec)
     _node_names(cluster, spec)
@@ -34,7 +34,7 @@ def check(cluster: Cluster, spec: Found) -> None:
     _files(cluster, spec)
 
 
-def _layout(cluster: Cluster, spec: Found) -> None:
+def _layout(cluster: Cluster, spec: FieldValue) -> None:
     if cluster.layout is Layout.DOCUMENT:
         return
     for node, found in zip(cluster.nodes, spec.items("nodes"), strict=True):
@@ -54,7 +54,7 @@ def _layout(cluster: Cluster, spec: Found) -> None:
             )
 
 
-def _node_names(cluster: Cluster, spec: Found) -> None:
+def _node_names(cluster: Cluster, spec: FieldValue) -> None:
     domain = cluster.api_server.dns_domain
     fixed = (dns for dns in row_rules.OF_TABLE["kube-apiserver"].dns if dns not in (NODE, certificates.API_NAMES))
     reserved = {"localhost", *(dns.replace("{domain}", domain) for dns in fixed)}
@@ -84,7 +84,7 @@ def _reached_by(cluster: Cluster) -> frozenset[str]:
     return frozenset(name for subject in subjects for name in subject.dns + subject.ips)
 
 
-def _endpoint(cluster: Cluster, spec: Found) -> None:
+def _endpoint(cluster: Cluster, spec: FieldValue) -> None:
     endpoint = cluster.api_server.endpoint or ""
     host = hosts.url_host(endpoint)
     if host in _reached_by(cluster):
@@ -98,7 +98,7 @@ def _endpoint(cluster: Cluster, spec: Found) -> None:
     )
 
 
-def _authority(cluster: Cluster, spec: Found) -> None:
+def _authority(cluster: Cluster, spec: FieldValue) -> None:
     root, issuing = cluster.authority.root_ttl, cluster.authority.issuing_ttl
     for key, seconds in (("root_ttl", root), ("issuing_ttl", issuing)):
         if seconds < SHORTEST_CA:
@@ -113,7 +113,7 @@ def _authority(cluster: Cluster, spec: Found) -> None:
         )
 
 
-def _ttls(cluster: Cluster, spec: Found) -> None:
+def _ttls(cluster: Cluster, spec: FieldValue) -> None:
     issuing = cluster.authority.issuing_ttl
     for row in certificates.rows(cluster):
         own = spec["certificates"].value.get(row.name)
@@ -146,7 +146,7 @@ def _ttls(cluster: Cluster, spec: Found) -> None:
             )
 
 
-def _own_row(row: Row, cluster: Cluster, found: Found) -> None:
+def _own_row(row: Row, cluster: Cluster, found: FieldValue) -> None:
     problem = row_rules.own_row_problem(
         row, node=NODE, reads_as=lambda text, other: _could_be(text, other, row, cluster)
     )
@@ -187,7 +187,7 @@ def _could_be(text: str, other: str, row: Row, cluster: Cluster) -> bool:
     )
 
 
-def _row_names(cluster: Cluster, spec: Found) -> None:
+def _row_names(cluster: Cluster, spec: FieldValue) -> None:
     every = {row.name: row for row in certificates.rows(cluster)}
     for index, pool in enumerate(cluster.pools):
         for row in certificates.node_rows(cluster, pool):
@@ -199,7 +199,7 @@ def _row_names(cluster: Cluster, spec: Found) -> None:
             raise place.refuse(f"{role} is also the role of {row.name} for pool {pool.name}: rename one of the two")
 
 
-def _lengths(cluster: Cluster, spec: Found) -> None:
+def _lengths(cluster: Cluster, spec: FieldValue) -> None:
     rows = certificates.rows(cluster)
     of_the_table = {dns for row in certificates.TABLE for dns in row.dns}
     for holder, found in holders(cluster, spec):
@@ -226,7 +226,7 @@ def _lengths(cluster: Cluster, spec: Found) -> None:
                     raise place.refuse(f"for {name}: {error.problem}") from None
 
 
-def holders(cluster: Cluster, spec: Found) -> Iterator[tuple[Node | Pool, Found]]:
+def holders(cluster: Cluster, spec: FieldValue) -> Iterator[tuple[Node | Pool, FieldValue]]:
     """Yield the listed nodes and the pools, each with the place of its name or pattern."""
     for node, found in zip(cluster.nodes, spec.items("nodes"), strict=True):
         yield node, found["name"]
@@ -234,9 +234,9 @@ def holders(cluster: Cluster, spec: Found) -> Iterator[tuple[Node | Pool, Found]
         yield pool, found["node_names"]
 
 
-def _files(cluster: Cluster, spec: Found) -> None:
-    claims: list[file_names.Claim] = []
-    places: list[Found | None] = []
+def _files(cluster: Cluster, spec: FieldValue) -> None:
+    claims: list[file_names.FileUse] = []
+    places: list[FieldValue | None] = []
     # Unchanged rows come first, so that an error points to a line that a person wrote.
     for row in sorted(certificates.rows(cluster), key=lambda row: row.name in spec["certificates"].value):
         found = spec["certificates"].value.get(row.name)

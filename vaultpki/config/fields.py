@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FieldValue:
     """A value that was read, and its place; `given` is False if the value is a default."""
 
     value: Any
@@ -39,15 +39,15 @@ class Found:
     def has(self, key: str) -> bool:
         return key in self.value
 
-    def __getitem__(self, key: str) -> Found:
-        found: Found = self.value[key]
+    def __getitem__(self, key: str) -> FieldValue:
+        found: FieldValue = self.value[key]
         return found
 
     def get(self, key: str) -> Any:
         """Return the plain value of `key`, lists as tuples; None if it is neither given nor has a default."""
         return self.value[key].plain() if key in self.value else None
 
-    def items(self, key: str) -> list[Found]:
+    def items(self, key: str) -> list[FieldValue]:
         """Return the list at `key`, each item with its place; empty if there is none."""
         return list(self.value[key].value) if key in self.value else []
 
@@ -60,7 +60,7 @@ class Kind:
 
     expected: str
 
-    def read(self, node: Node, place: Place) -> Found:
+    def read(self, node: Node, place: Place) -> FieldValue:
         raise NotImplementedError
 
     def schema(self) -> Schema:
@@ -82,7 +82,7 @@ class Text(Kind):
     pattern: str | None = None
     examples: tuple[str, ...] = ()
 
-    def read(self, node: Node, place: Place) -> Found:
+    def read(self, node: Node, place: Place) -> FieldValue:
         scalar = self.scalar(node, place)
         if scalar.read_as == "nothing":
             raise place.refuse(f"there is no value here: write {self.expected}, or leave the key out")
@@ -94,7 +94,7 @@ class Text(Kind):
                 f"{quoted(scalar.value)} without quotes is {read_as} in YAML, and {self.expected} is expected: write "
                 "it in quotes if it is meant as text"
             )
-        return Found(Found(scalar.value, place).checked(self.check), place)
+        return FieldValue(FieldValue(scalar.value, place).checked(self.check), place)
 
     def schema(self) -> Schema:
         made: Schema = {"type": "string"}
@@ -106,16 +106,16 @@ class Text(Kind):
 
 
 @dataclass(frozen=True, slots=True)
-class Flag(Kind):
+class Boolean(Kind):
     """The word true or false."""
 
     expected: str = "true or false"
 
-    def read(self, node: Node, place: Place) -> Found:
+    def read(self, node: Node, place: Place) -> FieldValue:
         scalar = self.scalar(node, place)
         if scalar.read_as != "yes or no" or scalar.value.lower() not in ("true", "false"):
             raise place.refuse(f"{quoted(scalar.value)} is not true or false: write one of the two, without quotes")
-        return Found(scalar.value.lower() == "true", place)
+        return FieldValue(scalar.value.lower() == "true", place)
 
     def schema(self) -> Schema:
         return {"type": "boolean"}
@@ -127,7 +127,7 @@ class Version(Kind):
 
     expected: str = "the version number"
 
-    def read(self, node: Node, place: Place) -> Found:
+    def read(self, node: Node, place: Place) -> FieldValue:
         scalar = self.scalar(node, place)
         if scalar.read_as != "a number" or not re.fullmatch(r"[1-9][0-9]*|0", scalar.value):
             raise place.refuse(f"{quoted(scalar.value)} is not a version: write the number {VERSION}, without quotes")
@@ -138,7 +138,7 @@ class Version(Kind):
             )
         if int(scalar.value) != VERSION:
             raise place.refuse(f"version {scalar.value} does not exist: write {VERSION}")
-        return Found(VERSION, place)
+        return FieldValue(VERSION, place)
 
     def schema(self) -> Schema:
         return {"type": "integer", "const": VERSION}
@@ -154,13 +154,13 @@ class Choice(Kind):
     refused: Mapping[str, str] = field(default_factory=dict)
     expected: str = "one word"
 
-    def read(self, node: Node, place: Place) -> Found:
+    def read(self, node: Node, place: Place) -> FieldValue:
         word = self.scalar(node, place).value
         if word in self.refused:
             raise place.refuse(self.refused[word])
         if word not in self.choices:
             raise place.refuse(f"{quoted(word)} is not a valid {self.what}: {names.nearest(word, self.choices)}")
-        return Found(self.make(word), place)
+        return FieldValue(self.make(word), place)
 
     def schema(self) -> Schema:
         return {"enum": list(self.choices)}
@@ -177,9 +177,9 @@ class ListOf(Kind):
     doubles: bool = False
     expected: str = "a list"
 
-    def read(self, node: Node, place: Place) -> Found:
+    def read(self, node: Node, place: Place) -> FieldValue:
         if self.single and isinstance(node, yaml_tree.Scalar):
-            return Found([self.item.read(node, place)], place)
+            return FieldValue([self.item.read(node, place)], place)
         if not isinstance(node, yaml_tree.Sequence):
             raise place.refuse(
                 "a list is expected: write the items in brackets, as [a, b], or one per line after a hyphen"
@@ -188,7 +188,7 @@ class ListOf(Kind):
             raise place.refuse(f"the list is too short: write at least {self.least} item{'s'[: self.least != 1]}")
         if len(node.items) > self.most:
             raise place.refuse(f"the list has {len(node.items)} items: write at most {self.most}")
-        found: list[Found] = []
+        found: list[FieldValue] = []
         seen: set[object] = set()
         for index, each in enumerate(node.items):
             item = self.item.read(each, place.item(index, each.line))
@@ -197,7 +197,7 @@ class ListOf(Kind):
                     raise item.refuse(f"{quoted(each.value)} is in the list twice: keep one of them")
                 seen.add(item.value)
             found.append(item)
-        return Found(found, place)
+        return FieldValue(found, place)
 
     def schema(self) -> Schema:
         made: Schema = {"type": "array", "items": self.item.schema(), "maxItems": self.most}
@@ -226,7 +226,7 @@ class Record(Kind):
     refused: Mapping[str, str] = field(default_factory=dict)
     expected: str = "a mapping"
 
-    def read(self, node: Node, place: Place) -> Found:
+    def read(self, node: Node, place: Place) -> FieldValue:
         if not isinstance(node, yaml_tree.Mapping):
             raise place.refuse(f"keys and values are expected: allowed keys are {', '.join(self.fields)}")
         version = node.items.get("version")
@@ -236,7 +236,7 @@ class Record(Kind):
         if not place.path and node.items and not any(names.close(key, self.fields) for key in node.items):
             # Nothing of the file is shown: it may be a file of secrets that was named by mistake.
             raise place.refuse(f"none of the keys here is known: check the path; known are {', '.join(self.fields)}")
-        values: dict[str, Found] = {}
+        values: dict[str, FieldValue] = {}
         for key, (at, each) in node.items.items():
             here = place.under(key, each.line if isinstance(each, yaml_tree.Scalar) else at.line)
             if key in self.refused:
@@ -253,7 +253,7 @@ class Record(Kind):
                 )
             if declared.default is not None:
                 values[key] = _default(declared, place.under(key))
-        return Found(values, place)
+        return FieldValue(values, place)
 
     def schema(self) -> Schema:
         properties: dict[str, object] = {}
@@ -267,7 +267,10 @@ class Record(Kind):
 
 @dataclass(frozen=True, slots=True)
 class MapOf(Kind):
-    """A mapping from names to values; names in `named` have their own kind. `explain_unknown` may explain an unknown name."""
+    """A mapping from names to values; names in `named` have their own kind.
+
+    `explain_unknown` may explain an unknown name.
+    """
 
     key: Text
     value: Kind
@@ -276,12 +279,12 @@ class MapOf(Kind):
     explain_unknown: Callable[[str, yaml_tree.Mapping], str | None] = lambda key, node: None
     expected: str = "a mapping"
 
-    def read(self, node: Node, place: Place) -> Found:
+    def read(self, node: Node, place: Place) -> FieldValue:
         if not isinstance(node, yaml_tree.Mapping):
             raise place.refuse("names and their values are expected: write `name: ...` lines, or leave the key out")
         if len(node.items) > self.most:
             raise place.refuse(f"there are {len(node.items)} names here: write at most {self.most}")
-        values: dict[str, Found] = {}
+        values: dict[str, FieldValue] = {}
         for key, (at, each) in node.items.items():
             here = place.under(key, at.line)
             kind = self.named.get(key)
@@ -292,7 +295,7 @@ class MapOf(Kind):
                 self.key.read(at, here)
                 kind = self.value
             values[key] = kind.read(each, here)
-        return Found(values, place)
+        return FieldValue(values, place)
 
     def schema(self) -> Schema:
         pattern = self.key.pattern or "^.+$"
@@ -313,8 +316,8 @@ def duration(*examples: str) -> Text:
     return Text(parse_duration, "a duration such as 30d", PATTERN, examples)
 
 
-def _default(declared: Field, place: Place) -> Found:
-    return Found(declared.kind.read(_node(declared.default, place.line), place).value, place, given=False)
+def _default(declared: Field, place: Place) -> FieldValue:
+    return FieldValue(declared.kind.read(_node(declared.default, place.line), place).value, place, given=False)
 
 
 def _node(value: object, line: int) -> Node:

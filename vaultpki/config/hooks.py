@@ -6,7 +6,7 @@ import re
 from typing import Any, Final
 
 from vaultpki.config import kinds
-from vaultpki.config.fields import Field, Found, Kind, ListOf, MapOf, Record, Schema, Text
+from vaultpki.config.fields import Field, FieldValue, Kind, ListOf, MapOf, Record, Schema, Text
 from vaultpki.errors import SpecError
 from vaultpki.model import Hook
 from vaultpki.values import names, yaml_tree
@@ -49,10 +49,10 @@ def _static_pod(text: str) -> str:
         raise SpecError(_FOR_EVER)
     if text.startswith("/"):
         names.absolute_path(text)
-        if not re.fullmatch(names.FILE, text.rpartition("/")[2]):
+        if not re.fullmatch(names.FILE_PATTERN, text.rpartition("/")[2]):
             raise SpecError(f"{quoted(text)} is not a manifest: the kubelet ignores files whose name begins with a dot")
         return text
-    if not re.fullmatch(names.LABEL, text):
+    if not re.fullmatch(names.LABEL_PATTERN, text):
         raise SpecError(
             f"{quoted(text)} is not a static pod: write a name without .yaml, such as etcd, or a manifest's whole path"
         )
@@ -74,20 +74,20 @@ _READY_MADE = Record(
 class _Item(Kind):
     expected = "a command as a list of words, {systemd: UNIT} or {static_pod: NAME}"
 
-    def read(self, node: Node, place: Place) -> Found:
+    def read(self, node: Node, place: Place) -> FieldValue:
         if isinstance(node, yaml_tree.Sequence):
             argv = _COMMAND.read(node, place).plain()
             problem = _refused(argv)
             if problem is not None:
                 raise place.refuse(problem)
-            return Found(Hook("command", argv=argv, place=str(place)), place)
+            return FieldValue(Hook("command", argv=argv, place=str(place)), place)
         if not isinstance(node, yaml_tree.Mapping):
             raise place.refuse(f"write {self.expected}")
         found = _READY_MADE.read(node, place)
         if len(found.value) != 1:
             raise place.refuse("write each restart as an item of its own: {systemd: UNIT} or {static_pod: NAME}")
         [(kind, name)] = found.value.items()
-        return Found(Hook(kind, name=name.plain(), place=str(place)), place)
+        return FieldValue(Hook(kind, name=name.plain(), place=str(place)), place)
 
     def schema(self) -> Schema:
         ready_made = {**_READY_MADE.schema(), "minProperties": 1, "maxProperties": 1}
@@ -97,7 +97,7 @@ class _Item(Kind):
 HOOKS: Final = MapOf(kinds.LABEL, ListOf(_Item(), 1, 16, doubles=True))
 
 
-def read_hooks(found: Found) -> dict[str, tuple[Hook, ...]]:
+def read_hooks(found: FieldValue) -> dict[str, tuple[Hook, ...]]:
     """Return the hooks by certificate or bundle, from a value that `HOOKS` read."""
     return {key: each.plain() for key, each in found.value.items()}
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from vaultpki.config import kinds
-from vaultpki.config.fields import Field, Found, ListOf, Record, Text
+from vaultpki.config.fields import Field, FieldValue, ListOf, Record, Text
 from vaultpki.errors import SpecError
 from vaultpki.model import Jwt, Pool
 from vaultpki.values import hosts, names, pem
@@ -76,7 +76,7 @@ JWT: Final = Record(
 )
 
 
-def read(found: Found, file_content: Callable[[Found, Callable[[str], Any]], Any]) -> Jwt:
+def read(found: FieldValue, file_content: Callable[[FieldValue, Callable[[str], Any]], Any]) -> Jwt:
     """Return the `jwt` of one pool; `file_content` reads the file that a value names and checks its text."""
     by_file, by_url = found.has("public_keys_file"), found.has("jwks_url")
     if by_file == by_url:
@@ -94,7 +94,7 @@ def read(found: Found, file_content: Callable[[Found, Callable[[str], Any]], Any
     )
 
 
-def refuse_second_issuer(pools: Iterable[tuple[Pool, Found]]) -> None:
+def refuse_second_issuer(pools: Iterable[tuple[Pool, FieldValue]]) -> None:
     """Raise SpecError if two pools trust different issuers or keys: the one jwt auth mount has one issuer."""
     first: tuple[str, Jwt] | None = None
     for pool, found in pools:

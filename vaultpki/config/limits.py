@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from vaultpki import certificates
 from vaultpki.config.consistency import holders
-from vaultpki.config.fields import Found
+from vaultpki.config.fields import FieldValue
 from vaultpki.layout import own_server
 from vaultpki.model import NODE, Cluster, Node, Pool
 from vaultpki.records import published
 
 
-def check(cluster: Cluster, spec: Found) -> None:
+def check(cluster: Cluster, spec: FieldValue) -> None:
     """Raise SpecError for the first record that Vault would refuse; `spec` has the place of each value of `cluster`."""
     seen = set()
     for holder, found in holders(cluster, spec):
@@ -22,7 +22,7 @@ def check(cluster: Cluster, spec: Found) -> None:
     _of_memory(cluster, spec)
 
 
-def _of_holder(holder: Node | Pool, cluster: Cluster, spec: Found, found: Found) -> None:
+def _of_holder(holder: Node | Pool, cluster: Cluster, spec: FieldValue, found: FieldValue) -> None:
     rows = certificates.node_rows(cluster, holder)
     if len(rows) > published.MOST_CERTIFICATES:
         raise spec["certificates"][rows[published.MOST_CERTIFICATES].name].refuse(
@@ -47,7 +47,7 @@ def _of_holder(holder: Node | Pool, cluster: Cluster, spec: Found, found: Found)
         )
 
 
-def _of_templates(cluster: Cluster, spec: Found) -> None:
+def _of_templates(cluster: Cluster, spec: FieldValue) -> None:
     record = published.cluster_record(cluster, (), None, "")
     size = published.size(record)
     if size > published.MOST_BYTES:
@@ -63,12 +63,12 @@ def _of_templates(cluster: Cluster, spec: Found) -> None:
         )
 
 
-def _of_memory(cluster: Cluster, spec: Found) -> None:
+def _of_memory(cluster: Cluster, spec: FieldValue) -> None:
     nodes, others = _remembered_nodes(cluster), _remembered_others(cluster)
-    if nodes + others > published.MOST_REMEMBERED:
+    if nodes + others > published.MOST_APPLIED_BYTES:
         key, what = ("nodes", f"{len(cluster.nodes)} nodes") if nodes > others else ("pools", "pools and certificates")
         raise spec[key].refuse(
-            f"apply keeps a list of its objects in {published.MOST_REMEMBERED // 1024} KiB, which is too small for "
+            f"apply keeps a list of its objects in {published.MOST_APPLIED_BYTES // 1024} KiB, which is too small for "
             f"{what}: split the cluster in two, or choose shorter names or a shorter prefix"
         )
 

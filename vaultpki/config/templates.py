@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from vaultpki import assets, redact
-from vaultpki.config.fields import Found
+from vaultpki.config.fields import FieldValue
 from vaultpki.errors import TemplateError
 from vaultpki.model import Cluster, UserTemplate
 from vaultpki.values import yaml_tree
@@ -19,7 +19,7 @@ _DIRECTORY: Final = "/etc/kubernetes/pki"
 _FOREIGN: Final = re.compile(r"\{\{|\{%")
 
 
-def read(name: str, found: Found, folder: Path) -> UserTemplate:
+def read(name: str, found: FieldValue, folder: Path) -> UserTemplate:
     """Return a template, whose text every node can read in Vault.
 
     Raises SpecError if its file is not below `folder` after resolving links, or contains a token or a private key.
@@ -34,7 +34,7 @@ def read(name: str, found: Found, folder: Path) -> UserTemplate:
     return UserTemplate(name, found.get("file"), text, frozenset(found.get("roles")))
 
 
-def check(cluster: Cluster, spec: Found) -> None:
+def check(cluster: Cluster, spec: FieldValue) -> None:
     """Raise SpecError for the first template that some node could not render."""
     for template in cluster.templates:
         names = [node.name for node in cluster.nodes if node.roles & template.roles]

@@ -23,7 +23,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from vaultpki.agent import readers_seen, run, unchanged
-from vaultpki.agent.context import Options, Outcome
+from vaultpki.agent.context import Outcome, PassOptions
 from vaultpki.daemon.lock import DaemonLock
 from vaultpki.daemon.outcome_events import FailureLog
 from vaultpki.daemon.resident import Pulled, ResidentNote
@@ -209,7 +209,7 @@ class _Daemon:
         """Make one pass; None if it ended with an error. What it did is added to `events`."""
         # Noted before the pass, since a join may come while it runs. agent.yaml was read at another time.
         used = replace(_join_files(config), agent_yaml=None)
-        options = Options(
+        options = PassOptions(
             allow_http=self._allow_http,
             inspect=self._metrics is not None and self._metrics.needs_inspection,
             wait=_LOCK_WAIT,

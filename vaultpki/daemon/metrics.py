@@ -31,7 +31,7 @@ from vaultpki.node import assignment, state
 PAUSE: Final = 1.0
 """Seconds from the start of one inspection to the next; a caller in between gets the result of the last one."""
 
-PATIENCE: Final = 2.0
+METRICS_PATIENCE: Final = 2.0
 """Seconds that a caller waits for an inspection."""
 
 
@@ -128,7 +128,7 @@ class DaemonMetrics:
 class PairWatch:
     """The view with the pairs as they are on disk now, inspected at most once a second; for one thread to call.
 
-    The inspection has a thread of its own, so that a disk that hangs delays no caller by more than `PATIENCE`.
+    The inspection has a thread of its own, so that a disk that hangs delays no caller by more than `METRICS_PATIENCE`.
     """
 
     def __init__(self, last: Callable[[], View | None], config: Callable[[], AgentConfig]) -> None:
@@ -150,7 +150,7 @@ class PairWatch:
             self._began = time.monotonic()
             self._thread = threading.Thread(target=self._work, name="pair-watch", daemon=True)
             self._thread.start()
-            self._thread.join(PATIENCE)
+            self._thread.join(METRICS_PATIENCE)
             waits = self._thread.is_alive()
         if waits:
             return replace(view, unread=f"the disk has not answered for {time.monotonic() - self._began:.0f} s")

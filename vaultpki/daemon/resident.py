@@ -28,7 +28,7 @@ from vaultpki.model import VERSION, AgentConfig
 from vaultpki.node import state
 from vaultpki.values import json_object
 
-FILE: Final = "resident.json"
+RESIDENT_FILE: Final = "resident.json"
 
 _LONGEST: Final = 120.0
 _LOOK: Final = 0.1
@@ -76,7 +76,7 @@ class ResidentNote:
                 "failures": dict(pulled.failures),
             }
         with contextlib.suppress(StoreError):
-            write_private(f"{folder}/{FILE}", json.dumps(value).encode())
+            write_private(f"{folder}/{RESIDENT_FILE}", json.dumps(value).encode())
             self._state = folder
 
 
@@ -150,7 +150,7 @@ def _none(config: AgentConfig) -> VaultpkiError:
 
 
 def _note(config: AgentConfig) -> dict[str, Any]:
-    value = json_object.parse(read_private(f"{config.state}/{FILE}") or b"") or {}
+    value = json_object.parse(read_private(f"{config.state}/{RESIDENT_FILE}") or b"") or {}
     return value if value.get("version") == VERSION else {}
 
 

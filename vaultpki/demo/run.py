@@ -51,7 +51,7 @@ nodes:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class DemoResult:
     """What a demo made: the cluster, the running server, how many changes and certificates, and every check."""
 
     cluster: Cluster
@@ -64,7 +64,7 @@ class Shown:
 
 
 @contextmanager
-def demo(directory: Path, *, port: int = 0, step: Callable[[int], None] = lambda total: None) -> Iterator[Shown]:
+def demo(directory: Path, *, port: int = 0, step: Callable[[int], None] = lambda total: None) -> Iterator[DemoResult]:
     """Run the demo in `directory`; the server stops when the block ends.
 
     `step` is called after each piece of the work with how many there are.
@@ -86,7 +86,7 @@ def demo(directory: Path, *, port: int = 0, step: Callable[[int], None] = lambda
         os.close(folder)
 
 
-def _run(directory: Path, server: openbao.Embedded, step: Callable[[int], None]) -> Shown:
+def _run(directory: Path, server: openbao.Embedded, step: Callable[[int], None]) -> DemoResult:
     with storage_errors(str(server.ca_file)):
         ca_pem = server.ca_file.read_text(encoding="ascii")
     _write(directory / "vault-ca.crt", ca_pem, 0o644)
@@ -103,7 +103,7 @@ def _run(directory: Path, server: openbao.Embedded, step: Callable[[int], None])
     renewed = 0
     for node in cluster.nodes:
         file = _equip(directory / "nodes" / node.name, cluster, node, vault, done.root_sha256)
-        outcome = run.run(load_agent(file), run.Options(settle=False))
+        outcome = run.run(load_agent(file), run.PassOptions(settle=False))
         for failure in outcome.failures.values():
             raise failure
         renewed += len(outcome.renewed)
@@ -114,7 +114,7 @@ def _run(directory: Path, server: openbao.Embedded, step: Callable[[int], None])
         step(total)
     checks = verify(find(cluster, directory), now=datetime.now(UTC), rows=rows(cluster))
     step(total)
-    return Shown(cluster, directory, server, token_file, len(done.changes), checks, renewed)
+    return DemoResult(cluster, directory, server, token_file, len(done.changes), checks, renewed)
 
 
 def _equip(folder: Path, cluster: Cluster, node: Node, vault: Vault, pin: str) -> Path:

@@ -174,7 +174,9 @@ class Generations:
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            raise StoreError(f"{self.path}/{HIDDEN_FOLDER}/{file_set}: it was not made by vaultpki; move it away") from None
+            raise StoreError(
+                f"{self.path}/{HIDDEN_FOLDER}/{file_set}: it was not made by vaultpki; move it away"
+            ) from None
         match = GENERATION.fullmatch(target)
         if match is None or match[1] != file_set:
             raise StoreError(f"{self.path}/{HIDDEN_FOLDER}/{file_set}: the link was not made by vaultpki; move it away")

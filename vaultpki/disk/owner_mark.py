@@ -92,8 +92,8 @@ def _read(directory: Generations) -> DirectoryOwner | None:
     version, cluster, node, pin = (value.get(name) for name in ("version", "cluster", "node", "root_sha256"))
     if isinstance(version, int) and version > VERSION:
         raise StoreError(
-            f"{directory.path}/{HIDDEN_FOLDER}/{OWNER_MARK}: it is of version {version} and this vaultpki speaks {VERSION}; "
-            "install the newer vaultpki"
+            f"{directory.path}/{HIDDEN_FOLDER}/{OWNER_MARK}: it is of version {version} and this vaultpki speaks "
+            f"{VERSION}; install the newer vaultpki"
         )
     if not names.fits(cluster, names.cluster_name) or not names.fits(pin, names.sha256) or "node" not in value:
         return None

@@ -22,8 +22,8 @@ from vaultpki.disk.generations import (
     GENERATION,
     HIDDEN_FOLDER,
     LOCK,
-    OWNER_MARK,
     NAME_PATTERN,
+    OWNER_MARK,
     File,
     Generations,
     StoredFile,
@@ -32,7 +32,7 @@ from vaultpki.disk.generations import (
 )
 from vaultpki.errors import Busy, StoreError
 
-__all__ = ["OLD_FILES_GRACE", "HIDDEN_FOLDER", "Directory", "File", "StoredFile", "read_private", "write_private"]
+__all__ = ["HIDDEN_FOLDER", "OLD_FILES_GRACE", "Directory", "File", "StoredFile", "read_private", "write_private"]
 
 OLD_FILES_GRACE: Final = 5.0
 """Seconds between a swap and the removal of the old generation."""

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from vaultpki.pki import renewal
-from vaultpki.readers import BUNDLES
+from vaultpki.readers import CA_OF_BUNDLE
 from vaultpki.records import gaps
 from vaultpki.redact import printable, stamp
 from vaultpki.rotation import reasons
@@ -265,7 +265,7 @@ def _agent(report: NodeReport, now: datetime) -> Iterator[Finding]:
         yield Finding(NodeState.SILENT, "silent", f"last report {ago(now - report.time)}")
     if report.failures:
         yield Finding(NodeState.FAILING, "failed", f"failed: {_some(report.failures)}")
-    waits = {key for key, ca in BUNDLES.items() if ca in report.waiting}
+    waits = {key for key, ca in CA_OF_BUNDLE.items() if ca in report.waiting}
     if failed := [key for key in report.failed if key not in waits]:
         yield Finding(NodeState.FAILING, "hook-failed", f"hooks failed: {_some(failed)}")
 
@@ -326,7 +326,7 @@ def _some(names: Collection[str]) -> str:
     return ", ".join(name[:_LONGEST] for name in shown) + more
 
 
-def left(span: timedelta) -> str:
+def time_left(span: timedelta) -> str:
     """Return in words when something is that comes after this span: `in 29d`, or `2h ago`."""
     return f"in {_span(span)}" if span > timedelta() else ago(-span)
 

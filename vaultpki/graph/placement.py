@@ -13,9 +13,9 @@ from itertools import groupby
 from typing import Final
 
 from vaultpki.graph.columns import Columns, columns
-from vaultpki.graph.content import Arrow, Component, Domain, Graph, Pair, domain_title, root_title
+from vaultpki.graph.content import Arrow, Component, Domain, Graph, PictureRow, domain_title, root_title
 from vaultpki.graph.legend import legend
-from vaultpki.graph.scene import BOLD, SIZES, Card, Chip, Frame, Label, Line, Rect, Scene, text_width
+from vaultpki.graph.scene import BOLD, SIZES, Card, Chip, DrawnArrow, Frame, Label, Picture, Rect, text_width
 from vaultpki.graph.text_width import shortened
 
 _EDGE: Final = 24.0
@@ -59,12 +59,12 @@ class _Drawing:
     frames: list[Frame] = field(default_factory=list)
     cards: list[Card] = field(default_factory=list)
     chips: list[Chip] = field(default_factory=list)
-    lines: list[Line] = field(default_factory=list)
+    lines: list[DrawnArrow] = field(default_factory=list)
     # The ends of detours: where an arrow leaves its source, and where it reaches its target.
     begins: dict[str, tuple[float, float]] = field(default_factory=dict)
     ends: dict[str, tuple[float, float]] = field(default_factory=dict)
 
-    def chip(self, pair: Pair, x: float, middle: float, wide: float) -> Chip:
+    def chip(self, pair: PictureRow, x: float, middle: float, wide: float) -> Chip:
         made = chip(pair, Rect(x, middle - self.chip_high / 2, wide, self.chip_high))
         self.chips.append(made)
         return made
@@ -91,7 +91,7 @@ class _Drawing:
             self.line(arrow, (out, below), (out, at), (back, at), (back, below))
 
     def line(self, arrow: Arrow, *points: tuple[float, float]) -> None:
-        self.lines.append(Line(points, arrow.pair.ca, arrow.source, arrow.target, arrow.pair.name))
+        self.lines.append(DrawnArrow(points, arrow.pair.ca, arrow.source, arrow.target, arrow.pair.name))
 
     def leave(self, arrows: Sequence[Arrow], rect: Rect, x: float) -> None:
         """Note where detours leave a side of a component."""
@@ -109,7 +109,7 @@ class _Drawing:
         return _BAND + (19 if self.domains[ca].rotation else 0)
 
 
-def scene(graph: Graph) -> Scene:
+def scene(graph: Graph) -> Picture:
     """Return the picture of a graph, laid out."""
     cols = columns(graph)
     drawing = _Drawing(62.0 if graph.known else 46.0, {domain.ca: domain for domain in graph.domains})
@@ -131,7 +131,7 @@ def scene(graph: Graph) -> Scene:
     return _whole(graph, cols, drawing, left_x)
 
 
-def chip(pair: Pair, rect: Rect) -> Chip:
+def chip(pair: PictureRow, rect: Rect) -> Chip:
     """Return a pair as a box."""
     texts = [(pair.name, "pair", 19.0), (pair.files, "files", 35.0)]
     if pair.until:
@@ -144,7 +144,7 @@ def chip(pair: Pair, rect: Rect) -> Chip:
     return Chip(rect, pair.ca, pair.health, tuple(labels), tip, pair.name)
 
 
-def chips_width(pairs: Iterable[Pair]) -> float:
+def chips_width(pairs: Iterable[PictureRow]) -> float:
     """Return the width that fits all these pairs; 0 for none."""
     found = [
         text_width(text, kind)
@@ -320,7 +320,7 @@ def _left_side(cols: Columns, drawing: _Drawing, highs: Sequence[float], room: R
         y += high + gap
 
 
-def _whole(graph: Graph, cols: Columns, drawing: _Drawing, left_x: float) -> Scene:
+def _whole(graph: Graph, cols: Columns, drawing: _Drawing, left_x: float) -> Picture:
     """Add the ways around, the outer border, the title and the legend."""
     boxes = [frame.rect for frame in drawing.frames] + [chip.rect for chip in drawing.chips]
     right = max(*(rect.right for rect in boxes), *(card.rect.right + _PILE for card in drawing.cards))
@@ -345,7 +345,7 @@ def _whole(graph: Graph, cols: Columns, drawing: _Drawing, left_x: float) -> Sce
     root = Rect(root.x, root.y, widest - root.x, bottom + around + _BORDER - root.y)
     drawing.frames.insert(0, Frame(root, "", label))
     keys, words, lowest = legend(root, known=graph.known)
-    return Scene(
+    return Picture(
         root.right + _EDGE,
         lowest + _EDGE - 8,
         tuple(drawing.frames),

@@ -101,7 +101,7 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class DrawnArrow:
     """An arrow through `points`, in the colour of a CA; `source`, `target` and `pair` are names."""
 
     points: tuple[tuple[float, float], ...]
@@ -112,7 +112,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class Picture:
     """A whole picture. `labels` are the texts that belong to no box, `keys` the samples of the legend."""
 
     width: float
@@ -120,7 +120,7 @@ class Scene:
     frames: tuple[Frame, ...]
     cards: tuple[Card, ...]
     chips: tuple[Chip, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[DrawnArrow, ...]
     labels: tuple[Label, ...]
     keys: tuple[Chip, ...]
 

@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape
 
 from vaultpki.graph.content import Graph, Health, pair_sentence, sentence
 from vaultpki.graph.placement import scene
-from vaultpki.graph.scene import BOLD, SIZES, Card, Chip, Frame, Label, DrawnArrow, Rect, Picture
+from vaultpki.graph.scene import BOLD, SIZES, Card, Chip, DrawnArrow, Frame, Label, Picture, Rect
 
 GRAPH_MARK: Final = "<!-- vaultpki graph -->"
 """The first line of every picture."""

@@ -20,7 +20,7 @@ from vaultpki.errors import StoreError
 from vaultpki.host import first_process, hook_files, hook_keeper
 
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-GRACE: Final = 2.0
+KILL_GRACE: Final = 2.0
 """Seconds between SIGTERM and SIGKILL for a command that has timed out."""
 
 # A process that waits for a dead disk or network file system cannot be killed.
@@ -91,7 +91,7 @@ class CommandRunner:
                 return "is not executable; run `chmod +x` on it, or name another program in agent.yaml"
             return "was not found; install the program, or write its full path in agent.yaml"
         command = hook_keeper.message(
-            program, argv, {"PATH": PATH, **environment}, timeout=timeout, grace=GRACE, stuck=_STUCK
+            program, argv, {"PATH": PATH, **environment}, timeout=timeout, grace=KILL_GRACE, stuck=_STUCK
         )
         try:
             hook_files.refuse(argv, path=PATH, own=own)
@@ -105,7 +105,7 @@ class CommandRunner:
             return f"could not be started: {os.strerror(error.errno or errno.EIO)}"
         said = b""
         try:
-            said = _exchange(self._keeper, command, timeout + GRACE + 2 * _STUCK + _START)
+            said = _exchange(self._keeper, command, timeout + KILL_GRACE + 2 * _STUCK + _START)
         finally:
             status = self._end(pid)
         return _sentence(said.decode().split(), timeout, status)

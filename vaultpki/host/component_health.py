@@ -40,7 +40,7 @@ _FAILED = re.compile(r"^\[-\](\S+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
-class _Endpoint:
+class _HealthEndpoint:
     """Where a component is asked: paths, each for versions without the one before, and the TLS settings to try."""
 
     origin: str
@@ -69,7 +69,7 @@ def problem(process: Process, timeout: float) -> str:
     except ValueError:
         return _NO_ADDRESS
     try:
-        return _asked(endpoint, deadline)
+        return _probe(endpoint, deadline)
     except TimeoutError:
         return f"no whole answer from {endpoint.at} within {timeout:g} s"
     except ssl.SSLCertVerificationError as error:
@@ -84,7 +84,7 @@ def problem(process: Process, timeout: float) -> str:
         return f"the answer of {endpoint.at} is not HTTP"
 
 
-def _asked(endpoint: _Endpoint, deadline: float) -> str:
+def _probe(endpoint: _HealthEndpoint, deadline: float) -> str:
     said = []
     for context in endpoint.contexts:
         status, problem = _answer(endpoint, context, deadline)
@@ -97,7 +97,7 @@ def _asked(endpoint: _Endpoint, deadline: float) -> str:
     return said[0]
 
 
-def _answer(endpoint: _Endpoint, context: ssl.SSLContext | None, deadline: float) -> tuple[int, str]:
+def _answer(endpoint: _HealthEndpoint, context: ssl.SSLContext | None, deadline: float) -> tuple[int, str]:
     """Return the status of the first of the paths that is there, and what is wrong with it."""
     # Plain HTTP has no use for any.
     tls = context or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -124,7 +124,7 @@ def _short(text: str) -> str:
     return printable(text)[:_LONGEST]
 
 
-def _etcd(process: Process) -> _Endpoint:
+def _etcd(process: Process) -> _HealthEndpoint:
     flags = process.flags
     flags |= _etcd_settings(flags.get("config-file", ""))
     # In this order: its own listener for probes; the one that serves HTTP apart from gRPC (etcd 3.5.11); the clients'.
@@ -145,7 +145,9 @@ def _etcd(process: Process) -> _Endpoint:
         # in, is what counts.
         tls = _context((flags.get("trusted-ca-file"), flags.get("cert-file")), _pair(flags, "cert-file", "key-file"))
     # Both include a read that a quorum must agree to. `readyz` is there since etcd 3.4.29 and 3.5.11.
-    return _Endpoint(_origin(parts.scheme, parts.hostname or "", str(parts.port or "")), ("/readyz", "/health"), (tls,))
+    return _HealthEndpoint(
+        _origin(parts.scheme, parts.hostname or "", str(parts.port or "")), ("/readyz", "/health"), (tls,)
+    )
 
 
 def _etcd_settings(file: str) -> dict[str, str]:
@@ -156,22 +158,22 @@ def _etcd_settings(file: str) -> dict[str, str]:
     return {name: value for name, value in given.items() if isinstance(value, str)}
 
 
-def _api_server(process: Process) -> _Endpoint:
+def _api_server(process: Process) -> _HealthEndpoint:
     flags = process.flags
     # `/readyz` is for everybody who has a name, and for those without if they are let in (system:public-info-viewer).
     cas = (flags.get("client-ca-file"), flags.get("tls-cert-file"))
     pair = _pair(flags, "kubelet-client-certificate", "kubelet-client-key")
     contexts = (_context(cas, pair), *((_context(cas, None),) if pair else ()))
-    return _Endpoint(_secure(flags, 6443), ("/readyz",), contexts)
+    return _HealthEndpoint(_secure(flags, 6443), ("/readyz",), contexts)
 
 
-def _made_certificate(port: int) -> Callable[[Process], _Endpoint]:
-    def endpoint(process: Process) -> _Endpoint:
+def _made_certificate(port: int) -> Callable[[Process], _HealthEndpoint]:
+    def endpoint(process: Process) -> _HealthEndpoint:
         # These make their own certificate at each start, unless they are told otherwise. A probe of the kubelet's does
         # not verify it either, and it sends nothing that is secret.
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
-        return _Endpoint(_secure(process.flags, port), ("/healthz",), (tls,))
+        return _HealthEndpoint(_secure(process.flags, port), ("/healthz",), (tls,))
 
     return endpoint
 
@@ -183,26 +185,26 @@ def _secure(flags: Mapping[str, str], port: int) -> str:
     return _origin("https", flags.get("bind-address", ""), given)
 
 
-def _kubelet(process: Process) -> _Endpoint:
+def _kubelet(process: Process) -> _HealthEndpoint:
     flags = process.flags
     settings = setting_files.mapping(flags.get("config", ""))
     port = flags.get("healthz-port", settings.get("healthzPort", 10248))
     if str(port) == "0":
         raise _CannotAsk("its healthzPort is 0, so it cannot be asked: remove that setting")
     address = flags.get("healthz-bind-address") or settings.get("healthzBindAddress") or _LOOPBACK
-    return _Endpoint(_origin("http", str(address), str(port)), ("/healthz",))
+    return _HealthEndpoint(_origin("http", str(address), str(port)), ("/healthz",))
 
 
-def _proxy(process: Process) -> _Endpoint:
+def _proxy(process: Process) -> _HealthEndpoint:
     flags = process.flags
     settings = setting_files.mapping(flags.get("config", ""))
     given = str(flags.get("healthz-bind-address") or settings.get("healthzBindAddress") or ":10256")
     host, _, port = given.rpartition(":")
     # `livez` is there since Kubernetes 1.28; `healthz` also fails while the node is being drained.
-    return _Endpoint(_origin("http", host.strip("[]"), port), ("/livez", "/healthz"))
+    return _HealthEndpoint(_origin("http", host.strip("[]"), port), ("/livez", "/healthz"))
 
 
-_ENDPOINTS: Final[Mapping[str, Callable[[Process], _Endpoint]]] = {
+_ENDPOINTS: Final[Mapping[str, Callable[[Process], _HealthEndpoint]]] = {
     "etcd": _etcd,
     "kube-apiserver": _api_server,
     "kube-controller-manager": _made_certificate(10257),

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from vaultpki.host.boot_time import Moment
 from vaultpki.model import AgentConfig, Hook, NodeRole
 from vaultpki.places import Layout
-from vaultpki.readers import BUNDLES, once_start_only, readers_of
+from vaultpki.readers import CA_OF_BUNDLE, once_start_only, readers_of
 
 _FIRST_RETRY, _LAST_RETRY = 5.0, 600.0
 
@@ -129,7 +129,7 @@ def unknown(config: AgentConfig, names: Collection[str]) -> tuple[str, ...]:
 
 def advice(key: str, roles: Collection[NodeRole], layout: Layout = Layout.DOCUMENT) -> str | None:
     """Return what a person must restart on a node of these roles after `key`, which has no hooks, changed; or None."""
-    here = readers_of(BUNDLES.get(key), roles, layout)
+    here = readers_of(CA_OF_BUNDLE.get(key), roles, layout)
     never = list(dict.fromkeys(each.component for each in here if each.follows is None))
     version, once = once_start_only(here)
     older = [component for component in once if component not in never]
@@ -150,4 +150,4 @@ def _listed(words: list[str]) -> str:
 
 def rank(key: str) -> bool:
     """Return what puts bundles first: a component restarted for a new leaf must not still have the old CAs."""
-    return key not in BUNDLES
+    return key not in CA_OF_BUNDLE

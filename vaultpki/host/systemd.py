@@ -148,7 +148,9 @@ def recipe(name: str, config: AgentConfig | None = None, *, executable: Path | N
         return unit_files(config or usual, executable=executable)[name]
     if name in RECIPES:
         return text("templates", name)
-    raise VaultpkiError(f"there is no unit or recipe {name[:100]!a}; there are: {', '.join((*SYSTEMD_UNITS, *RECIPES))}")
+    raise VaultpkiError(
+        f"there is no unit or recipe {name[:100]!a}; there are: {', '.join((*SYSTEMD_UNITS, *RECIPES))}"
+    )
 
 
 def own_executable() -> Path:

@@ -46,7 +46,7 @@ class AppliedRecord:
     def record(self, cluster: Cluster) -> Json:
         """Return the record as it is written."""
         plain = _lines(self.objects, {"role_ids": self.role_ids, "pools": self.pools})
-        if published.size(plain) <= published.MOST_REMEMBERED:
+        if published.size(plain) <= published.MOST_APPLIED_BYTES:
             return plain
         # A node's role id then stands for its objects too. Not in smaller clusters: vaultpki 0.1 does not read `nodes`,
         # and refuses every cluster that needs it.

@@ -38,18 +38,20 @@ class TokenIdentity:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredReport:
     """A report as it is stored, empty if there is none, and what of it counts; None if it cannot be read."""
 
     raw: Mapping[str, Any]
     report: NodeReport | None
 
 
-def read(cluster: Cluster, vault: Vault, place: str, holder: Node | Pool | None) -> Stored:
+def read(cluster: Cluster, vault: Vault, place: str, holder: Node | Pool | None) -> StoredReport:
     """Read the report at a place. Of its certificates count those of the holder's rows; of any node's if it is None."""
     raw, _ = _stored(cluster, vault, place)
     found = node_report.read(raw)
-    return Stored(raw, node_report.held(found, _rows(cluster, holder)) if found is not None else None)
+    return StoredReport(
+        raw, node_report.with_own_rows_only(found, _rows(cluster, holder)) if found is not None else None
+    )
 
 
 def of_lost_answers(cluster: Cluster, vault: Vault, place: str) -> tuple[NodeReport, datetime] | None:
@@ -83,7 +85,7 @@ def names_in(cluster: Cluster, vault: Vault, folder: str) -> tuple[str, ...]:
     return tuple(name for name in _keys(cluster, vault, folder) if names.fits(name, hosts.node_name))
 
 
-def pools_in(cluster: Cluster, vault: Vault, kind: report_paths.Kind) -> tuple[str, ...]:
+def pools_in(cluster: Cluster, vault: Vault, kind: report_paths.NodeKind) -> tuple[str, ...]:
     """Return the pools whose nodes have reported. Only a policy that `apply` wrote opens the place of a pool."""
     keys = (key.removesuffix("/") for key in _keys(cluster, vault, report_paths.folder(kind)) if key.endswith("/"))
     return tuple(key for key in keys if names.fits(key, names.pool_name))
@@ -140,7 +142,7 @@ def remove(
     every = {*listed, *pooled, *entities.values()} - staying
     places = [report_paths.former(name) for name in every if names.fits(name, hosts.node_name)]
     places += [report_paths.listed(name) for name in listed]
-    kinds: tuple[report_paths.Kind, ...] = ("pooled", "jwt")
+    kinds: tuple[report_paths.NodeKind, ...] = ("pooled", "jwt")
     for kind, gone in zip(kinds, (pooled, entities), strict=True):
         known = pools_in(cluster, vault, kind) if gone else ()
         places += [f"{report_paths.folder(kind, pool)}/{each}" for each in gone for pool in known]

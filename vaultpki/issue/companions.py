@@ -10,7 +10,7 @@ from vaultpki.certificates import BUNDLES, pair_files
 from vaultpki.disk.folders import Folders
 from vaultpki.disk.store import File
 from vaultpki.errors import StoreError, TemplateError
-from vaultpki.issue.signing import CERTIFICATE_MODE, KEY_MODE, Owner
+from vaultpki.issue.signing import CERTIFICATE_MODE, KEY_MODE, FileOwner
 from vaultpki.layout import TrustBundle, bundle_of
 from vaultpki.model import Certificate, UserTemplate
 from vaultpki.pki.facts import Trust
@@ -25,7 +25,7 @@ class Site:
     endpoint: str
     layout: Layout
     paths: Mapping[str, str]
-    owner: Owner
+    owner: FileOwner
 
 
 def bundle_files(site: Site, bundles: Iterable[TrustBundle], trust: Mapping[str, Trust]) -> dict[str, dict[str, File]]:

@@ -13,7 +13,7 @@ from vaultpki.disk.folders import Folders
 from vaultpki.errors import BadAnswer, CertificateUnreadable, Denied, Refused, StoreError
 from vaultpki.layout import bundle_of
 from vaultpki.pki import roots
-from vaultpki.pki.facts import Facts, UntrustedCa, Trust
+from vaultpki.pki.facts import Facts, Trust, UntrustedCa
 from vaultpki.pki.roots import Roots
 from vaultpki.pki.succession import RotationView, trust_during_rotation
 from vaultpki.pki.trust import trust_below, usability
@@ -167,7 +167,7 @@ def follow(
     for ca, trust in shown.items():
         fit = {*trust.issuing, *known[ca].issuing}
         issuing = tuple(sorted(fit, key=lambda facts: (facts.not_before, facts.serial), reverse=True))
-        word = replace(
+        view = replace(
             views.get(ca, RotationView()),
             shown=frozenset(facts.fingerprint for facts in trust.issuing),
             held=frozenset(facts.fingerprint for facts in known[ca].issuing),
@@ -215,7 +215,9 @@ def untrusted_cas(
     `record` is that of the root's rotation. At most MOST_ISSUERS for each CA: a hostile server can put any number of
     certificates into one issuer.
     """
-    for facts in roots.untrusted_roots(above, shown_roots(issuers), record, name=ca_subject(cluster, ROOT))[:MOST_ISSUERS]:
+    for facts in roots.untrusted_roots(above, shown_roots(issuers), record, name=ca_subject(cluster, ROOT))[
+        :MOST_ISSUERS
+    ]:
         yield ROOT, UntrustedCa(facts.subject_text, facts.fingerprint, "it is not the pinned root CA")
     for ca, known in trust.items():
         for each in known.untrusted[:MOST_ISSUERS]:

@@ -13,7 +13,7 @@ from vaultpki.certificates import BUNDLES, ROOT, ca_subject, file_set, pair_file
 from vaultpki.disk import owner_mark
 from vaultpki.disk.files import open_folder, write_private
 from vaultpki.disk.folders import Folders
-from vaultpki.disk.store import GRACE
+from vaultpki.disk.store import OLD_FILES_GRACE
 from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.identity import anchor
 from vaultpki.issue import signing
@@ -27,10 +27,10 @@ from vaultpki.issue.issuers import (
     installed_roots,
     roots_below,
     shown_roots,
-    strangers,
+    untrusted_cas,
 )
 from vaultpki.issue.rotations import fetch_rotations, read_rotations
-from vaultpki.issue.signing import Owner
+from vaultpki.issue.signing import FileOwner
 from vaultpki.layout import TRUST_BUNDLES
 from vaultpki.model import Certificate, Cluster
 from vaultpki.pki.facts import Facts, Trust
@@ -57,7 +57,9 @@ class Issued:
     drift: tuple[str, ...] = ()
 
 
-def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: datetime, *, grace: float = GRACE) -> Issued:
+def issue(
+    cluster: Cluster, vault: Vault, name: str, directory: str, now: datetime, *, grace: float = OLD_FILES_GRACE
+) -> Issued:
     """Issue an operator's row into `directory`, beside the operator's other rows.
 
     Replaced files are removed after `grace` seconds, for which it waits. Raises ArgumentError if the row is not an
@@ -93,7 +95,7 @@ def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: dateti
         sets = {file_set for _, file_set in store.file_sets()}
         present = [r for r in rows(cluster) if r.operator and (r.name == name or file_set(r.stem) in sets)]
         # The folder of an operator has the same names whatever the layout of the nodes.
-        site = Site(cluster.name, str(cluster.api_server.endpoint), Layout.DOCUMENT, store.paths, Owner())
+        site = Site(cluster.name, str(cluster.api_server.endpoint), Layout.DOCUMENT, store.paths, FileOwner())
         made = bundle_files(site, TRUST_BUNDLES[Layout.DOCUMENT], trust)
         for error in keep_bundles(site, store, made, TRUST_BUNDLES[Layout.DOCUMENT]).values():
             raise error
@@ -107,22 +109,24 @@ def issue(cluster: Cluster, vault: Vault, name: str, directory: str, now: dateti
         store.install(
             PKI,
             file_set(want.stem),
-            signing.pair(signed.contents, Owner()),
+            signing.pair(signed.contents, FileOwner()),
             check=lambda back: signing.whole(back, want),
         )
         manifests = tuple(_write_manifests(cluster, trust["kubelet"], store.path))
         store.settle(grace)
     file = f"{store.path}/{want.kubeconfig}" if want.kubeconfig else None
-    sentences = tuple(each.sentence(ca) for ca, each in strangers(issuers, trust, above, record, cluster.name))
+    sentences = tuple(each.sentence(ca) for ca, each in untrusted_cas(issuers, trust, above, record, cluster.name))
     return Issued(signed.facts, file, manifests, sentences, place.drift)
 
 
-def _owner(cluster: Cluster, root_sha256: str, store: Folders, issuers: Issuers, now: datetime) -> owner_mark.Owner:
+def _owner(
+    cluster: Cluster, root_sha256: str, store: Folders, issuers: Issuers, now: datetime
+) -> owner_mark.DirectoryOwner:
     """Return whose the folder is; a root in it that vouches for this one is an earlier one of the same operator."""
     held = tuple(certificates(installed_roots(store, Layout.DOCUMENT)))
     name = ca_subject(cluster.name, ROOT)
     known = [facts for facts in held if root_sha256 in _successors(facts, issuers, now, name)]
-    return owner_mark.Owner(cluster.name, None, root_sha256, frozenset(facts.fingerprint for facts in known))
+    return owner_mark.DirectoryOwner(cluster.name, None, root_sha256, frozenset(facts.fingerprint for facts in known))
 
 
 def _successors(root: Facts, issuers: Issuers, now: datetime, name: str) -> set[str]:

@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from vaultpki.errors import Denied, SpecError
-from vaultpki.pki.succession import Word
+from vaultpki.pki.succession import RotationView
 from vaultpki.records import rotation as rotation_record
 from vaultpki.records.node_report import Seen
-from vaultpki.records.rotation import DOMAINS, FOLDER, MOST_AHEAD, Method, RotationRecord
+from vaultpki.records.rotation import DOMAINS, MOST_AHEAD, ROTATION_FOLDER, Method, RotationRecord
 from vaultpki.vault import Vault
 
 
@@ -52,14 +52,17 @@ class Rotations:
 
     def views(
         self, highest: Mapping[str, int], vanished: Mapping[str, datetime], clock_offset: float = 0.0
-    ) -> dict[str, Word]:
-        """Return the word on each CA. `clock_offset` is by how many seconds Vault's clock is ahead of this one."""
+    ) -> dict[str, RotationView]:
+        """Return the view of each CA.
+
+        `clock_offset` is by how many seconds Vault's clock is ahead of this one.
+        """
         found = {}
         for domain in DOMAINS:
             record = self.records.get(domain)
             if record is not None:
                 record = replace(record, since=record.since - timedelta(seconds=clock_offset))
-            found[domain] = Word(record, frozen=self.frozen(domain, highest), vanished=vanished)
+            found[domain] = RotationView(record, frozen=self.frozen(domain, highest), vanished=vanished)
         return found
 
     def named(self) -> dict[str, set[str]]:
@@ -79,7 +82,8 @@ def fetch_rotations(vault: Vault, prefix: str) -> dict[str, Any]:
     """Return what the rotation records contain, by domain; nothing if the token's policy is of an older apply."""
     read = vault.prepare.secrets.kv.v2.read_secret
     requests = [
-        read(f"{FOLDER}/{domain}", mount_point=f"{prefix}/config", raise_on_deleted_version=False) for domain in DOMAINS
+        read(f"{ROTATION_FOLDER}/{domain}", mount_point=f"{prefix}/config", raise_on_deleted_version=False)
+        for domain in DOMAINS
     ]
     try:
         answers = vault.many(requests)
@@ -97,7 +101,7 @@ def read_rotations(contents: Mapping[str, Any], prefix: str, highest: Mapping[st
     records, unreadable, not_followed = {}, {}, {}
     for domain in DOMAINS:
         if domain in contents:
-            where = f"{prefix}/config/data/{FOLDER}/{domain}"
+            where = f"{prefix}/config/data/{ROTATION_FOLDER}/{domain}"
             try:
                 record = rotation_record.read(contents[domain], domain, where=where)
             except SpecError as error:

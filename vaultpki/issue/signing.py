@@ -23,7 +23,7 @@ CERTIFICATE_MODE: Final = 0o644
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class FileOwner:
     """The owner of installed files; None is the user that this runs as."""
 
     uid: int | None = None
@@ -82,7 +82,7 @@ def contents(want: Certificate, key_pem: bytes, leaf: Facts, issuers: Sequence[F
     return {crt_name: crt, key_name: key_pem, pem_name: key_pem + crt}
 
 
-def pair(contents: Mapping[str, bytes], owner: Owner, key_mode: int = KEY_MODE) -> dict[str, File]:
+def pair(contents: Mapping[str, bytes], owner: FileOwner, key_mode: int = KEY_MODE) -> dict[str, File]:
     """Return the files of a pair with their modes and owner; all but the .crt hold the key."""
     return {
         name: File(data, CERTIFICATE_MODE if name.endswith(".crt") else key_mode, owner.uid, owner.gid)

@@ -90,7 +90,9 @@ FLAGS: Final = (
 """The flags that name our files."""
 
 
-def findings(component: str, arguments: Sequence[str], layout: Layout, paths: Mapping[str, str]) -> Iterator[FlagProblem]:
+def findings(
+    component: str, arguments: Sequence[str], layout: Layout, paths: Mapping[str, str]
+) -> Iterator[FlagProblem]:
     """Yield what is wrong with the arguments of a component; `paths` are the folders of our files by name.
 
     A flag that is read from a file or from the environment counts as missing, and only those that must be there are
@@ -168,7 +170,9 @@ def _field(configuration: Mapping[str, Any], path: str) -> object:
     return found
 
 
-def kubelet_findings(configuration: Mapping[str, Any], layout: Layout, paths: Mapping[str, str]) -> Iterator[FlagProblem]:
+def kubelet_findings(
+    configuration: Mapping[str, Any], layout: Layout, paths: Mapping[str, str]
+) -> Iterator[FlagProblem]:
     """Yield what is wrong with the KubeletConfiguration of a kubelet; `paths` are the folders of our files by name."""
     for flag in _KUBELET_FILES:
         value = _field(configuration, flag.name)
@@ -203,7 +207,9 @@ def _etcd_checks(given: Mapping[str, str]) -> Iterator[FlagProblem]:
             yield FlagProblem("etcd", f"--{name} is not set, so it lets in any {who}", f"set --{name}")
     for name, who in (("listen-client-urls", "clients"), ("listen-peer-urls", "peers")):
         if plain := [url for url in given.get(name, "").split(",") if url.startswith("http://")]:
-            yield FlagProblem("etcd", f"--{name} has {plain[0]}, so {who} are let in without TLS", f"set --{name} to https")
+            yield FlagProblem(
+                "etcd", f"--{name} has {plain[0]}, so {who} are let in without TLS", f"set --{name} to https"
+            )
 
 
 def _apiserver_checks(given: Mapping[str, str]) -> Iterator[FlagProblem]:

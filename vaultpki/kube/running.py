@@ -64,7 +64,7 @@ def read(access: KubeAccess, deadline: float) -> LiveCluster:
     )
 
 
-def _copies(reader: _Reader) -> Iterator[tuple[str, Callable[[], tuple[CaCopy, ...]]]]:
+def _copies(reader: _ClusterReader) -> Iterator[tuple[str, Callable[[], tuple[CaCopy, ...]]]]:
     """Yield what holds copies of CAs, by its name for people, and how to read it."""
     named = f"fieldSelector=metadata.name%3D{ROOT_COPY}"
     yield ROOT_COPY, lambda: _bounded(kube_cluster.root_copies(reader.list("configmaps", named)))

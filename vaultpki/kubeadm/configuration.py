@@ -47,7 +47,7 @@ _VERSION: Final = re.compile(rf"v?{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-{_PARTS})?(
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class KubeadmFolders:
     """Absolute folders on the node: certificates (certificatesDir), kubelet pairs, and what is written here."""
 
     pki: str
@@ -101,7 +101,7 @@ def check(cluster: Cluster, node: Node) -> None:
     )
 
 
-def init(cluster: Cluster, node: Node, places: Places, *, version: str | None = None) -> tuple[Document, ...]:
+def init(cluster: Cluster, node: Node, places: KubeadmFolders, *, version: str | None = None) -> tuple[Document, ...]:
     """Return InitConfiguration and ClusterConfiguration for the first control-plane node.
 
     `version` is the Kubernetes version; without it kubeadm decides. Raises ArgumentError if the node is not a
@@ -123,7 +123,7 @@ def init(cluster: Cluster, node: Node, places: Places, *, version: str | None = 
     )
 
 
-def join(cluster: Cluster, node: Node, places: Places) -> tuple[Document, ...]:
+def join(cluster: Cluster, node: Node, places: KubeadmFolders) -> tuple[Document, ...]:
     """Return JoinConfiguration for a further control-plane node or a worker.
 
     There is no bootstrap token: the node finds the cluster by `discovery`, and logs in as itself.
@@ -147,7 +147,7 @@ def join(cluster: Cluster, node: Node, places: Places) -> tuple[Document, ...]:
     )
 
 
-def discovery(cluster: Cluster, places: Places) -> Document:
+def discovery(cluster: Cluster, places: KubeadmFolders) -> Document:
     """Return a kubeconfig that names the kubelet's pair by its paths, and the endpoint of the cluster.
 
     kubelet.conf cannot be used on a control-plane node: it names the kube-apiserver that is not there before the join.
@@ -173,7 +173,7 @@ def discovery(cluster: Cluster, places: Places) -> Document:
     }
 
 
-def upgrade(places: Places, *, version: str | None = None) -> tuple[Document, ...]:
+def upgrade(places: KubeadmFolders, *, version: str | None = None) -> tuple[Document, ...]:
     """Return UpgradeConfiguration, for `kubeadm upgrade apply` and `kubeadm upgrade node`.
 
     It renews no certificate, and applies the patches again: kubeadm would else ask kubelets to rotate theirs.
@@ -182,7 +182,7 @@ def upgrade(places: Places, *, version: str | None = None) -> tuple[Document, ..
     return (_document("UpgradeConfiguration", apply={**each, **_version(version)}, node=dict(each)),)
 
 
-def patches(places: Places) -> dict[str, Document]:
+def patches(places: KubeadmFolders) -> dict[str, Document]:
     """Return the patches for kubeadm by file name; the kubelet's own settings can be changed in no other way.
 
     kubeadm sets `rotateCertificates: true` after it has read the configuration (componentconfigs/kubelet.go), and
@@ -215,7 +215,7 @@ def _version(version: str | None) -> Document:
     return {"kubernetesVersion": version} if version else {}
 
 
-def _cluster(cluster: Cluster, places: Places) -> Document:
+def _cluster(cluster: Cluster, places: KubeadmFolders) -> Document:
     api = cluster.api_server
     server_args = [("kubelet-certificate-authority", places.bundle("kubelet"))]
     if cluster.pools:
@@ -248,7 +248,7 @@ def _cluster(cluster: Cluster, places: Places) -> Document:
     }
 
 
-def _etcd(cluster: Cluster, places: Places) -> Document:
+def _etcd(cluster: Cluster, places: KubeadmFolders) -> Document:
     members = [node for node in cluster.nodes if NodeRole.ETCD in node.roles]
     if not members:
         raise SpecError("no node has the role etcd: give it to the nodes that run etcd", file=cluster.file)

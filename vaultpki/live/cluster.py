@@ -28,8 +28,8 @@ from vaultpki.live import trust as live_trust
 from vaultpki.live.checks import not_checked
 from vaultpki.live.copies import BundleWord, bundle_checks, copy_checks
 from vaultpki.live.flags import flag_checks
-from vaultpki.live.listeners import Listener, dns_name, listeners, node_checks
-from vaultpki.live.served import Held, held, served_checks
+from vaultpki.live.listeners import Endpoint, dns_name, listeners, node_checks
+from vaultpki.live.served import NodeContents, read_contents, served_checks
 from vaultpki.live.trust import Expected, Fleet
 from vaultpki.model import Cluster
 from vaultpki.pki.facts import Facts
@@ -62,7 +62,7 @@ def verify(
     deadline = time.monotonic() + TOTAL
     live = kube_live.read(access, deadline)
     expected, fleet = _expected(cluster, access, holders, vault, live, now)
-    known = held(holders, fleet.reports)
+    known = read_contents(holders, fleet.reports)
     made, left_out = listeners(cluster, live.nodes, access.server, is_local)
     shown = _presented(made, deadline)
     checks = [*node_checks(cluster, live.nodes), *left_out]
@@ -113,10 +113,10 @@ def _expected(
     return expected_here, Fleet(unread=why)
 
 
-def _presented(made: Sequence[Listener], deadline: float) -> dict[str, Presented | str]:
+def _presented(made: Sequence[Endpoint], deadline: float) -> dict[str, Presented | str]:
     """Return what each listener presents by its label, or why that is not known."""
 
-    def ask(listener: Listener) -> Presented | str:
+    def ask(listener: Endpoint) -> Presented | str:
         if time.monotonic() >= deadline:
             return "the time of this command is over"
         try:
@@ -131,17 +131,17 @@ def _presented(made: Sequence[Listener], deadline: float) -> dict[str, Presented
 def _listener_checks(
     cluster: Cluster,
     expected: Expected,
-    made: Sequence[Listener],
+    made: Sequence[Endpoint],
     shown: Mapping[str, Presented | str],
-    known: Held,
+    known: NodeContents,
     holders: Sequence[Holder],
     now: datetime,
     deadline: float,
 ) -> Iterator[Check]:
-    seen = dict(_seen(made, shown, expected))
+    seen = dict(_cas_presented(made, shown, expected))
     who = probes.callers(cluster, expected, seen, holders, now)
 
-    def checks(listener: Listener) -> tuple[Check, ...]:
+    def checks(listener: Endpoint) -> tuple[Check, ...]:
         found = shown[listener.label]
         if isinstance(found, str):
             return (not_checked("listener", listener.label, listener.name, found),)
@@ -158,8 +158,8 @@ def _listener_checks(
         yield not_checked("another domain", "pairs of the cluster", "every listener", why)
 
 
-def _seen(
-    made: Sequence[Listener], shown: Mapping[str, Presented | str], expected: Expected
+def _cas_presented(
+    made: Sequence[Endpoint], shown: Mapping[str, Presented | str], expected: Expected
 ) -> Iterator[tuple[str, Facts]]:
     """Yield right CAs that listeners present, by domain: a stranger takes their names."""
     for listener in made:

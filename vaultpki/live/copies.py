@@ -17,7 +17,7 @@ from vaultpki.pki.trust import named
 from vaultpki.redact import printable
 from vaultpki.verify.on_disk import Check
 
-NAME = "copy of a CA"
+COPY_CHECK = "copy of a CA"
 
 _API = "API server"
 # These need not exist.
@@ -29,21 +29,21 @@ def copy_checks(live: LiveCluster, expected: Expected, rows: Sequence[Row], now:
     """Check every copy of a CA that the cluster shows, and that no namespace lacks its own."""
     for copy in live.copies:
         refusal = "; ".join(dict.fromkeys(_problems(copy, expected, now)))
-        yield found(NAME, _API, copy.place, refusal=refusal, accepted=_ends(copy, now))
+        yield found(COPY_CHECK, _API, copy.place, refusal=refusal, accepted=_ends(copy, now))
     if ROOT_COPY not in live.unread and "namespaces" not in live.unread:
         there = {copy.place for copy in live.copies}
         for space in live.namespaces:
             place = f"{ROOT_COPY} in {space}"
             if place not in there:
                 why = "is missing, so its pods do not trust the API server; look at the controller manager"
-                yield found(NAME, _API, place, refusal=why)
+                yield found(COPY_CHECK, _API, place, refusal=why)
     names = [name for name in (ROOT_COPY, CLUSTER_INFO, AUTHENTICATION, SERVING_CA) if name not in live.unread]
     for name in names:
         if name not in _OPTIONAL | {ROOT_COPY} and not any(name in copy.place for copy in live.copies):
-            yield found(NAME, _API, name, refusal="is missing; look at the log of kube-apiserver")
+            yield found(COPY_CHECK, _API, name, refusal="is missing; look at the log of kube-apiserver")
     for part, why in live.unread.items():
         if not part.startswith(("kubelet of ", "static pods", "nodes")):
-            yield not_checked(NAME, _API, part, why)
+            yield not_checked(COPY_CHECK, _API, part, why)
     if AUTHENTICATION not in live.unread:
         place = f"requestheader-allowed-names of {AUTHENTICATION} in kube-system"
         yield found("front proxies", _API, place, refusal=_names_problem(live.allowed_names, rows))

@@ -18,7 +18,7 @@ from vaultpki.places import PKI, Layout, inner_folders
 from vaultpki.redact import printable
 from vaultpki.verify.on_disk import Check
 
-NAME: Final = "flags"
+FLAGS_CHECK: Final = "flags"
 
 _LONGEST: Final = 400
 _OF_ROLE: Final = {
@@ -50,24 +50,26 @@ def flag_checks(cluster: Cluster, live: LiveCluster, directories: Mapping[str, M
         seen.add((pod.node, pod.component))
         folders = paths(pod.node, pod.arguments)
         findings = flags.findings(pod.component, pod.arguments, cluster.layout, folders)
-        yield found(NAME, f"{pod.node}/{pod.component}", "docs/components.md", refusal="; ".join(map(_words, findings)))
+        yield found(
+            FLAGS_CHECK, f"{pod.node}/{pod.component}", "docs/components.md", refusal="; ".join(map(_words, findings))
+        )
     for node in cluster.nodes:
         for role, components in _OF_ROLE.items():
             for component in components if role in node.roles else ():
                 if (node.name, component) not in seen:
                     why = live.unread.get("static pods", _ELSEWHERE)
-                    yield not_checked(NAME, f"{node.name}/{component}", "docs/components.md", why)
+                    yield not_checked(FLAGS_CHECK, f"{node.name}/{component}", "docs/components.md", why)
     for name, configuration in live.kubelets.items():
         folders = paths(name, kubelets[name])
         findings = flags.kubelet_findings(configuration, cluster.layout, folders)
-        yield found(NAME, f"{name}/kubelet", "docs/components.md", refusal="; ".join(map(_words, findings)))
+        yield found(FLAGS_CHECK, f"{name}/kubelet", "docs/components.md", refusal="; ".join(map(_words, findings)))
     for part, why in live.unread.items():
         name = part.removeprefix("kubelet of ")
         if name != part:
-            yield not_checked(NAME, f"{name}/kubelet", "docs/components.md", why)
+            yield not_checked(FLAGS_CHECK, f"{name}/kubelet", "docs/components.md", why)
 
 
-def _words(finding: flags.Finding) -> str:
+def _words(finding: flags.FlagProblem) -> str:
     return f"{printable(finding.problem[:_LONGEST])}; {finding.remedy}"
 
 

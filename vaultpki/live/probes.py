@@ -90,9 +90,7 @@ def callers(
                 continue
             pairs.append(Caller(label, tls, domain, client))
             break
-    return Callers(
-        Caller("no certificate", handshake.context(server=False, pair=None, trusted=())), forged, (*pairs,)
-    )
+    return Callers(Caller("no certificate", handshake.context(server=False, pair=None, trusted=())), forged, (*pairs,))
 
 
 def _claimed(cluster: Cluster, domain: str) -> Subject:
@@ -201,7 +199,11 @@ def answer(data: bytes) -> ProbeResult:
         return ProbeResult("refused", "answers 401")
     if code == http.HTTPStatus.FORBIDDEN:
         anonymous = any(name in data for name in _ANONYMOUS)
-        return ProbeResult("anonymous", "answers 403 to an anonymous user") if anonymous else ProbeResult("user", "answers 403")
+        return (
+            ProbeResult("anonymous", "answers 403 to an anonymous user")
+            if anonymous
+            else ProbeResult("user", "answers 403")
+        )
     if code in _LET_IN:
         return ProbeResult("user", f"answers {code}")
     return ProbeResult("unclear", f"answers {code}")

@@ -101,7 +101,9 @@ def _chain_problem(chain: Sequence[Facts], want: Certificate, expected: Expected
     return ""
 
 
-def _pending(listener: Endpoint, chain: Sequence[Facts], node: str, want: Certificate, known: NodeContents) -> Iterator[Check]:
+def _pending(
+    listener: Endpoint, chain: Sequence[Facts], node: str, want: Certificate, known: NodeContents
+) -> Iterator[Check]:
     files, report = known.files.get((node, want.name)), known.reports.get(node)
     if files is not None:
         problem = ""

@@ -29,7 +29,7 @@ _SHORTEST: Final = 30
 # The pause is at its limit long before this; a float overflows at 2.0 ** 1024.
 _MOST_DOUBLINGS: Final = 20
 
-MOST_REMEMBERED: Final = int(_DAY) // _SHORTEST
+MOST_SIGNINGS: Final = int(_DAY) // _SHORTEST
 """No daily limit is higher, so no more times need to be kept."""
 
 
@@ -39,7 +39,7 @@ def daily_limit(ttl: int) -> int:
     At least `MOST_A_DAY`, and as many as a day has TTLs: with half an hour between two tries a one-minute certificate
     would expire. It is the TTL asked for: a server must not raise the limit by granting less.
     """
-    return min(max(MOST_A_DAY, int(_DAY) // max(ttl, 1)), MOST_REMEMBERED)
+    return min(max(MOST_A_DAY, int(_DAY) // max(ttl, 1)), MOST_SIGNINGS)
 
 
 def next_try(spent: Sequence[float], now: float, longest: float, daily: int = MOST_A_DAY) -> float:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vaultpki.model import AgentConfig
     from vaultpki.pki.roots import Roots
 
-FILE: Final = "pins.json"
+PINS_FILE: Final = "pins.json"
 _VERSION: Final = 1
 
 
@@ -73,7 +73,7 @@ def _write(state: str, roots: Roots) -> None:
         "given_up": sorted(roots.given_up),
     }
     private_folder(state)
-    write_private(f"{state}/{FILE}", json.dumps(value).encode())
+    write_private(f"{state}/{PINS_FILE}", json.dumps(value).encode())
 
 
 def follow(
@@ -110,7 +110,7 @@ def follow(
     )
 
 
-def holder(config: AgentConfig) -> owner_mark.Owner:
+def holder(config: AgentConfig) -> owner_mark.DirectoryOwner:
     """Return the owner that this agent.yaml describes, with all roots that it has had."""
     owner = owner_mark.holder_of(config)
     return replace(owner, others=every(config.state, config.root_sha256))
@@ -132,7 +132,7 @@ def _every(state: str) -> frozenset[str]:
 
 def _value(state: str) -> Mapping[str, Any] | None:
     try:
-        value = json.loads(read_private(f"{state}/{FILE}") or b"null")
+        value = json.loads(read_private(f"{state}/{PINS_FILE}") or b"null")
     except (StoreError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) and value.get("version") == _VERSION else None

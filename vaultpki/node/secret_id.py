@@ -18,7 +18,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Final
 
-from vaultpki.disk.files import closing, open_folder, read_at, read_private, storage_errors, exists, write_private
+from vaultpki.disk.files import closing, exists, open_folder, read_at, read_private, storage_errors, write_private
 from vaultpki.errors import SpecError, StoreError
 from vaultpki.model import VERSION
 from vaultpki.values import json_object, names

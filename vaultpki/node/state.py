@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
 from vaultpki.disk.files import read_private, write_private
 from vaultpki.errors import NeedsJoin, StoreError, VaultpkiError
 from vaultpki.host.boot_time import Moment
-from vaultpki.node.backoff import MOST_REMEMBERED
+from vaultpki.node.backoff import MOST_SIGNINGS
 
 if TYPE_CHECKING:
     from vaultpki.host.hooks import Owed
 
-FILE: Final = "agent.json"
-State = Literal["ok", "backing-off", "needs-join"]
+STATE_FILE: Final = "agent.json"
+AgentHealth = Literal["ok", "backing-off", "needs-join"]
 
 _Value = TypeVar("_Value")
 _VERSION: Final = 1
-_STATES: Final[Mapping[str, State]] = {state: state for state in get_args(State)}
+_STATES: Final[Mapping[str, AgentHealth]] = {state: state for state in get_args(AgentHealth)}
 _LATER: Final = (
     "quiet_folders",
     "revisions",
@@ -122,7 +122,7 @@ class AgentState:
     owed: Mapping[str, Owed] = field(default_factory=dict)
     trust: str = ""
     trust_since: float = 0.0
-    state: State = "ok"
+    state: AgentHealth = "ok"
     quiet: str = ""
     quiet_since: float = 0.0
     quiet_until: float = 0.0
@@ -149,7 +149,7 @@ class AgentState:
 def load(state: str) -> AgentState:
     """Read the state in the folder `state`; an empty one if there is none that this version can read."""
     try:
-        raw = read_private(f"{state}/{FILE}")
+        raw = read_private(f"{state}/{STATE_FILE}")
         value = json.loads(raw or b"{}")
         return _read(value) if value.get("version") == _VERSION else AgentState()
     except (StoreError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
@@ -163,7 +163,7 @@ def save(state: str, content: AgentState) -> None:
     for name in _LATER:
         if not value[name]:
             del value[name]
-    write_private(f"{state}/{FILE}", json.dumps(value, sort_keys=True).encode())
+    write_private(f"{state}/{STATE_FILE}", json.dumps(value, sort_keys=True).encode())
 
 
 def forget_records(state: str) -> None:
@@ -207,7 +207,7 @@ def with_spent(memory: AgentState, names: Mapping[str, float | None]) -> AgentSt
     spent = dict(memory.spent)
     for name, when in names.items():
         held = spent.get(name, ())
-        held = held[:-1] if when is None else (*sorted(min(t, when) for t in held), when)[-MOST_REMEMBERED:]
+        held = held[:-1] if when is None else (*sorted(min(t, when) for t in held), when)[-MOST_SIGNINGS:]
         if held:
             spent[name] = held
         else:
@@ -226,7 +226,7 @@ def with_unanswered(memory: AgentState, names: Iterable[str], when: float | None
     return replace(memory, unanswered=unanswered)
 
 
-def state_of(failures: Collection[VaultpkiError]) -> State:
+def state_of(failures: Collection[VaultpkiError]) -> AgentHealth:
     """Return one word for the agent: ok, backing-off, or needs-join, which waiting does not repair."""
     if any(isinstance(error, NeedsJoin) for error in failures):
         return "needs-join"

@@ -75,7 +75,7 @@ class CaLife:
 
 
 @dataclass(frozen=True, slots=True)
-class Expiry:
+class CaExpiry:
     """How urgent the end of one CA is at one moment. `sentence` says what happens and the command against it."""
 
     ca: str
@@ -84,13 +84,13 @@ class Expiry:
     sentence: str
 
 
-def expiry(life: CaLife, now: datetime, *, rotating: bool = False) -> Expiry:
+def expiry(life: CaLife, now: datetime, *, rotating: bool = False) -> CaExpiry:
     """Return how urgent the end of a CA is at `now`; `rotating` if its rotation is under way."""
     command = "continue its rotation with `vaultpki ca continue`" if rotating else f"run `vaultpki ca rotate {life.ca}`"
-    return Expiry(life.ca, life.not_after, life.level(now), _sentence(life, now, command))
+    return CaExpiry(life.ca, life.not_after, life.level(now), _sentence(life, now, command))
 
 
-def to_json(end: Expiry) -> dict[str, str]:
+def to_json(end: CaExpiry) -> dict[str, str]:
     """Return it as programs read it."""
     return {"ca": end.ca, "not_after": stamp(end.not_after), "level": end.level.value, "message": end.sentence}
 

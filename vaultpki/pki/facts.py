@@ -73,7 +73,7 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Stranger:
+class UntrustedCa:
     """A certificate on a CA's mount that is not trusted: its subject, its SHA-256 in hex, and why.
 
     `reason` is the rest of a sentence about it, such as `it was not signed by the pinned root`.
@@ -113,7 +113,7 @@ class Trust:
     root: Facts
     issuing: tuple[Facts, ...]
     live: tuple[Facts, ...]
-    untrusted: tuple[Stranger, ...] = ()
+    untrusted: tuple[UntrustedCa, ...] = ()
     signers: tuple[Facts, ...] = ()
     outgoing: Mapping[str, Replacement] = field(default_factory=dict)
     frozen: bool = False

@@ -20,7 +20,7 @@ from vaultpki.model import KeyType, Subject
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
-LARGEST: Final = 64 * 1024
+LARGEST_PEM: Final = 64 * 1024
 """The most bytes of PEM that are read; a chain of four RSA-4096 certificates has 9 KiB."""
 
 
@@ -43,7 +43,7 @@ def key_pem(key: PrivateKey) -> bytes:
 def read_key(pem: bytes) -> PrivateKey:
     """Read the private key in an unencrypted PEM; raises CertificateUnreadable for anything else."""
     with parsing("a private key"):
-        if len(pem) > LARGEST:
+        if len(pem) > LARGEST_PEM:
             raise ValueError("too large")
         key = serialization.load_pem_private_key(pem, password=None)
     if not isinstance(key, PrivateKey) or key_type(key.public_key()) is None:

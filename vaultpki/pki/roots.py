@@ -97,7 +97,9 @@ def crosses(roots: Roots, shown: Sequence[Facts], *, name: str) -> tuple[Facts, 
     )
 
 
-def strangers(above: Roots, shown: Sequence[Facts], record: RotationRecord | None, *, name: str) -> tuple[Facts, ...]:
+def untrusted_roots(
+    above: Roots, shown: Sequence[Facts], record: RotationRecord | None, *, name: str
+) -> tuple[Facts, ...]:
     """Return the certificates on the root's mount that belong to no root of the node and to no rotation of it."""
     mine = (*above.trusted, *above.parked)
     vouched = {facts.public_key for facts in shown if _is_cross(facts, name) and any(_signed(facts, m) for m in mine)}

@@ -23,7 +23,7 @@ VANISHED_SPREAD: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
+class RotationView:
     """What a node knows of one CA's life beside the certificates.
 
     `record` is None if there is none, or none that can be read. With `frozen` nothing is dropped or replaced: the
@@ -50,7 +50,7 @@ class Word:
         return self.frozen or self.kept
 
 
-def trusted(known: Trust, view: Word, now: datetime) -> Trust:
+def trust_during_rotation(known: Trust, view: RotationView, now: datetime) -> Trust:
     """Return the trust in one CA; `known` has every fit CA that the node holds or the mount shows."""
     issuing = _bundle(known, view, now)
     live = tuple(facts for facts in issuing if in_date(facts, now))
@@ -107,7 +107,7 @@ def chain_differs(trust: Trust, issuer: Facts, found: Sequence[Facts]) -> bool:
     return tuple(found[:1]) != wanted[:1] if trust.crosses is None else tuple(found) != wanted
 
 
-def _bundle(known: Trust, view: Word, now: datetime) -> tuple[Facts, ...]:
+def _bundle(known: Trust, view: RotationView, now: datetime) -> tuple[Facts, ...]:
     record = view.record
     if record is None or view.still:
         # Beyond the limit those stay that leaves may be of, and the newest of the others.
@@ -127,7 +127,7 @@ def _bundle(known: Trust, view: Word, now: datetime) -> tuple[Facts, ...]:
     return tuple(facts for facts in known.issuing if facts in named or facts in held)
 
 
-def _signers(known: Trust, live: tuple[Facts, ...], view: Word) -> tuple[Facts, ...]:
+def _signers(known: Trust, live: tuple[Facts, ...], view: RotationView) -> tuple[Facts, ...]:
     if view.record is not None and not view.still:
         first = view.record.leaf.sha256
         keys = {facts.public_key for facts in known.issuing if facts.fingerprint == first}
@@ -138,7 +138,7 @@ def _signers(known: Trust, live: tuple[Facts, ...], view: Word) -> tuple[Facts, 
     return tuple(sorted(fit, key=lambda facts: facts.fingerprint != first))
 
 
-def _outgoing(live: tuple[Facts, ...], signers: tuple[Facts, ...], view: Word) -> dict[str, Replacement]:
+def _outgoing(live: tuple[Facts, ...], signers: tuple[Facts, ...], view: RotationView) -> dict[str, Replacement]:
     keys = {facts.public_key for facts in signers}
     others = [facts.fingerprint for facts in live if facts.public_key not in keys]
     if view.record is not None:

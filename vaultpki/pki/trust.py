@@ -14,7 +14,7 @@ from typing import Final
 from vaultpki.certificates import SKEW
 from vaultpki.errors import CertificateUnreadable
 from vaultpki.model import Subject, Usage
-from vaultpki.pki.facts import Facts, UntrustedCa, Trust
+from vaultpki.pki.facts import Facts, Trust, UntrustedCa
 
 SANE_SIGNATURES: Final = frozenset({"sha256", "sha384", "sha512", "ed25519"})
 """The signature hashes, or ed25519, that a certificate of ours may have."""
@@ -38,8 +38,8 @@ def trust_below(
     """Build the trust in one CA from what its mount shows: issuing CAs with the CN `name`, signed by one of `roots`.
 
     `name` is what `certificates.ca_subject` gives; the CN of a later key has a number after it. If no issuing CA is in
-    date, none is live. Everything else is reported as untrusted and raises nothing: whoever may write to the mount must not be
-    able to stop a node. A CA below a root of `parked` is not trusted, and is not reported as untrusted.
+    date, none is live. Everything else is reported as untrusted and raises nothing: whoever may write to the mount must
+    not be able to stop a node. A CA below a root of `parked` is not trusted, and is not reported as untrusted.
     """
     from vaultpki.pki import x509
 

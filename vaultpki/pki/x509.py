@@ -47,8 +47,8 @@ def read_certificates(pem: bytes) -> tuple[Facts, ...]:
 
     Raises CertificateUnreadable for more than 64 KiB, text between the blocks, or a block that is not a certificate.
     """
-    if len(pem) > keys.LARGEST:
-        raise CertificateUnreadable(f"this is longer than {keys.LARGEST // 1024} KiB, the limit for certificates")
+    if len(pem) > keys.LARGEST_PEM:
+        raise CertificateUnreadable(f"this is longer than {keys.LARGEST_PEM // 1024} KiB, the limit for certificates")
     found, at = [], 0
     while match := _BLOCK.match(pem, at):
         with keys.parsing("a certificate"):

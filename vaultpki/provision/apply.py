@@ -28,7 +28,7 @@ _AWAY_SECONDS = 90.0
 _MOST_ROUNDS = 8
 
 Progress = Callable[[Change], None]
-Step = Callable[[int], None]
+ReportProgress = Callable[[int], None]
 """Is called after each piece of work, from any thread, with how many there are in all."""
 
 
@@ -36,7 +36,7 @@ def uncounted(total: int) -> None:
     """Count nothing."""
 
 
-def look(cluster: Cluster, vault: Vault, where: ServerFacts) -> tuple[Observation, Plan]:
+def observe_and_plan(cluster: Cluster, vault: Vault, where: ServerFacts) -> tuple[Observation, Plan]:
     """Return what is there, and what an apply would change; writes nothing.
 
     Of `where` count the addresses, CA and namespace by which nodes find Vault if cluster.yaml does not say it. Raises
@@ -63,7 +63,7 @@ def with_impact(cluster: Cluster, vault: Vault, seen: Observation, todo: Plan) -
     if not concerns_nodes(cluster, todo.changes):
         return todo
     # Also where agents of 0.1.0 report: whoever wrote a false report there only adds a line to the plan.
-    folders = (report_paths.folder("listed"), report_paths.FOLDER)
+    folders = (report_paths.folder("listed"), report_paths.REPORT_FOLDER)
     reported = {name for folder in folders for name in reports.names_in(cluster, vault, folder)}
     reported |= {each.name for each in reports.token_identities(cluster, vault)}
     return replace(todo, impact=impact_of(cluster, todo.changes, Live(frozenset(reported), seen.found.pooled)))
@@ -76,9 +76,9 @@ def apply(
     *,
     first: Plan | None,
     progress: Progress,
-    step: Step = uncounted,
+    step: ReportProgress = uncounted,
 ) -> Plan:
-    """Carry out what `look` shows until nothing is left to do; returns every change made.
+    """Carry out what `observe_and_plan` shows until nothing is left to do; returns every change made.
 
     `first` is the plan that a person agreed to: nothing is written if the server has changed since. `progress` is
     called with each change once its stage is made, `step` after each change at once. A server that goes away in the
@@ -91,7 +91,7 @@ def apply(
     impact: tuple[Impact, ...] = ()
     while True:
         try:
-            seen, todo = look(cluster, vault, where)
+            seen, todo = observe_and_plan(cluster, vault, where)
             if first is not None and rounds == 0 and todo.changes != first.changes:
                 raise Refused(
                     "the server has changed since the plan was shown; nothing was written, look at the plan again",

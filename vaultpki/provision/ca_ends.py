@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from vaultpki.certificates import ISSUING_CAS, ROOT, rows
 from vaultpki.errors import BadAnswer, Denied, Refused, SpecError
 from vaultpki.model import Cluster
-from vaultpki.pki.ca_life import CaLife, Expiry, expiry
+from vaultpki.pki.ca_life import CaExpiry, CaLife, expiry
 from vaultpki.provision.ca_facts import CaFacts, read_ca
 from vaultpki.provision.rotation_records import read_records
 from vaultpki.vault import Vault, text
@@ -16,7 +16,7 @@ from vaultpki.vault import Vault, text
 
 def of(
     cluster: Cluster, found: Mapping[str, CaFacts], now: datetime, rotating: Collection[str] = ()
-) -> tuple[Expiry, ...]:
+) -> tuple[CaExpiry, ...]:
     """Return the end of each CA that exists, in the order of the table; `rotating` are those under rotation."""
     ends = []
     for ca in (ROOT, *ISSUING_CAS):
@@ -33,7 +33,7 @@ def longest_ttl(cluster: Cluster, ca: str) -> int:
     return max((row.ttl or cluster.ttl for row in rows(cluster) if ca in (ROOT, row.ca)), default=cluster.ttl)
 
 
-def read(cluster: Cluster, vault: Vault, now: datetime) -> tuple[Expiry, ...]:
+def read(cluster: Cluster, vault: Vault, now: datetime) -> tuple[CaExpiry, ...]:
     """Read the CA that each mount signs with, and return their ends; a mount that shows none is left out."""
 
     def one(ca: str) -> tuple[str, CaFacts | None]:

@@ -56,7 +56,9 @@ def lives(cluster: Cluster, found: Mapping[str, CaFacts], maxima: Mapping[str, i
     The value of cluster.yaml or of the mount is preferred if it differs from the certificate by clock slack only.
     """
     return {
-        ca: next((near for near in (asked(cluster, ca), maxima.get(ca, 0)) if _same(near, facts.life)), facts.life)
+        ca: next(
+            (near for near in (requested_ttl(cluster, ca), maxima.get(ca, 0)) if _same(near, facts.life)), facts.life
+        )
         for ca, facts in found.items()
     }
 
@@ -80,7 +82,7 @@ def rotations_needed(
     return tuple(rotation for rotation in rotations if rotation.fields)
 
 
-def asked(cluster: Cluster, ca: str) -> int:
+def requested_ttl(cluster: Cluster, ca: str) -> int:
     """Return the TTL in seconds that cluster.yaml asks for a CA."""
     return cluster.authority.root_ttl if ca == ROOT else cluster.authority.issuing_ttl
 
@@ -97,7 +99,7 @@ def _same(one: int, other: int) -> bool:
 def _differing(
     cluster: Cluster, ca: str, found: Mapping[str, CaFacts], record: RotationRecord | None
 ) -> dict[str, tuple[Any, Any]]:
-    facts, wanted = found[ca], asked(cluster, ca)
+    facts, wanted = found[ca], requested_ttl(cluster, ca)
     life = wanted if _same(facts.life, wanted) or _up_to_root(ca, found, wanted) else facts.life
     subject = ca_subject(cluster.name, ca, number(record.leaf.name) if record is not None else 1)
     pairs: dict[str, tuple[Any, Any]] = {

@@ -28,7 +28,7 @@ _ALIAS_OF: Final = {"listed": "metadata.role_name", "pooled": "metadata.role_nam
 # The options of a new store. With `cas_required` nobody could write a record; with an age, records would be deleted.
 STORE_OPTIONS: Final[Mapping[str, Any]] = {"cas_required": False, "delete_version_after": "0s", "max_versions": 0}
 
-MARK: Final = "made by vaultpki for cluster "
+MADE_BY: Final = "made by vaultpki for cluster "
 """The start of the description of every mount of ours, whatever the cluster."""
 
 ENGINE_CONFIG: Final = ("urls", "crl", "auto-tidy", "acme")
@@ -73,7 +73,7 @@ def desired(cluster: Cluster, facts: ServerFacts) -> dict[Key, Fields]:
 
 def marker(cluster: Cluster) -> str:
     """Return the description of the cluster's mounts, by which they are known as ours."""
-    return f"{MARK}{cluster.name}"
+    return f"{MADE_BY}{cluster.name}"
 
 
 def _pki_mount(cluster: Cluster, ca: str, facts: ServerFacts) -> Fields:

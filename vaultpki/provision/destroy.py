@@ -101,7 +101,7 @@ def _aliases(cluster: Cluster, vault: Vault, seen: Observation, name: str) -> li
         known = {each.name for each in reports.token_identities(cluster, vault)}
         # Agents of 0.1.0 report where nothing says which kind of node it is; an alias that nobody has ends nothing.
         known |= {*locked_names(cluster, vault)}
-        return sorted(known.union(reports.names_in(cluster, vault, report_paths.FOLDER)))
+        return sorted(known.union(reports.names_in(cluster, vault, report_paths.REPORT_FOLDER)))
     approles = vault.api.auth.approle.list_roles(mount_point=name).keys
     read = vault.prepare.auth.approle.read_role_id
     found = vault.many([read(approle, mount_point=name) for approle in approles])

@@ -57,7 +57,7 @@ def differences(label: str, old: Any, new: Any, *, field: str = "") -> list[str]
             return items
     if isinstance(old, str) and isinstance(new, str) and old != new and ("\n" in old or "\n" in new):
         return _texts(label, old, new)
-    return [] if old == new else [f"{label} {word(field, old)} -> {word(field, new)}"]
+    return [] if old == new else [f"{label} {as_text(field, old)} -> {as_text(field, new)}"]
 
 
 def certificate_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -69,7 +69,7 @@ def certificate_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> l
     ]
 
 
-def word(field: str, value: Any) -> str:
+def as_text(field: str, value: Any) -> str:
     """Return one value as a person writes it; nothing in it can steer a terminal."""
     if value is None:
         return NOTHING
@@ -97,7 +97,7 @@ def _shortened(value: Any) -> Any:
 def _items(label: str, old: Sequence[Any], new: Sequence[Any], field: str) -> list[str]:
     """Describe the items added and removed; empty if there are none."""
     # By their texts, since items of some types cannot be counted.
-    before, after = (Counter(word(field, item) for item in items) for items in (old, new))
+    before, after = (Counter(as_text(field, item) for item in items) for items in (old, new))
     signed = (("+", (after - before).elements()), ("-", (before - after).elements()))
     parts = [f"{sign} {joined}" for sign, items in signed if (joined := ", ".join(items))]
     return [" ".join((label, *parts))] if parts else []

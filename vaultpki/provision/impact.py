@@ -45,7 +45,7 @@ class Live:
 
 
 @dataclass(frozen=True, slots=True)
-class _Context:
+class _PlanScope:
     """A plan and who takes part. `going` are the nodes whose AppRoles of a pool are deleted."""
 
     cluster: Cluster
@@ -73,7 +73,7 @@ def impact_of(cluster: Cluster, changes: Sequence[Change], live: Live) -> tuple[
     pooled = [change for change in changes if change.name.startswith(f"{cluster.prefix}/pooled/")]
     going = sorted(c.name.rpartition("/")[2] for c in pooled if c.kind == "approle" and c.action == "delete")
     records = record_changes(cluster, changes)
-    context = _Context(cluster, {change.key: change for change in changes}, records, live, going)
+    context = _PlanScope(cluster, {change.key: change for change in changes}, records, live, going)
     impact: list[Impact] = []
     for record in records:
         impact += _node(context, record) if record.folder == "nodes" else _pool(context, record)
@@ -115,7 +115,7 @@ def _colour(impact: Impact) -> Colour:
     return "red" if impact.effect == LOSES_ACCESS else "yellow"
 
 
-def _node(context: _Context, record: RecordChange) -> Iterator[Impact]:
+def _node(context: _PlanScope, record: RecordChange) -> Iterator[Impact]:
     if record.name not in context.live.reported:
         return
     name = escaped(record.name)
@@ -134,7 +134,7 @@ def _node(context: _Context, record: RecordChange) -> Iterator[Impact]:
         yield Impact(LOSES_ACCESS, detail, node=record.name)
 
 
-def _pool(context: _Context, record: RecordChange) -> Iterator[Impact]:
+def _pool(context: _PlanScope, record: RecordChange) -> Iterator[Impact]:
     cluster, live, name = context.cluster, context.live, record.name
     pool = next((pool for pool in cluster.pools if pool.name == name), None)
     if pool is not None and record.action == "update":
@@ -177,7 +177,7 @@ def _certificates(record: RecordChange) -> Iterator[tuple[str, str, str]]:
             yield effect, name, f"{verb} {shown} anew ({', '.join(differing)}) {_WHEN}"
 
 
-def _ended(context: _Context) -> Iterator[Impact]:
+def _ended(context: _PlanScope) -> Iterator[Impact]:
     """Pooled nodes whose AppRoles are deleted."""
     unfit = [n for n in context.going if not any(takes(pool, n) for pool in approle_pools(context.cluster))]
     others = [name for name in context.going if name not in unfit]
@@ -196,13 +196,13 @@ def _ended(context: _Context) -> Iterator[Impact]:
         yield Impact(LOSES_ACCESS, detail, node=names[0] if len(names) == 1 else None, nodes=len(names))
 
 
-def _made(context: _Context, name: str) -> bool:
+def _made(context: _PlanScope, name: str) -> bool:
     """Return whether a listed node gets its AppRole now; one that has its own was never a node of a pool."""
     approle = context.changes.get(("approle", f"{context.cluster.prefix}/listed/{name}"))
     return approle is not None and approle.action == "create"
 
 
-def _longest(context: _Context) -> str:
+def _longest(context: _PlanScope) -> str:
     """Return how long the certificates of changed pools stay valid, as far as their records still say it."""
     changed = {record.name: record for record in context.records if record.folder == "pools"}
     ttls = [record.longest_ttl for record in changed.values() if record.action != "create"]
@@ -212,7 +212,7 @@ def _longest(context: _Context) -> str:
     return _at_most(max(ttls, default=0))
 
 
-def _rejoining(context: _Context) -> Iterator[Impact]:
+def _rejoining(context: _PlanScope) -> Iterator[Impact]:
     """Listed nodes whose AppRole is made anew: the secret ids they have do not work any more."""
     for node in context.cluster.nodes:
         approle = context.changes.get(("approle", f"{context.cluster.prefix}/listed/{node.name}"))
@@ -221,7 +221,7 @@ def _rejoining(context: _Context) -> Iterator[Impact]:
             yield Impact(REJOINS, detail, node=node.name)
 
 
-def _everybody(context: _Context) -> Iterator[Impact]:
+def _everybody(context: _PlanScope) -> Iterator[Impact]:
     live = context.live
     count = len((live.reported | set(live.pooled)) - set(context.going))
     if not count:

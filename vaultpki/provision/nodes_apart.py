@@ -10,7 +10,7 @@ from vaultpki.identity import reports
 from vaultpki.model import Cluster, Node, NodeRole
 from vaultpki.provision.plan import Danger
 from vaultpki.records import gaps
-from vaultpki.records.rotation import FOLDER, RotationRecord
+from vaultpki.records.rotation import ROTATION_FOLDER, RotationRecord
 from vaultpki.vault import Vault
 
 # Every node reads the records, so a few tell it; `ca status` reads the reports of all.
@@ -31,7 +31,7 @@ def find(cluster: Cluster, vault: Vault, records: Mapping[str, RotationRecord]) 
         except (BadAnswer, Denied):
             return []
         return [
-            Danger(f"config {cluster.mount('config')}/{FOLDER}/{gap.domain}", f"{node.name} {gap.text}")
+            Danger(f"config {cluster.mount('config')}/{ROTATION_FOLDER}/{gap.domain}", f"{node.name} {gap.text}")
             for gap in (gaps.of_report(report, revisions) if report is not None else ())
         ]
 

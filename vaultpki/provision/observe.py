@@ -19,9 +19,9 @@ from vaultpki.identity.ending import read_note
 from vaultpki.model import Cluster
 from vaultpki.provision import foreign_issuers
 from vaultpki.provision.ca_facts import CaFacts, lives, read_ca
-from vaultpki.provision.desired import MARK, STORE_OPTIONS, desired, marker
+from vaultpki.provision.desired import MADE_BY, STORE_OPTIONS, desired, marker
 from vaultpki.provision.plan import Danger, Observed
-from vaultpki.provision.read_back import CaMount, Found, read_back
+from vaultpki.provision.read_back import CaMount, ServerObjects, read_back
 from vaultpki.records.paths import LEAVING, is_record
 from vaultpki.records.server_facts import UNKNOWN, Fields, Key, ServerFacts, shared
 from vaultpki.vault import HEALTH, Capabilities, Json, Vault, member
@@ -37,7 +37,7 @@ class Observation:
     other clusters. `ending` are the nodes whose identity an apply ends, or whose end by an earlier one is unfinished.
     """
 
-    found: Found
+    found: ServerObjects
     observed: Observed
     facts: ServerFacts
     wanted: Mapping[Key, Fields]
@@ -122,7 +122,7 @@ def observe(cluster: Cluster, vault: Vault, where: ServerFacts) -> Observation:
     )
 
 
-def _others(cluster: Cluster, found: Found) -> dict[str, CaFacts]:
+def _others(cluster: Cluster, found: ServerObjects) -> dict[str, CaFacts]:
     """Return the facts of the other CA on each mount whose CA is being rotated."""
     mounts = {ca: found.cas[mount] for ca in found.rotations if (mount := cluster.mount(ca)) in found.cas}
     pems = {ca: mount.certificates.get(mount.other, "") for ca, mount in mounts.items()}
@@ -130,7 +130,7 @@ def _others(cluster: Cluster, found: Found) -> dict[str, CaFacts]:
     return {ca: facts for ca, facts in read.items() if facts is not None}
 
 
-def _lost(cluster: Cluster, found: Found, foreign: Collection[str]) -> dict[str, Danger]:
+def _lost(cluster: Cluster, found: ServerObjects, foreign: Collection[str]) -> dict[str, Danger]:
     """Return, by mount, what is lost of a CA that was rotated: its issuer, or its record.
 
     `foreign` are the names of issuers that are not a CA of ours.
@@ -157,7 +157,7 @@ def _lost(cluster: Cluster, found: Found, foreign: Collection[str]) -> dict[str,
     return dangers
 
 
-def _pinned_root(cluster: Cluster, found: Found) -> str:
+def _pinned_root(cluster: Cluster, found: ServerObjects) -> str:
     """Return the certificate of the root that nodes are pinned to, as PEM: the old one until its rotation is done."""
     mount, record = found.cas.get(cluster.mount(ROOT), CaMount()), found.rotations.get(ROOT)
     if record is not None and record.active and record.leaf is record.new:
@@ -165,7 +165,7 @@ def _pinned_root(cluster: Cluster, found: Found) -> str:
     return mount.pem if mount.issuer else ""
 
 
-def _successors(cluster: Cluster, found: Found, root: str) -> frozenset[str]:
+def _successors(cluster: Cluster, found: ServerObjects, root: str) -> frozenset[str]:
     """Return the roots that the pinned root vouches for; without a rotation there are none."""
     from vaultpki.pki import x509
 
@@ -186,7 +186,9 @@ def refuse_other_root(cluster: Cluster, seen: Observation) -> None:
     )
 
 
-def _facts(cluster: Cluster, vault: Vault, where: ServerFacts, capabilities: Capabilities, found: Found) -> ServerFacts:
+def _facts(
+    cluster: Cluster, vault: Vault, where: ServerFacts, capabilities: Capabilities, found: ServerObjects
+) -> ServerFacts:
     from vaultpki.pki import x509
 
     addresses, ca_pem = anchor.where(cluster, where.addresses, where.ca_pem)
@@ -237,7 +239,7 @@ def refuse_foreign(cluster: Cluster, seen: Observation) -> None:
     refuse_other_root(cluster, seen)
 
 
-def _role_ids(cluster: Cluster, vault: Vault, found: Found) -> dict[str, str]:
+def _role_ids(cluster: Cluster, vault: Vault, found: ServerObjects) -> dict[str, str]:
     """Return the role ids of the listed nodes' AppRoles that are known as ours."""
     head = f"{cluster.mount('config')}/nodes/"
     known = {
@@ -254,7 +256,7 @@ def _role_ids(cluster: Cluster, vault: Vault, found: Found) -> dict[str, str]:
     return known
 
 
-def _ending(cluster: Cluster, found: Found) -> dict[Key, Fields]:
+def _ending(cluster: Cluster, found: ServerObjects) -> dict[Key, Fields]:
     """Return the AppRoles on the pooled mount that belong to no pool, and notes of ends that an apply has to finish.
 
     They need not be in the record `applied`: the mount is ours, and whoever has an AppRole on it is a pooled node. If
@@ -269,7 +271,7 @@ def _ending(cluster: Cluster, found: Found) -> dict[Key, Fields]:
 
 def _neighbours(cluster: Cluster, found: Json) -> frozenset[str]:
     """Return the prefixes of the other clusters on the server, which the descriptions of their mounts tell."""
-    marked = {path for path, entry in found.items() if str(entry.get("description")).startswith(MARK)}
+    marked = {path for path, entry in found.items() if str(entry.get("description")).startswith(MADE_BY)}
     return frozenset(path.rstrip("/").rpartition("/")[0] for path in marked) - {cluster.prefix}
 
 

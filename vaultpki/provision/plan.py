@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Final, Literal
 
 from vaultpki.pki import ca_life
-from vaultpki.pki.ca_life import Expiry
+from vaultpki.pki.ca_life import CaExpiry
 from vaultpki.provision.desired import ENGINE_CONFIG
 from vaultpki.records.rotation import RotationRecord
 from vaultpki.records.server_facts import UNKNOWN, Fields, Key
@@ -126,7 +126,7 @@ class Plan:
     rotations: tuple[Rotation, ...] = ()
     impact: tuple[Impact, ...] = ()
     root_sha256: str = ""
-    expires: tuple[Expiry, ...] = ()
+    expires: tuple[CaExpiry, ...] = ()
     active: tuple[RotationRecord, ...] = ()
 
     @property

@@ -17,14 +17,22 @@ from vaultpki.provision.api_calls import read_request
 from vaultpki.provision.desired import ENGINE_CONFIG
 from vaultpki.provision.rotation_records import read_records
 from vaultpki.records.paths import LEAVING, LOCKED, is_record
-from vaultpki.records.rotation import FOLDER, RotationRecord
+from vaultpki.records.rotation import ROTATION_FOLDER, RotationRecord
 from vaultpki.records.server_facts import Fields, Key
 from vaultpki.vault import Answer, Json, Request, Vault, check_named, text
 
 # Records that the plan does not cover, or that are listed folder by folder.
 _FOLDERS: Final = ("nodes", "pools")
 _NOT_PLANNED: Final = frozenset(
-    {APPLIED, "cluster", "reports/", f"{LEAVING}/", f"{LOCKED}/", f"{FOLDER}/", *(f"{name}/" for name in _FOLDERS)}
+    {
+        APPLIED,
+        "cluster",
+        "reports/",
+        f"{LEAVING}/",
+        f"{LOCKED}/",
+        f"{ROTATION_FOLDER}/",
+        *(f"{name}/" for name in _FOLDERS),
+    }
 )
 
 # Every name of ours is of this form. Another one is not ours, and may not even fit into a path.
@@ -49,7 +57,7 @@ class CaMount:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ServerObjects:
     """What the server holds of a cluster.
 
     `store_options` are those of the KV store. `cas` are by mount, `role_ids` those of the AppRoles on the listed mount
@@ -70,7 +78,7 @@ class Found:
 
 def read_back(
     cluster: Cluster, vault: Vault, mounts: Collection[str], auths: Collection[str], policies: Iterable[str]
-) -> Found:
+) -> ServerObjects:
     """Read what is on these mounts and auth mounts (of which `auths` has the last parts), and these policies."""
     store, prefix, kv = cluster.mount("config"), cluster.prefix, vault.api.secrets.kv.v2
     cas = [mount for mount in map(cluster.mount, (ROOT, *ISSUING_CAS)) if mount in mounts]
@@ -100,7 +108,7 @@ def read_back(
     other += [("approle", f"{prefix}/pooled/{name}") for name in pooled if not APPROLE.fullmatch(name)]
     objects.update((key, {}) for key in other)
     # A cluster whose CAs were never rotated has no such folder.
-    rotations = _rotations(cluster, vault) if f"{FOLDER}/" in names(f"{store}/metadata") else {}
+    rotations = _rotations(cluster, vault) if f"{ROTATION_FOLDER}/" in names(f"{store}/metadata") else {}
     own = {mount: rotations.get(mount.rpartition("/")[2]) for mount in cas}
     read = vault.prepare.secrets.pki.read_issuer
     refs = [(mount, ref) for mount in cas for ref in _issuers(mount, answers, own[mount])[1].values() if ref]
@@ -109,7 +117,7 @@ def read_back(
     answers |= {request.path: answer for request, answer in zip(requests, found, strict=True)}
     record = value(f"{store}/data/{APPLIED}").get("data")
     applied = AppliedRecord.read(cluster, record) if isinstance(record, dict) else AppliedRecord()
-    return Found(
+    return ServerObjects(
         objects,
         value(f"{store}/config"),
         applied,

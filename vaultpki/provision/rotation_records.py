@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vaultpki.errors import ChangedMeanwhile, Denied, Refused, SpecError
 from vaultpki.model import VERSION, Cluster
 from vaultpki.records import rotation as rotation_record
-from vaultpki.records.rotation import DOMAINS, FOLDER, RotationRecord
+from vaultpki.records.rotation import DOMAINS, ROTATION_FOLDER, RotationRecord
 from vaultpki.vault import Vault, member
 
 
@@ -23,7 +23,7 @@ class StoredRecord:
 
 def record_path(domain: str) -> str:
     """Return the path of a domain's record in the config store."""
-    return f"{FOLDER}/{domain}"
+    return f"{ROTATION_FOLDER}/{domain}"
 
 
 def read_records(cluster: Cluster, vault: Vault) -> dict[str, StoredRecord]:

@@ -184,7 +184,7 @@ def read(value: object) -> NodeReport | None:
     return NodeReport(
         time=when,
         agent=_text(report.get("agent")),
-        seen={domain: seen for domain, seen in _each(report.get("rotation"), _seen) if domain in DOMAINS},
+        seen={domain: seen for domain, seen in _each(report.get("rotation"), _read_revisions) if domain in DOMAINS},
         certificates=dict(_each(report.get("certificates"), _certificate)),
         bundles={ca: one for ca, one in _each(report.get("bundles"), _bundle) if ca in DOMAINS},
         readers=dict(_each(report.get("readers"), _reader)),
@@ -206,7 +206,7 @@ def read(value: object) -> NodeReport | None:
     )
 
 
-def held(report: NodeReport, rows: Mapping[str, str]) -> NodeReport:
+def with_own_rows_only(report: NodeReport, rows: Mapping[str, str]) -> NodeReport:
     """Return the report with those certificates alone that the node may hold; `rows` are its rows and their CAs.
 
     A node may write any name, such as that of another node's certificate, and any CA.
@@ -229,7 +229,7 @@ def _each(value: object, reading: Callable[[Mapping[str, Any]], _Entry | None]) 
     return found
 
 
-def _seen(entry: Mapping[str, Any]) -> Seen | None:
+def _read_revisions(entry: Mapping[str, Any]) -> Seen | None:
     revision, highest = entry.get("revision"), entry.get("highest")
     if not all(type(number) is int and 0 <= number < BEYOND for number in (revision, highest)):
         return None

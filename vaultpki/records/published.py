@@ -42,14 +42,14 @@ MOST_STRINGS: Final = 900
 MOST_BYTES: Final = 512 * 1024
 """The largest size of a record in bytes, without the CA of Vault's TLS certificate (up to 256 KiB more)."""
 
-MOST_REMEMBERED: Final = 960 * 1024
+MOST_APPLIED_BYTES: Final = 960 * 1024
 """The largest size in bytes of the record in which apply lists the objects that it created."""
 
 MOST_CERTIFICATES: Final = 40
 """The largest number of certificates of one node; each one needs at least 21 strings of its record."""
 
 # The name of a certificate, or of a certificate and a pool (`certificates.pool_role`).
-_ROLE = re.compile(rf"{names.LABEL}(?:-{names.LABEL})?")
+_ROLE = re.compile(rf"{names.LABEL_PATTERN}(?:-{names.LABEL_PATTERN})?")
 _MOST_SECONDS = 100 * 365 * 86400 - 1
 
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 import re
 from typing import Final, Literal
 
-Kind = Literal["listed", "pooled", "jwt"]
+NodeKind = Literal["listed", "pooled", "jwt"]
 
-FOLDER: Final = "reports"
+REPORT_FOLDER: Final = "reports"
 """The folder of all reports."""
 
 # In a namespace the id ends with that of the namespace.
 _ENTITY: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?:\.[0-9A-Za-z]{1,32})?")
 
 
-def folder(kind: Kind, pool: str = "") -> str:
+def folder(kind: NodeKind, pool: str = "") -> str:
     """Return the folder of a kind's reports, or of one pool's."""
-    return f"{FOLDER}/{kind}/{pool}" if pool else f"{FOLDER}/{kind}"
+    return f"{REPORT_FOLDER}/{kind}/{pool}" if pool else f"{REPORT_FOLDER}/{kind}"
 
 
 def listed(node: str) -> str:
@@ -43,7 +43,7 @@ def by_token(pool: str, entity: str) -> str:
 
 def former(node: str) -> str:
     """Return the place of 0.1.0, which every identity of that name may write."""
-    return f"{FOLDER}/{node}"
+    return f"{REPORT_FOLDER}/{node}"
 
 
 def is_entity(text: object) -> bool:
@@ -53,5 +53,5 @@ def is_entity(text: object) -> bool:
 
 def reaches_reports(start: str) -> bool:
     """Return whether a name that begins with `start` may lead from the former place into a kind's folder."""
-    kinds: tuple[Kind, ...] = ("listed", "pooled", "jwt")
+    kinds: tuple[NodeKind, ...] = ("listed", "pooled", "jwt")
     return any(f"{kind}/".startswith(start) or start.startswith(f"{kind}/") for kind in kinds)

@@ -22,7 +22,7 @@ from vaultpki.values.json_object import JsonObject
 DOMAINS: Final = (ROOT, *ISSUING_CAS)
 """What `ca rotate` takes."""
 
-FOLDER: Final = "rotation"
+ROTATION_FOLDER: Final = "rotation"
 """The folder of these records in the config store."""
 
 SPREAD: Final = 3600

@@ -27,7 +27,7 @@ OUTSIDE: Final = "outside"
 
 WORDS: Final = frozenset({PODS, OUTSIDE})
 
-COMPONENT: Final = "kube-controller-manager"
+CONTROLLER_MANAGER: Final = "kube-controller-manager"
 """The component that reads the root when it starts, and gives it to the pods of every namespace."""
 
 # A file in a pod that runs already changes with the kubelet's next look at it, which comes once a minute and a half.
@@ -68,13 +68,13 @@ def without_leaves(nodes: Iterable[Participant]) -> tuple[Participant, ...]:
 
     Every node holds the root and has no leaf of it, and the controller managers read it when they start.
     """
-    manager = f"kubernetes/{COMPONENT}"
+    manager = f"kubernetes/{CONTROLLER_MANAGER}"
     return tuple(
         replace(
             each,
             certificates=frozenset(),
             bundle=True,
-            readers=(f"root/{COMPONENT}",) if manager in each.readers else (),
+            readers=(f"root/{CONTROLLER_MANAGER}",) if manager in each.readers else (),
         )
         for each in nodes
     )

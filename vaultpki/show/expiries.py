@@ -22,7 +22,7 @@ from vaultpki.pki.facts import Facts
 from vaultpki.pki.renewal import PairState
 from vaultpki.provision import ca_ends, rotation_records
 from vaultpki.records.node_report import NodeReport
-from vaultpki.show.inventory import CaFound, Inventory, HolderSummary, HolderPair
+from vaultpki.show.inventory import CaFound, HolderPair, HolderSummary, Inventory
 from vaultpki.vault import Vault
 from vaultpki.verify import folders
 from vaultpki.verify.on_disk import Holder as Folder

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from vaultpki.findings.nodes import LATE, NodeRow, NodeState, ago, bar, left, life, life_left
-from vaultpki.pki.ca_life import Expiry, Level
+from vaultpki.findings.nodes import LATE, NodeRow, NodeState, ago, bar, life, life_left, time_left
+from vaultpki.pki.ca_life import CaExpiry, Level
 from vaultpki.redact import printable
 from vaultpki.show.table import Cell, Column, Paint, lines, plain, wrapped
 
@@ -95,7 +95,7 @@ def node_lines(rows: Sequence[NodeRow], now: datetime, screen: Screen, *, files:
     yield f"{len(rows)} {'node' if len(rows) == 1 else 'nodes'}: {states}"
 
 
-def end_lines(ends: Iterable[Expiry]) -> Iterator[str]:
+def end_lines(ends: Iterable[CaExpiry]) -> Iterator[str]:
     """Yield a line for each CA that expires soon."""
     for end in ends:
         if end.level is not Level.NONE:
@@ -116,7 +116,7 @@ def _row(row: NodeRow, now: datetime, screen: Screen, files: bool) -> tuple[str 
         row.pool or ("listed" if row.roles else "-"),
         "+".join(row.roles) or "-",
         Cell(row.state.value, _colour(row.state)),
-        "-" if row.first_expiry is None else left(row.first_expiry - now),
+        "-" if row.first_expiry is None else time_left(row.first_expiry - now),
         _life(row.life_left, screen),
     )
     last = (row.trust[:_GENERATION] or "-", str(len(row.owed)))

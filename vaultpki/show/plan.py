@@ -15,7 +15,7 @@ from vaultpki.identity.access import WRITTEN
 from vaultpki.model import Cluster, KeyType, Node, Pool, Usage
 from vaultpki.pki.ca_life import Level
 from vaultpki.provision import causes
-from vaultpki.provision.differences import certificate_differences, differences, word
+from vaultpki.provision.differences import as_text, certificate_differences, differences
 from vaultpki.provision.impact import named, sentences
 from vaultpki.provision.plan import SECRET_ID, Action, Change, Colour, Plan, Rotation
 from vaultpki.provision.record_changes import RecordChange
@@ -273,7 +273,7 @@ def _ended_identities(cluster: Cluster, left: _Left) -> Iterator[_Entry]:
         elif policies is None:
             reason = "no pool has the name"
         else:
-            reason = f"no such pool has its policy {word('', policies)}"
+            reason = f"no such pool has its policy {as_text('', policies)}"
         why.setdefault(reason, []).append(change.name.removeprefix(heads[change.kind]))
     for reason, names in why.items():
         what = "1 identity" if len(names) == 1 else f"{len(names)} identities"
@@ -287,7 +287,7 @@ def _new_certificates(cluster: Cluster, left: _Left) -> Iterator[_Entry]:
         usage = {Usage.BOTH: "client and server"}.get(row.usage, row.usage.value)
         made = change.fields["key_type"][1], change.fields["key_bits"][1]
         key = next((key.value for key in KeyType if (key.vault_type, key.vault_bits) == made), "of another type")
-        ttl = word("ttl", change.fields["ttl"][1])
+        ttl = as_text("ttl", change.fields["ttl"][1])
         yield _Entry("+", f"certificate {row.name}", (f"{usage}, ttl {ttl}, key {key}, CA {row.ca}",))
 
 
@@ -302,7 +302,7 @@ def _changed_certificates(records: Iterable[RecordChange]) -> Iterator[_Entry]:
             if before is not None and after is not None:
                 parts = certificate_differences(before, after)
             elif after is not None:
-                parts = [f"ttl {word('ttl', after.get('ttl'))}"]
+                parts = [f"ttl {as_text('ttl', after.get('ttl'))}"]
             if parts or sign == "-":
                 together.setdefault((sign, name, tuple(parts)), []).append(holder)
     for (sign, name, words), holders in together.items():
@@ -359,7 +359,7 @@ def _fields(change: Change) -> tuple[str, ...]:
         return tuple(part for name, pair in change.fields.items() for part in _field(change, name, *pair))
     if change.action == "create" and change.kind in _SHOWN:
         values = {name: change.fields[name][1] for name in _SHOWN[change.kind] if name in change.fields}
-        return (", ".join(f"{name} {word(name, value)}" for name, value in values.items()),)
+        return (", ".join(f"{name} {as_text(name, value)}" for name, value in values.items()),)
     return ()
 
 
@@ -370,12 +370,12 @@ def _field(change: Change, name: str, old: Any, new: Any) -> list[str]:
     if change.kind == "policy" and (old is None or new is None):
         return [f"{'+' if old is None else '-'} {escaped(name)} ({_rule(new if old is None else old)})"]
     return differences(escaped(name), old, new, field=name) or [
-        f"{escaped(name)} {word(name, old)} -> {word(name, new)}"
+        f"{escaped(name)} {as_text(name, old)} -> {as_text(name, new)}"
     ]
 
 
 def _rule(rule: Any) -> str:
     if not isinstance(rule, Mapping) or not isinstance(rule.get("capabilities"), list):
-        return word("", rule)
+        return as_text("", rule)
     limits = ", with limits" if rule.keys() > {"capabilities"} else ""
     return f"{', '.join(escaped(str(each)) for each in rule['capabilities'])}{limits}"

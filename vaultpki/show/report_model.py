@@ -15,7 +15,7 @@ from vaultpki.model import Cluster, Row
 from vaultpki.pki.ca_life import Level
 from vaultpki.show.calendar import Calendar, calendar
 from vaultpki.show.check_summary import CheckSummary
-from vaultpki.show.inventory import CaFound, Inventory, HolderSummary, HolderPair
+from vaultpki.show.inventory import CaFound, HolderPair, HolderSummary, Inventory
 
 _WORST: Final = tuple(STATES)
 BAD: Final = (Health.EXPIRED, Health.MISSING, Health.REVOKED, Health.DUE)

@@ -61,7 +61,7 @@ def lines(
     table = [[Cell(column.title) for column in columns]]
     table += [[Cell(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
     texts = [[printable(cell.text) for cell in row] for row in table]
-    kept = _kept(columns, texts, width)
+    kept = _columns_that_fit(columns, texts, width)
     widths = _widths(columns, texts, kept, width)
     for row, shown in zip(table, texts, strict=True):
         line = ""
@@ -113,7 +113,7 @@ def wrapped(text: str, width: int, most: int) -> list[str]:
     return made if len(made) <= most else [*made[: most - 1], shortened(f"{made[most - 1]} {_CUT}{_CUT}", width)]
 
 
-def _kept(columns: Sequence[Column], texts: Sequence[Sequence[str]], width: int | None) -> list[int]:
+def _columns_that_fit(columns: Sequence[Column], texts: Sequence[Sequence[str]], width: int | None) -> list[int]:
     """Return the columns that are shown where a line may be so wide."""
     kept = list(range(len(columns)))
     natural = [_natural(column, texts, index) for index, column in enumerate(columns)]

@@ -20,7 +20,7 @@ _OF_PAIRS: Final = (".crt", ".key", ".pem", ".pub")
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class FileUse:
     """A file name that a certificate or a template uses.
 
     `holder` is its name in messages: the name of a row, or `template NAME`. The `name` of a pair has no extension.
@@ -36,18 +36,18 @@ class Claim:
         return pair_files(self.name)[0] if self.kind == "pair" else self.name
 
 
-def of_row(row: Row | Certificate) -> tuple[Claim, ...]:
+def of_row(row: Row | Certificate) -> tuple[FileUse, ...]:
     """Return the file names of a certificate."""
-    pair = Claim(row.name, "pair", row.stem)
-    return (pair, Claim(row.name, "kubeconfig", row.kubeconfig)) if row.kubeconfig else (pair,)
+    pair = FileUse(row.name, "pair", row.stem)
+    return (pair, FileUse(row.name, "kubeconfig", row.kubeconfig)) if row.kubeconfig else (pair,)
 
 
-def of_template(template: UserTemplate) -> Claim:
+def of_template(template: UserTemplate) -> FileUse:
     """Return the file name of a template."""
-    return Claim(f"template {template.name}", "template", template.file)
+    return FileUse(f"template {template.name}", "template", template.file)
 
 
-def refused(claims: Iterable[Claim], layout: Layout = Layout.DOCUMENT) -> Iterator[tuple[int, str]]:
+def refused(claims: Iterable[FileUse], layout: Layout = Layout.DOCUMENT) -> Iterator[tuple[int, str]]:
     """Yield the index of each claim that may not have its name, with one sentence: the reason and what to do.
 
     Of two conflicting claims the later one is refused. Rows of the table may exchange the names of their pairs. Other
@@ -55,7 +55,7 @@ def refused(claims: Iterable[Claim], layout: Layout = Layout.DOCUMENT) -> Iterat
     In kubeadm's layout these are the names of all its folders, since people look for them in each.
     """
     of_table = _of_table(layout)
-    taken: dict[str, list[Claim]] = {}
+    taken: dict[str, list[FileUse]] = {}
     for index, claim in enumerate(claims):
         earlier = taken.setdefault(_key(claim), [])
         fixed = (
@@ -70,7 +70,7 @@ def refused(claims: Iterable[Claim], layout: Layout = Layout.DOCUMENT) -> Iterat
             yield index, f"{why}: choose another file name"
 
 
-def _key(claim: Claim) -> str:
+def _key(claim: FileUse) -> str:
     """Return a key that is equal for claims that could be the same file or folder."""
     if claim.kind == "pair":
         return _base(claim.name)
@@ -122,15 +122,15 @@ _STEMS: Final = {row.stem for row in TABLE}
 
 
 @cache
-def _of_table(layout: Layout) -> Mapping[str, list[Claim]]:
+def _of_table(layout: Layout) -> Mapping[str, list[FileUse]]:
     """Return the claims of the table's rows by their keys."""
-    found: dict[str, list[Claim]] = {}
+    found: dict[str, list[FileUse]] = {}
     for claim in (claim for row in laid_out(layout) for claim in of_row(row)):
         found.setdefault(_key(claim), []).append(claim)
     return found
 
 
-def _reserved(claim: Claim, layout: Layout) -> str | None:
+def _reserved(claim: FileUse, layout: Layout) -> str | None:
     reserved = _reserved_names(layout)
     if claim.kind == "template" and (folder := _FOLDERS[layout].get(claim.name.lower())):
         return f"{quoted(claim.name)} is {folder}"
@@ -145,7 +145,7 @@ def _reserved(claim: Claim, layout: Layout) -> str | None:
     return None
 
 
-def _clash(claim: Claim, other: Claim) -> str | None:
+def _clash(claim: FileUse, other: FileUse) -> str | None:
     """Return why `claim` conflicts with `other`, which has the same key; None if it does not."""
     if claim.holder == other.holder:
         return None

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import Final
 
 from vaultpki.errors import SpecError
-from vaultpki.values.names import DNS, LABEL, placeholders_filled, quoted
+from vaultpki.values.names import DNS, LABEL_PATTERN, placeholders_filled, quoted
 
 # Written to disk under a longer, temporary name first, and NAME_MAX on Linux is 255 bytes.
 _LONGEST_NODE: Final = 200
@@ -47,7 +47,7 @@ def dns_name(text: str, *, underscores: bool = False) -> str:
     parts = text.split(".")
     if any(len(part) > 63 for part in parts):
         raise SpecError(f"{quoted(text)} has a part of more than 63 characters: a DNS label has at most 63")
-    if not all(re.fullmatch(LABEL, part.replace("_", "x")) for part in parts):
+    if not all(re.fullmatch(LABEL_PATTERN, part.replace("_", "x")) for part in parts):
         raise SpecError(
             f"{quoted(text)} is not a DNS name: write labels of letters, digits and hyphens, separated by dots"
         )
@@ -58,7 +58,7 @@ def dns_name(text: str, *, underscores: bool = False) -> str:
 
 def node_name(text: str) -> str:
     """Return the name of a Node object: a DNS subdomain (RFC 1123) of at most 200 characters."""
-    if re.fullmatch(LABEL, text):
+    if re.fullmatch(LABEL_PATTERN, text):
         return text
     if text.isascii() and text != text.lower() and re.fullmatch(DNS, text.lower()):
         raise SpecError(
@@ -73,7 +73,7 @@ def node_name(text: str) -> str:
 
 def host_name(text: str) -> str:
     """Return a DNS SAN as a certificate contains it: a DNS name, or a node name, which may be a number."""
-    return text if re.fullmatch(LABEL, text) else dns_name(text)
+    return text if re.fullmatch(LABEL_PATTERN, text) else dns_name(text)
 
 
 def node_pattern(text: str) -> str:
@@ -81,7 +81,7 @@ def node_pattern(text: str) -> str:
     start = text[:-1]
     if (
         not text.endswith("*")
-        or not re.fullmatch(rf"(?:{LABEL}\.)*[a-z0-9][a-z0-9-]*|(?:{LABEL}\.)+", start)
+        or not re.fullmatch(rf"(?:{LABEL_PATTERN}\.)*[a-z0-9][a-z0-9-]*|(?:{LABEL_PATTERN}\.)+", start)
         or len(start) > _LONGEST_NODE
     ):
         raise SpecError(

@@ -12,10 +12,10 @@ from typing import Final, TypeGuard
 from vaultpki import redact
 from vaultpki.errors import SpecError
 
-LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-DNS: Final = rf"{LABEL}(?:\.{LABEL})*"
-STEM: Final = r"[a-z0-9][a-z0-9._-]{0,99}"
-FILE: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+LABEL_PATTERN: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+DNS: Final = rf"{LABEL_PATTERN}(?:\.{LABEL_PATTERN})*"
+STEM_PATTERN: Final = r"[a-z0-9][a-z0-9._-]{0,99}"
+FILE_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 
 # Mounts that every Vault or OpenBao has, or creates in development mode.
 _VAULTS_OWN = ("sys", "auth", "identity", "cubbyhole", "secret")
@@ -81,11 +81,11 @@ def matching(pattern: str, is_wrong: str) -> Callable[[str], str]:
 
 def label(text: str, what: str = "name", longest: int = 63) -> str:
     """Return one lower-case DNS label (RFC 1123)."""
-    if re.fullmatch(LABEL, text) and len(text) <= longest:
+    if re.fullmatch(LABEL_PATTERN, text) and len(text) <= longest:
         return text
     if len(text) > longest:
         raise SpecError(f"{quoted(text)} has {len(text)} characters: a {what} has at most {longest}")
-    if re.fullmatch(LABEL, text.lower()):
+    if re.fullmatch(LABEL_PATTERN, text.lower()):
         raise SpecError(f"{quoted(text)} has upper-case letters, which Vault changes: write {text.lower()}")
     raise SpecError(
         f"{quoted(text)} is not a valid {what}: write lower-case letters, digits and hyphens, beginning and ending "
@@ -197,9 +197,9 @@ def stem(text: str) -> str:
 
 
 _NOT_A_FILE: Final = "is not a plain file name: write up to 100 {}, beginning with a letter or digit"
-_stem: Final = matching(STEM, _NOT_A_FILE.format("lower-case letters, digits, dots, hyphens and underscores"))
+_stem: Final = matching(STEM_PATTERN, _NOT_A_FILE.format("lower-case letters, digits, dots, hyphens and underscores"))
 
-file_name: Final = matching(FILE, _NOT_A_FILE.format("letters, digits, dots, hyphens and underscores"))
+file_name: Final = matching(FILE_PATTERN, _NOT_A_FILE.format("letters, digits, dots, hyphens and underscores"))
 """Checks a plain file name: not in a folder, not hidden."""
 
 component: Final = matching(

@@ -23,12 +23,12 @@ class Channel:
         """Send all of it. Raises TimeoutError at the deadline, and OSError."""
         rest = memoryview(data)
         while rest:
-            self._plain.settimeout(_left(deadline))
+            self._plain.settimeout(_seconds_left(deadline))
             rest = rest[self._plain.send(rest) :]
 
     def receive(self, size: int, deadline: float) -> bytes:
         """Return at most `size` bytes, none if the server has ended the connection. Raises as `send`."""
-        self._plain.settimeout(_left(deadline))
+        self._plain.settimeout(_seconds_left(deadline))
         return self._plain.recv(size)
 
     def waiting(self) -> bytes | None:
@@ -63,7 +63,7 @@ def connect(origin: str, tls: ssl.SSLContext, server_name: str | None, deadline:
                 # wrapped (ssl.py, SSLSocket._create), and it stays open.
                 name = server_name or host
                 plain = tls.wrap_socket(plain, server_hostname=name, do_handshake_on_connect=False)
-            plain.settimeout(_left(deadline) / left)
+            plain.settimeout(_seconds_left(deadline) / left)
             plain.connect(address)
         except OSError as error:
             plain.close()
@@ -75,7 +75,7 @@ def connect(origin: str, tls: ssl.SSLContext, server_name: str | None, deadline:
         try:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if isinstance(plain, ssl.SSLSocket):
-                plain.settimeout(_left(deadline))
+                plain.settimeout(_seconds_left(deadline))
                 plain.do_handshake()
         except BaseException:
             plain.close()
@@ -84,7 +84,7 @@ def connect(origin: str, tls: ssl.SSLContext, server_name: str | None, deadline:
     raise last
 
 
-def _left(deadline: float) -> float:
+def _seconds_left(deadline: float) -> float:
     left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError

@@ -72,7 +72,7 @@ class Transport:
                         f"{origin} answers before it is asked; check the address and any proxy in between"
                     )
                 channel.send(self._bytes(http, origin, request, token), deadline)
-                raw = _Reader(http, channel, deadline, request.most).answer()
+                raw = _AnswerReader(http, channel, deadline, request.most).answer()
                 self._refuse_repeated(origin, request, raw)
             except (_NoAnswer, BrokenPipeError, ConnectionResetError):
                 channel.close()
@@ -164,7 +164,7 @@ class Transport:
                 del self._ids[next(iter(self._ids))]
 
 
-class _Reader:
+class _AnswerReader:
     """Reads one answer from a channel, in bounds. `most` is how many bytes its body may have."""
 
     def __init__(self, http: h11.Connection, channel: Channel, deadline: float, most: int) -> None:

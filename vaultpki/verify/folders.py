@@ -87,7 +87,9 @@ def _listed(directory: Path) -> list[Path]:
         for entry in entries:
             found.append(directory / entry.name)
             if len(found) > MOST_ENTRIES:
-                raise ArgumentError(f"{directory} holds more than {MOST_ENTRIES} entries: name one node's folder with --dir")
+                raise ArgumentError(
+                    f"{directory} holds more than {MOST_ENTRIES} entries: name one node's folder with --dir"
+                )
     return sorted(found)
 
 

@@ -16,7 +16,7 @@ from vaultpki.certificates import ISSUING_CAS, ROOT, rows
 from vaultpki.identity.access import POLICIES
 from vaultpki.model import Certificate, Cluster, Node, Pool
 from vaultpki.records import report_paths
-from vaultpki.records.rotation import DOMAINS, FOLDER
+from vaultpki.records.rotation import DOMAINS, ROTATION_FOLDER
 
 HeldBy = Literal["refusal", "check", "indifference"]
 
@@ -96,7 +96,7 @@ def _values(cluster: Cluster, name: str, holder: Node | Pool, others: tuple[str,
     ends = [*POLICIES, f"node/{name}", "of-my-own", *(f"pool/{p.name}" for p in cluster.pools)]
     parent = prefix.rpartition("/")[0]
     own = _own_reports(name, holder)
-    rotations = [f"{FOLDER}/{domain}" for domain in DOMAINS]
+    rotations = [f"{ROTATION_FOLDER}/{domain}" for domain in DOMAINS]
     return {
         "name": [name],
         "NAME": [name.upper()],
@@ -117,7 +117,7 @@ def _values(cluster: Cluster, name: str, holder: Node | Pool, others: tuple[str,
         "read": ["cluster", mine, *rotations],
         "theirs": [record for record in dict.fromkeys(theirs) if record != mine],
         "record": ["cluster", mine, report_paths.former(name), reports[0], f"nodes/{others[0]}", rotations[0], *own],
-        "reports": [report_paths.FOLDER, *sorted({place.rpartition("/")[0] for place in (*reports, *own)})],
+        "reports": [report_paths.REPORT_FOLDER, *sorted({place.rpartition("/")[0] for place in (*reports, *own)})],
         "elsewhere": ["cluster", f"nodes/{name}", *pools],
         "policy": [*(f"{prefix}/{end}" for end in ends), "default", "root", "of-my-own"],
     }

@@ -21,7 +21,7 @@ Csr = Callable[[KeyType, Subject], str]
 """Makes a certificate request in PEM, with a key of that kind, for that subject."""
 
 # A name that no cluster.yaml has.
-_STRANGER: Final = "stranger"
+_UNKNOWN_NAME: Final = "stranger"
 # The first few are enough: a policy has all addresses in one text.
 _ADDRESSES_TRIED: Final = 6
 
@@ -97,7 +97,7 @@ def _others(cluster: Cluster, name: str) -> tuple[str, ...]:
     alike = (f"{name}x", name[:-1].rstrip("-."), f"x{name}")
     pooled = [f"{pool.node_names.removesuffix('*')}{end}" for pool in cluster.pools for end in ("other", "0")]
     nodes = [node.name for node in cluster.nodes]
-    return tuple(dict.fromkeys(other for other in (*pooled, *nodes, *alike, _STRANGER) if other and other != name))
+    return tuple(dict.fromkeys(other for other in (*pooled, *nodes, *alike, _UNKNOWN_NAME) if other and other != name))
 
 
 def _other_rows(cluster: Cluster, name: str, holder: Node | Pool, csr: Csr) -> Iterator[Forbidden]:

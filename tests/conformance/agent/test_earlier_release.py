@@ -44,7 +44,9 @@ class OlderAgent:
 
     @property
     def record(self) -> RotationRecord:
-        data = self.cluster.read(f"{self.cluster.prefix}/config/data/{rotation_record.FOLDER}/kubernetes")["data"]
+        data = self.cluster.read(f"{self.cluster.prefix}/config/data/{rotation_record.ROTATION_FOLDER}/kubernetes")[
+            "data"
+        ]
         return rotation_record.read(data, "kubernetes", where="kubernetes")
 
     def advance(self, to: State, *words: str) -> None:

@@ -284,7 +284,7 @@ def test_no_restart_was_needed_and_none_happened(outcome: Outcome) -> None:
     kubernetes = outcome.loaded.kubernetes
     node = only_node(kubernetes)
     assert all(hooks.advice(row.name, node.roles) is None for row in TABLE)
-    assert {reader.ca for reader in readers.READERS} == set(readers.BUNDLES.values())
+    assert {reader.ca for reader in readers.READERS} == set(readers.CA_OF_BUNDLE.values())
     told = [line for line in pages.text("components").splitlines() if line.startswith("|") and "**restart**" in line]
     assert told and all("CA" in line or "cafile" in line for line in told)
     assert "restart" not in outcome.agent and "hooks:" not in node.node.config.read_text()

@@ -206,7 +206,7 @@ def test_control_a_skipped_gate_is_told(outcome: Outcome) -> None:
         operator.await_bundles("etcd", record.old.sha256, record.new.sha256)
         switched = operator.record("etcd").moved(State.SWITCHED, datetime.now(UTC))
         body = {"data": rotation_record.to_json(switched)}
-        path = f"{cluster.prefix}/config/data/{rotation_record.FOLDER}/etcd"
+        path = f"{cluster.prefix}/config/data/{rotation_record.ROTATION_FOLDER}/etcd"
         assert cluster.server.api("POST", path, body).status == 200
         default = {"default": record.new.issuer}
         assert cluster.server.api("POST", f"{cluster.prefix}/etcd/config/issuers", default).status == 200

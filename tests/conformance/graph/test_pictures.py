@@ -17,7 +17,7 @@ from helpers.drawn_scenes import NODES, OWN_ROWS, listed
 from helpers.example_cluster import load
 from helpers.pages import CHECKOUT
 from vaultpki.certificates import ISSUING_CAS, TABLE
-from vaultpki.graph.content import Expiry, Graph, graph
+from vaultpki.graph.content import ExpirySummary, Graph, graph
 from vaultpki.graph.scene import Rect
 from vaultpki.graph.svg import svg
 from vaultpki.graph.text import dot, mermaid
@@ -99,8 +99,8 @@ def measured(body: str, folder: Path, *, dark: bool = False) -> dict[str, Any]:
 
 
 def drawn(folder: Path, shape: str) -> Graph:
-    ends = {row.name: Expiry(NOW + timedelta(days=28), 57, 3) for row in TABLE}
-    cas = {ca: Expiry(NOW + timedelta(days=1800)) for ca in ISSUING_CAS}
+    ends = {row.name: ExpirySummary(NOW + timedelta(days=28), 57, 3) for row in TABLE}
+    cas = {ca: ExpirySummary(NOW + timedelta(days=1800)) for ca in ISSUING_CAS}
     return graph(
         load(folder, SHAPES[shape]),
         NOW,

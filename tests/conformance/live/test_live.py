@@ -79,7 +79,7 @@ FAULTS: Final[dict[str, tuple[Fault, str, str, str]]] = {
         root_copy(made("own")),
         "copy of a CA",
         "kube-root-ca.crt in default",
-        "no CA of the API",
+        "not a CA of the API",
     ),
     "root copy without the root": (
         root_copy(file_of("kubernetes-ca.crt")),

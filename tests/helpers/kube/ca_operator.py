@@ -58,7 +58,7 @@ class Operator:
 
     def record(self, domain: str) -> RotationRecord:
         cluster = self.kubernetes.cluster
-        data = cluster.read(f"{cluster.prefix}/config/data/{rotation_record.FOLDER}/{domain}")["data"]
+        data = cluster.read(f"{cluster.prefix}/config/data/{rotation_record.ROTATION_FOLDER}/{domain}")["data"]
         return rotation_record.read(data, domain, where=domain)
 
     def rotate(self, domain: str, *words: str, spread: int = SPREAD) -> None:

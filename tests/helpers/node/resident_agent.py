@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, environment, vaultpki
 from helpers.vault.servers import Server, wait_for
 from vaultpki.certificates import pair_files
-from vaultpki.disk.store import GRACE
+from vaultpki.disk.store import OLD_FILES_GRACE
 from vaultpki.errors import CertificateUnreadable
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
@@ -49,7 +49,7 @@ AT_ONCE = 4
 POLL = 10
 """The shortest poll interval there is, in seconds."""
 
-PASS = GRACE + 15
+PASS = OLD_FILES_GRACE + 15
 """Seconds for a pass, with the pause for watchers that may come before it."""
 
 

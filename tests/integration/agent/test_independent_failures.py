@@ -26,14 +26,14 @@ from vaultpki.pki import x509
 @pytest.fixture
 def node(cluster: AppliedCluster) -> NodeFolder:
     node = cluster.equip("worker-1")
-    run.run(load_agent(node.config), run.Options(settle=False))
+    run.run(load_agent(node.config), run.PassOptions(settle=False))
     return node
 
 
 def passed(node: NodeFolder, *force: str) -> Outcome:
     """A pass in this process, which does not wait for watchers."""
     node.age()
-    return run.run(load_agent(node.config), run.Options(settle=False, force=frozenset(force)))
+    return run.run(load_agent(node.config), run.PassOptions(settle=False, force=frozenset(force)))
 
 
 def respecify(cluster: AppliedCluster, text: str) -> None:
@@ -171,7 +171,7 @@ def test_a_hook_that_worked_is_not_run_again_where_nothing_can_be_remembered(nod
     def pass_over(folders: Folders) -> AgentState:
         # Each pass begins from what the disk remembers: that nothing ran for this change.
         state.value = AgentState(hooked={"kubelet": "0"})
-        follow(Context(config, run.Options(), folders, time.time(), state, runner), found, spec)
+        follow(Context(config, run.PassOptions(), folders, time.time(), state, runner), found, spec)
         return state.value
 
     try:
@@ -197,7 +197,7 @@ def test_what_agent_yaml_says_of_nothing_here_is_told(cluster: AppliedCluster) -
     # Of what is held but does not lie there, since somebody has taken its place, nothing is said.
     node.pki.mkdir()
     (node.pki / "kubelet.crt").write_text("mine\n")
-    outcome = run.run(load_agent(node.config), run.Options(settle=False))
+    outcome = run.run(load_agent(node.config), run.PassOptions(settle=False))
     assert [event.text.partition(": ")[2] for event in outcome.events if event.name == "config"] == [
         "hooks: kubelet-cleint is not a certificate or bundle of this node; its hooks never run",
         "certificates: kubelett is not a certificate of this node; its owner and mode are not used",

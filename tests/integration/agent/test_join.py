@@ -18,7 +18,7 @@ from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import write_tls
 from vaultpki.config.agent import load_agent
 from vaultpki.errors import SpecError
-from vaultpki.host.static_pod import FOLDER
+from vaultpki.host.static_pod import MANIFEST_FOLDER
 from vaultpki.node import pins
 from vaultpki.node import state as agent_state
 from vaultpki.pki import x509
@@ -147,7 +147,7 @@ def test_the_pin_is_looked_at_before_the_token_is_spent(
     enrolled_nodes.join(node, file)
 
 
-@pytest.mark.skipif(os.path.isdir(FOLDER), reason="this machine runs static pods")
+@pytest.mark.skipif(os.path.isdir(MANIFEST_FOLDER), reason="this machine runs static pods")
 def test_hooks_for_static_pods_where_there_are_none(cluster: AppliedCluster, node: NodeFolder, file: Path) -> None:
     """In the layout document, where units run the components unless somebody has made manifests."""
     mark = cluster.server.audit_position()

@@ -39,7 +39,7 @@ def cluster(shared_clusters: ClusterFactory) -> AppliedCluster:
 
 
 def passed(node: NodeFolder, *force: str) -> Outcome:
-    options = run.Options(settle=False, share=0.0, force=frozenset(force))
+    options = run.PassOptions(settle=False, share=0.0, force=frozenset(force))
     return run.run(load_agent(node.config), options)
 
 

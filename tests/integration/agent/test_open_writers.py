@@ -50,7 +50,7 @@ def conf(node: NodeFolder, name: str) -> Path:
 
 def passed(node: NodeFolder) -> Outcome:
     """A pass in this process, which asks Vault and does not wait for watchers."""
-    return run.run(load_agent(node.config), run.Options(settle=False, share=0.0))
+    return run.run(load_agent(node.config), run.PassOptions(settle=False, share=0.0))
 
 
 def said(outcome: Outcome, name: str) -> list[str]:

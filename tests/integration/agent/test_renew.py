@@ -12,7 +12,7 @@ import pytest
 from helpers.node.resident_agent import AT_ONCE, POLL, WORKER, leaves, resident, signs
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, vaultpki
 from helpers.vault.servers import wait_for
-from vaultpki.disk.store import GRACE
+from vaultpki.disk.store import OLD_FILES_GRACE
 from vaultpki.node import state
 
 
@@ -153,7 +153,7 @@ def test_what_is_taken_away_while_it_runs_is_back_within_the_poll_interval(
         for damages in DAMAGES:
             for damage in damages:
                 damage(node)
-            wait_for(complete, POLL + GRACE + 5, agent.log.read_text)
+            wait_for(complete, POLL + OLD_FILES_GRACE + 5, agent.log.read_text)
             leaves(node)
         assert [event for event in agent.events() if event["level"] == "error"] == []
         assert agent.end() < AT_ONCE

@@ -45,7 +45,7 @@ def member(cluster: AppliedCluster) -> Iterator[NodeComponents]:
 def passed(node: NodeFolder, clock: float | None = None) -> None:
     if (node.state / "spec.json").exists():
         node.age(1e7)
-    assert not run.run(load_agent(node.config), run.Options(settle=False), clock=clock).failures
+    assert not run.run(load_agent(node.config), run.PassOptions(settle=False), clock=clock).failures
 
 
 def report(cluster: AppliedCluster) -> NodeReport:

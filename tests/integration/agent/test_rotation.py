@@ -67,7 +67,7 @@ def passed(node: NodeFolder, *force: str, clock: float | None = None) -> Outcome
     """A pass in this process that asks Vault, and does not wait for watchers."""
     if (node.state / "spec.json").exists():
         node.age(1e6)
-    return run.run(load_agent(node.config), run.Options(settle=False, force=frozenset(force)), clock=clock)
+    return run.run(load_agent(node.config), run.PassOptions(settle=False, force=frozenset(force)), clock=clock)
 
 
 def bundle(node: NodeFolder, name: str = "etcd-ca.crt") -> set[str]:
@@ -155,7 +155,7 @@ def test_a_whole_rotation_of_etcds_ca(cluster: AppliedCluster, node: NodeFolder,
     after = serials(node)
     done = passed(node)
     assert not done.failures and done.renewed == () and serials(node) == after and bundle(node) == {new}
-    assert run.run(load_agent(node.config), run.Options(settle=False)).items == ()
+    assert run.run(load_agent(node.config), run.PassOptions(settle=False)).items == ()
 
 
 def test_what_a_hook_has_started_is_reported_at_once_and_only_what_it_has_started(
@@ -173,7 +173,7 @@ def test_what_a_hook_has_started_is_reported_at_once_and_only_what_it_has_starte
     (tmp_path / "broken").touch()
 
     def passing(later: float = 0.0) -> Outcome:
-        return run.run(load_agent(node.config), run.Options(settle=False), runner=runner, clock=time.time() + later)
+        return run.run(load_agent(node.config), run.PassOptions(settle=False), runner=runner, clock=time.time() + later)
 
     # As the daemon: the first pass asks Vault and starts the hooks, the next one takes their results.
     passing()
@@ -409,7 +409,7 @@ def test_a_server_set_back_takes_nothing_away(
     passed(node, "*")
     assert serials(node) == before
     # Vault's answer is used again as long as it is fresh, and says the same.
-    assert set(run.run(load_agent(node.config), run.Options(settle=False)).failures) >= {"etcd rotation"}
+    assert set(run.run(load_agent(node.config), run.PassOptions(settle=False)).failures) >= {"etcd rotation"}
     # A newer record ends it.
     rotation.write(rotation.record.moved(State.RETRUSTING, rotation.record.since))
     rotation.write(rotation.record.changed())

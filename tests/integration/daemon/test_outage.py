@@ -16,9 +16,9 @@ from helpers.node.resident_agent import AT_ONCE, POLL, Resident, Watcher, leaves
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import Server, free_ports, wait_for
-from vaultpki.disk.store import GRACE
+from vaultpki.disk.store import OLD_FILES_GRACE
 
-PASS = GRACE + 5
+PASS = OLD_FILES_GRACE + 5
 
 
 @pytest.fixture

@@ -109,11 +109,11 @@ def test_no_hook_outlives_an_agent_that_is_killed(token: str, tmp_path: Path) ->
 def test_what_ignores_sigterm_has_no_longer_than_its_time(token: str, tmp_path: Path) -> None:
     begun = time.monotonic()
     CommandRunner().run(escaping("own-session", token, tmp_path), {}, 0.5)
-    assert time.monotonic() - begun >= 0.5 + command.GRACE
+    assert time.monotonic() - begun >= 0.5 + command.KILL_GRACE
 
 
 def test_a_hook_that_ends_by_sigterm_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "GRACE", 600.0)
+    monkeypatch.setattr(command, "KILL_GRACE", 600.0)
     said = CommandRunner().run(("sh", "-c", "setsid sleep 1000 & sleep 1000"), {}, 0.5)
     assert said.startswith("timed out after 0.5 s")
 

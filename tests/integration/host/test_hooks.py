@@ -244,7 +244,7 @@ def test_a_hook_that_hangs_is_ended_with_all_its_children(script: Callable[..., 
         "hook_timeout in agent.yaml"
     )
     assert second.ok and (tmp_path / "after").exists()
-    assert 1.0 + command.GRACE <= took < 20
+    assert 1.0 + command.KILL_GRACE <= took < 20
     assert lines(tmp_path / "asked") == ["asked"]
     pids = lines(tmp_path / "pids")
     assert len(pids) == 4
@@ -336,7 +336,7 @@ def test_a_hook_cut_off_is_owed_still(ended: str, script: Callable[..., Hook], t
         until(lambda: len(lines(tmp_path / "pids")) == 2)
         begun = time.monotonic()
         runner.stop()
-        assert time.monotonic() - begun < command.GRACE
+        assert time.monotonic() - begun < command.KILL_GRACE
         until(lambda: alive(lines(tmp_path / "pids")) == [])
         assert runner.results() == ()
         runner.submit([job("etcd-ca", script("late", "touch $T/ran"))])

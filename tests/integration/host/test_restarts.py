@@ -114,7 +114,7 @@ def test_a_unit_is_restarted_and_waited_for(node: Node) -> None:
 
 def test_a_component_without_a_manifest(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before kubeadm has made it, and after a reset, there is nothing to restart; one that runs is another matter."""
-    monkeypatch.setattr(static_pod, "FOLDER", str(node.pki))
+    monkeypatch.setattr(static_pod, "MANIFEST_FOLDER", str(node.pki))
     hook = Hook("static_pod", name="etcd")
     assert node.run(hook).ok
     with node.etcd.supervised():

@@ -23,7 +23,7 @@ from helpers.vault.applied_cluster import NodeFolder, environment, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import free_ports, wait_for
 from vaultpki.config.agent import load_agent
-from vaultpki.host.systemd import UNITS, install_units, unit_files
+from vaultpki.host.systemd import SYSTEMD_UNITS, install_units, unit_files
 
 SPEC = """\
 api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}
@@ -71,7 +71,7 @@ def test_systemd_takes_the_units_and_finds_little_to_say(node: NodeFolder, tmp_p
     folder = tmp_path / "system"
     folder.mkdir()
     paths = install_units(load_agent(node.config), folder=folder)
-    assert [path.name for path in paths] == list(UNITS)
+    assert [path.name for path in paths] == list(SYSTEMD_UNITS)
     said = judged("verify", "--man=no", *paths)
     assert not [line for line in said.splitlines() if "vaultpki" in line], said
     # As on a node: nothing of it below /home, /root or /tmp.

@@ -340,7 +340,7 @@ def working(node: NodeFolder, cluster: AppliedCluster) -> list[Step]:
         (node.state / "spec.json").unlink(missing_ok=True)
         # Not known to be its own, so it is replaced.
         (node.state / "secret-id.json").write_text("{}")
-        outcome = run.run(load_agent(node.config), run.Options(settle=False))
+        outcome = run.run(load_agent(node.config), run.PassOptions(settle=False))
         for name, failure in outcome.failures.items():
             raise Denied(f"{name}: {failure}")
 

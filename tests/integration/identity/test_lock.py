@@ -233,8 +233,7 @@ def test_an_enroller_of_before_who_may_not_look_is_told_so(cluster: AppliedClust
         ("w-1/../w-2", "'w-1/../w-2' is not a node name"),
         (
             "x-7",
-            "x-7 has never logged in, so Vault has no identity of it that could be disabled: block it at "
-            "https://issuer.example",
+            "x-7 has never logged in, so Vault has no identity of it that could be disabled: block it at https://issuer.example",
         ),
         ("worker-9", "worker-9 has no AppRole yet, so there is nothing to lock; run `vaultpki apply -f {file}`"),
     ],
@@ -266,7 +265,7 @@ def test_a_lock_cut_anywhere_goes_on(cluster: AppliedCluster, node: str, pool: s
         work = lambda: enrol.lock(cluster.model, cluster.client("locker"), node, wait=0)  # noqa: E731
         cut = died(work, at, methods=METHODS)
         # Raises where the AppRole is taken for another's.
-        apply.look(model, vault, ServerFacts((), None))
+        apply.observe_and_plan(model, vault, ServerFacts((), None))
         if at % 2:
             apply.apply(model, vault, ServerFacts((), None), first=None, progress=lambda change: None)
         if at % 3 == 0 and cut and node == "worker-1":
@@ -279,7 +278,7 @@ def test_a_lock_cut_anywhere_goes_on(cluster: AppliedCluster, node: str, pool: s
         if cut:
             enrol.lock(model, vault, node, wait=0)
         has_ended(stolen)
-        assert apply.look(model, vault, ServerFacts((), None))[1].changes == (), at
+        assert apply.observe_and_plan(model, vault, ServerFacts((), None))[1].changes == (), at
         if not cut:
             break
         at += 1
@@ -301,12 +300,12 @@ def test_a_replacement_cut_anywhere_goes_on(cluster: AppliedCluster, tmp_path: P
                 command("enroll", "-f", cluster.file, "worker-1", "--replace", "-o", file)()  # noqa: B023
 
             cut = died(work, at, files=r"\.json$", methods=("POST", "DELETE"))
-            apply.look(model, vault, ServerFacts((), None))
+            apply.observe_and_plan(model, vault, ServerFacts((), None))
             if cut:
                 assert not died(work, NEVER)
             assert len(enrolled_nodes.accessors(cluster, "worker-1", "listed")) == 1, at
             assert stolen.lets_in() == stolen.lets_in(role_id_of(stolen)) == [], at
-            assert apply.look(model, vault, ServerFacts((), None))[1].changes == (), at
+            assert apply.observe_and_plan(model, vault, ServerFacts((), None))[1].changes == (), at
             if at % 8 == 0:
                 with enrolled_nodes.variables({}):
                     enrolled_nodes.join(NodeFolder("worker-1", tmp_path / str(at)), file)

@@ -99,7 +99,7 @@ def viewing(in_rotation: ClusterInRotation, vault: Vault) -> list[Step]:
     cluster, now = in_rotation.cluster.model, in_rotation.rotation.now
 
     def plan() -> None:
-        seen, made = apply.look(cluster, vault, ServerFacts((), None))
+        seen, made = apply.observe_and_plan(cluster, vault, ServerFacts((), None))
         assert not apply.with_impact(cluster, vault, seen, made).changes
 
     def nodes() -> None:
@@ -112,7 +112,7 @@ def viewing(in_rotation: ClusterInRotation, vault: Vault) -> list[Step]:
         ca_ends.read(cluster, vault, datetime.now(UTC))
         if problems := revoked_list.read(cluster, vault).problems:
             raise Denied(problems[0])
-        if credentials.held(cluster, vault, Identity("pooled", "w-join")).join_until is None:
+        if credentials.held_credentials(cluster, vault, Identity("pooled", "w-join")).join_until is None:
             raise Denied("an unused join file was not told from a node")
 
     def status() -> None:

@@ -25,7 +25,7 @@ from vaultpki.host.presented import NotReached
 from vaultpki.live import probes
 from vaultpki.live import served as live_served
 from vaultpki.live import trust as live_trust
-from vaultpki.live.listeners import Listener, listeners
+from vaultpki.live.listeners import Endpoint, listeners
 from vaultpki.live.trust import Expected
 from vaultpki.records.node_report import CertificateReport, NodeReport
 from vaultpki.verify import folders
@@ -156,7 +156,7 @@ class ServedListener:
         crt, key, _ = pair_files(want.stem)
         return (folder / crt).read_bytes(), (folder / key).read_bytes()
 
-    def listener(self, port: int) -> Listener:
+    def listener(self, port: int) -> Endpoint:
         (found,) = (
             each
             for each in listeners(self.files.cluster, (), "https://127.0.0.1:1", lambda _: False)[0]
@@ -173,7 +173,7 @@ class ServedListener:
                 port, asked = stack.enter_context(openssl_listening(self.setting, self.folder)), []
             listener = self.listener(port)
             shown = presented.ask("127.0.0.1", listener.port, "", 5)
-            known = live_served.held(self.holders, self.reports)
+            known = live_served.read_contents(self.holders, self.reports)
             found = list(live_served.served_checks(listener, shown, self.expected, known, NOW))
             if callers:
                 who = probes.callers(self.files.cluster, self.expected, {}, self.holders, datetime.now(UTC))
@@ -319,7 +319,7 @@ FAULTS: Final[dict[str, tuple[Change, str, str]]] = {
         "did not sign it",
     ),
     "root behind it too": (chain_of(lambda chain, files: chain + authority("odd").pem), "chain", "is served too"),
-    "signed by another domain": (serve("etcd-server", signer="kubelet"), "chain", "no CA of etcd: its name is not"),
+    "signed by another domain": (serve("etcd-server", signer="kubelet"), "chain", "not a CA of etcd: its name is not"),
     "signed below another root": (forged, "chain", "not signed by the cluster's root"),
     "signed by a CA that has left": (rotated, "chain", "does not have it any more"),
     "expired": (serve("etcd-server", **OLD), "served certificate", "has expired"),
@@ -391,7 +391,7 @@ def test_a_flood_is_cut_off(tmp_path: Path, served: ServedListener) -> None:
         listener = served.listener(server.server_address[1])
         who = probes.callers(served.files.cluster, served.expected, {}, served.holders, datetime.now(UTC))
         (own,) = (caller for caller in who.pairs if caller.ca == "etcd")
-        assert probes.knock(listener, own).how == "user"
+        assert probes.probe(listener, own).how == "user"
 
 
 @pytest.mark.parametrize(

@@ -240,7 +240,7 @@ def test_a_join_cut_anywhere_goes_on(cluster: AppliedCluster, tmp_path: Path, st
             unspent_file(cluster, node, file)
         # What a machine does by itself: just the agent. What a person does: the same join again.
         if at // step % 2 and node.config.exists() and (node.state / "secret-id").exists():
-            assert not run.run(load_agent(node.config), run.Options(settle=False)).failures, at
+            assert not run.run(load_agent(node.config), run.PassOptions(settle=False)).failures, at
         assert not died(again, NEVER)
         credential.login(load_agent(node.config))
         # The one that a cut left between its making and its keeping, and what was in a join file that is lost.
@@ -376,7 +376,7 @@ def test_a_token_in_a_file_serves_too(cluster: AppliedCluster, node: NodeFolder,
     before = secret(node)
     (node.pki / "kubelet.crt").unlink()
     node.age()
-    outcome = run.run(load_agent(node.config), run.Options(settle=False))
+    outcome = run.run(load_agent(node.config), run.PassOptions(settle=False))
     assert outcome.renewed == ("kubelet",) and not outcome.failures
     # That token's own renewal is not ours.
     assert secret(node) == before

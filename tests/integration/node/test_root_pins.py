@@ -94,7 +94,7 @@ def test_a_node_that_was_away_learns_the_new_root_by_the_cross_certificate(rotat
     assert rotation.roots(away) == {second}
     # Without what it has learnt it is a machine with the old pin: its files stay as they are.
     before = rotation.roots(away)
-    (away.state / pins.FILE).unlink()
+    (away.state / pins.PINS_FILE).unlink()
     (away.state / "spec.json").unlink()
     with pytest.raises((CertificateRefused, StoreError)):
         rotation.pass_of(away)

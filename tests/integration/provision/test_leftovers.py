@@ -41,7 +41,7 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def passed(node: NodeFolder) -> None:
-    outcome = run.run(load_agent(node.config), run.Options(settle=False, share=0.0))
+    outcome = run.run(load_agent(node.config), run.PassOptions(settle=False, share=0.0))
     assert not outcome.failures, outcome
 
 

@@ -252,7 +252,7 @@ def test_an_agent_yaml_that_is_none_is_one_failed_check(files: HandmadeFiles) ->
 def test_a_folder_of_too_many_entries_is_refused(files: HandmadeFiles, tmp_path: Path) -> None:
     many = tmp_path / "many"
     many.mkdir()
-    for number in range(folders.MOST + 1):
+    for number in range(folders.MOST_ENTRIES + 1):
         (many / str(number)).touch()
     with pytest.raises(ArgumentError, match="holds more than 10000 entries: name one node's folder with --dir"):
         folders.find(files.cluster, many)

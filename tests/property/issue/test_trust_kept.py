@@ -66,7 +66,7 @@ class Node:
             {ca: tuple(facts.pem for facts in found) for ca, found in answer.issuing.items()},
             tuple(facts.pem for facts in answer.roots),
         )
-        words = rotations.words(self.highest, {})
+        words = rotations.views(self.highest, {})
         above = issuers.roots_below(
             shown,
             R1.fingerprint,
@@ -76,7 +76,7 @@ class Node:
             known=self.roots,
             behind=rotations.frozen(ROOT, self.highest),
             held=self.held,
-            words=words,
+            views=words,
         )
         self.trust = issuers.follow(shown, self.held, words, above, NOW, cluster="prod")
         self.roots = above

@@ -21,7 +21,7 @@ from vaultpki.model import Certificate, KeyType, Subject, Usage, Window
 from vaultpki.node.backoff import MOST_A_DAY, daily_limit
 from vaultpki.node.state import AgentState, with_spent
 from vaultpki.pki.facts import EKU, Facts, Pair
-from vaultpki.pki.renewal import Assessment, Reason, Recorded, Signers, PairState, assess, jitter, renew_at, signed_at
+from vaultpki.pki.renewal import Assessment, PairState, Reason, Recorded, Signers, assess, jitter, renew_at, signed_at
 
 BEGIN = datetime(2000, 1, 1, tzinfo=UTC)
 MOMENTS = st.timedeltas(timedelta(), timedelta(days=36525)).map(lambda since: BEGIN + since)

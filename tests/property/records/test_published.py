@@ -28,11 +28,11 @@ _FOLDER = Path(_KEPT.name)
 _ROOT = "a" * 64
 _CP = {"name": "cp-1", "roles": ["control-plane", "etcd"], "addresses": ["10.0.0.11"]}
 
-LABELS = st.from_regex(names.LABEL, fullmatch=True)
+LABELS = st.from_regex(names.LABEL_PATTERN, fullmatch=True)
 SHORT = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
 DOTTED = st.lists(SHORT | LABELS, min_size=1, max_size=4).map(".".join)
-FILES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}|" + names.FILE, fullmatch=True)
-STEMS = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,20}|" + names.STEM, fullmatch=True)
+FILES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}|" + names.FILE_PATTERN, fullmatch=True)
+STEMS = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,20}|" + names.STEM_PATTERN, fullmatch=True)
 KUBECONFIGS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,94}\.conf", fullmatch=True)
 PEOPLE = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9 ._:-]{0,30}[A-Za-z0-9])?", fullmatch=True)
 COMMON_NAMES = PEOPLE | PEOPLE.map("{}{{node}}".format) | PEOPLE.map("{}.{{domain}}".format) | st.just("{node}")

@@ -129,7 +129,7 @@ def test_what_kubeadm_is_given(cluster: Cluster, name: str, other: str, folder: 
     first, second = (replace(node, name=each) for node, each in zip(cluster.nodes, (name, other), strict=True))
     api = replace(cluster.api_server, names=(name, other), dns_domain=other)
     named = replace(cluster, name=other, nodes=(first, second), api_server=api)
-    options = files.Options(f"/srv/pki/{folder}", f"/srv/kubelet/{folder}", f"/srv/{folder}", version="1.36.3")
+    options = files.ConfigOptions(f"/srv/pki/{folder}", f"/srv/kubelet/{folder}", f"/srv/{folder}", version="1.36.3")
     for mode, node in (("init", first), ("join", second), ("upgrade", second)):
         for file, documents in files.made(named, node, mode, options).items():  # type: ignore[arg-type]
             text = files.shown({file: documents}, options.folder)

@@ -12,7 +12,7 @@ from helpers.root_certificates import NAME, Key
 from vaultpki import readers
 from vaultpki.agent import bundles, hook_schedule
 from vaultpki.agent.bundles import BundleDigest
-from vaultpki.agent.context import Context, Options
+from vaultpki.agent.context import Context, PassOptions
 from vaultpki.certificates import BUNDLES, ISSUING_CAS
 from vaultpki.disk.folders import Folders
 from vaultpki.disk.generations import File
@@ -55,9 +55,9 @@ def changed(before: dict[str, BundleDigest], after: dict[str, BundleDigest]) -> 
 def test_another_root_concerns_only_what_reads_roots(tmp_path: Path, layout: Layout) -> None:
     """etcd and kube-apiserver read no root, and are not restarted for one."""
     before = written(tmp_path, layout, FIRST, ROOT)
-    assert set(before) == set(readers.BUNDLES)
+    assert set(before) == set(readers.CA_OF_BUNDLE)
     assert changed(before, written(tmp_path, layout, FIRST, ROOT + NEXT)) == {"kubernetes-ca"}
-    assert changed(before, written(tmp_path, layout, FIRST + SECOND, ROOT)) == set(readers.BUNDLES)
+    assert changed(before, written(tmp_path, layout, FIRST + SECOND, ROOT)) == set(readers.CA_OF_BUNDLE)
 
 
 @pytest.mark.parametrize("layout", Layout)
@@ -67,7 +67,7 @@ def test_the_order_of_cas_concerns_nobody(tmp_path: Path, layout: Layout) -> Non
 
 
 def test_what_reads_roots_is_in_the_table() -> None:
-    assert {key for key in readers.BUNDLES if readers.reads_roots(key)} == {"kubernetes-ca"}
+    assert {key for key in readers.CA_OF_BUNDLE if readers.reads_roots(key)} == {"kubernetes-ca"}
     assert [each.component for each in readers.READERS if each.chain] == ["kube-controller-manager"]
 
 
@@ -83,20 +83,20 @@ def test_an_upgrade_owes_no_hook(tmp_path: Path, layout: Layout) -> None:
     # Hooks that ran for other files are owed, as before.
     other = written(tmp_path, layout, FIRST + SECOND, ROOT)
     ran = noted(tmp_path, other, AgentState(hooked={key: each.whole for key, each in held.items()})).hooked
-    every = dict.fromkeys(readers.BUNDLES, (Hook("command", argv=("true",)),))
-    assert set(hooks.owed(hook_schedule.live((), other), ran, every)) == set(readers.BUNDLES)
+    every = dict.fromkeys(readers.CA_OF_BUNDLE, (Hook("command", argv=("true",)),))
+    assert set(hooks.owed(hook_schedule.live((), other), ran, every)) == set(readers.CA_OF_BUNDLE)
 
 
 def test_the_word_for_a_nodes_cas_is_that_of_earlier_releases(tmp_path: Path) -> None:
     """`vaultpki nodes` compares it between nodes, some of which are not upgraded yet."""
     whole = former(FIRST + FIRST + ROOT)
     state = noted(tmp_path, written(tmp_path, Layout.DOCUMENT, FIRST, ROOT), AgentState())
-    assert state.trust == sha256("-".join([whole] * len(readers.BUNDLES)).encode()).hexdigest()[:16]
+    assert state.trust == sha256("-".join([whole] * len(readers.CA_OF_BUNDLE)).encode()).hexdigest()[:16]
 
 
 def noted(folder: Path, held: dict[str, BundleDigest], before: AgentState) -> AgentState:
     state = StateFile(str(folder / "state"))
     state.value = before
     with Folders.open({PKI: str(folder / "pki")}) as folders:
-        hook_schedule.note_trust(Context(CONFIG, Options(), folders, 5.0, state, None), held)
+        hook_schedule.note_trust(Context(CONFIG, PassOptions(), folders, 5.0, state, None), held)
     return state.value

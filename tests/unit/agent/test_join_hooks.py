@@ -12,7 +12,7 @@ from vaultpki.agent import join_hooks
 from vaultpki.config.hooks import plain_hooks
 from vaultpki.model import Hook, NodeRole
 from vaultpki.places import Layout
-from vaultpki.readers import BUNDLES, READERS
+from vaultpki.readers import CA_OF_BUNDLE, READERS
 
 CONTROL_PLANE, ETCD, WORKER = NodeRole.CONTROL_PLANE, NodeRole.ETCD, NodeRole.WORKER
 CONFIG = agent_config(directory="/etc/kubernetes/pki", state="/var/lib/vaultpki", layout=Layout.KUBEADM)
@@ -35,7 +35,7 @@ def test_the_hooks_of_each_role(roles: Collection[NodeRole], layout: Layout, exp
 
 def test_every_reader_of_the_table_has_a_hook_and_can_be_a_static_pod() -> None:
     hooks = join_hooks.static_pods(tuple(NodeRole), Layout.KUBEADM)
-    written = {(BUNDLES[key], hook.name) for key, each in hooks.items() for hook in each}
+    written = {(CA_OF_BUNDLE[key], hook.name) for key, each in hooks.items() for hook in each}
     assert written == {(reader.ca, reader.component) for reader in READERS if reader.follows is None}
     # The kubelet runs static pods, and is none; kubeadm runs kube-proxy by a DaemonSet.
     assert not {component for _, component in written} & {"kubelet", "kube-proxy"}

@@ -8,7 +8,16 @@ from datetime import datetime, timedelta
 import pytest
 
 from helpers import sample_certificates
-from vaultpki.agent.pairs import PairStatus, granted, held_back, hopeless, known, may_have_signed, premature, short
+from vaultpki.agent.pairs import (
+    PairStatus,
+    granted,
+    held_back,
+    known,
+    may_have_signed,
+    needs_another_ca,
+    premature,
+    short,
+)
 from vaultpki.errors import (
     BadAnswer,
     CertificateRefused,
@@ -64,11 +73,11 @@ def test_what_only_another_ca_helps_is_no_reason_to_hurry() -> None:
     def ends(end: datetime | None, *, final: bool = False) -> PairStatus:
         return dataclasses.replace(item(), verdict=Assessment((), None, final), ends=end)
 
-    assert hopeless(ends(far, final=True), None, MOMENT) and hopeless(ends(None), None, MOMENT)
+    assert needs_another_ca(ends(far, final=True), None, MOMENT) and needs_another_ca(ends(None), None, MOMENT)
     # Release 0.1.0 made CAs that refuse what would outlive them; any other refusal may be mended at any time.
-    assert hopeless(ends(near), refused, MOMENT) and not hopeless(ends(far), refused, MOMENT)
+    assert needs_another_ca(ends(near), refused, MOMENT) and not needs_another_ca(ends(far), refused, MOMENT)
     for error in (None, Unavailable("away", sent=False), Denied("no")):
-        assert not hopeless(ends(near), error, MOMENT)
+        assert not needs_another_ca(ends(near), error, MOMENT)
 
 
 def test_a_server_that_shows_all_as_revoked_has_little_signed() -> None:

@@ -98,8 +98,8 @@ CHANGES: dict[str, Callable[[Idle], object]] = {
     "nothing Vault said": lambda idle: (idle.state / assignment.COPY).unlink(),
     "a hook is owed": lambda idle: idle.remember(owed={"kubelet": Owed(NOW)}),
     "something failed": lambda idle: idle.remember(quiet=""),
-    "the memory": lambda idle: (idle.state / memory.FILE).unlink(),
-    "the memory is open to others": lambda idle: (idle.state / memory.FILE).chmod(0o644),
+    "the memory": lambda idle: (idle.state / memory.STATE_FILE).unlink(),
+    "the memory is open to others": lambda idle: (idle.state / memory.STATE_FILE).chmod(0o644),
     "another directory remembered": lambda idle: idle.remember(quiet_directory=str(idle.state)),
 }
 

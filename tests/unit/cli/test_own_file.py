@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vaultpki.cli import own_file
-from vaultpki.disk.files import LARGEST
+from vaultpki.disk.files import LARGEST_FILE
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o644)])
@@ -25,7 +25,7 @@ def test_the_mode_follows_the_umask(tmp_path: Path, umask: int, mode: int) -> No
 
 def test_a_large_page_in_a_folder_of_a_group(tmp_path: Path) -> None:
     tmp_path.chmod(0o2775)
-    for text in ("mark\n", "mark\n" + LARGEST * "x"):
+    for text in ("mark\n", "mark\n" + LARGEST_FILE * "x"):
         own_file.write(tmp_path / "a", text, marks={"mark"}, what="page")
         assert (tmp_path / "a").read_text() == text
     assert [each.name for each in tmp_path.iterdir()] == ["a"]

@@ -437,7 +437,7 @@ def test_the_largest_cluster_is_remembered(tmp_path: Path) -> None:
     memory = replace(memory, objects=memory.objects.union(*names.values()))
     record = memory.record(cluster)
     assert published.size(record) < limits._remembered_nodes(cluster) + limits._remembered_others(cluster)
-    assert published.size(record) < published.MOST_REMEMBERED // 2
+    assert published.size(record) < published.MOST_APPLIED_BYTES // 2
     assert AppliedRecord.read(cluster, record) == memory
     # One of whose objects something is missing keeps its own lines.
     lacking = replace(memory, objects=memory.objects - {next(iter(names[cluster.nodes[0].name]))})

@@ -16,7 +16,7 @@ from helpers.dashboard import Query
 from vaultpki.daemon import metric_families
 from vaultpki.daemon.metric_families import AgentState, CaView, CertificateView, View
 from vaultpki.pki.ca_life import CaLife
-from vaultpki.pki.renewal import State
+from vaultpki.pki.renewal import PairState
 
 NOW = datetime.now(UTC)
 VIEW = View(
@@ -92,7 +92,7 @@ def test_values_that_queries_name_are_values_that_there_are() -> None:
         "vaultpki_certificate_state": {"expired", "revoked", "missing", "broken", "unknown"},
     }
     assert found["vaultpki_agent_state"] <= set(get_args(AgentState))
-    assert found["vaultpki_certificate_state"] <= {state.value for state in State} | {"unknown"}
+    assert found["vaultpki_certificate_state"] <= {state.value for state in PairState} | {"unknown"}
 
 
 @each_query

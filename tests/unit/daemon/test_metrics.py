@@ -490,7 +490,7 @@ def test_only_livez_does_without_a_look() -> None:
 
 
 def test_a_disk_that_does_not_answer_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(daemon_metrics, "PATIENCE", 0.3)
+    monkeypatch.setattr(daemon_metrics, "METRICS_PATIENCE", 0.3)
     answered = threading.Event()
 
     def hang() -> AgentConfig:

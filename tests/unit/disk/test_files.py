@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from vaultpki.disk import files
-from vaultpki.disk.files import LARGEST, probe_folder, read_swapped
+from vaultpki.disk.files import LARGEST_FILE, probe_folder, read_swapped
 from vaultpki.errors import StoreError
 from vaultpki.values import permissions
 
@@ -88,7 +88,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     assert read_swapped(str(tmp_path / "dangling")) is None
     (tmp_path / "loop").symlink_to("loop")
     os.mkfifo(tmp_path / "fifo")
-    (tmp_path / "large").write_bytes(b"x" * (LARGEST + 1))
+    (tmp_path / "large").write_bytes(b"x" * (LARGEST_FILE + 1))
     for name in ("loop", "fifo", "large", ""):
         with pytest.raises(StoreError):
             read_swapped(str(tmp_path / name))

@@ -9,11 +9,11 @@ import pytest
 
 from vaultpki.disk.folders import Folders
 from vaultpki.disk.generations import File
-from vaultpki.disk.owner_mark import Owner
+from vaultpki.disk.owner_mark import DirectoryOwner
 from vaultpki.disk.store import Directory
 from vaultpki.errors import Busy, StoreError
 
-US, THEM = Owner("prod", "cp-1", "4f" * 32), Owner("other", "cp-1", "5e" * 32)
+US, THEM = DirectoryOwner("prod", "cp-1", "4f" * 32), DirectoryOwner("other", "cp-1", "5e" * 32)
 PAIR = {"server.crt": File(b"crt"), "server.key": File(b"key", 0o600)}
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from vaultpki.disk.owner_mark import Owner, claim, refuse_foreign
+from vaultpki.disk.owner_mark import DirectoryOwner, claim, refuse_foreign
 from vaultpki.disk.store import Directory, File
 from vaultpki.errors import StoreError
 
-MINE = Owner("prod", "cp-1", "a" * 64)
+MINE = DirectoryOwner("prod", "cp-1", "a" * 64)
 OTHERS = {
     "another cluster": replace(MINE, cluster="test"),
     "another node": replace(MINE, node="cp-2"),
@@ -22,7 +22,7 @@ OTHERS = {
 }
 
 
-def claimed(pki: Path, holder: Owner = MINE, *, filled: bool = True) -> Path:
+def claimed(pki: Path, holder: DirectoryOwner = MINE, *, filled: bool = True) -> Path:
     """The mark of a directory that is `holder`'s."""
     with Directory.open(str(pki)) as directory:
         claim(directory, holder)
@@ -48,7 +48,7 @@ def test_the_holder_comes_again_and_writes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
 @pytest.mark.parametrize("first", [True, False])
-def test_anybody_else_is_refused_with_both_names(other: Owner, first: bool, tmp_path: Path) -> None:
+def test_anybody_else_is_refused_with_both_names(other: DirectoryOwner, first: bool, tmp_path: Path) -> None:
     holder, comer = (MINE, other) if first else (other, MINE)
     mark = claimed(tmp_path / "pki", holder)
     before = mark.read_bytes()

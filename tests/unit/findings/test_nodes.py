@@ -12,13 +12,13 @@ import pytest
 
 from vaultpki.agent.status import CertificateStatus, Status
 from vaultpki.findings import nodes
-from vaultpki.findings.nodes import Finding, NodeRow, NodeState, bar, left, of_member, of_status, order, to_json
+from vaultpki.findings.nodes import Finding, NodeRow, NodeState, bar, of_member, of_status, order, time_left, to_json
 from vaultpki.host.hooks import Owed
 from vaultpki.identity.nodes import Member
 from vaultpki.identity.revoked_list import Revoked
 from vaultpki.model import Node, NodeRole
-from vaultpki.pki.ca_life import Expiry, Level
-from vaultpki.pki.renewal import State
+from vaultpki.pki.ca_life import CaExpiry, Level
+from vaultpki.pki.renewal import PairState
 from vaultpki.records import node_report
 from vaultpki.records.node_report import CertificateReport, NodeReport, Seen
 from vaultpki.show import node_table
@@ -236,7 +236,7 @@ def test_the_order() -> None:
     assert [state.value for state in NodeState if not state.attention] == ["new", "ok"]
 
 
-def seen(name: str, state: State, days: float, *, wrong: bool) -> CertificateStatus:
+def seen(name: str, state: PairState, days: float, *, wrong: bool) -> CertificateStatus:
     from vaultpki.pki.facts import Facts
 
     leaf = Facts.__new__(Facts)
@@ -246,23 +246,27 @@ def seen(name: str, state: State, days: float, *, wrong: bool) -> CertificateSta
 
 
 GOOD = Status(
-    "cp-1", "ok", (seen("kubelet", State.OK, 15, wrong=False),), {}, {}, True, None, trust="5b0c", roles=("etcd",)
+    "cp-1", "ok", (seen("kubelet", PairState.OK, 15, wrong=False),), {}, {}, True, None, trust="5b0c", roles=("etcd",)
 )
 FILES: dict[str, tuple[Status, str, str]] = {
     "ok": (GOOD, "ok", ""),
     "expired": (
-        replace(GOOD, seen=(seen("etcd-peer", State.EXPIRED, -1, wrong=True),)),
+        replace(GOOD, seen=(seen("etcd-peer", PairState.EXPIRED, -1, wrong=True),)),
         "expired",
         "expired: etcd-peer",
     ),
-    "due": (replace(GOOD, seen=(seen("etcd-peer", State.DUE, 9, wrong=False),)), "ok", ""),
-    "overdue": (replace(GOOD, seen=(seen("etcd-peer", State.DUE, 9, wrong=True),)), "overdue", "overdue: etcd-peer"),
+    "due": (replace(GOOD, seen=(seen("etcd-peer", PairState.DUE, 9, wrong=False),)), "ok", ""),
+    "overdue": (
+        replace(GOOD, seen=(seen("etcd-peer", PairState.DUE, 9, wrong=True),)),
+        "overdue",
+        "overdue: etcd-peer",
+    ),
     "revoked": (
-        replace(GOOD, seen=(seen("kubelet", State.REVOKED, 20, wrong=True),)),
+        replace(GOOD, seen=(seen("kubelet", PairState.REVOKED, 20, wrong=True),)),
         "revoked",
         "revoked: kubelet",
     ),
-    "kubeconfig": (replace(GOOD, seen=(seen("kubelet", State.OK, 9, wrong=True),)), "broken", "broken: kubelet"),
+    "kubeconfig": (replace(GOOD, seen=(seen("kubelet", PairState.OK, 9, wrong=True),)), "broken", "broken: kubelet"),
     "needs-join": (
         replace(GOOD, agent="needs-join"),
         "needs-join",
@@ -271,7 +275,7 @@ FILES: dict[str, tuple[Status, str, str]] = {
     "fault": (replace(GOOD, agent="backing-off", faults={"agent": "the disk is full"}), "failing", "the disk is full"),
     "hook": (replace(GOOD, owed={"kubelet": Owed(1.0, attempts=2)}), "failing", "hooks failed: kubelet"),
     "away": (replace(GOOD, reachable=False, error="x"), "failing", "Vault does not answer"),
-    "CA": (replace(GOOD, ends=(Expiry("etcd", NOW, Level.CRITICAL, "..."),)), "failing", "CA expires soon: etcd"),
+    "CA": (replace(GOOD, ends=(CaExpiry("etcd", NOW, Level.CRITICAL, "..."),)), "failing", "CA expires soon: etcd"),
     "unknown": (replace(GOOD, agent=None, seen=(), faults={"agent.yaml": "denied"}), "unknown", "denied"),
     "empty": (replace(GOOD, agent=None, seen=()), "broken", "there is no certificate here"),
 }
@@ -329,8 +333,8 @@ def test_a_bar_and_a_part_in_words() -> None:
         2 * DAY,
         400 * DAY,
     ]
-    assert [left(span) for span in spans] == ["in 1s", "in 119s", "in 2m", "in 47h", "in 2d", "in 400d"]
-    assert left(-3 * DAY) == "3d ago" and nodes.ago(-DAY) == "0s ago"
+    assert [time_left(span) for span in spans] == ["in 1s", "in 119s", "in 2m", "in 47h", "in 2d", "in 400d"]
+    assert time_left(-3 * DAY) == "3d ago" and nodes.ago(-DAY) == "0s ago"
     on_a_terminal = list(node_lines([row(report())], NOW, Screen(100, bars=True)))
     in_a_file = list(node_lines([row(report())], NOW, Screen()))
     assert "#######-" in on_a_terminal[1] and "%" not in on_a_terminal[1]

@@ -11,7 +11,7 @@ import pytest
 from helpers.drawn_scenes import NODES, OWN_ROWS, listed
 from helpers.example_cluster import load
 from vaultpki.certificates import ISSUING_CAS, TABLE, rows
-from vaultpki.graph.content import Expiry, Graph, Health, graph, root_title
+from vaultpki.graph.content import ExpirySummary, Graph, Health, graph, root_title
 from vaultpki.model import Cluster
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
@@ -109,19 +109,21 @@ def test_kubeadm_has_no_pair_for_kube_proxy_and_other_names_of_files(tmp_path: P
 @pytest.mark.parametrize(
     ("expiry", "health", "said"),
     [
-        (Expiry(NOW + 28 * DAY, 3), Health.VALID, "until 2026-12-24 (28 days)"),
-        (Expiry(NOW + timedelta(hours=7)), Health.VALID, "until 2026-11-26 (7 hours)"),
-        (Expiry(NOW + timedelta(hours=1, minutes=59)), Health.VALID, "until 2026-11-26 (1 hour)"),
-        (Expiry(NOW + DAY, 3, due=True), Health.DUE, "overdue, until 2026-11-27"),
-        (Expiry(NOW + DAY, 1, due=True, revoked=1), Health.REVOKED, "revoked, until 2026-11-27"),
-        (Expiry(NOW + DAY, 3, revoked=2), Health.REVOKED, "2 of 3 revoked, until 2026-11-27"),
-        (Expiry(NOW, 3), Health.EXPIRED, "expired 2026-11-26"),
-        (Expiry(NOW - DAY, 2, 1), Health.EXPIRED, "1 of 3 missing, expired 2026-11-25"),
-        (Expiry(NOW + DAY, 2, 1, due=True), Health.MISSING, "1 of 3 missing, until 2026-11-27"),
-        (Expiry(None, 0, 3), Health.MISSING, "missing"),
+        (ExpirySummary(NOW + 28 * DAY, 3), Health.VALID, "until 2026-12-24 (28 days)"),
+        (ExpirySummary(NOW + timedelta(hours=7)), Health.VALID, "until 2026-11-26 (7 hours)"),
+        (ExpirySummary(NOW + timedelta(hours=1, minutes=59)), Health.VALID, "until 2026-11-26 (1 hour)"),
+        (ExpirySummary(NOW + DAY, 3, due=True), Health.DUE, "overdue, until 2026-11-27"),
+        (ExpirySummary(NOW + DAY, 1, due=True, revoked=1), Health.REVOKED, "revoked, until 2026-11-27"),
+        (ExpirySummary(NOW + DAY, 3, revoked=2), Health.REVOKED, "2 of 3 revoked, until 2026-11-27"),
+        (ExpirySummary(NOW, 3), Health.EXPIRED, "expired 2026-11-26"),
+        (ExpirySummary(NOW - DAY, 2, 1), Health.EXPIRED, "1 of 3 missing, expired 2026-11-25"),
+        (ExpirySummary(NOW + DAY, 2, 1, due=True), Health.MISSING, "1 of 3 missing, until 2026-11-27"),
+        (ExpirySummary(None, 0, 3), Health.MISSING, "missing"),
     ],
 )
-def test_the_worst_certificate_of_a_row_counts(cluster: Cluster, expiry: Expiry, health: Health, said: str) -> None:
+def test_the_worst_certificate_of_a_row_counts(
+    cluster: Cluster, expiry: ExpirySummary, health: Health, said: str
+) -> None:
     found = graph(cluster, NOW, expiries={"kubelet": expiry})
     pairs = {pair.name: pair for pair in found.pairs}
     assert (pairs["kubelet"].health, pairs["kubelet"].until) == (health, said)
@@ -130,8 +132,8 @@ def test_the_worst_certificate_of_a_row_counts(cluster: Cluster, expiry: Expiry,
 
 
 def test_cas_show_their_end_and_their_rotation(cluster: Cluster) -> None:
-    ends = {"etcd": Expiry(NOW + 900 * DAY), "kubelet": Expiry(NOW - DAY)}
-    ends |= {"root": Expiry(NOW + 300 * DAY, due=True)}
+    ends = {"etcd": ExpirySummary(NOW + 900 * DAY), "kubelet": ExpirySummary(NOW - DAY)}
+    ends |= {"root": ExpirySummary(NOW + 300 * DAY, due=True)}
     found = graph(
         cluster, NOW, cas=ends, rotations={"etcd": "switched", "root": "published"}, source="files of 1 folder"
     )

@@ -12,7 +12,7 @@ from helpers.drawn_scenes import NODES, OWN_ROWS, listed, own_row, problems
 from helpers.example_cluster import load
 from vaultpki.certificates import ISSUING_CAS, ROOT, TABLE
 from vaultpki.graph.columns import columns
-from vaultpki.graph.content import Expiry, Graph, graph
+from vaultpki.graph.content import ExpirySummary, Graph, graph
 from vaultpki.graph.placement import scene
 from vaultpki.graph.scene import Chip, Rect
 from vaultpki.graph.text_width import shortened, width
@@ -29,9 +29,9 @@ SHAPES = {
 
 
 def drawn(folder: Path, shape: str, *, known: bool) -> Graph:
-    worst = Expiry(NOW + timedelta(days=1), 57, 3)
+    worst = ExpirySummary(NOW + timedelta(days=1), 57, 3)
     expiries = {row.name: worst for row in TABLE} if known else {}
-    cas = {ca: Expiry(NOW + timedelta(days=1800)) for ca in (ROOT, *ISSUING_CAS)} if known else {}
+    cas = {ca: ExpirySummary(NOW + timedelta(days=1800)) for ca in (ROOT, *ISSUING_CAS)} if known else {}
     rotations = {"etcd": "published", "kubernetes": "re-trusting", "root": "published"} if known else {}
     source = "reports of 60 nodes" if known else ""
     return graph(load(folder, SHAPES[shape]), NOW, expiries=expiries, cas=cas, rotations=rotations, source=source)

@@ -15,9 +15,9 @@ from helpers.drawn_scenes import NODES, OWN_ROWS, own_row
 from helpers.example_cluster import load
 from helpers.shown_text import HOSTILE, contrast
 from vaultpki.certificates import ISSUING_CAS
-from vaultpki.graph.content import Expiry, Graph, graph
+from vaultpki.graph.content import ExpirySummary, Graph, graph
 from vaultpki.graph.placement import scene
-from vaultpki.graph.svg import COLOURS, MARK, svg
+from vaultpki.graph.svg import COLOURS, GRAPH_MARK, svg
 from vaultpki.model import Usage
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
@@ -26,7 +26,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 @pytest.fixture
 def drawn(tmp_path: Path) -> Graph:
-    expiries = {"kubelet": Expiry(NOW - timedelta(days=1)), "admin": Expiry(NOW + timedelta(days=28))}
+    expiries = {"kubelet": ExpirySummary(NOW - timedelta(days=1)), "admin": ExpirySummary(NOW + timedelta(days=28))}
     return graph(load(tmp_path, NODES + OWN_ROWS), NOW, expiries=expiries, rotations={"etcd": "switched"})
 
 
@@ -37,7 +37,7 @@ def parsed(text: str) -> ET.Element:
 def test_it_is_xml_that_needs_nothing_else(drawn: Graph) -> None:
     text = svg(drawn)
     root = parsed(text)
-    assert text.startswith(f"{MARK}\n<svg ")
+    assert text.startswith(f"{GRAPH_MARK}\n<svg ")
     assert root.tag == f"{SVG}svg" and root.get("viewBox") == f"0 0 {root.get('width')} {root.get('height')}"
     assert {element.tag for element in root.iter()} == {
         f"{SVG}{name}" for name in ("svg", "title", "desc", "style", "defs", "marker", "path", "rect", "text", "g")

@@ -12,7 +12,7 @@ import pytest
 from helpers.drawn_scenes import NODES, OWN_ROWS, own_row
 from helpers.example_cluster import load
 from vaultpki.certificates import ISSUING_CAS
-from vaultpki.graph.content import Expiry, Graph, graph
+from vaultpki.graph.content import ExpirySummary, Graph, graph
 from vaultpki.graph.text import dot, mermaid
 from vaultpki.model import Usage
 
@@ -21,7 +21,7 @@ NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 
 @pytest.fixture
 def drawn(tmp_path: Path) -> Graph:
-    expiries = {"kubelet": Expiry(NOW - timedelta(days=1)), "admin": Expiry(NOW - timedelta(days=1))}
+    expiries = {"kubelet": ExpirySummary(NOW - timedelta(days=1)), "admin": ExpirySummary(NOW - timedelta(days=1))}
     return graph(load(tmp_path, NODES + OWN_ROWS), NOW, expiries=expiries, rotations={"etcd": "switched"})
 
 

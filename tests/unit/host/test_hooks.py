@@ -85,13 +85,13 @@ def test_jobs_carry_what_their_run_needs() -> None:
 
 def test_unknown_keys_are_named() -> None:
     assert hooks.unknown(CONFIG, {"kubelet"}) == ("etcd-ca",)
-    assert hooks.unknown(CONFIG, {"kubelet", *readers.BUNDLES}) == ()
+    assert hooks.unknown(CONFIG, {"kubelet", *readers.CA_OF_BUNDLE}) == ()
 
 
 def test_every_bundle_has_its_readers_and_no_row_its_name() -> None:
-    assert list(readers.BUNDLES.values()) == list(ISSUING_CAS)
+    assert list(readers.CA_OF_BUNDLE.values()) == list(ISSUING_CAS)
     assert {reader.ca for reader in readers.READERS} == set(ISSUING_CAS)
-    assert not {row.name for row in TABLE} & set(readers.BUNDLES)
+    assert not {row.name for row in TABLE} & set(readers.CA_OF_BUNDLE)
 
 
 @pytest.mark.parametrize(

@@ -24,13 +24,13 @@ from vaultpki import __version__
 from vaultpki.daemon import metric_families
 from vaultpki.daemon.metric_families import CertificateView, View
 from vaultpki.errors import StoreError, VaultpkiError
-from vaultpki.host.systemd import RECIPES, UNITS, Notifier, install_units, recipe, unit_files
+from vaultpki.host.systemd import RECIPES, SYSTEMD_UNITS, Notifier, install_units, recipe, unit_files
 from vaultpki.layout import node_folders
 from vaultpki.model import AgentConfig, Auth, Hook
 from vaultpki.pki.ca_life import CaLife
 from vaultpki.places import Layout
 
-AGENT, ONCE = UNITS
+AGENT, ONCE = SYSTEMD_UNITS
 PROGRAM = Path("/usr/local/bin/vaultpki")
 
 
@@ -234,15 +234,15 @@ def test_units_are_written_once(tmp_path: Path) -> None:
     def install(**fields: Any) -> list[Path]:
         return install_units(config(**fields), folder=tmp_path, executable=PROGRAM)
 
-    assert install() == [tmp_path / name for name in UNITS]
+    assert install() == [tmp_path / name for name in SYSTEMD_UNITS]
     before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
-    assert {path.name for path in before} == set(UNITS)
+    assert {path.name for path in before} == set(SYSTEMD_UNITS)
     assert all(path.stat().st_mode & 0o7777 == 0o644 for path in before)
     assert install() == []
     assert before == {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
     (tmp_path / ONCE).write_text("something else")
     assert install() == [tmp_path / ONCE]
-    assert install(state="/srv/state") == [tmp_path / name for name in UNITS]
+    assert install(state="/srv/state") == [tmp_path / name for name in SYSTEMD_UNITS]
 
 
 def test_a_masked_unit_stays_masked(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_a_folder_that_is_not_there_is_said_in_one_sentence(tmp_path: Path) -> N
 
 
 def test_every_unit_and_recipe_can_be_printed() -> None:
-    for name in (*UNITS, *RECIPES):
+    for name in (*SYSTEMD_UNITS, *RECIPES):
         assert recipe(name).startswith("{" if name.endswith(".json") else "# ")
     assert settings(recipe(AGENT))["ReadWritePaths"] == ["-/etc/kubernetes/pki -/var/lib/vaultpki"]
     assert "/srv/pki" in recipe(AGENT, config(directory="/srv/pki"))

@@ -10,7 +10,7 @@ from helpers.root_certificates import NAME, NOW, Key
 from vaultpki.certificates import BUNDLES, ISSUING_CAS, ca_subject
 from vaultpki.disk.folders import Folders
 from vaultpki.issue.companions import Site, bundle_files, keep_bundles
-from vaultpki.issue.signing import Owner
+from vaultpki.issue.signing import FileOwner
 from vaultpki.layout import TRUST_BUNDLES
 from vaultpki.pki.facts import Trust
 from vaultpki.pki.trust import trust_below
@@ -28,7 +28,7 @@ def trust(ca: str) -> Trust:
 def test_a_bundle_stays_while_nothing_of_its_ca_is_trusted(tmp_path: Path) -> None:
     whole = {ca: trust(ca) for ca in ISSUING_CAS}
     with Folders.open({PKI: str(tmp_path / "pki")}) as folders:
-        site = Site("prod", "https://api", Layout.DOCUMENT, folders.paths, Owner(os.getuid(), os.getgid()))
+        site = Site("prod", "https://api", Layout.DOCUMENT, folders.paths, FileOwner(os.getuid(), os.getgid()))
         first = bundle_files(site, PLACES, whole)
         assert keep_bundles(site, folders, first, PLACES) == {}
         folders.install(PKI, BUNDLES, first[PKI])

@@ -14,7 +14,7 @@ from vaultpki.cli import vaultpki
 from vaultpki.config.cluster import load_cluster
 from vaultpki.errors import ArgumentError, SpecError
 from vaultpki.kubeadm import configuration, files
-from vaultpki.kubeadm.configuration import Document, Places
+from vaultpki.kubeadm.configuration import Document, KubeadmFolders
 from vaultpki.model import Cluster
 
 HEAD = "cluster: prod\nlayout: kubeadm\n"
@@ -35,7 +35,7 @@ nodes:
 - {name: etcd-1, roles: [etcd], addresses: [10.0.0.13, "fd00::13"]}
 """
 POOL = 'pools:\n- {name: autoscaled, roles: [worker], node_names: "w-*"}\n'
-PLACES = Places("/etc/kubernetes/pki", "/var/lib/kubelet/pki", "/etc/kubernetes/kubeadm")
+PLACES = KubeadmFolders("/etc/kubernetes/pki", "/var/lib/kubelet/pki", "/etc/kubernetes/kubeadm")
 
 
 def read(folder: Path, text: str) -> Cluster:
@@ -43,7 +43,7 @@ def read(folder: Path, text: str) -> Cluster:
     return load_cluster(folder / "cluster.yaml")
 
 
-def init(folder: Path, text: str, places: Places = PLACES) -> tuple[Document, Document]:
+def init(folder: Path, text: str, places: KubeadmFolders = PLACES) -> tuple[Document, Document]:
     cluster = read(folder, text)
     first, second = configuration.init(cluster, cluster.nodes[0], places)
     return first, second
@@ -106,7 +106,7 @@ def test_pooled_kubelets_are_reached_by_name(tmp_path: Path) -> None:
 def test_own_names_keys_and_folders(tmp_path: Path) -> None:
     more = "{kube-apiserver: {extra_names: [api.internal], extra_addresses: [10.9.9.9]}}"
     text = f"{STACKED}defaults: {{key: rsa-3072}}\ncertificates: {more}\n"
-    _, cluster = init(tmp_path, text, Places("/srv/k8s/certs", "/srv/kubelet", "/srv/kubeadm"))
+    _, cluster = init(tmp_path, text, KubeadmFolders("/srv/k8s/certs", "/srv/kubelet", "/srv/kubeadm"))
     assert cluster["apiServer"]["certSANs"] == ["api.example.com", "api.internal", "10.9.9.9"]
     assert cluster["encryptionAlgorithm"] == "RSA-3072" and cluster["certificatesDir"] == "/srv/k8s/certs"
     written = yaml.safe_dump(cluster)

@@ -8,8 +8,8 @@ import pytest
 import trustme
 
 from vaultpki.host.presented import Presented
-from vaultpki.live.listeners import Listener
-from vaultpki.live.served import Held, served_checks
+from vaultpki.live.listeners import Endpoint
+from vaultpki.live.served import NodeContents, served_checks
 from vaultpki.live.trust import Expected
 from vaultpki.pki import x509
 
@@ -32,9 +32,9 @@ def test_client_cas_of_a_component_that_asks_for_them(
     component: str, named: tuple[str, ...] | None, words: str
 ) -> None:
     cas = ("kubernetes", "front-proxy")
-    listener = Listener(f"cp-1/{component} 127.0.0.1:10259", component, "127.0.0.1", 10259, (), cas, "/metrics")
+    listener = Endpoint(f"cp-1/{component} 127.0.0.1:10259", component, "127.0.0.1", 10259, (), cas, "/metrics")
     (own,) = x509.read_certificates(trustme.CA().cert_pem.bytes())
     expected = Expected("prod", (), {}, "ca.root_sha256")
-    checks = served_checks(listener, Presented((own,), named), expected, Held(), datetime.now(UTC))
+    checks = served_checks(listener, Presented((own,), named), expected, NodeContents(), datetime.now(UTC))
     (found,) = (check for check in checks if check.name == "client CAs")
     assert found.ok is not bool(words) and words in found.detail

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from vaultpki.errors import Denied, NeedsJoin, Refused, StoreError, Unavailable, VaultpkiError
 from vaultpki.host.boot_time import Moment
 from vaultpki.host.hooks import Owed
-from vaultpki.node.backoff import MOST_REMEMBERED, next_try
+from vaultpki.node.backoff import MOST_SIGNINGS, next_try
 from vaultpki.node.state import (
-    FILE,
+    STATE_FILE,
     AgentState,
     Fault,
     IssuedRecord,
@@ -72,14 +72,14 @@ LATER = (
 
 
 def written(folder: Path, data: bytes) -> str:
-    path = folder / FILE
+    path = folder / STATE_FILE
     path.write_bytes(data)
     path.chmod(0o600)
     return str(folder)
 
 
 def as_json(folder: Path) -> dict[str, Any]:
-    value = json.loads((folder / FILE).read_bytes())
+    value = json.loads((folder / STATE_FILE).read_bytes())
     assert isinstance(value, dict)
     return value
 
@@ -89,8 +89,8 @@ def test_what_is_saved_is_loaded_by_the_next_process(tmp_path: Path) -> None:
     for memory in (FULL, AgentState()):
         save(str(tmp_path), memory)
         assert load(str(tmp_path)) == memory
-    assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o600
-    assert os.listdir(tmp_path) == [FILE]
+    assert (tmp_path / STATE_FILE).stat().st_mode & 0o777 == 0o600
+    assert os.listdir(tmp_path) == [STATE_FILE]
 
 
 def test_what_vaultpki_0_1_did_not_write_stands_there_only_where_it_says_something(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_garbage_is_no_memory(data: bytes, tmp_path: Path) -> None:
 
 def test_cut_short_anywhere_it_is_no_memory(tmp_path: Path) -> None:
     save(str(tmp_path), FULL)
-    whole = (tmp_path / FILE).read_bytes()
+    whole = (tmp_path / STATE_FILE).read_bytes()
     for end in range(len(whole)):
         assert load(written(tmp_path, whole[:end])) == AgentState(), whole[:end]
 
@@ -205,7 +205,7 @@ def test_whatever_stands_there_loads_as_something_every_pass_can_use(
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o666])
 def test_a_file_that_others_can_read_is_not_believed(mode: int, tmp_path: Path) -> None:
     save(str(tmp_path), FULL)
-    (tmp_path / FILE).chmod(mode)
+    (tmp_path / STATE_FILE).chmod(mode)
     assert load(str(tmp_path)) == AgentState()
     save(str(tmp_path), FULL)
     assert load(str(tmp_path)) == FULL
@@ -213,7 +213,7 @@ def test_a_file_that_others_can_read_is_not_believed(mode: int, tmp_path: Path) 
 
 def test_a_link_a_folder_and_a_pipe_are_no_memory(tmp_path: Path) -> None:
     save(str(tmp_path), FULL)
-    path = tmp_path / FILE
+    path = tmp_path / STATE_FILE
     path.rename(tmp_path / "elsewhere")
     path.symlink_to("elsewhere")
     assert load(str(tmp_path)) == AgentState()
@@ -267,9 +267,9 @@ def test_a_signing_is_added_and_the_newest_taken_away() -> None:
 
 def test_no_more_is_kept_than_a_day_may_have() -> None:
     memory = AgentState()
-    for second in range(3 * MOST_REMEMBERED):
+    for second in range(3 * MOST_SIGNINGS):
         memory = with_spent(memory, {"a": NOW + second})
-    assert memory.spent["a"] == tuple(NOW + second for second in range(2 * MOST_REMEMBERED, 3 * MOST_REMEMBERED))
+    assert memory.spent["a"] == tuple(NOW + second for second in range(2 * MOST_SIGNINGS, 3 * MOST_SIGNINGS))
 
 
 def test_what_was_signed_later_than_now_was_signed_now_at_the_latest() -> None:

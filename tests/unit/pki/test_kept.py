@@ -10,7 +10,7 @@ import pytest
 from helpers import ca_certificates
 from vaultpki.errors import SpecError
 from vaultpki.pki.facts import Facts, Trust
-from vaultpki.pki.succession import Word, acceptable, default_signs, trusted
+from vaultpki.pki.succession import RotationView, acceptable, default_signs, trust_during_rotation
 from vaultpki.records import rotation as rotation_record
 from vaultpki.records.rotation import CaRef, Kept, RotationRecord, State
 
@@ -38,7 +38,9 @@ RECORD = RotationRecord(
 
 def after(record: RotationRecord, default: Facts) -> Trust:
     shown = {ONE.fingerprint, TWO.fingerprint}
-    return trusted(KNOWN, Word(record, shown=shown, held={THREE.fingerprint}, default=default.fingerprint), NOW)
+    return trust_during_rotation(
+        KNOWN, RotationView(record, shown=shown, held={THREE.fingerprint}, default=default.fingerprint), NOW
+    )
 
 
 @pytest.mark.parametrize("kept", Kept)

@@ -13,10 +13,10 @@ from vaultpki.config.windows import parse
 from vaultpki.model import Certificate, KeyType, Row, Subject, Usage
 from vaultpki.pki.facts import EKU, Pair, Replacement
 from vaultpki.pki.renewal import (
+    PairState,
     Reason,
     Recorded,
     Signers,
-    PairState,
     assess,
     jitter,
     last_moment,

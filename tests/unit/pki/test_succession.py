@@ -13,11 +13,11 @@ from vaultpki.pki.renewal import replaced_at
 from vaultpki.pki.succession import (
     MOST_KEPT,
     VANISHED_SPREAD,
-    Word,
+    RotationView,
     acceptable,
     default_signs,
     served,
-    trusted,
+    trust_during_rotation,
 )
 from vaultpki.records import rotation as rotation_record
 from vaultpki.records.rotation import CaRef, Method, RotationRecord
@@ -44,7 +44,9 @@ def known(*issuing: Facts) -> Trust:
     return Trust(ROOT, issuing, issuing, signers=issuing)
 
 
-def record(state: str, *, new: Facts = NEW, method: Method = Method.NEW_KEY, also: tuple[str, ...] = ()) -> Word:
+def record(
+    state: str, *, new: Facts = NEW, method: Method = Method.NEW_KEY, also: tuple[str, ...] = ()
+) -> RotationView:
     made = RotationRecord(
         "etcd",
         rotation_record.State(state),
@@ -56,7 +58,7 @@ def record(state: str, *, new: Facts = NEW, method: Method = Method.NEW_KEY, als
         also=also,
         spread=600,
     )
-    return Word(made, shown=[OLD.fingerprint, new.fingerprint], held=[OLD.fingerprint], default=OLD.fingerprint)
+    return RotationView(made, shown=[OLD.fingerprint, new.fingerprint], held=[OLD.fingerprint], default=OLD.fingerprint)
 
 
 BOTH = (OLD, NEW)
@@ -74,7 +76,7 @@ STATES = {
 
 @pytest.mark.parametrize("state", STATES)
 def test_bundles_and_leaves_are_those_of_the_record(state: str) -> None:
-    trust = trusted(known(NEW, OTHER, OLD), record(state), NOW)
+    trust = trust_during_rotation(known(NEW, OTHER, OLD), record(state), NOW)
     bundle, leaf = STATES[state]
     assert set(trust.issuing) == set(bundle) == set(trust.live)
     assert trust.signers == (leaf,) and trust.serving == leaf and not trust.frozen
@@ -89,52 +91,52 @@ def test_every_state_has_its_case() -> None:
 def test_other_cas_of_before_are_trusted_as_long_as_the_old_one() -> None:
     every = known(NEW, OTHER, OLD)
     for state in ("published", "switched", "returning"):
-        assert OTHER in trusted(every, record(state, also=(OTHER.fingerprint,)), NOW).issuing
-    assert trusted(every, record("retired", also=(OTHER.fingerprint,)), NOW).issuing == (NEW,)
+        assert OTHER in trust_during_rotation(every, record(state, also=(OTHER.fingerprint,)), NOW).issuing
+    assert trust_during_rotation(every, record("retired", also=(OTHER.fingerprint,)), NOW).issuing == (NEW,)
 
 
 def test_without_a_record_no_ca_is_dropped_and_a_vanished_one_is_replaced_slowly() -> None:
-    word = Word(shown=[NEW.fingerprint], held=[OLD.fingerprint], default=NEW.fingerprint)
-    assert trusted(known(NEW, OLD), word, NOW).outgoing == {}
+    word = RotationView(shown=[NEW.fingerprint], held=[OLD.fingerprint], default=NEW.fingerprint)
+    assert trust_during_rotation(known(NEW, OLD), word, NOW).outgoing == {}
     gone = dataclasses.replace(word, vanished={OLD.fingerprint: NOW})
-    trust = trusted(known(NEW, OLD), gone, NOW)
+    trust = trust_during_rotation(known(NEW, OLD), gone, NOW)
     assert trust.issuing == (NEW, OLD) and trust.signers == (NEW,)
     assert trust.outgoing == {OLD.fingerprint: Replacement(NOW, VANISHED_SPREAD)}
     # One certificate of two for the same key: nothing is replaced.
     sibling = dataclasses.replace(gone, shown=[RENEWED.fingerprint], default=RENEWED.fingerprint)
-    trust = trusted(known(RENEWED, OLD), sibling, NOW)
+    trust = trust_during_rotation(known(RENEWED, OLD), sibling, NOW)
     assert trust.outgoing == {} and set(trust.signers) == {RENEWED, OLD} and trust.serving is None
     # And where nothing could sign in its place.
     alone = dataclasses.replace(gone, shown=[], default="")
-    trust = trusted(known(OLD), alone, NOW)
+    trust = trust_during_rotation(known(OLD), alone, NOW)
     assert trust.issuing == (OLD,) and trust.signers == () and trust.outgoing == {}
 
 
 def test_a_record_that_names_no_ca_of_ours_leaves_the_bundle_as_it_was() -> None:
-    trust = trusted(known(OTHER, OLD), record("retired"), NOW)
+    trust = trust_during_rotation(known(OTHER, OLD), record("retired"), NOW)
     assert trust.issuing == (OLD,) and trust.signers == () and trust.outgoing == {}
     fresh = dataclasses.replace(record("retired"), held=[])
-    assert trusted(known(OTHER, OLD), fresh, NOW).issuing == ()
+    assert trust_during_rotation(known(OTHER, OLD), fresh, NOW).issuing == ()
 
 
 def test_a_record_takes_no_ca_away_for_one_that_has_expired_or_is_not_on_the_mount() -> None:
     over = ca("c", left=-1)
     for state in ("retired", "done"):
-        assert set(trusted(known(over, OLD), record(state, new=over), NOW).issuing) == {over, OLD}
+        assert set(trust_during_rotation(known(over, OLD), record(state, new=over), NOW).issuing) == {over, OLD}
         gone = dataclasses.replace(record(state), shown=[OLD.fingerprint], held=[OLD.fingerprint, NEW.fingerprint])
-        assert set(trusted(known(NEW, OLD), gone, NOW).issuing) == {NEW, OLD}
+        assert set(trust_during_rotation(known(NEW, OLD), gone, NOW).issuing) == {NEW, OLD}
         # What it has dropped before does not come back.
         gone = dataclasses.replace(gone, held=[NEW.fingerprint])
-        assert trusted(known(NEW, OLD), gone, NOW).issuing == (NEW,)
+        assert trust_during_rotation(known(NEW, OLD), gone, NOW).issuing == (NEW,)
         # Between two that have expired the record decides.
         last = ca("b", left=-1)
-        assert trusted(known(over, last), record(state, new=over), NOW).issuing == (over,)
+        assert trust_during_rotation(known(over, last), record(state, new=over), NOW).issuing == (over,)
 
 
 def test_a_node_that_has_read_a_newer_record_only_adds_trust() -> None:
     for state in STATES:
         word = dataclasses.replace(record(state), frozen=True, vanished={OLD.fingerprint: NOW})
-        trust = trusted(known(NEW, OLD), word, NOW)
+        trust = trust_during_rotation(known(NEW, OLD), word, NOW)
         assert set(trust.issuing) == {OLD, NEW} and trust.outgoing == {} and trust.frozen
         # A leaf that must be renewed stays with its CA.
         assert acceptable(trust, OLD) == (OLD,) and acceptable(trust, NEW) == (NEW,)
@@ -145,18 +147,18 @@ def test_a_node_that_has_read_a_newer_record_only_adds_trust() -> None:
 
 def test_a_certificate_renewed_for_its_key_replaces_no_leaf_and_is_served() -> None:
     every = known(RENEWED, OLD)
-    trust = trusted(every, record("switched", new=RENEWED, method=Method.SAME_KEY), NOW)
+    trust = trust_during_rotation(every, record("switched", new=RENEWED, method=Method.SAME_KEY), NOW)
     assert trust.outgoing == {} and trust.signers == (RENEWED, OLD)
     assert served(trust, OLD) == served(trust, RENEWED) == RENEWED
     assert default_signs(trust, OLD.fingerprint, trust.signers)
-    back = trusted(every, record("returning", new=RENEWED, method=Method.SAME_KEY), NOW)
+    back = trust_during_rotation(every, record("returning", new=RENEWED, method=Method.SAME_KEY), NOW)
     assert back.outgoing == {} and served(back, RENEWED) == OLD
-    before = trusted(every, record("published", new=RENEWED, method=Method.SAME_KEY), NOW)
+    before = trust_during_rotation(every, record("published", new=RENEWED, method=Method.SAME_KEY), NOW)
     assert served(before, OLD) == OLD and set(before.issuing) == {OLD, RENEWED}
 
 
 def test_the_default_of_the_mount_must_have_the_key_that_leaves_are_taken_of() -> None:
-    trust = trusted(known(NEW, OLD), record("switched"), NOW)
+    trust = trust_during_rotation(known(NEW, OLD), record("switched"), NOW)
     assert default_signs(trust, NEW.fingerprint, trust.signers)
     assert default_signs(trust, None, trust.signers)
     for other in (OLD.fingerprint, OTHER.fingerprint, ""):
@@ -165,21 +167,21 @@ def test_the_default_of_the_mount_must_have_the_key_that_leaves_are_taken_of() -
 
 def test_an_expired_ca_signs_nothing_and_stays_in_the_bundle() -> None:
     over = ca("b", left=-1)
-    trust = trusted(known(NEW, over), record("published"), NOW)
+    trust = trust_during_rotation(known(NEW, over), record("published"), NOW)
     assert trust.issuing == (NEW, over) and trust.live == (NEW,) and trust.signers == ()
 
 
 def test_no_more_cas_are_kept_than_a_bundle_can_have() -> None:
     many = [ca(f"{number:02x}", age=number) for number in range(2 * MOST_KEPT)]
     shown = [facts.fingerprint for facts in many[-3:]]
-    trust = trusted(known(*many), Word(shown=shown), NOW)
+    trust = trust_during_rotation(known(*many), RotationView(shown=shown), NOW)
     assert trust.issuing == (*many[: MOST_KEPT - 3], *many[-3:])
 
 
 def test_beyond_that_number_expired_cas_go_first() -> None:
     over = [ca(f"{number:02x}", left=-1) for number in range(MOST_KEPT)]
-    word = Word(shown=[facts.fingerprint for facts in over], held=[OLD.fingerprint])
-    assert OLD in trusted(known(*over, OLD), word, NOW).issuing
+    word = RotationView(shown=[facts.fingerprint for facts in over], held=[OLD.fingerprint])
+    assert OLD in trust_during_rotation(known(*over, OLD), word, NOW).issuing
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.25, 0.999])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vaultpki.provision.differences import certificate_differences, differences, word
+from vaultpki.provision.differences import as_text, certificate_differences, differences
 from vaultpki.provision.record_changes import by_name
 
 
@@ -53,8 +53,8 @@ def test_nothing_of_a_value_steers_a_terminal(evil: str) -> None:
     for old, new in ((evil, "x"), ([evil], ["x"]), ({evil: evil}, {}), ({evil: [evil]}, {evil: [f"{evil}1"]})):
         for difference in differences("field", old, new):
             assert difference.isprintable(), difference
-    assert word("field", evil).isprintable() and word("field", [evil]).isprintable()
-    assert word("field", evil) != word("field", "?")
+    assert as_text("field", evil).isprintable() and as_text("field", [evil]).isprintable()
+    assert as_text("field", evil) != as_text("field", "?")
 
 
 def test_a_certificate_is_compared_field_by_field_in_words() -> None:

@@ -11,7 +11,7 @@ import pytest
 from helpers.example_cluster import load
 from vaultpki.certificates import ISSUING_CAS, ROOT
 from vaultpki.model import Cluster
-from vaultpki.pki.ca_life import Expiry, Level
+from vaultpki.pki.ca_life import CaExpiry, Level
 from vaultpki.provision.desired import desired
 from vaultpki.provision.plan import STAGES, Change, Danger, Impact, Observed, Rotation, plan, stage, to_json
 from vaultpki.records.server_facts import UNKNOWN, Fields, Key, ServerFacts
@@ -149,7 +149,7 @@ def test_the_form_for_programs() -> None:
         plan({ROLE: {"ttl": 2}}, Observed({ROLE: {"ttl": 1}, POLICY: {}}, dangers=dangers)),
         impact=(Impact("reissues", "cp-1 issues etcd-peer anew", node="cp-1", certificate="etcd-peer"),),
         rotations=(Rotation("etcd", {"key": ("ec-p256", "rsa-2048")}, end, ("etcd-peer",)),),
-        expires=(Expiry("etcd", end, Level.NOTICE, "etcd CA: it expires"),),
+        expires=(CaExpiry("etcd", end, Level.NOTICE, "etcd CA: it expires"),),
     )
     assert to_json(made, reads=3, writes=4) == {
         "changes": [

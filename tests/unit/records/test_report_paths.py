@@ -55,6 +55,6 @@ def test_of_certificates_a_report_counts_only_for_what_the_node_may_hold() -> No
             "kube-scheduler": CertificateReport("kubernetes", "ok", ends + timedelta(days=9), "3"),
         },
     )
-    kept = node_report.held(told, {"kubelet": "kubelet", "kubelet-client": "kubernetes"})
+    kept = node_report.with_own_rows_only(told, {"kubelet": "kubelet", "kubelet-client": "kubernetes"})
     assert list(kept.certificates) == ["kubelet"] and node_report.last_expiry(kept) == ends
-    assert node_report.last_expiry(node_report.held(told, {})) is None
+    assert node_report.last_expiry(node_report.with_own_rows_only(told, {})) is None

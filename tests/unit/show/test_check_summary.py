@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vaultpki.show.check_summary import MOST_SHOWN, check_summary
 from vaultpki.verify.held_files import DENIED
-from vaultpki.verify.on_disk import Check, Kind, tried
+from vaultpki.verify.on_disk import Check, CheckKind, tried
 
 ORDER = ("admin", "kubelet-client", "kube-apiserver", "kubelet")
 
@@ -58,6 +58,6 @@ def test_one_that_could_not_be_tried_is_neither_in_nor_out() -> None:
 
 
 def test_failures_beyond_a_page_are_counted_only() -> None:
-    kind: Kind = "file"
+    kind: CheckKind = "file"
     found = check_summary([tried("a.crt", kind, f"w-{n}", "a", refusal="is missing") for n in range(350)], ORDER)
     assert len(found.failures) == MOST_SHOWN and found.hidden == 350 - MOST_SHOWN

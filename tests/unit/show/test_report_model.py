@@ -13,7 +13,7 @@ from vaultpki.graph.content import Health
 from vaultpki.model import Cluster
 from vaultpki.pki.ca_life import Level
 from vaultpki.show.check_summary import check_summary
-from vaultpki.show.inventory import Found, Holder, HolderPair
+from vaultpki.show.inventory import HolderPair, HolderSummary, Inventory
 from vaultpki.show.report_model import report
 from vaultpki.verify.on_disk import tried
 
@@ -23,7 +23,7 @@ def cluster() -> Cluster:
     return example_report.cluster(1, 2)
 
 
-def well(cluster: Cluster, *, reported: bool = True) -> Found:
+def well(cluster: Cluster, *, reported: bool = True) -> Inventory:
     return example_report.found(cluster, faults=False, reported=reported)
 
 
@@ -66,7 +66,7 @@ def test_a_silent_node_is_not_read_rather_than_missing(cluster: Cluster) -> None
     found = well(cluster)
     pairs = tuple(pair for pair in found.pairs if pair.holder != "worker-2")
     silent = tuple(HolderPair("worker-2", row, "kubelet") for row in ("kubelet", "kubelet-client"))
-    holders = (*found.holders[:2], Holder("worker-2", ("worker",), silent=True))
+    holders = (*found.holders[:2], HolderSummary("worker-2", ("worker",), silent=True))
     problems = ("worker-2 has never reported", "w-9: is a link")
     made = report(cluster, replace(found, pairs=pairs + silent, holders=holders, problems=problems), NOW)
     assert [(notice.text, notice.health) for notice in made.notices] == [

@@ -16,7 +16,7 @@ from example_report import NOW
 from helpers.named_report import named
 from helpers.shown_text import HOSTILE, contrast
 from vaultpki.show.report_model import Report, report
-from vaultpki.show.report_page import MARK, colours, html
+from vaultpki.show.report_page import REPORT_MARK, colours, html
 
 VOID = {"meta", "input", "br", "link", "img", "hr"}
 
@@ -67,7 +67,7 @@ def made() -> Report:
 
 def test_it_says_what_it_is_and_has_one_main_heading(made: Report) -> None:
     text = html(made)
-    assert text.startswith(f'{MARK}\n<!doctype html>\n<html lang="en">')
+    assert text.startswith(f'{REPORT_MARK}\n<!doctype html>\n<html lang="en">')
     found = Parsed(text)
     assert found.count["h1"] == found.count["main"] == text.count("</header>") == 1
     ids = found.values("id")

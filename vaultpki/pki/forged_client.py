@@ -21,7 +21,7 @@ _LIFE: Final = timedelta(minutes=15)
 _BACKDATE: Final = timedelta(minutes=5)
 
 
-def stranger(subject: Subject, ca_der: bytes, now: datetime) -> tuple[bytes, bytes]:
+def forged_pair(subject: Subject, ca_der: bytes, now: datetime) -> tuple[bytes, bytes]:
     """Return a client's certificate with its forged CA, and the key, all as PEM; they exist in memory only.
 
     The certificate claims the CN and O of `subject`. Its CA has the subject and key id of the one in `ca_der`, and
