@@ -113,7 +113,7 @@ class Agent:
             },
         )
         own.write(f"{store}/data/{report_paths.listed(self.node.name)}", {"data": node_report.to_json(report)})
-        self.requests += own.reads + own.writes + 1
+        self.requests += own.sent.reads + own.sent.writes + 1
 
 
 def results(folder: Path, only: str, rounds: int) -> Iterator[Result]:

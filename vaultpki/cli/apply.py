@@ -44,7 +44,7 @@ def plan_command(file: Path, allow_http: bool, as_json: bool, detailed_exitcode:
         seen, plan = apply.observe_and_plan(cluster, vault, where)
         plan = apply.with_impact(cluster, vault, seen, plan)
     if as_json:
-        _print_json(plan, vault.reads, vault.writes)
+        _print_json(plan, vault.sent.reads, vault.sent.writes)
     else:
         _show(plan_text.lines(cluster, plan, verbose=verbose))
     if not detailed_exitcode:
@@ -88,11 +88,11 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool) -> Non
 
             done = apply.apply(cluster, vault, where, first=first, progress=show, step=counter.step)
     if as_json:
-        _print_json(done, vault.reads, vault.writes)
+        _print_json(done, vault.sent.reads, vault.sent.writes)
     else:
         if any(pool.jwt for pool in cluster.pools):
             # These nodes get no join file.
-            within = f", vault.namespace: {vault.namespace}" if where.namespace else ""
+            within = f", vault.namespace: {vault.settings.namespace}" if where.namespace else ""
             laid_out = "" if cluster.layout.value == "document" else f", layout: {cluster.layout.value}"
             click.echo(
                 f"For agent.yaml of nodes that join by a token: root_sha256: {done.root_sha256}{within}{laid_out}"
@@ -102,7 +102,7 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool) -> Non
         if yes:
             # With --yes the plan was not shown.
             _show(plan_text.attention_lines(cluster, done))
-        click.echo(f"Done: {len(done.changes)} changes, {vault.writes} writes to {vault.address}.")
+        click.echo(f"Done: {len(done.changes)} changes, {vault.sent.writes} writes to {vault.address}.")
 
 
 @click.command("destroy")

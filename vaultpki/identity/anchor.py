@@ -60,7 +60,7 @@ def find(cluster: Cluster, vault: Vault, now: datetime) -> Anchors:
         raise StateConflict(
             f"cluster {cluster.name} is not in this Vault; run `vaultpki apply -f {cluster.file}` first"
         )
-    addresses, ca_pem = where(cluster, vault.addresses, vault.ca_pem)
+    addresses, ca_pem = where(cluster, vault.addresses, vault.settings.ca_pem)
     pin = _root_sha256(cluster, vault, listed, now)
     wanted = published.cluster_record(cluster, addresses, ca_pem, pin)
     return Anchors(addresses, ca_pem, pin, namespace, published.drift(record, wanted, where=path))
@@ -151,7 +151,7 @@ def refuse_no_namespaces(cluster: Cluster, capabilities: Capabilities) -> None:
 
 
 def _namespace(cluster: Cluster, vault: Vault) -> str | None:
-    name = names.vault_namespace(vault.namespace) if vault.namespace else "root"
+    name = names.vault_namespace(vault.settings.namespace) if vault.settings.namespace else "root"
     if name == "root":
         return None
     capabilities = Capabilities.of(vault.call(HEALTH))

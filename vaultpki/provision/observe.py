@@ -68,7 +68,7 @@ def observe(cluster: Cluster, vault: Vault, where: ServerFacts) -> Observation:
     if not mounts.found:
         # Every namespace has this list (api-docs/system/mounts); OpenBao says so itself.
         raise StateConflict(
-            f"{vault.address} has no namespace {vault.namespace}, or shows no mounts in it; make it first"
+            f"{vault.address} has no namespace {vault.settings.namespace}, or shows no mounts in it; make it first"
         )
     own_mounts = _mounts(cluster, mounts.entries)
     own_auths, accessors = _auths(cluster, auths.entries)

@@ -40,7 +40,7 @@ _PATH = re.compile(r"[A-Za-z0-9_.:+/-]+(\?[A-Za-z0-9_=&.-]+)?")
 
 
 class _Count:
-    """How many requests a token has sent."""
+    """How many requests a token has sent: reads, and writes, which change something."""
 
     def __init__(self) -> None:
         self.reads = self.writes = 0
@@ -58,7 +58,8 @@ class Vault:
 
     `api` is hvac's client, as in `vault.api.secrets.pki.read_role(name, mount_point=mount)`. `patience` is how
     long, in seconds, a request goes on trying while the server is away; `request_seconds` bounds each try from
-    connecting to the last byte. Safe to use from several threads.
+    connecting to the last byte. `sent` counts the token's requests. `entity` is the id of the identity entity that its
+    login named, empty if it named none. Safe to use from several threads.
     """
 
     def __init__(
@@ -66,12 +67,12 @@ class Vault:
     ) -> None:
         if not settings.addresses:
             raise ArgumentError("no Vault address is known; set VAULT_ADDR, or vault.addresses in cluster.yaml")
-        self._settings = settings
+        self.settings = settings
         self._work = Work()
         self._route = Route(settings, patience, request_seconds, self._work.given_up)
-        self._count = _Count()
+        self.sent = _Count()
         self._options: dict[str, Any] = {}
-        self._entity = ""
+        self.entity = ""
 
     def __repr__(self) -> str:
         return f"Vault({self.address!r})"
@@ -87,31 +88,6 @@ class Vault:
         return self._route.origins
 
     @property
-    def ca_pem(self) -> str | None:
-        """The CA that was given for the server's certificate, as PEM; None if the system's verify it."""
-        return self._settings.ca_pem
-
-    @property
-    def namespace(self) -> str | None:
-        """The namespace that requests name; None for none."""
-        return self._settings.namespace
-
-    @property
-    def entity(self) -> str:
-        """The id of the identity entity that the login of this token named; empty if it named none."""
-        return self._entity
-
-    @property
-    def reads(self) -> int:
-        """How many reads this token has sent."""
-        return self._count.reads
-
-    @property
-    def writes(self) -> int:
-        """How many requests that change something this token has sent."""
-        return self._count.writes
-
-    @property
     def clock_offset(self) -> float | None:
         """By how many seconds the server's clock is ahead of ours, as of its last answer; None while unknown.
 
@@ -125,9 +101,9 @@ class Vault:
     def as_token(self, token: str) -> Vault:
         """Return the same server for another token, over the same connections; it counts its own requests."""
         other = copy.copy(self)
-        other._settings = replace(self._settings, token=token)
-        other._count = _Count()
-        other._entity = ""
+        other.settings = replace(self.settings, token=token)
+        other.sent = _Count()
+        other.entity = ""
         return other
 
     def sending(self, **options: Any) -> Vault:
@@ -193,7 +169,7 @@ class Vault:
         if who is not None and who[0] in metadata:
             check_named(metadata, *who, request.path)
         other = self.as_token(login_token(answer, request.path))
-        other._entity = login_entity(answer)
+        other.entity = login_entity(answer)
         return other
 
     def many(self, requests: Sequence[Request]) -> list[Answer]:
@@ -203,7 +179,7 @@ class Vault:
         without waiting the other's answer.
         """
         _check(requests)
-        self._count.add(requests)
+        self.sent.add(requests)
         return self.map(self._ask, requests, width=1 if len(requests) <= _FEW else CONNECTIONS)
 
     def map(self, work: Callable[[Any], Any], items: Iterable[Any], *, width: int = CONNECTIONS) -> list[Any]:
@@ -220,11 +196,11 @@ class Vault:
         so, Untrusted, Denied (403), Refused (another 4xx) and BadAnswer. Their words hold no secret.
         """
         _check([request])
-        self._count.add([request])
+        self.sent.add([request])
         return self._ask(request)
 
     def _ask(self, request: Request) -> Answer:
-        return self._route.ask(request, self._settings.token)
+        return self._route.ask(request, self.settings.token)
 
     def pin_to_leader(self) -> None:
         """Send what follows to the cluster's active node: a standby answers reads from a copy some 100 ms old.
@@ -242,7 +218,7 @@ def explained(vault: Vault) -> Iterator[None]:
     try:
         yield
     except Denied as error:
-        if not vault._settings.token:
+        if not vault.settings.token:
             raise Denied(
                 "there is no Vault token; set VAULT_TOKEN, or log in with `bao login` or `vault login`"
             ) from None

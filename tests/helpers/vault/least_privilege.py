@@ -88,7 +88,7 @@ def status(server: Server, vault: Vault, method: str, path: str, body: object, w
     url = urlsplit(server.address)
     context = ssl.create_default_context(cafile=server.ca_file)
     connection = http.client.HTTPSConnection(str(url.hostname), url.port, context=context, timeout=30)
-    headers = {"X-Vault-Token": vault._settings.token, "X-Vault-Request": "true"}
+    headers = {"X-Vault-Token": vault.settings.token, "X-Vault-Request": "true"}
     if method == "PATCH":
         headers["Content-Type"] = "application/merge-patch+json"
     if wrap:

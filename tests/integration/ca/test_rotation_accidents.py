@@ -467,7 +467,7 @@ def test_an_apply_that_was_planned_before_the_rotation_changes_no_ca(rotation: R
     cluster, mount = rotation.cluster, f"{rotation.cluster.prefix}/etcd"
     vault = cluster.client()
     authorities.update_issuer(vault, mount, "etcd-1", {"usage": NO_SIGNING})
-    seen, todo = apply.observe_and_plan(cluster.model, vault, ServerFacts(vault.addresses, vault.ca_pem))
+    seen, todo = apply.observe_and_plan(cluster.model, vault, ServerFacts(vault.addresses, vault.settings.ca_pem))
     assert [change.key for change in todo.changes] == [("issuer", mount)]
     rotation.begin()
     assert rotation.signs("etcd-1")

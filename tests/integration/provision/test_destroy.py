@@ -163,7 +163,7 @@ def test_a_destroy_cut_off_anywhere_goes_on_when_repeated(cluster: AuditedCluste
     entity = log_in(cluster, "listed", "cp-1")
     if not remembered:
         assert cluster.server.api("DELETE", f"{cluster.prefix}/config/metadata/applied").status == 204
-    cut = Cut(vault._settings)
+    cut = Cut(vault.settings)
     rounds = 0
     while True:
         cut.left[0], rounds = 1, rounds + 1

@@ -201,7 +201,7 @@ def test_many_requests_take_few_connections_and_keep_their_order() -> None:
         vault = client(server.address)
         assert asked(vault) == PATHS
         assert asked(vault) == PATHS
-        assert vault.reads == 80
+        assert vault.sent.reads == 80
         assert len(server.guests) <= CONNECTIONS
         assert server.heard.count(b"GET ") == 80
 
@@ -253,7 +253,7 @@ def test_what_may_be_sent_once_is_sent_once() -> None:
         vault = client(server.address)
         vault.many([WRITE] * 20)
         assert server.heard.count(b"root/generate/internal") == 20
-        assert vault.writes == 20
+        assert vault.sent.writes == 20
 
 
 def test_requests_of_much_more_than_a_socket_holds() -> None:
