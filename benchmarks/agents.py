@@ -19,7 +19,8 @@ from vaultpki.certificates import pair_files, sign_parameters
 from vaultpki.config.cluster import load_cluster
 from vaultpki.demo import openbao, run
 from vaultpki.disk import files
-from vaultpki.disk.store import Directory, File
+from vaultpki.disk.generations import File
+from vaultpki.disk.store import Directory
 from vaultpki.identity.access import node_certificates
 from vaultpki.model import Certificate, Cluster
 from vaultpki.pki.x509 import fingerprint

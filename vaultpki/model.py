@@ -247,7 +247,6 @@ class Override:
     extra_names: tuple[str, ...] = ()
     extra_addresses: tuple[str, ...] = ()
     stem: str | None = None
-    allow_short_ttl: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,7 +168,6 @@ def _override(found: FieldValue) -> Override:
         extra_names=found.get("extra_names") or (),
         extra_addresses=found.get("extra_addresses") or (),
         stem=found.get("file"),
-        allow_short_ttl=found.get("allow_short_ttl"),
     )
 
 

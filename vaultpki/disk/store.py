@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
 from vaultpki.disk import files
-from vaultpki.disk.files import read_private, storage_errors, write_private
+from vaultpki.disk.files import storage_errors
 from vaultpki.disk.generations import (
     FILE_SET,
     GENERATION,
@@ -26,13 +26,10 @@ from vaultpki.disk.generations import (
     OWNER_MARK,
     File,
     Generations,
-    StoredFile,
     stored_at,
     valid,
 )
 from vaultpki.errors import Busy, StoreError
-
-__all__ = ["HIDDEN_FOLDER", "OLD_FILES_GRACE", "Directory", "File", "StoredFile", "read_private", "write_private"]
 
 OLD_FILES_GRACE: Final = 5.0
 """Seconds between a swap and the removal of the old generation."""

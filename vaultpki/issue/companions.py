@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from vaultpki import assets
 from vaultpki.certificates import BUNDLES, pair_files
 from vaultpki.disk.folders import Folders
-from vaultpki.disk.store import File
+from vaultpki.disk.generations import File
 from vaultpki.errors import StoreError, TemplateError
 from vaultpki.issue.signing import CERTIFICATE_MODE, KEY_MODE, FileOwner
 from vaultpki.layout import TrustBundle, bundle_of

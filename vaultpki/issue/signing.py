@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Final
 
 from vaultpki.certificates import pair_files, sign_parameters
-from vaultpki.disk.store import File
+from vaultpki.disk.generations import File
 from vaultpki.errors import BadAnswer, CertificateRefused, CertificateUnreadable
 from vaultpki.model import Certificate
 from vaultpki.pki.facts import Facts, Trust

@@ -1,4 +1,4 @@
-"""Reads certificate revocation lists. As `x509`, it is imported inside the functions that need it."""
+"""Reads certificate revocation lists."""
 
 from __future__ import annotations
 

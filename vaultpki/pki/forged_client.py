@@ -1,7 +1,4 @@
-"""Makes the pair of a stranger, with which `verify` tries listeners: no CA of the cluster signed it.
-
-Importing `cryptography` costs about 50 ms, so other rooms import this module inside the functions that need it.
-"""
+"""Makes the pair of a stranger, with which `verify` tries listeners: no CA of the cluster signed it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Makes and reads private keys, and makes certificate signing requests.
-
-Importing `cryptography` costs about 50 ms, so other rooms import this module inside the functions that need it.
-"""
+"""Makes and reads private keys, and makes certificate signing requests."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from hashlib import sha256
 
 from vaultpki.errors import CertificateRefused
 from vaultpki.pki.facts import Facts
-from vaultpki.pki.trust import in_date, named, no_root
+from vaultpki.pki.trust import in_date, named, no_root, signed_by
 from vaultpki.records.rotation import RotationRecord, State
 
 
@@ -93,7 +93,7 @@ def crosses(roots: Roots, shown: Sequence[Facts], *, name: str) -> tuple[Facts, 
         for facts in shown
         if _is_cross(facts, name)
         and any(_vouched(root, facts) for root in roots.trusted)
-        and any(_signed(facts, root) and not _vouched(root, facts) for root in roots.trusted)
+        and any(signed_by(facts, root) and not _vouched(root, facts) for root in roots.trusted)
     )
 
 
@@ -102,7 +102,7 @@ def untrusted_roots(
 ) -> tuple[Facts, ...]:
     """Return the certificates on the root's mount that belong to no root of the node and to no rotation of it."""
     mine = (*above.trusted, *above.parked)
-    vouched = {facts.public_key for facts in shown if _is_cross(facts, name) and any(_signed(facts, m) for m in mine)}
+    vouched = {facts.public_key for facts in shown if _is_cross(facts, name) and any(signed_by(facts, m) for m in mine)}
     keys = {facts.public_key for facts in mine} | vouched
     known = set(above.former)
     if record is not None:
@@ -122,7 +122,7 @@ def unfit(root: Facts, now: datetime) -> str | None:
             f"the root CA {root.subject_text} is not valid before {root.not_before:%Y-%m-%d %H:%M}Z, and this "
             f"machine's clock says {now:%Y-%m-%d %H:%M}Z; correct the clock"
         )
-    problem = no_root(root) or (None if _signed(root, root) else "it is not self-signed")
+    problem = no_root(root) or (None if signed_by(root, root) else "it is not self-signed")
     if problem:
         return f"the root CA {root.subject_text} cannot be trusted: {problem}"
     if not in_date(root, now):
@@ -139,7 +139,7 @@ def successors(roots: Sequence[Facts], shown: Sequence[Facts], now: datetime, *,
         if facts not in vouchers
         and _is_cross(facts, name)
         and in_date(facts, now)
-        and any(_signed(facts, each) for each in vouchers)
+        and any(signed_by(facts, each) for each in vouchers)
     ]:
         vouchers += more
     return tuple(
@@ -202,15 +202,9 @@ def _differs(pin: str, shown: Sequence[Facts]) -> CertificateRefused:
 def _is_cross(facts: Facts, name: str) -> bool:
     # An issuing CA, which also has a certificate that a root signed, must not become a root: it has another name and a
     # path length of 0.
-    return named(facts, name) and no_root(facts) is None and not _signed(facts, facts)
+    return named(facts, name) and no_root(facts) is None and not signed_by(facts, facts)
 
 
 def _vouched(root: Facts, cross: Facts) -> bool:
     same = root.public_key == cross.public_key and root.subject == cross.subject
     return same and root != cross and not root.further_names
-
-
-def _signed(facts: Facts, signer: Facts) -> bool:
-    from vaultpki.pki import x509
-
-    return x509.signed_by(facts, signer)

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Final
 
 from vaultpki.pki.facts import Facts, Replacement, Trust
-from vaultpki.pki.trust import in_date, usability
+from vaultpki.pki.trust import in_date, signed_by, usability
 from vaultpki.records.rotation import RotationRecord
 
 MOST_KEPT: Final = 32
@@ -95,10 +95,8 @@ def served(trust: Trust, issuer: Facts) -> Facts:
 
 def chain(trust: Trust, issuer: Facts) -> tuple[Facts, ...]:
     """Return what to serve behind a leaf of `issuer`: its CA, and while the root is rotated the cross certificate."""
-    from vaultpki.pki import x509
-
     first = served(trust, issuer)
-    return (first, *(cross for cross in trust.crosses or () if x509.signed_by(first, cross)))
+    return (first, *(cross for cross in trust.crosses or () if signed_by(first, cross)))
 
 
 def chain_differs(trust: Trust, issuer: Facts, found: Sequence[Facts]) -> bool:

@@ -70,20 +70,23 @@ def why_untrusted(facts: Facts, root: Facts, name: str) -> str | None:
 
     Dates are not checked.
     """
-    from vaultpki.pki import x509
-
     if facts == root:
         return "it is the root CA, which belongs on its own mount alone"
-    if not x509.signed_by(facts, root):
+    if not signed_by(facts, root):
         return _NOT_SIGNED
     return no_issuing_ca(facts, name)
 
 
 def is_root(facts: Facts, common_name: str, now: datetime) -> bool:
     """Return whether it is a self-signed CA that is in date at `now` and has this common name, or a later key's."""
+    return named(facts, common_name) and no_root(facts) is None and signed_by(facts, facts) and in_date(facts, now)
+
+
+def signed_by(facts: Facts, issuer: Facts) -> bool:
+    """Return what `x509.signed_by` says, which is loaded only here."""
     from vaultpki.pki import x509
 
-    return named(facts, common_name) and no_root(facts) is None and x509.signed_by(facts, facts) and in_date(facts, now)
+    return x509.signed_by(facts, issuer)
 
 
 def in_date(facts: Facts, now: datetime) -> bool:

@@ -1,7 +1,4 @@
-"""Reads certificates and pairs, and checks who signed a certificate.
-
-Importing `cryptography` costs about 50 ms, so other rooms import this module inside the functions that need it.
-"""
+"""Reads certificates and pairs, and checks who signed a certificate."""
 
 from __future__ import annotations
 

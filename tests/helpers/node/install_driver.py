@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import sys
 
-from vaultpki.disk.store import Directory, File
+from vaultpki.disk.generations import File
+from vaultpki.disk.store import Directory
 from vaultpki.errors import VaultpkiError
 
 

@@ -23,7 +23,8 @@ import pytest
 
 from helpers.node import pair_reader
 from helpers.node.pair_reader import content
-from vaultpki.disk.store import Directory, File
+from vaultpki.disk.generations import File
+from vaultpki.disk.store import Directory
 
 READER = Path(pair_reader.__file__)
 # Shorter than the product's, so that old generations go while readers read; longer than any reader's pause.

@@ -14,7 +14,7 @@ import pytest
 from vaultpki.agent import unchanged
 from vaultpki.certificates import SKEW
 from vaultpki.disk.folders import Folders
-from vaultpki.disk.store import File
+from vaultpki.disk.generations import File
 from vaultpki.host.hooks import Owed
 from vaultpki.node import assignment
 from vaultpki.node import state as memory

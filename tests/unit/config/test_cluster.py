@@ -136,7 +136,7 @@ def test_full(tmp_path: Path) -> None:
     assert (cluster.ttl, cluster.key) == (36 * 3600, KeyType.ED25519)
     assert cluster.overrides == {
         "kube-apiserver": Override(7 * 86400, KeyType.EC_P384, ("{node}.internal",), ("192.0.2.1",), "api"),
-        "admin": Override(ttl=30, allow_short_ttl=True),
+        "admin": Override(ttl=30),
     }
     app, watcher = cluster.rows
     assert (app.name, app.usage, app.source, app.target) == ("app", Usage.BOTH, "app", "others")

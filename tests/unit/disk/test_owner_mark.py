@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from vaultpki.disk.generations import File
 from vaultpki.disk.owner_mark import DirectoryOwner, claim, refuse_foreign
-from vaultpki.disk.store import Directory, File
+from vaultpki.disk.store import Directory
 from vaultpki.errors import StoreError
 
 MINE = DirectoryOwner("prod", "cp-1", "a" * 64)

@@ -18,7 +18,9 @@ from pathlib import Path
 import pytest
 
 from vaultpki.disk import files
-from vaultpki.disk.store import Directory, File, read_private, write_private
+from vaultpki.disk.files import read_private, write_private
+from vaultpki.disk.generations import File
+from vaultpki.disk.store import Directory
 from vaultpki.errors import Busy, CertificateRefused, StoreError
 
 ROOT_ONLY = "these tests run as root, as the agent does: run them with sudo or in a container"
@@ -407,7 +409,8 @@ def test_a_read_only_disk_is_told(small: Path) -> None:
 
 def test_a_short_write_never_goes_live(pki: Path) -> None:
     program = (
-        "import resource, signal, sys; from vaultpki.disk.store import Directory, File\n"
+        "import resource, signal, sys; from vaultpki.disk.generations import File\n"
+        "from vaultpki.disk.store import Directory\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "Directory.open(sys.argv[1]).install('kubelet', {'kubelet.crt': File(b'x' * 5000)})\n"
     )
