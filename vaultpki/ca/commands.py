@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
-from vaultpki.ca import letting_go, root_run, set_back
-from vaultpki.ca import run as rotation_run
-from vaultpki.ca.run import CaStatus, Step
-from vaultpki.ca.scene import Scene, read_scene, record_of
-from vaultpki.certificates import ROOT
+from vaultpki.ca import issuing, run, set_back
+from vaultpki.ca import status as ca_status
+from vaultpki.ca.run import Step
+from vaultpki.ca.scene import Scene, read_scene
+from vaultpki.ca.status import CaStatus
 from vaultpki.errors import (
     ArgumentError,
     Attention,
@@ -26,13 +26,11 @@ from vaultpki.errors import (
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
 from vaultpki.provision.rotation_records import other_operator, read_record, read_records
-from vaultpki.records import gaps
 from vaultpki.records.rotation import Method, RotationRecord
 from vaultpki.rotation import course as rotation_course
 from vaultpki.rotation import serving_copy
 from vaultpki.rotation.confirmations import NOTHING, Confirmations
 from vaultpki.rotation.course import Course
-from vaultpki.rotation.gates import Waiting
 from vaultpki.vault import Vault
 
 _TRIES: Final = 5
@@ -54,25 +52,7 @@ def status(
 
     `strict` is as in `read_scene`.
     """
-    return status_of(read_scene(cluster, vault, now, strict=strict), pods)
-
-
-def status_of(scene: Scene, pods: KubeTrust | None = None) -> tuple[CaStatus, ...]:
-    """Return where each CA of a scene that was read stands; as `status`."""
-    found = (root_run.status(scene, pods), *rotation_run.status(scene, pods))
-    return tuple(replace(ca, apart=_apart(scene, ca.domain)) for ca in found)
-
-
-def _apart(scene: Scene, domain: str) -> tuple[Waiting, ...]:
-    record = scene.records[domain].record
-    revisions = {domain: record.revision} if record is not None else {}
-    return tuple(
-        Waiting(node.name, gap.text)
-        for node in scene.nodes(domain)
-        if node.report is not None
-        for gap in gaps.of_report(node.report, revisions)
-        if gap.domain == domain
-    )
+    return ca_status.status(read_scene(cluster, vault, now, strict=strict), pods)
 
 
 def rotate(
@@ -84,7 +64,7 @@ def rotate(
     now: datetime,
     without: Sequence[str] = (),
 ) -> Begun:
-    """Begin the rotation of a CA; see `rotation_run.rotate` and `root_run.rotate`. `now` is the server's time.
+    """Begin the rotation of a CA; see `run.rotate`. `now` is the server's time.
 
     An emergency that another operator's command has overtaken looks again: it waits for nobody.
     """
@@ -101,9 +81,7 @@ def _rotate(
     hasty = method is Method.EMERGENCY
     scene = read_scene(cluster, vault, now, strict=not hasty)
     set_back.refuse_no_member(scene, without, {serving_copy.WORD} if domain == serving_copy.DOMAIN else ())
-    if domain == ROOT:
-        return Begun(root_run.rotate(scene, method, spread, without))
-    record = rotation_run.rotate(scene, domain, method, spread, without)
+    record = run.rotate(scene, domain, method, spread, without)
     notes = [set_back.beyond(scene, domain, record)] if hasty else []
     return Begun(record, tuple(note for note in (*notes, scene.unknown) if note))
 
@@ -133,23 +111,17 @@ def advance(
     if course is not None:
         if ended := _ended(scene, course, said.pods):
             return ended
-        if record_of(scene.records[course.last.domain]).state is not course.last.state:
+        if scene.record(course.last.domain).state is not course.last.state:
             # What a person said was about the state of before.
             said = replace(said, restarted=())
     try:
-        return _taken(scene, said, back=back)
+        set_back.refuse(scene, said.without)
+        return run.step(scene, said, back=back)
     except (ArgumentError, SpecError, StateConflict, ForeignObject, Refused, BadAnswer):
         # What this one has read may have been overtaken: the mount is then another operator's, and nothing is wrong.
         if course is None or not _changed(scene, course.last.domain):
             raise
         raise other_operator(cluster, course.last.domain) from None
-
-
-def _taken(scene: Scene, said: Confirmations, *, back: bool) -> Step:
-    set_back.refuse(scene, said.without)
-    if root_run.active(scene):
-        return root_run.step(scene, said, back=back)
-    return root_run.rest(scene) or rotation_run.step(scene, said, back=back)
 
 
 def _changed(scene: Scene, domain: str) -> bool:
@@ -165,8 +137,8 @@ def _ended(scene: Scene, course: Course, pods: KubeTrust | None) -> Step | None:
     if record is None:
         raise Attention(why)
     if why:
-        gates = {each.domain: each.gate for each in status_of(scene, pods)} if record.active else {}
+        gates = {each.domain: each.gate for each in ca_status.status(scene, pods)} if record.active else {}
         return Step(record, gates.get(domain), note=why, stopped=True)
-    if record.active or (course.back and letting_go.held(scene, record) is not None):
+    if record.active or (course.back and issuing.lingering(scene, record) is not None):
         return None
-    return (root_run.rest(scene) or Step(record)) if domain == ROOT else rotation_run.rest(scene, domain)
+    return run.rest(scene, domain)

@@ -10,17 +10,18 @@ from typing import Final
 from weakref import WeakKeyDictionary
 
 from vaultpki.certificates import ROOT, node_rows, resolve, rows
-from vaultpki.errors import BadAnswer, CertificateUnreadable, ForeignObject, SpecError
+from vaultpki.errors import BadAnswer, CertificateUnreadable, ForeignObject, SpecError, StateConflict
 from vaultpki.identity.access import node_certificates
 from vaultpki.identity.anchor import refuse_unvouched_root
 from vaultpki.identity.nodes import Member, read_nodes
 from vaultpki.layout import trust_bundles
 from vaultpki.model import Cluster, Node, Pool
 from vaultpki.pki.facts import Facts
+from vaultpki.provision.ca_facts import BEFORE_ROOT
 from vaultpki.provision.impact import named
 from vaultpki.readers import READERS
 from vaultpki.records import node_report
-from vaultpki.redact import printable
+from vaultpki.redact import printable, stamp
 from vaultpki.rotation.gates import OperatorLeaf, Participant
 from vaultpki.rotation.mount_steps import MountIssuer, RotationMount
 from vaultpki.vault import Answer, Request, Vault, text
@@ -207,3 +208,14 @@ def reload(cluster: Cluster, domain: str) -> int:
     leaves = (row.reload for row in rows(cluster) if row.ca == domain)
     bundles = (reader.reload for reader in READERS if reader.ca == domain)
     return max((*leaves, *bundles), default=0)
+
+
+def life(cluster: Cluster, domain: str, root: Facts, now: datetime) -> int:
+    """Return how many seconds a new CA can live below the root; raise StateConflict if leaves need more."""
+    left = int((root.not_after - now).total_seconds()) - BEFORE_ROOT
+    if left <= 2 * longest_ttl(cluster, domain):
+        raise StateConflict(
+            f"the root CA ends at {stamp(root.not_after)}, too early for a new CA of {domain} and its certificates; "
+            "rotate the root first (`vaultpki ca rotate root`)"
+        )
+    return min(cluster.authority.issuing_ttl, left)

@@ -2,73 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import Final
 
-from vaultpki.ca.facts import read_mount
-from vaultpki.ca.scene import record_of
+from vaultpki.ca import root_signing
+from vaultpki.ca.facts import life, read_mount
+from vaultpki.ca.scene import Scene
+from vaultpki.certificates import ROOT, ca_subject
 from vaultpki.errors import BadAnswer, Refused
 from vaultpki.model import Cluster
-from vaultpki.pki.facts import Facts
 from vaultpki.provision import authorities
-from vaultpki.provision.rotation_records import StoredRecord, other_operator, read_record, write_record
+from vaultpki.provision.rotation_records import other_operator, read_record
 from vaultpki.records.rotation import RotationRecord
-from vaultpki.rotation.mount_steps import RotationMount, Write
-from vaultpki.vault import Vault
-
-Decide = Callable[[RotationRecord, RotationMount], Write | None]
-Make = Callable[[RotationRecord, RotationMount, Write], None]
+from vaultpki.rotation import mount_steps, root_steps
+from vaultpki.rotation.mount_steps import RotationMount, Write, key_of
+from vaultpki.rotation.states import NO_SIGNING, number
 
 # More than any state takes from any other, with what an interrupted run has left.
 _MOST: Final = 40
+# How much later than the record says a switch may be without being written into it.
+_LATE: Final = timedelta(seconds=60)
 
 
-def match(
-    cluster: Cluster, vault: Vault, stored: StoredRecord, root: Facts, decide: Decide, own: Mapping[str, Make]
-) -> tuple[StoredRecord, RotationMount, int]:
-    """Make the mount hold what the record says; returns the record, which may have been amended, the mount, the writes.
+def match(scene: Scene, domain: str) -> tuple[Scene, RotationMount, int]:
+    """Make a CA's mount hold what its record says; returns the scene with the record, which may have been amended.
 
-    `decide` returns the next write, and `own` makes those that only this kind of CA has, by their kinds. Before each
-    write the record is read again. Raises Refused if somebody else has changed it.
+    Also returns the mount as it is then, and the number of writes. Before each write the record is read again. Raises
+    Refused if somebody else has changed it.
     """
-    writes = 0
+    cluster, vault, writes = scene.cluster, scene.vault, 0
     while True:
-        record, mount = record_of(stored), read_mount(cluster, vault, stored.domain, root)
-        write = decide(record, mount)
+        record, mount = scene.record(domain), read_mount(cluster, vault, domain, scene.root)
+        write = _next(cluster, record, mount, scene.now)
         if write is None:
-            return stored, mount, writes
-        if read_record(cluster, vault, stored.domain).version != stored.version:
-            raise other_operator(cluster, stored.domain)
+            return scene, mount, writes
+        if read_record(cluster, vault, domain).version != scene.records[domain].version:
+            raise other_operator(cluster, domain)
         if writes >= _MOST:
             raise BadAnswer(f"{mount.path} does not become what it is told ({write.kind}): something else writes here")
         writes += 1
         if write.record is not None:
-            stored = write_record(cluster, vault, write.record, stored.version)
+            scene = scene.writing(write.record)
             continue
         try:
-            if write.kind in own:
-                own[write.kind](record, mount, write)
-            else:
-                _make(cluster, vault, mount.path, record, write)
+            _make(scene, record, mount, write)
         except Refused as error:
             # A second operator, or the last request of a run that was killed, made the same meanwhile.
             if not any("already in use" in reason for reason in error.reasons):
                 raise
 
 
-def _make(cluster: Cluster, vault: Vault, path: str, record: RotationRecord, write: Write) -> None:
-    name = (write.ca or record.old).name
-    if write.kind == "make-key":
-        authorities.make_key(cluster, vault, path, name)
-    elif write.kind == "name":
-        authorities.name_issuer(vault, path, write.target, name)
-    elif write.kind == "usage":
-        authorities.update_issuer(vault, path, write.target, {"usage": write.usage})
-    elif write.kind == "default":
-        authorities.make_default(vault, path, write.target)
-    elif write.kind == "default-key":
-        authorities.make_default_key(vault, path, write.target)
-    elif write.kind == "delete-issuer":
-        authorities.delete_issuer(vault, path, write.target)
-    elif write.kind == "delete-key":
-        authorities.delete_key(vault, path, write.target)
+def _next(cluster: Cluster, record: RotationRecord, mount: RotationMount, now: datetime) -> Write | None:
+    if record.domain == ROOT:
+        return root_steps.next_write(cluster.name, record, mount, now)
+    write = mount_steps.next_write(cluster.name, record, mount)
+    late = record.active and record.since + _LATE < now
+    if write is not None and write.kind == "default" and write.ca is not None and late:
+        # Gates count from the moment when the other CA signed for the last time.
+        return Write("amend", record=record.changed(since=now))
+    return write
+
+
+def _make(scene: Scene, record: RotationRecord, mount: RotationMount, write: Write) -> None:
+    cluster, vault, now = scene.cluster, scene.vault, scene.now
+    path, ca, target = mount.path, write.ca or record.old, write.target
+
+    def sign() -> None:
+        subject = ca_subject(cluster.name, record.domain, number(ca.name))
+        seconds = life(cluster, record.domain, mount.root, now)
+        authorities.sign_successor(cluster, vault, path, subject, key_of(record, mount, ca), seconds)
+
+    def name_cross() -> None:
+        fields = {"issuer_name": root_steps.cross_name(record), "usage": NO_SIGNING}
+        authorities.update_issuer(vault, path, target, fields)
+
+    kinds: dict[str, Callable[[], object]] = {
+        "make-key": lambda: authorities.make_key(cluster, vault, path, ca.name),
+        "sign": sign,
+        "sign-root": lambda: root_signing.sign_root(cluster, vault, path, ca),
+        "sign-cross": lambda: root_signing.sign_cross(cluster, vault, mount, ca, target, now),
+        "name": lambda: authorities.name_issuer(vault, path, target, ca.name),
+        "name-cross": name_cross,
+        "usage": lambda: authorities.update_issuer(vault, path, target, {"usage": write.usage}),
+        "default": lambda: authorities.make_default(vault, path, target),
+        "default-key": lambda: authorities.make_default_key(vault, path, target),
+        "delete-issuer": lambda: authorities.delete_issuer(vault, path, target),
+        "delete-key": lambda: authorities.delete_key(vault, path, target),
+    }
+    kinds[write.kind]()

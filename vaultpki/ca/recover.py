@@ -6,21 +6,21 @@ It is an operator's decision: what nodes say is shown first, and may be left out
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
-from vaultpki.ca import root_run, set_back
+from vaultpki.ca import set_back
 from vaultpki.ca.facts import read_mount
-from vaultpki.ca.scene import Scene, read_scene, record_of
-from vaultpki.ca.server import match
+from vaultpki.ca.run import settled
+from vaultpki.ca.scene import Scene, read_scene
 from vaultpki.certificates import ISSUING_CAS, ROOT
 from vaultpki.errors import StateConflict
 from vaultpki.model import Cluster
 from vaultpki.provision import authorities
-from vaultpki.provision.rotation_records import other_operator, read_record, write_record
-from vaultpki.records.rotation import Kept, RotationRecord
-from vaultpki.rotation import recovery
+from vaultpki.provision.rotation_records import other_operator, read_record
+from vaultpki.records.rotation import Kept, RotationRecord, State
+from vaultpki.rotation import recovery, root_recovery
 from vaultpki.rotation.gates import Participant
 from vaultpki.rotation.mount_steps import RotationMount, issuer_of
 from vaultpki.vault import Vault
@@ -83,7 +83,7 @@ def propose(cluster: Cluster, vault: Vault, domain: str, without: Sequence[str],
     if not why:
         return Proposal(scene, domain, "", claims, record)
     if domain == ROOT:
-        records = root_run.propose(scene, without)
+        records = _with_companions(scene, without)
     else:
         mount = read_mount(cluster, vault, domain, scene.root)
         nodes = scene.nodes(domain)
@@ -101,14 +101,38 @@ def propose(cluster: Cluster, vault: Vault, domain: str, without: Sequence[str],
 def recover(proposal: Proposal) -> RotationRecord:
     """Write what was proposed, unless somebody changed a record meanwhile (Refused), and make the server match it."""
     scene, domain = proposal.scene, proposal.domain
-    if domain == ROOT:
-        return root_run.recover(scene, proposal.records)
-    record = proposal.records[domain]
-    if record.kept is Kept.OLD:
-        _make_default(scene, record)
-    written = write_record(scene.cluster, scene.vault, record, scene.records[domain].version)
-    written, _, _ = match(scene.cluster, scene.vault, written, scene.root, scene.now)
-    return record_of(written)
+    if proposal.records[domain].kept is Kept.OLD:
+        _make_default(scene, proposal.records[domain])
+    for record in proposal.records.values():
+        scene = scene.writing(record)
+    # At rest the root takes nothing along: an issuing CA may be in a rotation of its own.
+    if domain != ROOT or scene.active(ROOT):
+        scene, _ = settled(scene, domain)
+    return scene.record(domain)
+
+
+def _with_companions(scene: Scene, aside: Sequence[str]) -> dict[str, RotationRecord]:
+    """Return the records with which the root, and each issuing CA that nodes have read more of, go on."""
+    mount = read_mount(scene.cluster, scene.vault, ROOT, scene.root)
+    companions = {ca: scene.records[ca].record for ca in ISSUING_CAS}
+    record, name = scene.records[ROOT].record, scene.cluster.name
+    root = root_recovery.recovered(name, record, mount, scene.nodes(ROOT), companions, aside, scene.now)
+    found = {ROOT: root}
+    for ca in ISSUING_CAS:
+        if set_back.told(ca, companions[ca], scene.nodes(ca), aside):
+            found[ca] = _renewed(scene, ca, root, aside)
+    return found
+
+
+def _renewed(scene: Scene, ca: str, root: RotationRecord, aside: Sequence[str]) -> RotationRecord:
+    """Return an issuing CA's record with a higher revision than nodes have read, in the state that fits the root's."""
+    own, nodes = scene.records[ca].record, scene.nodes(ca)
+    revision = recovery.next_revision(ca, own, nodes, aside)
+    if own is None:
+        mount = read_mount(scene.cluster, scene.vault, ca, scene.root)
+        own = recovery.rebuilt(scene.cluster.name, ca, mount, nodes, scene.now)
+    state = State.RETRUSTING if own.active and root.state is State.RETRUSTING else own.state
+    return replace(own.moved(state, scene.now), revision=revision)
 
 
 def _make_default(scene: Scene, record: RotationRecord) -> None:

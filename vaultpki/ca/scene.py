@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from vaultpki.ca.facts import participants, read_members, read_mount, read_root
@@ -12,7 +12,7 @@ from vaultpki.errors import SpecError, StateConflict
 from vaultpki.identity.nodes import Member, members
 from vaultpki.model import Cluster
 from vaultpki.pki.facts import Facts
-from vaultpki.provision.rotation_records import StoredRecord, read_records
+from vaultpki.provision.rotation_records import StoredRecord, read_records, write_record
 from vaultpki.records.rotation import RotationRecord
 from vaultpki.rotation import root_gates
 from vaultpki.rotation.gates import Participant
@@ -40,6 +40,27 @@ class Scene:
             return root_gates.without_leaves(participants(self.cluster, self.members, "kubernetes"))
         return participants(self.cluster, self.members, domain)
 
+    def record(self, domain: str) -> RotationRecord:
+        """Return the record of a domain that has one; ValueError for any other."""
+        found = self.records[domain].record
+        if found is None:
+            raise ValueError(f"there is no record of {domain}")
+        return found
+
+    def active(self, domain: str) -> bool:
+        """Return whether a domain's CA is being rotated."""
+        found = self.records[domain].record
+        return found is not None and found.active
+
+    def having(self, stored: StoredRecord) -> Scene:
+        """Return the scene with another record of one domain."""
+        return replace(self, records={**self.records, stored.domain: stored})
+
+    def writing(self, record: RotationRecord) -> Scene:
+        """Write a record over the one that was read, and return the scene with it; Refused if somebody was faster."""
+        version = self.records[record.domain].version
+        return self.having(write_record(self.cluster, self.vault, record, version))
+
 
 def read_scene(cluster: Cluster, vault: Vault, now: datetime, *, strict: bool = True) -> Scene:
     """Read the scene from the server's active node; this reads the report of every node.
@@ -61,18 +82,11 @@ def read_scene(cluster: Cluster, vault: Vault, now: datetime, *, strict: bool = 
 
 def read_old_root(scene: Scene) -> Facts | None:
     """Return the root that is being replaced, as its mount shows it; None if none is, or if it is gone."""
-    record = scene.records[ROOT].record
-    if record is None or not record.active:
+    if not scene.active(ROOT):
         return None
+    record = scene.record(ROOT)
     issuer = read_mount(scene.cluster, scene.vault, ROOT, scene.root).issuer(record.old.issuer)
     return issuer.facts if issuer is not None else None
-
-
-def record_of(stored: StoredRecord) -> RotationRecord:
-    """Return the record that is there; ValueError if there is none."""
-    if stored.record is None:
-        raise ValueError(f"there is no record of {stored.domain}")
-    return stored.record
 
 
 def refuse_active(cluster: Cluster, records: Mapping[str, StoredRecord]) -> None:

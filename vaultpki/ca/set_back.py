@@ -7,13 +7,14 @@ says so, and changes nothing.
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from vaultpki.ca.facts import read_mount
 from vaultpki.ca.scene import Scene
 from vaultpki.certificates import ISSUING_CAS, ROOT
 from vaultpki.errors import ArgumentError, Attention
 from vaultpki.model import Cluster
-from vaultpki.records.rotation import DOMAINS, RotationRecord
+from vaultpki.records.rotation import DOMAINS, RotationRecord, State
 from vaultpki.redact import printable
 from vaultpki.rotation import recovery
 from vaultpki.rotation.gates import Participant
@@ -105,6 +106,16 @@ def lost_mount(scene: Scene, domain: str) -> RotationMount | None:
         return None
     mount = read_mount(scene.cluster, scene.vault, domain, scene.root)
     return mount if recovery.lost(scene.cluster.name, domain, mount) else None
+
+
+def lost_record(scene: Scene, domain: str) -> RotationRecord | None:
+    """Return a record in place of a lost one, by which the CA that signs is replaced; None if none was lost."""
+    mount = lost_mount(scene, domain)
+    if mount is None:
+        return None
+    found = recovery.rebuilt(scene.cluster.name, domain, mount, (), scene.now)
+    later = found.new is not None and mount.default == found.new.issuer
+    return replace(found, state=State.DONE if later else State.STEADY)
 
 
 def some(names: Collection[str]) -> str:

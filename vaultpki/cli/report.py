@@ -72,7 +72,7 @@ def _of_fleet(file: Path, *, allow_http: bool) -> Report:
     from dataclasses import replace
     from datetime import UTC, datetime
 
-    from vaultpki.ca import commands
+    from vaultpki.ca import status
     from vaultpki.ca.scene import read_scene
     from vaultpki.errors import ForeignObject, SpecError, StateConflict
     from vaultpki.identity import root_pin
@@ -83,7 +83,7 @@ def _of_fleet(file: Path, *, allow_http: bool) -> Report:
     with opened(file, allow_http=allow_http) as (cluster, vault, _):
         try:
             scene = read_scene(cluster, vault, now)
-            cas = commands.status_of(scene)
+            cas = status.status(scene)
         except (SpecError, StateConflict, ForeignObject) as error:
             # What nodes hold is worth a page all the same.
             found = expiries.of_fleet(cluster, vault, now)

@@ -60,11 +60,12 @@ def gate(step: Transition, nodes: Collection[Participant], operators: Iterable[O
     `operators` are the leaves of the CA that is to leave: of the old one, and on the way back of the new one.
     """
     record = step.record
-    step = replace(step, turn=step.turn or _turn(step, nodes))
     if step.path == (State.PREPARED, State.PUBLISHED):
         return _signer(step)
+    # Other steps wait for nobody: they take nobody's trust away, and sign no leaf that is not trusted.
     if step.path not in reasons.TRUST_STEPS | LEAF_STEPS:
-        return Gate(opens=record.since, turn=step.turn)
+        return Gate(opens=record.since)
+    step = replace(step, turn=step.turn or _turn(step, nodes))
     waiting, excused, opens = [], [], record.since
     for node in sorted(nodes, key=lambda each: each.name):
         counts, why_not = _counts(record, node, step.now)

@@ -38,6 +38,10 @@ class MountIssuer:
     def signs(self) -> bool:
         return SIGNS in self.usage and not self.revoked
 
+    def has(self, usage: str) -> bool:
+        """Return whether its usage is exactly this one, as in `states.FULL`."""
+        return self.usage == frozenset(usage.split(","))
+
     @property
     def sha256(self) -> str:
         return self.facts.fingerprint if self.facts is not None else ""
@@ -158,19 +162,16 @@ def _writes(cluster: str, record: RotationRecord, mount: RotationMount) -> Itera
         # Else the new CA would sign before anybody trusts it.
         yield Write("default", target=mount.default)
     if record.new is not None and want.new is not Presence.ABSENT:
-        yield from _key_writes(record, mount, record.new)
+        yield from key_writes(record, mount, record.new)
     found = {ca.name: issuer_of(cluster, record, mount, ca) for ca, _ in pairs}
     for ca, presence in pairs:
         yield from _issuer_writes(record, mount, ca, presence, found[ca.name])
     for ca, presence in pairs:
         issuer = found[ca.name]
-        if issuer is not None and presence is Presence.SIGNING and not issuer.revoked and not _has(issuer, FULL):
+        if issuer is not None and presence is Presence.SIGNING and not issuer.revoked and not issuer.has(FULL):
             yield Write("usage", ca, issuer.id, usage=FULL)
     leaf = found[want.default.name]
-    if leaf is not None and leaf.signs and mount.default != leaf.id:
-        yield Write("default", want.default, leaf.id)
-    if leaf is not None and leaf.key and mount.default_key != leaf.key:
-        yield Write("default-key", want.default, leaf.key)
+    yield from default_writes(mount, want.default, leaf)
     for ca, presence in pairs:
         issuer = found[ca.name]
         if issuer is not None and presence is Presence.MUTE and SIGNS in issuer.usage and not issuer.revoked:
@@ -181,7 +182,16 @@ def _writes(cluster: str, record: RotationRecord, mount: RotationMount) -> Itera
     yield from _strays(record, mount, {each.id for each in found.values() if each is not None})
 
 
-def _key_writes(record: RotationRecord, mount: RotationMount, ca: CaRef) -> Iterator[Write]:
+def default_writes(mount: RotationMount, ca: CaRef, issuer: MountIssuer | None) -> Iterator[Write]:
+    """Yield what makes a CA the one that signs, if it is there and can."""
+    if issuer is not None and issuer.signs and mount.default != issuer.id:
+        yield Write("default", ca, issuer.id)
+    if issuer is not None and issuer.key and mount.default_key != issuer.key:
+        yield Write("default-key", ca, issuer.key)
+
+
+def key_writes(record: RotationRecord, mount: RotationMount, ca: CaRef) -> Iterator[Write]:
+    """Yield what makes the key of a new CA, and writes its id into the record."""
     key = key_of(record, mount, ca)
     if not key and not ca.sha256 and record.method is not Method.SAME_KEY:
         yield Write("make-key", ca)
@@ -226,7 +236,3 @@ def _strays(record: RotationRecord, mount: RotationMount, ours: set[str]) -> Ite
         unknown = each.id not in ours and each.id not in (record.old.issuer, mount.default)
         if key and each.key == key and not each.name and unknown and each.sha256 not in record.also:
             yield Write("delete-issuer", new, each.id)
-
-
-def _has(issuer: MountIssuer, usage: str) -> bool:
-    return issuer.usage == frozenset(usage.split(","))

@@ -1,6 +1,6 @@
 """Decides how the root's rotation goes on after the server was restored from a snapshot, or has lost its record; pure.
 
-As `rotation_recovery` for issuing CAs. Nodes that have read a newer record trust every root that they know, and drop
+As `recovery` for issuing CAs. Nodes that have read a newer record trust every root that they know, and drop
 none, until a newer one is written. It leads back only: to re-trusting, to published where the issuing CAs have not
 followed, in which nodes trust both roots too, or to rest.
 """

@@ -1,6 +1,6 @@
 """Decides which write comes next until the root's mount holds what the record of its rotation says; pure.
 
-As `rotation_steps` for issuing CAs: each write is decided from the record and from the mount as it is then, so that a
+As `mount_steps` for issuing CAs: each write is decided from the record and from the mount as it is then, so that a
 run that was cut off anywhere is continued by the next one. The mount has three certificates meanwhile: the old root,
 the new one, and the cross certificate, which is the new root's key signed by the old one.
 """
@@ -15,7 +15,7 @@ from typing import Final
 from vaultpki.certificates import ROOT, ca_subject
 from vaultpki.pki import trust
 from vaultpki.records.rotation import CaRef, RotationRecord, State
-from vaultpki.rotation.mount_steps import MountIssuer, RotationMount, Write
+from vaultpki.rotation.mount_steps import MountIssuer, RotationMount, Write, default_writes, key_of, key_writes
 from vaultpki.rotation.states import FULL, NO_SIGNING, number
 
 _OLD_SIGNS: Final = frozenset(State) - {State.RETIRED, State.DONE}
@@ -55,10 +55,15 @@ def cross_issuer(cluster: str, record: RotationRecord, mount: RotationMount) -> 
     )
 
 
+def signer(cluster: str, record: RotationRecord, mount: RotationMount) -> MountIssuer | None:
+    """Return the issuer of the root that the record names as the one in force; None if the mount does not have it."""
+    return new_issuer(cluster, record, mount) if record.leaf is record.new else mount.issuer(record.old.issuer)
+
+
 def problem(cluster: str, record: RotationRecord, mount: RotationMount) -> str:
     """Return why the root that the record names cannot sign, in one sentence that says what to do; else nothing."""
     ca, back = record.leaf, record.state in (State.SWITCHED, State.RETRUSTING, State.RETIRED)
-    found = new_issuer(cluster, record, mount) if ca is record.new else mount.issuer(ca.issuer)
+    found = signer(cluster, record, mount)
     if found is not None and not found.revoked and found.key:
         return ""
     how = f"`vaultpki ca abort` goes back to {record.old.name}" if back else "restore it from a backup of Vault"
@@ -71,17 +76,14 @@ def _writes(cluster: str, record: RotationRecord, mount: RotationMount, now: dat
     if mount.follows:
         yield Write("default", target=mount.default)
     if record.new is not None and record.state is not State.STEADY:
-        yield from _key(mount, record, record.new)
+        yield from key_writes(record, mount, record.new)
         if record.state not in _NO_CERTIFICATE:
             yield from _certificates(record, mount, record.new, old, new, cross)
     for each, signs in ((old, record.state in _OLD_SIGNS), (new, True)):
-        if each is not None and signs and not each.revoked and each.usage != _set(FULL):
+        if each is not None and signs and not each.revoked and not each.has(FULL):
             yield Write("usage", target=each.id, usage=FULL)
     leaf = new if record.leaf is record.new else old
-    if leaf is not None and leaf.signs and mount.default != leaf.id:
-        yield Write("default", record.leaf, leaf.id)
-    if leaf is not None and leaf.key and mount.default_key != leaf.key:
-        yield Write("default-key", record.leaf, leaf.key)
+    yield from default_writes(mount, record.leaf, leaf)
     if old is not None and record.state is State.RETIRED and old.signs:
         yield Write("usage", target=old.id, usage=NO_SIGNING)
     if record.state is State.DONE:
@@ -95,14 +97,6 @@ def _writes(cluster: str, record: RotationRecord, mount: RotationMount, now: dat
         yield from _strays(cluster, record, mount, [each.id for each in (old, new, cross) if each is not None])
 
 
-def _key(mount: RotationMount, record: RotationRecord, new: CaRef) -> Iterator[Write]:
-    key = _key_of(mount, new)
-    if not key and not new.sha256:
-        yield Write("make-key", new)
-    elif key and new.key != key:
-        yield Write("amend", new, record=record.changed(new=replace(new, key=key)))
-
-
 def _certificates(
     record: RotationRecord,
     mount: RotationMount,
@@ -112,7 +106,7 @@ def _certificates(
     cross: MountIssuer | None,
 ) -> Iterator[Write]:
     if found is None:
-        if not new.sha256 and _key_of(mount, new):
+        if not new.sha256 and key_of(record, mount, new):
             yield Write("sign-root", new)
         return
     if found.name != new.name:
@@ -148,7 +142,7 @@ def _new_deleted(cluster: str, record: RotationRecord, mount: RotationMount) -> 
     for each in _of_new_key(cluster, record, mount):
         if each.id not in (mount.default, record.old.issuer):
             yield Write("delete-issuer", target=each.id)
-    key = _key_of(mount, record.new) if record.new is not None else ""
+    key = key_of(record, mount, record.new) if record.new is not None else ""
     if key and not any(each.key == key for each in mount.issuers):
         yield Write("delete-key", target=key)
 
@@ -167,17 +161,13 @@ def _strays(cluster: str, record: RotationRecord, mount: RotationMount, ours: li
 
 def _of_new_key(cluster: str, record: RotationRecord, mount: RotationMount) -> list[MountIssuer]:
     """Return the issuers of the new root's key that have its name; the cross certificate is one of them."""
-    key = _key_of(mount, record.new) if record.new is not None else ""
+    key = key_of(record, mount, record.new) if record.new is not None else ""
     wanted = ca_subject(cluster, ROOT, number(record.new.name)) if record.new is not None else ""
     return [
         each
         for each in mount.issuers
         if key and each.key == key and each.facts is not None and each.facts.subject.common_name == wanted
     ]
-
-
-def _key_of(mount: RotationMount, ca: CaRef) -> str:
-    return ca.key if ca.key in mount.keys else mount.key_named(ca.name)
 
 
 def _first(found: list[MountIssuer]) -> MountIssuer | None:
@@ -194,7 +184,3 @@ def _signed(issuer: MountIssuer, signer: MountIssuer) -> bool:
 
     both = issuer.facts is not None and signer.facts is not None
     return both and x509.signed_by(issuer.facts, signer.facts)  # type: ignore[arg-type]
-
-
-def _set(usage: str) -> frozenset[str]:
-    return frozenset(usage.split(","))

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
-from vaultpki.certificates import ca_subject
+from vaultpki.certificates import ROOT, ca_subject
 from vaultpki.errors import StateConflict
 from vaultpki.model import Cluster
 from vaultpki.pki import trust
@@ -75,8 +75,11 @@ def own_issuer(cluster: str, domain: str, mount: RotationMount) -> MountIssuer |
 def also_trusted(cluster: str, domain: str, mount: RotationMount, nodes: Collection[Participant]) -> frozenset[str]:
     """Return the SHA-256 of every CA that nodes of a CA without a record trust: what its mount shows and they report.
 
-    A node trusts what the pinned root signed, whatever stands here; a record that left one out would end that.
+    A node trusts what the pinned root signed, whatever stands here; a record that left one out would end that. Of roots
+    it trusts those that it has pinned alone.
     """
+    if domain == ROOT:
+        return frozenset()
     shown = {each.sha256 for each in mount.issuers if _fit(cluster, domain, mount, each)}
     reports = (node.report for node in nodes if node.report is not None)
     held = Counter(sha256 for report in reports if domain in report.bundles for sha256 in report.bundles[domain].sha256)
@@ -104,4 +107,6 @@ def _current(cluster: Cluster, domain: str, before: RotationRecord | None, mount
 
 def _fit(cluster: str, domain: str, mount: RotationMount, issuer: MountIssuer) -> bool:
     facts = issuer.facts
+    if domain == ROOT:
+        return facts is not None and bool(issuer.key)
     return facts is not None and trust.why_untrusted(facts, mount.root, ca_subject(cluster, domain)) is None

@@ -1,6 +1,6 @@
 """Decides how a CA is rotated: its states, which comes next and which is the way back, and what the server must hold.
 
-Pure: `gates` decides whether a step may be taken, `rotation_server` changes the server, `rotation_run` does both.
+Pure: `gates` decides whether a step may be taken; `ca.run` takes it, and `ca.mount_writes` changes the server.
 The states and ways back were explored exhaustively; no other transition is safe.
 """
 

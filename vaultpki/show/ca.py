@@ -7,7 +7,8 @@ from datetime import datetime
 from typing import Any, Final
 
 from vaultpki import readers
-from vaultpki.ca.run import CaStatus, Step
+from vaultpki.ca.run import Step
+from vaultpki.ca.status import CaStatus
 from vaultpki.certificates import ROOT
 from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.redact import printable, stamp

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from vaultpki.ca.run import CaStatus
+from vaultpki.ca.status import CaStatus
 from vaultpki.certificates import ISSUING_CAS, ROOT, node_rows, pair_files
 from vaultpki.graph.content import ExpirySummary, count
 from vaultpki.identity import nodes, revoked_list

@@ -113,7 +113,7 @@ def test_plan_and_status_say_where_it_stands(rotation: Rotation) -> None:
     # Another one begins after this one.
     with pytest.raises(StateConflict, match="the CA etcd is being rotated"):
         commands.rotate(cluster.model, rotation.vault, "kubelet", Method.NEW_KEY, 60, rotation.now)
-    with pytest.raises(ArgumentError, match="there is no issuing CA etcdd"):
+    with pytest.raises(ArgumentError, match="there is no CA etcdd"):
         commands.rotate(cluster.model, rotation.vault, "etcdd", Method.NEW_KEY, 60, rotation.now)
 
 

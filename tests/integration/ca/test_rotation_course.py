@@ -10,7 +10,7 @@ from helpers.node.root_reporters import RootReporters
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.root_operator import RootOperator
 from helpers.vault.rotations import Rotation
-from vaultpki.ca import commands, root_run
+from vaultpki.ca import commands, root
 from vaultpki.ca.run import Step
 from vaultpki.ca.scene import Scene, read_scene
 from vaultpki.errors import Attention, ChangedMeanwhile, StateConflict, Unavailable
@@ -120,7 +120,7 @@ def test_the_roots_way_back_ends_before_anything_of_the_old_root_is_deleted(
     """Another operator aborts as the issuing CAs begin to lose their certificates of the old root."""
     operator = RootOperator.standing(clusters)
     operator.reach(State.RETIRED)
-    cluster, follow, said = operator.cluster.model, root_run._followed, list[str]()
+    cluster, follow, said = operator.cluster.model, root._followed, list[str]()
 
     def crossed(scene: Scene, record: RotationRecord) -> Scene:
         if record.state is State.DONE and not said:
@@ -131,7 +131,7 @@ def test_the_roots_way_back_ends_before_anything_of_the_old_root_is_deleted(
             raise Unavailable("killed")
         return follow(scene, record)
 
-    monkeypatch.setattr(root_run, "_followed", crossed)
+    monkeypatch.setattr(root, "_followed", crossed)
     RootReporters(operator.cluster).report(operator.now)
     operator.now += timedelta(minutes=7)
     with pytest.raises(Unavailable, match="killed"):

@@ -11,7 +11,7 @@ from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import Ran, fails, vaultpki
 from helpers.vault.root_operator import RootOperator
 from vaultpki.ca import commands
-from vaultpki.ca.run import CaStatus
+from vaultpki.ca.status import CaStatus
 from vaultpki.errors import ForeignObject
 from vaultpki.records.rotation import State
 from vaultpki.rotation.states import BACK

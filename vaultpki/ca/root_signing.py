@@ -1,22 +1,18 @@
-"""Makes the root's mount hold what the record of its rotation says, write by write, and makes the new root itself."""
+"""Makes the two certificates of a new root: by itself, and by the old root, which vouches for it."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 from typing import Final
 
-from vaultpki.ca import mount_writes
 from vaultpki.certificates import ROOT, ROOT_BACKDATE, ca_subject
 from vaultpki.errors import BadAnswer, StateConflict
 from vaultpki.model import Cluster
-from vaultpki.pki.facts import Facts
 from vaultpki.provision import authorities
-from vaultpki.provision.rotation_records import StoredRecord
 from vaultpki.provision.signed_before import fingerprints, signed_before
-from vaultpki.records.rotation import CaRef, RotationRecord
-from vaultpki.rotation.mount_steps import RotationMount, Write
-from vaultpki.rotation.root_steps import cross_name, next_write
-from vaultpki.rotation.states import NO_SIGNING, number
+from vaultpki.records.rotation import CaRef
+from vaultpki.rotation.mount_steps import RotationMount
+from vaultpki.rotation.states import number
 from vaultpki.vault import Request, Vault, member, text
 
 # Seconds: a cross certificate that would outlive its signer is cut by Vault with a warning, and OpenBao warns too.
@@ -27,29 +23,7 @@ _BEFORE_OLD: Final = 60
 _NO_AIA = ("authority information access", "AIA configuration")
 
 
-def match(
-    cluster: Cluster, vault: Vault, stored: StoredRecord, root: Facts, now: datetime
-) -> tuple[StoredRecord, RotationMount, int]:
-    """Make the root's mount hold what the record says; see `mount_writes.match`. `root` is the root in force."""
-
-    def decide(record: RotationRecord, mount: RotationMount) -> Write | None:
-        return next_write(cluster.name, record, mount, now)
-
-    def sign_root(record: RotationRecord, mount: RotationMount, write: Write) -> None:
-        _sign_root(cluster, vault, mount.path, write.ca or record.old)
-
-    def sign_cross(record: RotationRecord, mount: RotationMount, write: Write) -> None:
-        _sign_cross(cluster, vault, mount, write.ca or record.old, write.target, now)
-
-    def name_cross(record: RotationRecord, mount: RotationMount, write: Write) -> None:
-        fields = {"issuer_name": cross_name(record), "usage": NO_SIGNING}
-        authorities.update_issuer(vault, mount.path, write.target, fields)
-
-    own = {"sign-root": sign_root, "sign-cross": sign_cross, "name-cross": name_cross}
-    return mount_writes.match(cluster, vault, stored, root, decide, own)
-
-
-def _sign_root(cluster: Cluster, vault: Vault, path: str, ca: CaRef) -> None:
+def sign_root(cluster: Cluster, vault: Vault, path: str, ca: CaRef) -> None:
     """Make the certificate of the new root, signed by itself, and check it; the default issuer stays."""
     from vaultpki.pki import x509
     from vaultpki.pki.trust import no_root
@@ -79,7 +53,7 @@ def _sign_root(cluster: Cluster, vault: Vault, path: str, ca: CaRef) -> None:
         raise
 
 
-def _sign_cross(cluster: Cluster, vault: Vault, mount: RotationMount, ca: CaRef, old: str, now: datetime) -> None:
+def sign_cross(cluster: Cluster, vault: Vault, mount: RotationMount, ca: CaRef, old: str, now: datetime) -> None:
     """Have the old root sign the new root's name and key, and install that certificate beside both."""
     from vaultpki.pki import x509
 

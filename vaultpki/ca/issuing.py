@@ -1,0 +1,174 @@
+"""Knows what is special about the rotation of an issuing CA: whom its steps wait for, and what an operator may say.
+
+`run` is the course that it shares with the root.
+"""
+
+from __future__ import annotations
+
+from vaultpki.ca.facts import life, longest_ttl, read_operator_leaves, reload
+from vaultpki.ca.scene import Scene
+from vaultpki.certificates import rows
+from vaultpki.errors import ArgumentError, StateConflict
+from vaultpki.kube.objects import KubeTrust
+from vaultpki.model import Cluster
+from vaultpki.records.rotation import Method, RotationRecord, State
+from vaultpki.redact import printable
+from vaultpki.rotation import gates, mount_steps, recovery, serving_copy
+from vaultpki.rotation.confirmations import Confirmations
+from vaultpki.rotation.gates import Gate, OperatorLeaf, Participant
+from vaultpki.rotation.mount_steps import MountIssuer, RotationMount
+from vaultpki.rotation.reasons import Transition
+from vaultpki.rotation.states import FORWARD, next_state
+
+# States that may begin while the CA whose leaves are installed cannot sign: they lead to one that can.
+_ON_THE_WAY = frozenset({State.PUBLISHED, State.RETRUSTING})
+
+
+def refuse_beginning(scene: Scene, domain: str, method: Method) -> None:
+    """Raise StateConflict if the root ends too early for another CA, or if a node's name means something else.
+
+    What nodes are called does not stop an emergency.
+    """
+    named = domain == serving_copy.DOMAIN and any(node.name == serving_copy.WORD for node in scene.cluster.nodes)
+    if named and method is not Method.EMERGENCY:
+        raise StateConflict(
+            f"a node is called {serving_copy.WORD}, which `--restarted` means something else by; rename it first"
+        )
+    life(scene.cluster, domain, scene.root, scene.now)
+
+
+def signer(cluster: Cluster, record: RotationRecord, mount: RotationMount) -> MountIssuer | None:
+    """Return the issuer of the CA whose leaves are installed; None if the mount does not have it."""
+    return mount_steps.issuer_of(cluster.name, record, mount, record.leaf)
+
+
+def problem(cluster: Cluster, record: RotationRecord, mount: RotationMount) -> str:
+    """Return why the CA whose leaves are installed cannot sign, as a sentence; "" if it can."""
+    return mount_steps.problem(cluster.name, record, mount)
+
+
+def step_to(scene: Scene, record: RotationRecord, mount: RotationMount, *, back: bool) -> State | None:
+    """Return the state that comes next; on a way back that has lost its CA, on again. None if there is none.
+
+    The end of a way back leads to itself, as long as something holds the CA that it deleted. Raises StateConflict if
+    the CA whose leaves the next state installs cannot sign any.
+    """
+    name = scene.cluster.name
+    if not record.active:
+        return record.state if back and lingering(scene, record) is not None else None
+    lost = record.state is State.RETURNING and not mount_steps.usable(name, record, mount, record.old)
+    to = FORWARD[record.state] if lost and not back else next_state(record, back=back)
+    if to is not None and to not in _ON_THE_WAY:
+        ca = record.new if record.moved(to, record.since).leaf is record.new else record.old
+        if why := mount_steps.problem(name, record, mount, ca):
+            raise StateConflict(why)
+    return to
+
+
+def confirmed(
+    scene: Scene, record: RotationRecord, to: State, mount: RotationMount, said: Confirmations
+) -> RotationRecord:
+    """Return the record with what a person says about nodes; raise StateConflict if that does not count.
+
+    A recovered record gets the CAs, too, that nodes have told of since.
+    """
+    nodes = _waited_for(scene, record)
+    by_name = {node.name: node for node in nodes}
+    _refuse_unknown(scene, record, said, {*by_name})
+    record = recovery.named_since(record, mount, nodes)
+    for name in said.restarted:
+        node = by_name.get(name)
+        why = gates.restart_refused(record, to, node, scene.now) if node else serving_copy.word_refused(record, to)
+        if why:
+            raise StateConflict(why)
+    for name in said.without:
+        # The gate goes on waiting for a member of etcd whose word does not count any more.
+        set_aside = name in by_name and recovery.ahead(record.domain, record, [by_name[name]])
+        if name in by_name and not set_aside and (why := gates.without_refused(record, by_name[name], scene.now)):
+            raise StateConflict(why)
+    return said.noted(record)
+
+
+def gate(
+    scene: Scene,
+    record: RotationRecord,
+    to: State,
+    mount: RotationMount,
+    pods: KubeTrust | None,
+    *,
+    whole: bool = False,
+    keeps: str = "",
+) -> Gate:
+    """Return the gate of a step. Unless it is wanted `whole`, operators' leaves are read once no node is waited for.
+
+    A mount may have very many certificates, and whoever waits asks again and again. `pods` is what the Kubernetes
+    cluster shows, None without `--kubeconfig`; `keeps` is the node that keeps the turn.
+    """
+    if not record.active:
+        return lingering(scene, record, keeps) or Gate(opens=record.since)
+    cluster, domain, nodes = scene.cluster, record.domain, scene.nodes(record.domain)
+    keys = recovery.key_ids(record, mount, nodes)
+    step = Transition(
+        record, to, scene.now, reload(cluster, domain), longest_ttl(cluster, domain), keys, scene.root.not_after, keeps
+    )
+    found = gates.gate(step, nodes)
+    if whole or not found.waiting:
+        found = gates.gate(step, nodes, _operators(scene, record, to, mount))
+    return serving_copy.gate(record, to, found, pods)
+
+
+def lingering(scene: Scene, record: RotationRecord, keeps: str = "") -> Gate | None:
+    """Return what the end of a way back waits for: processes that read bundles when they start and hold the deleted CA.
+
+    Whoever kept a copy of that CA's key is let in by them. Agents restart them by turns, as in a rotation. None if
+    nothing is left of it, or if `ca abort` has found this gate open.
+    """
+    nodes = _waited_for(scene, record)
+    if not record.lingers or not nodes:
+        return None
+    return gates.gate(Transition(record, State.STEADY, scene.now, turn=keeps), nodes)
+
+
+def along(scene: Scene) -> Scene:
+    """Return the scene as it is: nothing goes along with an issuing CA."""
+    return scene
+
+
+def moved(scene: Scene, record: RotationRecord, to: State) -> tuple[Scene, RotationRecord]:
+    """Return the record in the next state."""
+    if to is record.state:
+        return scene, record.changed(turn="", let_go=True)
+    # Who trusts a stolen key again goes on as after any other rotation.
+    again = to is State.RETRUSTING and record.method is Method.EMERGENCY
+    return scene, record.moved(to, scene.now, method=Method.NEW_KEY if again else record.method)
+
+
+def _waited_for(scene: Scene, record: RotationRecord) -> tuple[Participant, ...]:
+    """Return the nodes that a step may wait for; at rest those with components that read the bundle at their start."""
+    return tuple(each for each in scene.nodes(record.domain) if record.active or each.readers)
+
+
+def _refuse_unknown(scene: Scene, record: RotationRecord, said: Confirmations, nodes: set[str]) -> None:
+    """Raise ArgumentError for a name that nobody has whom a gate may wait for."""
+    # Its word on another CA may be what is set aside.
+    aside = {each.name for each in scene.members if each.kind == "listed"}
+    words = {serving_copy.WORD} if record.domain == serving_copy.DOMAIN else set()
+    certificates = {row.name for row in rows(scene.cluster) if row.operator and row.ca == record.domain}
+    for name in (*said.without, *said.restarted):
+        if name not in nodes | words and not (name in certificates | aside and name in said.without):
+            raise ArgumentError(
+                f"{printable(name)} takes no part in the rotation of {record.domain}; "
+                f"`vaultpki ca status -f {scene.cluster.file}` names those that it waits for"
+            )
+
+
+def _operators(scene: Scene, record: RotationRecord, to: State, mount: RotationMount) -> tuple[OperatorLeaf, ...]:
+    """Return the operators' leaves of the CA that is to leave."""
+    leaving = {
+        (State.SWITCHED, State.RETIRED): record.old,
+        (State.RETURNING, State.STEADY): record.new,
+    }.get((record.state, to))
+    issuer = mount.issuer(leaving.issuer) if leaving is not None else None
+    if issuer is None or issuer.facts is None or record.method is Method.SAME_KEY:
+        return ()
+    return read_operator_leaves(scene.cluster, scene.vault, issuer.facts, record.domain, scene.now)

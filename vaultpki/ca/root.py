@@ -1,0 +1,202 @@
+"""Knows what is special about the rotation of the root: the issuing CAs that go along, pods, and kubeconfigs outside.
+
+`run` is the course that it shares with an issuing CA. In `switched` each issuing CA begins a renewal with its own key,
+signed by the new root; its record then goes through the same states as the root's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from vaultpki.ca.facts import longest_ttl, read_mount, read_root, reload
+from vaultpki.ca.mount_writes import match
+from vaultpki.ca.scene import Scene, read_old_root
+from vaultpki.certificates import ISSUING_CAS, ROOT
+from vaultpki.errors import ArgumentError, StateConflict
+from vaultpki.kube.objects import KubeTrust
+from vaultpki.model import Cluster
+from vaultpki.records.rotation import Method, RotationRecord, State
+from vaultpki.rotation import gates, root_gates, root_steps, start
+from vaultpki.rotation.confirmations import Confirmations
+from vaultpki.rotation.gates import Gate, Participant
+from vaultpki.rotation.mount_steps import MountIssuer, RotationMount
+from vaultpki.rotation.reasons import Transition
+from vaultpki.rotation.root_gates import COMING_TO_REST, PODS, WITH_COMPANIONS, WORDS
+from vaultpki.rotation.states import next_state
+from vaultpki.vault import member
+
+
+def refuse_beginning(scene: Scene, domain: str, method: Method) -> None:
+    """Raise ArgumentError if the root has no such rotation, StateConflict if a node's name means something else."""
+    if method is Method.SAME_KEY:
+        raise ArgumentError(
+            "the root is trusted by its certificate, so another one for the same key is a new root all the same; leave "
+            "out `--same-key`"
+        )
+    if method is Method.EMERGENCY:
+        raise ArgumentError(
+            "nodes take a new root on the word of the old one alone, and a thief of its key can give that word too; "
+            "leave out `--emergency` if the key is safe, else make another cluster (`prefix`), and join every node anew"
+        )
+    taken = {node.name for node in scene.cluster.nodes} & WORDS
+    if taken:
+        raise StateConflict(
+            f"a node is called {min(taken)}, which `--restarted` means something else by; rename it first"
+        )
+
+
+def signer(cluster: Cluster, record: RotationRecord, mount: RotationMount) -> MountIssuer | None:
+    """Return the issuer of the root in force; None if the mount does not have it."""
+    return root_steps.signer(cluster.name, record, mount)
+
+
+def problem(cluster: Cluster, record: RotationRecord, mount: RotationMount) -> str:
+    """Return why the root in force cannot sign, as a sentence; "" if it can."""
+    return root_steps.problem(cluster.name, record, mount)
+
+
+def step_to(scene: Scene, record: RotationRecord, mount: RotationMount, *, back: bool) -> State | None:
+    """Return the state that comes next; None if there is none.
+
+    Raises StateConflict for a way back once an issuing CA has lost its certificate under the old root.
+    """
+    done = [ca for ca in ISSUING_CAS if (own := scene.records[ca].record) is not None and not own.active]
+    if back and record.state is State.RETIRED and (done or record.closing):
+        which = f" ({', '.join(done)})" if done else ""
+        raise StateConflict(
+            f"the certificates under the old root are being deleted{which}, from which there is no way back; go on "
+            f"with `vaultpki ca continue -f {scene.cluster.file}`"
+        )
+    return next_state(record, back=back)
+
+
+def confirmed(
+    scene: Scene, record: RotationRecord, to: State, mount: RotationMount, said: Confirmations
+) -> RotationRecord:
+    """Return the record with what a person says; raise StateConflict if that does not count."""
+    nodes = {node.name: node for node in scene.nodes(ROOT)}
+    own = _of_nodes(scene, record, to)
+    for name in said.restarted:
+        if name in WORDS:
+            why = root_gates.word_refused(record, to, name, own)
+        elif name not in nodes:
+            why = f"{name} takes no part in the rotation of the root; look at its name"
+        else:
+            why = _restart_refused(scene, record, to, nodes[name])
+        if why:
+            raise StateConflict(why)
+    for name in said.without:
+        if name == PODS or any(
+            why := gates.without_refused(replace(record, domain=ca), node, scene.now)
+            for ca in ISSUING_CAS
+            for node in scene.nodes(ca)
+            if node.name == name
+        ):
+            raise StateConflict(
+                why if name != PODS else f"pods cannot be left out; restart them (`--restarted {PODS}`)"
+            )
+    return said.noted(record)
+
+
+def _restart_refused(scene: Scene, record: RotationRecord, to: State, node: Participant) -> str:
+    why = gates.restart_refused(record, to, node, scene.now)
+    if why or (record.state, to) not in WITH_COMPANIONS:
+        return why
+    for ca in filter(scene.active, ISSUING_CAS):
+        own, mine = scene.record(ca), {each.name: each for each in scene.nodes(ca)}
+        if mine[node.name].readers:
+            why = why or gates.restart_refused(replace(own, turn=record.turn), to, mine[node.name], scene.now)
+    return why
+
+
+def gate(
+    scene: Scene,
+    record: RotationRecord,
+    to: State,
+    mount: RotationMount,
+    pods: KubeTrust | None,
+    *,
+    whole: bool = False,
+    keeps: str = "",
+) -> Gate:
+    """Return the gate of a step. `pods` is what the Kubernetes cluster shows; `keeps` is the node that keeps the turn.
+
+    What was begun when the gate was open goes on.
+    """
+    if record.closing:
+        return Gate(opens=record.since)
+    companions = {}
+    if (record.state, to) in WITH_COMPANIONS:
+        for ca in filter(scene.active, ISSUING_CAS):
+            own = replace(scene.record(ca), turn=record.turn, restarted=record.restarted, excused=record.excused)
+            companions[ca] = _of_nodes(scene, own, to, keeps)
+    return root_gates.gate(record, to, _of_nodes(scene, record, to, keeps), companions, pods)
+
+
+def _of_nodes(scene: Scene, record: RotationRecord, to: State, keeps: str = "") -> Gate:
+    """Return what nodes alone keep a step from, of the root or of an issuing CA that goes along."""
+    cluster, domain = scene.cluster, record.domain if record.domain != ROOT else "kubernetes"
+    # Without key ids: the leaves stay those of the same keys.
+    step = Transition(record, to, scene.now, reload(cluster, domain), longest_ttl(cluster, domain), turn=keeps)
+    return gates.gate(step, scene.nodes(record.domain))
+
+
+def moved(scene: Scene, record: RotationRecord, to: State) -> tuple[Scene, RotationRecord]:
+    """Return the record in the next state, with the issuing CAs where they must be before it is written."""
+    if to is State.DONE and not record.closing:
+        # Issuing CAs lose what the way back needs, so no other operator may take it from here on.
+        record = record.changed(closing=True)
+        scene = scene.writing(record)
+    after = record.moved(to, scene.now)
+    # Of a rotation that ends the root's record is the last: until then another run knows that theirs belong to it.
+    return (_followed(scene, after) if to in COMING_TO_REST else scene), after
+
+
+def along(scene: Scene) -> Scene:
+    """Bring the issuing CAs, and the cluster's own record of its root, to where the root's record is."""
+    # The default issuer may be another root now.
+    scene = replace(scene, root=read_root(scene.cluster, scene.vault, scene.now, known=scene.root))
+    correct_pin(scene)
+    return _followed(scene, scene.record(ROOT))
+
+
+def correct_pin(scene: Scene) -> bool:
+    """Write the new root into the cluster's record once the old one has gone; return whether it was not there."""
+    kv, store, record = scene.vault.api.secrets.kv.v2, scene.cluster.mount("config"), scene.record(ROOT)
+    if record.state is not State.DONE:
+        return False
+    found = scene.vault.stored(store, "cluster")
+    value, version = found.get("data"), member(found, "metadata").get("version")
+    if not isinstance(value, dict) or value.get("root_sha256") != record.old.sha256:
+        return False
+    corrected = {**value, "root_sha256": record.leaf.sha256}
+    kv.create_or_update_secret("cluster", corrected, cas=version, mount_point=store)
+    return True
+
+
+def _followed(scene: Scene, record: RotationRecord) -> Scene:
+    """Bring each issuing CA to the state of the root's record, one after the other, and its mount with it."""
+    if record.state in (State.PREPARED, State.PUBLISHED):
+        return scene
+    for ca in ISSUING_CAS:
+        while True:
+            if scene.records[ca].record is not None:
+                scene, _, _ = match(scene, ca)
+            to = root_gates.next_companion(record.state, scene.records[ca].record)
+            if to is None:
+                break
+            after = _begun(scene, record, ca) if to is State.PUBLISHED else scene.record(ca).moved(to, scene.now)
+            scene = scene.writing(after)
+    return scene
+
+
+def _begun(scene: Scene, record: RotationRecord, ca: str) -> RotationRecord:
+    """Return the record with which an issuing CA begins its renewal under the new root."""
+    cluster, vault = scene.cluster, scene.vault
+    old = read_old_root(scene)
+    if old is None:
+        raise StateConflict(root_steps.problem(cluster.name, record, read_mount(cluster, vault, ROOT, scene.root)))
+    mount = read_mount(cluster, vault, ca, old)
+    before = scene.records[ca].record
+    begun = start.first_record(cluster, ca, Method.SAME_KEY, record.spread, before, mount, scene.nodes(ca), scene.now)
+    return replace(begun, state=State.PUBLISHED, excused=record.excused)

@@ -1,0 +1,108 @@
+"""Finds where each CA of a cluster stands, and what its next step waits for; writes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from vaultpki.ca import issuing, set_back
+from vaultpki.ca.facts import read_mount
+from vaultpki.ca.run import kind_of
+from vaultpki.ca.scene import Scene, read_old_root
+from vaultpki.certificates import ca_subject
+from vaultpki.kube.objects import KubeTrust
+from vaultpki.records import gaps
+from vaultpki.records.rotation import DOMAINS, RotationRecord, State
+from vaultpki.rotation import listener_trust, serving_copy, start
+from vaultpki.rotation.gates import Gate, Waiting
+from vaultpki.rotation.mount_steps import MountIssuer, RotationMount
+from vaultpki.rotation.states import next_state
+
+
+@dataclass(frozen=True, slots=True)
+class CaStatus:
+    """One CA: its name, its certificate's SHA-256, end and kind of key, and where its rotation stands.
+
+    `record` is None if it was never rotated. `next` is the state that `continue` leads to, with its gate; `back` the
+    one that `abort` leads to. `problem` is why it cannot sign, in one sentence. `apart` are the nodes that have not the
+    record that the server has, and cannot follow it. `advice` is a sentence on what a person does now that the rotation
+    is at rest.
+    """
+
+    domain: str
+    name: str
+    sha256: str
+    not_after: datetime | None
+    record: RotationRecord | None = None
+    next: State | None = None
+    back: State | None = None
+    gate: Gate | None = None
+    problem: str = ""
+    key: str = ""
+    apart: tuple[Waiting, ...] = ()
+    advice: str = ""
+
+
+def status(scene: Scene, pods: KubeTrust | None = None) -> tuple[CaStatus, ...]:
+    """Return where each CA stands, the root first. `pods` is what the Kubernetes cluster shows."""
+    return tuple(scene.vault.map(lambda domain: _status(scene, domain, pods), DOMAINS))
+
+
+def _status(scene: Scene, domain: str, pods: KubeTrust | None) -> CaStatus:
+    record, cluster, kind = scene.records[domain].record, scene.cluster, kind_of(domain)
+    mount = read_mount(cluster, scene.vault, domain, scene.root)
+    behind = set_back.why(scene, domain, record.excused if record is not None else ())
+    if behind:
+        behind += f"; {set_back.what_to_do(cluster, set_back.with_root(scene, domain))}"
+    issuer = _first(scene, domain, mount) if record is None else kind.signer(cluster, record, mount)
+    facts = issuer.facts if issuer is not None else None
+    found = CaStatus(
+        domain,
+        issuer.name if issuer is not None else f"{domain}-1",
+        facts.fingerprint if facts is not None else "",
+        facts.not_after if facts is not None else None,
+        record,
+        problem=behind,
+        key=facts.key.value if facts is not None and facts.key is not None else "",
+        apart=_apart(scene, domain),
+    )
+    if record is None:
+        missing = f"{mount.path} has no CA {ca_subject(cluster.name, domain)}; run `vaultpki apply -f {cluster.file}`"
+        return found if issuer is not None else replace(found, problem=behind or missing)
+    to = next_state(record)
+    return replace(
+        found,
+        name=record.leaf.name,
+        sha256=record.leaf.sha256,
+        next=to,
+        back=next_state(record, back=True),
+        gate=_gate(scene, record, to, mount, pods) if to is not None else issuing.lingering(scene, record),
+        problem=behind or kind.problem(cluster, record, mount),
+        advice=serving_copy.advice(record, pods),
+    )
+
+
+def _gate(scene: Scene, record: RotationRecord, to: State, mount: RotationMount, pods: KubeTrust | None) -> Gate:
+    """Return the whole gate of a step as far as it is known without asking any listener."""
+    found = kind_of(record.domain).gate(scene, record, to, mount, pods, whole=True)
+    return listener_trust.held(record, to, found, [node.name for node in scene.nodes(record.domain)])
+
+
+def _first(scene: Scene, domain: str, mount: RotationMount) -> MountIssuer | None:
+    """Return the issuer of a CA that was never rotated; of the old root as long as it has not followed the new one."""
+    name = scene.cluster.name
+    found = start.own_issuer(name, domain, mount)
+    old = read_old_root(scene) if found is None else None
+    return found if old is None else start.own_issuer(name, domain, replace(mount, root=old))
+
+
+def _apart(scene: Scene, domain: str) -> tuple[Waiting, ...]:
+    record = scene.records[domain].record
+    revisions = {domain: record.revision} if record is not None else {}
+    return tuple(
+        Waiting(node.name, gap.text)
+        for node in scene.nodes(domain)
+        if node.report is not None
+        for gap in gaps.of_report(node.report, revisions)
+        if gap.domain == domain
+    )
