@@ -58,8 +58,8 @@ def before_join(plan: JoinPlan, now: datetime, *, allow_http: bool) -> Iterator[
     settings = join_settings(join, allow_http=allow_http)
     reached = yield from _addresses(settings)
     if not reached:
-        yield DoctorCheck("cluster", "unchecked", "no address of Vault answers")
-        yield DoctorCheck("join file", "unchecked", "no address of Vault answers")
+        for check in ("cluster", "join file"):
+            yield DoctorCheck(check, "unchecked", "no address of Vault answers")
         return
     yield from _tried("cluster", lambda: _cluster(Vault(settings), join, plan.state, now))
     yield from _tried("join file", lambda: _token(plan, Vault(replace(settings, token=join.wrap_token)), now))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -96,54 +96,46 @@ class Status:
 def of_node(config: AgentConfig, now: datetime, *, ask: bool = True, allow_http: bool = False) -> Status:
     """Report on the node of an agent.yaml, however broken it is. `ask` asks Vault whether it answers."""
     known = memory.load(config.state)
-    state: str | None = known.state
     faults = {what: fault.text for what, fault in known.faults.items()}
-    seen: tuple[CertificateStatus, ...] = ()
     found: dict[str, str] = {}
-    cas: tuple[CaOnNode, ...] = ()
-    ends: tuple[CaExpiry, ...] = ()
-    roles: tuple[str, ...] = ()
-    answered = 0.0
-    try:
-        spec = assignment.read_copy(config)
-        if spec is None:
-            faults.setdefault("agent", "nothing was ever issued here; run `vaultpki agent`")
-        else:
-            answered = spec.fetched
-            roles = tuple(sorted(role.value for role in spec.roles))
-            trust = ca_trust.trust_of(config, spec, known, now)
-            cas = ca_trust.statuses(spec, trust, known)
-            ends = ca_trust.ends(spec, trust, now)
-            seen, found = _inspect_pairs(config, spec, trust, known, now)
-    except StoreError as error:
-        found = {"state": str(error)}
-        # A user who may not read the copy has hardly read the state.
-        state = None if known == memory.AgentState() else state
-    except (CertificateRefused, CertificateUnreadable) as error:
-        found = {"trust": str(error)}
-    for what, text in found.items():
-        # The agent may have reported the same already.
-        if text not in faults.values():
-            faults[what] = text
     reachable, why = _reach_vault(config, allow_http=allow_http) if ask else (None, None)
-    return Status(
+    status = Status(
         config.node,
-        state,
-        seen,
+        known.state,
+        (),
         faults,
         known.owed,
         reachable,
         why,
         trust=known.trust,
         trust_since=known.trust_since,
-        cas=cas,
-        ends=ends,
         pool=config.pool,
-        roles=roles,
-        answered=_moment(answered),
-        asked=_moment(max(answered, known.asked)),
+        asked=_moment(known.asked),
         readers=readers_seen.behind(known),
     )
+    try:
+        spec = assignment.read_copy(config)
+        if spec is None:
+            faults.setdefault("agent", "nothing was ever issued here; run `vaultpki agent`")
+        else:
+            roles = tuple(sorted(role.value for role in spec.roles))
+            asked = _moment(max(spec.fetched, known.asked))
+            status = replace(status, roles=roles, answered=_moment(spec.fetched), asked=asked)
+            trust = ca_trust.trust_of(config, spec, known, now)
+            cas, ends = ca_trust.statuses(spec, trust, known), ca_trust.ends(spec, trust, now)
+            seen, found = _inspect_pairs(config, spec, trust, known, now)
+            status = replace(status, seen=seen, cas=cas, ends=ends)
+    except StoreError as error:
+        found = {"state": str(error)}
+        # A user who may not read the copy has hardly read the state.
+        status = replace(status, agent=None if known == memory.AgentState() else known.state)
+    except (CertificateRefused, CertificateUnreadable) as error:
+        found = {"trust": str(error)}
+    for what, text in found.items():
+        # The agent may have reported the same already.
+        if text not in faults.values():
+            faults[what] = text
+    return status
 
 
 def _moment(clock: float) -> datetime | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import click
 from vaultpki.cli.common import opened, path_option, spec_option
 from vaultpki.cli.progress import progress
 from vaultpki.errors import ArgumentError, Attention, VaultpkiError
+from vaultpki.redact import first_few
 
 if TYPE_CHECKING:
     from vaultpki.identity.anchor import Anchors
@@ -100,8 +100,8 @@ def enroll_command(
     click.echo(f"wrote {made.written} join files to {output}{more}")
     if made.left:
         raise Attention(
-            f"{_some(made.left)} may have a live credential and no join file here that can be kept, and got none; pass "
-            "--replace to end their credentials and to enrol them again, and use no old join file of theirs"
+            f"{first_few(made.left)} may have a live credential and no join file here that can be kept, and got none; "
+            "pass --replace to end their credentials and to enrol them again, and use no old join file of theirs"
         )
 
 
@@ -206,10 +206,6 @@ def unenroll_command(node: str, file: Path, allow_http: bool, revoking: bool) ->
     decide(done)
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
 def _place(cluster: Cluster, vault: Vault) -> Anchors:
     """Return what all join files have in common; warns where Vault's record differs."""
     from vaultpki.identity import anchor, enrol
@@ -227,8 +223,8 @@ def _warn_of_drift(cluster: Cluster, vault: Vault, wanted: list[tuple[str, Node 
     names = [name for (name, _), drifted in zip(wanted, drifts, strict=True) if drifted]
     if names:
         click.echo(
-            f"Vault's records of {_some(names)} differ from {cluster.file}; run `vaultpki apply -f {cluster.file}` to "
-            "update them",
+            f"Vault's records of {first_few(names)} differ from {cluster.file}; run `vaultpki apply -f {cluster.file}` "
+            "to update them",
             err=True,
         )
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from vaultpki.pki import renewal
 from vaultpki.readers import CA_OF_BUNDLE
 from vaultpki.records import gaps
-from vaultpki.redact import printable, stamp
+from vaultpki.redact import first_few, printable, stamp
 from vaultpki.rotation import reasons
 
 if TYPE_CHECKING:
@@ -321,9 +321,7 @@ def _of_files(status: Status) -> Iterator[Finding]:
 
 
 def _some(names: Collection[str]) -> str:
-    shown = list(names)[:_SHOWN]
-    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
-    return ", ".join(name[:_LONGEST] for name in shown) + more
+    return first_few([name[:_LONGEST] for name in names], _SHOWN)
 
 
 def time_left(span: timedelta) -> str:

@@ -174,13 +174,8 @@ def _words(holders: Sequence[Holder], fleet: Fleet) -> Iterator[BundleWord]:
         if holder.certificates:
             issuing = {ca: frozenset(each.fingerprint for each in read_bundle(holder.bundle(ca))) for ca in ISSUING_CAS}
             held_cas = {ca: found for ca, found in issuing.items() if found}
-            roots = {
-                facts.fingerprint
-                for ca in ISSUING_CAS
-                for facts in read_bundle(holder.bundle(ca, chain=True))
-                if facts.issuer_text == facts.subject_text
-            }
-            yield BundleWord(holder.name, "files", held_cas, frozenset(roots))
+            roots = [facts for facts in holder.authorities() if facts.issuer_text == facts.subject_text]
+            yield BundleWord(holder.name, "files", held_cas, frozenset(facts.fingerprint for facts in roots))
     for name, report in fleet.reports.items():
         told = {ca: bundle.sha256 for ca, bundle in report.bundles.items()}
         yield BundleWord(name, f"report of {report.time:%Y-%m-%d %H:%M}Z", told, frozenset(report.pins))

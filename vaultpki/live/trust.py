@@ -91,8 +91,7 @@ def from_files(cluster: Cluster, holders: Sequence[Holder], now: datetime) -> Ex
     name = ca_subject(cluster.name, ROOT)
     by_roots: Counter[frozenset[Facts]] = Counter()
     for holder in holders:
-        held = {facts for ca in ISSUING_CAS for facts in read_bundle(holder.bundle(ca, chain=True))}
-        if roots := frozenset(facts for facts in held if is_root(facts, name, now)):
+        if roots := frozenset(facts for facts in holder.authorities() if is_root(facts, name, now)):
             by_roots[roots] += 1
     if not by_roots:
         return None

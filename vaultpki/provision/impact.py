@@ -12,7 +12,7 @@ from vaultpki.provision.differences import certificate_differences
 from vaultpki.provision.plan import Change, Colour, Impact
 from vaultpki.provision.record_changes import RecordChange, record_changes
 from vaultpki.records.server_facts import Key
-from vaultpki.redact import escaped
+from vaultpki.redact import escaped, first_few
 from vaultpki.values.durations import format_duration
 
 SHOWN: Final = 10
@@ -107,8 +107,7 @@ def sentences(impact: Sequence[Impact], *, merged: bool) -> Iterator[tuple[Colou
 
 def named(names: Sequence[str]) -> str:
     """Return the first few names, and how many more there are."""
-    shown = ", ".join(escaped(name) for name in names[:SHOWN])
-    return f"{shown} and {len(names) - SHOWN} more" if len(names) > SHOWN else shown
+    return first_few([escaped(name) for name in names], SHOWN)
 
 
 def _colour(impact: Impact) -> Colour:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from vaultpki.redact import printable
+from vaultpki.redact import first_few, printable
 from vaultpki.show import table
 from vaultpki.show.table import Column
 
@@ -75,8 +75,7 @@ def of_live(checks: tuple[Check, ...], source: str) -> str:
         if check.ok is None:
             unchecked.setdefault(check.detail, []).append(f"{check.name} of {_where(check)}")
     for why, what in unchecked.items():
-        more = f" and {len(what) - _NAMED} more" if len(what) > _NAMED else ""
-        lines.append(f"not checked: {', '.join(what[:_NAMED])}{more}: {why}")
+        lines.append(f"not checked: {first_few(what, _NAMED)}: {why}")
     right, failed = (sum(check.ok is ok for check in checks) for ok in (True, False))
     left = sum(check.ok is None for check in checks)
     lines.append(

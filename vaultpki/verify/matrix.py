@@ -128,9 +128,9 @@ def _names(pairs: Sequence[PairOnDisk]) -> Iterator[tuple[str, str, list[Path]]]
 
 
 def _authorities(holder: Holder) -> tuple[frozenset[Facts], frozenset[Facts]]:
-    held = {facts for ca in ISSUING_CAS for facts in read_bundle(holder.bundle(ca, chain=True)) if facts.is_ca}
+    held = frozenset(facts for facts in holder.authorities() if facts.is_ca)
     roots = frozenset(facts for facts in held if facts.issuer_text == facts.subject_text)
-    return roots, frozenset(held) - roots
+    return roots, held - roots
 
 
 def _own_ca_only(sound: Sequence[PairOnDisk], now: datetime) -> Iterator[Check]:

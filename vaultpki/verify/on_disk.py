@@ -80,6 +80,10 @@ class Holder:
         found = bundle_of(self.layout, ca, folder, chain=chain)
         return self.at(found.folder) / found.file
 
+    def authorities(self) -> frozenset[Facts]:
+        """Return the certificates in the holder's bundles that hold roots too."""
+        return frozenset(facts for ca in ISSUING_CAS for facts in read_bundle(self.bundle(ca, chain=True)))
+
     def bundle_name(self, ca: str) -> str:
         """Return the name of the issuing-only bundle of a CA in messages."""
         found = bundle_of(self.layout, ca)
