@@ -10,16 +10,21 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any, Final
 
+from vaultpki.certificates import ISSUING_CAS
 from vaultpki.disk.files import private_folder, read_private, storage_errors, write_private
 from vaultpki.errors import SpecError, StateConflict, StoreError
-
-if TYPE_CHECKING:
-    from vaultpki.issue.issuers import Issuers
-    from vaultpki.issue.rotations import Rotations
-    from vaultpki.model import AgentConfig, Certificate, NodeRole, UserTemplate
-    from vaultpki.vault import Vault
+from vaultpki.issue import issuers
+from vaultpki.issue.issuers import Issuers
+from vaultpki.issue.rotations import Rotations, fetch_rotations, read_rotations
+from vaultpki.model import AgentConfig, Certificate, NodeRole, UserTemplate
+from vaultpki.node import pins
+from vaultpki.node.credential import own_record
+from vaultpki.records import published
+from vaultpki.vault import Vault
 
 COPY: Final = "spec.json"
 
@@ -71,8 +76,6 @@ def remove_copy(state: str) -> None:
 
 def stamp(state: str) -> tuple[float, str] | None:
     """Return when the copy in the folder `state` was fetched (Unix time) and a digest of it; None without one."""
-    from hashlib import sha256
-
     try:
         value = json.loads(read_private(f"{state}/{COPY}") or b"")
         return float(value.pop("fetched")), sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
@@ -88,13 +91,6 @@ def fetch(
     `held` are the CAs trusted here until now, the root too, as PEM by CA, and `known` the highest revisions of the
     rotation records that were ever read here; None if nothing of this cluster was.
     """
-    from datetime import UTC, datetime
-
-    from vaultpki.issue import issuers
-    from vaultpki.issue.rotations import fetch_rotations, read_rotations
-    from vaultpki.node import pins
-    from vaultpki.node.credential import own_record
-
     own = own_record(config)
     store = f"{config.prefix}/config"
     read = vault.prepare.secrets.kv.v2.read_secret
@@ -135,9 +131,6 @@ def fetch(
 
 def own_roles(config: AgentConfig, vault: Vault) -> frozenset[NodeRole]:
     """Ask Vault for the roles of this node. Raises StateConflict if it has no record of it."""
-    from vaultpki.node.credential import own_record
-    from vaultpki.records import published
-
     store, own = f"{config.prefix}/config", own_record(config)
     record = vault.stored(store, own).get("data")
     if record is None:
@@ -149,19 +142,12 @@ def own_roles(config: AgentConfig, vault: Vault) -> frozenset[NodeRole]:
 
 
 def _unrecorded(config: AgentConfig) -> StateConflict:
-    from vaultpki.node.credential import own_record
-
     return StateConflict(
         f"Vault has no record {own_record(config)} of cluster {config.cluster}; run `vaultpki apply` for it first"
     )
 
 
 def _read(config: AgentConfig, value: Mapping[str, Any], where: str) -> Assignment:
-    from vaultpki.certificates import ISSUING_CAS
-    from vaultpki.issue.issuers import Issuers
-    from vaultpki.issue.rotations import read_rotations
-    from vaultpki.records import published
-
     cluster = published.read_cluster(value["cluster"], where=where, cluster=config.cluster)
     published.refuse_other_layout(cluster.layout, config.layout, where=where)
     kind, name = ("pool", config.pool) if config.pool else ("node", config.node)

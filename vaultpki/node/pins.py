@@ -13,21 +13,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from datetime import datetime
+from typing import Any, Final
 
 from vaultpki.certificates import ROOT
 from vaultpki.disk import owner_mark
 from vaultpki.disk.files import private_folder, read_private, write_private
 from vaultpki.errors import CertificateUnreadable, StoreError
+from vaultpki.issue.issuers import Issuers, certificates, roots_below
+from vaultpki.issue.rotations import Rotations
+from vaultpki.model import AgentConfig
+from vaultpki.pki.roots import Roots
 from vaultpki.values import names
-
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from vaultpki.issue.issuers import Issuers
-    from vaultpki.issue.rotations import Rotations
-    from vaultpki.model import AgentConfig
-    from vaultpki.pki.roots import Roots
 
 PINS_FILE: Final = "pins.json"
 _VERSION: Final = 1
@@ -35,8 +32,6 @@ _VERSION: Final = 1
 
 def load(state: str) -> Roots | None:
     """Read what the node in whose folder `state` this is has learnt; None if it learnt nothing that can be read."""
-    from vaultpki.pki.roots import Roots
-
     try:
         value = _value(state)
         if value is None:
@@ -58,8 +53,6 @@ def save(config: AgentConfig, roots: Roots) -> None:
 
 def forget(state: str) -> None:
     """Forget what the node has learnt, since it joins anew with another pin. Raises StoreError."""
-    from vaultpki.pki.roots import Roots
-
     if _value(state) is not None:
         _write(state, Roots((), former=_every(state)))
 
@@ -90,9 +83,6 @@ def follow(
     now, as PEM by CA; of the roots only those that it had before it kept this file. Raises CertificateRefused as
     `roots.follow`.
     """
-    from vaultpki.issue.issuers import certificates, roots_below
-    from vaultpki.pki.roots import Roots
-
     known = load(config.state)
     if known is None:
         own = [facts for facts in certificates(held.get(ROOT, ())) if facts.fingerprint == config.root_sha256]
