@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from vaultpki.cli.common import open_vault, path_option, spec_option
+from vaultpki.cli.common import opened, path_option, spec_option
 from vaultpki.redact import printable
 
 
@@ -26,14 +26,10 @@ def issue_command(name: str, file: Path, allow_http: bool, directory: Path) -> N
     """
     from datetime import UTC, datetime
 
-    from vaultpki.config.cluster import load_cluster
     from vaultpki.identity import anchor
     from vaultpki.issue import operator
-    from vaultpki.vault import explained
 
-    cluster = load_cluster(file, allow_http=allow_http)
-    vault, _ = open_vault(cluster, allow_http=allow_http)
-    with explained(vault):
+    with opened(file, allow_http=allow_http) as (cluster, vault, _):
         issued = operator.issue(cluster, vault, name, str(directory), datetime.now(UTC))
     if issued.drift:
         click.echo(anchor.drift_sentence(cluster, issued.drift), err=True)
