@@ -83,18 +83,14 @@ def server(server_kind: str, tmp_path_factory: pytest.TempPathFactory, vault_bin
 @pytest.fixture
 def own_server(server_kind: str, tmp_path: Path, vault_binary: Path | None) -> Iterator[Server]:
     """A server for one test, which may do with it as it likes."""
-    folder = tmp_path / "server"
-    folder.mkdir()
-    with servers.running(server_kind, folder, vault_binary) as one:
+    with servers.running(server_kind, tmp_path / "server", vault_binary) as one:
         yield one
 
 
 @pytest.fixture
 def cluster3(server_kind: str, tmp_path: Path, vault_binary: Path | None) -> Iterator[Cluster]:
     """Three voting raft nodes for one test, which may kill one of them."""
-    folder = tmp_path / "raft"
-    folder.mkdir()
-    with raft_cluster.running_cluster(server_kind, folder, vault_binary) as cluster:
+    with raft_cluster.running_cluster(server_kind, tmp_path / "raft", vault_binary) as cluster:
         yield cluster
 
 

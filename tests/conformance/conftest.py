@@ -79,7 +79,6 @@ def _standing(
     comers: Mapping[str, tuple[str, str]] = types.MappingProxyType({}),
 ) -> Iterator[Kubernetes]:
     folder = factory.mktemp(f"kube-{kind}")
-    (folder / "server").mkdir()
     with (
         servers.running(kind, folder / "server", vault_binary) as server,
         kube_cluster.cluster(server, programs, folder / "kube", spec, comers=comers) as running,

@@ -170,7 +170,6 @@ def on(
     kind: str, programs: Programs, binary: Path | None, folder: Path, names: Sequence[str], phases: list[Phase]
 ) -> None:
     """Adds the phases on one server to `phases`; they end with the first one that could not be ended."""
-    (folder / "server").mkdir(parents=True)
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(servers.running(kind, folder / "server", binary))
         # At the pace of a cluster that people run: agents ask every five minutes.

@@ -351,7 +351,6 @@ def on(
     kind: str, binary: Path | None, folder: Path, hours: float, seed: int, shapes: Sequence[Mapping[str, str]]
 ) -> tuple[Counter[str], list[str]]:
     """All clusters on one server: what was done, and what was wrong. Ctrl-C ends it early."""
-    (folder / "server").mkdir(parents=True)
     chances = [random.Random(f"{seed} {kind} {number}") for number in range(len(shapes) + 1)]  # noqa: S311 - no secrets
     done, over = Counter[str](), threading.Event()
     with contextlib.ExitStack() as stack:

@@ -269,7 +269,6 @@ def on(
     kind: str, programs: Programs, binary: Path | None, folder: Path, names: Sequence[str], phases: list[Phase]
 ) -> None:
     """Adds the phases on one server to `phases`; they end with the first one that could not be ended."""
-    (folder / "server").mkdir(parents=True)
     shape = kube_cluster.TURNING
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(servers.running(kind, folder / "server", binary))

@@ -151,7 +151,6 @@ def cluster(
 ) -> Iterator[Kubernetes]:
     """One node with every role, enrolled through HashiCorp Vault, whose pairs do not live long."""
     folder = tmp_path_factory.mktemp("rotation")
-    (folder / "server").mkdir()
     with (
         servers.running("vault", folder / "server", vault_binary) as server,
         kube_cluster.cluster(server, programs, folder / "kube", SPEC) as running,

@@ -62,7 +62,6 @@ def cluster(
 ) -> Iterator[Kubernetes]:
     """Two control planes, three members of etcd and two workers, enrolled through HashiCorp Vault."""
     folder = tmp_path_factory.mktemp("ca-rotation")
-    (folder / "server").mkdir()
     with (
         servers.running("vault", folder / "server", vault_binary) as server,
         kube_cluster.cluster(

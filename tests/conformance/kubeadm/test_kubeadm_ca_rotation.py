@@ -38,7 +38,6 @@ HELD_LOOKS = 5
 @pytest.fixture(scope="module")
 def planes(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planes]:
     folder = tmp_path_factory.mktemp("planes")
-    (folder / "server").mkdir()
     with (
         servers.running("bao", folder / "server", None) as server,
         kubeadm_planes.standing(server, programs, folder / "kube") as made,

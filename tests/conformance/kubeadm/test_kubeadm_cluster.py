@@ -41,7 +41,6 @@ CHECKS = f"--ignore-preflight-errors={IGNORED},CoreDNSUnsupportedPlugins,CoreDNS
 def cluster(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeadmCluster]:
     """The cluster as the page leaves it. After each of its commands no node has the key of a CA."""
     folder = tmp_path_factory.mktemp("kubeadm")
-    (folder / "server").mkdir()
     with (
         servers.running("bao", folder / "server", None) as server,
         kubeadm_cluster.machines(server, programs, folder / "kube") as made,

@@ -41,7 +41,6 @@ certificates: {{kube-apiserver: {{extra_names: [api.internal]}}}}
 @pytest.fixture(scope="module")
 def cluster(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeadmCluster]:
     folder = tmp_path_factory.mktemp("shaped")
-    (folder / "server").mkdir()
     with (
         servers.running("bao", folder / "server", None) as server,
         kubeadm_cluster.machines(

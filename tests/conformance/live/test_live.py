@@ -59,7 +59,6 @@ API_SERVER, ETCD, PEER, KUBELET, MANAGER, SCHEDULER = LISTENERS
 @pytest.fixture(scope="module")
 def live(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]:
     folder = tmp_path_factory.mktemp("live")
-    (folder / "server").mkdir()
     with (
         servers.running("bao", folder / "server", None) as server,
         kube_cluster.cluster(server, programs, folder / "kube", kube_cluster.ONE) as kube,

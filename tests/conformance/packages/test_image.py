@@ -112,7 +112,6 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cluster(archive: Path, programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterWithImage]:
     folder = tmp_path_factory.mktemp("kube-image")
-    (folder / "server").mkdir()
     with (
         servers.running("bao", folder / "server") as server,
         kube_cluster.cluster(server, programs, folder / "kube", kube_cluster.ONE) as kubernetes,

@@ -32,14 +32,6 @@ pools:
 """
 
 
-def cluster(server: Server, folder: Path, name: str, spec: str = SPEC) -> AppliedCluster:
-    """A cluster that was applied to the server."""
-    made = AppliedCluster(server, folder, name)
-    made.write(spec)
-    made.apply()
-    return made
-
-
 def token(server: Server, *policies: str) -> str:
     """A token with these policies and no other, not even the default one."""
     answer = server.api("POST", "auth/token/create", {"policies": policies, "no_default_policy": True})

@@ -244,14 +244,6 @@ nodes:
 """
 
 
-def standing(server: Server, folder: Path, name: str, spec: str = ONE_WORKER) -> AppliedCluster:
-    """A cluster that is applied."""
-    cluster = AppliedCluster(server, folder, name)
-    cluster.write(spec)
-    cluster.apply()
-    return cluster
-
-
 def second_issuer(cluster: AppliedCluster) -> str:
     """Return the fingerprint of a new issuing CA, which is the default of the mount of kubernetes from now on."""
     mount, server = f"{cluster.prefix}/kubernetes", cluster.server

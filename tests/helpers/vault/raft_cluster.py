@@ -91,6 +91,7 @@ def running_cluster(
     `raft` is put into the stanza of the storage; `audit` gives them an audit log, which needs OpenBao: one for all,
     since a node that is to log elsewhere than the cluster's storage says does not come to lead.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     product = product_of(kind)
     ports = free_ports(6)
     write_tls(folder)

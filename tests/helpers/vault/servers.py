@@ -389,6 +389,7 @@ def configuration(
 @contextlib.contextmanager
 def running(kind: str, folder: Path, vault_binary: Path | None = None) -> Iterator[Server]:
     """One server of this kind, with its files in `folder`, ended on the way out."""
+    folder.mkdir(parents=True, exist_ok=True)
     product = product_of(kind)
     port, cluster_port = free_ports(2)
     ca_file = write_tls(folder)

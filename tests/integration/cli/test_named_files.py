@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.vault.applied_cluster import environment
+from helpers.vault.applied_cluster import environment, vaultpki
 
 COMMANDS = (
     "plan -f",
@@ -63,13 +63,5 @@ def test_what_cluster_yaml_names_is_no_exception(tmp_path: Path, what: str) -> N
     spec = tmp_path / "cluster.yaml"
     nodes = "nodes: [{name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.1]}]\n"
     spec.write_text("cluster: prod\n" + nodes + lines[what])
-    ran = subprocess.run(
-        [sys.executable, "-m", "vaultpki", "plan", "-f", str(spec)],
-        env=environment({"VAULT_ADDR": "https://127.0.0.1:9", "VAULT_TOKEN": "t"}),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert ran.returncode == 1 and "a FIFO, a socket or a device" in ran.stderr and ran.stderr.count("\n") == 1, ran
+    ran = vaultpki("plan", "-f", spec, env={"VAULT_ADDR": "https://127.0.0.1:9", "VAULT_TOKEN": "t"}, expect=1)
+    assert "a FIFO, a socket or a device" in ran.stderr and ran.stderr.count("\n") == 1, ran
