@@ -58,7 +58,7 @@ class RootWorld(NamedTuple):
 
 ROOT_RULES = {
     "parked": "a node keeps its old pin aside, without trusting it, until done",
-    "again": "from retired the way back waits until everybody trusts the old root again",
+    "again": "from retired the rollback waits until everybody trusts the old root again",
     "keep-cross": "the cross certificate stays on the mount after the old root has gone",
     "sent": "retired waits until every served chain ends in the re-signed issuing CA (by certificate, not by key)",
     "pods": "published waits until kube-root-ca.crt has the new root and no pod of before runs",

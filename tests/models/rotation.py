@@ -9,7 +9,7 @@ name in RULES; the model runs with all of them, and once without each, and tells
 invariant:
 
 I1: no node that counts shows a certificate that another one refuses. I2: nobody trusts the old CA in done, if no node
-was made to add trust. I3: there is a way back from everywhere but done. I5: there is a way to an end from everywhere.
+was made to add trust. I3: there is a rollback from everywhere but done. I5: there is a way to an end from everywhere.
 
 Time is left out but for one action, `five minutes pass`, which brings every follower up to its disk. That no `ca`
 command runs between a restore and the first report that shows it is assumed; the pages ask operators for it.
@@ -23,7 +23,7 @@ OLD, NEW = 1, 2
 BOTH = OLD | NEW
 NAMES = {0: "-", 1: "old", 2: "new", 3: "old+new"}
 
-# 0 steady on the old CA, P prepared, U published, S switched, R retired, D done; on the way back: T trusted again
+# 0 steady on the old CA, P prepared, U published, S switched, R retired, D done; during the rollback: T trusted again
 # (from retired), B default back (from switched). After a recovery, with certificates kept: K, where the old CA stays
 # the default, L, where the new one does, and k, where nobody has named the new one, which the server has lost.
 TRUST = {"0": OLD, "P": OLD, "U": BOTH, "S": BOTH, "B": BOTH, "T": BOTH, "R": NEW, "D": NEW, "K": BOTH, "L": BOTH}
@@ -42,7 +42,7 @@ RULES = {
     "word": "bundles follow the record: an agent drops a CA only because of it, never for a CA's absence or usage",
     "leafword": "an agent installs a leaf only of the CA that the record names",
     "intent": "the record is written before the server is changed, and a rerun first makes the server match it",
-    "retrust": "from retired the way back stops until every node trusts the old CA again; only then the default moves",
+    "retrust": "from retired the rollback stops until every node trusts the old CA again; only then the default moves",
     "bound": "a person's restart counts only if a report had already shown the final bundle on that node's disk",
     "memory": "the gate asks what processes hold (started after the bundle), not only what lies on disk",
     "seen": "a start counts once the process was seen to run since then, not when its hook has succeeded",
@@ -61,7 +61,7 @@ RULES = {
     "again": "from returning a step forward waits until every node trusts the new CA: after a recovery not all did",
     "limit": "an agent takes a revision at most 1,000 above the one that it remembers",
     "ids": "deletions name the issuer's id, numbers are never used twice",
-    "defuse": "on the way back the new issuer loses its signing usage",
+    "defuse": "during the rollback the new issuer loses its signing usage",
     "probe": "live handshakes at the end",
     "accepting": "a listener that was seen accepting the old CA in retired holds the step until it is seen refusing it",
     "whole": "before each step the server must match everything the state says (default, both usages), not only its "

@@ -26,7 +26,7 @@ def quorum(
     without being in sync, and is healthy. The next one has the turn once the one before was `seen` with a later start,
     in good health, or both; "hook" takes the hook's success for that. A `liar` says that it is healthy as soon as it
     restarts; a `look` at its listener, which answers once it is in sync, shows it. `excused` members trust only the old
-    CA and so are cut off from their peers. With `down` one restarts by itself at the beginning; with `all_` nobody has
+    CA and so are interrupted from their peers. With `down` one restarts by itself at the beginning; with `all_` nobody has
     the turn until every member is healthy, not only the one that had it before.
     """
 
@@ -105,7 +105,7 @@ def same_key(*, wait_restart: bool, wait_sent: bool, in_time: bool, members: int
 
 
 def aborted(*, waits: bool, members: int = 3) -> Found:
-    """Explore the end of a way back: the new CA is deleted, and members of etcd hold it in memory from their start.
+    """Explore the end of a rollback: the new CA is deleted, and members of etcd hold it in memory from their start.
 
     Whoever kept a copy of its key is let in by them. The command says that it is over; with `waits` it gives turns
     until each member was seen started with a bundle without it. A member: 0 holds it and has the bundle of before, 1

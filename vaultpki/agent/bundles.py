@@ -18,7 +18,7 @@ from vaultpki.certificates import BUNDLES, ca_subject, pair_files
 from vaultpki.disk.folders import Folders
 from vaultpki.disk.generations import File
 from vaultpki.errors import CertificateRefused, CertificateUnreadable, StoreError, TemplateError, VaultpkiError
-from vaultpki.issue.companions import Site, bundle_files, keep_bundles, kubeconfig, leading, user_file
+from vaultpki.issue.bundles_and_kubeconfigs import Site, bundle_files, keep_bundles, kubeconfig, leading, user_file
 from vaultpki.issue.signing import KEY_MODE
 from vaultpki.layout import TrustBundle, bundle_of, shown, trust_bundles
 from vaultpki.model import AgentConfig

@@ -76,7 +76,7 @@ class Context:
 
     @property
     def age(self) -> float:
-        """For how many seconds Vault's last answer is used again."""
+        """How many seconds Vault's last answer may be used again."""
         return self.config.poll * self.options.share
 
 

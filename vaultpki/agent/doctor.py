@@ -257,7 +257,7 @@ def _login(config: AgentConfig, *, allow_http: bool) -> str:
         secret = SecretIdFiles(config.state).current() or ""
         vault = credential.present(config, credential.server(config, allow_http=allow_http), secret)
         if vault is None:
-            raise NeedsJoin(f"Vault does not take this node's credential; {credential.joining(config)}")
+            raise NeedsJoin(f"Vault rejects this node's credential; {credential.joining(config)}")
     else:
         vault = credential.login(config, allow_http=allow_http)
     own = credential.own_record(config)

@@ -185,7 +185,7 @@ def _only_renewed(context: Context, wanted: Assignment, key: str) -> bool:
         return False
     for domain, component in read_at_start(context.config, wanted, key, roots=True):
         seen = state.readers.get(f"{domain}/{component}")
-        # The gates of the root want a start after the roots that are there now. On the way back from where the old
+        # The gates of the root want a start after the roots that are there now. In a rollback from where the old
         # certificate had left already a reader may hold the new one alone, which goes at the end.
         if domain == ROOT and not readers_seen.started_with(seen, state.bundles.get(ROOT)):
             return False

@@ -1,7 +1,7 @@
 """Joining a cluster: a join file becomes agent.yaml and the node's own credential.
 
 Everything that can be checked is checked before the wrapping token is used, since it works only once. A join that was
-cut off afterwards goes on if it is repeated; only a cut within the unwrapping itself needs a new join file.
+interrupted afterwards goes on if it is repeated; only an interruption of the unwrapping itself needs a new join file.
 """
 
 from __future__ import annotations
@@ -130,12 +130,12 @@ def join_settings(join: Join, *, allow_http: bool) -> Settings:
 
 
 def _locking(who: AgentConfig | Join) -> str:
-    """The command that ends all that a thief may hold of a node, listed or of a pool."""
+    """Return the command that ends every credential of a node, listed or of a pool."""
     return f"`vaultpki lock -f cluster.yaml {who.node}`"
 
 
 def _open(config: AgentConfig, join: Join, settings: Settings, now: datetime) -> tuple[str | None, Vault | None]:
-    """The secret id of the join file, noted as opened, and Vault logged in with it; None for both if done already."""
+    """Return the secret id of the join file and Vault logged in with it; None for both if that was done before."""
     files, token = SecretIdFiles(config.state), digest(join.wrap_token)
     undo = Undo(config.state, [os.path.dirname(config.file)], files.join_note)
     joined = files.join_step()
@@ -181,7 +181,7 @@ def refuse_other_token(join: Join, joined: JoinStep, vault: Vault, now: datetime
     except (Refused, Denied):
         if joined.stage == "opening":
             raise JoinRefused(
-                "a join on this node was cut off in the very moment when it took its credential out of the join file, "
+                "a join on this node was interrupted while it took its credential out of the join file, "
                 "and what was in it is lost (or somebody else was faster: then run "
                 f"{_locking(join)}); {new}"
             ) from None
@@ -201,13 +201,13 @@ def refuse_other_token(join: Join, joined: JoinStep, vault: Vault, now: datetime
 
 
 def _unwrap(join: Join, vault: Vault) -> str:
-    """The secret id that the wrapping token wraps, which is used up by this."""
+    """Return the secret id that the wrapping token wraps, and use the token up."""
     new = f"ask for a new one ({enrolling(join)})"
     try:
         data = vault.sending(once=True).api.sys.unwrap().data
     except (Refused, Denied):
         raise JoinRefused(
-            "the join file was used by somebody else in this very moment: it may be intercepted; run "
+            "the join file was used by somebody else at this moment: it may be intercepted; run "
             f"{_locking(join)}, and {new}"
         ) from None
     secret = data.get("secret_id")
@@ -217,14 +217,14 @@ def _unwrap(join: Join, vault: Vault) -> str:
 
 
 def _prove(config: AgentConfig, join: Join, vault: Vault, secret: str) -> Vault:
-    """Vault as the node that the join file says, before anything of an earlier join is replaced; else JoinRefused."""
+    """Return Vault logged in as the node of the join file, before anything of an earlier join is replaced."""
     try:
         node = vault.login(approle_login(config, vault, join.role_id, secret), who=("role_name", join.node))
         node.stored(f"{config.prefix}/config", own_record(config))
         return node
     except (Refused, Denied):
         raise JoinRefused(
-            f"Vault does not take what the join file holds for {join.node}: the node was unenrolled since, or the "
+            f"Vault rejects the credential in the join file for {join.node}: the node was unenrolled since, or the "
             "file's role_id or pool was changed on its way; tell whoever enrolled it, and ask for a new one "
             f"({enrolling(join)})"
         ) from None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from vaultpki.agent import pairs, taken
+from vaultpki.agent import foreign_kubeadm_files, pairs
 from vaultpki.config.agent import refuse_folders
 from vaultpki.disk import files, owner_mark
 from vaultpki.disk.generations import HIDDEN_FOLDER
@@ -112,7 +112,7 @@ def _whose(plan: JoinPlan) -> None:
 
 
 def _kubeadms(plan: JoinPlan) -> None:
-    taken.refuse_kubeadms(plan.join.layout, plan.paths)
+    foreign_kubeadm_files.refuse(plan.join.layout, plan.paths)
 
 
 def _directory(plan: JoinPlan) -> None:

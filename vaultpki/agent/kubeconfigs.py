@@ -17,7 +17,7 @@ from vaultpki.disk.generations import File, StoredFile
 from vaultpki.disk.plain_files import PlainFolder
 from vaultpki.errors import StoreError
 from vaultpki.host.log import Event
-from vaultpki.issue.companions import Site, kubeconfig
+from vaultpki.issue.bundles_and_kubeconfigs import Site, kubeconfig
 from vaultpki.model import Certificate
 from vaultpki.places import KubeconfigFile, Layout
 

@@ -45,7 +45,7 @@ class PairStatus:
     """One certificate as a pass found it.
 
     `problem` is why it could not be read or replaced: then it is left alone. `issuer` is the trusted CA that signed the
-    leaf, `served` what stands behind it, and `serve` what should. `ends` is when the CA ends that would sign now, None
+    leaf, `served` the chain after it, and `serve` what should. `ends` is when the CA ends that would sign now, None
     if there is none.
     """
 
@@ -70,7 +70,7 @@ class PairStatus:
 
     @property
     def mendable(self) -> bool:
-        """Return whether mode, owner or the CA behind the leaf are wrong, and the pair is whole as it is."""
+        """Return whether mode, owner or the CA after the leaf are wrong, and the pair is whole as it is."""
         reasons = set(self.verdict.reasons)
         return self.problem is None and bool(reasons & renewal.MENDABLE) and not reasons & _BROKEN
 
@@ -181,7 +181,7 @@ def _shown(stored: Mapping[str, StoredFile], wanted: Mapping[str, File]) -> bool
 
 
 def mend(config: AgentConfig, folders: Folders, item: PairStatus) -> None:
-    """Correct mode and owner of the installed files, and the CA's certificate behind the leaf."""
+    """Correct mode and owner of the installed files, and the CA's certificate after the leaf."""
     contents = {name: stored.data or b"" for name, stored in item.stored.items()}
     if Reason.CHAIN_OLD in item.verdict.reasons and item.leaf is not None and item.serve:
         contents = signing.contents(item.want, contents[pair_files(item.want.stem)[1]], item.leaf, item.serve)
@@ -245,7 +245,7 @@ def sign(
 
 
 def needs_another_ca(item: PairStatus, error: VaultpkiError | None, now: datetime) -> bool:
-    """Return whether only another CA helps this certificate, so that nothing is won by asking Vault more often.
+    """Return whether only another CA helps this certificate, so that asking Vault more often does not help.
 
     `error` is why it was not signed in this pass. A server that refuses a leaf which would end after its CA is one to
     which release 0.1.0 was applied.

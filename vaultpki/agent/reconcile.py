@@ -149,7 +149,7 @@ def remember_if_quiet(context: Context, outcome: Outcome) -> AgentState:
 
 
 def _assigned_pairs(context: Context) -> tuple[Assignment, dict[str, Trust], tuple[PairStatus, ...], Contact]:
-    """What this node holds, whom it trusts, and its pairs.
+    """Return what this node is assigned, the trust in each CA, its pairs, and whether Vault was reached.
 
     Asks Vault only if the copy on disk is old or something is due.
     """

@@ -39,7 +39,7 @@ def note_revoked(context: Context, contact: Contact, items: Collection[PairStatu
 
 
 def _anybody(context: Context, contact: Contact) -> Vault | None:
-    """Return Vault without a token: that of a locked node is refused even what everybody may read."""
+    """Return Vault without a token: Vault refuses that of a locked node even what needs none."""
     if contact.vault is not None and contact.away is None:
         return contact.vault.as_token("")
     if contact.vault is None and contact.reached:

@@ -49,12 +49,12 @@ def run(
     idle = None if options.force or options.inspect else _nothing_to_do(config, options, now)
     if idle is not None:
         return idle
-    from vaultpki.agent import taken
+    from vaultpki.agent import foreign_kubeadm_files
 
     try:
         # Before anybody is asked: what others wrote there would be sent, or run.
         files.refuse_unsafe_way(config.state)
-        taken.refuse_kubeadms(config.layout, config.paths)
+        foreign_kubeadm_files.refuse(config.layout, config.paths)
         with Folders.open(config.paths, wait=options.wait) as folders:
             folders.claim(pins.holder(config))
             folders.sweep(PLAIN_KUBECONFIGS)

@@ -29,7 +29,7 @@ from vaultpki.provision.rotation_records import other_operator, read_record, rea
 from vaultpki.records.rotation import Method, RotationRecord
 from vaultpki.rotation import course as rotation_course
 from vaultpki.rotation import serving_copy
-from vaultpki.rotation.confirmations import NOTHING, Confirmations
+from vaultpki.rotation.confirmations import NOTHING_CONFIRMED, Confirmations
 from vaultpki.rotation.course import Course
 from vaultpki.vault import Vault
 
@@ -98,12 +98,12 @@ def advance(
     cluster: Cluster,
     vault: Vault,
     now: datetime,
-    said: Confirmations = NOTHING,
+    said: Confirmations = NOTHING_CONFIRMED,
     course: Course | None = None,
     *,
     back: bool = False,
 ) -> Step:
-    """Take the next step of the rotation that is under way, or of its way back.
+    """Take the next step of the rotation that is under way, or of its rollback.
 
     `now` is the server's time. With a `course` no step is taken once another operator has decided otherwise.
     """

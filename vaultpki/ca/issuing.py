@@ -48,9 +48,9 @@ def problem(cluster: Cluster, record: RotationRecord, mount: RotationMount) -> s
 
 
 def step_to(scene: Scene, record: RotationRecord, mount: RotationMount, *, back: bool) -> State | None:
-    """Return the state that comes next; on a way back that has lost its CA, on again. None if there is none.
+    """Return the state that comes next; in a rollback that has lost its CA, on again. None if there is none.
 
-    The end of a way back leads to itself, as long as something holds the CA that it deleted. Raises StateConflict if
+    The end of a rollback leads to itself, as long as something holds the CA that it deleted. Raises StateConflict if
     the CA whose leaves the next state installs cannot sign any.
     """
     name = scene.cluster.name
@@ -118,7 +118,7 @@ def gate(
 
 
 def lingering(scene: Scene, record: RotationRecord, keeps: str = "") -> Gate | None:
-    """Return what the end of a way back waits for: processes that read bundles when they start and hold the deleted CA.
+    """Return what the end of a rollback waits for: processes that read bundles when they start and hold the deleted CA.
 
     Whoever kept a copy of that CA's key is let in by them. Agents restart them by turns, as in a rotation. None if
     nothing is left of it, or if `ca abort` has found this gate open.

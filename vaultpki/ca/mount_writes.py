@@ -1,4 +1,4 @@
-"""Makes a CA's mount hold what its rotation record says, write by write; a run that was cut off is continued."""
+"""Makes a CA's mount hold what its rotation record says, write by write; a run that was interrupted is continued."""
 
 from __future__ import annotations
 

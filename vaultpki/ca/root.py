@@ -58,13 +58,13 @@ def problem(cluster: Cluster, record: RotationRecord, mount: RotationMount) -> s
 def step_to(scene: Scene, record: RotationRecord, mount: RotationMount, *, back: bool) -> State | None:
     """Return the state that comes next; None if there is none.
 
-    Raises StateConflict for a way back once an issuing CA has lost its certificate under the old root.
+    Raises StateConflict for a rollback once an issuing CA has lost its certificate under the old root.
     """
     done = [ca for ca in ISSUING_CAS if (own := scene.records[ca].record) is not None and not own.active]
     if back and record.state is State.RETIRED and (done or record.closing):
         which = f" ({', '.join(done)})" if done else ""
         raise StateConflict(
-            f"the certificates under the old root are being deleted{which}, from which there is no way back; go on "
+            f"the certificates under the old root are being deleted{which}, from which there is no rollback; go on "
             f"with `vaultpki ca continue -f {scene.cluster.file}`"
         )
     return next_state(record, back=back)
@@ -144,7 +144,7 @@ def _of_nodes(scene: Scene, record: RotationRecord, to: State, keeps: str = "") 
 def moved(scene: Scene, record: RotationRecord, to: State) -> tuple[Scene, RotationRecord]:
     """Return the record in the next state, with the issuing CAs where they must be before it is written."""
     if to is State.DONE and not record.closing:
-        # Issuing CAs lose what the way back needs, so no other operator may take it from here on.
+        # Issuing CAs lose what the rollback needs, so no other operator may take it from here on.
         record = record.changed(closing=True)
         scene = scene.writing(record)
     after = record.moved(to, scene.now)

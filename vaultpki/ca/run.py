@@ -22,13 +22,13 @@ from vaultpki.model import Cluster
 from vaultpki.provision.rotation_records import StoredRecord, read_records
 from vaultpki.records.rotation import DOMAINS, Method, RotationRecord, State
 from vaultpki.rotation import listener_trust, recovery, serving_copy, start
-from vaultpki.rotation.confirmations import NOTHING, Confirmations
+from vaultpki.rotation.confirmations import NOTHING_CONFIRMED, Confirmations
 from vaultpki.rotation.gates import Gate
 from vaultpki.rotation.mount_steps import MountIssuer, RotationMount
 from vaultpki.rotation.states import next_state
 
 
-class Kind(Protocol):
+class CaKind(Protocol):
     """What differs between the root and an issuing CA; the modules `root` and `issuing` are the two kinds."""
 
     def refuse_beginning(self, scene: Scene, domain: str, method: Method) -> None:
@@ -68,7 +68,7 @@ class Kind(Protocol):
         """Bring what goes along with the CA to where its record is."""
 
 
-def kind_of(domain: str) -> Kind:
+def kind_of(domain: str) -> CaKind:
     """Return what is special about a CA."""
     return root if domain == ROOT else issuing
 
@@ -98,8 +98,8 @@ class Step:
 def rotate(scene: Scene, domain: str, method: Method, spread: int, without: Sequence[str] = ()) -> RotationRecord:
     """Begin the rotation of a CA; returns its record. `spread` is in seconds; no gate waits for `without`.
 
-    An emergency goes on until nobody trusts the old CA. A run that was cut off is continued. Raises StateConflict if
-    another rotation is under way or this one cannot begin, Refused if another operator was faster.
+    An emergency goes on until nobody trusts the old CA. A run that was interrupted is continued. Raises StateConflict
+    if another rotation is under way or this one cannot begin, Refused if another operator was faster.
     """
     if domain not in DOMAINS:
         raise ArgumentError(f"there is no CA {domain}; write one of {', '.join(DOMAINS)}")
@@ -130,8 +130,8 @@ def rotate(scene: Scene, domain: str, method: Method, spread: int, without: Sequ
     return _hastened(match(scene, domain)[0], domain).record(domain)
 
 
-def step(scene: Scene, said: Confirmations = NOTHING, *, back: bool) -> Step:
-    """Take the next step of the rotation that is under way, or of its way back; else say what it waits for.
+def step(scene: Scene, said: Confirmations = NOTHING_CONFIRMED, *, back: bool) -> Step:
+    """Take the next step of the rotation that is under way, or of its rollback; else say what it waits for.
 
     What earlier rotations have left on the mounts of other CAs is finished first, unless the root is rotated.
     """
@@ -215,7 +215,7 @@ def _advance(scene: Scene, domain: str, said: Confirmations, *, back: bool) -> S
 
 
 def _just_begun(stored: StoredRecord, method: Method) -> bool:
-    """Return whether the same command began this rotation and may have been cut off."""
+    """Return whether the same command began this rotation and may have been interrupted."""
     record = stored.record
     if record is None or record.method is not method:
         return False

@@ -224,7 +224,7 @@ def abort_command(
     wait: bool,
     as_json: bool,
 ) -> int:
-    """Take the next step of the way back to the old CA. Exit 3 if it waits for something.
+    """Take the next step of the rollback to the old CA. Exit 3 if it waits for something.
 
     \b
     Example:

@@ -129,7 +129,7 @@ class _WaitLine:
         self._away: set[str] = set()
 
     def once(self, line: str) -> None:
-        """Say a line, unless it was the last one; not to programs, which read standard output alone."""
+        """Print a line unless it was printed last; not for programs, which read standard output alone."""
         if not self._quiet and line != self._last:
             click.echo(printable(line), err=True)
         self._last = line

@@ -248,7 +248,7 @@ class _Daemon:
         return self._config != config or before is None or before.secret_id != self._refused.secret_id
 
     def _show(self, config: AgentConfig, outcome: Outcome) -> None:
-        """Tell systemd and the metrics server how the node stands."""
+        """Report the state of the node to systemd and to the metrics server."""
         whole = outcome.first_expiry is not None and outcome.first_expiry > datetime.now(UTC)
         whole = whole and all(item.leaf is not None for item in outcome.items)
         if whole and not self._ready:

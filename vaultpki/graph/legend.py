@@ -12,7 +12,7 @@ _ORDER: Final = sorted(Health, key=lambda health: health is Health.UNKNOWN)
 
 
 def legend(above: Rect, *, known: bool) -> tuple[tuple[Chip, ...], tuple[Label, ...], float]:
-    """Return the samples, their words, and the lower end of a legend as wide as what is above it.
+    """Return the samples of a legend, their texts, and its lower end; it is as wide as what is above it.
 
     `known` says that expiries are shown.
     """

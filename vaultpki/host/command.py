@@ -175,4 +175,4 @@ def _sentence(said: list[str], timeout: float, status: int) -> str:
         case ["stopped", *_]:
             return "was stopped"
     how = f"was killed by {signal.Signals(os.WTERMSIG(status)).name}" if os.WIFSIGNALED(status) else "failed"
-    return f"was cut off, because the process that watches it {how}; look at the log of the machine"
+    return f"was interrupted, because the process that watches it {how}; look at the log of the machine"

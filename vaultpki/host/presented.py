@@ -1,6 +1,6 @@
 """Asks a listener what it presents: its certificates, and the names of the CAs whose clients it asks for.
 
-The `openssl` program does it, since Python's `ssl` shows neither the certificates behind the leaf nor those names. No
+The `openssl` program does it, since Python's `ssl` shows neither the chain after the leaf nor those names. No
 client certificate is sent.
 """
 

@@ -35,7 +35,7 @@ FLOOD: Final = BODY_LIMIT // 40
 """How many secret ids a node has at least when their list is too large to read: each takes about 40 bytes."""
 
 JOINING: Final = 600
-"""For how many seconds a join file's secret id outlives the file: a join that was cut off goes on with it."""
+"""For how many seconds a join file's secret id outlives the file: a join that was interrupted goes on with it."""
 
 # The secret id that a node mints for itself lives for a week at least, and a join file for a day at most.
 LONGEST_JOIN: Final = 86400 + JOINING
@@ -168,9 +168,9 @@ def secret_ids(cluster: Cluster, vault: Vault, identity: Identity) -> tuple[str,
 def end(cluster: Cluster, vault: Vault, identities: Sequence[Identity], *, wait: float = LOGIN_IN_FLIGHT) -> None:
     """End every credential of these nodes. Their AppRoles stay, each with a role id that nobody has been told.
 
-    A run that was cut off continues when it is repeated; until then `apply` accepts the AppRole as ours because of the
-    note. `wait` is as for `end_entities`, once for all nodes. Raises TokenTooWeak, before anything is changed, if the
-    token may not do it, and StateConflict if a node has more secret ids than can be listed.
+    A run that was interrupted continues when it is repeated; until then `apply` accepts the AppRole as ours because of
+    the note. `wait` is as for `end_entities`, once for all nodes. Raises TokenTooWeak, before anything is changed, if
+    the token may not do it, and StateConflict if a node has more secret ids than can be listed.
     """
     if not identities:
         return

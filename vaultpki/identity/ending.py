@@ -1,7 +1,7 @@
 """Notes about identities that are being ended, and the end of their tokens.
 
-A note is written before anything is ended and removed when all is done, so a run that was cut off can be repeated. It
-holds the role ids by which Vault finds the tokens of a node.
+A note is written before anything is ended and removed when all is done, so a run that was interrupted can be repeated.
+It holds the role ids by which Vault finds the tokens of a node.
 """
 
 from __future__ import annotations

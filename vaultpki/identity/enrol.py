@@ -157,7 +157,7 @@ def _occupied(cluster: Cluster, vault: Vault, identity: Identity, ending: frozen
             f"{'it' if live == 1 else 'them'} and to enrol the node anew, as the applier may"
         )
     if identity.name in ending:
-        return "has credentials whose end was cut off; pass --replace to complete it and to enrol the node anew"
+        return "has credentials whose end was interrupted; pass --replace to complete it and to enrol the node anew"
     return ""
 
 
@@ -242,10 +242,10 @@ def unenroll(
     """End a pooled node's identity: its AppRole, its tokens at once, its report. Returns how it logged in.
 
     The identity of a node that logs in by a token of an issuer is kept and disabled, since a deleted one would come
-    back with the next login. A note is written first, so a run that was cut off continues when it is repeated. A listed
-    node is refused, also one that was just taken off the list: apply ends it then. `wait` is as for `end_entities`.
-    `last` is called once all its tokens have ended, before its report is deleted. Returns nothing if it has no
-    identity; StateConflict if it fits a pool with `jwt` and has never logged in.
+    back with the next login. A note is written first, so a run that was interrupted continues when it is repeated. A
+    listed node is refused, also one that was just taken off the list: apply ends it then. `wait` is as for
+    `end_entities`. `last` is called once all its tokens have ended, before its report is deleted. Returns nothing if it
+    has no identity; StateConflict if it fits a pool with `jwt` and has never logged in.
     """
     if any(node.name == name for node in cluster.nodes):
         raise ArgumentError(
@@ -287,7 +287,7 @@ def lock(cluster: Cluster, vault: Vault, name: str, *, wait: float = LOGIN_IN_FL
     """End every credential of a node; the node stays. Returns how it logged in.
 
     A listed or a pooled node can be enrolled again. Of a node that logs in by a token of an issuer the identity is
-    disabled, until `unlock`. A run that was cut off continues when it is repeated. Raises StateConflict if there is
+    disabled, until `unlock`. A run that was interrupted continues when it is repeated. Raises StateConflict if there is
     nothing to lock. `wait` is as for `live_credentials.end`.
     """
     _check_node_name(name)

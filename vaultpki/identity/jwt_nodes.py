@@ -42,7 +42,7 @@ def find(vault: Vault, accessor: str, name: str) -> Entity | None:
 def lock(cluster: Cluster, vault: Vault, accessor: str, name: str, entity: Entity) -> None:
     """Disable the identity of a node: its tokens end at once, and its logins are refused.
 
-    Raises TokenTooWeak, before anything is changed, if the token may not do it. A run that was cut off is repeated.
+    Raises TokenTooWeak, before anything is changed, if the token may not do it. A run that was interrupted is repeated.
     """
     _refuse_weak_token(cluster, vault, name)
     # Noted first: the mount's own list of those who logged in is in nobody's policy.

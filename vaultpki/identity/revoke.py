@@ -32,7 +32,7 @@ def find(cluster: Cluster, vault: Vault, node: str, now: datetime) -> Chosen:
 def revoke(cluster: Cluster, vault: Vault, chosen: Chosen) -> Chosen:
     """Revoke what `find` found, write the CRLs anew, and return what is revoked now.
 
-    Raises BadAnswer if a CRL does not list a certificate then. A run that was cut off is repeated.
+    Raises BadAnswer if a CRL does not list a certificate then. A run that was interrupted is repeated.
     """
     for ca in dict.fromkeys(target.certificate.ca for target in chosen.targets):
         mine = [target.certificate for target in chosen.targets if target.certificate.ca == ca]

@@ -17,7 +17,7 @@ from vaultpki.disk.store import OLD_FILES_GRACE
 from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.identity import anchor
 from vaultpki.issue import signing
-from vaultpki.issue.companions import Site, bundle_files, embedded_kubeconfig, keep_bundles, kubeconfig
+from vaultpki.issue.bundles_and_kubeconfigs import Site, bundle_files, embedded_kubeconfig, keep_bundles, kubeconfig
 from vaultpki.issue.issuers import (
     Issuers,
     certificates,

@@ -76,7 +76,7 @@ def sign(vault: Vault, want: Certificate, trust: Trust, now: datetime) -> Signed
 
 
 def contents(want: Certificate, key_pem: bytes, leaf: Facts, issuers: Sequence[Facts]) -> dict[str, bytes]:
-    """Return the contents of a pair's three files by name: the leaf and what stands behind it, the key, and both."""
+    """Return the contents of a pair's three files by name: the leaf and the chain after it, the key, and both."""
     crt_name, key_name, pem_name = pair_files(want.stem)
     crt = "".join(facts.pem for facts in (leaf, *issuers)).encode()
     return {crt_name: crt, key_name: key_pem, pem_name: key_pem + crt}

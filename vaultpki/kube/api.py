@@ -140,7 +140,10 @@ def context(access: KubeAccess) -> ssl.SSLContext:
 
 
 def load_pair(tls: ssl.SSLContext, certificate_pem: bytes, key_pem: bytes) -> None:
-    """Give a context a client's pair that lies in no file. Raises `ssl.SSLError`, OSError or ValueError."""
+    """Load a client's certificate and key from memory into a TLS context.
+
+    Raises `ssl.SSLError`, OSError or ValueError.
+    """
     # `ssl` reads a pair from a file alone: one in memory, which no other user and no disk sees.
     with open(os.memfd_create("pair", os.MFD_CLOEXEC), "wb") as memory:
         memory.write(certificate_pem + b"\n" + key_pem)

@@ -107,7 +107,7 @@ def _login_by_jwt(config: AgentConfig, vault: Vault, jwt: str) -> Vault:
         if error.status != 400:
             raise
         raise Denied(
-            f"Vault does not take the token in {config.auth.path} ({'; '.join(error.reasons) or 'no reason given'}); "
+            f"Vault rejects the token in {config.auth.path} ({'; '.join(error.reasons) or 'no reason given'}); "
             f"see what its issuer puts into it, and what pool {config.pool} takes by `jwt` in cluster.yaml"
         ) from None
     except Denied as error:
@@ -135,7 +135,7 @@ def _login_by_approle(config: AgentConfig, vault: Vault) -> Vault:
             with contextlib.suppress(StoreError):
                 files.restore(old, _UNKNOWN_TTL)
     if node is None:
-        raise NeedsJoin(f"Vault does not take this node's credential; {joining(config)}")
+        raise NeedsJoin(f"Vault rejects this node's credential; {joining(config)}")
     return node
 
 

@@ -31,7 +31,7 @@ _VERSION: Final = 1
 
 
 def load(state: str) -> Roots | None:
-    """Read what the node in whose folder `state` this is has learnt; None if it learnt nothing that can be read."""
+    """Read the roots that a node has learnt, from its folder `state`; None if there is nothing that can be read."""
     try:
         value = _value(state)
         if value is None:

@@ -71,7 +71,7 @@ class SecretIdFiles:
         return self._read(f"{SECRET_ID}.old")
 
     def minted(self, secret: str) -> tuple[int, int] | None:
-        """When `secret` was minted (Unix time) and for how many seconds; None if this node did not mint it itself."""
+        """Return when `secret` was minted (Unix time) and for how many seconds; None if it was not minted here."""
         with contextlib.suppress(SpecError):
             note = _note(f"{self.state}/{SECRET_ID}.json")
             if note.text("sha256") == digest(secret):
@@ -79,7 +79,7 @@ class SecretIdFiles:
         return None
 
     def written(self) -> float:
-        """When the secret id was last written, as Unix time; 0.0 if there is none."""
+        """Return when the secret id was last written, as Unix time; 0.0 if there is none."""
         try:
             return os.stat(f"{self.state}/{SECRET_ID}").st_mtime
         except FileNotFoundError:
@@ -186,7 +186,7 @@ class SecretIdFiles:
             os.unlink(f"{self.state}/{SECRET_ID}.old")
 
     def join_step(self) -> JoinStep | None:
-        """How far the last join came; None if there is no note that can be read."""
+        """Return how far the last join came; None if there is no note that can be read."""
         with contextlib.suppress(SpecError):
             note = _note(self.join_note)
             secret = note.optional("secret_id", names.token)

@@ -105,7 +105,7 @@ class AgentState:
     `quiet_folders` (the further folders by name) and `quiet_poll` are what agent.yaml said then. `revisions` are the
     highest revisions of rotation records that were ever read, by domain; `vanished` is since when the server does not
     show a trusted CA any more, by its SHA-256. `bundles` are the installed bundles by CA, `leaves` the installed leaves
-    with what stands behind them by their names, and `readers` what was seen of the components that read a bundle only
+    with the chains after them by their names, and `readers` what was seen of the components that read a bundle only
     when they start, by `CA/COMPONENT`. `reported` is a digest of the last report, `report_refused` whether it had to be
     written at the place of 0.1.0, and `clock_offset` by how many seconds Vault's clock is ahead of this one. `root` is
     the pin that `revisions` belong to. `asked` is when Vault was last asked in vain; when it last answered is told by

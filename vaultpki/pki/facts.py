@@ -142,7 +142,7 @@ class Trust:
 class Pair:
     """What the three files of a pair are. `issuer_live` is None if the live issuers are not known.
 
-    `issuer` is the live CA that signed the leaf, and `served` are the certificates that stand behind it in its file.
+    `issuer` is the live CA that signed the leaf, and `served` is the chain after it in its file.
     """
 
     missing: tuple[str, ...]

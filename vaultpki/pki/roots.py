@@ -8,8 +8,8 @@ A root that the record took away is given up: the new one after an abort, the ol
 may be a thief's, and the certificates that vouch for it are public. So neither it nor anything else of its key is ever
 accepted by this node again, as a successor or as a voucher for one, whatever record says so and whichever revision it
 has; also not while the server is behind. A root that is parked, since the rotation is retired, is not given up: it is
-trusted again on the way back. A server that was restored to before an abort is led on without the root that was given
-up, and the next rotation makes another key. A node that joins anew remembers nothing.
+trusted again during the rollback. A server that was restored to before an abort is led on without the root that was
+given up, and the next rotation makes another key. A node that joins anew remembers nothing.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def _by_record(own: Roots, shown: Sequence[Facts], record: RotationRecord, now: 
     if not trusted:
         # The record is of roots that nobody vouches for: it can delay, and take nothing away.
         return own
-    # Until the old root is deleted the way back is open.
+    # Until the old root is deleted a rollback is possible.
     parked = accepted if record.state is State.RETIRED else ()
     return _roots(own, trusted, parked)
 

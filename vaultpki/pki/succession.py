@@ -24,7 +24,7 @@ VANISHED_SPREAD: Final = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class RotationView:
-    """What a node knows of one CA's life beside the certificates.
+    """The view of one CA's rotation that a node follows.
 
     `record` is None if there is none, or none that can be read. With `frozen` nothing is dropped or replaced: the
     record is older than one that the node has read, or cannot be read. `shown` and `held` are the SHA-256 of the CAs
@@ -100,7 +100,7 @@ def chain(trust: Trust, issuer: Facts) -> tuple[Facts, ...]:
 
 
 def chain_differs(trust: Trust, issuer: Facts, found: Sequence[Facts]) -> bool:
-    """Return whether the certificates that stand behind a leaf of `issuer` are others than `chain` says."""
+    """Return whether the chain after a leaf of `issuer` differs from `chain`."""
     wanted = chain(trust, issuer)
     return tuple(found[:1]) != wanted[:1] if trust.crosses is None else tuple(found) != wanted
 

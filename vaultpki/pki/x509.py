@@ -52,7 +52,7 @@ def read_certificates(pem: bytes) -> tuple[Facts, ...]:
             found.append(_facts(base64.b64decode(b"".join(match[1].split()), validate=True)))
         at = match.end()
     if not found or pem[at:].strip():
-        raise CertificateUnreadable("this is not a PEM file of certificates and nothing else; renew it")
+        raise CertificateUnreadable("this file does not hold PEM certificates only; renew it")
     return tuple(found)
 
 
@@ -75,7 +75,7 @@ def read_pair(crt: bytes | None, key: bytes | None, pem: bytes | None, issuers: 
     """Read the three files of one pair; None stands for a file that is missing.
 
     `issuers` are the live issuing certificates of its CA, or None if they are not known. Of several with one key, which
-    all verify the leaf, its issuer is the one that stands behind it.
+    all verify the leaf, its issuer is the one after it in the file.
     """
     missing = tuple(name for name, data in (("crt", crt), ("key", key), ("pem", pem)) if data is None)
     unreadable: list[str] = []

@@ -215,7 +215,7 @@ def _key(cluster: Cluster, vault: Vault, mount: str, keys: frozenset[str]) -> tu
     name, key = own_issuer(mount), cluster.authority.key
     if name not in keys:
         return "internal", {"key_name": name, "key_type": key.vault_type, "key_bits": key.vault_bits}
-    # An apply that was cut off made the key; a second one would be left over for ever. If the server itself stopped
+    # An apply that was interrupted made the key; a second one would be left over for ever. If the server itself stopped
     # in that moment, the key is not the mount's default yet.
     make_default_key(vault, mount, name)
     return "existing", {"key_ref": name}

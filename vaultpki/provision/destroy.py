@@ -25,7 +25,7 @@ def destroy(
     progress: Callable[[str], None],
     step: Callable[[int], None] = lambda total: None,
 ) -> list[str]:
-    """Remove everything that apply made, and nothing else. A run that was cut off continues when it is repeated.
+    """Remove everything that apply made, and nothing else. A run that was interrupted continues when it is repeated.
 
     `where` is as for `apply`; `progress` is called with each path that was deleted, and `step` after each with how many
     there are in all, for policies from any thread. Returns the policies that have a name of ours and were kept, because
@@ -70,7 +70,7 @@ def delete_auth_mount(cluster: Cluster, vault: Vault, seen: Observation, name: s
     """Delete an auth mount, and end the tokens of everyone who logged in there."""
     accessor = seen.facts.accessors[name.rpartition("/")[2]]
     aliases = _aliases(cluster, vault, seen, name)
-    # Before and after: a run that is cut off in between leaves no entity, and a login in between made another one.
+    # Before and after: a run that is interrupted in between leaves no entity, and a login in between made another one.
     end_entities(vault, accessor, aliases, wait=0)
     vault.call(delete_request(cluster, vault, ("auth", name)))
     end_entities(vault, accessor, aliases, wait=0)

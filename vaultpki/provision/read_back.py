@@ -223,8 +223,8 @@ def _issuers(mount: str, answers: Mapping[str, Answer], rotation: RotationRecord
     """Return the id of a mount's own issuer, empty if it has none, and what to ask for each issuer by id.
 
     That is its name or its id, empty if the id is not of our form. The mount's own issuer is the one that the CA's
-    record names. Without a record it has the name of ours or a key with that name: an apply that was cut off has not
-    named it, and somebody may have renamed it.
+    record names. Without a record it has the name of ours or a key with that name: an apply that was interrupted has
+    not named it, and somebody may have renamed it.
     """
     issuers, keys = answers[f"{mount}/issuers"].key_info, answers[f"{mount}/keys"].key_info
     ours = own_issuer(mount) if rotation is None else rotation.leaf.name

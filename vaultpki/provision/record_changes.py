@@ -34,7 +34,7 @@ class RecordChange:
 
     @property
     def longest_ttl(self) -> int:
-        """The longest TTL in seconds of the certificates before; 0 if the record does not say."""
+        """Return the longest TTL in seconds of the certificates before the change; 0 if the record does not say."""
         ttls = [before.get("ttl") for before, _ in self.certificates.values() if before]
         return max((ttl for ttl in ttls if isinstance(ttl, int)), default=0)
 

@@ -34,7 +34,7 @@ _Entry = TypeVar("_Entry")
 class CertificateReport:
     """One certificate: its CA's domain, its state, `serial` and the issuer's key id in hex, and its end.
 
-    `served` are the SHA-256 of the certificates that stand behind the leaf in its file. `installed` is since when the
+    `served` are the SHA-256 of the chain after the leaf in its file. `installed` is since when the
     file holds this leaf with this chain; None if the agent does not know. `not_before` and `renew_after` are None in
     reports of earlier versions.
     """

@@ -107,9 +107,9 @@ class RotationRecord:
     it holds, drops no CA that it trusts, and the CA that `kept` names is the default until everybody trusts both. A
     release that does not know it takes such a record for plain RETRUSTING; it then installs leaves of `new` alone,
     and none while `old` is the default.
-    `closing` says of the root that its way back has ended: the issuing CAs lose their certificates of the old root, and
+    `closing` says of the root that its rollback has ended: the issuing CAs lose their certificates of the old root, and
     the state follows. `accepting` are the components (`cp-1/etcd`) whose listeners were seen accepting the old CA in
-    RETIRED, and were not seen refusing it since. `let_go` says of STEADY that no process holds what a way back deleted.
+    RETIRED, and were not seen refusing it since. `let_go` says of STEADY that no process holds what a rollback deleted.
     """
 
     domain: str
@@ -154,7 +154,7 @@ class RotationRecord:
 
     @property
     def lingers(self) -> bool:
-        """Whether processes may hold an issuing CA that a way back has deleted, from their start; nodes take turns."""
+        """Whether processes may hold an issuing CA that a rollback has deleted, from their start; nodes take turns."""
         deleted = self.new is not None and bool(self.new.sha256) and self.method is not Method.SAME_KEY
         return self.state is State.STEADY and deleted and self.domain != ROOT and not self.let_go
 

@@ -36,5 +36,5 @@ class Confirmations:
         )
 
 
-NOTHING = Confirmations()
+NOTHING_CONFIRMED = Confirmations()
 """What an operator says who only asks for the next step."""

@@ -57,7 +57,7 @@ class Gate:
 def gate(step: Transition, nodes: Collection[Participant], operators: Iterable[OperatorLeaf] = ()) -> Gate:
     """Return the gate before a step, by the reports of these nodes.
 
-    `operators` are the leaves of the CA that is to leave: of the old one, and on the way back of the new one.
+    `operators` are the leaves of the CA that is to leave: of the old one, and during the rollback of the new one.
     """
     record = step.record
     if step.path == (State.PREPARED, State.PUBLISHED):

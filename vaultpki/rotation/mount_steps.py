@@ -1,6 +1,6 @@
 """Decides which write comes next until a CA's mount holds what its rotation record says; pure.
 
-Each write is decided from the record and from the mount as it is then, so that a run that was cut off anywhere is
+Each write is decided from the record and from the mount as it is then, so that a run that was interrupted anywhere is
 continued by the next one. Deletions name the ids of the record, or of what carries the name that it reserved.
 """
 
@@ -229,7 +229,7 @@ def _deletions(cluster: str, record: RotationRecord, mount: RotationMount, ca: C
 
 
 def _strays(record: RotationRecord, mount: RotationMount, ours: set[str]) -> Iterator[Write]:
-    """Delete what a run that was cut off, or a second operator, signed for the new key and nobody named."""
+    """Delete what a run that was interrupted, or a second operator, signed for the new key and nobody named."""
     new = record.new
     key = key_of(record, mount, new) if new is not None else ""
     for each in mount.issuers:

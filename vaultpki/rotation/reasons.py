@@ -32,7 +32,7 @@ TRUST_STEPS: Final = frozenset(
         # After a recovery not everybody has trusted the new CA before.
         (State.RETURNING, State.SWITCHED),
         (State.RETIRED, State.DONE),
-        # The end of a way back, at rest: processes may hold the CA that it deleted.
+        # The end of a rollback, at rest: processes may hold the CA that it deleted.
         (State.STEADY, State.STEADY),
     }
 )
@@ -158,8 +158,8 @@ def settled(step: Transition, node: Participant) -> datetime:
 
 def wanted_cas(record: RotationRecord, to: State) -> tuple[CaRef, ...]:
     """Return the CAs that everybody must trust before leaves of the next state are installed."""
-    # On the way back from RETIRED the new CA's issuer may be lost, and leaves of it are trusted where they are; the old
-    # one's may be where a way back goes forward again.
+    # During the rollback from RETIRED the new CA's issuer may be lost, and leaves of it are trusted where they are; the
+    # old one's may be where a rollback goes forward again.
     if record.new is None or (record.state, to) == (State.RETRUSTING, State.RETURNING):
         return (record.old,)
     return (record.new,) if (record.state, to) == (State.RETURNING, State.SWITCHED) else (record.old, record.new)

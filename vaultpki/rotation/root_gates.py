@@ -2,7 +2,7 @@
 
 The root has the states of every CA. In `switched` each issuing CA has a second certificate for its key, signed by the
 new root: a renewal with the same key, whose record goes through the states that the root's goes through. In `published`
-and on the way back the pods of the cluster count, which hold a root from their start, and in `switched` kubeconfigs
+and during the rollback the pods of the cluster count, which hold a root from their start, and in `switched` kubeconfigs
 outside of it.
 """
 

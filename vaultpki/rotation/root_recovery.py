@@ -37,8 +37,8 @@ def recovered(
     """Return the record with which the root goes on.
 
     `companions` are the records of the issuing CAs, `aside` the nodes whose word does not count. Without the new root
-    on the server, the way is back to the old one. Raises StateConflict if nodes trust no root that the server has, and
-    as `next_revision`.
+    on the server, the rollback leads to the old one. Raises StateConflict if nodes trust no root that the server has,
+    and as `next_revision`.
     """
     base = record if record is not None else _rebuilt(cluster, mount, now)
     if base is None or _lost(mount, ahead(ROOT, record, nodes, aside), base):

@@ -1,7 +1,7 @@
 """Decides which write comes next until the root's mount holds what the record of its rotation says; pure.
 
-As `mount_steps` for issuing CAs: each write is decided from the record and from the mount as it is then, so that a
-run that was cut off anywhere is continued by the next one. The mount has three certificates meanwhile: the old root,
+As `mount_steps` for issuing CAs: each write is decided from the record and from the mount as it is then, so that a run
+that was interrupted anywhere is continued by the next one. The mount has three certificates meanwhile: the old root,
 the new one, and the cross certificate, which is the new root's key signed by the old one.
 """
 
@@ -171,7 +171,7 @@ def _of_new_key(cluster: str, record: RotationRecord, mount: RotationMount) -> l
 
 
 def _first(found: list[MountIssuer]) -> MountIssuer | None:
-    # Of several, which a run that was cut off has left, the one that was named.
+    # Of several, which a run that was interrupted has left, the one that was named.
     return min(found, key=lambda each: (not each.name, each.id), default=None)
 
 

@@ -1,7 +1,7 @@
-"""Decides how a CA is rotated: its states, which comes next and which is the way back, and what the server must hold.
+"""Decides how a CA is rotated: its states, which comes next, and how a rollback goes, and what the server must hold.
 
 Pure: `gates` decides whether a step may be taken; `ca.run` takes it, and `ca.mount_writes` changes the server.
-The states and ways back were explored exhaustively; no other transition is safe.
+The states and rollbacks were explored exhaustively; no other transition is safe.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BACK: Final = {
     State.RETIRED: State.RETRUSTING,
     State.RETRUSTING: State.RETURNING,
 }
-"""The state that `abort` leads to. RETURNING is on its way back already, and ends in STEADY by `continue` too."""
+"""The state that `abort` leads to. RETURNING is a rollback already, and ends in STEADY by `continue` too."""
 
 FULL: Final = "crl-signing,issuing-certificates,ocsp-signing,read-only"
 """The usage of an issuer that signs."""

@@ -1,4 +1,4 @@
-"""Words for people, and JSON for programs, about where the CAs of a cluster stand; pure."""
+"""Text for people, and JSON for programs, on the state of a cluster's CAs; pure."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ _DOES: Final = {
     State.PUBLISHED: "has the root sign {new}, and nodes learn to trust it",
     State.SWITCHED: "makes {new} the CA that signs; nodes replace their certificates {spread}",
     State.RETIRED: "ends the trust in {old}",
-    State.DONE: "deletes {old} and its key; after that there is no way back",
+    State.DONE: "deletes {old} and its key; after that there is no rollback",
     State.RETRUSTING: "has nodes trust {old} again",
     State.RETURNING: "makes {old} the CA that signs again; nodes replace their certificates {spread}",
 }
@@ -77,7 +77,7 @@ _DOES_ROOT: Final = {
 }
 _DOES_SAME_KEY: Final = {
     State.SWITCHED: "makes {new} the CA that signs; nodes serve it behind their certificates",
-    State.DONE: "deletes {old}; after that there is no way back",
+    State.DONE: "deletes {old}; after that there is no rollback",
     State.RETURNING: "makes {old} the CA that signs again; nodes serve it behind their certificates",
 }
 
@@ -115,7 +115,7 @@ def status_lines(cas: tuple[CaStatus, ...], now: datetime, file: str, *, pin: st
 def record_lines(
     record: RotationRecord, gate: Gate | None, now: datetime, file: str, *, pin: str = ""
 ) -> Iterator[str]:
-    """Yield where a rotation stands: what holds, what it waits for, what comes next, and the way back.
+    """Yield where a rotation stands: what holds, what it waits for, what comes next, and the rollback.
 
     `pin` says what to do with `ca.root_sha256` in cluster.yaml; see `root_pin.advice`.
     """
@@ -145,7 +145,7 @@ def record_lines(
 
 
 def _lingering_lines(record: RotationRecord, gate: Gate, now: datetime, file: str) -> Iterator[str]:
-    """Yield what may still accept the CA that a way back deleted, and what goes on."""
+    """Yield what may still accept the CA that a rollback deleted, and what goes on."""
     deleted = record.new.name if record.new is not None else ""
     yield f"What reads bundles only when it starts may still accept certificates of {deleted}, which is deleted."
     yield from gate_lines(gate, now)

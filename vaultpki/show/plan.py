@@ -269,7 +269,7 @@ def _ended_identities(cluster: Cluster, left: _Left) -> Iterator[_Entry]:
         # Policies are read only for AppRoles whose names fit a pool.
         policies, _ = change.fields.get("token_policies", (None, None))
         if change.kind == "config":
-            reason = "a run that was cut off has not ended all"
+            reason = "a run that was interrupted has not ended all"
         elif policies is None:
             reason = "no pool has the name"
         else:

@@ -123,7 +123,7 @@ _STEMS: Final = {row.stem for row in TABLE}
 
 @cache
 def _of_table(layout: Layout) -> Mapping[str, list[FileUse]]:
-    """Return the claims of the table's rows by their keys."""
+    """Return the file names that the table's rows use, by their keys."""
     found: dict[str, list[FileUse]] = {}
     for claim in (claim for row in laid_out(layout) for claim in of_row(row)):
         found.setdefault(_key(claim), []).append(claim)

@@ -17,7 +17,7 @@ from vaultpki.vault.answers import Request
 
 
 class Adapter(hvac.adapters.Adapter):  # type: ignore[misc]
-    """Returns each request that hvac makes, in place of its answer."""
+    """Returns each request that hvac makes, instead of sending it."""
 
     def get_login_token(self, response: Request) -> str:
         # hvac would keep the token in the client, which every Vault shares.

@@ -233,7 +233,7 @@ def pair_checks(
 
 
 def chain_fits(leaf: Facts, behind: Sequence[Facts], issuing: Sequence[Facts], chain: Sequence[Facts]) -> bool:
-    """Return whether its issuing CA stands behind the leaf, and after it at most a root's word for another root."""
+    """Return whether the chain after the leaf is its issuing CA, with at most one cross certificate of a root."""
     if not behind or behind[0] not in issuing or not x509.signed_by(leaf, behind[0]):
         return False
     roots = [facts for facts in chain if x509.signed_by(facts, facts)]

@@ -195,7 +195,7 @@ def test_a_control_plane_joins_after_a_rotation(planes: Planes, joined: Joined) 
     assert kubernetes.kubectl(kubernetes.admin, "logs", "again").stdout == "hello\n"
 
 
-# The way back
+# The rollback
 
 
 def test_it_was_taken_back(planes: Planes, aborted: Seen) -> None:

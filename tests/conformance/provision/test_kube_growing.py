@@ -127,6 +127,6 @@ def test_a_comer_that_is_unenrolled_works_on_and_gets_nothing_new(growing: Kuber
     worker = growing.worker
     vaultpki("unenroll", "-f", growing.cluster.file, worker.name, env=growing.cluster.environment())
     ran = growing.vaultpki(worker.name, "renew", "--force", expect=1)
-    assert "Vault does not take this node's credential" in ran.stderr
+    assert "Vault rejects this node's credential" in ran.stderr
     growing.await_node(worker.name)
     assert logs(growing) == "hello\n"

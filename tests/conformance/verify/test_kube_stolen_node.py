@@ -513,7 +513,7 @@ def test_unenrolled_its_agent_gets_nothing_and_says_so(thief: Thief, unenrolled:
     config.write_text(config.read_text().replace(str(thief.kubernetes.nodes[OWN].node.folder), str(thief.loot)))
     held = {row.name: thief.pair(row)[0].read_bytes() for row in MINE}
     ran = applied_cluster.vaultpki("renew", "-c", config, "--force", expect=1)
-    assert "Vault does not take this node's credential; join with a new join file" in ran.stderr
+    assert "Vault rejects this node's credential; join with a new join file" in ran.stderr
     assert held == {row.name: thief.pair(row)[0].read_bytes() for row in MINE}
 
 

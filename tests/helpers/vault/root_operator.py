@@ -50,7 +50,7 @@ class RootOperator:
         return record
 
     def run(self, act: Callable[[Vault], object]) -> None:
-        """A command, and again if it was cut off: until then every CA has a name, and signs."""
+        """A command, and again if it was interrupted: until then every CA has a name, and signs."""
         try:
             act(self.through)
         except (Sealed, Unavailable):

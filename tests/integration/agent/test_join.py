@@ -171,7 +171,7 @@ CHANGED: dict[str, tuple[dict[str, Any], str]] = {
     "prefix-climbs": ({"prefix": "a/../b"}, "prefix: is not as"),
     "node": ({"node": "w-2"}, "was not made for this node's secret id: the file was tampered with or mixed up"),
     "node-listed": ({"node": "cp-1", "pool": None}, "was not made for this node's secret id"),
-    "pool": ({"pool": "batch"}, "Vault does not take what the join file holds for w-1"),
+    "pool": ({"pool": "batch"}, "Vault rejects the credential in the join file for w-1"),
     "pool-none": ({"pool": None}, "was not made for this node's secret id"),
     "pool-odd": ({"pool": "../x"}, "pool: is not as"),
     "addresses": ({"addresses": ["https://127.0.0.1:1"]}, "cannot be reached"),

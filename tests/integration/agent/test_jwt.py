@@ -172,7 +172,7 @@ def test_the_token_is_read_at_each_login_and_a_bad_one_harms_nothing(cluster: Vo
     now = int(time.time())
     put(node, cluster.issuer.token("c-swap", iat=now - 900, nbf=now - 900, exp=now - 600))
     node.age()
-    goes_on(node.run(expect=1), "Vault does not take the token in", "expired", "pool cloud")
+    goes_on(node.run(expect=1), "Vault rejects the token in", "expired", "pool cloud")
     put(node, "no token at all")
     goes_on(node.run(expect=1), "holds no token")
     (node.folder / "token").unlink()

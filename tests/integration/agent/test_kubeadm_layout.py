@@ -393,7 +393,7 @@ def test_another_layout_needs_every_node_to_join_anew(server: Server, tmp_path: 
     assert {name: held for name, held in after.items() if name.startswith("pki")} == {
         name: held for name, held in before.items() if name.startswith("pki")
     }
-    # With a live credential the way back is closed, too.
+    # With a live credential the rollback is closed, too.
     cluster.write(DOCUMENT)
     vaultpki("plan", "-f", cluster.file, env=cluster.environment("viewer"), expect=1)
 

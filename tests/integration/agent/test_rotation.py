@@ -277,7 +277,7 @@ def test_leaves_are_replaced_over_the_spread(cluster: AppliedCluster, node: Node
 def test_nothing_is_signed_by_a_ca_that_the_record_does_not_name(cluster: AppliedCluster, node: NodeFolder) -> None:
     rotation = Rotation.of(cluster, "etcd")
     passed(node)
-    # The record says so, and the command was cut off before it moved the default.
+    # The record says so, and the command was interrupted before it moved the default.
     rotation.move(State.SWITCHED)
     make_default(cluster, "etcd", rotation.old)
     since = cluster.server.audit_position()

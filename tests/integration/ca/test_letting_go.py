@@ -1,4 +1,4 @@
-"""The end of a way back: `ca abort` gives turns until no process holds the CA that was deleted."""
+"""The end of a rollback: `ca abort` gives turns until no process holds the CA that was deleted."""
 
 from __future__ import annotations
 

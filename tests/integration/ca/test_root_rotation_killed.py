@@ -33,7 +33,7 @@ def check(operator: RootOperator, when: str) -> None:
     """Nothing is left but the root in force with its cross certificate, and one issuer with one key for each CA."""
     vault = operator.cluster.client()
     with contextlib.suppress(StateConflict):
-        # What was cut off in the very last step.
+        # What was interrupted in the very last step.
         commands.advance(operator.cluster.model, vault, operator.now)
     with pytest.raises(StateConflict, match="no CA of"):
         commands.advance(operator.cluster.model, vault, operator.now)

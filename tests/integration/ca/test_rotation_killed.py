@@ -28,7 +28,7 @@ def proxy(own_server: Server) -> Iterator[Proxy]:
 
 
 def forward(rotation: Rotation, through: Vault, method: Method) -> None:
-    """A whole rotation, each command of which is run again, as a person would, if it was cut off."""
+    """A whole rotation, each command of which is run again, as a person would, if it was interrupted."""
     try:
         rotation.begin(method, through)
     except (Sealed, Unavailable):
@@ -39,7 +39,7 @@ def forward(rotation: Rotation, through: Vault, method: Method) -> None:
 
 
 def back(rotation: Rotation, through: Vault, state: State) -> None:
-    """A rotation up to a state, and all the way back."""
+    """A rotation up to a state, and all the rollback."""
     try:
         rotation.begin(vault=through)
     except (Sealed, Unavailable):
@@ -53,7 +53,7 @@ def back(rotation: Rotation, through: Vault, state: State) -> None:
 
 
 def cut_off(act: Callable[[Vault], object], rotation: Rotation, through: Vault) -> None:
-    """A command that may be cut off: then another one makes the server match the record, and takes no step more."""
+    """A command that may be interrupted: then another one makes the server match the record, and takes no step more."""
     before = rotation.record
     try:
         act(through)

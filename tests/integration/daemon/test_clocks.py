@@ -29,7 +29,8 @@ def test_a_wrong_clock_is_reported_and_nothing_is_signed(
         assert all(found.not_after > datetime.now(UTC) for found in leaves(node).values())
 
     set_clock("+0s")
-    # Once its offset has changed, libfaketime has sleep(3) fail, as no kernel does: the pause for watchers is cut off.
+    # Once its offset has changed, libfaketime has sleep(3) fail, as no kernel does: the pause for watchers is
+    # interrupted.
     with resident(node, env=env, foreign="OSError in vaultpki.disk.folders") as agent:
         agent.await_issued()
         for number, to in enumerate(("-1h", "-1d"), 1):

@@ -100,7 +100,7 @@ def test_a_rejected_credential_needs_a_join(server: Server, tmp_path: Path, clus
         # All its secret ids go, and its role id with them.
         assert server.api("DELETE", role).status == 204
         since = server.audit_position()
-        told = agent.await_said("does not take this node's credential", 40)
+        told = agent.await_said("rejects this node's credential", 40)
         new = "`vaultpki enroll -f cluster.yaml worker-1`"
         assert f"({new}, then `vaultpki agent -c {node.config} --join join.json` here)" in told[0]["message"], told
         state = agent.status(expect=3)
@@ -121,7 +121,7 @@ def test_a_rejected_credential_needs_a_join(server: Server, tmp_path: Path, clus
         with Watcher(node).watching():
             time.sleep(20)
         assert agent.status(expect=0)["agent"]["state"] == "ok"
-        assert len(agent.said("does not take this node's credential")) == 1, agent.log.read_text()
+        assert len(agent.said("rejects this node's credential")) == 1, agent.log.read_text()
         assert agent.process.poll() is None and agent.end() < AT_ONCE
     assert role_id
 
@@ -138,7 +138,7 @@ def test_a_join_between_two_passes_is_noticed(clusters: ClusterFactory, tmp_path
             vaultpki(*words, "-f", cluster.file, "w-1", env=cluster.environment())
         vaultpki("agent", "-c", node.config, "--join", join_file, "--once")
         # It asks for nothing until the first certificate is due.
-        assert not agent.said("does not take this node's credential"), agent.log.read_text()
+        assert not agent.said("rejects this node's credential"), agent.log.read_text()
         agent.await_said("renewed kube-proxy", 90)
         assert agent.status(expect=0)["agent"]["state"] == "ok"
         assert agent.process.poll() is None and agent.end() < AT_ONCE

@@ -154,7 +154,7 @@ def test_whether_vault_is_there_is_shown_once_it_was_asked(node: NodeFolder, por
         (node.state / "secret-id").write_text("another")
         agent.process.send_signal(signal.SIGHUP)
         wait_for(lambda: figure(port, "vault_reachable") == 1.0, PASS, agent.log.read_text)
-        assert agent.said("does not take this node's credential"), agent.log.read_text()
+        assert agent.said("rejects this node's credential"), agent.log.read_text()
         assert agent.end() < AT_ONCE
 
 

@@ -132,7 +132,7 @@ def test_a_hook_whose_watcher_is_killed_has_failed(tmp_path: Path) -> None:
     script.write_text("#!/bin/sh\nkill -KILL $PPID\nsleep 1000\n")
     script.chmod(0o755)
     assert CommandRunner().run((str(script),), {}, 60) == (
-        "was cut off, because the process that watches it was killed by SIGKILL; look at the log of the machine"
+        "was interrupted, because the process that watches it was killed by SIGKILL; look at the log of the machine"
     )
 
 

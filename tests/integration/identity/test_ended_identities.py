@@ -207,7 +207,7 @@ def test_a_removal_cut_off_anywhere_goes_on_when_repeated(clusters: ClusterFacto
     for node, half in zip(nodes, halves, strict=True):
         if half:
             said = shown(node.cluster)
-            assert "batch-1 (a run that was cut off has not ended all)" in said and "Nothing to change" not in said
+            assert "batch-1 (a run that was interrupted has not ended all)" in said and "Nothing to change" not in said
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda node: apply(node.cluster), nodes))
     for node in nodes:
@@ -223,7 +223,7 @@ def test_a_note_of_an_unenroll_that_was_cut_off_is_left_to_it(cluster: AuditedCl
     assert node.lives()
     # Cut off after the AppRole's end, there is nothing but the note to find its tokens by.
     assert cluster.server.api("DELETE", f"auth/{cluster.prefix}/pooled/role/w-1").status == 204
-    assert "w-1 (a run that was cut off has not ended all)" in shown(cluster)
+    assert "w-1 (a run that was interrupted has not ended all)" in shown(cluster)
     cluster.applied()
     node.ended_wholly()
     cluster.settled()

@@ -150,7 +150,7 @@ def test_lock_ends_all_that_was_stolen_and_the_node_comes_back(
     (node_folder.pki / "kubelet.crt").unlink()
     node_folder.age()
     said = vaultpki("agent", "-c", node_folder.config, "--once", expect=1).stderr
-    assert "does not take this node's credential; join with a new join file" in said
+    assert "rejects this node's credential; join with a new join file" in said
     status = json.loads(vaultpki("status", "-c", node_folder.config, "--json", expect=3).stdout)
     assert status["agent"]["state"] == "needs-join"
     assert sorted({path.name for path in node_folder.pki.iterdir()} | {"kubelet.crt"}) == held
@@ -269,7 +269,7 @@ def test_a_lock_cut_anywhere_goes_on(cluster: AppliedCluster, node: str, pool: s
         if at % 2:
             apply.apply(model, vault, ServerFacts((), None), first=None, progress=lambda change: None)
         if at % 3 == 0 and cut and node == "worker-1":
-            # A node that has given up all it had is not enrolled beside an end that was cut off.
+            # A node that has given up all it had is not enrolled beside an end that was interrupted.
             unfinished = ending.unfinished(model, vault) | set(enrolled_nodes.accessors(cluster, node, stolen.kind))
             who = enrol.holder(model, node, pool)
             if unfinished:

@@ -233,7 +233,7 @@ def test_a_stolen_viewer_writes_nothing(in_rotation: ClusterInRotation) -> None:
 
 
 def locking(in_rotation: ClusterInRotation, vault: Vault) -> list[Step]:
-    """Every kind of node, with live credentials and tokens; and one whose last lock was cut off."""
+    """Every kind of node, with live credentials and tokens; and one whose last lock was interrupted."""
     cluster = in_rotation.cluster
 
     def lock(kind: str, node: str) -> None:
@@ -264,7 +264,7 @@ def locking(in_rotation: ClusterInRotation, vault: Vault) -> list[Step]:
     return [
         ("lock of a listed node", lambda: lock("listed", "worker-1")),
         ("lock of a pool's node", lambda: lock("pooled", "w-lock")),
-        ("lock after one that was cut off", lambda: after_a_cut("worker-1")),
+        ("lock after one that was interrupted", lambda: after_a_cut("worker-1")),
         ("lock of a node with a token", lambda: by_token(f"c-{os.urandom(4).hex()}")),
     ]
 
@@ -292,7 +292,7 @@ def test_the_locker_needs_each_grant(in_rotation: ClusterInRotation, step: int) 
     def refused(rules: Rules) -> str | None:
         found = first_refused(locking(in_rotation, holder(cluster.server, rules)))
         if found is not None:
-            # With the record of a lock that was cut off nobody knows the role ids.
+            # With the record of a lock that was interrupted nobody knows the role ids.
             for node in ("worker-1", "w-lock"):
                 enrol.lock(cluster.model, cluster.client(), node, wait=0)
         return found

@@ -234,7 +234,7 @@ def test_a_join_cut_anywhere_goes_on(cluster: AppliedCluster, tmp_path: Path, st
         if stage(node) == "opening" and spent(cluster, file):
             within.append(at)
             said = enrolled_nodes.join(node, file, expect=1).stderr
-            assert "was cut off in the very moment when it took its credential out of the join file" in said
+            assert "was interrupted while it took its credential out of the join file" in said
             assert f"run `vaultpki lock -f cluster.yaml {node.name}`" in said
             assert f"ask for a new one (`vaultpki enroll -f cluster.yaml {node.name} --pool autoscaled`)" in said
             unspent_file(cluster, node, file)
@@ -344,7 +344,7 @@ def test_a_credential_that_is_gone_or_refused_is_told(cluster: AppliedCluster, n
     assert "secret-id is missing, so this node cannot prove who it is; join with a new join file" in said
     write(node.state / "secret-id", "00000000-0000-0000-0000-000000000000")
     said = node.run(expect=1).stderr
-    assert "Vault does not take this node's credential; join with a new join file" in said and node.name in said
+    assert "Vault rejects this node's credential; join with a new join file" in said and node.name in said
     write(node.state / "secret-id", kept)
     node.run()
 

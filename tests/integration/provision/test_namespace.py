@@ -235,7 +235,7 @@ def test_a_nested_namespace_from_apply_to_destroy(
     run("unenroll", "w-7")
     gone = NodeFolder("w-7", tmp_path / "w-7")
     gone.age()
-    assert "Vault does not take this node's credential; join with a new join file" in gone.run(expect=1).stderr
+    assert "Vault rejects this node's credential; join with a new join file" in gone.run(expect=1).stderr
     run("destroy", "--confirm", "prod")
 
 

@@ -1,7 +1,7 @@
 """A model of a cluster whose CA is rotated by the product's own decisions: what is on the server, on disks, in memory.
 
 `Rules` are the rules that a run may break one at a time. Nothing here is a stand-in for the product: records, states,
-ways back and gates are the real ones; server, agents, components and people are the model around them.
+rollbacks and gates are the real ones; server, agents, components and people are the model around them.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: any(not node.joined for node in self.cluster.nodes))
     @rule(reports=st.booleans())
     def a_node_joins(self, *, reports: bool) -> None:
-        """A node logs in for the first time, and may be cut off before its first report."""
+        """A node logs in for the first time, and may be interrupted before its first report."""
         for node in self.cluster.nodes:
             if not node.joined:
                 self.cluster.installs(node, reports=reports)

@@ -9,7 +9,7 @@ from pathlib import Path
 from helpers.root_certificates import NAME, NOW, Key
 from vaultpki.certificates import BUNDLES, ISSUING_CAS, ca_subject
 from vaultpki.disk.folders import Folders
-from vaultpki.issue.companions import Site, bundle_files, keep_bundles
+from vaultpki.issue.bundles_and_kubeconfigs import Site, bundle_files, keep_bundles
 from vaultpki.issue.signing import FileOwner
 from vaultpki.layout import TRUST_BUNDLES
 from vaultpki.pki.facts import Trust

@@ -112,7 +112,7 @@ def test_the_old_root_does_not_return_once_the_rotation_is_done() -> None:
 
 def test_a_server_from_before_an_abort_is_led_back_without_the_root_that_was_given_up() -> None:
     known = pins(Roots((R1, R2)), at(State.STEADY), R1)
-    # As restored, then as `ca recover` and the way back write it.
+    # As restored, then as `ca recover` and the rollback write it.
     for state, behind in ((State.SWITCHED, True), (State.RETRUSTING, False), (State.RETURNING, False)):
         known = pins(known, at(state), R1, R2, X2, behind=behind)
         assert known.trusted == (R1,)

@@ -141,7 +141,7 @@ def around(
         to = table.get(record.state)
         if to is None or record.state.resting:
             continue
-        # The next state is recorded when this one holds; the way back may begin anywhere.
+        # The next state is recorded when this one holds; the rollback may begin anywhere.
         if table is BACK or write is None:
             moved = record.moved(to, BEGUN)
             if moved.leaf.sha256:

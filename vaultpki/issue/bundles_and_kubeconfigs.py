@@ -43,7 +43,7 @@ def bundle_files(site: Site, bundles: Iterable[TrustBundle], trust: Mapping[str,
 def keep_bundles(
     site: Site, folders: Folders, files: dict[str, dict[str, File]], bundles: Iterable[TrustBundle]
 ) -> dict[str, StoreError]:
-    """Add to `files` those of these bundles as they are installed that it lacks: nothing is trusted of their CA now.
+    """Add the installed bundles that `files` lacks, since no CA of theirs is trusted now.
 
     A file set is replaced as a whole, and a bundle is never removed because its trust is empty. Return the folders
     whose set cannot be replaced, and why: a bundle there cannot be read.

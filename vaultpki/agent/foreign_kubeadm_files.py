@@ -15,7 +15,7 @@ from vaultpki.layout import CA_KEYS, TRUST_BUNDLES
 from vaultpki.places import KUBECONFIGS, KUBELET, PKI, Layout
 
 
-def refuse_kubeadms(layout: Layout, paths: Mapping[str, str]) -> None:
+def refuse(layout: Layout, paths: Mapping[str, str]) -> None:
     """Raise StoreError if the folders hold certificates, CA keys or kubeconfigs that are not ours.
 
     Nothing is checked once there are file sets of ours. The service-account keys of kubeadm may lie there.
