@@ -26,7 +26,7 @@ def quorum(
     without being in sync, and is healthy. The next one has the turn once the one before was `seen` with a later start,
     in good health, or both; "hook" takes the hook's success for that. A `liar` says that it is healthy as soon as it
     restarts; a `look` at its listener, which answers once it is in sync, shows it. `excused` members trust only the old
-    CA and so are interrupted from their peers. With `down` one restarts by itself at the beginning; with `all_` nobody has
+    CA and so are cut off from their peers. With `down` one restarts by itself at the beginning; with `all_` nobody has
     the turn until every member is healthy, not only the one that had it before.
     """
 
