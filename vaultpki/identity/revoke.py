@@ -87,12 +87,9 @@ def _stored(cluster: Cluster, vault: Vault, now: datetime) -> list[StoredCertifi
         # The server may have removed it since it was listed.
         if not answer.found:
             return None
-        try:
-            facts = x509.read_certificates(text(answer.data, "certificate").encode())[0]
-        except CertificateUnreadable:
-            # Others may have signed what none of ours is like.
-            return None
-        if facts.is_ca or facts.not_after <= now:
+        # Others may have signed what none of ours is like.
+        facts = next(iter(x509.readable(text(answer.data, "certificate"))), None)
+        if facts is None or facts.is_ca or facts.not_after <= now:
             return None
         return StoredCertificate(ca, facts, revoked=bool(answer.data.get("revocation_time")))
 

@@ -56,6 +56,14 @@ def read_certificates(pem: bytes) -> tuple[Facts, ...]:
     return tuple(found)
 
 
+def readable(pem: str) -> tuple[Facts, ...]:
+    """Read the certificates of a PEM that a server shows; none if it is anything else."""
+    try:
+        return read_certificates(pem.encode("ascii", "replace"))
+    except CertificateUnreadable:
+        return ()
+
+
 def fingerprint(pem: bytes) -> str:
     """Return the SHA-256 of the first certificate's DER in lower-case hex, which is what `root_sha256` pins."""
     return read_certificates(pem)[0].fingerprint

@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any, Final
 
 from vaultpki.certificates import ISSUING_BACKDATE, ISSUING_CAS, ROOT, ROOT_BACKDATE, ca_subject, rows
-from vaultpki.errors import CertificateUnreadable
 from vaultpki.model import Cluster, KeyType
 from vaultpki.provision.plan import Rotation
 from vaultpki.records.rotation import RotationRecord
@@ -38,10 +37,7 @@ def read_ca(ca: str, pem: str) -> CaFacts | None:
     """Read the certificate of the CA named `ca` (root, etcd, ...); None unless `pem` is one CA certificate."""
     from vaultpki.pki import x509
 
-    try:
-        found = x509.read_certificates(pem.encode())
-    except CertificateUnreadable:
-        return None
+    found = x509.readable(pem)
     if len(found) != 1 or not found[0].is_ca:
         return None
     (facts,) = found

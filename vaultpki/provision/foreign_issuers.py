@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from vaultpki.certificates import MOST_ISSUERS, ROOT, ca_subject
-from vaultpki.errors import CertificateUnreadable
 from vaultpki.model import Cluster
 from vaultpki.pki import trust
 from vaultpki.pki.facts import Facts
@@ -34,10 +33,7 @@ def find(cluster: Cluster, cas: Mapping[str, CaMount]) -> Iterator[Danger]:
 def _read(pem: str) -> Facts | None:
     from vaultpki.pki import x509
 
-    try:
-        return x509.read_certificates(pem.encode())[0]
-    except CertificateUnreadable:
-        return None
+    return next(iter(x509.readable(pem)), None)
 
 
 def _problem(cluster: Cluster, mount: str, facts: Facts | None, roots: Sequence[Facts]) -> str | None:

@@ -6,11 +6,10 @@ the mount already is not what was lost.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from vaultpki.errors import CertificateUnreadable
 from vaultpki.vault import Request, Vault
 
 if TYPE_CHECKING:
@@ -49,28 +48,24 @@ def signed_before(
 
 def fingerprints(vault: Vault, mount: str) -> frozenset[str]:
     """Return the SHA-256 of the certificates of a mount's issuers."""
-    read = vault.prepare.secrets.pki.read_issuer
-    issuers = vault.api.secrets.pki.list_issuers(mount_point=mount).keys
-    return frozenset(facts.fingerprint for facts in _read(vault, [read(each, mount_point=mount) for each in issuers]))
+    issuers, read = vault.api.secrets.pki.list_issuers(mount_point=mount).keys, vault.prepare.secrets.pki.read_issuer
+    found = _read(vault, [read(issuer, mount_point=mount) for issuer in issuers])
+    return frozenset(facts.fingerprint for facts in found)
 
 
 def _stored(vault: Vault, mount: str) -> list[Facts]:
-    read = vault.prepare.secrets.pki.read_certificate
     serials = vault.api.secrets.pki.list_certificates(mount_point=mount).keys
-    return _read(vault, [read(serial, mount_point=mount) for serial in serials])
+    return _read(vault, [vault.prepare.secrets.pki.read_certificate(serial, mount_point=mount) for serial in serials])
 
 
-def _read(vault: Vault, requests: Sequence[Request]) -> list[Facts]:
+def _read(vault: Vault, requests: list[Request]) -> list[Facts]:
     from vaultpki.pki import x509
 
-    found = []
+    found: list[Facts] = []
     for answer in vault.many(requests):
         pem = answer.data.get("certificate")
         # Tidied meanwhile, or revoked.
         if not answer.found or not isinstance(pem, str) or answer.data.get("revocation_time"):
             continue
-        try:
-            found.append(x509.read_certificates(pem.encode())[0])
-        except CertificateUnreadable:
-            continue
+        found += x509.readable(pem)[:1]
     return found
