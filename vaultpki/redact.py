@@ -41,6 +41,18 @@ def first_few(names: Sequence[str], most: int = 5) -> str:
     return f"{', '.join(names[:most])}{more}"
 
 
+_STAMP: Final = "%Y-%m-%dT%H:%M:%SZ"
+
+
 def stamp(when: datetime) -> str:
     """Return a time as RFC 3339 in UTC, to the second."""
-    return f"{when.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return f"{when.astimezone(UTC):{_STAMP}}"
+
+
+def moment(value: object) -> datetime | None:
+    """Return the time that `stamp` wrote as this text; None for anything else."""
+    try:
+        found = datetime.strptime(str(value), _STAMP).replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    return found if stamp(found) == value else None

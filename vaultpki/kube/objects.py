@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from vaultpki.records.rotation import moment
-from vaultpki.redact import printable
+from vaultpki.redact import moment, printable
 
 ROOT_COPY: Final = "kube-root-ca.crt"
 """The ConfigMap by which the controller manager gives its `--root-ca-file` to the pods of every namespace."""
@@ -108,8 +107,8 @@ def pods(items: Iterable[object]) -> Iterator[PodStart]:
             continue
         containers = [*entries(status.get("containerStatuses")), *entries(status.get("initContainerStatuses"))]
         running = [mapping(mapping(mapping(one).get("state")).get("running")) for one in containers]
-        begun = [when for one in running if (when := _time(one.get("startedAt"))) is not None]
-        started = _time(status.get("startTime"))
+        begun = [when for one in running if (when := moment(one.get("startedAt"))) is not None]
+        started = moment(status.get("startTime"))
         if begun and started is not None:
             yield PodStart(text(about.get("namespace")), text(about.get("name")), started, min(begun))
 
@@ -119,13 +118,6 @@ def _changed(about: Mapping[str, Any]) -> datetime | None:
     times = [
         when
         for one in map(mapping, entries(about.get("managedFields")))
-        if "f:data" in mapping(one.get("fieldsV1")) and (when := _time(one.get("time"))) is not None
+        if "f:data" in mapping(one.get("fieldsV1")) and (when := moment(one.get("time"))) is not None
     ]
     return max(times, default=None)
-
-
-def _time(value: object) -> datetime | None:
-    try:
-        return moment(value) if isinstance(value, str) else None
-    except ValueError:
-        return None

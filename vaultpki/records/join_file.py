@@ -5,14 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 from dataclasses import asdict, dataclass, field, fields
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from vaultpki.errors import SpecError
 from vaultpki.places import Layout
+from vaultpki.redact import stamp
 from vaultpki.values import hosts, input_file, json_object, names, pem
 from vaultpki.values.json_object import JsonObject
 
@@ -20,7 +20,6 @@ _LARGEST: Final = 1 << 19
 # The same limit as in agent.yaml.
 _MOST_ADDRESSES: Final = 16
 _NOT_A_JOIN_FILE: Final = "is not a join file; ask the person who enrolled this node for a new one"
-_STAMP = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +45,7 @@ class Join:
 
 def dump_join(join: Join) -> str:
     """Return the text of the file; it contains the wrapping token, so it must be written with mode 0600."""
-    content = {"version": join.layout.version, **asdict(join), "expires": f"{join.expires:{_STAMP}}"}
+    content = {"version": join.layout.version, **asdict(join), "expires": stamp(join.expires)}
     # A vaultpki without layouts reads the file for the layout document, which does not name it.
     del content["layout"]
     if join.layout is not Layout.DOCUMENT:
@@ -89,10 +88,6 @@ def parse(raw: bytes, file: str) -> Join:
     addresses = read.texts("addresses")
     if not 0 < len(addresses) <= _MOST_ADDRESSES or not all(names.fits(a, hosts.vault_address) for a in addresses):
         raise read.wrong("addresses")
-    try:
-        expires = datetime.strptime(read.text("expires", re.compile(".{20}")), _STAMP).replace(tzinfo=UTC)
-    except ValueError:
-        raise read.wrong("expires") from None
     return Join(
         cluster=read.word("cluster", names.cluster_name),
         prefix=read.word("prefix", names.prefix),
@@ -104,7 +99,7 @@ def parse(raw: bytes, file: str) -> Join:
         root_sha256=read.word("root_sha256", names.sha256),
         role_id=read.word("role_id", names.token),
         wrap_token=read.word("wrap_token", names.token),
-        expires=expires,
+        expires=read.time("expires"),
         layout=layout,
     )
 

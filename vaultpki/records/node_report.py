@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
-from vaultpki.records.rotation import BEYOND, DOMAINS, moment
-from vaultpki.redact import printable, stamp
+from vaultpki.records.rotation import BEYOND, DOMAINS
+from vaultpki.redact import moment, printable, stamp
 from vaultpki.values import names
 
 _MOST_ENTRIES: Final = 64
@@ -137,33 +137,9 @@ def to_json(report: NodeReport) -> dict[str, Any]:
             domain: {"revision": seen.revision, "highest": seen.highest, "behind": seen.behind}
             for domain, seen in report.seen.items()
         },
-        "certificates": {
-            name: {
-                "ca": one.ca,
-                "state": one.state,
-                "not_after": None if one.not_after is None else stamp(one.not_after),
-                "serial": one.serial,
-                "issuer_key_id": one.issuer_key_id,
-                "served": list(one.served),
-                "installed": None if one.installed is None else stamp(one.installed),
-                "not_before": None if one.not_before is None else stamp(one.not_before),
-                "renew_after": None if one.renew_after is None else stamp(one.renew_after),
-            }
-            for name, one in report.certificates.items()
-        },
-        "bundles": {
-            ca: {"sha256": sorted(one.sha256), "installed": stamp(one.installed)} for ca, one in report.bundles.items()
-        },
-        "readers": {
-            name: {
-                "started": None if one.started is None else stamp(one.started),
-                "sha256": sorted(one.sha256),
-                "running": one.running,
-                "healthy": one.healthy,
-                "problem": printable(one.problem)[:_LONGEST],
-            }
-            for name, one in report.readers.items()
-        },
+        "certificates": _plain(report.certificates),
+        "bundles": _plain(report.bundles),
+        "readers": _plain(report.readers),
         "hooks": {"owed": list(report.owed), "failed": list(report.failed), "waiting": list(report.waiting)},
         "pins": list(report.pins),
         "failures": list(report.failures),
@@ -174,10 +150,23 @@ def to_json(report: NodeReport) -> dict[str, Any]:
     }
 
 
+def _plain(entries: Mapping[str, CertificateReport | BundleReport | ReaderReport]) -> dict[str, dict[str, Any]]:
+    """Return entries as they are stored: each field under its own name."""
+    return {name: {each.name: _value(getattr(one, each.name)) for each in fields(one)} for name, one in entries.items()}
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return stamp(value)
+    if isinstance(value, frozenset | tuple):
+        return sorted(value) if isinstance(value, frozenset) else list(value)
+    return printable(value)[:_LONGEST] if isinstance(value, str) else value
+
+
 def read(value: object) -> NodeReport | None:
     """Return the report in the data of a record; None if it has no time. What is not of its form is left out."""
     report = value if isinstance(value, Mapping) else {}
-    when = _time(report.get("time"))
+    when = moment(report.get("time"))
     if when is None:
         return None
     hooks = _mapping(report.get("hooks"))
@@ -194,14 +183,14 @@ def read(value: object) -> NodeReport | None:
         failures=_texts(report.get("failures")),
         untrusted=_texts(report.get("strangers")),
         failed=_texts(hooks.get("failed")),
-        poll=_poll(report.get("poll")),
+        poll=_number(report.get("poll"), _LONGEST_POLL),
         trust=_hex(report.get("trust")),
         not_followed={
-            domain: number
+            domain: revision
             for domain, number in _mapping(report.get("not_followed")).items()
-            if domain in DOMAINS and type(number) is int and 0 < number < BEYOND
+            if domain in DOMAINS and (revision := _number(number, BEYOND - 1))
         },
-        lost=_lost(report.get("lost_credentials")),
+        lost=_number(report.get("lost_credentials"), _MOST_LOST),
         in_use=_in_use(report.get("credentials_in_use")),
     )
 
@@ -238,7 +227,7 @@ def _read_revisions(entry: Mapping[str, Any]) -> Seen | None:
 
 def _certificate(entry: Mapping[str, Any]) -> CertificateReport | None:
     ends = entry.get("not_after")
-    when = _time(ends)
+    when = moment(ends)
     if ends is not None and when is None:
         return None
     return CertificateReport(
@@ -248,21 +237,21 @@ def _certificate(entry: Mapping[str, Any]) -> CertificateReport | None:
         serial=_hex(entry.get("serial")),
         issuer_key_id=_hex(entry.get("issuer_key_id")),
         served=_hashes(entry.get("served")),
-        installed=_time(entry.get("installed")),
-        not_before=_time(entry.get("not_before")),
-        renew_after=_time(entry.get("renew_after")),
+        installed=moment(entry.get("installed")),
+        not_before=moment(entry.get("not_before")),
+        renew_after=moment(entry.get("renew_after")),
     )
 
 
 def _bundle(entry: Mapping[str, Any]) -> BundleReport | None:
-    installed = _time(entry.get("installed"))
+    installed = moment(entry.get("installed"))
     return None if installed is None else BundleReport(frozenset(_hashes(entry.get("sha256"))), installed)
 
 
 def _reader(entry: Mapping[str, Any]) -> ReaderReport | None:
     """Read a reader; None for a start that is none, which must not pass for a component that was not seen."""
     when = entry.get("started")
-    started = _time(when)
+    started = moment(when)
     if started is None and (when is not None or "running" not in entry):
         return None
     return ReaderReport(
@@ -278,19 +267,8 @@ def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _time(value: object) -> datetime | None:
-    try:
-        return moment(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
-
-
-def _poll(value: object) -> int:
-    return value if type(value) is int and 0 < value <= _LONGEST_POLL else 0
-
-
-def _lost(value: object) -> int:
-    return value if type(value) is int and 0 < value <= _MOST_LOST else 0
+def _number(value: object, most: int) -> int:
+    return value if type(value) is int and 0 < value <= most else 0
 
 
 def _in_use(value: object) -> tuple[str, ...]:

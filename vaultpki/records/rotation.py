@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from typing import Any, Final
 
 from vaultpki.certificates import ISSUING_CAS, ROOT
@@ -46,8 +46,6 @@ _NAME = re.compile(r"[a-z-]{1,20}-[0-9]{1,6}(?:r[0-9]{1,6})?")
 _COMPONENT = re.compile(r"[a-z][a-z0-9-]{0,40}")
 _ID = re.compile(r"[0-9a-f-]{0,64}")
 _SHA256 = re.compile(r"(?:[0-9a-f]{64})?")
-_YEARS: Final = range(1970, 9001)
-_TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class State(enum.Enum):
@@ -184,8 +182,8 @@ def to_json(record: RotationRecord) -> dict[str, Any]:
         "method": record.method.value,
         "revision": record.revision,
         "since": stamp(record.since),
-        "old": _ca(record.old),
-        "new": None if record.new is None else _ca(record.new),
+        "old": asdict(record.old),
+        "new": None if record.new is None else asdict(record.new),
         "highest": record.highest,
         "also": list(record.also),
         "spread": record.spread,
@@ -218,24 +216,22 @@ def read(value: object, domain: str, *, where: str) -> RotationRecord:
         state=state,
         method=method,
         revision=read.integer("revision", 1, BEYOND - 1),
-        since=time(read, "since"),
+        since=read.time("since"),
         old=_read_ca(value.get("old"), f"{where}: old"),
         new=None if new is None else _read_ca(new, f"{where}: new"),
         highest=read.integer("highest", 1, 999_999),
-        also=tuple(read.texts("also")),
+        also=_list(read, "also", lambda sha: _SHA256.fullmatch(sha) is not None and sha != ""),
         spread=read.integer("spread", 0, MOST_SPREAD),
-        excused=_nodes(read, "excused"),
-        restarted=_nodes(read, "restarted"),
+        excused=_list(read, "excused", _is_node),
+        restarted=_list(read, "restarted", _is_node),
         turn=read.text("turn"),
         kept=kept,
         closing=value.get("closing") is True,
-        accepting=_components(read, "accepting") if "accepting" in value else (),
+        accepting=_list(read, "accepting", _is_component) if "accepting" in value else (),
         let_go=value.get("let_go") is True,
     )
-    if record.turn and not names.fits(record.turn, hosts.node_name):
+    if record.turn and not _is_node(record.turn):
         raise read.wrong("turn")
-    if len(record.also) > _MOST_NODES or not all(sha and _SHA256.fullmatch(sha) for sha in record.also):
-        raise read.wrong("also")
     if record.new is None and state is not State.STEADY:
         raise read.wrong("new")
     if kept is not None and state is not State.RETRUSTING:
@@ -243,26 +239,6 @@ def read(value: object, domain: str, *, where: str) -> RotationRecord:
     if not record.old.sha256 or (record.leaf is record.new and not record.new.sha256):
         raise read.wrong("sha256")
     return record
-
-
-def moment(text: str) -> datetime:
-    """Return the time that `redact.stamp` wrote; ValueError for any other text."""
-    return datetime.strptime(text, _TIME).replace(tzinfo=UTC)
-
-
-def time(read: JsonObject, key: str) -> datetime:
-    """Return a field that holds a time; raise SpecError if it holds none, or one so far off that sums overflow."""
-    try:
-        found = moment(read.text(key))
-    except ValueError:
-        raise read.wrong(key) from None
-    if found.year not in _YEARS:
-        raise read.wrong(key)
-    return found
-
-
-def _ca(ca: CaRef) -> dict[str, str]:
-    return {"name": ca.name, "issuer": ca.issuer, "key": ca.key, "sha256": ca.sha256}
 
 
 def _read_ca(value: object, where: str) -> CaRef:
@@ -274,18 +250,18 @@ def _read_ca(value: object, where: str) -> CaRef:
     )
 
 
-def _nodes(read: JsonObject, key: str) -> tuple[str, ...]:
+def _list(read: JsonObject, key: str, fits: Callable[[str], bool]) -> tuple[str, ...]:
     found = tuple(read.texts(key))
-    if len(found) > _MOST_NODES or not all(names.fits(name, hosts.node_name) for name in found):
+    if len(found) > _MOST_NODES or not all(map(fits, found)):
         raise read.wrong(key)
     return found
 
 
-def _components(read: JsonObject, key: str) -> tuple[str, ...]:
-    """Return entries such as `cp-1/etcd`."""
-    found = tuple(read.texts(key))
-    pairs = [entry.partition("/") for entry in found]
-    named = all(names.fits(node, hosts.node_name) and _COMPONENT.fullmatch(which) for node, _, which in pairs)
-    if len(found) > _MOST_NODES or not named:
-        raise read.wrong(key)
-    return found
+def _is_node(text: str) -> bool:
+    return names.fits(text, hosts.node_name)
+
+
+def _is_component(text: str) -> bool:
+    """Return whether this is an entry such as `cp-1/etcd`."""
+    node, _, component = text.partition("/")
+    return _is_node(node) and _COMPONENT.fullmatch(component) is not None

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, Final
 
 from vaultpki.errors import SpecError
 from vaultpki.model import VERSION
 from vaultpki.places import Layout
+from vaultpki.redact import moment
 from vaultpki.values import names
 
+_YEARS: Final = range(1970, 9001)
 LAST_SECOND: Final = 253402300799
 """Unix time of the end of the year 9999, the last that `datetime` supports."""
 
@@ -77,6 +80,13 @@ class JsonObject:
     def optional(self, key: str, check: Callable[[str], str]) -> str | None:
         """Return the same as `word`, or None if the field is null or missing."""
         return None if self.value.get(key) is None else self.word(key, check)
+
+    def time(self, key: str) -> datetime:
+        """Return a time as `redact.stamp` writes it; one so far off that sums overflow is wrong."""
+        found = moment(self.value.get(key))
+        if found is None or found.year not in _YEARS:
+            raise self.wrong(key)
+        return found
 
     def texts(self, key: str) -> list[str]:
         """Return a list of different texts."""
