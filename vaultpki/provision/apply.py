@@ -32,10 +32,6 @@ ReportProgress = Callable[[int], None]
 """Is called after each piece of work, from any thread, with how many there are in all."""
 
 
-def uncounted(total: int) -> None:
-    """Count nothing."""
-
-
 def observe_and_plan(cluster: Cluster, vault: Vault, where: ServerFacts) -> tuple[Observation, Plan]:
     """Return what is there, and what an apply would change; writes nothing.
 
@@ -76,7 +72,7 @@ def apply(
     *,
     first: Plan | None,
     progress: Progress,
-    step: ReportProgress = uncounted,
+    step: ReportProgress = lambda total: None,
 ) -> Plan:
     """Carry out what `observe_and_plan` shows until nothing is left to do; returns every change made.
 

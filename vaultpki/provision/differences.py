@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
@@ -12,22 +13,7 @@ from vaultpki.redact import escaped
 from vaultpki.values.durations import format_duration
 
 # Fields whose numbers are seconds.
-_SECONDS: Final = frozenset(
-    {
-        "ttl",
-        "max_ttl",
-        "default_ttl",
-        "secret_id_ttl",
-        "token_ttl",
-        "token_max_ttl",
-        "token_explicit_max_ttl",
-        "token_period",
-        "interval_duration",
-        "safety_buffer",
-        "not_before_duration",
-        "reload",
-    }
-)
+_SECONDS: Final = re.compile(r"(?:[a-z_]+_)?(?:ttl|period|duration|buffer)|reload")
 # Lists that a policy has as one text.
 _JOINED: Final = frozenset({"alt_names", "ip_sans"})
 # The fields of a certificate in a record for which people have another word.
@@ -75,7 +61,7 @@ def as_text(field: str, value: Any) -> str:
         return NOTHING
     if isinstance(value, bool):
         return "true" if value else "false"
-    if field in _SECONDS and str(value).isdecimal() and int(value) > 0:
+    if _SECONDS.fullmatch(field) and str(value).isdecimal() and int(value) > 0:
         # In a policy, digits are texts.
         return format_duration(int(value))
     if isinstance(value, str) and value and " " not in value:

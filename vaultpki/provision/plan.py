@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal
 
+from vaultpki.errors import SpecError
 from vaultpki.pki import ca_life
 from vaultpki.pki.ca_life import CaExpiry
 from vaultpki.provision.desired import ENGINE_CONFIG
 from vaultpki.records.rotation import RotationRecord
 from vaultpki.records.server_facts import UNKNOWN, Fields, Key
 from vaultpki.redact import stamp
+from vaultpki.values.durations import parse_duration
 
 Action = Literal["create", "update", "delete"]
 Colour = Literal["green", "yellow", "red"]
@@ -41,9 +42,6 @@ _AT_CREATION: Final = frozenset({"common_name", "key", "ttl"})
 
 # Fields that the server keeps as the text it was sent; one duration has many: 72h, 259200s, 3d.
 _DURATIONS: Final = frozenset({"expiry", "auto_rebuild_grace_period", "delete_version_after"})
-_UNITS: Final = {"d": 86400, "h": 3600, "m": 60, "s": 1, "ms": 0.001}
-_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(d|h|ms|m|s)")
-_DURATION = re.compile(rf"(?:{_PART.pattern})+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,13 +230,10 @@ def _same(name: str, found: Any, wanted: Any) -> bool:
     return bool(found == wanted)
 
 
-def _seconds(duration: object) -> float | None:
-    """Return the seconds of a duration as Vault accepts it; None for anything else."""
+def _seconds(duration: object) -> int | None:
+    """Return the seconds of a duration that a server shows; None for one that vaultpki would not write."""
     text = str(duration)
-    if re.fullmatch("[0-9]+", text):
-        return float(text)
-    # Checked as a whole first: a server could send a million digits.
-    if not _DURATION.fullmatch(text):
+    try:
+        return parse_duration(f"{text}s" if text.isdecimal() else text)
+    except SpecError:
         return None
-    parts = _PART.findall(text)
-    return float(sum(float(number) * _UNITS[unit] for number, unit in parts))
