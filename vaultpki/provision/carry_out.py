@@ -242,13 +242,13 @@ def _end_tokens(run: _Run, noted: Mapping[str, frozenset[str]]) -> None:
     cluster, vault, seen = run.cluster, run.vault, run.seen
     listed = {node.name for node in cluster.nodes}
     unlisted = seen.found.applied.role_ids.keys() - listed
-    removed = _removed_by_token(run)
+    removed, early = _removed_by_token(run)
     noted_ids = frozenset[str]().union(*noted.values())
     aliases = {
         # A note does not say on which mount its node was.
         "listed": noted_ids.union(seen.facts.role_ids.get(name, "") for name in unlisted),
         "pooled": noted_ids,
-        "jwt": [*(each.name for each in removed), *_early_removed(run)],
+        "jwt": [*(each.name for each in removed), *early],
     }
     accessors = seen.facts.accessors
 
@@ -261,29 +261,24 @@ def _end_tokens(run: _Run, noted: Mapping[str, frozenset[str]]) -> None:
     # A note does not say whose it is here either.
     gone = {*unlisted, *noted} - listed
     entities = {each.entity: each.name for each in removed}
-    pools = [change.name.rpartition("/")[2] for change in run.todo.changes if _removes_pool(run, change)]
+    head = f"{cluster.mount('config')}/pools/"
+    deleted = [change.name for change in run.todo.changes if change.action == "delete"]
+    pools = [name.removeprefix(head) for name in deleted if name.startswith(head)]
     reports.remove(cluster, vault, listed=gone, pooled=noted.keys(), entities=entities, pools=pools)
     vault.map(lambda name: remove_note(cluster, vault, name), noted)
 
 
-def _removed_by_token(run: _Run) -> list[TokenIdentity]:
-    """Return the nodes that logged in by an issuer's token and fit no pool any more."""
-    patterns = _removed_patterns(run)
-    found = reports.token_identities(run.cluster, run.vault, patterns) if patterns else ()
-    return [each for each in found if unmatched(run.cluster, [each.name])]
+def _removed_by_token(run: _Run) -> tuple[list[TokenIdentity], list[str]]:
+    """Return the nodes that logged in by an issuer's token and fit no pool any more.
 
-
-def _early_removed(run: _Run) -> list[str]:
-    """Return the names of such nodes that report only where agents of 0.1.0 did."""
-    patterns = _removed_patterns(run).values()
-    reported = reports.names_in(run.cluster, run.vault, report_paths.REPORT_FOLDER) if patterns else ()
-    return [
-        name for name in unmatched(run.cluster, reported) if any(fits_pattern(pattern, name) for pattern in patterns)
-    ]
-
-
-def _removes_pool(run: _Run, change: Change) -> bool:
-    return change.action == "delete" and change.name.startswith(f"{run.cluster.mount('config')}/pools/")
+    Also returns the names of those that report only where agents of 0.1.0 did.
+    """
+    if not (patterns := _removed_patterns(run)):
+        return [], []
+    found = reports.token_identities(run.cluster, run.vault, patterns)
+    reported = unmatched(run.cluster, reports.names_in(run.cluster, run.vault, report_paths.REPORT_FOLDER))
+    early = [name for name in reported if any(fits_pattern(pattern, name) for pattern in patterns.values())]
+    return [each for each in found if unmatched(run.cluster, [each.name])], early
 
 
 def _removed_patterns(run: _Run) -> dict[str, str]:
