@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Final, Literal
 
@@ -36,6 +37,7 @@ _NO_PLACEHOLDER = re.compile(r"\$(?:\{[^}\n]{0,20}\}?|[A-Za-z_][A-Za-z0-9_]{0,20
 _NOT_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 
+@cache
 def text(kind: Literal["policies", "templates"], name: str) -> str:
     """Return the text of a shipped file; raise TemplateError with the names of all files if it does not exist."""
     folder = _folder(kind)

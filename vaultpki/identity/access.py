@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from functools import cache
 from typing import Any, Final
 
 from vaultpki import assets
@@ -96,34 +95,24 @@ def policies(cluster: Cluster, facts: ServerFacts, certificates: CertificatesByH
         rules = policy("pool-jwt.json" if pool.jwt else "pool.json", values)
         if pool.jwt and report_paths.reaches_reports(pool.node_names.removesuffix("*")):
             # A claim may hold a slash, and would lead from the place of 0.1.0 to a report of another kind.
-            del rules[f"{cluster.mount('config')}/data/{report_paths.former(_alias(facts, pool))}"]
+            alias = f"{{{{identity.entity.aliases.{values['accessor']}.name}}}}"
+            del rules[f"{cluster.mount('config')}/data/{report_paths.former(alias)}"]
         written[f"{cluster.prefix}/pool/{pool.name}"] = rules | _sign_rules(certificates[pool], pool.node_names)
     return written
 
 
 def policy_of(cluster: Cluster, who: str) -> Fields:
     """Return the rules for one of `POLICIES`: whoever runs commands with an operator's token."""
+    rules = policy(f"{who}.json", {"prefix": cluster.prefix})
     if who == "operator":
-        return operator_policy(cluster)
-    if who == "enroller":
-        return enroller_policy(cluster)
-    return policy(f"{who}.json", {"prefix": cluster.prefix})
+        rules |= _sign_rules(resolve(row, cluster, None) for row in rows(cluster) if row.operator)
+    elif who == "enroller":
+        _bind_approles(cluster, rules)
+    return rules
 
 
-def _alias(facts: ServerFacts, pool: Pool) -> str:
-    """Return the template of a node's name at a pool's jwt mount."""
-    return f"{{{{identity.entity.aliases.{facts.accessor(pool.auth_mount)}.name}}}}"
-
-
-def operator_policy(cluster: Cluster) -> Fields:
-    """Return the rules for a person who issues the operator's certificates."""
-    certificates = [resolve(row, cluster, None) for row in rows(cluster) if row.operator]
-    return policy("operator.json", {"prefix": cluster.prefix}) | _sign_rules(certificates)
-
-
-def enroller_policy(cluster: Cluster) -> Fields:
-    """Return the rules for whoever enrols pooled nodes: to create AppRoles as we do, and wrapped secret ids."""
-    rules = policy("enroller.json", {"prefix": cluster.prefix})
+def _bind_approles(cluster: Cluster, rules: Fields) -> None:
+    """Let an enroller create AppRoles of pools as we do, and no others."""
     made = [pooled_approle(cluster, pool) for pool in approle_pools(cluster)]
     values = {name: sorted({fields[name] for fields in made}) for name in (made[0] if made else ())}
     rule = rules[f"auth/{cluster.prefix}/pooled/role/+"]
@@ -133,7 +122,6 @@ def enroller_policy(cluster: Cluster) -> Fields:
         rule |= {"allowed_parameters": values, "denied_parameters": empty, "required_parameters": sorted(values)}
     else:
         del rules[f"auth/{cluster.prefix}/pooled/role/+"]
-    return rules
 
 
 def pooled_approle(cluster: Cluster, pool: Pool) -> dict[str, str]:
@@ -155,13 +143,8 @@ def pooled_approle(cluster: Cluster, pool: Pool) -> dict[str, str]:
 
 def policy(name: str, values: Mapping[str, str]) -> Fields:
     """Return the rules of a policy in `policies/`, path by path."""
-    rules: Fields = json.loads(assets.render(_shipped(name), values, name=name))["path"]
+    rules: Fields = json.loads(assets.render(assets.text("policies", name), values, name=name))["path"]
     return rules
-
-
-@cache
-def _shipped(name: str) -> str:
-    return assets.text("policies", name)
 
 
 def approle_mount(certificates: CertificatesByHolder) -> Fields:

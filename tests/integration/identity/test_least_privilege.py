@@ -160,7 +160,7 @@ def enrolling(cluster: AppliedCluster, vault: Vault) -> list[Step]:
 
 def test_the_enroller(cluster: AppliedCluster) -> None:
     each_grant_is_needed(
-        access.enroller_policy(cluster.model),
+        access.policy_of(cluster.model, "enroller"),
         lambda rules: first_refused(enrolling(cluster, holder(cluster.server, rules))),
     )
 
@@ -168,7 +168,7 @@ def test_the_enroller(cluster: AppliedCluster) -> None:
 def test_a_stolen_enroller(cluster: AppliedCluster) -> None:
     """It can be any node of a pool, and nothing else."""
     server, model = cluster.server, cluster.model
-    enroller = holder(server, access.enroller_policy(model))
+    enroller = holder(server, access.policy_of(model, "enroller"))
     ask = made(server, enroller)
     good = access.pooled_approle(model, model.pools[0])
     pooled, listed = f"auth/{cluster.prefix}/pooled/role", f"auth/{cluster.prefix}/listed/role"
@@ -262,7 +262,7 @@ def ask_to_sign(server: Server, want: Certificate, token: str) -> int:
 def test_a_name_outside_its_pool_gets_the_enroller_nothing(cluster: AppliedCluster) -> None:
     """The AppRole can be made (no policy knows names that begin so and so), and its token gets no certificate."""
     server, model = cluster.server, cluster.model
-    enroller = holder(server, access.enroller_policy(model))
+    enroller = holder(server, access.policy_of(model, "enroller"))
     good = access.pooled_approle(model, model.pools[0])
     for name in ("cp-1", "x-1", "batch-1", "admin"):
         role = f"auth/{cluster.prefix}/pooled/role/{name}"
@@ -305,12 +305,12 @@ def test_the_operator(cluster: AppliedCluster, tmp_path: Path) -> None:
         )
 
     with handmade_rotation.steady(cluster, "kubernetes"):
-        each_grant_is_needed(access.operator_policy(cluster.model), refused)
+        each_grant_is_needed(access.policy_of(cluster.model, "operator"), refused)
 
 
 def test_a_stolen_operator(cluster: AppliedCluster) -> None:
     """It is the two certificates of its own, and no other."""
-    token = holder(cluster.server, access.operator_policy(cluster.model))
+    token = holder(cluster.server, access.policy_of(cluster.model, "operator"))
     ask = made(cluster.server, token)
     for path in ("kubernetes/sign/kube-scheduler", "kubernetes/sign/kubelet-client", "etcd/sign/etcd-server"):
         assert ask("POST", f"{cluster.prefix}/{path}", {"common_name": "x"}) == 403
