@@ -214,8 +214,7 @@ def _longest(context: _PlanScope) -> str:
 def _rejoining(context: _PlanScope) -> Iterator[Impact]:
     """Listed nodes whose AppRole is made anew: the secret ids they have do not work any more."""
     for node in context.cluster.nodes:
-        approle = context.changes.get(("approle", f"{context.cluster.prefix}/listed/{node.name}"))
-        if approle is not None and approle.action == "create" and node.name in context.live.reported:
+        if node.name in context.live.reported and _made(context, node.name):
             detail = f"{node.name} has reported and gets a new AppRole: a new join file is needed there"
             yield Impact(REJOINS, detail, node=node.name)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from vaultpki.certificates import ISSUING_CAS, ROOT, node_rows, rows
+from vaultpki.certificates import ROOT, node_rows, rows
 from vaultpki.identity import root_pin
 from vaultpki.identity.access import WRITTEN
 from vaultpki.model import Cluster, KeyType, Node, Pool, Usage
@@ -20,7 +20,7 @@ from vaultpki.provision.impact import named, sentences
 from vaultpki.provision.plan import SECRET_ID, Action, Change, Colour, Plan, Rotation
 from vaultpki.provision.record_changes import RecordChange
 from vaultpki.records.paths import LEAVING
-from vaultpki.records.rotation import RotationRecord
+from vaultpki.records.rotation import DOMAINS, RotationRecord
 from vaultpki.records.server_facts import Key
 from vaultpki.redact import escaped, stamp
 from vaultpki.values.durations import format_duration
@@ -31,7 +31,6 @@ WIDTH: Final = 100
 _SIGNS: Final[Mapping[Action, str]] = {"create": "+", "update": "~", "delete": "-"}
 _COLOURS: Final[Mapping[str, Colour]] = {"+": "green", "~": "yellow", "-": "red"}
 _LEVELS: Final[Mapping[Level, Colour | None]] = {Level.NOTICE: None, Level.WARNING: "yellow"}
-_CAS: Final = (ROOT, *ISSUING_CAS)
 # The fields of a new object that are shown.
 _SHOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "mount": ("type", "max_ttl"),
@@ -215,7 +214,7 @@ def _new_cluster(cluster: Cluster, left: _Left) -> Iterator[_Entry]:
 
 
 def _new_cas(cluster: Cluster, left: _Left) -> Iterator[_Entry]:
-    for change in _take(left, "create", [("issuer", cluster.mount(ca)) for ca in _CAS]):
+    for change in _take(left, "create", [("issuer", cluster.mount(ca)) for ca in DOMAINS]):
         ca = change.name.rpartition("/")[2]
         name, ttl, key = (change.fields[field][1] for field in _SHOWN["issuer"])
         signed = "" if ca == ROOT else ", signed by the root"
@@ -343,7 +342,7 @@ def _varying(cluster: Cluster, change: Change) -> tuple[str, str]:
     head, _, last = change.name.rpartition("/")
     if head in (f"{prefix}/listed", f"{prefix}/node", f"{cluster.mount('config')}/nodes"):
         return f"/{last}", "/NODE"
-    for mount in map(cluster.mount, _CAS):
+    for mount in map(cluster.mount, DOMAINS):
         if change.kind != "role" and f"{change.name}/".startswith(f"{mount}/"):
             return mount, f"{prefix}/CA"
     return "", ""
