@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from vaultpki.certificates import ISSUING_CAS
 from vaultpki.errors import ArgumentError, BadAnswer, CertificateUnreadable, Refused
@@ -14,6 +15,9 @@ from vaultpki.identity.revoked_list import SERIAL
 from vaultpki.model import Cluster
 from vaultpki.values import hosts, names
 from vaultpki.vault import Request, Vault, text
+
+if TYPE_CHECKING:
+    from vaultpki.pki.facts import Facts
 
 
 def find(cluster: Cluster, vault: Vault, node: str, now: datetime) -> Chosen:
@@ -77,29 +81,25 @@ def _on_crls(vault: Vault, mount: str) -> frozenset[int]:
     return found
 
 
-def _stored(cluster: Cluster, vault: Vault, now: datetime) -> list[StoredCertificate]:
-    """Read the leaves on the mounts of the issuing CAs that have not expired."""
+def read_stored(vault: Vault, mount: str) -> list[tuple[Facts, bool]]:
+    """Return the certificates that a mount has stored, each with whether it was revoked."""
     from vaultpki.pki import x509
 
-    def read(entry: tuple[str, str]) -> StoredCertificate | None:
-        ca, serial = entry
-        answer = vault.api.secrets.pki.read_certificate(serial, mount_point=cluster.mount(ca))
-        # The server may have removed it since it was listed.
-        if not answer.found:
-            return None
-        # Others may have signed what none of ours is like.
-        facts = next(iter(x509.readable(text(answer.data, "certificate"))), None)
-        if facts is None or facts.is_ca or facts.not_after <= now:
-            return None
-        return StoredCertificate(ca, facts, revoked=bool(answer.data.get("revocation_time")))
+    pki = vault.api.secrets.pki
+    serials = [serial for serial in pki.list_certificates(mount_point=mount).keys if SERIAL.fullmatch(serial)]
+    answers = vault.map(lambda serial: pki.read_certificate(serial, mount_point=mount), serials)
+    # The server may have removed one since it was listed, and others may have signed what none of ours is like.
+    there = [each.data for each in answers if each.found]
+    found = [(x509.readable(text(data, "certificate")), bool(data.get("revocation_time"))) for data in there]
+    return [(facts[0], revoked) for facts, revoked in found if facts]
 
-    listed = vault.map(
-        lambda ca: vault.api.secrets.pki.list_certificates(mount_point=cluster.mount(ca)).keys, ISSUING_CAS
-    )
-    entries = [
-        (ca, serial)
-        for ca, found in zip(ISSUING_CAS, listed, strict=True)
-        for serial in found
-        if SERIAL.fullmatch(serial)
+
+def _stored(cluster: Cluster, vault: Vault, now: datetime) -> list[StoredCertificate]:
+    """Read the leaves on the mounts of the issuing CAs that have not expired."""
+    found = vault.map(lambda ca: read_stored(vault, cluster.mount(ca)), ISSUING_CAS)
+    return [
+        StoredCertificate(ca, facts, revoked)
+        for ca, stored in zip(ISSUING_CAS, found, strict=True)
+        for facts, revoked in stored
+        if not facts.is_ca and facts.not_after > now
     ]
-    return [one for one in vault.map(read, entries) if one is not None]

@@ -10,7 +10,8 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from vaultpki.vault import Request, Vault
+from vaultpki.identity.revoke import read_stored
+from vaultpki.vault import Vault, text
 
 if TYPE_CHECKING:
     from vaultpki.pki.facts import Facts
@@ -34,8 +35,9 @@ def signed_before(
     key = keys.requested_key(csr.encode())
     found = [
         facts
-        for facts in _stored(vault, root)
-        if facts.public_key == key
+        for facts, revoked in read_stored(vault, root)
+        if not revoked
+        and facts.public_key == key
         and facts.subject.common_name == subject
         and facts.is_ca
         and facts.fingerprint not in installed
@@ -48,24 +50,10 @@ def signed_before(
 
 def fingerprints(vault: Vault, mount: str) -> frozenset[str]:
     """Return the SHA-256 of the certificates of a mount's issuers."""
-    issuers, read = vault.api.secrets.pki.list_issuers(mount_point=mount).keys, vault.prepare.secrets.pki.read_issuer
-    found = _read(vault, [read(issuer, mount_point=mount) for issuer in issuers])
-    return frozenset(facts.fingerprint for facts in found)
-
-
-def _stored(vault: Vault, mount: str) -> list[Facts]:
-    serials = vault.api.secrets.pki.list_certificates(mount_point=mount).keys
-    return _read(vault, [vault.prepare.secrets.pki.read_certificate(serial, mount_point=mount) for serial in serials])
-
-
-def _read(vault: Vault, requests: list[Request]) -> list[Facts]:
     from vaultpki.pki import x509
 
-    found: list[Facts] = []
-    for answer in vault.many(requests):
-        pem = answer.data.get("certificate")
-        # Tidied meanwhile, or revoked.
-        if not answer.found or not isinstance(pem, str) or answer.data.get("revocation_time"):
-            continue
-        found += x509.readable(pem)[:1]
-    return found
+    issuers, read = vault.api.secrets.pki.list_issuers(mount_point=mount).keys, vault.prepare.secrets.pki.read_issuer
+    pems = [
+        text(answer.data, "certificate") for answer in vault.many([read(each, mount_point=mount) for each in issuers])
+    ]
+    return frozenset(facts.fingerprint for pem in pems for facts in x509.readable(pem)[:1])
