@@ -264,7 +264,7 @@ def unenroll(
         ids = write_note(cluster, vault, name, {found})
         vault.api.auth.approle.delete_role(name, mount_point=identity.mount(cluster))
     if not ids and entity is None:
-        _refuse_unknown_jwt_node(cluster, name)
+        jwt_nodes.refuse_unknown(cluster, name)
         if role_id(cluster, vault, Identity("listed", name)) is not None:
             raise StateConflict(
                 f"{name} was a listed node and has its identity still; run `vaultpki apply -f {cluster.file}`, which "
@@ -303,7 +303,7 @@ def lock(cluster: Cluster, vault: Vault, name: str, *, wait: float = LOGIN_IN_FL
             raise StateConflict(
                 f"{name} has no AppRole yet, so there is nothing to lock; run `vaultpki apply -f {cluster.file}`"
             )
-        _refuse_unknown_jwt_node(cluster, name)
+        jwt_nodes.refuse_unknown(cluster, name)
         raise StateConflict(
             f"{name} has no identity in this Vault, so there is nothing to lock; `vaultpki nodes -f {cluster.file}` "
             "lists the nodes that have one"
@@ -331,12 +331,6 @@ def _kinds(*, approle: bool, jwt: bool) -> frozenset[Ended]:
 def _check_node_name(name: str) -> None:
     if not names.fits(name, hosts.node_name):
         raise ArgumentError(f"{name!r} is not a node name")
-
-
-def _refuse_unknown_jwt_node(cluster: Cluster, name: str) -> None:
-    issuer = jwt_nodes.issuer_of(cluster, name)
-    if issuer is not None:
-        raise StateConflict(jwt_nodes.never_logged_in(name, issuer))
 
 
 def _refuse_jwt_pool(pool: Pool | None) -> None:

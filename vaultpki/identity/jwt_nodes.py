@@ -26,12 +26,13 @@ def accessor_of(cluster: Cluster, vault: Vault) -> str:
     return read_accessors(cluster, vault).get("jwt", "")
 
 
-def never_logged_in(name: str, issuer: str) -> str:
-    """Return what is to say of a node that Vault does not know yet."""
-    return (
-        f"{name} has never logged in, so Vault has no identity of it that could be disabled: block it at {issuer}, "
-        "whose tokens let it in"
-    )
+def refuse_unknown(cluster: Cluster, name: str) -> None:
+    """Raise StateConflict for a name that fits a pool with `jwt`: Vault has no identity of it."""
+    if issuer := issuer_of(cluster, name):
+        raise StateConflict(
+            f"{name} has never logged in, so Vault has no identity of it that could be disabled: block it at {issuer}, "
+            "whose tokens let it in"
+        )
 
 
 def find(vault: Vault, accessor: str, name: str) -> Entity | None:

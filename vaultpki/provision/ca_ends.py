@@ -10,7 +10,7 @@ from vaultpki.errors import BadAnswer, Denied, Refused, SpecError
 from vaultpki.model import Cluster
 from vaultpki.pki.ca_life import CaExpiry, CaLife, expiry
 from vaultpki.provision.ca_facts import CaFacts, read_ca
-from vaultpki.provision.rotation_records import read_records
+from vaultpki.provision.rotation_records import existing
 from vaultpki.vault import Vault, text
 
 
@@ -51,7 +51,6 @@ def read(cluster: Cluster, vault: Vault, now: datetime) -> tuple[CaExpiry, ...]:
 def _rotating(cluster: Cluster, vault: Vault) -> frozenset[str]:
     """Return the CAs under rotation, as far as the records can be read: only the advice depends on it."""
     try:
-        records = read_records(cluster, vault)
+        return frozenset(domain for domain, record in existing(cluster, vault).items() if record.active)
     except (Denied, SpecError):
         return frozenset()
-    return frozenset(domain for domain, each in records.items() if each.record is not None and each.record.active)

@@ -49,16 +49,14 @@ def unknown(report: NodeReport, live: Sequence[str]) -> tuple[str, ...]:
     return others if len(others) <= _MOST else ()
 
 
-def chosen(
-    report: NodeReport, written: datetime, others: Sequence[SecretId], *, settled: timedelta = SETTLED
-) -> tuple[SecretId, ...]:
+def chosen(report: NodeReport, written: datetime, others: Sequence[SecretId]) -> tuple[SecretId, ...]:
     """Return those of a node's live secret ids whose answers were lost; `others` are those that it does not name.
 
     `written` is when Vault stored the report: the report's own time is the node's word. Returns none if there are more
     than answers were lost, since somebody may have copied the node.
     """
     known = min(report.time, written)
-    old = tuple(each for each in others if known - each.created > settled)
+    old = tuple(each for each in others if known - each.created > SETTLED)
     return old if len(old) <= report.lost else ()
 
 
@@ -83,11 +81,16 @@ def _end(cluster: Cluster, vault: Vault, identity: Identity) -> list[Change]:
         report, written = found
         others = unknown(report, secret_ids(cluster, vault, identity))
         live = [one for each in others if (one := _living(cluster, vault, identity, each)) is not None]
-        ended = chosen(report, written, live, settled=SETTLED)
+        ended = chosen(report, written, live)
         destroy(cluster, vault, identity, [each.accessor for each in ended])
         # One that could not be destroyed is left to the next apply.
         left = set(secret_ids(cluster, vault, identity)) if ended else set()
-        return [_change(identity, cluster, each) for each in ended if each.accessor not in left]
+        where = f"{identity.mount(cluster)}/{identity.name}"
+        return [
+            Change("delete", SECRET_ID, f"{where}/{each.accessor}", {"creation_time": (stamp(each.created), None)})
+            for each in ended
+            if each.accessor not in left
+        ]
     return []
 
 
@@ -96,8 +99,3 @@ def _living(cluster: Cluster, vault: Vault, identity: Identity, accessor: str) -
     with contextlib.suppress(Refused, Unavailable):
         return look_up(cluster, vault, identity, accessor)
     return None
-
-
-def _change(identity: Identity, cluster: Cluster, ended: SecretId) -> Change:
-    name = f"{identity.mount(cluster)}/{identity.name}/{ended.accessor}"
-    return Change("delete", SECRET_ID, name, {"creation_time": (stamp(ended.created), None)})

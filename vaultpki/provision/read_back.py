@@ -15,7 +15,7 @@ from vaultpki.identity.credentials import Identity, role_id
 from vaultpki.model import Cluster
 from vaultpki.provision.api_calls import read_request
 from vaultpki.provision.desired import ENGINE_CONFIG
-from vaultpki.provision.rotation_records import read_records
+from vaultpki.provision.rotation_records import existing
 from vaultpki.records.paths import LEAVING, LOCKED, is_record
 from vaultpki.records.rotation import ROTATION_FOLDER, RotationRecord
 from vaultpki.records.server_facts import Fields, Key
@@ -108,7 +108,7 @@ def read_back(
     other += [("approle", f"{prefix}/pooled/{name}") for name in pooled if not APPROLE.fullmatch(name)]
     objects.update((key, {}) for key in other)
     # A cluster whose CAs were never rotated has no such folder.
-    rotations = _rotations(cluster, vault) if f"{ROTATION_FOLDER}/" in names(f"{store}/metadata") else {}
+    rotations = existing(cluster, vault) if f"{ROTATION_FOLDER}/" in names(f"{store}/metadata") else {}
     own = {mount: rotations.get(mount.rpartition("/")[2]) for mount in cas}
     read = vault.prepare.secrets.pki.read_issuer
     refs = [(mount, ref) for mount in cas for ref in _issuers(mount, answers, own[mount])[1].values() if ref]
@@ -128,11 +128,6 @@ def read_back(
         kv.list_secrets(LEAVING, mount_point=store).keys if f"{LEAVING}/" in names(f"{store}/metadata") else (),
         rotations,
     )
-
-
-def _rotations(cluster: Cluster, vault: Vault) -> dict[str, RotationRecord]:
-    found = read_records(cluster, vault)
-    return {domain: each.record for domain, each in found.items() if each.record is not None}
 
 
 def _lists(cluster: Cluster, vault: Vault, cas: Iterable[str], auths: Iterable[str], *, store: bool) -> list[Request]:

@@ -31,13 +31,18 @@ def read_records(cluster: Cluster, vault: Vault) -> dict[str, StoredRecord]:
     return {each.domain: each for each in vault.map(lambda domain: read_record(cluster, vault, domain), DOMAINS)}
 
 
+def existing(cluster: Cluster, vault: Vault) -> dict[str, RotationRecord]:
+    """Return the records of the domains that have one. Raises as `read_records`."""
+    found = read_records(cluster, vault)
+    return {domain: each.record for domain, each in found.items() if each.record is not None}
+
+
 def read_revisions(cluster: Cluster, vault: Vault) -> dict[str, int] | None:
     """Return the revisions of the records by domain, of those that there are; None if they cannot be read."""
     try:
-        found = read_records(cluster, vault)
+        return {domain: record.revision for domain, record in existing(cluster, vault).items()}
     except (Denied, SpecError):
         return None
-    return {domain: each.record.revision for domain, each in found.items() if each.record is not None}
 
 
 def read_record(cluster: Cluster, vault: Vault, domain: str) -> StoredRecord:

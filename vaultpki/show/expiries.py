@@ -81,7 +81,7 @@ def of_fleet(cluster: Cluster, vault: Vault, now: datetime, members: Iterable[Me
         if member.holder is not None:
             pairs += _reported(cluster, member.name, member.holder, report, revoked)
     silent = [holder.name for holder in holders if holder.silent]
-    records = {domain: stored.record for domain, stored in rotation_records.read_records(cluster, vault).items()}
+    records = rotation_records.existing(cluster, vault)
     ends = ca_ends.read(cluster, vault, now)
     return Inventory(
         pairs=tuple(pairs),
@@ -90,9 +90,7 @@ def of_fleet(cluster: Cluster, vault: Vault, now: datetime, members: Iterable[Me
         source=f"reports of {count(len(holders) - len(silent), 'node')}",
         cas=tuple(CaFound(end.ca, end.ca, "", end.not_after, end.level, end.sentence) for end in ends),
         problems=(*(f"{name} has never reported" for name in silent), *revoked.problems),
-        rotations={
-            domain: record.state.value for domain, record in records.items() if record is not None and record.active
-        },
+        rotations={domain: record.state.value for domain, record in records.items() if record.active},
     )
 
 
