@@ -329,9 +329,9 @@ def row_named(cluster: Cluster, name: str) -> Row:
     return {row.name: row for row in rows(cluster)}[name]
 
 
-def node_rows(cluster: Cluster, node: Node | Pool) -> tuple[Row, ...]:
-    """Return the rows of a node or pool with these roles, in the order of the table."""
-    return tuple(row for row in rows(cluster) if row.node_roles & node.roles)
+def node_rows(cluster: Cluster, node: Node | Pool | None) -> tuple[Row, ...]:
+    """Return the rows of a node or pool with these roles, in the order of the table; of any node for None."""
+    return tuple(row for row in rows(cluster) if row.node_roles & (node.roles if node else frozenset(NodeRole)))
 
 
 def pool_role(row: Row, pool: Pool) -> str:

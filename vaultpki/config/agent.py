@@ -274,7 +274,9 @@ def dump_agent(config: AgentConfig) -> str:
         "hook_timeout": format_duration(config.hook_timeout),
         "poll": format_duration(config.poll),
         "windows": [window.text for window in config.windows],
-        "metrics": _dumped_metrics(config),
+        "metrics": {"address": config.metrics, "hosts": list(listed)}
+        if (listed := config.metrics_hosts)
+        else config.metrics,
     }
     kept = {key: value for key, value in _given(content).items() if value not in ({}, [])}
     return _HEADER + yaml_text.dump(kept, inline=True)
@@ -315,12 +317,6 @@ def _folders(spec: FieldValue) -> dict[str, str]:
     except SpecError as error:
         raise (found if found.given else spec["directory"]).refuse(error.problem) from None
     return folders
-
-
-def _dumped_metrics(config: AgentConfig) -> object:
-    if not config.metrics_hosts:
-        return config.metrics
-    return {"address": config.metrics, "hosts": list(config.metrics_hosts)}
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

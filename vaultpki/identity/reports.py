@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from vaultpki.certificates import node_rows, rows
+from vaultpki.certificates import node_rows
 from vaultpki.errors import BadAnswer
 from vaultpki.identity.ending import is_alias, read_accessors
 from vaultpki.model import Cluster, Node, Pool
@@ -49,9 +49,8 @@ def read(cluster: Cluster, vault: Vault, place: str, holder: Node | Pool | None)
     """Read the report at a place. Of its certificates count those of the holder's rows; of any node's if it is None."""
     raw, _ = _stored(cluster, vault, place)
     found = node_report.read(raw)
-    return StoredReport(
-        raw, node_report.with_own_rows_only(found, _rows(cluster, holder)) if found is not None else None
-    )
+    held = {row.name: row.ca for row in node_rows(cluster, holder)}
+    return StoredReport(raw, node_report.with_own_rows_only(found, held) if found is not None else None)
 
 
 def of_lost_answers(cluster: Cluster, vault: Vault, place: str) -> tuple[NodeReport, datetime] | None:
@@ -150,11 +149,6 @@ def remove(
         places += [f"{folder}/{key}" for key in _keys(cluster, vault, folder)]
     delete = vault.prepare.secrets.kv.v2.delete_metadata_and_all_versions
     vault.many([delete(place, mount_point=cluster.mount("config")) for place in sorted(set(places))])
-
-
-def _rows(cluster: Cluster, holder: Node | Pool | None) -> dict[str, str]:
-    possible = node_rows(cluster, holder) if holder is not None else (row for row in rows(cluster) if row.node_roles)
-    return {row.name: row.ca for row in possible}
 
 
 def _keys(cluster: Cluster, vault: Vault, folder: str) -> tuple[str, ...]:

@@ -100,9 +100,8 @@ def serials(reports: Mapping[str, NodeReport | None]) -> dict[str, dict[str, int
 
 def choose(cluster: Cluster, node: str, stored: Sequence[StoredCertificate], reported: SerialsByNode) -> Chosen:
     """Return which of the certificates on the mounts are the node's."""
-    who = holder_of(cluster, node)
     # A node that was taken off cluster.yaml may have had any role.
-    possible = node_rows(cluster, who) if who is not None else tuple(row for row in rows(cluster) if row.node_roles)
+    possible = node_rows(cluster, holder_of(cluster, node))
     claims = _claims(node, reported)
     mine = reported.get(node, {})
     targets: list[Target] = []
@@ -225,10 +224,10 @@ def sentences(node: str, chosen: Chosen, *, ended: bool = False) -> list[str]:
     twice = [target for target in chosen.targets if target.claimants]
     if twice:
         names = sorted({name for target in twice for name in target.claimants})
+        other, sound = (names[0], "it is") if len(names) == 1 else ("one of them", "they are")
         said.append(
-            f"{_verb(names, 'report')} {len(twice)} of the revoked certificates too, so {node} or {_or(names)} says "
-            f"what is not so: run `vaultpki renew` there if {'it is' if len(names) == 1 else 'they are'} sound, or "
-            "revoke there too"
+            f"{_verb(names, 'report')} {len(twice)} of the revoked certificates too, so {node} or {other} says what is "
+            f"not so: run `vaultpki renew` there if {sound} sound, or revoke there too"
         )
     if not ended:
         said.append(
@@ -274,10 +273,6 @@ def _verb(names: Sequence[str], verb: str) -> str:
     some = list(names[:_SHOWN])
     rest = [f"{len(names) - len(some)} more"] if len(names) > len(some) else []
     return f"{_and([*some, *rest])} {verb}{'s' if len(names) == 1 else ''}"
-
-
-def _or(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else "one of them"
 
 
 def _and(names: Sequence[str]) -> str:

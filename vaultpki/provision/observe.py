@@ -163,25 +163,21 @@ def _pinned_root(cluster: Cluster, found: ServerObjects) -> str:
     return mount.pem if mount.issuer else ""
 
 
-def _successors(cluster: Cluster, found: ServerObjects, root: str) -> frozenset[str]:
+def _successors(cluster: Cluster, found: ServerObjects) -> frozenset[str]:
     """Return the roots that the pinned root vouches for; without a rotation there are none."""
     from vaultpki.pki import x509
 
-    if ROOT not in found.rotations or not root:
-        return frozenset()
-    shown = [x509.read_certificates(pem.encode())[0] for pem in found.cas[cluster.mount(ROOT)].certificates.values()]
-    return anchor.vouched(cluster, x509.read_certificates(root.encode())[0], shown, datetime.now(UTC))
+    root = x509.readable(_pinned_root(cluster, found)) if ROOT in found.rotations else ()
+    pems = found.cas[cluster.mount(ROOT)].certificates.values() if root else ()
+    shown = [facts for pem in pems for facts in x509.readable(pem)[:1]]
+    return anchor.vouched(cluster, root[0], shown, datetime.now(UTC)) if root else frozenset()
 
 
 def refuse_other_root(cluster: Cluster, seen: Observation) -> None:
     """Raise ForeignObject if the root is another one than cluster.yaml names, or there is none."""
-    record, there = seen.found.rotations.get(ROOT), ("issuer", cluster.mount(ROOT)) in seen.observed.objects
-    anchor.refuse_other_root(
-        cluster,
-        seen.facts.root_sha256 if there else None,
-        accepted=seen.facts.root_successors,
-        record=record,
-    )
+    shown = seen.facts.root_sha256 if ("issuer", cluster.mount(ROOT)) in seen.observed.objects else None
+    accepted, record = _successors(cluster, seen.found), seen.found.rotations.get(ROOT)
+    anchor.refuse_other_root(cluster, shown, accepted=accepted, record=record)
 
 
 def _facts(
@@ -196,7 +192,6 @@ def _facts(
         ca_pem=ca_pem,
         namespace=where.namespace if capabilities.namespaces else "",
         root_sha256=x509.fingerprint(root.encode()) if root else UNKNOWN,
-        root_successors=_successors(cluster, found, root),
         role_ids=_role_ids(cluster, vault, found),
         openbao=capabilities.openbao,
     )

@@ -171,6 +171,16 @@ def stage(change: Change) -> str:
 
 def to_json(plan: Plan, *, reads: int, writes: int) -> dict[str, Any]:
     """Return a plan as programs read it (`plan --json`, `apply --json`)."""
+    rotations = [
+        {
+            "domain": record.domain,
+            "state": record.state.value,
+            "since": stamp(record.since),
+            "old": record.old.name,
+            "new": record.new.name if record.new is not None else "",
+        }
+        for record in plan.active
+    ]
     return {
         "changes": [
             {"action": change.action, "kind": change.kind, "name": change.name, "fields": _sides(change.fields)}
@@ -190,18 +200,7 @@ def to_json(plan: Plan, *, reads: int, writes: int) -> dict[str, Any]:
         "unmanaged": [f"{kind} {name}" for kind, name in plan.unmanaged],
         "dangers": [asdict(danger) for danger in plan.dangers],
         "requests": {"reads": reads, "writes": writes},
-        **({"rotations": [_rotation(record) for record in plan.active]} if plan.active else {}),
-    }
-
-
-def _rotation(record: RotationRecord) -> dict[str, str]:
-    new = record.new.name if record.new is not None else ""
-    return {
-        "domain": record.domain,
-        "state": record.state.value,
-        "since": stamp(record.since),
-        "old": record.old.name,
-        "new": new,
+        **({"rotations": rotations} if rotations else {}),
     }
 
 

@@ -22,8 +22,7 @@ class ServerFacts:
     `addresses`, `ca_pem` and `namespace` (as in a URL's path, empty for none) are where nodes find Vault. `accessors`
     are those of the auth mounts by the last part of their paths, `role_ids` those of the listed AppRoles by node.
     `openbao` is as in `Capabilities`. `ca_lives` are the seconds for which each existing CA was made. `rotations` are
-    the records of CAs by domain, of those that have one. `root_successors` are the SHA-256 of the roots that the root
-    with `root_sha256` vouches for.
+    the records of CAs by domain, of those that have one.
     """
 
     addresses: tuple[str, ...] = ()
@@ -35,7 +34,6 @@ class ServerFacts:
     openbao: bool = False
     ca_lives: Mapping[str, int] = field(default_factory=dict)
     rotations: Mapping[str, RotationRecord] = field(default_factory=dict)
-    root_successors: frozenset[str] = frozenset()
 
     def accessor(self, mount: str) -> str:
         return self.accessors.get(mount, UNKNOWN)

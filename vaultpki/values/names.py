@@ -5,6 +5,7 @@ The same checks read cluster.yaml and the records that a node receives, so a nod
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Callable, Iterable
 from typing import Final, TypeGuard
@@ -224,8 +225,6 @@ def file_path(text: str) -> str:
 
 def absolute_path(text: str) -> str:
     """Return an absolute path in its normal form; the root folder is refused."""
-    import posixpath
-
     file_path(text)
     if not text.startswith("/"):
         raise SpecError(f"{quoted(text)} is a relative path: write an absolute one, which begins with /")
