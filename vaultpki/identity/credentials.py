@@ -29,7 +29,7 @@ from vaultpki.identity.token_rights import missing_right
 from vaultpki.model import Cluster
 from vaultpki.records.paths import LEAVING
 from vaultpki.vault import Json, Request, Vault
-from vaultpki.vault.answers import BODY_LIMIT
+from vaultpki.vault.answers import BODY_LIMIT, server_time
 
 FLOOD: Final = BODY_LIMIT // 40
 """How many secret ids a node has at least when their list is too large to read: each takes about 40 bytes."""
@@ -132,10 +132,7 @@ def _join_ends(cluster: Cluster, vault: Vault, identity: Identity, accessor: str
     found = look_up(cluster, vault, identity, accessor)
     if found is None or not 0 < found.ttl <= LONGEST_JOIN:
         return None
-    try:
-        return found.created + timedelta(seconds=found.ttl - JOINING)
-    except OverflowError:
-        return None
+    return found.created + timedelta(seconds=found.ttl - JOINING)
 
 
 def look_up(cluster: Cluster, vault: Vault, identity: Identity, accessor: str) -> SecretId | None:
@@ -145,13 +142,8 @@ def look_up(cluster: Cluster, vault: Vault, identity: Identity, accessor: str) -
     """
     approle = vault.sending(once=True).api.auth.approle
     found = approle.read_secret_id_accessor(identity.name, accessor, mount_point=identity.mount(cluster)).data
-    ttl, born = found.get("secret_id_ttl"), found.get("creation_time")
-    if type(ttl) is not int or not isinstance(born, str):
-        return None
-    try:
-        return SecretId(accessor, datetime.fromisoformat(born).astimezone(UTC), ttl)
-    except (ValueError, OverflowError):
-        return None
+    ttl, born = found.get("secret_id_ttl"), server_time(found.get("creation_time"))
+    return SecretId(accessor, born, ttl) if type(ttl) is int and born is not None else None
 
 
 def secret_ids(cluster: Cluster, vault: Vault, identity: Identity) -> tuple[str, ...]:

@@ -33,8 +33,8 @@ from vaultpki.model import Cluster, Node, Pool
 from vaultpki.records import published
 from vaultpki.records.join_file import Join
 from vaultpki.values import hosts, names
-from vaultpki.vault import Answer, Json, Request, Vault, member
-from vaultpki.vault.answers import wrapping_token
+from vaultpki.vault import Answer, Request, Vault, member
+from vaultpki.vault.answers import server_time, wrapping_token
 
 
 def place(cluster: Cluster, vault: Vault) -> Anchors:
@@ -378,17 +378,7 @@ def _is_good(
         data = member(vault.write("sys/wrapping/lookup", {"token": found.wrap_token}), "data")
     except (Refused, Denied):
         return False
-    same_path = data.get("creation_path") == f"{identity.role(cluster)}/secret-id"
-    return same_path and _expires_at(data, found.expires)
-
-
-def _expires_at(data: Json, expires: datetime) -> bool:
-    """Return whether Vault's data of a wrapping token agrees with the end that the join file names."""
-    born, ttl = data.get("creation_time"), data.get("creation_ttl")
-    if not isinstance(born, str) or not isinstance(ttl, int):
+    born, ttl = server_time(data.get("creation_time")), data.get("creation_ttl")
+    if born is None or data.get("creation_path") != f"{identity.role(cluster)}/secret-id":
         return False
-    try:
-        ends = datetime.fromisoformat(born) + timedelta(seconds=ttl)
-        return abs((ends - expires).total_seconds()) <= SKEW
-    except (ValueError, OverflowError, TypeError):
-        return False
+    return type(ttl) is int and 0 < ttl < 1 << 31 and abs((found.expires - born).total_seconds() - ttl) <= SKEW

@@ -20,6 +20,7 @@ from vaultpki.records.node_report import NodeReport
 from vaultpki.redact import printable
 from vaultpki.values import hosts, names
 from vaultpki.vault import Json, Vault, member
+from vaultpki.vault.answers import server_time
 
 _LONGEST_VERSION = 60
 
@@ -166,8 +167,4 @@ def _stored(cluster: Cluster, vault: Vault, place: str) -> tuple[Json, datetime 
     data = found.get("data")
     if not isinstance(data, dict):
         return {}, None
-    created = str(member(found, "metadata").get("created_time"))
-    try:
-        return data, datetime.fromisoformat(created).astimezone(UTC)
-    except (ValueError, OverflowError):
-        return data, None
+    return data, server_time(member(found, "metadata").get("created_time"))

@@ -87,12 +87,7 @@ def observe(cluster: Cluster, vault: Vault, where: ServerFacts) -> Observation:
     for ca, life in lives(cluster, _others(cluster, found), maxima).items():
         # As long as a mount has two CAs, it keeps the TTLs of the longer one.
         made[ca] = max(made.get(ca, 0), life)
-    facts = replace(
-        _facts(cluster, vault, where, capabilities, found),
-        accessors=accessors,
-        ca_lives=made,
-        rotations=found.rotations,
-    )
+    facts = replace(_facts(cluster, vault, where, capabilities, found), accessors=accessors, ca_lives=made)
     wanted = desired(cluster, facts)
     dangers = tuple(foreign_issuers.find(cluster, found.cas))
     lost = _lost(cluster, found, {danger.name for danger in dangers})
@@ -193,6 +188,7 @@ def _facts(
         namespace=where.namespace if capabilities.namespaces else "",
         root_sha256=x509.fingerprint(root.encode()) if root else UNKNOWN,
         role_ids=_role_ids(cluster, vault, found),
+        rotations=found.rotations,
         openbao=capabilities.openbao,
     )
 

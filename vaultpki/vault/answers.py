@@ -301,6 +301,15 @@ def text(body: Mapping[str, Any], name: str) -> str:
     return found
 
 
+def server_time(value: Any) -> datetime | None:
+    """Return a time that a server shows (RFC 3339); None for all else, and for one so far off that sums overflow."""
+    try:
+        found = datetime.fromisoformat(value).astimezone(UTC)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return found if 1970 <= found.year <= 9000 else None
+
+
 def check_named(data: Mapping[str, Any], field: str, wanted: str, asked: str) -> None:
     """Raise BadAnswer if the answer to the request `asked` is about another object than `wanted`."""
     found = data.get(field)
