@@ -27,16 +27,14 @@ class PassOptions:
     """How a pass is made.
 
     `force` names certificates to renew even if they are not due (`pairs.EVERY`: all). `settle` waits some seconds after
-    a replacement until the old files are removed and every watcher has noticed. `inspect` reads every file even if
-    nothing changed, so that the outcome lists every certificate. `wait` is how many seconds another process may hold
-    the directory. `share` is the part of the poll interval for which Vault's last answer is used again; with 0.0 Vault
-    is asked whatever is due.
+    a replacement until the old files are removed and every watcher has noticed. `wait` is how many seconds another
+    process may hold the directory. `share` is the part of the poll interval for which Vault's last answer is used
+    again; with 0.0 Vault is asked whatever is due.
     """
 
     allow_http: bool = False
     force: frozenset[str] = frozenset()
     settle: bool = True
-    inspect: bool = False
     wait: float = 0.0
     share: float = 1.0
 
@@ -107,10 +105,9 @@ class Outcome:
     `renewed` are the names of installed certificates, `requested` is how many Vault was asked to sign.
     `failures` is what failed, by name. `due` is when
     the next certificate is due, `first_expiry` when the first one expires; None if there is none. `retry_at` is when a
-    postponed step may be tried, as Unix time. `reached` is whether Vault answered; None if nobody asked. `items` is
-    empty if the pass found at once that nothing had changed. `urgent` is when the first certificate expires that Vault
-    may still renew, and `lives` are those of the root and of the CAs of this node's certificates. `awaited` are the
-    components by `CA/COMPONENT` that a rotation still waits for here.
+    postponed step may be tried, as Unix time. `reached` is whether Vault answered; None if nobody asked. `urgent`
+    is when the first certificate expires that Vault may still renew, and `lives` are those of the root and of the CAs
+    of this node's certificates. `awaited` are the components by `CA/COMPONENT` that a rotation still waits for here.
     """
 
     renewed: tuple[str, ...] = ()

@@ -9,12 +9,13 @@ from hashlib import sha256
 from typing import Final
 
 from vaultpki import readers
-from vaultpki.agent import readers_seen, unchanged
+from vaultpki.agent import readers_seen
 from vaultpki.agent.bundles import BundleDigest
 from vaultpki.agent.context import Context
 from vaultpki.agent.pairs import PairStatus
 from vaultpki.agent.readers_seen import read_at_start
 from vaultpki.certificates import ROOT, pair_files
+from vaultpki.config.agent import is_current
 from vaultpki.host import command, hook_files, hook_runner, hooks
 from vaultpki.host.log import Event, Value
 from vaultpki.issue.rotations import Rotations
@@ -143,7 +144,7 @@ def _frozen(context: Context, live: Mapping[str, str]) -> dict[str, hooks.Owed]:
     It stays owed: nobody knows whether its line is still there, and which commands it has.
     """
     owed = {key: each for key, each in context.state.value.owed.items() if key in live}
-    return {} if not owed or unchanged.current(context.config) else owed
+    return {} if not owed or is_current(context.config) else owed
 
 
 def _enough(context: Context, wanted: Assignment, key: str) -> bool:

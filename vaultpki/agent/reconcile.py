@@ -20,7 +20,6 @@ from vaultpki.agent import (
     readers_seen,
     report,
     sign_due,
-    unchanged,
 )
 from vaultpki.agent.context import Contact, Context, Outcome
 from vaultpki.agent.pairs import PairStatus
@@ -44,7 +43,6 @@ from vaultpki.node.assignment import Assignment
 from vaultpki.node.secret_id import SECRET_ID
 from vaultpki.node.state import AgentState
 from vaultpki.pki.facts import Trust
-from vaultpki.places import PKI
 from vaultpki.vault import Vault
 
 
@@ -122,30 +120,6 @@ def remember_failure(context: Context, items: Collection[PairStatus], what: str,
     """Add a failure that came after `reconcile` to the outcome and to the agent's state."""
     context.found.failures[what] = error
     context.state.save(_remembered(context, items))
-
-
-def remember_if_quiet(context: Context, outcome: Outcome) -> AgentState:
-    """Record whether nothing is left to do, so that the next pass can end at once; return the state as written."""
-    items = outcome.items
-    config, before = context.config, context.state.at_start
-    fetched, dues = assignment.stamp(config.state), _dues(items)
-    busy = context.found.failures or context.state.value.owed or any(item.verdict.reasons for item in items)
-    if busy or outcome.awaited or fetched is None or not dues or context.folders.unsettled:
-        return context.state.save(replace(context.state.value, quiet=""))
-    source = unchanged.source(config)
-    quiet = unchanged.digest(source, fetched[1], context.folders, allow_http=context.options.allow_http)
-    return context.state.save(
-        replace(
-            context.state.value,
-            quiet=quiet,
-            quiet_since=before.quiet_since if quiet == before.quiet else context.clock,
-            quiet_until=min(dues).timestamp(),
-            quiet_dies=min(item.not_after.timestamp() for item in items if item.not_after),
-            quiet_directory=config.directory,
-            quiet_folders={name: path for name, path in config.paths.items() if name != PKI},
-            quiet_poll=float(config.poll),
-        )
-    )
 
 
 def _assigned_pairs(context: Context) -> tuple[Assignment, dict[str, Trust], tuple[PairStatus, ...], Contact]:
@@ -305,7 +279,6 @@ def _remembered(context: Context, items: Collection[PairStatus]) -> AgentState:
         held={name: until for name, until in state.held.items() if until > context.clock and name in names},
         revoked={name: serial for name, serial in state.revoked.items() if serials.get(name) == serial},
         state=agent_state.state_of(failures.values()),
-        quiet="" if failures else state.quiet,
     )
 
 

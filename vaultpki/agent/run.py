@@ -1,7 +1,6 @@
 """One run of the agent on a node: read the disk, ask Vault for what is missing or due, install it, report.
 
-`run` locks the directory. If nothing changed since the last pass that had nothing to do, and nothing is due, it
-touches nothing and asks nobody.
+`run` locks the directory. While nothing is due and Vault's last answer is recent, it asks nobody.
 """
 
 from __future__ import annotations
@@ -9,10 +8,8 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from vaultpki.agent import unchanged
 from vaultpki.agent.context import Context, Outcome, PassOptions
 from vaultpki.disk import files
 from vaultpki.disk.folders import Folders
@@ -46,9 +43,6 @@ def run(
     certificate that failed by itself is among the outcome's failures.
     """
     now = time.time() if clock is None else clock
-    idle = None if options.force or options.inspect else _nothing_to_do(config, options, now)
-    if idle is not None:
-        return idle
     from vaultpki.agent import foreign_kubeadm_files
 
     try:
@@ -74,12 +68,12 @@ def run(
             known = state.with_faults(state.load(config.state), {"agent": str(error)}, now)
             unsafe = {*known.unsafe, *([error.place] if isinstance(error, Unsafe) else [])}
             known = replace(known, unsafe=tuple(sorted(unsafe)))
-            state.save(config.state, replace(known, state=state.state_of([error]), quiet=""))
+            state.save(config.state, replace(known, state=state.state_of([error])))
         raise
 
 
 def _locked(context: Context) -> Outcome:
-    from vaultpki.agent.reconcile import reconcile, remember_failure, remember_if_quiet
+    from vaultpki.agent.reconcile import reconcile, remember_failure
 
     outcome = reconcile(context)
     if context.options.settle:
@@ -88,22 +82,4 @@ def _locked(context: Context) -> Outcome:
         except StoreError as error:
             # The new files are installed; the next pass removes the old generation.
             remember_failure(context, outcome.items, "old files", error)
-    return replace(outcome, state=remember_if_quiet(context, outcome))
-
-
-def _nothing_to_do(config: AgentConfig, options: PassOptions, now: float) -> Outcome | None:
-    """The outcome of a pass that can end at once: nothing has changed since the last one, and nothing is due."""
-    known = state.load(config.state)
-    same = unchanged.unchanged(
-        known,
-        unchanged.source(config),
-        state=config.state,
-        paths=config.paths,
-        age=config.poll * options.share,
-        allow_http=options.allow_http,
-        now=now,
-    )
-    if not same:
-        return None
-    due, first_expiry = (datetime.fromtimestamp(when, UTC) for when in (known.quiet_until, known.quiet_dies))
-    return Outcome(due=due, first_expiry=first_expiry, state=known)
+    return replace(outcome, state=context.state.save())

@@ -172,16 +172,6 @@ def agent_command(
         raise click.UsageError("--if-due is for --once; an agent that stays asks Vault at every `poll`")
     if joining.static_pods and joining.file is None:
         raise click.UsageError("--hooks goes with --join; afterwards `hooks` in agent.yaml says what is run")
-    if if_due and not (joining.file or places.given or install_unit or print_unit):
-        import time
-
-        from vaultpki.agent import unchanged
-
-        due = unchanged.due(file, allow_http=allow_http, now=time.time())
-        if due is not None:
-            _tell_idle(due, log_format)
-            return 0
-
     from vaultpki.agent import run
     from vaultpki.config.agent import load_agent
 

@@ -246,6 +246,14 @@ def load_agent(path: Path, *, allow_http: bool = False) -> AgentConfig:
     )
 
 
+def is_current(config: AgentConfig) -> bool:
+    """Return whether agent.yaml is still what `config` was read from; False for one that cannot be read."""
+    try:
+        return not config.source or sha256(yaml_tree.read_text(Path(config.file)).encode()).hexdigest() == config.source
+    except SpecError:
+        return False
+
+
 def dump_agent(config: AgentConfig) -> str:
     """Return the text of an agent.yaml which `load_agent` reads back to the same values."""
     from vaultpki.values import yaml_text

@@ -22,8 +22,9 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
-from vaultpki.agent import readers_seen, run, unchanged
+from vaultpki.agent import readers_seen, run
 from vaultpki.agent.context import Outcome, PassOptions
+from vaultpki.config.agent import is_current
 from vaultpki.daemon.lock import DaemonLock
 from vaultpki.daemon.outcome_events import FailureLog
 from vaultpki.daemon.resident import Pulled, ResidentNote
@@ -181,8 +182,7 @@ class _Daemon:
             failed = failed + 1 if outcome is None or outcome.failures else 0
             if pulls:
                 self._note.pulled(config, Pulled(began, tuple(events), {**pulls[-1], **self._failures.failures}))
-            fetched = assignment.stamp(config.state)
-            wait = _wait(config, outcome, failed, self._urgent, fetched[0] if fetched else None)
+            wait = _wait(config, outcome, failed, self._urgent, assignment.fetched(config.state))
             if self._refused is not None:
                 self._sleep(max(wait, _NEEDS_JOIN_PAUSE), _NEEDS_JOIN_TICK, self._joined)
             elif outcome is not None and outcome.awaited:
@@ -193,7 +193,7 @@ class _Daemon:
     def _read_for_hooks(self) -> None:
         """Read agent.yaml again if it has changed and a hook is owed: `renew` may have run one that is new there."""
         config = self._config
-        if not state.load(config.state).owed or unchanged.current(config):
+        if not state.load(config.state).owed or is_current(config):
             return
         try:
             self._config = self._load()
@@ -211,7 +211,6 @@ class _Daemon:
         used = replace(_join_files(config), agent_yaml=None)
         options = PassOptions(
             allow_http=self._allow_http,
-            inspect=self._metrics is not None and self._metrics.needs_inspection,
             wait=_LOCK_WAIT,
             share=share,
         )
@@ -230,7 +229,7 @@ class _Daemon:
         events.extend(outcome.events)
         self._failures.events(outcome.events)
         self._first_expiry = outcome.first_expiry
-        self._urgent = outcome.urgent if outcome.items else outcome.first_expiry
+        self._urgent = outcome.urgent
         self._failures.now({what: str(error) for what, error in outcome.failures.items()}, self._first_expiry)
         self._show(config, outcome)
         needs_join = any(isinstance(error, NeedsJoin) for error in outcome.failures.values())
@@ -330,7 +329,6 @@ def _wait(
         return wait
     # A certificate that still wants signing has failed or is postponed; any other may have become due meanwhile.
     moments = [item.verdict.renew_after for item in outcome.items if not item.verdict.sign]
-    moments += [] if outcome.items else [outcome.due]
     coming = [when.timestamp() for when in moments if when is not None]
     coming += [outcome.retry_at] if outcome.retry_at is not None else []
     return min([wait, *(max(when - now, 0.0) + 0.5 for when in coming)])

@@ -50,13 +50,6 @@ class DaemonMetrics:
         self._renewals: dict[str, int] = {}
         self._signs = 0
 
-    @property
-    def needs_inspection(self) -> bool:
-        """Whether the next pass must inspect every pair, because the view knows none."""
-        return self._config().metrics is not None and not (
-            self._view is not None and self._view.certificates and not self._view.unseen
-        )
-
     def serve(self) -> None:
         """Listen where agent.yaml says now; a port that is in use is logged once and tried again at each call."""
         config = self._config()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterable, Mapping
-from hashlib import sha256
 from typing import Self
 
 from vaultpki.disk import files, owner_mark
@@ -112,19 +111,6 @@ class Folders:
             for name, directory in self._opened.items()
             for file_set, held in directory.file_sets().items()
         }
-
-    def digest(self, kubeconfigs: Iterable[str] = ()) -> str:
-        """Return a SHA-256 in hex of everything here that is ours, and of the plain files of these names."""
-        if self.paths.keys() == {PKI}:
-            return self._opened[PKI].digest()
-        whole = sha256()
-        for name in self.paths:
-            found = self._find(name, make=False)
-            whole.update(repr((name, found.digest() if found else None)).encode())
-        for file in kubeconfigs if self.kubeconfigs else ():
-            stored = self.kubeconfigs.read(file) if self.kubeconfigs else StoredFile(None)
-            whole.update(repr((file, stored.data, stored.mode, stored.uid, stored.gid, stored.problem)).encode())
-        return whole.hexdigest()
 
     # -- writing -----------------------------------------------------------------------------------------------------
 

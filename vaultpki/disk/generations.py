@@ -18,7 +18,6 @@ import re
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Final, Self
 
 from vaultpki.disk import files
@@ -211,32 +210,6 @@ class Generations:
         finally:
             if fd is not None:
                 os.close(fd)
-
-    def digest(self) -> str:
-        """Return a SHA-256 in hex of everything here that is ours: links, contents, modes, owners and leftovers."""
-        whole = sha256()
-
-        def add(*parts: object) -> None:
-            whole.update(repr(parts).encode())
-
-        with storage_errors(f"{self.path}/{HIDDEN_FOLDER}"):
-            for name in sorted(os.listdir(self._fd)):
-                owner = self._owner_of(name) if re.fullmatch(NAME_PATTERN, name) else None
-                if owner:
-                    add(name, owner)
-            for entry in sorted(os.listdir(self._hidden) if self._hidden is not None else ()):
-                add(entry)
-                if entry == OWNER_MARK:
-                    add(self.mark())
-                if not self._is_file_set(entry):
-                    continue
-                add(self._generation(entry))
-                with self._opened(entry) as generation:
-                    add(None if generation is None else os.fstat(generation).st_mode)
-                    for name in sorted(os.listdir(generation) if generation is not None else ()):
-                        stored = self._stored(entry, name, generation)
-                        add(name, stored.data, stored.mode, stored.uid, stored.gid, stored.problem)
-        return whole.hexdigest()
 
 
 def stored_at(name: str, folder: int) -> StoredFile:

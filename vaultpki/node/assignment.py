@@ -11,7 +11,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from hashlib import sha256
 from typing import Any, Final
 
 from vaultpki.certificates import ISSUING_CAS
@@ -74,11 +73,10 @@ def remove_copy(state: str) -> None:
         os.unlink(f"{state}/{COPY}")
 
 
-def stamp(state: str) -> tuple[float, str] | None:
-    """Return when the copy in the folder `state` was fetched (Unix time) and a digest of it; None without one."""
+def fetched(state: str) -> float | None:
+    """Return when the copy in the folder `state` was fetched (Unix time); None without one."""
     try:
-        value = json.loads(read_private(f"{state}/{COPY}") or b"")
-        return float(value.pop("fetched")), sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+        return float(json.loads(read_private(f"{state}/{COPY}") or b"")["fetched"])
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, StoreError):
         return None
 

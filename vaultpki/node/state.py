@@ -8,15 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
+from typing import Any, Final, Literal, TypeVar, get_args
 
 from vaultpki.disk.files import read_private, write_private
 from vaultpki.errors import NeedsJoin, StoreError, VaultpkiError
 from vaultpki.host.boot_time import Moment
+from vaultpki.host.hooks import Owed
 from vaultpki.node.backoff import MOST_SIGNINGS
-
-if TYPE_CHECKING:
-    from vaultpki.host.hooks import Owed
 
 STATE_FILE: Final = "agent.json"
 AgentHealth = Literal["ok", "backing-off", "needs-join"]
@@ -25,7 +23,6 @@ _Value = TypeVar("_Value")
 _VERSION: Final = 1
 _STATES: Final[Mapping[str, AgentHealth]] = {state: state for state in get_args(AgentHealth)}
 _LATER: Final = (
-    "quiet_folders",
     "revisions",
     "vanished",
     "bundles",
@@ -41,6 +38,11 @@ _LATER: Final = (
     "unsafe",
     "unanswered",
 )
+# Vaultpki 0.1 reads no state without these, and inspects everything where they say nothing.
+_ONCE: Final = {
+    **dict.fromkeys(("quiet", "quiet_directory"), ""),
+    **dict.fromkeys(("quiet_since", "quiet_until", "quiet_dies", "quiet_poll"), 0.0),
+}
 # The pause is at its limit long before this.
 _UNANSWERED: Final = 20
 # The last second of the year 9999: nothing beyond is a time to `datetime`.
@@ -100,18 +102,16 @@ class AgentState:
 
     `spent` are the times of signings that were wasted or premature; `held` is until when a certificate that is only due
     is not signed. `hooked` are the digests for which hooks last ran. `trust` is the digest of the bundles,
-    `trust_since` when they changed to it. `quiet` is the digest of all that a pass inspected when it left nothing to
-    do, `quiet_until` when something will be due, `quiet_dies` when the first certificate expires; `quiet_directory`,
-    `quiet_folders` (the further folders by name) and `quiet_poll` are what agent.yaml said then. `revisions` are the
-    highest revisions of rotation records that were ever read, by domain; `vanished` is since when the server does not
-    show a trusted CA any more, by its SHA-256. `bundles` are the installed bundles by CA, `leaves` the installed leaves
-    with the chains after them by their names, and `readers` what was seen of the components that read a bundle only
-    when they start, by `CA/COMPONENT`. `reported` is a digest of the last report, `report_refused` whether it had to be
-    written at the place of 0.1.0, and `clock_offset` by how many seconds Vault's clock is ahead of this one. `root` is
-    the pin that `revisions` belong to. `asked` is when Vault was last asked in vain; when it last answered is told by
-    the copy of its answer. `revoked` are the serial numbers of installed certificates that Vault showed as revoked, by
-    their names, `exposed` those of certificates whose key others could read, and `unsafe` the paths that others could
-    write to. `unanswered` are the times of signings since the last one that was answered.
+    `trust_since` when they changed to it. `revisions` are the highest revisions of rotation records that were ever
+    read, by domain; `vanished` is since when the server does not show a trusted CA any more, by its SHA-256. `bundles`
+    are the installed bundles by CA, `leaves` the installed leaves with the chains after them by their names, and
+    `readers` what was seen of the components that read a bundle only when they start, by `CA/COMPONENT`. `reported` is
+    a digest of the last report, `report_refused` whether it had to be written at the place of 0.1.0, and `clock_offset`
+    by how many seconds Vault's clock is ahead of this one. `root` is the pin that `revisions` belong to. `asked` is
+    when Vault was last asked in vain; when it last answered is told by the copy of its answer. `revoked` are the serial
+    numbers of installed certificates that Vault showed as revoked, by their names, `exposed` those of certificates
+    whose key others could read, and `unsafe` the paths that others could write to. `unanswered` are the times of
+    signings since the last one that was answered.
     """
 
     certificates: Mapping[str, IssuedRecord] = field(default_factory=dict)
@@ -123,13 +123,6 @@ class AgentState:
     trust: str = ""
     trust_since: float = 0.0
     state: AgentHealth = "ok"
-    quiet: str = ""
-    quiet_since: float = 0.0
-    quiet_until: float = 0.0
-    quiet_dies: float = 0.0
-    quiet_directory: str = ""
-    quiet_poll: float = 0.0
-    quiet_folders: Mapping[str, str] = field(default_factory=dict)
     revisions: Mapping[str, int] = field(default_factory=dict)
     vanished: Mapping[str, float] = field(default_factory=dict)
     bundles: Mapping[str, Since] = field(default_factory=dict)
@@ -158,7 +151,7 @@ def load(state: str) -> AgentState:
 
 def save(state: str, content: AgentState) -> None:
     """Write it in one step that survives a crash; StoreError if the folder cannot be written."""
-    value = {"version": _VERSION, **asdict(content)}
+    value = {"version": _VERSION, **_ONCE, **asdict(content)}
     # Vaultpki 0.1 has no such fields, and its file stays as it writes it.
     for name in _LATER:
         if not value[name]:
@@ -170,7 +163,7 @@ def forget_records(state: str) -> None:
     """Forget the rotation records that were read, since the node joins anew. Raises StoreError."""
     content = load(state)
     if content.revisions or content.root:
-        save(state, replace(content, revisions={}, root="", vanished={}, quiet=""))
+        save(state, replace(content, revisions={}, root="", vanished={}))
 
 
 class StateFile:
@@ -247,14 +240,7 @@ def _read(value: Mapping[str, Any]) -> AgentState:
         trust=str(value["trust"]),
         trust_since=_number(value["trust_since"]),
         state=_STATES[str(value["state"])],
-        quiet=str(value["quiet"]),
-        quiet_since=_number(value["quiet_since"]),
-        quiet_until=_number(value["quiet_until"]),
-        quiet_dies=_number(value["quiet_dies"]),
-        quiet_directory=str(value["quiet_directory"]),
-        quiet_poll=_number(value["quiet_poll"]),
         # Vaultpki 0.1 did not write these.
-        quiet_folders={str(name): str(path) for name, path in value.get("quiet_folders", {}).items()},
         revisions={str(domain): _revision(number) for domain, number in value.get("revisions", {}).items()},
         vanished={str(sha256): _number(since) for sha256, since in value.get("vanished", {}).items()},
         bundles={str(ca): _since(each) for ca, each in value.get("bundles", {}).items()},
@@ -281,9 +267,6 @@ def _fault(f: Mapping[str, Any]) -> Fault:
 
 
 def _owed(o: Mapping[str, Any]) -> Owed:
-    # Loaded only where something is owed: a pass with nothing to do does not need it.
-    from vaultpki.host.hooks import Owed
-
     return Owed(_number(o["since"]), int(_number(o["attempts"])), _number(o["not_before"]), str(o["error"]))
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, environment, vaultpki
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.agent import run
 from vaultpki.agent.context import Outcome
@@ -46,21 +44,6 @@ def worker(cluster: AppliedCluster) -> NodeFolder:
 def passed(node: NodeFolder) -> Outcome:
     """A pass in this process, which does not wait for watchers."""
     return run.run(load_agent(node.config), run.PassOptions(settle=False))
-
-
-def test_a_pass_with_nothing_due_loads_neither_hvac_nor_cryptography(worker: NodeFolder) -> None:
-    worker.run()
-    program = (
-        "import sys; from vaultpki.cli import vaultpki\n"
-        f"vaultpki.main(['agent', '-c', {str(worker.config)!r}, '--once', '--if-due'], standalone_mode=False)\n"
-        "print(*sorted(sys.modules), sep='\\n')"
-    )
-    ran = subprocess.run(
-        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True, timeout=60
-    )
-    names = set(ran.stdout.splitlines())
-    assert "vaultpki.agent.unchanged" in names
-    assert names & {"hvac", "requests", "h11", "cryptography", "yaml"} == set()
 
 
 def pair(node: NodeFolder, stem: str) -> tuple[bytes, bytes, bytes]:

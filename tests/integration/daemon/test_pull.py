@@ -39,9 +39,9 @@ def test_once_asks_and_if_due_does_not(cluster: AppliedCluster) -> None:
     node = cluster.equip("worker-1", further=QUIET)
     node.run()
     apply(cluster, "a.example.com")
-    since = cluster.server.audit_position()
+    since, before = cluster.server.audit_position(), node.snapshot()
     assert node.run().stdout.startswith("nothing to do until ")
-    assert cluster.server.requests(since) == []
+    assert cluster.server.requests(since) == [] and node.snapshot() == before
     assert "renewed kubelet" in vaultpki("agent", "-c", node.config, "--once").stdout
     assert "a.example.com" in dns(node)
     said = vaultpki("agent", "-c", node.config, "--if-due", expect=2).stderr

@@ -79,34 +79,6 @@ def test_a_folder_of_somebody_else_is_left_alone(paths: dict[str, str]) -> None:
     assert Path(paths["kubelet"], "server.crt").read_bytes() == b"crt"
 
 
-def test_the_digest_sees_every_folder_and_kubeconfig(paths: dict[str, str]) -> None:
-    def digest() -> str:
-        with Folders.open(paths, write=False) as folders:
-            return folders.digest(["scheduler.conf"])
-
-    with Folders.open(paths) as folders:
-        folders.install("etcd", "server", PAIR)
-    found = [digest()]
-    Path(paths["kubeconfigs"], "scheduler.conf").write_text("x")
-    found.append(digest())
-    Path(paths["kubeconfigs"], "scheduler.conf").chmod(0o600)
-    found.append(digest())
-    with Folders.open(paths) as folders:
-        folders.install("kubelet", "server", PAIR)
-    found.append(digest())
-    assert len(set(found)) == 4 and digest() == found[-1]
-    Path(paths["kubeconfigs"], "admin.conf").write_text("another program's")
-    assert digest() == found[-1]
-
-
-def test_one_folder_is_as_a_directory(tmp_path: Path) -> None:
-    with Folders.open({"pki": str(tmp_path / "pki")}) as folders:
-        folders.install("pki", "server", PAIR)
-        digest = folders.digest()
-    with Directory.open(str(tmp_path / "pki"), write=False) as directory:
-        assert directory.digest() == digest
-
-
 def test_settling_waits_for_all_and_a_sweep_clears_all(paths: dict[str, str]) -> None:
     with Folders.open(paths) as folders:
         for name in ("pki", "etcd"):

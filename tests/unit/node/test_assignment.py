@@ -140,11 +140,11 @@ def test_what_no_vaultpki_wrote_is_no_copy(fault: str, state: Path, said: Json) 
 def test_a_copy_that_others_can_read_is_asked_for_again(mode: int, state: Path, said: Json) -> None:
     lay(state, said, mode)
     assert assignment.copy(config(state, said)) is None
-    assert assignment.stamp(str(state)) is None
+    assert assignment.fetched(str(state)) is None
 
 
 def test_no_copy_at_all(state: Path, said: Json) -> None:
-    assert assignment.copy(config(state, said)) is None and assignment.stamp(str(state)) is None
+    assert assignment.copy(config(state, said)) is None and assignment.fetched(str(state)) is None
 
 
 def test_it_is_fresh_for_its_time_and_never_out_of_the_future(state: Path, said: Json) -> None:
@@ -156,17 +156,10 @@ def test_it_is_fresh_for_its_time_and_never_out_of_the_future(state: Path, said:
     assert not dataclasses.replace(found, fetched=float("nan")).fresh(NOW, POLL)
 
 
-def test_the_stamp_tells_the_time_apart_from_what_was_said(state: Path, said: Json) -> None:
-    node, seen = config(state, said), set()
-    for fetched in (NOW, NOW + 300):
-        lay(state, {**said, "fetched": fetched})
-        stamp = assignment.stamp(node.state)
-        assert stamp is not None and stamp[0] == fetched
-        seen.add(stamp[1])
-    assert len(seen) == 1
-    lay(state, {**said, "roots": ["root", "next"]})
-    other = assignment.stamp(node.state)
-    assert other is not None and other[1] not in seen
+def test_when_it_was_fetched_is_read_alone(state: Path, said: Json) -> None:
+    node = config(state, said)
+    lay(state, {**said, "fetched": NOW + 300})
+    assert assignment.fetched(node.state) == NOW + 300
     for garbage in ("", "[]", "17", '{"fetched": "x"}', json.dumps({"fetched": 10**400}), "[" * 100_000):
         lay(state, garbage)
-        assert assignment.stamp(node.state) is None
+        assert assignment.fetched(node.state) is None

@@ -42,14 +42,7 @@ FULL = AgentState(
     trust="4f1c-9a0e",
     trust_since=NOW - 3600,
     state="backing-off",
-    quiet="77",
-    quiet_since=NOW,
-    quiet_until=NOW + 86400,
-    quiet_dies=NOW + 2592000,
     held={"etcd-peer": NOW + 600},
-    quiet_directory="/etc/kubernetes/pki",
-    quiet_poll=300.0,
-    quiet_folders={"kubelet": "/var/lib/kubelet/pki"},
     revisions={"etcd": 7},
     vanished={"4f" * 32: NOW - 60},
     bundles={"etcd": Since(NOW - 600, ("4f" * 32,))},
@@ -66,7 +59,7 @@ FULL = AgentState(
     unanswered={"kubelet": (NOW,)},
 )
 LATER = (
-    *("quiet_folders", "revisions", "vanished", "bundles", "leaves", "readers", "reported", "report_refused"),
+    *("revisions", "vanished", "bundles", "leaves", "readers", "reported", "report_refused"),
     *("clock_offset", "root", "asked", "revoked", "exposed", "unsafe", "unanswered"),
 )
 
@@ -100,6 +93,17 @@ def test_what_vaultpki_0_1_did_not_write_stands_there_only_where_it_says_somethi
     value = as_json(tmp_path)
     written(tmp_path, json.dumps({name: each for name, each in value.items() if name not in LATER}).encode())
     assert load(str(tmp_path)) == replace(FULL, **{name: getattr(AgentState(), name) for name in LATER})
+
+
+def test_it_has_what_vaultpki_0_1_asks_for_and_knows_no_more_what_it_wrote_there(tmp_path: Path) -> None:
+    """The fields of a look that came before the pass: an agent that is set back does not run every hook again."""
+    texts, numbers = ("quiet", "quiet_directory"), ("quiet_since", "quiet_until", "quiet_dies", "quiet_poll")
+    save(str(tmp_path), FULL)
+    value = as_json(tmp_path)
+    assert {name: value[name] for name in (*texts, *numbers)} == dict.fromkeys(texts, "") | dict.fromkeys(numbers, 0)
+    before = dict.fromkeys(texts, "/etc") | dict.fromkeys(numbers, NOW) | {"quiet_folders": {"kubelet": "/var"}}
+    assert load(written(tmp_path, json.dumps({**value, **before}).encode())) == FULL
+    assert load(written(tmp_path, json.dumps({k: v for k, v in value.items() if k not in before}).encode())) == FULL
 
 
 def test_it_has_a_version_and_a_newer_one_is_not_guessed_at(tmp_path: Path) -> None:
@@ -151,7 +155,7 @@ NUMBERS = [float("nan"), float("inf"), -float("inf"), 1e300, -1, 10**400, 253402
     [
         "certificates.kubelet.signed",
         "certificates.kubelet.granted",
-        "quiet_until",
+        "trust_since",
         "spent",
         "vanished.x",
         "bundles.etcd.since",
@@ -196,8 +200,7 @@ def test_whatever_stands_there_loads_as_something_every_pass_can_use(
         assert datetime.fromtimestamp(known.signed, UTC) and known.granted * 0.4 >= 0
     for spent in memory.spent.values():
         assert next_try(spent, NOW, 300.0) >= NOW
-    for when in (memory.quiet_until, memory.quiet_dies, memory.trust_since):
-        assert datetime.fromtimestamp(when, UTC)
+    assert datetime.fromtimestamp(memory.trust_since, UTC)
     save(str(folder), memory)
     assert load(str(folder)) == memory
 
@@ -239,8 +242,7 @@ def test_it_has_no_place_for_a_secret() -> None:
     """Nothing but names, numbers, digests and the sentences of faults; a field more must be thought about here."""
     assert {each.name for each in fields(AgentState)} == {
         *("certificates", "spent", "held", "faults", "hooked", "owed", "trust", "trust_since"),
-        *("state", "quiet", "quiet_since", "quiet_until", "quiet_dies", "quiet_directory", "quiet_poll"),
-        *LATER,
+        *("state", *LATER),
     }
     for row in (IssuedRecord, Fault, Owed, Since, ReaderSeen, Moment):
         hints = typing.get_type_hints(row)
