@@ -194,13 +194,14 @@ def _before(pod: PodStart, changed: datetime | None) -> bool:
 
 
 def _needs_outside(record: RotationRecord, to: State) -> bool:
-    return (record.state, to) in ((State.SWITCHED, State.RETIRED), (State.RETRUSTING, State.RETURNING))
+    # From retired they may have dropped the old root, and from SWITCHED a way back waits for nobody.
+    return (record.state, to) == (State.SWITCHED, State.RETIRED) or record.state is State.RETRUSTING
 
 
 def _outside(record: RotationRecord, to: State) -> list[Waiting]:
     if not _needs_outside(record, to) or OUTSIDE in record.restarted:
         return []
-    which = "old" if to is State.RETURNING else "new"
+    which = "old" if record.state is State.RETRUSTING else "new"
     return [
         Waiting(
             OUTSIDE,

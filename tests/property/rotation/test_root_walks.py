@@ -135,7 +135,7 @@ class SimulatedCluster:
         pods = None if self.skipped == "pods" else self.kube()
         words = (PODS, OUTSIDE) if self.skipped == "pods" else (OUTSIDE,)
         # A person says so when it is so.
-        wants = R1 if to is State.RETURNING else R2
+        wants = R1 if said.state is State.RETRUSTING else R2
         told = replace(said, restarted=words if wants in self.outside or self.skipped == "outside" else words[:-1])
         found = root_gates.gate(told, to, own, companions, pods)
         return replace(found, opens=None if found.waiting else NOW - LATER)
