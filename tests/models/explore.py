@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 
 LIMIT = 1_500_000
 
+Label = str | tuple[int, str]
+"""What happens; or a node's number, and what happens there."""
+
 
 class Found(NamedTuple):
     """What was found: `problem` after `trace`, or `stuck`; without `complete` the limit of states cut it."""
@@ -25,21 +28,19 @@ class Found(NamedTuple):
 
 def explore(
     first: Any,
-    successors: Callable[[Any], Iterable[tuple[str, Any]]],
+    successors: Callable[[Any], Iterable[tuple[Label, Any]]],
     bad: Callable[[Any], str | None],
     good: Callable[[Any], bool] | None = None,
     home: tuple[Callable[[Any], bool], Callable[[Any], bool]] | None = None,
-    canon: Callable[[Any], Any] = lambda w: w,
     limit: int = LIMIT,
 ) -> Found:
     """Breadth first: the shortest trace to a bad state; else states from which no `good` one can be reached any more.
 
     `home` is a second kind of good states, and of which states it must be reachable.
     """
-    first = canon(first)
     number = {first: 0}
     order = [first]
-    came: list[tuple[int, str]] = [(-1, "")]
+    came: list[tuple[int, Label]] = [(-1, "")]
     edges: list[tuple[int, int]] = []
     at = 0
     while at < len(order) and len(order) < limit:
@@ -47,8 +48,7 @@ def explore(
         said = bad(state)
         if said:
             return Found(len(order), said, path(came, at), None, True)
-        for label, following in successors(state):
-            after = canon(following)
+        for label, after in successors(state):
             k = number.get(after)
             if k is None:
                 k = number[after] = len(order)
@@ -84,10 +84,14 @@ def _without_way(
     return next((i for i, w in enumerate(order) if i not in seen and applies(w)), None)
 
 
-def path(came: list[tuple[int, str]], at: int) -> list[str]:
+def text(label: Label) -> str:
+    return label if isinstance(label, str) else f"node {label[0]}{label[1]}"
+
+
+def path(came: list[tuple[int, Label]], at: int) -> list[str]:
     """Return the labels from the first state to this one."""
     out = []
     while at > 0:
         at, label = came[at]
-        out.append(label)
+        out.append(text(label))
     return out[::-1]

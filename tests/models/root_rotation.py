@@ -45,7 +45,7 @@ class RootNode(NamedTuple):
 
 
 class RootWorld(NamedTuple):
-    phase: str  # 0, P cross-signed, U published, S switched (I2 default), R retired, D done, N a later issuing CA
+    phase: str  # of ROOT_STATES
     there: frozenset[str]
     default: str
     nodes: tuple[RootNode, ...]
@@ -68,6 +68,30 @@ ROOT_RULES = {
     "manager": "published waits for the controller manager's restart",
     "pins": "published waits until every node's report shows both pins",
 }
+ROOT_STATES = {
+    "0": "steady, prepared",
+    "U": "published, returning",
+    "S": "switched",
+    "T": "re-trusting",
+    "R": "retired",
+    "D": "done",
+    "N": "a later issuing CA is in force",
+}
+"""The states of the model: in U there is the cross certificate, in S and T the re-signed issuing CA is the default."""
+
+ROOT_FORWARD = {"0": "U", "U": "S", "S": "R", "R": "D", "T": "S"}
+ROOT_BACK = {"U": "0", "S": "U", "R": "T", "T": "U"}
+ROOT_WAITS = {
+    "US": ("pins", "manager", "pods"),
+    "TS": ("pins", "manager", "pods", "again"),
+    "TU": ("again",),
+    "SR": ("outside", "sent"),
+    "RD": (),
+}
+"""What steps wait for by which rules, beside a fresh report of every node; from retired that nobody holds the old root.
+
+`again` has outside kubeconfigs too. Steps that are not named wait for nobody.
+"""
 f = frozenset
 
 
@@ -91,62 +115,60 @@ def root_model(rules: frozenset[str], *, away: bool, later: bool) -> Found:
     def record(w: RootWorld, to: str, **more: Any) -> RootWorld:
         return w._replace(phase=to, nodes=tuple(n._replace(fresh=False) for n in w.nodes), **more)
 
-    def gate(w: RootWorld) -> bool:
-        known = w.nodes[:ours]
+    def gate(w: RootWorld, to: str) -> bool:
+        known, step = w.nodes[:ours], w.phase + to
+        asks = rules.intersection(ROOT_WAITS.get(step, ()))
+        if step not in ROOT_WAITS or (w.phase == "T" and "again" not in rules):
+            return True
         if not all(n.fresh for n in known):
             return False
-        if w.phase == "U":
-            if "pins" in rules and not all({"R1", "R2"} <= n.report[0] and "R2" in n.report[1] for n in known):
-                return False
-            if "manager" in rules and "R2" not in w.manager:
-                return False
-            if "pods" in rules and ("R2" not in w.copy or not all("R2" in p for p in w.pods)):
-                return False
-            return not ("outside" in rules and "send-cross" not in rules and "R2" not in w.outside)
-        if w.phase == "S":
-            if "outside" in rules and "R2" not in w.outside:
-                return False
-            return "sent" not in rules or all("I2" in n.report[2] for n in known)
-        if w.phase == "R":
-            return all("R1" not in n.report[0] | n.report[1] for n in known) and "R1" not in w.manager | w.copy
-        return True
+        if "pins" in asks and not all({"R1", "R2"} <= n.report[0] and "R2" in n.report[1] for n in known):
+            return False
+        if "manager" in asks and "R2" not in w.manager:
+            return False
+        if "pods" in asks and ("R2" not in w.copy or not all("R2" in p for p in w.pods)):
+            return False
+        early = "outside" in rules and "send-cross" not in rules and step in ("US", "TS")
+        if ("outside" in asks or early) and "R2" not in w.outside:
+            return False
+        if "again" in asks and not ("R1" in w.outside and all("R1" in n.report[0] & n.report[1] for n in known)):
+            return False
+        if "sent" in asks and not all("I2" in n.report[2] for n in known):
+            return False
+        left = frozenset[str]().union(*(n.report[0] | n.report[1] for n in known), w.manager, w.copy)
+        return step != "RD" or "R1" not in left
+
+    def changes(w: RootWorld, to: str) -> tuple[frozenset[str], str]:
+        """Return the certificates that there are in a state, and the default."""
+        gone = {"R1", "I1"} | (set() if "keep-cross" in rules else {"X"})
+        return {
+            "U": ((w.there | {"R2", "X"}) - {"I2"}, "I1"),
+            "S": (w.there | {"I2"}, "I2"),
+            "0": (w.there - {"R2", "X"}, "I1"),
+            "D": (w.there - gone, "I2"),
+        }.get(to, (w.there, w.default))
 
     def successors(w: RootWorld) -> Iterator[tuple[str, RootWorld]]:
-        if w.phase == "0":
-            yield "second root made and cross-signed", record(w, "U", there=w.there | {"R2", "X"})
-        elif w.phase == "U":
-            if gate(w):
-                yield (
-                    "issuing CA signed again by the new root, default",
-                    record(w, "S", there=w.there | {"I2"}, default="I2"),
-                )
-            yield "abort: new root goes", record(w, "0", there=w.there - {"R2", "X"})
-        elif w.phase == "S":
-            if gate(w):
-                yield "old root retired", record(w, "R")
-            back = all(n.fresh and "R1" in n.report[0] & n.report[1] for n in w.nodes[:ours]) and "R1" in w.outside
-            if back or "again" not in rules:
-                yield "abort: old certificate is default again", record(w, "U", there=w.there - {"I2"}, default="I1")
-        elif w.phase == "R":
-            if gate(w):
-                gone = {"R1", "I1"} | (set() if "keep-cross" in rules else {"X"})
-                yield "old root deleted", record(w, "D", there=w.there - gone)
-            yield "abort: old root trusted again", record(w, "S")
-        elif w.phase == "D" and later:
+        for word, table in (("continue", ROOT_FORWARD), ("abort", ROOT_BACK)):
+            to = table.get(w.phase)
+            if to and gate(w, to):
+                there, default = changes(w, to)
+                yield f"{word}: {ROOT_STATES[to]}", record(w, to, there=there, default=default)
+        if w.phase == "D" and later:
             yield (
                 "a later rotation puts an issuing CA under the new root in force",
                 record(w, "N", there=w.there | {"J2"}, default="J2"),
             )
         for i, n in enumerate(w.nodes):
             pins = set(n.pins) - ({"R2"} if w.phase == "0" and "R1" in n.pins else set())
-            if w.phase in "US" and "R1" in pins and {"X", "R2"} <= w.there:
+            if w.phase in "UST" and "R1" in pins and {"X", "R2"} <= w.there:
                 pins.add("R2")
             if w.phase in "RDN":
                 if "R1" in pins and {"X", "R2"} <= w.there:
                     pins.add("R2")
                 if "R2" in pins:
                     pins.discard("R1")
-            if "parked" in rules and w.phase in "0US" and "R1" in w.there:
+            if "parked" in rules and w.phase in "0UST" and "R1" in w.there:
                 pins.add("R1")  # its own earlier pin, kept aside until done
             roots = {r for r in pins if r in w.there or r in n.chain}
             issuing = {c for c in w.there if c in ("I1", "I2", "J2") and (SIGNER[c] in pins)}
@@ -155,7 +177,7 @@ def root_model(rules: frozenset[str], *, away: bool, later: bool) -> Found:
             if "I2" in issuing and w.phase in "RDN":
                 issuing.discard("I1")
             sent = {w.default} if w.default in issuing else set(n.sent)
-            if "send-cross" in rules and w.phase == "S" and w.default == "I2":
+            if "send-cross" in rules and w.phase in "ST" and w.default == "I2":
                 sent |= {"X"}
             leaf = KEY[w.default] if w.default in issuing else n.leaf
             for each in {f(sent), n.sent}:
@@ -179,9 +201,9 @@ def root_model(rules: frozenset[str], *, away: bool, later: bool) -> Found:
                 yield "pods of before are restarted", w._replace(pods=w.pods - {p} | {w.copy})
         if w.phase in "RDN" and w.outside == {"R1", "R2"}:
             yield "the outside kubeconfig drops the old root", w._replace(outside=f({"R2"}))
-        if w.phase in "US" and "R1" not in w.outside:
+        if w.phase in "UST" and "R1" not in w.outside:
             yield "the outside kubeconfig gets both roots back", w._replace(outside=f({"R1", "R2"}))
-        if w.phase in "US" and "R2" not in w.outside:
+        if w.phase in "UST" and "R2" not in w.outside:
             yield "the outside kubeconfig gets both roots", w._replace(outside=f({"R1", "R2"}))
 
     def bad(w: RootWorld) -> str | None:

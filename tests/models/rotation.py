@@ -5,8 +5,8 @@ memory of the processes that read it (either only at their start, as etcd does, 
 Kubernetes clients do), agents whose passes read first and write later, reports that lag or lie, one or two operators
 whose commands stop between any two requests or finish late, a late apply, a node that joins in the middle, a person's
 restarts, an operator's own certificate, a server that is set back to a snapshot, and forged records. Every rule has a
-name in RULES; the model runs with all of them, and once without each, and tells the shortest trace that breaks an
-invariant:
+name in `rotation_tables.RULES`; the model runs with all of them, and once without each, and tells the shortest trace
+that breaks an invariant:
 
 I1: no node that counts shows a certificate that another one refuses. I2: nobody trusts the old CA in done, if no node
 was made to add trust. I3: there is a rollback from everywhere but done. I5: there is a way to an end from everywhere.
@@ -17,57 +17,10 @@ command runs between a restore and the first report that shows it is assumed; th
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-OLD, NEW = 1, 2
-BOTH = OLD | NEW
-NAMES = {0: "-", 1: "old", 2: "new", 3: "old+new"}
-
-# 0 steady on the old CA, P prepared, U published, S switched, R retired, D done; during the rollback: T trusted again
-# (from retired), B default back (from switched). After a recovery, with certificates kept: K, where the old CA stays
-# the default, L, where the new one does, and k, where nobody has named the new one, which the server has lost.
-TRUST = {"0": OLD, "P": OLD, "U": BOTH, "S": BOTH, "B": BOTH, "T": BOTH, "R": NEW, "D": NEW, "K": BOTH, "L": BOTH}
-TRUST["k"] = OLD
-LEAF = {"0": OLD, "P": OLD, "U": OLD, "S": NEW, "B": OLD, "T": NEW, "R": NEW, "D": NEW, "K": OLD, "L": NEW, "k": OLD}
-FORWARD = {"0": "P", "P": "U", "U": "S", "S": "R", "R": "D", "B": "S", "T": "S", "K": "S", "L": "S"}
-BACK = {"P": "0", "U": "0", "S": "B", "B": "0", "R": "T", "T": "B", "K": "B", "L": "B", "k": "B"}
-KEPT = "KLk"
-# What a recovery is followed by also where nobody aborts.
-HOME = {"T": "B", "B": "0", "K": "B", "L": "B", "k": "B"}
-
-RULES = {
-    "counted": "gates count every live credential, not only the nodes that have reported",
-    "echo": "a report counts only when its pass read the record as it stands now",
-    "settle": "gates wait five minutes (and skew) after the report that satisfies them",
-    "word": "bundles follow the record: an agent drops a CA only because of it, never for a CA's absence or usage",
-    "leafword": "an agent installs a leaf only of the CA that the record names",
-    "intent": "the record is written before the server is changed, and a rerun first makes the server match it",
-    "retrust": "from retired the rollback stops until every node trusts the old CA again; only then the default moves",
-    "bound": "a person's restart counts only if a report had already shown the final bundle on that node's disk",
-    "memory": "the gate asks what processes hold (started after the bundle), not only what lies on disk",
-    "seen": "a start counts once the process was seen to run since then, not when its hook has succeeded",
-    "compared": "before leaves of the other CA are installed, listeners that answer must accept the CAs that count",
-    "newstate": "confirmed restarts are forgotten at each change of state",
-    "operators": "certificates that no node reports (admin) count as leaves",
-    "epoch": "a node that has seen a newer record only adds trust; it re-issues and drops nothing",
-    "recover": "while a counted node has seen a newer record no other command goes on; an operator recovers first",
-    "back only": "a recovery leads to re-trusting or to rest, never to a later state that nodes seem to be in",
-    "kept": "in a recovered re-trusting each node keeps the leaf that it holds until everybody trusts both CAs",
-    "default": "after a recovery the new CA is the default only if every counted node says that its leaf is of it",
-    "default first": "a recovery that keeps the old CA as the default makes it so before it writes the record",
-    "waits": "in a recovered re-trusting a node that has no leaf takes none",
-    "nothing dropped": "in a recovered re-trusting an agent drops no CA that it trusts, whatever the record names",
-    "steady": "a recovery leads to rest only if every counted node has reported since, and holds nothing of a newer CA",
-    "again": "from returning a step forward waits until every node trusts the new CA: after a recovery not all did",
-    "limit": "an agent takes a revision at most 1,000 above the one that it remembers",
-    "ids": "deletions name the issuer's id, numbers are never used twice",
-    "defuse": "during the rollback the new issuer loses its signing usage",
-    "probe": "live handshakes at the end",
-    "accepting": "a listener that was seen accepting the old CA in retired holds the step until it is seen refusing it",
-    "whole": "before each step the server must match everything the state says (default, both usages), not only its "
-    "last change",
-}
-ALL = frozenset(RULES)
+from models.rotation_tables import ALL, FREE, LEAF, LEAF_STEPS, NAMES, NEW, OLD, TRUST, TRUST_STEPS
 
 
 class Node(NamedTuple):
@@ -89,16 +42,37 @@ class Node(NamedTuple):
     away: bool = False  # its listener, which was seen so, cannot be asked now
 
 
-class World(NamedTuple):
+class Command(NamedTuple):
+    """A command under way: it is about to write the record (`cas`), makes the server match it (`srv`), or the reverse.
+
+    `srv1` does so before the record is written. `sends` is one request on its way: fields of the server, with what it
+    was decided by and what it makes of them. `overtaken` is whether there is a newer record than this command's, and
+    `foreign` whether that is of a later rotation.
+    """
+
+    what: str
+    to: str
+    sends: tuple[tuple[str, Any, Any], ...] = ()
+    overtaken: bool = False
+    foreign: bool = False
+
+
+class Server(NamedTuple):
+    """The server with its record, and what depends on no node."""
+
     old: str  # F full usage, C no signing any more, - deleted
     new: str  # K key only, too
     default: int
     phase: str
-    nodes: tuple[Node, ...]
-    operators: tuple[Any, ...]
-    admin: int
-    generation: int
+    operators: tuple[Command | None, ...]
+    admin: int  # whose certificate an operator has
+    asked: int  # of which CA a command that has read an earlier record takes one; 0 if there is none
     snapshot: Any
+
+
+class World(NamedTuple):
+    server: Server
+    nodes: tuple[Node, ...]
 
 
 class Settings(NamedTuple):
@@ -130,6 +104,7 @@ class Settings(NamedTuple):
     other: bool = False
     away: bool = False
     back: bool = True
+    turns: bool = True
     rules: frozenset[str] = ALL
 
     def odd(self, i: int) -> bool:
@@ -142,211 +117,268 @@ class Settings(NamedTuple):
     def reads_other(self, i: int) -> bool:
         return self.other and i == self.nodes - self.liars - 1
 
+    def runs_older(self, i: int) -> bool:
+        return self.older and i == self.nodes - self.liars - 1
+
+    @property
+    def plain(self) -> int:
+        """How many nodes are of one kind, and so are interchangeable; one that joins is of it too."""
+        return self.nodes - self.liars - sum((self.excused, self.older, self.other)) + self.joins
+
+    @property
+    def kinds(self) -> tuple[int, ...]:
+        """What tells the nodes apart, in their order: -1 for plain ones, one number for all that lie."""
+        own = range(self.plain - self.joins, self.nodes - self.liars)
+        return (-1,) * self.plain + tuple(own) + (self.nodes - 1,) * self.liars
+
 
 def beginning(s: Settings) -> World:
     p = s.begin
     trust, leaf = TRUST[p], LEAF[p]
     node = Node(2, trust, leaf, trust, trust, leaf, (trust, leaf, trust), False, False, False, None, 0, True)
-    nodes = [node._replace(believed=trust) if s.reads_other(i) else node for i in range(s.nodes)]
+    nodes = [node._replace(believed=trust) if s.reads_other(i) else node for i in s.kinds]
     if s.joins:
-        nodes.append(Node(0, 0, 0, 0, 0, 0, None, False, False, False, None, 0, True))
+        nodes[0] = Node(0, 0, 0, 0, 0, 0, None, False, False, False, None, 0, True)
     old, new = "C" if p == "R" else "F", "-" if p == "0" else "C" if p == "B" else "F"
-    w = World(old, new, leaf, p, tuple(nodes), (None,) * s.operators, leaf if s.admin else 0, 0, None)
-    return w._replace(snapshot=snapshot(w, s)) if s.restore and p != "0" else w
+    server = Server(old, new, leaf, p, (None,) * s.operators, leaf if s.admin else 0, 0, None)
+    if s.restore and p != "0":
+        server = server._replace(snapshot=snapshot(server, tuple(nodes), s))
+    return World(server, tuple(nodes))
 
 
-def snapshot(w: World, s: Settings) -> tuple[Any, ...]:
-    return w.old, w.new, w.default, w.phase, tuple(n.report for n in w.nodes) if s.stale else ()
+def snapshot(v: Server, nodes: tuple[Node, ...], s: Settings) -> tuple[Any, ...]:
+    return (
+        v.old,
+        v.new,
+        v.default,
+        v.phase,
+        tuple(n.report and _told_to_recover(n.report) for n in nodes) if s.stale else (),
+    )
 
 
-def mount(w: World, s: Settings) -> int:
+def mount(v: Server, s: Settings) -> int:
     """Return the CAs that an agent finds: by presence where the record has the word, else by their usage."""
     if "word" in s.rules:
-        return (OLD if w.old in "FC" else 0) | (NEW if w.new in "FC" else 0)
-    return (OLD if w.old == "F" else 0) | (NEW if w.new == "F" else 0)
+        return (OLD if v.old in "FC" else 0) | (NEW if v.new in "FC" else 0)
+    return (OLD if v.old == "F" else 0) | (NEW if v.new == "F" else 0)
 
 
-def signs(w: World) -> int:
+def signs(v: Server) -> int:
     """Return the CA that signs now; 0 if none does."""
-    return w.default if (w.default == OLD and w.old == "F") or (w.default == NEW and w.new == "F") else 0
+    return v.default if (v.default == OLD and v.old == "F") or (v.default == NEW and v.new == "F") else 0
 
 
-def gate(w: World, to: str, s: Settings) -> bool:
-    """Return whether the state may change from the one the record shows to `to`."""
-    step = w.phase + to
-    if step in ("0P", "PU", "P0", "U0", "SB", "RT") or (step == "BS" and w.new in "FC" and "again" not in s.rules):
-        return w.generation < 2 or step != "0P"
+def may_step(v: Server, to: str, closed: bool, s: Settings) -> bool:
+    """Return whether the state may change from the one the record shows to `to`; `closed` is what nodes say of that."""
+    step = v.phase + to
+    if step == "BS" and not s.turns:
+        return False
+    if step in FREE or (step == "BS" and v.new in "FC" and "again" not in s.rules):
+        return True
     if step in ("TS", "TB") and "retrust" not in s.rules:
         return True
-    if step in ("TS", "BS", "KS", "LS") and w.new not in "FC":
+    if step in ("TS", "BS", "KS", "LS") and v.new not in "FC":
         return False
-    for i, node in enumerate(w.nodes):
-        if s.excused and i == s.nodes - 1:
-            continue
-        if node.up == 0 or (node.report is None and "counted" not in s.rules):
-            continue
-        if node.report is None or _closed(node, node.report, step, s):
-            return False
-    if "operators" in s.rules and w.admin and ((step == "SR" and w.admin != NEW) or (step == "B0" and w.admin != OLD)):
+    if "operators" in s.rules and v.admin and step in LEAF_STEPS and v.admin != LEAF_STEPS[step]:
         return False
-    return not any(_listener_holds(n, step, s) for i, n in enumerate(w.nodes) if not (s.excused and i == s.nodes - 1))
+    return not closed
 
 
-def _listener_holds(node: Node, step: str, s: Settings) -> bool:
-    """Return whether the listener of a node keeps a step from being taken, by what it says or was seen to say."""
-    if node.up != 2 or not s.reach:
+def closes(n: Node, i: int, step: str, s: Settings) -> bool:
+    """Return whether a node keeps a step from being taken, by its report or by its listener."""
+    if s.excused and i == s.nodes - 1:
         return False
-    if node.away:
-        return step == "RD" and "accepting" in s.rules
-    trust = node.started if s.reads == "start" else node.follows
-    if "compared" in s.rules and (
-        (step in ("US", "TS", "KS", "LS") and trust != BOTH)
-        or (step in ("TB", "KB", "LB", "kB") and not trust & OLD)
-        or (step == "BS" and not trust & NEW)
-    ):
+    return report_closes(n, step, s) or _listener_closes(n, step, s)
+
+
+def report_closes(n: Node, step: str, s: Settings) -> bool:
+    if n.up == 0 or (n.report is None and "counted" not in s.rules):
+        return False
+    if n.report is None or ("echo" in s.rules and not n.fresh):
         return True
-    return step == "RD" and "probe" in s.rules and bool(trust & OLD)
-
-
-def noted(w: World, s: Settings) -> World | None:
-    """Return the world after a command has seen listeners that accept the old CA, and noted them; None if it sees none.
-
-    Each such node needs a person's word once more, and every node a report that answers the record.
-    """
-    if w.phase != "R" or not gate(w, "D", s._replace(rules=s.rules - {"probe", "accepting"})):
-        return None
-    seen = [not n.away and n.up == 2 and bool(n.started & OLD) for n in w.nodes]
-    nodes = tuple(
-        n._replace(noted=n.noted or one, confirmed=n.confirmed and not one, fresh=False, settled=False)
-        for n, one in zip(w.nodes, seen, strict=True)
-    )
-    return w._replace(nodes=nodes) if any(seen) and nodes != w.nodes else None
-
-
-def _closed(node: Node, report: tuple[int, int, int], step: str, s: Settings) -> bool:
-    if "echo" in s.rules and not node.fresh:
+    if "settle" in s.rules and s.reads == "late" and not n.settled:
         return True
-    if "settle" in s.rules and s.reads == "late" and not node.settled:
-        return True
-    disk, leaf, started = report
+    disk, leaf, started = n.report
     if not s.hooks:
-        started = disk if node.confirmed else 0
+        started = disk if n.confirmed else 0
     if s.reads == "late" or "memory" not in s.rules:
         started = disk
-    return (
-        (step in ("US", "TS", "KS", "LS") and (disk != BOTH or started != BOTH))
-        or (step in ("TB", "KB", "LB", "kB") and not disk & started & OLD)
-        or (step == "BS" and not disk & started & NEW)
-        or (step == "SR" and leaf != NEW)
-        or (step == "B0" and leaf != OLD)
-        or (step == "RD" and (disk != NEW or started != NEW))
-    )
+    if step in TRUST_STEPS:
+        return not (fits(step, disk) and fits(step, started))
+    return step in LEAF_STEPS and leaf != LEAF_STEPS[step]
 
 
-def server_write(w: World, to: str, s: Settings, generation: int) -> World | None:
-    """Return the world after the next request that makes the server match the state; None where it does.
+def fits(step: str, held: int) -> bool:
+    """Return whether a bundle with these CAs is what a step waits for."""
+    return held == NEW if step == "RD" else TRUST_STEPS[step] & held == TRUST_STEPS[step]
 
-    A command of an earlier rotation (another number) still changes the old issuer and the default, but cannot touch
-    the new issuer, which has another name and id.
+
+def _listener_closes(n: Node, step: str, s: Settings) -> bool:
+    """Return whether the listener of a node keeps a step from being taken, by what it says or was seen to say."""
+    if n.up != 2 or not s.reach or step not in TRUST_STEPS:
+        return False
+    if n.away:
+        return step == "RD" and "accepting" in s.rules
+    trust = n.started if s.reads == "start" else n.follows
+    if step == "RD":
+        return "probe" in s.rules and bool(trust & OLD)
+    return "compared" in s.rules and not fits(step, trust)
+
+
+def server_write(v: Server, to: str, s: Settings, *, foreign: bool = False) -> Server | None:
+    """Return the server after the next request that makes it match the state; None where it does.
+
+    A command of an earlier rotation still changes the old issuer and the default, but cannot touch the new issuer,
+    which has another name and id.
     """
-    after = _server_write(w, to, s)
-    foreign = generation != w.generation and "ids" in s.rules
-    if after is not None and foreign and (after.new != w.new or after.default == NEW):
+    after = _server_write(v, to, s)
+    if after is not None and foreign and "ids" in s.rules and (after.new != v.new or after.default == NEW):
         return None
     return after
 
 
-def _server_write(w: World, to: str, s: Settings) -> World | None:
-    if "whole" in s.rules and to not in "RD" and w.old == "C":
-        return w._replace(old="F")
-    if "whole" in s.rules and to != "S" and w.default != LEAF[to]:
-        if LEAF[to] == OLD and w.old == "F":
-            return w._replace(default=OLD)
-        if LEAF[to] == NEW and w.new in "FC":
-            return w._replace(default=NEW, new="F")
+def lands(v: Server, sent: tuple[tuple[str, Any, Any], ...], s: Settings, *, foreign: bool) -> Server:
+    """Return the server once a request has arrived, which does nothing to what is not there any more."""
+    for field, before, value in sent:
+        of_new = field == "new" or value == NEW
+        there = v.new if of_new else v.old
+        # A key or an issuer is made once; what is there already, or is another's, stays.
+        fits_there = there == before if before in ("-", "K") else there in "FC"
+        if not fits_there or (of_new and foreign and "ids" in s.rules):
+            continue
+        v = v._replace(**{field: value})
+    lost = (OLD if v.old == "-" else 0) | (NEW if v.new == "-" else 0)
+    return v._replace(default=v.default & ~lost)
+
+
+def _server_write(v: Server, to: str, s: Settings) -> Server | None:
+    if "whole" in s.rules and to not in "RD" and v.old == "C":
+        return v._replace(old="F")
+    if "whole" in s.rules and to != "S" and v.default != LEAF[to]:
+        if LEAF[to] == OLD and v.old == "F":
+            return v._replace(default=OLD)
+        if LEAF[to] == NEW and v.new in "FC":
+            return v._replace(default=NEW, new="F")
     changes: dict[str, tuple[bool, dict[str, Any]]] = {
-        "P": (w.new == "-", {"new": "K"}),
-        "U": (w.new in "-K", {"new": "F"}),
-        "K": (w.new == "C", {"new": "F"}),
-        "L": (w.new == "C", {"new": "F"}),
-        "R": (w.old == "F", {"old": "C"}),
-        "D": (w.old != "-", {"old": "-", "default": w.default & ~OLD}),
-        "T": (w.old == "C", {"old": "F"}),
-        "0": (w.new != "-", {"new": "-", "default": w.default & ~NEW}),
+        "P": (v.new == "-", {"new": "K"}),
+        "U": (v.new in "-K", {"new": "F"}),
+        "K": (v.new == "C", {"new": "F"}),
+        "L": (v.new == "C", {"new": "F"}),
+        "R": (v.old == "F", {"old": "C"}),
+        "D": (v.old != "-", {"old": "-", "default": v.default & ~OLD}),
+        "T": (v.old == "C", {"old": "F"}),
+        "0": (v.new != "-", {"new": "-", "default": v.default & ~NEW}),
     }
     if to in changes:
         differs, change = changes[to]
-        return w._replace(**change) if differs else None
+        return v._replace(**change) if differs else None
     if to == "S":
-        if w.new == "C":
-            return w._replace(new="F")
-        return w._replace(default=NEW) if w.new == "F" and w.default != NEW else None
+        if v.new == "C":
+            return v._replace(new="F")
+        return v._replace(default=NEW) if v.new == "F" and v.default != NEW else None
     if to == "B":
-        if w.old == "C":
-            return w._replace(old="F")
-        if w.default != OLD and w.old == "F":
-            return w._replace(default=OLD)
-        if "defuse" in s.rules and w.new == "F":
-            return w._replace(new="C")
+        if v.old == "C":
+            return v._replace(old="F")
+        if v.default != OLD and v.old == "F":
+            return v._replace(default=OLD)
+        if "defuse" in s.rules and v.new == "F":
+            return v._replace(new="C")
     return None
 
 
-def record(w: World, to: str, s: Settings) -> World:
-    """Return the world in which the record says `to`.
-
-    What was reported, confirmed or read before answers an older record. The new one is above every revision that was
-    reported.
-    """
-    nodes = tuple(
-        n._replace(
-            fresh=False,
-            settled=False,
-            confirmed=n.confirmed and "newstate" not in s.rules,
-            view=n.view and (*n.view[:3], False, n.view[4]),
-            ahead=0 if n.ahead == 1 and n.heard else n.ahead,
-            noted=False,
-            away=False,
-        )
-        for n in w.nodes
+def record(v: Server, to: str, s: Settings) -> Server:
+    """Return the server whose record says `to`; `forget` is what that does to nodes."""
+    begins = v.phase == "0" and to == "P"
+    if begins and s.operators > 1 and "ids" in s.rules and v.new != "-":
+        v = v._replace(new="-", default=v.default & ~NEW)  # what an earlier rotation left is not this one's
+    operators = tuple(
+        None if o is None or o.what == "cas" else o._replace(overtaken=True, foreign=o.foreign or begins)
+        for o in v.operators
     )
-    operators = tuple(None if o and o[0] == "cas" else o for o in w.operators)
-    if w.phase == "0" and to == "P" and s.operators > 1:
-        w = w._replace(generation=w.generation + 1)
-        if "ids" in s.rules and w.new != "-":
-            w = w._replace(new="-", default=w.default & ~NEW)  # what an earlier rotation left is not this one's
-    return w._replace(phase=to, nodes=nodes, operators=operators)
+    return v._replace(phase=to, operators=operators)
 
 
-def wrong(w: World, s: Settings) -> str | None:
-    """Return how I1 or I2 is broken."""
-    honest = [(i, n) for i, n in enumerate(w.nodes) if n.up == 2 and not s.odd(i)]
-    for j, server in honest:
-        trust = server.started if s.reads == "start" else server.follows
-        for i, peer in honest:
-            for leaf in {peer.leaf, peer.client} if s.reads == "late" else {peer.leaf}:
-                if not leaf & trust:
-                    return f"I1: node {i + 1} shows a leaf of the {NAMES[leaf]} CA, node {j + 1} trusts {NAMES[trust]}"
-        if w.admin and not w.admin & trust:
-            return f"I1: admin shows a leaf of the {NAMES[w.admin]} CA, node {j + 1} trusts {NAMES[trust]}"
-        if w.phase == "D" and w.old == "-" and trust & OLD and not (s.restore or s.forged):
+def forget(n: Node, s: Settings) -> Node:
+    """Return a node once there is a new record, above every revision that was reported.
+
+    What was reported, confirmed or read before answers an older one.
+    """
+    return n._replace(
+        fresh=False,
+        settled=False,
+        confirmed=n.confirmed and "newstate" not in s.rules,
+        view=n.view and (*n.view[:3], False, n.view[4]),
+        ahead=0 if n.ahead == 1 and n.heard else n.ahead,
+        noted=False,
+        away=False,
+    )
+
+
+def shows(n: Node, i: int, s: Settings) -> tuple[int, int] | None:
+    """Return whose leaves a node shows, and whose it accepts; None for one that does not serve, or does not count."""
+    if n.up != 2 or s.odd(i):
+        return None
+    return (n.leaf, n.started) if s.reads == "start" else (n.leaf | n.client, n.follows)
+
+
+def asked_for(n: Node, i: int, phase: str, s: Settings, *, recovers: bool) -> Node:
+    """Return a node without what nothing asks for any more; with `recovers` a recovery may still read its report.
+
+    A report that does not answer the record counts for no gate; of one that does, a gate asks only whether it holds
+    what the steps wait for. A recovery asks whether a node names the new CA, and whose leaf it has.
+    """
+    if s.lies(i):
+        n = n._replace(disk=OLD, leaf=OLD, started=OLD, follows=OLD, client=OLD, view=None, ahead=0, heard=True)
+        recovers = False
+    if "echo" not in s.rules or n.report is None:
+        return n
+    told = _told_to_recover(n.report) if recovers else (0, 0, 0)
+    if phase in "0PD" and (s.hooks or "newstate" in s.rules):
+        return n._replace(report=told, fresh=False, settled=False, confirmed=False)
+    if not n.fresh:
+        return n._replace(report=told, settled=False)
+    if s.reads == "late" or not s.hooks or "memory" not in s.rules:
+        return n
+    return n._replace(report=_told_to_gates(n.report, told, phase))
+
+
+def _told_to_recover(report: tuple[int, int, int]) -> tuple[int, int, int]:
+    disk, leaf, _ = report
+    return (disk | leaf) & NEW, leaf, 0
+
+
+def _told_to_gates(report: tuple[int, int, int], told: tuple[int, int, int], phase: str) -> tuple[int, int, int]:
+    """Return the least report that closes the same steps from this state, and tells a recovery the same."""
+    disk, leaf, started = report
+    held = 0
+    for step, what in TRUST_STEPS.items():
+        if step[0] == phase and fits(step, disk) and fits(step, started):
+            held |= what
+    return held | told[0], leaf if phase in "SB" else told[1], held
+
+
+def wrong(v: Server, shown: Iterable[tuple[int, int] | None], s: Settings) -> str | None:
+    """Return how I1 or I2 is broken; `shown` is what `shows` says of each node."""
+    serving = [(i, *each) for i, each in enumerate(shown) if each is not None]
+    for j, _, trust in serving:
+        for i, leaf, _ in serving:
+            if leaf & ~trust:
+                return f"I1: node {i + 1} shows a leaf of the {NAMES[leaf]} CA, node {j + 1} trusts {NAMES[trust]}"
+        if v.admin & ~trust:
+            return f"I1: admin shows a leaf of the {NAMES[v.admin]} CA, node {j + 1} trusts {NAMES[trust]}"
+        if v.phase == "D" and v.old == "-" and trust & OLD and not (s.restore or s.forged):
             return f"I2: done, and node {j + 1} still trusts the old CA"
     return None
 
 
-def at_rest(w: World, s: Settings, phases: str) -> bool:
-    """Return whether a rotation has ended in one of `phases`, on the server and on every node that counts."""
-    nodes = [n for i, n in enumerate(w.nodes) if not s.lies(i)]
-    if w.phase not in phases or any(w.operators) or any(n.ahead for n in nodes):
-        return False
-    want = TRUST[w.phase]
-    if (w.phase == "0" and w.new != "-") or (w.phase == "D" and w.old != "-") or w.default != want:
-        return False
-    return all(
-        n.up == 0
-        or (
-            n.up == 2
-            and n.disk == n.leaf == want
-            and (n.started == want if s.reads == "start" else n.follows == n.client == want)
-        )
-        for n in nodes
-    )
+def server_at_rest(v: Server, phases: str) -> bool:
+    """Return whether a rotation has ended in one of `phases` on the server."""
+    gone = {"0": v.new, "D": v.old}.get(v.phase, "")
+    return v.phase in phases and not any(v.operators) and gone == "-" and v.default == TRUST[v.phase]
+
+
+def node_at_rest(n: Node, i: int, phase: str, s: Settings) -> bool:
+    """Return whether a node holds what it must at the end of a rotation; one that lies does not count."""
+    want = TRUST[phase]
+    held = n.started == want if s.reads == "start" else n.follows == n.client == want
+    return s.lies(i) or (not n.ahead and (n.up == 0 or (n.up == 2 and held and n.disk == n.leaf == want)))

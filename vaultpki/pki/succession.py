@@ -1,7 +1,7 @@
 """Decides whom a node trusts, and whose leaves it holds, while one of its CAs is replaced; the time is an argument.
 
 A CA leaves a bundle only because a rotation record says so, never because it is missing on the server. The rules were
-explored exhaustively with a model; each has its state there in which the cluster breaks without it.
+explored exhaustively with tests/models/rotation.py; each has its state there in which the cluster breaks without it.
 """
 
 from __future__ import annotations

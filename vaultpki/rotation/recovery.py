@@ -3,7 +3,8 @@
 Nodes tell it: their reports name the highest revision that they have read. Until a newer record is written such nodes
 add trust, drop none, and re-issue nothing. Any node may lie, so what they say moves no rotation forward: `ca recover`
 shows it to a person, and leads back only, to rest or to re-trusting. There each node keeps the leaf that it holds until
-everybody trusts both CAs. The rules were explored with a model (tests/models), and something breaks without each.
+everybody trusts both CAs. The rules were explored with tests/models/rotation.py, and something breaks without
+each.
 """
 
 from __future__ import annotations

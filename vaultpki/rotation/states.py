@@ -1,7 +1,7 @@
 """Decides how a CA is rotated: its states, which comes next, and how a rollback goes, and what the server must hold.
 
 Pure: `gates` decides whether a step may be taken; `ca.run` takes it, and `ca.mount_writes` changes the server.
-The states and rollbacks were explored exhaustively; no other transition is safe.
+The states and rollbacks were explored exhaustively by tests/models/rotation.py; no other transition is safe.
 """
 
 from __future__ import annotations

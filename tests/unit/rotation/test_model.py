@@ -1,0 +1,159 @@
+"""The tables of the models of rotations (tests/models) are those of the code: neither changes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib import import_module
+from itertools import pairwise
+
+import pytest
+
+from models import root_rotation as root_model
+from models import rotation
+from models import rotation_tables as model
+from models.code import CHECKS, KEPT_BY
+from vaultpki.records.rotation import MOST_AHEAD, CaRef, Kept, RotationRecord, State
+from vaultpki.rotation import reasons, root_gates, states
+from vaultpki.rotation.gates import Gate
+from vaultpki.rotation.states import Presence
+
+OLD, NEW = "a" * 64, "b" * 64
+BITS = {OLD: model.OLD, NEW: model.NEW}
+PLAIN = {letter: State(word) for letter, word in model.STATES.items() if letter not in model.KEPT}
+USAGES = {Presence.ABSENT: "-", Presence.KEY: "K", Presence.MUTE: "C", Presence.SIGNING: "F"}
+
+
+def record(letter: str, domain: str = "etcd") -> RotationRecord:
+    return RotationRecord(
+        domain=domain,
+        state=State(model.STATES[letter]),
+        revision=7,
+        since=datetime(2026, 11, 25, tzinfo=UTC),
+        old=CaRef(f"{domain}-1", "1", "1", OLD),
+        # In `k` nobody has named the new CA, which the server has lost.
+        new=CaRef(f"{domain}-2", "2", "2", OLD if letter == "k" else NEW),
+        kept={"K": Kept.OLD, "k": Kept.OLD, "L": Kept.NEW}.get(letter),
+    )
+
+
+def bits(cas: frozenset[str]) -> int:
+    return sum(BITS[sha256] for sha256 in cas)
+
+
+def steps() -> Iterator[str]:
+    """Yield the steps of the model between states that no recovery leads to."""
+    for table in (model.FORWARD, model.BACK):
+        yield from (a + b for a, b in table.items() if a not in model.KEPT)
+
+
+def named(table: dict[str, str]) -> dict[State, State]:
+    return {PLAIN[a]: PLAIN[b] for a, b in table.items() if a in PLAIN}
+
+
+def pairs(found: set[str] | dict[str, int]) -> set[tuple[State, State]]:
+    return {(PLAIN[step[0]], PLAIN[step[1]]) for step in found if step[0] in PLAIN}
+
+
+def test_states_and_what_comes_next() -> None:
+    assert set(PLAIN.values()) == set(State)
+    # In the model a rotation that is done has no next one, which begins as the first.
+    begins = {State.DONE: states.FORWARD[State.STEADY]}
+    assert named(model.FORWARD) | begins == states.FORWARD
+    assert named(model.BACK) == states.BACK
+    for letter, state in PLAIN.items():
+        assert states.next_state(record(letter), back=True) == named(model.BACK).get(state)
+    for letter in model.KEPT:
+        assert model.BACK[letter] == model.BACK["T"]
+        assert model.FORWARD.get(letter, "S") == model.FORWARD["T"]
+    assert {letter: model.BACK[letter] for letter in "TBKLk"} == model.HOME
+
+
+@pytest.mark.parametrize("letter", model.STATES)
+def test_whom_the_record_has_nodes_trust_and_whose_leaves_they_take(letter: str) -> None:
+    found = record(letter)
+    assert bits(found.trust) == model.TRUST[letter]
+    assert (model.OLD if found.leaf is found.old else model.NEW) == model.LEAF[letter]
+
+
+@pytest.mark.parametrize("step", sorted({*steps(), "KS", "LS", "KB", "LB"}))
+def test_what_the_server_holds_in_the_end(step: str) -> None:
+    """Each state's writes begin where those of the state before it ended."""
+    server = rotation.beginning(rotation.Settings()).server
+    way = {"0": "0", "P": "0P", "U": "0PU", "S": "0PUS", "R": "0PUSR", "B": "0PUSB", "T": "0PUSRT"}
+    for _, letter in pairwise(way.get(step[0], f"0PUSRT{step[0]}") + step[1]):
+        while (after := rotation.server_write(server, letter, rotation.Settings())) is not None:
+            server = after
+        wanted = states.server_state(record(letter))
+        assert (server.old, server.new) == (USAGES[wanted.old], USAGES[wanted.new])
+        assert server.default == (model.OLD if wanted.default.name == "etcd-1" else model.NEW)
+
+
+def test_which_steps_wait_for_bundles_and_which_for_leaves() -> None:
+    # The end of a rollback, at rest, has a model of its own: `small.aborted`.
+    assert pairs(model.TRUST_STEPS) | {(State.STEADY, State.STEADY)} == reasons.TRUST_STEPS
+    assert pairs(model.LEAF_STEPS) == reasons.LEAF_STEPS
+    every = set(steps())
+    assert every == model.FREE | {step for step in every if step in model.TRUST_STEPS or step in model.LEAF_STEPS}
+    for step, leaf in model.LEAF_STEPS.items():
+        assert leaf == model.LEAF[step[0]]
+    for step, must in model.TRUST_STEPS.items():
+        if step != "RD":
+            wanted = reasons.wanted_cas(record("T" if step == "kB" else step[0]), PLAIN[step[1]])
+            assert bits(frozenset(ca.sha256 for ca in wanted)) == must
+
+
+def test_every_check_of_a_report_is_in_the_model_or_is_left_out_for_a_reason() -> None:
+    assert tuple(CHECKS) == tuple(check.__name__ for check in reasons._CHECKS)
+    assert {rule for rules in CHECKS.values() if not isinstance(rules, str) for rule in rules} <= set(model.RULES)
+
+
+@pytest.mark.parametrize("rule", [*model.RULES, *root_model.ROOT_RULES])
+def test_the_code_that_keeps_each_rule_is_there(rule: str) -> None:
+    module, _, name = KEPT_BY[rule].partition(":")
+    found = import_module(f"vaultpki.{module}")
+    for each in name.split("."):
+        found = getattr(found, each)
+
+
+def test_every_rule_says_what_keeps_it() -> None:
+    assert set(KEPT_BY) == {*model.RULES, *root_model.ROOT_RULES}
+    assert f"{MOST_AHEAD:,}" in model.RULES["limit"]
+
+
+def test_the_root_goes_through_the_states_of_its_model() -> None:
+    letters = {
+        State(word): letter
+        for letter, words in root_model.ROOT_STATES.items()
+        if letter != "N"
+        for word in words.split(", ")
+    }
+    assert set(letters) == set(State)
+    for table, known in ((states.FORWARD, root_model.ROOT_FORWARD), (states.BACK, root_model.ROOT_BACK)):
+        taken = {(letters[a], letters[b]) for a, b in table.items() if letters[a] != letters[b]}
+        # The model has no second rotation, and no rollback that turns forward again because the old root is lost.
+        assert taken - {("D", "0"), ("U", "S")} == set(known.items()) - {("U", "S")}
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("to", State)
+def test_what_steps_of_the_root_wait_for_beside_reports(state: State, to: State) -> None:
+    letters = {
+        State(word): letter
+        for letter, words in root_model.ROOT_STATES.items()
+        if letter != "N"
+        for word in words.split(", ")
+    }
+    asks = root_model.ROOT_WAITS.get(letters[state] + letters[to], ())
+    known = to in (states.BACK.get(state), states.FORWARD.get(state))
+    if not known or letters[state] == letters[to] or (state, to) == (State.RETURNING, State.SWITCHED):
+        return
+    at = replace(record("S", "root"), state=state)
+    found = {one.node for one in root_gates.gate(at, to, Gate(opens=at.since), {}, None).waiting}
+    outside = root_gates.OUTSIDE in found
+    assert outside == bool({"outside", "again"} & set(asks))
+    # During the rollback pods are asked for too, which the model shows to be more than is needed.
+    assert (root_gates.PODS in found) == ("pods" in asks or (state, to) == (State.RETRUSTING, State.RETURNING))
+    # What nodes send is in the gates of the issuing CAs, which go along.
+    assert ("sent" in asks) <= ((state, to) in root_gates.WITH_COMPANIONS)
