@@ -117,7 +117,7 @@ class RootRotation:
         return {
             (State.PUBLISHED, State.SWITCHED): ("pods",),
             (State.SWITCHED, State.RETIRED): ("outside",),
-            (State.RETRUSTING, State.SWITCHED): ("pods",),
+            (State.RETRUSTING, State.SWITCHED): ("pods", "outside"),
             (State.RETRUSTING, State.RETURNING): ("pods", "outside"),
         }.get((self.record.state, to), ())
 
