@@ -4,16 +4,85 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from helpers.packages import built, clean_root
-from helpers.packages.clean_root import CleanRoot
+from helpers.packages import built
+from helpers.pages import CHECKOUT
 from helpers.vault import operator_tokens
 from helpers.vault.servers import Server
+
+# What the kernel gives a machine; the folder's own is empty.
+_KERNEL = 'mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && exec chroot "$0" "$@"'
+# Written by dpkg, which has its own idea of the time, and by programs that run.
+NOISE = ("var/lib/dpkg/", "var/lib/apt/", "var/log/", "var/cache/", "etc/ld.so.cache", "root/", "tmp/")
+
+
+@dataclass(frozen=True, slots=True)
+class CleanRoot:
+    """A Debian below `folder`; what runs in it has a network only if it is asked for."""
+
+    folder: Path
+
+    def run(
+        self, *command: str, env: Mapping[str, str] | None = None, network: bool = False, expect: int | None = 0
+    ) -> subprocess.CompletedProcess[str]:
+        """A command to its end, as root, with what it prints on both streams; fails at another exit code."""
+        # It sees no process of another test, whose etcd `vaultpki doctor` would examine.
+        own = ["unshare", "--mount", "--pid", "--fork", "--kill-child", *([] if network else ["--net"])]
+        ran = subprocess.run(
+            [*own, "sh", "-c", _KERNEL, str(self.folder), *command],
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/root", **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=240,
+        )
+        assert expect is None or ran.returncode == expect, f"{command}: exit {ran.returncode}\n{ran.stdout}"
+        return ran
+
+    def shell(self, text: str, *, env: Mapping[str, str] | None = None, network: bool = False) -> str:
+        """What a shell prints in /root that runs this text and stops at the first failure."""
+        return self.run("bash", "-c", f"set -eu; cd /root; {text}", env=env, network=network).stdout
+
+    def path(self, name: str) -> Path:
+        """Where a path of this Debian lies."""
+        return self.folder / name.lstrip("/")
+
+    def files(self) -> set[str]:
+        """Everything there is, by its path from the root, but what changes by itself."""
+        found = set()
+        for folder, folders, files in os.walk(self.folder):
+            for name in (*folders, *files):
+                path = os.path.relpath(os.path.join(folder, name), self.folder)
+                if not f"{path}/".startswith(NOISE):
+                    found.add(path)
+        return found
+
+
+def archive() -> Path:
+    """The archive that a clean root is extracted from; the first call on a machine makes it."""
+    assert os.geteuid() == 0, "a clean root is made by root only: run this as root"
+    script = CHECKOUT / "packages" / "root"
+    ran = subprocess.run([script], stdout=subprocess.PIPE, text=True, check=True, timeout=600)
+    return Path(ran.stdout.strip())
+
+
+def extract(folder: Path) -> CleanRoot:
+    """A clean root below this folder."""
+    root = folder / "root"
+    root.mkdir(parents=True)
+    subprocess.run(["tar", "--extract", "--directory", root, "--file", archive()], check=True, timeout=240)
+    return CleanRoot(root)
+
 
 pytestmark = pytest.mark.conformance
 
@@ -34,7 +103,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def machine(made: Path, tmp_path: Path) -> CleanRoot:
     """A clean Debian with Python alone; the package lies in /root."""
-    root = clean_root.extract(tmp_path)
+    root = extract(tmp_path)
     root.run("dpkg", "--purge", "python3-venv", "python3.11-venv", "python3-pip-whl", "python3-setuptools-whl")
     shutil.copy(built.only(made, "*.deb"), root.path("/root/vaultpki.deb"))
     return root
