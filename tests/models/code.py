@@ -29,7 +29,7 @@ KEPT_BY = {
     "compared": "rotation.listener_trust:looked",
     "newstate": "records.rotation:RotationRecord.moved",
     "operators": "rotation.gates:OperatorLeaf",
-    "epoch": "pki.succession:Word.still",
+    "epoch": "pki.succession:RotationView.still",
     "recover": "ca.set_back:refuse",
     "back only": "rotation.recovery:recovered",
     "kept": "records.rotation:Kept",
