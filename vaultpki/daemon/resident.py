@@ -64,7 +64,7 @@ class ResidentNote:
             self._write(config.state, None)
 
     def pulled(self, config: AgentConfig, pulled: Pulled) -> None:
-        """Note how a pass ended that a SIGHUP asked for."""
+        """Record how the pass ended that a SIGHUP had asked for."""
         self._write(config.state, pulled)
 
     def _write(self, folder: str, pulled: Pulled | None) -> None:

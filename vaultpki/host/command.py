@@ -58,7 +58,7 @@ class CommandRunner:
         return self._stopped.wait(seconds)
 
     def stop(self) -> None:
-        """Kill the command that runs, and start no other; from any thread, and returns within 0.3 s."""
+        """Kill the running command and start no other; returns within 0.3 s and may be called from any thread."""
         self._stopped.set()
         if self._lock.acquire(timeout=0.15):
             try:

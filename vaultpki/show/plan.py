@@ -309,7 +309,7 @@ def _changed_certificates(records: Iterable[RecordChange]) -> Iterator[_Entry]:
 
 
 def _single(cluster: Cluster, left: _Left) -> Iterator[_Entry]:
-    """What has no larger cause, object by object; those that differ by a node's or a CA's name alone are one entry."""
+    """Return the changes without a larger cause; those that differ by a node's or a CA's name alone are one entry."""
     together: dict[tuple[Action, str, tuple[str, ...]], list[Change]] = {}
     for change in left.values():
         name, placeholder = _varying(cluster, change)
