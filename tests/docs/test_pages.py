@@ -417,10 +417,9 @@ def test_the_rooms_are_those_of_the_package() -> None:
     assert [*spans, "__main__"] == [*ORDER]
 
 
-def test_files_to_open_exist() -> None:
-    named = [
-        span for row in pages.rows(pages.part("how-it-works", "Where to look")) for span in pages.code_spans(row[1])
-    ]
+@pytest.mark.parametrize("part", ["Where to look", "Three walks"])
+def test_files_to_open_exist(part: str) -> None:
+    named = [span for row in pages.rows(pages.part("how-it-works", part)) for span in pages.code_spans(row[1])]
     assert len(named) > 10
     for name in named:
         assert (PACKAGE / name).is_file(), name
