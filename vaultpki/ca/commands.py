@@ -141,4 +141,4 @@ def _ended(scene: Scene, course: Course, pods: KubeTrust | None) -> Step | None:
         return Step(record, gates.get(domain), note=why, stopped=True)
     if record.active or (course.back and issuing.lingering(scene, record) is not None):
         return None
-    return run.rest(scene, domain)
+    return run.finish_rotation(scene, domain)

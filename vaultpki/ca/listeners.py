@@ -19,7 +19,7 @@ _MOST_SECONDS: Final = 30.0
 _AT_ONCE: Final = 32
 
 
-def look(cluster: Cluster, record: RotationRecord) -> Mapping[Listener, Said]:
+def probe_listeners(cluster: Cluster, record: RotationRecord) -> Mapping[Listener, Said]:
     """Ask every listener that matters in the rotation of `record`. It takes at most 35 seconds.
 
     A listener is asked by a handshake without a certificate: Go's servers, and so etcd and the components of

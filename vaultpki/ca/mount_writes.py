@@ -25,7 +25,7 @@ _MOST: Final = 40
 _LATE: Final = timedelta(seconds=60)
 
 
-def match(scene: Scene, domain: str) -> tuple[Scene, RotationMount, int]:
+def reconcile_mount(scene: Scene, domain: str) -> tuple[Scene, RotationMount, int]:
     """Make a CA's mount hold what its record says; returns the scene with the record, which may have been amended.
 
     Also returns the mount as it is then, and the number of writes. Before each write the record is read again. Raises

@@ -12,7 +12,7 @@ from typing import Final
 
 from vaultpki.ca import set_back
 from vaultpki.ca.facts import read_mount
-from vaultpki.ca.run import settled
+from vaultpki.ca.run import reconcile
 from vaultpki.ca.scene import Scene, read_scene
 from vaultpki.certificates import ISSUING_CAS, ROOT
 from vaultpki.errors import StateConflict
@@ -107,7 +107,7 @@ def recover(proposal: Proposal) -> RotationRecord:
         scene = scene.writing(record)
     # At rest the root takes nothing along: an issuing CA may be in a rotation of its own.
     if domain != ROOT or scene.active(ROOT):
-        scene, _ = settled(scene, domain)
+        scene, _ = reconcile(scene, domain)
     return scene.record(domain)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vaultpki.ca.facts import longest_ttl, read_mount, read_root, reload
-from vaultpki.ca.mount_writes import match
+from vaultpki.ca.mount_writes import reconcile_mount
 from vaultpki.ca.scene import Scene, read_old_root
 from vaultpki.certificates import ISSUING_CAS, ROOT
 from vaultpki.errors import ArgumentError, StateConflict
@@ -181,7 +181,7 @@ def _followed(scene: Scene, record: RotationRecord) -> Scene:
     for ca in ISSUING_CAS:
         while True:
             if scene.records[ca].record is not None:
-                scene, _, _ = match(scene, ca)
+                scene, _, _ = reconcile_mount(scene, ca)
             to = root_gates.next_companion(record.state, scene.records[ca].record)
             if to is None:
                 break

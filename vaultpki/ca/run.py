@@ -13,7 +13,7 @@ from typing import Protocol
 
 from vaultpki.ca import issuing, root, set_back
 from vaultpki.ca.facts import read_mount
-from vaultpki.ca.mount_writes import match
+from vaultpki.ca.mount_writes import reconcile_mount
 from vaultpki.ca.scene import Scene, refuse_active
 from vaultpki.certificates import ROOT
 from vaultpki.errors import ArgumentError, StateConflict
@@ -105,7 +105,7 @@ def rotate(scene: Scene, domain: str, method: Method, spread: int, without: Sequ
         raise ArgumentError(f"there is no CA {domain}; write one of {', '.join(DOMAINS)}")
     cluster, vault, stored = scene.cluster, scene.vault, scene.records[domain]
     if _just_begun(stored, method):
-        return _hastened(match(scene, domain)[0], domain).record(domain)
+        return _pass_emergency_gates(reconcile_mount(scene, domain)[0], domain).record(domain)
     hasty = method is Method.EMERGENCY
     if not hasty:
         # What nodes say does not stop an emergency.
@@ -115,7 +115,7 @@ def rotate(scene: Scene, domain: str, method: Method, spread: int, without: Sequ
     if stored.record is None:
         mount = read_mount(cluster, vault, domain, scene.root)
     else:
-        scene, mount, _ = match(scene, domain)
+        scene, mount, _ = reconcile_mount(scene, domain)
     known, nodes = scene.records[domain].record, scene.nodes(domain)
     before = known or (set_back.lost_record(scene, domain) if hasty else None)
     begun = start.first_record(cluster, domain, method, spread, before, mount, nodes, scene.now)
@@ -127,7 +127,7 @@ def rotate(scene: Scene, domain: str, method: Method, spread: int, without: Sequ
         # Two operators began one each: both are withdrawn, or the later one.
         scene.writing(start.withdrawn(begun, known, scene.now))
         refuse_active(cluster, others)
-    return _hastened(match(scene, domain)[0], domain).record(domain)
+    return _pass_emergency_gates(reconcile_mount(scene, domain)[0], domain).record(domain)
 
 
 def step(scene: Scene, said: Confirmations = NOTHING_CONFIRMED, *, back: bool) -> Step:
@@ -155,20 +155,20 @@ def step(scene: Scene, said: Confirmations = NOTHING_CONFIRMED, *, back: bool) -
     )
 
 
-def rest(scene: Scene, domain: str) -> Step:
+def finish_rotation(scene: Scene, domain: str) -> Step:
     """Finish what a rotation of a CA that has come to rest left on its mount."""
     return _finished(scene, domain)[1]
 
 
-def settled(scene: Scene, domain: str) -> tuple[Scene, RotationMount]:
+def reconcile(scene: Scene, domain: str) -> tuple[Scene, RotationMount]:
     """Make the server match a CA's record, and what goes along with it; return the mount too."""
-    scene, mount, _ = match(scene, domain)
+    scene, mount, _ = reconcile_mount(scene, domain)
     return kind_of(domain).along(scene), mount
 
 
 def _finished(scene: Scene, domain: str) -> tuple[Scene, Step, bool]:
     """Finish what a CA at rest has left; return the scene with its record, and whether anything was left."""
-    scene, mount, writes = match(scene, domain)
+    scene, mount, writes = reconcile_mount(scene, domain)
     left = (domain == ROOT and root.correct_pin(scene)) or writes > 0
     record = scene.record(domain)
     return scene, Step(record, note=kind_of(domain).problem(scene.cluster, record, mount)), left
@@ -177,7 +177,7 @@ def _finished(scene: Scene, domain: str) -> tuple[Scene, Step, bool]:
 def _advance(scene: Scene, domain: str, said: Confirmations, *, back: bool) -> Step:
     """Take the next step of this CA's rotation if the gate is open."""
     kind, pods = kind_of(domain), said.pods
-    scene, mount = settled(scene, domain)
+    scene, mount = reconcile(scene, domain)
     record = scene.record(domain)
     to = kind.step_to(scene, record, mount, back=back)
     if to is None:
@@ -202,8 +202,8 @@ def _advance(scene: Scene, domain: str, said: Confirmations, *, back: bool) -> S
         return Step(record, seen.gate, note=kind.problem(scene.cluster, record, mount))
     scene, after = kind.moved(scene, seen.record, to)
     scene = scene.writing(after)
-    scene, mount = settled(scene, domain)
-    record = _hastened(scene, domain).record(domain)
+    scene, mount = reconcile(scene, domain)
+    record = _pass_emergency_gates(scene, domain).record(domain)
     following = next_state(record)
     return Step(
         record,
@@ -223,13 +223,13 @@ def _just_begun(stored: StoredRecord, method: Method) -> bool:
     return record.state is State.PREPARED or hasty
 
 
-def _hastened(scene: Scene, domain: str) -> Scene:
-    """Go on, in an emergency, until nobody trusts the old CA: no gate is waited for."""
+def _pass_emergency_gates(scene: Scene, domain: str) -> Scene:
+    """Take the steps of an emergency until nobody trusts the old CA; no gate is waited for."""
     record = scene.record(domain)
     while record.method is Method.EMERGENCY and record.state in (State.PREPARED, State.PUBLISHED):
         to = next_state(record)
         if to is None:
             break
-        scene, _, _ = match(scene.writing(record.moved(to, scene.now)), domain)
+        scene, _, _ = reconcile_mount(scene.writing(record.moved(to, scene.now)), domain)
         record = scene.record(domain)
     return scene

@@ -175,7 +175,7 @@ def rotate_command(
                 click.echo(printable(f"{stays}."), err=True)
 
             def take(course: Course | None, pods: KubeTrust | None) -> Step:
-                said = Confirmations(pods=pods, look=listeners.look)
+                said = Confirmations(pods=pods, look=listeners.probe_listeners)
                 return commands.advance(cluster, vault, server_now(vault), said, course)
 
             course = Course(record, back=False)
@@ -264,7 +264,7 @@ def _go(
     from vaultpki.cli import ca_wait
     from vaultpki.rotation.confirmations import Confirmations
 
-    said = Confirmations(without, restarted, look=listeners.look)
+    said = Confirmations(without, restarted, look=listeners.probe_listeners)
     patience = ca_wait.WAIT_PATIENCE if wait else None
     with opened(file, allow_http=allow_http, patience=patience) as (cluster, vault, _):
 

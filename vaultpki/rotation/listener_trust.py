@@ -42,7 +42,7 @@ class Said:
 
 
 Look = Callable[[Cluster, RotationRecord], Mapping[Listener, Said]]
-"""What asks the listeners that matter in a rotation; `ca.listeners.look` is the one that does it."""
+"""What asks the listeners that matter in a rotation; `ca.listeners.probe_listeners` is the one that does it."""
 
 
 @dataclass(frozen=True, slots=True)

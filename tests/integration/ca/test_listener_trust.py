@@ -73,7 +73,7 @@ def advance(rotation: Rotation, *restarted: str) -> Step:
 
 
 def look(cluster: Cluster, record: RotationRecord) -> Mapping[Listener, Said]:
-    return listener_look.look(here(cluster), record)
+    return listener_look.probe_listeners(here(cluster), record)
 
 
 @pytest.mark.parametrize("version", [pytest.param("-tls1_2", marks=pytest.mark.conformance), "-tls1_3"])

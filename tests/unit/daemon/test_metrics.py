@@ -428,6 +428,10 @@ def test_connections_beyond_the_most_are_closed_at_once_until_others_end(monkeyp
         # One more accepts, and one may have closed its connection and be about to end.
         assert before + most / 2 < threading.active_count() <= before + most + 2
         assert all(is_reset(each) for each in slow)
+        # A caller sees the reset before the thread of its connection has ended.
+        until = time.monotonic() + 30
+        while threading.active_count() > before + 1 and time.monotonic() < until:
+            time.sleep(0.01)
         assert get(server, "/livez")[:2] == (200, "ok\n")
     assert threading.active_count() == before
 
