@@ -31,7 +31,7 @@ def test_a_wrong_clock_is_reported_and_nothing_is_signed(
     set_clock("+0s")
     # Once its offset has changed, libfaketime has sleep(3) fail, as no kernel does: the pause for watchers is
     # interrupted.
-    with resident(node, env=env, foreign="OSError in vaultpki.disk.folders") as agent:
+    with resident(node, env=env, foreign="OSError in vaultpki.disk.store") as agent:
         agent.await_issued()
         for number, to in enumerate(("-1h", "-1d"), 1):
             set_clock(to)

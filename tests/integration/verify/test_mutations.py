@@ -213,7 +213,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     ("root-missing", copied("etcd-ca.crt", "etcd-ca-chain.crt"), "etcd-ca-chain.crt", "lacks the root CA"),
     ("bundle-twice", edit("etcd-ca.crt", lambda data: data * 2), "etcd-ca.crt", "holds a certificate twice"),
     ("bundle-lines", edit("etcd-ca.crt", lambda data: data.replace(b"\n", b"\r\n")), "etcd-ca.crt", "plain form"),
-    ("bundle-comment", edit("etcd-ca.crt", lambda data: b"# etcd\n" + data), "etcd-ca.crt", "nothing else"),
+    ("bundle-comment", edit("etcd-ca.crt", lambda data: b"# etcd\n" + data), "etcd-ca.crt", "PEM certificates only"),
     ("bundle-stranger", stranger("etcd-ca.crt"), "etcd-ca.crt", "its root did not sign"),
     ("bundle-and-key", edit("etcd-ca.crt", lambda data: data + b"-----BEGIN PRIVATE KEY-----\n"), "etcd-ca.crt", ""),
     # Modes and owners
