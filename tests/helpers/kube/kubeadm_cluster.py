@@ -112,7 +112,7 @@ class KubeadmCluster:
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=900,
         )
         assert expect is None or done.returncode == expect, f"{text}: exit {done.returncode}\n{done.stdout}"
         return done.stdout

@@ -79,12 +79,12 @@ class KubeadmNode:
         """Where files arrive that are copied to no folder."""
         return self.machine.folder
 
-    def run(self, *command: str | Path, expect: int | None = 0, stdin: str = "", timeout: float = 300) -> Ran:
+    def run(self, *command: str | Path, expect: int | None = 0, stdin: str = "", timeout: float = 900) -> Ran:
         """A command on the machine, which finds Kubernetes' programs as on a node."""
         path = f"PATH={self.tools}:{self.programs.kubernetes}:{environment(self.machine.folder)['PATH']}"
         return self.machine.run("env", path, *command, expect=expect, stdin=stdin, timeout=timeout)
 
-    def kubeadm(self, *arguments: str | Path, expect: int | None = 0, timeout: float = 300) -> Ran:
+    def kubeadm(self, *arguments: str | Path, expect: int | None = 0, timeout: float = 900) -> Ran:
         return self.run("kubeadm", *arguments, expect=expect, timeout=timeout)
 
     def vaultpki(self, *arguments: str | Path, expect: int | None = 0) -> Ran:
