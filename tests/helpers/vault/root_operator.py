@@ -68,8 +68,6 @@ class RootOperator:
         self.now += timedelta(minutes=7)
         state = self.record.state
         words = WORDS.get(state, ()) if not back or state is State.RETRUSTING else ()
-        if state is State.RETRUSTING and not back:
-            words = ("pods",)
 
         def once(vault: Vault) -> None:
             if self.record.state is state:
