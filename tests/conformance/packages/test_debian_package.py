@@ -111,7 +111,7 @@ def machine(made: Path, tmp_path: Path) -> CleanRoot:
 
 def test_lintian_finds_no_error(made: Path) -> None:
     command = ["lintian", "--allow-root", "--fail-on", "error", str(built.only(made, "*.deb"))]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
