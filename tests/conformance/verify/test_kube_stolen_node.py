@@ -520,7 +520,7 @@ def test_unenrolled_its_agent_gets_nothing_and_says_so(thief: Thief, unenrolled:
 def test_unenrolled_a_join_file_of_before_opens_nothing(thief: Thief, unenrolled: str, tmp_path: Path) -> None:
     node = applied_cluster.NodeFolder(OWN, tmp_path)
     ran = enrolled_nodes.join(node, thief.loot / "late.json", expect=1)
-    assert "Vault does not take what the join file holds" in ran.stderr
+    assert "Vault rejects the credential in the join file" in ran.stderr
     assert not list(node.folder.glob("pki/*.key"))
 
 
