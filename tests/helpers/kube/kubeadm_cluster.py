@@ -26,7 +26,7 @@ from helpers.kube.kubeadm_nodes import KubeadmNode
 from helpers.page_runner import Ran
 from helpers.pages import Command
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
-from helpers.vault.servers import Server
+from helpers.vault.servers import Server, wait_for
 from vaultpki.config.cluster import load_cluster
 from vaultpki.model import NodeRole
 
@@ -125,10 +125,21 @@ class KubeadmCluster:
                     block.text.replace(page_runner.ADDRESSES[0], self.cluster.server.address)
                 )
             for command in block.commands():
+                if " wait " in command.text and "node --all" in command.text:
+                    self._await_nodes(command.text.partition(" wait ")[0])
                 self.ran.append(Ran(command, self.run(command.text, command.node)))
                 if written := re.search(r"vaultpki kubeadm config .*-o (\S+)", command.text):
                     adapt(self.folder / written[1])
                 after(command)
+
+    def _await_nodes(self, kubectl: str) -> None:
+        """Until each node that has joined is registered: a worker's kubelet does that some moments after its join."""
+        joined = {
+            f"node/{each.command.node}"
+            for each in self.ran
+            if re.search("kubeadm (init|join) --config", each.command.text)
+        }
+        wait_for(lambda: joined <= {*self.run(f"{kubectl} get nodes -o name").split()}, 300, lambda: str(joined), 1)
 
 
 def adapt(folder: Path) -> None:
