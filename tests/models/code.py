@@ -44,7 +44,7 @@ KEPT_BY = {
     "defuse": "rotation.states:Presence.MUTE",
     "probe": "rotation.listener_trust:_wrong",
     "accepting": "rotation.listener_trust:held",
-    "read again": "ca.mount_writes:match",
+    "read again": "ca.mount_writes:reconcile_mount",
     "whole": "rotation.states:server_state",
     "parked": "pki.roots:Roots.parked",
     "keep-cross": "rotation.root_steps:cross_issuer",
