@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -61,6 +62,9 @@ class NodeComponents:
 @contextmanager
 def standing(node: NodeFolder, roles: frozenset[NodeRole]) -> Iterator[NodeComponents]:
     """Start the components of a node of these roles, whose files are installed in the layout document."""
+    # A start is known to a hundredth of a second: one in the same hundredth as an installation may have read the file
+    # of before.
+    time.sleep(0.1)
     names = dict.fromkeys(each.component for each in READERS if each.follows is None and each.role in roles)
     with ExitStack() as stack:
         found = NodeComponents(node)
