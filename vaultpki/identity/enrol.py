@@ -94,7 +94,7 @@ def enroll(
     """Make a join file for a node, and a pooled node's AppRole if it is missing.
 
     The join file can be used for `wrap_ttl` seconds. Raises StateConflict if the node has a live credential already;
-    with `replace` every credential of the node is ended first, and `wait` is as for `live_credentials.end`.
+    with `replace` every credential of the node is ended first, and `wait` is as for `credentials.end`.
     """
     identity = _identity(name, who)
     if replace and role_id(cluster, vault, identity) is not None:
@@ -288,7 +288,7 @@ def lock(cluster: Cluster, vault: Vault, name: str, *, wait: float = LOGIN_IN_FL
 
     A listed or a pooled node can be enrolled again. Of a node that logs in by a token of an issuer the identity is
     disabled, until `unlock`. A run that was interrupted continues when it is repeated. Raises StateConflict if there is
-    nothing to lock. `wait` is as for `live_credentials.end`.
+    nothing to lock. `wait` is as for `credentials.end`.
     """
     _check_node_name(name)
     both = [Identity("listed", name), Identity("pooled", name)]

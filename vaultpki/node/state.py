@@ -15,6 +15,7 @@ from vaultpki.errors import NeedsJoin, StoreError, VaultpkiError
 from vaultpki.host.boot_time import Moment
 from vaultpki.host.hooks import Owed
 from vaultpki.node.backoff import MOST_SIGNINGS
+from vaultpki.records.rotation import BEYOND
 
 STATE_FILE: Final = "agent.json"
 AgentHealth = Literal["ok", "backing-off", "needs-join"]
@@ -290,8 +291,7 @@ def _moment(value: Any) -> Moment | None:
 
 def _revision(value: Any) -> int:
     """Read a revision; ValueError for what is none, so that no record counts as older for the sake of garbage."""
-    # As `rotation_record.BEYOND`, which a pass with nothing to do does not load.
-    if type(value) is not int or not 0 <= value < 1 << 53:
+    if type(value) is not int or not 0 <= value < BEYOND:
         raise ValueError(value)
     return value
 

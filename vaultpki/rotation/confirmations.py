@@ -17,7 +17,7 @@ class Confirmations:
 
     `without` are nodes, or names of operators' certificates, that no gate waits for any more. `restarted` are nodes on
     which a person has restarted what reads the bundle only at its start; there are further words for what is no node
-    (`root_rotation.WORDS`, `serving_copy.WORD`). `pods` is what the Kubernetes cluster shows, None without
+    (`root_gates.WORDS`, `serving_copy.WORD`). `pods` is what the Kubernetes cluster shows, None without
     `--kubeconfig`. `look` asks the listeners of nodes before a step that depends on whom they trust, and before a turn
     passes on; None asks nobody.
     """
