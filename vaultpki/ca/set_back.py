@@ -15,7 +15,7 @@ from vaultpki.certificates import ISSUING_CAS, ROOT
 from vaultpki.errors import ArgumentError, Attention
 from vaultpki.model import Cluster
 from vaultpki.records.rotation import DOMAINS, RotationRecord, State
-from vaultpki.redact import printable
+from vaultpki.redact import first_few, printable
 from vaultpki.rotation import recovery
 from vaultpki.rotation.gates import Participant
 from vaultpki.rotation.mount_steps import RotationMount
@@ -38,7 +38,7 @@ def told(domain: str, record: RotationRecord | None, nodes: Collection[Participa
     """Return what nodes say against the server's record of a CA, as a sentence; "" if nothing."""
     found = recovery.ahead(domain, record, nodes, aside)
     if found:
-        names = some([node.name for node in found])
+        names = first_few(sorted(node.name for node in found), _MOST_NAMED)
         highest = max(recovery.seen_of(domain, node).highest for node in found)
         has = f"revision {record.revision}" if record is not None else "none"
         verb = "says that it has" if len(found) == 1 else "say that they have"
@@ -86,7 +86,8 @@ def beyond(scene: Scene, domain: str, record: RotationRecord) -> str:
     found = recovery.ahead(domain, record, scene.nodes(domain))
     if not found:
         return ""
-    has = f"{some([node.name for node in found])} {'says that it has' if len(found) == 1 else 'say that they have'}"
+    names = first_few(sorted(node.name for node in found), _MOST_NAMED)
+    has = f"{names} {'says that it has' if len(found) == 1 else 'say that they have'}"
     them = "it follows" if len(found) == 1 else "they follow"
     return (
         f"{has} read a newer record of {domain} than this one (revision {record.revision}), so {them} it only after "
@@ -116,10 +117,3 @@ def lost_record(scene: Scene, domain: str) -> RotationRecord | None:
     found = recovery.rebuilt(scene.cluster.name, domain, mount, (), scene.now)
     later = found.new is not None and mount.default == found.new.issuer
     return replace(found, state=State.DONE if later else State.STEADY)
-
-
-def some(names: Collection[str]) -> str:
-    """Return a few of these names."""
-    ordered = sorted(names)
-    more = f" and {len(ordered) - _MOST_NAMED} more" if len(ordered) > _MOST_NAMED else ""
-    return f"{', '.join(ordered[:_MOST_NAMED])}{more}"

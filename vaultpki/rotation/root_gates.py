@@ -16,6 +16,7 @@ from typing import Final
 from vaultpki.errors import CertificateUnreadable
 from vaultpki.kube.objects import ROOT_COPY, KubeTrust, PodStart
 from vaultpki.records.rotation import RotationRecord, State
+from vaultpki.redact import first_few
 from vaultpki.rotation.gates import Gate, Participant, Waiting
 from vaultpki.rotation.reasons import command
 
@@ -32,7 +33,6 @@ CONTROLLER_MANAGER: Final = "kube-controller-manager"
 
 # A file in a pod that runs already changes with the kubelet's next look at it, which comes once a minute and a half.
 _KUBELET: Final = timedelta(seconds=120)
-_MOST_NAMED: Final = 5
 
 _FOLLOWED: Final = frozenset(
     {State.SWITCHED, State.RETIRED, State.RETRUSTING, State.RETURNING, State.DONE, State.STEADY}
@@ -212,9 +212,7 @@ def _outside(record: RotationRecord, to: State) -> list[Waiting]:
 
 
 def _some(names: Collection[str], noun: str) -> str:
-    listed = sorted(names)
-    more = f" and {len(listed) - _MOST_NAMED} more" if len(listed) > _MOST_NAMED else ""
-    return f"{noun}{'s' if len(listed) > 1 else ''} {', '.join(listed[:_MOST_NAMED])}{more}"
+    return f"{noun}{'s' if len(names) > 1 else ''} {first_few(sorted(names))}"
 
 
 def _fingerprints(pem: str) -> frozenset[str]:
