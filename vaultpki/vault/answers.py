@@ -32,6 +32,9 @@ _NO_NAMESPACE: Final = ["namespace not found"]
 # What Go (net/http, server.go) and nginx answer to plain http on a TLS port: one sentence, no JSON.
 _SPEAKS_TLS = re.compile(rb"sent an HTTP request to an HTTPS server|plain HTTP request was sent to HTTPS port")
 
+# Both servers answer a read of an issuer that does not exist with 500 (builtin/logical/pki/issuing/issuers.go).
+_NO_ISSUER: Final = "unable to find PKI issuer for reference"
+
 # Fields of requests that no message may repeat, if a server sends them back in an error.
 _SECRET_FIELDS = frozenset({"secret_id", "token", "jwt", "password", "private_key", "pem_bundle"})
 
@@ -202,6 +205,8 @@ def judge(origin: str, request: Request, raw: Raw, token: str, no_namespace: str
         raise Refused(no_namespace, status=404, reasons=tuple(_NO_NAMESPACE))
     if raw.status == 404 and body is not None and _of_vault(body) and (request.reads or request.method == "DELETE"):
         return Answer(404, {} if request.method == "LIST" else body, raw.headers.get("date"))
+    if raw.status == 500 and request.reads and any(_NO_ISSUER in each for each in _reasons(body, request, token)):
+        return Answer(404, {}, raw.headers.get("date"))
     raise _trouble(origin, request, raw, body, token)
 
 

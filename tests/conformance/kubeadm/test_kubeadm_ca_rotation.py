@@ -239,7 +239,7 @@ def judge_requests(seen: Seen) -> None:
         for each in seen.load.failures
         if "etcdserver: " in each.text or (each.client == "write" and each.text.startswith("RemoteDisconnected"))
     ]
-    assert [each for each in seen.load.failures if each not in lost] == []
+    assert [each for each in seen.load.failures if each not in lost] == [], seen.told()
     assert len(lost) <= 1 + seen.load.worked.total() / 1000, lost
     worked = seen.load.worked
     assert worked["write"] > 100 and worked["exec"] > 10 and worked["logs"] > 20, worked

@@ -7,6 +7,7 @@ import contextlib
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -25,8 +26,9 @@ class Balancer:
     """Sends each new connection to the next server that is ready, and leaves those that it has alone.
 
     As a balancer in the mode TCP does: nothing is sent twice, but a connection that no server has taken is tried at the
-    next one. A server is out after one answer that is not 200, and in after two that are. `out` counts how often each
-    was taken out.
+    next one. A server is out after one answer that is not 200, and in after two that are. If all are out, a connection
+    is tried at each of them all the same. `out` counts how often each was taken out, `none_ready` says when a
+    connection came while all were, and `none_took` when no server took one.
     """
 
     machine: Machine
@@ -34,6 +36,8 @@ class Balancer:
     port: int
     ready: set[str] = field(default_factory=set)
     out: dict[str, int] = field(default_factory=dict)
+    none_ready: list[float] = field(default_factory=list)
+    none_took: list[float] = field(default_factory=list)
     turn: int = 0
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -113,10 +117,14 @@ class Balancer:
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
         self.turn += 1
         names = [name for name in self.servers if name in self.ready]
+        if not names:
+            self.none_ready.append(time.time())
+            names = list(self.servers)
         for each in range(len(names)):
             address = self.servers[names[(self.turn + each) % len(names)]]
             with contextlib.suppress(OSError, asyncio.TimeoutError):
                 return await asyncio.wait_for(asyncio.open_connection(address, self.port), ANSWER_SECONDS)
+        self.none_took.append(time.time())
         return None
 
 

@@ -49,6 +49,7 @@ class Seen:
     audit: kubeadm_use.Audit
     pods: PodLogs
     kubelets: Mapping[str, int]
+    balancer: Balancer
     begin: float = field(default_factory=time.time)
     seconds: float = 0.0
 
@@ -78,8 +79,14 @@ class Seen:
             f"{self.seconds:.0f} s, {load.worked.total() + len(load.failures)} requests, {len(load.failures)} failed, "
             f"{len(self.of_tls)} of TLS, {len(self.unauthorized)} times 401, {complaints} complaints; etcd: "
             f"{watch.looks} looks, at most {watch.longest_pause:.1f} s apart, {watch.most_down} down at once at most, "
-            f"{watch.seconds(1):.0f} s with one or more down, {watch.seconds(2):.0f} s with two or more"
+            f"{watch.seconds(1):.0f} s with one or more down, {watch.seconds(2):.0f} s with two or more; the balancer: "
+            f"{_since(self.balancer.none_ready, self.begin)} times no server was ready, "
+            f"{_since(self.balancer.none_took, self.begin)} times none took a connection"
         )
+
+
+def _since(times: Sequence[float], begin: float) -> int:
+    return sum(each >= begin for each in times)
 
 
 @dataclass(slots=True)
@@ -101,7 +108,7 @@ class Planes(Operator):
         watch = EtcdWatch({name: node.machine for name, node in self.nodes.items()})
         pods = PodLogs({name: node.seen(FOLDER) for name, node in self.nodes.items()})
         kubelets = {name: len(node.machine.processes["kubelet"].said()) for name, node in self.nodes.items()}
-        seen = Seen(cluster, load, watch, kubeadm_use.Audit(cluster), pods, kubelets)
+        seen = Seen(cluster, load, watch, kubeadm_use.Audit(cluster), pods, kubelets, self.balancer)
         with watch.running(), pods.running(), load.running():
             yield seen
         seen.seconds = time.time() - seen.begin

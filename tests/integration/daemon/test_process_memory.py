@@ -32,7 +32,7 @@ from vaultpki.node import state
 config, passes = load_agent(Path(sys.argv[1])), int(sys.argv[2])
 runner = hook_runner.Runner()
 for number in range(passes):
-    outcome = run.run(config, run.Options(settle=False, force=frozenset("*")), runner=runner)
+    outcome = run.run(config, run.PassOptions(settle=False, force=frozenset("*")), runner=runner)
     assert not outcome.failures and len(outcome.renewed) == 10, outcome
     # By force it comes sooner than any renewal may, and the brakes' list of such would be all that grows.
     os.unlink(f"{config.state}/{state.FILE}")
