@@ -77,6 +77,13 @@ def test_two_operators_never_both_take_a_step(rotation: Rotation) -> None:
     rotation.settled()
 
 
+def test_an_issuer_that_another_operator_deletes_meanwhile_is_gone_and_no_outage(rotation: Rotation) -> None:
+    """Both servers answer with 500 then, which would be asked again until the command gives up."""
+    pki = rotation.cluster.client().api.secrets.pki
+    answer = pki.read_issuer("0f1d7d4e-3f5b-4a6c-9d1e-2b3c4d5e6f70", mount_point=rotation.cluster.model.mount("etcd"))
+    assert not answer.found and answer.data == {}
+
+
 @pytest.mark.conformance
 def test_two_operators_who_begin_two_rotations(rotation: Rotation) -> None:
     cluster = rotation.cluster.model
