@@ -19,6 +19,7 @@ from vaultpki.pki.ca_life import CaLife, expiry
 from vaultpki.show.check_summary import check_summary
 from vaultpki.show.inventory import CaFound, HolderPair, HolderSummary, Inventory
 from vaultpki.show.report_model import Report, report
+from vaultpki.show.rotation_banner import RotationBanner
 from vaultpki.verify.on_disk import Check, tried
 
 NOW: Final = datetime(2026, 11, 26, 10, tzinfo=UTC)
@@ -76,7 +77,7 @@ def example(control_plane: int, workers: int, *, faults: bool = True, reported: 
     of = cluster(control_plane, workers)
     what = found(of, faults=faults, reported=reported)
     if reported:
-        return report(of, what, NOW, rotation=_ROTATION if faults else ())
+        return report(of, what, NOW, rotation=_ROTATION if faults else (), banner=_BANNER if faults else None)
     return report(of, what, NOW, checks=check_summary(tuple(_checks(of, what)), [row.name for row in rows(of)]))
 
 
@@ -86,6 +87,12 @@ _ROTATION: Final = (
     "  cp-2  its etcd-server is still of etcd-1",
     "Next: once nothing is waited for, `vaultpki ca continue -f cluster.yaml` ends the trust in etcd-1.",
     "Back: `vaultpki ca abort -f cluster.yaml` makes etcd-1 the CA that signs again.",
+)
+_BANNER: Final = RotationBanner(
+    title="CA etcd is being rotated: switched",
+    since="since 2026-11-26 09:12 UTC, 48 minutes ago",
+    holds="etcd-2 signs; nodes trust both, and replace their certificates of etcd-1 within 1h",
+    waits=("It waits for cp-2: its etcd-server is still of etcd-1",),
 )
 
 

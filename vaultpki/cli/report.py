@@ -77,7 +77,7 @@ def _of_fleet(file: Path, *, allow_http: bool) -> Report:
     from vaultpki.errors import ForeignObject, SpecError, StateConflict
     from vaultpki.identity import root_pin
     from vaultpki.show import ca as ca_text
-    from vaultpki.show import expiries, report_model
+    from vaultpki.show import expiries, report_model, rotation_banner
 
     now = datetime.now(UTC)
     with opened(file, allow_http=allow_http) as (cluster, vault, _):
@@ -96,4 +96,5 @@ def _of_fleet(file: Path, *, allow_http: bool) -> Report:
         return report_model.report(cluster, found, now, rotation=())
     pin = root_pin.advice(cluster, active.record)
     lines = ca_text.record_lines(active.record, active.gate, now, str(file), pin=pin)
-    return report_model.report(cluster, found, now, rotation=lines)
+    banner = rotation_banner.banner(cluster.name, active.record, active.gate, now, str(file))
+    return report_model.report(cluster, found, now, rotation=lines, banner=banner)

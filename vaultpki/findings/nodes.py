@@ -16,6 +16,7 @@ from vaultpki.readers import CA_OF_BUNDLE
 from vaultpki.records import gaps
 from vaultpki.redact import first_few, printable, stamp
 from vaultpki.rotation import reasons
+from vaultpki.values.durations import short_span
 
 if TYPE_CHECKING:
     from vaultpki.agent.status import Status
@@ -326,23 +327,15 @@ def _some(names: Collection[str]) -> str:
 
 def time_left(span: timedelta) -> str:
     """Return in words when something is that comes after this span: `in 29d`, or `2h ago`."""
-    return f"in {_span(span)}" if span > timedelta() else ago(-span)
+    return f"in {short_span(span)}" if span > timedelta() else ago(-span)
 
 
 def ago(span: timedelta) -> str:
     """Return in words how long ago something was; a clock that is ahead counts as now."""
-    return f"{_span(span)} ago"
+    return f"{short_span(span)} ago"
 
 
 def bar(share: float, width: int) -> str:
     """Return a bar of this width: a part of it filled, at least one cell unless the part is nothing."""
     filled = min(max(round(share * width), 1 if share > 0 else 0), width)
     return "#" * filled + "-" * (width - filled)
-
-
-def _span(span: timedelta) -> str:
-    seconds = max(int(span.total_seconds()), 0)
-    for length, unit in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds >= 2 * length:
-            return f"{seconds // length}{unit}"
-    return f"{seconds}s"

@@ -12,6 +12,7 @@ from vaultpki.certificates import ISSUING_CAS, ROOT, pair_files, rows
 from vaultpki.layout import shown
 from vaultpki.model import Cluster, NodeRole, Row
 from vaultpki.places import PKI, Layout
+from vaultpki.values.durations import long_span
 
 HUB: Final = "kube-apiserver"
 """The component in the middle of every picture."""
@@ -174,7 +175,7 @@ def graph(
             ca,
             tuple(component.name for component in components if component.domain == ca),
             cas[ca].health(now) if ca in cas else Health.UNKNOWN,
-            _ca_until(cas[ca], now) if ca in cas else "",
+            ca_until(cas[ca], now) if ca in cas else "",
             rotations.get(ca, ""),
         )
         for ca in (ROOT, *ISSUING_CAS)
@@ -186,12 +187,17 @@ def graph(
 def root_title(graph: Graph) -> str:
     """Return the words on the outer border."""
     until = f", {graph.root.until}" if graph.root.until else ""
-    return f"{ROOT} CA of {graph.cluster}{until}: signs the issuing CAs, nothing else"
+    return f"{ca_title(ROOT, graph.cluster)}{until}: signs the issuing CAs, nothing else"
 
 
 def domain_title(domain: Domain) -> str:
     """Return the words on a domain's border."""
-    return f"CA {domain.ca}" + (f", {domain.until}" if domain.until else "")
+    return ca_title(domain.ca, "") + (f", {domain.until}" if domain.until else "")
+
+
+def ca_title(ca: str, cluster: str) -> str:
+    """Return what a CA is called on its border."""
+    return f"{ROOT} CA of {cluster}" if ca == ROOT else f"CA {ca}"
 
 
 def sentence(arrow: Arrow) -> str:
@@ -245,22 +251,15 @@ def _until(expiry: ExpirySummary, now: datetime) -> str:
     if expiry.revoked:
         which = f"{expiry.revoked} of {expiry.read} revoked" if expiry.read > 1 else "revoked"
         return f"{which}, {said}"
-    return f"overdue, {said}" if expiry.due else f"{said} ({time_left(expiry.first, now)})"
+    return f"overdue, {said}" if expiry.due else f"{said} ({long_span(expiry.first - now)})"
 
 
-def _ca_until(expiry: ExpirySummary, now: datetime) -> str:
+def ca_until(expiry: ExpirySummary, now: datetime) -> str:
+    """Return the end of a CA in a few words; "" if it is not known."""
     if expiry.first is None:
         return ""
     said = "expired" if expiry.first <= now else "rotate soon, until" if expiry.due else "until"
     return f"{said} {expiry.first:%Y-%m-%d}"
-
-
-def time_left(then: datetime, now: datetime) -> str:
-    """Return how long `then` is after `now`, in hours or days."""
-    hours = int((then - now).total_seconds() // 3600)
-    if hours < 48:
-        return "1 hour" if hours == 1 else f"{hours} hours"
-    return f"{hours // 24:,} days"
 
 
 def _where(cluster: Cluster, own: tuple[Row, ...]) -> tuple[str, bool]:

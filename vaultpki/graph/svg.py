@@ -41,14 +41,14 @@ COLOURS: Final[Mapping[str, tuple[str, str]]] = {
 
 _QUIET: Final = frozenset({"about", "where", "files", "key"})
 
-# Borders differ by their dashes too, for readers who do not see the colours.
-_DASHES: Final = {
+DASHES: Final = {
     "kubernetes": "none",
     "kubelet": "9 4",
     "etcd": "2.5 3.5",
     "front-proxy": "11 4 2.5 4",
     _ROOT: "none",
 }
+"""The dashes of each CA's border as SVG writes them, for readers who do not see the colours."""
 
 
 def svg(graph: Graph) -> str:
@@ -71,7 +71,7 @@ def _lines(graph: Graph, placed: Picture) -> Iterator[str]:
     said += [pair_sentence(component, pair) for component in graph.components for pair in component.pairs]
     yield f'<desc id="vaultpki-graph-desc">{_text(" ".join((f"{graph.about}.", *said)))}</desc>'
     yield f"<style>{''.join(_style())}</style>"
-    yield f"<defs>{''.join(map(_head, _DASHES))}</defs>"
+    yield f"<defs>{''.join(map(_head, DASHES))}</defs>"
     yield f'<rect class="page" width="{wide}" height="{high}" rx="12"/>'
     yield from map(_frame, placed.frames)
     for card in placed.cards:
@@ -87,7 +87,7 @@ def _style() -> Iterator[str]:
     for kind, size in SIZES.items():
         weight = "; font-weight: 600" if kind in BOLD else ""
         yield f"\n.vaultpki-graph .{kind} {{ font-size: {size}px{weight} }}"
-    for ca, dash in _DASHES.items():
+    for ca, dash in DASHES.items():
         yield f"\n.vaultpki-graph .ca-{ca} {{ stroke-dasharray: {dash} }}"
     yield "\n.vaultpki-graph .middle { text-anchor: middle }"
     yield "\n.vaultpki-graph .line { fill: none; stroke-width: 1.8; stroke-dasharray: none }"
@@ -110,7 +110,7 @@ def _colours(mode: int) -> Iterator[str]:
     yield rule(".card", f"fill: {colour['card']}; stroke: {colour['edge']}")
     for kind in SIZES:
         yield rule(f".{kind}", f"fill: {colour['quiet' if kind in _QUIET else 'text']}")
-    for ca in _DASHES:
+    for ca in DASHES:
         yield rule(f".ca-{ca}", f"stroke: {colour[ca]}")
         yield rule(f".frame.ca-{ca}", f"fill: {colour[ca]}")
         yield rule(f".border.of-{ca}", f"fill: {colour[ca]}")

@@ -10,12 +10,14 @@ from typing import Final
 
 from vaultpki.certificates import ROOT, rows
 from vaultpki.graph import content
-from vaultpki.graph.content import STATES, Graph, Health, count, time_left
+from vaultpki.graph.content import STATES, ExpirySummary, Graph, Health, ca_title, ca_until, count
 from vaultpki.model import Cluster, Row
 from vaultpki.pki.ca_life import Level
 from vaultpki.show.calendar import Calendar, calendar
 from vaultpki.show.check_summary import CheckSummary
 from vaultpki.show.inventory import CaFound, HolderPair, HolderSummary, Inventory
+from vaultpki.show.rotation_banner import RotationBanner
+from vaultpki.values.durations import long_span
 
 _WORST: Final = tuple(STATES)
 BAD: Final = (Health.EXPIRED, Health.MISSING, Health.REVOKED, Health.DUE)
@@ -77,12 +79,14 @@ class HolderBlock:
 
 @dataclass(frozen=True, slots=True)
 class CaLine:
-    """A CA in the tree. `pairs` is the number of certificates that it signed, of those that were read.
+    """A CA in the tree. `title` and `until` are the words on its border, as in the picture.
 
-    `first` is when the first of them ends, `rotation` the state of its rotation; both are empty if there is none.
+    `pairs` is the number of certificates that it signed, of those that were read. `first` is when the first of them
+    ends, `rotation` the state of its rotation; both are empty if there is none.
     """
 
     ca: str
+    title: str
     name: str
     sha256: str
     key: str
@@ -100,7 +104,7 @@ class Report:
     """All that the page says. `made` is the time to which every "left" refers.
 
     `counts` has the number of certificates by state. `checks` is None if nothing was verified. `rotation` has lines on
-    a rotation that is under way, and is None if Vault was not asked.
+    a rotation that is under way, and is None if Vault was not asked; `banner` sums it up.
     """
 
     cluster: str
@@ -117,6 +121,7 @@ class Report:
     components: tuple[str, ...]
     checks: CheckSummary | None
     rotation: tuple[str, ...] | None
+    banner: RotationBanner | None = None
 
     @property
     def total(self) -> int:
@@ -130,10 +135,12 @@ def report(
     *,
     checks: CheckSummary | None = None,
     rotation: Iterable[str] | None = None,
+    banner: RotationBanner | None = None,
 ) -> Report:
     """Return the report of a cluster at the time `now`.
 
-    `checks` is what `verify` found in a folder; `rotation` are lines on a rotation, if Vault was asked.
+    `checks` is what `verify` found in a folder; `rotation` are lines on a rotation, if Vault was asked, and
+    `banner` sums up one that is under way.
     """
     table = {row.name: row for row in rows(cluster)}
     silent = {holder.name for holder in found.holders if holder.silent}
@@ -151,7 +158,7 @@ def report(
     drawn = content.graph(
         cluster, now, expiries=found.rows, cas=found.ends, rotations=found.rotations, source=found.source
     )
-    cas = [_ca(ca, found, now) for ca in found.cas]
+    cas = [_ca(ca, found, cluster.name, now) for ca in found.cas]
     soonest = sorted((pair.not_after, number) for number, (pair, _) in enumerate(lines) if pair.not_after is not None)
     return Report(
         cluster=cluster.name,
@@ -172,6 +179,7 @@ def report(
         components=tuple(dict.fromkeys(row.source for row in table.values() if row.name in ends)),
         checks=checks,
         rotation=None if rotation is None else tuple(rotation),
+        banner=banner,
     )
 
 
@@ -192,7 +200,7 @@ def _line(pair: HolderPair, row: Row, weeks: Calendar, now: datetime, *, silent:
 
 
 def _time_left(end: datetime, now: datetime) -> str:
-    return f"in {time_left(end, now)}" if end > now else f"{time_left(now, end)} ago"
+    return f"in {long_span(end - now)}" if end > now else f"{long_span(now - end)} ago"
 
 
 def _block(holder: HolderSummary, pairs: Sequence[PairLine]) -> HolderBlock:
@@ -230,7 +238,7 @@ def _opened(blocks: Sequence[HolderBlock]) -> Iterator[HolderBlock]:
         yield replace(block, open=bad and shown <= _OPEN)
 
 
-def _ca(ca: CaFound, found: Inventory, now: datetime) -> CaLine:
+def _ca(ca: CaFound, found: Inventory, cluster: str, now: datetime) -> CaLine:
     signed = [pair for pair in found.pairs if (pair.signer == ca.key_id if ca.key_id else pair.ca == ca.ca)]
     ends = [pair.not_after for pair in signed if pair.not_after is not None]
     first = min(ends, default=None)
@@ -243,10 +251,11 @@ def _ca(ca: CaFound, found: Inventory, now: datetime) -> CaLine:
         health = Health.DUE
     return CaLine(
         ca=ca.ca,
+        title=ca_title(ca.ca, cluster),
         name=ca.name,
         sha256=ca.sha256,
         key=ca.key,
-        until=f"{ca.not_after:%Y-%m-%d}" if ca.not_after else "",
+        until=ca_until(ExpirySummary(ca.not_after, due=ca.level.attention), now),
         left=_time_left(ca.not_after, now) if ca.not_after else "",
         health=health,
         sentence=ca.problem or (ca.sentence if ca.level is not Level.NONE else ""),

@@ -11,7 +11,7 @@ from typing import Any, Final
 from vaultpki import __version__, assets
 from vaultpki.certificates import ISSUING_CAS
 from vaultpki.graph.content import STATES
-from vaultpki.graph.svg import COLOURS, svg
+from vaultpki.graph.svg import COLOURS, DASHES, svg
 from vaultpki.graph.svg import GRAPH_MARK as PICTURE_MARK
 from vaultpki.redact import printable
 from vaultpki.show.calendar import SHADES
@@ -118,4 +118,6 @@ def _hash(text: str) -> str:
 def _variables() -> str:
     modes = ["".join(f" --{name}: {shades[mode]};" for name, shades in colours().items()) for mode in (0, 1)]
     # Paper is white whatever the screen is.
-    return f":root {{{modes[0]} }}\n@media screen and (prefers-color-scheme: dark) {{ :root {{{modes[1]} }} }}"
+    roots = f":root {{{modes[0]} }}\n@media screen and (prefers-color-scheme: dark) {{ :root {{{modes[1]} }} }}"
+    # The border of a CA is drawn as in the picture.
+    return "\n".join((roots, *(f".of-{ca} > .around {{ stroke-dasharray: {dash} }}" for ca, dash in DASHES.items())))

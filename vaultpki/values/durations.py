@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from typing import Final
 
 from vaultpki.errors import SpecError
@@ -15,6 +16,8 @@ PATTERN: Final = r"^(?=.)(\d{1,10}y)?(\d{1,10}w)?(\d{1,10}d)?(\d{1,10}h)?(\d{1,1
 _SHAPE = re.compile(PATTERN, re.ASCII)
 # Shorter durations are written in seconds: 90s, not 1m30s.
 _PLAIN_SECONDS = 120
+
+_WORDS: Final = {"d": "day", "h": "hour", "m": "minute", "s": "second"}
 
 
 def parse_duration(text: str) -> int:
@@ -52,3 +55,23 @@ def format_duration(seconds: int) -> str:
         if count:
             text += f"{count}{unit}"
     return text
+
+
+def short_span(span: timedelta) -> str:
+    """Return a span for a table: `29d`, `5h`, `12m`, `40s`; the unit is the largest that fits twice."""
+    number, unit = _rounded(span)
+    return f"{number}{unit}"
+
+
+def long_span(span: timedelta) -> str:
+    """Return a span for a sentence: `29 days`, `5 hours`, `12 minutes`, with the number and unit of `short_span`."""
+    number, unit = _rounded(span)
+    return f"{number:,} {_WORDS[unit]}{'' if number == 1 else 's'}"
+
+
+def _rounded(span: timedelta) -> tuple[int, str]:
+    seconds = max(int(span.total_seconds()), 0)
+    for unit in "dhm":
+        if seconds >= 2 * UNITS[unit]:
+            return seconds // UNITS[unit], unit
+    return seconds, "s"

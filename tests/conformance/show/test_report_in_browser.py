@@ -201,6 +201,32 @@ def test_it_is_printed_on_white_without_what_only_a_screen_needs(chromium: Page,
         chromium.print_media(False)
 
 
+@pytest.mark.parametrize("width", [1280, 720, 400])
+def test_a_name_without_a_place_to_break_stays_inside(chromium: Page, tmp_path: Path, width: int) -> None:
+    shown(chromium, tmp_path, named("n" * 253), width=width)
+    assert chromium.value("document.documentElement.scrollWidth <= innerWidth")
+    assert chromium.value(CUT) == []
+    # A sheet of A4 without its margins is 690 pixels wide.
+    chromium.print_media(width > 690)
+    try:
+        assert chromium.value("document.documentElement.scrollWidth <= innerWidth")
+    finally:
+        chromium.print_media(False)
+
+
+def test_the_borders_of_cas_are_those_of_the_picture(chromium: Page, tmp_path: Path) -> None:
+    shown(chromium, tmp_path, SHAPES["nine"])
+    for ca in ("kubernetes", "kubelet", "etcd", "front-proxy", "root"):
+        looks = [
+            chromium.value(
+                f"(each => [each.stroke, each.strokeDasharray, each.strokeWidth])"
+                f"(getComputedStyle(document.querySelector('{where}')))"
+            )
+            for where in (f".picture rect.{'outer' if ca == 'root' else 'frame'}.ca-{ca}", f".of-{ca} > .around rect")
+        ]
+        assert looks[0] == looks[1], ca
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_nothing_in_a_name_runs(chromium: Page, tmp_path: Path, name: str) -> None:
     shown(chromium, tmp_path, named(name))

@@ -46,7 +46,10 @@ def test_nodes_cas_and_the_rotation_are_on_it(rotation: Rotation) -> None:
     lines = text.partition('id="rotation"')[2]
     assert "etcd is published since" in lines and "nodes learn to trust etcd-2 beside etcd-1" in lines
     assert "vaultpki ca continue" in lines
-    assert "<strong>Rotation: published</strong>" in text
+    assert "<strong>rotation: published</strong>" in text
+    banner = text.partition('class="banner"')[2].partition("</section>")[0]
+    assert "CA etcd is being rotated: published <span>since " in banner
+    assert "It waits for cp-1, etcd-2: " in banner
 
 
 def test_a_node_that_says_nothing_or_failed_is_named(rotation: Rotation) -> None:

@@ -111,7 +111,8 @@ def test_kubeadm_has_no_pair_for_kube_proxy_and_other_names_of_files(tmp_path: P
     [
         (ExpirySummary(NOW + 28 * DAY, 3), Health.VALID, "until 2026-12-24 (28 days)"),
         (ExpirySummary(NOW + timedelta(hours=7)), Health.VALID, "until 2026-11-26 (7 hours)"),
-        (ExpirySummary(NOW + timedelta(hours=1, minutes=59)), Health.VALID, "until 2026-11-26 (1 hour)"),
+        (ExpirySummary(NOW + timedelta(hours=1, minutes=59)), Health.VALID, "until 2026-11-26 (119 minutes)"),
+        (ExpirySummary(NOW + timedelta(minutes=12)), Health.VALID, "until 2026-11-26 (12 minutes)"),
         (ExpirySummary(NOW + DAY, 3, due=True), Health.DUE, "overdue, until 2026-11-27"),
         (ExpirySummary(NOW + DAY, 1, due=True, revoked=1), Health.REVOKED, "revoked, until 2026-11-27"),
         (ExpirySummary(NOW + DAY, 3, revoked=2), Health.REVOKED, "2 of 3 revoked, until 2026-11-27"),

@@ -114,7 +114,17 @@ def test_more_than_a_page_of_what_could_not_be_read_is_counted(cluster: Cluster)
     assert len(made.notices) == 13 and made.notices[-1].text == "28 more could not be read"
 
 
-def test_an_hour_is_told_in_hours(cluster: Cluster) -> None:
+@pytest.mark.parametrize(
+    ("span", "said"),
+    [
+        (timedelta(hours=5, minutes=59), "in 5 hours"),
+        (timedelta(minutes=59, seconds=59), "in 59 minutes"),
+        (timedelta(minutes=12), "in 12 minutes"),
+        (timedelta(seconds=40), "in 40 seconds"),
+        (-timedelta(minutes=30), "30 minutes ago"),
+    ],
+)
+def test_less_than_hours_is_told_in_minutes(cluster: Cluster, span: timedelta, said: str) -> None:
     found = well(cluster)
-    pairs = (replace(found.pairs[0], not_after=NOW + timedelta(hours=5)), *found.pairs[1:])
-    assert report(cluster, replace(found, pairs=pairs), NOW).first[0].left == "in 5 hours"
+    pairs = (replace(found.pairs[0], not_after=NOW + span), *found.pairs[1:])
+    assert report(cluster, replace(found, pairs=pairs), NOW).first[0].left == said

@@ -1,0 +1,54 @@
+"""The lines above a report about a rotation that is under way: its state, since when, and what it waits for."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from vaultpki.records.rotation import CaRef, RotationRecord, State
+from vaultpki.rotation.gates import Gate, Waiting
+from vaultpki.show.rotation_banner import banner
+
+NOW = datetime(2026, 11, 26, 10, tzinfo=UTC)
+SINCE = NOW - timedelta(minutes=48)
+MINE = tuple(Waiting(f"w-{number}", "it has not passed") for number in range(9))
+
+
+def record(domain: str = "etcd") -> RotationRecord:
+    old, new = (CaRef(f"{domain}-{number}", "", "", str(number) * 64) for number in (1, 2))
+    return RotationRecord(domain=domain, state=State.PUBLISHED, revision=3, since=SINCE, old=old, new=new)
+
+
+@pytest.mark.parametrize(
+    ("gate", "waits"),
+    [
+        (Gate((Waiting("cp-1", "it must start etcd"), *MINE)), ["w-0, w-1, w-2, w-3 and 5 more: it has not passed"]),
+        (
+            Gate(opens=NOW + timedelta(minutes=5)),
+            ["Every node is ready; it waits 5 minutes more, until "],
+        ),
+        (Gate(opens=NOW), ["It waits for nobody: run `vaultpki ca continue -f cluster.yaml`"]),
+        (None, ["`vaultpki ca status -f cluster.yaml` shows what it waits for"]),
+    ],
+)
+def test_it_says_what_the_next_step_waits_for(gate: Gate | None, waits: list[str]) -> None:
+    made = banner("prod", record(), gate, NOW, "cluster.yaml")
+    assert made.title == "CA etcd is being rotated: published"
+    assert made.since == "since 2026-11-26 09:12 UTC, 48 minutes ago"
+    assert "nodes learn to trust etcd-2 beside etcd-1" in made.holds
+    for said, expected in zip(made.waits, waits, strict=False):
+        assert expected in said
+
+
+def test_nodes_that_wait_for_the_same_are_one_sentence() -> None:
+    reasons = tuple(Waiting(f"cp-{number}", f"reason {number}") for number in range(6))
+    made = banner("prod", record("root"), Gate((*reasons, *MINE)), NOW, "cluster.yaml")
+    assert made.title == "The root CA of prod is being rotated: published"
+    assert made.waits == (
+        "It waits for w-0, w-1, w-2, w-3 and 5 more: it has not passed",
+        "It waits for cp-0: reason 0",
+        "It waits for cp-1: reason 1",
+        "It waits for cp-2: reason 2",
+        "It waits for 3 more: `vaultpki ca status -f cluster.yaml`",
+    )
