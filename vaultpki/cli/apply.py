@@ -15,9 +15,13 @@ from vaultpki.errors import VaultpkiError
 from vaultpki.redact import escaped
 
 if TYPE_CHECKING:
+    from vaultpki.cli.progress import Progress
+    from vaultpki.identity.asked_server import AskedServer
     from vaultpki.model import Cluster
-    from vaultpki.provision.plan import Change, Plan
-    from vaultpki.show.plan import Line
+    from vaultpki.provision.plan import Plan
+    from vaultpki.records.server_facts import ServerFacts
+    from vaultpki.show.line import Line
+    from vaultpki.vault import Vault
 
 
 @click.command("plan")
@@ -36,16 +40,20 @@ def plan_command(file: Path, allow_http: bool, as_json: bool, detailed_exitcode:
     Example:
       vaultpki plan -f cluster.yaml --detailed-exitcode
     """
+    from vaultpki.identity import asked_server
     from vaultpki.provision import apply
     from vaultpki.show import plan as plan_text
+    from vaultpki.show.asked_server import server_lines
 
     with opened(file, allow_http=allow_http) as (cluster, vault, where):
         _warn_of_templates(cluster)
         seen, plan = apply.observe_and_plan(cluster, vault, where)
         plan = apply.with_impact(cluster, vault, seen, plan)
+        asked = asked_server.read(cluster, vault)
     if as_json:
-        _print_json(plan, vault.sent.reads, vault.sent.writes)
+        _print_json(plan, asked, vault)
     else:
+        _show(server_lines(asked, cluster.file))
         _show(plan_text.lines(cluster, plan, verbose=verbose))
     if not detailed_exitcode:
         return 0
@@ -63,32 +71,33 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool) -> Non
     Example:
       vaultpki apply -f cluster.yaml --yes
     """
+    from vaultpki.identity import asked_server
     from vaultpki.provision import apply
     from vaultpki.show import plan as plan_text
+    from vaultpki.show.asked_server import server_lines
 
     first = None
     with opened(file, allow_http=allow_http) as (cluster, vault, where):
         _warn_of_templates(cluster)
         if not yes:
-            if not terminal() or as_json:
-                raise VaultpkiError("apply changes Vault and there is no terminal to ask on; pass --yes")
             seen, first = apply.observe_and_plan(cluster, vault, where)
-            _show(plan_text.lines(cluster, apply.with_impact(cluster, vault, seen, first)))
+            if first.changes and (as_json or not terminal()):
+                raise VaultpkiError(
+                    f"apply would make {len(first.changes)} changes at {vault.address} and there is no terminal to ask "
+                    f"on; look at them with `vaultpki plan -f {escaped(cluster.file)}`, and pass --yes"
+                )
+            if not as_json:
+                _show(server_lines(asked_server.read(cluster, vault), cluster.file))
+                _show(plan_text.lines(cluster, apply.with_impact(cluster, vault, seen, first)))
             # It takes much memory in a large cluster, and apply observes again.
             del seen
             if first.changes and not click.confirm(f"Apply these {len(first.changes)} changes to {vault.address}?"):
                 raise VaultpkiError("nothing was changed")
         with progress("Applying") as counter:
-
-            def show(change: Change) -> None:
-                # The plan that was shown has all changes but those that no plan can show.
-                said = not as_json and (yes or not plan_text.planned(change))
-                for line in plan_text.change_lines(change) if said else ():
-                    counter.say(line.text, line.colour)
-
-            done = apply.apply(cluster, vault, where, first=first, progress=show, step=counter.step)
+            done = _carry_out(cluster, vault, where, counter, first=first, silent=as_json)
+        asked = asked_server.read(cluster, vault) if as_json else None
     if as_json:
-        _print_json(done, vault.sent.reads, vault.sent.writes)
+        _print_json(done, asked, vault)
     else:
         if any(pool.jwt for pool in cluster.pools):
             # These nodes get no join file.
@@ -141,12 +150,38 @@ def destroy_command(file: Path, allow_http: bool, confirm: str | None) -> None:
     click.echo(f"Done: nothing of {cluster.name} is left at {vault.address}.")
 
 
-def _print_json(plan: Plan, reads: int, writes: int) -> None:
+def _carry_out(
+    cluster: Cluster, vault: Vault, where: ServerFacts, counter: Progress, *, first: Plan | None, silent: bool
+) -> Plan:
+    """Apply; unless it is to be silent, show the plan if nobody has seen it, and a line for each stage."""
+    from vaultpki.cli.stage_log import StageLog
+    from vaultpki.identity import asked_server
+    from vaultpki.provision import apply
+    from vaultpki.show.asked_server import server_lines
+
+    if silent:
+        return apply.apply(
+            cluster,
+            vault,
+            where,
+            first=first,
+            progress=lambda change: None,
+            step=lambda change, total: counter.step(total),
+        )
+    log = StageLog(cluster, counter, lambda: server_lines(asked_server.read(cluster, vault), cluster.file), first)
+    with log.until_it_stops():
+        return apply.apply(cluster, vault, where, first=first, progress=log.stage_made, step=log.step, begin=log.begin)
+
+
+def _print_json(plan: Plan, asked: AskedServer | None, vault: Vault) -> None:
     import json
 
+    from vaultpki.identity import asked_server
     from vaultpki.provision.plan import to_json
 
-    document = to_json(plan, reads=reads, writes=writes)
+    document = to_json(plan, reads=vault.sent.reads, writes=vault.sent.writes)
+    if asked is not None:
+        document["server"] = asked_server.to_json(asked)
     if plan.root_sha256:
         document["root_sha256"] = plan.root_sha256
     # Piece by piece: the whole text of a large cluster's first apply is 35 MB.

@@ -28,8 +28,8 @@ _AWAY_SECONDS = 90.0
 _MOST_ROUNDS = 8
 
 Progress = Callable[[Change], None]
-ReportProgress = Callable[[int], None]
-"""Is called after each piece of work, from any thread, with how many there are in all."""
+StepProgress = Callable[[Change, int], None]
+"""Is called after each change, from any thread, with how many there are in all."""
 
 
 def observe_and_plan(cluster: Cluster, vault: Vault, where: ServerFacts) -> tuple[Observation, Plan]:
@@ -72,14 +72,15 @@ def apply(
     *,
     first: Plan | None,
     progress: Progress,
-    step: ReportProgress = lambda total: None,
+    step: StepProgress = lambda change, total: None,
+    begin: Callable[[Plan], None] = lambda plan: None,
 ) -> Plan:
     """Carry out what `observe_and_plan` shows until nothing is left to do; returns every change made.
 
-    `first` is the plan that a person agreed to: nothing is written if the server has changed since. `progress` is
-    called with each change once its stage is made, `step` after each change at once. A server that goes away in the
-    middle is waited for, and the work continues from what is there then. At the end secret ids are ended whose answers
-    were lost, which no plan shows.
+    `first` is the plan that a person agreed to: nothing is written if the server has changed since. `begin` is called
+    with the plan of each round before its first write, the first one with its impact; `progress` with each change once
+    its stage is made, `step` after each change at once. A server that goes away in the middle is waited for, and the
+    work continues from what is there then. At the end secret ids are ended whose answers were lost; no plan shows them.
     """
     done: list[Change] = []
     give_up = time.monotonic() + _AWAY_SECONDS
@@ -100,7 +101,8 @@ def apply(
                     progress(change)
                 return replace(todo, changes=tuple(done), impact=impact, root_sha256=seen.facts.root_sha256)
             if rounds == 0:
-                impact = with_impact(cluster, vault, seen, todo).impact
+                todo = with_impact(cluster, vault, seen, todo)
+                impact = todo.impact
                 refuse_weak_token(cluster, vault, _rights(cluster, vault, seen, todo))
             rounds += 1
             if rounds > _MOST_ROUNDS:
@@ -109,8 +111,10 @@ def apply(
                     + "".join(f", such as that of {change.kind} {change.name}" for change in todo.changes[:1])
                     + ": something else writes here too"
                 )
+            if todo.changes:
+                begin(todo)
             total = len(done) + len(todo.changes)
-            for change in carry_out(cluster, vault, seen, todo, partial(step, total)):
+            for change in carry_out(cluster, vault, seen, todo, partial(_step, step, total)):
                 done.append(change)
                 progress(change)
             # The next observation takes as much memory.
@@ -126,6 +130,10 @@ def apply(
             if rounds == 0 or time.monotonic() >= give_up:
                 raise
             time.sleep(0.5)
+
+
+def _step(step: StepProgress, total: int, change: Change) -> None:
+    step(change, total)
 
 
 def _rights(cluster: Cluster, vault: Vault, seen: Observation, todo: Plan) -> dict[str, str]:

@@ -49,7 +49,7 @@ class _Run:
 
 
 def carry_out(
-    cluster: Cluster, vault: Vault, seen: Observation, todo: Plan, counted: Callable[[], None]
+    cluster: Cluster, vault: Vault, seen: Observation, todo: Plan, counted: Callable[[Change], None]
 ) -> Iterator[Change]:
     """Carry out a plan; yields the changes of a stage once all of them are made.
 
@@ -115,9 +115,9 @@ def _write_applied(run: _Run, applied: AppliedRecord) -> None:
         write(APPLIED, applied.record(run.cluster), mount_point=run.cluster.mount("config"))
 
 
-def _make_and_count(run: _Run, counted: Callable[[], None], change: Change) -> str:
+def _make_and_count(run: _Run, counted: Callable[[Change], None], change: Change) -> str:
     made = _make(run, change)
-    counted()
+    counted(change)
     return made
 
 

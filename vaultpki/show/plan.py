@@ -1,63 +1,23 @@
-"""Shows a plan in the words in which a person approves it: by node and certificate, each change once; pure."""
+"""Shows a plan in the words in which a person approves it; pure."""
 
 from __future__ import annotations
 
 import json
-import textwrap
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from vaultpki.certificates import ROOT, node_rows, rows
 from vaultpki.identity import root_pin
-from vaultpki.identity.access import WRITTEN
-from vaultpki.model import Cluster, KeyType, Node, Pool, Usage
+from vaultpki.model import Cluster
 from vaultpki.pki.ca_life import Level
-from vaultpki.provision import causes
-from vaultpki.provision.differences import as_text, certificate_differences, differences
 from vaultpki.provision.impact import named, sentences
-from vaultpki.provision.plan import SECRET_ID, Action, Change, Colour, Plan, Rotation
-from vaultpki.provision.record_changes import RecordChange
-from vaultpki.records.paths import LEAVING
-from vaultpki.records.rotation import DOMAINS, RotationRecord
-from vaultpki.records.server_facts import Key
+from vaultpki.provision.plan import SECRET_ID, Change, Colour, Plan, Rotation
+from vaultpki.records.rotation import RotationRecord
 from vaultpki.redact import escaped, stamp
+from vaultpki.show.line import WIDTH, Line, wrapped
+from vaultpki.show.plan_entries import ACTION_SIGNS, SIGN_COLOURS, Entry, entries, fields, title
 from vaultpki.values.durations import format_duration
 
-WIDTH: Final = 100
-"""How many columns a plan takes at most, unless every field is asked for."""
-
-_SIGNS: Final[Mapping[Action, str]] = {"create": "+", "update": "~", "delete": "-"}
-_COLOURS: Final[Mapping[str, Colour]] = {"+": "green", "~": "yellow", "-": "red"}
 _LEVELS: Final[Mapping[Level, Colour | None]] = {Level.NOTICE: None, Level.WARNING: "yellow"}
-# The fields of a new object that are shown.
-_SHOWN: Final[Mapping[str, tuple[str, ...]]] = {
-    "mount": ("type", "max_ttl"),
-    "auth": ("type", "max_ttl"),
-    "issuer": ("common_name", "ttl", "key"),
-    "role": ("ttl", "key_type", "key_bits", "server_flag", "client_flag"),
-    "approle": ("token_policies", "secret_id_ttl"),
-}
-
-# The kinds of object that every cluster has: one of it, and several.
-_COMMON: Final[Mapping[str, tuple[str, str]]] = {
-    "mount": ("mount", "mounts"),
-    "auth": ("auth mount", "auth mounts"),
-    "config": ("setting", "settings"),
-    "policy": ("policy", "policies"),
-}
-
-_Left = dict[Key, Change]
-"""The changes that are not shown yet; a function that shows some removes them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line for a terminal; `colour` is None if it has none. Nothing in it can steer the terminal."""
-
-    text: str
-    colour: Colour | None = None
 
 
 def lines(cluster: Cluster, plan: Plan, *, verbose: bool = False) -> list[Line]:
@@ -67,25 +27,25 @@ def lines(cluster: Cluster, plan: Plan, *, verbose: bool = False) -> list[Line]:
         for change in plan.changes:
             shown += _every_field(change)
     else:
-        for entry in _entries(cluster, plan.changes):
+        for entry in entries(cluster, plan.changes):
             shown += entry.lines()
     width = 0 if verbose else WIDTH
     dangerous = {danger.name for danger in plan.dangers}
     for kind, name in plan.unmanaged:
         if f"{kind} {name}" not in dangerous:
-            shown += _wrapped(f"? {kind} {escaped(name)}  (not made by vaultpki; left alone)", "yellow", width)
+            shown += wrapped(f"? {kind} {escaped(name)}  (not made by vaultpki; left alone)", "yellow", width)
     for record in plan.active:
-        shown += _wrapped(active_sentence(record), None, width)
+        shown += wrapped(active_sentence(record), None, width)
         if line := root_pin.advice(cluster, record):
-            shown += _wrapped(f"{escaped(line)}.", None, width)
+            shown += wrapped(f"{escaped(line)}.", None, width)
     shown += attention_lines(cluster, plan, width=width)
     if plan.impact:
         shown.append(Line("Impact:"))
         for colour, text in sentences(plan.impact, merged=not verbose):
-            shown += _wrapped(f"  {text}", colour, width)
+            shown += wrapped(f"  {text}", colour, width)
     if not plan.changes:
         return [*shown, Line("Nothing to change.")]
-    counts = (f"{sum(change.action == action for change in plan.changes)} to {action}" for action in _SIGNS)
+    counts = (f"{sum(change.action == action for change in plan.changes)} to {action}" for action in ACTION_SIGNS)
     return [*shown, Line(f"Plan: {', '.join(counts)}.")]
 
 
@@ -93,22 +53,22 @@ def attention_lines(cluster: Cluster, plan: Plan, *, width: int = WIDTH) -> list
     """Return what needs a person and is changed by no apply; `width` is in columns, 0 for no limit."""
     shown: list[Line] = []
     for danger in plan.dangers:
-        shown += _wrapped(f"! {escaped(danger.name)}: {escaped(danger.reason)}", "red", width)
+        shown += wrapped(f"! {escaped(danger.name)}: {escaped(danger.reason)}", "red", width)
     for rotation in plan.rotations:
-        shown += _wrapped(f"! {rotation_sentence(cluster.file, rotation)}", "yellow", width)
+        shown += wrapped(f"! {rotation_sentence(cluster.file, rotation)}", "yellow", width)
     for end in plan.expires:
         if end.level is not Level.NONE:
             colour: Colour | None = _LEVELS.get(end.level, "red")
-            shown += _wrapped(f"{'!' if end.level.attention else '?'} {end.sentence}", colour, width)
+            shown += wrapped(f"{'!' if end.level.attention else '?'} {end.sentence}", colour, width)
     return shown
 
 
 def change_lines(change: Change) -> list[Line]:
     """Return one change by itself, as apply shows it when it is made."""
-    parts = _fields(change) if change.action == "update" else ()
+    parts = fields(change) if change.action == "update" else ()
     if change.kind == SECRET_ID:
         parts = ("its node never received it",)
-    return _Entry(_SIGNS[change.action], _title(change), parts).lines()
+    return Entry(ACTION_SIGNS[change.action], title(change), parts).lines()
 
 
 def planned(change: Change) -> bool:
@@ -144,237 +104,9 @@ def _ca_word(name: str, value: Any) -> str:
 
 
 def _every_field(change: Change) -> Iterator[Line]:
-    sign = _SIGNS[change.action]
-    yield Line(f"{sign} {_title(change)}", _COLOURS[sign])
+    sign = ACTION_SIGNS[change.action]
+    yield Line(f"{sign} {title(change)}", SIGN_COLOURS[sign])
     for name, (old, new) in change.fields.items():
         sides = {"create": [new], "update": [old, new], "delete": [old]}[change.action]
         # JSON in ASCII escapes all that could steer a terminal.
         yield Line(f"    {escaped(name)}: {' -> '.join(json.dumps(side, default=str) for side in sides)}")
-
-
-def _wrapped(text: str, colour: Colour | None, width: int) -> list[Line]:
-    if len(text) <= width or not width:
-        return [Line(text, colour)]
-    indent = " " * (len(text) - len(text.lstrip()) + 4)
-    return [Line(line, colour) for line in textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False)]
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """One thing that a person decides on: its sign, what it is, and what changes in it."""
-
-    sign: str
-    subject: str
-    parts: tuple[str, ...] = ()
-
-    def lines(self) -> list[Line]:
-        head, colour = f"{self.sign} {self.subject}", _COLOURS[self.sign]
-        whole = f"{head}: {'; '.join(self.parts)}" if self.parts else head
-        if len(whole) <= WIDTH or len(self.parts) < 2:
-            return _wrapped(whole, colour, WIDTH)
-        texts = (f"{head}:", *(f"    {part}" for part in self.parts))
-        return [line for text in texts for line in _wrapped(text, colour, WIDTH)]
-
-
-def _entries(cluster: Cluster, changes: Sequence[Change]) -> list[_Entry]:
-    """Return the entries of a plan; every change is in one of them, by itself or within its cause."""
-    left = {change.key: change for change in changes}
-    new = [*_new_cluster(cluster, left), *_new_cas(cluster, left)]
-    new_holders = [*_holders(cluster, left, "create")]
-    updated, unexplained = causes.folded(cluster, tuple(left.values()))
-    removed = [*_holders(cluster, left, "delete"), *_ended_identities(cluster, left)]
-    left = {change.key: change for change in unexplained if change.key in left}
-    certificates = [*_new_certificates(cluster, left), *_changed_certificates(updated)]
-    return [*new, *certificates, *new_holders, *_single(cluster, left), *removed]
-
-
-def _take(left: _Left, action: Action, keys: Iterable[Key]) -> list[Change]:
-    """Remove and return the changes of these objects that have this action."""
-    taken = [left[key] for key in keys if key in left and left[key].action == action]
-    for change in taken:
-        del left[change.key]
-    return taken
-
-
-def _new_cluster(cluster: Cluster, left: _Left) -> Iterator[_Entry]:
-    """A new cluster in one entry: what every cluster has."""
-    root = left.get(("mount", cluster.mount(ROOT)))
-    if root is None or root.action != "create":
-        return
-    records = tuple(f"{cluster.mount('config')}/{folder}/" for folder in ("nodes", "pools"))
-    policies = tuple(f"{cluster.prefix}/{who}" for who in WRITTEN)
-    common = [
-        (kind, name)
-        for kind, name in left
-        if kind in ("mount", "auth") or name in policies or (kind == "config" and not name.startswith(records))
-    ]
-    counts = Counter(change.kind for change in _take(left, "create", common))
-    parts = ", ".join(f"{count} {_COMMON[kind][count != 1]}" for kind, count in counts.items())
-    yield _Entry("+", f"cluster {cluster.name} below {cluster.prefix}", (parts,))
-
-
-def _new_cas(cluster: Cluster, left: _Left) -> Iterator[_Entry]:
-    for change in _take(left, "create", [("issuer", cluster.mount(ca)) for ca in DOMAINS]):
-        ca = change.name.rpartition("/")[2]
-        name, ttl, key = (change.fields[field][1] for field in _SHOWN["issuer"])
-        signed = "" if ca == ROOT else ", signed by the root"
-        yield _Entry("+", f"CA {ca}", (f'"{name}", life {format_duration(ttl)}, key {key}{signed}',))
-
-
-def _holders(cluster: Cluster, left: _Left, action: Action) -> Iterator[_Entry]:
-    """Nodes and pools that are new or removed: their records, and all that goes with one."""
-    for folder in ("nodes", "pools"):
-        head = f"{cluster.mount('config')}/{folder}/"
-        records = [key for key in left if key[0] == "config" and key[1].startswith(head)]
-        for record in _take(left, action, records):
-            name = record.name.removeprefix(head)
-            owned = _owned(cluster, folder, name)
-            words = [owned[change.key] for change in _take(left, action, owned)]
-            parts = (
-                (f"its {', '.join(['record', *words])}",) if action == "delete" else _described(cluster, folder, name)
-            )
-            yield _Entry(_SIGNS[action], f"{folder[:-1]} {escaped(name)}", parts)
-
-
-def _owned(cluster: Cluster, folder: str, name: str) -> dict[Key, str]:
-    """Return the objects that belong to a node or a pool, each with a word for it."""
-    prefix = cluster.prefix
-    owned: dict[Key, str] = {("policy", f"{prefix}/{folder[:-1]}/{name}"): "policy"}
-    if folder == "nodes":
-        return {**owned, ("approle", f"{prefix}/listed/{name}"): "AppRole"}
-    roles: dict[Key, str] = {("role", f"{cluster.mount(row.ca)}/{row.name}-{name}"): "role" for row in rows(cluster)}
-    return {**owned, ("config", f"auth/{prefix}/jwt/role/{name}"): "auth role", **roles}
-
-
-def _described(cluster: Cluster, folder: str, name: str) -> tuple[str, ...]:
-    """Return what a new node or pool is."""
-    holders: tuple[Node | Pool, ...] = cluster.nodes if folder == "nodes" else cluster.pools
-    who = next(each for each in holders if each.name == name)
-    what = "+".join(sorted(role.value for role in who.roles))
-    if isinstance(who, Node):
-        about = f"{what}, addresses {', '.join(who.addresses) or 'none'}"
-    else:
-        about = f"{what}, names {who.node_names}" + (", by an issuer's token" if who.jwt else "")
-    held = [row.name for row in node_rows(cluster, who)]
-    return about, f"{len(held)} certificates: {', '.join(held)}"
-
-
-def _ended_identities(cluster: Cluster, left: _Left) -> Iterator[_Entry]:
-    """AppRoles of the pooled mount that are deleted, and notes of ends that an apply did not finish."""
-    why: dict[str, list[str]] = {}
-    heads = {"approle": f"{cluster.prefix}/pooled/", "config": f"{cluster.mount('config')}/{LEAVING}/"}
-    keys = [(kind, name) for kind, name in left if kind in heads and name.startswith(heads[kind])]
-    for change in _take(left, "delete", keys):
-        # Policies are read only for AppRoles whose names fit a pool.
-        policies, _ = change.fields.get("token_policies", (None, None))
-        if change.kind == "config":
-            reason = "a run that was interrupted has not ended all"
-        elif policies is None:
-            reason = "no pool has the name"
-        else:
-            reason = f"no such pool has its policy {as_text('', policies)}"
-        why.setdefault(reason, []).append(change.name.removeprefix(heads[change.kind]))
-    for reason, names in why.items():
-        what = "1 identity" if len(names) == 1 else f"{len(names)} identities"
-        yield _Entry("-", f"{what} of pooled nodes", (f"{named(sorted(names))} ({reason})",))
-
-
-def _new_certificates(cluster: Cluster, left: _Left) -> Iterator[_Entry]:
-    known = {f"{cluster.mount(row.ca)}/{row.name}": row for row in rows(cluster)}
-    for change in _take(left, "create", [(kind, name) for kind, name in left if kind == "role" and name in known]):
-        row = known[change.name]
-        usage = {Usage.BOTH: "client and server"}.get(row.usage, row.usage.value)
-        made = change.fields["key_type"][1], change.fields["key_bits"][1]
-        key = next((key.value for key in KeyType if (key.vault_type, key.vault_bits) == made), "of another type")
-        ttl = as_text("ttl", change.fields["ttl"][1])
-        yield _Entry("+", f"certificate {row.name}", (f"{usage}, ttl {ttl}, key {key}, CA {row.ca}",))
-
-
-def _changed_certificates(records: Iterable[RecordChange]) -> Iterator[_Entry]:
-    """The certificates that change in records; the same change on many nodes is one entry."""
-    together: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
-    for record in records:
-        holder = record.name if record.folder == "nodes" else f"pool {record.name}"
-        for name, (before, after) in record.certificates.items():
-            sign = "+" if before is None else "-" if after is None else "~"
-            parts: list[str] = []
-            if before is not None and after is not None:
-                parts = certificate_differences(before, after)
-            elif after is not None:
-                parts = [f"ttl {as_text('ttl', after.get('ttl'))}"]
-            if parts or sign == "-":
-                together.setdefault((sign, name, tuple(parts)), []).append(holder)
-    for (sign, name, words), holders in together.items():
-        yield _Entry(sign, f"{named(holders)}: {escaped(name)}", words)
-
-
-def _single(cluster: Cluster, left: _Left) -> Iterator[_Entry]:
-    """Return the changes without a larger cause; those that differ by a node's or a CA's name alone are one entry."""
-    together: dict[tuple[Action, str, tuple[str, ...]], list[Change]] = {}
-    for change in left.values():
-        name, placeholder = _varying(cluster, change)
-        parts = tuple(part.replace(name, placeholder) if name else part for part in _fields(change))
-        subject = change.name.replace(name, placeholder) if name else change.name
-        together.setdefault((change.action, f"{change.kind} {escaped(subject)}", parts), []).append(change)
-    for (action, subject, parts), some in together.items():
-        if len(some) == 1:
-            yield _Entry(_SIGNS[action], _usual_name(cluster, some[0]), _fields(some[0]))
-            continue
-        names = [_varying(cluster, change)[0].rpartition("/")[2] for change in some]
-        yield _Entry(_SIGNS[action], f"{subject} ({named(names)})", parts)
-
-
-def _usual_name(cluster: Cluster, change: Change) -> str:
-    """Return what a person calls an object: a role by its certificate, a record by its node or pool."""
-    store, (mount, _, last) = cluster.mount("config"), change.name.rpartition("/")
-    if change.kind == "role" and any(change.name == f"{cluster.mount(row.ca)}/{row.name}" for row in rows(cluster)):
-        return f"certificate {last}"
-    if change.key == ("config", f"{store}/cluster"):
-        return f"cluster {cluster.name}"
-    if change.kind == "config" and mount in (f"{store}/nodes", f"{store}/pools"):
-        return f"{mount.rpartition('/')[2][:-1]} {escaped(last)}"
-    return _title(change)
-
-
-def _varying(cluster: Cluster, change: Change) -> tuple[str, str]:
-    """Return the part of an object's name in which it differs from others of its kind, and a placeholder for it."""
-    prefix = cluster.prefix
-    head, _, last = change.name.rpartition("/")
-    if head in (f"{prefix}/listed", f"{prefix}/node", f"{cluster.mount('config')}/nodes"):
-        return f"/{last}", "/NODE"
-    for mount in map(cluster.mount, DOMAINS):
-        if change.kind != "role" and f"{change.name}/".startswith(f"{mount}/"):
-            return mount, f"{prefix}/CA"
-    return "", ""
-
-
-def _title(change: Change) -> str:
-    return f"{change.kind} {escaped(change.name)}"
-
-
-def _fields(change: Change) -> tuple[str, ...]:
-    """Return what an update changes, and of a new object the few values that say what it is."""
-    if change.action == "update":
-        return tuple(part for name, pair in change.fields.items() for part in _field(change, name, *pair))
-    if change.action == "create" and change.kind in _SHOWN:
-        values = {name: change.fields[name][1] for name in _SHOWN[change.kind] if name in change.fields}
-        return (", ".join(f"{name} {as_text(name, value)}" for name, value in values.items()),)
-    return ()
-
-
-def _field(change: Change, name: str, old: Any, new: Any) -> list[str]:
-    if name == "max_ttl" and change.fields.get("ttl") == (old, new):
-        # A role's two are always alike, unless somebody changed one of them.
-        return []
-    if change.kind == "policy" and (old is None or new is None):
-        return [f"{'+' if old is None else '-'} {escaped(name)} ({_rule(new if old is None else old)})"]
-    return differences(escaped(name), old, new, field=name) or [
-        f"{escaped(name)} {as_text(name, old)} -> {as_text(name, new)}"
-    ]
-
-
-def _rule(rule: Any) -> str:
-    if not isinstance(rule, Mapping) or not isinstance(rule.get("capabilities"), list):
-        return as_text("", rule)
-    limits = ", with limits" if rule.keys() > {"capabilities"} else ""
-    return f"{', '.join(escaped(str(each)) for each in rule['capabilities'])}{limits}"

@@ -25,7 +25,8 @@ class Settings:
     """How to reach the server, and with which token. `ca_pem` or `ca_file` replaces the system's CAs.
 
     `token` may be empty. `ca_hint` and `namespace_hint` say what to do if no given CA signed the server's
-    certificate, and if it has no such namespace: that depends on where these came from.
+    certificate, and if it has no such namespace: that depends on where these came from. `address_variable` is the
+    environment variable that named the address; empty if none did.
     """
 
     addresses: tuple[str, ...]
@@ -39,6 +40,7 @@ class Settings:
     allow_http: bool = False
     ca_hint: str = "give its CA as vault.ca_file or VAULT_CACERT"
     namespace_hint: str = "look at vault.namespace in cluster.yaml and at VAULT_NAMESPACE, or make it first"
+    address_variable: str = ""
 
     def __post_init__(self) -> None:
         # Both become header lines.
@@ -80,7 +82,12 @@ def from_environment(
         client_key=setting("CLIENT_KEY"),
         server_name=setting("TLS_SERVER_NAME"),
         allow_http=allow_http,
+        address_variable="" if addresses or not found else _variable(environment, "ADDR"),
     )
+
+
+def _variable(environment: Mapping[str, str], name: str) -> str:
+    return f"VAULT_{name}" if environment.get(f"VAULT_{name}") else f"BAO_{name}"
 
 
 def _token_file(environment: Mapping[str, str]) -> str:

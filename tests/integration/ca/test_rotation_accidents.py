@@ -480,7 +480,7 @@ def test_an_apply_that_was_planned_before_the_rotation_changes_no_ca(rotation: R
     assert rotation.signs("etcd-1")
     before = rotation.names()
     with pytest.raises(Refused, match="the rotation of etcd has gone on since the plan was made"):
-        list(carry_out(cluster.model, vault, seen, todo, lambda: None))
+        list(carry_out(cluster.model, vault, seen, todo, lambda change: None))
     assert rotation.names() == before
     rotation.settled()
 

@@ -24,7 +24,7 @@ from vaultpki.certificates import resolve, row_named, sign_parameters
 from vaultpki.config.agent import load_agent
 from vaultpki.disk.files import write_private
 from vaultpki.errors import Denied, StateConflict
-from vaultpki.identity import access, enrol, nodes
+from vaultpki.identity import access, asked_server, enrol, nodes
 from vaultpki.issue import operator
 from vaultpki.model import Certificate
 from vaultpki.pki import keys, x509
@@ -73,6 +73,10 @@ def applying(cluster: AppliedCluster, vault: Vault) -> list[Step]:
         assert enrol.lock(cluster.model, vault, node, wait=0) == {"jwt"} and enrol.unlock(cluster.model, vault, node)
         assert enrol.unenroll(cluster.model, vault, node, wait=0)
 
+    def token_owner() -> None:
+        if asked_server.read(cluster.model, vault).token is None:
+            raise Denied("whose token it is was not read")
+
     def visit() -> None:
         checks = vault_trial.verify_vault(cluster.model, vault, now=datetime.now(UTC))
         assert checks and all(check.ok for check in checks)
@@ -85,6 +89,7 @@ def applying(cluster: AppliedCluster, vault: Vault) -> list[Step]:
         ("lock of a pool's node", lambda: enrol.lock(cluster.model, vault, "w-1", wait=0)),
         ("unenroll", lambda: enrol.unenroll(cluster.model, vault, "w-1", wait=0)),
         ("lock of a node with a token", lambda: lock_by_token(f"c-{os.urandom(4).hex()}")),
+        ("the lines above a plan", token_owner),
         ("apply of a change", lambda: apply(cluster, vault, CHANGED)),
         ("destroy", lambda: destroy.destroy(cluster.model, vault, ServerFacts((), None), progress=lambda path: None)),
         ("apply", lambda: apply(cluster, vault, SPEC)),

@@ -116,8 +116,8 @@ def has_ended(stolen: Stolen) -> None:
 
 def nothing_to_change(cluster: AppliedCluster) -> None:
     mark = cluster.server.audit_position()
-    assert vaultpki("plan", "-f", cluster.file, env=cluster.environment("viewer")).stdout.startswith(
-        "Nothing to change."
+    assert vaultpki("plan", "-f", cluster.file, env=cluster.environment("viewer")).stdout.endswith(
+        "\nNothing to change.\n"
     )
     cluster.apply()
     writes = [path for _, path in cluster.server.writes(mark)]

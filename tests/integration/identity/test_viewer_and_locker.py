@@ -22,7 +22,7 @@ from helpers.vault.servers import OF_TESTS, Server
 from vaultpki.ca import commands
 from vaultpki.ca.scene import read_scene
 from vaultpki.errors import Denied
-from vaultpki.identity import access, credentials, enrol, revoked_list
+from vaultpki.identity import access, asked_server, credentials, enrol, revoked_list
 from vaultpki.identity import nodes as node_list
 from vaultpki.identity.credentials import Identity
 from vaultpki.provision import apply, ca_ends
@@ -101,6 +101,8 @@ def viewing(in_rotation: ClusterInRotation, vault: Vault) -> list[Step]:
     def plan() -> None:
         seen, made = apply.observe_and_plan(cluster, vault, ServerFacts((), None))
         assert not apply.with_impact(cluster, vault, seen, made).changes
+        if asked_server.read(cluster, vault).token is None:
+            raise Denied("whose token it is was not read")
 
     def nodes() -> None:
         members = node_list.members(cluster, vault)

@@ -14,7 +14,8 @@ from vaultpki.provision.desired import desired
 from vaultpki.provision.impact import Live, impact_of
 from vaultpki.provision.plan import Change, Impact, Observed, Plan, plan
 from vaultpki.records.server_facts import Fields, Key, ServerFacts
-from vaultpki.show.plan import WIDTH, change_lines, lines
+from vaultpki.show.line import WIDTH
+from vaultpki.show.plan import change_lines, lines
 
 KNOWN = ServerFacts(
     addresses=("https://vault.example.com:8200",), root_sha256="ab", role_ids={"cp-1": "r1", "cp-2": "r2"}

@@ -1,0 +1,94 @@
+"""Tells which server a command asks, and whose token it has, so that a person sees both before agreeing to anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from vaultpki.errors import BadAnswer, Denied, Refused
+from vaultpki.model import Cluster
+from vaultpki.redact import HIDDEN, hide
+from vaultpki.vault import Json, Vault
+
+_ROOT_NAMESPACE = "root"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenOwner:
+    """Whose token it is, in the server's own words; never the token. `entity` is an id, empty if there is none."""
+
+    name: str
+    policies: tuple[str, ...]
+    entity: str = ""
+    accessor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AskedServer:
+    """The server that a command asks, the namespace, and whose token it has.
+
+    `variable` is the environment variable that named the address, empty if cluster.yaml did. `of_spec` are the
+    addresses in cluster.yaml if the variable names another server than they do. `token` is None if it cannot be read.
+    """
+
+    address: str
+    namespace: str
+    variable: str = ""
+    of_spec: tuple[str, ...] = ()
+    token: TokenOwner | None = None
+
+
+def read(cluster: Cluster, vault: Vault) -> AskedServer:
+    """Return the server that `vault` asks. Asks it once, for its own token."""
+    settings = vault.settings
+    other = settings.address_variable and not {*settings.addresses} <= {*cluster.vault.addresses}
+    return AskedServer(
+        vault.address,
+        settings.namespace or _ROOT_NAMESPACE,
+        settings.address_variable,
+        cluster.vault.addresses if other else (),
+        _owner(vault),
+    )
+
+
+def to_json(asked: AskedServer) -> dict[str, Any]:
+    """Return the server as programs read it: `server` in `plan --json` and `apply --json`."""
+    owner = asked.token
+    token = owner and {
+        "name": owner.name,
+        "policies": list(owner.policies),
+        "entity": owner.entity,
+        "accessor": owner.accessor,
+    }
+    return {
+        "address": asked.address,
+        "namespace": asked.namespace,
+        "variable": asked.variable,
+        "cluster_yaml": list(asked.of_spec),
+        "token": token,
+    }
+
+
+def _owner(vault: Vault) -> TokenOwner | None:
+    # https://developer.hashicorp.com/vault/api-docs/auth/token#lookup-a-token-self
+    try:
+        found: Json = vault.api.auth.token.lookup_self().data
+    except (Denied, Refused, BadAnswer):
+        return None
+
+    def said(value: object) -> str:
+        # Its field `id` is the token itself. A server that is not honest may repeat it elsewhere.
+        text = value if isinstance(value, str) else ""
+        return hide(text.replace(vault.settings.token, HIDDEN) if vault.settings.token else text)
+
+    policies = [each for field in ("policies", "identity_policies") for each in _list(found.get(field))]
+    return TokenOwner(
+        said(found.get("display_name")),
+        tuple(dict.fromkeys(map(said, policies))),
+        said(found.get("entity_id")),
+        said(found.get("accessor")),
+    )
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
