@@ -71,7 +71,7 @@ PURE: Final = {
     "rotation": set[str](),
     "findings": set[str](),
     "graph": set[str](),
-    "show": {"show.expiries"},
+    "show": {"show.certificate_files", "show.expiries"},
 }
 OUTSIDE: Final = frozenset({"os", "pathlib", "random", "select", "socket", "ssl", "subprocess", "threading", "time"})
 

@@ -38,6 +38,7 @@ _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "pull": ("pull", "pull_command", "On a node: make the agent that stays ask Vault now."),
     "doctor": ("doctor", "doctor_command", "On a node: find what is wrong, and what to do; changes nothing."),
     "status": ("status", "status_command", "On a node: show its certificates, when they expire, what is wrong."),
+    "show": ("show", "show_command", "Show one certificate: names, dates, key, and where it is used."),
     "renew": ("status", "renew_command", "On a node: renew certificates now, even if not due."),
     "verify": ("verify", "verify_command", "Check files and make live handshakes, allowed and forbidden."),
     "graph": ("graph", "graph_command", "Draw the cluster: who logs in to whom, with which certificate."),

@@ -19,7 +19,7 @@ def policy_command(who: str, file: Path, allow_http: bool) -> None:
     applier   all commands; it is root of the cluster, and of its namespace, in all but name
     enroller  enroll, for nodes of pools
     operator  issue
-    viewer    plan, nodes, ca status, report and graph with --from-vault; it writes nothing
+    viewer    plan, nodes, ca status, show --serial, report and graph with --from-vault; it writes nothing
     locker    lock
 
     \b

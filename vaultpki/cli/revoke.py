@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from vaultpki.cli.common import json_option, opened, print_json, spec_option, terminal
+from vaultpki.cli.common import json_option, opened, print_json, screen, spec_option, terminal
 from vaultpki.errors import Attention, VaultpkiError
 from vaultpki.redact import printable
 
 if TYPE_CHECKING:
     from vaultpki.identity.revocation import Chosen
+    from vaultpki.model import Cluster
+    from vaultpki.vault import Vault
+
+_NO_TERMINAL: Final = "revoke cannot be undone and there is no terminal to ask on; pass --yes"
 
 
 @click.command("revoke")
-@click.argument("node")
+@click.argument("node", required=False)
 @spec_option
 @json_option
+@click.option("--serial", metavar="HEX", help="Revoke one certificate only: that with this serial number.")
 @click.option("--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")
-def revoke_command(node: str, file: Path, allow_http: bool, as_json: bool, yes: bool) -> None:
-    """Revoke the certificates of a node: they are put on the CRLs of their CAs at once.
+def revoke_command(
+    node: str | None, file: Path, allow_http: bool, as_json: bool, serial: str | None, yes: bool
+) -> None:
+    """Revoke the certificates of a node, or one certificate: they are put on the CRLs of their CAs at once.
 
     Kubernetes reads no CRL, and etcd only if it is told to: the command says what that means. To keep the node from
     getting new certificates, run `vaultpki lock` first. Exit 3 if certificates of a name that nodes share were left
@@ -30,29 +37,67 @@ def revoke_command(node: str, file: Path, allow_http: bool, as_json: bool, yes: 
     \b
     Example:
       vaultpki revoke -f cluster.yaml cp-1
+      vaultpki revoke -f cluster.yaml --serial 5f:3a:91:02
     """
+    if (node is None) == (serial is None):
+        raise click.UsageError("name what to revoke: a NODE, or one certificate by --serial HEX")
+    with opened(file, allow_http=allow_http) as (cluster, vault, _):
+        if serial is not None:
+            _revoke_one(cluster, vault, serial, as_json=as_json, yes=yes)
+        else:
+            _revoke_of_node(cluster, vault, str(node), as_json=as_json, yes=yes)
+
+
+def _revoke_one(cluster: Cluster, vault: Vault, serial: str, *, as_json: bool, yes: bool) -> None:
+    from datetime import UTC, datetime
+
+    from vaultpki.identity import by_serial, revocation, revoke
+    from vaultpki.show import certificate
+
+    now = datetime.now(UTC)
+    found = by_serial.with_holder(cluster, vault, by_serial.find(cluster, vault, by_serial.parse(serial)))
+    chosen = by_serial.to_revoke(cluster, found, now)
+    if not yes and (as_json or not terminal()):
+        raise VaultpkiError(_NO_TERMINAL)
+    if not as_json:
+        for line in certificate.certificate_lines(certificate.of_server(found), now, screen()):
+            click.echo(line)
+    if not yes and not click.confirm("Revoke this certificate?"):
+        raise VaultpkiError("nothing was revoked")
+    done = revoke.revoke(cluster, vault, chosen)
+    notes = by_serial.sentences(found, done)
+    if as_json:
+        holder = found.holders[0] if found.holders else None
+        print_json({**revocation.to_json(holder or "", done), "node": holder, "notes": notes})
+    else:
+        click.echo(printable(f"{found.name} is on the CRL of {found.ca}"))
+        for line in notes:
+            click.echo(printable(line))
+    decide(done)
+
+
+def _revoke_of_node(cluster: Cluster, vault: Vault, node: str, *, as_json: bool, yes: bool) -> None:
     from datetime import UTC, datetime
 
     from vaultpki.identity import revocation, revoke
 
-    with opened(file, allow_http=allow_http) as (cluster, vault, _):
-        found = revoke.find(cluster, vault, node, datetime.now(UTC))
-        if not found.targets:
-            for line in revocation.sentences(node, found, ended=True):
-                click.echo(printable(line), err=True)
-            if found.unattributed:
-                raise Attention(f"nothing was revoked: there is no certificate that is known to be {node}'s; see above")
-            raise VaultpkiError(
-                f"there is no certificate to revoke that is known to be {node}'s; `vaultpki nodes -f {file}` lists the "
-                "nodes"
-            )
-        if not yes:
-            if not terminal() or as_json:
-                raise VaultpkiError("revoke cannot be undone and there is no terminal to ask on; pass --yes")
-            show(found)
-            if not click.confirm(f"Revoke these {len(found.targets)} certificates of {node}?"):
-                raise VaultpkiError("nothing was revoked")
-        done = revoke.revoke(cluster, vault, found)
+    found = revoke.find(cluster, vault, node, datetime.now(UTC))
+    if not found.targets:
+        for line in revocation.sentences(node, found, ended=True):
+            click.echo(printable(line), err=True)
+        if found.unattributed:
+            raise Attention(f"nothing was revoked: there is no certificate that is known to be {node}'s; see above")
+        raise VaultpkiError(
+            f"there is no certificate to revoke that is known to be {node}'s; `vaultpki nodes -f {cluster.file}` lists "
+            "the nodes"
+        )
+    if not yes:
+        if not terminal() or as_json:
+            raise VaultpkiError(_NO_TERMINAL)
+        show(found)
+        if not click.confirm(f"Revoke these {len(found.targets)} certificates of {node}?"):
+            raise VaultpkiError("nothing was revoked")
+    done = revoke.revoke(cluster, vault, found)
     if as_json:
         print_json(revocation.to_json(node, done))
     else:

@@ -1,0 +1,184 @@
+"""Finds one certificate on the mounts of a cluster's CAs by its serial number, and who holds it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from vaultpki.certificates import ISSUING_CAS, MOST_ISSUERS, ROOT, rows
+from vaultpki.errors import ArgumentError, BadAnswer, Refused
+from vaultpki.identity import nodes, revocation
+from vaultpki.identity.revocation import Chosen, StoredCertificate, Target
+from vaultpki.model import Cluster, Row
+from vaultpki.pki import x509
+from vaultpki.pki.facts import Facts, serial_text
+from vaultpki.redact import stamp
+from vaultpki.values.names import quoted
+from vaultpki.vault import Vault, text
+
+_HEX: Final = re.compile(r"[0-9a-f]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerCertificate:
+    """A certificate that the mount of `ca` has stored.
+
+    `revoked_at` is None if it was not revoked. `chain` are the CAs above it, its signer first, as far as the mounts
+    show them. `rows` are those that it may be of: several only if rows share a subject. `holders` are the nodes that
+    report it.
+    """
+
+    ca: str
+    mount: str
+    facts: Facts
+    revoked_at: datetime | None
+    chain: tuple[Facts, ...] = ()
+    rows: tuple[Row, ...] = ()
+    holders: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The name of its row; the subject if no row has it."""
+        return " or ".join(row.name for row in self.rows) or self.facts.subject_text
+
+
+def parse(written: str) -> int:
+    """Return the serial number that a person wrote in hex, as Vault or OpenSSL print it; ArgumentError for another."""
+    digits = written.strip().lower().removeprefix("serial=").removeprefix("0x").replace(":", "")
+    if not _HEX.fullmatch(digits):
+        raise ArgumentError(
+            f"{quoted(written)} is not a serial number: write it in hex, with or without colons, as "
+            "`openssl x509 -noout -serial -in FILE` prints it"
+        )
+    return int(digits, 16)
+
+
+def find(cluster: Cluster, vault: Vault, serial: int) -> ServerCertificate:
+    """Return the certificate with this serial number, revoked and expired ones too.
+
+    Raises ArgumentError if no mount of the cluster has it.
+    """
+
+    def look(ca: str) -> ServerCertificate | None:
+        return _on_mount(cluster, vault, ca, serial)
+
+    # The certificate of an issuing CA is on its own mount and on the root's, which signed it.
+    for found in vault.map(look, (ROOT, *ISSUING_CAS)):
+        if isinstance(found, ServerCertificate):
+            return found
+    raise ArgumentError(
+        f"no CA of {cluster.name} below {cluster.prefix} has a certificate with the serial number "
+        f"{serial_text(serial)}: it is another cluster's, or expired and was removed from Vault"
+    )
+
+
+def with_holder(cluster: Cluster, vault: Vault, found: ServerCertificate) -> ServerCertificate:
+    """Return the certificate with the CAs above it, its row, and the nodes that report it."""
+    facts, ca = found.facts, found.ca
+    above = _signers(vault, found.mount)
+    chain = [signer] if (signer := x509.issuer_of(facts, above)) is not None and signer != facts else []
+    if chain and ca != ROOT:
+        root = x509.issuer_of(chain[0], _signers(vault, cluster.mount(ROOT)))
+        chain += [root] if root is not None else []
+    if facts.is_ca:
+        return ServerCertificate(ca, found.mount, facts, found.revoked_at, tuple(chain))
+    reported = {
+        member.name: name
+        for member in nodes.members(cluster, vault)
+        if member.report is not None
+        for name, one in member.report.certificates.items()
+        if one.serial and int(one.serial, 16) == facts.serial
+    }
+    like = rows_like(facts, rows(cluster), ca)
+    fitting = tuple(row for row in like if row.name in reported.values()) or like
+    return ServerCertificate(ca, found.mount, facts, found.revoked_at, tuple(chain), fitting, tuple(sorted(reported)))
+
+
+def rows_like(facts: Facts, table: Sequence[Row], ca: str = "") -> tuple[Row, ...]:
+    """Return the rows whose subject and usage a certificate has; `ca` is the CA that signed it, empty if unknown."""
+    return tuple(
+        row
+        for row in table
+        if ca in ("", row.ca)
+        and row.usage is facts.usage
+        and row.organization == facts.subject.organization
+        and re.fullmatch(re.escape(row.common_name).replace(r"\{node\}", ".+"), facts.subject.common_name)
+    )
+
+
+def to_revoke(cluster: Cluster, found: ServerCertificate, now: datetime) -> Chosen:
+    """Return the certificate as what `revoke.revoke` revokes.
+
+    Raises ArgumentError for the certificate of a CA, and for one that has expired.
+    """
+    facts, shown = found.facts, serial_text(found.facts.serial)
+    if facts.is_ca or found.ca == ROOT:
+        raise ArgumentError(
+            f"{shown} is the certificate of a CA, {facts.subject_text}, and is not revoked: if its key was stolen, run "
+            f"`vaultpki ca rotate {_domain(cluster, facts) or 'DOMAIN'} --emergency -f {cluster.file}`"
+        )
+    if facts.not_after <= now:
+        raise ArgumentError(
+            f"{shown} ({found.name}) expired at {stamp(facts.not_after)}: there is nothing to revoke, no component "
+            "accepts it any more"
+        )
+    certificate = StoredCertificate(found.ca, facts, found.revoked_at is not None)
+    return Chosen((Target(found.name, certificate, found.holders[1:]),), ())
+
+
+def sentences(found: ServerCertificate, chosen: Chosen) -> list[str]:
+    """Return what the revocation of this certificate does not do, and what comes next."""
+    node = found.holders[0] if found.holders else ""
+    said = revocation.sentences(node or "its holder", chosen, ended=True)
+    key = "if its key was stolen"
+    if node:
+        said.insert(
+            -1,
+            f"{node} can still get new certificates, and its agent replaces this one when it next asks Vault "
+            f"(`vaultpki pull` there does it at once); {key}, run `vaultpki lock {node}` first, which ends all that it "
+            "can log in with",
+        )
+    elif any(row.operator for row in found.rows):
+        row = next(row for row in found.rows if row.operator)
+        said.insert(-1, f"whoever needs it gets another one by `vaultpki issue {row.name}`")
+    else:
+        said.insert(
+            -1,
+            f"no node reports it: a node that holds it can still get new certificates; {key}, find the node and run "
+            "`vaultpki lock NODE`",
+        )
+    return said
+
+
+def _domain(cluster: Cluster, facts: Facts) -> str:
+    """Return the CA whose certificate it is; empty if its common name is that of no CA of the cluster."""
+    name = facts.subject.common_name
+    head = re.escape(f"{cluster.name} ")
+    return next((ca for ca in (ROOT, *ISSUING_CAS) if re.fullmatch(rf"{head}{ca} CA( \d+)?", name)), "")
+
+
+def _on_mount(cluster: Cluster, vault: Vault, ca: str, serial: int) -> ServerCertificate | None:
+    mount, shown = cluster.mount(ca), serial_text(serial)
+    answer = vault.api.secrets.pki.read_certificate(shown, mount_point=mount)
+    if not answer.found:
+        return None
+    found = x509.readable(text(answer.data, "certificate"))
+    if not found or found[0].serial != serial:
+        raise BadAnswer(f"{mount}/cert/{shown} shows another certificate; check the address and any proxy in between")
+    when = answer.data.get("revocation_time")
+    revoked_at = datetime.fromtimestamp(when, UTC) if type(when) is int and when > 0 else None
+    return ServerCertificate(ca, mount, found[0], revoked_at)
+
+
+def _signers(vault: Vault, mount: str) -> list[Facts]:
+    """Return the certificates of the issuers on a mount; none if this token may not read them."""
+    pki = vault.api.secrets.pki
+    try:
+        listed = pki.list_issuers(mount_point=mount).keys[: 2 * MOST_ISSUERS]
+        answers = vault.map(lambda id_: pki.read_issuer(id_, mount_point=mount), listed)
+    except Refused:
+        return []
+    return [facts for each in answers if each.found for facts in x509.readable(text(each.data, "certificate"))[:1]]
