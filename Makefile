@@ -93,10 +93,11 @@ lifecycle: $(VENV)/.dev
 	$(BIN)/python -m pytest $(CA_PAGE) $(CA_CUTS) -m conformance --timeout 3000 -n 4 --server bao --server vault $$given $(PYTEST)
 
 # Half an hour and more: what `conformance` takes in part, above all agents that are killed, or whose calls fail, at every
-# single call by which a pass changes its node.
+# single call by which a pass changes its node. Last, properties with some hundred examples each.
 exhaustive: $(VENV)/.dev
 	$(SETUP)/packages
 	$(BIN)/python -m pytest tests/integration -m exhaustive --timeout 3000 -n 4 $(PYTEST)
+	$(BIN)/python -m pytest tests/property -m conformance --timeout 3000 -n 2 $(PYTEST)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(BENCH)

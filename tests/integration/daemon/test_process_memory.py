@@ -35,7 +35,7 @@ for number in range(passes):
     outcome = run.run(config, run.PassOptions(settle=False, force=frozenset("*")), runner=runner)
     assert not outcome.failures and len(outcome.renewed) == 10, outcome
     # By force it comes sooner than any renewal may, and the brakes' list of such would be all that grows.
-    os.unlink(f"{config.state}/{state.FILE}")
+    os.unlink(f"{config.state}/{state.STATE_FILE}")
     print(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0])
 """
 

@@ -120,6 +120,7 @@ class SimulatedCluster:
     snapshot: Server | None = None
     used_snapshot: bool = False
     claim: int = 0
+    lies: bool = True
     disbelieved: bool = False
 
     def __post_init__(self) -> None:
@@ -219,7 +220,7 @@ class SimulatedCluster:
         record = view.record
         seen = Seen(0 if record is None else record.revision, node.highest)
         bundle, leaf, started = node.disk, node.leaf, node.known_start
-        if self.shape.liar and node.name == f"n-{self.shape.nodes - 1}" and record is not None:
+        if self.shape.liar and self.lies and node.name == f"n-{self.shape.nodes - 1}" and record is not None:
             bundle, leaf, started = record.trust, record.leaf.sha256, record.trust
             seen = Seen(record.revision, record.revision + self.claim)
         owed = self.shape.hooks and not self.shape.late and node.hooked != bundle
@@ -348,9 +349,7 @@ class SimulatedCluster:
             new = CaRef(name)
             moved = record.moved(State.PREPARED, self.now, old=old, new=new, highest=number, excused=())
             return ("record", moved, record.revision)
-        # As the product, which refuses to go on to a CA that cannot sign.
-        lost = record.kept is not None and record.new is not None and sha(record.new.name) not in self.server.cas
-        to = states.next_state(record, back=back or lost)
+        to = self.next_state(record, back=back)
         if to is None:
             return None
         found = self.gate(to)
@@ -362,6 +361,11 @@ class SimulatedCluster:
         if found.turn != record.turn:
             return ("record", record.changed(turn=found.turn), record.revision)
         return None
+
+    def next_state(self, record: RotationRecord, *, back: bool = False) -> State | None:
+        """Return where the rotation goes from here: as the product, back if the new CA is lost and cannot sign."""
+        lost = record.kept is not None and record.new is not None and sha(record.new.name) not in self.server.cas
+        return states.next_state(record, back=back or lost)
 
     def aside(self) -> tuple[str, ...]:
         """Return the liar once a person does not believe it any more."""
@@ -419,7 +423,7 @@ class SimulatedCluster:
         record = self.server.record
         if record is None or not record.active or not node.joined or self.shape.late:
             return
-        to = states.next_state(record)
+        to = self.next_state(record)
         here = next((each for each in self.participants() if each.name == node.name), None)
         if to is None or here is None or node.name in record.restarted:
             return
@@ -500,8 +504,8 @@ class SimulatedCluster:
             self.operates(0, back=True)
 
     def drained(self) -> bool:
-        """Let everybody do their work until the rotation is at rest; return whether it came to that."""
-        self.claim, self.disbelieved = 0, False
+        """Let everybody work, and nobody lie, until the rotation is at rest; return whether it came to that."""
+        self.claim, self.lies, self.disbelieved = 0, False, False
         while self.operators[1] is not None:
             self.operates(1)
         for _ in range(80):
