@@ -8,6 +8,7 @@ from statistics import fmean
 
 import pytest
 
+from helpers.node import forced_passes
 from helpers.vault.applied_cluster import environment
 from helpers.vault.cluster_factory import ClusterFactory
 
@@ -20,32 +21,13 @@ certificates:
   backup: {kind: client, common_name: backup, ca: etcd, roles: [etcd]}
 """
 
-# What the agent that stays does, but without the waits: nothing is due so soon, so it is forced.
-DRIVER = """\
-import os, sys
-from pathlib import Path
-from vaultpki.agent import run
-from vaultpki.config.agent import load_agent
-from vaultpki.host import hook_runner
-from vaultpki.node import state
-
-config, passes = load_agent(Path(sys.argv[1])), int(sys.argv[2])
-runner = hook_runner.Runner()
-for number in range(passes):
-    outcome = run.run(config, run.PassOptions(settle=False, force=frozenset("*")), runner=runner)
-    assert not outcome.failures and len(outcome.renewed) == 10, outcome
-    # By force it comes sooner than any renewal may, and the brakes' list of such would be all that grows.
-    os.unlink(f"{config.state}/{state.STATE_FILE}")
-    print(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0])
-"""
-
 
 @pytest.mark.conformance
 def test_memory_is_flat(clusters: ClusterFactory) -> None:
     cluster = clusters.applied(SPEC)
     node = cluster.equip("cp-1")
     driven = subprocess.run(
-        [sys.executable, "-c", DRIVER, str(node.config), str(PASSES)],
+        [sys.executable, forced_passes.__file__, str(node.config), str(PASSES)],
         env=environment(),
         capture_output=True,
         text=True,
