@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vaultpki.cli.common import json_option, opened, spec_option, terminal
+from vaultpki.cli.common import json_option, opened, path_option, spec_option, terminal
 from vaultpki.cli.progress import progress
 from vaultpki.errors import VaultpkiError
 from vaultpki.redact import escaped
@@ -33,13 +33,18 @@ if TYPE_CHECKING:
     help="Exit 4 where there are changes, else 3 where something needs a person.",
 )
 @click.option("--verbose", is_flag=True, help="Every object and every field, uncut.")
-def plan_command(file: Path, allow_http: bool, as_json: bool, detailed_exitcode: bool, verbose: bool) -> int:
-    """Show what apply would change in Vault, and what that means for the nodes. Writes nothing.
+@path_option("-o", "--output", help="Save the plan in this file, for `vaultpki apply FILE`.")
+def plan_command(
+    file: Path, allow_http: bool, as_json: bool, detailed_exitcode: bool, verbose: bool, output: Path | None
+) -> int:
+    """Show what apply would change in Vault, and what that means for the nodes. Writes nothing in Vault.
 
     \b
     Example:
       vaultpki plan -f cluster.yaml --detailed-exitcode
+      vaultpki plan -f cluster.yaml -o plan.json
     """
+    from vaultpki.cli import saved_plan
     from vaultpki.identity import asked_server
     from vaultpki.provision import apply
     from vaultpki.show import plan as plan_text
@@ -50,11 +55,15 @@ def plan_command(file: Path, allow_http: bool, as_json: bool, detailed_exitcode:
         seen, plan = apply.observe_and_plan(cluster, vault, where)
         plan = apply.with_impact(cluster, vault, seen, plan)
         asked = asked_server.read(cluster, vault)
+    if output is not None:
+        saved_plan.write(output, cluster, where, seen, plan)
     if as_json:
         _print_json(plan, asked, vault)
     else:
         _show(server_lines(asked, cluster.file))
         _show(plan_text.lines(cluster, plan, verbose=verbose))
+        if output is not None:
+            click.echo(f"Saved in {output}: `vaultpki apply {output}` makes these changes, or none.")
     if not detailed_exitcode:
         return 0
     return 4 if plan.changes else 3 if plan.attention else 0
@@ -64,22 +73,38 @@ def plan_command(file: Path, allow_http: bool, as_json: bool, detailed_exitcode:
 @spec_option
 @json_option
 @click.option("--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")
-def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool) -> None:
+@click.argument("plan_file", metavar="[PLAN]", required=False, type=click.Path(path_type=Path))
+def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool, plan_file: Path | None) -> None:
     """Make Vault the certificate authority of the cluster. Run twice, the second changes nothing.
+
+    PLAN is a file of `vaultpki plan -o`. The plan is computed again, from the cluster.yaml that the file names or that
+    of -f, and nothing is written if anything differs. Apply does not ask then: such a plan was approved by a person.
 
     \b
     Example:
       vaultpki apply -f cluster.yaml --yes
+      vaultpki apply plan.json
     """
+    from vaultpki.cli import saved_plan
     from vaultpki.identity import asked_server
     from vaultpki.provision import apply
     from vaultpki.show import plan as plan_text
     from vaultpki.show.asked_server import server_lines
 
-    first = None
+    first, saved = None, None
+    if plan_file is not None:
+        saved = saved_plan.read(plan_file)
+        file = saved_plan.spec_path(saved, file)
     with opened(file, allow_http=allow_http) as (cluster, vault, where):
         _warn_of_templates(cluster)
-        if not yes:
+        if saved is not None and plan_file is not None:
+            first = saved_plan.computed_again(plan_file, saved, cluster, vault, where)
+            if not as_json:
+                _show(server_lines(asked_server.read(cluster, vault), cluster.file))
+                _show(plan_text.lines(cluster, first))
+                if not first.changes:
+                    click.echo(f"All that {plan_file} says is applied already.")
+        elif not yes:
             seen, first = apply.observe_and_plan(cluster, vault, where)
             if first.changes and (as_json or not terminal()):
                 raise VaultpkiError(
@@ -94,7 +119,7 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool) -> Non
             if first.changes and not click.confirm(f"Apply these {len(first.changes)} changes to {vault.address}?"):
                 raise VaultpkiError("nothing was changed")
         with progress("Applying") as counter:
-            done = _carry_out(cluster, vault, where, counter, first=first, silent=as_json)
+            done = _carry_out(cluster, vault, where, counter, first=first, saved=saved is not None, silent=as_json)
         asked = asked_server.read(cluster, vault) if as_json else None
     if as_json:
         _print_json(done, asked, vault)
@@ -151,7 +176,14 @@ def destroy_command(file: Path, allow_http: bool, confirm: str | None) -> None:
 
 
 def _carry_out(
-    cluster: Cluster, vault: Vault, where: ServerFacts, counter: Progress, *, first: Plan | None, silent: bool
+    cluster: Cluster,
+    vault: Vault,
+    where: ServerFacts,
+    counter: Progress,
+    *,
+    first: Plan | None,
+    saved: bool,
+    silent: bool,
 ) -> Plan:
     """Apply; unless it is to be silent, show the plan if nobody has seen it, and a line for each stage."""
     from vaultpki.cli.stage_log import StageLog
@@ -169,7 +201,7 @@ def _carry_out(
             step=lambda change, total: counter.step(total),
         )
     log = StageLog(cluster, counter, lambda: server_lines(asked_server.read(cluster, vault), cluster.file), first)
-    with log.until_it_stops():
+    with log.until_it_stops(saved=saved):
         return apply.apply(cluster, vault, where, first=first, progress=log.stage_made, step=log.step, begin=log.begin)
 
 

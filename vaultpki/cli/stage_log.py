@@ -79,15 +79,18 @@ class StageLog:
             self._say(wrapped(stage_line(name, self._made, self._planned), None, WIDTH))
 
     @contextmanager
-    def until_it_stops(self) -> Iterator[None]:
-        """Say what was made and what was not, if the work within fails or is interrupted."""
+    def until_it_stops(self, *, saved: bool) -> Iterator[None]:
+        """Say what was made and what was not, if the work within fails or is interrupted.
+
+        `saved` is as for `stopped_lines`.
+        """
         from vaultpki.show.stages import stopped_lines
 
         try:
             yield
         except BaseException:
             if self._planned and self._made != self._planned:
-                self._say(stopped_lines(self._made, self._planned, self._before))
+                self._say(stopped_lines(self._made, self._planned, self._before, saved=saved))
             raise
 
     def _say(self, lines: list[Line]) -> None:

@@ -49,6 +49,11 @@ def lines(cluster: Cluster, plan: Plan, *, verbose: bool = False) -> list[Line]:
     return [*shown, Line(f"Plan: {', '.join(counts)}.")]
 
 
+def change_texts(cluster: Cluster, plan: Plan) -> list[str]:
+    """Return the lines of the changes alone: what depends on neither reports nor time."""
+    return [line.text for entry in entries(cluster, plan.changes) for line in entry.lines()]
+
+
 def attention_lines(cluster: Cluster, plan: Plan, *, width: int = WIDTH) -> list[Line]:
     """Return what needs a person and is changed by no apply; `width` is in columns, 0 for no limit."""
     shown: list[Line] = []

@@ -67,11 +67,17 @@ def _count(kind: str, total: int, made: int | None = None) -> str:
     return f"{part}{total} {_WORDS.get(kind, (kind, f'{kind}s'))[total != 1]}"
 
 
-def stopped_lines(made: Counter[StageKind], planned: Counter[StageKind], before: int) -> list[Line]:
-    """Return what an apply that stops has made and has not; `before` are the changes of earlier rounds."""
+def stopped_lines(
+    made: Counter[StageKind], planned: Counter[StageKind], before: int, *, saved: bool = False
+) -> list[Line]:
+    """Return what an apply that stops has made and has not; `before` are the changes of earlier rounds.
+
+    `saved` says that it was the apply of a saved plan, which is refused once a part of it is made.
+    """
     total = sum(planned.values())
     open_stages = [name for name in STAGES if any(made[kind] < planned[kind] for kind in planned if kind[0] == name)]
     shown = [Line(f"Stopped: {before + sum(made.values())} of {before + total} changes were made. Not all is done of:")]
     for name in open_stages:
         shown += wrapped(f"  {stage_line(name, made, planned)}", "yellow", WIDTH)
-    return [*shown, Line("Run the same apply again: it looks at what is there and goes on with the rest.")]
+    again = "Run the same apply again: it looks at what is there and goes on with the rest."
+    return [*shown, Line("Save a new plan, which has the rest: this one is refused from now on." if saved else again)]

@@ -97,7 +97,10 @@ def test_an_applier_of_a_namespace_is_root_there_and_nowhere_else(own_server: Se
     applier = own_server.environment(token.body["auth"]["client_token"])
     outside = everything(own_server)
 
-    vaultpki("apply", "-f", cluster.file, "--yes", env=applier | within)
+    saved = tmp_path / "plan.json"
+    vaultpki("plan", "-f", cluster.file, "-o", saved, env=applier | within)
+    fails(vaultpki("apply", saved, env=applier, expect=1), f"another one: the root namespace, not {NAMESPACE};")
+    vaultpki("apply", saved, env=applier | within)
     again = json.loads(vaultpki("apply", "-f", cluster.file, "--yes", "--json", env=applier | within).stdout)
     assert (again["changes"], again["requests"]["writes"]) == ([], 0)
     other = applier | {"VAULT_NAMESPACE": f"/{NAMESPACE}/"}

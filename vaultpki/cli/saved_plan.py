@@ -1,0 +1,79 @@
+"""Saves a plan, and compares a saved one with the plan that is computed again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from click.core import ParameterSource
+
+from vaultpki.errors import StateConflict
+
+if TYPE_CHECKING:
+    from vaultpki.model import Cluster
+    from vaultpki.provision.observe import Observation
+    from vaultpki.provision.plan import Plan
+    from vaultpki.records.saved_plan import SavedPlan
+    from vaultpki.records.server_facts import ServerFacts
+    from vaultpki.vault import Vault
+
+
+def write(path: Path, cluster: Cluster, where: ServerFacts, seen: Observation, plan: Plan) -> None:
+    """Write a plan to a file that is new, or is a saved plan. Raises StoreError for any other file."""
+    from vaultpki.cli import own_file
+    from vaultpki.records.saved_plan import PLAN_MARK, dump_plan
+
+    text = dump_plan(_saved(cluster, where, seen, plan))
+    own_file.write(path, text, marks={PLAN_MARK}, what="saved plan")
+
+
+def read(path: Path) -> SavedPlan:
+    """Return a saved plan. Raises SpecError if others may write the file, or if `plan -o` did not write it so."""
+    from vaultpki.records.saved_plan import MOST_PLAN_BYTES, parse_plan
+    from vaultpki.values import yaml_tree
+
+    return parse_plan(yaml_tree.read_text(path, MOST_PLAN_BYTES), yaml_tree.shown(path))
+
+
+def spec_path(saved: SavedPlan, named: Path) -> Path:
+    """Return the cluster.yaml that -f names, else the one of the saved plan."""
+    given = click.get_current_context().get_parameter_source("file") is not ParameterSource.DEFAULT
+    return named if given else Path(saved.file)
+
+
+def computed_again(path: Path, saved: SavedPlan, cluster: Cluster, vault: Vault, where: ServerFacts) -> Plan:
+    """Return the plan of now with its impact: it is the saved one, or empty because all of it is applied already.
+
+    Raises StateConflict, which names what differs. The server is asked only if all else is the same.
+    """
+    from vaultpki.provision import apply, plan_digests
+
+    basis = plan_digests.basis_of(cluster, where.addresses, where.namespace)
+    _refuse(path, cluster, plan_digests.other_basis(saved.basis, basis, cluster.file))
+    seen, plan = apply.observe_and_plan(cluster, vault, where)
+    plan = apply.with_impact(cluster, vault, seen, plan)
+    now = _saved(cluster, where, seen, plan)
+    if plan.changes:
+        _refuse(path, cluster, plan_digests.other_plan(saved, now))
+    elif saved.root_sha256:
+        # Of what is applied already, others may have changed more since; a root of somebody else is no such thing.
+        _refuse(path, cluster, plan_digests.other_root(saved, now))
+    return plan
+
+
+def _saved(cluster: Cluster, where: ServerFacts, seen: Observation, plan: Plan) -> SavedPlan:
+    from vaultpki.provision import plan_digests
+    from vaultpki.show import plan as plan_text
+
+    basis = plan_digests.basis_of(cluster, where.addresses, where.namespace)
+    return plan_digests.saved_plan(basis, cluster, seen, plan, plan_text.change_texts(cluster, plan))
+
+
+def _refuse(path: Path, cluster: Cluster, differences: list[str]) -> None:
+    if differences:
+        again = f"`vaultpki plan -f {cluster.file} -o {path}`"
+        raise StateConflict(
+            f"{path} is not applied, and nothing was written: {'; '.join(differences)}; save a new plan ({again}) and "
+            "have it approved"
+        )

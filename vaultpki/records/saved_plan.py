@@ -1,0 +1,153 @@
+"""Writes and reads the file of `plan -o`: what a person approved, and digests of what it was computed from.
+
+No apply carries it out: `apply FILE` computes the plan again and compares. It has no secret and no time.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from vaultpki.errors import SpecError
+from vaultpki.values import json_object
+from vaultpki.values.json_object import JsonObject
+
+_KIND: Final = "vaultpki plan"
+_VERSION: Final = 1
+
+PLAN_MARK: Final = f'{{"kind": "{_KIND}", "version": {_VERSION},'
+"""The first line of the file, by which a file that may be overwritten is known."""
+
+MOST_PLAN_BYTES: Final = 64 * 1024 * 1024
+"""The largest size of the file: about 1,000 bytes for each of 5,000 nodes, and room."""
+
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_WRONG: Final = (
+    "is not as `vaultpki plan -o` writes it: it was changed or cut off, or is another file; save the plan again"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What a plan was computed from, as far as it is known before the server is asked.
+
+    `release` is the version of vaultpki. `addresses` and `namespace` (as in a URL's path, empty for none) are those of
+    the server. `spec` is the digest of what cluster.yaml says, `files` the digests of the files that it names, by the
+    keys that name them. A digest is a SHA-256 in lower-case hex.
+    """
+
+    release: str
+    cluster: str
+    prefix: str
+    addresses: tuple[str, ...]
+    namespace: str
+    spec: str
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class SavedPlan:
+    """A plan that was saved.
+
+    `file` is the path of cluster.yaml as it was given. `root_sha256` is empty if there was no root CA. `objects` are
+    the digests of what the plan compared on the server, `changes` those of the changes, each by kind and name. `shown`
+    are the lines of the changes, `losses` the sentences about nodes that lose access, `impact` all that the plan means
+    for nodes.
+    """
+
+    file: str
+    basis: Basis
+    root_sha256: str
+    objects: Mapping[str, str]
+    changes: Mapping[str, str]
+    shown: tuple[str, ...]
+    losses: tuple[str, ...]
+    impact: tuple[str, ...]
+
+
+def dump_plan(saved: SavedPlan) -> str:
+    """Return the text of the file."""
+    basis = saved.basis
+    document = {
+        "file": saved.file,
+        "vaultpki": basis.release,
+        "cluster": basis.cluster,
+        "prefix": basis.prefix,
+        "addresses": list(basis.addresses),
+        "namespace": basis.namespace,
+        "plan": list(saved.shown),
+        "impact": list(saved.impact),
+        "loses_access": list(saved.losses),
+        "root_sha256": saved.root_sha256,
+        "digests": {
+            "cluster.yaml": basis.spec,
+            "files": dict(basis.files),
+            "server": dict(saved.objects),
+            "changes": dict(saved.changes),
+        },
+    }
+    rest = json.dumps(document, indent=2).removeprefix("{\n")
+    return f"{PLAN_MARK}\n{rest}\n"
+
+
+def parse_plan(text: str, file: str) -> SavedPlan:
+    """Return the plan in this text; raise SpecError with `file` and the field if no vaultpki wrote it like this."""
+    value = json_object.parse(text.encode())
+    if value is None or value.get("kind") != _KIND:
+        raise SpecError(
+            "is not a plan that `vaultpki plan -o` has saved: name such a file, or pass `-f` for a cluster.yaml",
+            file=file,
+        )
+    read = JsonObject(value, file, _WRONG)
+    read.refuse_other_version(_VERSION)
+    digests = _digests(read, file)
+    saved = SavedPlan(
+        file=read.text("file"),
+        basis=Basis(
+            release=read.text("vaultpki"),
+            cluster=read.text("cluster"),
+            prefix=read.text("prefix"),
+            addresses=tuple(read.texts("addresses")),
+            namespace=read.text("namespace"),
+            spec=digests.text("cluster.yaml", _DIGEST),
+            files=_by_name(digests, "files"),
+        ),
+        root_sha256=read.text("root_sha256", re.compile(rf"({_DIGEST.pattern})?")),
+        objects=_by_name(digests, "server"),
+        changes=_by_name(digests, "changes"),
+        shown=_lines(read, "plan"),
+        losses=_lines(read, "loses_access"),
+        impact=_lines(read, "impact"),
+    )
+    # A key that is not known would be lost.
+    if json_object.parse(dump_plan(saved).encode()) != value:
+        known = json.loads(dump_plan(saved)).keys()
+        raise read.wrong(next((str(name) for name in value if name not in known), "digests"))
+    return saved
+
+
+def _digests(read: JsonObject, file: str) -> JsonObject:
+    found = read.value.get("digests")
+    if not isinstance(found, Mapping):
+        raise read.wrong("digests")
+    return JsonObject(found, f"{file}: digests", _WRONG)
+
+
+def _by_name(read: JsonObject, key: str) -> dict[str, str]:
+    found: Any = read.value.get(key)
+    if not isinstance(found, dict) or not all(
+        isinstance(digest, str) and _DIGEST.fullmatch(digest) for digest in found.values()
+    ):
+        raise read.wrong(key)
+    return found
+
+
+def _lines(read: JsonObject, key: str) -> tuple[str, ...]:
+    found: Any = read.value.get(key)
+    # Two lines of a plan may be the same.
+    if not isinstance(found, list) or not all(isinstance(line, str) for line in found):
+        raise read.wrong(key)
+    return tuple(found)
