@@ -166,7 +166,8 @@ def test_of_all_commands(server: Server, cluster: AppliedCluster, tmp_path: Path
         told[name] = traced(work, arguments, env)
         assert told[name].code == code, (name, told[name].output)
 
-    run("apply", "apply", "-f", cluster.file, "--yes", env=applier)
+    run("plan", "plan", "-f", cluster.file, "-o", work / "plan.json", env=applier)
+    run("apply", "apply", work / "plan.json", env=applier)
     enroller = enrolled_nodes.enroller_token(cluster)
     canaries.add(enroller, "the enroller's token", "nowhere")
     pooled = server.environment(enroller)
