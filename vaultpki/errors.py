@@ -97,7 +97,14 @@ class Untrusted(VaultError):
 
 
 class Denied(VaultError):
-    """The token is missing, expired, or its policies do not allow the request (HTTP 403)."""
+    """The token is missing, expired, or its policies do not allow the request (HTTP 403).
+
+    `weak` says that the server knows the token, so that its policies are the reason.
+    """
+
+    def __init__(self, message: str, *, weak: bool = False) -> None:
+        self.weak = weak
+        super().__init__(message)
 
 
 class NeedsJoin(Denied):

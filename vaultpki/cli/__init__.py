@@ -47,6 +47,14 @@ _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
 }
 
 
+# What a command that changes something says after Ctrl-C; all of them can be killed at any point.
+_GOES_ON: Final = "what was done stays done; run the same command again, and it does the rest"
+_RUN_AGAIN: Final = {
+    **dict.fromkeys(("apply", "destroy", "lock", "unlock", "unenroll", "revoke", "ca", "issue"), _GOES_ON),
+    "enroll": f"{_GOES_ON}; a node that has a live credential by now needs --replace",
+}
+
+
 class _NoCommand(click.UsageError):
     """A command that does not exist, reported in one sentence."""
 
@@ -131,8 +139,7 @@ def _run() -> int:
         color = False if os.environ.get("NO_COLOR") else None
         code = vaultpki.main(prog_name="vaultpki", standalone_mode=False, color=color)
     except click.exceptions.Abort:
-        click.echo("vaultpki: interrupted", err=True)
-        return 130
+        return _interrupted()
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -148,11 +155,19 @@ def _run() -> int:
     except Exception as error:  # noqa: BLE001 - the last handler; reported, and exit 1
         # Ctrl-C at the wrong moment in threading's Condition.wait makes it release a lock that it does not hold.
         if isinstance(error, RuntimeError) and isinstance(error.__context__, KeyboardInterrupt):
-            click.echo("vaultpki: interrupted", err=True)
-            return 130
+            return _interrupted()
         click.echo(f"vaultpki: {fault(error)}", err=True)
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _interrupted() -> int:
+    """Say what Ctrl-C has ended, and what to do; return the exit code."""
+    # The group itself has no option with a value.
+    command, *rest = [word for word in sys.argv[1:] if not word.startswith("-")] or [""]
+    more = _RUN_AGAIN.get(command) if (command, *rest[:1]) != ("ca", "status") else None
+    click.echo(f"vaultpki: interrupted{f'; {more}' if more else ''}", err=True)
+    return 130
 
 
 def _leave_no_core() -> None:

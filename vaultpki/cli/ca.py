@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from vaultpki.cli.ca_recover import recover_command
-from vaultpki.cli.common import json_option, opened, print_json, server_now, spec_option, terminal
+from vaultpki.cli.common import json_option, opened, print_json, screen, server_now, spec_option, terminal
 from vaultpki.errors import Attention, VaultpkiError
 from vaultpki.redact import printable
 
@@ -99,7 +99,7 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
     from vaultpki.identity import root_pin
     from vaultpki.show import ca as ca_text
 
-    with opened(file, allow_http=allow_http) as (cluster, vault, _):
+    with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _):
         now = server_now(vault)
         cas = commands.status(cluster, vault, now, _pods(kubeconfig))
     if as_json:
@@ -107,7 +107,8 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
     else:
         active = ca_text.under_way(cas)
         pin = root_pin.advice(cluster, active.record if active is not None else None)
-        _show(ca_text.status_lines(cas, now, str(file), pin=pin))
+        for line in ca_text.status_lines(cas, now, str(file), pin=pin, width=screen().width):
+            click.echo(line)
     if any(ca.problem for ca in cas):
         raise Attention("a CA of this cluster cannot sign; see above")
     if any(ca.apart for ca in cas):
@@ -162,7 +163,11 @@ def rotate_command(
     if seconds > MOST_SPREAD:
         raise click.UsageError(f"--spread is at most {MOST_SPREAD // 86400}d")
     emergency = method is Method.EMERGENCY
-    with opened(file, allow_http=allow_http, patience=ca_wait.WAIT_PATIENCE if wait else None) as (cluster, vault, _):
+    with opened(file, allow_http=allow_http, applied=True, patience=ca_wait.WAIT_PATIENCE if wait else None) as (
+        cluster,
+        vault,
+        _,
+    ):
         if emergency and not yes:
             _ask(domain, as_json=as_json)
         begun = commands.rotate(cluster, vault, domain, method, seconds, server_now(vault), without)
@@ -266,7 +271,7 @@ def _go(
 
     said = Confirmations(without, restarted, look=listeners.probe_listeners)
     patience = ca_wait.WAIT_PATIENCE if wait else None
-    with opened(file, allow_http=allow_http, patience=patience) as (cluster, vault, _):
+    with opened(file, allow_http=allow_http, applied=True, patience=patience) as (cluster, vault, _):
 
         def take(course: Course | None, pods: KubeTrust | None) -> Step:
             nonlocal said
@@ -314,5 +319,7 @@ def _ask(domain: str, *, as_json: bool) -> None:
 
 
 def _show(lines: Iterable[str]) -> None:
-    for line in lines:
+    from vaultpki.show import ca as ca_text
+
+    for line in ca_text.fitted(lines, screen().width):
         click.echo(line)

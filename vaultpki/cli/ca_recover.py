@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from vaultpki.cli.common import json_option, opened, print_json, server_now, spec_option, terminal
+from vaultpki.cli.common import json_option, opened, print_json, screen, server_now, spec_option, terminal
 from vaultpki.errors import VaultpkiError
 from vaultpki.redact import printable, stamp
 
@@ -53,7 +53,7 @@ def recover_command(
 
     if domain not in DOMAINS:
         raise click.UsageError(f"there is no CA {domain!r}; write one of {', '.join(DOMAINS)}")
-    with opened(file, allow_http=allow_http) as (cluster, vault, _):
+    with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _):
         now = server_now(vault)
         found = recover.propose(cluster, vault, domain, without, now)
         if not as_json:
@@ -70,7 +70,7 @@ def recover_command(
             print_json(document(found, record))
         else:
             click.echo("")
-            for line in ca_text.record_lines(record, None, now, cluster.file):
+            for line in ca_text.fitted(ca_text.record_lines(record, None, now, cluster.file), screen().width):
                 click.echo(line)
         return 0
 

@@ -19,6 +19,17 @@ if TYPE_CHECKING:
     from vaultpki.vault import Settings, Vault
 
 DEFAULT_AGENT: Final = Path("/etc/vaultpki/agent.yaml")
+# By whose policy a command works; all others are the applier's. `enroll` of a node of a pool is the enroller's.
+_POLICY_OF: Final = {
+    "plan": "viewer",
+    "nodes": "viewer",
+    "show": "viewer",
+    "report": "viewer",
+    "graph": "viewer",
+    "ca status": "viewer",
+    "issue": "operator",
+    "lock": "locker",
+}
 # Cells of a terminal.
 _NARROWEST: Final = 40
 
@@ -59,16 +70,36 @@ def spec_option(function: _F) -> _F:
 
 @contextmanager
 def opened(
-    file: Path, *, allow_http: bool, patience: float | None = None
+    file: Path, *, allow_http: bool, patience: float | None = None, applied: bool = False
 ) -> Iterator[tuple[Cluster, Vault, ServerFacts]]:
-    """Load the spec and open its server; a refusal for want of rights is explained. As `open_vault`."""
+    """Load the spec and open its server; a refusal for want of rights is explained. As `open_vault`.
+
+    With `applied` a server that has nothing of the cluster is refused.
+    """
     from vaultpki.config.cluster import load_cluster
     from vaultpki.vault import explained
 
     cluster = load_cluster(file, allow_http=allow_http)
     vault, where = open_vault(cluster, allow_http=allow_http, patience=patience)
-    with explained(vault):
+    with explained(vault, needed_policy(cluster)):
+        if applied:
+            from vaultpki.identity import anchor
+
+            anchor.refuse_missing(cluster, vault)
         yield cluster, vault, where
+
+
+def needed_policy(cluster: Cluster) -> str:
+    """Return the sentence that names the policy which the command that runs needs; "" outside of a command."""
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return ""
+    # Without the program's own name.
+    command = context.command_path.partition(" ")[2]
+    who = _POLICY_OF.get(command, "applier")
+    if command == "enroll" and context.params.get("pool") and not context.params.get("replace"):
+        who = "enroller"
+    return f"`vaultpki {command}` needs the policy that `vaultpki policy -f {cluster.file} {who}` prints"
 
 
 def open_vault(cluster: Cluster, *, allow_http: bool, patience: float | None = None) -> tuple[Vault, ServerFacts]:

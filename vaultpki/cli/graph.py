@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vaultpki.graph.content import Graph
 
 _FORMATS: Final = ("svg", "mermaid", "dot")
-_ENDINGS: Final = {".mmd": "mermaid", ".mermaid": "mermaid", ".dot": "dot", ".gv": "dot"}
+_ENDINGS: Final = {".svg": "svg", ".mmd": "mermaid", ".mermaid": "mermaid", ".dot": "dot", ".gv": "dot"}
 
 
 @click.command("graph")
@@ -35,7 +35,7 @@ _ENDINGS: Final = {".mmd": "mermaid", ".mermaid": "mermaid", ".dot": "dot", ".gv
     "--format",
     "form",
     type=click.Choice(_FORMATS),
-    help="The format; without it the ending of -o decides, else svg.",
+    help="The format; without it the ending of -o decides: .svg, .mmd, .mermaid, .dot or .gv.",
 )
 @path_option("-o", "--output", help="The file to write; without it, print.")
 def graph_command(
@@ -67,8 +67,8 @@ def graph_command(
 
     if directory is not None and from_vault:
         raise click.UsageError("choose one of --dir and --from-vault")
+    form = form or _form_of(output)
     graph, problems = _read(file, directory, datetime.now(UTC), from_vault=from_vault, allow_http=allow_http)
-    form = form or _ENDINGS.get(output.suffix if output else "", "svg")
     text = {"svg": svg.svg, "mermaid": graph_text.mermaid, "dot": graph_text.dot}[form](graph)
     if output is None:
         click.echo(text, nl=False)
@@ -91,7 +91,7 @@ def _read(
     if from_vault:
         from vaultpki.show import expiries
 
-        with opened(file, allow_http=allow_http) as (cluster, vault, _):
+        with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _):
             found = expiries.of_fleet(cluster, vault, now)
     else:
         # No server is asked, so none is refused.
@@ -105,6 +105,19 @@ def _read(
         cluster, now, expiries=found.rows, cas=found.ends, rotations=found.rotations, source=found.source
     )
     return graph, found.problems
+
+
+def _form_of(output: Path | None) -> str:
+    """Return the format that the ending of the file names; svg without a file or an ending."""
+    if output is None or not output.suffix:
+        return "svg"
+    if output.suffix not in _ENDINGS:
+        # Who opens it would get text in place of the picture that the name promises.
+        raise click.UsageError(
+            f"-o {output}: vaultpki draws no {output.suffix!a}; end the name in {', '.join(_ENDINGS)}, or name the "
+            f"format with --format {'|'.join(_FORMATS)}"
+        )
+    return _ENDINGS[output.suffix]
 
 
 def _marks() -> set[str]:

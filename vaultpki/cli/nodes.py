@@ -38,7 +38,7 @@ def nodes_command(file: Path, allow_http: bool, watching: bool, every: str | Non
     from vaultpki.cli.watch import interval
 
     seconds = interval(every, watching=watching, as_json=as_json)
-    with opened(file, allow_http=allow_http) as (cluster, vault, _):
+    with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _):
         show(lambda: _read_nodes(cluster, vault), seconds, watching=watching, as_json=as_json)
 
 

@@ -80,7 +80,7 @@ def _of_fleet(file: Path, *, allow_http: bool) -> Report:
     from vaultpki.show import expiries, report_model, rotation_banner
 
     now = datetime.now(UTC)
-    with opened(file, allow_http=allow_http) as (cluster, vault, _):
+    with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _):
         try:
             scene = read_scene(cluster, vault, now)
             cas = status.status(scene)

@@ -41,7 +41,7 @@ def revoke_command(
     """
     if (node is None) == (serial is None):
         raise click.UsageError("name what to revoke: a NODE, or one certificate by --serial HEX")
-    with opened(file, allow_http=allow_http) as (cluster, vault, _):
+    with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _):
         if serial is not None:
             _revoke_one(cluster, vault, serial, as_json=as_json, yes=yes)
         else:

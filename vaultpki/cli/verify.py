@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vaultpki.cli.common import json_option, open_vault, path_option, spec_option
+from vaultpki.cli.common import json_option, needed_policy, open_vault, path_option, spec_option
 from vaultpki.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -119,5 +119,5 @@ def _verify_vault(cluster: Cluster, now: datetime, *, allow_http: bool) -> tuple
     from vaultpki.verify import vault_trial
 
     vault, _ = open_vault(cluster, allow_http=allow_http)
-    with explained(vault), progress("Asking Vault") as counter:
+    with explained(vault, needed_policy(cluster)), progress("Asking Vault") as counter:
         return vault_trial.verify_vault(cluster, vault, now=now, step=counter.step)

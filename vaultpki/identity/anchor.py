@@ -66,6 +66,21 @@ def find(cluster: Cluster, vault: Vault, now: datetime) -> Anchors:
     return Anchors(addresses, ca_pem, pin, namespace, published.drift(record, wanted, where=path))
 
 
+def refuse_missing(cluster: Cluster, vault: Vault) -> None:
+    """Raise StateConflict if the server has nothing of this cluster: it was never applied there, or was destroyed.
+
+    Then every list of nodes and CAs would be empty, which says nothing about nodes that live elsewhere.
+    """
+    if vault.stored(cluster.mount("config"), "cluster"):
+        return
+    if not any(path.startswith(f"{cluster.prefix}/") for path in vault.api.sys.list_mounted_secrets_engines().data):
+        raise StateConflict(
+            f"cluster {cluster.name} is not in this Vault ({vault.address} has nothing below {cluster.prefix}): it was "
+            f"never applied here, or it was destroyed; `vaultpki apply -f {cluster.file}` makes it, and VAULT_ADDR, "
+            "VAULT_NAMESPACE and `prefix` say where it is looked for"
+        )
+
+
 def where(cluster: Cluster, addresses: tuple[str, ...], ca_pem: str | None) -> tuple[tuple[str, ...], str | None]:
     """Return the addresses of Vault that nodes are told, and the CA of its certificate as PEM.
 

@@ -85,8 +85,9 @@ def remove_notes(cluster: Cluster, vault: Vault, names: list[str]) -> None:
 def too_weak(cluster: Cluster, name: str) -> TokenTooWeak:
     """Return the error for a token that may not disable and enable the identity of this node."""
     return TokenTooWeak(
-        f"this token may not disable or enable the identity of {name}, and that was not changed; the applier may "
-        f"(`vaultpki policy -f {cluster.file} applier` prints what that needs)"
+        f"this token may not disable or enable the identity of {name}, and that was not changed; `vaultpki lock` "
+        f"needs the policy that `vaultpki policy -f {cluster.file} locker` prints, and `vaultpki unlock` and "
+        "`vaultpki unenroll` the applier's"
     )
 
 

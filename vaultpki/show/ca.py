@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any, Final
 
@@ -21,9 +21,17 @@ from vaultpki.values.durations import format_duration
 MOST_LINES: Final = 20
 """How many nodes that wait are shown; JSON has all of them."""
 
-_COLUMNS: Final = tuple(
-    table.Column(title) for title in ("CA", "NAME", "KEY", "EXPIRES", "DAYS LEFT", "STATE", "SINCE")
+_COLUMNS: Final = (
+    table.Column("CA"),
+    table.Column("NAME", least=8),
+    table.Column("KEY", optional=3),
+    table.Column("EXPIRES"),
+    table.Column("DAYS LEFT", optional=1),
+    table.Column("STATE"),
+    # The text below the table says it too.
+    table.Column("SINCE", optional=2),
 )
+_HANGING: Final = " " * 4
 # What holds in a state. `{old}` and `{new}` are the two CAs, `{spread}` says how fast.
 _IS: Final = {
     State.STEADY: "{old} signs, and nodes trust it alone",
@@ -82,12 +90,54 @@ _DOES_SAME_KEY: Final = {
 }
 
 
-def status_lines(cas: tuple[CaStatus, ...], now: datetime, file: str, *, pin: str = "") -> Iterator[str]:
+def status_lines(
+    cas: tuple[CaStatus, ...], now: datetime, file: str, *, pin: str = "", width: int | None = None
+) -> Iterator[str]:
     """Yield what `ca status` prints: every CA, and for a rotation that is under way what to do next.
 
-    `pin` is as for `record_lines`.
+    `pin` is as for `record_lines`, `width` is how wide a line may be; None for any width.
     """
-    yield from table.lines(_COLUMNS, (_row(ca, now) for ca in cas))
+    yield from table.lines(_COLUMNS, (_row(ca, now) for ca in cas), width=width)
+    yield from fitted(_below_table(cas, now, file, pin), width)
+
+
+def fitted(lines: Iterable[str], width: int | None) -> Iterator[str]:
+    """Yield the lines, those that are wider than `width` broken between words; a command stays on one line if it fits.
+
+    A word that is wider than a line is not cut: it may be a path in a command that a person copies.
+    """
+    for line in lines:
+        if width is None or table.cells(line) <= width:
+            yield line
+            continue
+        text = line.lstrip(" ")
+        indent = " " * (len(line) - len(text))
+        hanging = f"{indent}{_HANGING}"
+        first, *rest = _words(text, width - len(hanging))
+        made = f"{indent}{first}"
+        for word in rest:
+            if table.cells(f"{made} {word}") <= width:
+                made = f"{made} {word}"
+            elif word:
+                yield made.rstrip(" ")
+                made = f"{hanging}{word}"
+        yield made
+
+
+def _words(text: str, width: int) -> list[str]:
+    """Return what no line is broken in: words, and commands in backticks that take at most `width` cells.
+
+    Further blanks between two words are empty words.
+    """
+    # What is between two backticks has an odd number.
+    parts = text.split("`")
+    kept = [
+        part.replace(" ", "\0") if index % 2 and len(part) <= width - 3 else part for index, part in enumerate(parts)
+    ]
+    return [word.replace("\0", " ") for word in "`".join(kept).split(" ")]
+
+
+def _below_table(cas: tuple[CaStatus, ...], now: datetime, file: str, pin: str) -> Iterator[str]:
     for ca in cas:
         if ca.problem:
             yield ""

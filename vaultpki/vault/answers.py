@@ -35,6 +35,10 @@ _SPEAKS_TLS = re.compile(rb"sent an HTTP request to an HTTPS server|plain HTTP r
 # Both servers answer a read of an issuer that does not exist with 500 (builtin/logical/pki/issuing/issuers.go).
 _NO_ISSUER: Final = "unable to find PKI issuer for reference"
 
+# Both servers say so if the policies of a token are the reason (vault/request_handling.go, a multierror of one). Of a
+# token that they do not know Vault says two errors, and OpenBao only "permission denied".
+_BY_POLICY: Final = "1 error occurred: * permission denied"
+
 # Fields of requests that no message may repeat, if a server sends them back in an error.
 _SECRET_FIELDS = frozenset({"secret_id", "token", "jwt", "password", "private_key", "pem_bundle"})
 
@@ -231,7 +235,7 @@ def _trouble(origin: str, request: Request, raw: Raw, body: Json | None, token: 
     if body is None or not _of_vault(body) or status < 400:
         return _no_vault(origin, request)
     if status in (401, 403):
-        return Denied(f"Vault refuses {request}: {said}")
+        return Denied(f"Vault refuses {request}: {said}", weak=any(_BY_POLICY in reason for reason in reasons))
     return Refused(f"Vault refuses {request}: {said}", status=status, reasons=reasons)
 
 

@@ -213,8 +213,11 @@ class Vault:
 
 
 @contextmanager
-def explained(vault: Vault) -> Iterator[None]:
-    """Turn a refusal for want of rights into words that tell an expired token from one that is too weak."""
+def explained(vault: Vault, needs: str = "") -> Iterator[None]:
+    """Turn a refusal for want of rights into words that tell an expired token from one that is too weak.
+
+    `needs` is a sentence on the rights that the work needs, for a token that is too weak.
+    """
     try:
         yield
     except Denied as error:
@@ -222,13 +225,20 @@ def explained(vault: Vault) -> Iterator[None]:
             raise Denied(
                 "there is no Vault token; set VAULT_TOKEN, or log in with `bao login` or `vault login`"
             ) from None
-        try:
-            vault.api.auth.token.lookup_self()
-        except Denied:
-            raise Denied(f"the Vault token is not valid, has expired, or may do nothing here ({error})") from None
-        except VaultError:
-            raise error from None
-        raise Denied(f"the Vault token is too weak: {error}") from None
+        if not error.weak:
+            try:
+                vault.api.auth.token.lookup_self()
+            except Denied as other:
+                # Without the policy `default` a token may not look at itself.
+                if not other.weak:
+                    raise Denied(
+                        f"the Vault token is not valid or has expired ({error}); log in again with `bao login` or "
+                        "`vault login`, or set VAULT_TOKEN"
+                    ) from None
+            except VaultError:
+                raise error from None
+        more = f"; {needs}" if needs and "`vaultpki policy " not in str(error) else ""
+        raise Denied(f"the Vault token is too weak: {error}{more}", weak=True) from None
 
 
 def _check(requests: Iterable[Request]) -> None:

@@ -63,9 +63,20 @@ def test_the_ending_of_the_name_decides_the_format(files: HandmadeFiles) -> None
     assert ET.fromstring(printed).tag.endswith("svg")  # noqa: S314 - our own text
 
 
+@pytest.mark.parametrize("name", ["x.png", "x.SVG", "x.svg.gz", "cluster.yaml"])
+def test_an_ending_of_another_format_is_refused(files: HandmadeFiles, name: str) -> None:
+    before = files.file.read_bytes()
+    ran = vaultpki("graph", "-f", files.file, "-o", files.folder / name, expect=2)
+    ending = Path(name).suffix
+    assert f"vaultpki draws no '{ending}'; end the name in .svg, .mmd, .mermaid, .dot, .gv, or name the format" in (
+        " ".join(ran.stderr.split())
+    )
+    assert files.file.read_bytes() == before and not (files.folder / "x.png").exists()
+
+
 def test_no_other_file_is_overwritten(files: HandmadeFiles) -> None:
     before = files.file.read_bytes()
-    ran = vaultpki("graph", "-f", files.file, "-o", files.file, expect=1)
+    ran = vaultpki("graph", "-f", files.file, "-o", files.file, "--format", "svg", expect=1)
     assert ran.stderr == f"vaultpki: {str(files.file)!r} is not a picture of vaultpki: choose another name with -o\n"
     assert files.file.read_bytes() == before
     link = files.folder / "link.svg"

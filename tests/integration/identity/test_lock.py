@@ -198,9 +198,9 @@ def test_one_who_may_not_end_them_is_told_who_may(cluster: AppliedCluster, enrol
             someone.run("lock", "-f", cluster.file, "w-kept", expect=1).stderr,
         ):
             assert said == (
-                "vaultpki: this token may not end the credentials of w-kept, and nothing was changed; the applier may, "
-                f"with `vaultpki enroll --replace` or `vaultpki lock` (`vaultpki policy -f {cluster.file} applier` "
-                "prints what that needs)\n"
+                "vaultpki: this token may not end the credentials of w-kept, and nothing was changed; `vaultpki lock` "
+                f"needs the policy that `vaultpki policy -f {cluster.file} locker` prints, and `vaultpki enroll "
+                "--replace` the applier's\n"
             )
         changed = [path for _, path in cluster.server.writes(mark) if not path.startswith("sys/")]
         assert changed == [], changed

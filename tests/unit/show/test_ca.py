@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from vaultpki.ca.status import CaStatus
 from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
 from vaultpki.rotation.gates import Gate, Waiting
 from vaultpki.show import ca as ca_text
+from vaultpki.show import table
 
 WHEN = datetime(2026, 11, 26, 12, tzinfo=UTC)
 OLDER = {
@@ -75,3 +77,37 @@ def test_the_spread_stays_as_it_was_begun() -> None:
         "`vaultpki ca abort` and begin again"
     )
     assert ca_text.spread_sentence(replace(record, method=Method.EMERGENCY, spread=0), 60) == ""
+
+
+def wide_status(width: int | None) -> list[str]:
+    """What `ca status` says while a CA is rotated: long names of CAs and nodes, long reasons, and a problem."""
+    old, new = (CaRef(f"front-proxy-{number}", "", "", str(number) * 64) for number in (118, 119))
+    record = RotationRecord("front-proxy", State.RETRUSTING, 3, WHEN, old, new)
+    node = "worker-in-a-rack-with-a-very-long-name.example.com"
+    reason = "has not installed the bundle that holds both CAs; run `vaultpki agent -c /etc/vaultpki/agent.yaml --once`"
+    gate = Gate((Waiting(node, reason), Waiting("cp-1", reason)), excused=(Waiting(node, "was left out by name"),))
+    cas = (
+        CaStatus(
+            "root", "root-1", "", WHEN, key="ec-p384", problem="it cannot sign, since it expired " + "a while ago " * 9
+        ),
+        CaStatus("front-proxy", "front-proxy-119", "", WHEN, record, gate=gate, key="ec-p256", advice=reason),
+    )
+    return list(ca_text.status_lines(cas, WHEN, "cluster.yaml", pin=f"write it down {reason}", width=width))
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 130])
+def test_what_ca_status_says_fits_the_terminal(width: int) -> None:
+    made, whole = wide_status(width), wide_status(None)
+    assert max(map(table.cells, made)) <= width
+    # Only the table leaves something out; a command that fits stays whole.
+    assert made[0].split()[:3] == ["CA", "NAME", "KEY"][: 3 if width >= 100 else 2] + (
+        ["EXPIRES"] if width < 100 else []
+    )
+    assert " ".join(" ".join(made[3:]).split()) == " ".join(" ".join(whole[3:]).split())
+    assert any("`vaultpki agent -c /etc/vaultpki/agent.yaml --once`" in line for line in made)
+
+
+def test_a_path_that_is_wider_than_the_terminal_is_not_cut() -> None:
+    path = "/srv/" + "clusters/" * 9 + "cluster.yaml"
+    made = list(ca_text.fitted([f"Next: `vaultpki ca continue -f {path}` goes on."], 40))
+    assert made == ["Next: `vaultpki ca continue -f", f"    {path}`", "    goes on."]

@@ -1,0 +1,48 @@
+"""Ctrl-C in a command that changes something: it says what to do, and the same command does the rest."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+from helpers.vault.applied_cluster import environment
+from helpers.vault.cluster_factory import ClusterFactory
+from helpers.vault.plan_commands import AuditedCluster
+
+SPEC = "api_server: {names: [api.example.com], endpoint: 'https://api.example.com:6443'}\nnodes:\n" + "\n".join(
+    f"- {{name: n-{number}, roles: [worker], addresses: [10.0.1.{number}]}}" for number in range(1, 4)
+)
+
+
+def interrupted(cluster: AuditedCluster, *words: str, writes: int) -> tuple[str, str]:
+    """The command, with Ctrl-C once it has sent so many writes; what it printed."""
+    start = cluster.server.audit_position()
+    running = subprocess.Popen(
+        [sys.executable, "-m", "vaultpki", *words, "-f", str(cluster.file)],
+        env=environment(cluster.environment()),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    end = time.monotonic() + 60
+    while len([path for _, path in cluster.server.writes(start) if cluster.name in path]) < writes:
+        assert running.poll() is None and time.monotonic() < end, running.communicate()
+        time.sleep(0.002)
+    running.send_signal(signal.SIGINT)
+    said, error = running.communicate(timeout=60)
+    assert running.returncode == 130, (said, error)
+    return said, error
+
+
+def test_apply_can_be_run_again(clusters: ClusterFactory) -> None:
+    cluster = clusters.written(SPEC)
+    for writes in (2, 12):
+        _, error = interrupted(cluster, "apply", "--yes", writes=writes)
+        assert error.strip().splitlines() == [
+            "vaultpki: interrupted; what was done stays done; run the same command again, and it does the rest"
+        ]
+    cluster.apply()
+    cluster.settled()
