@@ -79,3 +79,13 @@ def readers_of(ca: str | None, roles: Collection[NodeRole], layout: Layout = Lay
     components = {row.source for row in laid_out(layout)}
     here = [each for each in READERS if each.ca == ca and each.role in roles]
     return [each for each in here if each.component in components]
+
+
+def not_started_again(component: str, ca: str) -> str:
+    """Return what is wrong with a component that holds another bundle than the one on the disk."""
+    return f"{component} was not started again since the bundle of the CA of {ca} changed"
+
+
+def not_healthy(component: str, problem: str) -> str:
+    """Return what is wrong with a component that runs and does not answer as it should."""
+    return f"{component} is not healthy: {problem}"

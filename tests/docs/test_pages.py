@@ -31,7 +31,7 @@ from vaultpki.config.cluster import load_cluster
 from vaultpki.config.cluster_schema import schema
 from vaultpki.config.hooks import plain_hooks
 from vaultpki.errors import TemplateError
-from vaultpki.findings.nodes import NodeState
+from vaultpki.findings.catalogue import NodeState
 from vaultpki.model import NodeRole
 from vaultpki.places import ETCD, SCHEDULER, Layout
 from vaultpki.values.durations import format_duration

@@ -20,7 +20,7 @@ from vaultpki.pki.ca_life import CaExpiry, CaLife, expiry
 from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.roots import Roots
 from vaultpki.pki.succession import acceptable, default_signs
-from vaultpki.records.gaps import gaps
+from vaultpki.records.gaps import Gap, gaps
 from vaultpki.records.rotation import DOMAINS, RotationRecord
 
 # Vault's clock is known to a second and a little more, and the state is not written for less than this.
@@ -137,7 +137,7 @@ class CaOnNode:
 
     `behind` is whether the record is older than before, cannot be read, or is not followed since it is too far ahead;
     `not_followed` is its revision then, and `revision` the highest that was read. `certificates` are those that are
-    trusted.
+    trusted. `gap` says that the node and the server do not have the same record, and what to do; None if they have.
     """
 
     domain: str
@@ -146,12 +146,14 @@ class CaOnNode:
     behind: bool
     certificates: tuple[Facts, ...]
     not_followed: int | None = None
+    gap: Gap | None = None
 
 
 def statuses(wanted: Assignment, trust: Mapping[str, Trust], state: AgentState) -> tuple[CaOnNode, ...]:
     """Return each CA, the root first."""
     rotations = wanted.rotations
     seen = rotations.seen(state.revisions)
+    apart = {gap.domain: gap for gap in gaps(seen, rotations.not_followed)}
     found = []
     for domain in DOMAINS:
         record = rotations.records.get(domain)
@@ -163,6 +165,7 @@ def statuses(wanted: Assignment, trust: Mapping[str, Trust], state: AgentState) 
                 rotations.frozen(domain, state.revisions),
                 _trusted(domain, trust),
                 rotations.not_followed.get(domain),
+                apart.get(domain),
             )
         )
     return tuple(found)

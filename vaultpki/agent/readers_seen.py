@@ -130,8 +130,8 @@ def _wrong(state: AgentState, name: str) -> str:
     # What a process holds is not known if it was there before this agent, or if the agent's state was lost.
     held = set(seen.sha256)
     if bundle is not None and held and held != set(bundle.sha256) and not started_with(seen, bundle):
-        return f"{component} was not started again since the bundle of the CA of {ca} changed"
-    return f"{component} is not healthy: {seen.problem}" if seen.problem else ""
+        return readers.not_started_again(component, ca)
+    return readers.not_healthy(component, seen.problem) if seen.problem else ""
 
 
 def awaited(context: Context, wanted: Assignment) -> dict[str, ReaderSeen]:

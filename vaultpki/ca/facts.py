@@ -13,7 +13,7 @@ from vaultpki.certificates import ROOT, node_rows, resolve, rows
 from vaultpki.errors import BadAnswer, CertificateUnreadable, ForeignObject, SpecError, StateConflict
 from vaultpki.identity.access import node_certificates
 from vaultpki.identity.anchor import refuse_unvouched_root
-from vaultpki.identity.nodes import Member, read_nodes
+from vaultpki.identity.nodes import Member, NodeList
 from vaultpki.layout import trust_bundles
 from vaultpki.model import Cluster, Node, Pool
 from vaultpki.pki.facts import Facts
@@ -97,14 +97,13 @@ def _issuer(id_: str, answer: Answer, keys: Mapping[str, object]) -> MountIssuer
     )
 
 
-def read_members(cluster: Cluster, vault: Vault) -> tuple[Member, ...]:
-    """Return every node that may take part. Raises SpecError for one with a credential that cluster.yaml does not name.
+def refuse_unknown(cluster: Cluster, vault: Vault, found: NodeList) -> None:
+    """Raise SpecError if a node has a credential that cluster.yaml does not name.
 
     A gate that did not know such a node would not wait for it.
     """
     listed = vault.api.auth.approle.list_roles(mount_point=f"{cluster.prefix}/listed").keys
     known = {node.name for node in cluster.nodes}
-    found = read_nodes(cluster, vault)
     unknown = [name for name in listed if name not in known]
     unknown += [each.name for each in found.members if each.holder is None and each.credentials != 0]
     unknown += [f"the nodes of pool {pool}" for pool in found.lacking]
@@ -115,7 +114,6 @@ def read_members(cluster: Cluster, vault: Vault) -> tuple[Member, ...]:
             file=cluster.file,
             field="nodes",
         )
-    return found.members
 
 
 def participants(cluster: Cluster, found: Collection[Member], domain: str) -> tuple[Participant, ...]:

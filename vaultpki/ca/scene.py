@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from vaultpki.ca.facts import participants, read_members, read_mount, read_root
+from vaultpki.ca.facts import participants, read_mount, read_root, refuse_unknown
 from vaultpki.certificates import ROOT
 from vaultpki.errors import SpecError, StateConflict
-from vaultpki.identity.nodes import Member, members
+from vaultpki.identity.nodes import Member, NodeList, read_nodes
 from vaultpki.model import Cluster
 from vaultpki.pki.facts import Facts
 from vaultpki.provision.rotation_records import StoredRecord, read_records, write_record
@@ -62,22 +62,26 @@ class Scene:
         return self.having(write_record(self.cluster, self.vault, record, version))
 
 
-def read_scene(cluster: Cluster, vault: Vault, now: datetime, *, strict: bool = True) -> Scene:
-    """Read the scene from the server's active node; this reads the report of every node.
+def read_scene(
+    cluster: Cluster, vault: Vault, now: datetime, *, strict: bool = True, found: NodeList | None = None
+) -> Scene:
+    """Read the scene from the server's active node; this reads the report of every node, unless they are `found`.
 
-    Raises SpecError as `read_members`, if it is `strict`.
+    Raises SpecError as `facts.refuse_unknown`, if it is `strict`.
     """
     vault.pin_to_leader()
     # As records have it.
     now = now.replace(microsecond=0)
     root, records, unknown = read_root(cluster, vault, now), read_records(cluster, vault), ""
+    if found is None:
+        found = read_nodes(cluster, vault)
     try:
-        found = read_members(cluster, vault)
+        refuse_unknown(cluster, vault, found)
     except SpecError as error:
         if strict:
             raise
-        found, unknown = members(cluster, vault), error.problem
-    return Scene(cluster, vault, root, records, found, now, unknown)
+        unknown = error.problem
+    return Scene(cluster, vault, root, records, found.members, now, unknown)
 
 
 def read_old_root(scene: Scene) -> Facts | None:

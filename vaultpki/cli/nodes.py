@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,7 +11,6 @@ from vaultpki.cli.common import json_option, opened, screen, server_now, spec_op
 
 if TYPE_CHECKING:
     from vaultpki.cli.shown import Shown
-    from vaultpki.findings.nodes import NodeRow
     from vaultpki.model import Cluster
     from vaultpki.vault import Vault
 
@@ -43,37 +40,29 @@ def nodes_command(file: Path, allow_http: bool, watching: bool, every: str | Non
 
 
 def _read_nodes(cluster: Cluster, vault: Vault) -> Shown:
-    from vaultpki.certificates import rows
+    from datetime import UTC, datetime
+
+    from vaultpki.ca import fleet
     from vaultpki.cli.shown import Shown
+    from vaultpki.findings import cluster as whole
     from vaultpki.findings import nodes as node_rows
-    from vaultpki.identity import nodes, revoked_list
+    from vaultpki.identity import nodes
     from vaultpki.pki import ca_life
-    from vaultpki.provision import ca_ends, rotation_records
     from vaultpki.show import node_table
 
-    found = nodes.read_nodes(cluster, vault)
-    revoked = revoked_list.read(cluster, vault)
-    now = server_now(vault)
-    ttls = {row.name: row.ttl or cluster.ttl for row in rows(cluster)}
-    revisions = rotation_records.read_revisions(cluster, vault)
-    # Not by name: an identity that does not belong to a node may have the name of one.
-    pairs: list[tuple[NodeRow, Mapping[str, Any]]] = [
-        (node_rows.of_member(each, ttls, now, revoked, revisions), each.stored) for each in found.members
-    ]
-    pairs += [(node_rows.of_unfit(each), {}) for each in found.unfit]
-    pairs.sort(key=lambda pair: node_rows.order(pair[0]))
-    # The ends of CAs by this machine's clock, as `plan` has them.
-    ends, problems = ca_ends.read(cluster, vault, datetime.now(UTC)), revoked.problems
-    shown = [row for row, _ in pairs]
-    attention = any(row.state.attention for row in shown) or any(end.level.attention for end in ends)
-    ok = not attention and not problems
+    read = fleet.read(cluster, vault, server_now(vault), datetime.now(UTC))
+    judged = whole.judge(read)
+    stored = zip(judged.nodes, judged.stored, strict=True)
     return Shown(
-        ok,
-        lambda: [*node_table.node_lines(shown, now, screen()), *node_table.end_lines(ends), *problems],
+        judged.ok,
+        lambda: [
+            *node_table.node_lines(judged.nodes, judged.now, screen()),
+            *node_table.finding_lines(judged.about_cluster),
+        ],
         lambda: {
-            "nodes": [{**node_rows.to_json(row), "report": nodes.bounded(stored) or None} for row, stored in pairs],
-            "cas": [ca_life.to_json(end) for end in ends],
-            **({"problems": list(problems)} if problems else {}),
-            "ok": ok,
+            "nodes": [{**node_rows.to_json(row), "report": nodes.bounded(one) or None} for row, one in stored],
+            "cas": [ca_life.to_json(end) for end in read.ends],
+            **({"problems": list(read.problems)} if read.problems else {}),
+            **whole.document(judged),
         },
     )

@@ -5,16 +5,19 @@ A row comes from a node's report in Vault or from its own files. Pure: the time 
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from vaultpki import readers
+from vaultpki.findings.catalogue import ORDER, NodeState
+from vaultpki.findings.finding import DEFAULT_FILE, Finding, found, named_command, of_ends, some
+from vaultpki.findings.finding import to_json as finding_json
 from vaultpki.pki import renewal
 from vaultpki.readers import CA_OF_BUNDLE
 from vaultpki.records import gaps
-from vaultpki.redact import first_few, printable, stamp
+from vaultpki.redact import printable, stamp
 from vaultpki.rotation import reasons
 from vaultpki.values.durations import short_span
 
@@ -35,44 +38,11 @@ LATE: Final = 1 - 2 / 3 - 1 / 10
 """The part of a life at which its renewal is late."""
 
 _LATE_SECONDS: Final = 900
-_SHOWN: Final = 5
 _LONGEST: Final = 100
-
-
-class NodeState(enum.Enum):
-    """The state of a node, from what needs attention first to what needs none."""
-
-    EXPIRED = "expired"
-    CLONE = "clone"
-    BROKEN = "broken"
-    UNKNOWN = "unknown"
-    REVOKED = "revoked"
-    LOCKED = "locked"
-    NEEDS_JOIN = "needs-join"
-    SILENT = "silent"
-    OVERDUE = "overdue"
-    FAILING = "failing"
-    NEW = "new"
-    OK = "ok"
-
-    @property
-    def attention(self) -> bool:
-        """Return whether a person must act: exit codes tell it."""
-        return self not in (NodeState.NEW, NodeState.OK)
-
-
-_ORDER: Final = {state: number for number, state in enumerate(NodeState)}
+# More names in one command than a person would want to run at once.
+_MOST_NAMES: Final = 20
 _FIRST: Final = datetime.min.replace(tzinfo=UTC)
 _LAST: Final = datetime.max.replace(tzinfo=UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was found at a node: the state that it means, its name for programs, a few words for people."""
-
-    state: NodeState
-    name: str
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +66,32 @@ class NodeRow:
 
     @property
     def state(self) -> NodeState:
-        return min((finding.state for finding in self.findings), key=_ORDER.__getitem__, default=NodeState.OK)
+        return min((finding.state for finding in self.findings), key=ORDER.__getitem__, default=NodeState.OK)
+
+    @property
+    def worst_first(self) -> tuple[Finding, ...]:
+        """The findings in the order in which they need attention."""
+        return tuple(sorted(self.findings, key=lambda each: ORDER[each.state]))
+
+    @property
+    def pressing(self) -> tuple[Finding, ...]:
+        """The same without those that a node which is well may have, too."""
+        return tuple(each for each in self.worst_first if each.state is not NodeState.OK)
 
     @property
     def message(self) -> str:
         """Return the findings in words, the worst first; empty if there is none."""
-        return "; ".join(finding.text for finding in sorted(self.findings, key=lambda each: _ORDER[each.state]))
+        return "; ".join(finding.text for finding in self.pressing)
+
+    @property
+    def attention(self) -> bool:
+        """Whether a person must act: exit codes tell it."""
+        return any(finding.attention for finding in self.findings)
 
 
 def order(row: NodeRow) -> tuple[int, datetime, str]:
     """Return the place of a row among others: what needs attention first, then what expires first, then by name."""
-    return _ORDER[row.state], row.first_expiry or _LAST, row.node
+    return ORDER[row.state], row.first_expiry or _LAST, row.node
 
 
 def to_json(row: NodeRow) -> dict[str, Any]:
@@ -116,7 +101,7 @@ def to_json(row: NodeRow) -> dict[str, Any]:
         "pool": row.pool,
         "roles": list(row.roles),
         "state": row.state.value,
-        "reasons": [finding.name for finding in row.findings],
+        "reasons": [finding.name for finding in row.findings if finding.state is not NodeState.OK],
         "message": printable(row.message) or None,
         "first_expiry": None if row.first_expiry is None else stamp(row.first_expiry),
         "life_left": None if row.life_left is None else round(row.life_left, 3),
@@ -125,6 +110,7 @@ def to_json(row: NodeRow) -> dict[str, Any]:
         "ca_generation": row.trust or None,
         "hooks_owed": list(row.owed),
         "credentials": row.credentials,
+        "findings": [finding_json(each) for each in row.worst_first],
     }
 
 
@@ -145,24 +131,27 @@ def of_member(
     now: datetime,
     revoked: Revoked,
     revisions: Mapping[str, int] | None = None,
+    *,
+    file: str = "",
 ) -> NodeRow:
     """Return the row of a node by what Vault has of it; `ttls` are seconds by certificate, for earlier agents.
 
     `revoked` is what the mounts of the CAs show as revoked: a node's own word is not enough. `revisions` are those of
-    the rotation records by domain, None if nobody has read them.
+    the rotation records by domain, None if nobody has read them. `file` is the cluster.yaml that commands name.
     """
-    report = member.report
+    report, finds = member.report, _Finder(member.name, member.pool, file)
     if report is None:
         joined = bool(member.stored or member.former)
-        findings = [*_credentials(member, joined=joined), *_without_report(member)]
+        findings = [*_credentials(member, finds, joined=joined), *_without_report(member, finds)]
         return NodeRow(member.name, member.pool, member.roles, tuple(findings), credentials=member.credentials)
     lives = dict(_lives(report, ttls))
     first = min(lives.values(), key=lambda span: span[1], default=None)
+    apart = tuple(gaps.of_report(report, revisions))
     findings = [
-        *_credentials(member, joined=True),
-        *_certificates(report, lives, now, revoked),
-        *_agent(report, now),
-        *_records(report, revisions),
+        *_credentials(member, finds, joined=True),
+        *_certificates(report, lives, now, revoked, finds),
+        *_agent(report, now, [gap.domain for gap in apart], finds),
+        *(finds.gap(gap) for gap in apart),
     ]
     return NodeRow(
         node=member.name,
@@ -179,35 +168,56 @@ def of_member(
     )
 
 
-def of_unfit(unfit: Unfit) -> NodeRow:
+def of_unfit(unfit: Unfit, *, file: str = "") -> NodeRow:
     """Return the row of an identity that does not belong to a node."""
-    finding = Finding(NodeState.UNKNOWN, "fits-no-pool", unfit.sentence)
+    ends = named_command(unfit.sentence, file or DEFAULT_FILE)
+    finding = found("fits-no-pool", unfit.sentence, file=file, command=ends)
     return NodeRow(printable(unfit.name[:_LONGEST]), "-", (), (finding,), credentials=unfit.credentials)
 
 
-def _without_report(member: Member) -> Iterator[Finding]:
+@dataclass(frozen=True, slots=True)
+class _Finder:
+    """Makes the findings of one node, with its name in their commands."""
+
+    node: str
+    pool: str | None
+    file: str
+
+    def __call__(
+        self, name: str, text: str, names: Collection[str] = (), *, state: NodeState | None = None, ca: str = ""
+    ) -> Finding:
+        some_names = " ".join(list(names)[:_MOST_NAMES])
+        pool = self.pool or ""
+        return found(name, text, state=state, file=self.file, node=self.node, pool=pool, names=some_names, ca=ca)
+
+    def gap(self, gap: gaps.Gap) -> Finding:
+        """Return that node and server do not have the same record."""
+        name = "record-not-followed" if gap.name == gaps.NOT_FOLLOWED else "server-behind"
+        return self(name, gap.text, ca=gap.domain)
+
+
+def _without_report(member: Member, finds: _Finder) -> Iterator[Finding]:
     if member.stored:
-        yield Finding(NodeState.FAILING, "report-unreadable", "its report cannot be read")
+        yield finds("report-unreadable", "its report cannot be read")
     elif member.former:
-        yield Finding(NodeState.FAILING, "old-agent", reasons.too_old(member.former))
+        yield finds("old-agent", reasons.too_old(member.former))
     elif member.credentials == 0:
-        yield Finding(NodeState.NEW, "not-enrolled", "not enrolled")
+        yield finds("not-enrolled", "not enrolled")
     elif member.join_until is not None:
-        until = f"has a join file that nobody has used, until {stamp(member.join_until)}"
-        yield Finding(NodeState.NEW, "join-file-unused", until)
+        yield finds("join-file-unused", f"has a join file that nobody has used, until {stamp(member.join_until)}")
     else:
-        yield Finding(NodeState.NEW, "never-reported", "never reported")
+        yield finds("never-reported", "never reported")
 
 
-def _credentials(member: Member, *, joined: bool) -> Iterator[Finding]:
+def _credentials(member: Member, finds: _Finder, *, joined: bool) -> Iterator[Finding]:
     count = member.credentials
     lost = member.report.lost if member.report is not None else 0
     if member.disabled:
-        yield Finding(NodeState.LOCKED, "locked", "it is locked; `vaultpki unlock` lets it in again")
+        yield finds("locked", "it is locked; `vaultpki unlock` lets it in again")
     if count is not None and count > _MOST_CREDENTIALS + lost:
-        yield Finding(NodeState.CLONE, "many-credentials", f"{count} live credentials (a clone?)")
+        yield finds("many-credentials", f"{count} live credentials (a clone?)")
     if count == 0 and joined:
-        yield Finding(NodeState.NEEDS_JOIN, "no-credential", "no live credential, so it needs a new join file")
+        yield finds("no-credential", "no live credential, so it needs a new join file")
 
 
 def _lives(report: NodeReport, ttls: Mapping[str, int]) -> Iterator[tuple[str, tuple[datetime, datetime]]]:
@@ -224,10 +234,14 @@ def _lives(report: NodeReport, ttls: Mapping[str, int]) -> Iterator[tuple[str, t
 
 
 def _certificates(
-    report: NodeReport, lives: Mapping[str, tuple[datetime, datetime]], now: datetime, revoked: Revoked
+    report: NodeReport,
+    lives: Mapping[str, tuple[datetime, datetime]],
+    now: datetime,
+    revoked: Revoked,
+    finds: _Finder,
 ) -> Iterator[Finding]:
     if not report.certificates:
-        yield Finding(NodeState.BROKEN, "empty", "it reports no certificate")
+        yield finds("empty", "it reports no certificate")
     states: dict[str, list[str]] = {}
     for name, one in report.certificates.items():
         ends = one.not_after
@@ -239,7 +253,7 @@ def _certificates(
             states.setdefault("revoked", []).append(name)
         elif _late(one.renew_after, lives[name], report.poll, now):
             states.setdefault("overdue", []).append(name)
-    yield from _by_state(states)
+    yield from _by_state(states, finds)
 
 
 def _late(renew_after: datetime | None, span: tuple[datetime, datetime], poll: int, now: datetime) -> bool:
@@ -248,35 +262,52 @@ def _late(renew_after: datetime | None, span: tuple[datetime, datetime], poll: i
     return (now - renew_after).total_seconds() > max(2 * poll, _LATE_SECONDS)
 
 
-def _by_state(states: Mapping[str, Collection[str]]) -> Iterator[Finding]:
-    for name, state in (
-        ("expired", NodeState.EXPIRED),
-        ("missing", NodeState.BROKEN),
-        ("broken", NodeState.BROKEN),
-        ("revoked", NodeState.REVOKED),
-        ("overdue", NodeState.OVERDUE),
-    ):
+def _by_state(states: Mapping[str, Collection[str]], finds: _Finder) -> Iterator[Finding]:
+    for name in ("expired", "missing", "broken", "revoked", "overdue"):
         if states.get(name):
-            yield Finding(state, name, f"{name}: {_some(states[name])}")
+            yield finds(name, f"{name}: {some(states[name])}", states[name])
 
 
-def _agent(report: NodeReport, now: datetime) -> Iterator[Finding]:
+def _agent(report: NodeReport, now: datetime, apart: Collection[str], finds: _Finder) -> Iterator[Finding]:
     age = (now - report.time).total_seconds()
     if age > (2 * report.poll + _SLACK if report.poll else _RUNS):
-        yield Finding(NodeState.SILENT, "silent", f"last report {ago(now - report.time)}")
-    if report.failures:
-        yield Finding(NodeState.FAILING, "failed", f"failed: {_some(report.failures)}")
+        yield finds("silent", f"last report {ago(now - report.time)}")
+    # A record that the node does not follow is a finding of its own.
+    failures = [each for each in report.failures if each not in {f"{domain} rotation" for domain in apart}]
+    if failures:
+        yield finds("failed", f"failed: {some(failures)}")
     waits = {key for key, ca in CA_OF_BUNDLE.items() if ca in report.waiting}
-    if failed := [key for key in report.failed if key not in waits]:
-        yield Finding(NodeState.FAILING, "hook-failed", f"hooks failed: {_some(failed)}")
+    yield from _hooks([key for key in report.failed if key not in waits], report.owed, finds)
+    untried = {CA_OF_BUNDLE[key] for key in report.owed if key in CA_OF_BUNDLE and key not in report.failed}
+    yield from _behind(_readers(report), {*report.waiting, *untried}, finds)
 
 
-def _records(report: NodeReport, revisions: Mapping[str, int] | None) -> Iterator[Finding]:
-    for gap in gaps.of_report(report, revisions):
-        if gap.name == gaps.NOT_FOLLOWED:
-            yield Finding(NodeState.FAILING, "record-not-followed", gap.text)
-        else:
-            yield Finding(NodeState.FAILING, "server-behind", gap.text)
+def _hooks(failed: Collection[str], owed: Collection[str], finds: _Finder) -> Iterator[Finding]:
+    if failed:
+        yield finds("hook-failed", f"hooks failed: {some(sorted(failed))}")
+    if waiting := sorted(set(owed) - set(failed)):
+        yield finds("hook-owed", f"hooks that have not run yet: {some(waiting)}")
+
+
+def _readers(report: NodeReport) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with components that run, by `CA/COMPONENT`, in the words of `status`."""
+    for name, one in report.readers.items():
+        ca, _, component = name.partition("/")
+        bundle = report.bundles.get(ca)
+        if not one.running:
+            continue
+        early = bundle is not None and (one.started is None or one.started < bundle.installed)
+        if bundle is not None and one.sha256 and one.sha256 != bundle.sha256 and early:
+            yield name, readers.not_started_again(component, ca)
+        elif one.problem:
+            yield name, readers.not_healthy(component, one.problem)
+
+
+def _behind(wrong: Iterable[tuple[str, str]], turns: Collection[str], finds: _Finder) -> Iterator[Finding]:
+    """Yield the components that are behind, but for those that wait for the node's turn in a rotation, by their CAs."""
+    texts = [text for name, text in wrong if name.partition("/")[0] not in turns]
+    if texts:
+        yield finds("reader-behind", "; ".join(dict.fromkeys(texts)))
 
 
 def of_status(status: Status, now: datetime, *, name: str) -> NodeRow:
@@ -287,7 +318,7 @@ def of_status(status: Status, now: datetime, *, name: str) -> NodeRow:
         node=status.node or name,
         pool=status.pool,
         roles=status.roles,
-        findings=tuple(_of_files(status)),
+        findings=tuple(_of_files(status, _Finder(status.node or name, status.pool, ""))),
         first_expiry=first[1] if first else None,
         life_left=life_left(*first, now) if first else None,
         trust=status.trust,
@@ -295,34 +326,33 @@ def of_status(status: Status, now: datetime, *, name: str) -> NodeRow:
     )
 
 
-def _of_files(status: Status) -> Iterator[Finding]:
+def _of_files(status: Status, finds: _Finder) -> Iterator[Finding]:
     states: dict[str, list[str]] = {}
     for one in status.seen:
         if one.wrong:
             # A kubeconfig can be wrong beside a whole pair.
             state = {"due": "overdue", "ok": "broken"}.get(one.state.value, one.state.value)
             states.setdefault(state, []).append(one.name)
-    yield from _by_state(states)
+    yield from _by_state(states, finds)
     if status.agent == "needs-join":
-        yield Finding(NodeState.NEEDS_JOIN, "needs-join", "its credential is not accepted, so it needs a new join file")
-    if status.faults:
+        yield finds("needs-join", "its credential is not accepted, so it needs a new join file")
+    apart = [ca.gap for ca in status.cas if ca.gap is not None]
+    # A record that the node does not follow is a finding of its own.
+    kept = {f"{gap.domain} rotation" for gap in apart}
+    if faults := [text for what, text in status.faults.items() if what not in kept]:
         unknown = status.agent is None and not status.seen
-        text = "; ".join(status.faults.values())
-        yield Finding(NodeState.UNKNOWN if unknown else NodeState.FAILING, "failed", text)
-    elif status.agent == "backing-off":
-        yield Finding(NodeState.FAILING, "failed", "the agent waits before it tries again")
-    if failed := sorted(key for key, owed in status.owed.items() if owed.attempts):
-        yield Finding(NodeState.FAILING, "hook-failed", f"hooks failed: {_some(failed)}")
-    if urgent := [end.ca for end in status.ends if end.level.attention]:
-        yield Finding(NodeState.FAILING, "ca-expires", f"CA expires soon: {_some(urgent)}")
+        yield finds("failed", "; ".join(faults), state=NodeState.UNKNOWN if unknown else NodeState.FAILING)
+    elif status.agent == "backing-off" and not status.faults:
+        yield finds("failed", "the agent waits before it tries again")
+    yield from _hooks([key for key, owed in status.owed.items() if owed.attempts], status.owed, finds)
+    yield from of_ends(status.ends)
     if status.reachable is False:
-        yield Finding(NodeState.FAILING, "vault-away", "Vault does not answer")
+        yield finds("vault-away", "Vault does not answer")
+    yield from (finds.gap(gap) for gap in apart)
+    untried = {CA_OF_BUNDLE[key] for key, owed in status.owed.items() if key in CA_OF_BUNDLE and not owed.attempts}
+    yield from _behind(status.readers.items(), untried, finds)
     if not status.seen and not status.faults:
-        yield Finding(NodeState.BROKEN, "empty", "there is no certificate here")
-
-
-def _some(names: Collection[str]) -> str:
-    return first_few([name[:_LONGEST] for name in names], _SHOWN)
+        yield finds("empty", "there is no certificate here")
 
 
 def time_left(span: timedelta) -> str:

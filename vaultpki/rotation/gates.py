@@ -7,7 +7,7 @@ with every component are not possible from an operator's machine; `vaultpki veri
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from vaultpki.certificates import SKEW
@@ -30,10 +30,14 @@ class OperatorLeaf:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A node, or an operator's certificate, and what must happen there, as one sentence without a subject."""
+    """A node, or an operator's certificate, and what must happen there, as one sentence without a subject.
+
+    `itself` says that agents do it without a person.
+    """
 
     node: str
     reason: str
+    itself: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,7 @@ def gate(step: Transition, nodes: Collection[Participant], operators: Iterable[O
         if counts:
             reason = reasons.reason(step, node)
             if reason:
-                waiting.append(Waiting(node.name, reason))
+                waiting.append(Waiting(node.name, reason, itself=reasons.by_itself(step, node)))
             opens = max(opens, reasons.settled(step, node))
         elif why_not:
             excused.append(Waiting(node.name, why_not))

@@ -128,6 +128,19 @@ def reason(step: Transition, node: Participant) -> str:
     return ""
 
 
+def by_itself(step: Transition, node: Participant) -> bool:
+    """Return whether agents do what is waited for on a node, at their next pass or turn, without a person."""
+    report = node.report
+    first = next((check for check in _CHECKS if report is not None and check(step, node, report)), None)
+    if report is None or first is None:
+        return False
+    if first is _echo:
+        return step.record.domain in report.seen
+    if first is _restarts:
+        return step.turn not in ("", node.name) or step.key in report.owed
+    return first is _leaf and any(leaf is not None for _, leaf in _leaves(node, report))
+
+
 def _unjoined(node: Participant) -> str:
     if node.join_until is None:
         return "has never reported: start its agent"

@@ -107,7 +107,7 @@ def _together(own: Gate, companions: Mapping[str, Gate]) -> list[Waiting]:
         for one in each.waiting:
             found.setdefault(one, []).append(ca)
     return [
-        Waiting(one.node, f"{one.reason} ({', '.join(cas)})") for one, cas in found.items() if one not in own.waiting
+        replace(one, reason=f"{one.reason} ({', '.join(cas)})") for one, cas in found.items() if one not in own.waiting
     ]
 
 

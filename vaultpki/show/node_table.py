@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from vaultpki.findings.nodes import LATE, NodeRow, NodeState, ago, bar, life, life_left, time_left
+from vaultpki.findings.catalogue import NodeState
+from vaultpki.findings.finding import Finding
+from vaultpki.findings.nodes import LATE, NodeRow, ago, bar, life, life_left, time_left
 from vaultpki.pki.ca_life import CaExpiry, Level
 from vaultpki.redact import printable
 from vaultpki.show.table import Cell, Column, Paint, lines, plain, wrapped
@@ -89,7 +91,8 @@ def node_lines(rows: Sequence[NodeRow], now: datetime, screen: Screen, *, files:
     yield next(made)
     for row, line in zip(rows, made, strict=True):
         yield line
-        yield from _why(row, screen)
+        for finding in row.pressing:
+            yield from _indented(finding.advice(row.node) if finding.attention else finding.text, screen)
     count = Counter(row.state for row in rows)
     states = ", ".join(f"{count[state]} {state.value}" for state in NodeState if count[state])
     yield f"{len(rows)} {'node' if len(rows) == 1 else 'nodes'}: {states}"
@@ -100,6 +103,12 @@ def end_lines(ends: Iterable[CaExpiry]) -> Iterator[str]:
     for end in ends:
         if end.level is not Level.NONE:
             yield printable(f"{'!' if end.level.attention else '?'} {end.sentence}")
+
+
+def finding_lines(findings: Iterable[Finding]) -> Iterator[str]:
+    """Yield a line for each finding that is not one node's: `!` needs attention, `?` a plan."""
+    for finding in findings:
+        yield printable(f"{'!' if finding.attention else '?'} {finding.advice()}")
 
 
 def certificate_lines(seen: Sequence[CertificateStatus], now: datetime, screen: Screen) -> Iterator[str]:
@@ -131,14 +140,11 @@ def _row(row: NodeRow, now: datetime, screen: Screen, files: bool) -> tuple[str 
     )
 
 
-def _why(row: NodeRow, screen: Screen) -> Iterator[str]:
-    message = printable(row.message)
-    if not message:
-        return
+def _indented(text: str, screen: Screen) -> Iterator[str]:
     if screen.width is None:
-        yield f"{_INDENT}{message}"
+        yield f"{_INDENT}{printable(text)}"
         return
-    for line in wrapped(message, screen.width - len(_INDENT), _MOST_LINES):
+    for line in wrapped(text, screen.width - len(_INDENT), _MOST_LINES):
         yield f"{_INDENT}{line}"
 
 

@@ -89,7 +89,10 @@ def test_a_broken_node_and_its_place(cluster: AppliedCluster, nodes: list[NodeFo
     found = status(cluster.folder, expect=3)
     assert list(states(found).items()) == [("worker-2", ("broken", ["missing"])), ("worker-1", ("ok", []))]
     lines = vaultpki("status", "--dir", cluster.folder, expect=3).stdout.splitlines()
-    assert lines[1].startswith("worker-2 ") and lines[2] == "    missing: kubelet"
+    assert (
+        lines[1].startswith("worker-2 ")
+        and lines[2] == "    missing: kubelet: run `vaultpki renew kubelet` on worker-2"
+    )
     found = status(cluster.folder, expect=3, faketime="+25d")
     assert [each["state"] for each in found["nodes"]] == ["broken", "overdue"]
     assert 0.1 < found["nodes"][1]["life_left"] < 0.2

@@ -76,6 +76,7 @@ def test_before_and_after_the_first_run(cluster: AppliedCluster, node: NodeFolde
         "ca_generation": found["trust"]["generation"],
         "hooks_owed": [],
         "credentials": None,
+        "findings": [],
     }
     assert found["node"] == "worker-1"
     assert found["agent"] == {"state": "ok", "hooks_owed": [], "faults": {}, "readers": {}}

@@ -458,9 +458,11 @@ def test_nodes_of_one_who_may_not_look(cluster: AppliedCluster, applier: Enrolle
     policy = {"policy": json.dumps({"path": paths})}
     assert cluster.server.api("POST", "sys/policies/acl/watcher", policy).status == 204
     enroller = Enroller(cluster, enrolled_nodes.token(cluster.server, "watcher"))
-    told = json.loads(enroller.run("nodes", "-f", cluster.file, "--json").stdout)["nodes"]
+    document = json.loads(enroller.run("nodes", "-f", cluster.file, "--json", expect=3).stdout)
+    told = document["nodes"]
+    assert [each["name"] for each in document["findings"]] == ["not-read"]
     assert told and all(entry["credentials"] is None for entry in told)
-    lines = enroller.run("nodes", "-f", cluster.file).stdout.splitlines()
+    lines = enroller.run("nodes", "-f", cluster.file, expect=3).stdout.splitlines()
     rows = [line.split() for line in lines if line.startswith(tuple(f"{entry['node']} " for entry in told))]
     assert len(rows) == len(told) and {row[-1] for row in rows} == {"-"}
 

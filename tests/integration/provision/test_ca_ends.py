@@ -62,8 +62,11 @@ def test_plan_and_nodes_warn_in_time(cluster: AuditedCluster) -> None:
 
 def test_a_mount_without_a_ca_keeps_no_other_from_being_listed(cluster: AuditedCluster) -> None:
     assert cluster.server.api("DELETE", f"{cluster.prefix}/etcd/issuer/etcd-1").status in (200, 204)
-    found = json.loads(vaultpki("nodes", "-f", cluster.file, "--json", env=cluster.environment("viewer")).stdout)
+    ran = vaultpki("nodes", "-f", cluster.file, "--json", env=cluster.environment("viewer"), expect=3)
+    found = json.loads(ran.stdout)
     assert levels(found, "cas").keys() == {"root", "kubernetes", "kubelet", "front-proxy"}
+    (problem,) = found["findings"]
+    assert (problem["name"], problem["command"]) == ("ca-problem", f"vaultpki apply -f {cluster.file}")
 
 
 def test_a_cluster_of_before_gets_one_update_for_each_issuing_ca(cluster: AuditedCluster) -> None:

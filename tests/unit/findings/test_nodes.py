@@ -12,7 +12,9 @@ import pytest
 
 from vaultpki.agent.status import CertificateStatus, Status
 from vaultpki.findings import nodes
-from vaultpki.findings.nodes import Finding, NodeRow, NodeState, bar, of_member, of_status, order, time_left, to_json
+from vaultpki.findings.catalogue import NodeState
+from vaultpki.findings.finding import found as finding
+from vaultpki.findings.nodes import NodeRow, bar, of_member, of_status, order, time_left, to_json
 from vaultpki.host.hooks import Owed
 from vaultpki.identity.nodes import Member
 from vaultpki.identity.revoked_list import Revoked
@@ -73,6 +75,7 @@ def test_a_node_that_is_well() -> None:
         "ca_generation": "5b0c2f6f3c1d9a77",
         "hooks_owed": [],
         "credentials": 1,
+        "findings": [],
     }
 
 
@@ -143,8 +146,14 @@ CASES: dict[str, tuple[NodeReport | Mapping[str, Any], int | None, str, list[str
         ["hook-failed"],
         "hooks failed: kubelet",
     ),
-    "a hook runs": (report(owed=("kubelet",)), 1, "ok", [], ""),
-    "a hook waits for its turn": (report(owed=("etcd-ca",), failed=("etcd-ca",), waiting=("etcd",)), 1, "ok", [], ""),
+    "a hook runs": (report(owed=("kubelet",)), 1, "ok", ["hook-owed"], ""),
+    "a hook waits for its turn": (
+        report(owed=("etcd-ca",), failed=("etcd-ca",), waiting=("etcd",)),
+        1,
+        "ok",
+        ["hook-owed"],
+        "",
+    ),
     "a restored server": (
         report(seen={"etcd": Seen(3, 4)}),
         1,
@@ -226,7 +235,7 @@ def test_times_that_no_certificate_has(entry: dict[str, Any]) -> None:
 
 def test_the_order() -> None:
     made = [
-        NodeRow(f"{state.value}-{name}", None, (), (Finding(state, "x", "x"),), first_expiry=ends)
+        NodeRow(f"{state.value}-{name}", None, (), (finding("failed", "x", state=state),), first_expiry=ends)
         for state in NodeState
         for name, ends in (("a", NOW), ("b", NOW), ("c", NOW + DAY), ("d", None))
     ]
@@ -275,7 +284,7 @@ FILES: dict[str, tuple[Status, str, str]] = {
     "fault": (replace(GOOD, agent="backing-off", faults={"agent": "the disk is full"}), "failing", "the disk is full"),
     "hook": (replace(GOOD, owed={"kubelet": Owed(1.0, attempts=2)}), "failing", "hooks failed: kubelet"),
     "away": (replace(GOOD, reachable=False, error="x"), "failing", "Vault does not answer"),
-    "CA": (replace(GOOD, ends=(CaExpiry("etcd", NOW, Level.CRITICAL, "..."),)), "failing", "CA expires soon: etcd"),
+    "CA": (replace(GOOD, ends=(CaExpiry("etcd", NOW, Level.CRITICAL, "..."),)), "failing", "..."),
     "unknown": (replace(GOOD, agent=None, seen=(), faults={"agent.yaml": "denied"}), "unknown", "denied"),
     "empty": (replace(GOOD, agent=None, seen=()), "broken", "there is no certificate here"),
 }

@@ -1,0 +1,66 @@
+"""Reads all by which a cluster is judged, once: its nodes, what was revoked, its CAs and their rotations.
+
+`nodes`, `report` and `graph` read it here, and `findings.cluster` judges it, so that they show the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from vaultpki.ca import status
+from vaultpki.ca.scene import read_scene
+from vaultpki.ca.status import CaStatus
+from vaultpki.errors import BadAnswer, Denied, ForeignObject, Refused, SpecError, StateConflict
+from vaultpki.identity import revoked_list
+from vaultpki.identity.nodes import NodeList, read_nodes
+from vaultpki.identity.revoked_list import Revoked
+from vaultpki.model import Cluster
+from vaultpki.pki.ca_life import CaExpiry
+from vaultpki.provision import ca_ends, rotation_records
+from vaultpki.vault import Vault
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterFacts:
+    """What Vault has of a cluster at the server's time `now`.
+
+    `revisions` are those of the rotation records by domain, None if they cannot be read. `ends` are the ends of the
+    CAs, and `cas` where each stands, empty if that cannot be read. `problems` are sentences on what could not be read.
+    """
+
+    cluster: Cluster
+    now: datetime
+    nodes: NodeList
+    revoked: Revoked
+    revisions: Mapping[str, int] | None
+    ends: tuple[CaExpiry, ...]
+    cas: tuple[CaStatus, ...]
+    problems: tuple[str, ...]
+
+
+def read(cluster: Cluster, vault: Vault, now: datetime, today: datetime) -> ClusterFacts:
+    """Read a cluster. What cannot be read is a problem, but for the nodes, without which there is nothing to judge.
+
+    `now` is the server's time. The ends of CAs go by `today`, this machine's clock, as those of `plan` do.
+    """
+    nodes = read_nodes(cluster, vault)
+    revoked = revoked_list.read(cluster, vault)
+    problems, cas = [*revoked.problems], tuple[CaStatus, ...]()
+    try:
+        scene = read_scene(cluster, vault, now, strict=False, found=nodes)
+        problems += [scene.unknown] if scene.unknown else []
+        cas = status.status(scene)
+    except (SpecError, StateConflict, ForeignObject, Denied, Refused, BadAnswer) as error:
+        problems.append(f"where the CAs stand is not known: {error}")
+    return ClusterFacts(
+        cluster,
+        now,
+        nodes,
+        revoked,
+        rotation_records.read_revisions(cluster, vault),
+        ca_ends.read(cluster, vault, today),
+        cas,
+        tuple(problems),
+    )

@@ -1,0 +1,327 @@
+"""The catalogue of what can need attention: each kind of finding with its name, weight, meaning and next command."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Where = Literal["node", "operator"]
+
+
+class Severity(enum.Enum):
+    """How heavy a finding is; the values are those of the alerts."""
+
+    CRITICAL = "critical"
+    WARNING = "warning"
+    INFO = "info"
+
+    @property
+    def attention(self) -> bool:
+        """Return whether a person must act: exit codes tell it."""
+        return self is not Severity.INFO
+
+
+class NodeState(enum.Enum):
+    """The state of a node, from what needs attention first to what needs none."""
+
+    EXPIRED = "expired"
+    CLONE = "clone"
+    BROKEN = "broken"
+    UNKNOWN = "unknown"
+    REVOKED = "revoked"
+    LOCKED = "locked"
+    NEEDS_JOIN = "needs-join"
+    SILENT = "silent"
+    OVERDUE = "overdue"
+    FAILING = "failing"
+    NEW = "new"
+    OK = "ok"
+
+    @property
+    def attention(self) -> bool:
+        """Return whether a person must act: exit codes tell it."""
+        return self not in (NodeState.NEW, NodeState.OK)
+
+
+ORDER: Final = {state: number for number, state in enumerate(NodeState)}
+"""The place of each state, the worst first."""
+
+
+@dataclass(frozen=True, slots=True)
+class FindingKind:
+    """One kind of finding. `name` is for programs, `means` for people, as one sentence.
+
+    `state` is the state of the node that has it, None for a finding about the cluster. `command` is the next command,
+    with places for `node`, `names`, `ca`, `file` and `pool`; `where` says who runs it: a person on the node, or an
+    operator. `own` says that a node can find it about itself, `vault` that Vault shows it.
+    """
+
+    name: str
+    state: NodeState | None
+    severity: Severity
+    means: str
+    command: str
+    where: Where
+    own: bool = False
+    vault: bool = False
+
+
+def _critical(name: str, state: NodeState | None, means: str, command: str, where: Where, **seen: bool) -> FindingKind:
+    return FindingKind(name, state, Severity.CRITICAL, means, command, where, **seen)
+
+
+def _warning(name: str, state: NodeState | None, means: str, command: str, where: Where, **seen: bool) -> FindingKind:
+    return FindingKind(name, state, Severity.WARNING, means, command, where, **seen)
+
+
+def _info(name: str, state: NodeState | None, means: str, command: str, where: Where, **seen: bool) -> FindingKind:
+    return FindingKind(name, state, Severity.INFO, means, command, where, **seen)
+
+
+_RENEW: Final = "vaultpki renew {names}"
+_ENROLL: Final = "vaultpki enroll {node} -f {file}{pool} -o {node}.json"
+_ENROLL_AGAIN: Final = "vaultpki enroll {node} -f {file}{pool} --replace -o {node}.json"
+_AGENT: Final = "systemctl status vaultpki-agent"
+_CA_STATUS: Final = "vaultpki ca status -f {file}"
+_CONTINUE: Final = "vaultpki ca continue -f {file} --wait"
+_RECOVER: Final = "vaultpki ca recover {ca} -f {file}"
+
+CATALOGUE: Final = (
+    _critical("expired", NodeState.EXPIRED, "A certificate has expired.", _RENEW, "node", own=True, vault=True),
+    _critical(
+        "many-credentials",
+        NodeState.CLONE,
+        "The node has more live credentials than it needs: somebody may have copied it, or its join file.",
+        "vaultpki lock {node} -f {file}",
+        "operator",
+        vault=True,
+    ),
+    _critical("missing", NodeState.BROKEN, "A file of a pair is missing.", _RENEW, "node", own=True, vault=True),
+    _critical(
+        "broken",
+        NodeState.BROKEN,
+        "A pair cannot be used: its key is another one, or a file of it cannot be read or has another mode or owner.",
+        _RENEW,
+        "node",
+        own=True,
+        vault=True,
+    ),
+    _critical(
+        "empty",
+        NodeState.BROKEN,
+        "There is no certificate where the node's certificates belong.",
+        "vaultpki agent --once",
+        "node",
+        own=True,
+        vault=True,
+    ),
+    _critical(
+        "revoked",
+        NodeState.REVOKED,
+        "A certificate was revoked and is still in use.",
+        _RENEW,
+        "node",
+        own=True,
+        vault=True,
+    ),
+    _critical(
+        "locked",
+        NodeState.LOCKED,
+        "The node is locked: no token of its issuer opens anything.",
+        "vaultpki unlock {node} -f {file}",
+        "operator",
+        vault=True,
+    ),
+    _critical(
+        "needs-join",
+        NodeState.NEEDS_JOIN,
+        "Vault does not accept the credential of the node.",
+        _ENROLL_AGAIN,
+        "operator",
+        own=True,
+    ),
+    _critical(
+        "no-credential",
+        NodeState.NEEDS_JOIN,
+        "The node has no live credential: it was locked, or its credential has expired.",
+        _ENROLL,
+        "operator",
+        vault=True,
+    ),
+    _warning(
+        "fits-no-pool",
+        NodeState.UNKNOWN,
+        "An identity on a mount of nodes does not belong to a node of cluster.yaml.",
+        "vaultpki plan -f {file}",
+        "operator",
+        vault=True,
+    ),
+    _warning(
+        "silent",
+        NodeState.SILENT,
+        "The node's last report is older than two of its polls and ten minutes; two days if its agent does not stay.",
+        _AGENT,
+        "node",
+        vault=True,
+    ),
+    _warning(
+        "overdue",
+        NodeState.OVERDUE,
+        "A certificate should have been renewed by now.",
+        _RENEW,
+        "node",
+        own=True,
+        vault=True,
+    ),
+    _warning(
+        "failed",
+        NodeState.FAILING,
+        "The agent failed at something, or it waits before it tries again.",
+        "vaultpki doctor",
+        "node",
+        own=True,
+        vault=True,
+    ),
+    _warning(
+        "hook-failed",
+        NodeState.FAILING,
+        "A hook failed: the new files are in place, and a component was not told.",
+        "vaultpki agent --once",
+        "node",
+        own=True,
+        vault=True,
+    ),
+    _warning(
+        "reader-behind",
+        NodeState.FAILING,
+        "A component was not started again since the bundle of its CA changed, or it is not healthy.",
+        _CA_STATUS,
+        "operator",
+        own=True,
+        vault=True,
+    ),
+    _warning(
+        "vault-away",
+        NodeState.FAILING,
+        "Vault does not answer. Nothing is renewed until it does.",
+        "vaultpki doctor",
+        "node",
+        own=True,
+    ),
+    _warning(
+        "server-behind",
+        NodeState.FAILING,
+        "The node has read a newer record of a CA's rotation than Vault has: Vault was restored from a snapshot.",
+        _RECOVER,
+        "operator",
+        own=True,
+        vault=True,
+    ),
+    _warning(
+        "record-not-followed",
+        NodeState.FAILING,
+        "The node does not follow the record of a CA's rotation, which no vaultpki wrote.",
+        _RECOVER,
+        "operator",
+        own=True,
+        vault=True,
+    ),
+    _warning(
+        "old-agent",
+        NodeState.FAILING,
+        "The agent of the node, or its policy, is of version 0.1.0.",
+        "vaultpki apply -f {file}",
+        "operator",
+        vault=True,
+    ),
+    _warning(
+        "report-unreadable",
+        NodeState.FAILING,
+        "The node's report cannot be read.",
+        "vaultpki agent --once",
+        "node",
+        vault=True,
+    ),
+    _info("not-enrolled", NodeState.NEW, "The node was never enrolled.", _ENROLL, "operator", vault=True),
+    _info(
+        "join-file-unused",
+        NodeState.NEW,
+        "The node has a join file that nobody has used.",
+        "vaultpki agent --join {node}.json",
+        "node",
+        vault=True,
+    ),
+    _info("never-reported", NodeState.NEW, "The node has joined and never reported.", _AGENT, "node", vault=True),
+    _info(
+        "hook-owed",
+        NodeState.OK,
+        "A hook has not run yet: it waits for the node's turn to restart, or for the next pass.",
+        _CA_STATUS,
+        "operator",
+        own=True,
+        vault=True,
+    ),
+    _warning(
+        "ca-expires",
+        NodeState.FAILING,
+        "A CA expires soon, and every certificate below it with it.",
+        "vaultpki ca rotate {ca} -f {file}",
+        "operator",
+        own=True,
+        vault=True,
+    ),
+    _critical(
+        "ca-problem",
+        None,
+        "A CA cannot sign, or its record is not the newest.",
+        _CA_STATUS,
+        "operator",
+        vault=True,
+    ),
+    _info(
+        "rotation-waits",
+        None,
+        "The rotation of a CA goes on by itself while `vaultpki ca continue --wait` runs.",
+        _CONTINUE,
+        "operator",
+        vault=True,
+    ),
+    _warning(
+        "rotation-ready",
+        None,
+        "The next step of a rotation may be taken, and nobody takes it.",
+        _CONTINUE,
+        "operator",
+        vault=True,
+    ),
+    _warning(
+        "rotation-blocked",
+        None,
+        "The rotation of a CA waits for a person, or has stood still for a day.",
+        _CONTINUE,
+        "operator",
+        vault=True,
+    ),
+    _critical(
+        "no-live-credential",
+        None,
+        "No node of the cluster can log in: all were locked, or Vault was restored from an old backup.",
+        "vaultpki enroll --all -f {file} -o joins",
+        "operator",
+        vault=True,
+    ),
+    _warning(
+        "not-read",
+        None,
+        "Something of the cluster could not be read, so that nobody knows whether it is well.",
+        "vaultpki policy viewer -f {file}",
+        "operator",
+        vault=True,
+    ),
+)
+"""Every kind of finding, those of nodes in the order of their states."""
+
+KINDS: Final[Mapping[str, FindingKind]] = {kind.name: kind for kind in CATALOGUE}
+"""The same by name."""

@@ -1,0 +1,126 @@
+"""Judges a whole cluster by what was read of it from Vault: its nodes, its CAs, a rotation; one verdict for every view.
+
+Pure: the time is that of the reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from vaultpki.ca.fleet import ClusterFacts
+from vaultpki.ca.status import CaStatus
+from vaultpki.certificates import rows
+from vaultpki.findings import nodes
+from vaultpki.findings.finding import Finding, found, named_command, of_ends, to_json
+from vaultpki.findings.nodes import NodeRow
+from vaultpki.pki.ca_life import CaExpiry
+from vaultpki.records.rotation import RotationRecord
+from vaultpki.redact import printable, stamp
+from vaultpki.rotation.gates import Gate, Waiting
+
+# A step that agents take by themselves and that has not been taken for longer needs a person. Longer than any `poll`.
+_STILL: Final = 86400
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What was found of a cluster. `nodes` are in the order in which they need attention.
+
+    `stored` has the report of each of them as it is stored, in the same order. `cas` are findings on CAs, `rotation` is
+    the one on a rotation that is under way. `cluster` are those about the cluster as a whole.
+    """
+
+    now: datetime
+    nodes: tuple[NodeRow, ...]
+    stored: tuple[Mapping[str, Any], ...]
+    cas: tuple[Finding, ...]
+    rotation: Finding | None
+    cluster: tuple[Finding, ...]
+
+    @property
+    def about_cluster(self) -> tuple[Finding, ...]:
+        """The findings that are not about one node, in the order in which they are shown."""
+        return (*self.cluster, *self.cas, *([self.rotation] if self.rotation is not None else []))
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing needs attention: every view and every exit code says so by this alone."""
+        nodes = any(row.attention for row in self.nodes)
+        return not (nodes or any(finding.attention for finding in self.about_cluster))
+
+
+def judge(read: ClusterFacts) -> Judgement:
+    """Return the judgement of a cluster."""
+    cluster, now, file = read.cluster, read.now, read.cluster.file
+    ttls = {row.name: row.ttl or cluster.ttl for row in rows(cluster)}
+    # Not by name: an identity that does not belong to a node may have the name of one.
+    pairs: list[tuple[NodeRow, Mapping[str, Any]]] = [
+        (nodes.of_member(each, ttls, now, read.revoked, read.revisions, file=file), each.stored)
+        for each in read.nodes.members
+    ]
+    pairs += [(nodes.of_unfit(each, file=file), {}) for each in read.nodes.unfit]
+    pairs.sort(key=lambda pair: nodes.order(pair[0]))
+    active = next((ca for ca in read.cas if ca.record is not None and ca.record.active), None)
+    return Judgement(
+        now,
+        tuple(row for row, _ in pairs),
+        tuple(stored for _, stored in pairs),
+        tuple(_cas(read.ends, read.cas, file)),
+        _rotation(active or next((ca for ca in read.cas if ca.gate is not None), None), now, file),
+        tuple(_cluster(read, file)),
+    )
+
+
+def document(judgement: Judgement) -> dict[str, Any]:
+    """Return what is not about one node, as every view has it for programs."""
+    return {"findings": [to_json(each) for each in judgement.about_cluster], "ok": judgement.ok}
+
+
+def _cas(ends: Iterable[CaExpiry], cas: Iterable[CaStatus], file: str) -> Iterator[Finding]:
+    for ca in cas:
+        if ca.problem:
+            text = f"{ca.domain} CA: {ca.problem}"
+            yield found("ca-problem", text, file=file, command=named_command(ca.problem, file))
+    yield from of_ends(ends, file)
+
+
+def _cluster(read: ClusterFacts, file: str) -> Iterator[Finding]:
+    joined = [each for each in read.nodes.members if each.stored or each.former]
+    if joined and all(each.locked for each in joined):
+        yield found("no-live-credential", "no node of this cluster has a live credential", file=file)
+    for problem in read.problems:
+        yield found("not-read", problem, file=file, command=named_command(problem, file))
+
+
+def _rotation(ca: CaStatus | None, now: datetime, file: str) -> Finding | None:
+    """Return where a rotation stands: it goes on by itself, or it waits for a person."""
+    if ca is None or ca.record is None or ca.gate is None:
+        return None
+    record, gate = ca.record, ca.gate
+    # At the end of a rollback, processes may hold the CA that it deleted; `ca abort` goes on until they do not.
+    onward = "continue" if record.active else "abort"
+    command = f"vaultpki ca {onward} -f {file} --wait"
+    said = f"rotation of {record.domain}, {record.state.value} since {stamp(record.since)}"
+    if gate.waiting:
+        return _waiting(said, record, gate, now, file, command)
+    if gate.open(now):
+        return found("rotation-ready", f"{said}: every node is ready for the next step", command=command)
+    until = f" until {stamp(gate.opens)}" if gate.opens is not None else ""
+    return found("rotation-waits", f"{said}: every node is ready; it waits{until}", command=command)
+
+
+def _waiting(said: str, record: RotationRecord, gate: Gate, now: datetime, file: str, command: str) -> Finding:
+    still = now - record.since > timedelta(seconds=record.spread + _STILL)
+    persons = [each for each in gate.waiting if not each.itself]
+    first = next(iter(persons), gate.waiting[0])
+    text = printable(f"{said}, waits for {first.node}{_more(gate.waiting)}: {first.reason}")
+    if persons:
+        return found("rotation-blocked", text, command=named_command(first.reason, file, command))
+    return found("rotation-blocked" if still else "rotation-waits", text, command=command)
+
+
+def _more(waiting: tuple[Waiting, ...]) -> str:
+    return f" and {len(waiting) - 1:,} more" if len(waiting) > 1 else ""
