@@ -127,9 +127,8 @@ def site(folder: Path, ttl: int | None = None) -> Iterator[Site]:
         where = ServerFacts((server.address,), cluster.vault.ca_pem)
         apply.apply(cluster, vault, where, first=None, progress=lambda change: None)
         root = vault.call(Request("GET", f"{cluster.mount('root')}/issuer/default/json")).data
-        run._equip(
-            folder / "ours", cluster, cluster.nodes[0], vault, fingerprint(str(root.get("certificate")).encode())
-        )
+        pin = fingerprint(str(root.get("certificate")).encode())
+        run.equip(folder / "ours", cluster, cluster.nodes[0], vault, pin)
         made = Site(cluster, folder, audit, openbao._binary())
         _equip_peer(made, vault, server)
         yield made

@@ -98,7 +98,7 @@ def refuse_other_output(ran: list[Ran], folder: Path) -> None:
     """Fail where a command does not print what its page shows."""
     for each in ran:
         if each.command.shown:
-            missing = found_in_order(_alike("\n".join(each.command.shown), folder), _alike(each.output, folder))
+            missing = found_in_order(alike("\n".join(each.command.shown), folder), alike(each.output, folder))
             assert missing is None, f"{each.command.text} does not print {missing}\n{each.output}"
 
 
@@ -146,7 +146,7 @@ def _with_defaults(text: str) -> str:
     return text if " -c " in text else re.sub(rf"\bvaultpki (?:{'|'.join(_ON_NODES)})\b", more, text)
 
 
-def _alike(text: str, folder: Path) -> list[str]:
+def alike(text: str, folder: Path) -> list[str]:
     """Lines without what differs from run to run: times, folders, addresses, counts. A count of nothing stays."""
     text = re.sub(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\dZ)?", "TIME", text)
     text = re.sub(r"\b\d{4}-\d\d-\d\d\b", "DATE", text)

@@ -15,7 +15,8 @@ from vaultpki.show import table
 from vaultpki.show.table import Column
 
 if TYPE_CHECKING:
-    from vaultpki.demo.run import DemoResult
+    from vaultpki.demo.rotation import Attempt, CaRotation
+    from vaultpki.demo.run import AppliedExample, DemoResult
 
 _WIDTH: Final = 100
 
@@ -32,12 +33,17 @@ _Entry = tuple[tuple[str, ...], tuple[str, ...]]
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="The server's port; a free one by default.")
 @click.option("--serve", is_flag=True, help="Keep the server until Ctrl-C, and print how to reach it.")
-def demo_command(directory: Path, port: int, serve: bool) -> int:
+@click.option("--rotate", is_flag=True, help="Rotate the CA of etcd, and show at each state who is let in.")
+def demo_command(directory: Path, port: int, serve: bool, rotate: bool) -> int:
     """Start an embedded OpenBao, apply an example cluster, and issue and verify every certificate of the table.
+
+    With --rotate three nodes replace the CA of etcd instead: after each step TLS handshakes with the files that their
+    agents installed show who is let in and who is not. Exit 3 if anything is not as it should be.
 
     \b
     Example:
       vaultpki demo --dir /tmp/demo --serve
+      vaultpki demo --rotate
     """
     import signal
     import time
@@ -51,26 +57,76 @@ def demo_command(directory: Path, port: int, serve: bool) -> int:
     signal.signal(signal.SIGTERM, leave)
     began = time.monotonic()
     with ExitStack() as stack:
-        with progress("Making the demo") as counter:
-            # The server and what apply does take half of the time.
-            counter.begin()
-            shown = stack.enter_context(run.demo(directory.absolute(), port=port, step=counter.step))
-        bad = _show(shown, time.monotonic() - began)
+        if rotate:
+            from vaultpki.demo.rotation import rotation
+
+            course = stack.enter_context(rotation(directory.absolute(), port=port))
+            example, bad = course.example, _show_rotation(course, began)
+        else:
+            with progress("Making the demo") as counter:
+                # The server and what apply does take half of the time.
+                counter.begin()
+                shown = stack.enter_context(run.demo(directory.absolute(), port=port, step=counter.step))
+            example, bad = shown.example, _show(shown, time.monotonic() - began)
         if serve:
-            server = shown.server
-            click.echo(f"\nOpenBao runs at {server.address} until Ctrl-C. In another terminal:")
-            click.echo(f"  export VAULT_ADDR={server.address}")
-            click.echo(f"  export VAULT_CACERT={shown.directory}/vault-ca.crt")
-            click.echo(f"  export VAULT_TOKEN=$(cat {shown.token_file})")
-            click.echo(f"  vaultpki plan -f {shown.directory}/cluster.yaml")
-            try:
-                server.process.wait()
-            except KeyboardInterrupt:
-                click.echo("\nThe server is stopped.")
-                return 3 if bad else 0
-            click.echo("vaultpki: the server stopped unexpectedly", err=True)
-            return 1
+            return _serve(example) or (3 if bad else 0)
     return 3 if bad else 0
+
+
+def _serve(example: AppliedExample) -> int:
+    """Keep the server until Ctrl-C; return 1 if it stops by itself."""
+    server = example.server
+    click.echo(f"\nOpenBao runs at {server.address} until Ctrl-C. In another terminal:")
+    click.echo(f"  export VAULT_ADDR={server.address}")
+    click.echo(f"  export VAULT_CACERT={example.directory}/vault-ca.crt")
+    click.echo(f"  export VAULT_TOKEN=$(cat {example.token_file})")
+    click.echo(f"  vaultpki plan -f {example.directory}/cluster.yaml")
+    try:
+        server.process.wait()
+    except KeyboardInterrupt:
+        click.echo("\nThe server is stopped.")
+        return 0
+    click.echo("vaultpki: the server stopped unexpectedly", err=True)
+    return 1
+
+
+def _show_rotation(course: CaRotation, began: float) -> int:
+    """Print each state when it is reached; return how many handshakes ended otherwise than they should."""
+    import time
+
+    click.echo(
+        "Three nodes run etcd and kube-apiserver. Server, steps, agents, files and handshakes are real. Only\n"
+        "the components are played: as etcd, each reads the CAs when it starts, and its pair at a handshake."
+    )
+    columns = [Column("  client"), *(Column(f"etcd of {name}") for name in course.nodes)]
+    attempts: list[Attempt] = []
+    for state in course.states():
+        after = f"  (`vaultpki {state.command}`)" if state.command else ""
+        click.secho(f"\n{state.state}{after}", bold=True)
+        click.echo(f"  {state.sentence}")
+        rows = [[table.Cell(f"  {row.client}"), *map(_verdict, row.attempts)] for row in state.clients]
+        head, *lines = table.lines(columns, rows, width=_WIDTH, paint=_painted)
+        click.secho(head, dim=True)
+        click.echo("\n".join(lines))
+        if state.waits:
+            click.echo(f"  The next step waits {state.waits} s more. The demo does not: it moves the clock forward.")
+        attempts += [each for row in state.clients for each in row.attempts]
+    let_in, wrong = sum(each.let_in for each in attempts), sum(not each.ok for each in attempts)
+    click.echo(
+        f"\n{len(attempts)} handshakes: {let_in} let in and {len(attempts) - let_in} refused, {wrong} wrong "
+        f"({time.monotonic() - began:.1f} s, and {course.skipped:.0f} s not waited).\n"
+        f"Everything is in {course.example.directory}:\ncluster.yaml, nodes/NODE/pki."
+    )
+    return wrong
+
+
+def _verdict(attempt: Attempt) -> table.Cell:
+    text = "let in" if attempt.let_in else "refused"
+    return table.Cell(text if attempt.ok else f"{text}: WRONG", "green" if attempt.ok else "red")
+
+
+def _painted(text: str, colour: str | None) -> str:
+    return click.style(text, fg=colour) if colour else text
 
 
 def _show(shown: DemoResult, seconds: float) -> int:
@@ -78,15 +134,15 @@ def _show(shown: DemoResult, seconds: float) -> int:
     from vaultpki.pki.x509 import read_certificates
     from vaultpki.verify.folders import find
 
-    every = rows(shown.cluster)
+    every = rows(shown.example.cluster)
     clients, servers = [], []
-    for holder in find(shown.cluster, shown.directory):
+    for holder in find(shown.example.cluster, shown.example.directory):
         for certificate in holder.certificates:
             row = next(row for row in every if row.name == certificate.name)
             crt = holder.at(certificate.folder) / pair_files(certificate.stem)[0]
             leaf = read_certificates(crt.read_bytes())[0]
             ends = f"{leaf.not_after:%Y-%m-%d %H:%M}"
-            where = str(crt.relative_to(shown.directory))
+            where = str(crt.relative_to(shown.example.directory))
             if row.target == "-":
                 servers.append(((row.source, leaf.subject_text), (ends, where)))
             else:
@@ -101,11 +157,11 @@ def _show(shown: DemoResult, seconds: float) -> int:
     accepted = sum(check.got == check.expect == "accept" for check in shown.checks)
     refused = sum(check.got == check.expect == "refuse" for check in shown.checks)
     click.echo(
-        f"\n{shown.changes} objects made in OpenBao, {shown.renewed} certificates issued.\n"
+        f"\n{shown.example.changes} objects made in OpenBao, {shown.renewed} certificates issued.\n"
         f"{len(shown.checks)} checks: {accepted} let in and {refused} kept out as they should be, {len(bad)} wrong "
         f"({seconds:.1f} s)."
     )
-    click.echo(f"Everything is in {shown.directory}:\ncluster.yaml, nodes/NODE/pki, operator/admin.conf.")
+    click.echo(f"Everything is in {shown.example.directory}:\ncluster.yaml, nodes/NODE/pki, operator/admin.conf.")
     return len(bad)
 
 

@@ -51,23 +51,32 @@ nodes:
 
 
 @dataclass(frozen=True, slots=True)
-class DemoResult:
-    """What a demo made: the cluster, the running server, how many changes and certificates, and every check."""
+class AppliedExample:
+    """An applied example cluster and its running server, with the applier's token; `changes` is what apply made."""
 
     cluster: Cluster
     directory: Path
     server: openbao.Embedded
     token_file: Path
+    vault: Vault
+    root_sha256: str
     changes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """What a demo made: its applied example, how many certificates, and every check."""
+
+    example: AppliedExample
     checks: Sequence[Check]
     renewed: int
 
 
 @contextmanager
-def demo(directory: Path, *, port: int = 0, step: Callable[[int], None] = lambda total: None) -> Iterator[DemoResult]:
-    """Run the demo in `directory`; the server stops when the block ends.
+def applied(directory: Path, example: str, *, port: int = 0) -> Iterator[AppliedExample]:
+    """Start a server and apply an example to it, in `directory`; the server stops when the block ends.
 
-    `step` is called after each piece of the work with how many there are.
+    `example` is a cluster.yaml in which `{address}` stands for that of the server.
     Raises StoreError if the directory has other files, and everything that the commands raise.
     """
     # Only root and this user can replace it or a folder above it, so paths below it are safe.
@@ -77,7 +86,7 @@ def demo(directory: Path, *, port: int = 0, step: Callable[[int], None] = lambda
             _prepare(directory, folder)
         try:
             with openbao.start(directory / "server", port=port) as server:
-                yield _run(directory, server, step)
+                yield _apply(directory, server, example)
         finally:
             # Its storage was memory, so nothing of its folder is of use, the root token included.
             with contextlib.suppress(OSError):
@@ -86,39 +95,54 @@ def demo(directory: Path, *, port: int = 0, step: Callable[[int], None] = lambda
         os.close(folder)
 
 
-def _run(directory: Path, server: openbao.Embedded, step: Callable[[int], None]) -> DemoResult:
+@contextmanager
+def demo(directory: Path, *, port: int = 0, step: Callable[[int], None] = lambda total: None) -> Iterator[DemoResult]:
+    """Run the demo in `directory`; the server stops when the block ends.
+
+    `step` is called after each piece of the work with how many there are. Raises as `applied`.
+    """
+    with applied(directory, _EXAMPLE, port=port) as example:
+        yield _run(example, step)
+
+
+def _apply(directory: Path, server: openbao.Embedded, example: str) -> AppliedExample:
     with storage_errors(str(server.ca_file)):
         ca_pem = server.ca_file.read_text(encoding="ascii")
     _write(directory / "vault-ca.crt", ca_pem, 0o644)
-    _write(directory / "cluster.yaml", _EXAMPLE.format(address=server.address), 0o644)
+    _write(directory / "cluster.yaml", example.format(address=server.address), 0o644)
     token_file = directory / "server" / "root-token"
     _write(token_file, server.token, 0o600)
     cluster = load_cluster(directory / "cluster.yaml")
     vault = Vault(Settings((server.address,), ca_pem=ca_pem, token=server.token))
     where = ServerFacts((server.address,), ca_pem)
     done = apply.apply(cluster, vault, where, first=None, progress=lambda change: None)
+    return AppliedExample(cluster, directory, server, token_file, vault, done.root_sha256, len(done.changes))
+
+
+def _run(example: AppliedExample, step: Callable[[int], None]) -> DemoResult:
+    cluster, directory = example.cluster, example.directory
     operators = [row for row in rows(cluster) if row.operator]
     total = len(cluster.nodes) + len(operators) + 2
     step(total)
     renewed = 0
     for node in cluster.nodes:
-        file = _equip(directory / "nodes" / node.name, cluster, node, vault, done.root_sha256)
+        file = equip(directory / "nodes" / node.name, cluster, node, example.vault, example.root_sha256)
         outcome = run.run(load_agent(file), run.PassOptions(settle=False))
         for failure in outcome.failures.values():
             raise failure
         renewed += len(outcome.renewed)
         step(total)
     for row in operators:
-        operator.issue(cluster, vault, row.name, str(directory / "operator"), datetime.now(UTC), grace=0.0)
+        operator.issue(cluster, example.vault, row.name, str(directory / "operator"), datetime.now(UTC), grace=0.0)
         renewed += 1
         step(total)
     checks = verify(find(cluster, directory), now=datetime.now(UTC), rows=rows(cluster))
     step(total)
-    return DemoResult(cluster, directory, server, token_file, len(done.changes), checks, renewed)
+    return DemoResult(example, checks, renewed)
 
 
-def _equip(folder: Path, cluster: Cluster, node: Node, vault: Vault, pin: str) -> Path:
-    """Give a node its agent.yaml and its first secret id, with the applier's token."""
+def equip(folder: Path, cluster: Cluster, node: Node, vault: Vault, pin: str) -> Path:
+    """Give a node its agent.yaml, whose path is returned, and its first secret id, with the applier's token."""
     mount = f"{cluster.prefix}/listed"
     approle = vault.api.auth.approle
     role_id = approle.read_role_id(node.name, mount_point=mount).data
