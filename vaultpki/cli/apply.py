@@ -94,7 +94,7 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool, plan_f
     first, saved = None, None
     if plan_file is not None:
         saved = saved_plan.read(plan_file)
-        file = saved_plan.spec_path(saved, file)
+        file = saved_plan.spec_path(plan_file, saved, file)
     with opened(file, allow_http=allow_http) as (cluster, vault, where):
         _warn_of_templates(cluster)
         if saved is not None and plan_file is not None:
@@ -197,12 +197,22 @@ def _carry_out(
             vault,
             where,
             first=first,
+            strict=saved,
             progress=lambda change: None,
             step=lambda change, total: counter.step(total),
         )
     log = StageLog(cluster, counter, lambda: server_lines(asked_server.read(cluster, vault), cluster.file), first)
     with log.until_it_stops(saved=saved):
-        return apply.apply(cluster, vault, where, first=first, progress=log.stage_made, step=log.step, begin=log.begin)
+        return apply.apply(
+            cluster,
+            vault,
+            where,
+            first=first,
+            strict=saved,
+            progress=log.stage_made,
+            step=log.step,
+            begin=log.begin,
+        )
 
 
 def _print_json(plan: Plan, asked: AskedServer | None, vault: Vault) -> None:

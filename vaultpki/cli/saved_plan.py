@@ -36,10 +36,16 @@ def read(path: Path) -> SavedPlan:
     return parse_plan(yaml_tree.read_text(path, MOST_PLAN_BYTES), yaml_tree.shown(path))
 
 
-def spec_path(saved: SavedPlan, named: Path) -> Path:
-    """Return the cluster.yaml that -f names, else the one of the saved plan."""
-    given = click.get_current_context().get_parameter_source("file") is not ParameterSource.DEFAULT
-    return named if given else Path(saved.file)
+def spec_path(path: Path, saved: SavedPlan, named: Path) -> Path:
+    """Return the cluster.yaml that -f names, else the one of the saved plan; StateConflict if that is not there."""
+    if click.get_current_context().get_parameter_source("file") is not ParameterSource.DEFAULT:
+        return named
+    if not Path(saved.file).exists():
+        raise StateConflict(
+            f"{path} was computed from {saved.file}, which is not here: go to the folder in which the plan was saved, "
+            "or name the file with -f"
+        )
+    return Path(saved.file)
 
 
 def computed_again(path: Path, saved: SavedPlan, cluster: Cluster, vault: Vault, where: ServerFacts) -> Plan:

@@ -16,7 +16,7 @@ from vaultpki.model import Cluster
 from vaultpki.provision import ca_ends, layout_change, leftovers, nodes_apart
 from vaultpki.provision.ca_facts import rotations_needed
 from vaultpki.provision.carry_out import carry_out, change_path
-from vaultpki.provision.impact import Live, concerns_nodes, impact_of
+from vaultpki.provision.impact import Live, concerns_nodes, impact_of, named
 from vaultpki.provision.observe import Observation, observe, refuse_foreign
 from vaultpki.provision.plan import Change, Impact, Plan, plan
 from vaultpki.records import report_paths
@@ -71,13 +71,15 @@ def apply(
     where: ServerFacts,
     *,
     first: Plan | None,
+    strict: bool = False,
     progress: Progress,
     step: StepProgress = lambda change, total: None,
     begin: Callable[[Plan], None] = lambda plan: None,
 ) -> Plan:
     """Carry out what `observe_and_plan` shows until nothing is left to do; returns every change made.
 
-    `first` is the plan that a person agreed to: nothing is written if the server has changed since. `begin` is called
+    `first` is the plan that a person agreed to: nothing is written if the server has changed since. With `strict` it
+    stops, too, if anything else is left to change once `first` was carried out: others write there. `begin` is called
     with the plan of each round before its first write, the first one with its impact; `progress` with each change once
     its stage is made, `step` after each change at once. A server that goes away in the middle is waited for, and the
     work continues from what is there then. At the end secret ids are ended whose answers were lost; no plan shows them.
@@ -94,6 +96,7 @@ def apply(
                     "the server has changed since the plan was shown; nothing was written, look at the plan again",
                     status=409,
                 )
+            _refuse_further(vault, first if strict and rounds else None, todo, done)
             if not todo.changes and seen.found.applied == of_cluster(cluster, seen.facts, seen.wanted):
                 # After all else: of what nobody has nothing depends.
                 for change in leftovers.end(cluster, vault):
@@ -130,6 +133,18 @@ def apply(
             if rounds == 0 or time.monotonic() >= give_up:
                 raise
             time.sleep(0.5)
+
+
+def _refuse_further(vault: Vault, first: Plan | None, todo: Plan, done: list[Change]) -> None:
+    """Raise Refused if a change is left of an object that `first` does not change; None allows every change."""
+    approved = {change.key for change in (todo if first is None else first).changes}
+    further = [f"{change.kind} {change.name}" for change in todo.changes if change.key not in approved]
+    if further:
+        raise Refused(
+            f"somebody else has changed {named(further)} at {vault.address} meanwhile, which the plan does not change: "
+            f"{len(done)} changes were made and nothing more was written; look at a new plan",
+            status=409,
+        )
 
 
 def _step(step: StepProgress, total: int, change: Change) -> None:

@@ -96,6 +96,8 @@ def dump_plan(saved: SavedPlan) -> str:
 def parse_plan(text: str, file: str) -> SavedPlan:
     """Return the plan in this text; raise SpecError with `file` and the field if no vaultpki wrote it like this."""
     value = json_object.parse(text.encode())
+    if value is None and text.startswith(PLAN_MARK):
+        raise SpecError(_WRONG, file=file)
     if value is None or value.get("kind") != _KIND:
         raise SpecError(
             "is not a plan that `vaultpki plan -o` has saved: name such a file, or pass `-f` for a cluster.yaml",

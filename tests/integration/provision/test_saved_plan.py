@@ -20,6 +20,7 @@ from helpers.vault.servers import Server
 from vaultpki.cli import saved_plan
 from vaultpki.errors import Refused
 from vaultpki.provision import apply
+from vaultpki.provision.plan import Change
 from vaultpki.records.server_facts import ServerFacts
 
 ISSUER = Issuer()
@@ -281,6 +282,29 @@ def test_a_change_between_the_comparison_and_the_writes(cluster: AuditedCluster)
     cluster.apply()
 
 
+def test_a_change_of_others_during_the_writes_is_not_undone(cluster: AuditedCluster) -> None:
+    """Another object than those of the plan is left as it is; one of the plan is written again."""
+    file = saved(cluster)
+    vault, where = cluster.client(), ServerFacts((cluster.server.address,), cluster.server.ca_file.read_text())
+    plan = saved_plan.computed_again(file, saved_plan.read(file), cluster.model, vault, where)
+    own, other = (f"{cluster.prefix}/{role}" for role in ("kubelet/roles/kubelet", "etcd/roles/etcd-peer"))
+    written = cluster.read(other)
+
+    def drift(change: Change) -> None:
+        assert cluster.server.api("POST", own, {**cluster.read(own), "ttl": 60}).status in (200, 204)
+        assert cluster.server.api("DELETE", other).status == 204
+
+    with pytest.raises(Refused, match=f"has changed role {other.replace('roles/', '')} at .*: 6 changes were made and"):
+        apply.apply(cluster.model, vault, where, first=plan, strict=True, progress=drift)
+    assert cluster.server.api("GET", other).status == 404
+    assert cluster.server.api("POST", other, written).status in (200, 204)
+    # What is left are changes that were approved.
+    left = apply.observe_and_plan(cluster.model, vault, where)[1]
+    assert [change.key for change in left.changes] == [("role", f"{cluster.prefix}/kubelet/kubelet")]
+    cluster.write(SPEC)
+    cluster.apply()
+
+
 def test_no_secret_is_in_the_file_nor_digested(clusters: ClusterFactory, server: Server, tmp_path: Path) -> None:
     cluster = clusters.applied(SPEC, FILES)
     enroller = enrolled_nodes.Enroller(cluster, cluster.token("enroller"))
@@ -308,6 +332,16 @@ def test_no_secret_is_in_the_file_nor_digested(clusters: ClusterFactory, server:
         quoted = json.dumps(secret)
         for digested in (secret, f"{secret}\n", quoted, f"[{quoted},null]"):
             assert hashlib.sha256(digested.encode()).hexdigest() not in text
+
+
+def test_a_file_that_is_not_there_or_no_plan(cluster: AuditedCluster) -> None:
+    file = saved(cluster)
+    text = file.read_text()
+    edited(file, lambda document: document.update(file="nosuch/cluster.yaml"))
+    fails(applied(cluster, file, expect=1), "was computed from nosuch/cluster.yaml, which is not here", "with -f")
+    file.write_text(text[:-30])
+    fails(applied(cluster, file, expect=1), f"{file}: is not as `vaultpki plan -o` writes it: it was changed or cut")
+    fails(applied(cluster, cluster.file, expect=1), f"{cluster.file}: is not a plan that `vaultpki plan -o` has saved")
 
 
 def test_only_a_saved_plan_is_overwritten(cluster: AuditedCluster) -> None:
