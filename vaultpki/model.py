@@ -251,12 +251,16 @@ class Override:
 
 @dataclass(frozen=True, slots=True)
 class UserTemplate:
-    """A user's own template, which nodes with `roles` render into their directory; `text` is the template itself."""
+    """A user's own template, which nodes with `roles` render into their directory; `text` is the template itself.
+
+    `source` is the path of the template as cluster.yaml names it; empty in a record.
+    """
 
     name: str
     file: str
     text: str
     roles: frozenset[NodeRole]
+    source: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

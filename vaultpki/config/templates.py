@@ -31,7 +31,7 @@ def read(name: str, found: FieldValue, folder: Path) -> UserTemplate:
             "the file contains a token or a private key, and every node can read a template: name another file, or "
             "remove the secret"
         )
-    return UserTemplate(name, found.get("file"), text, frozenset(found.get("roles")))
+    return UserTemplate(name, found.get("file"), text, frozenset(found.get("roles")), str(place.value))
 
 
 def check(cluster: Cluster, spec: FieldValue) -> None:

@@ -13,7 +13,7 @@ from vaultpki.identity import reports
 from vaultpki.identity.applied import APPLIED, of_cluster
 from vaultpki.identity.token_rights import refuse_weak_token
 from vaultpki.model import Cluster
-from vaultpki.provision import ca_ends, layout_change, leftovers, nodes_apart
+from vaultpki.provision import ca_ends, layout_change, leftovers, nodes_apart, quorum
 from vaultpki.provision.ca_facts import rotations_needed
 from vaultpki.provision.carry_out import carry_out, change_path
 from vaultpki.provision.impact import Live, concerns_nodes, impact_of, named
@@ -55,14 +55,19 @@ def observe_and_plan(cluster: Cluster, vault: Vault, where: ServerFacts) -> tupl
 
 
 def with_impact(cluster: Cluster, vault: Vault, seen: Observation, todo: Plan) -> Plan:
-    """Return the plan with its impact on nodes that take part already, for which it lists their reports if needed."""
+    """Return the plan with its impact on nodes that take part already, for which it lists their reports if needed.
+
+    What it means for etcd's quorum stands first, and does not depend on reports.
+    """
+    first = tuple(quorum.impact_of(cluster, todo.changes))
     if not concerns_nodes(cluster, todo.changes):
-        return todo
+        return replace(todo, impact=first)
     # Also where agents of 0.1.0 report: whoever wrote a false report there only adds a line to the plan.
     folders = (report_paths.folder("listed"), report_paths.REPORT_FOLDER)
     reported = {name for folder in folders for name in reports.names_in(cluster, vault, folder)}
     reported |= {each.name for each in reports.token_identities(cluster, vault)}
-    return replace(todo, impact=impact_of(cluster, todo.changes, Live(frozenset(reported), seen.found.pooled)))
+    impact = impact_of(cluster, todo.changes, Live(frozenset(reported), seen.found.pooled))
+    return replace(todo, impact=(*first, *impact))
 
 
 def apply(

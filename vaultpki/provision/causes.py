@@ -1,4 +1,6 @@
-"""Finds which changes follow from a changed certificate in a record: it changes a role and a policy too; pure.
+"""Finds what changes in the records of nodes and pools, and which other changes follow from it; pure.
+
+A changed certificate in a record changes a role and a policy too.
 
 A change is left out only if its old value is exactly what the old record implies. What somebody changed by hand at
 the same time is never hidden.
@@ -7,15 +9,64 @@ the same time is never hidden.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vaultpki.identity.access import node_certificates, sign_rule
 from vaultpki.model import Certificate, Cluster, KeyType, Subject, Usage
 from vaultpki.provision.desired import role_fields
-from vaultpki.provision.plan import Change
-from vaultpki.provision.record_changes import Entry, RecordChange, by_name, record_changes
+from vaultpki.provision.plan import Action, Change
 from vaultpki.records import published as records
+
+Entry = Mapping[str, Any]
+"""A certificate as a record describes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordChange:
+    """A change of the record of one node or pool.
+
+    `folder` is `nodes` or `pools`. `certificates` are by name, each before and after, with None if it is missing.
+    `node_names` is what the pool had before, empty if the record does not say.
+    """
+
+    folder: str
+    name: str
+    action: Action
+    certificates: Mapping[str, tuple[Entry | None, Entry | None]]
+    node_names: str = ""
+
+    @property
+    def holder(self) -> str:
+        """The end of the name of the policy: `node/NAME` or `pool/NAME`."""
+        return f"{self.folder[:-1]}/{self.name}"
+
+    @property
+    def longest_ttl(self) -> int:
+        """Return the longest TTL in seconds of the certificates before the change; 0 if the record does not say."""
+        ttls = [before.get("ttl") for before, _ in self.certificates.values() if before]
+        return max((ttl for ttl in ttls if isinstance(ttl, int)), default=0)
+
+
+def record_changes(cluster: Cluster, changes: Sequence[Change]) -> list[RecordChange]:
+    """Return the changes of records, nodes first."""
+    found = []
+    for folder in ("nodes", "pools"):
+        head = f"{cluster.mount('config')}/{folder}/"
+        for change in changes:
+            if change.kind == "config" and change.name.startswith(head):
+                name = change.name.removeprefix(head)
+                before, after = (by_name(side) for side in change.fields.get("certificates", (None, None)))
+                pairs = {each: (before.get(each), after.get(each)) for each in dict.fromkeys((*before, *after))}
+                node_names = str(change.fields.get("node_names", ("", ""))[0] or "")
+                found.append(RecordChange(folder, name, change.action, pairs, node_names))
+    return found
+
+
+def by_name(entries: object) -> dict[str, Entry]:
+    """Return the certificates of a record by their names; anything else in it is left out."""
+    found = entries if isinstance(entries, list) else []
+    return {str(entry["name"]): entry for entry in found if isinstance(entry, Mapping) and "name" in entry}
 
 
 def folded(cluster: Cluster, changes: Sequence[Change]) -> tuple[list[RecordChange], list[Change]]:

@@ -68,7 +68,8 @@ def as_text(field: str, value: Any) -> str:
         return escaped(value)
     if isinstance(value, list) and value and all(isinstance(item, str) and " " not in item for item in value):
         return ", ".join(map(escaped, value))
-    return json.dumps(_shortened(value), default=str)
+    # Sorted: a server returns the keys of an object in another order than it was sent.
+    return json.dumps(_shortened(value), default=str, sort_keys=True)
 
 
 def _shortened(value: Any) -> Any:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from vaultpki.certificates import ROOT, rows
 from vaultpki.identity.access import approle_pools, fits_pattern, node_certificates, takes, unmatched
-from vaultpki.model import Cluster
+from vaultpki.layout import own_server
+from vaultpki.model import Cluster, Node, NodeRole, Pool, Row
+from vaultpki.provision.causes import RecordChange, record_changes
 from vaultpki.provision.differences import certificate_differences
 from vaultpki.provision.plan import Change, Colour, Impact
-from vaultpki.provision.record_changes import RecordChange, record_changes
+from vaultpki.provision.quorum import NO_CONTROL_PLANE, NO_ETCD, SMALLER_QUORUM
 from vaultpki.records.server_facts import Key
 from vaultpki.redact import escaped, first_few
 from vaultpki.values.durations import format_duration
@@ -27,6 +30,7 @@ REJOINS: Final = "rejoins"
 
 # Fields of a certificate in a record that are not in the certificate itself: a change needs no new certificate.
 _BESIDE: Final = frozenset({"file", "kubeconfig", "reload", "role"})
+_GRAVE: Final = frozenset({LOSES_ACCESS, SMALLER_QUORUM, NO_ETCD, NO_CONTROL_PLANE})
 _WHEN: Final = "within its agent's `poll` (5m by default) or in its next window"
 # What one node does, and what several do.
 _VERBS: Final[Mapping[str, tuple[str, str]]] = {
@@ -86,23 +90,30 @@ def sentences(impact: Sequence[Impact], *, merged: bool) -> Iterator[tuple[Colou
         yield from ((_colour(each), each.detail) for each in impact)
         return
     of_holder: dict[tuple[str, str], list[Impact]] = {}
-    for index, each in enumerate(impact):
+    for each in impact:
         # An impact that says more than which certificate it is has a sentence of its own.
         alike = each.certificate is not None and each.effect in _VERBS
-        key = (each.effect, each.node or f"pool {each.pool}") if alike else ("", str(index))
+        key = (each.effect, each.node or f"pool {each.pool}") if alike else ("", f"{each.node}\n{each.detail}")
         of_holder.setdefault(key, []).append(each)
     together: dict[tuple[str, tuple[str, ...]], list[Impact]] = {}
-    for (effect, holder), some in of_holder.items():
-        names = tuple(escaped(each.certificate or "") for each in some) if effect else (holder,)
+    for (effect, _), some in of_holder.items():
+        names = tuple(escaped(each.certificate or "") for each in some) if effect else (_of_any_node(some[0]),)
         together.setdefault((effect, names), []).append(some[0])
     for (effect, names), some in together.items():
         first = some[0]
         if not effect:
-            yield _colour(first), first.detail
+            alone = len(some) == 1
+            yield _colour(first), first.detail if alone else f"{named([str(e.node) for e in some])}: each {names[0]}"
             continue
         who = named([each.node or f"{_nodes(each.nodes)} of pool {each.pool}" for each in some])
         verb = _VERBS[effect][0 if len(some) == 1 and first.node else 1]
         yield _colour(first), f"{who} {verb.format(', '.join(names))} {_WHEN}"
+
+
+def _of_any_node(impact: Impact) -> str:
+    """Return the sentence of one node without its name, by which several nodes are told together."""
+    name = f"{escaped(impact.node)} " if impact.node else ""
+    return impact.detail.removeprefix(name) if name and impact.nodes == 1 else impact.detail
 
 
 def named(names: Sequence[str]) -> str:
@@ -111,7 +122,7 @@ def named(names: Sequence[str]) -> str:
 
 
 def _colour(impact: Impact) -> Colour:
-    return "red" if impact.effect == LOSES_ACCESS else "yellow"
+    return "red" if impact.effect in _GRAVE else "yellow"
 
 
 def _node(context: _PlanScope, record: RecordChange) -> Iterator[Impact]:
@@ -220,22 +231,68 @@ def _rejoining(context: _PlanScope) -> Iterator[Impact]:
 
 
 def _everybody(context: _PlanScope) -> Iterator[Impact]:
-    live = context.live
-    count = len((live.reported | set(live.pooled)) - set(context.going))
-    if not count:
-        return
-    record = context.changes.get(("config", f"{context.cluster.mount('config')}/cluster"))
-    fields: Collection[str] = record.fields if record is not None and record.action == "update" else ()
-    for field, what in (("endpoint", "kubeconfigs"), ("templates", "files of templates")):
-        if field in fields:
-            yield Impact(REWRITES, f"{_nodes(count)}: each writes its {what} anew, if it has any, {_WHEN}", nodes=count)
+    """Changes of what many nodes share; each concerns the nodes of some roles."""
+    cluster = context.cluster
+    record = context.changes.get(("config", f"{cluster.mount('config')}/cluster"))
+    fields: Mapping[str, tuple[object, object]] = record.fields if record and record.action == "update" else {}
+    if "endpoint" in fields:
+        holding = _roles_of(row for row in rows(cluster) if row.kubeconfig)
+        there = [(who, count) for who, count in _taking_part(context) if not _own_kubeconfigs(cluster, who)]
+        yield from _concerned(there, holding, REWRITES, f"each writes its kubeconfigs anew {_WHEN}")
+    if "templates" in fields:
+        names, roles = _changed_templates(*fields["templates"])
+        what = f"each writes or removes its file of the {_templates_named(names)} {_WHEN}"
+        yield from _concerned(_taking_part(context), roles, REWRITES, what)
     for (kind, name), change in context.changes.items():
         if kind == "issuer" and change.action == "create":
-            detail = (
-                f"{_nodes(count)}: the {name.rpartition('/')[2]} CA is made anew, each issues its certificates again, "
-                "and components that trust only the previous CA refuse them"
+            ca = name.rpartition("/")[2]
+            holding = _roles_of(row for row in rows(cluster) if ca in (ROOT, row.ca))
+            what = (
+                f"the {ca} CA is made anew, each issues its certificates of it again, and components that trust only "
+                "the previous CA refuse them"
             )
-            yield Impact(REISSUES, detail, nodes=count)
+            yield from _concerned(_taking_part(context), holding, REISSUES, what)
+
+
+def _taking_part(context: _PlanScope) -> list[tuple[Node | Pool, int]]:
+    """Return the nodes and pools that take part, with how many nodes each is."""
+    cluster, live = context.cluster, context.live
+    listed: list[tuple[Node | Pool, int]] = [(node, 1) for node in cluster.nodes if node.name in live.reported]
+    others = (live.reported | {*live.pooled}) - {*context.going} - {node.name for node in cluster.nodes}
+    pools = ((pool, sum(takes(pool, name) for name in others)) for pool in cluster.pools)
+    return [*listed, *((pool, count) for pool, count in pools if count)]
+
+
+def _concerned(
+    there: Sequence[tuple[Node | Pool, int]], roles: Collection[NodeRole], effect: str, what: str
+) -> Iterator[Impact]:
+    """Return one impact for those that have one of the roles; none if there are none."""
+    count = sum(count for who, count in there if who.roles & {*roles})
+    if count:
+        with_roles = " or ".join(sorted(role.value for role in roles))
+        yield Impact(effect, f"{_nodes(count)} with the role {with_roles}: {what}", nodes=count)
+
+
+def _roles_of(holding: Iterable[Row]) -> frozenset[NodeRole]:
+    return frozenset[NodeRole]().union(*(row.node_roles for row in holding))
+
+
+def _own_kubeconfigs(cluster: Cluster, who: Node | Pool) -> bool:
+    """Return whether its kubeconfigs name its own kube-apiserver and not the endpoint."""
+    return isinstance(who, Node) and own_server(cluster, who) is not None
+
+
+def _changed_templates(old: object, new: object) -> tuple[list[str], frozenset[NodeRole]]:
+    """Return the names of templates that differ, and the roles of nodes that have or had them."""
+    sides = [side if isinstance(side, Mapping) else {} for side in (old, new)]
+    names = sorted(name for name in {*sides[0], *sides[1]} if sides[0].get(name) != sides[1].get(name))
+    entries = [side[name] for side in sides for name in names if isinstance(side.get(name), Mapping)]
+    said = {str(role) for entry in entries for role in (entry.get("roles") or ())}
+    return names, frozenset(role for role in NodeRole if role.value in said)
+
+
+def _templates_named(names: Sequence[str]) -> str:
+    return f"{'template' if len(names) == 1 else 'templates'} {named(names)}"
 
 
 def _at_most(seconds: int) -> str:

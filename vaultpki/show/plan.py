@@ -13,8 +13,8 @@ from vaultpki.provision.impact import named, sentences
 from vaultpki.provision.plan import SECRET_ID, Change, Colour, Plan, Rotation
 from vaultpki.records.rotation import RotationRecord
 from vaultpki.redact import escaped, stamp
-from vaultpki.show.line import WIDTH, Line, wrapped
-from vaultpki.show.plan_entries import ACTION_SIGNS, SIGN_COLOURS, Entry, entries, fields, title
+from vaultpki.show.line import SIGN_COLOURS, WIDTH, Entry, Line, wrapped
+from vaultpki.show.plan_entries import ACTION_SIGNS, entries, fields, title
 from vaultpki.values.durations import format_duration
 
 _LEVELS: Final[Mapping[Level, Colour | None]] = {Level.NOTICE: None, Level.WARNING: "yellow"}

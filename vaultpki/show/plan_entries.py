@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
-from vaultpki.certificates import ROOT, node_rows, rows
+from vaultpki.certificates import NODE_ADDRESSES, ROOT, node_rows, resolve, rows
 from vaultpki.identity.access import WRITTEN
-from vaultpki.model import Cluster, KeyType, Node, Pool, Usage
+from vaultpki.model import NODE, Cluster, KeyType, Node, Pool, Row, Usage
+from vaultpki.places import Layout
 from vaultpki.provision import causes
+from vaultpki.provision.causes import RecordChange
 from vaultpki.provision.differences import as_text, certificate_differences, differences
 from vaultpki.provision.impact import named
-from vaultpki.provision.plan import Action, Change, Colour
-from vaultpki.provision.record_changes import RecordChange
+from vaultpki.provision.plan import Action, Change
 from vaultpki.records.paths import LEAVING
 from vaultpki.records.rotation import DOMAINS
 from vaultpki.records.server_facts import Key
 from vaultpki.redact import escaped
-from vaultpki.show.line import WIDTH, Line, wrapped
+from vaultpki.show.line import Entry
+from vaultpki.show.plan_templates import template_entries
 from vaultpki.values.durations import format_duration
 
 ACTION_SIGNS: Final[Mapping[Action, str]] = {"create": "+", "update": "~", "delete": "-"}
-SIGN_COLOURS: Final[Mapping[str, Colour]] = {"+": "green", "~": "yellow", "-": "red"}
 # The fields of a new object that are shown.
 _SHOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "mount": ("type", "max_ttl"),
@@ -41,37 +42,23 @@ _COMMON: Final[Mapping[str, tuple[str, str]]] = {
     "policy": ("policy", "policies"),
 }
 
+# How a role names the node that logged in at an auth mount, which is known by its accessor.
+_OWN_NAME: Final = re.compile(r"\{\{identity\.entity\.aliases\.([^.}]+)\.[a-z_.]+\}\}")
 _Left = dict[Key, Change]
 """The changes that are not shown yet; a function that shows some removes them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One thing that a person decides on: its sign, what it is, and what changes in it."""
-
-    sign: str
-    subject: str
-    parts: tuple[str, ...] = ()
-
-    def lines(self) -> list[Line]:
-        head, colour = f"{self.sign} {self.subject}", SIGN_COLOURS[self.sign]
-        whole = f"{head}: {'; '.join(self.parts)}" if self.parts else head
-        if len(whole) <= WIDTH or len(self.parts) < 2:
-            return wrapped(whole, colour, WIDTH)
-        texts = (f"{head}:", *(f"    {part}" for part in self.parts))
-        return [line for text in texts for line in wrapped(text, colour, WIDTH)]
 
 
 def entries(cluster: Cluster, changes: Sequence[Change]) -> list[Entry]:
     """Return the entries of a plan; every change is in one of them, by itself or within its cause."""
     left = {change.key: change for change in changes}
+    templates = [*template_entries(cluster, left)]
     new = [*_new_cluster(cluster, left), *_new_cas(cluster, left)]
-    new_holders = [*_holders(cluster, left, "create")]
+    new_holders = [*_new_holders(cluster, left)]
     updated, unexplained = causes.folded(cluster, tuple(left.values()))
-    removed = [*_holders(cluster, left, "delete"), *_ended_identities(cluster, left)]
+    removed = [*_removed(cluster, left), *_ended_identities(cluster, left)]
     left = {change.key: change for change in unexplained if change.key in left}
     certificates = [*_new_certificates(cluster, left), *_changed_certificates(updated)]
-    return [*new, *certificates, *new_holders, *_single(cluster, left), *removed]
+    return [*new, *certificates, *templates, *new_holders, *_single(cluster, left), *removed]
 
 
 def _take(left: _Left, action: Action, keys: Iterable[Key]) -> list[Change]:
@@ -107,19 +94,21 @@ def _new_cas(cluster: Cluster, left: _Left) -> Iterator[Entry]:
         yield Entry("+", f"CA {ca}", (f'"{name}", life {format_duration(ttl)}, key {key}{signed}',))
 
 
-def _holders(cluster: Cluster, left: _Left, action: Action) -> Iterator[Entry]:
-    """Nodes and pools that are new or removed: their records, and all that goes with one."""
+def _new_holders(cluster: Cluster, left: _Left) -> Iterator[Entry]:
+    """Nodes and pools that are new."""
+    for folder, record, _ in _records_and_owned(cluster, left, "create"):
+        name = record.name.rpartition("/")[2]
+        yield Entry("+", f"{folder[:-1]} {escaped(name)}", _described(cluster, folder, name))
+
+
+def _records_and_owned(cluster: Cluster, left: _Left, action: Action) -> Iterator[tuple[str, Change, list[str]]]:
+    """Take the records of nodes and pools that are made or removed, with words for all that goes with each."""
     for folder in ("nodes", "pools"):
         head = f"{cluster.mount('config')}/{folder}/"
         records = [key for key in left if key[0] == "config" and key[1].startswith(head)]
         for record in _take(left, action, records):
-            name = record.name.removeprefix(head)
-            owned = _owned(cluster, folder, name)
-            words = [owned[change.key] for change in _take(left, action, owned)]
-            parts = (
-                (f"its {', '.join(['record', *words])}",) if action == "delete" else _described(cluster, folder, name)
-            )
-            yield Entry(ACTION_SIGNS[action], f"{folder[:-1]} {escaped(name)}", parts)
+            owned = _owned(cluster, folder, record.name.removeprefix(head))
+            yield folder, record, [owned[change.key] for change in _take(left, action, owned)]
 
 
 def _owned(cluster: Cluster, folder: str, name: str) -> dict[Key, str]:
@@ -130,6 +119,20 @@ def _owned(cluster: Cluster, folder: str, name: str) -> dict[Key, str]:
         return {**owned, ("approle", f"{prefix}/listed/{name}"): "AppRole"}
     roles: dict[Key, str] = {("role", f"{cluster.mount(row.ca)}/{row.name}-{name}"): "role" for row in rows(cluster)}
     return {**owned, ("config", f"auth/{prefix}/jwt/role/{name}"): "auth role", **roles}
+
+
+def _removed(cluster: Cluster, left: _Left) -> Iterator[Entry]:
+    """Nodes and pools that are removed; those of the same roles are one entry."""
+    together: dict[tuple[str, str, str], list[str]] = {}
+    for folder, record, words in _records_and_owned(cluster, left, "delete"):
+        roles, _ = record.fields.get("roles", (None, None))
+        what = "+".join(escaped(str(role)) for role in roles) if isinstance(roles, list) else ""
+        key = folder, f" ({what})" if what else "", ", ".join(["record", *words])
+        together.setdefault(key, []).append(record.name.rpartition("/")[2])
+    for (folder, roles_, what), names in together.items():
+        one = len(names) == 1
+        subject = f"{folder[:-1]} {escaped(names[0])}" if one else f"{len(names)} {folder} {named(names)}"
+        yield Entry("-", f"{subject}{roles_}", (f"{'its' if one else 'of each its'} {what}",))
 
 
 def _described(cluster: Cluster, folder: str, name: str) -> tuple[str, ...]:
@@ -173,7 +176,19 @@ def _new_certificates(cluster: Cluster, left: _Left) -> Iterator[Entry]:
         made = change.fields["key_type"][1], change.fields["key_bits"][1]
         key = next((key.value for key in KeyType if (key.vault_type, key.vault_bits) == made), "of another type")
         ttl = as_text("ttl", change.fields["ttl"][1])
-        yield Entry("+", f"certificate {row.name}", (f"{usage}, ttl {ttl}, key {key}, CA {row.ca}",))
+        about = f"{usage}, ttl {ttl}, key {key}, CA {row.ca}"
+        yield Entry("+", f"certificate {row.name}", (about, *_subject(cluster, row)))
+
+
+def _subject(cluster: Cluster, row: Row) -> tuple[str, ...]:
+    """Return the names in a certificate, with words in place of what each node has of its own."""
+    subject = resolve(row, cluster, None).subject
+    organizations = "".join(f", O {escaped(each)}" for each in subject.organization)
+    parts = [f"CN {escaped(subject.common_name.replace(NODE, 'NODE'))}{organizations}"]
+    dns = ["the node's name" if name == NODE else escaped(name.replace(NODE, "NODE")) for name in subject.dns]
+    ips = [*subject.ips, *(["the node's addresses"] if NODE_ADDRESSES in row.ips else [])]
+    parts += [f"{what} {', '.join(values)}" for what, values in (("names", dns), ("addresses", ips)) if values]
+    return tuple(parts)
 
 
 def _changed_certificates(records: Iterable[RecordChange]) -> Iterator[Entry]:
@@ -241,11 +256,23 @@ def title(change: Change) -> str:
 def fields(change: Change) -> tuple[str, ...]:
     """Return what an update changes, and of a new object the few values that say what it is."""
     if change.action == "update":
-        return tuple(part for name, pair in change.fields.items() for part in _field(change, name, *pair))
+        return tuple(part for name, pair in _with_key(change).items() for part in _field(change, name, *pair))
     if change.action == "create" and change.kind in _SHOWN:
         values = {name: change.fields[name][1] for name in _SHOWN[change.kind] if name in change.fields}
         return (", ".join(f"{name} {as_text(name, value)}" for name, value in values.items()),)
     return ()
+
+
+def _with_key(change: Change) -> Mapping[str, tuple[Any, Any]]:
+    """Return the fields of a change, with a role's key as cluster.yaml writes it if its type changes."""
+    names = ("key_type", "key_bits")
+    if change.kind != "role" or not all(name in change.fields for name in names):
+        return change.fields
+    keys = {(key.vault_type, key.vault_bits): key.value for key in KeyType}
+    old, new = (keys.get((change.fields[names[0]][side], change.fields[names[1]][side])) for side in (0, 1))
+    if old is None or new is None:
+        return change.fields
+    return {"key": (old, new), **{name: pair for name, pair in change.fields.items() if name not in names}}
 
 
 def _field(change: Change, name: str, old: Any, new: Any) -> list[str]:
@@ -254,9 +281,21 @@ def _field(change: Change, name: str, old: Any, new: Any) -> list[str]:
         return []
     if change.kind == "policy" and (old is None or new is None):
         return [f"{'+' if old is None else '-'} {escaped(name)} ({_rule(new if old is None else old)})"]
+    if change.kind == "role" and name == "allowed_domains":
+        old, new = _in_words(old), _in_words(new)
+    if name == "layout":
+        # Records of the layout document do not name it.
+        old, new = old or Layout.DOCUMENT.value, new or Layout.DOCUMENT.value
     return differences(escaped(name), old, new, field=name) or [
         f"{escaped(name)} {as_text(name, old)} -> {as_text(name, new)}"
     ]
+
+
+def _in_words(names: Any) -> Any:
+    """Return the names that a role allows with a word for the node's own name, which Vault fills in at a login."""
+    if not isinstance(names, list):
+        return names
+    return [_OWN_NAME.sub(r"NODE(\1)", name) if isinstance(name, str) else name for name in names]
 
 
 def _rule(rule: Any) -> str:

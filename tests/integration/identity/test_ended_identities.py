@@ -85,7 +85,7 @@ def test_a_pool_that_goes_takes_its_nodes_with_it_and_no_others(cluster: Audited
     cluster.write(SPEC.replace(BATCH, ""))
     said = shown(cluster)
     names = ", ".join(f"batch-{number:02}" for number in range(10))
-    assert "- pool batch: its record, policy, role\n" in said
+    assert "- pool batch (worker): its record, policy, role\n" in said
     assert f"- 12 identities of pooled nodes: {names} and 2 more (no pool has the name)\n" in said
     assert f"12 nodes lose their identity at once and can renew nothing: {names} and 2 more" in said
     assert "certificates that they have stay valid for at most 30d" in said
@@ -174,7 +174,7 @@ def test_a_removed_node_that_has_joined_is_warned_of(cluster: AuditedCluster) ->
     cluster.server.api("POST", cluster.report_path("worker-1"), {"data": {"time": "now"}})
     cluster.write(SPEC.replace("- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}\n", ""))
     said = shown(cluster)
-    assert "- node worker-1: its record, policy, AppRole\n" in said
+    assert "- node worker-1 (worker): its record, policy, AppRole\n" in said
     assert (
         "worker-1 loses its identity at once and can renew nothing; its certificates stay valid for at most 30d" in said
     )

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from vaultpki.provision.causes import by_name
 from vaultpki.provision.differences import as_text, certificate_differences, differences
-from vaultpki.provision.record_changes import by_name
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,34 @@ def test_a_ca_made_anew_and_another_endpoint_concern_everybody(tmp_path: Path) -
     del found["issuer", "vaultpki/prod/etcd"]
     found["config", "vaultpki/prod/config/cluster"]["endpoint"] = "https://other:6443"
     made = plan(desired(cluster, KNOWN), Observed(found, frozenset(found)))
-    assert effects(cluster, made) == [("rewrites", None, None, 5), ("reissues", None, None, 5)]
+    assert effects(cluster, made) == [("rewrites", None, None, 5), ("reissues", None, None, 2)]
+    said = [impact.detail for impact in impact_of(cluster, made.changes, LIVE)]
+    assert said[0].startswith("5 nodes with the role control-plane or worker: each writes its kubeconfigs anew ")
+    assert said[1].startswith("2 nodes with the role control-plane or etcd: the etcd CA is made anew, ")
+    assert not [sentence for sentence in said if "if it has any" in sentence]
+
+
+def test_a_template_concerns_the_roles_that_have_or_had_it(tmp_path: Path) -> None:
+    (tmp_path / "a.tmpl").write_text("a\n")
+    spec = WITH_POOL + "templates: {a: {file: a.txt, template: a.tmpl, roles: [%s]}}\n"
+    before, after = load(tmp_path, spec % "etcd"), load(tmp_path, spec % "worker")
+    (impact,) = impact_of(after, planned(after, before).changes, LIVE)
+    assert (impact.effect, impact.nodes) == ("rewrites", 5)
+    assert impact.detail.startswith(
+        "5 nodes with the role etcd or worker: each writes or removes its file of the template a "
+    )
+    after = load(tmp_path, WITH_POOL)
+    (impact,) = impact_of(after, planned(after, before).changes, LIVE)
+    assert impact.nodes == 2 and impact.detail.startswith("2 nodes with the role etcd: ")
+
+
+def test_the_same_end_of_several_nodes_is_one_sentence() -> None:
+    gone = [Impact("loses-access", f"w-{n} loses its identity at once", node=f"w-{n}") for n in range(1, 4)]
+    alone = Impact("not-renewed", "cp-1 does not renew etcd-peer any more", node="cp-1", certificate="etcd-peer")
+    assert list(sentences([*gone, alone], merged=True)) == [
+        ("red", "w-1, w-2, w-3: each loses its identity at once"),
+        ("yellow", "cp-1 does not renew etcd-peer any more"),
+    ]
 
 
 def test_a_new_cluster_or_nothing_concerns_nobody(tmp_path: Path) -> None:

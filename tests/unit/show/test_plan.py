@@ -123,7 +123,13 @@ def test_a_new_cluster_is_told_by_its_cas_certificates_and_nodes(tmp_path: Path)
         '+ CA root: "prod root CA", life 10y, key ec-p256',
         '+ CA kubernetes: "prod kubernetes CA", life 5y, key ec-p256, signed by the root',
     ]
-    assert "+ certificate kube-apiserver: server, ttl 7d, key rsa-3072, CA kubernetes" in shown
+    at = shown.index("+ certificate kube-apiserver:")
+    assert text(shown[at : shown.index("+ certificate etcd-server:")]) == (
+        "+ certificate kube-apiserver: server, ttl 7d, key rsa-3072, CA kubernetes CN kube-apiserver names kubernetes, "
+        "kubernetes.default, kubernetes.default.svc, kubernetes.default.svc.cluster.local, the node's name, "
+        "api.example.com addresses 10.96.0.1, 127.0.0.1, the node's addresses"
+    )
+    assert "    CN system:node:NODE, O system:nodes" in shown
     assert "+ node worker-1: worker, addresses 10.0.0.21; 3 certificates: kube-proxy, kubelet-client, kubelet" in shown
     assert "+ pool autoscaled: worker, names w-*; 3 certificates: kube-proxy, kubelet-client, kubelet" in shown
     # Each object is told within one of these, and none of them twice.
@@ -158,8 +164,65 @@ def test_a_node_and_a_pool_that_come_and_go(tmp_path: Path) -> None:
     assert "+ node worker-1: worker, addresses 10.0.0.21; 3 certificates: kube-proxy, kubelet-client, kubelet" in shown
     assert "+ pool autoscaled: worker, names w-*; 3 certificates: kube-proxy, kubelet-client, kubelet" in shown
     shown = told(less, planned(less, many))
-    assert "- node worker-1: its record, policy, AppRole" in shown
-    assert "- pool autoscaled: its record, policy, role" in shown
+    assert "- node worker-1 (worker): its record, policy, AppRole" in shown
+    assert "- pool autoscaled (worker): its record, policy, role" in shown
+
+
+def test_nodes_removed_together_are_one_entry_for_the_same_roles(tmp_path: Path) -> None:
+    more = "".join(
+        f"- {{name: s-{number}, roles: [worker], addresses: [10.0.1.{number}]}}\n" for number in range(1, 13)
+    )
+    after = load(tmp_path, WITH_POOL)
+    before = objects(load(tmp_path, WITH_POOL.replace("pools:", f"{more}pools:")))
+    names = ", ".join(f"s-{number}" for number in range(1, 11))
+    assert text(told(after, planned(after, before))) == (
+        f"- 12 nodes {names} and 2 more (worker): of each its record, policy, AppRole "
+        "Plan: 0 to create, 0 to update, 36 to delete."
+    )
+
+
+def test_templates_say_which_file_is_rendered_to_what_and_where(tmp_path: Path) -> None:
+    (tmp_path / "audit.tmpl").write_text("a\nb\n")
+    none = load(tmp_path, WITH_POOL)
+    one = load(
+        tmp_path, WITH_POOL + "templates: {audit: {file: a.yaml, template: audit.tmpl, roles: [control-plane]}}\n"
+    )
+    about = "a.yaml on nodes with the role control-plane"
+    for found in ({}, objects(none)):
+        shown = text(told(one, plan(desired(one, KNOWN), Observed(found, frozenset(found)))))
+        assert f"+ template audit: audit.tmpl is rendered to {about} (2 lines)" in shown
+    assert told(none, planned(none, objects(one)))[0] == f"- template audit: {about} is removed"
+    (tmp_path / "audit.tmpl").write_text("a\nc\n" + "d\n" * 20)
+    two = load(tmp_path, WITH_POOL + "templates: {audit: {file: b.yaml, template: audit.tmpl, roles: [worker]}}\n")
+    assert told(two, planned(two, objects(one)))[:-1] == [
+        "~ template audit:",
+        "    b.yaml on nodes with the role worker",
+        "    file a.yaml -> b.yaml",
+        "    roles + worker - control-plane",
+        "    - b",
+        "    + c",
+        *["    + d"] * 8,
+        "    and 12 lines more (--verbose shows all)",
+    ]
+    # Others may have written anything there.
+    found = objects(one)
+    by_hand(found, ("config", "vaultpki/prod/config/cluster"), templates={"audit": EVIL, EVIL: {EVIL: EVIL}})
+    assert "templates.audit" in text(told(one, planned(one, found)))
+
+
+def test_an_operators_key_is_told_as_cluster_yaml_writes_it(tmp_path: Path) -> None:
+    before = objects(load(tmp_path, WITH_POOL))
+    after = load(tmp_path, WITH_POOL + "certificates: {admin: {key: rsa-2048}}\n")
+    assert told(after, planned(after, before))[0] == "~ certificate admin: key ec-p256 -> rsa-2048"
+
+
+def test_an_unchanged_certificate_with_another_order_of_its_keys_is_not_shown(tmp_path: Path) -> None:
+    cluster = load(tmp_path, WITH_POOL)
+    found = objects(cluster)
+    key = ("config", "vaultpki/prod/config/nodes/cp-1")
+    entries = [dict(sorted(entry.items())) for entry in found[key]["certificates"]]
+    by_hand(found, key, certificates=[*entries, 7])
+    assert told(cluster, planned(cluster, found))[0] == "~ node cp-1: certificates - 7"
 
 
 def test_a_pools_names_change_in_one_entry(tmp_path: Path) -> None:
