@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.shell_completion import CompletionItem
 
 from vaultpki.cli.common import allow_http_option, config_option, json_option, opened, path_option, print_json, screen
 
@@ -15,8 +16,16 @@ if TYPE_CHECKING:
     from vaultpki.show.certificate import ShownCertificate
 
 
+def _complete(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Complete the name of a certificate of the table, else the path of a file."""
+    from vaultpki.certificates import TABLE
+
+    named = [CompletionItem(row.name, help=row.purpose) for row in TABLE if row.name.startswith(begun)]
+    return named or [CompletionItem(begun, type="file")]
+
+
 @click.command("show")
-@click.argument("name", required=False, metavar="[NAME|FILE]")
+@click.argument("name", required=False, metavar="[NAME|FILE]", shell_complete=_complete)
 @config_option
 @path_option("--dir", "directory", help="Look in this folder: a node's files, a node's folder, or a folder of nodes.")
 @click.option("--serial", metavar="HEX", help="Ask Vault for the certificate with this serial number.")

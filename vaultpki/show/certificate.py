@@ -131,7 +131,7 @@ def certificate_lines(one: ShownCertificate, now: datetime, screen: Screen) -> I
     if not one.chain and not facts.is_ca:
         yield from _line("chain", "nothing stands after it in the file" if one.path else "its CA is gone", screen)
     yield from _line("revoked", _revoked_text(one), screen)
-    if one.reported_by and one.node not in one.reported_by:
+    if one.reported_by:
         yield from _line("reported by", ", ".join(one.reported_by), screen)
     if one.path and not facts.is_ca:
         yield from _line("state", ", ".join(one.reasons) or "ok", screen)

@@ -77,6 +77,7 @@ def test_bash_completes_commands_options_and_words(path: str) -> None:
     assert completed(path, "vaultpki", "plan", "--det") == ["--detailed-exitcode"]
     assert completed(path, "vaultpki", "policy", "op") == ["operator"]
     assert completed(path, "vaultpki", "completion", "f") == ["fish"]
+    assert completed(path, "vaultpki", "show", "etcd-") == ["etcd-server", "etcd-peer", "etcd-healthcheck-client"]
 
 
 @pytest.mark.parametrize(
