@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -12,12 +13,15 @@ from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject, node_rows, rows
 from vaultpki.config.cluster import load_cluster
-from vaultpki.graph.content import ExpirySummary
+from vaultpki.findings.finding import found as finding
+from vaultpki.findings.nodes import NodeRow
+from vaultpki.graph.content import ExpirySummary, Health
 from vaultpki.layout import client_cas
 from vaultpki.model import Cluster
 from vaultpki.pki.ca_life import CaLife, expiry
+from vaultpki.show import attention
 from vaultpki.show.check_summary import check_summary
-from vaultpki.show.inventory import CaFound, HolderPair, HolderSummary, Inventory
+from vaultpki.show.inventory import FAULTS, CaFound, HolderPair, HolderSummary, Inventory
 from vaultpki.show.report_model import Report, report
 from vaultpki.show.rotation_banner import RotationBanner
 from vaultpki.verify.on_disk import Check, tried
@@ -50,16 +54,14 @@ def found(of: Cluster, *, faults: bool, reported: bool) -> Inventory:
     chance = random.Random(7)  # noqa: S311
     pairs = list(_pairs(of, chance))
     holders = [HolderSummary(node.name, tuple(sorted(role.value for role in node.roles))) for node in of.nodes]
-    if reported:
-        holders = [
-            HolderSummary(each.name, each.roles, "", NOW - timedelta(minutes=chance.randrange(1, 60)), "0.2.0")
-            for each in holders
-        ]
-    else:
+    if not reported:
         holders.append(HolderSummary("operator", ()))
         pairs.append(HolderPair("operator", "admin", "kubernetes", NOW + timedelta(days=61), signer="kubernetes"))
     if faults:
         pairs = list(_with_faults(pairs))
+    minutes = {each.name: chance.randrange(1, 60) for each in holders}
+    holders = [replace(each, row=_row(each, pairs, minutes[each.name], faults, reported)) for each in holders]
+    rows_found = [each.row for each in holders if each.row is not None]
     rotations = {"etcd": "switched"} if faults and reported else {}
     cas = tuple(_cas(of))
     return Inventory(
@@ -68,6 +70,7 @@ def found(of: Cluster, *, faults: bool, reported: bool) -> Inventory:
         {ca.ca: ExpirySummary(ca.not_after) for ca in cas},
         f"{'reports' if reported else 'files'} of {len(holders)} {'nodes' if reported else 'folders'}",
         cas,
+        attention.worst_first(attention.of_nodes(rows_found, "certificates")),
         rotations=rotations,
     )
 
@@ -78,7 +81,7 @@ def example(control_plane: int, workers: int, *, faults: bool = True, reported: 
     what = found(of, faults=faults, reported=reported)
     if reported:
         return report(of, what, NOW, rotation=_ROTATION if faults else (), banner=_BANNER if faults else None)
-    return report(of, what, NOW, checks=check_summary(tuple(_checks(of, what)), [row.name for row in rows(of)]))
+    return report(of, what, NOW, checks=check_summary(tuple(_checks(of, what)), [row.name for row in rows(of)], _AGAIN))
 
 
 _ROTATION: Final = (
@@ -88,12 +91,45 @@ _ROTATION: Final = (
     "Next: once nothing is waited for, `vaultpki ca continue -f cluster.yaml` ends the trust in etcd-1.",
     "Back: `vaultpki ca abort -f cluster.yaml` makes etcd-1 the CA that signs again.",
 )
+_AGAIN: Final = "vaultpki verify -f cluster.yaml --dir nodes"
+
 _BANNER: Final = RotationBanner(
     title="CA etcd is being rotated: switched",
     since="since 2026-11-26 09:12 UTC, 48 minutes ago",
     holds="etcd-2 signs; nodes trust both, and replace their certificates of etcd-1 within 1h",
     waits=("It waits for cp-2: its etcd-server is still of etcd-1",),
 )
+
+
+def _row(holder: HolderSummary, pairs: list[HolderPair], minutes: int, faults: bool, reported: bool) -> NodeRow:
+    """Return what the judgement says of a node; with `faults`, one node is silent and a hook failed on two."""
+    number = int(holder.name.rpartition("-")[2]) if holder.roles else 0
+    worker = faults and holder.name.startswith("worker-")
+    silent = worker and number == 2 and reported
+    findings = []
+    wrong: dict[str, list[str]] = {}
+    for pair in pairs:
+        if pair.holder == holder.name and pair.health(NOW) is not Health.VALID:
+            wrong.setdefault(_NAMES[pair.health(NOW)], []).append(pair.row)
+    for name, held in wrong.items():
+        findings.append(finding(name, f"{name}: {', '.join(held)}", names=" ".join(held)))
+    if worker and number in (3, 4):
+        findings.append(finding("hook-failed", "hooks failed: kubelet"))
+    if silent:
+        findings.append(finding("silent", "last report 3d ago"))
+    return NodeRow(
+        holder.name,
+        None,
+        holder.roles,
+        tuple(findings),
+        reported=NOW - timedelta(minutes=minutes, days=3 * silent) if reported else None,
+        version="0.2.0",
+        owed=("kubelet",) if worker and number in (3, 4) else (),
+        credentials=1 if reported else None,
+    )
+
+
+_NAMES: Final = {health: name for name, health in FAULTS.items()}
 
 
 def _pairs(of: Cluster, chance: random.Random) -> Iterator[HolderPair]:
@@ -108,11 +144,11 @@ def _with_faults(pairs: list[HolderPair]) -> Iterator[HolderPair]:
     last = pairs[-2].holder if pairs[-1].holder == "operator" else pairs[-1].holder
     for pair in pairs:
         if (pair.holder, pair.row) in ((last, "kubelet"), ("cp-1", "etcd-peer")):
-            yield HolderPair(pair.holder, pair.row, pair.ca)
+            yield HolderPair(pair.holder, pair.row, pair.ca, fault=Health.MISSING)
         elif (pair.holder, pair.row) == (last, "kube-proxy"):
-            yield HolderPair(pair.holder, pair.row, pair.ca, NOW - timedelta(days=2, hours=3), signer=pair.ca)
+            yield HolderPair(pair.holder, pair.row, pair.ca, NOW - timedelta(days=2, hours=3), Health.EXPIRED, pair.ca)
         elif (pair.holder, pair.row) == (last, "kubelet-client"):
-            yield HolderPair(pair.holder, pair.row, pair.ca, NOW + timedelta(days=2), due=True, signer=pair.ca)
+            yield HolderPair(pair.holder, pair.row, pair.ca, NOW + timedelta(days=2), Health.DUE, pair.ca)
         else:
             yield pair
 

@@ -262,9 +262,13 @@ def _example() -> str:
     cas = {ca: ExpirySummary(_NOW + timedelta(days=1800)) for ca in ISSUING_CAS} | {
         ROOT: ExpirySummary(_NOW + timedelta(days=3600))
     }
-    return svg(
-        graph(cluster, _NOW, expiries=ends, cas=cas, rotations={"etcd": "switched"}, source="reports of 62 nodes")
+    said = (
+        "worker-9: expired: prometheus: run `vaultpki renew prometheus` on worker-9",
+        "worker-3, worker-4 (2 nodes): missing: kubelet: run `vaultpki renew kubelet` on each of them",
+        "worker-7: overdue: kubelet-client: run `vaultpki renew kubelet-client` on worker-7",
     )
+    source, rotations = "reports of 62 nodes", {"etcd": "switched"}
+    return svg(graph(cluster, _NOW, expiries=ends, cas=cas, rotations=rotations, source=source, notices=said))
 
 
 def _report() -> str:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from vaultpki.cli.common import opened, path_option, spec_option
-from vaultpki.redact import printable
+from vaultpki.cli.common import opened, path_option, server_now, spec_option
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from vaultpki.graph.content import Graph
+    from vaultpki.model import Cluster
+    from vaultpki.show.inventory import Inventory
 
 _FORMATS: Final = ("svg", "mermaid", "dot")
 _ENDINGS: Final = {".svg": "svg", ".mmd": "mermaid", ".mermaid": "mermaid", ".dot": "dot", ".gv": "dot"}
@@ -24,7 +24,7 @@ _ENDINGS: Final = {".svg": "svg", ".mmd": "mermaid", ".mermaid": "mermaid", ".do
 @path_option(
     "--dir",
     "directory",
-    help="Colour the picture by the expiry of the files here: a folder as for `vaultpki verify --dir`.",
+    help="Colour the picture by the state of the files here: a folder as for `vaultpki verify --dir`.",
 )
 @click.option(
     "--from-vault",
@@ -48,8 +48,8 @@ def graph_command(
 ) -> None:
     """Draw the cluster: who logs in to whom with which pair, and which CA signed it.
 
-    Mermaid and DOT are text that other programs draw. A file that is not a picture of vaultpki is not replaced. Exit 3
-    if something could not be read. Without --from-vault no server is asked.
+    Mermaid and DOT are text that other programs draw. A file that is not a picture of vaultpki is not replaced. With
+    --dir or --from-vault, exit 3 if anything needs attention. Without --from-vault no server is asked.
 
     \b
     Example:
@@ -60,51 +60,57 @@ def graph_command(
     """
     from datetime import UTC, datetime
 
-    from vaultpki.cli import own_file
-    from vaultpki.errors import Attention
-    from vaultpki.graph import svg
+    from vaultpki.cli import notices, own_file
+    from vaultpki.config.cluster import load_cluster
+    from vaultpki.graph import content, svg
     from vaultpki.graph import text as graph_text
 
     if directory is not None and from_vault:
         raise click.UsageError("choose one of --dir and --from-vault")
     form = form or _form_of(output)
-    graph, problems = _read(file, directory, datetime.now(UTC), from_vault=from_vault, allow_http=allow_http)
+    now = datetime.now(UTC)
+    if directory is None and not from_vault:
+        found = None
+        # No server is asked, so none is refused.
+        graph = content.graph(load_cluster(file, allow_http=True), now)
+    else:
+        cluster, found, now = _read(file, directory, now, allow_http=allow_http)
+        graph = content.graph(
+            cluster,
+            now,
+            expiries=found.rows,
+            cas=found.ends,
+            rotations=found.rotations,
+            source=found.source,
+            notices=[line for notice in found.notices if notice.attention for line in notice.lines],
+        )
     text = {"svg": svg.svg, "mermaid": graph_text.mermaid, "dot": graph_text.dot}[form](graph)
     if output is None:
         click.echo(text, nl=False)
     else:
         own_file.write(output, text, marks=_marks(), what="picture")
         click.echo(f"wrote {output}")
-    for problem in problems:
-        click.echo(printable(problem), err=True)
-    if problems:
-        raise Attention("not everything could be read, so the picture does not show all; see above")
+    notices.tell(found.notices if found is not None else (), f", and {output}" if output else "")
 
 
 def _read(
-    file: Path, directory: Path | None, now: datetime, *, from_vault: bool, allow_http: bool
-) -> tuple[Graph, tuple[str, ...]]:
-    """Return the picture, and what could not be read."""
+    file: Path, directory: Path | None, today: datetime, *, allow_http: bool
+) -> tuple[Cluster, Inventory, datetime]:
+    """Return the cluster and what was found of it, in a folder or in Vault, and at what time."""
     from vaultpki.config.cluster import load_cluster
-    from vaultpki.graph import content
 
-    if from_vault:
+    if directory is not None:
         from vaultpki.show import expiries
 
-        with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _):
-            found = expiries.of_fleet(cluster, vault, now)
-    else:
-        # No server is asked, so none is refused.
         cluster = load_cluster(file, allow_http=True)
-        if directory is None:
-            return content.graph(cluster, now), ()
-        from vaultpki.show import expiries
+        return cluster, expiries.of_folder(cluster, directory, today), today
+    from vaultpki.ca import fleet
+    from vaultpki.findings.cluster import judge
+    from vaultpki.show import fleet as fleet_text
 
-        found = expiries.of_folder(cluster, directory, now)
-    graph = content.graph(
-        cluster, now, expiries=found.rows, cas=found.ends, rotations=found.rotations, source=found.source
-    )
-    return graph, found.problems
+    with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _):
+        read = fleet.read(cluster, vault, server_now(vault), today)
+    return cluster, fleet_text.inventory(read, judge(read)), read.now
 
 
 def _form_of(output: Path | None) -> str:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vaultpki.cli.common import opened, path_option, spec_option
-from vaultpki.redact import printable
+from vaultpki.cli.common import opened, path_option, server_now, spec_option
 
 if TYPE_CHECKING:
     from vaultpki.show.report_model import Report
@@ -34,8 +33,7 @@ def report_command(file: Path, allow_http: bool, directory: Path | None, from_va
       vaultpki report -f cluster.yaml --dir nodes -o report.html
       vaultpki report -f cluster.yaml --from-vault -o report.html
     """
-    from vaultpki.cli import own_file
-    from vaultpki.errors import Attention
+    from vaultpki.cli import notices, own_file
     from vaultpki.show import report_page
 
     if (directory is not None) == from_vault:
@@ -43,11 +41,7 @@ def report_command(file: Path, allow_http: bool, directory: Path | None, from_va
     found = _of_folder(file, directory) if directory is not None else _of_fleet(file, allow_http=allow_http)
     own_file.write(output, report_page.html(found), marks={report_page.REPORT_MARK}, what="report")
     click.echo(f"wrote {output}")
-    for notice in found.notices:
-        click.echo(printable(notice.text), err=True)
-    if found.notices:
-        count = len(found.notices)
-        raise Attention(f"{count} {'thing needs' if count == 1 else 'things need'} attention; see above, and {output}")
+    notices.tell((*found.notices, *found.known), f", and {output}", more=found.more)
 
 
 def _of_folder(file: Path, directory: Path) -> Report:
@@ -64,34 +58,28 @@ def _of_folder(file: Path, directory: Path) -> Report:
     held = folders.find(cluster, directory)
     table = certificates.rows(cluster)
     checks = matrix.verify(held, now=now, rows=table)
-    summary = check_summary.check_summary(checks, [row.name for row in table])
-    return report_model.report(cluster, expiries.of_folders(cluster, held, now), now, checks=summary)
+    again = f"vaultpki verify -f {file} --dir {directory}"
+    summary = check_summary.check_summary(checks, [row.name for row in table], again)
+    return report_model.report(cluster, expiries.of_folders(cluster, held, directory, now), now, checks=summary)
 
 
 def _of_fleet(file: Path, *, allow_http: bool) -> Report:
-    from dataclasses import replace
     from datetime import UTC, datetime
 
-    from vaultpki.ca import status
-    from vaultpki.ca.scene import read_scene
-    from vaultpki.errors import ForeignObject, SpecError, StateConflict
+    from vaultpki.ca import fleet
+    from vaultpki.findings.cluster import judge
     from vaultpki.identity import root_pin
     from vaultpki.show import ca as ca_text
-    from vaultpki.show import expiries, report_model, rotation_banner
+    from vaultpki.show import fleet as fleet_text
+    from vaultpki.show import report_model, rotation_banner
 
-    now = datetime.now(UTC)
     with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _):
-        try:
-            scene = read_scene(cluster, vault, now)
-            cas = status.status(scene)
-        except (SpecError, StateConflict, ForeignObject) as error:
-            # What nodes hold is worth a page all the same.
-            found = expiries.of_fleet(cluster, vault, now)
-            problem = f"where the CAs stand is not known: {error}"
-            found = replace(found, problems=(*found.problems, problem))
-            return report_model.report(cluster, found, now, rotation=(f"Not known: {error}",))
-        found = expiries.with_cas(expiries.of_fleet(cluster, vault, now, scene.members), cas)
-    active = ca_text.under_way(cas)
+        read = fleet.read(cluster, vault, server_now(vault), datetime.now(UTC))
+    found, now = fleet_text.inventory(read, judge(read)), read.now
+    if not read.cas:
+        # What nodes hold is worth a page all the same.
+        return report_model.report(cluster, found, now, rotation=tuple(read.problems))
+    active = ca_text.under_way(read.cas)
     if active is None or active.record is None:
         return report_model.report(cluster, found, now, rotation=())
     pin = root_pin.advice(cluster, active.record)

@@ -6,7 +6,7 @@ A row comes from a node's report in Vault or from its own files. Pure: the time 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -50,6 +50,7 @@ class NodeRow:
     """One node. `life_left` is the part of the life that is left to the certificate that expires first, 0 to 1.
 
     `trust` names the CAs in its bundles. `credentials` is None if nobody looked, and for a node that needs none.
+    `wrong` has the certificates that need attention, with the names of their findings.
     """
 
     node: str
@@ -63,6 +64,7 @@ class NodeRow:
     trust: str = ""
     owed: tuple[str, ...] = ()
     credentials: int | None = None
+    wrong: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def state(self) -> NodeState:
@@ -147,9 +149,11 @@ def of_member(
     lives = dict(_lives(report, ttls))
     first = min(lives.values(), key=lambda span: span[1], default=None)
     apart = tuple(gaps.of_report(report, revisions))
+    states = dict(_certificates(report, lives, now, revoked))
     findings = [
         *_credentials(member, finds, joined=True),
-        *_certificates(report, lives, now, revoked, finds),
+        *([] if report.certificates else [finds("empty", "it reports no certificate")]),
+        *_by_state(states, finds),
         *_agent(report, now, [gap.domain for gap in apart], finds),
         *(finds.gap(gap) for gap in apart),
     ]
@@ -165,6 +169,7 @@ def of_member(
         trust=report.trust,
         owed=report.owed,
         credentials=member.credentials,
+        wrong=states,
     )
 
 
@@ -238,22 +243,18 @@ def _certificates(
     lives: Mapping[str, tuple[datetime, datetime]],
     now: datetime,
     revoked: Revoked,
-    finds: _Finder,
-) -> Iterator[Finding]:
-    if not report.certificates:
-        yield finds("empty", "it reports no certificate")
-    states: dict[str, list[str]] = {}
+) -> Iterator[tuple[str, str]]:
+    """Yield the certificates that need attention, with the names of their findings."""
     for name, one in report.certificates.items():
         ends = one.not_after
         if one.state in ("missing", "broken") or ends is None:
-            states.setdefault(one.state if one.state in ("missing", "broken") else "missing", []).append(name)
+            yield name, one.state if one.state in ("missing", "broken") else "missing"
         elif one.state == "expired" or ends <= now:
-            states.setdefault("expired", []).append(name)
+            yield name, "expired"
         elif one.state == "revoked" or revoked.has(name, one.serial):
-            states.setdefault("revoked", []).append(name)
+            yield name, "revoked"
         elif _late(one.renew_after, lives[name], report.poll, now):
-            states.setdefault("overdue", []).append(name)
-    yield from _by_state(states, finds)
+            yield name, "overdue"
 
 
 def _late(renew_after: datetime | None, span: tuple[datetime, datetime], poll: int, now: datetime) -> bool:
@@ -262,10 +263,19 @@ def _late(renew_after: datetime | None, span: tuple[datetime, datetime], poll: i
     return (now - renew_after).total_seconds() > max(2 * poll, _LATE_SECONDS)
 
 
-def _by_state(states: Mapping[str, Collection[str]], finds: _Finder) -> Iterator[Finding]:
-    for name in ("expired", "missing", "broken", "revoked", "overdue"):
-        if states.get(name):
-            yield finds(name, f"{name}: {some(states[name])}", states[name])
+PAIR_FINDINGS: Final = ("expired", "missing", "broken", "revoked", "overdue")
+"""The findings about pairs, the worst first."""
+
+
+def of_pairs(states: Mapping[str, str], node: str, pool: str | None = None) -> tuple[Finding, ...]:
+    """Return the findings of a node's pairs; `states` has the names of their findings by the pairs that have one."""
+    return tuple(_by_state(states, _Finder(node, pool, "")))
+
+
+def _by_state(states: Mapping[str, str], finds: _Finder) -> Iterator[Finding]:
+    for name in PAIR_FINDINGS:
+        if held := [certificate for certificate, state in states.items() if state == name]:
+            yield finds(name, f"{name}: {some(held)}", held)
 
 
 def _agent(report: NodeReport, now: datetime, apart: Collection[str], finds: _Finder) -> Iterator[Finding]:
@@ -314,25 +324,23 @@ def of_status(status: Status, now: datetime, *, name: str) -> NodeRow:
     """Return the row of a node by its own files; `name` is for a status that does not know its node."""
     lives = [life(one.leaf) for one in status.seen if one.leaf is not None]
     first = min(lives, key=lambda span: span[1], default=None)
+    # A kubeconfig can be wrong beside a whole pair.
+    words = {"due": "overdue", "ok": "broken"}
+    states = {one.name: words.get(one.state.value, one.state.value) for one in status.seen if one.wrong}
     return NodeRow(
         node=status.node or name,
         pool=status.pool,
         roles=status.roles,
-        findings=tuple(_of_files(status, _Finder(status.node or name, status.pool, ""))),
+        findings=tuple(_of_files(status, states, _Finder(status.node or name, status.pool, ""))),
         first_expiry=first[1] if first else None,
         life_left=life_left(*first, now) if first else None,
         trust=status.trust,
         owed=tuple(sorted(status.owed)),
+        wrong=states,
     )
 
 
-def _of_files(status: Status, finds: _Finder) -> Iterator[Finding]:
-    states: dict[str, list[str]] = {}
-    for one in status.seen:
-        if one.wrong:
-            # A kubeconfig can be wrong beside a whole pair.
-            state = {"due": "overdue", "ok": "broken"}.get(one.state.value, one.state.value)
-            states.setdefault(state, []).append(one.name)
+def _of_files(status: Status, states: Mapping[str, str], finds: _Finder) -> Iterator[Finding]:
     yield from _by_state(states, finds)
     if status.agent == "needs-join":
         yield finds("needs-join", "its credential is not accepted, so it needs a new join file")

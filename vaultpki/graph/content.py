@@ -28,6 +28,7 @@ class Health(enum.Enum):
     VALID = "valid"
     DUE = "due"
     REVOKED = "revoked"
+    BROKEN = "broken"
     EXPIRED = "expired"
     MISSING = "missing"
 
@@ -35,6 +36,7 @@ class Health(enum.Enum):
 STATES: Final[Mapping[Health, str]] = {
     Health.EXPIRED: "expired",
     Health.MISSING: "missing",
+    Health.BROKEN: "broken",
     Health.REVOKED: "revoked",
     Health.DUE: "renewal overdue",
     Health.UNKNOWN: "not read",
@@ -48,7 +50,8 @@ class ExpirySummary:
     """What was found of one row or CA: `first` is when the first of `read` certificates expires.
 
     `lacking` counts the certificates that should be there and could not be read. `due` says that a renewal is overdue,
-    or for a CA that it must be rotated soon. `revoked` counts those of the certificates that were revoked.
+    or for a CA that it must be rotated soon. `revoked` counts those of the certificates that were revoked,
+    `broken` those that cannot be used: with another key, or with files that are not as they should be.
     """
 
     first: datetime | None
@@ -56,12 +59,15 @@ class ExpirySummary:
     lacking: int = 0
     due: bool = False
     revoked: int = 0
+    broken: int = 0
 
     def health(self, now: datetime) -> Health:
         if self.first is not None and self.first <= now:
             return Health.EXPIRED
-        if self.lacking or self.first is None:
+        if self.lacking or (self.first is None and not self.broken):
             return Health.MISSING
+        if self.broken:
+            return Health.BROKEN
         if self.revoked:
             return Health.REVOKED
         return Health.DUE if self.due else Health.VALID
@@ -124,6 +130,7 @@ class Graph:
     """The picture of a cluster. `about` is one line on it: nodes, layout, what was read when.
 
     `root` is the domain of the root CA, without components. `known` says whether anything is known of expiries.
+    `notices` are sentences on what needs attention, the worst first.
     """
 
     cluster: str
@@ -133,6 +140,7 @@ class Graph:
     domains: tuple[Domain, ...]
     root: Domain
     known: bool
+    notices: tuple[str, ...] = ()
 
     @property
     def pairs(self) -> tuple[PictureRow, ...]:
@@ -149,12 +157,13 @@ def graph(
     cas: Mapping[str, ExpirySummary] | None = None,
     rotations: Mapping[str, str] | None = None,
     source: str = "",
+    notices: Iterable[str] = (),
 ) -> Graph:
     """Return the picture of a cluster at the time `now`.
 
     `expiries` has what was found of certificates by the row's name, `cas` of CAs by the CA's name; both are empty for a
     picture of cluster.yaml alone. `rotations` has the state of a CA's rotation by its name. `source` says what was
-    read, such as `files of 3 folders`.
+    read, such as `files of 3 folders`, and `notices` what needs attention.
     """
     expiries, cas, rotations = expiries or {}, cas or {}, rotations or {}
     table = rows(cluster)
@@ -181,7 +190,7 @@ def graph(
         for ca in (ROOT, *ISSUING_CAS)
     )
     about = _about(cluster, now, source)
-    return Graph(cluster.name, about, tuple(components), arrows, tuple(domains), root, bool(expiries))
+    return Graph(cluster.name, about, tuple(components), arrows, tuple(domains), root, bool(expiries), tuple(notices))
 
 
 def root_title(graph: Graph) -> str:
@@ -241,16 +250,16 @@ def _until(expiry: ExpirySummary, now: datetime) -> str:
     if expiry.read:
         lacking = f"{expiry.lacking} of {expiry.lacking + expiry.read} missing"
     if expiry.first is None:
-        return lacking
+        return lacking if expiry.lacking or not expiry.broken else "broken"
     day = f"{expiry.first:%Y-%m-%d}"
     said = f"expired {day}" if expiry.first <= now else f"until {day}"
     if expiry.lacking:
         return f"{lacking}, {said}"
     if expiry.first <= now:
         return said
-    if expiry.revoked:
-        which = f"{expiry.revoked} of {expiry.read} revoked" if expiry.read > 1 else "revoked"
-        return f"{which}, {said}"
+    for number, what in ((expiry.broken, "broken"), (expiry.revoked, "revoked")):
+        if number:
+            return f"{number} of {expiry.read} {what}, {said}" if expiry.read > 1 else f"{what}, {said}"
     return f"overdue, {said}" if expiry.due else f"{said} ({long_span(expiry.first - now)})"
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from vaultpki.graph.columns import Columns, columns
 from vaultpki.graph.content import Arrow, Component, Domain, Graph, PictureRow, domain_title, root_title
-from vaultpki.graph.legend import legend
+from vaultpki.graph.legend import legend, listed
 from vaultpki.graph.scene import BOLD, SIZES, Card, Chip, DrawnArrow, Frame, Label, Picture, Rect, text_width
 from vaultpki.graph.text_width import shortened
 
@@ -345,6 +345,7 @@ def _whole(graph: Graph, cols: Columns, drawing: _Drawing, left_x: float) -> Pic
     root = Rect(root.x, root.y, widest - root.x, bottom + around + _BORDER - root.y)
     drawing.frames.insert(0, Frame(root, "", label))
     keys, words, lowest = legend(root, known=graph.known)
+    said, lowest = listed(graph.notices, root, lowest)
     return Picture(
         root.right + _EDGE,
         lowest + _EDGE - 8,
@@ -352,6 +353,6 @@ def _whole(graph: Graph, cols: Columns, drawing: _Drawing, left_x: float) -> Pic
         tuple(drawing.cards),
         tuple(drawing.chips),
         tuple(drawing.lines),
-        (*labels, *words),
+        (*labels, *words, *said),
         keys,
     )

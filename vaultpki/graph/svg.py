@@ -30,13 +30,13 @@ COLOURS: Final[Mapping[str, tuple[str, str]]] = {
     "unknown": ("#ffffff", "#171d29"),
     "valid": ("#e4f5e6", "#15301e"),
     "due": ("#fdf0cf", "#3b2f10"),
-    **dict.fromkeys(("revoked", "expired", "missing"), ("#fde3e1", "#43191a")),
+    **dict.fromkeys(("revoked", "expired", "missing", "broken"), ("#fde3e1", "#43191a")),
     "valid-text": ("#1f6e34", "#6fd58b"),
     "due-text": ("#8a5a00", "#f0b73a"),
-    **dict.fromkeys(("revoked-text", "expired-text", "missing-text"), ("#b3261e", "#ff8f87")),
+    **dict.fromkeys(("revoked-text", "expired-text", "missing-text", "broken-text"), ("#b3261e", "#ff8f87")),
     "valid-bar": ("#2e8b45", "#58c878"),
     "due-bar": ("#b87a00", "#f0b73a"),
-    **dict.fromkeys(("revoked-bar", "expired-bar", "missing-bar"), ("#c8322b", "#ff7b72")),
+    **dict.fromkeys(("revoked-bar", "expired-bar", "missing-bar", "broken-bar"), ("#c8322b", "#ff7b72")),
 }
 
 _QUIET: Final = frozenset({"about", "where", "files", "key"})
@@ -69,6 +69,7 @@ def _lines(graph: Graph, placed: Picture) -> Iterator[str]:
     yield f'<title id="vaultpki-graph-title">{_text(title)}</title>'
     said = [sentence(arrow) for arrow in graph.arrows]
     said += [pair_sentence(component, pair) for component in graph.components for pair in component.pairs]
+    said += [f"Needs attention: {each}." for each in graph.notices]
     yield f'<desc id="vaultpki-graph-desc">{_text(" ".join((f"{graph.about}.", *said)))}</desc>'
     yield f"<style>{''.join(_style())}</style>"
     yield f"<defs>{''.join(map(_head, DASHES))}</defs>"

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from vaultpki.graph.content import Component, Graph, Health, PictureRow, domain_title, root_title
+from vaultpki.graph.legend import first
 from vaultpki.graph.svg import COLOURS
 
 MERMAID_MARK: Final = "%% vaultpki graph"
 DOT_MARK: Final = "// vaultpki graph"
 """The first lines of the two formats."""
 
-_WORST: Final = (Health.MISSING, Health.EXPIRED, Health.REVOKED, Health.DUE, Health.VALID)
+_WORST: Final = (Health.MISSING, Health.EXPIRED, Health.BROKEN, Health.REVOKED, Health.DUE, Health.VALID)
 
 # One colour for light and dark pages each: what draws the text decides on the page.
 _LIGHT: Final = {name: light for name, (light, _) in COLOURS.items()}
@@ -51,6 +52,8 @@ def _mermaid(graph: Graph) -> Iterator[str]:
         if not component.domain:
             yield f"    {ids[component.name]}[{_quoted(*_lines(component))}]"
     yield "  end"
+    if graph.notices:
+        yield f"  attention[{_quoted('Needs attention', *first(graph.notices))}]"
     links = _links(graph)
     for source, target, pairs in links:
         label = _quoted(*(line for pair in pairs for line in _pair_lines(pair)))
@@ -84,7 +87,7 @@ def _links(graph: Graph) -> list[tuple[str, str, list[PictureRow]]]:
 def _dot(graph: Graph) -> Iterator[str]:
     ids = _ids(graph)
     yield "digraph vaultpki {"
-    yield f"  label={_string(f'Cluster {graph.cluster}', graph.about)}; labelloc=t; rankdir=LR; fontname=sans"
+    yield f"  label={_string(*_head(graph))}; labelloc=t; rankdir=LR; fontname=sans"
     yield '  node [shape=box, style="rounded,filled", fillcolor="#f3f5fa", fontname=sans]'
     yield "  edge [fontname=sans, fontsize=10]"
     yield f'  subgraph cluster_root {{ label={_string(_title(root_title(graph), graph.root.rotation))}; color="#6b7588"'
@@ -108,6 +111,12 @@ def _dot(graph: Graph) -> Iterator[str]:
         also = f', fontcolor="{words}"' if words else ""
         yield f'  {ids[arrow.source]} -> {ids[arrow.target]} [label={label}, color="{colour}"{also}]'
     yield "}"
+
+
+def _head(graph: Graph) -> tuple[str, ...]:
+    """Return what stands above the picture."""
+    said = ("Needs attention:", *first(graph.notices)) if graph.notices else ()
+    return f"Cluster {graph.cluster}", graph.about, *said
 
 
 def _dot_node(name: str, component: Component) -> str:

@@ -59,12 +59,16 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class CheckSummary:
-    """All checks. `servers` are the columns of `access`, whose rows are clients; `failures` are the first of them."""
+    """All checks. `servers` are the columns of `access`, whose rows are clients; `failures` are the first of them.
+
+    `command` makes the checks again.
+    """
 
     kinds: tuple[KindSummary, ...]
     servers: tuple[str, ...]
     access: tuple[tuple[str, tuple[Meeting, ...]], ...]
     failures: tuple[Failure, ...]
+    command: str = ""
 
     @property
     def total(self) -> int:
@@ -84,8 +88,8 @@ class CheckSummary:
         return self.failed + self.unmade - len(self.failures)
 
 
-def check_summary(checks: Sequence[Check], order: Sequence[str]) -> CheckSummary:
-    """Return the summary; `order` has the names of the rows in the order of the table."""
+def check_summary(checks: Sequence[Check], order: Sequence[str], command: str = "") -> CheckSummary:
+    """Return the summary; `order` has the names of the rows in the order of the table. `command` made the checks."""
     meetings: dict[tuple[str, str], list[Check]] = {}
     for check in checks:
         # A client that is not a pair of a holder only shows which bundle accepts the server.
@@ -103,6 +107,7 @@ def check_summary(checks: Sequence[Check], order: Sequence[str]) -> CheckSummary
             (client, tuple(_meeting(meetings.get((client, server), ())) for server in servers)) for client in clients
         ),
         failures=tuple(map(_failure, bad[:MOST_SHOWN])),
+        command=command,
     )
 
 

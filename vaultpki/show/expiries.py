@@ -1,126 +1,179 @@
-"""Reads when a cluster's certificates expire: from a folder of nodes, or from the reports of nodes in Vault."""
+"""Reads when a cluster's certificates expire, and what is wrong with them, from a folder of nodes or of an operator."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from vaultpki.ca.status import CaStatus
-from vaultpki.certificates import ISSUING_CAS, ROOT, node_rows, pair_files
+from vaultpki.agent import node_folders, status
+from vaultpki.agent.node_folders import NodeFolder
+from vaultpki.agent.status import Status
+from vaultpki.certificates import ISSUING_CAS, ROOT, rows
+from vaultpki.errors import StoreError
+from vaultpki.findings import nodes
+from vaultpki.findings.catalogue import Severity
+from vaultpki.findings.finding import Finding, of_ends
+from vaultpki.findings.nodes import NodeRow
 from vaultpki.graph.content import ExpirySummary, count
-from vaultpki.identity import nodes, revoked_list
 from vaultpki.identity.access import holder_of
-from vaultpki.identity.nodes import Member
-from vaultpki.identity.revoked_list import Revoked
-from vaultpki.model import Certificate, Cluster, Node, Pool
+from vaultpki.model import Cluster, Node, Pool, Row
 from vaultpki.pki import ca_life, renewal
-from vaultpki.pki.ca_life import CaLife
+from vaultpki.pki.ca_life import CaExpiry, CaLife
 from vaultpki.pki.facts import Facts
-from vaultpki.pki.renewal import PairState
-from vaultpki.provision import ca_ends, rotation_records
-from vaultpki.records.node_report import NodeReport
-from vaultpki.show.inventory import CaFound, HolderPair, HolderSummary, Inventory
-from vaultpki.vault import Vault
+from vaultpki.provision import ca_ends
+from vaultpki.show import attention
+from vaultpki.show.attention import Notice
+from vaultpki.show.inventory import FAULTS, CaFound, HolderPair, HolderSummary, Inventory
 from vaultpki.verify import folders
+from vaultpki.verify.on_disk import Check, pair_checks, read_bundle
 from vaultpki.verify.on_disk import Holder as Folder
-from vaultpki.verify.on_disk import read_bundle
 
-# A report follows a pass, so what is still due there could not be renewed.
-_OVERDUE: Final = frozenset({PairState.DUE.value, PairState.BROKEN.value, PairState.EXPIRED.value})
+_MISSING: Final = "is missing"
 
 
 def of_folder(cluster: Cluster, directory: Path, now: datetime) -> Inventory:
     """Read the certificates in `directory`, as `verify --dir` finds them. Raises SpecError if it holds none."""
-    return of_folders(cluster, folders.find(cluster, directory), now)
+    return of_folders(cluster, folders.find(cluster, directory), directory, now)
 
 
-def of_folders(cluster: Cluster, found: Sequence[Folder], now: datetime) -> Inventory:
-    """Read the certificates in folders that `verify.folders` found."""
-    pairs: list[HolderPair] = []
-    signers: dict[str, set[Facts]] = {}
-    problems: list[str] = []
-    for folder in found:
-        problems += [f"{folder.name}: {check.target} {check.detail}" for check in folder.found]
-        for want in folder.certificates:
-            chain = read_bundle(folder.at(want.folder) / pair_files(want.stem)[0])
-            leaf = chain[0] if chain else None
-            pairs.append(_pair(folder.name, want, leaf, now))
-            signers.setdefault(want.ca, set()).update(chain[1:2])
+def of_folders(cluster: Cluster, found: Sequence[Folder], directory: Path, now: datetime) -> Inventory:
+    """Read the certificates in folders that `verify.folders` found in `directory`.
+
+    A pair is what `status` and `verify` call it.
+    """
+    table = {row.name: row for row in rows(cluster)}
     held = [folder for folder in found if folder.certificates]
+    looks = [_look(cluster, folder, table, now) for folder in held]
     cas = tuple(_cas(cluster, held, now))
-    ends = {ca: _end(cluster, ca, some, now) for ca, some in signers.items() if some}
-    for ca in cas:
-        if ca.ca == ROOT:
-            # They stand in the order of their ends.
-            ends.setdefault(ROOT, ExpirySummary(ca.not_after, due=ca.level.attention))
+    again = f"run `vaultpki verify -f {cluster.file} --dir {directory}`"
     return Inventory(
-        pairs=tuple(pairs),
-        holders=tuple(_holder(cluster, folder.name) for folder in held),
-        ends=ends,
+        pairs=tuple(pair for look in looks for pair in look.pairs),
+        holders=tuple(look.holder for look in looks),
+        ends=_ends(cluster, looks, cas, now),
         source=f"files of {count(len(held), 'folder')}",
         cas=cas,
-        problems=tuple(problems),
+        notices=attention.worst_first(
+            [
+                *_unread(found, again),
+                *attention.of_nodes((look.row for look in looks), "certificates"),
+                *attention.of_cluster(_late(cas, cluster.file), "cas"),
+            ]
+        ),
     )
 
 
-def of_fleet(cluster: Cluster, vault: Vault, now: datetime, members: Iterable[Member] | None = None) -> Inventory:
-    """Read the last report of every node, the CAs and their rotations from Vault.
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What one folder holds. `signers` are the CAs behind its certificates, by the name of the CA."""
 
-    `members` are the nodes if they have been read. A node that never reported is named in `problems`. What a node
-    reports is its own word; what was revoked is told by the mounts of the CAs too.
-    """
+    row: NodeRow
+    holder: HolderSummary
+    pairs: tuple[HolderPair, ...]
+    signers: tuple[tuple[str, Facts], ...]
+
+
+def _look(cluster: Cluster, folder: Folder, table: Mapping[str, Row], now: datetime) -> _Look:
+    looked = _status(folder, now)
+    said = nodes.of_status(looked, now, name=folder.name).wrong
+    by_path = {os.path.realpath(one.path): said.get(one.name) for one in looked.seen}
     pairs: list[HolderPair] = []
-    holders: list[HolderSummary] = []
-    revoked = revoked_list.read(cluster, vault)
-    for member in nodes.members(cluster, vault) if members is None else members:
-        report = member.report if member.holder is not None else None
-        holders.append(_member(member, report))
-        if member.holder is not None:
-            pairs += _reported(cluster, member.name, member.holder, report, revoked)
-    silent = [holder.name for holder in holders if holder.silent]
-    records = rotation_records.existing(cluster, vault)
-    ends = ca_ends.read(cluster, vault, now)
-    return Inventory(
-        pairs=tuple(pairs),
-        holders=tuple(holders),
-        ends={end.ca: ExpirySummary(end.not_after, due=end.level.attention) for end in ends},
-        source=f"reports of {count(len(holders) - len(silent), 'node')}",
-        cas=tuple(CaFound(end.ca, end.ca, "", end.not_after, end.level, end.sentence) for end in ends),
-        problems=(*(f"{name} has never reported" for name in silent), *revoked.problems),
-        rotations={domain: record.state.value for domain, record in records.items() if record.active},
+    signers: list[tuple[str, Facts]] = []
+    faults: list[str] = []
+    states: dict[str, str] = {}
+    for want in folder.certificates:
+        pair, checks = pair_checks(folder, table[want.name], want, now)
+        path = os.path.realpath(pair.crt)
+        # What `status` does not see is held to the same rule.
+        late = path not in by_path and pair.leaf is not None and renewal.overdue(pair.leaf, want.reload, now)
+        state = _worst(by_path.get(path), _fault(pair.leaf, checks, now), "overdue" if late else None)
+        if state is not None:
+            states[want.name] = state
+            faults += (f"{check.target} {check.detail}" for check in checks if not check.ok)
+        fault = FAULTS.get(state or "")
+        if pair.leaf is None:
+            pairs.append(HolderPair(folder.name, want.name, want.ca, None, fault))
+        else:
+            key_id = pair.leaf.authority_key_id or ""
+            pairs.append(HolderPair(folder.name, want.name, want.ca, pair.leaf.not_after, fault, key_id))
+            signers += ((want.ca, facts) for facts in read_bundle(pair.crt)[1:2])
+    row = _row(cluster, folder, looked, states, now)
+    holder = HolderSummary(folder.name, row.roles, row.pool or "", row, tuple(faults))
+    return _Look(row, holder, tuple(pairs), tuple(signers))
+
+
+def _worst(*states: str | None) -> str | None:
+    return next((name for name in nodes.PAIR_FINDINGS if name in states), None)
+
+
+def _unread(found: Iterable[Folder], again: str) -> Iterator[Notice]:
+    for folder in found:
+        if not folder.certificates:
+            for check in folder.found:
+                yield Notice(folder.name, (f"{check.target} {check.detail}: {again}",), Severity.WARNING, "checks")
+
+
+def _late(cas: Iterable[CaFound], file: str) -> Iterator[Finding]:
+    return of_ends((CaExpiry(ca.ca, ca.not_after, ca.level, ca.sentence) for ca in cas if ca.not_after), file)
+
+
+def _ends(
+    cluster: Cluster, looks: Iterable[_Look], cas: Iterable[CaFound], now: datetime
+) -> Mapping[str, ExpirySummary]:
+    signers: dict[str, set[Facts]] = {}
+    for look in looks:
+        for ca, facts in look.signers:
+            signers.setdefault(ca, set()).add(facts)
+    ends = {ca: _end(cluster, ca, some, now) for ca, some in signers.items()}
+    for found in cas:
+        if found.ca == ROOT:
+            # They stand in the order of their ends.
+            ends.setdefault(ROOT, ExpirySummary(found.not_after, due=found.level.attention))
+    return ends
+
+
+def _status(folder: Folder, now: datetime) -> Status:
+    """Return what `status --dir` says of a folder: with the agent.yaml beside it, or by itself."""
+    if os.path.lexists(folder.folder.parent / "agent.yaml"):
+        return node_folders.read(NodeFolder(folder.folder.parent), now, allow_http=True)
+    try:
+        return status.of_folder(str(folder.folder), now)
+    except StoreError as error:
+        return Status(None, None, (), {"directory": str(error)}, {}, None, None)
+
+
+def _row(cluster: Cluster, folder: Folder, looked: Status, states: Mapping[str, str], now: datetime) -> NodeRow:
+    """Return the row of `status`, with what `verify` calls the pairs."""
+    who = holder_of(cluster, folder.name)
+    row = nodes.of_status(looked, now, name=folder.name)
+    # The CAs of all folders are judged once. Files beside each other are not seen by `status`.
+    left_out = {*nodes.PAIR_FINDINGS, "ca-expires", "empty"}
+    kept = [each for each in row.findings if each.name not in left_out]
+    findings = [_for(who, each, cluster, folder) for each in (*nodes.of_pairs(states, folder.name), *kept)]
+    return replace(
+        row, node=folder.name, roles=_roles(who), pool=_pool(who) or None, findings=tuple(findings), wrong=states
     )
 
 
-def with_cas(found: Inventory, cas: Iterable[CaStatus]) -> Inventory:
-    """Return what was found with what `ca status` knows of each CA: its name, key, fingerprint and problem."""
-    ends = {ca.ca: ca for ca in found.cas}
-    known = (
-        replace(
-            ends.get(ca.domain) or CaFound(ca.domain, ca.name, "", ca.not_after),
-            name=ca.name,
-            sha256=ca.sha256,
-            key=ca.key,
-            problem=ca.problem,
-        )
-        for ca in cas
-    )
-    return replace(found, cas=tuple(known))
+def _for(who: Node | Pool | None, finding: Finding, cluster: Cluster, folder: Folder) -> Finding:
+    """Return a finding with the command of the holder: no agent renews what an operator has."""
+    if who is not None or finding.kind.where != "node":
+        return finding
+    wanted = " ".join(each.name for each in folder.certificates)
+    return replace(finding, command=f"vaultpki issue {wanted} -f {cluster.file} --dir {folder.folder}")
 
 
-def _pair(holder: str, want: Certificate, leaf: Facts | None, now: datetime) -> HolderPair:
-    if leaf is None:
-        return HolderPair(holder, want.name, want.ca)
-    return HolderPair(
-        holder, want.name, want.ca, leaf.not_after, renewal.overdue(leaf, want.reload, now), leaf.authority_key_id or ""
-    )
-
-
-def _holder(cluster: Cluster, name: str) -> HolderSummary:
-    who = holder_of(cluster, name)
-    return HolderSummary(name, _roles(who), _pool(who))
+def _fault(leaf: Facts | None, checks: Iterable[Check], now: datetime) -> str | None:
+    """Return what `verify` calls a pair whose files have these checks; None if they are as they should be."""
+    bad = [check for check in checks if not check.ok and check.got != "unchecked"]
+    if leaf is not None and leaf.not_after <= now:
+        return "expired"
+    if any(_MISSING in check.detail.split("; ") for check in bad if not check.target.endswith(".conf")):
+        return "missing"
+    return "broken" if bad else None
 
 
 def _pool(who: Node | Pool | None) -> str:
@@ -162,23 +215,3 @@ def _life(cluster: Cluster, ca: str, facts: Facts) -> CaLife:
 def _end(cluster: Cluster, ca: str, found: Iterable[Facts], now: datetime) -> ExpirySummary:
     first = min(found, key=lambda facts: facts.not_after)
     return ExpirySummary(first.not_after, due=_life(cluster, ca, first).level(now).attention)
-
-
-def _member(member: Member, report: NodeReport | None) -> HolderSummary:
-    pool = _pool(member.holder)
-    if report is None:
-        return HolderSummary(member.name, _roles(member.holder), pool, silent=True)
-    return HolderSummary(member.name, _roles(member.holder), pool, report.time, report.agent, report.failures)
-
-
-def _reported(
-    cluster: Cluster, name: str, who: Node | Pool, report: NodeReport | None, revoked: Revoked
-) -> Iterator[HolderPair]:
-    for row in node_rows(cluster, who):
-        one = report.certificates.get(row.name) if report is not None else None
-        if one is None or one.not_after is None:
-            yield HolderPair(name, row.name, row.ca)
-        else:
-            gone = one.state == PairState.REVOKED.value or revoked.has(row.name, one.serial)
-            due = one.state in _OVERDUE
-            yield HolderPair(name, row.name, row.ca, one.not_after, due, one.issuer_key_id, revoked=gone)

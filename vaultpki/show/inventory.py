@@ -2,51 +2,64 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
+from vaultpki.findings.nodes import NodeRow
 from vaultpki.graph.content import ExpirySummary, Health
 from vaultpki.pki.ca_life import Level
+from vaultpki.show.attention import Notice
+
+FAULTS: Final[Mapping[str, Health]] = {
+    "expired": Health.EXPIRED,
+    "missing": Health.MISSING,
+    "broken": Health.BROKEN,
+    "revoked": Health.REVOKED,
+    "overdue": Health.DUE,
+}
+"""The state of a pair by the name of its finding."""
 
 
 @dataclass(frozen=True, slots=True)
 class HolderPair:
     """A pair that a node or an operator should have: its row's name and CA, and what was found of it.
 
-    `not_after` is None if the certificate could not be read. `due` says that a renewal is overdue. `signer` is the key
-    id of the CA that signed it, in hex, or empty. `revoked` says that it was revoked.
+    `not_after` is None if it is not known. `fault` is what the judgement says of the pair, None if it is well. `signer`
+    is the key id of the CA that signed it, in hex, or empty.
     """
 
     holder: str
     row: str
     ca: str
     not_after: datetime | None = None
-    due: bool = False
+    fault: Health | None = None
     signer: str = ""
-    revoked: bool = False
 
     def health(self, now: datetime) -> Health:
         """Return the state of this one pair."""
-        return ExpirySummary(
-            self.not_after, lacking=int(self.not_after is None), due=self.due, revoked=int(self.revoked)
-        ).health(now)
+        if self.not_after is not None and self.not_after <= now:
+            return Health.EXPIRED
+        if self.fault is not None:
+            return self.fault
+        return Health.UNKNOWN if self.not_after is None else Health.VALID
 
 
 @dataclass(frozen=True, slots=True)
 class HolderSummary:
-    """A node or an operator. `where` is its pool, or empty.
+    """A node or an operator. `pool` is its pool, or empty.
 
-    `reported` is the time of its last report and `agent` the version that wrote it; `failures` are the sentences in
-    that report. `silent` is a node that has never reported; of a folder there are no reports.
+    `row` is what the judgement says of it, None if nobody judged it. `faults` are further sentences on its files.
+    `silent` is a node that has never reported; of a folder there are no reports.
     """
 
     name: str
     roles: tuple[str, ...]
     pool: str = ""
-    reported: datetime | None = None
-    agent: str = ""
-    failures: tuple[str, ...] = ()
+    row: NodeRow | None = None
+    faults: tuple[str, ...] = ()
     silent: bool = False
 
 
@@ -74,8 +87,8 @@ class Inventory:
     """All that was read of a cluster, and where it comes from in a few words.
 
     `pairs` are in the order of the holders. `ends` has the end of each CA by its domain, for pictures; `cas` are the
-    certificates of CAs. `rotations` has the states of rotations by CA. `problems` are sentences on what could not be
-    read.
+    certificates of CAs. `rotations` has the states of rotations by CA. `notices` say what needs attention, the worst
+    first, and what is only worth knowing.
     """
 
     pairs: tuple[HolderPair, ...]
@@ -83,22 +96,27 @@ class Inventory:
     ends: Mapping[str, ExpirySummary]
     source: str
     cas: tuple[CaFound, ...] = ()
-    problems: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
     rotations: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def rows(self) -> Mapping[str, ExpirySummary]:
-        """The expiry of each row by its name, of what its holders have; a silent node tells nothing."""
-        silent = {holder.name for holder in self.holders if holder.silent}
+        """The expiry of each row by its name, of what its holders have; what was not read tells nothing."""
         found: dict[str, list[HolderPair]] = {}
         for pair in self.pairs:
-            if pair.holder not in silent:
+            if pair.not_after is not None or pair.fault not in (None, Health.UNKNOWN):
                 found.setdefault(pair.row, []).append(pair)
         return {name: _expiry(pairs) for name, pairs in found.items()}
 
 
 def _expiry(pairs: Collection[HolderPair]) -> ExpirySummary:
-    ends = [pair.not_after for pair in pairs if pair.not_after is not None]
-    due = any(pair.due for pair in pairs if pair.not_after is not None)
-    revoked = sum(pair.revoked for pair in pairs if pair.not_after is not None)
-    return ExpirySummary(min(ends, default=None), len(ends), len(pairs) - len(ends), due, revoked)
+    states = Counter(pair.fault for pair in pairs)
+    held = [pair for pair in pairs if pair.fault is not Health.MISSING]
+    return ExpirySummary(
+        min((pair.not_after for pair in held if pair.not_after is not None), default=None),
+        len(held),
+        states[Health.MISSING],
+        due=states[Health.DUE] > 0,
+        revoked=states[Health.REVOKED],
+        broken=states[Health.BROKEN] + states[Health.EXPIRED],
+    )

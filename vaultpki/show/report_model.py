@@ -9,10 +9,15 @@ from datetime import datetime
 from typing import Final
 
 from vaultpki.certificates import ROOT, rows
+from vaultpki.findings.catalogue import NodeState, Severity
+from vaultpki.findings.finding import some
+from vaultpki.findings.nodes import ago
 from vaultpki.graph import content
 from vaultpki.graph.content import STATES, ExpirySummary, Graph, Health, ca_title, ca_until, count
 from vaultpki.model import Cluster, Row
 from vaultpki.pki.ca_life import Level
+from vaultpki.show import attention
+from vaultpki.show.attention import Notice
 from vaultpki.show.calendar import Calendar, calendar
 from vaultpki.show.check_summary import CheckSummary
 from vaultpki.show.inventory import CaFound, HolderPair, HolderSummary, Inventory
@@ -20,25 +25,15 @@ from vaultpki.show.rotation_banner import RotationBanner
 from vaultpki.values.durations import long_span
 
 _WORST: Final = tuple(STATES)
-BAD: Final = (Health.EXPIRED, Health.MISSING, Health.REVOKED, Health.DUE)
+BAD: Final = (Health.EXPIRED, Health.MISSING, Health.BROKEN, Health.REVOKED, Health.DUE)
 """The states of a certificate that need attention."""
 
 _FIRST: Final = 8
-_NAMED: Final = 4
-# More sentences of one kind are counted only.
-_MOST: Final = 12
+# More notices are counted only.
+_MOST: Final = 40
 # Holders whose rows are shown from the start.
 _OPEN: Final = 20
 _OPEN_ANYWAY: Final = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """One thing that needs attention: a sentence, its state, and the part of the page that tells more."""
-
-    text: str
-    health: Health
-    part: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +58,21 @@ class PairLine:
 class HolderBlock:
     """One holder with its certificates. `states` counts them by state, the worst first; `first` is the first to end.
 
-    `notes` are sentences about the holder: its report, and what went wrong there. `open` shows its certificates from
+    `word` is the state that `vaultpki nodes` shows, empty for one that is well, and `severity` its weight. `notes` are
+    sentences about the holder, `faults` what is wrong there, each with its command. `open` shows its certificates from
     the start.
     """
 
     name: str
     about: str
     health: Health
+    word: str
+    severity: Severity
     states: tuple[tuple[Health, int, str], ...]
     first: PairLine | None
     pairs: tuple[PairLine, ...]
     notes: tuple[str, ...]
+    faults: tuple[str, ...]
     open: bool
 
 
@@ -103,8 +102,9 @@ class CaLine:
 class Report:
     """All that the page says. `made` is the time to which every "left" refers.
 
-    `counts` has the number of certificates by state. `checks` is None if nothing was verified. `rotation` has lines on
-    a rotation that is under way, and is None if Vault was not asked; `banner` sums it up.
+    `notices` need attention, the worst first, and `more` is how many further ones there are; `known` are only worth
+    knowing. `counts` has the number of certificates by state. `checks` is None if nothing was verified. `rotation` has
+    lines on a rotation that is under way, and is None if Vault was not asked; `banner` sums it up.
     """
 
     cluster: str
@@ -112,6 +112,8 @@ class Report:
     made: str
     graph: Graph
     notices: tuple[Notice, ...]
+    more: int
+    known: tuple[Notice, ...]
     counts: Mapping[Health, int]
     roots: tuple[CaLine, ...]
     issuing: tuple[CaLine, ...]
@@ -143,18 +145,19 @@ def report(
     `banner` sums up one that is under way.
     """
     table = {row.name: row for row in rows(cluster)}
-    silent = {holder.name for holder in found.holders if holder.silent}
     ends: dict[str, list[datetime]] = {name: [] for name in table if any(pair.row == name for pair in found.pairs)}
     for pair in found.pairs:
         if pair.not_after is not None:
             ends[pair.row].append(pair.not_after)
     weeks = calendar(ends, now)
-    lines = [(pair, _line(pair, table[pair.row], weeks, now, silent=pair.holder in silent)) for pair in found.pairs]
+    lines = [(pair, _line(pair, table[pair.row], weeks, now)) for pair in found.pairs]
     by_holder: dict[str, list[PairLine]] = {}
     for _, line in lines:
         by_holder.setdefault(line.holder, []).append(line)
-    blocks = [_block(holder, by_holder.get(holder.name, ())) for holder in found.holders]
+    blocks = [_block(holder, by_holder.get(holder.name, ()), now) for holder in found.holders]
     blocks.sort(key=lambda block: _WORST.index(block.health))
+    notices = attention.worst_first([*found.notices, *_check_notices(checks)])
+    pressing = [each for each in notices if each.attention]
     drawn = content.graph(
         cluster, now, expiries=found.rows, cas=found.ends, rotations=found.rotations, source=found.source
     )
@@ -165,11 +168,9 @@ def report(
         about=drawn.about,
         made=f"{now:%Y-%m-%d %H:%M} UTC",
         graph=drawn,
-        notices=tuple(
-            sorted(
-                _notices(found, [line for _, line in lines], cas, checks), key=lambda each: _WORST.index(each.health)
-            )
-        ),
+        notices=tuple(pressing[:_MOST]),
+        more=len(pressing[_MOST:]),
+        known=tuple(each for each in notices if not each.attention)[:_MOST],
         counts=Counter(dict.fromkeys(STATES, 0) | Counter(line.health for _, line in lines)),
         roots=tuple(ca for ca in cas if ca.ca == ROOT),
         issuing=tuple(ca for ca in cas if ca.ca != ROOT),
@@ -183,8 +184,8 @@ def report(
     )
 
 
-def _line(pair: HolderPair, row: Row, weeks: Calendar, now: datetime, *, silent: bool) -> PairLine:
-    health = Health.UNKNOWN if silent else pair.health(now)
+def _line(pair: HolderPair, row: Row, weeks: Calendar, now: datetime) -> PairLine:
+    health = pair.health(now)
     end = pair.not_after
     return PairLine(
         holder=pair.holder,
@@ -203,7 +204,7 @@ def _time_left(end: datetime, now: datetime) -> str:
     return f"in {long_span(end - now)}" if end > now else f"{long_span(now - end)} ago"
 
 
-def _block(holder: HolderSummary, pairs: Sequence[PairLine]) -> HolderBlock:
+def _block(holder: HolderSummary, pairs: Sequence[PairLine], now: datetime) -> HolderBlock:
     states = Counter(pair.health for pair in pairs)
     worst = next((health for health in _WORST if states[health]), Health.UNKNOWN)
     ends = [pair for pair in pairs if pair.until]
@@ -211,23 +212,46 @@ def _block(holder: HolderSummary, pairs: Sequence[PairLine]) -> HolderBlock:
     return HolderBlock(
         name=holder.name,
         about=f"{roles}, pool {holder.pool}" if holder.pool else roles,
-        health=Health.DUE if holder.failures and worst is Health.VALID else worst,
+        health=_health(holder, worst),
+        word=holder.row.state.value if holder.row is not None and holder.row.state is not NodeState.OK else "",
+        severity=_severity(holder),
         states=tuple((health, states[health], STATES[health]) for health in _WORST if states[health]),
         first=min(ends, key=lambda pair: pair.until, default=None),
         pairs=tuple(pairs),
-        notes=tuple(_notes(holder)),
+        notes=tuple(_notes(holder, now)),
+        faults=tuple(_faults(holder)),
         open=False,
     )
 
 
-def _notes(holder: HolderSummary) -> Iterator[str]:
+def _severity(holder: HolderSummary) -> Severity:
+    found = holder.row.findings if holder.row is not None else ()
+    return next((each for each in Severity if any(one.severity is each for one in found)), Severity.INFO)
+
+
+def _health(holder: HolderSummary, worst: Health) -> Health:
+    """Return the place of a holder among others: by its certificates, or by what else is wrong with it."""
+    least = {Severity.CRITICAL: Health.BROKEN, Severity.WARNING: Health.DUE}.get(_severity(holder), Health.VALID)
+    return min(worst, least, key=_WORST.index)
+
+
+def _notes(holder: HolderSummary, now: datetime) -> Iterator[str]:
+    row = holder.row
     if holder.silent:
         yield "This node has never reported."
-    elif holder.reported is not None:
-        agent = f", agent {holder.agent}" if holder.agent else ""
-        yield f"Last report: {holder.reported:%Y-%m-%d %H:%M} UTC{agent}."
-    for failure in holder.failures:
-        yield f"It reported: {failure}"
+    elif row is not None and row.reported is not None:
+        agent = f", agent {row.version}" if row.version else ""
+        yield f"Last report: {row.reported:%Y-%m-%d %H:%M} UTC, {ago(now - row.reported)}{agent}."
+    if row is not None and row.credentials is not None:
+        yield f"{count(row.credentials, 'live credential')}."
+    if row is not None and row.owed:
+        yield f"Hooks that are owed: {some(row.owed)}."
+
+
+def _faults(holder: HolderSummary) -> Iterator[str]:
+    if holder.row is not None:
+        yield from attention.sentences(holder.row)
+    yield from holder.faults
 
 
 def _opened(blocks: Sequence[HolderBlock]) -> Iterator[HolderBlock]:
@@ -243,8 +267,10 @@ def _ca(ca: CaFound, found: Inventory, cluster: str, now: datetime) -> CaLine:
     ends = [pair.not_after for pair in signed if pair.not_after is not None]
     first = min(ends, default=None)
     health = Health.VALID
-    if ca.not_after is None or ca.problem:
+    if ca.not_after is None:
         health = Health.MISSING
+    elif ca.problem:
+        health = Health.BROKEN
     elif ca.not_after <= now:
         health = Health.EXPIRED
     elif ca.level.attention:
@@ -265,38 +291,14 @@ def _ca(ca: CaFound, found: Inventory, cluster: str, now: datetime) -> CaLine:
     )
 
 
-def _notices(
-    found: Inventory, lines: Sequence[PairLine], cas: Sequence[CaLine], checks: CheckSummary | None
-) -> Iterator[Notice]:
-    for health in BAD:
-        names: dict[str, list[str]] = {}
-        for line in lines:
-            if line.health is health:
-                names.setdefault(line.name, []).append(line.holder)
-        for name, holders in names.items():
-            yield Notice(f"{name}: {STATES[health]} on {_some(holders)}", health, "certificates")
-    for ca in cas:
-        if ca.health is not Health.VALID:
-            yield Notice(ca.sentence or f"{ca.ca} CA: no certificate of it could be read", ca.health, "cas")
-    if checks is not None and checks.failed:
-        yield Notice(f"{checks.failed:,} of {count(checks.total, 'check')} failed", Health.EXPIRED, "checks")
-    if checks is not None and checks.unmade:
+def _check_notices(checks: CheckSummary | None) -> Iterator[Notice]:
+    """Yield that checks failed or were not made."""
+    if checks is None:
+        return
+    again = f": run `{checks.command}`" if checks.command else ""
+    if checks.failed:
+        said = f"{checks.failed:,} of {count(checks.total, 'check')} failed{again}"
+        yield Notice("", (said,), Severity.CRITICAL, "checks")
+    if checks.unmade:
         said = f"{checks.unmade:,} of {count(checks.total, 'check')} could not be made as this user: run as root"
-        yield Notice(said, Health.UNKNOWN, "checks")
-    failing = [holder.name for holder in found.holders if holder.failures]
-    if failing:
-        yield Notice(f"the last pass of the agent failed on {_some(failing)}", Health.DUE, "certificates")
-    silent = [holder.name for holder in found.holders if holder.silent]
-    if silent:
-        yield Notice(f"{_some(silent)} never reported", Health.UNKNOWN, "certificates")
-    others = [each for each in found.problems if not any(each.startswith(f"{name} has never ") for name in silent)]
-    for sentence in others[:_MOST]:
-        yield Notice(sentence, Health.UNKNOWN, "certificates")
-    if len(others) > _MOST:
-        yield Notice(f"{len(others) - _MOST:,} more could not be read", Health.UNKNOWN, "certificates")
-
-
-def _some(names: Sequence[str]) -> str:
-    if len(names) <= _NAMED + 1:
-        return ", ".join(names)
-    return f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED:,} more"
+        yield Notice("", (said,), Severity.WARNING, "checks")

@@ -19,8 +19,7 @@ from helpers.vault.least_privilege import Rules, Step, each_grant_is_needed, fir
 from helpers.vault.plan_commands import AuditedCluster
 from helpers.vault.rotations import Rotation
 from helpers.vault.servers import OF_TESTS, Server
-from vaultpki.ca import commands
-from vaultpki.ca.scene import read_scene
+from vaultpki.ca import commands, fleet
 from vaultpki.errors import Denied
 from vaultpki.identity import access, asked_server, credentials, enrol, revoked_list
 from vaultpki.identity import nodes as node_list
@@ -28,7 +27,6 @@ from vaultpki.identity.credentials import Identity
 from vaultpki.provision import apply, ca_ends
 from vaultpki.records.rotation import State
 from vaultpki.records.server_facts import ServerFacts
-from vaultpki.show import expiries
 from vaultpki.vault import Vault
 
 ISSUER = Issuer()
@@ -126,8 +124,8 @@ def viewing(in_rotation: ClusterInRotation, vault: Vault) -> list[Step]:
             raise Denied("the operator's certificate was not seen")
 
     def report() -> None:
-        read = read_scene(cluster, vault, now)
-        expiries.of_fleet(cluster, vault, now, read.members)
+        if problems := fleet.read(cluster, vault, now, now).problems:
+            raise Denied(problems[0])
 
     return [("plan", plan), ("nodes", nodes), ("ca status", status), ("report", report)]
 

@@ -63,16 +63,43 @@ def test_what_is_wrong_is_on_the_page_and_on_the_terminal(files: HandmadeFiles) 
     stolen.write_bytes((files.pki("cp-1") / "kube-apiserver-etcd.crt").read_bytes())
     done = ran(files, expect=3)
     said = done.stderr.splitlines()
-    assert "kube-proxy: expired on worker-1" in said and "kubelet: missing on w-7" in said
-    assert any(re.fullmatch(r"\d+ of \d+ checks failed", line) for line in said)
+    assert "worker-1: expired: kube-proxy: run `vaultpki renew kube-proxy` on worker-1" in said
+    assert "w-7: missing: kubelet: run `vaultpki renew kubelet` on w-7" in said
+    again = f"vaultpki verify -f {files.file} --dir {files.folder}"
+    assert any(re.fullmatch(rf"\d+ of \d+ checks failed: run `{re.escape(again)}`", line) for line in said)
     assert said[-1] == f"vaultpki: {len(said) - 1} things need attention; see above, and {page_of(files)}"
     found = states(files)
     assert found["worker-1", "kube-proxy"][0] == "expired" and found["w-7", "kubelet"][0] == "missing"
     text = unescape(page_of(files).read_text())
     for line in said[:-1]:
-        assert f"<span>{line}</span>" in text
+        who, _, sentence = line.partition(": ") if line[0].isalpha() else ("", "", line)
+        shown = re.sub("`([^`]*)`", r"<code>\1</code>", sentence)
+        assert f"<p>{shown}</p>" in text and f"<b>{who}</b>" * bool(who) in text
     assert "cp-1/front-proxy-client" in text.partition("<h3>Failures</h3>")[2]
     assert 'class="met-wrong"' in text
+
+
+def test_a_pair_is_what_verify_calls_it(files: HandmadeFiles) -> None:
+    picture = files.folder / "a.svg"
+    drawn = ("graph", "-f", files.file, "--dir", files.folder, "-o", picture)
+    assert vaultpki(*drawn).stderr == ""
+    (files.pki("w-7") / "kubelet.key").unlink()
+    other = (files.pki("worker-1") / "kubelet-client.key").read_bytes()
+    (files.pki("worker-1") / "kube-proxy.key").write_bytes(other)
+    checked = vaultpki("verify", "-f", files.file, "--dir", files.folder, expect=3).stdout
+    assert "kubelet.key" in checked and "is not the key of kube-proxy.crt" in checked
+    lines = {
+        "w-7: missing: kubelet: run `vaultpki renew kubelet` on w-7",
+        "worker-1: broken: kube-proxy: run `vaultpki renew kube-proxy` on worker-1",
+    }
+    assert lines <= set(ran(files, expect=3).stderr.splitlines())
+    found = states(files)
+    assert found["w-7", "kubelet"][0] == "missing" and found["worker-1", "kube-proxy"][0] == "broken"
+    assert "kube-proxy.key is not the key of kube-proxy.crt" in page_of(files).read_text()
+    assert lines <= set(vaultpki(*drawn, expect=3).stderr.splitlines())
+    text = picture.read_text()
+    assert "1 of 2 missing, until " in text and "1 of 2 broken, until " in text
+    assert all(line in unescape(text) for line in lines)
 
 
 def test_a_folder_that_is_not_read_is_said(files: HandmadeFiles) -> None:

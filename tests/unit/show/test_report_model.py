@@ -9,12 +9,18 @@ import pytest
 
 import example_report
 from example_report import NOW
+from vaultpki.findings.catalogue import Severity
+from vaultpki.findings.finding import found as finding
+from vaultpki.findings.nodes import NodeRow
 from vaultpki.graph.content import Health
 from vaultpki.model import Cluster
 from vaultpki.pki.ca_life import Level
+from vaultpki.show import attention
+from vaultpki.show.attention import Notice
 from vaultpki.show.check_summary import check_summary
 from vaultpki.show.inventory import HolderPair, HolderSummary, Inventory
 from vaultpki.show.report_model import report
+from vaultpki.verify.held_files import DENIED
 from vaultpki.verify.on_disk import tried
 
 
@@ -39,11 +45,17 @@ def test_a_healthy_cluster_has_no_notice(cluster: Cluster) -> None:
 
 def test_the_worst_is_said_first_and_shown_first(cluster: Cluster) -> None:
     made = report(cluster, example_report.found(cluster, faults=True, reported=True), NOW)
-    assert [notice.text for notice in made.notices] == [
-        "kube-proxy: expired on worker-2",
-        "etcd-peer: missing on cp-1",
-        "kubelet: missing on worker-2",
-        "kubelet-client: renewal overdue on worker-2",
+    assert [(notice.who, notice.sentences) for notice in made.notices] == [
+        ("cp-1", ("missing: etcd-peer: run `vaultpki renew etcd-peer` on cp-1",)),
+        (
+            "worker-2",
+            (
+                "expired: kube-proxy: run `vaultpki renew kube-proxy` on worker-2",
+                "missing: kubelet: run `vaultpki renew kubelet` on worker-2",
+                "last report 3d ago: run `systemctl status vaultpki-agent` on worker-2",
+                "overdue: kubelet-client: run `vaultpki renew kubelet-client` on worker-2",
+            ),
+        ),
     ]
     assert [holder.name for holder in made.holders] == ["worker-2", "cp-1", "worker-1"]
     states = {pair.name: (pair.state, pair.left) for pair in made.holders[0].pairs}
@@ -53,49 +65,67 @@ def test_the_worst_is_said_first_and_shown_first(cluster: Cluster) -> None:
         "kube-proxy": ("expired", "2 days ago"),
     }
     assert made.first[0].name == "kube-proxy" and made.first[0].holder == "worker-2"
+    assert (made.holders[0].word, made.holders[0].faults) == ("expired", made.notices[1].sentences)
+    assert made.holders[0].notes[0].endswith("UTC, 3d ago, agent 0.2.0.")
+    assert made.holders[0].notes[1] == "1 live credential."
 
 
-def test_many_holders_of_one_fault_are_one_notice(cluster: Cluster) -> None:
-    found = well(cluster)
-    more = tuple(HolderPair(f"w-{n}", "kubelet", "kubelet") for n in range(40))
-    made = report(cluster, replace(found, pairs=(*found.pairs, *more)), NOW)
-    assert [notice.text for notice in made.notices] == ["kubelet: missing on w-0, w-1, w-2, w-3 and 36 more"]
-
-
-def test_a_silent_node_is_not_read_rather_than_missing(cluster: Cluster) -> None:
+def test_a_node_that_never_reported_is_not_read_rather_than_missing(cluster: Cluster) -> None:
     found = well(cluster)
     pairs = tuple(pair for pair in found.pairs if pair.holder != "worker-2")
     silent = tuple(HolderPair("worker-2", row, "kubelet") for row in ("kubelet", "kubelet-client"))
-    holders = (*found.holders[:2], HolderSummary("worker-2", ("worker",), silent=True))
-    problems = ("worker-2 has never reported", "w-9: is a link")
-    made = report(cluster, replace(found, pairs=pairs + silent, holders=holders, problems=problems), NOW)
-    assert [(notice.text, notice.health) for notice in made.notices] == [
-        ("worker-2 never reported", Health.UNKNOWN),
-        ("w-9: is a link", Health.UNKNOWN),
-    ]
+    row = NodeRow("worker-2", None, ("worker",), (finding("never-reported", "never reported", node="worker-2"),))
+    holders = (*found.holders[:2], HolderSummary("worker-2", ("worker",), row=row, silent=True))
+    notices = tuple(attention.of_nodes([row], "certificates"))
+    made = report(cluster, replace(found, pairs=pairs + silent, holders=holders, notices=notices), NOW)
+    # Nothing is wrong: nobody has told it to join yet.
+    assert made.notices == ()
+    said = "never reported: run `systemctl status vaultpki-agent` on worker-2"
+    assert [notice.sentences for notice in made.known] == [(said,)]
     assert made.counts[Health.UNKNOWN] == 2 and made.counts[Health.MISSING] == 0
-    assert made.holders[0].notes == ("This node has never reported.",)
+    assert made.holders[0].notes == ("This node has never reported.",) and made.holders[0].word == "new"
     # It takes nothing from what the others reported.
     assert {pair.name: pair.health for pair in made.graph.pairs}["kubelet"] is Health.VALID
 
 
-def test_failed_passes_and_checks_and_ends_of_cas_are_notices(cluster: Cluster) -> None:
+def test_a_node_with_whole_certificates_can_need_attention(cluster: Cluster) -> None:
     found = well(cluster)
-    holders = (replace(found.holders[0], failures=("Vault is sealed",)), *found.holders[1:])
-    soon = replace(found.cas[3], level=Level.CRITICAL, sentence="etcd CA: run `vaultpki ca rotate etcd`")
-    gone = replace(found.cas[1], not_after=None, problem="kubernetes has no CA")
-    cas = (found.cas[0], gone, found.cas[2], soon, found.cas[4])
-    checks = check_summary([tried("a", "file", "w", "b", refusal="is missing")], [])
-    made = report(cluster, replace(found, holders=holders, cas=cas), NOW, checks=checks)
-    assert [notice.text for notice in made.notices] == [
-        "1 of 1 check failed",
-        "kubernetes has no CA",
-        "etcd CA: run `vaultpki ca rotate etcd`",
-        "the last pass of the agent failed on cp-1",
+    row = replace(row_of(found, 2), findings=(finding("locked", "it is locked", node="worker-2"),), credentials=0)
+    holders = (*found.holders[:2], replace(found.holders[2], row=row))
+    made = report(cluster, replace(found, holders=holders), NOW)
+    block = made.holders[0]
+    assert (block.name, block.word, block.health, block.open) == ("worker-2", "locked", Health.BROKEN, True)
+    assert block.faults == ("it is locked: run `vaultpki unlock worker-2 -f cluster.yaml`",)
+    assert block.notes[-1] == "0 live credentials."
+
+
+def test_failed_checks_are_notices_with_a_command(cluster: Cluster) -> None:
+    checks = check_summary(
+        [tried("a", "file", "w", "b", refusal="is missing"), tried("a", "file", "w", "c", refusal=DENIED)],
+        [],
+        "vaultpki verify -f x --dir y",
+    )
+    made = report(cluster, well(cluster), NOW, checks=checks)
+    assert [(notice.sentences, notice.part) for notice in made.notices] == [
+        (("1 of 2 checks failed: run `vaultpki verify -f x --dir y`",), "checks"),
+        (("1 of 2 checks could not be made as this user: run as root",), "checks"),
     ]
-    assert [notice.part for notice in made.notices] == ["checks", "cas", "cas", "certificates"]
-    block = next(holder for holder in made.holders if holder.name == "cp-1")
-    assert block.health is Health.DUE and "It reported: Vault is sealed" in block.notes
+
+
+def row_of(found: Inventory, number: int) -> NodeRow:
+    row = found.holders[number].row
+    assert row is not None
+    return row
+
+
+def test_a_ca_that_cannot_sign_is_broken_in_the_tree(cluster: Cluster) -> None:
+    found = well(cluster)
+    soon = replace(found.cas[3], level=Level.CRITICAL, sentence="etcd CA: run `vaultpki ca rotate etcd`")
+    gone = replace(found.cas[1], problem="kubernetes has no CA")
+    made = report(cluster, replace(found, cas=(found.cas[0], gone, found.cas[2], soon, found.cas[4])), NOW)
+    looks = {ca.ca: (ca.health, ca.sentence, ca.until) for ca in made.issuing}
+    assert looks["kubernetes"][:2] == (Health.BROKEN, "kubernetes has no CA")
+    assert looks["etcd"] == (Health.DUE, "etcd CA: run `vaultpki ca rotate etcd`", "rotate soon, until 2031-10-16")
 
 
 def test_a_ca_counts_the_certificates_that_it_signed(cluster: Cluster) -> None:
@@ -108,10 +138,10 @@ def test_a_ca_counts_the_certificates_that_it_signed(cluster: Cluster) -> None:
     assert [ca.ca for ca in made.roots] == ["root"]
 
 
-def test_more_than_a_page_of_what_could_not_be_read_is_counted(cluster: Cluster) -> None:
-    problems = tuple(f"w-{n}: is a link" for n in range(40))
-    made = report(cluster, replace(well(cluster), problems=problems), NOW)
-    assert len(made.notices) == 13 and made.notices[-1].text == "28 more could not be read"
+def test_more_notices_than_a_page_shows_are_counted(cluster: Cluster) -> None:
+    notices = tuple(Notice(f"w-{n}", ("is a link",), Severity.WARNING, "checks") for n in range(60))
+    made = report(cluster, replace(well(cluster), notices=notices), NOW)
+    assert (len(made.notices), made.more) == (40, 20)
 
 
 @pytest.mark.parametrize(
