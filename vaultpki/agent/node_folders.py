@@ -1,11 +1,15 @@
-"""Finds the agent.yaml of each node in a folder of nodes, and reads how each node is; asks no server."""
+"""Finds the agent.yaml of each node in a folder of nodes, and reads how each node is; asks no server.
+
+Only what lies in the folder is read. agent.yaml names absolute places, which after a copy are those of the originals or
+of another machine: the copies are found by the ends of these paths.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -13,25 +17,32 @@ from typing import Final
 from vaultpki.agent import status
 from vaultpki.config.agent import load_agent
 from vaultpki.errors import StoreError, VaultpkiError
+from vaultpki.model import AgentConfig
 from vaultpki.redact import printable
 
 MOST_ENTRIES: Final = 10_000
 """The most entries of a folder of nodes."""
 
 _FILE: Final = "agent.yaml"
+# Where it lies below a folder into which a node's file system was collected.
+_COLLECTED: Final = f"etc/vaultpki/{_FILE}"
 _DENIED: Final = "permission denied; run as its owner or as root"
 
 
 @dataclass(frozen=True, slots=True)
 class NodeFolder:
-    """One node's folder. `problem` says why this user cannot look into it; empty if there is an agent.yaml."""
+    """One node's folder. `problem` says why this user cannot look into it; empty if there is an agent.yaml.
+
+    `file` is the place of that below the folder.
+    """
 
     path: Path
     problem: str = ""
+    file: str = _FILE
 
 
 def find(directory: Path) -> tuple[NodeFolder, ...]:
-    """Return the folders of nodes: DIR/nodes/NODE as `demo --dir` leaves them, or DIR/NODE; empty if there are none.
+    """Return the folders of nodes: DIR/nodes/NODE as `demo --dir` leaves them, DIR/NODE, or DIR; empty if none.
 
     A folder that this user may not look into counts as one beside others, and below DIR/nodes. There is none in a
     `directory` that cannot be read: `status.of_folder` says why. Raises StoreError if `nodes` cannot be read, or if
@@ -44,13 +55,16 @@ def find(directory: Path) -> tuple[NodeFolder, ...]:
         return _folders(below)
     if not os.access(directory, os.R_OK, effective_ids=True):
         return ()
+    own = _folder(directory)
+    if own is not None and not own.problem:
+        return (own,)
     found = _folders(directory)
     return found if any(not folder.problem for folder in found) else ()
 
 
 def read(folder: NodeFolder, now: datetime, *, allow_http: bool = False) -> status.Status:
     """Return how a node is, however broken; its agent.yaml is held to the same rules as on the node."""
-    path = folder.path / _FILE
+    path = folder.path / folder.file
     try:
         if folder.problem:
             raise StoreError(f"{printable(str(folder.path))}: {folder.problem}")
@@ -59,7 +73,41 @@ def read(folder: NodeFolder, now: datetime, *, allow_http: bool = False) -> stat
         config = load_agent(path, allow_http=allow_http)
     except VaultpkiError as error:
         return status.Status(None, None, (), {_FILE: str(error)}, {}, None, None)
-    return status.of_node(config, now, ask=False, allow_http=allow_http)
+    named = (config.directory, config.state, *config.folders.values())
+    if all(_inside(Path(place), folder.path) for place in named):
+        return status.of_node(config, now, ask=False, allow_http=allow_http)
+    return _of_copies(config, folder.path, now)
+
+
+def _of_copies(config: AgentConfig, folder: Path, now: datetime) -> status.Status:
+    """Return how a node is by the copies of its files in `folder`; nothing is read elsewhere."""
+    owned = {name: replace(options, owner=None) for name, options in config.certificates.items()}
+    named = replace(config, owner=None, certificates=owned)
+    directory, state = _copy(config.directory, folder), _copy(config.state, folder)
+    further = {name: _copy(place, folder) for name, place in config.folders.items()}
+    lacking = [config.folders[name] for name, place in further.items() if place is None]
+    if directory is None:
+        text = f"{config.directory} of agent.yaml is not in {folder}, and nothing is read elsewhere: copy it there"
+        return status.Status(config.node, None, (), {"directory": printable(text)}, {}, None, None, pool=config.pool)
+    places = {name: str(place) for name, place in further.items() if place is not None}
+    if state is None or lacking:
+        gone = ", ".join([*([config.state] if state is None else []), *lacking])
+        note = f"{gone} of agent.yaml is not in {folder}: the certificates were judged by themselves"
+        found = status.of_folder(str(directory), now, places)
+        return replace(found, node=config.node, pool=config.pool, notes=(printable(note),))
+    copied = replace(named, directory=str(directory), state=str(state), folders=places)
+    return status.of_node(named, now, ask=False, copied=copied)
+
+
+def _copy(place: str, folder: Path) -> Path | None:
+    """Return where in `folder` a place of the node was copied: by the longest end of its path that is there."""
+    parts = Path(place).parts[1:]
+    found = (folder.joinpath(*parts[start:]) for start in range(len(parts)))
+    return next((path for path in found if path.is_dir() and _inside(path, folder)), None)
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    return f"{os.path.realpath(path)}/".startswith(f"{os.path.realpath(folder).rstrip('/')}/")
 
 
 def _is_folder(path: Path) -> bool:
@@ -90,12 +138,15 @@ def _folder(path: Path) -> NodeFolder | None:
     try:
         # Listed first: a folder without the right to list may still let this user open a file by its name.
         with os.scandir(path):
-            os.lstat(path / _FILE)
+            for file in (_FILE, _COLLECTED):
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    os.lstat(path / file)
+                    return NodeFolder(path, file=file)
     except FileNotFoundError:
         return None
     except OSError as error:
         return NodeFolder(path, _reason(error))
-    return NodeFolder(path)
+    return None
 
 
 def _reason(error: OSError) -> str:

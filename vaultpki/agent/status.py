@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Final
 
 from vaultpki.agent import ca_trust, kubeconfigs, pairs, readers_seen
@@ -57,7 +58,8 @@ class Status:
     and what could not be read, as sentences by what failed; `owed` are the hooks that have not run yet. `ends` are
     those of the root and of the CAs of this node's certificates. `asked` is when the agent last asked Vault, and
     `answered` when it last had the answer; None if never. `readers` are the components, by `CA/COMPONENT`, that were
-    not started again since their bundle changed, or are not healthy, with a sentence about each.
+    not started again since their bundle changed, or are not healthy, with a sentence about each. `notes` say what was
+    not looked at, where that is no fault.
     """
 
     node: str | None
@@ -76,25 +78,18 @@ class Status:
     answered: datetime | None = None
     asked: datetime | None = None
     readers: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing here needs attention."""
-        failed = any(owed.attempts for owed in self.owed.values())
-        away = self.reachable is False
-        ends = any(end.level.attention for end in self.ends)
-        return bool(self.seen) and not (
-            away
-            or failed
-            or ends
-            or self.faults
-            or self.agent not in (None, "ok")
-            or any(one.wrong for one in self.seen)
-        )
+    notes: tuple[str, ...] = ()
 
 
-def of_node(config: AgentConfig, now: datetime, *, ask: bool = True, allow_http: bool = False) -> Status:
-    """Report on the node of an agent.yaml, however broken it is. `ask` asks Vault whether it answers."""
+def of_node(
+    config: AgentConfig, now: datetime, *, ask: bool = True, allow_http: bool = False, copied: AgentConfig | None = None
+) -> Status:
+    """Report on the node of an agent.yaml, however broken it is. `ask` asks Vault whether it answers.
+
+    `copied` is the same configuration with the places to which somebody copied the node's files: only those are read.
+    Owners are not compared there, since they are users of the node.
+    """
+    config, named = copied or config, config
     known = memory.load(config.state)
     faults = {what: fault.text for what, fault in known.faults.items()}
     found: dict[str, str] = {}
@@ -123,7 +118,7 @@ def of_node(config: AgentConfig, now: datetime, *, ask: bool = True, allow_http:
             status = replace(status, roles=roles, answered=_moment(spec.fetched), asked=asked)
             trust = ca_trust.trust_of(config, spec, known, now)
             cas, ends = ca_trust.statuses(spec, trust, known), ca_trust.ends(spec, trust, now)
-            seen, found = _inspect_pairs(config, spec, trust, known, now)
+            seen, found = _inspect_pairs(config, spec, trust, known, now, named)
             status = replace(status, seen=seen, cas=cas, ends=ends)
     except StoreError as error:
         found = {"state": str(error)}
@@ -144,17 +139,18 @@ def _moment(clock: float) -> datetime | None:
     return None
 
 
-def of_folder(path: str, now: datetime) -> Status:
+def of_folder(path: str, now: datetime, further: Mapping[str, str] = MappingProxyType({})) -> Status:
     """Report on a folder of certificate files by itself, without knowing what should be there.
 
-    Folders that kubeadm's layout has below it are read too. Raises StoreError if it cannot be read.
+    Folders that kubeadm's layout has below it are read too, and those of `further`, by their names. Raises StoreError
+    if it cannot be read.
     """
     titles = {(PKI, row.stem): row.name for row in TABLE} | {
         (row.kubeadm.folder, row.kubeadm.stem): row.name for row in TABLE if row.kubeadm
     }
     seen = []
     faults: dict[str, str] = {}
-    with Folders.open({PKI: path, **inner_folders(path)}, create=False, write=False) as folders:
+    with Folders.open({PKI: path, **inner_folders(path), **further}, create=False, write=False) as folders:
         for (folder, name), held in folders.file_sets().items():
             stems = [one.removesuffix(".crt") for one in held if one.endswith(".crt")]
             if name == BUNDLES or len(stems) != 1 or file_set(stems[0]) != name:
@@ -229,7 +225,6 @@ def to_json(status: Status) -> dict[str, Any]:
             "asked": stamp(status.asked) if status.asked else None,
             "answered": stamp(status.answered) if status.answered else None,
         },
-        "ok": status.ok,
     }
 
 
@@ -239,24 +234,29 @@ def _inspect_pairs(
     trust: Mapping[str, Trust],
     known: memory.AgentState,
     now: datetime,
+    named: AgentConfig,
 ) -> tuple[tuple[CertificateStatus, ...], dict[str, str]]:
-    """Return every wanted certificate, and why one cannot be read, by its name or by "directory" for all."""
+    """Return every wanted certificate, and why one cannot be read, by its name or by "directory" for all.
+
+    `named` has the places that the files name, which differ from those of `config` in a copy.
+    """
     faults: dict[str, str] = {}
+    ignored = {Reason.WRONG_OWNER} if named is not config else set()
     try:
         with Folders.open(config.paths, create=False, write=False) as folders:
             looks = []
             for item in pairs.inspect(config, folders, spec.certificates, trust, known, now):
                 if item.problem is None:
-                    looks.append((item.want, item.leaf, item.verdict))
+                    reasons = tuple(each for each in item.verdict.reasons if each not in ignored)
+                    looks.append((item.want, item.leaf, replace(item.verdict, reasons=reasons)))
                 else:
                     faults[item.want.name] = str(item.problem)
                     looks.append((item.want, *_unfit(folders, item.want, now)))
-            odd = _odd_kubeconfigs(config, folders, spec, faults)
+            odd = _odd_kubeconfigs(named, folders, spec, faults)
     except StoreError as error:
         faults["directory"] = str(error)
         nothing = Assessment((Reason.MISSING if _is_missing(config.directory) else Reason.UNREADABLE,), None)
         looks, odd = [(want, None, nothing) for want in spec.certificates], {}
-    delay = max(2.0 * config.poll, _LEAST_DELAY)
     seen = (
         _certificate_status(
             want.name,
@@ -264,7 +264,7 @@ def _inspect_pairs(
             leaf,
             verdict,
             now,
-            min(delay, want.ttl / 10),
+            _delay(config.poll, want.ttl),
             odd.get(want.name),
         )
         for want, leaf, verdict in looks
@@ -311,6 +311,15 @@ def _alone(folders: Folders, folder: str, stem: str, now: datetime) -> tuple[Fac
         after = renewal.renew_at(signed, leaf.not_after, 1.0, _RELOAD)
         reasons += [Reason.EXPIRED] if leaf.not_after <= now else [Reason.DUE] if after <= now else []
     return leaf, Assessment(tuple(reasons), after), denied
+
+
+def is_late(seconds: float, poll: int, ttl: int) -> bool:
+    """Return whether a renewal that has been due for so long is late; all in seconds."""
+    return seconds > _delay(poll, ttl)
+
+
+def _delay(poll: int, ttl: int) -> float:
+    return min(max(2.0 * poll, _LEAST_DELAY), ttl / 10)
 
 
 def _is_missing(path: str) -> bool:

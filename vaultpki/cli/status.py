@@ -97,7 +97,7 @@ def _of_directory(directory: Path, *, allow_http: bool, bar: bool) -> Shown:
                 counter.step(len(folders))
     found.sort(key=lambda each: nodes.order(each[0]))
     rows = [row for row, _ in found]
-    ok = all(one.ok for _, one in found)
+    ok = not any(row.attention for row in rows)
     return Shown(
         ok,
         lambda: node_table.node_lines(rows, now, screen(), files=True),
@@ -113,14 +113,14 @@ def _of_one(seen: Status, now: datetime, name: str) -> Shown:
     from vaultpki.findings import nodes
 
     row = nodes.of_status(seen, now, name=name)
-    return Shown(seen.ok, lambda: _text(seen, now), lambda: _to_json(seen, row))
+    return Shown(not row.attention, lambda: _text(seen, row, now), lambda: _to_json(seen, row))
 
 
 def _to_json(seen: Status, row: NodeRow) -> dict[str, Any]:
     from vaultpki.agent import status
     from vaultpki.findings import nodes
 
-    return {**status.to_json(seen), "summary": nodes.to_json(row)}
+    return {**status.to_json(seen), "ok": not row.attention, "summary": nodes.to_json(row)}
 
 
 @click.command("renew")
@@ -156,7 +156,7 @@ def renew_command(file: Path, force: bool, allow_http: bool, names: tuple[str, .
     return tell_outcome(run.run(config, options))
 
 
-def _text(status: Status, now: datetime) -> Iterator[str]:
+def _text(status: Status, row: NodeRow, now: datetime) -> Iterator[str]:
     from vaultpki.show import node_table
 
     yield from node_table.certificate_lines(status.seen, now, screen())
@@ -179,3 +179,5 @@ def _text(status: Status, now: datetime) -> Iterator[str]:
         yield last
     if not status.seen and not status.faults:
         yield "there is no certificate here"
+    yield from map(printable, status.notes)
+    yield from node_table.command_lines(row)

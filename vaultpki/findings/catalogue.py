@@ -263,6 +263,14 @@ CATALOGUE: Final = (
         own=True,
         vault=True,
     ),
+    _info(
+        "files-alone",
+        NodeState.OK,
+        "A copied folder lacks the agent's state, so the certificates were judged by themselves.",
+        "vaultpki status",
+        "node",
+        own=True,
+    ),
     _warning(
         "ca-expires",
         NodeState.FAILING,

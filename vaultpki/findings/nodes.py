@@ -359,6 +359,8 @@ def _of_files(status: Status, states: Mapping[str, str], finds: _Finder) -> Iter
     yield from (finds.gap(gap) for gap in apart)
     untried = {CA_OF_BUNDLE[key] for key, owed in status.owed.items() if key in CA_OF_BUNDLE and not owed.attempts}
     yield from _behind(status.readers.items(), untried, finds)
+    if status.notes:
+        yield finds("files-alone", "; ".join(status.notes))
     if not status.seen and not status.faults:
         yield finds("empty", "there is no certificate here")
 

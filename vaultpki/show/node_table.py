@@ -91,7 +91,7 @@ def node_lines(rows: Sequence[NodeRow], now: datetime, screen: Screen, *, files:
     yield next(made)
     for row, line in zip(rows, made, strict=True):
         yield line
-        for finding in row.pressing:
+        for finding in row.worst_first if files else row.pressing:
             yield from _indented(finding.advice(row.node) if finding.attention else finding.text, screen)
     count = Counter(row.state for row in rows)
     states = ", ".join(f"{count[state]} {state.value}" for state in NodeState if count[state])
@@ -109,6 +109,14 @@ def finding_lines(findings: Iterable[Finding]) -> Iterator[str]:
     """Yield a line for each finding that is not one node's: `!` needs attention, `?` a plan."""
     for finding in findings:
         yield printable(f"{'!' if finding.attention else '?'} {finding.advice()}")
+
+
+def command_lines(row: NodeRow) -> Iterator[str]:
+    """Yield the next command of each finding of one node, for a person on that node."""
+    for finding in row.worst_first:
+        if finding.attention:
+            where = "" if finding.kind.where == "node" else ", where the cluster is administered"
+            yield printable(f"{finding.name}: run `{finding.command}`{where}")
 
 
 def certificate_lines(seen: Sequence[CertificateStatus], now: datetime, screen: Screen) -> Iterator[str]:

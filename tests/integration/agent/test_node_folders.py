@@ -20,8 +20,9 @@ from helpers.terminals import on_terminal
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.agent import node_folders
-from vaultpki.agent.status import of_folder
+from vaultpki.agent.status import Status, of_folder
 from vaultpki.errors import StoreError
+from vaultpki.findings.nodes import of_status
 
 NOBODY = 65534
 SPEC = """\
@@ -57,6 +58,10 @@ def status(directory: Path, *, expect: int, faketime: str = "") -> dict[str, Any
 
 def states(found: dict[str, Any]) -> dict[str, tuple[str, list[str]]]:
     return {each["node"]: (each["state"], each["reasons"]) for each in found["nodes"]}
+
+
+def well(seen: Status) -> bool:
+    return not of_status(seen, datetime.now(UTC), name="").attention
 
 
 def test_nodes_that_are_well(cluster: AppliedCluster, nodes: list[NodeFolder]) -> None:
@@ -102,6 +107,46 @@ def test_a_broken_node_and_its_place(cluster: AppliedCluster, nodes: list[NodeFo
     assert states(status(cluster.folder, expect=3))["worker-1"][0] == "broken"
 
 
+def test_copies_are_judged_by_themselves(cluster: AppliedCluster, nodes: list[NodeFolder], tmp_path: Path) -> None:
+    """The originals stay as they are: what is wrong with a copy is found, and what is wrong with them is not."""
+    first, _ = nodes
+    copies, collected = tmp_path / "copies", tmp_path / "collected"
+    shutil.copytree(cluster.folder / "nodes", copies / "nodes", symlinks=True)
+    # As rsync takes the folders of a node from its file system.
+    for node in nodes:
+        for place in (node.pki, node.state, node.config):
+            target = collected / node.folder.name / str(place).lstrip("/")
+            target = collected / node.folder.name / "etc/vaultpki/agent.yaml" if place == node.config else target
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(place, target, symlinks=True) if place.is_dir() else shutil.copy(place, target)
+    for folder in (copies, collected):
+        found = status(folder, expect=0)
+        assert states(found) == {"worker-1": ("ok", []), "worker-2": ("ok", [])}
+        paths = [one["path"] for each in found["nodes"] for one in each["status"]["certificates"]]
+        assert len(paths) == 6 and all(path.startswith(f"{folder}/") for path in paths)
+        for key in folder.rglob("worker-2/**/kubelet.key"):
+            key.unlink()
+        assert states(status(folder, expect=3))["worker-2"] == ("broken", ["missing"])
+    # One node's folder by itself.
+    assert states(status(collected / "worker-1", expect=0)) == {"worker-1": ("ok", [])}
+    for node in nodes:
+        (node.pki / "kubelet.key").unlink()
+    assert states(status(cluster.folder, expect=3)).keys() == {"worker-1", "worker-2"}
+    assert states(status(copies, expect=3))["worker-1"] == ("ok", [])
+
+    # Without the state, which has the wanted names, the certificates are judged by themselves, and that is said.
+    shutil.rmtree(copies / "nodes/worker-1" / first.state.name)
+    found = status(copies, expect=3)
+    alone = next(each for each in found["nodes"] if each["node"] == "worker-1")
+    assert alone["state"] == "ok" and [each["name"] for each in alone["findings"]] == ["files-alone"]
+    assert "is not in" in vaultpki("status", "--dir", copies, expect=3).stdout
+    # Without the certificates there is nothing to judge, though the originals are there.
+    shutil.rmtree(copies / "nodes/worker-1" / first.pki.name)
+    found = status(copies, expect=3)
+    assert states(found)["worker-1"] == ("unknown", ["failed"])
+    assert f"{first.pki} of agent.yaml is not in" in found["nodes"][1]["message"]
+
+
 def test_a_node_without_state_and_one_without_a_valid_agent_yaml(
     cluster: AppliedCluster, nodes: list[NodeFolder]
 ) -> None:
@@ -132,14 +177,14 @@ def test_what_an_ordinary_user_may_not_read(cluster: AppliedCluster) -> None:
         now = datetime.now(UTC)
         nodes[1].folder.chmod(0o700)
         # As root both can be read; and Python loads what it needs, which somebody else may not read either.
-        assert [node_folders.read(each, now).ok for each in node_folders.find(top)] == [True, True]
+        assert all(well(node_folders.read(each, now)) for each in node_folders.find(top))
         with somebody_else():
             first, second = node_folders.find(top)
             open_, closed = (node_folders.read(each, now) for each in (first, second))
         # The state of the first is root's alone, so nothing is known but why.
         assert open_.faults == {"state": f"{nodes[0].state}/spec.json: permission denied; run as its owner or as root"}
         assert closed.faults == {"agent.yaml": f"{nodes[1].folder}: permission denied; run as its owner or as root"}
-        assert not open_.ok and not closed.ok
+        assert not well(open_) and not well(closed)
         top.chmod(0o700)
         with somebody_else():
             assert node_folders.find(top) == ()

@@ -17,8 +17,9 @@ import pytest
 from helpers.node import resident_agent
 from helpers.vault.applied_cluster import ONE_WORKER, AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.servers import free_ports
-from vaultpki.agent.status import of_folder, of_node
+from vaultpki.agent.status import Status, of_folder, of_node
 from vaultpki.config.agent import load_agent
+from vaultpki.findings.nodes import of_status
 from vaultpki.node import state as memory
 
 NOBODY = 65534
@@ -51,6 +52,10 @@ def states(found: dict[str, Any]) -> dict[str, tuple[str, list[str]]]:
 
 REACHED = {"reachable": True, "error": None}
 FINE: dict[str, tuple[str, list[str]]] = dict.fromkeys(resident_agent.WORKER, ("ok", []))
+
+
+def well(seen: Status) -> bool:
+    return not of_status(seen, datetime.now(UTC), name="").attention
 
 
 def test_before_and_after_the_first_run(cluster: AppliedCluster, node: NodeFolder) -> None:
@@ -184,10 +189,10 @@ def test_what_somebody_else_may_not_read(cluster: AppliedCluster) -> None:
         keys = list(node_folder.pki.glob(".vaultpki/*/*.key"))
         with closed(node_folder.state, *keys):
             node, alone = of_node(config, now, ask=False), of_folder(str(node_folder.pki), now)
-        assert of_node(config, now, ask=False).ok and of_folder(str(node_folder.pki), now).ok
-    assert not node.ok and node.agent is None and node.seen == ()
+        assert well(of_node(config, now, ask=False)) and well(of_folder(str(node_folder.pki), now))
+    assert not well(node) and node.agent is None and node.seen == ()
     assert node.faults == {"state": f"{node_folder.state}/spec.json: permission denied; run as its owner or as root"}
-    assert not alone.ok
+    assert not well(alone)
     for one in alone.seen:
         assert (one.state.value, one.reasons) == ("broken", ("unreadable",)) and one.leaf is not None
         assert (

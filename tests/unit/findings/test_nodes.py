@@ -296,7 +296,7 @@ def test_a_node_by_its_files(case: str) -> None:
     found = of_status(status, NOW, name="folder")
     assert (found.state.value, found.message) == (state, message)
     # Both ways to say that a person must look agree.
-    assert found.state.attention is not status.ok
+    assert found.state.attention is found.attention
     assert found.node == "cp-1" and (found.life_left == 0.5 if case == "ok" else True)
 
 
