@@ -104,7 +104,9 @@ def test_an_applier_of_a_namespace_is_root_there_and_nowhere_else(own_server: Se
     again = json.loads(vaultpki("apply", "-f", cluster.file, "--yes", "--json", env=applier | within).stdout)
     assert (again["changes"], again["requests"]["writes"]) == ([], 0)
     other = applier | {"VAULT_NAMESPACE": f"/{NAMESPACE}/"}
-    assert json.loads(vaultpki("plan", "-f", cluster.file, "--json", env=other).stdout)["changes"] == []
+    plan = json.loads(vaultpki("plan", "-f", cluster.file, "--json", env=other).stdout)
+    assert (plan["changes"], plan["server"]["namespace"]) == ([], NAMESPACE)
+    assert plan["server"]["token"]["policies"] == ["default", "prod-applier"]
 
     for name, pool in (("worker-1", []), ("w-7", ["--pool", "autoscaled"])):
         node = tmp_path / name
