@@ -67,8 +67,7 @@ def _revoke_one(cluster: Cluster, vault: Vault, serial: str, *, as_json: bool, y
     done = revoke.revoke(cluster, vault, chosen)
     notes = by_serial.sentences(found, done)
     if as_json:
-        holder = found.holders[0] if found.holders else None
-        print_json({**revocation.to_json(holder or "", done), "node": holder, "notes": notes})
+        print_json({**revocation.to_json(found.owner, done), "node": found.owner or None, "notes": notes})
     else:
         click.echo(printable(f"{found.name} is on the CRL of {found.ca}"))
         for line in notes:

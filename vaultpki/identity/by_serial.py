@@ -11,11 +11,12 @@ from typing import Final
 from vaultpki.certificates import ISSUING_CAS, MOST_ISSUERS, ROOT, rows
 from vaultpki.errors import ArgumentError, BadAnswer, Refused
 from vaultpki.identity import nodes, revocation
+from vaultpki.identity.access import holder_of
 from vaultpki.identity.revocation import Chosen, StoredCertificate, Target
 from vaultpki.model import Cluster, Row
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts, serial_text
-from vaultpki.redact import stamp
+from vaultpki.redact import first_few, stamp
 from vaultpki.values.names import quoted
 from vaultpki.vault import Vault, text
 
@@ -27,8 +28,8 @@ class ServerCertificate:
     """A certificate that the mount of `ca` has stored.
 
     `revoked_at` is None if it was not revoked. `chain` are the CAs above it, its signer first, as far as the mounts
-    show them. `rows` are those that it may be of: several only if rows share a subject. `holders` are the nodes that
-    report it.
+    show them. `rows` are those that it may be of: several only if rows share a subject. `named` is the node whose name
+    is in its subject, empty for a name that nodes share. `holders` are the nodes that report it, which may be false.
     """
 
     ca: str
@@ -37,7 +38,13 @@ class ServerCertificate:
     revoked_at: datetime | None
     chain: tuple[Facts, ...] = ()
     rows: tuple[Row, ...] = ()
+    named: str = ""
     holders: tuple[str, ...] = ()
+
+    @property
+    def owner(self) -> str:
+        """The node that it was signed for: by its subject, else by the only report of it; empty if not known."""
+        return self.named or (self.holders[0] if len(self.holders) == 1 else "")
 
     @property
     def name(self) -> str:
@@ -92,9 +99,12 @@ def with_holder(cluster: Cluster, vault: Vault, found: ServerCertificate) -> Ser
         for name, one in member.report.certificates.items()
         if one.serial and int(one.serial, 16) == facts.serial
     }
-    like = rows_like(facts, rows(cluster), ca)
-    fitting = tuple(row for row in like if row.name in reported.values()) or like
-    return ServerCertificate(ca, found.mount, facts, found.revoked_at, tuple(chain), fitting, tuple(sorted(reported)))
+    like, named = rows_like(facts, rows(cluster), ca), _named(cluster, ca, facts)
+    # No report of another node says what a certificate is that has this one's name.
+    counted = {reported[named]} if named in reported else set() if named else set(reported.values())
+    fitting = tuple(row for row in like if row.name in counted) or like
+    holders = tuple(sorted(reported))
+    return ServerCertificate(ca, found.mount, facts, found.revoked_at, tuple(chain), fitting, named, holders)
 
 
 def rows_like(facts: Facts, table: Sequence[Row], ca: str = "") -> tuple[Row, ...]:
@@ -126,21 +136,23 @@ def to_revoke(cluster: Cluster, found: ServerCertificate, now: datetime) -> Chos
             "accepts it any more"
         )
     certificate = StoredCertificate(found.ca, facts, found.revoked_at is not None)
-    return Chosen((Target(found.name, certificate, found.holders[1:]),), ())
+    claimants = tuple(node for node in found.holders if node != found.owner) if not found.named else ()
+    return Chosen((Target(found.name, certificate, claimants),), ())
 
 
 def sentences(found: ServerCertificate, chosen: Chosen) -> list[str]:
     """Return what the revocation of this certificate does not do, and what comes next."""
-    node = found.holders[0] if found.holders else ""
+    node = found.owner
     said = revocation.sentences(node or "its holder", chosen, ended=True)
     key = "if its key was stolen"
-    if node:
-        said.insert(
-            -1,
-            f"{node} can still get new certificates, and its agent replaces this one when it next asks Vault "
-            f"(`vaultpki pull` there does it at once); {key}, run `vaultpki lock {node}` first, which ends all that it "
-            "can log in with",
-        )
+    lock = f"{key}, run `vaultpki lock {node}` first, which ends all that it can log in with"
+    if node in found.holders:
+        again = "its agent replaces this one when it next asks Vault (`vaultpki pull` there does it at once)"
+        said.insert(-1, f"{node} can still get new certificates, and {again}; {lock}")
+    elif node:
+        said.insert(-1, f"{node} does not report it: it has another one by now, or has not reported yet; {lock}")
+    elif found.holders:
+        said.insert(-1, f"{first_few(found.holders)} report it, and one node at most holds it; {key}, lock them all")
     elif any(row.operator for row in found.rows):
         row = next(row for row in found.rows if row.operator)
         said.insert(-1, f"whoever needs it gets another one by `vaultpki issue {row.name}`")
@@ -151,6 +163,13 @@ def sentences(found: ServerCertificate, chosen: Chosen) -> list[str]:
             "`vaultpki lock NODE`",
         )
     return said
+
+
+def _named(cluster: Cluster, ca: str, facts: Facts) -> str:
+    """Return the node of the cluster whose name is in the subject, as a name that no other node has; else empty."""
+    names = (facts.subject.common_name.removeprefix("system:node:"), *facts.subject.dns)
+    fitting = (name for name in names if holder_of(cluster, name) is not None)
+    return next((name for name in fitting if revocation.names_node(cluster, name, ca, facts)), "")
 
 
 def _domain(cluster: Cluster, facts: Facts) -> str:

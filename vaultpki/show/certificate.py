@@ -82,7 +82,7 @@ def of_server(found: ServerCertificate) -> ShownCertificate:
     return ShownCertificate(
         facts=found.facts,
         rows=found.rows,
-        node=found.holders[0] if len(found.holders) == 1 else "",
+        node=found.owner,
         mount=found.mount,
         chain=found.chain,
         revocation=Revocation(revoked, f"as {found.mount} shows it", found.revoked_at),

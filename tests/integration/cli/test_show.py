@@ -23,6 +23,8 @@ from vaultpki.errors import ArgumentError
 from vaultpki.identity import by_serial
 from vaultpki.pki.facts import serial_text
 from vaultpki.pki.x509 import read_certificates
+from vaultpki.records import node_report
+from vaultpki.records.node_report import CertificateReport, NodeReport
 
 SPEC = """\
 api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}
@@ -216,6 +218,21 @@ def test_one_certificate_is_revoked(cluster: AppliedCluster, node: NodeFolder, t
     vaultpki("agent", "-c", node.config, "--once")
     assert leaf(node, "etcdserver").serial != first.serial and leaf(node, "etcd-peer").serial == others
     assert on_crls(cluster) == {first.serial}
+
+    # The node has another one now; no false report makes it anybody else's.
+    certificate = CertificateReport("etcd", "ok", first.not_after, f"{first.serial:x}")
+    lie = NodeReport(datetime.now(UTC), "test", certificates={"etcd-peer": certificate})
+    body = {"data": node_report.to_json(lie)}
+    assert cluster.server.api("POST", cluster.report_path("cp-2"), body).status == 200
+    shown = on_server(cluster, serial)
+    assert (shown["node"], shown["reported_by"]) == ("cp-1", ["cp-2"])
+    assert {use["from"] for use in shown["used"]} == {"etcd"} and shown["name"] is None
+    text = run("--serial", serial, "--yes").stdout
+    assert (
+        "cp-1 does not report it" in text
+        and "run `vaultpki lock cp-1` first" in text
+        and "cp-2" not in text[text.index("CRL") :]
+    )
 
     # An operator's certificate, which no node reports.
     cluster.issue("admin", tmp_path / "operator")
