@@ -51,6 +51,7 @@ _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
 _GOES_ON: Final = "what was done stays done; run the same command again, and it does the rest"
 _RUN_AGAIN: Final = {
     **dict.fromkeys(("apply", "destroy", "lock", "unlock", "unenroll", "revoke", "ca", "issue"), _GOES_ON),
+    "apply": f"{_GOES_ON}; of a saved plan save a new one, which has the rest",
     "enroll": f"{_GOES_ON}; a node that has a live credential by now needs --replace",
 }
 

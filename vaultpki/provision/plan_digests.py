@@ -159,20 +159,16 @@ def _differing(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]
 
 def _digest(value: Any) -> str:
     """Return the SHA-256 of a value's canonical JSON."""
-    text = json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=_as_json)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _plain(value: Any) -> Any:
-    """Return a value as JSON has it: of a dataclass its fields, of a set its sorted values, of an enum its value."""
+def _as_json(value: Any) -> Any:
+    """Return what JSON has not by itself: an enum's value, a dataclass's fields, a set's sorted values."""
     if isinstance(value, enum.Enum):
         return value.value
-    if is_dataclass(value) and not isinstance(value, type):
-        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(name): _plain(each) for name, each in value.items()}
-    if isinstance(value, frozenset | set):
-        return sorted(_plain(each) for each in value)
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return value
+    if isinstance(value, frozenset):
+        return sorted(each.value if isinstance(each, enum.Enum) else each for each in value)
+    if is_dataclass(value):
+        return {each.name: getattr(value, each.name) for each in fields(value)}
+    raise TypeError(f"{type(value).__name__} has no canonical form")

@@ -41,8 +41,9 @@ def test_apply_can_be_run_again(clusters: ClusterFactory) -> None:
     cluster = clusters.written(SPEC)
     for writes in (2, 12):
         _, error = interrupted(cluster, "apply", "--yes", writes=writes)
-        assert error.strip().splitlines() == [
-            "vaultpki: interrupted; what was done stays done; run the same command again, and it does the rest"
-        ]
+        assert error == (
+            "vaultpki: interrupted; what was done stays done; run the same command again, and it does the rest; of a "
+            "saved plan save a new one, which has the rest\n"
+        )
     cluster.apply()
     cluster.settled()

@@ -37,6 +37,8 @@ def test_each_stage_of_a_first_apply_and_where_it_stops(tmp_path: Path) -> None:
         "roles, 2 of 8 policies, 1 setting, 1 record of a pool, 0 of 3 records of nodes) AppRoles of nodes: 0 of 3 "
         "written Run the same apply again: it looks at what is there and goes on with the rest."
     )
+    last = stopped_lines(made, planned, 5, saved=True)[-1]
+    assert last.text == "Save a new plan, which has the rest: this one is refused from now on."
 
 
 def test_a_stage_of_one_kind_is_named_by_it() -> None:
