@@ -7,9 +7,9 @@ import subprocess
 import sys
 import time
 
-from helpers.vault.applied_cluster import environment
+from helpers.vault.applied_cluster import environment, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
-from helpers.vault.plan_commands import AuditedCluster
+from helpers.vault.plan_commands import AuditedCluster, fails
 
 SPEC = "api_server: {names: [api.example.com], endpoint: 'https://api.example.com:6443'}\nnodes:\n" + "\n".join(
     f"- {{name: n-{number}, roles: [worker], addresses: [10.0.1.{number}]}}" for number in range(1, 4)
@@ -41,9 +41,21 @@ def test_apply_can_be_run_again(clusters: ClusterFactory) -> None:
     cluster = clusters.written(SPEC)
     for writes in (2, 12):
         _, error = interrupted(cluster, "apply", "--yes", writes=writes)
-        assert error == (
+        assert error.strip() == (
             "vaultpki: interrupted; what was done stays done; run the same command again, and it does the rest; of a "
-            "saved plan save a new one, which has the rest\n"
+            "saved plan save a new one, which has the rest"
         )
     cluster.apply()
+    cluster.settled()
+
+
+def test_of_a_saved_plan_a_new_one_has_the_rest(clusters: ClusterFactory) -> None:
+    cluster = clusters.written(SPEC)
+    file = cluster.folder / "plan.json"
+    vaultpki("plan", "-f", cluster.file, "-o", file, env=cluster.environment("viewer"))
+    said, _ = interrupted(cluster, "apply", str(file), writes=12)
+    assert said.splitlines()[-1] == "Save a new plan, which has the rest: this one is refused from now on."
+    fails(vaultpki("apply", file, env=cluster.environment(), expect=1), f"{file} is not applied, and nothing was")
+    vaultpki("plan", "-f", cluster.file, "-o", file, env=cluster.environment("viewer"))
+    vaultpki("apply", file, env=cluster.environment())
     cluster.settled()
