@@ -219,10 +219,20 @@ def _single(cluster: Cluster, left: _Left) -> Iterator[Entry]:
         together.setdefault((change.action, f"{change.kind} {escaped(subject)}", parts), []).append(change)
     for (action, subject, parts), some in together.items():
         if len(some) == 1:
-            yield Entry(ACTION_SIGNS[action], _usual_name(cluster, some[0]), fields(some[0]))
+            yield Entry(
+                ACTION_SIGNS[action], _usual_name(cluster, some[0]), (*fields(some[0]), *_note(cluster, some[0]))
+            )
             continue
-        names = [_varying(cluster, change)[0].rpartition("/")[2] for change in some]
-        yield Entry(ACTION_SIGNS[action], f"{subject} ({named(names)})", parts)
+        names = named([_varying(cluster, change)[0].rpartition("/")[2] for change in some])
+        of_nodes = some[0].kind == "config" and some[0].name.startswith(f"{cluster.mount('config')}/nodes/")
+        yield Entry(ACTION_SIGNS[action], f"{len(some)} nodes {names}" if of_nodes else f"{subject} ({names})", parts)
+
+
+def _note(cluster: Cluster, change: Change) -> tuple[str, ...]:
+    """Return what a person could misunderstand in a change."""
+    if change.key == ("config", f"{cluster.mount('config')}/cluster") and "vault" in change.fields:
+        return ("for new join files: nodes that have joined keep what their agent.yaml says",)
+    return ()
 
 
 def _usual_name(cluster: Cluster, change: Change) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -328,3 +329,20 @@ def test_apply_tells_a_change_in_its_own_lines() -> None:
     assert [line.text for line in change_lines(one)] == ["~ role vaultpki/prod/etcd/etcd-peer: ttl 1m -> 2m"]
     made = Change("create", "mount", "vaultpki/prod/etcd", {"type": (None, "pki")})
     assert [line.text for line in change_lines(made)] == ["+ mount vaultpki/prod/etcd"]
+
+
+def test_what_a_person_could_misunderstand_is_said(tmp_path: Path) -> None:
+    before = objects(load(tmp_path, WITH_POOL))
+    addresses = WITH_POOL + 'vault: {addresses: ["https://vault-2.example.com:8200"]}\n'
+    after = load(tmp_path, addresses)
+    addressed = replace(KNOWN, addresses=("https://vault-2.example.com:8200",))
+    shown = text(told(after, plan(desired(after, addressed), Observed(before, frozenset(before)))))
+    assert "vault.addresses + https://vault-2.example.com:8200 - https://vault.example.com:8200" in shown
+    assert "for new join files: nodes that have joined keep what their agent.yaml says Plan: " in shown
+
+
+def test_nodes_that_lose_the_same_roles_are_one_entry(tmp_path: Path) -> None:
+    head = WITH_POOL.replace("{names:", "{endpoint: https://api.example.com:6443, names:")
+    before = objects(load(tmp_path, head))
+    after = load(tmp_path, head.replace("control-plane, etcd", "control-plane"))
+    assert "~ 2 nodes cp-1, cp-2: roles - etcd" in told(after, planned(after, before))
