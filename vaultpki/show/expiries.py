@@ -77,7 +77,7 @@ class _Look:
 
 
 def _look(cluster: Cluster, folder: Folder, table: Mapping[str, Row], now: datetime) -> _Look:
-    looked = _status(folder, now)
+    looked = _status(cluster, folder, now)
     said = nodes.of_status(looked, now, name=folder.name).wrong
     by_path = {os.path.realpath(one.path): said.get(one.name) for one in looked.seen}
     pairs: list[HolderPair] = []
@@ -135,10 +135,12 @@ def _ends(
     return ends
 
 
-def _status(folder: Folder, now: datetime) -> Status:
-    """Return what `status --dir` says of a folder: with the agent.yaml beside it, or by itself."""
-    if os.path.lexists(folder.folder.parent / "agent.yaml"):
-        return node_folders.read(NodeFolder(folder.folder.parent), now, allow_http=True)
+def _status(cluster: Cluster, folder: Folder, now: datetime) -> Status:
+    """Return what `status --dir` says of a folder: NODE/pki with the agent.yaml beside it, any other by itself."""
+    above = folder.folder.absolute().parent
+    own = folder.folder.absolute().name == "pki" and holder_of(cluster, folder.name) is not None
+    if own and os.path.lexists(above / "agent.yaml"):
+        return node_folders.read(NodeFolder(above), now, allow_http=True)
     try:
         return status.of_folder(str(folder.folder), now)
     except StoreError as error:

@@ -34,6 +34,10 @@ def test_a_hook_that_failed_beside_whole_pairs(clusters: ClusterFactory) -> None
         return unescape(page.read_text()), unescape(picture.read_text())
 
     views(0)
+    # The agent.yaml beside it is that of a node, and says nothing of an operator's files.
+    operator = well.folder / "operator"
+    vaultpki("issue", "admin", "-f", cluster.file, "--dir", operator, env=cluster.environment())
+    assert vaultpki("graph", "-f", cluster.file, "--dir", operator).stderr == ""
     cluster.equip("worker-1", further='hooks: {kubelet: [["false"]]}\n').run(expect=3)
     text, drawn = views(3)
     assert "hooks failed: kubelet: run `vaultpki agent --once` on worker-1" in drawn
