@@ -144,7 +144,7 @@ def test_a_node_lives_on_it_and_keeps_its_identity(machine: CleanRoot, server: S
     spec.write_text(text.replace("cluster: prod", f"cluster: {cluster_name}"))
     assert machine.run(
         *("vaultpki", "plan", "-f", "/root/cluster.yaml", "--detailed-exitcode"), env=env, network=True, expect=4
-    ).stdout.startswith("+ ")
+    ).stdout.startswith(f"Server: {server.address}, namespace root\n")
     machine.shell("vaultpki apply -f cluster.yaml --yes", env=env, network=True)
     machine.shell("vaultpki enroll -f cluster.yaml worker-1 -o join.json", env=env, network=True)
     machine.shell("vaultpki doctor --join join.json", network=True)
