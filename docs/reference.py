@@ -34,6 +34,7 @@ from vaultpki.certificates import (
 from vaultpki.cli import vaultpki
 from vaultpki.config.cluster import load_cluster
 from vaultpki.daemon import metric_families
+from vaultpki.findings.catalogue import CATALOGUE, FindingKind
 from vaultpki.graph.content import ExpirySummary, graph
 from vaultpki.graph.svg import svg
 from vaultpki.layout import shown
@@ -191,6 +192,22 @@ def _rules() -> Iterator[tuple[str, str, str]]:
         yield f"`{rule['alert']}`", rule["labels"]["severity"], f"`{rule['expr']}`{for_}"
 
 
+def _findings() -> str:
+    rows = (
+        (f"`{kind.name}`", kind.severity.value, kind.means, f"`{_shown_command(kind)}`{_place(kind)}")
+        for kind in CATALOGUE
+    )
+    return _table(("finding", "severity", "meaning", "next command"), rows)
+
+
+def _shown_command(kind: FindingKind) -> str:
+    return kind.command.format(node="NODE", names="NAME...", ca="CA", file="cluster.yaml", pool="")
+
+
+def _place(kind: FindingKind) -> str:
+    return " on the node" if kind.where == "node" else ""
+
+
 def _dashboard() -> str:
     """Each row of the dashboard, with the titles of its panels in their order."""
     rows: list[tuple[str, list[str]]] = []
@@ -210,6 +227,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 PARTS: Final[dict[str, Callable[[], str]]] = {
     "commands": _commands,
     "certificates": _certificates,
+    "findings": _findings,
     "metrics": _metrics,
     "alerts": _alerts,
     "dashboard": _dashboard,

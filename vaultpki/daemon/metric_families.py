@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from prometheus_client import Metric, registry
 
 from vaultpki import __version__
+from vaultpki.daemon import own_findings
 from vaultpki.pki.ca_life import CaLife, Level
+from vaultpki.records.gaps import Gap
 
 AgentState = Literal["ok", "backing-off", "needs-join"]
 
@@ -34,7 +37,8 @@ class LeafView:
 class CertificateView:
     """One certificate on disk: Unix seconds, TTLs in seconds, and the state as `status` shows it.
 
-    `not_after` and `leaf` are None if there is no certificate.
+    `not_after` and `leaf` are None if there is no certificate. `only_due` says that it needs nothing but a renewal at
+    its time.
     """
 
     name: str
@@ -45,15 +49,20 @@ class CertificateView:
     state: str
     last_error_time: float | None = None
     leaf: LeafView | None = None
+    only_due: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class CaView:
-    """The rotation of one CA: its state, "none" without a record, and whether the record is older than before."""
+    """The rotation of one CA: its state, "none" without a record, and whether the record is older than before.
+
+    `gap` says that the node and the server do not have the same record.
+    """
 
     domain: str
     state: str
     behind: bool
+    gap: Gap | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +74,8 @@ class View:
     seconds after `last_pass`. `unseen` says why the last pass was cut short, so that `certificates` are older than it,
     and `unread` why the files could not be read just now; both are usually "". `ends` are the lives of the root and
     of the CAs that sign this node's certificates. `readers` are the components by `CA/COMPONENT` that were not started
-    again since their bundle changed, or are not healthy.
+    again since their bundle changed, or are not healthy. `faults` are what failed, as sentences by what it is, and
+    `poll` is how many seconds pass between two passes.
     """
 
     node: str
@@ -87,6 +97,8 @@ class View:
     cas: tuple[CaView, ...] = ()
     ends: tuple[CaLife, ...] = ()
     readers: tuple[str, ...] = ()
+    faults: Mapping[str, str] = field(default_factory=dict)
+    poll: int = 0
 
 
 class X509Collector(registry.Collector):
@@ -126,8 +138,8 @@ _X509_METRICS: Final[tuple[tuple[str, str, Callable[[LeafView], float]], ...]] =
 class Collector(registry.Collector):
     """The agent's metrics, as `look` shows it at each collection."""
 
-    def __init__(self, look: Callable[[], View | None]) -> None:
-        self._look = look
+    def __init__(self, look: Callable[[], View | None], clock: Callable[[], float] = time.time) -> None:
+        self._look, self._clock = look, clock
 
     def collect(self) -> Iterator[Metric]:
         view = self._look()
@@ -136,6 +148,9 @@ class Collector(registry.Collector):
             return
         yield _metric("node_info", "The node of this agent.", [({"cluster": view.cluster, "node": view.node}, 1)])
         yield _metric("agent_state", "1 for the state: ok, backing-off or needs-join.", [({"state": view.state}, 1)])
+        about = "1 while the node has this finding, as `vaultpki status` shows it; 0 for each other one."
+        found = own_findings.states(view, self._clock())
+        yield _metric("finding", about, [({"finding": name}, value) for name, value in found.items()])
         generation = {"generation": view.trust_generation}
         yield _metric("trust_generation_info", "Which issuing CAs the bundles hold.", [(generation, 1)])
         renewals = [({"name": name}, count) for name, count in view.renewals_total.items()]
@@ -213,10 +228,5 @@ def certificate_problems(view: View | None, now: float) -> Iterator[str]:
         yield f"the files cannot be read: {view.unread}"
     elif not view.certificates:
         yield "there is no certificate here yet"
-    for each in view.certificates:
-        if each.not_after is None or each.state in ("missing", "broken"):
-            yield f"{each.name}: {'missing' if each.state == 'missing' else 'broken'}"
-        elif each.not_after <= now or each.state == "expired":
-            yield f"{each.name}: expired"
-        elif each.state == "revoked":
-            yield f"{each.name}: revoked"
+    for name, state in own_findings.unusable(view, now):
+        yield f"{name}: {state}"

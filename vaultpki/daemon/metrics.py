@@ -27,6 +27,7 @@ from vaultpki.errors import (
 from vaultpki.host.log import Event
 from vaultpki.model import AgentConfig
 from vaultpki.node import assignment, state
+from vaultpki.pki.renewal import Reason
 
 PAUSE: Final = 1.0
 """Seconds from the start of one inspection to the next; a caller in between gets the result of the last one."""
@@ -111,6 +112,8 @@ class DaemonMetrics:
             stale_after=self._stale_after(config),
             cas=_cas(config, known),
             ends=outcome.lives or (before.ends if before else ()),
+            faults={what: fault.text for what, fault in known.faults.items()},
+            poll=config.poll,
         )
 
     def _stale_after(self, config: AgentConfig) -> float:
@@ -179,7 +182,7 @@ def _cas(config: AgentConfig, known: state.AgentState) -> tuple[CaView, ...]:
     if copy is None:
         return ()
     found = ca_trust.statuses(copy, {}, known)
-    return tuple(CaView(one.domain, one.state or "none", one.behind) for one in found)
+    return tuple(CaView(one.domain, one.state or "none", one.behind, one.gap) for one in found)
 
 
 def certificate(item: PairStatus, config: AgentConfig, known: state.AgentState) -> CertificateView:
@@ -195,6 +198,7 @@ def certificate(item: PairStatus, config: AgentConfig, known: state.AgentState) 
         state=item.verdict.state.value,
         last_error_time=wrong.last if wrong else None,
         leaf=_leaf(item, config),
+        only_due=item.verdict.reasons == (Reason.DUE,),
     )
 
 

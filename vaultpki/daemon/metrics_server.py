@@ -90,7 +90,7 @@ class Server(socketserver.ThreadingTCPServer):
         self._view, self._look_now, self._stale_after, self._clock = view, look or view, stale_after, clock
         self._looking = threading.Lock()
         self.registries = {"/metrics": CollectorRegistry(), "/metrics/x509": CollectorRegistry()}
-        self.registries["/metrics"].register(Collector(self._look))
+        self.registries["/metrics"].register(Collector(self._look, clock))
         self.registries["/metrics/x509"].register(X509Collector(self._look))
         self._started = clock()
         self._ends: dict[socket.socket, float] = {}

@@ -8,13 +8,16 @@ from datetime import UTC, datetime
 from typing import Any, get_args
 
 import pytest
+import yaml
 from prometheus_client import generate_latest
 from promql_parser import VectorSelector
 
 from helpers import dashboard
 from helpers.dashboard import Query
-from vaultpki.daemon import metric_families
+from vaultpki.daemon import metric_families, own_findings
 from vaultpki.daemon.metric_families import AgentState, CaView, CertificateView, View
+from vaultpki.findings.catalogue import Severity
+from vaultpki.host.systemd import recipe
 from vaultpki.pki.ca_life import CaLife
 from vaultpki.pki.renewal import PairState
 
@@ -25,6 +28,7 @@ VIEW = View(
     state="ok",
     certificates=(CertificateView("kubelet", 1, 1, 1, 1, "ok", 1),),
     hooks={"kubelet": (1, 1)},
+    readers=("etcd/etcd",),
     trust_generation="9f3a",
     trust_changed=1,
     vault_reachable=True,
@@ -165,3 +169,31 @@ def test_a_grafana_can_take_it_whatever_its_prometheus_is_called() -> None:
     assert "://" not in str(board)
     used = set(re.findall(r"\$\{?([a-z_]\w*)", str(board)))
     assert used == {one["name"] for one in board["templating"]["list"]} | {"__all"}
+
+
+def test_every_finding_of_a_node_is_among_the_reasons_for_attention() -> None:
+    (reasons,) = {
+        query.text for query in QUERIES if query.panel == "Nodes that need attention" and "count(" not in query.text
+    }
+    shown = set(re.findall(r"[a-z-]+", re.findall(r'vaultpki_finding\{finding=~"([^"]+)"', reasons)[0]))
+    # The others have a metric of their own, which says more.
+    apart = {
+        "needs-join": 'vaultpki_agent_state{state="needs-join"}',
+        "overdue": "vaultpki_certificate_renew_after_timestamp_seconds",
+        "hook-failed": "vaultpki_hook_owed_since_timestamp_seconds",
+        "vault-away": "vaultpki_vault_reachable == 0",
+    } | dict.fromkeys(("expired", "revoked", "missing", "broken"), 'state=~"expired|revoked|missing|broken|unknown"')
+    assert all(query in reasons for query in apart.values())
+    assert shown | apart.keys() == {kind.name for kind in own_findings.OWN if kind.severity.attention}
+
+
+def test_every_finding_of_a_node_has_its_alert() -> None:
+    (group,) = yaml.safe_load(recipe("alerts.yaml"))["groups"]
+    named = [(rule, each) for rule in group["rules"] for each in rule["annotations"].get("finding", "").split(", ")]
+    assert {each for _, each in named if each} == {kind.name for kind in own_findings.OWN if kind.severity.attention}
+    for rule in group["rules"]:
+        asked = {
+            each for selector in re.findall(r'vaultpki_finding\{finding="([^"]+)"', rule["expr"]) for each in [selector]
+        }
+        assert asked <= set(rule["annotations"].get("finding", "").split(", ")), rule["alert"]
+        assert rule["labels"]["severity"] in {each.value for each in Severity}

@@ -20,7 +20,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from vaultpki import __version__
-from vaultpki.daemon import metric_families, metrics_server
+from vaultpki.daemon import metric_families, metrics_server, own_findings
 from vaultpki.daemon import metrics as daemon_metrics
 from vaultpki.daemon.metric_families import CertificateView, LeafView, View
 from vaultpki.daemon.metrics_server import Server
@@ -116,6 +116,9 @@ def test_every_metric_by_name_and_value() -> None:
     each("build_info", 1, version=__version__)
     each("node_info", 1, cluster="prod", node="w-1")
     each("agent_state", 1, state="ok")
+    for kind in own_findings.OWN:
+        # The CA ends at this moment.
+        each("finding", kind.name in ("missing", "hook-failed", "reader-behind", "ca-expires"), finding=kind.name)
     each("last_pass_timestamp_seconds", NOW - 5)
     each("certificate_not_after_timestamp_seconds", NOW + 3600, name="kubelet")
     each("certificate_renew_after_timestamp_seconds", NOW + 1800, name="kubelet")
