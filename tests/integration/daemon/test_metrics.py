@@ -18,7 +18,7 @@ from helpers.node.resident_agent import AT_ONCE, PASS, faked, figure, get, resid
 from helpers.vault.applied_cluster import NodeFolder
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import Server, free_ports, wait_for
-from vaultpki.daemon import metrics
+from vaultpki.daemon import metrics, own_findings
 
 
 @pytest.fixture
@@ -168,13 +168,20 @@ def test_the_dashboard_asks_for_what_an_agent_shows(server: Server, node: NodeFo
         node.configure(server.address, between.address)
         node.configure("poll: 10m\n", 'poll: 10m\nhooks: {kubelet: [["false"]]}\n')
         with resident(node) as agent:
-            wait_for(lambda: "vaultpki_hook_owed{" in get(port, "metrics")[1], 30, agent.log.read_text)
+            failed = 'vaultpki_finding{finding="hook-failed"} 1.0'
+            wait_for(lambda: failed in get(port, "metrics")[1], 30, agent.log.read_text)
             text = get(port, "metrics")[1]
             held = resident_agent.leaves(node, ("kubelet", "kubelet-client"))
             x509 = get(port, "metrics/x509")[1]
             assert agent.end() < AT_ONCE
+    # No component runs beside this agent that could be behind.
+    known = {**dashboard.exported(text), "vaultpki_reader_behind": {"ca", "component"}}
     for query in (*dashboard.queries(), *dashboard.variables().values()):
-        dashboard.check(query, dashboard.exported(text))
+        dashboard.check(query, known)
+    shown = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    findings = {each.labels["finding"]: each.value for each in shown if each.name == "vaultpki_finding"}
+    assert findings.keys() == {kind.name for kind in own_findings.OWN}
+    assert {name for name, value in findings.items() if value} == {"missing", "failed", "hook-failed"}, text
     found = {
         sample.labels["filepath"]: (sample.labels, sample.value)
         for family in text_string_to_metric_families(x509)
