@@ -33,7 +33,7 @@ from vaultpki.certificates import (
 )
 from vaultpki.cli import vaultpki
 from vaultpki.config.cluster import load_cluster
-from vaultpki.daemon import metric_families
+from vaultpki.daemon import metric_families, view
 from vaultpki.findings.catalogue import CATALOGUE, FindingKind
 from vaultpki.graph.content import ExpirySummary, graph
 from vaultpki.graph.svg import svg
@@ -160,11 +160,11 @@ def _metrics() -> str:
     return _table(("metric", "labels", "meaning"), rows)
 
 
-_SAMPLE: Final = metric_families.View(
+_SAMPLE: Final = view.View(
     node="cp-1",
     cluster="prod",
     state="ok",
-    certificates=(metric_families.CertificateView("kubelet", 1.0, 1.0, 1, 1, "ok", 1.0),),
+    certificates=(view.CertificateView("kubelet", 1.0, 1.0, 1, 1, "ok", 1.0),),
     hooks={"kubelet": (1, 1.0)},
     readers=("etcd/etcd",),
     trust_generation="1",
@@ -177,7 +177,7 @@ _SAMPLE: Final = metric_families.View(
     last_pass=1.0,
     stale_after=1.0,
     ends=(CaLife("etcd", False, datetime(2026, 1, 1, tzinfo=UTC), datetime(2031, 1, 1, tzinfo=UTC), 1),),
-    cas=(metric_families.CaView("etcd", "none", False),),
+    cas=(view.CaView("etcd", "none", False),),
 )
 
 

@@ -3,102 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Final, Literal
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
 from prometheus_client import Metric, registry
 
 from vaultpki import __version__
 from vaultpki.daemon import own_findings
-from vaultpki.pki.ca_life import CaLife, Level
-from vaultpki.records.gaps import Gap
-
-AgentState = Literal["ok", "backing-off", "needs-join"]
-
-
-@dataclass(frozen=True, slots=True)
-class LeafView:
-    """What one certificate on disk says: `path` is its file, `not_before` and `not_after` are Unix seconds.
-
-    `issuer` is the CN of the CA that signed it, empty if no CA that this node trusts did.
-    """
-
-    path: str
-    subject: str
-    organization: tuple[str, ...]
-    issuer: str
-    serial: int
-    not_before: float
-    not_after: float
-
-
-@dataclass(frozen=True, slots=True)
-class CertificateView:
-    """One certificate on disk: Unix seconds, TTLs in seconds, and the state as `status` shows it.
-
-    `not_after` and `leaf` are None if there is no certificate. `only_due` says that it needs nothing but a renewal at
-    its time.
-    """
-
-    name: str
-    not_after: float | None
-    renew_after: float | None
-    asked: int | None
-    granted: int | None
-    state: str
-    last_error_time: float | None = None
-    leaf: LeafView | None = None
-    only_due: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class CaView:
-    """The rotation of one CA: its state, "none" without a record, and whether the record is older than before.
-
-    `gap` says that the node and the server do not have the same record.
-    """
-
-    domain: str
-    state: str
-    behind: bool
-    gap: Gap | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """The agent at one moment; times are Unix seconds.
-
-    `hooks` are those still owed: the attempts so far, and since when. `vault_reachable` is None until the first request
-    to Vault. `outage_left` is the seconds until the first certificate expires. The agent counts as stuck `stale_after`
-    seconds after `last_pass`. `unseen` says why the last pass was cut short, so that `certificates` are older than it,
-    and `unread` why the files could not be read just now; both are usually "". `ends` are the lives of the root and
-    of the CAs that sign this node's certificates. `readers` are the components by `CA/COMPONENT` that were not started
-    again since their bundle changed, or are not healthy. `faults` are what failed, as sentences by what it is, and
-    `poll` is how many seconds pass between two passes.
-    """
-
-    node: str
-    cluster: str
-    state: AgentState
-    certificates: tuple[CertificateView, ...]
-    hooks: Mapping[str, tuple[int, float]]
-    trust_generation: str
-    trust_changed: float | None
-    vault_reachable: bool | None
-    vault_last_ok: float | None
-    outage_left: float | None
-    signs_total: int
-    renewals_total: Mapping[str, int]
-    last_pass: float
-    stale_after: float
-    unseen: str = ""
-    unread: str = ""
-    cas: tuple[CaView, ...] = ()
-    ends: tuple[CaLife, ...] = ()
-    readers: tuple[str, ...] = ()
-    faults: Mapping[str, str] = field(default_factory=dict)
-    poll: int = 0
+from vaultpki.daemon.view import CertificateView, LeafView, View
+from vaultpki.pki.ca_life import Level
 
 
 class X509Collector(registry.Collector):

@@ -13,7 +13,7 @@ from vaultpki.agent import ca_trust, pairs, readers_seen
 from vaultpki.agent.context import Outcome
 from vaultpki.agent.pairs import PairStatus
 from vaultpki.daemon import metrics_server
-from vaultpki.daemon.metric_families import CaView, CertificateView, LeafView, View
+from vaultpki.daemon.view import CaView, CertificateView, LeafView, View
 from vaultpki.disk.folders import Folders
 from vaultpki.errors import (
     Busy,

@@ -27,7 +27,8 @@ from typing import Any, Final
 from prometheus_client import MetricsHandler
 from prometheus_client.registry import CollectorRegistry
 
-from vaultpki.daemon.metric_families import Collector, View, X509Collector, certificate_problems
+from vaultpki.daemon.metric_families import Collector, X509Collector, certificate_problems
+from vaultpki.daemon.view import View
 from vaultpki.errors import VaultpkiError
 from vaultpki.values import hosts
 

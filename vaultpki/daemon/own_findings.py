@@ -10,7 +10,7 @@ from vaultpki.findings.catalogue import CATALOGUE, Severity
 
 if TYPE_CHECKING:
     from vaultpki.agent.status import CertificateStatus, Status
-    from vaultpki.daemon.metric_families import CertificateView, View
+    from vaultpki.daemon.view import CertificateView, View
 
 OWN: Final = tuple(kind for kind in CATALOGUE if kind.own)
 """The kinds of findings that an agent can have about its own node."""

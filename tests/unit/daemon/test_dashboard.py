@@ -15,7 +15,7 @@ from promql_parser import VectorSelector
 from helpers import dashboard
 from helpers.dashboard import Query
 from vaultpki.daemon import metric_families, own_findings
-from vaultpki.daemon.metric_families import AgentState, CaView, CertificateView, View
+from vaultpki.daemon.view import AgentState, CaView, CertificateView, View
 from vaultpki.findings.catalogue import Severity
 from vaultpki.host.systemd import recipe
 from vaultpki.pki.ca_life import CaLife

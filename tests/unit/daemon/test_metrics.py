@@ -22,8 +22,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from vaultpki import __version__
 from vaultpki.daemon import metric_families, metrics_server, own_findings
 from vaultpki.daemon import metrics as daemon_metrics
-from vaultpki.daemon.metric_families import CertificateView, LeafView, View
 from vaultpki.daemon.metrics_server import Server
+from vaultpki.daemon.view import CertificateView, LeafView, View
 from vaultpki.errors import StoreError, VaultpkiError
 from vaultpki.model import AgentConfig
 from vaultpki.pki.ca_life import CaLife

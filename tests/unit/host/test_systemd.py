@@ -22,7 +22,7 @@ from prometheus_client import generate_latest
 from helpers.example_agent import agent_config
 from vaultpki import __version__
 from vaultpki.daemon import metric_families
-from vaultpki.daemon.metric_families import CertificateView, View
+from vaultpki.daemon.view import CertificateView, View
 from vaultpki.errors import StoreError, VaultpkiError
 from vaultpki.host.systemd import RECIPES, SYSTEMD_UNITS, Notifier, install_units, recipe, unit_files
 from vaultpki.layout import node_folders
