@@ -19,15 +19,16 @@ from vaultpki.agent import join_checks
 from vaultpki.agent.join import join_settings, refuse_other_token
 from vaultpki.agent.join_checks import JoinPlan
 from vaultpki.certificates import BUNDLES, SKEW, file_set, pair_files
-from vaultpki.disk import files, owner_mark
+from vaultpki.disk import files, owner_mark, room
 from vaultpki.disk.folders import Folders
-from vaultpki.errors import NeedsJoin, StateConflict, StoreError, VaultpkiError
-from vaultpki.host import command, hook_files, processes, static_pod
+from vaultpki.disk.generations import HIDDEN_FOLDER
+from vaultpki.errors import NeedsJoin, Sealed, StateConflict, StoreError, VaultpkiError
+from vaultpki.host import command, hook_files, processes, static_pod, units
 from vaultpki.issue.issuers import fetch_issuers, roots_below, trusts
 from vaultpki.kube import flags
 from vaultpki.layout import shown, trust_bundles
 from vaultpki.model import AgentConfig, Hook
-from vaultpki.node import assignment, credential, pins
+from vaultpki.node import assignment, credential, jwt_claims, pins
 from vaultpki.node.secret_id import JoinStep, SecretIdFiles, digest
 from vaultpki.places import KUBECONFIGS, Layout
 from vaultpki.records.join_file import Join
@@ -49,6 +50,9 @@ class DoctorCheck:
     detail: str
 
 
+_AWAY = "no address of Vault answers"
+
+
 def before_join(plan: JoinPlan, now: datetime, *, allow_http: bool) -> Iterator[DoctorCheck]:
     """Examine this machine for a join with `plan`; the join file stays unused."""
     join = plan.join
@@ -56,10 +60,10 @@ def before_join(plan: JoinPlan, now: datetime, *, allow_http: bool) -> Iterator[
     for name, _ in join_checks.CHECKS:
         yield DoctorCheck(name, "failed" if name in failed else "ok", str(failed.get(name, "")))
     settings = join_settings(join, allow_http=allow_http)
-    reached = yield from _addresses(settings)
-    if not reached:
+    away = yield from _addresses(settings)
+    if away:
         for check in ("cluster", "join file"):
-            yield DoctorCheck(check, "unchecked", "no address of Vault answers")
+            yield DoctorCheck(check, "unchecked", away)
         return
     yield from _tried("cluster", lambda: _cluster(Vault(settings), join, plan.state, now))
     yield from _tried("join file", lambda: _token(plan, Vault(replace(settings, token=join.wrap_token)), now))
@@ -73,6 +77,8 @@ def of_node(config: AgentConfig, now: datetime, *, allow_http: bool) -> Iterator
     for name, path in config.paths.items():
         if name != KUBECONFIGS:
             yield from _tried(f"directory {path}", partial(_whose, path, config))
+    for path in _written(config):
+        yield from _tried(f"{path} can be written", partial(_writable, path))
     yield from _files(config)
     yield from _mounts(config.paths)
     yield from _hooks(config)
@@ -81,14 +87,14 @@ def of_node(config: AgentConfig, now: datetime, *, allow_http: bool) -> Iterator
     except VaultpkiError as error:
         yield DoctorCheck("Vault's CA", "failed", str(error))
         return
-    reached = yield from _addresses(settings)
-    if reached:
+    away = yield from _addresses(settings)
+    if not away:
         vault = Vault(settings)
         yield from _tried("cluster", lambda: _cluster(vault, config, config.state, now))
         yield from _tried("login", lambda: _login(config, allow_http=allow_http))
     else:
-        yield DoctorCheck("cluster", "unchecked", "no address of Vault answers")
-        yield DoctorCheck("login", "unchecked", "no address of Vault answers")
+        yield DoctorCheck("cluster", "unchecked", away)
+        yield DoctorCheck("login", "unchecked", away)
     yield from _flags(config.layout, config.paths)
 
 
@@ -109,14 +115,16 @@ def _tried(check: str, work: Callable[[], str]) -> Iterator[DoctorCheck]:
         yield DoctorCheck(check, "failed", str(error))
 
 
-def _addresses(settings: Settings) -> Generator[DoctorCheck, None, bool]:
-    """Ask each address of Vault by itself; returns whether one of them can serve this node."""
-    reached = False
+def _addresses(settings: Settings) -> Generator[DoctorCheck, None, str]:
+    """Ask each address of Vault by itself; returns why none of them can serve this node, "" if one can."""
+    reached, away = False, _AWAY
     for address in settings.addresses:
         vault = Vault(replace(settings, addresses=(address,)), patience=0.0)
         try:
             answer = vault.call(HEALTH)
         except VaultpkiError as error:
+            # It answers, and says what it needs.
+            away = str(error) if isinstance(error, Sealed) else away
             yield DoctorCheck(f"Vault at {address}", "failed", str(error))
             continue
         reached = True
@@ -125,7 +133,7 @@ def _addresses(settings: Settings) -> Generator[DoctorCheck, None, bool]:
         offset = vault.clock_offset
         if offset is not None:
             yield _clock(offset, address)
-    return reached
+    return "" if reached else away
 
 
 def _clock(offset: float, address: str) -> DoctorCheck:
@@ -170,11 +178,27 @@ def _token(plan: JoinPlan, vault: Vault, now: datetime) -> str:
 
 
 def _state(config: AgentConfig) -> str:
-    if not files.exists(config.state):
-        raise StoreError(f"{config.state} is missing; join this node, or correct `state` in {config.file}")
-    files.probe_folder(config.state)
+    if lost := credential.lost_folder(config):
+        raise StoreError(lost)
+    room.prove(config.state, join_checks.STATE_BYTES, join_checks.STATE_ENTRIES)
     if config.auth.method == "approle" and SecretIdFiles(config.state).current() is None:
-        raise StoreError(f"{config.state} holds no credential of this node; join it with a new join file")
+        raise StoreError(f"{config.state} holds no credential of this node; {credential.joining(config, lost=True)}")
+    return "" if files.exists(config.state) else "it is not there yet"
+
+
+def _written(config: AgentConfig) -> Iterator[str]:
+    """Yield the folders of files that the agent writes to, and those of the manifests that its hooks change."""
+    yield from config.paths.values()
+    pods = [hook.name for hooks in config.hooks.values() for hook in hooks if hook.kind == "static_pod"]
+    yield from sorted({os.path.dirname(path) for pod in pods if files.exists(path := static_pod.manifest(pod))})
+
+
+def _writable(path: str) -> str:
+    """Prove that the agent can write in this folder; the folder itself holds links, and a hidden one the files."""
+    hidden = f"{path}/{HIDDEN_FOLDER}"
+    room.prove(path, join_checks.STATE_BYTES, join_checks.STATE_ENTRIES)
+    if files.exists(hidden):
+        room.prove(hidden, join_checks.PAIRS_BYTES, join_checks.PAIRS_ENTRIES)
     return ""
 
 
@@ -189,9 +213,10 @@ def _files(config: AgentConfig) -> Iterator[DoctorCheck]:
     try:
         spec = assignment.read_copy(config)
         if spec is None:
-            yield DoctorCheck(
-                check, "unchecked", f"nothing was ever issued here; run `vaultpki agent -c {config.file}`"
-            )
+            nothing = f"nothing was ever issued here; run `vaultpki agent -c {config.file}`"
+            if credential.lost_folder(config):
+                nothing = f"{config.state} is missing, which knows what belongs here"
+            yield DoctorCheck(check, "unchecked", nothing)
             return
         wanted: list[tuple[str, str, tuple[str, ...]]] = [
             (want.folder, file_set(want.stem), pair_files(want.stem)) for want in spec.certificates
@@ -247,7 +272,7 @@ def _hook_problem(hook: Hook, config: AgentConfig) -> str:
             return f"{path} is missing; correct the hook in agent.yaml, or start the pod"
     elif shutil.which("systemctl", path=command.PATH) is None:
         return "this machine has no systemctl; use a command or a static pod in the hook"
-    return hook_files.problem(hook, path=command.PATH, own=config.paths.values()) or ""
+    return hook_files.problem(hook, path=command.PATH, own=config.paths.values()) or units.problem(hook) or ""
 
 
 def _login(config: AgentConfig, *, allow_http: bool) -> str:
@@ -260,10 +285,24 @@ def _login(config: AgentConfig, *, allow_http: bool) -> str:
             raise NeedsJoin(f"Vault rejects this node's credential; {credential.joining(config)}")
     else:
         vault = credential.login(config, allow_http=allow_http)
+        if config.auth.method == "jwt":
+            _refuse_other_node(config)
     own = credential.own_record(config)
     if not vault.stored(f"{config.prefix}/config", own):
         raise StateConflict(f"Vault has no record {own} of cluster {config.cluster}; run `vaultpki apply` for it")
     return ""
+
+
+def _refuse_other_node(config: AgentConfig) -> None:
+    """Raise StateConflict if this node logs in by the token of another one: Vault signs nothing of this node then."""
+    path = config.auth.path or ""
+    other = jwt_claims.other_node((files.read_swapped(path) or b"").decode("ascii", "replace").strip(), config.node)
+    if other is not None:
+        of = f"is of {other}" if other else "names no node"
+        raise StateConflict(
+            f"Vault takes the token in {path}, but it {of}, and this is {config.node} ({config.file}): Vault signs no "
+            f"certificate of {config.node} for it; have the issuer put a token of this node there, or correct `node`"
+        )
 
 
 def _flags(layout: Layout, paths: Mapping[str, str]) -> Iterator[DoctorCheck]:

@@ -12,7 +12,7 @@ from typing import Final
 
 from vaultpki.agent import foreign_kubeadm_files, pairs
 from vaultpki.config.agent import refuse_folders
-from vaultpki.disk import files, owner_mark
+from vaultpki.disk import files, owner_mark, room
 from vaultpki.disk.generations import HIDDEN_FOLDER
 from vaultpki.errors import ArgumentError, SpecError, StoreError, VaultpkiError
 from vaultpki.host import static_pod
@@ -20,11 +20,12 @@ from vaultpki.model import AgentConfig
 from vaultpki.node import pins
 from vaultpki.places import KUBECONFIGS, PKI, Layout, inner_folders
 from vaultpki.records.join_file import Join
-from vaultpki.values.permissions import PASSING
 
 # What a join and a first pass write, with room to spare: pairs in blocks of 4 KiB, their folders and links.
-_STATE_BYTES, _STATE_ENTRIES = 64 * 1024, 8
-_PAIRS_BYTES, _PAIRS_ENTRIES = 512 * 1024, 100
+STATE_BYTES: Final = 64 * 1024
+STATE_ENTRIES: Final = 8
+PAIRS_BYTES: Final = 512 * 1024
+PAIRS_ENTRIES: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +97,11 @@ def _apart(plan: JoinPlan) -> None:
 
 
 def _configuration(plan: JoinPlan) -> None:
-    _prove(os.path.dirname(plan.file), _STATE_BYTES, 1)
+    room.prove(os.path.dirname(plan.file), STATE_BYTES, 1)
 
 
 def _state(plan: JoinPlan) -> None:
-    _prove(plan.state, _STATE_BYTES, _STATE_ENTRIES)
+    room.prove(plan.state, STATE_BYTES, STATE_ENTRIES)
 
 
 def _whose(plan: JoinPlan) -> None:
@@ -118,7 +119,7 @@ def _kubeadms(plan: JoinPlan) -> None:
 def _directory(plan: JoinPlan) -> None:
     for path in (plan.directory, *plan.folders.values()):
         hidden = f"{path}/{HIDDEN_FOLDER}"
-        _prove(hidden if files.exists(hidden) else path, _PAIRS_BYTES, _PAIRS_ENTRIES)
+        room.prove(hidden if files.exists(hidden) else path, PAIRS_BYTES, PAIRS_ENTRIES)
 
 
 def _static_pods(plan: JoinPlan) -> None:
@@ -151,15 +152,3 @@ CHECKS: Final[tuple[tuple[str, Callable[[JoinPlan], None]], ...]] = (
 
 def _inside(path: str, folder: str) -> bool:
     return f"{os.path.normpath(path)}/".startswith(f"{os.path.normpath(folder)}/")
-
-
-def _prove(path: str, size: int, entries: int) -> None:
-    """Prove that `size` bytes and `entries` more names can be written in the folder, or where it will be made.
-
-    Nothing is left there.
-    """
-    files.refuse_unsafe_way(path)
-    while not files.exists(path):
-        path = os.path.dirname(path)
-    with files.storage_errors(path), files.closing(os.open(path, PASSING)) as fd:
-        files.prove_writable(f".probe.{files.random_suffix()}", fd, size, entries)

@@ -111,7 +111,8 @@ def of_node(
     try:
         spec = assignment.read_copy(config)
         if spec is None:
-            faults.setdefault("agent", "nothing was ever issued here; run `vaultpki agent`")
+            nothing = credential.lost_folder(config) or "nothing was ever issued here; run `vaultpki agent`"
+            faults.setdefault("agent", nothing)
         else:
             roles = tuple(sorted(role.value for role in spec.roles))
             asked = _moment(max(spec.fetched, known.asked))

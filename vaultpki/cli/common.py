@@ -47,7 +47,8 @@ allow_http_option = click.option(
 
 def path_option(*names: str, **settings: Any) -> Callable[[_F], _F]:
     """Return an option whose value is a path."""
-    return click.option(*names, type=click.Path(path_type=Path), **settings)
+    # Whoever reads the file says why it cannot be read, and what to do.
+    return click.option(*names, type=click.Path(path_type=Path, readable=False), **settings)
 
 
 config_option = path_option(

@@ -32,6 +32,9 @@ from vaultpki.values.durations import format_duration, parse_duration
 from vaultpki.values.names import quoted
 from vaultpki.values.yaml_tree import Place
 
+USUAL_FILE: Final = "/etc/vaultpki/agent.yaml"
+"""Where agent.yaml is, unless -c says otherwise."""
+
 _LIMITS: Final = {"poll": ("10s", "24h"), "hook_timeout": ("1s", "1h")}
 _METHODS = ("approle", "jwt", "token_file")
 _WORD = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"
@@ -194,6 +197,7 @@ def load_agent(path: Path, *, allow_http: bool = False) -> AgentConfig:
     `allow_http` allows plain http to other hosts than loopback in `vault.addresses`.
     """
     file = yaml_tree.shown(path)
+    _refuse_unjoined(path, file)
     text = yaml_tree.read_text(path)
     start = "remove it, and join with a join file (`vaultpki agent --join`), which writes it"
     spec = AGENT.read(yaml_tree.parse(text, file, start=start), Place(file, 1, ""))
@@ -244,6 +248,23 @@ def load_agent(path: Path, *, allow_http: bool = False) -> AgentConfig:
         file=str(path),
         source=sha256(text.encode()).hexdigest(),
     )
+
+
+def _refuse_unjoined(path: Path, file: str) -> None:
+    """Raise SpecError, with how to join, if there is no agent.yaml."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        option = "" if str(path) == USUAL_FILE else f" -c {file}"
+        raise SpecError(
+            "there is no such file, so this machine has not joined a cluster: make a join file where the cluster is "
+            "applied (`vaultpki enroll -f cluster.yaml NODE -o join.json`), bring it here, and run `vaultpki agent"
+            f"{option} --join join.json`; if it has joined, name its agent.yaml with -c",
+            file=file,
+        ) from None
+    except OSError:
+        # Whoever reads it says why.
+        return
 
 
 def is_current(config: AgentConfig) -> bool:

@@ -13,11 +13,22 @@ from pathlib import Path
 from typing import Final
 
 from vaultpki.disk.files import (
+    exists,
     probe_folder,
     read_private,
     read_swapped,
 )
-from vaultpki.errors import BadAnswer, Denied, NeedsJoin, Refused, SigningPaused, SpecError, StoreError, Unavailable
+from vaultpki.errors import (
+    BadAnswer,
+    Denied,
+    NeedsJoin,
+    Refused,
+    SigningPaused,
+    SpecError,
+    StoreError,
+    Unavailable,
+    VaultError,
+)
 from vaultpki.model import AgentConfig
 from vaultpki.node import backoff
 from vaultpki.node.secret_id import SECRET_ID, Asked, JoinStep, SecretIdFiles
@@ -48,7 +59,9 @@ def server(config: AgentConfig, *, allow_http: bool = False, patience: float = _
 
 
 def server_settings(config: AgentConfig, *, allow_http: bool = False) -> Settings:
-    """Return how agent.yaml says to reach Vault. SpecError if its CA file cannot be used."""
+    """Return how agent.yaml says to reach Vault. SpecError if its CA file cannot be used, NeedsJoin if it was lost."""
+    if lost := lost_folder(config):
+        raise NeedsJoin(lost)
     ca_pem = None
     if config.ca_file is not None:
         try:
@@ -71,15 +84,28 @@ def settings_of(who: AgentConfig | Join, ca_pem: str | None, *, allow_http: bool
     return replace(settings, namespace=who.namespace)
 
 
-def enrolling(who: AgentConfig | Join) -> str:
-    """Return the command that makes a new join file for a node."""
-    return f"`vaultpki enroll -f cluster.yaml {who.node}{f' --pool {who.pool}' if who.pool else ''}`"
+def enrolling(who: AgentConfig | Join, *, replace: bool = False) -> str:
+    """Return the command that makes a new join file for a node; `replace` ends the credential that it has."""
+    pool = f" --pool {who.pool}" if who.pool else ""
+    return f"`vaultpki enroll -f cluster.yaml {who.node}{pool}{' --replace' if replace else ''}`"
 
 
-def joining(config: AgentConfig) -> str:
-    """Return what repairs a node whose credential is lost."""
+def joining(config: AgentConfig, *, lost: bool = False) -> str:
+    """Return what repairs a node whose credential Vault rejects; or one that has `lost` it, while Vault accepts it."""
+    enrolled = enrolling(config, replace=lost)
+    return f"join with a new join file ({enrolled}, then `vaultpki agent -c {config.file} --join join.json` here)"
+
+
+def lost_folder(config: AgentConfig) -> str:
+    """Return what to do about an agent's own folder that is gone with this node's credential; "" if nothing is wrong.
+
+    A node that logs in by a token of an issuer keeps no credential there.
+    """
+    if config.auth.method != "approle" or exists(config.state):
+        return ""
     return (
-        f"join with a new join file ({enrolling(config)}, then `vaultpki agent -c {config.file} --join join.json` here)"
+        f"the agent's own folder {config.state} is missing, and with it this node's credential: if it lies on a disk "
+        f"of its own, mount that; else {joining(config, lost=True)}"
     )
 
 
@@ -111,6 +137,7 @@ def _login_by_jwt(config: AgentConfig, vault: Vault, jwt: str) -> Vault:
             f"see what its issuer puts into it, and what pool {config.pool} takes by `jwt` in cluster.yaml"
         ) from None
     except Denied as error:
+        _refuse_missing_mount(config, vault, f"{config.prefix}/jwt", error)
         # Both servers refuse the login of a disabled identity so.
         raise Denied(
             f"Vault knows the token in {config.auth.path} and refuses this node all the same ({error}): it may be "
@@ -123,7 +150,7 @@ def _login_by_approle(config: AgentConfig, vault: Vault) -> Vault:
     secret = files.current()
     if secret is None:
         raise NeedsJoin(
-            f"{config.state}/{SECRET_ID} is missing, so this node cannot prove who it is; {joining(config)}"
+            f"{config.state}/{SECRET_ID} is missing, so this node cannot prove who it is; {joining(config, lost=True)}"
         )
     node = present(config, vault, secret)
     old = files.previous() if node is None else None
@@ -153,6 +180,30 @@ def present(config: AgentConfig, vault: Vault, secret: str) -> Vault | None:
         if error.status != 400:
             raise
         return None
+    except Denied as error:
+        _refuse_missing_mount(config, vault, mount(config), error)
+        raise
+
+
+def _refuse_missing_mount(config: AgentConfig, vault: Vault, path: str, error: Denied) -> None:
+    """Raise Denied with what to do if the auth mount `auth/PATH` is gone, which looks like a refusal of this node.
+
+    `error` is that refusal. A login with nothing in it is refused with 400 by a mount that is there, by both kinds.
+    """
+    if config.auth.method == "jwt":
+        empty = vault.prepare.auth.jwt.jwt_login("-", "-", use_token=False, path=path)
+    else:
+        empty = approle_login(config, vault, "-", "-")
+    try:
+        vault.call(empty)
+    except Denied:
+        raise Denied(
+            f"Vault has no auth mount auth/{path}, so no node can log in there ({error}); run `vaultpki plan -f "
+            "cluster.yaml` where the cluster is applied, which shows what is missing, and `vaultpki apply -f "
+            "cluster.yaml`, which makes it"
+        ) from None
+    except VaultError:
+        return
 
 
 def approle_login(config: AgentConfig, vault: Vault, role_id: str | None, secret: str) -> Request:

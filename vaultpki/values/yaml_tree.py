@@ -24,7 +24,7 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\uff
 _UNREADABLE: Final[dict[type[Exception], str]] = {
     IsADirectoryError: "this is a folder: name the file in it",
     FileNotFoundError: "there is no such file: check the path",
-    PermissionError: "this user may not read the file: change its mode or owner",
+    PermissionError: "this user may not read the file: run as root or as its owner",
     input_file.NotRegular: "this is a FIFO, a socket or a device: name a file",
 }
 _MERGE = "tag:yaml.org,2002:merge"

@@ -190,6 +190,30 @@ def test_a_node_with_the_token_of_another_gets_nothing(cluster: Vouched) -> None
     assert not (node.pki / "kubelet.crt").exists() and not (node.pki / "kubelet-client.crt").exists()
 
 
+def test_doctor_says_whose_token_it_is(cluster: Vouched) -> None:
+    node = cluster.image("c-there", token=cluster.issuer.token("c-elsewhere"))
+    ran = vaultpki("doctor", "-c", node.config, "--json", env={}, expect=3)
+    checks = {each["check"]: each for each in json.loads(ran.stdout)["checks"]}
+    assert checks["login"]["verdict"] == "failed"
+    assert (
+        f"Vault takes the token in {node.folder}/token, but it is of c-elsewhere, and this is c-there"
+        in (checks["login"]["detail"])
+    )
+    put(node, cluster.issuer.token("c-there"))
+    ran = vaultpki("doctor", "-c", node.config, "--json", env={})
+    assert {"check": "login", "verdict": "ok", "detail": ""} in json.loads(ran.stdout)["checks"]
+
+
+def test_an_auth_mount_that_is_gone_is_not_a_locked_node(own: Vouched) -> None:
+    own.apply()
+    by_token, listed = own.image("c-1"), own.equip("cp-1")
+    for kind, node in (("jwt", by_token), ("listed", listed)):
+        assert own.server.api("DELETE", f"sys/auth/{own.prefix}/{kind}").status == 204
+        said = node.run(expect=1).stderr
+        assert f"Vault has no auth mount auth/{own.prefix}/{kind}, so no node can log in there" in said, said
+        assert "`vaultpki apply -f cluster.yaml`, which makes it" in said and "unlock" not in said
+
+
 # Who gets in
 
 
