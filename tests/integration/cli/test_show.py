@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -143,9 +144,14 @@ def test_bundles_and_cas(cluster: AppliedCluster, node: NodeFolder) -> None:
     assert served["sha256"] == found["sha256"] and served["ca"] and served["mount"] == f"{cluster.prefix}/root"
 
 
-def test_damaged_and_missing(cluster: AppliedCluster) -> None:
+def test_damaged_and_missing(cluster: AppliedCluster, tmp_path: Path) -> None:
     node = cluster.equip("cp-2")
     node.run()
+    # A copy is judged by what is in it.
+    shutil.copytree(node.folder, tmp_path / "cp-2", symlinks=True)
+    (tmp_path / "cp-2/pki/etcd-peer.key").unlink()
+    copied = document("etcd-peer", "--dir", tmp_path, expect=3)
+    assert copied["path"] == str(tmp_path / "cp-2/pki/etcd-peer.crt") and copied["key"]["problem"] == "is missing"
     proxy = node.pki / "front-proxy-client.key"
     kept = proxy.read_bytes()
     proxy.write_bytes((node.pki / "kube-scheduler.key").read_bytes())
