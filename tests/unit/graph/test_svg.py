@@ -11,13 +11,14 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from helpers.drawn_scenes import NODES, OWN_ROWS, own_row
+from helpers.drawn_scenes import NODES, OWN_ROWS, own_row, problems
 from helpers.example_cluster import load
 from helpers.shown_text import HOSTILE, contrast
 from vaultpki.certificates import ISSUING_CAS
 from vaultpki.graph.content import ExpirySummary, Graph, graph
 from vaultpki.graph.placement import scene
 from vaultpki.graph.svg import COLOURS, GRAPH_MARK, svg
+from vaultpki.graph.text import dot, mermaid
 from vaultpki.model import Usage
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
@@ -108,3 +109,18 @@ def test_texts_and_borders_can_be_told_from_what_is_behind_them(mode: int) -> No
         assert contrast(COLOURS[ca][mode], COLOURS["page"][mode]) >= 4.5, ca
     for name in ("edge", "valid-bar", "due-bar", "missing-bar"):
         assert contrast(COLOURS[name][mode], COLOURS["page"][mode]) >= 3, name
+
+
+def test_what_needs_attention_stands_below_and_is_read_aloud(tmp_path: Path) -> None:
+    said = [f"worker-{number}: last report 3d ago: run `systemctl status vaultpki-agent`" for number in range(12)]
+    said[0] = "n" * 600
+    made = graph(load(tmp_path, NODES), NOW, notices=said)
+    assert problems(scene(made)) == []
+    root = parsed(svg(made))
+    texts = [str(each.text) for each in root.iter(f"{SVG}text")]
+    assert texts[-11:] == [texts[-11], *said[1:10], "and 2 more"]
+    assert texts[-12] == "Needs attention" and re.fullmatch("n+…n+", texts[-11])
+    (desc,) = root.iter(f"{SVG}desc")
+    assert all(f"Needs attention: {each}." in str(desc.text) for each in said)
+    for text in (mermaid(made), dot(made)):
+        assert "Needs attention" in text and "worker-9" in text and "worker-10" not in text and "and 2 more" in text
