@@ -25,17 +25,17 @@ class TokenOwner:
 
 @dataclass(frozen=True, slots=True)
 class AskedServer:
-    """The server that a command asks, the namespace, and whose token it has.
+    """The server that a command asks, the namespace, and the owner of its token.
 
     `variable` is the environment variable that named the address, empty if cluster.yaml did. `of_spec` are the
-    addresses in cluster.yaml if the variable names another server than they do. `token` is None if it cannot be read.
+    addresses in cluster.yaml if the variable names another server than they do. `owner` is None if it cannot be read.
     """
 
     address: str
     namespace: str
     variable: str = ""
     of_spec: tuple[str, ...] = ()
-    token: TokenOwner | None = None
+    owner: TokenOwner | None = None
 
 
 def read(cluster: Cluster, vault: Vault) -> AskedServer:
@@ -53,7 +53,7 @@ def read(cluster: Cluster, vault: Vault) -> AskedServer:
 
 def to_json(asked: AskedServer) -> dict[str, Any]:
     """Return the server as programs read it: `server` in `plan --json` and `apply --json`."""
-    owner = asked.token
+    owner = asked.owner
     token = owner and {
         "name": owner.name,
         "policies": list(owner.policies),

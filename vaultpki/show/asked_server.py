@@ -14,14 +14,14 @@ def server_lines(asked: AskedServer, file: str) -> list[Line]:
         shown += wrapped(
             f"! {asked.variable} names this server; {escaped(file)} names {first_few(asked.of_spec)}", "yellow", WIDTH
         )
-    token = asked.token
-    if token is None:
+    owner = asked.owner
+    if owner is None:
         text = "cannot be read: its policies do not allow auth/token/lookup-self"
         return [*shown, *wrapped(f"Token: {text}", "yellow", WIDTH)]
     parts = [
-        escaped(token.name) or "without a name",
-        f"policies {', '.join(map(escaped, token.policies)) or 'none'}",
-        *([f"entity {escaped(token.entity)}"] if token.entity else []),
-        *([f"accessor {escaped(token.accessor)}"] if token.accessor else []),
+        escaped(owner.name) or "without a name",
+        f"policies {', '.join(map(escaped, owner.policies)) or 'none'}",
+        *([f"entity {escaped(owner.entity)}"] if owner.entity else []),
+        *([f"accessor {escaped(owner.accessor)}"] if owner.accessor else []),
     ]
     return [*shown, *wrapped(f"Token: {', '.join(parts)}", None, WIDTH)]

@@ -74,7 +74,7 @@ def applying(cluster: AppliedCluster, vault: Vault) -> list[Step]:
         assert enrol.unenroll(cluster.model, vault, node, wait=0)
 
     def token_owner() -> None:
-        if asked_server.read(cluster.model, vault).token is None:
+        if asked_server.read(cluster.model, vault).owner is None:
             raise Denied("whose token it is was not read")
 
     def visit() -> None:

@@ -99,7 +99,7 @@ def viewing(in_rotation: ClusterInRotation, vault: Vault) -> list[Step]:
     def plan() -> None:
         seen, made = apply.observe_and_plan(cluster, vault, ServerFacts((), None))
         assert not apply.with_impact(cluster, vault, seen, made).changes
-        if asked_server.read(cluster, vault).token is None:
+        if asked_server.read(cluster, vault).owner is None:
             raise Denied("whose token it is was not read")
 
     def nodes() -> None:

@@ -38,6 +38,7 @@ def test_the_environment_of_both_products(name: str) -> None:
         client_certificate="/client.crt",
         client_key="/client.key",
         server_name="vault.internal",
+        address_variable=f"{name}_ADDR",
     )
 
 
@@ -45,7 +46,7 @@ def test_vault_goes_before_bao_and_empty_is_unset() -> None:
     both = from_environment(
         {"VAULT_ADDR": "https://v:1", "BAO_ADDR": "https://b:1", "VAULT_TOKEN": "", "BAO_TOKEN": "b"}
     )
-    assert both.addresses == ("https://v:1",)
+    assert (both.addresses, both.address_variable) == (("https://v:1",), "VAULT_ADDR")
     assert both.token == "b"
 
 
