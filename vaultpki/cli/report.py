@@ -81,7 +81,14 @@ def _of_fleet(file: Path, *, allow_http: bool) -> Report:
         return report_model.report(cluster, found, now, rotation=tuple(read.problems))
     active = ca_text.under_way(read.cas)
     if active is None or active.record is None:
-        return report_model.report(cluster, found, now, rotation=())
+        # After a rollback, processes may still hold the CA that it deleted.
+        held = [
+            line
+            for ca in read.cas
+            if ca.record is not None and ca.gate is not None
+            for line in ca_text.record_lines(ca.record, ca.gate, now, str(file))
+        ]
+        return report_model.report(cluster, found, now, rotation=held)
     pin = root_pin.advice(cluster, active.record)
     lines = ca_text.record_lines(active.record, active.gate, now, str(file), pin=pin)
     banner = rotation_banner.banner(cluster.name, active.record, active.gate, now, str(file))

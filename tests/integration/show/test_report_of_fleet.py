@@ -55,6 +55,18 @@ def test_nodes_cas_and_the_rotation_are_on_it(rotation: Rotation) -> None:
     assert "It waits for cp-1, etcd-2: " in banner
 
 
+def test_what_a_rollback_leaves_is_said(rotation: Rotation) -> None:
+    rotation.reach(State.PUBLISHED)
+    rotation.reported()
+    assert rotation.abort().moved
+    # Processes hold the CA that is deleted until they were restarted.
+    text, said = page(rotation, expect=0)
+    assert said.startswith("rotation of etcd, steady since ") and "vaultpki ca abort" in said
+    lines = text.partition('id="rotation"')[2]
+    assert "may still accept certificates of etcd-2" in lines and "<code>vaultpki ca abort -f " in lines
+    assert "No CA is being rotated" not in text
+
+
 def test_a_node_that_says_nothing_or_failed_is_named(rotation: Rotation) -> None:
     cluster = rotation.cluster
     assert cluster.server.api("DELETE", cluster.report_path("etcd-2", data="metadata")).status == 204
