@@ -26,6 +26,8 @@ INSTEAD: dict[str, str | None] = {
     "python3 -m venv /opt/vaultpki": None,
     "/opt/vaultpki/bin/pip install .": None,
     "ln -s /opt/vaultpki/bin/vaultpki /usr/local/bin/vaultpki": None,
+    # Operator and node are one machine here.
+    "scp cp-1.json cluster.yaml root@cp-1:": None,
     "vaultpki agent --install-unit": None,
     "systemctl enable --now vaultpki-agent": None,
 }

@@ -272,13 +272,38 @@ def test_starter_loads_and_uncommented_too(tmp_path: Path) -> None:
     (tmp_path / "vault-ca.crt").write_text(PEM)
     (tmp_path / "issuer-ca.crt").write_text(PEM)
     (tmp_path / "audit.yaml.tmpl").write_text("x\n")
-    whole = re.sub(r"^#: ?", "", starter(), flags=re.MULTILINE)
+    # As it says itself: these two characters, and nothing else.
+    whole = re.sub(r"^#:", "", starter(), flags=re.MULTILINE)
     full = load(whole, tmp_path)
     assert full.vault.namespace == "team1/prod" and len(full.authority.root_sha256 or "") == 64
     assert (len(full.pools), len(full.rows), len(full.templates), len(full.overrides)) == (2, 2, 1, 1)
     for record, _ in walk(CLUSTER, schema()):
         for key in record.fields:
             assert re.search(rf"(?m)[\s{{]{key}:", whole), key
+
+
+BLOCKS = re.findall(r"(?m)(?:^#:.*\n)+", starter())
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: re.sub(r"\W.*", "", block[2:].strip(), flags=re.DOTALL))
+def test_each_block_of_the_starter_can_be_uncommented(tmp_path: Path, block: str) -> None:
+    for name in ("vault-ca.crt", "issuer-ca.crt"):
+        (tmp_path / name).write_text(PEM)
+    (tmp_path / "audit.yaml.tmpl").write_text("x\n")
+    assert "remove these two characters in all lines of a block" in starter() and starter().count(block) == 1
+    used = block.replace("#:", "")
+    load(starter().replace(block, used), tmp_path)
+    key = used.split(":")[0].strip()
+    assert key in yaml.safe_load(starter().replace(block, used)) or key == "root_sha256"
+
+
+def test_public_keys_of_the_starter_stand_in_place_of_a_url(tmp_path: Path) -> None:
+    (tmp_path / "keys.pem").write_text(PEM.replace("CERTIFICATE", "PUBLIC KEY"))
+    (pools,) = [block for block in BLOCKS if "public_keys_file" in block]
+    used = re.sub(r"(?m)^ +jwks_\w+:.*\n", "", pools.replace("#:", "")).replace(
+        "# public_keys_file", "public_keys_file"
+    )
+    assert load(starter().replace(pools, used), tmp_path).pools[1].jwt is not None
 
 
 def test_starter_shows_the_defaults(tmp_path: Path) -> None:
