@@ -8,7 +8,7 @@ from typing import Any
 from vaultpki.errors import BadAnswer, Denied, Refused
 from vaultpki.model import Cluster
 from vaultpki.redact import HIDDEN, hide
-from vaultpki.vault import Json, Vault
+from vaultpki.vault import HEALTH, Capabilities, Json, Vault
 
 _ROOT_NAMESPACE = "root"
 
@@ -29,6 +29,7 @@ class AskedServer:
 
     `variable` is the environment variable that named the address, empty if cluster.yaml did. `of_spec` are the
     addresses in cluster.yaml if the variable names another server than they do. `owner` is None if it cannot be read.
+    `ignored` is a namespace that was asked for on a server that has none.
     """
 
     address: str
@@ -36,18 +37,23 @@ class AskedServer:
     variable: str = ""
     of_spec: tuple[str, ...] = ()
     owner: TokenOwner | None = None
+    ignored: str = ""
 
 
 def read(cluster: Cluster, vault: Vault) -> AskedServer:
-    """Return the server that `vault` asks. Asks it once, for its own token."""
+    """Return the server that `vault` asks: once for its token, and for a namespace whether it has namespaces."""
     settings = vault.settings
     other = settings.address_variable and not {*settings.addresses} <= {*cluster.vault.addresses}
+    asked_for = settings.namespace or _ROOT_NAMESPACE
+    # HashiCorp's community edition does not look at the header, and answers from the only namespace that it has.
+    has = asked_for == _ROOT_NAMESPACE or Capabilities.of(vault.call(HEALTH)).namespaces
     return AskedServer(
         vault.address,
-        settings.namespace or _ROOT_NAMESPACE,
+        asked_for if has else _ROOT_NAMESPACE,
         settings.address_variable,
         cluster.vault.addresses if other else (),
         _owner(vault),
+        "" if has else asked_for,
     )
 
 

@@ -14,6 +14,9 @@ def server_lines(asked: AskedServer, file: str) -> list[Line]:
         shown += wrapped(
             f"! {asked.variable} names this server; {escaped(file)} names {first_few(asked.of_spec)}", "yellow", WIDTH
         )
+    if asked.ignored:
+        text = f"! this server has no namespaces: it ignores VAULT_NAMESPACE ({escaped(asked.ignored)})"
+        shown += wrapped(text, "yellow", WIDTH)
     owner = asked.owner
     if owner is None:
         text = "cannot be read: its policies do not allow auth/token/lookup-self"

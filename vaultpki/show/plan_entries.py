@@ -12,6 +12,7 @@ from vaultpki.identity.access import WRITTEN
 from vaultpki.model import NODE, Cluster, KeyType, Node, Pool, Row, Usage
 from vaultpki.places import Layout
 from vaultpki.provision import causes
+from vaultpki.provision.causes import Entry as CertificateEntry
 from vaultpki.provision.causes import RecordChange
 from vaultpki.provision.differences import as_text, certificate_differences, differences
 from vaultpki.provision.impact import named
@@ -57,7 +58,7 @@ def entries(cluster: Cluster, changes: Sequence[Change]) -> list[Entry]:
     updated, unexplained = causes.folded(cluster, tuple(left.values()))
     removed = [*_removed(cluster, left), *_ended_identities(cluster, left)]
     left = {change.key: change for change in unexplained if change.key in left}
-    certificates = [*_new_certificates(cluster, left), *_changed_certificates(updated)]
+    certificates = [*_new_certificates(cluster, left), *_changed_certificates(cluster, updated)]
     return [*new, *certificates, *templates, *new_holders, *_single(cluster, left), *removed]
 
 
@@ -191,7 +192,7 @@ def _subject(cluster: Cluster, row: Row) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def _changed_certificates(records: Iterable[RecordChange]) -> Iterator[Entry]:
+def _changed_certificates(cluster: Cluster, records: Iterable[RecordChange]) -> Iterator[Entry]:
     """The certificates that change in records; the same change on many nodes is one entry."""
     together: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
     for record in records:
@@ -202,11 +203,27 @@ def _changed_certificates(records: Iterable[RecordChange]) -> Iterator[Entry]:
             if before is not None and after is not None:
                 parts = certificate_differences(before, after)
             elif after is not None:
-                parts = [f"ttl {as_text('ttl', after.get('ttl'))}"]
+                parts = [f"ttl {as_text('ttl', after.get('ttl'))}", *_alternative_names(cluster, record, after)]
             if parts or sign == "-":
                 together.setdefault((sign, name, tuple(parts)), []).append(holder)
     for (sign, name, words), holders in together.items():
         yield Entry(sign, f"{named(holders)}: {escaped(name)}", words)
+
+
+def _alternative_names(cluster: Cluster, record: RecordChange, entry: CertificateEntry) -> list[str]:
+    """Return the names and addresses in a record's certificate, with words for those of its node."""
+    node = next((node for node in cluster.nodes if record.folder == "nodes" and node.name == record.name), None)
+    own_addresses = node.addresses if node else ()
+    own_names = (NODE, *([node.name] if node else []))
+    parts = []
+    for what, field, own in (("name", "dns", own_names), ("address", "ips", own_addresses)):
+        values = entry.get(field)
+        values = [str(value) for value in values] if isinstance(values, list) else []
+        its = f"the node's {what}{'' if what == 'name' else 'es'}"
+        words = dict.fromkeys(its if value in own else escaped(value) for value in values)
+        if words:
+            parts.append(f"{what}{'s' if what == 'name' else 'es'} {', '.join(words)}")
+    return parts
 
 
 def _single(cluster: Cluster, left: _Left) -> Iterator[Entry]:

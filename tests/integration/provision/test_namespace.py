@@ -85,6 +85,9 @@ def test_an_applier_of_a_namespace_is_root_there_and_nowhere_else(own_server: Se
         assert own_server.writes(start) == []
         cluster.write(SPEC)
         vaultpki("apply", "-f", cluster.file, "--yes", env=cluster.environment() | within)
+        said = vaultpki("plan", "-f", cluster.file, env=cluster.environment() | within).stdout
+        assert f"\n! this server has no namespaces: it ignores VAULT_NAMESPACE ({NAMESPACE})\n" in said
+        assert said.startswith(f"Server: {own_server.address}, namespace root\n")
         assert own_server.api("GET", f"sys/mounts/{cluster.prefix}/root").status == 200
         urls = cluster.read(f"{cluster.prefix}/kubelet/config/urls")
         assert urls["ocsp_servers"] == [f"{own_server.address}/v1/{cluster.prefix}/kubelet/ocsp"]

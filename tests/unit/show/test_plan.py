@@ -346,3 +346,16 @@ def test_nodes_that_lose_the_same_roles_are_one_entry(tmp_path: Path) -> None:
     before = objects(load(tmp_path, head))
     after = load(tmp_path, head.replace("control-plane, etcd", "control-plane"))
     assert "~ 2 nodes cp-1, cp-2: roles - etcd" in told(after, planned(after, before))
+
+
+def test_a_certificate_that_a_node_gets_is_told_with_its_names(tmp_path: Path) -> None:
+    before = objects(load(tmp_path, WITH_POOL))
+    after = load(tmp_path, WITH_POOL.replace("[worker], addresses: [10", "[worker, etcd], addresses: [10"))
+    assert told(after, planned(after, before))[:6] == [
+        "+ worker-1: etcd-server:",
+        "    ttl 30d",
+        "    names the node's name, localhost",
+        "    addresses the node's addresses, 127.0.0.1, ::1",
+        "+ worker-1: etcd-peer:",
+        "    ttl 30d",
+    ]
