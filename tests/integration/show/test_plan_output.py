@@ -187,8 +187,13 @@ def test_nor_does_a_name_that_only_a_lying_server_gives(cluster: AuditedCluster)
                 ("?", "config", "/config/"),
             ):
                 assert f"{sign} {kind} {cluster.prefix}{name}\\x1b[2J" in said, said
-        said = vaultpki("nodes", "-f", cluster.file, env=env).stdout
+        # It gives a node that cluster.yaml does not name, too.
+        said = vaultpki("nodes", "-f", cluster.file, env=env, expect=3).stdout
         assert all(line.isprintable() for line in said.splitlines()), said
+        page = cluster.file.parent / "report.html"
+        made = vaultpki("report", "-f", cluster.file, "--from-vault", "-o", page, env=env, expect=3)
+        for text in (made.stderr, page.read_text()):
+            assert all(line.isprintable() for line in text.splitlines()), text
 
 
 def test_nor_do_names_in_an_error(cluster: AuditedCluster, tmp_path: Path, cluster_name: str) -> None:
