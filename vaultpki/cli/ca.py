@@ -89,28 +89,40 @@ def ca_command() -> None:
 def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_json: bool) -> None:
     """Show each CA, where its rotation stands, which node it waits for and why, and what to do next.
 
-    Exit 3 if a CA cannot sign, or nodes do not follow its record. Writes nothing.
+    Exit 3 if a CA cannot sign or expires soon, or nodes do not follow its record. Writes nothing.
 
     \b
     Example:
       vaultpki ca status -f cluster.yaml
     """
+    from datetime import UTC
+
     from vaultpki.ca import commands
+    from vaultpki.findings.cluster import of_cas
+    from vaultpki.findings.finding import to_json
     from vaultpki.identity import root_pin
+    from vaultpki.provision import ca_ends
     from vaultpki.show import ca as ca_text
+    from vaultpki.show import node_table
 
     with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _):
         now = server_now(vault)
         cas = commands.status(cluster, vault, now, _pods(kubeconfig))
+        findings = tuple(of_cas(ca_ends.read(cluster, vault, datetime.now(UTC)), cas, cluster.file))
+    soon = [each for each in findings if each.name == "ca-expires"]
     if as_json:
-        print_json(ca_text.status_json(cas, now))
+        print_json({**ca_text.status_json(cas, now), "findings": [to_json(each) for each in findings]})
     else:
         active = ca_text.under_way(cas)
         pin = root_pin.advice(cluster, active.record if active is not None else None)
         for line in ca_text.status_lines(cas, now, str(file), pin=pin, width=screen().width):
             click.echo(line)
+        for line in node_table.finding_lines(soon):
+            click.echo(line)
     if any(ca.problem for ca in cas):
         raise Attention("a CA of this cluster cannot sign; see above")
+    if any(each.attention for each in soon):
+        raise Attention("a CA of this cluster expires soon; see above")
     if any(ca.apart for ca in cas):
         raise Attention("nodes do not follow a record of a CA; see above")
 

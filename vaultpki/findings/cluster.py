@@ -68,7 +68,7 @@ def judge(read: ClusterFacts) -> Judgement:
         now,
         tuple(row for row, _ in pairs),
         tuple(stored for _, stored in pairs),
-        tuple(_cas(read.ends, read.cas, file)),
+        tuple(of_cas(read.ends, read.cas, file)),
         _rotation(active or next((ca for ca in read.cas if ca.gate is not None), None), now, file),
         tuple(_cluster(read, file)),
     )
@@ -79,7 +79,8 @@ def document(judgement: Judgement) -> dict[str, Any]:
     return {"findings": [to_json(each) for each in judgement.about_cluster], "ok": judgement.ok}
 
 
-def _cas(ends: Iterable[CaExpiry], cas: Iterable[CaStatus], file: str) -> Iterator[Finding]:
+def of_cas(ends: Iterable[CaExpiry], cas: Iterable[CaStatus], file: str) -> Iterator[Finding]:
+    """Yield what needs attention of CAs: one that cannot sign, one whose record is not the newest, one that ends."""
     for ca in cas:
         if ca.problem:
             text = f"{ca.domain} CA: {ca.problem}"

@@ -23,7 +23,7 @@ def ahead(cluster: AuditedCluster, days: float, command: str, *options: str, exp
     """The command with a clock that many days ahead."""
     clock = {"LD_PRELOAD": faketime_library(), "FAKETIME": f"+{days}d"}
     env = {**cluster.environment(), **clock}
-    return vaultpki(command, "-f", cluster.file, *options, env=env, expect=expect)
+    return vaultpki(command, *options, "-f", cluster.file, env=env, expect=expect)
 
 
 def levels(document: dict[str, Any], key: str) -> dict[str, str]:
@@ -49,6 +49,8 @@ def test_plan_and_nodes_warn_in_time(cluster: AuditedCluster) -> None:
     assert said.count("! ") == 4 and said.endswith("Nothing to change.")
     for ca in ISSUING:
         assert f"! {ca} CA: it expires on " in said and f"run `vaultpki ca rotate {ca}`" in said
+    ran = ahead(cluster, 3650 - 364, "ca", "status", expect=3)
+    assert "! root CA: it expires on " in ran.stdout and "expires soon; see above" in ran.stderr
     lines = ahead(cluster, 3650 - 364, "nodes", expect=3).stdout.splitlines()
     assert [line.split(":")[0] for line in lines if line[:2] in ("! ", "? ")] == [
         f"! {ca} CA" for ca in ("root", *ISSUING)
