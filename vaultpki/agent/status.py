@@ -111,8 +111,9 @@ def of_node(
     try:
         spec = assignment.read_copy(config)
         if spec is None:
-            nothing = credential.lost_folder(config) or "nothing was ever issued here; run `vaultpki agent`"
-            faults.setdefault("agent", nothing)
+            # A folder that was collected from a node may well lack the agent's own.
+            lost = credential.lost_folder(config) if ask else ""
+            faults.setdefault("agent", lost or "nothing was ever issued here; run `vaultpki agent`")
         else:
             roles = tuple(sorted(role.value for role in spec.roles))
             asked = _moment(max(spec.fetched, known.asked))

@@ -126,6 +126,8 @@ def read(path: Path) -> tuple[bytes, os.stat_result]:
         raise SpecError(_NOT_A_JOIN_FILE, file=str(path)) from None
     except (IsADirectoryError, input_file.NotRegular):
         raise SpecError("is not a file; name the join file you were given", file=str(path)) from None
+    except PermissionError:
+        raise SpecError("this user may not read the join file; run as root or as its owner", file=str(path)) from None
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "the path is not usable"
         if isinstance(error, OSError) and error.errno == errno.ELOOP:
