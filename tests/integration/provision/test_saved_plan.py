@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from helpers.node import enrolled_nodes
+from helpers.vault import rotations
 from helpers.vault.applied_cluster import Ran, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.jwt_issuer import Issuer
 from helpers.vault.plan_commands import AuditedCluster, fails
+from helpers.vault.rotations import rotation_of
 from helpers.vault.servers import Server
 from vaultpki.cli import saved_plan
 from vaultpki.errors import Refused
@@ -235,6 +237,18 @@ def test_what_others_change_on_the_server_is_named(cluster: AuditedCluster, what
     cluster.server.api("DELETE", f"sys/policies/acl/{cluster.prefix}/node/other")
     cluster.write(SPEC)
     cluster.apply()
+
+
+def test_a_rotation_in_between_is_named_and_reports_in_it_are_not(clusters: ClusterFactory) -> None:
+    rotation = rotation_of(clusters)
+    cluster = rotation.cluster
+    spec = f"{rotations.SPEC}certificates: {{kubelet: {{ttl: 9d}}}}\n"
+    file = saved(cluster, spec)
+    rotation.begin()
+    refused(cluster, file, "on the server the rotation of etcd is new since the plan was saved;")
+    file = saved(cluster, spec)
+    rotation.reported()
+    assert "Done: " in applied(cluster, file).stdout
 
 
 def test_an_edited_file_gains_nothing(cluster: AuditedCluster) -> None:
