@@ -83,7 +83,7 @@ def test_a_restart_counts_when_it_is_seen_and_not_when_a_hook_has_succeeded(
     # As with a kubelet that is stopped.
     assert told.owed == () and told.bundles["etcd"].sha256 == both
     assert told.readers["etcd/etcd"].sha256 == old and not current(told) and told.readers["etcd/etcd"].running
-    assert "etcd was not started again since" in vaultpki("status", "-c", node.config).stdout
+    assert "etcd was not started again since" in vaultpki("status", "-c", node.config, expect=3).stdout
     # Somebody restarts it by hand, and it is not healthy at first.
     member["etcd"].answers(500, "[-]etcd failed")
     member["etcd"].restart()
