@@ -50,8 +50,10 @@ _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
 # What a command that changes something says after Ctrl-C; all of them can be killed at any point.
 _GOES_ON: Final = "what was done stays done; run the same command again, and it does the rest"
 _RUN_AGAIN: Final = {
-    **dict.fromkeys(("apply", "destroy", "lock", "unlock", "unenroll", "revoke", "ca", "issue"), _GOES_ON),
+    **dict.fromkeys(("apply", "destroy", "lock", "unlock", "unenroll", "revoke", "issue"), _GOES_ON),
     "apply": f"{_GOES_ON}; of a saved plan save a new one, which has the rest",
+    # A second `ca rotate` would be refused.
+    "ca": "what was done stays done; `vaultpki ca status` says where the CA stands, and what comes next",
     "enroll": f"{_GOES_ON}; a node that has a live credential by now needs --replace",
 }
 

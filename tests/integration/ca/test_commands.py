@@ -241,7 +241,10 @@ def test_ctrl_c_ends_the_waiting_and_nothing_else(cas: Cas) -> None:
     assert (said, waiting.returncode) == ("", 130)
     assert lines.splitlines()[-2:] == [
         "stopped waiting; nothing is lost: the same command goes on",
-        "vaultpki: interrupted",
+        (
+            "vaultpki: interrupted; what was done stays done; "
+            "`vaultpki ca status` says where the CA stands, and what comes next"
+        ),
     ]
     assert cas.state == "published"
 
