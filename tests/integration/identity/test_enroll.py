@@ -312,7 +312,7 @@ def test_nodes_shows_listed_and_pooled_with_their_reports(
     )
     # What needs attention is first, and why is below it.
     assert re.fullmatch(r"batch-2 +batch +worker +clone +- +- +never +- +- +0 +4", lines[1]), lines[1]
-    assert lines[2] == "    4 live credentials (a clone?); never reported"
+    assert lines[2] == f"    4 live credentials (a clone?): run `vaultpki lock batch-2 -f {cluster.file}`"
     good = rf"in 29d +99% +\d+s ago +{re.escape(__version__)} +[0-9a-f]{{8}} +0 +1"
     first = next(line for line in lines if line.startswith("cp-1 "))
     assert re.fullmatch(rf"cp-1 +listed +control-plane\+etcd +ok +{good}", first), first
@@ -321,6 +321,9 @@ def test_nodes_shows_listed_and_pooled_with_their_reports(
     document = json.loads(applier.run("nodes", "-f", cluster.file, "--json", expect=3).stdout)
     assert document["ok"] is False and document["nodes"][0]["node"] == "batch-2"
     told = {entry["node"]: entry for entry in document["nodes"]}
+    found = told["batch-2"].pop("findings")
+    assert [each["name"] for each in found] == told["batch-2"]["reasons"]
+    assert found[0]["command"] == f"vaultpki lock batch-2 -f {cluster.file}"
     assert told["batch-2"] == {
         "node": "batch-2",
         "pool": "batch",

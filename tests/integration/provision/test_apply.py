@@ -280,10 +280,10 @@ def test_tokens_that_are_not_enough(cluster: AuditedCluster) -> None:
         return token
 
     cluster.refused("there is no Vault token; set VAULT_TOKEN", token="")
-    cluster.refused("the Vault token is not valid, has expired", token="s.nosuchtoken")
+    cluster.refused("the Vault token is not valid or has expired", token="s.nosuchtoken")
     short = make(ttl="1s")
     time.sleep(1.5)
-    cluster.refused("the Vault token is not valid, has expired", token=short)
+    cluster.refused("the Vault token is not valid or has expired", token=short)
     cluster.refused("the Vault token is too weak", "sys/", token=make(policies=["default"]))
     # It may read everything and make mounts, and only then would it be stopped.
     half = {

@@ -282,7 +282,7 @@ def test_a_name_that_would_steer_a_terminal_is_told_harmlessly(cluster: AuditedC
     name = f"issuer {cluster.prefix}/etcd/issuer/x\\x1b[2J\\nPlan: 0 to create"
     told = f"! {name}: foreign and dangerous: its name is not CN={cluster.name} etcd CA alone"
     shown = ran.stdout.replace("\n    ", " ").splitlines()
-    assert [line for line in shown if line.startswith("! ")] == [told]
+    assert [line for line in shown if line.startswith("! ") and "VAULT_ADDR names" not in line] == [told]
     assert [line for line in shown if line.startswith("Plan")] == []
 
 
