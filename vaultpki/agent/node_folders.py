@@ -17,6 +17,7 @@ from typing import Final
 from vaultpki.agent import status
 from vaultpki.config.agent import load_agent
 from vaultpki.errors import StoreError, VaultpkiError
+from vaultpki.layout import DIRECTORY
 from vaultpki.model import AgentConfig
 from vaultpki.redact import printable
 
@@ -60,6 +61,40 @@ def find(directory: Path) -> tuple[NodeFolder, ...]:
         return (own,)
     found = _folders(directory)
     return found if any(not folder.problem for folder in found) else ()
+
+
+def collected(folder: Path) -> Path | None:
+    """Return where the certificates are below a folder into which a node's file system was collected; None if nowhere.
+
+    An agent.yaml that is wrong names no directory, so the usual one counts.
+    """
+    file = folder / _COLLECTED
+    if not os.path.lexists(file):
+        return None
+    directory = DIRECTORY
+    with contextlib.suppress(VaultpkiError):
+        directory = load_agent(file, allow_http=True).directory
+    return _copy(directory, folder)
+
+
+def collected_with(directory: Path) -> NodeFolder | None:
+    """Return the folder in which `directory` was collected as the one with a node's certificates; None if in none.
+
+    The root of this machine is no such folder.
+    """
+    real = os.path.realpath(directory)
+    for above in directory.absolute().parents[:-1]:
+        found = collected(above)
+        if found is not None and os.path.realpath(found) == real:
+            return NodeFolder(above, file=_COLLECTED)
+    return None
+
+
+def further_places(folder: NodeFolder) -> dict[str, Path]:
+    """Return the copies of the further folders that a node's agent.yaml names, by name, of those that are there."""
+    config = load_agent(folder.path / folder.file, allow_http=True)
+    copies = {name: _copy(place, folder.path) for name, place in config.folders.items()}
+    return {name: place for name, place in copies.items() if place is not None}
 
 
 def read(folder: NodeFolder, now: datetime, *, allow_http: bool = False) -> status.Status:

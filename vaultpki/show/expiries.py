@@ -136,7 +136,9 @@ def _ends(
 
 
 def _status(cluster: Cluster, folder: Folder, now: datetime) -> Status:
-    """Return what `status --dir` says of a folder: NODE/pki with the agent.yaml beside it, any other by itself."""
+    """Return what `status --dir` says of a folder: with its agent.yaml if it is NODE/pki or a copy, else by itself."""
+    if copy := node_folders.collected_with(folder.folder):
+        return node_folders.read(copy, now, allow_http=True)
     above = folder.folder.absolute().parent
     own = folder.folder.absolute().name == "pki" and holder_of(cluster, folder.name) is not None
     if own and os.path.lexists(above / "agent.yaml"):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from vaultpki import certificates
+from vaultpki.agent import node_folders as node_copies
 from vaultpki.config.agent import load_agent
 from vaultpki.errors import ArgumentError, SpecError, VaultpkiError
 from vaultpki.identity.access import holder_of
@@ -31,9 +32,9 @@ def find(cluster: Cluster, directory: Path) -> tuple[Holder, ...]:
     """Return the holders whose files are in `directory`.
 
     It may be one node's or operator's folder of files, a folder of nodes (`NODE/pki` or `NODE`), or what `demo` leaves
-    (`nodes/` and `operator/`). A folder that this user may not enter, or a link that leads out of `directory`, gives a
-    holder with that failed check only. Raises ArgumentError if there is nothing of this cluster, and SpecError for a
-    folder of an unknown node.
+    (`nodes/` and `operator/`). NODE may also be a copy of the node's file system, with etc/vaultpki/agent.yaml. A
+    folder that this user may not enter, or a link that leads out of `directory`, gives a holder with that failed check
+    only. Raises ArgumentError if there is nothing of this cluster, and SpecError for a folder of an unknown node.
     """
     try:
         found = tuple(map(_with_agent, _find(cluster, directory)))
@@ -51,6 +52,8 @@ def _find(cluster: Cluster, directory: Path) -> Iterator[Holder]:
         yield _unread(cluster, directory.absolute().name, directory, DENIED)
     elif _present(cluster, directory):
         yield _one(cluster, directory)
+    elif (files := node_copies.collected(directory)) and _present(cluster, files):
+        yield _node(cluster, directory.absolute().name, files) or _one(cluster, files)
     elif (directory / "nodes").is_dir():
         yield from _nodes(cluster, directory / "nodes", directory)
         operator = directory / OPERATOR
@@ -73,6 +76,8 @@ def _nodes(cluster: Cluster, directory: Path, top: Path) -> Iterator[Holder]:
         if not why and (folder / "pki").is_dir():
             files = folder / "pki"
             why = _closed(files, top)
+        elif not why:
+            files = node_copies.collected(folder) or folder
         if why:
             yield _unread(cluster, folder.name, files, why)
         elif holder := _node(cluster, folder.name, files):
@@ -134,8 +139,8 @@ def _at(cluster: Cluster, row: Row, folder: Path, places: Mapping[str, Path]) ->
 def _places(cluster: Cluster, folder: Path) -> dict[str, Path]:
     """Return the further folders of kubeadm's layout that belong to `folder`, by name.
 
-    The agent.yaml beside it names them, if the files lie where it says. Else they are NODE/kubelet and NODE itself for
-    NODE/pki, and kubeadm's own for its /etc/kubernetes/pki.
+    The agent.yaml beside it names them, if the files lie where it says or are copies of a node's file system. Else they
+    are NODE/kubelet and NODE itself for NODE/pki, and kubeadm's own for its /etc/kubernetes/pki.
     """
     if cluster.layout is Layout.DOCUMENT:
         return {}
@@ -146,6 +151,8 @@ def _places(cluster: Cluster, folder: Path) -> dict[str, Path]:
         beside = {name: Path(path) for name, path in node_folders(DIRECTORY).items()}
     try:
         config = agent_beside(folder)
+        copy = node_copies.collected_with(folder)
+        beside |= node_copies.further_places(copy) if copy is not None else {}
     except VaultpkiError:
         # `_with_agent` reports it.
         config = None
@@ -221,11 +228,15 @@ def _with_agent(holder: Holder) -> Holder:
 
 
 def _agent_file(folder: Path) -> Path:
-    return folder.parent / "agent.yaml"
+    copy = node_copies.collected_with(folder)
+    return copy.path / copy.file if copy is not None else folder.parent / "agent.yaml"
 
 
 def agent_beside(folder: Path) -> AgentConfig | None:
-    """Return the agent.yaml beside a holder's folder; None if there is none. Raises VaultpkiError if it is wrong."""
+    """Return the agent.yaml beside a holder's folder, or collected with it; None if there is none.
+
+    Raises VaultpkiError if it is wrong.
+    """
     path = _agent_file(folder)
     if path.is_symlink():
         raise SpecError("is a symbolic link: put the file itself there", file=str(path))

@@ -107,6 +107,16 @@ def test_a_broken_node_and_its_place(cluster: AppliedCluster, nodes: list[NodeFo
     assert states(status(cluster.folder, expect=3))["worker-1"][0] == "broken"
 
 
+def others(cluster: AppliedCluster, folder: Path, *, well: bool) -> None:
+    """Every other command that takes such a folder finds the same."""
+    of_folder = ("-f", cluster.file, "--dir", folder)
+    said = vaultpki("verify", *of_folder, expect=0 if well else 3).stdout
+    assert ("worker-2/kubelet" in said and "kubelet.key" in said and "is missing" in said) is not well
+    for command, output in (("report", "report.html"), ("graph", "graph.svg")):
+        shown = vaultpki(command, *of_folder, "-o", folder.parent / output, expect=0 if well else 3).stderr
+        assert shown.startswith("" if well else "worker-2: missing: kubelet") and bool(shown) is not well, shown
+
+
 def test_copies_are_judged_by_themselves(cluster: AppliedCluster, nodes: list[NodeFolder], tmp_path: Path) -> None:
     """The originals stay as they are: what is wrong with a copy is found, and what is wrong with them is not."""
     first, _ = nodes
@@ -124,9 +134,11 @@ def test_copies_are_judged_by_themselves(cluster: AppliedCluster, nodes: list[No
         assert states(found) == {"worker-1": ("ok", []), "worker-2": ("ok", [])}
         paths = [one["path"] for each in found["nodes"] for one in each["status"]["certificates"]]
         assert len(paths) == 6 and all(path.startswith(f"{folder}/") for path in paths)
+        others(cluster, folder, well=True)
         for key in folder.rglob("worker-2/**/kubelet.key"):
             key.unlink()
         assert states(status(folder, expect=3))["worker-2"] == ("broken", ["missing"])
+        others(cluster, folder, well=False)
     # One node's folder by itself.
     assert states(status(collected / "worker-1", expect=0)) == {"worker-1": ("ok", [])}
     for node in nodes:
