@@ -7,10 +7,11 @@ says what a bundle holds in between.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import sha256
+from typing import Final
 
 from vaultpki import assets
 from vaultpki.agent.pairs import PairStatus, owner_of
@@ -29,6 +30,8 @@ from vaultpki.pki.trust import trust_below
 from vaultpki.places import PKI, KubeconfigFile, Layout
 from vaultpki.readers import CA_OF_BUNDLE as HOOKED
 from vaultpki.readers import reads_roots
+
+_UNREAD: Final = {"missing": "it is missing", "foreign": "this file was not made by vaultpki; move it away"}
 
 
 def site_of(config: AgentConfig, endpoint: str) -> Site:
@@ -177,6 +180,49 @@ def distrusted(
                 "of that CA may come"
             )
     return None
+
+
+def problems(
+    config: AgentConfig,
+    folders: Folders,
+    spec: Assignment,
+    trust: Mapping[str, Trust],
+    items: Collection[PairStatus],
+    now: datetime,
+) -> Iterator[str]:
+    """Yield a sentence for each bundle that is not as the last pass left it; the order of its certificates is free."""
+    wanted = with_outgoing(config, folders, spec, trust, items, now)
+    for each in needed(config, spec):
+        known, path = wanted[each.ca], f"{folders.paths[each.folder]}/{each.file}"
+        if not known.issuing:
+            continue
+        try:
+            stored = folders.read(each.folder, BUNDLES, [each.file])[each.file]
+        except StoreError as error:
+            yield str(error)
+            continue
+        if stored.data is None:
+            yield f"{path}: {_UNREAD.get(stored.problem or '', f'it cannot be read ({stored.problem})')}"
+            continue
+        text = known.chain_bundle if each.chain else known.bundle
+        if _in_any_order(stored.data) != _in_any_order(text.encode()):
+            yield f"{path}: it does not hold the CAs of {each.ca} that this node trusts, and only those"
+
+
+def odd_kubeconfigs(
+    config: AgentConfig, folders: Folders, spec: Assignment, items: Iterable[PairStatus]
+) -> Iterator[tuple[str, str]]:
+    """Yield each certificate whose kubeconfig lies with the bundles and is not as it should be, and why in one word."""
+    site = site_of(config, spec.endpoint)
+    for item in items:
+        want = item.want
+        if not want.kubeconfig or want.kubeconfig_file is not KubeconfigFile.LINKED or not item.ready:
+            continue
+        stored = folders.read(PKI, BUNDLES, [want.kubeconfig])[want.kubeconfig]
+        if stored.data is None:
+            yield want.name, f"kubeconfig-{'missing' if stored.problem == 'missing' else 'unreadable'}"
+        elif stored.data != kubeconfig(site, want).data:
+            yield want.name, "kubeconfig-outdated"
 
 
 def installed(folders: Folders, places: Iterable[TrustBundle]) -> dict[str, frozenset[str]]:

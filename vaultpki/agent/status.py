@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final
 
-from vaultpki.agent import ca_trust, kubeconfigs, pairs, readers_seen
-from vaultpki.agent.bundles import site_of
+from vaultpki.agent import bundles, ca_trust, kubeconfigs, pairs, readers_seen
 from vaultpki.agent.ca_trust import CaOnNode
 from vaultpki.certificates import BUNDLES, TABLE, file_set, pair_files
 from vaultpki.disk import files
@@ -59,7 +58,7 @@ class Status:
     those of the root and of the CAs of this node's certificates. `asked` is when the agent last asked Vault, and
     `answered` when it last had the answer; None if never. `readers` are the components, by `CA/COMPONENT`, that were
     not started again since their bundle changed, or are not healthy, with a sentence about each. `notes` say what was
-    not looked at, where that is no fault.
+    not looked at, where that is no fault. `bundles` are sentences about trust bundles that are not as they should be.
     """
 
     node: str | None
@@ -79,6 +78,7 @@ class Status:
     asked: datetime | None = None
     readers: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    bundles: tuple[str, ...] = ()
 
 
 def of_node(
@@ -120,8 +120,8 @@ def of_node(
             status = replace(status, roles=roles, answered=_moment(spec.fetched), asked=asked)
             trust = ca_trust.trust_of(config, spec, known, now)
             cas, ends = ca_trust.statuses(spec, trust, known), ca_trust.ends(spec, trust, now)
-            seen, found = _inspect_pairs(config, spec, trust, known, now, named)
-            status = replace(status, seen=seen, cas=cas, ends=ends)
+            seen, found, odd = _inspect(config, spec, trust, known, now, named)
+            status = replace(status, seen=seen, cas=cas, ends=ends, bundles=odd)
     except StoreError as error:
         found = {"state": str(error)}
         # A user who may not read the copy has hardly read the state.
@@ -230,31 +230,34 @@ def to_json(status: Status) -> dict[str, Any]:
     }
 
 
-def _inspect_pairs(
+def _inspect(
     config: AgentConfig,
     spec: assignment.Assignment,
     trust: Mapping[str, Trust],
     known: memory.AgentState,
     now: datetime,
     named: AgentConfig,
-) -> tuple[tuple[CertificateStatus, ...], dict[str, str]]:
-    """Return every wanted certificate, and why one cannot be read, by its name or by "directory" for all.
+) -> tuple[tuple[CertificateStatus, ...], dict[str, str], tuple[str, ...]]:
+    """Return every wanted certificate, why one cannot be read, by its name or "directory" for all, and odd bundles.
 
     `named` has the places that the files name, which differ from those of `config` in a copy.
     """
     faults: dict[str, str] = {}
     ignored = {Reason.WRONG_OWNER} if named is not config else set()
+    odd_bundles: tuple[str, ...] = ()
     try:
         with Folders.open(config.paths, create=False, write=False) as folders:
             looks = []
-            for item in pairs.inspect(config, folders, spec.certificates, trust, known, now):
+            items = pairs.inspect(config, folders, spec.certificates, trust, known, now)
+            for item in items:
                 if item.problem is None:
                     reasons = tuple(each for each in item.verdict.reasons if each not in ignored)
                     looks.append((item.want, item.leaf, replace(item.verdict, reasons=reasons)))
                 else:
                     faults[item.want.name] = str(item.problem)
                     looks.append((item.want, *_unfit(folders, item.want, now)))
-            odd = _odd_kubeconfigs(named, folders, spec, faults)
+            odd = _odd_kubeconfigs(named, folders, spec, items, faults)
+            odd_bundles = tuple(bundles.problems(config, folders, spec, trust, items, now))
     except StoreError as error:
         faults["directory"] = str(error)
         nothing = Assessment((Reason.MISSING if _is_missing(config.directory) else Reason.UNREADABLE,), None)
@@ -271,16 +274,21 @@ def _inspect_pairs(
         )
         for want, leaf, verdict in looks
     )
-    return tuple(seen), faults
+    return tuple(seen), faults, odd_bundles
 
 
 def _odd_kubeconfigs(
-    config: AgentConfig, folders: Folders, spec: assignment.Assignment, faults: dict[str, str]
+    config: AgentConfig,
+    folders: Folders,
+    spec: assignment.Assignment,
+    items: Collection[pairs.PairStatus],
+    faults: dict[str, str],
 ) -> dict[str, str]:
-    """Return in one word what is wrong with the plain kubeconfigs, by certificate; what cannot be read is a fault."""
+    """Return in one word what is wrong with kubeconfigs, by certificate; what cannot be read is a fault."""
     try:
-        site = site_of(config, spec.server)
-        return dict(kubeconfigs.problems(site, folders.kubeconfigs, spec.certificates))
+        site = bundles.site_of(config, spec.server)
+        plain = dict(kubeconfigs.problems(site, folders.kubeconfigs, spec.certificates))
+        return plain | dict(bundles.odd_kubeconfigs(config, folders, spec, items))
     except StoreError as error:
         faults.setdefault("kubeconfigs", str(error))
         return {}

@@ -170,6 +170,7 @@ def _text(status: Status, row: NodeRow, now: datetime) -> Iterator[str]:
         times = "1 attempt" if owed.attempts == 1 else f"{owed.attempts} attempts"
         yield printable(f"hook of {key} still owed after {times}{why}")
     yield from map(printable, dict.fromkeys(status.readers.values()))
+    yield from map(printable, status.bundles)
     if status.reachable is not None:
         yield printable("vault: reachable" if status.reachable else f"vault: {status.error}")
     if status.asked is not None:

@@ -108,6 +108,14 @@ CATALOGUE: Final = (
         own=True,
         vault=True,
     ),
+    # An agent that runs mends it at its next pass, or fails at it: a finding of its own, which its metrics have.
+    _critical(
+        "bundle",
+        NodeState.BROKEN,
+        "A trust bundle is missing, or does not hold the CAs that the node trusts, and only those.",
+        "vaultpki agent --once",
+        "node",
+    ),
     _critical(
         "empty",
         NodeState.BROKEN,

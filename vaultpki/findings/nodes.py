@@ -342,6 +342,8 @@ def of_status(status: Status, now: datetime, *, name: str) -> NodeRow:
 
 def _of_files(status: Status, states: Mapping[str, str], finds: _Finder) -> Iterator[Finding]:
     yield from _by_state(states, finds)
+    if status.bundles:
+        yield finds("bundle", "; ".join(status.bundles))
     if status.agent == "needs-join":
         yield finds("needs-join", "its credential is not accepted, so it needs a new join file")
     apart = [ca.gap for ca in status.cas if ca.gap is not None]

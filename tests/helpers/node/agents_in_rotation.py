@@ -13,7 +13,7 @@ from helpers.node.reporting_nodes import record_of, shown
 from helpers.vault.applied_cluster import NodeFolder
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import AuditedCluster
-from vaultpki.agent import run
+from vaultpki.agent import run, status
 from vaultpki.agent.context import Outcome
 from vaultpki.ca import commands
 from vaultpki.ca.run import Step
@@ -87,7 +87,10 @@ class AgentsInRotation:
         if (node.state / "spec.json").exists():
             node.age(1e7)
         options = run.PassOptions(settle=False, force=frozenset({"*"} if force else ()))
-        done = run.run(load_agent(node.config), options, clock=(self.now + later).timestamp())
+        config, now = load_agent(node.config), self.now + later
+        done = run.run(config, options, clock=now.timestamp())
+        # What a pass leaves is right for `status` in every state.
+        assert done.failures or not status.of_node(config, now, ask=False).bundles
         self.all_trusted()
         return done
 

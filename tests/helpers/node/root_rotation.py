@@ -15,7 +15,7 @@ from helpers.node.reporting_nodes import record_of, shown
 from helpers.vault.applied_cluster import NodeFolder, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import AuditedCluster
-from vaultpki.agent import run
+from vaultpki.agent import run, status
 from vaultpki.agent.context import Outcome
 from vaultpki.ca import commands
 from vaultpki.ca.run import Step
@@ -94,7 +94,11 @@ class RootRotation:
         """One pass of one agent, which asks Vault."""
         if (node.state / "spec.json").exists():
             node.age()
-        return run.run(load_agent(node.config), run.PassOptions(settle=False))
+        config = load_agent(node.config)
+        done = run.run(config, run.PassOptions(settle=False))
+        # What a pass leaves is right for `status` in every state.
+        assert done.failures or not status.of_node(config, datetime.now(UTC), ask=False).bundles
+        return done
 
     @staticmethod
     def minutes(count: int) -> timedelta:

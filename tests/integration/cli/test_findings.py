@@ -123,7 +123,7 @@ MADE: Final[dict[str, Callable[[AuditedCluster], None]]] = {
     # The clock of the views is ahead.
     "ca-expires": lambda cluster: None,
 }
-ON_THE_NODE: Final = ("vault-away",)
+ON_THE_NODE: Final = ("vault-away", "bundle")
 ROTATIONS: Final = ("rotation-waits", "rotation-blocked", "rotation-ready")
 # What needs more than a report: a login that is refused, an issuer of tokens, a backup, a copied folder.
 ELSEWHERE: Final = {
@@ -241,6 +241,20 @@ def test_a_real_node_says_the_same_in_status_report_and_picture(clusters: Cluste
 
     assert findings(0, "--dir", folder) == {}
     assert shown(0)[1] == ""
+    bundle = (node.pki / "kubelet-ca.crt").resolve()
+    whole, other = bundle.read_bytes(), (node.pki / "kubernetes-ca.crt").read_bytes()
+    for damage in (bundle.unlink, lambda: bundle.write_bytes(other), lambda: bundle.write_bytes(whole + other)):
+        damage()
+        assert findings(3, "--dir", folder)["bundle"] == "vaultpki agent --once"
+        assert f"{node.pki}/kubelet-ca.crt: " in vaultpki("status", "-c", node.config, "--offline", expect=3).stdout
+        page, drawn = shown(3)
+        assert "<code>vaultpki agent --once" in page and "kubelet-ca.crt: " in drawn
+    kubeconfig = node.pki / "kubelet.conf"
+    kubeconfig.resolve().write_text("{}")
+    assert findings(3, "--dir", folder)["broken"] == "vaultpki renew kubelet-client"
+    # What the finding says to do helps.
+    node.run()
+    assert findings(0, "--dir", folder) == {} and (node.pki / "kubelet-ca.crt").read_bytes() == whole
     (node.pki / "kubelet.key").unlink()
     other = (node.pki / "kube-proxy.key").read_bytes()
     link = node.pki / "kubelet-client.key"
