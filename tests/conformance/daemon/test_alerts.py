@@ -20,7 +20,7 @@ TOO = 'job="vaultpki", instance="w-2"'
 def test_prometheus_takes_the_rules(tmp_path: Path) -> None:
     file = tmp_path / "alerts.yaml"
     file.write_text(recipe("alerts.yaml"))
-    assert "SUCCESS: 16 rules found" in promtool("check", "rules", file)
+    assert "SUCCESS: 21 rules found" in promtool("check", "rules", file)
 
 
 # A sample a minute; time begins at 0. What fires, and from when on, in minutes.

@@ -215,7 +215,7 @@ def answer(port: int, expression: str) -> list[dict[str, Any]]:
 
 
 # Where an agent that is well but for a hook and a refused certificate has nothing to show.
-EMPTY = {"Shorter than cluster.yaml asks for", "Rotation records that are behind"}
+EMPTY = {"Shorter than cluster.yaml asks for", "Rotation records that are behind", "Components that are behind"}
 
 
 def test_every_panel_shows_a_real_agent(clusters: ClusterFactory, server: Server, tmp_path: Path) -> None:
@@ -244,7 +244,9 @@ def test_every_panel_shows_a_real_agent(clusters: ClusterFactory, server: Server
             wait_for(lambda: empty() == EMPTY, 90, lambda: f"{empty()}\n{agent.log.read_text()}", 1)
             found = {query.panel: answer(at, chosen(query, cluster.name)) for query in queries}
             named = found["Nodes that need attention"]
-            assert [one["metric"]["reason"] for one in named] == ["a certificate is missing"], named
-            assert named[0]["metric"]["name"] == "kube-proxy" and named[0]["metric"]["node"] == "worker-1"
+            reasons = {one["metric"]["reason"]: one["metric"] for one in named}
+            assert reasons.keys() == {"a certificate is missing", "failed"} and len(named) == 2, named
+            assert reasons["a certificate is missing"]["name"] == "kube-proxy"
+            assert {one["node"] for one in reasons.values()} == {"worker-1"}
             legends = {name for query in queries for name in re.findall(r"\{\{(\w+)\}\}", query.legend)}
             assert legends <= {name for samples in found.values() for one in samples for name in one["metric"]}
