@@ -6,6 +6,7 @@ import json
 import socket
 import ssl
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -80,8 +81,12 @@ def start_etcd(cluster: KubeadmCluster) -> None:
 
 
 def test_nodes_are_ready_at_addresses_of_both_families(cluster: KubeadmCluster) -> None:
+    kubectl = "kubectl --kubeconfig operator/admin.conf"
+    registered = partial(cluster.run, f"{kubectl} get nodes -o name")
+    # A worker's kubelet registers some moments after its join.
+    wait_for(lambda: {"node/cp-1", "node/worker-1"} <= {*registered().split()}, 300, registered, 1)
     for name in ("cp-1", "worker-1"):
-        cluster.run(f"kubectl --kubeconfig operator/admin.conf wait --for=condition=Ready --timeout=60s node/{name}")
+        cluster.run(f"{kubectl} wait --for=condition=Ready --timeout=60s node/{name}")
         node = cluster.kubernetes.get("node", name)
         found = [each["address"] for each in node["status"]["addresses"] if each["type"] == "InternalIP"]
         assert found == {"cp-1": ["198.51.100.11", "fd00::11"], "worker-1": ["198.51.100.31", "fd00::31"]}[name]
