@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Final
+
+AGENT_FILE: Final = "/etc/vaultpki/agent.yaml"
+"""Where a node's agent.yaml is, unless -c says otherwise."""
 
 PKI, ETCD, SCHEDULER, KUBELET, KUBECONFIGS = "pki", "etcd", "scheduler", "kubelet", "kubeconfigs"
 """The folders of a node's files, by name. The layout document has PKI only."""

@@ -19,7 +19,15 @@ from vaultpki.certificates import BUNDLES, ca_subject, pair_files
 from vaultpki.disk.folders import Folders
 from vaultpki.disk.generations import File
 from vaultpki.errors import CertificateRefused, CertificateUnreadable, StoreError, TemplateError, VaultpkiError
-from vaultpki.issue.bundles_and_kubeconfigs import Site, bundle_files, keep_bundles, kubeconfig, leading, user_file
+from vaultpki.issue.bundles_and_kubeconfigs import (
+    Site,
+    bundle_files,
+    bundle_text,
+    keep_bundles,
+    kubeconfig,
+    leading,
+    user_file,
+)
 from vaultpki.issue.signing import KEY_MODE
 from vaultpki.layout import TrustBundle, bundle_of, shown, trust_bundles
 from vaultpki.model import AgentConfig
@@ -204,8 +212,7 @@ def problems(
         if stored.data is None:
             yield f"{path}: {_UNREAD.get(stored.problem or '', f'it cannot be read ({stored.problem})')}"
             continue
-        text = known.chain_bundle if each.chain else known.bundle
-        if _in_any_order(stored.data) != _in_any_order(text.encode()):
+        if _in_any_order(stored.data) != _in_any_order(bundle_text(each, known).encode()):
             yield f"{path}: it does not hold the CAs of {each.ca} that this node trusts, and only those"
 
 

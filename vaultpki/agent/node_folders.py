@@ -19,6 +19,7 @@ from vaultpki.config.agent import load_agent
 from vaultpki.errors import StoreError, VaultpkiError
 from vaultpki.layout import DIRECTORY
 from vaultpki.model import AgentConfig
+from vaultpki.places import AGENT_FILE
 from vaultpki.redact import printable
 
 MOST_ENTRIES: Final = 10_000
@@ -26,7 +27,7 @@ MOST_ENTRIES: Final = 10_000
 
 _FILE: Final = "agent.yaml"
 # Where it lies below a folder into which a node's file system was collected.
-_COLLECTED: Final = f"etc/vaultpki/{_FILE}"
+_COLLECTED: Final = AGENT_FILE.lstrip("/")
 _DENIED: Final = "permission denied; run as its owner or as root"
 
 
@@ -90,10 +91,9 @@ def collected_with(directory: Path) -> NodeFolder | None:
     return None
 
 
-def further_places(folder: NodeFolder) -> dict[str, Path]:
-    """Return the copies of the further folders that a node's agent.yaml names, by name, of those that are there."""
-    config = load_agent(folder.path / folder.file, allow_http=True)
-    copies = {name: _copy(place, folder.path) for name, place in config.folders.items()}
+def further_places(config: AgentConfig, folder: Path) -> dict[str, Path]:
+    """Return where in `folder` the further folders of an agent.yaml were copied, by name, of those that are there."""
+    copies = {name: _copy(place, folder) for name, place in config.folders.items()}
     return {name: place for name, place in copies.items() if place is not None}
 
 
@@ -109,7 +109,7 @@ def read(folder: NodeFolder, now: datetime, *, allow_http: bool = False) -> stat
     except VaultpkiError as error:
         return status.Status(None, None, (), {_FILE: str(error)}, {}, None, None)
     named = (config.directory, config.state, *config.folders.values())
-    if all(_inside(Path(place), folder.path) for place in named):
+    if all(inside(Path(place), folder.path) for place in named):
         return status.of_node(config, now, ask=False, allow_http=allow_http)
     return _of_copies(config, folder.path, now)
 
@@ -119,12 +119,11 @@ def _of_copies(config: AgentConfig, folder: Path, now: datetime) -> status.Statu
     owned = {name: replace(options, owner=None) for name, options in config.certificates.items()}
     named = replace(config, owner=None, certificates=owned)
     directory, state = _copy(config.directory, folder), _copy(config.state, folder)
-    further = {name: _copy(place, folder) for name, place in config.folders.items()}
-    lacking = [config.folders[name] for name, place in further.items() if place is None]
+    places = {name: str(place) for name, place in further_places(config, folder).items()}
+    lacking = [place for name, place in config.folders.items() if name not in places]
     if directory is None:
         text = f"{config.directory} of agent.yaml is not in {folder}, and nothing is read elsewhere: copy it there"
         return status.Status(config.node, None, (), {"directory": printable(text)}, {}, None, None, pool=config.pool)
-    places = {name: str(place) for name, place in further.items() if place is not None}
     if state is None or lacking:
         gone = ", ".join([*([config.state] if state is None else []), *lacking])
         note = f"{gone} of agent.yaml is not in {folder}: the certificates were judged by themselves"
@@ -138,10 +137,11 @@ def _copy(place: str, folder: Path) -> Path | None:
     """Return where in `folder` a place of the node was copied: by the longest end of its path that is there."""
     parts = Path(place).parts[1:]
     found = (folder.joinpath(*parts[start:]) for start in range(len(parts)))
-    return next((path for path in found if path.is_dir() and _inside(path, folder)), None)
+    return next((path for path in found if path.is_dir() and inside(path, folder)), None)
 
 
-def _inside(path: Path, folder: Path) -> bool:
+def inside(path: Path, folder: Path) -> bool:
+    """Return whether a path lies in a folder, or is it, with all links followed."""
     return f"{os.path.realpath(path)}/".startswith(f"{os.path.realpath(folder).rstrip('/')}/")
 
 

@@ -89,7 +89,6 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool, plan_f
     from vaultpki.identity import asked_server
     from vaultpki.provision import apply
     from vaultpki.show import plan as plan_text
-    from vaultpki.show.asked_server import server_lines
 
     first, saved = None, None
     if plan_file is not None:
@@ -100,8 +99,7 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool, plan_f
         if saved is not None and plan_file is not None:
             first = saved_plan.computed_again(plan_file, saved, cluster, vault, where)
             if not as_json:
-                _show(server_lines(asked_server.read(cluster, vault), cluster.file))
-                _show(plan_text.lines(cluster, first))
+                _show([*_head(cluster, vault), *plan_text.lines(cluster, first)])
                 if not first.changes:
                     click.echo(f"All that {plan_file} says is applied already.")
         elif not yes:
@@ -112,8 +110,9 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool, plan_f
                     f"on; look at them with `vaultpki plan -f {escaped(cluster.file)}`, and pass --yes"
                 )
             if not as_json:
-                _show(server_lines(asked_server.read(cluster, vault), cluster.file))
-                _show(plan_text.lines(cluster, apply.with_impact(cluster, vault, seen, first)))
+                shown = apply.with_impact(cluster, vault, seen, first)
+                _show([*_head(cluster, vault), *plan_text.lines(cluster, shown)])
+                del shown
             # It takes much memory in a large cluster, and apply observes again.
             del seen
             if first.changes and not click.confirm(f"Apply these {len(first.changes)} changes to {vault.address}?"):
@@ -187,9 +186,7 @@ def _carry_out(
 ) -> Plan:
     """Apply; unless it is to be silent, show the plan if nobody has seen it, and a line for each stage."""
     from vaultpki.cli.stage_log import StageLog
-    from vaultpki.identity import asked_server
     from vaultpki.provision import apply
-    from vaultpki.show.asked_server import server_lines
 
     if silent:
         return apply.apply(
@@ -201,7 +198,7 @@ def _carry_out(
             progress=lambda change: None,
             step=lambda change, total: counter.step(total),
         )
-    log = StageLog(cluster, counter, lambda: server_lines(asked_server.read(cluster, vault), cluster.file), first)
+    log = StageLog(cluster, counter, lambda: _head(cluster, vault), first)
     with log.until_it_stops(saved=saved):
         return apply.apply(
             cluster,
@@ -213,6 +210,14 @@ def _carry_out(
             step=log.step,
             begin=log.begin,
         )
+
+
+def _head(cluster: Cluster, vault: Vault) -> list[Line]:
+    """Return the lines above a plan: which server is asked, and whose token it gets."""
+    from vaultpki.identity import asked_server
+    from vaultpki.show.asked_server import server_lines
+
+    return server_lines(asked_server.read(cluster, vault), cluster.file)
 
 
 def _print_json(plan: Plan, asked: AskedServer | None, vault: Vault) -> None:

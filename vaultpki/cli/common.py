@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from vaultpki.places import AGENT_FILE
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from vaultpki.show.node_table import Screen
     from vaultpki.vault import Settings, Vault
 
-DEFAULT_AGENT: Final = Path("/etc/vaultpki/agent.yaml")
+DEFAULT_AGENT: Final = Path(AGENT_FILE)
 # By whose policy a command works; all others are the applier's. `enroll` of a node of a pool is the enroller's.
 _POLICY_OF: Final = {
     "plan": "viewer",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vaultpki.model import Cluster
     from vaultpki.provision.observe import Observation
     from vaultpki.provision.plan import Plan
-    from vaultpki.records.saved_plan import SavedPlan
+    from vaultpki.records.saved_plan import Basis, SavedPlan
     from vaultpki.records.server_facts import ServerFacts
     from vaultpki.vault import Vault
 
@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 def write(path: Path, cluster: Cluster, where: ServerFacts, seen: Observation, plan: Plan) -> None:
     """Write a plan to a file that is new, or is a saved plan. Raises StoreError for any other file."""
     from vaultpki.cli import own_file
+    from vaultpki.provision import plan_digests
     from vaultpki.records.saved_plan import PLAN_MARK, dump_plan
 
-    text = dump_plan(_saved(cluster, where, seen, plan))
+    basis = plan_digests.basis_of(cluster, where.addresses, where.namespace)
+    text = dump_plan(_saved(basis, cluster, seen, plan))
     own_file.write(path, text, marks={PLAN_MARK}, what="saved plan")
 
 
@@ -59,7 +61,7 @@ def computed_again(path: Path, saved: SavedPlan, cluster: Cluster, vault: Vault,
     _refuse(path, cluster, plan_digests.other_basis(saved.basis, basis, cluster.file))
     seen, plan = apply.observe_and_plan(cluster, vault, where)
     plan = apply.with_impact(cluster, vault, seen, plan)
-    now = _saved(cluster, where, seen, plan)
+    now = _saved(basis, cluster, seen, plan)
     if plan.changes:
         _refuse(path, cluster, plan_digests.other_plan(saved, now))
     elif saved.root_sha256:
@@ -68,11 +70,10 @@ def computed_again(path: Path, saved: SavedPlan, cluster: Cluster, vault: Vault,
     return plan
 
 
-def _saved(cluster: Cluster, where: ServerFacts, seen: Observation, plan: Plan) -> SavedPlan:
+def _saved(basis: Basis, cluster: Cluster, seen: Observation, plan: Plan) -> SavedPlan:
     from vaultpki.provision import plan_digests
     from vaultpki.show import plan as plan_text
 
-    basis = plan_digests.basis_of(cluster, where.addresses, where.namespace)
     return plan_digests.saved_plan(basis, cluster, seen, plan, plan_text.change_texts(cluster, plan))
 
 

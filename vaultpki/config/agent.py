@@ -26,14 +26,11 @@ from vaultpki.config.fields import (
 from vaultpki.config.hooks import HOOKS, plain_hooks, read_hooks
 from vaultpki.errors import SpecError
 from vaultpki.model import VERSION, AgentConfig, Auth, FileOptions
-from vaultpki.places import KUBECONFIGS, KUBELET, Layout
+from vaultpki.places import AGENT_FILE, KUBECONFIGS, KUBELET, Layout
 from vaultpki.values import hosts, names, yaml_tree
 from vaultpki.values.durations import format_duration, parse_duration
 from vaultpki.values.names import quoted
 from vaultpki.values.yaml_tree import Place
-
-USUAL_FILE: Final = "/etc/vaultpki/agent.yaml"
-"""Where agent.yaml is, unless -c says otherwise."""
 
 _LIMITS: Final = {"poll": ("10s", "24h"), "hook_timeout": ("1s", "1h")}
 _METHODS = ("approle", "jwt", "token_file")
@@ -255,7 +252,7 @@ def _refuse_unjoined(path: Path, file: str) -> None:
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
-        option = "" if str(path) == USUAL_FILE else f" -c {file}"
+        option = "" if str(path) == AGENT_FILE else f" -c {file}"
         raise SpecError(
             "there is no such file, so this machine has not joined a cluster: make a join file where the cluster is "
             "applied (`vaultpki enroll -f cluster.yaml NODE -o join.json`), bring it here, and run `vaultpki agent"

@@ -18,7 +18,7 @@ from vaultpki.disk.files import storage_errors, write_private
 from vaultpki.errors import StoreError, ToolMissing, VaultpkiError
 from vaultpki.host.static_pod import manifest
 from vaultpki.model import AgentConfig, Auth
-from vaultpki.places import KUBELET
+from vaultpki.places import AGENT_FILE, KUBELET
 
 SYSTEMD_UNITS: Final = ("vaultpki-agent.service", "vaultpki-agent-once.service")
 RECIPES: Final = ("Containerfile", "daemonset.yaml", "static-pod.yaml", "alerts.yaml", "grafana-dashboard.json")
@@ -143,7 +143,7 @@ def recipe(name: str, config: AgentConfig | None = None, *, executable: Path | N
             auth=Auth("approle"),
             directory="/etc/kubernetes/pki",
             state="/var/lib/vaultpki",
-            file="/etc/vaultpki/agent.yaml",
+            file=AGENT_FILE,
         )
         return unit_files(config or usual, executable=executable)[name]
     if name in RECIPES:

@@ -34,10 +34,14 @@ def bundle_files(site: Site, bundles: Iterable[TrustBundle], trust: Mapping[str,
     for each in bundles:
         known = trust[each.ca]
         if known.issuing:
-            text = known.chain_bundle if each.chain else known.bundle
-            file = File(text.encode(), CERTIFICATE_MODE, site.owner.uid, site.owner.gid)
+            file = File(bundle_text(each, known).encode(), CERTIFICATE_MODE, site.owner.uid, site.owner.gid)
             made.setdefault(each.folder, {})[each.file] = file
     return made
+
+
+def bundle_text(bundle: TrustBundle, known: Trust) -> str:
+    """Return what a bundle holds of the trust in its CA, as PEM."""
+    return known.chain_bundle if bundle.chain else known.bundle
 
 
 def keep_bundles(

@@ -102,8 +102,7 @@ def _closed(folder: Path, top: Path) -> str:
     """Return why the folder is not read; empty if it is."""
     if not _may_enter(folder):
         return DENIED
-    inside = f"{os.path.realpath(folder)}/".startswith(f"{os.path.realpath(top).rstrip('/')}/")
-    return "" if inside else f"is a link that leads out of {top}"
+    return "" if node_copies.inside(folder, top) else f"is a link that leads out of {top}"
 
 
 def _may_enter(folder: Path) -> bool:
@@ -152,7 +151,7 @@ def _places(cluster: Cluster, folder: Path) -> dict[str, Path]:
     try:
         config = agent_beside(folder)
         copy = node_copies.collected_with(folder)
-        beside |= node_copies.further_places(copy) if copy is not None else {}
+        beside |= node_copies.further_places(config, copy.path) if config is not None and copy is not None else {}
     except VaultpkiError:
         # `_with_agent` reports it.
         config = None
