@@ -185,31 +185,17 @@ def _carry_out(
     silent: bool,
 ) -> Plan:
     """Apply; unless it is to be silent, show the plan if nobody has seen it, and a line for each stage."""
+    from functools import partial
+
     from vaultpki.cli.stage_log import StageLog
     from vaultpki.provision import apply
 
+    carry_out = partial(apply.apply, cluster, vault, where, first=first, strict=saved)
     if silent:
-        return apply.apply(
-            cluster,
-            vault,
-            where,
-            first=first,
-            strict=saved,
-            progress=lambda change: None,
-            step=lambda change, total: counter.step(total),
-        )
+        return carry_out(progress=lambda change: None, step=lambda change, total: counter.step(total))
     log = StageLog(cluster, counter, lambda: _head(cluster, vault), first)
     with log.until_it_stops(saved=saved):
-        return apply.apply(
-            cluster,
-            vault,
-            where,
-            first=first,
-            strict=saved,
-            progress=log.stage_made,
-            step=log.step,
-            begin=log.begin,
-        )
+        return carry_out(progress=log.stage_made, step=log.step, begin=log.begin)
 
 
 def _head(cluster: Cluster, vault: Vault) -> list[Line]:

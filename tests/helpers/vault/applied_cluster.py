@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -99,6 +100,13 @@ class NodeFolder:
         text = self.config.read_text()
         assert old in text, text
         self.config.write_text(text.replace(old, new))
+
+    def copied(self, folder: Path) -> NodeFolder:
+        """A copy of the whole node in another folder, whose agent.yaml names its own files."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        copy = NodeFolder(self.name, folder)
+        copy.configure(str(self.folder), str(folder))
+        return copy
 
     def age(self, seconds: float = 3600) -> None:
         """Makes the node's copy of what Vault told look so much older."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,10 +37,7 @@ def joined(cluster: AppliedCluster, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def node(joined: NodeFolder, tmp_path: Path) -> NodeFolder:
-    node = NodeFolder(joined.name, tmp_path / "node")
-    shutil.copytree(joined.folder, node.folder, symlinks=True)
-    node.configure(str(joined.folder), str(node.folder))
-    return node
+    return joined.copied(tmp_path / "node")
 
 
 def examined(*arguments: str | Path, expect: int) -> Found:

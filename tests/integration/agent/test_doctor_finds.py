@@ -33,10 +33,7 @@ def joined(cluster: AppliedCluster, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def node(joined: NodeFolder, tmp_path: Path) -> NodeFolder:
-    node = NodeFolder(joined.name, tmp_path / "node")
-    shutil.copytree(joined.folder, node.folder, symlinks=True)
-    node.configure(str(joined.folder), str(node.folder))
-    return node
+    return joined.copied(tmp_path / "node")
 
 
 def failed(text: str) -> dict[str, str]:

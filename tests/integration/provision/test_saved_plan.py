@@ -22,8 +22,9 @@ from helpers.vault.servers import Server
 from vaultpki.cli import saved_plan
 from vaultpki.errors import Refused
 from vaultpki.provision import apply
-from vaultpki.provision.plan import Change
+from vaultpki.provision.plan import Change, Plan
 from vaultpki.records.server_facts import ServerFacts
+from vaultpki.vault import Vault
 
 ISSUER = Issuer()
 JWT = f"{{issuer: {ISSUER.name}, audiences: [vaultpki], node_claim: node, public_keys_file: keys.pem}}"
@@ -282,10 +283,14 @@ def test_an_edited_file_gains_nothing(cluster: AuditedCluster) -> None:
     cluster.apply()
 
 
-def test_a_change_between_the_comparison_and_the_writes(cluster: AuditedCluster) -> None:
-    file = saved(cluster)
+def computed_again(cluster: AuditedCluster, file: Path) -> tuple[Vault, ServerFacts, Plan]:
+    """What `apply FILE` has compared, as it begins to write."""
     vault, where = cluster.client(), ServerFacts((cluster.server.address,), cluster.server.ca_file.read_text())
-    plan = saved_plan.computed_again(file, saved_plan.read(file), cluster.model, vault, where)
+    return vault, where, saved_plan.computed_again(file, saved_plan.read(file), cluster.model, vault, where)
+
+
+def test_a_change_between_the_comparison_and_the_writes(cluster: AuditedCluster) -> None:
+    vault, where, plan = computed_again(cluster, saved(cluster))
     by_hand(cluster)
     start = cluster.server.audit_position()
     with pytest.raises(Refused, match="the server has changed since the plan was shown; nothing was written"):
@@ -298,9 +303,7 @@ def test_a_change_between_the_comparison_and_the_writes(cluster: AuditedCluster)
 
 def test_a_change_of_others_during_the_writes_is_not_undone(cluster: AuditedCluster) -> None:
     """Another object than those of the plan is left as it is; one of the plan is written again."""
-    file = saved(cluster)
-    vault, where = cluster.client(), ServerFacts((cluster.server.address,), cluster.server.ca_file.read_text())
-    plan = saved_plan.computed_again(file, saved_plan.read(file), cluster.model, vault, where)
+    vault, where, plan = computed_again(cluster, saved(cluster))
     own, other = (f"{cluster.prefix}/{role}" for role in ("kubelet/roles/kubelet", "etcd/roles/etcd-peer"))
     written = cluster.read(other)
 
