@@ -153,9 +153,12 @@ def _named(value: str) -> str:
 
 def _metrics() -> str:
     rows = []
-    for family in text_string_to_metric_families(generate_latest(metric_families.Collector(lambda: _SAMPLE)).decode()):
+    shown = generate_latest(metric_families.Collector(lambda: _SAMPLE, lambda: _COUNTS)).decode()
+    for family in text_string_to_metric_families(shown):
         name = f"{family.name}_total" if family.type == "counter" else family.name
         labels = dict.fromkeys(label for sample in family.samples for label in sample.labels)
+        # The page says that every sample has these.
+        labels = {label: None for label in labels if label not in ("cluster", "node")}
         rows.append((f"`{name}`", ", ".join(f"`{label}`" for label in labels) or "-", family.documentation))
     return _table(("metric", "labels", "meaning"), rows)
 
@@ -172,13 +175,12 @@ _SAMPLE: Final = view.View(
     vault_reachable=True,
     vault_last_ok=1.0,
     outage_left=1.0,
-    signs_total=1,
-    renewals_total={"kubelet": 1},
     last_pass=1.0,
     stale_after=1.0,
     ends=(CaLife("etcd", False, datetime(2026, 1, 1, tzinfo=UTC), datetime(2031, 1, 1, tzinfo=UTC), 1),),
     cas=(view.CaView("etcd", "none", False),),
 )
+_COUNTS: Final = view.Counts("prod", "cp-1", 1, {"kubelet": 1})
 
 
 def _alerts() -> str:

@@ -10,7 +10,7 @@ from prometheus_client import Metric, registry
 
 from vaultpki import __version__
 from vaultpki.daemon import own_findings
-from vaultpki.daemon.view import CertificateView, LeafView, View
+from vaultpki.daemon.view import CertificateView, Counts, LeafView, View
 from vaultpki.pki.ca_life import Level
 
 
@@ -49,65 +49,77 @@ _X509_METRICS: Final[tuple[tuple[str, str, Callable[[LeafView], float]], ...]] =
 
 
 class Collector(registry.Collector):
-    """The agent's metrics, as `look` shows it at each collection."""
+    """The agent's metrics, as `look` and `counts` show it at each collection; every sample has cluster and node.
 
-    def __init__(self, look: Callable[[], View | None], clock: Callable[[], float] = time.time) -> None:
-        self._look, self._clock = look, clock
+    Before the first pass has ended there are only the version and the counters.
+    """
+
+    def __init__(
+        self, look: Callable[[], View | None], counts: Callable[[], Counts], clock: Callable[[], float] = time.time
+    ) -> None:
+        self._look, self._counts, self._clock = look, counts, clock
 
     def collect(self) -> Iterator[Metric]:
-        view = self._look()
-        yield _metric("build_info", "The version that runs.", [({"version": __version__}, 1)])
-        if view is None:
-            return
-        yield _metric("node_info", "The node of this agent.", [({"cluster": view.cluster, "node": view.node}, 1)])
-        yield _metric("agent_state", "1 for the state: ok, backing-off or needs-join.", [({"state": view.state}, 1)])
-        about = "1 while the node has this finding, as `vaultpki status` shows it; 0 for each other one."
-        found = own_findings.states(view, self._clock())
-        yield _metric("finding", about, [({"finding": name}, value) for name, value in found.items()])
-        generation = {"generation": view.trust_generation}
-        yield _metric("trust_generation_info", "Which issuing CAs the bundles hold.", [(generation, 1)])
-        renewals = [({"name": name}, count) for name, count in view.renewals_total.items()]
-        yield _metric("renewals_total", "Certificates installed.", renewals)
-        for name, about, value in (
-            ("last_pass_timestamp_seconds", "When the last pass ended.", view.last_pass),
-            ("trust_changed_timestamp_seconds", "When the bundles last changed.", view.trust_changed),
-            ("vault_reachable", "1 if Vault answered the last request; absent before the first.", view.vault_reachable),
-            ("vault_last_contact_timestamp_seconds", "When Vault last answered.", view.vault_last_ok),
-            ("outage_left_seconds", "Seconds until the first certificate expires.", view.outage_left),
-            ("signs_total", "Certificates that Vault was asked to sign.", view.signs_total),
-        ):
-            yield _metric(name, about, [({}, value)])
-        for name, about, read in _CERTIFICATE_METRICS:
-            yield _metric(f"certificate_{name}", about, [({"name": one.name}, read(one)) for one in view.certificates])
-        unknown = "unknown" if view.unseen or view.unread else ""
-        about = "1 for the state: ok, due, revoked, expired, missing or broken; unknown if the files could not be read."
-        states = [({"name": one.name, "state": unknown or one.state}, 1) for one in view.certificates]
-        yield _metric("certificate_state", about, states)
-        known = {"cluster": view.cluster}
-        ends = [({**known, "ca": one.ca}, one.not_after.timestamp()) for one in view.ends]
-        yield _metric("ca_not_after_timestamp_seconds", "When the CA expires.", ends)
-        about = "When the end of the CA reaches a level: notice, warning or critical."
-        begins = [
-            ({**known, "ca": one.ca, "level": level.value}, one.begins(level)) for one in view.ends for level in _LEVELS
-        ]
-        yield _metric("ca_level_timestamp_seconds", about, [(labels, when.timestamp()) for labels, when in begins])
-        about = "1 for the state of the CA's rotation; none if it was never rotated."
-        rotations = [({"ca": one.domain, "state": one.state}, 1) for one in view.cas]
-        yield _metric("ca_rotation_state", about, rotations)
-        about = (
-            "1 while the rotation's record is older than before, as after a restored backup, cannot be read, or is not "
-            "followed."
-        )
-        yield _metric("ca_rotation_behind", about, [({"ca": one.domain}, int(one.behind)) for one in view.cas])
-        for name, about, column in (
-            ("hook_owed", "1 while a change waits for this hook to succeed.", lambda attempts, since: 1),
-            ("hook_owed_since_timestamp_seconds", "Since when it is owed.", lambda attempts, since: since),
-            ("hook_attempts", "Attempts for this change.", lambda attempts, since: attempts),
-        ):
-            yield _metric(name, about, [({"hook": hook}, column(*owed)) for hook, owed in view.hooks.items()])
-        about = "1 while a component was not started again since the bundle of this CA changed, or is not healthy."
-        parted = [one.partition("/") for one in view.readers]
-        yield _metric("reader_behind", about, [({"ca": ca, "component": component}, 1) for ca, _, component in parted])
+        view, counts = self._look(), self._counts()
+        names = {"cluster": counts.cluster, "node": counts.node}
+        families = [*_of_counts(counts), *(_of_view(view, self._clock()) if view is not None else ())]
+        for family in families:
+            for sample in family.samples:
+                sample.labels.update(names)
+            yield family
+
+
+def _of_counts(counts: Counts) -> Iterator[Metric]:
+    yield _metric("build_info", "The version that runs.", [({"version": __version__}, 1)])
+    yield _metric("node_info", "The node of this agent.", [({}, 1)])
+    renewals = [({"name": name}, count) for name, count in counts.renewals.items()]
+    yield _metric("renewals_total", "Certificates installed.", renewals)
+    yield _metric("signs_total", "Certificates that Vault was asked to sign.", [({}, counts.signs)])
+
+
+def _of_view(view: View, now: float) -> Iterator[Metric]:
+    yield _metric("agent_state", "1 for the state: ok, backing-off or needs-join.", [({"state": view.state}, 1)])
+    about = "1 while the node has this finding, as `vaultpki status` shows it; 0 for each other one."
+    found = own_findings.states(view, now)
+    yield _metric("finding", about, [({"finding": name}, value) for name, value in found.items()])
+    generation = {"generation": view.trust_generation}
+    yield _metric("trust_generation_info", "Which issuing CAs the bundles hold.", [(generation, 1)])
+    for name, about, value in (
+        ("last_pass_timestamp_seconds", "When the last pass ended.", view.last_pass),
+        ("trust_changed_timestamp_seconds", "When the bundles last changed.", view.trust_changed),
+        ("vault_reachable", "1 if Vault answered the last request; absent before the first.", view.vault_reachable),
+        ("vault_last_contact_timestamp_seconds", "When Vault last answered.", view.vault_last_ok),
+        ("outage_left_seconds", "Seconds until the first certificate expires.", view.outage_left),
+    ):
+        yield _metric(name, about, [({}, value)])
+    for name, about, read in _CERTIFICATE_METRICS:
+        yield _metric(f"certificate_{name}", about, [({"name": one.name}, read(one)) for one in view.certificates])
+    unknown = "unknown" if view.unseen or view.unread else ""
+    about = "1 for the state: ok, due, revoked, expired, missing or broken; unknown if the files could not be read."
+    states = [({"name": one.name, "state": unknown or one.state}, 1) for one in view.certificates]
+    yield _metric("certificate_state", about, states)
+    ends = [({"ca": one.ca}, one.not_after.timestamp()) for one in view.ends]
+    yield _metric("ca_not_after_timestamp_seconds", "When the CA expires.", ends)
+    about = "When the end of the CA reaches a level: notice, warning or critical."
+    begins = [({"ca": one.ca, "level": level.value}, one.begins(level)) for one in view.ends for level in _LEVELS]
+    yield _metric("ca_level_timestamp_seconds", about, [(labels, when.timestamp()) for labels, when in begins])
+    about = "1 for the state of the CA's rotation; none if it was never rotated."
+    rotations = [({"ca": one.domain, "state": one.state}, 1) for one in view.cas]
+    yield _metric("ca_rotation_state", about, rotations)
+    about = (
+        "1 while the rotation's record is older than before, as after a restored backup, cannot be read, or is not "
+        "followed."
+    )
+    yield _metric("ca_rotation_behind", about, [({"ca": one.domain}, int(one.behind)) for one in view.cas])
+    for name, about, column in (
+        ("hook_owed", "1 while a change waits for this hook to succeed.", lambda attempts, since: 1),
+        ("hook_owed_since_timestamp_seconds", "Since when it is owed.", lambda attempts, since: since),
+        ("hook_attempts", "Attempts for this change.", lambda attempts, since: attempts),
+    ):
+        yield _metric(name, about, [({"hook": hook}, column(*owed)) for hook, owed in view.hooks.items()])
+    about = "1 while a component was not started again since the bundle of this CA changed, or is not healthy."
+    parted = [one.partition("/") for one in view.readers]
+    yield _metric("reader_behind", about, [({"ca": ca, "component": component}, 1) for ca, _, component in parted])
 
 
 _LEVELS: Final = (Level.NOTICE, Level.WARNING, Level.CRITICAL)

@@ -13,7 +13,7 @@ from vaultpki.agent import ca_trust, pairs, readers_seen
 from vaultpki.agent.context import Outcome
 from vaultpki.agent.pairs import PairStatus
 from vaultpki.daemon import metrics_server
-from vaultpki.daemon.view import CaView, CertificateView, LeafView, View
+from vaultpki.daemon.view import CaView, CertificateView, Counts, LeafView, View
 from vaultpki.disk.folders import Folders
 from vaultpki.errors import (
     Busy,
@@ -48,8 +48,7 @@ class DaemonMetrics:
         self._server: metrics_server.Server | None = None
         self._served: tuple[str | None, tuple[str, ...]] = None, ()
         self._error = ""
-        self._renewals: dict[str, int] = {}
-        self._signs = 0
+        self._signs, self._renewals = 0, dict[str, int]()
 
     def serve(self) -> None:
         """Listen where agent.yaml says now; a port that is in use is logged once and tried again at each call."""
@@ -61,11 +60,13 @@ class DaemonMetrics:
             self._server = None
         if config.metrics is None:
             return
+        self._renewals = {**_wanted(config), **self._renewals}
         watch = PairWatch(lambda: self._view, self._config)
         try:
             server = metrics_server.Server(
                 config.metrics,
                 lambda: self._view,
+                self.counts,
                 listed=config.metrics_hosts,
                 look=watch.view,
                 stale_after=self._stale_after(config),
@@ -78,6 +79,11 @@ class DaemonMetrics:
                 self._log(Event("metrics", str(error), "error"))
             self._error = str(error)
 
+    def counts(self) -> Counts:
+        """Return what was counted, under the names of the last pass, or of agent.yaml before the first has ended."""
+        named = self._view or self._config()
+        return Counts(named.cluster, named.node, self._signs, self._renewals)
+
     def record_fault(self, text: str) -> None:
         """Note a pass that ended with a fault of ours: it does not count as a pass, since a restart may heal it."""
         self._view = replace(self._view, unseen=text) if self._view else None
@@ -85,8 +91,12 @@ class DaemonMetrics:
     def record(self, config: AgentConfig, outcome: Outcome) -> None:
         """Show the outcome of a pass."""
         self._signs += outcome.requested
-        for name in outcome.renewed:
-            self._renewals[name] = self._renewals.get(name, 0) + 1
+        # A new mapping, because another thread may read the old one.
+        names = [item.want.name for item in outcome.items] + list(outcome.renewed)
+        self._renewals = {
+            **self._renewals,
+            **{name: self._renewals.get(name, 0) + outcome.renewed.count(name) for name in names},
+        }
         self._view = self._of(config, outcome) if config.metrics is not None else None
 
     def _of(self, config: AgentConfig, outcome: Outcome) -> View:
@@ -106,8 +116,6 @@ class DaemonMetrics:
             vault_reachable=reached if reached is not None else (before.vault_reachable if before else None),
             vault_last_ok=now if reached else (before.vault_last_ok if before else None),
             outage_left=_seconds_left(seen),
-            signs_total=self._signs,
-            renewals_total=dict(self._renewals),
             last_pass=now,
             stale_after=self._stale_after(config),
             cas=_cas(config, known),
@@ -174,6 +182,12 @@ class PairWatch:
         with Folders.open(config.paths, create=False, write=False) as folders:
             found = pairs.inspect(config, folders, wanted.certificates, trust, known, now)
         return tuple(certificate(item, config, state.AgentState()) for item in found)
+
+
+def _wanted(config: AgentConfig) -> dict[str, int]:
+    """Return 0 for each certificate that this node is to hold by the copy of Vault's last answer; none before it."""
+    copy = assignment.copy(config)
+    return {} if copy is None else dict.fromkeys((want.name for want in copy.certificates), 0)
 
 
 def _cas(config: AgentConfig, known: state.AgentState) -> tuple[CaView, ...]:

@@ -28,7 +28,7 @@ from prometheus_client import MetricsHandler
 from prometheus_client.registry import CollectorRegistry
 
 from vaultpki.daemon.metric_families import Collector, X509Collector, certificate_problems
-from vaultpki.daemon.view import View
+from vaultpki.daemon.view import Counts, View
 from vaultpki.errors import VaultpkiError
 from vaultpki.values import hosts
 
@@ -69,9 +69,10 @@ class Server(socketserver.ThreadingTCPServer):
     """Listen on `address`, an IP address and port; VaultpkiError if that cannot be used.
 
     `listed` has the names and addresses, beside those of loopback and its own, under which it may be asked.
-    `view` returns the state after the last pass, or None before the first one has ended. `look` returns the same with
-    the certificates as they are on disk now; it bounds its own time, and one thread at a time calls it, for all paths
-    but `/livez`. Before there is a view the agent counts as stuck after `stale_after` seconds.
+    `view` returns the state after the last pass, or None before the first one has ended; `counts` are there before.
+    `look` returns the view with the certificates as they are on disk now; it bounds its own time, and one thread at a
+    time calls it, for all paths but `/livez`. Before there is a view the agent counts as stuck after `stale_after`
+    seconds.
     """
 
     # Not http.server's class: that one asks the resolver for the name of the address.
@@ -82,6 +83,7 @@ class Server(socketserver.ThreadingTCPServer):
         self,
         address: str,
         view: Callable[[], View | None],
+        counts: Callable[[], Counts],
         *,
         listed: Collection[str] = (),
         look: Callable[[], View | None] | None = None,
@@ -91,7 +93,7 @@ class Server(socketserver.ThreadingTCPServer):
         self._view, self._look_now, self._stale_after, self._clock = view, look or view, stale_after, clock
         self._looking = threading.Lock()
         self.registries = {"/metrics": CollectorRegistry(), "/metrics/x509": CollectorRegistry()}
-        self.registries["/metrics"].register(Collector(self._look, clock))
+        self.registries["/metrics"].register(Collector(self._look, counts, clock))
         self.registries["/metrics/x509"].register(X509Collector(self._look))
         self._started = clock()
         self._ends: dict[socket.socket, float] = {}

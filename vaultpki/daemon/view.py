@@ -61,6 +61,20 @@ class CaView:
 
 
 @dataclass(frozen=True, slots=True)
+class Counts:
+    """What an agent has counted since it was started, and of which node; it is there before the first pass ends.
+
+    `signs` is how many certificates Vault was asked to sign, and `renewals` how many were installed, by name: 0 for one
+    that was not replaced since.
+    """
+
+    cluster: str
+    node: str
+    signs: int = 0
+    renewals: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """The agent at one moment; times are Unix seconds.
 
@@ -83,8 +97,6 @@ class View:
     vault_reachable: bool | None
     vault_last_ok: float | None
     outage_left: float | None
-    signs_total: int
-    renewals_total: Mapping[str, int]
     last_pass: float
     stale_after: float
     unseen: str = ""

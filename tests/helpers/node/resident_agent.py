@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import re
 import signal
 import ssl
 import subprocess
@@ -22,6 +21,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from prometheus_client.parser import text_string_to_metric_families
 
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, environment, vaultpki
 from helpers.vault.servers import Server, wait_for
@@ -170,10 +171,14 @@ def get(port: int, path: str, *, host: str = "localhost") -> tuple[int, str]:
         return 0, ""
 
 
-def figure(port: int, name: str) -> float | None:
-    """The metric of this name, which has no labels; None where it is not shown."""
-    found = re.search(rf"^vaultpki_{name} (\S+)$", get(port, "metrics")[1], re.MULTILINE)
-    return float(found[1]) if found else None
+def figure(port: int, name: str, /, **labels: str) -> float | None:
+    """The metric of this name, with these labels beside those of the node; None where it is not shown."""
+    for family in text_string_to_metric_families(get(port, "metrics")[1]):
+        for sample in family.samples:
+            its = {key: value for key, value in sample.labels.items() if key not in ("cluster", "node")}
+            if sample.name == f"vaultpki_{name}" and its == labels:
+                return sample.value
+    return None
 
 
 def command(node: NodeFolder) -> list[str]:

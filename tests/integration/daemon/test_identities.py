@@ -13,7 +13,7 @@ from helpers.node.resident_agent import (
     AT_ONCE,
     POLL,
     Watcher,
-    get,
+    figure,
     leaf,
     leaves,
     polling_node,
@@ -105,8 +105,8 @@ def test_a_rejected_credential_needs_a_join(server: Server, tmp_path: Path, clus
         assert f"({new}, then `vaultpki agent -c {node.config} --join join.json` here)" in told[0]["message"], told
         state = agent.status(expect=3)
         assert state["agent"]["state"] == "needs-join" and state["vault"]["reachable"], state
-        wait_for(lambda: 'vaultpki_agent_state{state="needs-join"} 1.0' in get(port, "metrics")[1], 5, str)
-        assert "vaultpki_vault_reachable 1.0" in get(port, "metrics")[1]
+        wait_for(lambda: figure(port, "agent_state", state="needs-join") == 1, 5, str)
+        assert figure(port, "vault_reachable") == 1
         wait_for(lambda: leaf(node, "kubelet").not_after < datetime.now(UTC), 40, lambda: "still good")
         logins = [path for _, path in server.requests(since) if path == f"auth/{cluster.prefix}/listed/login"]
         # Vault locks out who comes five times within 15 minutes, and the new join file's login with it.

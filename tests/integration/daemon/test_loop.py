@@ -20,6 +20,7 @@ from helpers.node.resident_agent import (
     AT_ONCE,
     POLL,
     WORKER,
+    figure,
     get,
     leaf,
     leaves,
@@ -168,9 +169,8 @@ def test_sighup_reads_agent_yaml_again(node: NodeFolder) -> None:
         assert "poll" in told["message"] and "Traceback" not in told["message"], told
         reread(f"{good}metrics: 127.0.0.1:{one}\n", "was read again")
         wait_for(lambda: get(one, "healthz") == (200, "ok\n"), 10, lambda: str(get(one, "healthz")))
-        figures = get(one, "metrics")[1]
         for name in WORKER:
-            assert f'vaultpki_certificate_not_after_timestamp_seconds{{name="{name}"}}' in figures, figures
+            assert figure(one, "certificate_not_after_timestamp_seconds", name=name), get(one, "metrics")[1]
         reread(f"{good}metrics: 127.0.0.1:{other}\n", "was read again")
         wait_for(lambda: get(other, "livez")[0] == 200, 10, lambda: "the new port is silent")
         with pytest.raises(ConnectionRefusedError):

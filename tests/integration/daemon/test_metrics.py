@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from helpers import dashboard
 from helpers.node import resident_agent
-from helpers.node.resident_agent import AT_ONCE, PASS, faked, figure, get, resident, short_and_long
+from helpers.node.resident_agent import AT_ONCE, PASS, WORKER, faked, figure, get, resident, short_and_long
 from helpers.vault.applied_cluster import NodeFolder
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import Server, free_ports, wait_for
@@ -61,7 +61,7 @@ def test_a_pass_that_is_broken_off_is_told_and_a_vault_that_is_away_is_not(
         (node.state / "spec.json").unlink()
         node.configure(server.address, f"https://127.0.0.1:{free_ports(1)[0]}")
         agent.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: "vaultpki_vault_reachable 0.0" in get(port, "metrics")[1], 20 + PASS, agent.log.read_text)
+        wait_for(lambda: figure(port, "vault_reachable") == 0, 20 + PASS, agent.log.read_text)
         assert get(port, "healthz") == (200, "ok\n")
         assert agent.end() < AT_ONCE
 
@@ -81,7 +81,7 @@ def test_healthz_looks_when_it_is_asked(node: NodeFolder, port: int, tmp_path: P
         lying = key.resolve()
         lying.rename(aside)
         assert healthz() == (503, "kubelet: missing\n")
-        assert 'vaultpki_certificate_state{name="kubelet",state="missing"} 1.0' in get(port, "metrics")[1]
+        assert figure(port, "certificate_state", name="kubelet", state="missing") == 1
         shutil.copy(other() / "kubelet-client.key", lying)
         assert healthz() == (503, "kubelet: broken\n")
         lying.unlink()
@@ -132,14 +132,17 @@ def test_what_vault_was_asked_to_sign_is_counted_whatever_it_answered(
         asked = between.count("/sign/")
         return asked >= 6 and figure(port, "signs_total") == asked
 
+    def renewals() -> set[float | None]:
+        return {figure(port, "renewals_total", name=name) for name in WORKER}
+
     with resident_agent.proxy(server, refuse) as between:
         node.configure(server.address, between.address)
         with resident(node) as agent:
             wait_for(counted, 40, agent.log.read_text)
-            assert "vaultpki_renewals_total{" not in get(port, "metrics")[1]
+            assert renewals() == {0}
             between.alter = resident_agent.honest
             agent.process.send_signal(signal.SIGHUP)
-            wait_for(lambda: get(port, "metrics")[1].count("vaultpki_renewals_total{") == 3, PASS, agent.log.read_text)
+            wait_for(lambda: renewals() == {1}, PASS, agent.log.read_text)
             assert counted()
             assert agent.end() < AT_ONCE
 
@@ -168,8 +171,7 @@ def test_the_dashboard_asks_for_what_an_agent_shows(server: Server, node: NodeFo
         node.configure(server.address, between.address)
         node.configure("poll: 10m\n", 'poll: 10m\nhooks: {kubelet: [["false"]]}\n')
         with resident(node) as agent:
-            failed = 'vaultpki_finding{finding="hook-failed"} 1.0'
-            wait_for(lambda: failed in get(port, "metrics")[1], 30, agent.log.read_text)
+            wait_for(lambda: figure(port, "finding", finding="hook-failed") == 1, 30, agent.log.read_text)
             text = get(port, "metrics")[1]
             held = resident_agent.leaves(node, ("kubelet", "kubelet-client"))
             x509 = get(port, "metrics/x509")[1]

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -187,6 +187,12 @@ def fetched(url: str) -> tuple[int, str]:
         return 0, ""
 
 
+def its(labels: Mapping[str, str]) -> list[str]:
+    """The labels of a sample beside those of the node, which every sample has."""
+    assert labels["node"] == "worker-1" and labels["cluster"]
+    return [value for name, value in labels.items() if name not in ("cluster", "node")]
+
+
 def test_a_resident_agent_shows_what_it_holds(node: NodeFolder) -> None:
     address = load_agent(node.config).metrics
     with resident(node, {}, "--log-format", "json") as (process, log):
@@ -194,7 +200,7 @@ def test_a_resident_agent_shows_what_it_holds(node: NodeFolder) -> None:
         status, text = fetched(f"http://{address}/metrics")
         assert status == 200
         found = {
-            (sample.name.removeprefix("vaultpki_"), *sample.labels.values()): sample.value
+            (sample.name.removeprefix("vaultpki_"), *its(sample.labels)): sample.value
             for family in text_string_to_metric_families(text)
             for sample in family.samples
         }

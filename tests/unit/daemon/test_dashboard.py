@@ -15,7 +15,7 @@ from promql_parser import VectorSelector
 from helpers import dashboard
 from helpers.dashboard import Query
 from vaultpki.daemon import metric_families, own_findings
-from vaultpki.daemon.view import AgentState, CaView, CertificateView, View
+from vaultpki.daemon.view import AgentState, CaView, CertificateView, Counts, View
 from vaultpki.findings.catalogue import Severity
 from vaultpki.host.systemd import recipe
 from vaultpki.pki.ca_life import CaLife
@@ -34,14 +34,13 @@ VIEW = View(
     vault_reachable=True,
     vault_last_ok=1,
     outage_left=1,
-    signs_total=1,
-    renewals_total={"kubelet": 1},
     last_pass=1,
     stale_after=1,
     cas=(CaView("etcd", "none", False),),
     ends=(CaLife("etcd", False, NOW, NOW, 1),),
 )
-KNOWN = dashboard.exported(generate_latest(metric_families.Collector(lambda: VIEW)).decode())
+COUNTS = Counts("prod", "w-1", 1, {"kubelet": 1})
+KNOWN = dashboard.exported(generate_latest(metric_families.Collector(lambda: VIEW, lambda: COUNTS)).decode())
 QUERIES = dashboard.queries()
 each_query = pytest.mark.parametrize("query", QUERIES, ids=[f"{query.panel}-{n}" for n, query in enumerate(QUERIES)])
 

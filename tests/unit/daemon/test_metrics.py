@@ -23,7 +23,7 @@ from vaultpki import __version__
 from vaultpki.daemon import metric_families, metrics_server, own_findings
 from vaultpki.daemon import metrics as daemon_metrics
 from vaultpki.daemon.metrics_server import Server
-from vaultpki.daemon.view import CertificateView, LeafView, View
+from vaultpki.daemon.view import CertificateView, Counts, LeafView, View
 from vaultpki.errors import StoreError, VaultpkiError
 from vaultpki.model import AgentConfig
 from vaultpki.pki.ca_life import CaLife
@@ -51,22 +51,21 @@ VIEW = View(
     vault_reachable=True,
     vault_last_ok=NOW - 5,
     outage_left=3600.0,
-    signs_total=7,
-    renewals_total={"kubelet": 6, "kube-proxy": 1},
     last_pass=NOW - 5,
     stale_after=900.0,
     ends=(CaLife("etcd", False, at(NOW - 1825 * DAY), at(NOW), 7 * DAY),),
 )
+COUNTS = Counts("prod", "w-1", 7, {"kubelet": 6, "kube-proxy": 0})
 WELL = replace(VIEW, certificates=VIEW.certificates[:1])
 
 
 def exposed(view: View) -> str:
-    return generate_latest(metric_families.Collector(lambda: view)).decode()
+    return generate_latest(metric_families.Collector(lambda: view, lambda: COUNTS)).decode()
 
 
 @contextlib.contextmanager
 def serving(view: View | None, now: float = NOW, *, address: str = "127.0.0.1:0") -> Iterator[Server]:
-    server = Server(address, lambda: view, clock=lambda: now)
+    server = Server(address, lambda: view, lambda: COUNTS, clock=lambda: now)
     server.start()
     try:
         yield server
@@ -96,6 +95,11 @@ def get(server: Server, path: str, method: str = "GET") -> tuple[int, str, http.
         connection.close()
 
 
+def its(**labels: str) -> frozenset[tuple[str, str]]:
+    """The labels of a sample of this agent."""
+    return frozenset({"cluster": "prod", "node": "w-1", **labels}.items())
+
+
 def samples(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
@@ -111,10 +115,10 @@ def test_every_metric_by_name_and_value() -> None:
     found = samples(text)
 
     def each(name: str, value: float, /, **labels: str) -> None:
-        assert found.pop((f"vaultpki_{name}", frozenset(labels.items()))) == value, name
+        assert found.pop((f"vaultpki_{name}", its(**labels))) == value, name
 
     each("build_info", 1, version=__version__)
-    each("node_info", 1, cluster="prod", node="w-1")
+    each("node_info", 1)
     each("agent_state", 1, state="ok")
     for kind in own_findings.OWN:
         # The CA ends at this moment.
@@ -139,10 +143,10 @@ def test_every_metric_by_name_and_value() -> None:
     each("outage_left_seconds", 3600)
     each("signs_total", 7)
     each("renewals_total", 6, name="kubelet")
-    each("renewals_total", 1, name="kube-proxy")
-    each("ca_not_after_timestamp_seconds", NOW, cluster="prod", ca="etcd")
+    each("renewals_total", 0, name="kube-proxy")
+    each("ca_not_after_timestamp_seconds", NOW, ca="etcd")
     for level, days in (("notice", 180), ("warning", 60), ("critical", 30)):
-        each("ca_level_timestamp_seconds", NOW - days * DAY, cluster="prod", ca="etcd", level=level)
+        each("ca_level_timestamp_seconds", NOW - days * DAY, ca="etcd", level=level)
     assert found == {}
 
 
@@ -184,9 +188,9 @@ def test_a_prometheus_that_prefers_openmetrics_reads_the_same() -> None:
 def test_no_state_is_told_where_nobody_could_look() -> None:
     found = samples(exposed(replace(VIEW, unseen="no folder")))
     states = {labels for name, labels in found if name == "vaultpki_certificate_state"}
-    assert states == {frozenset({("name", name), ("state", "unknown")}) for name in ("kubelet", "kube-proxy")}
+    assert states == {its(name=name, state="unknown") for name in ("kubelet", "kube-proxy")}
     # When it ends is what it was, and the alerts on that go on.
-    assert found["vaultpki_certificate_not_after_timestamp_seconds", frozenset({("name", "kubelet")})] == NOW + 3600
+    assert found["vaultpki_certificate_not_after_timestamp_seconds", its(name="kubelet")] == NOW + 3600
 
 
 def test_nothing_is_said_of_a_vault_that_was_not_asked() -> None:
@@ -198,13 +202,17 @@ def test_names_that_would_break_the_format_are_escaped() -> None:
     name = 'a"b\\c\nd'
     view = replace(VIEW, certificates=(CertificateView(name, NOW, None, None, None, "ok"),))
     found = samples(exposed(view))
-    assert found["vaultpki_certificate_not_after_timestamp_seconds", frozenset({("name", name)})] == NOW
+    assert found["vaultpki_certificate_not_after_timestamp_seconds", its(name=name)] == NOW
 
 
-def test_before_the_first_pass_there_is_only_the_version() -> None:
+def test_before_the_first_pass_there_are_only_the_version_and_the_counters() -> None:
     with serving(None) as server:
-        assert set(samples(get(server, "/metrics")[1])) == {
-            ("vaultpki_build_info", frozenset({("version", __version__)}))
+        assert samples(get(server, "/metrics")[1]) == {
+            ("vaultpki_build_info", its(version=__version__)): 1,
+            ("vaultpki_node_info", its()): 1,
+            ("vaultpki_signs_total", its()): 7,
+            ("vaultpki_renewals_total", its(name="kubelet")): 6,
+            ("vaultpki_renewals_total", its(name="kube-proxy")): 0,
         }
         assert get(server, "/healthz")[:2] == (503, "the agent has not ended its first pass\n")
         assert get(server, "/livez")[:2] == (200, "ok\n")
@@ -239,7 +247,7 @@ def test_healthz_says_what_is_wrong(view: View, now: float, problems: list[str])
 
 def test_an_agent_that_never_ends_its_first_pass_is_stuck() -> None:
     times = iter([NOW, NOW + 899, NOW + 901])
-    server = Server("127.0.0.1:0", lambda: None, clock=lambda: next(times))
+    server = Server("127.0.0.1:0", lambda: None, lambda: COUNTS, clock=lambda: next(times))
     server.start()
     try:
         assert [get(server, "/livez")[0] for _ in range(2)] == [200, 503]
@@ -351,7 +359,7 @@ def test_another_name_is_not_answered(host: str) -> None:
 )
 def test_no_path_answers_a_page_of_another_site(path: str, head: bytes, status: bytes) -> None:
     """A web page whose name its owner lets point to 127.0.0.1 is read by a browser on the node (DNS rebinding)."""
-    server = Server("127.0.0.1:0", lambda: WELL, clock=lambda: NOW, listed=LISTED)
+    server = Server("127.0.0.1:0", lambda: WELL, lambda: COUNTS, clock=lambda: NOW, listed=LISTED)
     server.start()
     try:
         for method in (b"GET", b"HEAD"):
@@ -450,7 +458,7 @@ class Counting(Server):
         self.rounds += 1
         super().service_actions()
 
-server = Counting("127.0.0.1:0", lambda: None)
+server = Counting("127.0.0.1:0", lambda: None, lambda: None)
 caller = socket.socket()
 server.start()
 resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))), 4096))
@@ -485,7 +493,7 @@ def test_only_livez_does_without_a_look() -> None:
         return replace(WELL, unread="/pki: the disk reports an input/output error")
 
     looked: list[int] = []
-    server = Server("127.0.0.1:0", lambda: WELL, look=look, clock=lambda: NOW)
+    server = Server("127.0.0.1:0", lambda: WELL, lambda: COUNTS, look=look, clock=lambda: NOW)
     server.start()
     try:
         assert get(server, "/livez")[:2] == (200, "ok\n") and looked == []
@@ -539,7 +547,7 @@ def test_a_long_answer_comes_whole() -> None:
 
 def test_a_fault_of_the_view_is_one_bad_answer() -> None:
     views: Iterator[View] = iter([WELL])
-    server = Server("127.0.0.1:0", lambda: next(views), clock=lambda: NOW)
+    server = Server("127.0.0.1:0", lambda: next(views), lambda: COUNTS, clock=lambda: NOW)
     server.start()
     try:
         assert [get(server, "/healthz")[0] for _ in range(2)] == [200, 500]
@@ -565,13 +573,13 @@ def test_closing_frees_the_port_the_descriptors_and_the_callers() -> None:
 
 def test_an_address_that_cannot_be_used_is_told_in_one_sentence() -> None:
     with serving(WELL) as first, pytest.raises(VaultpkiError) as told:
-        Server(first.address, lambda: WELL)
+        Server(first.address, lambda: WELL, lambda: COUNTS)
     assert str(told.value) == (
         f"metrics: cannot listen on {first.address}: Address already in use; write another loopback address and port "
         "under `metrics` in agent.yaml, such as 127.0.0.1:9910"
     )
     with pytest.raises(VaultpkiError, match=r"^metrics: cannot listen on 192.0.2.1:9910: Cannot assign requested ad"):
-        Server("192.0.2.1:9910", lambda: WELL)
+        Server("192.0.2.1:9910", lambda: WELL, lambda: COUNTS)
 
 
 def test_ipv6() -> None:

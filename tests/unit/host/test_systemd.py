@@ -22,7 +22,7 @@ from prometheus_client import generate_latest
 from helpers.example_agent import agent_config
 from vaultpki import __version__
 from vaultpki.daemon import metric_families
-from vaultpki.daemon.view import CertificateView, View
+from vaultpki.daemon.view import CertificateView, Counts, View
 from vaultpki.errors import StoreError, VaultpkiError
 from vaultpki.host.systemd import RECIPES, SYSTEMD_UNITS, Notifier, install_units, recipe, unit_files
 from vaultpki.layout import node_folders
@@ -341,8 +341,9 @@ def exported() -> set[str]:
     certificate = CertificateView("c", 1, 1, 1, 1, "ok", 1)
     now = datetime.now(UTC)
     ends = (CaLife("etcd", False, now, now, 1),)
-    view = View("n", "c", "ok", (certificate,), {"h": (1, 1)}, "g", 1, True, 1, 1, 1, {"c": 1}, 1, 1, ends=ends)
-    lines = generate_latest(metric_families.Collector(lambda: view)).decode().splitlines()
+    view = View("n", "c", "ok", (certificate,), {"h": (1, 1)}, "g", 1, True, 1, 1, 1, 1, ends=ends)
+    counts = Counts("c", "n", 1, {"c": 1})
+    lines = generate_latest(metric_families.Collector(lambda: view, lambda: counts)).decode().splitlines()
     return {re.split(r"[{ ]", line)[0] for line in lines if not line.startswith("#")}
 
 
