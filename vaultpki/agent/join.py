@@ -224,7 +224,7 @@ def _prove(config: AgentConfig, join: Join, vault: Vault, secret: str) -> Vault:
         return node
     except (Refused, Denied):
         raise JoinRefused(
-            f"Vault rejects the credential in the join file for {join.node}: the node was unenrolled since, or the "
-            "file's role_id or pool was changed on its way; tell whoever enrolled it, and ask for a new one "
-            f"({enrolling(join)})"
+            f"Vault rejects the credential in the join file for {join.node}: the node was unenrolled since, the file's "
+            "role_id or pool was changed on its way, or, seldom, Vault lost the credential as it made it; tell whoever "
+            f"enrolled it, and ask for a new one ({enrolling(join)})"
         ) from None

@@ -220,9 +220,10 @@ def own_record(config: AgentConfig) -> str:
 def roll(config: AgentConfig, vault: Vault, now: float, *, force: bool = False) -> bool:
     """Replace the secret id once a third of its life is over, and the one of a join file at once; return if it did.
 
-    A later call destroys the previous one, some minutes on; that of a join file is destroyed at once. `vault` is logged
-    in as the node; `now` is Unix time in seconds. After an answer that was lost the next try waits, unless `force`:
-    each may leave a secret id that lives for weeks. SigningPaused says so once half of the life is over.
+    A later call destroys the previous one, some minutes on; that of a join file is destroyed as soon as Vault accepts
+    the new one. `vault` is logged in as the node; `now` is Unix time in seconds. After an answer that was lost the next
+    try waits, unless `force`: each may leave a secret id that lives for weeks. SigningPaused says so once half of the
+    life is over.
     """
     files = SecretIdFiles(config.state)
     current = files.current() if config.auth.method == "approle" else None
@@ -273,7 +274,8 @@ def roll(config: AgentConfig, vault: Vault, now: float, *, force: bool = False) 
     if asked.pending:
         asked = Asked((), (*asked.lost, *asked.pending))
     files.write_asked(asked)
-    if seen:
+    # The server may just have lost it, and nothing else lets the node in; then the next pass takes up the old one.
+    if seen and present(config, vault, new) is not None:
         _destroy_previous(config, vault, files, new)
     return True
 

@@ -25,6 +25,7 @@ from vaultpki.disk.files import write_private
 from vaultpki.errors import SpecError, VaultpkiError
 from vaultpki.identity import enrol
 from vaultpki.node import credential
+from vaultpki.node.secret_id import SecretIdFiles
 from vaultpki.records.join_file import dump_join, load_join
 
 FILES = r"secret-id|joined|agent\.yaml|vault-ca\.pem"
@@ -141,6 +142,34 @@ def test_a_new_one_that_the_server_loses_locks_nobody_out(cluster: AppliedCluste
     assert secret(node) == second and len(enrolled_nodes.accessors(cluster, node.name, "pooled")) == 2
     assert not roll(node, time.time() + SETTLED)
     assert secret(node) == second and len(enrolled_nodes.accessors(cluster, node.name, "pooled")) == 1
+
+
+def test_a_first_one_that_the_server_loses_keeps_no_node_from_joining(
+    cluster: AppliedCluster, applier: Enroller, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The join file's own is kept until the server has accepted the one that the node minted."""
+    node, role = NodeFolder(name, tmp_path / "node"), f"auth/{cluster.prefix}/pooled/role/{name}"
+    file = applier.join_file(name, tmp_path / "join.json", pool="autoscaled")
+    lost: list[str] = []
+    keep = SecretIdFiles.replace
+
+    def lose(files: SecretIdFiles, new: str) -> None:
+        keep(files, new)
+        # The first is what the join file held.
+        if files.previous() is not None:
+            lost.append(new)
+            assert cluster.server.api("POST", f"{role}/secret-id/destroy", {"secret_id": new}).status == 204
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SecretIdFiles, "replace", lose)
+        plan = JoinPlan(load_join(file), None, str(node.config), str(node.pki), str(node.state))
+        join.join(plan, datetime.now(UTC), allow_http=False)
+    assert [secret(node)] == lost
+    node.run()
+    assert secret(node) not in lost
+    assert not roll(node, time.time() + SETTLED)
+    assert len(enrolled_nodes.accessors(cluster, name, "pooled")) == 1
+    node.run()
 
 
 @pytest.mark.parametrize("shift", [-10 * 365 * DAY, -3600, 10 * 365 * DAY], ids=["decade-back", "hour-back", "ahead"])
