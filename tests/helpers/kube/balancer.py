@@ -27,7 +27,8 @@ class Balancer:
 
     As a balancer in the mode TCP does: nothing is sent twice, but a connection that no server has taken is tried at the
     next one. A server is out after one answer that is not 200, and in after two that are. If all are out, a connection
-    is tried at each of them all the same. `out` counts how often each was taken out, `none_ready` says when a
+    is tried at each of them all the same, but for those that were down and have not been ready since: they refuse who
+    they will let in once they have started. `out` counts how often each was taken out, `none_ready` says when a
     connection came while all were, and `none_took` when no server took one.
     """
 
@@ -35,6 +36,7 @@ class Balancer:
     servers: Mapping[str, str]
     port: int
     ready: set[str] = field(default_factory=set)
+    starting: set[str] = field(default_factory=set)
     out: dict[str, int] = field(default_factory=dict)
     none_ready: list[float] = field(default_factory=list)
     none_took: list[float] = field(default_factory=list)
@@ -77,11 +79,17 @@ class Balancer:
         well = 0
         while True:
             said = b""
-            with contextlib.suppress(OSError, asyncio.TimeoutError):
+            try:
                 said = await asyncio.wait_for(self._ask(name, context), ANSWER_SECONDS)
+            except ConnectionRefusedError:
+                self.starting.add(name)
+            except OSError:
+                # Also one that does not answer in time.
+                pass
             well = well + 1 if said == b"200" else 0
             if well >= READY_ANSWERS:
                 self.ready.add(name)
+                self.starting.discard(name)
             elif not well and name in self.ready:
                 self.ready.remove(name)
                 self.out[name] = self.out.get(name, 0) + 1
@@ -119,7 +127,7 @@ class Balancer:
         names = [name for name in self.servers if name in self.ready]
         if not names:
             self.none_ready.append(time.time())
-            names = list(self.servers)
+            names = [name for name in self.servers if name not in self.starting] or list(self.servers)
         for each in range(len(names)):
             address = self.servers[names[(self.turn + each) % len(names)]]
             with contextlib.suppress(OSError, asyncio.TimeoutError):
