@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -24,6 +28,7 @@ from helpers.pages import CHECKOUT
 from helpers.vault import servers
 from helpers.vault.applied_cluster import environment
 from helpers.vault.servers import wait_for
+from vaultpki import __version__
 from vaultpki.host.systemd import recipe
 
 pytestmark = pytest.mark.conformance
@@ -153,6 +158,56 @@ def _static_pods(kubernetes: Kubernetes) -> None:
     file = node.machine.folder / "kubelet.yaml"
     file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"staticPodPath": MANIFESTS}))
     kubernetes.restart("kubelet")
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """What is in the archive: its labels, and each file by its path with its size in bytes."""
+
+    labels: dict[str, str]
+    files: dict[str, int]
+
+
+def unpacked(archive: Path) -> Unpacked:
+    files: dict[str, int] = {}
+    with tarfile.open(archive) as image:
+
+        def read(name: str) -> bytes:
+            member = image.extractfile(name)
+            assert member is not None
+            return member.read()
+
+        (manifest,) = json.loads(read("manifest.json"))
+        for layer in manifest["Layers"]:
+            with tarfile.open(fileobj=io.BytesIO(read(layer))) as contents:
+                files |= {each.name.removeprefix("./"): each.size for each in contents}
+        return Unpacked(json.loads(read(manifest["Config"]))["config"]["Labels"], files)
+
+
+def test_it_is_small_and_brings_only_what_it_needs(archive: Path) -> None:
+    files = unpacked(archive).files
+    assert sum(files.values()) <= 150_000_000
+    # perl-base is one of Debian's essential packages; the rest of perl is not.
+    assert not [name for name in files if name.startswith("usr/share/perl/")]
+    documents = [name for name in files if name.startswith("usr/share/doc/") and files[name]]
+    assert documents and {name.rpartition("/")[2] for name in documents} == {"copyright"}
+    translations = [name for name in files if name.startswith("usr/share/locale/") and name.endswith(".mo")]
+    manuals = [name for name in files if name.startswith("usr/share/man/") and files[name]]
+    tools = [name for name in files if re.search(r"/(pip|setuptools|ensurepip/_bundled|apt-get)(/|$)|\.cache/", name)]
+    assert (translations, manuals, tools) == ([], [], [])
+    # What the SBOM lists of Debian, and what verifies Vault's certificate where agent.yaml names no CA file.
+    assert files["var/lib/dpkg/status"] and files["etc/ssl/certs/ca-certificates.crt"]
+
+
+def test_its_labels_say_what_it_is(archive: Path) -> None:
+    prefix = "org.opencontainers.image."
+    labels = {name.removeprefix(prefix): value for name, value in unpacked(archive).labels.items()}
+    epoch = subprocess.run([CHECKOUT / "packages/epoch"], capture_output=True, text=True, check=True).stdout
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    assert labels["title"] == "vaultpki" and labels["licenses"] == "Apache-2.0" and labels["description"]
+    assert labels["version"] == __version__ and labels["revision"] == commit.stdout.strip()
+    assert datetime.fromisoformat(labels["created"]).timestamp() == int(epoch)
+    assert re.fullmatch(r"localhost/vaultpki-base:\w+", labels["base.name"])
 
 
 def test_it_is_built_from_the_recipe_and_runs(cluster: ClusterWithImage) -> None:

@@ -18,6 +18,7 @@ import yaml
 
 from helpers import pages
 from helpers.packages import built
+from helpers.pages import CHECKOUT
 
 _INSIDE = "./usr/lib/python3/dist-packages/cloudinit/config/schemas/schema-cloud-config-v1.json"
 
@@ -131,6 +132,19 @@ def test_the_pinned_install_works_and_refuses_what_is_not_pinned(dist: Path, tmp
     install = here(commands(HERE)[1]).replace("--requirement requirements.txt", "--requirement fewer.txt")
     refused = shell(f"python3 -m venv --clear {tmp_path}/opt; {install}", dist, expect=1)
     assert "all requirements must have their versions pinned" in refused.stderr
+
+
+def test_every_library_has_a_wheel_for_arm64(tmp_path: Path) -> None:
+    """Of the version and with a hash that the file names, for the Pythons of Debian 12 and 13."""
+    for python in ("311", "313"):
+        platforms = " ".join(f"--platform manylinux{name}_aarch64" for name in ("2014", "_2_17", "_2_28"))
+        options = (
+            f"--require-hashes --only-binary :all: --no-deps --python-version {python} {platforms} --dest {python}"
+        )
+        shell(f"python3 -m pip download {options} --requirement {CHECKOUT}/packages/requirements.txt", tmp_path)
+        wheels = [each.name for each in (tmp_path / python).iterdir()]
+        assert {re.sub(r".*-", "", name) for name in wheels} >= {"any.whl"} and not [w for w in wheels if "x86" in w]
+        assert [name for name in wheels if name.startswith("cryptography-") and name.endswith("aarch64.whl")]
 
 
 def cloud_config() -> str:

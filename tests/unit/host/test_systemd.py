@@ -10,6 +10,7 @@ import secrets
 import shlex
 import socket
 import time
+import tomllib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ import yaml
 from prometheus_client import generate_latest
 
 from helpers.example_agent import agent_config
+from helpers.pages import CHECKOUT
 from vaultpki import __version__
 from vaultpki.daemon import metric_families
 from vaultpki.daemon.view import CertificateView, Counts, View
@@ -335,6 +337,12 @@ def test_the_image_is_of_this_version_and_runs_the_agent() -> None:
     assert ast.literal_eval(said["ENTRYPOINT"]) + ast.literal_eval(said["CMD"]) == [
         *("env", "--block-signal=TERM", "vaultpki", "agent", "-c", "/etc/vaultpki/agent.yaml")
     ]
+
+
+def test_the_labels_of_the_image_are_the_projects_own() -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    found = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]*)"', recipe("Containerfile")))
+    assert found == {"title": project["name"], "description": project["description"], "licenses": project["license"]}
 
 
 def exported() -> set[str]:
