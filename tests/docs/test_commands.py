@@ -45,6 +45,16 @@ ELSEWHERE = {
     "vaultpki agent --install-unit": "it writes into /etc/systemd; test_units.py runs it",
     "systemctl daemon-reload": "there need be no systemd here",
     "systemctl enable --now vaultpki-agent": "the same",
+    **dict.fromkeys(
+        (
+            "vaultpki agent --print-unit vaultpki-metrics.service > /etc/systemd/system/vaultpki-metrics.service",
+            "vaultpki agent --print-unit vaultpki-metrics.timer > /etc/systemd/system/vaultpki-metrics.timer",
+            "systemctl enable --now vaultpki-metrics.timer",
+        ),
+        "it writes into /etc/systemd; tests/conformance/daemon/test_scrape.py does what the service does",
+    ),
+    "kubectl apply -k .": "there is no API server here; test_scrape.py builds the same",
+    "kubectl apply -f kube-rbac-proxy.yaml -f podmonitor.yaml -f prometheus-rule.yaml": "the same",
     "kubectl --kubeconfig operator/super-admin.conf apply -f operator/manifests": "there is no API server here",
 }
 """Commands that do not run here, each with its reason; the files that they name must be there all the same."""

@@ -135,7 +135,8 @@ class _Telling(click.Command):
     "--print-unit",
     metavar="NAME",
     help="Print a unit or recipe and end: vaultpki-agent.service, vaultpki-agent-once.service, Containerfile, "
-    "daemonset.yaml, static-pod.yaml, alerts.yaml, grafana-dashboard.json.",
+    "daemonset.yaml, kustomization.yaml, static-pod.yaml, kube-rbac-proxy.yaml, podmonitor.yaml, prometheus-rule.yaml, "
+    "vaultpki-metrics.service, vaultpki-metrics.timer, alerts.yaml, grafana-dashboard.json.",
 )
 @click.option(
     "--log-format",

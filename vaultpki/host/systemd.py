@@ -21,11 +21,26 @@ from vaultpki.model import AgentConfig, Auth
 from vaultpki.places import AGENT_FILE, KUBELET
 
 SYSTEMD_UNITS: Final = ("vaultpki-agent.service", "vaultpki-agent-once.service")
-RECIPES: Final = ("Containerfile", "daemonset.yaml", "static-pod.yaml", "alerts.yaml", "grafana-dashboard.json")
-"""What is printed as it is."""
+RECIPES: Final = (
+    "Containerfile",
+    "daemonset.yaml",
+    "kustomization.yaml",
+    "static-pod.yaml",
+    "kube-rbac-proxy.yaml",
+    "podmonitor.yaml",
+    "prometheus-rule.yaml",
+    "vaultpki-metrics.service",
+    "vaultpki-metrics.timer",
+    "alerts.yaml",
+    "grafana-dashboard.json",
+)
+"""What is printed for every node alike, except for the address of the agent's metrics."""
 
 UNIT_FOLDER: Final = Path("/etc/systemd/system")
 
+_METRICS_ADDRESS: Final = "127.0.0.1:9910"
+# Where Debian's node exporter reads text files.
+_TEXTFILE_FOLDER: Final = "/var/lib/prometheus/node-exporter"
 _LONGEST_STATUS: Final = 500
 _HOMES: Final = ("/home", "/root", "/run/user")
 _TEMPORARY: Final = ("/tmp", "/var/tmp")  # noqa: S108 - asked about, not written to
@@ -146,6 +161,12 @@ def recipe(name: str, config: AgentConfig | None = None, *, executable: Path | N
             file=AGENT_FILE,
         )
         return unit_files(config or usual, executable=executable)[name]
+    if name == "prometheus-rule.yaml":
+        return text("templates", name) + "spec:\n" + _indented(text("templates", "alerts.yaml"))
+    if name == "vaultpki-metrics.service":
+        address = (config.metrics if config is not None else None) or _METRICS_ADDRESS
+        values = {"address": address, "folder": _TEXTFILE_FOLDER}
+        return render(text("templates", name), values, name=name)
     if name in RECIPES:
         return text("templates", name)
     raise VaultpkiError(
@@ -160,6 +181,12 @@ def own_executable() -> Path:
         if each.name == "vaultpki" and each.is_file() and os.access(each, os.X_OK):
             return each.absolute()
     raise ToolMissing("the program `vaultpki` was not found; install the package, and run it by that name")
+
+
+def _indented(document: str) -> str:
+    """Return a YAML document without its first comment, as the value of a key."""
+    lines = document[document.index("\ngroups:") + 1 :].splitlines(keepends=True)
+    return "".join(f"  {line}" if line.strip() else line for line in lines)
 
 
 def _below(paths: list[str], folders: tuple[str, ...]) -> bool:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
-import subprocess
-import urllib.parse
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +12,8 @@ import yaml
 
 from helpers import dashboard
 from helpers.node import resident_agent
-from helpers.node.resident_agent import get, resident
+from helpers.node.resident_agent import resident
+from helpers.prometheus import answer, prometheus
 from helpers.promtool import promtool
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import Server, free_ports, wait_for
@@ -188,32 +185,6 @@ def test_a_fleet_in_trouble_is_shown_as_it_is(tmp_path: Path) -> None:
     promtool("test", "rules", file)
 
 
-@contextlib.contextmanager
-def prometheus(folder: Path, target: int) -> Iterator[int]:
-    """A Prometheus that scrapes an agent each second, and its port."""
-    (port,) = free_ports(1)
-    config = folder / "prometheus.yml"
-    job = {"job_name": "vaultpki", "static_configs": [{"targets": [f"127.0.0.1:{target}"]}]}
-    config.write_text(yaml.safe_dump({"global": {"scrape_interval": "1s"}, "scrape_configs": [job]}))
-    words = [f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}"]
-    words.append(f"--web.listen-address=127.0.0.1:{port}")
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(["prometheus", *words], stdout=log, stderr=log)
-    try:
-        yield port
-    finally:
-        process.kill()
-        process.wait()
-
-
-def answer(port: int, expression: str) -> list[dict[str, Any]]:
-    """The samples that a query gives now; fails with what Prometheus says of it."""
-    said = get(port, f"api/v1/query?{urllib.parse.urlencode({'query': expression})}")
-    assert said[0] == 200, (expression, said)
-    found: list[dict[str, Any]] = json.loads(said[1])["data"]["result"]
-    return found
-
-
 # Where an agent that is well but for a hook and a refused certificate has nothing to show.
 EMPTY = {"Shorter than cluster.yaml asks for", "Rotation records that are behind", "Components that are behind"}
 
@@ -228,9 +199,10 @@ def test_every_panel_shows_a_real_agent(clusters: ClusterFactory, server: Server
         return (400, {"errors": ["not today"]}) if "/sign/kube-proxy" in path else (status, body)
 
     (tmp_path / "prometheus").mkdir()
+    job = {"job_name": "vaultpki", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
     with (
         resident_agent.proxy(server, refuse) as between,
-        prometheus(tmp_path / "prometheus", port) as at,
+        prometheus(tmp_path / "prometheus", job) as at,
     ):
         node.configure(server.address, between.address)
         with resident(node) as agent:

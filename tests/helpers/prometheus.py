@@ -1,0 +1,41 @@
+"""A real Prometheus: it runs on a configuration that a test gives it, and answers queries."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from helpers.node.resident_agent import get
+from helpers.vault.servers import free_ports
+
+
+@contextlib.contextmanager
+def prometheus(folder: Path, *jobs: Mapping[str, Any]) -> Iterator[int]:
+    """A Prometheus that scrapes these jobs (`scrape_configs`) each second, and its port."""
+    (port,) = free_ports(1)
+    config = folder / "prometheus.yml"
+    config.write_text(yaml.safe_dump({"global": {"scrape_interval": "1s"}, "scrape_configs": [*jobs]}))
+    words = [f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}"]
+    words.append(f"--web.listen-address=127.0.0.1:{port}")
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(["prometheus", *words], stdout=log, stderr=log)
+    try:
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def answer(port: int, expression: str) -> list[dict[str, Any]]:
+    """The samples that a query gives now; fails with what Prometheus says of it."""
+    said = get(port, f"api/v1/query?{urllib.parse.urlencode({'query': expression})}")
+    assert said[0] == 200, (expression, said)
+    found: list[dict[str, Any]] = json.loads(said[1])["data"]["result"]
+    return found
