@@ -16,9 +16,9 @@ from typing import Final
 
 import click
 import yaml
-from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+import example_metrics
 import example_report
 from vaultpki import __version__, assets
 from vaultpki.certificates import (
@@ -33,13 +33,11 @@ from vaultpki.certificates import (
 )
 from vaultpki.cli import vaultpki
 from vaultpki.config.cluster import load_cluster
-from vaultpki.daemon import metric_families, view
 from vaultpki.findings.catalogue import CATALOGUE, FindingKind
 from vaultpki.graph.content import ExpirySummary, graph
 from vaultpki.graph.svg import svg
 from vaultpki.layout import shown
 from vaultpki.model import Cluster, NodeRole, Row
-from vaultpki.pki.ca_life import CaLife
 from vaultpki.show.report_page import html
 
 PAGES: Final = Path(__file__).resolve().parent
@@ -151,36 +149,21 @@ def _named(value: str) -> str:
     return value
 
 
-def _metrics() -> str:
+def _fleet_metrics() -> str:
+    return _families(example_metrics.fleet(_loaded(_SIXTY)))
+
+
+def _families(shown: str) -> str:
+    """Returns the families of a text in Prometheus' format as a table."""
     rows = []
-    shown = generate_latest(metric_families.Collector(lambda: _SAMPLE, lambda: _COUNTS)).decode()
     for family in text_string_to_metric_families(shown):
         name = f"{family.name}_total" if family.type == "counter" else family.name
         labels = dict.fromkeys(label for sample in family.samples for label in sample.labels)
-        # The page says that every sample has these.
-        labels = {label: None for label in labels if label not in ("cluster", "node")}
+        # The page says which ones every sample has.
+        known = ("cluster",) if "_fleet_" in name else ("cluster", "node")
+        labels = {label: None for label in labels if label not in known}
         rows.append((f"`{name}`", ", ".join(f"`{label}`" for label in labels) or "-", family.documentation))
     return _table(("metric", "labels", "meaning"), rows)
-
-
-_SAMPLE: Final = view.View(
-    node="cp-1",
-    cluster="prod",
-    state="ok",
-    certificates=(view.CertificateView("kubelet", 1.0, 1.0, 1, 1, "ok", 1.0),),
-    hooks={"kubelet": (1, 1.0)},
-    readers=("etcd/etcd",),
-    trust_generation="1",
-    trust_changed=1.0,
-    vault_reachable=True,
-    vault_last_ok=1.0,
-    outage_left=1.0,
-    last_pass=1.0,
-    stale_after=1.0,
-    ends=(CaLife("etcd", False, datetime(2026, 1, 1, tzinfo=UTC), datetime(2031, 1, 1, tzinfo=UTC), 1),),
-    cas=(view.CaView("etcd", "none", False),),
-)
-_COUNTS: Final = view.Counts("prod", "cp-1", 1, {"kubelet": 1})
 
 
 def _alerts() -> str:
@@ -230,7 +213,8 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "commands": _commands,
     "certificates": _certificates,
     "findings": _findings,
-    "metrics": _metrics,
+    "metrics": lambda: _families(example_metrics.agent()),
+    "fleet-metrics": _fleet_metrics,
     "alerts": _alerts,
     "dashboard": _dashboard,
 }

@@ -328,7 +328,15 @@ def test_the_other_examples_are_what_they_say() -> None:
         if block.language == "ini":
             parser = configparser.ConfigParser(delimiters="=")
             parser.read_string(block.text)
-            assert parser.sections() == ["Service"]
+            assert set(parser.sections()) <= {"Unit", "Service", "Timer", "Install"}
+
+
+def test_the_unit_that_writes_metrics_runs_a_command_that_there_is() -> None:
+    """Its timer and its line for cron run the same."""
+    commands = re.findall(r"\bvaultpki nodes (.+ --metrics /.+)$", SOURCES["monitoring"], re.MULTILINE)
+    assert len(commands) == 2 and len(set(commands)) == 1
+    options = COMMANDS["nodes"].make_context("nodes", commands[0].split()).params
+    assert options["metrics"].suffix == ".prom" and str(options["file"]) == "/etc/vaultpki/nodes/cluster.yaml"
 
 
 # Files, metrics, messages, rooms
@@ -361,7 +369,8 @@ def test_components_are_pointed_at_every_pair_and_kubeconfig() -> None:
 
 def test_metrics_and_alerts_that_pages_name_exist() -> None:
     generated = SOURCES["monitoring"]
-    metrics = {row[0].strip("`") for row in pages.rows(pages.part("monitoring", "Metrics"))}
+    parts = (pages.part("monitoring", name) for name in ("Metrics", "What Vault knows of every node"))
+    metrics = {row[0].strip("`") for part in parts for row in pages.rows(part)}
     # The name of the Debian package has a version there.
     assert set(re.findall(r"\bvaultpki_[a-z]\w*", EVERYTHING)) <= metrics
     alerts = set(re.findall(r"alert: (\w+)", assets.text("templates", "alerts.yaml")))

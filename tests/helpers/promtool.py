@@ -6,8 +6,9 @@ import subprocess
 from pathlib import Path
 
 
-def promtool(*arguments: str | Path, expect: int = 0) -> str:
-    """What it prints; fails with all of it where it ends otherwise."""
-    ran = subprocess.run(["promtool", *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60)
+def promtool(*arguments: str | Path, expect: int = 0, given: str | None = None) -> str:
+    """What it prints, where `given` is on its standard input; fails with all of it where it ends otherwise."""
+    words = ["promtool", *map(str, arguments)]
+    ran = subprocess.run(words, input=given, capture_output=True, text=True, check=False, timeout=60)
     assert ran.returncode == expect, ran.stdout + ran.stderr
     return ran.stdout

