@@ -7,6 +7,7 @@ SETUP := tests/setup
 PARALLEL := --dist loadfile --no-loadscope-reorder
 # Every worker imports every test, which pytest rewrites first: nine seconds for each worker, unless what was made is kept.
 unexport PYTHONDONTWRITEBYTECODE
+SITE := $(BIN)/zensical build --strict --clean && $(BIN)/python docs/site_links.py site
 
 .PHONY: venv demo test check docs conformance lifecycle exhaustive bench compare soak soak-rotations soak-operators dist lock clean
 
@@ -33,12 +34,12 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mkdocs build
+	$(SITE)
 
 # The parts that follow from the code are written anew first; tests/docs fails while they are not.
 docs: $(VENV)/.dev
 	$(BIN)/python docs/reference.py
-	$(BIN)/mkdocs build
+	$(SITE)
 	@echo "The pages are in site/index.html."
 
 # The real HashiCorp Vault, etcd and Kubernetes, built from the Go module proxy. The whole integration suite runs on that
@@ -141,4 +142,4 @@ lock: $(VENV)/.dev
 		--output-file packages/requirements.txt pyproject.toml
 
 clean:
-	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) site .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

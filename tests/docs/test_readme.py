@@ -85,5 +85,5 @@ def test_links_lead_somewhere(name: str) -> None:
 
 
 def slug(heading: str) -> str:
-    """Return the anchor that mkdocs and Git hosts give a heading."""
+    """Return the anchor that zensical and Git hosts give a heading."""
     return re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
 
-_KEYS: Final = {"Tab": 9, "Enter": 13, "Escape": 27, "Space": 32}
+_KEYS: Final = {"Tab": 9, "Enter": 13, "Escape": 27, "Space": 32, "ArrowRight": 39}
 
 Scheme = Literal["light", "dark"]
 

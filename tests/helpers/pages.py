@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def names() -> tuple[str, ...]:
             return [name for value in entry.values() for name in under(value)]
         return [name for each in entry for name in under(each)] if isinstance(entry, list) else [entry]
 
-    nav = yaml.safe_load((CHECKOUT / "mkdocs.yml").read_text())["nav"]
+    nav = tomllib.loads((CHECKOUT / "zensical.toml").read_text())["project"]["nav"]
     return tuple(name.removesuffix(".md") for name in under(nav))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import example_report
+from helpers.axe import axe_core
 from helpers.browser import Page, Scheme, browser
 from helpers.named_report import named
 from helpers.pages import CHECKOUT
@@ -27,11 +28,6 @@ SHAPES = {
     "nine": example_report.example(3, 6),
     "sixty": example_report.example(3, 57, reported=True),
 }
-# As its registry has it.
-AXE = (
-    "axe-core@4.14.1",
-    "sha512-FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ==",
-)
 SHOWN = "[...document.querySelectorAll('{}')].filter(each => each.checkVisibility()).length"
 # Texts that stick out of what they stand in, though it does not scroll.
 CUT = """
@@ -51,9 +47,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
 @pytest.fixture(scope="module")
 def axe() -> str:
-    command = str(CHECKOUT / "tests/setup/npm-pack")
-    done = subprocess.run([command, *AXE], capture_output=True, text=True, check=True, timeout=300)
-    return (Path(done.stdout.strip()) / "axe.min.js").read_text()
+    return axe_core()
 
 
 def shown(chromium: Page, folder: Path, made: Report, **looks: Any) -> Path:
