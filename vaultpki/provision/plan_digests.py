@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from vaultpki import __version__
 from vaultpki.certificates import ROOT
 from vaultpki.model import Cluster
 from vaultpki.provision.impact import LOSES_ACCESS
@@ -36,6 +35,8 @@ def basis_of(cluster: Cluster, addresses: tuple[str, ...], namespace: str) -> Ba
 
     Comments and the order of keys in cluster.yaml do not count.
     """
+    from vaultpki import __version__
+
     pools = [
         replace(pool, jwt=replace(pool.jwt, public_keys=(), jwks_ca_pem=None)) if pool.jwt else pool
         for pool in cluster.pools

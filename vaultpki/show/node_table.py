@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,8 +10,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from vaultpki.findings.catalogue import NodeState
-from vaultpki.findings.finding import Finding
-from vaultpki.findings.nodes import LATE, NodeRow, ago, bar, life, life_left, time_left
+from vaultpki.findings.finding import Finding, some
+from vaultpki.findings.nodes import LATE, NodeRow, ago, bar, life, life_left, time_left, versions
 from vaultpki.pki.ca_life import CaExpiry, Level
 from vaultpki.redact import printable
 from vaultpki.show.table import Cell, Column, Paint, lines, plain, wrapped
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _BAR: Final = 8
 _INDENT: Final = "    "
 _MOST_LINES: Final = 3
+_MOST_VERSIONS: Final = 4
 # Of the life: when the alert VaultpkiCertificateExpiresSoon fires.
 _SOON: Final = 1 / 6
 _GENERATION: Final = 8
@@ -49,7 +51,7 @@ _OF_VAULT: Final = (
     _EXPIRES,
     _LIFE,
     Column("REPORTED", most=9, right=True),
-    Column("AGENT", most=12, optional=2),
+    Column("AGENT", most=27, optional=2),
     _CAS,
     _HOOKS,
     Column("LOGINS", most=6, right=True),
@@ -77,7 +79,8 @@ class Screen:
 def node_lines(rows: Sequence[NodeRow], now: datetime, screen: Screen, *, files: bool = False) -> Iterator[str]:
     """Yield a line for each node, below it why it needs attention, and last how many are in which state.
 
-    With `files` the rows come from files, which show no report and no credential.
+    Versions of agents are told where they differ. With `files` the rows come from files, which show no report and no
+    credential.
     """
     if not rows:
         yield "There is no node."
@@ -93,6 +96,10 @@ def node_lines(rows: Sequence[NodeRow], now: datetime, screen: Screen, *, files:
         yield line
         for finding in row.worst_first if files else row.pressing:
             yield from _indented(finding.advice(row.node) if finding.attention else finding.text, screen)
+    agents = versions(rows)
+    if len(agents) > 1:
+        text = some([f"{count} of {version}" for version, count in agents], _MOST_VERSIONS)
+        yield from wrapped(f"Agents: {text}", screen.width or sys.maxsize, _MOST_LINES)
     count = Counter(row.state for row in rows)
     states = ", ".join(f"{count[state]} {state.value}" for state in NodeState if count[state])
     yield f"{len(rows)} {'node' if len(rows) == 1 else 'nodes'}: {states}"

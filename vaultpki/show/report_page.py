@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any, Final
 
-from vaultpki import __version__, assets
+from vaultpki import assets
 from vaultpki.certificates import ISSUING_CAS
 from vaultpki.graph.content import STATES
 from vaultpki.graph.svg import COLOURS, DASHES, svg
@@ -52,6 +52,8 @@ def colours() -> dict[str, tuple[str, str]]:
 def html(found: Report) -> str:
     """Return the report as a page."""
     from markupsafe import Markup
+
+    from vaultpki import __version__
 
     picture = svg(found.graph).removeprefix(f"{PICTURE_MARK}\n").rstrip("\n")
     style = f"\n{_variables()}\n{assets.text('templates', 'report.css')}"

@@ -17,6 +17,7 @@ from helpers.packages import built
 from helpers.pages import CHECKOUT
 from helpers.vault import operator_tokens
 from helpers.vault.servers import Server
+from vaultpki import __version__
 
 # What the kernel gives a machine; the folder's own is empty.
 _KERNEL = 'mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && exec chroot "$0" "$@"'
@@ -131,7 +132,7 @@ def test_a_node_lives_on_it_and_keeps_its_identity(machine: CleanRoot, server: S
     # Nothing was made but what the package lists: no compiled file, no link.
     listed = {line[1:] for line in machine.shell("dpkg --listfiles vaultpki").splitlines()}
     assert machine.files() - before <= listed
-    assert machine.shell("vaultpki --version") == "vaultpki, version 0.1.0\n"
+    assert machine.shell("vaultpki --version") == f"vaultpki, version {__version__}\n"
     installed = machine.files()
 
     # An operator's work, and a node's.

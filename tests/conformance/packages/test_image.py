@@ -218,11 +218,11 @@ def test_its_labels_say_what_it_is(archive: Path) -> None:
 
 def test_it_is_built_from_the_recipe_and_runs(cluster: ClusterWithImage) -> None:
     client = ("ctr", "--address", str(containerd.socket_of(cluster.machine)), "--namespace", "k8s.io")
-    image = "docker.io/library/vaultpki:0.1.0"
+    image = f"docker.io/library/vaultpki:{__version__.replace('+', '_')}"
     ran = cluster.machine.run(
         *client, "run", "--rm", "--snapshotter", "native", image, "version", "env", "vaultpki", "--version", expect=None
     )
-    assert ran.stdout == "vaultpki, version 0.1.0\n", ran.stderr
+    assert ran.stdout == f"vaultpki, version {__version__}\n", ran.stderr
 
 
 def test_static_pod(cluster: ClusterWithImage) -> None:

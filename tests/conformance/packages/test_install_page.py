@@ -19,6 +19,7 @@ import yaml
 from helpers import pages
 from helpers.packages import built
 from helpers.pages import CHECKOUT
+from vaultpki import __version__
 
 _INSIDE = "./usr/lib/python3/dist-packages/cloudinit/config/schemas/schema-cloud-config-v1.json"
 
@@ -57,13 +58,13 @@ pytestmark = pytest.mark.conformance
 
 ELSEWHERE = {
     "make dist": "each of its scripts runs in this folder",
-    "apt-get install --yes ./vaultpki_0.1.0_amd64.deb": "test_debian_package.py runs it",
+    "apt-get install --yes ./vaultpki_*.deb": "test_debian_package.py runs it",
     "vaultpki -V": "the same",
     "apt-get remove --yes vaultpki": "the same",
     "apt-get purge --yes vaultpki": "the same",
-    "ctr --namespace k8s.io images import vaultpki-0.1.0-image.tar": "test_image.py runs it, with a socket of its own",
+    "ctr --namespace k8s.io images import vaultpki-*-image.tar": "test_image.py runs it, with a socket of its own",
     "vaultpki agent --print-unit Containerfile > Containerfile": "packages/image takes the same file",
-    'docker build --tag vaultpki:0.1.0 --build-arg VAULTPKI="--require-hashes --requirement /src/requirements.txt" '
+    'docker build --tag vaultpki:local --build-arg VAULTPKI="--require-hashes --requirement /src/requirements.txt" '
     "--file Containerfile .": "packages/image runs it, on another base and without an index",
 }
 """Commands of the page that do not run in this file, each with its reason."""
@@ -115,10 +116,10 @@ def test_the_pinned_install_works_and_refuses_what_is_not_pinned(dist: Path, tmp
     *lines, offline = commands(HERE)
     for line in lines:
         shell(here(line), dist)
-    assert shell(f"{tmp_path}/bin/vaultpki -V", tmp_path).stdout == "vaultpki, version 0.1.0\n"
+    assert shell(f"{tmp_path}/bin/vaultpki -V", tmp_path).stdout == f"vaultpki, version {__version__}\n"
     # The last one again, from the files alone.
     shell(f"python3 -m venv --clear {tmp_path}/opt; {here(offline)}", dist)
-    assert shell(f"{tmp_path}/bin/vaultpki -V", tmp_path).stdout == "vaultpki, version 0.1.0\n"
+    assert shell(f"{tmp_path}/bin/vaultpki -V", tmp_path).stdout == f"vaultpki, version {__version__}\n"
 
     wheel = built.only(dist / "files", "vaultpki-*.whl")
     wheel.write_bytes(wheel.read_bytes() + b"\0")
@@ -179,7 +180,7 @@ def test_the_script_of_the_example_stops_at_the_wrong_package(tmp_path: Path) ->
     for program in ("apt-get", "vaultpki", "systemctl"):
         (tmp_path / program).write_text(f'#!/bin/sh\necho {program} "$@" >>{tmp_path}/ran\n')
         (tmp_path / program).chmod(0o755)
-    address = "https://packages.example.com/vaultpki_0.1.0_amd64.deb"
+    address = "https://packages.example.com/vaultpki.deb"
     script = script.replace("cd /root", f"cd {tmp_path}").replace(address, f"file://{tmp_path}/served.deb")
     (tmp_path / "install").write_text(script)
     (tmp_path / "join.json").write_text("{}")

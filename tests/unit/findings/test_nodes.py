@@ -305,6 +305,14 @@ def test_no_node_at_all() -> None:
     assert list(node_lines([], NOW, Screen(80, bars=True), files=True)) == ["There is no node."]
 
 
+def test_versions_of_agents_are_told_where_they_differ() -> None:
+    agents = ("0.2.0", "0.1.0", "0.2.0.dev120+gabcdef1", "0.2.0")
+    rows = [row(report(agent=version)) for version in agents]
+    *_, told, _ = node_lines(rows, NOW, Screen())
+    assert told == "Agents: 1 of 0.1.0, 1 of 0.2.0.dev120+gabcdef1, 2 of 0.2.0"
+    assert not any(line.startswith("Agents: ") for line in node_lines(rows[3:], NOW, Screen()))
+
+
 @pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
 def test_lines_fit_whatever_nodes_say(width: int) -> None:
     hostile = "\x1b[2J\r\n\u202e" + "节点" * 40

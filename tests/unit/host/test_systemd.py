@@ -321,7 +321,7 @@ def test_a_pod_is_asked_where_the_agent_listens(name: str) -> None:
     assert spec["hostNetwork"] is True
     gets = [container[probe]["httpGet"] for probe in ("livenessProbe", "readinessProbe")]
     assert gets == [{"host": "127.0.0.1", "port": 9910, "path": path} for path in ("/livez", "/healthz")]
-    assert container["image"] == f"vaultpki:{__version__}"
+    assert container["image"] == f"vaultpki:{__version__.replace('+', '_')}"
 
 
 def test_a_daemonset_finds_its_own_pods() -> None:
@@ -332,7 +332,11 @@ def test_a_daemonset_finds_its_own_pods() -> None:
 def test_the_image_is_of_this_version_and_runs_the_agent() -> None:
     text = recipe("Containerfile")
     # The source folder: there is no vaultpki on PyPI.
-    assert "ARG VAULTPKI=/src\n" in text and f"vaultpki:{__version__} " in text and f"{__version__}-py3" in text
+    assert (
+        "ARG VAULTPKI=/src\n" in text
+        and f"vaultpki:{__version__.replace('+', '_')} " in text
+        and f"{__version__}-py3" in text
+    )
     said = {line.split(" ", 1)[0]: line.split(" ", 1)[1] for line in text.splitlines() if line and line[0] not in "# "}
     assert ast.literal_eval(said["ENTRYPOINT"]) + ast.literal_eval(said["CMD"]) == [
         *("env", "--block-signal=TERM", "vaultpki", "agent", "-c", "/etc/vaultpki/agent.yaml")
