@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shlex
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ import pytest
 import yaml
 
 from helpers import pages
+from helpers.kube import operator_crds
 from helpers.kube.components import Programs
 from helpers.node import resident_agent
 from helpers.node.resident_agent import get, resident
@@ -27,11 +25,6 @@ from helpers.vault.servers import free_ports, wait_for
 from vaultpki.host.systemd import recipe
 
 pytestmark = pytest.mark.conformance
-
-CRDS = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
-"""The Go module that has the operator's CustomResourceDefinitions, in example/prometheus-operator-crd."""
-
-_GO = shutil.which("go") or "/usr/local/go/bin/go"
 
 FOLDER = "/var/lib/prometheus/node-exporter"
 
@@ -87,6 +80,34 @@ def test_a_prometheus_beside_the_agent(cluster: AppliedCluster, node: NodeFolder
         assert answer(at, "vaultpki_build_info") == []
 
 
+def test_the_labels_that_the_pod_monitor_gives(
+    cluster: AppliedCluster, node: NodeFolder, port: int, tmp_path: Path
+) -> None:
+    """Its relabelings, behind those that the operator writes before them for a pod of the proxy (promcfg.go there)."""
+    (endpoint,) = yaml.safe_load(recipe("podmonitor.yaml").replace("CLUSTER", cluster.name))["spec"][
+        "podMetricsEndpoints"
+    ]
+    pod = {"namespace": "kube-system", "pod": "vaultpki-metrics-x2x", "container": "kube-rbac-proxy"}
+    fields = {"sourceLabels": "source_labels", "targetLabel": "target_label"}
+    job = {
+        "job_name": "podMonitor/kube-system/vaultpki/0",
+        "honor_labels": endpoint["honorLabels"],
+        "metrics_path": endpoint["path"],
+        "static_configs": [
+            {
+                "targets": [f"127.0.0.1:{port}"],
+                "labels": {**pod, "__meta_kubernetes_pod_node_name": "worker-1", "job": "kube-system/vaultpki"},
+            }
+        ],
+        "relabel_configs": [{fields.get(name, name): rule[name] for name in rule} for rule in endpoint["relabelings"]],
+    }
+    with _prometheus(tmp_path, job) as at, resident(node) as agent:
+        agent.await_issued()
+        settled(at, cluster.name)
+        whose = {"job": "vaultpki", "instance": f"127.0.0.1:{port}", "cluster": cluster.name, "node": "worker-1"}
+        assert answer(at, "up")[0]["metric"] == {"__name__": "up", "namespace": "kube-system", **whose}
+
+
 @contextlib.contextmanager
 def _prometheus(folder: Path, job: dict[str, Any]) -> Iterator[int]:
     (folder / "prometheus").mkdir()
@@ -136,19 +157,8 @@ def test_a_textfile_collector(cluster: AppliedCluster, node: NodeFolder, port: i
 
 def schema(kind: str) -> dict[str, Any]:
     """The operator's schema of a kind, in which a field that it does not know is a fault."""
-    with tempfile.TemporaryDirectory() as folder:
-        ran = subprocess.run(
-            [_GO, "mod", "download", "-json", CRDS],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    crds = Path(json.loads(ran.stdout)["Dir"]) / "example/prometheus-operator-crd"
-    (file,) = crds.glob(f"*_{kind.lower()}s.yaml")
-    (version,) = [each for each in yaml.safe_load(file.read_text())["spec"]["versions"] if each["name"] == "v1"]
+    definition = yaml.safe_load(operator_crds.file(kind).read_text())
+    (version,) = [each for each in definition["spec"]["versions"] if each["name"] == "v1"]
     found: dict[str, Any] = closed(version["schema"]["openAPIV3Schema"])
     found["properties"]["metadata"] = {"type": "object"}
     return found

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from helpers.kube import containerd, kube_cluster
+from helpers.kube import containerd, kube_cluster, operator_crds
 from helpers.kube.components import Programs
 from helpers.kube.kube_cluster import READY_SECONDS, Kubernetes
 from helpers.kube.machines import Machine, Process
@@ -245,6 +245,26 @@ def test_daemon_set(cluster: ClusterWithImage) -> None:
     cluster.kubernetes.kubectl(cluster.kubernetes.admin, "-n", NAMESPACE, *rolled)
     cluster.kubernetes.kubectl(*kubectl, "delete", "daemonset", "vaultpki-agent")
     _ends(cluster, said)
+
+
+def test_the_api_server_takes_the_manifests(cluster: ClusterWithImage) -> None:
+    """All that is printed for a cluster, each field of it; those of the Prometheus operator by its own definitions."""
+    kubernetes = cluster.kubernetes
+    for kind in ("PodMonitor", "PrometheusRule"):
+        # Too large for the annotation of `kubectl apply`.
+        kubernetes.kubectl(kubernetes.super_admin, "create", "-f", operator_crds.file(kind))
+    kinds = ("crd/podmonitors.monitoring.coreos.com", "crd/prometheusrules.monitoring.coreos.com")
+    kubernetes.kubectl(kubernetes.super_admin, "wait", "--for=condition=Established", "--timeout=60s", *kinds)
+    for name in (
+        "daemonset.yaml",
+        "static-pod.yaml",
+        "kube-rbac-proxy.yaml",
+        "podmonitor.yaml",
+        "prometheus-rule.yaml",
+    ):
+        checked = ("apply", "--dry-run=server", "--validate=strict", "-f", "-")
+        said = kubernetes.kubectl(kubernetes.super_admin, *checked, stdin=recipe(name))
+        assert not said.stderr and "(server dry run)" in said.stdout, said.stderr
 
 
 def _ends(cluster: ClusterWithImage, said: Process) -> None:
