@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 import yaml
@@ -167,14 +168,22 @@ def _families(shown: str) -> str:
 
 
 def _alerts() -> str:
-    return _table(("alert", "severity", "fires when"), _rules())
+    return _table(("alert", "severity", "says", "after"), _rules())
 
 
-def _rules() -> Iterator[tuple[str, str, str]]:
+def _rules() -> Iterator[tuple[str, str, str, str]]:
     (group,) = yaml.safe_load(assets.text("templates", "alerts.yaml"))["groups"]
-    for rule in group["rules"]:
-        for_ = f", for {rule['for']}" if "for" in rule else ""
-        yield f"`{rule['alert']}`", rule["labels"]["severity"], f"`{rule['expr']}`{for_}"
+    for rule in (each for each in group["rules"] if "alert" in each):
+        name = rule["alert"]
+        yield f"[{name}](#{name.lower()})", rule["labels"]["severity"], _said(rule), rule.get("for", "at once")
+
+
+def _said(rule: Mapping[str, Any]) -> str:
+    """The summary, with a word in capitals for each label and for the value."""
+    said = re.sub(
+        r"\{\{ (?:or )?\$labels\.(\w+).*?\}\}", lambda found: found[1].upper(), rule["annotations"]["summary"]
+    )
+    return re.sub(r"\{\{ \$value \| humanize(\w+) \}\}", lambda found: found[1].upper(), said)
 
 
 def _findings() -> str:

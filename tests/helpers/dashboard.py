@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import promql_parser
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from promql_parser import (
     AggModifierType,
@@ -27,6 +28,14 @@ from promql_parser import (
 )
 
 from vaultpki.host.systemd import recipe
+
+FLEET: Final[dict[str, set[str]]] = {
+    "vaultpki_fleet_written_timestamp_seconds": {"cluster"},
+    "vaultpki_fleet_node_info": {"cluster", "node", "pool", "version", "generation"},
+    "vaultpki_fleet_node_finding": {"cluster", "node", "pool", "finding", "severity"},
+    "vaultpki_fleet_finding": {"cluster", "finding", "severity"},
+}
+"""What the rules take from the file of `vaultpki nodes --metrics`."""
 
 SCRAPED: Final = frozenset({"job", "instance"})
 """What Prometheus adds to every sample."""
@@ -92,22 +101,36 @@ def exported(text: str) -> dict[str, set[str]]:
     return found
 
 
+def recorded(known: Mapping[str, AbstractSet[str]]) -> dict[str, set[str]]:
+    """The labels of every series that the rules record, by its name, if the metrics have the `known` ones."""
+    found: dict[str, set[str]] = {}
+    for group in yaml.safe_load(recipe("alerts.yaml"))["groups"]:
+        for rule in group["rules"]:
+            if "record" in rule:
+                both = {**FLEET, **known, **found}
+                found[rule["record"]] = labels(promql_parser.parse(rule["expr"]), both)
+    return found
+
+
 def labels(expression: Expr, known: Mapping[str, AbstractSet[str]]) -> set[str]:
     """The labels that the result of an expression may have, if the metrics have the `known` ones.
 
     Fails where it groups or matches by a label that is not there.
     """
     if isinstance(expression, VectorSelector):
-        return {*known[expression.name or ""], *SCRAPED}
+        # What rules record has the labels that they give it.
+        return {*known[expression.name or ""], *(() if ":" in str(expression.name) else SCRAPED)}
     if isinstance(expression, MatrixSelector):
         return labels(expression.vector_selector, known)
     if isinstance(expression, ParenExpr):
         return labels(expression.expr, known)
     if isinstance(expression, AggregateExpr):
         found = labels(expression.expr, known)
+        # These return series as they are.
+        if str(expression.op) in ("topk", "bottomk"):
+            return found
         if expression.modifier is None:
-            # These return series as they are.
-            return found if str(expression.op) in ("topk", "bottomk") else set()
+            return set()
         assert expression.modifier.type == AggModifierType.By
         return _those(expression.modifier.labels, found, expression)
     if isinstance(expression, Call):

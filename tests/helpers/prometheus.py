@@ -14,14 +14,17 @@ import yaml
 
 from helpers.node.resident_agent import get
 from helpers.vault.servers import free_ports
+from vaultpki.host.systemd import recipe
 
 
 @contextlib.contextmanager
 def prometheus(folder: Path, *jobs: Mapping[str, Any]) -> Iterator[int]:
-    """A Prometheus that scrapes these jobs (`scrape_configs`) each second, and its port."""
+    """A Prometheus that scrapes these jobs (`scrape_configs`) each second, with our rules, and its port."""
     (port,) = free_ports(1)
-    config = folder / "prometheus.yml"
-    config.write_text(yaml.safe_dump({"global": {"scrape_interval": "1s"}, "scrape_configs": [*jobs]}))
+    config, rules = folder / "prometheus.yml", folder / "alerts.yaml"
+    rules.write_text(recipe("alerts.yaml").replace("interval: 2m", "interval: 1s"))
+    every = {"scrape_interval": "1s"}
+    config.write_text(yaml.safe_dump({"global": every, "rule_files": [str(rules)], "scrape_configs": [*jobs]}))
     words = [f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}"]
     words.append(f"--web.listen-address=127.0.0.1:{port}")
     with (folder / "log").open("wb") as log:

@@ -139,6 +139,11 @@ class _Telling(click.Command):
     "vaultpki-metrics.service, vaultpki-metrics.timer, alerts.yaml, grafana-dashboard.json.",
 )
 @click.option(
+    "--docs",
+    metavar="URL",
+    help="With --print-unit: the address of these pages, to which the alerts lead.",
+)
+@click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
     default="text",
@@ -153,6 +158,7 @@ def agent_command(
     joining: Joining,
     install_unit: bool,
     print_unit: str | None,
+    docs: str | None,
     log_format: Literal["text", "json"],
     allow_http: bool,
 ) -> int:
@@ -167,6 +173,7 @@ def agent_command(
       vaultpki agent --join join.json --hooks static-pods --once
       vaultpki agent --once --if-due
       vaultpki agent -c /etc/vaultpki/agent.yaml
+      vaultpki agent --print-unit alerts.yaml --docs https://docs.example.com/vaultpki/
     """
     places = joining.places
     if if_due and not once:
@@ -180,8 +187,10 @@ def agent_command(
         from vaultpki.host import systemd
 
         known = load_agent(file, allow_http=allow_http) if file.exists() else None
-        click.echo(systemd.recipe(print_unit, known), nl=False)
+        click.echo(systemd.recipe(print_unit, known, docs=docs), nl=False)
         return 0
+    if docs is not None:
+        raise click.UsageError("--docs goes with --print-unit")
 
     if joining.file is not None:
         joined = _join(file, joining.file, joining, allow_http=allow_http)

@@ -36,6 +36,9 @@ RECIPES: Final = (
 )
 """What is printed for every node alike, except for the address of the agent's metrics."""
 
+DOCS: Final = "https://vaultpki.example.com/"
+"""Where the alerts lead if nobody says where these pages are; also in pyproject.toml."""
+
 UNIT_FOLDER: Final = Path("/etc/systemd/system")
 
 _METRICS_ADDRESS: Final = "127.0.0.1:9910"
@@ -141,10 +144,13 @@ def install_units(
     return changed
 
 
-def recipe(name: str, config: AgentConfig | None = None, *, executable: Path | None = None) -> str:
+def recipe(
+    name: str, config: AgentConfig | None = None, *, executable: Path | None = None, docs: str | None = None
+) -> str:
     """Return the text of a unit or a recipe; without a configuration a unit has the default paths.
 
-    For `executable` see `unit_files`. VaultpkiError if there is no such name.
+    For `executable` see `unit_files`. `docs` is the address of the built pages, for alerts. VaultpkiError if there is
+    no such name, or if `docs` is no address.
     """
     if name in SYSTEMD_UNITS:
         usual = AgentConfig(
@@ -162,7 +168,7 @@ def recipe(name: str, config: AgentConfig | None = None, *, executable: Path | N
         )
         return unit_files(config or usual, executable=executable)[name]
     if name == "prometheus-rule.yaml":
-        return text("templates", name) + "spec:\n" + _indented(text("templates", "alerts.yaml"))
+        return text("templates", name) + "spec:\n" + _indented(recipe("alerts.yaml", docs=docs))
     if name == "vaultpki-metrics.service":
         address = (config.metrics if config is not None else None) or _METRICS_ADDRESS
         values = {"address": address, "folder": _TEXTFILE_FOLDER}
@@ -172,7 +178,8 @@ def recipe(name: str, config: AgentConfig | None = None, *, executable: Path | N
 
         # A container's tag has no `+`; Helm too writes `_` for it.
         tag = __version__.replace("+", "_")
-        return text("templates", name).replace("vaultpki:VERSION", f"vaultpki:{tag}").replace("VERSION", __version__)
+        shown = text("templates", name).replace("vaultpki:VERSION", f"vaultpki:{tag}").replace("VERSION", __version__)
+        return shown.replace(DOCS, _address(docs))
     raise VaultpkiError(
         f"there is no unit or recipe {name[:100]!a}; there are: {', '.join((*SYSTEMD_UNITS, *RECIPES))}"
     )
@@ -191,6 +198,16 @@ def _indented(document: str) -> str:
     """Return a YAML document without its first comment, as the value of a key."""
     lines = document[document.index("\ngroups:") + 1 :].splitlines(keepends=True)
     return "".join(f"  {line}" if line.strip() else line for line in lines)
+
+
+def _address(docs: str | None) -> str:
+    if docs is None:
+        return DOCS
+    if not re.fullmatch(r"https?://[\w.:\[\]-]+(/[\w.~/-]*)?", docs, re.ASCII):
+        raise VaultpkiError(
+            f"{docs[:200]!a}: this is not the address of a web site, as https://docs.example.com/vaultpki/"
+        )
+    return f"{docs.rstrip('/')}/"
 
 
 def _below(paths: list[str], folders: tuple[str, ...]) -> bool:

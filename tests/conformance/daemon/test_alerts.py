@@ -13,14 +13,14 @@ from vaultpki.host.systemd import recipe
 
 pytestmark = pytest.mark.conformance
 
-ON = 'job="vaultpki", instance="w-1"'
-TOO = 'job="vaultpki", instance="w-2"'
+ON = 'job="vaultpki", instance="w-1", cluster="prod", node="w-1"'
+TOO = 'job="vaultpki", instance="w-2", cluster="prod", node="w-2"'
 
 
 def test_prometheus_takes_the_rules(tmp_path: Path) -> None:
     file = tmp_path / "alerts.yaml"
     file.write_text(recipe("alerts.yaml"))
-    assert "SUCCESS: 21 rules found" in promtool("check", "rules", file)
+    assert "SUCCESS: 49 rules found" in promtool("check", "rules", file)
 
 
 # A sample a minute; time begins at 0. What fires, and from when on, in minutes.
@@ -79,7 +79,7 @@ CASES: dict[str, tuple[dict[str, str], dict[str, int | None]]] = {
     "an agent that is well, and one that backs off": (
         {
             f'vaultpki_agent_state{{state="ok", {ON}}}': "1x500",
-            'vaultpki_agent_state{state="backing-off", job="vaultpki", instance="w-2"}': "1x500",
+            f'vaultpki_agent_state{{state="backing-off", {TOO}}}': "1x500",
             f"vaultpki_last_pass_timestamp_seconds{{{ON}}}": "0+60x500",
         },
         {"VaultpkiNeedsJoin": None, "VaultpkiAgentStuck": None},
@@ -106,13 +106,13 @@ CASES: dict[str, tuple[dict[str, str], dict[str, int | None]]] = {
     ),
     "a CA at whose end nobody looks": (
         {
-            f'vaultpki_ca_not_after_timestamp_seconds{{cluster="prod", ca="etcd", {ON}}}': "21600x500",
-            f'vaultpki_ca_not_after_timestamp_seconds{{cluster="prod", ca="etcd", {TOO}}}': "21600x500",
-            f'vaultpki_ca_level_timestamp_seconds{{cluster="prod", ca="etcd", level="notice", {ON}}}': "3600x500",
+            f'vaultpki_ca_not_after_timestamp_seconds{{ca="etcd", {ON}}}': "21600x500",
+            f'vaultpki_ca_not_after_timestamp_seconds{{ca="etcd", {TOO}}}': "21600x500",
+            f'vaultpki_ca_level_timestamp_seconds{{ca="etcd", level="notice", {ON}}}': "3600x500",
             # The one with the longest certificates is warned first, and all of them by it.
-            f'vaultpki_ca_level_timestamp_seconds{{cluster="prod", ca="etcd", level="notice", {TOO}}}': "7200x500",
-            f'vaultpki_ca_level_timestamp_seconds{{cluster="prod", ca="etcd", level="warning", {ON}}}': "10800x500",
-            f'vaultpki_ca_level_timestamp_seconds{{cluster="prod", ca="etcd", level="critical", {ON}}}': "18000x500",
+            f'vaultpki_ca_level_timestamp_seconds{{ca="etcd", level="notice", {TOO}}}': "7200x500",
+            f'vaultpki_ca_level_timestamp_seconds{{ca="etcd", level="warning", {ON}}}': "10800x500",
+            f'vaultpki_ca_level_timestamp_seconds{{ca="etcd", level="critical", {ON}}}': "18000x500",
         },
         {
             "VaultpkiCaNotice": 60 + 60,
@@ -123,12 +123,21 @@ CASES: dict[str, tuple[dict[str, str], dict[str, int | None]]] = {
     ),
     "an agent that is gone after an hour and a half, and one that became newer": (
         {
-            f'vaultpki_build_info{{version="0.1.0", {ON}}}': "1x90 _x400",
-            'vaultpki_build_info{version="0.1.0", job="vaultpki", instance="w-2"}': "1x90 _x400",
-            'vaultpki_build_info{version="0.2.0", job="vaultpki", instance="w-2"}': "_x90 1x400",
+            f"vaultpki_node_info{{{ON}}}": "1x90 _x400",
+            f"vaultpki_node_info{{{TOO}}}": "1x490",
+            f'vaultpki_build_info{{version="0.1.0", {TOO}}}': "1x90 _x400",
+            f'vaultpki_build_info{{version="0.2.0", {TOO}}}': "_x90 1x400",
         },
         # A series ends when its last sample is more than five minutes old.
         {"VaultpkiAgentGone": 90 + 5 + 1 + 10},
+    ),
+    "a record of a rotation that is older than before": (
+        {f'vaultpki_ca_rotation_behind{{ca="etcd", {ON}}}': "1x500"},
+        {"VaultpkiRotationRecordBehind": 15},
+    ),
+    "a node without a certificate": (
+        {f'vaultpki_finding{{finding="empty", {ON}}}': "1x500"},
+        {"VaultpkiNoCertificate": 15},
     ),
 }
 
@@ -140,14 +149,13 @@ def test_alerts_fire_when_they_should(case: str, tmp_path: Path) -> None:
     rules.write_text(recipe("alerts.yaml"))
     # Names and labels only: the sentences hold times.
     content = yaml.safe_load(rules.read_text())
-    labels: dict[str, dict[str, str]] = {}
-    for rule in content["groups"][0]["rules"]:
+    alerts = {rule["alert"]: rule for rule in content["groups"][0]["rules"] if "alert" in rule}
+    for rule in alerts.values():
         del rule["annotations"]
-        labels[rule["alert"]] = rule["labels"]
     rules.write_text(yaml.safe_dump(content))
 
     def at(minute: int, alert: str, *, fires: bool) -> dict[str, Any]:
-        found = [{"exp_labels": {**labels[alert], **_labels(alert, series)}}] if fires else []
+        found = [{"exp_labels": {**alerts[alert]["labels"], **_labels(alerts[alert], series)}}] if fires else []
         return {"eval_time": f"{minute}m", "alertname": alert, "exp_alerts": found}
 
     tests: list[dict[str, Any]] = []
@@ -170,13 +178,15 @@ def test_alerts_fire_when_they_should(case: str, tmp_path: Path) -> None:
     promtool("test", "rules", file)
 
 
-def _labels(alert: str, series: dict[str, str]) -> dict[str, str]:
+def _labels(rule: dict[str, Any], series: dict[str, str]) -> dict[str, str]:
     """The labels that an alert takes over from the first series: the one that it is about."""
     first = next(iter(series)).partition("{")[2].rstrip("}")
     found = dict(each.strip().replace('"', "").split("=", 1) for each in first.split(","))
-    # A CA is that of many nodes.
+    # What is remembered is that of a node at any address, and a CA is that of many nodes.
+    remembered = "vaultpki:" in rule["expr"]
+    dropped = {"job", "instance"} if remembered else set()
     return {
         name: value
         for name, value in found.items()
-        if not (alert.startswith("VaultpkiCa") and "ca" in found and name == "instance")
+        if name not in dropped | ({"node"} if "ca" in found and remembered else set())
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from helpers.prometheus import answer, prometheus
 from helpers.promtool import promtool
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import Server, free_ports, wait_for
+from vaultpki.host.systemd import recipe
 
 pytestmark = pytest.mark.conformance
 
@@ -27,7 +29,7 @@ THEN = MINUTES * 60
 
 
 def on(node: str, /, **labels: str) -> str:
-    found = {"job": "vaultpki", "instance": node, **labels}
+    found = {"job": "vaultpki", "instance": node, "cluster": "prod", "node": node, **labels}
     return ", ".join(f'{name}="{value}"' for name, value in found.items())
 
 
@@ -43,17 +45,17 @@ def certificate(node: str, name: str, not_after: int, granted: int, renew_after:
 
 def node(name: str, cluster: str = "prod", until: int = MINUTES) -> dict[str, str]:
     return {
-        f"vaultpki_build_info{{{on(name, version='1')}}}": f"1x{until}",
-        f"vaultpki_node_info{{{on(name, cluster=cluster, node=name)}}}": f"1x{until}",
-        f"vaultpki_last_pass_timestamp_seconds{{{on(name)}}}": f"0+60x{until}",
+        f"vaultpki_build_info{{{on(name, version='1', cluster=cluster)}}}": f"1x{until}",
+        f"vaultpki_node_info{{{on(name, cluster=cluster)}}}": f"1x{until}",
+        f"vaultpki_last_pass_timestamp_seconds{{{on(name, cluster=cluster)}}}": f"0+60x{until}",
     }
 
 
 def ca(node: str, ca: str, not_after: int, notice: int, warning: int) -> dict[str, str]:
     levels = {"notice": notice, "warning": warning, "critical": not_after - 60}
-    end = f"vaultpki_ca_not_after_timestamp_seconds{{{on(node, cluster='prod', ca=ca)}}}"
+    end = f"vaultpki_ca_not_after_timestamp_seconds{{{on(node, ca=ca)}}}"
     return {end: f"{not_after}x{MINUTES}"} | {
-        f"vaultpki_ca_level_timestamp_seconds{{{on(node, cluster='prod', ca=ca, level=level)}}}": f"{when}x{MINUTES}"
+        f"vaultpki_ca_level_timestamp_seconds{{{on(node, ca=ca, level=level)}}}": f"{when}x{MINUTES}"
         for level, when in levels.items()
     }
 
@@ -84,9 +86,12 @@ FLEET = {
     # Another node's longest certificates ask for the warning later.
     **ca("broken", "etcd", THEN + 40 * HOUR, THEN - HOUR, THEN + HOUR),
     **ca("well", "root", THEN + 900 * HOUR, THEN + HOUR, THEN + 2 * HOUR),
+    **node("failing"),
+    **certificate("failing", "kubelet", THEN + 59 * 60, 10 * HOUR, THEN + HOUR),
+    f"vaultpki_finding{{{on('failing', finding='failed')}}}": f"1x{MINUTES}",
     # Which nobody has chosen.
     **node("stranger", "test"),
-    f"vaultpki_agent_state{{{on('stranger', state='needs-join')}}}": f"1x{MINUTES}",
+    f"vaultpki_agent_state{{{on('stranger', state='needs-join', cluster='test')}}}": f"1x{MINUTES}",
 }
 FLEET |= {f"vaultpki_last_pass_timestamp_seconds{{{on('well')}}}": f"{THEN - 2 * HOUR}x{MINUTES}"}
 
@@ -94,51 +99,57 @@ Expected = dict[str, float]
 
 
 def reason(of: str, text: str, /, **labels: str) -> str:
-    return f"{{{on(of, cluster='prod', node=of, reason=text, **labels)}}}"
+    return f"{{{on(of, reason=text, **labels)}}}"
 
 
 # By panel and query.
 EXPECTED: dict[tuple[str, int], Expected] = {
     ("Nodes that need attention", 1): {
-        f"vaultpki_node_info{reason('gone', 'the agent does not answer')}": 1,
-        reason("refused", "Vault rejects its credential", state="needs-join"): 1,
+        '{cluster="prod", node="gone", reason="the agent does not answer"}': 60 * 60,
+        "vaultpki_agent_state" + reason("refused", "Vault rejects its credential", state="needs-join"): 1,
         reason("refused", "a renewal is overdue", name="kubelet"): 2 * HOUR,
-        reason("broken", "a certificate is missing", name="kube-proxy", state="missing"): 1,
+        "vaultpki_certificate_state"
+        + reason("broken", "a certificate is missing", name="kube-proxy", state="missing"): 1,
         reason("broken", "a hook fails", hook="kubelet"): 1000,
-        reason("broken", "Vault is unreachable"): 0,
-        reason("broken", "the record of a rotation is older than before, or cannot be read", ca="etcd"): 1,
+        "vaultpki_finding" + reason("failing", "failed", finding="failed"): 1,
+        "vaultpki_vault_reachable" + reason("broken", "Vault is unreachable"): 0,
+        "vaultpki_ca_rotation_behind"
+        + reason("broken", "the record of a rotation is older than before, or cannot be read", ca="etcd"): 1,
         reason("well", "the agent is stuck"): 2 * HOUR,
     },
-    ("Nodes that need attention", 0): {"{}": 4},
-    ("Nodes", 0): {"{}": 3},
+    ("Nodes that need attention", 0): {"{}": 5},
+    ("Nodes", 0): {"{}": 4},
     ("Agents that do not answer", 0): {"{}": 1},
     ("Renewals that fail", 0): {"{}": 1},
     ("Hooks owed", 0): {"{}": 1},
-    ("First certificate expires in", 0): {"{}": HOUR},
-    ("Least life left", 0): {"{}": 0.1},
+    ("First certificate expires in", 0): {"{}": 59 * 60},
+    ("Least life left", 0): {"{}": 59 / 600},
     ("First CA expires in", 0): {"{}": 40 * HOUR},
     ("Certificates that expire first", 0): {
-        f"{{{on('refused', cluster='prod', node='refused', name='kubelet')}}}": HOUR,
-        f"{{{on('well', cluster='prod', node='well', name='kubelet')}}}": 20 * HOUR,
+        f"{{{on('failing', name='kubelet')}}}": 59 * 60,
+        f"{{{on('refused', name='kubelet')}}}": HOUR,
+        f"{{{on('well', name='kubelet')}}}": 20 * HOUR,
     },
     ("Certificates that expire first", 1): {
-        f"{{{on('refused', cluster='prod', node='refused', name='kubelet')}}}": 0.1,
-        f"{{{on('well', cluster='prod', node='well', name='kubelet')}}}": 20 / 24,
+        f"{{{on('failing', name='kubelet')}}}": 59 / 600,
+        f"{{{on('refused', name='kubelet')}}}": 0.1,
+        f"{{{on('well', name='kubelet')}}}": 20 / 24,
     },
     ("Certificates that expire first", 2): {
-        f"{{{on('refused', cluster='prod', node='refused', name='kubelet')}}}": -2 * HOUR,
-        f"{{{on('well', cluster='prod', node='well', name='kubelet')}}}": 8 * HOUR,
+        f"{{{on('failing', name='kubelet')}}}": HOUR,
+        f"{{{on('refused', name='kubelet')}}}": -2 * HOUR,
+        f"{{{on('well', name='kubelet')}}}": 8 * HOUR,
     },
     ("CAs", 0): {'{cluster="prod", ca="etcd"}': 40 * HOUR, '{cluster="prod", ca="root"}': 900 * HOUR},
     ("CAs", 1): {'{cluster="prod", ca="etcd"}': 2, '{cluster="prod", ca="root"}': 0},
     ("Nodes that cannot reach Vault", 0): {"{}": 1},
     ("Hooks owed", 1): {
-        f"{{{on('broken', cluster='prod', node='broken', hook='kubelet')}}}": 1000,
-        f"{{{on('well', cluster='prod', node='well', hook='etcd-ca')}}}": 1000,
+        f"{{{on('broken', hook='kubelet')}}}": 1000,
+        f"{{{on('well', hook='etcd-ca')}}}": 1000,
     },
     ("Hooks owed", 2): {
-        f"{{{on('broken', cluster='prod', node='broken', hook='kubelet')}}}": 7,
-        f"{{{on('well', cluster='prod', node='well', hook='etcd-ca')}}}": 0,
+        f"vaultpki_hook_attempts{{{on('broken', hook='kubelet')}}}": 7,
+        f"vaultpki_hook_attempts{{{on('well', hook='etcd-ca')}}}": 0,
     },
 }
 
@@ -154,6 +165,36 @@ def numbered() -> dict[tuple[str, int], dashboard.Query]:
     for query in dashboard.queries():
         found[query.panel, sum(panel == query.panel for panel, _ in found)] = query
     return found
+
+
+# The alert of each reason for attention, in the order of the query; for findings the unit tests compare them.
+ALERTS = (
+    "AgentGone",
+    "NeedsJoin",
+    "CertificateMissing",
+    "RenewalOverdue",
+    "HookOwed",
+    "VaultUnreachable",
+    "AgentStuck",
+    "RotationRecordBehind",
+    "AgentFails",
+)
+
+
+def unalerted() -> Iterator[str]:
+    """What is red on the dashboard and has no alert that fires."""
+    found = {key: f"({chosen(query, 'prod')})" for key, query in numbered().items()}
+    reasons = found["Nodes that need attention", 1][1:-1].split("\nor ")
+    for reason_, alert in zip(reasons, ALERTS, strict=True):
+        fires = f'ALERTS{{alertname="Vaultpki{alert}", alertstate="firing"}}'
+        yield f"({reason_}) unless on (cluster, node) {fires}"
+    expires = 'ALERTS{alertname=~"VaultpkiCertificateExpire.+", alertstate="firing"}'
+    yield f"{found['Certificates that expire first', 0]} < 3600 unless on (cluster, node, name) {expires}"
+    yield f"{found['Certificates that expire first', 1]} < 0.1667 unless on (cluster, node, name) {expires}"
+    # A level that has begun a minute ago does not fire yet.
+    ends = 'ALERTS{alertname=~"VaultpkiCaExpire.+"}'
+    yield f"{found['CAs', 0]} < 2592000 unless on (cluster, ca) {ends}"
+    yield f"{found['CAs', 1]} >= 3 unless on (cluster, ca) {ends}"
 
 
 def test_prometheus_takes_every_query(tmp_path: Path) -> None:
@@ -179,9 +220,11 @@ def test_a_fleet_in_trouble_is_shown_as_it_is(tmp_path: Path) -> None:
     # Of a cluster that is well nothing needs attention.
     asked.append({"expr": chosen(queries["Nodes that need attention", 1], "other"), "eval_time": f"{MINUTES}m"})
     inputs = [{"series": name, "values": values} for name, values in FLEET.items()]
+    asked += [{"expr": query, "eval_time": f"{MINUTES}m"} for query in unalerted()]
     tests = [{"interval": "1m", "input_series": inputs, "promql_expr_test": asked}]
-    file = tmp_path / "test.yaml"
-    file.write_text(yaml.safe_dump({"evaluation_interval": "1m", "tests": tests}))
+    file, rules = tmp_path / "test.yaml", tmp_path / "alerts.yaml"
+    rules.write_text(recipe("alerts.yaml"))
+    file.write_text(yaml.safe_dump({"rule_files": [str(rules)], "evaluation_interval": "1m", "tests": tests}))
     promtool("test", "rules", file)
 
 

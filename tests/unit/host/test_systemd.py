@@ -12,24 +12,19 @@ import socket
 import time
 import tomllib
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from prometheus_client import generate_latest
 
 from helpers.example_agent import agent_config
 from helpers.pages import CHECKOUT
 from vaultpki import __version__
-from vaultpki.daemon import metric_families
-from vaultpki.daemon.view import CertificateView, Counts, View
 from vaultpki.errors import StoreError, VaultpkiError
-from vaultpki.host.systemd import RECIPES, SYSTEMD_UNITS, Notifier, install_units, recipe, unit_files
+from vaultpki.host.systemd import DOCS, RECIPES, SYSTEMD_UNITS, Notifier, install_units, recipe, unit_files
 from vaultpki.layout import node_folders
 from vaultpki.model import AgentConfig, Auth, Hook
-from vaultpki.pki.ca_life import CaLife
 from vaultpki.places import Layout
 
 AGENT, ONCE = SYSTEMD_UNITS
@@ -349,33 +344,11 @@ def test_the_labels_of_the_image_are_the_projects_own() -> None:
     assert found == {"title": project["name"], "description": project["description"], "licenses": project["license"]}
 
 
-def exported() -> set[str]:
-    certificate = CertificateView("c", 1, 1, 1, 1, "ok", 1)
-    now = datetime.now(UTC)
-    ends = (CaLife("etcd", False, now, now, 1),)
-    view = View("n", "c", "ok", (certificate,), {"h": (1, 1)}, "g", 1, True, 1, 1, 1, 1, ends=ends)
-    counts = Counts("c", "n", 1, {"c": 1})
-    lines = generate_latest(metric_families.Collector(lambda: view, lambda: counts)).decode().splitlines()
-    return {re.split(r"[{ ]", line)[0] for line in lines if not line.startswith("#")}
-
-
-def test_alerts_ask_for_nothing_but_what_is_exported() -> None:
-    [group] = yaml.safe_load(recipe("alerts.yaml"))["groups"]
-    asked = {name for rule in group["rules"] for name in re.findall(r"vaultpki_\w+", rule["expr"])}
-    assert asked and asked <= exported()
-    # Every state that a rule names is one that there is.
-    states = {state for rule in group["rules"] for state in re.findall(r'state=~?"([^"]+)"', rule["expr"])}
-    assert states == {"needs-join", "revoked", "missing|broken|unknown"}
-
-
-def test_alerts_tell_whom_and_what_to_do() -> None:
-    [group] = yaml.safe_load(recipe("alerts.yaml"))["groups"]
-    names = [rule["alert"] for rule in group["rules"]]
-    assert len(names) == len(set(names))
-    for rule in group["rules"]:
-        assert rule["labels"]["severity"] in ("info", "warning", "critical")
-        # A CA is that of a whole cluster.
-        whose = "cluster" if rule["alert"].startswith("VaultpkiCa") else "instance"
-        assert f"$labels.{whose}" in rule["annotations"]["summary"] and rule["annotations"]["description"]
-        labels = set(re.findall(r"\$labels\.(\w+)", str(rule["annotations"])))
-        assert labels <= ({"cluster", "ca"} if whose == "cluster" else {"instance", "name", "state", "hook"})
+def test_alerts_lead_to_the_pages_where_an_operator_has_them() -> None:
+    for name in ("alerts.yaml", "prometheus-rule.yaml"):
+        assert recipe(name, docs="https://docs.example.com/pki").replace(
+            "https://docs.example.com/pki/", DOCS
+        ) == recipe(name)
+    for wrong in ("docs.example.com", "https://docs.example.com/'\n", "ftp://docs.example.com/"):
+        with pytest.raises(VaultpkiError, match="is not the address of a web site"):
+            recipe("alerts.yaml", docs=wrong)

@@ -1,0 +1,91 @@
+"""The alert rules: complete, each with a page, each with names; and they ask for metrics and labels that there are."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import example_metrics
+from helpers import dashboard, example_cluster
+from helpers.dashboard import Query
+from vaultpki.findings.catalogue import CATALOGUE, Severity
+from vaultpki.host.systemd import DOCS, recipe
+
+ROOT = Path(__file__).resolve().parents[3]
+(GROUP,) = yaml.safe_load(recipe("alerts.yaml"))["groups"]
+ALERTS: list[dict[str, Any]] = [rule for rule in GROUP["rules"] if "alert" in rule]
+each_alert = pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: str(rule["alert"]))
+EXPORTED = dashboard.exported(example_metrics.agent())
+KNOWN = EXPORTED | dashboard.FLEET | dashboard.recorded(EXPORTED)
+# What agents of one node cannot say: these are about a CA, a rotation or a cluster.
+CLUSTERS = re.compile("VaultpkiCa[A-Z](?!ertificate)|VaultpkiRotation(?!Record)|VaultpkiVaultData|VaultpkiNo(LiveC|tR)")
+
+
+@pytest.mark.parametrize("rule", GROUP["rules"], ids=lambda rule: str(rule.get("alert", rule.get("record"))))
+def test_a_rule_asks_for_metrics_and_labels_that_there_are(rule: dict[str, Any]) -> None:
+    dashboard.check(Query("", rule["expr"]), KNOWN)
+
+
+@each_alert
+def test_an_alert_names_cluster_and_node(rule: dict[str, Any]) -> None:
+    if rule["alert"] == "VaultpkiNoAgents":
+        return
+    summary = rule["annotations"]["summary"]
+    names = dashboard.labels(Query("", rule["expr"]).parsed, KNOWN)
+    about_cluster = CLUSTERS.match(rule["alert"]) is not None
+    assert {"cluster"} if about_cluster else {"cluster", "node"} <= names
+    # The samples of agents of 0.1.0 name only where they were scraped.
+    who = ("$labels.node }}", "or $labels.node $labels.instance }}")["instance" in names]
+    assert summary.startswith("{{ $labels.cluster }}" + (": " if about_cluster else f" {{{{ {who}: "))
+    told = {*re.findall(r"\$labels\.(\w+)", str(rule["annotations"]))}
+    assert told <= names
+
+
+@each_alert
+def test_an_alert_leads_to_its_own_part_of_the_page(rule: dict[str, Any]) -> None:
+    page, _, anchor = rule["annotations"]["runbook_url"].removeprefix(DOCS).partition("#")
+    source = (ROOT / "docs" / page).with_suffix(".md").read_text()
+    # The anchor of a heading of one word, as mkdocs makes it.
+    headings = re.findall(r"^#+ (\w+)$", source, re.MULTILINE)
+    assert anchor in [heading.lower() for heading in headings]
+    assert anchor == rule["alert"].lower()
+
+
+def test_what_the_rules_take_from_vault_is_what_nodes_writes(tmp_path: Path) -> None:
+    written = dashboard.exported(example_metrics.fleet(example_cluster.load(tmp_path, example_cluster.WITH_POOL)))
+    assert dashboard.FLEET.items() <= written.items()
+
+
+def test_alerts_lead_to_the_documentation_of_the_project() -> None:
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Documentation"] == DOCS
+
+
+def test_every_finding_that_needs_a_person_has_its_alert() -> None:
+    """But for a bundle: an agent that runs mends it, or fails at it, which is a finding of its own."""
+    named = {each for rule in ALERTS for each in rule["annotations"].get("finding", "").split(", ")} - {""}
+    assert named == {kind.name for kind in CATALOGUE if kind.severity.attention} - {"bundle"}
+    for rule in ALERTS:
+        asked = "|".join(re.findall(r'finding\{finding=~?"([^"]+)"[^}]*\} == 1(?!\))', rule["expr"])).split("|")
+        said = rule["annotations"].get("finding", "").split(", ")
+        assert rule["alert"] == "VaultpkiNodeNotWatched" or set(asked) <= {*said, ""}, rule["alert"]
+        assert rule["labels"]["severity"] in {each.value for each in Severity}
+
+
+@pytest.mark.parametrize("kind", ["vault", "own"])
+def test_a_finding_alerts_wherever_it_is_seen(kind: str) -> None:
+    """A finding that Vault shows has an alert on what `nodes --metrics` writes, for nodes that nobody scrapes."""
+    pattern = r"vaultpki_fleet_(?:node_)?finding" if kind == "vault" else r"vaultpki_(?!fleet)\w+"
+    named = {
+        each
+        for rule in ALERTS
+        if re.search(pattern, rule["expr"])
+        for each in rule["annotations"].get("finding", "").split(", ")
+    }
+    assert named >= {each.name for each in CATALOGUE if getattr(each, kind) and each.severity.attention} - (
+        {"expired", "ca-expires"} if kind == "own" else set()
+    )
