@@ -102,7 +102,6 @@ class _Daemon:
         self._unread = ""
         self._refused: _JoinFiles | None = None
         self._metrics: DaemonMetrics | None = None
-        self._first_expiry: datetime | None = None
         self._urgent: datetime | None = None
 
     # The thread that listens
@@ -176,13 +175,16 @@ class _Daemon:
                 outcome = self._pass(config, events, share=0.0 if pulls else run.DAEMON_SHARE)
             except Exception as error:  # noqa: BLE001 - one pass must not end the daemon; logged, and tried again
                 outcome = None
-                self._failures.now({"agent": fault(error)}, self._first_expiry)
+                self._failures.now({"agent": fault(error)}, time.time())
                 if self._metrics is not None:
                     self._metrics.record_fault(fault(error))
             failed = failed + 1 if outcome is None or outcome.failures else 0
             if pulls:
                 self._note.pulled(config, Pulled(began, tuple(events), {**pulls[-1], **self._failures.failures}))
             wait = _wait(config, outcome, failed, self._urgent, assignment.fetched(config.state))
+            if failed and (end := self._failures.next_end(time.time())) is not None:
+                # It is said when it has expired.
+                wait = min(wait, end - time.time() + 0.5)
             if self._refused is not None:
                 self._sleep(max(wait, _NEEDS_JOIN_PAUSE), _NEEDS_JOIN_TICK, self._joined)
             elif outcome is not None and outcome.awaited:
@@ -219,7 +221,7 @@ class _Daemon:
             self._note.hold(config)
             outcome = run.run(config, options, runner=self._runner)
         except VaultpkiError as error:
-            self._failures.now({"agent": str(error)}, self._first_expiry)
+            self._failures.now({"agent": str(error)}, time.time())
             self._show(config, _nothing_done(config, error))
             self._refused = used if isinstance(error, NeedsJoin) else None
             if isinstance(error, CertificateRefused):
@@ -228,9 +230,10 @@ class _Daemon:
             return None
         events.extend(outcome.events)
         self._failures.events(outcome.events)
-        self._first_expiry = outcome.first_expiry
         self._urgent = outcome.urgent
-        self._failures.now({what: str(error) for what, error in outcome.failures.items()}, self._first_expiry)
+        ends = {item.want.name: item.not_after.timestamp() for item in outcome.items if item.not_after is not None}
+        self._failures.holds(ends, outcome.state.owed)
+        self._failures.now({what: str(error) for what, error in outcome.failures.items()}, time.time())
         self._show(config, outcome)
         needs_join = any(isinstance(error, NeedsJoin) for error in outcome.failures.values())
         self._refused = used if needs_join else None

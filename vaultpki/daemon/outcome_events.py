@@ -1,18 +1,24 @@
-"""What the log says of failures: one event for each sentence, and, in the daemon, only what is new or has recovered."""
+"""What the log says of failures: one event for each sentence; in the daemon what is new, recovered, or stays wrong."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from vaultpki.errors import SigningPaused, VaultpkiError
 from vaultpki.host.hooks import Owed
-from vaultpki.host.log import Event
-from vaultpki.redact import stamp
+from vaultpki.host.log import Event, Value
+from vaultpki.redact import first_few, stamp
+from vaultpki.values.durations import short_span
 
 # Events that every pass repeats as long as their cause is there.
 _STANDING: Final = frozenset({"config", "stranger", "kubeconfig", "turn"})
+# Seconds until what stays wrong is said again.
+_AGAIN: Final = 86400.0
+_MOST_NAMES: Final = 20
+_MOST_SENTENCES: Final = 3
 
 
 def failure_events(failures: Mapping[str, str]) -> list[Event]:
@@ -56,30 +62,105 @@ def deadline(first_expiry: datetime | None) -> Event | None:
     return Event("deadline", f"the first certificate here ends at {ends}", "warning", {"not_after": ends})
 
 
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """What is wrong after a pass: sentences by what failed, standing warnings, hooks that failed, expired certificates.
+
+    `first_end` is when the next certificate expires (Unix seconds), None if no other one is held.
+    """
+
+    failures: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
+    hooks: tuple[str, ...] = ()
+    expired: tuple[str, ...] = ()
+    first_end: float | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.failures or self.warnings or self.hooks or self.expired)
+
+
+def reminder(wrong: Wrong, since: float, now: float) -> Event:
+    """Return the one line that says again what is wrong, `since` when (Unix seconds)."""
+    sentences = [event.text for event in failure_events(wrong.failures)] + list(wrong.warnings)
+    parts = [f"still wrong after {short_span(timedelta(seconds=max(now - since, 0.0)))}"]
+    if wrong.expired:
+        parts.append(f"expired: {first_few(wrong.expired, _MOST_NAMES)}")
+    parts += sentences[:_MOST_SENTENCES]
+    if more := sentences[_MOST_SENTENCES:]:
+        parts.append(f"{len(more)} more, which `vaultpki status` shows")
+    if wrong.hooks:
+        parts.append(f"hooks that fail: {first_few(wrong.hooks, _MOST_NAMES)}")
+    if wrong.first_end is not None:
+        another = "next" if wrong.expired else "first"
+        parts.append(f"the {another} certificate here ends at {stamp(datetime.fromtimestamp(wrong.first_end, UTC))}")
+    fields: dict[str, Value] = {
+        "what": ",".join(wrong.failures),
+        "expired": ",".join(wrong.expired),
+        "since": stamp(datetime.fromtimestamp(since, UTC)),
+    }
+    return Event("still-wrong", "; ".join(parts), "error", fields)
+
+
 class FailureLog:
-    """Logs, from one pass to the next, each failure once when it is new, and once when it is over."""
+    """Logs, from one pass to the next, each failure once when it is new, and once when it is over.
+
+    What stays wrong is said again in one line once a day, and when a certificate expires meanwhile.
+    """
 
     def __init__(self, log: Callable[[Event], None]) -> None:
         self._log = log
-        self._standing: set[str] = set()
+        self._standing: tuple[Event, ...] = ()
+        self._hooks: tuple[str, ...] = ()
+        self._ends: Mapping[str, float] = {}
+        self._expired: frozenset[str] = frozenset()
+        # Since when something is wrong, and when all of it was last said.
+        self._since: float | None = None
+        self._said = 0.0
         self.failures: dict[str, str] = {}
 
     def events(self, events: Iterable[Event]) -> None:
         """Log the events of a pass, but not again those that every pass repeats."""
-        events = tuple(events)
+        events, known = tuple(events), {event.text for event in self._standing}
         for event in events:
-            if event.name not in _STANDING or event.text not in self._standing:
+            if event.name not in _STANDING or event.text not in known:
                 self._log(event)
-        self._standing = {event.text for event in events if event.name in _STANDING}
+        self._standing = tuple(event for event in events if event.name in _STANDING)
 
-    def now(self, failures: dict[str, str], first_expiry: datetime | None) -> None:
-        """Log what differs from the failures of the last pass; `failures` are sentences by what failed."""
+    def holds(self, ends: Mapping[str, float], owed: Mapping[str, Owed]) -> None:
+        """Note when each certificate of the node expires (Unix seconds), and which hooks are owed, after a pass."""
+        self._ends, self._hooks = ends, tuple(sorted(key for key, each in owed.items() if each.attempts))
+
+    def now(self, failures: dict[str, str], now: float) -> None:
+        """Log what differs from the failures of the last pass, and what is due to be said again.
+
+        `failures` are sentences by what failed, `now` is Unix time in seconds.
+        """
         new = set(failures.values()) - set(self.failures.values())
         for event in failure_events({what: text for what, text in failures.items() if text in new}):
             self._log(event)
-        if new and (ends := deadline(first_expiry)):
+        first = min(self._ends.values(), default=None)
+        if new and (ends := deadline(None if first is None else datetime.fromtimestamp(first, UTC))):
             self._log(ends)
         well = [what for what in self.failures if what not in failures]
         if well:
             self._log(Event("recovered", f"well again: {', '.join(well)}", fields={"what": ",".join(well)}))
         self.failures = failures
+        self._remind(now)
+
+    def next_end(self, now: float) -> float | None:
+        """Return when the next certificate expires, as Unix time; None if none is to expire."""
+        return min((end for end in self._ends.values() if end > now), default=None)
+
+    def _remind(self, now: float) -> None:
+        expired = frozenset(name for name, end in self._ends.items() if end <= now)
+        fresh, self._expired = expired - self._expired, expired
+        warnings = tuple(event.text for event in self._standing if event.level != "info")
+        wrong = Wrong(self.failures, warnings, self._hooks, tuple(sorted(expired)), self.next_end(now))
+        if not wrong:
+            self._since = None
+        elif self._since is None:
+            # What is new was said just now.
+            self._since = self._said = now
+        elif fresh or not 0 <= now - self._said < _AGAIN:
+            self._said = now
+            self._log(reminder(wrong, self._since, now))
