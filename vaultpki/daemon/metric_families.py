@@ -112,15 +112,20 @@ def _of_view(view: View, now: float) -> Iterator[Metric]:
         "followed."
     )
     yield _metric("ca_rotation_behind", about, [({"ca": one.domain}, int(one.behind)) for one in view.cas])
-    for name, about, column in (
-        ("hook_owed", "1 while a change waits for this hook to succeed.", lambda attempts, since: 1),
-        ("hook_owed_since_timestamp_seconds", "Since when it is owed.", lambda attempts, since: since),
-        ("hook_attempts", "Attempts for this change.", lambda attempts, since: attempts),
-    ):
-        yield _metric(name, about, [({"hook": hook}, column(*owed)) for hook, owed in view.hooks.items()])
-    about = "1 while a component was not started again since the bundle of this CA changed, or is not healthy."
-    parted = [one.partition("/") for one in view.readers]
-    yield _metric("reader_behind", about, [({"ca": ca, "component": component}, 1) for ca, _, component in parted])
+    keys = dict.fromkeys((*view.hook_keys, *view.hooks))
+    about = "1 while a change waits for this hook to succeed; 0 for each other one."
+    yield _metric("hook_owed", about, [({"hook": key}, int(key in view.hooks)) for key in keys])
+    owed = view.hooks.items()
+    since = [({"hook": key}, began) for key, (_, began) in owed]
+    yield _metric("hook_owed_since_timestamp_seconds", "Since when it is owed.", since)
+    attempts = [({"hook": key}, count) for key, (count, _) in owed]
+    yield _metric("hook_attempts", "Attempts for this change.", attempts)
+    about = "1 while a component was not started again since the bundle of this CA changed, or is not healthy; else 0."
+    behind = [
+        (dict(zip(("ca", "component"), name.split("/", 1), strict=True)), int(name in view.readers))
+        for name in dict.fromkeys((*view.components, *view.readers))
+    ]
+    yield _metric("reader_behind", about, behind)
 
 
 _LEVELS: Final = (Level.NOTICE, Level.WARNING, Level.CRITICAL)

@@ -122,6 +122,8 @@ class DaemonMetrics:
             ends=outcome.lives or (before.ends if before else ()),
             faults={what: fault.text for what, fault in known.faults.items()},
             poll=config.poll,
+            components=tuple(sorted(name for name, seen in known.readers.items() if seen.running)),
+            hook_keys=tuple(config.hooks),
         )
 
     def _stale_after(self, config: AgentConfig) -> float:

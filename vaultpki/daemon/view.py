@@ -83,8 +83,9 @@ class View:
     seconds after `last_pass`. `unseen` says why the last pass was cut short, so that `certificates` are older than it,
     and `unread` why the files could not be read just now; both are usually "". `ends` are the lives of the root and
     of the CAs that sign this node's certificates. `readers` are the components by `CA/COMPONENT` that were not started
-    again since their bundle changed, or are not healthy. `faults` are what failed, as sentences by what it is, and
-    `poll` is how many seconds pass between two passes.
+    again since their bundle changed, or are not healthy; `components` are all that run here. `hook_keys` are those
+    of all hooks in agent.yaml. `faults` are what failed, as sentences by what it is, and `poll` is how many seconds
+    pass between two passes.
     """
 
     node: str
@@ -106,3 +107,5 @@ class View:
     readers: tuple[str, ...] = ()
     faults: Mapping[str, str] = field(default_factory=dict)
     poll: int = 0
+    components: tuple[str, ...] = ()
+    hook_keys: tuple[str, ...] = ()

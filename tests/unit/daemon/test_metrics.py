@@ -46,6 +46,8 @@ VIEW = View(
     ),
     hooks={"kubelet": (3, NOW - 100)},
     readers=("etcd/kube-apiserver",),
+    components=("etcd/etcd", "etcd/kube-apiserver"),
+    hook_keys=("kubelet", "etcd-ca"),
     trust_generation="9f3a",
     trust_changed=NOW - 500,
     vault_reachable=True,
@@ -133,9 +135,11 @@ def test_every_metric_by_name_and_value() -> None:
     each("certificate_state", 1, name="kube-proxy", state="missing")
     each("certificate_last_error_timestamp_seconds", NOW - 60, name="kube-proxy")
     each("hook_owed", 1, hook="kubelet")
+    each("hook_owed", 0, hook="etcd-ca")
     each("hook_owed_since_timestamp_seconds", NOW - 100, hook="kubelet")
     each("hook_attempts", 3, hook="kubelet")
     each("reader_behind", 1, ca="etcd", component="kube-apiserver")
+    each("reader_behind", 0, ca="etcd", component="etcd")
     each("trust_generation_info", 1, generation="9f3a")
     each("trust_changed_timestamp_seconds", NOW - 500)
     each("vault_reachable", 1)
