@@ -23,7 +23,7 @@ from helpers.vault.applied_cluster import NodeFolder, environment, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import free_ports, wait_for
 from vaultpki.config.agent import load_agent
-from vaultpki.host.systemd import SYSTEMD_UNITS, install_units, unit_files
+from vaultpki.host.systemd import SYSTEMD_UNITS, install_units, recipe, unit_files
 
 SPEC = """\
 api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}
@@ -82,6 +82,15 @@ def test_systemd_takes_the_units_and_finds_little_to_say(node: NodeFolder, tmp_p
         said = judged("security", "--offline=true", "--no-pager", f"--threshold={EXPOSURE * 10:.0f}", folder / name)
         found = re.search(r"Overall exposure level for \S+: (\d+\.\d)", said)
         assert found is not None and float(found[1]) <= EXPOSURE, said
+
+
+def test_systemd_takes_the_units_of_the_textfile_collector(tmp_path: Path) -> None:
+    names = ("vaultpki-metrics.service", "vaultpki-metrics.timer")
+    for name in names:
+        (tmp_path / name).write_text(recipe(name))
+    assert judged("verify", "--man=no", *(tmp_path / name for name in names)) == ""
+    said = judged("security", "--offline=true", "--no-pager", f"--threshold={EXPOSURE * 10:.0f}", tmp_path / names[0])
+    assert "OK" in said
 
 
 def allowed(name: str, sets: dict[str, set[str]]) -> set[str]:
