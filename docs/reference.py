@@ -34,12 +34,16 @@ from vaultpki.certificates import (
 )
 from vaultpki.cli import vaultpki
 from vaultpki.config.cluster import load_cluster
+from vaultpki.config.cluster_schema import schema
+from vaultpki.config.consistency import longest_node
 from vaultpki.findings.catalogue import CATALOGUE, FindingKind
 from vaultpki.graph.content import ExpirySummary, graph
 from vaultpki.graph.svg import svg
 from vaultpki.layout import shown
-from vaultpki.model import Cluster, NodeRole, Row
+from vaultpki.model import NODE, Cluster, NodeRole, Row
+from vaultpki.records import published
 from vaultpki.show.report_page import html
+from vaultpki.values import hosts, names
 
 PAGES: Final = Path(__file__).resolve().parent
 
@@ -167,6 +171,45 @@ def _families(shown: str) -> str:
     return _table(("metric", "labels", "meaning"), rows)
 
 
+def tasks() -> tuple[tuple[str, ...], ...]:
+    """What vaultpki does, as README lists it; its links lead from docs/ here."""
+    _, _, rest = (PAGES.parent / "README.md").read_text(encoding="utf-8").partition("\n## What it does\n")
+    lines = rest.partition("\n\n- ")[0].strip().splitlines()[2:]
+    return tuple(
+        tuple(cell.strip().replace("](docs/", "](") for cell in line.strip("|").split(" | ")) for line in lines
+    )
+
+
+def limits() -> dict[str, tuple[int, str]]:
+    """How much of something cluster.yaml may have, as the code has it: a number, and of what."""
+    # Any: a JSON schema is read here by the keys that cluster.yaml has.
+    keys: Any = schema()["properties"]
+    node = keys["nodes"]["items"]["properties"]
+    (own,) = keys["certificates"]["patternProperties"].values()
+    names_of = {
+        role: min(longest_node(row) for row in TABLE if NODE in row.common_name and role in row.node_roles)
+        for role in (NodeRole.WORKER, NodeRole.ETCD)
+    }
+    return {
+        "`cluster`": (names.LONGEST_CLUSTER, "characters"),
+        "`prefix`": (names.LONGEST_PREFIX, "characters"),
+        "`vault.addresses`": (keys["vault"]["properties"]["addresses"]["maxItems"], "addresses"),
+        "`nodes`": (keys["nodes"]["maxItems"], "nodes"),
+        "`nodes[].name` of a `worker`, or of a node of a pool": (names_of[NodeRole.WORKER], "characters"),
+        "`nodes[].name` with `etcd` and without `worker`": (names_of[NodeRole.ETCD], "characters"),
+        "`nodes[].name` of a `control-plane` alone": (hosts.LONGEST_NODE, "characters"),
+        "`nodes[].addresses`": (node["addresses"]["maxItems"], "addresses"),
+        "`pools`": (keys["pools"]["maxItems"], "pools"),
+        "`certificates.OWN.common_name`": (names.LONGEST_COMMON_NAME, "characters, once `{node}` is filled in"),
+        "`certificates.OWN.organization`": (own["properties"]["organization"]["maxItems"], "values"),
+        "certificates of one node": (published.MOST_CERTIFICATES, "certificates"),
+    }
+
+
+def _limits() -> str:
+    return _table(("what", "at most"), ((what, f"{most:,} {of}") for what, (most, of) in limits().items()))
+
+
 def _alerts() -> str:
     return _table(("alert", "severity", "says", "after"), _rules())
 
@@ -222,10 +265,12 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "commands": _commands,
     "certificates": _certificates,
     "findings": _findings,
+    "limits": _limits,
     "metrics": lambda: _families(example_metrics.agent()),
     "fleet-metrics": _fleet_metrics,
     "alerts": _alerts,
     "dashboard": _dashboard,
+    "tasks": lambda: _table(("task", "command", "page"), tasks()),
 }
 """What is generated, by the name in its marks."""
 

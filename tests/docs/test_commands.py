@@ -18,6 +18,12 @@ from helpers.vault.servers import Server
 _STAYS = "vaultpki demo --dir trial --port 8200 --serve"
 
 INSTEAD: dict[str, str | None] = {
+    # The target sets up a virtual environment, which the tests run in already.
+    "make demo": "vaultpki demo --dir vaultpki-demo",
+    ".venv/bin/vaultpki status --dir vaultpki-demo": "vaultpki status --dir vaultpki-demo",
+    ".venv/bin/vaultpki report -f vaultpki-demo/cluster.yaml --dir vaultpki-demo -o report.html": (
+        "vaultpki report -f vaultpki-demo/cluster.yaml --dir vaultpki-demo -o report.html"
+    ),
     # It stays until Ctrl-C; the server that is used here is that of the tests, at a port of its own.
     _STAYS: (
         "vaultpki demo --dir served --serve >served.log & "

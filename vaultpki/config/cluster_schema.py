@@ -39,6 +39,7 @@ _SHORT = Field(
     Boolean(), "Allows TTLs that are too short for the consumer to reload in time, down to 30s", default=False
 )
 _PLACEHOLDERS = "may contain {node} and {domain}"
+_COMMON_NAME = f"The subject's CN, at most {names.LONGEST_COMMON_NAME} characters; {_PLACEHOLDERS}"
 
 VAULT: Final = Record(
     {
@@ -133,9 +134,7 @@ def _override(row: Row) -> Record:
 OWN_ROW: Final = Record(
     {
         "kind": Field(_USAGE, "One of client, server, both", required=True),
-        "common_name": Field(
-            kinds.COMMON_NAME, f"The subject's CN, at most 64 characters; {_PLACEHOLDERS}", required=True
-        ),
+        "common_name": Field(kinds.COMMON_NAME, _COMMON_NAME, required=True),
         "ca": Field(_CA, f"The issuing CA, one of {', '.join(ISSUING_CAS)}", required=True),
         "roles": Field(_ROLES, "The roles of the nodes that get it", required=True),
         "organization": Field(ListOf(kinds.ORGANIZATION, most=16), "The subject's O values", default=[]),
@@ -181,7 +180,7 @@ CLUSTER: Final = Record(
         "version": Field(Version(), "Version of the file format", default=1),
         "cluster": Field(
             kinds.CLUSTER_NAME,
-            "The cluster's name: one lower-case DNS label of at most 40 characters",
+            f"The cluster's name: one lower-case DNS label of at most {names.LONGEST_CLUSTER} characters",
             required=True,
         ),
         "prefix": Field(kinds.PREFIX, "The cluster's path in Vault; default: vaultpki/CLUSTER"),

@@ -13,11 +13,9 @@ from vaultpki.model import NODE, Cluster, Node, NodeRole, Pool, Row
 from vaultpki.places import Layout
 from vaultpki.values import file_names, hosts, row_rules
 from vaultpki.values.durations import format_duration
-from vaultpki.values.names import quoted
+from vaultpki.values.names import LONGEST_COMMON_NAME, quoted
 
 SHORTEST_CA: Final = 60
-
-_MAX_CN = 64  # RFC 5280 appendix A, ub-common-name
 
 
 def check(cluster: Cluster, spec: FieldValue) -> None:
@@ -208,13 +206,13 @@ def _lengths(cluster: Cluster, spec: FieldValue) -> None:
             if not row.node_roles & holder.roles:
                 continue
             common_name = row.common_name.replace(NODE, name)
-            if len(common_name) > _MAX_CN:
+            if len(common_name) > LONGEST_COMMON_NAME:
                 place = found if row.built_in else spec["certificates"][row.name]["common_name"]
-                room = _MAX_CN - len(row.common_name.replace(NODE, ""))
-                hint = f"choose a node name of at most {room} characters" if row.built_in else "shorten it"
+                longest = f"choose a node name of at most {longest_node(row)} characters"
+                hint = longest if row.built_in else "shorten it"
                 raise place.refuse(
                     f"{quoted(common_name)}, the common name of {row.name}, has {len(common_name)} characters, and at "
-                    f"most {_MAX_CN} are allowed (RFC 5280): {hint}"
+                    f"most {LONGEST_COMMON_NAME} are allowed (RFC 5280): {hint}"
                 )
             for dns in row.dns:
                 try:
@@ -224,6 +222,11 @@ def _lengths(cluster: Cluster, spec: FieldValue) -> None:
                     by_domain = dns in of_the_table
                     place = spec["api_server"]["dns_domain"] if by_domain else spec["certificates"][row.name]
                     raise place.refuse(f"for {name}: {error.problem}") from None
+
+
+def longest_node(row: Row) -> int:
+    """Return how many characters a node's name may have in the common name of a row that contains it."""
+    return LONGEST_COMMON_NAME - len(row.common_name.replace(NODE, ""))
 
 
 def holders(cluster: Cluster, spec: FieldValue) -> Iterator[tuple[Node | Pool, FieldValue]]:

@@ -10,7 +10,9 @@ from vaultpki.values import hosts, names
 _IP: Final = r"^[0-9a-fA-F:.]+$"
 _IP_EXAMPLES: Final = ("10.0.0.11", "fd00::11")
 
-CLUSTER_NAME: Final = Text(names.cluster_name, "a cluster's name", "^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$", ("prod",))
+_CLUSTER: Final = rf"^[a-z0-9]([a-z0-9-]{{0,{names.LONGEST_CLUSTER - 2}}}[a-z0-9])?$"
+
+CLUSTER_NAME: Final = Text(names.cluster_name, "a cluster's name", _CLUSTER, ("prod",))
 PREFIX: Final = Text(names.prefix, "a path in Vault", f"^{names.LABEL_PATTERN}(?:/{names.LABEL_PATTERN})*$")
 LABEL: Final = Text(names.label, "a name", f"^{names.LABEL_PATTERN}$")
 POOL_NAME: Final = Text(names.pool_name, "a pool's name", f"^{names.LABEL_PATTERN}$")

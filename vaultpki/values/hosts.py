@@ -11,7 +11,9 @@ from vaultpki.errors import SpecError
 from vaultpki.values.names import DNS, LABEL_PATTERN, placeholders_filled, quoted
 
 # Written to disk under a longer, temporary name first, and NAME_MAX on Linux is 255 bytes.
-_LONGEST_NODE: Final = 200
+LONGEST_NODE: Final = 200
+"""Characters of a node's name whose certificates do not have it as their CN; for others a CN's length is the limit."""
+
 _PORTS: Final = {"https": 443, "http": 80}
 _NODE_ADDRESSES: Final = "{node_addresses}"
 
@@ -57,7 +59,7 @@ def dns_name(text: str, *, underscores: bool = False) -> str:
 
 
 def node_name(text: str) -> str:
-    """Return the name of a Node object: a DNS subdomain (RFC 1123) of at most 200 characters."""
+    """Return the name of a Node object: a DNS subdomain (RFC 1123) of at most LONGEST_NODE characters."""
     if re.fullmatch(LABEL_PATTERN, text):
         return text
     if text.isascii() and text != text.lower() and re.fullmatch(DNS, text.lower()):
@@ -66,8 +68,8 @@ def node_name(text: str) -> str:
         )
     if is_address(text):
         raise SpecError(f"{quoted(text)} is an IP address: give the node a DNS name and put this under addresses")
-    if _LONGEST_NODE < len(text) <= 253:
-        raise SpecError(f"{quoted(text)} has {len(text)} characters: a node name has at most {_LONGEST_NODE}")
+    if LONGEST_NODE < len(text) <= 253:
+        raise SpecError(f"{quoted(text)} has {len(text)} characters: a node name has at most {LONGEST_NODE}")
     return dns_name(text)
 
 
@@ -82,7 +84,7 @@ def node_pattern(text: str) -> str:
     if (
         not text.endswith("*")
         or not re.fullmatch(rf"(?:{LABEL_PATTERN}\.)*[a-z0-9][a-z0-9-]*|(?:{LABEL_PATTERN}\.)+", start)
-        or len(start) > _LONGEST_NODE
+        or len(start) > LONGEST_NODE
     ):
         raise SpecError(
             f"{quoted(text)} is not a pattern of node names: write the beginning of the names in lower-case letters, "

@@ -18,6 +18,15 @@ DNS: Final = rf"{LABEL_PATTERN}(?:\.{LABEL_PATTERN})*"
 STEM_PATTERN: Final = r"[a-z0-9][a-z0-9._-]{0,99}"
 FILE_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 
+LONGEST_CLUSTER: Final = 40
+"""Characters of a cluster's name, which is a part of the names of its CAs."""
+
+LONGEST_PREFIX: Final = 128
+"""Characters of a cluster's path in Vault."""
+
+LONGEST_COMMON_NAME: Final = 64
+"""Characters of a CN or an O (RFC 5280 appendix A, ub-common-name)."""
+
 # Mounts that every Vault or OpenBao has, or creates in development mode.
 _VAULTS_OWN = ("sys", "auth", "identity", "cubbyhole", "secret")
 # Names that OpenBao and Vault refuse for a namespace (api-docs/system/namespaces).
@@ -95,7 +104,7 @@ def label(text: str, what: str = "name", longest: int = 63) -> str:
 
 
 def cluster_name(text: str) -> str:
-    return label(text, "cluster name", 40)
+    return label(text, "cluster name", LONGEST_CLUSTER)
 
 
 def pool_name(text: str) -> str:
@@ -103,7 +112,7 @@ def pool_name(text: str) -> str:
 
 
 def prefix(text: str) -> str:
-    """Return a path in Vault: labels separated by slashes, at most 128 characters."""
+    """Return a path in Vault: labels separated by slashes, at most LONGEST_PREFIX characters."""
     parts = text.split("/")
     if "" in parts:
         raise SpecError(f"{quoted(text)} has an empty part: write parts with one slash between them, as vaultpki/prod")
@@ -111,8 +120,8 @@ def prefix(text: str) -> str:
         label(part, "part of a prefix")
     if parts[0] in _VAULTS_OWN:
         raise SpecError(f"{quoted(text)} begins with {parts[0]}, which is Vault's own: begin with another word")
-    if len(text) > 128:
-        raise SpecError(f"{quoted(text)} has {len(text)} characters: a prefix has at most 128")
+    if len(text) > LONGEST_PREFIX:
+        raise SpecError(f"{quoted(text)} has {len(text)} characters: a prefix has at most {LONGEST_PREFIX}")
     return text
 
 
@@ -173,8 +182,9 @@ def filled_name(text: str, what: str = "common name") -> str:
             f"{quoted(text)} is not a valid {what}: write letters, digits, blanks and . _ : - in ASCII, beginning and "
             "ending with a letter or digit"
         )
-    if len(text) > 64:
-        raise SpecError(f"{quoted(text)} has {len(text)} characters: a {what} has at most 64 (RFC 5280)")
+    if len(text) > LONGEST_COMMON_NAME:
+        most = f"{LONGEST_COMMON_NAME} (RFC 5280)"
+        raise SpecError(f"{quoted(text)} has {len(text)} characters: a {what} has at most {most}")
     return text
 
 
