@@ -158,6 +158,8 @@ def alike(text: str, folder: Path) -> list[str]:
     text = re.sub(r"\d+\.\d s\b", "N s", text)
     # Of the tables of nodes: an age, with the blanks before it, the version, and the word for the CAs.
     text = re.sub(r" *\b\d+[smhd] ago\b", " N ago", text)
-    text = re.sub(r"(?<![\w.])\d+\.\d+\.\d+(?![\w.])", "VERSION", text)
+    text = re.sub(r"(?<![\w.])\d+\.\d+\.\d+(?:\.dev\d+\+[\w.]+)?(?![\w.])", "VERSION", text)
     text = re.sub(r"(?<=  )[0-9a-f]{8}(?=  )", "CAS", text)
+    # An unreleased version widens its column.
+    text = re.sub(r"(?<=\S) {2,}(?=\S)", "  ", text)
     return re.sub(r"(?<![\w.:-])[1-9]\d*(?= [a-z(])", "N", text).splitlines()

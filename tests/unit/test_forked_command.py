@@ -84,7 +84,7 @@ def test_two_at_once(tmp_path: Path) -> None:
 
 def test_strace_follows_it_from_its_first_step(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    code, said, _ = forked("--version", strace=("-o", str(log), "-e", "trace=openat,write"))
+    code, said, _ = forked("--version", strace=("-o", str(log), "-s", "200", "-e", "trace=openat,write"))
     calls = log.read_text()
     assert calls.index("vaultpki/__pycache__/__main__") < calls.index("write(1<")
     assert code == 0 and said.strip() in calls
