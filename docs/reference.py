@@ -215,8 +215,8 @@ def _alerts() -> str:
 
 
 def _rules() -> Iterator[tuple[str, str, str, str]]:
-    (group,) = yaml.safe_load(assets.text("templates", "alerts.yaml"))["groups"]
-    for rule in (each for each in group["rules"] if "alert" in each):
+    groups = yaml.safe_load(assets.text("templates", "alerts.yaml"))["groups"]
+    for rule in (each for group in groups for each in group["rules"] if "alert" in each):
         name = rule["alert"]
         yield f"[{name}](#{name.lower()})", rule["labels"]["severity"], _said(rule), rule.get("for", "at once")
 

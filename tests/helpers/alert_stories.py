@@ -101,6 +101,20 @@ def check(tmp_path: Path, samples: Samples, moments: Mapping[float, Sequence[Fir
         for alert, severity in severities.items():
             found = [{"exp_labels": {**labels, "severity": severity}} for name, labels in fires if name == alert]
             asked.append({"eval_time": f"{minute}m", "alertname": alert, "exp_alerts": found})
+    _run(tmp_path, rules, samples, asked)
+
+
+def told(tmp_path: Path, samples: Samples, day: float, fires: Fires, annotations: Mapping[str, str]) -> None:
+    """Fails unless at a moment (in days) this alert fires with exactly these annotations."""
+    rules = tmp_path / "alerts.yaml"
+    rules.write_text(recipe("alerts.yaml"))
+    alert, labels = fires
+    found = {"exp_labels": {**labels, "severity": "critical"}, "exp_annotations": dict(annotations)}
+    minute = round(day * DAY / 60 / STEP) * STEP
+    _run(tmp_path, rules, samples, [{"eval_time": f"{minute}m", "alertname": alert, "exp_alerts": [found]}])
+
+
+def _run(tmp_path: Path, rules: Path, samples: Samples, asked: list[dict[str, Any]]) -> None:
     inputs = [{"series": name, "values": values} for name, values in samples.items()]
     test = {"interval": f"{STEP}m", "input_series": inputs, "alert_rule_test": asked}
     story = {"rule_files": [str(rules)], "evaluation_interval": f"{STEP}m", "tests": [test]}

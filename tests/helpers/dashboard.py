@@ -105,10 +105,10 @@ def recorded(known: Mapping[str, AbstractSet[str]]) -> dict[str, set[str]]:
     """The labels of every series that the rules record, by its name, if the metrics have the `known` ones."""
     found: dict[str, set[str]] = {}
     for group in yaml.safe_load(recipe("alerts.yaml"))["groups"]:
-        for rule in group["rules"]:
-            if "record" in rule:
-                both = {**FLEET, **known, **found}
-                found[rule["record"]] = labels(promql_parser.parse(rule["expr"]), both)
+        for name, rule in ((rule["record"], rule) for rule in group["rules"] if "record" in rule):
+            if not name.endswith(":hourly"):
+                found[name] = labels(promql_parser.parse(rule["expr"]), {**FLEET, **known, **found})
+                found[f"{name}:hourly"] = found[name]
     return found
 
 

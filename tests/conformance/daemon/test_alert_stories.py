@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.alert_stories import Agent, Fires, Samples, check, finding, series, vault
+from helpers.alert_stories import Agent, Fires, Samples, check, finding, series, told, vault
 
 pytestmark = pytest.mark.conformance
 
@@ -90,7 +90,8 @@ def test_a_pod_that_moves_and_a_second_prometheus_job_raise_nothing(tmp_path: Pa
 def test_a_certificate_that_a_living_node_has_no_longer_is_forgotten(tmp_path: Path) -> None:
     node, before = Agent("w-1", [(0, 9)]), Agent("w-1", [(0, 2)])
     samples = {**node.samples(), **node.certificate("kubelet", 100), **before.certificate("extra", 4, life=6)}
-    check(tmp_path, samples, {2.5: [], 5: [], 8.9: []})
+    # Also once its agent has died.
+    check(tmp_path, samples, {2.5: [], 5: [], 8.9: [], 9.3: [gone("w-1")], 15: [gone("w-1")]})
 
 
 def test_a_gap_of_prometheus_forgets_no_dead_agent_and_accuses_no_other(tmp_path: Path) -> None:
@@ -272,3 +273,28 @@ def test_an_agent_that_was_started_and_ends_no_pass_forgets_no_certificate(tmp_p
         samples,
         {1.4: [gone("w-1")], 1.9: [never], 2.5: [never, soon("w-1")], 4: [never, soon("w-1"), expired("w-1")]},
     )
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["this release", "0.1.0"])
+def test_a_summary_names_cluster_and_node_or_where_an_old_agent_is(old: bool, tmp_path: Path) -> None:
+    """The whole sentences of one alert on what an agent says, and of one on what the rules remember."""
+    agent = Agent("w-1", [(0, 1)], "10.0.0.1:9910", old=old)
+    samples = agent.samples() | agent.certificate("kubelet", 1.5, life=30)
+    samples |= series("vaultpki_finding", agent.labels(finding="empty"), 1, [(0, 1)])
+    who = " 10.0.0.1:9910" if old else "prod w-1"
+    page = "https://vaultpki.example.com/alerts.html#"
+    empty = {
+        "finding": "empty",
+        "summary": f"{who}: this node has no certificate",
+        "description": "`vaultpki agent --once` on the node issues them, or says why it cannot.",
+        "runbook_url": f"{page}vaultpkinocertificate",
+    }
+    left = {
+        "finding": "expired",
+        "summary": "prod w-1: the certificate kubelet has expired",
+        "description": "`vaultpki status` on the node says why it was not renewed; "
+        "`vaultpki renew kubelet --force` tries now.",
+        "runbook_url": f"{page}vaultpkicertificateexpired",
+    }
+    told(tmp_path, samples, 0.5, ("VaultpkiNoCertificate", agent.labels(finding="empty")), empty)
+    told(tmp_path, samples, 2, expired("w-1"), left)

@@ -17,8 +17,8 @@ from vaultpki.findings.catalogue import CATALOGUE, Severity
 from vaultpki.host.systemd import DOCS, recipe
 
 ROOT = Path(__file__).resolve().parents[3]
-(GROUP,) = yaml.safe_load(recipe("alerts.yaml"))["groups"]
-ALERTS: list[dict[str, Any]] = [rule for rule in GROUP["rules"] if "alert" in rule]
+RULES = [rule for group in yaml.safe_load(recipe("alerts.yaml"))["groups"] for rule in group["rules"]]
+ALERTS: list[dict[str, Any]] = [rule for rule in RULES if "alert" in rule]
 each_alert = pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: str(rule["alert"]))
 EXPORTED = dashboard.exported(example_metrics.agent())
 KNOWN = EXPORTED | dashboard.FLEET | dashboard.recorded(EXPORTED)
@@ -26,7 +26,7 @@ KNOWN = EXPORTED | dashboard.FLEET | dashboard.recorded(EXPORTED)
 CLUSTERS = re.compile("VaultpkiCa[A-Z](?!ertificate)|VaultpkiRotation(?!Record)|VaultpkiVaultData|VaultpkiNo(LiveC|tR)")
 
 
-@pytest.mark.parametrize("rule", GROUP["rules"], ids=lambda rule: str(rule.get("alert", rule.get("record"))))
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule.get("alert", rule.get("record"))))
 def test_a_rule_asks_for_metrics_and_labels_that_there_are(rule: dict[str, Any]) -> None:
     dashboard.check(Query("", rule["expr"]), KNOWN)
 
