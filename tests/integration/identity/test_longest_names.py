@@ -1,4 +1,4 @@
-"""Listed nodes whose names are as long as docs/cluster-yaml.md allows: they are applied, enrolled, and get certificates."""
+"""Listed nodes with the longest names that cluster.yaml takes: applied, enrolled, and with certificates."""
 
 from __future__ import annotations
 
