@@ -338,6 +338,43 @@ def test_the_image_is_of_this_version_and_runs_the_agent() -> None:
     ]
 
 
+def test_the_operators_rules_are_those_of_prometheus() -> None:
+    docs = "https://docs.example.com/"
+    rule = yaml.safe_load(recipe("prometheus-rule.yaml", docs=docs))
+    assert rule["kind"] == "PrometheusRule" and rule["spec"] == yaml.safe_load(recipe("alerts.yaml", docs=docs))
+
+
+def test_the_textfile_unit_asks_where_the_agent_listens() -> None:
+    def asked(known: AgentConfig | None) -> str:
+        return settings(recipe("vaultpki-metrics.service", known))["ExecStart"][0].rpartition(" ")[2]
+
+    assert asked(None) == asked(config()) == "http://127.0.0.1:9910/metrics"
+    assert asked(config(metrics="[::1]:9000")) == "http://[::1]:9000/metrics"
+
+
+def test_the_proxy_of_the_metrics_asks_the_agent_and_is_found() -> None:
+    parts = list(yaml.safe_load_all(recipe("kube-rbac-proxy.yaml")))
+    (daemon_set,) = [each for each in parts if each["kind"] == "DaemonSet"]
+    [container] = daemon_set["spec"]["template"]["spec"]["containers"]
+    assert "--upstream=http://127.0.0.1:9910/" in container["args"]
+    monitor = yaml.safe_load(recipe("podmonitor.yaml"))["spec"]
+    assert monitor["selector"]["matchLabels"] == daemon_set["spec"]["template"]["metadata"]["labels"]
+    assert [each["port"] for each in monitor["podMetricsEndpoints"]] == [each["name"] for each in container["ports"]]
+    # What the token of the reader opens is what the proxy asks the API server about.
+    (asked,) = [yaml.safe_load(each["data"]["config.yaml"]) for each in parts if each["kind"] == "ConfigMap"]
+    about = asked["authorization"]["resourceAttributes"]
+    (role,) = [each for each in parts if each["kind"] == "Role"]
+    assert role["rules"] == [
+        {
+            "apiGroups": [about["apiGroup"]],
+            "resources": [f"{about['resource']}/{about['subresource']}"],
+            "resourceNames": [about["name"]],
+            "verbs": ["get"],
+        }
+    ]
+    assert role["metadata"]["namespace"] == about["namespace"]
+
+
 def test_the_labels_of_the_image_are_the_projects_own() -> None:
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
     found = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]*)"', recipe("Containerfile")))
