@@ -127,6 +127,7 @@ soak-operators: $(VENV)/.dev
 	$(VAULT) && PYTHONPATH=tests $(BIN)/python -m soak.operators --vault-binary $$vault/vault $(SOAK)
 
 # All that is given to users, each checked or built from what was checked; docs/install.md tells what each file is for.
+# SIGN=KEY signs the hashes with a key of gpg.
 dist: $(VENV)/.dev
 	$(SETUP)/packages dockerd
 	$(SETUP)/packages mmdebstrap
@@ -134,7 +135,7 @@ dist: $(VENV)/.dev
 	packages/deb dist amd64
 	packages/deb dist arm64
 	$(SETUP)/with-docker $(BIN)/python packages/image dist
-	cd dist && sha256sum requirements.txt vaultpki* >SHA256SUMS
+	packages/sums dist $(SIGN)
 	@echo "The packages are in dist/."
 
 # Two commits: the release of the version in work, and the begin of the next one (NEXT=1.0.0, by default the next minor).
