@@ -23,7 +23,7 @@ from helpers.kube.components import Programs
 from helpers.kube.kube_cluster import READY_SECONDS, Kubernetes
 from helpers.kube.machines import Machine, Process
 from helpers.node import enrolled_nodes
-from helpers.packages import built
+from helpers.packages import bills, built
 from helpers.pages import CHECKOUT
 from helpers.vault import servers
 from helpers.vault.applied_cluster import environment
@@ -112,6 +112,13 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert ran.returncode == 0, ran.stdout
     return built.only(folder, "*-image.tar")
+
+
+def test_its_bill_lists_debian_and_python(archive: Path) -> None:
+    bill = bills.read(archive)
+    assert bill["metadata"]["component"]["type"] == "container"
+    assert {"hvac", "vaultpki", "cryptography"} <= bills.components(bill, "pkg:pypi/").keys()
+    assert {"libc6", "openssl", "ca-certificates"} <= bills.components(bill, "pkg:deb/debian/").keys()
 
 
 @pytest.fixture(scope="module")
