@@ -49,6 +49,7 @@ esac
 # Nothing that anybody reads, and no fsync: a third of the time.
 _APT = """\
 Acquire::Languages "none";
+Acquire::Retries "3";
 APT::Install-Recommends "false";
 DPkg::Options { "--force-unsafe-io"; "--force-confnew"; "--path-exclude=/usr/share/doc/*"; };
 """
