@@ -98,7 +98,7 @@ class ClusterWithImage:
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The image; a Docker daemon of its own has built it."""
     folder = tmp_path_factory.mktemp("image")
-    built.make("wheel", folder)
+    built.wheel(tmp_path_factory, folder)
     command = [str(CHECKOUT / "tests/setup/with-docker"), sys.executable, str(CHECKOUT / "packages/image"), str(folder)]
     ran = subprocess.run(
         command,

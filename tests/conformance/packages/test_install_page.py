@@ -76,7 +76,7 @@ HERE = "A wheel with pinned hashes"
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
-    built.make("wheel", folder)
+    built.wheel(tmp_path_factory, folder)
     return folder
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,20 +37,39 @@ def only(folder: Path, pattern: str) -> Path:
     return found
 
 
+def wheel(factory: pytest.TempPathFactory, folder: Path) -> None:
+    """Copy into this folder what `packages/wheel` makes, which a test run makes once."""
+    with _once(factory, "wheel") as (made, new):
+        if new is not None:
+            make("wheel", new)
+    shutil.copytree(made, folder, dirs_exist_ok=True)
+
+
 def wheel_and_deb(factory: pytest.TempPathFactory) -> Path:
     """A folder with the wheel and this machine's Debian package, which a test run makes once; nobody changes it."""
+    with _once(factory, "wheel-and-deb") as (made, new):
+        if new is not None:
+            wheel(factory, new)
+            make("deb", new)
+    return made
+
+
+@contextlib.contextmanager
+def _once(factory: pytest.TempPathFactory, name: str) -> Iterator[tuple[Path, Path | None]]:
+    """A folder that all workers of a run share, and the one to fill if it does not exist yet; one worker at a time."""
     base = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent
-    folder = base / "wheel-and-deb"
-    with (base / "wheel-and-deb.lock").open("w") as lock:
+    folder, new = base / name, base / f"{name}.new"
+    with (base / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            new = base / "wheel-and-deb.new"
-            for script in ("wheel", "deb"):
-                make(script, new)
+        if folder.exists():
+            yield folder, None
+        else:
+            # What a test that failed has left.
+            shutil.rmtree(new, ignore_errors=True)
+            yield folder, new
             new.rename(folder)
-    return folder
 
 
 def version(folder: Path) -> str:
