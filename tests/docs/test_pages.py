@@ -145,6 +145,7 @@ def test_options_named_alone_exist() -> None:
         "curl ",
         "env ",
         "fuser ",
+        "gpg ",
         "bao ",
         "chmod ",
         "uv ",
