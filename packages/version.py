@@ -89,9 +89,11 @@ def _git(root: Path, *words: str) -> str:
     # A folder inside of another repository is not that repository.
     if not (root / ".git").exists():
         return ""
-    # A hook of git sets GIT_DIR and others. Whoever runs this trusts the folder, whose code it is.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    command = ["git", "-C", str(root), "-c", f"safe.directory={root}", *words]
+    # Not the whole environment: it may hold a token of Vault, or GIT_DIR where a hook of git runs this. Whoever runs it
+    # trusts the folder, whose code it is.
+    environment = {"PATH": os.environ.get("PATH", os.defpath)}
+    # `git status` would write its index anew, and whoever reads a version changes nothing.
+    command = ["git", "--no-optional-locks", "-C", str(root), "-c", f"safe.directory={root}", *words]
     try:
         ran = subprocess.run(
             command,

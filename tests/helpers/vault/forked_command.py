@@ -106,6 +106,8 @@ def main(place: str) -> None:
     for module in pkgutil.walk_packages(vaultpki.__path__, "vaultpki."):
         if module.name != "vaultpki.__main__":
             importlib.import_module(module.name)
+    # A checkout asks git for it, once for all forks.
+    assert vaultpki.__version__
     # What is here is never collected, so no fork copies the memory that a collection would write to.
     gc.freeze()
     calls = socket.socket(fileno=int(place))
