@@ -177,7 +177,8 @@ def test_the_dashboard_asks_for_what_an_agent_shows(server: Server, node: NodeFo
             x509 = get(port, "metrics/x509")[1]
             assert agent.end() < AT_ONCE
     # No component runs beside this agent that could be behind.
-    known = {**dashboard.exported(text), "vaultpki_reader_behind": {"ca", "component"}}
+    exported = {**dashboard.exported(text), "vaultpki_reader_behind": {"cluster", "node", "ca", "component"}}
+    known = exported | dashboard.recorded(exported)
     for query in (*dashboard.queries(), *dashboard.variables().values()):
         dashboard.check(query, known)
     shown = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
