@@ -34,9 +34,9 @@ class Release:
 
 
 def releases() -> dict[str, str]:
-    """The commit of each release by its version, oldest first."""
+    """The commit of each release by its version, oldest first; the version in work has none yet."""
     lines = [line.split() for line in (ROOT / "RELEASES").read_text().splitlines() if line and line[0] != "#"]
-    return {version: commit for version, _, commit in lines}
+    return {line[0]: line[2] for line in lines if len(line) == 3}
 
 
 def installed(version: str, folder: Path) -> Release:
