@@ -42,8 +42,9 @@ docs: $(VENV)/.dev
 	$(SITE)
 	@echo "The pages are in site/index.html."
 
-# The real HashiCorp Vault, etcd and Kubernetes, built from the Go module proxy. The whole integration suite runs on that
-# Vault; then the files of both servers go before independent checkers and under real clusters, which only root can make.
+# The real HashiCorp Vault, etcd and Kubernetes, built from the Go module proxy. The integration suite runs on that Vault,
+# as far as a server can make a difference; then the files of both servers go before independent checkers and under real
+# clusters, which only root can make.
 K := k8s.io/kubernetes/cmd
 KUBERNETES := $(foreach name,kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl kubeadm,$(name)=$(K)/$(name))
 # kubectl parses the version it was built as.
@@ -57,8 +58,9 @@ KUBEADM_CA_ROTATION := tests/conformance/kubeadm/test_kubeadm_ca_rotation.py
 # The life of a CA at its full length: the page's whole session, and a cut after every write.
 CA_PAGE := tests/conformance/ca/test_ca_page.py
 CA_CUTS := tests/integration/ca/test_rotation_killed.py tests/integration/ca/test_root_rotation_killed.py
-# All but what `test` has had whole: what needs no server, and samples of what is done in full here.
-ON_VAULT := conformance or not (serverless or sample or exhaustive)
+# All but what `test` has had whole: what needs no server, what is the node's own doing whatever server there is, and
+# samples of what is done in full here.
+ON_VAULT := conformance or not (serverless or on_node or sample or exhaustive)
 # All that a node's token must be refused: in full on both servers, since each has its own rules for policies and roles.
 ON_BOTH := tests/integration/verify/test_forbidden_paths.py
 # The longest files of the last stage first, so that none runs alone at its end.

@@ -16,6 +16,8 @@ from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, environmen
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import Server
 
+pytestmark = pytest.mark.on_node
+
 DOCTOR = [sys.executable, "-m", "vaultpki", "doctor", "--json", "-c"]
 
 

@@ -28,6 +28,8 @@ from vaultpki.agent import run as agent
 from vaultpki.config.agent import load_agent
 from vaultpki.pki import x509
 
+pytestmark = pytest.mark.on_node
+
 SPEC = """\
 layout: kubeadm
 api_server: {names: [api.example.com], endpoint: "https://10.0.0.11:6443"}

@@ -20,6 +20,8 @@ from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import Server, wait_for
 from vaultpki.pki import x509
 
+pytestmark = pytest.mark.on_node
+
 SPEC = """\
 layout: kubeadm
 api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}

@@ -24,6 +24,8 @@ from vaultpki.agent.status import Status, of_folder
 from vaultpki.errors import StoreError
 from vaultpki.findings.nodes import of_status
 
+pytestmark = pytest.mark.on_node
+
 NOBODY = 65534
 SPEC = """\
 api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}

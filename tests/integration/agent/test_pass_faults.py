@@ -21,6 +21,8 @@ from helpers.faults.system_calls import Call, Fault
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, environment
 from helpers.vault.cluster_factory import ClusterFactory
 
+pytestmark = pytest.mark.on_node
+
 ATTEMPTS = 25
 SOME = (
     unexpected_files.fifo,

@@ -15,6 +15,8 @@ from helpers.vault.servers import wait_for
 from vaultpki.disk.store import OLD_FILES_GRACE
 from vaultpki.node import state
 
+pytestmark = pytest.mark.on_node
+
 
 @pytest.fixture
 def node(cluster: AppliedCluster) -> NodeFolder:

@@ -22,6 +22,8 @@ from vaultpki.records import node_report
 from vaultpki.records.node_report import NodeReport, ReaderReport
 from vaultpki.records.rotation import State
 
+pytestmark = pytest.mark.on_node
+
 SPEC = """\
 api_server: {endpoint: "https://api.example.com:6443", names: [api.example.com]}
 nodes:

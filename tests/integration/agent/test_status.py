@@ -22,6 +22,8 @@ from vaultpki.config.agent import load_agent
 from vaultpki.findings.nodes import of_status
 from vaultpki.node import state as memory
 
+pytestmark = pytest.mark.on_node
+
 NOBODY = 65534
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 

@@ -9,6 +9,8 @@ import pytest
 
 from helpers.vault.applied_cluster import AppliedCluster, vaultpki
 
+pytestmark = pytest.mark.on_node
+
 NOBODY = "65534"
 
 

@@ -14,6 +14,8 @@ from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import SPEC, AuditedCluster, fails, vaultpki
 from helpers.vault.servers import OF_TESTS
 
+pytestmark = pytest.mark.on_node
+
 WORKERS = "".join(f"- {{name: w{n:02}, roles: [worker], addresses: [10.0.1.{n}]}}\n" for n in range(1, 31))
 MANY = SPEC.replace("pools:", f"{WORKERS}pools:")
 

@@ -15,6 +15,8 @@ import pytest
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import SPEC, AuditedCluster, environment, fails, vaultpki
 
+pytestmark = pytest.mark.on_node
+
 
 @pytest.fixture
 def cluster(clusters: ClusterFactory) -> AuditedCluster:

@@ -15,6 +15,8 @@ from helpers.terminals import OnTerminal, on_terminal
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import SPEC, AuditedCluster, environment, vaultpki
 
+pytestmark = pytest.mark.on_node
+
 
 @pytest.fixture
 def cluster(clusters: ClusterFactory) -> AuditedCluster:

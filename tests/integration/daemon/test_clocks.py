@@ -7,11 +7,15 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
 from helpers.node import resident_agent
 from helpers.node.resident_agent import AT_ONCE, PASS, POLL, faked, leaves, polling_node, resident, signs
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import Server
 from vaultpki.node import backoff
+
+pytestmark = pytest.mark.on_node
 
 
 def test_a_wrong_clock_is_reported_and_nothing_is_signed(

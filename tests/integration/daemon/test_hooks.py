@@ -6,12 +6,16 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
+
 from helpers.node import resident_agent
 from helpers.node.resident_agent import AT_ONCE, PASS, POLL, Watcher, polling_node, resident, short_and_long
 from helpers.vault.applied_cluster import NodeFolder, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import Server, wait_for
 from vaultpki.node import state
+
+pytestmark = pytest.mark.on_node
 
 
 def test_a_pass_that_only_runs_a_hook_asks_vault_nothing(server: Server, clusters: ClusterFactory) -> None:

@@ -34,6 +34,8 @@ from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import Server, free_ports, wait_for
 from vaultpki.certificates import pair_files
 
+pytestmark = pytest.mark.on_node
+
 
 @pytest.fixture
 def cluster(clusters: ClusterFactory) -> AppliedCluster:

@@ -20,6 +20,8 @@ from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import Server, free_ports, wait_for
 from vaultpki.daemon import metrics, own_findings
 
+pytestmark = pytest.mark.on_node
+
 
 @pytest.fixture
 def port() -> int:

@@ -9,6 +9,8 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
 from helpers.node.resident_agent import AT_ONCE
 from helpers.vault.applied_cluster import environment
 from helpers.vault.cluster_factory import ClusterFactory
@@ -16,6 +18,8 @@ from helpers.vault.servers import wait_for
 from vaultpki.certificates import pair_files
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
+
+pytestmark = pytest.mark.on_node
 
 # The shortest TTL there is: renewal is due after half of it at the earliest.
 SPEC = """\

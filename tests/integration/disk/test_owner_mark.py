@@ -11,6 +11,8 @@ import pytest
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 
+pytestmark = pytest.mark.on_node
+
 SPEC = """\
 api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}
 nodes:

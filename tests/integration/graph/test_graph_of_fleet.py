@@ -19,6 +19,8 @@ from vaultpki.records.node_report import CertificateReport
 from vaultpki.records.rotation import State
 from vaultpki.show.fleet import inventory
 
+pytestmark = pytest.mark.on_node
+
 
 @pytest.fixture
 def rotation(clusters: ClusterFactory) -> Rotation:

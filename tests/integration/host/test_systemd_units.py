@@ -25,6 +25,8 @@ from helpers.vault.servers import free_ports, wait_for
 from vaultpki.config.agent import load_agent
 from vaultpki.host.systemd import SYSTEMD_UNITS, install_units, recipe, unit_files
 
+pytestmark = pytest.mark.on_node
+
 SPEC = """\
 api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}
 nodes:

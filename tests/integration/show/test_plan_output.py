@@ -17,6 +17,8 @@ from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import SPEC, AuditedCluster, Ran, changes, environment, vaultpki
 from helpers.vault.servers import Server
 
+pytestmark = pytest.mark.on_node
+
 DAY = 86400
 EVIL = "\x1b[2J\x1b]0;owned\x07\nNothing to change.\r\u202egpj\x9b1m"
 

@@ -17,6 +17,8 @@ from helpers.vault.rotations import Rotation, rotation_of
 from vaultpki.records.node_report import CertificateReport
 from vaultpki.records.rotation import State
 
+pytestmark = pytest.mark.on_node
+
 
 @pytest.fixture
 def rotation(clusters: ClusterFactory) -> Rotation:

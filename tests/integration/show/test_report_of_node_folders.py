@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from html import unescape
 
+import pytest
+
 from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
+
+pytestmark = pytest.mark.on_node
 
 SPEC = """\
 api_server: {endpoint: "https://api.example.com:6443", names: [api.example.com]}

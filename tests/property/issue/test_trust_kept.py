@@ -125,7 +125,7 @@ def answers(draw: st.DrawFn) -> list[Answer]:
     return found
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(answers())
 def test_no_record_and_no_server_empties_the_trust_in_a_ca(said: list[Answer]) -> None:
     node = Node()

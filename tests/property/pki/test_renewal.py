@@ -187,7 +187,7 @@ def judged(
     return assess(pair, want, now, known["jitter"], recorded=recorded, windows=windows, also=known.get("also", ()))
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(st.data())
 def test_exactly_the_reasons_there_are_in_the_order_of_the_checks(data: st.DataObject) -> None:
     pair, want, known = data.draw(cases())

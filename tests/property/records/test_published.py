@@ -169,7 +169,7 @@ def taken(cluster: Cluster, pool: Pool, name: str, record: dict[str, Any]) -> No
 @example(spec(nodes=[{"name": "a" * 63 + ".b", "roles": ["control-plane"]}]))
 @example(spec(nodes=[{"name": ".".join(["a" * 60] * 3), "roles": ["control-plane"]}]))
 @example(spec(nodes=[{"name": "123", "roles": ["etcd"]}]))
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 def test_what_is_accepted_reads_back(spec: dict[str, Any]) -> None:
     cluster = cluster_of(spec)
     event(f"accepted: {cluster is not None}")

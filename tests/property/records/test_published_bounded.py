@@ -141,7 +141,7 @@ def as_row(certificate: Certificate, roles: list[str]) -> dict[str, Any]:
 
 
 @given(told())
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 def test_what_a_node_takes_is_what_cluster_yaml_could_say(records_told: tuple[dict[str, Any], dict[str, Any]]) -> None:
     record, own = records_told
     try:
