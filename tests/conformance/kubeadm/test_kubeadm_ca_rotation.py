@@ -17,7 +17,7 @@ from helpers.kube import kubeadm_planes
 from helpers.kube.ca_operator import STEP_SECONDS
 from helpers.kube.client_load import OPERATORS
 from helpers.kube.components import Programs
-from helpers.kube.kubeadm_planes import Planes, Seen
+from helpers.kube.kubeadm_planes import POD_NODE, Planes, Seen
 from helpers.vault import servers
 from helpers.vault.servers import wait_for
 from vaultpki.records.rotation import State
@@ -163,7 +163,7 @@ def test_every_member_was_restarted_and_never_two_at_once(planes: Planes, rotate
     """Looked at every 200 ms; a member counts as down until the quorum answers it again."""
     judge_members(rotated[0])
     # The API servers too, and the balancer saw it.
-    assert all(planes.balancer.out[name] >= 2 for name in planes.nodes), planes.balancer.out
+    assert all(len(planes.balancer.away[name]) >= 2 for name in planes.nodes), planes.balancer.away
 
 
 def test_no_request_failed_and_nobody_complained(rotated: tuple[Seen, Held]) -> None:
@@ -239,7 +239,16 @@ def judge_requests(seen: Seen) -> None:
         for each in seen.load.failures
         if "etcdserver: " in each.text or (each.client == "write" and each.text.startswith("RemoteDisconnected"))
     ]
-    assert [each for each in seen.load.failures if each not in lost] == [], seen.told()
+    # A kubelet asks the kube-apiserver of its own node whom it may let in, and keeps the answer for five minutes. While
+    # that server restarts, logs and exec on the node fail once the answer is too old (docs/kubeadm.md).
+    away = seen.balancer.away[POD_NODE]
+    unasked = [
+        each
+        for each in seen.load.failures
+        if "Authorization error (user=kube-apiserver-kubelet-client" in each.text
+        and any(begin <= each.at <= end for begin, end in away)
+    ]
+    assert [each for each in seen.load.failures if each not in lost + unasked] == [], seen.told()
     assert len(lost) <= 1 + seen.load.worked.total() / 1000, lost
     worked = seen.load.worked
     assert worked["write"] > 100 and worked["exec"] > 10 and worked["logs"] > 20, worked

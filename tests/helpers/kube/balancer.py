@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
 import ssl
 import threading
@@ -28,8 +29,8 @@ class Balancer:
     As a balancer in the mode TCP does: nothing is sent twice, but a connection that no server has taken is tried at the
     next one. A server is out after one answer that is not 200, and in after two that are. If all are out, a connection
     is tried at each of them all the same, but for those that were down and have not been ready since: they refuse who
-    they will let in once they have started. `out` counts how often each was taken out, `none_ready` says when a
-    connection came while all were, and `none_took` when no server took one.
+    they will let in once they have started. `away` has from when until when each was out (Unix time), `none_ready` says
+    when a connection came while all were, and `none_took` when no server took one.
     """
 
     machine: Machine
@@ -37,7 +38,7 @@ class Balancer:
     port: int
     ready: set[str] = field(default_factory=set)
     starting: set[str] = field(default_factory=set)
-    out: dict[str, int] = field(default_factory=dict)
+    away: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     none_ready: list[float] = field(default_factory=list)
     none_took: list[float] = field(default_factory=list)
     turn: int = 0
@@ -87,12 +88,15 @@ class Balancer:
                 # Also one that does not answer in time.
                 pass
             well = well + 1 if said == b"200" else 0
-            if well >= READY_ANSWERS:
+            times = self.away.setdefault(name, [])
+            if well >= READY_ANSWERS and name not in self.ready:
                 self.ready.add(name)
                 self.starting.discard(name)
+                if times:
+                    times[-1] = (times[-1][0], time.time())
             elif not well and name in self.ready:
                 self.ready.remove(name)
-                self.out[name] = self.out.get(name, 0) + 1
+                times.append((time.time(), math.inf))
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _ask(self, name: str, context: ssl.SSLContext) -> bytes:

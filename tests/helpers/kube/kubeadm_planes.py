@@ -23,7 +23,7 @@ from helpers.kube.machines import OUTSIDE
 from helpers.kube.pod_logs import FOLDER, PodLogs
 from helpers.vault.servers import Server, wait_for
 
-POD = "load"
+POD, POD_NODE = "load", "cp-2"
 AGENT = "/etc/vaultpki/agent.yaml"
 CONFIGURATION = "/etc/kubernetes/kubeadm/kubeadm.yaml"
 READY_SECONDS = 120.0
@@ -154,7 +154,7 @@ def standing(server: Server, programs: Programs, folder: Path, poll: str = "10s"
         planes = Planes(kubernetes, made, balancer)
         with balancer.running():
             _make(made, poll)
-            kubernetes.run_pod(POD, node="cp-2", seconds=READY_SECONDS)
+            kubernetes.run_pod(POD, node=POD_NODE, seconds=READY_SECONDS)
             planes.await_ready()
             yield planes
 
