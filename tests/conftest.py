@@ -52,6 +52,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "server_kind" in metafunc.fixturenames:
         contained = metafunc.definition.get_closest_marker("container") is not None
         kinds = metafunc.config.getoption("--server") or (["bao", "bao-container"] if contained else ["bao"])
+        if metafunc.definition.get_closest_marker("on_node"):
+            kinds = kinds[:1]
         metafunc.parametrize("server_kind", kinds, scope="session")
 
 

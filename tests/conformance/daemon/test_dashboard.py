@@ -20,7 +20,7 @@ from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import Server, free_ports, wait_for
 from vaultpki.host.systemd import recipe
 
-pytestmark = pytest.mark.conformance
+pytestmark = [pytest.mark.conformance, pytest.mark.on_node]
 
 HOUR = 3600
 # The fleet is looked at after two hours. A sample a minute; time begins at 0.

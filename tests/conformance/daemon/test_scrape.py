@@ -24,7 +24,7 @@ from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import free_ports, wait_for
 from vaultpki.host.systemd import recipe
 
-pytestmark = pytest.mark.conformance
+pytestmark = [pytest.mark.conformance, pytest.mark.on_node]
 
 FOLDER = "/var/lib/prometheus/node-exporter"
 

@@ -15,7 +15,7 @@ from helpers.packages.clean_root import CleanRoot
 from helpers.vault import operator_tokens
 from helpers.vault.servers import Server
 
-pytestmark = pytest.mark.conformance
+pytestmark = [pytest.mark.conformance, pytest.mark.on_node]
 
 # Stands in for systemd, which no chroot can run: it writes down what the maintainer scripts ask of it.
 _RECORDER = '#!/bin/sh\necho "$@" >>/root/systemctl\n'
