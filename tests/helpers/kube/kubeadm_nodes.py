@@ -39,9 +39,11 @@ done
 # kubeadm stops and starts the kubelet by it, and there is no systemd here.
 _SYSTEMCTL = """\
 #!/bin/sh
-end() { kill "$(cat /run/kubelet.pid)"; while kill -0 "$(cat /run/kubelet.pid)"; do sleep 0.1; done; } 2>/dev/null
+# The number is read once: the file soon has that of the next kubelet.
+end() { old=$(cat /run/kubelet.pid); kill "$old"; while kill -0 "$old"; do sleep 0.1; done; } 2>/dev/null
 case "$1 $2" in
-"stop kubelet") touch /run/kubelet.stopped; end ;;
+# One may just have been started.
+"stop kubelet") touch /run/kubelet.stopped; end; sleep 0.5; end ;;
 "start kubelet") rm -f /run/kubelet.stopped ;;
 "restart kubelet") rm -f /run/kubelet.stopped; end ;;
 esac
