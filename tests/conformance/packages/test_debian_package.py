@@ -12,7 +12,6 @@ import pytest
 
 from helpers.packages import built, clean_root
 from helpers.packages.clean_root import CleanRoot
-from helpers.vault import operator_tokens
 from helpers.vault.servers import Server
 
 pytestmark = [pytest.mark.conformance, pytest.mark.on_node]
@@ -65,13 +64,7 @@ def test_a_node_lives_on_it_and_keeps_its_identity(
     installed = machine.files()
 
     # An operator's work, and a node's.
-    shutil.copy(server.ca_file, machine.path("/root/vault-ca.crt"))
-    token = operator_tokens.token(server, f"vaultpki/{cluster_name}", "applier")
-    env = {"VAULT_ADDR": server.address, "VAULT_TOKEN": token, "VAULT_CACERT": "/root/vault-ca.crt"}
-    machine.shell("vaultpki init")
-    spec = machine.path("/root/cluster.yaml")
-    text = spec.read_text().replace("https://vault.example.com:8200", server.address)
-    spec.write_text(text.replace("cluster: prod", f"cluster: {cluster_name}"))
+    env = clean_root.as_operator(machine, server, cluster_name)
     assert machine.run(
         *("vaultpki", "plan", "-f", "/root/cluster.yaml", "--detailed-exitcode"), env=env, network=True, expect=4
     ).stdout.startswith(f"Server: {server.address}, namespace root\n")

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from helpers.node import earlier_release
 from helpers.packages import built, clean_root
 from helpers.packages.clean_root import CleanRoot
-from helpers.vault import operator_tokens, servers
-from helpers.vault.applied_cluster import ROOT
+from helpers.vault import servers
 from helpers.vault.servers import Server
 
 pytestmark = pytest.mark.conformance
@@ -80,17 +80,10 @@ def openbao(tmp_path: Path) -> Iterator[Server]:
 def earlier(tmp_path: Path) -> Path:
     """The package of an earlier commit, made by its own scripts."""
     source = tmp_path / "earlier"
-    source.mkdir()
-    if _git("rev-parse", "--is-shallow-repository").strip() == b"true":
-        _git("fetch", "--quiet", "--unshallow")
-    subprocess.run(["tar", "-x", "-C", source], input=_git("archive", EARLIER), check=True)
+    earlier_release.extract(EARLIER, source)
     for script in ("wheel", "deb"):
         built.make(script, source / "dist", checkout=source)
     return built.only(source / "dist", "*.deb")
-
-
-def _git(*arguments: str) -> bytes:
-    return subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, check=True).stdout
 
 
 def newer(deb: Path, folder: Path) -> Path:
@@ -106,13 +99,7 @@ def newer(deb: Path, folder: Path) -> Path:
 
 def join(machine: CleanRoot, server: Server, cluster: str) -> None:
     """A worker joins a cluster of its own, by what is installed on it."""
-    shutil.copy(server.ca_file, machine.path("/root/vault-ca.crt"))
-    token = operator_tokens.token(server, f"vaultpki/{cluster}", "applier")
-    env = {"VAULT_ADDR": server.address, "VAULT_TOKEN": token, "VAULT_CACERT": "/root/vault-ca.crt"}
-    machine.shell("vaultpki init")
-    spec = machine.path("/root/cluster.yaml")
-    text = spec.read_text().replace("https://vault.example.com:8200", server.address)
-    spec.write_text(text.replace("cluster: prod", f"cluster: {cluster}"))
+    env = clean_root.as_operator(machine, server, cluster)
     machine.shell("vaultpki apply -f cluster.yaml --yes", env=env, network=True)
     machine.shell("vaultpki enroll -f cluster.yaml worker-1 -o join.json", env=env, network=True)
     machine.shell("vaultpki agent --join join.json --once", network=True)

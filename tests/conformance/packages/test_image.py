@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -99,18 +98,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The image; a Docker daemon of its own has built it."""
     folder = tmp_path_factory.mktemp("image")
     built.wheel(tmp_path_factory, folder)
-    command = [str(CHECKOUT / "tests/setup/with-docker"), sys.executable, str(CHECKOUT / "packages/image"), str(folder)]
-    ran = subprocess.run(
-        command,
-        env={**os.environ, "PYTHON": sys.executable},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    assert ran.returncode == 0, ran.stdout
+    built.make("image", folder, behind=(CHECKOUT / "tests/setup/with-docker", sys.executable))
     return built.only(folder, "*-image.tar")
 
 

@@ -41,15 +41,20 @@ def releases() -> dict[str, str]:
 
 def installed(version: str, folder: Path) -> Release:
     """The release as pip installs it."""
-    commit, source, place = releases()[version], folder / "source", folder / "venv"
-    if _git("rev-parse", "--is-shallow-repository").strip() == b"true":
-        _git("fetch", "--quiet", "--unshallow")
-    source.mkdir(parents=True)
-    subprocess.run(["tar", "-x", "-C", source], input=_git("archive", commit), check=True)
+    source, place = folder / "source", folder / "venv"
+    extract(releases()[version], source)
     subprocess.run([sys.executable, "-m", "venv", place], check=True)
     quiet = ("--quiet", "--disable-pip-version-check")
     subprocess.run([place / "bin" / "pip", "install", *quiet, source], check=True)
     return Release(version, place / "bin" / "vaultpki")
+
+
+def extract(commit: str, folder: Path) -> None:
+    """Put the files of a commit into a new folder."""
+    if _git("rev-parse", "--is-shallow-repository").strip() == b"true":
+        _git("fetch", "--quiet", "--unshallow")
+    folder.mkdir(parents=True)
+    subprocess.run(["tar", "-x", "-C", folder], input=_git("archive", commit), check=True)
 
 
 def _git(*arguments: str) -> bytes:

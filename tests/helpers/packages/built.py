@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,10 +16,12 @@ import pytest
 from helpers.pages import CHECKOUT
 
 
-def make(script: str, folder: Path, *arguments: str, checkout: Path = CHECKOUT) -> None:
-    """Run one of the scripts in packages/ for this folder; fails with all that it prints."""
+def make(
+    script: str, folder: Path, *arguments: str, checkout: Path = CHECKOUT, behind: Sequence[str | Path] = ()
+) -> None:
+    """Run one of the scripts in packages/ for this folder, behind another command; fails with all that it prints."""
     ran = subprocess.run(
-        [checkout / "packages" / script, folder, *arguments],
+        [*behind, checkout / "packages" / script, folder, *arguments],
         env={**os.environ, "PYTHON": sys.executable},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from helpers.pages import CHECKOUT
+from helpers.vault import operator_tokens
+from helpers.vault.servers import Server
 
 RELEASES = {"bookworm": "3.11", "trixie": "3.13"}
 """The Debian releases that the package is for, with their Python."""
@@ -87,3 +90,14 @@ def extract(folder: Path, release: str = "bookworm") -> CleanRoot:
     venv = f"python{RELEASES[release]}-venv"
     found.run("dpkg", "--purge", "python3-venv", venv, "python3-pip-whl", "python3-setuptools-whl")
     return found
+
+
+def as_operator(machine: CleanRoot, server: Server, cluster: str) -> dict[str, str]:
+    """Write the starter's cluster.yaml for this server into /root; return the environment of an applier there."""
+    shutil.copy(server.ca_file, machine.path("/root/vault-ca.crt"))
+    machine.shell("vaultpki init")
+    spec = machine.path("/root/cluster.yaml")
+    text = spec.read_text().replace("https://vault.example.com:8200", server.address)
+    spec.write_text(text.replace("cluster: prod", f"cluster: {cluster}"))
+    token = operator_tokens.token(server, f"vaultpki/{cluster}", "applier")
+    return {"VAULT_ADDR": server.address, "VAULT_TOKEN": token, "VAULT_CACERT": "/root/vault-ca.crt"}
