@@ -1,0 +1,99 @@
+"""Writes and reads the record that agents poll at rest: it tells them whether to look at the other records; pure.
+
+A command that changes what nodes follow writes `changing` before its first change, and `settled` with digests after its
+last one. Agents compare the version in the KV store and the time of that version alone: the record can make them look,
+or keep them from looking until their next whole look, and nothing else. The digests are for `plan`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from vaultpki.errors import SpecError
+from vaultpki.model import VERSION
+
+CHANGES: Final = "changes"
+"""The path of the record in the cluster's config store."""
+
+PARTS: Final = ("records", "rotations", "issuers")
+"""What nodes follow: the records of cluster, nodes and pools; those of rotations; the issuers that CA mounts show."""
+
+LONGEST_LOOK: Final = 3600
+"""Seconds after which an agent looks at all of it at the latest, whatever the record says."""
+
+_SETTLED: Final = "settled"
+_CHANGING: Final = "changing"
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What the record says. `digests` are SHA-256 in hex by part, of the last time when that part was known."""
+
+    settled: bool
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A version of the record and when Vault stored it, as Vault writes it (RFC 3339).
+
+    Both count: content that was written again is a new version, and a restored snapshot may count to the same number.
+    """
+
+    version: int
+    created: str
+
+
+def to_json(changes: Changes) -> dict[str, Any]:
+    """Return the record as it is stored."""
+    return {
+        "version": VERSION,
+        "state": _SETTLED if changes.settled else _CHANGING,
+        "digests": {part: changes.digests[part] for part in PARTS if part in changes.digests},
+    }
+
+
+def read(record: object, *, where: str) -> Changes:
+    """Read the record. Raises SpecError for one that a newer vaultpki wrote.
+
+    One that no vaultpki wrote counts as `changing` with no digest: apply writes it anew.
+    """
+    if not isinstance(record, Mapping):
+        return Changes(settled=False)
+    version = record.get("version")
+    if type(version) is int and version > VERSION:
+        raise SpecError(
+            f"is of version {version}, and this vaultpki reads {VERSION}; upgrade it", file=where, field="version"
+        )
+    digests = record.get("digests")
+    known = digests if isinstance(digests, Mapping) else {}
+    return Changes(
+        settled=record.get("state") == _SETTLED,
+        digests={part: text for part in PARTS if isinstance(text := known.get(part), str)},
+    )
+
+
+def settled_mark(stored: Mapping[str, Any]) -> Mark | None:
+    """Return the mark of a record that is settled; None while it is `changing`, missing or not to be understood.
+
+    `stored` is what a KV v2 store holds: `data` and `metadata`. An agent asks no more of the record than that.
+    """
+    record, about = stored.get("data"), stored.get("metadata")
+    if not isinstance(record, Mapping) or not isinstance(about, Mapping) or record.get("state") != _SETTLED:
+        return None
+    version, created = about.get("version"), about.get("created_time")
+    if type(version) is not int or not isinstance(created, str) or not created:
+        return None
+    return Mark(version, created)
+
+
+def digest(entries: Iterable[tuple[str, object]]) -> str:
+    """Return the SHA-256 in hex of a part: its entries, each a name and what JSON can hold, in any order."""
+    whole = hashlib.sha256()
+    for name, value in sorted(entries, key=lambda entry: entry[0]):
+        whole.update(json.dumps([name, value], sort_keys=True, separators=(",", ":")).encode())
+    return whole.hexdigest()
