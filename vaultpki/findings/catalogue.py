@@ -169,7 +169,8 @@ CATALOGUE: Final = (
     _warning(
         "silent",
         NodeState.SILENT,
-        "The node's last report is older than two of its polls and ten minutes; two days if its agent does not stay.",
+        "The node's last report is older than an hour, in which a node at rest writes one, and two of its polls and "
+        "ten minutes; two days if its agent does not stay.",
         _AGENT,
         "node",
         vault=True,

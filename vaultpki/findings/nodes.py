@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # A node has one live credential, and for five minutes also the one before.
 _MOST_CREDENTIALS: Final = 2
-# Seconds. An agent reports once in each poll; one that does not stay runs at a time that nobody has told.
+# Seconds. One that does not stay runs at a time that nobody has told.
 _SLACK: Final = 600
 _RUNS: Final = 2 * 86400
 # Of the life that is left: a renewal is due at a third at the latest, and then late by a tenth.
@@ -288,7 +288,7 @@ def _by_state(states: Mapping[str, str], finds: _Finder) -> Iterator[Finding]:
 
 def _agent(report: NodeReport, now: datetime, apart: Collection[str], finds: _Finder) -> Iterator[Finding]:
     age = (now - report.time).total_seconds()
-    if age > (2 * report.poll + _SLACK if report.poll else _RUNS):
+    if age > (report.next_within + _SLACK if report.next_within else _RUNS):
         yield finds("silent", f"last report {ago(now - report.time)}")
     # A record that the node does not follow is a finding of its own.
     failures = [each for each in report.failures if each not in {f"{domain} rotation" for domain in apart}]

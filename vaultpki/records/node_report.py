@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
+from vaultpki.records.changes import LONGEST_LOOK
 from vaultpki.records.rotation import BEYOND, DOMAINS
 from vaultpki.redact import moment, printable, stamp
 from vaultpki.values import names
@@ -99,11 +100,12 @@ class NodeReport:
     `seen` has the rotation records by domain; a domain without a record has revision 0. `bundles` are by CA; `readers`
     by `CA/COMPONENT`. `owed` are the keys of hooks that have not run, `failed` those of
     them that were tried, `waiting` the domains whose turn to restart this node awaits. `pins` are the SHA-256 of the
-    roots that it accepts. `poll` is how many seconds pass between two reports; 0 if the agent does not stay, or is of
-    an earlier version. `trust` names the CAs in the node's bundles. `not_followed` are the revisions of records, by
-    domain, that are too far ahead of what the node has read to be followed. `lost` is how many secret ids may
-    live that nobody has, since the answers were lost. `in_use` are the accessors of those that the node has, the
-    current one first; empty if it does not know each of them, and in reports of earlier versions.
+    roots that it accepts. `poll` is how many seconds pass between two polls; 0 if the agent does not stay, or is of
+    an earlier version. `look` is how many seconds pass at most between two reports of a node at rest; 0 if the agent
+    writes one at each poll, as earlier versions do. `trust` names the CAs in the node's bundles. `not_followed` are
+    the revisions of records, by domain, that are too far ahead of what the node has read to be followed. `lost` is how
+    many secret ids may live that nobody has, since the answers were lost. `in_use` are the accessors of those that the
+    node has, the current one first; empty if it does not know each of them, and in reports of earlier versions.
     """
 
     time: datetime
@@ -119,10 +121,16 @@ class NodeReport:
     untrusted: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
     poll: int = 0
+    look: int = 0
     trust: str = ""
     not_followed: Mapping[str, int] = field(default_factory=dict)
     lost: int = 0
     in_use: tuple[str, ...] = ()
+
+    @property
+    def next_within(self) -> int:
+        """Return within how many seconds a node that works writes its next report; 0 if it does not say."""
+        return self.look + 2 * self.poll if self.poll else 0
 
 
 def to_json(report: NodeReport) -> dict[str, Any]:
@@ -132,6 +140,7 @@ def to_json(report: NodeReport) -> dict[str, Any]:
         "time": stamp(report.time),
         "agent": report.agent,
         "poll": report.poll,
+        **({"look": report.look} if report.look else {}),
         "trust": report.trust,
         "rotation": {
             domain: {"revision": seen.revision, "highest": seen.highest, "behind": seen.behind}
@@ -184,6 +193,7 @@ def read(value: object) -> NodeReport | None:
         untrusted=_texts(report.get("strangers")),
         failed=_texts(hooks.get("failed")),
         poll=_number(report.get("poll"), _LONGEST_POLL),
+        look=_number(report.get("look"), LONGEST_LOOK),
         trust=_hex(report.get("trust")),
         not_followed={
             domain: revision

@@ -32,7 +32,7 @@ _MARGIN: Final = 100
 # Of CAs that nobody but nodes knows: a lying one cannot make the record too large.
 _MOST_ALSO: Final = 100
 # Of an agent that does not say how often it reports, or that a timer starts.
-_SILENT: Final = 3600
+_SILENT: Final = 2 * 3600
 
 
 def seen_of(domain: str, node: Participant) -> Seen:
@@ -252,7 +252,7 @@ def _silent(domain: str, record: RotationRecord | None, heard: Collection[Partic
     if last is None:
         return False
     return any(
-        node.report is None or node.report.time + timedelta(seconds=2 * (node.report.poll or _SILENT)) < last
+        node.report is None or node.report.time + timedelta(seconds=node.report.next_within or _SILENT) < last
         for node in heard
         if node not in aware and (node.bundle or node.certificates) and node.credentials != 0
     )

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from vaultpki.records import node_report
+from vaultpki.records import changes, node_report
 from vaultpki.records.node_report import NodeReport, ReaderReport
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
@@ -69,3 +69,20 @@ def _problem(text: str) -> str:
     read = node_report.read({"time": "2026-11-27T12:00:00Z", "readers": {"etcd/etcd": entry}})
     assert read is not None
     return read.readers["etcd/etcd"].problem
+
+
+@pytest.mark.parametrize(
+    ("poll", "look", "within"),
+    [(300, 3600, 4200), (300, 0, 600), (0, 3600, 0), (86400, 3600, 2 * 86400 + 3600)],
+)
+def test_a_report_says_within_which_time_the_next_one_comes(poll: int, look: int, within: int) -> None:
+    written = node_report.to_json(NodeReport(NOW, poll=poll, look=look))
+    assert ("look" in written) is bool(look)
+    read = node_report.read(written)
+    assert read is not None and (read.poll, read.look, read.next_within) == (poll, look, within)
+
+
+@pytest.mark.parametrize("look", [changes.LONGEST_LOOK + 1, 10**30, -1, 0.5, True, "3600", None, [3600]])
+def test_no_report_says_that_the_next_one_comes_later_than_any_agent_writes_it(look: object) -> None:
+    read = node_report.read({"time": "2026-11-27T12:00:00Z", "poll": 300, "look": look})
+    assert read is not None and (read.look, read.next_within) == (0, 600)

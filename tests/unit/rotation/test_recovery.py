@@ -136,6 +136,15 @@ def test_a_node_that_has_not_reported_since_may_hold_what_nobody_told() -> None:
     assert later.trust == {ONE.sha256, TWO.sha256} and named_since(later, ALONE, [heard]) == later
 
 
+def test_a_node_at_rest_writes_seldom_and_is_not_missing_meanwhile() -> None:
+    before = RotationRecord("etcd", State.STEADY, 10, BEGUN, ref(ONE), highest=1)
+    heard, rest = node("n1", ONE, highest=14), node("n2", ONE, at=LATER - timedelta(minutes=65))
+    assert rest.report is not None
+    for look, state in ((3600, State.STEADY), (0, State.RETRUSTING)):
+        told = replace(rest, report=replace(rest.report, poll=300, look=look))
+        assert made(before, ALONE, [heard, told]).state is state
+
+
 def test_only_listed_nodes_that_nobody_set_aside_count() -> None:
     liar = node("liar", ONE, TWO, highest=14)
     assert ahead("etcd", record(State.PUBLISHED), [node("n1", ONE, TWO), liar]) == (liar,)
