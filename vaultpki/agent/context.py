@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vaultpki.host.hook_runner import Runner
     from vaultpki.host.log import Event
     from vaultpki.model import AgentConfig
+    from vaultpki.node.at_rest import AtRest
     from vaultpki.pki.ca_life import CaLife
     from vaultpki.vault import Vault
 
@@ -29,7 +30,8 @@ class PassOptions:
     `force` names certificates to renew even if they are not due (`pairs.EVERY`: all). `settle` waits some seconds after
     a replacement until the old files are removed and every watcher has noticed. `wait` is how many seconds another
     process may hold the directory. `share` is the part of the poll interval for which Vault's last answer is used
-    again; with 0.0 Vault is asked whatever is due.
+    again; with 0.0 Vault is asked for everything, whatever is due. `rest` is what the pass before left of a node at
+    rest, with which one request may be enough.
     """
 
     allow_http: bool = False
@@ -37,6 +39,7 @@ class PassOptions:
     settle: bool = True
     wait: float = 0.0
     share: float = 1.0
+    rest: AtRest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +83,14 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Contact:
-    """What a pass knows of Vault. `vault` is None if nobody asked or the login failed; `away` is why it cannot sign."""
+    """What a pass knows of Vault. `vault` is None if nobody asked or the login failed; `away` is why it cannot sign.
+
+    `polled` says that nothing was asked but whether anything has changed, and that nothing has.
+    """
 
     vault: Vault | None = None
     away: VaultpkiError | None = None
+    polled: bool = False
 
     @property
     def clock_offset(self) -> float:
@@ -108,6 +115,7 @@ class Outcome:
     postponed step may be tried, as Unix time. `reached` is whether Vault answered; None if nobody asked. `urgent`
     is when the first certificate expires that Vault may still renew, and `lives` are those of the root and of the CAs
     of this node's certificates. `awaited` are the components by `CA/COMPONENT` that a rotation still waits for here.
+    `rest` is what the next pass of a resident agent gets.
     """
 
     renewed: tuple[str, ...] = ()
@@ -123,3 +131,4 @@ class Outcome:
     urgent: datetime | None = None
     lives: tuple[CaLife, ...] = ()
     awaited: Mapping[str, ReaderSeen] = field(default_factory=dict)
+    rest: AtRest | None = None

@@ -32,14 +32,16 @@ from vaultpki.errors import (
     Unavailable,
     Unsafe,
     Untrusted,
+    VaultError,
     VaultpkiError,
 )
 from vaultpki.host.log import Event, Value
 from vaultpki.issue.issuers import installed_bundles, installed_roots, untrusted_cas
 from vaultpki.layout import shown
-from vaultpki.node import assignment, credential, pins
+from vaultpki.node import assignment, at_rest, credential, pins
 from vaultpki.node import state as agent_state
 from vaultpki.node.assignment import Assignment
+from vaultpki.node.at_rest import AtRest
 from vaultpki.node.secret_id import SECRET_ID
 from vaultpki.node.state import AgentState
 from vaultpki.pki.facts import Trust
@@ -84,10 +86,10 @@ def reconcile(context: Context) -> Outcome:
             report.send(context, vault, before)
     hook_schedule.follow(context, live, wanted)
     last = report.build(context, wanted, items, untrusted)
-    if vault is not None and (before is None or (last.owed, last.failed) != (before.owed, before.failed)):
-        report.send(context, vault, last)
-    else:
+    if vault is None:
         report.send_if_awaited(context, contact, wanted, last)
+    elif (before is None and not contact.polled) or report.is_news(context, last):
+        report.send(context, vault, last)
     context.state.value = _remembered(context, items)
     if context.folders.unsettled:
         # Settling takes some seconds, and a crash must not lose this.
@@ -113,7 +115,23 @@ def reconcile(context: Context) -> Outcome:
         ),
         lives=ca_trust.lives(wanted, trust),
         awaited=readers_seen.awaited(context, wanted),
+        rest=_at_rest(context, contact, wanted),
     )
+
+
+def _at_rest(context: Context, contact: Contact, wanted: Assignment) -> AtRest | None:
+    """Return what the next pass may poll with; None makes it look at everything.
+
+    After a poll, and where Vault was not asked, it is what this pass got. A failure that may be mended by looking again
+    ends it.
+    """
+    if any(isinstance(error, VaultError | CertificateRefused) for error in context.found.failures.values()):
+        return None
+    if contact.polled or (contact.vault is None and contact.away is None):
+        return context.options.rest
+    if contact.vault is None or wanted.mark is None:
+        return None
+    return at_rest.after_look(context.config, contact.vault, wanted.mark, context.clock, context.began)
 
 
 def remember_failure(context: Context, items: Collection[PairStatus], what: str, error: VaultpkiError) -> None:
@@ -125,17 +143,21 @@ def remember_failure(context: Context, items: Collection[PairStatus], what: str,
 def _assigned_pairs(context: Context) -> tuple[Assignment, dict[str, Trust], tuple[PairStatus, ...], Contact]:
     """Return what this node is assigned, the trust in each CA, its pairs, and whether Vault was reached.
 
-    Asks Vault only if the copy on disk is old or something is due.
+    Asks Vault only if the copy on disk is old or something is due, and for everything only if something has changed.
     """
     copy = assignment.copy(context.config)
     known, items = None, None
-    if copy is not None and copy.fresh(context.clock, context.age):
+    fresh = copy is not None and copy.fresh(context.clock, context.age)
+    rest = _rest(context)
+    if copy is not None and (fresh or rest is not None):
         # A copy whose CAs have expired meanwhile says nothing.
         with contextlib.suppress(CertificateRefused, CertificateUnreadable):
             known = _trust(context, copy)
             items = _inspect(context, copy, known, context.options.force)
-            if not any(item.wants_signing for item in items):
+            if fresh and not any(item.wants_signing for item in items):
                 return copy, known, items, Contact()
+            if rest is not None and (polled := _poll(context, copy, rest)) is not None:
+                return polled, known, items, _checked_clock(context, Contact(rest.vault, polled=True))
     fetched, contact = _fetch(context, copy)
     known_clock = contact.vault is not None and contact.vault.clock_offset is not None
     _remember_answer(context, fetched, contact.clock_offset if known_clock else context.state.value.clock_offset)
@@ -147,6 +169,33 @@ def _assigned_pairs(context: Context) -> tuple[Assignment, dict[str, Trust], tup
     return fetched, trust, items, contact
 
 
+def _rest(context: Context) -> AtRest | None:
+    """Return what this pass may poll with; None if it has to look at everything, such as for a person who asks."""
+    rest, config = context.options.rest, context.config
+    if rest is None or not context.options.share or not rest.holds(config, context.clock, context.began):
+        return None
+    return rest if credential.in_place(config) else None
+
+
+def _poll(context: Context, copy: Assignment, rest: AtRest) -> Assignment | None:
+    """Return the copy if Vault says that nothing has changed; None for a change and for every failure.
+
+    Then the look that follows says what is wrong.
+    """
+    try:
+        _tighten(context)
+        return None if rest.changed() else assignment.confirm(context.config, copy, context.clock)
+    except VaultpkiError:
+        return None
+
+
+def _tighten(context: Context) -> None:
+    config = context.config
+    if credential.tighten(config):
+        text = f"others could read {config.state}/{SECRET_ID}; it is replaced now"
+        context.found.events.append(Event("credential", text, "warning"))
+
+
 def _fetch(context: Context, copy: Assignment | None) -> tuple[Assignment, Contact]:
     """What Vault says now; the copy if Vault says nothing usable, with the reason among the failures."""
     config, vault, away = context.config, None, None
@@ -154,9 +203,7 @@ def _fetch(context: Context, copy: Assignment | None) -> tuple[Assignment, Conta
         # The agent's state may be lost, or another release's.
         _remember_answer(context, copy, context.state.value.clock_offset)
     try:
-        if credential.tighten(config):
-            text = f"others could read {config.state}/{SECRET_ID}; it is replaced now"
-            context.found.events.append(Event("credential", text, "warning"))
+        _tighten(context)
         vault = credential.login(config, allow_http=context.options.allow_http)
         held = {ca: [pem] for ca, pem in installed_bundles(context.folders, config.layout).items()}
         held[ROOT] = list(installed_roots(context.folders, config.layout))
@@ -174,13 +221,17 @@ def _fetch(context: Context, copy: Assignment | None) -> tuple[Assignment, Conta
         context.found.failures["vault"] = error
         away = error if vault is None or isinstance(error, Unavailable | Untrusted) else None
         fetched = copy
-    contact = Contact(vault, away)
+    return fetched, _checked_clock(context, Contact(vault, away))
+
+
+def _checked_clock(context: Context, contact: Contact) -> Contact:
+    """Return the contact; a clock that is too far from Vault's is a failure of the pass."""
     if abs(contact.clock_offset) > SKEW:
         side, hint = ("behind", "; nothing is signed until then") if contact.clock_offset > 0 else ("ahead of", "")
         context.found.failures["clock"] = VaultpkiError(
             f"this machine's clock is {_roughly(abs(contact.clock_offset))} {side} Vault's; set it right{hint}"
         )
-    return fetched, contact
+    return contact
 
 
 def _remember_answer(context: Context, answer: Assignment, clock_offset: float) -> None:

@@ -86,6 +86,7 @@ def build(
         untrusted=tuple(untrusted),
         # Without a runner nothing says when the agent runs again.
         poll=context.config.poll if context.runner is not None else 0,
+        look=wanted.look if context.runner is not None else 0,
         trust=state.trust,
         not_followed=wanted.rotations.not_followed,
         lost=files.lost(context.clock),
@@ -142,17 +143,23 @@ def _accepted(place: str) -> Event:
     return Event("report-place", f"the report is written at {place} again", fields={"place": place})
 
 
+def is_news(context: Context, report: NodeReport) -> bool:
+    """Return whether a report says something else than the last one that Vault has taken; its time does not count."""
+    return _digest(node_report.to_json(report)) != context.state.value.reported
+
+
 def send_if_awaited(context: Context, contact: Contact, wanted: Assignment, report: NodeReport) -> None:
     """Write the report if it says something new while a rotation is under way, so that its gate need not wait."""
     rotations, revisions = wanted.rotations, context.state.value.revisions
     awaited = any(record.active for record in rotations.records.values())
     awaited = awaited or any(rotations.frozen(domain, revisions) for domain in DOMAINS)
-    if contact.away is not None or not awaited:
+    if contact.away is not None or not awaited or not is_news(context, report):
         return
-    if _digest(node_report.to_json(report)) == context.state.value.reported:
-        return
+    rest = context.options.rest
     try:
-        vault = contact.vault or credential.login(context.config, allow_http=context.options.allow_http)
+        vault = (
+            rest.vault if rest is not None else credential.login(context.config, allow_http=context.options.allow_http)
+        )
     except VaultpkiError:
         return
     send(context, vault, report)

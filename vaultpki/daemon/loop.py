@@ -48,6 +48,7 @@ from vaultpki.node.secret_id import SECRET_ID
 
 if TYPE_CHECKING:
     from vaultpki.daemon.metrics import DaemonMetrics
+    from vaultpki.node.at_rest import AtRest
 
 # A pass that takes longer hangs: systemd's watchdog may end the process.
 _LONGEST_PASS: Final = 600.0
@@ -103,6 +104,7 @@ class _Daemon:
         self._refused: _JoinFiles | None = None
         self._metrics: DaemonMetrics | None = None
         self._urgent: datetime | None = None
+        self._rest: AtRest | None = None
 
     # The thread that listens
 
@@ -215,7 +217,10 @@ class _Daemon:
             allow_http=self._allow_http,
             wait=_LOCK_WAIT,
             share=share,
+            rest=self._rest,
         )
+        # A pass that ends with an error leaves nothing to poll with.
+        self._rest = None
         try:
             self._lock.hold(config)
             self._note.hold(config)
@@ -228,6 +233,7 @@ class _Daemon:
                 # Without a root that is in date, asking more often renews nothing.
                 self._urgent = None
             return None
+        self._rest = outcome.rest
         events.extend(outcome.events)
         self._failures.events(outcome.events)
         self._urgent = outcome.urgent

@@ -1,6 +1,7 @@
 """What this node holds, as Vault says: its record and the cluster's CAs, checked against the pin, kept as a copy.
 
-The copy (STATE/spec.json) is used without a request within the poll interval, and as long as Vault is unreachable.
+The copy (STATE/spec.json) is used without a request within the poll interval, as long as Vault says that nothing has
+changed, and as long as Vault is unreachable.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, Final
 
 from vaultpki.certificates import ISSUING_CAS
 from vaultpki.disk.files import private_folder, read_private, storage_errors, write_private
-from vaultpki.errors import SpecError, StateConflict, StoreError
+from vaultpki.errors import BadAnswer, Denied, Refused, SpecError, StateConflict, StoreError
 from vaultpki.issue import issuers
 from vaultpki.issue.issuers import Issuers
 from vaultpki.issue.rotations import Rotations, fetch_rotations, read_rotations
@@ -23,6 +24,8 @@ from vaultpki.model import AgentConfig, Certificate, NodeRole, UserTemplate
 from vaultpki.node import pins
 from vaultpki.node.credential import own_record
 from vaultpki.records import published
+from vaultpki.records.changes import CHANGES, LONGEST_LOOK, Mark, settled_mark
+from vaultpki.values import json_object
 from vaultpki.vault import Vault
 
 COPY: Final = "spec.json"
@@ -30,10 +33,12 @@ COPY: Final = "spec.json"
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What this node holds. `fetched` is Unix time.
+    """What this node holds. `fetched` is when Vault sent it, or last said that nothing has changed (Unix time).
 
     `endpoint` is the URL of the API server, `server` that of the kube-apiserver that plain kubeconfigs name. `issuers`
-    is what the CA mounts showed, `trusted` whom the node then trusted, as PEM by CA.
+    is what the CA mounts showed, `trusted` whom the node then trusted, as PEM by CA. `look` is after how many seconds
+    the whole of it is asked for again at the latest; 0 where each poll asks for it. `mark` is of the record of changes
+    as Vault was asked for it all; None in a copy, and while something changes.
     """
 
     fetched: float
@@ -45,6 +50,8 @@ class Assignment:
     issuers: Issuers
     trusted: Mapping[str, tuple[str, ...]]
     rotations: Rotations
+    look: int = 0
+    mark: Mark | None = None
 
     def fresh(self, now: float, age: float) -> bool:
         """Return whether it is younger than `age` seconds. A copy from the future means that a clock was set back."""
@@ -74,11 +81,21 @@ def remove_copy(state: str) -> None:
 
 
 def fetched(state: str) -> float | None:
-    """Return when the copy in the folder `state` was fetched (Unix time); None without one."""
+    """Return when the copy in the folder `state` was fetched or confirmed (Unix time); None without one."""
     try:
         return float(json.loads(read_private(f"{state}/{COPY}") or b"")["fetched"])
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, StoreError):
         return None
+
+
+def confirm(config: AgentConfig, known: Assignment, now: float) -> Assignment:
+    """Keep the copy as Vault's answer of now: Vault has said that nothing has changed. Raises StoreError."""
+    path = f"{config.state}/{COPY}"
+    value = json_object.parse(read_private(path) or b"")
+    if value is None:
+        raise StoreError(f"{path} was changed during a pass")
+    write_private(path, json.dumps({**value, "fetched": now}).encode())
+    return replace(known, fetched=now)
 
 
 def fetch(
@@ -91,6 +108,8 @@ def fetch(
     """
     own = own_record(config)
     store = f"{config.prefix}/config"
+    # First: what changes after it makes another version.
+    look, mark = _changes(vault, store)
     read = vault.prepare.secrets.kv.v2.read_secret
     cluster, node = vault.many(
         [read(name, mount_point=store, raise_on_deleted_version=False) for name in ("cluster", own)]
@@ -119,12 +138,25 @@ def fetch(
         "trusted": {ca: [facts.pem for facts in known.issuing] for ca, known in trust.items()},
         "rotation": {domain: each for domain, each in contents.items() if domain not in rotations.not_followed},
         "not_followed": dict(rotations.not_followed),
+        "look": look,
     }
     holding = _read(config, value, f"the records of {store}/data")
     # A machine image brings only agent.yaml and the issuer's token.
     private_folder(config.state)
     write_private(f"{config.state}/{COPY}", json.dumps(value).encode())
-    return holding
+    return replace(holding, mark=mark)
+
+
+def _changes(vault: Vault, store: str) -> tuple[int, Mark | None]:
+    """Return after how many seconds to look again at the latest, and the mark of a record of changes that is settled.
+
+    Without the record, or the right to read it, an earlier release has applied the cluster: each poll looks.
+    """
+    try:
+        stored = vault.stored(store, CHANGES)
+    except (Denied, Refused, BadAnswer):
+        return 0, None
+    return (LONGEST_LOOK if stored.get("data") else 0), settled_mark(stored)
 
 
 def own_roles(config: AgentConfig, vault: Vault) -> frozenset[NodeRole]:
@@ -177,6 +209,7 @@ def _read(config: AgentConfig, value: Mapping[str, Any], where: str) -> Assignme
         ),
         trusted={ca: _texts(trusted[ca]) for ca in ISSUING_CAS},
         rotations=replace(read_rotations(value.get("rotation", {}), config.prefix), not_followed=_not_followed(value)),
+        look=int(value.get("look", 0)),
     )
 
 

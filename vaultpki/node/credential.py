@@ -166,6 +166,11 @@ def _login_by_approle(config: AgentConfig, vault: Vault) -> Vault:
     return node
 
 
+def in_place(config: AgentConfig) -> bool:
+    """Return whether the file is there by which this node proves who it is."""
+    return exists(f"{config.state}/{SECRET_ID}" if config.auth.method == "approle" else config.auth.path or "")
+
+
 def tighten(config: AgentConfig) -> bool:
     """Take this node's secret id from others who may read its file; return whether they could, so that it must go."""
     return config.auth.method == "approle" and SecretIdFiles(config.state).tighten(_UNKNOWN_TTL)

@@ -1,0 +1,56 @@
+"""What a resident agent keeps in memory while nothing changes: its login, and which version of the record it has seen.
+
+At rest one read with that login tells whether anything that this node follows has changed. It is never on disk: a new
+process looks at everything.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Final
+
+from vaultpki.host.boot_time import Moment
+from vaultpki.model import AgentConfig
+from vaultpki.records import changes
+from vaultpki.records.changes import CHANGES, LONGEST_LOOK, Mark
+from vaultpki.vault import Vault
+
+# Jitter: the nodes of a cluster that started together must not look together.
+_EARLIEST_SHARE: Final = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class AtRest:
+    """A node at rest: `vault` is logged in as the node, and `mark` is of the settled record as the last look began.
+
+    `looked` (Unix time) and `moment` are when that look was made, and `span` the seconds after which comes the next.
+    """
+
+    config: AgentConfig
+    vault: Vault
+    mark: Mark
+    looked: float
+    moment: Moment
+    span: float
+
+    def holds(self, config: AgentConfig, clock: float, moment: Moment) -> bool:
+        """Return whether a poll is enough at this time: not if the next one would come after the next look is due.
+
+        Both clocks count, for the wall clock may be set and the other stands still in a simulation. Another agent.yaml
+        may name another server or another node.
+        """
+        left = self.span - config.poll
+        by_clock = 0 <= clock - self.looked <= left
+        by_boot = moment.boot == self.moment.boot and moment.uptime - self.moment.uptime <= left
+        return by_clock and by_boot and config == self.config
+
+    def changed(self) -> bool:
+        """Ask for the record, and return whether it is another than the one that was seen. Raises as `Vault.call`."""
+        return changes.settled_mark(self.vault.stored(f"{self.config.prefix}/config", CHANGES)) != self.mark
+
+
+def after_look(config: AgentConfig, vault: Vault, mark: Mark, clock: float, moment: Moment) -> AtRest:
+    """Return what to keep after a whole look that began by reading the record with this mark."""
+    span = LONGEST_LOOK * random.uniform(_EARLIEST_SHARE, 1.0)  # noqa: S311 - not a secret
+    return AtRest(config, vault, mark, clock, moment, span)
