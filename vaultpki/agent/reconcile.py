@@ -129,9 +129,9 @@ def _at_rest(context: Context, contact: Contact, wanted: Assignment) -> AtRest |
         return None
     if contact.polled or (contact.vault is None and contact.away is None):
         return context.options.rest
-    if contact.vault is None or wanted.mark is None:
+    if contact.vault is None:
         return None
-    return at_rest.after_look(context.config, contact.vault, wanted.mark, context.clock, context.began)
+    return at_rest.after_look(context.config, contact.vault, wanted, context.clock, context.began)
 
 
 def remember_failure(context: Context, items: Collection[PairStatus], what: str, error: VaultpkiError) -> None:
@@ -211,7 +211,9 @@ def _fetch(context: Context, copy: Assignment | None) -> tuple[Assignment, Conta
         for ca, pems in before.items():
             held.setdefault(ca, []).extend(pems)
         known = ca_trust.known_revisions(context.state.value, _roots(context))
-        fetched = assignment.fetch(config, vault, context.clock, held, known)
+        rest = context.options.rest
+        shown_before = rest.issuers if rest is not None and rest.config == config else {}
+        fetched = assignment.fetch(config, vault, context.clock, held, known, shown_before)
     except VaultpkiError as error:
         context.state.value = replace(context.state.value, asked=context.clock)
         if copy is None:

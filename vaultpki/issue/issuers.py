@@ -27,20 +27,28 @@ class Issuers:
     """The certificates that the CA mounts show, as PEM: those of each issuing CA by its name, and the root mount's.
 
     `defaults` are the SHA-256 of the default issuers by CA, "" for a mount that has none; a CA is missing if its mount
-    does not say. `unshown` says, as the rest of a sentence, why a mount shows no issuer.
+    does not say. `unshown` says, as the rest of a sentence, why a mount shows no issuer. `by_id` are the certificates
+    that were just read, by CA and issuer id.
     """
 
     issuing: Mapping[str, tuple[str, ...]]
     roots: tuple[str, ...]
     defaults: Mapping[str, str] = field(default_factory=dict)
     unshown: Mapping[str, str] = field(default_factory=dict)
+    by_id: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
 
-def fetch_issuers(vault: Vault, prefix: str, named: Mapping[str, Collection[str]] = MappingProxyType({})) -> Issuers:
+def fetch_issuers(
+    vault: Vault,
+    prefix: str,
+    named: Mapping[str, Collection[str]] = MappingProxyType({}),
+    known: Mapping[tuple[str, str], str] = MappingProxyType({}),
+) -> Issuers:
     """Read the issuers of the cluster's CA mounts; Vault shows them without a token.
 
     Of more than MOST_ISSUERS on a mount it reads the default, those with an id or name in `named`, by CA, and the
-    first of the others. Raises BadAnswer if the root's mount shows none.
+    first of the others. `known` are certificates that were read before, as `by_id`: an issuer keeps its certificate for
+    its whole life, so it is not read again. Raises BadAnswer if the root's mount shows none.
     """
     mounts = {ca: f"{prefix}/{ca}" for ca in (ROOT, *ISSUING_CAS)}
     listed = {ca: _listed(vault, mount) for ca, mount in mounts.items()}
@@ -51,11 +59,17 @@ def fetch_issuers(vault: Vault, prefix: str, named: Mapping[str, Collection[str]
         for name in _chosen(answer, named.get(ca, ()))
     ]
     # In turn over one connection: a thousand nodes would else make eight thousand TLS handshakes.
-    answers = vault.map(vault.call, [shown_request(mounts[ca], name) for ca, name in wanted], width=1)
+    unread = [each for each in wanted if each not in known]
+    answers = vault.map(vault.call, [shown_request(mounts[ca], name) for ca, name in unread], width=1)
+    read = {
+        (ca, name): shown_certificate(mounts[ca], name, answer)
+        for (ca, name), answer in zip(unread, answers, strict=True)
+    }
+    by_id = {each: read.get(each) or known[each] for each in wanted}
     found: dict[str, list[str]] = {ca: [] for ca in mounts}
     defaults: dict[str, str] = {}
-    for (ca, name), answer in zip(wanted, answers, strict=True):
-        found[ca].append(shown_certificate(mounts[ca], name, answer))
+    for (ca, name), pem in by_id.items():
+        found[ca].append(pem)
         about = listed[ca].key_info  # type: ignore[union-attr]
         if any("is_default" in each for each in about.values()):
             defaults.setdefault(ca, "")
@@ -70,6 +84,7 @@ def fetch_issuers(vault: Vault, prefix: str, named: Mapping[str, Collection[str]
         tuple(found[ROOT]),
         defaults,
         {ca: why for ca, why in unshown.items() if not found[ca]},
+        by_id,
     )
 
 

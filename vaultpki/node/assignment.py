@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Final
 
 from vaultpki.certificates import ISSUING_CAS
@@ -99,12 +100,18 @@ def confirm(config: AgentConfig, known: Assignment, now: float) -> Assignment:
 
 
 def fetch(
-    config: AgentConfig, vault: Vault, now: float, held: Mapping[str, Sequence[str]], known: Mapping[str, int] | None
+    config: AgentConfig,
+    vault: Vault,
+    now: float,
+    held: Mapping[str, Sequence[str]],
+    known: Mapping[str, int] | None,
+    shown_before: Mapping[tuple[str, str], str] = MappingProxyType({}),
 ) -> Assignment:
     """Ask Vault, and keep the answer as the new copy. Raises StateConflict if it has no record of this node.
 
     `held` are the CAs trusted here until now, the root too, as PEM by CA, and `known` the highest revisions of the
-    rotation records that were ever read here; None if nothing of this cluster was.
+    rotation records that were ever read here; None if nothing of this cluster was. `shown_before` are certificates of
+    issuers that need not be read again, as `Issuers.by_id`.
     """
     own = own_record(config)
     store = f"{config.prefix}/config"
@@ -119,7 +126,7 @@ def fetch(
     # Read before the issuers: what a record names was made before it was written.
     contents = fetch_rotations(vault, config.prefix)
     rotations, highest = read_rotations(contents, config.prefix, known), known or {}
-    shown = issuers.fetch_issuers(vault, config.prefix, rotations.named())
+    shown = issuers.fetch_issuers(vault, config.prefix, rotations.named(), shown_before)
     # Checked against the pin before it is kept.
     when = datetime.fromtimestamp(now, UTC)
     above = pins.follow(config, shown, rotations, highest, when, held)
@@ -144,7 +151,7 @@ def fetch(
     # A machine image brings only agent.yaml and the issuer's token.
     private_folder(config.state)
     write_private(f"{config.state}/{COPY}", json.dumps(value).encode())
-    return replace(holding, mark=mark)
+    return replace(holding, mark=mark, issuers=shown)
 
 
 def _changes(vault: Vault, store: str) -> tuple[int, Mark | None]:

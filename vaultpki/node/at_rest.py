@@ -7,11 +7,13 @@ process looks at everything.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from vaultpki.host.boot_time import Moment
 from vaultpki.model import AgentConfig
+from vaultpki.node.assignment import Assignment
 from vaultpki.records import changes
 from vaultpki.records.changes import CHANGES, LONGEST_LOOK, Mark
 from vaultpki.vault import Vault
@@ -25,6 +27,7 @@ class AtRest:
     """A node at rest: `vault` is logged in as the node, and `mark` is of the settled record as the last look began.
 
     `looked` (Unix time) and `moment` are when that look was made, and `span` the seconds after which comes the next.
+    `issuers` are the certificates that it read, as `Issuers.by_id`.
     """
 
     config: AgentConfig
@@ -33,6 +36,7 @@ class AtRest:
     looked: float
     moment: Moment
     span: float
+    issuers: Mapping[tuple[str, str], str] = field(default_factory=dict, repr=False)
 
     def holds(self, config: AgentConfig, clock: float, moment: Moment) -> bool:
         """Return whether a poll is enough at this time: not if the next one would come after the next look is due.
@@ -50,7 +54,9 @@ class AtRest:
         return changes.settled_mark(self.vault.stored(f"{self.config.prefix}/config", CHANGES)) != self.mark
 
 
-def after_look(config: AgentConfig, vault: Vault, mark: Mark, clock: float, moment: Moment) -> AtRest:
-    """Return what to keep after a whole look that began by reading the record with this mark."""
+def after_look(config: AgentConfig, vault: Vault, seen: Assignment, clock: float, moment: Moment) -> AtRest | None:
+    """Return what to keep after a whole look that has seen this; None if the record of changes was not settled."""
+    if seen.mark is None:
+        return None
     span = LONGEST_LOOK * random.uniform(_EARLIEST_SHARE, 1.0)  # noqa: S311 - not a secret
-    return AtRest(config, vault, mark, clock, moment, span)
+    return AtRest(config, vault, seen.mark, clock, moment, span, seen.issuers.by_id)

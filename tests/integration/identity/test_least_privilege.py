@@ -30,6 +30,7 @@ from vaultpki.model import Certificate
 from vaultpki.pki import keys, x509
 from vaultpki.provision import apply as bootstrap
 from vaultpki.provision import destroy
+from vaultpki.records import changes
 from vaultpki.records.join_file import dump_join
 from vaultpki.records.server_facts import ServerFacts
 from vaultpki.vault import Request, Vault
@@ -336,7 +337,7 @@ def test_a_stolen_operator(cluster: AppliedCluster) -> None:
 
 
 def working(node: NodeFolder, cluster: AppliedCluster) -> list[Step]:
-    """A node's whole job: learn, sign each of its certificates, roll and destroy its credential, report."""
+    """A node's whole job: learn, sign each of its certificates, roll and destroy its credential, report, and rest."""
 
     report = cluster.report_path(node.name)
 
@@ -348,6 +349,8 @@ def working(node: NodeFolder, cluster: AppliedCluster) -> list[Step]:
         outcome = run.run(load_agent(node.config), run.PassOptions(settle=False))
         for name, failure in outcome.failures.items():
             raise Denied(f"{name}: {failure}")
+        if outcome.rest is None:
+            raise Denied("the record of changes was not read")
 
     def reported(times: int) -> None:
         found = cluster.server.api("GET", report)
@@ -368,6 +371,8 @@ def test_a_node(cluster: AppliedCluster, tmp_path: Path, name: str, pool: str | 
     node = NodeFolder(name, tmp_path / "node")
     who = enrol.holder(cluster.model, name, pool)
     place = enrol.place(cluster.model, root)
+    changes_path = f"{cluster.prefix}/config/data/{changes.CHANGES}"
+    root.write(changes_path, {"data": changes.to_json(changes.Changes(settled=True))})
     join = enrol.enroll(cluster.model, root, name, who, place, wrap_ttl=300)
     write_private(str(tmp_path / "join.json"), dump_join(join).encode())
     enrolled_nodes.join(node, tmp_path / "join.json")
