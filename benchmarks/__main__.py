@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from statistics import median
 
-from benchmarks import agents, fleet, rotation
+from benchmarks import agents, fleet, rest, rotation
 from benchmarks.ground import ground, measures
 from benchmarks.timing import Contender, Result, compare, once
 
@@ -32,6 +32,7 @@ def main() -> None:
             _demo(Path(folder), arguments.only, arguments.rounds),
             fleet.results(Path(folder), arguments.only, arguments.rounds),
             rotation.results(Path(folder), arguments.only, arguments.rounds),
+            rest.results(Path(folder), arguments.only),
             agents.results(Path(folder), arguments.only, arguments.rounds, arguments.minutes),
         ):
             results.append(result)

@@ -22,7 +22,7 @@ from vaultpki.disk import files
 from vaultpki.disk.generations import File
 from vaultpki.disk.store import Directory
 from vaultpki.identity.access import node_certificates
-from vaultpki.model import Certificate, Cluster
+from vaultpki.model import Certificate, Cluster, Node
 from vaultpki.pki.x509 import fingerprint
 from vaultpki.provision import apply
 from vaultpki.records.server_facts import ServerFacts
@@ -130,29 +130,35 @@ def site(folder: Path, ttl: int | None = None) -> Iterator[Site]:
         pin = fingerprint(str(root.get("certificate")).encode())
         run.equip(folder / "ours", cluster, cluster.nodes[0], vault, pin)
         made = Site(cluster, folder, audit, openbao._binary())
-        _equip_peer(made, vault, server)
+        equip_peer(cluster, cluster.nodes[1], made.peer, vault, server.address, server.ca_file)
         yield made
 
 
-def _equip_peer(made: Site, vault: Vault, server: openbao.Embedded) -> None:
+def equip_peer(
+    cluster: Cluster, node: Node, folder: Path, vault: Vault, address: str, ca_file: Path, lives: int = 3600
+) -> None:
     """The peer's node: its AppRole may `issue` by the very roles by which ours has its requests signed."""
-    cluster, folder = made.cluster, made.peer
     folder.mkdir()
     (folder / "pki").mkdir()
     policy = {"path": {f"{cluster.prefix}/+/issue/*": {"capabilities": ["create", "update"]}}}
     vault.write("sys/policies/acl/bench-peer", {"policy": json.dumps(policy)})
-    role = f"auth/{cluster.prefix}/listed/role/cp-2"
+    role = f"auth/{cluster.prefix}/listed/role/{node.name}"
     # A batch token cannot be renewed, and the peer would log in again and again.
-    options = {"token_policies": "bench-peer", "token_type": "service", "token_ttl": "1h", "token_max_ttl": "24h"}
+    options = {
+        "token_policies": "bench-peer",
+        "token_type": "service",
+        "token_ttl": f"{lives}s",
+        "token_max_ttl": "24h",
+    }
     vault.write(role, options)
     role_id = vault.call(Request("GET", f"{role}/role-id")).data["role_id"]
     secret_id = vault.write(f"{role}/secret-id", {})["data"]["secret_id"]
     files.write_private(str(folder / "role-id"), str(role_id).encode())
     files.write_private(str(folder / "secret-id"), str(secret_id).encode())
-    templates = "".join(_template(each, folder / "pki") for each in made.certificates("cp-2"))
+    templates = "".join(_template(each, folder / "pki") for each in node_certificates(cluster, node))
     for once in (True, False):
         (folder / ("once.hcl" if once else "stay.hcl")).write_text(
-            f'vault {{\n  address = "{server.address}"\n  ca_cert = "{server.ca_file}"\n}}\n'
+            f'vault {{\n  address = "{address}"\n  ca_cert = "{ca_file}"\n}}\n'
             f'auto_auth {{\n  method "approle" {{\n    mount_path = "auth/{cluster.prefix}/listed"\n    config = {{\n'
             f'      role_id_file_path = "{folder}/role-id"\n      secret_id_file_path = "{folder}/secret-id"\n'
             "      remove_secret_id_file_after_reading = false\n    }\n  }\n}\n"
@@ -228,17 +234,17 @@ def staying(sites: Mapping[str, Site], seconds: float) -> list[Result]:
     """Agents that stay, all at the same time: peak memory since their start, and CPU from the first ten pairs on."""
     with contextlib.ExitStack() as stack:
         running = {
-            (ttl, name): stack.enter_context(_running(command, there.environment))
+            (ttl, name): stack.enter_context(running(command, there.environment))
             for ttl, there in sites.items()
             for name, command in ((_OURS, there.our_command), (_PEER, there.peer_command(once=False)))
         }
         time.sleep(_FIRST_SECONDS)
-        begun = {key: _cpu(process.pid) for key, process in running.items()}
+        begun = {key: cpu(process.pid) for key, process in running.items()}
         time.sleep(seconds)
         for (_, name), process in running.items():
             if process.poll() is not None:
                 sys.exit(f"{name} did not stay: it ended with {process.returncode}")
-        spent = {key: _cpu(process.pid) - begun[key] for key, process in running.items()}
+        spent = {key: cpu(process.pid) - begun[key] for key, process in running.items()}
         peak = {key: _peak(process.pid) for key, process in running.items()}
     for there in sites.values():
         there.laid()
@@ -252,7 +258,7 @@ def staying(sites: Mapping[str, Site], seconds: float) -> list[Result]:
 
 
 @contextlib.contextmanager
-def _running(command: tuple[str, ...], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def running(command: tuple[str, ...], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen(
         command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
@@ -262,7 +268,7 @@ def _running(command: tuple[str, ...], environment: Mapping[str, str]) -> Iterat
             process.kill()
 
 
-def _cpu(pid: int) -> float:
+def cpu(pid: int) -> float:
     # proc_pid_stat(5): the 14th and 15th, counted from behind the name, which may hold spaces.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

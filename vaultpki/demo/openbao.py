@@ -77,12 +77,15 @@ class Embedded:
         self.stop()
 
 
-def start(folder: Path, *, port: int = 0, timeout: float = 20.0, audit_file: Path | None = None) -> Embedded:
+def start(
+    folder: Path, *, port: int = 0, timeout: float = 20.0, audit_file: Path | None = None, raft: Path | None = None
+) -> Embedded:
     """Start OpenBao on loopback with TLS, initialise and unseal it, and return when it accepts requests.
 
     `folder` is made if it does not exist; nobody else may be able to change or replace it; it is set to 0700 and holds
     the server's TLS pair, configuration and log. `port` 0 takes a free one. `timeout` is in seconds, for the whole
-    start. With `audit_file` the server writes its audit log there. The server is killed when the calling thread ends
+    start. With `audit_file` the server writes its audit log there; with `raft`, an empty folder, its storage is raft in
+    it, of one server, instead of memory. The server is killed when the calling thread ends
     (prctl(2), PR_SET_PDEATHSIG), so call it from the main thread.
 
     Raises ToolMissing without the `embedded` extra and without a `bao` in PATH, Unavailable if the port is in use or
@@ -93,7 +96,7 @@ def start(folder: Path, *, port: int = 0, timeout: float = 20.0, audit_file: Pat
     _prepare(folder)
     for remaining in reversed(range(1 if port else PORT_TRIES)):
         try:
-            return _launch(binary, folder, port or _free_port(), deadline, audit_file)
+            return _launch(binary, folder, port or _free_port(), deadline, (audit_file, raft))
         except _PortTaken:
             # Another program took the port between our choice and OpenBao's bind: choose another.
             if not remaining:
@@ -137,11 +140,11 @@ def _free_port() -> int:
         return number
 
 
-def _launch(binary: str, folder: Path, port: int, deadline: float, audit_file: Path | None) -> Embedded:
+def _launch(binary: str, folder: Path, port: int, deadline: float, places: tuple[Path | None, Path | None]) -> Embedded:
     _refuse_taken(port)
     address = f"https://{HOST}:{port}"
     config, log = folder / "openbao.hcl", folder / "openbao.log"
-    write_private(str(config), _configuration(folder, port, audit_file).encode(), 0o600)
+    write_private(str(config), _configuration(folder, port, *places).encode(), 0o600)
     write_private(str(log), b"", 0o600)
     command = [binary, "server", f"-config={config}"]
     if sys.platform == "linux":
@@ -178,13 +181,20 @@ def _refuse_taken(port: int) -> None:
             ) from None
 
 
-def _configuration(folder: Path, port: int, audit_file: Path | None) -> str:
+def _configuration(folder: Path, port: int, audit_file: Path | None, raft: Path | None) -> str:
     # OpenBao reads audit devices from its configuration only, and only in HCL: JSON cannot express the two labels.
     audit = ""
     if audit_file is not None:
         audit = f'audit "file" "main" {{\n  options {{\n    file_path = {json.dumps(str(audit_file))}\n  }}\n}}\n'
+    storage = 'storage "inmem" {}\n'
+    if raft is not None:
+        # Alone, a server need not wait to be elected, and nobody asks for its cluster address.
+        storage = (
+            f'storage "raft" {{\n  path = {json.dumps(str(raft))}\n  node_id = "alone"\n'
+            f'  performance_multiplier = 1\n}}\ncluster_addr = "https://{HOST}:1"\n'
+        )
     return (
-        'storage "inmem" {}\n'
+        f"{storage}"
         'listener "tcp" {\n'
         f'  address = "{HOST}:{port}"\n'
         # The default is the port after the one above, which may be in use.
