@@ -13,16 +13,19 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final, Literal
 
 from vaultpki.errors import BadAnswer, Denied, Refused, StateConflict, TokenTooWeak, Unavailable
 from vaultpki.identity.applied import APPLIED, AppliedRecord
 from vaultpki.identity.ending import (
     LOGIN_IN_FLIGHT,
+    await_logins,
     change_record,
     end_entities,
     read_accessors,
     remove_note,
+    store_again,
     write_note,
 )
 from vaultpki.identity.token_rights import missing_right
@@ -161,8 +164,9 @@ def end(cluster: Cluster, vault: Vault, identities: Sequence[Identity], *, wait:
     """End every credential of these nodes. Their AppRoles stay, each with a role id that nobody has been told.
 
     A run that was interrupted continues when it is repeated; until then `apply` accepts the AppRole as ours because of
-    the note. `wait` is as for `end_entities`, once for all nodes. Raises TokenTooWeak, before anything is changed, if
-    the token may not do it, and StateConflict if a node has more secret ids than can be listed.
+    the note. `wait` is as for `await_logins`, once for all nodes. Raises TokenTooWeak, before anything is changed, if
+    the token may not do it, and StateConflict if a node has more secret ids than can be listed, or as
+    `await_logins`.
     """
     if not identities:
         return
@@ -202,9 +206,9 @@ def end(cluster: Cluster, vault: Vault, identities: Sequence[Identity], *, wait:
     for last in (False, True):
         for kind in ("listed", "pooled"):
             ids = sorted(id_ for identity, some in noted.items() if identity.kind == kind for id_ in some)
-            end_entities(vault, accessors.get(kind, ""), ids, wait=0)
+            end_entities(vault, accessors.get(kind, ""), ids)
         if not last:
-            time.sleep(wait)
+            await_logins(partial(store_again, cluster, vault, f"{LEAVING}/{first.name}"), wait)
     # Read again: somebody else may have changed them meanwhile.
     current = {identity: role_id(cluster, vault, identity) or "" for identity in identities}
     _record_role_ids(cluster, vault, {each.name: id_ for each, id_ in current.items() if each.kind == "listed" and id_})

@@ -6,12 +6,13 @@ It holds the role ids by which Vault finds the tokens of a node.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from vaultpki.errors import BadAnswer, Denied, Refused
+from vaultpki.errors import BadAnswer, Denied, Refused, StateConflict
 from vaultpki.model import VERSION, Cluster
 from vaultpki.records import report_paths
 from vaultpki.records.paths import LEAVING
@@ -19,6 +20,10 @@ from vaultpki.vault import Json, Vault, member
 
 LOGIN_IN_FLIGHT: Final = 10.0
 """Seconds after which a login is through that was under way when its AppRole was deleted or got a new role id."""
+
+# Seconds. A server that was frozen, or whose disk is stalled, takes longer to store anything.
+_AT_ONCE: Final = 1.0
+_MOST_WAITS: Final = 12
 
 _ROUNDS: Final = 6
 
@@ -52,6 +57,38 @@ def write_note(cluster: Cluster, vault: Vault, name: str, role_ids: Iterable[str
         return {"version": VERSION, "role_ids": sorted(_role_ids(record) | added)}
 
     return _role_ids(change_record(cluster, vault, f"{LEAVING}/{name}", more))
+
+
+def await_logins(store: Callable[[], None], wait: float = LOGIN_IN_FLIGHT) -> None:
+    """Wait until logins are through that were under way when an AppRole was deleted or got a new role id.
+
+    Waits for `wait` seconds, and again as long as `store`, which stores anything, takes more than a second then: a
+    server that was frozen meanwhile, or whose disk was, goes on with such a login as late as with that. Not at all for
+    0. Raises StateConflict if the server does not become faster; the command is then run again.
+    """
+    if not wait:
+        return
+    for _ in range(_MOST_WAITS):
+        time.sleep(wait)
+        began = time.monotonic()
+        store()
+        if time.monotonic() - began < _AT_ONCE:
+            return
+    raise StateConflict(
+        f"the server takes longer than {_AT_ONCE:.0f} s to store anything, so a login with a credential that was ended "
+        "may still be under way; run the command again when the server is faster"
+    )
+
+
+def store_again(cluster: Cluster, vault: Vault, name: str) -> None:
+    """Store a record of the store once more as it is; the server then has stored all that it was told before."""
+    store = cluster.mount("config")
+    found = vault.stored(store, name)
+    version = member(found, "metadata").get("version", 0)
+    # Refused if another command has stored it meanwhile, which shows as much.
+    with contextlib.suppress(Refused):
+        write = vault.api.secrets.kv.v2.create_or_update_secret
+        write(name, member(found, "data"), cas=version, mount_point=store)
 
 
 def remove_note(cluster: Cluster, vault: Vault, name: str) -> None:
@@ -116,14 +153,14 @@ def end_entities(
     accessor: str,
     aliases: Sequence[str],
     *,
-    wait: float = LOGIN_IN_FLIGHT,
+    waiting: Callable[[], None] | None = None,
     keep_disabled: bool = False,
 ) -> None:
     """Delete the entities that Vault made for these aliases of an auth mount, which ends their tokens at once.
 
-    The alias of an AppRole login is its role id. Looks again after `wait` seconds (not at all for 0), for a login that
-    was in flight when its AppRole was deleted. `keep_disabled` spares the entities of locked nodes: none of their
-    tokens works, and a deleted entity would come back with the next login.
+    The alias of an AppRole login is its role id. Looks again after `waiting` has returned, which waits for logins that
+    were under way when their AppRole was deleted, and not at all without it. `keep_disabled` spares the entities of
+    locked nodes: none of their tokens works, and a deleted entity would come back with the next login.
     """
     ids = [alias for alias in aliases if alias]
     if not accessor or not ids:
@@ -135,8 +172,8 @@ def end_entities(
             vault.api.secrets.identity.delete_entity(entity.id)
 
     vault.map(end, ids)
-    if wait:
-        time.sleep(wait)
+    if waiting is not None:
+        waiting()
         vault.map(end, ids)
 
 

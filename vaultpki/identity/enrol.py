@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,10 +22,12 @@ from vaultpki.identity.anchor import Anchors
 from vaultpki.identity.credentials import JOINING, Identity, role_id
 from vaultpki.identity.ending import (
     LOGIN_IN_FLIGHT,
+    await_logins,
     end_entities,
     read_accessors,
     read_note,
     remove_note,
+    store_again,
     unfinished,
     write_note,
 )
@@ -32,6 +35,7 @@ from vaultpki.layout import own_server
 from vaultpki.model import Cluster, Node, Pool
 from vaultpki.records import published
 from vaultpki.records.join_file import Join
+from vaultpki.records.paths import LEAVING
 from vaultpki.values import hosts, names
 from vaultpki.vault import Answer, Request, Vault, member
 from vaultpki.vault.answers import server_time, wrapping_token
@@ -244,7 +248,7 @@ def unenroll(
     The identity of a node that logs in by a token of an issuer is kept and disabled, since a deleted one would come
     back with the next login. A note is written first, so a run that was interrupted continues when it is repeated. A
     listed node is refused, also one that was just taken off the list: apply ends it then. `wait` is as for
-    `end_entities`. `last` is called once all its tokens have ended, before its report is deleted. Returns nothing if it
+    `await_logins`. `last` is called once all its tokens have ended, before its report is deleted. Returns nothing if it
     has no identity; StateConflict if it fits a pool with `jwt` and has never logged in.
     """
     if any(node.name == name for node in cluster.nodes):
@@ -274,7 +278,8 @@ def unenroll(
     if entity is not None:
         jwt_nodes.lock(cluster, vault, accessor, name, entity)
     if ids:
-        end_entities(vault, accessors.get("pooled", ""), sorted(ids), wait=wait)
+        waiting = partial(await_logins, partial(store_again, cluster, vault, f"{LEAVING}/{name}"), wait)
+        end_entities(vault, accessors.get("pooled", ""), sorted(ids), waiting=waiting)
     if last is not None:
         last()
     entities = {entity.id: name} if entity is not None else {}

@@ -67,7 +67,7 @@ def served_checks(
             problems.append(f"should have been renewed: it {ends}")
         yield found("served certificate", listener.label, "the table", refusal="; ".join(problems), accepted=ends)
         yield found("chain", listener.label, want.ca, refusal=_chain_problem(shown.chain, want, expected, now))
-        yield from _pending(listener, shown.chain, node, want, known)
+        yield from _pending(listener, shown.chain, node, want, known, now)
     yield found(
         "client CAs", listener.label, ", ".join(listener.cas), refusal=_client_ca_problems(listener, shown, expected)
     )
@@ -102,7 +102,7 @@ def _chain_problem(chain: Sequence[Facts], want: Certificate, expected: Expected
 
 
 def _pending(
-    listener: Endpoint, chain: Sequence[Facts], node: str, want: Certificate, known: NodeContents
+    listener: Endpoint, chain: Sequence[Facts], node: str, want: Certificate, known: NodeContents, now: datetime
 ) -> Iterator[Check]:
     files, report = known.files.get((node, want.name)), known.reports.get(node)
     if files is not None:
@@ -128,7 +128,7 @@ def _pending(
             yield found("reported", listener.label, target, refusal=why)
         elif leaf.not_before + timedelta(seconds=LEAF_BACKDATE) > report.time:
             yield not_checked("reported", listener.label, target, "it is older than the certificate that is served")
-        elif told.installed is not None and report.time - told.installed < _NOTICES:
+        elif told.installed is not None and now - told.installed < _NOTICES:
             yield not_checked("reported", listener.label, target, "the certificate in it has just been installed")
         else:
             why = f"serves the certificate {leaf.serial:x}, and the node reported {told.serial}: a restart is pending"

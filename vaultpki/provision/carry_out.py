@@ -14,7 +14,15 @@ from vaultpki.identity import reports
 from vaultpki.identity.access import auth_mounts, fits_pattern, unmatched
 from vaultpki.identity.applied import APPLIED, AppliedRecord, of_cluster
 from vaultpki.identity.credentials import Identity, role_id
-from vaultpki.identity.ending import end_entities, read_accessors, read_note, remove_note, write_note
+from vaultpki.identity.ending import (
+    await_logins,
+    end_entities,
+    read_accessors,
+    read_note,
+    remove_note,
+    store_again,
+    write_note,
+)
 from vaultpki.identity.reports import TokenIdentity
 from vaultpki.model import Cluster
 from vaultpki.provision import authorities, destroy
@@ -255,7 +263,8 @@ def _end_tokens(run: _Run, noted: Mapping[str, frozenset[str]]) -> None:
     def end(mount: str) -> None:
         # The pool may come back, and its locked nodes with it.
         kept = mount == "jwt"
-        end_entities(vault, accessors.get(mount, ""), sorted(aliases[mount]), keep_disabled=kept)
+        waiting = partial(await_logins, partial(store_again, cluster, vault, APPLIED))
+        end_entities(vault, accessors.get(mount, ""), sorted(aliases[mount]), waiting=waiting, keep_disabled=kept)
 
     vault.map(end, aliases)
     # A note does not say whose it is here either.

@@ -71,9 +71,9 @@ def delete_auth_mount(cluster: Cluster, vault: Vault, seen: Observation, name: s
     accessor = seen.facts.accessors[name.rpartition("/")[2]]
     aliases = _aliases(cluster, vault, seen, name)
     # Before and after: a run that is interrupted in between leaves no entity, and a login in between made another one.
-    end_entities(vault, accessor, aliases, wait=0)
+    end_entities(vault, accessor, aliases)
     vault.call(delete_request(cluster, vault, ("auth", name)))
-    end_entities(vault, accessor, aliases, wait=0)
+    end_entities(vault, accessor, aliases)
     if name == f"{cluster.prefix}/jwt":
         # Another mount at this path has another accessor, and knows nobody who logged in at this one.
         remove_notes(cluster, vault, list(locked_names(cluster, vault)))

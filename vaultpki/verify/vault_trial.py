@@ -267,4 +267,4 @@ def _remove(cluster: Cluster, vault: Vault, name: str, role_id: str) -> None:
     vault.api.auth.approle.delete_role(name, mount_point=f"{cluster.prefix}/pooled")
     accessor = ending.read_accessors(cluster, vault)["pooled"]
     # Nobody else had its secret id, so no login of it can be under way.
-    ending.end_entities(vault, accessor, [role_id], wait=0)
+    ending.end_entities(vault, accessor, [role_id])

@@ -154,6 +154,43 @@ def test_it_wins_against_a_login_in_flight(cluster: AppliedCluster, applier: Enr
     assert not any(enrolled_nodes.works(cluster, token) for token in tokens)
 
 
+def test_a_server_that_is_frozen_meanwhile_is_looked_at_once_it_goes_on(cluster: AppliedCluster) -> None:
+    """The time in which it is frozen does not count: what was under way goes on afterwards, a token kept as well."""
+    node = identity(cluster, "w-frozen")
+    begun, over = threading.Event(), threading.Event()
+
+    def hammer() -> list[str]:
+        tokens = []
+        while not over.is_set():
+            token = node.login()
+            if token is None:
+                begun.set()
+                time.sleep(0.02)
+            else:
+                tokens.append(token)
+        return tokens
+
+    def end() -> float:
+        began = time.monotonic()
+        assert enrol.unenroll(cluster.model, cluster.client(), node.node, wait=1.5)
+        return time.monotonic() - began
+
+    with ThreadPoolExecutor(3) as pool:
+        hammers = [pool.submit(hammer) for _ in range(2)]
+        ending = pool.submit(end)
+        try:
+            assert begun.wait(30)
+            cluster.server.freeze()
+            time.sleep(2.5)
+        finally:
+            cluster.server.thaw()
+        # Longer than frozen, and then the wait in full.
+        assert ending.result() > 2.5 + 1.5
+        over.set()
+        tokens = {token for each in hammers for token in each.result()}
+    assert node.has_ended() and not any(enrolled_nodes.works(cluster, token) for token in tokens)
+
+
 def test_the_second_look_ends_what_came_after_the_first(cluster: AppliedCluster) -> None:
     """A login that was through only after the first look: made here by giving the AppRole back in between."""
     node = identity(cluster, "w-late")
@@ -163,7 +200,7 @@ def test_the_second_look_ends_what_came_after_the_first(cluster: AppliedCluster)
     late: list[str | None] = []
     timer = threading.Timer(0.5, lambda: late.append(node.login()))
     timer.start()
-    ending.end_entities(vault, accessor, [node.role_id], wait=2)
+    ending.end_entities(vault, accessor, [node.role_id], waiting=lambda: time.sleep(2))
     timer.join()
     assert (
         late[0] is not None
@@ -185,7 +222,7 @@ def test_cut_anywhere_it_goes_on(cluster: AppliedCluster) -> None:
         if not cut:
             break
         at += 1
-    assert at == 2 * 11
+    assert at == 2 * 13
 
 
 def test_enrolled_again_between_a_cut_and_its_rerun(cluster: AppliedCluster) -> None:

@@ -290,7 +290,7 @@ def rotated(served: ServedListener) -> None:
 def reported(serial: str, minutes: int = 60) -> Change:
     def change(served: ServedListener) -> None:
         when = NOW + timedelta(hours=1)
-        told = CertificateReport("etcd", "ok", serial=serial, installed=when - timedelta(minutes=minutes))
+        told = CertificateReport("etcd", "ok", serial=serial, installed=NOW - timedelta(minutes=minutes))
         served.reports["cp-1"] = NodeReport(when, certificates={"etcd-server": told})
         served.holders = tuple(holder for holder in served.holders if holder.name != "cp-1")
 
