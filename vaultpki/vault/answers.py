@@ -55,7 +55,8 @@ class Request:
 
     `login` says that the answer must hold a token, and that after a refusal the other addresses are asked too.
     `warnings` are fragments of the warnings that this call is known to bring; any other warning is an error.
-    `seconds` is how long its answer may take, if more than that of other calls.
+    `seconds` is how long its answer may take, if not as long as that of other calls. `unforwarded` says that the server
+    that is asked must answer from its own copy: a standby that would ask the active node counts as unavailable.
     """
 
     method: str
@@ -66,6 +67,7 @@ class Request:
     warnings: tuple[str, ...] = ()
     wrap_ttl: str | None = None
     seconds: float | None = None
+    unforwarded: bool = False
 
     @property
     def whole_server(self) -> bool:

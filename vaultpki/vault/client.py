@@ -25,11 +25,14 @@ from vaultpki.vault.answers import (
 )
 from vaultpki.vault.route import LEADER, Route
 from vaultpki.vault.settings import Settings
+from vaultpki.vault.standbys import StandbyReads
 from vaultpki.vault.transport import CONNECTIONS
 from vaultpki.vault.work import Work
 
 REQUEST_SECONDS: Final = 10.0
 PATIENCE_SECONDS: Final = 45.0
+# A standby that takes longer is left for another server, which answers within some milliseconds.
+_STANDBY_SECONDS: Final = 2.0
 # As many go over one connection, since a node asks for little and a thousand nodes would else make eight thousand TLS
 # handshakes; more are a person's command, which is faster on all connections (benchmarks/RESULTS.md).
 _FEW: Final = 6
@@ -94,7 +97,7 @@ class Vault:
         A Date header leaves the fraction out and an answer takes its time, so two clocks that agree give 0 to -1 and
         a little more.
         """
-        dated = self._route.dated
+        dated = self._route.transport.dated
         theirs = http_date(dated[0]) if dated else None
         return None if dated is None or theirs is None else theirs - dated[1]
 
@@ -210,6 +213,24 @@ class Vault:
         """
         self._route.pinned = False
         self._route.pin_to_leader(self.call(LEADER).body)
+
+    def prefer_active(self) -> None:
+        """Ask the cluster's active node first from now on; the others at once if it fails, as they forward.
+
+        Asks each address once for sys/leader, without the token. Changes nothing if only one address was given, which
+        may be a load balancer, or if none of them says that it is active. Raises nothing.
+        """
+        self._route.prefer_active()
+
+    def standby_reads(self) -> StandbyReads[Vault]:
+        """Return this server and its standbys, as of `prefer_active`, to ask for what a standby may answer."""
+        return StandbyReads(self, [self._at(origin) for origin in self._route.standbys])
+
+    def _at(self, origin: str) -> Vault:
+        """Return the same token at one standby, which is asked once and must answer from its own copy."""
+        other = self.sending(unforwarded=True, seconds=_STANDBY_SECONDS)
+        other._route = self._route.only(origin)
+        return other
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -28,9 +30,9 @@ class Route:
     """The way to one server or cluster, shared by every token of it.
 
     `origins` are the addresses given, `preferred` is the one asked first, `pinned` says that no other may be asked,
-    `met` that some address has answered before. `dated` is the Date header that came last, beside our own clock at that
-    moment. `patience` and `request_seconds` are those of Vault; `given_up` waits some seconds, and returns whether the
-    caller's work is no longer wanted.
+    `met` that some address has answered before. `standbys` are the addresses of standbys that `prefer_active` found.
+    `patience` and `request_seconds` are those of Vault; `given_up` waits some seconds, and returns whether the caller's
+    work is no longer wanted.
     """
 
     def __init__(
@@ -40,7 +42,7 @@ class Route:
         self.preferred = self.origins[0]
         self.pinned = False
         self.met = False
-        self.dated: tuple[str, float] | None = None
+        self.standbys: tuple[str, ...] = ()
         self.transport = Transport(settings)
         self._settings = settings
         self._trusted = {*self.origins}
@@ -74,7 +76,9 @@ class Route:
                     deadline = now + request.seconds
                 raw = self.transport.send(origin, request, token, deadline)
                 if date := raw.headers.get("date"):
-                    self.dated = date, time.time()
+                    self.transport.dated = date, time.time()
+                if request.unforwarded and raw.status in _REDIRECTING:
+                    raise Unavailable(f"{origin} is a standby that does not answer reads by itself")
                 if raw.status not in _REDIRECTING:
                     return judge(origin, request, raw, token, self._no_namespace())
                 origin = self._redirected(origin, request, raw, token)
@@ -94,6 +98,31 @@ class Route:
                 )
             time.sleep(0.25)
             said = self.ask(LEADER, "").body
+
+    def prefer_active(self) -> None:
+        """Find the active node and its standbys among the addresses given. As `Vault.prefer_active`."""
+        if len(self.origins) < 2:
+            return
+        said: dict[str, Json] = {}
+        for origin in self.origins:
+            with contextlib.suppress(VaultError):
+                said[origin] = self._leader_as_told_by(origin)
+        claiming = [origin for origin, each in said.items() if each.get("is_self") is True]
+        if not claiming:
+            self.standbys = ()
+            return
+        # OpenBao 2.7.2: one that was frozen while another was elected may still say so minutes after it goes on.
+        active = max(claiming, key=lambda origin: str(said[origin].get("active_time")))
+        self.preferred = active
+        cluster = said.pop(active).get("leader_cluster_address")
+        self.standbys = tuple(origin for origin, each in said.items() if each.get("leader_cluster_address") == cluster)
+
+    def only(self, origin: str) -> Route:
+        """Return the way to one of the addresses over the same connections; a request is tried once."""
+        other = copy.copy(self)
+        other.origins, other.preferred, other.standbys = (origin,), origin, ()
+        other._patience = 0.0
+        return other
 
     def _no_namespace(self) -> str:
         settings = self._settings

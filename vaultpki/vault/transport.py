@@ -55,6 +55,8 @@ class Transport:
         self.turns = threading.BoundedSemaphore(CONNECTIONS)
         self._ids: dict[str, None] = {}
         self._ids_lock = threading.Lock()
+        # The Date header that came last, beside our own clock at that moment.
+        self.dated: tuple[str, float] | None = None
 
     def send(self, origin: str, request: Request, token: str, deadline: float) -> Raw:
         """Send the request to `origin` and return the whole answer, by `deadline` (monotonic seconds).
@@ -132,6 +134,9 @@ class Transport:
             headers["X-Vault-Namespace"] = self._settings.namespace
         if request.wrap_ttl:
             headers["X-Vault-Wrap-TTL"] = request.wrap_ttl
+        if request.unforwarded:
+            # A standby that does not read by itself then redirects (docs/concepts/ha, "Request forwarding").
+            headers["X-Vault-No-Request-Forwarding"] = "true"
         body = b""
         if request.body is not None:
             body = json.dumps(request.body, separators=(",", ":")).encode()
