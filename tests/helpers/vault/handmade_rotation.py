@@ -11,6 +11,7 @@ from typing import Any
 from helpers.vault.applied_cluster import AppliedCluster
 from vaultpki.pki import x509
 from vaultpki.records import rotation as rotation_record
+from vaultpki.records.changes import CHANGES
 from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
 
 
@@ -40,13 +41,23 @@ def successor(cluster: AppliedCluster, ca: str, name: str = "", *, same_key: boo
     return issuer_of(cluster, ca, issuer_id)
 
 
+def tell_nodes(cluster: AppliedCluster) -> None:
+    """Write the record that agents at rest poll once more, as a command does that changes what they follow."""
+    path, api = f"{cluster.prefix}/config/data/{CHANGES}", cluster.server.api
+    found = api("GET", path)
+    if found.status == 200:
+        assert api("POST", path, {"data": found.data["data"]}).status == 200
+
+
 def make_default(cluster: AppliedCluster, ca: str, issuer: CaRef) -> None:
     answer = cluster.server.api("POST", f"{cluster.prefix}/{ca}/config/issuers", {"default": issuer.issuer})
     assert answer.status == 200, answer
+    tell_nodes(cluster)
 
 
 def delete(cluster: AppliedCluster, ca: str, issuer: CaRef) -> None:
     assert cluster.server.api("DELETE", f"{cluster.prefix}/{ca}/issuer/{issuer.issuer}").status in (200, 204)
+    tell_nodes(cluster)
 
 
 @dataclass(slots=True)
@@ -84,6 +95,7 @@ class Rotation:
         path = f"{self.cluster.prefix}/config/data/rotation/{self.record.domain}"
         answer = self.cluster.server.api("POST", path, {"data": value})
         assert answer.status == 200, answer
+        tell_nodes(self.cluster)
 
     def move(self, state: State, **changes: Any) -> None:
         """The record first, then the mount's default."""
@@ -97,6 +109,7 @@ class Rotation:
         """The record is gone, as after a restored backup."""
         path = f"{self.cluster.prefix}/config/metadata/rotation/{self.record.domain}"
         assert self.cluster.server.api("DELETE", path).status == 204
+        tell_nodes(self.cluster)
 
     def set_back(self, state: State, revision: int) -> None:
         """The record is an older one, as after a restored backup."""
