@@ -205,6 +205,7 @@ def _fetch(context: Context, copy: Assignment | None) -> tuple[Assignment, Conta
     try:
         _tighten(context)
         vault = credential.login(config, allow_http=context.options.allow_http)
+        vault.prefer_active()
         held = {ca: [pem] for ca, pem in installed_bundles(context.folders, config.layout).items()}
         held[ROOT] = list(installed_roots(context.folders, config.layout))
         before = {**copy.trusted, ROOT: copy.issuers.roots} if copy is not None else {}

@@ -16,7 +16,7 @@ from vaultpki.model import AgentConfig
 from vaultpki.node.assignment import Assignment
 from vaultpki.records import changes
 from vaultpki.records.changes import CHANGES, LONGEST_LOOK, Mark
-from vaultpki.vault import Vault
+from vaultpki.vault import StandbyReads, Vault
 
 # Jitter: the nodes of a cluster that started together must not look together.
 _EARLIEST_SHARE: Final = 0.8
@@ -26,13 +26,15 @@ _EARLIEST_SHARE: Final = 0.8
 class AtRest:
     """A node at rest: `vault` is logged in as the node, and `mark` is of the settled record as the last look began.
 
-    `looked` (Unix time) and `moment` are when that look was made, and `span` the seconds after which comes the next.
-    `issuers` are the certificates that it read, as `Issuers.by_id`.
+    `reads` are the servers that are asked whether it is still the same. `looked` (Unix time) and `moment` are when that
+    look was made, and `span` the seconds after which comes the next. `issuers` are the certificates that it read, as
+    `Issuers.by_id`.
     """
 
     config: AgentConfig
     vault: Vault
     mark: Mark
+    reads: StandbyReads[Vault]
     looked: float
     moment: Moment
     span: float
@@ -51,12 +53,21 @@ class AtRest:
 
     def changed(self) -> bool:
         """Ask for the record, and return whether it is another than the one that was seen. Raises as `Vault.call`."""
-        return changes.settled_mark(self.vault.stored(f"{self.config.prefix}/config", CHANGES)) != self.mark
+        return not self.reads.agree(self._as_seen)
+
+    def _as_seen(self, server: Vault) -> bool:
+        return changes.settled_mark(server.stored(f"{self.config.prefix}/config", CHANGES)) == self.mark
 
 
 def after_look(config: AgentConfig, vault: Vault, seen: Assignment, clock: float, moment: Moment) -> AtRest | None:
-    """Return what to keep after a whole look that has seen this; None if the record of changes was not settled."""
-    if seen.mark is None:
+    """Return what to keep after a whole look that has seen this.
+
+    None if the record of changes was not settled, or if several servers answered, since the record may be newer than
+    the rest. While a rotation is under way, the active node is polled.
+    """
+    if seen.mark is None or vault.moved:
         return None
+    rotating = seen.rotations.not_followed or any(record.active for record in seen.rotations.records.values())
+    reads = StandbyReads(vault, ()) if rotating else vault.standby_reads()
     span = LONGEST_LOOK * random.uniform(_EARLIEST_SHARE, 1.0)  # noqa: S311 - not a secret
-    return AtRest(config, vault, seen.mark, clock, moment, span, seen.issuers.by_id)
+    return AtRest(config, vault, seen.mark, reads, clock, moment, span, seen.issuers.by_id)

@@ -18,6 +18,7 @@ from vaultpki.vault.answers import (
 )
 from vaultpki.vault.client import Vault, explained
 from vaultpki.vault.settings import Settings, from_environment
+from vaultpki.vault.standbys import StandbyReads
 
 __all__ = [
     "HEALTH",
@@ -26,6 +27,7 @@ __all__ = [
     "Json",
     "Request",
     "Settings",
+    "StandbyReads",
     "Vault",
     "check_named",
     "explained",

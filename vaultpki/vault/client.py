@@ -222,6 +222,11 @@ class Vault:
         """
         self._route.prefer_active()
 
+    @property
+    def moved(self) -> bool:
+        """Whether another address has answered since `prefer_active`, so that one answer may be older than another."""
+        return self._route.moved
+
     def standby_reads(self) -> StandbyReads[Vault]:
         """Return this server and its standbys, as of `prefer_active`, to ask for what a standby may answer."""
         return StandbyReads(self, [self._at(origin) for origin in self._route.standbys])

@@ -30,9 +30,10 @@ class Route:
     """The way to one server or cluster, shared by every token of it.
 
     `origins` are the addresses given, `preferred` is the one asked first, `pinned` says that no other may be asked,
-    `met` that some address has answered before. `standbys` are the addresses of standbys that `prefer_active` found.
-    `patience` and `request_seconds` are those of Vault; `given_up` waits some seconds, and returns whether the caller's
-    work is no longer wanted.
+    `met` that some address has answered before. `standbys` are the addresses of standbys that `prefer_active` found;
+    `moved` says that another address than the one that it preferred has answered since. `patience` and
+    `request_seconds` are those of Vault; `given_up` waits some seconds, and returns whether the caller's work is no
+    longer wanted.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Route:
         self.pinned = False
         self.met = False
         self.standbys: tuple[str, ...] = ()
+        self.moved = False
         self.transport = Transport(settings)
         self._settings = settings
         self._trusted = {*self.origins}
@@ -101,6 +103,7 @@ class Route:
 
     def prefer_active(self) -> None:
         """Find the active node and its standbys among the addresses given. As `Vault.prefer_active`."""
+        self.moved = False
         if len(self.origins) < 2:
             return
         said: dict[str, Json] = {}
@@ -143,6 +146,7 @@ class Route:
             else:
                 self.met = True
                 if not self.pinned:
+                    self.moved |= origin != self.preferred
                     self.preferred = origin
                 return answer
         raise _most_telling(errors, len(known))
