@@ -94,7 +94,7 @@ def _read_nodes(cluster: Cluster, vault: Vault) -> Shown:
             *node_table.finding_lines(judged.about_cluster),
         ],
         lambda: {
-            "nodes": [{**node_rows.to_json(row), "report": nodes.bounded(one) or None} for row, one in stored],
+            "nodes": [{**node_rows.to_json(row), "report": nodes.shown(one)} for row, one in stored],
             "cas": [ca_life.to_json(end) for end in read.ends],
             **({"problems": list(read.problems)} if read.problems else {}),
             **whole.document(judged),
