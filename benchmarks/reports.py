@@ -16,6 +16,7 @@ from vaultpki.layout import trust_bundles
 from vaultpki.model import Cluster, Node
 from vaultpki.pki.facts import Facts
 from vaultpki.readers import start_only
+from vaultpki.records.changes import LONGEST_LOOK
 from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport, Seen
 
 _POLL: Final = 300
@@ -66,6 +67,7 @@ def filled(cluster: Cluster, node: Node, cas: Cas, seen: Mapping[str, Seen], now
         },
         pins=(root,),
         poll=_POLL,
+        look=LONGEST_LOOK,
         trust=root[:16],
         in_use=(str(uuid.uuid5(uuid.NAMESPACE_DNS, node.name)),),
     )
