@@ -27,7 +27,7 @@ from vaultpki.issue import signing
 from vaultpki.issue.signing import FileOwner, Signed
 from vaultpki.model import AgentConfig, Certificate
 from vaultpki.node import backoff
-from vaultpki.node.state import AgentState, IssuedRecord
+from vaultpki.node.state import AgentState, IssuedRecord, PostponedRenewal
 from vaultpki.pki import renewal, x509
 from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.renewal import Assessment, Reason, Recorded
@@ -155,7 +155,12 @@ def _inspect(
     jitter = renewal.jitter(config.node, want.name, leaf.serial if leaf else 0)
     outgoing = trust.outgoing.get(pair.issuer.fingerprint) if pair.issuer else None
     signers = in_place_of(trust, pair.issuer).signers
-    recorded = Recorded(datetime.fromtimestamp(known.signed, UTC), known.asked) if known else Recorded()
+    late = _postponed_before(memory, want.name, leaf)
+    recorded = Recorded(
+        datetime.fromtimestamp(known.signed, UTC) if known else None,
+        known.asked if known else None,
+        datetime.fromtimestamp(late.until, UTC) if late else None,
+    )
     # The default issuer is the first.
     ends = signers[0].not_after if signers else None
     verdict = renewal.assess(
@@ -207,6 +212,30 @@ def held_back(item: PairStatus, memory: AgentState, now: float, poll: float) -> 
     return SigningPaused(
         before.text if before else f"{name}: it was signed again and again, sooner than it could be due", at
     )
+
+
+def postponed(
+    item: PairStatus, node: str, memory: AgentState, answered: float, now: datetime
+) -> PostponedRenewal | None:
+    """Return until when a renewal waits that comes late, so that not every node renews at once; None if it does not.
+
+    `answered` is when Vault had last answered before this pass, as Unix time.
+    """
+    verdict, leaf = item.verdict, item.leaf
+    if set(verdict.reasons) - renewal.MENDABLE != {Reason.DUE} or item.problem is not None:
+        return None
+    if leaf is None or verdict.life is None or verdict.renew_after is None:
+        return None
+    before = _postponed_before(memory, item.want.name, leaf)
+    times, due = before.times if before else 0, verdict.renew_after
+    share = renewal.late_share(node, item.want.name, leaf.serial, due)
+    until = renewal.postponed_to(due, verdict.life, datetime.fromtimestamp(answered, UTC), now, share, times)
+    return PostponedRenewal(leaf.serial, until.timestamp(), times + 1) if until is not None else None
+
+
+def _postponed_before(memory: AgentState, name: str, leaf: Facts | None) -> PostponedRenewal | None:
+    known = memory.postponed.get(name)
+    return known if known is not None and leaf is not None and known.serial == leaf.serial else None
 
 
 def premature(item: PairStatus, memory: AgentState, now: float) -> bool:

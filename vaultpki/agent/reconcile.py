@@ -157,7 +157,10 @@ def _assigned_pairs(context: Context) -> tuple[Assignment, dict[str, Trust], tup
             if fresh and not any(item.wants_signing for item in items):
                 return copy, known, items, Contact()
             if rest is not None and (polled := _poll(context, copy, rest)) is not None:
-                return polled, known, items, _checked_clock(context, Contact(rest.vault, polled=True))
+                contact = _checked_clock(context, Contact(rest.vault, polled=True))
+                if sign_due.postpone_late(context, contact, copy.fetched, items):
+                    items = _inspect(context, copy, known, context.options.force)
+                return polled, known, items, contact
     fetched, contact = _fetch(context, copy)
     known_clock = contact.vault is not None and contact.vault.clock_offset is not None
     _remember_answer(context, fetched, contact.clock_offset if known_clock else context.state.value.clock_offset)
@@ -165,6 +168,8 @@ def _assigned_pairs(context: Context) -> tuple[Assignment, dict[str, Trust], tup
     if items is None or copy is None or fetched.certificates != copy.certificates or trust != known:
         items = _inspect(context, fetched, trust, context.options.force)
     if note_revoked(context, contact, items):
+        items = _inspect(context, fetched, trust, context.options.force)
+    if sign_due.postpone_late(context, contact, copy.fetched if copy is not None else None, items):
         items = _inspect(context, fetched, trust, context.options.force)
     return fetched, trust, items, contact
 
@@ -332,6 +337,7 @@ def _remembered(context: Context, items: Collection[PairStatus]) -> AgentState:
         unanswered={name: times for name, times in state.unanswered.items() if name in names},
         held={name: until for name, until in state.held.items() if until > context.clock and name in names},
         revoked={name: serial for name, serial in state.revoked.items() if serials.get(name) == serial},
+        postponed={name: each for name, each in state.postponed.items() if serials.get(name) == each.serial},
         state=agent_state.state_of(failures.values()),
     )
 

@@ -6,6 +6,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from vaultpki.agent import bundles, ca_trust, pairs
 from vaultpki.agent.context import Contact, Context
@@ -17,7 +18,7 @@ from vaultpki.host.log import Event, Value
 from vaultpki.issue.signing import Signed
 from vaultpki.layout import shown
 from vaultpki.node.assignment import Assignment
-from vaultpki.node.state import IssuedRecord, with_spent, with_unanswered
+from vaultpki.node.state import IssuedRecord, PostponedRenewal, with_spent, with_unanswered
 from vaultpki.pki.facts import Trust
 from vaultpki.pki.renewal import Reason
 from vaultpki.redact import stamp
@@ -43,6 +44,29 @@ def renew(
     done = _sign(context, contact, wanted, items, trust)
     _mend(context, [item for item in items if item.want.name not in done.renewed])
     return done
+
+
+def postpone_late(context: Context, contact: Contact, answered: float | None, items: Collection[PairStatus]) -> bool:
+    """Postpone renewals that come late, and say so; return whether there are any.
+
+    `answered` is when Vault had last answered before this pass (Unix time), None if nobody knows. A person who asks
+    waits for nothing, and a clock that is wrong tells nothing.
+    """
+    asked = contact.vault is not None and contact.away is None
+    if not asked or answered is None or not context.options.share or abs(contact.clock_offset) > SKEW:
+        return False
+    state, node, found = context.state.value, context.config.node, dict[str, PostponedRenewal]()
+    for item in items:
+        name, due = item.want.name, item.verdict.renew_after
+        each = pairs.postponed(item, node, state, answered, context.now)
+        if each is None or due is None:
+            continue
+        found[name], until = each, stamp(datetime.fromtimestamp(each.until, UTC))
+        text = f"{name} was due for renewal at {stamp(due)}, when Vault could not be asked; it waits until {until}"
+        text += ", so that not every node renews at once"
+        context.found.events.append(Event("postponed", text, fields={"certificate": name, "renew_after": until}))
+    context.state.value = replace(state, postponed={**state.postponed, **found})
+    return bool(found)
 
 
 def _note_exposed(context: Context, items: Collection[PairStatus]) -> None:

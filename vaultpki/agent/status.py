@@ -32,6 +32,9 @@ _LEAST_DELAY: Final = 900.0
 ENDS_WITH_CA: Final = "ends-with-ca"
 """The reason that is shown for a certificate that no renewal would make live longer."""
 
+POSTPONED: Final = "postponed"
+"""The reason that is shown for a renewal that came late and waits for its turn."""
+
 # An unknown consumer counts as slow as the slowest of the table.
 _RELOAD: Final = max(row.reload for row in TABLE)
 
@@ -352,7 +355,8 @@ def _certificate_status(
     wrong = odd is not None or (bool(verdict.reasons) and (overdue or not only_due))
     # Not wrong by itself: the level of the CA says how urgent it is.
     final = [ENDS_WITH_CA] if verdict.final and Reason.EXPIRED not in verdict.reasons else []
-    reasons = (*(reason.value for reason in verdict.reasons), *final, *([odd] if odd else []))
+    later = [POSTPONED] if verdict.postponed else []
+    reasons = (*(reason.value for reason in verdict.reasons), *final, *later, *([odd] if odd else []))
     return CertificateStatus(name, path, leaf, verdict.renew_after, verdict.state, reasons, wrong)
 
 

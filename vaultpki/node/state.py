@@ -38,6 +38,7 @@ _LATER: Final = (
     "exposed",
     "unsafe",
     "unanswered",
+    "postponed",
 )
 # Vaultpki 0.1 reads no state without these, and inspects everything where they say nothing.
 _ONCE: Final = {
@@ -58,6 +59,15 @@ class IssuedRecord:
     signed: float
     asked: int
     granted: int
+
+
+@dataclass(frozen=True, slots=True)
+class PostponedRenewal:
+    """To when (Unix time) the renewal of the certificate with this serial number was postponed, and how often."""
+
+    serial: int
+    until: float
+    times: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +122,7 @@ class AgentState:
     when Vault was last asked in vain; when it last answered is told by the copy of its answer. `revoked` are the serial
     numbers of installed certificates that Vault showed as revoked, by their names, `exposed` those of certificates
     whose key others could read, and `unsafe` the paths that others could write to. `unanswered` are the times of
-    signings since the last one that was answered.
+    signings since the last one that was answered, and `postponed` are renewals that came late and wait for their turn.
     """
 
     certificates: Mapping[str, IssuedRecord] = field(default_factory=dict)
@@ -138,6 +148,7 @@ class AgentState:
     exposed: Mapping[str, int] = field(default_factory=dict)
     unsafe: tuple[str, ...] = ()
     unanswered: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    postponed: Mapping[str, PostponedRenewal] = field(default_factory=dict)
 
 
 def load(state: str) -> AgentState:
@@ -256,11 +267,16 @@ def _read(value: Mapping[str, Any]) -> AgentState:
         exposed={str(name): int(serial) for name, serial in value.get("exposed", {}).items()},
         unsafe=tuple(map(str, value.get("unsafe", ()))),
         unanswered={str(name): tuple(map(_number, times)) for name, times in value.get("unanswered", {}).items()},
+        postponed={str(name): _postponed(each) for name, each in value.get("postponed", {}).items()},
     )
 
 
 def _issued(k: Mapping[str, Any]) -> IssuedRecord:
     return IssuedRecord(int(k["serial"]), _number(k["signed"]), int(_number(k["asked"])), int(_number(k["granted"])))
+
+
+def _postponed(p: Mapping[str, Any]) -> PostponedRenewal:
+    return PostponedRenewal(int(p["serial"]), _number(p["until"]), int(_number(p["times"])))
 
 
 def _fault(f: Mapping[str, Any]) -> Fault:

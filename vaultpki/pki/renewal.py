@@ -16,6 +16,7 @@ from vaultpki.pki.windows import within
 
 _EARLIEST: Final = 1 / 2
 _LATEST: Final = 2 / 3
+_OVERDUE: Final = 1 / 10
 
 
 class Reason(enum.Enum):
@@ -76,16 +77,28 @@ _WORST = (PairState.MISSING, PairState.BROKEN, PairState.EXPIRED, PairState.REVO
 
 
 @dataclass(frozen=True, slots=True)
+class LeafLife:
+    """From when to when a leaf may be used here, and the seconds that its consumer may take to load its successor."""
+
+    signed: datetime
+    ends: datetime
+    reload: int
+
+
+@dataclass(frozen=True, slots=True)
 class Assessment:
     """What a pair needs: all reasons in the order of the checks, and when the next renewal is due.
 
     `renew_after` is None if there is no certificate. `final` is whether the certificate ends with the CA that would
-    sign its successor: a renewal would change nothing, so none is due before the end.
+    sign its successor: a renewal would change nothing, so none is due before the end. `life` is None if there is no
+    certificate, and `postponed` is whether the renewal came late and waits for `renew_after` (`postponed_to`).
     """
 
     reasons: tuple[Reason, ...]
     renew_after: datetime | None
     final: bool = False
+    life: LeafLife | None = None
+    postponed: bool = False
 
     @property
     def state(self) -> PairState:
@@ -105,10 +118,14 @@ class Assessment:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What the agent recorded of a signing: its moment, and the TTL in seconds that was requested; None if unknown."""
+    """What the agent recorded of a leaf: when it was signed, and the TTL in seconds asked for; None if unknown.
+
+    `postponed` is the moment to which its renewal was postponed because it came late; None if it was not.
+    """
 
     signed: datetime | None = None
     asked: int | None = None
+    postponed: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,18 +157,19 @@ def assess(
     the next, if that begins in time. `also` are reasons that the pair itself does not show: FORCED, KEY_EXPOSED,
     WRONG_MODE and WRONG_OWNER.
     """
-    leaf, signed, asked, ends = pair.leaf, recorded.signed, recorded.asked, signers.ends
-    replace, at = replaced_at(signers.replacement, jitter), None
+    leaf, asked, ends = pair.leaf, recorded.asked, signers.ends
+    replace, at, lived, postponed = replaced_at(signers.replacement, jitter), None, None, False
     final = leaf is not None and ends is not None and leaf.not_after >= ends
     if leaf is not None:
-        if signed is None or not leaf.not_before - timedelta(seconds=SKEW) <= signed < leaf.not_after:
-            signed = signed_at(leaf.not_before, leaf.not_after)
-        end = signed + life(leaf, signed)
-        at = renew_at(signed, end, jitter, want.reload)
+        lived = _lived(leaf, recorded.signed, want.reload)
+        first = renew_at(lived.signed, lived.ends, jitter, want.reload)
+        at = _postponed(first, lived, recorded.postponed)
+        postponed = first < at and now < at and not final
         if replace is not None and signers.replacement is not None and at < signers.replacement.since:
             # It ended with its CA and waited for the next one, as those of all nodes did.
             at = min(replace, leaf.not_after - timedelta(seconds=want.reload + SKEW))
-        at = leaf.not_after if final else within(windows, at, last_moment(signed, end, want.reload), jitter, now)
+        last = last_moment(lived.signed, lived.ends, want.reload)
+        at = leaf.not_after if final else within(windows, at, last, jitter, now)
     if final and ends is not None and now + timedelta(seconds=want.ttl) >= ends:
         # No TTL of this length is granted any more.
         asked = want.ttl
@@ -161,7 +179,19 @@ def assess(
     checks.append((Reason.ISSUER_OUTGOING, replace is not None and replace <= now))
     checks += [(reason, reason in also) for reason in (Reason.FORCED, Reason.KEY_EXPOSED, *_FILES)]
     dues = [when for when in (at, replace) if when is not None]
-    return Assessment(tuple(reason for reason, applies in checks if applies), min(dues, default=None), final)
+    reasons = tuple(reason for reason, applies in checks if applies)
+    return Assessment(reasons, min(dues, default=None), final, lived, postponed)
+
+
+def _lived(leaf: Facts, signed: datetime | None, reload: int) -> LeafLife:
+    if signed is None or not leaf.not_before - timedelta(seconds=SKEW) <= signed < leaf.not_after:
+        signed = signed_at(leaf.not_before, leaf.not_after)
+    return LeafLife(signed, signed + life(leaf, signed), reload)
+
+
+def _postponed(due: datetime, lived: LeafLife, later: datetime | None) -> datetime:
+    # However wrong the recorded moment is, it leaves the time that any postponed renewal has.
+    return due if later is None else max(due, min(later, latest_postponed(lived)))
 
 
 def replaced_at(replacement: Replacement | None, jitter: float) -> datetime | None:
@@ -187,18 +217,53 @@ def renew_at(signed: datetime, not_after: datetime, jitter: float, reload: int) 
     """Return when to renew: after 50 to 67 % of the life from `signed` to `not_after`.
 
     `jitter` in [0, 1] spreads nodes over that window. `reload` is the seconds for which the consumer may keep using the
-    old pair: the renewal comes at least these and the clocks' skew before the end, but never before half of the life.
+    old pair: the window ends at least these and the clocks' skew before the end, but never before half of the life.
     """
     life = max(not_after - signed, timedelta())
-    share = _EARLIEST + (_LATEST - _EARLIEST) * min(max(jitter, 0.0), 1.0)
-    latest = not_after - timedelta(seconds=reload + SKEW)
-    return max(min(signed + life * share, latest), signed + life * _EARLIEST)
+    first, last = signed + life * _EARLIEST, signed + life * _LATEST
+    last = max(min(last, not_after - timedelta(seconds=reload + SKEW)), first)
+    return first + (last - first) * min(max(jitter, 0.0), 1.0)
+
+
+MOST_POSTPONED: Final = 3
+"""How often the renewal of one certificate is postponed because it came late."""
+
+# Shares of the life. What comes later than the first is postponed, and by up to twice the time that it came late:
+# so a fleet that was away for any part of its window comes back with at most 5 % of it in any 1 % of the window.
+_PROMPT: Final = 1 / 1000
+_SPREAD: Final = 2
+
+
+def postponed_to(
+    due: datetime, life: LeafLife, answered: datetime, now: datetime, share: float, times: int = 0
+) -> datetime | None:
+    """Return to when a renewal is postponed that was due at `due` and could not be made until `now`; None if it is not.
+
+    After an outage, and when many machines start at the same moment, the nodes would renew together what fell due
+    meanwhile. `answered` is when Vault had answered last: if it has since `due`, something else is wrong, and waiting
+    would hide it. `share` in [0, 1) spreads nodes, and `times` is how often this renewal was postponed already. It is
+    never postponed beyond `latest_postponed`.
+    """
+    late = now - due
+    if times >= MOST_POSTPONED or answered >= due or late <= (life.ends - life.signed) * _PROMPT:
+        return None
+    room = latest_postponed(life) - now
+    return now + min(late * _SPREAD, room) * share if room > timedelta() else None
+
+
+def latest_postponed(life: LeafLife) -> datetime:
+    """Return the moment before which every postponed renewal is made: no view takes it for overdue until then."""
+    overdue_at = _overdue_at(life.signed, life.ends, life.reload)
+    return min(overdue_at, life.ends - timedelta(seconds=life.reload + SKEW))
 
 
 def overdue(leaf: Facts, reload: int, now: datetime) -> bool:
     """Return whether the latest moment of a renewal is over, and a tenth of the life more; `reload` is in seconds."""
-    signed = signed_at(leaf.not_before, leaf.not_after)
-    return renew_at(signed, leaf.not_after, 1.0, reload) + (leaf.not_after - signed) / 10 <= now
+    return _overdue_at(signed_at(leaf.not_before, leaf.not_after), leaf.not_after, reload) <= now
+
+
+def _overdue_at(signed: datetime, not_after: datetime, reload: int) -> datetime:
+    return renew_at(signed, not_after, 1.0, reload) + (not_after - signed) * _OVERDUE
 
 
 def last_moment(signed: datetime, not_after: datetime, reload: int) -> datetime:
@@ -211,6 +276,11 @@ def jitter(node: str, name: str, serial: int) -> float:
     """Return a number in [0, 1) that differs between nodes, rows and renewals and is always the same for one leaf."""
     digest = sha256("\0".join((node, name, str(serial))).encode()).digest()
     return (int.from_bytes(digest[:8], "big") >> 11) / (1 << 53)
+
+
+def late_share(node: str, name: str, serial: int, due: datetime) -> float:
+    """Return a number as `jitter` does, which says nothing about that of the renewal: it differs for each `due`."""
+    return jitter(node, f"{name}\0{due.timestamp():.0f}", serial)
 
 
 def _pair_reasons(pair: Pair) -> Iterator[tuple[Reason, object]]:

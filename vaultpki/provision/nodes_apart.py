@@ -27,8 +27,7 @@ def find(cluster: Cluster, vault: Vault, records: Mapping[str, RotationRecord]) 
 
     def look(node: Node) -> list[Danger]:
         try:
-            held = reports.cas_of_rows(cluster, node)
-            report = reports.read(cluster, vault, reports.place_of(node, node.name), held).report
+            report = reports.read(cluster, vault, reports.place_of(node, node.name), node).report
         except (BadAnswer, Denied):
             return []
         return [

@@ -23,6 +23,7 @@ from vaultpki.node.state import (
     AgentState,
     Fault,
     IssuedRecord,
+    PostponedRenewal,
     ReaderSeen,
     Since,
     load,
@@ -57,10 +58,11 @@ FULL = AgentState(
     exposed={"kubelet": 7},
     unsafe=("/etc/kubernetes",),
     unanswered={"kubelet": (NOW,)},
+    postponed={"kubelet": PostponedRenewal(7, NOW + 86400.0, 1)},
 )
 LATER = (
     *("revisions", "vanished", "bundles", "leaves", "readers", "reported", "report_refused"),
-    *("clock_offset", "root", "asked", "revoked", "exposed", "unsafe", "unanswered"),
+    *("clock_offset", "root", "asked", "revoked", "exposed", "unsafe", "unanswered", "postponed"),
 )
 
 
@@ -244,7 +246,7 @@ def test_it_has_no_place_for_a_secret() -> None:
         *("certificates", "spent", "held", "faults", "hooked", "owed", "trust", "trust_since"),
         *("state", *LATER),
     }
-    for row in (IssuedRecord, Fault, Owed, Since, ReaderSeen, Moment):
+    for row in (IssuedRecord, PostponedRenewal, Fault, Owed, Since, ReaderSeen, Moment):
         hints = typing.get_type_hints(row)
         texts = {name for name, hint in hints.items() if hint not in {int, float, bool, Moment | None}}
         assert texts <= {"text", "error", "sha256", "problem", "boot"}
