@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from statistics import median
 
-from benchmarks import agents, fleet, rest, rotation
+from benchmarks import agents, fleet, rest, rotation, views
 from benchmarks.ground import ground, measures
 from benchmarks.timing import Contender, Result, compare, once
 
@@ -31,6 +31,7 @@ def main() -> None:
             _commands(Path(folder), arguments.only, arguments.rounds),
             _demo(Path(folder), arguments.only, arguments.rounds),
             fleet.results(Path(folder), arguments.only, arguments.rounds),
+            views.results(Path(folder), arguments.only, arguments.rounds),
             rotation.results(Path(folder), arguments.only, arguments.rounds),
             rest.results(Path(folder), arguments.only),
             agents.results(Path(folder), arguments.only, arguments.rounds, arguments.minutes),

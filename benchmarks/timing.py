@@ -41,7 +41,7 @@ def nothing() -> None:
 class Contender:
     """One process to time: `argv` with an absolute program; `before` readies the ground, `after` looks at what is left.
 
-    Neither is timed.
+    Neither is timed. `codes` are the exit codes of a run that counts.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Contender:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     before: Hook = nothing
     after: Hook = nothing
+    codes: tuple[int, ...] = (0,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ def once(contender: Contender) -> tuple[float, int]:
     if done.returncode != 0:
         sys.exit(f"{contender.name} could not be started: {done.stderr[-500:]}")
     seconds, memory, code = json.loads(done.stdout)
-    if code != 0:
+    if code not in contender.codes:
         sys.exit(f"{contender.name} ended with {code}, so its time means nothing: {done.stderr[-500:]}")
     contender.after()
     return seconds, memory

@@ -51,7 +51,7 @@ def fleet(cluster: Cluster) -> str:
     """Returns what `nodes --metrics` writes."""
     one = CertificateReport("kubelet", "ok", _BEGIN, "1f")
     report = NodeReport(_BEGIN, "0.2.0", certificates={"kubelet": one}, trust="5b0c2f6f")
-    nodes = NodeList((Member("cp-1", "listed", None, 1, report, {"version": 1}),))
+    nodes = NodeList((Member("cp-1", "listed", None, 1, report, '{"version":1}'),))
     record = RotationRecord("etcd", State.PUBLISHED, 2, _BEGIN, CaRef("etcd-1"), CaRef("etcd-2"))
     cas = (CaStatus("etcd", "etcd-1", "", _END, record),)
     read = ClusterFacts(cluster, _BEGIN, nodes, Revoked(), {}, (expiry(_CA, _BEGIN),), cas, ())

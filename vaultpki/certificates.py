@@ -334,6 +334,14 @@ def node_rows(cluster: Cluster, node: Node | Pool | None) -> tuple[Row, ...]:
     return tuple(row for row in rows(cluster) if row.node_roles & (node.roles if node else frozenset(NodeRole)))
 
 
+def stored(row: Row, cluster: Cluster) -> bool:
+    """Return whether Vault keeps the certificates of a row; `row` must come from `rows(cluster)`.
+
+    It keeps every operator's: the gates of a rotation know them from the mount alone.
+    """
+    return row.operator or not (cluster.no_store if row.no_store is None else row.no_store)
+
+
 def pool_role(row: Row, pool: Pool) -> str:
     """Return the PKI role of the row for a pool's nodes: a role of the pool's own if the row has addresses."""
     return f"{row.name}-{pool.name}" if row.addressed else row.name
@@ -419,4 +427,5 @@ def _overridden(row: Row, cluster: Cluster) -> Row:
         dns=row.dns + override.extra_names,
         ips=row.ips + override.extra_addresses,
         stem=override.stem or row.stem,
+        no_store=override.no_store if override.no_store is not None else row.no_store,
     )

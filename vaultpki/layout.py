@@ -70,9 +70,9 @@ CA_KEYS: Final = ((PKI, "ca.key"), (PKI, "front-proxy-ca.key"), (ETCD, "ca.key")
 
 
 def trust_bundles(
-    layout: Layout, roles: Collection[NodeRole], certificates: Collection[Certificate]
+    layout: Layout, roles: Collection[NodeRole], certificates: Collection[Certificate | Row]
 ) -> tuple[TrustBundle, ...]:
-    """Return the bundles of a node with these roles and certificates."""
+    """Return the bundles of a node with these roles and certificates, or rows."""
     cas = {certificate.ca for certificate in certificates}
     return tuple(
         each

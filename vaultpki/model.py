@@ -91,7 +91,7 @@ class Row:
     there, and for rows from cluster.yaml, which keep `stem` in the folder PKI. `kubeconfig` is a file name. `reload` is
     the longest time in seconds for which the consumer keeps using an old pair after a new one is installed. `manifest`
     names the template of a Kubernetes manifest that grants the certificate its permissions. `document` marks the rows
-    of the original document.
+    of the original document. `no_store` is as in cluster.yaml, None for its default; see `certificates.stored`.
     """
 
     name: str
@@ -111,6 +111,7 @@ class Row:
     reload: int = 0
     ttl: int | None = None
     key: KeyType | None = None
+    no_store: bool | None = None
     manifest: str | None = None
     document: bool = False
     built_in: bool = True
@@ -247,6 +248,7 @@ class Override:
     extra_names: tuple[str, ...] = ()
     extra_addresses: tuple[str, ...] = ()
     stem: str | None = None
+    no_store: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +282,7 @@ class Cluster:
     rows: tuple[Row, ...] = ()
     templates: tuple[UserTemplate, ...] = ()
     layout: Layout = Layout.DOCUMENT
+    no_store: bool = False
     file: str = "cluster.yaml"
 
     def mount(self, ca: str) -> str:

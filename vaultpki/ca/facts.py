@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 from weakref import WeakKeyDictionary
 
-from vaultpki.certificates import ROOT, node_rows, resolve, rows
+from vaultpki.certificates import ROOT, resolve, rows
 from vaultpki.errors import BadAnswer, CertificateUnreadable, ForeignObject, SpecError, StateConflict
-from vaultpki.identity.access import node_certificates
 from vaultpki.identity.anchor import refuse_unvouched_root
 from vaultpki.identity.nodes import Member, NodeList
 from vaultpki.layout import trust_bundles
-from vaultpki.model import Cluster, Node, Pool
+from vaultpki.model import Cluster, NodeRole
 from vaultpki.pki.facts import Facts
 from vaultpki.provision.ca_facts import BEFORE_ROOT
 from vaultpki.provision.impact import named
@@ -118,24 +119,42 @@ def refuse_unknown(cluster: Cluster, vault: Vault, found: NodeList) -> None:
 
 def participants(cluster: Cluster, found: Collection[Member], domain: str) -> tuple[Participant, ...]:
     """Return these nodes as the gates of a domain count them; a listed node that never joined is none of them."""
-    return tuple(_participant(cluster, each, domain) for each in found if not each.locked or each.report or each.former)
+    shares = functools.cache(functools.partial(_share, cluster, domain))
+    return tuple(
+        _participant(each, shares(each.holder.roles if each.holder is not None else frozenset()))
+        for each in found
+        if not each.locked or each.report or each.former
+    )
 
 
-def _participant(cluster: Cluster, who: Member, domain: str) -> Participant:
-    holder: Node | Pool | None = who.holder
-    roles = holder.roles if holder is not None else frozenset()
-    certificates = node_certificates(cluster, holder) if holder is not None else ()
-    bundles = trust_bundles(cluster.layout, roles, certificates)
-    components = {row.source for row in rows(cluster)}
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """What nodes of the same roles have of a domain: its certificates, its bundle, and readers of that bundle."""
+
+    certificates: frozenset[str]
+    bundle: bool
+    readers: tuple[str, ...]
+
+
+def _share(cluster: Cluster, domain: str, roles: frozenset[NodeRole]) -> _Share:
+    table = rows(cluster)
+    own = [row for row in table if row.node_roles & roles]
+    components = {row.source for row in table}
     readers = (each for each in READERS if each.ca == domain and each.follows is None and each.role in roles)
+    return _Share(
+        certificates=frozenset(row.name for row in own if row.ca == domain),
+        bundle=any(each.ca == domain and not each.chain for each in trust_bundles(cluster.layout, roles, own)),
+        readers=tuple(f"{domain}/{each.component}" for each in readers if each.component in components),
+    )
+
+
+def _participant(who: Member, share: _Share) -> Participant:
     return Participant(
         name=who.name,
         kind="listed" if who.kind == "listed" else "pooled",
-        certificates=frozenset(row.name for row in node_rows(cluster, holder) if row.ca == domain)
-        if holder is not None
-        else frozenset(),
-        bundle=any(each.ca == domain and not each.chain for each in bundles),
-        readers=tuple(f"{domain}/{each.component}" for each in readers if each.component in components),
+        certificates=share.certificates,
+        bundle=share.bundle,
+        readers=share.readers,
         credentials=who.credentials,
         # Nothing that a locked node claims counts, for others or for itself; a thief may have written it.
         report=None if who.locked else who.report,

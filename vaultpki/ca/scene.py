@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from vaultpki.ca.facts import participants, read_mount, read_root, refuse_unknown
-from vaultpki.certificates import ROOT
+from vaultpki.certificates import ISSUING_CAS, ROOT
 from vaultpki.errors import SpecError, StateConflict
 from vaultpki.identity.nodes import Member, NodeList, read_nodes
 from vaultpki.model import Cluster
@@ -23,7 +23,8 @@ from vaultpki.vault import Vault
 class Scene:
     """A cluster as a command found it: the root that signs now, the records by domain, who takes part, and the time.
 
-    `now` is the server's time. `unknown` says who can log in and is not in cluster.yaml, where that stops nothing.
+    `counted` are by domain those that its gates count, made once: a fleet is large. `now` is the server's time.
+    `unknown` says who can log in and is not in cluster.yaml, where that stops nothing.
     """
 
     cluster: Cluster
@@ -31,14 +32,13 @@ class Scene:
     root: Facts
     records: Mapping[str, StoredRecord]
     members: tuple[Member, ...]
+    counted: Mapping[str, tuple[Participant, ...]] = field(repr=False)
     now: datetime
     unknown: str = ""
 
     def nodes(self, domain: str) -> tuple[Participant, ...]:
         """Return those that the gates of a domain count."""
-        if domain == ROOT:
-            return root_gates.without_leaves(participants(self.cluster, self.members, "kubernetes"))
-        return participants(self.cluster, self.members, domain)
+        return self.counted[domain]
 
     def record(self, domain: str) -> RotationRecord:
         """Return the record of a domain that has one; ValueError for any other."""
@@ -81,7 +81,9 @@ def read_scene(
         if strict:
             raise
         unknown = error.problem
-    return Scene(cluster, vault, root, records, found.members, now, unknown)
+    counted = {ca: participants(cluster, found.members, ca) for ca in ISSUING_CAS}
+    counted[ROOT] = root_gates.without_leaves(counted["kubernetes"])
+    return Scene(cluster, vault, root, records, found.members, counted, now, unknown)
 
 
 def read_old_root(scene: Scene) -> Facts | None:

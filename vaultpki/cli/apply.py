@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vaultpki.cli.common import json_option, opened, path_option, spec_option, terminal
-from vaultpki.cli.progress import progress
+from vaultpki.cli.progress import progress, reading
 from vaultpki.errors import VaultpkiError
 from vaultpki.redact import escaped
 
@@ -52,7 +52,8 @@ def plan_command(
 
     with opened(file, allow_http=allow_http) as (cluster, vault, where):
         _warn_of_templates(cluster)
-        seen, plan = apply.observe_and_plan(cluster, vault, where)
+        with reading(vault) as counted:
+            seen, plan = apply.observe_and_plan(cluster, counted, where)
         plan = apply.with_impact(cluster, vault, seen, plan)
         asked = asked_server.read(cluster, vault)
     if output is not None:

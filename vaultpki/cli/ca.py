@@ -13,6 +13,7 @@ import click
 
 from vaultpki.cli.ca_recover import recover_command
 from vaultpki.cli.common import json_option, opened, print_json, screen, server_now, spec_option, terminal
+from vaultpki.cli.progress import reading
 from vaultpki.errors import Attention, VaultpkiError
 from vaultpki.redact import printable
 
@@ -107,7 +108,8 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
 
     with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _):
         now = server_now(vault)
-        cas = commands.status(cluster, vault, now, _pods(kubeconfig))
+        with reading(vault) as counted:
+            cas = commands.status(cluster, counted, now, _pods(kubeconfig))
         findings = tuple(of_cas(ca_ends.read(cluster, vault, datetime.now(UTC)), cas, cluster.file))
     soon = [each for each in findings if each.name == "ca-expires"]
     if as_json:
@@ -287,7 +289,11 @@ def _go(
 
         def take(course: Course | None, pods: KubeTrust | None) -> Step:
             nonlocal said
-            done = commands.advance(cluster, vault, server_now(vault), replace(said, pods=pods), course, back=back)
+            # One that waits reads again and again, and says in lines what it waits for.
+            with reading(vault, bar=not wait) as counted:
+                done = commands.advance(
+                    cluster, counted, server_now(vault), replace(said, pods=pods), course, back=back
+                )
             # What a person has said was restarted counts once.
             said = replace(said, restarted=())
             return done

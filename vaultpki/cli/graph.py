@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from vaultpki.cli.common import opened, path_option, server_now, spec_option
+from vaultpki.cli.progress import reading
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -108,8 +109,8 @@ def _read(
     from vaultpki.findings.cluster import judge
     from vaultpki.show import fleet as fleet_text
 
-    with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _):
-        read = fleet.read(cluster, vault, server_now(vault), today)
+    with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _), reading(vault) as counted:
+        read = fleet.read(cluster, counted, server_now(vault), today)
     return cluster, fleet_text.inventory(read, judge(read)), read.now
 
 

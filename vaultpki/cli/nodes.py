@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vaultpki.cli.common import json_option, opened, path_option, screen, server_now, spec_option, watch_options
+from vaultpki.cli.progress import reading
 
 if TYPE_CHECKING:
     from vaultpki.cli.shown import Shown
@@ -51,7 +52,7 @@ def nodes_command(
         if metrics is not None:
             _write_metrics(cluster, vault, metrics)
             return
-        show(lambda: _read_nodes(cluster, vault), seconds, watching=watching, as_json=as_json)
+        show(lambda: _read_nodes(cluster, vault, bar=not watching), seconds, watching=watching, as_json=as_json)
 
 
 def _write_metrics(cluster: Cluster, vault: Vault, path: Path) -> None:
@@ -63,7 +64,8 @@ def _write_metrics(cluster: Cluster, vault: Vault, path: Path) -> None:
     from vaultpki.show import fleet_metrics
 
     today = datetime.now(UTC)
-    read = fleet.read(cluster, vault, server_now(vault), today)
+    with reading(vault) as counted:
+        read = fleet.read(cluster, counted, server_now(vault), today)
     text = fleet_metrics.text(read, whole.judge(read), today)
     if str(path) == "-":
         click.echo(text, nl=False)
@@ -73,7 +75,7 @@ def _write_metrics(cluster: Cluster, vault: Vault, path: Path) -> None:
     own_file.write(path, text, marks=marks, what="file of metrics", option="--metrics", for_all=True)
 
 
-def _read_nodes(cluster: Cluster, vault: Vault) -> Shown:
+def _read_nodes(cluster: Cluster, vault: Vault, *, bar: bool) -> Shown:
     from datetime import UTC, datetime
 
     from vaultpki.ca import fleet
@@ -84,7 +86,8 @@ def _read_nodes(cluster: Cluster, vault: Vault) -> Shown:
     from vaultpki.pki import ca_life
     from vaultpki.show import node_table
 
-    read = fleet.read(cluster, vault, server_now(vault), datetime.now(UTC))
+    with reading(vault, bar=bar) as counted:
+        read = fleet.read(cluster, counted, server_now(vault), datetime.now(UTC))
     judged = whole.judge(read)
     stored = zip(judged.nodes, judged.stored, strict=True)
     return Shown(
@@ -94,7 +97,7 @@ def _read_nodes(cluster: Cluster, vault: Vault) -> Shown:
             *node_table.finding_lines(judged.about_cluster),
         ],
         lambda: {
-            "nodes": [{**node_rows.to_json(row), "report": nodes.bounded(one) or None} for row, one in stored],
+            "nodes": [{**node_rows.to_json(row), "report": nodes.shown(one)} for row, one in stored],
             "cas": [ca_life.to_json(end) for end in read.ends],
             **({"problems": list(read.problems)} if read.problems else {}),
             **whole.document(judged),

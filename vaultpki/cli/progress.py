@@ -6,11 +6,16 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from threading import Lock
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+if TYPE_CHECKING:
+    from vaultpki.vault import Vault
+
 _WIDTH: Final = 24
+# To draw a bar takes as long as a part of a request.
+_MOST_DRAWN: Final = 200
 # Clears the line of the bar.
 _CLEAR: Final = "\r\x1b[2K"
 
@@ -21,6 +26,7 @@ class Progress:
     def __init__(self, draw: Callable[[], Any] | None = None) -> None:
         self._draw = draw
         self._bar: Any = None
+        self._done = self._drawn = 0
         self._lock = Lock()
 
     def begin(self) -> None:
@@ -32,9 +38,11 @@ class Progress:
         """Count one piece of `total`, which may grow while the work goes on."""
         with self._lock:
             self.begin()
-            if self._bar is not None:
+            self._done += 1
+            if self._bar is not None and (self._done >= total or self._done - self._drawn > total // _MOST_DRAWN):
                 self._bar.length = total
-                self._bar.update(1)
+                self._bar.update(self._done - self._drawn)
+                self._drawn = self._done
 
     def say(self, text: str, colour: str | None = None) -> None:
         """Print a line on standard output, which may be the terminal of the bar; the next step draws the bar again."""
@@ -53,3 +61,13 @@ def progress(label: str) -> Iterator[Progress]:
     with ExitStack() as stack:
         bar = click.progressbar(length=1, label=label, width=_WIDTH, file=sys.stderr)
         yield Progress(lambda: stack.enter_context(bar))
+
+
+@contextmanager
+def reading(vault: Vault, *, bar: bool = True) -> Iterator[Vault]:
+    """Yield the server for work that reads a whole fleet, with a bar if there is much to read; none without `bar`."""
+    if not bar:
+        yield vault
+        return
+    with progress("Reading") as counter:
+        yield vault.counting(counter.step)

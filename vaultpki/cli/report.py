@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vaultpki.cli.common import opened, path_option, server_now, spec_option
+from vaultpki.cli.progress import reading
 
 if TYPE_CHECKING:
     from vaultpki.show.report_model import Report
@@ -73,8 +74,8 @@ def _of_fleet(file: Path, *, allow_http: bool) -> Report:
     from vaultpki.show import fleet as fleet_text
     from vaultpki.show import report_model, rotation_banner
 
-    with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _):
-        read = fleet.read(cluster, vault, server_now(vault), datetime.now(UTC))
+    with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _), reading(vault) as counted:
+        read = fleet.read(cluster, counted, server_now(vault), datetime.now(UTC))
     found, now = fleet_text.inventory(read, judge(read)), read.now
     if not read.cas:
         # What nodes hold is worth a page all the same.

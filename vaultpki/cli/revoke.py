@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from vaultpki.cli.common import json_option, opened, print_json, screen, spec_option, terminal
+from vaultpki.cli.common import json_option, opened, path_option, print_json, screen, spec_option, terminal
 from vaultpki.errors import Attention, VaultpkiError
 from vaultpki.redact import printable
 
 if TYPE_CHECKING:
+    from vaultpki.identity.by_serial import ServerCertificate
     from vaultpki.identity.revocation import Chosen
     from vaultpki.model import Cluster
     from vaultpki.vault import Vault
@@ -24,38 +25,56 @@ _NO_TERMINAL: Final = "revoke cannot be undone and there is no terminal to ask o
 @spec_option
 @json_option
 @click.option("--serial", metavar="HEX", help="Revoke one certificate only: that with this serial number.")
+@path_option("--certificate", help="Revoke one certificate only: the first one in this file.")
 @click.option("--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")
 def revoke_command(
-    node: str | None, file: Path, allow_http: bool, as_json: bool, serial: str | None, yes: bool
+    node: str | None,
+    file: Path,
+    allow_http: bool,
+    as_json: bool,
+    serial: str | None,
+    certificate: Path | None,
+    yes: bool,
 ) -> None:
     """Revoke the certificates of a node, or one certificate: they are put on the CRLs of their CAs at once.
 
     Kubernetes reads no CRL, and etcd only if it is told to: the command says what that means. To keep the node from
     getting new certificates, run `vaultpki lock` first. Exit 3 if certificates of a name that nodes share were left
-    alone, or if another node reports a revoked one too: both are named.
+    alone, if another node reports a revoked one too, or if Vault keeps no copy of a certificate (no_store in
+    cluster.yaml): all are named. Such a one is revoked by its file.
 
     \b
     Example:
       vaultpki revoke -f cluster.yaml cp-1
       vaultpki revoke -f cluster.yaml --serial 5f:3a:91:02
+      vaultpki revoke -f cluster.yaml --certificate w-17/kubelet.crt
     """
-    if (node is None) == (serial is None):
-        raise click.UsageError("name what to revoke: a NODE, or one certificate by --serial HEX")
+    if [node, serial, certificate].count(None) != 2:
+        raise click.UsageError("name what to revoke: a NODE, or one certificate by --serial HEX or --certificate FILE")
+    from datetime import UTC, datetime
+
+    from vaultpki.identity import by_serial
+    from vaultpki.show import certificate_files
+
+    facts = certificate_files.of_file(certificate, datetime.now(UTC)).facts if certificate is not None else None
     with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _):
-        if serial is not None:
-            _revoke_one(cluster, vault, serial, as_json=as_json, yes=yes)
+        if facts is not None:
+            _revoke_one(cluster, vault, by_serial.of_file(cluster, vault, facts), as_json=as_json, yes=yes)
+        elif serial is not None:
+            found = by_serial.find(cluster, vault, by_serial.parse(serial))
+            _revoke_one(cluster, vault, found, as_json=as_json, yes=yes)
         else:
             _revoke_of_node(cluster, vault, str(node), as_json=as_json, yes=yes)
 
 
-def _revoke_one(cluster: Cluster, vault: Vault, serial: str, *, as_json: bool, yes: bool) -> None:
+def _revoke_one(cluster: Cluster, vault: Vault, one: ServerCertificate, *, as_json: bool, yes: bool) -> None:
     from datetime import UTC, datetime
 
     from vaultpki.identity import by_serial, revocation, revoke
     from vaultpki.show import certificate
 
     now = datetime.now(UTC)
-    found = by_serial.with_holder(cluster, vault, by_serial.find(cluster, vault, by_serial.parse(serial)))
+    found = by_serial.with_holder(cluster, vault, one)
     chosen = by_serial.to_revoke(cluster, found, now)
     if not yes and (as_json or not terminal()):
         raise VaultpkiError(_NO_TERMINAL)
@@ -86,6 +105,8 @@ def _revoke_of_node(cluster: Cluster, vault: Vault, node: str, *, as_json: bool,
             click.echo(printable(line), err=True)
         if found.unattributed:
             raise Attention(f"nothing was revoked: there is no certificate that is known to be {node}'s; see above")
+        if found.out_of_reach:
+            raise Attention(f"nothing was revoked: Vault keeps no copy of {node}'s certificates; see above")
         raise VaultpkiError(
             f"there is no certificate to revoke that is known to be {node}'s; `vaultpki nodes -f {cluster.file}` lists "
             "the nodes"
@@ -108,8 +129,10 @@ def _revoke_of_node(cluster: Cluster, vault: Vault, node: str, *, as_json: bool,
 
 def decide(done: Chosen) -> None:
     """Raise Attention if a person has to decide what becomes of certificates."""
-    if done.doubtful:
+    if done.in_doubt:
         raise Attention("certificates of shared names are in doubt; see above")
+    if done.out_of_reach:
+        raise Attention("certificates are not revoked, because Vault keeps no copy of them; see above")
 
 
 def show(chosen: Chosen) -> None:

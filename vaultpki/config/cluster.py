@@ -55,6 +55,7 @@ def load_cluster(path: Path, *, allow_http: bool = False) -> Cluster:
         rows=tuple(_row(name, found, spec) for name, found in named.items() if name not in row_rules.OF_TABLE),
         templates=tuple(templates.read(name, found, path.parent) for name, found in spec["templates"].value.items()),
         layout=spec.get("layout"),
+        no_store=spec["defaults"].get("no_store"),
         file=str(path),
     )
     templates.check(cluster, spec)
@@ -168,6 +169,7 @@ def _override(found: FieldValue) -> Override:
         extra_names=found.get("extra_names") or (),
         extra_addresses=found.get("extra_addresses") or (),
         stem=found.get("file"),
+        no_store=found.get("no_store"),
     )
 
 
@@ -192,5 +194,6 @@ def _row(name: str, found: FieldValue, spec: FieldValue) -> Row:
         reload=reload,
         ttl=found.get("ttl"),
         key=found.get("key"),
+        no_store=found.get("no_store"),
         built_in=False,
     )

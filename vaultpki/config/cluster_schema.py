@@ -38,6 +38,9 @@ _CA = Choice(ISSUING_CAS, "issuing CA")
 _SHORT = Field(
     Boolean(), "Allows TTLs that are too short for the consumer to reload in time, down to 30s", default=False
 )
+_UNSTORED = (
+    "Vault keeps no copy: saves storage and CPU; `revoke NODE`, `revoke --serial` and `show --serial` do not find it"
+)
 _PLACEHOLDERS = "may contain {node} and {domain}"
 _COMMON_NAME = f"The subject's CN, at most {names.LONGEST_COMMON_NAME} characters; {_PLACEHOLDERS}"
 
@@ -109,6 +112,9 @@ DEFAULTS: Final = Record(
         "ttl": Field(duration("30d"), "Life of every certificate without a ttl of its own", default="30d"),
         "key": Field(_KEY, "Key of every certificate without a key of its own", default="ec-p256"),
         "allow_short_ttl": _SHORT,
+        "no_store": Field(
+            Boolean(), f"For certificates of nodes without a no_store of their own: {_UNSTORED}", default=False
+        ),
     }
 )
 
@@ -117,6 +123,7 @@ _OF_EVERY_ROW: Final = {
     "key": Field(_KEY, "Key of this certificate"),
     "file": Field(kinds.STEM, "File name without extension; default: the table's, or the certificate's own name"),
     "allow_short_ttl": _SHORT,
+    "no_store": Field(Boolean(), _UNSTORED),
 }
 
 
@@ -128,7 +135,13 @@ def _override(row: Row) -> Record:
     if row.usage.server:
         return Record({**_OF_EVERY_ROW, **extra})
     reason = f"{row.name} is a client's certificate: servers check its common name alone, not names or addresses"
-    return Record(_OF_EVERY_ROW, {key: f"{reason}; leave {key} out" for key in extra})
+    refused = {key: f"{reason}; leave {key} out" for key in extra}
+    if not row.operator:
+        return Record(_OF_EVERY_ROW, refused)
+    refused["no_store"] = (
+        f"{row.name} is an operator's, and a rotation knows those from Vault's copies alone: leave no_store out"
+    )
+    return Record({key: each for key, each in _OF_EVERY_ROW.items() if key != "no_store"}, refused)
 
 
 OWN_ROW: Final = Record(

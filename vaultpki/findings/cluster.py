@@ -5,7 +5,7 @@ Pure: the time is that of the reading.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -29,13 +29,13 @@ _STILL: Final = 86400
 class Judgement:
     """What was found of a cluster. `nodes` are in the order in which they need attention.
 
-    `stored` has the report of each of them as it is stored, in the same order. `cas` are findings on CAs, `rotation` is
-    the one on a rotation that is under way. `cluster` are those about the cluster as a whole.
+    `stored` has the report of each of them as it is stored, as JSON text, in the same order. `cas` are findings on CAs,
+    `rotation` is the one on a rotation that is under way. `cluster` are those about the cluster as a whole.
     """
 
     now: datetime
     nodes: tuple[NodeRow, ...]
-    stored: tuple[Mapping[str, Any], ...]
+    stored: tuple[str, ...]
     cas: tuple[Finding, ...]
     rotation: Finding | None
     cluster: tuple[Finding, ...]
@@ -57,11 +57,11 @@ def judge(read: ClusterFacts) -> Judgement:
     cluster, now, file = read.cluster, read.now, read.cluster.file
     ttls = {row.name: row.ttl or cluster.ttl for row in rows(cluster)}
     # Not by name: an identity that does not belong to a node may have the name of one.
-    pairs: list[tuple[NodeRow, Mapping[str, Any]]] = [
+    pairs: list[tuple[NodeRow, str]] = [
         (nodes.of_member(each, ttls, now, read.revoked, read.revisions, file=file), each.stored)
         for each in read.nodes.members
     ]
-    pairs += [(nodes.of_unfit(each, file=file), {}) for each in read.nodes.unfit]
+    pairs += [(nodes.of_unfit(each, file=file), "") for each in read.nodes.unfit]
     pairs.sort(key=lambda pair: nodes.order(pair[0]))
     active = next((ca for ca in read.cas if ca.record is not None and ca.record.active), None)
     return Judgement(

@@ -1,14 +1,14 @@
-"""Finds one certificate on the mounts of a cluster's CAs by its serial number, and who holds it."""
+"""Finds one certificate on the mounts of a cluster's CAs by its serial number, or by its file, and who holds it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
-from vaultpki.certificates import ISSUING_CAS, MOST_ISSUERS, ROOT, rows
+from vaultpki.certificates import ISSUING_CAS, MOST_ISSUERS, ROOT, rows, stored
 from vaultpki.errors import ArgumentError, BadAnswer, Refused
 from vaultpki.identity import nodes, revocation
 from vaultpki.identity.access import holder_of
@@ -25,11 +25,12 @@ _HEX: Final = re.compile(r"[0-9a-f]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class ServerCertificate:
-    """A certificate that the mount of `ca` has stored.
+    """A certificate of `ca`, whose mount has stored it.
 
     `revoked_at` is None if it was not revoked. `chain` are the CAs above it, its signer first, as far as the mounts
     show them. `rows` are those that it may be of: several only if rows share a subject. `named` is the node whose name
     is in its subject, empty for a name that nodes share. `holders` are the nodes that report it, which may be false.
+    `kept` is False for one that is known from a file alone.
     """
 
     ca: str
@@ -40,6 +41,7 @@ class ServerCertificate:
     rows: tuple[Row, ...] = ()
     named: str = ""
     holders: tuple[str, ...] = ()
+    kept: bool = True
 
     @property
     def owner(self) -> str:
@@ -78,7 +80,41 @@ def find(cluster: Cluster, vault: Vault, serial: int) -> ServerCertificate:
             return found
     raise ArgumentError(
         f"no CA of {cluster.name} below {cluster.prefix} has a certificate with the serial number "
-        f"{serial_text(serial)}: it is another cluster's, or expired and was removed from Vault"
+        f"{serial_text(serial)}: it is another cluster's, or expired and was removed from Vault{_hint(cluster)}"
+    )
+
+
+def _hint(cluster: Cluster) -> str:
+    """Return why Vault may not know a certificate of this cluster; empty if it keeps a copy of every one."""
+    if all(stored(row, cluster) for row in rows(cluster)):
+        return ""
+    return (
+        ", or Vault keeps no copy of it (no_store): `vaultpki show FILE` shows a file, and `vaultpki revoke "
+        "--certificate FILE` revokes it"
+    )
+
+
+def of_file(cluster: Cluster, vault: Vault, facts: Facts) -> ServerCertificate:
+    """Return the certificate of a file as its CA's mount knows it, also if the mount has no copy of it.
+
+    Raises ArgumentError if no issuer on the mounts of the cluster's issuing CAs has signed it.
+    """
+    for ca in ISSUING_CAS:
+        mount = cluster.mount(ca)
+        if x509.issuer_of(facts, _signers(vault, mount)) is None:
+            continue
+        found = _on_mount(cluster, vault, ca, facts.serial)
+        if found is None:
+            return ServerCertificate(ca, mount, facts, None, kept=False)
+        if found.facts.fingerprint != facts.fingerprint:
+            raise BadAnswer(
+                f"{mount}/cert/{serial_text(facts.serial)} shows another certificate; check the address and any proxy "
+                "in between"
+            )
+        return found
+    raise ArgumentError(
+        f"no issuing CA that {cluster.prefix} shows has signed this certificate, {facts.subject_text}: it is another "
+        "cluster's, or its CA was rotated away"
     )
 
 
@@ -91,7 +127,7 @@ def with_holder(cluster: Cluster, vault: Vault, found: ServerCertificate) -> Ser
         root = x509.issuer_of(chain[0], _signers(vault, cluster.mount(ROOT)))
         chain += [root] if root is not None else []
     if facts.is_ca:
-        return ServerCertificate(ca, found.mount, facts, found.revoked_at, tuple(chain))
+        return replace(found, chain=tuple(chain))
     reported = {
         member.name: name
         for member in nodes.members(cluster, vault)
@@ -104,7 +140,7 @@ def with_holder(cluster: Cluster, vault: Vault, found: ServerCertificate) -> Ser
     counted = {reported[named]} if named in reported else set() if named else set(reported.values())
     fitting = tuple(row for row in like if row.name in counted) or like
     holders = tuple(sorted(reported))
-    return ServerCertificate(ca, found.mount, facts, found.revoked_at, tuple(chain), fitting, named, holders)
+    return replace(found, chain=tuple(chain), rows=fitting, named=named, holders=holders)
 
 
 def rows_like(facts: Facts, table: Sequence[Row], ca: str = "") -> tuple[Row, ...]:
@@ -135,7 +171,7 @@ def to_revoke(cluster: Cluster, found: ServerCertificate, now: datetime) -> Chos
             f"{shown} ({found.name}) expired at {stamp(facts.not_after)}: there is nothing to revoke, no component "
             "accepts it any more"
         )
-    certificate = StoredCertificate(found.ca, facts, found.revoked_at is not None)
+    certificate = StoredCertificate(found.ca, facts, found.revoked_at is not None, found.kept)
     claimants = tuple(node for node in found.holders if node != found.owner) if not found.named else ()
     return Chosen((Target(found.name, certificate, claimants),), ())
 

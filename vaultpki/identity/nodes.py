@@ -6,8 +6,9 @@ enrol pooled nodes may also make an AppRole called `cp-1`; it is listed apart, a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from typing import Any, Final, Literal
@@ -18,7 +19,7 @@ from vaultpki.identity.applied import APPLIED, AppliedRecord
 from vaultpki.identity.credentials import Identity, count, held_credentials
 from vaultpki.identity.ending import find_entity, read_accessors
 from vaultpki.identity.reports import TokenIdentity
-from vaultpki.model import Cluster, Node, Pool
+from vaultpki.model import Cluster, Node, NodeRole, Pool
 from vaultpki.records import report_paths
 from vaultpki.records.node_report import NodeReport
 from vaultpki.redact import printable
@@ -39,9 +40,9 @@ class Member:
 
     `credentials` is how many secret ids it has; None if the token may not look, and for a node that logs in by a token.
     `report` has of its certificates only those that it may hold; None if it never reported, or if that cannot be read.
-    `stored` is the report as it is stored, for people. `former` is the version of an agent that reports only where
-    0.1.0 did, else empty. `disabled` is a node by token whose entity opens nothing. `join_until` is
-    until when a join file can be used, of a node that has nothing else and has never reported.
+    `stored` is the report as it is stored, as JSON text for people; empty if there is none. `former` is the version of
+    an agent that reports only where 0.1.0 did, else empty. `disabled` is a node by token whose entity opens nothing.
+    `join_until` is until when a join file can be used, of a node that has nothing else and has never reported.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Member:
     holder: Node | Pool | None
     credentials: int | None
     report: NodeReport | None = None
-    stored: Mapping[str, Any] = field(default_factory=dict)
+    stored: str = ""
     former: str = ""
     disabled: bool = False
     join_until: datetime | None = None
@@ -127,19 +128,26 @@ def read_nodes(cluster: Cluster, vault: Vault) -> NodeList:
     by_token = [each for each in tokens if each.pool in pools and takes(pools[each.pool], each.name)]
     known = {each.entity for each in by_token}
     early = _early(cluster, vault, {each.name for each in by_token})
+    # By roles, of which there are few.
+    by_roles: dict[frozenset[NodeRole], Node | Pool] = {each.roles: each for each in cluster.nodes}
+    by_roles |= {each.roles: each for each in cluster.pools}
+    held = {roles: reports.cas_of_rows(cluster, one) for roles, one in by_roles.items()}
+    of_any = reports.cas_of_rows(cluster, None)
 
     def listed(node: Node) -> Member:
-        return _with_approle(cluster, vault, Identity("listed", node.name), node, reports.place_of(node, node.name))
+        place = reports.place_of(node, node.name)
+        return _with_approle(cluster, vault, Identity("listed", node.name), node, place, held[node.roles])
 
     def pooled(name: str) -> Member:
         pool = holders[name]
         place = report_paths.pooled(pool.name if pool is not None else homeless[name], name)
-        return _with_approle(cluster, vault, Identity("pooled", name), pool, place)
+        own = held[pool.roles] if pool is not None else of_any
+        return _with_approle(cluster, vault, Identity("pooled", name), pool, place, own)
 
     def token(each: TokenIdentity) -> Member:
         pool, place = pools[each.pool], report_paths.by_token(each.pool, each.entity)
-        found = reports.read(cluster, vault, place, pool)
-        return Member(each.name, "jwt", pool, None, found.report, found.raw, disabled=each.disabled)
+        found = reports.read(cluster, vault, place, held[pool.roles])
+        return Member(each.name, "jwt", pool, None, found.report, found.text, disabled=each.disabled)
 
     def unfit_identity(name: str) -> Unfit:
         counted = count(cluster, vault, Identity("pooled", name)) if APPROLE.fullmatch(name) else None
@@ -174,17 +182,25 @@ def own_report(cluster: Cluster, vault: Vault, name: str) -> NodeReport | None:
         # It was taken off cluster.yaml, and no apply has ended it yet.
         homes = [pool for pool, pattern in _applied_pools(cluster, vault).items() if fits_pattern(pattern, name)]
         places = [report_paths.listed(name), *(report_paths.pooled(pool, name) for pool in homes)]
-    found = vault.map(lambda place: reports.read(cluster, vault, place, holder).report, places)
+    held = reports.cas_of_rows(cluster, holder)
+    found = vault.map(lambda place: reports.read(cluster, vault, place, held).report, places)
     return next((each for each in found if each is not None), None)
 
 
-def _with_approle(cluster: Cluster, vault: Vault, identity: Identity, holder: Node | Pool | None, place: str) -> Member:
+def _with_approle(
+    cluster: Cluster,
+    vault: Vault,
+    identity: Identity,
+    holder: Node | Pool | None,
+    place: str,
+    held: Mapping[str, str],
+) -> Member:
     name = identity.name
-    found = reports.read(cluster, vault, place, holder)
-    former = "" if found.raw else reports.former_agent(cluster, vault, name)
-    if found.raw or former:
+    found = reports.read(cluster, vault, place, held)
+    former = "" if found.text else reports.former_agent(cluster, vault, name)
+    if found.text or former:
         counted = count(cluster, vault, identity)
-        return Member(name, identity.kind, holder, counted, found.report, found.raw, former=former)
+        return Member(name, identity.kind, holder, counted, found.report, found.text, former=former)
     own = held_credentials(cluster, vault, identity)
     return Member(name, identity.kind, holder, own.credentials, join_until=own.join_until)
 
@@ -232,6 +248,11 @@ def _early(cluster: Cluster, vault: Vault, known: Collection[str]) -> list[Membe
         return Member(name, "jwt", pool, None, former=former, disabled=entity.disabled) if entity is not None else None
 
     return [each for each in vault.map(look, names_) if each is not None]
+
+
+def shown(stored: str) -> Any:
+    """Return a stored report as it is shown to people and programs; None if there is none."""
+    return bounded(json.loads(stored)) if stored else None
 
 
 def bounded(value: Any, depth: int = 4) -> Any:

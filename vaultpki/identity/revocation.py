@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from vaultpki.certificates import node_rows, rows
+from vaultpki.certificates import node_rows, rows, stored
 from vaultpki.identity.access import holder_of
 from vaultpki.model import NODE, Cluster, Row
 from vaultpki.pki.facts import Facts, serial_text
@@ -28,11 +28,15 @@ SerialsByNode = Mapping[str, Mapping[str, int]]
 
 @dataclass(frozen=True, slots=True)
 class StoredCertificate:
-    """A certificate on the mount of a CA that has not expired. `revoked` says whether it is revoked already."""
+    """A certificate of a CA that has not expired. `revoked` says whether it is revoked already.
+
+    `kept` says whether the mount of the CA has a copy; else it is known from a file.
+    """
 
     ca: str
     facts: Facts
     revoked: bool
+    kept: bool = True
 
     @property
     def serial(self) -> str:
@@ -77,16 +81,35 @@ class Unattributed:
 
 
 @dataclass(frozen=True, slots=True)
+class NotKept:
+    """A certificate of the node of which Vault keeps no copy, so that it cannot be revoked by its serial number.
+
+    Without a serial number it is not known whether there is one: cluster.yaml has `no_store` for its row.
+    """
+
+    ca: str
+    name: str
+    serial: str = ""
+    not_after: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Chosen:
     """What is the node's, in the order of the CAs, and what cannot be told."""
 
     targets: tuple[Target, ...]
     unattributed: tuple[Unattributed, ...]
+    not_kept: tuple[NotKept, ...] = ()
 
     @property
-    def doubtful(self) -> bool:
-        """Whether a person has to decide something: certificates were left alone, or another node reports them too."""
+    def in_doubt(self) -> bool:
+        """Whether certificates were left alone, or another node reports some of the revoked ones too."""
         return bool(self.unattributed) or any(target.claimants for target in self.targets)
+
+    @property
+    def out_of_reach(self) -> bool:
+        """Whether the node reports certificates that are not revoked, since Vault keeps no copy of them."""
+        return any(one.serial for one in self.not_kept)
 
 
 def serials(reports: Mapping[str, NodeReport | None]) -> dict[str, dict[str, int]]:
@@ -98,7 +121,7 @@ def serials(reports: Mapping[str, NodeReport | None]) -> dict[str, dict[str, int
     }
 
 
-def choose(cluster: Cluster, node: str, stored: Sequence[StoredCertificate], reported: SerialsByNode) -> Chosen:
+def choose(cluster: Cluster, node: str, found: Sequence[StoredCertificate], reported: SerialsByNode) -> Chosen:
     """Return which of the certificates on the mounts are the node's."""
     # A node that was taken off cluster.yaml may have had any role.
     possible = node_rows(cluster, holder_of(cluster, node))
@@ -106,7 +129,7 @@ def choose(cluster: Cluster, node: str, stored: Sequence[StoredCertificate], rep
     mine = reported.get(node, {})
     targets: list[Target] = []
     left: dict[tuple[str, str], list[StoredCertificate]] = {}
-    for one in stored:
+    for one in found:
         if names_node(cluster, node, one.ca, one.facts):
             targets.append(Target(_named(cluster, node, one, reported), one))
             continue
@@ -122,6 +145,25 @@ def choose(cluster: Cluster, node: str, stored: Sequence[StoredCertificate], rep
         elif not one.revoked:
             left.setdefault((one.ca, fitting[0].name), []).append(one)
     return Chosen(tuple(targets), tuple(_unattributed(ca, name, some, claims) for (ca, name), some in left.items()))
+
+
+def not_kept(
+    cluster: Cluster, node: str, found: Sequence[StoredCertificate], report: NodeReport | None, now: datetime
+) -> tuple[NotKept, ...]:
+    """Return the node's certificates of which Vault keeps no copy, as far as its report and cluster.yaml tell."""
+    known = {(one.ca, one.facts.serial) for one in found}
+    reported = report.certificates if report is not None else {}
+    missing = []
+    for row in node_rows(cluster, holder_of(cluster, node)):
+        one = reported.get(row.name)
+        if one is not None and one.serial and (one.not_after is None or one.not_after > now):
+            serial = int(one.serial, 16)
+            if (row.ca, serial) not in known:
+                missing.append(NotKept(row.ca, row.name, serial_text(serial), one.not_after))
+                continue
+        if not stored(row, cluster):
+            missing.append(NotKept(row.ca, row.name))
+    return tuple(missing)
 
 
 def _claims(node: str, reported: SerialsByNode) -> dict[int, set[str]]:
@@ -221,6 +263,7 @@ def sentences(node: str, chosen: Chosen, *, ended: bool = False) -> list[str]:
             f"{one.reason}; if {node} may hold {'it' if one.count == 1 else 'one of them'}, `vaultpki ca rotate "
             f"{one.ca} --emergency` ends {'it' if one.count == 1 else 'them'}"
         )
+    said += _not_kept_sentences(node, chosen)
     twice = [target for target in chosen.targets if target.claimants]
     if twice:
         names = sorted({name for target in twice for name in target.claimants})
@@ -236,6 +279,26 @@ def sentences(node: str, chosen: Chosen, *, ended: bool = False) -> list[str]:
         )
     if chosen.targets:
         said.append("`vaultpki ca rotate DOMAIN --emergency` ends every certificate of a CA, also where no CRL is read")
+    return said
+
+
+def _not_kept_sentences(node: str, chosen: Chosen) -> list[str]:
+    said = []
+    reported = [one for one in chosen.not_kept if one.serial]
+    if reported:
+        last = max((one.not_after for one in reported if one.not_after is not None), default=None)
+        until = f" until {stamp(last)}" if last is not None else " until they expire"
+        said.append(
+            f"not revoked: {_and([one.name for one in reported])}, which {node} reports: Vault keeps no copy of "
+            f"{'it' if len(reported) == 1 else 'them'} (no_store), so valid{until}; `vaultpki revoke --certificate "
+            "FILE` revokes one whose file you have, and `vaultpki ca rotate DOMAIN --emergency` ends all of a CA"
+        )
+    others = [one.name for one in chosen.not_kept if not one.serial]
+    if others:
+        said.append(
+            f"Vault keeps no copy of certificates of {_and(others)} (no_store): one that {node} may have is not known, "
+            "and stays valid until it expires"
+        )
     return said
 
 
@@ -263,6 +326,15 @@ def to_json(node: str, chosen: Chosen, *, ended: bool = False) -> dict[str, Any]
                 "reported_by": list(one.claimants),
             }
             for one in chosen.unattributed
+        ],
+        "not_stored": [
+            {
+                "ca": one.ca,
+                "name": one.name,
+                "serial": one.serial or None,
+                "not_after": stamp(one.not_after) if one.not_after is not None else None,
+            }
+            for one in chosen.not_kept
         ],
         "notes": sentences(node, chosen, ended=ended),
     }

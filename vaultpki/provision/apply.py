@@ -16,7 +16,7 @@ from vaultpki.model import Cluster
 from vaultpki.provision import ca_ends, layout_change, leftovers, nodes_apart, quorum
 from vaultpki.provision.ca_facts import rotations_needed
 from vaultpki.provision.carry_out import carry_out, change_path
-from vaultpki.provision.impact import Live, concerns_nodes, impact_of, named
+from vaultpki.provision.impact import Live, concerns_nodes, impact_of, named, of_storage
 from vaultpki.provision.observe import Observation, observe, refuse_foreign
 from vaultpki.provision.plan import Change, Impact, Plan, plan
 from vaultpki.records import report_paths
@@ -57,9 +57,9 @@ def observe_and_plan(cluster: Cluster, vault: Vault, where: ServerFacts) -> tupl
 def with_impact(cluster: Cluster, vault: Vault, seen: Observation, todo: Plan) -> Plan:
     """Return the plan with its impact on nodes that take part already, for which it lists their reports if needed.
 
-    What it means for etcd's quorum stands first, and does not depend on reports.
+    What it means for etcd's quorum and for revocation stands first, and does not depend on reports.
     """
-    first = tuple(quorum.impact_of(cluster, todo.changes))
+    first = (*quorum.impact_of(cluster, todo.changes), *of_storage(cluster, todo.changes))
     if not concerns_nodes(cluster, todo.changes):
         return replace(todo, impact=first)
     # Also where agents of 0.1.0 report: whoever wrote a false report there only adds a line to the plan.

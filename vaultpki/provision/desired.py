@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from vaultpki.certificates import ISSUING_CAS, LEAF_BACKDATE, ROOT, ca_subject, pool_role, resolve, rows
+from vaultpki.certificates import ISSUING_CAS, LEAF_BACKDATE, ROOT, ca_subject, pool_role, resolve, rows, stored
 from vaultpki.identity import access
 from vaultpki.identity.access import CertificatesByHolder, auth_mounts, jwt_roles, node_certificates
 from vaultpki.layout import own_server
@@ -190,7 +190,7 @@ def _role(cluster: Cluster, row: Row, pool: Pool | None, mounts: list[str], fact
         "not_after": "",
         "use_pss": False,
         "generate_lease": False,
-        "no_store": False,
+        "no_store": not stored(row, cluster),
         "issuer_ref": "default",
     }
     if facts.openbao:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from vaultpki.certificates import ROOT, rows
+from vaultpki.certificates import ROOT, rows, stored
 from vaultpki.identity.access import approle_pools, fits_pattern, node_certificates, takes, unmatched
 from vaultpki.layout import own_server
 from vaultpki.model import Cluster, Node, NodeRole, Pool, Row
@@ -27,6 +27,7 @@ REWRITES: Final = "rewrites"
 NOT_RENEWED: Final = "not-renewed"
 LOSES_ACCESS: Final = "loses-access"
 REJOINS: Final = "rejoins"
+NOT_STORED: Final = "not-stored"
 
 # Fields of a certificate in a record that are not in the certificate itself: a change needs no new certificate.
 _BESIDE: Final = frozenset({"file", "kubeconfig", "reload", "role"})
@@ -82,6 +83,21 @@ def impact_of(cluster: Cluster, changes: Sequence[Change], live: Live) -> tuple[
     for record in records:
         impact += _node(context, record) if record.folder == "nodes" else _pool(context, record)
     return (*impact, *_ended(context), *_rejoining(context), *_everybody(context))
+
+
+def of_storage(cluster: Cluster, changes: Sequence[Change]) -> Iterator[Impact]:
+    """Return what it means that roles store their certificates no more, or do not from the beginning."""
+    unstored = {row.name: f"{cluster.mount(row.ca)}/{row.name}" for row in rows(cluster) if not stored(row, cluster)}
+    changed = {c.name: c.fields.get("no_store", (None, None)) for c in changes if c.kind == "role"}
+    names = [name for name, role in unstored.items() if changed.get(role, (None, None))[1] is True]
+    if names:
+        yield Impact(
+            NOT_STORED,
+            f"Vault keeps no copy of certificates of {named(names)} that it signs from now on (no_store): "
+            "`revoke NODE`, `revoke --serial` and `show --serial` do not find them; `revoke --certificate FILE` "
+            "revokes one whose file you have; renewals and rotations go on as before",
+            nodes=0,
+        )
 
 
 def sentences(impact: Sequence[Impact], *, merged: bool) -> Iterator[tuple[Colour, str]]:

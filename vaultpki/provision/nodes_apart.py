@@ -27,7 +27,8 @@ def find(cluster: Cluster, vault: Vault, records: Mapping[str, RotationRecord]) 
 
     def look(node: Node) -> list[Danger]:
         try:
-            report = reports.read(cluster, vault, reports.place_of(node, node.name), node).report
+            held = reports.cas_of_rows(cluster, node)
+            report = reports.read(cluster, vault, reports.place_of(node, node.name), held).report
         except (BadAnswer, Denied):
             return []
         return [

@@ -98,7 +98,8 @@ def _of_nodes(judged: Judgement) -> Iterator[Metric]:
     ]
     yield _metric("node_finding", "1 for each finding that Vault shows of the node.", findings)
     reports = [(its, row.reported.timestamp() if row.reported else None) for its, row in rows]
-    yield _metric("node_last_report_timestamp_seconds", "When the node last reported.", reports)
+    about = "When the node last reported; one at rest does once an hour."
+    yield _metric("node_last_report_timestamp_seconds", about, reports)
     ends = [(its, row.first_expiry.timestamp() if row.first_expiry else None) for its, row in rows]
     about = "When the first of the certificates expires that the node has reported."
     yield _metric("node_first_expiry_timestamp_seconds", about, ends)

@@ -36,6 +36,8 @@ _STANDBY_SECONDS: Final = 2.0
 # As many go over one connection, since a node asks for little and a thousand nodes would else make eight thousand TLS
 # handshakes; more are a person's command, which is faster on all connections (benchmarks/RESULTS.md).
 _FEW: Final = 6
+# Items of one `map`; fewer are done in a second.
+_MANY: Final = 200
 # No longer than policies/node.json and pool.json let a node wrap what it mints.
 _WRAPPED: Final = "60s"
 
@@ -54,6 +56,25 @@ class _Count:
         with self._lock:
             self.reads += reads
             self.writes += len(requests) - reads
+
+
+class _Pieces:
+    """Counts the items of long lists, from any thread; tells `step` after each how many there are in all."""
+
+    def __init__(self, step: Callable[[int], None]) -> None:
+        self._step = step
+        self._total = 0
+
+    def counted(self, work: Callable[[Any], Any], count: int) -> Callable[[Any], Any]:
+        """Return work that is counted, for a list of this many items."""
+        self._total += count
+
+        def one(item: Any) -> Any:
+            found = work(item)
+            self._step(self._total)
+            return found
+
+        return one
 
 
 class Vault:
@@ -75,6 +96,7 @@ class Vault:
         self._route = Route(settings, patience, request_seconds, self._work.given_up)
         self.sent = _Count()
         self._options: dict[str, Any] = {}
+        self._pieces: _Pieces | None = None
         self.entity = ""
 
     def __repr__(self) -> str:
@@ -113,6 +135,15 @@ class Vault:
         """Return the same server and token, whose requests have these options of Request."""
         other = copy.copy(self)
         other._options = {**self._options, **options}
+        return other
+
+    def counting(self, step: Callable[[int], None]) -> Vault:
+        """Return the same server and token, whose `map` calls `step` after each item of a long list.
+
+        `step` is told how many items there are in all, which may grow, and is called from any thread.
+        """
+        other = copy.copy(self)
+        other._pieces = _Pieces(step)
         return other
 
     # Calls
@@ -190,6 +221,9 @@ class Vault:
 
         After an error nothing new begins, and what waits for the server stops waiting.
         """
+        items = list(items)
+        if self._pieces is not None and len(items) >= _MANY:
+            work = self._pieces.counted(work, len(items))
         return self._work.map(work, items, width=width)
 
     def call(self, request: Request) -> Answer:

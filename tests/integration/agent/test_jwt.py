@@ -632,6 +632,8 @@ def test_a_locked_node_gets_nothing_with_its_token_until_it_is_unlocked(own: Vou
     assert "c-1 is unlocked" in said and entity_fields(own, "c-1") == before
     assert "was not locked" in vaultpki("unlock", "-f", own.file, "c-1", env=environment).stdout
     assert opens(own, "c-1")
+    # Its tokens of before come back with it, until each of them expires.
+    assert own.server.api("GET", f"{own.prefix}/config/data/cluster", token=stolen).status == 200
     node.run()
     assert own.read_names(f"{own.prefix}/config/metadata/locked") == []
 

@@ -100,6 +100,30 @@ def test_work_that_does_not_begin_has_no_bar(cluster: AuditedCluster) -> None:
     assert "Applying" not in shown.shown and "Done: 0 changes" in shown.shown
 
 
+def test_commands_that_read_a_fleet(clusters: ClusterFactory, tmp_path: Path) -> None:
+    workers = [f"- {{name: w-{n}, roles: [worker], addresses: [10.0.1.{n}]}}" for n in range(1, 221)]
+    cluster = clusters.applied(SPEC.partition("pools:")[0] + "\n".join(workers) + "\n")
+    viewer, applier = cluster.environment("viewer"), cluster.environment("applier")
+    vaultpki("ca", "rotate", "etcd", "-f", cluster.file, env=applier, expect={0, 3})
+    # The fleet never joined: `nodes` and the page say so, and it keeps no gate closed.
+    for *words, ended in (
+        ("plan", 0),
+        ("nodes", 3),
+        ("report", "--from-vault", "-o", tmp_path / "report.html", 3),
+        ("ca", "status", 0),
+    ):
+        with on_terminal(*words, "-f", cluster.file, env=viewer, columns=100) as shown:
+            assert shown.ended() == ended, shown.shown
+        assert "Reading" in shown.shown and "100%" in shown.shown
+        if words == ["nodes"]:
+            # The table begins on a line of its own, below the bar.
+            assert any(line.startswith("NODE") for line in plain(left_on_screen(shown)))
+    assert "Reading" not in vaultpki("nodes", "-f", cluster.file, env=viewer, expect={3}).stderr
+    with on_terminal("ca", "continue", "-f", cluster.file, env=applier, columns=100) as shown:
+        assert shown.ended() in (0, 3)
+    assert "Reading" in shown.shown and "100%" in shown.shown
+
+
 def test_demo_and_verify(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     with on_terminal("demo", "--dir", folder, env={}, columns=100) as shown:

@@ -24,6 +24,8 @@ from helpers.node.resident_agent import (
 from helpers.vault.applied_cluster import NodeFolder, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import Server, free_ports, wait_for
+from vaultpki.records import changes
+from vaultpki.records.changes import Changes
 
 
 def test_a_second_agent_for_the_same_folders_ends_at_once(clusters: ClusterFactory) -> None:
@@ -89,18 +91,23 @@ def test_agents_of_two_nodes_in_one_directory(server: Server, clusters: ClusterF
 
 
 def test_a_rejected_credential_needs_a_join(server: Server, tmp_path: Path, clusters: ClusterFactory) -> None:
-    """The agent reports one state, in one sentence, tries few logins, and continues after a join while it runs."""
+    """The agent reports one state, in one sentence, tries few logins, and continues after a join while it runs.
+
+    `lock` ends the token that it keeps, too.
+    """
     cluster = clusters.applied(resident_agent.SPEC)
     (port,) = free_ports(1)
     node = polling_node(cluster, further=f"metrics: 127.0.0.1:{port}\n")
-    role = f"auth/{cluster.prefix}/listed/role/worker-1"
+    poll, login = f"{cluster.prefix}/config/data/changes", f"auth/{cluster.prefix}/listed/login"
+    settled = {"data": changes.to_json(Changes(settled=True))}
+    assert server.api("POST", poll, settled).status == 200
     with resident(node) as agent:
         agent.await_issued()
-        role_id = cluster.read(f"{role}/role-id")["role_id"]
-        # All its secret ids go, and its role id with them.
-        assert server.api("DELETE", role).status == 204
+        # It is at rest.
+        wait_for(lambda: [path for _, path in server.requests()][-1] == poll, 3 * POLL, agent.log.read_text)
         since = server.audit_position()
-        told = agent.await_said("rejects this node's credential", 40)
+        vaultpki("lock", "-f", cluster.file, "worker-1", env=cluster.environment("locker"))
+        told = agent.await_said("rejects this node's credential", 2 * POLL)
         new = "`vaultpki enroll -f cluster.yaml worker-1`"
         assert f"({new}, then `vaultpki agent -c {node.config} --join join.json` here)" in told[0]["message"], told
         state = agent.status(expect=3)
@@ -108,10 +115,9 @@ def test_a_rejected_credential_needs_a_join(server: Server, tmp_path: Path, clus
         wait_for(lambda: figure(port, "agent_state", state="needs-join") == 1, 5, str)
         assert figure(port, "vault_reachable") == 1
         wait_for(lambda: leaf(node, "kubelet").not_after < datetime.now(UTC), 40, lambda: "still good")
-        logins = [path for _, path in server.requests(since) if path == f"auth/{cluster.prefix}/listed/login"]
+        logins = [path for _, path in server.requests(since) if path == login]
         # Vault locks out who comes five times within 15 minutes, and the new join file's login with it.
         assert len(logins) <= 3, logins
-        cluster.apply()
         enrol = vaultpki(
             *("enroll", "-f", cluster.file, "worker-1", "-o", tmp_path / "join.json"), env=cluster.environment()
         )
@@ -123,7 +129,6 @@ def test_a_rejected_credential_needs_a_join(server: Server, tmp_path: Path, clus
         assert agent.status(expect=0)["agent"]["state"] == "ok"
         assert len(agent.said("rejects this node's credential")) == 1, agent.log.read_text()
         assert agent.process.poll() is None and agent.end() < AT_ONCE
-    assert role_id
 
 
 def test_a_join_between_two_passes_is_noticed(clusters: ClusterFactory, tmp_path: Path) -> None:

@@ -53,6 +53,12 @@ REFUSED: dict[str, tuple[str, int | None, str, str]] = {
         "certificates.admin.extra_names",
         "common name alone",
     ),
+    "an operator's that is not stored": (
+        CERT + "{admin: {no_store: true}}\n",
+        5,
+        "certificates.admin.no_store",
+        "leave no_store out",
+    ),
     "addresses of a client": (
         CERT + "{admin: {extra_addresses: [10.0.0.1]}}\n",
         5,

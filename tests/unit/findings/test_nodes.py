@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Mapping
 from dataclasses import replace
@@ -56,7 +57,7 @@ def row(
 ) -> NodeRow:
     """The row of a node whose report is stored so, by way of the form in which it is stored."""
     value = node_report.to_json(stored) if isinstance(stored, NodeReport) else stored
-    member = Member("cp-1", "listed", NODE, credentials, node_report.read(value), value)
+    member = Member("cp-1", "listed", NODE, credentials, node_report.read(value), json.dumps(value) if value else "")
     return of_member(member, {"kubelet": 30 * 86400}, NOW, revoked)
 
 

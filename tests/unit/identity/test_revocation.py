@@ -10,7 +10,7 @@ import pytest
 
 from helpers.example_cluster import load
 from vaultpki.certificates import ISSUING_CAS, node_rows, resolve, row_named
-from vaultpki.identity.revocation import StoredCertificate, choose, sentences, serials, to_json
+from vaultpki.identity.revocation import StoredCertificate, choose, not_kept, sentences, serials, to_json
 from vaultpki.model import Cluster, Subject
 from vaultpki.pki.facts import EKU, Facts
 from vaultpki.records.node_report import CertificateReport, NodeReport
@@ -96,7 +96,7 @@ def test_a_node_that_tells_the_truth_loses_all_that_it_holds_and_nobody_else_any
     other = {"cp-1": "cp-2", "cp-2": "cp-1"}.get(node)
     left = {(one.count, one.claimants, one.unclaimed) for one in result.unattributed}
     assert left == ({(1, (other,), 0)} if other else set())
-    assert result.doubtful is (other is not None)
+    assert result.in_doubt is (other is not None)
     assert len({target.certificate.ca for target in result.targets}) == (2 if node == "w-1" else 3)
 
 
@@ -147,7 +147,7 @@ def test_a_node_that_lies_ends_no_certificate_that_it_may_not_hold(cluster: Clus
     # Of the other control plane it ends what both say to hold, and that is told: which of them lies is not known.
     result = choose(cluster, "cp-1", found, {**reported, "cp-1": others})
     twice = {target.name for target in result.targets if target.claimants == ("cp-2",)}
-    assert twice == set(SHARED) and result.doubtful
+    assert twice == set(SHARED) and result.in_doubt
     assert any("run `vaultpki renew` there" in line for line in sentences("cp-1", result))
     assert {(one.name, one.claimants) for one in result.unattributed} == {(name, ()) for name in SHARED}
 
@@ -168,7 +168,7 @@ def test_a_silent_stolen_node_keeps_nothing_unsaid(cluster: Cluster) -> None:
         named = {serial for name, serial in reported["cp-1"].items() if name not in SHARED}
         assert {target.certificate.facts.serial for target in result.targets} == named
         assert {(one.name, one.count) for one in result.unattributed} == {(name, 2) for name in SHARED}
-        assert result.doubtful and all("--emergency" in line for line in sentences("cp-1", result) if "left" in line)
+        assert result.in_doubt and all("--emergency" in line for line in sentences("cp-1", result) if "left" in line)
     revoked = [replace(one, revoked=True) for one in found]
     assert choose(cluster, "cp-1", revoked, {}).unattributed == ()
 
@@ -236,7 +236,7 @@ def test_what_it_does_not_do_is_told(cluster: Cluster) -> None:
 def test_the_form_for_programs(cluster: Cluster) -> None:
     found, reported = everything(cluster)
     document = to_json("w-1", choose(cluster, "w-1", found, reported))
-    assert document.keys() == {"node", "revoked", "left_alone", "notes"} and document["node"] == "w-1"
+    assert document.keys() == {"node", "revoked", "left_alone", "not_stored", "notes"} and document["node"] == "w-1"
     assert {one["name"] for one in document["revoked"]} == {"kubelet", "kubelet-client", "kube-proxy"}
     one = next(one for one in document["revoked"] if one["name"] == "kubelet")
     serial = reported["w-1"]["kubelet"]
@@ -247,3 +247,31 @@ def test_the_form_for_programs(cluster: Cluster) -> None:
         "not_after": "2026-12-16T12:00:00Z",
     }
     assert {one["ca"] for one in document["revoked"]} <= set(ISSUING_CAS)
+
+
+def test_what_vault_keeps_no_copy_of_is_said_by_the_nodes_report_and_by_cluster_yaml(tmp_path: Path) -> None:
+    cluster = load(tmp_path, SPEC + "certificates: {kubelet-client: {no_store: true}, kube-proxy: {no_store: true}}\n")
+    found = [stored(cluster, "kubelet", "w-1", 7)]
+    reported = {"kubelet": ("kubelet", 7), "kubelet-client": ("kubernetes", 8)}
+    report = NodeReport(
+        NOW,
+        "test",
+        certificates={name: CertificateReport(ca, "ok", END, f"{n:x}") for name, (ca, n) in reported.items()},
+    )
+    missing = not_kept(cluster, "w-1", found, report, NOW)
+    assert [(one.name, one.serial, one.not_after) for one in missing] == [
+        ("kube-proxy", "", None),
+        ("kubelet-client", "08", END),
+    ]
+    chosen = replace(choose(cluster, "w-1", found, serials({"w-1": report})), not_kept=missing)
+    assert chosen.out_of_reach and not chosen.in_doubt
+    said = [line for line in sentences("w-1", chosen) if "no copy" in line]
+    assert said[0].startswith("not revoked: kubelet-client, which w-1 reports: Vault keeps no copy of it (no_store)")
+    assert said[1].startswith("Vault keeps no copy of certificates of kube-proxy (no_store)")
+    assert [one["serial"] for one in to_json("w-1", chosen)["not_stored"]] == [None, "08"]
+    # One that was revoked by its file is on the mount, and one that has expired needs nothing.
+    found.append(replace(stored(cluster, "kubelet-client", "w-1", 8), revoked=True))
+    assert not any(one.serial for one in not_kept(cluster, "w-1", found, report, NOW))
+    assert not any(one.serial for one in not_kept(cluster, "w-1", [], report, END))
+    # Without the key nothing is said.
+    assert not_kept(load(tmp_path, SPEC), "w-1", found, report, NOW) == ()

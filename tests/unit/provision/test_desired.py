@@ -224,3 +224,16 @@ def test_no_secret_lies_in_the_store(wanted: dict[Key, Fields]) -> None:
 def test_two_clusters_share_no_object(cluster: Cluster, tmp_path: Path) -> None:
     other = load(tmp_path, SPEC.replace("cluster: prod", "cluster: prod-b"))
     assert not desired(cluster, KNOWN).keys() & desired(other, KNOWN).keys()
+
+
+def test_roles_of_nodes_store_nothing_where_cluster_yaml_says_so_and_those_of_operators_always_store(
+    tmp_path: Path,
+) -> None:
+    own = "certificates: {etcd-server: {no_store: false}, kubelet: {no_store: true}}\n"
+    for default, among in (("true", True), ("false", False)):
+        cluster = load(tmp_path, SPEC + f"defaults: {{no_store: {default}}}\n" + own)
+        roles = {name: role["no_store"] for name, role in of_kind(desired(cluster, KNOWN), "role").items()}
+        assert {role for name, role in roles.items() if name.startswith(f"{P}/kubelet/")} == {True}
+        assert roles[f"{P}/etcd/etcd-server"] is False
+        assert roles[f"{P}/kubernetes/admin"] is roles[f"{P}/kubernetes/super-admin"] is False
+        assert roles[f"{P}/etcd/etcd-peer"] is roles[f"{P}/kubernetes/kube-proxy"] is among

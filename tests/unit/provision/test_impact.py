@@ -11,7 +11,7 @@ import pytest
 from helpers.example_cluster import WITH_POOL, load
 from vaultpki.model import Cluster
 from vaultpki.provision.desired import desired
-from vaultpki.provision.impact import SHOWN, Live, concerns_nodes, impact_of, named, sentences
+from vaultpki.provision.impact import SHOWN, Live, concerns_nodes, impact_of, named, of_storage, sentences
 from vaultpki.provision.plan import Impact, Observed, Plan, plan
 from vaultpki.records.server_facts import Fields, Key, ServerFacts
 
@@ -223,3 +223,18 @@ def test_of_many_names_the_first_few_are_shown() -> None:
     assert named(names[:SHOWN]) == ", ".join(names[:SHOWN])
     assert named(names) == ", ".join(names[:SHOWN]) + " and 2 more"
     assert named(["\x1b[2J"]) == "\\x1b[2J"
+
+
+def test_roles_that_store_nothing_any_more_are_said_with_what_that_costs(tmp_path: Path) -> None:
+    before, after = load(tmp_path, WITH_POOL), load(tmp_path, WITH_POOL + "defaults: {no_store: true}\n")
+    changes = planned(before, after).changes
+    assert {change.kind for change in changes} == {"role"}
+    (one,) = of_storage(after, changes)
+    assert (one.effect, one.nodes) == ("not-stored", 0)
+    assert "kube-apiserver" in one.detail and "revoke --certificate FILE" in one.detail and "admin" not in one.detail
+    # Back again it costs nothing, and no node does anything.
+    assert not list(of_storage(before, planned(after, before).changes)) and effects(after, planned(before, after)) == []
+    # Also where the roles are made.
+    assert [each.effect for each in of_storage(after, plan(desired(after, KNOWN), Observed()).changes)] == [
+        "not-stored"
+    ]

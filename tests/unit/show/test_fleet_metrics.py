@@ -29,7 +29,7 @@ Labels = frozenset[tuple[str, str]]
 def member(name: str, reported: datetime, end: datetime, *, credentials: int | None = 1) -> Member:
     one = CertificateReport("kubelet", "ok", end, "1f", not_before=end - 30 * DAY, renew_after=end - 12 * DAY)
     report = NodeReport(reported, "0.2.0", certificates={"kubelet": one}, poll=300, trust="5b0c2f6f")
-    return Member(name, "listed", None, credentials, report, {"version": 1})
+    return Member(name, "listed", None, credentials, report, '{"version":1}')
 
 
 def facts(folder: Path, *members: Member, unfit: tuple[Unfit, ...] = ()) -> ClusterFacts:
