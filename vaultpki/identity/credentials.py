@@ -170,6 +170,8 @@ def end(cluster: Cluster, vault: Vault, identities: Sequence[Identity], *, wait:
     """
     if not identities:
         return
+    # A standby may not know an entity yet whose tokens are to end.
+    vault.pin_to_leader()
     first = identities[0]
     needs = {
         f"{cluster.mount('config')}/data/{LEAVING}/{first.name}": "update",

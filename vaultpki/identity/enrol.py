@@ -257,6 +257,8 @@ def unenroll(
             f"with, and to end the node itself take it off the list and run `vaultpki apply -f {cluster.file}`"
         )
     _check_node_name(name)
+    # A standby may not know an entity yet whose tokens are to end.
+    vault.pin_to_leader()
     identity = Identity("pooled", name)
     found = role_id(cluster, vault, identity)
     accessors = read_accessors(cluster, vault)
@@ -296,6 +298,7 @@ def lock(cluster: Cluster, vault: Vault, name: str, *, wait: float = LOGIN_IN_FL
     nothing to lock. `wait` is as for `credentials.end`.
     """
     _check_node_name(name)
+    vault.pin_to_leader()
     both = [Identity("listed", name), Identity("pooled", name)]
     try:
         found = [each for each in both if role_id(cluster, vault, each) is not None]
@@ -325,6 +328,7 @@ def unlock(cluster: Cluster, vault: Vault, name: str) -> bool:
     Raises StateConflict for every other node: `enroll` gives it a new credential.
     """
     _check_node_name(name)
+    vault.pin_to_leader()
     return jwt_nodes.unlock(cluster, vault, name)
 
 

@@ -222,7 +222,7 @@ def test_cut_anywhere_it_goes_on(cluster: AppliedCluster) -> None:
         if not cut:
             break
         at += 1
-    assert at == 2 * 13
+    assert at == 2 * 14
 
 
 def test_enrolled_again_between_a_cut_and_its_rerun(cluster: AppliedCluster) -> None:

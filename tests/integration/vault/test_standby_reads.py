@@ -1,4 +1,7 @@
-"""Reads at standbys: OpenBao's answer from their own copy, Vault's are left for the active node."""
+"""Reads at standbys: OpenBao's answer from their own copy, Vault's are left for the active node.
+
+What ends credentials does not believe a standby.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,20 @@ import pytest
 
 from helpers.faults import hostile_server
 from helpers.faults.server_behaviours import TOKEN, always, client, hangs
+from helpers.node import enrolled_nodes
 from helpers.vault import raft_cluster
+from helpers.vault.applied_cluster import AppliedCluster
+from helpers.vault.cluster_factory import ClusterFactory
+from helpers.vault.jwt_issuer import Issuer
 from helpers.vault.raft_cluster import Cluster
 from helpers.vault.servers import wait_for
 from vaultpki.errors import VaultError
+from vaultpki.identity import enrol
 from vaultpki.vault import Settings, Vault
 
 STORE = "kept"
+JWT = "{issuer: https://issuer.example, audiences: [vaultpki], node_claim: node, public_keys_file: issuer.pem}"
+ISSUED = f'- {{name: issued, roles: [worker], node_names: "x-*", jwt: {JWT}}}\n'
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +130,34 @@ def test_of_two_that_say_they_lead_the_later_one_is_asked() -> None:
         vault.prefer_active()
         assert vault.address == other.address
         assert vault.standby_reads().standbys == ()
+
+
+def test_a_lock_through_a_standby_ends_the_login_of_this_moment(cluster: Cluster, tmp_path: Path) -> None:
+    """Each is the first of its node, so that a standby learns of the node's entity after the command has begun."""
+    leader, issuer = cluster.leader(), Issuer()
+    files = {"issuer.pem": issuer.public_pem}
+    applied = ClusterFactory(leader, tmp_path / "clusters").applied(enrolled_nodes.SPEC + ISSUED, files)
+    model = applied.model
+    for standby in cluster.standbys():
+        for node in ("w-1", "x-1"):
+            vault = enrolled_nodes.client(standby, applied.token("locker"))
+            name = f"{node}{standby.address[-1]}"
+            token = first_login(applied, name) if node == "w-1" else vouched(applied, issuer, name)
+            enrol.lock(model, vault, name, wait=0)
+            assert not enrolled_nodes.works(applied, token), name
+            assert vault.address == leader.address
+
+
+def first_login(cluster: AppliedCluster, name: str) -> str:
+    vault, model = cluster.client(), cluster.model
+    who = enrol.holder(model, name, "autoscaled")
+    join = enrol.enroll(model, vault, name, who, enrol.place(model, vault), wrap_ttl=300)
+    secret_id = cluster.server.api("POST", "sys/wrapping/unwrap", token=join.wrap_token).data["secret_id"]
+    return str(enrolled_nodes.login(cluster, "pooled", join.role_id, secret_id))
+
+
+def vouched(cluster: AppliedCluster, issuer: Issuer, name: str) -> str:
+    body = {"role": "issued", "jwt": issuer.token(name)}
+    answer = cluster.server.api("POST", f"auth/{cluster.prefix}/jwt/login", body, token="")
+    made: str = answer.body["auth"]["client_token"]
+    return made
