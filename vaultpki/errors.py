@@ -80,11 +80,13 @@ class Unavailable(VaultError):
     """There was no usable response in time; the same request may succeed later.
 
     `sent` says that the server may have acted on the request anyway. `retry_after` is the pause in seconds that the
-    server asked for.
+    server asked for. `forwards` says that it is a standby that has all requests answered by the active node.
     """
 
-    def __init__(self, message: str, *, sent: bool = False, retry_after: float | None = None) -> None:
-        self.sent, self.retry_after = sent, retry_after
+    def __init__(
+        self, message: str, *, sent: bool = False, retry_after: float | None = None, forwards: bool = False
+    ) -> None:
+        self.sent, self.retry_after, self.forwards = sent, retry_after, forwards
         super().__init__(message)
 
 

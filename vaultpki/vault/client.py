@@ -248,22 +248,26 @@ class Vault:
         self._route.pinned = False
         self._route.pin_to_leader(self.call(LEADER).body)
 
-    def prefer_active(self) -> None:
+    def prefer_active(self) -> bool:
         """Ask the cluster's active node first from now on; the others at once if it fails, as they forward.
 
         Asks each address once for sys/leader, without the token. Changes nothing if only one address was given, which
-        may be a load balancer, or if none of them says that it is active. Raises nothing.
+        may be a load balancer, and returns False if none of several says that it is active. Raises nothing.
         """
-        self._route.prefer_active()
+        return self._route.prefer_active()
 
     @property
     def moved(self) -> bool:
         """Whether another address has answered since `prefer_active`, so that one answer may be older than another."""
         return self._route.moved
 
-    def standby_reads(self) -> StandbyReads[Vault]:
-        """Return this server and its standbys, as of `prefer_active`, to ask for what a standby may answer."""
-        return StandbyReads(self, [self._at(origin) for origin in self._route.standbys])
+    def standby_reads(self, *, ask: bool = True) -> StandbyReads[Vault]:
+        """Return this server and its standbys, as of `prefer_active`, to ask for what a standby may answer.
+
+        Unless `ask`, no standby is asked.
+        """
+        standbys = [self._at(origin) for origin in self._route.standbys] if ask else []
+        return StandbyReads(self, standbys, self.prefer_active)
 
     def _at(self, origin: str) -> Vault:
         """Return the same token at one standby, which is asked once and must answer from its own copy."""

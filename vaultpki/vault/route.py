@@ -80,7 +80,7 @@ class Route:
                 if date := raw.headers.get("date"):
                     self.transport.dated = date, time.time()
                 if request.unforwarded and raw.status in _REDIRECTING:
-                    raise Unavailable(f"{origin} is a standby that does not answer reads by itself")
+                    raise Unavailable(f"{origin} is a standby that does not answer reads by itself", forwards=True)
                 if raw.status not in _REDIRECTING:
                     return judge(origin, request, raw, token, self._no_namespace())
                 origin = self._redirected(origin, request, raw, token)
@@ -101,11 +101,11 @@ class Route:
             time.sleep(0.25)
             said = self.ask(LEADER, "").body
 
-    def prefer_active(self) -> None:
+    def prefer_active(self) -> bool:
         """Find the active node and its standbys among the addresses given. As `Vault.prefer_active`."""
         self.moved = False
         if len(self.origins) < 2:
-            return
+            return True
         said: dict[str, Json] = {}
         for origin in self.origins:
             with contextlib.suppress(VaultError):
@@ -113,12 +113,14 @@ class Route:
         claiming = [origin for origin, each in said.items() if each.get("is_self") is True]
         if not claiming:
             self.standbys = ()
-            return
+            return False
         # OpenBao 2.7.2: one that was frozen while another was elected may still say so minutes after it goes on.
         active = max(claiming, key=lambda origin: str(said[origin].get("active_time")))
         self.preferred = active
+        # One that is cut off from the others names no leader, or an earlier one.
         cluster = said.pop(active).get("leader_cluster_address")
         self.standbys = tuple(origin for origin, each in said.items() if each.get("leader_cluster_address") == cluster)
+        return True
 
     def only(self, origin: str) -> Route:
         """Return the way to one of the addresses over the same connections; a request is tried once."""

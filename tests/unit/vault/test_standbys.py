@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 
@@ -27,8 +28,12 @@ class Servers:
         return answer
 
 
+def reads_of(names: Sequence[str], *, found: bool = True) -> StandbyReads[str]:
+    return StandbyReads("active", names, lambda: found)
+
+
 def test_each_is_asked_in_its_turn_and_the_active_node_never() -> None:
-    servers, reads = Servers(), StandbyReads("active", NAMES)
+    servers, reads = Servers(), reads_of(NAMES)
     assert all(reads.agree(servers.asks) for _ in range(9))
     assert Counter(servers.asked) == dict.fromkeys(NAMES, 3)
     assert servers.asked[:3] == servers.asked[3:6] == servers.asked[6:]
@@ -37,12 +42,12 @@ def test_each_is_asked_in_its_turn_and_the_active_node_never() -> None:
 def test_clients_spread_over_the_standbys() -> None:
     servers = Servers()
     for _ in range(100):
-        StandbyReads("active", NAMES).agree(servers.asks)
+        reads_of(NAMES).agree(servers.asks)
     assert set(servers.asked) == set(NAMES)
 
 
 def test_a_change_is_known_once_the_active_node_says_so() -> None:
-    servers, reads = Servers(one=False, two=False, three=False, active=False), StandbyReads("active", NAMES)
+    servers, reads = Servers(one=False, two=False, three=False, active=False), reads_of(NAMES)
     assert not reads.agree(servers.asks)
     assert len(servers.asked) == 2
     assert servers.asked[1] == "active"
@@ -51,25 +56,25 @@ def test_a_change_is_known_once_the_active_node_says_so() -> None:
 
 
 def test_one_that_is_behind_is_not_asked_again() -> None:
-    servers, reads = Servers(one=False), StandbyReads("active", NAMES)
+    servers, reads = Servers(one=False), reads_of(NAMES)
     assert all(reads.agree(servers.asks) for _ in range(9))
     assert Counter(servers.asked) == {"one": 1, "active": 1, "two": 4, "three": 4}
 
 
 def test_one_that_fails_is_left_at_once_for_the_next_one() -> None:
-    servers, reads = Servers(one=None), StandbyReads("active", NAMES)
+    servers, reads = Servers(one=None), reads_of(NAMES)
     assert all(reads.agree(servers.asks) for _ in range(8))
     assert Counter(servers.asked) == {"one": 1, "two": 4, "three": 4}
 
 
 def test_where_all_fail_the_active_node_is_asked() -> None:
-    servers, reads = Servers(one=None, two=None, three=None), StandbyReads("active", NAMES)
+    servers, reads = Servers(one=None, two=None, three=None), reads_of(NAMES)
     assert all(reads.agree(servers.asks) for _ in range(5))
     assert Counter(servers.asked) == {"one": 1, "two": 1, "three": 1, "active": 5}
 
 
 def test_its_failure_is_raised() -> None:
-    servers, reads = Servers(one=None, active=None), StandbyReads("active", ["one"])
+    servers, reads = Servers(one=None, active=None), reads_of(["one"])
     reads.agree(lambda name: name == "active")
     with pytest.raises(Unavailable, match="active is away"):
         reads.agree(servers.asks)
@@ -81,11 +86,36 @@ def test_a_standby_that_hangs_on_an_old_copy_hides_a_change_once_only() -> None:
         for stuck in names:
             for _ in range(10):
                 servers = Servers(active=False, **dict.fromkeys(names, False) | {stuck: True})
-                reads = StandbyReads("active", names)
+                reads = reads_of(names)
                 assert not (reads.agree(servers.asks) and reads.agree(servers.asks))
 
 
 def test_without_standbys_the_active_node_is_asked() -> None:
-    servers, reads = Servers(), StandbyReads[str]("active", ())
+    servers, reads = Servers(), reads_of(())
     assert reads.agree(servers.asks)
     assert servers.asked == ["active"]
+
+
+def test_while_nobody_is_active_what_a_standby_says_counts() -> None:
+    """The one that was active before may be cut off, with an old copy."""
+    servers, reads = Servers(one=False, two=False, three=False), reads_of(NAMES, found=False)
+    assert not reads.agree(servers.asks)
+    assert "active" not in servers.asked
+
+
+def test_where_standbys_forward_the_active_node_is_asked_and_not_looked_for() -> None:
+    looked: list[str] = []
+
+    def asks(name: str) -> bool:
+        looked.append(name)
+        if name != "active":
+            raise Unavailable("forwards", forwards=True)
+        return True
+
+    def find() -> bool:
+        looked.append("find")
+        return True
+
+    reads = StandbyReads("active", NAMES, find)
+    assert all(reads.agree(asks) for _ in range(3))
+    assert looked[1:] == ["active"] * 3
