@@ -10,6 +10,7 @@ from typing import Final
 
 from vaultpki.ca import issuing, run, set_back
 from vaultpki.ca import status as ca_status
+from vaultpki.ca.announced import announced
 from vaultpki.ca.run import Step
 from vaultpki.ca.scene import Scene, read_scene
 from vaultpki.ca.status import CaStatus
@@ -79,10 +80,11 @@ def _rotate(
     cluster: Cluster, vault: Vault, domain: str, method: Method, spread: int, now: datetime, without: Sequence[str]
 ) -> Begun:
     hasty = method is Method.EMERGENCY
-    scene = read_scene(cluster, vault, now, strict=not hasty)
-    set_back.refuse_no_member(scene, without, {serving_copy.WORD} if domain == serving_copy.DOMAIN else ())
-    record = run.rotate(scene, domain, method, spread, without)
-    notes = [set_back.beyond(scene, domain, record)] if hasty else []
+    with announced(cluster, vault, urgent=hasty) as notice:
+        scene = read_scene(cluster, vault, now, strict=not hasty, notice=notice)
+        set_back.refuse_no_member(scene, without, {serving_copy.WORD} if domain == serving_copy.DOMAIN else ())
+        record = run.rotate(scene, domain, method, spread, without)
+    notes = [set_back.beyond(scene, domain, record), notice.untold] if hasty else []
     return Begun(record, tuple(note for note in (*notes, scene.unknown) if note))
 
 
@@ -107,7 +109,11 @@ def advance(
 
     `now` is the server's time. With a `course` no step is taken once another operator has decided otherwise.
     """
-    scene = read_scene(cluster, vault, now)
+    with announced(cluster, vault) as notice:
+        return _advance(read_scene(cluster, vault, now, notice=notice), said, course, back=back)
+
+
+def _advance(scene: Scene, said: Confirmations, course: Course | None, *, back: bool) -> Step:
     if course is not None:
         if ended := _ended(scene, course, said.pods):
             return ended
@@ -121,7 +127,7 @@ def advance(
         # What this one has read may have been overtaken: the mount is then another operator's, and nothing is wrong.
         if course is None or not _changed(scene, course.last.domain):
             raise
-        raise other_operator(cluster, course.last.domain) from None
+        raise other_operator(scene.cluster, course.last.domain) from None
 
 
 def _changed(scene: Scene, domain: str) -> bool:

@@ -37,6 +37,7 @@ def reconcile_mount(scene: Scene, domain: str) -> tuple[Scene, RotationMount, in
         write = _next(cluster, record, mount, scene.now)
         if write is None:
             return scene, mount, writes
+        scene.notice.begin()
         if read_record(cluster, vault, domain).version != scene.records[domain].version:
             raise other_operator(cluster, domain)
         if writes >= _MOST:

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Final
 
 from vaultpki.ca import set_back
+from vaultpki.ca.announced import announced
 from vaultpki.ca.facts import read_mount
 from vaultpki.ca.run import reconcile
 from vaultpki.ca.scene import Scene, read_scene
@@ -100,7 +101,12 @@ def propose(cluster: Cluster, vault: Vault, domain: str, without: Sequence[str],
 
 def recover(proposal: Proposal) -> RotationRecord:
     """Write what was proposed, unless somebody changed a record meanwhile (Refused), and make the server match it."""
-    scene, domain = proposal.scene, proposal.domain
+    with announced(proposal.scene.cluster, proposal.scene.vault) as notice:
+        return _recover(replace(proposal.scene, notice=notice), proposal)
+
+
+def _recover(scene: Scene, proposal: Proposal) -> RotationRecord:
+    domain = proposal.domain
     if proposal.records[domain].kept is Kept.OLD:
         _make_default(scene, proposal.records[domain])
     for record in proposal.records.values():
@@ -145,6 +151,7 @@ def _make_default(scene: Scene, record: RotationRecord) -> None:
     issuer = issuer_of(cluster.name, record, mount, record.old)
     if issuer is None or mount.default == issuer.id:
         return
+    scene.notice.begin()
     if read_record(cluster, vault, record.domain).version != scene.records[record.domain].version:
         raise other_operator(cluster, record.domain)
     authorities.make_default(vault, mount.path, issuer.id)

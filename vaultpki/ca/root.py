@@ -170,6 +170,7 @@ def correct_pin(scene: Scene) -> bool:
     if not isinstance(value, dict) or value.get("root_sha256") != record.old.sha256:
         return False
     corrected = {**value, "root_sha256": record.leaf.sha256}
+    scene.notice.begin()
     kv.create_or_update_secret("cluster", corrected, cas=version, mount_point=store)
     return True
 

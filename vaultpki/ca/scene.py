@@ -9,6 +9,7 @@ from datetime import datetime
 from vaultpki.ca.facts import participants, read_mount, read_root, refuse_unknown
 from vaultpki.certificates import ISSUING_CAS, ROOT
 from vaultpki.errors import SpecError, StateConflict
+from vaultpki.identity.change_notice import ChangeNotice
 from vaultpki.identity.nodes import Member, NodeList, read_nodes
 from vaultpki.model import Cluster
 from vaultpki.pki.facts import Facts
@@ -24,7 +25,8 @@ class Scene:
     """A cluster as a command found it: the root that signs now, the records by domain, who takes part, and the time.
 
     `counted` are by domain those that its gates count, made once: a fleet is large. `now` is the server's time.
-    `unknown` says who can log in and is not in cluster.yaml, where that stops nothing.
+    `notice` is begun before each write, since nodes follow all of them. `unknown` says who can log in and is not in
+    cluster.yaml, where that stops nothing.
     """
 
     cluster: Cluster
@@ -34,6 +36,7 @@ class Scene:
     members: tuple[Member, ...]
     counted: Mapping[str, tuple[Participant, ...]] = field(repr=False)
     now: datetime
+    notice: ChangeNotice
     unknown: str = ""
 
     def nodes(self, domain: str) -> tuple[Participant, ...]:
@@ -59,15 +62,23 @@ class Scene:
     def writing(self, record: RotationRecord) -> Scene:
         """Write a record over the one that was read, and return the scene with it; Refused if somebody was faster."""
         version = self.records[record.domain].version
+        self.notice.begin()
         return self.having(write_record(self.cluster, self.vault, record, version))
 
 
 def read_scene(
-    cluster: Cluster, vault: Vault, now: datetime, *, strict: bool = True, found: NodeList | None = None
+    cluster: Cluster,
+    vault: Vault,
+    now: datetime,
+    *,
+    strict: bool = True,
+    found: NodeList | None = None,
+    notice: ChangeNotice | None = None,
 ) -> Scene:
     """Read the scene from the server's active node; this reads the report of every node, unless they are `found`.
 
-    Raises SpecError as `facts.refuse_unknown`, if it is `strict`.
+    `notice` is that of the command, None for one that writes nothing. Raises SpecError as `facts.refuse_unknown`,
+    if it is `strict`.
     """
     vault.pin_to_leader()
     # As records have it.
@@ -83,7 +94,8 @@ def read_scene(
         unknown = error.problem
     counted = {ca: participants(cluster, found.members, ca) for ca in ISSUING_CAS}
     counted[ROOT] = root_gates.without_leaves(counted["kubernetes"])
-    return Scene(cluster, vault, root, records, found.members, counted, now, unknown)
+    notice = notice or ChangeNotice(cluster, vault)
+    return Scene(cluster, vault, root, records, found.members, counted, now, notice, unknown)
 
 
 def read_old_root(scene: Scene) -> Facts | None:

@@ -56,13 +56,14 @@ def computed_again(path: Path, saved: SavedPlan, cluster: Cluster, vault: Vault,
     Raises StateConflict, which names what differs. The server is asked only if all else is the same.
     """
     from vaultpki.provision import apply, plan_digests
+    from vaultpki.provision.plan import without_notice
 
     basis = plan_digests.basis_of(cluster, where.addresses, where.namespace)
     _refuse(path, cluster, plan_digests.other_basis(saved.basis, basis, cluster.file))
     seen, plan = apply.observe_and_plan(cluster, vault, where)
     plan = apply.with_impact(cluster, vault, seen, plan)
     now = _saved(basis, cluster, seen, plan)
-    if plan.changes:
+    if without_notice(plan.changes):
         _refuse(path, cluster, plan_digests.other_plan(saved, now))
     elif saved.root_sha256:
         # Of what is applied already, others may have changed more since; a root of somebody else is no such thing.

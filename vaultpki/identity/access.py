@@ -25,8 +25,11 @@ POLICIES: Final = ("applier", *WRITTEN)
 """Everybody who runs commands. The applier's policy is what apply itself needs, so it is written by hand."""
 
 _DAY = 86400
-TOKEN_TTL: Final = 20 * 60
-"""In seconds. A token is for one pass of an agent; a batch token cannot be revoked, so it is short."""
+TOKEN_TTL: Final = 2 * 3600
+"""In seconds. An agent keeps its token between whole looks, which come hourly, and a look may fail.
+
+A batch token cannot be revoked, so it is no longer than that; `lock` ends its entity.
+"""
 # In seconds: after an outage shorter than this, no node needs a new join file.
 _SECRET_ID_FLOOR = 7 * _DAY
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vaultpki.certificates import ISSUING_CAS
 from vaultpki.errors import ArgumentError, BadAnswer, CertificateUnreadable, Refused
-from vaultpki.identity import nodes, revocation
+from vaultpki.identity import change_notice, nodes, revocation
 from vaultpki.identity.revocation import Chosen, StoredCertificate
 from vaultpki.identity.revoked_list import SERIAL
 from vaultpki.model import Cluster
@@ -38,11 +38,15 @@ def find(cluster: Cluster, vault: Vault, node: str, now: datetime) -> Chosen:
 def revoke(cluster: Cluster, vault: Vault, chosen: Chosen) -> Chosen:
     """Revoke what `find` found, write the CRLs anew, and return what is revoked now.
 
-    Raises BadAnswer if a CRL does not list a certificate then. A run that was interrupted is repeated.
+    Raises BadAnswer if a CRL does not list a certificate then. A run that was interrupted is repeated. Agents are told,
+    since they ask for revoked certificates when something has changed; a token that may not tell them revokes all the
+    same, and they notice within the hour.
     """
-    for ca in dict.fromkeys(target.certificate.ca for target in chosen.targets):
-        mine = [target.certificate for target in chosen.targets if target.certificate.ca == ca]
-        _revoke(cluster, vault, ca, mine)
+    with change_notice.announced(cluster, vault, urgent=True) as notice:
+        notice.begin()
+        for ca in dict.fromkeys(target.certificate.ca for target in chosen.targets):
+            mine = [target.certificate for target in chosen.targets if target.certificate.ca == ca]
+            _revoke(cluster, vault, ca, mine)
     done = tuple(replace(target, certificate=replace(target.certificate, revoked=True)) for target in chosen.targets)
     return replace(chosen, targets=done)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
 from vaultpki.errors import BadAnswer, Refused, Sealed, Unavailable
-from vaultpki.identity import reports
+from vaultpki.identity import change_notice, reports
 from vaultpki.identity.applied import APPLIED, of_cluster
+from vaultpki.identity.change_notice import StoredChanges
 from vaultpki.identity.token_rights import refuse_weak_token
 from vaultpki.model import Cluster
 from vaultpki.provision import ca_ends, layout_change, leftovers, nodes_apart, quorum
@@ -18,8 +19,12 @@ from vaultpki.provision.ca_facts import rotations_needed
 from vaultpki.provision.carry_out import carry_out, change_path
 from vaultpki.provision.impact import Live, concerns_nodes, impact_of, named, of_storage
 from vaultpki.provision.observe import Observation, observe, refuse_foreign
-from vaultpki.provision.plan import Change, Impact, Plan, plan
+from vaultpki.provision.plan import Change, Impact, Plan, followed, is_notice, notice_change, plan, without_notice
+from vaultpki.provision.read_back import CaMount
 from vaultpki.records import report_paths
+from vaultpki.records.changes import CHANGES
+from vaultpki.records.followed import digests
+from vaultpki.records.rotation import DOMAINS
 from vaultpki.records.server_facts import ServerFacts
 from vaultpki.vault import Vault
 
@@ -47,11 +52,32 @@ def observe_and_plan(cluster: Cluster, vault: Vault, where: ServerFacts) -> tupl
     there = ("mount", cluster.mount("config")) in seen.observed.objects
     return seen, replace(
         todo,
+        changes=(*todo.changes, *_corrected(cluster, seen, todo)),
         dangers=(*todo.dangers, *(nodes_apart.find(cluster, vault, records) if there else ())),
         rotations=rotations_needed(cluster, seen.cas, records),
         active=active,
         expires=ca_ends.of(cluster, seen.cas, datetime.now(UTC), {record.domain for record in active}),
     )
+
+
+def _corrected(cluster: Cluster, seen: Observation, todo: Plan) -> tuple[Change, ...]:
+    """Return the change of the record that agents poll; none if it is right.
+
+    None, too, if the plan changes what nodes follow: an apply then writes the record anew, whatever it says. An issuer
+    that gets its name back is known by it again.
+    """
+    if any(followed(cluster, change) or change.kind == "issuer" for change in todo.changes):
+        return ()
+    change = notice_change(cluster, seen.found.notice.changes, _digests(cluster, seen))
+    return () if change is None else (change,)
+
+
+def _digests(cluster: Cluster, seen: Observation) -> dict[str, str]:
+    mounts = {ca: seen.found.cas.get(cluster.mount(ca), CaMount()) for ca in DOMAINS}
+    issuers = {ca: mount.issuers for ca, mount in mounts.items()}
+    # What others put beside our records is followed by nobody.
+    own = {key: fields for key, fields in seen.observed.objects.items() if key in seen.wanted}
+    return digests(cluster, own, seen.found.rotations, issuers)
 
 
 def with_impact(cluster: Cluster, vault: Vault, seen: Observation, todo: Plan) -> Plan:
@@ -87,46 +113,48 @@ def apply(
     stops, too, if anything else is left to change once `first` was carried out: others write there. `begin` is called
     with the plan of each round before its first write, the first one with its impact; `progress` with each change once
     its stage is made, `step` after each change at once. A server that goes away in the middle is waited for, and the
-    work continues from what is there then. At the end secret ids are ended whose answers were lost; no plan shows them.
+    work continues from what is there then. The record that agents poll says `changing` before the first change that
+    nodes follow, and is settled when nothing else is left. At the end secret ids are ended whose answers were lost; no
+    plan shows them.
     """
     done: list[Change] = []
+    begun: StoredChanges | None = None
     give_up = time.monotonic() + _AWAY_SECONDS
     rounds = 0
     impact: tuple[Impact, ...] = ()
     while True:
         try:
             seen, todo = observe_and_plan(cluster, vault, where)
-            if first is not None and rounds == 0 and todo.changes != first.changes:
-                raise Refused(
-                    "the server has changed since the plan was shown; nothing was written, look at the plan again",
-                    status=409,
-                )
+            rest = without_notice(todo.changes)
+            if first is not None and rounds == 0:
+                _refuse_other(first, rest)
             _refuse_further(vault, first if strict and rounds else None, todo, done)
-            if not todo.changes and seen.found.applied == of_cluster(cluster, seen.facts, seen.wanted):
-                # After all else: of what nobody has nothing depends.
-                for change in leftovers.end(cluster, vault):
-                    done.append(change)
-                    progress(change)
-                return replace(todo, changes=tuple(done), impact=impact, root_sha256=seen.facts.root_sha256)
-            if rounds == 0:
+            through = not rest and seen.found.applied == of_cluster(cluster, seen.facts, seen.wanted)
+            if rounds == 0 and (todo.changes or not through):
                 todo = with_impact(cluster, vault, seen, todo)
                 impact = todo.impact
                 refuse_weak_token(cluster, vault, _rights(cluster, vault, seen, todo))
+                if through:
+                    begin(todo)
+            if through and _settled(cluster, vault, seen, todo, begun):
+                # What this apply has announced itself is no change of its plan.
+                noticed = todo.changes if begun is None else ()
+                _report(noticed, done, progress, partial(_step, step, len(done) + len(noticed)))
+                # After all else: of what nobody has nothing depends.
+                _report(leftovers.end(cluster, vault), done, progress)
+                return replace(todo, changes=tuple(done), impact=impact, root_sha256=seen.facts.root_sha256)
             rounds += 1
             if rounds > _MOST_ROUNDS:
-                raise BadAnswer(
-                    "changes come back after every apply"
-                    + "".join(f", such as that of {change.kind} {change.name}" for change in todo.changes[:1])
-                    + ": something else writes here too"
-                )
-            if todo.changes:
+                raise _endless(todo)
+            if rest:
                 begin(todo)
+            begun = _begun(cluster, vault, seen, rest, begun)
             total = len(done) + len(todo.changes)
-            for change in carry_out(cluster, vault, seen, todo, partial(_step, step, total)):
+            for change in carry_out(cluster, vault, seen, replace(todo, changes=rest), partial(_step, step, total)):
                 done.append(change)
                 progress(change)
             # The next observation takes as much memory.
-            del seen, todo
+            del seen, todo, rest
         except Sealed:
             raise
         except Refused as error:
@@ -140,10 +168,62 @@ def apply(
             time.sleep(0.5)
 
 
+def _report(
+    changes: Iterable[Change],
+    done: list[Change],
+    progress: Progress,
+    counted: Callable[[Change], None] = lambda change: None,
+) -> None:
+    for change in changes:
+        counted(change)
+        done.append(change)
+        progress(change)
+
+
+def _begun(
+    cluster: Cluster, vault: Vault, seen: Observation, rest: Iterable[Change], begun: StoredChanges | None
+) -> StoredChanges | None:
+    """Tell agents that what they follow changes, if one of these does, unless this apply has and nobody settled it."""
+    if not any(followed(cluster, change) for change in rest):
+        return begun
+    if begun is not None and begun == seen.found.notice:
+        return begun
+    return change_notice.begin(cluster, vault, seen.found.notice)
+
+
+def _settled(cluster: Cluster, vault: Vault, seen: Observation, todo: Plan, begun: StoredChanges | None) -> bool:
+    """Tell agents what they follow now; return False if another command has written the record since it was observed.
+
+    Nothing else is left of the plan. An apply that has changed what they follow does so whatever the record says,
+    unless another command is about to.
+    """
+    found = seen.found.notice
+    if begun is None and not any(map(is_notice, todo.changes)):
+        return True
+    if begun is not None and found.changing and found != begun:
+        return True
+    return change_notice.settle(cluster, vault, found, _digests(cluster, seen))
+
+
+def _endless(todo: Plan) -> BadAnswer:
+    return BadAnswer(
+        "changes come back after every apply"
+        + "".join(f", such as that of {change.kind} {change.name}" for change in todo.changes[:1])
+        + ": something else writes here too"
+    )
+
+
+def _refuse_other(first: Plan, rest: tuple[Change, ...]) -> None:
+    if rest != without_notice(first.changes):
+        raise Refused(
+            "the server has changed since the plan was shown; nothing was written, look at the plan again", status=409
+        )
+
+
 def _refuse_further(vault: Vault, first: Plan | None, todo: Plan, done: list[Change]) -> None:
     """Raise Refused if a change is left of an object that `first` does not change; None allows every change."""
     approved = {change.key for change in (todo if first is None else first).changes}
-    further = [f"{change.kind} {change.name}" for change in todo.changes if change.key not in approved]
+    further = [f"{each.kind} {each.name}" for each in without_notice(todo.changes) if each.key not in approved]
     if further:
         raise Refused(
             f"somebody else has changed {named(further)} at {vault.address} meanwhile, which the plan does not change: "
@@ -158,7 +238,7 @@ def _step(step: StepProgress, total: int, change: Change) -> None:
 
 def _rights(cluster: Cluster, vault: Vault, seen: Observation, todo: Plan) -> dict[str, str]:
     """Return the capability that each path of a plan needs."""
-    needs = {f"{cluster.mount('config')}/data/{APPLIED}": "update"}
+    needs = {f"{cluster.mount('config')}/data/{record}": "update" for record in (APPLIED, CHANGES)}
     for change in todo.changes:
         patched = change.kind == "issuer" and change.action == "update"
         need = "delete" if change.action == "delete" else "patch" if patched else "update"

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal
 
 from vaultpki.errors import SpecError
+from vaultpki.model import Cluster
 from vaultpki.pki import ca_life
 from vaultpki.pki.ca_life import CaExpiry
 from vaultpki.provision.desired import ENGINE_CONFIG
-from vaultpki.records.rotation import RotationRecord
+from vaultpki.records.changes import CHANGES, Changes
+from vaultpki.records.changes import to_json as changes_to_json
+from vaultpki.records.followed import is_followed
+from vaultpki.records.rotation import DOMAINS, RotationRecord
 from vaultpki.records.server_facts import UNKNOWN, Fields, Key
 from vaultpki.redact import stamp
 from vaultpki.values.durations import parse_duration
@@ -20,8 +24,9 @@ Action = Literal["create", "update", "delete"]
 Colour = Literal["green", "yellow", "red"]
 
 # The stages of a run, in which changes are made: nothing is written before what it needs, and what takes rights away is
-# last. The root's mount is alone: a server without the PKI engine refuses it, and then nothing else was made. A
-# node's record names its role id, by which its entity is found, so it is deleted after the AppRole, in `cleanup`.
+# last but for the record that agents poll. The root's mount is alone: a server without the PKI engine refuses it, and
+# then nothing else was made. A node's record names its role id, by which its entity is found, so it is deleted after
+# the AppRole, in `cleanup`.
 STAGES: Final = (
     "root mount",
     "mounts",
@@ -32,6 +37,7 @@ STAGES: Final = (
     "nodes",
     "removals",
     "cleanup",
+    "notice",
 )
 
 SECRET_ID: Final = "secret-id"  # noqa: S105 -- a kind of object
@@ -157,6 +163,8 @@ def plan(desired: Mapping[Key, Fields], observed: Observed) -> Plan:
 
 def stage(change: Change) -> str:
     """Return the stage of a run, one of STAGES, in which a change is made."""
+    if is_notice(change):
+        return "notice"
     if change.action == "delete":
         return "cleanup" if change.kind in ("config", "policy") else "removals"
     if change.kind in ("mount", "auth"):
@@ -167,6 +175,41 @@ def stage(change: Change) -> str:
     if change.kind == "config" and folder.endswith("/config") and last in ENGINE_CONFIG:
         return "engines"
     return "nodes" if change.kind == "approle" else "rules"
+
+
+def is_notice(change: Change) -> bool:
+    """Return whether a change is that of the record which agents poll; `apply` makes it after all others."""
+    return change.kind == "config" and change.name.endswith(f"/config/{CHANGES}")
+
+
+def without_notice(changes: Iterable[Change]) -> tuple[Change, ...]:
+    """Return the changes of all other objects."""
+    return tuple(change for change in changes if not is_notice(change))
+
+
+def followed(cluster: Cluster, change: Change) -> bool:
+    """Return whether nodes follow what is changed: records of cluster, nodes and pools, and which issuers CAs show.
+
+    Of an issuer that exists they follow whether it is the default, and none of its settings.
+    """
+    if change.kind == "mount":
+        return change.action != "update" and change.name in {*map(cluster.mount, DOMAINS)}
+    if change.kind == "issuer":
+        return change.action != "update" or "default" in change.fields
+    return is_followed(cluster, change.key)
+
+
+def notice_change(cluster: Cluster, found: Changes | None, digests: Mapping[str, str]) -> Change | None:
+    """Return the change of the record that agents poll, which is `found`; None if its digests are these."""
+    right = Changes(settled=True, digests=digests)
+    if found == right:
+        return None
+    name, now = f"{cluster.mount('config')}/{CHANGES}", changes_to_json(right)
+    if found is None:
+        return Change("create", "config", name, {field: (None, value) for field, value in now.items()})
+    before = changes_to_json(found)
+    fields = {field: (before[field], value) for field, value in now.items() if before[field] != value}
+    return Change("update", "config", name, fields)
 
 
 def to_json(plan: Plan, *, reads: int, writes: int) -> dict[str, Any]:

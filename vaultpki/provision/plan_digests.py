@@ -1,6 +1,7 @@
 """Digests what a plan was computed from, and says by name what differs from a plan that was saved; pure.
 
-Reports, times and credentials are not digested: a node may join and report between a plan and its apply.
+Reports, times, credentials and the record that agents poll are not digested: a node may join and report between a plan
+and its apply, and a rotation may go on.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from vaultpki.certificates import ROOT
 from vaultpki.model import Cluster
 from vaultpki.provision.impact import LOSES_ACCESS
-from vaultpki.provision.plan import Plan
+from vaultpki.provision.plan import Plan, without_notice
 from vaultpki.records.saved_plan import Basis, SavedPlan
 from vaultpki.records.server_facts import UNKNOWN
 from vaultpki.redact import escaped, first_few
@@ -78,7 +79,7 @@ def saved_plan(basis: Basis, cluster: Cluster, seen: Observation, plan: Plan, sh
         objects=_objects(cluster, seen),
         changes={
             f"{change.kind} {change.name}": _digest([change.action, _without_role_id(change.fields)])
-            for change in plan.changes
+            for change in without_notice(plan.changes)
         },
         shown=tuple(shown),
         losses=tuple(each.detail for each in plan.impact if each.effect == LOSES_ACCESS),

@@ -9,13 +9,16 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS, MOST_ISSUERS, ROOT
+from vaultpki.identity import change_notice
 from vaultpki.identity.access import APPROLE, approle_pools, jwt_roles, takes
 from vaultpki.identity.applied import APPLIED, AppliedRecord
+from vaultpki.identity.change_notice import StoredChanges
 from vaultpki.identity.credentials import Identity, role_id
 from vaultpki.model import Cluster
 from vaultpki.provision.api_calls import read_request
 from vaultpki.provision.desired import ENGINE_CONFIG
 from vaultpki.provision.rotation_records import existing
+from vaultpki.records.changes import CHANGES
 from vaultpki.records.paths import LEAVING, LOCKED, is_record
 from vaultpki.records.rotation import ROTATION_FOLDER, RotationRecord
 from vaultpki.records.server_facts import Fields, Key
@@ -26,6 +29,7 @@ _FOLDERS: Final = ("nodes", "pools")
 _NOT_PLANNED: Final = frozenset(
     {
         APPLIED,
+        CHANGES,
         "cluster",
         "reports/",
         f"{LEAVING}/",
@@ -45,7 +49,8 @@ class CaMount:
 
     `issuer` and `pem` are the id and the certificate of the CA's own issuer, empty if it has none. `certificates`
     are those of its issuers by name, at most MOST_ISSUERS beside its own, empty if one could not be read. `count` is
-    how many issuers the mount has, `keys` the names of its keys. `other` is the name of the other CA of a rotation.
+    how many issuers the mount has, `keys` the names of its keys. `other` is the name of the other CA of a rotation,
+    and `issuers` are as in `own_issuers`.
     """
 
     issuer: str = ""
@@ -54,6 +59,7 @@ class CaMount:
     count: int = 0
     keys: frozenset[str] = frozenset()
     other: str = ""
+    issuers: Mapping[str, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,8 @@ class ServerObjects:
 
     `store_options` are those of the KV store. `cas` are by mount, `role_ids` those of the AppRoles on the listed mount
     by name. `pooled` are the AppRoles of the pooled mount, `orphans` those among them that belong to no pool. `leaving`
-    are the nodes with an unfinished end. `rotations` are the records of CAs by domain, of those that have one.
+    are the nodes with an unfinished end. `rotations` are the records of CAs by domain, of those that have one. `notice`
+    is the record that agents poll.
     """
 
     objects: dict[Key, Fields]
@@ -74,6 +81,7 @@ class ServerObjects:
     orphans: Mapping[str, Fields]
     leaving: tuple[str, ...]
     rotations: Mapping[str, RotationRecord] = field(default_factory=dict)
+    notice: StoredChanges = field(default_factory=StoredChanges)
 
 
 def read_back(
@@ -115,7 +123,7 @@ def read_back(
     requests = [read(ref, mount_point=mount) for mount, ref in refs]
     found = vault.map(vault.call, requests)
     answers |= {request.path: answer for request, answer in zip(requests, found, strict=True)}
-    record = value(f"{store}/data/{APPLIED}").get("data")
+    record, notice = value(f"{store}/data/{APPLIED}").get("data"), f"{store}/data/{CHANGES}"
     applied = AppliedRecord.read(cluster, record) if isinstance(record, dict) else AppliedRecord()
     return ServerObjects(
         objects,
@@ -127,11 +135,22 @@ def read_back(
         _orphans(cluster, vault, pooled, applied),
         kv.list_secrets(LEAVING, mount_point=store).keys if f"{LEAVING}/" in names(f"{store}/metadata") else (),
         rotations,
+        change_notice.stored(cluster, answers[notice].data if notice in answers else {}),
     )
 
 
+def own_issuers(ca: str, listed: Answer) -> dict[str, bool]:
+    """Return the ids of a CA's issuers in its mount's list, each with whether it is the default.
+
+    They are known by their names. One of others counts only as the default: a plan warns of it by itself.
+    """
+    found = {id_: about.get("is_default") is True for id_, about in listed.key_info.items()}
+    names = {id_: str(about.get("issuer_name") or "") for id_, about in listed.key_info.items()}
+    return {id_: default for id_, default in found.items() if default or names[id_].startswith(f"{ca}-")}
+
+
 def _lists(cluster: Cluster, vault: Vault, cas: Iterable[str], auths: Iterable[str], *, store: bool) -> list[Request]:
-    """Return the requests for all lists of these mounts, for the store's options and for the record `applied`."""
+    """Return the requests for all lists of these mounts, for the store's options and for two of its records."""
     pki, kv, auth = vault.prepare.secrets.pki, vault.prepare.secrets.kv.v2, vault.prepare.auth
     requests: list[Request] = []
     for mount in cas:
@@ -146,6 +165,7 @@ def _lists(cluster: Cluster, vault: Vault, cas: Iterable[str], auths: Iterable[s
         requests += [
             kv.read_configuration(mount_point=mount),
             kv.read_secret(APPLIED, mount_point=mount, raise_on_deleted_version=False),
+            kv.read_secret(CHANGES, mount_point=mount, raise_on_deleted_version=False),
             # hvac would end this path with a slash.
             Request("LIST", f"{mount}/metadata"),
             *(kv.list_secrets(folder, mount_point=mount) for folder in _FOLDERS),
@@ -271,6 +291,7 @@ def _ca_mount(
         len(issuers),
         frozenset(str(key.get("key_name")) for key in keys.values()),
         names.get(other, ""),
+        own_issuers(mount.rpartition("/")[2], answers[f"{mount}/issuers"]),
     )
 
 

@@ -10,7 +10,7 @@ from vaultpki.identity import root_pin
 from vaultpki.model import Cluster
 from vaultpki.pki.ca_life import Level
 from vaultpki.provision.impact import named, sentences
-from vaultpki.provision.plan import SECRET_ID, Change, Colour, Plan, Rotation
+from vaultpki.provision.plan import SECRET_ID, Change, Colour, Plan, Rotation, without_notice
 from vaultpki.records.rotation import RotationRecord
 from vaultpki.redact import escaped, stamp
 from vaultpki.show.line import SIGN_COLOURS, WIDTH, Entry, Line, wrapped
@@ -50,8 +50,8 @@ def lines(cluster: Cluster, plan: Plan, *, verbose: bool = False) -> list[Line]:
 
 
 def change_texts(cluster: Cluster, plan: Plan) -> list[str]:
-    """Return the lines of the changes alone: what depends on neither reports nor time."""
-    return [line.text for entry in entries(cluster, plan.changes) for line in entry.lines()]
+    """Return the lines of the changes alone: what depends on neither reports, nor time, nor steps of a rotation."""
+    return [line.text for entry in entries(cluster, without_notice(plan.changes)) for line in entry.lines()]
 
 
 def attention_lines(cluster: Cluster, plan: Plan, *, width: int = WIDTH) -> list[Line]:

@@ -16,7 +16,8 @@ from vaultpki.provision.causes import Entry as CertificateEntry
 from vaultpki.provision.causes import RecordChange
 from vaultpki.provision.differences import as_text, certificate_differences, differences
 from vaultpki.provision.impact import named
-from vaultpki.provision.plan import Action, Change
+from vaultpki.provision.plan import Action, Change, is_notice, without_notice
+from vaultpki.records.changes import PARTS
 from vaultpki.records.paths import LEAVING
 from vaultpki.records.rotation import DOMAINS
 from vaultpki.records.server_facts import Key
@@ -51,7 +52,7 @@ _Left = dict[Key, Change]
 
 def entries(cluster: Cluster, changes: Sequence[Change]) -> list[Entry]:
     """Return the entries of a plan; every change is in one of them, by itself or within its cause."""
-    left = {change.key: change for change in changes}
+    left = {change.key: change for change in without_notice(changes)}
     templates = [*template_entries(cluster, left)]
     new = [*_new_cluster(cluster, left), *_new_cas(cluster, left)]
     new_holders = [*_new_holders(cluster, left)]
@@ -59,7 +60,21 @@ def entries(cluster: Cluster, changes: Sequence[Change]) -> list[Entry]:
     removed = [*_removed(cluster, left), *_ended_identities(cluster, left)]
     left = {change.key: change for change in unexplained if change.key in left}
     certificates = [*_new_certificates(cluster, left), *_changed_certificates(cluster, updated)]
-    return [*new, *certificates, *templates, *new_holders, *_single(cluster, left), *removed]
+    notice = [_notice(change) for change in changes if is_notice(change)]
+    return [*new, *certificates, *templates, *new_holders, *_single(cluster, left), *removed, *notice]
+
+
+def _notice(change: Change) -> Entry:
+    """The record that agents poll, with what it says that is wrong in place of digests."""
+    if change.action == "create":
+        part = "agents poll it, and look at everything only when it has changed"
+    elif "state" in change.fields:
+        part = "a command was interrupted: agents look at everything at each poll"
+    else:
+        before, after = change.fields.get("digests", ({}, {}))
+        wrong = [part for part in PARTS if before.get(part) != after.get(part)]
+        part = f"agents were not told of changes ({', '.join(wrong)})"
+    return Entry(ACTION_SIGNS[change.action], title(change), (part,))
 
 
 def _take(left: _Left, action: Action, keys: Iterable[Key]) -> list[Change]:

@@ -19,6 +19,7 @@ _LABELS: Final[Mapping[str, str]] = {
     "rules": "roles, policies and records",
     "nodes": "AppRoles of nodes",
     "cleanup": "records and policies of what was removed",
+    "notice": "record that agents poll",
 }
 _VERBS: Final[Mapping[str, str]] = {
     "root CA": "made",

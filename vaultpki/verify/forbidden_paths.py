@@ -16,6 +16,7 @@ from vaultpki.certificates import ISSUING_CAS, ROOT, rows
 from vaultpki.identity.access import POLICIES
 from vaultpki.model import Certificate, Cluster, Node, Pool
 from vaultpki.records import report_paths
+from vaultpki.records.changes import CHANGES
 from vaultpki.records.rotation import DOMAINS, ROTATION_FOLDER
 
 HeldBy = Literal["refusal", "check", "indifference"]
@@ -97,6 +98,7 @@ def _values(cluster: Cluster, name: str, holder: Node | Pool, others: tuple[str,
     parent = prefix.rpartition("/")[0]
     own = _own_reports(name, holder)
     rotations = [f"{ROTATION_FOLDER}/{domain}" for domain in DOMAINS]
+    records = ["cluster", CHANGES, mine, report_paths.former(name), reports[0], f"nodes/{others[0]}", rotations[0]]
     return {
         "name": [name],
         "NAME": [name.upper()],
@@ -114,9 +116,9 @@ def _values(cluster: Cluster, name: str, holder: Node | Pool, others: tuple[str,
         "mount": [cluster.mount(mount) for mount in (ROOT, *ISSUING_CAS, "config")],
         "sign": [f"{row.ca}/sign/{row.name}" for row in rows(cluster)],
         "store": [cluster.mount("config")],
-        "read": ["cluster", mine, *rotations],
+        "read": ["cluster", CHANGES, mine, *rotations],
         "theirs": [record for record in dict.fromkeys(theirs) if record != mine],
-        "record": ["cluster", mine, report_paths.former(name), reports[0], f"nodes/{others[0]}", rotations[0], *own],
+        "record": [*records, *own],
         "reports": [report_paths.REPORT_FOLDER, *sorted({place.rpartition("/")[0] for place in (*reports, *own)})],
         "elsewhere": ["cluster", f"nodes/{name}", *pools],
         "policy": [*(f"{prefix}/{end}" for end in ends), "default", "root", "of-my-own"],

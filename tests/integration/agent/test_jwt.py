@@ -471,8 +471,8 @@ def test_apply_makes_it_once_shows_drift_and_takes_it_away(own: Vouched) -> None
         {
             "bound_claims": ({"node": ["*"]}, {"node": ["c-*"]}),
             "bound_audiences": (["vaultpki", "x"], ["vaultpki"]),
-            "token_ttl": (9000, 1200),
-            "token_max_ttl": (9000, 1200),
+            "token_ttl": (9000, 7200),
+            "token_max_ttl": (9000, 7200),
         },
     )
     action, fields = drift["config", f"{auth}/config"]

@@ -30,7 +30,6 @@ from vaultpki.model import Certificate
 from vaultpki.pki import keys, x509
 from vaultpki.provision import apply as bootstrap
 from vaultpki.provision import destroy
-from vaultpki.records import changes
 from vaultpki.records.join_file import dump_join
 from vaultpki.records.server_facts import ServerFacts
 from vaultpki.vault import Request, Vault
@@ -371,8 +370,6 @@ def test_a_node(cluster: AppliedCluster, tmp_path: Path, name: str, pool: str | 
     node = NodeFolder(name, tmp_path / "node")
     who = enrol.holder(cluster.model, name, pool)
     place = enrol.place(cluster.model, root)
-    changes_path = f"{cluster.prefix}/config/data/{changes.CHANGES}"
-    root.write(changes_path, {"data": changes.to_json(changes.Changes(settled=True))})
     join = enrol.enroll(cluster.model, root, name, who, place, wrap_ttl=300)
     write_private(str(tmp_path / "join.json"), dump_join(join).encode())
     enrolled_nodes.join(node, tmp_path / "join.json")

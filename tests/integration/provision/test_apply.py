@@ -317,7 +317,7 @@ def test_the_applier_policy_is_enough(cluster: AuditedCluster) -> None:
         (f"{prefix}/etcd/config/urls", {"ocsp_servers": ["https://elsewhere.example.com"]}),
         (f"sys/mounts/{prefix}/etcd/tune", {"max_lease_ttl": "9000h"}),
         (f"{prefix}/etcd/issuer/etcd-1", {"leaf_not_after_behavior": "err", "issuer_name": "etcd-1"}),
-        (f"auth/{prefix}/listed/role/cp-1", {"token_max_ttl": "1h"}),
+        (f"auth/{prefix}/listed/role/cp-1", {"token_max_ttl": "3h"}),
     ):
         assert cluster.server.api("POST", path, body).status in (200, 204), path
     # It can do nothing beside its cluster.

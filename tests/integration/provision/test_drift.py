@@ -286,7 +286,9 @@ def test_records_changed_by_hand(cluster: AuditedCluster) -> None:
     assert changes(cluster.plan()) == wanted
     document, writes = cluster.applied()
     assert changes(document) == wanted
-    assert sorted(writes) == [("update", f"{head}/data/cluster"), ("update", f"{head}/data/nodes/cp-1")]
+    told = ("update", f"{head}/data/changes")
+    assert writes[0] == writes[-1] == told
+    assert sorted(writes[1:-1]) == [("update", f"{head}/data/cluster"), ("update", f"{head}/data/nodes/cp-1")]
     assert cluster.read(f"{head}/data/nodes/cp-1")["data"] == node
 
 
@@ -364,7 +366,8 @@ def test_what_others_put_beside_ours_is_named_and_left_alone(cluster: AuditedClu
     wanted = {("issuer", f"{p}/etcd"): ("update", {"default": (False, True)})}
     assert changes(cluster.plan()) == wanted
     document, writes = cluster.applied()
-    assert changes(document) == wanted and writes == [("update", f"{p}/etcd/config/issuers")]
+    told = ("update", f"{p}/config/data/changes")
+    assert changes(document) == wanted and writes == [told, ("update", f"{p}/etcd/config/issuers"), told]
     assert document["unmanaged"] == shown["unmanaged"] and document["dangers"] == shown["dangers"]
     # And who asks a mount to make a request or a CA without a word of the key means the default one.
     assert api("POST", f"{p}/etcd/config/keys", {"default": foreign_key(cluster)}).status == 200

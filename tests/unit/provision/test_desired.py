@@ -63,7 +63,7 @@ def test_the_mounts(wanted: dict[Key, Fields]) -> None:
     auth = {
         "type": "approle",
         "token_type": "default-service",
-        "default_ttl": 1200,
+        "default_ttl": 7200,
         "max_ttl": 60 * DAY,
         "lockout": False,
     }

@@ -1,0 +1,183 @@
+"""Tells agents that what they follow changes: one record says `changing` before the first change, then `settled`.
+
+A writer takes the record with a `changing` of its own version, and its `settled` is a later version than all of its
+changes: whoever looked at everything after an earlier version looks again. Of two writers at once, the one that finds
+the other's `settled` writes it once more, and the one that finds the other's `changing` leaves it, since that one ends
+later. A writer that is killed leaves `changing`; if another one has settled over it, the digests are wrong, which
+`plan` shows, and agents notice the last changes at their next whole look.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from vaultpki.errors import Denied, Refused, Unavailable, VaultpkiError
+from vaultpki.model import Cluster
+from vaultpki.records import changes
+from vaultpki.records.changes import CHANGES, Changes
+from vaultpki.values.durations import format_duration
+from vaultpki.vault import Vault, member
+
+_TRIES: Final = 8
+
+Digests = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredChanges:
+    """The record, None if there is none, and the version in the KV store that a check-and-set names."""
+
+    changes: Changes | None = None
+    version: int = 0
+
+    @property
+    def changing(self) -> bool:
+        """Return whether a command changes something, or was killed while it did."""
+        return self.changes is not None and not self.changes.settled
+
+
+def stored(cluster: Cluster, holding: Mapping[str, Any]) -> StoredChanges:
+    """Return the record of what the KV store holds at its path: `data` and `metadata`.
+
+    Raises SpecError for a record that a newer vaultpki wrote.
+    """
+    # Of a deleted record there is the version.
+    version, record = member(holding, "metadata").get("version"), holding.get("data")
+    found = None if record is None else changes.read(record, where=f"{cluster.mount('config')}/data/{CHANGES}")
+    return StoredChanges(found, version if type(version) is int else 0)
+
+
+def read(cluster: Cluster, vault: Vault) -> StoredChanges:
+    """Read the record. Raises as `stored`."""
+    kv, store = vault.api.secrets.kv.v2, cluster.mount("config")
+    return stored(cluster, kv.read_secret(CHANGES, mount_point=store, raise_on_deleted_version=False).data)
+
+
+def begin(cluster: Cluster, vault: Vault, found: StoredChanges) -> StoredChanges:
+    """Write `changing` over the record that was `found`; returns it as it is then. The digests stay.
+
+    Without a record nothing is written: agents look at everything at each poll.
+    """
+    for _ in range(_TRIES):
+        if found.changes is None:
+            return found
+        now = Changes(settled=False, digests=found.changes.digests)
+        if _written(cluster, vault, now, found.version):
+            return StoredChanges(now, found.version + 1)
+        found = read(cluster, vault)
+    raise _contended(cluster)
+
+
+def settle(cluster: Cluster, vault: Vault, found: StoredChanges, digests: Digests) -> bool:
+    """Write `settled` over the record that was `found`; return False if somebody else has written it meanwhile."""
+    return _written(cluster, vault, Changes(settled=True, digests=digests), found.version)
+
+
+class ChangeNotice:
+    """One command's notice to agents, which is given with its first change, if it makes any.
+
+    An `urgent` command goes on with a token that may not write the record.
+    """
+
+    def __init__(self, cluster: Cluster, vault: Vault, *, urgent: bool = False) -> None:
+        self._cluster, self._vault, self._urgent = cluster, vault, urgent
+        self._begun: StoredChanges | None = None
+        self._refused = False
+
+    @property
+    def untold(self) -> str:
+        """Return a sentence for a person if the token did not allow to tell agents; "" if they know."""
+        if not self._refused:
+            return ""
+        return (
+            f"this token may not write {self._cluster.mount('config')}/{CHANGES}, so agents at rest notice the change "
+            f"within {format_duration(changes.LONGEST_LOOK)}, and not at their next poll; `vaultpki policy -f "
+            f"{self._cluster.file} applier` prints what is needed"
+        )
+
+    def begin(self) -> None:
+        """Write `changing`, unless this command has; to be called before each change."""
+        if self._begun is not None or self._refused:
+            return
+        try:
+            self._begun = begin(self._cluster, self._vault, read(self._cluster, self._vault))
+        except Denied:
+            if not self._urgent:
+                raise
+            self._refused = True
+
+    def end(self, digests: Callable[[], Digests] = dict) -> None:
+        """Write `settled` if this command has written `changing`, or finds it of a command that was killed.
+
+        `digests` reads those of the parts that it may have changed; the others stay as the record has them.
+        """
+        if self._refused:
+            return
+        found = self._begun or self._left()
+        if found is None:
+            return
+        for _ in range(_TRIES):
+            if found.changes is not None and settle(
+                self._cluster, self._vault, found, {**found.changes.digests, **digests()}
+            ):
+                self._begun = None
+                return
+            found = read(self._cluster, self._vault)
+            if found.changes is None or found.changing:
+                # Another one's, which settles later; without a record agents look at each poll.
+                self._begun = None
+                return
+        raise _contended(self._cluster)
+
+    def _left(self) -> StoredChanges | None:
+        """Return the `changing` that a command has left; None if there is none, or the token may not read it."""
+        with contextlib.suppress(Denied):
+            found = read(self._cluster, self._vault)
+            return found if found.changing else None
+        return None
+
+
+@contextlib.contextmanager
+def announced(
+    cluster: Cluster, vault: Vault, digests: Callable[[], Digests] = dict, *, urgent: bool = False
+) -> Iterator[ChangeNotice]:
+    """Give the work within a notice that it begins before its first write, and end it when the work is done or fails.
+
+    Work that writes nothing still ends the notice of a command that was killed. Of a server that is away nothing more
+    is asked: then agents look at everything at each poll until a later command ends it. The arguments are as in
+    ChangeNotice and its `end`.
+    """
+    notice = ChangeNotice(cluster, vault, urgent=urgent)
+    try:
+        yield notice
+    except (Denied, Unavailable):
+        raise
+    except VaultpkiError:
+        with contextlib.suppress(VaultpkiError):
+            notice.end(digests)
+        raise
+    notice.end(digests)
+
+
+def _written(cluster: Cluster, vault: Vault, record: Changes, version: int) -> bool:
+    """Write the record by check-and-set; return False if it has another version by now."""
+    write, store = vault.api.secrets.kv.v2.create_or_update_secret, cluster.mount("config")
+    try:
+        write(CHANGES, changes.to_json(record), cas=version, mount_point=store)
+    except Refused as error:
+        # Both servers answer 400 when the version has changed.
+        if not any("check-and-set" in reason for reason in error.reasons):
+            raise
+        return False
+    return True
+
+
+def _contended(cluster: Cluster) -> Refused:
+    return Refused(
+        f"other commands write {cluster.mount('config')}/{CHANGES} all the time; wait until they are through, and run "
+        "the same again",
+        status=409,
+    )
