@@ -28,7 +28,7 @@ FLEET: Final = 100
 GOAL: Final = 0.2
 HOUR: Final = 3600.0
 # Before that no agent of ours makes its next whole look.
-_POLLS_ONLY: Final = 0.75 * HOUR
+_POLLS_ONLY: Final = 0.7 * HOUR
 _OURS_HOURS: Final = 3
 _IDLE_SECONDS: Final = 15.0
 _PEERS: Final = 4

@@ -85,7 +85,7 @@ class Context:
 class Contact:
     """What a pass knows of Vault. `vault` is None if nobody asked or the login failed; `away` is why it cannot sign.
 
-    `polled` says that nothing was asked but whether anything has changed, and that nothing has.
+    `polled` says that nothing was asked but whether anything has changed, and that nothing has or no answer came.
     """
 
     vault: Vault | None = None

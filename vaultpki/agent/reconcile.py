@@ -122,9 +122,11 @@ def reconcile(context: Context) -> Outcome:
 def _at_rest(context: Context, contact: Contact, wanted: Assignment) -> AtRest | None:
     """Return what the next pass may poll with; None makes it look at everything.
 
-    After a poll, and where Vault was not asked, it is what this pass got. A failure that may be mended by looking again
-    ends it.
+    After a poll, answered or not, and where Vault was not asked, it is what this pass got. A failure that may be mended
+    by looking again ends it.
     """
+    if contact.polled and contact.away is not None:
+        return context.options.rest
     if any(isinstance(error, VaultError | CertificateRefused) for error in context.found.failures.values()):
         return None
     if contact.polled or (contact.vault is None and contact.away is None):
@@ -157,10 +159,10 @@ def _assigned_pairs(context: Context) -> tuple[Assignment, dict[str, Trust], tup
             if fresh and not any(item.wants_signing for item in items):
                 return copy, known, items, Contact()
             if rest is not None and (polled := _poll(context, copy, rest)) is not None:
-                contact = _checked_clock(context, Contact(rest.vault, polled=True))
-                if sign_due.postpone_late(context, contact, copy.fetched, items):
+                confirmed, contact = polled
+                if contact.away is None and sign_due.postpone_late(context, contact, copy.fetched, items):
                     items = _inspect(context, copy, known, context.options.force)
-                return polled, known, items, contact
+                return confirmed, known, items, contact
     fetched, contact = _fetch(context, copy)
     known_clock = contact.vault is not None and contact.vault.clock_offset is not None
     _remember_answer(context, fetched, contact.clock_offset if known_clock else context.state.value.clock_offset)
@@ -182,14 +184,22 @@ def _rest(context: Context) -> AtRest | None:
     return rest if credential.in_place(config) else None
 
 
-def _poll(context: Context, copy: Assignment, rest: AtRest) -> Assignment | None:
-    """Return the copy if Vault says that nothing has changed; None for a change and for every failure.
+def _poll(context: Context, copy: Assignment, rest: AtRest) -> tuple[Assignment, Contact] | None:
+    """Return the copy and the contact if Vault says that nothing has changed; None for a change and for a refusal.
 
-    Then the look that follows says what is wrong.
+    Then the look that follows says what is wrong. A Vault that cannot answer now, such as one that limits its requests,
+    is not asked for more: the pass fails, and the next one polls again.
     """
     try:
         _tighten(context)
-        return None if rest.changed() else assignment.confirm(context.config, copy, context.clock)
+        if rest.changed():
+            return None
+        confirmed = assignment.confirm(context.config, copy, context.clock)
+        return confirmed, _checked_clock(context, Contact(rest.vault, polled=True))
+    except Unavailable as error:
+        context.state.value = replace(context.state.value, asked=context.clock)
+        context.found.failures["vault"] = error
+        return copy, Contact(away=error, polled=True)
     except VaultpkiError:
         return None
 

@@ -96,6 +96,7 @@ class _Daemon:
         self._note = ResidentNote()
         # One for each SIGHUP that no pass has followed yet: what is wrong with agent.yaml, as sentences.
         self._pulls: collections.deque[dict[str, str]] = collections.deque()
+        self._pull_budget = backoff.PullBudget()
         self._signals: set[int] = set()
         self._last_sign_of_life = time.monotonic()
         self._failures = FailureLog(log)
@@ -153,7 +154,8 @@ class _Daemon:
         if self._ready:
             self._notifier.ready(self._status())
         self._pulls.append(wrong)
-        self._wake.set()
+        if self._pull_pause() <= 0:
+            self._wake.set()
 
     def _serve_metrics(self) -> None:
         if self._metrics is None:
@@ -170,7 +172,7 @@ class _Daemon:
         failed = 0
         while True:
             self._last_sign_of_life = time.monotonic()
-            pulls = [self._pulls.popleft() for _ in range(len(self._pulls))]
+            pulls = self._pulls_to_follow()
             self._read_for_hooks()
             config, began, events = self._config, time.monotonic(), list[Event]()
             try:
@@ -193,6 +195,18 @@ class _Daemon:
                 self._sleep(wait, readers_seen.AGAIN, functools.partial(readers_seen.changed, config, outcome.awaited))
             else:
                 self._sleep(wait)
+
+    def _pull_pause(self) -> float:
+        """Return after how many seconds a look may be made that a SIGHUP asked for; 0 or less if at once."""
+        now = time.monotonic()
+        return self._pull_budget.next(now) - now
+
+    def _pulls_to_follow(self) -> list[dict[str, str]]:
+        """Take the SIGHUPs that this pass follows; none while they come in a loop and must wait."""
+        if not self._pulls or self._pull_pause() > 0:
+            return []
+        self._pull_budget = self._pull_budget.taken(time.monotonic())
+        return [self._pulls.popleft() for _ in range(len(self._pulls))]
 
     def _read_for_hooks(self) -> None:
         """Read agent.yaml again if it has changed and a hook is owed: `renew` may have run one that is new there."""
@@ -276,11 +290,16 @@ class _Daemon:
 
         `until` is asked every `tick` seconds.
         """
-        ticks, clock = time.monotonic() + seconds, time.time() + seconds
-        while (left := min(ticks - time.monotonic(), clock - time.time())) > 0:
-            # The monotonic clock stands still while the machine is suspended, so the other one is read now and then.
+        began, clock = time.monotonic(), time.time() + seconds
+        while (left := began + seconds - time.monotonic()) > 0:
             self._last_sign_of_life = time.monotonic()
-            if self._wake.wait(min(left, tick)) or until():
+            # The monotonic clock stands still while the machine is suspended, so the other one is read now and then: not
+            # at once, for one that jumps again and again would make a pass each time.
+            if self._last_sign_of_life - began >= _TICK:
+                left = min(left, clock - time.time())
+            if self._pulls:
+                left = min(left, self._pull_pause())
+            if left <= 0 or self._wake.wait(min(left, tick)) or until():
                 break
         self._wake.clear()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 MOST_A_DAY: Final = 100
@@ -19,6 +20,12 @@ UNANSWERED_AT_ONCE: Final = 2
 _FIRST_UNANSWERED: Final = 30.0
 # A secret id lives for weeks, and the one in use is good meanwhile.
 _FIRST_MINT: Final = 600.0
+
+PULLS_AT_ONCE: Final = 10
+"""How many looks that a person asks for need no pause."""
+
+PULL_PAUSE: Final = 30.0
+"""Seconds after which one more of them needs none."""
 
 _DAY: Final = 86400.0
 _HOUR: Final = 3600.0
@@ -97,6 +104,28 @@ def next_mint(unanswered: Sequence[float], now: float, left: float) -> float:
         return now
     wait = min(_FIRST_MINT * 4.0 ** min(len(counted) - 1, _MOST_DOUBLINGS), max(left / 2, _FIRST_MINT))
     return max(counted[-1] + wait, now)
+
+
+@dataclass(frozen=True, slots=True)
+class PullBudget:
+    """How many looks that a person asks for need no pause, as of the time `at` (seconds of any clock).
+
+    A person never waits. A script or a hook that asks in a loop gets `PULLS_AT_ONCE`, then one every `PULL_PAUSE`.
+    """
+
+    left: float = PULLS_AT_ONCE
+    at: float = 0.0
+
+    def next(self, now: float) -> float:
+        """Return when the next one may be made: `now` if at once."""
+        return now + max(1.0 - self._left(now), 0.0) * PULL_PAUSE
+
+    def taken(self, now: float) -> PullBudget:
+        """Return what is left after one more."""
+        return PullBudget(self._left(now) - 1.0, now)
+
+    def _left(self, now: float) -> float:
+        return min(self.left + max(now - self.at, 0.0) / PULL_PAUSE, PULLS_AT_ONCE)
 
 
 def longest(life: int, poll: float) -> float:
