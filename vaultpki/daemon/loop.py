@@ -10,7 +10,6 @@ import collections
 import contextlib
 import functools
 import os
-import random
 import select
 import signal
 import socket
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 from vaultpki.agent import readers_seen, run
 from vaultpki.agent.context import Outcome, PassOptions
 from vaultpki.config.agent import is_current
+from vaultpki.daemon import pace
 from vaultpki.daemon.lock import DaemonLock
 from vaultpki.daemon.outcome_events import FailureLog
 from vaultpki.daemon.resident import Pulled, ResidentNote
@@ -185,7 +185,7 @@ class _Daemon:
             failed = failed + 1 if outcome is None or outcome.failures else 0
             if pulls:
                 self._note.pulled(config, Pulled(began, tuple(events), {**pulls[-1], **self._failures.failures}))
-            wait = _wait(config, outcome, failed, self._urgent, assignment.fetched(config.state))
+            wait = pace.pause(config, outcome, failed, self._urgent, assignment.fetched(config.state), time.time())
             if failed and (end := self._failures.next_end(time.time())) is not None:
                 # It is said when it has expired.
                 wait = min(wait, end - time.time() + 0.5)
@@ -293,8 +293,8 @@ class _Daemon:
         began, clock = time.monotonic(), time.time() + seconds
         while (left := began + seconds - time.monotonic()) > 0:
             self._last_sign_of_life = time.monotonic()
-            # The monotonic clock stands still while the machine is suspended, so the other one is read now and then: not
-            # at once, for one that jumps again and again would make a pass each time.
+            # The monotonic clock stands still while the machine is suspended, so the other one is read now and then.
+            # Not at once: one that jumps again and again would make a pass each time.
             if self._last_sign_of_life - began >= _TICK:
                 left = min(left, clock - time.time())
             if self._pulls:
@@ -334,32 +334,6 @@ def _nothing_done(config: AgentConfig, error: VaultpkiError) -> Outcome:
         reached = True
     known = replace(state.load(config.state), state=state.state_of([error]))
     return Outcome(failures={"agent": error}, reached=reached, state=known)
-
-
-def _wait(
-    config: AgentConfig, outcome: Outcome | None, failed: int, urgent: datetime | None, fetched: float | None
-) -> float:
-    """Seconds until the next pass. `failed` counts failed passes in a row; `fetched` is Vault's last answer (Unix).
-
-    `urgent` is when the first certificate expires that Vault may still renew.
-    """
-    now = time.time()
-    # Jitter: the nodes of a cluster must not come at the same moment, and each within the promised interval.
-    wait = config.poll * random.uniform(run.DAEMON_SHARE + 0.05, 1.0)  # noqa: S311 - not a secret
-    if fetched is not None and outcome is not None and "vault" not in outcome.failures:
-        # Counted from Vault's last answer: a hook that ended may have caused this pass, which did not ask Vault. Never
-        # at once, or a Vault that takes a whole interval to answer is asked without a pause.
-        wait = min(wait, max(fetched + wait - now, config.poll / 10))
-    if outcome is None or outcome.failures:
-        left = None if urgent is None else urgent.timestamp() - now
-        wait = min(wait, backoff.pause(failed, config.poll, left) * random.uniform(0.8, 1.2))  # noqa: S311
-    if outcome is None:
-        return wait
-    # A certificate that still wants signing has failed or is postponed; any other may have become due meanwhile.
-    moments = [item.verdict.renew_after for item in outcome.items if not item.verdict.sign]
-    coming = [when.timestamp() for when in moments if when is not None]
-    coming += [outcome.retry_at] if outcome.retry_at is not None else []
-    return min([wait, *(max(when - now, 0.0) + 0.5 for when in coming)])
 
 
 def _drained(reading: socket.socket) -> bool:

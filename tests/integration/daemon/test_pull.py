@@ -15,7 +15,7 @@ from helpers.node.resident_agent import leaf, resident, short_and_long
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import wait_for
-from vaultpki.node import state
+from vaultpki.node import backoff, state
 
 FURTHER = "certificates:\n  kubelet: {{extra_names: [{name}]}}\n"
 QUIET = "poll: 24h\n"
@@ -91,6 +91,21 @@ def test_pull_and_sighup_make_a_resident_agent_ask_at_once(cluster: AppliedClust
         agent.end()
     said = vaultpki("pull", "-c", node.config, expect=1).stderr
     assert "no resident agent of" in said and "--once" in said
+
+
+def test_a_loop_of_sighup_makes_few_looks(cluster: AppliedCluster) -> None:
+    """Such as of a hook that reloads the agent; agent.yaml is read again each time."""
+    node = cluster.equip("worker-1", further=QUIET)
+    with resident(node) as agent:
+        agent.await_issued()
+        since = cluster.server.audit_position()
+        for _ in range(60):
+            agent.process.send_signal(signal.SIGHUP)
+            time.sleep(0.1)
+        logins = [path for _, path in cluster.server.requests(since) if path.endswith("/login")]
+        assert 2 <= len(logins) <= backoff.PULLS_AT_ONCE + 1, len(logins)
+        assert len(agent.said("was read again")) > 2 * backoff.PULLS_AT_ONCE
+        agent.end()
 
 
 def test_pull_signals_no_other_process(cluster: AppliedCluster) -> None:

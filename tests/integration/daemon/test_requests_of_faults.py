@@ -1,0 +1,167 @@
+"""How many requests an hour an agent sends where something is wrong, by its own pace at a simulated clock."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from helpers.node.resident_agent import SPEC, leaves, short_and_long
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
+from helpers.vault.cluster_factory import ClusterFactory
+from vaultpki.agent import run
+from vaultpki.agent.context import Outcome
+from vaultpki.config.agent import load_agent
+from vaultpki.daemon import pace
+from vaultpki.errors import VaultpkiError
+from vaultpki.host import hook_runner
+from vaultpki.node import assignment
+from vaultpki.records import changes
+from vaultpki.records.changes import Changes
+
+HOUR = 3600.0
+
+
+@dataclass(slots=True)
+class Agent:
+    """The passes of a resident agent, as often as the daemon makes them."""
+
+    cluster: AppliedCluster
+    node: NodeFolder
+    clock: float = field(default_factory=time.time)
+    outcome: Outcome | None = None
+    urgent: datetime | None = None
+    failed: int = 0
+    passes: int = 0
+    said: set[str] = field(default_factory=set)
+    runner: hook_runner.Runner = field(default_factory=lambda: hook_runner.Runner(done=lambda: None))
+
+    def run(self) -> float:
+        """One pass; the seconds until the next."""
+        self.passes += 1
+        config = load_agent(self.node.config)
+        rest = self.outcome.rest if self.outcome is not None else None
+        options = run.PassOptions(settle=False, share=run.DAEMON_SHARE, rest=rest)
+        try:
+            self.outcome = run.run(config, options, clock=self.clock, runner=self.runner)
+            self.urgent = self.outcome.urgent
+            self.said |= {str(error) for error in self.outcome.failures.values()}
+        except VaultpkiError as error:
+            self.outcome = None
+            self.said.add(str(error))
+        self.failed = self.failed + 1 if self.outcome is None or self.outcome.failures else 0
+        fetched = assignment.fetched(config.state)
+        return pace.pause(config, self.outcome, self.failed, self.urgent, fetched, self.clock)
+
+    def requests(self, seconds: float = HOUR, before: Callable[[], object] = lambda: None) -> int:
+        """How many requests so many seconds of passes send; `before` each of them something is done."""
+        server, end, asked, wait = self.cluster.server, self.clock + seconds, 0, 0.0
+        self.passes = 0
+        while self.clock + wait < end:
+            self.clock += wait
+            before()
+            since = server.audit_position()
+            wait = self.run()
+            asked += sum(self.cluster.prefix in path for _, path in server.requests(since))
+        return asked
+
+
+# A look at everything asks so much at most, a pass that fails comes so often in its first hour, and one at each poll.
+LOOK, FAILING, POLLS = 21, 20, 15
+
+
+def settle(cluster: AppliedCluster) -> None:
+    record = changes.to_json(Changes(settled=True))
+    answer = cluster.server.api("POST", f"{cluster.prefix}/config/data/changes", {"data": record})
+    assert answer.status == 200, answer
+
+
+def forget_nodes(cluster: AppliedCluster) -> None:
+    """Delete the entities of the nodes: no token that they have is of use any more."""
+    api = cluster.server.api
+    listed = api("GET", "identity/entity/id?list=true")
+    for each in listed.data["keys"] if listed.status == 200 else ():
+        about = api("GET", f"identity/entity/id/{each}").data
+        if any(alias["mount_path"] == f"auth/{cluster.prefix}/listed/" for alias in about["aliases"]):
+            assert api("DELETE", f"identity/entity/id/{each}").status == 204
+
+
+def spoil_state(node: NodeFolder) -> None:
+    """Nothing can be kept in the state folder: a folder is where each file belongs."""
+    for name in ("spec.json", "agent.json"):
+        (node.state / name).unlink()
+        (node.state / name / "x").mkdir(parents=True)
+
+
+@pytest.fixture(scope="module")
+def cluster(shared_clusters: ClusterFactory) -> AppliedCluster:
+    return shared_clusters.applied(short_and_long("30d"))
+
+
+@pytest.fixture
+def agent(cluster: AppliedCluster, tmp_path: Path) -> Iterator[Agent]:
+    """An agent that has everything and is at rest."""
+    settle(cluster)
+    made = Agent(cluster, cluster.equip("worker-1", folder=tmp_path / "worker-1"))
+    made.clock += made.run()
+    assert made.outcome is not None and not made.outcome.failures
+    yield made
+    made.runner.stop()
+
+
+def test_what_changes_or_is_refused_at_each_poll_costs_a_look_each(agent: Agent) -> None:
+    assert agent.requests() <= POLLS + LOOK and agent.said == set()
+    for fault in (settle, forget_nodes):
+        asked = agent.requests(before=functools.partial(fault, agent.cluster))
+        assert POLLS < asked <= POLLS * LOOK, (fault, asked)
+
+
+def test_a_pair_that_cannot_be_installed_is_not_asked_for(agent: Agent) -> None:
+    for name in ("kubelet.crt", "kubelet.key"):
+        (agent.node.pki / name).unlink()
+        (agent.node.pki / name).write_text("somebody's own")
+    assert agent.requests() <= FAILING + LOOK and "was not made by vaultpki" in " ".join(agent.said)
+
+
+def test_a_state_folder_in_which_nothing_can_be_kept_costs_a_look_each_time(agent: Agent) -> None:
+    spoil_state(agent.node)
+    assert agent.requests() <= FAILING * LOOK and "spec.json" in " ".join(agent.said)
+
+
+def test_the_worst_is_an_expired_certificate_that_cannot_be_replaced(clusters: ClusterFactory) -> None:
+    """A look in half a minute, so that the node is back soon after whatever is wrong has been mended."""
+    cluster = clusters.applied(SPEC)
+    agent = Agent(cluster, cluster.equip("worker-1"))
+    agent.run()
+    spoil_state(agent.node)
+    agent.clock += HOUR
+    agent.requests(HOUR / 10)
+    assert agent.requests(HOUR / 10) <= 16 * LOOK and 10 <= agent.passes <= 16
+
+
+@pytest.mark.parametrize("places", ["config/data/changes", "config auth", "config root kubernetes auth"])
+def test_a_server_that_limits_requests_is_asked_less_and_nothing_expires(agent: Agent, places: str) -> None:
+    """The agent says so, and goes on once the limit is gone."""
+    api, prefix = agent.cluster.server.api, agent.cluster.prefix
+    serials = leaves(agent.node)
+    limits = [f"auth/{prefix}/listed" if place == "auth" else f"{prefix}/{place}" for place in places.split()]
+    # With them the server says how long to wait; without, a pass tries for 15 seconds.
+    assert api("POST", "sys/quotas/config", {"enable_rate_limit_response_headers": True}).status == 204
+    for number, place in enumerate(limits):
+        limit = {"path": place, "rate": 1, "interval": "1h"}
+        assert api("POST", f"sys/quotas/rate-limit/test-{number}", limit).status == 204
+    try:
+        # The audit log has none that the limit refused: each pass sends one.
+        assert agent.requests() <= LOOK and agent.passes <= FAILING
+        assert any("cannot answer now (429" in text for text in agent.said)
+    finally:
+        for number in range(len(limits)):
+            api("DELETE", f"sys/quotas/rate-limit/test-{number}")
+    agent.clock += HOUR
+    agent.run()
+    assert agent.outcome is not None and not agent.outcome.failures and leaves(agent.node) == serials
