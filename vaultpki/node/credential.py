@@ -32,6 +32,7 @@ from vaultpki.errors import (
 from vaultpki.model import AgentConfig
 from vaultpki.node import backoff
 from vaultpki.node.secret_id import SECRET_ID, Asked, JoinStep, SecretIdFiles
+from vaultpki.pki import renewal
 from vaultpki.records.join_file import Join
 from vaultpki.values import names, pem, yaml_tree
 from vaultpki.vault import Request, Settings, Vault, from_environment
@@ -41,6 +42,8 @@ _PATIENCE = 15.0
 _DAY = 86400
 # For a secret id that somebody else put here; apply never grants less.
 _UNKNOWN_TTL: Final = 7 * _DAY
+_EARLIEST_ROLL: Final = 1 / 3
+_LATEST_ROLL: Final = 5 / 12
 # Once a minute both servers tidy secret ids, and may remove one that is minted in that moment: its accessor is listed,
 # its own entry not yet (path_tidy_user_id.go). Only a refused login shows it.
 _SETTLED: Final = 5 * 60
@@ -222,8 +225,13 @@ def own_record(config: AgentConfig) -> str:
     return f"pools/{config.pool}" if config.pool else f"nodes/{config.node}"
 
 
+def _share(node: str, minted: float) -> float:
+    # Nodes that joined together must not ask together.
+    return _EARLIEST_ROLL + (_LATEST_ROLL - _EARLIEST_ROLL) * renewal.jitter(node, SECRET_ID, int(minted))
+
+
 def roll(config: AgentConfig, vault: Vault, now: float, *, force: bool = False) -> bool:
-    """Replace the secret id once a third of its life is over, and the one of a join file at once; return if it did.
+    """Replace the secret id after 33 to 42 % of its life, and the one of a join file at once; return if it did.
 
     A later call destroys the previous one, some minutes on; that of a join file is destroyed as soon as Vault accepts
     the new one. `vault` is logged in as the node; `now` is Unix time in seconds. After an answer that was lost the next
@@ -243,7 +251,7 @@ def roll(config: AgentConfig, vault: Vault, now: float, *, force: bool = False) 
     # Whoever carried the join file may have seen what was in it; or others could read the secret id's own file.
     seen = (note is None and joined is not None) or files.exposed(current)
     minted, ttl = note or (files.written(), _UNKNOWN_TTL)
-    if not seen and 0 <= now - minted < ttl / 3:
+    if not seen and 0 <= now - minted < ttl * _share(config.node, minted):
         return False
     # One that cannot be kept would be minted again by the next pass, and live for days beside the others.
     probe_folder(config.state)

@@ -111,14 +111,14 @@ def test_a_ca_file_that_does_not_fit_is_named(cluster: AppliedCluster, node: Nod
     )
 
 
-def test_it_is_rolled_at_a_third_of_its_life(cluster: AppliedCluster, node: NodeFolder) -> None:
+def test_it_is_rolled_from_a_third_of_its_life_on(cluster: AppliedCluster, node: NodeFolder) -> None:
     minted = json.loads((node.state / "secret-id.json").read_text())["minted"]
     first = secret(node)
     assert not roll(node, minted + 20 * DAY - 1) and secret(node) == first
-    assert roll(node, minted + 20 * DAY) and secret(node) != first
-    assert not roll(node, minted + 20 * DAY + SETTLED - 1)
+    assert roll(node, minted + 25 * DAY) and secret(node) != first
+    assert not roll(node, minted + 25 * DAY + SETTLED - 1)
     assert len(enrolled_nodes.accessors(cluster, node.name, "pooled")) == 2
-    assert not roll(node, minted + 20 * DAY + SETTLED) and not (node.state / "secret-id.old").exists()
+    assert not roll(node, minted + 25 * DAY + SETTLED) and not (node.state / "secret-id.old").exists()
     role_id = load_agent(node.config).auth.role_id or ""
     assert enrolled_nodes.login(cluster, "pooled", role_id, first) is None
     assert enrolled_nodes.login(cluster, "pooled", role_id, secret(node)) is not None
@@ -129,7 +129,7 @@ def test_it_is_rolled_at_a_third_of_its_life(cluster: AppliedCluster, node: Node
 def test_a_new_one_that_the_server_loses_locks_nobody_out(cluster: AppliedCluster, node: NodeFolder) -> None:
     """Servers do that where they tidy up in the moment in which it is minted."""
     first = secret(node)
-    assert roll(node, time.time() + 20 * DAY)
+    assert roll(node, time.time() + 25 * DAY)
     role = f"auth/{cluster.prefix}/pooled/role/{node.name}"
     gone = secret(node)
     assert cluster.server.api("POST", f"{role}/secret-id/destroy", {"secret_id": gone}).status == 204
@@ -182,11 +182,21 @@ def test_a_clock_that_jumps_does_not_roll_in_a_loop(cluster: AppliedCluster, nod
     assert len(enrolled_nodes.accessors(cluster, node.name, "pooled")) == 1
 
 
+def test_nodes_that_joined_together_roll_at_different_times(cluster: AppliedCluster, name: str, tmp_path: Path) -> None:
+    """Each by its own name and the time at which its secret id was minted: of 12 nodes a few at once, and not all."""
+    rolled = []
+    for number in range(12):
+        node = cluster.equip(f"{name}-{number}", pool="autoscaled", folder=tmp_path / str(number))
+        rolled.append(roll(node, time.time() + WEEK * 3 / 8))
+    assert 1 <= sum(rolled) <= 11
+
+
 def test_one_put_there_by_hand_is_rolled_by_its_age(cluster: AppliedCluster, name: str, tmp_path: Path) -> None:
     node = cluster.equip(name, pool="autoscaled", folder=tmp_path / "node")
     now = time.time()
     assert not roll(node, now + WEEK / 3 - 60)
-    assert roll(node, now + WEEK / 3 + 60) and not roll(node, now + WEEK / 3 + 60 + SETTLED)
+    late = now + WEEK * 5 / 12 + 60
+    assert roll(node, late) and not roll(node, late + SETTLED)
     assert len(enrolled_nodes.accessors(cluster, name, "pooled")) == 1
 
 
