@@ -24,8 +24,6 @@ from helpers.node.resident_agent import (
 from helpers.vault.applied_cluster import NodeFolder, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import Server, free_ports, wait_for
-from vaultpki.records import changes
-from vaultpki.records.changes import Changes
 
 
 def test_a_second_agent_for_the_same_folders_ends_at_once(clusters: ClusterFactory) -> None:
@@ -99,8 +97,6 @@ def test_a_rejected_credential_needs_a_join(server: Server, tmp_path: Path, clus
     (port,) = free_ports(1)
     node = polling_node(cluster, further=f"metrics: 127.0.0.1:{port}\n")
     poll, login = f"{cluster.prefix}/config/data/changes", f"auth/{cluster.prefix}/listed/login"
-    settled = {"data": changes.to_json(Changes(settled=True))}
-    assert server.api("POST", poll, settled).status == 200
     with resident(node) as agent:
         agent.await_issued()
         # It is at rest.
