@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
+from types import MappingProxyType
 from typing import Final
 
 from vaultpki import __version__
 from vaultpki.certificates import ROOT
 from vaultpki.identity.access import node_certificates
 from vaultpki.layout import trust_bundles
-from vaultpki.model import Cluster, Node
+from vaultpki.model import Certificate, Cluster, Node
 from vaultpki.pki.facts import Facts
 from vaultpki.readers import start_only
 from vaultpki.records.changes import LONGEST_LOOK
@@ -32,10 +33,17 @@ class Cas:
     trusted: Mapping[str, frozenset[str]]
 
 
-def filled(cluster: Cluster, node: Node, cas: Cas, seen: Mapping[str, Seen], now: datetime) -> NodeReport:
+def filled(
+    cluster: Cluster,
+    node: Node,
+    cas: Cas,
+    seen: Mapping[str, Seen],
+    now: datetime,
+    leaves: Mapping[str, Facts] = MappingProxyType({}),
+) -> NodeReport:
     """Return the report of a node that holds all that it should; `seen` are the revisions that it has read.
 
-    The certificates are not signed by anybody: their serial numbers come from the node's name.
+    A certificate that is not among `leaves` is signed by nobody: its serial number comes from the node's name.
     """
     wanted = node_certificates(cluster, node)
     bundles = {each.ca for each in trust_bundles(cluster.layout, node.roles, wanted)}
@@ -47,18 +55,7 @@ def filled(cluster: Cluster, node: Node, cas: Cas, seen: Mapping[str, Seen], now
         agent=__version__,
         seen=seen,
         certificates={
-            want.name: CertificateReport(
-                want.ca,
-                "ok",
-                signed + _LIFE,
-                sha256(f"{node.name} {want.name}".encode()).hexdigest()[:40],
-                cas.signing[want.ca].subject_key_id or "",
-                (cas.signing[want.ca].fingerprint,),
-                installed=signed,
-                not_before=signed,
-                renew_after=signed + _LIFE / 2,
-            )
-            for want in wanted
+            want.name: _certificate(node, want, cas.signing[want.ca], leaves.get(want.name), signed) for want in wanted
         },
         bundles={ca: BundleReport(cas.trusted[ca], signed) for ca in (*bundles, ROOT)},
         readers={
@@ -70,4 +67,18 @@ def filled(cluster: Cluster, node: Node, cas: Cas, seen: Mapping[str, Seen], now
         look=LONGEST_LOOK,
         trust=root[:16],
         in_use=(str(uuid.uuid5(uuid.NAMESPACE_DNS, node.name)),),
+    )
+
+
+def _certificate(node: Node, want: Certificate, ca: Facts, leaf: Facts | None, signed: datetime) -> CertificateReport:
+    return CertificateReport(
+        want.ca,
+        "ok",
+        leaf.not_after if leaf is not None else signed + _LIFE,
+        f"{leaf.serial:x}" if leaf is not None else sha256(f"{node.name} {want.name}".encode()).hexdigest()[:40],
+        (leaf.authority_key_id if leaf is not None else ca.subject_key_id) or "",
+        (ca.fingerprint,),
+        installed=signed,
+        not_before=leaf.not_before if leaf is not None else signed,
+        renew_after=signed + _LIFE / 2,
     )
