@@ -192,10 +192,10 @@ def read_operator_leaves(
     settled = _SETTLED.setdefault(vault, {}).setdefault(mount, set())
     listed = vault.api.secrets.pki.list_certificates(mount_point=mount).keys
     wanted = [_checked(serial) for serial in listed if serial not in settled]
-    leaves = []
-    read = vault.prepare.secrets.pki.read_certificate
-    answers = vault.many([read(serial, mount_point=mount) for serial in wanted])
-    for serial, answer in zip(wanted, answers, strict=True):
+    pki = vault.api.secrets.pki
+
+    def look(serial: str) -> OperatorLeaf | None:
+        answer = pki.read_certificate(serial, mount_point=mount)
         facts = None
         # Tidied meanwhile, or revoked.
         if answer.found and not answer.data.get("revocation_time"):
@@ -204,8 +204,12 @@ def read_operator_leaves(
         name = operators.get((facts.subject.common_name, facts.subject.organization)) if facts is not None else None
         if facts is None or not name or facts.is_ca or facts.not_after <= now:
             settled.add(serial)
-        elif facts.authority_key_id == ca.subject_key_id:
-            leaves.append(OperatorLeaf(name, f"{facts.serial:x}", facts.not_after))
+            return None
+        mine = facts.authority_key_id == ca.subject_key_id
+        return OperatorLeaf(name, f"{facts.serial:x}", facts.not_after) if mine else None
+
+    # One at a time is kept: a mount has many certificates.
+    leaves = [leaf for leaf in vault.map(look, wanted) if leaf is not None]
     return tuple(sorted(leaves, key=lambda leaf: leaf.not_after))
 
 
