@@ -151,6 +151,24 @@ def test_after_the_machine_was_off_too(agent: Agent, *, stays: bool) -> None:
     assert all(back < until <= back + 2 * (back - dues[name]) for name, until in agent.dues.items())
 
 
+def test_after_a_pause_of_the_process_too(clusters: ClusterFactory, tmp_path: Path) -> None:
+    """Then one read with the token that it kept is all that the agent asks before it decides."""
+    cluster = clusters.applied(SPEC + "defaults: {ttl: 7d}\n")
+    agent = Agent(cluster, cluster.equip("worker-1", folder=tmp_path / "worker-1"))
+    agent.at(agent.clock)
+    name, due = min(agent.dues.items(), key=lambda each: each[1])
+    agent.at(due - 120)
+    assert agent.outcome.rest is not None
+    since = cluster.server.audit_position()
+    agent.at(due + 900)
+    assert agent.outcome.renewed == () and len(agent.said("postponed")) == 1 and not agent.outcome.failures
+    asked = [path for _, path in cluster.server.requests(since) if path.startswith(cluster.prefix)]
+    assert asked[0] == f"{cluster.prefix}/config/data/changes" and len(asked) <= 3, asked
+    assert due + 900 < agent.dues[name] <= due + 2700
+    assert name in agent.renewing(agent.dues[name] + 0.5)
+    agent.runner.stop()
+
+
 def test_nobody_who_asks_waits(agent: Agent) -> None:
     back = max(agent.dues.values()) + DAY
     assert agent.renewing(back, share=0.0) == NAMES
