@@ -54,10 +54,10 @@ def check(operator: RootOperator, when: str) -> None:
     ("way", "cuts"),
     [
         pytest.param("forward", [16], id="sample", marks=pytest.mark.sample),
-        pytest.param("forward", range(1, 67), id="forward", marks=pytest.mark.conformance),
-        pytest.param("published", range(1, 15), id="published", marks=pytest.mark.conformance),
-        pytest.param("switched", range(13, 70), id="switched", marks=pytest.mark.conformance),
-        pytest.param("retired", range(50, 90), id="retired", marks=pytest.mark.conformance),
+        pytest.param("forward", range(1, 79), id="forward", marks=pytest.mark.conformance),
+        pytest.param("published", range(1, 21), id="published", marks=pytest.mark.conformance),
+        pytest.param("switched", range(15, 83), id="switched", marks=pytest.mark.conformance),
+        pytest.param("retired", range(52, 107), id="retired", marks=pytest.mark.conformance),
     ],
 )
 @pytest.mark.timeout(1800)

@@ -103,13 +103,13 @@ def run(server: Server, proxy: Proxy, folder: Path, way: str, cuts: list[int]) -
         *(
             pytest.param(way, [*range(1, most + 1)], id=way, marks=pytest.mark.conformance)
             for way, most in (
-                ("forward", 17),
-                ("same key", 13),
-                ("emergency", 16),
-                ("prepared", 5),
-                ("published", 12),
-                ("switched", 19),
-                ("retired", 23),
+                ("forward", 27),
+                ("same key", 22),
+                ("emergency", 20),
+                ("prepared", 9),
+                ("published", 18),
+                ("switched", 29),
+                ("retired", 37),
             )
         ),
     ],
