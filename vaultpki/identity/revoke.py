@@ -42,6 +42,8 @@ def revoke(cluster: Cluster, vault: Vault, chosen: Chosen) -> Chosen:
     since they ask for revoked certificates when something has changed; a token that may not tell them revokes all the
     same, and they notice within the hour.
     """
+    # A standby may not know yet what the record says now.
+    vault.pin_to_leader()
     with change_notice.announced(cluster, vault, urgent=True) as notice:
         notice.begin()
         for ca in dict.fromkeys(target.certificate.ca for target in chosen.targets):
