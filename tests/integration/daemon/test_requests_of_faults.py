@@ -152,6 +152,8 @@ def test_a_server_that_limits_requests_is_asked_less_and_nothing_expires(agent: 
     limits = [f"auth/{prefix}/listed" if place == "auth" else f"{prefix}/{place}" for place in places.split()]
     # With them the server says how long to wait; without, a pass tries for 15 seconds.
     assert api("POST", "sys/quotas/config", {"enable_rate_limit_response_headers": True}).status == 204
+    limit = {"path": limits[0], "rate": 1, "interval": "1h"}
+    assert api("POST", "sys/quotas/rate-limit/test", limit, token=agent.cluster.token()).status == 403
     for number, place in enumerate(limits):
         limit = {"path": place, "rate": 1, "interval": "1h"}
         assert api("POST", f"sys/quotas/rate-limit/test-{number}", limit).status == 204
