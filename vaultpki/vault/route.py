@@ -117,7 +117,7 @@ class Route:
         # OpenBao 2.7.2: one that was frozen while another was elected may still say so minutes after it goes on.
         active = max(claiming, key=lambda origin: str(said[origin].get("active_time")))
         self.preferred = active
-        # One that is cut off from the others names no leader, or an earlier one.
+        # One that names another leader, or none, may have an old copy. One that is cut off goes on naming the last.
         cluster = said.pop(active).get("leader_cluster_address")
         self.standbys = tuple(origin for origin, each in said.items() if each.get("leader_cluster_address") == cluster)
         return True
