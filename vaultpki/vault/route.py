@@ -236,8 +236,10 @@ def _most_telling(errors: Sequence[VaultError], known: int) -> VaultError:
     away = [error for error in errors if isinstance(error, Unavailable)]
     if not away:
         return errors[0]
-    if isinstance(away[-1], Sealed) and sum(isinstance(error, Sealed) for error in away) < known:
-        return Unavailable(str(away[-1]))
+    sealed = [error for error in away if isinstance(error, Sealed)]
+    if sealed and len(sealed) < known:
+        # It answers, so it says more than an address that is away. Another may still be unsealed.
+        return Unavailable(str(sealed[-1]))
     return away[-1]
 
 
