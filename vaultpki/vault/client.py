@@ -251,8 +251,9 @@ class Vault:
     def prefer_active(self) -> bool:
         """Ask the cluster's active node first from now on; the others at once if it fails, as they forward.
 
-        Asks each address once for sys/leader, without the token. Changes nothing if only one address was given, which
-        may be a load balancer, and returns False if none of several says that it is active. Raises nothing.
+        Asks each address once for sys/leader, without the token, and returns False if none of several says that it is
+        active. If only one address was given, which may be a load balancer, nothing is asked; from then on no server
+        of OpenBao answers from an older copy than the one before. Raises nothing.
         """
         return self._route.prefer_active()
 
@@ -264,8 +265,9 @@ class Vault:
     def standby_reads(self, *, ask: bool = True) -> StandbyReads[Vault]:
         """Return this server and its standbys, as of `prefer_active`, to ask for what a standby may answer.
 
-        Unless `ask`, no standby is asked.
+        Unless `ask`, no standby is asked. A load balancer may send to any of them from now on.
         """
+        self._route.transport.never_older = False
         standbys = [self._at(origin) for origin in self._route.standbys] if ask else []
         return StandbyReads(self, standbys, self.prefer_active)
 

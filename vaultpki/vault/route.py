@@ -104,7 +104,9 @@ class Route:
     def prefer_active(self) -> bool:
         """Find the active node and its standbys among the addresses given. As `Vault.prefer_active`."""
         self.moved = False
-        if len(self.origins) < 2:
+        # One address may be a load balancer, behind which servers have copies of different age.
+        self.transport.never_older = len(self.origins) < 2
+        if self.transport.never_older:
             return True
         said: dict[str, Json] = {}
         for origin in self.origins:

@@ -33,6 +33,8 @@ _PIECE: Final = 1 << 14
 _MOST_INTERIM: Final = 8
 # A bare LF, a bare CR, or a folded line, all of which h11 accepts between answers' lines.
 _LOOSE_LINES: Final = re.compile(rb"(?<!\r)\n|\r(?!\n)|\n[ \t]")
+# How new a server's copy is, in base64; nothing else is sent back.
+_INDEX: Final = re.compile(r"[A-Za-z0-9+/_-]{1,512}={0,2}", re.ASCII)
 # The largest plan asks for fewer answers than this; one that is repeated later was kept on purpose.
 _REMEMBERED_IDS: Final = 4096
 
@@ -57,6 +59,9 @@ class Transport:
         self._ids_lock = threading.Lock()
         # The Date header that came last, beside our own clock at that moment.
         self.dated: tuple[str, float] | None = None
+        # Whether no answer may be from an older copy than the one before it, and how new that one was, as it said.
+        self.never_older = False
+        self._index = ""
 
     def send(self, origin: str, request: Request, token: str, deadline: float) -> Raw:
         """Send the request to `origin` and return the whole answer, by `deadline` (monotonic seconds).
@@ -76,6 +81,7 @@ class Transport:
                 channel.send(self._bytes(http, origin, request, token), deadline)
                 raw = _AnswerReader(http, channel, deadline, request.most).answer()
                 self._refuse_repeated(origin, request, raw)
+                self._note_index(raw)
             except (_NoAnswer, BrokenPipeError, ConnectionResetError):
                 channel.close()
                 # The server closed a kept connection meanwhile: RFC 9112 section 9.3.1 allows to try again what may be
@@ -137,6 +143,9 @@ class Transport:
         if request.unforwarded:
             # A standby that does not read by itself then redirects (docs/concepts/ha, "Request forwarding").
             headers["X-Vault-No-Request-Forwarding"] = "true"
+        if self.never_older and self._index and not request.whole_server:
+            # Since OpenBao 2.7: a standby that has not come so far asks the active node (docs/concepts/consistency).
+            headers["X-Vault-Index"], headers["X-Vault-Inconsistent"] = self._index, "forward-active-node"
         body = b""
         if request.body is not None:
             body = json.dumps(request.body, separators=(",", ":")).encode()
@@ -149,6 +158,11 @@ class Transport:
             # Their own words would repeat the token.
             raise ValueError("a request's line holds characters that no line may") from None
         return b"".join(http.send(event) or b"" for event in (head, h11.Data(data=body), h11.EndOfMessage()))
+
+    def _note_index(self, raw: Raw) -> None:
+        index = raw.headers.get("x-vault-index", "")
+        if _INDEX.fullmatch(index):
+            self._index = index
 
     def _refuse_repeated(self, origin: str, request: Request, raw: Raw) -> None:
         """Raise BadAnswer if the answer's `request_id` came before: each request has its own."""
