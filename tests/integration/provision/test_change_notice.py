@@ -108,13 +108,6 @@ def test_a_plan_shows_what_is_wrong_with_it_and_an_apply_mends_it(cluster: Audit
     cluster.settled()
 
 
-def test_a_lock_is_no_change_that_all_nodes_follow(cluster: AuditedCluster) -> None:
-    cluster.equip("worker-1")
-    vaultpki("lock", "-f", cluster.file, "worker-1", env=cluster.environment("locker"))
-    cluster.settled()
-    assert read(cluster) == ("settled", 1)
-
-
 def test_a_revocation_tells_agents(cluster: AuditedCluster) -> None:
     cluster.equip("worker-1").run()
     since = cluster.server.audit_position()
