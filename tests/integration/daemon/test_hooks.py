@@ -29,7 +29,7 @@ def test_a_pass_that_only_runs_a_hook_asks_vault_nothing(server: Server, cluster
         node.configure(server.address, between.address)
 
         def asked() -> list[float]:
-            return [when for when, _, path in between.asked if path.endswith("/config/data/cluster")]
+            return [when for when, _, path in between.asked if path.endswith("/config/data/changes")]
 
         with resident(node) as agent:
             agent.await_said("ran the hooks of kubelet", 40)
