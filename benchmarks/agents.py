@@ -233,19 +233,19 @@ def results(folder: Path, only: str, rounds: int, minutes: float) -> Iterator[Re
 def staying(sites: Mapping[str, Site], seconds: float) -> list[Result]:
     """Agents that stay, all at the same time: peak memory since their start, and CPU from the first ten pairs on."""
     with contextlib.ExitStack() as stack:
-        running = {
+        agents = {
             (ttl, name): stack.enter_context(running(command, there.environment))
             for ttl, there in sites.items()
             for name, command in ((_OURS, there.our_command), (_PEER, there.peer_command(once=False)))
         }
         time.sleep(_FIRST_SECONDS)
-        begun = {key: cpu(process.pid) for key, process in running.items()}
+        begun = {key: cpu(process.pid) for key, process in agents.items()}
         time.sleep(seconds)
-        for (_, name), process in running.items():
+        for (_, name), process in agents.items():
             if process.poll() is not None:
                 sys.exit(f"{name} did not stay: it ended with {process.returncode}")
-        spent = {key: cpu(process.pid) - begun[key] for key, process in running.items()}
-        peak = {key: _peak(process.pid) for key, process in running.items()}
+        spent = {key: cpu(process.pid) - begun[key] for key, process in agents.items()}
+        peak = {key: _peak(process.pid) for key, process in agents.items()}
     for there in sites.values():
         there.laid()
         there.peer_laid()
