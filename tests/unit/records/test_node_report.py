@@ -8,6 +8,7 @@ import pytest
 
 from vaultpki.records import changes, node_report
 from vaultpki.records.node_report import NodeReport, ReaderReport
+from vaultpki.redact import moment, stamp
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 SHA = "5f" * 32
@@ -86,3 +87,20 @@ def test_a_report_says_within_which_time_the_next_one_comes(poll: int, look: int
 def test_no_report_says_that_the_next_one_comes_later_than_any_agent_writes_it(look: object) -> None:
     read = node_report.read({"time": "2026-11-27T12:00:00Z", "poll": 300, "look": look})
     assert read is not None and (read.look, read.next_within) == (0, 600)
+
+
+def test_a_time_is_read_as_it_was_written() -> None:
+    when = datetime(2028, 2, 29, 23, 59, 59, tzinfo=UTC)
+    assert moment(stamp(when)) == when
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("2026-05-01T10:00:00", "2026-05-01 10:00:00Z", "20260501T100000Z", "2026-05-01T10:00:00+00:00"),
+        *("2026-05-01T24:00:00Z", "2026-02-29T10:00:00Z", "2026-05-01T10:00:60Z", "0001-01-01T00:00:00Z"),
+        *("2026-05-01T10:00:00Z\n", "2026-05-01T10:00:00.5Z", "\u0662026-05-01T10:00:00Z", "", 1, None, ["x"]),
+    ],
+)
+def test_what_no_agent_writes_is_no_time(text: object) -> None:
+    assert moment(text) is None
