@@ -219,7 +219,9 @@ def _fetch(context: Context, copy: Assignment | None) -> tuple[Assignment, Conta
         _remember_answer(context, copy, context.state.value.clock_offset)
     try:
         _tighten(context)
-        vault = credential.login(config, allow_http=context.options.allow_http)
+        rest = context.options.rest
+        kept = rest.vault if rest is not None else None
+        vault = credential.login(config, allow_http=context.options.allow_http, kept=kept)
         vault.prefer_active()
         held = {ca: [pem] for ca, pem in installed_bundles(context.folders, config.layout).items()}
         held[ROOT] = list(installed_roots(context.folders, config.layout))
@@ -227,7 +229,6 @@ def _fetch(context: Context, copy: Assignment | None) -> tuple[Assignment, Conta
         for ca, pems in before.items():
             held.setdefault(ca, []).extend(pems)
         known = ca_trust.known_revisions(context.state.value, _roots(context))
-        rest = context.options.rest
         shown_before = rest.issuers if rest is not None and rest.config == config else {}
         fetched = assignment.fetch(config, vault, context.clock, held, known, shown_before)
     except VaultpkiError as error:

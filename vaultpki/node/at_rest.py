@@ -19,7 +19,7 @@ from vaultpki.records.changes import CHANGES, LONGEST_LOOK, Mark
 from vaultpki.vault import StandbyReads, Vault
 
 # Jitter: the nodes of a cluster that started together must not look together.
-_EARLIEST_SHARE: Final = 0.8
+_EARLIEST_SHARE: Final = 0.9
 
 
 @dataclass(frozen=True, slots=True)

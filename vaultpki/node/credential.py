@@ -112,9 +112,16 @@ def lost_folder(config: AgentConfig) -> str:
     )
 
 
-def login(config: AgentConfig, *, allow_http: bool = False) -> Vault:
-    """Log in as this node. NeedsJoin if its credential is missing or refused, SpecError for a missing token file."""
+def login(config: AgentConfig, *, allow_http: bool = False, kept: Vault | None = None) -> Vault:
+    """Log in as this node. NeedsJoin if its credential is missing or refused, SpecError for a missing token file.
+
+    The connections of `kept` are used again if agent.yaml still says the same of the server, but not with a client
+    certificate, whose file may have been renewed.
+    """
     vault = server(config, allow_http=allow_http)
+    same = kept is not None and replace(kept.settings, token=vault.settings.token) == vault.settings
+    if kept is not None and same and vault.settings.client_certificate is None:
+        vault = kept.as_token(vault.settings.token)
     if config.auth.method == "approle":
         return _login_by_approle(config, vault)
     path = config.auth.path or ""
