@@ -251,7 +251,7 @@ def test_apply_ends_a_node_taken_off_the_list_cut_or_not(clusters: ClusterFactor
         bootstrap.apply(cluster.model, cluster.client(), WHERE, first=None, progress=lambda change: None)
 
     # Not at all, after the AppRole's end, after the entity's, and after the second look, where records go.
-    points = (NEVER, 3, 7, 14)
+    points = (NEVER, 5, 9, 18)
     nodes = [cluster_with_node(number) for number in range(len(points))]
     children = [begun(lambda: apply(node.cluster), at) for at, node in zip(points, nodes, strict=True)]  # noqa: B023
     assert ended(children[1]) and nodes[1].login() is None and not nodes[1].has_ended()
