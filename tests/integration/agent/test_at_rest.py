@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
+from helpers.node.simulated_agent import SimulatedAgent, delete_entities, put_changes, settle
+from helpers.vault.applied_cluster import AppliedCluster
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.handmade_rotation import successor
 from vaultpki.agent import run
-from vaultpki.agent.context import Outcome
-from vaultpki.config.agent import load_agent
 from vaultpki.errors import Denied
-from vaultpki.host import hook_runner
-from vaultpki.records import changes
-from vaultpki.records.changes import Changes
 
 NODES = """\
 api_server: {endpoint: "https://api.example.com:6443", names: [api.example.com]}
@@ -29,22 +22,13 @@ nodes:
 POLL = 300
 
 
-@dataclass(slots=True)
-class Agent:
-    """The passes of one resident agent in this process; only the test moves its clock."""
-
-    cluster: AppliedCluster
-    node: NodeFolder
-    clock: float = field(default_factory=time.time)
-    outcome: Outcome = field(default_factory=Outcome)
-    runner: hook_runner.Runner = field(default_factory=lambda: hook_runner.Runner(done=lambda: None))
+class Agent(SimulatedAgent):
+    """One whose requests are told."""
 
     def after(self, seconds: float = POLL, *, share: float = run.DAEMON_SHARE) -> list[tuple[str, str]]:
         """A pass after `seconds`, and what it asked: operations and paths below the cluster's prefix."""
-        self.clock += seconds
         since = self.cluster.server.audit_position()
-        options = run.PassOptions(settle=False, share=share, rest=self.outcome.rest)
-        self.outcome = run.run(load_agent(self.node.config), options, clock=self.clock, runner=self.runner)
+        self.at(self.clock + seconds, share=share)
         prefix = f"{self.cluster.prefix}/"
         asked = self.cluster.server.requests(since)
         return [(operation, path.replace(prefix, "", 1)) for operation, path in asked if prefix in path]
@@ -64,15 +48,6 @@ def is_look(asked: list[tuple[str, str]]) -> bool:
     whole = {"config/data/cluster", "config/data/rotation/root", "root/issuers/", "etcd/issuers/"}
     records = [path for path in paths if path.startswith("config/data/")]
     return whole <= set(paths) and paths[0].endswith("/login") and records[0] == "config/data/changes"
-
-
-def put(cluster: AppliedCluster, record: Mapping[str, Any]) -> None:
-    answer = cluster.server.api("POST", f"{cluster.prefix}/config/data/changes", {"data": dict(record)})
-    assert answer.status == 200, answer
-
-
-def settle(cluster: AppliedCluster, *, settled: bool = True) -> None:
-    put(cluster, changes.to_json(Changes(settled=settled)))
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +97,7 @@ def test_a_record_that_is_not_the_one_seen_is_followed_by_a_look_at_once(agent: 
     elif kind == "changing":
         settle(agent.cluster, settled=False)
     elif kind == "garbled":
-        put(agent.cluster, {"state": ["settled"]})
+        put_changes(agent.cluster, {"state": ["settled"]})
     else:
         way = "data" if kind == "removed" else "metadata"
         assert agent.cluster.server.api("DELETE", f"{path}/{way}/changes").status == 204
@@ -162,13 +137,8 @@ def test_what_no_record_tells_is_seen_within_the_hour(clusters: ClusterFactory) 
 
 def test_a_token_that_ended_costs_a_login(agent: Agent) -> None:
     """As after `lock` and another join file: the entity is deleted, and the next login makes another one."""
-    api = agent.cluster.server.api
     assert agent.outcome.rest is not None
-    found = api("GET", "identity/entity/id?list=true").data["keys"]
-    for each in found:
-        about = api("GET", f"identity/entity/id/{each}").data
-        if any(alias["mount_path"] == f"auth/{agent.cluster.prefix}/listed/" for alias in about["aliases"]):
-            assert api("DELETE", f"identity/entity/id/{each}").status == 204
+    delete_entities(agent.cluster)
     kept = agent.token
     with pytest.raises(Denied):
         agent.outcome.rest.vault.stored(f"{agent.cluster.prefix}/config", "changes")

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from helpers.node.resident_agent import leaf
-from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
+from helpers.node.simulated_agent import SimulatedAgent
+from helpers.vault.applied_cluster import AppliedCluster, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import free_ports
 from vaultpki.agent import run
 from vaultpki.agent.context import Outcome
 from vaultpki.agent.pairs import PairStatus
-from vaultpki.config.agent import load_agent
 from vaultpki.errors import Unavailable
-from vaultpki.host import hook_runner
 from vaultpki.pki.renewal import Reason
 
 pytestmark = pytest.mark.on_node
@@ -34,21 +32,8 @@ NAMES = {"kubelet", "kubelet-client", "kube-proxy"}
 DAY = 86400.0
 
 
-@dataclass(slots=True)
-class Agent:
-    """The passes of a resident agent in this process; only the test moves its clock."""
-
-    cluster: AppliedCluster
-    node: NodeFolder
-    clock: float = field(default_factory=time.time)
-    outcome: Outcome = field(default_factory=Outcome)
-    runner: hook_runner.Runner = field(default_factory=lambda: hook_runner.Runner(done=lambda: None))
-
-    def at(self, clock: float, share: float = run.DAEMON_SHARE, force: Collection[str] = ()) -> Outcome:
-        self.clock = clock
-        options = run.PassOptions(settle=False, share=share, rest=self.outcome.rest, force=frozenset(force))
-        self.outcome = run.run(load_agent(self.node.config), options, clock=clock, runner=self.runner)
-        return self.outcome
+class Agent(SimulatedAgent):
+    """One whose certificates the server grants by the agent's clock, and that may not reach it."""
 
     def renewing(self, clock: float, **options: Any) -> set[str]:
         """A pass whose certificates end as if the server's clock were where this one is; what it renewed."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,51 +11,41 @@ from pathlib import Path
 import pytest
 
 from helpers.node.resident_agent import SPEC, leaves, short_and_long
+from helpers.node.simulated_agent import SimulatedAgent, delete_entities, settle
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
 from helpers.vault.cluster_factory import ClusterFactory
-from vaultpki.agent import run
 from vaultpki.agent.context import Outcome
 from vaultpki.config.agent import load_agent
 from vaultpki.daemon import pace
 from vaultpki.errors import VaultpkiError
-from vaultpki.host import hook_runner
 from vaultpki.node import assignment
-from vaultpki.records import changes
-from vaultpki.records.changes import Changes
 
 HOUR = 3600.0
 
 
 @dataclass(slots=True)
-class Agent:
-    """The passes of a resident agent, as often as the daemon makes them."""
+class Agent(SimulatedAgent):
+    """One that passes as often as the daemon does."""
 
-    cluster: AppliedCluster
-    node: NodeFolder
-    clock: float = field(default_factory=time.time)
-    outcome: Outcome | None = None
     urgent: datetime | None = None
     failed: int = 0
     passes: int = 0
     said: set[str] = field(default_factory=set)
-    runner: hook_runner.Runner = field(default_factory=lambda: hook_runner.Runner(done=lambda: None))
 
     def run(self) -> float:
         """One pass; the seconds until the next."""
         self.passes += 1
-        config = load_agent(self.node.config)
-        rest = self.outcome.rest if self.outcome is not None else None
-        options = run.PassOptions(settle=False, share=run.DAEMON_SHARE, rest=rest)
+        outcome: Outcome | None = None
         try:
-            self.outcome = run.run(config, options, clock=self.clock, runner=self.runner)
-            self.urgent = self.outcome.urgent
-            self.said |= {str(error) for error in self.outcome.failures.values()}
+            outcome = self.at(self.clock)
+            self.urgent = outcome.urgent
+            self.said |= {str(error) for error in outcome.failures.values()}
         except VaultpkiError as error:
-            self.outcome = None
             self.said.add(str(error))
-        self.failed = self.failed + 1 if self.outcome is None or self.outcome.failures else 0
+        self.failed = self.failed + 1 if outcome is None or outcome.failures else 0
+        config = load_agent(self.node.config)
         fetched = assignment.fetched(config.state)
-        return pace.pause(config, self.outcome, self.failed, self.urgent, fetched, self.clock)
+        return pace.pause(config, outcome, self.failed, self.urgent, fetched, self.clock)
 
     def requests(self, seconds: float = HOUR, before: Callable[[], object] = lambda: None) -> int:
         """How many requests so many seconds of passes send; `before` each of them something is done."""
@@ -73,22 +62,6 @@ class Agent:
 
 # A look at everything asks so much at most, a pass that fails comes so often in its first hour, and one at each poll.
 LOOK, FAILING, POLLS = 21, 20, 15
-
-
-def settle(cluster: AppliedCluster) -> None:
-    record = changes.to_json(Changes(settled=True))
-    answer = cluster.server.api("POST", f"{cluster.prefix}/config/data/changes", {"data": record})
-    assert answer.status == 200, answer
-
-
-def forget_nodes(cluster: AppliedCluster) -> None:
-    """Delete the entities of the nodes: no token that they have is of use any more."""
-    api = cluster.server.api
-    listed = api("GET", "identity/entity/id?list=true")
-    for each in listed.data["keys"] if listed.status == 200 else ():
-        about = api("GET", f"identity/entity/id/{each}").data
-        if any(alias["mount_path"] == f"auth/{cluster.prefix}/listed/" for alias in about["aliases"]):
-            assert api("DELETE", f"identity/entity/id/{each}").status == 204
 
 
 def spoil_state(node: NodeFolder) -> None:
@@ -116,7 +89,7 @@ def agent(cluster: AppliedCluster, tmp_path: Path) -> Iterator[Agent]:
 
 def test_what_changes_or_is_refused_at_each_poll_costs_a_look_each(agent: Agent) -> None:
     assert agent.requests() <= POLLS + LOOK and agent.said == set()
-    for fault in (settle, forget_nodes):
+    for fault in (settle, delete_entities):
         asked = agent.requests(before=functools.partial(fault, agent.cluster))
         assert POLLS < asked <= POLLS * LOOK, (fault, asked)
 

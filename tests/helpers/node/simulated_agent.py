@@ -1,0 +1,55 @@
+"""A resident agent as passes in this process, whose clock only the test moves, and the record that it polls."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
+from vaultpki.agent import run
+from vaultpki.agent.context import Outcome
+from vaultpki.config.agent import load_agent
+from vaultpki.host import hook_runner
+from vaultpki.records import changes
+from vaultpki.records.changes import Changes
+
+
+@dataclass(slots=True)
+class SimulatedAgent:
+    """An agent that stays; `outcome` is that of its last pass, an empty one after a pass that failed as a whole."""
+
+    cluster: AppliedCluster
+    node: NodeFolder
+    clock: float = field(default_factory=time.time)
+    outcome: Outcome = field(default_factory=Outcome)
+    runner: hook_runner.Runner = field(default_factory=lambda: hook_runner.Runner(done=lambda: None))
+
+    def at(self, clock: float, *, share: float = run.DAEMON_SHARE, force: Collection[str] = ()) -> Outcome:
+        """A pass at this time, with what the one before has left in memory."""
+        rest, self.clock, self.outcome = self.outcome.rest, clock, Outcome()
+        options = run.PassOptions(settle=False, share=share, rest=rest, force=frozenset(force))
+        self.outcome = run.run(load_agent(self.node.config), options, clock=clock, runner=self.runner)
+        return self.outcome
+
+
+def put_changes(cluster: AppliedCluster, record: Mapping[str, Any]) -> None:
+    """Write anything in the place of the record that agents poll."""
+    answer = cluster.server.api("POST", f"{cluster.prefix}/config/data/{changes.CHANGES}", {"data": dict(record)})
+    assert answer.status == 200, answer
+
+
+def settle(cluster: AppliedCluster, *, settled: bool = True) -> None:
+    """A new version of that record."""
+    put_changes(cluster, changes.to_json(Changes(settled=settled)))
+
+
+def delete_entities(cluster: AppliedCluster) -> None:
+    """No token that a listed node has is of use any more."""
+    api = cluster.server.api
+    listed = api("GET", "identity/entity/id?list=true")
+    for each in listed.data["keys"] if listed.status == 200 else ():
+        about = api("GET", f"identity/entity/id/{each}").data
+        if any(alias["mount_path"] == f"auth/{cluster.prefix}/listed/" for alias in about["aliases"]):
+            assert api("DELETE", f"identity/entity/id/{each}").status == 204
