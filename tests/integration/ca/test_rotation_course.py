@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -69,7 +70,7 @@ def test_who_was_overtaken_looks_again(rotation: Rotation, monkeypatch: pytest.M
     for state in (State.RETURNING, State.STEADY):
         assert rotation.moved(rotation.abort) is state
     with monkeypatch.context() as patch:
-        patch.setattr("vaultpki.ca.commands.read_scene", lambda *_: before)
+        patch.setattr("vaultpki.ca.commands.read_scene", lambda *_, notice: replace(before, notice=notice))
         with pytest.raises(ChangedMeanwhile):
             onward(rotation, course)
     step = onward(rotation, course)
