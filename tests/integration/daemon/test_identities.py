@@ -99,8 +99,14 @@ def test_a_rejected_credential_needs_a_join(server: Server, tmp_path: Path, clus
     poll, login = f"{cluster.prefix}/config/data/changes", f"auth/{cluster.prefix}/listed/login"
     with resident(node) as agent:
         agent.await_issued()
-        # It is at rest.
-        wait_for(lambda: [path for _, path in server.requests()][-1] == poll, 3 * POLL, agent.log.read_text)
+        begun = server.audit_position()
+
+        def asked() -> list[str]:
+            return [path for _, path in server.requests(begun)]
+
+        wait_for(lambda: poll in asked(), 3 * POLL, agent.log.read_text)
+        # It is at rest, with the token of its first pass.
+        assert login not in asked()
         since = server.audit_position()
         vaultpki("lock", "-f", cluster.file, "worker-1", env=cluster.environment("locker"))
         told = agent.await_said("rejects this node's credential", 2 * POLL)
