@@ -38,8 +38,10 @@ from vaultpki.model import AgentConfig
 from vaultpki.node import assignment, at_rest, credential
 from vaultpki.node.assignment import Assignment
 from vaultpki.node.at_rest import AtRest
+from vaultpki.provision import apply
 from vaultpki.records import changes
 from vaultpki.records.changes import CHANGES, Changes
+from vaultpki.records.server_facts import ServerFacts
 from vaultpki.vault.answers import Raw, Request
 from vaultpki.vault.transport import Transport
 
@@ -179,11 +181,8 @@ def fleet(tmp_path: Path, sent: Counter[tuple[str, str]]) -> Iterator[Fleet]:
         with raft_cluster.running_cluster("bao", tmp_path / "raft", places=places) as servers:
             cluster = AppliedCluster(servers.leader(), tmp_path / "cluster", "fleet")
             cluster.write(SPEC)
-            cluster.apply()
-            answer = cluster.server.api(
-                "POST", f"{cluster.prefix}/{ASKED}", {"data": changes.to_json(Changes(settled=True))}
-            )
-            assert answer.status == 200, answer
+            # Not as a process: the one that commands are forked from is in the network of the whole run.
+            apply.apply(cluster.model, cluster.client(), ServerFacts((), None), first=None, progress=lambda _: None)
             node = cluster.equip("worker-1")
             node.configure(cluster.server.address, "', '".join(servers.addresses))
             agents = [Agent(load_agent(node.config)) for _ in range(AGENTS)]
