@@ -160,7 +160,7 @@ def _assigned_pairs(context: Context) -> tuple[Assignment, dict[str, Trust], tup
                 return copy, known, items, Contact()
             if rest is not None and (polled := _poll(context, copy, rest)) is not None:
                 confirmed, contact = polled
-                if contact.away is None and sign_due.postpone_late(context, contact, copy.fetched, items):
+                if sign_due.postpone_late(context, contact, copy.fetched, items):
                     items = _inspect(context, copy, known, context.options.force)
                 return confirmed, known, items, contact
     fetched, contact = _fetch(context, copy)

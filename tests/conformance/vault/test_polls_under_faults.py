@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,15 +24,13 @@ import pytest
 
 from helpers.kube import machines
 from helpers.kube.machines import Lan
+from helpers.node.simulated_agent import SimulatedAgent
 from helpers.vault import raft_cluster
-from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
+from helpers.vault.applied_cluster import AppliedCluster
 from helpers.vault.raft_cluster import Cluster, Place
 from helpers.vault.servers import Server, wait_for
-from vaultpki.agent import run
-from vaultpki.agent.context import Outcome
 from vaultpki.config.agent import load_agent
 from vaultpki.errors import VaultpkiError
-from vaultpki.host import hook_runner
 from vaultpki.host.boot_time import Moment
 from vaultpki.model import AgentConfig
 from vaultpki.node import assignment, at_rest, credential
@@ -99,11 +97,8 @@ class Fleet:
     servers: Cluster
     cluster: AppliedCluster
     agents: list[Agent]
-    node: NodeFolder
+    whole: SimulatedAgent
     sent: Counter[tuple[str, str]]
-    clock: float = field(default_factory=time.time)
-    outcome: Outcome = field(default_factory=Outcome)
-    runner: hook_runner.Runner = field(default_factory=lambda: hook_runner.Runner(done=lambda: None))
 
     def poll(self) -> int:
         """Every agent polls once, many at a time; answers how many looked at everything."""
@@ -121,10 +116,7 @@ class Fleet:
             list(pool.map(work, self.agents))
 
     def whole_pass(self) -> None:
-        self.clock += POLL
-        options = run.PassOptions(settle=False, share=run.DAEMON_SHARE, rest=self.outcome.rest)
-        self.outcome = run.run(load_agent(self.node.config), options, clock=self.clock, runner=self.runner)
-        assert not self.outcome.failures
+        assert not self.whole.at(self.whole.clock + POLL).failures
 
     def polls_at(self, server: Server) -> int:
         return sum(count for (at, path), count in self.sent.items() if at == server.address and path.endswith(ASKED))
@@ -191,12 +183,12 @@ def fleet(tmp_path: Path, sent: Counter[tuple[str, str]]) -> Iterator[Fleet]:
                 shutil.copytree(node.state, state)
                 agent.config = replace(agent.config, state=str(state))
             time.sleep(1)
-            made = Fleet(lan, servers, cluster, agents, node, sent)
+            made = Fleet(lan, servers, cluster, agents, SimulatedAgent(cluster, node), sent)
             assert made.poll() == AGENTS
             assert made.all_at_rest()
             made.whole_pass()
             yield made
-            made.runner.stop()
+            made.whole.runner.stop()
 
 
 def killed(fleet: Fleet, leader: Server) -> Callable[[], None]:
