@@ -45,11 +45,6 @@ docs: $(VENV)/.dev
 # The real HashiCorp Vault, etcd and Kubernetes, built from the Go module proxy. The integration suite runs on that Vault,
 # as far as a server can make a difference; then the files of both servers go before independent checkers and under real
 # clusters, which only root can make.
-K := k8s.io/kubernetes/cmd
-KUBERNETES := $(foreach name,kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl kubeadm,$(name)=$(K)/$(name))
-# kubectl parses the version it was built as.
-KUBERNETES_VERSION := -X k8s.io/component-base/version.gitVersion=v1.36.3 \
-	-X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36
 # Twenty-four and seventeen minutes, mostly of waiting, beside all others once both clusters stand: CAs, and leaves, are
 # rotated under load. After the leaves, etcd's CA on kubeadm's three control planes.
 CA_ROTATION := tests/conformance/ca/test_kube_ca_rotation.py
@@ -74,7 +69,7 @@ BUILD = $(VAULT) && \
 	zlint=$$($(SETUP)/go-build tests/conformance/zlint 1 zlint=github.com/zmap/zlint/v3/cmd/zlint) && \
 	etcd=$$($(SETUP)/go-build tests/conformance/etcd 1 \
 		etcd=go.etcd.io/etcd/server/v3 etcdctl=go.etcd.io/etcd/etcdctl/v3) && \
-	kubernetes=$$($(SETUP)/go-build tests/conformance/kubernetes 6 $(KUBERNETES) -ldflags "-s -w $(KUBERNETES_VERSION)") && \
+	kubernetes=$$($(SETUP)/kubernetes) && \
 	given="--vault-binary $$vault/vault --zlint $$zlint/zlint --etcd $$etcd --kubernetes $$kubernetes"
 IGNORED := $(addprefix --ignore=,$(ON_BOTH) $(CA_CUTS))
 
