@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -26,9 +25,8 @@ from helpers.kube.components import Programs
 from helpers.kube.kube_cluster import Kubernetes
 from helpers.kube.operator_under_load import OperatorUnderLoad
 from helpers.kube.restarts import Restart
-from helpers.vault import servers
+from helpers.vault import handmade_rotation, servers
 from helpers.vault.servers import wait_for
-from vaultpki.records import rotation as rotation_record
 from vaultpki.records.rotation import RotationRecord, State
 
 pytestmark = pytest.mark.conformance
@@ -203,12 +201,7 @@ def test_control_a_skipped_gate_is_told(outcome: Outcome) -> None:
         record = operator.record("etcd")
         assert record.new is not None and operator.faults() == {}
         operator.await_bundles("etcd", record.old.sha256, record.new.sha256)
-        switched = operator.record("etcd").moved(State.SWITCHED, datetime.now(UTC))
-        body = {"data": rotation_record.to_json(switched)}
-        path = f"{cluster.prefix}/config/data/{rotation_record.ROTATION_FOLDER}/etcd"
-        assert cluster.server.api("POST", path, body).status == 200
-        default = {"default": record.new.issuer}
-        assert cluster.server.api("POST", f"{cluster.prefix}/etcd/config/issuers", default).status == 200
+        handmade_rotation.Rotation(cluster, operator.record("etcd")).move(State.SWITCHED)
         # A server that is refused may log it first, and hears no more than "bad certificate".
         wait_for(
             lambda: any(said in line for line in operator.complaints() for said in UNKNOWN_CA),
