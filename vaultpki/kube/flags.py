@@ -53,7 +53,7 @@ class FlagProblem:
     remedy: str
 
 
-# docs/components.md has the same flags, as Kubernetes 1.36 and etcd 3.6 read them.
+# docs/components.md has the same flags, as Kubernetes 1.37 and etcd 3.6 read them.
 FLAGS: Final = (
     Flag("kube-apiserver", "client-ca-file", Expect.ISSUING, "kubernetes", "no client certificate is accepted"),
     Flag("kube-apiserver", "tls-cert-file", Expect.CERTIFICATE, "kube-apiserver"),

@@ -35,7 +35,10 @@ class TwoNodes:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One request, and with which words kube-apiserver must refuse it."""
+    """One request, and with which words kube-apiserver must refuse it.
+
+    `formerly` are words with which versions of Kubernetes that still count refuse it instead.
+    """
 
     name: str
     method: str
@@ -44,6 +47,7 @@ class Attempt:
     content: object = None
     headers: Mapping[str, str] | None = None
     status: int = 403
+    formerly: tuple[str, ...] = ()
 
 
 def ask(kubernetes: Kubernetes, pki: Path, stem: str, attempt: Attempt) -> Heard:
@@ -65,7 +69,8 @@ def get_through(kubernetes: Kubernetes, pki: Path, two_nodes: TwoNodes) -> dict[
 
 
 def refused(attempt: Attempt, heard: Heard) -> bool:
-    return heard.status == attempt.status and attempt.reason in heard.message
+    reasons = (attempt.reason, *attempt.formerly)
+    return heard.status == attempt.status and any(reason in heard.message for reason in reasons)
 
 
 def of_its_own(two_nodes: TwoNodes) -> list[Attempt]:
@@ -202,8 +207,10 @@ def _tokens(two_nodes: TwoNodes) -> Iterator[Attempt]:
         "a token for another audience",
         "POST",
         f"{path}/{MINE}/token",
-        'audience "vault" not found in pod spec volume',
+        'is not authorized to request tokens for audience "vault"',
         _token_request(two_nodes, MINE, audiences=["vault"]),
+        # Until 1.36 (kubernetes plugin/pkg/admission/noderestriction).
+        formerly=('audience "vault" not found in pod spec volume',),
     )
     system = "/api/v1/namespaces/kube-system/serviceaccounts/clusterrole-aggregation-controller/token"
     yield Attempt("a token of a controller", "POST", system, unrelated, _token_request(two_nodes, None))
