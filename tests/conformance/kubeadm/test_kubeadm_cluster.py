@@ -288,9 +288,9 @@ def test_kubeadm_renews_nothing_and_cannot_read_expirations(cluster: KubeadmClus
 def test_an_upgrade_leaves_our_files_alone(cluster: KubeadmCluster) -> None:
     """Even without our configuration, when kubeadm means to renew certificates and to have kubelets rotate theirs."""
     before = {name: files(node) for name, node in cluster.nodes.items()}
-    said = cluster.run(f"kubeadm upgrade plan {kubeadm_cluster.VERSION} {CHECKS}", "cp-1")
+    said = cluster.run(f"kubeadm upgrade plan {cluster.programs.version} {CHECKS}", "cp-1")
     assert "Running cluster health checks" in said
-    cluster.run(f"kubeadm upgrade apply {kubeadm_cluster.VERSION} --yes --etcd-upgrade=false {CHECKS}", "cp-1")
+    cluster.run(f"kubeadm upgrade apply {cluster.programs.version} --yes --etcd-upgrade=false {CHECKS}", "cp-1")
     # It starts etcd again, since that has one more member than when its manifest was written.
     said = cluster.run(f"kubeadm upgrade node {CHECKS}", "cp-2")
     assert "External CA detected, etcd-server certificate can't be renewed" in said

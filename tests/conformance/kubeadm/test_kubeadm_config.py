@@ -15,8 +15,6 @@ from helpers.vault.applied_cluster import vaultpki
 
 pytestmark = pytest.mark.conformance
 
-VERSION = "v1.36.3"
-
 NAMED = 'api_server: {endpoint: "https://api.example.com:6443", names: [api.example.com]}\n'
 STACKED = f"""\
 {NAMED}nodes:
@@ -70,7 +68,8 @@ class Root:
         cluster = self.folder / "cluster.yaml"
         cluster.write_text(f"cluster: prod\nlayout: kubeadm\n{spec}")
         there = f"/etc/kubernetes/{node}{'-'.join(mode)}"
-        words: list[str | Path] = ["kubeadm", "config", "-f", cluster, node, *mode, "--kubernetes-version", VERSION]
+        version = self.programs.version
+        words: list[str | Path] = ["kubeadm", "config", "-f", cluster, node, *mode, "--kubernetes-version", version]
         vaultpki(*words, "--dir", self.pki, "--at", there, "-o", f"{self.folder}{there}")
         return f"{there}/kubeadm.yaml"
 

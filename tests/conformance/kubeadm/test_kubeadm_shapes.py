@@ -60,7 +60,7 @@ def cluster(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Ite
         run("scp -p operator/admin.conf operator/super-admin.conf root@cp-1:/etc/kubernetes/")
         for name, mode, kubeadm in (("cp-1", "--init", "init"), ("worker-1", "--join", "join")):
             run(f"vaultpki kubeadm config -f cluster.yaml {name} {mode} --dir {PKI} -o {name}")
-            kubeadm_cluster.adapt(made.folder / name)
+            kubeadm_cluster.adapt(made.folder / name, programs.version)
             run(f"scp -rp {name} root@{name}:/etc/kubernetes/kubeadm")
             run(f"kubeadm {kubeadm} --config /etc/kubernetes/kubeadm/kubeadm.yaml", name)
         run("kubectl --kubeconfig operator/super-admin.conf apply -f operator/manifests")

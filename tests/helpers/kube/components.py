@@ -5,6 +5,8 @@ What is here never names a certificate, a key or a CA: those come from the page 
 
 from __future__ import annotations
 
+import functools
+import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,10 +38,21 @@ class Programs:
     kubernetes: Path
     etcd: Path
 
+    @property
+    def version(self) -> str:
+        """The version of Kubernetes that was built, such as v1.37.2."""
+        return _version(self.path("kubeadm"))
+
     def path(self, name: str) -> Path:
         found = (self.etcd if name.startswith("etcd") else self.kubernetes) / name
         assert found.is_file(), f"{found} is missing; `make conformance` builds it"
         return found
+
+
+@functools.cache
+def _version(kubeadm: Path) -> str:
+    asked = [str(kubeadm), "version", "-o", "short"]
+    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,8 +35,6 @@ COMERS: Mapping[str, str] = types.MappingProxyType({"w-1": "198.51.100.41"})
 """The pooled node: its name is the page's, and no certificate tells its address."""
 
 BUSYBOX = containerd.IMAGE
-VERSION = "v1.36.3"
-"""The version that `make conformance` builds."""
 
 # Of kubeadm's checks of the host, the only one that fails here: control groups are of version 1.
 IGNORED = "SystemVerification"
@@ -129,7 +127,7 @@ class KubeadmCluster:
                     self._await_nodes(command.text.partition(" wait ")[0])
                 self.ran.append(Ran(command, self.run(command.text, command.node)))
                 if written := re.search(r"vaultpki kubeadm config .*-o (\S+)", command.text):
-                    adapt(self.folder / written[1])
+                    adapt(self.folder / written[1], self.programs.version)
                 after(command)
 
     def _await_nodes(self, kubectl: str) -> None:
@@ -142,8 +140,8 @@ class KubeadmCluster:
         wait_for(lambda: joined <= {*self.run(f"{kubectl} get nodes -o name").split()}, 300, lambda: str(joined), 1)
 
 
-def adapt(folder: Path) -> None:
-    """Add to a written configuration what this machine needs, as people add what theirs do."""
+def adapt(folder: Path, version: str) -> None:
+    """Add to a written configuration what this machine needs, as people add what theirs do, and the version."""
     own = {**_KUBELET, "cgroupRoot": f"/vaultpki-kubeadm-{os.getpid()}-{folder.name}"}
     (folder / "patches" / "kubeletconfiguration1+merge.yaml").write_text(yaml.safe_dump(own))
     file = folder / "kubeadm.yaml"
@@ -154,7 +152,7 @@ def adapt(folder: Path) -> None:
         if document["kind"] == "ClusterConfiguration":
             # No image of CoreDNS can be pulled, and nobody here asks for names.
             document["dns"] = {"disabled": True}
-            document["kubernetesVersion"] = VERSION
+            document["kubernetesVersion"] = version
             server = document["apiServer"]
             for name, value in (("policy-file", f"{_AUDIT}/policy.yaml"), ("log-path", f"{_AUDIT}/audit.log")):
                 server["extraArgs"].append({"name": f"audit-{name}", "value": value})

@@ -146,16 +146,9 @@ def _tools(node: KubeadmNode) -> None:
 
 def image_names(programs: Programs) -> dict[str, str]:
     """The images that kubeadm asks for, by their short names."""
-    listing = [str(programs.path("kubeadm")), "config", "images", "list", "--kubernetes-version", version(programs)]
+    listing = [str(programs.path("kubeadm")), "config", "images", "list", "--kubernetes-version", programs.version]
     said = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.split()
     return {re.sub(r".*/|:.*", "", name): name for name in said}
-
-
-def version(programs: Programs) -> str:
-    said = subprocess.run(
-        [programs.path("kubeadm"), "version", "-o", "short"], capture_output=True, text=True, check=True
-    )
-    return said.stdout.strip()
 
 
 def sandbox(programs: Programs) -> str:

@@ -173,7 +173,7 @@ def _make(made: KubeadmCluster, poll: str) -> None:
     run("scp -p operator/super-admin.conf root@cp-1:/etc/kubernetes/")
     for name in made.nodes:
         run(f"vaultpki kubeadm config -f cluster.yaml {name} {'--init' if name == 'cp-1' else '--join'} -o {name}")
-        kubeadm_cluster.adapt(made.folder / name)
+        kubeadm_cluster.adapt(made.folder / name, made.programs.version)
         _balanced(made.folder / name, [node.address for node in made.nodes.values()])
         if name == "cp-1":
             run(f"scp -rp {name} root@{name}:/etc/kubernetes/kubeadm")
