@@ -9,7 +9,7 @@ PARALLEL := --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE
 SITE := $(BIN)/zensical build --strict --clean && $(BIN)/python docs/site_links.py site
 
-.PHONY: venv demo test check docs conformance lifecycle exhaustive bench compare soak soak-rotations soak-operators dist release lock clean
+.PHONY: venv demo test check docs conformance kubernetes lifecycle exhaustive bench compare soak soak-rotations soak-operators dist release lock clean
 
 venv: $(VENV)/.dev
 
@@ -53,6 +53,11 @@ KUBEADM_CA_ROTATION := tests/conformance/kubeadm/test_kubeadm_ca_rotation.py
 # The life of a CA at its full length: the page's whole session, and a cut after every write.
 CA_PAGE := tests/conformance/ca/test_ca_page.py
 CA_CUTS := tests/integration/ca/test_rotation_killed.py tests/integration/ca/test_root_rotation_killed.py
+# What is run with each version of Kubernetes (docs/versions.md): one rotation, which is not part of `conformance`; who is let
+# in where, with one node and with components on machines of their own; kubeadm's configuration and its clusters.
+ONE_ROTATION := tests/conformance/ca/test_kube_ca_by_version.py
+ACCESS := tests/conformance/verify/test_kube_allowed.py tests/conformance/verify/test_kube_denied.py
+KUBEADM := $(addprefix tests/conformance/kubeadm/test_kubeadm_,cluster.py config.py shapes.py)
 # All but what `test` has had whole: what needs no server, what is the node's own doing whatever server there is, and
 # samples of what is done in full here.
 ON_VAULT := conformance or not (serverless or on_node or sample or exhaustive)
@@ -61,14 +66,15 @@ ON_BOTH := tests/integration/verify/test_forbidden_paths.py
 # The longest files of the last stage first, so that none runs alone at its end.
 CONFORMANCE := $(wildcard tests/conformance/test_*.py tests/conformance/*/test_*.py)
 LAST := tests/conformance/kubeadm/test_kubeadm_cluster.py tests/conformance/live/test_live.py
-LAST := $(LAST) $(filter-out $(LAST) $(CA_ROTATION) $(ROTATION) $(KUBEADM_CA_ROTATION) $(CA_PAGE),$(CONFORMANCE)) $(ON_BOTH)
+LAST := $(LAST) $(filter-out $(LAST) $(CA_ROTATION) $(ROTATION) $(KUBEADM_CA_ROTATION) $(CA_PAGE) $(ONE_ROTATION),$(CONFORMANCE)) $(ON_BOTH)
 
 # Builds the programs, and names them in the variable `given` of the same shell.
 VAULT = vault=$$($(SETUP)/go-build tests/conformance/vault 6 vault=github.com/hashicorp/vault)
+ETCD = etcd=$$($(SETUP)/go-build tests/conformance/etcd 1 \
+	etcd=go.etcd.io/etcd/server/v3 etcdctl=go.etcd.io/etcd/etcdctl/v3)
 BUILD = $(VAULT) && \
 	zlint=$$($(SETUP)/go-build tests/conformance/zlint 1 zlint=github.com/zmap/zlint/v3/cmd/zlint) && \
-	etcd=$$($(SETUP)/go-build tests/conformance/etcd 1 \
-		etcd=go.etcd.io/etcd/server/v3 etcdctl=go.etcd.io/etcd/etcdctl/v3) && \
+	$(ETCD) && \
 	kubernetes=$$($(SETUP)/kubernetes) && \
 	given="--vault-binary $$vault/vault --zlint $$zlint/zlint --etcd $$etcd --kubernetes $$kubernetes"
 IGNORED := $(addprefix --ignore=,$(ON_BOTH) $(CA_CUTS))
@@ -83,6 +89,15 @@ conformance: $(VENV)/.dev
 		$(BIN)/python -m pytest $(KUBEADM_CA_ROTATION) --timeout 2700 $$given $(PYTEST)" \
 		"$(BIN)/python -m pytest tests/integration tests/docs -m '$(ON_VAULT)' --timeout 900 -n 5 $(PARALLEL) $(IGNORED) --server vault $$given $(PYTEST) && \
 		$(BIN)/python -m pytest $(LAST) -m '$(ON_VAULT)' --timeout 900 -n 4 $(PARALLEL) --server bao --server vault $$given $(PYTEST)"
+
+# What docs/versions.md tells of one version of Kubernetes, half an hour once it is built: `make kubernetes VERSION=1.35`.
+# Through OpenBao alone: `conformance` has HashiCorp Vault. The figures go into tests/conformance/RESULTS.md.
+kubernetes: $(VENV)/.dev
+	$(SETUP)/packages conformance
+	$(ETCD) && kubernetes=$$($(SETUP)/kubernetes $(VERSION)) && given="--etcd $$etcd --kubernetes $$kubernetes" && \
+	$(SETUP)/beside "$(BIN)/python -m pytest $(ONE_ROTATION) -s --standing \$$READY --timeout 3000 $$given $(PYTEST)" \
+		"$(BIN)/python -m pytest $(ACCESS) --timeout 900 -n 2 $(PARALLEL) $$given $(PYTEST) && \
+		$(BIN)/python -m pytest $(KUBEADM) --timeout 900 -n 2 $(PARALLEL) $$given $(PYTEST)"
 
 # An hour and more.
 lifecycle: $(VENV)/.dev

@@ -48,6 +48,11 @@ class Programs:
         assert found.is_file(), f"{found} is missing; `make conformance` builds it"
         return found
 
+    @property
+    def minor(self) -> int:
+        """What tests choose by: 36 of v1.36.3."""
+        return int(self.version.split(".")[1])
+
 
 @functools.cache
 def _version(kubeadm: Path) -> str:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from helpers import pages
-from helpers.kube.components import API_PORT, ETCD_PORT
+from helpers.kube.access_matrix import METRICS_PORTS
+from helpers.kube.components import API_PORT, ETCD_PORT, KUBELET_PORT
 from helpers.kube.kube_cluster import KubeNode, Kubernetes
 from helpers.vault.servers import wait_for
 from vaultpki import readers
@@ -22,7 +23,7 @@ from vaultpki.certificates import bundle
 
 HEALTHY_SECONDS = 60.0
 HOOK_SECONDS = 240
-MANAGER_PORT = 10257
+PROXY_PORT = 10256
 API_SERVER = "kube-apiserver"
 # For so long a load balancer has told new clients of the other one.
 DRAIN_SECONDS = 2.0
@@ -61,12 +62,15 @@ class Restarts:
         return [api for api in self.kubernetes.apis if api not in self.away] or self.kubernetes.apis
 
     def of(self, node: KubeNode) -> dict[str, list[str]]:
-        """The components that read a bundle only when they start, by the key of that bundle's hooks."""
+        """The components that read a bundle only when they start, in the version that runs, by the key of its hooks."""
+        minor = self.kubernetes.programs.minor
         found: dict[str, list[str]] = {}
         for reader in readers.READERS:
-            if reader.follows is None and reader.role in node.roles:
-                found.setdefault(bundle(reader.ca).removesuffix(".crt"), []).append(reader.component)
-        return found
+            start_only = reader.follows is None or reader.follows > minor
+            components = found.setdefault(bundle(reader.ca).removesuffix(".crt"), [])
+            if start_only and reader.role in node.roles and reader.component not in components:
+                components.append(reader.component)
+        return {key: components for key, components in found.items() if components}
 
     def configure(self, node: KubeNode) -> None:
         """Writes into agent.yaml that a new bundle restarts what has read the old one."""
@@ -144,12 +148,19 @@ def _kube_apiserver(kubernetes: Kubernetes, node: KubeNode) -> bool:
     return kubernetes.ready(at=node)
 
 
-def _kube_controller_manager(kubernetes: Kubernetes, node: KubeNode) -> bool:
-    return node.machine.answers(MANAGER_PORT)
+def _answers(port: int, kubernetes: Kubernetes, node: KubeNode) -> bool:
+    return node.machine.answers(port)
+
+
+def _answers_inside(port: int, kubernetes: Kubernetes, node: KubeNode) -> bool:
+    """The same of one that listens on loopback by itself, as kube-proxy does for its health."""
+    return node.machine.answers(port) or node.machine.answers(port, "127.0.0.1")
 
 
 _HEALTHY: Mapping[str, Callable[[Kubernetes, KubeNode], bool]] = {
     "etcd": _etcd,
     API_SERVER: _kube_apiserver,
-    "kube-controller-manager": _kube_controller_manager,
+    **{name: functools.partial(_answers, port) for name, port in METRICS_PORTS.items()},
+    "kubelet": functools.partial(_answers, KUBELET_PORT),
+    "kube-proxy": functools.partial(_answers_inside, PROXY_PORT),
 }
