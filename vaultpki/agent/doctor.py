@@ -23,7 +23,7 @@ from vaultpki.disk import files, owner_mark, room
 from vaultpki.disk.folders import Folders
 from vaultpki.disk.generations import HIDDEN_FOLDER
 from vaultpki.errors import NeedsJoin, Sealed, StateConflict, StoreError, VaultpkiError
-from vaultpki.host import command, hook_files, processes, static_pod, units
+from vaultpki.host import command, hook_files, processes, setting_files, static_pod, units
 from vaultpki.issue.issuers import fetch_issuers, roots_below, trusts
 from vaultpki.kube import flags
 from vaultpki.layout import shown, trust_bundles
@@ -313,6 +313,13 @@ def _flags(layout: Layout, paths: Mapping[str, str]) -> Iterator[DoctorCheck]:
         )
     for component, arguments in found.items():
         problems = list(flags.findings(component, arguments, layout, paths))
+        file = flags.flags_of(arguments).get(flags.AUTHORIZATION_FILE, "")
+        if component == "kube-apiserver" and file:
+            if configuration := setting_files.mapping(file):
+                problems += flags.authorization_findings(configuration)
+            else:
+                text = f"{printable(file)} of --{flags.AUTHORIZATION_FILE} cannot be read here"
+                yield DoctorCheck("authorization file", "unchecked", text)
         for each in problems:
             yield DoctorCheck(f"flags of {component}", "failed", f"{printable(each.problem)}; {each.remedy}")
         if not problems:

@@ -53,7 +53,10 @@ class FlagProblem:
     remedy: str
 
 
-# docs/components.md has the same flags, as Kubernetes 1.37 and etcd 3.6 read them.
+AUTHORIZATION_FILE: Final = "authorization-config"
+"""The flag that names an AuthorizationConfiguration, from Kubernetes 1.29."""
+
+# docs/components.md has the same flags, as Kubernetes 1.34 to 1.37 and etcd 3.6 read them.
 FLAGS: Final = (
     Flag("kube-apiserver", "client-ca-file", Expect.ISSUING, "kubernetes", "no client certificate is accepted"),
     Flag("kube-apiserver", "tls-cert-file", Expect.CERTIFICATE, "kube-apiserver"),
@@ -226,13 +229,24 @@ def _apiserver_checks(given: Mapping[str, str]) -> Iterator[FlagProblem]:
             "--enable-admission-plugins lacks NodeRestriction, so a kubelet may change other nodes and their pods",
             "add NodeRestriction to it",
         )
-    modes = given.get("authorization-mode", "AlwaysAllow").split(",")
+    # The two flags exclude each other: with the file there is no mode (pkg/kubeapiserver/options/authorization.go).
+    if not given.get(AUTHORIZATION_FILE):
+        modes = given.get("authorization-mode", "AlwaysAllow").split(",")
+        yield from _mode_findings("--authorization-mode is", modes, "set it to Node,RBAC")
+
+
+def authorization_findings(configuration: Mapping[str, Any]) -> Iterator[FlagProblem]:
+    """Yield what is wrong with the AuthorizationConfiguration that kube-apiserver reads in place of a mode."""
+    authorizers = configuration.get("authorizers")
+    modes = [str(mapping(each).get("type")) for each in authorizers] if isinstance(authorizers, list) else []
+    wanted = "name the types Node and RBAC there, and not AlwaysAllow"
+    yield from _mode_findings(f"the file of --{AUTHORIZATION_FILE} has the types", modes, wanted)
+
+
+def _mode_findings(where: str, modes: Sequence[str], remedy: str) -> Iterator[FlagProblem]:
     if "AlwaysAllow" in modes or not {"Node", "RBAC"} <= set(modes):
-        yield FlagProblem(
-            "kube-apiserver",
-            f"--authorization-mode is {','.join(modes)}, so certificates give other rights than they should",
-            "set it to Node,RBAC",
-        )
+        problem = f"{where} {','.join(modes) or 'none'}, so certificates give other rights than they should"
+        yield FlagProblem("kube-apiserver", problem, remedy)
 
 
 def _manager_checks(given: Mapping[str, str]) -> Iterator[FlagProblem]:

@@ -25,6 +25,7 @@ _OF_ROLE: Final = {
     NodeRole.CONTROL_PLANE: ("kube-apiserver", "kube-controller-manager", "kube-scheduler"),
     NodeRole.ETCD: ("etcd",),
 }
+_IN_A_FILE: Final = "the API server does not show it; run `vaultpki doctor` on the node"
 _ELSEWHERE: Final = "it is not a static pod that the API server shows; run `vaultpki doctor` on the node"
 
 
@@ -53,6 +54,9 @@ def flag_checks(cluster: Cluster, live: LiveCluster, directories: Mapping[str, M
         yield found(
             FLAGS_CHECK, f"{pod.node}/{pod.component}", "docs/components.md", refusal="; ".join(map(_words, findings))
         )
+        if pod.component == "kube-apiserver" and flags.flags_of(pod.arguments).get(flags.AUTHORIZATION_FILE):
+            where = f"the file of its --{flags.AUTHORIZATION_FILE}"
+            yield not_checked(FLAGS_CHECK, f"{pod.node}/{pod.component}", where, _IN_A_FILE)
     for node in cluster.nodes:
         for role, components in _OF_ROLE.items():
             for component in components if role in node.roles else ():

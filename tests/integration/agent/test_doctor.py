@@ -163,21 +163,42 @@ def test_hooks_that_cannot_run(node: NodeFolder) -> None:
     assert "secret-word" not in ran.stdout + ran.stderr
 
 
+def beside(folder: Path, component: str, flags: str) -> tuple[str, ...]:
+    """What to put before a command so that this component runs beside it, where no other test sees it."""
+    program = folder / component
+    program.symlink_to("/bin/bash")
+    script = folder / f"beside-{component}"
+    # What it waits by is ended first: a shell that is killed would leave its `sleep` behind, with our output open.
+    start = f'{program} -c "sleep 60; true" {flags} &'
+    script.write_text(f'#!/bin/bash\n{start}\nsleep 0.2\n"$@"\ncode=$?\npkill -P $!\nwait\nexit $code\n')
+    script.chmod(0o755)
+    return ("unshare", "--net", str(script))
+
+
 def test_flags_of_a_component_that_runs_here(node: NodeFolder, tmp_path: Path) -> None:
     """In a network namespace of its own, so that no other test sees this etcd."""
-    etcd = tmp_path / "etcd"
-    etcd.symlink_to("/bin/bash")
     flags = f"--trusted-ca-file={node.pki}/etcd-ca-chain.crt --client-cert-auth --peer-client-cert-auth"
-    beside = tmp_path / "beside"
-    # What it waits by is ended first: a shell that is killed would leave its `sleep` behind, with our output open.
-    beside.write_text(
-        f'#!/bin/bash\n{etcd} -c "sleep 60; true" {flags} &\nsleep 0.2\n"$@"\ncode=$?\npkill -P $!\nwait\nexit $code\n'
-    )
-    beside.chmod(0o755)
-    ran = vaultpki("doctor", "-c", node.config, behind=("unshare", "--net", str(beside)), expect=3)
+    ran = vaultpki("doctor", "-c", node.config, behind=beside(tmp_path, "etcd", flags), expect=3)
     found = [line for line in ran.stdout.splitlines() if "flags of etcd" in line]
     assert any("lets in the clients of every CA of the cluster" in line for line in found), ran
     assert not [line for line in vaultpki("doctor", "-c", node.config).stdout.splitlines() if "flags of etcd" in line]
+
+
+def test_the_file_of_authorizers_is_read(node: NodeFolder, tmp_path: Path) -> None:
+    """kube-apiserver takes it in place of the mode."""
+    file = tmp_path / "authorizers.yaml"
+    behind = beside(tmp_path, "kube-apiserver", f"--authorization-config={file}")
+
+    def examine() -> str:
+        return vaultpki("doctor", "-c", node.config, behind=behind, expect=3).stdout
+
+    assert f"{file} of --authorization-config cannot be read here" in examine()
+    file.write_text("authorizers: [{type: RBAC, name: rbac}]\n")
+    assert "the file of --authorization-config has the types RBAC, so certificates give other rights" in examine()
+    file.write_text("authorizers: [{type: Node, name: node}, {type: RBAC, name: rbac}]\n")
+    told = examine()
+    assert "FAILED       flags of kube-apiserver" in told, "its other flags are missing"
+    assert "--authorization" not in told
 
 
 def test_what_is_wrong_with_the_command_itself(tmp_path: Path) -> None:

@@ -128,3 +128,31 @@ def test_a_signer_that_has_no_files_signs_nothing() -> None:
         problems("kube-controller-manager", [*kept, "--cluster-signing-cert-file=", "--cluster-signing-key-file="])
         == []
     )
+
+
+def test_a_file_of_authorizers_stands_in_place_of_the_mode() -> None:
+    kept = [word for word in of_page("kube-apiserver") if not word.startswith("--authorization-mode=")]
+    assert problems("kube-apiserver", [*kept, "--authorization-config=/etc/kubernetes/authorization.yaml"]) == []
+    (found,) = problems("kube-apiserver", [*kept, "--authorization-config="])
+    assert found.startswith("--authorization-mode is AlwaysAllow")
+
+
+@pytest.mark.parametrize(
+    ("types", "expected"),
+    [
+        (["Node", "RBAC"], ""),
+        (["Webhook", "RBAC", "Node", "Webhook"], ""),
+        (["RBAC"], "has the types RBAC, so certificates give other rights than they should"),
+        (["Node", "RBAC", "AlwaysAllow"], "has the types Node,RBAC,AlwaysAllow, so"),
+        ([], "has the types none, so"),
+    ],
+)
+def test_the_types_of_authorizers_are_checked(types: list[str], expected: str) -> None:
+    configuration = {"kind": "AuthorizationConfiguration", "authorizers": [{"type": each} for each in types]}
+    assert expected in "".join(each.problem for each in flags.authorization_findings(configuration))
+    assert bool(expected) == bool(list(flags.authorization_findings(configuration)))
+
+
+@pytest.mark.parametrize("configuration", [{}, {"authorizers": "RBAC"}, {"authorizers": ["RBAC", None]}])
+def test_a_file_without_authorizers_is_no_mode(configuration: dict[str, object]) -> None:
+    assert list(flags.authorization_findings(configuration))

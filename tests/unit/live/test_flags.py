@@ -48,6 +48,15 @@ def test_the_flags_of_the_page_are_right_in_any_folder(cluster: Cluster, pki: st
     assert wrong(cluster, live(pki)) == []
 
 
+def test_a_file_of_authorizers_is_not_shown(cluster: Cluster) -> None:
+    """It stands in place of the mode, so the API server's flags alone say neither that it is right nor wrong."""
+    pki = "/etc/kubernetes/pki"
+    server = [flag for flag in pages.flags("kube-apiserver", pki) if not flag.startswith("--authorization-mode=")]
+    (check,) = wrong(cluster, live(pki, {"kube-apiserver": [*server, "--authorization-config=/etc/authorizers.yaml"]}))
+    assert (check.source, check.ok) == ("cp-1/kube-apiserver", None)
+    assert check.target == "the file of its --authorization-config"
+
+
 @pytest.fixture
 def kubeadm(tmp_path: Path) -> Cluster:
     return load(tmp_path, f"layout: kubeadm\n{SPEC.replace('[control-plane, etcd]', '[control-plane, etcd, worker]')}")
