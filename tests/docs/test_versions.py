@@ -18,7 +18,9 @@ KUBERNETES = CONFORMANCE / "kubernetes"
 
 def release(go_mod: Path, module: str) -> str:
     """The release of a module that this go.mod asks for, without its `v`."""
-    (found,) = re.findall(rf"^(?:require |\t){re.escape(module)} v([\d.]+)(?: // indirect)?$", go_mod.read_text(), re.M)
+    (found,) = re.findall(
+        rf"^(?:require |\t){re.escape(module)} v([\d.]+)(?: // indirect)?$", go_mod.read_text(), re.MULTILINE
+    )
     return str(found)
 
 
