@@ -23,7 +23,8 @@ def probe_listeners(cluster: Cluster, record: RotationRecord) -> Mapping[Listene
     """Ask every listener that matters in the rotation of `record`. It takes at most 35 seconds.
 
     A listener is asked by a handshake without a certificate: Go's servers, and so etcd and the components of
-    Kubernetes, name the CAs whose clients they accept (RFC 8446, sections 4.2.4 and 4.3.2).
+    Kubernetes, name the CAs whose clients they accept (RFC 8446, sections 4.2.4 and 4.3.2). No server name is sent, as
+    by callers that connect by address.
     """
     deadline = time.monotonic() + _MOST_SECONDS
 
@@ -31,12 +32,12 @@ def probe_listeners(cluster: Cluster, record: RotationRecord) -> Mapping[Listene
         if time.monotonic() >= deadline:
             return Said(asked=False)
         try:
-            names = presented.ask(listener.address, listener.port, "", _SECONDS).client_cas
+            seen = presented.ask(listener.address, listener.port, "", _SECONDS)
         except ToolMissing:
             return Said(asked=False)
         except presented.NotReached:
             return Said()
-        return Said(names or ())
+        return Said(seen.client_cas or (), issuer=seen.chain[0].issuer_text if seen.chain else "")
 
     asked = listeners(cluster, record)
     with ThreadPoolExecutor(_AT_ONCE) as pool:

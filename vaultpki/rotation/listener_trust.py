@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject, node_rows, rows
 from vaultpki.layout import advertised, listener_cas, listener_port
@@ -16,7 +17,7 @@ from vaultpki.model import Cluster, NodeRole
 from vaultpki.readers import start_only
 from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
 from vaultpki.rotation.gates import Gate, Waiting
-from vaultpki.rotation.reasons import TRUST_STEPS, command, wanted_cas
+from vaultpki.rotation.reasons import LEAF_STEPS, TRUST_STEPS, command, wanted_cas
 from vaultpki.rotation.states import number
 
 
@@ -34,11 +35,13 @@ class Listener:
 class Said:
     """What a listener said: the subjects of the CAs from which it accepts clients; none if it does not answer.
 
-    `asked` is False if there was no time to ask it, or no program.
+    `issuer` is the subject of the CA that signed what it presents. `asked` is False if there was no time to ask it, or
+    no program.
     """
 
     accepts: tuple[str, ...] = ()
     asked: bool = True
+    issuer: str = ""
 
 
 Look = Callable[[Cluster, RotationRecord], Mapping[Listener, Said]]
@@ -55,13 +58,22 @@ class Looked:
 
 
 def listeners(cluster: Cluster, record: RotationRecord) -> tuple[Listener, ...]:
-    """Return the listeners that accept clients of the record's CA, and those of components that restart in turns."""
+    """Return the listeners that accept clients of the record's CA, and those of components that restart in turns.
+
+    While leaves of the CA are replaced, those that present one belong to them too.
+    """
+    replaced = record.state in {state for state, _ in LEAF_STEPS}
     return tuple(
         Listener(node.name, row.source, advertised(cluster, node)[0], port)
         for node in cluster.nodes
         if advertised(cluster, node) and node.name not in record.excused
         for row in node_rows(cluster, node)
-        if row.usage.server and (_accepts(cluster, row.source, record) or row.source in _restarting(record))
+        if row.usage.server
+        and (
+            _accepts(cluster, row.source, record)
+            or row.source in _restarting(record)
+            or (replaced and row.ca == record.domain)
+        )
         if (port := listener_port(cluster, row.name)) is not None
     )
 
@@ -83,8 +95,9 @@ def looked(
     `kept` returns the gate if a node keeps the turn.
     """
     # A renewed certificate has the same subject, and is the same CA for whoever accepts it.
+    leaves = (record.state, to) in LEAF_STEPS
     compares = (
-        (record.state, to) in TRUST_STEPS
+        (leaves or (record.state, to) in TRUST_STEPS)
         and gate.open(now)
         and record.domain != ROOT
         and record.method is not Method.SAME_KEY
@@ -95,13 +108,22 @@ def looked(
     said = look(cluster, record)
     if passes and (silent := _silent(cluster.name, record, to, said)):
         gate = _closed(kept(record.turn), [silent])
+    elif compares and leaves:
+        shown = {each: it for each, it in said.items() if _presents(cluster, each, record.domain)}
+        answered = sum(_of_domain(cluster.name, record.domain, it.issuer) for it in shown.values())
+        gate = _closed(gate, [*_old_leaves(cluster.name, record, to, shown)])
+        return Looked(record, held(record, to, gate, nodes), _note(_SHOWN[to], len(shown) - answered, len(shown)))
     elif compares:
         trusted = {each: it for each, it in said.items() if _accepts(cluster, each.component, record)}
         answered = sum(_names(cluster.name, record.domain, it) for it in trusted.values())
         gate = _closed(gate, [*_wrong(cluster.name, record, to, trusted)])
         if to is State.DONE:
             record = _noted(cluster.name, record, trusted)
-        return Looked(record, held(record, to, gate, nodes), _note(to, len(trusted) - answered, len(trusted)))
+        return Looked(
+            record,
+            held(record, to, gate, nodes),
+            _note(_ACCEPTED.get(to, "accept the new CA"), len(trusted) - answered, len(trusted)),
+        )
     return Looked(record, held(record, to, gate, nodes))
 
 
@@ -140,6 +162,12 @@ def _accepts(cluster: Cluster, component: str, record: RotationRecord) -> bool:
     return any(record.domain in listener_cas(row, everything) for row in servers)
 
 
+def _presents(cluster: Cluster, listener: Listener, domain: str) -> bool:
+    """Return whether a listener presents a certificate of this domain."""
+    servers = (row for row in rows(cluster) if row.usage.server and row.source == listener.component)
+    return any(row.ca == domain and listener_port(cluster, row.name) == listener.port for row in servers)
+
+
 def _restarting(record: RotationRecord) -> frozenset[str]:
     """Return the components that read the bundle of this CA, or with the root of any, only when they start."""
     cas = ISSUING_CAS if record.domain == ROOT else (record.domain,)
@@ -171,8 +199,24 @@ def _subject(cluster: str, domain: str, ca: CaRef) -> str:
 
 def _names(cluster: str, domain: str, said: Said) -> bool:
     """Return whether a listener names a CA of this domain of the cluster; if of none, it is not a component of it."""
+    return any(_of_domain(cluster, domain, name) for name in said.accepts)
+
+
+def _of_domain(cluster: str, domain: str, subject: str) -> bool:
     first = f"CN={ca_subject(cluster, domain)}"
-    return any(name == first or name.startswith(f"{first} ") for name in said.accepts)
+    return subject == first or subject.startswith(f"{first} ")
+
+
+def _old_leaves(cluster: str, record: RotationRecord, to: State, said: Mapping[Listener, Said]) -> Iterator[Waiting]:
+    """Yield the nodes with listeners that present a certificate of the CA that is to leave, whatever lies on disk.
+
+    A kubelet before Kubernetes 1.36 does so with the pair of its start, for callers by IP address (PR 133654 there).
+    """
+    leaves, which = (record.new, "new") if to is State.STEADY else (record.old, "old")
+    for each, it in said.items():
+        if leaves is not None and it.issuer == _subject(cluster, record.domain, leaves):
+            what = f"its {each.component} at port {each.port} still presents a certificate of the {which} CA"
+            yield Waiting(each.node, f"{what}: restart it there")
 
 
 def _wrong(cluster: str, record: RotationRecord, to: State, said: Mapping[Listener, Said]) -> Iterator[Waiting]:
@@ -219,15 +263,21 @@ def _noted(cluster: str, record: RotationRecord, said: Mapping[Listener, Said]) 
     )
 
 
-def _note(to: State, missed: int, all_: int) -> str:
+_SHOWN: Final = {
+    State.RETIRED: "present a certificate of the new CA",
+    State.STEADY: "present a certificate of the old CA",
+}
+_ACCEPTED: Final = {
+    State.DONE: "refuse the old CA",
+    State.STEADY: "refuse the deleted CA",
+    State.RETURNING: "accept the old CA",
+}
+
+
+def _note(must: str, missed: int, all_: int) -> str:
     """Return how much was not looked at, as a sentence without a full stop; "" if nothing."""
     if not missed:
         return ""
-    must = {
-        State.DONE: "refuse the old CA",
-        State.STEADY: "refuse the deleted CA",
-        State.RETURNING: "accept the old CA",
-    }.get(to, "accept the new CA")
     return (
         f"{missed} of {all_} listeners that must {must} could not be asked from this machine; for them the nodes' "
         "reports count"

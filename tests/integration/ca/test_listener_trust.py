@@ -18,6 +18,7 @@ from helpers.vault.servers import wait_for
 from vaultpki.ca import commands
 from vaultpki.ca import listeners as listener_look
 from vaultpki.ca.run import Step
+from vaultpki.certificates import ca_subject
 from vaultpki.host import presented
 from vaultpki.layout import API_PORT, ETCD_PEER_PORT, ETCD_PORT
 from vaultpki.model import Cluster, NodeRole
@@ -32,12 +33,17 @@ ADDRESSES = tuple(f"127.83.{os.getpid() % 250}.{os.getpid() // 250 % 120 + last}
 
 
 @contextlib.contextmanager
-def listening(address: str, port: int, clients: Path, folder: Path, *options: str) -> Iterator[None]:
-    """A TLS server that accepts client certificates of the CAs in the file `clients`, and names them."""
-    key, certificate = folder / "listener.key", folder / "listener.crt"
+def listening(
+    address: str, port: int, clients: Path, folder: Path, *options: str, name: str = "listener"
+) -> Iterator[None]:
+    """A TLS server that accepts client certificates of the CAs in the file `clients`, and names them.
+
+    Its own certificate says that `name` has signed it.
+    """
+    key, certificate = folder / f"{name}.key", folder / f"{name}.crt"
     if not key.exists():
         made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-        made += ["-subj", "/CN=listener", "-keyout", str(key), "-out", str(certificate)]
+        made += ["-subj", f"/CN={name}", "-keyout", str(key), "-out", str(certificate)]
         subprocess.run(made, check=True, capture_output=True)
     command = ["openssl", "s_server", "-accept", f"{address}:{port}", "-cert", str(certificate), "-key", str(key)]
     command += ["-CAfile", str(clients), "-Verify", "1", "-quiet", *options]
@@ -151,6 +157,34 @@ def test_a_listener_that_does_not_accept_the_new_ca_keeps_leaves_as_they_are(
     with listening(ADDRESSES[0], ETCD_PORT, both, tmp_path), listening(ADDRESSES[1], ETCD_PORT, both, tmp_path):
         step = advance(rotation)
     assert step.moved and step.note.startswith("2 of 4 listeners that must accept the new CA could not be asked")
+
+
+def test_a_listener_that_presents_a_leaf_of_the_old_ca_keeps_that_ca_trusted(
+    rotation: Rotation, tmp_path: Path
+) -> None:
+    """Also where the new pair lies on the disk: the component has not read it."""
+    rotation.reach(State.SWITCHED)
+    both, cluster = tmp_path / "both.crt", rotation.cluster.model
+    both.write_text(f"{pem(rotation, 'etcd-1')}\n{pem(rotation, 'etcd-2')}\n")
+    rotation.reported()
+    old, new = (ca_subject(cluster.name, "etcd", number) for number in (1, 2))
+    with (
+        listening(ADDRESSES[0], ETCD_PORT, both, tmp_path, name=new),
+        listening(ADDRESSES[1], ETCD_PEER_PORT, both, tmp_path, name=old),
+    ):
+        step = advance(rotation)
+        assert not step.moved and step.gate is not None and step.gate.opens is None
+        assert [(each.node, each.reason) for each in step.gate.waiting] == [
+            ("etcd-2", "its etcd at port 2380 still presents a certificate of the old CA: restart it there")
+        ]
+        assert not advance(rotation).moved
+    with (
+        listening(ADDRESSES[0], ETCD_PORT, both, tmp_path, name=new),
+        listening(ADDRESSES[1], ETCD_PEER_PORT, both, tmp_path, name=new),
+    ):
+        step = advance(rotation)
+    assert step.moved and step.record.state is State.RETIRED
+    assert step.note.startswith("2 of 4 listeners that must present a certificate of the new CA could not be asked")
 
 
 def test_the_turn_stays_at_a_node_whose_listener_is_away(rotation: Rotation, tmp_path: Path) -> None:

@@ -114,3 +114,38 @@ def test_a_turn_stays_only_where_others_of_the_kind_answer(cluster: Cluster) -> 
     # Nor does the step come before the last turn has ended.
     last = asked(cluster, now, State.SWITCHED, {"cp-1/etcd": Said()})
     assert last.gate.turn == "cp-1" and not last.gate.open(NOW)
+
+
+@pytest.mark.parametrize(
+    ("state", "to", "wanted", "leaving"),
+    [(State.SWITCHED, State.RETIRED, NEW, OLD), (State.RETURNING, State.STEADY, OLD, NEW)],
+)
+def test_a_listener_that_presents_a_leaf_of_the_ca_that_leaves_is_waited_for(
+    cluster: Cluster, state: State, to: State, wanted: str, leaving: str
+) -> None:
+    """Whatever its node reports: a component may go on with the pair of its start."""
+    right, wrong = Said((OLD, NEW), issuer=wanted), Said((OLD, NEW), issuer=leaving)
+    assert asked(cluster, record(state), to, {}, right) == Looked(record(state), OPEN)
+    found = asked(cluster, record(state), to, {"cp-2/etcd": wrong}, right)
+    assert not found.gate.open(NOW)
+    assert {(each.node, each.reason.partition(":")[0].partition(" port ")[0]) for each in found.gate.waiting} == {
+        ("cp-2", "its etcd at")
+    }
+    assert all("still presents a certificate of the" in each.reason for each in found.gate.waiting)
+
+
+def test_only_listeners_of_the_ca_that_answer_with_its_leaves_count(cluster: Cluster) -> None:
+    now, to = record(State.SWITCHED), State.RETIRED
+    # kube-apiserver presents a certificate of another CA, whatever it is called.
+    assert asked(cluster, now, to, {"cp-1/kube-apiserver": Said(issuer=OLD)}, Said(issuer=NEW)).gate == OPEN
+    for odd in (Said(), Said(asked=False), Said(issuer="CN=proxy")):
+        found = asked(cluster, now, to, {"cp-2/etcd": odd}, Said(issuer=NEW))
+        assert found.gate == OPEN
+        assert found.note.startswith("2 of 4 listeners that must present a certificate of the new CA could not be")
+    kubelets = RotationRecord("kubelet", State.SWITCHED, 9, NOW, CaRef("kubelet-1"), CaRef("kubelet-2"))
+    stale = asked(cluster, kubelets, to, {"worker-1/kubelet": Said(issuer="CN=prod kubelet CA")}, Said())
+    assert [each.reason for each in stale.gate.waiting] == [
+        "its kubelet at port 10250 still presents a certificate of the old CA: restart it there"
+    ]
+    renewed = replace(kubelets, method=Method.SAME_KEY)
+    assert asked(cluster, renewed, to, {"worker-1/kubelet": Said(issuer="CN=prod kubelet CA")}, Said()).gate == OPEN
