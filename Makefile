@@ -43,10 +43,10 @@ docs: $(VENV)/.dev
 	@echo "The pages are in site/index.html."
 
 # The real HashiCorp Vault, etcd and Kubernetes, built from the Go module proxy. The integration suite runs on that Vault,
-# as far as a server can make a difference; then the files of both servers go before independent checkers and under real
+# as far as a server can make a difference; the files of both servers go before independent checkers and under real
 # clusters, which only root can make.
 # Twenty-four and seventeen minutes, mostly of waiting, beside all others once both clusters stand: CAs, and leaves, are
-# rotated under load. After the leaves, etcd's CA on kubeadm's three control planes.
+# rotated under load. Beside them etcd's CA on kubeadm's three control planes.
 CA_ROTATION := tests/conformance/ca/test_kube_ca_rotation.py
 ROTATION := tests/conformance/agent/test_kube_rotation.py
 KUBEADM_CA_ROTATION := tests/conformance/kubeadm/test_kubeadm_ca_rotation.py
@@ -61,12 +61,20 @@ KUBEADM := $(addprefix tests/conformance/kubeadm/test_kubeadm_,cluster.py config
 # All but what `test` has had whole: what needs no server, what is the node's own doing whatever server there is, and
 # samples of what is done in full here.
 ON_VAULT := conformance or not (serverless or on_node or sample or exhaustive)
-# All that a node's token must be refused: in full on both servers, since each has its own rules for policies and roles.
-ON_BOTH := tests/integration/verify/test_forbidden_paths.py
-# The longest files of the last stage first, so that none runs alone at its end.
+# Files that ask the same clusters: one process starts each of them once.
+STANDING := $(addprefix tests/conformance/,live/test_live.py live/test_kube_root_copies.py verify/test_kube_allowed.py \
+	verify/test_kube_denied.py verify/test_kube_stolen_node.py)
+# All others in one run, so that no worker waits for the end of a stage; the longest files first, so that none runs alone in
+# the end. Where a file needs no server, it has to stand before one that does, or pytest takes all that need it before.
 CONFORMANCE := $(wildcard tests/conformance/test_*.py tests/conformance/*/test_*.py)
-LAST := tests/conformance/kubeadm/test_kubeadm_cluster.py tests/conformance/live/test_live.py
-LAST := $(LAST) $(filter-out $(LAST) $(CA_ROTATION) $(ROTATION) $(KUBEADM_CA_ROTATION) $(CA_PAGE) $(ONE_ROTATION),$(CONFORMANCE)) $(ON_BOTH)
+FIRST := $(addprefix tests/conformance/,kubeadm/test_kubeadm_cluster.py provision/test_kube_growing.py \
+	vault/test_polls_under_faults.py kubeadm/test_kubeadm_shapes.py packages/test_debian_upgrade.py \
+	packages/test_image.py pages/test_site_in_browser.py show/test_report_in_browser.py packages/test_install_page.py \
+	packages/test_wheel.py packages/test_bills.py kubeadm/test_kubeadm_config.py graph/test_pictures.py)
+FIRST := $(FIRST) $(addprefix tests/integration/,verify/test_forbidden_paths.py identity/test_least_privilege.py)
+OTHERS := $(wildcard tests/models/test_*.py tests/docs/test_*.py tests/integration/test_*.py tests/integration/*/test_*.py)
+OTHERS := $(FIRST) $(filter-out $(FIRST) $(STANDING) $(CA_ROTATION) $(ROTATION) $(KUBEADM_CA_ROTATION) $(CA_PAGE) \
+	$(CA_CUTS) $(ONE_ROTATION),$(CONFORMANCE) $(OTHERS))
 
 # Builds the programs, and names them in the variable `given` of the same shell.
 VAULT = vault=$$($(SETUP)/go-build tests/conformance/vault 6 vault=github.com/hashicorp/vault)
@@ -77,18 +85,15 @@ BUILD = $(VAULT) && \
 	$(ETCD) && \
 	kubernetes=$$($(SETUP)/kubernetes) && \
 	given="--vault-binary $$vault/vault --zlint $$zlint/zlint --etcd $$etcd --kubernetes $$kubernetes"
-IGNORED := $(addprefix --ignore=,$(ON_BOTH) $(CA_CUTS))
-
-# First the models of rotations, as far as `test` has not explored them: a good minute of one core.
+# The models of rotations are among the others, as far as `test` has not explored them: a good minute of one core.
 conformance: $(VENV)/.dev
 	$(SETUP)/packages conformance
-	$(BIN)/python -m pytest tests/models -m conformance -n 2 $(PYTEST)
 	$(BUILD) && \
 	$(SETUP)/beside "$(BIN)/python -m pytest $(CA_ROTATION) --standing \$$READY --timeout 2700 $$given $(PYTEST)" \
 		"$(BIN)/python -m pytest $(ROTATION) --standing \$$READY --timeout 1800 $$given $(PYTEST) && \
-		$(BIN)/python -m pytest $(KUBEADM_CA_ROTATION) --timeout 2700 $$given $(PYTEST)" \
-		"$(BIN)/python -m pytest tests/integration tests/docs -m '$(ON_VAULT)' --timeout 900 -n 5 $(PARALLEL) $(IGNORED) --server vault $$given $(PYTEST) && \
-		$(BIN)/python -m pytest $(LAST) -m '$(ON_VAULT)' --timeout 900 -n 4 $(PARALLEL) --server bao --server vault $$given $(PYTEST)"
+		$(BIN)/python -m pytest $(STANDING) --timeout 900 $$given $(PYTEST)" \
+		"$(BIN)/python -m pytest $(KUBEADM_CA_ROTATION) --standing \$$READY --timeout 2700 $$given $(PYTEST)" \
+		"$(BIN)/python -m pytest $(OTHERS) -m '$(ON_VAULT)' --timeout 900 -n 5 $(PARALLEL) --server vault --also bao $$given $(PYTEST)"
 
 # What docs/versions.md tells of one version of Kubernetes, half an hour once it is built: `make kubernetes VERSION=1.35`.
 # Through OpenBao alone: `conformance` has HashiCorp Vault. The figures go into tests/conformance/RESULTS.md.
@@ -105,11 +110,14 @@ lifecycle: $(VENV)/.dev
 	$(BUILD) && \
 	$(BIN)/python -m pytest $(CA_PAGE) $(CA_CUTS) -m conformance --timeout 3000 -n 4 --server bao --server vault $$given $(PYTEST)
 
-# Half an hour and more: what `conformance` takes in part, above all agents that are killed, or whose calls fail, at every
-# single call by which a pass changes its node. Last, properties with some hundred examples each.
+# An hour and more: what `test` and `conformance` take in part, above all agents that are killed, or whose calls fail, at
+# every single call by which a pass changes its node; what a server may do to it, on both servers. Last, properties with
+# some hundred examples each.
 exhaustive: $(VENV)/.dev
 	$(SETUP)/packages
-	$(BIN)/python -m pytest tests/integration -m exhaustive --timeout 3000 -n 4 $(PYTEST)
+	$(VAULT) && \
+	$(BIN)/python -m pytest tests/integration -m exhaustive --timeout 3000 -n 4 --server bao --server vault \
+		--vault-binary $$vault/vault $(PYTEST)
 	$(BIN)/python -m pytest tests/property -m conformance --timeout 3000 -n 2 $(PYTEST)
 
 bench: $(VENV)/.dev

@@ -41,6 +41,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=servers.KINDS,
         help="the server under the integration tests; may be given several times (default: bao)",
     )
+    parser.addoption(
+        "--also", choices=servers.KINDS, help="a further server for tests marked on_both, and the one of on_node"
+    )
     parser.addoption("--vault-binary", type=Path, help="HashiCorp Vault's binary, for --server vault")
     parser.addoption("--zlint", type=Path, help="zlint's binary, for the conformance tests")
     parser.addoption("--kubernetes", type=Path, help="the folder with kube-apiserver and the like, for the same")
@@ -52,8 +55,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "server_kind" in metafunc.fixturenames:
         contained = metafunc.definition.get_closest_marker("container") is not None
         kinds = metafunc.config.getoption("--server") or (["bao", "bao-container"] if contained else ["bao"])
+        also = metafunc.config.getoption("--also")
         if metafunc.definition.get_closest_marker("on_node"):
-            kinds = kinds[:1]
+            kinds = [also or kinds[0]]
+        elif also and metafunc.definition.get_closest_marker("on_both"):
+            kinds = [*kinds, also]
         metafunc.parametrize("server_kind", kinds, scope="session")
 
 

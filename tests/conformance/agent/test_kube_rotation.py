@@ -170,7 +170,7 @@ def outcome(cluster: Kubernetes, tmp_path_factory: pytest.TempPathFactory) -> Ou
     cluster.cluster.apply()
     witness = cluster.cluster.equip(recording_servers.NODE)
     witness.run()
-    loaded = ClusterUnderLoad(cluster, Lookout(cluster), Record(cluster), Load(cluster, [POD]), witness)
+    loaded = ClusterUnderLoad(cluster, Lookout(cluster), Record(cluster), Load(cluster, [POD], pace=2), witness)
     resident = cluster.resident(node.name)
     with (
         recording_servers.called(cluster, witness.pki, folder, loaded.record.uses),
@@ -224,8 +224,8 @@ def test_no_request_failed_for_a_reason_of_tls(outcome: Outcome) -> None:
 
 def test_there_was_load(outcome: Outcome) -> None:
     load = outcome.loaded.load
-    assert all(load.worked[f"list as {who}"] > 300 for who in OPERATORS), load.worked
-    assert load.worked["write"] > 500 and load.worked["exec"] > 100 and load.worked["logs"] > 100, load.worked
+    assert all(load.worked[f"list as {who}"] > 200 for who in OPERATORS), load.worked
+    assert load.worked["write"] > 300 and load.worked["exec"] > 60 and load.worked["logs"] > 80, load.worked
     for who in OPERATORS:
         assert load.worked[f"watch as {who}"] > 10
         assert load.missed(who) == []

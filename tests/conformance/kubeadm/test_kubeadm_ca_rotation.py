@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -33,15 +33,20 @@ SPREAD = 10
 HOOK_SECONDS = 60
 WHY = "does the kubelet run"
 HELD_LOOKS = 5
+# Half as many requests as in `make soak-rotations`, since other tests need the processors too.
+PACE = 2
 
 
 @pytest.fixture(scope="module")
-def planes(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planes]:
+def planes(
+    stands: Callable[[], None], programs: Programs, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Planes]:
     folder = tmp_path_factory.mktemp("planes")
     with (
         servers.running("bao", folder / "server", None) as server,
         kubeadm_planes.standing(server, programs, folder / "kube") as made,
     ):
+        stands()
         yield made
 
 
@@ -61,7 +66,7 @@ def rotated(planes: Planes) -> tuple[Seen, Held]:
     # Its hook gives up, and says why, after a minute instead of four.
     kubeadm_planes.configure(planes.nodes[STILL], "hook_timeout: 4m", f"hook_timeout: {HOOK_SECONDS}s")
     planes.nodes[STILL].machine.processes["agent"].restart()
-    with planes.under_load() as seen:
+    with planes.under_load(PACE) as seen:
         planes.kubelet(STILL, "stop")
         planes.rotate("etcd", spread=SPREAD)
         planes.advance("etcd", State.PUBLISHED)
@@ -109,7 +114,7 @@ def joined(planes: Planes, rotated: tuple[Seen, Held]) -> Joined:
 @pytest.fixture(scope="module")
 def aborted(planes: Planes, joined: Joined) -> Seen:
     """A rotation of etcd's CA is taken back once every certificate is of the new one."""
-    with planes.under_load() as seen:
+    with planes.under_load(PACE) as seen:
         planes.rotate("etcd", spread=SPREAD)
         planes.advance("etcd", State.SWITCHED)
         planes.rest("etcd", act="abort")
@@ -120,7 +125,7 @@ def aborted(planes: Planes, joined: Joined) -> Seen:
 @pytest.fixture(scope="module")
 def believed(planes: Planes, aborted: Seen) -> Seen:
     """The first member does not come back, and an operator says that it was restarted, and looks no further."""
-    with planes.under_load() as seen:
+    with planes.under_load(PACE) as seen:
         planes.rotate("etcd", spread=SPREAD)
         planes.advance("etcd", State.PUBLISHED)
         first = await_turn(planes)

@@ -1,6 +1,6 @@
-"""Two hundred agents at rest on three OpenBao servers, whose leader is killed, frozen, or cut off from the others.
+"""A hundred agents at rest on three OpenBao servers, whose leader is killed, frozen, or cut off from the others.
 
-POLLS_SEED=N takes the faults in another order.
+POLLS_SEED=N takes the faults in another order, POLLS_AGENTS=N as many agents.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from vaultpki.vault.transport import Transport
 
 pytestmark = pytest.mark.conformance
 
-AGENTS = 200
+AGENTS = int(os.environ.get("POLLS_AGENTS", "100"))
 AT_ONCE = 64
 POLL = 300
 SPEC = """\

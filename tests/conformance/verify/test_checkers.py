@@ -21,7 +21,7 @@ from vaultpki.certificates import ISSUING_CAS, bundle, chain_bundle, pair_files
 from vaultpki.model import Certificate, KeyType
 from vaultpki.verify.folders import find
 
-pytestmark = pytest.mark.conformance
+pytestmark = [pytest.mark.conformance, pytest.mark.on_both]
 
 SPEC = """\
 api_server: {names: [api.example.com], addresses: [10.0.0.10], service_cidr: [10.96.0.0/12, "fd00:96::/108"]}

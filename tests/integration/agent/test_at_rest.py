@@ -14,6 +14,9 @@ from helpers.vault.handmade_rotation import successor
 from vaultpki.agent import run
 from vaultpki.errors import Denied
 
+# What the agent asks for, and when; tests/integration/daemon/test_changes.py is on both servers.
+pytestmark = pytest.mark.on_node
+
 NODES = """\
 api_server: {endpoint: "https://api.example.com:6443", names: [api.example.com]}
 nodes:

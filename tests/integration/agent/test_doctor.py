@@ -16,6 +16,9 @@ from helpers.node.enrolled_nodes import Enroller
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 
+# How doctor shows what other commands are told; those are on both servers.
+pytestmark = pytest.mark.on_node
+
 Found = dict[str, tuple[str, str]]
 
 

@@ -16,6 +16,9 @@ from helpers.node.enrolled_nodes import Enroller
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, environment, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 
+# The machine is looked at before the server is asked.
+pytestmark = pytest.mark.on_node
+
 
 @pytest.fixture(scope="module")
 def cluster(shared_clusters: ClusterFactory) -> AppliedCluster:

@@ -28,7 +28,10 @@ nodes:
 OTHER = 65534
 EVIL = b"server: https://evil.example.com\n"
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files of other users")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files of other users"),
+    pytest.mark.on_node,
+]
 
 
 @pytest.fixture(scope="module")

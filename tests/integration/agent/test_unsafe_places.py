@@ -18,6 +18,9 @@ from helpers.node.resident_agent import resident
 from helpers.vault.applied_cluster import ONE_WORKER, AppliedCluster, NodeFolder, Ran, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 
+# Paths are looked at before any server is asked.
+pytestmark = pytest.mark.on_node
+
 STRANGER = 1234
 Spoil = Callable[[Path], object]
 
@@ -47,12 +50,12 @@ SPOIL: dict[str, Spoil] = {
 
 
 def some_of(places: Iterable[str]) -> list[Any]:
-    """Each place spoilt in one way, and the first one in every way; all of them in conformance."""
+    """Each place spoilt in one way, and the first one in every way; all of them in `make exhaustive`."""
     made = []
     for number, place in enumerate(places):
         for spoil in SPOIL:
             exhaustive = number > 0 and spoil != "writable"
-            made.append(pytest.param(place, spoil, marks=[pytest.mark.conformance] if exhaustive else []))
+            made.append(pytest.param(place, spoil, marks=[pytest.mark.exhaustive] if exhaustive else []))
     return made
 
 

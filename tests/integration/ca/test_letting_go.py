@@ -9,6 +9,9 @@ from vaultpki.ca.run import Step
 from vaultpki.errors import StateConflict
 from vaultpki.records.rotation import Method, State
 
+# Whose turn it is follows from reports alone.
+pytestmark = pytest.mark.on_node
+
 
 def waits(step: Step) -> dict[str, str]:
     return {each.node: each.reason for each in step.gate.waiting} if step.gate is not None else {}

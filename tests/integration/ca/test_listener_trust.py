@@ -26,6 +26,9 @@ from vaultpki.records.rotation import CaRef, RotationRecord, State
 from vaultpki.rotation.confirmations import Confirmations
 from vaultpki.rotation.listener_trust import Listener, Said, listeners
 
+# Listeners are the components' own; the rotation around them is on both servers elsewhere.
+pytestmark = pytest.mark.on_node
+
 # Of cp-1 and etcd-2: addresses of this machine at which nobody else listens, other tests neither. A cluster.yaml takes
 # no such address.
 REST = (State.STEADY, 1, datetime.now(UTC), CaRef("x-1"))

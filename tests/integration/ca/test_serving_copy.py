@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import yaml
 
 from helpers.vault.cluster_factory import ClusterFactory
@@ -15,6 +16,9 @@ from vaultpki.kube.objects import KubeTrust, serving
 from vaultpki.records.rotation import State
 from vaultpki.rotation.confirmations import Confirmations
 from vaultpki.rotation.serving_copy import WORD
+
+# The copy is Kubernetes' own.
+pytestmark = pytest.mark.on_node
 
 
 def test_the_manifest_holds_both_cas_in_published_and_the_new_one_in_the_end(

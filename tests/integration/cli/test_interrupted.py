@@ -7,9 +7,14 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from helpers.vault.applied_cluster import environment, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import AuditedCluster, fails
+
+# Ctrl-C is the command's own; what a cut leaves on a server is in test_apply_killed.py, on both.
+pytestmark = pytest.mark.on_node
 
 SPEC = "api_server: {names: [api.example.com], endpoint: 'https://api.example.com:6443'}\nnodes:\n" + "\n".join(
     f"- {{name: n-{number}, roles: [worker], addresses: [10.0.1.{number}]}}" for number in range(1, 4)

@@ -25,6 +25,9 @@ from vaultpki.records import node_report
 from vaultpki.records.node_report import CertificateReport, NodeReport
 from vaultpki.redact import stamp
 
+# How the table is drawn; tests/integration/agent/test_report.py has what it is made of, on both servers.
+pytestmark = pytest.mark.on_node
+
 SPEC = """\
 api_server: {names: [api.example.com]}
 nodes:

@@ -7,12 +7,17 @@ import signal
 import time
 from typing import Any
 
+import pytest
+
 from helpers.faults.hostile_server import Guest, serving
 from helpers.node import resident_agent
 from helpers.node.resident_agent import AT_ONCE, PASS, POLL, leaf, leaves, polling_node, resident, short_and_long
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import Server, wait_for
 from vaultpki.node import backoff
+
+# What is wrong stands between the server and the agent.
+pytestmark = pytest.mark.on_node
 
 
 def test_wrong_signatures_are_asked_for_few_times(server: Server, clusters: ClusterFactory) -> None:

@@ -55,8 +55,8 @@ INSTANTS = [CHANCE.uniform(*span) for span in 12 * ((0, 0.4), (0.4, 4))]
 @pytest.mark.parametrize(
     "instants",
     [
-        pytest.param(INSTANTS[:8], id="sample", marks=pytest.mark.sample),
-        pytest.param(INSTANTS, id="each", marks=pytest.mark.conformance),
+        pytest.param(INSTANTS[:8], id="sample"),
+        pytest.param(INSTANTS, id="each", marks=pytest.mark.exhaustive),
     ],
 )
 def test_a_signal_ends_it_at_once(instants: list[float], clusters: ClusterFactory) -> None:

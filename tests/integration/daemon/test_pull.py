@@ -17,6 +17,9 @@ from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import wait_for
 from vaultpki.node import backoff, state
 
+# When an agent asks, by its own clock and signals.
+pytestmark = pytest.mark.on_node
+
 FURTHER = "certificates:\n  kubelet: {{extra_names: [{name}]}}\n"
 QUIET = "poll: 24h\n"
 

@@ -20,6 +20,9 @@ from vaultpki.daemon import pace
 from vaultpki.errors import VaultpkiError
 from vaultpki.node import assignment
 
+# The pace is the agent's own, by a simulated clock.
+pytestmark = pytest.mark.on_node
+
 HOUR = 3600.0
 
 

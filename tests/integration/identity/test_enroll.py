@@ -182,8 +182,8 @@ def test_usage(applier: Enroller, arguments: list[str], said: str) -> None:
 @pytest.mark.parametrize(
     "nodes",
     [
-        pytest.param(300, id="sample", marks=pytest.mark.sample),
-        pytest.param(1000, id="thousand", marks=pytest.mark.conformance),
+        pytest.param(300, id="sample"),
+        pytest.param(1000, id="thousand", marks=pytest.mark.exhaustive),
     ],
 )
 def test_many_nodes_cut_twice(applier: Enroller, enroller: Enroller, tmp_path: Path, nodes: int) -> None:

@@ -25,6 +25,9 @@ from vaultpki.config.agent import load_agent
 from vaultpki.model import KeyType, Subject
 from vaultpki.pki import keys
 
+# What is wrong stands between the server and the agent.
+pytestmark = pytest.mark.on_node
+
 SPEC = """\
 nodes:
 - {name: cp-1, roles: [control-plane], addresses: [10.0.0.11]}

@@ -24,6 +24,9 @@ from vaultpki.errors import VaultpkiError
 from vaultpki.model import KeyType, Subject
 from vaultpki.pki import keys, x509
 
+# What is wrong stands between the server and the agent.
+pytestmark = pytest.mark.on_node
+
 SPEC = """\
 api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}
 nodes:

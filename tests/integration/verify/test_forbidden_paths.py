@@ -24,6 +24,9 @@ from vaultpki.verify import forbidden_signing, vault_trial
 from vaultpki.verify.forbidden_paths import Forbidden
 
 # Rows of the user's own, one of them with addresses and two names: the list has to follow the table.
+# All that a node's token must be refused: each server has its own rules for policies and roles.
+pytestmark = pytest.mark.on_both
+
 SPEC = """\
 api_server:
   endpoint: https://api.example.com:6443
