@@ -41,6 +41,7 @@ from vaultpki.graph.content import ExpirySummary, graph
 from vaultpki.graph.svg import svg
 from vaultpki.layout import shown
 from vaultpki.model import NODE, Cluster, NodeRole, Row
+from vaultpki.readers import READERS, Reader
 from vaultpki.records import published
 from vaultpki.show.report_page import html
 from vaultpki.values import hosts, names
@@ -245,6 +246,25 @@ def _place(kind: FindingKind) -> str:
     return " on the node" if kind.where == "node" else ""
 
 
+def _versions() -> str:
+    """The readers of CAs whose version decides when they notice a new one; a column for each version that is built."""
+    minors = sorted(
+        int(each.name.partition(".")[2]) for each in (PAGES.parent / "tests/conformance/kubernetes").iterdir()
+    )
+
+    def noticed(reader: Reader, minor: int) -> str:
+        if minor < (reader.follows or 0):
+            return "after a restart"
+        return f"within {reader.reload // 60} minutes" if reader.reload else "at once"
+
+    rows = [
+        (reader.component, reader.ca, reader.setting, *(noticed(reader, minor) for minor in minors))
+        for reader in READERS
+        if reader.follows
+    ]
+    return _table(("component", "new CA", "read from", *(f"1.{minor}" for minor in minors)), rows)
+
+
 def _dashboard() -> str:
     """Each row of the dashboard, with the titles of its panels in their order."""
     rows: list[tuple[str, list[str]]] = []
@@ -270,6 +290,7 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "fleet-metrics": _fleet_metrics,
     "alerts": _alerts,
     "dashboard": _dashboard,
+    "versions": _versions,
     "tasks": lambda: _table(("task", "command", "page"), tasks()),
 }
 """What is generated, by the name in its marks."""
