@@ -53,11 +53,10 @@ KUBEADM_CA_ROTATION := tests/conformance/kubeadm/test_kubeadm_ca_rotation.py
 # The life of a CA at its full length: the page's whole session, and a cut after every write.
 CA_PAGE := tests/conformance/ca/test_ca_page.py
 CA_CUTS := tests/integration/ca/test_rotation_killed.py tests/integration/ca/test_root_rotation_killed.py
-# What is run with each version of Kubernetes (docs/versions.md): one rotation, which is not part of `conformance`; who is let
-# in where, with one node and with components on machines of their own; kubeadm's configuration and its clusters.
+# What is run with each version of Kubernetes beside the files of STANDING (docs/versions.md): one rotation, which is no part of
+# `conformance`, and kubeadm's configuration and clusters.
 ONE_ROTATION := tests/conformance/ca/test_kube_ca_by_version.py
-ACCESS := tests/conformance/verify/test_kube_allowed.py tests/conformance/verify/test_kube_denied.py
-KUBEADM := $(addprefix tests/conformance/kubeadm/test_kubeadm_,cluster.py config.py shapes.py)
+KUBEADM := $(addprefix tests/conformance/kubeadm/test_kubeadm_,cluster.py shapes.py config.py)
 # All but what `test` has had whole: what needs no server, what is the node's own doing whatever server there is, and
 # samples of what is done in full here.
 ON_VAULT := conformance or not (serverless or on_node or sample or exhaustive)
@@ -101,7 +100,7 @@ kubernetes: $(VENV)/.dev
 	$(SETUP)/packages conformance
 	$(ETCD) && kubernetes=$$($(SETUP)/kubernetes $(VERSION)) && given="--etcd $$etcd --kubernetes $$kubernetes" && \
 	$(SETUP)/beside "$(BIN)/python -m pytest $(ONE_ROTATION) -s --standing \$$READY --timeout 3000 $$given $(PYTEST)" \
-		"$(BIN)/python -m pytest $(ACCESS) --timeout 900 -n 2 $(PARALLEL) $$given $(PYTEST) && \
+		"$(BIN)/python -m pytest $(STANDING) --timeout 900 $$given $(PYTEST) && \
 		$(BIN)/python -m pytest $(KUBEADM) --timeout 900 -n 2 $(PARALLEL) $$given $(PYTEST)"
 
 # An hour and more.
