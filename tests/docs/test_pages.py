@@ -123,6 +123,8 @@ def test_options_named_alone_exist() -> None:
     foreign = {flag.partition("=")[0] for name in pages.components() for flag in pages.flags(name, "")}
     # Kubernetes' and etcd's own, which the prose names and the flags above it do not show.
     foreign |= {
+        "--authentication-config",
+        "--authorization-config",
         "--client-crl-file",
         "--cluster-signing-key-file",
         "--config",
@@ -135,6 +137,7 @@ def test_options_named_alone_exist() -> None:
         "--service-account-key-file",
         "--service-account-private-key-file",
         "--service-account-signing-key-file",
+        "--tls-curve-preferences",
         "--upload-certs",
     }
     foreign |= {"--find-links", "--no-index", "--only-binary", "--require-hashes"}  # pip's
