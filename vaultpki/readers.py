@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from vaultpki.certificates import CLIENT_LOOK, ISSUING_CAS, bundle, laid_out
+from vaultpki.kubernetes_versions import CA_OF_SERVERS, CLIENT_CA_OF_KUBELET
 from vaultpki.model import NodeRole
 from vaultpki.places import Layout
 
@@ -31,24 +33,38 @@ class Reader:
     reload: int = 0
     chain: bool = False
 
+    def at_start(self, minor: int | None) -> bool:
+        """Return whether it reads the bundle only when it starts, in this minor version; None if that is unknown.
 
+        Of an unknown version only what no version notices by itself counts.
+        """
+        return self.follows is None or (minor is not None and minor < self.follows)
+
+    def perhaps_at_start(self, minor: int | None) -> bool:
+        """Return whether nobody knows if it reads the bundle only when it starts: its version decides, and is unknown.
+
+        A reader that every version in use follows is none of them.
+        """
+        return bool(self.follows) and minor is None
+
+
+_UNKNOWN: Final[Mapping[str, int]] = MappingProxyType({})
 _CONTROL_PLANE, _ETCD, _WORKER = NodeRole.CONTROL_PLANE, NodeRole.ETCD, NodeRole.WORKER
 _KUBECONFIG = "certificate-authority in its kubeconfig"
 
-# Kubernetes: dynamiccertificates.DynamicFileCAContent of apiserver watches its file since 1.23. client-go reads its CA
-# file again since 1.36, every five minutes (transport/ca_rotation.go, gate ClientsAllowCARotation).
-# kube-controller-manager reads --root-ca-file, which every pod gets, when it starts
-# (cmd/kube-controller-manager/app/certificates.go, readCA). etcd makes its CA pools when it starts, and so does its
-# client in kube-apiserver (etcd client/pkg/transport).
+# Kubernetes: dynamiccertificates.DynamicFileCAContent of apiserver watches its file since 1.23. kube-controller-manager
+# reads --root-ca-file, which every pod gets, when it starts (cmd/kube-controller-manager/app/certificates.go, readCA).
+# etcd makes its CA pools when it starts, and so does its client in kube-apiserver (etcd client/pkg/transport). What
+# changed in between is in kubernetes_versions.
 READERS: Final[tuple[Reader, ...]] = (
     Reader("kubernetes", "kube-apiserver", _CONTROL_PLANE, "--client-ca-file", 0),
-    Reader("kubernetes", "kubelet", _WORKER, "authentication.x509.clientCAFile", 0),
+    Reader("kubernetes", "kubelet", _WORKER, "authentication.x509.clientCAFile", CLIENT_CA_OF_KUBELET),
     Reader("kubernetes", "kube-controller-manager", _CONTROL_PLANE, "--root-ca-file", None, chain=True),
-    Reader("kubernetes", "kube-controller-manager", _CONTROL_PLANE, _KUBECONFIG, 36, CLIENT_LOOK),
-    Reader("kubernetes", "kube-scheduler", _CONTROL_PLANE, _KUBECONFIG, 36, CLIENT_LOOK),
-    Reader("kubernetes", "kubelet", _WORKER, _KUBECONFIG, 36, CLIENT_LOOK),
-    Reader("kubernetes", "kube-proxy", _WORKER, _KUBECONFIG, 36, CLIENT_LOOK),
-    Reader("kubelet", "kube-apiserver", _CONTROL_PLANE, "--kubelet-certificate-authority", 36, CLIENT_LOOK),
+    Reader("kubernetes", "kube-controller-manager", _CONTROL_PLANE, _KUBECONFIG, CA_OF_SERVERS, CLIENT_LOOK),
+    Reader("kubernetes", "kube-scheduler", _CONTROL_PLANE, _KUBECONFIG, CA_OF_SERVERS, CLIENT_LOOK),
+    Reader("kubernetes", "kubelet", _WORKER, _KUBECONFIG, CA_OF_SERVERS, CLIENT_LOOK),
+    Reader("kubernetes", "kube-proxy", _WORKER, _KUBECONFIG, CA_OF_SERVERS, CLIENT_LOOK),
+    Reader("kubelet", "kube-apiserver", _CONTROL_PLANE, "--kubelet-certificate-authority", CA_OF_SERVERS, CLIENT_LOOK),
     Reader("etcd", "etcd", _ETCD, "--trusted-ca-file and --peer-trusted-ca-file", None),
     Reader("etcd", "kube-apiserver", _CONTROL_PLANE, "--etcd-cafile", None),
     Reader("front-proxy", "kube-apiserver", _CONTROL_PLANE, "--requestheader-client-ca-file", 0),
@@ -60,17 +76,37 @@ def reads_roots(key: str) -> bool:
     return any(each.chain for each in READERS if each.ca == CA_OF_BUNDLE.get(key))
 
 
-def start_only(ca: str, roles: Collection[NodeRole], layout: Layout = Layout.DOCUMENT) -> tuple[Reader, ...]:
-    """Return what reads the bundle of `ca` only when it starts, on a node of these roles."""
-    return tuple(each for each in readers_of(ca, roles, layout) if each.follows is None)
+def start_only(
+    ca: str,
+    roles: Collection[NodeRole],
+    layout: Layout = Layout.DOCUMENT,
+    versions: Mapping[str, int] = _UNKNOWN,
+) -> tuple[Reader, ...]:
+    """Return what reads the bundle of `ca` only when it starts, on a node of these roles, each component once.
+
+    `versions` are the minor versions of Kubernetes 1 that components of the node report.
+    """
+    found: dict[str, Reader] = {}
+    for each in readers_of(ca, roles, layout):
+        if each.at_start(versions.get(each.component)):
+            # Of a component that reads it by two settings, the one that asks for more.
+            before = found.get(each.component)
+            found[each.component] = each if before is None or each.chain else before
+    return tuple(found.values())
 
 
-def once_start_only(readers: Iterable[Reader]) -> tuple[int, list[str]]:
+def versioned(roles: Collection[NodeRole], layout: Layout = Layout.DOCUMENT) -> tuple[str, ...]:
+    """Return the components of a node of these roles whose version decides how they read a bundle."""
+    everything = (each for ca in ISSUING_CAS for each in readers_of(ca, roles, layout))
+    return tuple(dict.fromkeys(each.component for each in everything if each.follows))
+
+
+def once_start_only(readers: Iterable[Reader], versions: Mapping[str, int] = _UNKNOWN) -> tuple[int, list[str]]:
     """Return the components that read a bundle only when they started, before this minor version of Kubernetes 1.
 
-    The version is 0 where there is none.
+    Those of a known version in `versions` are left out. The version is 0 where there is none.
     """
-    once = [each for each in readers if each.follows]
+    once = [each for each in readers if each.perhaps_at_start(versions.get(each.component))]
     return max((each.follows or 0 for each in once), default=0), list(dict.fromkeys(each.component for each in once))
 
 
@@ -81,9 +117,14 @@ def readers_of(ca: str | None, roles: Collection[NodeRole], layout: Layout = Lay
     return [each for each in here if each.component in components]
 
 
-def not_started_again(component: str, ca: str) -> str:
-    """Return what is wrong with a component that holds another bundle than the one on the disk."""
-    return f"{component} was not started again since the bundle of the CA of {ca} changed"
+def not_started_again(component: str, ca: str, minor: int | None = None) -> str:
+    """Return what is wrong with a component that holds another bundle than the one on the disk.
+
+    `minor` is its version of Kubernetes 1, which is named where it is the reason.
+    """
+    always = any(each.follows is None for each in READERS if (each.ca, each.component) == (ca, component))
+    of = "" if always or minor is None else f" of Kubernetes 1.{minor}"
+    return f"{component}{of} was not started again since the bundle of the CA of {ca} changed"
 
 
 def not_healthy(component: str, problem: str) -> str:

@@ -19,7 +19,6 @@ from vaultpki.config.agent import is_current
 from vaultpki.host import command, hook_files, hook_runner, hooks
 from vaultpki.host.log import Event, Value
 from vaultpki.issue.rotations import Rotations
-from vaultpki.model import AgentConfig
 from vaultpki.node.assignment import Assignment
 from vaultpki.records.rotation import Method, State
 
@@ -56,7 +55,7 @@ def waiting_for_turn(context: Context, wanted: Assignment, keys: Iterable[str]) 
     return frozenset(
         key
         for key in keys
-        if read_at_start(context.config, wanted, key) and not _its_turn(context, wanted, readers.CA_OF_BUNDLE[key])
+        if read_at_start(context, wanted, key) and not _its_turn(context, wanted, readers.CA_OF_BUNDLE[key])
     )
 
 
@@ -99,7 +98,7 @@ def follow(context: Context, live: Mapping[str, str], wanted: Assignment) -> Non
     """
     state, runner, now, config = context.state.value, context.runner, context.clock, context.config
     enough = {key: digest for key, digest in live.items() if _enough(context, wanted, key)}
-    context.found.events.extend(_advice(config, live, wanted, {**state.hooked, **enough}))
+    context.found.events.extend(_advice(context, live, wanted, {**state.hooked, **enough}))
     done, owed = dict(state.hooked), dict(state.owed)
     if runner is not None:
         _take(context, runner.results(), done, owed)
@@ -107,7 +106,7 @@ def follow(context: Context, live: Mapping[str, str], wanted: Assignment) -> Non
         done |= {key: digest for key, digest in live.items() if runner.ran.get(key) == digest}
     frozen = _frozen(context, live)
     done = hooks.settled(live, done, config.hooks)
-    for key in [key for key, digest in done.items() if digest != live[key] and read_at_start(config, wanted, key)]:
+    for key in [key for key, digest in done.items() if digest != live[key] and read_at_start(context, wanted, key)]:
         # A bundle that becomes what its hooks have run for again was another one in between, and a component that
         # started meanwhile has read that one.
         del done[key]
@@ -184,7 +183,7 @@ def _only_renewed(context: Context, wanted: Assignment, key: str) -> bool:
         return False
     if own.old.sha256 not in bundle.sha256 or any(rotations.frozen(each, state.revisions) for each in (ca, ROOT)):
         return False
-    for domain, component in read_at_start(context.config, wanted, key, roots=True):
+    for domain, component in read_at_start(context, wanted, key, roots=True):
         seen = state.readers.get(f"{domain}/{component}")
         # The gates of the root want a start after the roots that are there now. In a rollback from where the old
         # certificate had left already a reader may hold the new one alone, which goes at the end.
@@ -198,7 +197,7 @@ def _only_renewed(context: Context, wanted: Assignment, key: str) -> bool:
 def _lacking(context: Context, wanted: Assignment, key: str) -> set[str] | None:
     """Return the certificates of a bundle that one of its readers does not hold; None if that is not known."""
     state, lacking = context.state.value, set[str]()
-    names = read_at_start(context.config, wanted, key, roots=True)
+    names = read_at_start(context, wanted, key, roots=True)
     for ca, component in names:
         bundle, seen = state.bundles.get(ca), state.readers.get(f"{ca}/{component}")
         if bundle is None or seen is None or not seen.running or not seen.sha256:
@@ -221,13 +220,12 @@ def _take(context: Context, results: Iterable[hooks.Result], done: dict[str, str
             context.found.events.append(Event("hook-failed", result.error, "warning", fields))
 
 
-def _advice(
-    config: AgentConfig, live: Mapping[str, str], wanted: Assignment, done: Mapping[str, str]
-) -> Iterable[Event]:
+def _advice(context: Context, live: Mapping[str, str], wanted: Assignment, done: Mapping[str, str]) -> Iterable[Event]:
     """What a person must restart because a bundle changed and has no hook, and names in agent.yaml that nothing has."""
+    config, versions = context.config, readers_seen.versions(context.state.value)
     for key, digest in live.items():
         if done.get(key, digest) != digest and not config.hooks.get(key):
-            advice = hooks.advice(key, wanted.roles, config.layout)
+            advice = hooks.advice(key, wanted.roles, config.layout, versions)
             if advice:
                 yield Event("advice", advice, "warning", {"bundle": key})
     # What is owed is run now, or is tried again, and says the same then.

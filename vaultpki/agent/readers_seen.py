@@ -10,15 +10,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from vaultpki import readers
+from vaultpki import kubernetes_versions, readers
 from vaultpki.agent.context import Context
 from vaultpki.certificates import ROOT
-from vaultpki.host import boot_time, component_health, processes
+from vaultpki.host import boot_time, component_health, component_version, processes
 from vaultpki.host.boot_time import Moment
 from vaultpki.host.processes import Process
 from vaultpki.model import AgentConfig
+from vaultpki.node import state as node_state
 from vaultpki.node.assignment import Assignment
-from vaultpki.node.state import AgentState, ReaderSeen, Since
+from vaultpki.node.state import AgentState, ReaderSeen, Since, VersionSeen
 from vaultpki.redact import printable
 
 AGAIN: Final = 10.0
@@ -30,16 +31,22 @@ _LONGEST: Final = 300
 
 
 def read_at_start(
-    config: AgentConfig, wanted: Assignment, key: str, *, roots: bool = False
+    context: Context, wanted: Assignment, key: str, *, roots: bool = False
 ) -> tuple[tuple[str, str], ...]:
     """Return CA and component of what on this node reads the bundle of the hooks `key` only when it starts.
 
-    With `roots` a component whose bundle has the roots too is listed under the root as well.
+    With `roots` a component whose bundle has the roots too is listed under the root as well. The versions of components
+    count as the last pass that looked at them saw them.
     """
     ca = readers.CA_OF_BUNDLE.get(key)
-    found = readers.start_only(ca, wanted.roles, config.layout) if ca else ()
+    found = readers.start_only(ca, wanted.roles, context.config.layout, versions(context.state.value)) if ca else ()
     named = tuple((each.ca, each.component) for each in found)
     return named + tuple((ROOT, each.component) for each in found if roots and each.chain)
+
+
+def versions(state: AgentState) -> dict[str, int]:
+    """Return the minor versions of Kubernetes 1 that components of this node have, where they are known."""
+    return kubernetes_versions.minors(node_state.kubernetes(state))
 
 
 def note(context: Context, wanted: Assignment) -> None:
@@ -47,8 +54,9 @@ def note(context: Context, wanted: Assignment) -> None:
 
     What a process started with is known if it started after the bundle was installed, or was seen before.
     """
+    _note_versions(context, wanted)
     state = context.state.value
-    names = _names(context.config, wanted)
+    names = _names(context, wanted)
     seen = {component: _find_process(component, context.config) for component in {component for _, component in names}}
     now = boot_time.now()
     found = {}
@@ -66,8 +74,26 @@ def note(context: Context, wanted: Assignment) -> None:
     context.state.value = replace(state, readers=found)
 
 
-def _names(config: AgentConfig, wanted: Assignment) -> tuple[tuple[str, str], ...]:
-    return tuple(each for key in readers.CA_OF_BUNDLE for each in read_at_start(config, wanted, key, roots=True))
+def _note_versions(context: Context, wanted: Assignment) -> None:
+    """Record the versions of the components whose version decides how they read a bundle.
+
+    That of a process is asked for until it is known. Until then, and while the component is stopped, the last one
+    counts: a start that is owed stays owed.
+    """
+    config, before, found = context.config, context.state.value.versions, {}
+    for component in readers.versioned(wanted.roles, config.layout):
+        process = next(iter(processes.find(component, tuple(config.paths.values()))), None)
+        seen = before.get(component)
+        if process is not None and (seen is None or seen.moment != process.started):
+            version = component_version.of_process(process)
+            seen = VersionSeen(version, process.started) if version else seen
+        if seen is not None:
+            found[component] = seen
+    context.state.value = replace(context.state.value, versions=found)
+
+
+def _names(context: Context, wanted: Assignment) -> tuple[tuple[str, str], ...]:
+    return tuple(each for key in readers.CA_OF_BUNDLE for each in read_at_start(context, wanted, key, roots=True))
 
 
 def _find_process(component: str, config: AgentConfig) -> tuple[Process | None, str]:
@@ -130,7 +156,7 @@ def _wrong(state: AgentState, name: str) -> str:
     # What a process holds is not known if it was there before this agent, or if the agent's state was lost.
     held = set(seen.sha256)
     if bundle is not None and held and held != set(bundle.sha256) and not started_with(seen, bundle):
-        return readers.not_started_again(component, ca)
+        return readers.not_started_again(component, ca, versions(state).get(component))
     return readers.not_healthy(component, seen.problem) if seen.problem else ""
 
 

@@ -18,6 +18,7 @@ from vaultpki.host import boot_time
 from vaultpki.host.log import Event
 from vaultpki.model import AgentConfig
 from vaultpki.node import credential
+from vaultpki.node import state as node_state
 from vaultpki.node.assignment import Assignment
 from vaultpki.node.secret_id import SecretIdFiles
 from vaultpki.node.state import ReaderSeen, Since
@@ -91,6 +92,7 @@ def build(
         not_followed=wanted.rotations.not_followed,
         lost=files.lost(context.clock),
         in_use=files.in_use() if context.config.auth.method == "approle" else (),
+        kubernetes=node_state.kubernetes(state),
     )
 
 

@@ -15,12 +15,13 @@ from vaultpki.certificates import ROOT, resolve, rows
 from vaultpki.errors import BadAnswer, CertificateUnreadable, ForeignObject, SpecError, StateConflict
 from vaultpki.identity.anchor import refuse_unvouched_root
 from vaultpki.identity.nodes import Member, NodeList
+from vaultpki.kubernetes_versions import minors
 from vaultpki.layout import trust_bundles
 from vaultpki.model import Cluster, NodeRole
 from vaultpki.pki.facts import Facts
 from vaultpki.provision.ca_facts import BEFORE_ROOT
 from vaultpki.provision.impact import named
-from vaultpki.readers import READERS
+from vaultpki.readers import READERS, once_start_only, readers_of, start_only
 from vaultpki.records import node_report
 from vaultpki.redact import printable, stamp
 from vaultpki.rotation.gates import OperatorLeaf, Participant
@@ -121,7 +122,7 @@ def participants(cluster: Cluster, found: Collection[Member], domain: str) -> tu
     """Return these nodes as the gates of a domain count them; a listed node that never joined is none of them."""
     shares = functools.cache(functools.partial(_share, cluster, domain))
     return tuple(
-        _participant(each, shares(each.holder.roles if each.holder is not None else frozenset()))
+        _participant(each, cluster, domain, shares(each.holder.roles if each.holder is not None else frozenset()))
         for each in found
         if not each.locked or each.report or each.former
     )
@@ -131,37 +132,40 @@ def participants(cluster: Cluster, found: Collection[Member], domain: str) -> tu
 class _Share:
     """What nodes of the same roles have of a domain: its certificates, its bundle, and readers of that bundle."""
 
+    roles: frozenset[NodeRole]
     certificates: frozenset[str]
     bundle: bool
-    readers: tuple[str, ...]
 
 
 def _share(cluster: Cluster, domain: str, roles: frozenset[NodeRole]) -> _Share:
-    table = rows(cluster)
-    own = [row for row in table if row.node_roles & roles]
-    components = {row.source for row in table}
-    readers = (each for each in READERS if each.ca == domain and each.follows is None and each.role in roles)
+    own = [row for row in rows(cluster) if row.node_roles & roles]
     return _Share(
+        roles=roles,
         certificates=frozenset(row.name for row in own if row.ca == domain),
         bundle=any(each.ca == domain and not each.chain for each in trust_bundles(cluster.layout, roles, own)),
-        readers=tuple(f"{domain}/{each.component}" for each in readers if each.component in components),
     )
 
 
-def _participant(who: Member, share: _Share) -> Participant:
+def _participant(who: Member, cluster: Cluster, domain: str, share: _Share) -> Participant:
+    # Nothing that a locked node claims counts, for others or for itself; a thief may have written it.
+    report = None if who.locked else who.report
+    # A node's word on its versions makes gates wait for its own components, or not.
+    versions = minors(report.kubernetes) if report is not None else {}
+    at_start = [each.component for each in start_only(domain, share.roles, cluster.layout, versions)]
+    _, older = once_start_only(readers_of(domain, share.roles, cluster.layout), versions)
     return Participant(
         name=who.name,
         kind="listed" if who.kind == "listed" else "pooled",
         certificates=share.certificates,
         bundle=share.bundle,
-        readers=share.readers,
+        readers=tuple(f"{domain}/{component}" for component in at_start),
         credentials=who.credentials,
-        # Nothing that a locked node claims counts, for others or for itself; a thief may have written it.
-        report=None if who.locked else who.report,
+        report=report,
         former=who.former,
         locked=who.locked,
         last_expiry=node_report.last_expiry(who.report) if who.locked and who.report is not None else None,
         join_until=who.join_until,
+        unversioned=tuple(component for component in older if component not in at_start),
     )
 
 

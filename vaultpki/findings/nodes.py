@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from vaultpki import readers
+from vaultpki import kubernetes_versions, readers
 from vaultpki.findings.catalogue import ORDER, NodeState
 from vaultpki.findings.finding import DEFAULT_FILE, Finding, found, named_command, of_ends, some
 from vaultpki.findings.finding import to_json as finding_json
@@ -52,7 +52,8 @@ class NodeRow:
     """One node. `life_left` is the part of the life that is left to the certificate that expires first, 0 to 1.
 
     `trust` names the CAs in its bundles. `credentials` is None if nobody looked, and for a node that needs none.
-    `wrong` has the certificates that need attention, with the names of their findings.
+    `wrong` has the certificates that need attention, with the names of their findings. `kubernetes` are the versions
+    of Kubernetes that the node's components run with, where its agent can see them.
     """
 
     node: str
@@ -67,6 +68,7 @@ class NodeRow:
     owed: tuple[str, ...] = ()
     credentials: int | None = None
     wrong: Mapping[str, str] = field(default_factory=dict)
+    kubernetes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def state(self) -> NodeState:
@@ -117,6 +119,7 @@ def to_json(row: NodeRow) -> dict[str, Any]:
         "life_left": None if row.life_left is None else round(row.life_left, 3),
         "reported": None if row.reported is None else stamp(row.reported),
         "agent_version": row.version or None,
+        "kubernetes": dict(sorted(row.kubernetes.items())),
         "ca_generation": row.trust or None,
         "hooks_owed": list(row.owed),
         "credentials": row.credentials,
@@ -178,6 +181,7 @@ def of_member(
         owed=report.owed,
         credentials=member.credentials,
         wrong=states,
+        kubernetes=report.kubernetes,
     )
 
 
@@ -309,6 +313,7 @@ def _hooks(failed: Collection[str], owed: Collection[str], finds: _Finder) -> It
 
 def _readers(report: NodeReport) -> Iterator[tuple[str, str]]:
     """Yield what is wrong with components that run, by `CA/COMPONENT`, in the words of `status`."""
+    versions = kubernetes_versions.minors(report.kubernetes)
     for name, one in report.readers.items():
         ca, _, component = name.partition("/")
         bundle = report.bundles.get(ca)
@@ -316,7 +321,7 @@ def _readers(report: NodeReport) -> Iterator[tuple[str, str]]:
             continue
         early = bundle is not None and (one.started is None or one.started < bundle.installed)
         if bundle is not None and one.sha256 and one.sha256 != bundle.sha256 and early:
-            yield name, readers.not_started_again(component, ca)
+            yield name, readers.not_started_again(component, ca, versions.get(component))
         elif one.problem:
             yield name, readers.not_healthy(component, one.problem)
 

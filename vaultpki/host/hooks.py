@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from vaultpki.host.boot_time import Moment
+from vaultpki.kubernetes_versions import oldest
 from vaultpki.model import AgentConfig, Hook, NodeRole
 from vaultpki.places import Layout
-from vaultpki.readers import CA_OF_BUNDLE, once_start_only, readers_of
+from vaultpki.readers import CA_OF_BUNDLE, once_start_only, readers_of, start_only
 
 _FIRST_RETRY, _LAST_RETRY = 5.0, 600.0
 
@@ -127,18 +128,30 @@ def unknown(config: AgentConfig, names: Collection[str]) -> tuple[str, ...]:
     return tuple(key for key in config.hooks if key not in names)
 
 
-def advice(key: str, roles: Collection[NodeRole], layout: Layout = Layout.DOCUMENT) -> str | None:
-    """Return what a person must restart on a node of these roles after `key`, which has no hooks, changed; or None."""
-    here = readers_of(CA_OF_BUNDLE.get(key), roles, layout)
-    never = list(dict.fromkeys(each.component for each in here if each.follows is None))
-    version, once = once_start_only(here)
+def advice(
+    key: str,
+    roles: Collection[NodeRole],
+    layout: Layout = Layout.DOCUMENT,
+    versions: Mapping[str, int] = MappingProxyType({}),
+) -> str | None:
+    """Return what a person must restart on a node of these roles after `key`, which has no hooks, changed; or None.
+
+    `versions` are the minor versions of Kubernetes 1 that components of the node have, where they are known.
+    """
+    ca = CA_OF_BUNDLE.get(key)
+    if ca is None:
+        return None
+    found = start_only(ca, roles, layout, versions)
+    never = [each.component for each in found]
+    version, once = once_start_only(readers_of(ca, roles, layout), versions)
     older = [component for component in once if component not in never]
     said = []
     if never:
-        one = "control-plane node" if NodeRole.CONTROL_PLANE in roles else "etcd member"
-        said.append(
-            f"restart {_listed(never)} on this node, one {one} at a time, because this file is read only at start"
-        )
+        kinds = {NodeRole.CONTROL_PLANE: "control-plane node", NodeRole.ETCD: "etcd member"}
+        one = next((kind for role, kind in kinds.items() if role in roles), "node")
+        always = any(each.follows is None for each in found)
+        why = "this file is read only at start" if always else f"{oldest(never, versions)} reads it only at start"
+        said.append(f"restart {_listed(never)} on this node, one {one} at a time, because {why}")
     if older:
         said.append(f"on Kubernetes before 1.{version}, restart {_listed(older)}")
     return f"{key} changed: {'; '.join(said)}" if said else None

@@ -24,13 +24,17 @@ _PARENT, _STARTED = 1, 19
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process that runs `component`: when it was started, and its arguments without the program itself."""
+    """A process that runs `component`: when it was started, and its arguments without the program itself.
+
+    `program` is the path of that as it was started, which may be a name alone.
+    """
 
     component: str
     pid: int
     started: Moment
     arguments: tuple[str, ...]
     parent: int = 0
+    program: str = ""
 
     @property
     def flags(self) -> dict[str, str]:
@@ -81,7 +85,8 @@ def _running(component: str, processes: str) -> Iterator[Process]:
                 # The command's own name may have spaces and brackets.
                 fields = file.read(_LONGEST).rpartition(b")")[2].split()
             started = Moment(boot, int(fields[_STARTED]) / ticks)
-            yield Process(component, int(name), started, tuple(map(os.fsdecode, words[1:])), int(fields[_PARENT]))
+            program, *arguments = map(os.fsdecode, words)
+            yield Process(component, int(name), started, tuple(arguments), int(fields[_PARENT]), program)
 
 
 def _names(processes: str) -> list[str]:

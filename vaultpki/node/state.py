@@ -29,6 +29,7 @@ _LATER: Final = (
     "bundles",
     "leaves",
     "readers",
+    "versions",
     "reported",
     "report_refused",
     "clock_offset",
@@ -108,6 +109,14 @@ class ReaderSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class VersionSeen:
+    """The version of Kubernetes that a component had (v1.36.3), of the process that was started at `moment`."""
+
+    version: str
+    moment: Moment | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AgentState:
     """The agent's state. Certificates, faults and hooks by their names; all times are Unix time in seconds.
 
@@ -116,9 +125,10 @@ class AgentState:
     `trust_since` when they changed to it. `revisions` are the highest revisions of rotation records that were ever
     read, by domain; `vanished` is since when the server does not show a trusted CA any more, by its SHA-256. `bundles`
     are the installed bundles by CA, `leaves` the installed leaves with the chains after them by their names, and
-    `readers` what was seen of the components that read a bundle only when they start, by `CA/COMPONENT`. `reported` is
-    a digest of the last report, `report_refused` whether it had to be written at the place of 0.1.0, and `clock_offset`
-    by how many seconds Vault's clock is ahead of this one. `root` is the pin that `revisions` belong to. `asked` is
+    `readers` what was seen of the components that read a bundle only when they start, by `CA/COMPONENT`. `versions` are
+    those of components whose version decides how they read a bundle, where it is known. `reported` is a digest of the
+    last report, `report_refused` whether it had to be written at the place of 0.1.0, and `clock_offset` by how many
+    seconds Vault's clock is ahead of this one. `root` is the pin that `revisions` belong to. `asked` is
     when Vault was last asked in vain; when it last answered is told by the copy of its answer. `revoked` are the serial
     numbers of installed certificates that Vault showed as revoked, by their names, `exposed` those of certificates
     whose key others could read, and `unsafe` the paths that others could write to. `unanswered` are the times of
@@ -139,6 +149,7 @@ class AgentState:
     bundles: Mapping[str, Since] = field(default_factory=dict)
     leaves: Mapping[str, Since] = field(default_factory=dict)
     readers: Mapping[str, ReaderSeen] = field(default_factory=dict)
+    versions: Mapping[str, VersionSeen] = field(default_factory=dict)
     reported: str = ""
     report_refused: bool = False
     clock_offset: float = 0.0
@@ -149,6 +160,11 @@ class AgentState:
     unsafe: tuple[str, ...] = ()
     unanswered: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     postponed: Mapping[str, PostponedRenewal] = field(default_factory=dict)
+
+
+def kubernetes(state: AgentState) -> dict[str, str]:
+    """Return the versions of Kubernetes that components of the node have, where they are known."""
+    return {component: seen.version for component, seen in state.versions.items()}
 
 
 def load(state: str) -> AgentState:
@@ -258,6 +274,10 @@ def _read(value: Mapping[str, Any]) -> AgentState:
         bundles={str(ca): _since(each) for ca, each in value.get("bundles", {}).items()},
         leaves={str(name): _since(each) for name, each in value.get("leaves", {}).items()},
         readers={str(name): _reader(each) for name, each in value.get("readers", {}).items()},
+        versions={
+            str(name): VersionSeen(str(each["version"]), _moment(each["moment"]))
+            for name, each in value.get("versions", {}).items()
+        },
         reported=str(value.get("reported", "")),
         report_refused=value.get("report_refused") is True,
         clock_offset=_offset(value.get("clock_offset", 0.0)),

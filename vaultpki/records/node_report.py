@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
+from vaultpki import kubernetes_versions
+from vaultpki.readers import READERS
 from vaultpki.records.changes import LONGEST_LOOK
 from vaultpki.records.rotation import BEYOND, DOMAINS
 from vaultpki.redact import moment, printable, stamp
@@ -27,6 +29,8 @@ _LONGEST_POLL: Final = 86400
 _MOST_LOST: Final = 20
 # The current secret id, and the one before until it is destroyed.
 _MOST_IN_USE: Final = 2
+
+_COMPONENTS: Final = frozenset(each.component for each in READERS)
 
 _Entry = TypeVar("_Entry")
 
@@ -106,6 +110,8 @@ class NodeReport:
     the revisions of records, by domain, that are too far ahead of what the node has read to be followed. `lost` is how
     many secret ids may live that nobody has, since the answers were lost. `in_use` are the accessors of those that the
     node has, the current one first; empty if it does not know each of them, and in reports of earlier versions.
+    `kubernetes` are the versions of Kubernetes that components run with, by component; without those that the agent
+    cannot see, and empty in reports of earlier versions.
     """
 
     time: datetime
@@ -126,6 +132,7 @@ class NodeReport:
     not_followed: Mapping[str, int] = field(default_factory=dict)
     lost: int = 0
     in_use: tuple[str, ...] = ()
+    kubernetes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def next_within(self) -> int:
@@ -156,6 +163,7 @@ def to_json(report: NodeReport) -> dict[str, Any]:
         **({"not_followed": dict(report.not_followed)} if report.not_followed else {}),
         **({"lost_credentials": report.lost} if report.lost else {}),
         **({"credentials_in_use": list(report.in_use)} if report.in_use else {}),
+        **({"kubernetes": dict(report.kubernetes)} if report.kubernetes else {}),
     }
 
 
@@ -202,6 +210,11 @@ def read(value: object) -> NodeReport | None:
         },
         lost=_number(report.get("lost_credentials"), _MOST_LOST),
         in_use=_in_use(report.get("credentials_in_use")),
+        kubernetes={
+            component: version
+            for component, version in _mapping(report.get("kubernetes")).items()
+            if component in _COMPONENTS and kubernetes_versions.is_version(version)
+        },
     )
 
 

@@ -6,7 +6,7 @@ with every component are not possible from an operator's machine; `vaultpki veri
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -14,7 +14,7 @@ from vaultpki.certificates import SKEW
 from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.redact import stamp
 from vaultpki.rotation import reasons
-from vaultpki.rotation.reasons import ETCD_MEMBER, LEAF_STEPS, Participant, Transition
+from vaultpki.rotation.reasons import ETCD_MEMBER, LEAF_STEPS, TRUST_STEPS, Participant, Transition
 
 __all__ = ["Gate", "OperatorLeaf", "Participant", "Waiting", "gate", "restart_refused", "turn", "without_refused"]
 
@@ -46,12 +46,15 @@ class Gate:
 
     `waiting` keeps it closed. `excused` are the nodes that it does not wait for, and why. `opens` is from when on it is
     open if nothing changes; None as long as something is waited for. `turn` is the node that restarts now, or "".
+    `unversioned` are the components that older versions of Kubernetes would have to restart, by the nodes that do not
+    report their versions: nothing waits for those.
     """
 
     waiting: tuple[Waiting, ...] = ()
     excused: tuple[Waiting, ...] = ()
     opens: datetime | None = None
     turn: str = ""
+    unversioned: Mapping[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
 
     def open(self, now: datetime) -> bool:
         """Return whether the step may be taken at the server's time `now`."""
@@ -67,10 +70,11 @@ def gate(step: Transition, nodes: Collection[Participant], operators: Iterable[O
     if step.path == (State.PREPARED, State.PUBLISHED):
         return _signer(step)
     # Other steps wait for nobody: they take nobody's trust away, and sign no leaf that is not trusted.
-    if step.path not in reasons.TRUST_STEPS | LEAF_STEPS:
+    if step.path not in TRUST_STEPS | LEAF_STEPS:
         return Gate(opens=record.since)
     step = replace(step, turn=step.turn or _turn(step, nodes))
     waiting, excused, opens = [], [], record.since
+    unversioned = {}
     for node in sorted(nodes, key=lambda each: each.name):
         counts, why_not = _counts(record, node, step.now)
         if counts:
@@ -78,13 +82,15 @@ def gate(step: Transition, nodes: Collection[Participant], operators: Iterable[O
             if reason:
                 waiting.append(Waiting(node.name, reason, itself=reasons.by_itself(step, node)))
             opens = max(opens, reasons.settled(step, node))
+            if node.unversioned and step.path in TRUST_STEPS:
+                unversioned[node.name] = node.unversioned
         elif why_not:
             excused.append(Waiting(node.name, why_not))
     if step.path in LEAF_STEPS and record.method is not Method.SAME_KEY:
         held, left_out = _operators(record, operators, step.now)
         waiting += held
         excused += left_out
-    return Gate(tuple(waiting), tuple(excused), None if waiting else opens, step.turn)
+    return Gate(tuple(waiting), tuple(excused), None if waiting else opens, step.turn, unversioned)
 
 
 def turn(record: RotationRecord, to: State, nodes: Collection[Participant], now: datetime) -> str:
@@ -102,7 +108,7 @@ def restart_refused(record: RotationRecord, to: State, node: Participant, now: d
     The restart counts only after a report showed the final bundle: a process that was started before has read another.
     """
     step = Transition(record, to, now)
-    if step.path not in reasons.TRUST_STEPS:
+    if step.path not in TRUST_STEPS:
         if record.turn == node.name:
             return ""
         return f"{record.domain} is {record.state.value} and needs no restart; leave out `--restarted {node.name}`"
@@ -215,6 +221,6 @@ def _ready(step: Transition, node: Participant) -> bool:
     report = node.report
     if report is None or not reasons.fresh(step, report) or node.name in step.record.restarted:
         return False
-    if step.path in reasons.TRUST_STEPS and not reasons.holds_final(step, report):
+    if step.path in TRUST_STEPS and not reasons.holds_final(step, report):
         return False
     return reasons.owes_restart(step, node) or step.record.domain in report.waiting

@@ -13,6 +13,8 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from vaultpki.certificates import ROOT, SKEW, bundle
+from vaultpki.kubernetes_versions import minors, oldest
+from vaultpki.readers import READERS
 from vaultpki.records import gaps
 from vaultpki.records.node_report import CertificateReport, NodeReport
 from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
@@ -47,11 +49,12 @@ class Participant:
     """A node that a gate may wait for.
 
     `kind` is "listed" or "pooled". `certificates` are its rows of the record's CA, `bundle` whether it has that CA's
-    bundle, and `readers` the components (`etcd/etcd`) that read it only when they start. `credentials` is how many live
-    secret ids it has; None if unknown, and for a node that needs none. `report` is None if it never reported, and for a
-    node that is `locked`: nobody can log in as it. `last_expiry` is when the last certificate expires that a locked
-    node reported. `former` is the version of an agent that reports only where 0.1.0 did. `join_until` is until when
-    its join file can be used, of a node that has nothing else.
+    bundle, and `readers` the components (`etcd/etcd`) that read it only when they start, by the versions that the node
+    reports. `unversioned` are those of which the version would decide that, and is not known. `credentials` is how many
+    live secret ids it has; None if unknown, and for a node that needs none. `report` is None if it never reported, and
+    for a node that is `locked`: nobody can log in as it. `last_expiry` is when the last certificate expires that a
+    locked node reported. `former` is the version of an agent that reports only where 0.1.0 did. `join_until` is until
+    when its join file can be used, of a node that has nothing else.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Participant:
     locked: bool = False
     last_expiry: datetime | None = None
     join_until: datetime | None = None
+    unversioned: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +310,15 @@ def _restarts(step: Transition, node: Participant, report: NodeReport) -> str:
                 f"{component} was restarted there and is not healthy ({reader.problem}): wait, or look at its log; if "
                 f"only its agent takes it so, run {then}"
             )
-    return f"restart {_components(old)} there, wait until it is healthy, and run {then}"
+    return f"restart {_components(old)} there{_because(report, old)}, wait until it is healthy, and run {then}"
+
+
+def _because(report: NodeReport, names: Collection[str]) -> str:
+    """Return why these are to be restarted where only their version is the reason; "" elsewhere."""
+    if any(each.follows is None and f"{each.ca}/{each.component}" in names for each in READERS):
+        return ""
+    runs = oldest([name.partition("/")[2] for name in names], minors(report.kubernetes))
+    return f" ({runs} reads this CA only at start)" if runs else ""
 
 
 def _components(names: Collection[str]) -> str:

@@ -11,7 +11,7 @@ from vaultpki.ca.run import Step
 from vaultpki.ca.status import CaStatus
 from vaultpki.certificates import ROOT
 from vaultpki.records.rotation import Method, RotationRecord, State
-from vaultpki.redact import printable, stamp
+from vaultpki.redact import first_few, printable, stamp
 from vaultpki.rotation.gates import Gate, Waiting
 from vaultpki.rotation.reasons import TRUST_STEPS
 from vaultpki.rotation.states import next_state
@@ -182,7 +182,7 @@ def record_lines(
         yield from gate_lines(gate, now)
         yield from _turn_lines(record, gate)
     if record.state in _BUNDLES_CHANGE:
-        yield from _older_lines(record.domain)
+        yield from _older_lines(record.domain, gate)
     to, back = next_state(record), next_state(record, back=True)
     if to is not None:
         when = "" if gate is None or gate.open(now) else "once nothing is waited for, "
@@ -233,12 +233,18 @@ def state_sentence(record: RotationRecord) -> str:
     return _filled(record, record.state, _IS, _IS_SAME_KEY)
 
 
-def _older_lines(domain: str) -> Iterator[str]:
-    """Yield what a person must restart on an older Kubernetes, whose version no gate knows."""
-    version, components = readers.once_start_only(each for each in readers.READERS if each.ca == domain)
+def _older_lines(domain: str, gate: Gate | None) -> Iterator[str]:
+    """Yield what a person must restart on an older Kubernetes, on the nodes that do not report their versions."""
+    unversioned = gate.unversioned if gate is not None else {}
+    shown = {component for each in unversioned.values() for component in each}
+    readers_there = (each for each in readers.READERS if each.ca == domain and each.component in shown)
+    version, components = readers.once_start_only(readers_there)
     if components:
-        names = ", ".join(components)
-        yield f"Before Kubernetes 1.{version}, restart {names} first, node by node: no step waits for that."
+        nodes = first_few(sorted(unversioned))
+        yield (
+            f"Before Kubernetes 1.{version}, restart {', '.join(components)} first, node by node: no step waits for "
+            f"that on nodes that do not report the version ({nodes})."
+        )
 
 
 def gate_lines(gate: Gate, now: datetime) -> Iterator[str]:
