@@ -1,7 +1,6 @@
-"""Makes the documents of `kubeadm init`, `join` and `upgrade` for one node, in kubeadm.k8s.io/v1beta4; pure.
+"""Makes the documents of `kubeadm init`, `join` and `upgrade` for one node, in `kubernetes_versions.KUBEADM_API`; pure.
 
-kubeadm 1.31 to 1.36 accept this version (cmd/kubeadm/app/apis/kubeadm/v1beta4). A pooled node is a `Node` without
-addresses here, and without a name if kubeadm shall take the host name.
+A pooled node is a `Node` without addresses here, and without a name if kubeadm shall take the host name.
 """
 
 from __future__ import annotations
@@ -13,14 +12,13 @@ from typing import Any, Final
 
 from vaultpki.certificates import NODE_ADDRESSES, laid_out, pair_files
 from vaultpki.errors import ArgumentError, SpecError
+from vaultpki.kubernetes_versions import KUBEADM_API, KUBEADM_FIRST, KUBEADM_KEYS, minor
 from vaultpki.layout import ETCD_PORT, advertised, api_port, bundle_of
 from vaultpki.model import NODE, Cluster, KeyType, Node, NodeRole
 from vaultpki.places import KUBELET, PKI, Layout, inner_folders
 from vaultpki.values import hosts, names
 
 Document = dict[str, Any]
-
-API_VERSION: Final = "kubeadm.k8s.io/v1beta4"
 
 PATCHES: Final = "patches"
 """The folder with the patches, below the one that is copied to the node."""
@@ -36,14 +34,10 @@ _ROWS: Final = {row.name: row for row in laid_out(Layout.KUBEADM)}
 # prints a command with that token.
 _SKIPPED: Final = ("bootstrap-token", "show-join-command")
 
-# Only the type of kubeadm's service-account key depends on it here. kubeadm 1.31 knows no other EC type.
-_ALGORITHMS: Final = {KeyType.RSA_2048: "RSA-2048", KeyType.RSA_3072: "RSA-3072", KeyType.RSA_4096: "RSA-4096"}
-_EC_ALGORITHM: Final = "ECDSA-P256"
-
 # Semantic versioning (semver.org), to which kubeadm holds what it has read.
 _NUMBER: Final = "(?:0|[1-9][0-9]{0,8})"
 _PARTS: Final = r"[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*"
-_VERSION: Final = re.compile(rf"v?{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-{_PARTS})?(?:\+{_PARTS})?")
+_VERSION: Final = re.compile(rf"v?({_NUMBER})\.({_NUMBER})\.{_NUMBER}(?:-{_PARTS})?(?:\+{_PARTS})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +76,18 @@ def kubernetes_version(text: str) -> str:
     """Return a Kubernetes version as `vMAJOR.MINOR.PATCH`, with a pre-release or build if it has one.
 
     kubeadm takes it with and without the v (cmd/kubeadm/app/util/version.go). Labels such as `stable-1`, which it takes
-    too, are refused: kubeadm asks the internet what they mean, and each node could get another answer.
+    too, are refused: kubeadm asks the internet what they mean, and each node could get another answer. So are versions
+    whose kubeadm reads no configuration of today.
     """
-    if not _VERSION.fullmatch(text) or len(text) > 128:
+    found = _VERSION.fullmatch(text)
+    if found is None or len(text) > 128:
         raise ArgumentError(
             f"{names.quoted(text)} is not a Kubernetes version: write one such as v1.36.3, with three numbers"
+        )
+    if (int(found[1]), int(found[2])) < (1, KUBEADM_FIRST):
+        raise ArgumentError(
+            f"kubeadm {found[1]}.{found[2]} does not read {KUBEADM_API}, which is written here: use Kubernetes "
+            f"1.{KUBEADM_FIRST} or newer"
         )
     return f"v{text.removeprefix('v')}"
 
@@ -119,7 +120,7 @@ def init(cluster: Cluster, node: Node, places: KubeadmFolders, *, version: str |
             skipPhases=list(_SKIPPED),
             patches={"directory": places.patches},
         ),
-        _document("ClusterConfiguration", **_cluster(cluster, places), **_version(version)),
+        _document("ClusterConfiguration", **_cluster(cluster, places, version), **_version(version)),
     )
 
 
@@ -208,14 +209,24 @@ def stacked(cluster: Cluster) -> bool:
 
 
 def _document(kind: str, **fields: Any) -> Document:
-    return {"apiVersion": API_VERSION, "kind": kind, **fields}
+    return {"apiVersion": KUBEADM_API, "kind": kind, **fields}
 
 
 def _version(version: str | None) -> Document:
     return {"kubernetesVersion": version} if version else {}
 
 
-def _cluster(cluster: Cluster, places: KubeadmFolders) -> Document:
+def _algorithm(key: KeyType, version: str | None) -> str:
+    """Return the type of the service-account key, which alone depends on it here; one that every kubeadm knows else.
+
+    Without a version kubeadm may be of any.
+    """
+    known = minor(version) if version else None
+    name, since = KUBEADM_KEYS.get(key.value, ("", 0))
+    return name if name and (known or KUBEADM_FIRST) >= since else KUBEADM_KEYS[KeyType.EC_P256.value][0]
+
+
+def _cluster(cluster: Cluster, places: KubeadmFolders, version: str | None) -> Document:
     api = cluster.api_server
     server_args = [("kubelet-certificate-authority", places.bundle("kubelet"))]
     if cluster.pools:
@@ -227,7 +238,7 @@ def _cluster(cluster: Cluster, places: KubeadmFolders) -> Document:
     return {
         "controlPlaneEndpoint": _endpoint(cluster),
         "certificatesDir": places.pki,
-        "encryptionAlgorithm": _ALGORITHMS.get(cluster.key, _EC_ALGORITHM),
+        "encryptionAlgorithm": _algorithm(cluster.key, version),
         "networking": {"serviceSubnet": ",".join(api.service_cidr), "dnsDomain": api.dns_domain},
         "etcd": _etcd(cluster, places),
         "apiServer": {"certSANs": _extra_sans(cluster, "kube-apiserver"), "extraArgs": _args(server_args)},

@@ -235,15 +235,19 @@ def state_sentence(record: RotationRecord) -> str:
 
 def _older_lines(domain: str, gate: Gate | None) -> Iterator[str]:
     """Yield what a person must restart on an older Kubernetes, on the nodes that do not report their versions."""
-    unversioned = gate.unversioned if gate is not None else {}
-    shown = {component for each in unversioned.values() for component in each}
-    readers_there = (each for each in readers.READERS if each.ca == domain and each.component in shown)
-    version, components = readers.once_start_only(readers_there)
+    readers_there = [each for each in readers.READERS if each.ca == domain]
+    # The gate waits for those whatever their version is.
+    waited = {each.component for each in readers_there if each.follows is None}
+    nodes = ""
+    if gate is not None:
+        shown = {component for each in gate.unversioned.values() for component in each}
+        readers_there = [each for each in readers_there if each.component in shown]
+        nodes = f" ({first_few(sorted(gate.unversioned))})"
+    version, components = readers.once_start_only(each for each in readers_there if each.component not in waited)
     if components:
-        nodes = first_few(sorted(unversioned))
         yield (
             f"Before Kubernetes 1.{version}, restart {', '.join(components)} first, node by node: no step waits for "
-            f"that on nodes that do not report the version ({nodes})."
+            f"that on nodes that do not report the version{nodes}."
         )
 
 

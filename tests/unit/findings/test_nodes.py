@@ -23,7 +23,7 @@ from vaultpki.model import Node, NodeRole
 from vaultpki.pki.ca_life import CaExpiry, Level
 from vaultpki.pki.renewal import PairState
 from vaultpki.records import node_report
-from vaultpki.records.node_report import CertificateReport, NodeReport, Seen
+from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport, Seen
 from vaultpki.show import node_table
 from vaultpki.show.node_table import Screen, node_lines
 
@@ -73,11 +73,36 @@ def test_a_node_that_is_well() -> None:
         "life_left": 0.833,
         "reported": "2026-11-26T11:58:00Z",
         "agent_version": "0.2.0",
+        "kubernetes": {},
         "ca_generation": "5b0c2f6f3c1d9a77",
         "hooks_owed": [],
         "credentials": 1,
         "findings": [],
     }
+
+
+def test_the_versions_of_a_nodes_components_are_shown() -> None:
+    assert to_json(row(report(kubernetes={"kubelet": "v1.35.4"})))["kubernetes"] == {"kubelet": "v1.35.4"}
+
+
+@pytest.mark.parametrize(
+    ("name", "kubernetes", "said"),
+    [
+        ("kubernetes/kubelet", {"kubelet": "v1.35.4"}, "kubelet of Kubernetes 1.35 was not started again"),
+        ("kubernetes/kubelet", {}, "kubelet was not started again"),
+        ("etcd/kube-apiserver", {"kube-apiserver": "v1.35.4"}, "kube-apiserver was not started again"),
+    ],
+)
+def test_a_component_that_is_behind_is_named_with_its_version_where_that_is_why(
+    name: str, kubernetes: dict[str, str], said: str
+) -> None:
+    ca = name.partition("/")[0]
+    found = report(
+        readers={name: ReaderReport(NOW - DAY, frozenset({"1" * 64}), running=True, healthy=True)},
+        bundles={ca: BundleReport(frozenset({"2" * 64}), NOW)},
+        kubernetes=kubernetes,
+    )
+    assert row(found).message.startswith(f"{said} since the bundle of the CA of {ca} changed")
 
 
 EXPIRED = {"kubelet": certificate(-1), "kube-proxy": certificate(3, state="expired")}

@@ -134,6 +134,40 @@ def test_advice(key: str, roles: set[NodeRole], said: str | None) -> None:
     assert hooks.advice(key, roles) == said
 
 
+@pytest.mark.parametrize(
+    ("key", "roles", "minor", "said"),
+    [
+        ("kubernetes-ca", {WORKER}, 34, "restart kubelet and kube-proxy on this node, one node at a time, because "),
+        ("kubernetes-ca", {WORKER}, 35, "restart kubelet and kube-proxy on this node, one node at a time, because "),
+        ("kubernetes-ca", {WORKER}, 36, None),
+        ("kubernetes-ca", {WORKER}, 37, None),
+        ("kubelet-ca", {CONTROL_PLANE}, 35, "restart kube-apiserver on this node, one control-plane node at a time"),
+        ("kubelet-ca", {CONTROL_PLANE}, 36, None),
+        ("etcd-ca", {CONTROL_PLANE}, 37, "restart kube-apiserver on this node, one control-plane node at a time"),
+        ("kubernetes-ca", {CONTROL_PLANE}, 35, "restart kube-controller-manager and kube-scheduler on this node"),
+        ("kubernetes-ca", {CONTROL_PLANE}, 37, "restart kube-controller-manager on this node"),
+    ],
+)
+def test_advice_by_the_version_that_runs_here(key: str, roles: set[NodeRole], minor: int, said: str | None) -> None:
+    names = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
+    found = hooks.advice(key, roles, versions=dict.fromkeys(names, minor))
+    assert (found is None) is (said is None)
+    assert (found or "").startswith(f"{key} changed: {said}" if said else "")
+    assert "before 1.36" not in (found or "")
+    if said and roles == {WORKER}:
+        assert (found or "").endswith(f"because Kubernetes 1.{minor} reads it only at start")
+
+
+def test_advice_where_one_version_is_known() -> None:
+    assert hooks.advice("kubernetes-ca", {WORKER}, versions={"kubelet": 35}) == (
+        "kubernetes-ca changed: restart kubelet on this node, one node at a time, because Kubernetes 1.35 reads it "
+        "only at start; on Kubernetes before 1.36, restart kube-proxy"
+    )
+    assert hooks.advice("kubernetes-ca", {WORKER}, versions={"kubelet": 37}) == (
+        "kubernetes-ca changed: on Kubernetes before 1.36, restart kube-proxy"
+    )
+
+
 def test_advice_names_no_component_that_has_no_certificate() -> None:
     said = "kubernetes-ca changed: on Kubernetes before 1.36, restart kubelet"
     assert hooks.advice("kubernetes-ca", {WORKER}, Layout.KUBEADM) == said

@@ -119,6 +119,37 @@ def test_the_service_account_key_has_a_type_that_kubeadm_1_31_knows(tmp_path: Pa
     assert cluster["encryptionAlgorithm"] == "ECDSA-P256"
 
 
+@pytest.mark.parametrize(
+    ("version", "key", "algorithm"),
+    [
+        ("v1.31.0", "ec-p384", "ECDSA-P256"),
+        ("v1.33.7", "ec-p384", "ECDSA-P256"),
+        ("v1.34.4", "ec-p384", "ECDSA-P384"),
+        ("v1.35.4", "ec-p384", "ECDSA-P384"),
+        ("v1.36.3", "ec-p384", "ECDSA-P384"),
+        ("v1.37.2", "ec-p384", "ECDSA-P384"),
+        ("v1.37.2", "ed25519", "ECDSA-P256"),
+        ("v1.34.4", "rsa-4096", "RSA-4096"),
+        ("v1.31.0", "rsa-2048", "RSA-2048"),
+    ],
+)
+def test_the_service_account_key_has_the_clusters_type_where_that_kubeadm_knows_it(
+    tmp_path: Path, version: str, key: str, algorithm: str
+) -> None:
+    cluster = read(tmp_path, f"{STACKED}defaults: {{key: {key}}}\n")
+    _, found = configuration.init(cluster, cluster.nodes[0], PLACES, version=version)
+    assert found["encryptionAlgorithm"] == algorithm
+
+
+@pytest.mark.parametrize("version", ["v1.31.0", "v1.34.4", "v1.37.2", "v1.38.0", None])
+def test_every_kubeadm_that_is_not_refused_gets_the_same_version_of_the_configuration(
+    tmp_path: Path, version: str | None
+) -> None:
+    cluster = read(tmp_path, STACKED)
+    made = configuration.init(cluster, cluster.nodes[0], PLACES, version=version)
+    assert {each["apiVersion"] for each in made} == {"kubeadm.k8s.io/v1beta4"}
+
+
 def test_the_port_is_the_endpoints_if_that_is_a_node(tmp_path: Path) -> None:
     node, cluster = init(tmp_path, STACKED.replace("https://api.example.com:6443", "https://10.0.0.11:8443"))
     assert node["localAPIEndpoint"]["bindPort"] == 8443 and cluster["controlPlaneEndpoint"] == "10.0.0.11:8443"
@@ -186,7 +217,7 @@ def test_a_cluster_without_etcd_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "version", ["v1.36.3", "1.36.3", "v1.37.0-alpha.1", "v1.36.3-rc.0", "v1.36.3+k3s1", "v0.0.1-a+b"]
+    "version", ["v1.36.3", "1.36.3", "v1.37.0-alpha.1", "v1.36.3-rc.0", "v1.36.3+k3s1", "v1.31.0-a+b"]
 )
 def test_versions_of_kubernetes(version: str, tmp_path: Path) -> None:
     read(tmp_path, STACKED)
@@ -229,6 +260,16 @@ def test_what_is_no_version_is_a_mistake_in_the_command(version: str, tmp_path: 
     ]
     ran = CliRunner().invoke(vaultpki, asked)
     assert ran.exit_code == 2 and "is not a Kubernetes version: write one such as v1.36.3" in ran.stderr, ran.output
+
+
+@pytest.mark.parametrize("version", ["v1.30.14", "1.29.0", "v0.99.1", "v1.30.0-rc.1"])
+def test_a_kubeadm_that_reads_no_such_configuration_is_refused(version: str, tmp_path: Path) -> None:
+    read(tmp_path, STACKED)
+    asked = ["kubeadm", "config", "-f", str(tmp_path / "cluster.yaml"), "--kubernetes-version", version]
+    for mode in ("--init", "--upgrade"):
+        ran = CliRunner().invoke(vaultpki, [*asked, "cp-1", mode])
+        assert ran.exit_code == 2, ran.output
+        assert "does not read kubeadm.k8s.io/v1beta4" in ran.stderr and "use Kubernetes 1.31 or newer" in ran.stderr
 
 
 def test_another_layout_is_refused(tmp_path: Path) -> None:

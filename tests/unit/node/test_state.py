@@ -61,7 +61,7 @@ FULL = AgentState(
     postponed={"kubelet": PostponedRenewal(7, NOW + 86400.0, 1)},
 )
 LATER = (
-    *("revisions", "vanished", "bundles", "leaves", "readers", "reported", "report_refused"),
+    *("revisions", "vanished", "bundles", "leaves", "readers", "versions", "reported", "report_refused"),
     *("clock_offset", "root", "asked", "revoked", "exposed", "unsafe", "unanswered", "postponed"),
 )
 

@@ -29,6 +29,37 @@ def test_a_reader_is_read_as_it_was_written(one: ReaderReport) -> None:
     assert read is not None and read.readers == {"etcd/etcd": one}
 
 
+def test_versions_are_read_as_they_were_written() -> None:
+    versions = {"kubelet": "v1.35.4", "kube-proxy": "v1.34.3-eks-1a2b3c4"}
+    written = node_report.to_json(NodeReport(NOW, kubernetes=versions))
+    read = node_report.read(written)
+    assert read is not None and read.kubernetes == versions
+    # Agents of before say nothing, and neither do those that see none.
+    assert "kubernetes" not in node_report.to_json(NodeReport(NOW))
+    read = node_report.read({"time": "2026-11-27T12:00:00Z"})
+    assert read is not None and read.kubernetes == {}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        "v1.35.4",
+        ["kubelet"],
+        {"kubelet": None},
+        {"kubelet": 35},
+        {"kubelet": "1.35.4"},
+        {"kubelet": "v1.35.4\x1b[31m"},
+        {"kubelet": {"version": "v1.35.4"}},
+        {"another": "v1.35.4"},
+        {"another\n": "v1.35.4"},
+    ],
+)
+def test_what_is_no_version_of_a_component_is_left_out(value: object) -> None:
+    read = node_report.read({"time": "2026-11-27T12:00:00Z", "kubernetes": value})
+    assert read is not None and read.kubernetes == {}
+
+
 def test_a_report_of_an_earlier_version_says_nothing_of_processes() -> None:
     entry = {"started": "2026-11-27T12:00:00Z", "sha256": [SHA]}
     read = node_report.read({"time": "2026-11-27T12:00:00Z", "readers": {"etcd/etcd": entry}})

@@ -526,3 +526,42 @@ def test_a_locked_pooled_node_is_left_out_and_named_and_gets_no_turn() -> None:
 def test_an_agent_that_reports_only_where_the_first_release_did_is_named() -> None:
     said = reason(between(State.PUBLISHED, State.SWITCHED, member(None, former="0.1.0", readers=())))
     assert "where agents of 0.1.0 did (0.1.0)" in said and "--without cp-1" in said
+
+
+def older(version: str, started: Iterable[str] = BOTH, **changes: Any) -> Participant:
+    """A worker whose kubelet reads the CA of kubernetes only when it starts, since it is of this version."""
+    then = NOW - timedelta(minutes=30)
+    said = NodeReport(
+        time=NOW - timedelta(minutes=1),
+        agent="0.2.0",
+        seen={"kubernetes": Seen(REVISION, REVISION)},
+        bundles={"kubernetes": BundleReport(frozenset(BOTH), then)},
+        readers={"kubernetes/kubelet": ReaderReport(then, frozenset(started), running=True, healthy=True)},
+        kubernetes={"kubelet": version},
+    )
+    made = Participant("w-1", "pooled", frozenset(), True, ("kubernetes/kubelet",), 1, said)
+    return replace(made, **changes)
+
+
+def test_a_component_of_an_older_version_is_waited_for_with_its_version() -> None:
+    published = record(State.PUBLISHED, domain="kubernetes")
+    step = Transition(published, State.SWITCHED, NOW)
+    assert gate(step, [older("v1.35.4")]).open(NOW)
+    (waiting,) = gate(step, [older("v1.35.4", started=[OLD])]).waiting
+    assert waiting.reason == (
+        "restart kubelet there (Kubernetes 1.35 reads this CA only at start), wait until it is healthy, and run "
+        "`vaultpki ca continue --restarted w-1`"
+    )
+    # Of what every version reads at its start, the version is no reason.
+    silent = older("v1.35.4", started=[OLD], readers=("kubernetes/kube-controller-manager",))
+    assert "reads this CA" not in gate(step, [silent]).waiting[0].reason
+
+
+def test_nodes_whose_versions_are_unknown_are_named_and_keep_no_step_waiting() -> None:
+    step = Transition(record(State.PUBLISHED, domain="kubernetes"), State.SWITCHED, NOW)
+    unknown = older("", readers=(), unversioned=("kubelet", "kube-proxy"))
+    found = gate(step, [unknown])
+    assert found.open(NOW) and found.unversioned == {"w-1": ("kubelet", "kube-proxy")}
+    # One that is left out is left out.
+    left = Transition(record(State.PUBLISHED, domain="kubernetes", excused=("w-1",)), State.SWITCHED, NOW)
+    assert gate(left, [unknown]).unversioned == {}

@@ -16,11 +16,18 @@ from vaultpki.show import table
 
 WHEN = datetime(2026, 11, 26, 12, tzinfo=UTC)
 OLDER = {
+    "kubernetes": {"cp-1": ("kube-scheduler",), "worker-1": ("kubelet", "kube-proxy")},
+    "kubelet": {"cp-1": ("kube-apiserver",)},
+}
+ADVICE = {
     "kubernetes": (
-        "Before Kubernetes 1.36, restart kube-controller-manager, kube-scheduler, kubelet, kube-proxy first, node by "
-        "node: no step waits for that."
+        "Before Kubernetes 1.36, restart kubelet, kube-scheduler, kube-proxy first, node by node: no step waits for "
+        "that on nodes that do not report the version (cp-1, worker-1)."
     ),
-    "kubelet": "Before Kubernetes 1.36, restart kube-apiserver first, node by node: no step waits for that.",
+    "kubelet": (
+        "Before Kubernetes 1.36, restart kube-apiserver first, node by node: no step waits for that on nodes that do "
+        "not report the version (cp-1)."
+    ),
 }
 
 
@@ -29,12 +36,17 @@ OLDER = {
 def test_restarts_of_an_older_kubernetes(domain: str, state: State) -> None:
     old, new = (CaRef(f"{domain}-{number}", "", "", str(number) * 64) for number in (1, 2))
     record = RotationRecord(domain=domain, state=state, revision=3, since=WHEN, old=old, new=new)
-    said = list(ca_text.record_lines(record, Gate(opens=WHEN), WHEN, "cluster.yaml"))
+    gate = Gate(opens=WHEN, unversioned=OLDER.get(domain, {}))
+    said = list(ca_text.record_lines(record, gate, WHEN, "cluster.yaml"))
     changing = state in (State.PUBLISHED, State.RETIRED, State.RETRUSTING)
-    expected = [OLDER[domain]] if changing and domain in OLDER else []
+    expected = [ADVICE[domain]] if changing and domain in OLDER else []
     assert [line for line in said if line.startswith("Before Kubernetes")] == expected
     if expected and state is not State.RETRUSTING:
         assert said[said.index(expected[0]) + 1].startswith("Next: ")
+    # Nothing is said of nodes whose versions are known, and with an unknown gate all that may be older is.
+    assert not [line for line in ca_text.record_lines(record, Gate(opens=WHEN), WHEN, "c.yaml") if "Before" in line]
+    general = [line for line in ca_text.record_lines(record, None, WHEN, "c.yaml") if line.startswith("Before")]
+    assert [line.partition(" on nodes")[0] for line in expected] == [line.partition(" on nodes")[0] for line in general]
 
 
 def lines(state: State, turn: str = "", gate: Gate | None = None, **changes: Any) -> list[str]:
