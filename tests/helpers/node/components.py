@@ -27,18 +27,32 @@ POLL = 0.02
 
 @dataclass(slots=True)
 class Component:
-    """A component; `flags` are as the real one has them, and say where it listens."""
+    """A component; `flags` are as the real one has them, and say where it listens.
+
+    With a `version` (v1.36.3) the program that it was started as prints that as Kubernetes' programs do.
+    """
 
     name: str
     folder: Path
     flags: Sequence[str]
     starts: int = 0
+    version: str = ""
     running: subprocess.Popen[bytes] | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / self.name).symlink_to(os.path.realpath(sys.executable))
+        if self.version:
+            self.upgrade(self.version)
+        else:
+            (self.folder / self.name).symlink_to(os.path.realpath(sys.executable))
+
+    def upgrade(self, version: str) -> None:
+        """Replace its program, as a package does; what runs is the one of before until the next start."""
+        new = self.folder / f"{self.name}.new"
+        new.write_text(f"#!/bin/sh\necho Kubernetes {version}\n")
+        new.chmod(0o755)
+        new.replace(self.folder / self.name)
 
     @property
     def pid(self) -> int:
@@ -71,6 +85,9 @@ class Component:
             self.stop()
             (self.folder / "pid").unlink(missing_ok=True)
             command = [str(self.folder / self.name), "-I", "-S", __file__, *self.flags]
+            if self.version:
+                # Python under the name of a program that says its version.
+                command = ["/bin/bash", "-c", 'exec -a "$1" "$0" "${@:2}"', os.path.realpath(sys.executable), *command]
             with (self.folder / "log").open("ab") as log:
                 self.running = subprocess.Popen(
                     tied(*command), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -189,7 +206,10 @@ class _TlsServer(http.server.ThreadingHTTPServer):
 
 def _serve(flags: dict[str, str]) -> None:
     url = (
-        flags.get("listen-metrics-urls") or flags.get("listen-client-urls") or f"https://{HOST}:{flags['secure-port']}"
+        flags.get("listen-metrics-urls")
+        or flags.get("listen-client-urls")
+        or (f"http://{HOST}:{flags['healthz-port']}" if "healthz-port" in flags else "")
+        or f"https://{HOST}:{flags['secure-port']}"
     )
     parts = urlsplit(url)
     made = _TlsServer if parts.scheme == "https" else http.server.ThreadingHTTPServer

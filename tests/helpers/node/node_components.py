@@ -77,7 +77,7 @@ def standing(node: NodeFolder, roles: frozenset[NodeRole]) -> Iterator[NodeCompo
 
 
 def _flags(name: str, pki: str) -> list[str]:
-    port = _free_port()
+    port = free_port()
     if name == "etcd":
         return [
             f"--trusted-ca-file={pki}/etcd-ca.crt",
@@ -103,7 +103,7 @@ def _flags(name: str, pki: str) -> list[str]:
     ]
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server((HOST, 0)) as server:
         port: int = server.getsockname()[1]
         return port

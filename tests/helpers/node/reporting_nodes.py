@@ -9,9 +9,10 @@ from typing import Any
 
 from helpers.vault.applied_cluster import AppliedCluster
 from vaultpki.certificates import node_rows
+from vaultpki.kubernetes_versions import minors
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
-from vaultpki.readers import READERS
+from vaultpki.readers import start_only
 from vaultpki.records import node_report
 from vaultpki.records import rotation as rotation_record
 from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport, Seen
@@ -40,7 +41,10 @@ def shown(cluster: AppliedCluster, domain: str) -> dict[str, Facts]:
 
 @dataclass(slots=True)
 class Reporter:
-    """A node of a cluster. It holds what an agent would: bundles, one CA for all its leaves, what its readers hold."""
+    """A node of a cluster. It holds what an agent would: bundles, one CA for all its leaves, what its readers hold.
+
+    `versions` are those of Kubernetes that its components run with, such as v1.36.3.
+    """
 
     cluster: AppliedCluster
     name: str
@@ -50,6 +54,7 @@ class Reporter:
     leaf: str = ""
     highest: int = 0
     further: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     def passed(self, now: datetime, *, restarts: bool = True) -> None:
         """A pass: follows the record as the design says, restarts its readers, and reports."""
@@ -72,7 +77,7 @@ class Reporter:
         node = next(each for each in self.cluster.model.nodes if each.name == self.name)
         before = now - timedelta(seconds=2)
         rows = [row for row in node_rows(self.cluster.model, node) if row.ca == self.domain]
-        readers = [r for r in READERS if r.ca == self.domain and r.follows is None and r.role in node.roles]
+        readers = start_only(self.domain, node.roles, versions=minors(self.versions))
         record = record_of(self.cluster, self.domain)
         new = record.new.sha256 if record is not None and record.new is not None else ""
         made = NodeReport(
@@ -90,6 +95,7 @@ class Reporter:
                 f"{self.domain}/{each.component}": ReaderReport(before, self.started, running=True, healthy=True)
                 for each in readers
             },
+            kubernetes=self.versions,
         )
         return replace(made, **self.further)
 

@@ -15,7 +15,7 @@ from vaultpki.show import ca as ca_text
 from vaultpki.show import table
 
 WHEN = datetime(2026, 11, 26, 12, tzinfo=UTC)
-OLDER = {
+OLDER: dict[str, dict[str, tuple[str, ...]]] = {
     "kubernetes": {"cp-1": ("kube-scheduler",), "worker-1": ("kubelet", "kube-proxy")},
     "kubelet": {"cp-1": ("kube-apiserver",)},
 }

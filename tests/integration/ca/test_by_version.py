@@ -1,0 +1,125 @@
+"""A rotation waits for components that read a CA only when they start, by the versions that their nodes report."""
+
+from __future__ import annotations
+
+import pytest
+
+from helpers.vault.cluster_factory import ClusterFactory
+from helpers.vault.rotations import Rotation
+from vaultpki.ca.run import Step
+from vaultpki.records.rotation import State
+from vaultpki.show import ca as ca_text
+
+SPEC = """\
+api_server: {names: [api.example.com]}
+nodes:
+- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}
+- {name: w-1, roles: [worker], addresses: [10.0.0.21]}
+- {name: w-2, roles: [worker], addresses: [10.0.0.22]}
+"""
+OF_CONTROL_PLANE = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
+
+
+def rotation_of(clusters: ClusterFactory, domain: str, versions: dict[str, str]) -> Rotation:
+    """A rotation of a cluster with these versions by node; a node without one does not know its own."""
+    cluster = clusters.applied(SPEC)
+    for node in cluster.model.nodes:
+        cluster.equip(node.name)
+    made = Rotation(cluster, domain)
+    for each in made.nodes:
+        components = OF_CONTROL_PLANE if each.name == "cp-1" else ("kubelet", "kube-proxy")
+        each.versions = dict.fromkeys(components, versions[each.name]) if each.name in versions else {}
+    return made
+
+
+def reported(rotation: Rotation, *, without_restart: str = "") -> Step:
+    """Every node makes a pass, one of them without a restart of what reads the bundle, and a command goes on."""
+    for each in rotation.nodes:
+        each.passed(rotation.now, restarts=each.name != without_restart)
+    rotation.later(361)
+    return rotation.advance()
+
+
+def waits(step: Step) -> list[tuple[str, str]]:
+    assert step.gate is not None
+    return [(each.node, each.reason) for each in step.gate.waiting]
+
+
+def said(rotation: Rotation) -> str:
+    return "\n".join(ca_text.status_lines(rotation.status(), rotation.now, "cluster.yaml"))
+
+
+@pytest.mark.parametrize("version", ["v1.34.4", "v1.35.4"])
+def test_an_older_kubelet_is_waited_for_until_it_was_started_again(clusters: ClusterFactory, version: str) -> None:
+    rotation = rotation_of(clusters, "kubernetes", {"cp-1": "v1.36.3", "w-1": version, "w-2": "v1.36.3"})
+    rotation.reach(State.PUBLISHED)
+    step = reported(rotation, without_restart="w-1")
+    minor = version.rpartition(".")[0].removeprefix("v")
+    reason = (
+        f"restart kubelet and kube-proxy there (Kubernetes {minor} reads this CA only at start), wait until it is "
+        "healthy, and run `vaultpki ca continue --restarted w-1`"
+    )
+    assert not step.moved and waits(step) == [("w-1", reason)]
+    assert "Before Kubernetes" not in said(rotation) and "restart kubelet and kube-proxy there" in said(rotation)
+    step = reported(rotation)
+    assert step.moved and step.record.state is State.SWITCHED
+    assert rotation.moved() is State.RETIRED
+    # What still holds the old CA is waited for as well.
+    step = reported(rotation, without_restart="w-1")
+    assert not step.moved and [node for node, _ in waits(step)] == ["w-1"]
+    assert rotation.moved() is State.DONE
+
+
+@pytest.mark.parametrize("version", ["v1.36.3", "v1.37.2"])
+def test_of_newer_versions_nothing_is_said_or_waited_for(clusters: ClusterFactory, version: str) -> None:
+    rotation = rotation_of(clusters, "kubernetes", dict.fromkeys(("cp-1", "w-1", "w-2"), version))
+    rotation.reach(State.PUBLISHED)
+    for each in rotation.nodes:
+        each.passed(rotation.now, restarts=each.name == "cp-1")
+    rotation.later(361)
+    assert "Before Kubernetes" not in said(rotation)
+    assert rotation.advance().moved
+
+
+def test_a_node_that_does_not_know_its_version_is_named_and_not_waited_for(clusters: ClusterFactory) -> None:
+    rotation = rotation_of(clusters, "kubernetes", {"cp-1": "v1.37.2", "w-2": "v1.37.2"})
+    rotation.reach(State.PUBLISHED)
+    for each in rotation.nodes:
+        each.passed(rotation.now)
+    rotation.later(361)
+    assert (
+        "Before Kubernetes 1.36, restart kubelet, kube-proxy first, node by node: no step waits for that on nodes that "
+        "do not report the version (w-1)."
+    ) in said(rotation)
+    assert rotation.advance().moved
+
+
+def test_the_kubelets_ca_is_read_by_kube_apiserver(clusters: ClusterFactory) -> None:
+    rotation = rotation_of(clusters, "kubelet", {"cp-1": "v1.35.4", "w-1": "v1.34.4"})
+    rotation.reach(State.PUBLISHED)
+    step = reported(rotation, without_restart="cp-1")
+    assert [node for node, _ in waits(step)] == ["cp-1"]
+    assert "restart kube-apiserver there (Kubernetes 1.35" in waits(step)[0][1]
+    assert reported(rotation).moved
+
+
+def test_a_nodes_word_opens_no_gate_of_another(clusters: ClusterFactory) -> None:
+    """And it closes none for longer than its own restart is owed, or than a person says that it was done."""
+    rotation = rotation_of(clusters, "kubernetes", {"cp-1": "v1.35.4", "w-1": "v1.35.4", "w-2": "v1.35.4"})
+    rotation.reach(State.PUBLISHED)
+    step = reported(rotation, without_restart="w-1")
+    assert [node for node, _ in waits(step)] == ["w-1"]
+    rotation.nodes[-1].versions = dict.fromkeys(("kubelet", "kube-proxy", "kube-apiserver", "etcd"), "v1.999.0")
+    step = reported(rotation, without_restart="w-1")
+    assert [node for node, _ in waits(step)] == ["w-1"]
+    step = rotation.advance(restarted=("w-1",))
+    assert step.moved and step.record.state is State.SWITCHED
+
+
+def test_a_node_that_is_upgraded_meanwhile_is_not_waited_for(clusters: ClusterFactory) -> None:
+    rotation = rotation_of(clusters, "kubernetes", {"cp-1": "v1.36.3", "w-1": "v1.35.4", "w-2": "v1.36.3"})
+    rotation.reach(State.PUBLISHED)
+    assert not reported(rotation, without_restart="w-1").moved
+    worker = next(each for each in rotation.nodes if each.name == "w-1")
+    worker.versions = dict.fromkeys(("kubelet", "kube-proxy"), "v1.36.3")
+    assert reported(rotation, without_restart="w-1").moved
