@@ -15,9 +15,14 @@ CA_OF_SERVERS: Final = 36
 """From here on clients notice a new CA of the server that they talk to, within `CLIENT_LOOK` seconds."""
 
 # Before, the kubelet checks its clients with the new file at once too, and goes on naming the old CAs in its handshakes
-# (pkg/kubelet/kubelet.go, gate ReloadKubeletClientCAFile, on since it came). Most clients then send no certificate.
-CLIENT_CA_OF_KUBELET: Final = 36
+# (pkg/kubelet/kubelet.go, gate ReloadKubeletClientCAFile, on since it came). Some clients then send no certificate.
+NAMES_OF_KUBELET: Final = 36
 """From here on the kubelet names the CAs of its new client CA file in its handshakes."""
+
+# Before, the pair of its start stays in its TLS settings, since it gives its files to http.Server.ListenAndServeTLS, and
+# Go asks the function that reads the new ones only for clients that send a name (crypto/tls, Config.getCertificate).
+PAIR_OF_KUBELET: Final = 36
+"""From here on the kubelet shows a renewed serving pair to callers by address too."""
 
 KUBEADM_API: Final = "kubeadm.k8s.io/v1beta4"
 """The version of kubeadm's configuration that kubeadm reads from `KUBEADM_FIRST` on."""

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Final
 
 from vaultpki.certificates import CLIENT_LOOK, ISSUING_CAS, bundle, laid_out
-from vaultpki.kubernetes_versions import CA_OF_SERVERS, CLIENT_CA_OF_KUBELET
+from vaultpki.kubernetes_versions import CA_OF_SERVERS, NAMES_OF_KUBELET
 from vaultpki.model import NodeRole
 from vaultpki.places import Layout
 
@@ -50,7 +50,7 @@ class Reader:
 
 _UNKNOWN: Final[Mapping[str, int]] = MappingProxyType({})
 _CONTROL_PLANE, _ETCD, _WORKER = NodeRole.CONTROL_PLANE, NodeRole.ETCD, NodeRole.WORKER
-_KUBECONFIG = "certificate-authority in its kubeconfig"
+_KUBECONFIG, _CLIENT_CA = "certificate-authority in its kubeconfig", "authentication.x509.clientCAFile"
 
 # Kubernetes: dynamiccertificates.DynamicFileCAContent of apiserver watches its file since 1.23. kube-controller-manager
 # reads --root-ca-file, which every pod gets, when it starts (cmd/kube-controller-manager/app/certificates.go, readCA).
@@ -58,7 +58,8 @@ _KUBECONFIG = "certificate-authority in its kubeconfig"
 # changed in between is in kubernetes_versions.
 READERS: Final[tuple[Reader, ...]] = (
     Reader("kubernetes", "kube-apiserver", _CONTROL_PLANE, "--client-ca-file", 0),
-    Reader("kubernetes", "kubelet", _WORKER, "authentication.x509.clientCAFile", CLIENT_CA_OF_KUBELET),
+    Reader("kubernetes", "kubelet", _WORKER, _CLIENT_CA, 0),
+    Reader("kubernetes", "kubelet", _WORKER, f"{_CLIENT_CA}, as named in handshakes", NAMES_OF_KUBELET),
     Reader("kubernetes", "kube-controller-manager", _CONTROL_PLANE, "--root-ca-file", None, chain=True),
     Reader("kubernetes", "kube-controller-manager", _CONTROL_PLANE, _KUBECONFIG, CA_OF_SERVERS, CLIENT_LOOK),
     Reader("kubernetes", "kube-scheduler", _CONTROL_PLANE, _KUBECONFIG, CA_OF_SERVERS, CLIENT_LOOK),

@@ -12,11 +12,15 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from vaultpki.host.boot_time import Moment
-from vaultpki.kubernetes_versions import oldest
+from vaultpki.kubernetes_versions import PAIR_OF_KUBELET, oldest
 from vaultpki.model import AgentConfig, Hook, NodeRole
 from vaultpki.places import Layout
 from vaultpki.readers import CA_OF_BUNDLE, once_start_only, readers_of, start_only
 
+_OLD_PAIR = (
+    "kubelet changed: restart kubelet on this node before its former certificate expires, because {version} goes on "
+    "presenting that to callers by address, such as kube-apiserver"
+)
 _FIRST_RETRY, _LAST_RETRY = 5.0, 600.0
 
 Hooks = Mapping[str, tuple[Hook, ...]]
@@ -140,7 +144,8 @@ def advice(
     """
     ca = CA_OF_BUNDLE.get(key)
     if ca is None:
-        return None
+        keeps = key == "kubelet" and versions.get("kubelet", PAIR_OF_KUBELET) < PAIR_OF_KUBELET
+        return _OLD_PAIR.format(version=oldest(["kubelet"], versions)) if keeps else None
     found = start_only(ca, roles, layout, versions)
     never = [each.component for each in found]
     version, once = once_start_only(readers_of(ca, roles, layout), versions)

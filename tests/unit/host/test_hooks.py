@@ -158,6 +158,14 @@ def test_advice_by_the_version_that_runs_here(key: str, roles: set[NodeRole], mi
         assert (found or "").endswith(f"because Kubernetes 1.{minor} reads it only at start")
 
 
+@pytest.mark.parametrize("minor", [34, 35, 36, 37, None])
+def test_advice_on_a_renewed_pair_of_the_kubelet(minor: int | None) -> None:
+    versions = {} if minor is None else {"kubelet": minor}
+    found = hooks.advice("kubelet", {WORKER}, versions=versions)
+    assert (found is not None) is (minor in (34, 35)) and (found is None or f"Kubernetes 1.{minor} goes on" in found)
+    assert hooks.advice("kubelet-client", {WORKER}, versions=versions) is None
+
+
 def test_advice_where_one_version_is_known() -> None:
     assert hooks.advice("kubernetes-ca", {WORKER}, versions={"kubelet": 35}) == (
         "kubernetes-ca changed: restart kubelet on this node, one node at a time, because Kubernetes 1.35 reads it "
