@@ -250,6 +250,7 @@ def test_every_pair_is_what_the_table_says(node: str, cluster: AppliedCluster, n
         assert issuing in (pki / f"{row.ca}-ca.crt").read_bytes()
 
 
+@pytest.mark.on_node
 @pytest.mark.parametrize("node", NODES)
 def test_the_folder_holds_just_these_files_with_their_modes(node: str, nodes: dict[str, NodeFolder]) -> None:
     pki = nodes[node].pki
@@ -323,6 +324,7 @@ def verifies(file: Path, *options: str | Path) -> bool:
     return done.returncode == 0
 
 
+@pytest.mark.on_node
 @pytest.mark.parametrize("node", ["cp-1", "worker-1", "all-1", "w-7"])
 def test_kubeconfigs_name_files(node: str, cluster: AppliedCluster, nodes: dict[str, NodeFolder]) -> None:
     pki = nodes[node].pki
@@ -357,6 +359,7 @@ def test_kubeconfigs_name_files(node: str, cluster: AppliedCluster, nodes: dict[
         }
 
 
+@pytest.mark.on_node
 def test_the_users_template_is_rendered(cluster: AppliedCluster, nodes: dict[str, NodeFolder]) -> None:
     pki = nodes["worker-1"].pki
     text = f'node "worker-1" of {cluster.name}, https://api.example.com:6443, $5 in {pki}\n'

@@ -69,6 +69,7 @@ def test_a_pair_with_a_new_name_goes_only_once_its_successor_is_there(
     assert leaf(node, "proxy-pair") and not (node.pki / "kube-proxy.crt").is_symlink()
 
 
+@pytest.mark.on_node
 def test_no_kubeconfig_points_at_another_ones_pair(cluster: AppliedCluster, node: NodeFolder) -> None:
     texts = {name: kubeconfig(node, name) for name in ("kube-proxy.conf", "kubelet.conf")}
     respecify(cluster, "certificates: {kube-proxy: {file: kubelet-client}, kubelet-client: {file: kube-proxy}}\n")
@@ -95,6 +96,7 @@ def folder_for_a_link(node: NodeFolder) -> None:
     target.rename(link)
 
 
+@pytest.mark.on_node
 @pytest.mark.parametrize("damage", [no_such_owner, folder_for_a_link])
 def test_one_that_cannot_be_laid_down_keeps_no_other(node: NodeFolder, damage: object) -> None:
     before = leaves(node)
@@ -107,6 +109,7 @@ def test_one_that_cannot_be_laid_down_keeps_no_other(node: NodeFolder, damage: o
     assert {item.want.name for item in done.items} == set(WORKER)
 
 
+@pytest.mark.on_node
 def test_a_kubeconfig_that_somebody_took_keeps_no_certificate(node: NodeFolder) -> None:
     taken = node.pki / "kubelet.conf"
     taken.unlink()
@@ -118,6 +121,7 @@ def test_a_kubeconfig_that_somebody_took_keeps_no_certificate(node: NodeFolder) 
     assert not passed(node).failures and f"{node.pki}/kubelet-client.crt" in kubeconfig(node, "kubelet.conf")
 
 
+@pytest.mark.on_node
 def test_a_bundle_that_is_not_there_holds_back_its_own_cas_leaves(node: NodeFolder) -> None:
     taken = node.pki / "kubelet-ca.crt"
     taken.unlink()
@@ -159,6 +163,7 @@ def test_no_secret_id_is_minted_that_cannot_be_kept(cluster: AppliedCluster, nod
     assert cluster.server.api("LIST", path).data["keys"] == before
 
 
+@pytest.mark.on_node
 def test_a_hook_that_worked_is_not_run_again_where_nothing_can_be_remembered(node: NodeFolder, tmp_path: Path) -> None:
     with node.config.open("a") as file:
         file.write(f"hooks: {{kubelet: [[sh, -c, 'echo ran >> {tmp_path}/ran']]}}\n")
@@ -189,6 +194,7 @@ def test_a_hook_that_worked_is_not_run_again_where_nothing_can_be_remembered(nod
     assert after.hooked == found and not after.owed
 
 
+@pytest.mark.on_node
 def test_what_agent_yaml_says_of_nothing_here_is_told(cluster: AppliedCluster) -> None:
     node = cluster.equip("worker-1")
     with node.config.open("a") as file:

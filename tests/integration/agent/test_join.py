@@ -77,6 +77,7 @@ def test_what_a_join_leaves(cluster: AppliedCluster, node: NodeFolder, file: Pat
     node.run()
 
 
+@pytest.mark.on_node
 def test_all_that_is_said_is_json_where_that_is_asked_for(
     applier: Enroller, node: NodeFolder, file: Path, tmp_path: Path
 ) -> None:
@@ -147,6 +148,7 @@ def test_the_pin_is_looked_at_before_the_token_is_spent(
     enrolled_nodes.join(node, file)
 
 
+@pytest.mark.on_node
 @pytest.mark.skipif(os.path.isdir(MANIFEST_FOLDER), reason="this machine runs static pods")
 def test_hooks_for_static_pods_where_there_are_none(cluster: AppliedCluster, node: NodeFolder, file: Path) -> None:
     """In the layout document, where units run the components unless somebody has made manifests."""
@@ -250,6 +252,7 @@ def test_a_token_that_wraps_something_else(
         assert cluster.server.api("POST", "sys/wrapping/unwrap", token=token).status == 200
 
 
+@pytest.mark.on_node
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -275,6 +278,7 @@ def test_broken(node: NodeFolder, tmp_path: Path, content: bytes | None, said: s
     assert found.startswith(f"{broken}: {said}"), found
 
 
+@pytest.mark.on_node
 def test_every_truncation_is_told(node: NodeFolder, file: Path, tmp_path: Path) -> None:
     whole = file.read_bytes()
     short = tmp_path / "short"
@@ -285,12 +289,14 @@ def test_every_truncation_is_told(node: NodeFolder, file: Path, tmp_path: Path) 
             load_join(short)
 
 
+@pytest.mark.on_node
 def test_the_agents_folder_never_lies_in_the_directory(node: NodeFolder, file: Path) -> None:
     again = NodeFolder("w-1", node.folder / "inside")
     said = vaultpki("agent", "-c", again.config, "--join", file, "--dir", again.folder, "--once", expect=1).stderr
     assert "would lie in" in said and not again.state.exists()
 
 
+@pytest.mark.on_node
 def test_a_node_that_joins_again_keeps_what_its_people_changed(applier: Enroller, tmp_path: Path) -> None:
     node = NodeFolder("w-again", tmp_path / "node")
     enrolled_nodes.join(node, applier.join_file("w-again", tmp_path / "first.json", pool="autoscaled"))

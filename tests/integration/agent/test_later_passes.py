@@ -63,6 +63,7 @@ def rewrite(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+@pytest.mark.on_node
 def test_one_run_mends_what_was_removed_garbled_torn_or_swapped(cluster: AppliedCluster, worker: NodeFolder) -> None:
     etcd = cluster.equip("etcd-1")
     etcd.run()
@@ -114,6 +115,7 @@ def test_an_issuer_that_is_none_of_the_roots_is_named_and_stops_nobody(
     assert (other.pki / "etcd-ca.crt").read_bytes() == bundle
 
 
+@pytest.mark.on_node
 def test_a_whole_process_waits_for_watchers_and_leaves_no_old_generation(worker: NodeFolder) -> None:
     (worker.pki / "kubelet.crt").unlink()
     began = time.monotonic()
@@ -125,6 +127,7 @@ def test_a_whole_process_waits_for_watchers_and_leaves_no_old_generation(worker:
     assert generations == ["bundles", "kube-proxy", "kubelet", "kubelet-client"]
 
 
+@pytest.mark.on_node
 def test_modes_are_mended_without_a_new_certificate(cluster: AppliedCluster, worker: NodeFolder) -> None:
     before = pair(worker, "kubelet")
     (worker.pki / "kubelet.key").chmod(0o400)
@@ -140,6 +143,7 @@ def test_modes_are_mended_without_a_new_certificate(cluster: AppliedCluster, wor
     assert found == [0o600, 0o644, 0o600]
 
 
+@pytest.mark.on_node
 def test_owner_and_mode_of_agent_yaml(cluster: AppliedCluster) -> None:
     node = cluster.equip(
         "worker-1", further='owner: "65534:65534"\ncertificates: {kubelet: {owner: "0:65534", mode: "0640"}}\n'
@@ -166,6 +170,7 @@ def test_owner_and_mode_of_agent_yaml(cluster: AppliedCluster) -> None:
     assert {name for name in before if before[name] == after[name]} == set(pair_files("kubelet"))
 
 
+@pytest.mark.on_node
 def test_an_owner_this_machine_does_not_have(cluster: AppliedCluster) -> None:
     node = cluster.equip("worker-1", further="owner: nobody-here:nobody-here\n")
     ran = node.run(expect=1)
@@ -199,6 +204,7 @@ def test_a_changed_spec_reaches_the_node_once_its_copy_is_old(cluster: AppliedCl
     assert not [path for path in worker.pki.rglob("*") if path.name.startswith("scraper")]
 
 
+@pytest.mark.on_node
 def test_a_renamed_file_and_another_key_type(cluster: AppliedCluster, worker: NodeFolder) -> None:
     cluster.write(NODES + "certificates:\n  kubelet: {file: serving}\n  kube-proxy: {key: ec-p384}\n")
     cluster.apply()
@@ -211,6 +217,7 @@ def test_a_renamed_file_and_another_key_type(cluster: AppliedCluster, worker: No
     assert leaf.key is not None and leaf.key.value == "ec-p384"
 
 
+@pytest.mark.on_node
 @pytest.mark.parametrize(
     ("file", "template", "said"),
     [
@@ -240,6 +247,7 @@ def test_bad_templates_are_refused_in_one_sentence(
     assert all(word in ran.stderr for word in said), ran.stderr
 
 
+@pytest.mark.on_node
 def test_a_store_that_says_so_still_writes_no_file_elsewhere(cluster: AppliedCluster, worker: NodeFolder) -> None:
     """Whoever can write the records can make a node write neither outside its directory nor over a pair."""
     record = cluster.read(f"{cluster.prefix}/config/data/cluster")["data"]
@@ -290,6 +298,7 @@ def test_a_store_that_says_so_replaces_no_bundle_and_bends_no_certificate(
         assert {k: v for k, v in worker.snapshot().items() if k.startswith("pki")} == before, what
 
 
+@pytest.mark.on_node
 def test_another_programs_template_is_copied_and_warned_of(cluster: AppliedCluster, worker: NodeFolder) -> None:
     (cluster.folder / "extra.tmpl").write_text("a $node\n{{ node }}\n")
     cluster.write(f"{NODES}templates:\n  extra: {{file: extra.conf, template: extra.tmpl, roles: [worker]}}\n")

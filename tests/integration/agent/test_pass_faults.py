@@ -24,6 +24,8 @@ from helpers.vault.cluster_factory import ClusterFactory
 pytestmark = pytest.mark.on_node
 
 ATTEMPTS = 25
+# Faults in `make conformance`; `make exhaustive` takes every call.
+SAMPLE = 20
 SOME = (
     unexpected_files.fifo,
     unexpected_files.folder,
@@ -60,8 +62,8 @@ def told(done: Ran, what: str) -> bool:
     "faults",
     [
         pytest.param(
-            lambda points: system_calls.rotating(system_calls.of_each_kind(points), 10**6),
-            id="kinds",
+            lambda points: system_calls.rotating(system_calls.of_each_kind(points), SAMPLE),
+            id="some",
             marks=pytest.mark.conformance,
         ),
         pytest.param(lambda points: system_calls.rotating(points, 10**6), id="each", marks=pytest.mark.exhaustive),
@@ -78,7 +80,7 @@ def test_a_fault_leaves_whole_pairs(
     made = begin(cluster, tmp_path)
     points = made.points()
     chosen = faults(points)
-    assert len(chosen) > 60
+    assert len(chosen) > 15
     disturbed_passes.each_disturbed(made, chosen, due, told)
 
 

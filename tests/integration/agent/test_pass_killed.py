@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from helpers.faults import disturbed_passes, system_calls
+from helpers.faults import disturbed_passes
 from helpers.faults.disturbed_passes import RENEWED, STEMS, Trials
 from helpers.faults.system_calls import Call, Fault
 from helpers.vault.applied_cluster import AppliedCluster, Ran
 from helpers.vault.cluster_factory import ClusterFactory
+
+pytestmark = pytest.mark.on_node
 
 Choice = Callable[[list[Call]], list[Call]]
 
@@ -34,11 +36,6 @@ def sample(points: list[Call]) -> list[Call]:
     return [points[index * len(points) // SAMPLE] for index in range(SAMPLE)]
 
 
-def kinds(points: list[Call]) -> list[Call]:
-    """The first and the last of each kind: of the pairs and bundles between them, each is written by the same calls."""
-    return system_calls.of_each_kind(points)
-
-
 def every_call(points: list[Call]) -> list[Call]:
     return points
 
@@ -54,8 +51,7 @@ def killed(done: Ran, what: str) -> bool:
         pytest.param(begin, due, choice, id=f"{begin.__name__}-{choice.__name__}", marks=marks)
         for begin, due in ((disturbed_passes.first_issue, STEMS), (disturbed_passes.renewal, RENEWED))
         for choice, marks in (
-            (sample, pytest.mark.sample),
-            (kinds, pytest.mark.conformance),
+            (sample, ()),
             (every_call, pytest.mark.exhaustive),
         )
     ],

@@ -144,6 +144,7 @@ def test_bundles_and_cas(cluster: AppliedCluster, node: NodeFolder) -> None:
     assert served["sha256"] == found["sha256"] and served["ca"] and served["mount"] == f"{cluster.prefix}/root"
 
 
+@pytest.mark.on_node
 def test_damaged_and_missing(cluster: AppliedCluster, tmp_path: Path) -> None:
     node = cluster.equip("cp-2")
     node.run()
@@ -177,6 +178,7 @@ def test_damaged_and_missing(cluster: AppliedCluster, tmp_path: Path) -> None:
     assert "choose one of them" in said("--serial", "1f", "--dir", node.pki, expect=2).stderr
 
 
+@pytest.mark.on_node
 def test_serial_numbers_that_are_none(cluster: AppliedCluster) -> None:
     for command, who in (("show", "viewer"), ("revoke", "applier")):
         environment = cluster.environment("viewer" if who == "viewer" else "applier")

@@ -60,8 +60,8 @@ def remains(folder: Path, old: Path, new: Path) -> Path:
 @pytest.mark.parametrize(
     "faults",
     [
-        pytest.param(lambda points: system_calls.rotating(points, SAMPLE), id="sample", marks=pytest.mark.sample),
-        pytest.param(system_calls.everything, id="everything", marks=pytest.mark.conformance),
+        pytest.param(lambda points: system_calls.rotating(points, SAMPLE), id="sample"),
+        pytest.param(system_calls.everything, id="everything", marks=pytest.mark.exhaustive),
     ],
 )
 @pytest.mark.parametrize("begin", [nothing, swap, remains])

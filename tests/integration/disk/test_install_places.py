@@ -253,7 +253,7 @@ def test_a_generation_that_nobody_else_may_enter_is_opened(pairs: tuple[Path, Pa
     [
         pytest.param(0, 12, id="at once"),
         pytest.param(30, 4, id="one after another"),
-        pytest.param(0, 40, id="at once, often", marks=pytest.mark.conformance),
+        pytest.param(0, 40, id="at once, often", marks=pytest.mark.exhaustive),
     ],
 )
 def test_two_at_the_same_time(wait: int, rounds: int, pairs: tuple[Path, Path], tmp_path: Path) -> None:

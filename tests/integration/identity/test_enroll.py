@@ -84,6 +84,7 @@ def test_a_pooled_node_is_enrolled_by_an_enroller(cluster: AppliedCluster, enrol
     enrolled_nodes.join(NodeFolder("w-1", tmp_path / "again"), second)
 
 
+@pytest.mark.on_node
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -116,6 +117,7 @@ def test_the_longest_name_that_fits_is_a_node(enroller: Enroller, tmp_path: Path
     enroller.enroll(f"{name}x", "--pool", "autoscaled", "-o", tmp_path / "no.json", expect=1)
 
 
+@pytest.mark.on_node
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o277, 0o777])
 def test_join_files_are_the_owners_alone(
     cluster: AppliedCluster, applier: Enroller, tmp_path: Path, umask: int
@@ -165,6 +167,7 @@ def test_a_node_that_has_used_its_join_file_is_left_alone(
         enrolled_nodes.join(NodeFolder(node, tmp_path / f"{node}-anew"), tmp_path / f"{node}.json")
 
 
+@pytest.mark.on_node
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -254,6 +257,7 @@ def _whole(terminal: int) -> str:
     return data.decode()
 
 
+@pytest.mark.on_node
 def test_a_progress_bar_on_a_terminal_only(cluster: AppliedCluster, applier: Enroller, tmp_path: Path) -> None:
     for node in ("cp-1", "worker-1"):
         enrolled_nodes.vacate(cluster, node)

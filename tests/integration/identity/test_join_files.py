@@ -62,6 +62,7 @@ IN_THE_WAY: dict[str, unexpected_files.Put] = {
 }
 
 
+@pytest.mark.on_node
 @pytest.mark.parametrize("what", IN_THE_WAY)
 @pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
 def test_what_is_no_join_file_is_not_overwritten(applier: Enroller, tmp_path: Path, what: str, many: bool) -> None:
@@ -82,6 +83,7 @@ def test_what_is_no_join_file_is_not_overwritten(applier: Enroller, tmp_path: Pa
     assert applier.cluster.server.api("GET", f"auth/{applier.cluster.prefix}/pooled/role/w-0").status == 404
 
 
+@pytest.mark.on_node
 def test_the_join_file_of_another_node_is_not_overwritten(applier: Enroller, tmp_path: Path) -> None:
     file = applier.join_file("cp-1", tmp_path / "join.json")
     kept = file.read_bytes()
@@ -97,6 +99,7 @@ def test_the_join_file_of_another_node_is_not_overwritten(applier: Enroller, tmp
     enrolled_nodes.join(NodeFolder("cp-1", tmp_path / "node"), file)
 
 
+@pytest.mark.on_node
 def test_a_place_that_cannot_be_written_is_told_first(applier: Enroller, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "open").mkdir()
@@ -117,6 +120,7 @@ def test_a_place_that_cannot_be_written_is_told_first(applier: Enroller, tmp_pat
     assert applier.cluster.server.api("GET", f"auth/{applier.cluster.prefix}/pooled/role/w-2").status == 404
 
 
+@pytest.mark.on_node
 def test_a_full_disk_is_told_first(applier: Enroller, tmp_path: Path) -> None:
     place = tmp_path / "small"
     place.mkdir(mode=0o700)
@@ -255,6 +259,7 @@ def hard_linked(path: Path) -> None:
     os.link(path, path.parent.parent / "another-name")
 
 
+@pytest.mark.on_node
 @pytest.mark.parametrize(
     "change",
     [
@@ -279,6 +284,7 @@ def test_a_file_that_others_can_reach_is_not_kept(
     assert (joins / "worker-1.json").read_bytes() != before
 
 
+@pytest.mark.on_node
 def test_a_link_is_never_followed(applier: Enroller, tmp_path: Path) -> None:
     joins = tmp_path / "joins"
     applier.enroll("--all", "-o", joins)

@@ -77,6 +77,7 @@ def test_what_the_join_file_held_is_traded_at_once(cluster: AppliedCluster, node
     assert json.loads((node.state / "joined").read_text())["secret_id"] is None
 
 
+@pytest.mark.on_node
 def test_the_ca_file_of_agent_yaml(node: NodeFolder) -> None:
     file = node.state / "vault-ca.pem"
     ca_pem = file.read_text()
@@ -92,6 +93,7 @@ def test_the_ca_file_of_agent_yaml(node: NodeFolder) -> None:
         file.touch()
 
 
+@pytest.mark.on_node
 def test_a_ca_file_that_does_not_fit_is_named(cluster: AppliedCluster, node: NodeFolder, tmp_path: Path) -> None:
     (tmp_path / "tls").mkdir()
     file = node.state / "vault-ca.pem"
@@ -172,6 +174,7 @@ def test_a_first_one_that_the_server_loses_keeps_no_node_from_joining(
     node.run()
 
 
+@pytest.mark.on_node
 @pytest.mark.parametrize("shift", [-10 * 365 * DAY, -3600, 10 * 365 * DAY], ids=["decade-back", "hour-back", "ahead"])
 def test_a_clock_that_jumps_does_not_roll_in_a_loop(cluster: AppliedCluster, node: NodeFolder, shift: int) -> None:
     now = time.time()
@@ -219,6 +222,7 @@ def test_the_new_one_is_kept_before_the_old_one_is_destroyed(cluster: AppliedClu
     assert enrolled_nodes.login(cluster, "pooled", str(config.auth.role_id), first) is None
 
 
+@pytest.mark.on_node
 @pytest.mark.parametrize(
     ("status", "body"),
     [
@@ -330,6 +334,7 @@ def test_a_roll_cut_anywhere_never_locks_out(cluster: AppliedCluster, node: Node
     assert at > 12 and left == 6, (at, left)
 
 
+@pytest.mark.on_node
 @pytest.mark.parametrize("call", ["rename", "fsync", "unlink", "write"])
 def test_a_disk_that_fails_never_locks_out(
     cluster: AppliedCluster, applier: Enroller, name: str, tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch

@@ -268,6 +268,7 @@ def test_another_ca(cluster: AuditedCluster, tmp_path: Path) -> None:
     assert cluster.server.requests(start) == []
 
 
+@pytest.mark.on_node
 def test_plain_http_beyond_loopback(cluster: AuditedCluster) -> None:
     env = cluster.environment() | {"VAULT_ADDR": "http://192.0.2.1:8200"}
     ran = vaultpki("apply", "-f", cluster.file, "--yes", env=env, expect=1)
@@ -386,6 +387,7 @@ def test_the_largest_records_that_the_spec_takes_are_taken(cluster: AuditedClust
     assert published.read_cluster(told, where="record").templates == model.templates
 
 
+@pytest.mark.on_node
 def test_nothing_but_certificates_of_a_ca_file_is_published(cluster: AuditedCluster, tmp_path: Path) -> None:
     cluster.file.write_text(f"cluster: {cluster.name}\n{SPEC}")
     ca_pem = cluster.server.ca_file.read_text()
@@ -412,6 +414,7 @@ def test_nothing_but_certificates_of_a_ca_file_is_published(cluster: AuditedClus
     assert json.loads(join.read_text())["ca_pem"] == ca_pem
 
 
+@pytest.mark.on_node
 @pytest.mark.parametrize("written", ["https://{}/", "HTTPS://{}", "HTTPS://LOCALHOST:{port}/"])
 def test_nodes_are_told_the_normal_form_of_an_address(cluster: AuditedCluster, tmp_path: Path, written: str) -> None:
     cluster.file.write_text(f"cluster: {cluster.name}\n{SPEC}")
@@ -429,6 +432,7 @@ def test_nodes_are_told_the_normal_form_of_an_address(cluster: AuditedCluster, t
     vaultpki("agent", "-c", node / "agent.yaml", "--once")
 
 
+@pytest.mark.on_node
 @pytest.mark.parametrize("host", ["0.0.0.0", "[::ffff:127.0.0.1]", f"{'a.' * 130}example"])  # noqa: S104 -- refused
 def test_an_address_that_no_agent_yaml_takes_is_refused(cluster: AuditedCluster, host: str) -> None:
     env = cluster.environment() | {"VAULT_ADDR": f"https://{host}:{cluster.server.address.rpartition(':')[2]}"}

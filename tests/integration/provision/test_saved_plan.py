@@ -173,6 +173,7 @@ BEFORE_THE_SERVER: dict[str, tuple[Callable[[AuditedCluster], None], tuple[str, 
 }
 
 
+@pytest.mark.on_node
 @pytest.mark.parametrize("what", BEFORE_THE_SERVER)
 def test_what_is_compared_before_the_server_is_asked(cluster: AuditedCluster, what: str) -> None:
     change, words = BEFORE_THE_SERVER[what]
@@ -252,6 +253,7 @@ def test_a_rotation_in_between_is_named_and_reports_in_it_are_not(clusters: Clus
     assert "Done: " in applied(cluster, file).stdout
 
 
+@pytest.mark.on_node
 def test_an_edited_file_gains_nothing(cluster: AuditedCluster) -> None:
     """Every digest and every line of the changes counts; what is carried out is never read from the file."""
     role = f"role {cluster.prefix}/kubelet/kubelet"
@@ -351,6 +353,7 @@ def test_no_secret_is_in_the_file_nor_digested(clusters: ClusterFactory, server:
             assert hashlib.sha256(digested.encode()).hexdigest() not in text
 
 
+@pytest.mark.on_node
 def test_a_file_that_is_not_there_or_no_plan(cluster: AuditedCluster) -> None:
     file = saved(cluster)
     text = file.read_text()
@@ -361,6 +364,7 @@ def test_a_file_that_is_not_there_or_no_plan(cluster: AuditedCluster) -> None:
     fails(applied(cluster, cluster.file, expect=1), f"{cluster.file}: is not a plan that `vaultpki plan -o` has saved")
 
 
+@pytest.mark.on_node
 def test_only_a_saved_plan_is_overwritten(cluster: AuditedCluster) -> None:
     file = saved(cluster)
     before = file.read_text()
