@@ -43,7 +43,7 @@ def listed(count: int, ttl: str = "30d") -> str:
 @pytest.mark.parametrize(
     ("count", "most_mib"),
     [
-        pytest.param(300, 128, id="large", marks=pytest.mark.conformance),
+        pytest.param(300, 96, id="large", marks=pytest.mark.conformance),
         pytest.param(1000, 192, id="thousand", marks=pytest.mark.exhaustive),
         pytest.param(MOST_NODES, 512, id="largest", marks=pytest.mark.exhaustive),
     ],
