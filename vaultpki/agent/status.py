@@ -62,6 +62,7 @@ class Status:
     `answered` when it last had the answer; None if never. `readers` are the components, by `CA/COMPONENT`, that were
     not started again since their bundle changed, or are not healthy, with a sentence about each. `notes` say what was
     not looked at, where that is no fault. `bundles` are sentences about trust bundles that are not as they should be.
+    `kubernetes` are the versions of Kubernetes that components of the node run with, where they are known.
     """
 
     node: str | None
@@ -82,6 +83,7 @@ class Status:
     readers: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     bundles: tuple[str, ...] = ()
+    kubernetes: Mapping[str, str] = field(default_factory=dict)
 
 
 def of_node(
@@ -110,6 +112,7 @@ def of_node(
         pool=config.pool,
         asked=_moment(known.asked),
         readers=readers_seen.behind(known),
+        kubernetes=memory.kubernetes(known),
     )
     try:
         spec = assignment.read_copy(config)

@@ -350,6 +350,7 @@ def of_status(status: Status, now: datetime, *, name: str) -> NodeRow:
         trust=status.trust,
         owed=tuple(sorted(status.owed)),
         wrong=states,
+        kubernetes=status.kubernetes,
     )
 
 

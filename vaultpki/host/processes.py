@@ -12,11 +12,13 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from vaultpki.host import boot_time
+from vaultpki.host import boot_time, setting_files
 from vaultpki.host.boot_time import Moment
 from vaultpki.kube import flags as component_flags
 
 _LONGEST: Final = 64 * 1024
+# The components of which a flag names one of our files; others have them in a kubeconfig, or in a file of settings.
+_NAMING: Final = frozenset(flag.component for flag in component_flags.FLAGS)
 
 # Fields of /proc/PID/stat, counted from the one after the command's name: ppid is the fourth, starttime the 22nd.
 _PARENT, _STARTED = 1, 19
@@ -102,11 +104,26 @@ def _ours(process: Process, files: Collection[str], processes: str) -> bool:
     wanted = [path for path in named if _among(path, files)]
     if named and not wanted:
         return False
+    told = None if process.component in _NAMING else _by_kubeconfig(process, files)
+    if told is False:
+        return False
     seen = [_same_file(f"{processes}/{process.pid}/root", path) for path in wanted or files]
     if any(seen):
-        return True
+        # Without a name of a file, nodes that share their files are told apart by their networks.
+        return told is True or process.component in _NAMING or _same_network(process.pid, processes)
     # What it sees under these names is another node's. Without the right to look, or a name, its network tells.
     return (not named or None in seen) and _same_network(process.pid, processes)
+
+
+def _by_kubeconfig(process: Process, files: Collection[str]) -> bool | None:
+    """Return whether the kubeconfig on a command line is one of `files`, or names one; None if that is not known."""
+    path = process.flags.get("kubeconfig", "")
+    if not path:
+        return None
+    if _among(os.path.normpath(path), files):
+        return True
+    text = setting_files.content(path)
+    return any(os.fsencode(each) in text for each in files) if text else None
 
 
 def _named_files(process: Process) -> Iterator[str]:

@@ -80,6 +80,7 @@ def test_before_and_after_the_first_run(cluster: AppliedCluster, node: NodeFolde
         "first_expiry": first["not_after"],
         "reported": None,
         "agent_version": None,
+        "kubernetes": {},
         "ca_generation": found["trust"]["generation"],
         "hooks_owed": [],
         "credentials": None,

@@ -44,7 +44,8 @@ def node(cluster: AppliedCluster) -> NodeFolder:
 
 @pytest.fixture
 def kubelet(node: NodeFolder, tmp_path: Path) -> Iterator[Component]:
-    made = Component("kubelet", tmp_path / "kubelet", [f"--healthz-port={free_port()}"], version="v1.35.4")
+    flags = [f"--kubeconfig={node.pki}/kubelet.conf", f"--healthz-port={free_port()}"]
+    made = Component("kubelet", tmp_path / "kubelet", flags, version="v1.35.4")
     # A start is known to a hundredth of a second: one in the same hundredth may be of the program of before.
     time.sleep(0.1)
     with made.supervised():

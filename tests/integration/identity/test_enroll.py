@@ -339,6 +339,7 @@ def test_nodes_shows_listed_and_pooled_with_their_reports(
         "life_left": None,
         "reported": None,
         "agent_version": None,
+        "kubernetes": {},
         "ca_generation": None,
         "hooks_owed": [],
         "credentials": 4,

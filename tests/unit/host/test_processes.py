@@ -186,3 +186,28 @@ def test_what_was_noted_in_another_boot_is_earlier() -> None:
 
 def test_a_machine_without_the_name_of_its_boot_has_one_all_the_same(tmp_path: Path) -> None:
     assert boot_time.now(str(tmp_path)).boot == ""
+
+
+@pytest.mark.parametrize("component", ["kubelet", "kube-scheduler"])
+def test_a_component_whose_files_are_in_a_kubeconfig_is_known_by_that(
+    proc: Proc, tmp_path: Path, component: str
+) -> None:
+    """Of several nodes on one machine, as in a test, each finds its own."""
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    for number, folder in enumerate((mine, other)):
+        folder.mkdir()
+        (folder / "kubelet.conf").write_text(f"client-certificate: {folder}/kubelet-client.pem\n")
+        proc.add(20 + number, component, f"--kubeconfig={folder}/kubelet.conf", root=Path("/"), network="here")
+    assert proc.find(component, mine) == [20] and proc.find(component, other) == [21]
+    # One that its owner wrote, with our pair.
+    (tmp_path / "own.conf").write_text(f"client-certificate: {mine}/kubelet-client.pem\n")
+    proc.add(22, component, f"--kubeconfig={tmp_path}/own.conf", root=Path("/"), network="here")
+    assert proc.find(component, mine) == [20, 22]
+
+
+def test_without_a_name_of_a_file_the_network_tells_nodes_apart(proc: Proc, tmp_path: Path) -> None:
+    (tmp_path / "pki").mkdir()
+    proc.add(20, "kube-proxy", "--config=/nowhere", root=Path("/"), network="here")
+    proc.add(21, "kube-proxy", "--config=/nowhere", root=Path("/"), network="elsewhere")
+    proc.add(22, "kubelet", "--kubeconfig=/nowhere/kubelet.conf", root=Path("/"), network="here")
+    assert proc.find("kube-proxy", tmp_path / "pki") == [20] and proc.find("kubelet", tmp_path / "pki") == [22]
