@@ -19,7 +19,7 @@ CA_OF_SERVERS: Final = 36
 NAMES_OF_KUBELET: Final = 36
 """From here on the kubelet names the CAs of its new client CA file in its handshakes."""
 
-# Before, the pair of its start stays in its TLS settings, since it gives its files to ListenAndServeTLS of net/http, and
+# Before, the pair of its start stays in its TLS settings, since it gives its files to ListenAndServeTLS (net/http), and
 # Go asks the function that reads the new ones only for clients that send a name (crypto/tls, Config.getCertificate).
 PAIR_OF_KUBELET: Final = 36
 """From here on the kubelet shows a renewed serving pair to callers by address too."""
