@@ -136,13 +136,13 @@ def test_hardly_a_request_failed_at_all(outcome: Outcome) -> None:
 
 def test_there_was_load(outcome: Outcome) -> None:
     load, asked = outcome.operator.load, outcome.operator.extension.asked
-    # On a machine that has nothing else to do it is twice as much.
-    assert all(load.worked[f"list as {who}"] > 200 for who in OPERATORS), load.worked
-    assert load.worked["write"] > 500 and load.worked["exec"] > 100 and load.worked["logs"] > 200, load.worked
-    assert load.worked["aggregated"] > 130 and asked["api"] > 130 and asked["webhook"] > 500, asked
+    # A quarter of what a machine does that has nothing else to do.
+    assert all(load.worked[f"list as {who}"] > 150 for who in OPERATORS), load.worked
+    assert load.worked["write"] > 250 and load.worked["exec"] > 50 and load.worked["logs"] > 100, load.worked
+    assert load.worked["aggregated"] > 100 and asked["api"] > 100 and asked["webhook"] > 250, asked
     assert asked["stranger"] == 0
     for who in OPERATORS:
-        assert load.worked[f"watch as {who}"] > 20
+        assert load.worked[f"watch as {who}"] > 10
         assert load.missed(who) == []
 
 

@@ -22,6 +22,7 @@ SPREAD = 60
 # The gate of the kubernetes CA opens six minutes after the last report that it waited for.
 GATE_SECONDS = 600.0
 STEP_SECONDS = 120.0
+COMMAND_SECONDS = 90.0
 # How the lines of components begin that complain, and those of etcd.
 LEVEL = re.compile(r'^[EWF]\d{4} |"level":"(warn|error|fatal)"')
 # What has these words and no such reason: `ca continue` asks every listener, without a certificate, which CAs it
@@ -44,7 +45,9 @@ class Operator:
     kubernetes: Kubernetes
     steps: list[tuple[str, State]] = field(default_factory=list, kw_only=True)
 
-    def ca(self, *words: str | Path, expect: Collection[int] = (0, 3), timeout: float = 90) -> Ran:
+    def ca(
+        self, *words: str | Path, expect: Collection[int] = (0, 3), timeout: float = servers.SHARED * COMMAND_SECONDS
+    ) -> Ran:
         """A command of the operator's; 3 is how one ends that waits for something."""
         cluster = self.kubernetes.cluster
         command = ("ca", *words, "-f", cluster.file)

@@ -25,8 +25,9 @@ CLIENTS = tuple(row for row in TABLE if row.kubeconfig)
 CALLERS = frozenset({"kube-apiserver-kubelet", "front-proxy-client", "kube-apiserver-etcd"})
 """As whom kube-apiserver itself is a client."""
 CREDENTIAL, X509 = "authentication.kubernetes.io/credential-id", "X509SHA256="
-# client-go looks at the pair of a kubeconfig so often; then the connections have to be made anew.
-LOOK_SECONDS, MARGIN_SECONDS = 300, 15
+# client-go looks at the pair of a kubeconfig so often; then the connections have to be made anew, by components that
+# share the processors with everything else.
+LOOK_SECONDS, MARGIN_SECONDS = 300, 30
 
 
 @dataclass(frozen=True, slots=True)

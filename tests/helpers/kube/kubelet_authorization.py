@@ -104,7 +104,14 @@ def kept_from(kubernetes: Kubernetes, pki: Path, own: Sequence[Attempt]) -> dict
 
 def of_a_kubelet(two_nodes: TwoNodes) -> list[Attempt]:
     """All attempts, for a kubelet of `two_nodes.own`."""
-    return [*_reading(two_nodes), *_nodes(two_nodes), *_pods(two_nodes), *_tokens(two_nodes), *_escalating(two_nodes)]
+    return [
+        *_reading(two_nodes),
+        *_nodes(two_nodes),
+        *_pods(two_nodes),
+        *_tokens(two_nodes),
+        *_certificates(two_nodes),
+        *_escalating(two_nodes),
+    ]
 
 
 def _reading(two_nodes: TwoNodes) -> Iterator[Attempt]:
@@ -214,6 +221,28 @@ def _tokens(two_nodes: TwoNodes) -> Iterator[Attempt]:
     )
     system = "/api/v1/namespaces/kube-system/serviceaccounts/clusterrole-aggregation-controller/token"
     yield Attempt("a token of a controller", "POST", system, unrelated, _token_request(two_nodes, None))
+
+
+def _certificates(two_nodes: TwoNodes) -> Iterator[Attempt]:
+    """Certificates of pods, for which kubelets ask since Kubernetes 1.37; before, nobody is served them by default."""
+    own, other = two_nodes.own, two_nodes.other
+    path = "/apis/certificates.k8s.io/v1/namespaces/default/podcertificaterequests"
+    before = ('cannot create resource "podcertificaterequests"',)
+    for name, node, pod, account, reason in (
+        ("for another node", other, THEIRS, THEIRS, f'which is not the requesting node "{own}"'),
+        ("of another's pod", own, THEIRS, THEIRS, f'is not running on node "{own}"'),
+        ("of another account's", own, MINE, THEIRS, f'contains serviceAccountName ("{THEIRS}") that differs'),
+    ):
+        spec = {"signerName": "mine.invalid/pods", "serviceAccountName": account, "nodeName": node, "podName": pod}
+        uids = {"nodeUID": two_nodes.uids.get(node, ""), "podUID": two_nodes.uids.get(pod, "")}
+        body = {**_named("rogue"), "spec": spec | uids}
+        yield Attempt(f"a pod's certificate {name}", "POST", path, reason, body, formerly=before)
+    listing = 'cannot list resource "podcertificaterequests"'
+    yield Attempt("list what pods ask for", "GET", path, listing)
+    yield Attempt("list what all pods ask for", "GET", path.replace("namespaces/default/", ""), listing)
+    signing = 'cannot patch resource "podcertificaterequests/status"'
+    signed = {"status": {"certificateChain": "x"}}
+    yield _patch("sign a pod's certificate", f"{path}/rogue/status", signing, signed)
 
 
 def _escalating(two_nodes: TwoNodes) -> Iterator[Attempt]:
