@@ -230,8 +230,6 @@ def test_its_pairs_open_no_other_door(thief: Thief, row: Row, claiming: bool) ->
 
 KUBELETS_PATHS = (
     "/pods",
-    # Since 1.37; who is not let in is told so before anything is looked up.
-    "/allocatedPods",
     "/exec/default/theirs/only",
     "/run/default/theirs/only",
     "/containerLogs/default/theirs/only",
