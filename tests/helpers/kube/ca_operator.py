@@ -73,8 +73,10 @@ class Operator:
         deadline = time.monotonic() + servers.SHARED * GATE_SECONDS
         while (state := self.record(domain).state) is not to:
             self._note(domain, state)
-            said = self.ca("continue").stdout
-            assert time.monotonic() < deadline, said
+            # A server that shares the processors with everything else may have no time for an answer.
+            ran = self.ca("continue", expect=(0, 1, 3))
+            failed = ran.returncode == 1 and "in time" not in ran.stderr
+            assert not failed and time.monotonic() < deadline, ran.stdout + ran.stderr
             time.sleep(2)
         self._note(domain, to)
 
